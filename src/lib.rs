@@ -1,0 +1,2 @@
+//! fragwatch watches the extent fragmentation of VM disk images on KVM hypervisors.
+pub mod model;

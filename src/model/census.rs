@@ -1,0 +1,95 @@
+//! All files of a file system, counted without opening one of them.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::path;
+use super::units::{Bytes, ExtentCount};
+
+/// One of the most fragmented files of a census.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CensusFile {
+    /// Inode number.
+    pub inode: u64,
+    /// Records of its extent map.
+    pub extents: ExtentCount,
+    /// Its length.
+    pub size: Bytes,
+    /// What it occupies.
+    pub allocated: Bytes,
+    /// One of its names, found from the inode; none when it has none that can be reached.
+    #[serde(with = "optional_path")]
+    pub path: Option<PathBuf>,
+}
+
+/// What a census found.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Census {
+    /// Regular files.
+    pub files: u64,
+    /// Extents of their data, all together.
+    pub extents: ExtentCount,
+    /// Kernel memory that all their extent maps would take.
+    pub extent_map_memory: Bytes,
+    /// Files by number of extents: index 0 counts the files with none, index n those with
+    /// 10^(n-1) or more and fewer than 10^n.
+    pub classes: Vec<u64>,
+    /// The most fragmented files, worst first.
+    pub worst: Vec<CensusFile>,
+}
+
+impl Census {
+    /// The class of [`classes`](Census::classes) that a file with `extents` belongs to.
+    #[must_use]
+    pub fn class_of(extents: ExtentCount) -> usize {
+        match extents.0.checked_ilog10() {
+            None => 0,
+            Some(magnitude) => magnitude as usize + 1,
+        }
+    }
+}
+
+mod optional_path {
+    use std::path::PathBuf;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use super::path::wire;
+
+    #[derive(Serialize, Deserialize)]
+    struct Wrapped(#[serde(with = "wire")] PathBuf);
+
+    pub(super) fn serialize<S: Serializer>(
+        path: &Option<PathBuf>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        path.clone().map(Wrapped).serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<PathBuf>, D::Error> {
+        Ok(Option::<Wrapped>::deserialize(deserializer)?.map(|wrapped| wrapped.0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn classes_are_powers_of_ten() {
+        for (extents, class) in [
+            (0, 0),
+            (1, 1),
+            (9, 1),
+            (10, 2),
+            (99, 2),
+            (100, 3),
+            (10_000_000, 8),
+        ] {
+            assert_eq!(Census::class_of(ExtentCount(extents)), class, "{extents}");
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! What is known of a file system.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use super::path;
+use super::units::Bytes;
+
+/// The device number of a mounted file system, as the third field of /proc/self/mountinfo gives it
+/// (`major:minor`, proc_pid_mountinfo(5)).
+///
+/// It names the file system as a whole: on btrfs, whose files carry the device number of their
+/// subvolume, `st_dev` is another one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct DeviceNumber {
+    /// Major number.
+    pub major: u32,
+    /// Minor number.
+    pub minor: u32,
+}
+
+impl fmt::Display for DeviceNumber {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.major, self.minor)
+    }
+}
+
+impl FromStr for DeviceNumber {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let (major, minor) = text.split_once(':').ok_or(())?;
+        Ok(DeviceNumber {
+            major: major.parse().map_err(|_| ())?,
+            minor: minor.parse().map_err(|_| ())?,
+        })
+    }
+}
+
+/// Which kind of file system, as far as it decides how extents are counted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FilesystemKind {
+    /// XFS: FS_IOC_FSGETXATTR counts in constant time.
+    Xfs,
+    /// Any other: FS_IOC_FIEMAP counts, if the file system knows it.
+    #[default]
+    Other,
+}
+
+/// Features of an XFS that change what can be done with its images
+/// (flags of `XFS_IOC_FSGEOMETRY`, fs/xfs/libxfs/xfs_fs.h).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Features {
+    /// Files can share blocks (`XFS_FSOP_GEOM_FLAGS_REFLINK`).
+    pub reflink: bool,
+    /// Reverse-mapping tree: swapping the extents of two files takes one step an extent
+    /// (`XFS_FSOP_GEOM_FLAGS_RMAPBT`).
+    pub rmapbt: bool,
+    /// Extent counters of 64 bits (`XFS_FSOP_GEOM_FLAGS_NREXT64`).
+    pub nrext64: bool,
+    /// Contents of two files can be exchanged atomically (`XFS_FSOP_GEOM_FLAGS_EXCHANGE_RANGE`).
+    pub exchange_range: bool,
+}
+
+/// A mounted file system and how full it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Filesystem {
+    /// Where it is mounted.
+    #[serde(with = "path::wire")]
+    pub mount: PathBuf,
+    /// The kernel's name of its type: `xfs`, `ext4`, `btrfs`, …
+    pub type_name: String,
+    /// What that means for counting.
+    pub kind: FilesystemKind,
+    /// Its UUID in the usual form with hyphens, where the kernel tells it.
+    pub uuid: Option<String>,
+    /// Its features, if it is an XFS that told them.
+    pub features: Option<Features>,
+    /// Its size.
+    pub size: Bytes,
+    /// What is free for everyone (`f_bavail`, statvfs(3)).
+    pub free: Bytes,
+    /// Its block size.
+    pub block_size: Bytes,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_number_reads_as_mountinfo_writes_it() {
+        let number: DeviceNumber = "259:12".parse().unwrap();
+        assert_eq!(
+            number,
+            DeviceNumber {
+                major: 259,
+                minor: 12
+            }
+        );
+        assert_eq!(number.to_string(), "259:12");
+        for wrong in ["", "1", "1:", ":1", "a:1", "1:2:3", "-1:2"] {
+            assert!(wrong.parse::<DeviceNumber>().is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! An image, who it is, and what was counted of it.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::path;
+use super::units::{Bytes, ExtentCount};
+
+/// Who an image is as long as its file system is mounted: device and inode. A rename keeps it, a
+/// hard link shares it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct ImageId {
+    /// `st_dev` of the file; on btrfs that is its subvolume.
+    pub device: u64,
+    /// Inode number.
+    pub inode: u64,
+}
+
+/// What kind of disk image it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Format {
+    /// No header; known by its name, or because QEMU has it open, or because it was named.
+    Raw,
+    /// QEMU copy-on-write.
+    Qcow2,
+    /// VMware.
+    Vmdk,
+    /// VirtualBox.
+    Vdi,
+    /// Hyper-V.
+    Vhdx,
+}
+
+impl Format {
+    /// The name as QEMU and this program's output write it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Format::Raw => "raw",
+            Format::Qcow2 => "qcow2",
+            Format::Vmdk => "vmdk",
+            Format::Vdi => "vdi",
+            Format::Vhdx => "vhdx",
+        }
+    }
+}
+
+impl fmt::Display for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// One count of one image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sample {
+    /// Who it is.
+    pub id: ImageId,
+    /// Where it was found: absolute, without symbolic links.
+    #[serde(with = "path::wire")]
+    pub path: PathBuf,
+    /// What it is.
+    pub format: Format,
+    /// Records of its extent map.
+    pub extents: ExtentCount,
+    /// Its length as a file.
+    pub size: Bytes,
+    /// What it occupies on disk (`st_blocks`).
+    pub allocated: Bytes,
+    /// The extent-size hint of the file, 0 if it has none. XFS only.
+    pub extent_size_hint: Bytes,
+    /// The extent-size hint that its directory gives to new files, 0 if none. XFS only.
+    pub directory_hint: Bytes,
+}
+
+impl Sample {
+    /// Mean length of an extent; nothing for a file without extents.
+    #[must_use]
+    pub fn mean_extent(&self) -> Option<Bytes> {
+        self.allocated.0.checked_div(self.extents.0).map(Bytes)
+    }
+}

@@ -1,0 +1,20 @@
+//! What fragwatch talks about: images, extents, extent maps, file systems.
+//!
+//! Pure data and arithmetic. Nothing here reads a file or a clock, so everything here can be
+//! tested by value, and every other room may import it.
+
+pub mod census;
+pub mod filesystem;
+pub mod image;
+pub mod map;
+pub mod memory;
+pub mod path;
+pub mod severity;
+pub mod units;
+
+pub use census::{Census, CensusFile};
+pub use filesystem::{DeviceNumber, Features, Filesystem, FilesystemKind};
+pub use image::{Format, ImageId, Sample};
+pub use map::{Extent, ExtentFlags, ExtentMap, MapBuilder};
+pub use severity::Severity;
+pub use units::{Bytes, ExtentCount};

@@ -1,0 +1,149 @@
+//! File names as they really are: any bytes but NUL and `/`.
+//!
+//! A name may hold a newline, a quote, an escape sequence or bytes that are no UTF-8. [`shown`]
+//! makes one line that is safe to print anywhere; [`wire`] carries the exact bytes between our own
+//! processes.
+
+use std::fmt::Write as _;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
+
+/// The path as text on one line: control characters and bytes that are no UTF-8 become `\xNN`,
+/// everything else stays as it is. For tables, logs, JSON and metric labels.
+#[must_use]
+pub fn shown(path: &Path) -> String {
+    let mut text = String::with_capacity(path.as_os_str().len());
+    for chunk in path.as_os_str().as_bytes().utf8_chunks() {
+        for character in chunk.valid().chars() {
+            if is_unprintable(character) {
+                let mut buffer = [0; 4];
+                escape(&mut text, character.encode_utf8(&mut buffer).as_bytes());
+            } else {
+                text.push(character);
+            }
+        }
+        escape(&mut text, chunk.invalid());
+    }
+    text
+}
+
+/// Control characters, and the invisible ones that turn the direction of writing round: a name
+/// could use either to make a terminal show something else.
+fn is_unprintable(character: char) -> bool {
+    character.is_control()
+        || matches!(character, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+fn escape(text: &mut String, bytes: &[u8]) {
+    for byte in bytes {
+        // Writing to a String cannot fail.
+        let _ = write!(text, "\\x{byte:02x}");
+    }
+}
+
+/// The bytes of the path in hexadecimal when they are no UTF-8, for JSON: there a reader needs the
+/// exact name, and text alone cannot give it.
+#[must_use]
+pub fn hex_unless_text(path: &Path) -> Option<String> {
+    let bytes = path.as_os_str().as_bytes();
+    if std::str::from_utf8(bytes).is_ok() {
+        return None;
+    }
+    let mut text = String::with_capacity(bytes.len() * 2);
+    for byte in bytes {
+        let _ = write!(text, "{byte:02x}");
+    }
+    Some(text)
+}
+
+/// Serde module (`#[serde(with = "path::wire")]`): the exact bytes as a string, `%` and what is no
+/// UTF-8 written as `%NN`. Serde's own form refuses a path that is no UTF-8.
+pub mod wire {
+    use std::ffi::OsString;
+    use std::fmt::Write as _;
+    use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+    use std::path::{Path, PathBuf};
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
+
+    /// Writes the path.
+    ///
+    /// # Errors
+    /// Only those of the serializer.
+    pub fn serialize<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+        encode(path).serialize(serializer)
+    }
+
+    /// Reads what [`serialize`] wrote.
+    ///
+    /// # Errors
+    /// Those of the deserializer, and a `%` that is not followed by two hexadecimal digits.
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PathBuf, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        decode(&text).ok_or_else(|| D::Error::custom("a path with a broken % escape"))
+    }
+
+    pub(super) fn encode(path: &Path) -> String {
+        let mut text = String::with_capacity(path.as_os_str().len());
+        for chunk in path.as_os_str().as_bytes().utf8_chunks() {
+            text.push_str(&chunk.valid().replace('%', "%25"));
+            for byte in chunk.invalid() {
+                let _ = write!(text, "%{byte:02x}");
+            }
+        }
+        text
+    }
+
+    pub(super) fn decode(text: &str) -> Option<PathBuf> {
+        let mut bytes = Vec::with_capacity(text.len());
+        let mut rest = text.as_bytes();
+        while let Some((&first, tail)) = rest.split_first() {
+            if first == b'%' {
+                let digits = std::str::from_utf8(tail.get(..2)?).ok()?;
+                bytes.push(u8::from_str_radix(digits, 16).ok()?);
+                rest = &tail[2..];
+            } else {
+                bytes.push(first);
+                rest = tail;
+            }
+        }
+        Some(PathBuf::from(OsString::from_vec(bytes)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::ffi::OsStr;
+
+    fn path(bytes: &[u8]) -> &Path {
+        Path::new(OsStr::from_bytes(bytes))
+    }
+
+    #[test]
+    fn what_could_break_a_line_is_escaped() {
+        assert_eq!(shown(path(b"/a b/\"q\"\\\xc3\xa4")), "/a b/\"q\"\\ä");
+        assert_eq!(shown(path(b"/a\nb\x1b[31m\xff")), "/a\\x0ab\\x1b[31m\\xff");
+        assert_eq!(shown(Path::new("/a\u{202e}gpj")), "/a\\xe2\\x80\\xaegpj");
+    }
+
+    #[test]
+    fn only_what_is_no_text_needs_hexadecimal() {
+        assert_eq!(hex_unless_text(path(b"/a\n")), None);
+        assert_eq!(hex_unless_text(path(b"/\xff")), Some("2fff".to_owned()));
+    }
+
+    proptest! {
+        #[test]
+        fn the_wire_keeps_every_byte(bytes: Vec<u8>) {
+            let there = wire::encode(path(&bytes));
+            prop_assert_eq!(wire::decode(&there).unwrap(), path(&bytes));
+        }
+
+        #[test]
+        fn shown_is_one_printable_line(bytes: Vec<u8>) {
+            prop_assert!(!shown(path(&bytes)).chars().any(is_unprintable));
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! A type for each unit, so that extents are never added to bytes, and one way to print them.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// A number of bytes.
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(transparent)]
+pub struct Bytes(pub u64);
+
+/// A number of extents: records of an extent map, what XFS calls `nextents`.
+///
+/// Not the number of physical fragments: an unwritten range next to a written one is two extents
+/// and one fragment (see [`ExtentMap`](super::ExtentMap)).
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(transparent)]
+pub struct ExtentCount(pub u64);
+
+const BINARY_UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+const DECIMAL_UNITS: [&str; 6] = ["k", "M", "G", "T", "P", "E"];
+
+impl Bytes {
+    /// The sum, or the largest number if that overflows.
+    #[must_use]
+    pub fn saturating_add(self, other: Bytes) -> Bytes {
+        Bytes(self.0.saturating_add(other.0))
+    }
+}
+
+impl ExtentCount {
+    /// The sum, or the largest number if that overflows.
+    #[must_use]
+    pub fn saturating_add(self, other: ExtentCount) -> ExtentCount {
+        ExtentCount(self.0.saturating_add(other.0))
+    }
+
+    /// As a person reads it: `999`, `12.3k`, `34.7M`.
+    #[must_use]
+    pub fn short(self) -> String {
+        if self.0 < 1000 {
+            return self.0.to_string();
+        }
+        scaled(self.0, 1000, &DECIMAL_UNITS, "")
+    }
+}
+
+impl std::iter::Sum for Bytes {
+    fn sum<I: Iterator<Item = Bytes>>(iter: I) -> Bytes {
+        iter.fold(Bytes(0), Bytes::saturating_add)
+    }
+}
+
+impl std::iter::Sum for ExtentCount {
+    fn sum<I: Iterator<Item = ExtentCount>>(iter: I) -> ExtentCount {
+        iter.fold(ExtentCount(0), ExtentCount::saturating_add)
+    }
+}
+
+impl fmt::Display for Bytes {
+    /// As a person reads it: `0 B`, `64 KiB`, `265.0 GiB`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = if self.0 < 1024 {
+            format!("{} B", self.0)
+        } else {
+            scaled(self.0, 1024, &BINARY_UNITS, " ")
+        };
+        f.pad(&text)
+    }
+}
+
+impl fmt::Display for ExtentCount {
+    /// Every digit, in groups of three: `34,694,398`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let digits = self.0.to_string();
+        let mut text = String::with_capacity(digits.len() + digits.len() / 3);
+        for (i, digit) in digits.chars().enumerate() {
+            if i > 0 && (digits.len() - i).is_multiple_of(3) {
+                text.push(',');
+            }
+            text.push(digit);
+        }
+        f.pad(&text)
+    }
+}
+
+/// `value` in the largest unit that keeps it at or above one, with three significant digits at
+/// least: `1.5 MiB`, `12.0 MiB`, `265 GiB`. Rounds down, so that nothing ever reads as the next
+/// unit (`1023.99 KiB` is not `1.0 MiB`).
+fn scaled(value: u64, base: u64, units: &[&str], space: &str) -> String {
+    let mut divisor = base;
+    let mut unit = 0;
+    while unit + 1 < units.len() && value / divisor >= base {
+        divisor *= base;
+        unit += 1;
+    }
+    let whole = value / divisor;
+    // The remainder is below the divisor, at most 2^60, so ten times it fits in 128 bits.
+    let tenth = u128::from(value % divisor) * 10 / u128::from(divisor);
+    if whole >= 100 {
+        format!("{whole}{space}{}", units[unit])
+    } else {
+        format!("{whole}.{tenth}{space}{}", units[unit])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn sizes_read_as_an_operator_writes_them() {
+        assert_eq!(Bytes(0).to_string(), "0 B");
+        assert_eq!(Bytes(1023).to_string(), "1023 B");
+        assert_eq!(Bytes(65_536).to_string(), "64.0 KiB");
+        assert_eq!(Bytes(1024 * 1024 - 1).to_string(), "1023 KiB");
+        assert_eq!(Bytes(265 << 30).to_string(), "265 GiB");
+        assert_eq!(Bytes(u64::MAX).to_string(), "15.9 EiB");
+    }
+
+    #[test]
+    fn extents_read_in_groups_of_three() {
+        assert_eq!(ExtentCount(0).to_string(), "0");
+        assert_eq!(ExtentCount(999).to_string(), "999");
+        assert_eq!(ExtentCount(1_000).to_string(), "1,000");
+        assert_eq!(ExtentCount(34_694_398).to_string(), "34,694,398");
+        assert_eq!(ExtentCount(34_694_398).short(), "34.6M");
+        assert_eq!(ExtentCount(999).short(), "999");
+        assert_eq!(ExtentCount(130_909).short(), "130k");
+    }
+
+    proptest! {
+        #[test]
+        fn grouping_loses_no_digit(n: u64) {
+            prop_assert_eq!(ExtentCount(n).to_string().replace(',', ""), n.to_string());
+        }
+
+        #[test]
+        fn every_size_prints_short(n: u64) {
+            prop_assert!(Bytes(n).to_string().len() <= 8, "{}", Bytes(n));
+        }
+    }
+}
