@@ -32,6 +32,36 @@ impl Mount {
             _ => FilesystemKind::Other,
         }
     }
+
+    /// Whether it is one of the kernel's own that hold no files of anybody: there is nothing to
+    /// find, and looking has effects (autofs mounts, /proc/kcore is as long as the memory).
+    #[must_use]
+    pub fn is_pseudo(&self) -> bool {
+        const PSEUDO: [&str; 21] = [
+            "autofs",
+            "binfmt_misc",
+            "bpf",
+            "cgroup",
+            "cgroup2",
+            "configfs",
+            "debugfs",
+            "devpts",
+            "devtmpfs",
+            "efivarfs",
+            "fuse.gvfsd-fuse",
+            "fusectl",
+            "hugetlbfs",
+            "mqueue",
+            "nsfs",
+            "proc",
+            "pstore",
+            "rpc_pipefs",
+            "securityfs",
+            "sysfs",
+            "tracefs",
+        ];
+        PSEUDO.contains(&self.type_name.as_str())
+    }
 }
 
 /// The mounts of this host, in the order in which they were made.
@@ -61,6 +91,13 @@ impl MountTable {
             .iter()
             .filter(|mount| path.starts_with(&mount.point))
             .max_by_key(|mount| mount.point.components().count())
+    }
+
+    /// The mount that stands for a file system mounted in several places: the shortest path.
+    #[must_use]
+    pub fn principal(&self, device: DeviceNumber) -> Option<&Mount> {
+        let mounts = self.0.iter().filter(|mount| mount.device == device);
+        mounts.min_by_key(|mount| (mount.point.as_os_str().len(), &mount.point))
     }
 
     /// Names in the directory `path` on which something is mounted.

@@ -7,6 +7,7 @@
 use std::ffi::OsStr;
 use std::io;
 use std::mem::MaybeUninit;
+use std::ops::ControlFlow;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
@@ -25,8 +26,15 @@ const ENTRIES: usize = 32 * 1024;
 
 /// Who is told of what a walk meets.
 pub trait Visitor {
-    /// A regular file: its directory, its name there, and its whole path.
-    fn file(&mut self, directory: BorrowedFd<'_>, name: &OsStr, path: &Path);
+    /// A regular file: its directory, its name there, its whole path, and the inode number that
+    /// the directory gives. Breaking off ends the walk.
+    fn file(
+        &mut self,
+        directory: BorrowedFd<'_>,
+        name: &OsStr,
+        path: &Path,
+        inode: u64,
+    ) -> ControlFlow<()>;
     /// Something is mounted here; what lies behind is for another walk.
     fn mount_point(&mut self, path: &Path);
     /// Something could not be read.
@@ -43,10 +51,11 @@ pub fn walk(path: &Path, territory: &Territory, rules: &Rules, visitor: &mut dyn
         visitor,
         above: Vec::new(),
     };
-    match open_directory(rustix::fs::CWD, path.as_os_str()) {
+    // Broken off or finished: either way that is all.
+    let _ = match open_directory(rustix::fs::CWD, path.as_os_str()) {
         Ok(directory) => walk.enter(&directory, path),
-        Err(error) => walk.visitor.fault(path, &error),
-    }
+        Err(error) => walk.fault(path, &error),
+    };
 }
 
 /// Opens a directory to be read, following no link in its last component.
@@ -70,31 +79,36 @@ struct Walk<'a> {
 }
 
 impl Walk<'_> {
-    fn enter(&mut self, directory: &OwnedFd, path: &Path) {
+    fn enter(&mut self, directory: &OwnedFd, path: &Path) -> ControlFlow<()> {
         self.visitor.beat();
         let stat = match fstat(directory) {
             Ok(stat) => stat,
-            Err(error) => return self.visitor.fault(path, &error.into()),
+            Err(error) => return self.fault(path, &error.into()),
         };
         let here = (stat.st_dev, stat.st_ino);
         if self.above.contains(&here) {
             let error = io::Error::other("the directory contains itself; not searched again");
-            return self.visitor.fault(path, &error);
+            return self.fault(path, &error);
         }
         if self.above.len() >= MAX_DEPTH {
             let error = io::Error::other("nested too deep; not searched any further");
-            return self.visitor.fault(path, &error);
+            return self.fault(path, &error);
         }
         self.above.push(here);
-        for name in self.files_then_directories(directory, path) {
-            self.descend(directory, &path.join(name));
+        for name in self.files_then_directories(directory, path)? {
+            self.descend(directory, &path.join(name))?;
         }
         self.above.pop();
+        ControlFlow::Continue(())
     }
 
     /// Visits the files of a directory and returns the names of the directories in it: they are
     /// entered after it has been read to its end, so that one buffer is in use at a time.
-    fn files_then_directories(&mut self, directory: &OwnedFd, path: &Path) -> Vec<PathBuf> {
+    fn files_then_directories(
+        &mut self,
+        directory: &OwnedFd,
+        path: &Path,
+    ) -> ControlFlow<(), Vec<PathBuf>> {
         let mut buffer = vec![MaybeUninit::uninit(); ENTRIES];
         let mut entries = RawDir::new(directory, &mut buffer);
         let mut directories = Vec::new();
@@ -118,7 +132,10 @@ impl Walk<'_> {
                 continue;
             }
             match self.kind(directory.as_fd(), name, entry.file_type(), &whole) {
-                FileType::RegularFile => self.visitor.file(directory.as_fd(), name, &whole),
+                FileType::RegularFile => {
+                    self.visitor
+                        .file(directory.as_fd(), name, &whole, entry.ino())?;
+                }
                 FileType::Directory if self.rules.searches(&whole) => {
                     directories.push(PathBuf::from(name));
                 }
@@ -126,7 +143,7 @@ impl Walk<'_> {
                 _ => {}
             }
         }
-        directories
+        ControlFlow::Continue(directories)
     }
 
     /// Some file systems (XFS without the ftype feature) leave the type out of the directory.
@@ -143,13 +160,21 @@ impl Walk<'_> {
         }
     }
 
-    fn descend(&mut self, parent: &OwnedFd, path: &Path) {
-        let Some(name) = path.file_name() else { return };
+    fn descend(&mut self, parent: &OwnedFd, path: &Path) -> ControlFlow<()> {
+        let Some(name) = path.file_name() else {
+            return ControlFlow::Continue(());
+        };
         match open_directory(parent.as_fd(), name) {
             Ok(directory) => self.enter(&directory, path),
             // Gone, or replaced by a link, since it was listed.
-            Err(error) => self.visitor.fault(path, &error),
+            Err(error) => self.fault(path, &error),
         }
+    }
+
+    /// One fault never ends a walk.
+    fn fault(&mut self, path: &Path, error: &io::Error) -> ControlFlow<()> {
+        self.visitor.fault(path, error);
+        ControlFlow::Continue(())
     }
 }
 
@@ -159,7 +184,7 @@ mod tests {
     use crate::discover::mounts;
     use crate::discover::rules::Selection;
     use std::fs;
-    use std::os::unix::fs::symlink;
+    use std::os::unix::fs::{MetadataExt as _, symlink};
 
     #[derive(Default)]
     struct Seen {
@@ -169,9 +194,17 @@ mod tests {
     }
 
     impl Visitor for Seen {
-        fn file(&mut self, _: BorrowedFd<'_>, name: &OsStr, path: &Path) {
+        fn file(
+            &mut self,
+            _: BorrowedFd<'_>,
+            name: &OsStr,
+            path: &Path,
+            inode: u64,
+        ) -> ControlFlow<()> {
             assert_eq!(path.file_name(), Some(name));
+            assert_eq!(fs::metadata(path).unwrap().ino(), inode);
             self.files.push(path.to_owned());
+            ControlFlow::Continue(())
         }
 
         fn mount_point(&mut self, path: &Path) {

@@ -59,6 +59,17 @@ impl Inode {
         }
     }
 
+    /// A made-up regular file, for tests.
+    #[cfg(test)]
+    pub(crate) fn example(inode: u64, extents64: u64) -> Inode {
+        Inode {
+            inode,
+            extents64,
+            mode: 0o100_644,
+            ..Inode::default()
+        }
+    }
+
     /// Whether it is a regular file.
     #[must_use]
     pub fn is_file(&self) -> bool {

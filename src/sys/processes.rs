@@ -36,22 +36,16 @@ fn is_qemu(process: &Path) -> bool {
         return false;
     };
     let name = name.strip_suffix(b"\n").unwrap_or(&name);
-    // A VM may rename its process (`-name process=…`); then the first argument tells.
-    name.starts_with(b"qemu") || name == b"kvm" || first_argument_is_qemu(process)
+    // A VM may rename its process (`-name process=…`); then the program tells. Not its command
+    // line: reading that waits for the process's memory lock, and a stuck process holds it.
+    name.starts_with(b"qemu") || name == b"kvm" || runs_qemu(process)
 }
 
-fn first_argument_is_qemu(process: &Path) -> bool {
-    let Ok(arguments) = std::fs::read(process.join("cmdline")) else {
+fn runs_qemu(process: &Path) -> bool {
+    let Ok(program) = std::fs::read_link(process.join("exe")) else {
         return false;
     };
-    let program = arguments
-        .split(|&byte| byte == 0)
-        .next()
-        .unwrap_or_default();
-    let name = program
-        .rsplit(|&byte| byte == b'/')
-        .next()
-        .unwrap_or_default();
+    let name = program.file_name().unwrap_or_default().as_bytes();
     name.starts_with(b"qemu-") || name == b"kvm"
 }
 
@@ -73,11 +67,11 @@ mod tests {
     use std::fs;
     use std::os::unix::fs::symlink;
 
-    fn process(proc: &Path, pid: u32, comm: &str, cmdline: &[u8], open: &[&str]) {
+    fn process(proc: &Path, pid: u32, comm: &str, program: &str, open: &[&str]) {
         let directory = proc.join(pid.to_string());
         fs::create_dir_all(directory.join("fd")).unwrap();
         fs::write(directory.join("comm"), format!("{comm}\n")).unwrap();
-        fs::write(directory.join("cmdline"), cmdline).unwrap();
+        symlink(program, directory.join("exe")).unwrap();
         for (number, target) in open.iter().enumerate() {
             symlink(target, directory.join("fd").join(number.to_string())).unwrap();
         }
@@ -86,23 +80,17 @@ mod tests {
     #[test]
     fn only_files_of_qemu_are_named() {
         let proc = tempfile::tempdir().unwrap();
-        process(proc.path(), 1, "systemd", b"/sbin/init\0", &["/etc/fstab"]);
+        process(proc.path(), 1, "systemd", "/sbin/init", &["/etc/fstab"]);
         process(
             proc.path(),
             2,
             "qemu-system-x86",
-            b"x\0",
+            "/x",
             &["/srv/b", "/srv/a", "socket:[7]"],
         );
-        process(
-            proc.path(),
-            3,
-            "db-1",
-            b"/usr/bin/qemu-kvm\0-name\0db-1\0",
-            &["/srv/c"],
-        );
-        process(proc.path(), 4, "kvm", b"/usr/bin/kvm\0", &["/srv/a"]);
-        process(proc.path(), 5, "less", b"less\0qemu-log\0", &["/srv/log"]);
+        process(proc.path(), 3, "db-1", "/usr/libexec/qemu-kvm", &["/srv/c"]);
+        process(proc.path(), 4, "kvm", "/usr/bin/kvm", &["/srv/a"]);
+        process(proc.path(), 5, "less", "/usr/bin/less", &["/srv/log"]);
         fs::create_dir(proc.path().join("6")).unwrap();
         fs::create_dir(proc.path().join("sys")).unwrap();
         let files = files_open_in_qemu(proc.path());
