@@ -10,7 +10,12 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 /// Counts the extents of disk images on XFS (and other file systems), in constant time and without
 /// loading their extent maps, and serves the counts to Prometheus.
 #[derive(Debug, Parser)]
-#[command(name = "fragwatch", version, propagate_version = true, max_term_width = 100)]
+#[command(
+    name = "fragwatch",
+    version,
+    propagate_version = true,
+    max_term_width = 100
+)]
 pub struct Arguments {
     /// Configuration file; fragments in conf.d beside it are read after it
     /// [default: /etc/fragwatch/fragwatch.toml]

@@ -20,7 +20,11 @@ use crate::probe::sweep::Fleet;
 /// Files that are named unless `--top` says how many.
 const WORST: usize = 20;
 
-pub(super) fn run(path: &Path, arguments: &ScanArguments, config: Option<&Path>) -> anyhow::Result<u8> {
+pub(super) fn run(
+    path: &Path,
+    arguments: &ScanArguments,
+    config: Option<&Path>,
+) -> anyhow::Result<u8> {
     let settings = load_config(config)?.settings;
     let path = scan::absolute(path)?;
     let mut fleet = Fleet::new(Path::new("/proc"), settings.sampling.probe_timeout);
@@ -36,11 +40,16 @@ pub(super) fn run(path: &Path, arguments: &ScanArguments, config: Option<&Path>)
         );
     }
     let request = Request::Census(CensusRequest {
-        territory: Territory { mounts, device: mount.device },
+        territory: Territory {
+            mounts,
+            device: mount.device,
+        },
         mount: mount.clone(),
         worst: arguments.top.unwrap_or(WORST),
     });
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     let census = runtime.block_on(take(&mut fleet, &mount, &request))?;
     if arguments.json {
         terminal::print(&json(&mount, &census)?)?;
@@ -58,7 +67,10 @@ async fn take(fleet: &mut Fleet, mount: &Mount, request: &Request) -> anyhow::Re
     let on_reply = |reply| match reply {
         Reply::Beat => {
             beats += 1;
-            progress.at(beats, format!("counting the files of {}", shown(&mount.point)));
+            progress.at(
+                beats,
+                format!("counting the files of {}", shown(&mount.point)),
+            );
         }
         reply => answer = Some(reply),
     };
@@ -110,8 +122,7 @@ fn class_name(class: usize) -> String {
 
 fn worst(census: &Census) -> String {
     let mut table = Table::new();
-    table.load_preset(presets::NOTHING);
-    table.force_no_tty();
+    table.load_style(presets::NOTHING).force_no_tty();
     table.set_header(["FILE", "EXTENTS", "MEAN", "SIZE", "ALLOCATED"]);
     for file in &census.worst {
         let mean = mean(file).map_or_else(|| "–".to_owned(), |mean| mean.to_string());
@@ -172,9 +183,8 @@ struct FileObject {
 
 fn json(mount: &Mount, census: &Census) -> serde_json::Result<String> {
     let class = |(class, files): (usize, &u64)| {
-        let bound = |magnitude: usize| {
-            10u64.saturating_pow(u32::try_from(magnitude).unwrap_or(u32::MAX))
-        };
+        let bound =
+            |magnitude: usize| 10u64.saturating_pow(u32::try_from(magnitude).unwrap_or(u32::MAX));
         ClassObject {
             from_extents: class.checked_sub(1).map_or(0, bound),
             to_extents: bound(class),

@@ -11,7 +11,11 @@ pub(super) fn run(arguments: &CheckConfigArguments, config: Option<&Path>) -> an
         terminal::print(&loaded.settings.to_toml())?;
         return Ok(SUCCESS);
     }
-    let files: Vec<_> = loaded.files.iter().map(|file| file.display().to_string()).collect();
+    let files: Vec<_> = loaded
+        .files
+        .iter()
+        .map(|file| file.display().to_string())
+        .collect();
     let read = if files.is_empty() {
         "no file; the built-in defaults are in force".to_owned()
     } else {

@@ -2,12 +2,11 @@
 
 use std::fmt::Write as _;
 
-use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets};
+use comfy_table::{Cell, CellAlignment, Color, ContentArrangement, Table, presets};
 
 use super::scan::{Found, Image};
-use super::terminal::{coloured, severity_colour};
 use crate::model::path::shown;
-use crate::model::{Bytes, ExtentCount};
+use crate::model::{Bytes, ExtentCount, Severity};
 
 /// An image nearer than this to the number of extents at which its writes fail is worth a line:
 /// percent.
@@ -30,14 +29,25 @@ pub(super) fn render(found: &Found, width: Option<u16>, colours: bool) -> String
 fn table(found: &Found, width: Option<u16>, colours: bool) -> String {
     let with_maps = found.images.iter().any(|image| image.map.is_some());
     let mut table = Table::new();
-    table.load_preset(presets::NOTHING);
-    // Colours are ours to decide, and the cells' widths must not count them.
-    table.force_no_tty();
+    table.load_style(presets::NOTHING);
+    if colours {
+        table.enforce_styling();
+    } else {
+        table.force_no_tty();
+    }
     if let Some(width) = width {
         table.set_content_arrangement(ContentArrangement::Dynamic);
         table.set_width(width);
     }
-    let mut header = vec!["IMAGE", "EXTENTS", "MEAN", "SIZE", "ALLOCATED", "MAP MEMORY", "SEVERITY"];
+    let mut header = vec![
+        "IMAGE",
+        "EXTENTS",
+        "MEAN",
+        "SIZE",
+        "ALLOCATED",
+        "MAP MEMORY",
+        "SEVERITY",
+    ];
     if with_maps {
         header.insert(2, "FRAGMENTS");
     }
@@ -50,46 +60,38 @@ fn table(found: &Found, width: Option<u16>, colours: bool) -> String {
             image.sample.size.to_string(),
             image.sample.allocated.to_string(),
             or_dash(found.map_memory(image)),
-            image.severity.to_string(),
         ];
         if with_maps {
             let fragments = image.map.as_ref().map(|map| ExtentCount(map.fragments));
             row.insert(2, or_dash(fragments));
         }
-        table.add_row(row.into_iter().map(Cell::new));
+        let severity = Cell::new(image.severity.to_string()).fg(colour(image.severity));
+        table.add_row(row.into_iter().map(Cell::new).chain([severity]));
     }
     for (number, name) in header.iter().enumerate() {
         let left = matches!(*name, "IMAGE" | "SEVERITY");
-        let alignment = if left { CellAlignment::Left } else { CellAlignment::Right };
+        let alignment = if left {
+            CellAlignment::Left
+        } else {
+            CellAlignment::Right
+        };
         if let Some(column) = table.column_mut(number) {
             column.set_cell_alignment(alignment);
         }
     }
-    colour_severities(&table.trim_fmt(), found, colours)
+    table.trim_fmt()
+}
+
+fn colour(severity: Severity) -> Color {
+    match severity {
+        Severity::Ok => Color::Green,
+        Severity::Warning => Color::Yellow,
+        Severity::Critical => Color::Red,
+    }
 }
 
 fn or_dash(value: Option<impl ToString>) -> String {
     value.map_or_else(|| "–".to_owned(), |value| value.to_string())
-}
-
-/// Colours the last word of each line that ends in a severity.
-fn colour_severities(table: &str, found: &Found, colours: bool) -> String {
-    if !colours {
-        return table.to_owned();
-    }
-    let severities: Vec<_> = found.images.iter().map(|image| image.severity).collect();
-    let colour = |line: &str| {
-        let ends = |severity: &&crate::model::Severity| {
-            line.strip_suffix(&severity.to_string()).is_some_and(|rest| rest.ends_with(' '))
-        };
-        let Some(severity) = severities.iter().find(ends) else {
-            return line.to_owned();
-        };
-        let word = severity.to_string();
-        let (rest, word) = line.split_at(line.len() - word.len());
-        format!("{rest}{}", coloured(word, severity_colour(*severity), true))
-    };
-    table.lines().map(colour).collect::<Vec<_>>().join("\n")
 }
 
 fn summary(found: &Found) -> String {
@@ -100,7 +102,11 @@ fn summary(found: &Found) -> String {
         text.push_str("No disk image found.\n");
     } else {
         let extents: ExtentCount = found.images.iter().map(|image| image.sample.extents).sum();
-        let memory: Bytes = found.images.iter().filter_map(|image| found.map_memory(image)).sum();
+        let memory: Bytes = found
+            .images
+            .iter()
+            .filter_map(|image| found.map_memory(image))
+            .sum();
         let _ = writeln!(
             text,
             "\n{} with {extents} extents; their maps take up to {memory} of kernel memory that cannot be reclaimed while the images are open.",

@@ -8,7 +8,7 @@ use crate::model::memory::extent_map_memory;
 use crate::model::path::shown;
 use crate::model::{Bytes, ExtentCount, ExtentMap};
 
-/// Columns of the longest bar.
+/// Columns of the longest bar; the formats that print bars pad to as many.
 const BAR: u64 = 40;
 /// Eighths of a column, from one to seven.
 const EIGHTHS: [char; 7] = ['▏', '▎', '▍', '▌', '▋', '▊', '▉'];
@@ -43,7 +43,11 @@ fn left_out(image: &Image, sampling: &Sampling) -> String {
 /// What reading a large map costs.
 fn cost(image: &Image) -> String {
     let memory = extent_map_memory(image.sample.extents);
-    let has = if image.map.is_some() { "has loaded" } else { "loads" };
+    let has = if image.map.is_some() {
+        "has loaded"
+    } else {
+        "loads"
+    };
     format!(
         "  Reading it {has} about {memory} into kernel memory that cannot be reclaimed while anyone has the image open.\n"
     )
@@ -81,17 +85,18 @@ fn paragraph(map: &ExtentMap) -> String {
 /// A bar for each power of two between the shortest and the longest extent.
 fn histogram(classes: &[u64]) -> String {
     let most = classes.iter().copied().max().unwrap_or(0);
-    let first = classes.iter().position(|&extents| extents > 0).unwrap_or(classes.len());
+    let first = classes
+        .iter()
+        .position(|&extents| extents > 0)
+        .unwrap_or(classes.len());
     let mut text = String::new();
     for (class, &extents) in classes.iter().enumerate().skip(first) {
         let from = Bytes(1 << class);
         let _ = writeln!(
             text,
-            "  {:>9} │{:<width$} {}",
-            from.to_string(),
+            "  {from:>9} │{:<40} {}",
             bar(extents, most),
-            ExtentCount(extents),
-            width = BAR as usize
+            ExtentCount(extents)
         );
     }
     text
@@ -105,7 +110,10 @@ pub(super) fn bar(value: u64, most: u64) -> String {
     // Both are counts of extents of one file, far below 2^58.
     let eighths = (value.saturating_mul(BAR * 8) / most).max(1);
     let mut bar = "█".repeat(usize::try_from(eighths / 8).unwrap_or(0));
-    if let Some(part) = usize::try_from(eighths % 8).ok().and_then(|part| part.checked_sub(1)) {
+    if let Some(part) = usize::try_from(eighths % 8)
+        .ok()
+        .and_then(|part| part.checked_sub(1))
+    {
         bar.push(EIGHTHS[part]);
     }
     bar

@@ -24,7 +24,10 @@ impl Progress {
 
     /// Work of a known length, counted in extents.
     pub(super) fn bar(extents: u64) -> Self {
-        Self::new(ProgressBar::new(extents), "{msg} [{bar:30}] {percent:>3}% {eta} left")
+        Self::new(
+            ProgressBar::new(extents),
+            "{msg} [{bar:30}] {percent:>3}% {eta} left",
+        )
     }
 
     fn new(bar: ProgressBar, template: &str) -> Self {

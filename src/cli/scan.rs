@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 
 use super::args::{ScanArguments, SortKey};
 use super::progress::Progress;
@@ -63,7 +63,9 @@ impl Found {
 pub(super) fn run(arguments: &ScanArguments, config: Option<&Path>) -> anyhow::Result<u8> {
     let settings = load_config(config)?.settings;
     let scope = scope(arguments, &settings)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     let found = runtime.block_on(scan(arguments, &settings, &scope))?;
 
     if arguments.json {
@@ -78,19 +80,37 @@ pub(super) fn run(arguments: &ScanArguments, config: Option<&Path>) -> anyhow::R
             eprintln!("fragwatch: {}: {}", shown(&fault.path), fault.error);
         }
     }
-    Ok(if found.errors.is_empty() { SUCCESS } else { INCOMPLETE })
+    Ok(if found.errors.is_empty() {
+        SUCCESS
+    } else {
+        INCOMPLETE
+    })
 }
 
 fn scope(arguments: &ScanArguments, settings: &Settings) -> anyhow::Result<Scope> {
     let images = &settings.images;
     let roots = if arguments.paths.is_empty() {
-        images.paths.iter().map(|path| Root::configured(PathBuf::from(path))).collect()
+        images
+            .paths
+            .iter()
+            .map(|path| Root::configured(PathBuf::from(path)))
+            .collect()
     } else {
-        let absolute = arguments.paths.iter().map(|path| absolute(path).map(Root::literal));
+        let absolute = arguments
+            .paths
+            .iter()
+            .map(|path| absolute(path).map(Root::literal));
         absolute.collect::<Result<_, _>>()?
     };
     let min_size = match &arguments.min_size {
-        Some(text) => units::parse_size(text).map_err(|error| anyhow::anyhow!("--min-size: {error}"))?,
+        Some(text) => units::parse_size(text).map_err(|misfit| {
+            let instead = misfit.instead.map(|instead| format!("; write {instead}"));
+            anyhow!(
+                "--min-size {text} {}{}",
+                misfit.message,
+                instead.unwrap_or_default()
+            )
+        })?,
         None => images.min_size,
     };
     Ok(Scope {
@@ -125,7 +145,10 @@ async fn scan(
         let images = found.images.len() as u64;
         progress.at(images, format!("{images} images counted"));
     };
-    fleet.sweep(scope, &mut on_event).await.context("cannot read /proc/self/mountinfo")?;
+    fleet
+        .sweep(scope, &mut on_event)
+        .await
+        .context("cannot read /proc/self/mountinfo")?;
     drop(progress);
 
     sort(&mut found.images, arguments.sort);
@@ -157,7 +180,10 @@ fn take(
         Event::PassedOver(passed_over) => found.passed_over.add(passed_over),
         Event::Surveyed(Ok(())) => {}
         Event::Surveyed(Err(error)) => found.errors.push(Fault {
-            path: mounts.principal(device).map(|mount| mount.point.clone()).unwrap_or_default(),
+            path: mounts
+                .principal(device)
+                .map(|mount| mount.point.clone())
+                .unwrap_or_default(),
             error: error.to_string(),
         }),
     }

@@ -95,7 +95,11 @@ pub(super) fn render(found: &Found) -> serde_json::Result<String> {
     };
     to_line(&Document {
         schema: SCHEMA,
-        images: found.images.iter().map(|image| object(found, image)).collect(),
+        images: found
+            .images
+            .iter()
+            .map(|image| object(found, image))
+            .collect(),
         errors: found.errors.iter().map(error).collect(),
         passed_over: PassedOverObject {
             too_small: found.passed_over.too_small,
@@ -147,10 +151,14 @@ fn map_object(map: &ExtentMap) -> MapObject {
     let class = |(class, extents): (usize, &u64)| HistogramObject {
         from_bytes: 1 << class,
         // The class of 2^63 and more has no end that fits.
-        to_bytes: 1u64.checked_shl(class as u32 + 1).unwrap_or(u64::MAX),
+        to_bytes: (1u64 << class).saturating_mul(2),
         extents: *extents,
     };
-    let classes = map.histogram.iter().enumerate().filter(|(_, extents)| **extents > 0);
+    let classes = map
+        .histogram
+        .iter()
+        .enumerate()
+        .filter(|(_, extents)| **extents > 0);
     MapObject {
         extents: map.extents,
         fragments: map.fragments,

@@ -1,9 +1,6 @@
 //! Where output goes: colour only to a terminal, and a closed pipe is no error.
 
-use std::fmt::Write as _;
 use std::io::{self, IsTerminal as _, Write as _};
-
-use crate::model::Severity;
 
 /// Whether to colour standard output: a terminal, and NO_COLOR not set (https://no-color.org).
 pub(super) fn colours() -> bool {
@@ -30,26 +27,10 @@ pub(super) fn print(text: &str) -> io::Result<()> {
 
 /// Whether a command failed because nobody reads its output any more.
 pub(super) fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    let io_errors = error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>());
-    io_errors.into_iter().any(|error| error.kind() == io::ErrorKind::BrokenPipe)
-}
-
-/// The colour of a severity: the escape sequence that turns it on.
-pub(super) fn severity_colour(severity: Severity) -> &'static str {
-    match severity {
-        Severity::Ok => "\x1b[32m",
-        Severity::Warning => "\x1b[33m",
-        Severity::Critical => "\x1b[1;31m",
-    }
-}
-
-/// `text` in a colour, or as it is.
-pub(super) fn coloured(text: &str, colour: &str, colours: bool) -> String {
-    if !colours {
-        return text.to_owned();
-    }
-    let mut coloured = String::new();
-    // Writing to a String cannot fail.
-    let _ = write!(coloured, "{colour}{text}\x1b[0m");
-    coloured
+    let io_errors = error
+        .chain()
+        .filter_map(|cause| cause.downcast_ref::<io::Error>());
+    io_errors
+        .into_iter()
+        .any(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }

@@ -10,10 +10,10 @@ use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Component, Path, PathBuf};
 
-use globset::GlobMatcher;
+use globset::GlobSet;
 
 use super::mounts::Territory;
-use super::rules::glob;
+use crate::config::settings::{compile_globs, is_glob};
 
 /// Links that are followed before it is called a loop (`MAXSYMLINKS`, path_resolution(7)).
 const MAX_LINKS: u32 = 40;
@@ -30,20 +30,11 @@ pub enum Followed {
     Elsewhere(PathBuf),
 }
 
-/// Whether a configured path is a glob.
-#[must_use]
-pub fn is_glob(path: &Path) -> bool {
-    path.as_os_str()
-        .as_bytes()
-        .iter()
-        .any(|byte| b"*?[{".contains(byte))
-}
-
 /// The part of a glob before its first special component: where its search begins.
 #[must_use]
 pub fn literal_part(path: &Path) -> PathBuf {
     path.components()
-        .take_while(|component| !is_glob(Path::new(component)))
+        .take_while(|component| !is_glob(component))
         .collect()
 }
 
@@ -131,10 +122,7 @@ struct Search<'a> {
 
 impl Search<'_> {
     fn descend(&mut self, at: &Path, components: &[OsString]) {
-        let literal = components
-            .iter()
-            .take_while(|name| !is_glob(Path::new(name)))
-            .count();
+        let literal = components.iter().take_while(|name| !is_glob(name)).count();
         let (names, rest) = components.split_at(literal);
         let base = names
             .iter()
@@ -188,12 +176,10 @@ impl Search<'_> {
         }
     }
 
-    fn matcher(&self, wildcard: &OsStr) -> io::Result<GlobMatcher> {
+    fn matcher(&self, wildcard: &OsStr) -> io::Result<GlobSet> {
         let text = wildcard.to_str().ok_or(io::ErrorKind::InvalidInput)?;
         let text = if text == "**" { "*" } else { text };
-        let glob =
-            glob(text).map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
-        Ok(glob.compile_matcher())
+        compile_globs([text]).map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))
     }
 
     /// Names in a directory, sorted, with whether they are directories themselves (no link to one).

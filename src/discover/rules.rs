@@ -2,9 +2,10 @@
 
 use std::path::Path;
 
-use globset::{Glob, GlobBuilder, GlobSet, GlobSetBuilder};
+use globset::GlobSet;
 use serde::{Deserialize, Serialize};
 
+use crate::config::settings::compile_globs;
 use crate::model::Bytes;
 
 /// What the configuration says of the files to look for.
@@ -84,19 +85,13 @@ struct Globs {
 
 impl Globs {
     fn new(patterns: &[String]) -> Result<Self, globset::Error> {
-        let mut paths = GlobSetBuilder::new();
-        let mut names = GlobSetBuilder::new();
-        for pattern in patterns {
-            let set = if pattern.contains('/') {
-                &mut paths
-            } else {
-                &mut names
-            };
-            set.add(glob(pattern)?);
-        }
+        let (paths, names): (Vec<_>, Vec<_>) = patterns
+            .iter()
+            .map(String::as_str)
+            .partition(|pattern| pattern.contains('/'));
         Ok(Globs {
-            paths: paths.build()?,
-            names: names.build()?,
+            paths: compile_globs(paths)?,
+            names: compile_globs(names)?,
         })
     }
 
@@ -106,17 +101,6 @@ impl Globs {
                 .file_name()
                 .is_some_and(|name| self.names.is_match(name))
     }
-}
-
-/// A glob as the shell has them: `*` and `?` do not match `/`, `**` does.
-///
-/// # Errors
-/// When the pattern is none.
-pub fn glob(pattern: &str) -> Result<Glob, globset::Error> {
-    GlobBuilder::new(pattern)
-        .literal_separator(true)
-        .backslash_escape(true)
-        .build()
 }
 
 #[cfg(test)]

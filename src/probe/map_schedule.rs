@@ -35,7 +35,8 @@ impl MapSchedule {
         let images: Vec<_> = images.collect();
         let share = interval / u32::try_from(images.len()).unwrap_or(u32::MAX).max(1);
         let rested = |rest: Duration| {
-            self.last.is_none_or(|last| now.saturating_duration_since(last) >= rest)
+            self.last
+                .is_none_or(|last| now.saturating_duration_since(last) >= rest)
         };
         // `None` is less than any time: never read comes first.
         let (id, read) = images.into_iter().min_by_key(|(id, read)| (*read, *id))?;
@@ -104,6 +105,9 @@ mod tests {
     #[test]
     fn nothing_to_read_is_nothing_to_do() {
         let schedule = MapSchedule::default();
-        assert_eq!(schedule.next(Instant::now(), HOUR, std::iter::empty()), None);
+        assert_eq!(
+            schedule.next(Instant::now(), HOUR, std::iter::empty()),
+            None
+        );
     }
 }

@@ -16,8 +16,8 @@ pub mod extents;
 mod format_cache;
 pub mod generic;
 pub mod helper;
-pub mod open;
 pub mod map_schedule;
+pub mod open;
 mod outbox;
 pub mod protocol;
 mod survey;
@@ -134,7 +134,7 @@ mod tests {
 
     #[test]
     fn a_uuid_is_written_as_everywhere() {
-        let uuid = std::array::from_fn(|i| 0x11 * i as u8);
+        let uuid = 0x0011_2233_4455_6677_8899_aabb_ccdd_eeff_u128.to_be_bytes();
         assert_eq!(hyphenated(uuid), "00112233-4455-6677-8899-aabbccddeeff");
     }
 

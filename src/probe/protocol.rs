@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::config::settings::is_glob;
 use crate::discover::mounts::{Mount, Territory};
-use crate::discover::paths::is_glob;
 use crate::discover::rules::Selection;
 use crate::model::{
     Bytes, Census, ExtentCount, ExtentMap, Filesystem, ImageId, MapBuilder, Sample, path::wire,

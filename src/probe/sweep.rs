@@ -41,6 +41,9 @@ pub enum Event {
     Surveyed(Result<(), CallError>),
 }
 
+/// Is told of events, with the file system that they are about.
+pub type OnEvent<'a> = dyn FnMut(DeviceNumber, Event) + Send + 'a;
+
 /// The workers of all file systems that have been met.
 #[derive(Debug)]
 pub struct Fleet {
@@ -94,6 +97,12 @@ impl Fleet {
         Arc::clone(&ship.worker)
     }
 
+    /// The worker of a file system that the last sweep has met.
+    #[must_use]
+    pub fn known_worker(&self, device: DeviceNumber) -> Option<Arc<Mutex<Worker>>> {
+        self.ships.get(&device).map(|ship| Arc::clone(&ship.worker))
+    }
+
     /// Every file system met, and whether it hangs.
     pub fn stalls(&self) -> impl Iterator<Item = (&Mount, StallFlag)> {
         self.ships
@@ -108,11 +117,7 @@ impl Fleet {
     ///
     /// # Errors
     /// When the mount table cannot be read.
-    pub async fn sweep(
-        &mut self,
-        scope: &Scope,
-        on_event: &mut dyn FnMut(DeviceNumber, Event),
-    ) -> io::Result<()> {
+    pub async fn sweep(&mut self, scope: &Scope, on_event: &mut OnEvent<'_>) -> io::Result<()> {
         let mounts = self.mounts()?;
         let proc = self.proc.clone();
         let held = tokio::task::spawn_blocking(move || sys::processes::files_open_in_qemu(&proc));
@@ -167,7 +172,7 @@ impl<'a> Sweep<'a> {
         }
     }
 
-    fn add_root(&mut self, root: Root, on_event: &mut dyn FnMut(DeviceNumber, Event)) {
+    fn add_root(&mut self, root: Root, on_event: &mut OnEvent<'_>) {
         let Some(mount) = self.mount_of(&root) else {
             return;
         };
@@ -190,7 +195,7 @@ impl<'a> Sweep<'a> {
         }
     }
 
-    async fn run(&mut self, on_event: &mut dyn FnMut(DeviceNumber, Event)) {
+    async fn run(&mut self, on_event: &mut OnEvent<'_>) {
         loop {
             self.launch();
             if self.running.is_empty() {
@@ -255,12 +260,7 @@ impl<'a> Sweep<'a> {
         }
     }
 
-    fn take(
-        &mut self,
-        device: DeviceNumber,
-        reply: Reply,
-        on_event: &mut dyn FnMut(DeviceNumber, Event),
-    ) {
+    fn take(&mut self, device: DeviceNumber, reply: Reply, on_event: &mut OnEvent<'_>) {
         let event = match reply {
             Reply::Filesystem(filesystem) => Event::Filesystem(filesystem),
             // Met twice when two configured paths lead there in two surveys.
@@ -281,7 +281,7 @@ impl<'a> Sweep<'a> {
 
     /// Another file system met inside a directory is searched too, but one that holds no files is
     /// no fault there.
-    fn add_crossing(&mut self, root: Root, on_event: &mut dyn FnMut(DeviceNumber, Event)) {
+    fn add_crossing(&mut self, root: Root, on_event: &mut OnEvent<'_>) {
         let mount = self.mount_of(&root);
         if !mount.is_some_and(|mount| mount.is_pseudo() && mount.point == root.path) {
             self.add_root(root, on_event);

@@ -53,7 +53,10 @@ impl Board {
             stalls: Vec::new(),
             sweep_due: Instant::now() + patience,
         };
-        Board { lifetime, now: Mutex::new(now) }
+        Board {
+            lifetime,
+            now: Mutex::new(now),
+        }
     }
 
     /// Puts up a new snapshot.
@@ -81,7 +84,8 @@ impl Board {
     #[must_use]
     pub fn stalled(&self) -> Vec<(String, Duration)> {
         let now = self.lock();
-        let stalled = |(mount, flag): &(String, StallFlag)| Some((mount.clone(), flag.stalled_for()?));
+        let stalled =
+            |(mount, flag): &(String, StallFlag)| Some((mount.clone(), flag.stalled_for()?));
         now.stalls.iter().filter_map(stalled).collect()
     }
 
@@ -96,10 +100,12 @@ impl Board {
     pub fn metrics(&self) -> String {
         let (snapshot, stalls) = {
             let now = self.lock();
-            let flag = |(mount, flag): &(String, StallFlag)| {
-                (mount.clone(), flag.stalled_for().is_some())
-            };
-            (Arc::clone(&now.snapshot), now.stalls.iter().map(flag).collect::<Vec<_>>())
+            let flag =
+                |(mount, flag): &(String, StallFlag)| (mount.clone(), flag.stalled_for().is_some());
+            (
+                Arc::clone(&now.snapshot),
+                now.stalls.iter().map(flag).collect::<Vec<_>>(),
+            )
         };
         let mut text = self.lifetime.render();
         text.reserve(snapshot.text.len());

@@ -36,7 +36,10 @@ async fn health(State(board): State<Arc<Board>>) -> (StatusCode, String) {
         None => (StatusCode::OK, "ok\n".to_owned()),
         Some(overdue) => (
             StatusCode::SERVICE_UNAVAILABLE,
-            format!("the sweep over all images is overdue by {} s\n", overdue.as_secs()),
+            format!(
+                "the sweep over all images is overdue by {} s\n",
+                overdue.as_secs()
+            ),
         ),
     }
 }
@@ -94,7 +97,10 @@ fn images(number: usize) -> String {
 
 /// A file name can hold anything, markup too.
 fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+    text.replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
+        .replace('"', "&quot;")
 }
 
 #[cfg(test)]

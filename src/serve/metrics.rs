@@ -68,8 +68,15 @@ impl Lifetime {
         let handle = PrometheusBuilder::new()
             .set_buckets_for_metric(Matcher::Full(PROBE_DURATION.to_owned()), &DURATION_BUCKETS)?
             .install_recorder()?;
-        describe_histogram!(PROBE_DURATION, Unit::Seconds, "Time that one probe of one image took.");
-        describe_counter!(PROBE_ERRORS, "Probes that failed, and file systems that did not answer.");
+        describe_histogram!(
+            PROBE_DURATION,
+            Unit::Seconds,
+            "Time that one probe of one image took."
+        );
+        describe_counter!(
+            PROBE_ERRORS,
+            "Probes that failed, and file systems that did not answer."
+        );
         describe_gauge!(
             RELOAD_SUCCESS,
             "Whether the last reading of the configuration succeeded (1) or the former one stays in force (0)."
@@ -83,7 +90,10 @@ impl Lifetime {
         gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
         // A counter that is not there until something goes wrong cannot be watched for increase.
         counter!(PROBE_ERRORS).absolute(0);
-        Ok(Lifetime { handle, buckets: Duration::from_secs(60) })
+        Ok(Lifetime {
+            handle,
+            buckets: Duration::from_secs(60),
+        })
     }
 
     /// Everything so far, as text for Prometheus.
@@ -194,21 +204,36 @@ fn describe_now() {
         "Physically contiguous runs of the image, when its map was last read."
     );
     describe_gauge!(IMAGE_SIZE, Unit::Bytes, "Length of the image file.");
-    describe_gauge!(IMAGE_ALLOCATED, Unit::Bytes, "What the image occupies on disk.");
+    describe_gauge!(
+        IMAGE_ALLOCATED,
+        Unit::Bytes,
+        "What the image occupies on disk."
+    );
     describe_gauge!(
         IMAGE_SEVERITY,
         "How bad it is by the configured thresholds: 0 ok, 1 warning, 2 critical."
     );
     describe_gauge!(IMAGE_INFO, "What the image is; always 1.");
-    describe_gauge!(FILESYSTEM_EXTENTS, "Extents of all images on the file system.");
-    describe_gauge!(FILESYSTEM_FREE, Unit::Bytes, "Free space of the file system.");
+    describe_gauge!(
+        FILESYSTEM_EXTENTS,
+        "Extents of all images on the file system."
+    );
+    describe_gauge!(
+        FILESYSTEM_FREE,
+        Unit::Bytes,
+        "Free space of the file system."
+    );
     describe_gauge!(FILESYSTEM_SIZE, Unit::Bytes, "Size of the file system.");
     describe_gauge!(
         EXTENT_MAP_MEMORY,
         Unit::Bytes,
         "Kernel memory that the extent maps of all images on XFS take when they are loaded (estimate)."
     );
-    describe_gauge!(SWEEP_TIMESTAMP, Unit::Seconds, "When the last pass over all images ended.");
+    describe_gauge!(
+        SWEEP_TIMESTAMP,
+        Unit::Seconds,
+        "When the last pass over all images ended."
+    );
 }
 
 fn set_image(now: &ImageNow<'_>) {
@@ -262,7 +287,10 @@ mod tests {
 
     fn sample(path: &[u8]) -> Sample {
         Sample {
-            id: ImageId { device: 1, inode: 2 },
+            id: ImageId {
+                device: 1,
+                inode: 2,
+            },
             path: PathBuf::from(OsStr::from_bytes(path)),
             format: Format::Qcow2,
             extents: ExtentCount(34_694_398),
@@ -281,7 +309,12 @@ mod tests {
     #[test]
     fn an_image_is_told_by_its_path() {
         let sample = sample(b"/srv/a.qcow2");
-        let now = ImageNow { sample: &sample, map: None, severity: Severity::Critical, filesystem: "/srv" };
+        let now = ImageNow {
+            sample: &sample,
+            map: None,
+            severity: Severity::Critical,
+            filesystem: "/srv",
+        };
         let filesystem = Filesystem {
             mount: PathBuf::from("/srv"),
             type_name: "xfs".to_owned(),
@@ -292,17 +325,34 @@ mod tests {
             free: Bytes(5),
             block_size: Bytes(4096),
         };
-        let filesystem = FilesystemNow { filesystem: &filesystem, extents: ExtentCount(7) };
+        let filesystem = FilesystemNow {
+            filesystem: &filesystem,
+            extents: ExtentCount(7),
+        };
         let text = render_now(&[now], &[filesystem], Bytes(1), Some(12.5));
-        assert_eq!(lines(&text, IMAGE_EXTENTS), ["fragwatch_image_extents{image=\"/srv/a.qcow2\"} 34694398"]);
-        assert_eq!(lines(&text, IMAGE_SEVERITY), ["fragwatch_image_severity{image=\"/srv/a.qcow2\"} 2"]);
+        assert_eq!(
+            lines(&text, IMAGE_EXTENTS),
+            ["fragwatch_image_extents{image=\"/srv/a.qcow2\"} 34694398"]
+        );
+        assert_eq!(
+            lines(&text, IMAGE_SEVERITY),
+            ["fragwatch_image_severity{image=\"/srv/a.qcow2\"} 2"]
+        );
         assert_eq!(lines(&text, IMAGE_FRAGMENTS), [""; 0]);
         assert_eq!(
             lines(&text, IMAGE_INFO),
-            ["fragwatch_image_info{image=\"/srv/a.qcow2\",vm=\"\",filesystem=\"/srv\",format=\"qcow2\"} 1"]
+            [
+                "fragwatch_image_info{image=\"/srv/a.qcow2\",vm=\"\",filesystem=\"/srv\",format=\"qcow2\"} 1"
+            ]
         );
-        assert_eq!(lines(&text, FILESYSTEM_EXTENTS), ["fragwatch_filesystem_extents{filesystem=\"/srv\"} 7"]);
-        assert_eq!(lines(&text, SWEEP_TIMESTAMP), ["fragwatch_sweep_timestamp_seconds 12.5"]);
+        assert_eq!(
+            lines(&text, FILESYSTEM_EXTENTS),
+            ["fragwatch_filesystem_extents{filesystem=\"/srv\"} 7"]
+        );
+        assert_eq!(
+            lines(&text, SWEEP_TIMESTAMP),
+            ["fragwatch_sweep_timestamp_seconds 12.5"]
+        );
     }
 
     #[test]
@@ -316,7 +366,12 @@ mod tests {
             (b"/a\\", r"/a\\"),
         ] {
             let sample = sample(path);
-            let now = ImageNow { sample: &sample, map: None, severity: Severity::Ok, filesystem: "/" };
+            let now = ImageNow {
+                sample: &sample,
+                map: None,
+                severity: Severity::Ok,
+                filesystem: "/",
+            };
             let text = render_now(&[now], &[], Bytes(0), None);
             let line = format!("fragwatch_image_extents{{image=\"{expected}\"}} 34694398");
             assert_eq!(lines(&text, IMAGE_EXTENTS), [line]);
