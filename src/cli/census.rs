@@ -135,8 +135,13 @@ fn worst(census: &Census) -> String {
         ];
         table.add_row(row.into_iter().map(Cell::new));
     }
-    for column in table.column_iter_mut().skip(1) {
-        column.set_cell_alignment(CellAlignment::Right);
+    for (number, column) in table.column_iter_mut().enumerate() {
+        let alignment = if number == 0 {
+            CellAlignment::Left
+        } else {
+            CellAlignment::Right
+        };
+        column.set_padding((0, 2)).set_cell_alignment(alignment);
     }
     table.trim_fmt()
 }

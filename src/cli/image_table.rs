@@ -76,7 +76,7 @@ fn table(found: &Found, width: Option<u16>, colours: bool) -> String {
             CellAlignment::Right
         };
         if let Some(column) = table.column_mut(number) {
-            column.set_cell_alignment(alignment);
+            column.set_padding((0, 2)).set_cell_alignment(alignment);
         }
     }
     table.trim_fmt()

@@ -139,7 +139,7 @@ mod tests {
         let text = histogram(&classes);
         let lines: Vec<_> = text.lines().collect();
         assert_eq!(lines.len(), 3);
-        assert!(lines[0].starts_with("   4.0 KiB │████"), "{text}");
+        assert!(lines[0].starts_with("    4.0 KiB │████"), "{text}");
         assert!(lines[0].ends_with(" 300"));
         assert!(lines[1].contains("8.0 KiB │ "));
         assert!(lines[2].ends_with(" 100"));

@@ -33,15 +33,19 @@ pub fn by_magic(header: &[u8]) -> Option<Format> {
     }
 }
 
-/// Whether files of this name are raw images.
+/// The format that a file's name promises. Only for raw images is that enough to be one: they have
+/// no header.
 #[must_use]
-pub fn is_raw_name(name: &Path) -> bool {
-    let extension = name.extension().and_then(|extension| extension.to_str());
-    extension.is_some_and(|e| {
-        ["raw", "img", "disk"]
-            .iter()
-            .any(|raw| e.eq_ignore_ascii_case(raw))
-    })
+pub fn by_name(path: &Path) -> Option<Format> {
+    let extension = path.extension()?.to_str()?.to_ascii_lowercase();
+    match extension.as_str() {
+        "raw" | "img" | "disk" => Some(Format::Raw),
+        "qcow2" | "qcow" => Some(Format::Qcow2),
+        "vmdk" => Some(Format::Vmdk),
+        "vdi" => Some(Format::Vdi),
+        "vhdx" => Some(Format::Vhdx),
+        _ => None,
+    }
 }
 
 /// The format by the first bytes of an open file.
@@ -97,12 +101,13 @@ mod tests {
     }
 
     #[test]
-    fn raw_images_are_known_by_their_name() {
+    fn names_promise_formats() {
         for name in ["a.raw", "a.img", "a.b.disk", "A.IMG"] {
-            assert!(is_raw_name(Path::new(name)), "{name}");
+            assert_eq!(by_name(Path::new(name)), Some(Format::Raw), "{name}");
         }
+        assert_eq!(by_name(Path::new("a.qcow2")), Some(Format::Qcow2));
         for name in ["a", "raw", ".raw", "a.raw.gz", "a.iso"] {
-            assert!(!is_raw_name(Path::new(name)), "{name}");
+            assert_eq!(by_name(Path::new(name)), None, "{name}");
         }
     }
 

@@ -29,7 +29,8 @@ struct Known {
 pub(super) struct FormatCache(HashMap<ImageId, Known>);
 
 impl FormatCache {
-    /// The format of a file as its header tells it, if that is remembered.
+    /// The format of a file as its header tells it, if that is remembered: `Some(None)` is a file
+    /// that is known to have no header of an image.
     pub(super) fn get(&self, id: ImageId, stat: &Stat) -> Option<Option<Format>> {
         let known = self.0.get(&id)?;
         let unchanged = known.size == stat.st_size && known.modified == modified(stat);
@@ -37,16 +38,18 @@ impl FormatCache {
         (unchanged || fresh).then_some(known.format)
     }
 
-    /// The same, read from the file where it is not remembered.
-    pub(super) fn look(
+    /// What was known of the format of a file before, however long ago.
+    pub(super) fn last_known(&self, id: ImageId) -> Option<Format> {
+        self.0.get(&id)?.format
+    }
+
+    /// Reads the header of a file and remembers what it says.
+    pub(super) fn read(
         &mut self,
         id: ImageId,
         stat: &Stat,
         file: &File,
     ) -> io::Result<Option<Format>> {
-        if let Some(format) = self.get(id, stat) {
-            return Ok(format);
-        }
         let format = format::read_magic(file)?;
         if self.0.len() >= MOST {
             self.0.clear();

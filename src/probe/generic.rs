@@ -53,6 +53,10 @@ impl Probe for Generic {
         })
     }
 
+    fn loads_whole_maps(&self) -> bool {
+        false
+    }
+
     fn identity(&mut self, directory: &File) -> (Option<Features>, Option<[u8; 16]>) {
         (None, uuid::uuid(directory).ok())
     }

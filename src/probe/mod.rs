@@ -58,6 +58,9 @@ pub trait Probe {
         beat: &mut dyn FnMut(),
     ) -> io::Result<Count>;
 
+    /// Whether reading a byte of a file loads its whole extent map into kernel memory for good.
+    fn loads_whole_maps(&self) -> bool;
+
     /// Features and UUID of the file system that the open directory lies on.
     fn identity(&mut self, directory: &File) -> (Option<Features>, Option<[u8; 16]>);
 }

@@ -32,6 +32,10 @@ impl Probe for Xfs {
         })
     }
 
+    fn loads_whole_maps(&self) -> bool {
+        true
+    }
+
     fn identity(&mut self, directory: &File) -> (Option<Features>, Option<[u8; 16]>) {
         let Ok(geometry) = geometry::geometry(directory) else {
             return (None, None);
