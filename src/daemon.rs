@@ -76,6 +76,7 @@ struct Server {
 impl Daemon {
     async fn start_and_serve(config: Option<&Path>, loaded: Loaded) -> anyhow::Result<()> {
         let mut signals = signals::listen().context("cannot listen to signals")?;
+        info!("fragwatch {} begins", env!("CARGO_PKG_VERSION"));
         let lifetime = Lifetime::install().context("cannot set up metrics")?;
         let settings = Arc::new(loaded.settings);
         let board = Arc::new(Board::new(lifetime.clone(), patience(&settings)));

@@ -254,6 +254,7 @@ async fn read_map(
         let request = Request::Map(Box::new(MapRequest {
             path: path.clone(),
             id: image.sample.id,
+            expected: image.sample.extents,
             builder: std::mem::take(&mut builder),
             max_extents: if force { ExtentCount(u64::MAX) } else { cap },
             budget: MAP_PART,

@@ -150,6 +150,7 @@ async fn read_part(
     let request = Request::Map(Box::new(MapRequest {
         path: sample.path.clone(),
         id: sample.id,
+        expected: sample.extents,
         builder,
         max_extents: cap,
         budget: PART,

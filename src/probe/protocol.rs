@@ -29,6 +29,26 @@ pub enum Request {
     Census(CensusRequest),
 }
 
+/// What it can take to load an extent into kernel memory: a disk seeks once for each block of about
+/// 250 records, in 10 ms.
+const LOAD_PER_EXTENT: Duration = Duration::from_micros(40);
+
+impl Request {
+    /// Time that one step of it may rightly take beyond that of a count.
+    #[must_use]
+    pub fn extra_time(&self) -> Duration {
+        match self {
+            // The first chunk of a map loads all of it (xfs_iread_extents, which cannot be
+            // interrupted); whether it is the first since the image was opened we cannot know.
+            Request::Map(map) => {
+                let extents = u32::try_from(map.expected.0).unwrap_or(u32::MAX);
+                LOAD_PER_EXTENT.saturating_mul(extents)
+            }
+            Request::Survey(_) | Request::Census(_) => Duration::ZERO,
+        }
+    }
+}
+
 /// See [`Request::Survey`].
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct SurveyRequest {
@@ -83,6 +103,8 @@ pub struct MapRequest {
     pub path: PathBuf,
     /// Which image it must be.
     pub id: ImageId,
+    /// How many extents it had when it was counted.
+    pub expected: ExtentCount,
     /// What was read so far.
     pub builder: MapBuilder,
     /// Extents to stop at.

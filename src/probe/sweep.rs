@@ -246,15 +246,16 @@ impl<'a> Sweep<'a> {
             self.met.insert(device);
             let worker = self.fleet.worker(&mount);
             let replies = self.replies.clone();
+            let patience = self.fleet.deadline;
             tokio::spawn(async move {
-                let mut worker = worker.lock().await;
-                // Sending fails only when the sweep is over, and then nobody misses the reply.
-                let result = worker
-                    .call(&request, |reply| {
-                        drop(replies.send((device, Said::Reply(reply))))
-                    })
-                    .await;
-                drop(worker);
+                let result = match tokio::time::timeout(patience, worker.lock()).await {
+                    // Sending fails only when the sweep is over; then nobody misses the reply.
+                    Ok(mut worker) => {
+                        let on_reply = |reply| drop(replies.send((device, Said::Reply(reply))));
+                        worker.call(&request, on_reply).await
+                    }
+                    Err(_) => Err(CallError::Busy),
+                };
                 drop(replies.send((device, Said::End(result))));
             });
         }

@@ -32,6 +32,11 @@ pub enum CallError {
         /// For how long it has hung.
         elapsed: Duration,
     },
+    /// Another call has kept the worker for longer than a step may take.
+    #[error(
+        "the file system's worker is busy with another image; it is asked again at the next sweep"
+    )]
+    Busy,
     /// The helper ended, or broke the protocol.
     #[error("the probe helper failed: {0}")]
     Helper(#[source] io::Error),
@@ -127,8 +132,9 @@ impl Worker {
         began.map_err(CallError::Helper)?;
         let mut slow = None;
         let mut last = Instant::now();
+        let deadline = self.deadline + request.extra_time();
         loop {
-            let left = self.deadline.saturating_sub(last.elapsed());
+            let left = deadline.saturating_sub(last.elapsed());
             match tokio::time::timeout(left, connection.receive()).await {
                 Err(_) => return Err(self.give_up(connection, last, slow)),
                 Ok(Err(error)) => return Err(CallError::Helper(connection.epitaph(error))),
