@@ -8,12 +8,17 @@
 mod support;
 
 use std::fs::{self, File};
-use std::path::Path;
-use std::time::Duration;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use rustix::fs::SeekFrom;
 
 use support::bed::Plan;
 use support::guest::{self, BLOCK};
-use support::{Bed, MIB, Reader, Writer, tools};
+use support::{Bed, MIB, Reader, Stall, Writer, stall, tools};
 
 fn keeps_a_file(mut bed: Bed, kind: &str) {
     let file = bed.path().join("file");
@@ -203,7 +208,7 @@ fn load_is_timed_and_nothing_is_lost() {
     let writer = Writer::start(&file, Some(500));
     let reader = Reader::start(&file, None);
     while reader.count() < 1000 || writer.count() < 200 {
-        std::thread::sleep(Duration::from_millis(5));
+        thread::sleep(Duration::from_millis(5));
     }
     let (written, read) = (writer.stop(), reader.stop());
     written.verify();
@@ -212,4 +217,83 @@ fn load_is_timed_and_nothing_is_lost() {
         assert!(times.percentile(50.0) <= times.percentile(99.9));
         assert_eq!(times.worst(), *times.sorted().last().unwrap());
     }
+}
+
+support::stall_server!();
+
+/// A thread that acts, and what /proc knows of it.
+struct Probe {
+    thread: JoinHandle<io::Result<u64>>,
+    proc: PathBuf,
+}
+
+impl Probe {
+    fn start(act: impl FnOnce() -> io::Result<u64> + Send + 'static) -> Probe {
+        let (tell, told) = mpsc::channel();
+        let thread = thread::spawn(move || {
+            tell.send(rustix::thread::gettid()).unwrap();
+            act()
+        });
+        let tid = told.recv().unwrap().as_raw_nonzero();
+        let proc = PathBuf::from(format!("/proc/self/task/{tid}"));
+        Probe { thread, proc }
+    }
+
+    /// Waits until it is in state D and then a while, in which it must not come out of it.
+    fn assert_hangs(&self) {
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while stall::state(&self.proc) != Some('D') {
+            assert!(!self.thread.is_finished(), "it did not hang");
+            assert!(Instant::now() < deadline, "it did not begin to hang");
+            thread::sleep(Duration::from_millis(1));
+        }
+        for _ in 0..50 {
+            assert_eq!(stall::state(&self.proc), Some('D'));
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+#[test]
+fn a_stall_hangs_what_needs_the_disk_and_nothing_else() {
+    let mut stall = support::require!(Stall::new());
+    let other = support::require!(Bed::xfs());
+    fs::create_dir(stall.path().join("apart")).unwrap();
+    let [opened, unseen] = ["opened", "apart/unseen"].map(|name| stall.path().join(name));
+    guest::random_direct_writes(&opened, 32 * MIB, 4096);
+    guest::alternate_blocks(&unseen, 5000);
+    let first_hole = |file: File| Ok(rustix::fs::seek(file, SeekFrom::Hole(0))?);
+    let expected = first_hole(File::open(&opened).unwrap()).unwrap();
+    let extents = tools::xfs_io_fiemap_count(&opened);
+    stall.cold();
+    let file = File::open(&opened).unwrap();
+    stall.stop();
+
+    // The inode of one has to be read; of the other the extent map.
+    let path = unseen.clone();
+    let inode = Probe::start(move || Ok(File::open(path)?.metadata()?.len()));
+    let map = Probe::start(move || first_hole(file));
+    inode.assert_hangs();
+    map.assert_hangs();
+    guest::random_direct_writes(&other.path().join("vm.img"), MIB, 100);
+    stall.resume();
+    assert_eq!(inode.thread.join().unwrap().unwrap(), 9999 * BLOCK);
+    assert_eq!(map.thread.join().unwrap().unwrap(), expected);
+    assert_eq!(tools::xfs_io_stat_nextents(&unseen), 5000);
+    assert_eq!(tools::xfs_io_fiemap_count(&opened), extents);
+}
+
+#[test]
+fn a_stall_that_is_forgotten_is_removed() {
+    let mut stall = support::require!(Stall::new());
+    let file = stall.path().join("vm.img");
+    guest::random_direct_writes(&file, MIB, 100);
+    stall.cold();
+    stall.stop();
+    let probe = Probe::start(move || Ok(file.metadata()?.len()));
+    probe.assert_hangs();
+    let device = stall.bed().device().to_owned();
+    drop(stall);
+    assert_eq!(mounted_as(&device), None);
+    assert_eq!(probe.thread.join().unwrap().unwrap(), MIB);
 }

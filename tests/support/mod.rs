@@ -22,6 +22,8 @@
 //! | `random` | numbers that are the same in every run |
 //! | `guest`  | fragments files as guests do |
 //! | `load`   | reads and writes in the background and times them |
+//! | `fuse`   | a FUSE server of one file |
+//! | `stall`  | a file system that hangs when it is told to |
 //! | `tools`  | what xfs_io, filefrag and xfs_db say of a file |
 #![allow(dead_code, reason = "every test crate uses only a part of it")]
 #![allow(unused_imports, unused_macros, reason = "as above")]
@@ -40,18 +42,22 @@
 
 pub mod bed;
 pub mod child;
+mod fuse;
 pub mod guest;
 pub mod load;
 mod loopdev;
 mod random;
 pub mod rundir;
 pub mod skip;
+pub mod stall;
 pub mod tools;
 
 pub use bed::{Bed, drop_caches};
 pub use load::{Latencies, Reader, Writer};
 pub use skip::{Here, NotHere};
 pub(crate) use skip::{optional, require};
+pub use stall::Stall;
+pub(crate) use stall::stall_server;
 
 /// 1024 bytes.
 pub const KIB: u64 = 1024;
