@@ -1,0 +1,331 @@
+//! A mounted file system: a sparse file, a loop device, a mount point.
+
+use std::ffi::{CString, OsStr};
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::io::Errno;
+use rustix::mount::{MountFlags, UnmountFlags, mount, mount_remount, unmount};
+
+use super::child::Child;
+use super::rundir::{self, Place};
+use super::skip::{Here, NotHere};
+use super::{GIB, loopdev, tools};
+
+/// What a bed shall be.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    kind: &'static str,
+    size: u64,
+    mkfs: Vec<String>,
+    options: String,
+    place: Place,
+}
+
+impl Plan {
+    /// A file system of type `kind`: `xfs`, `ext4`, `btrfs`. 2 GiB with what its mkfs sets by
+    /// default, in the temporary directory.
+    pub fn of(kind: &'static str) -> Plan {
+        Plan {
+            kind,
+            size: 2 * GIB,
+            mkfs: Vec::new(),
+            options: String::new(),
+            place: Place::Disk,
+        }
+    }
+
+    /// How large the file system is. Only what is written takes room. `mkfs.xfs` refuses less than
+    /// 300 MiB.
+    pub fn size(mut self, bytes: u64) -> Plan {
+        self.size = bytes;
+        self
+    }
+
+    /// Further arguments of its mkfs.
+    pub fn mkfs(mut self, arguments: &[&str]) -> Plan {
+        self.mkfs.extend(arguments.iter().map(ToString::to_string));
+        self
+    }
+
+    /// Mount options (`-o`).
+    pub fn options(mut self, options: &str) -> Plan {
+        self.options = options.to_owned();
+        self
+    }
+
+    /// Where its image lies.
+    pub fn place(mut self, place: Place) -> Plan {
+        self.place = place;
+        self
+    }
+
+    /// Makes and mounts it.
+    pub fn make(&self) -> Here<Bed> {
+        let dir = Dir::new(self.place)?;
+        let image = self.image(&dir.0)?;
+        Bed::on(dir, &image, self)
+    }
+
+    /// Makes the image in `dir`, not mounted.
+    pub(super) fn image(&self, dir: &Path) -> Here<PathBuf> {
+        // The kernel's list of loop devices shows the name; it tells whose it is.
+        let image = dir.join(format!("image-{}", std::process::id()));
+        File::create(&image)
+            .and_then(|file| file.set_len(self.size))
+            .map_err(|e| NotHere::because(format_args!("{}: {e}", image.display())))?;
+        let mkfs = format!("mkfs.{}", self.kind);
+        tools::run(Command::new(&mkfs).arg("-q").args(&self.mkfs).arg(&image))?;
+        Ok(image)
+    }
+}
+
+/// A directory that goes with the last thing in it.
+#[derive(Debug)]
+pub(super) struct Dir(pub(super) PathBuf);
+
+impl Dir {
+    pub(super) fn new(place: Place) -> Here<Dir> {
+        if !rustix::process::geteuid().is_root() {
+            return Err(NotHere::because("mounting needs root"));
+        }
+        rundir::new_dir(place).map(Dir).map_err(NotHere::because)
+    }
+}
+
+impl Drop for Dir {
+    fn drop(&mut self) {
+        rundir::remove(&self.0);
+    }
+}
+
+/// A file system of its own for a test. Unmounted and removed when it goes out of scope, and when
+/// the test process dies.
+#[derive(Debug)]
+pub struct Bed {
+    kind: &'static str,
+    options: String,
+    mount_point: PathBuf,
+    device: PathBuf,
+    /// Keeps the loop device while it is not mounted; nothing while it is.
+    held: Option<File>,
+    _dir: Dir,
+}
+
+impl Bed {
+    /// XFS as mkfs.xfs makes it by default.
+    pub fn xfs() -> Here<Bed> {
+        Plan::of("xfs").make()
+    }
+
+    /// XFS with arguments for mkfs.xfs: `&["-m", "rmapbt=1"]`, `&["-m", "reflink=0"]`,
+    /// `&["-i", "nrext64=1"]`.
+    pub fn xfs_with(mkfs: &[&str]) -> Here<Bed> {
+        Plan::of("xfs").mkfs(mkfs).make()
+    }
+
+    /// XFS of `bytes`, which may be far more than the disk has.
+    pub fn xfs_sized(bytes: u64) -> Here<Bed> {
+        Plan::of("xfs").size(bytes).make()
+    }
+
+    /// XFS in its old format without checksums. Newer kernels can be, and often are, built
+    /// without it: see [`super::optional`].
+    pub fn xfs_v4() -> Here<Bed> {
+        Bed::xfs_with(&["-m", "crc=0"])
+    }
+
+    /// ext4.
+    pub fn ext4() -> Here<Bed> {
+        Plan::of("ext4").mkfs(&["-F"]).make()
+    }
+
+    /// btrfs.
+    pub fn btrfs() -> Here<Bed> {
+        Plan::of("btrfs").make()
+    }
+
+    /// The XFS of which `dump` is an xz-compressed metadump: all its metadata, no data.
+    pub fn from_metadump(dump: &Path) -> Here<Bed> {
+        // xfs_mdrestore seeks and writes without order; in memory it takes half the time.
+        let place = if rundir::room(Place::Memory) > 4 * GIB {
+            Place::Memory
+        } else {
+            Place::Disk
+        };
+        let dir = Dir::new(place)?;
+        let image = dir.0.join(format!("image-{}", std::process::id()));
+        restore(dump, &image)?;
+        Bed::on(dir, &image, &Plan::of("xfs").place(place))
+    }
+
+    /// The file system with the 34,694,398 extents: its one file is `ffc63a70.disk`. Takes about
+    /// 20 s and 2.6 GB. Comes with the project's shared data, not with its source: see
+    /// [`super::optional`].
+    pub fn headline() -> Here<Bed> {
+        let name = "ffc63a70.metadump.xz";
+        let dump = shared_data(name)
+            .ok_or_else(|| NotHere::because(format_args!("{name} is not in the shared data")))?;
+        Bed::from_metadump(&dump)
+    }
+
+    /// Mounts `image`.
+    pub(super) fn on(dir: Dir, image: &Path, plan: &Plan) -> Here<Bed> {
+        let mount_point = dir.0.join("mnt");
+        let (device, held) = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(image)
+            .and_then(|file| fs::create_dir(&mount_point).map(|()| file))
+            .map_err(|e| NotHere::because(format_args!("{}: {e}", image.display())))
+            .and_then(|file| loopdev::attach(&file))?;
+        let mut bed = Bed {
+            kind: plan.kind,
+            options: plan.options.clone(),
+            mount_point,
+            device,
+            held: Some(held),
+            _dir: dir,
+        };
+        bed.try_mount().map_err(|e| {
+            let Plan { kind, mkfs, .. } = plan;
+            let with = mkfs.join(" ");
+            NotHere::because(format_args!("the kernel does not mount {kind} {with}: {e}"))
+        })?;
+        Ok(bed)
+    }
+
+    fn try_mount(&mut self) -> rustix::io::Result<()> {
+        let options = CString::new(self.options.as_str()).expect("options hold no NUL");
+        mount(
+            &self.device,
+            &self.mount_point,
+            self.kind,
+            MountFlags::empty(),
+            options.as_c_str(),
+        )?;
+        self.held = None;
+        Ok(())
+    }
+
+    /// Where it is mounted.
+    pub fn path(&self) -> &Path {
+        &self.mount_point
+    }
+
+    /// Its block device: `/dev/loop3`. Stays the same as long as the bed lives.
+    pub fn device(&self) -> &Path {
+        &self.device
+    }
+
+    /// The kernel's name of it, as in /sys/block and /sys/fs/xfs: `loop3`.
+    pub fn loop_device(&self) -> &str {
+        let name = self.device.file_name().and_then(OsStr::to_str);
+        name.expect("its name is loop and a number")
+    }
+
+    /// Makes it read-only. XFS writes everything out.
+    pub fn remount_ro(&self) {
+        mount_remount(&self.mount_point, MountFlags::RDONLY, c"").expect("it becomes read-only");
+    }
+
+    /// Writes out everything that is in memory only.
+    pub fn sync(&self) {
+        let root = File::open(&self.mount_point).expect("it is mounted");
+        rustix::fs::syncfs(root).expect("it is written out");
+    }
+
+    /// Unmounts it. The device stays, for tools that want it unmounted.
+    ///
+    /// # Panics
+    /// If somebody has a file of it open.
+    pub fn umount(&mut self) {
+        let held = File::open(&self.device).expect("its device opens");
+        unmount(&self.mount_point, UnmountFlags::empty()).expect("nobody has a file of it open");
+        self.held = Some(held);
+    }
+
+    /// Mounts it again after [`Bed::umount`].
+    pub fn mount(&mut self) {
+        self.try_mount().expect("it mounts again");
+    }
+
+    /// Unmounts and mounts: the surest way that nothing of it is in memory any more.
+    pub fn cold(&mut self) {
+        self.umount();
+        self.mount();
+    }
+}
+
+impl Drop for Bed {
+    fn drop(&mut self) {
+        if self.held.is_none() {
+            unmount_at_last(&self.mount_point);
+        }
+        self.held = None;
+    }
+}
+
+/// Unmounts, whoever is against it.
+pub(super) fn unmount_at_last(mount_point: &Path) {
+    // A process or thread that was told to end a moment ago may still hold a file.
+    let deadline = Instant::now() + Duration::from_secs(2);
+    loop {
+        match unmount(mount_point, UnmountFlags::empty()) {
+            Err(Errno::BUSY) if Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            Err(Errno::BUSY) => {
+                eprintln!("{}: somebody still uses it", mount_point.display());
+                let _ = unmount(mount_point, UnmountFlags::DETACH);
+                return;
+            }
+            Err(e) => return eprintln!("{}: {e}", mount_point.display()),
+            Ok(()) => return,
+        }
+    }
+}
+
+/// A file of the project's shared data, which lies in `FRAGWATCH_SHARED` or beside the crate.
+pub fn shared_data(name: &str) -> Option<PathBuf> {
+    let dir = std::env::var_os("FRAGWATCH_SHARED").map_or_else(
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data"),
+        PathBuf::from,
+    );
+    Some(dir.join(name)).filter(|file| file.exists())
+}
+
+fn restore(dump: &Path, image: &Path) -> Here<()> {
+    let failed = |e: std::io::Error| NotHere::because(format_args!("{}: {e}", dump.display()));
+    // Both are children that the janitor knows: they would go on for long.
+    let mut xz = Child::spawn(
+        Command::new("xz")
+            .arg("-dc")
+            .arg(dump)
+            .stdout(Stdio::piped()),
+    )
+    .map_err(failed)?;
+    let dumped = xz.pipes().stdout.take().expect("it is piped");
+    let mut mdrestore = Child::spawn(
+        Command::new("xfs_mdrestore")
+            .arg("-")
+            .arg(image)
+            .stdin(dumped),
+    )
+    .map_err(failed)?;
+    match mdrestore.wait(Duration::from_secs(600)) {
+        Some(status) if status.success() => Ok(()),
+        end => Err(NotHere::because(format_args!(
+            "xfs_mdrestore of {}: {end:?}",
+            dump.display()
+        ))),
+    }
+}
+
+/// Writes `what` to drop_caches: 1 pages, 2 inodes and what hangs on them, 3 both.
+pub fn drop_caches(what: u8) {
+    fs::write("/proc/sys/vm/drop_caches", what.to_string()).expect("we are root");
+}

@@ -1,0 +1,67 @@
+//! The test bed: real file systems, real fragmentation, a real stall.
+//!
+//! An integration test takes it in with `mod support;`, a benchmark with
+//! `#[path = "../tests/support/mod.rs"] mod support;` (the macros expect it to be called `support`
+//! and to stand in the crate root).
+//!
+//! ```ignore
+//! #[test]
+//! fn something_on_xfs() {
+//!     let bed = support::require!(Bed::xfs());
+//!     guest::random_direct_writes(&bed.path().join("vm.img"), 64 * MIB, 4096);
+//! }
+//! ```
+//!
+//! | file | idea |
+//! |---|---|
+//! | `skip`   | what a test does where the bed cannot be made |
+//! | `rundir` | one directory a test process, and who removes what is in it |
+//! | `child`  | processes that do not outlive the test |
+//! | `loopdev`| a loop device that detaches itself |
+//! | `bed`    | a mounted file system |
+//! | `random` | numbers that are the same in every run |
+//! | `guest`  | fragments files as guests do |
+//! | `load`   | reads and writes in the background and times them |
+//! | `fuse`   | a FUSE server of one file |
+//! | `stall`  | a file system that hangs when it is told to |
+//! | `tools`  | what xfs_io, filefrag and xfs_db say of a file |
+#![allow(dead_code, reason = "every test crate uses only a part of it")]
+#![allow(unused_imports, unused_macros, reason = "as above")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test bed that does not work as it should has nobody to report to but the test"
+)]
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "images of the bed are small and its machines have 64 bits"
+)]
+#![allow(unreachable_pub, reason = "a test crate has no outside")]
+
+pub mod bed;
+pub mod child;
+mod fuse;
+pub mod guest;
+pub mod load;
+mod loopdev;
+mod random;
+pub mod rundir;
+pub mod skip;
+pub mod stall;
+pub mod tools;
+
+pub use bed::{Bed, drop_caches};
+pub use load::{Latencies, Reader, Writer};
+pub use skip::{Here, NotHere};
+pub(crate) use skip::{optional, require};
+pub use stall::Stall;
+pub(crate) use stall::stall_server;
+
+/// 1024 bytes.
+pub const KIB: u64 = 1024;
+/// 1024 KiB.
+pub const MIB: u64 = 1024 * KIB;
+/// 1024 MiB.
+pub const GIB: u64 = 1024 * MIB;

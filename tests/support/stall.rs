@@ -1,0 +1,200 @@
+//! A file system that hangs when it is told to.
+//!
+//! An XFS on a loop device, whose image lies on a FUSE file system, whose server is stopped with
+//! SIGSTOP. Whatever then needs a block that is not in memory waits in state D, which no signal
+//! ends: what a broken disk or a stuck allocation looks like from outside.
+//!
+//! The server is a process of its own: the test binary once more, told by an environment variable
+//! to be the server. A test crate that uses a stall lets it in with
+//!
+//! ```ignore
+//! support::stall_server!();
+//! ```
+//!
+//! in its root; a benchmark, which has its own `main`, calls [`serve_if_asked`] first in it.
+//!
+//! While it is stopped, everything that waits for *all* file systems hangs too: sync(2), and
+//! whoever evicts dirty inodes of this one. So a stall should last for seconds, not minutes. What
+//! could hang for ever is kept apart: the server touches only its backing file, which lies in
+//! memory or in the temporary directory, and its memory is not taken from the stalled file system
+//! (`PR_SET_IO_FLUSHER`); the test looks at its own threads only through
+//! /proc; and whatever ends the test resumes or kills the server first.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+
+use super::bed::{Bed, Dir, Plan, unmount_at_last};
+use super::child::Child;
+use super::rundir::{self, Place};
+use super::skip::{Here, NotHere};
+use super::{GIB, fuse, tools};
+
+const BACKING: &str = "FRAGWATCH_STALL_BACKING";
+const MOUNT_POINT: &str = "FRAGWATCH_STALL_MOUNT_POINT";
+
+/// Lets the server into a test crate. Ignored, so that nobody counts it as a test.
+macro_rules! stall_server {
+    () => {
+        #[test]
+        #[ignore = "not a test: the server of support::stall, which is started when it is needed"]
+        fn stall_server() {
+            $crate::support::stall::serve_if_asked();
+        }
+    };
+}
+
+pub(crate) use stall_server;
+
+/// Becomes the server, if that is what this process was started for.
+pub fn serve_if_asked() {
+    let [Some(backing), Some(mount_point)] = [BACKING, MOUNT_POINT].map(std::env::var_os) else {
+        return;
+    };
+    let ended = fuse::serve(Path::new(&backing), Path::new(&mount_point));
+    if let Err(e) = &ended {
+        eprintln!("fuse: {e}");
+    }
+    std::process::exit(i32::from(ended.is_err()));
+}
+
+/// An XFS that can be stalled. Out of scope it is resumed first, then removed.
+#[derive(Debug)]
+pub struct Stall {
+    // In the order in which they have to go.
+    bed: Bed,
+    server: Server,
+    _dir: Dir,
+}
+
+impl Stall {
+    /// Makes one; it is not stalled yet.
+    pub fn new() -> Here<Stall> {
+        let place = if rundir::room(Place::Memory) > GIB {
+            Place::Memory
+        } else {
+            Place::Disk
+        };
+        let dir = Dir::new(place)?;
+        let plan = Plan::of("xfs").place(place);
+        let backing = plan.image(&dir.0)?;
+        let (server, image) = Server::start(&backing, &dir.0.join("fuse"))?;
+        let bed = Bed::on(Dir::new(place)?, &image, &plan)?;
+        // The root's inode shares a cluster of inodes, read when it is mounted, with those that
+        // are made in it. A directory goes to another allocation group, and what is in it too: the
+        // first look at it has to read.
+        let stall = Stall {
+            bed,
+            server,
+            _dir: dir,
+        };
+        fs::create_dir(stall.path()).map_err(NotHere::because)?;
+        Ok(stall)
+    }
+
+    /// The directory for the files of the test. Only here a file is surely not in memory after
+    /// [`Stall::cold`]. An inode is read with its neighbours: if one file shall be open and another
+    /// not yet read, give the other a directory of its own.
+    pub fn path(&self) -> PathBuf {
+        self.bed.path().join("images")
+    }
+
+    /// The file system.
+    pub fn bed(&self) -> &Bed {
+        &self.bed
+    }
+
+    /// Unmounts and mounts it, so that nothing of it is in memory.
+    pub fn cold(&mut self) {
+        self.bed.cold();
+    }
+
+    /// From now on it does not answer.
+    pub fn stop(&self) {
+        self.server.process.signal(Signal::STOP);
+        // Signals take their time: until each of its threads has stopped it may answer once more.
+        let deadline = Instant::now() + Duration::from_secs(5);
+        let tasks = format!("/proc/{}/task", self.server.process.id());
+        let stopped = || {
+            let mut tasks = fs::read_dir(&tasks).expect("it runs").flatten();
+            tasks.all(|task| state(&task.path()) == Some('T'))
+        };
+        while !stopped() {
+            assert!(Instant::now() < deadline, "the server does not stop");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// From now on it answers again, also what it was asked meanwhile.
+    pub fn resume(&self) {
+        self.server.process.signal(Signal::CONT);
+    }
+}
+
+impl Drop for Stall {
+    fn drop(&mut self) {
+        self.resume();
+    }
+}
+
+/// The state letter of a process (`/proc/PID`) or thread (`/proc/PID/task/TID`): `D` waits for a
+/// disk and cannot be interrupted.
+pub fn state(proc: &Path) -> Option<char> {
+    let stat = fs::read_to_string(proc.join("stat")).ok()?;
+    let (_, fields) = stat.rsplit_once(')')?;
+    fields.trim_start().chars().next()
+}
+
+/// The server process and its mount.
+#[derive(Debug)]
+struct Server {
+    mount_point: PathBuf,
+    process: Child,
+}
+
+impl Server {
+    /// Starts it and waits for it: with the path at which `backing` appears.
+    fn start(backing: &Path, mount_point: &Path) -> Here<(Server, PathBuf)> {
+        if !Path::new("/dev/fuse").exists() {
+            tools::load_module("fuse");
+        }
+        fs::create_dir(mount_point).map_err(NotHere::because)?;
+        let process = Child::spawn(
+            Command::new(std::env::current_exe().map_err(NotHere::because)?)
+                .args(["--exact", "stall_server", "--ignored", "--nocapture"])
+                .env(BACKING, backing)
+                .env(MOUNT_POINT, mount_point)
+                .stdin(Stdio::null())
+                .stdout(Stdio::null()),
+        )
+        .map_err(NotHere::because)?;
+        let mut server = Server {
+            mount_point: mount_point.to_owned(),
+            process,
+        };
+        let image = mount_point.join(backing.file_name().unwrap_or_default());
+        while !image.exists() {
+            if let Some(status) = server.process.wait(Duration::from_millis(2)) {
+                // Without a test of that name it succeeds.
+                return Err(NotHere::because(format_args!(
+                    "the FUSE server ended: {status}; is there a stall_server!() in this crate?"
+                )));
+            }
+        }
+        // The kernel now knows the attributes of the root too. It asks for nothing then while the
+        // server is stopped, and whoever looks at all mount points, as xfs_io does, does not hang.
+        fs::metadata(mount_point).map_err(NotHere::because)?;
+        Ok((server, image))
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        unmount_at_last(&self.mount_point);
+        // That is the end of it; if not, it is killed.
+        self.process.wait(Duration::from_secs(2));
+    }
+}
