@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use comfy_table::{Cell, CellAlignment, Table, presets};
@@ -27,7 +28,7 @@ pub(super) fn run(
 ) -> anyhow::Result<u8> {
     let settings = load_config(config)?.settings;
     let path = scan::absolute(path)?;
-    let mut fleet = Fleet::new(Path::new("/proc"), settings.sampling.probe_timeout);
+    let mut fleet = Fleet::new(Path::new("/proc"));
     let mounts = fleet.mounts().context("cannot read /proc/self/mountinfo")?;
     let Some(mount) = mounts.of(&path).cloned() else {
         bail!("{} lies on no mounted file system", shown(&path));
@@ -50,7 +51,12 @@ pub(super) fn run(
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let census = runtime.block_on(take(&mut fleet, &mount, &request))?;
+    let census = runtime.block_on(take(
+        &mut fleet,
+        &mount,
+        &request,
+        settings.sampling.probe_timeout,
+    ))?;
     if arguments.json {
         terminal::print(&json(&mount, &census)?)?;
     } else {
@@ -59,7 +65,12 @@ pub(super) fn run(
     Ok(SUCCESS)
 }
 
-async fn take(fleet: &mut Fleet, mount: &Mount, request: &Request) -> anyhow::Result<Census> {
+async fn take(
+    fleet: &mut Fleet,
+    mount: &Mount,
+    request: &Request,
+    deadline: Duration,
+) -> anyhow::Result<Census> {
     let worker = fleet.worker(mount);
     let mut progress = Progress::spinner();
     let mut answer = None;
@@ -74,7 +85,11 @@ async fn take(fleet: &mut Fleet, mount: &Mount, request: &Request) -> anyhow::Re
         }
         reply => answer = Some(reply),
     };
-    worker.lock().await.call(request, on_reply).await?;
+    worker
+        .lock()
+        .await
+        .call(request, deadline, on_reply)
+        .await?;
     match answer {
         Some(Reply::Census(census)) => Ok(*census),
         Some(Reply::Fault(fault)) => bail!("{}: {}", shown(&fault.path), fault.error),

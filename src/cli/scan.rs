@@ -120,6 +120,7 @@ fn scope(arguments: &ScanArguments, settings: &Settings) -> anyhow::Result<Scope
             exclude: images.exclude.clone(),
             min_size,
         },
+        probe_timeout: settings.sampling.probe_timeout,
     })
 }
 
@@ -136,12 +137,12 @@ async fn scan(
     settings: &Settings,
     scope: &Scope,
 ) -> anyhow::Result<Found> {
-    let mut fleet = Fleet::new(Path::new("/proc"), settings.sampling.probe_timeout);
+    let mut fleet = Fleet::new(Path::new("/proc"));
     let mounts = fleet.mounts().context("cannot read /proc/self/mountinfo")?;
     let mut found = Found::default();
     let mut progress = Progress::spinner();
     let mut on_event = |device, event| {
-        take(device, event, &mut found, &mounts, settings);
+        take(device, event, &mut found, settings);
         let images = found.images.len() as u64;
         progress.at(images, format!("{images} images counted"));
     };
@@ -161,13 +162,7 @@ async fn scan(
     Ok(found)
 }
 
-fn take(
-    device: DeviceNumber,
-    event: Event,
-    found: &mut Found,
-    mounts: &MountTable,
-    settings: &Settings,
-) {
+fn take(device: DeviceNumber, event: Event, found: &mut Found, settings: &Settings) {
     match event {
         Event::Filesystem(filesystem) => drop(found.filesystems.insert(device, filesystem)),
         Event::Image(sample, _) => found.images.push(Image {
@@ -178,12 +173,9 @@ fn take(
         }),
         Event::Fault(fault) => found.errors.push(fault),
         Event::PassedOver(passed_over) => found.passed_over.add(passed_over),
-        Event::Surveyed(Ok(())) => {}
-        Event::Surveyed(Err(error)) => found.errors.push(Fault {
-            path: mounts
-                .principal(device)
-                .map(|mount| mount.point.clone())
-                .unwrap_or_default(),
+        Event::Surveyed(_, Ok(())) => {}
+        Event::Surveyed(path, Err(error)) => found.errors.push(Fault {
+            path,
             error: error.to_string(),
         }),
     }
@@ -211,13 +203,21 @@ async fn read_maps(
     found: &mut Found,
 ) {
     let cap = settings.sampling.map_max_extents;
+    let limits = MapLimits {
+        cap: if arguments.force {
+            ExtentCount(u64::MAX)
+        } else {
+            cap
+        },
+        deadline: settings.sampling.probe_timeout,
+    };
     let mut maps = Vec::new();
     for image in &found.images {
-        if image.sample.extents > cap && !arguments.force {
+        if image.sample.extents > limits.cap {
             maps.push(None);
             continue;
         }
-        match read_map(image, arguments.force, cap, fleet, mounts).await {
+        match read_map(image, &limits, fleet, mounts).await {
             Ok(map) => maps.push(Some(map)),
             Err(fault) => {
                 found.errors.push(fault);
@@ -230,10 +230,14 @@ async fn read_maps(
     }
 }
 
+struct MapLimits {
+    cap: ExtentCount,
+    deadline: Duration,
+}
+
 async fn read_map(
     image: &Image,
-    force: bool,
-    cap: ExtentCount,
+    limits: &MapLimits,
     fleet: &mut Fleet,
     mounts: &MountTable,
 ) -> Result<ExtentMap, Fault> {
@@ -256,12 +260,13 @@ async fn read_map(
             id: image.sample.id,
             expected: image.sample.extents,
             builder: std::mem::take(&mut builder),
-            max_extents: if force { ExtentCount(u64::MAX) } else { cap },
+            max_extents: limits.cap,
             budget: MAP_PART,
             quick: true,
         }));
         let mut answer = None;
-        let called = worker.call(&request, |reply| answer = Some(reply)).await;
+        let on_reply = |reply| answer = Some(reply);
+        let called = worker.call(&request, limits.deadline, on_reply).await;
         called.map_err(|error| failed(error.to_string()))?;
         match answer {
             Some(Reply::Map(map)) => return Ok(*map),

@@ -51,8 +51,8 @@ pub(super) struct Inventory {
     filesystems: BTreeMap<DeviceNumber, Filesystem>,
     met_filesystems: BTreeSet<DeviceNumber>,
     /// What could not be read in the last sweep, and why.
-    faults: BTreeMap<PathBuf, String>,
-    met_faults: BTreeMap<PathBuf, String>,
+    faults: BTreeMap<PathBuf, (DeviceNumber, String)>,
+    met_faults: BTreeMap<PathBuf, (DeviceNumber, String)>,
 }
 
 impl Inventory {
@@ -103,10 +103,11 @@ impl Inventory {
     }
 
     /// Something could not be read. Says so once, not each sweep.
-    pub(super) fn fault(&mut self, fault: Fault) -> Option<Change> {
-        let known = self.faults.get(&fault.path) == Some(&fault.error);
+    pub(super) fn fault(&mut self, device: DeviceNumber, fault: Fault) -> Option<Change> {
+        let before = self.faults.get(&fault.path);
+        let known = before.is_some_and(|(_, error)| *error == fault.error);
         self.met_faults
-            .insert(fault.path.clone(), fault.error.clone());
+            .insert(fault.path.clone(), (device, fault.error.clone()));
         (!known).then_some(Change::Fault(fault))
     }
 
@@ -124,7 +125,12 @@ impl Inventory {
         let met = &self.met_filesystems;
         self.filesystems
             .retain(|device, _| met.contains(device) || unanswering.contains(device));
-        let faults = std::mem::take(&mut self.met_faults);
+        let mut faults = std::mem::take(&mut self.met_faults);
+        for (path, fault) in &self.faults {
+            if unanswering.contains(&fault.0) {
+                faults.entry(path.clone()).or_insert_with(|| fault.clone());
+            }
+        }
         let mended = self
             .faults
             .keys()
@@ -132,13 +138,6 @@ impl Inventory {
         changes.extend(mended.cloned().map(Change::Mended));
         self.faults = faults;
         changes
-    }
-
-    /// Severities by other thresholds.
-    pub(super) fn assess(&mut self, thresholds: &Thresholds) {
-        for entry in self.images.values_mut() {
-            entry.severity = assess::severity(entry.sample.extents, thresholds);
-        }
     }
 
     /// The images of each file system.
@@ -319,11 +318,20 @@ mod tests {
         };
         let none = BTreeSet::new();
         inventory.begin();
-        assert_eq!(inventory.fault(fault()), Some(Change::Fault(fault())));
+        assert_eq!(
+            inventory.fault(DEVICE, fault()),
+            Some(Change::Fault(fault()))
+        );
         assert_eq!(inventory.end(&none), []);
         inventory.begin();
-        assert_eq!(inventory.fault(fault()), None);
+        assert_eq!(inventory.fault(DEVICE, fault()), None);
         assert_eq!(inventory.end(&none), []);
+        inventory.begin();
+        assert_eq!(
+            inventory.end(&BTreeSet::from([DEVICE])),
+            [],
+            "nothing is known of it"
+        );
         inventory.begin();
         assert_eq!(inventory.end(&none), [Change::Mended("/x".into())]);
     }

@@ -1,5 +1,8 @@
 //! Where log lines go: to the journal when systemd has connected us to it, else to standard error.
 
+use std::io;
+
+use rustix::fs::fstat;
 use tracing::Level;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::layer::SubscriberExt as _;
@@ -8,11 +11,12 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 /// Sets up logging; once a process.
 pub(super) fn init() {
     let level = LevelFilter::from_level(Level::INFO);
-    // systemd.exec(5): set when standard error is connected to the journal.
-    let journal = std::env::var_os("JOURNAL_STREAM").and_then(|_| tracing_journald::layer().ok());
+    let journal = is_connected_to_journal()
+        .then(|| tracing_journald::layer().ok())
+        .flatten();
     let stderr = journal.is_none().then(|| {
         tracing_subscriber::fmt::layer()
-            .with_writer(std::io::stderr)
+            .with_writer(io::stderr)
             .with_target(false)
             .with_ansi(false)
     });
@@ -22,4 +26,13 @@ pub(super) fn init() {
         .with(journal)
         .with(stderr)
         .try_init();
+}
+
+/// Whether standard error leads to the journal: JOURNAL_STREAM names its device and inode
+/// (systemd.exec(5)). The variable alone says nothing: shells inherit it.
+fn is_connected_to_journal() -> bool {
+    let Some(stream) = std::env::var("JOURNAL_STREAM").ok() else {
+        return false;
+    };
+    fstat(io::stderr()).is_ok_and(|stat| stream == format!("{}:{}", stat.st_dev, stat.st_ino))
 }

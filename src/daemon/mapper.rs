@@ -14,7 +14,7 @@ use crate::model::{DeviceNumber, ExtentCount, ExtentMap, ImageId, MapBuilder, Sa
 use crate::probe::map_schedule::MapSchedule;
 use crate::probe::protocol::{MapRequest, Reply, Request};
 use crate::probe::sweep::Fleet;
-use crate::probe::worker::{CallError, Worker};
+use crate::probe::worker::Worker;
 use crate::serve::metrics::{Method, probe_failed, probed};
 
 /// How long one part of a map may take. A sweep waits at most so long for its turn.
@@ -55,6 +55,7 @@ impl Mapper {
             return taken;
         };
         let cap = settings.sampling.map_max_extents;
+        let deadline = settings.sampling.probe_timeout;
         for device in self.idle_filesystems() {
             let Some(sample) = self.due(device, interval, cap) else {
                 continue;
@@ -66,7 +67,7 @@ impl Mapper {
             let finish = self.finish.clone();
             tokio::spawn(async move {
                 let image = sample.id;
-                let map = read_map(&worker, &sample, cap).await;
+                let map = read_map(&worker, &sample, cap, deadline).await;
                 // Nobody listens any more when the daemon ends.
                 let _ = finish.send(Finished { device, image, map });
             });
@@ -117,11 +118,12 @@ async fn read_map(
     worker: &Arc<Mutex<Worker>>,
     sample: &Sample,
     cap: ExtentCount,
+    deadline: Duration,
 ) -> Option<ExtentMap> {
     let began = Instant::now();
     let mut builder = MapBuilder::default();
     loop {
-        match read_part(worker, sample, cap, builder).await {
+        match read_part(worker, sample, cap, deadline, builder).await {
             Ok(Part::More(part)) => builder = part,
             Ok(Part::Whole(map)) => {
                 probed(Method::Map, began.elapsed());
@@ -145,6 +147,7 @@ async fn read_part(
     worker: &Arc<Mutex<Worker>>,
     sample: &Sample,
     cap: ExtentCount,
+    deadline: Duration,
     builder: MapBuilder,
 ) -> Result<Part, String> {
     let request = Request::Map(Box::new(MapRequest {
@@ -157,10 +160,10 @@ async fn read_part(
         quick: false,
     }));
     let mut answer = None;
-    let called: Result<(), CallError> = worker
+    let called = worker
         .lock()
         .await
-        .call(&request, |reply| answer = Some(reply))
+        .call(&request, deadline, |reply| answer = Some(reply))
         .await;
     called.map_err(|error| error.to_string())?;
     match answer {

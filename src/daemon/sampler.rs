@@ -1,6 +1,6 @@
 //! Counts every image each interval and puts the result on the board.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -19,7 +19,6 @@ use crate::model::Severity;
 use crate::model::path::shown;
 use crate::probe::protocol::Root;
 use crate::probe::sweep::{Event, Fleet, Scope};
-use crate::probe::worker::CallError;
 use crate::serve::board::Board;
 use crate::serve::metrics::{Method, probe_failed, probed};
 
@@ -41,21 +40,20 @@ pub(super) struct Sampler {
     fleet: Fleet,
     inventory: Shared,
     mapper: Mapper,
-    /// File systems that did not answer the last sweep.
-    unanswering: BTreeSet<DeviceNumber>,
+    /// File systems that did not answer the last sweep, and where they are mounted.
+    unanswering: BTreeMap<DeviceNumber, PathBuf>,
 }
 
 impl Sampler {
     pub(super) fn new(settings: watch::Receiver<Arc<Settings>>, board: Arc<Board>) -> Self {
-        let deadline = settings.borrow().sampling.probe_timeout;
         let inventory = Shared::default();
         Sampler {
             settings,
             mapper: Mapper::new(inventory.clone()),
             inventory,
             board,
-            fleet: Fleet::new(Path::new("/proc"), deadline),
-            unanswering: BTreeSet::new(),
+            fleet: Fleet::new(Path::new("/proc")),
+            unanswering: BTreeMap::new(),
         }
     }
 
@@ -63,7 +61,6 @@ impl Sampler {
         loop {
             let began = Instant::now();
             let settings = Arc::clone(&self.settings.borrow_and_update());
-            self.fleet.set_deadline(settings.sampling.probe_timeout);
             self.sweep(&settings).await;
             let next = began + settings.sampling.interval;
             if !self.wait_until(next, &settings).await {
@@ -82,10 +79,6 @@ impl Sampler {
             let tick = Instant::now() + Duration::from_secs(1);
             tokio::select! {
                 changed = self.settings.changed() => {
-                    if changed.is_ok() {
-                        let thresholds = self.settings.borrow().thresholds.clone();
-                        self.inventory.lock().assess(&thresholds);
-                    }
                     return changed.is_ok();
                 }
                 () = tokio::time::sleep_until(tick.min(next)) => {}
@@ -102,7 +95,7 @@ impl Sampler {
         let inventory = self.inventory.clone();
         let board = Arc::clone(&self.board);
         let before = std::mem::take(&mut self.unanswering);
-        let mut unanswering = BTreeSet::new();
+        let mut unanswering = BTreeMap::new();
         let mut on_event = |device, event| match event {
             Event::Filesystem(filesystem) => inventory.lock().filesystem(device, filesystem),
             Event::Image(sample, took) => {
@@ -111,14 +104,16 @@ impl Sampler {
             }
             Event::Fault(fault) => {
                 probe_failed();
-                tell(inventory.lock().fault(fault));
+                tell(inventory.lock().fault(device, fault));
             }
             Event::PassedOver(_) => {}
-            Event::Surveyed(result) => {
+            Event::Surveyed(mount, result) => {
                 if let Err(error) = result {
                     probe_failed();
-                    tell_unanswered(device, &error, !before.contains(&device));
-                    unanswering.insert(device);
+                    if !before.contains_key(&device) {
+                        error!("file system {}: {error}", shown(&mount));
+                    }
+                    unanswering.insert(device, mount);
                 }
                 // At once: the other file systems may take a deadline longer.
                 board.post(inventory.lock().snapshot(None));
@@ -128,10 +123,14 @@ impl Sampler {
         if let Err(error) = swept {
             return error!("no sweep: cannot read /proc/self/mountinfo: {error}");
         }
-        for device in before.difference(&unanswering) {
-            info!("the file system {device} answers again");
+        for (_, mount) in before
+            .iter()
+            .filter(|(device, _)| !unanswering.contains_key(device))
+        {
+            info!("file system {}: answers again", shown(mount));
         }
-        for change in self.inventory.lock().end(&unanswering) {
+        let silent = unanswering.keys().copied().collect();
+        for change in self.inventory.lock().end(&silent) {
             tell(Some(change));
         }
         self.unanswering = unanswering;
@@ -165,13 +164,7 @@ fn scope(settings: &Settings) -> Scope {
             exclude: images.exclude.clone(),
             min_size: images.min_size,
         },
-    }
-}
-
-/// A file system that does not answer is told when it begins, not each sweep.
-fn tell_unanswered(device: DeviceNumber, error: &CallError, is_new: bool) {
-    if is_new {
-        error!("file system {device}: {error}");
+        probe_timeout: settings.sampling.probe_timeout,
     }
 }
 

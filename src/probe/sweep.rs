@@ -23,6 +23,8 @@ pub struct Scope {
     pub roots: Vec<Root>,
     /// Which of the files found there.
     pub selection: Selection,
+    /// What one step of a probe may take.
+    pub probe_timeout: Duration,
 }
 
 /// What a sweep meets, as it meets it.
@@ -36,9 +38,9 @@ pub enum Event {
     Fault(Fault),
     /// Files that were no images.
     PassedOver(PassedOver),
-    /// All of a file system was surveyed, or it ended in this error. Follows again for the same
-    /// file system when more of it is met later.
-    Surveyed(Result<(), CallError>),
+    /// All of the file system mounted there was surveyed, or it ended in this error. Follows again
+    /// for the same file system when more of it is met later.
+    Surveyed(PathBuf, Result<(), CallError>),
 }
 
 /// Is told of events, with the file system that they are about.
@@ -48,7 +50,6 @@ pub type OnEvent<'a> = dyn FnMut(DeviceNumber, Event) + Send + 'a;
 #[derive(Debug)]
 pub struct Fleet {
     proc: PathBuf,
-    deadline: Duration,
     ships: BTreeMap<DeviceNumber, Ship>,
 }
 
@@ -60,19 +61,13 @@ struct Ship {
 }
 
 impl Fleet {
-    /// No workers yet. `proc` is where procfs is mounted; `deadline` what one step may take.
+    /// No workers yet. `proc` is where procfs is mounted.
     #[must_use]
-    pub fn new(proc: &Path, deadline: Duration) -> Self {
+    pub fn new(proc: &Path) -> Self {
         Fleet {
             proc: proc.to_owned(),
-            deadline,
             ships: BTreeMap::new(),
         }
-    }
-
-    /// Changes what one step may take, from the next worker on.
-    pub fn set_deadline(&mut self, deadline: Duration) {
-        self.deadline = deadline;
     }
 
     /// The mount table as it is now.
@@ -85,9 +80,8 @@ impl Fleet {
 
     /// The worker of a file system; it is made if there is none yet.
     pub fn worker(&mut self, mount: &Mount) -> Arc<Mutex<Worker>> {
-        let deadline = self.deadline;
         let ship = self.ships.entry(mount.device).or_insert_with(|| {
-            let worker = Worker::new(deadline);
+            let worker = Worker::default();
             Ship {
                 flag: worker.flag(),
                 worker: Arc::new(Mutex::new(worker)),
@@ -209,7 +203,9 @@ impl<'a> Sweep<'a> {
                 Said::Reply(reply) => self.take(device, reply, on_event),
                 Said::End(result) => {
                     self.running.remove(&device);
-                    on_event(device, Event::Surveyed(result));
+                    let mount = self.mounts.principal(device);
+                    let point = mount.map(|mount| mount.point.clone()).unwrap_or_default();
+                    on_event(device, Event::Surveyed(point, result));
                 }
             }
         }
@@ -246,13 +242,13 @@ impl<'a> Sweep<'a> {
             self.met.insert(device);
             let worker = self.fleet.worker(&mount);
             let replies = self.replies.clone();
-            let patience = self.fleet.deadline;
+            let deadline = self.scope.probe_timeout;
             tokio::spawn(async move {
-                let result = match tokio::time::timeout(patience, worker.lock()).await {
+                let result = match tokio::time::timeout(deadline, worker.lock()).await {
                     // Sending fails only when the sweep is over; then nobody misses the reply.
                     Ok(mut worker) => {
                         let on_reply = |reply| drop(replies.send((device, Said::Reply(reply))));
-                        worker.call(&request, on_reply).await
+                        worker.call(&request, deadline, on_reply).await
                     }
                     Err(_) => Err(CallError::Busy),
                 };

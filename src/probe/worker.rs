@@ -75,16 +75,16 @@ impl StallFlag {
 }
 
 /// The helper of one file system.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Worker {
-    deadline: Duration,
     state: State,
     flag: StallFlag,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 enum State {
     /// No helper runs, or the call that had it was given up.
+    #[default]
     Absent,
     /// Waiting for a request.
     Idle(Connection),
@@ -97,34 +97,22 @@ enum State {
 }
 
 impl Worker {
-    /// A worker whose steps may take `deadline` each. Its helper is started by the first call.
-    #[must_use]
-    pub fn new(deadline: Duration) -> Self {
-        Worker {
-            deadline,
-            state: State::Absent,
-            flag: StallFlag::default(),
-        }
-    }
-
-    /// Changes how long a step may take, from the next call on.
-    pub fn set_deadline(&mut self, deadline: Duration) {
-        self.deadline = deadline;
-    }
-
     /// Tells others whether the file system hangs.
     #[must_use]
     pub fn flag(&self) -> StallFlag {
         self.flag.clone()
     }
 
-    /// Has the helper carry out a request and hands out its replies as they come.
+    /// Has the helper carry out a request, each step of which may take `deadline` (and what the
+    /// request rightly takes beyond), and hands out its replies as they come. The first call starts
+    /// the helper.
     ///
     /// # Errors
     /// [`CallError`]; replies that came before it were handed out.
     pub async fn call(
         &mut self,
         request: &Request,
+        deadline: Duration,
         mut on_reply: impl FnMut(Reply),
     ) -> Result<(), CallError> {
         let mut connection = self.connection().await?;
@@ -132,7 +120,7 @@ impl Worker {
         began.map_err(CallError::Helper)?;
         let mut slow = None;
         let mut last = Instant::now();
-        let deadline = self.deadline + request.extra_time();
+        let deadline = deadline + request.extra_time();
         loop {
             let left = deadline.saturating_sub(last.elapsed());
             match tokio::time::timeout(left, connection.receive()).await {
