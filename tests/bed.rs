@@ -8,16 +8,22 @@
 mod support;
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, BufRead, BufReader, Write};
+use std::net::TcpListener;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use rustix::fs::SeekFrom;
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
 use support::bed::Plan;
+use support::child::Child;
 use support::guest::{self, BLOCK};
+use support::rundir::{self, Place};
 use support::{Bed, MIB, Reader, Stall, Writer, stall, tools};
 
 fn keeps_a_file(mut bed: Bed, kind: &str) {
@@ -296,4 +302,162 @@ fn a_stall_that_is_forgotten_is_removed() {
     drop(stall);
     assert_eq!(mounted_as(&device), None);
     assert_eq!(probe.thread.join().unwrap().unwrap(), MIB);
+}
+
+/// Says what `owner` shall own, and that it was meant.
+const OWNER: &str = "FRAGWATCH_BED_OWNER";
+
+/// Not a test: a process with beds, to be killed.
+#[test]
+#[ignore = "not a test: a process that the tests of the janitor kill"]
+fn owner() {
+    let Some(what) = std::env::var_os(OWNER) else {
+        return;
+    };
+    let bed = Bed::xfs().unwrap();
+    let _open = File::create(bed.path().join("open")).unwrap();
+    let mut sleep = Command::new("sleep");
+    // Not in the group that is killed.
+    let child = Child::spawn(sleep.arg("1000").process_group(0)).unwrap();
+    let stall = (what == "stall").then(|| {
+        let mut stall = Stall::new().unwrap();
+        let file = stall.path().join("vm.img");
+        guest::random_direct_writes(&file, MIB, 100);
+        stall.cold();
+        stall.stop();
+        let probe = Probe::start(move || Ok(file.metadata()?.len()));
+        probe.assert_hangs();
+        stall
+    });
+    println!("\nowns {} {}", child.id(), rundir::janitor());
+    thread::sleep(Duration::from_secs(1000));
+    drop((stall, bed));
+}
+
+/// A process that owns a bed.
+struct Owner {
+    process: Child,
+    child: u32,
+    janitor: u32,
+}
+
+impl Owner {
+    fn start(what: &str) -> Owner {
+        let mut process = Child::spawn(
+            Command::new(std::env::current_exe().unwrap())
+                .args(["owner", "--exact", "--ignored", "--nocapture"])
+                .env(OWNER, what)
+                .process_group(0)
+                .stdout(Stdio::piped()),
+        )
+        .unwrap();
+        let output = BufReader::new(process.pipes().stdout.take().unwrap());
+        let mut lines = output.lines().map(Result::unwrap);
+        let line = lines.find(|line| line.starts_with("owns ")).unwrap();
+        let mut pids = line.split(' ').skip(1).map(|pid| pid.parse().unwrap());
+        Owner {
+            child: pids.next().unwrap(),
+            janitor: pids.next().unwrap(),
+            process,
+        }
+    }
+
+    /// What there still is of it.
+    fn left(&self) -> Vec<String> {
+        let pid = self.process.id();
+        let run = format!(".{pid}.");
+        let mounts = fs::read_to_string("/proc/mounts").unwrap();
+        let mut left: Vec<String> = mounts
+            .lines()
+            .filter(|line| line.contains("fragwatch-bed.") && line.contains(&run))
+            .map(str::to_owned)
+            .collect();
+        for place in [Place::Disk, Place::Memory] {
+            let own = rundir::of_process(place);
+            let entries = fs::read_dir(own.parent().unwrap()).unwrap();
+            let names = entries.map(|e| e.unwrap().file_name().into_string().unwrap());
+            left.extend(names.filter(|n| n.starts_with("fragwatch-bed.") && n.contains(&run)));
+        }
+        let image = format!("image-{pid}");
+        for device in fs::read_dir("/sys/block").unwrap() {
+            let file = device.unwrap().path().join("loop/backing_file");
+            // Most are no loop devices, or loop devices of nothing.
+            let image_of = fs::read_to_string(file).unwrap_or_default();
+            left.extend(image_of.contains(&image).then_some(image_of));
+        }
+        let child = stall::state(Path::new(&format!("/proc/{}", self.child)));
+        // A zombie waits for an init that may not be there in a container.
+        left.extend(
+            child
+                .filter(|s| *s != 'Z')
+                .map(|s| format!("the child, {s}")),
+        );
+        left
+    }
+
+    fn assert_goes(&self) {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while !self.left().is_empty() {
+            assert!(Instant::now() < deadline, "{:?}", self.left());
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+#[test]
+fn nothing_is_left_of_a_killed_test() {
+    drop(support::require!(Bed::xfs()));
+    let owner = Owner::start("bed");
+    assert_eq!(owner.left().len(), 4, "{:?}", owner.left());
+    let group = Pid::from_raw(owner.process.id().cast_signed()).unwrap();
+    kill_process_group(group, Signal::KILL).unwrap();
+    owner.assert_goes();
+}
+
+#[test]
+fn nothing_is_left_of_a_test_killed_while_it_hangs() {
+    drop(support::require!(Stall::new()));
+    let owner = Owner::start("stall");
+    assert!(owner.left().len() > 4, "{:?}", owner.left());
+    owner.process.signal(Signal::KILL);
+    owner.assert_goes();
+}
+
+#[test]
+fn what_a_killed_janitor_left_goes_with_the_next_test() {
+    drop(support::require!(Bed::xfs()));
+    let owner = Owner::start("bed");
+    let janitor = Pid::from_raw(owner.janitor.cast_signed()).unwrap();
+    kill_process(janitor, Signal::KILL).unwrap();
+    owner.process.signal(Signal::KILL);
+    let mut owner = owner;
+    assert!(owner.process.wait(Duration::from_secs(5)).is_some());
+    rundir::sweep();
+    owner.assert_goes();
+}
+
+#[test]
+fn an_http_server_is_asked() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let server = thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
+        let asked = lines.next().unwrap().unwrap();
+        // All of it: what is left unread resets the connection.
+        while !lines.next().unwrap().unwrap().is_empty() {}
+        write!(
+            stream,
+            "HTTP/1.1 404 Not Found\r\nX-Like: it\r\n\r\nNo.\r\n"
+        )
+        .unwrap();
+        asked
+    });
+    let answer = support::http_get(address, "/metrics?a=b").unwrap();
+    assert_eq!(server.join().unwrap(), "GET /metrics?a=b HTTP/1.0");
+    assert_eq!(answer.status, 404);
+    assert_eq!(answer.header("x-like"), Some("it"));
+    assert_eq!(answer.body, "No.\r\n");
+    // Nobody listens there now.
+    assert!(support::http_get(address, "/").is_err());
 }

@@ -29,11 +29,11 @@ alive() {
     done <"/proc/$1/status"
 }
 
-# owner DIR: sets pid and start.
+# owner NAME.PID.START: sets pid and start.
 owner() {
     start=${1##*.}
     pid=${1%.*}
-    pid=${pid##*.}
+    pid=${pid##*[./]}
 }
 
 # mounts_below DIR: sets mounts, the newest first.

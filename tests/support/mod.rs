@@ -25,6 +25,7 @@
 //! | `fuse`   | a FUSE server of one file |
 //! | `stall`  | a file system that hangs when it is told to |
 //! | `tools`  | what xfs_io, filefrag and xfs_db say of a file |
+//! | `daemon` | runs the program under test |
 #![allow(dead_code, reason = "every test crate uses only a part of it")]
 #![allow(unused_imports, unused_macros, reason = "as above")]
 #![allow(
@@ -42,6 +43,7 @@
 
 pub mod bed;
 pub mod child;
+pub mod daemon;
 mod fuse;
 pub mod guest;
 pub mod load;
@@ -53,6 +55,7 @@ pub mod stall;
 pub mod tools;
 
 pub use bed::{Bed, drop_caches};
+pub use daemon::{RunningDaemon, fragwatch, free_address, http_get};
 pub use load::{Latencies, Reader, Writer};
 pub use skip::{Here, NotHere};
 pub(crate) use skip::{optional, require};

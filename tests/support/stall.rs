@@ -21,6 +21,7 @@
 //! /proc; and whatever ends the test resumes or kills the server first.
 
 use std::fs;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -167,6 +168,8 @@ impl Server {
                 .args(["--exact", "stall_server", "--ignored", "--nocapture"])
                 .env(BACKING, backing)
                 .env(MOUNT_POINT, mount_point)
+                // Out of reach of whatever stops and continues the tests at a terminal.
+                .process_group(0)
                 .stdin(Stdio::null())
                 .stdout(Stdio::null()),
         )
