@@ -1,10 +1,11 @@
 //! A sign of life on standard error while a long command works. Nothing where that is no terminal,
 //! and nothing before there was time to wonder.
 
+use std::fmt::Write;
 use std::io::IsTerminal as _;
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
 /// Commands that are done by then show nothing.
 const PATIENCE: Duration = Duration::from_millis(400);
@@ -34,7 +35,7 @@ impl Progress {
         bar.set_draw_target(ProgressDrawTarget::hidden());
         // A template that is none would leave the default look.
         if let Ok(style) = ProgressStyle::with_template(template) {
-            bar.set_style(style.progress_chars("█▉▊▋▌▍▎▏ "));
+            bar.set_style(style.progress_chars("█▉▊▋▌▍▎▏ ").with_key("left", left));
         }
         Progress {
             bar,
@@ -52,6 +53,15 @@ impl Progress {
         self.bar.set_message(message);
         self.bar.set_position(position);
     }
+}
+
+/// Before the first extents there is nothing to judge by: the kernel may be loading the whole map.
+fn left(state: &ProgressState, text: &mut dyn Write) {
+    // Writing to the bar's own buffer cannot fail.
+    let _ = match state.pos() {
+        0 => write!(text, "begins"),
+        _ => write!(text, "{} left", HumanDuration(state.eta())),
+    };
 }
 
 impl Drop for Progress {
