@@ -1,2 +1,3 @@
 //! fragwatch watches the extent fragmentation of VM disk images on KVM hypervisors.
+pub mod klog;
 pub mod model;
