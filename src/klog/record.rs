@@ -169,7 +169,7 @@ fn hexadecimal(digit: u8) -> Option<u8> {
 }
 
 /// Decimal digits and nothing else, as a number that fits.
-pub(super) fn number(digits: &[u8]) -> Option<u64> {
+pub(crate) fn number(digits: &[u8]) -> Option<u64> {
     if digits.is_empty() {
         return None;
     }
