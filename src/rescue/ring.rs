@@ -7,20 +7,18 @@
 //! # How it works
 //!
 //! Entry `n` goes to slot `n mod slots`, so the producer may overwrite what the consumer is reading.
-//! Each slot has a version next to its words: `2n + 1` while entry `n` is being written, `2n + 2`
-//! when it is complete (0 at the beginning). The consumer reads version, words, version; when it
-//! does not find `2n + 2` both times, entry `n` is lost.
+//! The producer writes `n` into the slot as its owner, then the words, then `n + 1` into `pushed`.
+//! The consumer sees in `pushed` that entry `n` is complete, reads the words and then the owner:
+//! when that is no longer `n`, the copy may be torn, and the entry is lost.
 //!
 //! Every word is an atomic, so a read that races is no undefined behaviour, only a copy to throw
-//! away. The orderings are those of a sequence lock:
+//! away. Why no torn copy is ever kept:
 //!
-//! - the producer sets the odd version, then comes a release fence, then the words are written. A
-//!   consumer that read one of these words and then passed its acquire fence also sees the odd
-//!   version or a later one when it reads the version again: it throws the copy away;
-//! - the even version is written with release, and first read with acquire: a consumer that sees it
-//!   sees every word of the entry, and none that is older;
-//! - `pushed` is written last, with release, and read with acquire: all entries below it are
-//!   complete.
+//! - `pushed` is written with release and read with acquire: the consumer sees every word of entry
+//!   `n`, and its owner, as entry `n` left them or later entries did, never older;
+//! - between owner and words the producer has a release fence, between words and owner the consumer
+//!   has an acquire fence: if it read even one word of a later entry, it also reads that entry's
+//!   owner, or one later still.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
@@ -36,7 +34,8 @@ pub trait Packed<const W: usize>: Copy {
 }
 
 struct Slot<const W: usize> {
-    version: AtomicU64,
+    /// The entry that is in the slot, or on its way there.
+    owner: AtomicU64,
     words: [AtomicU64; W],
 }
 
@@ -76,7 +75,7 @@ pub struct Consumer<T, const W: usize> {
 #[must_use]
 pub fn ring<T: Packed<W>, const W: usize>(slots: usize) -> (Producer<T, W>, Consumer<T, W>) {
     let slot = |_| Slot {
-        version: AtomicU64::new(0),
+        owner: AtomicU64::new(0),
         words: std::array::from_fn(|_| AtomicU64::new(0)),
     };
     let shared = Arc::new(Shared {
@@ -104,15 +103,11 @@ impl<T: Packed<W>, const W: usize> Producer<T, W> {
         let Some(slot) = self.shared.slot(self.next) else {
             return;
         };
-        let version = self.next.wrapping_mul(2);
-        slot.version
-            .store(version.wrapping_add(1), Ordering::Relaxed);
+        slot.owner.store(self.next, Ordering::Relaxed);
         fence(Ordering::Release);
         for (place, word) in slot.words.iter().zip(words) {
             place.store(word, Ordering::Relaxed);
         }
-        slot.version
-            .store(version.wrapping_add(2), Ordering::Release);
         self.next = self.next.wrapping_add(1);
         self.shared.pushed.store(self.next, Ordering::Release);
     }
@@ -151,16 +146,12 @@ impl<T: Packed<W>, const W: usize> Consumer<T, W> {
     /// The words of entry `next`, unless the producer has come to its slot again.
     fn read(&self) -> Option<[u64; W]> {
         let slot = self.shared.slot(self.next)?;
-        let version = self.next.wrapping_mul(2).wrapping_add(2);
-        if slot.version.load(Ordering::Acquire) != version {
-            return None;
-        }
         let mut words = [0; W];
         for (word, place) in words.iter_mut().zip(&slot.words) {
             *word = place.load(Ordering::Relaxed);
         }
         fence(Ordering::Acquire);
-        (slot.version.load(Ordering::Relaxed) == version).then_some(words)
+        (slot.owner.load(Ordering::Relaxed) == self.next).then_some(words)
     }
 }
 
@@ -272,7 +263,9 @@ mod tests {
     use proptest::collection::vec;
     use proptest::prelude::*;
     use std::collections::VecDeque;
+    use std::sync::Barrier;
     use std::sync::atomic::AtomicBool;
+    use std::time::{Duration, Instant};
 
     /// Every word follows from the number, so that a torn entry is recognised.
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -299,47 +292,63 @@ mod tests {
         }
     }
 
-    /// A producer at full speed; `pause` slows the consumer down now and then.
-    fn stress(slots: usize, entries: u64, pause: fn(u64)) -> (u64, u64) {
+    struct Stop<'a>(&'a AtomicBool);
+
+    impl Drop for Stop<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// A producer against a consumer, until the consumer has read enough or tried long enough.
+    /// Both rest at odd times, so that each laps and waits for the other.
+    fn stress(slots: usize) {
+        const READS: u64 = 300_000;
+        let deadline = Instant::now() + Duration::from_secs(1);
         let (mut producer, mut consumer) = ring::<Numbered, 9>(slots);
-        let finished = AtomicBool::new(false);
+        let enough = AtomicBool::new(false);
+        let begin = Barrier::new(2);
         let mut read = 0;
-        std::thread::scope(|scope| {
-            scope.spawn(|| {
-                for number in 0..entries {
+        let pushed = std::thread::scope(|scope| {
+            let producer = scope.spawn(|| {
+                begin.wait();
+                let mut number = 0;
+                while !enough.load(Ordering::Relaxed) {
                     producer.push(&Numbered(number));
+                    number += 1;
+                    (0..number % 13).for_each(|_| std::hint::spin_loop());
                 }
-                finished.store(true, Ordering::Release);
+                number
             });
-            loop {
-                let last_round = finished.load(Ordering::Acquire);
+            // Also when an assertion fails, or the producer would never end.
+            let stop = Stop(&enough);
+            begin.wait();
+            while read < READS && Instant::now() < deadline {
                 while let Some(Numbered(number)) = consumer.pop() {
                     assert_eq!(number, read + consumer.lost());
                     read += 1;
-                    pause(read);
+                    (0..read % 17).for_each(|_| std::hint::spin_loop());
+                    if read.is_multiple_of(1024) && (read >= READS || Instant::now() >= deadline) {
+                        break;
+                    }
                 }
-                if last_round {
-                    break;
-                }
-                std::thread::yield_now();
             }
+            drop(stop);
+            producer.join().unwrap()
         });
-        assert_eq!(read + consumer.lost(), entries);
-        (read, consumer.lost())
+        while let Some(Numbered(number)) = consumer.pop() {
+            assert_eq!(number, read + consumer.lost());
+            read += 1;
+        }
+        assert_eq!(read + consumer.lost(), pushed);
+        assert!(read > 0);
     }
 
     #[test]
     fn no_entry_is_torn_and_none_goes_uncounted() {
         for slots in [1, 2, 3, 8, 1000] {
-            let (read, _) = stress(slots, 1_000_000, |_| ());
-            assert!(read > 0);
+            stress(slots);
         }
-        let (_, lost) = stress(16, 1_000_000, |read| {
-            if read.is_multiple_of(64) {
-                std::thread::yield_now();
-            }
-        });
-        assert!(lost > 0);
     }
 
     #[test]
