@@ -24,7 +24,7 @@ use support::bed::Plan;
 use support::child::Child;
 use support::guest::{self, BLOCK};
 use support::rundir::{self, Place};
-use support::{Bed, MIB, Reader, Stall, Writer, stall, tools};
+use support::{Bed, MIB, Reader, Stall, Writer, prepared, stall, tools};
 
 fn keeps_a_file(mut bed: Bed, kind: &str) {
     let file = bed.path().join("file");
@@ -102,12 +102,26 @@ fn what_the_kernel_refuses_is_told_and_removed() {
 }
 
 #[test]
+fn alternate_blocks_are_as_many_extents() {
+    let extents = 20_000;
+    for make in [Bed::xfs, Bed::ext4] {
+        let bed = support::require!(make());
+        let file = bed.path().join("vm.img");
+        guest::alternate_blocks(&file, extents);
+        assert_eq!(tools::xfs_io_fiemap_count(&file), extents);
+    }
+}
+
+#[test]
 fn a_million_extents() {
     let extents = 1_000_000;
-    let bed = support::require!(Bed::xfs_sized(guest::room_for(extents)));
-    let file = bed.path().join("vm.img");
-    guest::alternate_blocks(&file, extents);
-    assert_eq!(tools::xfs_io_stat_nextents(&file), extents);
+    let bed = support::require!(Bed::fragmented(extents));
+    let again = support::require!(Bed::fragmented(extents));
+    for bed in [&bed, &again] {
+        let file = bed.path().join(prepared::IMAGE);
+        assert_eq!(tools::xfs_io_stat_nextents(&file), extents);
+    }
+    let file = bed.path().join(prepared::IMAGE);
     assert_eq!(tools::xfs_io_fiemap_count(&file), extents);
     bed.remount_ro();
     assert_eq!(tools::xfs_db_frag(bed.device()).0, extents);
