@@ -26,14 +26,14 @@ pub struct Plan {
 
 impl Plan {
     /// A file system of type `kind`: `xfs`, `ext4`, `btrfs`. 2 GiB with what its mkfs sets by
-    /// default, in the temporary directory.
+    /// default, in memory if there is plenty.
     pub fn of(kind: &'static str) -> Plan {
         Plan {
             kind,
             size: 2 * GIB,
             mkfs: Vec::new(),
             options: String::new(),
-            place: Place::Disk,
+            place: Place::quick(),
         }
     }
 
@@ -56,7 +56,8 @@ impl Plan {
         self
     }
 
-    /// Where its image lies.
+    /// Where its image lies: [`Place::Disk`] for more data than memory should hold, or where the
+    /// time that a real disk takes matters.
     pub fn place(mut self, place: Place) -> Plan {
         self.place = place;
         self

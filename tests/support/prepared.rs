@@ -9,9 +9,9 @@ use rustix::fs::{FlockOperation, flock};
 
 use super::bed::{Bed, Dir, Plan, image_in};
 use super::child::Child;
-use super::rundir::{self, Place};
+use super::rundir::Place;
 use super::skip::{Here, NotHere};
-use super::{GIB, guest, tools};
+use super::{guest, tools};
 
 /// The file in [`Bed::fragmented`].
 pub const IMAGE: &str = "vm.img";
@@ -29,7 +29,7 @@ impl Bed {
         if !kept.exists() {
             prepare(&kept, extents)?;
         }
-        let dir = Dir::new(Place::Disk)?;
+        let dir = Dir::new(Place::quick())?;
         let image = image_in(&dir.0);
         copy(&kept, &image)?;
         Bed::on(dir, &image, &copy_of_xfs())
@@ -37,13 +37,7 @@ impl Bed {
 
     /// The XFS of which `dump` is an xz-compressed metadump: all its metadata, no data.
     pub fn from_metadump(dump: &Path) -> Here<Bed> {
-        // xfs_mdrestore writes a block here and a block there.
-        let place = if rundir::room(Place::Memory) > 4 * GIB {
-            Place::Memory
-        } else {
-            Place::Disk
-        };
-        let dir = Dir::new(place)?;
+        let dir = Dir::new(Place::quick())?;
         let image = image_in(&dir.0);
         restore(dump, &image)?;
         Bed::on(dir, &image, &copy_of_xfs())

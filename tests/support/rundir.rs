@@ -18,6 +18,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use super::{GIB, tools};
+
 const JANITOR: &str = include_str!("janitor.sh");
 
 /// Where a thing lies.
@@ -27,6 +29,17 @@ pub enum Place {
     Disk,
     /// Memory, as a tmpfs.
     Memory,
+}
+
+impl Place {
+    /// Memory, if there is plenty: quick, and not disturbed by what else the disk is busy with.
+    pub fn quick() -> Place {
+        if room(Place::Memory) > 4 * GIB {
+            Place::Memory
+        } else {
+            Place::Disk
+        }
+    }
 }
 
 struct Run {
@@ -58,7 +71,7 @@ pub fn janitor() -> u32 {
 }
 
 /// Bytes that can be written to `place`.
-pub fn room(place: Place) -> u64 {
+fn room(place: Place) -> u64 {
     let Ok(fs) = rustix::fs::statvfs(base(place)) else {
         return 0;
     };
@@ -66,7 +79,7 @@ pub fn room(place: Place) -> u64 {
     match place {
         Place::Disk => free,
         // A tmpfs promises more than there is.
-        Place::Memory => free.min(super::tools::meminfo("MemAvailable") / 2),
+        Place::Memory => free.min(tools::meminfo("MemAvailable") / 2),
     }
 }
 

@@ -30,9 +30,9 @@ use rustix::process::Signal;
 
 use super::bed::{Bed, Dir, Plan, unmount_at_last};
 use super::child::Child;
-use super::rundir::{self, Place};
+use super::rundir::Place;
 use super::skip::{Here, NotHere};
-use super::{GIB, fuse, tools};
+use super::{fuse, tools};
 
 const BACKING: &str = "FRAGWATCH_STALL_BACKING";
 const MOUNT_POINT: &str = "FRAGWATCH_STALL_MOUNT_POINT";
@@ -74,11 +74,7 @@ pub struct Stall {
 impl Stall {
     /// Makes one; it is not stalled yet.
     pub fn new() -> Here<Stall> {
-        let place = if rundir::room(Place::Memory) > GIB {
-            Place::Memory
-        } else {
-            Place::Disk
-        };
+        let place = Place::quick();
         let dir = Dir::new(place)?;
         let plan = Plan::of("xfs").place(place);
         let backing = plan.image(&dir.0)?;
