@@ -1,2 +1,30 @@
 //! fragwatch watches the extent fragmentation of VM disk images on KVM hypervisors.
+//!
+//! ```text
+//! discover ─► probe ─► assess ─► serve
+//!    which files are images, how many extents each has, how bad that is, and who is told
+//! ```
+//!
+//! The law that shapes it: **a probe that hangs takes nothing with it.** Every call that touches
+//! a file system of images is made by that file system's own helper process, with a deadline and
+//! one call at a time ([`probe`]); all else reads what the helpers have told.
+//!
+//! - [`cli`]: the command line, one file a subcommand
+//! - [`config`]: the configuration file, and what is wrong with it
+//! - [`model`]: the words: image, extent, extent map, file system (pure)
+//! - [`sys`]: the kernel's interfaces, and the only unsafe code
+//! - [`discover`]: which files are VM images
+//! - [`probe`]: counting them, and surviving when that hangs
+//! - [`assess`]: how bad it is (pure)
+//! - [`serve`]: metrics and their page
+//! - [`daemon`]: `fragwatch run`, which wires it all
+
+pub mod assess;
+pub mod cli;
+pub mod config;
+pub mod daemon;
+pub mod discover;
 pub mod model;
+pub mod probe;
+pub mod serve;
+pub mod sys;

@@ -1,1 +1,9 @@
-fn main() {}
+//! The `fragwatch` program: see the library for what it is made of.
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+fn main() -> ExitCode {
+    fragwatch::cli::main(&fragwatch::cli::args::Arguments::parse())
+}

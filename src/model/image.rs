@@ -32,6 +32,9 @@ pub enum Format {
     Vdi,
     /// Hyper-V.
     Vhdx,
+    /// An image by its name or because of its many extents, not looked into: reading one byte of
+    /// it would load its whole extent map.
+    Unknown,
 }
 
 impl Format {
@@ -44,6 +47,7 @@ impl Format {
             Format::Vmdk => "vmdk",
             Format::Vdi => "vdi",
             Format::Vhdx => "vhdx",
+            Format::Unknown => "unknown",
         }
     }
 }

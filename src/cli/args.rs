@@ -1,0 +1,122 @@
+//! What can be written on the command line. Only shapes and texts; each subcommand lives in a file
+//! of its own.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Watches the extent fragmentation of VM disk images
+///
+/// Counts the extents of disk images on XFS (and other file systems), in constant time and without
+/// loading their extent maps, and serves the counts to Prometheus.
+#[derive(Debug, Parser)]
+#[command(
+    name = "fragwatch",
+    version,
+    propagate_version = true,
+    max_term_width = 100
+)]
+pub struct Arguments {
+    /// Configuration file; fragments in conf.d beside it are read after it
+    /// [default: /etc/fragwatch/fragwatch.toml]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Count the extents of images and show them, worst first
+    Scan(ScanArguments),
+    /// Run as a daemon: count at intervals and serve the counts to Prometheus
+    Run,
+    /// Check a configuration and say what is wrong with it, and where
+    CheckConfig(CheckConfigArguments),
+    /// Print a completion script for a shell
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+    /// Write the manual pages into a directory
+    Man {
+        /// The directory; it must exist
+        directory: PathBuf,
+    },
+    /// The process that probes one file system; started by the program itself
+    #[command(name = crate::probe::worker::HELPER_COMMAND, hide = true)]
+    ProbeHelper,
+}
+
+/// Of `fragwatch scan`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Exit status: 0 when everything could be read, 1 when something could not, 2 on wrong usage.
+
+An image is a file with the header of a known format (qcow2, vmdk, vdi, vhdx), one whose name ends
+in .raw, .img or .disk, one that a QEMU process has open, or one that is named on the command line.")]
+pub struct ScanArguments {
+    /// Files and directories to scan [default: the paths of the configuration]
+    #[arg(value_name = "PATH")]
+    pub paths: Vec<PathBuf>,
+
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+
+    /// Read the extent maps too: physical fragments, holes, a histogram of extent lengths
+    ///
+    /// Reading a map loads it into kernel memory, where it stays as long as the image is open:
+    /// about 18 bytes an extent. Maps of more extents than sampling.map_max_extents are left out.
+    #[arg(long, conflicts_with = "census")]
+    pub map: bool,
+
+    /// With --map: read maps of any length, whatever they cost
+    #[arg(long, requires = "map")]
+    pub force: bool,
+
+    /// Count all files of the XFS that this path lies on, not only images (needs root)
+    #[arg(long, value_name = "MOUNT", conflicts_with = "paths")]
+    pub census: Option<PathBuf>,
+
+    /// Show only the first N images; with --census, name the worst N files
+    #[arg(long, value_name = "N")]
+    pub top: Option<usize>,
+
+    /// Sort by this, largest first
+    #[arg(long, value_enum, default_value_t = SortKey::Extents, value_name = "KEY")]
+    pub sort: SortKey,
+
+    /// Leave out smaller files found in directories, e.g. 64MiB [default: images.min_size]
+    #[arg(long, value_name = "SIZE")]
+    pub min_size: Option<String>,
+}
+
+/// What `fragwatch scan` sorts by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum SortKey {
+    /// Number of extents
+    Extents,
+    /// Mean length of an extent, shortest first
+    Mean,
+    /// Length of the file
+    Size,
+    /// What the file occupies on disk
+    Allocated,
+    /// Name, in alphabetical order
+    Path,
+}
+
+/// Of `fragwatch check-config`.
+#[derive(Debug, Args)]
+pub struct CheckConfigArguments {
+    /// The file to check [default: as --config]
+    pub file: Option<PathBuf>,
+
+    /// Print the configuration in force, defaults included
+    #[arg(long)]
+    pub show: bool,
+}

@@ -1,0 +1,22 @@
+//! Completions and manual pages, made from the command line's own description.
+
+use std::path::Path;
+
+use anyhow::Context as _;
+use clap::CommandFactory as _;
+
+use super::args::Arguments;
+use super::{SUCCESS, terminal};
+
+pub(super) fn completions(shell: clap_complete::Shell) -> anyhow::Result<u8> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Arguments::command(), "fragwatch", &mut script);
+    terminal::print(&String::from_utf8_lossy(&script))?;
+    Ok(SUCCESS)
+}
+
+pub(super) fn man(directory: &Path) -> anyhow::Result<u8> {
+    clap_mangen::generate_to(Arguments::command(), directory)
+        .with_context(|| format!("cannot write manual pages to {}", directory.display()))?;
+    Ok(SUCCESS)
+}

@@ -1,0 +1,68 @@
+//! The command line: one file a subcommand.
+
+pub mod args;
+mod census;
+mod check_config;
+mod generate;
+mod image_table;
+mod map_view;
+mod progress;
+mod run;
+mod scan;
+mod scan_json;
+mod terminal;
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+
+use crate::config;
+use args::{Arguments, Command};
+
+/// Everything could be done.
+const SUCCESS: u8 = 0;
+/// Something could not be read.
+const INCOMPLETE: u8 = 1;
+/// Wrong usage, a wrong configuration, or nothing could be done.
+const FAILURE: u8 = 2;
+
+/// Carries out a command line.
+#[must_use]
+pub fn main(arguments: &Arguments) -> ExitCode {
+    let config = arguments.config.as_deref();
+    let result = match &arguments.command {
+        Command::Scan(scan) => match &scan.census {
+            Some(path) => census::run(path, scan, config),
+            None => scan::run(scan, config),
+        },
+        Command::Run => run::run(config),
+        Command::CheckConfig(check) => check_config::run(check, config),
+        Command::Completions { shell } => generate::completions(*shell),
+        Command::Man { directory } => generate::man(directory),
+        Command::ProbeHelper => helper(),
+    };
+    match result {
+        Ok(code) => ExitCode::from(code),
+        // Whoever read our output has seen enough.
+        Err(error) if terminal::is_broken_pipe(&error) => ExitCode::from(SUCCESS),
+        Err(error) => {
+            eprintln!("fragwatch: {error:#}");
+            ExitCode::from(FAILURE)
+        }
+    }
+}
+
+fn helper() -> anyhow::Result<u8> {
+    crate::probe::helper::serve()
+        .context("the probe helper is started by fragwatch itself, on a socket")?;
+    Ok(SUCCESS)
+}
+
+/// The configuration of a command: the given file, or the default one if there is one.
+fn load_config(path: Option<&Path>) -> Result<config::Loaded, config::ConfigError> {
+    match path {
+        Some(path) => config::load(path),
+        None => config::load_default(),
+    }
+}

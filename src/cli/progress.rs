@@ -1,0 +1,71 @@
+//! A sign of life on standard error while a long command works. Nothing where that is no terminal,
+//! and nothing before there was time to wonder.
+
+use std::fmt::Write;
+use std::io::IsTerminal as _;
+use std::time::{Duration, Instant};
+
+use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
+
+/// Commands that are done by then show nothing.
+const PATIENCE: Duration = Duration::from_millis(400);
+
+/// What a command has done so far.
+pub(super) struct Progress {
+    bar: ProgressBar,
+    began: Instant,
+    shown: bool,
+}
+
+impl Progress {
+    /// Work of unknown length.
+    pub(super) fn spinner() -> Self {
+        Self::new(ProgressBar::new_spinner(), "{spinner} {msg}")
+    }
+
+    /// Work of a known length, counted in extents.
+    pub(super) fn bar(extents: u64) -> Self {
+        Self::new(
+            ProgressBar::new(extents),
+            "{msg} [{bar:30}] {percent:>3}% {eta} left",
+        )
+    }
+
+    fn new(bar: ProgressBar, template: &str) -> Self {
+        bar.set_draw_target(ProgressDrawTarget::hidden());
+        // A template that is none would leave the default look.
+        if let Ok(style) = ProgressStyle::with_template(template) {
+            bar.set_style(style.progress_chars("█▉▊▋▌▍▎▏ ").with_key("left", left));
+        }
+        Progress {
+            bar,
+            began: Instant::now(),
+            shown: false,
+        }
+    }
+
+    /// Says what was reached.
+    pub(super) fn at(&mut self, position: u64, message: String) {
+        if !self.shown && self.began.elapsed() >= PATIENCE && std::io::stderr().is_terminal() {
+            self.bar.set_draw_target(ProgressDrawTarget::stderr());
+            self.shown = true;
+        }
+        self.bar.set_message(message);
+        self.bar.set_position(position);
+    }
+}
+
+/// Before the first extents there is nothing to judge by: the kernel may be loading the whole map.
+fn left(state: &ProgressState, text: &mut dyn Write) {
+    // Writing to the bar's own buffer cannot fail.
+    let _ = match state.pos() {
+        0 => write!(text, "begins"),
+        _ => write!(text, "{} left", HumanDuration(state.eta())),
+    };
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
+    }
+}

@@ -1,0 +1,278 @@
+//! `fragwatch scan`: count the images once and show them.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, anyhow, bail};
+
+use super::args::{ScanArguments, SortKey};
+use super::progress::Progress;
+use super::{INCOMPLETE, SUCCESS, image_table, load_config, map_view, scan_json, terminal};
+use crate::assess;
+use crate::config::{Settings, units};
+use crate::discover::mounts::MountTable;
+use crate::discover::rules::Selection;
+use crate::model::memory::{extent_limit, extent_map_memory};
+use crate::model::path::shown;
+use crate::model::{
+    Bytes, DeviceNumber, ExtentCount, ExtentMap, Filesystem, FilesystemKind, MapBuilder, Sample,
+    Severity,
+};
+use crate::probe::protocol::{Fault, MapRequest, PassedOver, Reply, Request, Root};
+use crate::probe::sweep::{Event, Fleet, Scope};
+
+/// How long one part of a map may take: short enough for the progress bar to move.
+const MAP_PART: Duration = Duration::from_millis(250);
+
+/// Everything that a scan found.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    pub(super) filesystems: BTreeMap<DeviceNumber, Filesystem>,
+    pub(super) images: Vec<Image>,
+    pub(super) errors: Vec<Fault>,
+    pub(super) passed_over: PassedOver,
+}
+
+/// One image of a scan.
+#[derive(Debug)]
+pub(super) struct Image {
+    pub(super) device: DeviceNumber,
+    pub(super) sample: Sample,
+    pub(super) severity: Severity,
+    pub(super) map: Option<ExtentMap>,
+}
+
+impl Found {
+    pub(super) fn filesystem(&self, image: &Image) -> Option<&Filesystem> {
+        self.filesystems.get(&image.device)
+    }
+
+    /// Kernel memory of the extent map once it is loaded; known for XFS only.
+    pub(super) fn map_memory(&self, image: &Image) -> Option<Bytes> {
+        let is_xfs = self.filesystem(image)?.kind == FilesystemKind::Xfs;
+        is_xfs.then(|| extent_map_memory(image.sample.extents))
+    }
+
+    /// The number of extents at which writes fail; known for XFS only.
+    pub(super) fn extent_limit(&self, image: &Image) -> Option<ExtentCount> {
+        Some(extent_limit(self.filesystem(image)?.features?.nrext64))
+    }
+}
+
+pub(super) fn run(arguments: &ScanArguments, config: Option<&Path>) -> anyhow::Result<u8> {
+    let settings = load_config(config)?.settings;
+    let scope = scope(arguments, &settings)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let found = runtime.block_on(scan(arguments, &settings, &scope))?;
+
+    if arguments.json {
+        terminal::print(&scan_json::render(&found)?)?;
+    } else {
+        let mut text = image_table::render(&found, terminal::width(), terminal::colours());
+        if arguments.map {
+            text.push_str(&map_view::render(&found, &settings.sampling));
+        }
+        terminal::print(&text)?;
+        for fault in &found.errors {
+            eprintln!("fragwatch: {}: {}", shown(&fault.path), fault.error);
+        }
+    }
+    Ok(if found.errors.is_empty() {
+        SUCCESS
+    } else {
+        INCOMPLETE
+    })
+}
+
+fn scope(arguments: &ScanArguments, settings: &Settings) -> anyhow::Result<Scope> {
+    let images = &settings.images;
+    let roots = if arguments.paths.is_empty() {
+        images
+            .paths
+            .iter()
+            .map(|path| Root::configured(PathBuf::from(path)))
+            .collect()
+    } else {
+        let absolute = arguments
+            .paths
+            .iter()
+            .map(|path| absolute(path).map(Root::literal));
+        absolute.collect::<Result<_, _>>()?
+    };
+    let min_size = match &arguments.min_size {
+        Some(text) => units::parse_size(text).map_err(|misfit| {
+            let instead = misfit.instead.map(|instead| format!("; write {instead}"));
+            anyhow!(
+                "--min-size {text} {}{}",
+                misfit.message,
+                instead.unwrap_or_default()
+            )
+        })?,
+        None => images.min_size,
+    };
+    Ok(Scope {
+        roots,
+        selection: Selection {
+            include: images.include.clone(),
+            exclude: images.exclude.clone(),
+            min_size,
+        },
+        probe_timeout: settings.sampling.probe_timeout,
+    })
+}
+
+/// A path of the command line without a look at any file system.
+pub(super) fn absolute(path: &Path) -> anyhow::Result<PathBuf> {
+    if path.as_os_str().is_empty() {
+        bail!("an empty path names nothing; `.` is the current directory");
+    }
+    std::path::absolute(path).with_context(|| format!("cannot tell where {} is", shown(path)))
+}
+
+async fn scan(
+    arguments: &ScanArguments,
+    settings: &Settings,
+    scope: &Scope,
+) -> anyhow::Result<Found> {
+    let mut fleet = Fleet::new(Path::new("/proc"));
+    let mounts = fleet.mounts().context("cannot read /proc/self/mountinfo")?;
+    let mut found = Found::default();
+    let mut progress = Progress::spinner();
+    let mut on_event = |device, event| {
+        take(device, event, &mut found, settings);
+        let images = found.images.len() as u64;
+        progress.at(images, format!("{images} images counted"));
+    };
+    fleet
+        .sweep(scope, &mut on_event)
+        .await
+        .context("cannot read /proc/self/mountinfo")?;
+    drop(progress);
+
+    sort(&mut found.images, arguments.sort);
+    if let Some(top) = arguments.top {
+        found.images.truncate(top);
+    }
+    if arguments.map {
+        read_maps(arguments, settings, &mut fleet, &mounts, &mut found).await;
+    }
+    Ok(found)
+}
+
+fn take(device: DeviceNumber, event: Event, found: &mut Found, settings: &Settings) {
+    match event {
+        Event::Filesystem(filesystem) => drop(found.filesystems.insert(device, filesystem)),
+        Event::Image(sample, _) => found.images.push(Image {
+            device,
+            severity: assess::severity(sample.extents, &settings.thresholds),
+            sample,
+            map: None,
+        }),
+        Event::Fault(fault) => found.errors.push(fault),
+        Event::PassedOver(passed_over) => found.passed_over.add(passed_over),
+        Event::Surveyed(_, Ok(())) => {}
+        Event::Surveyed(path, Err(error)) => found.errors.push(Fault {
+            path,
+            error: error.to_string(),
+        }),
+    }
+}
+
+fn sort(images: &mut [Image], key: SortKey) {
+    use std::cmp::Reverse;
+    let none_last = |mean: Option<Bytes>| mean.unwrap_or(Bytes(u64::MAX));
+    // By path among equals, so that two scans of the same images look the same.
+    images.sort_by(|a, b| a.sample.path.cmp(&b.sample.path));
+    match key {
+        SortKey::Extents => images.sort_by_key(|image| Reverse(image.sample.extents)),
+        SortKey::Mean => images.sort_by_key(|image| none_last(image.sample.mean_extent())),
+        SortKey::Size => images.sort_by_key(|image| Reverse(image.sample.size)),
+        SortKey::Allocated => images.sort_by_key(|image| Reverse(image.sample.allocated)),
+        SortKey::Path => {}
+    }
+}
+
+async fn read_maps(
+    arguments: &ScanArguments,
+    settings: &Settings,
+    fleet: &mut Fleet,
+    mounts: &MountTable,
+    found: &mut Found,
+) {
+    let cap = settings.sampling.map_max_extents;
+    let limits = MapLimits {
+        cap: if arguments.force {
+            ExtentCount(u64::MAX)
+        } else {
+            cap
+        },
+        deadline: settings.sampling.probe_timeout,
+    };
+    let mut maps = Vec::new();
+    for image in &found.images {
+        if image.sample.extents > limits.cap {
+            maps.push(None);
+            continue;
+        }
+        match read_map(image, &limits, fleet, mounts).await {
+            Ok(map) => maps.push(Some(map)),
+            Err(fault) => {
+                found.errors.push(fault);
+                maps.push(None);
+            }
+        }
+    }
+    for (image, map) in found.images.iter_mut().zip(maps) {
+        image.map = map;
+    }
+}
+
+struct MapLimits {
+    cap: ExtentCount,
+    deadline: Duration,
+}
+
+async fn read_map(
+    image: &Image,
+    limits: &MapLimits,
+    fleet: &mut Fleet,
+    mounts: &MountTable,
+) -> Result<ExtentMap, Fault> {
+    let path = &image.sample.path;
+    let failed = |error: String| Fault {
+        path: path.clone(),
+        error,
+    };
+    let Some(mount) = mounts.principal(image.device) else {
+        return Err(failed("its file system is no longer mounted".to_owned()));
+    };
+    let worker = fleet.worker(mount);
+    let mut worker = worker.lock().await;
+    let mut builder = MapBuilder::default();
+    let mut progress = Progress::bar(image.sample.extents.0);
+    loop {
+        progress.at(builder.extents().0, shown(path));
+        let request = Request::Map(Box::new(MapRequest {
+            path: path.clone(),
+            id: image.sample.id,
+            expected: image.sample.extents,
+            builder: std::mem::take(&mut builder),
+            max_extents: limits.cap,
+            budget: MAP_PART,
+            quick: true,
+        }));
+        let mut answer = None;
+        let on_reply = |reply| answer = Some(reply);
+        let called = worker.call(&request, limits.deadline, on_reply).await;
+        called.map_err(|error| failed(error.to_string()))?;
+        match answer {
+            Some(Reply::Map(map)) => return Ok(*map),
+            Some(Reply::MapPart(part)) => builder = *part,
+            Some(Reply::Fault(fault)) => return Err(fault),
+            _ => return Err(failed("the probe helper gave no map".to_owned())),
+        }
+    }
+}

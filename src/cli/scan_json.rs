@@ -1,0 +1,173 @@
+//! The JSON of `fragwatch scan --json`. Keys are only ever added.
+
+use std::path::Path;
+
+use serde::Serialize;
+
+use super::scan::{Found, Image};
+use crate::model::path::{hex_unless_text, shown};
+use crate::model::{Bytes, ExtentCount, ExtentMap, Filesystem, Severity};
+
+/// Raised only if a key should ever have to change its meaning.
+pub(super) const SCHEMA: u32 = 1;
+
+#[derive(Serialize)]
+struct Document {
+    schema: u32,
+    images: Vec<ImageObject>,
+    errors: Vec<ErrorObject>,
+    passed_over: PassedOverObject,
+}
+
+#[derive(Serialize)]
+struct ImageObject {
+    path: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    path_hex: Option<String>,
+    extents: ExtentCount,
+    size_bytes: Bytes,
+    allocated_bytes: Bytes,
+    mean_extent_bytes: Option<Bytes>,
+    extent_map_memory_bytes: Option<Bytes>,
+    extent_limit: Option<ExtentCount>,
+    filesystem: Option<FilesystemObject>,
+    inode: u64,
+    format: &'static str,
+    severity: Severity,
+    extent_size_hint_bytes: Bytes,
+    directory_extent_size_hint_bytes: Bytes,
+    map: Option<MapObject>,
+    /// Filled in once owners are looked for.
+    vm: Option<()>,
+}
+
+#[derive(Serialize)]
+pub(super) struct FilesystemObject {
+    mount: String,
+    #[serde(rename = "type")]
+    type_name: String,
+    uuid: Option<String>,
+}
+
+#[derive(Serialize)]
+struct MapObject {
+    extents: ExtentCount,
+    fragments: u64,
+    holes: u64,
+    unwritten_bytes: Bytes,
+    shared_bytes: Bytes,
+    delayed_bytes: Bytes,
+    longest_extent_bytes: Bytes,
+    complete: bool,
+    histogram: Vec<HistogramObject>,
+}
+
+#[derive(Serialize)]
+struct HistogramObject {
+    from_bytes: u64,
+    to_bytes: u64,
+    extents: u64,
+}
+
+#[derive(Serialize)]
+struct ErrorObject {
+    path: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    path_hex: Option<String>,
+    error: String,
+}
+
+#[derive(Serialize)]
+struct PassedOverObject {
+    too_small: u64,
+    not_an_image: u64,
+}
+
+/// The document, as one line.
+///
+/// # Errors
+/// When it cannot be written as JSON, which would be a mistake in its types.
+pub(super) fn render(found: &Found) -> serde_json::Result<String> {
+    let error = |fault: &crate::probe::protocol::Fault| ErrorObject {
+        path: shown(&fault.path),
+        path_hex: hex_unless_text(&fault.path),
+        error: fault.error.clone(),
+    };
+    to_line(&Document {
+        schema: SCHEMA,
+        images: found
+            .images
+            .iter()
+            .map(|image| object(found, image))
+            .collect(),
+        errors: found.errors.iter().map(error).collect(),
+        passed_over: PassedOverObject {
+            too_small: found.passed_over.too_small,
+            not_an_image: found.passed_over.unwanted,
+        },
+    })
+}
+
+/// Any document, as one line.
+///
+/// # Errors
+/// See [`render`].
+pub(super) fn to_line(document: &impl Serialize) -> serde_json::Result<String> {
+    Ok(serde_json::to_string(document)? + "\n")
+}
+
+/// How a file system is named.
+pub(super) fn filesystem(mount: &Path, filesystem: &Filesystem) -> FilesystemObject {
+    FilesystemObject {
+        mount: shown(mount),
+        type_name: filesystem.type_name.clone(),
+        uuid: filesystem.uuid.clone(),
+    }
+}
+
+fn object(found: &Found, image: &Image) -> ImageObject {
+    let sample = &image.sample;
+    ImageObject {
+        path: shown(&sample.path),
+        path_hex: hex_unless_text(&sample.path),
+        extents: sample.extents,
+        size_bytes: sample.size,
+        allocated_bytes: sample.allocated,
+        mean_extent_bytes: sample.mean_extent(),
+        extent_map_memory_bytes: found.map_memory(image),
+        extent_limit: found.extent_limit(image),
+        filesystem: found.filesystem(image).map(|fs| filesystem(&fs.mount, fs)),
+        inode: sample.id.inode,
+        format: sample.format.name(),
+        severity: image.severity,
+        extent_size_hint_bytes: sample.extent_size_hint,
+        directory_extent_size_hint_bytes: sample.directory_hint,
+        map: image.map.as_ref().map(map_object),
+        vm: None,
+    }
+}
+
+fn map_object(map: &ExtentMap) -> MapObject {
+    let class = |(class, extents): (usize, &u64)| HistogramObject {
+        from_bytes: 1 << class,
+        // The class of 2^63 and more has no end that fits.
+        to_bytes: (1u64 << class).saturating_mul(2),
+        extents: *extents,
+    };
+    let classes = map
+        .histogram
+        .iter()
+        .enumerate()
+        .filter(|(_, extents)| **extents > 0);
+    MapObject {
+        extents: map.extents,
+        fragments: map.fragments,
+        holes: map.holes,
+        unwritten_bytes: map.unwritten,
+        shared_bytes: map.shared,
+        delayed_bytes: map.delayed,
+        longest_extent_bytes: map.longest,
+        complete: map.complete,
+        histogram: classes.map(class).collect(),
+    }
+}

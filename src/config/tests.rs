@@ -1,0 +1,719 @@
+//! The room as a whole: from texts and files to settings, or to what an operator reads.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::os::unix::net::UnixListener;
+use std::time::Duration;
+
+use proptest::prelude::*;
+use tempfile::TempDir;
+
+use super::settings::{Images, Limits, Metrics, Sampling, Thresholds};
+use super::*;
+use crate::model::{Bytes, ExtentCount};
+
+/// The file that is delivered.
+const DELIVERED: &str = include_str!("../../config/fragwatch.toml");
+
+/// The settings that texts make together, or what is printed.
+fn settings(texts: &[&str]) -> Result<Settings, String> {
+    let names = ["f.toml", "conf.d/10.toml", "conf.d/20.toml"];
+    let sources: Vec<Source> = std::iter::zip(names, texts)
+        .map(|(name, text)| Source {
+            path: PathBuf::from(name),
+            text: (*text).to_owned(),
+        })
+        .collect();
+    assemble(&sources, Vec::new()).map_err(|error| error.to_string())
+}
+
+/// The lines of `expected` without their indentation up to the bar.
+#[track_caller]
+fn refused(texts: &[&str], expected: &str) {
+    let expected: Vec<&str> = expected
+        .lines()
+        .filter_map(|line| line.split_once('|').map(|(_, line)| line))
+        .collect();
+    assert_eq!(settings(texts).unwrap_err(), expected.join("\n"));
+}
+
+#[test]
+fn nothing_set_is_the_defaults() {
+    assert_eq!(settings(&[]), Ok(Settings::default()));
+    assert_eq!(
+        settings(&["", "# nothing\n", "[sampling]"]),
+        Ok(Settings::default())
+    );
+}
+
+#[test]
+fn the_delivered_file_sets_every_key_to_its_default() {
+    assert_eq!(settings(&[DELIVERED]), Ok(Settings::default()));
+    let (raw, findings) = reader::read::<Raw>(0, DELIVERED);
+    assert_eq!(findings, []);
+    // Both print the keys that are set, so no key is missing in the file.
+    assert_eq!(raw.to_toml(), Settings::default().to_toml());
+}
+
+#[test]
+fn the_default_settings_print_as_documented() {
+    assert_eq!(
+        Settings::default().to_toml(),
+        r#"[images]
+paths = ["/var/lib/libvirt/images"]
+include = []
+exclude = ["*.iso"]
+min_size = "256MiB"
+
+[sampling]
+interval = "1m"
+map_interval = "12h"
+map_max_extents = 1_000_000
+probe_timeout = "10s"
+
+[thresholds.warning]
+extents = 500_000
+
+[thresholds.critical]
+extents = 5_000_000
+
+[metrics]
+listen = "127.0.0.1:9843"
+"#
+    );
+}
+
+#[test]
+fn a_later_file_wins_key_by_key() {
+    let settings = settings(&[
+        "[sampling]\ninterval = '2m'\nmap_interval = 'never'\n[images]\npaths = ['/a', '/b']",
+        "[sampling]\ninterval = '3m'\n[images]\npaths = ['/c']",
+        "[thresholds.warning]\nextents = 7",
+    ])
+    .unwrap();
+    assert_eq!(settings.sampling.interval, Duration::from_secs(180));
+    assert_eq!(settings.sampling.map_interval, None);
+    assert_eq!(settings.images.paths, ["/c"]);
+    assert_eq!(settings.thresholds.warning.extents, ExtentCount(7));
+    assert_eq!(settings.thresholds.critical.extents, ExtentCount(5_000_000));
+}
+
+#[test]
+fn a_number_where_a_duration_belongs() {
+    refused(
+        &["[sampling]\ninterval = 60\n"],
+        r#"
+        |f.toml:2:12: sampling.interval: 60 has no unit
+        |    interval = 60
+        |               ^^
+        |    write: interval = "60s"
+        "#,
+    );
+}
+
+#[test]
+fn a_unit_that_is_none() {
+    refused(
+        &["[sampling]\r\n\tinterval = \"1 minute\"\r\n[images]\r\nmin_size = '1 giga'"],
+        r#"
+        |f.toml:2:13: sampling.interval: "1 minute" is not a duration
+        |     interval = "1 minute"
+        |                ^^^^^^^^^^
+        |    write: interval = "1m"
+        |
+        |f.toml:4:12: images.min_size: '1 giga' is not a size
+        |    min_size = '1 giga'
+        |               ^^^^^^^^
+        |    write: min_size = "4096B", "64KiB", "500MB" or "10GiB"
+        "#,
+    );
+}
+
+#[test]
+fn text_without_quotes() {
+    refused(
+        &[
+            "[sampling]\ninterval = 5m\nmap_interval = never\nprobe_timeout =\n\
+           [metrics]\nlisten = 127.0.0.1:80\n[images]\npaths = [/srv, '/b']\ninclude = *.img",
+        ],
+        r#"
+        |f.toml:2:12: sampling.interval: 5m must stand in quotes
+        |    interval = 5m
+        |               ^^
+        |    write: interval = "5m"
+        |
+        |f.toml:3:16: sampling.map_interval: never must stand in quotes
+        |    map_interval = never
+        |                   ^^^^^
+        |    write: map_interval = "never"
+        |
+        |f.toml:4:16: sampling.probe_timeout: has no value
+        |    probe_timeout =
+        |                   ^
+        |    write: probe_timeout = "90s", "5m", "12h" or "7d"
+        |
+        |f.toml:6:10: metrics.listen: 127.0.0.1:80 must stand in quotes
+        |    listen = 127.0.0.1:80
+        |             ^^^^^^^^^^^^
+        |    write: listen = "127.0.0.1:80"
+        |
+        |f.toml:8:10: images.paths: /srv must stand in quotes
+        |    paths = [/srv, '/b']
+        |             ^^^^
+        |    write: "/srv"
+        |
+        |f.toml:9:11: images.include: *.img is not a list
+        |    include = *.img
+        |              ^^^^^
+        |    write: include = ["*.img"]
+        "#,
+    );
+}
+
+#[test]
+fn values_of_the_wrong_type() {
+    refused(
+        &["[sampling]\ninterval = ['1m']\nmap_interval = true\n\
+           [thresholds]\nwarning = 5\ncritical.extents = '500k'\n\
+           [images]\npaths = '/srv'\n[metrics]\nlisten = 9843"],
+        r#"
+        |f.toml:2:12: sampling.interval: must be a duration, not a TOML array
+        |    interval = ['1m']
+        |               ^^^^^^
+        |    write: interval = "90s", "5m", "12h" or "7d"
+        |
+        |f.toml:3:16: sampling.map_interval: true is not a duration
+        |    map_interval = true
+        |                   ^^^^
+        |    write: map_interval = "90s", "5m", "12h", "7d" or "never"
+        |
+        |f.toml:5:11: thresholds.warning is a section, not a value
+        |    warning = 5
+        |              ^
+        |    write: [thresholds.warning] and below it its keys: extents
+        |
+        |f.toml:6:20: thresholds.critical.extents: '500k' is not a whole number
+        |    critical.extents = '500k'
+        |                       ^^^^^^
+        |    write: extents = 500_000
+        |
+        |f.toml:8:9: images.paths: '/srv' is not a list
+        |    paths = '/srv'
+        |            ^^^^^^
+        |    write: paths = ["/srv"]
+        |
+        |f.toml:10:10: metrics.listen: 9843 is not a numeric address with a port
+        |    listen = 9843
+        |             ^^^^
+        |    write: listen = "127.0.0.1:9843", or for IPv6 "[::1]:9843"
+        "#,
+    );
+}
+
+#[test]
+fn unknown_keys_and_sections() {
+    refused(
+        &[
+            "interval = '1m'\n[sampling]\nintervall = '1m'\nspeed = 1\nlisten = 'x'\n[image]\n[klogg]",
+        ],
+        r#"
+        |f.toml:1:1: unknown key interval
+        |    interval = '1m'
+        |    ^^^^^^^^
+        |    help: it belongs into the section [sampling]
+        |
+        |f.toml:3:1: unknown key sampling.intervall
+        |    intervall = '1m'
+        |    ^^^^^^^^^
+        |    write: interval
+        |
+        |f.toml:4:1: unknown key sampling.speed
+        |    speed = 1
+        |    ^^^^^
+        |    help: [sampling] knows interval, map_interval, map_max_extents, probe_timeout
+        |
+        |f.toml:5:1: unknown key sampling.listen
+        |    listen = 'x'
+        |    ^^^^^^
+        |    help: it belongs into the section [metrics]
+        |
+        |f.toml:6:2: unknown section [image]
+        |    [image]
+        |     ^^^^^
+        |    write: [images]
+        |
+        |f.toml:7:2: unknown section [klogg]
+        |    [klogg]
+        |     ^^^^^
+        |    help: the sections are [images], [sampling], [thresholds], [metrics]
+        "#,
+    );
+}
+
+#[test]
+fn values_out_of_range() {
+    refused(
+        &[
+            "[sampling]\ninterval = '1ms'\nprobe_timeout = '0s'\nmap_max_extents = 0\n\
+           [thresholds]\nwarning = { extents = -5 }\ncritical = { extents = 0x1_0000_0000_0000 }",
+        ],
+        r#"
+        |f.toml:2:12: sampling.interval: "1ms" is below "1s"
+        |    interval = '1ms'
+        |               ^^^^^
+        |    write: interval = "1s" or more
+        |
+        |f.toml:3:17: sampling.probe_timeout: "0s" is below "100ms"
+        |    probe_timeout = '0s'
+        |                    ^^^^
+        |    write: probe_timeout = "100ms" or more
+        |
+        |f.toml:4:19: sampling.map_max_extents: 0 is below 1
+        |    map_max_extents = 0
+        |                      ^
+        |    write: map_max_extents = 1 or more
+        |
+        |f.toml:6:23: thresholds.warning.extents: -5 is negative
+        |    warning = { extents = -5 }
+        |                          ^^
+        |    write: extents = 500_000
+        |
+        |f.toml:7:24: thresholds.critical.extents: 281_474_976_710_656 is above 281_474_976_710_655
+        |    critical = { extents = 0x1_0000_0000_0000 }
+        |                           ^^^^^^^^^^^^^^^^^^
+        |    write: extents = 281_474_976_710_655 or less
+        "#,
+    );
+}
+
+#[test]
+fn a_contradiction_names_both_places() {
+    refused(
+        &[
+            "[thresholds]\ncritical = { extents = 600 }",
+            "",
+            "# Größe\n[thresholds.warning]\nextents = 1_000",
+        ],
+        r#"
+        |f.toml:2:24: thresholds.critical.extents = 600 is not above thresholds.warning.extents = 1_000
+        |    critical = { extents = 600 }
+        |                           ^^^
+        |conf.d/20.toml:3:11: thresholds.warning.extents is set here
+        |    extents = 1_000
+        |              ^^^^^
+        |    write: critical = { extents = 1_001 } or more
+        "#,
+    );
+}
+
+#[test]
+fn a_contradiction_to_a_default_says_so() {
+    refused(
+        &["[sampling]\ninterval = '5s'"],
+        r#"
+        |f.toml:2:12: sampling.probe_timeout = "10s" (the default) is longer than sampling.interval = "5s"
+        |    interval = '5s'
+        |               ^^^^
+        |    write: probe_timeout = "5s" or less
+        "#,
+    );
+    refused(
+        &["[sampling]\nmap_interval = '30s'"],
+        r#"
+        |f.toml:2:16: sampling.map_interval = "30s" is shorter than sampling.interval = "1m" (the default)
+        |    map_interval = '30s'
+        |                   ^^^^^
+        |    write: map_interval = "1m" or more
+        "#,
+    );
+}
+
+#[test]
+fn paths_and_globs() {
+    refused(
+        &["[images]\npaths = ['images', '/a[', \"/b\\u0000\"]\n\
+           include = ['*.img', 'vm/*.img', '']\nexclude = ['磁{盘', '/ok/*', '**/ok/*']"],
+        r#"
+        |f.toml:2:10: images.paths: "images" is not absolute
+        |    paths = ['images', '/a[', "/b\u0000"]
+        |             ^^^^^^^^
+        |    write: "/…", the path from the root on
+        |
+        |f.toml:2:20: images.paths: "/a[" is not a glob: unclosed character class; missing ']'
+        |    paths = ['images', '/a[', "/b\u0000"]
+        |                       ^^^^^
+        |    write: "/a[[]" if every character is meant as it is
+        |
+        |f.toml:2:27: images.paths: "/b\U00000000" holds a NUL, as no path can
+        |    paths = ['images', '/a[', "/b\u0000"]
+        |                              ^^^^^^^^^^
+        |    write: the path without it
+        |
+        |f.toml:3:21: images.include: "vm/*.img" matches nothing: with a slash in it, it is held against the whole path
+        |    include = ['*.img', 'vm/*.img', '']
+        |                        ^^^^^^^^^^
+        |    write: "**/vm/*.img"
+        |
+        |f.toml:3:33: images.include: "" matches nothing
+        |    include = ['*.img', 'vm/*.img', '']
+        |                                    ^^
+        |    write: "*" for every file
+        |
+        |f.toml:4:12: images.exclude: "磁{盘" is not a glob: unclosed alternate group; missing '}' (maybe escape '{' with '[{]'?)
+        |    exclude = ['磁{盘', '/ok/*', '**/ok/*']
+        |               ^^^^^^^
+        |    write: "磁[{]盘" if every character is meant as it is
+        "#,
+    );
+}
+
+#[test]
+fn what_is_not_toml_hides_only_its_own_file() {
+    refused(
+        &[
+            "[sampling\ninterval = '1m'\nfoo = 1",
+            "[images]\nfoo = 1",
+            "[images]\npaths = [\n  '/a'\n  '/b'\n]\nexclude = \"*.iso\n[images]",
+        ],
+        r#"
+        |f.toml:1:10: not TOML: unclosed table, expected `]`
+        |    [sampling
+        |             ^
+        |    help: a line is [section] or key = value, text stands in quotes: "text"
+        |
+        |conf.d/10.toml:2:1: unknown key images.foo
+        |    foo = 1
+        |    ^^^
+        |    help: [images] knows paths, include, exclude, min_size
+        |
+        |conf.d/20.toml:4:3: not TOML: missing comma between array elements, expected `,`
+        |      '/b'
+        |      ^
+        |    help: a line is [section] or key = value, text stands in quotes: "text"
+        |
+        |conf.d/20.toml:6:17: the closing quote is missing
+        |    exclude = "*.iso
+        |                    ^
+        |    write: "text"
+        |
+        |conf.d/20.toml:7:2: images is there twice in this file
+        |    [images]
+        |     ^^^^^^
+        |    help: keep one of the two, or put them together
+        "#,
+    );
+}
+
+#[test]
+fn what_comes_from_the_file_is_printed_harmlessly() {
+    let error = settings(&["[sampling]\n\"a\\nb\\u001b[2J\" = 1\ninterval = \"\u{202e}\u{1b}\""]);
+    let error = error.unwrap_err();
+    assert!(
+        !error.contains(|c: char| c.is_control() && c != '\n'),
+        "{error:?}"
+    );
+    assert!(!error.contains('\u{202e}'), "{error:?}");
+}
+
+#[test]
+fn a_megabyte_of_nonsense_is_refused_in_good_time() {
+    let begin = std::time::Instant::now();
+    for text in [
+        "[images]\npaths = [".to_owned() + &"a,".repeat(1 << 19),
+        "a = b\n".repeat(1 << 17),
+        "[[[{".repeat(1 << 18),
+        (0..100_000).map(|n| format!("k{n} = 1\n")).collect(),
+        "[sampling]\ninterval = \"".to_owned() + &"9".repeat(1 << 20) + "\"",
+        "x".repeat(1 << 20) + " = 1",
+        "a.".repeat(1 << 19) + "a = 1",
+    ] {
+        let error = settings(&[&text]).unwrap_err();
+        assert!(error.len() < 100_000, "{}", error.len());
+    }
+    // Takes a few seconds in a debug build; what grows with the square takes hours.
+    assert!(
+        begin.elapsed() < Duration::from_secs(60),
+        "{:?}",
+        begin.elapsed()
+    );
+}
+
+/// A directory with files, and the main file in it.
+fn directory(files: &[(&str, &[u8])]) -> (TempDir, PathBuf) {
+    let directory = TempDir::new().unwrap();
+    fs::create_dir(directory.path().join("conf.d")).unwrap();
+    for (name, text) in files {
+        fs::write(directory.path().join(name), text).unwrap();
+    }
+    let main = directory.path().join("fragwatch.toml");
+    (directory, main)
+}
+
+/// What is printed for the main file, without the directory.
+fn refusal(directory: &TempDir, main: &Path) -> String {
+    let error = load(main).unwrap_err().to_string();
+    error.replace(&format!("{}/", directory.path().display()), "")
+}
+
+#[test]
+fn fragments_are_read_in_the_order_of_their_names() {
+    let (directory, main) = directory(&[
+        (
+            "fragwatch.toml",
+            b"[sampling]\ninterval = '2m'\nmap_interval = '2h'",
+        ),
+        ("conf.d/9.toml", b"[sampling]\ninterval = '9m'"),
+        (
+            "conf.d/10.toml",
+            b"[sampling]\ninterval = '10m'\nprobe_timeout = '3s'",
+        ),
+        ("conf.d/.hidden.toml", b"nonsense"),
+        ("conf.d/9.toml~", b"nonsense"),
+        ("conf.d/README", b"nonsense"),
+    ]);
+    let loaded = load(&main).unwrap();
+    assert_eq!(
+        loaded.settings.sampling.interval,
+        Duration::from_secs(9 * 60)
+    );
+    assert_eq!(
+        loaded.settings.sampling.probe_timeout,
+        Duration::from_secs(3)
+    );
+    let names = ["fragwatch.toml", "conf.d/10.toml", "conf.d/9.toml"];
+    assert_eq!(loaded.files, names.map(|name| directory.path().join(name)));
+}
+
+#[test]
+fn a_default_file_that_is_missing_is_empty() {
+    let (directory, main) = directory(&[("conf.d/a.toml", b"[sampling]\ninterval = '2m'")]);
+    let loaded = load_files(&main, files::Missing::IsEmpty).unwrap();
+    assert_eq!(loaded.settings.sampling.interval, Duration::from_secs(120));
+    assert_eq!(loaded.files, [directory.path().join("conf.d/a.toml")]);
+
+    let nowhere = directory.path().join("nowhere/fragwatch.toml");
+    let loaded = load_files(&nowhere, files::Missing::IsEmpty).unwrap();
+    assert_eq!(loaded.settings, Settings::default());
+    assert!(loaded.files.is_empty());
+}
+
+#[test]
+fn a_named_file_that_is_missing_is_an_error() {
+    let (directory, main) = directory(&[]);
+    assert_eq!(
+        refusal(&directory, &main),
+        "fragwatch.toml: there is no such file\n    \
+         help: create it, or name another one with --config FILE"
+    );
+}
+
+#[test]
+fn what_is_no_file_is_refused_and_not_waited_for() {
+    let (directory, main) = directory(&[]);
+    let rest = "\n    help: repair the file, or name another one with --config FILE";
+    let is = |what: &str| format!("fragwatch.toml: is {what}, not a file{rest}");
+
+    fs::create_dir(&main).unwrap();
+    assert_eq!(refusal(&directory, &main), is("a directory"));
+    fs::remove_dir(&main).unwrap();
+
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        &main,
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::RUSR,
+        0,
+    )
+    .unwrap();
+    assert_eq!(refusal(&directory, &main), is("a pipe"));
+    fs::remove_file(&main).unwrap();
+
+    let _socket = UnixListener::bind(&main).unwrap();
+    assert_eq!(refusal(&directory, &main), is("a socket"));
+    fs::remove_file(&main).unwrap();
+
+    symlink("/dev/zero", &main).unwrap();
+    assert_eq!(refusal(&directory, &main), is("a device"));
+}
+
+#[test]
+fn files_that_cannot_be_read_are_all_named() {
+    let (directory, main) = directory(&[
+        ("fragwatch.toml", b"[sampling]\nintervall = '1m'"),
+        ("conf.d/a.toml", b"[images]\npaths = ['/b\xfcro']\n"),
+        ("conf.d/b.toml", &vec![b'#'; (1 << 20) + 1]),
+        ("conf.d/d.toml", &vec![b'#'; 1 << 20]),
+        // Not to be called a contradiction: the file that was not read may set the other side.
+        ("conf.d/e.toml", b"[sampling]\ninterval = '1s'"),
+    ]);
+    symlink("nowhere", directory.path().join("conf.d/c.toml")).unwrap();
+    assert_eq!(
+        refusal(&directory, &main),
+        r"conf.d/a.toml:2:13: this is not UTF-8
+    paths = ['/b\xfcro']
+                ^^^^
+    help: save the file as UTF-8
+
+conf.d/b.toml: is larger than 1 MiB, no configuration is
+    help: repair the file, or move it out of the directory
+
+conf.d/c.toml: the file, or what it links to, does not exist
+    help: repair the file, or move it out of the directory
+
+fragwatch.toml:2:1: unknown key sampling.intervall
+    intervall = '1m'
+    ^^^^^^^^^
+    write: interval"
+    );
+}
+
+#[test]
+fn fragments_that_are_no_directory_are_an_error() {
+    let directory = TempDir::new().unwrap();
+    let main = directory.path().join("fragwatch.toml");
+    fs::write(&main, "").unwrap();
+    fs::write(directory.path().join("conf.d"), "").unwrap();
+    assert_eq!(
+        refusal(&directory, &main),
+        "conf.d: the directory cannot be read: Not a directory (os error 20)\n    \
+         help: make it a directory that can be read, or remove it"
+    );
+}
+
+/// Any settings that are valid.
+fn any_settings() -> impl Strategy<Value = Settings> {
+    let path = "/[a-z \"'\\\\é磁\u{1}\n\u{202e}]{0,12}";
+    let glob = "[*?]{0,2}[a-z \"'é磁\t\u{1b}]{1,8}";
+    let images = (
+        prop::collection::vec(path, 0..4),
+        prop::collection::vec(glob, 0..4),
+        prop::collection::vec(glob, 0..4),
+        any::<u64>(),
+    )
+        .prop_map(|(paths, include, exclude, min_size)| Images {
+            paths,
+            include,
+            exclude,
+            min_size: Bytes(min_size),
+        });
+    let sampling = (
+        1000..1_000_000_000_u64,
+        0..1_000_000_000_u64,
+        any::<bool>(),
+        1..1_u64 << 48,
+    )
+        .prop_flat_map(|(interval, more, maps, extents)| {
+            (100..=interval).prop_map(move |timeout| Sampling {
+                interval: Duration::from_millis(interval),
+                map_interval: maps.then(|| Duration::from_millis(interval + more)),
+                map_max_extents: ExtentCount(extents),
+                probe_timeout: Duration::from_millis(timeout),
+            })
+        });
+    let thresholds = (1..1_u64 << 40, 1..1_u64 << 40).prop_map(|(warning, more)| {
+        let limits = |extents| Limits {
+            extents: ExtentCount(extents),
+        };
+        Thresholds {
+            warning: limits(warning),
+            critical: limits(warning + more),
+        }
+    });
+    let metrics = any::<std::net::SocketAddr>().prop_map(|mut listen| {
+        if let std::net::SocketAddr::V6(address) = &mut listen {
+            // Cannot be written in an address, nor does anybody need it to listen.
+            address.set_flowinfo(0);
+        }
+        Metrics { listen }
+    });
+    (images, sampling, thresholds, metrics).prop_map(|(images, sampling, thresholds, metrics)| {
+        Settings {
+            images,
+            sampling,
+            thresholds,
+            metrics,
+        }
+    })
+}
+
+/// Text that is nearly a configuration: its tokens in any order.
+fn nearly_toml() -> impl Strategy<Value = String> {
+    let words = [
+        "[images]",
+        "[sampling]",
+        "[thresholds",
+        "[[metrics]]",
+        "]",
+        "\n",
+        "\r\n",
+        "\r",
+        "\t",
+        " ",
+        "=",
+        " = ",
+        ".",
+        ",",
+        "\"",
+        "'",
+        "\"\"\"",
+        "{",
+        "}",
+        "[",
+        "#",
+        "paths",
+        "include",
+        "min_size",
+        "interval",
+        "map_interval",
+        "warning",
+        "critical",
+        "extents",
+        "listen",
+        "60",
+        "-1",
+        "1.5",
+        "0x_",
+        "5m",
+        "\"5m\"",
+        "'never'",
+        "true",
+        "inf",
+        "2026-01-01",
+        "\"*[\"",
+        "'/a'",
+        "é",
+        "磁",
+        "\u{feff}",
+        "\0",
+        "\u{1b}",
+        "\\u",
+        "99999999999999999999999",
+    ];
+    prop::collection::vec(prop::sample::select(words.to_vec()), 0..60)
+        .prop_map(|words| words.concat())
+}
+
+proptest! {
+    #[test]
+    fn printed_settings_read_back(settings in any_settings()) {
+        let text = settings.to_toml();
+        prop_assert!(!text.contains(|c: char| c.is_control() && c != '\n'), "{}", text);
+        prop_assert_eq!(super::tests::settings(&[&text]), Ok(settings));
+    }
+
+    #[test]
+    fn no_text_panics(one: String, two in nearly_toml(), three in nearly_toml()) {
+        for texts in [vec![one.as_str()], vec![two.as_str(), three.as_str()]] {
+            if let Err(error) = settings(&texts) {
+                prop_assert!(!error.is_empty());
+                prop_assert!(!error.contains(|c: char| c.is_control() && c != '\n'));
+            }
+        }
+    }
+
+    #[test]
+    fn no_file_panics(bytes: Vec<u8>) {
+        let (_directory, main) = directory(&[("fragwatch.toml", &bytes)]);
+        let _ = load(&main);
+    }
+}

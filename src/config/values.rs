@@ -1,0 +1,309 @@
+//! The kinds of values that a key can have: how each is read and written.
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use toml::Spanned;
+use toml::de::DeValue;
+
+use super::reader::{Field as _, Located, Name, Reader};
+use super::units::{Misfit, parse_duration, parse_size, write_duration, write_size};
+use crate::model::path::shown;
+use crate::model::{Bytes, ExtentCount};
+
+/// A kind of value.
+pub(super) trait Value: Sized {
+    /// The value that stands behind `key`. Nothing if it is none of this kind; then the reader was
+    /// told why.
+    fn read(key: &Name, value: &Spanned<DeValue<'_>>, reader: &mut Reader<'_>) -> Option<Self>;
+
+    /// The value as TOML.
+    fn write(&self) -> String;
+}
+
+/// A kind of value that is written in quotes.
+pub(super) trait Text: Sized {
+    /// What it is, with its article.
+    const WHAT: &'static str;
+    /// How it is written, as TOML.
+    const EXAMPLE: &'static str;
+
+    /// The value that the text stands for.
+    fn from_text(text: &str) -> Result<Self, Misfit>;
+
+    /// The text of the value.
+    fn to_text(&self) -> String;
+}
+
+impl<T: Text> Value for T {
+    fn read(key: &Name, value: &Spanned<DeValue<'_>>, reader: &mut Reader<'_>) -> Option<T> {
+        let (text, in_quotes) = reader.scalar(key, value, T::WHAT, T::EXAMPLE)?;
+        let misfit = match T::from_text(&text) {
+            Ok(fits) if in_quotes => return Some(fits),
+            Ok(_) => Misfit::new("must stand in quotes", Some(text.into_owned())),
+            Err(misfit) => misfit,
+        };
+        let instead = misfit.instead.as_deref().map(quoted);
+        let proposal = instead.as_deref().unwrap_or(T::EXAMPLE);
+        reader.misfit(key, value, &misfit.message, proposal);
+        None
+    }
+
+    fn write(&self) -> String {
+        quoted(&self.to_text())
+    }
+}
+
+impl Text for String {
+    const WHAT: &'static str = "text";
+    const EXAMPLE: &'static str = "\"text\"";
+
+    fn from_text(text: &str) -> Result<String, Misfit> {
+        Ok(text.to_owned())
+    }
+
+    fn to_text(&self) -> String {
+        self.clone()
+    }
+}
+
+impl Text for Duration {
+    const WHAT: &'static str = "a duration";
+    const EXAMPLE: &'static str = r#""90s", "5m", "12h" or "7d""#;
+
+    fn from_text(text: &str) -> Result<Duration, Misfit> {
+        parse_duration(text)
+    }
+
+    fn to_text(&self) -> String {
+        write_duration(*self)
+    }
+}
+
+/// A duration, or `never`, which is none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct OrNever(pub(super) Option<Duration>);
+
+impl Text for OrNever {
+    const WHAT: &'static str = "a duration or \"never\"";
+    const EXAMPLE: &'static str = r#""90s", "5m", "12h", "7d" or "never""#;
+
+    fn from_text(text: &str) -> Result<OrNever, Misfit> {
+        match text {
+            "never" => Ok(OrNever(None)),
+            "" => Err(Misfit::new("is empty", Some("never".to_owned()))),
+            _ => parse_duration(text).map(|duration| OrNever(Some(duration))),
+        }
+    }
+
+    fn to_text(&self) -> String {
+        self.0.map_or_else(|| "never".to_owned(), write_duration)
+    }
+}
+
+impl Text for Bytes {
+    const WHAT: &'static str = "a size";
+    const EXAMPLE: &'static str = r#""4096B", "64KiB", "500MB" or "10GiB""#;
+
+    fn from_text(text: &str) -> Result<Bytes, Misfit> {
+        parse_size(text)
+    }
+
+    fn to_text(&self) -> String {
+        write_size(*self)
+    }
+}
+
+impl Text for SocketAddr {
+    const WHAT: &'static str = "an address with a port";
+    const EXAMPLE: &'static str = r#""127.0.0.1:9843", or for IPv6 "[::1]:9843""#;
+
+    fn from_text(text: &str) -> Result<SocketAddr, Misfit> {
+        if let Ok(address) = text.parse() {
+            return Ok(address);
+        }
+        let misfit = |message, instead| Err(Misfit::new(message, instead));
+        let host_and_port = text.rsplit_once(':');
+        // `::1:9843` is an IPv6 address without a port; hardly ever is that what was meant.
+        let has_port = host_and_port.is_some_and(|(_, port)| port.len() >= 4);
+        if text.parse::<Ipv4Addr>().is_ok() {
+            return misfit("has no port", Some(format!("{text}:9843")));
+        }
+        if text.parse::<Ipv6Addr>().is_ok() && !has_port {
+            return misfit("has no port", Some(format!("[{text}]:9843")));
+        }
+        let instead = host_and_port.and_then(|(host, port)| {
+            let host = match host {
+                "localhost" => "127.0.0.1".to_owned(),
+                "" | "*" => "0.0.0.0".to_owned(),
+                host => format!("[{host}]"),
+            };
+            let address = format!("{host}:{port}");
+            address.parse::<SocketAddr>().is_ok().then_some(address)
+        });
+        misfit("is not a numeric address with a port", instead)
+    }
+
+    fn to_text(&self) -> String {
+        self.to_string()
+    }
+}
+
+impl Value for ExtentCount {
+    fn read(key: &Name, value: &Spanned<DeValue<'_>>, reader: &mut Reader<'_>) -> Option<Self> {
+        const EXAMPLE: &str = "500_000";
+        let (text, _) = reader.scalar(key, value, "a whole number", EXAMPLE)?;
+        let DeValue::Integer(integer) = value.get_ref() else {
+            let number = guess_count(&text).map(|number| ExtentCount(number).write());
+            let proposal = number.as_deref().unwrap_or(EXAMPLE);
+            reader.misfit(key, value, "is not a whole number", proposal);
+            return None;
+        };
+        match u64::from_str_radix(integer.as_str(), integer.radix()) {
+            Ok(number) => Some(ExtentCount(number)),
+            Err(_) if integer.as_str().starts_with('-') => {
+                reader.misfit(key, value, "is negative", EXAMPLE);
+                None
+            }
+            Err(_) => {
+                reader.misfit(key, value, "is too large", EXAMPLE);
+                None
+            }
+        }
+    }
+
+    fn write(&self) -> String {
+        self.to_string().replace(',', "_")
+    }
+}
+
+/// The number that was meant by `"500000"`, `500k`, `5 M`, `1,000`.
+fn guess_count(text: &str) -> Option<u64> {
+    let text: String = text
+        .chars()
+        .filter(|c| !matches!(c, ' ' | ',' | '_'))
+        .collect();
+    let (digits, factor) = match text.strip_suffix(['k', 'K']) {
+        Some(digits) => (digits, 1000),
+        None => match text.strip_suffix('M') {
+            Some(digits) => (digits, 1_000_000),
+            None => (text.as_str(), 1),
+        },
+    };
+    digits.parse::<u64>().ok()?.checked_mul(factor)
+}
+
+impl<T: Value> Value for Vec<Located<T>> {
+    fn read(key: &Name, value: &Spanned<DeValue<'_>>, reader: &mut Reader<'_>) -> Option<Self> {
+        const EXAMPLE: &str = "[\"…\", \"…\"]";
+        let DeValue::Array(array) = value.get_ref() else {
+            let (text, _) = reader.scalar(key, value, "a list", EXAMPLE)?;
+            reader.misfit(key, value, "is not a list", &format!("[{}]", quoted(&text)));
+            return None;
+        };
+        // An item that does not fit is left out, so that the others are still checked.
+        let items = array.iter().filter_map(|item| {
+            let mut located: Option<Located<T>> = None;
+            located.read(&key.item(), item, reader);
+            located
+        });
+        Some(items.collect())
+    }
+
+    fn write(&self) -> String {
+        let items: Vec<String> = self.iter().map(|item| item.value.write()).collect();
+        format!("[{}]", items.join(", "))
+    }
+}
+
+/// The text as TOML, in quotes and on one line. What could upset a terminal is escaped, as
+/// [`shown`] does it.
+pub(super) fn quoted(text: &str) -> String {
+    let mut quoted = String::with_capacity(text.len() + 2);
+    quoted.push('"');
+    for character in text.chars() {
+        let mut buffer = [0; 4];
+        let alone: &str = character.encode_utf8(&mut buffer);
+        if matches!(character, '"' | '\\') {
+            quoted.push('\\');
+            quoted.push(character);
+        } else if shown(std::path::Path::new(alone)) == alone {
+            quoted.push(character);
+        } else {
+            quoted.push_str(&format!("\\U{:08X}", u32::from(character)));
+        }
+    }
+    quoted.push('"');
+    quoted
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn an_address_that_is_none_says_what_to_write() {
+        for (text, message, instead) in [
+            ("127.0.0.1", "has no port", Some("127.0.0.1:9843")),
+            ("::1", "has no port", Some("[::1]:9843")),
+            (
+                "::1:9843",
+                "is not a numeric address with a port",
+                Some("[::1]:9843"),
+            ),
+            (
+                "localhost:80",
+                "is not a numeric address with a port",
+                Some("127.0.0.1:80"),
+            ),
+            (
+                ":9843",
+                "is not a numeric address with a port",
+                Some("0.0.0.0:9843"),
+            ),
+            (
+                "*:9843",
+                "is not a numeric address with a port",
+                Some("0.0.0.0:9843"),
+            ),
+            ("fe80::g:1", "is not a numeric address with a port", None),
+            ("9843", "is not a numeric address with a port", None),
+            (
+                "127.0.0.1:99999",
+                "is not a numeric address with a port",
+                None,
+            ),
+        ] {
+            let expected = Misfit::new(message, instead.map(str::to_owned));
+            assert_eq!(SocketAddr::from_text(text), Err(expected), "{text}");
+        }
+        assert!(SocketAddr::from_text("[::1]:9843").is_ok());
+    }
+
+    #[test]
+    fn a_number_as_people_write_it_is_understood() {
+        assert_eq!(guess_count("500000"), Some(500_000));
+        assert_eq!(guess_count("500k"), Some(500_000));
+        assert_eq!(guess_count("5 M"), Some(5_000_000));
+        assert_eq!(guess_count("1,000"), Some(1000));
+        assert_eq!(guess_count("many"), None);
+        assert_eq!(guess_count("99999999999999999999M"), None);
+    }
+
+    #[test]
+    fn quotes_hold_everything() {
+        assert_eq!(quoted(r#"a "b" \c é"#), r#""a \"b\" \\c é""#);
+        assert_eq!(quoted("\n\u{202e}"), r#""\U0000000A\U0000202E""#);
+    }
+
+    proptest! {
+        #[test]
+        fn a_quoted_text_reads_back(text: String) {
+            let document = format!("a = {}", quoted(&text));
+            let table: toml::Table = document.parse().unwrap();
+            prop_assert_eq!(table["a"].as_str(), Some(text.as_str()));
+            prop_assert!(!document.contains(char::is_control));
+        }
+    }
+}

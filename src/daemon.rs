@@ -1,0 +1,196 @@
+//! `fragwatch run`: what runs beside what, and how it starts, reloads and ends.
+//!
+//! ```text
+//! signals (thread) ─► main loop ─► settings (watch channel) ─► sampler ─► inventory ─► board ─► http
+//!                                                              mapper ──────┘
+//! ```
+//!
+//! One thread, on which nothing blocks: what touches images runs in the probe helpers.
+
+mod inventory;
+mod logging;
+mod mapper;
+mod sampler;
+mod signals;
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::Context as _;
+use sd_notify::NotifyState;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tracing::{error, info, warn};
+
+use crate::config::{self, ConfigError, Loaded, Settings};
+use crate::serve::board::Board;
+use crate::serve::http;
+use crate::serve::metrics::{self, Lifetime};
+use sampler::Sampler;
+use signals::Signal;
+
+/// A sweep may be late by this, beside its interval and its deadlines, before the daemon calls
+/// itself ill.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Runs until SIGTERM or SIGINT.
+///
+/// # Errors
+/// When it cannot start: a wrong configuration, an address in use.
+pub fn run(config: Option<&Path>) -> anyhow::Result<()> {
+    logging::init();
+    let loaded = load(config)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(4)
+        .build()?;
+    let result = runtime.block_on(Daemon::start_and_serve(config, loaded));
+    // Not dropped: that would wait for what still blocks.
+    runtime.shutdown_background();
+    result
+}
+
+fn load(config: Option<&Path>) -> Result<Loaded, ConfigError> {
+    match config {
+        Some(path) => config::load(path),
+        None => config::load_default(),
+    }
+}
+
+struct Daemon {
+    config: Option<PathBuf>,
+    settings: watch::Sender<Arc<Settings>>,
+    board: Arc<Board>,
+    server: Server,
+}
+
+/// The page server and where it listens.
+struct Server {
+    address: SocketAddr,
+    task: JoinHandle<()>,
+}
+
+impl Daemon {
+    async fn start_and_serve(config: Option<&Path>, loaded: Loaded) -> anyhow::Result<()> {
+        let mut signals = signals::listen().context("cannot listen to signals")?;
+        info!("fragwatch {} begins", env!("CARGO_PKG_VERSION"));
+        let lifetime = Lifetime::install().context("cannot set up metrics")?;
+        let settings = Arc::new(loaded.settings);
+        let board = Arc::new(Board::new(lifetime.clone(), patience(&settings)));
+        let server = Server::start(settings.metrics.listen, Arc::clone(&board)).await?;
+        metrics::config_read(now());
+        for file in &loaded.files {
+            info!("configuration read from {}", file.display());
+        }
+        let (sender, receiver) = watch::channel(settings);
+        let mut sampling = tokio::spawn(Sampler::new(receiver, Arc::clone(&board)).run());
+        tokio::spawn(upkeep(lifetime));
+        let mut daemon = Daemon {
+            config: config.map(Path::to_owned),
+            settings: sender,
+            board,
+            server,
+        };
+        notify(&[NotifyState::Ready]);
+        loop {
+            tokio::select! {
+                signal = signals.recv() => match signal {
+                    Some(Signal::Reload) => daemon.reload().await,
+                    Some(Signal::End) | None => break,
+                },
+                ended = &mut sampling => {
+                    // It loops for ever; without it the daemon would serve old counts as new.
+                    anyhow::bail!("the sampler has ended: {ended:?}");
+                }
+            }
+        }
+        info!("ending");
+        notify(&[NotifyState::Stopping]);
+        Ok(())
+    }
+
+    /// Takes on a new configuration, or keeps the former one whole.
+    async fn reload(&mut self) {
+        match NotifyState::monotonic_usec_now() {
+            Ok(since) => notify(&[NotifyState::Reloading, since]),
+            Err(_) => notify(&[NotifyState::Reloading]),
+        }
+        match self.try_reload().await {
+            Ok(()) => {
+                metrics::config_read(now());
+                info!("configuration reloaded");
+            }
+            Err(refused) => {
+                metrics::config_refused();
+                error!(
+                    "the new configuration is refused, the former one stays in force:\n{refused:#}"
+                );
+            }
+        }
+        notify(&[NotifyState::Ready]);
+    }
+
+    async fn try_reload(&mut self) -> anyhow::Result<()> {
+        let settings = load(self.config.as_deref())?.settings;
+        if settings.metrics.listen != self.settings.borrow().metrics.listen {
+            let server = Server::start(settings.metrics.listen, Arc::clone(&self.board)).await?;
+            std::mem::replace(&mut self.server, server).task.abort();
+        }
+        // Fails only without a receiver, and then the sampler has ended and so do we.
+        let _ = self.settings.send(Arc::new(settings));
+        Ok(())
+    }
+}
+
+impl Server {
+    async fn start(listen: SocketAddr, board: Arc<Board>) -> anyhow::Result<Self> {
+        let listener = TcpListener::bind(listen)
+            .await
+            .with_context(|| format!("cannot listen on {listen} (metrics.listen)"))?;
+        let address = listener.local_addr().unwrap_or(listen);
+        info!("metrics at http://{address}/metrics");
+        let task = tokio::spawn(async move {
+            if let Err(error) = axum::serve(listener, http::router(board)).await {
+                warn!("the page server has ended: {error}");
+            }
+        });
+        Ok(Server { address, task })
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        info!("no longer listening on {}", self.address);
+        self.task.abort();
+    }
+}
+
+async fn upkeep(lifetime: Lifetime) {
+    let mut ticks = tokio::time::interval(lifetime.upkeep_interval());
+    loop {
+        ticks.tick().await;
+        lifetime.upkeep();
+    }
+}
+
+/// How long after one sweep the next one must have ended.
+fn patience(settings: &Settings) -> Duration {
+    2 * settings.sampling.interval + settings.sampling.probe_timeout + PATIENCE
+}
+
+/// Seconds since 1970, as Prometheus counts them.
+fn now() -> f64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0.0, |since| since.as_secs_f64())
+}
+
+/// Tells systemd, if it is there to be told (sd_notify(3)).
+fn notify(state: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(state) {
+        warn!("cannot notify systemd: {error}");
+    }
+}

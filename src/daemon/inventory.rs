@@ -1,0 +1,338 @@
+//! What the daemon knows of images and file systems, from sweep to sweep. Pure: it is told what was
+//! met and says what has changed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::time::Instant;
+
+use crate::assess;
+use crate::config::settings::Thresholds;
+use crate::model::memory::extent_map_memory;
+use crate::model::path::shown;
+use crate::model::{
+    Bytes, DeviceNumber, ExtentCount, ExtentMap, Filesystem, FilesystemKind, ImageId, Sample,
+    Severity,
+};
+use crate::probe::protocol::Fault;
+use crate::serve::board::{Row, Snapshot};
+use crate::serve::metrics::{FilesystemNow, ImageNow, render_now};
+
+/// Images on the landing page.
+const WORST: usize = 20;
+
+/// One image.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) device: DeviceNumber,
+    pub(super) sample: Sample,
+    pub(super) severity: Severity,
+    pub(super) map: Option<ExtentMap>,
+    /// When its map was last read, or tried to be.
+    pub(super) map_read: Option<Instant>,
+    /// Met in the sweep under way.
+    met: bool,
+}
+
+/// Something that changed and is worth a line in the log.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Change {
+    Appeared(PathBuf, ExtentCount),
+    Renamed(PathBuf, PathBuf),
+    Vanished(PathBuf),
+    Severity(PathBuf, Severity, ExtentCount),
+    Fault(Fault),
+    Mended(PathBuf),
+}
+
+/// All images and file systems.
+#[derive(Debug, Default)]
+pub(super) struct Inventory {
+    images: BTreeMap<ImageId, Entry>,
+    filesystems: BTreeMap<DeviceNumber, Filesystem>,
+    met_filesystems: BTreeSet<DeviceNumber>,
+    /// What could not be read in the last sweep, and why.
+    faults: BTreeMap<PathBuf, (DeviceNumber, String)>,
+    met_faults: BTreeMap<PathBuf, (DeviceNumber, String)>,
+}
+
+impl Inventory {
+    /// Begins a sweep.
+    pub(super) fn begin(&mut self) {
+        self.images.values_mut().for_each(|entry| entry.met = false);
+        self.met_filesystems.clear();
+        self.met_faults.clear();
+    }
+
+    /// A file system was met.
+    pub(super) fn filesystem(&mut self, device: DeviceNumber, filesystem: Filesystem) {
+        self.met_filesystems.insert(device);
+        self.filesystems.insert(device, filesystem);
+    }
+
+    /// An image was counted.
+    pub(super) fn image(
+        &mut self,
+        device: DeviceNumber,
+        sample: Sample,
+        thresholds: &Thresholds,
+    ) -> Option<Change> {
+        let severity = assess::severity(sample.extents, thresholds);
+        let path = sample.path.clone();
+        let Some(entry) = self.images.get_mut(&sample.id) else {
+            let change = Change::Appeared(path, sample.extents);
+            let entry = Entry {
+                device,
+                severity,
+                map: None,
+                map_read: None,
+                met: true,
+                sample,
+            };
+            self.images.insert(entry.sample.id, entry);
+            return Some(change);
+        };
+        entry.met = true;
+        entry.device = device;
+        let before = std::mem::replace(&mut entry.sample, sample);
+        let severity_before = std::mem::replace(&mut entry.severity, severity);
+        if before.path != path {
+            return Some(Change::Renamed(before.path, path));
+        }
+        let changed = severity_before != severity;
+        changed.then_some(Change::Severity(path, severity, entry.sample.extents))
+    }
+
+    /// Something could not be read. Says so once, not each sweep.
+    pub(super) fn fault(&mut self, device: DeviceNumber, fault: Fault) -> Option<Change> {
+        let before = self.faults.get(&fault.path);
+        let known = before.is_some_and(|(_, error)| *error == fault.error);
+        self.met_faults
+            .insert(fault.path.clone(), (device, fault.error.clone()));
+        (!known).then_some(Change::Fault(fault))
+    }
+
+    /// Ends a sweep: forgets images that were not met, but for those on `unanswering` file systems,
+    /// of which nothing is known.
+    pub(super) fn end(&mut self, unanswering: &BTreeSet<DeviceNumber>) -> Vec<Change> {
+        let mut changes = Vec::new();
+        self.images.retain(|_, entry| {
+            let stays = entry.met || unanswering.contains(&entry.device);
+            if !stays {
+                changes.push(Change::Vanished(entry.sample.path.clone()));
+            }
+            stays
+        });
+        let met = &self.met_filesystems;
+        self.filesystems
+            .retain(|device, _| met.contains(device) || unanswering.contains(device));
+        let mut faults = std::mem::take(&mut self.met_faults);
+        for (path, fault) in &self.faults {
+            if unanswering.contains(&fault.0) {
+                faults.entry(path.clone()).or_insert_with(|| fault.clone());
+            }
+        }
+        let mended = self
+            .faults
+            .keys()
+            .filter(|path| !faults.contains_key(*path));
+        changes.extend(mended.cloned().map(Change::Mended));
+        self.faults = faults;
+        changes
+    }
+
+    /// The images of each file system.
+    pub(super) fn images(&self) -> impl Iterator<Item = &Entry> {
+        self.images.values()
+    }
+
+    /// One image.
+    pub(super) fn get(&self, id: ImageId) -> Option<&Entry> {
+        self.images.get(&id)
+    }
+
+    /// The map of an image was read, or could not be.
+    pub(super) fn map(&mut self, id: ImageId, map: Option<ExtentMap>, now: Instant) {
+        if let Some(entry) = self.images.get_mut(&id) {
+            entry.map = map;
+            entry.map_read = Some(now);
+        }
+    }
+
+    /// In one line, for `systemctl status`: `12 images, worst 1.2M extents in db-1.qcow2`.
+    pub(super) fn status(&self) -> String {
+        let plural = if self.images.len() == 1 { "" } else { "s" };
+        let count = format!("{} image{plural}", self.images.len());
+        let worst = self
+            .images
+            .values()
+            .max_by_key(|entry| entry.sample.extents);
+        let Some(worst) = worst else { return count };
+        let name = worst.sample.path.file_name().unwrap_or_default();
+        format!(
+            "{count}, worst {} extents in {}",
+            worst.sample.extents.short(),
+            shown(name.as_ref())
+        )
+    }
+
+    /// What is known now, for the board; `swept` in seconds since 1970.
+    pub(super) fn snapshot(&self, swept: Option<f64>) -> Snapshot {
+        let mount = |entry: &Entry| {
+            let filesystem = self.filesystems.get(&entry.device);
+            filesystem.map(|fs| shown(&fs.mount)).unwrap_or_default()
+        };
+        let mounts: Vec<_> = self.images.values().map(mount).collect();
+        let images: Vec<_> = self
+            .images
+            .values()
+            .zip(&mounts)
+            .map(|(entry, filesystem)| ImageNow {
+                sample: &entry.sample,
+                map: entry.map.as_ref(),
+                severity: entry.severity,
+                filesystem,
+            })
+            .collect();
+        let filesystems: Vec<_> = self
+            .filesystems
+            .iter()
+            .map(|(device, filesystem)| FilesystemNow {
+                filesystem,
+                extents: self.on(*device).map(|entry| entry.sample.extents).sum(),
+            })
+            .collect();
+        Snapshot {
+            text: render_now(&images, &filesystems, self.memory(), swept),
+            images: images.len(),
+            worst: self.worst(),
+        }
+    }
+
+    fn on(&self, device: DeviceNumber) -> impl Iterator<Item = &Entry> {
+        self.images
+            .values()
+            .filter(move |entry| entry.device == device)
+    }
+
+    /// What the maps of all images on XFS take when they are loaded.
+    fn memory(&self) -> Bytes {
+        let xfs = self
+            .filesystems
+            .iter()
+            .filter(|(_, fs)| fs.kind == FilesystemKind::Xfs);
+        xfs.flat_map(|(device, _)| self.on(*device))
+            .map(|entry| extent_map_memory(entry.sample.extents))
+            .sum()
+    }
+
+    fn worst(&self) -> Vec<Row> {
+        let mut entries: Vec<_> = self.images.values().collect();
+        entries.sort_by_key(|entry| std::cmp::Reverse(entry.sample.extents));
+        let row = |entry: &Entry| Row {
+            path: shown(&entry.sample.path),
+            extents: entry.sample.extents,
+            severity: entry.severity,
+        };
+        entries.into_iter().take(WORST).map(row).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Format;
+
+    const DEVICE: DeviceNumber = DeviceNumber { major: 7, minor: 0 };
+
+    fn sample(inode: u64, path: &str, extents: u64) -> Sample {
+        Sample {
+            id: ImageId { device: 1, inode },
+            path: PathBuf::from(path),
+            format: Format::Raw,
+            extents: ExtentCount(extents),
+            size: Bytes(1),
+            allocated: Bytes(1),
+            extent_size_hint: Bytes(0),
+            directory_hint: Bytes(0),
+        }
+    }
+
+    struct Sweeps(Inventory);
+
+    impl Sweeps {
+        fn sweep(&mut self, samples: &[Sample], answers: bool) -> Vec<Change> {
+            self.0.begin();
+            let thresholds = Thresholds::default();
+            let met: Vec<_> = samples
+                .iter()
+                .filter_map(|sample| self.0.image(DEVICE, sample.clone(), &thresholds))
+                .collect();
+            let unanswering = BTreeSet::from_iter((!answers).then_some(DEVICE));
+            met.into_iter().chain(self.0.end(&unanswering)).collect()
+        }
+    }
+
+    #[test]
+    fn images_come_rename_and_go() {
+        let mut sweeps = Sweeps(Inventory::default());
+        let (a, b) = (PathBuf::from("/a"), PathBuf::from("/b"));
+        let changes = sweeps.sweep(&[sample(1, "/a", 5)], true);
+        assert_eq!(changes, [Change::Appeared(a.clone(), ExtentCount(5))]);
+        assert_eq!(sweeps.sweep(&[sample(1, "/a", 6)], true), []);
+        let changes = sweeps.sweep(&[sample(1, "/b", 6)], true);
+        assert_eq!(changes, [Change::Renamed(a, b.clone())]);
+        assert_eq!(sweeps.sweep(&[], true), [Change::Vanished(b)]);
+        assert!(!sweeps.0.snapshot(None).text.contains("image="));
+    }
+
+    #[test]
+    fn images_of_a_file_system_that_does_not_answer_stay() {
+        let mut sweeps = Sweeps(Inventory::default());
+        sweeps.sweep(&[sample(1, "/a", 5), sample(2, "/b", 5)], true);
+        // Before it hung it told of one of them.
+        assert_eq!(sweeps.sweep(&[sample(1, "/a", 6)], false), []);
+        assert_eq!(sweeps.0.images().count(), 2);
+        assert_eq!(
+            sweeps.sweep(&[sample(1, "/a", 6)], true),
+            [Change::Vanished("/b".into())]
+        );
+    }
+
+    #[test]
+    fn a_severity_is_told_when_it_changes() {
+        let mut sweeps = Sweeps(Inventory::default());
+        sweeps.sweep(&[sample(1, "/a", 5)], true);
+        let worse = [sample(1, "/a", 500_000)];
+        let change = Change::Severity("/a".into(), Severity::Warning, ExtentCount(500_000));
+        assert_eq!(sweeps.sweep(&worse, true), [change]);
+        assert_eq!(sweeps.sweep(&worse, true), []);
+        assert_eq!(sweeps.0.status(), "1 image, worst 500k extents in a");
+    }
+
+    #[test]
+    fn a_fault_is_told_once_and_so_is_its_end() {
+        let mut inventory = Inventory::default();
+        let fault = || Fault {
+            path: "/x".into(),
+            error: "no".to_owned(),
+        };
+        let none = BTreeSet::new();
+        inventory.begin();
+        assert_eq!(
+            inventory.fault(DEVICE, fault()),
+            Some(Change::Fault(fault()))
+        );
+        assert_eq!(inventory.end(&none), []);
+        inventory.begin();
+        assert_eq!(inventory.fault(DEVICE, fault()), None);
+        assert_eq!(inventory.end(&none), []);
+        inventory.begin();
+        assert_eq!(
+            inventory.end(&BTreeSet::from([DEVICE])),
+            [],
+            "nothing is known of it"
+        );
+        inventory.begin();
+        assert_eq!(inventory.end(&none), [Change::Mended("/x".into())]);
+    }
+}

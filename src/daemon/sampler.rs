@@ -1,0 +1,190 @@
+//! Counts every image each interval and puts the result on the board.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tracing::{error, info, warn};
+
+use super::inventory::{Change, Inventory};
+use super::mapper::Mapper;
+use super::{notify, now, patience};
+use crate::config::Settings;
+use crate::discover::rules::Selection;
+use crate::model::DeviceNumber;
+use crate::model::Severity;
+use crate::model::path::shown;
+use crate::probe::protocol::Root;
+use crate::probe::sweep::{Event, Fleet, Scope};
+use crate::serve::board::Board;
+use crate::serve::metrics::{Method, probe_failed, probed};
+
+/// The inventory, shared by those who fill it. Never held across a wait.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Shared(Arc<Mutex<Inventory>>);
+
+impl Shared {
+    pub(super) fn lock(&self) -> MutexGuard<'_, Inventory> {
+        // A sample is taken in whole or not at all.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// See the module.
+pub(super) struct Sampler {
+    settings: watch::Receiver<Arc<Settings>>,
+    board: Arc<Board>,
+    fleet: Fleet,
+    inventory: Shared,
+    mapper: Mapper,
+    /// File systems that did not answer the last sweep, and where they are mounted.
+    unanswering: BTreeMap<DeviceNumber, PathBuf>,
+}
+
+impl Sampler {
+    pub(super) fn new(settings: watch::Receiver<Arc<Settings>>, board: Arc<Board>) -> Self {
+        let inventory = Shared::default();
+        Sampler {
+            settings,
+            mapper: Mapper::new(inventory.clone()),
+            inventory,
+            board,
+            fleet: Fleet::new(Path::new("/proc")),
+            unanswering: BTreeMap::new(),
+        }
+    }
+
+    pub(super) async fn run(mut self) {
+        loop {
+            let began = Instant::now();
+            let settings = Arc::clone(&self.settings.borrow_and_update());
+            self.sweep(&settings).await;
+            let next = began + settings.sampling.interval;
+            if !self.wait_until(next, &settings).await {
+                return;
+            }
+        }
+    }
+
+    /// Reads maps until the next sweep is due or there are new settings. False if there will be no
+    /// more settings: the daemon ends.
+    async fn wait_until(&mut self, next: Instant, settings: &Settings) -> bool {
+        loop {
+            if self.mapper.launch(settings, &mut self.fleet) {
+                self.post(None);
+            }
+            let tick = Instant::now() + Duration::from_secs(1);
+            tokio::select! {
+                changed = self.settings.changed() => {
+                    return changed.is_ok();
+                }
+                () = tokio::time::sleep_until(tick.min(next)) => {}
+            }
+            if Instant::now() >= next {
+                return true;
+            }
+        }
+    }
+
+    async fn sweep(&mut self, settings: &Settings) {
+        let scope = scope(settings);
+        self.inventory.lock().begin();
+        let inventory = self.inventory.clone();
+        let board = Arc::clone(&self.board);
+        let before = std::mem::take(&mut self.unanswering);
+        let mut unanswering = BTreeMap::new();
+        let mut on_event = |device, event| match event {
+            Event::Filesystem(filesystem) => inventory.lock().filesystem(device, filesystem),
+            Event::Image(sample, took) => {
+                probed(Method::Count, took);
+                tell(inventory.lock().image(device, sample, &settings.thresholds));
+            }
+            Event::Fault(fault) => {
+                probe_failed();
+                tell(inventory.lock().fault(device, fault));
+            }
+            Event::PassedOver(_) => {}
+            Event::Surveyed(mount, result) => {
+                if let Err(error) = result {
+                    probe_failed();
+                    if !before.contains_key(&device) {
+                        error!("file system {}: {error}", shown(&mount));
+                    }
+                    unanswering.insert(device, mount);
+                }
+                // At once: the other file systems may take a deadline longer.
+                board.post(inventory.lock().snapshot(None));
+            }
+        };
+        let swept = self.fleet.sweep(&scope, &mut on_event).await;
+        if let Err(error) = swept {
+            return error!("no sweep: cannot read /proc/self/mountinfo: {error}");
+        }
+        for (_, mount) in before
+            .iter()
+            .filter(|(device, _)| !unanswering.contains_key(device))
+        {
+            info!("file system {}: answers again", shown(mount));
+        }
+        let silent = unanswering.keys().copied().collect();
+        for change in self.inventory.lock().end(&silent) {
+            tell(Some(change));
+        }
+        self.unanswering = unanswering;
+        let stalls = self
+            .fleet
+            .stalls()
+            .map(|(mount, flag)| (shown(&mount.point), flag));
+        self.board.watch_stalls(stalls.collect());
+        self.post(Some(now()));
+        self.board.swept(patience(settings));
+        notify(&[sd_notify::NotifyState::Status(
+            &self.inventory.lock().status(),
+        )]);
+    }
+
+    fn post(&mut self, swept: Option<f64>) {
+        self.board.post(self.inventory.lock().snapshot(swept));
+    }
+}
+
+fn scope(settings: &Settings) -> Scope {
+    let images = &settings.images;
+    Scope {
+        roots: images
+            .paths
+            .iter()
+            .map(|path| Root::configured(PathBuf::from(path)))
+            .collect(),
+        selection: Selection {
+            include: images.include.clone(),
+            exclude: images.exclude.clone(),
+            min_size: images.min_size,
+        },
+        probe_timeout: settings.sampling.probe_timeout,
+    }
+}
+
+fn tell(change: Option<Change>) {
+    match change {
+        None => {}
+        Some(Change::Appeared(path, extents)) => {
+            info!("new image {} with {extents} extents", shown(&path));
+        }
+        Some(Change::Renamed(from, to)) => {
+            info!("image {} is now {}", shown(&from), shown(&to));
+        }
+        Some(Change::Vanished(path)) => info!("image {} is gone", shown(&path)),
+        Some(Change::Severity(path, Severity::Ok, extents)) => {
+            info!("image {}: ok again with {extents} extents", shown(&path));
+        }
+        Some(Change::Severity(path, severity, extents)) => {
+            warn!("image {}: {severity} with {extents} extents", shown(&path));
+        }
+        Some(Change::Fault(fault)) => warn!("{}: {}", shown(&fault.path), fault.error),
+        Some(Change::Mended(path)) => info!("{}: can be read again", shown(&path)),
+    }
+}

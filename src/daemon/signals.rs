@@ -1,0 +1,46 @@
+//! Signals, on a thread of their own.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use tokio::sync::mpsc;
+
+/// What a signal asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Signal {
+    /// SIGHUP: read the configuration again.
+    Reload,
+    /// SIGTERM, SIGINT: end.
+    End,
+}
+
+/// Begins to listen. The second SIGTERM or SIGINT ends the process on the spot.
+pub(super) fn listen() -> io::Result<mpsc::UnboundedReceiver<Signal>> {
+    let ending = Arc::new(AtomicBool::new(false));
+    for signal in [SIGTERM, SIGINT] {
+        // The order matters: the first registration sees the flag that an earlier signal has set.
+        signal_hook::flag::register_conditional_shutdown(signal, 1, Arc::clone(&ending))?;
+        signal_hook::flag::register(signal, Arc::clone(&ending))?;
+    }
+    let mut signals = Signals::new([SIGHUP, SIGTERM, SIGINT])?;
+    let (sender, receiver) = mpsc::unbounded_channel();
+    std::thread::Builder::new()
+        .name("signals".to_owned())
+        .stack_size(64 * 1024)
+        .spawn(move || {
+            for signal in signals.forever() {
+                let meaning = if signal == SIGHUP {
+                    Signal::Reload
+                } else {
+                    Signal::End
+                };
+                if sender.send(meaning).is_err() {
+                    return;
+                }
+            }
+        })?;
+    Ok(receiver)
+}

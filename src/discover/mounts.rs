@@ -1,0 +1,167 @@
+//! Which file system a path lies on, by its text alone.
+//!
+//! Asking the kernel (stat, statfs) would hang with the file system; so would leave everyone who
+//! asks. The mount table answers the same from memory.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::{DeviceNumber, FilesystemKind, path::wire};
+use crate::sys;
+
+/// One mount, as far as we care.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mount {
+    /// The file system's device number.
+    pub device: DeviceNumber,
+    /// Where it is mounted.
+    #[serde(with = "wire")]
+    pub point: PathBuf,
+    /// The kernel's name of its type.
+    pub type_name: String,
+}
+
+impl Mount {
+    /// What the type means for counting.
+    #[must_use]
+    pub fn kind(&self) -> FilesystemKind {
+        match self.type_name.as_str() {
+            "xfs" => FilesystemKind::Xfs,
+            _ => FilesystemKind::Other,
+        }
+    }
+
+    /// Whether it is one of the kernel's own that hold no files of anybody: there is nothing to
+    /// find, and looking has effects (autofs mounts, /proc/kcore is as long as the memory).
+    #[must_use]
+    pub fn is_pseudo(&self) -> bool {
+        const PSEUDO: [&str; 21] = [
+            "autofs",
+            "binfmt_misc",
+            "bpf",
+            "cgroup",
+            "cgroup2",
+            "configfs",
+            "debugfs",
+            "devpts",
+            "devtmpfs",
+            "efivarfs",
+            "fuse.gvfsd-fuse",
+            "fusectl",
+            "hugetlbfs",
+            "mqueue",
+            "nsfs",
+            "proc",
+            "pstore",
+            "rpc_pipefs",
+            "securityfs",
+            "sysfs",
+            "tracefs",
+        ];
+        PSEUDO.contains(&self.type_name.as_str())
+    }
+}
+
+/// The mounts of this host, in the order in which they were made.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MountTable(Vec<Mount>);
+
+impl MountTable {
+    /// Made from what the kernel lists.
+    #[must_use]
+    pub fn new(mounts: Vec<sys::mounts::Mount>) -> Self {
+        let ours = |mount: sys::mounts::Mount| Mount {
+            device: DeviceNumber {
+                major: mount.device.0,
+                minor: mount.device.1,
+            },
+            point: mount.point,
+            type_name: mount.type_name,
+        };
+        MountTable(mounts.into_iter().map(ours).collect())
+    }
+
+    /// The mount that an absolute path without `.` and `..` lies on: the one with the longest
+    /// mount point that leads to it, and of several on one point the last, which hides the others.
+    #[must_use]
+    pub fn of(&self, path: &Path) -> Option<&Mount> {
+        self.0
+            .iter()
+            .filter(|mount| path.starts_with(&mount.point))
+            .max_by_key(|mount| mount.point.components().count())
+    }
+
+    /// The mount that stands for a file system mounted in several places: the shortest path.
+    #[must_use]
+    pub fn principal(&self, device: DeviceNumber) -> Option<&Mount> {
+        let mounts = self.0.iter().filter(|mount| mount.device == device);
+        mounts.min_by_key(|mount| (mount.point.as_os_str().len(), &mount.point))
+    }
+
+    /// Names in the directory `path` on which something is mounted.
+    #[must_use]
+    pub fn names_in(&self, path: &Path) -> Vec<&OsStr> {
+        let inside = self
+            .0
+            .iter()
+            .filter(|mount| mount.point.parent() == Some(path));
+        inside.filter_map(|mount| mount.point.file_name()).collect()
+    }
+}
+
+/// The one file system that a worker may touch.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Territory {
+    /// All mounts.
+    pub mounts: MountTable,
+    /// Its own file system.
+    pub device: DeviceNumber,
+}
+
+impl Territory {
+    /// Whether an absolute path without links lies on it.
+    #[must_use]
+    pub fn is_here(&self, path: &Path) -> bool {
+        self.mounts
+            .of(path)
+            .is_some_and(|mount| mount.device == self.device)
+    }
+}
+
+/// A made-up territory: mount points with minor device numbers, and our own minor number.
+#[cfg(test)]
+pub(super) fn territory(mounts: &[(&str, u32)], ours: u32) -> Territory {
+    let device = |minor| DeviceNumber { major: 7, minor };
+    let mount = |(point, minor): &(&str, u32)| Mount {
+        device: device(*minor),
+        point: PathBuf::from(point),
+        type_name: "xfs".to_owned(),
+    };
+    Territory {
+        mounts: MountTable(mounts.iter().map(mount).collect()),
+        device: device(ours),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longest_and_the_last_mount_counts() {
+        let here = territory(&[("/", 0), ("/srv", 1), ("/srv/vm", 2), ("/srv/vm", 3)], 1);
+        let minor = |path: &str| here.mounts.of(Path::new(path)).unwrap().device.minor;
+        assert_eq!(minor("/"), 0);
+        assert_eq!(minor("/srvother/x"), 0);
+        assert_eq!(minor("/srv"), 1);
+        assert_eq!(minor("/srv/vmx"), 1);
+        assert_eq!(minor("/srv/vm/a/b"), 3);
+        assert!(here.is_here(Path::new("/srv/a")));
+        assert!(!here.is_here(Path::new("/srv/vm/a")));
+        assert_eq!(here.mounts.names_in(Path::new("/")), ["srv"]);
+        assert_eq!(here.mounts.names_in(Path::new("/srv")), ["vm", "vm"]);
+        assert!(here.mounts.names_in(Path::new("/srv/vm")).is_empty());
+    }
+}

@@ -1,0 +1,326 @@
+//! From a configured path to what it stands for: symbolic links followed, globs expanded.
+//!
+//! Runs in the worker of one file system and touches no other: where a path leads to another file
+//! system it is handed back, to be followed there.
+
+use std::collections::VecDeque;
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::io;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Component, Path, PathBuf};
+
+use globset::GlobSet;
+
+use super::mounts::Territory;
+use crate::config::settings::{compile_globs, is_glob};
+
+/// Links that are followed before it is called a loop (`MAXSYMLINKS`, path_resolution(7)).
+const MAX_LINKS: u32 = 40;
+
+/// Directories that one glob may look into. Far above any sensible pattern; `/**` ends here.
+const MAX_GLOB_DIRECTORIES: u32 = 100_000;
+
+/// Where a path leads to.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Followed {
+    /// To this place on our own file system, free of links.
+    Here(PathBuf),
+    /// To another file system, to be followed there; may still hold links and globs.
+    Elsewhere(PathBuf),
+}
+
+/// The part of a glob before its first special component: where its search begins.
+#[must_use]
+pub fn literal_part(path: &Path) -> PathBuf {
+    path.components()
+        .take_while(|component| !is_glob(component))
+        .collect()
+}
+
+/// Follows an absolute path, all symbolic links in it included, as far as the file system goes.
+///
+/// # Errors
+/// ELOOP, ENOENT, EACCES and whatever else reading a link returns.
+pub fn follow(path: &Path, territory: &Territory) -> io::Result<Followed> {
+    let mut todo: VecDeque<OsString> = names(path);
+    let mut at = PathBuf::from("/");
+    let mut links = 0;
+    while let Some(name) = todo.pop_front() {
+        if name == ".." {
+            at.pop();
+            continue;
+        }
+        let next = at.join(&name);
+        let rest = || todo.iter().fold(next.clone(), |path, name| path.join(name));
+        // Foreign directories on the way to our own mount point are passed without a look: the
+        // kernel names mount points without links.
+        if !territory.is_here(&next) {
+            if !territory.is_here(&rest()) {
+                return Ok(Followed::Elsewhere(rest()));
+            }
+            at = next;
+            continue;
+        }
+        if !fs::symlink_metadata(&next)?.is_symlink() {
+            at = next;
+            continue;
+        }
+        links += 1;
+        if links > MAX_LINKS {
+            return Err(rustix::io::Errno::LOOP.into());
+        }
+        let target = fs::read_link(&next)?;
+        if target.is_absolute() {
+            at = PathBuf::from("/");
+        }
+        for name in names(&target).into_iter().rev() {
+            todo.push_front(name);
+        }
+    }
+    Ok(Followed::Here(at))
+}
+
+fn names(path: &Path) -> VecDeque<OsString> {
+    let name = |component: Component<'_>| match component {
+        Component::Normal(name) => Some(name.to_owned()),
+        Component::ParentDir => Some(OsString::from("..")),
+        _ => None,
+    };
+    path.components().filter_map(name).collect()
+}
+
+/// What a glob finds.
+#[derive(Debug, Default)]
+pub struct Expanded {
+    /// Files and directories that match, and paths on other file systems that may still be globs.
+    pub found: Vec<Followed>,
+    /// Directories that could not be read.
+    pub faults: Vec<(PathBuf, io::Error)>,
+}
+
+/// Expands an absolute glob, component by component, as a shell does: `*` matches within one name
+/// (and no name that begins with a dot unless the pattern does), `**` any number of directories.
+pub fn expand(pattern: &Path, territory: &Territory, beat: &mut dyn FnMut()) -> Expanded {
+    let mut search = Search {
+        territory,
+        beat,
+        budget: MAX_GLOB_DIRECTORIES,
+        result: Expanded::default(),
+    };
+    let components: Vec<OsString> = names(pattern).into();
+    search.descend(Path::new("/"), &components);
+    search.result
+}
+
+struct Search<'a> {
+    territory: &'a Territory,
+    beat: &'a mut dyn FnMut(),
+    budget: u32,
+    result: Expanded,
+}
+
+impl Search<'_> {
+    fn descend(&mut self, at: &Path, components: &[OsString]) {
+        let literal = components.iter().take_while(|name| !is_glob(name)).count();
+        let (names, rest) = components.split_at(literal);
+        let base = names
+            .iter()
+            .fold(at.to_owned(), |path, name| path.join(name));
+        let here = match follow(&base, self.territory) {
+            Ok(Followed::Here(here)) => here,
+            Ok(Followed::Elsewhere(path)) => {
+                let path = rest.iter().fold(path, |path, name| path.join(name));
+                self.result.found.push(Followed::Elsewhere(path));
+                return;
+            }
+            // Behind a wildcard a missing name is no match; the first part of the pattern must be.
+            Err(error) if error.kind() == io::ErrorKind::NotFound && at != Path::new("/") => return,
+            Err(error) => return self.result.faults.push((base, error)),
+        };
+        match rest.split_first() {
+            None => self.result.found.push(Followed::Here(here)),
+            Some((wildcard, rest)) => self.wildcard(&here, wildcard, rest),
+        }
+    }
+
+    fn wildcard(&mut self, at: &Path, wildcard: &OsStr, rest: &[OsString]) {
+        if wildcard == "**" {
+            self.descend(at, rest);
+        }
+        let matcher = match self.matcher(wildcard) {
+            Ok(matcher) => matcher,
+            Err(error) => return self.result.faults.push((at.join(wildcard), error)),
+        };
+        for (name, is_directory) in self.list(at) {
+            let hidden =
+                name.as_bytes().starts_with(b".") && !wildcard.as_bytes().starts_with(b".");
+            if hidden || !matcher.is_match(Path::new(&name)) {
+                continue;
+            }
+            let path = at.join(&name);
+            if !self.territory.is_here(&path) {
+                let mut tail = rest.to_vec();
+                if wildcard == "**" {
+                    tail.insert(0, wildcard.to_owned());
+                }
+                let path = tail.iter().fold(path, |path, name| path.join(name));
+                self.result.found.push(Followed::Elsewhere(path));
+            } else if wildcard == "**" {
+                if is_directory {
+                    self.wildcard(&path, wildcard, rest);
+                }
+            } else {
+                self.descend(&path, rest);
+            }
+        }
+    }
+
+    fn matcher(&self, wildcard: &OsStr) -> io::Result<GlobSet> {
+        let text = wildcard.to_str().ok_or(io::ErrorKind::InvalidInput)?;
+        let text = if text == "**" { "*" } else { text };
+        compile_globs([text]).map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))
+    }
+
+    /// Names in a directory, sorted, with whether they are directories themselves (no link to one).
+    fn list(&mut self, at: &Path) -> Vec<(OsString, bool)> {
+        (self.beat)();
+        let Some(budget) = self.budget.checked_sub(1) else {
+            let error = io::Error::other(
+                "the pattern looks into too many directories; write a narrower one",
+            );
+            self.result.faults.push((at.to_owned(), error));
+            return Vec::new();
+        };
+        self.budget = budget;
+        let entries = match fs::read_dir(at) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotADirectory => return Vec::new(),
+            Err(error) => {
+                self.result.faults.push((at.to_owned(), error));
+                return Vec::new();
+            }
+        };
+        let is_directory = |entry: &fs::DirEntry| entry.file_type().is_ok_and(|kind| kind.is_dir());
+        let mut names: Vec<_> = entries
+            .flatten()
+            .map(|entry| (entry.file_name(), is_directory(&entry)))
+            .collect();
+        names.sort_unstable();
+        names
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    /// Files below a temporary directory, in which `foreign` counts as another file system.
+    struct Tree {
+        root: tempfile::TempDir,
+        territory: Territory,
+    }
+
+    impl Tree {
+        fn new(files: &[&str]) -> Self {
+            let root = tempfile::tempdir().unwrap();
+            let here = root.path().canonicalize().unwrap();
+            for file in files {
+                let path = here.join(file);
+                fs::create_dir_all(path.parent().unwrap()).unwrap();
+                fs::write(path, "").unwrap();
+            }
+            let foreign = here.join("foreign");
+            let mounts = [("/", 1), (foreign.to_str().unwrap(), 2)];
+            Tree {
+                root,
+                territory: crate::discover::mounts::territory(&mounts, 1),
+            }
+        }
+
+        fn path(&self, name: &str) -> PathBuf {
+            self.root.path().canonicalize().unwrap().join(name)
+        }
+
+        fn expand(&self, pattern: &str) -> Vec<String> {
+            let expanded = expand(&self.path(pattern), &self.territory, &mut || ());
+            assert!(expanded.faults.is_empty(), "{:?}", expanded.faults);
+            let root = self.path("");
+            let name = |followed| match followed {
+                Followed::Here(path) => path.strip_prefix(&root).unwrap().display().to_string(),
+                Followed::Elsewhere(path) => {
+                    format!("-> {}", path.strip_prefix(&root).unwrap().display())
+                }
+            };
+            let mut found: Vec<_> = expanded.found.into_iter().map(name).collect();
+            found.sort_unstable();
+            found
+        }
+    }
+
+    #[test]
+    fn links_are_followed_in_every_part() {
+        let tree = Tree::new(&["real/dir/a.raw"]);
+        symlink("real", tree.path("link")).unwrap();
+        symlink(tree.path("link/dir"), tree.path("absolute")).unwrap();
+        symlink("../dir/a.raw", tree.path("real/dir/back")).unwrap();
+        for path in [
+            "real/dir/a.raw",
+            "link/dir/a.raw",
+            "absolute/a.raw",
+            "absolute/back",
+            "link/../real/dir/a.raw",
+        ] {
+            let followed = follow(&tree.path(path), &tree.territory).unwrap();
+            assert_eq!(
+                followed,
+                Followed::Here(tree.path("real/dir/a.raw")),
+                "{path}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_loop_of_links_is_an_error() {
+        let tree = Tree::new(&[]);
+        symlink("b", tree.path("a")).unwrap();
+        symlink("a", tree.path("b")).unwrap();
+        let error = follow(&tree.path("a"), &tree.territory).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::ELOOP));
+        let error = follow(&tree.path("c"), &tree.territory).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn foreign_file_systems_are_not_touched() {
+        let tree = Tree::new(&["x"]);
+        // Nothing of that name exists: touching it would be an error.
+        symlink("foreign/deep", tree.path("link")).unwrap();
+        let followed = follow(&tree.path("link/a/b"), &tree.territory).unwrap();
+        assert_eq!(followed, Followed::Elsewhere(tree.path("foreign/deep/a/b")));
+        assert_eq!(tree.expand("link/*.raw"), ["-> foreign/deep/*.raw"]);
+    }
+
+    #[test]
+    fn globs_expand_as_in_a_shell() {
+        let tree = Tree::new(&[
+            "vm1/a.raw",
+            "vm1/b.raw",
+            "vm1/.c.raw",
+            "vm2/deep/a.raw",
+            "vm2/x",
+            "foreign/y",
+        ]);
+        assert_eq!(tree.expand("vm*/a.raw"), ["vm1/a.raw"]);
+        assert_eq!(tree.expand("vm1/*.raw"), ["vm1/a.raw", "vm1/b.raw"]);
+        assert_eq!(tree.expand("vm1/.*.raw"), ["vm1/.c.raw"]);
+        assert_eq!(tree.expand("vm{1,2}"), ["vm1", "vm2"]);
+        assert_eq!(tree.expand("vm[2-9]/*"), ["vm2/deep", "vm2/x"]);
+        assert_eq!(
+            tree.expand("**/a.raw"),
+            ["-> foreign/**/a.raw", "vm1/a.raw", "vm2/deep/a.raw"]
+        );
+        assert_eq!(tree.expand("none*/x"), [""; 0]);
+    }
+}

@@ -1,0 +1,287 @@
+//! Searching a directory in depth for files that could be images.
+//!
+//! Each step goes from an open directory to a name in it, never through a path a second time, and
+//! follows no symbolic link: who may write in a directory can change it under our feet, but not
+//! lead us out of it.
+
+use std::ffi::OsStr;
+use std::io;
+use std::mem::MaybeUninit;
+use std::ops::ControlFlow;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, fstat, openat, statat};
+
+use super::mounts::Territory;
+use super::rules::Rules;
+
+/// Directories within directories, at the most: far deeper than any image store, and far from the
+/// end of the stack.
+const MAX_DEPTH: usize = 128;
+
+/// Bytes of directory entries that are read at a time.
+const ENTRIES: usize = 32 * 1024;
+
+/// Who is told of what a walk meets.
+pub trait Visitor {
+    /// A regular file: its directory, its name there, its whole path, and the inode number that
+    /// the directory gives. Breaking off ends the walk.
+    fn file(
+        &mut self,
+        directory: BorrowedFd<'_>,
+        name: &OsStr,
+        path: &Path,
+        inode: u64,
+    ) -> ControlFlow<()>;
+    /// Something is mounted here; what lies behind is for another walk.
+    fn mount_point(&mut self, path: &Path);
+    /// Something could not be read.
+    fn fault(&mut self, path: &Path, error: &io::Error);
+    /// Called between any two steps that could take long.
+    fn beat(&mut self);
+}
+
+/// Searches the directory at `path`: absolute, on our file system, without links.
+pub fn walk(path: &Path, territory: &Territory, rules: &Rules, visitor: &mut dyn Visitor) {
+    let mut walk = Walk {
+        territory,
+        rules,
+        visitor,
+        above: Vec::new(),
+    };
+    // Broken off or finished: either way that is all.
+    let _ = match open_directory(rustix::fs::CWD, path.as_os_str()) {
+        Ok(directory) => walk.enter(&directory, path),
+        Err(error) => walk.fault(path, &error),
+    };
+}
+
+/// Opens a directory to be read, following no link in its last component.
+fn open_directory(at: BorrowedFd<'_>, name: &OsStr) -> io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    // Reading must not change the access time of every directory each minute; only owner and root
+    // may ask for that (open(2), O_NOATIME).
+    match openat(at, name, flags | OFlags::NOATIME, Mode::empty()) {
+        Err(rustix::io::Errno::PERM) => Ok(openat(at, name, flags, Mode::empty())?),
+        other => Ok(other?),
+    }
+}
+
+struct Walk<'a> {
+    territory: &'a Territory,
+    rules: &'a Rules,
+    visitor: &'a mut dyn Visitor,
+    /// Device and inode of the directories that lead here. A file system that is no tree (a broken
+    /// FUSE) must not keep us for ever.
+    above: Vec<(u64, u64)>,
+}
+
+impl Walk<'_> {
+    fn enter(&mut self, directory: &OwnedFd, path: &Path) -> ControlFlow<()> {
+        self.visitor.beat();
+        let stat = match fstat(directory) {
+            Ok(stat) => stat,
+            Err(error) => return self.fault(path, &error.into()),
+        };
+        let here = (stat.st_dev, stat.st_ino);
+        if self.above.contains(&here) {
+            let error = io::Error::other("the directory contains itself; not searched again");
+            return self.fault(path, &error);
+        }
+        if self.above.len() >= MAX_DEPTH {
+            let error = io::Error::other("nested too deep; not searched any further");
+            return self.fault(path, &error);
+        }
+        self.above.push(here);
+        for name in self.files_then_directories(directory, path)? {
+            self.descend(directory, &path.join(name))?;
+        }
+        self.above.pop();
+        ControlFlow::Continue(())
+    }
+
+    /// Visits the files of a directory and returns the names of the directories in it: they are
+    /// entered after it has been read to its end, so that one buffer is in use at a time.
+    fn files_then_directories(
+        &mut self,
+        directory: &OwnedFd,
+        path: &Path,
+    ) -> ControlFlow<(), Vec<PathBuf>> {
+        let mut buffer = vec![MaybeUninit::uninit(); ENTRIES];
+        let mut entries = RawDir::new(directory, &mut buffer);
+        let mut directories = Vec::new();
+        let mount_points = self.territory.mounts.names_in(path);
+        while let Some(entry) = entries.next() {
+            let entry = match entry {
+                Ok(entry) => entry,
+                Err(error) => {
+                    self.visitor.fault(path, &error.into());
+                    break;
+                }
+            };
+            let name = OsStr::from_bytes(entry.file_name().to_bytes());
+            if name == "." || name == ".." {
+                continue;
+            }
+            self.visitor.beat();
+            let whole = path.join(name);
+            if mount_points.contains(&name) {
+                self.visitor.mount_point(&whole);
+                continue;
+            }
+            match self.kind(directory.as_fd(), name, entry.file_type(), &whole) {
+                FileType::RegularFile => {
+                    self.visitor
+                        .file(directory.as_fd(), name, &whole, entry.ino())?;
+                }
+                FileType::Directory if self.rules.searches(&whole) => {
+                    directories.push(PathBuf::from(name));
+                }
+                // Links, FIFOs, sockets and devices in a directory are no images.
+                _ => {}
+            }
+        }
+        ControlFlow::Continue(directories)
+    }
+
+    /// Some file systems (XFS without the ftype feature) leave the type out of the directory.
+    fn kind(&mut self, at: BorrowedFd<'_>, name: &OsStr, told: FileType, path: &Path) -> FileType {
+        if told != FileType::Unknown {
+            return told;
+        }
+        match statat(at, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => FileType::from_raw_mode(stat.st_mode),
+            Err(error) => {
+                self.visitor.fault(path, &error.into());
+                FileType::Unknown
+            }
+        }
+    }
+
+    fn descend(&mut self, parent: &OwnedFd, path: &Path) -> ControlFlow<()> {
+        let Some(name) = path.file_name() else {
+            return ControlFlow::Continue(());
+        };
+        match open_directory(parent.as_fd(), name) {
+            Ok(directory) => self.enter(&directory, path),
+            // Gone, or replaced by a link, since it was listed.
+            Err(error) => self.fault(path, &error),
+        }
+    }
+
+    /// One fault never ends a walk.
+    fn fault(&mut self, path: &Path, error: &io::Error) -> ControlFlow<()> {
+        self.visitor.fault(path, error);
+        ControlFlow::Continue(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::discover::mounts;
+    use crate::discover::rules::Selection;
+    use std::fs;
+    use std::os::unix::fs::{MetadataExt as _, symlink};
+
+    #[derive(Default)]
+    struct Seen {
+        files: Vec<PathBuf>,
+        points: Vec<PathBuf>,
+        faults: Vec<(PathBuf, String)>,
+    }
+
+    impl Visitor for Seen {
+        fn file(
+            &mut self,
+            _: BorrowedFd<'_>,
+            name: &OsStr,
+            path: &Path,
+            inode: u64,
+        ) -> ControlFlow<()> {
+            assert_eq!(path.file_name(), Some(name));
+            assert_eq!(fs::metadata(path).unwrap().ino(), inode);
+            self.files.push(path.to_owned());
+            ControlFlow::Continue(())
+        }
+
+        fn mount_point(&mut self, path: &Path) {
+            self.points.push(path.to_owned());
+        }
+
+        fn fault(&mut self, path: &Path, error: &io::Error) {
+            self.faults.push((path.to_owned(), error.to_string()));
+        }
+
+        fn beat(&mut self) {}
+    }
+
+    fn search(root: &Path, exclude: &[&str]) -> Seen {
+        let selection = Selection {
+            exclude: exclude.iter().map(|glob| (*glob).to_owned()).collect(),
+            ..Selection::default()
+        };
+        let foreign = root.join("foreign");
+        let territory = mounts::territory(&[("/", 1), (foreign.to_str().unwrap(), 2)], 1);
+        let mut seen = Seen::default();
+        walk(
+            root,
+            &territory,
+            &Rules::new(&selection).unwrap(),
+            &mut seen,
+        );
+        seen.files.sort();
+        seen
+    }
+
+    #[test]
+    fn regular_files_are_found_in_depth_and_nothing_else() {
+        let root = tempfile::tempdir().unwrap();
+        let root = root.path();
+        fs::create_dir_all(root.join("a/b/c")).unwrap();
+        fs::create_dir_all(root.join("snapshots/d")).unwrap();
+        fs::create_dir_all(root.join("foreign")).unwrap();
+        for file in ["x.raw", "a/b/c/y.raw", "snapshots/d/z.raw", "foreign/w.raw"] {
+            fs::write(root.join(file), "").unwrap();
+        }
+        symlink(root, root.join("a/loop")).unwrap();
+        symlink(root.join("x.raw"), root.join("a/link.raw")).unwrap();
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            root.join("a/fifo.raw"),
+            FileType::Fifo,
+            Mode::RWXU,
+            0,
+        )
+        .unwrap();
+        let seen = search(root, &["snapshots"]);
+        assert_eq!(
+            seen.files,
+            ["a/b/c/y.raw", "x.raw"].map(|file| root.join(file))
+        );
+        assert_eq!(seen.points, [root.join("foreign")]);
+        assert!(seen.faults.is_empty(), "{:?}", seen.faults);
+    }
+
+    #[test]
+    fn a_deep_tree_ends() {
+        let root = tempfile::tempdir().unwrap();
+        let mut deep = root.path().to_owned();
+        for _ in 0..200 {
+            deep.push("d");
+        }
+        fs::create_dir_all(&deep).unwrap();
+        let seen = search(root.path(), &[]);
+        assert_eq!(seen.faults.len(), 1);
+        assert!(seen.faults[0].1.contains("nested too deep"));
+    }
+
+    #[test]
+    fn a_missing_directory_is_one_fault() {
+        let root = tempfile::tempdir().unwrap();
+        let seen = search(&root.path().join("none"), &[]);
+        assert_eq!(seen.faults.len(), 1);
+    }
+}

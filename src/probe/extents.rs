@@ -1,0 +1,170 @@
+//! Reading an extent map chunk by chunk, with rests in which the guest gets its turn.
+
+use std::fs::File;
+use std::io;
+use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
+
+use crate::model::{Bytes, Extent, ExtentCount, ExtentFlags, ExtentMap, MapBuilder};
+use crate::sys::fiemap;
+
+/// How long to rest after each chunk, as a share of the time that the chunk took.
+///
+/// A chunk holds the file's I/O lock; a writer that waits for it makes all readers behind it wait
+/// too. Between chunks they all get through.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Pace(f32);
+
+impl Pace {
+    /// For someone who waits: a tenth of the time is rest.
+    pub const QUICK: Pace = Pace(0.1);
+    /// For the daemon, which has time: as much rest as work.
+    pub const GENTLE: Pace = Pace(1.0);
+
+    fn rest(self, worked: Duration) -> Duration {
+        // Short enough for a deadline of seconds even after a call that was slow once.
+        worked.mul_f32(self.0).min(Duration::from_millis(50))
+    }
+}
+
+/// Reads extent maps.
+pub struct Reader {
+    chunk: fiemap::Chunk,
+}
+
+/// Why reading ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// The last extent was read.
+    Last,
+    /// The visitor had enough.
+    Stopped,
+}
+
+impl Reader {
+    /// With a buffer of its own (57 KB).
+    #[must_use]
+    pub fn new() -> Self {
+        Reader {
+            chunk: fiemap::Chunk::new(),
+        }
+    }
+
+    /// Visits the extents from byte `start` on, in ascending order and without overlap, until the
+    /// last one or until the visitor breaks off. `beat` is called before each system call.
+    ///
+    /// The map may change while it is read; what is seen is then a mixture, but never an extent
+    /// twice and never without an end.
+    ///
+    /// # Errors
+    /// Those of FIEMAP; EOPNOTSUPP where the file system has none.
+    pub fn read(
+        &mut self,
+        file: &File,
+        start: Bytes,
+        pace: Pace,
+        mut visit: impl FnMut(Extent) -> ControlFlow<()>,
+        beat: &mut dyn FnMut(),
+    ) -> io::Result<End> {
+        let mut at = start.0;
+        loop {
+            beat();
+            let began = Instant::now();
+            let extents = self.chunk.read(file, at)?;
+            let worked = began.elapsed();
+            // No extent beyond `at`: the end, also of a file that has shrunk meanwhile.
+            let Some(last) = extents.last().copied() else {
+                return Ok(End::Last);
+            };
+            for extent in extents.iter().filter_map(|extent| beyond(extent, at)) {
+                if visit(extent).is_break() {
+                    return Ok(End::Stopped);
+                }
+            }
+            let end = last.logical.saturating_add(last.length);
+            if last.flags & fiemap::EXTENT_LAST != 0 || end <= at {
+                // The second is no progress: a file system that answers so would do it for ever.
+                return Ok(End::Last);
+            }
+            at = end;
+            std::thread::sleep(pace.rest(worked));
+        }
+    }
+
+    /// Goes on with a map for about `budget`. Returns the finished map, or nothing if there is more
+    /// to read; then `builder` holds what there is so far. Stops at `max_extents` with a map that
+    /// says that it is not complete.
+    ///
+    /// # Errors
+    /// As [`read`](Reader::read).
+    pub fn read_part(
+        &mut self,
+        file: &File,
+        size: Bytes,
+        builder: &mut MapBuilder,
+        bounds: Bounds,
+        beat: &mut dyn FnMut(),
+    ) -> io::Result<Option<ExtentMap>> {
+        let began = Instant::now();
+        let mut visited: u64 = 0;
+        let start = builder.logical_end();
+        let end = self.read(
+            file,
+            start,
+            bounds.pace,
+            |extent| {
+                // The clock is looked at once a chunk.
+                let chunk_done = visited > 0 && visited.is_multiple_of(fiemap::CHUNK as u64);
+                if builder.extents() >= bounds.max_extents
+                    || (chunk_done && began.elapsed() >= bounds.budget)
+                {
+                    return ControlFlow::Break(());
+                }
+                visited += 1;
+                builder.push(extent);
+                ControlFlow::Continue(())
+            },
+            beat,
+        )?;
+        let capped = end == End::Stopped && builder.extents() >= bounds.max_extents;
+        let finished = end == End::Last || capped;
+        Ok(finished.then(|| std::mem::take(builder).finish(size, !capped)))
+    }
+}
+
+impl Default for Reader {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Within what a part of a map is read.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds {
+    /// No more extents than this, in all parts together.
+    pub max_extents: ExtentCount,
+    /// About so long, for this part.
+    pub budget: Duration,
+    /// How to rest between chunks.
+    pub pace: Pace,
+}
+
+/// The part of a kernel's extent from `at` on, in our terms; nothing if it ends before.
+fn beyond(extent: &fiemap::Extent, at: u64) -> Option<Extent> {
+    let skip = at.saturating_sub(extent.logical);
+    let length = extent
+        .length
+        .checked_sub(skip)
+        .filter(|length| *length > 0)?;
+    let has = |flag| extent.flags & flag != 0;
+    Some(Extent {
+        logical: Bytes(extent.logical + skip),
+        physical: Bytes(extent.physical.wrapping_add(skip)),
+        length: Bytes(length),
+        flags: ExtentFlags {
+            unwritten: has(fiemap::EXTENT_UNWRITTEN),
+            shared: has(fiemap::EXTENT_SHARED),
+            delayed: has(fiemap::EXTENT_DELALLOC | fiemap::EXTENT_UNKNOWN),
+        },
+    })
+}

@@ -1,0 +1,79 @@
+//! The process that makes the calls that may hang: reads requests from its standard input, a socket
+//! that a [`worker`](super::worker) holds the other end of, and answers there.
+//!
+//! It keeps no file open between requests, so that it stands in nobody's way when the file system
+//! is to be unmounted.
+
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use rustix::stdio::stdin;
+
+use super::extents::{Bounds, Pace, Reader};
+use super::format_cache::FormatCache;
+use super::outbox::Outbox;
+use super::protocol::{MapRequest, Reply, Request, read_request};
+use super::{census, fault, for_kind, open, survey};
+use crate::model::Bytes;
+
+/// Serves until the other side closes.
+///
+/// # Errors
+/// When standard input is no socket of ours, or sends what is no request.
+pub fn serve() -> io::Result<()> {
+    // Somebody's working directory must not be kept from being unmounted.
+    std::env::set_current_dir("/")?;
+    let mut socket = UnixStream::from(stdin().try_clone_to_owned()?);
+    let mut out = Outbox::new(socket.try_clone()?)?;
+    let mut formats = FormatCache::default();
+    while let Some(request) = read_request(&mut socket)? {
+        answer(&request, &mut formats, &mut out);
+        out.done()?;
+    }
+    Ok(())
+}
+
+fn answer(request: &Request, formats: &mut FormatCache, out: &mut Outbox) {
+    let (place, result) = match request {
+        Request::Survey(request) => {
+            let mut probe = for_kind(request.mount.kind());
+            (
+                &request.mount.point,
+                survey::run(request, probe.as_mut(), formats, out),
+            )
+        }
+        Request::Map(request) => (&request.path, map(request, out)),
+        Request::Census(request) => {
+            out.at_hand(&request.mount.point);
+            let census = census::census(request, &mut || out.beat());
+            let told = census.map(|census| out.push(&Reply::Census(Box::new(census))));
+            (&request.mount.point, told)
+        }
+    };
+    if let Err(error) = result {
+        out.push(&Reply::Fault(fault(place, &error)));
+    }
+}
+
+fn map(request: &MapRequest, out: &mut Outbox) -> io::Result<()> {
+    out.at_hand(&request.path);
+    let (file, stat) = open::image(&request.path, request.id)?;
+    let mut builder = request.builder.clone();
+    let bounds = Bounds {
+        max_extents: request.max_extents,
+        budget: request.budget.min(Duration::from_secs(10)),
+        pace: if request.quick {
+            Pace::QUICK
+        } else {
+            Pace::GENTLE
+        },
+    };
+    let size = Bytes(u64::try_from(stat.st_size).unwrap_or(0));
+    let map = Reader::new().read_part(&file, size, &mut builder, bounds, &mut || out.beat())?;
+    out.push(&match map {
+        Some(map) => Reply::Map(Box::new(map)),
+        None => Reply::MapPart(Box::new(builder)),
+    });
+    Ok(())
+}

@@ -1,0 +1,138 @@
+//! The helper's replies on their way out.
+//!
+//! A thread of its own sends them: what was found before a step that hangs must not hang with it,
+//! and sending each reply by itself would cost two context switches an image.
+
+use std::io::{self, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::protocol::{PlainPath, Reply, append};
+
+/// Replies wait at most this long for others to be sent with.
+const GATHER: Duration = Duration::from_millis(10);
+/// The other side hears from us at least this often, as long as no step hangs.
+const BEAT: Duration = Duration::from_millis(100);
+/// A step that takes longer is reported by name.
+const SLOW: Duration = Duration::from_secs(1);
+
+#[derive(Default)]
+struct Waiting {
+    frames: Vec<u8>,
+    /// The file at hand and since when, until it was reported as slow.
+    at_hand: Option<(PathBuf, Instant)>,
+}
+
+struct Shared {
+    waiting: Mutex<Waiting>,
+    something: Condvar,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        // Bytes and a path are whole at any time; a panic elsewhere does not make them wrong.
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Takes replies and sends them soon.
+pub(super) struct Outbox {
+    shared: Arc<Shared>,
+    socket: UnixStream,
+    last: Instant,
+}
+
+impl Outbox {
+    /// Starts the sending thread.
+    pub(super) fn new(socket: UnixStream) -> io::Result<Self> {
+        let shared = Arc::new(Shared {
+            waiting: Mutex::default(),
+            something: Condvar::new(),
+        });
+        let (theirs, out) = (Arc::clone(&shared), socket.try_clone()?);
+        std::thread::Builder::new()
+            .name("outbox".to_owned())
+            .stack_size(64 * 1024)
+            .spawn(move || send_for_ever(&theirs, out))?;
+        Ok(Outbox {
+            shared,
+            socket,
+            last: Instant::now(),
+        })
+    }
+
+    /// Takes a reply; it is sent within [`GATHER`].
+    pub(super) fn push(&mut self, reply: &Reply) {
+        let mut waiting = self.shared.lock();
+        let was_empty = waiting.frames.is_empty();
+        if append(&mut waiting.frames, reply).is_err() {
+            // Cannot happen with the types of the protocol; without an answer the other side
+            // would wait, so end instead.
+            std::process::abort();
+        }
+        drop(waiting);
+        self.last = Instant::now();
+        if was_empty {
+            self.shared.something.notify_one();
+        }
+    }
+
+    /// Says that nothing hangs, if nothing was said for a while. Called between steps.
+    pub(super) fn beat(&mut self) {
+        if self.last.elapsed() >= BEAT {
+            self.push(&Reply::Beat);
+        }
+    }
+
+    /// Names the file that the next steps are about, in case they hang.
+    pub(super) fn at_hand(&mut self, path: &Path) {
+        self.shared.lock().at_hand = Some((path.to_owned(), Instant::now()));
+    }
+
+    /// Sends the last reply of a request at once.
+    pub(super) fn done(&mut self) -> io::Result<()> {
+        let mut waiting = self.shared.lock();
+        waiting.at_hand = None;
+        let mut frames = std::mem::take(&mut waiting.frames);
+        append(&mut frames, &Reply::Done)?;
+        // Under the lock, so that the sending thread cannot get in between.
+        self.socket.write_all(&frames)
+    }
+}
+
+fn send_for_ever(shared: &Shared, mut out: UnixStream) {
+    loop {
+        let mut waiting = shared.lock();
+        while waiting.frames.is_empty() {
+            waiting = match waiting
+                .at_hand
+                .take_if(|(_, since)| since.elapsed() >= SLOW)
+            {
+                Some((path, _)) => {
+                    // The message is one of the protocol's and can be written.
+                    let _ = append(&mut waiting.frames, &Reply::Slow(PlainPath(path)));
+                    waiting
+                }
+                None if waiting.at_hand.is_some() => {
+                    let waited = shared.something.wait_timeout(waiting, SLOW);
+                    waited.unwrap_or_else(PoisonError::into_inner).0
+                }
+                None => {
+                    let waited = shared.something.wait(waiting);
+                    waited.unwrap_or_else(PoisonError::into_inner)
+                }
+            };
+        }
+        drop(waiting);
+        std::thread::sleep(GATHER);
+        // Sent under the lock, or a later `done` could overtake it.
+        let mut waiting = shared.lock();
+        let frames = std::mem::take(&mut waiting.frames);
+        if out.write_all(&frames).is_err() {
+            // The other side is gone. Nobody else needs us.
+            std::process::exit(0);
+        }
+    }
+}

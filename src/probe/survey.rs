@@ -1,0 +1,265 @@
+//! One pass over the images of one file system: find them and count each while it is open.
+
+use std::collections::HashSet;
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io;
+use std::ops::ControlFlow;
+use std::os::fd::{AsFd as _, BorrowedFd};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat, openat, statat};
+
+use super::format_cache::FormatCache;
+use super::outbox::Outbox;
+use super::protocol::{PassedOver, Reply, Root, SurveyRequest};
+use super::{Count, Probe, fault, open};
+use crate::discover::format::by_name;
+use crate::discover::paths::{self, Followed};
+use crate::discover::rules::{Rules, Verdict};
+use crate::discover::walk::{Visitor, walk};
+use crate::model::{Bytes, ExtentCount, Format, ImageId, Sample};
+
+/// A file with more extents is not looked into on XFS: up to here that costs some milliseconds and
+/// less than 200 KB.
+const LOOK_INTO: ExtentCount = ExtentCount(10_000);
+
+/// Carries out a survey.
+///
+/// # Errors
+/// When a glob of the selection is none: the configuration should have been refused.
+pub(super) fn run(
+    request: &SurveyRequest,
+    probe: &mut dyn Probe,
+    formats: &mut FormatCache,
+    out: &mut Outbox,
+) -> io::Result<()> {
+    let rules = Rules::new(&request.selection).map_err(io::Error::other)?;
+    out.at_hand(&request.mount.point);
+    match super::filesystem(probe, &request.mount) {
+        Ok(filesystem) => out.push(&Reply::Filesystem(filesystem)),
+        Err(error) => out.push(&Reply::Fault(fault(&request.mount.point, &error))),
+    }
+    let held = request.held.iter().map(|held| held.0.clone()).collect();
+    let mut survey = Survey {
+        probe,
+        formats,
+        out,
+        rules: &rules,
+        held,
+        seen: HashSet::new(),
+        passed_over: PassedOver::default(),
+    };
+    for root in &request.roots {
+        survey.root(root, request);
+    }
+    let passed_over = survey.passed_over;
+    out.push(&Reply::PassedOver(passed_over));
+    Ok(())
+}
+
+struct Survey<'a> {
+    probe: &'a mut dyn Probe,
+    formats: &'a mut FormatCache,
+    out: &'a mut Outbox,
+    rules: &'a Rules,
+    held: HashSet<PathBuf>,
+    /// Images that were counted: a hard link, or a path named twice, is the same one.
+    seen: HashSet<ImageId>,
+    passed_over: PassedOver,
+}
+
+impl Survey<'_> {
+    fn root(&mut self, root: &Root, request: &SurveyRequest) {
+        self.out.at_hand(&root.path);
+        if !root.glob {
+            return match paths::follow(&root.path, &request.territory) {
+                Ok(followed) => self.followed(followed, false, request),
+                Err(error) => self.fault(&root.path, &error),
+            };
+        }
+        let out = &mut *self.out;
+        let expanded = paths::expand(&root.path, &request.territory, &mut || out.beat());
+        for (path, error) in expanded.faults {
+            self.fault(&path, &error);
+        }
+        for followed in expanded.found {
+            self.followed(followed, true, request);
+        }
+    }
+
+    fn followed(&mut self, followed: Followed, glob: bool, request: &SurveyRequest) {
+        match followed {
+            Followed::Elsewhere(path) => self.out.push(&Reply::Elsewhere(Root { path, glob })),
+            Followed::Here(path) => {
+                self.out.at_hand(&path);
+                match statat(CWD, &path, AtFlags::SYMLINK_NOFOLLOW) {
+                    Ok(stat) => self.place(&path, &stat, request),
+                    Err(error) => self.fault(&path, &error.into()),
+                }
+            }
+        }
+    }
+
+    fn place(&mut self, path: &Path, stat: &Stat, request: &SurveyRequest) {
+        match FileType::from_raw_mode(stat.st_mode) {
+            FileType::Directory => walk(path, &request.territory, self.rules, self),
+            FileType::RegularFile => self.named_file(path),
+            kind => self.fault(path, &open::not_a_file(kind)),
+        }
+    }
+
+    /// A file that the operator has named is an image, however small and whatever it looks like.
+    fn named_file(&mut self, path: &Path) {
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+            return;
+        };
+        let flags = OFlags::DIRECTORY | OFlags::CLOEXEC;
+        // Without the right to read the directory only its hint stays unknown.
+        let counted = openat(CWD, parent, flags, Mode::empty())
+            .or_else(|_| openat(CWD, parent, flags | OFlags::PATH, Mode::empty()))
+            .map_err(io::Error::from)
+            .and_then(|directory| self.count(directory.as_fd(), name, path, true));
+        if let Err(error) = counted {
+            self.fault(path, &error);
+        }
+    }
+
+    fn found_file(&mut self, at: BorrowedFd<'_>, name: &OsStr, path: &Path) -> io::Result<()> {
+        let stat = statat(at, name, AtFlags::SYMLINK_NOFOLLOW)?;
+        let size = size(&stat);
+        match self.rules.verdict(path, size) {
+            Verdict::Unwanted => self.passed_over.unwanted += 1,
+            Verdict::TooSmall => {
+                self.passed_over.too_small += 1;
+                self.passed_over.too_small_bytes =
+                    self.passed_over.too_small_bytes.saturating_add(size);
+            }
+            Verdict::Image => self.count(at, name, path, true)?,
+            Verdict::Look => {
+                let remembered = self.formats.get(id(&stat), &stat);
+                let certain = by_name(path) == Some(Format::Raw) || self.held.contains(path);
+                // Known to be no image: not even opened.
+                if remembered == Some(None) && !certain {
+                    self.passed_over.unwanted += 1;
+                } else {
+                    self.count(at, name, path, certain)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Counts a file. Unless it is `certain` to be an image, tells of it only if it looks like one.
+    fn count(
+        &mut self,
+        at: BorrowedFd<'_>,
+        name: &OsStr,
+        path: &Path,
+        certain: bool,
+    ) -> io::Result<()> {
+        let (file, stat) = open::regular_file(at, name)?;
+        let id = id(&stat);
+        if self.seen.contains(&id) {
+            return Ok(());
+        }
+        let began = Instant::now();
+        let out = &mut *self.out;
+        let count = self.probe.count(&file, at, &mut || out.beat())?;
+        let took = began.elapsed();
+        let Some(format) = self.format(&file, &stat, path, &count, certain)? else {
+            self.passed_over.unwanted += 1;
+            return Ok(());
+        };
+        self.seen.insert(id);
+        let sample = Sample {
+            id,
+            path: path.to_owned(),
+            format,
+            extents: count.extents,
+            size: size(&stat),
+            // st_blocks counts 512 bytes on every file system (stat(2)).
+            allocated: Bytes(
+                u64::try_from(stat.st_blocks)
+                    .unwrap_or(0)
+                    .saturating_mul(512),
+            ),
+            extent_size_hint: count.hint,
+            directory_hint: count.directory_hint,
+        };
+        self.out.push(&Reply::Image(Box::new(sample), took));
+        Ok(())
+    }
+
+    /// The format of an image; nothing if the file does not look like one and is not `certain` to
+    /// be one.
+    ///
+    /// The header is read only after the count: reading a single byte makes XFS load the whole
+    /// extent map (xfs_bmapi_read calls xfs_iread_extents, fs/xfs/libxfs/xfs_bmap.c; 10 s and
+    /// 600 MB for the image of 34,694,398 extents). A file with too many extents is told of in any
+    /// case: whatever it is, it costs the kernel as much as an image.
+    fn format(
+        &mut self,
+        file: &File,
+        stat: &Stat,
+        path: &Path,
+        count: &Count,
+        certain: bool,
+    ) -> io::Result<Option<Format>> {
+        let id = id(stat);
+        if let Some(remembered) = self.formats.get(id, stat) {
+            return Ok(remembered.or(certain.then_some(Format::Raw)));
+        }
+        if count.extents > LOOK_INTO && self.probe.loads_whole_maps() {
+            let format = self.formats.last_known(id).or_else(|| by_name(path));
+            return Ok(Some(format.unwrap_or(Format::Unknown)));
+        }
+        let magic = self.formats.read(id, stat, file)?;
+        Ok(magic.or(certain.then_some(Format::Raw)))
+    }
+
+    fn fault(&mut self, path: &Path, error: &io::Error) {
+        self.out.push(&Reply::Fault(fault(path, error)));
+    }
+}
+
+impl Visitor for Survey<'_> {
+    fn file(
+        &mut self,
+        directory: BorrowedFd<'_>,
+        name: &OsStr,
+        path: &Path,
+        _: u64,
+    ) -> ControlFlow<()> {
+        self.out.at_hand(path);
+        if let Err(error) = self.found_file(directory, name, path) {
+            self.fault(path, &error);
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn mount_point(&mut self, path: &Path) {
+        let root = Root::literal(path.to_owned());
+        self.out.push(&Reply::Elsewhere(root));
+    }
+
+    fn fault(&mut self, path: &Path, error: &io::Error) {
+        Survey::fault(self, path, error);
+    }
+
+    fn beat(&mut self) {
+        self.out.beat();
+    }
+}
+
+fn id(stat: &Stat) -> ImageId {
+    ImageId {
+        device: stat.st_dev,
+        inode: stat.st_ino,
+    }
+}
+
+fn size(stat: &Stat) -> Bytes {
+    Bytes(u64::try_from(stat.st_size).unwrap_or(0))
+}

@@ -1,0 +1,287 @@
+//! One pass over all images: each file system surveyed by its own worker, all at the same time.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Mutex, mpsc};
+
+use super::protocol::{Fault, PassedOver, PlainPath, Reply, Request, Root, SurveyRequest};
+use super::worker::{CallError, StallFlag, Worker};
+use crate::discover::mounts::{Mount, MountTable, Territory};
+use crate::discover::paths::literal_part;
+use crate::discover::rules::Selection;
+use crate::model::{DeviceNumber, Filesystem, ImageId, Sample};
+use crate::sys;
+
+/// Where to look and for what.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Scope {
+    /// Files, directories, globs.
+    pub roots: Vec<Root>,
+    /// Which of the files found there.
+    pub selection: Selection,
+    /// What one step of a probe may take.
+    pub probe_timeout: Duration,
+}
+
+/// What a sweep meets, as it meets it.
+#[derive(Debug)]
+pub enum Event {
+    /// A file system on which images may lie.
+    Filesystem(Filesystem),
+    /// An image, counted, and how long that took.
+    Image(Sample, Duration),
+    /// Something that could not be read.
+    Fault(Fault),
+    /// Files that were no images.
+    PassedOver(PassedOver),
+    /// All of the file system mounted there was surveyed, or it ended in this error. Follows again
+    /// for the same file system when more of it is met later.
+    Surveyed(PathBuf, Result<(), CallError>),
+}
+
+/// Is told of events, with the file system that they are about.
+pub type OnEvent<'a> = dyn FnMut(DeviceNumber, Event) + Send + 'a;
+
+/// The workers of all file systems that have been met.
+#[derive(Debug)]
+pub struct Fleet {
+    proc: PathBuf,
+    ships: BTreeMap<DeviceNumber, Ship>,
+}
+
+#[derive(Debug)]
+struct Ship {
+    worker: Arc<Mutex<Worker>>,
+    flag: StallFlag,
+    mount: Mount,
+}
+
+impl Fleet {
+    /// No workers yet. `proc` is where procfs is mounted.
+    #[must_use]
+    pub fn new(proc: &Path) -> Self {
+        Fleet {
+            proc: proc.to_owned(),
+            ships: BTreeMap::new(),
+        }
+    }
+
+    /// The mount table as it is now.
+    ///
+    /// # Errors
+    /// When procfs cannot be read.
+    pub fn mounts(&self) -> io::Result<MountTable> {
+        Ok(MountTable::new(sys::mounts::read(&self.proc)?))
+    }
+
+    /// The worker of a file system; it is made if there is none yet.
+    pub fn worker(&mut self, mount: &Mount) -> Arc<Mutex<Worker>> {
+        let ship = self.ships.entry(mount.device).or_insert_with(|| {
+            let worker = Worker::default();
+            Ship {
+                flag: worker.flag(),
+                worker: Arc::new(Mutex::new(worker)),
+                mount: mount.clone(),
+            }
+        });
+        Arc::clone(&ship.worker)
+    }
+
+    /// The worker of a file system that the last sweep has met.
+    #[must_use]
+    pub fn known_worker(&self, device: DeviceNumber) -> Option<Arc<Mutex<Worker>>> {
+        self.ships.get(&device).map(|ship| Arc::clone(&ship.worker))
+    }
+
+    /// Every file system met, and whether it hangs.
+    pub fn stalls(&self) -> impl Iterator<Item = (&Mount, StallFlag)> {
+        self.ships
+            .values()
+            .map(|ship| (&ship.mount, ship.flag.clone()))
+    }
+
+    /// Finds and counts all images of `scope`.
+    ///
+    /// A file system that hangs costs this sweep one deadline and the next ones nothing; the others
+    /// are surveyed meanwhile.
+    ///
+    /// # Errors
+    /// When the mount table cannot be read.
+    pub async fn sweep(&mut self, scope: &Scope, on_event: &mut OnEvent<'_>) -> io::Result<()> {
+        let mounts = self.mounts()?;
+        let proc = self.proc.clone();
+        let held = tokio::task::spawn_blocking(move || sys::processes::files_open_in_qemu(&proc));
+        let held = held.await.unwrap_or_default();
+        let mut sweep = Sweep::new(self, scope, mounts, held);
+        for root in &scope.roots {
+            sweep.add_root(root.clone(), on_event);
+        }
+        sweep.run(on_event).await;
+        let met = sweep.met;
+        self.ships.retain(|device, _| met.contains(device));
+        Ok(())
+    }
+}
+
+/// A sweep under way.
+struct Sweep<'a> {
+    fleet: &'a mut Fleet,
+    scope: &'a Scope,
+    mounts: MountTable,
+    held: Vec<PathBuf>,
+    /// Roots that wait for the survey of their file system to end.
+    waiting: HashMap<DeviceNumber, Vec<Root>>,
+    running: HashSet<DeviceNumber>,
+    met: HashSet<DeviceNumber>,
+    roots: HashSet<Root>,
+    images: HashSet<ImageId>,
+    replies: mpsc::UnboundedSender<(DeviceNumber, Said)>,
+    inbox: mpsc::UnboundedReceiver<(DeviceNumber, Said)>,
+}
+
+enum Said {
+    Reply(Reply),
+    End(Result<(), CallError>),
+}
+
+impl<'a> Sweep<'a> {
+    fn new(fleet: &'a mut Fleet, scope: &'a Scope, mounts: MountTable, held: Vec<PathBuf>) -> Self {
+        let (replies, inbox) = mpsc::unbounded_channel();
+        Sweep {
+            fleet,
+            scope,
+            mounts,
+            held,
+            waiting: HashMap::new(),
+            running: HashSet::new(),
+            met: HashSet::new(),
+            roots: HashSet::new(),
+            images: HashSet::new(),
+            replies,
+            inbox,
+        }
+    }
+
+    fn add_root(&mut self, root: Root, on_event: &mut OnEvent<'_>) {
+        let Some(mount) = self.mount_of(&root) else {
+            return;
+        };
+        let device = mount.device;
+        if mount.is_pseudo() {
+            let error = format!("lies on {}, which holds no disk images", mount.type_name);
+            let path = root.path;
+            return on_event(device, Event::Fault(Fault { path, error }));
+        }
+        if self.roots.insert(root.clone()) {
+            self.waiting.entry(device).or_default().push(root);
+        }
+    }
+
+    fn mount_of(&self, root: &Root) -> Option<&Mount> {
+        if root.glob {
+            self.mounts.of(&literal_part(&root.path))
+        } else {
+            self.mounts.of(&root.path)
+        }
+    }
+
+    async fn run(&mut self, on_event: &mut OnEvent<'_>) {
+        loop {
+            self.launch();
+            if self.running.is_empty() {
+                return;
+            }
+            // The sender is ours, so that the channel cannot close.
+            let Some((device, said)) = self.inbox.recv().await else {
+                return;
+            };
+            match said {
+                Said::Reply(reply) => self.take(device, reply, on_event),
+                Said::End(result) => {
+                    self.running.remove(&device);
+                    let mount = self.mounts.principal(device);
+                    let point = mount.map(|mount| mount.point.clone()).unwrap_or_default();
+                    on_event(device, Event::Surveyed(point, result));
+                }
+            }
+        }
+    }
+
+    /// Starts a survey on every file system that has roots waiting and none running.
+    fn launch(&mut self) {
+        let ready: Vec<_> = self
+            .waiting
+            .keys()
+            .filter(|device| !self.running.contains(device))
+            .copied()
+            .collect();
+        for device in ready {
+            let (Some(roots), Some(mount)) = (
+                self.waiting.remove(&device),
+                self.mounts.principal(device).cloned(),
+            ) else {
+                continue;
+            };
+            let territory = Territory {
+                mounts: self.mounts.clone(),
+                device,
+            };
+            let held = self.held.iter().filter(|path| territory.is_here(path));
+            let request = Request::Survey(SurveyRequest {
+                held: held.cloned().map(PlainPath).collect(),
+                selection: self.scope.selection.clone(),
+                mount: mount.clone(),
+                territory,
+                roots,
+            });
+            self.running.insert(device);
+            self.met.insert(device);
+            let worker = self.fleet.worker(&mount);
+            let replies = self.replies.clone();
+            let deadline = self.scope.probe_timeout;
+            tokio::spawn(async move {
+                let result = match tokio::time::timeout(deadline, worker.lock()).await {
+                    // Sending fails only when the sweep is over; then nobody misses the reply.
+                    Ok(mut worker) => {
+                        let on_reply = |reply| drop(replies.send((device, Said::Reply(reply))));
+                        worker.call(&request, deadline, on_reply).await
+                    }
+                    Err(_) => Err(CallError::Busy),
+                };
+                drop(replies.send((device, Said::End(result))));
+            });
+        }
+    }
+
+    fn take(&mut self, device: DeviceNumber, reply: Reply, on_event: &mut OnEvent<'_>) {
+        let event = match reply {
+            Reply::Filesystem(filesystem) => Event::Filesystem(filesystem),
+            // Met twice when two configured paths lead there in two surveys.
+            Reply::Image(sample, _) if !self.images.insert(sample.id) => return,
+            Reply::Image(sample, took) => Event::Image(*sample, took),
+            Reply::Fault(fault) => Event::Fault(fault),
+            Reply::PassedOver(passed_over) => Event::PassedOver(passed_over),
+            Reply::Elsewhere(root) => return self.add_crossing(root, on_event),
+            Reply::Beat
+            | Reply::Slow(_)
+            | Reply::MapPart(_)
+            | Reply::Map(_)
+            | Reply::Census(_)
+            | Reply::Done => return,
+        };
+        on_event(device, event);
+    }
+
+    /// Another file system met inside a directory is searched too, but one that holds no files is
+    /// no fault there.
+    fn add_crossing(&mut self, root: Root, on_event: &mut OnEvent<'_>) {
+        let mount = self.mount_of(&root);
+        if !mount.is_some_and(|mount| mount.is_pseudo() && mount.point == root.path) {
+            self.add_root(root, on_event);
+        }
+    }
+}

@@ -1,0 +1,283 @@
+//! Our side of a helper process: one a file system, one call at a time, each step with a deadline.
+//!
+//! When a step does not return in time the call ends with [`CallError::Stalled`]; what was answered
+//! before counts. The helper stays as it is, for it cannot be helped, and until its step returns
+//! every further call ends at once with the same error: a second one would only hang beside it.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt as _;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::UnixStream;
+use tokio::task::JoinHandle;
+
+use super::protocol::{Reply, Request, append, frame_length};
+
+/// The hidden subcommand that makes the program a helper.
+pub const HELPER_COMMAND: &str = "probe-helper";
+
+/// Why a call did not come to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum CallError {
+    /// A step did not return within the deadline, or an earlier one still has not.
+    #[error("{}", stalled_text(.on.as_ref(), *.elapsed))]
+    Stalled {
+        /// The file that the step is about, as far as the helper could say.
+        on: Option<PathBuf>,
+        /// For how long it has hung.
+        elapsed: Duration,
+    },
+    /// Another call has kept the worker for longer than a step may take.
+    #[error(
+        "the file system's worker is busy with another image; it is asked again at the next sweep"
+    )]
+    Busy,
+    /// The helper ended, or broke the protocol.
+    #[error("the probe helper failed: {0}")]
+    Helper(#[source] io::Error),
+    /// The helper could not be started.
+    #[error("cannot start the probe helper: {0}")]
+    Start(#[source] io::Error),
+}
+
+fn stalled_text(on: Option<&PathBuf>, elapsed: Duration) -> String {
+    let on = on.map(|path| format!(" on {}", crate::model::path::shown(path)));
+    format!(
+        "the file system does not answer: a probe{} has hung for {} s; it goes on by itself when the file system does",
+        on.unwrap_or_default(),
+        elapsed.as_secs()
+    )
+}
+
+/// Since when a worker's file system has hung. Can be read at any time, by anyone.
+#[derive(Debug, Clone, Default)]
+pub struct StallFlag(Arc<Mutex<Option<Instant>>>);
+
+impl StallFlag {
+    /// For how long the file system has not answered; nothing while it does.
+    #[must_use]
+    pub fn stalled_for(&self) -> Option<Duration> {
+        self.lock().map(|since| since.elapsed())
+    }
+
+    fn set(&self, since: Option<Instant>) {
+        *self.lock() = since;
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Instant>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The helper of one file system.
+#[derive(Debug, Default)]
+pub struct Worker {
+    state: State,
+    flag: StallFlag,
+}
+
+#[derive(Debug, Default)]
+enum State {
+    /// No helper runs, or the call that had it was given up.
+    #[default]
+    Absent,
+    /// Waiting for a request.
+    Idle(Connection),
+    /// A step hangs. The task reads on until the call ends and then gives the connection back.
+    Stalled {
+        since: Instant,
+        on: Option<PathBuf>,
+        back: JoinHandle<Option<Connection>>,
+    },
+}
+
+impl Worker {
+    /// Tells others whether the file system hangs.
+    #[must_use]
+    pub fn flag(&self) -> StallFlag {
+        self.flag.clone()
+    }
+
+    /// Has the helper carry out a request, each step of which may take `deadline` (and what the
+    /// request rightly takes beyond), and hands out its replies as they come. The first call starts
+    /// the helper.
+    ///
+    /// # Errors
+    /// [`CallError`]; replies that came before it were handed out.
+    pub async fn call(
+        &mut self,
+        request: &Request,
+        deadline: Duration,
+        mut on_reply: impl FnMut(Reply),
+    ) -> Result<(), CallError> {
+        let mut connection = self.connection().await?;
+        let began = connection.send(request).await;
+        began.map_err(CallError::Helper)?;
+        let mut slow = None;
+        let mut last = Instant::now();
+        let deadline = deadline + request.extra_time();
+        loop {
+            let left = deadline.saturating_sub(last.elapsed());
+            match tokio::time::timeout(left, connection.receive()).await {
+                Err(_) => return Err(self.give_up(connection, last, slow)),
+                Ok(Err(error)) => return Err(CallError::Helper(connection.epitaph(error))),
+                Ok(Ok(Reply::Done)) => break,
+                // Names what hangs, but is no sign that it does not.
+                Ok(Ok(Reply::Slow(path))) => slow = Some(path.0),
+                Ok(Ok(reply)) => {
+                    last = Instant::now();
+                    on_reply(reply);
+                }
+            }
+        }
+        self.state = State::Idle(connection);
+        Ok(())
+    }
+
+    /// An idle connection, taken out of the state: a call that is dropped half-way leaves none
+    /// behind, for nobody would know which replies belong to whom.
+    async fn connection(&mut self) -> Result<Connection, CallError> {
+        match std::mem::replace(&mut self.state, State::Absent) {
+            State::Idle(connection) => Ok(connection),
+            State::Absent => Connection::start().map_err(CallError::Start),
+            State::Stalled { since, on, back } if !back.is_finished() => {
+                let error = CallError::Stalled {
+                    on: on.clone(),
+                    elapsed: since.elapsed(),
+                };
+                self.state = State::Stalled { since, on, back };
+                Err(error)
+            }
+            State::Stalled { back, .. } => match back.await {
+                Ok(Some(connection)) => Ok(connection),
+                _ => Connection::start().map_err(CallError::Start),
+            },
+        }
+    }
+
+    fn give_up(
+        &mut self,
+        mut connection: Connection,
+        since: Instant,
+        on: Option<PathBuf>,
+    ) -> CallError {
+        self.flag.set(Some(since));
+        let flag = self.flag.clone();
+        let back = tokio::spawn(async move {
+            let rest = connection.drain().await;
+            flag.set(None);
+            rest.ok().map(|()| connection)
+        });
+        let elapsed = since.elapsed();
+        self.state = State::Stalled {
+            since,
+            on: on.clone(),
+            back,
+        };
+        CallError::Stalled { on, elapsed }
+    }
+}
+
+/// A running helper and the socket to it.
+#[derive(Debug)]
+struct Connection {
+    helper: Option<Child>,
+    socket: UnixStream,
+    /// Bytes that were received, from `used` on not yet understood.
+    received: Vec<u8>,
+    used: usize,
+}
+
+impl Connection {
+    fn start() -> io::Result<Self> {
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
+        ours.set_nonblocking(true)?;
+        let helper = Command::new("/proc/self/exe")
+            .arg0("fragwatch")
+            .arg(HELPER_COMMAND)
+            .env_clear()
+            .stdin(OwnedFd::from(theirs))
+            .stdout(Stdio::null())
+            .stderr(Stdio::inherit())
+            // Ctrl-C in a terminal is for the command, which then closes the socket.
+            .process_group(0)
+            .spawn()?;
+        Ok(Connection {
+            helper: Some(helper),
+            socket: UnixStream::from_std(ours)?,
+            received: Vec::new(),
+            used: 0,
+        })
+    }
+
+    async fn send(&mut self, request: &Request) -> io::Result<()> {
+        let mut frame = Vec::new();
+        append(&mut frame, request)?;
+        self.socket.write_all(&frame).await
+    }
+
+    /// The next reply. May be dropped at any point and called again: bytes are kept.
+    async fn receive(&mut self) -> io::Result<Reply> {
+        loop {
+            if let Some(reply) = self.next_received()? {
+                return Ok(reply);
+            }
+            self.received.drain(..self.used);
+            self.used = 0;
+            if self.socket.read_buf(&mut self.received).await? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+    }
+
+    fn next_received(&mut self) -> io::Result<Option<Reply>> {
+        let Some((prefix, rest)) = self.received[self.used..].split_first_chunk() else {
+            return Ok(None);
+        };
+        let length = frame_length(*prefix)?;
+        let Some(frame) = rest.get(..length) else {
+            return Ok(None);
+        };
+        let reply = serde_json::from_slice(frame)?;
+        self.used += prefix.len() + length;
+        Ok(Some(reply))
+    }
+
+    /// Reads replies up to the last one of the request.
+    async fn drain(&mut self) -> io::Result<()> {
+        while !matches!(self.receive().await?, Reply::Done) {}
+        Ok(())
+    }
+
+    /// How the helper ended, if it did, as a reason for a failed read.
+    fn epitaph(&mut self, error: io::Error) -> io::Error {
+        match self.helper.as_mut().map(Child::try_wait) {
+            Some(Ok(Some(status))) => io::Error::new(error.kind(), format!("{error} ({status})")),
+            _ => error,
+        }
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        if let Some(mut helper) = self.helper.take() {
+            // Fails only if it has ended already.
+            let _ = helper.kill();
+            reap_later(helper);
+        }
+    }
+}
+
+/// Waits for ended helpers without waiting: one that hangs ends only when its call returns. Each
+/// further helper that ends is the occasion to look at the earlier ones.
+fn reap_later(helper: Child) {
+    static ENDED: Mutex<Vec<Child>> = Mutex::new(Vec::new());
+    let mut ended = ENDED.lock().unwrap_or_else(PoisonError::into_inner);
+    ended.push(helper);
+    ended.retain_mut(|helper| matches!(helper.try_wait(), Ok(None)));
+}

@@ -1,0 +1,121 @@
+//! The one shared snapshot that everybody who asks is answered from.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::metrics::{self, Lifetime};
+use crate::model::{ExtentCount, Severity};
+use crate::probe::worker::StallFlag;
+
+/// What is known at the end of a sweep. Made once, read by many.
+#[derive(Debug, Default)]
+pub struct Snapshot {
+    /// Metrics of images and file systems, as text for Prometheus.
+    pub text: String,
+    /// How many images there are.
+    pub images: usize,
+    /// The most fragmented images, worst first.
+    pub worst: Vec<Row>,
+}
+
+/// One image on the landing page.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Row {
+    /// Its path, on one line.
+    pub path: String,
+    /// Its extents.
+    pub extents: ExtentCount,
+    /// How bad that is.
+    pub severity: Severity,
+}
+
+/// Holds the snapshot and what is newer than it.
+#[derive(Debug)]
+pub struct Board {
+    lifetime: Lifetime,
+    now: Mutex<Now>,
+}
+
+#[derive(Debug)]
+struct Now {
+    snapshot: Arc<Snapshot>,
+    stalls: Vec<(String, StallFlag)>,
+    /// When the next sweep must have ended, at the latest.
+    sweep_due: Instant,
+}
+
+impl Board {
+    /// An empty board. The first sweep must end within `patience`.
+    #[must_use]
+    pub fn new(lifetime: Lifetime, patience: Duration) -> Self {
+        let now = Now {
+            snapshot: Arc::default(),
+            stalls: Vec::new(),
+            sweep_due: Instant::now() + patience,
+        };
+        Board {
+            lifetime,
+            now: Mutex::new(now),
+        }
+    }
+
+    /// Puts up a new snapshot.
+    pub fn post(&self, snapshot: Snapshot) {
+        self.lock().snapshot = Arc::new(snapshot);
+    }
+
+    /// Puts up whose file systems can hang: mount points and their flags.
+    pub fn watch_stalls(&self, stalls: Vec<(String, StallFlag)>) {
+        self.lock().stalls = stalls;
+    }
+
+    /// Notes that a sweep has ended; the next one must within `patience`.
+    pub fn swept(&self, patience: Duration) {
+        self.lock().sweep_due = Instant::now() + patience;
+    }
+
+    /// The snapshot.
+    #[must_use]
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        Arc::clone(&self.lock().snapshot)
+    }
+
+    /// Mount points whose file systems hang, and for how long.
+    #[must_use]
+    pub fn stalled(&self) -> Vec<(String, Duration)> {
+        let now = self.lock();
+        let stalled =
+            |(mount, flag): &(String, StallFlag)| Some((mount.clone(), flag.stalled_for()?));
+        now.stalls.iter().filter_map(stalled).collect()
+    }
+
+    /// For how long a sweep is overdue; nothing while all is well.
+    #[must_use]
+    pub fn overdue(&self) -> Option<Duration> {
+        Instant::now().checked_duration_since(self.lock().sweep_due)
+    }
+
+    /// All metrics, as text for Prometheus.
+    #[must_use]
+    pub fn metrics(&self) -> String {
+        let (snapshot, stalls) = {
+            let now = self.lock();
+            let flag =
+                |(mount, flag): &(String, StallFlag)| (mount.clone(), flag.stalled_for().is_some());
+            (
+                Arc::clone(&now.snapshot),
+                now.stalls.iter().map(flag).collect::<Vec<_>>(),
+            )
+        };
+        let mut text = self.lifetime.render();
+        text.reserve(snapshot.text.len());
+        text.push_str(&snapshot.text);
+        text.push_str(&metrics::render_stalls(&stalls));
+        text
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Now> {
+        // Every field is replaced as a whole.
+        self.now.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,114 @@
+//! The HTTP pages: `/metrics` for Prometheus, `/healthz` for whoever watches the watcher, and a
+//! landing page for people. Nothing here changes anything.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{Html, IntoResponse};
+use axum::{Router, routing::get};
+
+use super::board::Board;
+use crate::model::ExtentCount;
+
+/// The text format of Prometheus
+/// (<https://prometheus.io/docs/instrumenting/exposition_formats/>).
+const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// The pages over a board.
+pub fn router(board: Arc<Board>) -> Router {
+    Router::new()
+        .route("/", get(landing))
+        .route("/metrics", get(metrics))
+        .route("/healthz", get(health))
+        .with_state(board)
+}
+
+async fn metrics(State(board): State<Arc<Board>>) -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, METRICS_TYPE)], board.metrics())
+}
+
+/// 200 while sweeps end in time. A file system that hangs does not make the daemon ill: it is told
+/// by a metric.
+async fn health(State(board): State<Arc<Board>>) -> (StatusCode, String) {
+    match board.overdue() {
+        None => (StatusCode::OK, "ok\n".to_owned()),
+        Some(overdue) => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            format!(
+                "the sweep over all images is overdue by {} s\n",
+                overdue.as_secs()
+            ),
+        ),
+    }
+}
+
+async fn landing(State(board): State<Arc<Board>>) -> Html<String> {
+    let snapshot = board.snapshot();
+    let mut page = String::from(HEAD);
+    // Writing to a String cannot fail, here and below.
+    let _ = write!(
+        page,
+        "<p>{} watched by fragwatch {}. \
+         <a href=\"/metrics\">metrics</a> · <a href=\"/healthz\">health</a></p>",
+        images(snapshot.images),
+        env!("CARGO_PKG_VERSION")
+    );
+    for (mount, since) in board.stalled() {
+        let _ = write!(
+            page,
+            "<p class=\"critical\">The file system {} has not answered for {} s; its counts are old.</p>",
+            escaped(&mount),
+            since.as_secs()
+        );
+    }
+    if !snapshot.worst.is_empty() {
+        page.push_str("<table><tr><th>Image<th>Extents<th>Severity");
+        for row in &snapshot.worst {
+            let _ = write!(
+                page,
+                "<tr><td>{}<td class=\"number\">{}<td class=\"{severity}\">{severity}",
+                escaped(&row.path),
+                row.extents,
+                severity = row.severity
+            );
+        }
+        page.push_str("</table>");
+    }
+    page.push_str("</body></html>\n");
+    Html(page)
+}
+
+const HEAD: &str = "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\">\
+<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"><title>fragwatch</title><style>\
+body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;\
+color-scheme:light dark}\
+table{border-collapse:collapse;width:100%}th{text-align:left}\
+th,td{padding:.25rem .75rem .25rem 0;border-bottom:1px solid #8884;overflow-wrap:anywhere}\
+.number,th:nth-child(2){text-align:right;font-variant-numeric:tabular-nums}\
+td.ok{color:#2a7d2a}.warning{color:#b36b00}.critical{color:#c62828;font-weight:600}\
+</style></head><body><h1>fragwatch</h1>";
+
+fn images(number: usize) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{} image{plural}", ExtentCount(number as u64))
+}
+
+/// A file name can hold anything, markup too.
+fn escaped(text: &str) -> String {
+    text.replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
+        .replace('"', "&quot;")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn markup_in_names_stays_text() {
+        assert_eq!(escaped("<b>\"&amp;"), "&lt;b&gt;&quot;&amp;amp;");
+    }
+}

@@ -1,0 +1,380 @@
+//! Every metric by name, in one place, and how they are rendered.
+//!
+//! Two kinds. What the daemon counts over its life (errors, durations, reloads) lies in the global
+//! recorder. What is true of an image or a file system *now* is rendered anew from the state, by a
+//! recorder that lives as long as that takes: the recorder cannot forget a single label set, and a
+//! series must vanish with its image.
+
+use std::time::Duration;
+
+use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge};
+use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
+
+use crate::model::path::shown;
+use crate::model::{Bytes, ExtentCount, ExtentMap, Filesystem, Sample, Severity};
+
+const IMAGE_EXTENTS: &str = "fragwatch_image_extents";
+const IMAGE_FRAGMENTS: &str = "fragwatch_image_fragments";
+const IMAGE_SIZE: &str = "fragwatch_image_size_bytes";
+const IMAGE_ALLOCATED: &str = "fragwatch_image_allocated_bytes";
+const IMAGE_SEVERITY: &str = "fragwatch_image_severity";
+const IMAGE_INFO: &str = "fragwatch_image_info";
+const FILESYSTEM_EXTENTS: &str = "fragwatch_filesystem_extents";
+const FILESYSTEM_FREE: &str = "fragwatch_filesystem_free_bytes";
+const FILESYSTEM_SIZE: &str = "fragwatch_filesystem_size_bytes";
+const PROBE_STALLED: &str = "fragwatch_probe_stalled";
+const EXTENT_MAP_MEMORY: &str = "fragwatch_extent_map_memory_bytes";
+const PROBE_DURATION: &str = "fragwatch_probe_duration_seconds";
+const PROBE_ERRORS: &str = "fragwatch_probe_errors_total";
+const SWEEP_TIMESTAMP: &str = "fragwatch_sweep_timestamp_seconds";
+const RELOAD_SUCCESS: &str = "fragwatch_config_reload_success";
+const RELOAD_TIMESTAMP: &str = "fragwatch_config_reload_timestamp_seconds";
+const BUILD_INFO: &str = "fragwatch_build_info";
+
+/// Seconds: a count on XFS takes microseconds, a map seconds, and a deadline is ten.
+const DURATION_BUCKETS: [f64; 8] = [1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0];
+
+/// What a probe was about (label `method`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Method {
+    /// Number of extents.
+    Count,
+    /// Whole extent map.
+    Map,
+}
+
+impl Method {
+    fn label(self) -> &'static str {
+        match self {
+            Method::Count => "count",
+            Method::Map => "map",
+        }
+    }
+}
+
+/// What the daemon counts over its life.
+#[derive(Debug, Clone)]
+pub struct Lifetime {
+    handle: PrometheusHandle,
+    buckets: Duration,
+}
+
+impl Lifetime {
+    /// Installs the global recorder; once a process.
+    ///
+    /// # Errors
+    /// When there is one already.
+    pub fn install() -> Result<Self, BuildError> {
+        let handle = PrometheusBuilder::new()
+            .set_buckets_for_metric(Matcher::Full(PROBE_DURATION.to_owned()), &DURATION_BUCKETS)?
+            .install_recorder()?;
+        describe_histogram!(
+            PROBE_DURATION,
+            Unit::Seconds,
+            "Time that one probe of one image took."
+        );
+        describe_counter!(
+            PROBE_ERRORS,
+            "Probes that failed, and file systems that did not answer."
+        );
+        describe_gauge!(
+            RELOAD_SUCCESS,
+            "Whether the last reading of the configuration succeeded (1) or the former one stays in force (0)."
+        );
+        describe_gauge!(
+            RELOAD_TIMESTAMP,
+            Unit::Seconds,
+            "When the configuration in force was read."
+        );
+        describe_gauge!(BUILD_INFO, "Version of fragwatch; always 1.");
+        gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+        // A counter that is not there until something goes wrong cannot be watched for increase.
+        counter!(PROBE_ERRORS).absolute(0);
+        Ok(Lifetime {
+            handle,
+            buckets: Duration::from_secs(60),
+        })
+    }
+
+    /// Everything so far, as text for Prometheus.
+    #[must_use]
+    pub fn render(&self) -> String {
+        self.handle.render()
+    }
+
+    /// Sorts measured durations into buckets; without it they would pile up in memory.
+    pub fn upkeep(&self) {
+        self.handle.run_upkeep();
+    }
+
+    /// How often [`upkeep`](Lifetime::upkeep) is due.
+    #[must_use]
+    pub fn upkeep_interval(&self) -> Duration {
+        self.buckets
+    }
+}
+
+/// Notes how long a probe took.
+pub fn probed(method: Method, took: Duration) {
+    metrics::histogram!(PROBE_DURATION, "method" => method.label()).record(took);
+}
+
+/// Counts a probe that failed.
+pub fn probe_failed() {
+    counter!(PROBE_ERRORS).increment(1);
+}
+
+/// Notes that the configuration was read; `now` in seconds since 1970.
+pub fn config_read(now: f64) {
+    gauge!(RELOAD_SUCCESS).set(1.0);
+    gauge!(RELOAD_TIMESTAMP).set(now);
+}
+
+/// Notes that a new configuration was refused.
+pub fn config_refused() {
+    gauge!(RELOAD_SUCCESS).set(0.0);
+}
+
+/// One image as it is told.
+#[derive(Debug)]
+pub struct ImageNow<'a> {
+    /// Its last count.
+    pub sample: &'a Sample,
+    /// Its last map, if one was read.
+    pub map: Option<&'a ExtentMap>,
+    /// How bad it is.
+    pub severity: Severity,
+    /// Where its file system is mounted.
+    pub filesystem: &'a str,
+}
+
+/// One file system as it is told.
+#[derive(Debug)]
+pub struct FilesystemNow<'a> {
+    /// How full it is.
+    pub filesystem: &'a Filesystem,
+    /// Extents of all images on it.
+    pub extents: ExtentCount,
+}
+
+/// Renders what is true of images and file systems at the end of a sweep, at `swept` seconds since
+/// 1970. `memory` is what all extent maps take.
+#[must_use]
+pub fn render_now(
+    images: &[ImageNow<'_>],
+    filesystems: &[FilesystemNow<'_>],
+    memory: Bytes,
+    swept: Option<f64>,
+) -> String {
+    render_once(|| {
+        describe_now();
+        images.iter().for_each(set_image);
+        for now in filesystems {
+            let label = label(&shown(&now.filesystem.mount));
+            gauge!(FILESYSTEM_EXTENTS, "filesystem" => label.clone()).set(float(now.extents.0));
+            gauge!(FILESYSTEM_FREE, "filesystem" => label.clone())
+                .set(float(now.filesystem.free.0));
+            gauge!(FILESYSTEM_SIZE, "filesystem" => label).set(float(now.filesystem.size.0));
+        }
+        gauge!(EXTENT_MAP_MEMORY).set(float(memory.0));
+        if let Some(swept) = swept {
+            gauge!(SWEEP_TIMESTAMP).set(swept);
+        }
+    })
+}
+
+/// Renders for each mount point whether its file system hangs.
+#[must_use]
+pub fn render_stalls(stalls: &[(String, bool)]) -> String {
+    render_once(|| {
+        describe_gauge!(
+            PROBE_STALLED,
+            "Whether a probe of this file system hangs (1); its counts are then old."
+        );
+        for (mount, stalled) in stalls {
+            gauge!(PROBE_STALLED, "filesystem" => label(mount)).set(f64::from(u8::from(*stalled)));
+        }
+    })
+}
+
+fn describe_now() {
+    describe_gauge!(IMAGE_EXTENTS, "Records of the image's extent map.");
+    describe_gauge!(
+        IMAGE_FRAGMENTS,
+        "Physically contiguous runs of the image, when its map was last read."
+    );
+    describe_gauge!(IMAGE_SIZE, Unit::Bytes, "Length of the image file.");
+    describe_gauge!(
+        IMAGE_ALLOCATED,
+        Unit::Bytes,
+        "What the image occupies on disk."
+    );
+    describe_gauge!(
+        IMAGE_SEVERITY,
+        "How bad it is by the configured thresholds: 0 ok, 1 warning, 2 critical."
+    );
+    describe_gauge!(IMAGE_INFO, "What the image is; always 1.");
+    describe_gauge!(
+        FILESYSTEM_EXTENTS,
+        "Extents of all images on the file system."
+    );
+    describe_gauge!(
+        FILESYSTEM_FREE,
+        Unit::Bytes,
+        "Free space of the file system."
+    );
+    describe_gauge!(FILESYSTEM_SIZE, Unit::Bytes, "Size of the file system.");
+    describe_gauge!(
+        EXTENT_MAP_MEMORY,
+        Unit::Bytes,
+        "Kernel memory that the extent maps of all images on XFS take when they are loaded (estimate)."
+    );
+    describe_gauge!(
+        SWEEP_TIMESTAMP,
+        Unit::Seconds,
+        "When the last pass over all images ended."
+    );
+}
+
+fn set_image(now: &ImageNow<'_>) {
+    let sample = now.sample;
+    let image = label(&shown(&sample.path));
+    let set = |name: &'static str, value: f64| gauge!(name, "image" => image.clone()).set(value);
+    set(IMAGE_EXTENTS, float(sample.extents.0));
+    set(IMAGE_SIZE, float(sample.size.0));
+    set(IMAGE_ALLOCATED, float(sample.allocated.0));
+    set(IMAGE_SEVERITY, f64::from(now.severity.as_number()));
+    if let Some(map) = now.map {
+        set(IMAGE_FRAGMENTS, float(map.fragments));
+    }
+    let filesystem = label(now.filesystem);
+    // The VM is named once owners are looked for.
+    gauge!(
+        IMAGE_INFO,
+        "image" => image.clone(),
+        "vm" => "",
+        "filesystem" => filesystem,
+        "format" => sample.format.name()
+    )
+    .set(1.0);
+}
+
+/// Numbers above 2^53 lose their last digits in Prometheus, whose values are floating-point.
+#[allow(clippy::cast_precision_loss)]
+fn float(value: u64) -> f64 {
+    value as f64
+}
+
+/// Text as the exporter needs it for a label value: it would take a single backslash for half of
+/// an escape and drop it (metrics-exporter-prometheus 0.18, sanitize_label_value).
+fn label(text: &str) -> String {
+    text.replace('\\', "\\\\")
+}
+
+fn render_once(set: impl FnOnce()) -> String {
+    let recorder = PrometheusBuilder::new().build_recorder();
+    metrics::with_local_recorder(&recorder, set);
+    recorder.handle().render()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{FilesystemKind, Format, ImageId};
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt as _;
+    use std::path::PathBuf;
+
+    fn sample(path: &[u8]) -> Sample {
+        Sample {
+            id: ImageId {
+                device: 1,
+                inode: 2,
+            },
+            path: PathBuf::from(OsStr::from_bytes(path)),
+            format: Format::Qcow2,
+            extents: ExtentCount(34_694_398),
+            size: Bytes(1 << 40),
+            allocated: Bytes(4096),
+            extent_size_hint: Bytes(0),
+            directory_hint: Bytes(0),
+        }
+    }
+
+    fn lines(text: &str, name: &str) -> Vec<String> {
+        let is = |line: &&str| line.split(['{', ' ']).next() == Some(name);
+        text.lines().filter(is).map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn an_image_is_told_by_its_path() {
+        let sample = sample(b"/srv/a.qcow2");
+        let now = ImageNow {
+            sample: &sample,
+            map: None,
+            severity: Severity::Critical,
+            filesystem: "/srv",
+        };
+        let filesystem = Filesystem {
+            mount: PathBuf::from("/srv"),
+            type_name: "xfs".to_owned(),
+            kind: FilesystemKind::Xfs,
+            uuid: None,
+            features: None,
+            size: Bytes(10),
+            free: Bytes(5),
+            block_size: Bytes(4096),
+        };
+        let filesystem = FilesystemNow {
+            filesystem: &filesystem,
+            extents: ExtentCount(7),
+        };
+        let text = render_now(&[now], &[filesystem], Bytes(1), Some(12.5));
+        assert_eq!(
+            lines(&text, IMAGE_EXTENTS),
+            ["fragwatch_image_extents{image=\"/srv/a.qcow2\"} 34694398"]
+        );
+        assert_eq!(
+            lines(&text, IMAGE_SEVERITY),
+            ["fragwatch_image_severity{image=\"/srv/a.qcow2\"} 2"]
+        );
+        assert_eq!(lines(&text, IMAGE_FRAGMENTS), [""; 0]);
+        assert_eq!(
+            lines(&text, IMAGE_INFO),
+            [
+                "fragwatch_image_info{image=\"/srv/a.qcow2\",vm=\"\",filesystem=\"/srv\",format=\"qcow2\"} 1"
+            ]
+        );
+        assert_eq!(
+            lines(&text, FILESYSTEM_EXTENTS),
+            ["fragwatch_filesystem_extents{filesystem=\"/srv\"} 7"]
+        );
+        assert_eq!(
+            lines(&text, SWEEP_TIMESTAMP),
+            ["fragwatch_sweep_timestamp_seconds 12.5"]
+        );
+    }
+
+    #[test]
+    fn any_name_gives_a_right_label() {
+        // What Prometheus must read back: one backslash before each escape of ours.
+        for (path, expected) in [
+            (&b"/a\"b"[..], r#"/a\"b"#),
+            (b"/a\\b", r"/a\\b"),
+            (b"/a\\\\\"", r#"/a\\\\\""#),
+            (b"/a\nb\xff", r"/a\\x0ab\\xff"),
+            (b"/a\\", r"/a\\"),
+        ] {
+            let sample = sample(path);
+            let now = ImageNow {
+                sample: &sample,
+                map: None,
+                severity: Severity::Ok,
+                filesystem: "/",
+            };
+            let text = render_now(&[now], &[], Bytes(0), None);
+            let line = format!("fragwatch_image_extents{{image=\"{expected}\"}} 34694398");
+            assert_eq!(lines(&text, IMAGE_EXTENTS), [line]);
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! FS_IOC_FIEMAP: where the extents of a file lie (Documentation/filesystems/fiemap.rst,
+//! include/uapi/linux/fiemap.h).
+//!
+//! Always in chunks. One call holds the file's I/O lock shared from its begin to its end and
+//! cannot be interrupted; a call over a whole large map stops the writers of the file, and behind
+//! them its readers, for as long (xfs_vn_fiemap, fs/xfs/xfs_iops.c; measured: guest reads fell from
+//! 4603 to 99 in 5 s). Never FIEMAP_FLAG_SYNC, which would write back the whole file under that lock.
+
+use std::io;
+use std::os::fd::AsFd;
+
+use rustix::ioctl::{Opcode, Updater, ioctl, opcode};
+
+/// Extents that one call returns at most: about 5 ms on a warm map.
+pub const CHUNK: usize = 1024;
+
+/// The last extent of the file.
+pub const EXTENT_LAST: u32 = 0x0001;
+/// The address on the device is not known.
+pub const EXTENT_UNKNOWN: u32 = 0x0002;
+/// Not yet allocated; written to memory only.
+pub const EXTENT_DELALLOC: u32 = 0x0004;
+/// Data are inside the file system's own structures.
+pub const EXTENT_DATA_INLINE: u32 = 0x0200;
+/// Allocated but not written.
+pub const EXTENT_UNWRITTEN: u32 = 0x0800;
+/// The blocks belong to another file too.
+pub const EXTENT_SHARED: u32 = 0x2000;
+
+/// `struct fiemap_extent`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Extent {
+    /// Offset in the file, in bytes.
+    pub logical: u64,
+    /// Offset on the device, in bytes.
+    pub physical: u64,
+    /// Length in bytes.
+    pub length: u64,
+    reserved64: [u64; 2],
+    /// `EXTENT_*`.
+    pub flags: u32,
+    reserved: [u32; 3],
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct Header {
+    start: u64,
+    length: u64,
+    flags: u32,
+    mapped_extents: u32,
+    extent_count: u32,
+    reserved: u32,
+}
+
+#[repr(C)]
+struct Request {
+    header: Header,
+    extents: [Extent; CHUNK],
+}
+
+const _: () = assert!(size_of::<Extent>() == 56);
+const _: () = assert!(size_of::<Header>() == 32);
+const FS_IOC_FIEMAP: Opcode = opcode::read_write::<Header>(b'f', 11);
+const _: () = assert!(FS_IOC_FIEMAP == 0xc020_660b);
+
+/// A buffer for one chunk, to be used again and again.
+pub struct Chunk(Box<Request>);
+
+impl Chunk {
+    /// An empty buffer.
+    #[must_use]
+    pub fn new() -> Self {
+        Chunk(Box::new(Request {
+            header: Header::default(),
+            extents: [Extent::default(); CHUNK],
+        }))
+    }
+
+    /// The extents of the file from byte `start` on, [`CHUNK`] at most, in ascending order. The
+    /// first one may begin before `start`. None means that there are no more.
+    ///
+    /// # Errors
+    /// What the ioctl returns: EOPNOTSUPP or ENOTTY where the file system does not know it.
+    pub fn read(&mut self, file: impl AsFd, start: u64) -> io::Result<&[Extent]> {
+        // The count is a constant far below 2^32.
+        #[allow(clippy::cast_possible_truncation)]
+        let extent_count = CHUNK as u32;
+        self.0.header = Header {
+            start,
+            length: u64::MAX - start,
+            extent_count,
+            ..Header::default()
+        };
+        // SAFETY: the opcode takes a pointer to a `struct fiemap` that `fm_extent_count` extents
+        // follow; `Request` has that layout and holds as many, and the kernel writes no more.
+        unsafe {
+            let updater = Updater::<FS_IOC_FIEMAP, Request>::new(&mut self.0);
+            ioctl(file, updater)
+        }?;
+        let mapped = (self.0.header.mapped_extents as usize).min(CHUNK);
+        Ok(&self.0.extents[..mapped])
+    }
+}
+
+impl Default for Chunk {
+    fn default() -> Self {
+        Self::new()
+    }
+}

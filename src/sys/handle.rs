@@ -1,0 +1,47 @@
+//! Opening a file by its inode number: open_by_handle_at(2) with a handle in the form of XFS.
+//! Needs CAP_DAC_READ_SEARCH.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd as _, FromRawFd as _, OwnedFd};
+
+/// `FILEID_INO32_GEN | XFS_FILEID_TYPE_64FLAG`: inode number of 64 bits and generation
+/// (fs/xfs/xfs_export.h).
+const TYPE_INODE64_GENERATION: i32 = 0x81;
+
+/// `struct file_handle` with the bytes that XFS expects (`struct xfs_fid64`, fs/xfs/xfs_export.h).
+#[repr(C, packed(4))]
+struct XfsHandle {
+    bytes: u32,
+    kind: i32,
+    inode: u64,
+    generation: u32,
+}
+
+const _: () = assert!(size_of::<XfsHandle>() == 20);
+
+/// Opens an inode of the XFS that `mount` lies on, without access to its contents (O_PATH).
+///
+/// # Errors
+/// ESTALE if there is no such inode (any more), EPERM without the capability.
+pub fn open_inode(mount: impl AsFd, inode: u64, generation: u32) -> io::Result<OwnedFd> {
+    let mut handle = XfsHandle {
+        bytes: 12,
+        kind: TYPE_INODE64_GENERATION,
+        inode,
+        generation,
+    };
+    // SAFETY: the call reads a `struct file_handle`: two 32-bit numbers and as many bytes as the
+    // first one says, which is what `XfsHandle` is. Its alignment is that of the struct, 4.
+    let fd = unsafe {
+        libc::open_by_handle_at(
+            mount.as_fd().as_raw_fd(),
+            (&raw mut handle).cast(),
+            libc::O_PATH | libc::O_CLOEXEC,
+        )
+    };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just given us this descriptor, and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}

@@ -1,0 +1,106 @@
+//! /proc/PID/mountinfo: what is mounted where (proc_pid_mountinfo(5)).
+//!
+//! Reading it asks no file system anything, so it answers while one of them hangs.
+
+use std::ffi::OsString;
+use std::io;
+use std::os::unix::ffi::OsStringExt as _;
+use std::path::{Path, PathBuf};
+
+/// One mount.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mount {
+    /// Major and minor device number of the file system.
+    pub device: (u32, u32),
+    /// Where it is mounted.
+    pub point: PathBuf,
+    /// Type of the file system: `xfs`, `fuse.sshfs`, …
+    pub type_name: String,
+}
+
+/// All mounts that the calling process sees; `proc` is where procfs is mounted.
+///
+/// # Errors
+/// When the file cannot be read.
+pub fn read(proc: &Path) -> io::Result<Vec<Mount>> {
+    Ok(parse(&std::fs::read(proc.join("self/mountinfo"))?))
+}
+
+/// Understands the lines; leaves out what it does not understand.
+#[must_use]
+pub fn parse(text: &[u8]) -> Vec<Mount> {
+    text.split(|&byte| byte == b'\n')
+        .filter_map(parse_line)
+        .collect()
+}
+
+/// `36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw`
+fn parse_line(line: &[u8]) -> Option<Mount> {
+    let mut fields = line.split(|&byte| byte == b' ');
+    let device = std::str::from_utf8(fields.nth(2)?).ok()?;
+    let (major, minor) = device.split_once(':')?;
+    let point = unescape(fields.nth(1)?);
+    let type_name = fields.skip_while(|field| *field != b"-").nth(1)?;
+    Some(Mount {
+        device: (major.parse().ok()?, minor.parse().ok()?),
+        point: PathBuf::from(OsString::from_vec(point)),
+        type_name: String::from_utf8_lossy(&unescape(type_name)).into_owned(),
+    })
+}
+
+/// Space, tab, newline and backslash are written as `\` and three octal digits (mangle_path,
+/// fs/seq_file.c).
+fn unescape(field: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let Some((&first, tail)) = rest.split_first() {
+        let octal = tail
+            .get(..3)
+            .and_then(|digits| std::str::from_utf8(digits).ok());
+        let escaped = octal
+            .filter(|_| first == b'\\')
+            .and_then(|o| u8::from_str_radix(o, 8).ok());
+        if let Some(byte) = escaped {
+            bytes.push(byte);
+            rest = &tail[3..];
+        } else {
+            bytes.push(first);
+            rest = tail;
+        }
+    }
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_mount_point_may_hold_anything() {
+        let text = b"36 35 98:0 / / rw,noatime master:1 - ext4 /dev/root rw,errors=continue\n\
+            bad line\n\
+            40 36 7:3 /sub /srv/a\\040b\\134\\012c rw shared:2 propagate_from:1 - xfs /dev/loop3 rw\n\
+            41 36 0:52 / /srv/fuse rw - fuse.sshfs host: rw\n";
+        let mounts = parse(text);
+        assert_eq!(mounts.len(), 3);
+        assert_eq!(mounts[0].point, Path::new("/"));
+        assert_eq!(mounts[1].point, Path::new("/srv/a b\\\nc"));
+        assert_eq!(mounts[1].device, (7, 3));
+        assert_eq!(mounts[1].type_name, "xfs");
+        assert_eq!(mounts[2].type_name, "fuse.sshfs");
+    }
+
+    #[test]
+    fn our_own_mounts_are_read() {
+        let mounts = read(Path::new("/proc")).unwrap();
+        assert!(mounts.iter().any(|mount| mount.point == Path::new("/")));
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_makes_it_panic(text: Vec<u8>) {
+            drop(parse(&text));
+        }
+    }
+}
