@@ -232,7 +232,7 @@ impl Bed {
     /// If somebody has a file of it open.
     pub fn umount(&mut self) {
         let held = File::open(&self.device).expect("its device opens");
-        unmount(&self.mount_point, UnmountFlags::empty()).expect("nobody has a file of it open");
+        unmount_patiently(&self.mount_point).expect("nobody has a file of it open");
         self.held = Some(held);
     }
 
@@ -257,23 +257,26 @@ impl Drop for Bed {
     }
 }
 
-/// Unmounts, whoever is against it.
-pub(super) fn unmount_at_last(mount_point: &Path) {
-    // A process or thread that was told to end a moment ago may still hold a file.
+/// Unmounts. Patient: a process that was told to end a moment ago may still hold a file, and a
+/// stranger may just be looking.
+fn unmount_patiently(mount_point: &Path) -> rustix::io::Result<()> {
     let deadline = Instant::now() + Duration::from_secs(2);
     loop {
         match unmount(mount_point, UnmountFlags::empty()) {
             Err(Errno::BUSY) if Instant::now() < deadline => {
                 std::thread::sleep(Duration::from_millis(10));
             }
-            Err(Errno::BUSY) => {
-                eprintln!("{}: somebody still uses it", mount_point.display());
-                let _ = unmount(mount_point, UnmountFlags::DETACH);
-                return;
-            }
-            Err(e) => return eprintln!("{}: {e}", mount_point.display()),
-            Ok(()) => return,
+            ended => return ended,
         }
+    }
+}
+
+/// Unmounts, whoever is against it.
+pub(super) fn unmount_at_last(mount_point: &Path) {
+    if let Err(e) = unmount_patiently(mount_point) {
+        eprintln!("{}: {e}", mount_point.display());
+        // It goes when whoever uses it goes.
+        let _ = unmount(mount_point, UnmountFlags::DETACH);
     }
 }
 

@@ -1,3 +1,4 @@
+#!/bin/sh
 # Removes what a test process leaves behind: processes, mounts, files.
 #
 #   janitor.sh watch DIR…   wait until the owner is dead, then sweep
