@@ -10,7 +10,7 @@ mod support;
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::TcpListener;
-use std::os::unix::process::CommandExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::mpsc;
@@ -24,7 +24,7 @@ use support::bed::Plan;
 use support::child::Child;
 use support::guest::{self, BLOCK};
 use support::rundir::{self, Place};
-use support::{Bed, MIB, Reader, Stall, Writer, stall, tools};
+use support::{Bed, MIB, Reader, RunningDaemon, Stall, Writer, prepared, stall, tools};
 
 fn keeps_a_file(mut bed: Bed, kind: &str) {
     let file = bed.path().join("file");
@@ -102,12 +102,26 @@ fn what_the_kernel_refuses_is_told_and_removed() {
 }
 
 #[test]
+fn alternate_blocks_are_as_many_extents() {
+    let extents = 20_000;
+    for make in [Bed::xfs, Bed::ext4] {
+        let bed = support::require!(make());
+        let file = bed.path().join("vm.img");
+        guest::alternate_blocks(&file, extents);
+        assert_eq!(tools::xfs_io_fiemap_count(&file), extents);
+    }
+}
+
+#[test]
 fn a_million_extents() {
     let extents = 1_000_000;
-    let bed = support::require!(Bed::xfs_sized(guest::room_for(extents)));
-    let file = bed.path().join("vm.img");
-    guest::alternate_blocks(&file, extents);
-    assert_eq!(tools::xfs_io_stat_nextents(&file), extents);
+    let bed = support::require!(Bed::fragmented(extents));
+    let again = support::require!(Bed::fragmented(extents));
+    for bed in [&bed, &again] {
+        let file = bed.path().join(prepared::IMAGE);
+        assert_eq!(tools::xfs_io_stat_nextents(&file), extents);
+    }
+    let file = bed.path().join(prepared::IMAGE);
     assert_eq!(tools::xfs_io_fiemap_count(&file), extents);
     bed.remount_ro();
     assert_eq!(tools::xfs_db_frag(bed.device()).0, extents);
@@ -266,7 +280,7 @@ fn a_stall_hangs_what_needs_the_disk_and_nothing_else() {
     let other = support::require!(Bed::xfs());
     fs::create_dir(stall.path().join("apart")).unwrap();
     let [opened, unseen] = ["opened", "apart/unseen"].map(|name| stall.path().join(name));
-    guest::random_direct_writes(&opened, 32 * MIB, 4096);
+    guest::random_direct_writes(&opened, 8 * MIB, 1024);
     guest::alternate_blocks(&unseen, 5000);
     let first_hole = |file: File| Ok(rustix::fs::seek(file, SeekFrom::Hole(0))?);
     let expected = first_hole(File::open(&opened).unwrap()).unwrap();
@@ -395,6 +409,14 @@ impl Owner {
         left
     }
 
+    /// Otherwise it would prove nothing that they go.
+    fn assert_has(&self, things: &[&str]) {
+        let left = self.left().join("\n");
+        for thing in things {
+            assert!(left.contains(thing), "no {thing}:\n{left}");
+        }
+    }
+
     fn assert_goes(&self) {
         let deadline = Instant::now() + Duration::from_secs(10);
         while !self.left().is_empty() {
@@ -408,7 +430,7 @@ impl Owner {
 fn nothing_is_left_of_a_killed_test() {
     drop(support::require!(Bed::xfs()));
     let owner = Owner::start("bed");
-    assert_eq!(owner.left().len(), 4, "{:?}", owner.left());
+    owner.assert_has(&["/mnt xfs", "/image-", "the child"]);
     let group = Pid::from_raw(owner.process.id().cast_signed()).unwrap();
     kill_process_group(group, Signal::KILL).unwrap();
     owner.assert_goes();
@@ -418,7 +440,7 @@ fn nothing_is_left_of_a_killed_test() {
 fn nothing_is_left_of_a_test_killed_while_it_hangs() {
     drop(support::require!(Stall::new()));
     let owner = Owner::start("stall");
-    assert!(owner.left().len() > 4, "{:?}", owner.left());
+    owner.assert_has(&["/mnt xfs", "/fuse fuse", "/image-", "the child"]);
     owner.process.signal(Signal::KILL);
     owner.assert_goes();
 }
@@ -460,4 +482,31 @@ fn an_http_server_is_asked() {
     assert_eq!(answer.body, "No.\r\n");
     // Nobody listens there now.
     assert!(support::http_get(address, "/").is_err());
+}
+
+#[test]
+fn a_daemon_is_waited_for_and_stopped() {
+    // Something else that answers and writes to stderr.
+    let python = support::optional!(tools::have("python3"));
+    let address = support::free_address();
+    let mut command = Command::new(python);
+    command.args(["-m", "http.server", "--bind", "127.0.0.1"]);
+    command.arg(address.port().to_string());
+    let mut daemon = RunningDaemon::spawn(&mut command, address);
+    assert_eq!(daemon.get("/nothing").status, 404);
+    daemon.wait_for_stderr("GET /nothing", Duration::from_secs(5));
+    daemon.signal(Signal::TERM);
+    let status = daemon.wait(Duration::from_secs(5));
+    assert_eq!(status.signal(), Some(Signal::TERM.as_raw()));
+}
+
+#[test]
+fn a_daemon_that_fails_is_told_with_its_words() {
+    let mut command = Command::new("sh");
+    command.args(["-c", "echo it is too late >&2; exit 3"]);
+    let start = || drop(RunningDaemon::spawn(&mut command, support::free_address()));
+    let panic = std::panic::catch_unwind(std::panic::AssertUnwindSafe(start)).unwrap_err();
+    let message = panic.downcast::<String>().unwrap();
+    assert!(message.contains("it is too late"), "{message}");
+    assert!(message.contains("exit status: 3"), "{message}");
 }

@@ -4,13 +4,12 @@ use std::ffi::{CString, OsStr};
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags, mount, mount_remount, unmount};
 
-use super::child::Child;
 use super::rundir::{self, Place};
 use super::skip::{Here, NotHere};
 use super::{GIB, loopdev, tools};
@@ -27,14 +26,14 @@ pub struct Plan {
 
 impl Plan {
     /// A file system of type `kind`: `xfs`, `ext4`, `btrfs`. 2 GiB with what its mkfs sets by
-    /// default, in the temporary directory.
+    /// default, in memory if there is plenty.
     pub fn of(kind: &'static str) -> Plan {
         Plan {
             kind,
             size: 2 * GIB,
             mkfs: Vec::new(),
             options: String::new(),
-            place: Place::Disk,
+            place: Place::quick(),
         }
     }
 
@@ -57,7 +56,8 @@ impl Plan {
         self
     }
 
-    /// Where its image lies.
+    /// Where its image lies: [`Place::Disk`] for more data than memory should hold, or where the
+    /// time that a real disk takes matters.
     pub fn place(mut self, place: Place) -> Plan {
         self.place = place;
         self
@@ -72,8 +72,7 @@ impl Plan {
 
     /// Makes the image in `dir`, not mounted.
     pub(super) fn image(&self, dir: &Path) -> Here<PathBuf> {
-        // The kernel's list of loop devices shows the name; it tells whose it is.
-        let image = dir.join(format!("image-{}", std::process::id()));
+        let image = image_in(dir);
         File::create(&image)
             .and_then(|file| file.set_len(self.size))
             .map_err(|e| NotHere::because(format_args!("{}: {e}", image.display())))?;
@@ -81,6 +80,12 @@ impl Plan {
         tools::run(Command::new(&mkfs).arg("-q").args(&self.mkfs).arg(&image))?;
         Ok(image)
     }
+}
+
+/// Where the image lies in `dir`. The kernel's list of loop devices shows the name; it tells whose
+/// it is.
+pub(super) fn image_in(dir: &Path) -> PathBuf {
+    dir.join(format!("image-{}", std::process::id()))
 }
 
 /// A directory that goes with the last thing in it.
@@ -109,6 +114,7 @@ pub struct Bed {
     kind: &'static str,
     options: String,
     mount_point: PathBuf,
+    image: PathBuf,
     device: PathBuf,
     /// Keeps the loop device while it is not mounted; nothing while it is.
     held: Option<File>,
@@ -148,30 +154,6 @@ impl Bed {
         Plan::of("btrfs").make()
     }
 
-    /// The XFS of which `dump` is an xz-compressed metadump: all its metadata, no data.
-    pub fn from_metadump(dump: &Path) -> Here<Bed> {
-        // xfs_mdrestore seeks and writes without order; in memory it takes half the time.
-        let place = if rundir::room(Place::Memory) > 4 * GIB {
-            Place::Memory
-        } else {
-            Place::Disk
-        };
-        let dir = Dir::new(place)?;
-        let image = dir.0.join(format!("image-{}", std::process::id()));
-        restore(dump, &image)?;
-        Bed::on(dir, &image, &Plan::of("xfs").place(place))
-    }
-
-    /// The file system with the 34,694,398 extents: its one file is `ffc63a70.disk`. Takes about
-    /// 20 s and 2.6 GB. Comes with the project's shared data, not with its source: see
-    /// [`super::optional`].
-    pub fn headline() -> Here<Bed> {
-        let name = "ffc63a70.metadump.xz";
-        let dump = shared_data(name)
-            .ok_or_else(|| NotHere::because(format_args!("{name} is not in the shared data")))?;
-        Bed::from_metadump(&dump)
-    }
-
     /// Mounts `image`.
     pub(super) fn on(dir: Dir, image: &Path, plan: &Plan) -> Here<Bed> {
         let mount_point = dir.0.join("mnt");
@@ -186,6 +168,7 @@ impl Bed {
             kind: plan.kind,
             options: plan.options.clone(),
             mount_point,
+            image: image.to_owned(),
             device,
             held: Some(held),
             _dir: dir,
@@ -216,6 +199,11 @@ impl Bed {
         &self.mount_point
     }
 
+    /// The file that its blocks are in.
+    pub fn image(&self) -> &Path {
+        &self.image
+    }
+
     /// Its block device: `/dev/loop3`. Stays the same as long as the bed lives.
     pub fn device(&self) -> &Path {
         &self.device
@@ -244,7 +232,7 @@ impl Bed {
     /// If somebody has a file of it open.
     pub fn umount(&mut self) {
         let held = File::open(&self.device).expect("its device opens");
-        unmount(&self.mount_point, UnmountFlags::empty()).expect("nobody has a file of it open");
+        unmount_patiently(&self.mount_point).expect("nobody has a file of it open");
         self.held = Some(held);
     }
 
@@ -269,59 +257,26 @@ impl Drop for Bed {
     }
 }
 
-/// Unmounts, whoever is against it.
-pub(super) fn unmount_at_last(mount_point: &Path) {
-    // A process or thread that was told to end a moment ago may still hold a file.
+/// Unmounts. Patient: a process that was told to end a moment ago may still hold a file, and a
+/// stranger may just be looking.
+fn unmount_patiently(mount_point: &Path) -> rustix::io::Result<()> {
     let deadline = Instant::now() + Duration::from_secs(2);
     loop {
         match unmount(mount_point, UnmountFlags::empty()) {
             Err(Errno::BUSY) if Instant::now() < deadline => {
                 std::thread::sleep(Duration::from_millis(10));
             }
-            Err(Errno::BUSY) => {
-                eprintln!("{}: somebody still uses it", mount_point.display());
-                let _ = unmount(mount_point, UnmountFlags::DETACH);
-                return;
-            }
-            Err(e) => return eprintln!("{}: {e}", mount_point.display()),
-            Ok(()) => return,
+            ended => return ended,
         }
     }
 }
 
-/// A file of the project's shared data, which lies in `FRAGWATCH_SHARED` or beside the crate.
-pub fn shared_data(name: &str) -> Option<PathBuf> {
-    let dir = std::env::var_os("FRAGWATCH_SHARED").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data"),
-        PathBuf::from,
-    );
-    Some(dir.join(name)).filter(|file| file.exists())
-}
-
-fn restore(dump: &Path, image: &Path) -> Here<()> {
-    let failed = |e: std::io::Error| NotHere::because(format_args!("{}: {e}", dump.display()));
-    // Both are children that the janitor knows: they would go on for long.
-    let mut xz = Child::spawn(
-        Command::new("xz")
-            .arg("-dc")
-            .arg(dump)
-            .stdout(Stdio::piped()),
-    )
-    .map_err(failed)?;
-    let dumped = xz.pipes().stdout.take().expect("it is piped");
-    let mut mdrestore = Child::spawn(
-        Command::new("xfs_mdrestore")
-            .arg("-")
-            .arg(image)
-            .stdin(dumped),
-    )
-    .map_err(failed)?;
-    match mdrestore.wait(Duration::from_secs(600)) {
-        Some(status) if status.success() => Ok(()),
-        end => Err(NotHere::because(format_args!(
-            "xfs_mdrestore of {}: {end:?}",
-            dump.display()
-        ))),
+/// Unmounts, whoever is against it.
+pub(super) fn unmount_at_last(mount_point: &Path) {
+    if let Err(e) = unmount_patiently(mount_point) {
+        eprintln!("{}: {e}", mount_point.display());
+        // It goes when whoever uses it goes.
+        let _ = unmount(mount_point, UnmountFlags::DETACH);
     }
 }
 

@@ -48,6 +48,11 @@ impl Child {
         let _ = kill_process(Pid::from_child(&self.inner), signal);
     }
 
+    /// Waits for its end.
+    pub fn end(&mut self) -> ExitStatus {
+        self.inner.wait().expect("it is a child")
+    }
+
     /// Waits for its end, but not longer than `within`.
     pub fn wait(&mut self, within: Duration) -> Option<ExitStatus> {
         let deadline = Instant::now() + within;

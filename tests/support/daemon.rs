@@ -75,8 +75,9 @@ impl RunningDaemon {
             let ended = self.process.wait(Duration::from_millis(20));
             assert!(
                 ended.is_none() && Instant::now() < deadline,
-                "the daemon does not answer at {}: {e}; ended: {ended:?}; stderr:\n{}",
+                "no answer from {}: {e}; {}; stderr:\n{}",
                 self.address,
+                ended.map_or("it runs".to_owned(), |status| status.to_string()),
                 self.stderr()
             );
         }

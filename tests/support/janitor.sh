@@ -1,3 +1,4 @@
+#!/bin/sh
 # Removes what a test process leaves behind: processes, mounts, files.
 #
 #   janitor.sh watch DIR…   wait until the owner is dead, then sweep
@@ -45,21 +46,23 @@ mounts_below() {
 }
 
 sweep() {
-    # First the processes: one of them may be what everything else waits for. A killed FUSE server
-    # turns a stall into I/O errors.
-    for record in "$1"/children/*; do
-        owner "$record"
-        alive "$pid" "$start" && kill -KILL "$pid"
-    done
+    # More than once: what a killed process was about to do may still be done, and who has just
+    # been killed still holds what he held. Once the directory is gone nothing can come back.
     tries=50
-    while mounts_below "$1"; [ -n "$mounts" ] && [ $tries -gt 0 ]; do
+    while [ -d "$1" ] && [ $tries -gt 0 ]; do
+        # First the processes: one of them may be what everything else waits for. A killed FUSE
+        # server turns a stall into I/O errors.
+        for record in "$1"/children/*; do
+            owner "$record"
+            alive "$pid" "$start" && kill -KILL "$pid"
+        done
+        mounts_below "$1"
         for point in $mounts; do
             umount --lazy --no-canonicalize "$point"
         done
+        rm -rf --one-file-system -- "$1" || sleep 0.1
         tries=$((tries - 1))
-        sleep 0.1
     done
-    rm -rf --one-file-system -- "$1"
 }
 
 command=$1

@@ -19,6 +19,7 @@
 //! | `child`  | processes that do not outlive the test |
 //! | `loopdev`| a loop device that detaches itself |
 //! | `bed`    | a mounted file system |
+//! | `prepared` | file systems that would take long to make |
 //! | `random` | numbers that are the same in every run |
 //! | `guest`  | fragments files as guests do |
 //! | `load`   | reads and writes in the background and times them |
@@ -48,6 +49,7 @@ mod fuse;
 pub mod guest;
 pub mod load;
 mod loopdev;
+pub mod prepared;
 mod random;
 pub mod rundir;
 pub mod skip;

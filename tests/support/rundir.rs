@@ -11,12 +11,15 @@
 //! The state of the kernel and the directory itself say what there is to remove; no list has to
 //! be kept, none can be wrong.
 
-use std::fs;
+use std::fs::{self, DirBuilder};
 use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
+
+use super::{GIB, tools};
 
 const JANITOR: &str = include_str!("janitor.sh");
 
@@ -27,6 +30,17 @@ pub enum Place {
     Disk,
     /// Memory, as a tmpfs.
     Memory,
+}
+
+impl Place {
+    /// Memory, if there is plenty: quick, and not disturbed by what else the disk is busy with.
+    pub fn quick() -> Place {
+        if room(Place::Memory) > 4 * GIB {
+            Place::Memory
+        } else {
+            Place::Disk
+        }
+    }
 }
 
 struct Run {
@@ -42,11 +56,11 @@ static COUNT: AtomicU32 = AtomicU32::new(0);
 pub fn new_dir(place: Place) -> io::Result<PathBuf> {
     let n = COUNT.fetch_add(1, Ordering::Relaxed);
     let dir = of_process(place).join(n.to_string());
-    fs::create_dir_all(&dir)?;
+    fs::create_dir(&dir)?;
     Ok(dir)
 }
 
-/// The run directory of this process. It exists once something was made in it.
+/// The run directory of this process.
 pub fn of_process(place: Place) -> PathBuf {
     base(place).join(&RUN.get_or_init(start).name)
 }
@@ -58,7 +72,7 @@ pub fn janitor() -> u32 {
 }
 
 /// Bytes that can be written to `place`.
-pub fn room(place: Place) -> u64 {
+fn room(place: Place) -> u64 {
     let Ok(fs) = rustix::fs::statvfs(base(place)) else {
         return 0;
     };
@@ -66,7 +80,7 @@ pub fn room(place: Place) -> u64 {
     match place {
         Place::Disk => free,
         // A tmpfs promises more than there is.
-        Place::Memory => free.min(super::tools::meminfo("MemAvailable") / 2),
+        Place::Memory => free.min(tools::meminfo("MemAvailable") / 2),
     }
 }
 
@@ -83,8 +97,19 @@ fn start() -> Run {
     let pid = std::process::id();
     let start = start_time(pid).expect("the own process is there");
     let name = format!("{}{pid}.{start}", prefix());
+    let dirs = [Place::Disk, Place::Memory].map(|place| base(place).join(&name));
+    for dir in dirs
+        .iter()
+        .filter(|dir| dir.parent().is_some_and(Path::exists))
+    {
+        // Others may pass, if a program is tested that is not root; but only we write.
+        DirBuilder::new()
+            .mode(0o711)
+            .create(dir)
+            .expect("a new name");
+    }
     let janitor = script("watch")
-        .args([Place::Disk, Place::Memory].map(|p| base(p).join(&name)))
+        .args(dirs)
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
@@ -102,6 +127,7 @@ pub fn sweep() {
         .flat_map(|entries| entries.filter_map(Result::ok))
         .filter(|e| e.file_name().to_string_lossy().starts_with(&prefix))
         .map(|e| e.path())
+        .filter(|dir| is_ours(dir))
         .collect();
     if !found.is_empty() {
         let _ = script("sweep")
@@ -110,6 +136,12 @@ pub fn sweep() {
             .stderr(Stdio::null())
             .status();
     }
+}
+
+/// Anybody can make a directory in these places, and could name processes in it to be killed.
+fn is_ours(dir: &Path) -> bool {
+    let us = rustix::process::geteuid().as_raw();
+    fs::symlink_metadata(dir).is_ok_and(|of| of.is_dir() && of.uid() == us)
 }
 
 /// The script in a session of its own: neither Ctrl-C nor a kill of the process group reaches it.

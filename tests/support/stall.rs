@@ -17,8 +17,8 @@
 //! whoever evicts dirty inodes of this one. So a stall should last for seconds, not minutes. What
 //! could hang for ever is kept apart: the server touches only its backing file, which lies in
 //! memory or in the temporary directory, and its memory is not taken from the stalled file system
-//! (`PR_SET_IO_FLUSHER`); the test looks at its own threads only through
-//! /proc; and whatever ends the test resumes or kills the server first.
+//! (`PR_SET_IO_FLUSHER`); the test looks at its own threads only through /proc; and whatever ends
+//! the test resumes or kills the server first.
 
 use std::fs;
 use std::os::unix::process::CommandExt;
@@ -30,9 +30,9 @@ use rustix::process::Signal;
 
 use super::bed::{Bed, Dir, Plan, unmount_at_last};
 use super::child::Child;
-use super::rundir::{self, Place};
+use super::rundir::Place;
 use super::skip::{Here, NotHere};
-use super::{GIB, fuse, tools};
+use super::{fuse, tools};
 
 const BACKING: &str = "FRAGWATCH_STALL_BACKING";
 const MOUNT_POINT: &str = "FRAGWATCH_STALL_MOUNT_POINT";
@@ -74,11 +74,7 @@ pub struct Stall {
 impl Stall {
     /// Makes one; it is not stalled yet.
     pub fn new() -> Here<Stall> {
-        let place = if rundir::room(Place::Memory) > GIB {
-            Place::Memory
-        } else {
-            Place::Disk
-        };
+        let place = Place::quick();
         let dir = Dir::new(place)?;
         let plan = Plan::of("xfs").place(place);
         let backing = plan.image(&dir.0)?;
@@ -179,11 +175,14 @@ impl Server {
             process,
         };
         let image = mount_point.join(backing.file_name().unwrap_or_default());
+        let deadline = Instant::now() + Duration::from_secs(10);
         while !image.exists() {
-            if let Some(status) = server.process.wait(Duration::from_millis(2)) {
+            let ended = server.process.wait(Duration::from_millis(2));
+            if ended.is_some() || Instant::now() > deadline {
                 // Without a test of that name it succeeds.
                 return Err(NotHere::because(format_args!(
-                    "the FUSE server ended: {status}; is there a stall_server!() in this crate?"
+                    "the FUSE server does not serve ({ended:?}); is there a stall_server!() in \
+                     this crate?"
                 )));
             }
         }

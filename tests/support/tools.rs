@@ -3,10 +3,11 @@
 //! A tool that is missing is a reason to skip ([`have`]); one that fails makes the test fail.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use super::child::Child;
 use super::skip::{Here, NotHere};
 
 /// Where a program is, if it is there.
@@ -21,14 +22,16 @@ pub fn have(tool: &str) -> Here<PathBuf> {
 /// Runs a program that makes the bed, to its end.
 pub fn run(command: &mut Command) -> Here<()> {
     let name = command.get_program().to_string_lossy().into_owned();
-    let output = command
-        .stdin(Stdio::null())
-        .output()
-        .map_err(|e| NotHere::because(format_args!("{name}: {e}")))?;
-    if output.status.success() {
+    let failed = |e| NotHere::because(format_args!("{name}: {e}"));
+    command.stdin(Stdio::null()).stdout(Stdio::null());
+    let mut child = Child::spawn(command.stderr(Stdio::piped())).map_err(failed)?;
+    let mut said = String::new();
+    let stderr = child.pipes().stderr.take();
+    let mut stderr = stderr.expect("it is piped");
+    stderr.read_to_string(&mut said).map_err(failed)?;
+    if child.end().success() {
         return Ok(());
     }
-    let said = String::from_utf8_lossy(&output.stderr);
     let arguments: Vec<_> = command.get_args().map(|a| a.to_string_lossy()).collect();
     Err(NotHere::because(format_args!(
         "{name} {}: {}",
@@ -165,14 +168,11 @@ pub fn meminfo(name: &str) -> u64 {
 /// The lines that a program writes.
 fn lines(command: &mut Command) -> Vec<String> {
     let shown = format!("{command:?}");
-    let mut child = command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .spawn()
+    let mut child = Child::spawn(command.stdin(Stdio::null()).stdout(Stdio::piped()))
         .unwrap_or_else(|e| panic!("{shown}: {e}"));
-    let output = child.stdout.take().expect("it is piped");
+    let output = child.pipes().stdout.take().expect("it is piped");
     let lines: Result<_, _> = BufReader::new(output).lines().collect();
-    let status = child.wait().expect("it is a child");
+    let status = child.end();
     assert!(status.success(), "{shown}: {status}");
     lines.unwrap_or_else(|e| panic!("{shown}: {e}"))
 }
