@@ -10,6 +10,7 @@
 mod inventory;
 mod logging;
 mod mapper;
+pub(crate) mod rescue;
 mod sampler;
 mod signals;
 
@@ -26,6 +27,7 @@ use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
 
 use crate::config::{self, ConfigError, Loaded, Settings};
+use crate::rescue::thread::FastSide;
 use crate::serve::board::Board;
 use crate::serve::http;
 use crate::serve::metrics::{self, Lifetime};
@@ -43,11 +45,13 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub fn run(config: Option<&Path>) -> anyhow::Result<()> {
     logging::init();
     let loaded = load(config)?;
+    // Before all else, so that nothing of the slow side can keep it from being armed.
+    let fast = rescue::start(&loaded.settings, rescue::watchdog());
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(4)
         .build()?;
-    let result = runtime.block_on(Daemon::start_and_serve(config, loaded));
+    let result = runtime.block_on(Daemon::start_and_serve(config, loaded, fast));
     // Not dropped: that would wait for what still blocks.
     runtime.shutdown_background();
     result
@@ -74,7 +78,11 @@ struct Server {
 }
 
 impl Daemon {
-    async fn start_and_serve(config: Option<&Path>, loaded: Loaded) -> anyhow::Result<()> {
+    async fn start_and_serve(
+        config: Option<&Path>,
+        loaded: Loaded,
+        fast: Option<FastSide>,
+    ) -> anyhow::Result<()> {
         let mut signals = signals::listen().context("cannot listen to signals")?;
         info!("fragwatch {} begins", env!("CARGO_PKG_VERSION"));
         let lifetime = Lifetime::install().context("cannot set up metrics")?;
@@ -88,6 +96,9 @@ impl Daemon {
         let (sender, receiver) = watch::channel(settings);
         let mut sampling = tokio::spawn(Sampler::new(receiver, Arc::clone(&board)).run());
         tokio::spawn(upkeep(lifetime));
+        if let Some(fast) = fast {
+            tokio::spawn(rescue::listen(fast));
+        }
         let mut daemon = Daemon {
             config: config.map(Path::to_owned),
             settings: sender,

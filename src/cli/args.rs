@@ -34,6 +34,12 @@ pub enum Command {
     Scan(ScanArguments),
     /// Run as a daemon: count at intervals and serve the counts to Prometheus
     Run,
+    /// Prove that the rescue path works: kernel log, reader, ladder, actor (needs root)
+    Drill {
+        /// Really drop the slab cache
+        #[arg(long)]
+        act: bool,
+    },
     /// Check a configuration and say what is wrong with it, and where
     CheckConfig(CheckConfigArguments),
     /// Print a completion script for a shell

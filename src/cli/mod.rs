@@ -3,6 +3,7 @@
 pub mod args;
 mod census;
 mod check_config;
+mod drill;
 mod generate;
 mod image_table;
 mod map_view;
@@ -37,6 +38,7 @@ pub fn main(arguments: &Arguments) -> ExitCode {
             None => scan::run(scan, config),
         },
         Command::Run => run::run(config),
+        Command::Drill { act } => drill::run(*act, config),
         Command::CheckConfig(check) => check_config::run(check, config),
         Command::Completions { shell } => generate::completions(*shell),
         Command::Man { directory } => generate::man(directory),

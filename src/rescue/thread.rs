@@ -83,6 +83,8 @@ pub struct FastSide {
     pub reports: Consumer<Report, REPORT_WORDS>,
     /// How well armed it is.
     pub armament: Armament,
+    /// What it looks for.
+    pub rules: Arc<Rules>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -100,7 +102,7 @@ impl FastSide {
         let (kmsg, kmsg_state) = open_kmsg(setup.kmsg.as_deref());
         let reader = Reader {
             kmsg,
-            rules: setup.rules,
+            rules: Arc::clone(&setup.rules),
             ladder: Ladder::new(setup.ladder)?,
             drills: Ladder::new(drill_ladder())?,
             dry_run: setup.dry_run,
@@ -147,6 +149,7 @@ impl FastSide {
                 memory,
                 urgency: urgency.unwrap_or(Urgency::Ordinary),
             },
+            rules: setup.rules,
             threads,
         })
     }

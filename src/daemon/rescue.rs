@@ -1,0 +1,291 @@
+//! The slow side of the rescue: starts the fast side, hears what it did, and tells the log and the
+//! metrics. Nothing here is needed for a rescue to happen.
+
+use std::fs::OpenOptions;
+use std::io::{self, Write as _};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use tokio::io::unix::AsyncFd;
+use tracing::{error, info, warn};
+
+use crate::config::Settings;
+use crate::klog::{DRILL_MARKER, Rules};
+use crate::model::{Bytes, Monotonic, Outcome};
+use crate::rescue::LadderSettings;
+use crate::rescue::clock::now;
+use crate::rescue::entry::{Notice, Report};
+use crate::rescue::exchange::woken;
+use crate::rescue::proof::Counters;
+use crate::rescue::thread::{Armament, FastSide, Setup};
+use crate::serve::metrics;
+use crate::sys::realtime::Urgency;
+
+/// The kernel's log.
+const KMSG: &str = "/dev/kmsg";
+/// How often the path from the kernel's log to the actor is tried out.
+const DRILL_INTERVAL: Duration = Duration::from_secs(24 * 3600);
+/// A drill that takes longer has failed.
+const DRILL_PATIENCE: Duration = Duration::from_secs(5);
+/// How often the early warnings are read, and the counters of the fast side.
+const TICK: Duration = Duration::from_secs(10);
+
+/// Starts the fast side as the settings want it, and says in the log how well it is armed. Nothing
+/// if the settings want none, or if it cannot be started: the daemon counts extents all the same.
+pub(super) fn start(settings: &Settings, watchdog: Option<crate::rescue::Watchdog>) -> Option<FastSide> {
+    if !settings.rescue.enabled {
+        warn!("the rescue is off (rescue.enabled = false)");
+        return None;
+    }
+    match try_start(settings, watchdog) {
+        Ok(fast) => {
+            tell_armament(&fast.armament);
+            Some(fast)
+        }
+        Err(reason) => {
+            error!("there will be no rescue: {reason:#}");
+            None
+        }
+    }
+}
+
+fn try_start(
+    settings: &Settings,
+    watchdog: Option<crate::rescue::Watchdog>,
+) -> anyhow::Result<FastSide> {
+    let rules = Rules::compile(&settings.klog.rules).context("klog.rule")?;
+    let rescue = &settings.rescue;
+    Ok(FastSide::start(Setup {
+        kmsg: settings.klog.kmsg.then(|| PathBuf::from(KMSG)),
+        proc: PathBuf::from("/proc"),
+        rules: Arc::new(rules),
+        ladder: LadderSettings {
+            steps: rescue.steps.clone(),
+            min_interval: rescue.min_interval,
+            quiet_after: rescue.quiet_after,
+            max_actions_per_hour: rescue.max_actions_per_hour,
+        },
+        dry_run: rescue.dry_run,
+        watchdog,
+    })?)
+}
+
+fn tell_armament(armament: &Armament) {
+    if let Err(error) = &armament.kmsg {
+        error!("the kernel's log cannot be read: {KMSG}: {error}; nothing it says can start a rescue");
+    }
+    if let Err(error) = &armament.memory {
+        warn!(
+            "memory is not locked ({error}): the rescue may have to wait for a page from disk; CAP_IPC_LOCK or a larger LimitMEMLOCK= helps"
+        );
+    }
+    match armament.urgency {
+        Urgency::RealTime => info!("the rescue is armed"),
+        Urgency::Raised => info!("the rescue is armed, at raised but not real-time priority"),
+        Urgency::Ordinary => warn!(
+            "the rescue is armed, at ordinary priority: on a busy host it may be late; CAP_SYS_NICE helps"
+        ),
+    }
+}
+
+/// Listens to the fast side for as long as the daemon runs.
+pub(super) async fn listen(mut fast: FastSide) {
+    let events = match fast.exchange.slow_side().try_clone().and_then(AsyncFd::new) {
+        Ok(events) => events,
+        Err(reason) => return error!("nothing will be heard of the rescue: {reason}"),
+    };
+    let mut listener = Listener::new(fast.rules.iter().map(|(_, name, _)| name.to_owned()).collect());
+    metrics::klog_source("kmsg", fast.armament.kmsg.is_ok());
+    let mut ticks = tokio::time::interval(TICK);
+    let mut drills = tokio::time::interval(DRILL_INTERVAL);
+    loop {
+        tokio::select! {
+            ready = events.readable() => match ready {
+                Ok(mut ready) => {
+                    woken(events.get_ref());
+                    ready.clear_ready();
+                }
+                Err(reason) => return error!("nothing more will be heard of the rescue: {reason}"),
+            },
+            _ = ticks.tick() => {}
+            _ = drills.tick() => listener.begin_drill(&fast),
+        }
+        while let Some(notice) = fast.notices.pop() {
+            listener.notice(&notice);
+        }
+        while let Some(report) = fast.reports.pop() {
+            listener.report(&report);
+        }
+        listener.end_drill_in_time();
+        metrics::klog_read(fast.exchange.records(), fast.exchange.lost());
+        metrics::rescue_news_lost(fast.notices.lost().saturating_add(fast.reports.lost()));
+    }
+}
+
+struct Listener {
+    /// Names of the rules, by their number.
+    names: Vec<String>,
+    drill: Option<Drill>,
+}
+
+/// A drill under way.
+struct Drill {
+    nonce: u64,
+    began: Monotonic,
+    seen: bool,
+}
+
+impl Listener {
+    fn new(names: Vec<String>) -> Self {
+        metrics::rescue_begins(&names);
+        Listener { names, drill: None }
+    }
+
+    fn notice(&mut self, notice: &Notice) {
+        match notice {
+            Notice::Matched { rule, line, .. } => {
+                let name = self.names.get(usize::from(rule.0)).map_or("unknown", String::as_str);
+                metrics::klog_matched(name);
+                warn!("kernel log, {name}: {}", String::from_utf8_lossy(line.bytes()));
+            }
+            Notice::Began(began, _) => {
+                metrics::incident_began(began.trigger);
+                error!("incident {} begins: XFS waits for memory ({})", began.incident, began.trigger);
+            }
+            Notice::Ended(ended, at) => {
+                metrics::incident_ended();
+                warn!(
+                    "incident {} is over after {} s: {} signs, {} actions, {} of them failed",
+                    ended.incident,
+                    at.since(ended.began).as_secs(),
+                    ended.matches,
+                    ended.actions,
+                    ended.failed
+                );
+            }
+            Notice::Limited(_) => error!(
+                "a rescue is due but rescue.max_actions_per_hour is reached; XFS still waits for memory"
+            ),
+            Notice::DrillSeen { nonce, .. } => {
+                if let Some(drill) = self.drill.as_mut().filter(|drill| drill.nonce == *nonce) {
+                    drill.seen = true;
+                }
+            }
+            Notice::Source(0) => {
+                metrics::klog_source("kmsg", true);
+                info!("the kernel's log can be read again");
+            }
+            Notice::Source(number) => {
+                metrics::klog_source("kmsg", false);
+                let reason = io::Error::from_raw_os_error(number.cast_signed());
+                error!("the kernel's log cannot be read any more: {reason}");
+            }
+        }
+    }
+
+    fn report(&mut self, report: &Report) {
+        if report.drill {
+            return self.end_drill(report);
+        }
+        let step = report.order.step;
+        metrics::rescue_acted(step, report.outcome, report.began.since(report.read));
+        let effect = effect(&report.before, &report.after);
+        let took = report.ended.since(report.began).as_millis();
+        match report.outcome {
+            Outcome::Done => warn!("rescue {step} done in {took} ms: {effect}"),
+            Outcome::DryRun => warn!("rescue {step} not done: rescue.dry_run = true"),
+            Outcome::Failed if report.error != 0 => {
+                let reason = io::Error::from_raw_os_error(report.error.cast_signed());
+                error!("rescue {step} failed: {reason}");
+            }
+            Outcome::Failed => {
+                error!("rescue {step} failed: the kernel's own counter did not move; {effect}");
+            }
+        }
+    }
+
+    fn begin_drill(&mut self, fast: &FastSide) {
+        let began = now();
+        let nonce = began.0.max(1);
+        fast.exchange.expect_drill(nonce, false);
+        self.drill = Some(Drill { nonce, began, seen: false });
+        if let Err(reason) = write_drill(Path::new(KMSG), nonce) {
+            self.drill = None;
+            metrics::klog_roundtrip(None);
+            error!("drill failed: cannot write to {KMSG}: {reason}");
+        }
+    }
+
+    fn end_drill(&mut self, report: &Report) {
+        let Some(drill) = self.drill.take_if(|drill| drill.seen) else {
+            return;
+        };
+        let took = report.ended.since(drill.began);
+        metrics::klog_roundtrip(Some(took));
+        info!("drill: from the kernel's log to the actor in {} µs", took.as_micros());
+    }
+
+    fn end_drill_in_time(&mut self) {
+        let late = |drill: &mut Drill| now().since(drill.began) >= DRILL_PATIENCE;
+        if let Some(drill) = self.drill.take_if(late) {
+            metrics::klog_roundtrip(None);
+            let where_to = if drill.seen { "was not carried out" } else { "did not come back" };
+            error!("drill failed: its record {where_to}; try `fragwatch drill`");
+        }
+    }
+}
+
+/// Writes the record of a drill to the kernel's log: level 6, and not of the kernel's own facility,
+/// which only the kernel can write.
+///
+/// # Errors
+/// Those of opening and writing.
+pub fn write_drill(kmsg: &Path, nonce: u64) -> io::Result<()> {
+    let mut record = b"<6>".to_vec();
+    record.extend(DRILL_MARKER);
+    record.extend(nonce.to_string().bytes());
+    record.push(b'\n');
+    OpenOptions::new().write(true).open(kmsg)?.write_all(&record)
+}
+
+/// What an action brought, in words.
+#[must_use]
+pub fn effect(before: &Counters, after: &Counters) -> String {
+    let kib = |kib: u64| Bytes(kib.saturating_mul(1024));
+    // Blocks of 64 KiB and more: what the older kernels' extent lists need (order 4).
+    let large = |counters: &Counters| counters.free_blocks.iter().skip(4).sum::<u64>();
+    format!(
+        "reclaimable slab {} to {}, free blocks of 64 KiB and more {} to {}",
+        kib(before.slab_reclaimable),
+        kib(after.slab_reclaimable),
+        large(before),
+        large(after)
+    )
+}
+
+/// systemd's watchdog, if it is on (sd_watchdog_enabled(3)): a socket that is connected now, for in
+/// an emergency nothing is opened.
+pub(super) fn watchdog() -> Option<crate::rescue::Watchdog> {
+    let interval = sd_notify::watchdog_enabled()? / 3;
+    let socket = notify_socket()?;
+    Some(crate::rescue::Watchdog { socket, interval, fed: Monotonic::default() })
+}
+
+fn notify_socket() -> Option<OwnedFd> {
+    use std::os::linux::net::SocketAddrExt as _;
+    use std::os::unix::ffi::OsStrExt as _;
+    use std::os::unix::net::{SocketAddr, UnixDatagram};
+
+    let name = std::env::var_os("NOTIFY_SOCKET")?;
+    let address = match name.as_bytes().strip_prefix(b"@") {
+        Some(name) => SocketAddr::from_abstract_name(name),
+        None => SocketAddr::from_pathname(&name),
+    };
+    let socket = UnixDatagram::unbound().ok()?;
+    socket.connect_addr(&address.ok()?).ok()?;
+    socket.set_nonblocking(true).ok()?;
+    Some(socket.into())
+}
