@@ -43,7 +43,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// # Errors
 /// When it cannot start: a wrong configuration, an address in use.
 pub fn run(config: Option<&Path>) -> anyhow::Result<()> {
-    logging::init();
+    let _logging = logging::init();
     let loaded = load(config)?;
     // Before all else, so that nothing of the slow side can keep it from being armed.
     let fast = rescue::start(&loaded.settings, rescue::watchdog());
