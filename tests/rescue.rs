@@ -42,7 +42,12 @@ impl Event {
 
     fn pattern(&self) -> String {
         let device = self.0.loop_device();
-        let name = Path::new(&device).file_name().unwrap().to_str().unwrap().to_owned();
+        let name = Path::new(&device)
+            .file_name()
+            .unwrap()
+            .to_str()
+            .unwrap()
+            .to_owned();
         format!(r"^XFS \({name}\): Mounting ")
     }
 }
@@ -67,14 +72,19 @@ impl Host {
         command.arg("run").arg("--config").arg(&config);
         prepare(&mut command);
         let daemon = RunningDaemon::spawn(&mut command, address);
-        let host = Host { daemon, _directory: directory };
+        let host = Host {
+            daemon,
+            _directory: directory,
+        };
         host.wait("fragwatch_klog_roundtrip_success", 1.0);
         host
     }
 
     fn metric(&self, name: &str) -> f64 {
         let body = self.daemon.get("/metrics").body;
-        let value = body.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
+        let value = body
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
         value.unwrap_or(f64::NAN)
     }
 
@@ -86,7 +96,11 @@ impl Host {
 
     fn wait(&self, name: &str, least: f64) {
         let deadline = Instant::now() + PATIENCE;
-        while !(self.metric(name) >= least) {
+        while self
+            .metric(name)
+            .partial_cmp(&least)
+            .is_none_or(std::cmp::Ordering::is_lt)
+        {
             assert!(
                 Instant::now() < deadline,
                 "{name} is {}, not {least}:\n{}\n{}",
@@ -108,7 +122,10 @@ impl Host {
         let is = |task: &fs::DirEntry| {
             fs::read_to_string(task.path().join("comm")).is_ok_and(|comm| comm.trim() == name)
         };
-        let task = tasks.flatten().find(is).unwrap_or_else(|| panic!("no thread {name}"));
+        let task = tasks
+            .flatten()
+            .find(is)
+            .unwrap_or_else(|| panic!("no thread {name}"));
         task.file_name().to_str().unwrap().parse().unwrap()
     }
 }
@@ -126,12 +143,17 @@ fn configuration(event: &Event, rescue: &str, address: SocketAddr) -> String {
 /// A counter of /proc/vmstat.
 fn vmstat(name: &str) -> u64 {
     let text = fs::read_to_string("/proc/vmstat").unwrap();
-    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
     line.unwrap().parse().unwrap()
 }
 
 fn write_kmsg(record: &str) {
-    let mut kmsg = fs::OpenOptions::new().write(true).open("/dev/kmsg").unwrap();
+    let mut kmsg = fs::OpenOptions::new()
+        .write(true)
+        .open("/dev/kmsg")
+        .unwrap();
     kmsg.write_all(record.as_bytes()).unwrap();
 }
 
@@ -143,7 +165,10 @@ fn a_record_of_the_kernel_drops_the_slab_cache() {
     let before = vmstat("drop_slab");
     assert_eq!(host.incidents(), 0.0);
     event.happens();
-    host.wait("fragwatch_rescue_incidents_total{trigger=\"kernel_log\"}", 1.0);
+    host.wait(
+        "fragwatch_rescue_incidents_total{trigger=\"kernel_log\"}",
+        1.0,
+    );
     host.wait("fragwatch_rescue_active", 1.0);
     let deadline = Instant::now() + PATIENCE;
     while host.done("drop_slab", "done") < 1.0 {
@@ -156,7 +181,11 @@ fn a_record_of_the_kernel_drops_the_slab_cache() {
         assert!(Instant::now() < deadline, "{}", host.daemon.stderr());
         thread::sleep(Duration::from_millis(50));
     }
-    assert!(host.daemon.stderr().contains("incident 1 is over"), "{}", host.daemon.stderr());
+    assert!(
+        host.daemon.stderr().contains("incident 1 is over"),
+        "{}",
+        host.daemon.stderr()
+    );
 }
 
 #[test]
@@ -173,7 +202,12 @@ fn as_long_as_it_goes_on_the_ladder_is_climbed() {
         thread::sleep(Duration::from_millis(60));
     }
     assert!(host.done("drop_slab", "done") >= 2.0);
-    assert_eq!(host.done("compact_memory", "done"), 1.0, "{}", host.daemon.stderr());
+    assert_eq!(
+        host.done("compact_memory", "done"),
+        1.0,
+        "{}",
+        host.daemon.stderr()
+    );
     assert_eq!(host.incidents(), 1.0, "one incident");
     assert!(vmstat("drop_slab") >= dropped.0 + 3);
     assert!(vmstat("drop_pagecache") > dropped.1);
@@ -186,7 +220,10 @@ fn what_happened_just_before_the_start_is_not_lost() {
     let mut event = support::require!(Event::new());
     event.happens();
     let host = Host::new(&event, "");
-    host.wait("fragwatch_rescue_incidents_total{trigger=\"kernel_log\"}", 1.0);
+    host.wait(
+        "fragwatch_rescue_incidents_total{trigger=\"kernel_log\"}",
+        1.0,
+    );
 }
 
 #[test]
@@ -196,7 +233,10 @@ fn a_dry_run_does_all_but_the_write() {
     let host = Host::new(&event, "dry_run = true");
     let before = vmstat("drop_slab");
     event.happens();
-    host.wait("fragwatch_rescue_incidents_total{trigger=\"kernel_log\"}", 1.0);
+    host.wait(
+        "fragwatch_rescue_incidents_total{trigger=\"kernel_log\"}",
+        1.0,
+    );
     let deadline = Instant::now() + PATIENCE;
     while host.done("drop_slab", "dry_run") < 1.0 {
         assert!(Instant::now() < deadline, "{}", host.daemon.stderr());
@@ -216,7 +256,11 @@ fn forged_records_do_nothing() {
     write_kmsg("<3>XFS: possible memory allocation deadlock in kmem_alloc (mode:0x250)\n");
     write_kmsg("<0>XFS: possible memory allocation deadlock in kmem_alloc (mode:0x250)\n");
     write_kmsg("<6>fragwatch drill: 12345\n");
-    if Command::new("logger").arg("kernel: XFS: possible memory allocation deadlock").status().is_err() {
+    if Command::new("logger")
+        .arg("kernel: XFS: possible memory allocation deadlock")
+        .status()
+        .is_err()
+    {
         eprintln!("no logger here; its records come to /dev/kmsg no other way than ours");
     }
     // The counters are told every ten seconds, or with the next event.
@@ -226,7 +270,10 @@ fn forged_records_do_nothing() {
         thread::sleep(Duration::from_millis(100));
     }
     assert_eq!(host.incidents(), incidents);
-    assert_eq!(host.metric("fragwatch_klog_matches_total{rule=\"xfs_deadlock\"}"), 0.0);
+    assert_eq!(
+        host.metric("fragwatch_klog_matches_total{rule=\"xfs_deadlock\"}"),
+        0.0
+    );
     assert_eq!(vmstat("drop_slab"), before);
 }
 
@@ -258,17 +305,26 @@ fn a_flood_is_survived_and_its_losses_are_counted() {
     let incidents = host.incidents();
     // Stopped, so that the ring is certainly overwritten before it is read.
     host.daemon.signal(Signal::STOP);
-    let mut kmsg = fs::OpenOptions::new().write(true).open("/dev/kmsg").unwrap();
+    let mut kmsg = fs::OpenOptions::new()
+        .write(true)
+        .open("/dev/kmsg")
+        .unwrap();
     for number in 0..100_000 {
         writeln!(kmsg, "<6>a flood, record {number}").unwrap();
     }
     host.daemon.signal(Signal::CONT);
     event.happens();
     if incidents == 0.0 {
-        host.wait("fragwatch_rescue_incidents_total{trigger=\"kernel_log\"}", 1.0);
+        host.wait(
+            "fragwatch_rescue_incidents_total{trigger=\"kernel_log\"}",
+            1.0,
+        );
     }
     host.wait("fragwatch_klog_lost_total", 1.0);
-    host.wait("fragwatch_rescue_actions_total{step=\"drop_slab\",outcome=\"done\"}", 1.0);
+    host.wait(
+        "fragwatch_rescue_actions_total{step=\"drop_slab\",outcome=\"done\"}",
+        1.0,
+    );
     // Afterwards it is at rest: less than a tenth of a second of processor time in two seconds.
     let reader = host.thread("rescue-reader");
     let used = || processor_ticks(host.daemon.pid(), reader);
@@ -301,7 +357,9 @@ fn the_fast_side_makes_no_other_system_calls() {
     let mut strace = support::child::Child::spawn(strace.stderr(Stdio::null())).unwrap();
     let traced = |task: u32| {
         let status = fs::read_to_string(format!("/proc/{task}/status")).unwrap_or_default();
-        status.lines().any(|line| line.starts_with("TracerPid:") && !line.ends_with("\t0"))
+        status
+            .lines()
+            .any(|line| line.starts_with("TracerPid:") && !line.ends_with("\t0"))
     };
     let deadline = Instant::now() + PATIENCE;
     while !tasks.iter().all(|task| traced(*task)) {
@@ -318,12 +376,31 @@ fn the_fast_side_makes_no_other_system_calls() {
     let calls = fs::read_to_string(trace.path()).unwrap();
     let names: std::collections::BTreeSet<&str> = calls
         .lines()
-        .filter_map(|line| line.split_whitespace().nth(1)?.split_once('(').map(|(name, _)| name))
+        .filter_map(|line| {
+            line.split_whitespace()
+                .nth(1)?
+                .split_once('(')
+                .map(|(name, _)| name)
+        })
         .collect();
-    let allowed = ["poll", "ppoll", "read", "write", "pread64", "pwrite64", "restart_syscall"];
-    let others: Vec<_> = names.iter().filter(|name| !allowed.contains(name)).collect();
+    let allowed = [
+        "poll",
+        "ppoll",
+        "read",
+        "write",
+        "pread64",
+        "pwrite64",
+        "restart_syscall",
+    ];
+    let others: Vec<_> = names
+        .iter()
+        .filter(|name| !allowed.contains(name))
+        .collect();
     assert!(others.is_empty(), "{others:?}");
-    assert!(names.contains("pwrite64") && names.contains("read"), "{names:?}");
+    assert!(
+        names.contains("pwrite64") && names.contains("read"),
+        "{names:?}"
+    );
 }
 
 #[test]
@@ -340,7 +417,12 @@ fn a_log_that_takes_no_line_keeps_nothing_from_the_rescue() {
     fs::write(&config, configuration(&event, "", free_address())).unwrap();
     fill(&writer);
     let mut command = fragwatch();
-    command.arg("run").arg("--config").arg(&config).stdout(Stdio::null()).stderr(writer);
+    command
+        .arg("run")
+        .arg("--config")
+        .arg(&config)
+        .stdout(Stdio::null())
+        .stderr(writer);
     let daemon = support::child::Child::spawn(&mut command).unwrap();
     drop(command);
     wait_for_thread(daemon.id(), "rescue-reader");
@@ -387,7 +469,11 @@ fn without_standard_error_the_rescue_works() {
     fs::write(&config, configuration(&event, "", free_address())).unwrap();
     // The shell closes it; no data from outside is in its command.
     let mut command = Command::new("sh");
-    command.args(["-c", "exec \"$0\" run --config \"$1\" 2>&-", env!("CARGO_BIN_EXE_fragwatch")]);
+    command.args([
+        "-c",
+        "exec \"$0\" run --config \"$1\" 2>&-",
+        env!("CARGO_BIN_EXE_fragwatch"),
+    ]);
     let daemon = support::child::Child::spawn(command.arg(&config)).unwrap();
     wait_for_thread(daemon.id(), "rescue-reader");
     event.happens();
@@ -401,8 +487,17 @@ fn a_drill_shows_each_stage() {
     let before = vmstat("drop_slab");
     let output = fragwatch().arg("drill").output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
-    for stage in ["record written", "read back", "actor began", "all but the write"] {
+    assert!(
+        output.status.success(),
+        "{text}{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    for stage in [
+        "record written",
+        "read back",
+        "actor began",
+        "all but the write",
+    ] {
         assert!(text.contains(stage), "{text}");
     }
     assert!(!text.contains("FAIL  /dev/kmsg"), "{text}");
@@ -416,7 +511,11 @@ fn a_drill_that_acts_drops() {
     let before = vmstat("drop_slab");
     let output = fragwatch().args(["drill", "--act"]).output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{text}{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     assert!(text.contains("counter confirms"), "{text}");
     assert_eq!(vmstat("drop_slab"), before + 1);
 }

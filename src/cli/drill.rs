@@ -51,7 +51,12 @@ pub(super) fn run(act: bool, config: Option<&Path>) -> anyhow::Result<u8> {
     let written = now();
     let outcome = wait(&mut fast, nonce, written);
     fast.stop();
-    stage(&mut text, true, "record written to the kernel's log", Some(written.since(began)));
+    stage(
+        &mut text,
+        true,
+        "record written to the kernel's log",
+        Some(written.since(began)),
+    );
     let success = stages(&mut text, &outcome, began, act);
     terminal::print(&text)?;
     Ok(if success { SUCCESS } else { FAILURE })
@@ -67,7 +72,10 @@ fn armament(fast: &FastSide) -> String {
         Ok(()) => (true, name.to_owned()),
         Err(reason) => (false, format!("{name}: {reason}")),
     };
-    for (fine, name) in [line("/dev/kmsg is open", kmsg), line("memory is locked", memory)] {
+    for (fine, name) in [
+        line("/dev/kmsg is open", kmsg),
+        line("memory is locked", memory),
+    ] {
         stage(&mut text, fine, &name, None);
     }
     let urgency = match armament.urgency {
@@ -75,7 +83,12 @@ fn armament(fast: &FastSide) -> String {
         Urgency::Raised => "raised priority (real-time was not permitted)",
         Urgency::Ordinary => "ordinary priority (neither real-time nor nice was permitted)",
     };
-    stage(&mut text, armament.urgency == Urgency::RealTime, urgency, None);
+    stage(
+        &mut text,
+        armament.urgency == Urgency::RealTime,
+        urgency,
+        None,
+    );
     text
 }
 
@@ -94,7 +107,10 @@ fn wait(fast: &mut FastSide, nonce: u64, since: Monotonic) -> Came {
             return came;
         }
         let events = fast.exchange.slow_side();
-        let timeout = Timespec { tv_sec: 1, tv_nsec: 0 };
+        let timeout = Timespec {
+            tv_sec: 1,
+            tv_nsec: 0,
+        };
         // Woken or not: the rings are looked into.
         let _ = poll(&mut [PollFd::new(events, PollFlags::IN)], Some(&timeout));
         woken(events);
@@ -118,12 +134,22 @@ fn wait(fast: &mut FastSide, nonce: u64, since: Monotonic) -> Came {
 /// Adds a line for each stage that was to come. Says whether all did.
 fn stages(text: &mut String, came: &Came, began: Monotonic, act: bool) -> bool {
     let after = |at: Monotonic| Some(at.since(began));
-    stage(text, came.seen.is_some(), "record read back by the reader", came.seen.and_then(after));
+    stage(
+        text,
+        came.seen.is_some(),
+        "record read back by the reader",
+        came.seen.and_then(after),
+    );
     let Some(report) = &came.report else {
         stage(text, false, "no order was carried out", None);
         return false;
     };
-    stage(text, true, "ladder ordered drop_slab, actor began", after(report.began));
+    stage(
+        text,
+        true,
+        "ladder ordered drop_slab, actor began",
+        after(report.began),
+    );
     let done = match report.outcome {
         Outcome::DryRun => "all but the write done (--act really drops)".to_owned(),
         Outcome::Done => "the kernel's own counter confirms the drop".to_owned(),

@@ -47,9 +47,14 @@ struct Count {
 pub(super) fn init() -> Logging {
     let (queue, lines) = sync_channel(WAITING);
     let count = Arc::new(Count::default());
-    let queue = Queue { queue, count: Arc::clone(&count) };
+    let queue = Queue {
+        queue,
+        count: Arc::clone(&count),
+    };
     let counted = Arc::clone(&count);
-    let writer = std::thread::Builder::new().name("log".to_owned()).stack_size(64 * 1024);
+    let writer = std::thread::Builder::new()
+        .name("log".to_owned())
+        .stack_size(64 * 1024);
     if writer.spawn(move || write_lines(&lines, &counted)).is_err() {
         // Without threads the daemon will not get far, and says so itself.
         return Logging(count);
@@ -58,7 +63,9 @@ pub(super) fn init() -> Logging {
     let _ = tracing_subscriber::fmt()
         .with_max_level(Level::INFO)
         .with_writer(queue)
-        .event_format(Format { journal: is_connected_to_journal() })
+        .event_format(Format {
+            journal: is_connected_to_journal(),
+        })
         .try_init();
     Logging(count)
 }

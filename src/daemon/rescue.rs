@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use tokio::io::unix::AsyncFd;
+use tokio::net::UnixStream;
 use tracing::{error, info, warn};
 
 use crate::config::Settings;
@@ -18,7 +18,6 @@ use crate::model::{Bytes, Monotonic, Outcome};
 use crate::rescue::LadderSettings;
 use crate::rescue::clock::now;
 use crate::rescue::entry::{Notice, Report};
-use crate::rescue::exchange::woken;
 use crate::rescue::proof::Counters;
 use crate::rescue::thread::{Armament, FastSide, Setup};
 use crate::serve::metrics;
@@ -35,7 +34,10 @@ const TICK: Duration = Duration::from_secs(10);
 
 /// Starts the fast side as the settings want it, and says in the log how well it is armed. Nothing
 /// if the settings want none, or if it cannot be started: the daemon counts extents all the same.
-pub(super) fn start(settings: &Settings, watchdog: Option<crate::rescue::Watchdog>) -> Option<FastSide> {
+pub(super) fn start(
+    settings: &Settings,
+    watchdog: Option<crate::rescue::Watchdog>,
+) -> Option<FastSide> {
     if !settings.rescue.enabled {
         warn!("the rescue is off (rescue.enabled = false)");
         return None;
@@ -75,7 +77,9 @@ fn try_start(
 
 fn tell_armament(armament: &Armament) {
     if let Err(error) = &armament.kmsg {
-        error!("the kernel's log cannot be read: {KMSG}: {error}; nothing it says can start a rescue");
+        error!(
+            "the kernel's log cannot be read: {KMSG}: {error}; nothing it says can start a rescue"
+        );
     }
     if let Err(error) = &armament.memory {
         warn!(
@@ -93,23 +97,27 @@ fn tell_armament(armament: &Armament) {
 
 /// Listens to the fast side for as long as the daemon runs.
 pub(super) async fn listen(mut fast: FastSide) {
-    let events = match fast.exchange.slow_side().try_clone().and_then(AsyncFd::new) {
+    let events = match fast
+        .exchange
+        .slow_side()
+        .try_clone()
+        .and_then(UnixStream::from_std)
+    {
         Ok(events) => events,
         Err(reason) => return error!("nothing will be heard of the rescue: {reason}"),
     };
-    let mut listener = Listener::new(fast.rules.iter().map(|(_, name, _)| name.to_owned()).collect());
+    let mut listener = Listener::new(
+        fast.rules
+            .iter()
+            .map(|(_, name, _)| name.to_owned())
+            .collect(),
+    );
     metrics::klog_source("kmsg", fast.armament.kmsg.is_ok());
     let mut ticks = tokio::time::interval(TICK);
     let mut drills = tokio::time::interval(DRILL_INTERVAL);
     loop {
         tokio::select! {
-            ready = events.readable() => match ready {
-                Ok(mut ready) => {
-                    woken(events.get_ref());
-                    ready.clear_ready();
-                }
-                Err(reason) => return error!("nothing more will be heard of the rescue: {reason}"),
-            },
+            _ = events.readable() => while events.try_read(&mut [0; 64]).is_ok() {},
             _ = ticks.tick() => {}
             _ = drills.tick() => listener.begin_drill(&fast),
         }
@@ -147,13 +155,22 @@ impl Listener {
     fn notice(&mut self, notice: &Notice) {
         match notice {
             Notice::Matched { rule, line, .. } => {
-                let name = self.names.get(usize::from(rule.0)).map_or("unknown", String::as_str);
+                let name = self
+                    .names
+                    .get(usize::from(rule.0))
+                    .map_or("unknown", String::as_str);
                 metrics::klog_matched(name);
-                warn!("kernel log, {name}: {}", String::from_utf8_lossy(line.bytes()));
+                warn!(
+                    "kernel log, {name}: {}",
+                    String::from_utf8_lossy(line.bytes())
+                );
             }
             Notice::Began(began, _) => {
                 metrics::incident_began(began.trigger);
-                error!("incident {} begins: XFS waits for memory ({})", began.incident, began.trigger);
+                error!(
+                    "incident {} begins: XFS waits for memory ({})",
+                    began.incident, began.trigger
+                );
             }
             Notice::Ended(ended, at) => {
                 metrics::incident_ended();
@@ -211,7 +228,11 @@ impl Listener {
         let began = now();
         let nonce = began.0.max(1);
         fast.exchange.expect_drill(nonce, false);
-        self.drill = Some(Drill { nonce, began, seen: false });
+        self.drill = Some(Drill {
+            nonce,
+            began,
+            seen: false,
+        });
         if let Err(reason) = write_drill(Path::new(KMSG), nonce) {
             self.drill = None;
             metrics::klog_roundtrip(None);
@@ -225,14 +246,21 @@ impl Listener {
         };
         let took = report.ended.since(drill.began);
         metrics::klog_roundtrip(Some(took));
-        info!("drill: from the kernel's log to the actor in {} µs", took.as_micros());
+        info!(
+            "drill: from the kernel's log to the actor in {} µs",
+            took.as_micros()
+        );
     }
 
     fn end_drill_in_time(&mut self) {
         let late = |drill: &mut Drill| now().since(drill.began) >= DRILL_PATIENCE;
         if let Some(drill) = self.drill.take_if(late) {
             metrics::klog_roundtrip(None);
-            let where_to = if drill.seen { "was not carried out" } else { "did not come back" };
+            let where_to = if drill.seen {
+                "was not carried out"
+            } else {
+                "did not come back"
+            };
             error!("drill failed: its record {where_to}; try `fragwatch drill`");
         }
     }
@@ -243,17 +271,20 @@ impl Listener {
 ///
 /// # Errors
 /// Those of opening and writing.
-pub fn write_drill(kmsg: &Path, nonce: u64) -> io::Result<()> {
+pub(crate) fn write_drill(kmsg: &Path, nonce: u64) -> io::Result<()> {
     let mut record = b"<6>".to_vec();
     record.extend(DRILL_MARKER);
     record.extend(nonce.to_string().bytes());
     record.push(b'\n');
-    OpenOptions::new().write(true).open(kmsg)?.write_all(&record)
+    OpenOptions::new()
+        .write(true)
+        .open(kmsg)?
+        .write_all(&record)
 }
 
 /// What an action brought, in words.
 #[must_use]
-pub fn effect(before: &Counters, after: &Counters) -> String {
+pub(crate) fn effect(before: &Counters, after: &Counters) -> String {
     let kib = |kib: u64| Bytes(kib.saturating_mul(1024));
     // Blocks of 64 KiB and more: what the older kernels' extent lists need (order 4).
     let large = |counters: &Counters| counters.free_blocks.iter().skip(4).sum::<u64>();
@@ -271,7 +302,11 @@ pub fn effect(before: &Counters, after: &Counters) -> String {
 pub(super) fn watchdog() -> Option<crate::rescue::Watchdog> {
     let interval = sd_notify::watchdog_enabled()? / 3;
     let socket = notify_socket()?;
-    Some(crate::rescue::Watchdog { socket, interval, fed: Monotonic::default() })
+    Some(crate::rescue::Watchdog {
+        socket,
+        interval,
+        fed: Monotonic::default(),
+    })
 }
 
 fn notify_socket() -> Option<OwnedFd> {

@@ -2,7 +2,8 @@
 //! No lock, so nobody can be kept by anybody.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use rustix::event::{EventfdFlags, eventfd};
@@ -44,8 +45,9 @@ pub struct Exchange {
     pub(super) to_reader: OwnedFd,
     /// Wakes the actor.
     pub(super) to_actor: OwnedFd,
-    /// Wakes the slow side.
-    to_slow: OwnedFd,
+    /// Wakes the slow side. A socket pair, which tokio can wait for as well as poll(2).
+    to_slow: UnixStream,
+    slow_side: UnixStream,
 }
 
 const VALID: u64 = 1 << 63;
@@ -63,6 +65,9 @@ impl Exchange {
     /// When there are too many descriptors.
     pub fn new() -> io::Result<Exchange> {
         let event = || eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
+        let (to_slow, slow_side) = UnixStream::pair()?;
+        to_slow.set_nonblocking(true)?;
+        slow_side.set_nonblocking(true)?;
         Ok(Exchange {
             job: AtomicU64::new(0),
             job_read: AtomicU64::new(0),
@@ -76,7 +81,8 @@ impl Exchange {
             stopping: AtomicBool::new(false),
             to_reader: event()?,
             to_actor: event()?,
-            to_slow: event()?,
+            to_slow,
+            slow_side,
         })
     }
 
@@ -116,10 +122,10 @@ impl Exchange {
         wake(&self.to_actor);
     }
 
-    /// The descriptor that becomes readable when there is something in a ring.
+    /// The socket that becomes readable when there is something in a ring.
     #[must_use]
-    pub fn slow_side(&self) -> &OwnedFd {
-        &self.to_slow
+    pub fn slow_side(&self) -> &UnixStream {
+        &self.slow_side
     }
 
     pub(super) fn is_stopping(&self) -> bool {
@@ -196,14 +202,15 @@ impl Exchange {
     }
 }
 
-/// Fails only when the counter is full, and then whoever is to be woken has been.
-fn wake(event: &OwnedFd) {
+/// Fails only when the counter or the socket is full, and then whoever is to be woken has been.
+fn wake(event: impl AsFd) {
     let _ = write(event, &1_u64.to_ne_bytes());
 }
 
 /// Takes note of having been woken. Never waits.
-pub fn woken(event: &OwnedFd) {
-    let _ = read(event, &mut [0_u8; 8]);
+pub fn woken(event: impl AsFd) {
+    let mut drained = [0_u8; 64];
+    while read(&event, &mut drained) == Ok(drained.len()) {}
 }
 
 #[cfg(test)]

@@ -160,14 +160,23 @@ pub fn rescue_begins(rules: &[String]) {
     describe_counter!(KLOG_RECORDS, "Records read from the kernel's log.");
     describe_counter!(KLOG_LOST, "Records overwritten before they were read.");
     describe_counter!(KLOG_MATCHES, "Records that matched a rule.");
-    describe_gauge!(KLOG_SOURCE_UP, "Whether a source of kernel messages can be read.");
+    describe_gauge!(
+        KLOG_SOURCE_UP,
+        "Whether a source of kernel messages can be read."
+    );
     describe_gauge!(
         KLOG_ROUNDTRIP,
         Unit::Seconds,
         "Time of the last drill from writing its record to the kernel's log to the actor's report."
     );
-    describe_gauge!(KLOG_ROUNDTRIP_SUCCESS, "Whether the last drill came through.");
-    describe_counter!(RESCUE_ACTIONS, "Actions of the rescue, by step and outcome.");
+    describe_gauge!(
+        KLOG_ROUNDTRIP_SUCCESS,
+        "Whether the last drill came through."
+    );
+    describe_counter!(
+        RESCUE_ACTIONS,
+        "Actions of the rescue, by step and outcome."
+    );
     describe_counter!(RESCUE_INCIDENTS, "Incidents, by what they began with.");
     describe_gauge!(RESCUE_ACTIVE, "Whether there is an incident now.");
     describe_histogram!(
