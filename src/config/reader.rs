@@ -11,7 +11,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::diagnose::{Finding, Place, keep_first};
-use super::values::{Value, quoted};
+use super::values::{Value, literal, quoted};
 
 /// Characters of a value that a message repeats; the line below shows more.
 const MAX_REPEATED: usize = 40;
@@ -19,6 +19,9 @@ const MAX_REPEATED: usize = 40;
 /// Errors of the parser that are looked at. A megabyte of nonsense gives a million, nobody reads
 /// more than the first few, and each is looked for in the text.
 const MAX_SYNTAX_ERRORS: usize = 100;
+
+/// How the parser's word on a string like `"\d"` begins.
+const NO_ESCAPE: &str = "missing escaped value";
 
 /// A value and where it was set.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -338,6 +341,11 @@ impl Reader<'_> {
                 None
             }
             DeValue::String(text) if !stumbled => Some((Cow::Borrowed(text.as_ref()), true)),
+            DeValue::String(text) if self.only_misses_escapes(&span) => {
+                let message = "holds a backslash that begins no escape";
+                self.misfit(key, value, message, &literal(text));
+                None
+            }
             _ if raw.starts_with(['"', '\'']) => None,
             _ => Some((Cow::Owned(raw.to_owned()), false)),
         }
@@ -351,6 +359,13 @@ impl Reader<'_> {
     /// Whether the parser found fault with the value in `span`.
     fn stumbled_over(&self, span: &Range<usize>) -> bool {
         self.syntax.iter().any(|error| lies_within(error, span))
+    }
+
+    /// Whether all that the parser has against the string in `span` is `\d` or the like. What it
+    /// made of the string has the backslash in it then.
+    fn only_misses_escapes(&self, span: &Range<usize>) -> bool {
+        let mut errors = self.syntax.iter();
+        errors.all(|error| !lies_within(error, span) || error.message().starts_with(NO_ESCAPE))
     }
 
     /// All findings, once everything was read.

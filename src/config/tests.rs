@@ -368,6 +368,24 @@ fn paths_and_globs() {
 }
 
 #[test]
+fn a_backslash_in_double_quotes() {
+    refused(
+        &["[images]\nexclude = [\"it's \\*\", \"\\[\\\"*\\d\"]"],
+        r#"
+        |f.toml:2:12: images.exclude: "it's \*" holds a backslash that begins no escape
+        |    exclude = ["it's \*", "\[\"*\d"]
+        |               ^^^^^^^^^
+        |    write: "it's \\*"
+        |
+        |f.toml:2:23: images.exclude: "\[\"*\d" holds a backslash that begins no escape
+        |    exclude = ["it's \*", "\[\"*\d"]
+        |                          ^^^^^^^^^
+        |    write: '\["*\d'
+        "#,
+    );
+}
+
+#[test]
 fn what_is_not_toml_hides_only_its_own_file() {
     refused(
         &[

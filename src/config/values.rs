@@ -50,7 +50,7 @@ impl<T: Text> Value for T {
     }
 
     fn write(&self) -> String {
-        quoted(&self.to_text())
+        literal(&self.to_text())
     }
 }
 
@@ -222,12 +222,10 @@ pub(super) fn quoted(text: &str) -> String {
     let mut quoted = String::with_capacity(text.len() + 2);
     quoted.push('"');
     for character in text.chars() {
-        let mut buffer = [0; 4];
-        let alone: &str = character.encode_utf8(&mut buffer);
         if matches!(character, '"' | '\\') {
             quoted.push('\\');
             quoted.push(character);
-        } else if shown(std::path::Path::new(alone)) == alone {
+        } else if is_plain(character) {
             quoted.push(character);
         } else {
             quoted.push_str(&format!("\\U{:08X}", u32::from(character)));
@@ -235,6 +233,24 @@ pub(super) fn quoted(text: &str) -> String {
     }
     quoted.push('"');
     quoted
+}
+
+/// The text as TOML in which a backslash stands for itself, if there is one and that can be: so
+/// can a regular expression be read.
+pub(super) fn literal(text: &str) -> String {
+    let fits = |character| character != '\'' && is_plain(character);
+    if text.contains(['\\', '"']) && text.chars().all(fits) {
+        format!("'{text}'")
+    } else {
+        quoted(text)
+    }
+}
+
+/// Whether a character can upset no terminal.
+fn is_plain(character: char) -> bool {
+    let mut buffer = [0; 4];
+    let alone: &str = character.encode_utf8(&mut buffer);
+    character == '\\' || shown(std::path::Path::new(alone)) == alone
 }
 
 #[cfg(test)]
@@ -292,6 +308,14 @@ mod tests {
     }
 
     #[test]
+    fn backslashes_are_not_doubled_without_need() {
+        assert_eq!(literal(r#"^md\d+: "x""#), r#"'^md\d+: "x"'"#);
+        assert_eq!(literal("plain"), r#""plain""#);
+        assert_eq!(literal(r"it's \d"), r#""it's \\d""#);
+        assert_eq!(literal("\\d\n"), r#""\\d\U0000000A""#);
+    }
+
+    #[test]
     fn quotes_hold_everything() {
         assert_eq!(quoted(r#"a "b" \c é"#), r#""a \"b\" \\c é""#);
         assert_eq!(quoted("\n\u{202e}"), r#""\U0000000A\U0000202E""#);
@@ -300,10 +324,11 @@ mod tests {
     proptest! {
         #[test]
         fn a_quoted_text_reads_back(text: String) {
-            let document = format!("a = {}", quoted(&text));
+            let document = format!("a = {}\nb = {}", quoted(&text), literal(&text));
             let table: toml::Table = document.parse().unwrap();
             prop_assert_eq!(table["a"].as_str(), Some(text.as_str()));
-            prop_assert!(!document.contains(char::is_control));
+            prop_assert_eq!(table["b"].as_str(), Some(text.as_str()));
+            prop_assert!(!document.replacen('\n', "", 1).contains(char::is_control));
         }
     }
 }
