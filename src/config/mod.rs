@@ -6,7 +6,9 @@
 //! not leave a host unwatched.
 //!
 //! To add a key, declare it in `raw`, give it a field and a default in [`settings`], and describe
-//! it in `config/fragwatch.toml`; the compiler and the tests ask for what is forgotten.
+//! it in `config/fragwatch.toml`; the compiler and the tests ask for what is forgotten. A section
+//! that can be there several times is a `List` in `raw`, an `Item` that says which keys it must
+//! have, and a commented example in that file.
 
 mod diagnose;
 mod files;

@@ -174,7 +174,7 @@ impl<S: Item> Field for Vec<Located<S>> {
                 let message = format!("{} is a list, each item has a header of its own", key.path);
                 reader.report(value, message, &header);
                 // Looked at all the same, for what else is wrong with it.
-                read_item::<S>(key, value, reader);
+                self.push(read_item(key, value, reader));
             }
             _ => _ = read_item::<S>(key, value, reader),
         }

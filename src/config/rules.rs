@@ -235,7 +235,7 @@ mod tests {
     use proptest::prelude::*;
 
     /// What stands at the bytes `at` of the value of a TOML string.
-    fn part<'w>(written: &'w str, at: Range<usize>) -> Option<&'w str> {
+    fn part(written: &str, at: Range<usize>) -> Option<&str> {
         let table: toml::Table = format!("a = {written}").parse().unwrap();
         let range = part_of_string(written, table["a"].as_str().unwrap(), &at)?;
         Some(&written[range])
