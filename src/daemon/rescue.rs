@@ -151,7 +151,11 @@ struct Drill {
 impl Listener {
     fn new(names: Vec<String>) -> Self {
         metrics::rescue_begins(&names);
-        Listener { names, drill: None, incident: false }
+        Listener {
+            names,
+            drill: None,
+            incident: false,
+        }
     }
 
     fn notice(&mut self, notice: &Notice) {
@@ -268,7 +272,11 @@ impl Listener {
             return;
         }
         metrics::klog_roundtrip(None);
-        let where_to = if drill.seen { "was not carried out" } else { "did not come back" };
+        let where_to = if drill.seen {
+            "was not carried out"
+        } else {
+            "did not come back"
+        };
         error!("drill failed: its record {where_to}; try `fragwatch drill`");
     }
 }
