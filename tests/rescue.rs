@@ -8,7 +8,6 @@ use std::fs;
 use std::io::Write as _;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
-use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -34,22 +33,23 @@ impl Event {
         Bed::xfs().map(Event)
     }
 
-    /// The kernel writes "XFS (loop3): Unmounting Filesystem …". Mounting writes a record too, but
+    /// The kernel writes "XFS (loop3): Unmounting Filesystem UUID". Mounting writes a record too, but
     /// the bed's own first one would be within the look-back of each daemon.
     fn happens(&mut self) {
         self.0.umount();
         self.0.mount();
     }
 
+    /// Matches only this file system's: a loop device's number is soon another's.
     fn pattern(&self) -> String {
-        let device = self.0.loop_device();
-        let name = Path::new(&device)
-            .file_name()
-            .unwrap()
-            .to_str()
-            .unwrap()
-            .to_owned();
-        format!(r"^XFS \({name}\): Unmounting ")
+        let blkid = Command::new("blkid")
+            .args(["-p", "-s", "UUID", "-o", "value"])
+            .arg(self.0.image())
+            .output()
+            .unwrap();
+        let uuid = String::from_utf8(blkid.stdout).unwrap();
+        assert_eq!(uuid.trim().len(), 36, "{uuid:?}");
+        format!(r"^XFS \(loop\d+\): Unmounting Filesystem {}", uuid.trim())
     }
 }
 
@@ -286,14 +286,14 @@ impl Unlimited {
 
     fn new() -> Unlimited {
         let before = fs::read_to_string(Self::FILE).unwrap();
-        fs::write(Self::FILE, "on").unwrap();
+        fs::write(Self::FILE, "on\n").unwrap();
         Unlimited(before)
     }
 }
 
 impl Drop for Unlimited {
     fn drop(&mut self) {
-        let _ = fs::write(Self::FILE, self.0.trim());
+        let _ = fs::write(Self::FILE, &self.0);
     }
 }
 
