@@ -46,7 +46,7 @@ pub fn run(config: Option<&Path>) -> anyhow::Result<()> {
     let _logging = logging::init();
     let loaded = load(config)?;
     // Before all else, so that nothing of the slow side can keep it from being armed.
-    let fast = rescue::start(&loaded.settings, rescue::watchdog());
+    let fast = rescue::start(&loaded.settings);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(4)
@@ -94,11 +94,9 @@ impl Daemon {
             info!("configuration read from {}", file.display());
         }
         let (sender, receiver) = watch::channel(settings);
+        tokio::spawn(rescue::run(fast, sender.subscribe(), Arc::clone(&board)));
         let mut sampling = tokio::spawn(Sampler::new(receiver, Arc::clone(&board)).run());
         tokio::spawn(upkeep(lifetime));
-        if let Some(fast) = fast {
-            tokio::spawn(rescue::listen(fast));
-        }
         let mut daemon = Daemon {
             config: config.map(Path::to_owned),
             settings: sender,

@@ -55,7 +55,8 @@ impl Event {
 
 struct Host {
     daemon: RunningDaemon,
-    _directory: tempfile::TempDir,
+    address: SocketAddr,
+    directory: tempfile::TempDir,
 }
 
 impl Host {
@@ -75,9 +76,12 @@ impl Host {
         let daemon = RunningDaemon::spawn(&mut command, address);
         let host = Host {
             daemon,
-            _directory: directory,
+            address,
+            directory,
         };
-        host.wait("fragwatch_klog_roundtrip_success", 1.0);
+        if !rescue.contains("enabled = false") {
+            host.wait("fragwatch_klog_roundtrip_success", 1.0);
+        }
         host
     }
 
@@ -213,6 +217,30 @@ fn as_long_as_it_goes_on_the_ladder_is_climbed() {
     assert!(vmstat("drop_slab") >= dropped.0 + 3);
     assert!(vmstat("drop_pagecache") > dropped.1);
     assert!(vmstat("compact_migrate_scanned") + vmstat("compact_free_scanned") > compacted);
+}
+
+#[test]
+fn a_reload_arms_the_rescue_anew() {
+    let _alone = alone();
+    let mut event = support::require!(Event::new());
+    let host = Host::new(&event, "enabled = false");
+    event.happens();
+    let config = host.directory.path().join("fragwatch.toml");
+    let text = configuration(&event, "quiet_after = \"2s\"", host.address);
+    fs::write(&config, text).unwrap();
+    host.daemon.signal(Signal::HUP);
+    host.daemon.wait_for_stderr("the rescue is armed", PATIENCE);
+    host.wait("fragwatch_klog_roundtrip_success", 1.0);
+    assert_eq!(
+        host.incidents(),
+        0.0,
+        "what was before the reload is not acted upon"
+    );
+    event.happens();
+    host.wait(
+        "fragwatch_rescue_incidents_total{trigger=\"kernel_log\"}",
+        1.0,
+    );
 }
 
 #[test]
@@ -407,8 +435,6 @@ fn a_log_that_takes_no_line_keeps_nothing_from_the_rescue() {
     let mut event = support::require!(Event::new());
     // A pipe that nobody reads, filled to the brim: whoever logs hangs.
     let (reader, writer) = rustix::pipe::pipe().unwrap();
-    let host = Host::new(&event, "");
-    drop(host);
     let before = vmstat("drop_slab");
     let directory = tempfile::tempdir().unwrap();
     let config = directory.path().join("fragwatch.toml");

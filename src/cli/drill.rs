@@ -3,17 +3,14 @@
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::bail;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::{FAILURE, SUCCESS, load_config, terminal};
-use crate::daemon::rescue::{effect, write_drill};
-use crate::klog::Rules;
+use crate::daemon::rescue::{effect, setup, write_drill};
 use crate::model::{Monotonic, Outcome};
-use crate::rescue::LadderSettings;
 use crate::rescue::clock::now;
 use crate::rescue::entry::{Notice, Report};
 use crate::rescue::exchange::woken;
@@ -26,20 +23,12 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub(super) fn run(act: bool, config: Option<&Path>) -> anyhow::Result<u8> {
     let settings = load_config(config)?.settings;
     let kmsg = PathBuf::from("/dev/kmsg");
-    let rescue = &settings.rescue;
     let mut fast = FastSide::start(Setup {
         kmsg: Some(kmsg.clone()),
-        proc: PathBuf::from("/proc"),
-        rules: Arc::new(Rules::compile(&settings.klog.rules)?),
-        ladder: LadderSettings {
-            steps: rescue.steps.clone(),
-            min_interval: rescue.min_interval,
-            quiet_after: rescue.quiet_after,
-            max_actions_per_hour: rescue.max_actions_per_hour,
-        },
         // A real emergency in the meantime is the daemon's business.
         dry_run: true,
         watchdog: None,
+        ..setup(&settings, Duration::ZERO)?
     })?;
     let mut text = armament(&fast);
     let began = now();

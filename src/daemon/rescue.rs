@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use tokio::net::UnixStream;
+use tokio::sync::watch;
 use tracing::{error, info, warn};
 
 use crate::config::Settings;
@@ -18,8 +19,9 @@ use crate::model::{Bytes, Monotonic, Outcome};
 use crate::rescue::LadderSettings;
 use crate::rescue::clock::now;
 use crate::rescue::entry::{Notice, Report};
-use crate::rescue::proof::Counters;
+use crate::rescue::proof::{Counters, Files};
 use crate::rescue::thread::{Armament, FastSide, Setup};
+use crate::serve::board::Board;
 use crate::serve::metrics;
 use crate::sys::realtime::Urgency;
 
@@ -32,17 +34,22 @@ const DRILL_PATIENCE: Duration = Duration::from_secs(5);
 /// How often the early warnings are read, and the counters of the fast side.
 const TICK: Duration = Duration::from_secs(10);
 
+/// How far back the kernel's log is read at the start, so that a restart in mid-storm loses
+/// nothing. After a reload nothing was missed, and old lines must not act twice.
+const LOOK_BACK: Duration = Duration::from_secs(10);
+
 /// Starts the fast side as the settings want it, and says in the log how well it is armed. Nothing
 /// if the settings want none, or if it cannot be started: the daemon counts extents all the same.
-pub(super) fn start(
-    settings: &Settings,
-    watchdog: Option<crate::rescue::Watchdog>,
-) -> Option<FastSide> {
+pub(super) fn start(settings: &Settings) -> Option<FastSide> {
+    start_from(settings, LOOK_BACK)
+}
+
+fn start_from(settings: &Settings, look_back: Duration) -> Option<FastSide> {
     if !settings.rescue.enabled {
         warn!("the rescue is off (rescue.enabled = false)");
         return None;
     }
-    match try_start(settings, watchdog) {
+    match setup(settings, look_back).and_then(|setup| Ok(FastSide::start(setup)?)) {
         Ok(fast) => {
             tell_armament(&fast.armament);
             Some(fast)
@@ -54,14 +61,16 @@ pub(super) fn start(
     }
 }
 
-fn try_start(
-    settings: &Settings,
-    watchdog: Option<crate::rescue::Watchdog>,
-) -> anyhow::Result<FastSide> {
+/// What the settings make of the fast side. Without a watchdog if systemd has none.
+///
+/// # Errors
+/// When a rule of the configuration is none; that is refused when the configuration is read.
+pub(crate) fn setup(settings: &Settings, look_back: Duration) -> anyhow::Result<Setup> {
     let rules = Rules::compile(&settings.klog.rules).context("klog.rule")?;
     let rescue = &settings.rescue;
-    Ok(FastSide::start(Setup {
+    Ok(Setup {
         kmsg: settings.klog.kmsg.then(|| PathBuf::from(KMSG)),
+        look_back,
         proc: PathBuf::from("/proc"),
         rules: Arc::new(rules),
         ladder: LadderSettings {
@@ -71,8 +80,8 @@ fn try_start(
             max_actions_per_hour: rescue.max_actions_per_hour,
         },
         dry_run: rescue.dry_run,
-        watchdog,
-    })?)
+        watchdog: watchdog(),
+    })
 }
 
 fn tell_armament(armament: &Armament) {
@@ -95,8 +104,42 @@ fn tell_armament(armament: &Armament) {
     }
 }
 
-/// Listens to the fast side for as long as the daemon runs.
-pub(super) async fn listen(mut fast: FastSide) {
+/// Listens to the fast side, and builds it anew when its settings have changed, for as long as the
+/// daemon runs.
+pub(super) async fn run(
+    mut fast: Option<FastSide>,
+    mut settings: watch::Receiver<Arc<Settings>>,
+    board: Arc<Board>,
+) {
+    loop {
+        let before = Arc::clone(&settings.borrow_and_update());
+        let changed = async {
+            while settings.changed().await.is_ok() {
+                let now = settings.borrow_and_update();
+                if now.klog != before.klog || now.rescue != before.rescue {
+                    return Some(Arc::clone(&now));
+                }
+            }
+            None
+        };
+        let changed = match &mut fast {
+            Some(fast) => tokio::select! {
+                changed = changed => changed,
+                () = listen(fast, &board) => None,
+            },
+            None => changed.await,
+        };
+        let Some(changed) = changed else { return };
+        if let Some(fast) = fast.take() {
+            // Not waited for: an action in flight may hang, and the new threads need not.
+            fast.exchange.stop();
+        }
+        fast = start_from(&changed, Duration::ZERO);
+    }
+}
+
+/// Listens for as long as there is something to listen to.
+async fn listen(fast: &mut FastSide, board: &Board) {
     let events = match fast
         .exchange
         .slow_side()
@@ -106,20 +149,21 @@ pub(super) async fn listen(mut fast: FastSide) {
         Ok(events) => events,
         Err(reason) => return error!("nothing will be heard of the rescue: {reason}"),
     };
-    let mut listener = Listener::new(
-        fast.rules
-            .iter()
-            .map(|(_, name, _)| name.to_owned())
-            .collect(),
-    );
+    let memory = Files::open(Path::new("/proc"));
+    let names = fast.rules.iter().map(|(_, name, _)| name.to_owned());
+    let mut listener = Listener::new(names.collect());
     metrics::klog_source("kmsg", fast.armament.kmsg.is_ok());
     let mut ticks = tokio::time::interval(TICK);
     let mut drills = tokio::time::interval(DRILL_INTERVAL);
     loop {
         tokio::select! {
             _ = events.readable() => while events.try_read(&mut [0; 64]).is_ok() {},
-            _ = ticks.tick() => {}
-            _ = drills.tick() => listener.begin_drill(&fast),
+            _ = ticks.tick() => {
+                if let Ok(memory) = &memory {
+                    board.post_memory(metrics::render_memory(&memory.read(&mut [0; 4096])));
+                }
+            }
+            _ = drills.tick() => listener.begin_drill(fast),
         }
         while let Some(notice) = fast.notices.pop() {
             listener.notice(&notice);
@@ -314,7 +358,7 @@ pub(crate) fn effect(before: &Counters, after: &Counters) -> String {
 
 /// systemd's watchdog, if it is on (sd_watchdog_enabled(3)): a socket that is connected now, for in
 /// an emergency nothing is opened.
-pub(super) fn watchdog() -> Option<crate::rescue::Watchdog> {
+fn watchdog() -> Option<crate::rescue::Watchdog> {
     let interval = sd_notify::watchdog_enabled()? / 3;
     let socket = notify_socket()?;
     Some(crate::rescue::Watchdog {

@@ -22,8 +22,6 @@ use crate::klog::{Rules, Sequence};
 use crate::model::{IncidentId, Monotonic, RescueStep, Trigger};
 use crate::sys::realtime::{Urgency, lock_memory, raise_urgency, touch_stack};
 
-/// How far back the kernel's log is read at the start, so that a restart in mid-storm loses nothing.
-const LOOK_BACK_NANOSECONDS: u64 = 10_000_000_000;
 /// Entries of each ring: an incident of an hour at full speed, or a storm of matches.
 const RING: usize = 1024;
 /// Stack of each thread. What they use of it is a few kilobytes; half of this is touched.
@@ -36,6 +34,8 @@ const REHEARSAL: &[u8] = b"6,0,18446744073709551615,-;rehearsal \\x41\n SUBSYSTE
 pub struct Setup {
     /// The kernel's log; none to do without.
     pub kmsg: Option<PathBuf>,
+    /// How old a record may be at the start to be acted upon.
+    pub look_back: Duration,
     /// Where procfs is mounted.
     pub proc: PathBuf,
     /// What to look for.
@@ -95,6 +95,7 @@ impl FastSide {
     /// When nothing could be rescued with it; shortcomings that leave it useful are told by
     /// [`FastSide::armament`].
     pub fn start(setup: Setup) -> Result<FastSide, StartError> {
+        let look_back = u64::try_from(setup.look_back.as_nanos()).unwrap_or(u64::MAX);
         let levers = Levers::open(&setup.proc).map_err(StartError::Levers)?;
         let exchange = Arc::new(Exchange::new().map_err(StartError::Threads)?);
         let (notice_ring, notices) = ring(RING);
@@ -110,7 +111,7 @@ impl FastSide {
             notices: notice_ring,
             watchdog: setup.watchdog,
             sequence: Sequence::default(),
-            since: Monotonic(now().0.saturating_sub(LOOK_BACK_NANOSECONDS)),
+            since: Monotonic(now().0.saturating_sub(look_back)),
             record: vec![0; RECORD_MAX].into_boxed_slice(),
             text: vec![0; RECORD_MAX].into_boxed_slice(),
             at_work: None,

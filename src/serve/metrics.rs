@@ -14,6 +14,7 @@ use crate::model::path::shown;
 use crate::model::{
     Bytes, ExtentCount, ExtentMap, Filesystem, Outcome, RescueStep, Sample, Severity, Trigger,
 };
+use crate::rescue::proof::Counters;
 
 const IMAGE_EXTENTS: &str = "fragwatch_image_extents";
 const IMAGE_FRAGMENTS: &str = "fragwatch_image_fragments";
@@ -45,6 +46,8 @@ const RESCUE_ACTIVE: &str = "fragwatch_rescue_active";
 const RESCUE_REACTION: &str = "fragwatch_rescue_reaction_seconds";
 const RESCUE_NEWS_LOST: &str = "fragwatch_rescue_news_lost_total";
 const MEMORY_FREE_BLOCKS: &str = "fragwatch_memory_free_blocks";
+const MEMORY_COMPACTION_FAILURES: &str = "fragwatch_memory_compaction_failures_total";
+const MEMORY_ALLOCATION_STALLS: &str = "fragwatch_memory_allocation_stalls_total";
 
 /// Seconds from reading a record to writing drop_caches: tens of microseconds at rest.
 const REACTION_BUCKETS: [f64; 8] = [5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 1e-2, 0.1, 1.0];
@@ -249,17 +252,28 @@ pub fn rescue_news_lost(lost: u64) {
     counter!(RESCUE_NEWS_LOST).absolute(lost);
 }
 
-/// Renders free blocks of memory by order.
+/// Renders the early warnings: free blocks of memory by order, and how often the kernel failed to
+/// make larger ones.
 #[must_use]
-pub fn render_memory(free_blocks: &[u64]) -> String {
+pub fn render_memory(counters: &Counters) -> String {
     render_once(|| {
         describe_gauge!(
             MEMORY_FREE_BLOCKS,
-            "Free blocks of 2^order pages, in all zones. None left of order 4 and more is when old kernels' XFS begins to wait."
+            "Free blocks of 2^order pages, in all zones. None left of order 4 and more is when the XFS of old kernels begins to wait."
         );
-        for (order, blocks) in free_blocks.iter().enumerate() {
+        describe_counter!(
+            MEMORY_COMPACTION_FAILURES,
+            "Compactions that made no block."
+        );
+        describe_counter!(
+            MEMORY_ALLOCATION_STALLS,
+            "Allocations that had to wait until their own task had reclaimed memory."
+        );
+        for (order, blocks) in counters.free_blocks.iter().enumerate() {
             gauge!(MEMORY_FREE_BLOCKS, "order" => order.to_string()).set(float(*blocks));
         }
+        counter!(MEMORY_COMPACTION_FAILURES).absolute(counters.compact_fail);
+        counter!(MEMORY_ALLOCATION_STALLS).absolute(counters.allocation_stalls);
     })
 }
 
