@@ -7,6 +7,7 @@
 pub mod kmsg;
 pub mod record;
 pub mod rules;
+pub mod tail;
 
 pub use record::{KernelTime, Level, Record, RecordError, Sequence, Text};
 pub use rules::{Fields, Match, RuleError, RuleId, Rules};
