@@ -4,6 +4,7 @@
 //! once the rules are compiled they allocate nothing, take no lock and do not panic, whatever the
 //! bytes.
 
+pub mod file;
 pub mod kmsg;
 pub mod record;
 pub mod rules;
