@@ -4,9 +4,11 @@
 //! once the rules are compiled they allocate nothing, take no lock and do not panic, whatever the
 //! bytes.
 
+pub mod file;
 pub mod kmsg;
 pub mod record;
 pub mod rules;
+pub mod tail;
 
 pub use record::{KernelTime, Level, Record, RecordError, Sequence, Text};
 pub use rules::{Fields, Match, RuleError, RuleId, Rules};

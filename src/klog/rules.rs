@@ -489,7 +489,7 @@ fn parse(pattern: &str) -> Result<Hir, RuleProblem> {
 
 /// The text without `[   12.345678] ` and `[  T123] ` or `[   C1] ` at its beginning, which printk
 /// adds on request.
-fn without_printk_prefix(text: &[u8]) -> &[u8] {
+pub(super) fn without_printk_prefix(text: &[u8]) -> &[u8] {
     let mut rest = text;
     while let Some(inside) = rest.strip_prefix(b"[") {
         let Some((bracket, after)) = split_once(inside, b"]") else {
