@@ -13,7 +13,7 @@ use super::progress::Progress;
 use super::scan_json::{self, SCHEMA};
 use super::{SUCCESS, load_config, map_view, scan, terminal};
 use crate::discover::mounts::{Mount, Territory};
-use crate::model::path::{hex_unless_text, shown};
+use crate::model::path::{hex_unless_exact, shown};
 use crate::model::{Bytes, Census, CensusFile, ExtentCount};
 use crate::probe::protocol::{CensusRequest, Reply, Request};
 use crate::probe::sweep::Fleet;
@@ -214,7 +214,7 @@ fn json(mount: &Mount, census: &Census) -> serde_json::Result<String> {
     let file = |file: &CensusFile| FileObject {
         inode: file.inode,
         path: file.path.as_deref().map(shown),
-        path_hex: file.path.as_deref().and_then(hex_unless_text),
+        path_hex: file.path.as_deref().and_then(hex_unless_exact),
         extents: file.extents,
         size_bytes: file.size,
         allocated_bytes: file.allocated,
