@@ -77,7 +77,7 @@ pub(super) fn run(arguments: &ScanArguments, config: Option<&Path>) -> anyhow::R
         }
         terminal::print(&text)?;
         for fault in &found.errors {
-            eprintln!("fragwatch: {}: {}", shown(&fault.path), fault.error);
+            terminal::complain(&format!("{}: {}", shown(&fault.path), fault.error));
         }
     }
     Ok(if found.errors.is_empty() {

@@ -25,6 +25,11 @@ pub(super) fn print(text: &str) -> io::Result<()> {
     out.flush()
 }
 
+/// Writes a line to standard error. Where nobody reads that, the exit status still tells.
+pub(super) fn complain(line: &str) {
+    let _ = writeln!(io::stderr(), "fragwatch: {line}");
+}
+
 /// Whether a command failed because nobody reads its output any more.
 pub(super) fn is_broken_pipe(error: &anyhow::Error) -> bool {
     let io_errors = error
