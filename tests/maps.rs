@@ -10,9 +10,8 @@ mod support;
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
 
-use support::expect::{Report, Said, Shape, config, scan, scan_with, whole};
+use support::expect::{Report, Said, Shape, config, scan, scan_with, undisturbed, whole};
 use support::guest::{self, BLOCK};
 use support::{Bed, GIB, MIB, tools};
 
@@ -20,13 +19,18 @@ fn report(bed: &Bed) -> Report {
     whole(scan(["--json", "--map", "--min-size", "0B"]).arg(bed.path()))
 }
 
-/// The map of the file is what filefrag lists.
-#[track_caller]
-fn assert_agrees(report: &Report, path: &Path) -> Shape {
-    let shape = Shape::reported(report.image(path));
-    assert_eq!(shape, Shape::of(path), "{}", path.display());
-    assert_eq!(shape.histogram.values().sum::<u64>(), shape.extents);
-    shape
+/// The maps of the files are what filefrag lists. Returns the report, and the maps in the order of
+/// the files.
+fn agreeing<const N: usize>(bed: &Bed, files: [&str; N]) -> (Report, [Shape; N]) {
+    let paths = files.map(|name| bed.path().join(name));
+    let look = || paths.each_ref().map(|path| Shape::of(path));
+    let (listed, report) = undisturbed(look, || report(bed));
+    for (path, listed) in std::iter::zip(&paths, &listed) {
+        let reported = Shape::reported(report.image(path));
+        assert_eq!(&reported, listed, "{}", path.display());
+        assert_eq!(listed.histogram.values().sum::<u64>(), listed.extents);
+    }
+    (report, listed)
 }
 
 /// Files that every file system can have.
@@ -51,21 +55,25 @@ fn maps_agree(bed: &Bed) {
     }
     bed.sync();
 
-    let report = report(bed);
-    let random = assert_agrees(&report, &at("random.img"));
+    let files = [
+        "random.img",
+        "preallocated.img",
+        "discarded.img",
+        "empty.img",
+        "sparse.img",
+        "lengths.img",
+    ];
+    let (report, shapes) = agreeing(bed, files);
+    let [random, preallocated, discarded, empty, sparse, lengths] = shapes;
     assert!(random.extents > 2900 && random.holes > 2900);
-    let preallocated = assert_agrees(&report, &at("preallocated.img"));
     assert_eq!(preallocated.unwritten, 64 * MIB - 2048 * BLOCK);
     assert_eq!(preallocated.holes, 0);
-    let discarded = assert_agrees(&report, &at("discarded.img"));
     assert_eq!(discarded.holes, 1500);
-    assert_eq!(assert_agrees(&report, &at("empty.img")), Shape::default());
-    let sparse = assert_agrees(&report, &at("sparse.img"));
+    assert_eq!(empty, Shape::default());
     assert_eq!((sparse.extents, sparse.holes), (0, 1));
-    let lengths = assert_agrees(&report, &at("lengths.img"));
     assert_eq!(lengths.holes, 10);
     assert!(lengths.histogram.len() >= 9, "{:?}", lengths.histogram);
-    for name in ["random.img", "discarded.img", "lengths.img"] {
+    for name in ["discarded.img", "lengths.img"] {
         let listed = tools::xfs_io_fiemap_count(&at(name));
         assert_eq!(report.image(&at(name))["map"]["extents"], listed);
     }
@@ -110,11 +118,9 @@ fn shared_blocks_are_told(bed: &Bed) {
             .unwrap();
     }
     bed.sync();
-    let report = report(bed);
-    let shape = assert_agrees(&report, &copy);
-    assert_eq!(shape.shared, 16 * MIB - 100 * BLOCK);
-    let shape = assert_agrees(&report, &original);
-    assert!(shape.shared >= 16 * MIB - 100 * BLOCK, "{shape:?}");
+    let (_, [original, copy]) = agreeing(bed, ["original.img", "copy.img"]);
+    assert_eq!(copy.shared, 16 * MIB - 100 * BLOCK);
+    assert!(original.shared >= copy.shared, "{original:?}");
 }
 
 #[test]
@@ -141,13 +147,13 @@ fn delayed_blocks_are_told_and_not_written_out() {
         let bed = support::require!(bed);
         let path = bed.path().join("vm.img");
         guest::buffered_delalloc(&path, 100);
-        let shape = assert_agrees(&report(&bed), &path);
+        let (_, [shape]) = agreeing(&bed, ["vm.img"]);
         // Still in memory only, so reading the map has not written them. The first one may be on
         // disk: a look at the header by direct I/O writes it out.
         assert!(shape.delayed >= 99 * BLOCK, "{shape:?}");
         assert_eq!((shape.fragments, shape.extents), (100, 100));
         bed.sync();
-        let shape = assert_agrees(&report(&bed), &path);
+        let (_, [shape]) = agreeing(&bed, ["vm.img"]);
         assert_eq!((shape.delayed, shape.extents), (0, 100));
     }
 }
@@ -159,7 +165,7 @@ fn an_extent_longer_than_a_record_can_be() {
     let path = bed.path().join("vm.img");
     let file = File::create(&path).unwrap();
     rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, 20 * GIB).unwrap();
-    let shape = assert_agrees(&report(&bed), &path);
+    let (_, [shape]) = agreeing(&bed, ["vm.img"]);
     assert!(shape.extents >= 3 && shape.longest > 4 * GIB, "{shape:?}");
     assert_eq!(shape.unwritten, 20 * GIB);
 }
@@ -207,12 +213,13 @@ fn a_map_that_is_too_large_is_read_only_by_force() {
         said.out
             .contains("4.0 KiB │████████████████████████████████████████ 3,000")
     );
-    assert_agrees(&run(&["--map", "--force", "--json"]).json(), &path);
+    let forced = run(&["--map", "--force", "--json"]).json();
+    assert_eq!(Shape::reported(forced.image(&path)), Shape::of(&path));
 
     // At the limit itself it is read, and nothing is said of a cost.
     let config = self::config(bed.path(), "[sampling]\nmap_max_extents = 3000");
     let report = whole(scan_with(&config).arg("--map").arg(&path));
-    assert_agrees(&report, &path);
+    assert_eq!(Shape::reported(report.image(&path)), Shape::of(&path));
 }
 
 #[test]

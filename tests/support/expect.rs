@@ -184,6 +184,20 @@ impl Shape {
     }
 }
 
+/// What `act` returns, and what others see before and after it: repeated until that is the same.
+/// ext4 joins extents in memory that are apart on disk, and forgets some of them when memory is
+/// short: its count of a file that nobody touches can change by a few.
+pub fn undisturbed<T: PartialEq, R>(look: impl Fn() -> T, act: impl Fn() -> R) -> (T, R) {
+    for _ in 0..20 {
+        let before = look();
+        let result = act();
+        if look() == before {
+            return (before, result);
+        }
+    }
+    panic!("the file system shows the same files otherwise each time");
+}
+
 /// Buffers of metadata that an XFS has looked for since it was mounted. Loading an extent map takes
 /// one for each block of about 250 records, a count takes none. In contrast to the memory of the
 /// kernel, nothing else on the machine changes it.
