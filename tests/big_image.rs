@@ -8,17 +8,18 @@
 
 mod support;
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::path::Path;
 
 use serde_json::Value;
 
-use support::bed::{Plan, drop_caches};
+use support::bed::drop_caches;
+use support::daemon::fragwatch;
 use support::expect::{
-    Report, Said, Shape, map_nodes, metadata_buffers, rcu_barrier, report, scan, traced, whole,
+    Report, Said, Shape, config, map_nodes, metadata_buffers, rcu_barrier, report, scan, traced,
+    whole,
 };
-use support::rundir::{Place, room};
-use support::{Bed, GIB, MIB, guest, tools};
+use support::{Bed, MIB, guest, prepared, tools};
 
 /// By how much the memory grows that the kernel cannot give back, and the nodes of extent maps in
 /// it, when `act` runs on a bed of which nothing is in memory. The least of a few times: others use
@@ -70,18 +71,11 @@ fn count_loads_nothing(bed: &mut Bed, path: &Path, extents: u64) -> Report {
 
 #[test]
 fn a_million_extents() {
-    let extents = 1_000_001;
-    // In memory it takes a third of the time, and 100 MB.
-    let place = if room(Place::Memory) > GIB {
-        Place::Memory
-    } else {
-        Place::Disk
-    };
-    let size = guest::room_for(extents);
-    let mut bed = support::require!(Plan::of("xfs").size(size).place(place).make());
+    let extents = 1_000_000;
+    let mut bed = support::require!(Bed::fragmented(extents));
     support::require!(tools::have("strace"));
     let path = bed.path().join("vm");
-    guest::alternate_blocks(&path, extents);
+    fs::rename(bed.path().join(prepared::IMAGE), &path).unwrap();
     assert_eq!(tools::xfs_io_stat_nextents(&path), extents);
 
     let found = count_loads_nothing(&mut bed, &path, extents);
@@ -89,8 +83,15 @@ fn a_million_extents() {
     assert_eq!(found.image(&path)["format"], "unknown");
     assert_eq!(found.image(&path)["severity"], "warning");
 
-    // With --map it is left out by default, and nothing is loaded.
-    let (few, said) = buffers(&mut bed, || Said::by(scan(["--map"]).arg(&path)));
+    // With --map it is left out if it is too large, and nothing is loaded.
+    let small = "[sampling]\nmap_max_extents = 999_999";
+    let config = config(bed.path().parent().unwrap(), small);
+    let map = || {
+        let mut command = fragwatch();
+        command.args(["scan", "--map", "--config"]).arg(&config);
+        Said::by(command.arg(&path))
+    };
+    let (few, said) = buffers(&mut bed, map);
     assert_eq!((said.code, said.err.as_str()), (Some(0), ""));
     assert!(said.out.contains("--map --force reads it"), "{}", said.out);
     assert!(few < 50, "{few}");
@@ -104,8 +105,8 @@ fn a_million_extents() {
     assert_eq!(census["worst"][0]["path"], path.to_str().unwrap());
     assert!(few < 50, "{few}");
 
-    // By force it is read, which shows that the measures above are able to see it.
-    let map = || whole(scan(["--json", "--map", "--force"]).arg(&path));
+    // When it is read, the measures above see it.
+    let map = || whole(scan(["--json", "--map"]).arg(&path));
     let (_, nodes) = growth(&mut bed, || {
         let _open = File::open(&path).unwrap();
         map();
