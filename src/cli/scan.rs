@@ -178,8 +178,10 @@ fn take(
         }),
         Event::Fault(fault) => found.errors.push(fault),
         Event::PassedOver(passed_over) => found.passed_over.add(passed_over),
-        Event::Surveyed(Ok(())) => {}
-        Event::Surveyed(Err(error)) => found.errors.push(Fault {
+        Event::Surveyed { result: Ok(()), .. } => {}
+        Event::Surveyed {
+            result: Err(error), ..
+        } => found.errors.push(Fault {
             path: mounts
                 .principal(device)
                 .map(|mount| mount.point.clone())

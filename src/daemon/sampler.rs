@@ -114,14 +114,16 @@ impl Sampler {
                 tell(inventory.lock().fault(fault));
             }
             Event::PassedOver(_) => {}
-            Event::Surveyed(result) => {
+            Event::Surveyed { result, others } => {
                 if let Err(error) = result {
                     probe_failed();
                     tell_unanswered(device, &error, !before.contains(&device));
                     unanswering.insert(device);
                 }
-                // At once: the other file systems may take a deadline longer.
-                board.post(inventory.lock().snapshot(None));
+                // Not only when all are done: the others may take a deadline longer.
+                if others {
+                    board.post(inventory.lock().snapshot(None));
+                }
             }
         };
         let swept = self.fleet.sweep(&scope, &mut on_event).await;

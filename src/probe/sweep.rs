@@ -36,9 +36,14 @@ pub enum Event {
     Fault(Fault),
     /// Files that were no images.
     PassedOver(PassedOver),
-    /// All of a file system was surveyed, or it ended in this error. Follows again for the same
-    /// file system when more of it is met later.
-    Surveyed(Result<(), CallError>),
+    /// All of a file system was surveyed, or it ended in an error. Follows again for the same file
+    /// system when more of it is met later.
+    Surveyed {
+        /// How it ended.
+        result: Result<(), CallError>,
+        /// Whether the sweep goes on: other file systems are not yet done.
+        others: bool,
+    },
 }
 
 /// Is told of events, with the file system that they are about.
@@ -209,7 +214,8 @@ impl<'a> Sweep<'a> {
                 Said::Reply(reply) => self.take(device, reply, on_event),
                 Said::End(result) => {
                     self.running.remove(&device);
-                    on_event(device, Event::Surveyed(result));
+                    let others = !(self.running.is_empty() && self.waiting.is_empty());
+                    on_event(device, Event::Surveyed { result, others });
                 }
             }
         }
