@@ -66,8 +66,8 @@ fn against_others(image: &Path, extents: u64, repetitions: usize) -> Vec<Row> {
             &mut || time(&mut command("xfs_io", [&"-r", &"-c", &"fiemap", &image])),
         ],
     );
-    let itself = format!("count of one image of {extents} extents: the probe alone");
-    let whole = format!("the same, whole command (`fragwatch scan`, {extents} extents)");
+    let itself = format!("count of an image of {extents} extents: the probe alone");
+    let whole = format!("count of an image of {extents} extents: `fragwatch scan`");
     let wanted = 1.0 / 1000.0;
     vec![
         Row::ratio(&itself, &count, "filefrag", &filefrag, wanted),
@@ -123,10 +123,10 @@ fn no_growth(sizes: &[u64], images: &[impl AsRef<Path>], repetitions: usize) -> 
     };
     let growth = last.median() / first.median();
     Row::plain(
-        "the probe alone, by number of extents",
+        "count of an image, the probe alone, by its extents",
         shown.join("; "),
-        format!("most extents : fewest = {growth:.2}"),
-        "no growth (at most 1.2)",
+        format!("the most to the fewest: {growth:.2}"),
+        "none (noise: 1.2)",
         growth <= 1.2,
     )
 }
@@ -154,10 +154,10 @@ fn slab(bed: &mut Bed, image: &Path, repetitions: usize) -> Row {
     let [ours, nothing, filefrag] = left.map(|left| Samples::new(Unit::Bytes, left));
     let wanted = filefrag.median() / 100.0;
     Row::plain(
-        format!("change of SUnreclaim by `fragwatch scan` of {extents} extents, cold"),
+        format!("count of an image of {extents} extents: change of SUnreclaim, cold"),
         &ours,
         format!("`filefrag` {filefrag}; `true` {nothing}"),
-        "no change (a hundredth of filefrag's is noise)",
+        "none (noise: 1/100 of filefrag's)",
         ours.median() - nothing.median().max(0.0) <= wanted,
     )
 }

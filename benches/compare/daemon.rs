@@ -214,10 +214,10 @@ fn ticks_per_second() -> f64 {
 fn table(ours: Seen, theirs: Seen) -> Vec<Row> {
     let name = "prometheus-node-exporter";
     let limit = 12 * MIB;
-    let work = format!("daemon with {IMAGES} images at rest (no maps due), scraped every 15 s");
+    let work = format!("daemon with {IMAGES} images at rest");
     vec![
         Row::plain(
-            format!("{work}: resident memory of daemon and helper together (PSS)"),
+            format!("{work}: resident memory, daemon and helper (PSS)"),
             format!(
                 "{} (RSS: daemon {}, helper {}; sum of their peaks {})",
                 ours.together,
@@ -238,7 +238,7 @@ fn table(ours: Seen, theirs: Seen) -> Vec<Row> {
         ),
         Row::for_information(
             format!(
-                "{work}: answer to a scrape ({}; node exporter {})",
+                "{work}: a scrape, {} (node exporter: {})",
                 show(Unit::Bytes, ours.scraped_bytes as f64),
                 show(Unit::Bytes, theirs.scraped_bytes as f64)
             ),

@@ -63,6 +63,17 @@ const ROWS: [(&str, Measure); 5] = [
     ("daemon", daemon::rows),
 ];
 
+/// How the numbers are to be read.
+const NOTES: &str = "\
+Median (least–most) of the repetitions; all that are compared take turns in each of them. Caches \
+are warm unless a line says cold: the file system unmounted and mounted again before each run. \
+Times are of whole commands, from before they are started until they have ended, except where the \
+line says otherwise. Memory of a command is the sum of what each of its processes had resident at \
+its own worst moment (VmHWM, looked at all the time in runs of their own), shared pages counted in \
+each; memory of a daemon is looked at each second. The daemon is at its default \
+interval of a minute and reads no extent maps (`map_interval = \"never\"`); it and the node exporter \
+are scraped at the same moments, every 15 s, as Prometheus does.";
+
 /// Repetitions unless `--reps` says how many.
 const REPETITIONS: usize = 5;
 
@@ -89,7 +100,7 @@ fn main() {
             Err(why) => println!("| {name} | {why} | | | | not measured |"),
         }
     }
-    println!("\n{}", machine::load());
+    println!("\n{NOTES}\n\n{}", machine::load());
 }
 
 /// Nothing if the command line is not understood.

@@ -53,6 +53,12 @@ impl Row {
         }
     }
 
+    /// Adds to what it is measured against something that is told for comparison.
+    pub fn beside(mut self, what: impl fmt::Display) -> Row {
+        self.against = format!("{}; {what}", self.against);
+        self
+    }
+
     /// Something whose bound does not depend on what others take.
     pub fn plain(
         work: impl fmt::Display,
