@@ -2,7 +2,7 @@
 
 use std::io::{self, IsTerminal as _, Write as _};
 
-/// Whether to colour standard output: a terminal, and NO_COLOR not set (https://no-color.org).
+/// Whether to colour standard output: a terminal, and NO_COLOR not set (<https://no-color.org>).
 pub(super) fn colours() -> bool {
     let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
