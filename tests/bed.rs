@@ -304,6 +304,25 @@ fn a_stall_hangs_what_needs_the_disk_and_nothing_else() {
 }
 
 #[test]
+fn beds_are_made_while_another_one_hangs() {
+    let stall = support::require!(Stall::new());
+    stall.stop();
+    let (made, told) = mpsc::channel();
+    let maker = thread::spawn(move || {
+        for make in [Bed::xfs, Bed::ext4, Bed::btrfs] {
+            let result = make().map(drop).map_err(|why| why.to_string());
+            made.send(result).unwrap();
+        }
+    });
+    let results: Vec<_> = (0..3)
+        .map(|_| told.recv_timeout(Duration::from_secs(20)))
+        .collect();
+    stall.resume();
+    maker.join().unwrap();
+    assert_eq!(results, [Ok(Ok(())), Ok(Ok(())), Ok(Ok(()))]);
+}
+
+#[test]
 fn a_stall_that_is_forgotten_is_removed() {
     let mut stall = support::require!(Stall::new());
     let file = stall.path().join("vm.img");

@@ -1,7 +1,7 @@
 //! `fragwatch scan --census MOUNT`: all files of an XFS.
 
 use std::fmt::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -13,13 +13,16 @@ use super::progress::Progress;
 use super::scan_json::{self, SCHEMA};
 use super::{SUCCESS, load_config, map_view, scan, terminal};
 use crate::discover::mounts::{Mount, Territory};
-use crate::model::path::{hex_unless_text, shown};
+use crate::model::path::{hex_unless_exact, shown};
 use crate::model::{Bytes, Census, CensusFile, ExtentCount};
+use crate::probe::census::needs_xfs;
 use crate::probe::protocol::{CensusRequest, Reply, Request};
 use crate::probe::sweep::Fleet;
 
 /// Files that are named unless `--top` says how many.
 const WORST: usize = 20;
+/// Links from one file system to another that are followed before it is called a loop.
+const MAX_CROSSINGS: u32 = 40;
 
 pub(super) fn run(
     path: &Path,
@@ -28,35 +31,12 @@ pub(super) fn run(
 ) -> anyhow::Result<u8> {
     let settings = load_config(config)?.settings;
     let path = scan::absolute(path)?;
-    let mut fleet = Fleet::new(Path::new("/proc"));
-    let mounts = fleet.mounts().context("cannot read /proc/self/mountinfo")?;
-    let Some(mount) = mounts.of(&path).cloned() else {
-        bail!("{} lies on no mounted file system", shown(&path));
-    };
-    if mount.type_name != "xfs" {
-        bail!(
-            "{} lies on {}; a census needs XFS. `fragwatch scan PATH` counts images on any file system",
-            shown(&path),
-            mount.type_name
-        );
-    }
-    let request = Request::Census(CensusRequest {
-        territory: Territory {
-            mounts,
-            device: mount.device,
-        },
-        mount: mount.clone(),
-        worst: arguments.top.unwrap_or(WORST),
-    });
+    let deadline = settings.sampling.probe_timeout;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let census = runtime.block_on(take(
-        &mut fleet,
-        &mount,
-        &request,
-        settings.sampling.probe_timeout,
-    ))?;
+    let worst = arguments.top.unwrap_or(WORST);
+    let (mount, census) = runtime.block_on(follow_and_take(path, worst, deadline))?;
     if arguments.json {
         terminal::print(&json(&mount, &census)?)?;
     } else {
@@ -65,12 +45,48 @@ pub(super) fn run(
     Ok(SUCCESS)
 }
 
+/// Takes the census of the file system that the path leads to, through links of others if need be.
+async fn follow_and_take(
+    mut path: PathBuf,
+    worst: usize,
+    deadline: Duration,
+) -> anyhow::Result<(Mount, Census)> {
+    let mut fleet = Fleet::new(Path::new("/proc"));
+    let mounts = fleet.mounts().context("cannot read /proc/self/mountinfo")?;
+    for _ in 0..MAX_CROSSINGS {
+        let device = mounts.of(&path).map(|mount| mount.device);
+        let Some(mount) = device.and_then(|device| mounts.principal(device)) else {
+            bail!("{} lies on no mounted file system", shown(&path));
+        };
+        if mount.is_pseudo() {
+            bail!("{}: {}", shown(&path), needs_xfs(&mount.type_name));
+        }
+        let request = Request::Census(CensusRequest {
+            path,
+            territory: Territory {
+                mounts: mounts.clone(),
+                device: mount.device,
+            },
+            mount: mount.clone(),
+            worst,
+        });
+        match take(&mut fleet, mount, &request, deadline).await? {
+            Reply::Census(census) => return Ok((mount.clone(), *census)),
+            Reply::Elsewhere(root) => path = root.path,
+            Reply::Fault(fault) => bail!("{}: {}", shown(&fault.path), fault.error),
+            _ => bail!("the probe helper gave no census"),
+        }
+    }
+    bail!("{}: too many levels of symbolic links", shown(&path));
+}
+
+/// What the helper of a file system has to say to the request.
 async fn take(
     fleet: &mut Fleet,
     mount: &Mount,
     request: &Request,
     deadline: Duration,
-) -> anyhow::Result<Census> {
+) -> anyhow::Result<Reply> {
     let worker = fleet.worker(mount);
     let mut progress = Progress::spinner();
     let mut answer = None;
@@ -90,11 +106,7 @@ async fn take(
         .await
         .call(request, deadline, on_reply)
         .await?;
-    match answer {
-        Some(Reply::Census(census)) => Ok(*census),
-        Some(Reply::Fault(fault)) => bail!("{}: {}", shown(&fault.path), fault.error),
-        _ => bail!("the probe helper gave no census"),
-    }
+    answer.context("the probe helper gave no answer")
 }
 
 fn render(mount: &Mount, census: &Census) -> String {
@@ -214,7 +226,7 @@ fn json(mount: &Mount, census: &Census) -> serde_json::Result<String> {
     let file = |file: &CensusFile| FileObject {
         inode: file.inode,
         path: file.path.as_deref().map(shown),
-        path_hex: file.path.as_deref().and_then(hex_unless_text),
+        path_hex: file.path.as_deref().and_then(hex_unless_exact),
         extents: file.extents,
         size_bytes: file.size,
         allocated_bytes: file.allocated,

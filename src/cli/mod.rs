@@ -49,7 +49,7 @@ pub fn main(arguments: &Arguments) -> ExitCode {
         // Whoever read our output has seen enough.
         Err(error) if terminal::is_broken_pipe(&error) => ExitCode::from(SUCCESS),
         Err(error) => {
-            eprintln!("fragwatch: {error:#}");
+            terminal::complain(&format!("{error:#}"));
             ExitCode::from(FAILURE)
         }
     }

@@ -77,7 +77,7 @@ pub(super) fn run(arguments: &ScanArguments, config: Option<&Path>) -> anyhow::R
         }
         terminal::print(&text)?;
         for fault in &found.errors {
-            eprintln!("fragwatch: {}: {}", shown(&fault.path), fault.error);
+            terminal::complain(&format!("{}: {}", shown(&fault.path), fault.error));
         }
     }
     Ok(if found.errors.is_empty() {
@@ -173,9 +173,13 @@ fn take(device: DeviceNumber, event: Event, found: &mut Found, settings: &Settin
         }),
         Event::Fault(fault) => found.errors.push(fault),
         Event::PassedOver(passed_over) => found.passed_over.add(passed_over),
-        Event::Surveyed(_, Ok(())) => {}
-        Event::Surveyed(path, Err(error)) => found.errors.push(Fault {
-            path,
+        Event::Surveyed { result: Ok(()), .. } => {}
+        Event::Surveyed {
+            mount,
+            result: Err(error),
+            ..
+        } => found.errors.push(Fault {
+            path: mount,
             error: error.to_string(),
         }),
     }

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::scan::{Found, Image};
-use crate::model::path::{hex_unless_text, shown};
+use crate::model::path::{hex_unless_exact, shown};
 use crate::model::{Bytes, ExtentCount, ExtentMap, Filesystem, Severity};
 
 /// Raised only if a key should ever have to change its meaning.
@@ -90,7 +90,7 @@ struct PassedOverObject {
 pub(super) fn render(found: &Found) -> serde_json::Result<String> {
     let error = |fault: &crate::probe::protocol::Fault| ErrorObject {
         path: shown(&fault.path),
-        path_hex: hex_unless_text(&fault.path),
+        path_hex: hex_unless_exact(&fault.path),
         error: fault.error.clone(),
     };
     to_line(&Document {
@@ -129,7 +129,7 @@ fn object(found: &Found, image: &Image) -> ImageObject {
     let sample = &image.sample;
     ImageObject {
         path: shown(&sample.path),
-        path_hex: hex_unless_text(&sample.path),
+        path_hex: hex_unless_exact(&sample.path),
         extents: sample.extents,
         size_bytes: sample.size,
         allocated_bytes: sample.allocated,

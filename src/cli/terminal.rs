@@ -2,7 +2,7 @@
 
 use std::io::{self, IsTerminal as _, Write as _};
 
-/// Whether to colour standard output: a terminal, and NO_COLOR not set (https://no-color.org).
+/// Whether to colour standard output: a terminal, and NO_COLOR not set (<https://no-color.org>).
 pub(super) fn colours() -> bool {
     let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
@@ -23,6 +23,11 @@ pub(super) fn print(text: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
     out.write_all(text.as_bytes())?;
     out.flush()
+}
+
+/// Writes a line to standard error. Where nobody reads that, the exit status still tells.
+pub(super) fn complain(line: &str) {
+    let _ = writeln!(io::stderr(), "fragwatch: {line}");
 }
 
 /// Whether a command failed because nobody reads its output any more.

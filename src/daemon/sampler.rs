@@ -107,7 +107,11 @@ impl Sampler {
                 tell(inventory.lock().fault(device, fault));
             }
             Event::PassedOver(_) => {}
-            Event::Surveyed(mount, result) => {
+            Event::Surveyed {
+                mount,
+                result,
+                others,
+            } => {
                 if let Err(error) = result {
                     probe_failed();
                     if !before.contains_key(&device) {
@@ -115,8 +119,10 @@ impl Sampler {
                     }
                     unanswering.insert(device, mount);
                 }
-                // At once: the other file systems may take a deadline longer.
-                board.post(inventory.lock().snapshot(None));
+                // Not only when all are done: the others may take a deadline longer.
+                if others {
+                    board.post(inventory.lock().snapshot(None));
+                }
             }
         };
         let swept = self.fleet.sweep(&scope, &mut on_event).await;

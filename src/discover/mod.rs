@@ -3,7 +3,7 @@
 //!
 //! [`mounts`] decides whose file system a path belongs to without touching it; [`paths`] follows a
 //! configured path to real files and directories; [`walk`] searches a directory; [`rules`] and
-//! [`format`] say what is an image. All but the first run in the worker of their file system.
+//! [`mod@format`] say what is an image. All but the first run in the worker of their file system.
 
 pub mod format;
 pub mod mounts;

@@ -16,6 +16,9 @@ use crate::sys;
 pub struct Mount {
     /// The file system's device number.
     pub device: DeviceNumber,
+    /// The directory of the file system that is seen there: `/` if all of it is.
+    #[serde(with = "wire")]
+    pub root: PathBuf,
     /// Where it is mounted.
     #[serde(with = "wire")]
     pub point: PathBuf,
@@ -77,6 +80,7 @@ impl MountTable {
                 major: mount.device.0,
                 minor: mount.device.1,
             },
+            root: mount.root,
             point: mount.point,
             type_name: mount.type_name,
         };
@@ -93,11 +97,17 @@ impl MountTable {
             .max_by_key(|mount| mount.point.components().count())
     }
 
-    /// The mount that stands for a file system mounted in several places: the shortest path.
+    /// The mount that stands for a file system mounted in several places: the one that shows the
+    /// most of it, and of several such the shortest path. One behind another mount shows nothing.
     #[must_use]
     pub fn principal(&self, device: DeviceNumber) -> Option<&Mount> {
-        let mounts = self.0.iter().filter(|mount| mount.device == device);
-        mounts.min_by_key(|mount| (mount.point.as_os_str().len(), &mount.point))
+        let is_seen = |mount: &&Mount| {
+            let on_top = self.of(&mount.point);
+            mount.device == device && on_top.is_some_and(|top| top.device == device)
+        };
+        let length = |path: &Path| path.as_os_str().len();
+        let mounts = self.0.iter().filter(is_seen);
+        mounts.min_by_key(|mount| (length(&mount.root), length(&mount.point), &mount.point))
     }
 
     /// Names in the directory `path` on which something is mounted.
@@ -136,6 +146,7 @@ pub(super) fn territory(mounts: &[(&str, u32)], ours: u32) -> Territory {
     let device = |minor| DeviceNumber { major: 7, minor };
     let mount = |(point, minor): &(&str, u32)| Mount {
         device: device(*minor),
+        root: PathBuf::from("/"),
         point: PathBuf::from(point),
         type_name: "xfs".to_owned(),
     };
@@ -163,5 +174,23 @@ mod tests {
         assert_eq!(here.mounts.names_in(Path::new("/")), ["srv"]);
         assert_eq!(here.mounts.names_in(Path::new("/srv")), ["vm", "vm"]);
         assert!(here.mounts.names_in(Path::new("/srv/vm")).is_empty());
+    }
+
+    #[test]
+    fn the_mount_that_shows_the_most_stands_for_a_file_system() {
+        let mounts = [
+            ("/a", 1),
+            ("/data/b", 1),
+            ("/data", 1),
+            ("/m", 1),
+            ("/m", 2),
+        ];
+        let mut mounts = territory(&mounts, 1).mounts;
+        mounts.0[0].root = PathBuf::from("/part");
+        let point = |minor| {
+            let device = DeviceNumber { major: 7, minor };
+            mounts.principal(device).unwrap().point.to_str().unwrap()
+        };
+        assert_eq!((point(1), point(2)), ("/data", "/m"));
     }
 }

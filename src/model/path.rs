@@ -41,12 +41,12 @@ fn escape(text: &mut String, bytes: &[u8]) {
     }
 }
 
-/// The bytes of the path in hexadecimal when they are no UTF-8, for JSON: there a reader needs the
-/// exact name, and text alone cannot give it.
+/// The bytes of the path in hexadecimal when [`shown`] had to escape some of them, for JSON: there
+/// a reader needs the exact name, and a name may look like the escaped form of another.
 #[must_use]
-pub fn hex_unless_text(path: &Path) -> Option<String> {
+pub fn hex_unless_exact(path: &Path) -> Option<String> {
     let bytes = path.as_os_str().as_bytes();
-    if std::str::from_utf8(bytes).is_ok() {
+    if shown(path).as_bytes() == bytes {
         return None;
     }
     let mut text = String::with_capacity(bytes.len() * 2);
@@ -129,9 +129,10 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_no_text_needs_hexadecimal() {
-        assert_eq!(hex_unless_text(path(b"/a\n")), None);
-        assert_eq!(hex_unless_text(path(b"/\xff")), Some("2fff".to_owned()));
+    fn only_what_is_shown_otherwise_needs_hexadecimal() {
+        assert_eq!(hex_unless_exact(path(b"/\\x0a \xc3\xa4")), None);
+        assert_eq!(hex_unless_exact(path(b"/\n")), Some("2f0a".to_owned()));
+        assert_eq!(hex_unless_exact(path(b"/\xff")), Some("2fff".to_owned()));
     }
 
     proptest! {

@@ -17,7 +17,7 @@ use crate::discover::mounts::Territory;
 use crate::discover::rules::{Rules, Selection};
 use crate::discover::walk::{Visitor, walk};
 use crate::model::memory::extent_map_memory;
-use crate::model::{Bytes, Census, CensusFile, ExtentCount};
+use crate::model::{Bytes, Census, CensusFile, ExtentCount, FilesystemKind};
 use crate::sys::bulkstat::{Bulkstat, Inode};
 use crate::sys::handle::open_inode;
 
@@ -27,6 +27,10 @@ use crate::sys::handle::open_inode;
 /// PermissionDenied without CAP_SYS_ADMIN, Unsupported where it is no XFS or the kernel is older
 /// than 5.3, and those of opening the mount point.
 pub fn census(request: &CensusRequest, beat: &mut dyn FnMut()) -> io::Result<Census> {
+    if request.mount.kind() != FilesystemKind::Xfs {
+        let refusal = needs_xfs(&request.mount.type_name);
+        return Err(io::Error::new(io::ErrorKind::Unsupported, refusal));
+    }
     let root = open::mount_point(&request.mount.point)?;
     let mut tally = Tally::new(request.worst);
     let mut bulkstat = Bulkstat::new();
@@ -46,10 +50,18 @@ pub fn census(request: &CensusRequest, beat: &mut dyn FnMut()) -> io::Result<Cen
     Ok(census)
 }
 
+/// Why there is no census of a file system of this type.
+#[must_use]
+pub fn needs_xfs(type_name: &str) -> String {
+    format!(
+        "lies on {type_name}; a census needs XFS. `fragwatch scan PATH` counts images on any file system"
+    )
+}
+
 fn explained(error: io::Error) -> io::Error {
     let text = match error.raw_os_error() {
         Some(libc::EPERM | libc::EACCES) => "a census needs root (CAP_SYS_ADMIN)",
-        Some(libc::ENOTTY | libc::EOPNOTSUPP) => "a census needs XFS and a kernel from 5.3 on",
+        Some(libc::ENOTTY | libc::EOPNOTSUPP) => "a census needs a kernel from 5.3 on",
         _ => return error,
     };
     io::Error::new(error.kind(), text)

@@ -13,8 +13,9 @@ use rustix::stdio::stdin;
 use super::extents::{Bounds, Pace, Reader};
 use super::format_cache::FormatCache;
 use super::outbox::Outbox;
-use super::protocol::{MapRequest, Reply, Request, read_request};
+use super::protocol::{CensusRequest, MapRequest, Reply, Request, Root, read_request};
 use super::{census, fault, for_kind, open, survey};
+use crate::discover::paths::{self, Followed};
 use crate::model::Bytes;
 
 /// Serves until the other side closes.
@@ -44,16 +45,24 @@ fn answer(request: &Request, formats: &mut FormatCache, out: &mut Outbox) {
             )
         }
         Request::Map(request) => (&request.path, map(request, out)),
-        Request::Census(request) => {
-            out.at_hand(&request.mount.point);
-            let census = census::census(request, &mut || out.beat());
-            let told = census.map(|census| out.push(&Reply::Census(Box::new(census))));
-            (&request.mount.point, told)
-        }
+        Request::Census(request) => (&request.path, census(request, out)),
     };
     if let Err(error) = result {
         out.push(&Reply::Fault(fault(place, &error)));
     }
+}
+
+fn census(request: &CensusRequest, out: &mut Outbox) -> io::Result<()> {
+    out.at_hand(&request.path);
+    let reply = match paths::follow(&request.path, &request.territory)? {
+        Followed::Elsewhere(path) => Reply::Elsewhere(Root::literal(path)),
+        Followed::Here(_) => {
+            let census = census::census(request, &mut || out.beat())?;
+            Reply::Census(Box::new(census))
+        }
+    };
+    out.push(&reply);
+    Ok(())
 }
 
 fn map(request: &MapRequest, out: &mut Outbox) -> io::Result<()> {

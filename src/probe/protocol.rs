@@ -118,6 +118,9 @@ pub struct MapRequest {
 /// See [`Request::Census`].
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct CensusRequest {
+    /// A path that leads to the file system, or to another one, where the census is then.
+    #[serde(with = "wire")]
+    pub path: PathBuf,
     /// The mount of the file system.
     pub mount: Mount,
     /// What may be touched in search of names.

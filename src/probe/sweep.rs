@@ -38,9 +38,16 @@ pub enum Event {
     Fault(Fault),
     /// Files that were no images.
     PassedOver(PassedOver),
-    /// All of the file system mounted there was surveyed, or it ended in this error. Follows again
-    /// for the same file system when more of it is met later.
-    Surveyed(PathBuf, Result<(), CallError>),
+    /// All of a file system was surveyed, or it ended in an error. Follows again for the same file
+    /// system when more of it is met later.
+    Surveyed {
+        /// Where it is mounted.
+        mount: PathBuf,
+        /// How it ended.
+        result: Result<(), CallError>,
+        /// Whether the sweep goes on: other file systems are not yet done.
+        others: bool,
+    },
 }
 
 /// Is told of events, with the file system that they are about.
@@ -204,8 +211,14 @@ impl<'a> Sweep<'a> {
                 Said::End(result) => {
                     self.running.remove(&device);
                     let mount = self.mounts.principal(device);
-                    let point = mount.map(|mount| mount.point.clone()).unwrap_or_default();
-                    on_event(device, Event::Surveyed(point, result));
+                    let mount = mount.map(|mount| mount.point.clone()).unwrap_or_default();
+                    let others = !(self.running.is_empty() && self.waiting.is_empty());
+                    let event = Event::Surveyed {
+                        mount,
+                        result,
+                        others,
+                    };
+                    on_event(device, event);
                 }
             }
         }

@@ -7,7 +7,9 @@
 
 use std::time::Duration;
 
-use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge};
+use metrics::{
+    SharedString, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge,
+};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 
 use crate::model::path::shown;
@@ -299,8 +301,35 @@ pub struct FilesystemNow<'a> {
     pub extents: ExtentCount,
 }
 
+/// Gauges of each image: name, help, value.
+type ImageGauge = (&'static str, &'static str, fn(&ImageNow<'_>) -> Option<u64>);
+const IMAGE_GAUGES: [ImageGauge; 5] = [
+    (IMAGE_EXTENTS, "Records of the image's extent map.", |now| {
+        Some(now.sample.extents.0)
+    }),
+    (
+        IMAGE_FRAGMENTS,
+        "Physically contiguous runs of the image, when its map was last read.",
+        |now| Some(now.map?.fragments),
+    ),
+    (IMAGE_SIZE, "Length of the image file.", |now| {
+        Some(now.sample.size.0)
+    }),
+    (IMAGE_ALLOCATED, "What the image occupies on disk.", |now| {
+        Some(now.sample.allocated.0)
+    }),
+    (
+        IMAGE_SEVERITY,
+        "How bad it is by the configured thresholds: 0 ok, 1 warning, 2 critical.",
+        |now| Some(now.severity.as_number().into()),
+    ),
+];
+
 /// Renders what is true of images and file systems at the end of a sweep, at `swept` seconds since
 /// 1970. `memory` is what all extent maps take.
+///
+/// One gauge after the other: while it renders, a recorder has all its series in memory several
+/// times over.
 #[must_use]
 pub fn render_now(
     images: &[ImageNow<'_>],
@@ -308,11 +337,31 @@ pub fn render_now(
     memory: Bytes,
     swept: Option<f64>,
 ) -> String {
-    render_once(|| {
-        describe_now();
-        images.iter().for_each(set_image);
+    let names: Vec<_> = images
+        .iter()
+        .map(|now| shared_label(&shown(&now.sample.path)))
+        .collect();
+    let mut text = String::new();
+    for (gauge, help, value) in IMAGE_GAUGES {
+        text.push_str(&render_once(|| {
+            describe_gauge!(gauge, help);
+            for (now, name) in images.iter().zip(&names) {
+                if let Some(value) = value(now) {
+                    gauge!(gauge, "image" => name.clone()).set(float(value));
+                }
+            }
+        }));
+    }
+    text.push_str(&render_once(|| {
+        describe_gauge!(IMAGE_INFO, "What the image is; always 1.");
+        for (now, name) in images.iter().zip(&names) {
+            set_info(now, name);
+        }
+    }));
+    text.push_str(&render_once(|| {
+        describe_filesystems();
         for now in filesystems {
-            let label = label(&shown(&now.filesystem.mount));
+            let label = shared_label(&shown(&now.filesystem.mount));
             gauge!(FILESYSTEM_EXTENTS, "filesystem" => label.clone()).set(float(now.extents.0));
             gauge!(FILESYSTEM_FREE, "filesystem" => label.clone())
                 .set(float(now.filesystem.free.0));
@@ -322,7 +371,8 @@ pub fn render_now(
         if let Some(swept) = swept {
             gauge!(SWEEP_TIMESTAMP).set(swept);
         }
-    })
+    }));
+    text
 }
 
 /// Renders for each mount point whether its file system hangs.
@@ -339,23 +389,7 @@ pub fn render_stalls(stalls: &[(String, bool)]) -> String {
     })
 }
 
-fn describe_now() {
-    describe_gauge!(IMAGE_EXTENTS, "Records of the image's extent map.");
-    describe_gauge!(
-        IMAGE_FRAGMENTS,
-        "Physically contiguous runs of the image, when its map was last read."
-    );
-    describe_gauge!(IMAGE_SIZE, Unit::Bytes, "Length of the image file.");
-    describe_gauge!(
-        IMAGE_ALLOCATED,
-        Unit::Bytes,
-        "What the image occupies on disk."
-    );
-    describe_gauge!(
-        IMAGE_SEVERITY,
-        "How bad it is by the configured thresholds: 0 ok, 1 warning, 2 critical."
-    );
-    describe_gauge!(IMAGE_INFO, "What the image is; always 1.");
+fn describe_filesystems() {
     describe_gauge!(
         FILESYSTEM_EXTENTS,
         "Extents of all images on the file system."
@@ -378,25 +412,14 @@ fn describe_now() {
     );
 }
 
-fn set_image(now: &ImageNow<'_>) {
-    let sample = now.sample;
-    let image = label(&shown(&sample.path));
-    let set = |name: &'static str, value: f64| gauge!(name, "image" => image.clone()).set(value);
-    set(IMAGE_EXTENTS, float(sample.extents.0));
-    set(IMAGE_SIZE, float(sample.size.0));
-    set(IMAGE_ALLOCATED, float(sample.allocated.0));
-    set(IMAGE_SEVERITY, f64::from(now.severity.as_number()));
-    if let Some(map) = now.map {
-        set(IMAGE_FRAGMENTS, float(map.fragments));
-    }
-    let filesystem = label(now.filesystem);
+fn set_info(now: &ImageNow<'_>, name: &SharedString) {
     // The VM is named once owners are looked for.
     gauge!(
         IMAGE_INFO,
-        "image" => image.clone(),
+        "image" => name.clone(),
         "vm" => "",
-        "filesystem" => filesystem,
-        "format" => sample.format.name()
+        "filesystem" => label(now.filesystem),
+        "format" => now.sample.format.name()
     )
     .set(1.0);
 }
@@ -411,6 +434,11 @@ fn float(value: u64) -> f64 {
 /// an escape and drop it (metrics-exporter-prometheus 0.18, sanitize_label_value).
 fn label(text: &str) -> String {
     text.replace('\\', "\\\\")
+}
+
+/// A label value that many series share.
+fn shared_label(text: &str) -> SharedString {
+    SharedString::from_shared(label(text).into())
 }
 
 fn render_once(set: impl FnOnce()) -> String {

@@ -12,6 +12,8 @@ use std::path::{Path, PathBuf};
 pub struct Mount {
     /// Major and minor device number of the file system.
     pub device: (u32, u32),
+    /// The directory of the file system that is seen there: `/` if all of it is.
+    pub root: PathBuf,
     /// Where it is mounted.
     pub point: PathBuf,
     /// Type of the file system: `xfs`, `fuse.sshfs`, …
@@ -39,10 +41,12 @@ fn parse_line(line: &[u8]) -> Option<Mount> {
     let mut fields = line.split(|&byte| byte == b' ');
     let device = std::str::from_utf8(fields.nth(2)?).ok()?;
     let (major, minor) = device.split_once(':')?;
-    let point = unescape(fields.nth(1)?);
+    let root = unescape(fields.next()?);
+    let point = unescape(fields.next()?);
     let type_name = fields.skip_while(|field| *field != b"-").nth(1)?;
     Some(Mount {
         device: (major.parse().ok()?, minor.parse().ok()?),
+        root: PathBuf::from(OsString::from_vec(root)),
         point: PathBuf::from(OsString::from_vec(point)),
         type_name: String::from_utf8_lossy(&unescape(type_name)).into_owned(),
     })
@@ -86,6 +90,7 @@ mod tests {
         assert_eq!(mounts.len(), 3);
         assert_eq!(mounts[0].point, Path::new("/"));
         assert_eq!(mounts[1].point, Path::new("/srv/a b\\\nc"));
+        assert_eq!(mounts[1].root, Path::new("/sub"));
         assert_eq!(mounts[1].device, (7, 3));
         assert_eq!(mounts[1].type_name, "xfs");
         assert_eq!(mounts[2].type_name, "fuse.sshfs");

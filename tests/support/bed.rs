@@ -77,9 +77,25 @@ impl Plan {
             .and_then(|file| file.set_len(self.size))
             .map_err(|e| NotHere::because(format_args!("{}: {e}", image.display())))?;
         let mkfs = format!("mkfs.{}", self.kind);
-        tools::run(Command::new(&mkfs).arg("-q").args(&self.mkfs).arg(&image))?;
+        tools::run(undisturbed(&mkfs).arg("-q").args(&self.mkfs).arg(&image))?;
         Ok(image)
     }
+}
+
+/// A program that sees no beds. mkfs.btrfs looks at what is behind each loop device that is mounted:
+/// it would fail with the one that goes at that moment, and hang with the one that is stalled.
+fn undisturbed(program: &str) -> Command {
+    // In a mount namespace of its own, so that nothing is unmounted for others.
+    const SCRIPT: &str = r#"
+        for point in $(cut --delimiter=' ' --fields=2 /proc/self/mounts); do
+            case $point in
+            */fragwatch-bed.*) umount --lazy --no-canonicalize "$point" 2>/dev/null ;;
+            esac
+        done
+        exec "$0" "$@""#;
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "sh", "-c", SCRIPT, program]);
+    command
 }
 
 /// Where the image lies in `dir`. The kernel's list of loop devices shows the name; it tells whose

@@ -27,6 +27,7 @@
 //! | `stall`  | a file system that hangs when it is told to |
 //! | `tools`  | what xfs_io, filefrag and xfs_db say of a file |
 //! | `daemon` | runs the program under test |
+//! | `expect` | what a scan says, and what it should say |
 #![allow(dead_code, reason = "every test crate uses only a part of it")]
 #![allow(unused_imports, unused_macros, reason = "as above")]
 #![allow(
@@ -45,6 +46,7 @@
 pub mod bed;
 pub mod child;
 pub mod daemon;
+pub mod expect;
 mod fuse;
 pub mod guest;
 pub mod load;

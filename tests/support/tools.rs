@@ -109,12 +109,17 @@ pub fn filefrag_extents(path: &Path) -> Vec<Extent> {
 fn filefrag_line(line: &str) -> Option<Extent> {
     let mut fields = line.split(':').map(str::trim);
     let _number: u64 = fields.next()?.parse().ok()?;
-    let mut from = || fields.next()?.split("..").next()?.trim().parse().ok();
-    let (logical, physical) = (from()?, from()?);
+    let mut range = || {
+        let (from, to) = fields.next()?.split_once("..")?;
+        Some((from.trim().parse().ok()?, to.trim().parse().ok()?))
+    };
+    let (logical, last): (u64, u64) = range()?;
+    let (physical, _): (u64, u64) = range()?;
     Some(Extent {
         logical,
         physical,
-        length: fields.next()?.parse().ok()?,
+        // Its column of lengths holds 0 for an extent that has no place on disk yet.
+        length: last - logical + 1,
         flags: fields
             .next_back()?
             .split(',')

@@ -1,0 +1,83 @@
+//! The census of a whole file system.
+
+use std::cell::RefCell;
+use std::fs::{self, File};
+use std::process::Command;
+
+use rustix::fs::{FallocateFlags, fallocate};
+
+use super::run::{FRAGWATCH, command, peak_memory, time};
+use super::samples::{Unit, in_turns};
+use super::support::bed::Plan;
+use super::support::{Bed, GIB, Here, guest, tools};
+use super::table::Row;
+
+const DIRECTORIES: u64 = 200;
+const FILES_EACH: u64 = 1000;
+
+pub fn rows(repetitions: usize) -> Here<Vec<Row>> {
+    tools::have("xfs_db")?;
+    let mut bed = Plan::of("xfs").size(8 * GIB).make()?;
+    let files = fill(&bed);
+    cold(&mut bed);
+
+    let mount = bed.path().to_owned();
+    let device = bed.device().to_owned();
+    let ours = || command(FRAGWATCH, [&"scan", &"--census", &mount]);
+    let theirs = || command("xfs_db", [&"-r", &"-c", &"frag -f", &device]);
+    let [our_time, their_time] = in_turns(
+        Unit::Seconds,
+        repetitions,
+        [&mut || time(&mut ours()), &mut || time(&mut theirs())],
+    );
+    let [our_memory, their_memory] = in_turns(
+        Unit::Bytes,
+        repetitions,
+        [&mut || peak_memory(&mut ours()), &mut || {
+            peak_memory(&mut theirs())
+        }],
+    );
+    let bed = RefCell::new(bed);
+    let after_mounting = |command: &mut Command| {
+        cold(&mut bed.borrow_mut());
+        time(command)
+    };
+    let [our_cold, their_cold] = in_turns(
+        Unit::Seconds,
+        repetitions,
+        [&mut || after_mounting(&mut ours()), &mut || {
+            after_mounting(&mut theirs())
+        }],
+    );
+    let xfs_db = "xfs_db -r -c \"frag -f\"";
+    let work = format!("census of {files} files");
+    let row = |what, ours, theirs, at_most| {
+        Row::ratio(format!("{work}: {what}"), ours, xfs_db, theirs, at_most)
+    };
+    Ok(vec![
+        row("time", &our_time, &their_time, 1.0 / 5.0),
+        row("time, cold", &our_cold, &their_cold, 1.0 / 5.0),
+        row("peak memory", &our_memory, &their_memory, 1.0 / 10.0),
+    ])
+}
+
+/// Nothing of it is in memory. Read-only, as xfs_db wants it, which reads the device past the
+/// mounted file system.
+fn cold(bed: &mut Bed) {
+    bed.cold();
+    bed.remount_ro();
+}
+
+/// Fills it with files of one extent, and one of some hundreds in each directory. With how many.
+fn fill(bed: &Bed) -> u64 {
+    for n in 0..DIRECTORIES {
+        let directory = bed.path().join(format!("directory-{n}"));
+        fs::create_dir(&directory).unwrap();
+        for n in 1..FILES_EACH {
+            let file = File::create_new(directory.join(format!("file-{n}"))).unwrap();
+            fallocate(&file, FallocateFlags::empty(), 0, guest::BLOCK).unwrap();
+        }
+        guest::alternate_blocks(&directory.join("fragmented"), 200 + n);
+    }
+    DIRECTORIES * FILES_EACH
+}

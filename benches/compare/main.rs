@@ -1,0 +1,127 @@
+//! fragwatch beside the tools that operators use today, on the same machine, the same files and in
+//! the same run. Prints one table, in Markdown.
+//!
+//! ```text
+//! cargo bench --bench compare                                everything, about ten minutes
+//! cargo bench --bench compare -- --only census --reps 9      one row of the table, measured longer
+//! ```
+//!
+//! It needs root, loop devices, mkfs.xfs, xfs_io, xfs_db, filefrag, and for the daemon's row the
+//! Debian package prometheus-node-exporter, which it downloads and unpacks but does not install.
+//!
+//! | file | idea |
+//! |---|---|
+//! | `count`, `census`, `map`, `scan`, `daemon` | one row of the table each |
+//! | `samples` | repetitions of a measurement, and how they are taken in turns |
+//! | `run`     | runs a command and takes its time or its memory |
+//! | `table`   | the table |
+//! | `machine` | what it was measured on |
+//! | `scrape`  | asks for metrics as Prometheus does |
+//! | `exporter`| the node exporter |
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a benchmark that cannot measure has nobody to report to but who started it"
+)]
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_precision_loss,
+    clippy::cast_sign_loss,
+    reason = "measured values are far from the limits of their types"
+)]
+#![allow(clippy::print_stdout, reason = "the table is its output")]
+#![allow(unreachable_pub, reason = "a benchmark has no outside")]
+
+#[path = "../../tests/support/mod.rs"]
+mod support;
+
+mod census;
+mod count;
+mod daemon;
+mod exporter;
+mod machine;
+mod map;
+mod run;
+mod samples;
+mod scan;
+mod scrape;
+mod table;
+
+use support::Here;
+use table::Row;
+
+/// Measures with so many repetitions.
+type Measure = fn(usize) -> Here<Vec<Row>>;
+
+/// What is measured, by the name that `--only` takes.
+const ROWS: [(&str, Measure); 5] = [
+    ("count", count::rows),
+    ("census", census::rows),
+    ("map", map::rows),
+    ("scan", scan::rows),
+    ("daemon", daemon::rows),
+];
+
+/// How the numbers are to be read.
+const NOTES: &str = "\
+Median (least–most) of the repetitions; all that are compared take turns in each of them. Caches \
+are warm unless a line says cold: the file system unmounted and mounted again before each run. \
+Times are of whole commands, from before they are started until they have ended, except where the \
+line says otherwise. Memory of a command is the sum of what each of its processes had resident at \
+its own worst moment (VmHWM, looked at all the time in runs of their own), shared pages counted in \
+each; memory of a daemon is looked at each second. The daemon is at its default \
+interval of a minute and reads no extent maps (`map_interval = \"never\"`); it and the node exporter \
+are scraped at the same moments, every 15 s, as Prometheus does.";
+
+/// Repetitions unless `--reps` says how many.
+const REPETITIONS: usize = 5;
+
+struct Options {
+    repetitions: usize,
+    only: Vec<String>,
+}
+
+fn main() {
+    let Some(options) = options() else {
+        let names = ROWS.map(|(name, _)| name).join(" ");
+        eprintln!("usage: [--reps N] [--only ROW]…   with ROW one of: {names}");
+        std::process::exit(2);
+    };
+    println!("{}\n", machine::describe());
+    println!("{}", table::HEAD);
+    for (name, rows) in ROWS {
+        if !options.only.is_empty() && !options.only.iter().any(|only| only == name) {
+            continue;
+        }
+        eprintln!("measuring: {name}");
+        match rows(options.repetitions) {
+            Ok(rows) => rows.iter().for_each(|row| println!("{row}")),
+            Err(why) => println!("| {name} | {why} | | | | not measured |"),
+        }
+    }
+    println!("\n{NOTES}\n\n{}", machine::load());
+}
+
+/// Nothing if the command line is not understood.
+fn options() -> Option<Options> {
+    let mut options = Options {
+        repetitions: REPETITIONS,
+        only: Vec::new(),
+    };
+    let mut arguments = std::env::args().skip(1);
+    while let Some(argument) = arguments.next() {
+        match argument.as_str() {
+            // What cargo adds.
+            "--bench" => {}
+            "--reps" => options.repetitions = arguments.next()?.parse().ok().filter(|n| *n > 0)?,
+            "--only" => {
+                let only = arguments.next()?;
+                ROWS.iter().find(|(name, _)| *name == only)?;
+                options.only.push(only);
+            }
+            _ => return None,
+        }
+    }
+    Some(options)
+}
