@@ -8,6 +8,7 @@
 //! One thread, on which nothing blocks: what touches images runs in the probe helpers.
 
 mod inventory;
+mod klog_files;
 mod logging;
 mod mapper;
 pub(crate) mod rescue;

@@ -13,12 +13,13 @@ use tokio::net::UnixStream;
 use tokio::sync::watch;
 use tracing::{error, info, warn};
 
+use super::klog_files::{FileMatch, LogFiles};
 use crate::config::Settings;
-use crate::klog::{DRILL_MARKER, Rules};
-use crate::model::{Bytes, Monotonic, Outcome};
+use crate::klog::{DRILL_MARKER, RuleId, Rules};
+use crate::model::{Bytes, Monotonic, Outcome, RuleAction, Trigger};
 use crate::rescue::LadderSettings;
 use crate::rescue::clock::now;
-use crate::rescue::entry::{Notice, Report};
+use crate::rescue::entry::{Line, Notice, Report};
 use crate::rescue::proof::{Counters, Files};
 use crate::rescue::thread::{Armament, FastSide, Setup};
 use crate::serve::board::Board;
@@ -125,7 +126,7 @@ pub(super) async fn run(
         let changed = match &mut fast {
             Some(fast) => tokio::select! {
                 changed = changed => changed,
-                () = listen(fast, &board) => None,
+                () = listen(fast, &before, &board) => None,
             },
             None => changed.await,
         };
@@ -139,7 +140,7 @@ pub(super) async fn run(
 }
 
 /// Listens for as long as there is something to listen to.
-async fn listen(fast: &mut FastSide, board: &Board) {
+async fn listen(fast: &mut FastSide, settings: &Settings, board: &Board) {
     let events = match fast
         .exchange
         .slow_side()
@@ -152,13 +153,21 @@ async fn listen(fast: &mut FastSide, board: &Board) {
     let memory = Files::open(Path::new("/proc"));
     let names = fast.rules.iter().map(|(_, name, _)| name.to_owned());
     let mut listener = Listener::new(names.collect());
+    let mut files = LogFiles::start(&settings.klog, &fast.rules);
     metrics::klog_source("kmsg", fast.armament.kmsg.is_ok());
     let mut ticks = tokio::time::interval(TICK);
     let mut drills = tokio::time::interval(DRILL_INTERVAL);
     loop {
         tokio::select! {
             _ = events.readable() => while events.try_read(&mut [0; 64]).is_ok() {},
+            found = files.next() => {
+                listener.file_match(&found);
+                if found.action == RuleAction::Rescue && settings.klog.files_may_rescue {
+                    fast.exchange.trigger(Trigger::File);
+                }
+            }
             _ = ticks.tick() => {
+                files.tell_states();
                 if let Ok(memory) = &memory {
                     board.post_memory(metrics::render_memory(&memory.read(&mut [0; 4096])));
                 }
@@ -166,6 +175,9 @@ async fn listen(fast: &mut FastSide, board: &Board) {
             _ = drills.tick() => listener.begin_drill(fast),
         }
         while let Some(notice) = fast.notices.pop() {
+            if let Notice::Matched { line, at, .. } = &notice {
+                files.kernel_said(line, *at);
+            }
             listener.notice(&notice);
         }
         while let Some(report) = fast.reports.pop() {
@@ -204,17 +216,7 @@ impl Listener {
 
     fn notice(&mut self, notice: &Notice) {
         match notice {
-            Notice::Matched { rule, line, .. } => {
-                let name = self
-                    .names
-                    .get(usize::from(rule.0))
-                    .map_or("unknown", String::as_str);
-                metrics::klog_matched(name);
-                warn!(
-                    "kernel log, {name}: {}",
-                    String::from_utf8_lossy(line.bytes())
-                );
-            }
+            Notice::Matched { rule, line, .. } => self.matched("kernel log", *rule, line),
             Notice::Began(began, _) => {
                 self.incident = true;
                 metrics::incident_began(began.trigger);
@@ -254,6 +256,22 @@ impl Listener {
                 error!("the kernel's log cannot be read any more: {reason}");
             }
         }
+    }
+
+    fn file_match(&self, found: &FileMatch) {
+        self.matched("log file", found.rule, &found.line);
+    }
+
+    fn matched(&self, source: &str, rule: RuleId, line: &Line) {
+        let name = self
+            .names
+            .get(usize::from(rule.0))
+            .map_or("unknown", String::as_str);
+        metrics::klog_matched(name);
+        warn!(
+            "{source}, {name}: {}",
+            String::from_utf8_lossy(line.bytes())
+        );
     }
 
     fn report(&mut self, report: &Report) {
