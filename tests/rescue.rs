@@ -121,17 +121,9 @@ impl Host {
         self.metric("fragwatch_rescue_incidents_total{trigger=\"kernel_log\"}")
     }
 
-    /// Directories in /proc of its threads of this name.
+    /// The number of its thread of this name.
     fn thread(&self, name: &str) -> u32 {
-        let tasks = fs::read_dir(format!("/proc/{}/task", self.daemon.pid())).unwrap();
-        let is = |task: &fs::DirEntry| {
-            fs::read_to_string(task.path().join("comm")).is_ok_and(|comm| comm.trim() == name)
-        };
-        let task = tasks
-            .flatten()
-            .find(is)
-            .unwrap_or_else(|| panic!("no thread {name}"));
-        task.file_name().to_str().unwrap().parse().unwrap()
+        wait_for_thread(self.daemon.pid(), name)
     }
 }
 
@@ -446,7 +438,6 @@ fn a_log_that_takes_no_line_keeps_nothing_from_the_rescue() {
     let mut event = support::require!(Event::new());
     // A pipe that nobody reads, filled to the brim: whoever logs hangs.
     let (reader, writer) = rustix::pipe::pipe().unwrap();
-    let before = vmstat("drop_slab");
     let directory = tempfile::tempdir().unwrap();
     let config = directory.path().join("fragwatch.toml");
     fs::write(&config, configuration(&event, "", "", free_address())).unwrap();
@@ -460,9 +451,9 @@ fn a_log_that_takes_no_line_keeps_nothing_from_the_rescue() {
         .stderr(writer);
     let daemon = support::child::Child::spawn(&mut command).unwrap();
     drop(command);
-    wait_for_thread(daemon.id(), "rescue-reader");
+    let actor = wait_for_thread(daemon.id(), "rescue-actor");
     event.happens();
-    wait_for_drop(before);
+    wait_for_drop(actor);
     drop(reader);
 }
 
@@ -473,24 +464,28 @@ fn fill(pipe: &OwnedFd) {
     rustix::fs::fcntl_setfl(pipe, flags).unwrap();
 }
 
-fn wait_for_thread(pid: u32, name: &str) {
+/// Waits for the thread of this name and gives its number.
+fn wait_for_thread(pid: u32, name: &str) -> u32 {
     let deadline = Instant::now() + PATIENCE;
     loop {
         let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten();
-        let mut names = tasks.filter_map(|task| fs::read_to_string(task.path().join("comm")).ok());
-        if names.any(|comm| comm.trim() == name) {
-            return;
+        let is = |task: &fs::DirEntry| {
+            fs::read_to_string(task.path().join("comm")).is_ok_and(|comm| comm.trim() == name)
+        };
+        if let Some(task) = tasks.into_iter().find(is) {
+            return task.file_name().to_str().unwrap().parse().unwrap();
         }
         assert!(Instant::now() < deadline, "no thread {name}");
         thread::sleep(Duration::from_millis(10));
     }
 }
 
-fn wait_for_drop(before: u64) {
+/// Waits until the daemon's own actor has dropped the slab cache, by the kernel's log.
+fn wait_for_drop(actor: u32) {
     let deadline = Instant::now() + PATIENCE;
-    while vmstat("drop_slab") == before {
+    while drops_in_log(&format!("rescue-actor ({actor})")) == 0 {
         assert!(Instant::now() < deadline, "no drop");
-        thread::sleep(Duration::from_millis(10));
+        thread::sleep(Duration::from_millis(50));
     }
 }
 
@@ -498,7 +493,6 @@ fn wait_for_drop(before: u64) {
 fn without_standard_error_the_rescue_works() {
     let _alone = alone();
     let mut event = support::require!(Event::new());
-    let before = vmstat("drop_slab");
     let directory = tempfile::tempdir().unwrap();
     let config = directory.path().join("fragwatch.toml");
     fs::write(&config, configuration(&event, "", "", free_address())).unwrap();
@@ -510,9 +504,9 @@ fn without_standard_error_the_rescue_works() {
         env!("CARGO_BIN_EXE_fragwatch"),
     ]);
     let daemon = support::child::Child::spawn(command.arg(&config)).unwrap();
-    wait_for_thread(daemon.id(), "rescue-reader");
+    let actor = wait_for_thread(daemon.id(), "rescue-actor");
     event.happens();
-    wait_for_drop(before);
+    wait_for_drop(actor);
 }
 
 #[test]
