@@ -42,6 +42,8 @@ pub(super) struct Sampler {
     mapper: Mapper,
     /// File systems that did not answer the last sweep, and where they are mounted.
     unanswering: BTreeMap<DeviceNumber, PathBuf>,
+    /// When the last sweep ended, in seconds since 1970.
+    swept: Option<f64>,
 }
 
 impl Sampler {
@@ -54,6 +56,7 @@ impl Sampler {
             board,
             fleet: Fleet::new(Path::new("/proc")),
             unanswering: BTreeMap::new(),
+            swept: None,
         }
     }
 
@@ -74,7 +77,7 @@ impl Sampler {
     async fn wait_until(&mut self, next: Instant, settings: &Settings) -> bool {
         loop {
             if self.mapper.launch(settings, &mut self.fleet) {
-                self.post(None);
+                self.post();
             }
             let tick = Instant::now() + Duration::from_secs(1);
             tokio::select! {
@@ -95,6 +98,7 @@ impl Sampler {
         let inventory = self.inventory.clone();
         let board = Arc::clone(&self.board);
         let before = std::mem::take(&mut self.unanswering);
+        let swept_before = self.swept;
         let mut unanswering = BTreeMap::new();
         let mut on_event = |device, event| match event {
             Event::Filesystem(filesystem) => inventory.lock().filesystem(device, filesystem),
@@ -116,7 +120,7 @@ impl Sampler {
                     unanswering.insert(device, mount);
                 }
                 // At once: the other file systems may take a deadline longer.
-                board.post(inventory.lock().snapshot(None));
+                board.post(inventory.lock().snapshot(swept_before));
             }
         };
         let swept = self.fleet.sweep(&scope, &mut on_event).await;
@@ -139,15 +143,16 @@ impl Sampler {
             .stalls()
             .map(|(mount, flag)| (shown(&mount.point), flag));
         self.board.watch_stalls(stalls.collect());
-        self.post(Some(now()));
+        self.swept = Some(now());
+        self.post();
         self.board.swept(patience(settings));
         notify(&[sd_notify::NotifyState::Status(
             &self.inventory.lock().status(),
         )]);
     }
 
-    fn post(&mut self, swept: Option<f64>) {
-        self.board.post(self.inventory.lock().snapshot(swept));
+    fn post(&self) {
+        self.board.post(self.inventory.lock().snapshot(self.swept));
     }
 }
 
