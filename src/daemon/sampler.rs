@@ -1,6 +1,7 @@
 //! Counts every image each interval and puts the result on the board.
 
 use std::collections::BTreeMap;
+use std::mem::Discriminant;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -19,6 +20,7 @@ use crate::model::Severity;
 use crate::model::path::shown;
 use crate::probe::protocol::Root;
 use crate::probe::sweep::{Event, Fleet, Scope};
+use crate::probe::worker::CallError;
 use crate::serve::board::Board;
 use crate::serve::metrics::{Method, probe_failed, probed};
 
@@ -40,8 +42,9 @@ pub(super) struct Sampler {
     fleet: Fleet,
     inventory: Shared,
     mapper: Mapper,
-    /// File systems that did not answer the last sweep, and where they are mounted.
-    unanswering: BTreeMap<DeviceNumber, PathBuf>,
+    /// File systems that did not answer the last sweep, where they are mounted, and in which way
+    /// they did not.
+    unanswering: BTreeMap<DeviceNumber, (PathBuf, Discriminant<CallError>)>,
     /// When the last sweep ended, in seconds since 1970.
     swept: Option<f64>,
 }
@@ -114,10 +117,15 @@ impl Sampler {
             Event::Surveyed(mount, result) => {
                 if let Err(error) = result {
                     probe_failed();
-                    if !before.contains_key(&device) {
+                    let kind = std::mem::discriminant(&error);
+                    // Once, not each sweep. That a helper was busy does not say yet that it hangs.
+                    if before
+                        .get(&device)
+                        .is_none_or(|(_, before)| *before != kind)
+                    {
                         error!("file system {}: {error}", shown(&mount));
                     }
-                    unanswering.insert(device, mount);
+                    unanswering.insert(device, (mount, kind));
                 }
                 // At once: the other file systems may take a deadline longer.
                 board.post(inventory.lock().snapshot(swept_before));
@@ -127,7 +135,7 @@ impl Sampler {
         if let Err(error) = swept {
             return error!("no sweep: cannot read /proc/self/mountinfo: {error}");
         }
-        for (_, mount) in before
+        for (_, (mount, _)) in before
             .iter()
             .filter(|(device, _)| !unanswering.contains_key(device))
         {
