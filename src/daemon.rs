@@ -145,12 +145,37 @@ impl Daemon {
 
     async fn try_reload(&mut self) -> anyhow::Result<()> {
         let settings = load(self.config.as_deref())?.settings;
-        if settings.metrics.listen != self.settings.borrow().metrics.listen {
-            let server = Server::start(settings.metrics.listen, Arc::clone(&self.board)).await?;
-            std::mem::replace(&mut self.server, server).task.abort();
+        let listen = settings.metrics.listen;
+        let moves = listen != self.settings.borrow().metrics.listen;
+        if moves || self.server.task.is_finished() {
+            self.move_server(listen).await?;
         }
         // Fails only without a receiver, and then the sampler has ended and so do we.
         let _ = self.settings.send(Arc::new(settings));
+        Ok(())
+    }
+
+    /// Has the page server listen elsewhere; if it cannot, where it did.
+    async fn move_server(&mut self, listen: SocketAddr) -> anyhow::Result<()> {
+        let before = self.server.address;
+        let start = || Server::start(listen, Arc::clone(&self.board));
+        let moved = match start().await {
+            // 0.0.0.0 includes where we listen: from 127.0.0.1 it can be had only by leaving that.
+            Err(_) if listen.port() == before.port() => {
+                self.server.stop().await;
+                start().await
+            }
+            other => other,
+        };
+        match moved {
+            Ok(server) => self.server = server,
+            Err(error) => {
+                if self.server.task.is_finished() {
+                    self.server = Server::start(before, Arc::clone(&self.board)).await?;
+                }
+                return Err(error);
+            }
+        }
         Ok(())
     }
 }
@@ -168,6 +193,13 @@ impl Server {
             }
         });
         Ok(Server { address, task })
+    }
+
+    /// Closes the address.
+    async fn stop(&mut self) {
+        self.task.abort();
+        // It was told to end; how it does is of no interest.
+        let _ = (&mut self.task).await;
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::assess;
 use crate::config::settings::Thresholds;
@@ -20,6 +20,11 @@ use crate::serve::metrics::{FilesystemNow, ImageNow, render_now};
 /// Images on the landing page.
 const WORST: usize = 20;
 
+/// Rest after a map that could not be read to its end; four times as long each further time.
+const PUT_OFF: Duration = Duration::from_secs(5);
+/// The rest does not grow beyond this.
+const PUT_OFF_AT_MOST: Duration = Duration::from_secs(12 * 3600);
+
 /// One image.
 #[derive(Debug)]
 pub(super) struct Entry {
@@ -27,10 +32,19 @@ pub(super) struct Entry {
     pub(super) sample: Sample,
     pub(super) severity: Severity,
     pub(super) map: Option<ExtentMap>,
-    /// When its map was last read, or tried to be.
+    /// When its map was last read, or refused to be.
     pub(super) map_read: Option<Instant>,
+    /// How often in a row reading its map came to no end, and until when it is left alone.
+    put_off: (u32, Option<Instant>),
     /// Met in the sweep under way.
     met: bool,
+}
+
+impl Entry {
+    /// Whether reading its map has failed a short time ago.
+    pub(super) fn map_is_put_off(&self, now: Instant) -> bool {
+        self.put_off.1.is_some_and(|until| now < until)
+    }
 }
 
 /// Something that changed and is worth a line in the log.
@@ -85,6 +99,7 @@ impl Inventory {
                 severity,
                 map: None,
                 map_read: None,
+                put_off: (0, None),
                 met: true,
                 sample,
             };
@@ -150,11 +165,30 @@ impl Inventory {
         self.images.get(&id)
     }
 
-    /// The map of an image was read, or could not be.
-    pub(super) fn map(&mut self, id: ImageId, map: Option<ExtentMap>, now: Instant) {
+    /// The map of an image was read.
+    pub(super) fn map_read(&mut self, id: ImageId, map: ExtentMap, now: Instant) {
+        self.map_refused(id, now);
         if let Some(entry) = self.images.get_mut(&id) {
-            entry.map = map;
+            entry.map = Some(map);
+        }
+    }
+
+    /// The map of an image cannot be read: not before its next turn. The former one stays.
+    pub(super) fn map_refused(&mut self, id: ImageId, now: Instant) {
+        if let Some(entry) = self.images.get_mut(&id) {
             entry.map_read = Some(now);
+            entry.put_off = (0, None);
+        }
+    }
+
+    /// Reading the map of an image came to no end. It is tried again soon; if that fails too, later
+    /// and later, for then the image may be what its file system hangs on.
+    pub(super) fn map_put_off(&mut self, id: ImageId, now: Instant) {
+        if let Some(entry) = self.images.get_mut(&id) {
+            let failures = entry.put_off.0;
+            let rest = PUT_OFF.saturating_mul(4_u32.saturating_pow(failures));
+            let until = now + rest.min(PUT_OFF_AT_MOST);
+            entry.put_off = (failures.saturating_add(1), Some(until));
         }
     }
 
@@ -296,6 +330,34 @@ mod tests {
             sweeps.sweep(&[sample(1, "/a", 6)], true),
             [Change::Vanished("/b".into())]
         );
+    }
+
+    #[test]
+    fn a_map_that_does_not_come_is_put_off_longer_and_longer() {
+        let mut inventory = Inventory::default();
+        let sample = sample(1, "/a", 5);
+        let id = sample.id;
+        inventory.image(DEVICE, sample, &Thresholds::default());
+        let is_put_off = |inventory: &Inventory, now| {
+            let entry = inventory.get(id).unwrap();
+            assert!(entry.map.is_some(), "what was known stays");
+            entry.map_is_put_off(now)
+        };
+        let mut now = Instant::now();
+        inventory.map_read(id, ExtentMap::default(), now);
+        for rest in [5, 20, 80] {
+            inventory.map_put_off(id, now);
+            let before = now + Duration::from_secs(rest - 1);
+            assert!(is_put_off(&inventory, before));
+            now += Duration::from_secs(rest);
+            assert!(!is_put_off(&inventory, now));
+        }
+        for _ in 0..100 {
+            inventory.map_put_off(id, now);
+        }
+        assert!(!is_put_off(&inventory, now + PUT_OFF_AT_MOST));
+        inventory.map_refused(id, now);
+        assert!(!is_put_off(&inventory, now));
     }
 
     #[test]

@@ -14,7 +14,7 @@ use crate::model::{DeviceNumber, ExtentCount, ExtentMap, ImageId, MapBuilder, Sa
 use crate::probe::map_schedule::MapSchedule;
 use crate::probe::protocol::{MapRequest, Reply, Request};
 use crate::probe::sweep::Fleet;
-use crate::probe::worker::Worker;
+use crate::probe::worker::{CallError, Worker};
 use crate::serve::metrics::{Method, probe_failed, probed};
 
 /// How long one part of a map may take. A sweep waits at most so long for its turn.
@@ -32,7 +32,18 @@ pub(super) struct Mapper {
 struct Finished {
     device: DeviceNumber,
     image: ImageId,
-    map: Option<ExtentMap>,
+    result: Result<ExtentMap, Unread>,
+}
+
+/// Why there is no map.
+#[derive(Debug, thiserror::Error)]
+enum Unread {
+    /// The image does not let itself be read, or has grown above the cap.
+    #[error("{0}")]
+    Refused(String),
+    /// The file system does not answer, or the helper failed: soon it may be otherwise.
+    #[error("{0}")]
+    NotNow(#[source] CallError),
 }
 
 impl Mapper {
@@ -57,19 +68,23 @@ impl Mapper {
         let cap = settings.sampling.map_max_extents;
         let deadline = settings.sampling.probe_timeout;
         for device in self.idle_filesystems() {
-            let Some(sample) = self.due(device, interval, cap) else {
+            let Some(worker) = fleet.answering_worker(device) else {
                 continue;
             };
-            let Some(worker) = fleet.known_worker(device) else {
+            let Some(sample) = self.due(device, interval, cap) else {
                 continue;
             };
             self.running.insert(device);
             let finish = self.finish.clone();
             tokio::spawn(async move {
                 let image = sample.id;
-                let map = read_map(&worker, &sample, cap, deadline).await;
+                let result = read_map(&worker, &sample, cap, deadline).await;
                 // Nobody listens any more when the daemon ends.
-                let _ = finish.send(Finished { device, image, map });
+                let _ = finish.send(Finished {
+                    device,
+                    image,
+                    result,
+                });
             });
         }
         taken
@@ -77,11 +92,17 @@ impl Mapper {
 
     fn take_finished(&mut self) -> bool {
         let mut any = false;
-        while let Ok(Finished { device, image, map }) = self.finished.try_recv() {
+        while let Ok(finished) = self.finished.try_recv() {
             let now = Instant::now();
-            self.running.remove(&device);
-            self.schedules.entry(device).or_default().finished(now);
-            self.inventory.lock().map(image, map, now);
+            self.running.remove(&finished.device);
+            let schedule = self.schedules.entry(finished.device).or_default();
+            schedule.finished(now);
+            let mut inventory = self.inventory.lock();
+            match finished.result {
+                Ok(map) => inventory.map_read(finished.image, map, now),
+                Err(Unread::Refused(_)) => inventory.map_refused(finished.image, now),
+                Err(Unread::NotNow(_)) => inventory.map_put_off(finished.image, now),
+            }
             any = true;
         }
         any
@@ -101,25 +122,26 @@ impl Mapper {
         interval: Duration,
         cap: ExtentCount,
     ) -> Option<Sample> {
+        let now = Instant::now();
         let inventory = self.inventory.lock();
         let readable = inventory
             .images()
             .filter(|entry| entry.device == device && entry.sample.extents <= cap)
+            .filter(|entry| !entry.map_is_put_off(now))
             .map(|entry| (entry.sample.id, entry.map_read));
         let schedule = self.schedules.entry(device).or_default();
-        let image = schedule.next(Instant::now(), interval, readable)?;
+        let image = schedule.next(now, interval, readable)?;
         Some(inventory.get(image)?.sample.clone())
     }
 }
 
-/// The map of an image; nothing if it cannot be read. Why not is told by the sweep, which meets the
-/// same trouble.
+/// The map of an image. Why it cannot be read is told by the sweep, which meets the same trouble.
 async fn read_map(
     worker: &Arc<Mutex<Worker>>,
     sample: &Sample,
     cap: ExtentCount,
     deadline: Duration,
-) -> Option<ExtentMap> {
+) -> Result<ExtentMap, Unread> {
     let began = Instant::now();
     let mut builder = MapBuilder::default();
     loop {
@@ -127,12 +149,12 @@ async fn read_map(
             Ok(Part::More(part)) => builder = part,
             Ok(Part::Whole(map)) => {
                 probed(Method::Map, began.elapsed());
-                return Some(map);
+                return Ok(map);
             }
             Err(reason) => {
                 probe_failed();
                 debug!("no extent map: {reason}");
-                return None;
+                return Err(reason);
             }
         }
     }
@@ -149,7 +171,7 @@ async fn read_part(
     cap: ExtentCount,
     deadline: Duration,
     builder: MapBuilder,
-) -> Result<Part, String> {
+) -> Result<Part, Unread> {
     let request = Request::Map(Box::new(MapRequest {
         path: sample.path.clone(),
         id: sample.id,
@@ -165,11 +187,12 @@ async fn read_part(
         .await
         .call(&request, deadline, |reply| answer = Some(reply))
         .await;
-    called.map_err(|error| error.to_string())?;
+    called.map_err(Unread::NotNow)?;
     match answer {
-        Some(Reply::Map(map)) => Ok(Part::Whole(*map)),
+        Some(Reply::Map(map)) if map.complete => Ok(Part::Whole(*map)),
+        Some(Reply::Map(_)) => Err(Unread::Refused("too many extents by now".to_owned())),
         Some(Reply::MapPart(part)) => Ok(Part::More(*part)),
-        Some(Reply::Fault(fault)) => Err(fault.error),
-        _ => Err("the probe helper gave no map".to_owned()),
+        Some(Reply::Fault(fault)) => Err(Unread::Refused(fault.error)),
+        _ => Err(Unread::Refused("the probe helper gave no map".to_owned())),
     }
 }

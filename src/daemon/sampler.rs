@@ -1,6 +1,7 @@
 //! Counts every image each interval and puts the result on the board.
 
 use std::collections::BTreeMap;
+use std::mem::Discriminant;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -19,6 +20,7 @@ use crate::model::Severity;
 use crate::model::path::shown;
 use crate::probe::protocol::Root;
 use crate::probe::sweep::{Event, Fleet, Scope};
+use crate::probe::worker::CallError;
 use crate::serve::board::Board;
 use crate::serve::metrics::{Method, probe_failed, probed};
 
@@ -40,8 +42,11 @@ pub(super) struct Sampler {
     fleet: Fleet,
     inventory: Shared,
     mapper: Mapper,
-    /// File systems that did not answer the last sweep, and where they are mounted.
-    unanswering: BTreeMap<DeviceNumber, PathBuf>,
+    /// File systems that did not answer the last sweep, where they are mounted, and in which way
+    /// they did not.
+    unanswering: BTreeMap<DeviceNumber, (PathBuf, Discriminant<CallError>)>,
+    /// When the last sweep ended, in seconds since 1970.
+    swept: Option<f64>,
 }
 
 impl Sampler {
@@ -54,6 +59,7 @@ impl Sampler {
             board,
             fleet: Fleet::new(Path::new("/proc")),
             unanswering: BTreeMap::new(),
+            swept: None,
         }
     }
 
@@ -74,7 +80,7 @@ impl Sampler {
     async fn wait_until(&mut self, next: Instant, settings: &Settings) -> bool {
         loop {
             if self.mapper.launch(settings, &mut self.fleet) {
-                self.post(None);
+                self.post();
             }
             let tick = Instant::now() + Duration::from_secs(1);
             tokio::select! {
@@ -95,6 +101,7 @@ impl Sampler {
         let inventory = self.inventory.clone();
         let board = Arc::clone(&self.board);
         let before = std::mem::take(&mut self.unanswering);
+        let swept_before = self.swept;
         let mut unanswering = BTreeMap::new();
         let mut on_event = |device, event| match event {
             Event::Filesystem(filesystem) => inventory.lock().filesystem(device, filesystem),
@@ -114,14 +121,19 @@ impl Sampler {
             } => {
                 if let Err(error) = result {
                     probe_failed();
-                    if !before.contains_key(&device) {
+                    let kind = std::mem::discriminant(&error);
+                    // Once, not each sweep. That a helper was busy does not say yet that it hangs.
+                    if before
+                        .get(&device)
+                        .is_none_or(|(_, before)| *before != kind)
+                    {
                         error!("file system {}: {error}", shown(&mount));
                     }
-                    unanswering.insert(device, mount);
+                    unanswering.insert(device, (mount, kind));
                 }
                 // Not only when all are done: the others may take a deadline longer.
                 if others {
-                    board.post(inventory.lock().snapshot(None));
+                    board.post(inventory.lock().snapshot(swept_before));
                 }
             }
         };
@@ -129,7 +141,7 @@ impl Sampler {
         if let Err(error) = swept {
             return error!("no sweep: cannot read /proc/self/mountinfo: {error}");
         }
-        for (_, mount) in before
+        for (_, (mount, _)) in before
             .iter()
             .filter(|(device, _)| !unanswering.contains_key(device))
         {
@@ -145,15 +157,16 @@ impl Sampler {
             .stalls()
             .map(|(mount, flag)| (shown(&mount.point), flag));
         self.board.watch_stalls(stalls.collect());
-        self.post(Some(now()));
+        self.swept = Some(now());
+        self.post();
         self.board.swept(patience(settings));
         notify(&[sd_notify::NotifyState::Status(
             &self.inventory.lock().status(),
         )]);
     }
 
-    fn post(&mut self, swept: Option<f64>) {
-        self.board.post(self.inventory.lock().snapshot(swept));
+    fn post(&self) {
+        self.board.post(self.inventory.lock().snapshot(self.swept));
     }
 }
 

@@ -35,6 +35,8 @@ pub trait Visitor {
         path: &Path,
         inode: u64,
     ) -> ControlFlow<()>;
+    /// A directory is about to be opened.
+    fn directory(&mut self, _path: &Path) {}
     /// Something is mounted here; what lies behind is for another walk.
     fn mount_point(&mut self, path: &Path);
     /// Something could not be read.
@@ -164,6 +166,7 @@ impl Walk<'_> {
         let Some(name) = path.file_name() else {
             return ControlFlow::Continue(());
         };
+        self.visitor.directory(path);
         match open_directory(parent.as_fd(), name) {
             Ok(directory) => self.enter(&directory, path),
             // Gone, or replaced by a link, since it was listed.

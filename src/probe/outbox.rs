@@ -15,8 +15,8 @@ use super::protocol::{PlainPath, Reply, append};
 const GATHER: Duration = Duration::from_millis(10);
 /// The other side hears from us at least this often, as long as no step hangs.
 const BEAT: Duration = Duration::from_millis(100);
-/// A step that takes longer is reported by name.
-const SLOW: Duration = Duration::from_secs(1);
+/// What takes longer is reported by name. Shorter than any deadline, or it would come too late.
+const SLOW: Duration = Duration::from_millis(50);
 
 #[derive(Default)]
 struct Waiting {
@@ -88,7 +88,12 @@ impl Outbox {
 
     /// Names the file that the next steps are about, in case they hang.
     pub(super) fn at_hand(&mut self, path: &Path) {
-        self.shared.lock().at_hand = Some((path.to_owned(), Instant::now()));
+        let mut waiting = self.shared.lock();
+        let file = (path.to_owned(), Instant::now());
+        if waiting.at_hand.replace(file).is_none() {
+            // The thread may wait for something to send, and would not look at the clock.
+            self.shared.something.notify_one();
+        }
     }
 
     /// Sends the last reply of a request at once.
@@ -106,17 +111,18 @@ fn send_for_ever(shared: &Shared, mut out: UnixStream) {
     loop {
         let mut waiting = shared.lock();
         while waiting.frames.is_empty() {
-            waiting = match waiting
-                .at_hand
-                .take_if(|(_, since)| since.elapsed() >= SLOW)
-            {
-                Some((path, _)) => {
-                    // The message is one of the protocol's and can be written.
-                    let _ = append(&mut waiting.frames, &Reply::Slow(PlainPath(path)));
+            let left = |since: &Instant| SLOW.saturating_sub(since.elapsed());
+            let left = waiting.at_hand.as_ref().map(|(_, since)| left(since));
+            waiting = match left {
+                Some(Duration::ZERO) => {
+                    if let Some((path, _)) = waiting.at_hand.take() {
+                        // The message is one of the protocol's and can be written.
+                        let _ = append(&mut waiting.frames, &Reply::Slow(PlainPath(path)));
+                    }
                     waiting
                 }
-                None if waiting.at_hand.is_some() => {
-                    let waited = shared.something.wait_timeout(waiting, SLOW);
+                Some(left) => {
+                    let waited = shared.something.wait_timeout(waiting, left);
                     waited.unwrap_or_else(PoisonError::into_inner).0
                 }
                 None => {

@@ -239,6 +239,10 @@ impl Visitor for Survey<'_> {
         ControlFlow::Continue(())
     }
 
+    fn directory(&mut self, path: &Path) {
+        self.out.at_hand(path);
+    }
+
     fn mount_point(&mut self, path: &Path) {
         let root = Root::literal(path.to_owned());
         self.out.push(&Reply::Elsewhere(root));

@@ -65,6 +65,8 @@ struct Ship {
     worker: Arc<Mutex<Worker>>,
     flag: StallFlag,
     mount: Mount,
+    /// Whether the last sweep came there.
+    met: bool,
 }
 
 impl Fleet {
@@ -93,22 +95,24 @@ impl Fleet {
                 flag: worker.flag(),
                 worker: Arc::new(Mutex::new(worker)),
                 mount: mount.clone(),
+                met: true,
             }
         });
         Arc::clone(&ship.worker)
     }
 
-    /// The worker of a file system that the last sweep has met.
+    /// The worker of a file system that the last sweep has met, unless that hangs.
     #[must_use]
-    pub fn known_worker(&self, device: DeviceNumber) -> Option<Arc<Mutex<Worker>>> {
-        self.ships.get(&device).map(|ship| Arc::clone(&ship.worker))
+    pub fn answering_worker(&self, device: DeviceNumber) -> Option<Arc<Mutex<Worker>>> {
+        let ship = self.ships.get(&device)?;
+        let answers = ship.met && ship.flag.stalled_for().is_none();
+        answers.then(|| Arc::clone(&ship.worker))
     }
 
-    /// Every file system met, and whether it hangs.
+    /// Every file system that the last sweep has met, and whether it hangs.
     pub fn stalls(&self) -> impl Iterator<Item = (&Mount, StallFlag)> {
-        self.ships
-            .values()
-            .map(|ship| (&ship.mount, ship.flag.clone()))
+        let met = self.ships.values().filter(|ship| ship.met);
+        met.map(|ship| (&ship.mount, ship.flag.clone()))
     }
 
     /// Finds and counts all images of `scope`.
@@ -129,7 +133,12 @@ impl Fleet {
         }
         sweep.run(on_event).await;
         let met = sweep.met;
-        self.ships.retain(|device, _| met.contains(device));
+        self.ships.retain(|device, ship| {
+            ship.met = met.contains(device);
+            // One that hangs is kept for the case that it is met again: a new worker would make a
+            // second call.
+            ship.met || ship.flag.stalled_for().is_some()
+        });
         Ok(())
     }
 }

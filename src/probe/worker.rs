@@ -4,10 +4,10 @@
 //! before counts. The helper stays as it is, for it cannot be helped, and until its step returns
 //! every further call ends at once with the same error: a second one would only hang beside it.
 
-use std::io;
+use std::io::{self, Read as _};
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -17,9 +17,13 @@ use tokio::net::UnixStream;
 use tokio::task::JoinHandle;
 
 use super::protocol::{Reply, Request, append, frame_length};
+use crate::model::path::shown;
 
 /// The hidden subcommand that makes the program a helper.
 pub const HELPER_COMMAND: &str = "probe-helper";
+
+/// Bytes of what a helper writes before it ends that are told at most.
+const LAST_WORDS: u64 = 2000;
 
 /// Why a call did not come to its end.
 #[derive(Debug, thiserror::Error)]
@@ -46,7 +50,7 @@ pub enum CallError {
 }
 
 fn stalled_text(on: Option<&PathBuf>, elapsed: Duration) -> String {
-    let on = on.map(|path| format!(" on {}", crate::model::path::shown(path)));
+    let on = on.map(|path| format!(" on {}", shown(path)));
     format!(
         "the file system does not answer: a probe{} has hung for {} s; it goes on by itself when the file system does",
         on.unwrap_or_default(),
@@ -117,7 +121,7 @@ impl Worker {
     ) -> Result<(), CallError> {
         let mut connection = self.connection().await?;
         let began = connection.send(request).await;
-        began.map_err(CallError::Helper)?;
+        began.map_err(|error| CallError::Helper(connection.epitaph(error)))?;
         let mut slow = None;
         let mut last = Instant::now();
         let deadline = deadline + request.extra_time();
@@ -131,6 +135,8 @@ impl Worker {
                 Ok(Ok(Reply::Slow(path))) => slow = Some(path.0),
                 Ok(Ok(reply)) => {
                     last = Instant::now();
+                    // It came out of that step.
+                    slow = None;
                     on_reply(reply);
                 }
             }
@@ -203,7 +209,8 @@ impl Connection {
             .env_clear()
             .stdin(OwnedFd::from(theirs))
             .stdout(Stdio::null())
-            .stderr(Stdio::inherit())
+            // Not ours: whoever reads that to its end would wait for a helper that hangs.
+            .stderr(Stdio::piped())
             // Ctrl-C in a terminal is for the command, which then closes the socket.
             .process_group(0)
             .spawn()?;
@@ -254,12 +261,23 @@ impl Connection {
         Ok(())
     }
 
-    /// How the helper ended, if it did, as a reason for a failed read.
+    /// How the helper ended, if it did, and its last words, as a reason for a failed read.
     fn epitaph(&mut self, error: io::Error) -> io::Error {
-        match self.helper.as_mut().map(Child::try_wait) {
-            Some(Ok(Some(status))) => io::Error::new(error.kind(), format!("{error} ({status})")),
-            _ => error,
+        let Some(helper) = &mut self.helper else {
+            return error;
+        };
+        let Ok(Some(status)) = helper.try_wait() else {
+            return error;
+        };
+        let mut words = Vec::new();
+        if let Some(stderr) = helper.stderr.take() {
+            // It has ended, so that there is an end to this. Not to be had is as good as none.
+            let _ = stderr.take(LAST_WORDS).read_to_end(&mut words);
         }
+        let words = String::from_utf8_lossy(&words);
+        let words = words.trim().replace('\n', "; ");
+        let text = format!("{error} ({status}) {}", shown(Path::new(&words)));
+        io::Error::new(error.kind(), text.trim_end())
     }
 }
 
@@ -268,6 +286,8 @@ impl Drop for Connection {
         if let Some(mut helper) = self.helper.take() {
             // Fails only if it has ended already.
             let _ = helper.kill();
+            // Nobody asks for its last words any more.
+            helper.stderr = None;
             reap_later(helper);
         }
     }

@@ -88,6 +88,11 @@ impl RunningDaemon {
         self.process.id()
     }
 
+    /// From now on [`RunningDaemon::get`] asks at `address`.
+    pub fn moved_to(&mut self, address: SocketAddr) {
+        self.address = address;
+    }
+
     /// GET of `path`.
     ///
     /// # Panics
@@ -180,12 +185,17 @@ impl Answer {
 
 /// A GET as the simplest client sends it; five seconds for everything that can take long.
 pub fn http_get(address: SocketAddr, path: &str) -> io::Result<Answer> {
+    http(address, "GET", path)
+}
+
+/// As [`http_get`], with any method.
+pub fn http(address: SocketAddr, method: &str, path: &str) -> io::Result<Answer> {
     let limit = Duration::from_secs(5);
     let mut stream = TcpStream::connect_timeout(&address, limit)?;
     stream.set_read_timeout(Some(limit))?;
     stream.set_write_timeout(Some(limit))?;
     // HTTP/1.0: the answer ends with the connection and comes in one piece.
-    let request = format!("GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n");
+    let request = format!("{method} {path} HTTP/1.0\r\nHost: {address}\r\n\r\n");
     stream.write_all(request.as_bytes())?;
     let mut text = String::new();
     stream.read_to_string(&mut text)?;

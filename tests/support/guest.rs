@@ -67,6 +67,14 @@ pub fn discard_holes(path: &Path, count: u64) {
     });
 }
 
+/// Gives block number `block` of a file back.
+pub fn discard_block(path: &Path, block: u64) {
+    at(path, || {
+        let file = OpenOptions::new().write(true).open(path)?;
+        Ok(punch(&file, block)?)
+    });
+}
+
 /// A copy that shares all blocks with the original.
 pub fn reflink_copy(from: &Path, to: &Path) {
     create(to, |copy| Ok(ioctl_ficlone(copy, File::open(from)?)?));

@@ -59,7 +59,7 @@ pub mod stall;
 pub mod tools;
 
 pub use bed::{Bed, drop_caches};
-pub use daemon::{RunningDaemon, fragwatch, free_address, http_get};
+pub use daemon::{RunningDaemon, fragwatch, free_address, http, http_get};
 pub use load::{Latencies, Reader, Writer};
 pub use skip::{Here, NotHere};
 pub(crate) use skip::{optional, require};

@@ -1,0 +1,38 @@
+//! `fragwatch run`, the built program on real file systems, seen from outside: by its pages, its
+//! log, its exit status, its processes.
+//!
+//! | file | idea |
+//! |---|---|
+//! | `scrape`     | reads what `/metrics` says |
+//! | `watch`      | a daemon with its configuration, its sweeps and its helpers |
+//! | `served`     | the pages, every metric, images and file systems that come and go |
+//! | `maps`       | which extent maps are read and which are not |
+//! | `reload`     | SIGHUP |
+//! | `life`       | how it starts and ends |
+//! | `systemd`    | what it tells systemd, and where its log goes |
+//! | `stalled`    | file systems that do not answer |
+//! | `helpers`    | helpers that are killed; what must not pile up |
+//! | `prometheus` | promtool and a real Prometheus |
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "clippy knows the tests, but not what they call"
+)]
+#![allow(unreachable_pub, reason = "a test crate has no outside")]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod helpers;
+mod life;
+mod maps;
+mod prometheus;
+mod reload;
+mod scrape;
+mod served;
+mod stalled;
+mod systemd;
+mod watch;
+
+support::stall_server!();
