@@ -18,10 +18,12 @@ pub mod clock;
 pub mod entry;
 pub mod exchange;
 pub mod ladder;
+pub mod proc_text;
 pub mod proof;
 mod reader;
 pub mod ring;
 pub mod thread;
+pub mod utc;
 
 pub use ladder::{Began, Ended, Ladder, LadderError, LadderSettings, Order, Reaction};
 pub use reader::Watchdog;
