@@ -16,6 +16,7 @@
 mod actor;
 pub mod clock;
 pub mod entry;
+pub mod evidence;
 pub mod exchange;
 pub mod ladder;
 pub mod proc_text;
