@@ -18,6 +18,7 @@ pub mod clock;
 pub mod entry;
 pub mod evidence;
 pub mod exchange;
+pub mod hook;
 pub mod ladder;
 pub mod proc_text;
 pub mod proof;
