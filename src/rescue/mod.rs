@@ -24,6 +24,7 @@ pub mod proc_text;
 pub mod proof;
 mod reader;
 pub mod ring;
+pub mod stall;
 pub mod thread;
 pub mod utc;
 
