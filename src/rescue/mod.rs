@@ -14,11 +14,13 @@
 //! [`mod@ring`] tells the slow side; both are pure.
 
 mod actor;
+pub mod archive;
 pub mod clock;
 pub mod entry;
 pub mod evidence;
 pub mod exchange;
 pub mod hook;
+pub mod incident;
 pub mod ladder;
 pub mod proc_text;
 pub mod proof;
