@@ -5,6 +5,7 @@ mod census;
 mod check_config;
 mod generate;
 mod image_table;
+pub mod incidents;
 mod map_view;
 mod progress;
 mod run;
