@@ -6,6 +6,7 @@ mod check_config;
 mod drill;
 mod generate;
 mod image_table;
+pub mod incidents;
 mod map_view;
 mod progress;
 mod run;

@@ -14,14 +14,21 @@
 //! [`mod@ring`] tells the slow side; both are pure.
 
 mod actor;
+pub mod archive;
 pub mod clock;
 pub mod entry;
+pub mod evidence;
 pub mod exchange;
+pub mod hook;
+pub mod incident;
 pub mod ladder;
+pub mod proc_text;
 pub mod proof;
 mod reader;
 pub mod ring;
+pub mod stall;
 pub mod thread;
+pub mod utc;
 
 pub use ladder::{Began, Ended, Ladder, LadderError, LadderSettings, Order, Reaction};
 pub use reader::Watchdog;
