@@ -65,13 +65,18 @@ fn assert_filesystem(image: &Value, bed: &Bed, kind: &str) {
     let filesystem = &image["filesystem"];
     assert_eq!(filesystem["type"], kind);
     assert_eq!(filesystem["mount"], bed.path().to_str().unwrap());
+    assert_eq!(filesystem["uuid"], uuid(bed));
+}
+
+/// The UUID that the file system itself bears.
+fn uuid(bed: &Bed) -> String {
     let blkid = Command::new("blkid")
         .args(["--probe", "--output=value", "--match-tag=UUID"])
         .arg(bed.device())
         .output()
         .unwrap();
     let uuid = String::from_utf8(blkid.stdout).unwrap();
-    assert_eq!(filesystem["uuid"], uuid.trim());
+    uuid.trim().to_owned()
 }
 
 fn counts_agree_on_xfs(bed: &Bed, reflinks: bool, extent_limit: u64) {
@@ -420,6 +425,22 @@ fn hard_links_and_bind_mounts_show_an_image_once() {
         report.images()[0]["filesystem"]["mount"],
         bed.path().to_str().unwrap()
     );
+}
+
+#[test]
+fn a_file_system_behind_another_is_known_by_where_it_is_seen() {
+    let bed = support::require!(Bed::xfs());
+    let top = support::require!(Bed::ext4());
+    fs::write(bed.path().join("vm.img"), "text").unwrap();
+    // Its first mount point has the shorter path, but something else is seen there.
+    let place = bed.path().parent().unwrap().join("a longer name");
+    let _shown = support::require!(BindMount::new(bed.path(), &place));
+    let _hides = support::require!(BindMount::new(top.path(), bed.path()));
+    let report = report([&place]);
+    let image = report.image(&place.join("vm.img"));
+    assert_eq!(image["filesystem"]["mount"], place.to_str().unwrap());
+    assert_eq!(image["filesystem"]["uuid"], uuid(&bed));
+    assert_eq!(image["filesystem"]["type"], "xfs");
 }
 
 #[test]
