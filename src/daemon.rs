@@ -14,6 +14,7 @@ mod mapper;
 pub(crate) mod rescue;
 mod sampler;
 mod signals;
+mod witness;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};

@@ -73,6 +73,7 @@ impl Host {
         fs::write(&config, configuration(event, klog, rescue, address)).unwrap();
         let mut command = fragwatch();
         command.arg("run").arg("--config").arg(&config);
+        command.env("STATE_DIRECTORY", directory.path());
         let daemon = RunningDaemon::spawn(&mut command, address);
         let host = Host {
             daemon,
@@ -194,6 +195,56 @@ fn a_record_of_the_kernel_drops_the_slab_cache() {
         "{}",
         host.daemon.stderr()
     );
+}
+
+#[test]
+fn an_incident_is_recorded_and_shown_and_the_hook_is_told() {
+    let _alone = alone();
+    let mut event = support::require!(Event::new());
+    let told = tempfile::NamedTempFile::new().unwrap();
+    let hook = format!(
+        "hook = [\"/bin/sh\", \"-c\", 'echo \"$FRAGWATCH_EVENT $FRAGWATCH_TRIGGER\" >> {}; cat > /dev/null']",
+        told.path().display()
+    );
+    let host = Host::new(&event, &format!("quiet_after = \"2s\"\n{hook}"));
+    event.happens();
+    host.daemon.wait_for_stderr("incident 1 is over", PATIENCE);
+    let deadline = Instant::now() + PATIENCE;
+    let heard = || fs::read_to_string(told.path()).unwrap();
+    while heard().lines().count() < 2 {
+        assert!(
+            Instant::now() < deadline,
+            "{:?} {}",
+            heard(),
+            host.daemon.stderr()
+        );
+        thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(heard(), "begin kernel_log\nend kernel_log\n");
+    let directory = host.directory.path().join("incidents");
+    let show = |arguments: &[&str]| {
+        let mut command = fragwatch();
+        command
+            .arg("incidents")
+            .args(arguments)
+            .arg("--directory")
+            .arg(&directory);
+        let output = command.output().unwrap();
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    while !show(&["1"]).contains("Unmounting Filesystem") {
+        assert!(Instant::now() < deadline, "{}", show(&["1"]));
+        thread::sleep(Duration::from_millis(20));
+    }
+    assert!(show(&[]).contains("kernel_log"), "{}", show(&[]));
+    assert!(show(&["1"]).contains("drop_slab"), "{}", show(&["1"]));
+    let json: serde_json::Value = serde_json::from_str(&show(&["--json"])).unwrap();
+    assert_eq!(json["schema"], 1);
 }
 
 #[test]

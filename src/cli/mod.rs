@@ -39,6 +39,7 @@ pub fn main(arguments: &Arguments) -> ExitCode {
             None => scan::run(scan, config),
         },
         Command::Run => run::run(config),
+        Command::Incidents { n, json, directory } => incidents::run(*n, *json, directory),
         Command::Drill { act } => drill::run(*act, config),
         Command::CheckConfig(check) => check_config::run(check, config),
         Command::Completions { shell } => generate::completions(*shell),

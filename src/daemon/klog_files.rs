@@ -2,7 +2,7 @@
 //! keeps no other; what they find is handed to the slow side of the rescue.
 
 use std::collections::VecDeque;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -39,6 +39,7 @@ pub(super) struct FileMatch {
 
 /// The files that are followed.
 pub(super) struct LogFiles {
+    paths: Vec<PathBuf>,
     sources: Vec<(PathBuf, FileSource)>,
     matches: mpsc::Receiver<FileMatch>,
     waiting: VecDeque<FileMatch>,
@@ -52,7 +53,7 @@ impl LogFiles {
         let mut sources = Vec::new();
         for (number, path) in (0..).zip(&settings.files) {
             let (rules, found) = (Arc::clone(rules), found.clone());
-            let on_line = move |_: &std::path::Path, line: crate::klog::tail::Line<'_>| {
+            let on_line = move |_: &Path, line: crate::klog::tail::Line<'_>| {
                 if let Some(found_line) = matched(&rules, number, line.bytes) {
                     // Full: there are more than enough.
                     let _ = found.try_send(found_line);
@@ -67,6 +68,7 @@ impl LogFiles {
             }
         }
         LogFiles {
+            paths: settings.files.clone(),
             sources,
             matches,
             waiting: VecDeque::new(),
@@ -100,6 +102,13 @@ impl LogFiles {
                 else => std::future::pending().await,
             }
         }
+    }
+
+    /// The file of a match.
+    pub(super) fn path(&self, found: &FileMatch) -> &Path {
+        self.paths
+            .get(usize::from(found.file))
+            .map_or(Path::new(""), PathBuf::as_path)
     }
 
     /// Tells the metrics which of them can be read.

@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use tracing::{error, info, warn};
 
 use super::klog_files::{FileMatch, LogFiles};
+use super::witness::Witness;
 use crate::config::Settings;
 use crate::klog::{DRILL_MARKER, RuleId, Rules};
 use crate::model::{Bytes, Monotonic, Outcome, RuleAction, Trigger};
@@ -140,7 +141,7 @@ pub(super) async fn run(
 }
 
 /// Listens for as long as there is something to listen to.
-async fn listen(fast: &mut FastSide, settings: &Settings, board: &Board) {
+async fn listen(fast: &mut FastSide, settings: &Settings, board: &Arc<Board>) {
     let events = match fast
         .exchange
         .slow_side()
@@ -154,6 +155,7 @@ async fn listen(fast: &mut FastSide, settings: &Settings, board: &Board) {
     let names = fast.rules.iter().map(|(_, name, _)| name.to_owned());
     let mut listener = Listener::new(names.collect());
     let mut files = LogFiles::start(&settings.klog, &fast.rules);
+    let witness = Witness::start(&settings.rescue, &fast.exchange, board);
     metrics::klog_source("kmsg", fast.armament.kmsg.is_ok());
     let mut ticks = tokio::time::interval(TICK);
     let mut drills = tokio::time::interval(DRILL_INTERVAL);
@@ -162,12 +164,14 @@ async fn listen(fast: &mut FastSide, settings: &Settings, board: &Board) {
             _ = events.readable() => while events.try_read(&mut [0; 64]).is_ok() {},
             found = files.next() => {
                 listener.file_match(&found);
+                witness.file_line(&found, listener.name(found.rule), files.path(&found));
                 if found.action == RuleAction::Rescue && settings.klog.files_may_rescue {
                     fast.exchange.trigger(Trigger::File);
                 }
             }
             _ = ticks.tick() => {
                 files.tell_states();
+                witness.tell_states();
                 if let Ok(memory) = &memory {
                     board.post_memory(metrics::render_memory(&memory.read(&mut [0; 4096])));
                 }
@@ -175,12 +179,19 @@ async fn listen(fast: &mut FastSide, settings: &Settings, board: &Board) {
             _ = drills.tick() => listener.begin_drill(fast),
         }
         while let Some(notice) = fast.notices.pop() {
-            if let Notice::Matched { line, at, .. } = &notice {
+            let mut rule = "";
+            if let Notice::Matched {
+                rule: id, line, at, ..
+            } = &notice
+            {
                 files.kernel_said(line, *at);
+                rule = listener.name(*id);
             }
+            witness.notice(&notice, rule);
             listener.notice(&notice);
         }
         while let Some(report) = fast.reports.pop() {
+            witness.report(&report);
             listener.report(&report);
         }
         listener.end_drill_in_time();
@@ -262,11 +273,14 @@ impl Listener {
         self.matched("log file", found.rule, &found.line);
     }
 
-    fn matched(&self, source: &str, rule: RuleId, line: &Line) {
-        let name = self
-            .names
+    fn name(&self, rule: RuleId) -> &str {
+        self.names
             .get(usize::from(rule.0))
-            .map_or("unknown", String::as_str);
+            .map_or("unknown", String::as_str)
+    }
+
+    fn matched(&self, source: &str, rule: RuleId, line: &Line) {
+        let name = self.name(rule);
         metrics::klog_matched(name);
         warn!(
             "{source}, {name}: {}",

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::metrics::{self, Lifetime};
-use crate::model::{ExtentCount, Severity};
+use crate::model::{Bytes, ExtentCount, Severity};
 use crate::probe::worker::StallFlag;
 
 /// What is known at the end of a sweep. Made once, read by many.
@@ -23,6 +23,8 @@ pub struct Snapshot {
 pub struct Row {
     /// Its path, on one line.
     pub path: String,
+    /// Its length.
+    pub size: Bytes,
     /// Its extents.
     pub extents: ExtentCount,
     /// How bad that is.

@@ -46,6 +46,7 @@ const RESCUE_ACTIONS: &str = "fragwatch_rescue_actions_total";
 const RESCUE_INCIDENTS: &str = "fragwatch_rescue_incidents_total";
 const RESCUE_ACTIVE: &str = "fragwatch_rescue_active";
 const RESCUE_REACTION: &str = "fragwatch_rescue_reaction_seconds";
+const INCIDENT_FILES: &str = "fragwatch_rescue_incident_files_total";
 const RESCUE_NEWS_LOST: &str = "fragwatch_rescue_news_lost_total";
 const MEMORY_FREE_BLOCKS: &str = "fragwatch_memory_free_blocks";
 const MEMORY_COMPACTION_FAILURES: &str = "fragwatch_memory_compaction_failures_total";
@@ -189,6 +190,7 @@ pub fn rescue_begins(rules: &[String]) {
         Unit::Seconds,
         "Time from reading the reason for an action to its begin."
     );
+    describe_counter!(INCIDENT_FILES, "Writes of incident files, by outcome.");
     describe_counter!(
         RESCUE_NEWS_LOST,
         "News of the rescue that were overwritten before they were heard; the actions were done."
@@ -247,6 +249,16 @@ pub fn incident_began(trigger: Trigger) {
 /// The incident is over.
 pub fn incident_ended() {
     gauge!(RESCUE_ACTIVE).set(0.0);
+}
+
+/// Incident files that were written and that failed, and what was lost because too much waited.
+pub fn incident_files(written: u64, failed: u64, lost: u64) {
+    let set = |outcome: &'static str, number| {
+        counter!(INCIDENT_FILES, "outcome" => outcome).absolute(number);
+    };
+    set("written", written);
+    set("failed", failed);
+    set("lost", lost);
 }
 
 /// News of the rescue that were overwritten before they were heard.
