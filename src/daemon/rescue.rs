@@ -11,6 +11,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use tokio::net::UnixStream;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tracing::{error, info, warn};
 
 use super::klog_files::{FileMatch, LogFiles};
@@ -31,6 +32,8 @@ use crate::sys::realtime::Urgency;
 const KMSG: &str = "/dev/kmsg";
 /// How often the path from the kernel's log to the actor is tried out.
 const DRILL_INTERVAL: Duration = Duration::from_secs(24 * 3600);
+/// After one that failed it is tried again soon.
+const DRILL_AGAIN: Duration = Duration::from_secs(60);
 /// A drill that takes longer has failed.
 const DRILL_PATIENCE: Duration = Duration::from_secs(5);
 /// How often the early warnings are read, and the counters of the fast side.
@@ -158,7 +161,7 @@ async fn listen(fast: &mut FastSide, settings: &Settings, board: &Arc<Board>) {
     let witness = Witness::start(&settings.rescue, &fast.exchange, board);
     metrics::klog_source("kmsg", fast.armament.kmsg.is_ok());
     let mut ticks = tokio::time::interval(TICK);
-    let mut drills = tokio::time::interval(DRILL_INTERVAL);
+    let mut drill = Instant::now();
     loop {
         tokio::select! {
             _ = events.readable() => while events.try_read(&mut [0; 64]).is_ok() {},
@@ -176,7 +179,10 @@ async fn listen(fast: &mut FastSide, settings: &Settings, board: &Arc<Board>) {
                     board.post_memory(metrics::render_memory(&memory.read(&mut [0; 4096])));
                 }
             }
-            _ = drills.tick() => listener.begin_drill(fast),
+            () = tokio::time::sleep_until(drill) => {
+                listener.begin_drill(fast);
+                drill = Instant::now() + DRILL_INTERVAL;
+            }
         }
         while let Some(notice) = fast.notices.pop() {
             let mut rule = "";
@@ -194,7 +200,9 @@ async fn listen(fast: &mut FastSide, settings: &Settings, board: &Arc<Board>) {
             witness.report(&report);
             listener.report(&report);
         }
-        listener.end_drill_in_time();
+        if listener.drill_has_failed() {
+            drill = Instant::now() + DRILL_AGAIN;
+        }
         metrics::klog_read(fast.exchange.records(), fast.exchange.lost());
         metrics::rescue_news_lost(fast.notices.lost().saturating_add(fast.reports.lost()));
     }
@@ -313,16 +321,16 @@ impl Listener {
         let began = now();
         let nonce = began.0.max(1);
         fast.exchange.expect_drill(nonce, false);
+        let written = write_drill(Path::new(KMSG), nonce).inspect_err(|reason| {
+            error!("cannot write to {KMSG}: {reason}");
+        });
+        // One that was not written fails when its time is over, as one that was lost.
+        drop(written);
         self.drill = Some(Drill {
             nonce,
             began,
             seen: false,
         });
-        if let Err(reason) = write_drill(Path::new(KMSG), nonce) {
-            self.drill = None;
-            metrics::klog_roundtrip(None);
-            error!("drill failed: cannot write to {KMSG}: {reason}");
-        }
     }
 
     fn end_drill(&mut self, report: &Report) {
@@ -339,13 +347,13 @@ impl Listener {
 
     /// A drill that has not come to its end in time has failed; unless there is an incident, which
     /// keeps the actor for itself and proves the rest better than any drill.
-    fn end_drill_in_time(&mut self) {
+    fn drill_has_failed(&mut self) -> bool {
         let late = |drill: &mut Drill| now().since(drill.began) >= DRILL_PATIENCE;
         let Some(drill) = self.drill.take_if(late) else {
-            return;
+            return false;
         };
         if drill.seen && self.incident {
-            return;
+            return false;
         }
         metrics::klog_roundtrip(None);
         let where_to = if drill.seen {
@@ -354,6 +362,7 @@ impl Listener {
             "did not come back"
         };
         error!("drill failed: its record {where_to}; try `fragwatch drill`");
+        true
     }
 }
 
