@@ -29,6 +29,11 @@ const LAW: &[(&str, &[&str])] = &[
     ("sys", &[]),
     ("discover", &["model", "config::settings", "sys"]),
     ("probe", &["model", "config::settings", "sys", "discover"]),
+    // The fast side waits for nobody, and so knows nobody who would.
+    ("klog", &["model", "sys"]),
+    ("rescue::ladder", &["model", "sys"]),
+    ("rescue::ring", &["model", "sys"]),
+    ("rescue", &["model", "sys", "klog"]),
 ];
 
 /// Rooms that are still to be built.
@@ -36,15 +41,6 @@ const LAW_TO_COME: &[(&str, &[&str])] = &[
     ("maintenance", &["model", "config::settings"]),
     ("history::growth", &["model", "config::settings"]),
     ("defrag::run", &["model", "config::settings"]),
-    // The fast side waits for nobody, and so knows nobody who would.
-    ("klog", &["model", "sys"]),
-    (
-        "rescue::incident",
-        &["model", "config::settings", "sys", "klog"],
-    ),
-    ("rescue::ladder", &["model", "sys"]),
-    ("rescue::ring", &["model", "sys"]),
-    ("rescue", &["model", "sys", "klog"]),
 ];
 
 /// They know everybody, and nobody else knows them.

@@ -447,7 +447,7 @@ fn a_right_configuration_is_shown_as_it_holds() {
     );
     let shown = check(&["--show"], &file);
     for line in [
-        "paths = [\"/srv/vm \\\"1\\\"\"]",
+        "paths = ['/srv/vm \"1\"']",
         "min_size = \"0B\"",
         "interval = \"2m\"",
     ] {

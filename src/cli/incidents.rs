@@ -81,7 +81,7 @@ fn list(json: bool, files: &[PathBuf], directory: &Path) -> anyhow::Result<u8> {
         match read(path) {
             Ok(incident) => incidents.push((place + 1, incident)),
             Err(error) => {
-                eprintln!("fragwatch: {error:#}");
+                terminal::complain(&format!("{error:#}"));
                 code = INCOMPLETE;
             }
         }
