@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 use tokio::task::JoinHandle;
+use tokio::time::{error::Elapsed, timeout};
 
 use super::protocol::{Reply, Request, append, frame_length};
 use crate::model::path::shown;
@@ -24,6 +25,9 @@ pub const HELPER_COMMAND: &str = "probe-helper";
 
 /// Bytes of what a helper writes before it ends that are told at most.
 const LAST_WORDS: u64 = 2000;
+
+/// How long a reply that is late is still waited for; helpers at work are heard of so often.
+const LAST_LOOK: Duration = Duration::from_millis(100);
 
 /// Why a call did not come to its end.
 #[derive(Debug, thiserror::Error)]
@@ -127,7 +131,7 @@ impl Worker {
         let deadline = deadline + request.extra_time();
         loop {
             let left = deadline.saturating_sub(last.elapsed());
-            match tokio::time::timeout(left, connection.receive()).await {
+            match connection.receive_within(left).await {
                 Err(_) => return Err(self.give_up(connection, last, slow)),
                 Ok(Err(error)) => return Err(CallError::Helper(connection.epitaph(error))),
                 Ok(Ok(Reply::Done)) => break,
@@ -239,6 +243,16 @@ impl Connection {
             if self.socket.read_buf(&mut self.received).await? == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
+        }
+    }
+
+    /// The next reply, if it comes in time.
+    async fn receive_within(&mut self, left: Duration) -> Result<io::Result<Reply>, Elapsed> {
+        match timeout(left, self.receive()).await {
+            // It may be us who were away, stopped or not scheduled, and the reply lies there: woken
+            // so, we first see what time it is.
+            Err(_) => timeout(LAST_LOOK, self.receive()).await,
+            in_time => in_time,
         }
     }
 
