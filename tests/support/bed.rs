@@ -260,6 +260,14 @@ impl Bed {
     /// Unmounts and mounts: the surest way that nothing of it is in memory any more.
     pub fn cold(&mut self) {
         self.umount();
+        // It lives on as long as it is mounted in another namespace (see `undisturbed`), and would
+        // come back as it was.
+        let alive = format!("/sys/fs/{}/{}", self.kind, self.loop_device());
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while Path::new(&alive).exists() {
+            assert!(Instant::now() < deadline, "{alive} does not go");
+            std::thread::sleep(Duration::from_millis(1));
+        }
         self.mount();
     }
 }
