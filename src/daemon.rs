@@ -8,10 +8,13 @@
 //! One thread, on which nothing blocks: what touches images runs in the probe helpers.
 
 mod inventory;
+mod klog_files;
 mod logging;
 mod mapper;
+pub(crate) mod rescue;
 mod sampler;
 mod signals;
+mod witness;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -26,6 +29,7 @@ use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
 
 use crate::config::{self, ConfigError, Loaded, Settings};
+use crate::rescue::thread::FastSide;
 use crate::serve::board::Board;
 use crate::serve::http;
 use crate::serve::metrics::{self, Lifetime};
@@ -41,13 +45,15 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// # Errors
 /// When it cannot start: a wrong configuration, an address in use.
 pub fn run(config: Option<&Path>) -> anyhow::Result<()> {
-    logging::init();
+    let _logging = logging::init();
     let loaded = load(config)?;
+    // Before all else, so that nothing of the slow side can keep it from being armed.
+    let fast = rescue::start(&loaded.settings);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(4)
         .build()?;
-    let result = runtime.block_on(Daemon::start_and_serve(config, loaded));
+    let result = runtime.block_on(Daemon::start_and_serve(config, loaded, fast));
     // Not dropped: that would wait for what still blocks.
     runtime.shutdown_background();
     result
@@ -74,7 +80,11 @@ struct Server {
 }
 
 impl Daemon {
-    async fn start_and_serve(config: Option<&Path>, loaded: Loaded) -> anyhow::Result<()> {
+    async fn start_and_serve(
+        config: Option<&Path>,
+        loaded: Loaded,
+        fast: Option<FastSide>,
+    ) -> anyhow::Result<()> {
         let mut signals = signals::listen().context("cannot listen to signals")?;
         info!("fragwatch {} begins", env!("CARGO_PKG_VERSION"));
         let lifetime = Lifetime::install().context("cannot set up metrics")?;
@@ -86,6 +96,7 @@ impl Daemon {
             info!("configuration read from {}", file.display());
         }
         let (sender, receiver) = watch::channel(settings);
+        tokio::spawn(rescue::run(fast, sender.subscribe(), Arc::clone(&board)));
         let mut sampling = tokio::spawn(Sampler::new(receiver, Arc::clone(&board)).run());
         tokio::spawn(upkeep(lifetime));
         let mut daemon = Daemon {

@@ -16,6 +16,8 @@
 //! - [`discover`]: which files are VM images
 //! - [`probe`]: counting them, and surviving when that hangs
 //! - [`assess`]: how bad it is (pure)
+//! - [`klog`]: the kernel's log, and which of its lines matter
+//! - [`rescue`]: from such a line to free memory
 //! - [`serve`]: metrics and their page
 //! - [`daemon`]: `fragwatch run`, which wires it all
 
@@ -24,7 +26,9 @@ pub mod cli;
 pub mod config;
 pub mod daemon;
 pub mod discover;
+pub mod klog;
 pub mod model;
 pub mod probe;
+pub mod rescue;
 pub mod serve;
 pub mod sys;

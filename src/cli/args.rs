@@ -34,6 +34,23 @@ pub enum Command {
     Scan(ScanArguments),
     /// Run as a daemon: count at intervals and serve the counts to Prometheus
     Run,
+    /// Show what happened in emergencies, and what the rescue brought
+    Incidents {
+        /// Show the Nth of the list, 1 being the newest
+        n: Option<usize>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+        /// Where the incidents were recorded
+        #[arg(long, value_name = "DIR", default_value = crate::rescue::incident::DIRECTORY)]
+        directory: PathBuf,
+    },
+    /// Prove that the rescue path works: kernel log, reader, ladder, actor (needs root)
+    Drill {
+        /// Really drop the slab cache
+        #[arg(long)]
+        act: bool,
+    },
     /// Check a configuration and say what is wrong with it, and where
     CheckConfig(CheckConfigArguments),
     /// Print a completion script for a shell

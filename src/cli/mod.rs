@@ -3,8 +3,10 @@
 pub mod args;
 mod census;
 mod check_config;
+mod drill;
 mod generate;
 mod image_table;
+pub mod incidents;
 mod map_view;
 mod progress;
 mod run;
@@ -37,6 +39,8 @@ pub fn main(arguments: &Arguments) -> ExitCode {
             None => scan::run(scan, config),
         },
         Command::Run => run::run(config),
+        Command::Incidents { n, json, directory } => incidents::run(*n, *json, directory),
+        Command::Drill { act } => drill::run(*act, config),
         Command::CheckConfig(check) => check_config::run(check, config),
         Command::Completions { shell } => generate::completions(*shell),
         Command::Man { directory } => generate::man(directory),

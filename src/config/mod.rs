@@ -6,12 +6,15 @@
 //! not leave a host unwatched.
 //!
 //! To add a key, declare it in `raw`, give it a field and a default in [`settings`], and describe
-//! it in `config/fragwatch.toml`; the compiler and the tests ask for what is forgotten.
+//! it in `config/fragwatch.toml`; the compiler and the tests ask for what is forgotten. A section
+//! that can be there several times is a `List` in `raw`, an `Item` that says which keys it must
+//! have, and a commented example in that file.
 
 mod diagnose;
 mod files;
 mod raw;
 mod reader;
+mod rules;
 pub mod settings;
 pub mod units;
 mod values;
@@ -39,7 +42,9 @@ pub struct Loaded {
 }
 
 /// Reads the file at `path`, then every `conf.d/*.toml` in its directory, in the order of their
-/// names; hidden ones are left out. A later file wins key by key, and its lists replace lists.
+/// names; hidden ones are left out. A later file wins key by key, and its lists replace lists;
+/// sections of which there may be several, such as `[[klog.rule]]`, are added up in the order of
+/// the files.
 ///
 /// # Errors
 /// If a file cannot be read, is no regular file, is larger than 1 MiB or is no UTF-8; if it is no
@@ -74,6 +79,7 @@ fn assemble(sources: &[Source], problems: Vec<Problem>) -> Result<Settings, Conf
         findings.extend(found);
     }
     let settings = Settings::from_raw(&raw, &mut findings);
+    findings.extend(rules::check(&raw.klog.rule, sources));
     if problems.is_empty() && findings.is_empty() {
         findings = settings.contradictions(&raw);
     }

@@ -4,12 +4,15 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::reader::{Field as _, Line, Located, sections};
+use super::reader::{Field as _, Item, Line, Located, sections};
 use super::values::OrNever;
-use crate::model::{Bytes, ExtentCount};
+use crate::model::{Bytes, ExtentCount, RescueStep, RuleAction};
 
 /// A key that may be absent.
 pub(super) type Key<T> = Option<Located<T>>;
+
+/// A section that may be there several times.
+pub(super) type List<S> = Vec<Located<S>>;
 
 sections! {
     /// All that one file sets, or several together.
@@ -17,6 +20,8 @@ sections! {
         images: RawImages,
         sampling: RawSampling,
         thresholds: RawThresholds,
+        klog: RawKlog,
+        rescue: RawRescue,
         metrics: RawMetrics,
     }
 
@@ -47,10 +52,44 @@ sections! {
         extents: Key<ExtentCount>,
     }
 
+    /// Where the kernel's messages are read, and which of them matter.
+    RawKlog {
+        kmsg: Key<bool>,
+        files: Key<Vec<Located<String>>>,
+        files_may_rescue: Key<bool>,
+        rule: List<RawRule>,
+    }
+
+    /// A rule of the operator.
+    RawRule {
+        name: Key<String>,
+        pattern: Key<String>,
+        action: Key<RuleAction>,
+    }
+
+    /// What is done in an emergency.
+    RawRescue {
+        enabled: Key<bool>,
+        dry_run: Key<bool>,
+        steps: Key<Vec<Located<RescueStep>>>,
+        min_interval: Key<Duration>,
+        quiet_after: Key<Duration>,
+        max_actions_per_hour: Key<u32>,
+        stall_after: Key<OrNever>,
+        hook: Key<Vec<Located<String>>>,
+    }
+
     /// Where the metrics are served.
     RawMetrics {
         listen: Key<SocketAddr>,
     }
+}
+
+impl Item for RawRule {
+    const REQUIRED: &'static [(&'static str, &'static str)] = &[
+        ("name", "name = \"disk_failed\""),
+        ("pattern", "pattern = 'md/raid.*Disk failure on'"),
+    ];
 }
 
 impl Raw {
@@ -60,18 +99,22 @@ impl Raw {
         self.lines("", "", &mut lines);
         let mut text = String::new();
         let mut open = "";
-        for Line {
-            section,
-            name,
-            value,
-        } in &lines
-        {
-            if section != open {
-                let gap = if open.is_empty() { "" } else { "\n" };
-                text.push_str(&format!("{gap}[{section}]\n"));
+        for line in &lines {
+            let header = match line {
+                Line::Item { section } => Some((section, format!("[[{section}]]"))),
+                Line::Key { section, .. } if section != open => {
+                    Some((section, format!("[{section}]")))
+                }
+                Line::Key { .. } => None,
+            };
+            if let Some((section, header)) = header {
+                let gap = if text.is_empty() { "" } else { "\n" };
+                text.push_str(&format!("{gap}{header}\n"));
                 open = section;
             }
-            text.push_str(&format!("{name} = {value}\n"));
+            if let Line::Key { name, value, .. } = line {
+                text.push_str(&format!("{name} = {value}\n"));
+            }
         }
         text
     }

@@ -8,10 +8,10 @@ use std::borrow::Cow;
 use std::ops::Range;
 
 use toml::Spanned;
-use toml::de::{DeTable, DeValue};
+use toml::de::{DeArray, DeTable, DeValue};
 
 use super::diagnose::{Finding, Place, keep_first};
-use super::values::{Value, quoted};
+use super::values::{Value, literal, quoted};
 
 /// Characters of a value that a message repeats; the line below shows more.
 const MAX_REPEATED: usize = 40;
@@ -19,6 +19,9 @@ const MAX_REPEATED: usize = 40;
 /// Errors of the parser that are looked at. A megabyte of nonsense gives a million, nobody reads
 /// more than the first few, and each is looked for in the text.
 const MAX_SYNTAX_ERRORS: usize = 100;
+
+/// How the parser's word on a string like `"\d"` begins.
+const NO_ESCAPE: &str = "missing escaped value";
 
 /// A value and where it was set.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,9 +62,8 @@ impl Name {
 
     /// The key `name` of this section.
     pub(super) fn child(&self, name: &str) -> Name {
-        let dot = if self.path.is_empty() { "" } else { "." };
         Name {
-            path: format!("{}{dot}{name}", self.path),
+            path: join(&self.path, name),
             lead: format!("{name} = "),
         }
     }
@@ -75,29 +77,64 @@ impl Name {
     }
 }
 
-/// A key that is set, to be printed: its section, its name, its value as TOML.
-pub(super) struct Line {
-    /// Path of the section that it stands in.
-    pub(super) section: String,
-    /// Its name there.
-    pub(super) name: &'static str,
-    /// Its value as TOML.
-    pub(super) value: String,
+/// A line to be printed.
+pub(super) enum Line {
+    /// Another section of a list begins: `[[klog.rule]]`.
+    Item {
+        /// Path of the list.
+        section: String,
+    },
+    /// A key that is set.
+    Key {
+        /// Path of the section that it stands in.
+        section: String,
+        /// Its name there.
+        name: &'static str,
+        /// Its value as TOML.
+        value: String,
+    },
 }
 
-/// What may stand behind a key: a value or a section of further keys.
+/// All that a file can set.
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    /// Paths of the keys.
+    pub(super) keys: Vec<String>,
+    /// Paths of the lists of sections.
+    pub(super) lists: Vec<String>,
+}
+
+impl Known {
+    /// How the section `path` is headed: `[sampling]`, `[[klog.rule]]`.
+    fn header(&self, path: &str) -> String {
+        if self.lists.iter().any(|list| list == path) {
+            format!("[[{path}]]")
+        } else {
+            format!("[{path}]")
+        }
+    }
+}
+
+/// What may stand behind a key: a value, a section of further keys, or a list of such sections.
 pub(super) trait Field {
     /// Takes what stands behind `key`. What is wrong is left with the reader.
     fn read(&mut self, key: &Name, value: &Spanned<DeValue<'_>>, reader: &mut Reader<'_>);
 
-    /// Takes over every key that `later` sets. A list replaces a list.
+    /// Takes over every key that `later` sets. A list of values replaces a list, one of sections is
+    /// added to it.
     fn merge(&mut self, later: Self);
 
     /// Adds the keys that are set, in the order of their declaration.
     fn lines(&self, section: &str, name: &'static str, lines: &mut Vec<Line>);
 
-    /// Adds the paths of all keys that there are.
-    fn paths(key: &Name, paths: &mut Vec<String>);
+    /// Adds all that there is.
+    fn known(key: &Name, known: &mut Known);
+}
+
+/// A section that can be there several times: `[[klog.rule]]`.
+pub(super) trait Item: Field + Default {
+    /// The keys that each must have, and a line that shows how to set them.
+    const REQUIRED: &'static [(&'static str, &'static str)];
 }
 
 impl<T: Value> Field for Option<Located<T>> {
@@ -113,20 +150,91 @@ impl<T: Value> Field for Option<Located<T>> {
     }
 
     fn lines(&self, section: &str, name: &'static str, lines: &mut Vec<Line>) {
-        lines.extend(self.iter().map(|located| Line {
+        lines.extend(self.iter().map(|located| Line::Key {
             section: section.to_owned(),
             name,
             value: located.value.write(),
         }));
     }
 
-    fn paths(key: &Name, paths: &mut Vec<String>) {
-        paths.push(key.path.clone());
+    fn known(key: &Name, known: &mut Known) {
+        known.keys.push(key.path.clone());
     }
 }
 
+/// A list of sections, each with the place of its header.
+impl<S: Item> Field for Vec<Located<S>> {
+    fn read(&mut self, key: &Name, value: &Spanned<DeValue<'_>>, reader: &mut Reader<'_>) {
+        match value.get_ref() {
+            DeValue::Array(items) => {
+                self.extend(items.iter().map(|item| read_item(key, item, reader)));
+            }
+            DeValue::Table(_) => {
+                let header = reader.known.header(&key.path);
+                let message = format!("{} is a list, each item has a header of its own", key.path);
+                reader.report(value, message, &header);
+                // Looked at all the same, for what else is wrong with it.
+                self.push(read_item(key, value, reader));
+            }
+            _ => _ = read_item::<S>(key, value, reader),
+        }
+    }
+
+    fn merge(&mut self, later: Self) {
+        self.extend(later);
+    }
+
+    fn lines(&self, section: &str, name: &'static str, lines: &mut Vec<Line>) {
+        for item in self {
+            lines.push(Line::Item {
+                section: join(section, name),
+            });
+            item.value.lines(section, name, lines);
+        }
+    }
+
+    fn known(key: &Name, known: &mut Known) {
+        known.lists.push(key.path.clone());
+        S::known(key, known);
+    }
+}
+
+fn read_item<S: Item>(
+    key: &Name,
+    item: &Spanned<DeValue<'_>>,
+    reader: &mut Reader<'_>,
+) -> Located<S> {
+    let place = reader.place(item.span());
+    let mut section = S::default();
+    section.read(key, item, reader);
+    if let DeValue::Table(table) = item.get_ref() {
+        for (name, write) in S::REQUIRED {
+            // A slip in its name was found already.
+            let is_slip = |other: &str| {
+                nearest(other, &[*name]).is_some()
+                    && !reader.known.keys.contains(&join(&key.path, other))
+            };
+            if !table.contains_key(*name) && !table.keys().any(|other| is_slip(other.get_ref())) {
+                let message = format!("{}: {name} is missing", key.path);
+                reader.report(item, message, write);
+            }
+        }
+    }
+    Located {
+        value: section,
+        place,
+    }
+}
+
+/// The path of `name` in `section`, which is empty for the file itself.
+pub(super) fn join(section: &str, name: &str) -> String {
+    let dot = if section.is_empty() { "" } else { "." };
+    format!("{section}{dot}{name}")
+}
+
 /// Declares sections of the file. A key is `name: Option<Located<kind of value>>`, a section within
-/// the section is `name: its type`; keys come before sections, as TOML prints them.
+/// the section is `name: its type`, a list of sections `name: Vec<Located<its type>>`; keys come
+/// before sections, as TOML prints them.
 macro_rules! sections {
     ($(
         $(#[$doc:meta])*
@@ -167,15 +275,17 @@ macro_rules! sections {
                 name: &'static str,
                 lines: &mut Vec<$crate::config::reader::Line>,
             ) {
-                let dot = if section.is_empty() { "" } else { "." };
-                let section = format!("{section}{dot}{name}");
+                let section = $crate::config::reader::join(section, name);
                 $(self.$key.lines(&section, stringify!($key), lines);)*
             }
 
-            fn paths(key: &$crate::config::reader::Name, paths: &mut Vec<String>) {
-                $(<$kind as $crate::config::reader::Field>::paths(
+            fn known(
+                key: &$crate::config::reader::Name,
+                known: &mut $crate::config::reader::Known,
+            ) {
+                $(<$kind as $crate::config::reader::Field>::known(
                     &key.child(stringify!($key)),
-                    paths,
+                    known,
                 );)*
             }
         }
@@ -187,8 +297,8 @@ pub(super) use sections;
 pub(super) struct Reader<'t> {
     file: usize,
     text: &'t str,
-    /// The paths of all keys that there are, for those who put one into the wrong section.
-    paths: Vec<String>,
+    /// All that there is, for those who put a key into the wrong section.
+    known: Known,
     /// What the parser said and no value has explained yet.
     syntax: Vec<toml::de::Error>,
     /// Mistakes that the parser stumbled over and that a value could explain: missing quotes.
@@ -204,12 +314,12 @@ pub(super) fn read<F: Field + Default>(file: usize, text: &str) -> (F, Vec<Findi
     let mut reader = Reader {
         file,
         text,
-        paths: Vec::new(),
+        known: Known::default(),
         syntax,
         unquoted: Vec::new(),
         findings: Vec::new(),
     };
-    F::paths(&Name::root(), &mut reader.paths);
+    F::known(&Name::root(), &mut reader.known);
     let root = Spanned::new(table.span(), DeValue::Table(table.into_inner()));
     let mut fields = F::default();
     fields.read(&Name::root(), &root, &mut reader);
@@ -236,7 +346,8 @@ impl Reader<'_> {
             return Some(table);
         }
         let message = format!("{} is a section, not a value", key.path);
-        let write = format!("[{}] and below it its keys: {}", key.path, known.join(", "));
+        let header = self.known.header(&key.path);
+        let write = format!("{header} and below it its keys: {}", known.join(", "));
         self.report(value, message, &write);
         None
     }
@@ -250,25 +361,29 @@ impl Reader<'_> {
         known: &[&str],
     ) {
         let written = name.get_ref().as_ref();
-        let is_section = value.get_ref().is_table();
+        let is_list = |list: &DeArray<'_>| !list.is_empty() && list.iter().all(is_table);
         let path = keep_first(section.child(written).path, MAX_REPEATED);
-        let message = if is_section {
-            format!("unknown section [{path}]")
-        } else {
-            format!("unknown key {path}")
+        let (message, is_section) = match value.get_ref() {
+            DeValue::Table(_) => (format!("unknown section [{path}]"), true),
+            DeValue::Array(list) if is_list(list) => (format!("unknown section [[{path}]]"), true),
+            _ => (format!("unknown key {path}"), false),
         };
-        let home = self.paths.iter().find_map(|path| {
+        let home = self.known.keys.iter().find_map(|path| {
             let (section, last) = path.rsplit_once('.')?;
             (last == written && !is_section).then_some(section)
         });
-        let help = match (nearest(written, known), home) {
-            (Some(near), _) if is_section => format!("write: [{}]", section.child(near).path),
-            (Some(near), _) => format!("write: {near}"),
-            (None, Some(home)) => format!("help: it belongs into the section [{home}]"),
-            (None, None) if section.path.is_empty() => {
+        let header = |path: &str| self.known.header(path);
+        let near = nearest(written, known).map(|near| (near, section.child(near).path));
+        let help = match (near, home) {
+            (Some((_, path)), _) if is_section && !self.known.keys.contains(&path) => {
+                format!("write: {}", header(&path))
+            }
+            (Some((near, _)), _) if !is_section => format!("write: {near}"),
+            (None, Some(home)) => format!("help: it belongs into the section {}", header(home)),
+            _ if section.path.is_empty() => {
                 format!("help: the sections are [{}]", known.join("], ["))
             }
-            (None, None) => format!("help: [{}] knows {}", section.path, known.join(", ")),
+            _ => format!("help: {} knows {}", header(&section.path), known.join(", ")),
         };
         self.findings.push(Finding {
             place: self.place(name.span()),
@@ -338,6 +453,11 @@ impl Reader<'_> {
                 None
             }
             DeValue::String(text) if !stumbled => Some((Cow::Borrowed(text.as_ref()), true)),
+            DeValue::String(text) if self.only_misses_escapes(&span) => {
+                let message = "holds a backslash that begins no escape";
+                self.misfit(key, value, message, &literal(text));
+                None
+            }
             _ if raw.starts_with(['"', '\'']) => None,
             _ => Some((Cow::Owned(raw.to_owned()), false)),
         }
@@ -351,6 +471,13 @@ impl Reader<'_> {
     /// Whether the parser found fault with the value in `span`.
     fn stumbled_over(&self, span: &Range<usize>) -> bool {
         self.syntax.iter().any(|error| lies_within(error, span))
+    }
+
+    /// Whether all that the parser has against the string in `span` is `\d` or the like. What it
+    /// made of the string has the backslash in it then.
+    fn only_misses_escapes(&self, span: &Range<usize>) -> bool {
+        let mut errors = self.syntax.iter();
+        errors.all(|error| !lies_within(error, span) || error.message().starts_with(NO_ESCAPE))
     }
 
     /// All findings, once everything was read.
@@ -386,6 +513,10 @@ impl Reader<'_> {
         }
         findings
     }
+}
+
+fn is_table(value: &Spanned<DeValue<'_>>) -> bool {
+    value.get_ref().is_table()
 }
 
 /// Whether the parser stumbled inside of `span`. Behind its last character it is rather something

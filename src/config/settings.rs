@@ -6,22 +6,34 @@
 use std::ffi::OsStr;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::ffi::OsStrExt as _;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 
 use super::diagnose::{Finding, Place};
-use super::raw::{Key, Raw, RawImages, RawLimits, RawMetrics, RawSampling, RawThresholds};
+use super::raw::{
+    Key, Raw, RawImages, RawKlog, RawLimits, RawMetrics, RawRescue, RawRule, RawSampling,
+    RawThresholds,
+};
 use super::reader::Located;
 use super::values::{OrNever, Value, quoted};
 use crate::model::memory::EXTENT_LIMIT_64;
-use crate::model::{Bytes, ExtentCount};
+use crate::model::{Bytes, ExtentCount, RescueStep, RuleDefinition};
 
 /// The shortest interval. Counting is cheap, but a sweep over a thousand images takes its time.
 const SHORTEST_INTERVAL: Duration = Duration::from_secs(1);
 /// The shortest timeout. A disk that spins up or a loaded host takes longer than a few
 /// milliseconds without anything being wrong.
 const SHORTEST_TIMEOUT: Duration = Duration::from_millis(100);
+
+/// The shortest time that ends an incident. There is silence between any two messages of the
+/// kernel; shorter than this and every message is an incident.
+const SHORTEST_QUIET: Duration = Duration::from_secs(1);
+/// The shortest stall: the detector looks once a second.
+const SHORTEST_STALL: Duration = Duration::from_secs(1);
+/// Most actions that may be allowed in an hour: one a second. The rescue keeps as many times.
+pub(super) const MAX_ACTIONS_PER_HOUR: u32 = 3600;
 
 /// Everything that can be configured.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -32,6 +44,10 @@ pub struct Settings {
     pub sampling: Sampling,
     /// What is too much.
     pub thresholds: Thresholds,
+    /// Where the kernel's messages are read, and which of them matter.
+    pub klog: Klog,
+    /// What is done in an emergency.
+    pub rescue: Rescue,
     /// Where the metrics are served.
     pub metrics: Metrics,
 }
@@ -83,6 +99,42 @@ pub struct Limits {
     pub extents: ExtentCount,
 }
 
+/// Where the kernel's messages are read, and which of them matter.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Klog {
+    /// Whether /dev/kmsg is read.
+    pub kmsg: bool,
+    /// Absolute paths of log files that are followed as well.
+    pub files: Vec<PathBuf>,
+    /// Whether a line of one of these files may start the rescue.
+    pub files_may_rescue: bool,
+    /// Rules beside the built-in ones. All together compile.
+    pub rules: Vec<RuleDefinition>,
+}
+
+/// What is done in an emergency.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Rescue {
+    /// Whether anything is.
+    pub enabled: bool,
+    /// Everything but the writes that have an effect.
+    pub dry_run: bool,
+    /// The steps of an incident, one at least; the last one is repeated.
+    pub steps: Vec<RescueStep>,
+    /// From one action to the next. May be zero; `quiet_after` at most.
+    pub min_interval: Duration,
+    /// Without message and action for this long, an incident is over. A second at least.
+    pub quiet_after: Duration,
+    /// Most actions in any hour: 1 to 3600.
+    pub max_actions_per_hour: u32,
+    /// A task that is stuck for this long in the allocator underneath XFS starts the rescue. A
+    /// second at least. Nothing: no task does.
+    pub stall_after: Option<Duration>,
+    /// A command and its arguments, run after an incident begins and after it ends. The command is
+    /// an absolute path. Empty: there is none.
+    pub hook: Vec<String>,
+}
+
 /// Where the metrics are served.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Metrics {
@@ -121,6 +173,37 @@ impl Default for Thresholds {
             critical: Limits {
                 extents: ExtentCount(5_000_000),
             },
+        }
+    }
+}
+
+impl Default for Klog {
+    fn default() -> Klog {
+        Klog {
+            kmsg: true,
+            files: Vec::new(),
+            files_may_rescue: false,
+            rules: Vec::new(),
+        }
+    }
+}
+
+impl Default for Rescue {
+    fn default() -> Rescue {
+        Rescue {
+            enabled: true,
+            dry_run: false,
+            steps: vec![
+                RescueStep::DropSlab,
+                RescueStep::DropSlab,
+                RescueStep::CompactMemory,
+                RescueStep::DropAll,
+            ],
+            min_interval: Duration::from_secs(2),
+            quiet_after: Duration::from_secs(60),
+            max_actions_per_hour: 120,
+            stall_after: Some(Duration::from_secs(10)),
+            hook: Vec::new(),
         }
     }
 }
@@ -171,6 +254,8 @@ impl Settings {
             images: Images::from_raw(&raw.images, findings),
             sampling: Sampling::from_raw(&raw.sampling, findings),
             thresholds: Thresholds::from_raw(&raw.thresholds, findings),
+            klog: Klog::from_raw(&raw.klog, findings),
+            rescue: Rescue::from_raw(&raw.rescue, findings),
             metrics: Metrics::from_raw(&raw.metrics),
         }
     }
@@ -183,7 +268,29 @@ impl Settings {
         self.sampling.contradictions(&raw.sampling, &mut findings);
         self.thresholds
             .contradictions(&raw.thresholds, &mut findings);
+        self.rescue.contradictions(&raw.rescue, &mut findings);
+        findings.extend(self.no_trigger(raw));
         findings
+    }
+
+    /// A rescue that nothing can start. Whoever wants that turns it off.
+    fn no_trigger(&self, raw: &Raw) -> Option<Finding> {
+        let Settings { klog, rescue, .. } = self;
+        let by_file = klog.files_may_rescue && !klog.files.is_empty();
+        if !rescue.enabled || klog.kmsg || by_file || rescue.stall_after.is_some() {
+            return None;
+        }
+        // Neither is the default, so both are set.
+        let (kmsg, stall) = (raw.klog.kmsg.as_ref()?, raw.rescue.stall_after.as_ref()?);
+        let message = "klog.kmsg = false, and rescue.stall_after = \"never\", and no log file may \
+                       rescue: nothing could start the rescue";
+        let write = "kmsg = true, or enabled = false in [rescue] if there is to be none";
+        let mut finding = Finding::new(kmsg.place.clone(), message.to_owned(), write);
+        finding.other = Some((
+            stall.place.clone(),
+            "rescue.stall_after is set here".to_owned(),
+        ));
+        Some(finding)
     }
 }
 
@@ -200,9 +307,9 @@ impl Images {
             findings.extend(globs.iter().flat_map(|globs| check_globs(name, globs)));
         }
         Images {
-            paths: texts_or(&raw.paths, default.paths),
-            include: texts_or(&raw.include, default.include),
-            exclude: texts_or(&raw.exclude, default.exclude),
+            paths: values_or(&raw.paths, default.paths),
+            include: values_or(&raw.include, default.include),
+            exclude: values_or(&raw.exclude, default.exclude),
             min_size: value_or(&raw.min_size, default.min_size),
         }
     }
@@ -304,6 +411,102 @@ impl Limits {
     }
 }
 
+impl Klog {
+    fn from_raw(raw: &RawKlog, findings: &mut Vec<Finding>) -> Klog {
+        let default = Klog::default();
+        let files = raw.files.iter().flat_map(|files| &files.value);
+        findings.extend(files.clone().filter_map(check_log_file));
+        Klog {
+            kmsg: value_or(&raw.kmsg, default.kmsg),
+            files: match raw.files {
+                Some(_) => files.map(|file| PathBuf::from(&file.value)).collect(),
+                None => default.files,
+            },
+            files_may_rescue: value_or(&raw.files_may_rescue, default.files_may_rescue),
+            rules: raw
+                .rule
+                .iter()
+                .filter_map(|rule| rule.value.definition())
+                .collect(),
+        }
+    }
+}
+
+impl RawRule {
+    /// The rule, if it has all that it needs. If not, that was found when it was read.
+    pub(super) fn definition(&self) -> Option<RuleDefinition> {
+        Some(RuleDefinition {
+            name: self.name.as_ref()?.value.clone(),
+            pattern: self.pattern.as_ref()?.value.clone(),
+            action: value_or(&self.action, Default::default()),
+        })
+    }
+}
+
+impl Rescue {
+    fn from_raw(raw: &RawRescue, findings: &mut Vec<Finding>) -> Rescue {
+        let default = Rescue::default();
+        let actions = "rescue.max_actions_per_hour";
+        findings.extend(at_least(
+            "rescue.quiet_after",
+            &raw.quiet_after,
+            SHORTEST_QUIET,
+        ));
+        findings.extend(at_least(actions, &raw.max_actions_per_hour, 1));
+        findings.extend(at_most(
+            actions,
+            &raw.max_actions_per_hour,
+            MAX_ACTIONS_PER_HOUR,
+        ));
+        if let Some(located) = &raw.stall_after
+            && located
+                .value
+                .0
+                .is_some_and(|stall_after| stall_after < SHORTEST_STALL)
+        {
+            let least = OrNever(Some(SHORTEST_STALL));
+            findings.push(out_of_range(
+                "rescue.stall_after",
+                located,
+                "is below",
+                &least,
+                "or more",
+            ));
+        }
+        findings.extend(raw.hook.iter().filter_map(|hook| check_hook(&hook.value)));
+        Rescue {
+            enabled: value_or(&raw.enabled, default.enabled),
+            dry_run: value_or(&raw.dry_run, default.dry_run),
+            steps: values_or(&raw.steps, default.steps),
+            min_interval: value_or(&raw.min_interval, default.min_interval),
+            quiet_after: value_or(&raw.quiet_after, default.quiet_after),
+            max_actions_per_hour: value_or(&raw.max_actions_per_hour, default.max_actions_per_hour),
+            stall_after: value_or(&raw.stall_after, OrNever(default.stall_after)).0,
+            hook: values_or(&raw.hook, default.hook),
+        }
+    }
+
+    fn contradictions(&self, raw: &RawRescue, findings: &mut Vec<Finding>) {
+        // Here, because a list whose only item could not be read is empty as well.
+        if let Some(steps) = raw.steps.as_ref().filter(|steps| steps.value.is_empty()) {
+            findings.push(Finding::new(
+                steps.place.clone(),
+                "rescue.steps: there is no step".to_owned(),
+                "steps = [\"drop_slab\"], or enabled = false if there is to be no rescue",
+            ));
+        }
+        if self.min_interval > self.quiet_after {
+            let write = format!("min_interval = {} or less", self.quiet_after.write());
+            findings.extend(contradiction(
+                Side::new("rescue.min_interval", &self.min_interval, &raw.min_interval),
+                "is longer than",
+                Side::new("rescue.quiet_after", &self.quiet_after, &raw.quiet_after),
+                &write,
+            ));
+        }
+    }
+}
+
 impl Metrics {
     fn from_raw(raw: &RawMetrics) -> Metrics {
         Metrics {
@@ -319,6 +522,8 @@ impl From<&Settings> for Raw {
             images,
             sampling,
             thresholds,
+            klog,
+            rescue,
             metrics,
         } = settings;
         let limits = |limits: &Limits| RawLimits {
@@ -326,9 +531,9 @@ impl From<&Settings> for Raw {
         };
         Raw {
             images: RawImages {
-                paths: given_texts(&images.paths),
-                include: given_texts(&images.include),
-                exclude: given_texts(&images.exclude),
+                paths: given_list(images.paths.iter().cloned()),
+                include: given_list(images.include.iter().cloned()),
+                exclude: given_list(images.exclude.iter().cloned()),
                 min_size: given(images.min_size),
             },
             sampling: RawSampling {
@@ -340,6 +545,22 @@ impl From<&Settings> for Raw {
             thresholds: RawThresholds {
                 warning: limits(&thresholds.warning),
                 critical: limits(&thresholds.critical),
+            },
+            klog: RawKlog {
+                kmsg: given(klog.kmsg),
+                files: given_list(klog.files.iter().map(|file| file.to_string_lossy().into())),
+                files_may_rescue: given(klog.files_may_rescue),
+                rule: klog.rules.iter().map(given_rule).collect(),
+            },
+            rescue: RawRescue {
+                enabled: given(rescue.enabled),
+                dry_run: given(rescue.dry_run),
+                steps: given_list(rescue.steps.iter().copied()),
+                min_interval: given(rescue.min_interval),
+                quiet_after: given(rescue.quiet_after),
+                max_actions_per_hour: given(rescue.max_actions_per_hour),
+                stall_after: given(OrNever(rescue.stall_after)),
+                hook: given_list(rescue.hook.iter().cloned()),
             },
             metrics: RawMetrics {
                 listen: given(metrics.listen),
@@ -353,17 +574,25 @@ fn value_or<T: Clone>(key: &Key<T>, default: T) -> T {
         .map_or(default, |located| located.value.clone())
 }
 
-fn texts_or(key: &Key<Vec<Located<String>>>, default: Vec<String>) -> Vec<String> {
-    let Some(texts) = key else { return default };
-    texts.value.iter().map(|text| text.value.clone()).collect()
+fn values_or<T: Clone>(key: &Key<Vec<Located<T>>>, default: Vec<T>) -> Vec<T> {
+    let Some(list) = key else { return default };
+    list.value.iter().map(|item| item.value.clone()).collect()
 }
 
 fn given<T>(value: T) -> Key<T> {
     Some(Located::nowhere(value))
 }
 
-fn given_texts(texts: &[String]) -> Key<Vec<Located<String>>> {
-    given(texts.iter().cloned().map(Located::nowhere).collect())
+fn given_list<T>(list: impl Iterator<Item = T>) -> Key<Vec<Located<T>>> {
+    given(list.map(Located::nowhere).collect())
+}
+
+fn given_rule(rule: &RuleDefinition) -> Located<RawRule> {
+    Located::nowhere(RawRule {
+        name: given(rule.name.clone()),
+        pattern: given(rule.pattern.clone()),
+        action: given(rule.action),
+    })
 }
 
 fn at_least<T: Value + PartialOrd>(name: &str, key: &Key<T>, least: T) -> Option<Finding> {
@@ -434,9 +663,30 @@ fn contradiction(one: Side<'_>, relation: &str, other: Side<'_>, write: &str) ->
 /// What is wrong with a path of `images.paths`.
 fn check_path(path: &Located<String>) -> Option<Finding> {
     const NAME: &str = "images.paths";
+    check_absolute(NAME, path).or_else(|| {
+        let is_glob = is_glob(&path.value);
+        is_glob.then(|| check_glob(NAME, path)).flatten()
+    })
+}
+
+/// What is wrong with a path of `klog.files`.
+fn check_log_file(path: &Located<String>) -> Option<Finding> {
+    const NAME: &str = "klog.files";
+    check_absolute(NAME, path).or_else(|| {
+        // Would be followed as a file of that name, which never comes. `[` and `{` do occur.
+        let is_glob = path.value.contains(['*', '?']);
+        is_glob.then(|| {
+            let message = format!("{NAME}: {} is a glob", quoted(&path.value));
+            Finding::new(path.place.clone(), message, "the path of each file")
+        })
+    })
+}
+
+/// What is wrong with a path.
+fn check_absolute(name: &str, path: &Located<String>) -> Option<Finding> {
     let text = &path.value;
     let finding = |message: &str, write: &str| {
-        let message = format!("{NAME}: {} {message}", quoted(text));
+        let message = format!("{name}: {} {message}", quoted(text));
         Some(Finding::new(path.place.clone(), message, write))
     };
     if !text.starts_with('/') {
@@ -445,11 +695,27 @@ fn check_path(path: &Located<String>) -> Option<Finding> {
     if text.contains('\0') {
         return finding("holds a NUL, as no path can", "the path without it");
     }
-    if is_glob(text) {
-        check_glob(NAME, path)
-    } else {
-        None
-    }
+    None
+}
+
+/// What is wrong with a command.
+fn check_hook(command: &[Located<String>]) -> Option<Finding> {
+    const NAME: &str = "rescue.hook";
+    let (program, arguments) = command.split_first()?;
+    check_absolute(NAME, program).or_else(|| {
+        let argument = arguments
+            .iter()
+            .find(|argument| argument.value.contains('\0'))?;
+        let message = format!(
+            "{NAME}: {} holds a NUL, as no argument can",
+            quoted(&argument.value)
+        );
+        Some(Finding::new(
+            argument.place.clone(),
+            message,
+            "the argument without it",
+        ))
+    })
 }
 
 /// What is wrong with the globs of a list, each for itself and all together.

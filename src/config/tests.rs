@@ -8,9 +8,13 @@ use std::time::Duration;
 use proptest::prelude::*;
 use tempfile::TempDir;
 
-use super::settings::{Images, Limits, Metrics, Sampling, Thresholds};
+use super::reader::{Known, Line, Name};
+use super::settings::{
+    Images, Klog, Limits, MAX_ACTIONS_PER_HOUR, Metrics, Rescue, Sampling, Thresholds,
+};
 use super::*;
-use crate::model::{Bytes, ExtentCount};
+use crate::model::{Bytes, ExtentCount, RescueStep, RuleAction, RuleDefinition};
+use crate::rescue::{Ladder, LadderSettings, ladder};
 
 /// The file that is delivered.
 const DELIVERED: &str = include_str!("../../config/fragwatch.toml");
@@ -77,10 +81,501 @@ extents = 500_000
 [thresholds.critical]
 extents = 5_000_000
 
+[klog]
+kmsg = true
+files = []
+files_may_rescue = false
+
+[rescue]
+enabled = true
+dry_run = false
+steps = ["drop_slab", "drop_slab", "compact_memory", "drop_all"]
+min_interval = "2s"
+quiet_after = "1m"
+max_actions_per_hour = 120
+stall_after = "10s"
+hook = []
+
 [metrics]
 listen = "127.0.0.1:9843"
 "#
     );
+}
+
+/// The examples of sections in double brackets, which are comments in the delivered file.
+fn delivered_examples() -> String {
+    let mut lines = Vec::new();
+    let mut inside = false;
+    for line in DELIVERED.lines() {
+        let line = line.strip_prefix("# ").unwrap_or_default();
+        inside = line.starts_with("[[") || (inside && line.contains(" = "));
+        lines.extend(inside.then_some(line));
+    }
+    lines.join("\n")
+}
+
+#[test]
+fn every_key_stands_in_the_delivered_file() {
+    let examples = delivered_examples();
+    let text = format!("{DELIVERED}\n{examples}");
+    let loaded = settings(&[&text]).unwrap();
+    assert_eq!(loaded.klog.rules.len(), 1);
+    assert_eq!(settings(&[DELIVERED, &examples]), Ok(loaded));
+
+    let (raw, _) = reader::read::<Raw>(0, &text);
+    let mut lines = Vec::new();
+    raw.lines("", "", &mut lines);
+    let mut set: Vec<String> = lines
+        .into_iter()
+        .filter_map(|line| match line {
+            Line::Key { section, name, .. } => Some(reader::join(&section, name)),
+            Line::Item { .. } => None,
+        })
+        .collect();
+    let mut known = Known::default();
+    Raw::known(&Name::root(), &mut known);
+    set.sort();
+    known.keys.sort();
+    assert_eq!(set, known.keys);
+}
+
+#[test]
+fn rules_of_all_files_are_added_up() {
+    let rule = |name: &str, pattern: &str, action| RuleDefinition {
+        name: name.to_owned(),
+        pattern: pattern.to_owned(),
+        action,
+    };
+    let settings = settings(&[
+        "[[klog.rule]]\nname = 'a'\npattern = 'x'\n\
+         [[klog.rule]]\nname = 'b'\npattern = '\\d\"'\naction = 'rescue'\n[klog]\nfiles = ['/a']",
+        "klog.rule = [{ name = 'c', pattern = \"\\\\w\" }]",
+        "[klog]\nrule = []\nfiles = ['/b', '/c']",
+    ])
+    .unwrap();
+    let expected = [
+        rule("a", "x", RuleAction::Observe),
+        rule("b", "\\d\"", RuleAction::Rescue),
+        rule("c", "\\w", RuleAction::Observe),
+    ];
+    assert_eq!(settings.klog.rules, expected);
+    assert_eq!(settings.klog.files, [Path::new("/b"), Path::new("/c")]);
+
+    let text = settings.to_toml();
+    let (_, rules) = text.split_once("files_may_rescue = false\n").unwrap();
+    let (rules, _) = rules.split_once("\n[rescue]").unwrap();
+    assert_eq!(
+        rules,
+        r#"
+[[klog.rule]]
+name = "a"
+pattern = "x"
+action = "observe"
+
+[[klog.rule]]
+name = "b"
+pattern = '\d"'
+action = "rescue"
+
+[[klog.rule]]
+name = "c"
+pattern = '\w'
+action = "observe"
+"#
+    );
+}
+
+#[test]
+fn rules_that_are_none() {
+    refused(
+        &[
+            "[klog]\nrule = 'x'",
+            "[klog.rule]\nname = 'a'\nfoo = 1\n[[klog.rules]]\n[[rescue]]\n[[klog.file]]",
+            "[[klog.rule]]\nname = 5\n[[klog.rule]]\npatern = 'x'\nenabled = true\naction = 'resque'\n\
+             [sampling]\npattern = 'x'",
+        ],
+        r#"
+        |f.toml:2:8: klog.rule is a section, not a value
+        |    rule = 'x'
+        |           ^^^
+        |    write: [[klog.rule]] and below it its keys: name, pattern, action
+        |
+        |conf.d/10.toml:1:1: klog.rule is a list, each item has a header of its own
+        |    [klog.rule]
+        |    ^^^^^^^^^^^
+        |    write: [[klog.rule]]
+        |
+        |conf.d/10.toml:1:1: klog.rule: pattern is missing
+        |    [klog.rule]
+        |    ^^^^^^^^^^^
+        |    write: pattern = 'md/raid.*Disk failure on'
+        |
+        |conf.d/10.toml:3:1: unknown key klog.rule.foo
+        |    foo = 1
+        |    ^^^
+        |    help: [[klog.rule]] knows name, pattern, action
+        |
+        |conf.d/10.toml:4:8: unknown section [[klog.rules]]
+        |    [[klog.rules]]
+        |           ^^^^^
+        |    write: [[klog.rule]]
+        |
+        |conf.d/10.toml:5:1: rescue is a section, not a value
+        |    [[rescue]]
+        |    ^^^^^^^^^^
+        |    write: [rescue] and below it its keys: enabled, dry_run, steps, min_interval, quiet_after, max_actions_per_hour, stall_after, hook
+        |
+        |conf.d/10.toml:6:8: unknown section [[klog.file]]
+        |    [[klog.file]]
+        |           ^^^^
+        |    help: [klog] knows kmsg, files, files_may_rescue, rule
+        |
+        |conf.d/20.toml:1:1: klog.rule: pattern is missing
+        |    [[klog.rule]]
+        |    ^^^^^^^^^^^^^
+        |    write: pattern = 'md/raid.*Disk failure on'
+        |
+        |conf.d/20.toml:2:8: klog.rule.name: 5 must stand in quotes
+        |    name = 5
+        |           ^
+        |    write: name = "5"
+        |
+        |conf.d/20.toml:3:1: klog.rule: name is missing
+        |    [[klog.rule]]
+        |    ^^^^^^^^^^^^^
+        |    write: name = "disk_failed"
+        |
+        |conf.d/20.toml:4:1: unknown key klog.rule.patern
+        |    patern = 'x'
+        |    ^^^^^^
+        |    write: pattern
+        |
+        |conf.d/20.toml:5:1: unknown key klog.rule.enabled
+        |    enabled = true
+        |    ^^^^^^^
+        |    help: it belongs into the section [rescue]
+        |
+        |conf.d/20.toml:6:10: klog.rule.action: 'resque' is not an action
+        |    action = 'resque'
+        |             ^^^^^^^^
+        |    write: action = "observe" or "rescue"
+        |
+        |conf.d/20.toml:8:1: unknown key sampling.pattern
+        |    pattern = 'x'
+        |    ^^^^^^^
+        |    help: it belongs into the section [[klog.rule]]
+        "#,
+    );
+}
+
+#[test]
+fn a_pattern_is_wrong_at_its_place() {
+    refused(
+        &[
+            "[[klog.rule]]\nname = 'a'\npattern = 'md\\d+: (fail'\n\
+             [[klog.rule]]\nname = 'b'\npattern = \"磁 \\\\d [z-a]\"\n\
+             [[klog.rule]]\nname = 'c'\npattern = '''\nx\n  *?*+{'''\n",
+            "[[klog.rule]]\nname = 'd'\npattern = 'x*'\n\
+             [[klog.rule]]\nname = 'e'\npattern = '[a-z]{1,1000}x{1000}'\n\
+             [[klog.rule]]\nname = 'f'\npattern = \"\\bsda\\\\d\"\n\
+             [[klog.rule]]\nname = 'good'\npattern = 'x'",
+            "[[klog.rule]]\nname = 'good'\npattern = 'x'\n\
+             [[klog.rule]]\nname = 'xfs_deadlock'\npattern = 'x'\n\
+             [[klog.rule]]\nname = 'MD fail'\npattern = 'x'\n",
+        ],
+        r#"
+        |f.toml:3:19: klog.rule.pattern: unclosed group
+        |    pattern = 'md\d+: (fail'
+        |                      ^
+        |    write: pattern = 'md\d+: \(fail' if that is meant as it is
+        |
+        |f.toml:6:19: klog.rule.pattern: invalid character class range, the start must be <= the end
+        |    pattern = "磁 \\d [z-a]"
+        |                       ^^^
+        |    write: pattern = '磁 \d [z\-a]' if that is meant as it is
+        |
+        |f.toml:11:7: klog.rule.pattern: unclosed counted repetition
+        |      *?*+{'''
+        |          ^
+        |    write: pattern = "x\U0000000A  *?*+\\{" if that is meant as it is
+        |
+        |conf.d/10.toml:3:11: klog.rule.pattern: the pattern matches the empty text, and so every record
+        |    pattern = 'x*'
+        |              ^^^^
+        |    help: leave out a * or a ?, so that something must be there
+        |
+        |conf.d/10.toml:6:11: klog.rule.pattern: the pattern takes too much memory; counted repetitions are the usual reason, `.*` takes less than `.{1,30}`
+        |    pattern = '[a-z]{1,1000}x{1000}'
+        |              ^^^^^^^^^^^^^^^^^^^^^^
+        |    help: write * or + where a number stands in braces
+        |
+        |conf.d/10.toml:9:11: klog.rule.pattern: \b in double quotes is a backspace, not the end of a word
+        |    pattern = "\bsda\\d"
+        |              ^^^^^^^^^^
+        |    write: pattern = '\bsda\d'
+        |
+        |conf.d/20.toml:2:8: klog.rule.name: "good": there is a rule of that name already
+        |    name = 'good'
+        |           ^^^^^^
+        |conf.d/10.toml:11:8: the first of that name
+        |    name = 'good'
+        |           ^^^^^^
+        |    write: another name
+        |
+        |conf.d/20.toml:5:8: klog.rule.name: "xfs_deadlock": there is a rule of that name already
+        |    name = 'xfs_deadlock'
+        |           ^^^^^^^^^^^^^^
+        |    help: a built-in rule is called so
+        |
+        |conf.d/20.toml:8:8: klog.rule.name: "MD fail": a name has up to 64 lower-case letters, digits and _, a letter first
+        |    name = 'MD fail'
+        |           ^^^^^^^^^
+        |    write: name = "md_fail"
+        "#,
+    );
+}
+
+#[test]
+fn too_many_rules_are_said_once() {
+    let rules = |from: usize, to: usize| -> String {
+        let rule = |n| format!("[[klog.rule]]\nname = 'r{n}'\npattern = 'x'\n");
+        (from..to).map(rule).collect()
+    };
+    assert!(settings(&[&rules(0, 64)]).is_ok());
+    refused(
+        &[&rules(0, 60), &rules(60, 70)],
+        r#"
+        |conf.d/10.toml:13:1: klog.rule: there are more than 64 rules
+        |    [[klog.rule]]
+        |    ^^^^^^^^^^^^^
+        |    write: one pattern for several messages: 'this|that'
+        "#,
+    );
+    // Nor is time spent on rules whose mistakes nobody would be shown.
+    let wrong: String = (0..20_000)
+        .map(|n| format!("[[klog.rule]]\nname = 'r{n}'\npattern = '('\n"))
+        .collect();
+    assert!(settings(&[&wrong]).is_err());
+}
+
+#[test]
+fn a_backslash_in_double_quotes() {
+    refused(
+        &[
+            "[[klog.rule]]\nname = 'a'\npattern = \"^md\\d+: \\\"x\\\" \\w\"\n[images]\nexclude = [\"it's \\*\"]",
+        ],
+        r#"
+        |f.toml:3:11: klog.rule.pattern: "^md\d+: \"x\" \w" holds a backslash that begins no escape
+        |    pattern = "^md\d+: \"x\" \w"
+        |              ^^^^^^^^^^^^^^^^^^
+        |    write: pattern = '^md\d+: "x" \w'
+        |
+        |f.toml:5:12: images.exclude: "it's \*" holds a backslash that begins no escape
+        |    exclude = ["it's \*"]
+        |               ^^^^^^^^^
+        |    write: "it's \\*"
+        "#,
+    );
+}
+
+#[test]
+fn switches() {
+    refused(
+        &[
+            "[klog]\nkmsg = yes\nfiles_may_rescue = 'true'\n\
+           [rescue]\nenabled = 1\ndry_run = True\n",
+            "[klog]\nkmsg = on\nfiles_may_rescue =\n[rescue]\nenabled = 'maybe'\ndry_run = []",
+        ],
+        r#"
+        |f.toml:2:8: klog.kmsg: yes is neither true nor false
+        |    kmsg = yes
+        |           ^^^
+        |    write: kmsg = true
+        |
+        |f.toml:3:20: klog.files_may_rescue: 'true' must stand without quotes
+        |    files_may_rescue = 'true'
+        |                       ^^^^^^
+        |    write: files_may_rescue = true
+        |
+        |f.toml:5:11: rescue.enabled: 1 is neither true nor false
+        |    enabled = 1
+        |              ^
+        |    write: enabled = true
+        |
+        |f.toml:6:11: rescue.dry_run: True is neither true nor false
+        |    dry_run = True
+        |              ^^^^
+        |    write: dry_run = true
+        |
+        |conf.d/10.toml:2:8: klog.kmsg: on is neither true nor false
+        |    kmsg = on
+        |           ^^
+        |    write: kmsg = true
+        |
+        |conf.d/10.toml:3:19: klog.files_may_rescue: has no value
+        |    files_may_rescue =
+        |                      ^
+        |    write: files_may_rescue = true or false
+        |
+        |conf.d/10.toml:5:11: rescue.enabled: 'maybe' is neither true nor false
+        |    enabled = 'maybe'
+        |              ^^^^^^^
+        |    write: enabled = true or false
+        |
+        |conf.d/10.toml:6:11: rescue.dry_run: must be true or false, not a TOML array
+        |    dry_run = []
+        |              ^^
+        |    write: dry_run = true or false
+        "#,
+    );
+}
+
+#[test]
+fn a_rescue_that_cannot_be() {
+    refused(
+        &[
+            "[rescue]\nsteps = ['drop_slab', 'drop_caches', 5]\nquiet_after = '0s'\n\
+           max_actions_per_hour = 0\nstall_after = '0s'\nhook = ['notify', \"a\\u0000\"]\n\
+           [klog]\nfiles = ['kern.log', '/var/log/*.log', '/ok[1]', \"/a\\u0000\"]",
+        ],
+        r#"
+        |f.toml:2:23: rescue.steps: 'drop_caches' is not a step
+        |    steps = ['drop_slab', 'drop_caches', 5]
+        |                          ^^^^^^^^^^^^^
+        |    write: "drop_slab", "drop_all" or "compact_memory"
+        |
+        |f.toml:2:38: rescue.steps: 5 is not a step
+        |    steps = ['drop_slab', 'drop_caches', 5]
+        |                                         ^
+        |    write: "drop_slab", "drop_all" or "compact_memory"
+        |
+        |f.toml:3:15: rescue.quiet_after: "0s" is below "1s"
+        |    quiet_after = '0s'
+        |                  ^^^^
+        |    write: quiet_after = "1s" or more
+        |
+        |f.toml:4:24: rescue.max_actions_per_hour: 0 is below 1
+        |    max_actions_per_hour = 0
+        |                           ^
+        |    write: max_actions_per_hour = 1 or more
+        |
+        |f.toml:5:15: rescue.stall_after: "0s" is below "1s"
+        |    stall_after = '0s'
+        |                  ^^^^
+        |    write: stall_after = "1s" or more
+        |
+        |f.toml:6:9: rescue.hook: "notify" is not absolute
+        |    hook = ['notify', "a\u0000"]
+        |            ^^^^^^^^
+        |    write: "/…", the path from the root on
+        |
+        |f.toml:8:10: klog.files: "kern.log" is not absolute
+        |    files = ['kern.log', '/var/log/*.log', '/ok[1]', "/a\u0000"…
+        |             ^^^^^^^^^^
+        |    write: "/…", the path from the root on
+        |
+        |f.toml:8:22: klog.files: "/var/log/*.log" is a glob
+        |    files = ['kern.log', '/var/log/*.log', '/ok[1]', "/a\u0000"]
+        |                         ^^^^^^^^^^^^^^^^
+        |    write: the path of each file
+        |
+        |f.toml:8:50: klog.files: "/a\U00000000" holds a NUL, as no path can
+        |    files = ['kern.log', '/var/log/*.log', '/ok[1]', "/a\u0000"]
+        |                                                     ^^^^^^^^^^
+        |    write: the path without it
+        "#,
+    );
+    refused(
+        &["[rescue]\nsteps = 'drop_all'\nmax_actions_per_hour = 3_601\nhook = '/bin/true'"],
+        r#"
+        |f.toml:2:9: rescue.steps: 'drop_all' is not a list
+        |    steps = 'drop_all'
+        |            ^^^^^^^^^^
+        |    write: steps = ["drop_all"]
+        |
+        |f.toml:3:24: rescue.max_actions_per_hour: 3_601 is above 3_600
+        |    max_actions_per_hour = 3_601
+        |                           ^^^^^
+        |    write: max_actions_per_hour = 3_600 or less
+        |
+        |f.toml:4:8: rescue.hook: '/bin/true' is not a list
+        |    hook = '/bin/true'
+        |           ^^^^^^^^^^^
+        |    write: hook = ["/bin/true"]
+        "#,
+    );
+    refused(
+        &[
+            "[rescue]\nmax_actions_per_hour = 99_999_999_999\nhook = ['/bin/true', \"a\\u0000\"]\n\
+           steps = ['x']\nmin_interval = 'never'",
+        ],
+        r#"
+        |f.toml:2:24: rescue.max_actions_per_hour: 99_999_999_999 is too large
+        |    max_actions_per_hour = 99_999_999_999
+        |                           ^^^^^^^^^^^^^^
+        |    write: max_actions_per_hour = 120
+        |
+        |f.toml:3:22: rescue.hook: "a\U00000000" holds a NUL, as no argument can
+        |    hook = ['/bin/true', "a\u0000"]
+        |                         ^^^^^^^^^
+        |    write: the argument without it
+        |
+        |f.toml:4:10: rescue.steps: 'x' is not a step
+        |    steps = ['x']
+        |             ^^^
+        |    write: "drop_slab", "drop_all" or "compact_memory"
+        |
+        |f.toml:5:16: rescue.min_interval: 'never' is not a duration
+        |    min_interval = 'never'
+        |                   ^^^^^^^
+        |    write: min_interval = "90s", "5m", "12h" or "7d"
+        "#,
+    );
+}
+
+#[test]
+fn a_rescue_that_contradicts_itself() {
+    refused(
+        &[
+            "[rescue]\nsteps = []\nmin_interval = '61s'",
+            "[klog]\nkmsg = false\nfiles = ['/var/log/kern.log']",
+            "[rescue]\nstall_after = 'never'",
+        ],
+        r#"
+        |f.toml:2:9: rescue.steps: there is no step
+        |    steps = []
+        |            ^^
+        |    write: steps = ["drop_slab"], or enabled = false if there is to be no rescue
+        |
+        |f.toml:3:16: rescue.min_interval = "61s" is longer than rescue.quiet_after = "1m" (the default)
+        |    min_interval = '61s'
+        |                   ^^^^^
+        |    write: min_interval = "1m" or less
+        |
+        |conf.d/10.toml:2:8: klog.kmsg = false, and rescue.stall_after = "never", and no log file may rescue: nothing could start the rescue
+        |    kmsg = false
+        |           ^^^^^
+        |conf.d/20.toml:2:15: rescue.stall_after is set here
+        |    stall_after = 'never'
+        |                  ^^^^^^^
+        |    write: kmsg = true, or enabled = false in [rescue] if there is to be none
+        "#,
+    );
+    let silent = "[klog]\nkmsg = false\n[rescue]\nstall_after = 'never'\n";
+    for able in [
+        "[rescue]\nenabled = false",
+        "[rescue]\nstall_after = '1s'",
+        "[klog]\nkmsg = true",
+        "[klog]\nfiles = ['/a']\nfiles_may_rescue = true",
+    ] {
+        assert!(settings(&[silent, able]).is_ok(), "{able}");
+    }
+    assert!(settings(&["[klog]\nfiles_may_rescue = true"]).is_ok());
+}
+
+#[test]
+fn the_limit_of_the_ladder_is_the_limit_here() {
+    assert_eq!(MAX_ACTIONS_PER_HOUR, ladder::MAX_ACTIONS_PER_HOUR);
 }
 
 #[test]
@@ -214,7 +709,7 @@ fn values_of_the_wrong_type() {
 fn unknown_keys_and_sections() {
     refused(
         &[
-            "interval = '1m'\n[sampling]\nintervall = '1m'\nspeed = 1\nlisten = 'x'\n[image]\n[klogg]",
+            "interval = '1m'\n[sampling]\nintervall = '1m'\nspeed = 1\nlisten = 'x'\n[image]\n[klogg]\n[storage]",
         ],
         r#"
         |f.toml:1:1: unknown key interval
@@ -245,7 +740,12 @@ fn unknown_keys_and_sections() {
         |f.toml:7:2: unknown section [klogg]
         |    [klogg]
         |     ^^^^^
-        |    help: the sections are [images], [sampling], [thresholds], [metrics]
+        |    write: [klog]
+        |
+        |f.toml:8:2: unknown section [storage]
+        |    [storage]
+        |     ^^^^^^^
+        |    help: the sections are [images], [sampling], [thresholds], [klog], [rescue], [metrics]
         "#,
     );
 }
@@ -626,14 +1126,89 @@ fn any_settings() -> impl Strategy<Value = Settings> {
         }
         Metrics { listen }
     });
-    (images, sampling, thresholds, metrics).prop_map(|(images, sampling, thresholds, metrics)| {
-        Settings {
-            images,
-            sampling,
-            thresholds,
-            metrics,
-        }
-    })
+    let all = (
+        images,
+        sampling,
+        thresholds,
+        any_klog(),
+        any_rescue(),
+        metrics,
+    );
+    all.prop_map(
+        |(images, sampling, thresholds, klog, mut rescue, metrics)| {
+            let by_file = klog.files_may_rescue && !klog.files.is_empty();
+            rescue.enabled &= klog.kmsg || by_file || rescue.stall_after.is_some();
+            Settings {
+                images,
+                sampling,
+                thresholds,
+                klog,
+                rescue,
+                metrics,
+            }
+        },
+    )
+}
+
+fn any_klog() -> impl Strategy<Value = Klog> {
+    let name = "[a-z][a-z0-9_]{0,8}";
+    let pattern = "[a-z \"'é磁\t\u{1b}\n][a-zé'\"]{0,5}(\\\\[dw(]|[.]\\*|[|]x){0,2}";
+    let action = prop::sample::select(vec![RuleAction::Observe, RuleAction::Rescue]);
+    let rules = prop::collection::vec((name, pattern, action), 0..3).prop_map(|rules| {
+        let rule = |(n, (name, pattern, action))| RuleDefinition {
+            // No two are called the same.
+            name: format!("{name}_{n}"),
+            pattern,
+            action,
+        };
+        rules.into_iter().enumerate().map(rule).collect()
+    });
+    let file = "/[a-z \"'\\\\é磁\u{1}\n\u{202e}\\[{]{0,12}";
+    let files = prop::collection::vec(file.prop_map(PathBuf::from), 0..3);
+    // Compiling takes its time.
+    let rules = prop_oneof![3 => Just(Vec::new()), 1 => rules];
+    (any::<bool>(), files, any::<bool>(), rules).prop_map(
+        |(kmsg, files, files_may_rescue, rules)| Klog {
+            kmsg,
+            files,
+            files_may_rescue,
+            rules,
+        },
+    )
+}
+
+fn any_rescue() -> impl Strategy<Value = Rescue> {
+    let steps = prop::collection::vec(prop::sample::select(RescueStep::ALL.to_vec()), 1..6);
+    let times = (1000..1_000_000_000_u64).prop_flat_map(|quiet| (Just(quiet), 0..=quiet));
+    let stall = prop::option::of((1000..1_000_000_u64).prop_map(Duration::from_millis));
+    let hook = prop::option::of((
+        "/[a-z \"'\\\\é磁\u{1}\n]{0,8}",
+        prop::collection::vec("[^\0]{0,8}", 0..3),
+    ));
+    let switches = (any::<bool>(), any::<bool>());
+    let limit = 1..=MAX_ACTIONS_PER_HOUR;
+    (switches, steps, times, limit, stall, hook).prop_map(
+        |(
+            (enabled, dry_run),
+            steps,
+            (quiet, interval),
+            max_actions_per_hour,
+            stall_after,
+            hook,
+        )| {
+            let hook = hook.map(|(program, arguments)| [vec![program], arguments].concat());
+            Rescue {
+                enabled,
+                dry_run,
+                steps,
+                min_interval: Duration::from_millis(interval),
+                quiet_after: Duration::from_millis(quiet),
+                max_actions_per_hour,
+                stall_after,
+                hook: hook.unwrap_or_default(),
+            }
+        },
+    )
 }
 
 /// Text that is nearly a configuration: its tokens in any order.
@@ -669,6 +1244,24 @@ fn nearly_toml() -> impl Strategy<Value = String> {
         "critical",
         "extents",
         "listen",
+        "[klog]",
+        "[klog.rule]",
+        "[[klog.rule]]",
+        "[rescue]",
+        "\nname = 'a'\n",
+        "\npattern = 'a'\n",
+        "rule",
+        "files",
+        "kmsg",
+        "pattern",
+        "action",
+        "steps",
+        "hook",
+        "'('",
+        "\"\\\\(\"",
+        "\"\\d\"",
+        "'rescue'",
+        "yes",
         "60",
         "-1",
         "1.5",
@@ -699,6 +1292,34 @@ proptest! {
         let text = settings.to_toml();
         prop_assert!(!text.contains(|c: char| c.is_control() && c != '\n'), "{}", text);
         prop_assert_eq!(super::tests::settings(&[&text]), Ok(settings));
+    }
+
+    /// The rescue asks no more of its settings than is asked here.
+    #[test]
+    fn settings_that_are_accepted_make_a_ladder(
+        interval in 0..5_u64, quiet in 0..5_u64, actions in 0..4000_u32, steps in 0..3_usize,
+    ) {
+        let text = format!(
+            "[rescue]\nmin_interval = '{interval}s'\nquiet_after = '{quiet}s'\n\
+             max_actions_per_hour = {actions}\nsteps = [{}]", "'drop_all', ".repeat(steps));
+        let loaded = settings(&[&text]);
+        let rescue = loaded.clone().map_or_else(
+            |_| Rescue {
+                steps: vec![RescueStep::DropAll; steps],
+                min_interval: Duration::from_secs(interval),
+                quiet_after: Duration::from_secs(quiet),
+                max_actions_per_hour: actions,
+                ..Rescue::default()
+            },
+            |settings| settings.rescue,
+        );
+        let ladder = Ladder::new(LadderSettings {
+            steps: rescue.steps,
+            min_interval: rescue.min_interval,
+            quiet_after: rescue.quiet_after,
+            max_actions_per_hour: rescue.max_actions_per_hour,
+        });
+        prop_assert_eq!(loaded.is_ok(), ladder.is_ok());
     }
 
     #[test]

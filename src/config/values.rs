@@ -9,7 +9,7 @@ use toml::de::DeValue;
 use super::reader::{Field as _, Located, Name, Reader};
 use super::units::{Misfit, parse_duration, parse_size, write_duration, write_size};
 use crate::model::path::shown;
-use crate::model::{Bytes, ExtentCount};
+use crate::model::{Bytes, ExtentCount, RescueStep, RuleAction};
 
 /// A kind of value.
 pub(super) trait Value: Sized {
@@ -50,7 +50,7 @@ impl<T: Text> Value for T {
     }
 
     fn write(&self) -> String {
-        quoted(&self.to_text())
+        literal(&self.to_text())
     }
 }
 
@@ -149,32 +149,122 @@ impl Text for SocketAddr {
     }
 }
 
-impl Value for ExtentCount {
-    fn read(key: &Name, value: &Spanned<DeValue<'_>>, reader: &mut Reader<'_>) -> Option<Self> {
-        const EXAMPLE: &str = "500_000";
-        let (text, _) = reader.scalar(key, value, "a whole number", EXAMPLE)?;
-        let DeValue::Integer(integer) = value.get_ref() else {
-            let number = guess_count(&text).map(|number| ExtentCount(number).write());
-            let proposal = number.as_deref().unwrap_or(EXAMPLE);
-            reader.misfit(key, value, "is not a whole number", proposal);
-            return None;
-        };
-        match u64::from_str_radix(integer.as_str(), integer.radix()) {
-            Ok(number) => Some(ExtentCount(number)),
-            Err(_) if integer.as_str().starts_with('-') => {
-                reader.misfit(key, value, "is negative", EXAMPLE);
-                None
-            }
-            Err(_) => {
-                reader.misfit(key, value, "is too large", EXAMPLE);
-                None
-            }
+impl Text for RescueStep {
+    const WHAT: &'static str = "a step";
+    const EXAMPLE: &'static str = r#""drop_slab", "drop_all" or "compact_memory""#;
+
+    fn from_text(text: &str) -> Result<RescueStep, Misfit> {
+        let step = RescueStep::ALL
+            .into_iter()
+            .find(|step| step.as_str() == text);
+        step.ok_or_else(|| Misfit::new("is not a step", None))
+    }
+
+    fn to_text(&self) -> String {
+        self.to_string()
+    }
+}
+
+impl Text for RuleAction {
+    const WHAT: &'static str = "an action";
+    const EXAMPLE: &'static str = r#""observe" or "rescue""#;
+
+    fn from_text(text: &str) -> Result<RuleAction, Misfit> {
+        match text {
+            "observe" => Ok(RuleAction::Observe),
+            "rescue" => Ok(RuleAction::Rescue),
+            _ => Err(Misfit::new("is not an action", None)),
         }
     }
 
-    fn write(&self) -> String {
-        self.to_string().replace(',', "_")
+    fn to_text(&self) -> String {
+        match self {
+            RuleAction::Observe => "observe".to_owned(),
+            RuleAction::Rescue => "rescue".to_owned(),
+        }
     }
+}
+
+impl Value for bool {
+    fn read(key: &Name, value: &Spanned<DeValue<'_>>, reader: &mut Reader<'_>) -> Option<bool> {
+        const EXAMPLE: &str = "true or false";
+        let (text, in_quotes) = reader.scalar(key, value, EXAMPLE, EXAMPLE)?;
+        match text.as_ref() {
+            "true" if !in_quotes => return Some(true),
+            "false" if !in_quotes => return Some(false),
+            _ => {}
+        }
+        let proposal = guess_bool(&text).map(|guess| guess.write());
+        let message = match text.as_ref() {
+            "true" | "false" => "must stand without quotes",
+            _ => "is neither true nor false",
+        };
+        let proposal = proposal.as_deref().unwrap_or(EXAMPLE);
+        reader.misfit(key, value, message, proposal);
+        None
+    }
+
+    fn write(&self) -> String {
+        self.to_string()
+    }
+}
+
+/// What was meant by `yes`, `On`, `1`.
+fn guess_bool(text: &str) -> Option<bool> {
+    match text.to_lowercase().as_str() {
+        "true" | "yes" | "y" | "on" | "1" | "enabled" => Some(true),
+        "false" | "no" | "n" | "off" | "0" | "disabled" | "never" => Some(false),
+        _ => None,
+    }
+}
+
+impl Value for ExtentCount {
+    fn read(key: &Name, value: &Spanned<DeValue<'_>>, reader: &mut Reader<'_>) -> Option<Self> {
+        read_count(key, value, reader, u64::MAX, "500_000").map(ExtentCount)
+    }
+
+    fn write(&self) -> String {
+        write_count(self.0)
+    }
+}
+
+impl Value for u32 {
+    fn read(key: &Name, value: &Spanned<DeValue<'_>>, reader: &mut Reader<'_>) -> Option<Self> {
+        let number = read_count(key, value, reader, u64::from(u32::MAX), "120")?;
+        u32::try_from(number).ok()
+    }
+
+    fn write(&self) -> String {
+        write_count(u64::from(*self))
+    }
+}
+
+/// A whole number of at most `most`.
+fn read_count(
+    key: &Name,
+    value: &Spanned<DeValue<'_>>,
+    reader: &mut Reader<'_>,
+    most: u64,
+    example: &str,
+) -> Option<u64> {
+    let (text, _) = reader.scalar(key, value, "a whole number", example)?;
+    let DeValue::Integer(integer) = value.get_ref() else {
+        let number = guess_count(&text).map(write_count);
+        let proposal = number.as_deref().unwrap_or(example);
+        reader.misfit(key, value, "is not a whole number", proposal);
+        return None;
+    };
+    let message = match u64::from_str_radix(integer.as_str(), integer.radix()) {
+        Ok(number) if number <= most => return Some(number),
+        Err(_) if integer.as_str().starts_with('-') => "is negative",
+        _ => "is too large",
+    };
+    reader.misfit(key, value, message, example);
+    None
+}
+
+fn write_count(number: u64) -> String {
+    ExtentCount(number).to_string().replace(',', "_")
 }
 
 /// The number that was meant by `"500000"`, `500k`, `5 M`, `1,000`.
@@ -222,12 +312,10 @@ pub(super) fn quoted(text: &str) -> String {
     let mut quoted = String::with_capacity(text.len() + 2);
     quoted.push('"');
     for character in text.chars() {
-        let mut buffer = [0; 4];
-        let alone: &str = character.encode_utf8(&mut buffer);
         if matches!(character, '"' | '\\') {
             quoted.push('\\');
             quoted.push(character);
-        } else if shown(std::path::Path::new(alone)) == alone {
+        } else if is_plain(character) {
             quoted.push(character);
         } else {
             quoted.push_str(&format!("\\U{:08X}", u32::from(character)));
@@ -235,6 +323,24 @@ pub(super) fn quoted(text: &str) -> String {
     }
     quoted.push('"');
     quoted
+}
+
+/// The text as TOML in which a backslash stands for itself, if there is one and that can be: so
+/// can a regular expression be read.
+pub(super) fn literal(text: &str) -> String {
+    let fits = |character| character != '\'' && is_plain(character);
+    if text.contains(['\\', '"']) && text.chars().all(fits) {
+        format!("'{text}'")
+    } else {
+        quoted(text)
+    }
+}
+
+/// Whether a character can upset no terminal.
+fn is_plain(character: char) -> bool {
+    let mut buffer = [0; 4];
+    let alone: &str = character.encode_utf8(&mut buffer);
+    character == '\\' || shown(std::path::Path::new(alone)) == alone
 }
 
 #[cfg(test)]
@@ -292,6 +398,34 @@ mod tests {
     }
 
     #[test]
+    fn yes_and_no_are_understood() {
+        assert_eq!(guess_bool("Yes"), Some(true));
+        assert_eq!(guess_bool("1"), Some(true));
+        assert_eq!(guess_bool("OFF"), Some(false));
+        assert_eq!(guess_bool("2"), None);
+    }
+
+    #[test]
+    fn every_word_is_listed_where_one_is_asked_for() {
+        for step in RescueStep::ALL {
+            assert!(RescueStep::EXAMPLE.contains(&step.write()), "{step}");
+            assert_eq!(RescueStep::from_text(step.as_str()), Ok(step));
+        }
+        for action in [RuleAction::Observe, RuleAction::Rescue] {
+            assert!(RuleAction::EXAMPLE.contains(&action.write()));
+            assert_eq!(RuleAction::from_text(&action.to_text()), Ok(action));
+        }
+    }
+
+    #[test]
+    fn backslashes_are_not_doubled_without_need() {
+        assert_eq!(literal(r#"^md\d+: "x""#), r#"'^md\d+: "x"'"#);
+        assert_eq!(literal("plain"), r#""plain""#);
+        assert_eq!(literal(r"it's \d"), r#""it's \\d""#);
+        assert_eq!(literal("\\d\n"), r#""\\d\U0000000A""#);
+    }
+
+    #[test]
     fn quotes_hold_everything() {
         assert_eq!(quoted(r#"a "b" \c é"#), r#""a \"b\" \\c é""#);
         assert_eq!(quoted("\n\u{202e}"), r#""\U0000000A\U0000202E""#);
@@ -300,10 +434,11 @@ mod tests {
     proptest! {
         #[test]
         fn a_quoted_text_reads_back(text: String) {
-            let document = format!("a = {}", quoted(&text));
+            let document = format!("a = {}\nb = {}", quoted(&text), literal(&text));
             let table: toml::Table = document.parse().unwrap();
             prop_assert_eq!(table["a"].as_str(), Some(text.as_str()));
-            prop_assert!(!document.contains(char::is_control));
+            prop_assert_eq!(table["b"].as_str(), Some(text.as_str()));
+            prop_assert!(!document.replacen('\n', "", 1).contains(char::is_control));
         }
     }
 }

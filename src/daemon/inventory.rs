@@ -264,6 +264,7 @@ impl Inventory {
         entries.sort_by_key(|entry| std::cmp::Reverse(entry.sample.extents));
         let row = |entry: &Entry| Row {
             path: shown(&entry.sample.path),
+            size: entry.sample.size,
             extents: entry.sample.extents,
             severity: entry.severity,
         };

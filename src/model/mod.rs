@@ -9,6 +9,7 @@ pub mod image;
 pub mod map;
 pub mod memory;
 pub mod path;
+pub mod rescue;
 pub mod severity;
 pub mod units;
 
@@ -16,5 +17,6 @@ pub use census::{Census, CensusFile};
 pub use filesystem::{DeviceNumber, Features, Filesystem, FilesystemKind};
 pub use image::{Format, ImageId, Sample};
 pub use map::{Extent, ExtentFlags, ExtentMap, MapBuilder};
+pub use rescue::{IncidentId, Monotonic, Outcome, RescueStep, RuleAction, RuleDefinition, Trigger};
 pub use severity::Severity;
 pub use units::{Bytes, ExtentCount};

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::metrics::{self, Lifetime};
-use crate::model::{ExtentCount, Severity};
+use crate::model::{Bytes, ExtentCount, Severity};
 use crate::probe::worker::StallFlag;
 
 /// What is known at the end of a sweep. Made once, read by many.
@@ -23,6 +23,8 @@ pub struct Snapshot {
 pub struct Row {
     /// Its path, on one line.
     pub path: String,
+    /// Its length.
+    pub size: Bytes,
     /// Its extents.
     pub extents: ExtentCount,
     /// How bad that is.
@@ -40,6 +42,8 @@ pub struct Board {
 struct Now {
     snapshot: Arc<Snapshot>,
     stalls: Vec<(String, StallFlag)>,
+    /// Metrics of the host's memory, as text for Prometheus.
+    memory: String,
     /// When the next sweep must have ended, at the latest.
     sweep_due: Instant,
 }
@@ -51,6 +55,7 @@ impl Board {
         let now = Now {
             snapshot: Arc::default(),
             stalls: Vec::new(),
+            memory: String::new(),
             sweep_due: Instant::now() + patience,
         };
         Board {
@@ -67,6 +72,11 @@ impl Board {
     /// Puts up whose file systems can hang: mount points and their flags.
     pub fn watch_stalls(&self, stalls: Vec<(String, StallFlag)>) {
         self.lock().stalls = stalls;
+    }
+
+    /// Puts up the metrics of the host's memory.
+    pub fn post_memory(&self, text: String) {
+        self.lock().memory = text;
     }
 
     /// Notes that a sweep has ended; the next one must within `patience`.
@@ -98,19 +108,18 @@ impl Board {
     /// All metrics, as text for Prometheus.
     #[must_use]
     pub fn metrics(&self) -> String {
-        let (snapshot, stalls) = {
+        let (snapshot, stalls, memory) = {
             let now = self.lock();
             let flag =
                 |(mount, flag): &(String, StallFlag)| (mount.clone(), flag.stalled_for().is_some());
-            (
-                Arc::clone(&now.snapshot),
-                now.stalls.iter().map(flag).collect::<Vec<_>>(),
-            )
+            let stalls: Vec<_> = now.stalls.iter().map(flag).collect();
+            (Arc::clone(&now.snapshot), stalls, now.memory.clone())
         };
         let mut text = self.lifetime.render();
         text.reserve(snapshot.text.len());
         text.push_str(&snapshot.text);
         text.push_str(&metrics::render_stalls(&stalls));
+        text.push_str(&memory);
         text
     }
 

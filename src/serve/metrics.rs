@@ -13,7 +13,10 @@ use metrics::{
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 
 use crate::model::path::shown;
-use crate::model::{Bytes, ExtentCount, ExtentMap, Filesystem, Sample, Severity};
+use crate::model::{
+    Bytes, ExtentCount, ExtentMap, Filesystem, Outcome, RescueStep, Sample, Severity, Trigger,
+};
+use crate::rescue::proof::Counters;
 
 const IMAGE_EXTENTS: &str = "fragwatch_image_extents";
 const IMAGE_FRAGMENTS: &str = "fragwatch_image_fragments";
@@ -32,6 +35,25 @@ const SWEEP_TIMESTAMP: &str = "fragwatch_sweep_timestamp_seconds";
 const RELOAD_SUCCESS: &str = "fragwatch_config_reload_success";
 const RELOAD_TIMESTAMP: &str = "fragwatch_config_reload_timestamp_seconds";
 const BUILD_INFO: &str = "fragwatch_build_info";
+
+const KLOG_RECORDS: &str = "fragwatch_klog_records_total";
+const KLOG_LOST: &str = "fragwatch_klog_lost_total";
+const KLOG_MATCHES: &str = "fragwatch_klog_matches_total";
+const KLOG_SOURCE_UP: &str = "fragwatch_klog_source_up";
+const KLOG_ROUNDTRIP: &str = "fragwatch_klog_roundtrip_seconds";
+const KLOG_ROUNDTRIP_SUCCESS: &str = "fragwatch_klog_roundtrip_success";
+const RESCUE_ACTIONS: &str = "fragwatch_rescue_actions_total";
+const RESCUE_INCIDENTS: &str = "fragwatch_rescue_incidents_total";
+const RESCUE_ACTIVE: &str = "fragwatch_rescue_active";
+const RESCUE_REACTION: &str = "fragwatch_rescue_reaction_seconds";
+const INCIDENT_FILES: &str = "fragwatch_rescue_incident_files_total";
+const RESCUE_NEWS_LOST: &str = "fragwatch_rescue_news_lost_total";
+const MEMORY_FREE_BLOCKS: &str = "fragwatch_memory_free_blocks";
+const MEMORY_COMPACTION_FAILURES: &str = "fragwatch_memory_compaction_failures_total";
+const MEMORY_ALLOCATION_STALLS: &str = "fragwatch_memory_allocation_stalls_total";
+
+/// Seconds from reading a record to writing drop_caches: tens of microseconds at rest.
+const REACTION_BUCKETS: [f64; 8] = [5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 1e-2, 0.1, 1.0];
 
 /// Seconds: a count on XFS takes microseconds, a map seconds, and a deadline is ten.
 const DURATION_BUCKETS: [f64; 8] = [1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0];
@@ -69,6 +91,7 @@ impl Lifetime {
     pub fn install() -> Result<Self, BuildError> {
         let handle = PrometheusBuilder::new()
             .set_buckets_for_metric(Matcher::Full(PROBE_DURATION.to_owned()), &DURATION_BUCKETS)?
+            .set_buckets_for_metric(Matcher::Full(RESCUE_REACTION.to_owned()), &REACTION_BUCKETS)?
             .install_recorder()?;
         describe_histogram!(
             PROBE_DURATION,
@@ -135,6 +158,137 @@ pub fn config_read(now: f64) {
 /// Notes that a new configuration was refused.
 pub fn config_refused() {
     gauge!(RELOAD_SUCCESS).set(0.0);
+}
+
+/// Describes the metrics of the rescue and begins them at 0, so that each increase is seen. `rules`
+/// are the names of all rules.
+pub fn rescue_begins(rules: &[String]) {
+    describe_counter!(KLOG_RECORDS, "Records read from the kernel's log.");
+    describe_counter!(KLOG_LOST, "Records overwritten before they were read.");
+    describe_counter!(KLOG_MATCHES, "Records that matched a rule.");
+    describe_gauge!(
+        KLOG_SOURCE_UP,
+        "Whether a source of kernel messages can be read."
+    );
+    describe_gauge!(
+        KLOG_ROUNDTRIP,
+        Unit::Seconds,
+        "Time of the last drill from writing its record to the kernel's log to the actor's report."
+    );
+    describe_gauge!(
+        KLOG_ROUNDTRIP_SUCCESS,
+        "Whether the last drill came through."
+    );
+    describe_counter!(
+        RESCUE_ACTIONS,
+        "Actions of the rescue, by step and outcome."
+    );
+    describe_counter!(RESCUE_INCIDENTS, "Incidents, by what they began with.");
+    describe_gauge!(RESCUE_ACTIVE, "Whether there is an incident now.");
+    describe_histogram!(
+        RESCUE_REACTION,
+        Unit::Seconds,
+        "Time from reading the reason for an action to its begin."
+    );
+    describe_counter!(INCIDENT_FILES, "Writes of incident files, by outcome.");
+    describe_counter!(
+        RESCUE_NEWS_LOST,
+        "News of the rescue that were overwritten before they were heard; the actions were done."
+    );
+    for rule in rules {
+        counter!(KLOG_MATCHES, "rule" => rule.clone()).absolute(0);
+    }
+    for trigger in [Trigger::KernelLog, Trigger::Stall, Trigger::File] {
+        counter!(RESCUE_INCIDENTS, "trigger" => trigger.as_str()).absolute(0);
+    }
+    for step in RescueStep::ALL {
+        for outcome in Outcome::ALL {
+            counter!(RESCUE_ACTIONS, "step" => step.as_str(), "outcome" => outcome.as_str())
+                .absolute(0);
+        }
+    }
+    gauge!(RESCUE_ACTIVE).set(0.0);
+}
+
+/// Records read from the kernel's log so far, and lost.
+pub fn klog_read(records: u64, lost: u64) {
+    counter!(KLOG_RECORDS).absolute(records);
+    counter!(KLOG_LOST).absolute(lost);
+}
+
+/// A record matched the rule of that name.
+pub fn klog_matched(rule: &str) {
+    counter!(KLOG_MATCHES, "rule" => rule.to_owned()).increment(1);
+}
+
+/// Whether a source of kernel messages can be read.
+pub fn klog_source(source: &str, up: bool) {
+    gauge!(KLOG_SOURCE_UP, "source" => source.to_owned()).set(f64::from(u8::from(up)));
+}
+
+/// How long a drill took; nothing if it failed.
+pub fn klog_roundtrip(took: Option<Duration>) {
+    if let Some(took) = took {
+        gauge!(KLOG_ROUNDTRIP).set(took.as_secs_f64());
+    }
+    gauge!(KLOG_ROUNDTRIP_SUCCESS).set(f64::from(u8::from(took.is_some())));
+}
+
+/// An action of the rescue came to its end, and how long after its reason it began.
+pub fn rescue_acted(step: RescueStep, outcome: Outcome, reaction: Duration) {
+    counter!(RESCUE_ACTIONS, "step" => step.as_str(), "outcome" => outcome.as_str()).increment(1);
+    metrics::histogram!(RESCUE_REACTION).record(reaction);
+}
+
+/// An incident began.
+pub fn incident_began(trigger: Trigger) {
+    counter!(RESCUE_INCIDENTS, "trigger" => trigger.as_str()).increment(1);
+    gauge!(RESCUE_ACTIVE).set(1.0);
+}
+
+/// The incident is over.
+pub fn incident_ended() {
+    gauge!(RESCUE_ACTIVE).set(0.0);
+}
+
+/// Incident files that were written and that failed, and what was lost because too much waited.
+pub fn incident_files(written: u64, failed: u64, lost: u64) {
+    let set = |outcome: &'static str, number| {
+        counter!(INCIDENT_FILES, "outcome" => outcome).absolute(number);
+    };
+    set("written", written);
+    set("failed", failed);
+    set("lost", lost);
+}
+
+/// News of the rescue that were overwritten before they were heard.
+pub fn rescue_news_lost(lost: u64) {
+    counter!(RESCUE_NEWS_LOST).absolute(lost);
+}
+
+/// Renders the early warnings: free blocks of memory by order, and how often the kernel failed to
+/// make larger ones.
+#[must_use]
+pub fn render_memory(counters: &Counters) -> String {
+    render_once(|| {
+        describe_gauge!(
+            MEMORY_FREE_BLOCKS,
+            "Free blocks of 2^order pages, in all zones. None left of order 4 and more is when the XFS of old kernels begins to wait."
+        );
+        describe_counter!(
+            MEMORY_COMPACTION_FAILURES,
+            "Compactions that made no block."
+        );
+        describe_counter!(
+            MEMORY_ALLOCATION_STALLS,
+            "Allocations that had to wait until their own task had reclaimed memory."
+        );
+        for (order, blocks) in counters.free_blocks.iter().enumerate() {
+            gauge!(MEMORY_FREE_BLOCKS, "order" => order.to_string()).set(float(*blocks));
+        }
+        counter!(MEMORY_COMPACTION_FAILURES).absolute(counters.compact_fail);
+        counter!(MEMORY_ALLOCATION_STALLS).absolute(counters.allocation_stalls);
+    })
 }
 
 /// One image as it is told.

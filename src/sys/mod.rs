@@ -11,4 +11,5 @@ pub mod geometry;
 pub mod handle;
 pub mod mounts;
 pub mod processes;
+pub mod realtime;
 pub mod uuid;

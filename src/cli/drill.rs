@@ -1,0 +1,166 @@
+//! `fragwatch drill`: proves that the rescue path works on this host, now: the kernel's log, the
+//! reader, the ladder, the actor, the kernel's counters.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::bail;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use super::{FAILURE, SUCCESS, load_config, terminal};
+use crate::daemon::rescue::{effect, setup, write_drill};
+use crate::model::{Monotonic, Outcome};
+use crate::rescue::clock::now;
+use crate::rescue::entry::{Notice, Report};
+use crate::rescue::exchange::woken;
+use crate::rescue::thread::{FastSide, Setup};
+use crate::sys::realtime::Urgency;
+
+/// A path that takes longer than this is no path.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+pub(super) fn run(act: bool, config: Option<&Path>) -> anyhow::Result<u8> {
+    let settings = load_config(config)?.settings;
+    let kmsg = PathBuf::from("/dev/kmsg");
+    let mut fast = FastSide::start(Setup {
+        kmsg: Some(kmsg.clone()),
+        // A real emergency in the meantime is the daemon's business.
+        dry_run: true,
+        watchdog: None,
+        ..setup(&settings, Duration::ZERO)?
+    })?;
+    let mut text = armament(&fast);
+    let began = now();
+    let nonce = began.0.max(1);
+    fast.exchange.expect_drill(nonce, act);
+    if let Err(error) = write_drill(&kmsg, nonce) {
+        bail!("cannot write to {}: {error}", kmsg.display());
+    }
+    let written = now();
+    let outcome = wait(&mut fast, nonce, written);
+    fast.stop();
+    stage(
+        &mut text,
+        true,
+        "record written to the kernel's log",
+        Some(written.since(began)),
+    );
+    let success = stages(&mut text, &outcome, began, act);
+    terminal::print(&text)?;
+    Ok(if success { SUCCESS } else { FAILURE })
+}
+
+/// How well the path is armed.
+fn armament(fast: &FastSide) -> String {
+    let mut text = String::new();
+    let armament = &fast.armament;
+    let kmsg = armament.kmsg.as_ref().map_err(ToString::to_string);
+    let memory = armament.memory.as_ref().map_err(ToString::to_string);
+    let line = |name: &str, state: Result<&(), String>| match state {
+        Ok(()) => (true, name.to_owned()),
+        Err(reason) => (false, format!("{name}: {reason}")),
+    };
+    for (fine, name) in [
+        line("/dev/kmsg is open", kmsg),
+        line("memory is locked", memory),
+    ] {
+        stage(&mut text, fine, &name, None);
+    }
+    let urgency = match armament.urgency {
+        Urgency::RealTime => "real-time priority",
+        Urgency::Raised => "raised priority (real-time was not permitted)",
+        Urgency::Ordinary => "ordinary priority (neither real-time nor nice was permitted)",
+    };
+    stage(
+        &mut text,
+        armament.urgency == Urgency::RealTime,
+        urgency,
+        None,
+    );
+    text
+}
+
+/// What came of the drill so far.
+#[derive(Default)]
+struct Came {
+    seen: Option<Monotonic>,
+    report: Option<Report>,
+}
+
+fn wait(fast: &mut FastSide, nonce: u64, since: Monotonic) -> Came {
+    let mut came = Came::default();
+    while came.report.is_none() {
+        let left = PATIENCE.saturating_sub(now().since(since));
+        if left.is_zero() {
+            return came;
+        }
+        let events = fast.exchange.slow_side();
+        let timeout = Timespec {
+            tv_sec: 1,
+            tv_nsec: 0,
+        };
+        // Woken or not: the rings are looked into.
+        let _ = poll(&mut [PollFd::new(events, PollFlags::IN)], Some(&timeout));
+        woken(events);
+        while let Some(notice) = fast.notices.pop() {
+            if let Notice::DrillSeen { nonce: seen, at } = notice
+                && seen == nonce
+            {
+                came.seen = Some(at);
+            }
+        }
+        while let Some(report) = fast.reports.pop() {
+            // The rehearsal at the start also reports, before any record was seen.
+            if report.drill && report.order.number > 0 {
+                came.report = Some(report);
+            }
+        }
+    }
+    came
+}
+
+/// Adds a line for each stage that was to come. Says whether all did.
+fn stages(text: &mut String, came: &Came, began: Monotonic, act: bool) -> bool {
+    let after = |at: Monotonic| Some(at.since(began));
+    stage(
+        text,
+        came.seen.is_some(),
+        "record read back by the reader",
+        came.seen.and_then(after),
+    );
+    let Some(report) = &came.report else {
+        stage(text, false, "no order was carried out", None);
+        return false;
+    };
+    stage(
+        text,
+        true,
+        "ladder ordered drop_slab, actor began",
+        after(report.began),
+    );
+    let done = match report.outcome {
+        Outcome::DryRun => "all but the write done (--act really drops)".to_owned(),
+        Outcome::Done => "the kernel's own counter confirms the drop".to_owned(),
+        Outcome::Failed if report.error != 0 => {
+            std::io::Error::from_raw_os_error(report.error.cast_signed()).to_string()
+        }
+        Outcome::Failed => "the kernel's own counter did not move".to_owned(),
+    };
+    let fine = report.outcome != Outcome::Failed;
+    stage(text, fine, &done, after(report.ended));
+    if act && fine {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "    {}", effect(&report.before, &report.after));
+    }
+    came.seen.is_some() && fine
+}
+
+fn stage(text: &mut String, fine: bool, what: &str, after: Option<Duration>) {
+    let mark = if fine { "ok  " } else { "FAIL" };
+    // Writing to a String cannot fail.
+    let _ = match after {
+        Some(after) => writeln!(text, "{mark}  {:>9} µs  {what}", after.as_micros()),
+        None => writeln!(text, "{mark}  {:>12}  {what}", ""),
+    };
+}

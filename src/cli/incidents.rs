@@ -1,0 +1,683 @@
+//! `fragwatch incidents [N]`: what happened in an emergency, and what the rescue brought.
+//!
+//! Reads the files and asks nobody: it works without the daemon.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail};
+use comfy_table::{Cell, CellAlignment, Table, presets};
+use serde::Serialize;
+
+use super::image_table::counted;
+use super::{INCOMPLETE, SUCCESS, scan_json, terminal};
+use crate::model::path::shown;
+use crate::model::{Bytes, ExtentCount, Outcome, Trigger};
+use crate::rescue::archive;
+use crate::rescue::evidence::{BlockedTask, TaskKind};
+use crate::rescue::hook::Moment;
+use crate::rescue::incident::{
+    Action, Event, Incident, Memory, SCHEMA, State, TakenEvidence, What,
+};
+
+/// Columns of a bar.
+const BAR: usize = 12;
+/// Eighths of a column, from one to seven.
+const EIGHTHS: [char; 7] = ['▏', '▎', '▍', '▌', '▋', '▊', '▉'];
+/// Of a long list in the detailed view; `--json` has all.
+const SHOWN_EVENTS: usize = 200;
+const SHOWN_TASKS: usize = 20;
+const SHOWN_FRAMES: usize = 8;
+const SHOWN_SLABS: usize = 5;
+
+/// Lists the incidents in `directory`, newest first, or shows the `n`th of that list.
+///
+/// # Errors
+/// When the directory or the file cannot be read, and those of printing.
+pub fn run(n: Option<usize>, json: bool, directory: &Path) -> anyhow::Result<u8> {
+    let files = files(directory)?;
+    match n {
+        Some(n) => show(n, json, &files),
+        None => list(json, &files, directory),
+    }
+}
+
+/// A directory that is not there yet holds no incident.
+fn files(directory: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    match archive::list(directory) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+        files => files.with_context(|| format!("cannot read {}", shown(directory))),
+    }
+}
+
+fn read(path: &Path) -> anyhow::Result<Incident> {
+    let bytes = archive::read(path).with_context(|| format!("cannot read {}", shown(path)))?;
+    serde_json::from_slice(&bytes)
+        .with_context(|| format!("{} is no incident of this version", shown(path)))
+}
+
+fn show(n: usize, json: bool, files: &[PathBuf]) -> anyhow::Result<u8> {
+    let Some(path) = n.checked_sub(1).and_then(|place| files.get(place)) else {
+        bail!(
+            "there is no incident {n}: they are numbered from 1, the newest, to {}",
+            files.len()
+        );
+    };
+    if json {
+        // As it is in the file, with what this version does not know.
+        let mut text = archive::read(path)?;
+        text.push(b'\n');
+        terminal::print(&String::from_utf8_lossy(&text))?;
+    } else {
+        terminal::print(&detail(&read(path)?))?;
+    }
+    Ok(SUCCESS)
+}
+
+fn list(json: bool, files: &[PathBuf], directory: &Path) -> anyhow::Result<u8> {
+    let mut code = SUCCESS;
+    let mut incidents = Vec::new();
+    for (place, path) in files.iter().enumerate() {
+        match read(path) {
+            Ok(incident) => incidents.push((place + 1, incident)),
+            Err(error) => {
+                eprintln!("fragwatch: {error:#}");
+                code = INCOMPLETE;
+            }
+        }
+    }
+    if json {
+        let objects = incidents.iter().map(|(n, incident)| object(*n, incident));
+        terminal::print(&scan_json::to_line(&Document {
+            schema: SCHEMA,
+            incidents: objects.collect(),
+        })?)?;
+    } else if incidents.is_empty() {
+        terminal::print(&format!("No incident in {}.\n", shown(directory)))?;
+    } else {
+        terminal::print(&table(&incidents))?;
+    }
+    Ok(code)
+}
+
+#[derive(Serialize)]
+struct Document {
+    schema: u32,
+    incidents: Vec<Object>,
+}
+
+/// An incident without its events and evidence.
+#[derive(Serialize)]
+struct Object {
+    n: usize,
+    id: String,
+    state: State,
+    trigger: Option<Trigger>,
+    began: String,
+    ended: Option<String>,
+    duration_ms: Option<u64>,
+    matches: u64,
+    actions: u32,
+    failed: u32,
+    slab_freed_kib: u64,
+}
+
+fn object(n: usize, incident: &Incident) -> Object {
+    Object {
+        n,
+        id: incident.id.clone(),
+        state: incident.state,
+        trigger: incident.trigger,
+        began: incident.began.clone(),
+        ended: incident.ended.clone(),
+        duration_ms: incident.duration_ms,
+        matches: incident.matches,
+        actions: incident.actions,
+        failed: incident.failed,
+        slab_freed_kib: incident.slab_freed_kib,
+    }
+}
+
+fn table(incidents: &[(usize, Incident)]) -> String {
+    const HEADER: [&str; 8] = [
+        "N",
+        "BEGAN (UTC)",
+        "DURATION",
+        "TRIGGER",
+        "SIGNS",
+        "ACTIONS",
+        "SLAB FREED",
+        "OUTCOME",
+    ];
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).force_no_tty();
+    table.set_header(HEADER);
+    for (n, incident) in incidents {
+        table.add_row([
+            Cell::new(n),
+            Cell::new(time_of_day(&incident.began)),
+            Cell::new(incident.duration_ms.map_or_else(dash, duration)),
+            Cell::new(trigger(incident)),
+            Cell::new(ExtentCount(incident.matches)),
+            Cell::new(incident.actions),
+            Cell::new(kib(incident.slab_freed_kib)),
+            Cell::new(outcome(incident)),
+        ]);
+    }
+    for (number, name) in HEADER.into_iter().enumerate() {
+        let left = matches!(name, "BEGAN (UTC)" | "TRIGGER" | "OUTCOME");
+        if let Some(column) = table.column_mut(number) {
+            let alignment = if left {
+                CellAlignment::Left
+            } else {
+                CellAlignment::Right
+            };
+            column.set_padding((0, 2)).set_cell_alignment(alignment);
+        }
+    }
+    table.trim_fmt() + "\n"
+}
+
+/// `2026-11-20 12:03:05` of `2026-11-20T12:03:05.123Z`.
+fn time_of_day(rfc3339: &str) -> String {
+    clean(rfc3339.get(..19).unwrap_or(rfc3339)).replace('T', " ")
+}
+
+fn trigger(incident: &Incident) -> &'static str {
+    incident.trigger.map_or("unknown", Trigger::as_str)
+}
+
+fn outcome(incident: &Incident) -> String {
+    let failed = match (incident.failed, incident.actions) {
+        (0, _) => String::new(),
+        (failed, actions) if failed >= actions => ", every action failed".to_owned(),
+        (1, _) => ", 1 action failed".to_owned(),
+        (failed, _) => format!(", {failed} actions failed"),
+    };
+    let dry = incident.events.iter().any(
+        |event| matches!(&event.what, What::Action(action) if action.outcome == Outcome::DryRun),
+    );
+    let state = match incident.state {
+        State::Open => "goes on",
+        State::Ended if dry => "over, dry run",
+        State::Ended => "over",
+        State::Interrupted => "interrupted: the daemon ended before it",
+    };
+    format!("{state}{failed}")
+}
+
+/// `800 ms`, `12.3 s`, `5 min 3 s`, `2 h 5 min`
+fn duration(milliseconds: u64) -> String {
+    let seconds = milliseconds / 1000;
+    match seconds {
+        0 => format!("{milliseconds} ms"),
+        1..60 => format!("{seconds}.{} s", milliseconds % 1000 / 100),
+        60..3600 => format!("{} min {} s", seconds / 60, seconds % 60),
+        _ => format!("{} h {} min", seconds / 3600, seconds / 60 % 60),
+    }
+}
+
+fn micros(microseconds: u64) -> String {
+    match microseconds {
+        0..1000 => format!("{microseconds} µs"),
+        1000..1_000_000 => format!("{}.{} ms", microseconds / 1000, microseconds % 1000 / 100),
+        _ => duration(microseconds / 1000),
+    }
+}
+
+fn kib(kib: u64) -> Bytes {
+    Bytes(kib.saturating_mul(1024))
+}
+
+fn dash() -> String {
+    "–".to_owned()
+}
+
+/// Files are ours, but what is in them came from others.
+fn clean(text: &str) -> String {
+    shown(Path::new(text))
+}
+
+fn detail(incident: &Incident) -> String {
+    let mut text = format!(
+        "Incident {}: {}\n\n",
+        clean(&incident.id),
+        outcome(incident)
+    );
+    let mut line = |name: &str, value: String| {
+        // Writing to a String cannot fail, here and below.
+        let _ = writeln!(text, "  {name:<10} {value}");
+    };
+    line("began", clean(&incident.began));
+    if let (Some(ended), Some(took)) = (&incident.ended, incident.duration_ms) {
+        let last = incident.last_match_ms.map_or_else(dash, duration);
+        let ended = clean(ended);
+        line(
+            "ended",
+            format!("{ended}, after {}; last sign after {last}", duration(took)),
+        );
+    }
+    line("trigger", trigger(incident).to_owned());
+    let in_flight = match incident.matches_in_flight {
+        0 => String::new(),
+        number => format!(", {} while an action was in flight", ExtentCount(number)),
+    };
+    line(
+        "signs",
+        format!("{}{in_flight}", ExtentCount(incident.matches)),
+    );
+    let actions = counted(incident.actions.into(), "action");
+    line(
+        "rescue",
+        format!(
+            "{actions}, {} of slab memory freed",
+            kib(incident.slab_freed_kib)
+        ),
+    );
+    line(
+        "host",
+        format!(
+            "{}, kernel {}",
+            clean(&incident.host),
+            clean(&incident.kernel)
+        ),
+    );
+    text.push_str(&timeline(incident));
+    text.push_str(&free_blocks(incident));
+    for evidence in &incident.evidence {
+        text.push_str(&evidence_of(evidence));
+    }
+    if !incident.hooks.is_empty() {
+        text.push_str("\nHook\n");
+    }
+    for hook in &incident.hooks {
+        let (moment, outcome) = (hook.moment.as_str(), clean(&hook.outcome.to_string()));
+        let _ = writeln!(
+            text,
+            "  {moment:<6} {outcome}, after {}",
+            duration(hook.took_ms)
+        );
+    }
+    text
+}
+
+fn timeline(incident: &Incident) -> String {
+    let mut text = "\nTimeline\n".to_owned();
+    for event in incident.events.iter().take(SHOWN_EVENTS) {
+        text.push_str(&event_line(event));
+    }
+    let further = incident.events.len().saturating_sub(SHOWN_EVENTS) as u64;
+    if further > 0 {
+        let _ = writeln!(
+            text,
+            "  … {} more (--json has them)",
+            counted(further, "event")
+        );
+    }
+    if incident.events_left_out > 0 {
+        let left_out = counted(incident.events_left_out, "event");
+        let _ = writeln!(text, "  {left_out} in the middle were too many to keep");
+    }
+    text
+}
+
+fn event_line(event: &Event) -> String {
+    let sign = if event.after_ms < 0 { '-' } else { '+' };
+    let after = event.after_ms.unsigned_abs();
+    let at = format!("  {sign}{:>5}.{:03} s  ", after / 1000, after % 1000);
+    match &event.what {
+        What::Line {
+            rule, text, file, ..
+        } => {
+            let file = file.as_ref().map(|file| format!(" ({})", clean(file)));
+            format!(
+                "{at}line    {}: {}{}\n",
+                clean(rule),
+                clean(text),
+                file.unwrap_or_default()
+            )
+        }
+        What::Stall {
+            tid,
+            comm,
+            for_ms,
+            stack,
+        } => {
+            let inner = stack.first().map_or_else(dash, |frame| clean(frame));
+            let (comm, took) = (clean(comm), duration(*for_ms));
+            format!("{at}stall   {comm} (thread {tid}) for {took}, in {inner}\n")
+        }
+        What::Action(action) => format!("{at}action  {}\n", action_text(action)),
+        What::Limited { times } => {
+            let times = counted(*times, "time");
+            format!("{at}limit   an action was due {times}, but max_actions_per_hour was reached\n")
+        }
+        What::Unknown => format!("{at}something that only a later version knows\n"),
+    }
+}
+
+fn action_text(action: &Action) -> String {
+    let (before, after) = (&action.before, &action.after);
+    let mut text = format!(
+        "{} {} {} in {} ({} after its reason)",
+        action.number,
+        action.step,
+        match action.outcome {
+            Outcome::Done => "done",
+            Outcome::Failed => "FAILED",
+            Outcome::DryRun => "dry run",
+        },
+        micros(action.duration_us),
+        micros(action.reaction_us),
+    );
+    if let Some(error) = &action.error {
+        let _ = write!(text, ": {}", clean(error));
+    }
+    let blocks = |memory: &Memory| memory.free_blocks.iter().skip(4).sum::<u64>();
+    let _ = write!(
+        text,
+        "; slab {} → {}, free blocks of 64 KiB and more {} → {}",
+        kib(before.slab_kib()),
+        kib(after.slab_kib()),
+        ExtentCount(blocks(before)),
+        ExtentCount(blocks(after)),
+    );
+    text
+}
+
+/// Before the first action and after the last one.
+fn free_blocks(incident: &Incident) -> String {
+    let mut actions = incident
+        .events
+        .iter()
+        .filter_map(|event| match &event.what {
+            What::Action(action) => Some(action),
+            _ => None,
+        });
+    let Some(first) = actions.next() else {
+        return String::new();
+    };
+    let (before, after) = (&first.before, &actions.next_back().unwrap_or(first).after);
+    let counts = before.free_blocks.iter().chain(&after.free_blocks);
+    let most = counts.copied().max().unwrap_or(0);
+    let mut text = format!(
+        "\nFree blocks of memory (bars: logarithmic)\n  {:>9}  {:<BAR$} {:>12}   {:<BAR$} {:>12}\n",
+        "size", "before", "", "after", ""
+    );
+    let pairs = before.free_blocks.iter().zip(&after.free_blocks);
+    for (order, (before, after)) in pairs.enumerate() {
+        let size = Bytes(
+            4096_u64
+                .checked_shl(u32::try_from(order).unwrap_or(64))
+                .unwrap_or(0),
+        );
+        let _ = writeln!(
+            text,
+            "  {size:>9} │{:<BAR$} {:>12}  │{:<BAR$} {:>12}",
+            bar(*before, most),
+            ExtentCount(*before),
+            bar(*after, most),
+            ExtentCount(*after),
+        );
+    }
+    text
+}
+
+/// As long as the logarithm of `value` is of that of `most`: the smallest blocks are a thousand
+/// times as many as the largest, and these are what matters.
+fn bar(value: u64, most: u64) -> String {
+    if value == 0 {
+        return String::new();
+    }
+    // In 256ths of a doubling, at one for a single block.
+    let length = |value: u64| {
+        let doublings = value.ilog2();
+        let rest = (u128::from(value) << 8 >> doublings) - 256;
+        u128::from(doublings) * 256 + rest + 256
+    };
+    let eighths = length(value) * (BAR as u128) * 8 / length(most.max(value));
+    let eighths = usize::try_from(eighths).unwrap_or(0).max(1);
+    let mut bar = "█".repeat(eighths / 8);
+    bar.extend(
+        (eighths % 8)
+            .checked_sub(1)
+            .and_then(|part| EIGHTHS.get(part)),
+    );
+    bar
+}
+
+fn evidence_of(taken: &TakenEvidence) -> String {
+    let evidence = &taken.evidence;
+    let moment = match taken.moment {
+        Moment::Begin => "beginning",
+        Moment::End => "end",
+    };
+    let mut text = format!("\nThe host at the {moment} ({})\n", clean(&evidence.at));
+    let vmstat = |name: &str| evidence.vmstat.get(name).copied();
+    if let (Some(dirty), Some(threshold)) = (vmstat("nr_dirty"), vmstat("nr_dirty_threshold")) {
+        let background = vmstat("nr_dirty_background_threshold").unwrap_or(0);
+        let pages = |pages: u64| Bytes(pages.saturating_mul(4096));
+        let _ = writeln!(
+            text,
+            "  dirty      {} (written back from {}, writers wait from {})",
+            pages(dirty),
+            pages(background),
+            pages(threshold)
+        );
+    }
+    for (of, lines) in &evidence.pressure {
+        let share = |who: &str| lines.get(who).map_or(0.0, |line| line.avg10);
+        let (some, full) = (share("some"), share("full"));
+        let name = format!("{} pressure", clean(of));
+        let _ = writeln!(
+            text,
+            "  {name}: some {some:.1} %, full {full:.1} % of the last 10 s"
+        );
+    }
+    let slabs: Vec<String> = evidence
+        .slabs
+        .iter()
+        .take(SHOWN_SLABS)
+        .map(|slab| format!("{} {}", clean(&slab.name), Bytes(slab.bytes)))
+        .collect();
+    if !slabs.is_empty() {
+        let _ = writeln!(text, "  slabs      {}", slabs.join(", "));
+    }
+    for image in &evidence.images {
+        let extents = ExtentCount(image.extents);
+        let _ = writeln!(
+            text,
+            "  image      {} with {extents} extents",
+            clean(&image.path)
+        );
+    }
+    let _ = writeln!(
+        text,
+        "  {} in state D",
+        counted(evidence.tasks_blocked, "task")
+    );
+    for task in evidence.tasks.iter().take(SHOWN_TASKS) {
+        text.push_str(&task_lines(task));
+    }
+    let named = evidence.tasks.len().min(SHOWN_TASKS) as u64;
+    if evidence.tasks_blocked > named {
+        let more = evidence.tasks_blocked - named;
+        let _ = writeln!(text, "    … {more} more (--json has up to 500)");
+    }
+    for left_out in &evidence.left_out {
+        let (collector, reason) = (clean(&left_out.collector), clean(&left_out.reason));
+        let _ = writeln!(text, "  left out   {collector}: {reason}");
+    }
+    text
+}
+
+fn task_lines(task: &BlockedTask) -> String {
+    let kind = match task.kind {
+        TaskKind::Task => "",
+        TaskKind::Kworker => ", a kworker",
+        TaskKind::Journal => ", of a journal",
+    };
+    let wchan = task.wchan.as_deref().map_or_else(dash, clean);
+    let mut text = format!(
+        "    {} ({}{kind}) in {wchan}\n",
+        clean(&task.comm),
+        task.tid
+    );
+    for frame in task.stack.iter().take(SHOWN_FRAMES) {
+        let _ = writeln!(text, "      {}", clean(frame));
+    }
+    if task.stack.len() > SHOWN_FRAMES {
+        text.push_str("      …\n");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::RescueStep;
+
+    fn action(number: u32) -> Action {
+        Action {
+            step: RescueStep::DropSlab,
+            number,
+            outcome: Outcome::Done,
+            error: None,
+            reaction_us: 87,
+            duration_us: 812_345,
+            before_age_ms: 4000,
+            before: Memory {
+                slab_reclaimable_kib: 700 << 10,
+                free_blocks: vec![120_000, 3000, 40, 0, 0, 0, 0, 0, 0, 0, 0],
+                ..Memory::default()
+            },
+            after: Memory {
+                slab_reclaimable_kib: 80 << 10,
+                free_blocks: vec![90_000, 40_000, 9000, 800, 90, 7, 1, 0, 0, 0, 0],
+                ..Memory::default()
+            },
+        }
+    }
+
+    fn event(after_ms: i64, what: What) -> Event {
+        Event {
+            at: "2026-11-20T12:03:05.123Z".to_owned(),
+            after_ms,
+            what,
+        }
+    }
+
+    fn incident() -> Incident {
+        let line = What::Line {
+            rule: "xfs_deadlock".to_owned(),
+            text: "XFS: possible memory allocation deadlock".to_owned(),
+            kernel_us: Some(5),
+            file: None,
+        };
+        Incident {
+            schema: SCHEMA,
+            id: "20261120T120305.123Z-1".to_owned(),
+            state: State::Ended,
+            trigger: Some(Trigger::KernelLog),
+            began: "2026-11-20T12:03:05.123Z".to_owned(),
+            ended: Some("2026-11-20T12:04:17.123Z".to_owned()),
+            duration_ms: Some(72_000),
+            matches: 12,
+            actions: 1,
+            slab_freed_kib: 620 << 10,
+            events: vec![
+                event(-1500, line.clone()),
+                event(0, line),
+                event(1, What::Action(Box::new(action(1)))),
+            ],
+            ..Incident::default()
+        }
+    }
+
+    #[test]
+    fn the_table_has_a_line_for_each() {
+        let open = Incident {
+            state: State::Interrupted,
+            duration_ms: None,
+            failed: 1,
+            ..incident()
+        };
+        let text = table(&[(1, open), (2, incident())]);
+        let lines: Vec<_> = text.lines().collect();
+        assert_eq!(lines.len(), 3, "{text}");
+        assert!(
+            lines[1].contains("–") && lines[1].contains("interrupted"),
+            "{text}"
+        );
+        assert!(lines[2].contains("2026-11-20 12:03:05"), "{text}");
+        assert!(lines[2].contains("1 min 12 s"), "{text}");
+        assert!(lines[2].contains("620 MiB"), "{text}");
+        assert!(lines[2].ends_with("over"), "{text}");
+    }
+
+    #[test]
+    fn the_detail_tells_the_story() {
+        let text = detail(&incident());
+        for part in [
+            "-    1.500 s  line    xfs_deadlock: XFS: possible",
+            "+    0.001 s  action  1 drop_slab done in 812.3 ms (87 µs after its reason); slab 700 MiB → 80.0 MiB",
+            "free blocks of 64 KiB and more 0 → 98",
+            "4.0 KiB │████████████      120,000  │███████████",
+            "128 KiB │                        0  │██",
+        ] {
+            assert!(text.contains(part), "{part}\n{text}");
+        }
+    }
+
+    #[test]
+    fn what_came_from_others_does_nothing_to_the_terminal() {
+        let mut evil = incident();
+        evil.host = "a\x1b[31m".to_owned();
+        let text = "b\x1b]0;title\x07\n".to_owned();
+        evil.events.push(event(
+            2,
+            What::Line {
+                rule: "c\x1b".to_owned(),
+                text,
+                kernel_us: None,
+                file: Some("d\r".to_owned()),
+            },
+        ));
+        let text = detail(&evil);
+        assert!(
+            text.chars().all(|c| c == '\n' || !c.is_control()),
+            "{text:?}"
+        );
+    }
+
+    #[test]
+    fn durations_read_as_one_says_them() {
+        let texts = [999, 12_345, 303_000, 7_500_000].map(duration);
+        assert_eq!(texts, ["999 ms", "12.3 s", "5 min 3 s", "2 h 5 min"]);
+        assert_eq!(
+            [7, 1500, 2_000_000].map(micros),
+            ["7 µs", "1.5 ms", "2.0 s"]
+        );
+    }
+
+    #[test]
+    fn bars_grow_with_the_logarithm() {
+        assert_eq!(bar(0, 10), "");
+        assert_eq!(bar(1000, 1000), "█".repeat(BAR));
+        assert_eq!(bar(u64::MAX, u64::MAX), "█".repeat(BAR));
+        assert!(!bar(1, u64::MAX).is_empty());
+        assert!(bar(10, 1000).chars().count() < bar(100, 1000).chars().count());
+    }
+
+    #[test]
+    fn events_of_a_later_version_are_no_obstacle() {
+        let json = r#"{"at":"x","after_ms":5,"kind":"teleport","where":"there"}"#;
+        let event: Event = serde_json::from_str(json).unwrap();
+        assert_eq!(event.what, What::Unknown);
+        let written = serde_json::to_string(&incident()).unwrap();
+        assert_eq!(
+            serde_json::from_str::<Incident>(&written).unwrap(),
+            incident()
+        );
+    }
+}

@@ -1,0 +1,363 @@
+//! One record of /dev/kmsg, as one read returns it (Documentation/ABI/testing/dev-kmsg):
+//!
+//! ```text
+//! 6,339,5140900,-;NET: Registered protocol family 10
+//! 30,340,5690716,-;udevd[80]: starting version 181
+//! 4,341,5700000,-,caller=T80;a text
+//!  SUBSYSTEM=acpi
+//!  DEVICE=+acpi:PNP0A03:00
+//! ```
+//!
+//! Priority (facility × 8 + level), sequence number, microseconds since boot, flag, perhaps more
+//! fields to come; the text; lines of properties, each after a space. Whatever is not printable
+//! ASCII, and the backslash, is written `\xNN`.
+
+use thiserror::Error;
+
+/// How grave the kernel thinks it is (`KERN_EMERG` to `KERN_DEBUG`, include/linux/kern_levels.h).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Level(pub u8);
+
+/// Microseconds since boot by the clock that stamps the kernel's log (`local_clock`).
+///
+/// Close to `CLOCK_MONOTONIC`, but not the same clock: fit for an age in seconds, not for a
+/// latency.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct KernelTime(pub u64);
+
+/// Whether a record is a line or a piece of one (kernels before 4.10 store lines in pieces).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Piece {
+    /// `-`: the whole line.
+    Whole,
+    /// `c`: the first piece.
+    First,
+    /// `+`: a further piece. Its text is not the beginning of a line, so the rules are not for it;
+    /// XFS writes whole lines.
+    Further,
+}
+
+/// One record, borrowed from the bytes that were read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Record<'a> {
+    /// Its level.
+    pub level: Level,
+    /// Its facility: 0 for the kernel. See [`is_genuine`](Record::is_genuine).
+    pub facility: u32,
+    /// Its number: one more than that of the record before it.
+    pub sequence: u64,
+    /// When it was written.
+    pub time: KernelTime,
+    /// Line or piece of a line.
+    pub piece: Piece,
+    /// Its text, without the properties.
+    pub text: Text<'a>,
+}
+
+/// Why bytes are no record. Small and static: it is made where nothing may be allocated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum RecordError {
+    /// No `;` ends the header.
+    #[error("no ';' after the header")]
+    Header,
+    /// The first field is no priority.
+    #[error("the priority is no number")]
+    Priority,
+    /// The second field is no sequence number.
+    #[error("the sequence number is no number")]
+    Sequence,
+    /// The third field is no time.
+    #[error("the time is no number")]
+    Time,
+}
+
+impl<'a> Record<'a> {
+    /// Reads one record. What follows the first line is skipped; fields of the header that are not
+    /// known are ignored, as the kernel's documentation asks.
+    ///
+    /// # Errors
+    /// When the bytes do not begin with the header of a record.
+    pub fn parse(bytes: &'a [u8]) -> Result<Record<'a>, RecordError> {
+        // The header holds no newline, so a `;` in a later line belongs to no header.
+        let line = bytes.split(|byte| *byte == b'\n').next().unwrap_or(bytes);
+        let end = line.iter().position(|byte| *byte == b';');
+        let (header, text) = end
+            .and_then(|end| Some((line.get(..end)?, line.get(end + 1..)?)))
+            .ok_or(RecordError::Header)?;
+
+        let mut fields = header.split(|byte| *byte == b',');
+        let priority = fields
+            .next()
+            .and_then(number)
+            .and_then(|number| u32::try_from(number).ok())
+            .ok_or(RecordError::Priority)?;
+        let sequence = fields
+            .next()
+            .and_then(number)
+            .ok_or(RecordError::Sequence)?;
+        let time = fields.next().and_then(number).ok_or(RecordError::Time)?;
+        // Linux 3.5 had no flag yet.
+        let piece = match fields.next() {
+            Some(b"c") => Piece::First,
+            Some(b"+") => Piece::Further,
+            _ => Piece::Whole,
+        };
+        Ok(Record {
+            level: Level(u8::try_from(priority & 7).unwrap_or(7)),
+            facility: priority >> 3,
+            sequence,
+            time: KernelTime(time),
+            piece,
+            text: Text(text),
+        })
+    }
+
+    /// Whether the kernel wrote it. A write to /dev/kmsg cannot claim facility 0
+    /// (`devkmsg_write`, kernel/printk/printk.c), so every other facility may be forged.
+    #[must_use]
+    pub fn is_genuine(&self) -> bool {
+        self.facility == 0
+    }
+}
+
+/// The text of a record as the kernel escaped it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Text<'a>(pub &'a [u8]);
+
+impl<'a> Text<'a> {
+    /// The text as the kernel had it, `\xNN` turned back into bytes. A text with nothing to turn
+    /// back, which is nearly every one, is returned as it is; another is written into `buffer` and
+    /// cut off where the buffer ends. An escape that is none stays as it is.
+    pub fn unescape<'b>(self, buffer: &'b mut [u8]) -> &'b [u8]
+    where
+        'a: 'b,
+    {
+        if !self.0.contains(&b'\\') {
+            return self.0;
+        }
+        let mut rest = self.0;
+        let mut length = 0;
+        for slot in buffer.iter_mut() {
+            let Some((byte, tail)) = next_byte(rest) else {
+                break;
+            };
+            *slot = byte;
+            rest = tail;
+            length += 1;
+        }
+        buffer.get(..length).unwrap_or(&[])
+    }
+}
+
+/// The first byte of an escaped text, and what follows it.
+fn next_byte(text: &[u8]) -> Option<(u8, &[u8])> {
+    if let [b'\\', b'x', high, low, tail @ ..] = text
+        && let (Some(high), Some(low)) = (hexadecimal(*high), hexadecimal(*low))
+    {
+        return Some((high << 4 | low, tail));
+    }
+    text.split_first().map(|(byte, tail)| (*byte, tail))
+}
+
+fn hexadecimal(digit: u8) -> Option<u8> {
+    match digit {
+        b'0'..=b'9' => Some(digit - b'0'),
+        b'a'..=b'f' => Some(digit - b'a' + 10),
+        b'A'..=b'F' => Some(digit - b'A' + 10),
+        _ => None,
+    }
+}
+
+/// Decimal digits and nothing else, as a number that fits.
+pub(crate) fn number(digits: &[u8]) -> Option<u64> {
+    if digits.is_empty() {
+        return None;
+    }
+    digits.iter().try_fold(0_u64, |number, digit| {
+        let digit = digit.checked_sub(b'0').filter(|digit| *digit <= 9)?;
+        number.checked_mul(10)?.checked_add(u64::from(digit))
+    })
+}
+
+/// Follows the sequence numbers, to know what was lost and what was seen before.
+#[derive(Debug, Clone, Default)]
+pub struct Sequence {
+    next: Option<u64>,
+    lost: u64,
+}
+
+/// What a sequence number says of its record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Arrival {
+    /// It comes next, after `lost` records that never came.
+    New {
+        /// How many were overwritten before they were read.
+        lost: u64,
+    },
+    /// It came before: the log was read again from an earlier place.
+    Seen,
+}
+
+impl Sequence {
+    /// Takes note of a record. Before the first one nothing can be lost.
+    pub fn arrived(&mut self, sequence: u64) -> Arrival {
+        let expected = self.next.unwrap_or(sequence);
+        let Some(lost) = sequence.checked_sub(expected) else {
+            return Arrival::Seen;
+        };
+        self.lost = self.lost.saturating_add(lost);
+        self.next = Some(sequence.saturating_add(1));
+        Arrival::New { lost }
+    }
+
+    /// All that were lost so far.
+    #[must_use]
+    pub fn lost(&self) -> u64 {
+        self.lost
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    fn unescaped(text: &[u8]) -> Vec<u8> {
+        Text(text).unescape(&mut [0; 4096]).to_vec()
+    }
+
+    #[test]
+    fn the_examples_of_the_kernels_documentation() {
+        let record =
+            Record::parse(b"7,160,424069,-;pci_root PNP0A03:00: host bridge window [io  0x0000-0x0cf7] (ignored)\n SUBSYSTEM=acpi\n DEVICE=+acpi:PNP0A03:00\n")
+                .unwrap();
+        assert_eq!(record.level, Level(7));
+        assert_eq!(record.sequence, 160);
+        assert_eq!(record.time, KernelTime(424_069));
+        assert!(record.is_genuine());
+        assert!(record.text.0.ends_with(b"0x0cf7] (ignored)"));
+
+        let record = Record::parse(b"30,340,5690716,-;udevd[80]: starting version 181\n").unwrap();
+        assert_eq!((record.facility, record.level), (3, Level(6)));
+        assert!(!record.is_genuine());
+    }
+
+    #[test]
+    fn headers_of_other_kernels() {
+        let flag = |bytes| Record::parse(bytes).unwrap().piece;
+        assert_eq!(flag(b"4,1,2;no flag"), Piece::Whole);
+        assert_eq!(flag(b"4,1,2,c;first"), Piece::First);
+        assert_eq!(flag(b"4,1,2,+;further"), Piece::Further);
+        assert_eq!(flag(b"4,1,2,-,caller=T1,new=7;more"), Piece::Whole);
+    }
+
+    #[test]
+    fn what_is_no_record() {
+        let error = |bytes| Record::parse(bytes).unwrap_err();
+        assert_eq!(error(b""), RecordError::Header);
+        assert_eq!(error(b"4,1,2,-\n a;b"), RecordError::Header);
+        assert_eq!(error(b"-4,1,2,-;t"), RecordError::Priority);
+        assert_eq!(error(b"4294967296,1,2,-;t"), RecordError::Priority);
+        assert_eq!(error(b"4;t"), RecordError::Sequence);
+        assert_eq!(
+            error(b"4,18446744073709551616,2,-;t"),
+            RecordError::Sequence
+        );
+        assert_eq!(error(b"4,1,;t"), RecordError::Time);
+    }
+
+    #[test]
+    fn escapes() {
+        assert_eq!(unescaped(b"plain"), b"plain");
+        assert_eq!(
+            unescaped(b"a\\x0ab\\x5cx41\\xC3\\xa4"),
+            b"a\nb\\x41\xc3\xa4"
+        );
+        assert_eq!(unescaped(b"\\x4\\x\\\\xzz\\"), b"\\x4\\x\\\\xzz\\");
+        let mut short = [0; 2];
+        assert_eq!(Text(b"\\x41\\x42\\x43").unescape(&mut short), b"AB");
+        assert_eq!(Text(b"\\x41").unescape(&mut []), b"");
+    }
+
+    #[test]
+    fn gaps_are_counted_and_a_second_reading_is_known() {
+        let mut sequence = Sequence::default();
+        assert_eq!(sequence.arrived(100), Arrival::New { lost: 0 });
+        assert_eq!(sequence.arrived(101), Arrival::New { lost: 0 });
+        assert_eq!(sequence.arrived(105), Arrival::New { lost: 3 });
+        assert_eq!(sequence.arrived(101), Arrival::Seen);
+        assert_eq!(sequence.arrived(105), Arrival::Seen);
+        assert_eq!(sequence.arrived(106), Arrival::New { lost: 0 });
+        assert_eq!(sequence.lost(), 3);
+    }
+
+    /// As the kernel does it (`msg_add_ext_text`, kernel/printk/printk.c).
+    fn escape(text: &[u8]) -> Vec<u8> {
+        let mut escaped = Vec::new();
+        for byte in text {
+            if *byte < b' ' || *byte >= 127 || *byte == b'\\' {
+                escaped.extend(format!("\\x{byte:02x}").bytes());
+            } else {
+                escaped.push(*byte);
+            }
+        }
+        escaped
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(bytes: Vec<u8>, size in 0_usize..64) {
+            if let Ok(record) = Record::parse(&bytes) {
+                record.text.unescape(&mut vec![0; size]);
+            }
+            unescaped(&bytes);
+        }
+
+        #[test]
+        fn nearly_a_record(bytes in "[0-9]{0,3},[0-9]{0,21},[0-9]{0,21},[-c+]?(,[a-z]=[0-9])?;[ -~]{0,20}(\n [A-Z]=.{0,9})?") {
+            let _ = Record::parse(bytes.as_bytes());
+        }
+
+        #[test]
+        fn what_the_kernel_writes_is_read_back(
+            priority in 0_u32..2048,
+            sequence: u64,
+            time: u64,
+            flag in "[-c+]",
+            more in "(,caller=[TC][0-9]{1,6})?",
+            text in vec(any::<u8>(), 0..200),
+            properties in vec("[A-Z]{1,8}=[ -~]{0,20}", 0..3),
+        ) {
+            let mut bytes = format!("{priority},{sequence},{time},{flag}{more};").into_bytes();
+            bytes.extend(escape(&text));
+            bytes.push(b'\n');
+            for property in properties {
+                bytes.extend(format!(" {property}\n").bytes());
+            }
+            let record = Record::parse(&bytes).unwrap();
+            prop_assert_eq!(record.facility * 8 + u32::from(record.level.0), priority);
+            prop_assert_eq!(record.sequence, sequence);
+            prop_assert_eq!(record.time.0, time);
+            prop_assert_eq!(record.piece, match flag.as_str() {
+                "c" => Piece::First,
+                "+" => Piece::Further,
+                _ => Piece::Whole,
+            });
+            prop_assert_eq!(unescaped(record.text.0), text);
+        }
+
+        #[test]
+        fn every_number_is_lost_seen_or_new(numbers in vec(0_u64..300, 1..100)) {
+            let mut sequence = Sequence::default();
+            let mut new = 0;
+            for number in &numbers {
+                if let Arrival::New { .. } = sequence.arrived(*number) {
+                    new += 1;
+                }
+            }
+            let span = numbers.iter().max().unwrap() - numbers[0] + 1;
+            prop_assert_eq!(new + sequence.lost(), span);
+        }
+    }
+}

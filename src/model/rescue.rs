@@ -1,0 +1,199 @@
+//! The words of the rescue: what may trigger it, its steps, how a step came out.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// A moment on the clock that never goes back (`CLOCK_MONOTONIC`), in nanoseconds since its zero.
+///
+/// One word, so that it goes through the rings of the rescue unchanged. It overflows after 584
+/// years.
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(transparent)]
+pub struct Monotonic(pub u64);
+
+impl Monotonic {
+    /// The moment `later` after this one, or the last there is.
+    #[must_use]
+    pub fn plus(self, later: Duration) -> Monotonic {
+        let nanoseconds = u64::try_from(later.as_nanos()).unwrap_or(u64::MAX);
+        Monotonic(self.0.saturating_add(nanoseconds))
+    }
+
+    /// How long after `earlier` this is; nothing if it is before.
+    #[must_use]
+    pub fn since(self, earlier: Monotonic) -> Duration {
+        Duration::from_nanos(self.0.saturating_sub(earlier.0))
+    }
+}
+
+/// What is done to give XFS the memory it waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RescueStep {
+    /// Drop dentries, inodes and other slab objects: 2 into /proc/sys/vm/drop_caches.
+    DropSlab,
+    /// Drop these and the clean page cache: 3 into /proc/sys/vm/drop_caches.
+    DropAll,
+    /// Join free pages to larger blocks: 1 into /proc/sys/vm/compact_memory.
+    CompactMemory,
+}
+
+impl RescueStep {
+    /// Every step, in order of declaration.
+    pub const ALL: [RescueStep; 3] = [
+        RescueStep::DropSlab,
+        RescueStep::DropAll,
+        RescueStep::CompactMemory,
+    ];
+
+    /// The name in the configuration and in the label `step`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            RescueStep::DropSlab => "drop_slab",
+            RescueStep::DropAll => "drop_all",
+            RescueStep::CompactMemory => "compact_memory",
+        }
+    }
+}
+
+/// What made the rescue act.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Trigger {
+    /// A record of the kernel's own log.
+    KernelLog,
+    /// A task that is stuck in the allocator underneath XFS.
+    Stall,
+    /// A line of a followed log file.
+    File,
+    /// A drill.
+    Drill,
+}
+
+impl Trigger {
+    /// Every trigger, in order of declaration.
+    pub const ALL: [Trigger; 4] = [
+        Trigger::KernelLog,
+        Trigger::Stall,
+        Trigger::File,
+        Trigger::Drill,
+    ];
+
+    /// The name in the label `trigger`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Trigger::KernelLog => "kernel_log",
+            Trigger::Stall => "stall",
+            Trigger::File => "file",
+            Trigger::Drill => "drill",
+        }
+    }
+}
+
+/// How an action of the rescue came out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// The kernel's own counter says that it ran.
+    Done,
+    /// The write failed, or the counter did not move.
+    Failed,
+    /// Everything but the write was done.
+    DryRun,
+}
+
+impl Outcome {
+    /// Every outcome, in order of declaration.
+    pub const ALL: [Outcome; 3] = [Outcome::Done, Outcome::Failed, Outcome::DryRun];
+
+    /// The name in the label `outcome`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Outcome::Done => "done",
+            Outcome::Failed => "failed",
+            Outcome::DryRun => "dry_run",
+        }
+    }
+}
+
+/// The number of an incident: 1 for the first since the start of the daemon.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct IncidentId(pub u64);
+
+/// What a match of a rule of the kernel log leads to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RuleAction {
+    /// It is counted and reported.
+    #[default]
+    Observe,
+    /// It starts the rescue.
+    Rescue,
+}
+
+/// A rule as an operator writes it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RuleDefinition {
+    /// The label `rule` of its metric.
+    pub name: String,
+    /// A regular expression over bytes.
+    pub pattern: String,
+    /// What a match leads to.
+    pub action: RuleAction,
+}
+
+macro_rules! display_as_str {
+    ($($name:ty),*) => {$(
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(self.as_str())
+            }
+        }
+    )*};
+}
+
+display_as_str!(RescueStep, Trigger, Outcome);
+
+impl fmt::Display for IncidentId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_clock_saturates_at_both_ends() {
+        let start = Monotonic(5);
+        assert_eq!(start.plus(Duration::from_nanos(3)), Monotonic(8));
+        assert_eq!(start.plus(Duration::MAX), Monotonic(u64::MAX));
+        assert_eq!(Monotonic(8).since(start), Duration::from_nanos(3));
+        assert_eq!(start.since(Monotonic(8)), Duration::ZERO);
+    }
+
+    #[test]
+    fn names_are_those_of_the_configuration() {
+        for step in RescueStep::ALL {
+            let json = serde_json::to_string(&step).unwrap();
+            assert_eq!(json, format!("\"{step}\""));
+        }
+        for trigger in Trigger::ALL {
+            let json = serde_json::to_string(&trigger).unwrap();
+            assert_eq!(json, format!("\"{trigger}\""));
+        }
+        for outcome in Outcome::ALL {
+            let json = serde_json::to_string(&outcome).unwrap();
+            assert_eq!(json, format!("\"{outcome}\""));
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! The thread that writes to /proc/sys/vm. It is not the reader, because writing drop_caches runs
+//! the shrinkers in the writer (drop_slab, mm/vmscan.c), and one of them may wait for XFS.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::pwrite;
+
+use super::clock::now;
+use super::entry::{REPORT_WORDS, Report};
+use super::exchange::{Exchange, Job, woken};
+use super::proof::{Counters, Files};
+use super::ring::Producer;
+use crate::model::{Monotonic, Outcome, RescueStep};
+
+/// How often the counters are read at rest, so that there is a "before" without reading it when
+/// every microsecond counts: a read of /proc/vmstat takes memory in the kernel, and on a host of
+/// many processors a millisecond.
+const BASELINE: Timespec = Timespec {
+    tv_sec: 10,
+    tv_nsec: 0,
+};
+
+/// What the actor writes to and reads from, opened before it is armed.
+#[derive(Debug)]
+pub(super) struct Levers {
+    drop_caches: File,
+    compact_memory: Option<File>,
+    counters: Files,
+}
+
+impl Levers {
+    /// Opens them below `proc`. Without CONFIG_COMPACTION there is no compact_memory.
+    pub(super) fn open(proc: &Path) -> io::Result<Levers> {
+        let write = |name: &str| {
+            let path = proc.join("sys/vm").join(name);
+            let opened = OpenOptions::new().write(true).open(&path);
+            opened.map_err(|error| {
+                io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+            })
+        };
+        Ok(Levers {
+            drop_caches: write("drop_caches")?,
+            compact_memory: write("compact_memory").ok(),
+            counters: Files::open(proc)?,
+        })
+    }
+
+    /// Carries out a step (Documentation/admin-guide/sysctl/vm.rst). Always at offset 0: a further
+    /// write at the descriptor's own position is ignored by the kernel (proc_first_pos_non_zero_ignore,
+    /// kernel/sysctl.c).
+    fn pull(&self, step: RescueStep) -> Result<(), u32> {
+        let (file, value) = match step {
+            RescueStep::DropSlab => (Some(&self.drop_caches), b"2"),
+            RescueStep::DropAll => (Some(&self.drop_caches), b"3"),
+            RescueStep::CompactMemory => (self.compact_memory.as_ref(), b"1"),
+        };
+        let Some(file) = file else {
+            return Err(libc::ENOENT.unsigned_abs());
+        };
+        match pwrite(file, value, 0) {
+            Ok(_) => Ok(()),
+            Err(error) => Err(error.raw_os_error().unsigned_abs()),
+        }
+    }
+}
+
+/// See the module.
+pub(super) struct Actor {
+    pub(super) levers: Levers,
+    pub(super) exchange: Arc<Exchange>,
+    pub(super) reports: Producer<Report, REPORT_WORDS>,
+    pub(super) before: Counters,
+    pub(super) before_at: Monotonic,
+    pub(super) buffer: Box<[u8]>,
+}
+
+impl Actor {
+    /// Runs until it is stopped. Allocates nothing, and makes no system call but poll, read, pread,
+    /// pwrite and write.
+    pub(super) fn run(mut self) {
+        self.refresh();
+        while !self.exchange.is_stopping() {
+            let waited = {
+                let mut events = [PollFd::new(&self.exchange.to_actor, PollFlags::IN)];
+                poll(&mut events, Some(&BASELINE))
+            };
+            woken(&self.exchange.to_actor);
+            match self.exchange.take_job() {
+                Some(job) => self.carry_out(&job),
+                None if waited == Ok(0) => self.refresh(),
+                None => {}
+            }
+        }
+    }
+
+    fn refresh(&mut self) {
+        self.before = self.levers.counters.read(&mut self.buffer);
+        self.before_at = now();
+    }
+
+    /// Also the rehearsal, with `dry_run`: all but the write.
+    pub(super) fn carry_out(&mut self, job: &Job) {
+        let began = now();
+        let pulled = if job.dry_run {
+            Ok(())
+        } else {
+            self.levers.pull(job.order.step)
+        };
+        let ended = now();
+        let (before, before_at) = (self.before, self.before_at);
+        self.refresh();
+        let outcome = match pulled {
+            Ok(()) if job.dry_run => Outcome::DryRun,
+            Ok(()) if self.before.show(job.order.step, &before) => Outcome::Done,
+            _ => Outcome::Failed,
+        };
+        self.reports.push(&Report {
+            order: job.order,
+            drill: job.drill,
+            outcome,
+            error: pulled.err().unwrap_or(0),
+            read: job.read,
+            began,
+            ended,
+            before_at,
+            before,
+            after: self.before,
+        });
+        self.exchange.report_done(outcome);
+        self.exchange.wake_slow_side();
+    }
+}

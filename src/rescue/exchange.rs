@@ -1,0 +1,265 @@
+//! What the threads of the rescue share: atomics, and eventfds (eventfd(2)) to wake each other with.
+//! No lock, so nobody can be kept by anybody.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::io::{read, write};
+
+use super::entry;
+use super::ladder::Order;
+use crate::model::{IncidentId, Monotonic, Outcome, RescueStep, Trigger};
+
+/// An order on its way to the actor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Job {
+    pub(super) order: Order,
+    pub(super) drill: bool,
+    pub(super) dry_run: bool,
+    /// When the reason for it was read.
+    pub(super) read: Monotonic,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Exchange {
+    /// The order at hand in one word, 0 if there is none.
+    job: AtomicU64,
+    job_read: AtomicU64,
+    /// The outcome of the last order and one, 0 if the reader has taken it.
+    done: AtomicU64,
+    /// Triggers from outside the kernel's log that the reader has not taken yet.
+    stalls: AtomicU64,
+    file_matches: AtomicU64,
+    /// The drill that is expected, 0 if none.
+    drill: AtomicU64,
+    drill_acts: AtomicBool,
+    /// Records read, and records lost.
+    records: AtomicU64,
+    lost: AtomicU64,
+    stopping: AtomicBool,
+    /// Wakes the reader.
+    pub(super) to_reader: OwnedFd,
+    /// Wakes the actor.
+    pub(super) to_actor: OwnedFd,
+    /// Wakes the slow side. A socket pair, which tokio can wait for as well as poll(2).
+    to_slow: UnixStream,
+    slow_side: UnixStream,
+}
+
+const VALID: u64 = 1 << 63;
+const DRILL: u64 = 1 << 62;
+const DRY_RUN: u64 = 1 << 61;
+const STEP_SHIFT: u32 = 56;
+const NUMBER_SHIFT: u32 = 32;
+const NUMBER_MASK: u64 = 0xff_ffff;
+const INCIDENT_MASK: u64 = 0xffff_ffff;
+
+impl Exchange {
+    /// Makes the eventfds.
+    ///
+    /// # Errors
+    /// When there are too many descriptors.
+    pub fn new() -> io::Result<Exchange> {
+        let event = || eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
+        let (to_slow, slow_side) = UnixStream::pair()?;
+        to_slow.set_nonblocking(true)?;
+        slow_side.set_nonblocking(true)?;
+        Ok(Exchange {
+            job: AtomicU64::new(0),
+            job_read: AtomicU64::new(0),
+            done: AtomicU64::new(0),
+            stalls: AtomicU64::new(0),
+            file_matches: AtomicU64::new(0),
+            drill: AtomicU64::new(0),
+            drill_acts: AtomicBool::new(false),
+            records: AtomicU64::new(0),
+            lost: AtomicU64::new(0),
+            stopping: AtomicBool::new(false),
+            to_reader: event()?,
+            to_actor: event()?,
+            to_slow,
+            slow_side,
+        })
+    }
+
+    /// Asks for a rescue from outside the kernel's log.
+    pub fn trigger(&self, trigger: Trigger) {
+        match trigger {
+            Trigger::Stall => self.stalls.fetch_add(1, Ordering::Relaxed),
+            Trigger::File => self.file_matches.fetch_add(1, Ordering::Relaxed),
+            // These come through the kernel's log.
+            Trigger::KernelLog | Trigger::Drill => return,
+        };
+        wake(&self.to_reader);
+    }
+
+    /// Expects the drill of this number, other than 0; `act` says whether it really writes.
+    pub fn expect_drill(&self, nonce: u64, act: bool) {
+        self.drill_acts.store(act, Ordering::Relaxed);
+        self.drill.store(nonce, Ordering::Release);
+    }
+
+    /// Records that were read from the kernel's log.
+    #[must_use]
+    pub fn records(&self) -> u64 {
+        self.records.load(Ordering::Relaxed)
+    }
+
+    /// Records that were overwritten before they could be read.
+    #[must_use]
+    pub fn lost(&self) -> u64 {
+        self.lost.load(Ordering::Relaxed)
+    }
+
+    /// Ends both threads.
+    pub fn stop(&self) {
+        self.stopping.store(true, Ordering::Release);
+        wake(&self.to_reader);
+        wake(&self.to_actor);
+    }
+
+    /// The socket that becomes readable when there is something in a ring.
+    #[must_use]
+    pub fn slow_side(&self) -> &UnixStream {
+        &self.slow_side
+    }
+
+    pub(super) fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
+    }
+
+    pub(super) fn count_record(&self) {
+        self.records.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn count_lost(&self, records: u64) {
+        self.lost.fetch_add(records, Ordering::Relaxed);
+    }
+
+    pub(super) fn take_triggers(&self) -> [(Trigger, u64); 2] {
+        [
+            (Trigger::Stall, self.stalls.swap(0, Ordering::Relaxed)),
+            (Trigger::File, self.file_matches.swap(0, Ordering::Relaxed)),
+        ]
+    }
+
+    /// The expected drill, which is expected no more, and whether it acts.
+    pub(super) fn take_drill(&self, nonce: u64) -> Option<bool> {
+        let expected = self
+            .drill
+            .compare_exchange(nonce, 0, Ordering::Acquire, Ordering::Relaxed);
+        (nonce != 0 && expected.is_ok()).then(|| self.drill_acts.load(Ordering::Relaxed))
+    }
+
+    /// Gives an order to the actor, which must be idle.
+    pub(super) fn give(&self, job: &Job) {
+        let flag = |set: bool, flag: u64| if set { flag } else { 0 };
+        let word = VALID
+            | flag(job.drill, DRILL)
+            | flag(job.dry_run, DRY_RUN)
+            | entry::step(job.order.step) << STEP_SHIFT
+            | (u64::from(job.order.number) & NUMBER_MASK) << NUMBER_SHIFT
+            | (job.order.incident.0 & INCIDENT_MASK);
+        self.job_read.store(job.read.0, Ordering::Relaxed);
+        self.job.store(word, Ordering::Release);
+        wake(&self.to_actor);
+    }
+
+    pub(super) fn take_job(&self) -> Option<Job> {
+        let word = self.job.swap(0, Ordering::Acquire);
+        if word & VALID == 0 {
+            return None;
+        }
+        Some(Job {
+            order: Order {
+                incident: IncidentId(word & INCIDENT_MASK),
+                step: entry::from(&RescueStep::ALL, word >> STEP_SHIFT & 0b11),
+                number: u32::try_from(word >> NUMBER_SHIFT & NUMBER_MASK).unwrap_or(0),
+            },
+            drill: word & DRILL != 0,
+            dry_run: word & DRY_RUN != 0,
+            read: Monotonic(self.job_read.load(Ordering::Relaxed)),
+        })
+    }
+
+    pub(super) fn report_done(&self, outcome: Outcome) {
+        self.done
+            .store(entry::outcome(outcome) + 1, Ordering::Release);
+        wake(&self.to_reader);
+    }
+
+    pub(super) fn take_done(&self) -> Option<Outcome> {
+        let word = self.done.swap(0, Ordering::Acquire);
+        Some(entry::from(&Outcome::ALL, word.checked_sub(1)?))
+    }
+
+    pub(super) fn wake_slow_side(&self) {
+        wake(&self.to_slow);
+    }
+}
+
+/// Fails only when the counter or the socket is full, and then whoever is to be woken has been.
+fn wake(event: impl AsFd) {
+    let _ = write(event, &1_u64.to_ne_bytes());
+}
+
+/// Takes note of having been woken. Never waits.
+pub fn woken(event: impl AsFd) {
+    let mut drained = [0_u8; 64];
+    while read(&event, &mut drained) == Ok(drained.len()) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_job_comes_out_as_it_went_in() {
+        let exchange = Exchange::new().unwrap();
+        assert_eq!(exchange.take_job(), None);
+        for (step, drill, dry_run) in [
+            (RescueStep::DropSlab, false, false),
+            (RescueStep::DropAll, true, false),
+            (RescueStep::CompactMemory, false, true),
+        ] {
+            let order = Order {
+                incident: IncidentId(0xffff_fffe),
+                step,
+                number: 3600,
+            };
+            let job = Job {
+                order,
+                drill,
+                dry_run,
+                read: Monotonic(u64::MAX),
+            };
+            exchange.give(&job);
+            assert_eq!(exchange.take_job(), Some(job));
+            assert_eq!(exchange.take_job(), None);
+        }
+    }
+
+    #[test]
+    fn only_the_expected_drill_is_taken_and_only_once() {
+        let exchange = Exchange::new().unwrap();
+        assert_eq!(exchange.take_drill(0), None);
+        exchange.expect_drill(5, true);
+        assert_eq!(exchange.take_drill(4), None);
+        assert_eq!(exchange.take_drill(5), Some(true));
+        assert_eq!(exchange.take_drill(5), None);
+    }
+
+    #[test]
+    fn every_outcome_is_reported() {
+        let exchange = Exchange::new().unwrap();
+        for outcome in Outcome::ALL {
+            exchange.report_done(outcome);
+            assert_eq!(exchange.take_done(), Some(outcome));
+            assert_eq!(exchange.take_done(), None);
+        }
+    }
+}

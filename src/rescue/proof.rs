@@ -1,0 +1,227 @@
+//! The kernel's own word that an action ran, and what it brought: counters of /proc/vmstat, sizes of
+//! /proc/meminfo, free blocks of /proc/buddyinfo.
+//!
+//! Read through descriptors that were opened before, into a buffer that was there before: the
+//! parsers allocate nothing and pass over what they do not understand.
+
+use std::fs::File;
+use std::io;
+use std::path::Path;
+
+use rustix::io::pread;
+
+use crate::model::RescueStep;
+
+/// Orders of free blocks that are told apart (`MAX_PAGE_ORDER` + 1 is 11 on x86-64,
+/// include/linux/mmzone.h); what is larger counts as the last.
+pub const ORDERS: usize = 11;
+
+/// What is read before and after an action.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Writes that dropped slab objects (`drop_slab`; mm/vmstat.c).
+    pub drop_slab: u64,
+    /// Writes that dropped the page cache (`drop_pagecache`).
+    pub drop_pagecache: u64,
+    /// Pages that compaction looked at (`compact_migrate_scanned` + `compact_free_scanned`).
+    pub compact_scanned: u64,
+    /// Compactions that failed (`compact_fail`).
+    pub compact_fail: u64,
+    /// Tasks that had to reclaim memory themselves (`allocstall_*`).
+    pub allocation_stalls: u64,
+    /// Reclaimable slab memory, in KiB.
+    pub slab_reclaimable: u64,
+    /// Slab memory that cannot be reclaimed, in KiB.
+    pub slab_unreclaimable: u64,
+    /// Free blocks of 2^n pages, in all zones of all nodes together.
+    pub free_blocks: [u64; ORDERS],
+}
+
+impl Counters {
+    /// Whether the kernel counted the step between `before` and these.
+    #[must_use]
+    pub fn show(&self, step: RescueStep, before: &Counters) -> bool {
+        let dropped_slab = self.drop_slab > before.drop_slab;
+        match step {
+            RescueStep::DropSlab => dropped_slab,
+            RescueStep::DropAll => dropped_slab && self.drop_pagecache > before.drop_pagecache,
+            RescueStep::CompactMemory => self.compact_scanned > before.compact_scanned,
+        }
+    }
+
+    fn take_vmstat(&mut self, line: &[u8]) {
+        let Some((name, value)) = pair(line) else {
+            return;
+        };
+        match name {
+            b"drop_slab" => self.drop_slab = value,
+            b"drop_pagecache" => self.drop_pagecache = value,
+            b"compact_migrate_scanned" | b"compact_free_scanned" => {
+                self.compact_scanned = self.compact_scanned.saturating_add(value);
+            }
+            b"compact_fail" => self.compact_fail = value,
+            name if name.starts_with(b"allocstall") => {
+                self.allocation_stalls = self.allocation_stalls.saturating_add(value);
+            }
+            _ => {}
+        }
+    }
+
+    fn take_meminfo(&mut self, line: &[u8]) {
+        let Some((name, value)) = pair(line) else {
+            return;
+        };
+        match name {
+            b"SReclaimable:" => self.slab_reclaimable = value,
+            b"SUnreclaim:" => self.slab_unreclaimable = value,
+            _ => {}
+        }
+    }
+
+    /// `Node 0, zone   Normal    216     55    189 …`
+    fn take_buddyinfo(&mut self, line: &[u8]) {
+        let numbers = words(line).skip(4).filter_map(number);
+        for (order, blocks) in numbers.enumerate() {
+            if let Some(sum) = self.free_blocks.get_mut(order.min(ORDERS - 1)) {
+                *sum = sum.saturating_add(blocks);
+            }
+        }
+    }
+}
+
+/// The files, opened.
+#[derive(Debug)]
+pub struct Files {
+    vmstat: File,
+    meminfo: File,
+    buddyinfo: File,
+}
+
+impl Files {
+    /// Opens them below `proc`.
+    ///
+    /// # Errors
+    /// When one of them is not there.
+    pub fn open(proc: &Path) -> io::Result<Files> {
+        Ok(Files {
+            vmstat: File::open(proc.join("vmstat"))?,
+            meminfo: File::open(proc.join("meminfo"))?,
+            buddyinfo: File::open(proc.join("buddyinfo"))?,
+        })
+    }
+
+    /// Reads all of them. What cannot be read stays 0.
+    pub fn read(&self, buffer: &mut [u8]) -> Counters {
+        let mut counters = Counters::default();
+        each_line(&self.vmstat, buffer, |line| counters.take_vmstat(line));
+        each_line(&self.meminfo, buffer, |line| counters.take_meminfo(line));
+        each_line(&self.buddyinfo, buffer, |line| {
+            counters.take_buddyinfo(line)
+        });
+        counters
+    }
+}
+
+/// Reads a file of procfs from its begin into the buffer and hands out its lines. Such a file may
+/// come in several parts, each of whole lines (seq_read_iter, fs/seq_file.c).
+fn each_line(file: &File, buffer: &mut [u8], mut take: impl FnMut(&[u8])) {
+    let mut offset = 0;
+    while let Ok(read) = pread(file, &mut *buffer, offset) {
+        let Some(part) = buffer.get(..read).filter(|part| !part.is_empty()) else {
+            return;
+        };
+        part.split(|byte| *byte == b'\n').for_each(&mut take);
+        offset = offset.saturating_add(u64::try_from(read).unwrap_or(0));
+    }
+}
+
+fn pair(line: &[u8]) -> Option<(&[u8], u64)> {
+    let mut words = words(line);
+    Some((words.next()?, number(words.next()?)?))
+}
+
+fn words(line: &[u8]) -> impl Iterator<Item = &[u8]> {
+    line.split(|byte| *byte == b' ')
+        .filter(|word| !word.is_empty())
+}
+
+fn number(digits: &[u8]) -> Option<u64> {
+    crate::klog::record::number(digits)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::fs;
+
+    fn counters(vmstat: &str, meminfo: &str, buddyinfo: &str) -> Counters {
+        let proc = tempfile::tempdir().unwrap();
+        fs::write(proc.path().join("vmstat"), vmstat).unwrap();
+        fs::write(proc.path().join("meminfo"), meminfo).unwrap();
+        fs::write(proc.path().join("buddyinfo"), buddyinfo).unwrap();
+        Files::open(proc.path()).unwrap().read(&mut [0; 4096])
+    }
+
+    #[test]
+    fn the_counters_are_found_among_the_others() {
+        let counters = counters(
+            "nr_free_pages 1\ncompact_migrate_scanned 3\ncompact_free_scanned 4\ncompact_fail 5\n\
+             allocstall_dma 1\nallocstall_normal 2\nallocstall_movable 3\ndrop_pagecache 7\ndrop_slab 8\n",
+            "MemTotal:  10 kB\nSReclaimable:     120 kB\nSUnreclaim:       34 kB\n",
+            "Node 0, zone      DMA      1      2      0      0      0      0      0      0      1      1      2 \n\
+             Node 0, zone   Normal      10     20      0      0      0      0      0      0      0      0      5 \n",
+        );
+        let mut free_blocks = [0; ORDERS];
+        for (order, blocks) in [(0, 11), (1, 22), (8, 1), (9, 1), (10, 7)] {
+            free_blocks[order] = blocks;
+        }
+        let expected = Counters {
+            drop_slab: 8,
+            drop_pagecache: 7,
+            compact_scanned: 7,
+            compact_fail: 5,
+            allocation_stalls: 6,
+            slab_reclaimable: 120,
+            slab_unreclaimable: 34,
+            free_blocks,
+        };
+        assert_eq!(counters, expected);
+    }
+
+    #[test]
+    fn our_own_kernel_is_understood() {
+        let counters = Files::open(Path::new("/proc"))
+            .unwrap()
+            .read(&mut [0; 16 * 1024]);
+        assert!(counters.slab_reclaimable > 0);
+        assert!(counters.free_blocks.iter().sum::<u64>() > 0);
+    }
+
+    #[test]
+    fn a_step_is_shown_by_its_own_counter() {
+        let before = Counters::default();
+        let dropped = Counters {
+            drop_slab: 1,
+            ..before
+        };
+        let both = Counters {
+            drop_pagecache: 1,
+            ..dropped
+        };
+        assert!(dropped.show(RescueStep::DropSlab, &before));
+        assert!(!dropped.show(RescueStep::DropAll, &before));
+        assert!(both.show(RescueStep::DropAll, &before));
+        assert!(!both.show(RescueStep::CompactMemory, &before));
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(line: Vec<u8>) {
+            let mut counters = Counters::default();
+            counters.take_vmstat(&line);
+            counters.take_meminfo(&line);
+            counters.take_buddyinfo(&line);
+        }
+    }
+}

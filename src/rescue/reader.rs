@@ -1,0 +1,262 @@
+//! The thread that reads the kernel's log, decides, and gives the orders. It never waits for
+//! anything but the next record, the next deadline and the actor's word.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::write;
+
+use super::clock::now;
+use super::entry::{Line, NOTICE_WORDS, Notice};
+use super::exchange::{Exchange, Job, woken};
+use super::ladder::{Ladder, Order, Reaction};
+use super::ring::Producer;
+use crate::klog::kmsg::{Kmsg, Read};
+use crate::klog::record::{Arrival, Piece};
+use crate::klog::{DRILL_MARKER, Record, Rules, Sequence};
+use crate::model::{Monotonic, RuleAction, Trigger};
+
+/// Records that are read before deadlines are looked at again.
+const BATCH: usize = 256;
+/// A log that cannot be read is tried again after this.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// What the reader has, made before it is armed.
+pub(super) struct Reader {
+    pub(super) kmsg: Option<Kmsg>,
+    pub(super) rules: Arc<Rules>,
+    pub(super) ladder: Ladder,
+    pub(super) drills: Ladder,
+    pub(super) dry_run: bool,
+    pub(super) exchange: Arc<Exchange>,
+    pub(super) notices: Producer<Notice, NOTICE_WORDS>,
+    pub(super) watchdog: Option<Watchdog>,
+    pub(super) sequence: Sequence,
+    /// Records older than this were there before us: they are counted and nothing else.
+    pub(super) since: Monotonic,
+    pub(super) record: Box<[u8]>,
+    pub(super) text: Box<[u8]>,
+    /// Whether the actor is at work, and whether for a drill.
+    pub(super) at_work: Option<bool>,
+    /// An order that waits for the actor to end a drill.
+    pub(super) waiting: Option<(Order, Monotonic)>,
+    pub(super) failed: bool,
+}
+
+/// systemd's watchdog: fed from here, for if this thread lives the host can be rescued, whatever
+/// else hangs.
+#[derive(Debug)]
+pub struct Watchdog {
+    /// A socket that is connected to systemd's and never waits.
+    pub socket: OwnedFd,
+    /// How often it is fed.
+    pub interval: Duration,
+    /// When it was fed last.
+    pub fed: Monotonic,
+}
+
+impl Reader {
+    /// Runs until it is stopped. Allocates nothing, and makes no system call but poll, read and
+    /// write.
+    pub(super) fn run(mut self) {
+        while !self.exchange.is_stopping() {
+            self.wait();
+            woken(&self.exchange.to_reader);
+            self.take_done();
+            self.take_triggers();
+            self.read_records();
+            let time = now();
+            let reaction = self.ladder.tick(time);
+            self.react(reaction, time);
+            self.feed_watchdog();
+        }
+    }
+
+    fn wait(&self) {
+        let until = self.next_deadline();
+        let timeout = until.map(|until| timespec(until.since(now())));
+        let wake = PollFd::new(&self.exchange.to_reader, PollFlags::IN);
+        // Interrupted or not: what there is to do is looked at anyway.
+        let _ = match self.kmsg.as_ref().filter(|_| !self.failed) {
+            Some(kmsg) => poll(
+                &mut [wake, PollFd::new(kmsg, PollFlags::IN)],
+                timeout.as_ref(),
+            ),
+            None => poll(&mut [wake], timeout.as_ref()),
+        };
+    }
+
+    fn next_deadline(&self) -> Option<Monotonic> {
+        let watchdog = self.watchdog.as_ref().map(|dog| dog.fed.plus(dog.interval));
+        let retry = self.failed.then(|| now().plus(RETRY));
+        [self.ladder.next_deadline(), watchdog, retry]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    fn take_done(&mut self) {
+        let Some(outcome) = self.exchange.take_done() else {
+            return;
+        };
+        match self.at_work.take() {
+            Some(true) => self.drills.reset(),
+            _ => self.ladder.action_done(now(), outcome),
+        }
+        if let Some((order, read)) = self.waiting.take() {
+            self.give(order, read);
+        }
+    }
+
+    fn take_triggers(&mut self) {
+        for (trigger, times) in self.exchange.take_triggers() {
+            if times > 0 {
+                let time = now();
+                let reaction = self.ladder.matched(time, trigger);
+                self.react(reaction, time);
+            }
+        }
+    }
+
+    fn read_records(&mut self) {
+        for _ in 0..BATCH {
+            let Some(kmsg) = &self.kmsg else { return };
+            match kmsg.read(&mut self.record) {
+                Read::Record(length) => {
+                    self.source(0);
+                    self.exchange.count_record();
+                    self.take_record(length);
+                }
+                Read::Nothing => return,
+                // How many were lost is told by the number of the next one.
+                Read::Overrun => {}
+                Read::Failed(error) => return self.source(error.raw_os_error().unsigned_abs()),
+            }
+        }
+        // There may be more: come back at once.
+    }
+
+    fn source(&mut self, error: u32) {
+        let failed = error != 0;
+        if failed != self.failed {
+            self.failed = failed;
+            self.notices.push(&Notice::Source(error));
+            self.exchange.wake_slow_side();
+        }
+    }
+
+    /// Also the rehearsal: all that happens between a record and an order.
+    pub(super) fn take_record(&mut self, length: usize) {
+        let time = now();
+        let bytes = self.record.get(..length).unwrap_or_default();
+        let Ok(record) = Record::parse(bytes) else {
+            return;
+        };
+        if let Arrival::New { lost: lost @ 1.. } = self.sequence.arrived(record.sequence) {
+            self.exchange.count_lost(lost);
+        }
+        // The kernel's stamps are in microseconds of nearly the same clock.
+        if record.time.0.saturating_mul(1000) < self.since.0 || record.piece == Piece::Further {
+            return;
+        }
+        let text = record.text.unescape(&mut self.text);
+        if !record.is_genuine() {
+            let nonce = drill_nonce(text);
+            return self.drill(nonce, time);
+        }
+        let Some(found) = self.rules.find(text) else {
+            return;
+        };
+        let notice = Notice::Matched {
+            rule: found.rule,
+            sequence: record.sequence,
+            time: record.time,
+            at: time,
+            line: Line::new(text),
+        };
+        let rescues = found.action == RuleAction::Rescue;
+        if rescues {
+            let reaction = self.ladder.matched(time, Trigger::KernelLog);
+            self.react(reaction, time);
+        }
+        self.notices.push(&notice);
+        self.exchange.wake_slow_side();
+    }
+
+    fn drill(&mut self, nonce: u64, time: Monotonic) {
+        let Some(acts) = self.exchange.take_drill(nonce) else {
+            return;
+        };
+        self.notices.push(&Notice::DrillSeen { nonce, at: time });
+        self.exchange.wake_slow_side();
+        // A drill never keeps the actor from a rescue.
+        if self.at_work.is_some() || self.ladder.incident().is_some() {
+            return;
+        }
+        if let Some(order) = self.drills.matched(time, Trigger::Drill).order {
+            self.at_work = Some(true);
+            self.exchange.give(&Job {
+                order,
+                drill: true,
+                dry_run: !acts,
+                read: time,
+            });
+        }
+    }
+
+    /// First the order, then the news of it.
+    fn react(&mut self, reaction: Reaction, time: Monotonic) {
+        if let Some(order) = reaction.order {
+            self.give(order, time);
+        }
+        let news = [
+            reaction.ended.map(|ended| Notice::Ended(ended, time)),
+            reaction.began.map(|began| Notice::Began(began, time)),
+            reaction.limited.then_some(Notice::Limited(time)),
+        ];
+        for notice in news.iter().flatten() {
+            self.notices.push(notice);
+            self.exchange.wake_slow_side();
+        }
+    }
+
+    fn give(&mut self, order: Order, read: Monotonic) {
+        if self.at_work.is_some() {
+            self.waiting = Some((order, read));
+            return;
+        }
+        self.at_work = Some(false);
+        self.exchange.give(&Job {
+            order,
+            drill: false,
+            dry_run: self.dry_run,
+            read,
+        });
+    }
+
+    fn feed_watchdog(&mut self) {
+        let time = now();
+        if let Some(dog) = &mut self.watchdog
+            && time.since(dog.fed) >= dog.interval
+        {
+            dog.fed = time;
+            // A full socket means that systemd has enough of them waiting.
+            let _ = write(&dog.socket, b"WATCHDOG=1");
+        }
+    }
+}
+
+/// The number behind the drill's marker, 0 if it is none.
+fn drill_nonce(text: &[u8]) -> u64 {
+    let digits = text.strip_prefix(DRILL_MARKER);
+    digits.and_then(crate::klog::record::number).unwrap_or(0)
+}
+
+fn timespec(duration: Duration) -> Timespec {
+    Timespec {
+        tv_sec: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: duration.subsec_nanos().into(),
+    }
+}

@@ -1,0 +1,431 @@
+//! From a thread that must never wait to one that may: a ring of fixed size.
+//!
+//! One producer, one consumer. When the ring is full the oldest entry is lost, and counted; the
+//! producer notices nothing. It takes no lock, allocates nothing and runs a fixed number of
+//! instructions, wherever the consumer is.
+//!
+//! # How it works
+//!
+//! Entry `n` goes to slot `n mod slots`, so the producer may overwrite what the consumer is reading.
+//! The producer writes `n` into the slot as its owner, then the words, then `n + 1` into `pushed`.
+//! The consumer sees in `pushed` that entry `n` is complete, reads the words and then the owner:
+//! when that is no longer `n`, the copy may be torn, and the entry is lost.
+//!
+//! Every word is an atomic, so a read that races is no undefined behaviour, only a copy to throw
+//! away. Why no torn copy is ever kept:
+//!
+//! - `pushed` is written with release and read with acquire: the consumer sees every word of entry
+//!   `n`, and its owner, as entry `n` left them or later entries did, never older;
+//! - between owner and words the producer has a release fence, between words and owner the consumer
+//!   has an acquire fence: if it read even one word of a later entry, it also reads that entry's
+//!   owner, or one later still.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering, fence};
+
+/// An entry: a copy of `W` words.
+///
+/// `unpack` sees only what `pack` made.
+pub trait Packed<const W: usize>: Copy {
+    /// The entry as words.
+    fn pack(&self) -> [u64; W];
+    /// The words as an entry.
+    fn unpack(words: &[u64; W]) -> Self;
+}
+
+struct Slot<const W: usize> {
+    /// The entry that is in the slot, or on its way there.
+    owner: AtomicU64,
+    words: [AtomicU64; W],
+}
+
+struct Shared<const W: usize> {
+    slots: Box<[Slot<W>]>,
+    /// Entries that are complete, those that were overwritten included.
+    pushed: AtomicU64,
+}
+
+impl<const W: usize> Shared<W> {
+    fn slot(&self, number: u64) -> Option<&Slot<W>> {
+        let at = number.checked_rem(self.capacity())?;
+        self.slots.get(usize::try_from(at).ok()?)
+    }
+
+    fn capacity(&self) -> u64 {
+        u64::try_from(self.slots.len()).unwrap_or(u64::MAX)
+    }
+}
+
+/// The side that writes.
+pub struct Producer<T, const W: usize> {
+    shared: Arc<Shared<W>>,
+    next: u64,
+    entry: std::marker::PhantomData<fn(T)>,
+}
+
+/// The side that reads.
+pub struct Consumer<T, const W: usize> {
+    shared: Arc<Shared<W>>,
+    next: u64,
+    lost: u64,
+    entry: std::marker::PhantomData<fn() -> T>,
+}
+
+/// A ring of `slots` entries, at least one. All its memory is taken here.
+#[must_use]
+pub fn ring<T: Packed<W>, const W: usize>(slots: usize) -> (Producer<T, W>, Consumer<T, W>) {
+    let slot = |_| Slot {
+        owner: AtomicU64::new(0),
+        words: std::array::from_fn(|_| AtomicU64::new(0)),
+    };
+    let shared = Arc::new(Shared {
+        slots: (0..slots.max(1)).map(slot).collect(),
+        pushed: AtomicU64::new(0),
+    });
+    let producer = Producer {
+        shared: Arc::clone(&shared),
+        next: 0,
+        entry: std::marker::PhantomData,
+    };
+    let consumer = Consumer {
+        shared,
+        next: 0,
+        lost: 0,
+        entry: std::marker::PhantomData,
+    };
+    (producer, consumer)
+}
+
+impl<T: Packed<W>, const W: usize> Producer<T, W> {
+    /// Adds an entry, in place of the oldest one if the ring is full.
+    pub fn push(&mut self, entry: &T) {
+        let words = entry.pack();
+        let Some(slot) = self.shared.slot(self.next) else {
+            return;
+        };
+        slot.owner.store(self.next, Ordering::Relaxed);
+        fence(Ordering::Release);
+        for (place, word) in slot.words.iter().zip(words) {
+            place.store(word, Ordering::Relaxed);
+        }
+        self.next = self.next.wrapping_add(1);
+        self.shared.pushed.store(self.next, Ordering::Release);
+    }
+}
+
+impl<T: Packed<W>, const W: usize> Consumer<T, W> {
+    /// The oldest entry that is still there; `None` when there is none.
+    pub fn pop(&mut self) -> Option<T> {
+        loop {
+            let pushed = self.shared.pushed.load(Ordering::Acquire);
+            if self.next == pushed {
+                return None;
+            }
+            // What was certainly overwritten is skipped at once.
+            let oldest = pushed.saturating_sub(self.shared.capacity());
+            if self.next < oldest {
+                self.lost = self.lost.saturating_add(oldest - self.next);
+                self.next = oldest;
+            }
+            let words = self.read();
+            self.next = self.next.wrapping_add(1);
+            match words {
+                Some(words) => return Some(T::unpack(&words)),
+                None => self.lost = self.lost.saturating_add(1),
+            }
+        }
+    }
+
+    /// Entries that were overwritten before they were read, so far as [`pop`](Consumer::pop) came
+    /// across them: after it returned `None`, all of them.
+    #[must_use]
+    pub fn lost(&self) -> u64 {
+        self.lost
+    }
+
+    /// The words of entry `next`, unless the producer has come to its slot again.
+    fn read(&self) -> Option<[u64; W]> {
+        let slot = self.shared.slot(self.next)?;
+        let mut words = [0; W];
+        for (word, place) in words.iter_mut().zip(&slot.words) {
+            *word = place.load(Ordering::Relaxed);
+        }
+        fence(Ordering::Acquire);
+        (slot.owner.load(Ordering::Relaxed) == self.next).then_some(words)
+    }
+}
+
+/// Fills the words of an entry one after the other. What does not fit is left out.
+pub struct Packer<const W: usize> {
+    words: [u64; W],
+    next: usize,
+}
+
+impl<const W: usize> Packer<W> {
+    /// No word is filled.
+    #[must_use]
+    pub fn new() -> Packer<W> {
+        Packer {
+            words: [0; W],
+            next: 0,
+        }
+    }
+
+    /// Fills a word.
+    #[must_use]
+    pub fn number(mut self, number: u64) -> Packer<W> {
+        if let Some(word) = self.words.get_mut(self.next) {
+            *word = number;
+            self.next += 1;
+        }
+        self
+    }
+
+    /// Fills a word with the length of a text, and those after it with as much of it as fits.
+    #[must_use]
+    pub fn text(mut self, text: &[u8]) -> Packer<W> {
+        let room = self.words.get_mut(self.next..).unwrap_or_default();
+        let Some((length, room)) = room.split_first_mut() else {
+            return self;
+        };
+        let text = text.get(..room.len().saturating_mul(8)).unwrap_or(text);
+        *length = u64::try_from(text.len()).unwrap_or(0);
+        for (word, part) in room.iter_mut().zip(text.chunks(8)) {
+            let mut bytes = [0; 8];
+            bytes
+                .iter_mut()
+                .zip(part)
+                .for_each(|(to, from)| *to = *from);
+            *word = u64::from_le_bytes(bytes);
+        }
+        self.next = self
+            .next
+            .saturating_add(1)
+            .saturating_add(text.len().div_ceil(8));
+        self
+    }
+
+    /// The words; those that were not filled are 0.
+    #[must_use]
+    pub fn finish(self) -> [u64; W] {
+        self.words
+    }
+}
+
+impl<const W: usize> Default for Packer<W> {
+    fn default() -> Packer<W> {
+        Packer::new()
+    }
+}
+
+/// Reads the words of an entry one after the other, as [`Packer`] filled them.
+pub struct Unpacker<'a> {
+    words: &'a [u64],
+}
+
+impl<'a> Unpacker<'a> {
+    /// Begins with the first word.
+    #[must_use]
+    pub fn new(words: &'a [u64]) -> Unpacker<'a> {
+        Unpacker { words }
+    }
+
+    /// Reads a word; 0 after the last.
+    pub fn number(&mut self) -> u64 {
+        match self.words.split_first() {
+            Some((number, rest)) => {
+                self.words = rest;
+                *number
+            }
+            None => 0,
+        }
+    }
+
+    /// Reads a text: its bytes and how many they are. What is longer than `N` is cut off.
+    pub fn text<const N: usize>(&mut self) -> ([u8; N], usize) {
+        let length = usize::try_from(self.number()).unwrap_or(usize::MAX);
+        let length = length.min(self.words.len().saturating_mul(8));
+        let (text, rest) = self
+            .words
+            .split_at_checked(length.div_ceil(8))
+            .unwrap_or_default();
+        self.words = rest;
+        let mut bytes = [0; N];
+        let from = text.iter().flat_map(|word| word.to_le_bytes());
+        bytes.iter_mut().zip(from).for_each(|(to, from)| *to = from);
+        (bytes, length.min(N))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use std::collections::VecDeque;
+    use std::sync::Barrier;
+    use std::sync::atomic::AtomicBool;
+    use std::time::{Duration, Instant};
+
+    /// Every word follows from the number, so that a torn entry is recognised.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    struct Numbered(u64);
+
+    fn word(number: u64, at: usize) -> u64 {
+        number
+            .wrapping_add(at as u64)
+            .wrapping_mul(0x9e37_79b9_7f4a_7c15)
+    }
+
+    impl Packed<9> for Numbered {
+        fn pack(&self) -> [u64; 9] {
+            let mut words: [u64; 9] = std::array::from_fn(|at| word(self.0, at));
+            words[4] = self.0;
+            words
+        }
+
+        fn unpack(words: &[u64; 9]) -> Numbered {
+            for (at, found) in words.iter().enumerate().filter(|(at, _)| *at != 4) {
+                assert_eq!(*found, word(words[4], at), "a torn entry");
+            }
+            Numbered(words[4])
+        }
+    }
+
+    struct Stop<'a>(&'a AtomicBool);
+
+    impl Drop for Stop<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// A producer against a consumer, until the consumer has read enough or tried long enough.
+    /// Both rest at odd times, so that each laps and waits for the other.
+    fn stress(slots: usize) {
+        const READS: u64 = 300_000;
+        let deadline = Instant::now() + Duration::from_secs(1);
+        let (mut producer, mut consumer) = ring::<Numbered, 9>(slots);
+        let enough = AtomicBool::new(false);
+        let begin = Barrier::new(2);
+        let mut read = 0;
+        let pushed = std::thread::scope(|scope| {
+            let producer = scope.spawn(|| {
+                begin.wait();
+                let mut number = 0;
+                while !enough.load(Ordering::Relaxed) {
+                    producer.push(&Numbered(number));
+                    number += 1;
+                    (0..number % 13).for_each(|_| std::hint::spin_loop());
+                }
+                number
+            });
+            // Also when an assertion fails, or the producer would never end.
+            let stop = Stop(&enough);
+            begin.wait();
+            while read < READS && Instant::now() < deadline {
+                while let Some(Numbered(number)) = consumer.pop() {
+                    assert_eq!(number, read + consumer.lost());
+                    read += 1;
+                    (0..read % 17).for_each(|_| std::hint::spin_loop());
+                    if read.is_multiple_of(1024) && (read >= READS || Instant::now() >= deadline) {
+                        break;
+                    }
+                }
+            }
+            drop(stop);
+            producer.join().unwrap()
+        });
+        while let Some(Numbered(number)) = consumer.pop() {
+            assert_eq!(number, read + consumer.lost());
+            read += 1;
+        }
+        assert_eq!(read + consumer.lost(), pushed);
+        assert!(read > 0);
+    }
+
+    #[test]
+    fn no_entry_is_torn_and_none_goes_uncounted() {
+        for slots in [1, 2, 3, 8, 1000] {
+            stress(slots);
+        }
+    }
+
+    #[test]
+    fn the_oldest_entries_are_lost() {
+        let (mut producer, mut consumer) = ring::<Numbered, 9>(4);
+        assert_eq!(consumer.pop(), None);
+        for number in 0..10 {
+            producer.push(&Numbered(number));
+        }
+        assert_eq!(consumer.pop(), Some(Numbered(6)));
+        assert_eq!(consumer.lost(), 6);
+        for number in [7, 8, 9] {
+            assert_eq!(consumer.pop(), Some(Numbered(number)));
+        }
+        assert_eq!(consumer.pop(), None);
+        assert_eq!(consumer.lost(), 6);
+    }
+
+    #[test]
+    fn the_consumer_outlives_the_producer_and_the_other_way_round() {
+        let (mut producer, mut consumer) = ring::<Numbered, 9>(0);
+        producer.push(&Numbered(1));
+        drop(producer);
+        assert_eq!(consumer.pop(), Some(Numbered(1)));
+        let (mut producer, consumer) = ring::<Numbered, 9>(2);
+        drop(consumer);
+        producer.push(&Numbered(1));
+    }
+
+    proptest! {
+        #[test]
+        fn a_ring_is_a_queue_that_forgets(slots in 1_usize..9, pushes: Vec<bool>) {
+            let (mut producer, mut consumer) = ring::<Numbered, 9>(slots);
+            let mut queue = VecDeque::new();
+            let mut lost = 0;
+            for (number, push) in (0..).zip(pushes) {
+                if push {
+                    producer.push(&Numbered(number));
+                    queue.push_back(Numbered(number));
+                    if queue.len() > slots {
+                        queue.pop_front();
+                        lost += 1;
+                    }
+                } else {
+                    prop_assert_eq!(consumer.pop(), queue.pop_front());
+                    prop_assert_eq!(consumer.lost(), lost);
+                }
+            }
+        }
+
+        #[test]
+        fn what_is_packed_is_unpacked(first: u64, text in vec(any::<u8>(), 0..70), last: u64) {
+            let words: [u64; 12] = Packer::new().number(first).text(&text).number(last).finish();
+            let mut unpacker = Unpacker::new(&words);
+            prop_assert_eq!(unpacker.number(), first);
+            let (bytes, length) = unpacker.text::<100>();
+            prop_assert_eq!(&bytes[..length], &text[..]);
+            prop_assert!(bytes[length..].iter().all(|byte| *byte == 0));
+            prop_assert_eq!(unpacker.number(), last);
+        }
+
+        #[test]
+        fn a_text_that_does_not_fit_is_cut_off(text in vec(any::<u8>(), 0..70)) {
+            let words: [u64; 5] = Packer::new().number(7).text(&text).number(8).finish();
+            let mut unpacker = Unpacker::new(&words);
+            prop_assert_eq!(unpacker.number(), 7);
+            let (bytes, length) = unpacker.text::<20>();
+            prop_assert_eq!(length, text.len().min(20));
+            prop_assert_eq!(&bytes[..length], &text[..length]);
+        }
+
+        #[test]
+        fn no_words_make_unpacking_panic(words: Vec<u64>) {
+            let mut unpacker = Unpacker::new(&words);
+            unpacker.text::<8>();
+            unpacker.number();
+            unpacker.text::<8>();
+        }
+    }
+}

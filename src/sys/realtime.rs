@@ -1,0 +1,57 @@
+//! Memory that stays, and a processor that is given first: mlockall(2), sched_setscheduler(2),
+//! setpriority(2).
+
+use std::io;
+
+use rustix::mm::{MlockAllFlags, mlockall};
+
+/// Keeps what the process uses in memory: pages that are there, and each further one from its first
+/// use on (MCL_ONFAULT; kernels from 4.4 on).
+///
+/// What was never touched is not there. Whoever must not wait for a disk has to run through its
+/// code once after this.
+///
+/// # Errors
+/// EPERM or ENOMEM without CAP_IPC_LOCK and beyond RLIMIT_MEMLOCK.
+pub fn lock_memory() -> io::Result<()> {
+    let all = MlockAllFlags::CURRENT | MlockAllFlags::FUTURE;
+    match mlockall(all | MlockAllFlags::ONFAULT) {
+        Err(rustix::io::Errno::INVAL) => Ok(mlockall(all)?),
+        other => Ok(other?),
+    }
+}
+
+/// How urgent a thread is to the scheduler.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Urgency {
+    /// Before all ordinary threads (SCHED_FIFO at its lowest priority).
+    RealTime,
+    /// The largest share among ordinary threads (nice -20).
+    Raised,
+    /// As everybody: nothing else was permitted.
+    Ordinary,
+}
+
+/// Makes the calling thread as urgent as it may be.
+pub fn raise_urgency() -> Urgency {
+    let parameters = libc::sched_param { sched_priority: 1 };
+    // SAFETY: 0 is the calling thread, and the parameters are read only.
+    let real_time = unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const parameters) };
+    if real_time == 0 {
+        return Urgency::RealTime;
+    }
+    // SAFETY: no memory is involved. 0 with PRIO_PROCESS is the calling thread on Linux.
+    let raised = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, -20) };
+    if raised == 0 {
+        Urgency::Raised
+    } else {
+        Urgency::Ordinary
+    }
+}
+
+/// Touches `KIB` kibibytes of the calling thread's stack, so that they are there from now on.
+#[inline(never)]
+pub fn touch_stack<const KIB: usize>() {
+    let stack = [[0_u8; 1024]; KIB];
+    std::hint::black_box(&stack);
+}

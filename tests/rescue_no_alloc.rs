@@ -1,0 +1,211 @@
+//! Between a record of the kernel and the order to act nothing may be allocated: the allocator can
+//! wait for the very memory that the rescue is to bring.
+
+// A global allocator can only be written with unsafe code.
+#![allow(unsafe_code)]
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::hint::black_box;
+use std::time::Duration;
+
+use fragwatch::klog::{Record, Rules, Sequence};
+use fragwatch::model::{Monotonic, Outcome, RescueStep, RuleAction, RuleDefinition, Trigger};
+use fragwatch::rescue::ring::{Packer, Unpacker};
+use fragwatch::rescue::{Ladder, LadderSettings, Packed, ring};
+
+thread_local! {
+    /// Calls of the allocator by this thread. The threads of the test harness have their own.
+    static CALLS: Cell<u64> = const { Cell::new(0) };
+}
+
+struct Counting;
+
+fn count() {
+    // Fails only while the thread ends.
+    let _ = CALLS.try_with(|calls| calls.set(calls.get() + 1));
+}
+
+// SAFETY: every call is passed on to the system's allocator as it came.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count();
+        // SAFETY: the caller keeps the contract of `alloc`, which is the same.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        count();
+        // SAFETY: as above; every pointer is from `System`.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        count();
+        // SAFETY: as above.
+        unsafe { System.alloc_zeroed(layout) }
+    }
+
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        count();
+        // SAFETY: as above; every pointer is from `System`.
+        unsafe { System.realloc(pointer, layout, size) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// What the fast side tells the slow side of a record.
+#[derive(Clone, Copy)]
+struct Entry {
+    sequence: u64,
+    rule: u64,
+    text: [u8; 128],
+    length: usize,
+}
+
+impl Packed<19> for Entry {
+    fn pack(&self) -> [u64; 19] {
+        Packer::new()
+            .number(self.sequence)
+            .number(self.rule)
+            .text(self.text.get(..self.length).unwrap_or_default())
+            .finish()
+    }
+
+    fn unpack(words: &[u64; 19]) -> Entry {
+        let mut unpacker = Unpacker::new(words);
+        let (sequence, rule) = (unpacker.number(), unpacker.number());
+        let (text, length) = unpacker.text();
+        Entry {
+            sequence,
+            rule,
+            text,
+            length,
+        }
+    }
+}
+
+/// Records of every kind: ours, others', long, escaped, broken.
+fn records() -> Vec<Vec<u8>> {
+    let texts = [
+        "XFS: possible memory allocation deadlock in kmem_alloc (mode:0x250)".to_owned(),
+        "XFS: CPU 0/KVM(12345) possible memory allocation deadlock size 65768 in kmem_alloc (mode:0x2d40)"
+            .to_owned(),
+        "XFS: a\\x0ab\\xff(7) possible memory allocation deadlock in kmem_zone_alloc (mode:0x2d40)"
+            .to_owned(),
+        "XFS (dm-0): Log I/O Error (0x2) detected at xlog_force_shutdown+0x1a/0x120 [xfs] (fs/xfs/xfs_log.c:3870).  Shutting down filesystem.".to_owned(),
+        "XFS (dm-0): metadata I/O error in \"xfs_imap_to_bp+0x5d/0xa0 [xfs]\" at daddr 0x40 len 32 error 74".to_owned(),
+        "INFO: task CPU 0/KVM:12345 blocked for more than 122 seconds.".to_owned(),
+        "Out of memory: Killed process 1234 (qemu-kvm) total-vm:8388608kB".to_owned(),
+        "qemu-kvm: page allocation failure: order:5, mode:0xcc0(GFP_KERNEL)".to_owned(),
+        "an operator's nvme0: I/O 12 QID 3 timeout, aborting".to_owned(),
+        "XFS (dm-0): Mounting V5 Filesystem".to_owned(),
+        "device vnet12 entered promiscuous mode".to_owned(),
+        String::new(),
+        "x".repeat(1000),
+        format!("XFS (dm-0): {}", "Shutting down ".repeat(500)),
+        format!("XFS: {}", "(1) possible memory allocation ".repeat(200)),
+        format!("INFO: task {}", ":1 blocked ".repeat(300)),
+        "\\x5c".repeat(3000),
+    ];
+    let mut records = Vec::new();
+    for (number, text) in (1000..).zip(texts) {
+        records.push(
+            format!("3,{number},5140900,-,caller=T1;{text}\n SUBSYSTEM=block\n").into_bytes(),
+        );
+    }
+    records.push(Vec::new());
+    records.push(b"no record".to_vec());
+    records.push(b"3,99999999999999999999,5140900,-;overflow".to_vec());
+    records
+}
+
+#[test]
+fn nothing_is_allocated_between_record_and_order() {
+    let rules = Rules::compile(&[
+        RuleDefinition {
+            name: "nvme_timeout".to_owned(),
+            pattern: r"(?i)nvme\d+: .* timeout".to_owned(),
+            action: RuleAction::Rescue,
+        },
+        RuleDefinition {
+            name: "promiscuous".to_owned(),
+            pattern: r"\bpromiscuous\b".to_owned(),
+            action: RuleAction::Observe,
+        },
+    ])
+    .unwrap();
+    let mut ladder = Ladder::new(LadderSettings {
+        steps: vec![RescueStep::DropSlab, RescueStep::DropAll],
+        min_interval: Duration::from_secs(2),
+        quiet_after: Duration::from_secs(60),
+        max_actions_per_hour: 120,
+    })
+    .unwrap();
+    let (mut producer, mut consumer) = ring::<Entry, 19>(64);
+    let mut sequence = Sequence::default();
+    let records = records();
+    let mut buffer = [0; 2048];
+    let (mut matches, mut orders, mut ends, mut broken) = (0_u64, 0_u64, 0_u64, 0_u64);
+
+    CALLS.set(0);
+    for round in 0..5_000_u64 {
+        // Mostly a storm; a pause now and then, long enough for an incident to end.
+        let pause = round / 100 * 200_000;
+        for (number, bytes) in (0..).zip(black_box(&records)) {
+            let now = Monotonic((round * 1_000 + number * 10 + pause) * 1_000_000);
+            let Ok(record) = Record::parse(bytes) else {
+                broken += 1;
+                continue;
+            };
+            black_box(sequence.arrived(record.sequence + round * 1_000));
+            let text = record.text.unescape(&mut buffer);
+            let reaction = match rules.find(text) {
+                Some(found) => {
+                    matches += 1;
+                    let mut entry = Entry {
+                        sequence: record.sequence,
+                        rule: u64::from(found.rule.0),
+                        text: [0; 128],
+                        length: text.len().min(128),
+                    };
+                    entry
+                        .text
+                        .iter_mut()
+                        .zip(text)
+                        .for_each(|(to, from)| *to = *from);
+                    producer.push(&entry);
+                    match found.action {
+                        RuleAction::Rescue => ladder.matched(now, Trigger::KernelLog),
+                        RuleAction::Observe => ladder.tick(now),
+                    }
+                }
+                None => ladder.tick(now),
+            };
+            black_box(ladder.next_deadline());
+            ends += u64::from(reaction.ended.is_some());
+            if reaction.order.is_some() {
+                orders += 1;
+                ladder.action_done(now, Outcome::Done);
+            }
+        }
+    }
+    let calls = CALLS.get();
+
+    assert_eq!(calls, 0, "calls of the allocator");
+    assert_eq!(matches, 5_000 * 10);
+    assert_eq!(broken, 5_000 * 3);
+    assert!(orders > 100 && ends > 10, "{orders} orders, {ends} ends");
+    let last = consumer.pop().unwrap();
+    assert!(last.length > 0 && last.sequence >= 1000 && last.rule < 12);
+    assert_eq!(consumer.lost(), matches - 64);
+}
+
+#[test]
+fn the_counter_counts() {
+    CALLS.set(0);
+    drop(black_box(Vec::<u8>::with_capacity(10)));
+    assert_eq!(CALLS.get(), 2);
+}
