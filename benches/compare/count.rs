@@ -46,8 +46,8 @@ pub fn rows(repetitions: usize) -> Here<Vec<Row>> {
     }
     rows.push(no_growth(&growth, &images, repetitions));
     if let (Ok(_), [.., extents], [.., image]) = (&headline, &growth[..], &images[..]) {
-        // The other tools take 10 s and 25 s.
-        rows.extend(against_others(image, *extents, repetitions.div_ceil(2)));
+        // The other tools take 10 s and 25 s each time.
+        rows.extend(against_others(image, *extents, repetitions.div_ceil(3)));
     }
     Ok(rows)
 }

@@ -19,7 +19,7 @@ const IMAGES: u64 = 1000;
 /// As Prometheus does by default in Debian's configuration.
 const SCRAPE_INTERVAL: Duration = Duration::from_secs(15);
 /// Sweeps and scrapes before the measurement: a memory that grows shows only later.
-const WARM_UP: Duration = Duration::from_secs(75);
+const WARM_UP: Duration = Duration::from_secs(65);
 /// Of a whole number of scrapes and of sweeps.
 const MEASURED: Duration = Duration::from_secs(120);
 
