@@ -12,7 +12,6 @@ use super::{INCOMPLETE, SUCCESS, image_table, load_config, map_view, scan_json, 
 use crate::assess;
 use crate::config::{Settings, units};
 use crate::discover::mounts::MountTable;
-use crate::discover::rules::Selection;
 use crate::model::memory::{extent_limit, extent_map_memory};
 use crate::model::path::shown;
 use crate::model::{
@@ -88,40 +87,26 @@ pub(super) fn run(arguments: &ScanArguments, config: Option<&Path>) -> anyhow::R
 }
 
 fn scope(arguments: &ScanArguments, settings: &Settings) -> anyhow::Result<Scope> {
-    let images = &settings.images;
-    let roots = if arguments.paths.is_empty() {
-        images
+    let mut scope = Scope::configured(settings);
+    if !arguments.paths.is_empty() {
+        let literal = |path: &PathBuf| absolute(path).map(Root::literal);
+        scope.roots = arguments
             .paths
             .iter()
-            .map(|path| Root::configured(PathBuf::from(path)))
-            .collect()
-    } else {
-        let absolute = arguments
-            .paths
-            .iter()
-            .map(|path| absolute(path).map(Root::literal));
-        absolute.collect::<Result<_, _>>()?
-    };
-    let min_size = match &arguments.min_size {
-        Some(text) => units::parse_size(text).map_err(|misfit| {
+            .map(literal)
+            .collect::<Result<_, _>>()?;
+    }
+    if let Some(text) = &arguments.min_size {
+        scope.selection.min_size = units::parse_size(text).map_err(|misfit| {
             let instead = misfit.instead.map(|instead| format!("; write {instead}"));
             anyhow!(
                 "--min-size {text} {}{}",
                 misfit.message,
                 instead.unwrap_or_default()
             )
-        })?,
-        None => images.min_size,
-    };
-    Ok(Scope {
-        roots,
-        selection: Selection {
-            include: images.include.clone(),
-            exclude: images.exclude.clone(),
-            min_size,
-        },
-        probe_timeout: settings.sampling.probe_timeout,
-    })
+        })?;
+    }
+    Ok(scope)
 }
 
 /// A path of the command line without a look at any file system.

@@ -14,11 +14,9 @@ use super::inventory::{Change, Inventory};
 use super::mapper::Mapper;
 use super::{notify, now, patience};
 use crate::config::Settings;
-use crate::discover::rules::Selection;
 use crate::model::DeviceNumber;
 use crate::model::Severity;
 use crate::model::path::shown;
-use crate::probe::protocol::Root;
 use crate::probe::sweep::{Event, Fleet, Scope};
 use crate::probe::worker::CallError;
 use crate::serve::board::Board;
@@ -96,7 +94,7 @@ impl Sampler {
     }
 
     async fn sweep(&mut self, settings: &Settings) {
-        let scope = scope(settings);
+        let scope = Scope::configured(settings);
         self.inventory.lock().begin();
         let inventory = self.inventory.clone();
         let board = Arc::clone(&self.board);
@@ -167,23 +165,6 @@ impl Sampler {
 
     fn post(&self) {
         self.board.post(self.inventory.lock().snapshot(self.swept));
-    }
-}
-
-fn scope(settings: &Settings) -> Scope {
-    let images = &settings.images;
-    Scope {
-        roots: images
-            .paths
-            .iter()
-            .map(|path| Root::configured(PathBuf::from(path)))
-            .collect(),
-        selection: Selection {
-            include: images.include.clone(),
-            exclude: images.exclude.clone(),
-            min_size: images.min_size,
-        },
-        probe_timeout: settings.sampling.probe_timeout,
     }
 }
 

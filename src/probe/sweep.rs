@@ -10,6 +10,7 @@ use tokio::sync::{Mutex, mpsc};
 
 use super::protocol::{Fault, PassedOver, PlainPath, Reply, Request, Root, SurveyRequest};
 use super::worker::{CallError, StallFlag, Worker};
+use crate::config::settings::Settings;
 use crate::discover::mounts::{Mount, MountTable, Territory};
 use crate::discover::paths::literal_part;
 use crate::discover::rules::Selection;
@@ -25,6 +26,24 @@ pub struct Scope {
     pub selection: Selection,
     /// What one step of a probe may take.
     pub probe_timeout: Duration,
+}
+
+impl Scope {
+    /// What the settings say.
+    #[must_use]
+    pub fn configured(settings: &Settings) -> Self {
+        let images = &settings.images;
+        let roots = images.paths.iter().map(PathBuf::from).map(Root::configured);
+        Scope {
+            roots: roots.collect(),
+            selection: Selection {
+                include: images.include.clone(),
+                exclude: images.exclude.clone(),
+                min_size: images.min_size,
+            },
+            probe_timeout: settings.sampling.probe_timeout,
+        }
+    }
 }
 
 /// What a sweep meets, as it meets it.
