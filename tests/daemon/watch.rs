@@ -82,11 +82,13 @@ impl Etc {
         self.write(&self.text(paths, more));
     }
 
-    /// What [`Etc::configure`] writes.
+    /// What [`Etc::configure`] writes. The rescue stays off: it would act on the stalls that tests
+    /// make, for the whole machine, and write to the kernel's log.
     pub fn text(&self, paths: &[&Path], more: &str) -> String {
         format!(
             "[images]\npaths = {paths:?}\nmin_size = \"0B\"\n\
-             [metrics]\nlisten = \"{}\"\n{more}",
+             [metrics]\nlisten = \"{}\"\n\
+             [rescue]\nenabled = false\n{more}",
             self.address
         )
     }
