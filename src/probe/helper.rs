@@ -23,6 +23,8 @@ use crate::model::Bytes;
 /// # Errors
 /// When standard input is no socket of ours, or sends what is no request.
 pub fn serve() -> io::Result<()> {
+    // Started by a link in procfs, it would be called "exe" in lists of processes. Only the name.
+    let _ = rustix::thread::set_name(c"fragwatch-probe");
     // Somebody's working directory must not be kept from being unmounted.
     std::env::set_current_dir("/")?;
     let mut socket = UnixStream::from(stdin().try_clone_to_owned()?);
