@@ -541,6 +541,37 @@ fn wait_for_drop(actor: u32) {
 }
 
 #[test]
+fn the_watchdog_is_fed_with_the_rescue_and_without() {
+    let _alone = alone();
+    let event = support::require!(Event::new());
+    for rescue in ["", "enabled = false"] {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("notify");
+        let systemd = std::os::unix::net::UnixDatagram::bind(&socket).unwrap();
+        systemd.set_read_timeout(Some(PATIENCE)).unwrap();
+        let config = directory.path().join("fragwatch.toml");
+        let text = configuration(&event, "", rescue, free_address());
+        fs::write(&config, text).unwrap();
+        let mut command = fragwatch();
+        command.arg("run").arg("--config").arg(&config);
+        command.stderr(Stdio::null());
+        command.env("STATE_DIRECTORY", directory.path());
+        command
+            .env("NOTIFY_SOCKET", &socket)
+            .env("WATCHDOG_USEC", "300000");
+        let daemon = support::child::Child::spawn(&mut command).unwrap();
+        let mut fed = 0;
+        let mut message = [0; 4096];
+        while fed < 5 {
+            let length = systemd.recv(&mut message).expect("the watchdog is fed");
+            let message = String::from_utf8_lossy(&message[..length]);
+            fed += usize::from(message.lines().any(|line| line == "WATCHDOG=1"));
+        }
+        drop(daemon);
+    }
+}
+
+#[test]
 fn without_standard_error_the_rescue_works() {
     let _alone = alone();
     let mut event = support::require!(Event::new());

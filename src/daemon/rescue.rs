@@ -132,7 +132,10 @@ pub(super) async fn run(
                 changed = changed => changed,
                 () = listen(fast, &before, &board) => None,
             },
-            None => changed.await,
+            None => tokio::select! {
+                changed = changed => changed,
+                () = feed_watchdog() => None,
+            },
         };
         let Some(changed) = changed else { return };
         if let Some(fast) = fast.take() {
@@ -140,6 +143,17 @@ pub(super) async fn run(
             fast.exchange.stop();
         }
         fast = start_from(&changed, Duration::ZERO);
+    }
+}
+
+/// Feeds systemd's watchdog for as long as there is no fast side to do it.
+async fn feed_watchdog() {
+    let Some(interval) = sd_notify::watchdog_enabled() else {
+        return std::future::pending().await;
+    };
+    loop {
+        super::notify(&[sd_notify::NotifyState::Watchdog]);
+        tokio::time::sleep(interval / 3).await;
     }
 }
 
