@@ -23,6 +23,16 @@ missing_packages() {
     done | sort -u
 }
 
+# What cargo needs to link: a C compiler and, where it does not come with it, the C library to link
+# against.
+missing_compiler() {
+    if command -v apt-get >/dev/null; then
+        dpkg -s gcc libc6-dev >/dev/null 2>&1 || printf '%s\n' gcc libc6-dev
+    else
+        command -v cc >/dev/null || echo gcc
+    fi
+}
+
 # install_packages PACKAGE …
 install_packages() {
     [ $# -gt 0 ] || return 0
