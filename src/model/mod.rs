@@ -5,6 +5,7 @@
 
 pub mod census;
 pub mod filesystem;
+pub mod history;
 pub mod image;
 pub mod map;
 pub mod memory;
@@ -15,6 +16,7 @@ pub mod units;
 
 pub use census::{Census, CensusFile};
 pub use filesystem::{DeviceNumber, Features, Filesystem, FilesystemKind};
+pub use history::{ExtentsPerDay, ImageKey, Point, UnixTime};
 pub use image::{Format, ImageId, Sample};
 pub use map::{Extent, ExtentFlags, ExtentMap, MapBuilder};
 pub use rescue::{IncidentId, Monotonic, Outcome, RescueStep, RuleAction, RuleDefinition, Trigger};

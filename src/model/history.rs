@@ -1,0 +1,80 @@
+//! What is remembered of an image: who it is for good, and its count at a time.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::units::ExtentCount;
+
+/// Wall-clock time in whole seconds since 1970.
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(transparent)]
+pub struct UnixTime(pub i64);
+
+/// Who an image is for good: a rename keeps it, a file put in its place does not have it, and
+/// neither has one that was restored from a backup.
+///
+/// Not the device number, which changes from boot to boot ([`ImageId`](super::ImageId)).
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct ImageKey {
+    /// UUID of its file system, or what stands for it where there is none.
+    pub filesystem: String,
+    /// Inode number.
+    pub inode: u64,
+    /// The inode's generation: a number that changes when an inode number is given to a new file
+    /// (`FS_IOC_GETVERSION`, ioctl_iflags(2)). 0 where the file system does not tell it.
+    pub generation: u32,
+}
+
+/// How many extents an image had when.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Point {
+    /// When it was counted.
+    pub at: UnixTime,
+    /// What was counted.
+    pub extents: ExtentCount,
+}
+
+/// How fast an image gains extents. Negative while it loses some.
+#[derive(Debug, Clone, Copy, Default, PartialEq, PartialOrd, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ExtentsPerDay(pub f64);
+
+impl ExtentsPerDay {
+    /// As Prometheus counts: in a second.
+    #[must_use]
+    pub fn per_second(self) -> f64 {
+        self.0 / 86_400.0
+    }
+}
+
+impl fmt::Display for ExtentsPerDay {
+    /// As a person reads it: `+12,345/d`, `-7/d`, `0/d`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let sign = match self.0.round() {
+            rate if rate > 0.0 => "+",
+            rate if rate < 0.0 => "-",
+            _ => "",
+        };
+        // A float becomes the nearest number there is, and not a number becomes zero.
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+        let count = ExtentCount(self.0.abs().round() as u64);
+        f.pad(&format!("{sign}{count}/d"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rate_reads_with_its_sign() {
+        assert_eq!(ExtentsPerDay(12_345.4).to_string(), "+12,345/d");
+        assert_eq!(ExtentsPerDay(-7.0).to_string(), "-7/d");
+        assert_eq!(ExtentsPerDay(-0.2).to_string(), "0/d");
+        assert_eq!(ExtentsPerDay(f64::NAN).to_string(), "0/d");
+        assert!((ExtentsPerDay(86_400.0).per_second() - 1.0).abs() < f64::EPSILON);
+    }
+}
