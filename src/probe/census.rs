@@ -10,6 +10,8 @@ use std::ops::ControlFlow;
 use std::os::fd::{AsRawFd as _, BorrowedFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc;
 
 use super::open;
 use super::protocol::CensusRequest;
@@ -19,7 +21,11 @@ use crate::discover::walk::{Visitor, walk};
 use crate::model::memory::extent_map_memory;
 use crate::model::{Bytes, Census, CensusFile, ExtentCount, FilesystemKind};
 use crate::sys::bulkstat::{Bulkstat, Inode};
+use crate::sys::geometry::geometry;
 use crate::sys::handle::open_inode;
+
+/// Threads that count at most: a census is in no hurry where guests wait for the same processors.
+const MOST_THREADS: usize = 4;
 
 /// Counts all files of the file system.
 ///
@@ -32,22 +38,73 @@ pub fn census(request: &CensusRequest, beat: &mut dyn FnMut()) -> io::Result<Cen
         return Err(io::Error::new(io::ErrorKind::Unsupported, refusal));
     }
     let root = open::mount_point(&request.mount.point)?;
-    let mut tally = Tally::new(request.worst);
-    let mut bulkstat = Bulkstat::new();
-    loop {
-        beat();
-        let inodes = bulkstat.next(&root).map_err(explained)?;
-        if inodes.is_empty() {
-            break;
-        }
-        inodes
-            .iter()
-            .filter(|inode| inode.is_file())
-            .for_each(|inode| tally.add(inode));
-    }
+    let tally = count(&root, request.worst, beat)?;
     let (mut census, generations) = tally.finish();
     find_names(&mut census.worst, &generations, &root, request, beat);
     Ok(census)
+}
+
+/// Counts the allocation groups side by side: each has its own locks and its own trees of inodes.
+///
+/// Each batch of any of them is a beat. If one hangs, the others soon end, and with them the beats.
+fn count(root: &File, worst: usize, beat: &mut dyn FnMut()) -> io::Result<Tally> {
+    let groups = geometry(root).map_err(explained)?.groups;
+    let next = AtomicU32::new(0);
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let (batches, counted) = mpsc::channel();
+    std::thread::scope(|scope| {
+        let mut counters = Vec::new();
+        for number in 0..threads.min(MOST_THREADS) {
+            let batches = batches.clone();
+            let next = &next;
+            let work = move || count_groups(root, next, groups, worst, &batches);
+            match std::thread::Builder::new().spawn_scoped(scope, work) {
+                Ok(counter) => counters.push(counter),
+                // The others do its part.
+                Err(_) if number > 0 => break,
+                Err(error) => return Err(error),
+            }
+        }
+        drop(batches);
+        counted.iter().for_each(|()| beat());
+        let mut sum = Tally::new(worst);
+        for counter in counters {
+            // A panic aborts the helper; it does not come here.
+            let tally = counter.join().map_err(|_| io::Error::other("panicked"))??;
+            sum.take_in(tally);
+        }
+        Ok(sum)
+    })
+}
+
+/// Takes the next group that nobody counts yet, until there is none.
+fn count_groups(
+    root: &File,
+    next: &AtomicU32,
+    groups: u32,
+    worst: usize,
+    batches: &mpsc::Sender<()>,
+) -> io::Result<Tally> {
+    let mut tally = Tally::new(worst);
+    loop {
+        let group = next.fetch_add(1, Ordering::Relaxed);
+        if group >= groups {
+            return Ok(tally);
+        }
+        let mut bulkstat = Bulkstat::of_group(group);
+        loop {
+            // The receiver waits for all of us.
+            let _ = batches.send(());
+            let inodes = bulkstat.next(root).map_err(explained)?;
+            if inodes.is_empty() {
+                break;
+            }
+            inodes
+                .iter()
+                .filter(|inode| inode.is_file())
+                .for_each(|inode| tally.add(inode));
+        }
+    }
 }
 
 /// Why there is no census of a file system of this type.
@@ -117,10 +174,30 @@ impl Tally {
             allocated: Bytes(inode.blocks.saturating_mul(inode.block_size.into())),
             generation: inode.generation,
         };
-        self.worst.push(Reverse((extents.0, inode.inode, rest)));
+        self.keep(Reverse((extents.0, inode.inode, rest)));
+    }
+
+    fn keep(&mut self, file: Reverse<(u64, u64, Rest)>) {
+        self.worst.push(file);
         if self.worst.len() > self.most {
             self.worst.pop();
         }
+    }
+
+    /// Adds what another one has counted.
+    fn take_in(&mut self, other: Tally) {
+        let (ours, theirs) = (&mut self.census, other.census);
+        ours.files += theirs.files;
+        ours.extents = ours.extents.saturating_add(theirs.extents);
+        ours.extent_map_memory = ours
+            .extent_map_memory
+            .saturating_add(theirs.extent_map_memory);
+        let classes = ours.classes.len().max(theirs.classes.len());
+        ours.classes.resize(classes, 0);
+        for (ours, theirs) in ours.classes.iter_mut().zip(&theirs.classes) {
+            *ours += theirs;
+        }
+        other.worst.into_iter().for_each(|file| self.keep(file));
     }
 
     /// The census, still without names, and the generation of each of the worst inodes.
@@ -221,6 +298,7 @@ impl Visitor for NameSearch<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn tally(extents: &[u64], worst: usize) -> Census {
         let mut tally = Tally::new(worst);
@@ -238,6 +316,34 @@ mod tests {
         assert_eq!(census.classes, [1, 3, 0, 0, 2]);
         let worst: Vec<_> = census.worst.iter().map(|file| file.extents.0).collect();
         assert_eq!(worst, [1000, 1000, 7]);
+    }
+
+    proptest! {
+        #[test]
+        fn counting_in_parts_is_counting_all(
+            extents in proptest::collection::vec(0..100_000u64, 0..60),
+            cut in 0..60usize,
+            worst in 0..8usize,
+        ) {
+            let mut whole = Tally::new(worst);
+            let mut parts = [Tally::new(worst), Tally::new(worst)];
+            for (number, extents) in (1..).zip(&extents) {
+                let inode = Inode::example(number, *extents);
+                whole.add(&inode);
+                parts[usize::from(number > cut as u64)].add(&inode);
+            }
+            let [mut sum, second] = parts;
+            sum.take_in(second);
+            let (whole, sum) = (whole.finish().0, sum.finish().0);
+            let extents = |census: &Census| {
+                census.worst.iter().map(|file| file.extents).collect::<Vec<_>>()
+            };
+            prop_assert_eq!(extents(&whole), extents(&sum));
+            prop_assert_eq!(
+                (whole.files, whole.extents, whole.extent_map_memory, whole.classes),
+                (sum.files, sum.extents, sum.extent_map_memory, sum.classes)
+            );
+        }
     }
 
     #[test]

@@ -10,6 +10,8 @@ use rustix::ioctl::{Opcode, Updater, ioctl, opcode};
 
 /// Inodes that one call returns at most.
 const BATCH: usize = 1024;
+/// Only inodes of one allocation group (`XFS_BULK_IREQ_AGNO`).
+const REQUEST_GROUP: u32 = 1 << 0;
 /// Ask for 64-bit extent counts (`XFS_BULK_IREQ_NREXT64`, kernels from 5.19 on).
 const REQUEST_NREXT64: u32 = 1 << 2;
 
@@ -99,30 +101,34 @@ const _: () = assert!(size_of::<Header>() == 64);
 const XFS_IOC_BULKSTAT: Opcode = opcode::read::<Header>(b'X', 127);
 const _: () = assert!(XFS_IOC_BULKSTAT == 0x8040_587f);
 
-/// Reads all inodes of a file system, batch by batch.
+/// Reads all inodes of an allocation group, batch by batch.
 pub struct Bulkstat {
     request: Box<Request>,
     flags: u32,
 }
 
 impl Bulkstat {
-    /// From the first inode on.
+    /// From the first inode of a group on.
     #[must_use]
-    pub fn new() -> Self {
+    pub fn of_group(group: u32) -> Self {
         let request = Request {
-            header: Header::default(),
+            header: Header {
+                allocation_group: group,
+                ..Header::default()
+            },
             inodes: [Inode::default(); BATCH],
         };
         Bulkstat {
             request: Box::new(request),
-            flags: REQUEST_NREXT64,
+            flags: REQUEST_GROUP | REQUEST_NREXT64,
         }
     }
 
     /// The next inodes; none when all were returned. `file` is any open file of the file system.
     ///
     /// # Errors
-    /// EPERM without CAP_SYS_ADMIN, ENOTTY on another file system or before kernel 5.3.
+    /// EPERM without CAP_SYS_ADMIN, ENOTTY on another file system or before kernel 5.3, EINVAL if
+    /// there is no such group.
     pub fn next(&mut self, file: impl AsFd) -> io::Result<&[Inode]> {
         match self.call(&file) {
             // Kernels before 5.19 refuse the flag; they have no 64-bit counts to ask for.
@@ -151,11 +157,5 @@ impl Bulkstat {
             let updater = Updater::<XFS_IOC_BULKSTAT, Request>::new(&mut self.request);
             ioctl(file, updater)
         }
-    }
-}
-
-impl Default for Bulkstat {
-    fn default() -> Self {
-        Self::new()
     }
 }

@@ -20,7 +20,12 @@ pub const FLAG_EXCHANGE_RANGE: u32 = 1 << 24;
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub struct Geometry {
-    numbers: [u32; 8],
+    block_size: u32,
+    realtime_extent: u32,
+    group_blocks: u32,
+    /// Allocation groups.
+    pub groups: u32,
+    numbers: [u32; 4],
     blocks: [u64; 4],
     /// UUID of the file system.
     pub uuid: [u8; 16],
