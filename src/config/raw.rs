@@ -23,6 +23,7 @@ sections! {
         klog: RawKlog,
         rescue: RawRescue,
         metrics: RawMetrics,
+        control: RawControl,
     }
 
     /// Which files are watched.
@@ -82,6 +83,13 @@ sections! {
     /// Where the metrics are served.
     RawMetrics {
         listen: Key<SocketAddr>,
+        textfile: Key<String>,
+    }
+
+    /// Where commands ask the daemon.
+    RawControl {
+        socket: Key<String>,
+        group: Key<String>,
     }
 }
 

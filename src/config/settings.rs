@@ -13,8 +13,8 @@ use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 
 use super::diagnose::{Finding, Place};
 use super::raw::{
-    Key, Raw, RawImages, RawKlog, RawLimits, RawMetrics, RawRescue, RawRule, RawSampling,
-    RawThresholds,
+    Key, Raw, RawControl, RawImages, RawKlog, RawLimits, RawMetrics, RawRescue, RawRule,
+    RawSampling, RawThresholds,
 };
 use super::reader::Located;
 use super::values::{OrNever, Value, quoted};
@@ -35,6 +35,11 @@ const SHORTEST_STALL: Duration = Duration::from_secs(1);
 /// Most actions that may be allowed in an hour: one a second. The rescue keeps as many times.
 pub(super) const MAX_ACTIONS_PER_HOUR: u32 = 3600;
 
+/// The control socket, unless another is configured.
+pub const DEFAULT_SOCKET: &str = "/run/fragwatch/control.sock";
+/// The longest path that a socket can have (`sun_path`, unix(7), without the final NUL).
+const LONGEST_SOCKET: usize = 107;
+
 /// Everything that can be configured.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Settings {
@@ -50,6 +55,8 @@ pub struct Settings {
     pub rescue: Rescue,
     /// Where the metrics are served.
     pub metrics: Metrics,
+    /// Where commands ask the daemon.
+    pub control: Control,
 }
 
 /// Which files are watched.
@@ -140,6 +147,18 @@ pub struct Rescue {
 pub struct Metrics {
     /// Address and port of the HTTP server. Port 0 is one that the kernel chooses.
     pub listen: SocketAddr,
+    /// A file that the metrics are written to as well, for node_exporter: absolute, and its name
+    /// ends in `.prom`. Nothing: there is none.
+    pub textfile: Option<PathBuf>,
+}
+
+/// Where commands such as `fragwatch status` ask the daemon.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Control {
+    /// Absolute path of the Unix socket.
+    pub socket: PathBuf,
+    /// The group that may use it, beside root.
+    pub group: String,
 }
 
 impl Default for Images {
@@ -212,6 +231,16 @@ impl Default for Metrics {
     fn default() -> Metrics {
         Metrics {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 9843)),
+            textfile: None,
+        }
+    }
+}
+
+impl Default for Control {
+    fn default() -> Control {
+        Control {
+            socket: PathBuf::from(DEFAULT_SOCKET),
+            group: "root".to_owned(),
         }
     }
 }
@@ -256,7 +285,8 @@ impl Settings {
             thresholds: Thresholds::from_raw(&raw.thresholds, findings),
             klog: Klog::from_raw(&raw.klog, findings),
             rescue: Rescue::from_raw(&raw.rescue, findings),
-            metrics: Metrics::from_raw(&raw.metrics),
+            metrics: Metrics::from_raw(&raw.metrics, findings),
+            control: Control::from_raw(&raw.control, findings),
         }
     }
 
@@ -508,9 +538,34 @@ impl Rescue {
 }
 
 impl Metrics {
-    fn from_raw(raw: &RawMetrics) -> Metrics {
+    fn from_raw(raw: &RawMetrics, findings: &mut Vec<Finding>) -> Metrics {
+        // An empty text says that there is none.
+        let file = raw.textfile.as_ref().filter(|file| !file.value.is_empty());
+        findings.extend(file.and_then(check_textfile));
         Metrics {
             listen: value_or(&raw.listen, Metrics::default().listen),
+            textfile: file.map(|file| PathBuf::from(&file.value)),
+        }
+    }
+}
+
+impl Control {
+    fn from_raw(raw: &RawControl, findings: &mut Vec<Finding>) -> Control {
+        let default = Control::default();
+        findings.extend(raw.socket.as_ref().and_then(check_socket));
+        if let Some(group) = raw.group.as_ref().filter(|group| group.value.is_empty()) {
+            findings.push(Finding::new(
+                group.place.clone(),
+                "control.group is empty".to_owned(),
+                "group = \"root\" for root alone",
+            ));
+        }
+        Control {
+            socket: raw
+                .socket
+                .as_ref()
+                .map_or(default.socket, |socket| PathBuf::from(&socket.value)),
+            group: value_or(&raw.group, default.group),
         }
     }
 }
@@ -525,6 +580,7 @@ impl From<&Settings> for Raw {
             klog,
             rescue,
             metrics,
+            control,
         } = settings;
         let limits = |limits: &Limits| RawLimits {
             extents: given(limits.extents),
@@ -564,6 +620,14 @@ impl From<&Settings> for Raw {
             },
             metrics: RawMetrics {
                 listen: given(metrics.listen),
+                textfile: given(match &metrics.textfile {
+                    Some(file) => file.to_string_lossy().into(),
+                    None => String::new(),
+                }),
+            },
+            control: RawControl {
+                socket: given(control.socket.to_string_lossy().into()),
+                group: given(control.group.clone()),
             },
         }
     }
@@ -678,6 +742,36 @@ fn check_log_file(path: &Located<String>) -> Option<Finding> {
         is_glob.then(|| {
             let message = format!("{NAME}: {} is a glob", quoted(&path.value));
             Finding::new(path.place.clone(), message, "the path of each file")
+        })
+    })
+}
+
+/// What is wrong with `metrics.textfile`.
+fn check_textfile(path: &Located<String>) -> Option<Finding> {
+    const NAME: &str = "metrics.textfile";
+    check_absolute(NAME, path).or_else(|| {
+        // The collector reads no other files (node_exporter, collector/textfile.go).
+        (!path.value.ends_with(".prom")).then(|| {
+            let message = format!("{NAME}: {} does not end in .prom", quoted(&path.value));
+            let write = "a file in node_exporter's textfile directory, such as \
+                         \"/var/lib/prometheus/node-exporter/fragwatch.prom\"";
+            Finding::new(path.place.clone(), message, write)
+        })
+    })
+}
+
+/// What is wrong with `control.socket`.
+fn check_socket(path: &Located<String>) -> Option<Finding> {
+    const NAME: &str = "control.socket";
+    check_absolute(NAME, path).or_else(|| {
+        (path.value.len() > LONGEST_SOCKET).then(|| {
+            let message = format!(
+                "{NAME}: {} is {} bytes long, more than a socket can have",
+                quoted(&path.value),
+                path.value.len()
+            );
+            let write = format!("a path of at most {LONGEST_SOCKET} bytes");
+            Finding::new(path.place.clone(), message, &write)
         })
     })
 }

@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 use super::reader::{Known, Line, Name};
 use super::settings::{
-    Images, Klog, Limits, MAX_ACTIONS_PER_HOUR, Metrics, Rescue, Sampling, Thresholds,
+    Control, Images, Klog, Limits, MAX_ACTIONS_PER_HOUR, Metrics, Rescue, Sampling, Thresholds,
 };
 use super::*;
 use crate::model::{Bytes, ExtentCount, RescueStep, RuleAction, RuleDefinition};
@@ -98,6 +98,11 @@ hook = []
 
 [metrics]
 listen = "127.0.0.1:9843"
+textfile = ""
+
+[control]
+socket = "/run/fragwatch/control.sock"
+group = "root"
 "#
     );
 }
@@ -625,6 +630,35 @@ fn a_unit_that_is_none() {
 }
 
 #[test]
+fn places_of_files_that_cannot_be() {
+    let long = format!("[control]\nsocket = '/{}'", "s".repeat(107));
+    refused(
+        &["[metrics]\ntextfile = '/srv/fragwatch.txt'\n[control]\nsocket = 'here'\ngroup = ''"],
+        r#"
+        |f.toml:2:12: metrics.textfile: "/srv/fragwatch.txt" does not end in .prom
+        |    textfile = '/srv/fragwatch.txt'
+        |               ^^^^^^^^^^^^^^^^^^^^
+        |    write: a file in node_exporter's textfile directory, such as "/var/lib/prometheus/node-exporter/fragwatch.prom"
+        |
+        |f.toml:4:10: control.socket: "here" is not absolute
+        |    socket = 'here'
+        |             ^^^^^^
+        |    write: socket = "/…", the path from the root on
+        |
+        |f.toml:5:9: control.group is empty
+        |    group = ''
+        |            ^^
+        |    write: group = "root" for root alone
+        "#,
+    );
+    let refusal = settings(&[&long]).unwrap_err();
+    assert!(
+        refusal.contains("is 108 bytes long, more than a socket can have"),
+        "{refusal}"
+    );
+}
+
+#[test]
 fn text_without_quotes() {
     refused(
         &[
@@ -745,7 +779,7 @@ fn unknown_keys_and_sections() {
         |f.toml:8:2: unknown section [storage]
         |    [storage]
         |     ^^^^^^^
-        |    help: the sections are [images], [sampling], [thresholds], [klog], [rescue], [metrics]
+        |    help: the sections are [images], [sampling], [thresholds], [klog], [rescue], [metrics], [control]
         "#,
     );
 }
@@ -1119,12 +1153,20 @@ fn any_settings() -> impl Strategy<Value = Settings> {
             critical: limits(warning + more),
         }
     });
-    let metrics = any::<std::net::SocketAddr>().prop_map(|mut listen| {
+    let textfile = proptest::option::of("/[a-z \"'\\\\é磁\u{1}\n\u{202e}]{0,12}[.]prom");
+    let metrics = (any::<std::net::SocketAddr>(), textfile).prop_map(|(mut listen, textfile)| {
         if let std::net::SocketAddr::V6(address) = &mut listen {
             // Cannot be written in an address, nor does anybody need it to listen.
             address.set_flowinfo(0);
         }
-        Metrics { listen }
+        Metrics {
+            listen,
+            textfile: textfile.map(PathBuf::from),
+        }
+    });
+    let control = (path, "[a-z_]{1,8}").prop_map(|(socket, group)| Control {
+        socket: PathBuf::from(socket),
+        group,
     });
     let all = (
         images,
@@ -1133,9 +1175,10 @@ fn any_settings() -> impl Strategy<Value = Settings> {
         any_klog(),
         any_rescue(),
         metrics,
+        control,
     );
     all.prop_map(
-        |(images, sampling, thresholds, klog, mut rescue, metrics)| {
+        |(images, sampling, thresholds, klog, mut rescue, metrics, control)| {
             let by_file = klog.files_may_rescue && !klog.files.is_empty();
             rescue.enabled &= klog.kmsg || by_file || rescue.stall_after.is_some();
             Settings {
@@ -1145,6 +1188,7 @@ fn any_settings() -> impl Strategy<Value = Settings> {
                 klog,
                 rescue,
                 metrics,
+                control,
             }
         },
     )
@@ -1244,6 +1288,9 @@ fn nearly_toml() -> impl Strategy<Value = String> {
         "critical",
         "extents",
         "listen",
+        "[control]",
+        "textfile",
+        "socket",
         "[klog]",
         "[klog.rule]",
         "[[klog.rule]]",
