@@ -643,7 +643,7 @@ fn places_of_files_that_cannot_be() {
         |f.toml:4:10: control.socket: "here" is not absolute
         |    socket = 'here'
         |             ^^^^^^
-        |    write: socket = "/…", the path from the root on
+        |    write: "/…", the path from the root on
         |
         |f.toml:5:9: control.group is empty
         |    group = ''
