@@ -13,6 +13,7 @@ mod logging;
 mod mapper;
 pub(crate) mod rescue;
 mod sampler;
+mod servers;
 mod signals;
 mod witness;
 
@@ -23,22 +24,25 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
 use sd_notify::NotifyState;
-use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
 
 use crate::config::{self, ConfigError, Loaded, Settings};
+use crate::model::UnixTime;
 use crate::rescue::thread::FastSide;
 use crate::serve::board::Board;
-use crate::serve::http;
 use crate::serve::metrics::{self, Lifetime};
+use crate::serve::textfile::Textfile;
 use sampler::Sampler;
+use servers::{ControlServer, Server};
 use signals::Signal;
 
 /// A sweep may be late by this, beside its interval and its deadlines, before the daemon calls
 /// itself ill.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// node_exporter is scraped about as often.
+const TEXTFILE_INTERVAL: Duration = Duration::from_secs(15);
 
 /// Runs until SIGTERM or SIGINT.
 ///
@@ -71,12 +75,8 @@ struct Daemon {
     settings: watch::Sender<Arc<Settings>>,
     board: Arc<Board>,
     server: Server,
-}
-
-/// The page server and where it listens.
-struct Server {
-    address: SocketAddr,
-    task: JoinHandle<()>,
+    /// Nothing if it cannot be had: the daemon counts and rescues all the same.
+    control: Option<ControlServer>,
 }
 
 impl Daemon {
@@ -89,8 +89,10 @@ impl Daemon {
         info!("fragwatch {} begins", env!("CARGO_PKG_VERSION"));
         let lifetime = Lifetime::install().context("cannot set up metrics")?;
         let settings = Arc::new(loaded.settings);
-        let board = Arc::new(Board::new(lifetime.clone(), patience(&settings)));
+        let started = UnixTime::from_seconds(now());
+        let board = Arc::new(Board::new(lifetime.clone(), started, patience(&settings)));
         let server = Server::start(settings.metrics.listen, Arc::clone(&board)).await?;
+        let control = ControlServer::start(&settings.control, &board);
         metrics::config_read(now());
         for file in &loaded.files {
             info!("configuration read from {}", file.display());
@@ -99,11 +101,13 @@ impl Daemon {
         tokio::spawn(rescue::run(fast, sender.subscribe(), Arc::clone(&board)));
         let mut sampling = tokio::spawn(Sampler::new(receiver, Arc::clone(&board)).run());
         tokio::spawn(upkeep(lifetime));
+        let export = tokio::spawn(export(sender.subscribe(), Arc::clone(&board)));
         let mut daemon = Daemon {
             config: config.map(Path::to_owned),
             settings: sender,
             board,
             server,
+            control,
         };
         notify(&[NotifyState::Ready]);
         loop {
@@ -120,6 +124,9 @@ impl Daemon {
         }
         info!("ending");
         notify(&[NotifyState::Stopping]);
+        // It removes its file.
+        export.abort();
+        let _ = export.await;
         Ok(())
     }
 
@@ -132,10 +139,12 @@ impl Daemon {
         match self.try_reload().await {
             Ok(()) => {
                 metrics::config_read(now());
+                self.board.config(None);
                 info!("configuration reloaded");
             }
             Err(refused) => {
                 metrics::config_refused();
+                self.board.config(Some(format!("{refused:#}")));
                 error!(
                     "the new configuration is refused, the former one stays in force:\n{refused:#}"
                 );
@@ -150,6 +159,11 @@ impl Daemon {
         let moves = listen != self.settings.borrow().metrics.listen;
         if moves || self.server.task.is_finished() {
             self.move_server(listen).await?;
+        }
+        let socket = |server: &ControlServer| server.control == settings.control;
+        if !self.control.as_ref().is_some_and(socket) {
+            drop(self.control.take());
+            self.control = ControlServer::start(&settings.control, &self.board);
         }
         // Fails only without a receiver, and then the sampler has ended and so do we.
         let _ = self.settings.send(Arc::new(settings));
@@ -181,33 +195,30 @@ impl Daemon {
     }
 }
 
-impl Server {
-    async fn start(listen: SocketAddr, board: Arc<Board>) -> anyhow::Result<Self> {
-        let listener = TcpListener::bind(listen)
-            .await
-            .with_context(|| format!("cannot listen on {listen} (metrics.listen)"))?;
-        let address = listener.local_addr().unwrap_or(listen);
-        info!("metrics at http://{address}/metrics");
-        let task = tokio::spawn(async move {
-            if let Err(error) = axum::serve(listener, http::router(board)).await {
-                warn!("the page server has ended: {error}");
-            }
-        });
-        Ok(Server { address, task })
-    }
-
-    /// Closes the address.
-    async fn stop(&mut self) {
-        self.task.abort();
-        // It was told to end; how it does is of no interest.
-        let _ = (&mut self.task).await;
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        info!("no longer listening on {}", self.address);
-        self.task.abort();
+/// Writes the metrics to a file as well, if the settings name one.
+async fn export(mut settings: watch::Receiver<Arc<Settings>>, board: Arc<Board>) {
+    let mut ticks = tokio::time::interval(TEXTFILE_INTERVAL);
+    let mut textfile: Option<Textfile> = None;
+    loop {
+        let wanted = settings.borrow_and_update().metrics.textfile.clone();
+        if textfile.as_ref().map(Textfile::path) != wanted.as_deref() {
+            // The former file goes before the new one comes.
+            drop(textfile.take());
+            let start = |path| {
+                Textfile::start(path)
+                    .inspect_err(|error| warn!("metrics.textfile will not be written: {error}"))
+                    .ok()
+            };
+            textfile = wanted.and_then(start);
+        }
+        tokio::select! {
+            _ = ticks.tick() => if let Some(textfile) = &textfile {
+                textfile.write(board.metrics());
+            },
+            changed = settings.changed() => if changed.is_err() {
+                return;
+            },
+        }
     }
 }
 

@@ -34,6 +34,20 @@ pub enum Command {
     Scan(ScanArguments),
     /// Run as a daemon: count at intervals and serve the counts to Prometheus
     Run,
+    /// Ask the running daemon: images, growth, file systems, rescue
+    Status {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Check the host as a monitoring plugin does: one line, performance data, exit code
+    #[command(after_help = "\
+Exit status: 0 ok, 1 warning, 2 critical, 3 unknown: no daemon answers, or its counts are old.")]
+    Check {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Show what happened in emergencies, and what the rescue brought
     Incidents {
         /// Show the Nth of the list, 1 being the newest

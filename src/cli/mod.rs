@@ -2,7 +2,9 @@
 
 pub mod args;
 mod census;
+mod check;
 mod check_config;
+mod client;
 mod drill;
 mod generate;
 mod image_table;
@@ -12,6 +14,7 @@ mod progress;
 mod run;
 mod scan;
 mod scan_json;
+mod status;
 mod terminal;
 
 use std::path::Path;
@@ -39,6 +42,8 @@ pub fn main(arguments: &Arguments) -> ExitCode {
             None => scan::run(scan, config),
         },
         Command::Run => run::run(config),
+        Command::Status { json } => status::run(*json, config),
+        Command::Check { json } => check::run(*json, config),
         Command::Incidents { n, json, directory } => incidents::run(*n, *json, directory),
         Command::Drill { act } => drill::run(*act, config),
         Command::CheckConfig(check) => check_config::run(check, config),

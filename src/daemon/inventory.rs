@@ -11,11 +11,12 @@ use crate::model::memory::extent_map_memory;
 use crate::model::path::shown;
 use crate::model::{
     Bytes, DeviceNumber, ExtentCount, ExtentMap, Filesystem, FilesystemKind, ImageId, Sample,
-    Severity,
+    Severity, UnixTime,
 };
 use crate::probe::protocol::Fault;
-use crate::serve::board::{Row, Snapshot};
+use crate::serve::board::Snapshot;
 use crate::serve::metrics::{FilesystemNow, ImageNow, render_now};
+use crate::serve::status::{self, Row};
 
 /// Images on the landing page.
 const WORST: usize = 20;
@@ -237,8 +238,9 @@ impl Inventory {
             .collect();
         Snapshot {
             text: render_now(&images, &filesystems, self.memory(), swept),
-            images: images.len(),
+            images: self.totals(),
             worst: self.worst(),
+            swept: swept.map(UnixTime::from_seconds),
         }
     }
 
@@ -259,6 +261,21 @@ impl Inventory {
             .sum()
     }
 
+    fn totals(&self) -> status::Images {
+        let of = |severity| {
+            let with = |entry: &&Entry| entry.severity == severity;
+            self.images.values().filter(with).count()
+        };
+        status::Images {
+            total: self.images.len(),
+            ok: of(Severity::Ok),
+            warning: of(Severity::Warning),
+            critical: of(Severity::Critical),
+            extents: self.images.values().map(|entry| entry.sample.extents).sum(),
+            extent_map_memory: self.memory(),
+        }
+    }
+
     fn worst(&self) -> Vec<Row> {
         let mut entries: Vec<_> = self.images.values().collect();
         entries.sort_by_key(|entry| std::cmp::Reverse(entry.sample.extents));
@@ -267,6 +284,7 @@ impl Inventory {
             size: entry.sample.size,
             extents: entry.sample.extents,
             severity: entry.severity,
+            ..Row::default()
         };
         entries.into_iter().take(WORST).map(row).collect()
     }

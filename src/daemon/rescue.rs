@@ -18,14 +18,14 @@ use super::klog_files::{FileMatch, LogFiles};
 use super::witness::Witness;
 use crate::config::Settings;
 use crate::klog::{DRILL_MARKER, RuleId, Rules};
-use crate::model::{Bytes, Monotonic, Outcome, RuleAction, Trigger};
+use crate::model::{Bytes, Monotonic, Outcome, RuleAction, Trigger, UnixTime};
 use crate::rescue::LadderSettings;
 use crate::rescue::clock::now;
 use crate::rescue::entry::{Line, Notice, Report};
 use crate::rescue::proof::{Counters, Files};
 use crate::rescue::thread::{Armament, FastSide, Setup};
 use crate::serve::board::Board;
-use crate::serve::metrics;
+use crate::serve::{metrics, status};
 use crate::sys::realtime::Urgency;
 
 /// The kernel's log.
@@ -118,6 +118,13 @@ pub(super) async fn run(
 ) {
     loop {
         let before = Arc::clone(&settings.borrow_and_update());
+        board.update_rescue(|rescue| {
+            *rescue = status::Rescue {
+                armed: fast.is_some(),
+                dry_run: before.rescue.dry_run,
+                ..status::Rescue::default()
+            }
+        });
         let changed = async {
             while settings.changed().await.is_ok() {
                 let now = settings.borrow_and_update();
@@ -170,7 +177,7 @@ async fn listen(fast: &mut FastSide, settings: &Settings, board: &Arc<Board>) {
     };
     let memory = Files::open(Path::new("/proc"));
     let names = fast.rules.iter().map(|(_, name, _)| name.to_owned());
-    let mut listener = Listener::new(names.collect());
+    let mut listener = Listener::new(names.collect(), Arc::clone(board));
     let mut files = LogFiles::start(&settings.klog, &fast.rules);
     let witness = Witness::start(&settings.rescue, &fast.exchange, board);
     metrics::klog_source("kmsg", fast.armament.kmsg.is_ok());
@@ -228,6 +235,7 @@ struct Listener {
     drill: Option<Drill>,
     /// Whether there is an incident.
     incident: bool,
+    board: Arc<Board>,
 }
 
 /// A drill under way.
@@ -238,20 +246,36 @@ struct Drill {
 }
 
 impl Listener {
-    fn new(names: Vec<String>) -> Self {
+    fn new(names: Vec<String>, board: Arc<Board>) -> Self {
         metrics::rescue_begins(&names);
         Listener {
             names,
             drill: None,
             incident: false,
+            board,
         }
+    }
+
+    fn set_incident(&mut self, incident: bool) {
+        self.incident = incident;
+        self.board
+            .update_rescue(|rescue| rescue.incident = incident);
+    }
+
+    /// Tells how a drill went: how long it took, or nothing if it failed.
+    fn tell_roundtrip(&self, took: Option<Duration>) {
+        metrics::klog_roundtrip(took);
+        self.board.update_rescue(|rescue| {
+            rescue.drilled = Some(UnixTime::from_seconds(super::now()));
+            rescue.roundtrip_seconds = took.map(|took| took.as_secs_f64());
+        });
     }
 
     fn notice(&mut self, notice: &Notice) {
         match notice {
             Notice::Matched { rule, line, .. } => self.matched("kernel log", *rule, line),
             Notice::Began(began, _) => {
-                self.incident = true;
+                self.set_incident(true);
                 metrics::incident_began(began.trigger);
                 error!(
                     "incident {} begins: XFS waits for memory ({})",
@@ -259,7 +283,7 @@ impl Listener {
                 );
             }
             Notice::Ended(ended, at) => {
-                self.incident = false;
+                self.set_incident(false);
                 metrics::incident_ended();
                 warn!(
                     "incident {} is over after {} s: {} signs, {} actions, {} of them failed",
@@ -276,7 +300,8 @@ impl Listener {
             Notice::DrillSeen { nonce, at } => {
                 if let Some(drill) = self.drill.as_mut().filter(|drill| drill.nonce == *nonce) {
                     drill.seen = true;
-                    metrics::klog_roundtrip(Some(at.since(drill.began)));
+                    let took = at.since(drill.began);
+                    self.tell_roundtrip(Some(took));
                 }
             }
             Notice::Source(0) => {
@@ -352,7 +377,7 @@ impl Listener {
             return;
         };
         let took = report.ended.since(drill.began);
-        metrics::klog_roundtrip(Some(took));
+        self.tell_roundtrip(Some(took));
         info!(
             "drill: from the kernel's log to the actor in {} µs",
             took.as_micros()
@@ -369,7 +394,7 @@ impl Listener {
         if drill.seen && self.incident {
             return false;
         }
-        metrics::klog_roundtrip(None);
+        self.tell_roundtrip(None);
         let where_to = if drill.seen {
             "was not carried out"
         } else {

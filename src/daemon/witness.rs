@@ -39,7 +39,9 @@ impl Witness {
             .release()
             .to_string_lossy()
             .into_owned();
-        info!("{}", effective_trigger(&release, detector.is_some()));
+        let trigger = effective_trigger(&release, detector.is_some());
+        info!("{trigger}");
+        board.update_rescue(|rescue| rescue.trigger = trigger);
         Witness { recorder, detector }
     }
 
@@ -90,7 +92,7 @@ fn start_recorder(settings: &Rescue, board: &Arc<Board>) -> Option<Recorder> {
     let board = Arc::clone(board);
     let images = move || {
         let worst = &board.snapshot().worst;
-        let evidence = |row: &crate::serve::board::Row| ImageEvidence {
+        let evidence = |row: &crate::serve::status::Row| ImageEvidence {
             path: row.path.clone(),
             extents: row.extents.0,
             size_bytes: row.size.0,

@@ -13,6 +13,23 @@ use super::units::ExtentCount;
 #[serde(transparent)]
 pub struct UnixTime(pub i64);
 
+impl UnixTime {
+    /// From seconds since 1970 as Prometheus writes them.
+    #[must_use]
+    pub fn from_seconds(seconds: f64) -> Self {
+        // Rounds down; what lies beyond the ends becomes the end.
+        #[allow(clippy::cast_possible_truncation)]
+        UnixTime(seconds.floor() as i64)
+    }
+
+    /// How long after `earlier` this is; zero if it is before.
+    #[must_use]
+    pub fn since(self, earlier: UnixTime) -> std::time::Duration {
+        let seconds = self.0.saturating_sub(earlier.0);
+        std::time::Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
+    }
+}
+
 /// Who an image is for good: a rename keeps it, a file put in its place does not have it, and
 /// neither has one that was restored from a backup.
 ///

@@ -12,6 +12,7 @@ pub mod memory;
 pub mod path;
 pub mod rescue;
 pub mod severity;
+pub mod time;
 pub mod units;
 
 pub use census::{Census, CensusFile};
@@ -21,4 +22,5 @@ pub use image::{Format, ImageId, Sample};
 pub use map::{Extent, ExtentFlags, ExtentMap, MapBuilder};
 pub use rescue::{IncidentId, Monotonic, Outcome, RescueStep, RuleAction, RuleDefinition, Trigger};
 pub use severity::Severity;
+pub use time::Roughly;
 pub use units::{Bytes, ExtentCount};

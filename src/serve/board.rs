@@ -4,7 +4,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::metrics::{self, Lifetime};
-use crate::model::{Bytes, ExtentCount, Severity};
+use super::status::{self, Status};
+use crate::model::UnixTime;
 use crate::probe::worker::StallFlag;
 
 /// What is known at the end of a sweep. Made once, read by many.
@@ -12,29 +13,19 @@ use crate::probe::worker::StallFlag;
 pub struct Snapshot {
     /// Metrics of images and file systems, as text for Prometheus.
     pub text: String,
-    /// How many images there are.
-    pub images: usize,
+    /// All images together.
+    pub images: status::Images,
     /// The most fragmented images, worst first.
-    pub worst: Vec<Row>,
-}
-
-/// One image on the landing page.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Row {
-    /// Its path, on one line.
-    pub path: String,
-    /// Its length.
-    pub size: Bytes,
-    /// Its extents.
-    pub extents: ExtentCount,
-    /// How bad that is.
-    pub severity: Severity,
+    pub worst: Vec<status::Row>,
+    /// When the sweep ended.
+    pub swept: Option<UnixTime>,
 }
 
 /// Holds the snapshot and what is newer than it.
 #[derive(Debug)]
 pub struct Board {
     lifetime: Lifetime,
+    started: UnixTime,
     now: Mutex<Now>,
 }
 
@@ -46,20 +37,26 @@ struct Now {
     memory: String,
     /// When the next sweep must have ended, at the latest.
     sweep_due: Instant,
+    rescue: status::Rescue,
+    config_refused: Option<String>,
 }
 
 impl Board {
-    /// An empty board. The first sweep must end within `patience`.
+    /// An empty board of a daemon that was started at `started`. The first sweep must end within
+    /// `patience`.
     #[must_use]
-    pub fn new(lifetime: Lifetime, patience: Duration) -> Self {
+    pub fn new(lifetime: Lifetime, started: UnixTime, patience: Duration) -> Self {
         let now = Now {
             snapshot: Arc::default(),
             stalls: Vec::new(),
             memory: String::new(),
             sweep_due: Instant::now() + patience,
+            rescue: status::Rescue::default(),
+            config_refused: None,
         };
         Board {
             lifetime,
+            started,
             now: Mutex::new(now),
         }
     }
@@ -103,6 +100,42 @@ impl Board {
     #[must_use]
     pub fn overdue(&self) -> Option<Duration> {
         Instant::now().checked_duration_since(self.lock().sweep_due)
+    }
+
+    /// Changes what is told of the rescue.
+    pub fn update_rescue(&self, change: impl FnOnce(&mut status::Rescue)) {
+        change(&mut self.lock().rescue);
+    }
+
+    /// Puts up why a new configuration was refused; nothing when it was taken.
+    pub fn config(&self, refused: Option<String>) {
+        self.lock().config_refused = refused;
+    }
+
+    /// What `fragwatch status` is told.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        let (stalled, overdue) = (self.stalled(), self.overdue());
+        let now = self.lock();
+        let stalled = stalled.into_iter().map(|(mount, since)| status::Stalled {
+            mount,
+            seconds: since.as_secs(),
+        });
+        Status {
+            schema: status::SCHEMA,
+            daemon: status::Daemon {
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                pid: std::process::id(),
+                started: self.started,
+                swept: now.snapshot.swept,
+                sweep_overdue_seconds: overdue.map(|overdue| overdue.as_secs()),
+                config_refused: now.config_refused.clone(),
+            },
+            images: now.snapshot.images,
+            worst: now.snapshot.worst.clone(),
+            stalled: stalled.collect(),
+            rescue: now.rescue.clone(),
+        }
     }
 
     /// All metrics, as text for Prometheus.

@@ -52,7 +52,7 @@ async fn landing(State(board): State<Arc<Board>>) -> Html<String> {
         page,
         "<p>{} watched by fragwatch {}. \
          <a href=\"/metrics\">metrics</a> · <a href=\"/healthz\">health</a></p>",
-        images(snapshot.images),
+        images(snapshot.images.total),
         env!("CARGO_PKG_VERSION")
     );
     for (mount, since) in board.stalled() {

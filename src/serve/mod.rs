@@ -3,5 +3,9 @@
 //! Everything here answers from the [`board`], which is in memory: a scrape never waits for a disk.
 
 pub mod board;
+pub mod control;
 pub mod http;
+pub mod listener;
 pub mod metrics;
+pub mod status;
+pub mod textfile;

@@ -6,6 +6,7 @@
 //! | `scrape`     | reads what `/metrics` says |
 //! | `watch`      | a daemon with its configuration, its sweeps and its helpers |
 //! | `served`     | the pages, every metric, images and file systems that come and go |
+//! | `control`    | `status`, `check`, the textfile, and clients that mean no good |
 //! | `maps`       | which extent maps are read and which are not |
 //! | `reload`     | SIGHUP |
 //! | `life`       | how it starts and ends |
@@ -24,6 +25,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod control;
 mod helpers;
 mod life;
 mod maps;

@@ -97,6 +97,8 @@ impl Etc {
     pub fn run(&self) -> Command {
         let mut command = fragwatch();
         command.arg("run").arg("--config").arg(self.file());
+        command.env("STATE_DIRECTORY", &self.dir);
+        command.env("RUNTIME_DIRECTORY", &self.dir);
         command
     }
 }
@@ -119,6 +121,14 @@ impl Watch {
     /// Starts one that watches `paths`, and waits for its first sweep.
     pub fn start(paths: &[&Path], more: &str) -> Watch {
         let watch = Watch::start_soon(paths, more);
+        watch.until("the first sweep", |now| now.swept().is_some());
+        watch
+    }
+
+    /// Starts one with what is configured, and waits for its first sweep.
+    pub fn start_with(etc: Etc) -> Watch {
+        let daemon = RunningDaemon::start(&etc.file(), etc.address);
+        let watch = Watch { daemon, etc };
         watch.until("the first sweep", |now| now.swept().is_some());
         watch
     }

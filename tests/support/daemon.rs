@@ -1,5 +1,6 @@
 //! Runs the program under test.
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -57,6 +58,13 @@ impl RunningDaemon {
     pub fn spawn(command: &mut Command, address: SocketAddr) -> RunningDaemon {
         let dir = rundir::new_dir(Place::Disk).expect("the run directory");
         // To a file: a pipe that nobody reads would stop a talkative daemon.
+        // A state of its own, unless the test gives it one: two daemons on one are refused.
+        for variable in ["STATE_DIRECTORY", "RUNTIME_DIRECTORY"] {
+            let given = |(name, _): (&OsStr, _)| name == variable;
+            if !command.get_envs().any(given) {
+                command.env(variable, &dir);
+            }
+        }
         let [out, err] = ["stdout", "stderr"].map(|name| File::create(dir.join(name)).unwrap());
         let process = Child::spawn(command.stdout(out).stderr(err))
             .unwrap_or_else(|e| panic!("{command:?}: {e}"));
@@ -81,6 +89,21 @@ impl RunningDaemon {
                 self.stderr()
             );
         }
+    }
+
+    /// Where it keeps its state and its control socket, unless the test says where.
+    pub fn directory(&self) -> &Path {
+        &self.dir
+    }
+
+    /// A command that asks it: `fragwatch status` and so on.
+    pub fn ask(&self, subcommand: &str) -> Command {
+        let mut command = fragwatch();
+        command
+            .arg(subcommand)
+            .env("RUNTIME_DIRECTORY", &self.dir)
+            .env("STATE_DIRECTORY", &self.dir);
+        command
     }
 
     /// Its process id.

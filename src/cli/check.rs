@@ -1,0 +1,275 @@
+//! `fragwatch check`: one line and an exit code, as Icinga, Nagios and Checkmk expect of a plugin
+//! (Monitoring Plugins Development Guidelines: 0 ok, 1 warning, 2 critical, 3 unknown; behind `|`
+//! stand the performance data).
+
+use std::path::Path;
+
+use serde::Serialize;
+
+use super::{client, load_config, scan_json, terminal};
+use crate::config::settings::Thresholds;
+use crate::model::Severity;
+use crate::serve::status::Status;
+
+/// What monitoring calls it when the check itself could not be made.
+const UNKNOWN: u8 = 3;
+
+#[derive(Debug, Serialize)]
+struct Verdict {
+    schema: u32,
+    /// 0 to 3.
+    code: u8,
+    /// What is said of it.
+    summary: String,
+    /// The performance data: names and values.
+    performance: Vec<Measured>,
+}
+
+#[derive(Debug, Serialize)]
+struct Measured {
+    name: &'static str,
+    value: u64,
+    unit: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    warning: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    critical: Option<u64>,
+}
+
+pub(super) fn run(json: bool, config: Option<&Path>) -> anyhow::Result<u8> {
+    let verdict = match ask(config) {
+        Ok((status, thresholds)) => judge(&status, &thresholds),
+        Err(error) => Verdict {
+            schema: scan_json::SCHEMA,
+            code: UNKNOWN,
+            summary: one_line(&format!("{error:#}")),
+            performance: Vec::new(),
+        },
+    };
+    if json {
+        terminal::print(&scan_json::to_line(&verdict)?)?;
+    } else {
+        terminal::print(&format!("{}\n", line(&verdict)))?;
+    }
+    Ok(verdict.code)
+}
+
+fn ask(config: Option<&Path>) -> anyhow::Result<(Status, Thresholds)> {
+    let settings = load_config(config)?.settings;
+    Ok((client::get(&settings, "/v1/status")?, settings.thresholds))
+}
+
+fn judge(status: &Status, thresholds: &Thresholds) -> Verdict {
+    let (code, mut found) = problems(status);
+    if found.is_empty() {
+        let plural = if status.images.total == 1 { "" } else { "s" };
+        found.push(format!("{} image{plural} ok", status.images.total));
+        if let Some(worst) = status.worst.first() {
+            found.push(format!("worst {} extents in {}", worst.extents, worst.path));
+        }
+    }
+    Verdict {
+        schema: scan_json::SCHEMA,
+        code,
+        summary: one_line(&found.join("; ")),
+        performance: performance(status, thresholds),
+    }
+}
+
+/// All that is wrong, and the code of the worst of it. Counts that are old are as bad as none:
+/// unknown, unless something known is bad.
+fn problems(status: &Status) -> (u8, Vec<String>) {
+    let (images, rescue) = (&status.images, &status.rescue);
+    let mut found = Vec::new();
+    let (mut code, mut unknown) = (0, false);
+    if rescue.incident {
+        code = 2;
+        found.push("INCIDENT: XFS waits for memory, see `fragwatch incidents`".to_owned());
+    }
+    for row in &status.worst {
+        if row.severity == Severity::Ok || found.len() >= 3 {
+            continue;
+        }
+        let reason = row.reason.as_deref().unwrap_or("");
+        let gap = if reason.is_empty() { "" } else { ", " };
+        found.push(format!(
+            "{} {} ({} extents{gap}{reason})",
+            row.path, row.severity, row.extents
+        ));
+    }
+    let bad = images.critical + images.warning;
+    if bad > 0 {
+        found.push(format!(
+            "{} critical and {} warning of {} images",
+            images.critical, images.warning, images.total
+        ));
+    }
+    code = code.max(match (images.critical, images.warning) {
+        (0, 0) => 0,
+        (0, _) => 1,
+        _ => 2,
+    });
+    if rescue.armed && rescue.drilled.is_some() && rescue.roundtrip_seconds.is_none() {
+        code = code.max(1);
+        found.push("the last drill of the rescue failed".to_owned());
+    }
+    if status.daemon.config_refused.is_some() {
+        code = code.max(1);
+        found.push("the last new configuration was refused".to_owned());
+    }
+    for stalled in &status.stalled {
+        unknown = true;
+        found.push(format!(
+            "file system {} does not answer for {} s",
+            stalled.mount, stalled.seconds
+        ));
+    }
+    if let Some(overdue) = status.daemon.sweep_overdue_seconds {
+        unknown = true;
+        found.push(format!(
+            "counts are old, the sweep is overdue by {overdue} s"
+        ));
+    }
+    if unknown && code < 2 {
+        code = UNKNOWN;
+    }
+    (code, found)
+}
+
+fn performance(status: &Status, thresholds: &Thresholds) -> Vec<Measured> {
+    let plain = |name, value, unit| Measured {
+        name,
+        value,
+        unit,
+        warning: None,
+        critical: None,
+    };
+    let images = &status.images;
+    vec![
+        plain("images", images.total as u64, ""),
+        plain("images_warning", images.warning as u64, ""),
+        plain("images_critical", images.critical as u64, ""),
+        plain("extents", images.extents.0, ""),
+        Measured {
+            warning: Some(thresholds.warning.extents.0),
+            critical: Some(thresholds.critical.extents.0),
+            ..plain(
+                "worst_extents",
+                status.worst.first().map_or(0, |row| row.extents.0),
+                "",
+            )
+        },
+        plain("extent_map_memory", images.extent_map_memory.0, "B"),
+    ]
+}
+
+fn line(verdict: &Verdict) -> String {
+    let word = match verdict.code {
+        0 => "OK",
+        1 => "WARNING",
+        2 => "CRITICAL",
+        _ => "UNKNOWN",
+    };
+    let mut line = format!("FRAGWATCH {word} - {}", verdict.summary);
+    for (number, measured) in verdict.performance.iter().enumerate() {
+        line.push_str(if number == 0 { " | " } else { " " });
+        line.push_str(&format!(
+            "{}={}{}",
+            measured.name, measured.value, measured.unit
+        ));
+        if let (Some(warning), Some(critical)) = (measured.warning, measured.critical) {
+            line.push_str(&format!(";{warning};{critical}"));
+        }
+    }
+    line
+}
+
+/// Performance data begin at the first `|`, and a second line is not shown.
+fn one_line(text: &str) -> String {
+    text.split_whitespace()
+        .collect::<Vec<_>>()
+        .join(" ")
+        .replace('|', "¦")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Bytes, ExtentCount, UnixTime};
+    use crate::serve::status::{Images, Rescue, Row, Stalled};
+
+    fn host(severity: Severity, extents: u64) -> Status {
+        let count = |of| usize::from(severity == of);
+        Status {
+            images: Images {
+                total: 1,
+                ok: count(Severity::Ok),
+                warning: count(Severity::Warning),
+                critical: count(Severity::Critical),
+                extents: ExtentCount(extents),
+                extent_map_memory: Bytes(160),
+            },
+            worst: vec![Row {
+                path: "/a|b.img".to_owned(),
+                extents: ExtentCount(extents),
+                severity,
+                ..Row::default()
+            }],
+            ..Status::default()
+        }
+    }
+
+    fn checked(status: &Status) -> (u8, String) {
+        let verdict = judge(status, &Thresholds::default());
+        (verdict.code, line(&verdict))
+    }
+
+    #[test]
+    fn one_line_says_it_all() {
+        assert_eq!(
+            checked(&host(Severity::Ok, 10)),
+            (
+                0,
+                "FRAGWATCH OK - 1 image ok; worst 10 extents in /a¦b.img | images=1 images_warning=0 \
+                 images_critical=0 extents=10 worst_extents=10;500000;5000000 extent_map_memory=160B"
+                    .to_owned()
+            )
+        );
+        let (code, line) = checked(&host(Severity::Critical, 6_000_000));
+        assert_eq!(code, 2);
+        assert!(
+            line.starts_with(
+                "FRAGWATCH CRITICAL - /a¦b.img critical (6,000,000 extents); 1 critical"
+            ),
+            "{line}"
+        );
+    }
+
+    #[test]
+    fn old_counts_are_unknown_but_never_hide_what_is_bad() {
+        let mut status = host(Severity::Ok, 10);
+        status.stalled.push(Stalled {
+            mount: "/srv".to_owned(),
+            seconds: 12,
+        });
+        assert_eq!(checked(&status).0, UNKNOWN);
+        status.rescue.incident = true;
+        assert_eq!(checked(&status).0, 2);
+        let mut critical = host(Severity::Critical, 6_000_000);
+        critical.daemon.sweep_overdue_seconds = Some(5);
+        assert_eq!(checked(&critical).0, 2);
+    }
+
+    #[test]
+    fn a_failed_drill_warns() {
+        let mut status = host(Severity::Ok, 10);
+        status.rescue = Rescue {
+            armed: true,
+            drilled: Some(UnixTime(5)),
+            ..Rescue::default()
+        };
+        assert_eq!(checked(&status).0, 1);
+        status.rescue.roundtrip_seconds = Some(1e-4);
+        assert_eq!(checked(&status).0, 0);
+    }
+}

@@ -1,0 +1,77 @@
+//! Asks the running daemon on its control socket.
+
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use http_body_util::{BodyExt as _, Empty, Limited};
+use hyper::body::Bytes;
+use hyper::client::conn::http1;
+use hyper::{Request, header};
+use hyper_util::rt::TokioIo;
+use serde::de::DeserializeOwned;
+use tokio::net::UnixStream;
+
+use crate::config::settings::Settings;
+use crate::serve::control::socket_path;
+
+/// The daemon answers from its memory, at most from its history.
+const PATIENCE: Duration = Duration::from_secs(15);
+/// No answer is longer.
+const LONGEST: usize = 64 << 20;
+
+/// Nobody answers at the socket: no daemon runs, or it listens elsewhere.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "no daemon answers at {socket} ({reason}): see `systemctl status fragwatch`; start it with `systemctl start fragwatch` or `fragwatch run`"
+)]
+pub(super) struct NotRunning {
+    socket: String,
+    reason: io::Error,
+}
+
+/// The daemon's answer to a GET of `path`.
+///
+/// # Errors
+/// [`NotRunning`] if nobody answers; otherwise what is wrong with the answer.
+pub(super) fn get<T: DeserializeOwned>(settings: &Settings, path: &str) -> anyhow::Result<T> {
+    let socket = socket_path(&settings.control);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let answer = async { tokio::time::timeout(PATIENCE, ask(&socket, path)).await };
+    let body = runtime.block_on(answer).with_context(|| {
+        format!(
+            "the daemon at {} does not answer within {} s",
+            socket.display(),
+            PATIENCE.as_secs()
+        )
+    })??;
+    serde_json::from_slice(&body).context("the daemon's answer is not understood")
+}
+
+async fn ask(socket: &Path, path: &str) -> anyhow::Result<Bytes> {
+    let stream = UnixStream::connect(socket).await.map_err(|reason| {
+        if reason.kind() == io::ErrorKind::PermissionDenied {
+            let message = "only root and the group of control.group may ask the daemon";
+            return anyhow::Error::new(reason).context(message);
+        }
+        let socket = socket.display().to_string();
+        NotRunning { socket, reason }.into()
+    })?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    let connection = tokio::spawn(connection);
+    let request = Request::get(path)
+        .header(header::HOST, "fragwatch")
+        .body(Empty::<Bytes>::new())?;
+    let answer = sender.send_request(request).await?;
+    let status = answer.status();
+    let body = Limited::new(answer.into_body(), LONGEST).collect().await;
+    let body = body.map_err(|error| anyhow::anyhow!(error))?.to_bytes();
+    connection.abort();
+    if !status.is_success() {
+        bail!("the daemon says: {}", String::from_utf8_lossy(&body).trim());
+    }
+    Ok(body)
+}

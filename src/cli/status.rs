@@ -1,0 +1,255 @@
+//! `fragwatch status`: what the daemon knows and how it does.
+
+use std::fmt::Write as _;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use comfy_table::{Cell, CellAlignment, Table, presets};
+
+use super::{SUCCESS, client, load_config, scan_json, terminal};
+use crate::model::{Bytes, Roughly, UnixTime};
+use crate::serve::status::{Rescue, Row, Status};
+
+pub(super) fn run(json: bool, config: Option<&Path>) -> anyhow::Result<u8> {
+    let settings = load_config(config)?.settings;
+    let status: Status = client::get(&settings, "/v1/status")?;
+    if json {
+        terminal::print(&scan_json::to_line(&status)?)?;
+    } else {
+        terminal::print(&render(&status, now()))?;
+    }
+    Ok(SUCCESS)
+}
+
+pub(super) fn now() -> UnixTime {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    UnixTime::from_seconds(since.map_or(0.0, |since| since.as_secs_f64()))
+}
+
+fn render(status: &Status, now: UnixTime) -> String {
+    let daemon = &status.daemon;
+    let mut text = format!(
+        "fragwatch {} (pid {}), running for {}; {}\n",
+        daemon.version,
+        daemon.pid,
+        Roughly(now.since(daemon.started)),
+        match daemon.swept {
+            Some(swept) => format!("last sweep {} ago", Roughly(now.since(swept))),
+            None => "no sweep has ended yet".to_owned(),
+        }
+    );
+    // Writing to a String cannot fail, here and below.
+    if let Some(overdue) = daemon.sweep_overdue_seconds {
+        let overdue = Roughly(Duration::from_secs(overdue));
+        let _ = writeln!(text, "! The next sweep is overdue by {overdue}.");
+    }
+    for stalled in &status.stalled {
+        let since = Roughly(Duration::from_secs(stalled.seconds));
+        let _ = writeln!(
+            text,
+            "! The file system {} has not answered for {since}; its counts are old.",
+            stalled.mount
+        );
+    }
+    if let Some(refused) = &daemon.config_refused {
+        let _ = writeln!(
+            text,
+            "! The last new configuration was refused, the former one is in force:\n{refused}"
+        );
+    }
+    text.push('\n');
+    text.push_str(&images(status));
+    text.push('\n');
+    text.push_str(&rescue(&status.rescue, now));
+    text
+}
+
+fn images(status: &Status) -> String {
+    let images = &status.images;
+    let plural = if images.total == 1 { "" } else { "s" };
+    let mut text = format!(
+        "{} image{plural}: {} critical, {} warning, {} ok; {} extents, {} of kernel memory if all their maps are loaded\n",
+        images.total,
+        images.critical,
+        images.warning,
+        images.ok,
+        images.extents,
+        images.extent_map_memory
+    );
+    if status.worst.is_empty() {
+        return text;
+    }
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).force_no_tty();
+    table.set_header([
+        "IMAGE",
+        "EXTENTS",
+        "GROWTH",
+        "CRITICAL IN",
+        "SIZE",
+        "SEVERITY",
+        "VM",
+    ]);
+    for row in &status.worst {
+        table.add_row(cells(row).map(Cell::new));
+    }
+    for (number, column) in table.column_iter_mut().enumerate() {
+        let alignment = match number {
+            1..=4 => CellAlignment::Right,
+            _ => CellAlignment::Left,
+        };
+        column.set_padding((0, 2)).set_cell_alignment(alignment);
+    }
+    text.push_str(&table.trim_fmt());
+    text.push('\n');
+    let left = images.total.saturating_sub(status.worst.len());
+    if left > 0 {
+        let _ = writeln!(text, "… and {left} more, less fragmented");
+    }
+    text
+}
+
+/// What is not known is a dash.
+fn cells(row: &Row) -> [String; 7] {
+    let or_dash = |text: Option<String>| text.unwrap_or_else(|| "–".to_owned());
+    let severity = match &row.reason {
+        Some(reason) => format!("{}: {reason}", row.severity),
+        None => row.severity.to_string(),
+    };
+    [
+        row.path.clone(),
+        row.extents.to_string(),
+        or_dash(row.growth_per_day.map(|rate| rate.to_string())),
+        or_dash(
+            row.seconds_to_critical
+                .map(|seconds| Roughly(Duration::from_secs(seconds)).to_string()),
+        ),
+        Bytes(row.size.0).to_string(),
+        severity,
+        or_dash(row.vm.clone()),
+    ]
+}
+
+fn rescue(rescue: &Rescue, now: UnixTime) -> String {
+    if !rescue.armed {
+        return "The rescue is off: nothing would be done in an emergency.\n".to_owned();
+    }
+    let mut text = match (rescue.incident, rescue.dry_run) {
+        (true, _) => "! There is an INCIDENT now: see `fragwatch incidents`.".to_owned(),
+        (false, true) => "The rescue is armed, for a dry run only.".to_owned(),
+        (false, false) => "The rescue is armed.".to_owned(),
+    };
+    match (rescue.drilled, rescue.roundtrip_seconds) {
+        (Some(at), Some(took)) => {
+            let _ = write!(
+                text,
+                " Last drill {} ago: from the kernel's log to the actor in {:.0} µs.",
+                Roughly(now.since(at)),
+                took * 1e6
+            );
+        }
+        (Some(at), None) => {
+            let _ = write!(
+                text,
+                "\n! The last drill, {} ago, FAILED: try `fragwatch drill`.",
+                Roughly(now.since(at))
+            );
+        }
+        (None, _) => text.push_str(" It was not yet tried out."),
+    }
+    let _ = writeln!(text, "\nTrigger: {}.", rescue.trigger);
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{ExtentCount, ExtentsPerDay, Severity};
+    use crate::serve::status::{Daemon, Images, Stalled};
+
+    fn status() -> Status {
+        Status {
+            daemon: Daemon {
+                version: "1.2.3".to_owned(),
+                pid: 7,
+                started: UnixTime(1_000),
+                swept: Some(UnixTime(90_000)),
+                ..Daemon::default()
+            },
+            images: Images {
+                total: 3,
+                ok: 2,
+                critical: 1,
+                extents: ExtentCount(6_000_010),
+                ..Images::default()
+            },
+            worst: vec![Row {
+                path: "/srv/db-1.img".to_owned(),
+                extents: ExtentCount(6_000_000),
+                size: Bytes(1 << 30),
+                severity: Severity::Critical,
+                growth_per_day: Some(ExtentsPerDay(1234.0)),
+                vm: Some("db-1".to_owned()),
+                ..Row::default()
+            }],
+            ..Status::default()
+        }
+    }
+
+    #[test]
+    fn it_reads_as_sentences_and_a_table() {
+        assert_eq!(
+            render(&status(), UnixTime(90_030)),
+            "\
+fragwatch 1.2.3 (pid 7), running for 1 d; last sweep 30 s ago
+
+3 images: 1 critical, 0 warning, 2 ok; 6,000,010 extents, 0 B of kernel memory if all their maps are loaded
+IMAGE            EXTENTS    GROWTH  CRITICAL IN     SIZE  SEVERITY  VM
+/srv/db-1.img  6,000,000  +1,234/d            –  1.0 GiB  critical  db-1
+… and 2 more, less fragmented
+
+The rescue is off: nothing would be done in an emergency.
+"
+        );
+    }
+
+    #[test]
+    fn what_is_wrong_stands_on_top() {
+        let mut status = status();
+        status.stalled.push(Stalled {
+            mount: "/srv".to_owned(),
+            seconds: 75,
+        });
+        status.daemon.config_refused = Some("f.toml:1:1: no".to_owned());
+        status.daemon.sweep_overdue_seconds = Some(5);
+        let text = render(&status, UnixTime(90_030));
+        let lines: Vec<_> = text.lines().skip(1).take(4).collect();
+        assert_eq!(
+            lines,
+            [
+                "! The next sweep is overdue by 5 s.",
+                "! The file system /srv has not answered for 1 min; its counts are old.",
+                "! The last new configuration was refused, the former one is in force:",
+                "f.toml:1:1: no"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_drill_that_failed_is_shouted() {
+        let mut off = Rescue {
+            armed: true,
+            drilled: Some(UnixTime(0)),
+            trigger: "kernel 1 says".to_owned(),
+            ..Rescue::default()
+        };
+        let text = rescue(&off, UnixTime(120));
+        assert!(
+            text.contains("! The last drill, 2 min ago, FAILED"),
+            "{text}"
+        );
+        off.roundtrip_seconds = Some(0.000_234);
+        let text = rescue(&off, UnixTime(120));
+        assert!(text.contains("in 234 µs."), "{text}");
+    }
+}

@@ -1,0 +1,186 @@
+//! The control socket: HTTP over a Unix socket, for `fragwatch status`, `check` and `history`. What
+//! changes something is asked for here and nowhere else.
+
+use std::fs::{self, DirBuilder, Permissions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, PermissionsExt as _};
+use std::os::unix::net;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
+use axum::{Router, routing::get};
+use rustix::fs::{Gid, chown};
+use serde::Serialize;
+use tokio::net::UnixListener;
+
+use super::board::Board;
+use crate::config::settings::{Control, DEFAULT_SOCKET};
+
+/// Root and the group may ask; nobody else.
+const MODE: u32 = 0o660;
+/// Where the names of groups stand. Not asked through NSS: that may wait for a directory server.
+const GROUPS: &str = "/etc/group";
+
+/// The pages over a board.
+pub fn router(board: Arc<Board>) -> Router {
+    Router::new()
+        .route("/v1/status", get(status))
+        .with_state(board)
+}
+
+async fn status(State(board): State<Arc<Board>>) -> Response {
+    answer(&board.status())
+}
+
+/// The value as JSON.
+fn answer(value: &impl Serialize) -> Response {
+    match serde_json::to_string(value) {
+        Ok(text) => ([(header::CONTENT_TYPE, "application/json")], text).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}
+
+/// Where the socket is: as configured; unless that is the default and systemd has given a runtime
+/// directory (systemd.exec(5), RuntimeDirectory=).
+#[must_use]
+pub fn socket_path(control: &Control) -> PathBuf {
+    match std::env::var_os("RUNTIME_DIRECTORY") {
+        Some(directory) if control.socket == Path::new(DEFAULT_SOCKET) => {
+            PathBuf::from(directory).join("control.sock")
+        }
+        _ => control.socket.clone(),
+    }
+}
+
+/// The socket in the file system; removed when it goes out of scope.
+#[derive(Debug)]
+pub struct SocketFile(PathBuf);
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        // Nobody else's: whoever else listens there has put it into the place of ours, and then
+        // this removes nothing that answers to us.
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+/// Listens on the control socket.
+///
+/// It is made under another name and comes to its own only with its mode and group, so that nobody
+/// else can connect in between.
+///
+/// # Errors
+/// AddrInUse if another daemon answers there, AlreadyExists if something lies there that is no
+/// socket, NotFound for a group that does not exist, and those of making it.
+pub fn listen(control: &Control) -> io::Result<(UnixListener, SocketFile)> {
+    let path = socket_path(control);
+    let group = group_id(&control.group, Path::new(GROUPS))?;
+    if let Some(directory) = path.parent() {
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o755)
+            .create(directory)?;
+    }
+    make_way(&path)?;
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".{}", std::process::id()));
+    let draft = path.with_file_name(name);
+    let _ = fs::remove_file(&draft);
+    let listener = net::UnixListener::bind(&draft)?;
+    let adopted = chown(&draft, None, Some(group))
+        .map_err(io::Error::from)
+        .and_then(|()| fs::set_permissions(&draft, Permissions::from_mode(MODE)))
+        .and_then(|()| fs::rename(&draft, &path));
+    if let Err(error) = adopted {
+        let _ = fs::remove_file(&draft);
+        return Err(error);
+    }
+    let file = SocketFile(path);
+    listener.set_nonblocking(true)?;
+    Ok((UnixListener::from_std(listener)?, file))
+}
+
+/// Sees to it that the path is free or a socket that nobody listens on.
+fn make_way(path: &Path) -> io::Result<()> {
+    let there = match fs::symlink_metadata(path) {
+        Ok(there) => there,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    if !there.file_type().is_socket() {
+        return Err(io::Error::new(
+            io::ErrorKind::AlreadyExists,
+            "something lies there that is no socket; remove it or set control.socket",
+        ));
+    }
+    if net::UnixStream::connect(path).is_ok() {
+        return Err(io::Error::new(
+            io::ErrorKind::AddrInUse,
+            "another daemon answers there",
+        ));
+    }
+    Ok(())
+}
+
+/// The number of a group: of a line of group(5), or given as a number.
+fn group_id(name: &str, groups: &Path) -> io::Result<Gid> {
+    if let Ok(number) = name.parse() {
+        return Ok(Gid::from_raw(number));
+    }
+    let known = fs::read_to_string(groups)?;
+    let number = known.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        (fields.next()? == name).then(|| fields.nth(1)?.parse().ok())?
+    });
+    number.map(Gid::from_raw).ok_or_else(|| {
+        let message = format!("control.group: there is no group {name:?} in {GROUPS}");
+        io::Error::new(io::ErrorKind::NotFound, message)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn groups_are_found_by_name_and_number() {
+        let directory = tempfile::tempdir().unwrap();
+        let groups = directory.path().join("group");
+        fs::write(&groups, "root:x:0:\nlibvirt:x:117:anna,bo\nbroken\n").unwrap();
+        let id = |name| group_id(name, &groups).map(Gid::as_raw);
+        assert_eq!(id("root").unwrap(), 0);
+        assert_eq!(id("libvirt").unwrap(), 117);
+        assert_eq!(id("4711").unwrap(), 4711);
+        let error = id("libvert").unwrap_err();
+        assert!(
+            error.to_string().contains("no group \"libvert\""),
+            "{error}"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_socket_that_nobody_listens_on_makes_way() {
+        let directory = tempfile::tempdir().unwrap();
+        let control = Control {
+            socket: directory.path().join("deep/er/control.sock"),
+            group: "0".to_owned(),
+        };
+        let (listener, file) = listen(&control).unwrap();
+        let mode = fs::metadata(&control.socket).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, MODE);
+        let refused = listen(&control).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::AddrInUse);
+        std::mem::forget(file);
+        drop(listener);
+        let (_listener, file) = listen(&control).unwrap();
+        drop(file);
+        assert!(!control.socket.exists());
+        fs::write(&control.socket, "precious").unwrap();
+        let refused = listen(&control).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(fs::read(&control.socket).unwrap(), b"precious");
+    }
+}

@@ -1,0 +1,114 @@
+//! What `fragwatch status` and `fragwatch check` are told, as JSON. Keys are only ever added.
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::{Bytes, ExtentCount, ExtentsPerDay, Severity, UnixTime};
+
+/// Version of this form; it grows only if a key ever changes its meaning.
+pub const SCHEMA: u32 = 1;
+
+/// All of it.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Status {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// The daemon.
+    pub daemon: Daemon,
+    /// All images together.
+    pub images: Images,
+    /// The most fragmented images, worst first.
+    pub worst: Vec<Row>,
+    /// Mount points whose file systems do not answer.
+    pub stalled: Vec<Stalled>,
+    /// The rescue.
+    pub rescue: Rescue,
+}
+
+/// The process that answers.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Daemon {
+    /// Its version.
+    pub version: String,
+    /// Its process id.
+    pub pid: u32,
+    /// When it was started.
+    pub started: UnixTime,
+    /// When the last sweep over all images ended.
+    pub swept: Option<UnixTime>,
+    /// By how many seconds the next one is overdue.
+    pub sweep_overdue_seconds: Option<u64>,
+    /// Why the last new configuration was refused; the former one is in force.
+    pub config_refused: Option<String>,
+}
+
+/// All images together.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Images {
+    /// How many there are.
+    pub total: usize,
+    /// How many are ok.
+    pub ok: usize,
+    /// How many are at or above a warning threshold.
+    pub warning: usize,
+    /// How many are at or above a critical threshold.
+    pub critical: usize,
+    /// Their extents.
+    pub extents: ExtentCount,
+    /// Kernel memory that all their extent maps take if they are loaded.
+    #[serde(rename = "extent_map_memory_bytes")]
+    pub extent_map_memory: Bytes,
+}
+
+/// One image.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Row {
+    /// Its path, on one line.
+    pub path: String,
+    /// Its length.
+    #[serde(rename = "size_bytes")]
+    pub size: Bytes,
+    /// Its extents.
+    pub extents: ExtentCount,
+    /// How bad that is.
+    pub severity: Severity,
+    /// Which threshold says so; nothing while it is ok.
+    pub reason: Option<String>,
+    /// How fast it grows, as far as that is known.
+    pub growth_per_day: Option<ExtentsPerDay>,
+    /// How long until it is critical, as far as that is known.
+    pub seconds_to_critical: Option<u64>,
+    /// The name of the VM that has it open.
+    pub vm: Option<String>,
+}
+
+/// A file system that does not answer.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Stalled {
+    /// Where it is mounted.
+    pub mount: String,
+    /// For how long.
+    pub seconds: u64,
+}
+
+/// The rescue.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Rescue {
+    /// Whether it would act now.
+    pub armed: bool,
+    /// Whether it does all but act.
+    pub dry_run: bool,
+    /// What can start it on the running kernel, in words.
+    pub trigger: String,
+    /// Whether there is an incident now.
+    pub incident: bool,
+    /// When the path from the kernel's log to the actor was last tried out.
+    pub drilled: Option<UnixTime>,
+    /// How long that took; nothing if it failed.
+    pub roundtrip_seconds: Option<f64>,
+}
