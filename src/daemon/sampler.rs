@@ -14,10 +14,9 @@ use super::inventory::{Change, Inventory};
 use super::mapper::Mapper;
 use super::{notify, now, patience};
 use crate::config::Settings;
-use crate::model::DeviceNumber;
-use crate::model::Severity;
 use crate::model::path::shown;
-use crate::probe::sweep::{Event, Fleet, Scope};
+use crate::model::{DeviceNumber, Opener, Owner, Severity};
+use crate::probe::sweep::{Counted, Event, Fleet, Scope};
 use crate::probe::worker::CallError;
 use crate::serve::board::Board;
 use crate::serve::metrics::{Method, probe_failed, probed};
@@ -103,9 +102,16 @@ impl Sampler {
         let mut unanswering = BTreeMap::new();
         let mut on_event = |device, event| match event {
             Event::Filesystem(filesystem) => inventory.lock().filesystem(device, filesystem),
-            Event::Image(sample, took) => {
+            Event::Image(counted) => {
+                let Counted {
+                    sample,
+                    took,
+                    owner,
+                } = *counted;
                 probed(Method::Count, took);
-                tell(inventory.lock().image(device, sample, &settings.thresholds));
+                let mut inventory = inventory.lock();
+                let changes = inventory.image(device, sample, owner, &settings.thresholds);
+                changes.into_iter().for_each(|change| tell(Some(change)));
             }
             Event::Fault(fault) => {
                 probe_failed();
@@ -184,7 +190,32 @@ fn tell(change: Option<Change>) {
         Some(Change::Severity(path, severity, extents)) => {
             warn!("image {}: {severity} with {extents} extents", shown(&path));
         }
+        Some(Change::Mixed(path, owner)) => warn!(
+            "image {}: {}; what is read through the page cache can be older than what the others \
+             wrote. Give all of them the same cache mode, or close all but one",
+            shown(&path),
+            openers(&owner)
+        ),
         Some(Change::Fault(fault)) => warn!("{}: {}", shown(&fault.path), fault.error),
         Some(Change::Mended(path)) => info!("{}: can be read again", shown(&path)),
     }
+}
+
+/// `process 17 kvm (VM db-1) writes past the page cache (O_DIRECT), process 18 rsync reads …`
+fn openers(owner: &Owner) -> String {
+    let opener = |opener: &Opener| {
+        let how = match (opener.direct, opener.buffered) {
+            (true, true) => "both past and through the page cache",
+            (true, false) => "past the page cache (O_DIRECT)",
+            _ => "through the page cache",
+        };
+        let vm = opener.vm.as_ref().and_then(|vm| vm.name.as_deref());
+        let vm = vm.map(|name| format!(" (VM {name})")).unwrap_or_default();
+        let name = format!("{}{vm}", opener.name);
+        let access = if opener.writes { "writes" } else { "reads" };
+        let name = shown(Path::new(&name));
+        format!("process {} {name} {access} {how}", opener.pid)
+    };
+    let openers: Vec<_> = owner.openers.iter().map(opener).collect();
+    openers.join(", ")
 }

@@ -20,6 +20,7 @@ use crate::discover::paths::{self, Followed};
 use crate::discover::rules::{Rules, Verdict};
 use crate::discover::walk::{Visitor, walk};
 use crate::model::{Bytes, ExtentCount, Format, ImageId, Sample};
+use crate::sys::generation;
 
 /// A file with more extents is not looked into on XFS: up to here that costs some milliseconds and
 /// less than 200 KB.
@@ -68,6 +69,13 @@ struct Survey<'a> {
     /// Images that were counted: a hard link, or a path named twice, is the same one.
     seen: HashSet<ImageId>,
     passed_over: PassedOver,
+}
+
+/// A file that is open.
+struct Inode<'a> {
+    file: &'a File,
+    stat: &'a Stat,
+    generation: u32,
 }
 
 impl Survey<'_> {
@@ -138,10 +146,9 @@ impl Survey<'_> {
             }
             Verdict::Image => self.count(at, name, path, true)?,
             Verdict::Look => {
-                let remembered = self.formats.get(id(&stat), &stat);
                 let certain = by_name(path) == Some(Format::Raw) || self.held.contains(path);
                 // Known to be no image: not even opened.
-                if remembered == Some(None) && !certain {
+                if self.formats.is_no_image(id(&stat), &stat) && !certain {
                     self.passed_over.unwanted += 1;
                 } else {
                     self.count(at, name, path, certain)?;
@@ -168,13 +175,20 @@ impl Survey<'_> {
         let out = &mut *self.out;
         let count = self.probe.count(&file, at, &mut || out.beat())?;
         let took = began.elapsed();
-        let Some(format) = self.format(&file, &stat, path, &count, certain)? else {
+        let generation = generation::generation(&file).unwrap_or(0);
+        let inode = Inode {
+            file: &file,
+            stat: &stat,
+            generation,
+        };
+        let Some(format) = self.format(&inode, path, &count, certain)? else {
             self.passed_over.unwanted += 1;
             return Ok(());
         };
         self.seen.insert(id);
         let sample = Sample {
             id,
+            generation,
             path: path.to_owned(),
             format,
             extents: count.extents,
@@ -201,21 +215,28 @@ impl Survey<'_> {
     /// case: whatever it is, it costs the kernel as much as an image.
     fn format(
         &mut self,
-        file: &File,
-        stat: &Stat,
+        inode: &Inode<'_>,
         path: &Path,
         count: &Count,
         certain: bool,
     ) -> io::Result<Option<Format>> {
+        let Inode {
+            file,
+            stat,
+            generation,
+        } = *inode;
         let id = id(stat);
-        if let Some(remembered) = self.formats.get(id, stat) {
+        if let Some(remembered) = self.formats.get(id, generation, stat) {
             return Ok(remembered.or(certain.then_some(Format::Raw)));
         }
         if count.extents > LOOK_INTO && self.probe.loads_whole_maps() {
-            let format = self.formats.last_known(id).or_else(|| by_name(path));
+            let format = self
+                .formats
+                .last_known(id, generation)
+                .or_else(|| by_name(path));
             return Ok(Some(format.unwrap_or(Format::Unknown)));
         }
-        let magic = self.formats.read(id, stat, file)?;
+        let magic = self.formats.read(id, generation, stat, file)?;
         Ok(magic.or(certain.then_some(Format::Raw)))
     }
 
