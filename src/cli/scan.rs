@@ -161,7 +161,8 @@ fn take(device: DeviceNumber, event: Event, found: &mut Found, settings: &Settin
         }),
         Event::Fault(fault) => found.errors.push(fault),
         Event::PassedOver(passed_over) => found.passed_over.add(passed_over),
-        Event::Surveyed { result: Ok(()), .. } => {}
+        // A single pass watches nothing.
+        Event::Watched(_) | Event::Surveyed { result: Ok(()), .. } => {}
         Event::Surveyed {
             mount,
             result: Err(error),

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
@@ -14,6 +14,7 @@ use super::inventory::{Change, Inventory};
 use super::mapper::Mapper;
 use super::{notify, now, patience};
 use crate::config::Settings;
+use crate::discover::watch::{News, Pace};
 use crate::model::path::shown;
 use crate::model::{DeviceNumber, Opener, Owner, Severity};
 use crate::probe::sweep::{Counted, Event, Fleet, Scope};
@@ -37,6 +38,11 @@ pub(super) struct Sampler {
     settings: watch::Receiver<Arc<Settings>>,
     board: Arc<Board>,
     fleet: Fleet,
+    /// What the watch of the directories has to say, and when to sweep because of it.
+    news: mpsc::UnboundedReceiver<News>,
+    pace: Pace,
+    /// File systems not all of whose directories are watched, and why.
+    unwatched: BTreeMap<DeviceNumber, String>,
     inventory: Shared,
     mapper: Mapper,
     /// File systems that did not answer the last sweep, where they are mounted, and in which way
@@ -49,12 +55,16 @@ pub(super) struct Sampler {
 impl Sampler {
     pub(super) fn new(settings: watch::Receiver<Arc<Settings>>, board: Arc<Board>) -> Self {
         let inventory = Shared::default();
+        let mut fleet = Fleet::new(Path::new("/proc"));
         Sampler {
+            news: fleet.listen(),
+            pace: Pace::default(),
+            unwatched: BTreeMap::new(),
             settings,
             mapper: Mapper::new(inventory.clone()),
             inventory,
             board,
-            fleet: Fleet::new(Path::new("/proc")),
+            fleet,
             unanswering: BTreeMap::new(),
             swept: None,
         }
@@ -65,6 +75,7 @@ impl Sampler {
             let began = Instant::now();
             let settings = Arc::clone(&self.settings.borrow_and_update());
             self.sweep(&settings).await;
+            self.pace.swept(began.into_std(), Instant::now().into_std());
             let next = began + settings.sampling.interval;
             if !self.wait_until(next, &settings).await {
                 return;
@@ -72,7 +83,8 @@ impl Sampler {
         }
     }
 
-    /// Reads maps until the next sweep is due or there are new settings. False if there will be no
+    /// Reads maps until the next sweep is due, names have come or gone, or there are new settings.
+    /// False if there will be no
     /// more settings: the daemon ends.
     async fn wait_until(&mut self, next: Instant, settings: &Settings) -> bool {
         loop {
@@ -80,14 +92,45 @@ impl Sampler {
                 self.post();
             }
             let tick = Instant::now() + Duration::from_secs(1);
+            let due = self.pace.due().map_or(next, Instant::from_std).min(next);
             tokio::select! {
                 changed = self.settings.changed() => {
                     return changed.is_ok();
                 }
-                () = tokio::time::sleep_until(tick.min(next)) => {}
+                Some(news) = self.news.recv() => {
+                    self.heard(news);
+                    continue;
+                }
+                () = tokio::time::sleep_until(tick.min(due)) => {}
             }
-            if Instant::now() >= next {
+            if Instant::now() >= due {
                 return true;
+            }
+        }
+    }
+
+    fn heard(&mut self, news: News) {
+        if news == News::Lost {
+            info!(
+                "so much has changed in the image directories that events were lost; all of them \
+                 are searched again"
+            );
+        }
+        self.pace.heard(Instant::now().into_std());
+    }
+
+    /// Says once why not all directories of a file system are watched.
+    fn watched(&mut self, answers: BTreeMap<DeviceNumber, Option<String>>) {
+        for (device, refusal) in answers {
+            let Some(refusal) = refusal else {
+                if self.unwatched.remove(&device).is_some() {
+                    info!("file system {device}: all image directories are watched again");
+                }
+                continue;
+            };
+            if self.unwatched.get(&device) != Some(&refusal) {
+                warn!("file system {device}: {refusal}");
+                self.unwatched.insert(device, refusal);
             }
         }
     }
@@ -100,6 +143,7 @@ impl Sampler {
         let before = std::mem::take(&mut self.unanswering);
         let swept_before = self.swept;
         let mut unanswering = BTreeMap::new();
+        let mut watched = BTreeMap::<_, Option<String>>::new();
         let mut on_event = |device, event| match event {
             Event::Filesystem(filesystem) => inventory.lock().filesystem(device, filesystem),
             Event::Image(counted) => {
@@ -118,6 +162,11 @@ impl Sampler {
                 tell(inventory.lock().fault(device, fault));
             }
             Event::PassedOver(_) => {}
+            // A file system is surveyed again when more of it is met; then any refusal counts.
+            Event::Watched(refusal) => {
+                let known = watched.entry(device).or_default();
+                *known = known.take().or(refusal);
+            }
             Event::Surveyed {
                 mount,
                 result,
@@ -145,6 +194,7 @@ impl Sampler {
         if let Err(error) = swept {
             return error!("no sweep: cannot read /proc/self/mountinfo: {error}");
         }
+        self.watched(watched);
         for (_, (mount, _)) in before
             .iter()
             .filter(|(device, _)| !unanswering.contains_key(device))

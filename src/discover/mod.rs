@@ -4,7 +4,8 @@
 //! [`mounts`] decides whose file system a path belongs to without touching it; [`paths`] follows a
 //! configured path to real files and directories; [`walk`] searches a directory; [`rules`] and
 //! [`mod@format`] say what is an image. All of these but the first run in the worker of their file
-//! system. [`owner`] finds out which VM has which image open, and asks procfs only.
+//! system. [`owner`] finds out which VM has which image open, and asks procfs only;
+//! [`watch`] is told of names that come and go.
 
 mod command_lines;
 pub mod format;
@@ -14,3 +15,4 @@ pub mod paths;
 pub mod rules;
 mod vm;
 pub mod walk;
+pub mod watch;

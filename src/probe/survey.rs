@@ -12,6 +12,7 @@ use std::time::Instant;
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat, openat, statat};
 
 use super::format_cache::FormatCache;
+use super::helper::Memory;
 use super::outbox::Outbox;
 use super::protocol::{PassedOver, Reply, Root, SurveyRequest};
 use super::{Count, Probe, fault, open};
@@ -19,6 +20,7 @@ use crate::discover::format::by_name;
 use crate::discover::paths::{self, Followed};
 use crate::discover::rules::{Rules, Verdict};
 use crate::discover::walk::{Visitor, walk};
+use crate::discover::watch::DirectoryWatch;
 use crate::model::{Bytes, ExtentCount, Format, ImageId, Sample};
 use crate::sys::generation;
 
@@ -33,7 +35,7 @@ const LOOK_INTO: ExtentCount = ExtentCount(10_000);
 pub(super) fn run(
     request: &SurveyRequest,
     probe: &mut dyn Probe,
-    formats: &mut FormatCache,
+    memory: &mut Memory,
     out: &mut Outbox,
 ) -> io::Result<()> {
     let rules = Rules::new(&request.selection).map_err(io::Error::other)?;
@@ -43,9 +45,12 @@ pub(super) fn run(
         Err(error) => out.push(&Reply::Fault(fault(&request.mount.point, &error))),
     }
     let held = request.held.iter().map(|held| held.0.clone()).collect();
+    let Memory { formats, watch } = memory;
+    let watch = request.watch.and_then(|sweep| watch.begin(sweep));
     let mut survey = Survey {
         probe,
         formats,
+        watch,
         out,
         rules: &rules,
         held,
@@ -56,6 +61,10 @@ pub(super) fn run(
         survey.root(root, request);
     }
     let passed_over = survey.passed_over;
+    if request.watch.is_some() {
+        let refused = memory.watch.refused().map(ToString::to_string);
+        out.push(&Reply::Watched(refused));
+    }
     out.push(&Reply::PassedOver(passed_over));
     Ok(())
 }
@@ -63,6 +72,7 @@ pub(super) fn run(
 struct Survey<'a> {
     probe: &'a mut dyn Probe,
     formats: &'a mut FormatCache,
+    watch: Option<&'a mut DirectoryWatch>,
     out: &'a mut Outbox,
     rules: &'a Rules,
     held: HashSet<PathBuf>,
@@ -87,8 +97,10 @@ impl Survey<'_> {
                 Err(error) => self.fault(&root.path, &error),
             };
         }
-        let out = &mut *self.out;
-        let expanded = paths::expand(&root.path, &request.territory, &mut || out.beat());
+        let expanded = paths::expand(&root.path, &request.territory, &mut |directory| {
+            self.out.beat();
+            self.watch(directory);
+        });
         for (path, error) in expanded.faults {
             self.fault(&path, &error);
         }
@@ -123,6 +135,7 @@ impl Survey<'_> {
         let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
             return;
         };
+        self.watch(parent);
         let flags = OFlags::DIRECTORY | OFlags::CLOEXEC;
         // Without the right to read the directory only its hint stays unknown.
         let counted = openat(CWD, parent, flags, Mode::empty())
@@ -240,6 +253,16 @@ impl Survey<'_> {
         Ok(magic.or(certain.then_some(Format::Raw)))
     }
 
+    /// Watches a directory, before it is listed, for names that come and go.
+    fn watch(&mut self, directory: &Path) {
+        let Some(watch) = &mut self.watch else { return };
+        self.out.at_hand(directory);
+        // One that is not there has no names; the search says so.
+        if let Ok(stat) = statat(CWD, directory, AtFlags::empty()) {
+            watch.directory(directory, (stat.st_dev, stat.st_ino));
+        }
+    }
+
     fn fault(&mut self, path: &Path, error: &io::Error) {
         self.out.push(&Reply::Fault(fault(path, error)));
     }
@@ -262,6 +285,12 @@ impl Visitor for Survey<'_> {
 
     fn directory(&mut self, path: &Path) {
         self.out.at_hand(path);
+    }
+
+    fn listed(&mut self, path: &Path, id: (u64, u64)) {
+        if let Some(watch) = &mut self.watch {
+            watch.directory(path, id);
+        }
     }
 
     fn mount_point(&mut self, path: &Path) {

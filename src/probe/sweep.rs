@@ -10,12 +10,13 @@ use tokio::sync::{Mutex, mpsc};
 
 use super::owners::Owners;
 use super::protocol::{Fault, PassedOver, PlainPath, Reply, Request, Root, SurveyRequest};
-use super::worker::{CallError, StallFlag, Worker};
+use super::worker::{CallError, Listener, StallFlag, Worker};
 use crate::config::settings::Settings;
 use crate::discover::mounts::{Mount, MountTable, Territory};
 use crate::discover::owner::{Holders, Search};
 use crate::discover::paths::literal_part;
 use crate::discover::rules::Selection;
+use crate::discover::watch::News;
 use crate::model::{DeviceNumber, Filesystem, ImageId, Owner, Sample};
 use crate::sys;
 
@@ -59,6 +60,8 @@ pub enum Event {
     Fault(Fault),
     /// Files that were no images.
     PassedOver(PassedOver),
+    /// The directories that were searched are watched; why not all of them, if so.
+    Watched(Option<String>),
     /// All of a file system was surveyed, or it ended in an error. Follows again for the same file
     /// system when more of it is met later.
     Surveyed {
@@ -91,6 +94,9 @@ pub struct Fleet {
     proc: PathBuf,
     owners: Owners,
     ships: BTreeMap<DeviceNumber, Ship>,
+    listener: Option<Listener>,
+    /// Sweeps that were begun.
+    sweeps: u64,
 }
 
 #[derive(Debug)]
@@ -110,7 +116,17 @@ impl Fleet {
             proc: proc.to_owned(),
             owners: Owners::new(Search::new(proc, Path::new("/run"))),
             ships: BTreeMap::new(),
+            listener: None,
+            sweeps: 0,
         }
+    }
+
+    /// Has the directories watched that the sweeps to come search, and says when names in them
+    /// come, change or go. To be called before the first sweep.
+    pub fn listen(&mut self) -> mpsc::UnboundedReceiver<News> {
+        let (listener, news) = mpsc::unbounded_channel();
+        self.listener = Some(listener);
+        news
     }
 
     /// The mount table as it is now.
@@ -124,7 +140,7 @@ impl Fleet {
     /// The worker of a file system; it is made if there is none yet.
     pub fn worker(&mut self, mount: &Mount) -> Arc<Mutex<Worker>> {
         let ship = self.ships.entry(mount.device).or_insert_with(|| {
-            let worker = Worker::default();
+            let worker = Worker::told_to(self.listener.clone());
             Ship {
                 flag: worker.flag(),
                 worker: Arc::new(Mutex::new(worker)),
@@ -159,6 +175,7 @@ impl Fleet {
     pub async fn sweep(&mut self, scope: &Scope, on_event: &mut OnEvent<'_>) -> io::Result<()> {
         let mounts = self.mounts()?;
         let holders = self.owners.look().await;
+        self.sweeps += 1;
         let mut sweep = Sweep::new(self, scope, mounts, holders);
         for root in &scope.roots {
             sweep.add_root(root.clone(), on_event);
@@ -293,6 +310,7 @@ impl<'a> Sweep<'a> {
             let held = held.filter(|path| territory.is_here(path));
             let request = Request::Survey(SurveyRequest {
                 held: held.map(|path| PlainPath(path.to_owned())).collect(),
+                watch: self.fleet.listener.as_ref().map(|_| self.fleet.sweeps),
                 selection: self.scope.selection.clone(),
                 mount: mount.clone(),
                 territory,
@@ -331,6 +349,7 @@ impl<'a> Sweep<'a> {
                 }))
             }
             Reply::Fault(fault) => Event::Fault(fault),
+            Reply::Watched(refusal) => Event::Watched(refusal),
             Reply::PassedOver(passed_over) => Event::PassedOver(passed_over),
             Reply::Elsewhere(root) => return self.add_crossing(root, on_event),
             Reply::Beat

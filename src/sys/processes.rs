@@ -201,7 +201,9 @@ fn open_file(target: &[u8], info: &[u8]) -> Option<OpenFile> {
 /// either. Not to read their fdinfo saves half of the time.
 fn can_be_a_file(target: &[u8]) -> bool {
     const NEVER: [&[u8]; 6] = [b"/dev/", b"/proc/", b"/sys/", b"/memfd:", b"/[", b"/SYSV"];
-    target.starts_with(b"/") && !NEVER.iter().any(|prefix| target.starts_with(prefix))
+    let is_never = NEVER.iter().any(|prefix| target.starts_with(prefix));
+    // The only place in /dev that holds files; a file system may even be mounted there.
+    target.starts_with(b"/dev/shm/") || (target.starts_with(b"/") && !is_never)
 }
 
 fn name(process: &OwnedFd) -> Option<String> {
