@@ -1,12 +1,13 @@
 //! The table of `fragwatch scan`.
 
 use std::fmt::Write as _;
+use std::path::Path;
 
 use comfy_table::{Cell, CellAlignment, Color, ContentArrangement, Table, presets};
 
 use super::scan::{Found, Image};
 use crate::model::path::shown;
-use crate::model::{Bytes, ExtentCount, Severity};
+use crate::model::{Bytes, ExtentCount, Opener, Owner, Severity, Vm};
 
 /// An image nearer than this to the number of extents at which its writes fail is worth a line:
 /// percent.
@@ -22,6 +23,7 @@ pub(super) fn render(found: &Found, width: Option<u16>, colours: bool) -> String
     text.push_str(&summary(found));
     for image in &found.images {
         text.push_str(&limit_line(found, image).unwrap_or_default());
+        text.push_str(&mixed_line(image).unwrap_or_default());
     }
     text
 }
@@ -46,6 +48,7 @@ fn table(found: &Found, width: Option<u16>, colours: bool) -> String {
         "SIZE",
         "ALLOCATED",
         "MAP MEMORY",
+        "VM",
         "SEVERITY",
     ];
     if with_maps {
@@ -60,6 +63,7 @@ fn table(found: &Found, width: Option<u16>, colours: bool) -> String {
             image.sample.size.to_string(),
             image.sample.allocated.to_string(),
             or_dash(found.map_memory(image)),
+            vm(image),
         ];
         if with_maps {
             let fragments = image.map.as_ref().map(|map| ExtentCount(map.fragments));
@@ -69,7 +73,7 @@ fn table(found: &Found, width: Option<u16>, colours: bool) -> String {
         table.add_row(row.into_iter().map(Cell::new).chain([severity]));
     }
     for (number, name) in header.iter().enumerate() {
-        let left = matches!(*name, "IMAGE" | "SEVERITY");
+        let left = matches!(*name, "IMAGE" | "VM" | "SEVERITY");
         let alignment = if left {
             CellAlignment::Left
         } else {
@@ -88,6 +92,16 @@ fn colour(severity: Severity) -> Color {
         Severity::Warning => Color::Yellow,
         Severity::Critical => Color::Red,
     }
+}
+
+/// The name of the VM that has the image open, or what else there is to call it by.
+fn vm(image: &Image) -> String {
+    let vm = image.owner.as_ref().and_then(Owner::vm);
+    let name = |vm: &Vm| match &vm.name {
+        Some(name) => shown(Path::new(name)),
+        None => format!("pid {}", vm.pid),
+    };
+    or_dash(vm.map(name))
 }
 
 fn or_dash(value: Option<impl ToString>) -> String {
@@ -141,4 +155,19 @@ fn limit_line(found: &Found, image: &Image) -> Option<String> {
             shown(&image.sample.path)
         )
     })
+}
+
+/// A line for an image that is read through the page cache and past it while it is written to.
+fn mixed_line(image: &Image) -> Option<String> {
+    let owner = image.owner.as_ref().filter(|owner| owner.is_mixed())?;
+    let name = |opener: &Opener| format!("{} {}", opener.pid, shown(Path::new(&opener.name)));
+    let direct = owner.openers.iter().filter(|opener| opener.direct);
+    let buffered = owner.openers.iter().filter(|opener| opener.buffered);
+    let list = |names: Vec<String>| names.join(", ");
+    Some(format!(
+        "{}: opened past the page cache by {} and through it by {}; what is read through it can be out of date.\n",
+        shown(&image.sample.path),
+        list(direct.map(name).collect()),
+        list(buffered.map(name).collect())
+    ))
 }

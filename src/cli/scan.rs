@@ -15,8 +15,8 @@ use crate::discover::mounts::MountTable;
 use crate::model::memory::{extent_limit, extent_map_memory};
 use crate::model::path::shown;
 use crate::model::{
-    Bytes, DeviceNumber, ExtentCount, ExtentMap, Filesystem, FilesystemKind, MapBuilder, Sample,
-    Severity,
+    Bytes, DeviceNumber, ExtentCount, ExtentMap, Filesystem, FilesystemKind, MapBuilder, Owner,
+    Sample, Severity,
 };
 use crate::probe::protocol::{Fault, MapRequest, PassedOver, Reply, Request, Root};
 use crate::probe::sweep::{Event, Fleet, Scope};
@@ -38,6 +38,8 @@ pub(super) struct Found {
 pub(super) struct Image {
     pub(super) device: DeviceNumber,
     pub(super) sample: Sample,
+    /// Who has it open; nothing if that cannot be found out.
+    pub(super) owner: Option<Owner>,
     pub(super) severity: Severity,
     pub(super) map: Option<ExtentMap>,
 }
@@ -150,15 +152,17 @@ async fn scan(
 fn take(device: DeviceNumber, event: Event, found: &mut Found, settings: &Settings) {
     match event {
         Event::Filesystem(filesystem) => drop(found.filesystems.insert(device, filesystem)),
-        Event::Image(sample, _) => found.images.push(Image {
+        Event::Image(counted) => found.images.push(Image {
             device,
-            severity: assess::severity(sample.extents, &settings.thresholds),
-            sample,
+            severity: assess::severity(counted.sample.extents, &settings.thresholds),
+            sample: counted.sample,
+            owner: counted.owner,
             map: None,
         }),
         Event::Fault(fault) => found.errors.push(fault),
         Event::PassedOver(passed_over) => found.passed_over.add(passed_over),
-        Event::Surveyed { result: Ok(()), .. } => {}
+        // A single pass watches nothing.
+        Event::Watched(_) | Event::Surveyed { result: Ok(()), .. } => {}
         Event::Surveyed {
             mount,
             result: Err(error),

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::scan::{Found, Image};
 use crate::model::path::{hex_unless_exact, shown};
-use crate::model::{Bytes, ExtentCount, ExtentMap, Filesystem, Severity};
+use crate::model::{Bytes, ExtentCount, ExtentMap, Filesystem, Opener, Owner, Severity, Vm};
 
 /// Raised only if a key should ever have to change its meaning.
 pub(super) const SCHEMA: u32 = 1;
@@ -37,8 +37,8 @@ struct ImageObject {
     extent_size_hint_bytes: Bytes,
     directory_extent_size_hint_bytes: Bytes,
     map: Option<MapObject>,
-    /// Filled in once owners are looked for.
-    vm: Option<()>,
+    vm: Option<VmObject>,
+    openers: Option<Vec<OpenerObject>>,
 }
 
 #[derive(Serialize)]
@@ -47,6 +47,23 @@ pub(super) struct FilesystemObject {
     #[serde(rename = "type")]
     type_name: String,
     uuid: Option<String>,
+}
+
+#[derive(Serialize)]
+struct VmObject {
+    name: Option<String>,
+    uuid: Option<String>,
+    pid: u32,
+}
+
+#[derive(Serialize)]
+struct OpenerObject {
+    pid: u32,
+    name: String,
+    vm: Option<String>,
+    writes: bool,
+    direct: bool,
+    buffered: bool,
 }
 
 #[derive(Serialize)]
@@ -143,8 +160,29 @@ fn object(found: &Found, image: &Image) -> ImageObject {
         extent_size_hint_bytes: sample.extent_size_hint,
         directory_extent_size_hint_bytes: sample.directory_hint,
         map: image.map.as_ref().map(map_object),
-        vm: None,
+        vm: image.owner.as_ref().and_then(Owner::vm).map(vm_object),
+        openers: image.owner.as_ref().map(openers),
     }
+}
+
+fn vm_object(vm: &Vm) -> VmObject {
+    VmObject {
+        name: vm.name.clone(),
+        uuid: vm.uuid.clone(),
+        pid: vm.pid,
+    }
+}
+
+fn openers(owner: &Owner) -> Vec<OpenerObject> {
+    let object = |opener: &Opener| OpenerObject {
+        pid: opener.pid,
+        name: opener.name.clone(),
+        vm: opener.vm.as_ref().and_then(|vm| vm.name.clone()),
+        writes: opener.writes,
+        direct: opener.direct,
+        buffered: opener.buffered,
+    };
+    owner.openers.iter().map(object).collect()
 }
 
 fn map_object(map: &ExtentMap) -> MapObject {

@@ -10,8 +10,8 @@ use crate::config::settings::Thresholds;
 use crate::model::memory::extent_map_memory;
 use crate::model::path::shown;
 use crate::model::{
-    Bytes, DeviceNumber, ExtentCount, ExtentMap, Filesystem, FilesystemKind, ImageId, Sample,
-    Severity, UnixTime,
+    Bytes, DeviceNumber, ExtentCount, ExtentMap, Filesystem, FilesystemKind, ImageId, Owner,
+    Sample, Severity, UnixTime,
 };
 use crate::probe::protocol::Fault;
 use crate::serve::board::Snapshot;
@@ -31,6 +31,8 @@ const PUT_OFF_AT_MOST: Duration = Duration::from_secs(12 * 3600);
 pub(super) struct Entry {
     pub(super) device: DeviceNumber,
     pub(super) sample: Sample,
+    /// Who had it open when it was counted last.
+    pub(super) owner: Owner,
     pub(super) severity: Severity,
     pub(super) map: Option<ExtentMap>,
     /// When its map was last read, or refused to be.
@@ -55,6 +57,8 @@ pub(super) enum Change {
     Renamed(PathBuf, PathBuf),
     Vanished(PathBuf),
     Severity(PathBuf, Severity, ExtentCount),
+    /// It is written to while some read it through the page cache and some past it.
+    Mixed(PathBuf, Owner),
     Fault(Fault),
     Mended(PathBuf),
 }
@@ -89,6 +93,40 @@ impl Inventory {
         &mut self,
         device: DeviceNumber,
         sample: Sample,
+        owner: Option<Owner>,
+        thresholds: &Thresholds,
+    ) -> Vec<Change> {
+        let id = sample.id;
+        let mut changes = Vec::new();
+        changes.extend(self.replaced(&sample));
+        changes.extend(self.counted(device, sample, thresholds));
+        changes.extend(owner.and_then(|owner| self.owned(id, owner)));
+        changes
+    }
+
+    /// Who has an image open was found out.
+    fn owned(&mut self, id: ImageId, owner: Owner) -> Option<Change> {
+        let entry = self.images.get_mut(&id)?;
+        let before = std::mem::replace(&mut entry.owner, owner);
+        // Once, not each sweep.
+        let news = entry.owner.is_mixed() && !before.is_mixed();
+        news.then(|| Change::Mixed(entry.sample.path.clone(), entry.owner.clone()))
+    }
+
+    /// Forgets the image whose inode a new file has: same number, another generation.
+    fn replaced(&mut self, sample: &Sample) -> Option<Change> {
+        let before = self.images.get(&sample.id)?;
+        if before.sample.generation == sample.generation {
+            return None;
+        }
+        let before = self.images.remove(&sample.id)?;
+        Some(Change::Vanished(before.sample.path))
+    }
+
+    fn counted(
+        &mut self,
+        device: DeviceNumber,
+        sample: Sample,
         thresholds: &Thresholds,
     ) -> Option<Change> {
         let severity = assess::severity(sample.extents, thresholds);
@@ -97,6 +135,7 @@ impl Inventory {
             let change = Change::Appeared(path, sample.extents);
             let entry = Entry {
                 device,
+                owner: Owner::default(),
                 severity,
                 map: None,
                 map_read: None,
@@ -223,6 +262,7 @@ impl Inventory {
             .zip(&mounts)
             .map(|(entry, filesystem)| ImageNow {
                 sample: &entry.sample,
+                owner: &entry.owner,
                 map: entry.map.as_ref(),
                 severity: entry.severity,
                 filesystem,
@@ -284,6 +324,7 @@ impl Inventory {
             size: entry.sample.size,
             extents: entry.sample.extents,
             severity: entry.severity,
+            vm: entry.owner.vm().and_then(|vm| vm.name.clone()),
             ..Row::default()
         };
         entries.into_iter().take(WORST).map(row).collect()
@@ -293,13 +334,14 @@ impl Inventory {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Format;
+    use crate::model::{Format, Opener};
 
     const DEVICE: DeviceNumber = DeviceNumber { major: 7, minor: 0 };
 
     fn sample(inode: u64, path: &str, extents: u64) -> Sample {
         Sample {
             id: ImageId { device: 1, inode },
+            generation: 1,
             path: PathBuf::from(path),
             format: Format::Raw,
             extents: ExtentCount(extents),
@@ -318,7 +360,7 @@ mod tests {
             let thresholds = Thresholds::default();
             let met: Vec<_> = samples
                 .iter()
-                .filter_map(|sample| self.0.image(DEVICE, sample.clone(), &thresholds))
+                .flat_map(|sample| self.0.image(DEVICE, sample.clone(), None, &thresholds))
                 .collect();
             let unanswering = BTreeSet::from_iter((!answers).then_some(DEVICE));
             met.into_iter().chain(self.0.end(&unanswering)).collect()
@@ -339,6 +381,57 @@ mod tests {
     }
 
     #[test]
+    fn a_file_that_took_the_inode_of_an_image_is_another_image() {
+        let mut sweeps = Sweeps(Inventory::default());
+        sweeps.sweep(&[sample(1, "/a", 500_000)], true);
+        let id = sample(1, "/a", 0).id;
+        sweeps.0.map_read(id, ExtentMap::default(), Instant::now());
+        let restored = Sample {
+            generation: 2,
+            ..sample(1, "/a", 5)
+        };
+        let changes = sweeps.sweep(&[restored], true);
+        let vanished = Change::Vanished("/a".into());
+        assert_eq!(
+            changes,
+            [vanished, Change::Appeared("/a".into(), ExtentCount(5))]
+        );
+        let entry = sweeps.0.get(id).unwrap();
+        assert!(entry.map.is_none(), "it was the other one's");
+        assert_eq!(entry.severity, Severity::Ok);
+    }
+
+    #[test]
+    fn mixed_openers_are_told_once_and_the_owner_stays_while_it_is_not_known() {
+        let mut inventory = Inventory::default();
+        let sample = sample(1, "/a", 5);
+        let opener = |pid, direct| Opener {
+            pid,
+            writes: true,
+            direct,
+            buffered: !direct,
+            ..Opener::default()
+        };
+        let mixed = Owner {
+            openers: vec![opener(1, true), opener(2, false)],
+        };
+        let mut look = |owner: Option<&Owner>| {
+            let owner = owner.cloned();
+            let thresholds = Thresholds::default();
+            let changes = inventory.image(DEVICE, sample.clone(), owner, &thresholds);
+            let in_use = inventory.get(sample.id).unwrap().owner.in_use();
+            (changes, in_use)
+        };
+        let appeared = Change::Appeared("/a".into(), ExtentCount(5));
+        let change = || Change::Mixed("/a".into(), mixed.clone());
+        assert_eq!(look(Some(&mixed)), (vec![appeared, change()], true));
+        assert_eq!(look(Some(&mixed)), (vec![], true));
+        assert_eq!(look(None), (vec![], true));
+        assert_eq!(look(Some(&Owner::default())), (vec![], false));
+        assert_eq!(look(Some(&mixed)), (vec![change()], true));
+    }
+
+    #[test]
     fn images_of_a_file_system_that_does_not_answer_stay() {
         let mut sweeps = Sweeps(Inventory::default());
         sweeps.sweep(&[sample(1, "/a", 5), sample(2, "/b", 5)], true);
@@ -356,7 +449,7 @@ mod tests {
         let mut inventory = Inventory::default();
         let sample = sample(1, "/a", 5);
         let id = sample.id;
-        inventory.image(DEVICE, sample, &Thresholds::default());
+        inventory.image(DEVICE, sample, None, &Thresholds::default());
         let is_put_off = |inventory: &Inventory, now| {
             let entry = inventory.get(id).unwrap();
             assert!(entry.map.is_some(), "what was known stays");

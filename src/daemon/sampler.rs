@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
@@ -14,10 +14,10 @@ use super::inventory::{Change, Inventory};
 use super::mapper::Mapper;
 use super::{notify, now, patience};
 use crate::config::Settings;
-use crate::model::DeviceNumber;
-use crate::model::Severity;
+use crate::discover::watch::{News, Pace};
 use crate::model::path::shown;
-use crate::probe::sweep::{Event, Fleet, Scope};
+use crate::model::{DeviceNumber, Opener, Owner, Severity};
+use crate::probe::sweep::{Counted, Event, Fleet, Scope};
 use crate::probe::worker::CallError;
 use crate::serve::board::Board;
 use crate::serve::metrics::{Method, probe_failed, probed};
@@ -38,6 +38,11 @@ pub(super) struct Sampler {
     settings: watch::Receiver<Arc<Settings>>,
     board: Arc<Board>,
     fleet: Fleet,
+    /// What the watch of the directories has to say, and when to sweep because of it.
+    news: mpsc::UnboundedReceiver<News>,
+    pace: Pace,
+    /// File systems not all of whose directories are watched, and why.
+    unwatched: BTreeMap<DeviceNumber, String>,
     inventory: Shared,
     mapper: Mapper,
     /// File systems that did not answer the last sweep, where they are mounted, and in which way
@@ -50,12 +55,16 @@ pub(super) struct Sampler {
 impl Sampler {
     pub(super) fn new(settings: watch::Receiver<Arc<Settings>>, board: Arc<Board>) -> Self {
         let inventory = Shared::default();
+        let mut fleet = Fleet::new(Path::new("/proc"));
         Sampler {
+            news: fleet.listen(),
+            pace: Pace::default(),
+            unwatched: BTreeMap::new(),
             settings,
             mapper: Mapper::new(inventory.clone()),
             inventory,
             board,
-            fleet: Fleet::new(Path::new("/proc")),
+            fleet,
             unanswering: BTreeMap::new(),
             swept: None,
         }
@@ -66,6 +75,7 @@ impl Sampler {
             let began = Instant::now();
             let settings = Arc::clone(&self.settings.borrow_and_update());
             self.sweep(&settings).await;
+            self.pace.swept(began.into_std(), Instant::now().into_std());
             let next = began + settings.sampling.interval;
             if !self.wait_until(next, &settings).await {
                 return;
@@ -73,7 +83,8 @@ impl Sampler {
         }
     }
 
-    /// Reads maps until the next sweep is due or there are new settings. False if there will be no
+    /// Reads maps until the next sweep is due, names have come or gone, or there are new settings.
+    /// False if there will be no
     /// more settings: the daemon ends.
     async fn wait_until(&mut self, next: Instant, settings: &Settings) -> bool {
         loop {
@@ -81,14 +92,45 @@ impl Sampler {
                 self.post();
             }
             let tick = Instant::now() + Duration::from_secs(1);
+            let due = self.pace.due().map_or(next, Instant::from_std).min(next);
             tokio::select! {
                 changed = self.settings.changed() => {
                     return changed.is_ok();
                 }
-                () = tokio::time::sleep_until(tick.min(next)) => {}
+                Some(news) = self.news.recv() => {
+                    self.heard(news);
+                    continue;
+                }
+                () = tokio::time::sleep_until(tick.min(due)) => {}
             }
-            if Instant::now() >= next {
+            if Instant::now() >= due {
                 return true;
+            }
+        }
+    }
+
+    fn heard(&mut self, news: News) {
+        if news == News::Lost {
+            info!(
+                "so much has changed in the image directories that events were lost; all of them \
+                 are searched again"
+            );
+        }
+        self.pace.heard(Instant::now().into_std());
+    }
+
+    /// Says once why not all directories of a file system are watched.
+    fn watched(&mut self, answers: BTreeMap<DeviceNumber, Option<String>>) {
+        for (device, refusal) in answers {
+            let Some(refusal) = refusal else {
+                if self.unwatched.remove(&device).is_some() {
+                    info!("file system {device}: all image directories are watched again");
+                }
+                continue;
+            };
+            if self.unwatched.get(&device) != Some(&refusal) {
+                warn!("file system {device}: {refusal}");
+                self.unwatched.insert(device, refusal);
             }
         }
     }
@@ -101,17 +143,30 @@ impl Sampler {
         let before = std::mem::take(&mut self.unanswering);
         let swept_before = self.swept;
         let mut unanswering = BTreeMap::new();
+        let mut watched = BTreeMap::<_, Option<String>>::new();
         let mut on_event = |device, event| match event {
             Event::Filesystem(filesystem) => inventory.lock().filesystem(device, filesystem),
-            Event::Image(sample, took) => {
+            Event::Image(counted) => {
+                let Counted {
+                    sample,
+                    took,
+                    owner,
+                } = *counted;
                 probed(Method::Count, took);
-                tell(inventory.lock().image(device, sample, &settings.thresholds));
+                let mut inventory = inventory.lock();
+                let changes = inventory.image(device, sample, owner, &settings.thresholds);
+                changes.into_iter().for_each(|change| tell(Some(change)));
             }
             Event::Fault(fault) => {
                 probe_failed();
                 tell(inventory.lock().fault(device, fault));
             }
             Event::PassedOver(_) => {}
+            // A file system is surveyed again when more of it is met; then any refusal counts.
+            Event::Watched(refusal) => {
+                let known = watched.entry(device).or_default();
+                *known = known.take().or(refusal);
+            }
             Event::Surveyed {
                 mount,
                 result,
@@ -139,6 +194,7 @@ impl Sampler {
         if let Err(error) = swept {
             return error!("no sweep: cannot read /proc/self/mountinfo: {error}");
         }
+        self.watched(watched);
         for (_, (mount, _)) in before
             .iter()
             .filter(|(device, _)| !unanswering.contains_key(device))
@@ -184,7 +240,32 @@ fn tell(change: Option<Change>) {
         Some(Change::Severity(path, severity, extents)) => {
             warn!("image {}: {severity} with {extents} extents", shown(&path));
         }
+        Some(Change::Mixed(path, owner)) => warn!(
+            "image {}: {}; what is read through the page cache can be older than what the others \
+             wrote. Give all of them the same cache mode, or close all but one",
+            shown(&path),
+            openers(&owner)
+        ),
         Some(Change::Fault(fault)) => warn!("{}: {}", shown(&fault.path), fault.error),
         Some(Change::Mended(path)) => info!("{}: can be read again", shown(&path)),
     }
+}
+
+/// `process 17 kvm (VM db-1) writes past the page cache (O_DIRECT), process 18 rsync reads …`
+fn openers(owner: &Owner) -> String {
+    let opener = |opener: &Opener| {
+        let how = match (opener.direct, opener.buffered) {
+            (true, true) => "both past and through the page cache",
+            (true, false) => "past the page cache (O_DIRECT)",
+            _ => "through the page cache",
+        };
+        let vm = opener.vm.as_ref().and_then(|vm| vm.name.as_deref());
+        let vm = vm.map(|name| format!(" (VM {name})")).unwrap_or_default();
+        let name = format!("{}{vm}", opener.name);
+        let access = if opener.writes { "writes" } else { "reads" };
+        let name = shown(Path::new(&name));
+        format!("process {} {name} {access} {how}", opener.pid)
+    };
+    let openers: Vec<_> = owner.openers.iter().map(opener).collect();
+    openers.join(", ")
 }

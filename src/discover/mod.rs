@@ -3,10 +3,16 @@
 //!
 //! [`mounts`] decides whose file system a path belongs to without touching it; [`paths`] follows a
 //! configured path to real files and directories; [`walk`] searches a directory; [`rules`] and
-//! [`mod@format`] say what is an image. All but the first run in the worker of their file system.
+//! [`mod@format`] say what is an image. All of these but the first run in the worker of their file
+//! system. [`owner`] finds out which VM has which image open, and asks procfs only;
+//! [`watch`] is told of names that come and go.
 
+mod command_lines;
 pub mod format;
 pub mod mounts;
+pub mod owner;
 pub mod paths;
 pub mod rules;
+mod vm;
 pub mod walk;
+pub mod watch;

@@ -101,10 +101,12 @@ pub struct Expanded {
 
 /// Expands an absolute glob, component by component, as a shell does: `*` matches within one name
 /// (and no name that begins with a dot unless the pattern does), `**` any number of directories.
-pub fn expand(pattern: &Path, territory: &Territory, beat: &mut dyn FnMut()) -> Expanded {
+///
+/// `before` is called with each directory before it is listed.
+pub fn expand(pattern: &Path, territory: &Territory, before: &mut dyn FnMut(&Path)) -> Expanded {
     let mut search = Search {
         territory,
-        beat,
+        before,
         budget: MAX_GLOB_DIRECTORIES,
         result: Expanded::default(),
     };
@@ -115,7 +117,7 @@ pub fn expand(pattern: &Path, territory: &Territory, beat: &mut dyn FnMut()) -> 
 
 struct Search<'a> {
     territory: &'a Territory,
-    beat: &'a mut dyn FnMut(),
+    before: &'a mut dyn FnMut(&Path),
     budget: u32,
     result: Expanded,
 }
@@ -184,7 +186,7 @@ impl Search<'_> {
 
     /// Names in a directory, sorted, with whether they are directories themselves (no link to one).
     fn list(&mut self, at: &Path) -> Vec<(OsString, bool)> {
-        (self.beat)();
+        (self.before)(at);
         let Some(budget) = self.budget.checked_sub(1) else {
             let error = io::Error::other(
                 "the pattern looks into too many directories; write a narrower one",
@@ -244,7 +246,7 @@ mod tests {
         }
 
         fn expand(&self, pattern: &str) -> Vec<String> {
-            let expanded = expand(&self.path(pattern), &self.territory, &mut || ());
+            let expanded = expand(&self.path(pattern), &self.territory, &mut |_| ());
             assert!(expanded.faults.is_empty(), "{:?}", expanded.faults);
             let root = self.path("");
             let name = |followed| match followed {

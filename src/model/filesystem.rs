@@ -88,9 +88,40 @@ pub struct Filesystem {
     pub block_size: Bytes,
 }
 
+impl Filesystem {
+    /// What names it for good, also when it is mounted elsewhere or the host has booted again: its
+    /// UUID. Where the kernel tells none, its type and where it is mounted stand for it; a colon is
+    /// in no UUID.
+    #[must_use]
+    pub fn lasting_name(&self) -> String {
+        match &self.uuid {
+            Some(uuid) => uuid.clone(),
+            None => format!("{}:{}", self.type_name, path::shown(&self.mount)),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_system_is_named_by_its_uuid_or_its_place() {
+        let mut filesystem = Filesystem {
+            mount: PathBuf::from("/srv/vm"),
+            type_name: "xfs".to_owned(),
+            kind: FilesystemKind::Xfs,
+            uuid: None,
+            features: None,
+            size: Bytes(0),
+            free: Bytes(0),
+            block_size: Bytes(0),
+        };
+        assert_eq!(filesystem.lasting_name(), "xfs:/srv/vm");
+        let uuid = "0fc63daf-8483-4772-8e79-3d69d8477de4";
+        filesystem.uuid = Some(uuid.to_owned());
+        assert_eq!(filesystem.lasting_name(), uuid);
+    }
 
     #[test]
     fn a_device_number_reads_as_mountinfo_writes_it() {

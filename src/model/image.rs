@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::history::ImageKey;
 use super::path;
 use super::units::{Bytes, ExtentCount};
 
@@ -63,6 +64,10 @@ impl fmt::Display for Format {
 pub struct Sample {
     /// Who it is.
     pub id: ImageId,
+    /// The generation of its inode, another one when the inode's number has been given to a new
+    /// file; 0 where the file system does not tell it.
+    #[serde(default)]
+    pub generation: u32,
     /// Where it was found: absolute, without symbolic links.
     #[serde(with = "path::wire")]
     pub path: PathBuf,
@@ -81,6 +86,17 @@ pub struct Sample {
 }
 
 impl Sample {
+    /// Who the image is for good, on a file system of that name
+    /// ([`Filesystem::lasting_name`](super::Filesystem::lasting_name)).
+    #[must_use]
+    pub fn key(&self, filesystem: &str) -> ImageKey {
+        ImageKey {
+            filesystem: filesystem.to_owned(),
+            inode: self.id.inode,
+            generation: self.generation,
+        }
+    }
+
     /// Mean length of an extent; nothing for a file without extents.
     #[must_use]
     pub fn mean_extent(&self) -> Option<Bytes> {

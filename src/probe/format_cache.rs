@@ -19,9 +19,16 @@ const MOST: usize = 100_000;
 
 struct Known {
     format: Option<Format>,
+    generation: u32,
     since: Instant,
     size: i64,
     modified: (i64, u64),
+}
+
+impl Known {
+    fn is_unchanged(&self, stat: &Stat) -> bool {
+        self.size == stat.st_size && self.modified == modified(stat)
+    }
 }
 
 /// What the helper remembers of the files that it has looked into.
@@ -31,22 +38,35 @@ pub(super) struct FormatCache(HashMap<ImageId, Known>);
 impl FormatCache {
     /// The format of a file as its header tells it, if that is remembered: `Some(None)` is a file
     /// that is known to have no header of an image.
-    pub(super) fn get(&self, id: ImageId, stat: &Stat) -> Option<Option<Format>> {
-        let known = self.0.get(&id)?;
-        let unchanged = known.size == stat.st_size && known.modified == modified(stat);
+    pub(super) fn get(&self, id: ImageId, generation: u32, stat: &Stat) -> Option<Option<Format>> {
+        let known = self.of(id, generation)?;
         let fresh = known.format.is_some() && known.since.elapsed() < IMAGE_STAYS;
-        (unchanged || fresh).then_some(known.format)
+        (known.is_unchanged(stat) || fresh).then_some(known.format)
+    }
+
+    /// Whether a file that was not opened is known to be no image. One that has taken the inode of
+    /// such a file is taken for it only if it is as long and was written in the same nanosecond.
+    pub(super) fn is_no_image(&self, id: ImageId, stat: &Stat) -> bool {
+        let known = self.0.get(&id).filter(|known| known.format.is_none());
+        known.is_some_and(|known| known.is_unchanged(stat))
     }
 
     /// What was known of the format of a file before, however long ago.
-    pub(super) fn last_known(&self, id: ImageId) -> Option<Format> {
-        self.0.get(&id)?.format
+    pub(super) fn last_known(&self, id: ImageId, generation: u32) -> Option<Format> {
+        self.of(id, generation)?.format
+    }
+
+    /// A new file may have the inode of an old one.
+    fn of(&self, id: ImageId, generation: u32) -> Option<&Known> {
+        let known = self.0.get(&id)?;
+        (known.generation == generation).then_some(known)
     }
 
     /// Reads the header of a file and remembers what it says.
     pub(super) fn read(
         &mut self,
         id: ImageId,
+        generation: u32,
         stat: &Stat,
         file: &File,
     ) -> io::Result<Option<Format>> {
@@ -56,6 +76,7 @@ impl FormatCache {
         }
         let known = Known {
             format,
+            generation,
             since: Instant::now(),
             size: stat.st_size,
             modified: modified(stat),

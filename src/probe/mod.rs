@@ -19,6 +19,7 @@ pub mod helper;
 pub mod map_schedule;
 pub mod open;
 mod outbox;
+mod owners;
 pub mod protocol;
 mod survey;
 pub mod sweep;

@@ -62,6 +62,9 @@ pub struct SurveyRequest {
     pub selection: Selection,
     /// Files that QEMU has open: images whatever they look like.
     pub held: Vec<PlainPath>,
+    /// Number of the sweep, if the directories are to be watched from then on. What the watch has to
+    /// say comes as bytes on standard output ([`News`](crate::discover::watch::News)), at any time.
+    pub watch: Option<u64>,
 }
 
 /// Where to search.
@@ -146,6 +149,8 @@ pub enum Reply {
     Elsewhere(Root),
     /// Files that were passed over.
     PassedOver(PassedOver),
+    /// The directories are watched; why not all of them, if so.
+    Watched(Option<String>),
     /// The map so far.
     MapPart(Box<MapBuilder>),
     /// The whole map.

@@ -12,6 +12,7 @@ use std::time::Instant;
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat, openat, statat};
 
 use super::format_cache::FormatCache;
+use super::helper::Memory;
 use super::outbox::Outbox;
 use super::protocol::{PassedOver, Reply, Root, SurveyRequest};
 use super::{Count, Probe, fault, open};
@@ -19,7 +20,9 @@ use crate::discover::format::by_name;
 use crate::discover::paths::{self, Followed};
 use crate::discover::rules::{Rules, Verdict};
 use crate::discover::walk::{Visitor, walk};
+use crate::discover::watch::DirectoryWatch;
 use crate::model::{Bytes, ExtentCount, Format, ImageId, Sample};
+use crate::sys::generation;
 
 /// A file with more extents is not looked into on XFS: up to here that costs some milliseconds and
 /// less than 200 KB.
@@ -32,7 +35,7 @@ const LOOK_INTO: ExtentCount = ExtentCount(10_000);
 pub(super) fn run(
     request: &SurveyRequest,
     probe: &mut dyn Probe,
-    formats: &mut FormatCache,
+    memory: &mut Memory,
     out: &mut Outbox,
 ) -> io::Result<()> {
     let rules = Rules::new(&request.selection).map_err(io::Error::other)?;
@@ -42,9 +45,12 @@ pub(super) fn run(
         Err(error) => out.push(&Reply::Fault(fault(&request.mount.point, &error))),
     }
     let held = request.held.iter().map(|held| held.0.clone()).collect();
+    let Memory { formats, watch } = memory;
+    let watch = request.watch.and_then(|sweep| watch.begin(sweep));
     let mut survey = Survey {
         probe,
         formats,
+        watch,
         out,
         rules: &rules,
         held,
@@ -55,6 +61,10 @@ pub(super) fn run(
         survey.root(root, request);
     }
     let passed_over = survey.passed_over;
+    if request.watch.is_some() {
+        let refused = memory.watch.refused().map(ToString::to_string);
+        out.push(&Reply::Watched(refused));
+    }
     out.push(&Reply::PassedOver(passed_over));
     Ok(())
 }
@@ -62,12 +72,20 @@ pub(super) fn run(
 struct Survey<'a> {
     probe: &'a mut dyn Probe,
     formats: &'a mut FormatCache,
+    watch: Option<&'a mut DirectoryWatch>,
     out: &'a mut Outbox,
     rules: &'a Rules,
     held: HashSet<PathBuf>,
     /// Images that were counted: a hard link, or a path named twice, is the same one.
     seen: HashSet<ImageId>,
     passed_over: PassedOver,
+}
+
+/// A file that is open.
+struct Inode<'a> {
+    file: &'a File,
+    stat: &'a Stat,
+    generation: u32,
 }
 
 impl Survey<'_> {
@@ -79,8 +97,10 @@ impl Survey<'_> {
                 Err(error) => self.fault(&root.path, &error),
             };
         }
-        let out = &mut *self.out;
-        let expanded = paths::expand(&root.path, &request.territory, &mut || out.beat());
+        let expanded = paths::expand(&root.path, &request.territory, &mut |directory| {
+            self.out.beat();
+            self.watch(directory);
+        });
         for (path, error) in expanded.faults {
             self.fault(&path, &error);
         }
@@ -115,6 +135,7 @@ impl Survey<'_> {
         let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
             return;
         };
+        self.watch(parent);
         let flags = OFlags::DIRECTORY | OFlags::CLOEXEC;
         // Without the right to read the directory only its hint stays unknown.
         let counted = openat(CWD, parent, flags, Mode::empty())
@@ -138,10 +159,9 @@ impl Survey<'_> {
             }
             Verdict::Image => self.count(at, name, path, true)?,
             Verdict::Look => {
-                let remembered = self.formats.get(id(&stat), &stat);
                 let certain = by_name(path) == Some(Format::Raw) || self.held.contains(path);
                 // Known to be no image: not even opened.
-                if remembered == Some(None) && !certain {
+                if self.formats.is_no_image(id(&stat), &stat) && !certain {
                     self.passed_over.unwanted += 1;
                 } else {
                     self.count(at, name, path, certain)?;
@@ -168,13 +188,20 @@ impl Survey<'_> {
         let out = &mut *self.out;
         let count = self.probe.count(&file, at, &mut || out.beat())?;
         let took = began.elapsed();
-        let Some(format) = self.format(&file, &stat, path, &count, certain)? else {
+        let generation = generation::generation(&file).unwrap_or(0);
+        let inode = Inode {
+            file: &file,
+            stat: &stat,
+            generation,
+        };
+        let Some(format) = self.format(&inode, path, &count, certain)? else {
             self.passed_over.unwanted += 1;
             return Ok(());
         };
         self.seen.insert(id);
         let sample = Sample {
             id,
+            generation,
             path: path.to_owned(),
             format,
             extents: count.extents,
@@ -201,22 +228,39 @@ impl Survey<'_> {
     /// case: whatever it is, it costs the kernel as much as an image.
     fn format(
         &mut self,
-        file: &File,
-        stat: &Stat,
+        inode: &Inode<'_>,
         path: &Path,
         count: &Count,
         certain: bool,
     ) -> io::Result<Option<Format>> {
+        let Inode {
+            file,
+            stat,
+            generation,
+        } = *inode;
         let id = id(stat);
-        if let Some(remembered) = self.formats.get(id, stat) {
+        if let Some(remembered) = self.formats.get(id, generation, stat) {
             return Ok(remembered.or(certain.then_some(Format::Raw)));
         }
         if count.extents > LOOK_INTO && self.probe.loads_whole_maps() {
-            let format = self.formats.last_known(id).or_else(|| by_name(path));
+            let format = self
+                .formats
+                .last_known(id, generation)
+                .or_else(|| by_name(path));
             return Ok(Some(format.unwrap_or(Format::Unknown)));
         }
-        let magic = self.formats.read(id, stat, file)?;
+        let magic = self.formats.read(id, generation, stat, file)?;
         Ok(magic.or(certain.then_some(Format::Raw)))
+    }
+
+    /// Watches a directory, before it is listed, for names that come and go.
+    fn watch(&mut self, directory: &Path) {
+        let Some(watch) = &mut self.watch else { return };
+        self.out.at_hand(directory);
+        // One that is not there has no names; the search says so.
+        if let Ok(stat) = statat(CWD, directory, AtFlags::empty()) {
+            watch.directory(directory, (stat.st_dev, stat.st_ino));
+        }
     }
 
     fn fault(&mut self, path: &Path, error: &io::Error) {
@@ -241,6 +285,12 @@ impl Visitor for Survey<'_> {
 
     fn directory(&mut self, path: &Path) {
         self.out.at_hand(path);
+    }
+
+    fn listed(&mut self, path: &Path, id: (u64, u64)) {
+        if let Some(watch) = &mut self.watch {
+            watch.directory(path, id);
+        }
     }
 
     fn mount_point(&mut self, path: &Path) {

@@ -8,13 +8,16 @@ use std::time::Duration;
 
 use tokio::sync::{Mutex, mpsc};
 
+use super::owners::Owners;
 use super::protocol::{Fault, PassedOver, PlainPath, Reply, Request, Root, SurveyRequest};
-use super::worker::{CallError, StallFlag, Worker};
+use super::worker::{CallError, Listener, StallFlag, Worker};
 use crate::config::settings::Settings;
 use crate::discover::mounts::{Mount, MountTable, Territory};
+use crate::discover::owner::{Holders, Search};
 use crate::discover::paths::literal_part;
 use crate::discover::rules::Selection;
-use crate::model::{DeviceNumber, Filesystem, ImageId, Sample};
+use crate::discover::watch::News;
+use crate::model::{DeviceNumber, Filesystem, ImageId, Owner, Sample};
 use crate::sys;
 
 /// Where to look and for what.
@@ -51,12 +54,14 @@ impl Scope {
 pub enum Event {
     /// A file system on which images may lie.
     Filesystem(Filesystem),
-    /// An image, counted, and how long that took.
-    Image(Sample, Duration),
+    /// An image.
+    Image(Box<Counted>),
     /// Something that could not be read.
     Fault(Fault),
     /// Files that were no images.
     PassedOver(PassedOver),
+    /// The directories that were searched are watched; why not all of them, if so.
+    Watched(Option<String>),
     /// All of a file system was surveyed, or it ended in an error. Follows again for the same file
     /// system when more of it is met later.
     Surveyed {
@@ -69,6 +74,17 @@ pub enum Event {
     },
 }
 
+/// An image that was counted.
+#[derive(Debug)]
+pub struct Counted {
+    /// What was counted.
+    pub sample: Sample,
+    /// How long that took.
+    pub took: Duration,
+    /// Who had it open when the sweep began; nothing if that could not be found out.
+    pub owner: Option<Owner>,
+}
+
 /// Is told of events, with the file system that they are about.
 pub type OnEvent<'a> = dyn FnMut(DeviceNumber, Event) + Send + 'a;
 
@@ -76,7 +92,11 @@ pub type OnEvent<'a> = dyn FnMut(DeviceNumber, Event) + Send + 'a;
 #[derive(Debug)]
 pub struct Fleet {
     proc: PathBuf,
+    owners: Owners,
     ships: BTreeMap<DeviceNumber, Ship>,
+    listener: Option<Listener>,
+    /// Sweeps that were begun.
+    sweeps: u64,
 }
 
 #[derive(Debug)]
@@ -94,8 +114,19 @@ impl Fleet {
     pub fn new(proc: &Path) -> Self {
         Fleet {
             proc: proc.to_owned(),
+            owners: Owners::new(Search::new(proc, Path::new("/run"))),
             ships: BTreeMap::new(),
+            listener: None,
+            sweeps: 0,
         }
+    }
+
+    /// Has the directories watched that the sweeps to come search, and says when names in them
+    /// come, change or go. To be called before the first sweep.
+    pub fn listen(&mut self) -> mpsc::UnboundedReceiver<News> {
+        let (listener, news) = mpsc::unbounded_channel();
+        self.listener = Some(listener);
+        news
     }
 
     /// The mount table as it is now.
@@ -109,7 +140,7 @@ impl Fleet {
     /// The worker of a file system; it is made if there is none yet.
     pub fn worker(&mut self, mount: &Mount) -> Arc<Mutex<Worker>> {
         let ship = self.ships.entry(mount.device).or_insert_with(|| {
-            let worker = Worker::default();
+            let worker = Worker::told_to(self.listener.clone());
             Ship {
                 flag: worker.flag(),
                 worker: Arc::new(Mutex::new(worker)),
@@ -143,10 +174,9 @@ impl Fleet {
     /// When the mount table cannot be read.
     pub async fn sweep(&mut self, scope: &Scope, on_event: &mut OnEvent<'_>) -> io::Result<()> {
         let mounts = self.mounts()?;
-        let proc = self.proc.clone();
-        let held = tokio::task::spawn_blocking(move || sys::processes::files_open_in_qemu(&proc));
-        let held = held.await.unwrap_or_default();
-        let mut sweep = Sweep::new(self, scope, mounts, held);
+        let holders = self.owners.look().await;
+        self.sweeps += 1;
+        let mut sweep = Sweep::new(self, scope, mounts, holders);
         for root in &scope.roots {
             sweep.add_root(root.clone(), on_event);
         }
@@ -167,7 +197,7 @@ struct Sweep<'a> {
     fleet: &'a mut Fleet,
     scope: &'a Scope,
     mounts: MountTable,
-    held: Vec<PathBuf>,
+    holders: Option<Holders>,
     /// Roots that wait for the survey of their file system to end.
     waiting: HashMap<DeviceNumber, Vec<Root>>,
     running: HashSet<DeviceNumber>,
@@ -184,13 +214,18 @@ enum Said {
 }
 
 impl<'a> Sweep<'a> {
-    fn new(fleet: &'a mut Fleet, scope: &'a Scope, mounts: MountTable, held: Vec<PathBuf>) -> Self {
+    fn new(
+        fleet: &'a mut Fleet,
+        scope: &'a Scope,
+        mounts: MountTable,
+        holders: Option<Holders>,
+    ) -> Self {
         let (replies, inbox) = mpsc::unbounded_channel();
         Sweep {
             fleet,
             scope,
             mounts,
-            held,
+            holders,
             waiting: HashMap::new(),
             running: HashSet::new(),
             met: HashSet::new(),
@@ -271,9 +306,11 @@ impl<'a> Sweep<'a> {
                 mounts: self.mounts.clone(),
                 device,
             };
-            let held = self.held.iter().filter(|path| territory.is_here(path));
+            let held = self.holders.iter().flat_map(Holders::held_by_qemu);
+            let held = held.filter(|path| territory.is_here(path));
             let request = Request::Survey(SurveyRequest {
-                held: held.cloned().map(PlainPath).collect(),
+                held: held.map(|path| PlainPath(path.to_owned())).collect(),
+                watch: self.fleet.listener.as_ref().map(|_| self.fleet.sweeps),
                 selection: self.scope.selection.clone(),
                 mount: mount.clone(),
                 territory,
@@ -303,8 +340,16 @@ impl<'a> Sweep<'a> {
             Reply::Filesystem(filesystem) => Event::Filesystem(filesystem),
             // Met twice when two configured paths lead there in two surveys.
             Reply::Image(sample, _) if !self.images.insert(sample.id) => return,
-            Reply::Image(sample, took) => Event::Image(*sample, took),
+            Reply::Image(sample, took) => {
+                let holders = self.holders.as_ref();
+                Event::Image(Box::new(Counted {
+                    owner: holders.map(|holders| holders.owner(&sample, device)),
+                    sample: *sample,
+                    took,
+                }))
+            }
             Reply::Fault(fault) => Event::Fault(fault),
+            Reply::Watched(refusal) => Event::Watched(refusal),
             Reply::PassedOver(passed_over) => Event::PassedOver(passed_over),
             Reply::Elsewhere(root) => return self.add_crossing(root, on_event),
             Reply::Beat

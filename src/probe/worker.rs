@@ -14,10 +14,13 @@ use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
+use tokio::net::unix::pipe;
+use tokio::sync::mpsc::UnboundedSender;
 use tokio::task::JoinHandle;
 use tokio::time::{error::Elapsed, timeout};
 
 use super::protocol::{Reply, Request, append, frame_length};
+use crate::discover::watch::News;
 use crate::model::path::shown;
 
 /// The hidden subcommand that makes the program a helper.
@@ -87,7 +90,12 @@ impl StallFlag {
 pub struct Worker {
     state: State,
     flag: StallFlag,
+    /// Who is told what the helper's watch of directories has to say.
+    listener: Option<Listener>,
 }
+
+/// Is told of names that come and go.
+pub type Listener = UnboundedSender<News>;
 
 #[derive(Debug, Default)]
 enum State {
@@ -105,6 +113,15 @@ enum State {
 }
 
 impl Worker {
+    /// One whose helper is to watch directories.
+    #[must_use]
+    pub fn told_to(listener: Option<Listener>) -> Self {
+        Worker {
+            listener,
+            ..Worker::default()
+        }
+    }
+
     /// Tells others whether the file system hangs.
     #[must_use]
     pub fn flag(&self) -> StallFlag {
@@ -154,7 +171,7 @@ impl Worker {
     async fn connection(&mut self) -> Result<Connection, CallError> {
         match std::mem::replace(&mut self.state, State::Absent) {
             State::Idle(connection) => Ok(connection),
-            State::Absent => Connection::start().map_err(CallError::Start),
+            State::Absent => self.start(),
             State::Stalled { since, on, back } if !back.is_finished() => {
                 let error = CallError::Stalled {
                     on: on.clone(),
@@ -165,9 +182,13 @@ impl Worker {
             }
             State::Stalled { back, .. } => match back.await {
                 Ok(Some(connection)) => Ok(connection),
-                _ => Connection::start().map_err(CallError::Start),
+                _ => self.start(),
             },
         }
+    }
+
+    fn start(&self) -> Result<Connection, CallError> {
+        Connection::start(self.listener.clone()).map_err(CallError::Start)
     }
 
     fn give_up(
@@ -204,20 +225,26 @@ struct Connection {
 }
 
 impl Connection {
-    fn start() -> io::Result<Self> {
+    fn start(listener: Option<Listener>) -> io::Result<Self> {
         let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
         ours.set_nonblocking(true)?;
-        let helper = Command::new("/proc/self/exe")
+        let mut helper = Command::new("/proc/self/exe")
             .arg0("fragwatch")
             .arg(HELPER_COMMAND)
             .env_clear()
             .stdin(OwnedFd::from(theirs))
-            .stdout(Stdio::null())
+            .stdout(match listener {
+                Some(_) => Stdio::piped(),
+                None => Stdio::null(),
+            })
             // Not ours: whoever reads that to its end would wait for a helper that hangs.
             .stderr(Stdio::piped())
             // Ctrl-C in a terminal is for the command, which then closes the socket.
             .process_group(0)
             .spawn()?;
+        if let (Some(listener), Some(news)) = (listener, helper.stdout.take()) {
+            listen(OwnedFd::from(news), listener)?;
+        }
         Ok(Connection {
             helper: Some(helper),
             socket: UnixStream::from_std(ours)?,
@@ -305,6 +332,20 @@ impl Drop for Connection {
             reap_later(helper);
         }
     }
+}
+
+/// Passes on what a helper's watch has to say, until the helper ends.
+fn listen(news: OwnedFd, listener: Listener) -> io::Result<()> {
+    let mut news = pipe::Receiver::from_owned_fd(news)?;
+    tokio::spawn(async move {
+        let mut bytes = [0; 1024];
+        while let Ok(length @ 1..) = news.read(&mut bytes).await {
+            if listener.send(News::of_bytes(&bytes[..length])).is_err() {
+                return;
+            }
+        }
+    });
+    Ok(())
 }
 
 /// Waits for ended helpers without waiting: one that hangs ends only when its call returns. Each

@@ -5,6 +5,7 @@
 //! recorder that lives as long as that takes: the recorder cannot forget a single label set, and a
 //! series must vanish with its image.
 
+use std::path::Path;
 use std::time::Duration;
 
 use metrics::{
@@ -14,7 +15,8 @@ use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, Promet
 
 use crate::model::path::shown;
 use crate::model::{
-    Bytes, ExtentCount, ExtentMap, Filesystem, Outcome, RescueStep, Sample, Severity, Trigger,
+    Bytes, ExtentCount, ExtentMap, Filesystem, Outcome, Owner, RescueStep, Sample, Severity,
+    Trigger,
 };
 use crate::rescue::proof::Counters;
 
@@ -23,6 +25,7 @@ const IMAGE_FRAGMENTS: &str = "fragwatch_image_fragments";
 const IMAGE_SIZE: &str = "fragwatch_image_size_bytes";
 const IMAGE_ALLOCATED: &str = "fragwatch_image_allocated_bytes";
 const IMAGE_SEVERITY: &str = "fragwatch_image_severity";
+const IMAGE_IN_USE: &str = "fragwatch_image_in_use";
 const IMAGE_INFO: &str = "fragwatch_image_info";
 const FILESYSTEM_EXTENTS: &str = "fragwatch_filesystem_extents";
 const FILESYSTEM_FREE: &str = "fragwatch_filesystem_free_bytes";
@@ -296,6 +299,8 @@ pub fn render_memory(counters: &Counters) -> String {
 pub struct ImageNow<'a> {
     /// Its last count.
     pub sample: &'a Sample,
+    /// Who has it open.
+    pub owner: &'a Owner,
     /// Its last map, if one was read.
     pub map: Option<&'a ExtentMap>,
     /// How bad it is.
@@ -315,7 +320,7 @@ pub struct FilesystemNow<'a> {
 
 /// Gauges of each image: name, help, value.
 type ImageGauge = (&'static str, &'static str, fn(&ImageNow<'_>) -> Option<u64>);
-const IMAGE_GAUGES: [ImageGauge; 5] = [
+const IMAGE_GAUGES: [ImageGauge; 6] = [
     (IMAGE_EXTENTS, "Records of the image's extent map.", |now| {
         Some(now.sample.extents.0)
     }),
@@ -334,6 +339,11 @@ const IMAGE_GAUGES: [ImageGauge; 5] = [
         IMAGE_SEVERITY,
         "How bad it is by the configured thresholds: 0 ok, 1 warning, 2 critical.",
         |now| Some(now.severity.as_number().into()),
+    ),
+    (
+        IMAGE_IN_USE,
+        "Whether a process of this host has the image open: 1 or 0.",
+        |now| Some(now.owner.in_use().into()),
     ),
 ];
 
@@ -425,11 +435,11 @@ fn describe_filesystems() {
 }
 
 fn set_info(now: &ImageNow<'_>, name: &SharedString) {
-    // The VM is named once owners are looked for.
+    let vm = now.owner.vm().and_then(|vm| vm.name.as_deref());
     gauge!(
         IMAGE_INFO,
         "image" => name.clone(),
-        "vm" => "",
+        "vm" => label(&shown(Path::new(vm.unwrap_or_default()))),
         "filesystem" => label(now.filesystem),
         "format" => now.sample.format.name()
     )
@@ -462,7 +472,7 @@ fn render_once(set: impl FnOnce()) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{FilesystemKind, Format, ImageId};
+    use crate::model::{FilesystemKind, Format, ImageId, Opener, Vm};
     use std::ffi::OsStr;
     use std::os::unix::ffi::OsStrExt as _;
     use std::path::PathBuf;
@@ -473,6 +483,7 @@ mod tests {
                 device: 1,
                 inode: 2,
             },
+            generation: 0,
             path: PathBuf::from(OsStr::from_bytes(path)),
             format: Format::Qcow2,
             extents: ExtentCount(34_694_398),
@@ -491,8 +502,19 @@ mod tests {
     #[test]
     fn an_image_is_told_by_its_path() {
         let sample = sample(b"/srv/a.qcow2");
+        let opener = Opener {
+            vm: Some(Vm {
+                name: Some("db\n1".to_owned()),
+                ..Vm::default()
+            }),
+            ..Opener::default()
+        };
+        let owner = Owner {
+            openers: vec![opener],
+        };
         let now = ImageNow {
             sample: &sample,
+            owner: &owner,
             map: None,
             severity: Severity::Critical,
             filesystem: "/srv",
@@ -520,11 +542,15 @@ mod tests {
             lines(&text, IMAGE_SEVERITY),
             ["fragwatch_image_severity{image=\"/srv/a.qcow2\"} 2"]
         );
+        assert_eq!(
+            lines(&text, IMAGE_IN_USE),
+            ["fragwatch_image_in_use{image=\"/srv/a.qcow2\"} 1"]
+        );
         assert_eq!(lines(&text, IMAGE_FRAGMENTS), [""; 0]);
         assert_eq!(
             lines(&text, IMAGE_INFO),
             [
-                "fragwatch_image_info{image=\"/srv/a.qcow2\",vm=\"\",filesystem=\"/srv\",format=\"qcow2\"} 1"
+                "fragwatch_image_info{image=\"/srv/a.qcow2\",vm=\"db\\\\x0a1\",filesystem=\"/srv\",format=\"qcow2\"} 1"
             ]
         );
         assert_eq!(
@@ -550,6 +576,7 @@ mod tests {
             let sample = sample(path);
             let now = ImageNow {
                 sample: &sample,
+                owner: &Owner::default(),
                 map: None,
                 severity: Severity::Ok,
                 filesystem: "/",

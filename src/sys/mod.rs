@@ -7,8 +7,10 @@
 pub mod bulkstat;
 pub mod fiemap;
 pub mod fsxattr;
+pub mod generation;
 pub mod geometry;
 pub mod handle;
+pub mod locks;
 pub mod mounts;
 pub mod processes;
 pub mod realtime;

@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 /// One mount.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mount {
+    /// Its number, unique in the whole kernel as long as it is mounted; `mnt_id` of an fdinfo.
+    pub id: u32,
     /// Major and minor device number of the file system.
     pub device: (u32, u32),
     /// The directory of the file system that is seen there: `/` if all of it is.
@@ -28,6 +30,15 @@ pub fn read(proc: &Path) -> io::Result<Vec<Mount>> {
     Ok(parse(&std::fs::read(proc.join("self/mountinfo"))?))
 }
 
+/// All mounts that another process sees, which may live in a mount namespace of its own.
+///
+/// # Errors
+/// When the file cannot be read, as when the process has ended.
+pub fn read_of(proc: &Path, pid: u32) -> io::Result<Vec<Mount>> {
+    let file = proc.join(pid.to_string()).join("mountinfo");
+    Ok(parse(&std::fs::read(file)?))
+}
+
 /// Understands the lines; leaves out what it does not understand.
 #[must_use]
 pub fn parse(text: &[u8]) -> Vec<Mount> {
@@ -39,12 +50,14 @@ pub fn parse(text: &[u8]) -> Vec<Mount> {
 /// `36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw`
 fn parse_line(line: &[u8]) -> Option<Mount> {
     let mut fields = line.split(|&byte| byte == b' ');
-    let device = std::str::from_utf8(fields.nth(2)?).ok()?;
+    let id = std::str::from_utf8(fields.next()?).ok()?;
+    let device = std::str::from_utf8(fields.nth(1)?).ok()?;
     let (major, minor) = device.split_once(':')?;
     let root = unescape(fields.next()?);
     let point = unescape(fields.next()?);
     let type_name = fields.skip_while(|field| *field != b"-").nth(1)?;
     Some(Mount {
+        id: id.parse().ok()?,
         device: (major.parse().ok()?, minor.parse().ok()?),
         root: PathBuf::from(OsString::from_vec(root)),
         point: PathBuf::from(OsString::from_vec(point)),
@@ -91,7 +104,7 @@ mod tests {
         assert_eq!(mounts[0].point, Path::new("/"));
         assert_eq!(mounts[1].point, Path::new("/srv/a b\\\nc"));
         assert_eq!(mounts[1].root, Path::new("/sub"));
-        assert_eq!(mounts[1].device, (7, 3));
+        assert_eq!((mounts[1].id, mounts[1].device), (40, (7, 3)));
         assert_eq!(mounts[1].type_name, "xfs");
         assert_eq!(mounts[2].type_name, "fuse.sshfs");
     }

@@ -1,64 +1,254 @@
-//! /proc/PID: which files a process has open (proc_pid_fd(5)).
+//! /proc/PID: which files a process has open, and how (proc_pid_fd(5), proc_pid_fdinfo(5)).
 //!
-//! Only names and links of procfs are read. The files behind them are not touched: their file
-//! system may be the one that hangs.
+//! Only what procfs itself answers is read; the files behind it are not touched, for their file
+//! system may be the one that hangs. That leaves out what looks easiest: stat(2) of
+//! `/proc/PID/fd/N` goes through the link and asks the file system (vfs_getattr), which for XFS
+//! takes the inode's lock. The link as text (proc_pid_readlink, fs/proc/base.c: d_path, names from
+//! memory) and `/proc/PID/fdinfo/N` (seq_show, fs/proc/fd.c: flags, number of the mount and, since
+//! 5.14, of the inode, all from the open file in memory) say as much and ask nobody.
+//!
+//! A process may end between any two steps: then it has nothing open.
 
+use std::ffi::{CStr, CString, OsStr};
+use std::io;
+use std::mem::MaybeUninit;
+use std::num::NonZeroUsize;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Paths of all files that QEMU processes have open, as the kernel names them. Processes that may
-/// not be looked into (for want of rights, or because they have just ended) are left out.
-#[must_use]
-pub fn files_open_in_qemu(proc: &Path) -> Vec<PathBuf> {
-    let Ok(entries) = std::fs::read_dir(proc) else {
-        return Vec::new();
+use rustix::fs::{Mode, OFlags, RawDir, openat, readlinkat_raw};
+
+/// Threads that read at most: the kernel makes an entry of procfs for each descriptor, and what
+/// that takes is nearly all of the time.
+const MOST_THREADS: usize = 4;
+/// Fewer processes are read sooner than a thread is started.
+const WORTH_A_THREAD: usize = 64;
+/// The longest name of a program that a process bears (`TASK_COMM_LEN`), and more.
+const COMM: usize = 64;
+
+/// A file that a process has open.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OpenFile {
+    /// What the kernel calls it now: a renamed file has its new name, a removed one ` (deleted)`
+    /// behind it. As seen from the root of the process's own mounts.
+    pub path: PathBuf,
+    /// Flags of open(2) and fcntl(2).
+    pub flags: u32,
+    /// The mount that it was opened on; see [`Mount::id`](super::mounts::Mount::id).
+    pub mount: u32,
+    /// Number of its inode. Kernels before 5.14 do not tell it.
+    pub inode: Option<u64>,
+}
+
+/// A process that has files open.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Process {
+    /// Its number.
+    pub pid: u32,
+    /// The name it bears (`comm`).
+    pub name: String,
+    /// The program that it runs, where that may be known.
+    pub program: Option<PathBuf>,
+    /// Its files, in the order of their descriptors. Sockets, pipes, devices and what else has no
+    /// file system are left out.
+    pub files: Vec<OpenFile>,
+}
+
+/// All processes that have files open. Those that may not be looked into (for want of rights, or
+/// because they have just ended) are left out. `proc` is where procfs is mounted.
+///
+/// # Errors
+/// When procfs cannot be listed.
+pub fn with_open_files(proc: &Path) -> io::Result<Vec<Process>> {
+    let proc = open_directory(rustix::fs::CWD, proc)?;
+    let mut pids = Vec::new();
+    for_each_number(&proc, |name| pids.push(name.to_owned()))?;
+    let next = AtomicUsize::new(0);
+    let read_some = || {
+        let mut buffers = Buffers::default();
+        let mut found = Vec::new();
+        while let Some(pid) = pids.get(next.fetch_add(1, Ordering::Relaxed)) {
+            found.extend(process(&proc, pid, &mut buffers));
+        }
+        found
     };
-    let mut files = Vec::new();
-    for process in entries.flatten() {
-        let is_process = process
-            .file_name()
-            .as_bytes()
-            .iter()
-            .all(u8::is_ascii_digit);
-        if is_process && is_qemu(&process.path()) {
-            files.extend(open_files(&process.path()));
+    let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    let threads = cores.min(MOST_THREADS).min(pids.len() / WORTH_A_THREAD);
+    let mut processes = std::thread::scope(|scope| {
+        let spawn = |_| {
+            let builder = std::thread::Builder::new().name("proc".to_owned());
+            builder.spawn_scoped(scope, read_some).ok()
+        };
+        // One fewer: we read as well.
+        let others: Vec<_> = (1..threads).filter_map(spawn).collect();
+        let mut found = read_some();
+        for other in others {
+            found.extend(other.join().unwrap_or_default());
+        }
+        found
+    });
+    processes.sort_unstable_by_key(|process| process.pid);
+    Ok(processes)
+}
+
+/// When a process started, in clock ticks since boot: with its number it names a process for good.
+#[must_use]
+pub fn start_time(proc: &Path, pid: u32) -> Option<u64> {
+    let stat = std::fs::read(proc.join(pid.to_string()).join("stat")).ok()?;
+    // The name may hold blanks and parentheses; behind it comes field 3.
+    let end = stat.iter().rposition(|&byte| byte == b')')?;
+    let fields = std::str::from_utf8(stat.get(end + 1..)?).ok()?;
+    fields.split_ascii_whitespace().nth(22 - 3)?.parse().ok()
+}
+
+/// The command line of a process.
+///
+/// **May hang.** The text lies in the memory of that process, so its memory lock is taken and its
+/// page may have to come back from swap (get_mm_cmdline, fs/proc/base.c); a process that is stuck
+/// holds both up. To be called on a thread that nobody waits for to the end.
+///
+/// # Errors
+/// Those of reading.
+pub fn command_line(proc: &Path, pid: u32) -> io::Result<Vec<Vec<u8>>> {
+    let mut text = std::fs::read(proc.join(pid.to_string()).join("cmdline"))?;
+    if text.last() == Some(&0) {
+        text.pop();
+    }
+    Ok(text.split(|&byte| byte == 0).map(<[u8]>::to_vec).collect())
+}
+
+/// Used for one process after the other.
+struct Buffers {
+    entries: Vec<MaybeUninit<u8>>,
+    link: Vec<MaybeUninit<u8>>,
+    info: Vec<u8>,
+}
+
+impl Default for Buffers {
+    fn default() -> Self {
+        // Longest path that d_path gives: a page.
+        Buffers {
+            entries: vec![MaybeUninit::uninit(); 32 * 1024],
+            link: vec![MaybeUninit::uninit(); 4096],
+            info: vec![0; 4096],
         }
     }
-    files.sort_unstable();
-    files.dedup();
-    files
 }
 
-/// By the name of the program: `qemu-system-x86_64` (cut to 15 bytes by the kernel), `qemu-kvm`,
-/// `kvm` (Proxmox), `qemu-nbd`, `qemu-storage-daemon`.
-fn is_qemu(process: &Path) -> bool {
-    let Ok(name) = std::fs::read(process.join("comm")) else {
-        return false;
-    };
-    let name = name.strip_suffix(b"\n").unwrap_or(&name);
-    // A VM may rename its process (`-name process=…`); then the program tells. Not its command
-    // line: reading that waits for the process's memory lock, and a stuck process holds it.
-    name.starts_with(b"qemu") || name == b"kvm" || runs_qemu(process)
+/// A process, if it has files open.
+fn process(proc: &OwnedFd, pid: &CStr, buffers: &mut Buffers) -> Option<Process> {
+    let directory = open_directory(proc, Path::new(OsStr::from_bytes(pid.to_bytes()))).ok()?;
+    let files = files(&directory, buffers)?;
+    Some(Process {
+        pid: std::str::from_utf8(pid.to_bytes()).ok()?.parse().ok()?,
+        name: name(&directory)?,
+        program: read_link(directory.as_fd(), c"exe", &mut buffers.link)
+            .map(|link| PathBuf::from(OsStr::from_bytes(link))),
+        files,
+    })
 }
 
-fn runs_qemu(process: &Path) -> bool {
-    let Ok(program) = std::fs::read_link(process.join("exe")) else {
-        return false;
-    };
-    let name = program.file_name().unwrap_or_default().as_bytes();
-    name.starts_with(b"qemu-") || name == b"kvm"
+/// The files that a process has open; nothing if there are none.
+fn files(process: &OwnedFd, buffers: &mut Buffers) -> Option<Vec<OpenFile>> {
+    let directory = open_directory(process, Path::new("fd")).ok()?;
+    let mut infos = None;
+    let mut files = Vec::new();
+    let Buffers {
+        entries,
+        link,
+        info,
+    } = buffers;
+    let mut entries = RawDir::new(&directory, entries);
+    while let Some(Ok(entry)) = entries.next() {
+        if !is_number(entry.file_name()) {
+            continue;
+        }
+        let Some(target) = read_link(directory.as_fd(), entry.file_name(), link) else {
+            continue;
+        };
+        if !can_be_a_file(target) {
+            continue;
+        }
+        if infos.is_none() {
+            infos = Some(open_directory(process, Path::new("fdinfo")).ok()?);
+        }
+        let read = infos
+            .as_ref()
+            .and_then(|infos| read_file(infos.as_fd(), entry.file_name(), info));
+        files.extend(read.and_then(|text| open_file(target, text)));
+    }
+    (!files.is_empty()).then_some(files)
 }
 
-fn open_files(process: &Path) -> Vec<PathBuf> {
-    let Ok(entries) = std::fs::read_dir(process.join("fd")) else {
-        return Vec::new();
+/// What a descriptor stands for, by its link and the text of its fdinfo.
+fn open_file(target: &[u8], info: &[u8]) -> Option<OpenFile> {
+    let field = |name: &str| {
+        let mut lines = info.split(|&byte| byte == b'\n');
+        let value = lines.find_map(|line| line.strip_prefix(name.as_bytes())?.strip_prefix(b":"));
+        std::str::from_utf8(value?).ok().map(str::trim)
     };
-    entries
-        .flatten()
-        .filter_map(|entry| std::fs::read_link(entry.path()).ok())
-        // Sockets and pipes have names like `socket:[123]`.
-        .filter(|target| target.is_absolute())
-        .collect()
+    Some(OpenFile {
+        path: PathBuf::from(OsStr::from_bytes(target)),
+        flags: u32::from_str_radix(field("flags")?, 8).ok()?,
+        mount: field("mnt_id")?.parse().ok()?,
+        inode: field("ino").and_then(|inode| inode.parse().ok()),
+    })
+}
+
+/// By its name alone. A socket is `socket:[123]`; devices and memory that has a name are no files
+/// either. Not to read their fdinfo saves half of the time.
+fn can_be_a_file(target: &[u8]) -> bool {
+    const NEVER: [&[u8]; 6] = [b"/dev/", b"/proc/", b"/sys/", b"/memfd:", b"/[", b"/SYSV"];
+    let is_never = NEVER.iter().any(|prefix| target.starts_with(prefix));
+    // The only place in /dev that holds files; a file system may even be mounted there.
+    target.starts_with(b"/dev/shm/") || (target.starts_with(b"/") && !is_never)
+}
+
+fn name(process: &OwnedFd) -> Option<String> {
+    let mut buffer = [0; COMM];
+    let name = read_file(process.as_fd(), c"comm", &mut buffer)?;
+    let name = name.strip_suffix(b"\n").unwrap_or(name);
+    Some(String::from_utf8_lossy(name).into_owned())
+}
+
+fn read_link<'b>(
+    at: BorrowedFd<'_>,
+    name: &CStr,
+    buffer: &'b mut [MaybeUninit<u8>],
+) -> Option<&'b [u8]> {
+    let (link, _) = readlinkat_raw(at, name, buffer).ok()?;
+    Some(link)
+}
+
+/// As much of a file as fits; procfs gives it in one piece.
+fn read_file<'b>(at: BorrowedFd<'_>, name: &CStr, buffer: &'b mut [u8]) -> Option<&'b [u8]> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    let file = openat(at, name, flags, Mode::empty()).ok()?;
+    let length = rustix::io::read(&file, &mut *buffer).ok()?;
+    buffer.get(..length)
+}
+
+fn open_directory(at: impl AsFd, name: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    Ok(openat(at, name, flags, Mode::empty())?)
+}
+
+fn for_each_number(directory: &OwnedFd, mut on_name: impl FnMut(&CStr)) -> io::Result<()> {
+    let mut buffer = vec![MaybeUninit::uninit(); 32 * 1024];
+    let mut entries = RawDir::new(directory, &mut buffer);
+    while let Some(entry) = entries.next() {
+        let name: CString = entry?.file_name().to_owned();
+        if is_number(&name) {
+            on_name(&name);
+        }
+    }
+    Ok(())
+}
+
+fn is_number(name: &CStr) -> bool {
+    name.to_bytes().iter().all(u8::is_ascii_digit)
 }
 
 #[cfg(test)]
@@ -67,33 +257,116 @@ mod tests {
     use std::fs;
     use std::os::unix::fs::symlink;
 
-    fn process(proc: &Path, pid: u32, comm: &str, program: &str, open: &[&str]) {
+    fn process(proc: &Path, pid: u32, open: &[(&str, &str)]) -> PathBuf {
         let directory = proc.join(pid.to_string());
         fs::create_dir_all(directory.join("fd")).unwrap();
-        fs::write(directory.join("comm"), format!("{comm}\n")).unwrap();
-        symlink(program, directory.join("exe")).unwrap();
-        for (number, target) in open.iter().enumerate() {
+        fs::create_dir_all(directory.join("fdinfo")).unwrap();
+        fs::write(directory.join("comm"), "db (1)\n").unwrap();
+        symlink("/usr/bin/db", directory.join("exe")).unwrap();
+        for (number, (target, info)) in open.iter().enumerate() {
             symlink(target, directory.join("fd").join(number.to_string())).unwrap();
+            fs::write(directory.join("fdinfo").join(number.to_string()), info).unwrap();
         }
+        directory
+    }
+
+    const INFO: &str = "pos:\t0\nflags:\t0140002\nmnt_id:\t29\nino:\t131\n\
+        lock:\t1: OFDLCK ADVISORY READ -1 07:00:131 100 101\n";
+
+    #[test]
+    fn files_are_named_and_all_else_is_not() {
+        let proc = tempfile::tempdir().unwrap();
+        let open = [
+            ("/dev/null", INFO),
+            ("socket:[7]", INFO),
+            ("/srv/a b", INFO),
+            ("/memfd:pc.ram (deleted)", INFO),
+            ("anon_inode:[eventfd]", INFO),
+            ("/srv/old", "pos:\t0\nflags:\t02\nmnt_id:\t29\n"),
+        ];
+        process(proc.path(), 7, &open);
+        process(proc.path(), 8, &open[..2]);
+        fs::create_dir(proc.path().join("sys")).unwrap();
+        let found = with_open_files(proc.path()).unwrap();
+        let file = |path: &str, flags, inode| OpenFile {
+            path: PathBuf::from(path),
+            flags,
+            mount: 29,
+            inode,
+        };
+        let mut files = found[0].files.clone();
+        files.sort_by(|a, b| a.path.cmp(&b.path));
+        let expected = [
+            file("/srv/a b", 0o140_002, Some(131)),
+            file("/srv/old", 2, None),
+        ];
+        assert_eq!(files, expected);
+        assert_eq!((found.len(), found[0].pid), (1, 7));
+        assert_eq!(found[0].name, "db (1)");
+        assert_eq!(found[0].program.as_deref(), Some(Path::new("/usr/bin/db")));
     }
 
     #[test]
-    fn only_files_of_qemu_are_named() {
+    fn a_process_may_vanish_between_any_two_steps() {
         let proc = tempfile::tempdir().unwrap();
-        process(proc.path(), 1, "systemd", "/sbin/init", &["/etc/fstab"]);
-        process(
-            proc.path(),
-            2,
-            "qemu-system-x86",
-            "/x",
-            &["/srv/b", "/srv/a", "socket:[7]"],
-        );
-        process(proc.path(), 3, "db-1", "/usr/libexec/qemu-kvm", &["/srv/c"]);
-        process(proc.path(), 4, "kvm", "/usr/bin/kvm", &["/srv/a"]);
-        process(proc.path(), 5, "less", "/usr/bin/less", &["/srv/log"]);
-        fs::create_dir(proc.path().join("6")).unwrap();
-        fs::create_dir(proc.path().join("sys")).unwrap();
-        let files = files_open_in_qemu(proc.path());
-        assert_eq!(files, ["/srv/a", "/srv/b", "/srv/c"].map(PathBuf::from));
+        for (pid, gone) in ["fd", "fdinfo", "fdinfo/0", "comm"].iter().enumerate() {
+            let directory = process(proc.path(), pid as u32, &[("/srv/a", INFO)]);
+            let path = directory.join(gone);
+            fs::remove_dir_all(&path)
+                .or_else(|_| fs::remove_file(&path))
+                .unwrap();
+        }
+        // Its program may be somebody else's secret; what it has open is not then.
+        let directory = process(proc.path(), 9, &[("/srv/a", INFO), ("/srv/b", "")]);
+        fs::remove_file(directory.join("exe")).unwrap();
+        let found = with_open_files(proc.path()).unwrap();
+        assert_eq!(found.len(), 1);
+        assert_eq!((found[0].files.len(), &found[0].program), (1, &None));
+    }
+
+    #[test]
+    fn a_start_time_is_found_behind_any_name() {
+        let proc = tempfile::tempdir().unwrap();
+        let directory = process(proc.path(), 3, &[]);
+        let rest = (4..=22).map(|field| format!(" {field}"));
+        let stat = format!("3 (a) b) S{}", rest.collect::<String>());
+        fs::write(directory.join("stat"), stat).unwrap();
+        assert_eq!(start_time(proc.path(), 3), Some(22));
+        assert_eq!(start_time(proc.path(), 4), None);
+        fs::write(directory.join("stat"), "3 (a").unwrap();
+        assert_eq!(start_time(proc.path(), 3), None);
+    }
+
+    #[test]
+    fn a_command_line_is_cut_at_its_ends() {
+        let proc = tempfile::tempdir().unwrap();
+        let directory = process(proc.path(), 3, &[]);
+        fs::write(directory.join("cmdline"), b"kvm\0-name\0\0a b\0").unwrap();
+        let parts = command_line(proc.path(), 3).unwrap();
+        let expected: [&[u8]; 4] = [b"kvm", b"-name", b"", b"a b"];
+        assert_eq!(parts, expected);
+    }
+
+    #[test]
+    fn what_the_kernel_says_of_us_is_understood() {
+        use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("held");
+        let held = fs::OpenOptions::new()
+            .write(true)
+            .create(true)
+            .custom_flags(libc::O_APPEND)
+            .open(&path)
+            .unwrap();
+        let us = std::process::id();
+        let found = with_open_files(Path::new("/proc")).unwrap();
+        let process = found.iter().find(|process| process.pid == us).unwrap();
+        let file = process.files.iter().find(|file| file.path == path).unwrap();
+        assert!(file.inode.is_none() || file.inode == Some(held.metadata().unwrap().ino()));
+        let access = file.flags & libc::O_ACCMODE as u32;
+        assert_eq!(access, libc::O_WRONLY as u32);
+        let mounts = super::super::mounts::read(Path::new("/proc")).unwrap();
+        assert!(mounts.iter().any(|mount| mount.id == file.mount));
+        assert!(start_time(Path::new("/proc"), us).is_some());
     }
 }

@@ -1,0 +1,247 @@
+//! Which VM a QEMU process is: by its command line, or by what libvirt has written down. Pure.
+
+use std::path::Path;
+
+/// What kind of program a process runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Program {
+    /// QEMU as a virtual machine.
+    Vm,
+    /// Another program of QEMU, which uses images as one: `qemu-img`, `qemu-nbd`,
+    /// `qemu-storage-daemon`.
+    Tool,
+    /// Any other.
+    Other,
+}
+
+impl Program {
+    /// By the name that the process bears, cut to 15 bytes by the kernel, and by the program: a VM
+    /// may rename its process (`-name process=…`).
+    pub(super) fn of(name: &str, program: Option<&Path>) -> Program {
+        let file = program.and_then(Path::file_name).unwrap_or_default();
+        let names = [name, file.to_str().unwrap_or_default()];
+        // A program that was upgraded while it ran is called `… (deleted)`.
+        let is_vm = |name: &str| {
+            let name = name.strip_suffix(" (deleted)").unwrap_or(name);
+            name.starts_with("qemu-system-") || name == "qemu-kvm" || name == "kvm"
+        };
+        if names.into_iter().any(is_vm) {
+            Program::Vm
+        } else if names.into_iter().any(|name| name.starts_with("qemu")) {
+            Program::Tool
+        } else {
+            Program::Other
+        }
+    }
+}
+
+/// What is known of a VM beside its process.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Facts {
+    pub(super) name: Option<String>,
+    pub(super) uuid: Option<String>,
+}
+
+impl Facts {
+    /// Takes from another source what is not known yet.
+    pub(super) fn or(self, other: Facts) -> Facts {
+        Facts {
+            name: self.name.or(other.name),
+            uuid: self.uuid.or(other.uuid),
+        }
+    }
+
+    /// As the command line of QEMU tells: `-name guest=db-1,debug-threads=on -uuid …`. Proxmox
+    /// gives the UUID as `-smbios type=1,uuid=…` only.
+    pub(super) fn of_command_line(arguments: &[Vec<u8>]) -> Facts {
+        let mut facts = Facts::default();
+        for pair in arguments.windows(2) {
+            let value = String::from_utf8_lossy(&pair[1]);
+            let value = value.as_ref();
+            match pair[0].strip_prefix(b"-").unwrap_or_default() {
+                b"name" | b"-name" => {
+                    let name = option(value, "guest").or_else(|| first(value));
+                    facts.name = facts.name.or(name);
+                }
+                b"uuid" | b"-uuid" => facts.uuid = Some(value.to_owned()),
+                b"smbios" | b"-smbios" => facts.uuid = facts.uuid.or(option(value, "uuid")),
+                _ => {}
+            }
+        }
+        facts
+    }
+
+    /// As libvirt's file on a running domain tells, and the number of its process:
+    /// `<domstatus state='running' reason='booted' pid='1234'>…<name>db-1</name>`.
+    pub(super) fn of_libvirt(xml: &str) -> Option<(u32, Facts)> {
+        let status = &xml[xml.find("<domstatus ")?..];
+        let pid = attribute(status.split('>').next()?, "pid")?.parse().ok()?;
+        // Elements of other things that have a name come before or after; those of the domain come
+        // first in it.
+        let domain = &status[status.find("<domain ")?..];
+        let facts = Facts {
+            name: element(domain, "name"),
+            uuid: element(domain, "uuid"),
+        };
+        Some((pid, facts))
+    }
+}
+
+/// The settings of an option of QEMU: parted by commas, a comma in a value written twice.
+fn settings(value: &str) -> Vec<String> {
+    let mut settings = vec![String::new()];
+    let mut rest = value.chars().peekable();
+    while let Some(character) = rest.next() {
+        if character == ',' && rest.next_if_eq(&',').is_none() {
+            settings.push(String::new());
+        } else if let Some(last) = settings.last_mut() {
+            last.push(character);
+        }
+    }
+    settings
+}
+
+fn option(value: &str, name: &str) -> Option<String> {
+    let settings = settings(value);
+    let mut values = settings
+        .iter()
+        .filter_map(|setting| setting.strip_prefix(name)?.strip_prefix('='));
+    values.next().map(str::to_owned)
+}
+
+/// `-name db-1`: the first setting needs no name.
+fn first(value: &str) -> Option<String> {
+    let first = settings(value).into_iter().next()?;
+    let is_named = ["process=", "debug-threads="];
+    let nameless = !first.is_empty() && !is_named.iter().any(|name| first.starts_with(name));
+    nameless.then_some(first)
+}
+
+fn attribute(tag: &str, name: &str) -> Option<String> {
+    let at = tag.find(&format!(" {name}="))? + name.len() + 2;
+    let quote = tag[at..].chars().next().filter(|c| "'\"".contains(*c))?;
+    let value = tag[at + 1..].split(quote).next()?;
+    Some(unescaped(value))
+}
+
+fn element(xml: &str, name: &str) -> Option<String> {
+    let (_, rest) = xml.split_once(&format!("<{name}>"))?;
+    let (value, _) = rest.split_once('<')?;
+    Some(unescaped(value))
+}
+
+fn unescaped(text: &str) -> String {
+    [
+        ("&lt;", "<"),
+        ("&gt;", ">"),
+        ("&quot;", "\""),
+        ("&apos;", "'"),
+        // Last, or it would make others.
+        ("&amp;", "&"),
+    ]
+    .iter()
+    .fold(text.to_owned(), |text, (from, to)| text.replace(from, to))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn facts(line: &[&str]) -> (Option<String>, Option<String>) {
+        let arguments: Vec<_> = line.iter().map(|part| part.as_bytes().to_vec()).collect();
+        let facts = Facts::of_command_line(&arguments);
+        (facts.name, facts.uuid)
+    }
+
+    #[test]
+    fn programs_are_told_apart() {
+        for (name, program, expected) in [
+            (
+                "qemu-system-x86",
+                "/usr/bin/qemu-system-x86_64",
+                Program::Vm,
+            ),
+            ("db-1", "/usr/libexec/qemu-kvm", Program::Vm),
+            ("db-1", "/usr/libexec/qemu-kvm (deleted)", Program::Vm),
+            ("kvm", "/usr/bin/x", Program::Vm),
+            ("qemu-nbd", "/usr/bin/qemu-nbd", Program::Tool),
+            ("not-qemu", "/usr/bin/not-qemu", Program::Other),
+            ("kvm-nx-lpage-re", "", Program::Other),
+        ] {
+            assert_eq!(
+                Program::of(name, Some(Path::new(program))),
+                expected,
+                "{name}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_vm_is_named_on_its_command_line() {
+        let some = |text: &str| Some(text.to_owned());
+        let uuid = "5f3b1a2c-0000-4000-8000-000000000001";
+        let libvirt = [
+            "kvm",
+            "-name",
+            "guest=db-1,debug-threads=on",
+            "-S",
+            "-uuid",
+            uuid,
+        ];
+        assert_eq!(facts(&libvirt), (some("db-1"), some(uuid)));
+        assert_eq!(facts(&["kvm", "-name", "db-1"]), (some("db-1"), None));
+        assert_eq!(
+            facts(&["kvm", "--name", "process=x,guest=a,,b=c"]),
+            (some("a,b=c"), None)
+        );
+        assert_eq!(facts(&["kvm", "-name", "process=x"]), (None, None));
+        let proxmox = [
+            "kvm",
+            "-id",
+            "100",
+            "-name",
+            "web,debug-threads=on",
+            "-smbios",
+            "type=1,uuid=u",
+        ];
+        assert_eq!(facts(&proxmox), (some("web"), some("u")));
+        assert_eq!(facts(&["kvm", "-name"]), (None, None));
+        assert_eq!(facts(&[]), (None, None));
+    }
+
+    #[test]
+    fn a_vm_is_named_by_libvirt() {
+        let xml = "<!-- -->\n<domstatus state='running' reason='booted' pid='1234'>\n\
+            <monitor path='/x' type='unix'/><vcpus><vcpu id='0' pid='9'/></vcpus>\n\
+            <domain type='kvm' id='1'>\n<name>a&amp;b</name>\n<uuid>u-1</uuid>\n\
+            <device><name>hda</name></device></domain></domstatus>";
+        let (pid, facts) = Facts::of_libvirt(xml).unwrap();
+        assert_eq!(pid, 1234);
+        assert_eq!(facts.name.as_deref(), Some("a&b"));
+        assert_eq!(facts.uuid.as_deref(), Some("u-1"));
+        for not in [
+            "",
+            "<domstatus ",
+            "<domstatus pid='x'><domain >",
+            "<network pid='1'>",
+        ] {
+            assert_eq!(Facts::of_libvirt(not), None, "{not}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_makes_it_panic(text: String, line: Vec<Vec<u8>>) {
+            drop(Facts::of_libvirt(&text));
+            drop(Facts::of_libvirt(&format!("<domstatus {text}<domain {text}")));
+            drop(Facts::of_command_line(&line));
+        }
+
+        #[test]
+        fn every_name_comes_through(name in "[a-z,=]{1,20}") {
+            let value = format!("guest={},debug-threads=on", name.replace(',', ",,"));
+            prop_assert_eq!(facts(&["kvm", "-name", &value]).0, Some(name));
+        }
+    }
+}

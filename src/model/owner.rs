@@ -1,0 +1,122 @@
+//! Who has an image open.
+
+use serde::{Deserialize, Serialize};
+
+/// A virtual machine, as its QEMU process tells of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Vm {
+    /// Its name, if it was given one and that could be read.
+    pub name: Option<String>,
+    /// Its UUID, likewise.
+    pub uuid: Option<String>,
+    /// Its process.
+    pub pid: u32,
+}
+
+/// A process that has an image open.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Opener {
+    /// Its number.
+    pub pid: u32,
+    /// The name that it bears (`comm`).
+    pub name: String,
+    /// The VM that it is, if it is one.
+    pub vm: Option<Vm>,
+    /// Whether it can write to the image.
+    pub writes: bool,
+    /// Whether it has opened it past the page cache (O_DIRECT).
+    pub direct: bool,
+    /// Whether it has opened it through the page cache. Both, if it has done both.
+    pub buffered: bool,
+}
+
+/// All who have an image open.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Owner {
+    /// By their numbers.
+    pub openers: Vec<Opener>,
+}
+
+impl Owner {
+    /// Whether anybody has it open.
+    #[must_use]
+    pub fn in_use(&self) -> bool {
+        !self.openers.is_empty()
+    }
+
+    /// The VM whose image it is: the one that writes to it. Of several that only read it, as they
+    /// do with a common base image, the first.
+    #[must_use]
+    pub fn vm(&self) -> Option<&Vm> {
+        let writer = self.openers.iter().filter(|opener| opener.writes);
+        writer
+            .chain(&self.openers)
+            .find_map(|opener| opener.vm.as_ref())
+    }
+
+    /// Whether it is written to while some read it through the page cache and some past it: who
+    /// reads through the cache can then be given what the image held before (open(2), O_DIRECT).
+    #[must_use]
+    pub fn is_mixed(&self) -> bool {
+        let any = |is: fn(&Opener) -> bool| self.openers.iter().any(is);
+        any(|opener| opener.direct) && any(|opener| opener.buffered) && any(|opener| opener.writes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn opener(pid: u32, writes: bool, direct: bool, is_vm: bool) -> Opener {
+        Opener {
+            pid,
+            name: "x".to_owned(),
+            vm: is_vm.then(|| Vm {
+                pid,
+                ..Vm::default()
+            }),
+            writes,
+            direct,
+            buffered: !direct,
+        }
+    }
+
+    #[test]
+    fn an_image_is_the_vm_s_that_writes() {
+        let owner = |openers: &[Opener]| Owner {
+            openers: openers.to_vec(),
+        };
+        let pid = |openers: &[Opener]| owner(openers).vm().map(|vm| vm.pid);
+        let backup = opener(1, true, false, false);
+        let reader = opener(2, false, true, true);
+        let writer = opener(3, true, true, true);
+        assert_eq!(pid(&[]), None);
+        assert_eq!(pid(std::slice::from_ref(&backup)), None);
+        assert_eq!(pid(&[backup.clone(), reader.clone()]), Some(2));
+        assert_eq!(pid(&[backup, reader, writer]), Some(3));
+    }
+
+    #[test]
+    fn mixed_is_who_writes_while_others_read_otherwise() {
+        let is_mixed = |openers: &[(bool, bool)]| {
+            let opener = |(writes, direct): &(bool, bool)| opener(1, *writes, *direct, false);
+            let openers = openers.iter().map(opener).collect();
+            Owner { openers }.is_mixed()
+        };
+        assert!(is_mixed(&[(true, true), (false, false)]));
+        assert!(is_mixed(&[(false, true), (true, false)]));
+        assert!(!is_mixed(&[(false, true), (false, false)]));
+        assert!(!is_mixed(&[(true, true), (true, true)]));
+        assert!(!is_mixed(&[(true, false), (false, false)]));
+        let both = Opener {
+            buffered: true,
+            ..opener(1, true, true, false)
+        };
+        assert!(
+            Owner {
+                openers: vec![both]
+            }
+            .is_mixed()
+        );
+    }
+}
