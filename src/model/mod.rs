@@ -5,6 +5,7 @@
 
 pub mod census;
 pub mod filesystem;
+pub mod growth;
 pub mod history;
 pub mod image;
 pub mod map;
@@ -16,9 +17,10 @@ pub mod units;
 
 pub use census::{Census, CensusFile};
 pub use filesystem::{DeviceNumber, Features, Filesystem, FilesystemKind};
+pub use growth::{Forecast, Growth, Pace, Trend, Unknown};
 pub use history::{ExtentsPerDay, ImageKey, Point, UnixTime};
 pub use image::{Format, ImageId, Sample};
 pub use map::{Extent, ExtentFlags, ExtentMap, MapBuilder};
 pub use rescue::{IncidentId, Monotonic, Outcome, RescueStep, RuleAction, RuleDefinition, Trigger};
 pub use severity::Severity;
-pub use units::{Bytes, ExtentCount};
+pub use units::{Bytes, ExtentCount, Share};
