@@ -21,6 +21,7 @@
 
 use std::time::Duration;
 
+use crate::model::growth::REACH_OF_WINDOW;
 use crate::model::{
     ExtentCount, ExtentsPerDay, Forecast, Growth, Pace, Point, Trend, UnixTime, Unknown,
 };
@@ -31,10 +32,9 @@ pub const FEWEST_SAMPLES: usize = 10;
 pub const SHORTEST_PART: u32 = 24;
 /// More samples are thinned to as many, evenly in time: the work grows with their square.
 pub const MOST_SAMPLES: usize = 96;
-/// How many times as long as an image was watched a forecast may reach.
+/// How many times as long as an image was watched a forecast may reach; [`REACH_OF_WINDOW`] times
+/// once it was watched for a whole window.
 const REACH: u32 = 4;
-/// The same, once it was watched for a whole window.
-const REACH_OF_WINDOW: u32 = 60;
 /// A window counts as whole from here on: samples do not fall on its edges.
 const WHOLE_WINDOW: f64 = 0.9;
 /// Standard deviations of Kendall's statistic on either side: 99 % of a normal distribution. More

@@ -9,6 +9,9 @@ use serde::{Deserialize, Serialize};
 use super::history::{ExtentsPerDay, UnixTime};
 use super::units::{ExtentCount, roughly};
 
+/// How many times as long as the window of growth a forecast may reach.
+pub const REACH_OF_WINDOW: u32 = 60;
+
 /// How an image has grown lately.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Growth {
