@@ -13,7 +13,9 @@ mod logging;
 mod mapper;
 pub(crate) mod rescue;
 mod sampler;
+mod severity_hook;
 mod signals;
+mod steady;
 mod witness;
 
 use std::net::SocketAddr;

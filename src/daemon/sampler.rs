@@ -12,11 +12,13 @@ use tracing::{error, info, warn};
 
 use super::inventory::{Change, Inventory};
 use super::mapper::Mapper;
+use super::severity_hook::SeverityHook;
+use super::steady::Steady;
 use super::{notify, now, patience};
+use crate::assess::Assessor;
 use crate::config::Settings;
-use crate::model::DeviceNumber;
-use crate::model::Severity;
 use crate::model::path::shown;
+use crate::model::{Bytes, DeviceNumber};
 use crate::probe::sweep::{Event, Fleet, Scope};
 use crate::probe::worker::CallError;
 use crate::serve::board::Board;
@@ -40,6 +42,9 @@ pub(super) struct Sampler {
     fleet: Fleet,
     inventory: Shared,
     mapper: Mapper,
+    steady: Steady,
+    assessor: Assessor,
+    hook: SeverityHook,
     /// File systems that did not answer the last sweep, where they are mounted, and in which way
     /// they did not.
     unanswering: BTreeMap<DeviceNumber, (PathBuf, Discriminant<CallError>)>,
@@ -50,8 +55,12 @@ pub(super) struct Sampler {
 impl Sampler {
     pub(super) fn new(settings: watch::Receiver<Arc<Settings>>, board: Arc<Board>) -> Self {
         let inventory = Shared::default();
+        let assessor = Assessor::new(&settings.borrow().thresholds);
         Sampler {
             settings,
+            steady: Steady::start(),
+            assessor,
+            hook: SeverityHook::default(),
             mapper: Mapper::new(inventory.clone()),
             inventory,
             board,
@@ -65,6 +74,10 @@ impl Sampler {
         loop {
             let began = Instant::now();
             let settings = Arc::clone(&self.settings.borrow_and_update());
+            if *self.assessor.thresholds() != settings.thresholds {
+                self.assessor = Assessor::new(&settings.thresholds);
+            }
+            self.hook.configure(&settings.thresholds.hook);
             self.sweep(&settings).await;
             let next = began + settings.sampling.interval;
             if !self.wait_until(next, &settings).await {
@@ -101,15 +114,24 @@ impl Sampler {
         let before = std::mem::take(&mut self.unanswering);
         let swept_before = self.swept;
         let mut unanswering = BTreeMap::new();
+        let (assessor, hook, steady) = (&self.assessor, &self.hook, &self.steady);
+        let tell = |change| tell(change, hook);
         let mut on_event = |device, event| match event {
             Event::Filesystem(filesystem) => inventory.lock().filesystem(device, filesystem),
             Event::Image(sample, took) => {
                 probed(Method::Count, took);
-                tell(inventory.lock().image(device, sample, &settings.thresholds));
+                let changes = inventory
+                    .lock()
+                    .image(device, sample, assessor, steady.now());
+                changes.into_iter().for_each(tell);
             }
             Event::Fault(fault) => {
                 probe_failed();
-                tell(inventory.lock().fault(device, fault));
+                inventory
+                    .lock()
+                    .fault(device, fault)
+                    .into_iter()
+                    .for_each(tell);
             }
             Event::PassedOver(_) => {}
             Event::Surveyed {
@@ -146,9 +168,10 @@ impl Sampler {
             info!("file system {}: answers again", shown(mount));
         }
         let silent = unanswering.keys().copied().collect();
-        for change in self.inventory.lock().end(&silent) {
-            tell(Some(change));
-        }
+        let changes = self.inventory.lock().end(&silent);
+        changes.into_iter().for_each(tell);
+        let change = self.inventory.lock().host(assessor, host_memory());
+        change.into_iter().for_each(tell);
         self.unanswering = unanswering;
         let stalls = self
             .fleet
@@ -168,23 +191,26 @@ impl Sampler {
     }
 }
 
-fn tell(change: Option<Change>) {
+fn tell(change: Change, hook: &SeverityHook) {
     match change {
-        None => {}
-        Some(Change::Appeared(path, extents)) => {
+        Change::Appeared(path, extents) => {
             info!("new image {} with {extents} extents", shown(&path));
         }
-        Some(Change::Renamed(from, to)) => {
+        Change::Renamed(from, to) => {
             info!("image {} is now {}", shown(&from), shown(&to));
         }
-        Some(Change::Vanished(path)) => info!("image {} is gone", shown(&path)),
-        Some(Change::Severity(path, Severity::Ok, extents)) => {
-            info!("image {}: ok again with {extents} extents", shown(&path));
-        }
-        Some(Change::Severity(path, severity, extents)) => {
-            warn!("image {}: {severity} with {extents} extents", shown(&path));
-        }
-        Some(Change::Fault(fault)) => warn!("{}: {}", shown(&fault.path), fault.error),
-        Some(Change::Mended(path)) => info!("{}: can be read again", shown(&path)),
+        Change::Vanished(path) => info!("image {} is gone", shown(&path)),
+        Change::Severity(change) => hook.tell(&change),
+        Change::Fault(fault) => warn!("{}: {}", shown(&fault.path), fault.error),
+        Change::Mended(path) => info!("{}: can be read again", shown(&path)),
     }
+}
+
+/// The host's memory (sysinfo(2)).
+fn host_memory() -> Bytes {
+    let info = rustix::system::sysinfo();
+    // The types of its fields differ from one architecture to the next.
+    #[allow(clippy::useless_conversion)]
+    let (pages, unit) = (u64::from(info.totalram), u64::from(info.mem_unit));
+    Bytes(pages.saturating_mul(unit))
 }
