@@ -14,7 +14,9 @@ mod mapper;
 pub(crate) mod rescue;
 mod sampler;
 mod servers;
+mod severity_hook;
 mod signals;
+mod steady;
 mod witness;
 
 use std::net::SocketAddr;

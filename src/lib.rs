@@ -16,6 +16,8 @@
 //! - [`discover`]: which files are VM images
 //! - [`probe`]: counting them, and surviving when that hangs
 //! - [`assess`]: how bad it is (pure)
+//! - [`history`]: what images were like before, and how they grow
+//! - [`hook`]: the operator's commands, run so that nobody waits for them
 //! - [`klog`]: the kernel's log, and which of its lines matter
 //! - [`rescue`]: from such a line to free memory
 //! - [`serve`]: metrics and their page
@@ -26,6 +28,8 @@ pub mod cli;
 pub mod config;
 pub mod daemon;
 pub mod discover;
+pub mod history;
+pub mod hook;
 pub mod klog;
 pub mod model;
 pub mod probe;

@@ -33,13 +33,15 @@ const LAW: &[(&str, &[&str])] = &[
     ("klog", &["model", "sys"]),
     ("rescue::ladder", &["model", "sys"]),
     ("rescue::ring", &["model", "sys"]),
-    ("rescue", &["model", "sys", "klog"]),
+    ("rescue", &["model", "sys", "klog", "hook"]),
+    ("hook", &[]),
+    ("history::growth", &["model"]),
+    ("history::recent", &["model", "history::growth"]),
 ];
 
 /// Rooms that are still to be built.
 const LAW_TO_COME: &[(&str, &[&str])] = &[
     ("maintenance", &["model", "config::settings"]),
-    ("history::growth", &["model", "config::settings"]),
     ("defrag::run", &["model", "config::settings"]),
 ];
 
@@ -361,6 +363,10 @@ fn the_law_knows_right_from_wrong() {
         ("daemon::sampler", "serve", true),
         ("cli::run", "daemon::run", true),
         ("rescue::ring", "rescue::ladder", false),
+        ("rescue::ladder", "hook", false),
+        ("rescue::hook", "hook", true),
+        ("hook", "rescue", false),
+        ("history::growth", "history", false),
         ("klog::rules", "klog::record", true),
         // As long a name is not the same name.
         ("model::map", "modelling", false),

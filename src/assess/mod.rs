@@ -1,32 +1,145 @@
 //! How bad it is, by the configured thresholds. Pure.
+//!
+//! A severity that was reached is left only when its value is well below the threshold
+//! ([`Thresholds::hysteresis`]), each threshold for itself, so that an image at a threshold is told
+//! once. What is **unknown** neither raises a severity nor ends one; but where nothing is known
+//! *yet*, after a defragmentation, nothing holds it any more.
 
-use crate::config::settings::Thresholds;
+mod judge;
+
+use std::path::Path;
+use std::time::Duration;
+
+use crate::config::settings::{Globs, Limits, Thresholds};
 use crate::model::{ExtentCount, Severity};
 
-/// Severity of an image with so many extents. A threshold itself counts as reached.
-#[must_use]
-pub fn severity(extents: ExtentCount, thresholds: &Thresholds) -> Severity {
-    if extents >= thresholds.critical.extents {
-        Severity::Critical
-    } else if extents >= thresholds.warning.extents {
-        Severity::Warning
-    } else {
-        Severity::Ok
+pub use judge::{Facts, HostJudge, Judge, Reason};
+
+/// The thresholds, ready to be asked.
+#[derive(Debug)]
+pub struct Assessor {
+    thresholds: Thresholds,
+    /// Whose overrides the thresholds have, in their order.
+    overridden: Vec<Globs>,
+}
+
+/// What holds for one image.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ImageLimits {
+    /// From here on it wants attention.
+    pub warning: Limits,
+    /// From here on it endangers the host.
+    pub critical: Limits,
+}
+
+impl Assessor {
+    /// Compiles the globs of the overrides. Those of valid settings are globs; others match
+    /// nothing.
+    #[must_use]
+    pub fn new(thresholds: &Thresholds) -> Assessor {
+        let globs = thresholds
+            .overrides
+            .iter()
+            .map(|over| Globs::new(&over.images));
+        Assessor {
+            thresholds: thresholds.clone(),
+            overridden: globs.map(Result::unwrap_or_default).collect(),
+        }
+    }
+
+    /// The thresholds that this was made of.
+    #[must_use]
+    pub fn thresholds(&self) -> &Thresholds {
+        &self.thresholds
+    }
+
+    /// The time that growth is taken from.
+    #[must_use]
+    pub fn window(&self) -> Duration {
+        self.thresholds.growth_window
+    }
+
+    /// What holds for the image at this path: of the overrides that match it the last one that sets
+    /// a threshold wins, threshold by threshold.
+    #[must_use]
+    pub fn limits(&self, image: &Path) -> ImageLimits {
+        let mut limits = ImageLimits {
+            warning: self.thresholds.warning.clone(),
+            critical: self.thresholds.critical.clone(),
+        };
+        let overrides = self.thresholds.overrides.iter().zip(&self.overridden);
+        for (over, _) in overrides.filter(|(_, globs)| globs.matches(image)) {
+            over.warning.apply(&mut limits.warning);
+            over.critical.apply(&mut limits.critical);
+        }
+        limits
+    }
+
+    /// Severity of an image of which nothing is known but its extents. A threshold itself counts
+    /// as reached.
+    #[must_use]
+    pub fn of_count(&self, image: &Path, extents: ExtentCount) -> Severity {
+        let ImageLimits { warning, critical } = self.limits(image);
+        if extents >= critical.extents {
+            Severity::Critical
+        } else if extents >= warning.extents {
+            Severity::Warning
+        } else {
+            Severity::Ok
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::settings::{LimitChanges, Override};
+    use crate::model::ExtentsPerDay;
 
     #[test]
     fn a_threshold_itself_is_reached() {
-        let thresholds = Thresholds::default();
-        let of = |extents| severity(ExtentCount(extents), &thresholds);
+        let assessor = Assessor::new(&Thresholds::default());
+        let of = |extents| assessor.of_count(Path::new("/a"), ExtentCount(extents));
         assert_eq!(of(0), Severity::Ok);
         assert_eq!(of(499_999), Severity::Ok);
         assert_eq!(of(500_000), Severity::Warning);
         assert_eq!(of(4_999_999), Severity::Warning);
         assert_eq!(of(5_000_000), Severity::Critical);
+    }
+
+    #[test]
+    fn the_last_override_wins_threshold_by_threshold() {
+        let over = |image: &str, extents, rate: Option<Option<f64>>| Override {
+            images: vec![image.to_owned()],
+            warning: LimitChanges {
+                extents: Some(ExtentCount(extents)).filter(|count| count.0 > 0),
+                growth_per_day: rate.map(|rate| rate.map(ExtentsPerDay)),
+                time_to_critical: None,
+            },
+            critical: LimitChanges::default(),
+        };
+        let thresholds = Thresholds {
+            overrides: vec![
+                over("/srv/*", 100, Some(Some(7.0))),
+                over("db-*", 200, None),
+                over("*.raw", 0, Some(None)),
+            ],
+            ..Thresholds::default()
+        };
+        let assessor = Assessor::new(&thresholds);
+        let of = |path: &str| {
+            let limits = assessor.limits(Path::new(path));
+            assert_eq!(limits.critical, thresholds.critical);
+            let rate = limits.warning.growth_per_day.map(|rate| rate.0);
+            (limits.warning.extents.0, rate)
+        };
+        assert_eq!(of("/other/a"), (500_000, Some(250_000.0)));
+        assert_eq!(of("/srv/a"), (100, Some(7.0)));
+        assert_eq!(of("/srv/deep/a"), (500_000, Some(250_000.0)));
+        assert_eq!(of("/srv/db-1"), (200, Some(7.0)));
+        assert_eq!(of("/srv/db-1.raw"), (200, None));
+        assert_eq!(of("/x/db-1.raw"), (200, None));
+        let severity = assessor.of_count(Path::new("/srv/db-1"), ExtentCount(199));
+        assert_eq!(severity, Severity::Ok);
     }
 }

@@ -9,7 +9,7 @@ use anyhow::{Context as _, anyhow, bail};
 use super::args::{ScanArguments, SortKey};
 use super::progress::Progress;
 use super::{INCOMPLETE, SUCCESS, image_table, load_config, map_view, scan_json, terminal};
-use crate::assess;
+use crate::assess::Assessor;
 use crate::config::{Settings, units};
 use crate::discover::mounts::MountTable;
 use crate::model::memory::{extent_limit, extent_map_memory};
@@ -127,9 +127,10 @@ async fn scan(
     let mut fleet = Fleet::new(Path::new("/proc"));
     let mounts = fleet.mounts().context("cannot read /proc/self/mountinfo")?;
     let mut found = Found::default();
+    let assessor = Assessor::new(&settings.thresholds);
     let mut progress = Progress::spinner();
     let mut on_event = |device, event| {
-        take(device, event, &mut found, settings);
+        take(device, event, &mut found, &assessor);
         let images = found.images.len() as u64;
         progress.at(images, format!("{images} images counted"));
     };
@@ -149,12 +150,12 @@ async fn scan(
     Ok(found)
 }
 
-fn take(device: DeviceNumber, event: Event, found: &mut Found, settings: &Settings) {
+fn take(device: DeviceNumber, event: Event, found: &mut Found, assessor: &Assessor) {
     match event {
         Event::Filesystem(filesystem) => drop(found.filesystems.insert(device, filesystem)),
         Event::Image(counted) => found.images.push(Image {
             device,
-            severity: assess::severity(counted.sample.extents, &settings.thresholds),
+            severity: assessor.of_count(&counted.sample.path, counted.sample.extents),
             sample: counted.sample,
             owner: counted.owner,
             map: None,

@@ -12,6 +12,7 @@
 
 mod diagnose;
 mod files;
+mod globs;
 mod raw;
 mod reader;
 mod rules;

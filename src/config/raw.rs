@@ -4,9 +4,9 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::reader::{Field as _, Item, Line, Located, sections};
-use super::values::OrNever;
-use crate::model::{Bytes, ExtentCount, RescueStep, RuleAction};
+use super::reader::{Field as _, Item, Line, Located, key_name, sections};
+use super::values::{CountOrNever, Factor, OrNever};
+use crate::model::{Bytes, ExtentCount, RescueStep, RuleAction, Share};
 
 /// A key that may be absent.
 pub(super) type Key<T> = Option<Located<T>>;
@@ -44,13 +44,33 @@ sections! {
 
     /// What is too much.
     RawThresholds {
+        growth_window: Key<Duration>,
+        hysteresis: Key<Factor>,
+        hook: Key<Vec<Located<String>>>,
         warning: RawLimits,
         critical: RawLimits,
+        host: RawHost,
+        overrides as "override": List<RawOverride>,
     }
 
     /// The thresholds of one severity.
     RawLimits {
         extents: Key<ExtentCount>,
+        growth_per_day: Key<CountOrNever>,
+        time_to_critical: Key<OrNever>,
+    }
+
+    /// How much of the host's memory extent maps may take.
+    RawHost {
+        warning: Key<Share>,
+        critical: Key<Share>,
+    }
+
+    /// Other thresholds for some images.
+    RawOverride {
+        images: Key<Vec<Located<String>>>,
+        warning: RawLimits,
+        critical: RawLimits,
     }
 
     /// Where the kernel's messages are read, and which of them matter.
@@ -98,6 +118,11 @@ impl Item for RawRule {
         ("name", "name = \"disk_failed\""),
         ("pattern", "pattern = 'md/raid.*Disk failure on'"),
     ];
+}
+
+impl Item for RawOverride {
+    const REQUIRED: &'static [(&'static str, &'static str)] =
+        &[("images", "images = [\"/srv/db-*\"]")];
 }
 
 impl Raw {

@@ -234,11 +234,12 @@ pub(super) fn join(section: &str, name: &str) -> String {
 
 /// Declares sections of the file. A key is `name: Option<Located<kind of value>>`, a section within
 /// the section is `name: its type`, a list of sections `name: Vec<Located<its type>>`; keys come
-/// before sections, as TOML prints them.
+/// before sections, as TOML prints them. What is called by a word of Rust is
+/// `name as "its name in the file": …`.
 macro_rules! sections {
     ($(
         $(#[$doc:meta])*
-        $section:ident { $($(#[$key_doc:meta])* $key:ident: $kind:ty,)* }
+        $section:ident { $($(#[$key_doc:meta])* $key:ident $(as $name:literal)?: $kind:ty,)* }
     )*) => {$(
         $(#[$doc])*
         #[derive(Debug, Clone, Default, PartialEq)]
@@ -253,12 +254,13 @@ macro_rules! sections {
                 value: &toml::Spanned<toml::de::DeValue<'_>>,
                 reader: &mut $crate::config::reader::Reader<'_>,
             ) {
-                const KNOWN: &[&str] = &[$(stringify!($key)),*];
+                const KNOWN: &[&str] = &[$(key_name!($key $($name)?)),*];
                 let Some(table) = reader.table(key, value, KNOWN) else { return };
                 for (name, value) in table {
                     match name.get_ref().as_ref() {
-                        $(stringify!($key) => {
-                            self.$key.read(&key.child(stringify!($key)), value, reader);
+                        $(key_name!($key $($name)?) => {
+                            let child = key.child(key_name!($key $($name)?));
+                            self.$key.read(&child, value, reader);
                         })*
                         _ => reader.unknown(key, name, value, KNOWN),
                     }
@@ -276,7 +278,7 @@ macro_rules! sections {
                 lines: &mut Vec<$crate::config::reader::Line>,
             ) {
                 let section = $crate::config::reader::join(section, name);
-                $(self.$key.lines(&section, stringify!($key), lines);)*
+                $(self.$key.lines(&section, key_name!($key $($name)?), lines);)*
             }
 
             fn known(
@@ -284,7 +286,7 @@ macro_rules! sections {
                 known: &mut $crate::config::reader::Known,
             ) {
                 $(<$kind as $crate::config::reader::Field>::known(
-                    &key.child(stringify!($key)),
+                    &key.child(key_name!($key $($name)?)),
                     known,
                 );)*
             }
@@ -292,6 +294,17 @@ macro_rules! sections {
     )*};
 }
 pub(super) use sections;
+
+/// How a key is called in the file.
+macro_rules! key_name {
+    ($key:ident) => {
+        stringify!($key)
+    };
+    ($key:ident $name:literal) => {
+        $name
+    };
+}
+pub(super) use key_name;
 
 /// Reads one file and collects what is wrong with it.
 pub(super) struct Reader<'t> {

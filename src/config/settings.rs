@@ -3,18 +3,19 @@
 //! Pure: nothing here opens a file. What cannot work is refused here, so that no other room has to
 //! think of an interval of zero or a glob that does not compile.
 
-use std::ffi::OsStr;
+mod thresholds;
+
 use std::net::{Ipv4Addr, SocketAddr};
-use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
+pub use super::globs::{Globs, compile_globs, is_glob};
+pub use thresholds::{HostLimits, LimitChanges, Limits, Override, Thresholds};
 
 use super::diagnose::{Finding, Place};
 use super::raw::{
-    Key, Raw, RawControl, RawImages, RawKlog, RawLimits, RawMetrics, RawRescue, RawRule,
-    RawSampling, RawThresholds,
+    Key, Raw, RawControl, RawImages, RawKlog, RawMetrics, RawRescue, RawRule, RawSampling,
+    RawThresholds,
 };
 use super::reader::Located;
 use super::values::{OrNever, Value, quoted};
@@ -88,22 +89,6 @@ pub struct Sampling {
     /// How long a call on an image may take before its file system counts as stalled. 100 ms at
     /// least, `interval` at most.
     pub probe_timeout: Duration,
-}
-
-/// What is too much.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Thresholds {
-    /// From here on an image wants attention.
-    pub warning: Limits,
-    /// From here on it endangers the host. Each limit is above that of the warning.
-    pub critical: Limits,
-}
-
-/// The thresholds of one severity.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Limits {
-    /// An image with this many extents or more has the severity. One at least.
-    pub extents: ExtentCount,
 }
 
 /// Where the kernel's messages are read, and which of them matter.
@@ -183,19 +168,6 @@ impl Default for Sampling {
     }
 }
 
-impl Default for Thresholds {
-    fn default() -> Thresholds {
-        Thresholds {
-            warning: Limits {
-                extents: ExtentCount(500_000),
-            },
-            critical: Limits {
-                extents: ExtentCount(5_000_000),
-            },
-        }
-    }
-}
-
 impl Default for Klog {
     fn default() -> Klog {
         Klog {
@@ -243,30 +215,6 @@ impl Default for Control {
             group: "root".to_owned(),
         }
     }
-}
-
-/// Whether a path of [`Images::paths`] is a glob rather than the name of a file or directory.
-#[must_use]
-pub fn is_glob(path: impl AsRef<OsStr>) -> bool {
-    path.as_ref()
-        .as_bytes()
-        .iter()
-        .any(|byte| b"*?[{".contains(byte))
-}
-
-/// Compiles globs the way that the configuration means them: `*` and `?` match no `/`, `**`
-/// matches any number of directories.
-///
-/// # Errors
-/// If one of them is no glob, or all together are too large. Those of valid settings are fine.
-pub fn compile_globs<'g>(
-    globs: impl IntoIterator<Item = &'g str>,
-) -> Result<GlobSet, globset::Error> {
-    let mut set = GlobSetBuilder::new();
-    for glob in globs {
-        set.add(GlobBuilder::new(glob).literal_separator(true).build()?);
-    }
-    set.build()
 }
 
 impl Settings {
@@ -397,50 +345,6 @@ impl Sampling {
     }
 }
 
-impl Thresholds {
-    fn from_raw(raw: &RawThresholds, findings: &mut Vec<Finding>) -> Thresholds {
-        let default = Thresholds::default();
-        Thresholds {
-            warning: Limits::from_raw("warning", &raw.warning, default.warning, findings),
-            critical: Limits::from_raw("critical", &raw.critical, default.critical, findings),
-        }
-    }
-
-    fn contradictions(&self, raw: &RawThresholds, findings: &mut Vec<Finding>) {
-        let (warning, critical) = (self.warning.extents, self.critical.extents);
-        if critical <= warning {
-            let above = ExtentCount(warning.0.saturating_add(1)).write();
-            let write = format!("critical = {{ extents = {above} }} or more");
-            findings.extend(contradiction(
-                Side::new(
-                    "thresholds.critical.extents",
-                    &critical,
-                    &raw.critical.extents,
-                ),
-                "is not above",
-                Side::new("thresholds.warning.extents", &warning, &raw.warning.extents),
-                &write,
-            ));
-        }
-    }
-}
-
-impl Limits {
-    fn from_raw(
-        severity: &str,
-        raw: &RawLimits,
-        default: Limits,
-        findings: &mut Vec<Finding>,
-    ) -> Limits {
-        let name = format!("thresholds.{severity}.extents");
-        findings.extend(at_least(&name, &raw.extents, ExtentCount(1)));
-        findings.extend(at_most(&name, &raw.extents, EXTENT_LIMIT_64));
-        Limits {
-            extents: value_or(&raw.extents, default.extents),
-        }
-    }
-}
-
 impl Klog {
     fn from_raw(raw: &RawKlog, findings: &mut Vec<Finding>) -> Klog {
         let default = Klog::default();
@@ -503,7 +407,7 @@ impl Rescue {
                 "or more",
             ));
         }
-        findings.extend(raw.hook.iter().filter_map(|hook| check_hook(&hook.value)));
+        findings.extend(check_hook("rescue.hook", &raw.hook));
         Rescue {
             enabled: value_or(&raw.enabled, default.enabled),
             dry_run: value_or(&raw.dry_run, default.dry_run),
@@ -582,9 +486,6 @@ impl From<&Settings> for Raw {
             metrics,
             control,
         } = settings;
-        let limits = |limits: &Limits| RawLimits {
-            extents: given(limits.extents),
-        };
         Raw {
             images: RawImages {
                 paths: given_list(images.paths.iter().cloned()),
@@ -598,10 +499,7 @@ impl From<&Settings> for Raw {
                 map_max_extents: given(sampling.map_max_extents),
                 probe_timeout: given(sampling.probe_timeout),
             },
-            thresholds: RawThresholds {
-                warning: limits(&thresholds.warning),
-                critical: limits(&thresholds.critical),
-            },
+            thresholds: RawThresholds::from(thresholds),
             klog: RawKlog {
                 kmsg: given(klog.kmsg),
                 files: given_list(klog.files.iter().map(|file| file.to_string_lossy().into())),
@@ -688,16 +586,16 @@ fn out_of_range<T: Value>(
 
 /// One of two values that contradict each other.
 struct Side<'r> {
-    name: &'static str,
+    name: String,
     written: String,
     /// Where it was set; nowhere if it is the default.
     place: Option<&'r Place>,
 }
 
 impl<'r> Side<'r> {
-    fn new<T: Value>(name: &'static str, value: &T, key: &'r Key<T>) -> Side<'r> {
+    fn new<T: Value>(name: impl Into<String>, value: &T, key: &'r Key<T>) -> Side<'r> {
         Side {
-            name,
+            name: name.into(),
             written: value.write(),
             place: key.as_ref().map(|located| &located.place),
         }
@@ -793,15 +691,14 @@ fn check_absolute(name: &str, path: &Located<String>) -> Option<Finding> {
 }
 
 /// What is wrong with a command.
-fn check_hook(command: &[Located<String>]) -> Option<Finding> {
-    const NAME: &str = "rescue.hook";
-    let (program, arguments) = command.split_first()?;
-    check_absolute(NAME, program).or_else(|| {
+fn check_hook(name: &str, command: &Key<Vec<Located<String>>>) -> Option<Finding> {
+    let (program, arguments) = command.as_ref()?.value.split_first()?;
+    check_absolute(name, program).or_else(|| {
         let argument = arguments
             .iter()
             .find(|argument| argument.value.contains('\0'))?;
         let message = format!(
-            "{NAME}: {} holds a NUL, as no argument can",
+            "{name}: {} holds a NUL, as no argument can",
             quoted(&argument.value)
         );
         Some(Finding::new(

@@ -10,10 +10,13 @@ use tempfile::TempDir;
 
 use super::reader::{Known, Line, Name};
 use super::settings::{
-    Control, Images, Klog, Limits, MAX_ACTIONS_PER_HOUR, Metrics, Rescue, Sampling, Thresholds,
+    Control, HostLimits, Images, Klog, LimitChanges, Limits, MAX_ACTIONS_PER_HOUR, Metrics,
+    Override, Rescue, Sampling, Thresholds,
 };
 use super::*;
-use crate::model::{Bytes, ExtentCount, RescueStep, RuleAction, RuleDefinition};
+use crate::model::{
+    Bytes, ExtentCount, ExtentsPerDay, RescueStep, RuleAction, RuleDefinition, Share,
+};
 use crate::rescue::{Ladder, LadderSettings, ladder};
 
 /// The file that is delivered.
@@ -75,11 +78,24 @@ map_interval = "12h"
 map_max_extents = 1_000_000
 probe_timeout = "10s"
 
+[thresholds]
+growth_window = "1d"
+hysteresis = 0.9
+hook = []
+
 [thresholds.warning]
 extents = 500_000
+growth_per_day = 250_000
+time_to_critical = "14d"
 
 [thresholds.critical]
 extents = 5_000_000
+growth_per_day = "never"
+time_to_critical = "never"
+
+[thresholds.host]
+warning = "1%"
+critical = "5%"
 
 [klog]
 kmsg = true
@@ -125,6 +141,7 @@ fn every_key_stands_in_the_delivered_file() {
     let text = format!("{DELIVERED}\n{examples}");
     let loaded = settings(&[&text]).unwrap();
     assert_eq!(loaded.klog.rules.len(), 1);
+    assert_eq!(loaded.thresholds.overrides.len(), 1);
     assert_eq!(settings(&[DELIVERED, &examples]), Ok(loaded));
 
     let (raw, _) = reader::read::<Raw>(0, &text);
@@ -719,7 +736,7 @@ fn values_of_the_wrong_type() {
         |f.toml:5:11: thresholds.warning is a section, not a value
         |    warning = 5
         |              ^
-        |    write: [thresholds.warning] and below it its keys: extents
+        |    write: [thresholds.warning] and below it its keys: extents, growth_per_day, time_to_critical
         |
         |f.toml:6:20: thresholds.critical.extents: '500k' is not a whole number
         |    critical.extents = '500k'
@@ -836,6 +853,206 @@ fn a_contradiction_names_both_places() {
         |    extents = 1_000
         |              ^^^^^
         |    write: critical = { extents = 1_001 } or more
+        "#,
+    );
+}
+
+#[test]
+fn overrides_of_all_files_are_added_up() {
+    let one = "[thresholds]\ngrowth_window = '2d'\n[[thresholds.override]]\nimages = ['/srv/db-*']\n\
+               warning = { extents = 100_000, growth_per_day = 'never' }";
+    let two = "[[thresholds.override]]\nimages = ['*.raw']\n\
+               critical = { time_to_critical = '1h', growth_per_day = 300_000 }\n\
+               [thresholds]\nhysteresis = 1";
+    let settings = settings(&[one, two]).unwrap();
+    let over = |image: &str, warning, critical| Override {
+        images: vec![image.to_owned()],
+        warning,
+        critical,
+    };
+    let warning = LimitChanges {
+        extents: Some(ExtentCount(100_000)),
+        growth_per_day: Some(None),
+        time_to_critical: None,
+    };
+    let critical = LimitChanges {
+        extents: None,
+        growth_per_day: Some(Some(ExtentsPerDay(300_000.0))),
+        time_to_critical: Some(Some(Duration::from_secs(3600))),
+    };
+    let expected = Thresholds {
+        growth_window: Duration::from_secs(2 * 86_400),
+        hysteresis: Share::WHOLE,
+        overrides: vec![
+            over("/srv/db-*", warning, LimitChanges::default()),
+            over("*.raw", LimitChanges::default(), critical),
+        ],
+        ..Thresholds::default()
+    };
+    assert_eq!(settings.thresholds, expected);
+    let text = settings.to_toml();
+    let (_, text) = text.split_once("critical = \"5%\"\n").unwrap();
+    let (text, _) = text.split_once("\n[klog]").unwrap();
+    assert_eq!(
+        text,
+        r#"
+[[thresholds.override]]
+images = ["/srv/db-*"]
+
+[thresholds.override.warning]
+extents = 100_000
+growth_per_day = "never"
+
+[[thresholds.override]]
+images = ["*.raw"]
+
+[thresholds.override.critical]
+growth_per_day = 300_000
+time_to_critical = "1h"
+"#
+    );
+}
+
+#[test]
+fn thresholds_that_are_none() {
+    refused(
+        &[
+            "[thresholds]\ngrowth_window = '59s'\nhysteresis = '90%'\nhook = ['notify']\n\
+             warning = { growth_per_day = 0, time_to_critical = '0s' }\nhost = { warning = 1 }",
+            "[thresholds]\nhysteresis = 0.4\n[[thresholds.override]]\nwarning.extents = 0\n\
+             [[thresholds.override]]\nimages = []\ncritical = { growth_per_day = '1k' }\n\
+             [[thresholds.override]]\nimages = ['srv/a', 'b[']",
+        ],
+        r#"
+        |f.toml:2:17: thresholds.growth_window: "59s" is below "1m"
+        |    growth_window = '59s'
+        |                    ^^^^^
+        |    write: growth_window = "1m" or more
+        |
+        |f.toml:3:14: thresholds.hysteresis: '90%' is not a number
+        |    hysteresis = '90%'
+        |                 ^^^^^
+        |    write: hysteresis = 0.9
+        |
+        |f.toml:4:9: thresholds.hook: "notify" is not absolute
+        |    hook = ['notify']
+        |            ^^^^^^^^
+        |    write: "/…", the path from the root on
+        |
+        |f.toml:5:30: thresholds.warning.growth_per_day: 0 is below 1
+        |    warning = { growth_per_day = 0, time_to_critical = '0s' }
+        |                                 ^
+        |    write: growth_per_day = 1 or more
+        |
+        |f.toml:5:52: thresholds.warning.time_to_critical: "0s" is below "1s"
+        |    …arning = { growth_per_day = 0, time_to_critical = '0s' }
+        |                                                       ^^^^
+        |    write: time_to_critical = "1s" or more
+        |
+        |f.toml:6:20: thresholds.host.warning: 1 has no unit
+        |    host = { warning = 1 }
+        |                       ^
+        |    write: warning = "1%"
+        |
+        |conf.d/10.toml:2:14: thresholds.hysteresis: 0.4 is below 0.5
+        |    hysteresis = 0.4
+        |                 ^^^
+        |    write: hysteresis = 0.5 or more
+        |
+        |conf.d/10.toml:3:1: thresholds.override: images is missing
+        |    [[thresholds.override]]
+        |    ^^^^^^^^^^^^^^^^^^^^^^^
+        |    write: images = ["/srv/db-*"]
+        |
+        |conf.d/10.toml:4:19: thresholds.override.warning.extents: 0 is below 1
+        |    warning.extents = 0
+        |                      ^
+        |    write: extents = 1 or more
+        |
+        |conf.d/10.toml:6:10: thresholds.override.images: without a glob it is for no image
+        |    images = []
+        |             ^^
+        |    write: images = ["*"] for every image
+        |
+        |conf.d/10.toml:7:31: thresholds.override.critical.growth_per_day: '1k' is not a whole number
+        |    critical = { growth_per_day = '1k' }
+        |                                  ^^^^
+        |    write: growth_per_day = 1_000
+        |
+        |conf.d/10.toml:9:11: thresholds.override.images: "srv/a" matches nothing: with a slash in it, it is held against the whole path
+        |    images = ['srv/a', 'b[']
+        |              ^^^^^^^
+        |    write: "**/srv/a"
+        |
+        |conf.d/10.toml:9:20: thresholds.override.images: "b[" is not a glob: unclosed character class; missing ']'
+        |    images = ['srv/a', 'b[']
+        |                       ^^^^
+        |    write: "b[[]" if every character is meant as it is
+        "#,
+    );
+}
+
+#[test]
+fn overrides_that_contradict() {
+    refused(
+        &[
+            "[thresholds]\ngrowth_window = '1h'\nhost = { warning = '5%' }\n\
+             [thresholds.warning]\ntime_to_critical = '2h'\n\
+             [thresholds.critical]\ngrowth_per_day = 200_000\ntime_to_critical = '2h'",
+            "[[thresholds.override]]\nimages = ['a']\nwarning = { extents = 5_000_000 }\n\
+             [[thresholds.override]]\nimages = ['b']\ncritical = { extents = 400_000 }\n\
+             [[thresholds.override]]\nimages = ['c']\n\
+             warning = { time_to_critical = '14d', growth_per_day = 'never' }",
+        ],
+        r#"
+        |f.toml:3:20: thresholds.host.critical = "5%" (the default) is not above thresholds.host.warning = "5%"
+        |    host = { warning = '5%' }
+        |                       ^^^^
+        |    write: a critical above "5%", or a warning below "5%"
+        |
+        |f.toml:7:18: thresholds.critical.growth_per_day = 200_000 is not above thresholds.warning.growth_per_day = 250_000 (the default)
+        |    growth_per_day = 200_000
+        |                     ^^^^^^^
+        |    write: critical = { growth_per_day = 250_001 } or more
+        |
+        |f.toml:8:20: thresholds.critical.time_to_critical = "2h" is not below thresholds.warning.time_to_critical = "2h"
+        |    time_to_critical = '2h'
+        |                       ^^^^
+        |f.toml:5:20: thresholds.warning.time_to_critical is set here
+        |    time_to_critical = '2h'
+        |                       ^^^^
+        |    write: critical = { time_to_critical = "1h" }, or "never"
+        |
+        |conf.d/10.toml:3:23: thresholds.critical.extents = 5_000_000 (the default) is not above thresholds.override.warning.extents = 5_000_000
+        |    warning = { extents = 5_000_000 }
+        |                          ^^^^^^^^^
+        |    write: critical = { extents = 5_000_001 } or more
+        |
+        |conf.d/10.toml:6:24: thresholds.override.critical.extents = 400_000 is not above thresholds.warning.extents = 500_000 (the default)
+        |    critical = { extents = 400_000 }
+        |                           ^^^^^^^
+        |    write: critical = { extents = 500_001 } or more
+        |
+        |conf.d/10.toml:9:32: thresholds.override.warning.time_to_critical = "14d" is further than a forecast reaches, 60 times thresholds.growth_window = "1h"
+        |    warning = { time_to_critical = '14d', growth_per_day = 'never' }
+        |                                   ^^^^^
+        |f.toml:2:17: thresholds.growth_window is set here
+        |    growth_window = '1h'
+        |                    ^^^^
+        |    write: growth_window = "6h" or more
+        "#,
+    );
+}
+
+#[test]
+fn a_time_that_no_forecast_reaches() {
+    refused(
+        &["[thresholds]\ngrowth_window = '1h'"],
+        r#"
+        |f.toml:2:17: thresholds.warning.time_to_critical = "14d" (the default) is further than a forecast reaches, 60 times thresholds.growth_window = "1h"
+        |    growth_window = '1h'
+        |                    ^^^^
+        |    write: growth_window = "6h" or more
         "#,
     );
 }
@@ -1144,15 +1361,6 @@ fn any_settings() -> impl Strategy<Value = Settings> {
                 probe_timeout: Duration::from_millis(timeout),
             })
         });
-    let thresholds = (1..1_u64 << 40, 1..1_u64 << 40).prop_map(|(warning, more)| {
-        let limits = |extents| Limits {
-            extents: ExtentCount(extents),
-        };
-        Thresholds {
-            warning: limits(warning),
-            critical: limits(warning + more),
-        }
-    });
     let textfile = proptest::option::of("/[a-z \"'\\\\é磁\u{1}\n\u{202e}]{0,12}[.]prom");
     let metrics = (any::<std::net::SocketAddr>(), textfile).prop_map(|(mut listen, textfile)| {
         if let std::net::SocketAddr::V6(address) = &mut listen {
@@ -1171,7 +1379,7 @@ fn any_settings() -> impl Strategy<Value = Settings> {
     let all = (
         images,
         sampling,
-        thresholds,
+        any_thresholds(),
         any_klog(),
         any_rescue(),
         metrics,
@@ -1192,6 +1400,74 @@ fn any_settings() -> impl Strategy<Value = Settings> {
             }
         },
     )
+}
+
+/// A warning below, and critical from there on.
+type Pair<T> = (Option<T>, Option<T>);
+
+fn any_limits() -> impl Strategy<Value = (Pair<ExtentCount>, Pair<ExtentCount>, Pair<Duration>)> {
+    let below = 1..1_u64 << 40;
+    let extents = (below.clone(), below.clone())
+        .prop_map(|(low, more)| (Some(ExtentCount(low)), Some(ExtentCount(low + more))));
+    let rate = (any::<(bool, bool)>(), below.clone(), below).prop_map(|(set, low, more)| {
+        let rate = |set: bool, count| set.then_some(ExtentCount(count));
+        (rate(set.0, low), rate(set.1, low + more))
+    });
+    let time = (any::<(bool, bool)>(), 1..1000_u64, 1..1000_u64).prop_map(|(set, near, more)| {
+        let time = |set: bool, seconds| set.then_some(Duration::from_secs(seconds));
+        (time(set.0, near + more), time(set.1, near))
+    });
+    (extents, rate, time)
+}
+
+fn any_override() -> impl Strategy<Value = Override> {
+    let images = prop::collection::vec("[*?]{0,2}[a-z \"'é磁\t\u{1b}]{1,8}", 1..3);
+    (images, any_limits(), any::<[bool; 3]>()).prop_map(|(images, (extents, rate, time), set)| {
+        // Both sides or none: against those of the rest one alone could be wrong.
+        let changes = |extents, rate: Option<ExtentCount>, time| LimitChanges {
+            extents: Some(extents).filter(|_| set[0]).flatten(),
+            growth_per_day: Some(rate.map(ExtentsPerDay::from_count)).filter(|_| set[1]),
+            time_to_critical: Some(time).filter(|_| set[2]),
+        };
+        Override {
+            images,
+            warning: changes(extents.0, rate.0, time.0),
+            critical: changes(extents.1, rate.1, time.1),
+        }
+    })
+}
+
+fn any_thresholds() -> impl Strategy<Value = Thresholds> {
+    let host = (0..500_000_u32, 1..500_000_u32).prop_map(|(warning, more)| HostLimits {
+        warning: Share(warning),
+        critical: Share(warning + more),
+    });
+    let hook = prop::option::of("/[a-z \"'\\\\é磁\u{1}\n]{0,8}");
+    let overrides = prop::collection::vec(any_override(), 0..3);
+    let rest = (
+        60..1_000_000_u64,
+        500_000..=1_000_000_u32,
+        hook,
+        host,
+        overrides,
+    );
+    (any_limits(), rest).prop_map(|((extents, rate, time), rest)| {
+        let (window, hysteresis, hook, host, overrides) = rest;
+        let limits = |extents: Option<ExtentCount>, rate: Option<ExtentCount>, time| Limits {
+            extents: extents.unwrap_or_default(),
+            growth_per_day: rate.map(ExtentsPerDay::from_count),
+            time_to_critical: time,
+        };
+        Thresholds {
+            growth_window: Duration::from_secs(window),
+            hysteresis: Share(hysteresis),
+            hook: hook.into_iter().collect(),
+            warning: limits(extents.0, rate.0, time.0),
+            critical: limits(extents.1, rate.1, time.1),
+            host,
+            overrides,
+        }
+    })
 }
 
 fn any_klog() -> impl Strategy<Value = Klog> {
@@ -1294,6 +1570,12 @@ fn nearly_toml() -> impl Strategy<Value = String> {
         "[klog]",
         "[klog.rule]",
         "[[klog.rule]]",
+        "[[thresholds.override]]",
+        "\nimages = ['*']\n",
+        "hysteresis",
+        "growth_per_day",
+        "time_to_critical",
+        "'5%'",
         "[rescue]",
         "\nname = 'a'\n",
         "\npattern = 'a'\n",

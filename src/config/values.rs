@@ -7,9 +7,12 @@ use toml::Spanned;
 use toml::de::DeValue;
 
 use super::reader::{Field as _, Located, Name, Reader};
-use super::units::{Misfit, parse_duration, parse_size, write_duration, write_size};
+use super::units::{
+    Misfit, parse_duration, parse_factor, parse_share, parse_size, write_duration, write_factor,
+    write_size,
+};
 use crate::model::path::shown;
-use crate::model::{Bytes, ExtentCount, RescueStep, RuleAction};
+use crate::model::{Bytes, ExtentCount, RescueStep, RuleAction, Share};
 
 /// A kind of value.
 pub(super) trait Value: Sized {
@@ -111,6 +114,19 @@ impl Text for Bytes {
 
     fn to_text(&self) -> String {
         write_size(*self)
+    }
+}
+
+impl Text for Share {
+    const WHAT: &'static str = "a share";
+    const EXAMPLE: &'static str = r#""5%" or "0.5%""#;
+
+    fn from_text(text: &str) -> Result<Share, Misfit> {
+        parse_share(text)
+    }
+
+    fn to_text(&self) -> String {
+        self.to_string()
     }
 }
 
@@ -225,6 +241,52 @@ impl Value for ExtentCount {
 
     fn write(&self) -> String {
         write_count(self.0)
+    }
+}
+
+/// A number of extents, or `"never"`, which is none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd)]
+pub(super) struct CountOrNever(pub(super) Option<ExtentCount>);
+
+impl Value for CountOrNever {
+    fn read(key: &Name, value: &Spanned<DeValue<'_>>, reader: &mut Reader<'_>) -> Option<Self> {
+        if value.get_ref().as_str() == Some("never") {
+            return Some(CountOrNever(None));
+        }
+        let count = read_count(key, value, reader, u64::MAX, "250_000 or \"never\"")?;
+        Some(CountOrNever(Some(ExtentCount(count))))
+    }
+
+    fn write(&self) -> String {
+        self.0
+            .map_or_else(|| "\"never\"".to_owned(), |count| count.write())
+    }
+}
+
+/// A share that is written as a number from 0 to 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd)]
+pub(super) struct Factor(pub(super) Share);
+
+impl Value for Factor {
+    fn read(key: &Name, value: &Spanned<DeValue<'_>>, reader: &mut Reader<'_>) -> Option<Self> {
+        const EXAMPLE: &str = "0.9";
+        let (text, in_quotes) = reader.scalar(key, value, "a number", EXAMPLE)?;
+        let factor = parse_factor(&text).map(Factor);
+        let misfit = match (factor, parse_share(&text)) {
+            (Some(factor), _) if !in_quotes => return Some(factor),
+            (Some(factor), _) => ("must stand without quotes", Some(factor)),
+            (None, Ok(share)) => ("is not a number", Some(Factor(share))),
+            (None, Err(_)) => ("is not a number from 0 to 1", None),
+        };
+        let proposal = misfit
+            .1
+            .map_or_else(|| EXAMPLE.to_owned(), |factor| factor.write());
+        reader.misfit(key, value, misfit.0, &proposal);
+        None
+    }
+
+    fn write(&self) -> String {
+        write_factor(self.0)
     }
 }
 

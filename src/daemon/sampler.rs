@@ -12,11 +12,14 @@ use tracing::{error, info, warn};
 
 use super::inventory::{Change, Inventory};
 use super::mapper::Mapper;
+use super::severity_hook::SeverityHook;
+use super::steady::Steady;
 use super::{notify, now, patience};
+use crate::assess::Assessor;
 use crate::config::Settings;
 use crate::discover::watch::{News, Pace};
 use crate::model::path::shown;
-use crate::model::{DeviceNumber, Opener, Owner, Severity};
+use crate::model::{Bytes, DeviceNumber, Opener, Owner};
 use crate::probe::sweep::{Counted, Event, Fleet, Scope};
 use crate::probe::worker::CallError;
 use crate::serve::board::Board;
@@ -45,6 +48,9 @@ pub(super) struct Sampler {
     unwatched: BTreeMap<DeviceNumber, String>,
     inventory: Shared,
     mapper: Mapper,
+    steady: Steady,
+    assessor: Assessor,
+    hook: SeverityHook,
     /// File systems that did not answer the last sweep, where they are mounted, and in which way
     /// they did not.
     unanswering: BTreeMap<DeviceNumber, (PathBuf, Discriminant<CallError>)>,
@@ -56,11 +62,15 @@ impl Sampler {
     pub(super) fn new(settings: watch::Receiver<Arc<Settings>>, board: Arc<Board>) -> Self {
         let inventory = Shared::default();
         let mut fleet = Fleet::new(Path::new("/proc"));
+        let assessor = Assessor::new(&settings.borrow().thresholds);
         Sampler {
             news: fleet.listen(),
             pace: Pace::default(),
             unwatched: BTreeMap::new(),
             settings,
+            steady: Steady::start(),
+            assessor,
+            hook: SeverityHook::default(),
             mapper: Mapper::new(inventory.clone()),
             inventory,
             board,
@@ -74,6 +84,10 @@ impl Sampler {
         loop {
             let began = Instant::now();
             let settings = Arc::clone(&self.settings.borrow_and_update());
+            if *self.assessor.thresholds() != settings.thresholds {
+                self.assessor = Assessor::new(&settings.thresholds);
+            }
+            self.hook.configure(&settings.thresholds.hook);
             self.sweep(&settings).await;
             self.pace.swept(began.into_std(), Instant::now().into_std());
             let next = began + settings.sampling.interval;
@@ -144,6 +158,8 @@ impl Sampler {
         let swept_before = self.swept;
         let mut unanswering = BTreeMap::new();
         let mut watched = BTreeMap::<_, Option<String>>::new();
+        let (assessor, hook, steady) = (&self.assessor, &self.hook, &self.steady);
+        let tell = |change| tell(change, hook);
         let mut on_event = |device, event| match event {
             Event::Filesystem(filesystem) => inventory.lock().filesystem(device, filesystem),
             Event::Image(counted) => {
@@ -153,13 +169,18 @@ impl Sampler {
                     owner,
                 } = *counted;
                 probed(Method::Count, took);
-                let mut inventory = inventory.lock();
-                let changes = inventory.image(device, sample, owner, &settings.thresholds);
-                changes.into_iter().for_each(|change| tell(Some(change)));
+                let changes = inventory
+                    .lock()
+                    .image(device, sample, owner, assessor, steady.now());
+                changes.into_iter().for_each(tell);
             }
             Event::Fault(fault) => {
                 probe_failed();
-                tell(inventory.lock().fault(device, fault));
+                inventory
+                    .lock()
+                    .fault(device, fault)
+                    .into_iter()
+                    .for_each(tell);
             }
             Event::PassedOver(_) => {}
             // A file system is surveyed again when more of it is met; then any refusal counts.
@@ -194,7 +215,6 @@ impl Sampler {
         if let Err(error) = swept {
             return error!("no sweep: cannot read /proc/self/mountinfo: {error}");
         }
-        self.watched(watched);
         for (_, (mount, _)) in before
             .iter()
             .filter(|(device, _)| !unanswering.contains_key(device))
@@ -202,9 +222,11 @@ impl Sampler {
             info!("file system {}: answers again", shown(mount));
         }
         let silent = unanswering.keys().copied().collect();
-        for change in self.inventory.lock().end(&silent) {
-            tell(Some(change));
-        }
+        let changes = self.inventory.lock().end(&silent);
+        changes.into_iter().for_each(tell);
+        let change = self.inventory.lock().host(assessor, host_memory());
+        change.into_iter().for_each(tell);
+        self.watched(watched);
         self.unanswering = unanswering;
         let stalls = self
             .fleet
@@ -224,30 +246,24 @@ impl Sampler {
     }
 }
 
-fn tell(change: Option<Change>) {
+fn tell(change: Change, hook: &SeverityHook) {
     match change {
-        None => {}
-        Some(Change::Appeared(path, extents)) => {
+        Change::Appeared(path, extents) => {
             info!("new image {} with {extents} extents", shown(&path));
         }
-        Some(Change::Renamed(from, to)) => {
+        Change::Renamed(from, to) => {
             info!("image {} is now {}", shown(&from), shown(&to));
         }
-        Some(Change::Vanished(path)) => info!("image {} is gone", shown(&path)),
-        Some(Change::Severity(path, Severity::Ok, extents)) => {
-            info!("image {}: ok again with {extents} extents", shown(&path));
-        }
-        Some(Change::Severity(path, severity, extents)) => {
-            warn!("image {}: {severity} with {extents} extents", shown(&path));
-        }
-        Some(Change::Mixed(path, owner)) => warn!(
+        Change::Vanished(path) => info!("image {} is gone", shown(&path)),
+        Change::Severity(change) => hook.tell(&change),
+        Change::Mixed(path, owner) => warn!(
             "image {}: {}; what is read through the page cache can be older than what the others \
              wrote. Give all of them the same cache mode, or close all but one",
             shown(&path),
             openers(&owner)
         ),
-        Some(Change::Fault(fault)) => warn!("{}: {}", shown(&fault.path), fault.error),
-        Some(Change::Mended(path)) => info!("{}: can be read again", shown(&path)),
+        Change::Fault(fault) => warn!("{}: {}", shown(&fault.path), fault.error),
+        Change::Mended(path) => info!("{}: can be read again", shown(&path)),
     }
 }
 
@@ -268,4 +284,13 @@ fn openers(owner: &Owner) -> String {
     };
     let openers: Vec<_> = owner.openers.iter().map(opener).collect();
     openers.join(", ")
+}
+
+/// The host's memory (sysinfo(2)).
+fn host_memory() -> Bytes {
+    let info = rustix::system::sysinfo();
+    // The types of its fields differ from one architecture to the next.
+    #[allow(clippy::useless_conversion)]
+    let (pages, unit) = (u64::from(info.totalram), u64::from(info.mem_unit));
+    Bytes(pages.saturating_mul(unit))
 }

@@ -2,10 +2,9 @@
 
 use std::path::Path;
 
-use globset::GlobSet;
 use serde::{Deserialize, Serialize};
 
-use crate::config::settings::compile_globs;
+use crate::config::settings::Globs;
 use crate::model::Bytes;
 
 /// What the configuration says of the files to look for.
@@ -73,33 +72,6 @@ impl Rules {
             Some(_) => Verdict::Image,
             None => Verdict::Look,
         }
-    }
-}
-
-/// Globs with a `/` speak of the whole path, the others of the file name.
-#[derive(Debug)]
-struct Globs {
-    paths: GlobSet,
-    names: GlobSet,
-}
-
-impl Globs {
-    fn new(patterns: &[String]) -> Result<Self, globset::Error> {
-        let (paths, names): (Vec<_>, Vec<_>) = patterns
-            .iter()
-            .map(String::as_str)
-            .partition(|pattern| pattern.contains('/'));
-        Ok(Globs {
-            paths: compile_globs(paths)?,
-            names: compile_globs(names)?,
-        })
-    }
-
-    fn matches(&self, path: &Path) -> bool {
-        self.paths.is_match(path)
-            || path
-                .file_name()
-                .is_some_and(|name| self.names.is_match(name))
     }
 }
 

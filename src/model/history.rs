@@ -60,6 +60,27 @@ pub struct Point {
 pub struct ExtentsPerDay(pub f64);
 
 impl ExtentsPerDay {
+    /// So many in a day. Above 2^53 the last digits are lost.
+    #[must_use]
+    #[allow(clippy::cast_precision_loss)]
+    pub fn from_count(extents: ExtentCount) -> ExtentsPerDay {
+        ExtentsPerDay(extents.0 as f64)
+    }
+
+    /// The nearest count of extents that it gains, or loses, in a day.
+    #[must_use]
+    pub fn count(self) -> ExtentCount {
+        // A float becomes the nearest number there is, and not a number becomes zero.
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+        ExtentCount(self.0.abs().round() as u64)
+    }
+
+    /// From what is gained in a second.
+    #[must_use]
+    pub fn from_per_second(rate: f64) -> ExtentsPerDay {
+        ExtentsPerDay(rate * 86_400.0)
+    }
+
     /// As Prometheus counts: in a second.
     #[must_use]
     pub fn per_second(self) -> f64 {
@@ -75,10 +96,7 @@ impl fmt::Display for ExtentsPerDay {
             rate if rate < 0.0 => "-",
             _ => "",
         };
-        // A float becomes the nearest number there is, and not a number becomes zero.
-        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-        let count = ExtentCount(self.0.abs().round() as u64);
-        f.pad(&format!("{sign}{count}/d"))
+        f.pad(&format!("{sign}{}/d", self.count()))
     }
 }
 

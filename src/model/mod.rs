@@ -5,6 +5,7 @@
 
 pub mod census;
 pub mod filesystem;
+pub mod growth;
 pub mod history;
 pub mod image;
 pub mod map;
@@ -18,6 +19,7 @@ pub mod units;
 
 pub use census::{Census, CensusFile};
 pub use filesystem::{DeviceNumber, Features, Filesystem, FilesystemKind};
+pub use growth::{Forecast, Growth, Pace, Trend, Unknown};
 pub use history::{ExtentsPerDay, ImageKey, Point, UnixTime};
 pub use image::{Format, ImageId, Sample};
 pub use map::{Extent, ExtentFlags, ExtentMap, MapBuilder};
@@ -25,4 +27,4 @@ pub use owner::{Opener, Owner, Vm};
 pub use rescue::{IncidentId, Monotonic, Outcome, RescueStep, RuleAction, RuleDefinition, Trigger};
 pub use severity::Severity;
 pub use time::Roughly;
-pub use units::{Bytes, ExtentCount};
+pub use units::{Bytes, ExtentCount, Share};

@@ -37,6 +37,7 @@ use super::ladder::{Began, Ended};
 use super::proof::Counters;
 use super::stall::Stuck;
 use super::utc;
+use crate::hook::Call;
 use crate::model::path::shown;
 use crate::model::{IncidentId, Monotonic, Outcome, RescueStep, Trigger};
 
@@ -675,8 +676,10 @@ impl Desk {
             Ok(json) => hooks.call(HookCall {
                 moment,
                 incident: number,
-                variables: variables(&document, moment, &directory),
-                json,
+                told: Call {
+                    variables: variables(&document, moment, &directory),
+                    json,
+                },
             }),
             Err(error) => error!("incident {number}: no JSON: {error}"),
         }

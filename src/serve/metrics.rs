@@ -15,8 +15,8 @@ use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, Promet
 
 use crate::model::path::shown;
 use crate::model::{
-    Bytes, ExtentCount, ExtentMap, Filesystem, Outcome, Owner, RescueStep, Sample, Severity,
-    Trigger,
+    Bytes, ExtentCount, ExtentMap, ExtentsPerDay, Filesystem, Outcome, Owner, RescueStep, Sample,
+    Severity, Trigger,
 };
 use crate::rescue::proof::Counters;
 
@@ -24,6 +24,8 @@ const IMAGE_EXTENTS: &str = "fragwatch_image_extents";
 const IMAGE_FRAGMENTS: &str = "fragwatch_image_fragments";
 const IMAGE_SIZE: &str = "fragwatch_image_size_bytes";
 const IMAGE_ALLOCATED: &str = "fragwatch_image_allocated_bytes";
+const IMAGE_GROWTH: &str = "fragwatch_image_extents_growth_per_second";
+const IMAGE_SECONDS_TO_CRITICAL: &str = "fragwatch_image_seconds_to_critical";
 const IMAGE_SEVERITY: &str = "fragwatch_image_severity";
 const IMAGE_IN_USE: &str = "fragwatch_image_in_use";
 const IMAGE_INFO: &str = "fragwatch_image_info";
@@ -32,6 +34,7 @@ const FILESYSTEM_FREE: &str = "fragwatch_filesystem_free_bytes";
 const FILESYSTEM_SIZE: &str = "fragwatch_filesystem_size_bytes";
 const PROBE_STALLED: &str = "fragwatch_probe_stalled";
 const EXTENT_MAP_MEMORY: &str = "fragwatch_extent_map_memory_bytes";
+const HOST_SEVERITY: &str = "fragwatch_host_severity";
 const PROBE_DURATION: &str = "fragwatch_probe_duration_seconds";
 const PROBE_ERRORS: &str = "fragwatch_probe_errors_total";
 const SWEEP_TIMESTAMP: &str = "fragwatch_sweep_timestamp_seconds";
@@ -303,6 +306,10 @@ pub struct ImageNow<'a> {
     pub owner: &'a Owner,
     /// Its last map, if one was read.
     pub map: Option<&'a ExtentMap>,
+    /// What it gains, if that is known.
+    pub growth: Option<ExtentsPerDay>,
+    /// How long until it is critical, if that is known.
+    pub time_left: Option<Duration>,
     /// How bad it is.
     pub severity: Severity,
     /// Where its file system is mounted.
@@ -318,23 +325,42 @@ pub struct FilesystemNow<'a> {
     pub extents: ExtentCount,
 }
 
+/// The host as it is told.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct HostNow {
+    /// What all extent maps take.
+    pub memory: Bytes,
+    /// How bad that is.
+    pub severity: Severity,
+}
+
 /// Gauges of each image: name, help, value.
-type ImageGauge = (&'static str, &'static str, fn(&ImageNow<'_>) -> Option<u64>);
-const IMAGE_GAUGES: [ImageGauge; 6] = [
+type ImageGauge = (&'static str, &'static str, fn(&ImageNow<'_>) -> Option<f64>);
+const IMAGE_GAUGES: [ImageGauge; 8] = [
     (IMAGE_EXTENTS, "Records of the image's extent map.", |now| {
-        Some(now.sample.extents.0)
+        Some(float(now.sample.extents.0))
     }),
     (
         IMAGE_FRAGMENTS,
         "Physically contiguous runs of the image, when its map was last read.",
-        |now| Some(now.map?.fragments),
+        |now| Some(float(now.map?.fragments)),
     ),
     (IMAGE_SIZE, "Length of the image file.", |now| {
-        Some(now.sample.size.0)
+        Some(float(now.sample.size.0))
     }),
     (IMAGE_ALLOCATED, "What the image occupies on disk.", |now| {
-        Some(now.sample.allocated.0)
+        Some(float(now.sample.allocated.0))
     }),
+    (
+        IMAGE_GROWTH,
+        "Extents that the image gains in a second, over the growth window; absent while unknown.",
+        |now| Some(now.growth?.per_second()),
+    ),
+    (
+        IMAGE_SECONDS_TO_CRITICAL,
+        "Seconds until the image has as many extents as is critical; absent while unknown or far.",
+        |now| Some(now.time_left?.as_secs_f64()),
+    ),
     (
         IMAGE_SEVERITY,
         "How bad it is by the configured thresholds: 0 ok, 1 warning, 2 critical.",
@@ -348,7 +374,7 @@ const IMAGE_GAUGES: [ImageGauge; 6] = [
 ];
 
 /// Renders what is true of images and file systems at the end of a sweep, at `swept` seconds since
-/// 1970. `memory` is what all extent maps take.
+/// 1970.
 ///
 /// One gauge after the other: while it renders, a recorder has all its series in memory several
 /// times over.
@@ -356,7 +382,7 @@ const IMAGE_GAUGES: [ImageGauge; 6] = [
 pub fn render_now(
     images: &[ImageNow<'_>],
     filesystems: &[FilesystemNow<'_>],
-    memory: Bytes,
+    host: HostNow,
     swept: Option<f64>,
 ) -> String {
     let names: Vec<_> = images
@@ -369,7 +395,7 @@ pub fn render_now(
             describe_gauge!(gauge, help);
             for (now, name) in images.iter().zip(&names) {
                 if let Some(value) = value(now) {
-                    gauge!(gauge, "image" => name.clone()).set(float(value));
+                    gauge!(gauge, "image" => name.clone()).set(value);
                 }
             }
         }));
@@ -389,7 +415,8 @@ pub fn render_now(
                 .set(float(now.filesystem.free.0));
             gauge!(FILESYSTEM_SIZE, "filesystem" => label).set(float(now.filesystem.size.0));
         }
-        gauge!(EXTENT_MAP_MEMORY).set(float(memory.0));
+        gauge!(EXTENT_MAP_MEMORY).set(float(host.memory.0));
+        gauge!(HOST_SEVERITY).set(f64::from(host.severity.as_number()));
         if let Some(swept) = swept {
             gauge!(SWEEP_TIMESTAMP).set(swept);
         }
@@ -426,6 +453,10 @@ fn describe_filesystems() {
         EXTENT_MAP_MEMORY,
         Unit::Bytes,
         "Kernel memory that the extent maps of all images on XFS take when they are loaded (estimate)."
+    );
+    describe_gauge!(
+        HOST_SEVERITY,
+        "How bad it is what these maps take of the host's memory: 0 ok, 1 warning, 2 critical."
     );
     describe_gauge!(
         SWEEP_TIMESTAMP,
@@ -516,6 +547,8 @@ mod tests {
             sample: &sample,
             owner: &owner,
             map: None,
+            growth: Some(ExtentsPerDay(86_400.0)),
+            time_left: None,
             severity: Severity::Critical,
             filesystem: "/srv",
         };
@@ -533,7 +566,7 @@ mod tests {
             filesystem: &filesystem,
             extents: ExtentCount(7),
         };
-        let text = render_now(&[now], &[filesystem], Bytes(1), Some(12.5));
+        let text = render_now(&[now], &[filesystem], HostNow::default(), Some(12.5));
         assert_eq!(
             lines(&text, IMAGE_EXTENTS),
             ["fragwatch_image_extents{image=\"/srv/a.qcow2\"} 34694398"]
@@ -547,6 +580,12 @@ mod tests {
             ["fragwatch_image_in_use{image=\"/srv/a.qcow2\"} 1"]
         );
         assert_eq!(lines(&text, IMAGE_FRAGMENTS), [""; 0]);
+        assert_eq!(
+            lines(&text, IMAGE_GROWTH),
+            ["fragwatch_image_extents_growth_per_second{image=\"/srv/a.qcow2\"} 1"]
+        );
+        assert_eq!(lines(&text, IMAGE_SECONDS_TO_CRITICAL), [""; 0]);
+        assert_eq!(lines(&text, HOST_SEVERITY), ["fragwatch_host_severity 0"]);
         assert_eq!(
             lines(&text, IMAGE_INFO),
             [
@@ -578,10 +617,12 @@ mod tests {
                 sample: &sample,
                 owner: &Owner::default(),
                 map: None,
+                growth: None,
+                time_left: None,
                 severity: Severity::Ok,
                 filesystem: "/",
             };
-            let text = render_now(&[now], &[], Bytes(0), None);
+            let text = render_now(&[now], &[], HostNow::default(), None);
             let line = format!("fragwatch_image_extents{{image=\"{expected}\"}} 34694398");
             assert_eq!(lines(&text, IMAGE_EXTENTS), [line]);
         }

@@ -1,0 +1,175 @@
+//! Tells of a severity that has changed: a line in the log, and the operator's command.
+
+use std::time::Duration;
+
+use serde::Serialize;
+use tracing::{info, warn};
+
+use super::inventory::{SeverityChange, Subject};
+use crate::hook::{self, Call, Hook, HookOutcome};
+use crate::model::path::{hex_unless_exact, shown};
+use crate::model::{Bytes, ExtentCount, Severity};
+
+/// Runs that may wait: a threshold that is set too low makes every image change at once.
+const QUEUE: usize = 64;
+
+/// The command of `thresholds.hook`, or none.
+#[derive(Debug, Default)]
+pub(super) struct SeverityHook {
+    command: Vec<String>,
+    hook: Option<Hook<String>>,
+}
+
+impl SeverityHook {
+    /// Has this command run from now on. What was asked for is still run.
+    pub(super) fn configure(&mut self, command: &[String]) {
+        if self.command == command {
+            return;
+        }
+        self.command = command.to_vec();
+        self.hook = (!command.is_empty()).then(|| start(command)).flatten();
+    }
+
+    /// Tells the log and asks for a run.
+    pub(super) fn tell(&self, change: &SeverityChange) {
+        log(change);
+        let Some(hook) = &self.hook else { return };
+        let name = name(change);
+        let json = match serde_json::to_vec(&document(change)) {
+            Ok(json) => json,
+            Err(error) => return warn!("thresholds.hook ({name}): no JSON: {error}"),
+        };
+        let variables = variables(change);
+        if !hook.call(name.clone(), Call { variables, json }) {
+            let dropped = hook.dropped();
+            warn!(
+                "thresholds.hook is not run for {name}: {QUEUE} runs wait already ({dropped} left out so far); make it faster"
+            );
+        }
+    }
+}
+
+fn start(command: &[String]) -> Option<Hook<String>> {
+    let on_end = |name: String, outcome: HookOutcome, _: Duration| {
+        if outcome == HookOutcome::Exited(0) {
+            info!("thresholds.hook ({name}) {outcome}");
+        } else {
+            warn!("thresholds.hook ({name}) {outcome}");
+        }
+    };
+    let hook = Hook::start(
+        "hook-severity",
+        command.to_vec(),
+        hook::TIMEOUT,
+        QUEUE,
+        on_end,
+    );
+    hook.inspect_err(|reason| warn!("thresholds.hook will not be run: {reason}"))
+        .ok()
+}
+
+fn log(change: &SeverityChange) {
+    let SeverityChange { to, reason, .. } = change;
+    let what = match &change.subject {
+        Subject::Image { path, extents, .. } => {
+            let path = shown(path);
+            match to {
+                Severity::Ok => format!("image {path}: ok again with {extents} extents"),
+                _ => format!("image {path}: {to} with {extents} extents"),
+            }
+        }
+        Subject::Host { memory } => match to {
+            Severity::Ok => format!("extent maps: ok again, they take {memory}"),
+            _ => format!("extent maps: {to}, they pin kernel memory while VMs have images open"),
+        },
+    };
+    match to {
+        Severity::Ok => info!("{what}; {reason}"),
+        _ => warn!("{what}; {reason}"),
+    }
+}
+
+/// What changed, in a few words.
+fn name(change: &SeverityChange) -> String {
+    let SeverityChange { from, to, .. } = change;
+    match &change.subject {
+        Subject::Image { path, .. } => format!("{} from {from} to {to}", shown(path)),
+        Subject::Host { .. } => format!("extent maps from {from} to {to}"),
+    }
+}
+
+fn variables(change: &SeverityChange) -> Vec<(&'static str, String)> {
+    let mut variables = vec![
+        ("FRAGWATCH_EVENT", "severity".to_owned()),
+        ("FRAGWATCH_SEVERITY", change.to.to_string()),
+        ("FRAGWATCH_SEVERITY_BEFORE", change.from.to_string()),
+        ("FRAGWATCH_REASON", change.reason.to_string()),
+    ];
+    match &change.subject {
+        Subject::Image { path, extents, .. } => {
+            variables.push(("FRAGWATCH_IMAGE", shown(path)));
+            variables.push(("FRAGWATCH_EXTENTS", extents.0.to_string()));
+        }
+        Subject::Host { memory } => {
+            variables.push(("FRAGWATCH_EXTENT_MAP_MEMORY_BYTES", memory.0.to_string()));
+        }
+    }
+    variables
+}
+
+/// What the command reads from its standard input. Keys are only ever added.
+#[derive(Debug, Serialize)]
+struct Document {
+    schema: u32,
+    event: &'static str,
+    severity: Severity,
+    severity_before: Severity,
+    reason: String,
+    /// Nothing if it is the host's.
+    image: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    image_hex: Option<String>,
+    extents: Option<ExtentCount>,
+    /// Nothing while it is unknown.
+    growth_per_day: Option<f64>,
+    /// Nothing while it is unknown, or far.
+    seconds_to_critical: Option<u64>,
+    /// In words: `in 3 days`, `unknown: too few samples`.
+    forecast: Option<String>,
+    /// Nothing if it is an image's.
+    extent_map_memory_bytes: Option<Bytes>,
+}
+
+fn document(change: &SeverityChange) -> Document {
+    let mut document = Document {
+        schema: 1,
+        event: "severity",
+        severity: change.to,
+        severity_before: change.from,
+        reason: change.reason.to_string(),
+        image: None,
+        image_hex: None,
+        extents: None,
+        growth_per_day: None,
+        seconds_to_critical: None,
+        forecast: None,
+        extent_map_memory_bytes: None,
+    };
+    match &change.subject {
+        Subject::Image {
+            path,
+            extents,
+            growth,
+            forecast,
+        } => {
+            document.image = Some(shown(path));
+            document.image_hex = hex_unless_exact(path);
+            document.extents = Some(*extents);
+            document.growth_per_day = growth.rate().map(|rate| rate.0);
+            document.seconds_to_critical = forecast.time_left().map(|left| left.as_secs());
+            document.forecast = Some(forecast.to_string());
+        }
+        Subject::Host { memory } => document.extent_map_memory_bytes = Some(*memory),
+    }
+    document
+}

@@ -1,0 +1,407 @@
+//! How fast an image gains extents, and when that becomes too much. Pure.
+//!
+//! The rate is the median of the slopes between all pairs of counts (Theil–Sen) with the interval
+//! that Kendall's rank statistic gives it (Sen 1968). Extents come in bursts: a least-squares line,
+//! or the difference of the last and the first count, follows every burst, while the median stands
+//! until nearly a third of the counts are out of line, and a single step, however high, leaves it
+//! where it was. It asks nothing of how the errors are spread, and its interval says when a rate
+//! cannot be told from none.
+//!
+//! What is done about the rest:
+//! - **A fall by half** (a defragmentation) begins everything anew, at the lowest count behind it.
+//! - **A rise that tapers off** is what follows a defragmentation. If the later half of the time
+//!   rises more slowly than the earlier one, and surely so, only the later half counts, and again
+//!   its later half. How much slower it became says where the rise levels off.
+//! - **No forecast reaches far beyond the past** that it was made from: four times as long, and
+//!   sixty times once the whole window was seen, with its nights and its days. The steep rise
+//!   after a defragmentation cannot cry wolf before it has begun to taper.
+//! - A rise that **becomes faster** is told, but all of it counts: every morning looks like this.
+//! - Counts may come in any order and twice. Those of the future, from before a clock was set back,
+//!   are left out.
+
+use std::time::Duration;
+
+use crate::model::growth::REACH_OF_WINDOW;
+use crate::model::{
+    ExtentCount, ExtentsPerDay, Forecast, Growth, Pace, Point, Trend, UnixTime, Unknown,
+};
+
+/// Fewer samples say nothing.
+pub const FEWEST_SAMPLES: usize = 10;
+/// Samples from a shorter part of the window say nothing: of an hour in a window of a day.
+pub const SHORTEST_PART: u32 = 24;
+/// More samples are thinned to as many, evenly in time: the work grows with their square.
+pub const MOST_SAMPLES: usize = 96;
+/// How many times as long as an image was watched a forecast may reach; [`REACH_OF_WINDOW`] times
+/// once it was watched for a whole window.
+const REACH: u32 = 4;
+/// A window counts as whole from here on: samples do not fall on its edges.
+const WHOLE_WINDOW: f64 = 0.9;
+/// Standard deviations of Kendall's statistic on either side: 99 % of a normal distribution. More
+/// than the usual 95 %, because counts that follow each other are not independent.
+const DEVIATIONS: f64 = 2.576;
+/// A rate changes if it becomes this part of what it was, or the other way round.
+const CHANGE: f64 = 0.9;
+/// How often the later half is taken.
+const MOST_HALVES: usize = 3;
+/// Falls by fewer extents than this are none: a small file goes from two extents to one and back.
+const SMALLEST_FALL: u64 = 16;
+
+/// How an image has grown in the time of `window` before `now`.
+#[must_use]
+pub fn growth(points: &[Point], window: Duration, now: UnixTime) -> Growth {
+    let points = in_order(points, window, now);
+    let begin = begin(&points);
+    grown(points.get(begin..).unwrap_or_default(), window, now)
+}
+
+/// When an image of so many `extents`, which grows like this, has `critical` of them.
+#[must_use]
+pub fn forecast(growth: &Growth, extents: ExtentCount, critical: ExtentCount) -> Forecast {
+    if extents >= critical {
+        return Forecast::Reached;
+    }
+    let needed = float(critical.0 - extents.0);
+    let within = |rate: ExtentsPerDay| {
+        let time = seconds(needed / rate.per_second());
+        time.filter(|time| *time <= growth.reach)
+    };
+    let trend = match (growth.trend, growth.at_most) {
+        (Ok(trend), _) => trend,
+        (Err(_), Some(at_most)) if within(at_most).is_none() => {
+            return Forecast::NotWithin(growth.reach);
+        }
+        (Err(unknown), _) => return Forecast::Unknown(unknown),
+    };
+    match trend.pace {
+        Pace::Silent | Pace::Shrinking => Forecast::Never,
+        Pace::Steady | Pace::Accelerating => {
+            within(trend.rate).map_or(Forecast::NotWithin(growth.reach), Forecast::In)
+        }
+        // It rises no faster than now, so what is not reached at the rate of now is not reached.
+        Pace::Tapering { .. } if within(trend.high).is_none() => Forecast::NotWithin(growth.reach),
+        Pace::Tapering { level } if level <= critical => Forecast::Unknown(Unknown::TapersOff),
+        Pace::Tapering { level } => {
+            // The rise decays by half in equal times: an exponential approach to `level`.
+            let left = float(level.0.saturating_sub(extents.0)).max(1.0);
+            let constant = left / trend.rate.per_second();
+            let time = seconds(-constant * (1.0 - needed / left).ln());
+            let time = time.filter(|time| *time <= growth.reach);
+            time.map_or(Forecast::NotWithin(growth.reach), Forecast::In)
+        }
+    }
+}
+
+/// The counts within the window, oldest first, one for each time.
+fn in_order(points: &[Point], window: Duration, now: UnixTime) -> Vec<Point> {
+    let window = i64::try_from(window.as_secs()).unwrap_or(i64::MAX);
+    let oldest = now.0.saturating_sub(window);
+    let is_inside = |point: &&Point| (oldest..=now.0).contains(&point.at.0);
+    let mut inside: Vec<Point> = points.iter().filter(is_inside).copied().collect();
+    // Keeps the order of those of one time; of these the last one told is right.
+    inside.sort_by_key(|point| point.at);
+    inside.reverse();
+    inside.dedup_by_key(|point| point.at);
+    inside.reverse();
+    inside
+}
+
+/// Whether a count is so much lower than one before it that the image was defragmented.
+#[must_use]
+pub fn has_fallen(from: ExtentCount, to: ExtentCount) -> bool {
+    from.0.saturating_sub(to.0) >= SMALLEST_FALL && to.0 <= from.0 / 2
+}
+
+/// Where what is seen now has begun: at the first of the points, which are in the order of their
+/// times, or at the lowest one behind the last fall.
+#[must_use]
+pub fn begin(points: &[Point]) -> usize {
+    let mut begin = 0;
+    let mut highest = ExtentCount(0);
+    let mut fell = false;
+    for (at, point) in points.iter().enumerate() {
+        let lowest = points[begin].extents;
+        if has_fallen(highest, point.extents) || (fell && point.extents <= lowest) {
+            (begin, highest, fell) = (at, point.extents, true);
+        }
+        highest = highest.max(point.extents);
+    }
+    begin
+}
+
+/// Growth of points in the order of their times, none of which fell.
+fn grown(points: &[Point], window: Duration, now: UnixTime) -> Growth {
+    let first = points.first().map_or(now, |first| first.at);
+    let last = points.last().map_or(now, |last| last.at);
+    let watched = Duration::from_secs(first.0.abs_diff(last.0));
+    let is_whole = watched >= window.mul_f64(WHOLE_WINDOW);
+    let reach = watched.saturating_mul(if is_whole { REACH_OF_WINDOW } else { REACH });
+    let nothing = |unknown| Growth {
+        trend: Err(unknown),
+        at_most: None,
+        samples: points.len(),
+        since: first,
+        watched,
+        reach,
+    };
+    if points.len() < FEWEST_SAMPLES {
+        return nothing(Unknown::TooFewSamples);
+    }
+    if watched < window / SHORTEST_PART || watched.is_zero() {
+        return nothing(Unknown::TooShort);
+    }
+    let samples = thinned(points);
+    if samples
+        .iter()
+        .all(|sample| sample.extents == samples[0].extents)
+    {
+        let none = ExtentsPerDay(0.0);
+        let trend = Trend {
+            rate: none,
+            low: none,
+            high: none,
+            pace: Pace::Silent,
+        };
+        return Growth {
+            trend: Ok(trend),
+            at_most: Some(none),
+            ..nothing(Unknown::Unsettled)
+        };
+    }
+    let course = Course::of(&samples);
+    let begin = samples.len() - course.part.len();
+    Growth {
+        trend: course.trend(),
+        at_most: Some(ExtentsPerDay::from_per_second(course.steepest())),
+        samples: course.part.len(),
+        since: UnixTime(first.0.saturating_add(round(samples[begin].at))),
+        watched,
+        reach,
+    }
+}
+
+/// A count as the arithmetic wants it: seconds since the first one, and extents.
+#[derive(Debug, Clone, Copy)]
+struct Sample {
+    at: f64,
+    extents: f64,
+}
+
+/// At most [`MOST_SAMPLES`], the last among them, evenly in time as far as there are any.
+fn thinned(points: &[Point]) -> Vec<Sample> {
+    let Some(first) = points.first() else {
+        return Vec::new();
+    };
+    let sample = |point: &Point| Sample {
+        at: float(point.at.0.abs_diff(first.at.0)),
+        extents: float(point.extents.0),
+    };
+    if points.len() <= MOST_SAMPLES {
+        return points.iter().map(sample).collect();
+    }
+    let span = points.last().map_or(0.0, |last| sample(last).at);
+    let step = span / float(MOST_SAMPLES as u64 - 1);
+    let mut samples = Vec::with_capacity(MOST_SAMPLES);
+    let mut due = 0.0;
+    for (number, sample) in points.iter().map(sample).enumerate() {
+        if number + 1 == points.len() || (sample.at >= due && samples.len() + 1 < MOST_SAMPLES) {
+            due = (sample.at / step).floor().mul_add(step, step);
+            samples.push(sample);
+        }
+    }
+    samples
+}
+
+/// The line through some samples, in extents a second.
+#[derive(Debug, Clone, Copy)]
+struct Line {
+    slope: f64,
+    low: f64,
+    high: f64,
+}
+
+impl Line {
+    /// Three samples at least, with rising times.
+    fn through(samples: &[Sample], slopes: &mut Vec<f64>) -> Line {
+        slopes.clear();
+        for (number, later) in samples.iter().enumerate() {
+            let before = samples[..number].iter();
+            slopes.extend(before.map(|s| (later.extents - s.extents) / (later.at - s.at)));
+        }
+        let count = slopes.len();
+        let middle = count / 2;
+        let half_width = DEVIATIONS * kendall_variance(samples).sqrt() / 2.0;
+        // A float that is negative becomes zero.
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+        let low = (float(count as u64) / 2.0 - half_width).floor() as usize;
+        let high = count.saturating_sub(1).saturating_sub(low);
+        let (below, slope, above) = slopes.select_nth_unstable_by(middle, f64::total_cmp);
+        let slope = *slope;
+        let rank = |part: &mut [f64], nth: usize| match part.len() {
+            0 => slope,
+            length => {
+                *part
+                    .select_nth_unstable_by(nth.min(length - 1), f64::total_cmp)
+                    .1
+            }
+        };
+        Line {
+            slope,
+            low: rank(below, low),
+            high: if high > middle {
+                rank(above, high - middle - 1)
+            } else {
+                slope
+            },
+        }
+    }
+}
+
+/// Variance of Kendall's statistic of samples without a trend: of their order alone, less for each
+/// group of equal ones.
+fn kendall_variance(samples: &[Sample]) -> f64 {
+    let term = |n: usize| {
+        let n = float(n as u64);
+        n * (n - 1.0) * 2.0_f64.mul_add(n, 5.0)
+    };
+    let mut values: Vec<f64> = samples.iter().map(|sample| sample.extents).collect();
+    values.sort_unstable_by(f64::total_cmp);
+    let equal = |a: &f64, b: &f64| a.total_cmp(b).is_eq();
+    let ties: f64 = values.chunk_by(equal).map(|group| term(group.len())).sum();
+    (term(samples.len()) - ties) / 18.0
+}
+
+/// A rate that has changed from one half to the next.
+#[derive(Debug, Clone, Copy)]
+enum Bend {
+    /// It has become smaller: in the time constant (in seconds) to a third of it. None if nothing
+    /// was left of it.
+    Slower(f64),
+    Faster,
+}
+
+/// What the samples come down to.
+struct Course<'s> {
+    /// The samples that count.
+    part: &'s [Sample],
+    line: Line,
+    bend: Option<Bend>,
+}
+
+impl<'s> Course<'s> {
+    fn of(samples: &'s [Sample]) -> Course<'s> {
+        let mut slopes = Vec::with_capacity(samples.len() * samples.len() / 2);
+        let mut course = Course {
+            part: samples,
+            line: Line::through(samples, &mut slopes),
+            bend: None,
+        };
+        for _ in 0..MOST_HALVES {
+            let Some((earlier, later)) = halves(course.part) else {
+                break;
+            };
+            let before = Line::through(earlier, &mut slopes);
+            let after = Line::through(later, &mut slopes);
+            if after.high < before.low && before.slope > 0.0 && after.slope < CHANGE * before.slope
+            {
+                let constant = match after.slope {
+                    slope if slope > 0.0 => span(course.part) / 2.0 / (before.slope / slope).ln(),
+                    _ => 0.0,
+                };
+                let bend = Some(Bend::Slower(constant));
+                course = Course {
+                    part: later,
+                    line: after,
+                    bend,
+                };
+            } else {
+                if after.low > before.high && CHANGE * after.slope > before.slope {
+                    course.bend = course.bend.or(Some(Bend::Faster));
+                }
+                break;
+            }
+        }
+        course
+    }
+
+    fn trend(&self) -> Result<Trend, Unknown> {
+        let Line { slope, low, high } = self.line;
+        let pace = match self.bend {
+            _ if high < 0.0 => Pace::Shrinking,
+            Some(Bend::Slower(constant)) if low > 0.0 || high <= 0.0 => Pace::Tapering {
+                level: self.level(constant),
+            },
+            Some(Bend::Faster) if low > 0.0 => Pace::Accelerating,
+            None if low > 0.0 => Pace::Steady,
+            _ => return Err(Unknown::Unsettled),
+        };
+        Ok(Trend {
+            rate: ExtentsPerDay::from_per_second(slope),
+            low: ExtentsPerDay::from_per_second(low),
+            high: ExtentsPerDay::from_per_second(high),
+            pace,
+        })
+    }
+
+    /// Where a rise levels off whose rate decays with `constant`.
+    fn level(&self, constant: f64) -> ExtentCount {
+        let last = self.part.last().map_or(0.0, |last| last.extents);
+        if constant <= 0.0 || self.line.slope <= 0.0 {
+            return ExtentCount(unsigned(last));
+        }
+        // The line has the slope of the middle of its part.
+        let now = self.line.slope * (-span(self.part) / 2.0 / constant).exp();
+        ExtentCount(unsigned(now.mul_add(constant, last)))
+    }
+
+    /// The fastest rise that its samples allow for: that of its line, or all that it rose.
+    fn steepest(&self) -> f64 {
+        let extents = self.part.iter().map(|sample| sample.extents);
+        let most = extents.clone().fold(f64::MIN, f64::max);
+        let least = extents.fold(f64::MAX, f64::min);
+        ((most - least) / span(self.part)).max(self.line.high)
+    }
+}
+
+/// The earlier and the later half of the time, if there are samples enough in both.
+fn halves(samples: &[Sample]) -> Option<(&[Sample], &[Sample])> {
+    let (first, last) = (samples.first()?, samples.last()?);
+    let middle = f64::midpoint(first.at, last.at);
+    let (earlier, later) = samples.split_at(samples.partition_point(|s| s.at < middle));
+    let fewest = earlier.len().min(later.len());
+    (fewest >= FEWEST_SAMPLES).then_some((earlier, later))
+}
+
+fn span(samples: &[Sample]) -> f64 {
+    match samples {
+        [first, .., last] => last.at - first.at,
+        _ => 0.0,
+    }
+}
+
+/// Counts and times are far below 2^53, where floats begin to lose digits; and if not, a forecast
+/// does not need them.
+#[allow(clippy::cast_precision_loss)]
+fn float(number: u64) -> f64 {
+    number as f64
+}
+
+/// The nearest whole number there is.
+#[allow(clippy::cast_possible_truncation)]
+fn round(number: f64) -> i64 {
+    number.round() as i64
+}
+
+/// The nearest whole number from 0 on there is.
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+fn unsigned(number: f64) -> u64 {
+    number.round() as u64
+}
+
+/// A time of so many seconds; nothing if there is none, or none so long.
+fn seconds(seconds: f64) -> Option<Duration> {
+    Duration::try_from_secs_f64(seconds).ok()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,365 @@
+//! Runs the operator's commands: one at a time, in a room of their own.
+//!
+//! A command gets what happened in its environment and as JSON on its standard input, and may do
+//! with it what it likes: fork, hang, never read. Whatever it does, nobody waits for it but a thread
+//! that has nothing else to do, and after its timeout its whole process group is ended.
+//!
+//! Even to *start* it can hang: the kernel reads the program from a file system, and our thread
+//! waits for that in vfork(2). So it is started on a thread that may be left behind.
+
+use std::io::{self, Write as _};
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{self, Receiver, SyncSender};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
+use serde::{Deserialize, Serialize};
+
+/// How long a command may take unless told otherwise.
+pub const TIMEOUT: Duration = Duration::from_secs(30);
+/// From SIGTERM to SIGKILL.
+const GRACE: Duration = Duration::from_secs(2);
+/// How long an ended process may take to be gone before it is left to a thread of its own.
+const LAST_WAIT: Duration = Duration::from_secs(2);
+/// How often it is looked whether the hook has ended.
+const BEAT: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 20_000_000,
+};
+/// What the hook could speak to our systemd with.
+const OURS_ALONE: [&str; 5] = [
+    "NOTIFY_SOCKET",
+    "WATCHDOG_USEC",
+    "WATCHDOG_PID",
+    "LISTEN_FDS",
+    "LISTEN_PID",
+];
+
+/// What a command is told.
+#[derive(Debug, Clone, Default)]
+pub struct Call {
+    /// What is put into its environment.
+    pub variables: Vec<(&'static str, String)>,
+    /// What it can read from its standard input.
+    pub json: Vec<u8>,
+}
+
+/// How a run of the hook ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HookOutcome {
+    /// By itself, with this status.
+    Exited(i32),
+    /// By a signal that was not ours.
+    Killed(i32),
+    /// By us, because it took too long.
+    TimedOut,
+    /// It could not be started in time: its program lies on a file system that does not answer.
+    NotStartedInTime,
+    /// It could not be started at all.
+    Failed(String),
+}
+
+impl std::fmt::Display for HookOutcome {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            HookOutcome::Exited(0) => f.write_str("succeeded"),
+            HookOutcome::Exited(status) => write!(f, "ended with status {status}"),
+            HookOutcome::Killed(signal) => write!(f, "was ended by signal {signal}"),
+            HookOutcome::TimedOut => f.write_str("took too long and was ended"),
+            HookOutcome::NotStartedInTime => {
+                f.write_str("could not be started in time: its file system does not answer")
+            }
+            HookOutcome::Failed(error) => write!(f, "could not be started: {error}"),
+        }
+    }
+}
+
+/// A command that is run again and again, one run at a time. `T` is what a run is known by.
+#[derive(Debug)]
+pub struct Hook<T> {
+    calls: SyncSender<(T, Call)>,
+    dropped: AtomicU64,
+}
+
+impl<T: Send + 'static> Hook<T> {
+    /// `command` is the program and its arguments; no shell is involved. `name` is that of its
+    /// thread, on which `on_end` is called with how each run ended and how long it took. At most
+    /// `queue` runs wait for the one under way.
+    ///
+    /// # Errors
+    /// When there is no thread to be had.
+    pub fn start(
+        name: &str,
+        command: Vec<String>,
+        timeout: Duration,
+        queue: usize,
+        on_end: impl Fn(T, HookOutcome, Duration) + Send + 'static,
+    ) -> io::Result<Hook<T>> {
+        let (sender, calls) = mpsc::sync_channel::<(T, Call)>(queue);
+        let runner = Runner {
+            command,
+            timeout,
+            starting: Arc::new(AtomicBool::new(false)),
+        };
+        let work = move || {
+            for (what, call) in calls {
+                let began = Instant::now();
+                let outcome = runner.run(&call);
+                on_end(what, outcome, began.elapsed());
+            }
+        };
+        thread::Builder::new().name(name.to_owned()).spawn(work)?;
+        Ok(Hook {
+            calls: sender,
+            dropped: AtomicU64::new(0),
+        })
+    }
+
+    /// Asks for a run. Never waits: if too many are asked for already, this one is dropped and
+    /// counted, and the answer is false.
+    pub fn call(&self, what: T, call: Call) -> bool {
+        let taken = self.calls.try_send((what, call)).is_ok();
+        if !taken {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+        taken
+    }
+
+    /// Runs that were asked for and never made.
+    #[must_use]
+    pub fn dropped(&self) -> u64 {
+        self.dropped.load(Ordering::Relaxed)
+    }
+}
+
+struct Runner {
+    command: Vec<String>,
+    timeout: Duration,
+    /// Whether a thread is at starting it, perhaps since an earlier call.
+    starting: Arc<AtomicBool>,
+}
+
+impl Runner {
+    fn run(&self, call: &Call) -> HookOutcome {
+        let deadline = Instant::now() + self.timeout;
+        if self.starting.swap(true, Ordering::AcqRel) {
+            return HookOutcome::NotStartedInTime;
+        }
+        let started = match self.start(call) {
+            Ok(started) => started,
+            Err(error) => {
+                self.starting.store(false, Ordering::Release);
+                return HookOutcome::Failed(error.to_string());
+            }
+        };
+        match started.recv_timeout(self.timeout) {
+            Ok(Ok(child)) => attend(child, &call.json, deadline),
+            Ok(Err(error)) => HookOutcome::Failed(error.to_string()),
+            Err(_) => HookOutcome::NotStartedInTime,
+        }
+    }
+
+    fn start(&self, call: &Call) -> io::Result<Receiver<io::Result<Child>>> {
+        let mut command = self.command(call)?;
+        let (sender, started) = mpsc::sync_channel(0);
+        let starting = Arc::clone(&self.starting);
+        let body = move || {
+            let result = command.spawn();
+            starting.store(false, Ordering::Release);
+            // If nobody waits for it any more it comes too late.
+            if let Err(mpsc::SendError(Ok(mut child))) = sender.send(result) {
+                let _ = kill_process_group(Pid::from_child(&child), Signal::KILL);
+                let _ = child.wait();
+            }
+        };
+        let thread = thread::Builder::new().name("hook-start".to_owned());
+        thread.spawn(body)?;
+        Ok(started)
+    }
+
+    fn command(&self, call: &Call) -> io::Result<Command> {
+        let (program, arguments) = self
+            .command
+            .split_first()
+            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "it names no program"))?;
+        let mut command = Command::new(program);
+        command
+            .args(arguments)
+            .envs(call.variables.iter().map(|(name, value)| (name, value)))
+            .current_dir("/")
+            .stdin(Stdio::piped())
+            .process_group(0);
+        for name in OURS_ALONE {
+            command.env_remove(name);
+        }
+        Ok(command)
+    }
+}
+
+/// Feeds the hook and waits for its end, or makes it end.
+fn attend(mut child: Child, json: &[u8], deadline: Instant) -> HookOutcome {
+    let mut food = child.stdin.take().and_then(|stdin| Food::new(stdin, json));
+    while !has_ended(&child) {
+        if Instant::now() >= deadline {
+            end_group(child);
+            return HookOutcome::TimedOut;
+        }
+        food = food.and_then(Food::give);
+        // Wakes up when the hook reads; if it does not, or there is nothing more to read, by time.
+        let mut events: Vec<PollFd<'_>> = Vec::new();
+        events.extend(
+            food.as_ref()
+                .map(|food| PollFd::new(&food.stdin, PollFlags::OUT)),
+        );
+        let _ = poll(&mut events, Some(&BEAT));
+    }
+    match child.wait() {
+        Ok(status) => outcome(status),
+        Err(error) => HookOutcome::Failed(error.to_string()),
+    }
+}
+
+fn outcome(status: ExitStatus) -> HookOutcome {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => HookOutcome::Exited(code),
+        (None, signal) => HookOutcome::Killed(signal.unwrap_or(0)),
+    }
+}
+
+/// What is still to be written to its standard input.
+struct Food<'a> {
+    stdin: ChildStdin,
+    rest: &'a [u8],
+}
+
+impl<'a> Food<'a> {
+    fn new(stdin: ChildStdin, json: &'a [u8]) -> Option<Food<'a>> {
+        rustix::io::ioctl_fionbio(&stdin, true).ok()?;
+        Some(Food { stdin, rest: json })
+    }
+
+    /// As much as it takes at once. Nothing remains, and the pipe is closed, when it has all or
+    /// wants no more.
+    fn give(mut self) -> Option<Food<'a>> {
+        while !self.rest.is_empty() {
+            match self.stdin.write(self.rest) {
+                Ok(written) => self.rest = self.rest.get(written..).unwrap_or_default(),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Some(self),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => return None,
+            }
+        }
+        None
+    }
+}
+
+/// Whether the hook itself has ended. It is not taken off the kernel's list by that: as long as it
+/// is there its number stands for its group and for no other.
+fn has_ended(child: &Child) -> bool {
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    !matches!(
+        waitid(WaitId::Pid(Pid::from_child(child)), options),
+        Ok(None) | Err(rustix::io::Errno::INTR)
+    )
+}
+
+/// Ends the hook and all it has forked into its group.
+fn end_group(mut child: Child) {
+    let group = Pid::from_child(&child);
+    let _ = kill_process_group(group, Signal::TERM);
+    wait_for_end(&child, GRACE);
+    // Also when the hook itself is gone: its children may not be.
+    let _ = kill_process_group(group, Signal::KILL);
+    wait_for_end(&child, LAST_WAIT);
+    if has_ended(&child) {
+        let _ = child.wait();
+    } else {
+        // It hangs in the kernel. Somebody has to take note of its end, some day.
+        let thread = thread::Builder::new().name("hook-reap".to_owned());
+        let _ = thread.spawn(move || child.wait());
+    }
+}
+
+fn wait_for_end(child: &Child, within: Duration) {
+    let deadline = Instant::now() + within;
+    while !has_ended(child) && Instant::now() < deadline {
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(script: &str, timeout_ms: u64, json: Vec<u8>) -> HookOutcome {
+        let command = ["/bin/sh", "-c", script].map(str::to_owned).to_vec();
+        run_command(command, timeout_ms, json)
+    }
+
+    fn run_command(command: Vec<String>, timeout_ms: u64, json: Vec<u8>) -> HookOutcome {
+        let (sender, ends) = mpsc::channel();
+        let timeout = Duration::from_millis(timeout_ms);
+        let on_end = move |(), outcome, _| drop(sender.send(outcome));
+        let hook = Hook::start("hook-test", command, timeout, 1, on_end).unwrap();
+        let variables = vec![("FRAGWATCH_EVENT", "begin".to_owned())];
+        assert!(hook.call((), Call { variables, json }));
+        ends.recv_timeout(Duration::from_secs(20)).unwrap()
+    }
+
+    #[test]
+    fn it_gets_environment_and_standard_input() {
+        let out = tempfile::NamedTempFile::new().unwrap();
+        let path = out.path().display();
+        let script = format!("echo $FRAGWATCH_EVENT $NOTIFY_SOCKET >{path}; cat >>{path}; exit 3");
+        // More than a pipe holds.
+        let json = vec![b'x'; 300_000];
+        assert_eq!(run(&script, 10_000, json), HookOutcome::Exited(3));
+        let text = std::fs::read(out.path()).unwrap();
+        assert_eq!(text.len(), "begin\n".len() + 300_000);
+    }
+
+    #[test]
+    fn one_that_reads_nothing_is_no_matter() {
+        let json = vec![b'x'; 300_000];
+        assert_eq!(run("exit 0", 10_000, json.clone()), HookOutcome::Exited(0));
+        let closes = run("exec <&-; exit 0", 10_000, json.clone());
+        assert_eq!(closes, HookOutcome::Exited(0));
+        assert_eq!(run("sleep 60", 200, json), HookOutcome::TimedOut);
+        assert_eq!(run("kill -9 $$", 10_000, vec![]), HookOutcome::Killed(9));
+    }
+
+    #[test]
+    fn one_that_cannot_be_started_is_told() {
+        let outcome = run_command(vec!["/nowhere".to_owned()], 10_000, vec![]);
+        assert!(matches!(outcome, HookOutcome::Failed(_)), "{outcome:?}");
+    }
+
+    #[test]
+    fn runs_come_one_after_the_other_and_those_too_many_are_counted() {
+        let out = tempfile::NamedTempFile::new().unwrap();
+        let path = out.path().display();
+        let script = format!("echo + >>{path}; sleep 0.2; echo - >>{path}");
+        let command = vec!["/bin/sh".to_owned(), "-c".to_owned(), script];
+        let (sender, ends) = mpsc::channel();
+        let on_end = move |number, outcome, _| drop(sender.send((number, outcome)));
+        let hook = Hook::start("hook-test", command, TIMEOUT, 2, on_end).unwrap();
+        let taken: Vec<u32> = (0..10)
+            .filter(|number| hook.call(*number, Call::default()))
+            .collect();
+        assert_eq!(hook.dropped(), 10 - taken.len() as u64);
+        // Two wait, and one may run already.
+        assert!((2..=3).contains(&taken.len()), "{taken:?}");
+        for number in &taken {
+            let ended = ends.recv_timeout(Duration::from_secs(20)).unwrap();
+            assert_eq!(ended, (*number, HookOutcome::Exited(0)));
+        }
+        let text = std::fs::read_to_string(out.path()).unwrap();
+        assert_eq!(text, "+\n-\n".repeat(taken.len()));
+    }
+}
