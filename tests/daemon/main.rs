@@ -7,6 +7,7 @@
 //! | `watch`      | a daemon with its configuration, its sweeps and its helpers |
 //! | `served`     | the pages, every metric, images and file systems that come and go |
 //! | `maps`       | which extent maps are read and which are not |
+//! | `names`      | images that come, go and change their names; whose they are |
 //! | `reload`     | SIGHUP |
 //! | `life`       | how it starts and ends |
 //! | `systemd`    | what it tells systemd, and where its log goes |
@@ -27,6 +28,7 @@ mod support;
 mod helpers;
 mod life;
 mod maps;
+mod names;
 mod prometheus;
 mod reload;
 mod scrape;
