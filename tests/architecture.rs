@@ -24,6 +24,8 @@ const LAW: &[(&str, &[&str])] = &[
     ("discover::rules", &["model", "config::settings"]),
     ("discover::format", &["model"]),
     ("discover::mounts", &["model", "sys"]),
+    ("discover::vm", &[]),
+    ("discover::watch", &[]),
     ("probe::map_schedule", &["model"]),
     // The kernel's interfaces know nobody.
     ("sys", &[]),

@@ -32,6 +32,7 @@ sections! {
         include: Key<Vec<Located<String>>>,
         exclude: Key<Vec<Located<String>>>,
         min_size: Key<Bytes>,
+        limit: Key<u32>,
     }
 
     /// How often they are looked at.

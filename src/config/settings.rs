@@ -73,6 +73,9 @@ pub struct Images {
     pub exclude: Vec<String>,
     /// Files of fewer bytes than this are none.
     pub min_size: Bytes,
+    /// Files and directories that the search of one of `paths` meets at most; the rest is not looked
+    /// at. One at least.
+    pub limit: u32,
 }
 
 /// How often images are looked at.
@@ -153,6 +156,9 @@ impl Default for Images {
             include: Vec::new(),
             exclude: vec!["*.iso".to_owned()],
             min_size: Bytes(256 << 20),
+            // Ten times what the largest hosts have. A path that was not meant so (`/`, a mail
+            // store) ends here, before a sweep takes minutes.
+            limit: 100_000,
         }
     }
 }
@@ -284,11 +290,13 @@ impl Images {
         ] {
             findings.extend(globs.iter().flat_map(|globs| check_globs(name, globs)));
         }
+        findings.extend(at_least("images.limit", &raw.limit, 1));
         Images {
             paths: values_or(&raw.paths, default.paths),
             include: values_or(&raw.include, default.include),
             exclude: values_or(&raw.exclude, default.exclude),
             min_size: value_or(&raw.min_size, default.min_size),
+            limit: value_or(&raw.limit, default.limit),
         }
     }
 }
@@ -492,6 +500,7 @@ impl From<&Settings> for Raw {
                 include: given_list(images.include.iter().cloned()),
                 exclude: given_list(images.exclude.iter().cloned()),
                 min_size: given(images.min_size),
+                limit: given(images.limit),
             },
             sampling: RawSampling {
                 interval: given(sampling.interval),

@@ -71,6 +71,7 @@ paths = ["/var/lib/libvirt/images"]
 include = []
 exclude = ["*.iso"]
 min_size = "256MiB"
+limit = 100_000
 
 [sampling]
 interval = "1m"
@@ -1135,7 +1136,7 @@ fn what_is_not_toml_hides_only_its_own_file() {
         |conf.d/10.toml:2:1: unknown key images.foo
         |    foo = 1
         |    ^^^
-        |    help: [images] knows paths, include, exclude, min_size
+        |    help: [images] knows paths, include, exclude, min_size, limit
         |
         |conf.d/20.toml:4:3: not TOML: missing comma between array elements, expected `,`
         |      '/b'
@@ -1340,12 +1341,14 @@ fn any_settings() -> impl Strategy<Value = Settings> {
         prop::collection::vec(glob, 0..4),
         prop::collection::vec(glob, 0..4),
         any::<u64>(),
+        1..=u32::MAX,
     )
-        .prop_map(|(paths, include, exclude, min_size)| Images {
+        .prop_map(|(paths, include, exclude, min_size, limit)| Images {
             paths,
             include,
             exclude,
             min_size: Bytes(min_size),
+            limit,
         });
     let sampling = (
         1000..1_000_000_000_u64,
@@ -1558,6 +1561,7 @@ fn nearly_toml() -> impl Strategy<Value = String> {
         "paths",
         "include",
         "min_size",
+        "limit",
         "interval",
         "map_interval",
         "warning",

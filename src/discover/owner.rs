@@ -31,8 +31,8 @@ pub struct Search {
     command_lines: CommandLines,
     vms: HashMap<Key, Facts>,
     /// The mounts of processes that live in a mount namespace of their own, as libvirt's VMs do:
-    /// mount numbers and file systems.
-    foreign: HashMap<Key, HashMap<u32, DeviceNumber>>,
+    /// mount numbers and file systems, nothing for a mount that is listed nowhere any more.
+    foreign: HashMap<Key, HashMap<u32, Option<DeviceNumber>>>,
 }
 
 impl Search {
@@ -157,11 +157,13 @@ impl Search {
     fn foreign_mount(&mut self, key: Key, mount: u32) -> Option<DeviceNumber> {
         let known = self.foreign.get(&key).and_then(|mounts| mounts.get(&mount));
         if let Some(device) = known {
-            return Some(*device);
+            return *device;
         }
         let mounts = mount_numbers(mounts::read_of(&self.proc, key.0).ok()?);
         let device = mounts.get(&mount).copied();
-        self.foreign.insert(key, mounts);
+        let known = self.foreign.entry(key).or_default();
+        known.extend(mounts.into_iter().map(|(id, device)| (id, Some(device))));
+        known.insert(mount, device);
         device
     }
 }
@@ -244,6 +246,18 @@ impl Holders {
             writes: file.flags & flag(libc::O_ACCMODE) != flag(libc::O_RDONLY),
             direct: file.flags & flag(libc::O_DIRECT) != 0,
         });
+    }
+
+    /// How many files are open; one that is open twice counts twice.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.files.len()
+    }
+
+    /// Whether no file is open at all.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.files.is_empty()
     }
 
     /// The files that QEMU has open, by name. Images, whatever they look like.

@@ -37,8 +37,10 @@ pub trait Visitor {
     ) -> ControlFlow<()>;
     /// A directory is about to be opened.
     fn directory(&mut self, _path: &Path) {}
-    /// A directory, by its device and inode, is about to be listed.
-    fn listed(&mut self, _path: &Path, _id: (u64, u64)) {}
+    /// A directory, by its device and inode, is about to be listed. Breaking off ends the walk.
+    fn listed(&mut self, _path: &Path, _id: (u64, u64)) -> ControlFlow<()> {
+        ControlFlow::Continue(())
+    }
     /// Something is mounted here; what lies behind is for another walk.
     fn mount_point(&mut self, path: &Path);
     /// Something could not be read.
@@ -99,7 +101,7 @@ impl Walk<'_> {
             return self.fault(path, &error);
         }
         self.above.push(here);
-        self.visitor.listed(path, here);
+        self.visitor.listed(path, here)?;
         for name in self.files_then_directories(directory, path)? {
             self.descend(directory, &path.join(name))?;
         }

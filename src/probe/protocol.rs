@@ -60,6 +60,8 @@ pub struct SurveyRequest {
     pub roots: Vec<Root>,
     /// What to look for.
     pub selection: Selection,
+    /// Files and directories that the search of one root meets at most.
+    pub limit: u32,
     /// Files that QEMU has open: images whatever they look like.
     pub held: Vec<PlainPath>,
     /// Number of the sweep, if the directories are to be watched from then on. What the watch has to

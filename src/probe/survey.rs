@@ -56,6 +56,9 @@ pub(super) fn run(
         held,
         seen: HashSet::new(),
         passed_over: PassedOver::default(),
+        limit: request.limit,
+        left: request.limit,
+        ended: false,
     };
     for root in &request.roots {
         survey.root(root, request);
@@ -79,6 +82,11 @@ struct Survey<'a> {
     /// Images that were counted: a hard link, or a path named twice, is the same one.
     seen: HashSet<ImageId>,
     passed_over: PassedOver,
+    /// Files and directories that the search of one root meets at most, and those that are left.
+    limit: u32,
+    left: u32,
+    /// The search of this root has met more.
+    ended: bool,
 }
 
 /// A file that is open.
@@ -91,6 +99,8 @@ struct Inode<'a> {
 impl Survey<'_> {
     fn root(&mut self, root: &Root, request: &SurveyRequest) {
         self.out.at_hand(&root.path);
+        self.left = self.limit;
+        self.ended = false;
         if !root.glob {
             return match paths::follow(&root.path, &request.territory) {
                 Ok(followed) => self.followed(followed, false, request),
@@ -105,8 +115,34 @@ impl Survey<'_> {
             self.fault(&path, &error);
         }
         for followed in expanded.found {
+            if let Followed::Here(path) = &followed
+                && self.met(path).is_break()
+            {
+                return;
+            }
             self.followed(followed, true, request);
+            if self.ended {
+                return;
+            }
         }
+    }
+
+    /// Counts what a search meets; breaks off at the limit.
+    fn met(&mut self, path: &Path) -> ControlFlow<()> {
+        if let Some(left) = self.left.checked_sub(1) {
+            self.left = left;
+            return ControlFlow::Continue(());
+        }
+        self.ended = true;
+        let directory = path.parent().unwrap_or(path);
+        let limit = ExtentCount(self.limit.into());
+        let error = format!(
+            "the search ends here: it has met {limit} files and directories, which is images.limit; \
+             what comes after is not watched. Name the directories of the images in images.paths, \
+             or raise images.limit"
+        );
+        self.fault(directory, &io::Error::other(error));
+        ControlFlow::Break(())
     }
 
     fn followed(&mut self, followed: Followed, glob: bool, request: &SurveyRequest) {
@@ -276,6 +312,7 @@ impl Visitor for Survey<'_> {
         path: &Path,
         _: u64,
     ) -> ControlFlow<()> {
+        self.met(path)?;
         self.out.at_hand(path);
         if let Err(error) = self.found_file(directory, name, path) {
             self.fault(path, &error);
@@ -287,10 +324,12 @@ impl Visitor for Survey<'_> {
         self.out.at_hand(path);
     }
 
-    fn listed(&mut self, path: &Path, id: (u64, u64)) {
+    fn listed(&mut self, path: &Path, id: (u64, u64)) -> ControlFlow<()> {
+        self.met(path)?;
         if let Some(watch) = &mut self.watch {
             watch.directory(path, id);
         }
+        ControlFlow::Continue(())
     }
 
     fn mount_point(&mut self, path: &Path) {

@@ -27,6 +27,8 @@ pub struct Scope {
     pub roots: Vec<Root>,
     /// Which of the files found there.
     pub selection: Selection,
+    /// Files and directories that the search of one root meets at most.
+    pub limit: u32,
     /// What one step of a probe may take.
     pub probe_timeout: Duration,
 }
@@ -44,6 +46,7 @@ impl Scope {
                 exclude: images.exclude.clone(),
                 min_size: images.min_size,
             },
+            limit: images.limit,
             probe_timeout: settings.sampling.probe_timeout,
         }
     }
@@ -312,6 +315,7 @@ impl<'a> Sweep<'a> {
                 held: held.map(|path| PlainPath(path.to_owned())).collect(),
                 watch: self.fleet.listener.as_ref().map(|_| self.fleet.sweeps),
                 selection: self.scope.selection.clone(),
+                limit: self.scope.limit,
                 mount: mount.clone(),
                 territory,
                 roots,

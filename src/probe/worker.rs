@@ -29,6 +29,9 @@ pub const HELPER_COMMAND: &str = "probe-helper";
 /// Bytes of what a helper writes before it ends that are told at most.
 const LAST_WORDS: u64 = 2000;
 
+/// From one piece of news to the next: where very much happens, one look at it is enough for all.
+const BREATHE: Duration = Duration::from_millis(50);
+
 /// How long a reply that is late is still waited for; helpers at work are heard of so often.
 const LAST_LOOK: Duration = Duration::from_millis(100);
 
@@ -343,6 +346,7 @@ fn listen(news: OwnedFd, listener: Listener) -> io::Result<()> {
             if listener.send(News::of_bytes(&bytes[..length])).is_err() {
                 return;
             }
+            tokio::time::sleep(BREATHE).await;
         }
     });
     Ok(())

@@ -8,6 +8,7 @@
 //! | `served`     | the pages, every metric, images and file systems that come and go |
 //! | `control`    | `status`, `check`, the textfile, and clients that mean no good |
 //! | `maps`       | which extent maps are read and which are not |
+//! | `names`      | images that come, go and change their names; whose they are |
 //! | `reload`     | SIGHUP |
 //! | `life`       | how it starts and ends |
 //! | `systemd`    | what it tells systemd, and where its log goes |
@@ -29,6 +30,7 @@ mod control;
 mod helpers;
 mod life;
 mod maps;
+mod names;
 mod prometheus;
 mod reload;
 mod scrape;

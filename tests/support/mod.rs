@@ -24,6 +24,7 @@
 //! | `guest`  | fragments files as guests do |
 //! | `load`   | reads and writes in the background and times them |
 //! | `fuse`   | a FUSE server of one file |
+//! | `qemu`   | a real VM that holds an image |
 //! | `stall`  | a file system that hangs when it is told to |
 //! | `tools`  | what xfs_io, filefrag and xfs_db say of a file |
 //! | `daemon` | runs the program under test |
@@ -52,6 +53,7 @@ pub mod guest;
 pub mod load;
 mod loopdev;
 pub mod prepared;
+pub mod qemu;
 mod random;
 pub mod rundir;
 pub mod skip;
