@@ -18,6 +18,7 @@
 //! - [`assess`]: how bad it is (pure)
 //! - [`klog`]: the kernel's log, and which of its lines matter
 //! - [`rescue`]: from such a line to free memory
+//! - [`history`]: what was, in a database that nobody waits for
 //! - [`serve`]: metrics and their page
 //! - [`daemon`]: `fragwatch run`, which wires it all
 
@@ -26,6 +27,7 @@ pub mod cli;
 pub mod config;
 pub mod daemon;
 pub mod discover;
+pub mod history;
 pub mod klog;
 pub mod model;
 pub mod probe;

@@ -6,15 +6,15 @@
 use std::ffi::OsStr;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::ffi::OsStrExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 
 use super::diagnose::{Finding, Place};
 use super::raw::{
-    Key, Raw, RawImages, RawKlog, RawLimits, RawMetrics, RawRescue, RawRule, RawSampling,
-    RawThresholds,
+    Key, Raw, RawHistory, RawImages, RawKlog, RawLimits, RawMetrics, RawRescue, RawRule,
+    RawSampling, RawThresholds,
 };
 use super::reader::Located;
 use super::values::{OrNever, Value, quoted};
@@ -27,6 +27,8 @@ const SHORTEST_INTERVAL: Duration = Duration::from_secs(1);
 /// milliseconds without anything being wrong.
 const SHORTEST_TIMEOUT: Duration = Duration::from_millis(100);
 
+/// The shortest retention: what is older than it goes day by day.
+const SHORTEST_RETENTION: Duration = Duration::from_secs(86_400);
 /// The shortest time that ends an incident. There is silence between any two messages of the
 /// kernel; shorter than this and every message is an incident.
 const SHORTEST_QUIET: Duration = Duration::from_secs(1);
@@ -42,6 +44,8 @@ pub struct Settings {
     pub images: Images,
     /// How often they are looked at.
     pub sampling: Sampling,
+    /// Where the past is kept, and for how long.
+    pub history: History,
     /// What is too much.
     pub thresholds: Thresholds,
     /// Where the kernel's messages are read, and which of them matter.
@@ -81,6 +85,15 @@ pub struct Sampling {
     /// How long a call on an image may take before its file system counts as stalled. 100 ms at
     /// least, `interval` at most.
     pub probe_timeout: Duration,
+}
+
+/// Where the past is kept, and for how long.
+#[derive(Debug, Clone, PartialEq)]
+pub struct History {
+    /// Absolute path of the database. It has a directory and a name.
+    pub path: PathBuf,
+    /// What is older than this is removed. A day at least.
+    pub retention: Duration,
 }
 
 /// What is too much.
@@ -160,6 +173,15 @@ impl Default for Sampling {
             map_interval: Some(Duration::from_secs(12 * 3600)),
             map_max_extents: ExtentCount(1_000_000),
             probe_timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+impl Default for History {
+    fn default() -> History {
+        History {
+            path: PathBuf::from("/var/lib/fragwatch/history.db"),
+            retention: Duration::from_secs(90 * 86_400),
         }
     }
 }
@@ -253,6 +275,7 @@ impl Settings {
         Settings {
             images: Images::from_raw(&raw.images, findings),
             sampling: Sampling::from_raw(&raw.sampling, findings),
+            history: History::from_raw(&raw.history, findings),
             thresholds: Thresholds::from_raw(&raw.thresholds, findings),
             klog: Klog::from_raw(&raw.klog, findings),
             rescue: Rescue::from_raw(&raw.rescue, findings),
@@ -363,6 +386,25 @@ impl Sampling {
                 interval(),
                 &write,
             ));
+        }
+    }
+}
+
+impl History {
+    fn from_raw(raw: &RawHistory, findings: &mut Vec<Finding>) -> History {
+        let default = History::default();
+        findings.extend(raw.path.as_ref().and_then(check_database));
+        findings.extend(at_least(
+            "history.retention",
+            &raw.retention,
+            SHORTEST_RETENTION,
+        ));
+        History {
+            path: raw
+                .path
+                .as_ref()
+                .map_or(default.path, |path| PathBuf::from(&path.value)),
+            retention: value_or(&raw.retention, default.retention),
         }
     }
 }
@@ -521,6 +563,7 @@ impl From<&Settings> for Raw {
         let Settings {
             images,
             sampling,
+            history,
             thresholds,
             klog,
             rescue,
@@ -541,6 +584,10 @@ impl From<&Settings> for Raw {
                 map_interval: given(OrNever(sampling.map_interval)),
                 map_max_extents: given(sampling.map_max_extents),
                 probe_timeout: given(sampling.probe_timeout),
+            },
+            history: RawHistory {
+                path: given(history.path.to_string_lossy().into()),
+                retention: given(history.retention),
             },
             thresholds: RawThresholds {
                 warning: limits(&thresholds.warning),
@@ -678,6 +725,21 @@ fn check_log_file(path: &Located<String>) -> Option<Finding> {
         is_glob.then(|| {
             let message = format!("{NAME}: {} is a glob", quoted(&path.value));
             Finding::new(path.place.clone(), message, "the path of each file")
+        })
+    })
+}
+
+/// What is wrong with `history.path`.
+fn check_database(path: &Located<String>) -> Option<Finding> {
+    const NAME: &str = "history.path";
+    check_absolute(NAME, path).or_else(|| {
+        let text = &path.value;
+        // As a path, `/a/` is `/a`, and what ends in `..` has no name.
+        let has_name = Path::new(text).file_name().is_some() && !text.ends_with(['/', '.']);
+        (!has_name).then(|| {
+            let message = format!("{NAME}: {} names no file", quoted(text));
+            let write = "path = \"/var/lib/fragwatch/history.db\"";
+            Finding::new(path.place.clone(), message, write)
         })
     })
 }

@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 use super::reader::{Known, Line, Name};
 use super::settings::{
-    Images, Klog, Limits, MAX_ACTIONS_PER_HOUR, Metrics, Rescue, Sampling, Thresholds,
+    History, Images, Klog, Limits, MAX_ACTIONS_PER_HOUR, Metrics, Rescue, Sampling, Thresholds,
 };
 use super::*;
 use crate::model::{Bytes, ExtentCount, RescueStep, RuleAction, RuleDefinition};
@@ -74,6 +74,10 @@ interval = "1m"
 map_interval = "12h"
 map_max_extents = 1_000_000
 probe_timeout = "10s"
+
+[history]
+path = "/var/lib/fragwatch/history.db"
+retention = "90d"
 
 [thresholds.warning]
 extents = 500_000
@@ -787,6 +791,46 @@ fn values_out_of_range() {
 }
 
 #[test]
+fn a_history_that_cannot_be() {
+    refused(
+        &["[history]\npath = 'history.db'\nretention = '23h'"],
+        r#"
+        |f.toml:2:8: history.path: "history.db" is not absolute
+        |    path = 'history.db'
+        |           ^^^^^^^^^^^^
+        |    write: "/…", the path from the root on
+        |
+        |f.toml:3:13: history.retention: "23h" is below "1d"
+        |    retention = '23h'
+        |                ^^^^^
+        |    write: retention = "1d" or more
+        "#,
+    );
+    refused(
+        &["[history]\npath = '/var/lib/fragwatch/'\nretention = 'never'"],
+        r#"
+        |f.toml:2:8: history.path: "/var/lib/fragwatch/" names no file
+        |    path = '/var/lib/fragwatch/'
+        |           ^^^^^^^^^^^^^^^^^^^^^
+        |    write: path = "/var/lib/fragwatch/history.db"
+        |
+        |f.toml:3:13: history.retention: 'never' is not a duration
+        |    retention = 'never'
+        |                ^^^^^^^
+        |    write: retention = "90s", "5m", "12h" or "7d"
+        "#,
+    );
+    for path in ["/", "/a/..", "/a/.", "/a\\u0000b"] {
+        let text = format!("[history]\npath = \"{path}\"");
+        assert!(settings(&[&text.replace("\\\\", "\\")]).is_err(), "{path}");
+    }
+    let of = |text: &str| settings(&[text]).unwrap().history;
+    let custom = of("[history]\npath = '/srv/h.sqlite'\nretention = '1d'");
+    assert_eq!(custom.path, PathBuf::from("/srv/h.sqlite"));
+    assert_eq!(custom.retention, Duration::from_secs(86_400));
+}
+
+#[test]
 fn a_contradiction_names_both_places() {
     refused(
         &[
@@ -1119,6 +1163,14 @@ fn any_settings() -> impl Strategy<Value = Settings> {
             critical: limits(warning + more),
         }
     });
+    let history = (
+        "(/[a-z \"'\\\\é磁\u{1}\n]{1,8}){1,3}",
+        86_400_000..u64::MAX / 4,
+    )
+        .prop_map(|(path, retention)| History {
+            path: PathBuf::from(path),
+            retention: Duration::from_millis(retention),
+        });
     let metrics = any::<std::net::SocketAddr>().prop_map(|mut listen| {
         if let std::net::SocketAddr::V6(address) = &mut listen {
             // Cannot be written in an address, nor does anybody need it to listen.
@@ -1129,18 +1181,20 @@ fn any_settings() -> impl Strategy<Value = Settings> {
     let all = (
         images,
         sampling,
+        history,
         thresholds,
         any_klog(),
         any_rescue(),
         metrics,
     );
     all.prop_map(
-        |(images, sampling, thresholds, klog, mut rescue, metrics)| {
+        |(images, sampling, history, thresholds, klog, mut rescue, metrics)| {
             let by_file = klog.files_may_rescue && !klog.files.is_empty();
             rescue.enabled &= klog.kmsg || by_file || rescue.stall_after.is_some();
             Settings {
                 images,
                 sampling,
+                history,
                 thresholds,
                 klog,
                 rescue,
