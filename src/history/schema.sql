@@ -115,11 +115,12 @@ CREATE TABLE packed (
 -- Every sample: image, time, extents, and the peak, which is the largest count since the sample
 -- before. Of the last 7 days there is every sample, then one an hour up to 30 days, then one a day:
 -- the last in the hour or day, with the time of its last sweep. No row: not sampled then.
--- Size and allocation are those at the end of the block.
+-- Size and allocation are those at the end of the block. CROSS JOIN keeps SQLite to this order of
+-- tables: so a question about one image looks at no other.
 CREATE VIEW samples AS
     SELECT recent.image AS image, sweeps.at AS at, recent.extents AS extents,
            recent.extents AS peak, recent.size AS size, recent.allocated AS allocated
-    FROM sweeps JOIN recent ON recent.sweep = sweeps.id
+    FROM sweeps CROSS JOIN recent ON recent.sweep = sweeps.id
     UNION ALL
     SELECT packed.image, time.value,
            packed.base + CASE WHEN packed.extents IS NULL THEN 0
@@ -127,7 +128,8 @@ CREATE VIEW samples AS
            packed.base + coalesce(json_extract(packed.peaks, '$[' || time.key || ']'),
                                   json_extract(packed.extents, '$[' || time.key || ']'), 0),
            packed.size, packed.allocated
-    FROM blocks JOIN packed ON packed.block = blocks.id JOIN json_each(blocks.times) AS time
+    FROM blocks CROSS JOIN packed ON packed.block = blocks.id
+         CROSS JOIN json_each(blocks.times) AS time
     WHERE packed.extents IS NULL
        OR json_extract(packed.extents, '$[' || time.key || ']') IS NOT NULL;
 

@@ -25,7 +25,7 @@ const CHECK: Duration = Duration::from_secs(10);
 /// Pages that one vacuum gives back to the file system.
 const VACUUM_PAGES: u32 = 1024;
 /// Free pages that are worth keeping for the next day.
-const SPARE_PAGES: i64 = 2048;
+const SPARE_PAGES: i64 = 512;
 
 /// What can go wrong with a database. Reads on after its path.
 #[derive(Debug, thiserror::Error)]

@@ -63,7 +63,10 @@ struct Place {
 
 impl Place {
     fn new() -> Place {
-        let directory = tempfile::tempdir().unwrap();
+        // In memory if it can be: these tests flush thousands of times.
+        let memory = Path::new("/dev/shm");
+        let memory = memory.is_dir().then(|| tempfile::tempdir_in(memory));
+        let directory = memory.unwrap_or_else(tempfile::tempdir).unwrap();
         let path = directory.path().join("history.db");
         Place {
             _directory: directory,
@@ -170,7 +173,9 @@ fn the_view_says_what_the_reader_says() {
             .prepare("SELECT at, extents, peak FROM samples WHERE image = ?1 ORDER BY at")
             .unwrap();
         let rows = select
-            .query_map([inode], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+            .query_map([inode as i64], |row| {
+                Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+            })
             .unwrap();
         let rows: Vec<(i64, u64, u64)> = rows
             .map(Result::unwrap)
@@ -185,7 +190,7 @@ fn the_view_says_what_the_reader_says() {
     let steps = select.query_map([], |row| row.get::<_, String>(3)).unwrap();
     let steps = steps.map(Result::unwrap).collect::<Vec<_>>().join("\n");
     assert!(
-        steps.contains("SEARCH packed USING PRIMARY KEY (block=? AND image=?)"),
+        !steps.contains("SCAN packed") && !steps.contains("SCAN recent"),
         "{steps}"
     );
 }
@@ -194,7 +199,7 @@ fn the_view_says_what_the_reader_says() {
 fn who_an_image_is_does_not_depend_on_its_name() {
     let place = Place::new();
     let mut store = place.store(LONG);
-    let mut at = |inode, path: &Path, n| {
+    let mut at = |inode, path: &Path, n: i64| {
         let image = ImageRef {
             key: key(inode),
             path: path.to_owned(),
@@ -464,7 +469,7 @@ fn free_pages_go_back_to_the_file_system() {
     }
     let (after, free, _) = pages();
     assert!(
-        after < before && free <= 2048,
+        after < before && free <= 512,
         "{before} pages before, now {after}, {free} free"
     );
 }
