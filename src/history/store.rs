@@ -318,6 +318,8 @@ fn look_through(connection: &mut Connection) -> Result<(), StoreError> {
     connection.progress_handler(10_000, Some(move || Instant::now() > deadline))?;
     let verdict = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0));
     connection.progress_handler(0, None::<fn() -> bool>)?;
+    // Nobody needs all of that in memory.
+    connection.execute_batch("PRAGMA shrink_memory")?;
     match verdict {
         Ok(verdict) if verdict == "ok" => Ok(()),
         Ok(damage) => Err(StoreError::Damaged(damage)),
