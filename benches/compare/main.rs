@@ -11,7 +11,7 @@
 //!
 //! | file | idea |
 //! |---|---|
-//! | `count`, `census`, `map`, `scan`, `daemon` | one row of the table each |
+//! | `count`, `census`, `map`, `scan`, `daemon`, `history` | one row of the table each |
 //! | `samples` | repetitions of a measurement, and how they are taken in turns |
 //! | `run`     | runs a command and takes its time or its memory |
 //! | `table`   | the table |
@@ -40,6 +40,7 @@ mod census;
 mod count;
 mod daemon;
 mod exporter;
+mod history;
 mod machine;
 mod map;
 mod run;
@@ -55,12 +56,13 @@ use table::Row;
 type Measure = fn(usize) -> Here<Vec<Row>>;
 
 /// What is measured, by the name that `--only` takes.
-const ROWS: [(&str, Measure); 5] = [
+const ROWS: [(&str, Measure); 6] = [
     ("count", count::rows),
     ("census", census::rows),
     ("map", map::rows),
     ("scan", scan::rows),
     ("daemon", daemon::rows),
+    ("history", history::rows),
 ];
 
 /// How the numbers are to be read.

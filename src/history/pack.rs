@@ -477,7 +477,7 @@ mod tests {
             times in prop::collection::vec(-9000_i64..9000, 0..300), step in 0..3_i64,
         ) {
             let times: Vec<_> = times.iter().enumerate()
-                .map(|(n, at)| UnixTime(if step == 0 { *at } else { n as i64 * step * 40 }))
+                .map(|(n, at)| UnixTime(if step == 0 { *at } else { i64::try_from(n).unwrap() * step * 40 }))
                 .collect();
             let mut rest = times.as_slice();
             for length in complete_blocks(&times) {

@@ -1,5 +1,12 @@
 //! The room as a whole: what was recorded is what is read, by the rule of thinning.
 
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    clippy::cast_sign_loss,
+    reason = "all numbers here are small"
+)]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
@@ -494,7 +501,7 @@ fn integrity(path: &Path) -> String {
 fn expected(recorded: &[Step], inode: u64, retention_days: i64) -> Vec<(i64, u64, u64)> {
     let today = recorded.last().unwrap().0.div_euclid(86_400);
     // By the length of a part: the last sweep in it, and the last and largest count.
-    let mut parts: BTreeMap<(i64, i64), (i64, Option<(u64, u64)>)> = BTreeMap::new();
+    let mut parts = BTreeMap::<(i64, i64), (i64, Option<(u64, u64)>)>::new();
     for (n, (at, counts)) in recorded.iter().enumerate() {
         let age = today - at.div_euclid(86_400);
         let part = match age {
