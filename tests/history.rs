@@ -130,7 +130,11 @@ fn moved_aside(path: &Path) -> Vec<String> {
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .filter(|name| name.starts_with("history.db.damaged-"))
-        .filter(|name| !name.ends_with("-wal") && !name.ends_with("-shm"))
+        .filter(|name| {
+            !["-journal", "-wal", "-shm"]
+                .iter()
+                .any(|end| name.ends_with(end))
+        })
         .collect();
     names.sort();
     names
@@ -232,26 +236,53 @@ fn torn(before: &[u8], after: &[u8], random: &mut Random) -> Vec<u8> {
     torn
 }
 
-/// A database as a power cut left it, with the log beside it. It holds all sweeps up to `newest`, of
-/// which the last may be missing.
-fn check_cut(directory: &Path, (db, wal): (&[u8], &[u8]), newest: u64) {
-    const IMAGES: u64 = 100;
+/// The rollback journal with which SQLite changes a database from `before` to `after`
+/// (sqlite.org/fileformat2.html, "The Rollback Journal"): the pages as they were.
+fn journal(before: &[u8], after: &[u8], random: &mut Random) -> Vec<u8> {
+    let pages = || before.chunks(PAGE).zip(1_u32..);
+    let changed = |(page, number): &(&[u8], u32)| {
+        let at = (*number as usize - 1) * PAGE;
+        after.get(at..at + PAGE) != Some(*page)
+    };
+    let records = pages().filter(changed).count() as u32;
+    let nonce = random.next() as u32;
+    let mut journal = vec![0xd9, 0xd5, 0x05, 0xf9, 0x20, 0xa1, 0x63, 0xd7];
+    for number in [
+        records,
+        nonce,
+        (before.len() / PAGE) as u32,
+        512,
+        PAGE as u32,
+    ] {
+        journal.extend(number.to_be_bytes());
+    }
+    journal.resize(512, 0);
+    for (page, number) in pages().filter(changed) {
+        let sampled = (1..PAGE).rev().filter(|at| (PAGE - at) % 200 == 0);
+        let sum = sampled.fold(nonce, |sum, at| sum.wrapping_add(u32::from(page[at])));
+        journal.extend(number.to_be_bytes());
+        journal.extend(page);
+        journal.extend(sum.to_be_bytes());
+    }
+    journal
+}
+
+const PAGE: usize = 4096;
+const CUT_IMAGES: u64 = 100;
+
+/// A database as a power cut left it, with the journal beside it, holds all sweeps up to `newest`,
+/// and goes on.
+fn check_cut(directory: &Path, db: &[u8], journal: &[u8], newest: u64) {
     let cut = directory.join("cut");
     fs::create_dir(&cut).unwrap();
     let copy = cut.join("history.db");
     fs::write(&copy, db).unwrap();
-    fs::write(with_suffix(&copy, "-wal"), wal).unwrap();
+    fs::write(with_suffix(&copy, "-journal"), journal).unwrap();
     let (mut store, aside) = Store::open(&copy, RETENTION).unwrap();
     assert_eq!(aside, None, "sweep {newest}");
     assert_eq!(integrity(&copy), "ok", "sweep {newest}");
-    let counts = counts(&copy, IMAGES);
-    let last = *counts.last().unwrap();
-    assert!(
-        last == newest || last + 1 == newest,
-        "sweep {newest}: {last}"
-    );
-    assert_eq!(counts, (0..=last).collect::<Vec<_>>());
-    record(&mut store, &sweep(newest + 1, IMAGES));
+    assert_eq!(counts(&copy, CUT_IMAGES), (0..=newest).collect::<Vec<_>>());
+    record(&mut store, &sweep(newest + 1, CUT_IMAGES));
     drop(store);
     fs::remove_dir_all(&cut).unwrap();
 }
@@ -262,39 +293,43 @@ fn a_power_cut_leaves_it_whole() {
     let path = directory.join("history.db");
     let (mut store, _) = Store::open(&path, RETENTION).unwrap();
     let mut random = Random::new(support::random::SEED);
-    let read = |suffix| fs::read(with_suffix(&path, suffix)).unwrap_or_default();
-    let state = || (read(""), read("-wal"));
-    let (mut commits, mut checkpoints) = (0, 0);
+    let mut cuts = 0;
     for n in 0..400 {
-        let before = state();
-        record(&mut store, &sweep(n, 100));
-        let after = state();
-        // While it is committed, only the log is changed. The first sweep makes the tables, too.
-        if n > 0 && before.0 == after.0 && random.below(5) == 0 {
+        let before = fs::read(&path).unwrap();
+        store.write(&sweep(n, CUT_IMAGES)).unwrap();
+        let after = fs::read(&path).unwrap();
+        if n > 0 && random.below(6) == 0 {
+            let journal = journal(&before, &after, &mut random);
+            // First the journal is written, then the database, then the journal emptied; each is
+            // on the disk before the next begins.
             check_cut(
                 &directory,
-                (&before.0, &torn(&before.1, &after.1, &mut random)),
-                n,
+                &before,
+                &torn(&[], &journal, &mut random),
+                n - 1,
             );
-            commits += 1;
+            check_cut(
+                &directory,
+                &torn(&before, &after, &mut random),
+                &journal,
+                n - 1,
+            );
+            check_cut(&directory, &after, &[], n);
+            cuts += 1;
         }
-        // When the log is written back, all of it is on the disk.
-        if random.below(7) == 0 {
-            let connection = Connection::open(&path).unwrap();
-            connection
-                .query_row("PRAGMA wal_checkpoint", [], |_| Ok(()))
-                .unwrap();
-            let written_back = read("");
-            assert_ne!(written_back, after.0);
-            check_cut(
-                &directory,
-                (&torn(&after.0, &written_back, &mut random), &after.1),
-                n,
-            );
-            checkpoints += 1;
+        // Packing is cut as well.
+        let before = after;
+        store.upkeep().unwrap();
+        let after = fs::read(&path).unwrap();
+        if n % 60 == 0 && before != after {
+            let journal = journal(&before, &after, &mut random);
+            for _ in 0..5 {
+                check_cut(&directory, &torn(&before, &after, &mut random), &journal, n);
+            }
+            cuts += 1;
         }
     }
-    assert!(commits > 40 && checkpoints > 30, "{commits} {checkpoints}");
+    assert!(cuts > 50, "{cuts}");
     rundir::remove(&directory);
 }
 

@@ -29,7 +29,7 @@ pub fn rows(_: usize) -> Here<Vec<Row>> {
     let took = simulate(&path);
     let minutes = DAYS_IN_FULL * MINUTES;
     let share = took.as_secs_f64() / minutes as f64 / 60.0;
-    let bytes: u64 = ["", "-wal"]
+    let bytes: u64 = ["", "-journal"]
         .into_iter()
         .filter_map(|suffix| {
             let file = PathBuf::from(format!("{}{suffix}", path.display()));

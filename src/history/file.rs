@@ -20,8 +20,9 @@ const FILE_MODE: u32 = 0o640;
 /// Damaged databases that may lie beside the good one. More than that is a disk that is going
 /// bad, and a new history every minute would only fill it.
 const MOST_DAMAGED: usize = 8;
-/// What SQLite keeps beside a database: the log of changes, and its index.
-const COMPANIONS: [&str; 2] = ["-wal", "-shm"];
+/// What SQLite keeps beside a database: how to undo the last change. If somebody has changed its
+/// mode, a log and the index of it.
+const COMPANIONS: [&str; 3] = ["-journal", "-wal", "-shm"];
 
 /// Makes sure that there is a regular file at `path`, in a directory that not everybody can write
 /// to, and returns the path without symbolic links.
@@ -139,8 +140,8 @@ pub(super) fn move_aside(file: &Path, now: SystemTime) -> Result<PathBuf, StoreE
         if aside.symlink_metadata().is_ok() {
             continue;
         }
-        // The database last: a log without its database is removed by SQLite, but one beside a new
-        // database could be taken for its own.
+        // The database last: a journal without its database is removed by SQLite, but one beside a
+        // new database could be taken for its own.
         for companion in COMPANIONS {
             let moved = rename(
                 &with_suffix(file, companion),
@@ -261,7 +262,7 @@ mod tests {
         let now = UNIX_EPOCH + Duration::from_secs(1_795_230_245);
         for number in 0..MOST_DAMAGED {
             fs::write(&file, number.to_string()).unwrap();
-            fs::write(with_suffix(&file, "-wal"), "log").unwrap();
+            fs::write(with_suffix(&file, "-journal"), "log").unwrap();
             let aside = move_aside(&file, now).unwrap();
             let expected = match number {
                 0 => "history.db.damaged-2026-11-21T03-04-05Z".to_owned(),
@@ -269,8 +270,8 @@ mod tests {
             };
             assert_eq!(aside, directory.path().join(expected));
             assert_eq!(fs::read_to_string(&aside).unwrap(), number.to_string());
-            assert!(with_suffix(&aside, "-wal").exists());
-            assert!(!with_suffix(&file, "-wal").exists());
+            assert!(with_suffix(&aside, "-journal").exists());
+            assert!(!with_suffix(&file, "-journal").exists());
         }
         fs::write(&file, "one more").unwrap();
         let error = move_aside(&file, now).unwrap_err();

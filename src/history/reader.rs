@@ -1,6 +1,7 @@
-//! Reads the history, on a connection of its own and without disturbing the writer.
+//! Reads the history, on a connection of its own.
 //!
-//! Every call may take as long as the disk does: a daemon calls this where it may wait.
+//! Every call may take as long as the disk does: a daemon calls this where it may wait. While it
+//! lasts nothing is written; records wait in their queue.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
@@ -15,8 +16,8 @@ use super::{file, schema};
 use crate::model::path::shown;
 use crate::model::{Bytes, ExtentCount, ImageKey, Point, UnixTime};
 
-/// How long a read waits while the database is being opened by its writer.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a read waits for the writer.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// From all time on.
 const EVER: UnixTime = UnixTime(i64::MIN);
 
@@ -127,11 +128,14 @@ impl Reader {
     /// If there is none, it is not ours, or it cannot be read.
     pub fn open(path: &Path) -> Result<Reader, ReadError> {
         let opened = file::existing(path).and_then(|file| {
-            let flags = OpenFlags::SQLITE_OPEN_READ_ONLY
+            // Not read-only: after the death of a writer, whoever comes first has to undo what it
+            // had not finished.
+            let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
                 | OpenFlags::SQLITE_OPEN_NO_MUTEX
                 | OpenFlags::SQLITE_OPEN_NOFOLLOW;
             let connection = Connection::open_with_flags(file, flags)?;
             connection.busy_timeout(PATIENCE)?;
+            connection.pragma_update(None, "query_only", true)?;
             match schema::check(&connection, schema::current())? {
                 number if number == schema::current() => Ok(connection),
                 0 => Err(StoreError::Refused("nothing was recorded yet".to_owned())),

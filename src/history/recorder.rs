@@ -19,15 +19,16 @@ use super::store::{Aside, Store, StoreError};
 use crate::config::settings;
 use crate::model::path::shown;
 
-/// Rows that may wait to be written: half an hour of a thousand images, some megabytes. A single
-/// record may have more.
-const WAITING_ROWS: usize = 32_768;
+/// Rows of sweeps that may wait to be written: a quarter of an hour of a thousand images, some
+/// megabytes. A single sweep may have more.
+const WAITING_ROWS: usize = 16_384;
 /// Records that may wait.
 const WAITING: usize = 256;
 /// A database that cannot be opened is tried again after this.
 const RETRY: Duration = Duration::from_secs(60);
-/// A disk that takes longer over one record is said to hang.
-const HANGS: Duration = Duration::from_secs(15);
+/// Who takes longer over one record is not healthy: the disk hangs. A little longer than a
+/// statement waits for other processes.
+const HANGS: Duration = Duration::from_secs(90);
 
 /// Starts the history. The database is opened on its thread: what is wrong with it is in the log and
 /// in [`Health`], and is never a reason not to start.
@@ -71,7 +72,9 @@ impl Recorder {
         let weight = record.weight();
         let mut queue = self.shared.lock();
         let rows = queue.rows.saturating_add(weight);
-        let fits = queue.jobs.is_empty() || (rows <= WAITING_ROWS && queue.jobs.len() < WAITING);
+        // What happens seldom is worth more than one count of many.
+        let is_light = weight == 1 || rows <= WAITING_ROWS;
+        let fits = queue.jobs.is_empty() || (is_light && queue.jobs.len() < WAITING);
         if queue.stopping || !fits {
             self.shared.lost.fetch_add(1, Ordering::Relaxed);
             return false;
@@ -224,7 +227,6 @@ impl<'s> Writer<'s> {
             let result = self.take(&record, retention);
             self.told(result);
         }
-        // Closing writes the log back.
         self.store = None;
         self.shared.lock().ended = true;
         self.shared.changed.notify_all();

@@ -17,8 +17,9 @@ use super::{file, schema};
 use crate::model::path::shown;
 use crate::model::{Bytes, ExtentCount, Format, ImageKey, UnixTime};
 
-/// How long a statement waits for another process that writes, such as an operator's sqlite3.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a statement waits for another process that reads or writes, such as an operator's
+/// sqlite3. Meanwhile records wait in the queue.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// How long the file is looked through for damage when it is opened. What is not seen within that
 /// is seen when it is met.
 const CHECK: Duration = Duration::from_secs(10);
@@ -300,16 +301,19 @@ pub struct Aside {
     pub damage: String,
 }
 
-/// WAL: readers do not stop the writer, and a transaction is one write in a row. FULL: it is on the
-/// disk when it is committed, one flush a sweep on a thread that nobody waits for; NORMAL would keep
-/// the database whole as well, but lose what was committed since the last checkpoint when the power
-/// fails. The rest bounds memory and the log.
+/// A rollback journal, not a write-ahead log. The log is quicker, but its index is a file that is
+/// mapped into memory: a thread that touches it while the file system hangs may hold the lock of the
+/// process's whole address space (`mmap_lock`), and every other thread stops at its next allocation.
+/// With the journal all that can hang is a read, a write or a flush, and with it only this thread.
+/// TRUNCATE, because the name of the journal then never has to be made or removed.
+///
+/// FULL: what is committed is on the disk, and stays when the power fails. That is four flushes a
+/// sweep, on a thread that nobody waits for. The rest bounds memory.
 fn configure(connection: &Connection) -> rusqlite::Result<()> {
-    connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
+    connection.pragma_update_and_check(None, "journal_mode", "TRUNCATE", |_| Ok(()))?;
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "cache_size", -2048)?;
-    connection.pragma_update(None, "temp_store", "MEMORY")?;
-    connection.pragma_update_and_check(None, "journal_size_limit", 4 << 20, |_| Ok(()))
+    connection.pragma_update(None, "temp_store", "MEMORY")
 }
 
 /// Looks for damage, not longer than [`CHECK`].

@@ -4,8 +4,8 @@
 --
 --     sqlite3 -readonly /var/lib/fragwatch/history.db
 --
--- reads it without disturbing anybody, as long as no transaction is kept open. It needs the files
--- history.db-wal and history.db-shm beside it: to copy it, use
+-- reads it. As long as a question takes, or a transaction is open, nothing is written: after some
+-- minutes samples would be lost. To copy it while the daemon runs, use
 --
 --     sqlite3 /var/lib/fragwatch/history.db ".backup copy.db"
 --
