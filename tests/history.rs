@@ -258,7 +258,7 @@ fn journal(before: &[u8], after: &[u8], random: &mut Random) -> Vec<u8> {
     }
     journal.resize(512, 0);
     for (page, number) in pages().filter(changed) {
-        let sampled = (1..PAGE).rev().filter(|at| (PAGE - at) % 200 == 0);
+        let sampled = (1..PAGE).rev().filter(|at| (PAGE - at).is_multiple_of(200));
         let sum = sampled.fold(nonce, |sum, at| sum.wrapping_add(u32::from(page[at])));
         journal.extend(number.to_be_bytes());
         journal.extend(page);
