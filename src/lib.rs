@@ -16,7 +16,7 @@
 //! - [`discover`]: which files are VM images
 //! - [`probe`]: counting them, and surviving when that hangs
 //! - [`assess`]: how bad it is (pure)
-//! - [`history`]: what images were like before, and how they grow
+//! - [`history`]: what was, in a database that nobody waits for, and how images grow
 //! - [`hook`]: the operator's commands, run so that nobody waits for them
 //! - [`klog`]: the kernel's log, and which of its lines matter
 //! - [`rescue`]: from such a line to free memory

@@ -27,10 +27,14 @@ const LAW: &[(&str, &[&str])] = &[
     ("discover::vm", &[]),
     ("discover::watch", &[]),
     ("probe::map_schedule", &["model"]),
+    ("history::pack", &["model"]),
+    ("history::record", &["model"]),
     // The kernel's interfaces know nobody.
     ("sys", &[]),
     ("discover", &["model", "config::settings", "sys"]),
     ("probe", &["model", "config::settings", "sys", "discover"]),
+    // Of the rescue only how it writes times.
+    ("history", &["model", "config::settings", "rescue::utc"]),
     // The fast side waits for nobody, and so knows nobody who would.
     ("klog", &["model", "sys"]),
     ("rescue::ladder", &["model", "sys"]),

@@ -11,7 +11,7 @@
 //!
 //! | file | idea |
 //! |---|---|
-//! | `count`, `census`, `map`, `scan`, `owner`, `daemon` | one row of the table each |
+//! | `count`, `census`, `map`, `scan`, `owner`, `daemon`, `history` | one row of the table each |
 //! | `samples` | repetitions of a measurement, and how they are taken in turns |
 //! | `run`     | runs a command and takes its time or its memory |
 //! | `table`   | the table |
@@ -40,6 +40,7 @@ mod census;
 mod count;
 mod daemon;
 mod exporter;
+mod history;
 mod machine;
 mod map;
 mod owner;
@@ -56,13 +57,14 @@ use table::Row;
 type Measure = fn(usize) -> Here<Vec<Row>>;
 
 /// What is measured, by the name that `--only` takes.
-const ROWS: [(&str, Measure); 6] = [
+const ROWS: [(&str, Measure); 7] = [
     ("count", count::rows),
     ("census", census::rows),
     ("map", map::rows),
     ("scan", scan::rows),
     ("owner", owner::rows),
     ("daemon", daemon::rows),
+    ("history", history::rows),
 ];
 
 /// How the numbers are to be read.

@@ -19,6 +19,7 @@ sections! {
     Raw {
         images: RawImages,
         sampling: RawSampling,
+        history: RawHistory,
         thresholds: RawThresholds,
         klog: RawKlog,
         rescue: RawRescue,
@@ -41,6 +42,12 @@ sections! {
         map_interval: Key<OrNever>,
         map_max_extents: Key<ExtentCount>,
         probe_timeout: Key<Duration>,
+    }
+
+    /// Where the past is kept, and for how long.
+    RawHistory {
+        path: Key<String>,
+        retention: Key<Duration>,
     }
 
     /// What is too much.

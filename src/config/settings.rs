@@ -6,7 +6,7 @@
 mod thresholds;
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use super::globs::{Globs, compile_globs, is_glob};
@@ -14,8 +14,8 @@ pub use thresholds::{HostLimits, LimitChanges, Limits, Override, Thresholds};
 
 use super::diagnose::{Finding, Place};
 use super::raw::{
-    Key, Raw, RawControl, RawImages, RawKlog, RawMetrics, RawRescue, RawRule, RawSampling,
-    RawThresholds,
+    Key, Raw, RawControl, RawHistory, RawImages, RawKlog, RawMetrics, RawRescue, RawRule,
+    RawSampling, RawThresholds,
 };
 use super::reader::Located;
 use super::values::{OrNever, Value, quoted};
@@ -28,6 +28,8 @@ const SHORTEST_INTERVAL: Duration = Duration::from_secs(1);
 /// milliseconds without anything being wrong.
 const SHORTEST_TIMEOUT: Duration = Duration::from_millis(100);
 
+/// The shortest retention: what is older than it goes day by day.
+const SHORTEST_RETENTION: Duration = Duration::from_secs(86_400);
 /// The shortest time that ends an incident. There is silence between any two messages of the
 /// kernel; shorter than this and every message is an incident.
 const SHORTEST_QUIET: Duration = Duration::from_secs(1);
@@ -48,6 +50,8 @@ pub struct Settings {
     pub images: Images,
     /// How often they are looked at.
     pub sampling: Sampling,
+    /// Where the past is kept, and for how long.
+    pub history: History,
     /// What is too much.
     pub thresholds: Thresholds,
     /// Where the kernel's messages are read, and which of them matter.
@@ -92,6 +96,15 @@ pub struct Sampling {
     /// How long a call on an image may take before its file system counts as stalled. 100 ms at
     /// least, `interval` at most.
     pub probe_timeout: Duration,
+}
+
+/// Where the past is kept, and for how long.
+#[derive(Debug, Clone, PartialEq)]
+pub struct History {
+    /// Absolute path of the database. It has a directory and a name.
+    pub path: PathBuf,
+    /// What is older than this is removed. A day at least.
+    pub retention: Duration,
 }
 
 /// Where the kernel's messages are read, and which of them matter.
@@ -174,6 +187,15 @@ impl Default for Sampling {
     }
 }
 
+impl Default for History {
+    fn default() -> History {
+        History {
+            path: PathBuf::from("/var/lib/fragwatch/history.db"),
+            retention: Duration::from_secs(90 * 86_400),
+        }
+    }
+}
+
 impl Default for Klog {
     fn default() -> Klog {
         Klog {
@@ -236,6 +258,7 @@ impl Settings {
         Settings {
             images: Images::from_raw(&raw.images, findings),
             sampling: Sampling::from_raw(&raw.sampling, findings),
+            history: History::from_raw(&raw.history, findings),
             thresholds: Thresholds::from_raw(&raw.thresholds, findings),
             klog: Klog::from_raw(&raw.klog, findings),
             rescue: Rescue::from_raw(&raw.rescue, findings),
@@ -349,6 +372,25 @@ impl Sampling {
                 interval(),
                 &write,
             ));
+        }
+    }
+}
+
+impl History {
+    fn from_raw(raw: &RawHistory, findings: &mut Vec<Finding>) -> History {
+        let default = History::default();
+        findings.extend(raw.path.as_ref().and_then(check_database));
+        findings.extend(at_least(
+            "history.retention",
+            &raw.retention,
+            SHORTEST_RETENTION,
+        ));
+        History {
+            path: raw
+                .path
+                .as_ref()
+                .map_or(default.path, |path| PathBuf::from(&path.value)),
+            retention: value_or(&raw.retention, default.retention),
         }
     }
 }
@@ -488,6 +530,7 @@ impl From<&Settings> for Raw {
         let Settings {
             images,
             sampling,
+            history,
             thresholds,
             klog,
             rescue,
@@ -507,6 +550,10 @@ impl From<&Settings> for Raw {
                 map_interval: given(OrNever(sampling.map_interval)),
                 map_max_extents: given(sampling.map_max_extents),
                 probe_timeout: given(sampling.probe_timeout),
+            },
+            history: RawHistory {
+                path: given(history.path.to_string_lossy().into()),
+                retention: given(history.retention),
             },
             thresholds: RawThresholds::from(thresholds),
             klog: RawKlog {
@@ -649,6 +696,21 @@ fn check_log_file(path: &Located<String>) -> Option<Finding> {
         is_glob.then(|| {
             let message = format!("{NAME}: {} is a glob", quoted(&path.value));
             Finding::new(path.place.clone(), message, "the path of each file")
+        })
+    })
+}
+
+/// What is wrong with `history.path`.
+fn check_database(path: &Located<String>) -> Option<Finding> {
+    const NAME: &str = "history.path";
+    check_absolute(NAME, path).or_else(|| {
+        let text = &path.value;
+        // As a path, `/a/` is `/a`, and what ends in `..` has no name.
+        let has_name = Path::new(text).file_name().is_some() && !text.ends_with(['/', '.']);
+        (!has_name).then(|| {
+            let message = format!("{NAME}: {} names no file", quoted(text));
+            let write = "path = \"/var/lib/fragwatch/history.db\"";
+            Finding::new(path.place.clone(), message, write)
         })
     })
 }

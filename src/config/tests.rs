@@ -10,8 +10,8 @@ use tempfile::TempDir;
 
 use super::reader::{Known, Line, Name};
 use super::settings::{
-    Control, HostLimits, Images, Klog, LimitChanges, Limits, MAX_ACTIONS_PER_HOUR, Metrics,
-    Override, Rescue, Sampling, Thresholds,
+    Control, History, HostLimits, Images, Klog, LimitChanges, Limits, MAX_ACTIONS_PER_HOUR,
+    Metrics, Override, Rescue, Sampling, Thresholds,
 };
 use super::*;
 use crate::model::{
@@ -78,6 +78,10 @@ interval = "1m"
 map_interval = "12h"
 map_max_extents = 1_000_000
 probe_timeout = "10s"
+
+[history]
+path = "/var/lib/fragwatch/history.db"
+retention = "90d"
 
 [thresholds]
 growth_window = "1d"
@@ -797,7 +801,7 @@ fn unknown_keys_and_sections() {
         |f.toml:8:2: unknown section [storage]
         |    [storage]
         |     ^^^^^^^
-        |    help: the sections are [images], [sampling], [thresholds], [klog], [rescue], [metrics], [control]
+        |    help: the sections are [images], [sampling], [history], [thresholds], [klog], [rescue], [metrics], [control]
         "#,
     );
 }
@@ -836,6 +840,46 @@ fn values_out_of_range() {
         |    write: extents = 281_474_976_710_655 or less
         "#,
     );
+}
+
+#[test]
+fn a_history_that_cannot_be() {
+    refused(
+        &["[history]\npath = 'history.db'\nretention = '23h'"],
+        r#"
+        |f.toml:2:8: history.path: "history.db" is not absolute
+        |    path = 'history.db'
+        |           ^^^^^^^^^^^^
+        |    write: "/…", the path from the root on
+        |
+        |f.toml:3:13: history.retention: "23h" is below "1d"
+        |    retention = '23h'
+        |                ^^^^^
+        |    write: retention = "1d" or more
+        "#,
+    );
+    refused(
+        &["[history]\npath = '/var/lib/fragwatch/'\nretention = 'never'"],
+        r#"
+        |f.toml:2:8: history.path: "/var/lib/fragwatch/" names no file
+        |    path = '/var/lib/fragwatch/'
+        |           ^^^^^^^^^^^^^^^^^^^^^
+        |    write: path = "/var/lib/fragwatch/history.db"
+        |
+        |f.toml:3:13: history.retention: 'never' is not a duration
+        |    retention = 'never'
+        |                ^^^^^^^
+        |    write: retention = "90s", "5m", "12h" or "7d"
+        "#,
+    );
+    for path in ["/", "/a/..", "/a/.", "/a\\u0000b"] {
+        let text = format!("[history]\npath = \"{path}\"");
+        assert!(settings(&[&text.replace("\\\\", "\\")]).is_err(), "{path}");
+    }
+    let of = |text: &str| settings(&[text]).unwrap().history;
+    let custom = of("[history]\npath = '/srv/h.sqlite'\nretention = '1d'");
+    assert_eq!(custom.path, PathBuf::from("/srv/h.sqlite"));
+    assert_eq!(custom.retention, Duration::from_secs(86_400));
 }
 
 #[test]
@@ -1364,6 +1408,14 @@ fn any_settings() -> impl Strategy<Value = Settings> {
                 probe_timeout: Duration::from_millis(timeout),
             })
         });
+    let history = (
+        "(/[a-z \"'\\\\é磁\u{1}\n]{1,8}){1,3}",
+        86_400_000..3_000_000_000_000_u64,
+    )
+        .prop_map(|(path, retention)| History {
+            path: PathBuf::from(path),
+            retention: Duration::from_millis(retention),
+        });
     let textfile = proptest::option::of("/[a-z \"'\\\\é磁\u{1}\n\u{202e}]{0,12}[.]prom");
     let metrics = (any::<std::net::SocketAddr>(), textfile).prop_map(|(mut listen, textfile)| {
         if let std::net::SocketAddr::V6(address) = &mut listen {
@@ -1382,6 +1434,7 @@ fn any_settings() -> impl Strategy<Value = Settings> {
     let all = (
         images,
         sampling,
+        history,
         any_thresholds(),
         any_klog(),
         any_rescue(),
@@ -1389,12 +1442,13 @@ fn any_settings() -> impl Strategy<Value = Settings> {
         control,
     );
     all.prop_map(
-        |(images, sampling, thresholds, klog, mut rescue, metrics, control)| {
+        |(images, sampling, history, thresholds, klog, mut rescue, metrics, control)| {
             let by_file = klog.files_may_rescue && !klog.files.is_empty();
             rescue.enabled &= klog.kmsg || by_file || rescue.stall_after.is_some();
             Settings {
                 images,
                 sampling,
+                history,
                 thresholds,
                 klog,
                 rescue,

@@ -54,7 +54,7 @@ pub mod load;
 mod loopdev;
 pub mod prepared;
 pub mod qemu;
-mod random;
+pub mod random;
 pub mod rundir;
 pub mod skip;
 pub mod stall;

@@ -1,0 +1,132 @@
+//! What the history takes: of a core while samples come in, and of the disk after 90 days.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use fragwatch::history::{ImageRef, Reader, Record, SampleRow, Store, Sweep};
+use fragwatch::model::{Bytes, ExtentCount, Format, ImageKey, UnixTime};
+use rustix::time::{ClockId, clock_gettime};
+
+use super::samples::{Samples, Unit, in_turns};
+use super::support::random::{Random, SEED};
+use super::support::rundir::{self, Place};
+use super::support::{Here, NotHere};
+use super::table::Row;
+
+const IMAGES: u64 = 1000;
+const DAYS: i64 = 90;
+/// So many of them a count each minute: as many as are kept in full, and some that are thinned
+/// meanwhile. Those before are long thinned, and one an hour leaves the same of them.
+const DAYS_IN_FULL: i64 = 10;
+const MINUTES: i64 = 24 * 60;
+const DAY: i64 = 86_400;
+/// A Monday at midnight.
+const MONDAY: i64 = 1_794_787_200;
+
+pub fn rows(_: usize) -> Here<Vec<Row>> {
+    let directory = rundir::new_dir(Place::quick()).map_err(NotHere::because)?;
+    let path = directory.join("history.db");
+    let took = simulate(&path);
+    let minutes = DAYS_IN_FULL * MINUTES;
+    let share = took.as_secs_f64() / minutes as f64 / 60.0;
+    let bytes: u64 = ["", "-journal"]
+        .into_iter()
+        .filter_map(|suffix| {
+            let file = PathBuf::from(format!("{}{suffix}", path.display()));
+            file.metadata().ok().map(|metadata| metadata.len())
+        })
+        .sum();
+    let [start] = in_turns(Unit::Seconds, 3, [&mut || read(&path)]);
+    rundir::remove(&directory);
+    let images = ExtentCount(IMAGES);
+    let work = format!("history of {images} images, each changed each minute");
+    Ok(vec![
+        Row::plain(
+            format!("{work}: share of a core"),
+            format!("{:.3} %", share * 100.0),
+            "–",
+            "below 2 %",
+            share < 0.02,
+        ),
+        Row::plain(
+            format!("{work}: on disk after {DAYS} days"),
+            format!("{} MB", bytes / 1_000_000),
+            "–",
+            "below 200 MB",
+            bytes < 200_000_000,
+        ),
+        told(
+            format!("{work}: the last day of all, read at the start"),
+            &start,
+        ),
+    ])
+}
+
+fn told(work: String, time: &Samples) -> Row {
+    Row::plain(work, time, "–", "below 5 s", time.median() < 5.0)
+}
+
+/// Records 90 days and returns the processor time that the minutes of the last ones took.
+fn simulate(path: &Path) -> Duration {
+    let (mut store, _) =
+        Store::open(path, Duration::from_secs(DAYS.unsigned_abs() * 86_400)).unwrap();
+    let mut random = Random::new(SEED);
+    let mut extents = vec![10_000; IMAGES as usize];
+    let mut took = Duration::ZERO;
+    for day in 0..DAYS {
+        let in_full = day >= DAYS - DAYS_IN_FULL;
+        let sweeps = if in_full { MINUTES } else { 24 };
+        for n in 0..sweeps {
+            let at = UnixTime(MONDAY + day * DAY + n * DAY / sweeps);
+            let images = extents.iter_mut().zip(1..).map(|(extents, inode)| {
+                *extents += 1 + random.below(400);
+                sample(inode, *extents)
+            });
+            let sweep = Record::Sweep(Sweep {
+                at,
+                images: images.collect(),
+            });
+            let before = processor_time();
+            store.write(&sweep).unwrap();
+            store.upkeep().unwrap();
+            if in_full {
+                took += processor_time() - before;
+            }
+        }
+    }
+    took
+}
+
+fn sample(inode: u64, extents: u64) -> SampleRow {
+    let key = ImageKey {
+        filesystem: "3b8a4c62-92f2-4b3a-8a0e-3f1f5a3f8a11".to_owned(),
+        inode,
+        generation: 0,
+    };
+    let path = PathBuf::from(format!("/var/lib/libvirt/images/vm-{inode}.qcow2"));
+    SampleRow {
+        image: ImageRef { key, path },
+        format: Format::Qcow2,
+        extents: ExtentCount(extents),
+        size: Bytes(100 << 30),
+        allocated: Bytes(extents * 65_536),
+    }
+}
+
+/// What a daemon reads when it starts.
+fn read(path: &Path) -> f64 {
+    let before = processor_time();
+    let reader = Reader::open(path).unwrap();
+    let mut images = 0;
+    let since = UnixTime(MONDAY + (DAYS - 1) * DAY);
+    reader
+        .each_image_since(since, 1440, |_, readings| images += readings.len().min(1))
+        .unwrap();
+    assert_eq!(images, IMAGES as usize);
+    (processor_time() - before).as_secs_f64()
+}
+
+fn processor_time() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec as u32)
+}

@@ -1,0 +1,281 @@
+//! The files of the database: where they may lie, and what becomes of damaged ones.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::io::Errno;
+
+use super::store::StoreError;
+use crate::model::path::shown;
+use crate::rescue::utc;
+
+/// Of the directory, if it has to be made: names of VMs are nobody's business.
+const DIRECTORY_MODE: u32 = 0o750;
+/// Of the database. SQLite gives the files beside it the same.
+const FILE_MODE: u32 = 0o640;
+/// Damaged databases that may lie beside the good one. More than that is a disk that is going
+/// bad, and a new history every minute would only fill it.
+const MOST_DAMAGED: usize = 8;
+/// What SQLite keeps beside a database: how to undo the last change. If somebody has changed its
+/// mode, a log and the index of it.
+const COMPANIONS: [&str; 3] = ["-journal", "-wal", "-shm"];
+
+/// Makes sure that there is a regular file at `path`, in a directory that not everybody can write
+/// to, and returns the path without symbolic links.
+///
+/// # Errors
+/// If there is something else at `path`, or files cannot be made there.
+pub(super) fn prepare(path: &Path) -> Result<PathBuf, StoreError> {
+    let failed = |what: &str, at: &Path, error: io::Error| {
+        StoreError::File(format!("{}: {what}: {error}", shown(at)))
+    };
+    let directory = parent(path);
+    if !directory.exists() {
+        DirBuilder::new()
+            .recursive(true)
+            .mode(DIRECTORY_MODE)
+            .create(directory)
+            .map_err(|error| failed("cannot be made", directory, error))?;
+    }
+    // The way to the directory is the operator's; a link in the place of the file need not be.
+    let real = fs::canonicalize(directory)
+        .map_err(|error| failed("cannot be opened", directory, error))?;
+    let mode = fs::metadata(&real).map_err(|error| failed("cannot be read", &real, error))?;
+    if mode.mode() & 0o002 != 0 {
+        return Err(StoreError::Refused(format!(
+            "lies in a directory that everybody can write to, and is not trusted there; chmod o-w \
+             {}, or set history.path to another place",
+            shown(&real)
+        )));
+    }
+    let file = real.join(path.file_name().unwrap_or_default());
+    make_file(&file)?;
+    Ok(file)
+}
+
+/// The path, without symbolic links on the way, of a database that is there.
+///
+/// # Errors
+/// If there is none.
+pub(super) fn existing(path: &Path) -> Result<PathBuf, StoreError> {
+    let directory = fs::canonicalize(parent(path));
+    let file = directory.map(|directory| directory.join(path.file_name().unwrap_or_default()));
+    let found = file.and_then(|file| {
+        let kind = fs::symlink_metadata(&file)?.file_type();
+        // A FIFO would be waited for.
+        if kind.is_file() {
+            Ok(file)
+        } else {
+            Err(io::Error::other("is no regular file"))
+        }
+    });
+    found.map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => StoreError::File(
+            "is not there: no daemon has recorded anything, or history.path is another".to_owned(),
+        ),
+        _ => StoreError::File(format!("cannot be opened: {error}")),
+    })
+}
+
+fn make_file(file: &Path) -> Result<(), StoreError> {
+    let made = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(FILE_MODE)
+        .open(file);
+    match made {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            return Err(StoreError::File(format!("cannot be made: {error}")));
+        }
+        _ => {}
+    }
+    let kind = fs::symlink_metadata(file)
+        .map_err(|error| StoreError::File(format!("cannot be read: {error}")))?
+        .file_type();
+    if kind.is_file() {
+        return Ok(());
+    }
+    let (what, instead) = if kind.is_symlink() {
+        ("a symbolic link", "set history.path to what it leads to")
+    } else if kind.is_dir() {
+        ("a directory", "set history.path to a file in it")
+    } else {
+        ("no regular file", "move it away")
+    };
+    Err(StoreError::Refused(format!("is {what}: {instead}")))
+}
+
+fn parent(path: &Path) -> &Path {
+    path.parent().unwrap_or(Path::new("/"))
+}
+
+/// Moves a damaged database aside, with what SQLite has beside it, and returns its new name:
+/// `history.db.damaged-2026-11-21T03-04-05Z`. Overwrites nothing.
+///
+/// # Errors
+/// If it cannot be moved, or there are too many of them already.
+pub(super) fn move_aside(file: &Path, now: SystemTime) -> Result<PathBuf, StoreError> {
+    let failed = |error: io::Error| {
+        StoreError::File(format!("is damaged and cannot be moved aside: {error}"))
+    };
+    if count_damaged(file).map_err(failed)? >= MOST_DAMAGED {
+        return Err(StoreError::Refused(format!(
+            "is damaged, as were {MOST_DAMAGED} before it, which lie beside it: check the disk, \
+             then remove them"
+        )));
+    }
+    let time: String = utc::rfc3339(now).chars().take(19).collect();
+    let stamp = format!(".damaged-{}Z", time.replace(':', "-"));
+    for number in 1..=MOST_DAMAGED + 1 {
+        let suffix = if number == 1 {
+            stamp.clone()
+        } else {
+            format!("{stamp}-{number}")
+        };
+        let aside = with_suffix(file, &suffix);
+        if aside.symlink_metadata().is_ok() {
+            continue;
+        }
+        // The database last: a journal without its database is removed by SQLite, but one beside a
+        // new database could be taken for its own.
+        for companion in COMPANIONS {
+            let moved = rename(
+                &with_suffix(file, companion),
+                &with_suffix(&aside, companion),
+            );
+            if let Err(error) = moved.or_else(unless_missing) {
+                return Err(failed(error));
+            }
+        }
+        rename(file, &aside).map_err(failed)?;
+        File::open(parent(file))
+            .and_then(|directory| directory.sync_all())
+            .map_err(failed)?;
+        return Ok(aside);
+    }
+    Err(failed(io::ErrorKind::AlreadyExists.into()))
+}
+
+fn unless_missing(error: io::Error) -> io::Result<()> {
+    if error.kind() == io::ErrorKind::NotFound {
+        Ok(())
+    } else {
+        Err(error)
+    }
+}
+
+/// Renames, but never over something.
+fn rename(from: &Path, to: &Path) -> io::Result<()> {
+    match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+        // A file system that does not know the flag.
+        Err(Errno::INVAL | Errno::NOSYS) if to.symlink_metadata().is_err() => fs::rename(from, to),
+        ended => ended.map_err(io::Error::from),
+    }
+}
+
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    PathBuf::from(name)
+}
+
+fn count_damaged(file: &Path) -> io::Result<usize> {
+    let mut count = 0;
+    let prefix = with_suffix(file, ".damaged-");
+    let prefix = prefix.file_name().unwrap_or_default().as_encoded_bytes();
+    for entry in fs::read_dir(parent(file))? {
+        let name = entry?.file_name();
+        let name = name.as_encoded_bytes();
+        let companion = COMPANIONS.iter().any(|end| name.ends_with(end.as_bytes()));
+        count += usize::from(name.starts_with(prefix) && !companion);
+    }
+    Ok(count)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+    use std::time::{Duration, UNIX_EPOCH};
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().mode() & 0o7777
+    }
+
+    #[test]
+    fn what_is_made_is_for_us_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("new/state/history.db");
+        let file = prepare(&path).unwrap();
+        assert_eq!(mode(&file) & 0o027, 0, "{:o}", mode(&file));
+        assert_eq!(mode(file.parent().unwrap()) & 0o027, 0);
+        // And what is there stays as it is.
+        fs::write(&file, "kept").unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+        prepare(&path).unwrap();
+        assert_eq!(
+            (mode(&file), fs::read(&file).unwrap()),
+            (0o600, b"kept".to_vec())
+        );
+    }
+
+    #[test]
+    fn nothing_but_a_file_of_ours_is_taken() {
+        let directory = tempfile::tempdir().unwrap();
+        let refused = |path: &Path, why: &str| {
+            let error = prepare(path).unwrap_err();
+            assert!(matches!(error, StoreError::Refused(_)), "{error:?}");
+            assert!(error.to_string().contains(why), "{error}");
+        };
+        let target = directory.path().join("target");
+        fs::write(&target, "").unwrap();
+        let link = directory.path().join("link");
+        symlink(&target, &link).unwrap();
+        refused(&link, "is a symbolic link: set history.path");
+        symlink(
+            directory.path().join("nowhere"),
+            directory.path().join("dangling"),
+        )
+        .unwrap();
+        refused(&directory.path().join("dangling"), "is a symbolic link");
+        assert!(!directory.path().join("nowhere").exists());
+        let open = directory.path().join("open");
+        fs::create_dir(&open).unwrap();
+        refused(&open, "is a directory");
+        fs::set_permissions(&open, fs::Permissions::from_mode(0o1777)).unwrap();
+        refused(&open.join("history.db"), "everybody can write to");
+        assert_eq!(fs::read_dir(&open).unwrap().count(), 0);
+        // The way to the directory may hold links.
+        symlink(directory.path(), directory.path().join("way")).unwrap();
+        let file = prepare(&directory.path().join("way/target")).unwrap();
+        assert_eq!(file, fs::canonicalize(&target).unwrap());
+    }
+
+    #[test]
+    fn damaged_files_are_kept_and_not_without_end() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("history.db");
+        let now = UNIX_EPOCH + Duration::from_secs(1_795_230_245);
+        for number in 0..MOST_DAMAGED {
+            fs::write(&file, number.to_string()).unwrap();
+            fs::write(with_suffix(&file, "-journal"), "log").unwrap();
+            let aside = move_aside(&file, now).unwrap();
+            let expected = match number {
+                0 => "history.db.damaged-2026-11-21T03-04-05Z".to_owned(),
+                n => format!("history.db.damaged-2026-11-21T03-04-05Z-{}", n + 1),
+            };
+            assert_eq!(aside, directory.path().join(expected));
+            assert_eq!(fs::read_to_string(&aside).unwrap(), number.to_string());
+            assert!(with_suffix(&aside, "-journal").exists());
+            assert!(!with_suffix(&file, "-journal").exists());
+        }
+        fs::write(&file, "one more").unwrap();
+        let error = move_aside(&file, now).unwrap_err();
+        assert!(error.to_string().contains("check the disk"), "{error}");
+        assert!(file.exists());
+    }
+}

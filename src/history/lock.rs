@@ -1,0 +1,152 @@
+//! One daemon a state directory: a file beside the database that the daemon holds locked for its
+//! life.
+//!
+//! The kernel keeps the lock (flock(2)) and gives it back when the daemon dies, however it dies; the
+//! number in the file only says who has it. The file stays: removing it would let two daemons lock
+//! two files of the same name.
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{self, Read as _, Seek as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, OFlags, flock};
+use rustix::io::Errno;
+
+use crate::model::path::shown;
+
+/// The name of the file.
+pub const NAME: &str = "fragwatch.lock";
+
+/// The directory is ours until this goes.
+#[derive(Debug)]
+pub struct Lock {
+    _file: File,
+}
+
+/// Why the directory is not ours.
+#[derive(Debug, thiserror::Error)]
+pub enum LockError {
+    /// Another daemon has it.
+    #[error(
+        "{}: another fragwatch{} uses this directory; stop it, or give this one another history.path",
+        shown(directory), process(*pid)
+    )]
+    LockedBy {
+        /// Its process id, if it could be read.
+        pid: Option<u32>,
+        /// The directory.
+        directory: PathBuf,
+    },
+    /// The file cannot be made or locked.
+    #[error("{}: cannot be locked: {error}", shown(path))]
+    Failed {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
+}
+
+fn process(pid: Option<u32>) -> String {
+    pid.map(|pid| format!(" (process {pid})"))
+        .unwrap_or_default()
+}
+
+/// Locks a directory, and makes it first if need be. Touches the disk, so it can hang where the
+/// disk does.
+///
+/// # Errors
+/// If another process has it locked, or it cannot be locked at all.
+pub fn acquire(directory: &Path) -> Result<Lock, LockError> {
+    let path = directory.join(NAME);
+    let failed = |error| LockError::Failed {
+        path: path.clone(),
+        error,
+    };
+    let mut file = open(directory, &path).map_err(failed)?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => {}
+        Err(Errno::WOULDBLOCK) => {
+            let pid = read_pid(&mut file);
+            return Err(LockError::LockedBy {
+                pid,
+                directory: directory.to_owned(),
+            });
+        }
+        Err(error) => return Err(failed(error.into())),
+    }
+    // Full disk or not, the lock is ours; without the number it only says less to the next one.
+    let _ = write_pid(&mut file);
+    Ok(Lock { _file: file })
+}
+
+fn open(directory: &Path, path: &Path) -> io::Result<File> {
+    if !directory.exists() {
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o750)
+            .create(directory)?;
+    }
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o640)
+        .custom_flags(flags.bits().cast_signed())
+        .open(path)
+}
+
+fn write_pid(file: &mut File) -> io::Result<()> {
+    file.set_len(0)?;
+    file.rewind()?;
+    writeln!(file, "{}", std::process::id())
+}
+
+fn read_pid(file: &mut File) -> Option<u32> {
+    let mut text = String::new();
+    file.take(32).read_to_string(&mut text).ok()?;
+    text.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn the_second_is_told_who_was_first() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = directory.path().join("a/state");
+        let lock = acquire(&state).unwrap();
+        // flock(2) is about open files, so this process is as good a second one as any.
+        let error = acquire(&state).unwrap_err();
+        let pid = std::process::id();
+        assert!(matches!(error, LockError::LockedBy { pid: Some(p), .. } if p == pid));
+        assert!(
+            error.to_string().contains(&format!("(process {pid})")),
+            "{error}"
+        );
+        drop(lock);
+        // A longer number of before is gone.
+        std::fs::write(state.join(NAME), "12345678901234567890").unwrap();
+        drop(acquire(&state).unwrap());
+        assert_eq!(
+            std::fs::read_to_string(state.join(NAME)).unwrap(),
+            format!("{pid}\n")
+        );
+    }
+
+    #[test]
+    fn a_link_in_its_place_is_not_followed() {
+        let directory = tempfile::tempdir().unwrap();
+        let target = directory.path().join("target");
+        std::fs::write(&target, "kept").unwrap();
+        symlink(&target, directory.path().join(NAME)).unwrap();
+        let error = acquire(directory.path()).unwrap_err();
+        assert!(matches!(error, LockError::Failed { .. }), "{error}");
+        assert_eq!(std::fs::read_to_string(&target).unwrap(), "kept");
+    }
+}

@@ -1,0 +1,333 @@
+//! The way to the history: a bounded queue to a thread of its own.
+//!
+//! Whoever records something never waits. The lock of the queue is held for a few instructions, and
+//! never while a file is touched. What does not fit is lost and counted, and so is what cannot be
+//! written: an old count that comes late is worth less than memory on a host that is in trouble.
+
+use std::collections::VecDeque;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use tracing::{error, info, warn};
+
+use super::record::Record;
+use super::store::{Aside, Store, StoreError};
+use crate::config::settings;
+use crate::model::path::shown;
+
+/// Rows of sweeps that may wait to be written: a quarter of an hour of a thousand images, some
+/// megabytes. A single sweep may have more.
+const WAITING_ROWS: usize = 16_384;
+/// Records that may wait.
+const WAITING: usize = 256;
+/// A database that cannot be opened is tried again after this.
+const RETRY: Duration = Duration::from_secs(60);
+/// Who takes longer over one record is not healthy: the disk hangs. A little longer than a
+/// statement waits for other processes.
+const HANGS: Duration = Duration::from_secs(90);
+
+/// Starts the history. The database is opened on its thread: what is wrong with it is in the log and
+/// in [`Health`], and is never a reason not to start.
+///
+/// # Errors
+/// When there is no thread to be had.
+pub fn open(settings: &settings::History) -> io::Result<(Recorder, Keeper)> {
+    let shared = Arc::new(Shared {
+        path: settings.path.clone(),
+        queue: Mutex::new(Queue {
+            retention: settings.retention,
+            ..Queue::default()
+        }),
+        changed: Condvar::new(),
+        written: AtomicU64::new(0),
+        lost: AtomicU64::new(0),
+        moved_aside: AtomicU64::new(0),
+        healthy: AtomicBool::new(false),
+    });
+    let at_work = Arc::clone(&shared);
+    thread::Builder::new()
+        .name("history".to_owned())
+        .spawn(move || Writer::new(&at_work).run())?;
+    Ok((
+        Recorder {
+            shared: Arc::clone(&shared),
+        },
+        Keeper { shared },
+    ))
+}
+
+/// Tells the history something. A copy speaks to the same thread.
+#[derive(Debug, Clone)]
+pub struct Recorder {
+    shared: Arc<Shared>,
+}
+
+impl Recorder {
+    /// Has a record written. Never waits; false if it is lost, because too much waits already.
+    pub fn record(&self, record: Record) -> bool {
+        let weight = record.weight();
+        let mut queue = self.shared.lock();
+        let rows = queue.rows.saturating_add(weight);
+        // What happens seldom is worth more than one count of many.
+        let is_light = weight == 1 || rows <= WAITING_ROWS;
+        let fits = queue.jobs.is_empty() || (is_light && queue.jobs.len() < WAITING);
+        if queue.stopping || !fits {
+            self.shared.lost.fetch_add(1, Ordering::Relaxed);
+            return false;
+        }
+        queue.rows = rows;
+        queue.jobs.push_back(record);
+        self.shared.changed.notify_all();
+        true
+    }
+
+    /// From now on what is older goes: after a reload.
+    pub fn set_retention(&self, retention: Duration) {
+        self.shared.lock().retention = retention;
+    }
+
+    /// How it goes.
+    #[must_use]
+    pub fn health(&self) -> Health {
+        self.shared.health()
+    }
+}
+
+/// Ends the history.
+#[derive(Debug)]
+pub struct Keeper {
+    shared: Arc<Shared>,
+}
+
+impl Keeper {
+    /// Ends it once everything is written. False if that is not within the time; then the thread is
+    /// left behind.
+    #[must_use]
+    pub fn stop(self, within: Duration) -> bool {
+        let mut queue = self.shared.lock();
+        queue.stopping = true;
+        self.shared.changed.notify_all();
+        let (queue, _) = self
+            .shared
+            .changed
+            .wait_timeout_while(queue, within, |queue| !queue.ended)
+            .unwrap_or_else(PoisonError::into_inner);
+        queue.ended
+    }
+}
+
+/// How the history goes: its metrics.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Health {
+    /// Records that are in the database for good.
+    pub written: u64,
+    /// Records that are not and never will be.
+    pub lost: u64,
+    /// Damaged databases that were moved aside.
+    pub moved_aside: u64,
+    /// The database is open, and the last thing done with it succeeded, and did not take too long.
+    pub healthy: bool,
+    /// Records that wait, or are being written.
+    pub waiting: usize,
+    /// For how long the one has been that is being written.
+    pub busy_for: Option<Duration>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    path: PathBuf,
+    queue: Mutex<Queue>,
+    /// Something changed in the queue.
+    changed: Condvar,
+    written: AtomicU64,
+    lost: AtomicU64,
+    moved_aside: AtomicU64,
+    healthy: AtomicBool,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    jobs: VecDeque<Record>,
+    /// How many rows all of them make.
+    rows: usize,
+    at_work_since: Option<Instant>,
+    retention: Duration,
+    stopping: bool,
+    ended: bool,
+}
+
+impl Shared {
+    /// Never held while a file is touched.
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn health(&self) -> Health {
+        let queue = self.lock();
+        let busy_for = queue.at_work_since.map(|since| since.elapsed());
+        Health {
+            written: self.written.load(Ordering::Relaxed),
+            lost: self.lost.load(Ordering::Relaxed),
+            moved_aside: self.moved_aside.load(Ordering::Relaxed),
+            healthy: self.healthy.load(Ordering::Relaxed)
+                && busy_for.is_none_or(|busy| busy < HANGS),
+            waiting: queue.jobs.len() + usize::from(busy_for.is_some()),
+            busy_for,
+        }
+    }
+
+    /// The next record to write; nothing when all is done.
+    fn next(&self) -> Option<(Record, Duration)> {
+        let mut queue = self.lock();
+        queue.at_work_since = None;
+        let mut queue = self
+            .changed
+            .wait_while(queue, |queue| queue.jobs.is_empty() && !queue.stopping)
+            .unwrap_or_else(PoisonError::into_inner);
+        let record = queue.jobs.pop_front()?;
+        queue.rows = queue.rows.saturating_sub(record.weight());
+        queue.at_work_since = Some(Instant::now());
+        Some((record, queue.retention))
+    }
+}
+
+/// The thread.
+struct Writer<'s> {
+    shared: &'s Shared,
+    store: Option<Store>,
+    /// When opening failed.
+    failed_at: Option<Instant>,
+    /// What was last said to be wrong.
+    trouble: Option<String>,
+}
+
+impl<'s> Writer<'s> {
+    fn new(shared: &'s Shared) -> Writer<'s> {
+        Writer {
+            shared,
+            store: None,
+            failed_at: None,
+            trouble: None,
+        }
+    }
+
+    fn run(mut self) {
+        let retention = {
+            let mut queue = self.shared.lock();
+            queue.at_work_since = Some(Instant::now());
+            queue.retention
+        };
+        let opened = self.open(retention);
+        self.told(opened);
+        while let Some((record, retention)) = self.shared.next() {
+            let result = self.take(&record, retention);
+            self.told(result);
+        }
+        self.store = None;
+        self.shared.lock().ended = true;
+        self.shared.changed.notify_all();
+    }
+
+    /// Writes a record, and counts it.
+    fn take(&mut self, record: &Record, retention: Duration) -> Result<(), StoreError> {
+        let written = match self.write(record, retention) {
+            // The one that is begun now is as good as any.
+            Err(StoreError::Damaged(damage)) => self
+                .move_aside(damage)
+                .and_then(|()| self.write(record, retention)),
+            written => written,
+        };
+        let counter = if written.is_ok() {
+            &self.shared.written
+        } else {
+            &self.shared.lost
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+        written?;
+        let Some(store) = &mut self.store else {
+            return Ok(());
+        };
+        match store.upkeep() {
+            Err(StoreError::Damaged(damage)) => self.move_aside(damage),
+            done => done,
+        }
+    }
+
+    fn write(&mut self, record: &Record, retention: Duration) -> Result<(), StoreError> {
+        self.open(retention)?;
+        let Some(store) = &mut self.store else {
+            let trouble = self.trouble.clone();
+            return Err(StoreError::File(
+                trouble.unwrap_or_else(|| "cannot be opened".to_owned()),
+            ));
+        };
+        store.set_retention(retention);
+        store.write(record)
+    }
+
+    /// Opens the database, unless it is open or failed to a moment ago.
+    fn open(&mut self, retention: Duration) -> Result<(), StoreError> {
+        let too_early = self
+            .failed_at
+            .is_some_and(|failed| failed.elapsed() < RETRY);
+        if self.store.is_some() || too_early {
+            return Ok(());
+        }
+        match Store::open(&self.shared.path, retention) {
+            Ok((store, aside)) => {
+                self.store = Some(store);
+                self.failed_at = None;
+                if let Some(Aside { to, damage }) = aside {
+                    self.moved(&to, &damage);
+                }
+                Ok(())
+            }
+            Err(error) => {
+                self.failed_at = Some(Instant::now());
+                Err(error)
+            }
+        }
+    }
+
+    /// Moves a database aside in which damage was met. The next write begins a new one.
+    fn move_aside(&mut self, damage: String) -> Result<(), StoreError> {
+        let Some(store) = self.store.take() else {
+            return Err(StoreError::Damaged(damage));
+        };
+        let to = store.move_aside(&self.shared.path).inspect_err(|_| {
+            self.failed_at = Some(Instant::now());
+        })?;
+        self.moved(&to, &damage);
+        Ok(())
+    }
+
+    fn moved(&self, to: &Path, damage: &str) {
+        self.shared.moved_aside.fetch_add(1, Ordering::Relaxed);
+        error!(
+            "history {}: damaged ({damage}); moved aside to {}, and a new one is begun; what was \
+             recorded before is in there, as far as sqlite3's .recover finds it",
+            shown(&self.shared.path),
+            shown(to)
+        );
+    }
+
+    /// Says when it begins to fail, when it fails in another way, and when it works again.
+    fn told(&mut self, result: Result<(), StoreError>) {
+        let path = shown(&self.shared.path);
+        let trouble = result.err().map(|error| error.to_string());
+        let healthy = trouble.is_none() && self.store.is_some();
+        self.shared.healthy.store(healthy, Ordering::Relaxed);
+        match &trouble {
+            Some(trouble) if self.trouble.as_ref() != Some(trouble) => {
+                warn!("history {path}: {trouble}; until then samples are counted but not kept");
+            }
+            None if self.trouble.is_some() => info!("history {path}: is written again"),
+            _ => {}
+        }
+        self.trouble = trouble;
+    }
+}

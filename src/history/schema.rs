@@ -1,0 +1,223 @@
+//! The schema of the database, and the way from older ones to it.
+//!
+//! `PRAGMA user_version` has the number of the schema, `PRAGMA application_id` says that the
+//! database is ours. To change the schema: change `schema.sql`, add the statements that lead from
+//! the one before to [`UPGRADES`], and add a fixture of the old one to the tests. A database is
+//! upgraded in one transaction, when it is opened. One that is newer than this program is refused:
+//! there is no way back.
+
+use rusqlite::{Connection, TransactionBehavior};
+
+use super::store::StoreError;
+
+/// All tables, as they are made in an empty file.
+const SCHEMA: &str = include_str!("schema.sql");
+/// What leads from schema 1 to 2, from 2 to 3 and so on.
+const UPGRADES: &[&str] = &[];
+/// "fwhi": marks our databases. file(1) shows it.
+const APPLICATION_ID: i64 = 0x6677_6869;
+
+/// Makes the tables, or brings them up to date.
+///
+/// # Errors
+/// If the database is another program's or from a newer version, and those of SQLite.
+pub(super) fn prepare(connection: &mut Connection) -> Result<(), StoreError> {
+    prepare_with(connection, SCHEMA, UPGRADES)
+}
+
+/// Whether there is nothing in the database.
+pub(super) fn is_empty(connection: &Connection) -> rusqlite::Result<bool> {
+    let count = "SELECT count(*) FROM sqlite_master";
+    Ok(connection.query_row(count, [], |row| row.get::<_, i64>(0))? == 0)
+}
+
+/// The number of the schema, if this program knows it.
+///
+/// # Errors
+/// If it does not, or the database is another program's; those of SQLite.
+pub(super) fn check(connection: &Connection, known: usize) -> Result<usize, StoreError> {
+    let pragma = |name| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
+    let (id, version) = (pragma("application_id")?, pragma("user_version")?);
+    if id == 0 && version == 0 && is_empty(connection)? {
+        return Ok(0);
+    }
+    if id != APPLICATION_ID {
+        return Err(StoreError::Refused(
+            "is a database of another program and is left alone; set history.path to another file"
+                .to_owned(),
+        ));
+    }
+    let number = usize::try_from(version).unwrap_or(usize::MAX);
+    if number > known {
+        return Err(StoreError::Refused(format!(
+            "was written by a newer fragwatch (schema {version}, this one knows {known}) and is \
+             left alone; install that version again, or move the file away to begin a new history"
+        )));
+    }
+    Ok(number)
+}
+
+/// The number of the schema that this program writes.
+pub(super) fn current() -> usize {
+    UPGRADES.len() + 1
+}
+
+fn prepare_with(
+    connection: &mut Connection,
+    schema: &str,
+    upgrades: &[&str],
+) -> Result<(), StoreError> {
+    let current = upgrades.len() + 1;
+    if check(connection, current)? == current {
+        return Ok(());
+    }
+    // Looked at again under the lock: a second process may have been quicker.
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let version = check(&transaction, current)?;
+    if version == 0 {
+        transaction.execute_batch(schema)?;
+        transaction.execute(
+            "INSERT INTO meta VALUES ('created_by', ?1)",
+            [env!("CARGO_PKG_VERSION")],
+        )?;
+    }
+    for upgrade in upgrades.iter().skip(version.saturating_sub(1)) {
+        if version > 0 {
+            transaction.execute_batch(upgrade)?;
+        }
+    }
+    transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
+    transaction.pragma_update(None, "user_version", i64::try_from(current).unwrap_or(0))?;
+    transaction.commit()?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A database of schema 1 with something in each table.
+    const FIXTURE: &str = include_str!("../../tests/data/history-1.sql");
+
+    fn tables(connection: &Connection) -> Vec<(String, String)> {
+        let mut statement = connection
+            .prepare("SELECT name, coalesce(sql, '') FROM sqlite_master ORDER BY name")
+            .unwrap();
+        let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)));
+        rows.unwrap().map(Result::unwrap).collect()
+    }
+
+    /// The names of columns, whatever the comments between them.
+    fn columns(connection: &Connection) -> Vec<(String, Vec<String>)> {
+        let names = tables(connection).into_iter().map(|(name, _)| name);
+        let columns = |name: &str| -> Vec<String> {
+            let mut info = connection
+                .prepare("SELECT name || type || pk FROM pragma_table_info(?1)")
+                .unwrap();
+            let rows = info.query_map([name], |row| row.get(0)).unwrap();
+            rows.map(Result::unwrap).collect()
+        };
+        names.map(|name| (name.clone(), columns(&name))).collect()
+    }
+
+    #[test]
+    fn every_older_schema_becomes_the_current_one() {
+        let mut fresh = Connection::open_in_memory().unwrap();
+        prepare(&mut fresh).unwrap();
+        let mut old = Connection::open_in_memory().unwrap();
+        old.execute_batch(FIXTURE).unwrap();
+        prepare(&mut old).unwrap();
+        assert_eq!(columns(&old), columns(&fresh));
+        assert_eq!(check(&old, current()).unwrap(), current());
+        let samples = "SELECT count(*), max(extents), max(peak) FROM samples";
+        let found = old.query_row(samples, [], |row| {
+            Ok((
+                row.get::<_, i64>(0)?,
+                row.get::<_, i64>(1)?,
+                row.get::<_, i64>(2)?,
+            ))
+        });
+        assert_eq!(found.unwrap(), (8, 1007, 1090));
+    }
+
+    #[test]
+    fn an_upgrade_keeps_what_is_there_and_happens_once() {
+        let mut connection = Connection::open_in_memory().unwrap();
+        connection.execute_batch(FIXTURE).unwrap();
+        let upgrades = [
+            "ALTER TABLE runs ADD COLUMN window TEXT",
+            "UPDATE runs SET window = 'night'; CREATE TABLE more (a)",
+        ];
+        prepare_with(&mut connection, "no SQL at all", &upgrades).unwrap();
+        prepare_with(&mut connection, "no SQL at all", &upgrades).unwrap();
+        let window = "SELECT window, engine FROM runs";
+        let found: (String, String) = connection
+            .query_row(window, [], |row| Ok((row.get(0)?, row.get(1)?)))
+            .unwrap();
+        assert_eq!(found, ("night".to_owned(), "xfs_fsr".to_owned()));
+        // Now it is newer than we are.
+        let refused = prepare(&mut connection).unwrap_err();
+        assert!(
+            refused.to_string().contains("newer fragwatch (schema 3,"),
+            "{refused}"
+        );
+    }
+
+    #[test]
+    fn an_upgrade_that_fails_changes_nothing() {
+        let mut connection = Connection::open_in_memory().unwrap();
+        connection.execute_batch(FIXTURE).unwrap();
+        let before = tables(&connection);
+        let upgrades = ["CREATE TABLE more (a); CREATE TABLE runs (a)"];
+        prepare_with(&mut connection, SCHEMA, &upgrades).unwrap_err();
+        assert_eq!(tables(&connection), before);
+        assert_eq!(check(&connection, 1).unwrap(), 1);
+    }
+
+    #[test]
+    fn a_database_of_another_program_is_left_alone() {
+        let mut connection = Connection::open_in_memory().unwrap();
+        connection.execute_batch("CREATE TABLE theirs (a)").unwrap();
+        let refused = prepare(&mut connection).unwrap_err();
+        assert!(refused.to_string().contains("another program"), "{refused}");
+        assert_eq!(tables(&connection).len(), 1);
+    }
+
+    #[test]
+    fn the_examples_in_the_schema_run() {
+        let connection = Connection::open_in_memory().unwrap();
+        connection.execute_batch(FIXTURE).unwrap();
+        let examples: String = SCHEMA
+            .lines()
+            .filter_map(|line| line.strip_prefix("--     "))
+            .filter(|line| !line.starts_with("sqlite3 "))
+            .collect::<Vec<_>>()
+            .join("\n");
+        let mut rows = Vec::new();
+        for query in examples.split_inclusive(';') {
+            let mut statement = connection.prepare(query).unwrap();
+            let mut found = statement.query([]).unwrap();
+            let mut count = 0;
+            while let Some(row) = found.next().unwrap() {
+                row.get_ref(0).unwrap();
+                count += 1;
+            }
+            rows.push(count);
+        }
+        // The fixture is old: nothing grew within the last day.
+        assert_eq!(rows, [3, 0, 1]);
+    }
+
+    /// JSON operators and STRICT tables would make the whole database unreadable to the sqlite3 of
+    /// an older distribution.
+    #[test]
+    fn the_schema_asks_for_no_new_sqlite() {
+        let sql: String = SCHEMA
+            .lines()
+            .filter(|line| !line.trim_start().starts_with("--"))
+            .collect();
+        for new in ["->", "STRICT", "iif(", "GENERATED", "OVER (", "unixepoch("] {
+            assert!(!sql.contains(new), "{new}");
+        }
+    }
+}

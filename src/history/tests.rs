@@ -1,0 +1,597 @@
+//! The room as a whole: what was recorded is what is read, by the rule of thinning.
+
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    clippy::cast_sign_loss,
+    reason = "all numbers here are small"
+)]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use proptest::prelude::*;
+use tempfile::TempDir;
+
+use super::*;
+use crate::model::{
+    Bytes, ExtentCount, ExtentMap, Format, ImageKey, Outcome, Point, Severity, Trigger, UnixTime,
+};
+
+const EVER: UnixTime = UnixTime(i64::MIN);
+const DAY: u64 = 86_400;
+const LONG: Duration = Duration::from_secs(90 * DAY);
+/// A Monday at midnight.
+const MONDAY: i64 = 1_794_787_200;
+
+fn key(inode: u64) -> ImageKey {
+    ImageKey {
+        filesystem: "3b8a4c62-92f2-4b3a-8a0e-3f1f5a3f8a11".to_owned(),
+        inode,
+        generation: 1,
+    }
+}
+
+fn image(inode: u64) -> ImageRef {
+    ImageRef {
+        key: key(inode),
+        path: PathBuf::from(format!("/srv/{inode}.qcow2")),
+    }
+}
+
+fn sample(image: ImageRef, extents: u64) -> SampleRow {
+    SampleRow {
+        image,
+        format: Format::Qcow2,
+        extents: ExtentCount(extents),
+        size: Bytes(10 << 30),
+        allocated: Bytes(extents * 4096),
+    }
+}
+
+fn sweep(at: i64, counts: &[(u64, u64)]) -> Record {
+    let images = counts
+        .iter()
+        .map(|(inode, extents)| sample(image(*inode), *extents))
+        .collect();
+    Record::Sweep(Sweep {
+        at: UnixTime(at),
+        images,
+    })
+}
+
+struct Place {
+    _directory: TempDir,
+    path: PathBuf,
+}
+
+impl Place {
+    fn new() -> Place {
+        // In memory if it can be: these tests flush thousands of times.
+        let memory = Path::new("/dev/shm");
+        let memory = memory.is_dir().then(|| tempfile::tempdir_in(memory));
+        let directory = memory.unwrap_or_else(tempfile::tempdir).unwrap();
+        let path = directory.path().join("history.db");
+        Place {
+            _directory: directory,
+            path,
+        }
+    }
+
+    fn store(&self, retention: Duration) -> Store {
+        let (store, aside) = Store::open(&self.path, retention).unwrap();
+        assert_eq!(aside, None);
+        store
+    }
+
+    fn reader(&self) -> Reader {
+        Reader::open(&self.path).unwrap()
+    }
+
+    fn readings(&self, inode: u64) -> Vec<Reading> {
+        let reader = self.reader();
+        let Some(image) = reader.image(&key(inode)).unwrap() else {
+            return Vec::new();
+        };
+        reader.readings(image.id, EVER, usize::MAX).unwrap()
+    }
+}
+
+fn record(store: &mut Store, record: &Record) {
+    store.write(record).unwrap();
+    store.upkeep().unwrap();
+}
+
+/// `(at, extents, peak)`
+fn plain(readings: &[Reading]) -> Vec<(i64, u64, u64)> {
+    readings
+        .iter()
+        .map(|r| (r.point.at.0, r.point.extents.0, r.peak.0))
+        .collect()
+}
+
+#[test]
+fn hours_days_and_weeks_of_an_image() {
+    let place = Place::new();
+    let mut store = place.store(LONG);
+    // A count every ten minutes that grows by one, and a peak at noon of each day.
+    let counted = |n: i64| if n % 144 == 72 { 1_000_000 } else { n as u64 };
+    for n in 0..144 * 100 {
+        record(&mut store, &sweep(MONDAY + n * 600, &[(1, counted(n))]));
+    }
+    let now = MONDAY + 144 * 100 * 600 - 600;
+    let readings = plain(&place.readings(1));
+    let age = |at: i64| now.div_euclid(86_400) - at.div_euclid(86_400);
+    let of = |ages: std::ops::RangeInclusive<i64>| {
+        readings
+            .iter()
+            .filter(move |(at, ..)| ages.contains(&age(*at)))
+            .count()
+    };
+    // Today and seven days in full, 23 by the hour, 60 by the day; nothing older.
+    assert_eq!((of(0..=7), of(8..=30), of(31..=90)), (8 * 144, 23 * 24, 60));
+    assert_eq!(readings.len(), 8 * 144 + 23 * 24 + 60);
+    // No peak is lost, and the last of each day is what it was.
+    assert_eq!(
+        readings
+            .iter()
+            .filter(|(.., peak)| *peak == 1_000_000)
+            .count(),
+        91
+    );
+    for (at, extents, _) in readings.iter().filter(|(at, ..)| age(*at) > 30) {
+        assert_eq!(*at % 86_400, 85_800);
+        assert_eq!(*extents, ((at - MONDAY) / 600) as u64);
+    }
+    let last = place
+        .reader()
+        .image(&key(1))
+        .unwrap()
+        .unwrap()
+        .last
+        .unwrap();
+    assert_eq!(
+        last.point,
+        Point {
+            at: UnixTime(now),
+            extents: ExtentCount(144 * 100 - 1)
+        }
+    );
+}
+
+#[test]
+fn the_view_says_what_the_reader_says() {
+    let place = Place::new();
+    let mut store = place.store(LONG);
+    for n in 0..24 * 12 * 10 {
+        // One that grows, one that never changes, one that is there at times only.
+        let mut counts = vec![(1, (n * n) as u64 % 977), (2, 5)];
+        if n % 7 > 2 {
+            counts.push((3, n as u64));
+        }
+        record(&mut store, &sweep(MONDAY + n * 300, &counts));
+    }
+    let connection = rusqlite::Connection::open(&place.path).unwrap();
+    for inode in 1..=3 {
+        let mut select = connection
+            .prepare("SELECT at, extents, peak FROM samples WHERE image = ?1 ORDER BY at")
+            .unwrap();
+        let rows = select
+            .query_map([inode as i64], |row| {
+                Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+            })
+            .unwrap();
+        let rows: Vec<(i64, u64, u64)> = rows
+            .map(Result::unwrap)
+            .map(|(a, e, p): (i64, i64, i64)| (a, e as u64, p as u64))
+            .collect();
+        assert!(rows.len() > 500, "{}", rows.len());
+        assert_eq!(rows, plain(&place.readings(inode)));
+    }
+    // Asked for one image, it looks at no other.
+    let plan = "EXPLAIN QUERY PLAN SELECT max(extents) FROM samples WHERE image = 2";
+    let mut select = connection.prepare(plan).unwrap();
+    let steps = select.query_map([], |row| row.get::<_, String>(3)).unwrap();
+    let steps = steps.map(Result::unwrap).collect::<Vec<_>>().join("\n");
+    assert!(
+        !steps.contains("SCAN packed") && !steps.contains("SCAN recent"),
+        "{steps}"
+    );
+}
+
+#[test]
+fn who_an_image_is_does_not_depend_on_its_name() {
+    let place = Place::new();
+    let mut store = place.store(LONG);
+    let mut at = |inode, path: &Path, n: i64| {
+        let image = ImageRef {
+            key: key(inode),
+            path: path.to_owned(),
+        };
+        let sweep = Sweep {
+            at: UnixTime(MONDAY + n * 60),
+            images: vec![sample(image, n as u64)],
+        };
+        record(&mut store, &Record::Sweep(sweep));
+    };
+    let (old, new) = (Path::new("/srv/a"), Path::new("/srv/b"));
+    at(1, old, 1);
+    at(1, new, 2);
+    // Another file comes in its old place.
+    at(2, old, 3);
+    // And then takes the new one, too.
+    at(2, new, 4);
+    let reader = place.reader();
+    assert_eq!(plain(&place.readings(1)).len(), 2);
+    let at_new = reader.image_at(new).unwrap().unwrap();
+    assert_eq!((at_new.key, at_new.first_seen.0), (key(2), MONDAY + 180));
+    assert_eq!(reader.image_at(old).unwrap(), None);
+    assert_eq!(reader.images().unwrap().len(), 2);
+}
+
+#[test]
+fn names_come_back_as_they_are() {
+    let place = Place::new();
+    let mut store = place.store(LONG);
+    let names: [&[u8]; 6] = [
+        b"/srv/'; DROP TABLE images; --",
+        b"/srv/two\nlines\t\x1b[31m\"quoted\"",
+        b"/srv/\xff\xfe",
+        // Reads as the one before does, but is none.
+        b"/srv/\\xff\\xfe",
+        "/srv/磁盘 é".as_bytes(),
+        b"/srv/\xff\n",
+    ];
+    let path = |name: &[u8]| PathBuf::from(OsStr::from_bytes(name));
+    let images = names.iter().zip(1..).map(|(name, inode)| {
+        let image = ImageRef {
+            key: key(inode),
+            path: path(name),
+        };
+        sample(image, inode)
+    });
+    let at = UnixTime(MONDAY);
+    record(
+        &mut store,
+        &Record::Sweep(Sweep {
+            at,
+            images: images.collect(),
+        }),
+    );
+    let reader = place.reader();
+    for (name, inode) in names.iter().zip(1..) {
+        let found = reader.image_at(&path(name)).unwrap().unwrap();
+        assert_eq!((found.key, found.path), (key(inode), path(name)));
+        assert_eq!(found.last.unwrap().point.extents.0, inode);
+    }
+}
+
+#[test]
+fn what_happened_comes_back_newest_first() {
+    let place = Place::new();
+    let mut store = place.store(LONG);
+    let at = |n: i64| UnixTime(MONDAY + n);
+    for n in 0..3 {
+        let run = RunRow {
+            image: image(1),
+            at: at(n),
+            engine: "online".to_owned(),
+            from: ExtentCount(5000),
+            to: ExtentCount(n as u64),
+            bytes: Bytes(1 << 30),
+            took: Duration::from_millis(1500),
+            outcome: "done".to_owned(),
+            reason: "it's \"done\"".to_owned(),
+        };
+        let change = SeverityRow {
+            image: image(2),
+            at: at(n),
+            from: Severity::Ok,
+            to: Severity::Warning,
+            extents: ExtentCount(7),
+            reason: "extents".to_owned(),
+        };
+        let map = ExtentMap {
+            extents: ExtentCount(n as u64),
+            fragments: 3,
+            ..ExtentMap::default()
+        };
+        let incident = IncidentRow {
+            name: format!("20261120T120305.123Z-{}", n / 2),
+            at: at(n),
+            ended: (n == 1).then(|| at(9)),
+            trigger: Some(Trigger::Stall),
+            actions: n as u32,
+            outcome: Some(Outcome::Done),
+            freed: Bytes(4096),
+        };
+        record(&mut store, &Record::Run(run));
+        record(&mut store, &Record::Severity(change));
+        record(
+            &mut store,
+            &Record::Map(MapRow {
+                image: image(1),
+                at: at(n),
+                map,
+            }),
+        );
+        record(&mut store, &Record::Incident(incident));
+    }
+    let reader = place.reader();
+    let of = |inode| reader.image(&key(inode)).unwrap().unwrap().id;
+    let runs = reader.runs(Some(of(1)), 2).unwrap();
+    assert_eq!(
+        runs.iter().map(|run| run.at).collect::<Vec<_>>(),
+        [at(2), at(1)]
+    );
+    assert_eq!(runs[0].took, Duration::from_millis(1500));
+    assert_eq!(runs[0].reason, "it's \"done\"");
+    assert_eq!(reader.runs(None, 9).unwrap().len(), 3);
+    assert_eq!(reader.runs(Some(of(2)), 9).unwrap(), []);
+    let changes = reader.severities(None, 1).unwrap();
+    assert_eq!(
+        (changes[0].from.as_str(), changes[0].to.as_str()),
+        ("ok", "warning")
+    );
+    let maps = reader.maps(of(1), at(1), 9).unwrap();
+    assert_eq!(
+        maps.iter().map(|map| map.extents.0).collect::<Vec<_>>(),
+        [2, 1]
+    );
+    // The second record of an incident took the place of the first.
+    let incidents = reader.incidents(9).unwrap();
+    assert_eq!(incidents.len(), 2);
+    assert_eq!((incidents[1].actions, incidents[1].ended), (1, Some(at(9))));
+    // An image that was never counted has no last sample.
+    assert_eq!(reader.image(&key(2)).unwrap().unwrap().last, None);
+}
+
+#[test]
+fn events_and_images_go_with_their_day() {
+    let place = Place::new();
+    let mut store = place.store(Duration::from_secs(10 * DAY));
+    let change = |inode, at| {
+        Record::Severity(SeverityRow {
+            image: image(inode),
+            at: UnixTime(at),
+            from: Severity::Ok,
+            to: Severity::Critical,
+            extents: ExtentCount(7),
+            reason: String::new(),
+        })
+    };
+    for day in 0..10 {
+        for map in 0..4 {
+            let map = MapRow {
+                image: image(1),
+                at: UnixTime(MONDAY + day * 86_400 + map * 3600),
+                map: ExtentMap {
+                    extents: ExtentCount(map as u64),
+                    ..ExtentMap::default()
+                },
+            };
+            record(&mut store, &Record::Map(map));
+        }
+        record(&mut store, &change(1, MONDAY + day * 86_400));
+    }
+    record(&mut store, &change(2, MONDAY));
+    for hour in 0..24 * 18 {
+        record(&mut store, &sweep(MONDAY + hour * 3600, &[(1, 5)]));
+    }
+    let reader = place.reader();
+    // Today is day 17: 7 is the oldest that is kept, 10 the oldest that is full.
+    let changes = reader.severities(None, 99).unwrap();
+    assert_eq!(changes.len(), 3);
+    assert_eq!(changes.last().unwrap().at.0, MONDAY + 7 * 86_400);
+    let one = reader.image(&key(1)).unwrap().unwrap().id;
+    let maps = reader.maps(one, EVER, 99).unwrap();
+    let hours: Vec<_> = maps.iter().map(|map| (map.at.0 - MONDAY) / 3600).collect();
+    assert_eq!(hours, [9 * 24 + 3, 8 * 24 + 3, 7 * 24 + 3]);
+    assert_eq!(reader.image(&key(2)).unwrap(), None);
+    // Should it come back, it is a new one, and there is a row for it.
+    record(&mut store, &sweep(MONDAY + 24 * 18 * 3600, &[(2, 9)]));
+    assert_eq!(place.readings(2).len(), 1);
+}
+
+#[test]
+fn ten_thousand_images_in_one_sweep() {
+    let place = Place::new();
+    let mut store = place.store(LONG);
+    let counts: Vec<(u64, u64)> = (1..=10_000).map(|inode| (inode, inode * 3)).collect();
+    for n in 0..3 {
+        record(&mut store, &sweep(MONDAY + n * 3600, &counts));
+    }
+    let reader = place.reader();
+    assert_eq!(reader.images().unwrap().len(), 10_000);
+    let mut seen = 0;
+    reader
+        .each_image_since(UnixTime(MONDAY + 1), usize::MAX, |image, readings| {
+            let expected =
+                [1, 2].map(|n| (MONDAY + n * 3600, image.key.inode * 3, image.key.inode * 3));
+            assert_eq!(plain(&readings), expected);
+            seen += 1;
+        })
+        .unwrap();
+    assert_eq!(seen, 10_000);
+}
+
+#[test]
+fn a_clock_that_is_wrong_for_an_hour_costs_days_and_not_the_history() {
+    let place = Place::new();
+    let mut store = place.store(LONG);
+    for n in 0..24 * 60 {
+        record(&mut store, &sweep(MONDAY + n * 3600, &[(1, n as u64)]));
+    }
+    let before = place.readings(1).len();
+    // Two hours of 1970, as with an empty battery, and two hours of 2100.
+    for wrong in [60, 3660, 4_102_444_800, 4_102_448_400] {
+        record(&mut store, &sweep(wrong, &[(1, 1)]));
+    }
+    for n in 24 * 60..24 * 60 + 4 {
+        record(&mut store, &sweep(MONDAY + n * 3600, &[(1, n as u64)]));
+    }
+    let after = place.readings(1);
+    assert!(after.len() + 24 * 6 > before, "{before} {}", after.len());
+    // What was recorded by the wrong clock goes, too.
+    assert!(
+        plain(&after).iter().all(|(at, ..)| *at >= MONDAY),
+        "{:?}",
+        plain(&after)
+    );
+}
+
+#[test]
+fn free_pages_go_back_to_the_file_system() {
+    let place = Place::new();
+    let mut store = place.store(Duration::from_secs(DAY));
+    let pages = || {
+        let connection = rusqlite::Connection::open(&place.path).unwrap();
+        let pragma = |name: &str| {
+            connection
+                .query_row(&format!("PRAGMA {name}"), [], |row| row.get::<_, i64>(0))
+                .unwrap()
+        };
+        (
+            pragma("page_count"),
+            pragma("freelist_count"),
+            pragma("auto_vacuum"),
+        )
+    };
+    let many: Vec<(u64, u64)> = (1..=4000).map(|inode| (inode, inode)).collect();
+    // Larger than what is kept for the next day.
+    for n in 0..80 {
+        let counts: Vec<_> = many
+            .iter()
+            .map(|(inode, n0)| (*inode, n0 + n as u64))
+            .collect();
+        record(&mut store, &sweep(MONDAY + n * 1000, &counts));
+    }
+    let (before, _, mode) = pages();
+    assert_eq!(mode, 2);
+    for n in 0..24 * 5 {
+        record(&mut store, &sweep(MONDAY + 86_400 + n * 3600, &[(1, 1)]));
+    }
+    let (after, free, _) = pages();
+    assert!(
+        after < before && free <= 512,
+        "{before} pages before, now {after}, {free} free"
+    );
+}
+
+/// What is recorded in a test: so much later, which images and their counts.
+type Step = (i64, Vec<(u64, u64)>);
+
+fn steps(pause: impl Strategy<Value = i64>) -> impl Strategy<Value = Vec<Step>> {
+    let counts = prop::collection::btree_map(1..4_u64, 0..2000_u64, 0..4);
+    let counts = counts.prop_map(|counts| counts.into_iter().collect());
+    prop::collection::vec((pause, counts), 1..150)
+}
+
+fn integrity(path: &Path) -> String {
+    let connection = rusqlite::Connection::open(path).unwrap();
+    connection
+        .query_row("PRAGMA integrity_check", [], |row| row.get(0))
+        .unwrap()
+}
+
+/// The rule of thinning, said once more and without any blocks.
+fn expected(recorded: &[Step], inode: u64, retention_days: i64) -> Vec<(i64, u64, u64)> {
+    let today = recorded.last().unwrap().0.div_euclid(86_400);
+    // By the length of a part: the last sweep in it, and the last and largest count.
+    let mut parts = BTreeMap::<(i64, i64), (i64, Option<(u64, u64)>)>::new();
+    for (n, (at, counts)) in recorded.iter().enumerate() {
+        let age = today - at.div_euclid(86_400);
+        let part = match age {
+            _ if age > retention_days => continue,
+            31.. => (at.div_euclid(86_400), -1),
+            8.. => (at.div_euclid(3600), -2),
+            // Each for itself, even two of the same time.
+            _ => (*at, n as i64),
+        };
+        let (last, known) = parts.entry(part).or_insert((*at, None));
+        *last = *at;
+        if let Some((_, count)) = counts.iter().find(|(image, _)| *image == inode) {
+            *known = Some((*count, known.map_or(*count, |(_, peak)| peak.max(*count))));
+        }
+    }
+    let mut readings: Vec<_> = parts
+        .into_values()
+        .filter_map(|(at, known)| known.map(|(count, peak)| (at, count, peak)))
+        .collect();
+    readings.sort_by_key(|(at, ..)| *at);
+    readings
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn what_was_recorded_comes_back_by_the_rule(
+        steps in steps(prop_oneof![
+            4 => 0..90_i64, 2 => 60..4000_i64, 1 => 3600..500_000_i64,
+        ]),
+        retention in 1..100_u64,
+        restart in prop::collection::btree_set(0..150_usize, 0..3),
+    ) {
+        let place = Place::new();
+        let retention_time = Duration::from_secs(retention * DAY);
+        let mut store = place.store(retention_time);
+        let mut at = MONDAY;
+        let mut recorded = Vec::new();
+        for (n, (pause, counts)) in steps.into_iter().enumerate() {
+            at += pause;
+            if restart.contains(&n) {
+                drop(store);
+                store = place.store(retention_time);
+            }
+            record(&mut store, &sweep(at, &counts));
+            recorded.push((at, counts));
+        }
+        // A day is done each hour; there may have been pauses.
+        for _ in 0..200 {
+            store.do_chores(pack::day(UnixTime(at))).unwrap();
+        }
+        for inode in 1..4 {
+            let expected = expected(&recorded, inode, retention as i64);
+            prop_assert_eq!(plain(&place.readings(inode)), expected);
+        }
+        prop_assert_eq!(integrity(&place.path), "ok");
+    }
+
+    #[test]
+    fn no_clock_breaks_it(
+        steps in steps(prop_oneof![
+            5 => 0..120_i64,
+            2 => -5000..5000_i64,
+            1 => -40_000_000..40_000_000_i64,
+            1 => prop::sample::select(vec![i64::MIN / 2, i64::MAX / 2, -MONDAY]),
+        ]),
+    ) {
+        let place = Place::new();
+        let mut store = place.store(LONG);
+        let mut at = MONDAY;
+        let mut recorded = BTreeSet::new();
+        let mut newest = Vec::new();
+        for (pause, counts) in steps {
+            at = at.saturating_add(pause);
+            record(&mut store, &sweep(at, &counts));
+            recorded.extend(counts.iter().map(|(inode, count)| (*inode, *count)));
+            newest = counts;
+        }
+        let all = recorded.iter().map(|(inode, _)| *inode).collect::<BTreeSet<_>>();
+        for inode in all {
+            let readings = place.readings(inode);
+            for (_, extents, peak) in plain(&readings) {
+                prop_assert!(recorded.contains(&(inode, extents)));
+                prop_assert!(recorded.contains(&(inode, peak)));
+            }
+            if let Some((_, count)) = newest.iter().find(|(image, _)| *image == inode) {
+                prop_assert!(plain(&readings).contains(&(at, *count, *count)));
+            }
+        }
+        prop_assert_eq!(integrity(&place.path), "ok");
+    }
+}
