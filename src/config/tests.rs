@@ -749,7 +749,7 @@ fn unknown_keys_and_sections() {
         |f.toml:8:2: unknown section [storage]
         |    [storage]
         |     ^^^^^^^
-        |    help: the sections are [images], [sampling], [thresholds], [klog], [rescue], [metrics]
+        |    help: the sections are [images], [sampling], [history], [thresholds], [klog], [rescue], [metrics]
         "#,
     );
 }
@@ -1165,7 +1165,7 @@ fn any_settings() -> impl Strategy<Value = Settings> {
     });
     let history = (
         "(/[a-z \"'\\\\é磁\u{1}\n]{1,8}){1,3}",
-        86_400_000..u64::MAX / 4,
+        86_400_000..1_000_000_000_000_u64,
     )
         .prop_map(|(path, retention)| History {
             path: PathBuf::from(path),
