@@ -14,6 +14,7 @@ mod mapper;
 pub(crate) mod rescue;
 mod sampler;
 mod signals;
+mod systemd;
 mod witness;
 
 use std::net::SocketAddr;
@@ -35,6 +36,7 @@ use crate::serve::http;
 use crate::serve::metrics::{self, Lifetime};
 use sampler::Sampler;
 use signals::Signal;
+use systemd::notify;
 
 /// A sweep may be late by this, beside its interval and its deadlines, before the daemon calls
 /// itself ill.
@@ -120,6 +122,7 @@ impl Daemon {
         }
         info!("ending");
         notify(&[NotifyState::Stopping]);
+        systemd::flush();
         Ok(())
     }
 
@@ -229,11 +232,4 @@ fn now() -> f64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0.0, |since| since.as_secs_f64())
-}
-
-/// Tells systemd, if it is there to be told (sd_notify(3)).
-fn notify(state: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(state) {
-        warn!("cannot notify systemd: {error}");
-    }
 }
