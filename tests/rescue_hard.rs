@@ -5,17 +5,26 @@
 mod support;
 
 use std::fs::{self, File};
+use std::io::Write as _;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::fs::{FallocateFlags, fallocate};
+use fragwatch::klog::Rules;
+use fragwatch::model::RescueStep;
+use fragwatch::rescue::LadderSettings;
+use fragwatch::rescue::entry::Notice;
+use fragwatch::rescue::thread::{FastSide, Setup};
+use rustix::fs::{CWD, FallocateFlags, FileType, Mode, fallocate, mknodat};
 use rustix::io::Errno;
-use support::emergency::{Event, Host, PATIENCE, Plan, Refusals, alone, drop_line, vmstat};
+use support::emergency::{
+    Event, Host, PATIENCE, Plan, Refusals, alone, drop_line, vmstat, wait_for_thread,
+};
 use support::halt::Halted;
 use support::stall::state;
-use support::{Bed, GIB, MIB, Stall, guest};
+use support::{Bed, GIB, MIB, NotHere, Stall, guest};
 
 support::stall_server!();
 
@@ -253,4 +262,57 @@ fn images_that_do_not_answer_keep_nothing_from_rescue_and_watchdog() {
     stall.resume();
     host.wait("fragwatch_sweep_timestamp_seconds", 1.0);
     systemd.is_fed(2);
+}
+
+/// The clock of the kernel's stamps drifts away from ours, by minutes on a host that runs for months.
+/// A record that comes after the start is new, whatever its stamp.
+#[test]
+fn a_kernel_clock_that_is_late_makes_no_record_old() {
+    let _alone = alone();
+    let directory = tempfile::tempdir().unwrap();
+    let log = directory.path().join("kmsg");
+    let made = mknodat(CWD, &log, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0);
+    made.unwrap();
+    let mut kernel = File::options().read(true).write(true).open(&log).unwrap();
+    // One write, one record.
+    let mut write = |header: &str| {
+        let text = "XFS: possible memory allocation deadlock in kmem_alloc (mode:0x250)";
+        let record = format!("{header};{text}\n");
+        kernel.write_all(record.as_bytes()).unwrap();
+    };
+    write("3,1,1,-");
+    let setup = Setup {
+        kmsg: Some(log),
+        look_back: Duration::from_millis(1),
+        proc: PathBuf::from("/proc"),
+        rules: Arc::new(Rules::compile(&[]).unwrap()),
+        ladder: LadderSettings {
+            steps: vec![RescueStep::DropSlab],
+            min_interval: Duration::ZERO,
+            quiet_after: PATIENCE,
+            max_actions_per_hour: 1,
+        },
+        dry_run: true,
+        watchdog: None,
+    };
+    let mut fast = support::require!(FastSide::start(setup).map_err(NotHere::because));
+    until("the old one is read", || fast.exchange.records() == 1);
+    // A read more, which finds nothing: then it sleeps.
+    let reader = wait_for_thread(std::process::id(), "rescue-reader");
+    let reader = PathBuf::from(format!("/proc/self/task/{reader}"));
+    until("the log is read to its end", || state(&reader) == Some('S'));
+    assert!(fast.notices.pop().is_none(), "it was there before us");
+    write("3,2,2,-");
+    let mut heard = Vec::new();
+    until("the new one is acted upon", || {
+        heard.extend(std::iter::from_fn(|| fast.notices.pop()));
+        // The first is of the rehearsal.
+        fast.reports.pop().is_some_and(|report| !report.drill)
+    });
+    let matched = heard.iter().find_map(|notice| match notice {
+        Notice::Matched { sequence, .. } => Some(*sequence),
+        _ => None,
+    });
+    fast.stop();
+    assert_eq!(matched, Some(2), "{heard:?}");
 }
