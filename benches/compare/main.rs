@@ -11,13 +11,14 @@
 //!
 //! | file | idea |
 //! |---|---|
-//! | `count`, `census`, `map`, `scan`, `daemon` | one row of the table each |
+//! | `count`, `census`, `map`, `scan`, `daemon`, `reaction`, `rest` | one row of the table each |
 //! | `samples` | repetitions of a measurement, and how they are taken in turns |
 //! | `run`     | runs a command and takes its time or its memory |
 //! | `table`   | the table |
 //! | `machine` | what it was measured on |
 //! | `scrape`  | asks for metrics as Prometheus does |
 //! | `exporter`| the node exporter |
+//! | `trace`   | the kernel's own trace of who did what when |
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -42,11 +43,14 @@ mod daemon;
 mod exporter;
 mod machine;
 mod map;
+mod reaction;
+mod rest;
 mod run;
 mod samples;
 mod scan;
 mod scrape;
 mod table;
+mod trace;
 
 use support::Here;
 use table::Row;
@@ -55,12 +59,14 @@ use table::Row;
 type Measure = fn(usize) -> Here<Vec<Row>>;
 
 /// What is measured, by the name that `--only` takes.
-const ROWS: [(&str, Measure); 5] = [
+const ROWS: [(&str, Measure); 7] = [
     ("count", count::rows),
     ("census", census::rows),
     ("map", map::rows),
     ("scan", scan::rows),
     ("daemon", daemon::rows),
+    ("reaction", reaction::rows),
+    ("rest", rest::rows),
 ];
 
 /// How the numbers are to be read.

@@ -65,22 +65,22 @@ impl Event {
 #[derive(Debug)]
 pub struct Refusals {
     bed: Bed,
+    /// No other process's.
     size: u64,
 }
 
 impl Refusals {
-    /// Tries it out once, with another size: old kernels are silent.
+    /// Tries it out once: old kernels are silent.
     pub fn new() -> Here<Refusals> {
-        let size = 1_000_000 + u64::from(std::process::id());
         let refusals = Refusals {
             bed: Bed::xfs()?,
-            size,
+            size: 1_000_000 + u64::from(std::process::id()),
         };
         let mut log = KernelLog::from_now();
-        let other = size + 1_000_000;
-        refusals.refuse(other);
+        let trial = 100;
+        refusals.happens_to(trial);
         let deadline = Instant::now() + Duration::from_secs(1);
-        while log.count(&format!("invalid logbufsize: {other} ")) == 0 {
+        while log.count(&refusals.text(trial)) == 0 {
             if Instant::now() > deadline {
                 return Err(NotHere::because(
                     "XFS does not say why it refuses a remount",
@@ -93,18 +93,30 @@ impl Refusals {
 
     /// One record.
     pub fn happens(&self) {
-        self.refuse(self.size);
+        self.happens_to(0);
     }
 
     /// Matches those of this process.
     pub fn pattern(&self) -> String {
-        format!(r"^XFS.*: invalid logbufsize: {}\b", self.size)
+        format!("^XFS.*: {}", self.text(0))
     }
 
-    fn refuse(&self, size: u64) {
-        let options = std::ffi::CString::new(format!("logbsize={size}")).unwrap();
+    /// One record of several kinds.
+    pub fn happens_to(&self, kind: u64) {
+        let options = format!("logbsize={}", self.of_kind(kind));
+        let options = std::ffi::CString::new(options).unwrap();
         let refused = mount_remount(self.bed.path(), MountFlags::empty(), &options);
         assert_eq!(refused, Err(rustix::io::Errno::INVAL));
+    }
+
+    /// What a record of this kind has and no other.
+    pub fn text(&self, kind: u64) -> String {
+        format!("invalid logbufsize: {} ", self.of_kind(kind))
+    }
+
+    fn of_kind(&self, kind: u64) -> u64 {
+        // More than there are process ids.
+        self.size + kind * (1 << 23)
     }
 }
 
@@ -152,6 +164,13 @@ impl KernelLog {
     pub fn count(&mut self, text: &str) -> usize {
         let lines = self.lines().iter();
         lines.filter(|line| line.contains(text)).count()
+    }
+
+    /// How many of the lines since the last call have `text`.
+    pub fn take(&mut self, text: &str) -> usize {
+        let found = self.count(text);
+        self.lines.clear();
+        found
     }
 
     /// Drops of caches by the thread of this number, if it is an actor: others drop them too, and
