@@ -15,7 +15,7 @@ fn all_of(target: &str, entry: fn(&[u8])) {
         let path = file.unwrap().path();
         let bytes = fs::read(&path).unwrap();
         // Which of them it was, for it is the last.
-        println!("{}", path.display());
+        eprintln!("{}", path.display());
         entry(&bytes);
         tried += 1;
     }

@@ -481,16 +481,14 @@ fn what_the_kernel_and_a_file_both_tell_happened_once() {
     let _alone = alone();
     let mut event = support::require!(Event::new());
     let file = tempfile::NamedTempFile::new().unwrap();
-    let host = following(&event, &file, "files_may_rescue = true");
+    let mut host = following(&event, &file, "files_may_rescue = true");
     event.happens();
     host.wait("fragwatch_klog_matches_total{rule=\"test_event\"}", 1.0);
-    let log = Command::new("dmesg").output().unwrap();
-    let log = String::from_utf8_lossy(&log.stdout).into_owned();
-    let line = log
-        .lines()
-        .rev()
-        .find(|line| line.contains("Unmounting Filesystem"))
-        .unwrap();
+    let pattern = event.pattern();
+    let uuid = pattern.rsplit(' ').next().unwrap();
+    let mut said = host.log.lines().iter();
+    let line = said.find(|line| line.contains("Unmounting") && line.contains(uuid));
+    let line = line.unwrap().trim_end();
     append(&file, &format!("Nov 20 22:58:01 kvm7 kernel: {line}\n"));
     // Another line behind it, to know when it was heard.
     append(&file, IN_A_FILE);

@@ -168,7 +168,8 @@ fn a_slow_side_that_does_not_listen_keeps_nothing_from_the_rescue() {
         .rescue("min_interval = \"50ms\"")
         .start();
     // The one thread of the slow side that empties the rings.
-    let halted = Halted::thread(host.daemon.pid()).unwrap();
+    let halted = Halted::thread(host.daemon.pid()).map_err(NotHere::because);
+    let halted = support::require!(halted);
     for number in 0..STORM {
         refusals.happens();
         if number % 100 == 0 {

@@ -2,12 +2,13 @@
 //! the same run. Prints one table, in Markdown.
 //!
 //! ```text
-//! cargo bench --bench compare                                everything, about ten minutes
+//! cargo bench --bench compare                                everything, about twenty minutes
 //! cargo bench --bench compare -- --only census --reps 9      one row of the table, measured longer
 //! ```
 //!
 //! It needs root, loop devices, mkfs.xfs, xfs_io, xfs_db, filefrag, and for the daemon's row the
-//! Debian package prometheus-node-exporter, which it downloads and unpacks but does not install.
+//! Debian package prometheus-node-exporter, which it downloads and unpacks but does not install; for
+//! the reaction, tracefs and bash.
 //!
 //! | file | idea |
 //! |---|---|
@@ -78,7 +79,11 @@ line says otherwise. Memory of a command is the sum of what each of its processe
 its own worst moment (VmHWM, looked at all the time in runs of their own), shared pages counted in \
 each; memory of a daemon is looked at each second. The daemon is at its default \
 interval of a minute and reads no extent maps (`map_interval = \"never\"`); it and the node exporter \
-are scraped at the same moments, every 15 s, as Prometheus does.";
+are scraped at the same moments, every 15 s, as Prometheus does. A reaction is to a record of XFS \
+itself, by a real drop of the slab cache, timed by the kernel's own trace; the kernel lets its log be \
+read only at the next tick of its timer, up to 4 ms later at 250 a second, by whomever. The file that \
+`tail` follows is written by the benchmark as soon as it can read the record: a syslog daemon at its \
+best.";
 
 /// Repetitions unless `--reps` says how many.
 const REPETITIONS: usize = 5;

@@ -45,7 +45,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const MEDIAN_AT_MOST: f64 = 200e-6;
 const P99_AT_MOST: f64 = 2e-3;
 
-/// Their names in the table, by the kind of records that each waits for.
+/// Their names in the table, by the kind of records that each waits for. A bar would end the cell.
 const NAMES: [&str; 3] = ["fragwatch", "dmesg --follow | grep", "tail -F | grep"];
 
 pub fn rows(repetitions: usize) -> Here<Vec<Row>> {
@@ -66,9 +66,10 @@ struct Field {
     /// Who reads the kernel's log for them, and who writes.
     readers: [u32; 3],
     writers: [u32; 3],
-    _host: Host,
+    // In the order in which they end.
     _pipelines: [Pipeline; 2],
     _syslog: Syslog,
+    _host: Host,
 }
 
 impl Field {
@@ -100,9 +101,9 @@ impl Field {
             records,
             readers,
             writers,
-            _host: host,
             _pipelines: pipelines,
             _syslog: syslog,
+            _host: host,
         };
         field.begin_to_trace()?;
         Ok(field)
