@@ -17,6 +17,7 @@ mod servers;
 mod severity_hook;
 mod signals;
 mod steady;
+mod systemd;
 mod witness;
 
 use std::net::SocketAddr;
@@ -38,6 +39,7 @@ use crate::serve::textfile::Textfile;
 use sampler::Sampler;
 use servers::{ControlServer, Server};
 use signals::Signal;
+use systemd::notify;
 
 /// A sweep may be late by this, beside its interval and its deadlines, before the daemon calls
 /// itself ill.
@@ -129,6 +131,7 @@ impl Daemon {
         // It removes its file.
         export.abort();
         let _ = export.await;
+        systemd::flush();
         Ok(())
     }
 
@@ -242,11 +245,4 @@ fn now() -> f64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0.0, |since| since.as_secs_f64())
-}
-
-/// Tells systemd, if it is there to be told (sd_notify(3)).
-fn notify(state: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(state) {
-        warn!("cannot notify systemd: {error}");
-    }
 }

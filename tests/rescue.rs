@@ -6,156 +6,19 @@ mod support;
 
 use std::fs;
 use std::io::Write as _;
-use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::process::{Command, Stdio};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
-use support::daemon::{RunningDaemon, fragwatch, free_address};
-use support::{Bed, NotHere};
+use support::daemon::{fragwatch, free_address};
+use support::emergency::{
+    Event, Host, KernelLog, PATIENCE, Plan, alone, vmstat, wait_for_drop, wait_for_thread,
+};
 
-const PATIENCE: Duration = Duration::from_secs(15);
-
-/// The kernel has one log and one slab cache: the tests of this file take turns.
-fn alone() -> MutexGuard<'static, ()> {
-    static TURN: Mutex<()> = Mutex::new(());
-    TURN.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// A file system whose unmounting makes the kernel write a record.
-struct Event(Bed);
-
-impl Event {
-    fn new() -> Result<Event, NotHere> {
-        Bed::xfs().map(Event)
-    }
-
-    /// The kernel writes "XFS (loop3): Unmounting Filesystem UUID". Mounting writes a record too, but
-    /// the bed's own first one would be within the look-back of each daemon.
-    fn happens(&mut self) {
-        self.0.umount();
-        self.0.mount();
-    }
-
-    /// Matches only this file system's: a loop device's number is soon another's.
-    fn pattern(&self) -> String {
-        let blkid = Command::new("blkid")
-            .args(["-p", "-s", "UUID", "-o", "value"])
-            .arg(self.0.image())
-            .output()
-            .unwrap();
-        let uuid = String::from_utf8(blkid.stdout).unwrap();
-        assert_eq!(uuid.trim().len(), 36, "{uuid:?}");
-        format!(r"^XFS \(loop\d+\): Unmounting Filesystem {}", uuid.trim())
-    }
-}
-
-struct Host {
-    daemon: RunningDaemon,
-    address: SocketAddr,
-    directory: tempfile::TempDir,
-}
-
-impl Host {
-    /// A daemon to whose eyes the event is an emergency.
-    fn new(event: &Event, rescue: &str) -> Host {
-        Host::following(event, "", rescue)
-    }
-
-    /// The same with further keys of `[klog]`.
-    fn following(event: &Event, klog: &str, rescue: &str) -> Host {
-        let directory = tempfile::tempdir().unwrap();
-        let address = free_address();
-        let config = directory.path().join("fragwatch.toml");
-        fs::write(&config, configuration(event, klog, rescue, address)).unwrap();
-        let mut command = fragwatch();
-        command.arg("run").arg("--config").arg(&config);
-        command.env("STATE_DIRECTORY", directory.path());
-        let daemon = RunningDaemon::spawn(&mut command, address);
-        let host = Host {
-            daemon,
-            address,
-            directory,
-        };
-        if !rescue.contains("enabled = false") {
-            host.wait("fragwatch_klog_roundtrip_success", 1.0);
-        }
-        host
-    }
-
-    fn metric(&self, name: &str) -> f64 {
-        let body = self.daemon.get("/metrics").body;
-        let value = body
-            .lines()
-            .find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
-        value.unwrap_or(f64::NAN)
-    }
-
-    fn done(&self, step: &str, outcome: &str) -> f64 {
-        let name = "fragwatch_rescue_actions_total";
-        // Label order is the exporter's.
-        self.metric(&format!("{name}{{step=\"{step}\",outcome=\"{outcome}\"}}"))
-    }
-
-    fn wait(&self, name: &str, least: f64) {
-        let deadline = Instant::now() + PATIENCE;
-        while self
-            .metric(name)
-            .partial_cmp(&least)
-            .is_none_or(std::cmp::Ordering::is_lt)
-        {
-            assert!(
-                Instant::now() < deadline,
-                "{name} is {}, not {least}:\n{}\n{}",
-                self.metric(name),
-                self.daemon.get("/metrics").body,
-                self.daemon.stderr()
-            );
-            thread::sleep(Duration::from_millis(20));
-        }
-    }
-
-    fn incidents(&self) -> f64 {
-        self.metric("fragwatch_rescue_incidents_total{trigger=\"kernel_log\"}")
-    }
-
-    /// The number of its thread of this name.
-    fn thread(&self, name: &str) -> u32 {
-        wait_for_thread(self.daemon.pid(), name)
-    }
-}
-
-fn configuration(event: &Event, klog: &str, rescue: &str, address: SocketAddr) -> String {
-    format!(
-        "[images]\npaths = []\n\
-         [metrics]\nlisten = \"{address}\"\n\
-         [klog]\n{klog}\n\
-         [[klog.rule]]\nname = \"test_event\"\npattern = '{}'\naction = \"rescue\"\n\
-         [rescue]\n{rescue}\n",
-        event.pattern()
-    )
-}
-
-/// A counter of /proc/vmstat.
-fn vmstat(name: &str) -> u64 {
-    let text = fs::read_to_string("/proc/vmstat").unwrap();
-    let line = text
-        .lines()
-        .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-    line.unwrap().parse().unwrap()
-}
-
-/// Drops of the slab cache by threads like our actor, by the kernel's own log: other processes drop
-/// it too, and the counters do not tell who.
-fn drops_in_log(by: &str) -> usize {
-    let log = Command::new("dmesg").output().unwrap();
-    let log = String::from_utf8_lossy(&log.stdout);
-    log.lines()
-        .filter(|line| line.contains(by) && line.contains("drop_caches"))
-        .count()
+fn start(event: &Event, rescue: &str) -> Host {
+    Plan::of(event.pattern()).rescue(rescue).start()
 }
 
 fn write_kmsg(record: &str) {
@@ -170,19 +33,14 @@ fn write_kmsg(record: &str) {
 fn a_record_of_the_kernel_drops_the_slab_cache() {
     let _alone = alone();
     let mut event = support::require!(Event::new());
-    let host = Host::new(&event, "quiet_after = \"2s\"");
+    let host = start(&event, "quiet_after = \"2s\"");
     let before = vmstat("drop_slab");
     assert_eq!(host.incidents(), 0.0);
     event.happens();
-    host.wait(
-        "fragwatch_rescue_incidents_total{trigger=\"kernel_log\"}",
-        1.0,
-    );
+    host.wait_for_incident();
     host.wait("fragwatch_rescue_active", 1.0);
+    host.wait_done("drop_slab", "done");
     let deadline = Instant::now() + PATIENCE;
-    while host.done("drop_slab", "done") < 1.0 {
-        assert!(Instant::now() < deadline, "{}", host.daemon.stderr());
-    }
     assert!(vmstat("drop_slab") > before, "the kernel has counted it");
     assert!(host.metric("fragwatch_klog_matches_total{rule=\"test_event\"}") >= 1.0);
     // Silence ends the incident.
@@ -206,7 +64,7 @@ fn an_incident_is_recorded_and_shown_and_the_hook_is_told() {
         "hook = [\"/bin/sh\", \"-c\", 'echo \"$FRAGWATCH_EVENT $FRAGWATCH_TRIGGER\" >> {}; cat > /dev/null']",
         told.path().display()
     );
-    let host = Host::new(&event, &format!("quiet_after = \"2s\"\n{hook}"));
+    let host = start(&event, &format!("quiet_after = \"2s\"\n{hook}"));
     event.happens();
     host.daemon.wait_for_stderr("incident 1 is over", PATIENCE);
     let deadline = Instant::now() + PATIENCE;
@@ -251,7 +109,7 @@ fn an_incident_is_recorded_and_shown_and_the_hook_is_told() {
 fn as_long_as_it_goes_on_the_ladder_is_climbed() {
     let _alone = alone();
     let mut event = support::require!(Event::new());
-    let host = Host::new(&event, "min_interval = \"50ms\"");
+    let host = start(&event, "min_interval = \"50ms\"");
     let dropped = (vmstat("drop_slab"), vmstat("drop_pagecache"));
     let compacted = vmstat("compact_migrate_scanned") + vmstat("compact_free_scanned");
     let deadline = Instant::now() + PATIENCE;
@@ -277,10 +135,11 @@ fn as_long_as_it_goes_on_the_ladder_is_climbed() {
 fn a_reload_arms_the_rescue_anew() {
     let _alone = alone();
     let mut event = support::require!(Event::new());
-    let host = Host::new(&event, "enabled = false");
+    let host = start(&event, "enabled = false");
     event.happens();
     let config = host.directory.path().join("fragwatch.toml");
-    let text = configuration(&event, "", "quiet_after = \"2s\"", host.address);
+    let plan = Plan::of(event.pattern()).rescue("quiet_after = \"2s\"");
+    let text = plan.configuration(host.address);
     fs::write(&config, text).unwrap();
     host.daemon.signal(Signal::HUP);
     host.daemon.wait_for_stderr("the rescue is armed", PATIENCE);
@@ -291,10 +150,7 @@ fn a_reload_arms_the_rescue_anew() {
         "what was before the reload is not acted upon"
     );
     event.happens();
-    host.wait(
-        "fragwatch_rescue_incidents_total{trigger=\"kernel_log\"}",
-        1.0,
-    );
+    host.wait_for_incident();
 }
 
 #[test]
@@ -302,39 +158,28 @@ fn what_happened_just_before_the_start_is_not_lost() {
     let _alone = alone();
     let mut event = support::require!(Event::new());
     event.happens();
-    let host = Host::new(&event, "");
-    host.wait(
-        "fragwatch_rescue_incidents_total{trigger=\"kernel_log\"}",
-        1.0,
-    );
+    let host = start(&event, "");
+    host.wait_for_incident();
 }
 
 #[test]
 fn a_dry_run_does_all_but_the_write() {
     let _alone = alone();
     let mut event = support::require!(Event::new());
-    let host = Host::new(&event, "dry_run = true");
-    let actor = format!("rescue-actor ({})", host.thread("rescue-actor"));
+    let mut host = start(&event, "dry_run = true");
     event.happens();
-    host.wait(
-        "fragwatch_rescue_incidents_total{trigger=\"kernel_log\"}",
-        1.0,
-    );
-    let deadline = Instant::now() + PATIENCE;
-    while host.done("drop_slab", "dry_run") < 1.0 {
-        assert!(Instant::now() < deadline, "{}", host.daemon.stderr());
-    }
-    assert_eq!(drops_in_log(&actor), 0);
+    host.wait_for_incident();
+    host.wait_done("drop_slab", "dry_run");
+    assert_eq!(host.drops(), 0);
 }
 
 #[test]
 fn forged_records_do_nothing() {
     let _alone = alone();
     let event = support::require!(Event::new());
-    let host = Host::new(&event, "");
+    let mut host = start(&event, "");
     let incidents = host.incidents();
     assert_eq!(incidents, 0.0);
-    let actor = format!("rescue-actor ({})", host.thread("rescue-actor"));
     let records = host.metric("fragwatch_klog_records_total");
     write_kmsg("<3>XFS: possible memory allocation deadlock in kmem_alloc (mode:0x250)\n");
     write_kmsg("<0>XFS: possible memory allocation deadlock in kmem_alloc (mode:0x250)\n");
@@ -357,7 +202,7 @@ fn forged_records_do_nothing() {
         host.metric("fragwatch_klog_matches_total{rule=\"xfs_deadlock\"}"),
         0.0
     );
-    assert_eq!(drops_in_log(&actor), 0);
+    assert_eq!(host.drops(), 0);
 }
 
 /// Lets everybody write to /dev/kmsg as fast as he can, until it is dropped.
@@ -384,7 +229,7 @@ fn a_flood_is_survived_and_its_losses_are_counted() {
     let _alone = alone();
     let mut event = support::require!(Event::new());
     let _unlimited = Unlimited::new();
-    let host = Host::new(&event, "");
+    let host = start(&event, "");
     // Stopped, so that the ring is certainly overwritten before it is read.
     host.daemon.signal(Signal::STOP);
     let mut kmsg = fs::OpenOptions::new()
@@ -396,10 +241,7 @@ fn a_flood_is_survived_and_its_losses_are_counted() {
     }
     host.daemon.signal(Signal::CONT);
     event.happens();
-    host.wait(
-        "fragwatch_rescue_incidents_total{trigger=\"kernel_log\"}",
-        1.0,
-    );
+    host.wait_for_incident();
     host.wait("fragwatch_klog_lost_total", 1.0);
     host.wait(
         "fragwatch_rescue_actions_total{step=\"drop_slab\",outcome=\"done\"}",
@@ -426,7 +268,7 @@ fn the_fast_side_makes_no_other_system_calls() {
     let _alone = alone();
     let mut event = support::require!(Event::new());
     support::require!(support::tools::have("strace"));
-    let host = Host::new(&event, "min_interval = \"50ms\"");
+    let host = start(&event, "min_interval = \"50ms\"");
     let trace = tempfile::NamedTempFile::new().unwrap();
     let tasks = [host.thread("rescue-reader"), host.thread("rescue-actor")];
     let mut strace = Command::new("strace");
@@ -490,21 +332,15 @@ fn a_log_that_takes_no_line_keeps_nothing_from_the_rescue() {
     // A pipe that nobody reads, filled to the brim: whoever logs hangs.
     let (reader, writer) = rustix::pipe::pipe().unwrap();
     let directory = tempfile::tempdir().unwrap();
-    let config = directory.path().join("fragwatch.toml");
-    fs::write(&config, configuration(&event, "", "", free_address())).unwrap();
+    let mut command = Plan::of(event.pattern()).command(directory.path(), free_address());
     fill(&writer);
-    let mut command = fragwatch();
-    command
-        .arg("run")
-        .arg("--config")
-        .arg(&config)
-        .stdout(Stdio::null())
-        .stderr(writer);
+    command.stdout(Stdio::null()).stderr(writer);
+    let mut log = KernelLog::from_now();
     let daemon = support::child::Child::spawn(&mut command).unwrap();
     drop(command);
     let actor = wait_for_thread(daemon.id(), "rescue-actor");
     event.happens();
-    wait_for_drop(actor);
+    wait_for_drop(&mut log, actor);
     drop(reader);
 }
 
@@ -513,31 +349,6 @@ fn fill(pipe: &OwnedFd) {
     rustix::fs::fcntl_setfl(pipe, flags | rustix::fs::OFlags::NONBLOCK).unwrap();
     while rustix::io::write(pipe, &[b'x'; 1]).is_ok() {}
     rustix::fs::fcntl_setfl(pipe, flags).unwrap();
-}
-
-/// Waits for the thread of this name and gives its number.
-fn wait_for_thread(pid: u32, name: &str) -> u32 {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten();
-        let is = |task: &fs::DirEntry| {
-            fs::read_to_string(task.path().join("comm")).is_ok_and(|comm| comm.trim() == name)
-        };
-        if let Some(task) = tasks.into_iter().find(is) {
-            return task.file_name().to_str().unwrap().parse().unwrap();
-        }
-        assert!(Instant::now() < deadline, "no thread {name}");
-        thread::sleep(Duration::from_millis(10));
-    }
-}
-
-/// Waits until the daemon's own actor has dropped the slab cache, by the kernel's log.
-fn wait_for_drop(actor: u32) {
-    let deadline = Instant::now() + PATIENCE;
-    while drops_in_log(&format!("rescue-actor ({actor})")) == 0 {
-        assert!(Instant::now() < deadline, "no drop");
-        thread::sleep(Duration::from_millis(50));
-    }
 }
 
 #[test]
@@ -549,17 +360,12 @@ fn the_watchdog_is_fed_with_the_rescue_and_without() {
         let socket = directory.path().join("notify");
         let systemd = std::os::unix::net::UnixDatagram::bind(&socket).unwrap();
         systemd.set_read_timeout(Some(PATIENCE)).unwrap();
-        let config = directory.path().join("fragwatch.toml");
-        let text = configuration(&event, "", rescue, free_address());
-        fs::write(&config, text).unwrap();
-        let mut command = fragwatch();
-        command.arg("run").arg("--config").arg(&config);
-        command.stderr(Stdio::null());
-        command.env("STATE_DIRECTORY", directory.path());
-        command
-            .env("NOTIFY_SOCKET", &socket)
-            .env("WATCHDOG_USEC", "300000");
-        let daemon = support::child::Child::spawn(&mut command).unwrap();
+        let mut command = Plan::of(event.pattern())
+            .rescue(rescue)
+            .environment("NOTIFY_SOCKET", &socket)
+            .environment("WATCHDOG_USEC", "300000")
+            .command(directory.path(), free_address());
+        let daemon = support::child::Child::spawn(command.stderr(Stdio::null())).unwrap();
         let mut fed = 0;
         let mut message = [0; 4096];
         while fed < 5 {
@@ -576,26 +382,24 @@ fn without_standard_error_the_rescue_works() {
     let _alone = alone();
     let mut event = support::require!(Event::new());
     let directory = tempfile::tempdir().unwrap();
-    let config = directory.path().join("fragwatch.toml");
-    fs::write(&config, configuration(&event, "", "", free_address())).unwrap();
+    let plain = Plan::of(event.pattern()).command(directory.path(), free_address());
     // The shell closes it; no data from outside is in its command.
     let mut command = Command::new("sh");
-    command.args([
-        "-c",
-        "exec \"$0\" run --config \"$1\" 2>&-",
-        env!("CARGO_BIN_EXE_fragwatch"),
-    ]);
-    let daemon = support::child::Child::spawn(command.arg(&config)).unwrap();
+    command.args(["-c", "exec \"$0\" \"$@\" 2>&-"]);
+    command.arg(plain.get_program()).args(plain.get_args());
+    command.env("STATE_DIRECTORY", directory.path());
+    let mut log = KernelLog::from_now();
+    let daemon = support::child::Child::spawn(&mut command).unwrap();
     let actor = wait_for_thread(daemon.id(), "rescue-actor");
     event.happens();
-    wait_for_drop(actor);
+    wait_for_drop(&mut log, actor);
 }
 
 #[test]
 fn a_drill_shows_each_stage() {
     let _alone = alone();
     support::require!(Event::new());
-    let before = drops_in_log("rescue-actor");
+    let mut log = KernelLog::from_now();
     let output = fragwatch().arg("drill").output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(
@@ -612,18 +416,14 @@ fn a_drill_shows_each_stage() {
         assert!(text.contains(stage), "{text}");
     }
     assert!(!text.contains("FAIL  /dev/kmsg"), "{text}");
-    assert_eq!(
-        drops_in_log("rescue-actor"),
-        before,
-        "a drill drops nothing"
-    );
+    assert_eq!(log.drops(), 0, "a drill drops nothing");
 }
 
 #[test]
 fn a_drill_that_acts_drops() {
     let _alone = alone();
     support::require!(Event::new());
-    let before = drops_in_log("rescue-actor");
+    let mut log = KernelLog::from_now();
     let output = fragwatch().args(["drill", "--act"]).output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(
@@ -632,7 +432,7 @@ fn a_drill_that_acts_drops() {
         String::from_utf8_lossy(&output.stderr)
     );
     assert!(text.contains("counter confirms"), "{text}");
-    assert_eq!(drops_in_log("rescue-actor"), before + 1);
+    assert_eq!(log.drops(), 1);
 }
 
 /// What a log file says of the kernel's message.
@@ -642,17 +442,13 @@ fn append(file: &tempfile::NamedTempFile, line: &str) {
     file.as_file().write_all(line.as_bytes()).unwrap();
 }
 
-impl Host {
-    fn followed(event: &Event, file: &tempfile::NamedTempFile, keys: &str) -> Host {
-        let klog = format!("files = [\"{}\"]\n{keys}", file.path().display());
-        let host = Host::following(event, &klog, "");
-        let up = format!(
-            "fragwatch_klog_source_up{{source=\"{}\"}}",
-            file.path().display()
-        );
-        host.wait(&up, 1.0);
-        host
-    }
+fn following(event: &Event, file: &tempfile::NamedTempFile, keys: &str) -> Host {
+    let file = file.path().display();
+    let klog = format!("files = [\"{file}\"]\n{keys}");
+    let host = Plan::of(event.pattern()).klog(&klog).start();
+    let up = format!("fragwatch_klog_source_up{{source=\"{file}\"}}");
+    host.wait(&up, 1.0);
+    host
 }
 
 #[test]
@@ -660,24 +456,20 @@ fn a_log_file_reports_and_rescues_only_if_it_may() {
     let _alone = alone();
     let event = support::require!(Event::new());
     let file = tempfile::NamedTempFile::new().unwrap();
-    let host = Host::followed(&event, &file, "");
+    let mut host = following(&event, &file, "");
     append(
         &file,
         "Nov 20 22:58:01 kvm7 qemu: XFS: possible memory allocation deadlock in kmem_alloc (mode:0x250)\n",
     );
     append(&file, IN_A_FILE);
     host.wait("fragwatch_klog_matches_total{rule=\"xfs_deadlock\"}", 1.0);
-    let actor = format!("rescue-actor ({})", host.thread("rescue-actor"));
-    assert_eq!(drops_in_log(&actor), 0, "anybody can write to a log file");
+    assert_eq!(host.drops(), 0, "anybody can write to a log file");
     drop(host);
 
-    let host = Host::followed(&event, &file, "files_may_rescue = true");
+    let host = following(&event, &file, "files_may_rescue = true");
     append(&file, IN_A_FILE);
     host.wait("fragwatch_rescue_incidents_total{trigger=\"file\"}", 1.0);
-    let deadline = Instant::now() + PATIENCE;
-    while host.done("drop_slab", "done") < 1.0 {
-        assert!(Instant::now() < deadline, "{}", host.daemon.stderr());
-    }
+    host.wait_done("drop_slab", "done");
     assert_eq!(
         host.metric("fragwatch_klog_matches_total{rule=\"xfs_deadlock\"}"),
         1.0
@@ -689,16 +481,14 @@ fn what_the_kernel_and_a_file_both_tell_happened_once() {
     let _alone = alone();
     let mut event = support::require!(Event::new());
     let file = tempfile::NamedTempFile::new().unwrap();
-    let host = Host::followed(&event, &file, "files_may_rescue = true");
+    let mut host = following(&event, &file, "files_may_rescue = true");
     event.happens();
     host.wait("fragwatch_klog_matches_total{rule=\"test_event\"}", 1.0);
-    let log = Command::new("dmesg").output().unwrap();
-    let log = String::from_utf8_lossy(&log.stdout).into_owned();
-    let line = log
-        .lines()
-        .rev()
-        .find(|line| line.contains("Unmounting Filesystem"))
-        .unwrap();
+    let pattern = event.pattern();
+    let uuid = pattern.rsplit(' ').next().unwrap();
+    let mut said = host.log.lines().iter();
+    let line = said.find(|line| line.contains("Unmounting") && line.contains(uuid));
+    let line = line.unwrap().trim_end();
     append(&file, &format!("Nov 20 22:58:01 kvm7 kernel: {line}\n"));
     // Another line behind it, to know when it was heard.
     append(&file, IN_A_FILE);

@@ -2,22 +2,24 @@
 //! the same run. Prints one table, in Markdown.
 //!
 //! ```text
-//! cargo bench --bench compare                                everything, about ten minutes
+//! cargo bench --bench compare                                everything, about twenty minutes
 //! cargo bench --bench compare -- --only census --reps 9      one row of the table, measured longer
 //! ```
 //!
 //! It needs root, loop devices, mkfs.xfs, xfs_io, xfs_db, filefrag, and for the daemon's row the
-//! Debian package prometheus-node-exporter, which it downloads and unpacks but does not install.
+//! Debian package prometheus-node-exporter, which it downloads and unpacks but does not install; for
+//! the reaction, tracefs and bash.
 //!
 //! | file | idea |
 //! |---|---|
-//! | `count`, `census`, `map`, `scan`, `owner`, `daemon`, `history` | one row of the table each |
+//! | `count`, `census`, `map`, `scan`, `owner`, `daemon`, `history`, `reaction`, `rest` | one row of the table each |
 //! | `samples` | repetitions of a measurement, and how they are taken in turns |
 //! | `run`     | runs a command and takes its time or its memory |
 //! | `table`   | the table |
 //! | `machine` | what it was measured on |
 //! | `scrape`  | asks for metrics as Prometheus does |
 //! | `exporter`| the node exporter |
+//! | `trace`   | the kernel's own trace of who did what when |
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -44,11 +46,14 @@ mod history;
 mod machine;
 mod map;
 mod owner;
+mod reaction;
+mod rest;
 mod run;
 mod samples;
 mod scan;
 mod scrape;
 mod table;
+mod trace;
 
 use support::Here;
 use table::Row;
@@ -57,7 +62,7 @@ use table::Row;
 type Measure = fn(usize) -> Here<Vec<Row>>;
 
 /// What is measured, by the name that `--only` takes.
-const ROWS: [(&str, Measure); 7] = [
+const ROWS: [(&str, Measure); 9] = [
     ("count", count::rows),
     ("census", census::rows),
     ("map", map::rows),
@@ -65,6 +70,8 @@ const ROWS: [(&str, Measure); 7] = [
     ("owner", owner::rows),
     ("daemon", daemon::rows),
     ("history", history::rows),
+    ("reaction", reaction::rows),
+    ("rest", rest::rows),
 ];
 
 /// How the numbers are to be read.
@@ -76,7 +83,11 @@ line says otherwise. Memory of a command is the sum of what each of its processe
 its own worst moment (VmHWM, looked at all the time in runs of their own), shared pages counted in \
 each; memory of a daemon is looked at each second. The daemon is at its default \
 interval of a minute and reads no extent maps (`map_interval = \"never\"`); it and the node exporter \
-are scraped at the same moments, every 15 s, as Prometheus does.";
+are scraped at the same moments, every 15 s, as Prometheus does. A reaction is to a record of XFS \
+itself, by a real drop of the slab cache, timed by the kernel's own trace; the kernel lets its log be \
+read only at the next tick of its timer, up to 4 ms later at 250 a second, by whomever. The file that \
+`tail` follows is written by the benchmark as soon as it can read the record: a syslog daemon at its \
+best.";
 
 /// Repetitions unless `--reps` says how many.
 const REPETITIONS: usize = 5;

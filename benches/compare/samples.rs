@@ -37,6 +37,22 @@ impl Samples {
 }
 
 impl Samples {
+    pub fn count(&self) -> usize {
+        self.values.len()
+    }
+
+    /// What 99 of 100 values do not exceed.
+    pub fn p99(&self) -> f64 {
+        let at = (self.values.len() * 99).div_ceil(100);
+        self.values[at - 1]
+    }
+
+    /// `45 µs, 99 % within 105 µs`
+    pub fn with_p99(&self) -> String {
+        let [median, p99] = [self.median(), self.p99()].map(|value| show(self.unit, value));
+        format!("{median}, 99 % within {p99}")
+    }
+
     pub fn most(&self) -> f64 {
         self.values.last().copied().unwrap_or_default()
     }

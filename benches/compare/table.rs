@@ -78,6 +78,20 @@ impl Row {
     }
 }
 
+impl Row {
+    /// As [`Row::plain`], for something that nobody has set a bound to.
+    pub fn told(
+        work: impl fmt::Display,
+        ours: impl fmt::Display,
+        against: impl fmt::Display,
+    ) -> Row {
+        Row {
+            reached: None,
+            ..Row::plain(work, ours, against, "–", false)
+        }
+    }
+}
+
 impl fmt::Display for Row {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let reached = match self.reached {

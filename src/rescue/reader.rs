@@ -34,7 +34,10 @@ pub(super) struct Reader {
     pub(super) notices: Producer<Notice, NOTICE_WORDS>,
     pub(super) watchdog: Option<Watchdog>,
     pub(super) sequence: Sequence,
-    /// Records older than this were there before us: they are counted and nothing else.
+    /// Records older than this were there before us: they are counted and nothing else. Only until
+    /// the log was read to its end for the first time: what comes later is new, whatever its stamp
+    /// says. The clock of the stamps is not kept to time by anybody, and after months it may be
+    /// minutes behind ours.
     pub(super) since: Monotonic,
     pub(super) record: Box<[u8]>,
     pub(super) text: Box<[u8]>,
@@ -129,7 +132,10 @@ impl Reader {
                     self.exchange.count_record();
                     self.take_record(length);
                 }
-                Read::Nothing => return,
+                Read::Nothing => {
+                    self.since = Monotonic::default();
+                    return;
+                }
                 // How many were lost is told by the number of the next one.
                 Read::Overrun => {}
                 Read::Failed(error) => return self.source(error.raw_os_error().unsigned_abs()),
@@ -157,14 +163,18 @@ impl Reader {
         if let Arrival::New { lost: lost @ 1.. } = self.sequence.arrived(record.sequence) {
             self.exchange.count_lost(lost);
         }
-        // The kernel's stamps are in microseconds of nearly the same clock.
-        if record.time.0.saturating_mul(1000) < self.since.0 || record.piece == Piece::Further {
+        if record.piece == Piece::Further {
             return;
         }
         let text = record.text.unescape(&mut self.text);
         if !record.is_genuine() {
+            // Known by its number, however old it seems to be.
             let nonce = drill_nonce(text);
             return self.drill(nonce, time);
+        }
+        // The kernel's stamps are in microseconds of nearly the same clock.
+        if record.time.0.saturating_mul(1000) < self.since.0 {
+            return;
         }
         let Some(found) = self.rules.find(text) else {
             return;

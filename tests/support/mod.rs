@@ -28,6 +28,8 @@
 //! | `stall`  | a file system that hangs when it is told to |
 //! | `tools`  | what xfs_io, filefrag and xfs_db say of a file |
 //! | `daemon` | runs the program under test |
+//! | `halt`   | stops one thread of the program |
+//! | `emergency` | makes the kernel write records, and says what was done about them |
 //! | `expect` | what a scan says, and what it should say |
 #![allow(dead_code, reason = "every test crate uses only a part of it")]
 #![allow(unused_imports, unused_macros, reason = "as above")]
@@ -47,9 +49,11 @@
 pub mod bed;
 pub mod child;
 pub mod daemon;
+pub mod emergency;
 pub mod expect;
 mod fuse;
 pub mod guest;
+pub mod halt;
 pub mod load;
 mod loopdev;
 pub mod prepared;

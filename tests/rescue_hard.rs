@@ -1,0 +1,319 @@
+//! The rescue when all else fails: a state directory that hangs or is full, a slow side that does not
+//! listen, images that do not answer. Records, file systems and drops are the kernel's own.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+
+mod support;
+
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use fragwatch::klog::Rules;
+use fragwatch::model::RescueStep;
+use fragwatch::rescue::LadderSettings;
+use fragwatch::rescue::entry::Notice;
+use fragwatch::rescue::thread::{FastSide, Setup};
+use rustix::fs::{CWD, FallocateFlags, FileType, Mode, fallocate, mknodat};
+use rustix::io::Errno;
+use support::emergency::{
+    Event, Host, PATIENCE, Plan, Refusals, alone, drop_line, vmstat, wait_for_thread,
+};
+use support::halt::Halted;
+use support::stall::state;
+use support::{Bed, GIB, MIB, NotHere, Stall, guest};
+
+support::stall_server!();
+
+/// One action an incident, so that a record is answered by one drop.
+const ONCE: &str = "min_interval = \"60s\"";
+
+fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < deadline, "{what}");
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Whether a thread of the process waits for a disk and cannot be interrupted.
+fn hangs(pid: u32) -> bool {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten();
+    tasks
+        .into_iter()
+        .any(|task| state(&task.path()) == Some('D'))
+}
+
+/// Incident files in the state directory of a daemon.
+fn incident_files(state: &Path) -> usize {
+    let Ok(entries) = fs::read_dir(state.join("incidents")) else {
+        return 0;
+    };
+    let names = entries.flatten().map(|entry| entry.file_name());
+    names
+        .filter(|name| name.to_string_lossy().ends_with(".json"))
+        .count()
+}
+
+/// The record and the drops that it led to, by number of line, as the kernel's log has them.
+fn places(host: &mut Host, texts: &[&str]) -> Vec<Vec<usize>> {
+    let lines: Vec<_> = host.log.lines().iter().enumerate().collect();
+    let of = |text: &&str| {
+        let found = lines.iter().filter(|(_, line)| line.contains(*text));
+        found.map(|(number, _)| *number).collect()
+    };
+    texts.iter().map(of).collect()
+}
+
+/// Two file systems that hang and one that does not: to the daemons on all three the same record is
+/// one to act upon.
+#[test]
+fn a_state_directory_that_hangs_keeps_nothing_from_the_rescue() {
+    let _alone = alone();
+    let mut event = support::require!(Event::new());
+    let mut stall = support::require!(Stall::new());
+    let states = ["ran", "starts"].map(|name| stall.path().join(name));
+    states
+        .iter()
+        .for_each(|state| fs::create_dir(state).unwrap());
+    stall.cold();
+    let plan = Plan::of(event.pattern()).rescue(ONCE);
+    let mut sound = plan.start();
+    let mut ran = plan.clone().state(&states[0]).start();
+    // Nothing of it must be left to be written: dropping the slab cache would wait for it.
+    stall.bed().sync();
+    stall.stop();
+    // The worst case: it hangs already when the daemon starts.
+    let mut starts = plan.clone().state(&states[1]).start();
+    let before = vmstat("drop_slab");
+
+    event.happens();
+    sound.wait_for_drop();
+    ran.wait_for_drop();
+    starts.wait_for_drop();
+    assert!(vmstat("drop_slab") >= before + 3, "the kernel has counted");
+    // It does hang, and everything but the files goes on.
+    for host in [&ran, &starts] {
+        until("it hangs", || hangs(host.daemon.pid()));
+        host.wait_for_incident();
+        host.wait_done("drop_slab", "done");
+    }
+    until("the sound one writes", || {
+        incident_files(sound.directory.path()) == 1
+    });
+    // All three acted once, upon the same record.
+    let actors = [&sound, &ran, &starts].map(|host| drop_line(host.thread("rescue-actor")));
+    let [first, second, third] = &actors;
+    let found = places(&mut sound, &["Unmounting Filesystem", first, second, third]);
+    let record = *found[0].last().unwrap();
+    for drops in &found[1..] {
+        assert_eq!(drops.len(), 1, "{actors:?} {found:?}");
+        assert!(drops[0] > record, "{actors:?} {found:?}");
+    }
+    stall.resume();
+    for (host, state) in [&ran, &starts].into_iter().zip(&states) {
+        until("the file is written when it can be", || {
+            incident_files(state) == 1
+        });
+        assert_eq!(host.incidents(), 1.0);
+    }
+}
+
+/// Takes all the room that there is.
+fn fill(directory: &Path) {
+    let file = File::create(directory.join("filler")).unwrap();
+    let (mut end, mut step) = (0, GIB);
+    while step >= 4096 {
+        match fallocate(&file, FallocateFlags::empty(), end, step) {
+            Ok(()) => end += step,
+            Err(Errno::NOSPC) => step /= 2,
+            Err(error) => panic!("{error}"),
+        }
+    }
+    file.sync_all().unwrap();
+}
+
+#[test]
+fn a_full_disk_keeps_nothing_from_the_rescue() {
+    let _alone = alone();
+    let mut event = support::require!(Event::new());
+    let full = support::require!(Bed::xfs_sized(300 * MIB));
+    let host = Plan::of(event.pattern()).rescue(ONCE).state(full.path());
+    let mut host = host.start();
+    fill(full.path());
+    event.happens();
+    host.wait_for_drop();
+    host.wait_done("drop_slab", "done");
+    host.wait(
+        "fragwatch_rescue_incident_files_total{outcome=\"failed\"}",
+        1.0,
+    );
+    assert_eq!(incident_files(full.path()), 0);
+    // Nor does it give up: as soon as there is room, the incident is kept.
+    fs::remove_file(full.path().join("filler")).unwrap();
+    until("the file is written", || incident_files(full.path()) == 1);
+}
+
+/// More than the rings of the fast side hold.
+const STORM: usize = 5000;
+
+#[test]
+fn a_slow_side_that_does_not_listen_keeps_nothing_from_the_rescue() {
+    let _alone = alone();
+    let refusals = support::require!(Refusals::new());
+    let mut host = Plan::of(refusals.pattern())
+        .rescue("min_interval = \"50ms\"")
+        .start();
+    // The one thread of the slow side that empties the rings.
+    let halted = Halted::thread(host.daemon.pid()).map_err(NotHere::because);
+    let halted = support::require!(halted);
+    for number in 0..STORM {
+        refusals.happens();
+        if number % 100 == 0 {
+            // Later the line of the drop may be overwritten.
+            host.log.lines();
+        }
+    }
+    host.wait_for_drop();
+    // The ladder is climbed too: two drops, a compaction, and a drop of all.
+    until("the whole ladder", || {
+        refusals.happens();
+        host.drops() >= 3
+    });
+    drop(halted);
+    // What was not heard in time is counted; all records were read.
+    host.wait("fragwatch_rescue_news_lost_total", 1.0);
+    host.wait("fragwatch_klog_records_total", STORM as f64);
+    let heard = host.metric("fragwatch_klog_matches_total{rule=\"test_event\"}");
+    let lost = host.metric("fragwatch_rescue_news_lost_total");
+    assert!(
+        heard >= 1.0 && heard + lost >= STORM as f64,
+        "{heard} {lost}"
+    );
+    // And it listens again.
+    let acted = host.done("drop_all", "done");
+    until("it is heard of again", || {
+        refusals.happens();
+        host.done("drop_all", "done") > acted
+    });
+}
+
+/// What systemd gets to hear.
+struct Systemd(UnixDatagram);
+
+impl Systemd {
+    fn at(path: &Path) -> Systemd {
+        let socket = UnixDatagram::bind(path).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        Systemd(socket)
+    }
+
+    /// Waits until the watchdog was fed so often from now on.
+    fn is_fed(&self, times: usize) {
+        self.0.set_nonblocking(true).unwrap();
+        while self.0.recv(&mut [0; 4096]).is_ok() {}
+        self.0.set_nonblocking(false).unwrap();
+        let mut fed = 0;
+        let mut message = [0; 4096];
+        while fed < times {
+            let length = self.0.recv(&mut message).expect("the watchdog is fed");
+            let message = String::from_utf8_lossy(&message[..length]);
+            fed += usize::from(message.lines().any(|line| line == "WATCHDOG=1"));
+        }
+    }
+}
+
+#[test]
+fn images_that_do_not_answer_keep_nothing_from_rescue_and_watchdog() {
+    let _alone = alone();
+    let mut event = support::require!(Event::new());
+    let mut stall = support::require!(Stall::new());
+    guest::alternate_blocks(&stall.path().join("vm.raw"), 100);
+    let directory = tempfile::tempdir().unwrap();
+    let socket: PathBuf = directory.path().join("notify");
+    let systemd = Systemd::at(&socket);
+    stall.cold();
+    stall.stop();
+    let mut host = Plan::of(event.pattern())
+        .rescue(ONCE)
+        .images(&stall.path())
+        .environment("NOTIFY_SOCKET", &socket)
+        .environment("WATCHDOG_USEC", "300000")
+        .start();
+    let stalled = format!(
+        "fragwatch_probe_stalled{{filesystem=\"{}\"}}",
+        stall.bed().path().display()
+    );
+    host.wait(&stalled, 1.0);
+    systemd.is_fed(5);
+    event.happens();
+    host.wait_for_drop();
+    host.wait_done("drop_slab", "done");
+    // Still, and long after the probe began to hang.
+    assert_eq!(host.metric(&stalled), 1.0);
+    systemd.is_fed(20);
+    // Nor does a systemd that hangs keep us: it has long taken as many messages as it holds.
+    thread::sleep(Duration::from_secs(3));
+    event.happens();
+    host.wait("fragwatch_klog_matches_total{rule=\"test_event\"}", 2.0);
+    systemd.is_fed(2);
+    stall.resume();
+    host.wait("fragwatch_sweep_timestamp_seconds", 1.0);
+    systemd.is_fed(2);
+}
+
+/// The clock of the kernel's stamps drifts away from ours, by minutes on a host that runs for months.
+/// A record that comes after the start is new, whatever its stamp.
+#[test]
+fn a_kernel_clock_that_is_late_makes_no_record_old() {
+    let _alone = alone();
+    let directory = tempfile::tempdir().unwrap();
+    let log = directory.path().join("kmsg");
+    let made = mknodat(CWD, &log, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0);
+    made.unwrap();
+    let mut kernel = File::options().read(true).write(true).open(&log).unwrap();
+    // One write, one record.
+    let mut write = |header: &str| {
+        let text = "XFS: possible memory allocation deadlock in kmem_alloc (mode:0x250)";
+        let record = format!("{header};{text}\n");
+        kernel.write_all(record.as_bytes()).unwrap();
+    };
+    write("3,1,1,-");
+    let setup = Setup {
+        kmsg: Some(log),
+        look_back: Duration::from_millis(1),
+        proc: PathBuf::from("/proc"),
+        rules: Arc::new(Rules::compile(&[]).unwrap()),
+        ladder: LadderSettings {
+            steps: vec![RescueStep::DropSlab],
+            min_interval: Duration::ZERO,
+            quiet_after: PATIENCE,
+            max_actions_per_hour: 1,
+        },
+        dry_run: true,
+        watchdog: None,
+    };
+    let mut fast = support::require!(FastSide::start(setup).map_err(NotHere::because));
+    until("the old one is read", || fast.exchange.records() == 1);
+    // A read more, which finds nothing: then it sleeps.
+    let reader = wait_for_thread(std::process::id(), "rescue-reader");
+    let reader = PathBuf::from(format!("/proc/self/task/{reader}"));
+    until("the log is read to its end", || state(&reader) == Some('S'));
+    assert!(fast.notices.pop().is_none(), "it was there before us");
+    write("3,2,2,-");
+    let mut heard = Vec::new();
+    until("the new one is acted upon", || {
+        heard.extend(std::iter::from_fn(|| fast.notices.pop()));
+        // The first is of the rehearsal.
+        fast.reports.pop().is_some_and(|report| !report.drill)
+    });
+    let matched = heard.iter().find_map(|notice| match notice {
+        Notice::Matched { sequence, .. } => Some(*sequence),
+        _ => None,
+    });
+    fast.stop();
+    assert_eq!(matched, Some(2), "{heard:?}");
+}
