@@ -9,6 +9,7 @@
 //! | `maps`       | which extent maps are read and which are not |
 //! | `reload`     | SIGHUP |
 //! | `life`       | how it starts and ends |
+//! | `severity`   | severities that change: the log, the metrics, the hook |
 //! | `systemd`    | what it tells systemd, and where its log goes |
 //! | `stalled`    | file systems that do not answer |
 //! | `helpers`    | helpers that are killed; what must not pile up |
@@ -31,6 +32,7 @@ mod prometheus;
 mod reload;
 mod scrape;
 mod served;
+mod severity;
 mod stalled;
 mod systemd;
 mod watch;
