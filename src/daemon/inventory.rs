@@ -696,8 +696,7 @@ mod tests {
             sweeps.sweep(&samples(minute), true);
         }
         let bytes = |entry: &Entry| {
-            std::mem::size_of::<Entry>()
-                + entry.recent.points().len() * std::mem::size_of::<Point>()
+            std::mem::size_of::<Entry>() + std::mem::size_of_val(entry.recent.points())
         };
         let total: usize = sweeps.0.images().map(bytes).sum();
         // Of two; a thousand take less than 2.5 MiB.

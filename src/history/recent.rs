@@ -8,6 +8,9 @@ use crate::model::{Growth, Point, UnixTime};
 /// Counts that are kept at most: 1.5 KiB an image.
 pub const CAPACITY: usize = 96;
 
+/// Intervals that are left when there were too many.
+const FEWEST_INTERVALS: i64 = 48;
+
 /// The last counts of an image, oldest first: all of them at first; when there are too many, fewer
 /// and further apart, evenly, but always the newest one.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -78,7 +81,7 @@ impl Recent {
             return;
         };
         let span = last.at.0.saturating_sub(first.at.0);
-        self.spacing = span / (CAPACITY as i64 / 2) + 1;
+        self.spacing = span / FEWEST_INTERVALS + 1;
         let mut kept: Option<UnixTime> = None;
         let spacing = self.spacing;
         self.points.retain(|point| {
@@ -111,11 +114,11 @@ mod tests {
     fn a_day_of_minutes_fits_and_grows_as_it_did() {
         let mut recent = Recent::default();
         for minute in 0..3 * 1440 {
-            recent.push(point(minute * 60, 1000 + minute as u64), DAY);
+            recent.push(point(minute * 60, 1000 + minute.unsigned_abs()), DAY);
             assert!(recent.points().len() < CAPACITY);
             assert_eq!(
                 recent.points().last(),
-                Some(&point(minute * 60, 1000 + minute as u64))
+                Some(&point(minute * 60, 1000 + minute.unsigned_abs()))
             );
         }
         assert!(recent.points().len() >= CAPACITY / 2 - 1);

@@ -11,6 +11,7 @@
 //! | `names`      | images that come, go and change their names; whose they are |
 //! | `reload`     | SIGHUP |
 //! | `life`       | how it starts and ends |
+//! | `severity`   | severities that change: the log, the metrics, the hook |
 //! | `systemd`    | what it tells systemd, and where its log goes |
 //! | `stalled`    | file systems that do not answer |
 //! | `helpers`    | helpers that are killed; what must not pile up |
@@ -35,6 +36,7 @@ mod prometheus;
 mod reload;
 mod scrape;
 mod served;
+mod severity;
 mod stalled;
 mod systemd;
 mod watch;

@@ -1,6 +1,13 @@
 //! Generated curves of which the truth is known. The bounds of error that stand here are what the
 //! forecast promises.
 
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    clippy::cast_sign_loss,
+    reason = "generated values are far from the limits of their types"
+)]
+
 use proptest::prelude::*;
 
 use super::*;
