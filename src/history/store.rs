@@ -307,7 +307,7 @@ pub struct Aside {
 /// With the journal all that can hang is a read, a write or a flush, and with it only this thread.
 /// TRUNCATE, because the name of the journal then never has to be made or removed.
 ///
-/// FULL: what is committed is on the disk, and stays when the power fails. That is four flushes a
+/// FULL: what is committed is on the disk, and stays when the power fails. That is five flushes a
 /// sweep, on a thread that nobody waits for. The rest bounds memory.
 fn configure(connection: &Connection) -> rusqlite::Result<()> {
     connection.pragma_update_and_check(None, "journal_mode", "TRUNCATE", |_| Ok(()))?;
