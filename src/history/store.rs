@@ -307,12 +307,12 @@ pub struct Aside {
 /// With the journal all that can hang is a read, a write or a flush, and with it only this thread.
 /// TRUNCATE, because the name of the journal then never has to be made or removed.
 ///
-/// FULL: what is committed is on the disk, and stays when the power fails. That is four flushes a
+/// FULL: what is committed is on the disk, and stays when the power fails. That is five flushes a
 /// sweep, on a thread that nobody waits for. The rest bounds memory.
 fn configure(connection: &Connection) -> rusqlite::Result<()> {
     connection.pragma_update_and_check(None, "journal_mode", "TRUNCATE", |_| Ok(()))?;
     connection.pragma_update(None, "synchronous", "FULL")?;
-    connection.pragma_update(None, "cache_size", -2048)?;
+    connection.pragma_update(None, "cache_size", -1024)?;
     connection.pragma_update(None, "temp_store", "MEMORY")
 }
 
