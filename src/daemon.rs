@@ -7,6 +7,7 @@
 //!
 //! One thread, on which nothing blocks: what touches images runs in the probe helpers.
 
+mod chronicle;
 mod inventory;
 mod klog_files;
 mod logging;
@@ -34,8 +35,10 @@ use crate::config::{self, ConfigError, Loaded, Settings};
 use crate::model::UnixTime;
 use crate::rescue::thread::FastSide;
 use crate::serve::board::Board;
+use crate::serve::control;
 use crate::serve::metrics::{self, Lifetime};
 use crate::serve::textfile::Textfile;
+use chronicle::Chronicle;
 use sampler::Sampler;
 use servers::{ControlServer, Server};
 use signals::Signal;
@@ -81,6 +84,8 @@ struct Daemon {
     server: Server,
     /// Nothing if it cannot be had: the daemon counts and rescues all the same.
     control: Option<ControlServer>,
+    pages: control::Pages,
+    chronicle: Chronicle,
 }
 
 impl Daemon {
@@ -91,19 +96,26 @@ impl Daemon {
     ) -> anyhow::Result<()> {
         let mut signals = signals::listen().context("cannot listen to signals")?;
         info!("fragwatch {} begins", env!("CARGO_PKG_VERSION"));
+        // Before anything that another daemon would notice.
+        let chronicle = Chronicle::start(&loaded.settings).await?;
         let lifetime = Lifetime::install().context("cannot set up metrics")?;
         let settings = Arc::new(loaded.settings);
         let started = UnixTime::from_seconds(now());
         let board = Arc::new(Board::new(lifetime.clone(), started, patience(&settings)));
         let server = Server::start(settings.metrics.listen, Arc::clone(&board)).await?;
-        let control = ControlServer::start(&settings.control, &board);
+        let pages = control::Pages::new(Arc::clone(&board), chronicle.path());
+        let control = ControlServer::start(&settings.control, &pages);
         metrics::config_read(now());
         for file in &loaded.files {
             info!("configuration read from {}", file.display());
         }
         let (sender, receiver) = watch::channel(settings);
-        tokio::spawn(rescue::run(fast, sender.subscribe(), Arc::clone(&board)));
-        let mut sampling = tokio::spawn(Sampler::new(receiver, Arc::clone(&board)).run());
+        let teller = chronicle.teller();
+        let rescue = rescue::run(fast, sender.subscribe(), Arc::clone(&board), teller.clone());
+        tokio::spawn(rescue);
+        let sampler = Sampler::new(receiver, Arc::clone(&board), teller);
+        sampler.look_back(chronicle.path()).await;
+        let mut sampling = tokio::spawn(sampler.run());
         tokio::spawn(upkeep(lifetime));
         let export = tokio::spawn(export(sender.subscribe(), Arc::clone(&board)));
         let mut daemon = Daemon {
@@ -112,6 +124,8 @@ impl Daemon {
             board,
             server,
             control,
+            pages,
+            chronicle,
         };
         notify(&[NotifyState::Ready]);
         loop {
@@ -168,8 +182,11 @@ impl Daemon {
         let socket = |server: &ControlServer| server.control == settings.control;
         if !self.control.as_ref().is_some_and(socket) {
             drop(self.control.take());
-            self.control = ControlServer::start(&settings.control, &self.board);
+            self.control = ControlServer::start(&settings.control, &self.pages);
         }
+        self.chronicle
+            .teller()
+            .set_retention(settings.history.retention);
         // Fails only without a receiver, and then the sampler has ended and so do we.
         let _ = self.settings.send(Arc::new(settings));
         Ok(())

@@ -8,11 +8,12 @@ use std::time::{Duration, Instant};
 use crate::assess::{Assessor, Facts, HostJudge, Judge, Reason};
 use crate::history::growth::forecast;
 use crate::history::recent::Recent;
+use crate::history::{ImageRef, SampleRow};
 use crate::model::memory::extent_map_memory;
 use crate::model::path::shown;
 use crate::model::{
     Bytes, DeviceNumber, ExtentCount, ExtentMap, Filesystem, FilesystemKind, Forecast, Growth,
-    ImageId, Owner, Point, Sample, Severity, UnixTime,
+    ImageId, ImageKey, Owner, Point, Sample, Severity, UnixTime,
 };
 use crate::probe::protocol::Fault;
 use crate::serve::board::Snapshot;
@@ -75,6 +76,7 @@ impl Entry {
         let to = self.judge.severity();
         let change = || SeverityChange {
             subject: Subject::Image {
+                id: self.sample.id,
                 path: self.sample.path.clone(),
                 extents,
                 growth: self.growth,
@@ -107,6 +109,7 @@ pub(super) struct SeverityChange {
 #[derive(Debug, PartialEq)]
 pub(super) enum Subject {
     Image {
+        id: ImageId,
         path: PathBuf,
         extents: ExtentCount,
         growth: Growth,
@@ -134,7 +137,7 @@ pub(super) enum Change {
 pub(super) struct Inventory {
     images: BTreeMap<ImageId, Entry>,
     /// What was known before the daemon began of images that it has not met yet.
-    restored: BTreeMap<ImageId, (Recent, Judge)>,
+    restored: BTreeMap<ImageKey, (Recent, Judge)>,
     host: HostJudge,
     filesystems: BTreeMap<DeviceNumber, Filesystem>,
     met_filesystems: BTreeSet<DeviceNumber>,
@@ -160,10 +163,9 @@ impl Inventory {
     /// What the history knows of an image that will be met: its last counts, oldest first, and its
     /// severity then. To be told before the image is met, so that it is neither told anew that the
     /// image is bad, nor waited for so long until its growth is known again.
-    #[allow(dead_code, reason = "the store of the history will call it")]
     pub(super) fn restore(
         &mut self,
-        id: ImageId,
+        key: ImageKey,
         points: &[Point],
         severity: Severity,
         window: Duration,
@@ -171,7 +173,7 @@ impl Inventory {
         let mut recent = Recent::default();
         points.iter().for_each(|point| recent.push(*point, window));
         let past = (recent, Judge::remembering(severity));
-        self.restored.insert(id, past);
+        self.restored.insert(key, past);
     }
 
     /// An image was counted.
@@ -218,6 +220,7 @@ impl Inventory {
         now: UnixTime,
     ) -> Vec<Change> {
         let mut changes = Vec::new();
+        let key = self.key_on(device, &sample);
         let entry = match self.images.entry(sample.id) {
             btree_map::Entry::Occupied(known) => {
                 let entry = known.into_mut();
@@ -229,7 +232,7 @@ impl Inventory {
             }
             btree_map::Entry::Vacant(unknown) => {
                 changes.push(Change::Appeared(sample.path.clone(), sample.extents));
-                let past = self.restored.remove(&sample.id);
+                let past = key.and_then(|key| self.restored.remove(&key));
                 let (recent, judge) = past.unwrap_or_default();
                 unknown.insert(Entry {
                     device,
@@ -306,6 +309,37 @@ impl Inventory {
         changes.extend(mended.cloned().map(Change::Mended));
         self.faults = faults;
         changes
+    }
+
+    /// Who an image on a file system is for good.
+    fn key_on(&self, device: DeviceNumber, sample: &Sample) -> Option<ImageKey> {
+        let filesystem = self.filesystems.get(&device)?;
+        Some(sample.key(&filesystem.lasting_name()))
+    }
+
+    /// An image as the history knows it; nothing if it is not met any more.
+    pub(super) fn reference(&self, id: ImageId) -> Option<ImageRef> {
+        let entry = self.images.get(&id)?;
+        Some(ImageRef {
+            key: self.key_on(entry.device, &entry.sample)?,
+            path: entry.sample.path.clone(),
+        })
+    }
+
+    /// All images that the sweep has counted, as the history notes them.
+    pub(super) fn counted_rows(&self) -> Vec<SampleRow> {
+        let row = |entry: &Entry| {
+            let sample = &entry.sample;
+            Some(SampleRow {
+                image: self.reference(sample.id)?,
+                format: sample.format,
+                extents: sample.extents,
+                size: sample.size,
+                allocated: sample.allocated,
+            })
+        };
+        let met = self.images.values().filter(|entry| entry.met);
+        met.filter_map(row).collect()
     }
 
     /// The images of each file system.
@@ -482,9 +516,27 @@ mod tests {
     #[derive(Default)]
     struct Sweeps(Inventory, i64);
 
+    fn filesystem() -> Filesystem {
+        Filesystem {
+            mount: "/srv".into(),
+            type_name: "xfs".to_owned(),
+            kind: FilesystemKind::Xfs,
+            uuid: Some("1234".to_owned()),
+            features: None,
+            size: Bytes(1 << 40),
+            free: Bytes(1 << 39),
+            block_size: Bytes(4096),
+        }
+    }
+
+    fn key(sample: &Sample) -> ImageKey {
+        sample.key("1234")
+    }
+
     impl Sweeps {
         fn sweep(&mut self, samples: &[Sample], answers: bool) -> Vec<Change> {
             self.0.begin();
+            self.0.filesystem(DEVICE, filesystem());
             self.1 += 60;
             let (now, assessor) = (UnixTime(self.1), assessor());
             let met: Vec<_> = samples
@@ -637,9 +689,12 @@ mod tests {
         // And not at all if it was bad before we began.
         let mut sweeps = Sweeps::default();
         let id = bad[0].id;
-        sweeps
-            .0
-            .restore(id, &[], Severity::Critical, Duration::from_secs(86_400));
+        sweeps.0.restore(
+            key(&bad[0]),
+            &[],
+            Severity::Critical,
+            Duration::from_secs(86_400),
+        );
         assert_eq!(severities(&sweeps.sweep(&bad, true)), []);
         assert_eq!(sweeps.0.get(id).unwrap().severity(), Severity::Critical);
     }
@@ -671,7 +726,7 @@ mod tests {
         let points = entry.recent.points();
         restored
             .0
-            .restore(entry.sample.id, points, Severity::Warning, window);
+            .restore(key(&entry.sample), points, Severity::Warning, window);
         assert_eq!(severities(&gains(&mut restored, 61)), []);
         let entry = restored.0.get(entry.sample.id).unwrap();
         assert_eq!(entry.severity(), Severity::Warning);

@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Mutex, mpsc};
 use tracing::debug;
 
+use super::chronicle::Teller;
 use super::sampler::Shared;
 use crate::config::Settings;
-use crate::model::{DeviceNumber, ExtentCount, ExtentMap, ImageId, MapBuilder, Sample};
+use crate::model::{DeviceNumber, ExtentCount, ExtentMap, ImageId, MapBuilder, Sample, UnixTime};
 use crate::probe::map_schedule::MapSchedule;
 use crate::probe::protocol::{MapRequest, Reply, Request};
 use crate::probe::sweep::Fleet;
@@ -23,6 +24,7 @@ const PART: Duration = Duration::from_millis(500);
 /// See the module.
 pub(super) struct Mapper {
     inventory: Shared,
+    teller: Teller,
     schedules: BTreeMap<DeviceNumber, MapSchedule>,
     running: BTreeSet<DeviceNumber>,
     finished: mpsc::UnboundedReceiver<Finished>,
@@ -47,10 +49,11 @@ enum Unread {
 }
 
 impl Mapper {
-    pub(super) fn new(inventory: Shared) -> Self {
+    pub(super) fn new(inventory: Shared, teller: Teller) -> Self {
         let (finish, finished) = mpsc::unbounded_channel();
         Mapper {
             inventory,
+            teller,
             schedules: BTreeMap::new(),
             running: BTreeSet::new(),
             finished,
@@ -99,7 +102,11 @@ impl Mapper {
             schedule.finished(now);
             let mut inventory = self.inventory.lock();
             match finished.result {
-                Ok(map) => inventory.map_read(finished.image, map, now),
+                Ok(map) => {
+                    let at = UnixTime::from_seconds(super::now());
+                    self.teller.map(at, finished.image, &map, &inventory);
+                    inventory.map_read(finished.image, map, now);
+                }
                 Err(Unread::Refused(_)) => inventory.map_refused(finished.image, now),
                 Err(Unread::NotNow(_)) => inventory.map_put_off(finished.image, now),
             }

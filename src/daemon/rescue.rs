@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
+use super::chronicle::Teller;
 use super::klog_files::{FileMatch, LogFiles};
 use super::witness::Witness;
 use crate::config::Settings;
@@ -115,6 +116,7 @@ pub(super) async fn run(
     mut fast: Option<FastSide>,
     mut settings: watch::Receiver<Arc<Settings>>,
     board: Arc<Board>,
+    teller: Teller,
 ) {
     loop {
         let before = Arc::clone(&settings.borrow_and_update());
@@ -137,7 +139,7 @@ pub(super) async fn run(
         let changed = match &mut fast {
             Some(fast) => tokio::select! {
                 changed = changed => changed,
-                () = listen(fast, &before, &board) => None,
+                () = listen(fast, &before, &board, &teller) => None,
             },
             None => tokio::select! {
                 changed = changed => changed,
@@ -165,7 +167,7 @@ async fn feed_watchdog() {
 }
 
 /// Listens for as long as there is something to listen to.
-async fn listen(fast: &mut FastSide, settings: &Settings, board: &Arc<Board>) {
+async fn listen(fast: &mut FastSide, settings: &Settings, board: &Arc<Board>, teller: &Teller) {
     let events = match fast
         .exchange
         .slow_side()
@@ -179,7 +181,7 @@ async fn listen(fast: &mut FastSide, settings: &Settings, board: &Arc<Board>) {
     let names = fast.rules.iter().map(|(_, name, _)| name.to_owned());
     let mut listener = Listener::new(names.collect(), Arc::clone(board));
     let mut files = LogFiles::start(&settings.klog, &fast.rules);
-    let witness = Witness::start(&settings.rescue, &fast.exchange, board);
+    let witness = Witness::start(&settings.rescue, &fast.exchange, board, teller);
     metrics::klog_source("kmsg", fast.armament.kmsg.is_ok());
     let mut ticks = tokio::time::interval(TICK);
     let mut drill = Instant::now();

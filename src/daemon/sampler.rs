@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
+use super::chronicle::{Teller, look_back};
 use super::inventory::{Change, Inventory};
 use super::mapper::Mapper;
 use super::severity_hook::SeverityHook;
@@ -19,7 +20,7 @@ use crate::assess::Assessor;
 use crate::config::Settings;
 use crate::discover::watch::{News, Pace};
 use crate::model::path::shown;
-use crate::model::{Bytes, DeviceNumber, Opener, Owner};
+use crate::model::{Bytes, DeviceNumber, Opener, Owner, UnixTime};
 use crate::probe::sweep::{Counted, Event, Fleet, Scope};
 use crate::probe::worker::CallError;
 use crate::serve::board::Board;
@@ -51,6 +52,7 @@ pub(super) struct Sampler {
     steady: Steady,
     assessor: Assessor,
     hook: SeverityHook,
+    teller: Teller,
     /// File systems that did not answer the last sweep, where they are mounted, and in which way
     /// they did not.
     unanswering: BTreeMap<DeviceNumber, (PathBuf, Discriminant<CallError>)>,
@@ -59,7 +61,11 @@ pub(super) struct Sampler {
 }
 
 impl Sampler {
-    pub(super) fn new(settings: watch::Receiver<Arc<Settings>>, board: Arc<Board>) -> Self {
+    pub(super) fn new(
+        settings: watch::Receiver<Arc<Settings>>,
+        board: Arc<Board>,
+        teller: Teller,
+    ) -> Self {
         let inventory = Shared::default();
         let mut fleet = Fleet::new(Path::new("/proc"));
         let assessor = Assessor::new(&settings.borrow().thresholds);
@@ -71,13 +77,20 @@ impl Sampler {
             steady: Steady::start(),
             assessor,
             hook: SeverityHook::default(),
-            mapper: Mapper::new(inventory.clone()),
+            mapper: Mapper::new(inventory.clone(), teller.clone()),
+            teller,
             inventory,
             board,
             fleet,
             unanswering: BTreeMap::new(),
             swept: None,
         }
+    }
+
+    /// Takes in what the history at `path` knows. To be called before [`run`](Sampler::run).
+    pub(super) async fn look_back(&self, path: &Path) {
+        let (window, now) = (self.assessor.window(), self.steady.now());
+        look_back(path, window, now, &self.inventory).await;
     }
 
     pub(super) async fn run(mut self) {
@@ -159,7 +172,14 @@ impl Sampler {
         let mut unanswering = BTreeMap::new();
         let mut watched = BTreeMap::<_, Option<String>>::new();
         let (assessor, hook, steady) = (&self.assessor, &self.hook, &self.steady);
-        let tell = |change| tell(change, hook);
+        let teller = &self.teller;
+        let at = steady.now();
+        let tell = |change| {
+            if let Change::Severity(change) = &change {
+                teller.severity(at, change, &inventory.lock());
+            }
+            tell(change, hook);
+        };
         let mut on_event = |device, event| match event {
             Event::Filesystem(filesystem) => inventory.lock().filesystem(device, filesystem),
             Event::Image(counted) => {
@@ -226,6 +246,7 @@ impl Sampler {
         changes.into_iter().for_each(tell);
         let change = self.inventory.lock().host(assessor, host_memory());
         change.into_iter().for_each(tell);
+        teller.swept(UnixTime::from_seconds(now()), &self.inventory.lock());
         self.watched(watched);
         self.unanswering = unanswering;
         let stalls = self

@@ -30,7 +30,7 @@ pub(super) struct ControlServer {
 
 impl ControlServer {
     /// Says in the log why there is none.
-    pub(super) fn start(control: &Control, board: &Arc<Board>) -> Option<Self> {
+    pub(super) fn start(control: &Control, pages: &control::Pages) -> Option<Self> {
         let (listener, file) = control::listen(control)
             .inspect_err(|error| {
                 let socket = control::socket_path(control);
@@ -38,7 +38,7 @@ impl ControlServer {
             })
             .ok()?;
         let listener = Bounded::new(listener, Limits::CONTROL);
-        let pages = control::router(Arc::clone(board));
+        let pages = control::router(pages.clone());
         let task = tokio::spawn(async move {
             let pages = pages.into_make_service_with_connect_info::<Peer>();
             if let Err(error) = axum::serve(listener, pages).await {

@@ -161,6 +161,7 @@ fn document(change: &SeverityChange) -> Document {
             extents,
             growth,
             forecast,
+            ..
         } => {
             document.image = Some(shown(path));
             document.image_hex = hex_unless_exact(path);

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tracing::{info, warn};
 
+use super::chronicle::{Teller, incident_listener};
 use super::klog_files::FileMatch;
 use crate::config::settings::Rescue;
 use crate::model::Trigger;
@@ -30,8 +31,13 @@ pub(super) struct Witness {
 
 impl Witness {
     /// Starts both. What cannot be started is told and done without.
-    pub(super) fn start(settings: &Rescue, exchange: &Arc<Exchange>, board: &Arc<Board>) -> Self {
-        let recorder = start_recorder(settings, board).map(Arc::new);
+    pub(super) fn start(
+        settings: &Rescue,
+        exchange: &Arc<Exchange>,
+        board: &Arc<Board>,
+        teller: &Teller,
+    ) -> Self {
+        let recorder = start_recorder(settings, board, teller).map(Arc::new);
         let detector = settings
             .stall_after
             .and_then(|after| start_detector(after, exchange, recorder.clone()));
@@ -87,7 +93,7 @@ impl Drop for Witness {
 }
 
 /// systemd's state directory (systemd.exec(5), StateDirectory=), or where it would be.
-fn start_recorder(settings: &Rescue, board: &Arc<Board>) -> Option<Recorder> {
+fn start_recorder(settings: &Rescue, board: &Arc<Board>, teller: &Teller) -> Option<Recorder> {
     let state = std::env::var_os("STATE_DIRECTORY").unwrap_or("/var/lib/fragwatch".into());
     let board = Arc::clone(board);
     let images = move || {
@@ -103,6 +109,7 @@ fn start_recorder(settings: &Rescue, board: &Arc<Board>) -> Option<Recorder> {
         directory: PathBuf::from(state).join("incidents"),
         hook: settings.hook.clone(),
         images: Arc::new(images),
+        told: incident_listener(teller.clone()),
         ..RecorderSettings::default()
     });
     recorder

@@ -20,6 +20,16 @@ pub enum Severity {
 }
 
 impl Severity {
+    /// The severity that is printed so; `Ok` for any other word.
+    #[must_use]
+    pub fn named(name: &str) -> Severity {
+        match name {
+            "warning" => Severity::Warning,
+            "critical" => Severity::Critical,
+            _ => Severity::Ok,
+        }
+    }
+
     /// The value of the metric `fragwatch_image_severity`: 0, 1 or 2.
     #[must_use]
     pub fn as_number(self) -> u8 {

@@ -297,7 +297,13 @@ pub struct RecorderSettings {
     pub evidence_deadline: Duration,
     /// Who knows the most fragmented images.
     pub images: Images,
+    /// Is told how an incident stands, and when it began, each time that it begins, ends or something
+    /// was found out. Must not wait.
+    pub told: Listener,
 }
+
+/// Is told of incidents.
+pub type Listener = Arc<dyn Fn(&Incident, SystemTime) + Send + Sync>;
 
 impl Default for RecorderSettings {
     fn default() -> Self {
@@ -309,6 +315,7 @@ impl Default for RecorderSettings {
             hook_timeout: hook::TIMEOUT,
             evidence_deadline: evidence::DEADLINE,
             images: Arc::new(Vec::new),
+            told: Arc::new(|_, _| {}),
         }
     }
 }
@@ -361,6 +368,7 @@ impl Recorder {
         };
         let desk = Desk {
             evidence: start_gathering(&settings, told.clone())?,
+            told: settings.told,
             directory: settings.directory,
             writer: writer.clone(),
             hooks: hooks.clone(),
@@ -510,6 +518,7 @@ struct Desk {
     hooks: Option<Arc<Hooks>>,
     /// The last one may go on.
     entries: VecDeque<Entry>,
+    told: Listener,
     prelude: VecDeque<(Monotonic, What)>,
     hangs: bool,
 }
@@ -700,9 +709,10 @@ impl Desk {
     }
 
     fn put(&mut self, number: IncidentId) {
-        let writer = self.writer.clone();
+        let (writer, told) = (self.writer.clone(), Arc::clone(&self.told));
         if let Some(entry) = self.find(number) {
             entry.put(&writer);
+            told(&entry.document(), entry.began_at);
         }
     }
 

@@ -7,32 +7,84 @@ use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, PermissionsExt as 
 use std::os::unix::net;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
-use axum::extract::State;
+use axum::extract::{Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use axum::{Router, routing::get};
 use rustix::fs::{Gid, chown};
 use serde::Serialize;
 use tokio::net::UnixListener;
+use tokio::sync::Semaphore;
 
 use super::board::Board;
+use super::past;
 use crate::config::settings::{Control, DEFAULT_SOCKET};
 
+/// What reading the history may take.
+const READING: Duration = Duration::from_secs(10);
 /// Root and the group may ask; nobody else.
 const MODE: u32 = 0o660;
 /// Where the names of groups stand. Not asked through NSS: that may wait for a directory server.
 const GROUPS: &str = "/etc/group";
 
-/// The pages over a board.
-pub fn router(board: Arc<Board>) -> Router {
-    Router::new()
-        .route("/v1/status", get(status))
-        .with_state(board)
+/// What is answered from.
+#[derive(Debug, Clone)]
+pub struct Pages {
+    board: Arc<Board>,
+    database: Arc<Path>,
+    /// One reading of the history at a time: its disk may hang.
+    reading: Arc<Semaphore>,
 }
 
-async fn status(State(board): State<Arc<Board>>) -> Response {
-    answer(&board.status())
+impl Pages {
+    /// From a board and the history at `database`.
+    #[must_use]
+    pub fn new(board: Arc<Board>, database: &Path) -> Self {
+        Pages {
+            board,
+            database: database.into(),
+            reading: Arc::new(Semaphore::new(1)),
+        }
+    }
+}
+
+/// The pages themselves.
+pub fn router(pages: Pages) -> Router {
+    Router::new()
+        .route("/v1/status", get(status))
+        .route("/v1/history", get(history))
+        .with_state(pages)
+}
+
+async fn status(State(pages): State<Pages>) -> Response {
+    answer(&pages.board.status())
+}
+
+/// Whoever waits longer is told that it hangs; the reading goes on, and holds its turn.
+async fn history(State(pages): State<Pages>, Query(asked): Query<past::Question>) -> Response {
+    let Ok(turn) = Arc::clone(&pages.reading).try_acquire_owned() else {
+        let busy = "the history is being read already; if that lasts, its disk hangs";
+        return refuse(StatusCode::SERVICE_UNAVAILABLE, busy);
+    };
+    let reading = tokio::task::spawn_blocking(move || {
+        let _turn = turn;
+        past::read(&pages.database, &asked)
+    });
+    match tokio::time::timeout(READING, reading).await {
+        Ok(Ok(Ok(past))) => answer(&past),
+        Ok(Ok(Err(error))) => refuse(StatusCode::NOT_FOUND, &error.to_string()),
+        Ok(Err(error)) => refuse(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
+        Err(_) => refuse(
+            StatusCode::GATEWAY_TIMEOUT,
+            "the history does not answer; its disk may hang",
+        ),
+    }
+}
+
+fn refuse(status: StatusCode, why: &str) -> Response {
+    (status, format!("{why}\n")).into_response()
 }
 
 /// The value as JSON.

@@ -13,6 +13,7 @@ use metrics::{
 };
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 
+use crate::history::Health;
 use crate::model::path::shown;
 use crate::model::{
     Bytes, ExtentCount, ExtentMap, ExtentsPerDay, Filesystem, Outcome, Owner, RescueStep, Sample,
@@ -54,6 +55,10 @@ const RESCUE_ACTIVE: &str = "fragwatch_rescue_active";
 const RESCUE_REACTION: &str = "fragwatch_rescue_reaction_seconds";
 const INCIDENT_FILES: &str = "fragwatch_rescue_incident_files_total";
 const RESCUE_NEWS_LOST: &str = "fragwatch_rescue_news_lost_total";
+const HISTORY_WRITTEN: &str = "fragwatch_history_records_total";
+const HISTORY_LOST: &str = "fragwatch_history_lost_total";
+const HISTORY_MOVED_ASIDE: &str = "fragwatch_history_moved_aside_total";
+const HISTORY_UP: &str = "fragwatch_history_up";
 const MEMORY_FREE_BLOCKS: &str = "fragwatch_memory_free_blocks";
 const MEMORY_COMPACTION_FAILURES: &str = "fragwatch_memory_compaction_failures_total";
 const MEMORY_ALLOCATION_STALLS: &str = "fragwatch_memory_allocation_stalls_total";
@@ -270,6 +275,27 @@ pub fn incident_files(written: u64, failed: u64, lost: u64) {
 /// News of the rescue that were overwritten before they were heard.
 pub fn rescue_news_lost(lost: u64) {
     counter!(RESCUE_NEWS_LOST).absolute(lost);
+}
+
+/// How the history goes.
+pub fn history(health: &Health) {
+    describe_counter!(HISTORY_WRITTEN, "Records written to the history.");
+    describe_counter!(
+        HISTORY_LOST,
+        "Records that the history lost, because its disk hangs, is full or fails."
+    );
+    describe_counter!(
+        HISTORY_MOVED_ASIDE,
+        "Damaged databases that were moved aside; a new one was begun."
+    );
+    describe_gauge!(
+        HISTORY_UP,
+        "Whether the history's database is open and was last written without trouble."
+    );
+    counter!(HISTORY_WRITTEN).absolute(health.written);
+    counter!(HISTORY_LOST).absolute(health.lost);
+    counter!(HISTORY_MOVED_ASIDE).absolute(health.moved_aside);
+    gauge!(HISTORY_UP).set(if health.healthy { 1.0 } else { 0.0 });
 }
 
 /// Renders the early warnings: free blocks of memory by order, and how often the kernel failed to

@@ -7,5 +7,6 @@ pub mod control;
 pub mod http;
 pub mod listener;
 pub mod metrics;
+pub mod past;
 pub mod status;
 pub mod textfile;

@@ -1,0 +1,272 @@
+//! What the daemon tells the history, and what it asks of it at the start. Nothing here waits for
+//! the database: see [`crate::history`].
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tracing::{info, warn};
+
+use super::inventory::{Inventory, SeverityChange, Subject};
+use super::sampler::Shared;
+use crate::config::Settings;
+use crate::config::settings::History;
+use crate::history::lock::{self, Lock, LockError};
+use crate::history::recent::CAPACITY;
+use crate::history::{
+    IncidentRow, Keeper, MapRow, Reader, Record, Recorder, SeverityRow, Sweep, open,
+};
+use crate::model::path::shown;
+use crate::model::{Bytes, ExtentMap, ImageId, Point, Severity, UnixTime};
+use crate::rescue::incident::{Incident, State, What};
+use crate::serve::metrics;
+
+/// What the last records may take when the daemon ends.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+/// What reading the past may take at the start. The first sweep waits for it.
+const LOOKING_BACK: Duration = Duration::from_secs(5);
+/// Changes of severity that are looked through for the last one of each image.
+const SEVERITIES: u32 = 10_000;
+
+/// The history while the daemon runs. Ends it when it goes out of scope.
+pub(super) struct Chronicle {
+    /// Of the directory.
+    _lock: Option<Lock>,
+    teller: Teller,
+    keeper: Option<Keeper>,
+    path: PathBuf,
+}
+
+/// Tells the history something; a copy tells the same one. Nothing if there is none.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Teller(Option<Recorder>);
+
+/// Where the history is: as configured; unless that is the default and systemd has given a state
+/// directory (systemd.exec(5), StateDirectory=).
+pub(crate) fn database(history: &History) -> PathBuf {
+    match std::env::var_os("STATE_DIRECTORY") {
+        Some(directory) if history.path == History::default().path => {
+            PathBuf::from(directory).join("history.db")
+        }
+        _ => history.path.clone(),
+    }
+}
+
+impl Chronicle {
+    /// Takes the directory for itself and starts the history.
+    ///
+    /// # Errors
+    /// If another daemon has the directory. Whatever else is wrong with it is told in the log, and
+    /// the daemon goes on without a past.
+    pub(super) async fn start(settings: &Settings) -> Result<Self, LockError> {
+        let path = database(&settings.history);
+        let lock = take_lock(path.parent().unwrap_or(Path::new("/"))).await?;
+        let started = open(&History {
+            path: path.clone(),
+            ..settings.history.clone()
+        });
+        let (recorder, keeper) = match started {
+            Ok((recorder, keeper)) => (Some(recorder), Some(keeper)),
+            Err(error) => {
+                warn!("there will be no history: {error}");
+                (None, None)
+            }
+        };
+        let teller = Teller(recorder);
+        teller.tell_health();
+        Ok(Chronicle {
+            _lock: lock,
+            teller,
+            keeper,
+            path,
+        })
+    }
+
+    /// Who tells it something.
+    pub(super) fn teller(&self) -> Teller {
+        self.teller.clone()
+    }
+
+    /// Where it is.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+/// The lock of the directory. If its disk does not answer, there is none, and the daemon begins all
+/// the same: now it is needed most.
+async fn take_lock(directory: &Path) -> Result<Option<Lock>, LockError> {
+    let there = directory.to_owned();
+    let taking = tokio::task::spawn_blocking(move || lock::acquire(&there));
+    match tokio::time::timeout(LOOKING_BACK, taking).await {
+        Ok(Ok(Ok(lock))) => return Ok(Some(lock)),
+        Ok(Ok(Err(error @ LockError::LockedBy { .. }))) => return Err(error),
+        Ok(Ok(Err(error))) => warn!("{error}; there may be a second daemon beside this one"),
+        Ok(Err(error)) => warn!("{}: cannot be locked: {error}", shown(directory)),
+        Err(_) => warn!(
+            "{} does not answer; there may be a second daemon beside this one",
+            shown(directory)
+        ),
+    }
+    Ok(None)
+}
+
+impl Drop for Chronicle {
+    fn drop(&mut self) {
+        if let Some(keeper) = self.keeper.take()
+            && !keeper.stop(LAST_WORDS)
+        {
+            warn!("the last samples were not written to {}", shown(&self.path));
+        }
+    }
+}
+
+/// What the history knows of the last `window`, before the first sweep. Without it growth would be
+/// unknown after each restart, and each image that is bad would be told anew.
+pub(super) async fn look_back(path: &Path, window: Duration, now: UnixTime, inventory: &Shared) {
+    if !path.exists() {
+        return;
+    }
+    let from = path.to_owned();
+    let reading = tokio::task::spawn_blocking(move || read_past(&from, window, now));
+    match tokio::time::timeout(LOOKING_BACK, reading).await {
+        Ok(Ok(Ok(past))) => {
+            let number = past.len();
+            let mut inventory = inventory.lock();
+            for (key, points, severity) in past {
+                inventory.restore(key, &points, severity, window);
+            }
+            info!("the history of {number} images is known");
+        }
+        Ok(Ok(Err(error))) => warn!("beginning without a past: {error}"),
+        Ok(Err(error)) => warn!("beginning without a past: {error}"),
+        Err(_) => warn!("beginning without a past: {} does not answer", shown(path)),
+    }
+}
+
+type Past = Vec<(crate::model::ImageKey, Vec<Point>, Severity)>;
+
+fn read_past(
+    path: &Path,
+    window: Duration,
+    now: UnixTime,
+) -> Result<Past, crate::history::ReadError> {
+    let reader = Reader::open(path)?;
+    let seconds = i64::try_from(window.as_secs()).unwrap_or(i64::MAX);
+    let since = UnixTime(now.0.saturating_sub(seconds));
+    let mut severities = std::collections::HashMap::new();
+    // Newest first: the first one of an image is its last one.
+    for change in reader.severities(None, SEVERITIES)? {
+        severities.entry(change.image).or_insert(change.to);
+    }
+    let mut past = Vec::new();
+    reader.each_image_since(since, CAPACITY, |image, readings| {
+        let points = readings.iter().map(|reading| reading.point);
+        // What lies ahead of the clock is from before it was set back.
+        let points = points.filter(|point| point.at <= now).collect();
+        let severity = severities.get(&image.id).map(String::as_str);
+        past.push((
+            image.key.clone(),
+            points,
+            Severity::named(severity.unwrap_or("ok")),
+        ));
+    })?;
+    Ok(past)
+}
+
+impl Teller {
+    /// A sweep has ended.
+    pub(super) fn swept(&self, at: UnixTime, inventory: &Inventory) {
+        self.record(|| {
+            Record::Sweep(Sweep {
+                at,
+                images: inventory.counted_rows(),
+            })
+        });
+        self.tell_health();
+    }
+
+    /// The map of an image was read.
+    pub(super) fn map(&self, at: UnixTime, id: ImageId, map: &ExtentMap, inventory: &Inventory) {
+        if let Some(image) = inventory.reference(id) {
+            let map = map.clone();
+            self.record(|| Record::Map(MapRow { image, at, map }));
+        }
+    }
+
+    /// The severity of an image has changed.
+    pub(super) fn severity(&self, at: UnixTime, change: &SeverityChange, inventory: &Inventory) {
+        let Subject::Image { id, extents, .. } = &change.subject else {
+            return;
+        };
+        if let Some(image) = inventory.reference(*id) {
+            self.record(|| {
+                Record::Severity(SeverityRow {
+                    image,
+                    at,
+                    from: change.from,
+                    to: change.to,
+                    extents: *extents,
+                    reason: change.reason.to_string(),
+                })
+            });
+        }
+    }
+
+    /// How an incident stands.
+    pub(super) fn incident(&self, incident: &Incident, began: SystemTime) {
+        self.record(|| Record::Incident(incident_row(incident, began)));
+    }
+
+    /// After a reload.
+    pub(super) fn set_retention(&self, retention: Duration) {
+        if let Some(recorder) = &self.0 {
+            recorder.set_retention(retention);
+        }
+    }
+
+    fn tell_health(&self) {
+        if let Some(recorder) = &self.0 {
+            metrics::history(&recorder.health());
+        }
+    }
+
+    fn record(&self, record: impl FnOnce() -> Record) {
+        if let Some(recorder) = &self.0 {
+            // What is lost is counted there.
+            recorder.record(record());
+        }
+    }
+}
+
+fn incident_row(incident: &Incident, began: SystemTime) -> IncidentRow {
+    let at = unix(began);
+    let last = incident
+        .events
+        .iter()
+        .rev()
+        .find_map(|event| match &event.what {
+            What::Action(action) => Some(action.outcome),
+            _ => None,
+        });
+    let duration = Duration::from_millis(incident.duration_ms.unwrap_or(0));
+    IncidentRow {
+        name: incident.id.clone(),
+        at,
+        ended: (incident.state != State::Open).then(|| unix(began + duration)),
+        trigger: incident.trigger,
+        actions: incident.actions,
+        outcome: last,
+        freed: Bytes(incident.slab_freed_kib.saturating_mul(1024)),
+    }
+}
+
+fn unix(time: SystemTime) -> UnixTime {
+    let since = time.duration_since(UNIX_EPOCH);
+    UnixTime::from_seconds(since.map_or(0.0, |since| since.as_secs_f64()))
+}
+
+/// Tells the history of incidents.
+pub(super) fn incident_listener(teller: Teller) -> crate::rescue::incident::Listener {
+    Arc::new(move |incident, began| teller.incident(incident, began))
+}
