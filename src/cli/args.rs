@@ -40,6 +40,8 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Show the past of an image: a chart of its extents, thresholds, defragmentations
+    History(HistoryArguments),
     /// Check the host as a monitoring plugin does: one line, performance data, exit code
     #[command(after_help = "\
 Exit status: 0 ok, 1 warning, 2 critical, 3 unknown: no daemon answers, or its counts are old.")]
@@ -139,6 +141,21 @@ pub enum SortKey {
     Allocated,
     /// Name, in alphabetical order
     Path,
+}
+
+/// Of `fragwatch history`.
+#[derive(Debug, Args)]
+pub struct HistoryArguments {
+    /// The image: its path, or the end of it, such as its name
+    pub image: PathBuf,
+
+    /// How far back, e.g. 6h or 90d
+    #[arg(long, value_name = "DURATION", default_value = "7d")]
+    pub since: String,
+
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Of `fragwatch check-config`.

@@ -2,11 +2,13 @@
 
 pub mod args;
 mod census;
+mod chart;
 mod check;
 mod check_config;
 mod client;
 mod drill;
 mod generate;
+mod history;
 mod image_table;
 pub mod incidents;
 mod map_view;
@@ -43,6 +45,7 @@ pub fn main(arguments: &Arguments) -> ExitCode {
         },
         Command::Run => run::run(config),
         Command::Status { json } => status::run(*json, config),
+        Command::History(arguments) => history::run(arguments, config),
         Command::Check { json } => check::run(*json, config),
         Command::Incidents { n, json, directory } => incidents::run(*n, *json, directory),
         Command::Drill { act } => drill::run(*act, config),

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use crate::model::UnixTime;
+
 /// `2026-11-20T12:03:05.123Z`
 #[must_use]
 pub fn rfc3339(time: SystemTime) -> String {
@@ -15,6 +17,14 @@ pub fn rfc3339(time: SystemTime) -> String {
         milli,
     } = Utc::of(time);
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{milli:03}Z")
+}
+
+/// `2026-11-20T12:03:05Z`
+#[must_use]
+pub fn rfc3339_seconds(time: UnixTime) -> String {
+    let since = Duration::from_secs(u64::try_from(time.0).unwrap_or(0));
+    let text = rfc3339(UNIX_EPOCH + since);
+    text.replace(".000Z", "Z")
 }
 
 /// `20261120T120305.123Z`: sorts by time, and is a file name everywhere.

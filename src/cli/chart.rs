@@ -1,0 +1,203 @@
+//! A chart of counts over time in a terminal: columns of eighths, thresholds as dotted lines,
+//! defragmentations as marks underneath. Pure.
+
+use crate::model::{ExtentCount, UnixTime};
+
+/// Rows of the plot.
+const HEIGHT: usize = 12;
+/// Columns of the scale on the left, its line included.
+const SCALE: usize = 8;
+/// Narrower than this it says nothing.
+const LEAST_WIDTH: usize = 20;
+/// A column that is filled so many eighths.
+const EIGHTHS: [char; 9] = [' ', '▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
+
+/// What is drawn.
+#[derive(Debug, Clone)]
+pub(super) struct Chart<'c> {
+    /// Counts, oldest first: when, and the most since the one before.
+    pub(super) points: &'c [(UnixTime, ExtentCount)],
+    /// Drawn from here to there.
+    pub(super) span: (UnixTime, UnixTime),
+    /// Thresholds, with a letter for the scale.
+    pub(super) thresholds: &'c [(char, ExtentCount)],
+    /// When something happened that is marked.
+    pub(super) marks: &'c [UnixTime],
+}
+
+impl Chart<'_> {
+    /// The chart, at most `width` columns wide. Nothing if there is nothing to draw.
+    pub(super) fn render(&self, width: usize) -> String {
+        let columns = self.columns(width.saturating_sub(SCALE).max(LEAST_WIDTH));
+        let Some(most) = columns.iter().flatten().max().copied() else {
+            return String::new();
+        };
+        let top = self.top(most);
+        let mut text = String::new();
+        for row in (0..HEIGHT).rev() {
+            text.push_str(&self.scale(row, top));
+            let line: String = columns
+                .iter()
+                .map(|count| self.cell(*count, row, top))
+                .collect();
+            text.push_str(line.trim_end());
+            text.push('\n');
+        }
+        text.push_str(&" ".repeat(SCALE - 1));
+        text.push('└');
+        text.push_str(&"─".repeat(columns.len()));
+        text.push('\n');
+        text.push_str(&self.marks_line(columns.len()));
+        text
+    }
+
+    /// The most in the time of each column; nothing where nothing was counted.
+    fn columns(&self, width: usize) -> Vec<Option<u64>> {
+        let mut columns = vec![None; width];
+        for (at, extents) in self.points {
+            if let Some(column) = self.column(*at, width) {
+                columns[column] = columns[column].max(Some(extents.0));
+            }
+        }
+        columns
+    }
+
+    /// Which column a moment belongs to.
+    fn column(&self, at: UnixTime, width: usize) -> Option<usize> {
+        let (from, to) = self.span;
+        if at < from || at > to {
+            return None;
+        }
+        let after = i128::from(at.0) - i128::from(from.0);
+        let span = (i128::from(to.0) - i128::from(from.0)).max(1);
+        let column = after * width as i128 / span;
+        Some(usize::try_from(column).ok()?.min(width - 1))
+    }
+
+    /// The upper end of the scale: a threshold is shown when it is near, not when it would press
+    /// everything else flat.
+    fn top(&self, most: u64) -> u64 {
+        let near = |threshold: &u64| *threshold <= most.saturating_mul(3);
+        let thresholds = self.thresholds.iter().map(|(_, threshold)| threshold.0);
+        let top = thresholds.filter(near).fold(most, u64::max);
+        // A little more, so that the highest line is not the frame.
+        top.saturating_add(top / 10).max(8)
+    }
+
+    /// How many eighths of the whole height a count fills.
+    fn eighths(count: u64, top: u64) -> usize {
+        let height = u128::from(count) * (HEIGHT as u128 * 8) / u128::from(top);
+        let eighths = usize::try_from(height)
+            .unwrap_or(usize::MAX)
+            .min(HEIGHT * 8);
+        // Something is never nothing.
+        eighths.max(usize::from(count > 0))
+    }
+
+    fn threshold_in(&self, row: usize, top: u64) -> Option<char> {
+        let in_row = |threshold: u64| threshold < top && Self::eighths(threshold, top) / 8 == row;
+        let found = self.thresholds.iter().find(|(_, count)| in_row(count.0));
+        found.map(|(letter, _)| *letter)
+    }
+
+    fn cell(&self, count: Option<u64>, row: usize, top: u64) -> char {
+        let filled = count.map_or(0, |count| Self::eighths(count, top));
+        match filled.saturating_sub(row * 8).min(8) {
+            0 if self.threshold_in(row, top).is_some() => '┈',
+            eighths => EIGHTHS[eighths],
+        }
+    }
+
+    /// `  1.2M │`, `     C ┤`: every fourth row its value, rows with a threshold its letter.
+    fn scale(&self, row: usize, top: u64) -> String {
+        let width = SCALE - 1;
+        if let Some(letter) = self.threshold_in(row, top) {
+            return format!("{letter:>w$} ┤", w = width - 1);
+        }
+        if row % 4 != 3 {
+            return format!("{:>w$} │", "", w = width - 1);
+        }
+        let value = u128::from(top) * (row as u128 + 1) / HEIGHT as u128;
+        let value = ExtentCount(u64::try_from(value).unwrap_or(u64::MAX));
+        format!("{:>w$} ┤", value.short(), w = width - 1)
+    }
+
+    fn marks_line(&self, width: usize) -> String {
+        let mut line = vec![' '; width];
+        for column in self.marks.iter().filter_map(|at| self.column(*at, width)) {
+            line[column] = '▲';
+        }
+        let line: String = line.into_iter().collect();
+        if line.trim().is_empty() {
+            return String::new();
+        }
+        format!("{}{}\n", " ".repeat(SCALE), line.trim_end())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use unicode_width::UnicodeWidthStr as _;
+
+    #[test]
+    fn a_rise_a_fall_and_a_threshold() {
+        let count = |at: i64| ExtentCount(if at < 20 { 100 + at as u64 * 50 } else { 60 });
+        let points: Vec<_> = (0..40).map(|at| (UnixTime(at), count(at))).collect();
+        let chart = Chart {
+            points: &points,
+            span: (UnixTime(0), UnixTime(39)),
+            thresholds: &[('W', ExtentCount(800)), ('C', ExtentCount(1_000_000))],
+            marks: &[UnixTime(20)],
+        };
+        let text = chart.render(48);
+        let lines: Vec<_> = text.lines().collect();
+        assert_eq!(lines.len(), HEIGHT + 2, "{text}");
+        let found = lines.iter().position(|line| line.contains("W ┤")).unwrap();
+        assert!(lines[found].contains("┈┈┈┈"), "{text}");
+        assert!(!text.contains('C'), "a far threshold presses nothing flat");
+        assert_eq!(lines[HEIGHT + 1].trim(), "▲");
+        // Both ends stand on the ground: one low, the other lower.
+        let ground: Vec<char> = lines[HEIGHT - 1].chars().collect();
+        assert_eq!(ground[SCALE], '█');
+        assert_eq!(ground.last(), Some(&'▄'), "{text}");
+    }
+
+    #[test]
+    fn nothing_counted_is_nothing_drawn() {
+        let chart = Chart {
+            points: &[],
+            span: (UnixTime(0), UnixTime(9)),
+            thresholds: &[],
+            marks: &[],
+        };
+        assert_eq!(chart.render(80), "");
+    }
+
+    proptest! {
+        #[test]
+        fn it_keeps_its_width_whatever_it_draws(
+            points in proptest::collection::vec((any::<i64>(), any::<u64>()), 1..50),
+            from: i64,
+            to: i64,
+            threshold: u64,
+            width in 0..200usize,
+        ) {
+            let mut points: Vec<_> = points
+                .into_iter()
+                .map(|(at, count)| (UnixTime(at), ExtentCount(count)))
+                .collect();
+            points.sort_unstable();
+            let chart = Chart {
+                points: &points,
+                span: (UnixTime(from.min(to)), UnixTime(from.max(to))),
+                thresholds: &[('C', ExtentCount(threshold))],
+                marks: &[UnixTime(from), UnixTime(to)],
+            };
+            for line in chart.render(width).lines() {
+                prop_assert!(line.width() <= width.max(SCALE + LEAST_WIDTH), "{line}");
+            }
+        }
+    }
+}

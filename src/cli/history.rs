@@ -1,0 +1,198 @@
+//! `fragwatch history IMAGE`: its extents over time, with thresholds, defragmentations, and changes
+//! of severity.
+
+use std::fmt::Write as _;
+use std::path::Path;
+use std::time::Duration;
+
+use super::args::HistoryArguments;
+use super::chart::Chart;
+use super::{SUCCESS, client, load_config, scan_json, status, terminal};
+use crate::assess::Assessor;
+use crate::config::units::parse_duration;
+use crate::model::{ExtentCount, Roughly, UnixTime};
+use crate::rescue::utc::rfc3339_seconds;
+use crate::serve::past::{Past, Question};
+
+/// Columns where the terminal does not say how many it has.
+const WIDTH: usize = 80;
+
+pub(super) fn run(arguments: &HistoryArguments, config: Option<&Path>) -> anyhow::Result<u8> {
+    let settings = load_config(config)?.settings;
+    let window = parse_duration(&arguments.since)
+        .map_err(|misfit| anyhow::anyhow!("--since: {}", misfit.message))?;
+    let now = status::now();
+    let seconds = i64::try_from(window.as_secs()).unwrap_or(i64::MAX);
+    let question = Question {
+        image: name(&arguments.image)?,
+        since: UnixTime(now.0.saturating_sub(seconds)),
+    };
+    let query = serde_urlencoded::to_string(&question)?;
+    let past: Past = client::get(&settings, &format!("/v1/history?{query}"))?;
+    if arguments.json {
+        terminal::print(&scan_json::to_line(&past)?)?;
+        return Ok(SUCCESS);
+    }
+    let limits = Assessor::new(&settings.thresholds).limits(Path::new(&past.path));
+    let thresholds = [
+        ('W', limits.warning.extents),
+        ('C', limits.critical.extents),
+    ];
+    let width = terminal::width().map_or(WIDTH, usize::from);
+    let span = (question.since, now);
+    terminal::print(&render(&past, span, &thresholds, width))?;
+    Ok(SUCCESS)
+}
+
+/// A path that exists is meant as it is from here; any other is looked for by its end.
+fn name(image: &Path) -> anyhow::Result<String> {
+    let path = match std::path::absolute(image) {
+        Ok(path) if std::fs::symlink_metadata(&path).is_ok() => path,
+        _ => image.to_owned(),
+    };
+    Ok(crate::model::path::shown(&path))
+}
+
+fn render(
+    past: &Past,
+    span: (UnixTime, UnixTime),
+    thresholds: &[(char, ExtentCount)],
+    width: usize,
+) -> String {
+    let mut text = format!("{}\n", past.path);
+    let (Some(first), Some(last)) = (past.readings.first(), past.readings.last()) else {
+        text.push_str("It was not counted in this time; --since reaches further back.\n");
+        return text;
+    };
+    // Writing to a String cannot fail, here and below.
+    let _ = writeln!(
+        text,
+        "{} extents {} ago; {} extents {} ago",
+        first.extents,
+        Roughly(span.1.since(first.at)),
+        last.extents,
+        Roughly(span.1.since(last.at)),
+    );
+    text.push('\n');
+    let points: Vec<_> = past
+        .readings
+        .iter()
+        .map(|reading| (reading.at, reading.peak.max(reading.extents)))
+        .collect();
+    let marks: Vec<_> = past.runs.iter().map(|run| run.at).collect();
+    // What was not yet counted would be empty space.
+    let chart = Chart {
+        points: &points,
+        span: (first.at.max(span.0), span.1),
+        thresholds,
+        marks: &marks,
+    };
+    text.push_str(&chart.render(width));
+    for (letter, count) in thresholds {
+        let what = if *letter == 'C' {
+            "critical"
+        } else {
+            "warning"
+        };
+        let _ = write!(text, "  {letter} {what} {count}");
+    }
+    if !marks.is_empty() {
+        text.push_str("  ▲ defragmented");
+    }
+    text.push('\n');
+    text.push_str(&events(past));
+    text
+}
+
+fn events(past: &Past) -> String {
+    let mut events: Vec<(UnixTime, String)> = Vec::new();
+    for run in &past.runs {
+        let took = Roughly(Duration::from_secs_f64(run.seconds.clamp(0.0, 1e9)));
+        let gap = if run.reason.is_empty() { "" } else { ": " };
+        events.push((
+            run.at,
+            format!(
+                "{} {} from {} to {} extents in {took}{gap}{}",
+                run.engine, run.outcome, run.from, run.to, run.reason
+            ),
+        ));
+    }
+    for change in &past.severities {
+        events.push((
+            change.at,
+            format!(
+                "{} (was {}) with {} extents; {}",
+                change.to, change.from, change.extents, change.reason
+            ),
+        ));
+    }
+    events.sort_by_key(|(at, _)| std::cmp::Reverse(*at));
+    let mut text = String::new();
+    for (at, what) in events {
+        let _ = writeln!(text, "{}  {what}", rfc3339_seconds(at));
+    }
+    if !text.is_empty() {
+        text.insert(0, '\n');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::serve::past::{Change, Reading, Run};
+
+    #[test]
+    fn the_past_of_an_image() {
+        let reading = |at, extents| Reading {
+            at: UnixTime(at),
+            extents: ExtentCount(extents),
+            peak: ExtentCount(extents),
+        };
+        let past = Past {
+            path: "/srv/db.img".to_owned(),
+            readings: vec![reading(100, 5), reading(3700, 900), reading(7200, 7)],
+            runs: vec![Run {
+                at: UnixTime(7000),
+                seconds: 61.0,
+                engine: "xfs_fsr".to_owned(),
+                from: ExtentCount(900),
+                to: ExtentCount(7),
+                outcome: "improved".to_owned(),
+                reason: String::new(),
+            }],
+            severities: vec![Change {
+                at: UnixTime(3700),
+                from: "ok".to_owned(),
+                to: "warning".to_owned(),
+                extents: ExtentCount(900),
+                reason: "it has 900 extents".to_owned(),
+            }],
+            ..Past::default()
+        };
+        let text = render(
+            &past,
+            (UnixTime(0), UnixTime(7200)),
+            &[('W', ExtentCount(800))],
+            60,
+        );
+        for part in [
+            "/srv/db.img\n5 extents 1 h 58 min ago; 7 extents 0 s ago\n",
+            "  W warning 800  ▲ defragmented\n",
+            "1970-01-01T01:56:40Z  xfs_fsr improved from 900 to 7 extents in 1 min\n\
+             1970-01-01T01:01:40Z  warning (was ok) with 900 extents; it has 900 extents\n",
+        ] {
+            assert!(text.contains(part), "no {part:?} in\n{text}");
+        }
+    }
+
+    #[test]
+    fn nothing_in_this_time() {
+        let past = Past {
+            path: "/srv/db.img".to_owned(),
+            ..Past::default()
+        };
+        let text = render(&past, (UnixTime(0), UnixTime(10)), &[], 80);
+        assert!(text.contains("--since reaches further back"));
+    }
+}
