@@ -1,6 +1,6 @@
 //! Command lines of processes, read so that a process that is stuck costs nobody anything.
 //!
-//! Reading one can hang ([`command_line`](crate::sys::processes::command_line)). So it is done once
+//! Reading one can hang ([`command_line`]). So it is done once
 //! for each process, by threads that are left behind where they hang: one process holds up one
 //! thread, and what it would have said is heard at a later time, if ever.
 

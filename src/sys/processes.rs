@@ -309,8 +309,8 @@ mod tests {
     #[test]
     fn a_process_may_vanish_between_any_two_steps() {
         let proc = tempfile::tempdir().unwrap();
-        for (pid, gone) in ["fd", "fdinfo", "fdinfo/0", "comm"].iter().enumerate() {
-            let directory = process(proc.path(), pid as u32, &[("/srv/a", INFO)]);
+        for (pid, gone) in (1..).zip(["fd", "fdinfo", "fdinfo/0", "comm"]) {
+            let directory = process(proc.path(), pid, &[("/srv/a", INFO)]);
             let path = directory.join(gone);
             fs::remove_dir_all(&path)
                 .or_else(|_| fs::remove_file(&path))
