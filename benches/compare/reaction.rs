@@ -46,7 +46,7 @@ const MEDIAN_AT_MOST: f64 = 200e-6;
 const P99_AT_MOST: f64 = 2e-3;
 
 /// Their names in the table, by the kind of records that each waits for. A bar would end the cell.
-const NAMES: [&str; 3] = ["fragwatch", "dmesg --follow | grep", "tail -F | grep"];
+const NAMES: [&str; 3] = ["fragwatch", r"dmesg --follow \| grep", r"tail -F \| grep"];
 
 pub fn rows(repetitions: usize) -> Here<Vec<Row>> {
     let field = Field::new()?;

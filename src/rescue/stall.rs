@@ -1263,11 +1263,11 @@ mod tests {
             .spawn()
             .unwrap();
         let mut scanner = scanner(Path::new("/proc"));
-        let (mut visible, mut looks) = (0, 0);
-        // On a busy machine it has a processor now and then only, and just then it may be in user
-        // mode, where a process has no kernel stack but its entry.
+        let mut visible = 0;
+        let mut looks = 0;
+        // A process that is in user mode just then, or waits for the processor, has no kernel stack
+        // but its entry. On a busy machine that is most of the time.
         while visible < 3 && looks < 300 {
-            looks += 1;
             thread::sleep(Duration::from_millis(100));
             scanner.looked = Monotonic(now().0.saturating_sub(1_000_000_000));
             scanner
@@ -1275,12 +1275,15 @@ mod tests {
                 .values_mut()
                 .for_each(|ticks| *ticks = ticks.saturating_sub(100));
             let seen = scanner.look(true).unwrap();
-            let its = seen.iter().filter(|seen| seen.key.tid == child.id());
-            visible += its.filter(|seen| seen.sight == Sight::Elsewhere).count();
+            let of_child = seen.iter().filter(|seen| seen.key.tid == child.id());
+            visible += of_child
+                .filter(|seen| seen.sight == Sight::Elsewhere)
+                .count();
+            looks += 1;
         }
         child.kill().unwrap();
         child.wait().unwrap();
-        assert!(visible >= 3, "seen {visible} times in {looks} looks");
+        assert!(visible >= 3, "{visible} in {looks} looks");
         assert_eq!(sched_getaffinity(None).unwrap(), allowed);
     }
 
