@@ -102,6 +102,7 @@ impl Sampler {
             }
             self.hook.configure(&settings.thresholds.hook);
             self.sweep(&settings).await;
+            crate::sys::heap::trim();
             self.pace.swept(began.into_std(), Instant::now().into_std());
             let next = began + settings.sampling.interval;
             if !self.wait_until(next, &settings).await {

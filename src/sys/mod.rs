@@ -10,6 +10,7 @@ pub mod fsxattr;
 pub mod generation;
 pub mod geometry;
 pub mod handle;
+pub mod heap;
 pub mod locks;
 pub mod mounts;
 pub mod processes;
