@@ -19,6 +19,7 @@ const LAW: &[(&str, &[&str])] = &[
     // Pure: no file, no clock, no kernel.
     ("model", &[]),
     ("assess", &["model", "config::settings"]),
+    ("maintenance", &["model", "config::settings"]),
     // A pattern that is none is refused by those who use it.
     ("config", &["model", "klog::rules"]),
     ("discover::rules", &["model", "config::settings"]),
@@ -38,7 +39,6 @@ const LAW: &[(&str, &[&str])] = &[
 
 /// Rooms that are still to be built.
 const LAW_TO_COME: &[(&str, &[&str])] = &[
-    ("maintenance", &["model", "config::settings"]),
     ("history::growth", &["model", "config::settings"]),
     ("defrag::run", &["model", "config::settings"]),
 ];

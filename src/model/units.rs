@@ -1,6 +1,7 @@
 //! A type for each unit, so that extents are never added to bytes, and one way to print them.
 
 use std::fmt;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -20,6 +21,20 @@ pub struct Bytes(pub u64);
 )]
 #[serde(transparent)]
 pub struct ExtentCount(pub u64);
+
+/// A part of a whole, in millionths of it, so that equal ones are equal.
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(transparent)]
+pub struct Share(pub u32);
+
+/// How fast data moves.
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(transparent)]
+pub struct BytesPerSecond(pub u64);
 
 const BINARY_UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
 const DECIMAL_UNITS: [&str; 6] = ["k", "M", "G", "T", "P", "E"];
@@ -49,6 +64,43 @@ impl ExtentCount {
     }
 }
 
+impl Share {
+    /// All of it.
+    pub const WHOLE: Share = Share(1_000_000);
+
+    /// So many hundredths.
+    #[must_use]
+    pub const fn percent(percent: u32) -> Share {
+        Share(percent.saturating_mul(10_000))
+    }
+
+    /// Whether `part` is this share of `whole` or more.
+    #[must_use]
+    pub fn is_reached_by(self, part: Bytes, whole: Bytes) -> bool {
+        u128::from(part.0) * u128::from(Share::WHOLE.0) >= u128::from(whole.0) * u128::from(self.0)
+    }
+
+    /// So much of `whole`, rounded up.
+    #[must_use]
+    pub fn of_bytes(self, whole: Bytes) -> Bytes {
+        let share = u128::from(whole.0) * u128::from(self.0);
+        let share = share.div_ceil(u128::from(Share::WHOLE.0));
+        Bytes(u64::try_from(share).unwrap_or(u64::MAX))
+    }
+}
+
+impl BytesPerSecond {
+    /// How long so many bytes take. At no speed at all they take for ever.
+    #[must_use]
+    pub fn time_for(self, bytes: Bytes) -> Duration {
+        let nanoseconds = u128::from(bytes.0) * 1_000_000_000;
+        let nanoseconds = nanoseconds.checked_div(u128::from(self.0));
+        nanoseconds
+            .and_then(|nanoseconds| u64::try_from(nanoseconds).ok())
+            .map_or(Duration::MAX, Duration::from_nanos)
+    }
+}
+
 impl std::iter::Sum for Bytes {
     fn sum<I: Iterator<Item = Bytes>>(iter: I) -> Bytes {
         iter.fold(Bytes(0), Bytes::saturating_add)
@@ -70,6 +122,25 @@ impl fmt::Display for Bytes {
             scaled(self.0, 1024, &BINARY_UNITS, " ")
         };
         f.pad(&text)
+    }
+}
+
+impl fmt::Display for Share {
+    /// As it is configured: `5%`, `0.25%`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (whole, rest) = (self.0 / 10_000, self.0 % 10_000);
+        if rest == 0 {
+            return f.pad(&format!("{whole}%"));
+        }
+        let rest = format!("{rest:04}");
+        f.pad(&format!("{whole}.{}%", rest.trim_end_matches('0')))
+    }
+}
+
+impl fmt::Display for BytesPerSecond {
+    /// As a person reads it: `118 MiB/s`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&format!("{}/s", Bytes(self.0)))
     }
 }
 
@@ -132,6 +203,26 @@ mod tests {
         assert_eq!(ExtentCount(34_694_398).short(), "34.6M");
         assert_eq!(ExtentCount(999).short(), "999");
         assert_eq!(ExtentCount(130_909).short(), "130k");
+    }
+
+    #[test]
+    fn a_share_is_a_part_of_a_whole() {
+        assert_eq!(Share::percent(5).to_string(), "5%");
+        assert_eq!(Share(2_500).to_string(), "0.25%");
+        let (half, whole) = (Bytes(1 << 63), Bytes(u64::MAX));
+        assert!(Share::percent(50).is_reached_by(half, whole));
+        assert!(!Share(500_001).is_reached_by(half, whole));
+        assert_eq!(Share::percent(5).of_bytes(Bytes(101)), Bytes(6));
+        assert_eq!(Share::WHOLE.of_bytes(whole), whole);
+    }
+
+    #[test]
+    fn a_speed_takes_its_time() {
+        let speed = BytesPerSecond(100 << 20);
+        assert_eq!(speed.to_string(), "100 MiB/s");
+        assert_eq!(speed.time_for(Bytes(50 << 20)), Duration::from_millis(500));
+        assert_eq!(BytesPerSecond(0).time_for(Bytes(1)), Duration::MAX);
+        assert_eq!(BytesPerSecond(1).time_for(Bytes(u64::MAX)), Duration::MAX);
     }
 
     proptest! {
