@@ -16,6 +16,7 @@
 //! - [`discover`]: which files are VM images
 //! - [`probe`]: counting them, and surviving when that hangs
 //! - [`assess`]: how bad it is (pure)
+//! - [`maintenance`]: when which image is defragmented, and why another is not (pure)
 //! - [`klog`]: the kernel's log, and which of its lines matter
 //! - [`rescue`]: from such a line to free memory
 //! - [`serve`]: metrics and their page
@@ -27,6 +28,7 @@ pub mod config;
 pub mod daemon;
 pub mod discover;
 pub mod klog;
+pub mod maintenance;
 pub mod model;
 pub mod probe;
 pub mod rescue;
