@@ -10,6 +10,7 @@ mod generate;
 mod image_table;
 pub mod incidents;
 mod map_view;
+pub mod plan;
 mod progress;
 mod run;
 mod scan;
