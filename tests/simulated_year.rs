@@ -7,6 +7,8 @@
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
     reason = "clippy knows the tests, but not what they call"
 )]
 
@@ -205,7 +207,7 @@ impl World {
             let pid = 1000 + u32::try_from(number).unwrap();
             let name = Some(format!("vm-{number}"));
             // Half of the VMs never end, the others have a day off now and then.
-            let is_on = number % 8 < 4 || !self.random.one_in(4);
+            let is_on = number % 8 < 4 || !self.random.one_in(2);
             image.user = is_on.then_some(User::Vm { name, pid });
             image.shares_blocks = number % 10 == 9 && !self.random.one_in(3);
         }
@@ -302,7 +304,7 @@ impl World {
                 path: self.images[running.image].path.clone(),
                 ends: running.run.ends,
             });
-            let taken = running.map_or(0, |running| taken(running));
+            let taken = running.map_or(0, taken);
             filesystem.free = Bytes(self.free[number].saturating_sub(taken));
         }
         Facts {
@@ -331,7 +333,10 @@ impl World {
         for (planned, run) in plan.due(self.now) {
             let by_path = |image: &ImageFacts| image.path == planned.path;
             let image = self.images.iter().position(by_path).unwrap();
+            // Some have disks that turn.
+            let is_slow = self.filesystem_of(image).is_multiple_of(3);
             let base = match run.engine {
+                Engine::XfsFsr if is_slow => 24 * MIB,
                 Engine::XfsFsr => 120 * MIB,
                 Engine::Online => 25 * MIB,
             };
@@ -433,13 +438,12 @@ fn a_year() {
         tally.cut_off,
         tally.reasons
     );
-    // Both engines had something to do, and hardly a copy was made in vain for want of time.
+    // Both engines had something to do.
     assert!(tally.improved[&Engine::XfsFsr] > 10, "{summary}");
     assert!(tally.improved[&Engine::Online] > 50, "{summary}");
-    assert!(
-        tally.cut_off * 10 < tally.improved[&Engine::XfsFsr],
-        "{summary}"
-    );
+    // Nothing was copied in vain: disks are a tenth slower than measured at worst, and that much is
+    // left between the end of a run and that of its window.
+    assert_eq!(tally.cut_off, 0, "{summary}");
     // Who can be defragmented has been, in time.
     for (number, image) in world.images.iter().enumerate() {
         let can = world.filesystem_of(number) != 1;
@@ -460,6 +464,7 @@ fn a_year() {
         "stalled",
         "almost_full",
         "no_turn",
+        "would_not_finish",
         "running_now",
     ] {
         assert!(tally.reasons.contains_key(reason), "no {reason}: {summary}");

@@ -300,7 +300,8 @@ impl Zone {
         &self.name
     }
 
-    /// Its rules, as the host's time-zone database gives them.
+    /// Its rules, as they were when the settings were read: a host that is given another time zone,
+    /// or newer rules, is to read them anew.
     #[must_use]
     pub fn rules(&self) -> &TimeZone {
         &self.zone

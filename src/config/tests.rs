@@ -1492,7 +1492,7 @@ fn any_maintenance() -> impl Strategy<Value = Maintenance> {
         let jitter = (most / 100 * percent).as_millis();
         Maintenance {
             timezone: Zone::named(zone).unwrap(),
-            jitter: Duration::from_millis(jitter as u64),
+            jitter: Duration::from_millis(u64::try_from(jitter).unwrap()),
             windows,
             blackouts,
         }
