@@ -84,7 +84,8 @@ impl Host {
     }
 
     /// This host's share of a time: less than all of it, in whole seconds.
-    fn share_of(self, time: Duration) -> Duration {
+    #[must_use]
+    pub fn share_of(self, time: Duration) -> Duration {
         let share = (u128::from(time.as_secs()) * u128::from(self.0)) >> 64;
         Duration::from_secs(u64::try_from(share).unwrap_or(0))
     }
