@@ -18,6 +18,7 @@
 //! - [`assess`]: how bad it is (pure)
 //! - [`history`]: what was, in a database that nobody waits for, and how images grow
 //! - [`hook`]: the operator's commands, run so that nobody waits for them
+//! - [`maintenance`]: when which image is defragmented, and why another is not (pure)
 //! - [`klog`]: the kernel's log, and which of its lines matter
 //! - [`rescue`]: from such a line to free memory
 //! - [`serve`]: metrics and their page
@@ -31,6 +32,7 @@ pub mod discover;
 pub mod history;
 pub mod hook;
 pub mod klog;
+pub mod maintenance;
 pub mod model;
 pub mod probe;
 pub mod rescue;

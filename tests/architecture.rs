@@ -19,6 +19,7 @@ const LAW: &[(&str, &[&str])] = &[
     // Pure: no file, no clock, no kernel.
     ("model", &[]),
     ("assess", &["model", "config::settings"]),
+    ("maintenance", &["model", "config::settings"]),
     // A pattern that is none is refused by those who use it.
     ("config", &["model", "klog::rules"]),
     ("discover::rules", &["model", "config::settings"]),
@@ -27,6 +28,8 @@ const LAW: &[(&str, &[&str])] = &[
     ("discover::vm", &[]),
     ("discover::watch", &[]),
     ("probe::map_schedule", &["model"]),
+    ("history::growth", &["model"]),
+    ("history::recent", &["model", "history::growth"]),
     ("history::pack", &["model"]),
     ("history::record", &["model"]),
     // The kernel's interfaces know nobody.
@@ -41,15 +44,10 @@ const LAW: &[(&str, &[&str])] = &[
     ("rescue::ring", &["model", "sys"]),
     ("rescue", &["model", "sys", "klog", "hook"]),
     ("hook", &[]),
-    ("history::growth", &["model"]),
-    ("history::recent", &["model", "history::growth"]),
 ];
 
 /// Rooms that are still to be built.
-const LAW_TO_COME: &[(&str, &[&str])] = &[
-    ("maintenance", &["model", "config::settings"]),
-    ("defrag::run", &["model", "config::settings"]),
-];
+const LAW_TO_COME: &[(&str, &[&str])] = &[("defrag::run", &["model", "config::settings"])];
 
 /// They know everybody, and nobody else knows them.
 const ENTRANCES: [&str; 2] = ["cli", "daemon"];

@@ -12,6 +12,7 @@ mod history;
 mod image_table;
 pub mod incidents;
 mod map_view;
+pub mod plan;
 mod progress;
 mod run;
 mod scan;

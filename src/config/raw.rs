@@ -4,7 +4,10 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use jiff::civil::{Date, Time, Weekday};
+
 use super::reader::{Field as _, Item, Line, Located, key_name, sections};
+use super::settings::Zone;
 use super::values::{CountOrNever, Factor, OrNever};
 use crate::model::{Bytes, ExtentCount, RescueStep, RuleAction, Share};
 
@@ -23,6 +26,7 @@ sections! {
         thresholds: RawThresholds,
         klog: RawKlog,
         rescue: RawRescue,
+        maintenance: RawMaintenance,
         metrics: RawMetrics,
         control: RawControl,
     }
@@ -108,6 +112,27 @@ sections! {
         hook: Key<Vec<Located<String>>>,
     }
 
+    /// When images may be defragmented.
+    RawMaintenance {
+        timezone: Key<Zone>,
+        jitter: Key<Duration>,
+        window: List<RawWindow>,
+        blackout: List<RawBlackout>,
+    }
+
+    /// A time of the week.
+    RawWindow {
+        days: Key<Vec<Located<Weekday>>>,
+        start: Key<Time>,
+        duration: Key<Duration>,
+    }
+
+    /// Dates on which nothing is done.
+    RawBlackout {
+        from: Key<Date>,
+        to: Key<Date>,
+    }
+
     /// Where the metrics are served.
     RawMetrics {
         listen: Key<SocketAddr>,
@@ -131,6 +156,21 @@ impl Item for RawRule {
 impl Item for RawOverride {
     const REQUIRED: &'static [(&'static str, &'static str)] =
         &[("images", "images = [\"/srv/db-*\"]")];
+}
+
+impl Item for RawWindow {
+    const REQUIRED: &'static [(&'static str, &'static str)] = &[
+        ("days", "days = [\"Sat\", \"Sun\"]"),
+        ("start", "start = \"01:00\""),
+        ("duration", "duration = \"4h\""),
+    ];
+}
+
+impl Item for RawBlackout {
+    const REQUIRED: &'static [(&'static str, &'static str)] = &[
+        ("from", "from = 2026-12-20, the first day"),
+        ("to", "to = 2027-01-06, the last day"),
+    ];
 }
 
 impl Raw {

@@ -565,7 +565,7 @@ fn explain(message: &str, raw: &str) -> (String, String) {
 }
 
 /// The word of `known` that was probably meant by `word`: one slip, or one for every three letters.
-fn nearest<'k>(word: &str, known: &[&'k str]) -> Option<&'k str> {
+pub(super) fn nearest<'k>(word: &str, known: &[&'k str]) -> Option<&'k str> {
     known
         .iter()
         .map(|candidate| (slips(word, candidate), *candidate))

@@ -9,13 +9,16 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use jiff::civil::{Date, Time, Weekday};
+use jiff::tz::TimeZone;
+
 pub use super::globs::{Globs, compile_globs, is_glob};
 pub use thresholds::{HostLimits, LimitChanges, Limits, Override, Thresholds};
 
 use super::diagnose::{Finding, Place};
 use super::raw::{
-    Key, Raw, RawControl, RawHistory, RawImages, RawKlog, RawMetrics, RawRescue, RawRule,
-    RawSampling, RawThresholds,
+    Key, Raw, RawBlackout, RawControl, RawHistory, RawImages, RawKlog, RawMaintenance, RawMetrics,
+    RawRescue, RawRule, RawSampling, RawThresholds, RawWindow,
 };
 use super::reader::Located;
 use super::values::{OrNever, Value, quoted};
@@ -38,6 +41,13 @@ const SHORTEST_STALL: Duration = Duration::from_secs(1);
 /// Most actions that may be allowed in an hour: one a second. The rescue keeps as many times.
 pub(super) const MAX_ACTIONS_PER_HOUR: u32 = 3600;
 
+/// The shortest window: images do not defragment themselves in less.
+const SHORTEST_WINDOW: Duration = Duration::from_secs(60);
+/// The longest window: from then on it meets itself of the week before.
+pub(crate) const LONGEST_WINDOW: Duration = Duration::from_secs(7 * 86_400);
+/// The longest jitter.
+pub(crate) const LONGEST_JITTER: Duration = Duration::from_secs(86_400);
+
 /// The control socket, unless another is configured.
 pub const DEFAULT_SOCKET: &str = "/run/fragwatch/control.sock";
 /// The longest path that a socket can have (`sun_path`, unix(7), without the final NUL).
@@ -58,6 +68,8 @@ pub struct Settings {
     pub klog: Klog,
     /// What is done in an emergency.
     pub rescue: Rescue,
+    /// When images may be defragmented.
+    pub maintenance: Maintenance,
     /// Where the metrics are served.
     pub metrics: Metrics,
     /// Where commands ask the daemon.
@@ -141,6 +153,47 @@ pub struct Rescue {
     /// A command and its arguments, run after an incident begins and after it ends. The command is
     /// an absolute path. Empty: there is none.
     pub hook: Vec<String>,
+}
+
+/// When images may be defragmented: never, unless there is a window.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Maintenance {
+    /// Where the clock hangs that days and times are read from.
+    pub timezone: Zone,
+    /// By how much the beginnings of windows are spread over the hosts, half of the shortest window
+    /// at most.
+    pub jitter: Duration,
+    /// When it is allowed. They may touch and overlap.
+    pub windows: Vec<Window>,
+    /// When it is forbidden, whatever the windows say.
+    pub blackouts: Vec<Blackout>,
+}
+
+/// A time of the week.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Window {
+    /// The days on which it opens; one at least.
+    pub days: Vec<Weekday>,
+    /// When it opens on these days, to the minute.
+    pub start: Time,
+    /// For how long it stays open, in real time: from a minute to a week.
+    pub duration: Duration,
+}
+
+/// Dates on which nothing is done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Blackout {
+    /// The first day.
+    pub from: Date,
+    /// The last day, not before the first.
+    pub to: Date,
+}
+
+/// A time zone, by the name that it was configured with.
+#[derive(Debug, Clone)]
+pub struct Zone {
+    name: String,
+    zone: TimeZone,
 }
 
 /// Where the metrics are served.
@@ -227,6 +280,51 @@ impl Default for Rescue {
     }
 }
 
+impl Zone {
+    /// The name of the host's own time zone.
+    const LOCAL: &'static str = "local";
+
+    /// The time zone of that name: `local`, or an IANA name, in small letters or large.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Zone> {
+        if name == Zone::LOCAL {
+            return Some(Zone::default());
+        }
+        let zone = TimeZone::get(name).ok()?;
+        let name = zone.iana_name()?.to_owned();
+        Some(Zone { name, zone })
+    }
+
+    /// Its name, `local` for the host's own.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its rules, as they were when the settings were read: a host that is given another time zone,
+    /// or newer rules, is to read them anew.
+    #[must_use]
+    pub fn rules(&self) -> &TimeZone {
+        &self.zone
+    }
+}
+
+impl Default for Zone {
+    /// The host's own, which is UTC if it has none.
+    fn default() -> Zone {
+        Zone {
+            name: Zone::LOCAL.to_owned(),
+            zone: TimeZone::try_system().unwrap_or(TimeZone::UTC),
+        }
+    }
+}
+
+impl PartialEq for Zone {
+    fn eq(&self, other: &Zone) -> bool {
+        self.name == other.name
+    }
+}
+
 impl Default for Metrics {
     fn default() -> Metrics {
         Metrics {
@@ -262,6 +360,7 @@ impl Settings {
             thresholds: Thresholds::from_raw(&raw.thresholds, findings),
             klog: Klog::from_raw(&raw.klog, findings),
             rescue: Rescue::from_raw(&raw.rescue, findings),
+            maintenance: Maintenance::from_raw(&raw.maintenance, findings),
             metrics: Metrics::from_raw(&raw.metrics, findings),
             control: Control::from_raw(&raw.control, findings),
         }
@@ -276,6 +375,8 @@ impl Settings {
         self.thresholds
             .contradictions(&raw.thresholds, &mut findings);
         self.rescue.contradictions(&raw.rescue, &mut findings);
+        self.maintenance
+            .contradictions(&raw.maintenance, &mut findings);
         findings.extend(self.no_trigger(raw));
         findings
     }
@@ -491,6 +592,91 @@ impl Rescue {
     }
 }
 
+impl Maintenance {
+    fn from_raw(raw: &RawMaintenance, findings: &mut Vec<Finding>) -> Maintenance {
+        findings.extend(at_most("maintenance.jitter", &raw.jitter, LONGEST_JITTER));
+        for window in &raw.window {
+            window.value.check(findings);
+        }
+        let windows = raw.window.iter().filter_map(|window| window.value.window());
+        let blackouts = raw.blackout.iter().filter_map(|raw| raw.value.blackout());
+        Maintenance {
+            timezone: value_or(&raw.timezone, Zone::default()),
+            jitter: value_or(&raw.jitter, Duration::ZERO),
+            windows: windows.collect(),
+            blackouts: blackouts.collect(),
+        }
+    }
+
+    fn contradictions(&self, raw: &RawMaintenance, findings: &mut Vec<Finding>) {
+        findings.extend(raw.window.iter().filter_map(|raw| raw.value.no_day()));
+        findings.extend(raw.blackout.iter().filter_map(|raw| raw.value.backwards()));
+        let shortest = std::iter::zip(&self.windows, &raw.window)
+            .min_by_key(|(window, _)| window.duration)
+            .filter(|(window, _)| self.jitter > window.duration / 2);
+        if let Some((window, located)) = shortest {
+            let write = format!("jitter = {} or less", (window.duration / 2).write());
+            findings.extend(contradiction(
+                Side::new("maintenance.jitter", &self.jitter, &raw.jitter),
+                "is longer than half of",
+                Side::new(
+                    "maintenance.window.duration",
+                    &window.duration,
+                    &located.value.duration,
+                ),
+                &write,
+            ));
+        }
+    }
+}
+
+impl RawWindow {
+    fn check(&self, findings: &mut Vec<Finding>) {
+        const DURATION: &str = "maintenance.window.duration";
+        findings.extend(at_least(DURATION, &self.duration, SHORTEST_WINDOW));
+        findings.extend(at_most(DURATION, &self.duration, LONGEST_WINDOW));
+    }
+
+    /// The window, if it has all that it needs. If not, that was found when it was read.
+    fn window(&self) -> Option<Window> {
+        Some(Window {
+            days: values_or(&Some(self.days.clone()?), Vec::new()),
+            start: self.start.as_ref()?.value,
+            duration: self.duration.as_ref()?.value,
+        })
+    }
+
+    /// A window that never opens. Asked late, because a list whose only item could not be read is
+    /// empty as well.
+    fn no_day(&self) -> Option<Finding> {
+        let days = self.days.as_ref().filter(|days| days.value.is_empty())?;
+        let message = "maintenance.window.days: there is no day".to_owned();
+        let write = "days = [\"Sat\", \"Sun\"], or no window at all";
+        Some(Finding::new(days.place.clone(), message, write))
+    }
+}
+
+impl RawBlackout {
+    /// The blackout, if it has both of its ends.
+    fn blackout(&self) -> Option<Blackout> {
+        Some(Blackout {
+            from: self.from.as_ref()?.value,
+            to: self.to.as_ref()?.value,
+        })
+    }
+
+    /// A blackout that ends before it begins.
+    fn backwards(&self) -> Option<Finding> {
+        let Blackout { from, to } = self.blackout().filter(|it| it.to < it.from)?;
+        contradiction(
+            Side::new("maintenance.blackout.to", &to, &self.to),
+            "is before",
+            Side::new("maintenance.blackout.from", &from, &self.from),
+            &format!("to = {}, the last day, or a later one", from.write()),
+        )
+    }
+}
+
 impl Metrics {
     fn from_raw(raw: &RawMetrics, findings: &mut Vec<Finding>) -> Metrics {
         // An empty text says that there is none.
@@ -534,6 +720,7 @@ impl From<&Settings> for Raw {
             thresholds,
             klog,
             rescue,
+            maintenance,
             metrics,
             control,
         } = settings;
@@ -571,6 +758,12 @@ impl From<&Settings> for Raw {
                 max_actions_per_hour: given(rescue.max_actions_per_hour),
                 stall_after: given(OrNever(rescue.stall_after)),
                 hook: given_list(rescue.hook.iter().cloned()),
+            },
+            maintenance: RawMaintenance {
+                timezone: given(maintenance.timezone.clone()),
+                jitter: given(maintenance.jitter),
+                window: maintenance.windows.iter().map(given_window).collect(),
+                blackout: maintenance.blackouts.iter().map(given_blackout).collect(),
             },
             metrics: RawMetrics {
                 listen: given(metrics.listen),
@@ -610,6 +803,21 @@ fn given_rule(rule: &RuleDefinition) -> Located<RawRule> {
         name: given(rule.name.clone()),
         pattern: given(rule.pattern.clone()),
         action: given(rule.action),
+    })
+}
+
+fn given_window(window: &Window) -> Located<RawWindow> {
+    Located::nowhere(RawWindow {
+        days: given_list(window.days.iter().copied()),
+        start: given(window.start),
+        duration: given(window.duration),
+    })
+}
+
+fn given_blackout(blackout: &Blackout) -> Located<RawBlackout> {
+    Located::nowhere(RawBlackout {
+        from: given(blackout.from),
+        to: given(blackout.to),
     })
 }
 

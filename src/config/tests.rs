@@ -5,13 +5,15 @@ use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixListener;
 use std::time::Duration;
 
+use jiff::civil::{Weekday, date, time};
 use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::reader::{Known, Line, Name};
 use super::settings::{
-    Control, History, HostLimits, Images, Klog, LimitChanges, Limits, MAX_ACTIONS_PER_HOUR,
-    Metrics, Override, Rescue, Sampling, Thresholds,
+    Blackout, Control, History, HostLimits, Images, Klog, LimitChanges, Limits,
+    MAX_ACTIONS_PER_HOUR, Maintenance, Metrics, Override, Rescue, Sampling, Thresholds, Window,
+    Zone,
 };
 use super::*;
 use crate::model::{
@@ -117,6 +119,10 @@ max_actions_per_hour = 120
 stall_after = "10s"
 hook = []
 
+[maintenance]
+timezone = "local"
+jitter = "0s"
+
 [metrics]
 listen = "127.0.0.1:9843"
 textfile = ""
@@ -147,6 +153,8 @@ fn every_key_stands_in_the_delivered_file() {
     let loaded = settings(&[&text]).unwrap();
     assert_eq!(loaded.klog.rules.len(), 1);
     assert_eq!(loaded.thresholds.overrides.len(), 1);
+    assert_eq!(loaded.maintenance.windows.len(), 1);
+    assert_eq!(loaded.maintenance.blackouts.len(), 1);
     assert_eq!(settings(&[DELIVERED, &examples]), Ok(loaded));
 
     let (raw, _) = reader::read::<Raw>(0, &text);
@@ -801,7 +809,7 @@ fn unknown_keys_and_sections() {
         |f.toml:8:2: unknown section [storage]
         |    [storage]
         |     ^^^^^^^
-        |    help: the sections are [images], [sampling], [history], [thresholds], [klog], [rescue], [metrics], [control]
+        |    help: the sections are [images], [sampling], [history], [thresholds], [klog], [rescue], [maintenance], [metrics], [control]
         "#,
     );
 }
@@ -1376,6 +1384,202 @@ fn fragments_that_are_no_directory_are_an_error() {
     );
 }
 
+#[test]
+fn windows_and_blackouts() {
+    let settings = settings(&[
+        "[maintenance]\ntimezone = 'europe/berlin'\njitter = '30m'\n\
+         [[maintenance.window]]\ndays = ['Sat', 'Sun']\nstart = '01:00'\nduration = '4h'\n\
+         [[maintenance.blackout]]\nfrom = 2026-12-20\nto = 2027-01-06",
+        "[[maintenance.window]]\ndays = ['Wed']\nstart = '23:30'\nduration = '90m'",
+    ])
+    .unwrap();
+    let window = |days: &[Weekday], start, minutes: u64| Window {
+        days: days.to_vec(),
+        start,
+        duration: Duration::from_secs(minutes * 60),
+    };
+    let maintenance = &settings.maintenance;
+    assert_eq!(maintenance.timezone.name(), "Europe/Berlin");
+    let weekend = [Weekday::Saturday, Weekday::Sunday];
+    assert_eq!(
+        maintenance.windows,
+        [
+            window(&weekend, time(1, 0, 0, 0), 240),
+            window(&[Weekday::Wednesday], time(23, 30, 0, 0), 90)
+        ]
+    );
+    let blackout = Blackout {
+        from: date(2026, 12, 20),
+        to: date(2027, 1, 6),
+    };
+    assert_eq!(maintenance.blackouts, [blackout]);
+
+    let text = settings.to_toml();
+    let (_, text) = text.split_once("[maintenance]\n").unwrap();
+    let (text, _) = text.split_once("\n[metrics]").unwrap();
+    assert_eq!(
+        text,
+        r#"timezone = "Europe/Berlin"
+jitter = "30m"
+
+[[maintenance.window]]
+days = ["Sat", "Sun"]
+start = "01:00"
+duration = "4h"
+
+[[maintenance.window]]
+days = ["Wed"]
+start = "23:30"
+duration = "90m"
+
+[[maintenance.blackout]]
+from = 2026-12-20
+to = 2027-01-06
+"#
+    );
+}
+
+#[test]
+fn windows_that_are_none() {
+    refused(
+        &["[maintenance]\ntimezone = 'Berlin'\njitter = '2d'\n\
+             [[maintenance.window]]\ndays = ['Saturday', 'sun', 'Moonday', 5, 'Mon-Fri']\n\
+             start = '1am'\nduration = '0s'\n\
+             [[maintenance.window]]\nday = ['Sat']\nstart = 01:00:00\nduration = '8d'\n\
+             [[maintenance.window]]\ndays = 'Sat'\nstart = '25:00'\n\
+             [[maintenance.blackout]]\nfrom = '2026-12-20'\nto = 2026-02-30\n\
+             [[maintenance.blackout]]\nfrom = 2026-12-20T10:00:00Z"],
+        r#"
+        |f.toml:2:12: maintenance.timezone: 'Berlin' is not a time zone
+        |    timezone = 'Berlin'
+        |               ^^^^^^^^
+        |    write: timezone = "Europe/Berlin"
+        |
+        |f.toml:3:10: maintenance.jitter: "2d" is above "1d"
+        |    jitter = '2d'
+        |             ^^^^
+        |    write: jitter = "1d" or less
+        |
+        |f.toml:5:9: maintenance.window.days: 'Saturday' is not a day
+        |    days = ['Saturday', 'sun', 'Moonday', 5, 'Mon-Fri']
+        |            ^^^^^^^^^^
+        |    write: "Sat"
+        |
+        |f.toml:5:21: maintenance.window.days: 'sun' is not a day
+        |    days = ['Saturday', 'sun', 'Moonday', 5, 'Mon-Fri']
+        |                        ^^^^^
+        |    write: "Sun"
+        |
+        |f.toml:5:28: maintenance.window.days: 'Moonday' is not a day
+        |    days = ['Saturday', 'sun', 'Moonday', 5, 'Mon-Fri']
+        |                               ^^^^^^^^^
+        |    write: "Mon"
+        |
+        |f.toml:5:39: maintenance.window.days: 5 is not a day
+        |    days = ['Saturday', 'sun', 'Moonday', 5, 'Mon-Fri']
+        |                                          ^
+        |    write: "Mon", "Tue", "Wed", "Thu", "Fri", "Sat" or "Sun"
+        |
+        |f.toml:5:42: maintenance.window.days: 'Mon-Fri' is not a day
+        |    days = ['Saturday', 'sun', 'Moonday', 5, 'Mon-Fri']
+        |                                             ^^^^^^^^^
+        |    write: "Mon", "Tue", "Wed", "Thu", "Fri", "Sat" or "Sun"
+        |
+        |f.toml:6:9: maintenance.window.start: '1am' is not a time of day
+        |    start = '1am'
+        |            ^^^^^
+        |    write: start = "01:00"
+        |
+        |f.toml:7:12: maintenance.window.duration: "0s" is below "1m"
+        |    duration = '0s'
+        |               ^^^^
+        |    write: duration = "1m" or more
+        |
+        |f.toml:9:1: unknown key maintenance.window.day
+        |    day = ['Sat']
+        |    ^^^
+        |    write: days
+        |
+        |f.toml:10:9: maintenance.window.start: 01:00:00 is not a time of day
+        |    start = 01:00:00
+        |            ^^^^^^^^
+        |    write: start = "01:00"
+        |
+        |f.toml:11:12: maintenance.window.duration: "8d" is above "7d"
+        |    duration = '8d'
+        |               ^^^^
+        |    write: duration = "7d" or less
+        |
+        |f.toml:12:1: maintenance.window: duration is missing
+        |    [[maintenance.window]]
+        |    ^^^^^^^^^^^^^^^^^^^^^^
+        |    write: duration = "4h"
+        |
+        |f.toml:13:8: maintenance.window.days: 'Sat' is not a list
+        |    days = 'Sat'
+        |           ^^^^^
+        |    write: days = ["Sat"]
+        |
+        |f.toml:14:9: maintenance.window.start: '25:00' is not a time of day
+        |    start = '25:00'
+        |            ^^^^^^^
+        |    write: start = "01:00" or "22:30"
+        |
+        |f.toml:16:8: maintenance.blackout.from: '2026-12-20' must stand without quotes
+        |    from = '2026-12-20'
+        |           ^^^^^^^^^^^^
+        |    write: from = 2026-12-20
+        |
+        |f.toml:17:6: maintenance.blackout.to: 2026-02-30 is on no calendar
+        |    to = 2026-02-30
+        |         ^^^^^^^^^^
+        |    write: to = 2026-12-20
+        |
+        |f.toml:18:1: maintenance.blackout: to is missing
+        |    [[maintenance.blackout]]
+        |    ^^^^^^^^^^^^^^^^^^^^^^^^
+        |    write: to = 2027-01-06, the last day
+        |
+        |f.toml:19:8: maintenance.blackout.from: 2026-12-20T10:00:00Z is not a date
+        |    from = 2026-12-20T10:00:00Z
+        |           ^^^^^^^^^^^^^^^^^^^^
+        |    write: from = 2026-12-20
+        "#,
+    );
+}
+
+#[test]
+fn windows_that_contradict_themselves() {
+    refused(
+        &["[maintenance]\njitter = '40m'\n\
+             [[maintenance.window]]\ndays = []\nstart = '01:00'\nduration = '2h'\n\
+             [[maintenance.window]]\ndays = ['Sat']\nstart = '01:00'\nduration = '1h'\n\
+             [[maintenance.blackout]]\nfrom = 2026-12-20\nto = 2026-12-19"],
+        r#"
+        |f.toml:2:10: maintenance.jitter = "40m" is longer than half of maintenance.window.duration = "1h"
+        |    jitter = '40m'
+        |             ^^^^^
+        |f.toml:10:12: maintenance.window.duration is set here
+        |    duration = '1h'
+        |               ^^^^
+        |    write: jitter = "30m" or less
+        |
+        |f.toml:4:8: maintenance.window.days: there is no day
+        |    days = []
+        |           ^^
+        |    write: days = ["Sat", "Sun"], or no window at all
+        |
+        |f.toml:13:6: maintenance.blackout.to = 2026-12-19 is before maintenance.blackout.from = 2026-12-20
+        |    to = 2026-12-19
+        |         ^^^^^^^^^^
+        |f.toml:12:8: maintenance.blackout.from is set here
+        |    from = 2026-12-20
+        |           ^^^^^^^^^^
+        |    write: to = 2026-12-20, the last day, or a later one
+        "#,
+    );
+}
+
 /// Any settings that are valid.
 fn any_settings() -> impl Strategy<Value = Settings> {
     let path = "/[a-z \"'\\\\é磁\u{1}\n\u{202e}]{0,12}";
@@ -1438,11 +1642,22 @@ fn any_settings() -> impl Strategy<Value = Settings> {
         any_thresholds(),
         any_klog(),
         any_rescue(),
+        any_maintenance(),
         metrics,
         control,
     );
     all.prop_map(
-        |(images, sampling, history, thresholds, klog, mut rescue, metrics, control)| {
+        |(
+            images,
+            sampling,
+            history,
+            thresholds,
+            klog,
+            mut rescue,
+            maintenance,
+            metrics,
+            control,
+        )| {
             let by_file = klog.files_may_rescue && !klog.files.is_empty();
             rescue.enabled &= klog.kmsg || by_file || rescue.stall_after.is_some();
             Settings {
@@ -1452,6 +1667,7 @@ fn any_settings() -> impl Strategy<Value = Settings> {
                 thresholds,
                 klog,
                 rescue,
+                maintenance,
                 metrics,
                 control,
             }
@@ -1588,6 +1804,44 @@ fn any_rescue() -> impl Strategy<Value = Rescue> {
     )
 }
 
+fn any_maintenance() -> impl Strategy<Value = Maintenance> {
+    let zone = prop::sample::select(vec!["local", "UTC", "Europe/Berlin", "Asia/Kolkata"]);
+    let days = prop::collection::vec(0..7_i8, 1..8);
+    let window = (days, 0..24_i8, 0..60_i8, 60_000..=604_800_000_u64);
+    let windows = prop::collection::vec(window, 0..3).prop_map(|windows| {
+        let window = |(days, hour, minute, duration): (Vec<i8>, _, _, _)| Window {
+            days: days
+                .into_iter()
+                .map(|day| Weekday::from_monday_zero_offset(day).unwrap())
+                .collect(),
+            start: time(hour, minute, 0, 0),
+            duration: Duration::from_millis(duration),
+        };
+        windows.into_iter().map(window).collect::<Vec<_>>()
+    });
+    let blackout = (0..9999_i16, 1..=12_i8, 1..=28_i8, 0..1000_i32);
+    let blackouts = prop::collection::vec(blackout, 0..3).prop_map(|blackouts| {
+        let blackout = |(year, month, day, days)| {
+            let from = date(year, month, day);
+            let length = jiff::Span::new().days(days);
+            let to = from.saturating_add(length);
+            Blackout { from, to }
+        };
+        blackouts.into_iter().map(blackout).collect()
+    });
+    (zone, windows, blackouts, 0..=100_u32).prop_map(|(zone, windows, blackouts, percent)| {
+        let shortest = windows.iter().map(|window| window.duration).min();
+        let most = (shortest.unwrap_or(Duration::MAX) / 2).min(Duration::from_secs(86_400));
+        let jitter = (most / 100 * percent).as_millis();
+        Maintenance {
+            timezone: Zone::named(zone).unwrap(),
+            jitter: Duration::from_millis(u64::try_from(jitter).unwrap()),
+            windows,
+            blackouts,
+        }
+    })
+}
+
 /// Text that is nearly a configuration: its tokens in any order.
 fn nearly_toml() -> impl Strategy<Value = String> {
     let words = [
@@ -1635,6 +1889,19 @@ fn nearly_toml() -> impl Strategy<Value = String> {
         "time_to_critical",
         "'5%'",
         "[rescue]",
+        "[maintenance]",
+        "[[maintenance.window]]",
+        "[[maintenance.blackout]]",
+        "timezone",
+        "days",
+        "start",
+        "duration",
+        "from",
+        "to",
+        "jitter",
+        "'Sat'",
+        "'25:00'",
+        "2026-02-30",
         "\nname = 'a'\n",
         "\npattern = 'a'\n",
         "rule",

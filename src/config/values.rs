@@ -3,10 +3,12 @@
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
+use jiff::civil::{Date, Time, Weekday};
 use toml::Spanned;
 use toml::de::DeValue;
 
-use super::reader::{Field as _, Located, Name, Reader};
+use super::reader::{Field as _, Located, Name, Reader, nearest};
+use super::settings::Zone;
 use super::units::{
     Misfit, parse_duration, parse_factor, parse_share, parse_size, write_duration, write_factor,
     write_size,
@@ -199,6 +201,161 @@ impl Text for RuleAction {
             RuleAction::Rescue => "rescue".to_owned(),
         }
     }
+}
+
+/// The days of the week as they are written.
+const DAYS: [(&str, Weekday); 7] = [
+    ("Mon", Weekday::Monday),
+    ("Tue", Weekday::Tuesday),
+    ("Wed", Weekday::Wednesday),
+    ("Thu", Weekday::Thursday),
+    ("Fri", Weekday::Friday),
+    ("Sat", Weekday::Saturday),
+    ("Sun", Weekday::Sunday),
+];
+
+impl Text for Weekday {
+    const WHAT: &'static str = "a day";
+    const EXAMPLE: &'static str = r#""Mon", "Tue", "Wed", "Thu", "Fri", "Sat" or "Sun""#;
+
+    fn from_text(text: &str) -> Result<Weekday, Misfit> {
+        let day = DAYS.iter().find(|(name, _)| *name == text);
+        day.map(|(_, day)| *day)
+            .ok_or_else(|| Misfit::new("is not a day", guess_day(text)))
+    }
+
+    fn to_text(&self) -> String {
+        let day = DAYS.iter().find(|(_, day)| day == self);
+        day.map(|(name, _)| (*name).to_owned()).unwrap_or_default()
+    }
+}
+
+/// The day that was meant by `saturday`, `SAT`, `Sa`, `Thurs`.
+fn guess_day(text: &str) -> Option<String> {
+    const NAMES: [&str; 7] = [
+        "monday",
+        "tuesday",
+        "wednesday",
+        "thursday",
+        "friday",
+        "saturday",
+        "sunday",
+    ];
+    let text = text.to_lowercase();
+    let begun = |name: &&str| text.len() >= 2 && name.starts_with(&text);
+    let day = NAMES.into_iter().find(begun);
+    let day = day.or_else(|| nearest(&text, &NAMES))?;
+    let (first, rest) = day.get(..3)?.split_at(1);
+    Some(format!("{}{rest}", first.to_uppercase()))
+}
+
+impl Text for Time {
+    const WHAT: &'static str = "a time of day";
+    const EXAMPLE: &'static str = r#""01:00" or "22:30""#;
+
+    fn from_text(text: &str) -> Result<Time, Misfit> {
+        let instead = || guess_time(text).map(|time| time.to_text());
+        let digits = |text: &str| text.len() == 2 && text.bytes().all(|b| b.is_ascii_digit());
+        text.split_once(':')
+            .filter(|(hour, minute)| digits(hour) && digits(minute))
+            .and_then(|_| guess_time(text))
+            .ok_or_else(|| Misfit::new("is not a time of day", instead()))
+    }
+
+    fn to_text(&self) -> String {
+        format!("{:02}:{:02}", self.hour(), self.minute())
+    }
+}
+
+/// The time that was meant by `1:00`, `01:00:00`, `24:00`, `1am`, `3 PM`, `22`.
+fn guess_time(text: &str) -> Option<Time> {
+    let text = text.to_lowercase();
+    let (text, noon) = match (text.strip_suffix("am"), text.strip_suffix("pm")) {
+        (Some(text), _) => (text, Some(0)),
+        (_, Some(text)) => (text, Some(12)),
+        _ => (text.as_str(), None),
+    };
+    let mut parts = text.trim().split(':');
+    let hour: i8 = parts.next()?.parse().ok()?;
+    let minute: i8 = parts.next().unwrap_or("0").parse().ok()?;
+    let hour = match (noon, hour) {
+        (Some(noon), 1..=12) => hour % 12 + noon,
+        (Some(_), _) => return None,
+        (None, 24) if minute == 0 => 0,
+        (None, hour) => hour,
+    };
+    // Seconds are dropped: windows are to the minute.
+    Time::new(hour, minute, 0, 0).ok()
+}
+
+impl Text for Zone {
+    const WHAT: &'static str = "a time zone";
+    const EXAMPLE: &'static str = r#""local", "UTC" or an IANA name such as "Europe/Berlin""#;
+
+    fn from_text(text: &str) -> Result<Zone, Misfit> {
+        let is_none = || Misfit::new("is not a time zone", guess_zone(text));
+        Zone::named(text).ok_or_else(is_none)
+    }
+
+    fn to_text(&self) -> String {
+        self.name().to_owned()
+    }
+}
+
+/// The zone that was meant by `Berlin`, `Europe/Berln`, `New York`, `Local`.
+fn guess_zone(text: &str) -> Option<String> {
+    let text = text.to_lowercase().replace(' ', "_");
+    let names: Vec<String> = jiff::tz::db()
+        .available()
+        .map(|zone| zone.to_string())
+        .collect();
+    let lower: Vec<String> = names.iter().map(|name| name.to_lowercase()).collect();
+    // Berlin is at the end of Europe/Berlin.
+    let city = |name: &String| name.rsplit('/').next() == Some(text.as_str());
+    if let Some(at) = lower.iter().position(city) {
+        return names.get(at).cloned();
+    }
+    let known: Vec<&str> = std::iter::once("local")
+        .chain(lower.iter().map(String::as_str))
+        .collect();
+    let near = nearest(&text, &known)?;
+    let found = std::iter::zip(&lower, &names).find(|(lower, _)| *lower == near);
+    Some(found.map_or_else(|| near.to_owned(), |(_, name)| name.clone()))
+}
+
+/// A date stands without quotes: TOML knows dates.
+impl Value for Date {
+    fn read(key: &Name, value: &Spanned<DeValue<'_>>, reader: &mut Reader<'_>) -> Option<Self> {
+        const EXAMPLE: &str = "2026-12-20";
+        let (text, in_quotes) = reader.scalar(key, value, "a date", EXAMPLE)?;
+        // What stands before the time of day, if there is one.
+        let date = text.split(['T', 't', ' ']).next().unwrap_or_default();
+        let proposal = match date.parse::<Date>() {
+            Ok(date) if !in_quotes && is_date(&text) => return Some(date),
+            Ok(date) => date.write(),
+            Err(_) => EXAMPLE.to_owned(),
+        };
+        let message = match is_date(&text) {
+            true if in_quotes => "must stand without quotes",
+            true => "is on no calendar",
+            false => "is not a date",
+        };
+        reader.misfit(key, value, message, &proposal);
+        None
+    }
+
+    fn write(&self) -> String {
+        self.to_string()
+    }
+}
+
+/// Whether a text has the form of a date as TOML writes it.
+fn is_date(text: &str) -> bool {
+    let form = |(at, byte): (usize, u8)| match at {
+        4 | 7 => byte == b'-',
+        _ => byte.is_ascii_digit(),
+    };
+    text.len() == 10 && text.bytes().enumerate().all(form)
 }
 
 impl Value for bool {

@@ -27,4 +27,4 @@ pub use owner::{Opener, Owner, Vm};
 pub use rescue::{IncidentId, Monotonic, Outcome, RescueStep, RuleAction, RuleDefinition, Trigger};
 pub use severity::Severity;
 pub use time::Roughly;
-pub use units::{Bytes, ExtentCount, Share};
+pub use units::{Bytes, BytesPerSecond, ExtentCount, Share};

@@ -29,6 +29,13 @@ pub struct ExtentCount(pub u64);
 #[serde(transparent)]
 pub struct Share(pub u32);
 
+/// How fast data moves.
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(transparent)]
+pub struct BytesPerSecond(pub u64);
+
 const BINARY_UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
 const DECIMAL_UNITS: [&str; 6] = ["k", "M", "G", "T", "P", "E"];
 
@@ -85,6 +92,26 @@ impl Share {
     pub fn is_reached_by(self, part: Bytes, whole: Bytes) -> bool {
         u128::from(part.0) * u128::from(Share::WHOLE.0) >= u128::from(whole.0) * u128::from(self.0)
     }
+
+    /// So much of `whole`, rounded up.
+    #[must_use]
+    pub fn of_bytes(self, whole: Bytes) -> Bytes {
+        let share = u128::from(whole.0) * u128::from(self.0);
+        let share = share.div_ceil(u128::from(Share::WHOLE.0));
+        Bytes(u64::try_from(share).unwrap_or(u64::MAX))
+    }
+}
+
+impl BytesPerSecond {
+    /// How long so many bytes take. At no speed at all they take for ever.
+    #[must_use]
+    pub fn time_for(self, bytes: Bytes) -> Duration {
+        let nanoseconds = u128::from(bytes.0) * 1_000_000_000;
+        let nanoseconds = nanoseconds.checked_div(u128::from(self.0));
+        nanoseconds
+            .and_then(|nanoseconds| u64::try_from(nanoseconds).ok())
+            .map_or(Duration::MAX, Duration::from_nanos)
+    }
 }
 
 impl std::iter::Sum for Bytes {
@@ -120,6 +147,13 @@ impl fmt::Display for Share {
         }
         let rest = format!("{rest:04}");
         f.pad(&format!("{whole}.{}%", rest.trim_end_matches('0')))
+    }
+}
+
+impl fmt::Display for BytesPerSecond {
+    /// As a person reads it: `118 MiB/s`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&format!("{}/s", Bytes(self.0)))
     }
 }
 
@@ -210,6 +244,17 @@ mod tests {
         let (half, whole) = (Bytes(1 << 63), Bytes(u64::MAX));
         assert!(Share::percent(50).is_reached_by(half, whole));
         assert!(!Share(500_001).is_reached_by(half, whole));
+        assert_eq!(Share::percent(5).of_bytes(Bytes(101)), Bytes(6));
+        assert_eq!(Share::WHOLE.of_bytes(whole), whole);
+    }
+
+    #[test]
+    fn a_speed_takes_its_time() {
+        let speed = BytesPerSecond(100 << 20);
+        assert_eq!(speed.to_string(), "100 MiB/s");
+        assert_eq!(speed.time_for(Bytes(50 << 20)), Duration::from_millis(500));
+        assert_eq!(BytesPerSecond(0).time_for(Bytes(1)), Duration::MAX);
+        assert_eq!(BytesPerSecond(1).time_for(Bytes(u64::MAX)), Duration::MAX);
     }
 
     #[test]

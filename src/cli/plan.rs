@@ -1,0 +1,495 @@
+//! `fragwatch plan`: what is defragmented next, why everything else is left alone, and when the
+//! windows are.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use comfy_table::{Cell, CellAlignment, Table, presets};
+use jiff::tz::TimeZone;
+use jiff::{Timestamp, Zoned};
+use serde::Serialize;
+
+use super::scan_json;
+use crate::maintenance::{Basis, Calendar, Engine, Opening, Plan, Planned, Reason, Run, Verdict};
+use crate::model::path::{hex_unless_exact, shown};
+use crate::model::{Bytes, BytesPerSecond, ExtentCount, Roughly, Severity};
+
+/// Windows that are shown.
+const WINDOWS: usize = 7;
+
+/// What is told of a plan, for people.
+#[must_use]
+pub fn render(plan: &Plan, calendar: &Calendar, now: Timestamp) -> String {
+    let mut text = runs(plan, calendar, now);
+    text.push_str(&left_alone(plan));
+    text.push('\n');
+    text.push_str(&windows(calendar, now));
+    text
+}
+
+/// What runs, in its order.
+fn runs(plan: &Plan, calendar: &Calendar, now: Timestamp) -> String {
+    let runs: Vec<(&Planned, Run)> = plan.images.iter().filter_map(run).collect();
+    if runs.is_empty() {
+        return "Nothing is to be defragmented.\n".to_owned();
+    }
+    let when = match calendar.open_until(now) {
+        Some(_) => "In the window that is open",
+        None if calendar.has_windows() => "In the window that opens next",
+        None => "Without a window",
+    };
+    let mut table = table(["IMAGE", "EXTENTS", "ENGINE", "BEGINS", "ABOUT", "NEEDS"]);
+    for (planned, run) in &runs {
+        let mark = if is_assumed(run) { "*" } else { "" };
+        table.add_row([
+            shown(&planned.path),
+            planned.extents.to_string(),
+            run.engine.to_string(),
+            begins(*run, calendar.zone(), now),
+            format!("{}{mark}", Roughly(run.estimate.about)),
+            run.estimate.needs.to_string(),
+        ]);
+    }
+    align(&mut table, &[1, 4, 5]);
+    let mut text = format!("{when}:\n{}\n", table.trim_fmt());
+    if runs.iter().any(|(_, run)| is_assumed(run)) {
+        text.push_str("* assumed: nothing was measured on its file system yet\n");
+    }
+    text
+}
+
+fn run(planned: &Planned) -> Option<(&Planned, Run)> {
+    match planned.verdict {
+        Verdict::Runs(run) => Some((planned, run)),
+        Verdict::Not(_) => None,
+    }
+}
+
+fn is_assumed(run: &Run) -> bool {
+    run.estimate.basis == Basis::Assumed
+}
+
+fn begins(run: Run, zone: &TimeZone, now: Timestamp) -> String {
+    if run.begins <= now {
+        return "now".to_owned();
+    }
+    let form = if same_day(run.begins, now, zone) {
+        "%H:%M"
+    } else {
+        "%a %H:%M"
+    };
+    zone.to_datetime(run.begins).strftime(form).to_string()
+}
+
+fn same_day(one: Timestamp, other: Timestamp, zone: &TimeZone) -> bool {
+    zone.to_datetime(one).date() == zone.to_datetime(other).date()
+}
+
+/// What does not run, and why. Images that are not bad enough are only counted: of those there are
+/// many, and nothing is to be done about them.
+fn left_alone(plan: &Plan) -> String {
+    let mut fine = 0_usize;
+    let mut table = table(["IMAGE", "EXTENTS", "WHY NOT"]);
+    for planned in &plan.images {
+        match &planned.verdict {
+            Verdict::Runs(_) => {}
+            Verdict::Not(Reason::BelowSeverity { .. }) => fine += 1,
+            Verdict::Not(reason) => {
+                table.add_row([
+                    shown(&planned.path),
+                    planned.extents.to_string(),
+                    reason.to_string(),
+                ]);
+            }
+        }
+    }
+    align(&mut table, &[1]);
+    let mut text = String::new();
+    // Writing to a String cannot fail, here and below.
+    if !table.is_empty() {
+        let _ = writeln!(text, "\nLeft alone:\n{}", table.trim_fmt());
+    }
+    if fine > 0 {
+        let plural = if fine == 1 { " is" } else { "s are" };
+        let _ = writeln!(text, "\n{fine} image{plural} not bad enough.");
+    }
+    text
+}
+
+fn table<const N: usize>(header: [&str; N]) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).force_no_tty();
+    table.set_header(header.map(Cell::new));
+    table
+}
+
+fn align(table: &mut Table, right: &[usize]) {
+    for (number, column) in table.column_iter_mut().enumerate() {
+        let alignment = match right.contains(&number) {
+            true => CellAlignment::Right,
+            false => CellAlignment::Left,
+        };
+        column.set_padding((0, 2)).set_cell_alignment(alignment);
+    }
+}
+
+/// The next windows, by the clock of their zone.
+fn windows(calendar: &Calendar, now: Timestamp) -> String {
+    if !calendar.has_windows() {
+        return "No window is configured, so nothing is defragmented by itself: see \
+                [[maintenance.window]] in the configuration.\n"
+            .to_owned();
+    }
+    let openings = calendar.next(now, WINDOWS);
+    if openings.is_empty() {
+        return "No window opens within a year: blackouts.\n".to_owned();
+    }
+    let mut text = "Windows:\n".to_owned();
+    for opening in openings {
+        let length = Roughly(opening.length());
+        let span = span(opening, calendar.zone());
+        let now = if opening.is_open(now) {
+            ", open now"
+        } else {
+            ""
+        };
+        let _ = writeln!(text, "{span}  {length}{now}");
+    }
+    text
+}
+
+/// `Sat 2026-11-28 01:00 – 05:00 CET`
+fn span(opening: Opening, zone: &TimeZone) -> String {
+    let local = |at: Timestamp| at.to_zoned(zone.clone());
+    let (opens, closes) = (local(opening.opens), local(opening.closes));
+    // On the night on which the clock is changed, both are told.
+    let changes = opens.offset() != closes.offset();
+    let first = if changes {
+        "%a %F %H:%M %Z"
+    } else {
+        "%a %F %H:%M"
+    };
+    let second = match closes.date().duration_since(opens.date()).as_hours() {
+        0 => "%H:%M %Z",
+        // The same day of another week would look like that of this one.
+        hours if hours < 7 * 24 => "%a %H:%M %Z",
+        _ => "%a %F %H:%M %Z",
+    };
+    format!("{} – {}", opens.strftime(first), closes.strftime(second))
+}
+
+/// The same as JSON. Keys are only ever added; points in time are seconds since 1970, and beside
+/// them stands what the clock of the zone shows.
+///
+/// # Errors
+/// None that could happen.
+pub fn render_json(plan: &Plan, calendar: &Calendar, now: Timestamp) -> serde_json::Result<String> {
+    let windows = calendar.next(now, WINDOWS);
+    scan_json::to_line(&Document {
+        schema: scan_json::SCHEMA,
+        now: now.as_second(),
+        open_until: calendar.open_until(now).map(Timestamp::as_second),
+        windows: windows
+            .into_iter()
+            .map(|opening| WindowObject::new(opening, calendar.zone()))
+            .collect(),
+        images: plan.images.iter().map(ImageObject::new).collect(),
+    })
+}
+
+#[derive(Serialize)]
+struct Document {
+    schema: u32,
+    now: i64,
+    open_until: Option<i64>,
+    windows: Vec<WindowObject>,
+    images: Vec<ImageObject>,
+}
+
+#[derive(Serialize)]
+struct WindowObject {
+    opens: i64,
+    closes: i64,
+    seconds: u64,
+    opens_local: String,
+    closes_local: String,
+}
+
+impl WindowObject {
+    fn new(opening: Opening, zone: &TimeZone) -> WindowObject {
+        // RFC 3339, which has an offset but no name of a zone.
+        let local = |at: Timestamp| {
+            let at: Zoned = at.to_zoned(zone.clone());
+            at.strftime("%FT%T%:z").to_string()
+        };
+        WindowObject {
+            opens: opening.opens.as_second(),
+            closes: opening.closes.as_second(),
+            seconds: opening.length().as_secs(),
+            opens_local: local(opening.opens),
+            closes_local: local(opening.closes),
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct ImageObject {
+    path: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    path_hex: Option<String>,
+    filesystem: Option<String>,
+    severity: Severity,
+    extents: ExtentCount,
+    ideal_extents: ExtentCount,
+    run: Option<RunObject>,
+    why_not: Option<WhyNotObject>,
+}
+
+#[derive(Serialize)]
+struct RunObject {
+    engine: Engine,
+    order: usize,
+    begins: i64,
+    ends: i64,
+    about_seconds: u64,
+    needs_bytes: Bytes,
+    bytes_per_second: BytesPerSecond,
+    /// Past runs that the speed was taken from; 0 if it is assumed.
+    measured_runs: u32,
+    stall_seconds: f64,
+}
+
+#[derive(Serialize)]
+struct WhyNotObject {
+    code: &'static str,
+    text: String,
+}
+
+impl ImageObject {
+    fn new(planned: &Planned) -> ImageObject {
+        let path: &Path = &planned.path;
+        let (run, why_not) = match &planned.verdict {
+            Verdict::Runs(run) => (Some(RunObject::new(run)), None),
+            Verdict::Not(reason) => (None, Some(WhyNotObject::new(reason))),
+        };
+        ImageObject {
+            path: shown(path),
+            path_hex: hex_unless_exact(path),
+            filesystem: planned.mount.as_deref().map(shown),
+            severity: planned.severity,
+            extents: planned.extents,
+            ideal_extents: planned.ideal,
+            run,
+            why_not,
+        }
+    }
+}
+
+impl RunObject {
+    fn new(run: &Run) -> RunObject {
+        let estimate = run.estimate;
+        RunObject {
+            engine: run.engine,
+            order: run.order,
+            begins: run.begins.as_second(),
+            ends: run.ends.as_second(),
+            about_seconds: estimate.about.as_secs(),
+            needs_bytes: estimate.needs,
+            bytes_per_second: estimate.speed,
+            measured_runs: match estimate.basis {
+                Basis::Measured { runs } => runs,
+                Basis::Assumed => 0,
+            },
+            stall_seconds: estimate.stall.as_secs_f64(),
+        }
+    }
+}
+
+impl WhyNotObject {
+    fn new(reason: &Reason) -> WhyNotObject {
+        WhyNotObject {
+            code: reason.code(),
+            text: reason.to_string(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+    use std::time::Duration;
+
+    use jiff::civil::{Weekday, time};
+
+    use super::*;
+    use crate::config::settings::{Maintenance, Window, Zone};
+    use crate::maintenance::estimate::Estimate;
+    use crate::maintenance::{Host, User};
+
+    fn at(text: &str) -> Timestamp {
+        text.parse().unwrap()
+    }
+
+    fn calendar(start: i8, hours: u64) -> Calendar {
+        let window = Window {
+            days: vec![Weekday::Saturday, Weekday::Sunday],
+            start: time(start, 0, 0, 0),
+            duration: Duration::from_secs(hours * 3600),
+        };
+        let settings = Maintenance {
+            timezone: Zone::named("Europe/Berlin").unwrap(),
+            windows: vec![window],
+            ..Maintenance::default()
+        };
+        Calendar::new(&settings, Host::default())
+    }
+
+    fn planned(path: &str, extents: u64, verdict: Verdict) -> Planned {
+        Planned {
+            path: PathBuf::from(path),
+            mount: Some(PathBuf::from("/srv")),
+            severity: Severity::Warning,
+            extents: ExtentCount(extents),
+            ideal: ExtentCount(13),
+            verdict,
+        }
+    }
+
+    fn run(begins: &str, minutes: u64, basis: Basis) -> Verdict {
+        let about = Duration::from_secs(minutes * 60);
+        Verdict::Runs(Run {
+            engine: Engine::XfsFsr,
+            order: 1,
+            begins: at(begins),
+            ends: at(begins) + about,
+            estimate: Estimate {
+                about,
+                needs: Bytes(118 << 30),
+                speed: BytesPerSecond(100 << 20),
+                basis,
+                stall: Duration::from_millis(500),
+            },
+        })
+    }
+
+    fn plan() -> Plan {
+        let user = User::Vm {
+            name: Some("db-1".to_owned()),
+            pid: 4711,
+        };
+        let below = || {
+            Verdict::Not(Reason::BelowSeverity {
+                severity: Severity::Ok,
+                from: Severity::Warning,
+            })
+        };
+        let in_use = Reason::InUse { user, online: None };
+        Plan {
+            images: vec![
+                planned(
+                    "/srv/a.img",
+                    6_000_000,
+                    run("2026-03-28T01:00Z", 22, Basis::Assumed),
+                ),
+                planned(
+                    "/srv/b\n.img",
+                    900_000,
+                    run("2026-03-28T01:22Z", 7, Basis::Measured { runs: 3 }),
+                ),
+                planned("/srv/db-1.img", 700_000, Verdict::Not(in_use)),
+                planned("/srv/c.img", 10, below()),
+                planned("/srv/d.img", 9, below()),
+            ],
+        }
+    }
+
+    #[test]
+    fn it_reads_as_tables_and_windows() {
+        let text = render(&plan(), &calendar(1, 4), at("2026-03-28T01:00Z"));
+        assert_eq!(
+            text,
+            "\
+In the window that is open:
+IMAGE             EXTENTS  ENGINE   BEGINS    ABOUT    NEEDS
+/srv/a.img      6,000,000  xfs_fsr  now     22 min*  118 GiB
+/srv/b\\x0a.img    900,000  xfs_fsr  02:22     7 min  118 GiB
+* assumed: nothing was measured on its file system yet
+
+Left alone:
+IMAGE          EXTENTS  WHY NOT
+/srv/db-1.img  700,000  in use by VM db-1 (pid 4711)
+
+2 images are not bad enough.
+
+Windows:
+Sat 2026-03-28 01:00 – 05:00 CET  4 h, open now
+Sun 2026-03-29 01:00 CET – 06:00 CEST  4 h
+Sat 2026-04-04 01:00 – 05:00 CEST  4 h
+Sun 2026-04-05 01:00 – 05:00 CEST  4 h
+Sat 2026-04-11 01:00 – 05:00 CEST  4 h
+Sun 2026-04-12 01:00 – 05:00 CEST  4 h
+Sat 2026-04-18 01:00 – 05:00 CEST  4 h
+"
+        );
+    }
+
+    #[test]
+    fn what_lies_ahead_has_its_day() {
+        let text = render(&plan(), &calendar(22, 4), at("2026-03-26T01:00Z"));
+        assert!(
+            text.starts_with("In the window that opens next:\n"),
+            "{text}"
+        );
+        assert!(text.contains("  Sat 02:00  "), "{text}");
+        assert!(
+            text.contains("\nSat 2026-04-04 22:00 – Sun 02:00 CEST  4 h\n"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn nothing_to_do_is_said() {
+        let calendar = Calendar::new(&Maintenance::default(), Host::default());
+        let plan = Plan { images: Vec::new() };
+        assert_eq!(
+            render(&plan, &calendar, at("2026-03-28T01:00Z")),
+            "Nothing is to be defragmented.\n\nNo window is configured, so nothing is defragmented \
+             by itself: see [[maintenance.window]] in the configuration.\n"
+        );
+    }
+
+    #[test]
+    fn programs_get_every_image() {
+        let line = render_json(&plan(), &calendar(1, 4), at("2026-03-28T01:00Z")).unwrap();
+        let json: serde_json::Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(json["schema"], 1);
+        assert_eq!(json["open_until"], 1_774_670_400);
+        assert_eq!(json["images"].as_array().unwrap().len(), 5);
+        assert_eq!(
+            json["windows"][1],
+            serde_json::json!({
+                "opens": 1_774_742_400, "closes": 1_774_756_800, "seconds": 14_400,
+                "opens_local": "2026-03-29T01:00:00+01:00",
+                "closes_local": "2026-03-29T06:00:00+02:00",
+            })
+        );
+        assert_eq!(
+            json["images"][1],
+            serde_json::json!({
+                "path": "/srv/b\\x0a.img", "path_hex": "2f7372762f620a2e696d67",
+                "filesystem": "/srv", "severity": "warning",
+                "extents": 900_000, "ideal_extents": 13,
+                "run": {
+                    "engine": "xfs_fsr", "order": 1, "begins": 1_774_660_920, "ends": 1_774_661_340,
+                    "about_seconds": 420, "needs_bytes": 126_701_535_232_u64,
+                    "bytes_per_second": 104_857_600, "measured_runs": 3, "stall_seconds": 0.5,
+                },
+                "why_not": null,
+            })
+        );
+        assert_eq!(
+            json["images"][2]["why_not"],
+            serde_json::json!({ "code": "in_use", "text": "in use by VM db-1 (pid 4711)" })
+        );
+    }
+}

@@ -1,0 +1,697 @@
+//! Every reason in its words, the choice of engine, the order, and what holds of every plan.
+
+use jiff::tz::TimeZone;
+use proptest::prelude::*;
+
+use super::*;
+use crate::maintenance::estimate::{Basis, Pace, Paces};
+use crate::maintenance::facts::{Active, Came, LastRun, User};
+use crate::model::{Bytes, BytesPerSecond, ExtentsPerDay, Features};
+
+const GIB: u64 = 1 << 30;
+const TEN_MINUTES: Duration = Duration::from_secs(600);
+
+fn at(text: &str) -> Timestamp {
+    text.parse().unwrap()
+}
+
+/// An idle image of 100 GiB with a million extents.
+fn image(name: &str) -> ImageFacts {
+    ImageFacts {
+        path: PathBuf::from("/srv").join(name),
+        filesystem: "a".to_owned(),
+        severity: Severity::Warning,
+        extents: ExtentCount(500_000),
+        ideal: ExtentCount(13),
+        growth: None,
+        size: Bytes(100 * GIB),
+        allocated: Bytes(100 * GIB),
+        user: None,
+        shares_blocks: false,
+        obstacles: Vec::new(),
+        last_run: None,
+    }
+}
+
+fn filesystem(id: &str) -> FilesystemFacts {
+    FilesystemFacts {
+        id: id.to_owned(),
+        mount: PathBuf::from("/srv"),
+        type_name: "xfs".to_owned(),
+        kind: FilesystemKind::Xfs,
+        features: Some(Features {
+            reflink: true,
+            ..Features::default()
+        }),
+        size: Bytes(1000 * GIB),
+        free: Bytes(400 * GIB),
+        stalled: false,
+        active: None,
+        paces: Paces {
+            xfs_fsr: Some(Pace {
+                speed: BytesPerSecond(100 << 20),
+                runs: 3,
+            }),
+            ..Paces::default()
+        },
+    }
+}
+
+/// In the middle of a window from 01:00 to 05:00.
+fn facts(images: Vec<ImageFacts>) -> Facts {
+    Facts {
+        now: at("2026-11-21T02:00Z"),
+        zone: TimeZone::UTC,
+        allowed: Allowed::During(Opening {
+            opens: at("2026-11-21T01:00Z"),
+            closes: at("2026-11-21T05:00Z"),
+        }),
+        io_pressure: Some(1.0),
+        incident: false,
+        recent_incident: false,
+        paused: false,
+        images,
+        filesystems: vec![filesystem("a"), filesystem("b")],
+    }
+}
+
+fn vm() -> Option<User> {
+    let name = Some("db-1".to_owned());
+    Some(User::Vm { name, pid: 4711 })
+}
+
+/// The verdicts as `/srv/a xfs_fsr 02:00` and `/srv/b: reason`.
+fn verdicts(facts: &Facts, policy: &Policy) -> Vec<String> {
+    let shown = |planned: Planned| {
+        let path = planned.path.display().to_string();
+        match planned.verdict {
+            Verdict::Runs(run) => {
+                let begins = TimeZone::UTC.to_datetime(run.begins).strftime("%H:%M");
+                format!("{path} {} {begins}", run.engine)
+            }
+            Verdict::Not(reason) => format!("{path}: {reason}"),
+        }
+    };
+    plan(facts, policy).images.into_iter().map(shown).collect()
+}
+
+/// The verdict on the only image, after a change of the facts and the policy.
+#[track_caller]
+fn says(change: impl FnOnce(&mut Facts, &mut Policy), expected: &str) {
+    let mut facts = facts(vec![image("a")]);
+    let mut policy = Policy::default();
+    change(&mut facts, &mut policy);
+    assert_eq!(verdicts(&facts, &policy), [format!("/srv/a{expected}")]);
+}
+
+#[test]
+fn an_idle_image_runs_at_once() {
+    says(|_, _| {}, " xfs_fsr 02:00");
+    let plan = plan(&facts(vec![image("a")]), &Policy::default());
+    let Verdict::Runs(run) = plan.images[0].verdict else {
+        panic!("{plan:?}");
+    };
+    // 100 GiB at 100 MiB/s are 1024 s; the swap takes one more, and a little is around it.
+    assert_eq!(run.estimate.about.as_secs(), 1027);
+    assert_eq!(run.estimate.needs, Bytes(100 * GIB));
+    assert_eq!(run.estimate.basis, Basis::Measured { runs: 3 });
+    assert_eq!(plan.due(at("2026-11-21T02:00Z")).count(), 1);
+    assert_eq!(plan.due(at("2026-11-21T01:59Z")).count(), 0);
+}
+
+#[test]
+fn what_lies_with_the_image() {
+    says(
+        |facts, _| facts.images[0].severity = Severity::Ok,
+        ": severity ok, below warning",
+    );
+    says(
+        |facts, _| {
+            facts.images[0].extents = ExtentCount(25_999);
+            facts.images[0].ideal = ExtentCount(25_000);
+        },
+        ": already near its ideal (25,999 extents, 25,000 at best)",
+    );
+    says(
+        |facts, _| facts.images[0].obstacles = vec![Obstacle::SwapFile, Obstacle::Immutable],
+        ": is immutable (chattr +i)",
+    );
+    says(
+        |facts, _| {
+            facts.images[0].last_run = Some(LastRun {
+                ended: at("2026-11-20T03:12Z"),
+                came: Came::Improved,
+            });
+        },
+        ": cooling down until Fri 2026-11-27 03:12",
+    );
+    says(
+        |facts, _| {
+            facts.images[0].last_run = Some(LastRun {
+                ended: at("2026-11-07T03:12Z"),
+                came: Came::Nothing(2),
+            });
+        },
+        ": cooling down until Sat 2026-12-05 03:12 (the last 2 runs brought nothing)",
+    );
+}
+
+#[test]
+fn what_lies_with_the_host() {
+    says(|facts, _| facts.incident = true, ": rescue incident active");
+    says(
+        |facts, _| facts.paused = true,
+        ": defragmentation paused (fragwatch resume)",
+    );
+    says(
+        |facts, _| facts.allowed = Allowed::Never,
+        ": no window configured ([[maintenance.window]])",
+    );
+    says(
+        |facts, _| facts.allowed = Allowed::NotInSight,
+        ": no window opens within a year: blackouts",
+    );
+    says(
+        |facts, _| facts.io_pressure = Some(63.4),
+        ": I/O pressure too high (63% of the time some task waits, limit 40%)",
+    );
+    // By the time the next window opens it may be over.
+    says(
+        |facts, _| {
+            facts.now = at("2026-11-20T22:00Z");
+            facts.io_pressure = Some(63.4);
+        },
+        " xfs_fsr 01:00",
+    );
+    says(|facts, _| facts.io_pressure = None, " xfs_fsr 02:00");
+    says(
+        |_, policy| policy.engines.clear(),
+        ": no engine configured (engines in [defrag])",
+    );
+}
+
+#[test]
+fn what_lies_with_the_file_system() {
+    says(
+        |facts, _| facts.filesystems[0].stalled = true,
+        ": file-system worker stalled",
+    );
+    says(
+        |facts, _| facts.filesystems[0].free = Bytes(49 * GIB),
+        ": the file system is 96% full; above 95% a run would fragment what is left",
+    );
+    says(
+        |facts, _| {
+            facts.filesystems[0].kind = FilesystemKind::Other;
+            facts.filesystems[0].type_name = "ext4".to_owned();
+        },
+        ": on ext4; only XFS is defragmented",
+    );
+    says(
+        |facts, _| facts.filesystems.clear(),
+        ": nothing is known of its file system yet",
+    );
+    says(
+        |facts, _| {
+            facts.filesystems[0].active = Some(Active {
+                path: PathBuf::from("/srv/a"),
+                ends: facts.now,
+            });
+        },
+        ": is being defragmented now",
+    );
+    // It should have ended, but has not.
+    says(
+        |facts, _| {
+            facts.filesystems[0].active = Some(Active {
+                path: PathBuf::from("/srv/other"),
+                ends: at("2026-11-21T01:00Z"),
+            });
+        },
+        " xfs_fsr 02:01",
+    );
+}
+
+#[test]
+fn the_first_engine_that_can() {
+    let only_fsr = |policy: &mut Policy| policy.engines = vec![Engine::XfsFsr];
+    says(|facts, _| facts.images[0].user = vm(), " online 02:00");
+    says(
+        |facts, policy| {
+            facts.images[0].user = vm();
+            only_fsr(policy);
+        },
+        ": in use by VM db-1 (pid 4711)",
+    );
+    says(
+        |facts, _| {
+            facts.images[0].user = vm();
+            facts.filesystems[0].features = None;
+        },
+        ": in use by VM db-1 (pid 4711), and not online: the file system has no reflink",
+    );
+    says(
+        |facts, _| facts.images[0].shares_blocks = true,
+        " online 02:00",
+    );
+    says(
+        |facts, policy| {
+            facts.images[0].shares_blocks = true;
+            only_fsr(policy);
+        },
+        ": shares blocks with a reflink copy",
+    );
+    says(
+        |facts, _| facts.filesystems[0].free = Bytes(149 * GIB),
+        " online 02:00",
+    );
+    says(
+        |facts, policy| {
+            facts.filesystems[0].free = Bytes(149 * GIB);
+            only_fsr(policy);
+        },
+        ": not enough free space (needs 100 GiB, has 149 GiB, keeps 50.0 GiB)",
+    );
+    let rmapbt = |facts: &mut Facts| {
+        facts.filesystems[0].features = Some(Features {
+            rmapbt: true,
+            reflink: true,
+            ..Features::default()
+        });
+        facts.images[0].extents = ExtentCount(198_000);
+    };
+    says(|facts, _| rmapbt(facts), " online 02:00");
+    says(
+        |facts, policy| {
+            rmapbt(facts);
+            only_fsr(policy);
+        },
+        ": the final swap would stall readers for about 9 s (max_swap_stall is 2 s)",
+    );
+    // An operator may prefer the other.
+    says(
+        |_, policy| policy.engines = vec![Engine::Online, Engine::XfsFsr],
+        " online 02:00",
+    );
+    says(
+        |facts, policy| {
+            policy.engines = vec![Engine::Online];
+            facts.images[0].obstacles = vec![Obstacle::Dax];
+        },
+        ": is mapped from persistent memory (DAX)",
+    );
+    says(
+        |facts, _| facts.images[0].obstacles = vec![Obstacle::Dax],
+        " xfs_fsr 02:00",
+    );
+}
+
+#[test]
+fn what_lies_with_the_time() {
+    let huge = |facts: &mut Facts| {
+        facts.images[0].allocated = Bytes(2000 * GIB);
+        facts.filesystems[0].size = Bytes(5000 * GIB);
+        facts.filesystems[0].free = Bytes(4000 * GIB);
+    };
+    // What it has not done tonight, online does next time.
+    says(|facts, _| huge(facts), " online 02:00");
+    let only_fsr = |policy: &mut Policy| policy.engines = vec![Engine::XfsFsr];
+    says(
+        |facts, policy| {
+            huge(facts);
+            only_fsr(policy);
+        },
+        ": would not finish before the window closes at 05:00 (about 5 h 41 min at 100 MiB/s, \
+         measured on this file system)",
+    );
+    says(
+        |facts, policy| {
+            huge(facts);
+            only_fsr(policy);
+            facts.filesystems[0].paces = Paces::default();
+            policy.bandwidth = BytesPerSecond(50 << 20);
+        },
+        ": would not finish before the window closes at 05:00 (about 11 h 22 min at 50.0 MiB/s, \
+         assumed, nothing measured on this file system yet)",
+    );
+    says(
+        |facts, policy| {
+            huge(facts);
+            only_fsr(policy);
+            facts.allowed = Allowed::Always;
+        },
+        " xfs_fsr 02:00",
+    );
+}
+
+#[test]
+fn a_full_window_lets_smaller_ones_pass() {
+    let mut big = image("big");
+    big.allocated = Bytes(350 * GIB);
+    big.extents = ExtentCount(4_000_000);
+    let mut second = big.clone();
+    second.path = PathBuf::from("/srv/second");
+    second.extents = ExtentCount(3_000_000);
+    let mut facts = facts(vec![image("small"), second, big]);
+    facts.now = at("2026-11-21T03:20Z");
+    facts.images[0].extents = ExtentCount(1000);
+    let policy = Policy {
+        engines: vec![Engine::XfsFsr],
+        max_swap_stall: TEN_MINUTES,
+        ..Policy::default()
+    };
+    facts.filesystems[0].free = Bytes(500 * GIB);
+    assert_eq!(
+        verdicts(&facts, &policy),
+        [
+            "/srv/big xfs_fsr 03:20",
+            "/srv/small xfs_fsr 04:19",
+            "/srv/second: the window closes at 05:00 before its turn (1 image before it)",
+        ]
+    );
+}
+
+#[test]
+fn severity_then_what_it_brings_for_what_it_costs() {
+    let named = |name: &str, severity, extents, gib, growth| ImageFacts {
+        severity,
+        extents: ExtentCount(extents),
+        allocated: Bytes(gib * GIB),
+        growth: Some(ExtentsPerDay(growth)),
+        ..image(name)
+    };
+    let images = vec![
+        named("big", Severity::Warning, 900_000, 10, 0.0),
+        named("grows", Severity::Warning, 500_000, 5, 50_000.0),
+        named("small", Severity::Warning, 500_000, 5, f64::NAN),
+        named("worst", Severity::Critical, 400_000, 20, -1e9),
+    ];
+    let mut facts = facts(images);
+    let names = |facts: &Facts| -> Vec<String> {
+        let plan = plan(facts, &Policy::default());
+        let name = |planned: &Planned| planned.path.file_name().unwrap().to_string_lossy().into();
+        plan.images.iter().map(name).collect()
+    };
+    assert_eq!(names(&facts), ["worst", "grows", "small", "big"]);
+    // It was about memory.
+    facts.recent_incident = true;
+    assert_eq!(names(&facts), ["worst", "big", "grows", "small"]);
+}
+
+#[test]
+fn several_file_systems_share_the_room() {
+    let on = |name: &str, filesystem: &str, extents| ImageFacts {
+        filesystem: filesystem.to_owned(),
+        extents: ExtentCount(extents),
+        ..image(name)
+    };
+    let images = vec![
+        on("a1", "a", 900_000),
+        on("a2", "a", 800_000),
+        on("b", "b", 500_000),
+    ];
+    let mut facts = facts(images);
+    let mut policy = Policy::default();
+    // The second place is not kept for an image that must wait anyway.
+    let expected = [
+        "/srv/a1 xfs_fsr 02:00",
+        "/srv/a2 xfs_fsr 02:17",
+        "/srv/b xfs_fsr 02:00",
+    ];
+    assert_eq!(verdicts(&facts, &policy), expected);
+    policy.parallel = 1;
+    let expected = [
+        "/srv/a1 xfs_fsr 02:00",
+        "/srv/a2 xfs_fsr 02:17",
+        "/srv/b xfs_fsr 02:34",
+    ];
+    assert_eq!(verdicts(&facts, &policy), expected);
+    // A run that is under way counts.
+    facts.filesystems[1].active = Some(Active {
+        path: PathBuf::from("/elsewhere"),
+        ends: at("2026-11-21T02:30Z"),
+    });
+    facts.images.truncate(1);
+    assert_eq!(verdicts(&facts, &policy), ["/srv/a1 xfs_fsr 02:30"]);
+}
+
+fn any_image() -> impl Strategy<Value = ImageFacts> {
+    let severity = prop::sample::select(vec![Severity::Ok, Severity::Warning, Severity::Critical]);
+    let numbers = (0..3_000_000_u64, 0..1000_u64, 0..600_u64, -1e5..1e5_f64);
+    let user = prop_oneof![3 => Just(None), 1 => Just(vm()), 1 => Just(Some(User::Unknown))];
+    let obstacles = prop_oneof![
+        8 => Just(Vec::new()),
+        1 => Just(vec![Obstacle::Dax]),
+        1 => Just(vec![Obstacle::Immutable]),
+    ];
+    let came = prop::sample::select(vec![Came::Improved, Came::Interrupted, Came::Nothing(1)]);
+    let last = prop::option::weighted(0.3, (0..30 * 86_400_i64, came));
+    let place = (0..12_u32, prop::sample::select(vec!["a", "b", "c", "gone"]));
+    (
+        place,
+        severity,
+        numbers,
+        user,
+        any::<bool>(),
+        obstacles,
+        last,
+    )
+        .prop_map(
+            |(
+                (name, filesystem),
+                severity,
+                (extents, ideal, gib, growth),
+                user,
+                shares,
+                obstacles,
+                last,
+            )| {
+                ImageFacts {
+                    path: PathBuf::from(format!("/{filesystem}/{name}")),
+                    filesystem: filesystem.to_owned(),
+                    severity,
+                    extents: ExtentCount(extents),
+                    ideal: ExtentCount(ideal),
+                    growth: Some(ExtentsPerDay(growth)),
+                    allocated: Bytes(gib * GIB),
+                    user,
+                    shares_blocks: shares && gib % 3 == 0,
+                    obstacles,
+                    last_run: last.map(|(ago, came)| LastRun {
+                        ended: at("2026-11-21T02:00Z") - jiff::SignedDuration::from_secs(ago),
+                        came,
+                    }),
+                    ..image("x")
+                }
+            },
+        )
+}
+
+fn any_filesystem(id: &'static str) -> impl Strategy<Value = FilesystemFacts> {
+    let features = (any::<bool>(), any::<bool>()).prop_map(|(reflink, rmapbt)| Features {
+        reflink,
+        rmapbt,
+        ..Features::default()
+    });
+    let ends = prop::option::weighted(0.2, -3600..3600_i64);
+    let speed = prop::option::of((1..500_u64, 1..9_u32));
+    (
+        features,
+        0..=1000_u64,
+        prop::bool::weighted(0.1),
+        ends,
+        speed,
+    )
+        .prop_map(
+            move |(features, free, stalled, ends, speed)| FilesystemFacts {
+                features: Some(features),
+                free: Bytes(free * GIB),
+                stalled,
+                active: ends.map(|ends| Active {
+                    path: PathBuf::from(format!("/{id}/0")),
+                    ends: at("2026-11-21T02:00Z") + jiff::SignedDuration::from_secs(ends),
+                }),
+                paces: Paces {
+                    xfs_fsr: speed.map(|(mib, runs)| Pace {
+                        speed: BytesPerSecond(mib << 20),
+                        runs,
+                    }),
+                    ..Paces::default()
+                },
+                ..filesystem(id)
+            },
+        )
+}
+
+fn any_facts() -> impl Strategy<Value = Facts> {
+    let images = prop::collection::vec(any_image(), 0..30).prop_map(|mut images| {
+        images.sort_by(|a: &ImageFacts, b: &ImageFacts| a.path.cmp(&b.path));
+        images.dedup_by(|a, b| a.path == b.path);
+        images
+    });
+    let filesystems = (
+        any_filesystem("a"),
+        any_filesystem("b"),
+        any_filesystem("c"),
+    );
+    let window = (-7200..7200_i64, 1..20_000_i64).prop_map(|(opens, length)| {
+        let opens = at("2026-11-21T02:00Z") + jiff::SignedDuration::from_secs(opens);
+        let closes = opens + jiff::SignedDuration::from_secs(length);
+        let closes = closes.max(at("2026-11-21T02:00:01Z"));
+        Allowed::During(Opening { opens, closes })
+    });
+    let allowed = prop_oneof![8 => window, 1 => Just(Allowed::Never), 1 => Just(Allowed::Always)];
+    let switch = || prop::bool::weighted(0.05);
+    (
+        images,
+        filesystems,
+        allowed,
+        0.0..50.0_f64,
+        switch(),
+        switch(),
+        any::<bool>(),
+    )
+        .prop_map(
+            |(images, (a, b, c), allowed, pressure, incident, paused, recent_incident)| Facts {
+                allowed,
+                io_pressure: Some(pressure),
+                incident,
+                paused,
+                recent_incident,
+                filesystems: vec![a, b, c],
+                ..facts(images)
+            },
+        )
+}
+
+fn any_policy() -> impl Strategy<Value = Policy> {
+    use Engine::{Online, XfsFsr};
+    let engines = vec![
+        vec![XfsFsr, Online],
+        vec![Online, XfsFsr],
+        vec![XfsFsr],
+        vec![Online],
+    ];
+    let from = prop::sample::select(vec![Severity::Ok, Severity::Warning, Severity::Critical]);
+    (prop::sample::select(engines), from, 0..30_u32, 1..4_usize).prop_map(
+        |(engines, from, keep, parallel)| Policy {
+            engines,
+            from,
+            keep_free: Share::percent(keep),
+            parallel,
+            ..Policy::default()
+        },
+    )
+}
+
+/// The runs of a plan with what they are about.
+fn runs<'f>(
+    plan: &Plan,
+    facts: &'f Facts,
+) -> Vec<(&'f ImageFacts, Option<&'f FilesystemFacts>, Run)> {
+    let run = |planned: &Planned| {
+        let Verdict::Runs(run) = planned.verdict else {
+            return None;
+        };
+        let image = facts
+            .images
+            .iter()
+            .find(|image| image.path == planned.path)?;
+        let filesystem = facts
+            .filesystems
+            .iter()
+            .find(|it| it.id == image.filesystem);
+        Some((image, filesystem, run))
+    };
+    plan.images.iter().filter_map(run).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(512))]
+
+    #[test]
+    fn every_image_gets_its_verdict(facts in any_facts(), policy in any_policy(), turn in 0..30_usize) {
+        let plan = plan(&facts, &policy);
+        let mut paths: Vec<_> = plan.images.iter().map(|planned| planned.path.clone()).collect();
+        paths.sort();
+        let expected: Vec<_> = facts.images.iter().map(|image| image.path.clone()).collect();
+        prop_assert_eq!(paths, expected);
+        for planned in &plan.images {
+            if let Verdict::Not(reason) = &planned.verdict {
+                prop_assert!(!reason.to_string().is_empty() && !reason.code().is_empty());
+            }
+        }
+        // In whatever order they are told.
+        let mut turned = facts.clone();
+        let turn = turn.min(facts.images.len());
+        turned.images.rotate_left(turn);
+        turned.filesystems.reverse();
+        prop_assert_eq!(super::plan(&turned, &policy), plan);
+    }
+
+    #[test]
+    fn nothing_runs_that_must_not(facts in any_facts(), policy in any_policy()) {
+        for (image, filesystem, run) in runs(&plan(&facts, &policy), &facts) {
+            let filesystem = filesystem.expect("of an unknown file system");
+            let keeps = policy.keep_free.of_bytes(filesystem.size);
+            prop_assert!(run.estimate.needs.saturating_add(keeps) <= filesystem.free);
+            prop_assert!(filesystem.free.0 * 20 >= filesystem.size.0);
+            prop_assert!(!facts.incident && !facts.paused && !filesystem.stalled);
+            prop_assert!(image.severity >= policy.from && image.extents > image.ideal);
+            prop_assert!(policy.engines.contains(&run.engine));
+            match run.engine {
+                Engine::XfsFsr => {
+                    prop_assert!(image.user.is_none() && !image.shares_blocks);
+                    prop_assert!(run.estimate.stall <= policy.max_swap_stall);
+                }
+                Engine::Online => prop_assert!(filesystem.features.unwrap().reflink),
+            }
+            if let Some(last) = image.last_run {
+                prop_assert!(last.cools_until(policy.cooldown) <= run.begins);
+            }
+            if run.begins == facts.now {
+                prop_assert!(facts.io_pressure.unwrap() <= policy.max_io_pressure);
+            }
+        }
+    }
+
+    #[test]
+    fn runs_lie_in_the_window(facts in any_facts(), policy in any_policy()) {
+        for (_, _, run) in runs(&plan(&facts, &policy), &facts) {
+            prop_assert!(run.begins >= facts.now && run.begins <= run.ends);
+            match facts.allowed {
+                Allowed::During(opening) => {
+                    prop_assert!(opening.is_open(run.begins) && run.ends <= opening.closes);
+                    if run.engine == Engine::XfsFsr {
+                        prop_assert!(run.begins + run.estimate.about <= opening.closes);
+                    }
+                }
+                Allowed::Always => {}
+                Allowed::Never | Allowed::NotInSight => prop_assert!(false, "nothing may run"),
+            }
+        }
+    }
+
+    #[test]
+    fn no_two_at_once_where_one_is_allowed(facts in any_facts(), policy in any_policy()) {
+        let plan = plan(&facts, &policy);
+        let runs = runs(&plan, &facts);
+        let active: Vec<_> = facts.filesystems.iter().filter_map(|it| it.active.as_ref()).collect();
+        for (n, (image, filesystem, run)) in runs.iter().enumerate() {
+            if let Some(active) = filesystem.and_then(|it| it.active.as_ref()) {
+                prop_assert!(run.begins >= active.ends && run.begins > facts.now);
+            }
+            for (other, _, earlier) in &runs[..n] {
+                if other.filesystem == image.filesystem {
+                    prop_assert!(earlier.ends <= run.begins);
+                    // On a file system, worse ones begin first.
+                    prop_assert!(other.severity >= image.severity);
+                }
+            }
+            let is_then = |run: &Run, then| run.begins <= then && then < run.ends;
+            let others = runs.iter().filter(|(_, _, other)| is_then(other, run.begins)).count();
+            let still = active.iter().filter(|active| active.ends > run.begins).count();
+            prop_assert!(others + still <= policy.parallel.max(1) || run.begins == run.ends);
+        }
+    }
+}

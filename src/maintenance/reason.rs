@@ -1,0 +1,298 @@
+//! Why an image is left alone, in words for whoever asks why it still is as it is.
+
+use std::fmt;
+use std::time::Duration;
+
+use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Timestamp};
+
+use super::estimate::Basis;
+use super::facts::{Obstacle, User};
+use crate::model::{Bytes, BytesPerSecond, ExtentCount, Roughly, Severity, Share};
+
+/// A moment, and how it is told: `05:00` within a day, `Sat 2026-11-28 05:00` beyond.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Moment {
+    /// The moment.
+    pub at: Timestamp,
+    local: String,
+}
+
+impl Moment {
+    /// The moment as it is told at `now` by the clock of a zone.
+    #[must_use]
+    pub fn new(at: Timestamp, now: Timestamp, zone: &TimeZone) -> Moment {
+        let is_near = at.duration_since(now).abs() < SignedDuration::from_hours(24);
+        let form = if is_near { "%H:%M" } else { "%a %F %H:%M" };
+        let local = zone.to_datetime(at).strftime(form).to_string();
+        Moment { at, local }
+    }
+}
+
+impl fmt::Display for Moment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.local)
+    }
+}
+
+/// Why an image is left alone.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Reason {
+    /// A run on it is under way.
+    RunningNow,
+    /// It is not bad enough.
+    BelowSeverity {
+        /// What it has.
+        severity: Severity,
+        /// What it would need.
+        from: Severity,
+    },
+    /// There is nothing to gain.
+    NearIdeal {
+        /// What it has.
+        extents: ExtentCount,
+        /// What would be left.
+        ideal: ExtentCount,
+    },
+    /// Something forbids touching it.
+    Forbidden(Obstacle),
+    /// No engine knows its file system.
+    NotXfs {
+        /// The kernel's name of its type.
+        type_name: String,
+    },
+    /// Its file system was not looked at yet.
+    NothingKnown,
+    /// The operator has paused everything.
+    Paused,
+    /// The rescue is at work.
+    Incident,
+    /// There is no window.
+    NoWindow,
+    /// All windows of the next year are in blackouts.
+    NoWindowInSight,
+    /// Its file system does not answer.
+    Stalled,
+    /// Its file system is too full for any run.
+    AlmostFull {
+        /// What of it is used.
+        used: Share,
+    },
+    /// It had a run not long ago.
+    CoolingDown {
+        /// Until when it is left alone.
+        until: Moment,
+        /// How many runs in a row have brought nothing.
+        in_vain: u32,
+    },
+    /// No engine is configured.
+    NoEngine,
+    /// Somebody has it open, which `xfs_fsr` cannot have.
+    InUse {
+        /// Who.
+        user: User,
+        /// Why `online`, which can, will not; nothing if it is not configured.
+        online: Option<Box<Reason>>,
+    },
+    /// `xfs_fsr` would copy what is shared.
+    SharesBlocks,
+    /// It would take too much of the free space.
+    NoSpace {
+        /// What the run needs.
+        needs: Bytes,
+        /// What is free.
+        has: Bytes,
+        /// What must stay free.
+        keeps: Bytes,
+    },
+    /// The end of `xfs_fsr` would hold up readers.
+    SwapStall {
+        /// For how long.
+        stall: Duration,
+        /// For how long it may.
+        limit: Duration,
+    },
+    /// `online` needs reflink.
+    NoReflink,
+    /// The disks are busy.
+    Pressure {
+        /// How busy.
+        avg10: f64,
+        /// From where on nothing begins.
+        limit: f64,
+    },
+    /// It takes longer than the window is open.
+    WouldNotFinish {
+        /// When the window closes.
+        closes: Moment,
+        /// What the run takes.
+        about: Duration,
+        /// How fast it would copy.
+        speed: BytesPerSecond,
+        /// How that is known.
+        basis: Basis,
+    },
+    /// The window is full.
+    NoTurn {
+        /// When the window closes.
+        closes: Moment,
+        /// How many come before it.
+        ahead: usize,
+    },
+}
+
+impl Reason {
+    /// One word for programs, which stays as it is.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Reason::RunningNow => "running_now",
+            Reason::BelowSeverity { .. } => "below_severity",
+            Reason::NearIdeal { .. } => "near_ideal",
+            Reason::Forbidden(obstacle) => obstacle_code(*obstacle),
+            Reason::NotXfs { .. } => "not_xfs",
+            Reason::NothingKnown => "nothing_known",
+            Reason::Paused => "paused",
+            Reason::Incident => "incident",
+            Reason::NoWindow => "no_window",
+            Reason::NoWindowInSight => "no_window_in_sight",
+            Reason::Stalled => "stalled",
+            Reason::AlmostFull { .. } => "almost_full",
+            Reason::CoolingDown { .. } => "cooling_down",
+            Reason::NoEngine => "no_engine",
+            Reason::InUse { .. } => "in_use",
+            Reason::SharesBlocks => "shares_blocks",
+            Reason::NoSpace { .. } => "no_space",
+            Reason::SwapStall { .. } => "swap_stall",
+            Reason::NoReflink => "no_reflink",
+            Reason::Pressure { .. } => "io_pressure",
+            Reason::WouldNotFinish { .. } => "would_not_finish",
+            Reason::NoTurn { .. } => "no_turn",
+        }
+    }
+}
+
+fn obstacle_code(obstacle: Obstacle) -> &'static str {
+    match obstacle {
+        Obstacle::Immutable => "immutable",
+        Obstacle::AppendOnly => "append_only",
+        Obstacle::NoDefrag => "no_defrag",
+        Obstacle::Realtime => "realtime",
+        Obstacle::SwapFile => "swap_file",
+        Obstacle::Dax => "dax",
+    }
+}
+
+impl fmt::Display for Obstacle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Obstacle::Immutable => "is immutable (chattr +i)",
+            Obstacle::AppendOnly => "can only be appended to (chattr +a)",
+            Obstacle::NoDefrag => "is marked as not to be defragmented (xfs_io -c 'chattr +f')",
+            Obstacle::Realtime => "lies on the realtime device",
+            Obstacle::SwapFile => "is a swap file in use",
+            Obstacle::Dax => "is mapped from persistent memory (DAX)",
+        })
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Reason::RunningNow => write!(f, "is being defragmented now"),
+            Reason::BelowSeverity { severity, from } => {
+                write!(f, "severity {severity}, below {from}")
+            }
+            Reason::NearIdeal { extents, ideal } => write!(
+                f,
+                "already near its ideal ({extents} extents, {ideal} at best)"
+            ),
+            Reason::Forbidden(obstacle) => obstacle.fmt(f),
+            Reason::NotXfs { type_name } => write!(f, "on {type_name}; only XFS is defragmented"),
+            Reason::NothingKnown => write!(f, "nothing is known of its file system yet"),
+            Reason::Paused => write!(f, "defragmentation paused (fragwatch resume)"),
+            Reason::Incident => write!(f, "rescue incident active"),
+            Reason::NoWindow => write!(f, "no window configured ([[maintenance.window]])"),
+            Reason::NoWindowInSight => write!(f, "no window opens within a year: blackouts"),
+            Reason::Stalled => write!(f, "file-system worker stalled"),
+            Reason::AlmostFull { used } => write!(
+                f,
+                "the file system is {used} full; above 95% a run would fragment what is left"
+            ),
+            Reason::CoolingDown { until, in_vain } => cooling(f, until, *in_vain),
+            Reason::NoEngine => write!(f, "no engine configured (engines in [defrag])"),
+            Reason::InUse { user, online: None } => write!(f, "in use by {user}"),
+            Reason::InUse {
+                user,
+                online: Some(why),
+            } => write!(f, "in use by {user}, and not online: {why}"),
+            Reason::SharesBlocks => write!(f, "shares blocks with a reflink copy"),
+            Reason::NoSpace { needs, has, keeps } => write!(
+                f,
+                "not enough free space (needs {needs}, has {has}, keeps {keeps})"
+            ),
+            Reason::SwapStall { stall, limit } => write!(
+                f,
+                "the final swap would stall readers for about {} (max_swap_stall is {})",
+                Seconds(*stall),
+                Seconds(*limit)
+            ),
+            Reason::NoReflink => write!(f, "the file system has no reflink"),
+            Reason::Pressure { avg10, limit } => write!(
+                f,
+                "I/O pressure too high ({avg10:.0}% of the time some task waits, limit {limit:.0}%)"
+            ),
+            Reason::WouldNotFinish {
+                closes,
+                about,
+                speed,
+                basis,
+            } => write!(
+                f,
+                "would not finish before the window closes at {closes} (about {} at {speed}, {basis})",
+                Roughly(*about)
+            ),
+            Reason::NoTurn { closes, ahead } => {
+                let others = if *ahead == 1 { "image" } else { "images" };
+                write!(
+                    f,
+                    "the window closes at {closes} before its turn ({ahead} {others} before it)"
+                )
+            }
+        }
+    }
+}
+
+fn cooling(f: &mut fmt::Formatter<'_>, until: &Moment, in_vain: u32) -> fmt::Result {
+    write!(f, "cooling down until {until}")?;
+    match in_vain {
+        0 => Ok(()),
+        1 => write!(f, " (the last run brought nothing)"),
+        runs => write!(f, " (the last {runs} runs brought nothing)"),
+    }
+}
+
+impl fmt::Display for Basis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Basis::Measured { .. } => "measured on this file system",
+            Basis::Assumed => "assumed, nothing measured on this file system yet",
+        })
+    }
+}
+
+/// A short time with the precision that it deserves: `9 s`, `0.4 s`, `3 min`.
+struct Seconds(Duration);
+
+impl fmt::Display for Seconds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seconds = self.0.as_secs_f64();
+        if self.0.as_secs() >= 60 {
+            Roughly(self.0).fmt(f)
+        } else if seconds < 5.0 && self.0.subsec_millis() != 0 {
+            write!(f, "{seconds:.1} s")
+        } else {
+            write!(f, "{seconds:.0} s")
+        }
+    }
+}
