@@ -186,6 +186,46 @@ fn a_blackout_cuts_what_runs_into_it_and_out_of_it() {
 }
 
 #[test]
+fn a_day_that_ends_twice() {
+    // Newfoundland put its clock back at one minute past midnight, into the day before.
+    let all_days: Vec<Weekday> = Weekday::Monday.cycle_forward().take(7).collect();
+    let settings = maintenance(
+        "America/St_Johns",
+        vec![window(&all_days, time(12, 0, 0, 0), 1500)],
+        vec![blackout(date(2010, 11, 6), date(2010, 11, 6))],
+    );
+    let calendar = Calendar::new(&settings, HALF);
+    // Midnight for the second time.
+    let next = calendar.next_opening(at("2010-11-06T12:00Z")).unwrap();
+    assert_eq!(next.opens, at("2010-11-07T03:30Z"));
+}
+
+#[test]
+fn a_window_of_a_week() {
+    let week = 7 * 24 * 60;
+    let settings = |minutes| {
+        let long = window(&[Weekday::Monday], time(23, 0, 0, 0), minutes);
+        maintenance("UTC", vec![long], Vec::new())
+    };
+    assert_eq!(
+        shown(&settings(week - 60), "2026-11-23T21:30Z", 2),
+        [
+            "Mon 2026-11-16 23:00 +00:00 – Mon 22:00 +00:00",
+            "Mon 2026-11-23 23:00 +00:00 – Mon 22:00 +00:00"
+        ]
+    );
+    // It meets itself, and the jitter of the first one is long over.
+    let mut always = settings(week);
+    always.jitter = Duration::from_secs(86_400);
+    let calendar = Calendar::new(&always, HALF);
+    let mut now = at("2026-11-21T00:00Z");
+    for _ in 0..24 * 15 {
+        now += MINUTE * 60;
+        assert!(calendar.open_until(now).is_some(), "{now}");
+    }
+}
+
+#[test]
 fn never_and_always() {
     let now = "2026-11-21T00:00Z";
     let nothing = maintenance("UTC", Vec::new(), Vec::new());
