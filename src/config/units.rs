@@ -1,11 +1,11 @@
-//! Durations and sizes as an operator writes them: `90s`, `1h30m`, `64KiB`.
+//! Durations, sizes and shares as an operator writes them: `90s`, `1h30m`, `64KiB`, `5%`.
 //!
 //! A number without a unit is refused rather than guessed at, and every refusal says what to write
 //! instead. What is printed here reads back as the same value.
 
 use std::time::Duration;
 
-use crate::model::Bytes;
+use crate::model::{Bytes, Share};
 
 /// Milliseconds of each unit of time, largest first: the order in which `1h30m` is written.
 const TIME_UNITS: [(&str, u64); 5] = [
@@ -166,7 +166,66 @@ pub fn write_size(size: Bytes) -> String {
         .unwrap_or_default()
 }
 
-/// What both kinds refuse in the same words. `unit` is the one that a bare number probably meant.
+/// Reads a share: `5%`, `0.25%`, with four decimals at most.
+///
+/// # Errors
+/// Everything else, and shares of more than `100%`.
+pub fn parse_share(text: &str) -> Result<Share, Misfit> {
+    if let Some(misfit) = common_misfit(text, "%") {
+        return Err(misfit);
+    }
+    let is_share = |text: &str| text.strip_suffix('%').and_then(|n| read_decimal(n, 4));
+    match is_share(text) {
+        Some(millionths) => {
+            let share = u32::try_from(millionths).map(Share);
+            let share = share.ok().filter(|share| *share <= Share::WHOLE);
+            share.ok_or_else(|| Misfit::new("is more than 100%", None))
+        }
+        None => {
+            let bare: String = text.chars().filter(|c| !c.is_whitespace()).collect();
+            let instead = is_share(&bare).map(|_| bare);
+            Err(Misfit::new("is not a share", instead))
+        }
+    }
+}
+
+/// Reads a factor from 0 to 1 with six decimals at most: `0.9`. Nothing if it is none.
+#[must_use]
+pub fn parse_factor(text: &str) -> Option<Share> {
+    let millionths = u32::try_from(read_decimal(text, 6)?).ok()?;
+    Some(Share(millionths)).filter(|share| *share <= Share::WHOLE)
+}
+
+/// Writes a factor for [`parse_factor`]: `0.9`, `1.0`.
+#[must_use]
+pub fn write_factor(share: Share) -> String {
+    let whole = Share::WHOLE.0;
+    let rest = format!("{:06}", share.0 % whole);
+    let rest = rest.trim_end_matches('0');
+    format!(
+        "{}.{}",
+        share.0 / whole,
+        if rest.is_empty() { "0" } else { rest }
+    )
+}
+
+/// A decimal number, in units of its last decimal but `decimals`: `0.25` with four is 2500.
+fn read_decimal(text: &str, decimals: usize) -> Option<u64> {
+    let (whole, rest) = text.split_once('.').unwrap_or((text, ""));
+    let is_number = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit());
+    let is_whole = !whole.is_empty() && is_number(whole) && is_number(rest);
+    if !is_whole || rest.len() > decimals || text.ends_with('.') {
+        return None;
+    }
+    // Too long a number is the largest there is: it is refused as too large.
+    Some(
+        format!("{whole}{rest:0<decimals$}")
+            .parse()
+            .unwrap_or(u64::MAX),
+    )
+}
+
+/// What all kinds refuse in the same words. `unit` is the one that a bare number probably meant.
 fn common_misfit(text: &str, unit: &str) -> Option<Misfit> {
     if text.is_empty() {
         return Some(Misfit::new("is empty", None));
@@ -335,6 +394,45 @@ mod tests {
     }
 
     #[test]
+    fn shares() {
+        for (text, millionths) in [
+            ("0%", 0),
+            ("1%", 10_000),
+            ("0.25%", 2_500),
+            ("12.3456%", 123_456),
+            ("100%", 1_000_000),
+            ("100.0000%", 1_000_000),
+        ] {
+            assert_eq!(parse_share(text), Ok(Share(millionths)), "{text}");
+        }
+        assert_eq!(parse_factor("0.9"), Some(Share::percent(90)));
+        assert_eq!(parse_factor("1"), Some(Share::WHOLE));
+        assert_eq!(parse_factor("1.01"), None);
+        assert_eq!(parse_factor("1e-1"), None);
+        assert_eq!(parse_factor(".5"), None);
+    }
+
+    #[test]
+    fn a_refused_share_says_what_to_write() {
+        for (text, message, instead) in [
+            ("", "is empty", None),
+            ("5", "has no unit", Some("5%")),
+            ("-5%", "is negative", None),
+            ("5 %", "is not a share", Some("5%")),
+            ("0.05", "is not a share", None),
+            ("0.00001%", "is not a share", None),
+            ("five%", "is not a share", None),
+            ("5.%", "is not a share", None),
+            (".5%", "is not a share", None),
+            ("101%", "is more than 100%", None),
+            ("99999999999999999999999%", "is more than 100%", None),
+        ] {
+            let expected = Misfit::new(message, instead.map(str::to_owned));
+            assert_eq!(parse_share(text), Err(expected), "{text}");
+        }
+    }
+
+    #[test]
     fn written_short() {
         assert_eq!(write_duration(Duration::from_secs(60)), "1m");
         assert_eq!(write_duration(Duration::from_secs(90)), "90s");
@@ -360,6 +458,13 @@ mod tests {
         }
 
         #[test]
+        fn a_written_share_reads_back(millionths in 0..=1_000_000_u32) {
+            let share = Share(millionths);
+            prop_assert_eq!(parse_share(&share.to_string()), Ok(share));
+            prop_assert_eq!(parse_factor(&write_factor(share)), Some(share));
+        }
+
+        #[test]
         fn what_is_proposed_is_accepted(text in "[-+]?[0-9_.]{0,22} ?[A-Za-zµ]{0,7}[0-9]{0,3}") {
             if let Err(Misfit { instead: Some(instead), .. }) = parse_duration(&text) {
                 // A bare number may be too long for any unit; that is said when it has one.
@@ -374,6 +479,8 @@ mod tests {
         fn no_text_panics(text: String) {
             let _ = parse_duration(&text);
             let _ = parse_size(&text);
+            let _ = parse_share(&text);
+            let _ = parse_factor(&text);
         }
     }
 }

@@ -7,9 +7,9 @@ use toml::Spanned;
 use toml::de::DeValue;
 
 use super::reader::{Field as _, Located, Name, Reader};
-use super::units::{Misfit, parse_duration, parse_size, write_duration, write_size};
+use super::units::{Misfit, parse_duration, parse_share, parse_size, write_duration, write_size};
 use crate::model::path::shown;
-use crate::model::{Bytes, ExtentCount, RescueStep, RuleAction};
+use crate::model::{Bytes, ExtentCount, RescueStep, RuleAction, Share};
 
 /// A kind of value.
 pub(super) trait Value: Sized {
@@ -111,6 +111,19 @@ impl Text for Bytes {
 
     fn to_text(&self) -> String {
         write_size(*self)
+    }
+}
+
+impl Text for Share {
+    const WHAT: &'static str = "a share";
+    const EXAMPLE: &'static str = r#""5%" or "0.5%""#;
+
+    fn from_text(text: &str) -> Result<Share, Misfit> {
+        parse_share(text)
+    }
+
+    fn to_text(&self) -> String {
+        self.to_string()
     }
 }
 

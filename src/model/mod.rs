@@ -23,4 +23,4 @@ pub use map::{Extent, ExtentFlags, ExtentMap, MapBuilder};
 pub use rescue::{IncidentId, Monotonic, Outcome, RescueStep, RuleAction, RuleDefinition, Trigger};
 pub use severity::Severity;
 pub use time::Roughly;
-pub use units::{Bytes, ExtentCount};
+pub use units::{Bytes, ExtentCount, Share};

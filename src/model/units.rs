@@ -1,6 +1,7 @@
 //! A type for each unit, so that extents are never added to bytes, and one way to print them.
 
 use std::fmt;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -20,6 +21,13 @@ pub struct Bytes(pub u64);
 )]
 #[serde(transparent)]
 pub struct ExtentCount(pub u64);
+
+/// A part of a whole, in millionths of it, so that equal ones are equal.
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(transparent)]
+pub struct Share(pub u32);
 
 const BINARY_UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
 const DECIMAL_UNITS: [&str; 6] = ["k", "M", "G", "T", "P", "E"];
@@ -49,6 +57,36 @@ impl ExtentCount {
     }
 }
 
+impl Share {
+    /// All of it.
+    pub const WHOLE: Share = Share(1_000_000);
+
+    /// So many hundredths.
+    #[must_use]
+    pub const fn percent(percent: u32) -> Share {
+        Share(percent.saturating_mul(10_000))
+    }
+
+    /// As a factor: 0.9 for 90 %.
+    #[must_use]
+    pub fn factor(self) -> f64 {
+        f64::from(self.0) / f64::from(Share::WHOLE.0)
+    }
+
+    /// A share of this share: 90 % of 5 %.
+    #[must_use]
+    pub fn of(self, other: Share) -> Share {
+        let share = u64::from(self.0) * u64::from(other.0) / u64::from(Share::WHOLE.0);
+        Share(u32::try_from(share).unwrap_or(u32::MAX))
+    }
+
+    /// Whether `part` is this share of `whole` or more.
+    #[must_use]
+    pub fn is_reached_by(self, part: Bytes, whole: Bytes) -> bool {
+        u128::from(part.0) * u128::from(Share::WHOLE.0) >= u128::from(whole.0) * u128::from(self.0)
+    }
+}
+
 impl std::iter::Sum for Bytes {
     fn sum<I: Iterator<Item = Bytes>>(iter: I) -> Bytes {
         iter.fold(Bytes(0), Bytes::saturating_add)
@@ -70,6 +108,32 @@ impl fmt::Display for Bytes {
             scaled(self.0, 1024, &BINARY_UNITS, " ")
         };
         f.pad(&text)
+    }
+}
+
+impl fmt::Display for Share {
+    /// As it is configured: `5%`, `0.25%`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (whole, rest) = (self.0 / 10_000, self.0 % 10_000);
+        if rest == 0 {
+            return f.pad(&format!("{whole}%"));
+        }
+        let rest = format!("{rest:04}");
+        f.pad(&format!("{whole}.{}%", rest.trim_end_matches('0')))
+    }
+}
+
+/// A span of time as a person says it, in the largest unit of which there are two at least:
+/// `90 seconds`, `36 hours`, `14 days`. Rounds down.
+#[must_use]
+pub fn roughly(time: Duration) -> String {
+    const UNITS: [(&str, u64); 3] = [("days", 86_400), ("hours", 3_600), ("minutes", 60)];
+    let seconds = time.as_secs();
+    let unit = UNITS.iter().find(|(_, length)| seconds >= 2 * length);
+    match unit {
+        Some((name, length)) => format!("{} {name}", seconds / length),
+        None if seconds == 1 => "1 second".to_owned(),
+        None => format!("{seconds} seconds"),
     }
 }
 
@@ -132,6 +196,34 @@ mod tests {
         assert_eq!(ExtentCount(34_694_398).short(), "34.6M");
         assert_eq!(ExtentCount(999).short(), "999");
         assert_eq!(ExtentCount(130_909).short(), "130k");
+    }
+
+    #[test]
+    fn a_share_is_a_part_of_a_whole() {
+        assert_eq!(Share::percent(5).to_string(), "5%");
+        assert_eq!(Share(2_500).to_string(), "0.25%");
+        assert_eq!(Share(1).to_string(), "0.0001%");
+        assert_eq!(
+            Share::percent(90).of(Share::percent(50)),
+            Share::percent(45)
+        );
+        let (half, whole) = (Bytes(1 << 63), Bytes(u64::MAX));
+        assert!(Share::percent(50).is_reached_by(half, whole));
+        assert!(!Share(500_001).is_reached_by(half, whole));
+    }
+
+    #[test]
+    fn a_time_reads_as_it_is_said() {
+        for (seconds, text) in [
+            (0, "0 seconds"),
+            (1, "1 second"),
+            (119, "119 seconds"),
+            (120, "2 minutes"),
+            (86_400, "24 hours"),
+            (14 * 86_400, "14 days"),
+        ] {
+            assert_eq!(roughly(Duration::from_secs(seconds)), text);
+        }
     }
 
     proptest! {

@@ -5,10 +5,13 @@
 #![allow(unsafe_code)]
 
 pub mod bulkstat;
+pub mod child;
+pub mod fanotify;
 pub mod fiemap;
 pub mod fsxattr;
 pub mod geometry;
 pub mod handle;
+pub mod locks;
 pub mod mounts;
 pub mod processes;
 pub mod realtime;
