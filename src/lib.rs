@@ -16,6 +16,7 @@
 //! - [`discover`]: which files are VM images
 //! - [`probe`]: counting them, and surviving when that hangs
 //! - [`assess`]: how bad it is (pure)
+//! - [`defrag`]: taking the fragmentation away, without losing a write
 //! - [`klog`]: the kernel's log, and which of its lines matter
 //! - [`rescue`]: from such a line to free memory
 //! - [`serve`]: metrics and their page
@@ -25,6 +26,7 @@ pub mod assess;
 pub mod cli;
 pub mod config;
 pub mod daemon;
+pub mod defrag;
 pub mod discover;
 pub mod klog;
 pub mod model;

@@ -5,6 +5,7 @@ mod census;
 mod check;
 mod check_config;
 mod client;
+mod defrag;
 mod drill;
 mod generate;
 mod image_table;
@@ -46,6 +47,7 @@ pub fn main(arguments: &Arguments) -> ExitCode {
         Command::Check { json } => check::run(*json, config),
         Command::Incidents { n, json, directory } => incidents::run(*n, *json, directory),
         Command::Drill { act } => drill::run(*act, config),
+        Command::Defrag(defrag) => defrag::run(defrag, config),
         Command::CheckConfig(check) => check_config::run(check, config),
         Command::Completions { shell } => generate::completions(*shell),
         Command::Man { directory } => generate::man(directory),

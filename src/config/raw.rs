@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::reader::{Field as _, Item, Line, Located, sections};
-use super::values::OrNever;
-use crate::model::{Bytes, ExtentCount, RescueStep, RuleAction};
+use super::values::{OrNever, Rate};
+use crate::model::{Bytes, Engine, ExtentCount, RescueStep, RuleAction, Severity, Share};
 
 /// A key that may be absent.
 pub(super) type Key<T> = Option<Located<T>>;
@@ -22,6 +22,7 @@ sections! {
         thresholds: RawThresholds,
         klog: RawKlog,
         rescue: RawRescue,
+        defrag: RawDefrag,
         metrics: RawMetrics,
         control: RawControl,
     }
@@ -78,6 +79,22 @@ sections! {
         max_actions_per_hour: Key<u32>,
         stall_after: Key<OrNever>,
         hook: Key<Vec<Located<String>>>,
+    }
+
+    /// How images are defragmented.
+    RawDefrag {
+        from: Key<Severity>,
+        engines: Key<Vec<Located<Engine>>>,
+        dry_run: Key<bool>,
+        keep_free: Key<Share>,
+        cooldown: Key<Duration>,
+        bandwidth: Key<Rate>,
+        max_io_pressure: Key<u32>,
+        max_swap_stall: Key<Duration>,
+        stall_target: Key<Duration>,
+        parallel: Key<u32>,
+        hook_before: Key<Vec<Located<String>>>,
+        hook_after: Key<Vec<Located<String>>>,
     }
 
     /// Where the metrics are served.

@@ -13,13 +13,13 @@ use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 
 use super::diagnose::{Finding, Place};
 use super::raw::{
-    Key, Raw, RawControl, RawImages, RawKlog, RawLimits, RawMetrics, RawRescue, RawRule,
+    Key, Raw, RawControl, RawDefrag, RawImages, RawKlog, RawLimits, RawMetrics, RawRescue, RawRule,
     RawSampling, RawThresholds,
 };
 use super::reader::Located;
-use super::values::{OrNever, Value, quoted};
+use super::values::{OrNever, Rate, Value, quoted};
 use crate::model::memory::EXTENT_LIMIT_64;
-use crate::model::{Bytes, ExtentCount, RescueStep, RuleDefinition};
+use crate::model::{Bytes, Engine, ExtentCount, RescueStep, RuleDefinition, Severity, Share};
 
 /// The shortest interval. Counting is cheap, but a sweep over a thousand images takes its time.
 const SHORTEST_INTERVAL: Duration = Duration::from_secs(1);
@@ -34,6 +34,15 @@ const SHORTEST_QUIET: Duration = Duration::from_secs(1);
 const SHORTEST_STALL: Duration = Duration::from_secs(1);
 /// Most actions that may be allowed in an hour: one a second. The rescue keeps as many times.
 pub(super) const MAX_ACTIONS_PER_HOUR: u32 = 3600;
+
+/// The slowest bandwidth: slower, and a run holds its image for days.
+const SLOWEST: Rate = Rate(Bytes(1 << 20));
+/// The shortest aim of one call of the online engine: below, it would move nothing.
+const SHORTEST_TARGET: Duration = Duration::from_millis(1);
+/// The most that is to stay free: beyond, nothing ever runs.
+const MOST_FREE: Share = Share::percent(90);
+/// Most runs side by side: more file systems than a host has.
+const MOST_PARALLEL: u32 = 64;
 
 /// The control socket, unless another is configured.
 pub const DEFAULT_SOCKET: &str = "/run/fragwatch/control.sock";
@@ -53,6 +62,8 @@ pub struct Settings {
     pub klog: Klog,
     /// What is done in an emergency.
     pub rescue: Rescue,
+    /// How images are defragmented.
+    pub defrag: Defrag,
     /// Where the metrics are served.
     pub metrics: Metrics,
     /// Where commands ask the daemon.
@@ -142,6 +153,35 @@ pub struct Rescue {
     pub hook: Vec<String>,
 }
 
+/// How images are defragmented.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Defrag {
+    /// The severity from which an image is a candidate.
+    pub from: Severity,
+    /// What may be used, the first that can work on an image first; one at least.
+    pub engines: Vec<Engine>,
+    /// Everything but the runs themselves.
+    pub dry_run: bool,
+    /// What is to stay free of a file system during a run; 90 % at most.
+    pub keep_free: Share,
+    /// From the end of a run to the next one of the same image at least.
+    pub cooldown: Duration,
+    /// What a run reads and writes together, in bytes a second; 1 MiB at least.
+    pub bandwidth: Bytes,
+    /// Pressure of others, in hundredths, above which a run waits: 1 to 100.
+    pub max_io_pressure: u32,
+    /// xfs_fsr: the longest predicted stall of the final swap.
+    pub max_swap_stall: Duration,
+    /// online: the aim of one kernel call; a millisecond at least.
+    pub stall_target: Duration,
+    /// Runs at a time, each on another file system: 1 to 64.
+    pub parallel: u32,
+    /// A command and its arguments, run before a run; it may make the image free. Empty: none.
+    pub hook_before: Vec<String>,
+    /// Likewise, run after it.
+    pub hook_after: Vec<String>,
+}
+
 /// Where the metrics are served.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Metrics {
@@ -227,6 +267,25 @@ impl Default for Rescue {
     }
 }
 
+impl Default for Defrag {
+    fn default() -> Defrag {
+        Defrag {
+            from: Severity::Warning,
+            engines: vec![Engine::XfsFsr, Engine::Online],
+            dry_run: false,
+            keep_free: Share::percent(5),
+            cooldown: Duration::from_secs(7 * 86_400),
+            bandwidth: Bytes(200 << 20),
+            max_io_pressure: 40,
+            max_swap_stall: Duration::from_secs(2),
+            stall_target: Duration::from_millis(20),
+            parallel: 2,
+            hook_before: Vec::new(),
+            hook_after: Vec::new(),
+        }
+    }
+}
+
 impl Default for Metrics {
     fn default() -> Metrics {
         Metrics {
@@ -285,6 +344,7 @@ impl Settings {
             thresholds: Thresholds::from_raw(&raw.thresholds, findings),
             klog: Klog::from_raw(&raw.klog, findings),
             rescue: Rescue::from_raw(&raw.rescue, findings),
+            defrag: Defrag::from_raw(&raw.defrag, findings),
             metrics: Metrics::from_raw(&raw.metrics, findings),
             control: Control::from_raw(&raw.control, findings),
         }
@@ -299,6 +359,7 @@ impl Settings {
         self.thresholds
             .contradictions(&raw.thresholds, &mut findings);
         self.rescue.contradictions(&raw.rescue, &mut findings);
+        findings.extend(no_engine(&raw.defrag));
         findings.extend(self.no_trigger(raw));
         findings
     }
@@ -503,7 +564,11 @@ impl Rescue {
                 "or more",
             ));
         }
-        findings.extend(raw.hook.iter().filter_map(|hook| check_hook(&hook.value)));
+        findings.extend(
+            raw.hook
+                .iter()
+                .filter_map(|hook| check_hook("rescue.hook", &hook.value)),
+        );
         Rescue {
             enabled: value_or(&raw.enabled, default.enabled),
             dry_run: value_or(&raw.dry_run, default.dry_run),
@@ -535,6 +600,53 @@ impl Rescue {
             ));
         }
     }
+}
+
+impl Defrag {
+    fn from_raw(raw: &RawDefrag, findings: &mut Vec<Finding>) -> Defrag {
+        let default = Defrag::default();
+        findings.extend(at_most("defrag.keep_free", &raw.keep_free, MOST_FREE));
+        findings.extend(at_least("defrag.bandwidth", &raw.bandwidth, SLOWEST));
+        let pressure = "defrag.max_io_pressure";
+        findings.extend(at_least(pressure, &raw.max_io_pressure, 1));
+        findings.extend(at_most(pressure, &raw.max_io_pressure, 100));
+        let target = "defrag.stall_target";
+        findings.extend(at_least(target, &raw.stall_target, SHORTEST_TARGET));
+        findings.extend(at_least("defrag.parallel", &raw.parallel, 1));
+        findings.extend(at_most("defrag.parallel", &raw.parallel, MOST_PARALLEL));
+        let hooks = [
+            ("defrag.hook_before", &raw.hook_before),
+            ("defrag.hook_after", &raw.hook_after),
+        ];
+        for (name, hook) in hooks {
+            findings.extend(hook.iter().filter_map(|hook| check_hook(name, &hook.value)));
+        }
+        Defrag {
+            from: value_or(&raw.from, default.from),
+            engines: values_or(&raw.engines, default.engines),
+            dry_run: value_or(&raw.dry_run, default.dry_run),
+            keep_free: value_or(&raw.keep_free, default.keep_free),
+            cooldown: value_or(&raw.cooldown, default.cooldown),
+            bandwidth: value_or(&raw.bandwidth, Rate(default.bandwidth)).0,
+            max_io_pressure: value_or(&raw.max_io_pressure, default.max_io_pressure),
+            max_swap_stall: value_or(&raw.max_swap_stall, default.max_swap_stall),
+            stall_target: value_or(&raw.stall_target, default.stall_target),
+            parallel: value_or(&raw.parallel, default.parallel),
+            hook_before: values_or(&raw.hook_before, default.hook_before),
+            hook_after: values_or(&raw.hook_after, default.hook_after),
+        }
+    }
+}
+
+/// A list of engines without any. To be asked late, because a list whose only item could not be
+/// read is empty as well.
+fn no_engine(raw: &RawDefrag) -> Option<Finding> {
+    let engines = raw.engines.as_ref().filter(|list| list.value.is_empty())?;
+    Some(Finding::new(
+        engines.place.clone(),
+        "defrag.engines: there is no engine".to_owned(),
+        "engines = [\"xfs_fsr\"]; nothing runs unless a maintenance window is configured",
+    ))
 }
 
 impl Metrics {
@@ -579,6 +691,7 @@ impl From<&Settings> for Raw {
             thresholds,
             klog,
             rescue,
+            defrag,
             metrics,
             control,
         } = settings;
@@ -618,6 +731,7 @@ impl From<&Settings> for Raw {
                 stall_after: given(OrNever(rescue.stall_after)),
                 hook: given_list(rescue.hook.iter().cloned()),
             },
+            defrag: RawDefrag::from(defrag),
             metrics: RawMetrics {
                 listen: given(metrics.listen),
                 textfile: given(match &metrics.textfile {
@@ -629,6 +743,25 @@ impl From<&Settings> for Raw {
                 socket: given(control.socket.to_string_lossy().into()),
                 group: given(control.group.clone()),
             },
+        }
+    }
+}
+
+impl From<&Defrag> for RawDefrag {
+    fn from(defrag: &Defrag) -> RawDefrag {
+        RawDefrag {
+            from: given(defrag.from),
+            engines: given_list(defrag.engines.iter().copied()),
+            dry_run: given(defrag.dry_run),
+            keep_free: given(defrag.keep_free),
+            cooldown: given(defrag.cooldown),
+            bandwidth: given(Rate(defrag.bandwidth)),
+            max_io_pressure: given(defrag.max_io_pressure),
+            max_swap_stall: given(defrag.max_swap_stall),
+            stall_target: given(defrag.stall_target),
+            parallel: given(defrag.parallel),
+            hook_before: given_list(defrag.hook_before.iter().cloned()),
+            hook_after: given_list(defrag.hook_after.iter().cloned()),
         }
     }
 }
@@ -793,15 +926,14 @@ fn check_absolute(name: &str, path: &Located<String>) -> Option<Finding> {
 }
 
 /// What is wrong with a command.
-fn check_hook(command: &[Located<String>]) -> Option<Finding> {
-    const NAME: &str = "rescue.hook";
+fn check_hook(name: &str, command: &[Located<String>]) -> Option<Finding> {
     let (program, arguments) = command.split_first()?;
-    check_absolute(NAME, program).or_else(|| {
+    check_absolute(name, program).or_else(|| {
         let argument = arguments
             .iter()
             .find(|argument| argument.value.contains('\0'))?;
         let message = format!(
-            "{NAME}: {} holds a NUL, as no argument can",
+            "{name}: {} holds a NUL, as no argument can",
             quoted(&argument.value)
         );
         Some(Finding::new(

@@ -10,10 +10,13 @@ use tempfile::TempDir;
 
 use super::reader::{Known, Line, Name};
 use super::settings::{
-    Control, Images, Klog, Limits, MAX_ACTIONS_PER_HOUR, Metrics, Rescue, Sampling, Thresholds,
+    Control, Defrag, Images, Klog, Limits, MAX_ACTIONS_PER_HOUR, Metrics, Rescue, Sampling,
+    Thresholds,
 };
 use super::*;
-use crate::model::{Bytes, ExtentCount, RescueStep, RuleAction, RuleDefinition};
+use crate::model::{
+    Bytes, Engine, ExtentCount, RescueStep, RuleAction, RuleDefinition, Severity, Share,
+};
 use crate::rescue::{Ladder, LadderSettings, ladder};
 
 /// The file that is delivered.
@@ -95,6 +98,20 @@ quiet_after = "1m"
 max_actions_per_hour = 120
 stall_after = "10s"
 hook = []
+
+[defrag]
+from = "warning"
+engines = ["xfs_fsr", "online"]
+dry_run = false
+keep_free = "5%"
+cooldown = "7d"
+bandwidth = "200MiB/s"
+max_io_pressure = 40
+max_swap_stall = "2s"
+stall_target = "20ms"
+parallel = 2
+hook_before = []
+hook_after = []
 
 [metrics]
 listen = "127.0.0.1:9843"
@@ -576,6 +593,61 @@ fn a_rescue_that_contradicts_itself() {
         assert!(settings(&[silent, able]).is_ok(), "{able}");
     }
     assert!(settings(&["[klog]\nfiles_may_rescue = true"]).is_ok());
+}
+
+#[test]
+fn a_defragmentation_that_cannot_be() {
+    refused(
+        &[
+            "[defrag]\nfrom = 'bad'\nengines = ['fsr']\nkeep_free = '95%'\nbandwidth = '200MiB'\n\
+           max_io_pressure = 0\nparallel = 65\nhook_before = ['virsh']",
+        ],
+        r#"
+        |f.toml:2:8: defrag.from: 'bad' is not a severity
+        |    from = 'bad'
+        |           ^^^^^
+        |    write: from = "ok", "warning" or "critical"
+        |
+        |f.toml:3:12: defrag.engines: 'fsr' is not an engine
+        |    engines = ['fsr']
+        |               ^^^^^
+        |    write: "xfs_fsr" or "online"
+        |
+        |f.toml:4:13: defrag.keep_free: "95%" is above "90%"
+        |    keep_free = '95%'
+        |                ^^^^^
+        |    write: keep_free = "90%" or less
+        |
+        |f.toml:5:13: defrag.bandwidth: '200MiB' is not per second
+        |    bandwidth = '200MiB'
+        |                ^^^^^^^^
+        |    write: bandwidth = "200MiB/s"
+        |
+        |f.toml:6:19: defrag.max_io_pressure: 0 is below 1
+        |    max_io_pressure = 0
+        |                      ^
+        |    write: max_io_pressure = 1 or more
+        |
+        |f.toml:7:12: defrag.parallel: 65 is above 64
+        |    parallel = 65
+        |               ^^
+        |    write: parallel = 64 or less
+        |
+        |f.toml:8:16: defrag.hook_before: "virsh" is not absolute
+        |    hook_before = ['virsh']
+        |                   ^^^^^^^
+        |    write: "/…", the path from the root on
+        "#,
+    );
+    refused(
+        &["[defrag]\nengines = []"],
+        r#"
+        |f.toml:2:11: defrag.engines: there is no engine
+        |    engines = []
+        |              ^^
+        |    write: engines = ["xfs_fsr"]; nothing runs unless a maintenance window is configured
+        "#,
+    );
 }
 
 #[test]
@@ -1174,11 +1246,12 @@ fn any_settings() -> impl Strategy<Value = Settings> {
         thresholds,
         any_klog(),
         any_rescue(),
+        any_defrag(),
         metrics,
         control,
     );
     all.prop_map(
-        |(images, sampling, thresholds, klog, mut rescue, metrics, control)| {
+        |(images, sampling, thresholds, klog, mut rescue, defrag, metrics, control)| {
             let by_file = klog.files_may_rescue && !klog.files.is_empty();
             rescue.enabled &= klog.kmsg || by_file || rescue.stall_after.is_some();
             Settings {
@@ -1187,6 +1260,7 @@ fn any_settings() -> impl Strategy<Value = Settings> {
                 thresholds,
                 klog,
                 rescue,
+                defrag,
                 metrics,
                 control,
             }
@@ -1253,6 +1327,46 @@ fn any_rescue() -> impl Strategy<Value = Rescue> {
             }
         },
     )
+}
+
+fn any_defrag() -> impl Strategy<Value = Defrag> {
+    let hook = || {
+        let arguments = prop::collection::vec("[^\0]{0,8}", 0..3);
+        prop::option::of(("/[a-z \"'\\\\é磁\u{1}\n]{0,8}", arguments)).prop_map(|hook| {
+            let hook = hook.map(|(program, arguments)| [vec![program], arguments].concat());
+            hook.unwrap_or_default()
+        })
+    };
+    let severity = prop::sample::select(vec![Severity::Ok, Severity::Warning, Severity::Critical]);
+    let engines = prop::collection::vec(prop::sample::select(Engine::ALL.to_vec()), 1..3);
+    let time = || (1..1_000_000_000_u64).prop_map(Duration::from_millis);
+    let numbers = (0..=900_000_u32, 1_u64 << 20.., 1..=100_u32, 1..=64_u32);
+    let times = (time(), time(), time());
+    (
+        severity,
+        engines,
+        any::<bool>(),
+        numbers,
+        times,
+        hook(),
+        hook(),
+    )
+        .prop_map(
+            |(from, engines, dry_run, numbers, times, hook_before, hook_after)| Defrag {
+                from,
+                engines,
+                dry_run,
+                keep_free: Share(numbers.0),
+                cooldown: times.0,
+                bandwidth: Bytes(numbers.1),
+                max_io_pressure: numbers.2,
+                max_swap_stall: times.1,
+                stall_target: times.2,
+                parallel: numbers.3,
+                hook_before,
+                hook_after,
+            },
+        )
 }
 
 /// Text that is nearly a configuration: its tokens in any order.

@@ -7,11 +7,12 @@
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
+use std::sync::Arc;
 
 /// A group of marks, and the events of them. When its last descriptor is closed the kernel allows
 /// all that waits (fanotify_release, fs/notify/fanotify/fanotify_user.c).
 #[derive(Debug)]
-pub struct Group(OwnedFd);
+pub struct Group(Arc<OwnedFd>);
 
 /// Somebody who waits for permission to open the file. Dropped, it waits on until the group goes.
 #[derive(Debug)]
@@ -43,7 +44,8 @@ impl Group {
             return Err(io::Error::last_os_error());
         }
         // SAFETY: the kernel has just given us this descriptor, and nobody else knows it.
-        Ok(Group(unsafe { OwnedFd::from_raw_fd(fd) }))
+        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        Ok(Group(Arc::new(fd)))
     }
 
     /// From now on each opening of this file, by whatever name, waits for us.
@@ -65,6 +67,13 @@ impl Group {
             return Err(io::Error::last_os_error());
         }
         Ok(())
+    }
+
+    /// Its descriptor, for a process that is to keep the group alive. What is returned keeps it
+    /// alive too.
+    #[must_use]
+    pub fn descriptor(&self) -> Arc<OwnedFd> {
+        Arc::clone(&self.0)
     }
 
     /// The next one who waits, if there is one.
@@ -108,7 +117,8 @@ impl Group {
         let size = size_of::<libc::fanotify_response>();
         // SAFETY: the call reads the struct, which outlives it. The descriptor in it is open: it is
         // closed only behind.
-        let written = unsafe { libc::write(self.0.as_raw_fd(), (&raw const response).cast(), size) };
+        let written =
+            unsafe { libc::write(self.0.as_raw_fd(), (&raw const response).cast(), size) };
         if written < 0 {
             return Err(io::Error::last_os_error());
         }
@@ -156,7 +166,10 @@ mod tests {
         };
         let first = open();
         let opening = next(&group);
-        assert_eq!(opening.pid, rustix::process::getpid().as_raw_nonzero().get());
+        assert_eq!(
+            opening.pid,
+            rustix::process::getpid().as_raw_nonzero().get()
+        );
         assert!(!first.is_finished());
         group.allow(opening).unwrap();
         first.join().unwrap().unwrap();
