@@ -52,7 +52,7 @@ pub mod guest;
 pub mod load;
 mod loopdev;
 pub mod prepared;
-mod random;
+pub mod random;
 pub mod rundir;
 pub mod skip;
 pub mod stall;
