@@ -29,6 +29,12 @@ const LAW: &[(&str, &[&str])] = &[
     ("sys", &[]),
     ("discover", &["model", "config::settings", "sys"]),
     ("probe", &["model", "config::settings", "sys", "discover"]),
+    ("defrag::run", &["model"]),
+    ("defrag::meter", &["model"]),
+    (
+        "defrag",
+        &["model", "config::settings", "sys", "discover", "probe"],
+    ),
     // The fast side waits for nobody, and so knows nobody who would.
     ("klog", &["model", "sys"]),
     ("rescue::ladder", &["model", "sys"]),
@@ -40,7 +46,6 @@ const LAW: &[(&str, &[&str])] = &[
 const LAW_TO_COME: &[(&str, &[&str])] = &[
     ("maintenance", &["model", "config::settings"]),
     ("history::growth", &["model", "config::settings"]),
-    ("defrag::run", &["model", "config::settings"]),
 ];
 
 /// They know everybody, and nobody else knows them.

@@ -194,7 +194,7 @@ impl fmt::Display for Refusal {
             ),
             Refusal::Pressure { is, most } => write!(
                 f,
-                "I/O pressure too high: {is:.0} %, and defrag.max_io_pressure is {most}"
+                "I/O pressure too high: {is:.1} %, and defrag.max_io_pressure is {most}"
             ),
             Refusal::NoGate(error) => write!(
                 f,
@@ -491,10 +491,52 @@ pub fn check_map(target: &Target, extents: ExtentCount, gate: &mut Gate) -> Resu
     if shared {
         return Err(Refusal::Shared);
     }
-    let allocated = target.file.metadata()?.blocks().saturating_mul(512);
-    let ideal = pieces.saturating_add(allocated / LONGEST_EXTENT);
+    let ideal = pieces.saturating_add(breaks(target)?);
     if extents.0 <= ideal {
         return Err(Refusal::NearIdeal(extents));
     }
     Ok(())
+}
+
+/// How many more extents than pieces a file of its size must have: no extent reaches beyond its
+/// allocation group, nor is it longer than its record can say.
+fn breaks(target: &Target) -> io::Result<u64> {
+    let geometry = geometry::geometry(&target.file)?;
+    let group = u64::from(geometry.group_blocks) * u64::from(geometry.block_size);
+    let allocated = target.file.metadata()?.blocks().saturating_mul(512);
+    Ok(allocated / group.clamp(1, LONGEST_EXTENT))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn others_who_wait_for_the_disks_are_waited_for() {
+        let root = tempfile::tempdir().unwrap();
+        let host = Host {
+            proc: root.path().to_owned(),
+        };
+        assert_eq!(check_pressure(1, &host), Ok(()));
+        fs::create_dir(root.path().join("pressure")).unwrap();
+        let text = "some avg10=40.50 avg60=0.00 avg300=0.00 total=0\n";
+        fs::write(root.path().join("pressure/io"), text).unwrap();
+        let refusal = check_pressure(40, &host).unwrap_err();
+        assert_eq!(
+            refusal.to_string(),
+            "I/O pressure too high: 40.5 %, and defrag.max_io_pressure is 40"
+        );
+        assert_eq!(check_pressure(41, &host), Ok(()));
+    }
+
+    #[test]
+    fn swap_files_are_known() {
+        let root = tempfile::tempdir().unwrap();
+        assert!(!is_swap(root.path(), Path::new("/swap file")));
+        let text = "Filename\tType\n/dev/sda2 partition 8 0 -2\n/swap\\040file\tfile\t8\t0\n";
+        fs::write(root.path().join("swaps"), text).unwrap();
+        assert!(is_swap(root.path(), Path::new("/swap file")));
+        assert!(!is_swap(root.path(), Path::new("/swap")));
+    }
 }

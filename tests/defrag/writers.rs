@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use super::support::child::Child;
 use super::support::random::Random;
 use super::support::{self, MIB, guest, tools};
-use super::{bed, config, defrag, finish, leftovers};
+use super::{bed, config, defrag, finish, leftovers, processes_with};
 
 const SIZE: u64 = 12 * MIB;
 const BLOCKS: u64 = SIZE / guest::BLOCK;
@@ -34,6 +34,11 @@ impl Model {
                 .open(path)
         };
         let file = open().unwrap();
+        // The dead have no arguments any more.
+        let works = processes_with(path)
+            .iter()
+            .any(|(_, name)| name == "xfs_fsr");
+        assert!(!works, "he is in, and xfs_fsr works");
         let mut block = guest::Aligned::block();
         for number in random.distinct(BLOCKS, WRITES) {
             self.0[number as usize] += 1;
@@ -200,7 +205,7 @@ fn all_ways_lead_through_the_gate() {
 fn wait_until_it_works(path: &Path) -> io::Result<()> {
     let deadline = Instant::now() + Duration::from_secs(30);
     loop {
-        for (pid, name) in super::processes_with(path) {
+        for (pid, name) in processes_with(path) {
             let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
             if name == "xfs_fsr" && stat.contains(") T ") {
                 return Ok(());
