@@ -19,6 +19,7 @@
 //! - [`history`]: what was, in a database that nobody waits for, and how images grow
 //! - [`hook`]: the operator's commands, run so that nobody waits for them
 //! - [`maintenance`]: when which image is defragmented, and why another is not (pure)
+//! - [`defrag`]: taking the fragmentation away, without losing a write
 //! - [`klog`]: the kernel's log, and which of its lines matter
 //! - [`rescue`]: from such a line to free memory
 //! - [`serve`]: metrics and their page
@@ -28,6 +29,7 @@ pub mod assess;
 pub mod cli;
 pub mod config;
 pub mod daemon;
+pub mod defrag;
 pub mod discover;
 pub mod history;
 pub mod hook;

@@ -38,6 +38,12 @@ const LAW: &[(&str, &[&str])] = &[
     ("probe", &["model", "config::settings", "sys", "discover"]),
     // Of the rescue only how it writes times.
     ("history", &["model", "config::settings", "rescue::utc"]),
+    ("defrag::run", &["model"]),
+    ("defrag::meter", &["model"]),
+    (
+        "defrag",
+        &["model", "config::settings", "sys", "discover", "probe"],
+    ),
     // The fast side waits for nobody, and so knows nobody who would.
     ("klog", &["model", "sys"]),
     ("rescue::ladder", &["model", "sys"]),
@@ -47,7 +53,7 @@ const LAW: &[(&str, &[&str])] = &[
 ];
 
 /// Rooms that are still to be built.
-const LAW_TO_COME: &[(&str, &[&str])] = &[("defrag::run", &["model", "config::settings"])];
+const LAW_TO_COME: &[(&str, &[&str])] = &[];
 
 /// They know everybody, and nobody else knows them.
 const ENTRANCES: [&str; 2] = ["cli", "daemon"];

@@ -67,6 +67,8 @@ Exit status: 0 ok, 1 warning, 2 critical, 3 unknown: no daemon answers, or its c
         #[arg(long)]
         act: bool,
     },
+    /// Defragment images now: same guards as in a maintenance window (needs root)
+    Defrag(DefragArguments),
     /// Check a configuration and say what is wrong with it, and where
     CheckConfig(CheckConfigArguments),
     /// Print a completion script for a shell
@@ -126,6 +128,47 @@ pub struct ScanArguments {
     /// Leave out smaller files found in directories, e.g. 64MiB [default: images.min_size]
     #[arg(long, value_name = "SIZE")]
     pub min_size: Option<String>,
+}
+
+/// Of `fragwatch defrag`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Exit status: 0 when every image has fewer extents or had nothing to gain, 1 when one was left as it
+was, 2 on wrong usage.
+
+Whoever opens an image meanwhile is let in as soon as the run was ended, within some milliseconds.
+Ctrl-C ends the run; the image is then as before. What limits a run stands in section [defrag] of
+the configuration.")]
+pub struct DefragArguments {
+    /// The images, by their real paths
+    #[arg(value_name = "IMAGE", required = true)]
+    pub images: Vec<PathBuf>,
+
+    /// What is used [default: the first of defrag.engines that can]
+    #[arg(long, value_enum, value_name = "ENGINE")]
+    pub engine: Option<EngineName>,
+
+    /// Ask all guards and start nothing
+    #[arg(long)]
+    pub dry_run: bool,
+
+    /// Also outside of the maintenance windows
+    #[arg(long)]
+    pub force_window: bool,
+
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What defragments.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum EngineName {
+    /// For images that nobody has open
+    #[value(name = "xfs_fsr")]
+    XfsFsr,
+    /// Under a running VM
+    Online,
 }
 
 /// What `fragwatch scan` sorts by.

@@ -6,6 +6,7 @@ mod chart;
 mod check;
 mod check_config;
 mod client;
+mod defrag;
 mod drill;
 mod generate;
 mod history;
@@ -50,6 +51,7 @@ pub fn main(arguments: &Arguments) -> ExitCode {
         Command::Check { json } => check::run(*json, config),
         Command::Incidents { n, json, directory } => incidents::run(*n, *json, directory),
         Command::Drill { act } => drill::run(*act, config),
+        Command::Defrag(defrag) => defrag::run(defrag, config),
         Command::CheckConfig(check) => check_config::run(check, config),
         Command::Completions { shell } => generate::completions(*shell),
         Command::Man { directory } => generate::man(directory),

@@ -31,6 +31,14 @@ impl Progress {
         )
     }
 
+    /// Work of a known length, counted in bytes.
+    pub(super) fn bytes(bytes: u64) -> Self {
+        Self::new(
+            ProgressBar::new(bytes),
+            "{msg} [{bar:30}] {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {left}",
+        )
+    }
+
     fn new(bar: ProgressBar, template: &str) -> Self {
         bar.set_draw_target(ProgressDrawTarget::hidden());
         // A template that is none would leave the default look.

@@ -8,8 +8,8 @@ use jiff::civil::{Date, Time, Weekday};
 
 use super::reader::{Field as _, Item, Line, Located, key_name, sections};
 use super::settings::Zone;
-use super::values::{CountOrNever, Factor, OrNever};
-use crate::model::{Bytes, ExtentCount, RescueStep, RuleAction, Share};
+use super::values::{CountOrNever, Factor, OrNever, Rate};
+use crate::model::{Bytes, Engine, ExtentCount, RescueStep, RuleAction, Severity, Share};
 
 /// A key that may be absent.
 pub(super) type Key<T> = Option<Located<T>>;
@@ -27,6 +27,7 @@ sections! {
         klog: RawKlog,
         rescue: RawRescue,
         maintenance: RawMaintenance,
+        defrag: RawDefrag,
         metrics: RawMetrics,
         control: RawControl,
     }
@@ -131,6 +132,22 @@ sections! {
     RawBlackout {
         from: Key<Date>,
         to: Key<Date>,
+    }
+
+    /// How images are defragmented.
+    RawDefrag {
+        from: Key<Severity>,
+        engines: Key<Vec<Located<Engine>>>,
+        dry_run: Key<bool>,
+        keep_free: Key<Share>,
+        cooldown: Key<Duration>,
+        bandwidth: Key<Rate>,
+        max_io_pressure: Key<u32>,
+        max_swap_stall: Key<Duration>,
+        stall_target: Key<Duration>,
+        parallel: Key<u32>,
+        hook_before: Key<Vec<Located<String>>>,
+        hook_after: Key<Vec<Located<String>>>,
     }
 
     /// Where the metrics are served.

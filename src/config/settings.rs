@@ -17,13 +17,13 @@ pub use thresholds::{HostLimits, LimitChanges, Limits, Override, Thresholds};
 
 use super::diagnose::{Finding, Place};
 use super::raw::{
-    Key, Raw, RawBlackout, RawControl, RawHistory, RawImages, RawKlog, RawMaintenance, RawMetrics,
-    RawRescue, RawRule, RawSampling, RawThresholds, RawWindow,
+    Key, Raw, RawBlackout, RawControl, RawDefrag, RawHistory, RawImages, RawKlog, RawMaintenance,
+    RawMetrics, RawRescue, RawRule, RawSampling, RawThresholds, RawWindow,
 };
 use super::reader::Located;
-use super::values::{OrNever, Value, quoted};
+use super::values::{OrNever, Rate, Value, quoted};
 use crate::model::memory::EXTENT_LIMIT_64;
-use crate::model::{Bytes, ExtentCount, RescueStep, RuleDefinition};
+use crate::model::{Bytes, Engine, ExtentCount, RescueStep, RuleDefinition, Severity, Share};
 
 /// The shortest interval. Counting is cheap, but a sweep over a thousand images takes its time.
 const SHORTEST_INTERVAL: Duration = Duration::from_secs(1);
@@ -47,6 +47,14 @@ const SHORTEST_WINDOW: Duration = Duration::from_secs(60);
 pub(crate) const LONGEST_WINDOW: Duration = Duration::from_secs(7 * 86_400);
 /// The longest jitter.
 pub(crate) const LONGEST_JITTER: Duration = Duration::from_secs(86_400);
+/// The slowest bandwidth: slower, and a run holds its image for days.
+const SLOWEST: Rate = Rate(Bytes(1 << 20));
+/// The shortest aim of one call of the online engine: below, it would move nothing.
+const SHORTEST_TARGET: Duration = Duration::from_millis(1);
+/// The most that is to stay free: beyond, nothing ever runs.
+const MOST_FREE: Share = Share::percent(90);
+/// Most runs side by side: more file systems than a host has.
+const MOST_PARALLEL: u32 = 64;
 
 /// The control socket, unless another is configured.
 pub const DEFAULT_SOCKET: &str = "/run/fragwatch/control.sock";
@@ -70,6 +78,8 @@ pub struct Settings {
     pub rescue: Rescue,
     /// When images may be defragmented.
     pub maintenance: Maintenance,
+    /// How images are defragmented.
+    pub defrag: Defrag,
     /// Where the metrics are served.
     pub metrics: Metrics,
     /// Where commands ask the daemon.
@@ -196,6 +206,35 @@ pub struct Zone {
     zone: TimeZone,
 }
 
+/// How images are defragmented.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Defrag {
+    /// The severity from which an image is a candidate.
+    pub from: Severity,
+    /// What may be used, the first that can work on an image first; one at least.
+    pub engines: Vec<Engine>,
+    /// Everything but the runs themselves.
+    pub dry_run: bool,
+    /// What is to stay free of a file system during a run; 90 % at most.
+    pub keep_free: Share,
+    /// From the end of a run to the next one of the same image at least.
+    pub cooldown: Duration,
+    /// What a run reads and writes together, in bytes a second; 1 MiB at least.
+    pub bandwidth: Bytes,
+    /// Pressure of others, in hundredths, above which a run waits: 1 to 100.
+    pub max_io_pressure: u32,
+    /// xfs_fsr: the longest predicted stall of the final swap.
+    pub max_swap_stall: Duration,
+    /// online: the aim of one kernel call; a millisecond at least.
+    pub stall_target: Duration,
+    /// Runs at a time, each on another file system: 1 to 64.
+    pub parallel: u32,
+    /// A command and its arguments, run before a run; it may make the image free. Empty: none.
+    pub hook_before: Vec<String>,
+    /// Likewise, run after it.
+    pub hook_after: Vec<String>,
+}
+
 /// Where the metrics are served.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Metrics {
@@ -319,6 +358,25 @@ impl Default for Zone {
     }
 }
 
+impl Default for Defrag {
+    fn default() -> Defrag {
+        Defrag {
+            from: Severity::Warning,
+            engines: vec![Engine::XfsFsr, Engine::Online],
+            dry_run: false,
+            keep_free: Share::percent(5),
+            cooldown: Duration::from_secs(7 * 86_400),
+            bandwidth: Bytes(200 << 20),
+            max_io_pressure: 40,
+            max_swap_stall: Duration::from_secs(2),
+            stall_target: Duration::from_millis(20),
+            parallel: 2,
+            hook_before: Vec::new(),
+            hook_after: Vec::new(),
+        }
+    }
+}
+
 impl PartialEq for Zone {
     fn eq(&self, other: &Zone) -> bool {
         self.name == other.name
@@ -361,6 +419,7 @@ impl Settings {
             klog: Klog::from_raw(&raw.klog, findings),
             rescue: Rescue::from_raw(&raw.rescue, findings),
             maintenance: Maintenance::from_raw(&raw.maintenance, findings),
+            defrag: Defrag::from_raw(&raw.defrag, findings),
             metrics: Metrics::from_raw(&raw.metrics, findings),
             control: Control::from_raw(&raw.control, findings),
         }
@@ -377,6 +436,7 @@ impl Settings {
         self.rescue.contradictions(&raw.rescue, &mut findings);
         self.maintenance
             .contradictions(&raw.maintenance, &mut findings);
+        findings.extend(no_engine(&raw.defrag));
         findings.extend(self.no_trigger(raw));
         findings
     }
@@ -630,6 +690,42 @@ impl Maintenance {
     }
 }
 
+impl Defrag {
+    fn from_raw(raw: &RawDefrag, findings: &mut Vec<Finding>) -> Defrag {
+        let default = Defrag::default();
+        findings.extend(at_most("defrag.keep_free", &raw.keep_free, MOST_FREE));
+        findings.extend(at_least("defrag.bandwidth", &raw.bandwidth, SLOWEST));
+        let pressure = "defrag.max_io_pressure";
+        findings.extend(at_least(pressure, &raw.max_io_pressure, 1));
+        findings.extend(at_most(pressure, &raw.max_io_pressure, 100));
+        let target = "defrag.stall_target";
+        findings.extend(at_least(target, &raw.stall_target, SHORTEST_TARGET));
+        findings.extend(at_least("defrag.parallel", &raw.parallel, 1));
+        findings.extend(at_most("defrag.parallel", &raw.parallel, MOST_PARALLEL));
+        let hooks = [
+            ("defrag.hook_before", &raw.hook_before),
+            ("defrag.hook_after", &raw.hook_after),
+        ];
+        for (name, hook) in hooks {
+            findings.extend(check_hook(name, hook));
+        }
+        Defrag {
+            from: value_or(&raw.from, default.from),
+            engines: values_or(&raw.engines, default.engines),
+            dry_run: value_or(&raw.dry_run, default.dry_run),
+            keep_free: value_or(&raw.keep_free, default.keep_free),
+            cooldown: value_or(&raw.cooldown, default.cooldown),
+            bandwidth: value_or(&raw.bandwidth, Rate(default.bandwidth)).0,
+            max_io_pressure: value_or(&raw.max_io_pressure, default.max_io_pressure),
+            max_swap_stall: value_or(&raw.max_swap_stall, default.max_swap_stall),
+            stall_target: value_or(&raw.stall_target, default.stall_target),
+            parallel: value_or(&raw.parallel, default.parallel),
+            hook_before: values_or(&raw.hook_before, default.hook_before),
+            hook_after: values_or(&raw.hook_after, default.hook_after),
+        }
+    }
+}
+
 impl RawWindow {
     fn check(&self, findings: &mut Vec<Finding>) {
         const DURATION: &str = "maintenance.window.duration";
@@ -677,6 +773,17 @@ impl RawBlackout {
     }
 }
 
+/// A list of engines without any. To be asked late, because a list whose only item could not be
+/// read is empty as well.
+fn no_engine(raw: &RawDefrag) -> Option<Finding> {
+    let engines = raw.engines.as_ref().filter(|list| list.value.is_empty())?;
+    Some(Finding::new(
+        engines.place.clone(),
+        "defrag.engines: there is no engine".to_owned(),
+        "engines = [\"xfs_fsr\"]; nothing runs unless a maintenance window is configured",
+    ))
+}
+
 impl Metrics {
     fn from_raw(raw: &RawMetrics, findings: &mut Vec<Finding>) -> Metrics {
         // An empty text says that there is none.
@@ -721,6 +828,7 @@ impl From<&Settings> for Raw {
             klog,
             rescue,
             maintenance,
+            defrag,
             metrics,
             control,
         } = settings;
@@ -765,6 +873,7 @@ impl From<&Settings> for Raw {
                 window: maintenance.windows.iter().map(given_window).collect(),
                 blackout: maintenance.blackouts.iter().map(given_blackout).collect(),
             },
+            defrag: RawDefrag::from(defrag),
             metrics: RawMetrics {
                 listen: given(metrics.listen),
                 textfile: given(match &metrics.textfile {
@@ -776,6 +885,25 @@ impl From<&Settings> for Raw {
                 socket: given(control.socket.to_string_lossy().into()),
                 group: given(control.group.clone()),
             },
+        }
+    }
+}
+
+impl From<&Defrag> for RawDefrag {
+    fn from(defrag: &Defrag) -> RawDefrag {
+        RawDefrag {
+            from: given(defrag.from),
+            engines: given_list(defrag.engines.iter().copied()),
+            dry_run: given(defrag.dry_run),
+            keep_free: given(defrag.keep_free),
+            cooldown: given(defrag.cooldown),
+            bandwidth: given(Rate(defrag.bandwidth)),
+            max_io_pressure: given(defrag.max_io_pressure),
+            max_swap_stall: given(defrag.max_swap_stall),
+            stall_target: given(defrag.stall_target),
+            parallel: given(defrag.parallel),
+            hook_before: given_list(defrag.hook_before.iter().cloned()),
+            hook_after: given_list(defrag.hook_after.iter().cloned()),
         }
     }
 }

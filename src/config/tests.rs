@@ -11,13 +11,14 @@ use tempfile::TempDir;
 
 use super::reader::{Known, Line, Name};
 use super::settings::{
-    Blackout, Control, History, HostLimits, Images, Klog, LimitChanges, Limits,
+    Blackout, Control, Defrag, History, HostLimits, Images, Klog, LimitChanges, Limits,
     MAX_ACTIONS_PER_HOUR, Maintenance, Metrics, Override, Rescue, Sampling, Thresholds, Window,
     Zone,
 };
 use super::*;
 use crate::model::{
-    Bytes, ExtentCount, ExtentsPerDay, RescueStep, RuleAction, RuleDefinition, Share,
+    Bytes, Engine, ExtentCount, ExtentsPerDay, RescueStep, RuleAction, RuleDefinition, Severity,
+    Share,
 };
 use crate::rescue::{Ladder, LadderSettings, ladder};
 
@@ -122,6 +123,20 @@ hook = []
 [maintenance]
 timezone = "local"
 jitter = "0s"
+
+[defrag]
+from = "warning"
+engines = ["xfs_fsr", "online"]
+dry_run = false
+keep_free = "5%"
+cooldown = "7d"
+bandwidth = "200MiB/s"
+max_io_pressure = 40
+max_swap_stall = "2s"
+stall_target = "20ms"
+parallel = 2
+hook_before = []
+hook_after = []
 
 [metrics]
 listen = "127.0.0.1:9843"
@@ -609,6 +624,61 @@ fn a_rescue_that_contradicts_itself() {
 }
 
 #[test]
+fn a_defragmentation_that_cannot_be() {
+    refused(
+        &[
+            "[defrag]\nfrom = 'bad'\nengines = ['fsr']\nkeep_free = '95%'\nbandwidth = '200MiB'\n\
+           max_io_pressure = 0\nparallel = 65\nhook_before = ['virsh']",
+        ],
+        r#"
+        |f.toml:2:8: defrag.from: 'bad' is not a severity
+        |    from = 'bad'
+        |           ^^^^^
+        |    write: from = "ok", "warning" or "critical"
+        |
+        |f.toml:3:12: defrag.engines: 'fsr' is not an engine
+        |    engines = ['fsr']
+        |               ^^^^^
+        |    write: "xfs_fsr" or "online"
+        |
+        |f.toml:4:13: defrag.keep_free: "95%" is above "90%"
+        |    keep_free = '95%'
+        |                ^^^^^
+        |    write: keep_free = "90%" or less
+        |
+        |f.toml:5:13: defrag.bandwidth: '200MiB' is not per second
+        |    bandwidth = '200MiB'
+        |                ^^^^^^^^
+        |    write: bandwidth = "200MiB/s"
+        |
+        |f.toml:6:19: defrag.max_io_pressure: 0 is below 1
+        |    max_io_pressure = 0
+        |                      ^
+        |    write: max_io_pressure = 1 or more
+        |
+        |f.toml:7:12: defrag.parallel: 65 is above 64
+        |    parallel = 65
+        |               ^^
+        |    write: parallel = 64 or less
+        |
+        |f.toml:8:16: defrag.hook_before: "virsh" is not absolute
+        |    hook_before = ['virsh']
+        |                   ^^^^^^^
+        |    write: "/…", the path from the root on
+        "#,
+    );
+    refused(
+        &["[defrag]\nengines = []"],
+        r#"
+        |f.toml:2:11: defrag.engines: there is no engine
+        |    engines = []
+        |              ^^
+        |    write: engines = ["xfs_fsr"]; nothing runs unless a maintenance window is configured
+        "#,
+    );
+}
+
+#[test]
 fn the_limit_of_the_ladder_is_the_limit_here() {
     assert_eq!(MAX_ACTIONS_PER_HOUR, ladder::MAX_ACTIONS_PER_HOUR);
 }
@@ -809,7 +879,7 @@ fn unknown_keys_and_sections() {
         |f.toml:8:2: unknown section [storage]
         |    [storage]
         |     ^^^^^^^
-        |    help: the sections are [images], [sampling], [history], [thresholds], [klog], [rescue], [maintenance], [metrics], [control]
+        |    help: the sections are [images], [sampling], [history], [thresholds], [klog], [rescue], [maintenance], [defrag], [metrics], [control]
         "#,
     );
 }
@@ -1416,7 +1486,7 @@ fn windows_and_blackouts() {
 
     let text = settings.to_toml();
     let (_, text) = text.split_once("[maintenance]\n").unwrap();
-    let (text, _) = text.split_once("\n[metrics]").unwrap();
+    let (text, _) = text.split_once("\n[defrag]").unwrap();
     assert_eq!(
         text,
         r#"timezone = "Europe/Berlin"
@@ -1643,6 +1713,7 @@ fn any_settings() -> impl Strategy<Value = Settings> {
         any_klog(),
         any_rescue(),
         any_maintenance(),
+        any_defrag(),
         metrics,
         control,
     );
@@ -1655,6 +1726,7 @@ fn any_settings() -> impl Strategy<Value = Settings> {
             klog,
             mut rescue,
             maintenance,
+            defrag,
             metrics,
             control,
         )| {
@@ -1668,6 +1740,7 @@ fn any_settings() -> impl Strategy<Value = Settings> {
                 klog,
                 rescue,
                 maintenance,
+                defrag,
                 metrics,
                 control,
             }
@@ -1840,6 +1913,46 @@ fn any_maintenance() -> impl Strategy<Value = Maintenance> {
             blackouts,
         }
     })
+}
+
+fn any_defrag() -> impl Strategy<Value = Defrag> {
+    let hook = || {
+        let arguments = prop::collection::vec("[^\0]{0,8}", 0..3);
+        prop::option::of(("/[a-z \"'\\\\é磁\u{1}\n]{0,8}", arguments)).prop_map(|hook| {
+            let hook = hook.map(|(program, arguments)| [vec![program], arguments].concat());
+            hook.unwrap_or_default()
+        })
+    };
+    let severity = prop::sample::select(vec![Severity::Ok, Severity::Warning, Severity::Critical]);
+    let engines = prop::collection::vec(prop::sample::select(Engine::ALL.to_vec()), 1..3);
+    let time = || (1..1_000_000_000_u64).prop_map(Duration::from_millis);
+    let numbers = (0..=900_000_u32, 1_u64 << 20.., 1..=100_u32, 1..=64_u32);
+    let times = (time(), time(), time());
+    (
+        severity,
+        engines,
+        any::<bool>(),
+        numbers,
+        times,
+        hook(),
+        hook(),
+    )
+        .prop_map(
+            |(from, engines, dry_run, numbers, times, hook_before, hook_after)| Defrag {
+                from,
+                engines,
+                dry_run,
+                keep_free: Share(numbers.0),
+                cooldown: times.0,
+                bandwidth: Bytes(numbers.1),
+                max_io_pressure: numbers.2,
+                max_swap_stall: times.1,
+                stall_target: times.2,
+                parallel: numbers.3,
+                hook_before,
+                hook_after,
+            },
+        )
 }
 
 /// Text that is nearly a configuration: its tokens in any order.

@@ -14,7 +14,7 @@ use super::units::{
     write_size,
 };
 use crate::model::path::shown;
-use crate::model::{Bytes, ExtentCount, RescueStep, RuleAction, Share};
+use crate::model::{Bytes, Engine, ExtentCount, RescueStep, RuleAction, Severity, Share};
 
 /// A kind of value.
 pub(super) trait Value: Sized {
@@ -116,6 +116,64 @@ impl Text for Bytes {
 
     fn to_text(&self) -> String {
         write_size(*self)
+    }
+}
+
+/// Bytes a second.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd)]
+pub(super) struct Rate(pub(super) Bytes);
+
+impl Text for Rate {
+    const WHAT: &'static str = "a rate";
+    const EXAMPLE: &'static str = r#""200MiB/s" or "1GiB/s""#;
+
+    fn from_text(text: &str) -> Result<Rate, Misfit> {
+        let (size, per) = text.split_once('/').unwrap_or((text, ""));
+        let whole = |size: Bytes| Rate(size).to_text();
+        match (parse_size(size), per) {
+            (Ok(size), "s") => Ok(Rate(size)),
+            (Ok(size), "") => Err(Misfit::new("is not per second", Some(whole(size)))),
+            (Ok(size), _) => Err(Misfit::new("is not a rate", Some(whole(size)))),
+            (Err(misfit), _) => {
+                let instead = misfit.instead.and_then(|text| parse_size(&text).ok());
+                Err(Misfit::new(misfit.message, instead.map(whole)))
+            }
+        }
+    }
+
+    fn to_text(&self) -> String {
+        format!("{}/s", write_size(self.0))
+    }
+}
+
+impl Text for Severity {
+    const WHAT: &'static str = "a severity";
+    const EXAMPLE: &'static str = r#""ok", "warning" or "critical""#;
+
+    fn from_text(text: &str) -> Result<Severity, Misfit> {
+        let all = [Severity::Ok, Severity::Warning, Severity::Critical];
+        let severity = all.into_iter().find(|severity| severity.to_text() == text);
+        severity.ok_or_else(|| Misfit::new("is not a severity", None))
+    }
+
+    fn to_text(&self) -> String {
+        self.to_string()
+    }
+}
+
+impl Text for Engine {
+    const WHAT: &'static str = "an engine";
+    const EXAMPLE: &'static str = r#""xfs_fsr" or "online""#;
+
+    fn from_text(text: &str) -> Result<Engine, Misfit> {
+        let engine = Engine::ALL
+            .into_iter()
+            .find(|engine| engine.as_str() == text);
+        engine.ok_or_else(|| Misfit::new("is not an engine", None))
+    }
+
+    fn to_text(&self) -> String {
+        self.to_string()
     }
 }
 
@@ -607,6 +665,23 @@ mod tests {
     }
 
     #[test]
+    fn a_rate_is_a_size_per_second() {
+        let rate = Rate(Bytes(200 << 20));
+        assert_eq!(Rate::from_text("200MiB/s"), Ok(rate));
+        assert_eq!(rate.to_text(), "200MiB/s");
+        for (text, message, instead) in [
+            ("200MiB", "is not per second", Some("200MiB/s")),
+            ("200MiB/h", "is not a rate", Some("200MiB/s")),
+            ("200", "has no unit", Some("200B/s")),
+            ("200 MiB/s", "is not a size", Some("200MiB/s")),
+            ("fast", "is not a size", None),
+        ] {
+            let expected = Misfit::new(message, instead.map(str::to_owned));
+            assert_eq!(Rate::from_text(text), Err(expected), "{text}");
+        }
+    }
+
+    #[test]
     fn a_number_as_people_write_it_is_understood() {
         assert_eq!(guess_count("500000"), Some(500_000));
         assert_eq!(guess_count("500k"), Some(500_000));
@@ -629,6 +704,14 @@ mod tests {
         for step in RescueStep::ALL {
             assert!(RescueStep::EXAMPLE.contains(&step.write()), "{step}");
             assert_eq!(RescueStep::from_text(step.as_str()), Ok(step));
+        }
+        for engine in Engine::ALL {
+            assert!(Engine::EXAMPLE.contains(&engine.write()));
+            assert_eq!(Engine::from_text(engine.as_str()), Ok(engine));
+        }
+        for severity in [Severity::Ok, Severity::Warning, Severity::Critical] {
+            assert!(Severity::EXAMPLE.contains(&severity.write()));
+            assert_eq!(Severity::from_text(&severity.to_text()), Ok(severity));
         }
         for action in [RuleAction::Observe, RuleAction::Rescue] {
             assert!(RuleAction::EXAMPLE.contains(&action.write()));

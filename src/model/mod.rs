@@ -4,6 +4,7 @@
 //! tested by value, and every other room may import it.
 
 pub mod census;
+pub mod defrag;
 pub mod filesystem;
 pub mod growth;
 pub mod history;
@@ -18,6 +19,7 @@ pub mod time;
 pub mod units;
 
 pub use census::{Census, CensusFile};
+pub use defrag::{Engine, RunOutcome, RunReport, Stop, Visitor, swap_stall};
 pub use filesystem::{DeviceNumber, Features, Filesystem, FilesystemKind};
 pub use growth::{Forecast, Growth, Pace, Trend, Unknown};
 pub use history::{ExtentsPerDay, ImageKey, Point, UnixTime};

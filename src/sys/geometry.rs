@@ -20,9 +20,11 @@ pub const FLAG_EXCHANGE_RANGE: u32 = 1 << 24;
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub struct Geometry {
-    block_size: u32,
+    /// Size of a block, in bytes.
+    pub block_size: u32,
     realtime_extent: u32,
-    group_blocks: u32,
+    /// Blocks of an allocation group.
+    pub group_blocks: u32,
     /// Allocation groups.
     pub groups: u32,
     numbers: [u32; 4],

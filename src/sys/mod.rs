@@ -5,6 +5,8 @@
 #![allow(unsafe_code)]
 
 pub mod bulkstat;
+pub mod child;
+pub mod fanotify;
 pub mod fiemap;
 pub mod fsxattr;
 pub mod generation;

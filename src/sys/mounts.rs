@@ -67,7 +67,8 @@ fn parse_line(line: &[u8]) -> Option<Mount> {
 
 /// Space, tab, newline and backslash are written as `\` and three octal digits (mangle_path,
 /// fs/seq_file.c).
-fn unescape(field: &[u8]) -> Vec<u8> {
+#[must_use]
+pub fn unescape(field: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(field.len());
     let mut rest = field;
     while let Some((&first, tail)) = rest.split_first() {

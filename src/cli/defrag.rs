@@ -1,0 +1,264 @@
+//! `fragwatch defrag`: defragments images now, here, without the daemon.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::{Context as _, bail};
+use serde_json::{Value, json};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+
+use super::args::{DefragArguments, EngineName};
+use super::progress::Progress;
+use super::{INCOMPLETE, SUCCESS, load_config, terminal};
+use crate::config::settings::Defrag;
+use crate::defrag::fsr::{self, Event, Request};
+use crate::defrag::guard::{Facts, NEAR_IDEAL};
+use crate::defrag::run::Hold;
+use crate::defrag::{Host, guard::Refusal};
+use crate::model::path::{hex_unless_exact, shown};
+use crate::model::{Bytes, Engine, RunOutcome, RunReport, Stop};
+
+pub(super) fn run(arguments: &DefragArguments, config: Option<&Path>) -> anyhow::Result<u8> {
+    let limits = load_config(config)?.settings.defrag;
+    choose(arguments.engine, &limits.engines)?;
+    let dry_run = arguments.dry_run || limits.dry_run;
+    let ended = ended_by_signals()?;
+    let mut results = Vec::new();
+    for image in &arguments.images {
+        let path = std::path::absolute(image)
+            .with_context(|| format!("{}: no path can be made of it", shown(image)))?;
+        // Maintenance windows are asked here, unless --force-window, once there are any; their
+        // close is the `until` of the request.
+        let result = match dry_run {
+            true => rehearse(&path, &limits),
+            false => defragment(&path, &limits, &ended, arguments.json),
+        };
+        if !arguments.json {
+            terminal::print(&result.line(&path))?;
+        }
+        results.push((path, result));
+        if ended.load(Ordering::Relaxed) {
+            break;
+        }
+    }
+    if arguments.json {
+        terminal::print(&format!("{:#}\n", as_json(&results)))?;
+    }
+    let all = results.len() == arguments.images.len();
+    let fine = all && results.iter().all(|(_, result)| result.is_fine());
+    Ok(if fine { SUCCESS } else { INCOMPLETE })
+}
+
+/// The engine that is asked for, or the first that is configured.
+fn choose(asked: Option<EngineName>, configured: &[Engine]) -> anyhow::Result<Engine> {
+    let engine = match asked {
+        Some(EngineName::XfsFsr) => Engine::XfsFsr,
+        Some(EngineName::Online) => Engine::Online,
+        None if configured.contains(&Engine::XfsFsr) => Engine::XfsFsr,
+        None => Engine::Online,
+    };
+    if engine == Engine::Online {
+        bail!("the engine online is not there yet: --engine xfs_fsr is, for images not in use");
+    }
+    Ok(engine)
+}
+
+/// A flag that the first signal to end sets. The second one ends us on the spot, and with us, by
+/// the kernel's hand, xfs_fsr.
+fn ended_by_signals() -> anyhow::Result<Arc<AtomicBool>> {
+    let ended = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM, SIGHUP] {
+        signal_hook::flag::register_conditional_shutdown(signal, INCOMPLETE.into(), ended.clone())?;
+        signal_hook::flag::register(signal, ended.clone())?;
+    }
+    Ok(ended)
+}
+
+/// What there is to say of an image.
+enum Said {
+    Rehearsed(Result<Facts, Refusal>),
+    Run(RunReport),
+}
+
+fn rehearse(path: &Path, limits: &Defrag) -> Said {
+    let request = Request {
+        path,
+        limits,
+        until: None,
+    };
+    Said::Rehearsed(fsr::rehearse(&request, &Host::default()))
+}
+
+fn defragment(path: &Path, limits: &Defrag, ended: &AtomicBool, quiet: bool) -> Said {
+    let request = Request {
+        path,
+        limits,
+        until: None,
+    };
+    let mut orders = || ended.load(Ordering::Relaxed).then_some(Stop::Shutdown);
+    let mut view = View::new(path, quiet);
+    let mut watch = |event| view.show(event);
+    let report = fsr::run(&request, &Host::default(), &mut orders, &mut watch);
+    Said::Run(report)
+}
+
+/// What is seen while it works.
+struct View {
+    name: String,
+    quiet: bool,
+    extents: String,
+    progress: Option<Progress>,
+    total: u64,
+}
+
+impl View {
+    fn new(path: &Path, quiet: bool) -> View {
+        let name = path.file_name().map(PathBuf::from).unwrap_or_default();
+        View {
+            name: shown(&name),
+            quiet,
+            extents: String::new(),
+            progress: None,
+            total: 0,
+        }
+    }
+
+    fn show(&mut self, event: Event) {
+        match event {
+            Event::Swept(count) => self.tell(&format!(
+                "removed {count} temporary files (.fsrPID) of an xfs_fsr that was killed"
+            )),
+            Event::Cleared(facts) => {
+                self.total = facts.allocated.0;
+                self.extents = format!("{} extents", facts.extents);
+                self.progress = Some(Progress::bytes(self.total));
+            }
+            Event::Progress { written, held, .. } => self.progress(written, held),
+            Event::AtTheGate(visitor) => {
+                self.tell(&format!("{visitor} wants to open it: ending the run"));
+            }
+            Event::Started { .. } | Event::Ending(_) => {}
+        }
+    }
+
+    fn progress(&mut self, written: Bytes, held: Option<Hold>) {
+        let state = match held {
+            Some(Hold::Pressure) => ", waits: others need the disks",
+            Some(Hold::Bandwidth) | None if written.0 < self.total => "",
+            Some(Hold::Bandwidth) | None => ", final swap",
+        };
+        let message = format!("{}: {}{state}", self.name, self.extents);
+        if let Some(progress) = &mut self.progress {
+            progress.at(written.0.min(self.total), message);
+        }
+    }
+
+    fn tell(&self, what: &str) {
+        if !self.quiet {
+            terminal::complain(&format!("{}: {what}", self.name));
+        }
+    }
+}
+
+impl Said {
+    /// Whether the image is as good as it can be.
+    fn is_fine(&self) -> bool {
+        match self {
+            Said::Rehearsed(Ok(_)) => true,
+            Said::Rehearsed(Err(refusal)) => refusal.name() == NEAR_IDEAL,
+            Said::Run(report) => match &report.outcome {
+                RunOutcome::Improved => true,
+                RunOutcome::Refused { guard, .. } => guard == NEAR_IDEAL,
+                _ => false,
+            },
+        }
+    }
+
+    fn line(&self, path: &Path) -> String {
+        let text = match self {
+            Said::Rehearsed(Ok(facts)) => format!(
+                "would be defragmented: {} extents, copies {}",
+                facts.extents, facts.allocated
+            ),
+            Said::Rehearsed(Err(refusal)) => format!("would be left alone: {refusal}"),
+            Said::Run(report) => in_words(report),
+        };
+        format!("{}: {text}\n", shown(path))
+    }
+
+    fn json(&self) -> Value {
+        match self {
+            Said::Rehearsed(Ok(facts)) => json!({
+                "outcome": "would_run",
+                "engine": Engine::XfsFsr,
+                "from": facts.extents,
+                "copies_bytes": facts.allocated,
+                "stall_seconds": facts.stall.as_secs_f64(),
+            }),
+            Said::Rehearsed(Err(refusal)) => json!({
+                "outcome": "refused",
+                "engine": Engine::XfsFsr,
+                "guard": refusal.name(),
+                "reason": refusal.to_string(),
+            }),
+            Said::Run(report) => run_json(report),
+        }
+    }
+}
+
+fn in_words(report: &RunReport) -> String {
+    let extents = report.to.or(report.from).unwrap_or_default();
+    let left = format!("{extents} extents as before");
+    match &report.outcome {
+        RunOutcome::Improved => {
+            let moved = report.read.saturating_add(report.written);
+            let from = report.from.unwrap_or_default();
+            let seconds = report.took.as_secs_f64();
+            format!("{from} → {extents} extents, {moved} read and written in {seconds:.1} s")
+        }
+        RunOutcome::Unchanged => format!("unchanged: {left}"),
+        RunOutcome::Busy { by: Some(by) } => format!("{by} needed it: {left}"),
+        RunOutcome::Busy { by: None } => format!("it was changed meanwhile: {left}"),
+        RunOutcome::NoSpace => format!("not enough free space: {left}"),
+        RunOutcome::Stopped { why } => format!("stopped, because {why}: {left}"),
+        RunOutcome::Refused { reason, .. } => format!("left alone: {reason}"),
+        RunOutcome::Failed { reason } => format!("failed: {reason}; {left}"),
+    }
+}
+
+fn run_json(report: &RunReport) -> Value {
+    let mut json = json!({
+        "outcome": report.outcome.as_str(),
+        "engine": report.engine,
+        "from": report.from,
+        "to": report.to,
+        "read_bytes": report.read,
+        "written_bytes": report.written,
+        "seconds": report.took.as_secs_f64(),
+        "held_seconds": report.held.as_secs_f64(),
+    });
+    match &report.outcome {
+        RunOutcome::Busy { by } => json["by"] = json!(by),
+        RunOutcome::Stopped { why } => json["reason"] = json!(why),
+        RunOutcome::Refused { guard, reason } => {
+            json["guard"] = json!(guard);
+            json["reason"] = json!(reason);
+        }
+        RunOutcome::Failed { reason } => json["reason"] = json!(reason),
+        RunOutcome::Improved | RunOutcome::Unchanged | RunOutcome::NoSpace => {}
+    }
+    json
+}
+
+fn as_json(results: &[(PathBuf, Said)]) -> Value {
+    let runs = results.iter().map(|(path, said)| {
+        let mut json = said.json();
+        json["path"] = json!(shown(path));
+        if let Some(hex) = hex_unless_exact(path) {
+            json["path_hex"] = json!(hex);
+        }
+        json
+    });
+    json!({ "schema": 1, "runs": runs.collect::<Vec<_>>() })
+}

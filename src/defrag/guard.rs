@@ -1,0 +1,542 @@
+//! What has to be right before xfs_fsr is let near an image, and in words what is not.
+//!
+//! Asked immediately before each run, with the [gate](super::gate) already raised. Nothing here
+//! changes anything.
+
+use std::cell::Cell;
+use std::fmt;
+use std::fs::File;
+use std::io;
+use std::ops::ControlFlow;
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Component, Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use rustix::fs::{CWD, FileType, Mode, OFlags, StatVfsMountFlags, fstat, fstatvfs, openat};
+
+use super::gate::Gate;
+use super::{Host, holders, pressure};
+use crate::config::settings::Defrag;
+use crate::discover::mounts::{Mount, MountTable};
+use crate::model::path::shown;
+use crate::model::{Bytes, Extent, ExtentCount, FilesystemKind, Share, Visitor, swap_stall};
+use crate::probe::extents::{Pace, Reader};
+use crate::probe::{open as opening, reason};
+use crate::sys::{fsxattr, geometry, locks, mounts};
+
+/// FS_XFLAG_* (include/uapi/linux/fs.h).
+const REALTIME: u32 = 0x1;
+const IMMUTABLE: u32 = 0x8;
+const APPEND: u32 = 0x10;
+const NODEFRAG: u32 = 0x2000;
+
+/// How old the last modification must be: ten ticks of the slowest kernel. See
+/// [`gate`](super::gate), second line.
+const SETTLED: Duration = Duration::from_millis(100);
+/// How long a reader of ours may take to be done with the image.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// How long the map may be read.
+const MAP_TIME: Duration = Duration::from_secs(60);
+/// What one extent can be at most on XFS (BMBT_BLOCKCOUNT_BITLEN): 2^21 blocks, here of 4 KiB.
+const LONGEST_EXTENT: u64 = 8 << 30;
+
+/// The name of the refusal that is none: there is nothing to gain.
+pub const NEAR_IDEAL: &str = "near_ideal";
+
+/// Why a run may not begin.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Refusal {
+    /// The path is not absolute, or has `..` in it.
+    NotAbsolute,
+    /// A part of the path is a symbolic link.
+    Link(PathBuf),
+    /// It cannot be opened, or something cannot be asked.
+    Unreadable(String),
+    /// It is no regular file.
+    NotAFile(String),
+    /// The kernel knows it by another path: a mount lies over it, or it was renamed.
+    Elsewhere(PathBuf),
+    /// It lies on another kind of file system.
+    NotXfs(String),
+    /// Its file system is mounted read-only.
+    ReadOnly,
+    /// Another run is at work on the file system.
+    OtherRun,
+    /// It is marked so that it must not be changed, or not by xfs_fsr.
+    Flag(&'static str),
+    /// It is swap space.
+    Swap,
+    /// Somebody has it open.
+    InUse(Option<Visitor>),
+    /// A QEMU has locked it, perhaps on another host.
+    QemuLock,
+    /// The kernel does not say whether somebody has it open.
+    UseUnknown,
+    /// It was modified a moment ago, time and again.
+    Changing,
+    /// Some of its blocks belong to another file as well.
+    Shared,
+    /// Reading its map takes too long.
+    MapTooLong(ExtentCount),
+    /// It has as few extents as it can have, or nearly.
+    NearIdeal(ExtentCount),
+    /// There is too little free space.
+    NoSpace {
+        /// What the copy takes.
+        needs: Bytes,
+        /// What there is.
+        free: Bytes,
+        /// What is to stay free, and what share that is.
+        keeps: (Bytes, Share),
+    },
+    /// The final swap would keep readers waiting too long.
+    SwapStall {
+        /// How long.
+        stall: Duration,
+        /// How long it may be.
+        most: Duration,
+    },
+    /// Others wait for the disks too much.
+    Pressure {
+        /// How much, and how much it may be, in hundredths.
+        is: f32,
+        /// The limit.
+        most: u32,
+    },
+    /// There is no gate to be had.
+    NoGate(String),
+    /// xfs_fsr is not installed.
+    NoEngine,
+}
+
+impl Refusal {
+    /// Its name for programs.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Refusal::NotAbsolute => "not_absolute",
+            Refusal::Link(_) => "link",
+            Refusal::Unreadable(_) => "unreadable",
+            Refusal::NotAFile(_) => "not_a_file",
+            Refusal::Elsewhere(_) => "elsewhere",
+            Refusal::NotXfs(_) => "not_xfs",
+            Refusal::ReadOnly => "read_only",
+            Refusal::OtherRun => "other_run",
+            Refusal::Flag(_) => "flag",
+            Refusal::Swap => "swap",
+            Refusal::InUse(_) => "in_use",
+            Refusal::QemuLock => "qemu_lock",
+            Refusal::UseUnknown => "use_unknown",
+            Refusal::Changing => "changing",
+            Refusal::Shared => "shared",
+            Refusal::MapTooLong(_) => "map_too_long",
+            Refusal::NearIdeal(_) => NEAR_IDEAL,
+            Refusal::NoSpace { .. } => "no_space",
+            Refusal::SwapStall { .. } => "swap_stall",
+            Refusal::Pressure { .. } => "pressure",
+            Refusal::NoGate(_) => "no_gate",
+            Refusal::NoEngine => "no_engine",
+        }
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Refusal::NotAbsolute => f.write_str("its path is not absolute and without .."),
+            Refusal::Link(at) => write!(
+                f,
+                "{} is a symbolic link: name the image by its real path",
+                shown(at)
+            ),
+            Refusal::Unreadable(error) => f.write_str(error),
+            Refusal::NotAFile(what) => f.write_str(what),
+            Refusal::Elsewhere(path) => write!(f, "the kernel knows it as {}", shown(path)),
+            Refusal::NotXfs(kind) => write!(f, "lies on {kind}, and xfs_fsr is for XFS only"),
+            Refusal::ReadOnly => f.write_str("its file system is mounted read-only"),
+            Refusal::OtherRun => f.write_str("another run is at work on its file system"),
+            Refusal::Flag(flag) => write!(f, "it is marked {flag} (lsattr, xfs_io -c lsattr)"),
+            Refusal::Swap => f.write_str("it is swap space"),
+            Refusal::InUse(Some(by)) => write!(f, "in use by {by}"),
+            Refusal::InUse(None) => f.write_str(
+                "in use by somebody that /proc does not show: a loop device, the NFS server, \
+                 or a process in another namespace",
+            ),
+            Refusal::QemuLock => f.write_str("a QEMU has locked it"),
+            Refusal::UseUnknown => f.write_str(
+                "the kernel does not say whether somebody has it open: run as root, with CAP_LEASE",
+            ),
+            Refusal::Changing => f.write_str("it was modified a moment ago"),
+            Refusal::Shared => {
+                f.write_str("shares blocks with a reflink copy, which would take twice the space")
+            }
+            Refusal::MapTooLong(extents) => write!(
+                f,
+                "its map of {extents} extents takes longer than a minute to read"
+            ),
+            Refusal::NearIdeal(extents) => write!(
+                f,
+                "already near its ideal: {extents} {}",
+                if extents.0 == 1 { "extent" } else { "extents" }
+            ),
+            Refusal::NoSpace { needs, free, keeps } => write!(
+                f,
+                "not enough free space: needs {needs}, has {free}, keeps {} ({})",
+                keeps.0, keeps.1
+            ),
+            Refusal::SwapStall { stall, most } => write!(
+                f,
+                "the final swap would stall readers for about {:.1} s, and \
+                 defrag.max_swap_stall is {:.1} s",
+                stall.as_secs_f32(),
+                most.as_secs_f32()
+            ),
+            Refusal::Pressure { is, most } => write!(
+                f,
+                "I/O pressure too high: {is:.1} %, and defrag.max_io_pressure is {most}"
+            ),
+            Refusal::NoGate(error) => write!(
+                f,
+                "who opens it could not be held meanwhile (fanotify: {error}): \
+                 run as root, with CAP_SYS_ADMIN"
+            ),
+            Refusal::NoEngine => {
+                f.write_str("xfs_fsr is not installed: it comes with xfsprogs, or xfsdump on RHEL")
+            }
+        }
+    }
+}
+
+impl From<io::Error> for Refusal {
+    fn from(error: io::Error) -> Refusal {
+        Refusal::Unreadable(reason(&error))
+    }
+}
+
+impl From<rustix::io::Errno> for Refusal {
+    fn from(error: rustix::io::Errno) -> Refusal {
+        io::Error::from(error).into()
+    }
+}
+
+/// An image, held by a descriptor.
+#[derive(Debug)]
+pub struct Target {
+    /// Its path: absolute, canonical, and at the moment of opening that of the descriptor.
+    pub path: PathBuf,
+    /// Its directory.
+    pub directory: OwnedFd,
+    /// Open for reading.
+    pub file: File,
+    /// Where its file system is mounted.
+    pub mount: Mount,
+}
+
+/// What is known of an image that may be defragmented.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Facts {
+    /// Its extents.
+    pub extents: ExtentCount,
+    /// What it occupies: so much is copied.
+    pub allocated: Bytes,
+    /// Predicted stall of the final swap.
+    pub stall: Duration,
+}
+
+/// Opens an image, following no link in any part of its path.
+///
+/// # Errors
+/// When it is nothing that xfs_fsr may be given.
+pub fn open(path: &Path, host: &Host) -> Result<Target, Refusal> {
+    let (directory, file) = walk(path)?;
+    let held = std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
+    // Compared byte by byte: `/a//b` and `/a/b` are equal as paths, and xfs_fsr takes text.
+    if held.as_os_str() != path.as_os_str() {
+        return Err(Refusal::Elsewhere(held));
+    }
+    let mount = MountTable::new(mounts::read(&host.proc)?)
+        .of(path)
+        .cloned()
+        .ok_or_else(|| Refusal::Unreadable("no mount leads to it".to_owned()))?;
+    if mount.kind() != FilesystemKind::Xfs {
+        return Err(Refusal::NotXfs(mount.type_name));
+    }
+    if fstatvfs(&file)?.f_flag.contains(StatVfsMountFlags::RDONLY) {
+        return Err(Refusal::ReadOnly);
+    }
+    Ok(Target {
+        path: path.to_owned(),
+        directory,
+        file,
+        mount,
+    })
+}
+
+fn walk(path: &Path) -> Result<(OwnedFd, File), Refusal> {
+    let name = path.file_name().ok_or(Refusal::NotAbsolute)?;
+    let above = path.parent().ok_or(Refusal::NotAbsolute)?;
+    let access = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let mut at = openat(CWD, "/", access, Mode::empty())?;
+    let mut so_far = PathBuf::from("/");
+    let mut components = above.components();
+    if components.next() != Some(Component::RootDir) {
+        return Err(Refusal::NotAbsolute);
+    }
+    for component in components {
+        let Component::Normal(part) = component else {
+            return Err(Refusal::NotAbsolute);
+        };
+        so_far.push(part);
+        at = openat(&at, part, access, Mode::empty())?;
+        if FileType::from_raw_mode(fstat(&at)?.st_mode) == FileType::Symlink {
+            return Err(Refusal::Link(so_far));
+        }
+    }
+    let (file, _) =
+        opening::regular_file(at.as_fd(), name).map_err(|error| match error.kind() {
+            io::ErrorKind::InvalidInput => Refusal::NotAFile(error.to_string()),
+            _ => error.into(),
+        })?;
+    // The one without access cannot be listed.
+    let list = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let directory = openat(&at, ".", list, Mode::empty())?;
+    Ok((directory, file))
+}
+
+/// What can be asked at any time: flags, space, the length of the swap, pressure.
+///
+/// # Errors
+/// The first thing that is not right.
+pub fn check_quick(target: &Target, limits: &Defrag, host: &Host) -> Result<Facts, Refusal> {
+    let attributes = fsxattr::attributes(&target.file)?;
+    let flags = [
+        (IMMUTABLE, "immutable"),
+        (APPEND, "append-only"),
+        (NODEFRAG, "no-defrag"),
+        (REALTIME, "realtime"),
+    ];
+    let marked = flags
+        .into_iter()
+        .find(|(bit, _)| attributes.flags & bit != 0);
+    if let Some((_, name)) = marked {
+        return Err(Refusal::Flag(name));
+    }
+    if is_swap(&host.proc, &target.path) {
+        return Err(Refusal::Swap);
+    }
+    let extents = ExtentCount(attributes.extents.into());
+    if extents.0 <= 1 {
+        return Err(Refusal::NearIdeal(extents));
+    }
+    let allocated = Bytes(target.file.metadata()?.blocks().saturating_mul(512));
+    check_space(target, allocated, limits.keep_free)?;
+    let geometry = geometry::geometry(&target.file)?;
+    let stall = swap_stall(extents, geometry.flags & geometry::FLAG_RMAPBT != 0);
+    if stall > limits.max_swap_stall {
+        let most = limits.max_swap_stall;
+        return Err(Refusal::SwapStall { stall, most });
+    }
+    check_pressure(limits.max_io_pressure, host)?;
+    Ok(Facts {
+        extents,
+        allocated,
+        stall,
+    })
+}
+
+fn check_space(target: &Target, needs: Bytes, keep_free: Share) -> Result<(), Refusal> {
+    let size = fstatvfs(&target.file)?;
+    let bytes = |blocks: u64| u128::from(blocks) * u128::from(size.f_frsize);
+    let (free, total) = (bytes(size.f_bavail), bytes(size.f_blocks));
+    let keeps = total * u128::from(keep_free.0) / u128::from(Share::WHOLE.0);
+    if free >= u128::from(needs.0) + keeps {
+        return Ok(());
+    }
+    let bytes = |number: u128| Bytes(u64::try_from(number).unwrap_or(u64::MAX));
+    Err(Refusal::NoSpace {
+        needs,
+        free: bytes(free),
+        keeps: (bytes(keeps), keep_free),
+    })
+}
+
+fn check_pressure(most: u32, host: &Host) -> Result<(), Refusal> {
+    let pressure = pressure::of_others(&host.proc).or_else(|| pressure::of_host(&host.proc));
+    match pressure {
+        Some(pressure) if is_above(pressure, most) => Err(Refusal::Pressure {
+            is: pressure.0,
+            most,
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// Whether a pressure is above a limit in hundredths.
+#[must_use]
+// A limit is a hundred at most.
+#[allow(clippy::cast_precision_loss)]
+pub fn is_above(pressure: pressure::Pressure, most: u32) -> bool {
+    pressure.0 > most as f32
+}
+
+/// /proc/swaps names swap files in its first column, blanks written as in mount tables.
+fn is_swap(proc: &Path, path: &Path) -> bool {
+    let Ok(text) = std::fs::read(proc.join("swaps")) else {
+        return false;
+    };
+    text.split(|byte| *byte == b'\n')
+        .skip(1)
+        .filter_map(|line| line.split(|byte| matches!(byte, b' ' | b'\t')).next())
+        .any(|name| mounts::unescape(name) == path.as_os_str().as_encoded_bytes())
+}
+
+/// Whether nobody else has it open: to be asked behind a raised gate, which is served meanwhile.
+///
+/// # Errors
+/// Who has.
+pub fn check_unused(target: &Target, gate: &mut Gate, host: &Host) -> Result<(), Refusal> {
+    let began = Instant::now();
+    loop {
+        let_in(gate)?;
+        let in_use = locks::in_use(&target.file)?;
+        if in_use.qemu.any() {
+            let holder = holders::holder_of(&host.proc, &target.path);
+            return Err(holder.map_or(Refusal::QemuLock, |by| Refusal::InUse(Some(by))));
+        }
+        match in_use.open {
+            Some(false) => return Ok(()),
+            None => return Err(Refusal::UseUnknown),
+            // Perhaps a count of ours, which takes a moment.
+            Some(true) if began.elapsed() < PATIENCE => {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            Some(true) => {
+                let holder = holders::holder_of(&host.proc, &target.path);
+                return Err(Refusal::InUse(holder));
+            }
+        }
+    }
+}
+
+/// Lets everybody in, as long as nothing has begun. A stranger makes the image one in use.
+fn let_in(gate: &mut Gate) -> Result<(), Refusal> {
+    match gate.let_all_in()? {
+        Some(visitor) => Err(Refusal::InUse(Some(visitor))),
+        None => Ok(()),
+    }
+}
+
+/// Waits until the last modification is old enough.
+///
+/// # Errors
+/// If it does not get old.
+pub fn check_settled(target: &Target, gate: &mut Gate) -> Result<(), Refusal> {
+    let began = Instant::now();
+    while !is_settled(&target.file)? {
+        if began.elapsed() > PATIENCE {
+            return Err(Refusal::Changing);
+        }
+        std::thread::sleep(Duration::from_millis(10));
+        let_in(gate)?;
+    }
+    Ok(())
+}
+
+fn is_settled(file: &File) -> io::Result<bool> {
+    let metadata = file.metadata()?;
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_nanos();
+    let is_old = |seconds: i64, nanoseconds: i64| {
+        let at = i128::from(seconds) * 1_000_000_000 + i128::from(nanoseconds);
+        // One in the future counts as well: it is not about to come again.
+        i128::try_from(now).is_ok_and(|now| (now - at).unsigned_abs() > SETTLED.as_nanos())
+    };
+    Ok(is_old(metadata.mtime(), metadata.mtime_nsec())
+        && is_old(metadata.ctime(), metadata.ctime_nsec()))
+}
+
+/// Reads the map, as xfs_fsr does too: whether blocks are shared, and whether there is something to
+/// gain. The gate is served meanwhile.
+///
+/// # Errors
+/// If they are, or there is not, or somebody came.
+pub fn check_map(target: &Target, extents: ExtentCount, gate: &mut Gate) -> Result<(), Refusal> {
+    let deadline = Instant::now() + MAP_TIME;
+    let mut came = Ok(());
+    let enough = Cell::new(false);
+    let mut beat = || {
+        if came.is_ok() {
+            came = let_in(gate);
+        }
+        enough.set(came.is_err() || Instant::now() > deadline);
+    };
+    let (mut shared, mut pieces, mut end) = (false, 0_u64, u64::MAX);
+    let visit = |extent: Extent| {
+        shared |= extent.flags.shared;
+        pieces += u64::from(extent.logical.0 != end);
+        end = extent.logical.0.saturating_add(extent.length.0);
+        if shared || enough.get() {
+            return ControlFlow::Break(());
+        }
+        ControlFlow::Continue(())
+    };
+    Reader::new().read(&target.file, Bytes(0), Pace::QUICK, visit, &mut beat)?;
+    came?;
+    if Instant::now() > deadline {
+        return Err(Refusal::MapTooLong(extents));
+    }
+    if shared {
+        return Err(Refusal::Shared);
+    }
+    let ideal = pieces.saturating_add(breaks(target)?);
+    if extents.0 <= ideal {
+        return Err(Refusal::NearIdeal(extents));
+    }
+    Ok(())
+}
+
+/// How many more extents than pieces a file of its size must have: no extent reaches beyond its
+/// allocation group, nor is it longer than its record can say.
+fn breaks(target: &Target) -> io::Result<u64> {
+    let geometry = geometry::geometry(&target.file)?;
+    let group = u64::from(geometry.group_blocks) * u64::from(geometry.block_size);
+    let allocated = target.file.metadata()?.blocks().saturating_mul(512);
+    Ok(allocated / group.clamp(1, LONGEST_EXTENT))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn others_who_wait_for_the_disks_are_waited_for() {
+        let root = tempfile::tempdir().unwrap();
+        let host = Host {
+            proc: root.path().to_owned(),
+        };
+        assert_eq!(check_pressure(1, &host), Ok(()));
+        fs::create_dir(root.path().join("pressure")).unwrap();
+        let text = "some avg10=40.50 avg60=0.00 avg300=0.00 total=0\n";
+        fs::write(root.path().join("pressure/io"), text).unwrap();
+        let refusal = check_pressure(40, &host).unwrap_err();
+        assert_eq!(
+            refusal.to_string(),
+            "I/O pressure too high: 40.5 %, and defrag.max_io_pressure is 40"
+        );
+        assert_eq!(check_pressure(41, &host), Ok(()));
+    }
+
+    #[test]
+    fn swap_files_are_known() {
+        let root = tempfile::tempdir().unwrap();
+        assert!(!is_swap(root.path(), Path::new("/swap file")));
+        let text = "Filename\tType\n/dev/sda2 partition 8 0 -2\n/swap\\040file\tfile\t8\t0\n";
+        fs::write(root.path().join("swaps"), text).unwrap();
+        assert!(is_swap(root.path(), Path::new("/swap file")));
+        assert!(!is_swap(root.path(), Path::new("/swap")));
+    }
+}

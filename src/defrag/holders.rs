@@ -1,0 +1,59 @@
+//! Who has a file open, by what /proc shows: a name for a refusal, no proof of anything.
+
+use std::fs;
+use std::path::Path;
+
+use crate::model::Visitor;
+
+/// A process that has the file open under this path, other than ourselves. Its file system is not
+/// touched.
+#[must_use]
+pub(super) fn holder_of(proc: &Path, path: &Path) -> Option<Visitor> {
+    let own = std::process::id().to_string();
+    let processes = fs::read_dir(proc).ok()?.flatten();
+    processes
+        .filter(|process| process.file_name() != own.as_str())
+        .filter_map(|process| process.file_name().to_str()?.parse::<i32>().ok())
+        .find(|pid| has_open(proc, *pid, path))
+        .map(|pid| visitor(proc, pid))
+}
+
+fn has_open(proc: &Path, pid: i32, path: &Path) -> bool {
+    let Ok(entries) = fs::read_dir(proc.join(format!("{pid}/fd"))) else {
+        return false;
+    };
+    let mut targets = entries.flatten().map(|entry| fs::read_link(entry.path()));
+    targets.any(|target| target.is_ok_and(|target| target == path))
+}
+
+/// A process with its name.
+#[must_use]
+pub(super) fn visitor(proc: &Path, pid: i32) -> Visitor {
+    let name = fs::read(proc.join(format!("{pid}/comm"))).unwrap_or_default();
+    let name = String::from_utf8_lossy(name.strip_suffix(b"\n").unwrap_or(&name)).into_owned();
+    // The process has chosen it: no escape sequences.
+    let name = name
+        .chars()
+        .map(|c| if c.is_control() { '?' } else { c })
+        .collect();
+    Visitor { pid, name }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn a_holder_has_a_name() {
+        let proc = tempfile::tempdir().unwrap();
+        let open = proc.path().join("7/fd");
+        fs::create_dir_all(&open).unwrap();
+        symlink("/srv/a", open.join("3")).unwrap();
+        fs::write(proc.path().join("7/comm"), "kvm\x1b\n").unwrap();
+        fs::create_dir_all(proc.path().join("sys")).unwrap();
+        let found = holder_of(proc.path(), Path::new("/srv/a")).unwrap();
+        assert_eq!(found.to_string(), "kvm? (pid 7)");
+        assert_eq!(holder_of(proc.path(), Path::new("/srv/b")), None);
+    }
+}

@@ -1,0 +1,103 @@
+//! Temporary files that a killed xfs_fsr has left behind.
+//!
+//! It makes `.fsrPID` beside the image and removes the name at once, before it copies (fsr/xfs_fsr.c,
+//! fsrfile_common); only a kill between the two leaves a name. So what is removed here is empty or
+//! nearly so, and there is next to never one. Still, it is somebody's directory: a file is removed
+//! only if all says that it is one of those.
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
+
+use rustix::fs::{AtFlags, Dir, FileType, statat, unlinkat};
+
+use crate::probe::open;
+use crate::sys::locks;
+
+/// Removes them from a directory. Returns how many there were.
+///
+/// # Errors
+/// When the directory cannot be read.
+pub fn sweep(directory: BorrowedFd<'_>, proc: &Path) -> io::Result<usize> {
+    let mut names = Vec::new();
+    for entry in Dir::read_from(directory)? {
+        let entry = entry?;
+        let name = entry.file_name().to_bytes();
+        if pid_of(name).is_some() {
+            names.push(name.to_vec());
+        }
+    }
+    let mut removed = 0;
+    for name in names {
+        // What cannot be looked at is not removed.
+        removed += usize::from(remove(directory, &name, proc).unwrap_or(false));
+    }
+    Ok(removed)
+}
+
+/// `.fsr4711`
+fn pid_of(name: &[u8]) -> Option<u32> {
+    let digits = name.strip_prefix(b".fsr")?;
+    let is_plain = digits.first() != Some(&b'0') && digits.iter().all(u8::is_ascii_digit);
+    is_plain.then(|| std::str::from_utf8(digits).ok()?.parse().ok())?
+}
+
+fn remove(directory: BorrowedFd<'_>, name: &[u8], proc: &Path) -> io::Result<bool> {
+    let Some(pid) = pid_of(name) else {
+        return Ok(false);
+    };
+    let name = OsStr::from_bytes(name);
+    let (file, stat) = open::regular_file(directory, name)?;
+    // xfs_fsr creates it as root and gives it to the image's owner only when it has copied all.
+    let is_of_its_kind = stat.st_uid == rustix::process::geteuid().as_raw() && stat.st_nlink == 1;
+    if !is_of_its_kind || is_fsr(proc, pid) || locks::in_use(&file)?.open != Some(false) {
+        return Ok(false);
+    }
+    let now = statat(directory.as_fd(), name, AtFlags::SYMLINK_NOFOLLOW)?;
+    let is_same = (now.st_dev, now.st_ino) == (stat.st_dev, stat.st_ino);
+    if !is_same || FileType::from_raw_mode(now.st_mode) != FileType::RegularFile {
+        return Ok(false);
+    }
+    unlinkat(directory, name, AtFlags::empty())?;
+    Ok(true)
+}
+
+/// Whether an xfs_fsr of that number works right now.
+fn is_fsr(proc: &Path, pid: u32) -> bool {
+    std::fs::read(proc.join(format!("{pid}/comm"))).is_ok_and(|name| name == b"xfs_fsr\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::{self, File};
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn only_what_xfs_fsr_left_is_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let proc = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        for name in [".fsr", ".fsrx", ".fsr12x", "fsr12", ".fsr012", "a.fsr12"] {
+            fs::write(path(name), "").unwrap();
+        }
+        fs::create_dir(path(".fsr13")).unwrap();
+        symlink("a.fsr12", path(".fsr14")).unwrap();
+        fs::write(path(".fsr15"), "").unwrap();
+        fs::hard_link(path(".fsr15"), path("linked")).unwrap();
+        fs::write(path(".fsr16"), "").unwrap();
+        fs::create_dir(proc.path().join("16")).unwrap();
+        fs::write(proc.path().join("16/comm"), "xfs_fsr\n").unwrap();
+        let held = File::create(path(".fsr17")).unwrap();
+        let kept = fs::read_dir(dir.path()).unwrap().count();
+        fs::write(path(".fsr4711"), "").unwrap();
+        let directory = File::open(dir.path()).unwrap();
+        assert_eq!(sweep(directory.as_fd(), proc.path()).unwrap(), 1);
+        assert!(!path(".fsr4711").exists());
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), kept);
+        drop(held);
+        assert_eq!(sweep(directory.as_fd(), proc.path()).unwrap(), 1);
+    }
+}

@@ -1,0 +1,78 @@
+//! How much a run may move: a bucket of bytes that fills with time. Pure.
+
+use std::time::Duration;
+
+use crate::model::Bytes;
+
+/// What may be moved at once after a rest: a quarter of a second's worth, and not less than one
+/// step of xfs_fsr, which reads and writes 16 MiB.
+const BURST: Duration = Duration::from_millis(250);
+const LEAST_BURST: f64 = 32.0 * 1024.0 * 1024.0;
+
+/// Says when a process that has moved too much is to stand still.
+#[derive(Debug, Clone)]
+pub struct Meter {
+    /// Bytes a second.
+    rate: f64,
+    burst: f64,
+    /// Below zero: that much too much.
+    left: f64,
+    at: Duration,
+    seen: Bytes,
+}
+
+impl Meter {
+    /// `rate` is in bytes a second.
+    #[must_use]
+    // A rate of 2^53 bytes a second is not to be had, so nothing is lost.
+    #[allow(clippy::cast_precision_loss)]
+    pub fn new(rate: Bytes) -> Meter {
+        let rate = (rate.0 as f64).max(1.0);
+        let burst = (rate * BURST.as_secs_f64()).max(LEAST_BURST);
+        Meter {
+            rate,
+            burst,
+            left: burst,
+            at: Duration::ZERO,
+            seen: Bytes(0),
+        }
+    }
+
+    /// Takes in that `moved` bytes were moved in all until `now`. Whether it is to stand still.
+    #[allow(clippy::cast_precision_loss)]
+    pub fn is_over(&mut self, now: Duration, moved: Bytes) -> bool {
+        let time = now.saturating_sub(self.at).as_secs_f64();
+        let more = moved.0.saturating_sub(self.seen.0) as f64;
+        self.left = (self.left + time * self.rate).min(self.burst) - more;
+        self.at = self.at.max(now);
+        self.seen = Bytes(self.seen.0.max(moved.0));
+        self.left < 0.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        /// A process as fast as it likes, looked at every 50 ms, gets its rate and no more.
+        #[test]
+        fn the_rate_is_kept(rate in 1_u64..4000, speed in 1_u64..8000, seconds in 20_u64..60) {
+            let (rate, speed) = (rate << 20, speed << 20);
+            let mut meter = Meter::new(Bytes(rate));
+            let (mut moved, mut held) = (0, false);
+            for tick in 1..=seconds * 20 {
+                if !held {
+                    moved += speed / 20;
+                }
+                held = meter.is_over(Duration::from_millis(50 * tick), Bytes(moved));
+            }
+            let most = (rate * seconds + rate / 4).max(rate * seconds + (32 << 20)) + speed / 20;
+            prop_assert!(moved <= most, "{} of {}", moved, most);
+            // Nor is anything withheld.
+            let least = rate.min(speed) * seconds;
+            prop_assert!(moved + speed / 20 + rate / 20 >= least / 100 * 98, "{} of {}", moved, least);
+        }
+    }
+}

@@ -1,0 +1,40 @@
+//! Taking the fragmentation away.
+//!
+//! ```text
+//! guard ─► gate raised ─► guard, the rest ─► fsr: xfs_fsr works, run (pure) says when it stops
+//!                             │                    │ meter (pure), pressure
+//!                             └── no, in words     └► gate opened ─► extents counted ─► outcome
+//! ```
+//!
+//! xfs_fsr says nothing that can be relied on: its status is 0 whatever happened, and its text is
+//! wrong in some versions. What came of a run is what our own counts say. The contents of an image
+//! are touched by xfs_fsr and the kernel alone, never by us.
+//!
+//! A run makes calls that hang with a sick file system. So it belongs into a process of its own,
+//! such as that of `fragwatch defrag`; nothing here is to be called from the daemon's.
+
+pub mod fsr;
+pub mod gate;
+pub mod guard;
+mod holders;
+pub mod leftovers;
+pub mod meter;
+pub mod pressure;
+pub mod run;
+
+use std::path::PathBuf;
+
+/// Where the host shows itself.
+#[derive(Debug, Clone)]
+pub struct Host {
+    /// Where procfs is mounted.
+    pub proc: PathBuf,
+}
+
+impl Default for Host {
+    fn default() -> Host {
+        Host {
+            proc: PathBuf::from("/proc"),
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! How a process is prepared between fork and exec: what it dies with, what it keeps open, how
+//! little it may ask for (PR_SET_PDEATHSIG(2const), ioprio_set(2), setpriority(2)).
+
+use std::io;
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::unix::process::CommandExt as _;
+use std::process::Command;
+use std::sync::Arc;
+
+/// `IOPRIO_WHO_PROCESS` (include/uapi/linux/ioprio.h).
+const WHO_PROCESS: libc::c_int = 1;
+/// `IOPRIO_PRIO_VALUE(IOPRIO_CLASS_IDLE, 0)`.
+const CLASS_IDLE: libc::c_int = 3 << 13;
+/// The least urgent there is.
+const NICE: libc::c_int = 19;
+
+/// Makes what `command` starts a process that
+///
+/// - is killed when the *thread* that starts it ends, however it ends. The kernel forgets that when
+///   the program that is executed changes the credentials (commit_creds, kernel/cred.c) or the
+///   label of SELinux (selinux_bprm_committing_creds);
+/// - keeps `keeps` open as long as it lives;
+/// - gets disk and processor only when nobody else wants them, where the kernel allows to say so.
+pub fn humble(command: &mut Command, keeps: Arc<OwnedFd>) {
+    let parent = std::process::id();
+    let prepare = move || {
+        die_with_parent(parent)?;
+        keep_open(&keeps)?;
+        // Refused, it is merely less polite.
+        // SAFETY: no memory is involved; 0 is the calling process.
+        let _ = unsafe { libc::syscall(libc::SYS_ioprio_set, WHO_PROCESS, 0, CLASS_IDLE) };
+        // SAFETY: likewise.
+        let _ = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICE) };
+        Ok(())
+    };
+    // SAFETY: between fork and exec in a process of several threads only async-signal-safe calls
+    // may be made. These are system calls; nothing is allocated and no lock is taken.
+    unsafe { command.pre_exec(prepare) };
+}
+
+fn die_with_parent(parent: u32) -> io::Result<()> {
+    let signal = libc::c_long::from(libc::SIGKILL);
+    // SAFETY: no memory is involved.
+    if unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, signal) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // Had the parent died before that, nobody would send the signal any more.
+    // SAFETY: as above.
+    let now = unsafe { libc::getppid() };
+    if now.cast_unsigned() == parent {
+        Ok(())
+    } else {
+        Err(io::Error::from_raw_os_error(libc::ESRCH))
+    }
+}
+
+fn keep_open(fd: &OwnedFd) -> io::Result<()> {
+    // SAFETY: the descriptor is open; the flags of a descriptor are those of this process alone.
+    if unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFD, 0) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::File;
+    use std::process::Stdio;
+    use std::sync::mpsc;
+    use std::time::{Duration, Instant};
+
+    #[test]
+    fn it_dies_with_the_thread_that_started_it() {
+        let (sender, receiver) = mpsc::channel();
+        let (end, ended) = mpsc::channel::<()>();
+        let starter = std::thread::spawn(move || {
+            let kept = Arc::new(OwnedFd::from(File::open("/dev/null").unwrap()));
+            let mut command = Command::new("sleep");
+            humble(command.arg("600").stdout(Stdio::null()), Arc::clone(&kept));
+            let child = command.spawn().unwrap();
+            sender.send((child, kept.as_raw_fd())).unwrap();
+            let _ = ended.recv();
+        });
+        let (mut child, kept) = receiver.recv().unwrap();
+        let proc = format!("/proc/{}", child.id());
+        let target = std::fs::read_link(format!("{proc}/fd/{kept}")).unwrap();
+        assert_eq!(target.to_str(), Some("/dev/null"));
+        let stat = std::fs::read_to_string(format!("{proc}/stat")).unwrap();
+        let nice = stat.rsplit_once(')').unwrap().1.split(' ').nth(19 - 2);
+        assert_eq!(nice, Some("19"));
+        assert!(child.try_wait().unwrap().is_none());
+        drop(end);
+        starter.join().unwrap();
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while child.try_wait().unwrap().is_none() {
+            assert!(Instant::now() < deadline, "it lives on");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! Permission events (fanotify(7)): whoever opens a marked file waits until we allow it.
+//!
+//! The event comes out of do_dentry_open (fs/open.c), which every way to open leads through: by
+//! name, by handle (also XFS's own, xfs_open_by_handle), by io_uring, by a link in procfs, by the
+//! kernel's NFS server. O_PATH returns before it, and gives no access to the contents.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
+use std::sync::Arc;
+
+/// A group of marks, and the events of them. When its last descriptor is closed the kernel allows
+/// all that waits (fanotify_release, fs/notify/fanotify/fanotify_user.c).
+#[derive(Debug)]
+pub struct Group(Arc<OwnedFd>);
+
+/// Somebody who waits for permission to open the file. Dropped, it waits on until the group goes.
+#[derive(Debug)]
+pub struct Opening {
+    /// The process; 0 if our namespace does not show it.
+    pub pid: i32,
+    /// The kernel's name for the event, and the file opened once more for us.
+    file: OwnedFd,
+}
+
+impl Group {
+    /// A group without marks. Needs CAP_SYS_ADMIN.
+    ///
+    /// Its queue has no limit: beyond one the kernel allows without asking (fanotify_handle_event,
+    /// fs/notify/fanotify/fanotify.c, where an event that found no room is let go with 0).
+    ///
+    /// # Errors
+    /// EPERM without the capability, EINVAL or ENOSYS where the kernel has no permission events.
+    pub fn new() -> io::Result<Group> {
+        let flags = libc::FAN_CLASS_CONTENT
+            | libc::FAN_CLOEXEC
+            | libc::FAN_NONBLOCK
+            | libc::FAN_UNLIMITED_QUEUE;
+        let opened = (libc::O_RDONLY | libc::O_LARGEFILE | libc::O_CLOEXEC | libc::O_NOATIME)
+            .cast_unsigned();
+        // SAFETY: no memory is involved.
+        let fd = unsafe { libc::fanotify_init(flags, opened) };
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the kernel has just given us this descriptor, and nobody else knows it.
+        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        Ok(Group(Arc::new(fd)))
+    }
+
+    /// From now on each opening of this file, by whatever name, waits for us.
+    ///
+    /// # Errors
+    /// EINVAL where the kernel has no permission events, ENOMEM, ENOSPC.
+    pub fn hold_openings(&self, file: impl AsFd) -> io::Result<()> {
+        // SAFETY: both descriptors are open; without a name the mark goes to the file itself.
+        let result = unsafe {
+            libc::fanotify_mark(
+                self.0.as_raw_fd(),
+                libc::FAN_MARK_ADD,
+                libc::FAN_OPEN_PERM,
+                file.as_fd().as_raw_fd(),
+                std::ptr::null(),
+            )
+        };
+        if result < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(())
+    }
+
+    /// Its descriptor, for a process that is to keep the group alive. What is returned keeps it
+    /// alive too.
+    #[must_use]
+    pub fn descriptor(&self) -> Arc<OwnedFd> {
+        Arc::clone(&self.0)
+    }
+
+    /// The next one who waits, if there is one.
+    ///
+    /// # Errors
+    /// Those of read(2). EMFILE and ENFILE mean that the kernel had no descriptor for us and has
+    /// refused somebody.
+    pub fn next(&self) -> io::Result<Option<Opening>> {
+        let mut event = MaybeUninit::<libc::fanotify_event_metadata>::zeroed();
+        let size = size_of::<libc::fanotify_event_metadata>();
+        // SAFETY: the buffer has the length that is given. It has room for one event only.
+        let read = unsafe { libc::read(self.0.as_raw_fd(), event.as_mut_ptr().cast(), size) };
+        if read < 0 {
+            let error = io::Error::last_os_error();
+            return match error.kind() {
+                io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => Ok(None),
+                _ => Err(error),
+            };
+        }
+        // SAFETY: all fields are integers, for which any bytes, and the zeros before, are values.
+        let event = unsafe { event.assume_init() };
+        if event.fd < 0 {
+            return Ok(None);
+        }
+        Ok(Some(Opening {
+            pid: event.pid,
+            // SAFETY: the kernel has just given us this descriptor, and nobody else knows it.
+            file: unsafe { OwnedFd::from_raw_fd(event.fd) },
+        }))
+    }
+
+    /// Lets somebody open the file.
+    ///
+    /// # Errors
+    /// ENOENT if he has stopped waiting.
+    pub fn allow(&self, opening: Opening) -> io::Result<()> {
+        let response = libc::fanotify_response {
+            fd: opening.file.as_raw_fd(),
+            response: libc::FAN_ALLOW,
+        };
+        let size = size_of::<libc::fanotify_response>();
+        // SAFETY: the call reads the struct, which outlives it. The descriptor in it is open: it is
+        // closed only behind.
+        let written = unsafe {
+            let response = (&raw const response).cast();
+            libc::write(self.0.as_raw_fd(), response, size)
+        };
+        if written < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(())
+    }
+}
+
+impl AsFd for Group {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::{self, File};
+    use std::time::{Duration, Instant};
+
+    fn next(group: &Group) -> Opening {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            if let Some(opening) = group.next().unwrap() {
+                return opening;
+            }
+            assert!(Instant::now() < deadline, "nobody came");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    #[test]
+    fn who_opens_waits_until_he_is_let() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("vm.raw");
+        fs::write(&path, "x").unwrap();
+        let file = File::open(&path).unwrap();
+        let Ok(group) = Group::new() else {
+            assert!(!rustix::process::geteuid().is_root());
+            return;
+        };
+        group.hold_openings(&file).unwrap();
+        let open = || {
+            let path = path.clone();
+            std::thread::spawn(move || File::open(path).map(drop))
+        };
+        let first = open();
+        let opening = next(&group);
+        assert_eq!(
+            opening.pid,
+            rustix::process::getpid().as_raw_nonzero().get()
+        );
+        assert!(!first.is_finished());
+        group.allow(opening).unwrap();
+        first.join().unwrap().unwrap();
+        // And whoever waits when the group goes is let through as well.
+        let second = open();
+        drop(next(&group));
+        assert!(!second.is_finished());
+        drop(group);
+        second.join().unwrap().unwrap();
+    }
+}
