@@ -11,6 +11,7 @@ mod chronicle;
 mod inventory;
 mod klog_files;
 mod logging;
+mod maintenance;
 mod mapper;
 pub(crate) mod rescue;
 mod sampler;
@@ -39,6 +40,8 @@ use crate::serve::control;
 use crate::serve::metrics::{self, Lifetime};
 use crate::serve::textfile::Textfile;
 use chronicle::Chronicle;
+pub(crate) use chronicle::{database, read_runs};
+use maintenance::Maintenance;
 use sampler::Sampler;
 use servers::{ControlServer, Server};
 use signals::Signal;
@@ -115,6 +118,19 @@ impl Daemon {
         tokio::spawn(rescue);
         let sampler = Sampler::new(receiver, Arc::clone(&board), teller);
         sampler.look_back(chronicle.path()).await;
+        board.pause(chronicle.is_paused().await);
+        let runs = chronicle::past_runs(chronicle.path(), &chronicle.teller()).await;
+        let maintenance = Maintenance::new(
+            sender.subscribe(),
+            sampler.inventory(),
+            Arc::clone(&board),
+            chronicle.teller(),
+            runs,
+            &chronicle::state_directory(chronicle.path()),
+            config,
+        );
+        let (end_runs, end) = watch::channel(false);
+        let maintenance = tokio::spawn(maintenance.run(end));
         let mut sampling = tokio::spawn(sampler.run());
         tokio::spawn(upkeep(lifetime));
         let export = tokio::spawn(export(sender.subscribe(), Arc::clone(&board)));
@@ -142,6 +158,8 @@ impl Daemon {
         }
         info!("ending");
         notify(&[NotifyState::Stopping]);
+        let _ = end_runs.send(true);
+        let _ = maintenance.await;
         // It removes its file.
         export.abort();
         let _ = export.await;

@@ -19,10 +19,12 @@ use std::time::Duration;
 use fragwatch::assess::Assessor;
 use fragwatch::config::settings::{Blackout, Maintenance, Thresholds, Window, Zone};
 use fragwatch::maintenance::{
-    Active, Allowed, Calendar, Came, Engine, Facts, FilesystemFacts, Host, ImageFacts, LastRun,
-    Paces, PastRun, Policy, Run, User, Verdict, facts::ideal, plan,
+    Active, Allowed, Calendar, Came, Facts, FilesystemFacts, Host, ImageFacts, LastRun, Paces,
+    PastRun, Policy, Run, User, Verdict, facts::ideal, plan,
 };
-use fragwatch::model::{Bytes, ExtentCount, ExtentsPerDay, Features, FilesystemKind, Severity};
+use fragwatch::model::{
+    Bytes, Engine, ExtentCount, ExtentsPerDay, Features, FilesystemKind, Severity,
+};
 use jiff::civil::{Date, Weekday, date, time};
 use jiff::{SignedDuration, Timestamp};
 

@@ -40,6 +40,16 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Show what is defragmented next, why everything else is left alone, and when
+    Plan {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Have the daemon end its defragmentations and begin no other
+    Pause,
+    /// Have the daemon defragment again
+    Resume,
     /// Show the past of an image: a chart of its extents, thresholds, defragmentations
     History(HistoryArguments),
     /// Check the host as a monitoring plugin does: one line, performance data, exit code
@@ -87,7 +97,7 @@ Exit status: 0 ok, 1 warning, 2 critical, 3 unknown: no daemon answers, or its c
 }
 
 /// Of `fragwatch scan`.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 #[command(after_help = "\
 Exit status: 0 when everything could be read, 1 when something could not, 2 on wrong usage.
 
@@ -172,9 +182,10 @@ pub enum EngineName {
 }
 
 /// What `fragwatch scan` sorts by.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub enum SortKey {
     /// Number of extents
+    #[default]
     Extents,
     /// Mean length of an extent, shortest first
     Mean,

@@ -143,8 +143,14 @@ mod tests {
 
     #[test]
     fn a_rise_a_fall_and_a_threshold() {
-        let count = |at: i64| ExtentCount(if at < 20 { 100 + at as u64 * 50 } else { 60 });
-        let points: Vec<_> = (0..40).map(|at| (UnixTime(at), count(at))).collect();
+        let count = |at: u32| {
+            ExtentCount(if at < 20 {
+                100 + u64::from(at) * 50
+            } else {
+                60
+            })
+        };
+        let points: Vec<_> = (0..40).map(|at| (UnixTime(at.into()), count(at))).collect();
         let chart = Chart {
             points: &points,
             span: (UnixTime(0), UnixTime(39)),

@@ -8,7 +8,7 @@ use anyhow::{Context as _, bail};
 use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper::body::Bytes;
 use hyper::client::conn::http1;
-use hyper::{Request, header};
+use hyper::{Method, Request, header};
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
@@ -36,11 +36,23 @@ pub(super) struct NotRunning {
 /// # Errors
 /// [`NotRunning`] if nobody answers; otherwise what is wrong with the answer.
 pub(super) fn get<T: DeserializeOwned>(settings: &Settings, path: &str) -> anyhow::Result<T> {
+    call(settings, Method::GET, path)
+}
+
+/// The daemon's answer to a POST to `path`: a change.
+///
+/// # Errors
+/// As [`get`].
+pub(super) fn post<T: DeserializeOwned>(settings: &Settings, path: &str) -> anyhow::Result<T> {
+    call(settings, Method::POST, path)
+}
+
+fn call<T: DeserializeOwned>(settings: &Settings, method: Method, path: &str) -> anyhow::Result<T> {
     let socket = socket_path(&settings.control);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let answer = async { tokio::time::timeout(PATIENCE, ask(&socket, path)).await };
+    let answer = async { tokio::time::timeout(PATIENCE, ask(&socket, method, path)).await };
     let body = runtime.block_on(answer).with_context(|| {
         format!(
             "the daemon at {} does not answer within {} s",
@@ -51,7 +63,7 @@ pub(super) fn get<T: DeserializeOwned>(settings: &Settings, path: &str) -> anyho
     serde_json::from_slice(&body).context("the daemon's answer is not understood")
 }
 
-async fn ask(socket: &Path, path: &str) -> anyhow::Result<Bytes> {
+async fn ask(socket: &Path, method: Method, path: &str) -> anyhow::Result<Bytes> {
     let stream = UnixStream::connect(socket).await.map_err(|reason| {
         if reason.kind() == io::ErrorKind::PermissionDenied {
             let message = "only root and the group of control.group may ask the daemon";
@@ -62,7 +74,9 @@ async fn ask(socket: &Path, path: &str) -> anyhow::Result<Bytes> {
     })?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     let connection = tokio::spawn(connection);
-    let request = Request::get(path)
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
         .header(header::HOST, "fragwatch")
         .body(Empty::<Bytes>::new())?;
     let answer = sender.send_request(request).await?;

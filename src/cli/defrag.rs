@@ -3,14 +3,17 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use anyhow::{Context as _, bail};
+use jiff::Timestamp;
 use serde_json::{Value, json};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use super::args::{DefragArguments, EngineName};
 use super::progress::Progress;
-use super::{INCOMPLETE, SUCCESS, load_config, terminal};
+use super::{INCOMPLETE, SUCCESS, load_config, planning, terminal};
+use crate::config::Settings;
 use crate::config::settings::Defrag;
 use crate::defrag::fsr::{self, Event, Request};
 use crate::defrag::guard::{Facts, NEAR_IDEAL};
@@ -20,7 +23,14 @@ use crate::model::path::{hex_unless_exact, shown};
 use crate::model::{Bytes, Engine, RunOutcome, RunReport, Stop};
 
 pub(super) fn run(arguments: &DefragArguments, config: Option<&Path>) -> anyhow::Result<u8> {
-    let limits = load_config(config)?.settings.defrag;
+    let settings = load_config(config)?.settings;
+    if !arguments.force_window && !arguments.dry_run {
+        check_window(&settings)?;
+    }
+    let until = (!arguments.force_window)
+        .then(|| window_end(&settings))
+        .flatten();
+    let limits = settings.defrag;
     choose(arguments.engine, &limits.engines)?;
     let dry_run = arguments.dry_run || limits.dry_run;
     let ended = ended_by_signals()?;
@@ -28,11 +38,9 @@ pub(super) fn run(arguments: &DefragArguments, config: Option<&Path>) -> anyhow:
     for image in &arguments.images {
         let path = std::path::absolute(image)
             .with_context(|| format!("{}: no path can be made of it", shown(image)))?;
-        // Maintenance windows are asked here, unless --force-window, once there are any; their
-        // close is the `until` of the request.
         let result = match dry_run {
             true => rehearse(&path, &limits),
-            false => defragment(&path, &limits, &ended, arguments.json),
+            false => defragment(&path, &limits, until, &ended, arguments.json),
         };
         if !arguments.json {
             terminal::print(&result.line(&path))?;
@@ -48,6 +56,31 @@ pub(super) fn run(arguments: &DefragArguments, config: Option<&Path>) -> anyhow:
     let all = results.len() == arguments.images.len();
     let fine = all && results.iter().all(|(_, result)| result.is_fine());
     Ok(if fine { SUCCESS } else { INCOMPLETE })
+}
+
+/// Whether a maintenance window is open. Whoever defragments by hand outside of them must say so.
+fn check_window(settings: &Settings) -> anyhow::Result<()> {
+    let (calendar, now) = (planning::calendar(settings), Timestamp::now());
+    if calendar.open_until(now).is_some() {
+        return Ok(());
+    }
+    match calendar.next_opening(now) {
+        Some(next) => bail!(
+            "no maintenance window is open; the next one opens at {}; --force-window defragments now",
+            next.opens
+                .to_zoned(calendar.zone().clone())
+                .strftime("%a %Y-%m-%d %H:%M %Z")
+        ),
+        None => bail!("no maintenance window is configured; --force-window defragments now"),
+    }
+}
+
+/// When the window that is open closes.
+fn window_end(settings: &Settings) -> Option<Instant> {
+    let now = Timestamp::now();
+    let closes = planning::calendar(settings).open_until(now)?;
+    let left = closes.duration_since(now).unsigned_abs();
+    Instant::now().checked_add(left)
 }
 
 /// The engine that is asked for, or the first that is configured.
@@ -90,11 +123,17 @@ fn rehearse(path: &Path, limits: &Defrag) -> Said {
     Said::Rehearsed(fsr::rehearse(&request, &Host::default()))
 }
 
-fn defragment(path: &Path, limits: &Defrag, ended: &AtomicBool, quiet: bool) -> Said {
+fn defragment(
+    path: &Path,
+    limits: &Defrag,
+    until: Option<Instant>,
+    ended: &AtomicBool,
+    quiet: bool,
+) -> Said {
     let request = Request {
         path,
         limits,
-        until: None,
+        until,
     };
     let mut orders = || ended.load(Ordering::Relaxed).then_some(Stop::Shutdown);
     let mut view = View::new(path, quiet);

@@ -14,6 +14,7 @@ mod image_table;
 pub mod incidents;
 mod map_view;
 pub mod plan;
+mod planning;
 mod progress;
 mod run;
 mod scan;
@@ -47,6 +48,9 @@ pub fn main(arguments: &Arguments) -> ExitCode {
         },
         Command::Run => run::run(config),
         Command::Status { json } => status::run(*json, config),
+        Command::Plan { json } => planning::run(*json, config),
+        Command::Pause => pause("/v1/pause", config),
+        Command::Resume => pause("/v1/resume", config),
         Command::History(arguments) => history::run(arguments, config),
         Command::Check { json } => check::run(*json, config),
         Command::Incidents { n, json, directory } => incidents::run(*n, *json, directory),
@@ -71,6 +75,14 @@ pub fn main(arguments: &Arguments) -> ExitCode {
 fn helper() -> anyhow::Result<u8> {
     crate::probe::helper::serve()
         .context("the probe helper is started by fragwatch itself, on a socket")?;
+    Ok(SUCCESS)
+}
+
+/// Pauses defragmentation, or lets it go on.
+fn pause(path: &str, config: Option<&Path>) -> anyhow::Result<u8> {
+    let settings = load_config(config)?.settings;
+    let verb: String = client::post(&settings, path)?;
+    terminal::print(&format!("Defragmentation is {verb}.\n"))?;
     Ok(SUCCESS)
 }
 

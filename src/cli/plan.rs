@@ -10,9 +10,9 @@ use jiff::{Timestamp, Zoned};
 use serde::Serialize;
 
 use super::scan_json;
-use crate::maintenance::{Basis, Calendar, Engine, Opening, Plan, Planned, Reason, Run, Verdict};
+use crate::maintenance::{Basis, Calendar, Opening, Plan, Planned, Reason, Run, Verdict};
 use crate::model::path::{hex_unless_exact, shown};
-use crate::model::{Bytes, BytesPerSecond, ExtentCount, Roughly, Severity};
+use crate::model::{Bytes, BytesPerSecond, Engine, ExtentCount, Roughly, Severity};
 
 /// Windows that are shown.
 const WINDOWS: usize = 7;

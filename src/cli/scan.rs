@@ -88,6 +88,15 @@ pub(super) fn run(arguments: &ScanArguments, config: Option<&Path>) -> anyhow::R
     })
 }
 
+/// All configured images, counted once.
+pub(super) fn configured(settings: &Settings) -> anyhow::Result<Found> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let arguments = ScanArguments::default();
+    runtime.block_on(scan(&arguments, settings, &Scope::configured(settings)))
+}
+
 fn scope(arguments: &ScanArguments, settings: &Settings) -> anyhow::Result<Scope> {
     let mut scope = Scope::configured(settings);
     if !arguments.paths.is_empty() {

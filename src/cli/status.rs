@@ -61,6 +61,9 @@ fn render(status: &Status, now: UnixTime) -> String {
     text.push_str(&images(status));
     text.push('\n');
     text.push_str(&rescue(&status.rescue, now));
+    if status.paused {
+        text.push_str("Defragmentation is paused: `fragwatch resume` lets it go on.\n");
+    }
     text
 }
 

@@ -8,23 +8,29 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tracing::{info, warn};
 
 use super::inventory::{Inventory, SeverityChange, Subject};
+use super::maintenance::{engine, interrupted_before, known as known_run};
 use super::sampler::Shared;
 use crate::config::Settings;
 use crate::config::settings::History;
+use crate::history::PastRun;
 use crate::history::lock::{self, Lock, LockError};
 use crate::history::recent::CAPACITY;
 use crate::history::{
-    IncidentRow, Keeper, MapRow, Reader, Record, Recorder, SeverityRow, Sweep, open,
+    IncidentRow, Keeper, MapRow, Reader, Record, Recorder, RunRow, SeverityRow, Sweep, open,
 };
+use crate::maintenance::gather::{KnownRun, Runs};
 use crate::model::path::shown;
 use crate::model::{Bytes, ExtentMap, ImageId, Point, Severity, UnixTime};
 use crate::rescue::incident::{Incident, State, What};
+use crate::serve::control::pause_file;
 use crate::serve::metrics;
 
 /// What the last records may take when the daemon ends.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 /// What reading the past may take at the start. The first sweep waits for it.
 const LOOKING_BACK: Duration = Duration::from_secs(5);
+/// Defragmentations that are looked through.
+const RUNS: u32 = 4096;
 /// Changes of severity that are looked through for the last one of each image.
 const SEVERITIES: u32 = 10_000;
 
@@ -87,6 +93,17 @@ impl Chronicle {
         self.teller.clone()
     }
 
+    /// Whether the operator has paused defragmentation before this daemon was started.
+    pub(super) async fn is_paused(&self) -> bool {
+        let file = pause_file(&self.path);
+        let looking = tokio::task::spawn_blocking(move || file.exists());
+        // If the disk does not answer, nothing is to be defragmented.
+        matches!(
+            tokio::time::timeout(LOOKING_BACK, looking).await,
+            Err(_) | Ok(Ok(true))
+        )
+    }
+
     /// Where it is.
     pub(super) fn path(&self) -> &Path {
         &self.path
@@ -142,6 +159,72 @@ pub(super) async fn look_back(path: &Path, window: Duration, now: UnixTime, inve
         Ok(Err(error)) => warn!("beginning without a past: {error}"),
         Err(_) => warn!("beginning without a past: {} does not answer", shown(path)),
     }
+}
+
+/// The defragmentations that the history knows of, and those that were cut off when the daemon
+/// before this one was killed, which it is told now.
+pub(super) async fn past_runs(path: &Path, teller: &Teller) -> Runs {
+    let (database, state) = (path.to_owned(), state_directory(path));
+    let reading = tokio::task::spawn_blocking(move || {
+        let cut_off = interrupted_before(&state);
+        let known = if database.exists() {
+            read_runs(&database)
+        } else {
+            Ok(Vec::new())
+        };
+        (cut_off, known)
+    });
+    let Ok(Ok((cut_off, known))) = tokio::time::timeout(LOOKING_BACK, reading).await else {
+        warn!("nothing is known of earlier defragmentations");
+        return Runs::default();
+    };
+    let mut runs = known.unwrap_or_else(|error| {
+        warn!("nothing is known of earlier defragmentations: {error}");
+        Vec::new()
+    });
+    for row in cut_off {
+        warn!(
+            "{}: {} was cut off: {}",
+            shown(&row.image.path),
+            row.engine,
+            row.reason
+        );
+        runs.push(known_run(&row));
+        teller.run(row);
+    }
+    Runs::new(runs)
+}
+
+/// Runs of the past, by whoever asks for a plan.
+pub(crate) fn read_runs(database: &Path) -> Result<Vec<KnownRun>, crate::history::ReadError> {
+    let reader = Reader::open(database)?;
+    let keys: std::collections::HashMap<_, _> = reader
+        .images()?
+        .into_iter()
+        .map(|image| (image.id, image.key))
+        .collect();
+    let run = |run: PastRun| {
+        let seconds = i64::try_from(run.took.as_secs()).unwrap_or(i64::MAX);
+        Some(KnownRun {
+            key: keys.get(&run.image)?.clone(),
+            ended: UnixTime(run.at.0.saturating_add(seconds)),
+            took: run.took,
+            engine: engine(&run.engine),
+            from: run.from,
+            copied: run.bytes,
+            outcome: run.outcome,
+        })
+    };
+    Ok(reader
+        .runs(None, RUNS)?
+        .into_iter()
+        .filter_map(run)
+        .collect())
+}
+
+/// The directory in which the database and all other state lie.
+pub(crate) fn state_directory(database: &Path) -> PathBuf {
+    database.parent().unwrap_or(Path::new("/")).to_owned()
 }
 
 type Past = Vec<(crate::model::ImageKey, Vec<Point>, Severity)>;
@@ -211,6 +294,11 @@ impl Teller {
                 })
             });
         }
+    }
+
+    /// A defragmentation has ended.
+    pub(super) fn run(&self, row: RunRow) {
+        self.record(|| Record::Run(row));
     }
 
     /// How an incident stands.

@@ -347,6 +347,20 @@ impl Inventory {
         self.images.values()
     }
 
+    /// All file systems.
+    pub(super) fn filesystems(&self) -> impl Iterator<Item = &Filesystem> {
+        self.filesystems.values()
+    }
+
+    /// An image was defragmented: its growth begins anew, and its map is another one.
+    pub(super) fn defragmented(&mut self, id: ImageId) {
+        if let Some(entry) = self.images.get_mut(&id) {
+            entry.recent.clear();
+            entry.map = None;
+            entry.map_read = None;
+        }
+    }
+
     /// One image.
     pub(super) fn get(&self, id: ImageId) -> Option<&Entry> {
         self.images.get(&id)

@@ -87,6 +87,11 @@ impl Sampler {
         }
     }
 
+    /// What it fills.
+    pub(super) fn inventory(&self) -> Shared {
+        self.inventory.clone()
+    }
+
     /// Takes in what the history at `path` knows. To be called before [`run`](Sampler::run).
     pub(super) async fn look_back(&self, path: &Path) {
         let (window, now) = (self.assessor.window(), self.steady.now());

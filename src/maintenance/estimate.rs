@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use super::facts::{FilesystemFacts, ImageFacts};
-use super::policy::{Engine, Policy};
-use crate::model::{Bytes, BytesPerSecond, ExtentCount};
+use super::policy::Policy;
+use crate::model::{Bytes, BytesPerSecond, Engine, ExtentCount};
 
 /// Past runs that are looked at, the last ones: disks and neighbours change.
 const RUNS: usize = 9;

@@ -11,6 +11,7 @@
 pub mod calendar;
 pub mod estimate;
 pub mod facts;
+pub mod gather;
 pub mod planner;
 pub mod policy;
 pub mod reason;
@@ -21,5 +22,5 @@ pub use facts::{
     Active, Allowed, Came, Facts, FilesystemFacts, ImageFacts, LastRun, Obstacle, User,
 };
 pub use planner::{Plan, Planned, Run, Verdict, plan};
-pub use policy::{Engine, Policy};
+pub use policy::Policy;
 pub use reason::{Moment, Reason};

@@ -30,9 +30,9 @@ use jiff::Timestamp;
 use super::calendar::{Opening, between};
 use super::estimate::{Estimate, estimate};
 use super::facts::{Allowed, Facts, FilesystemFacts, ImageFacts, Obstacle};
-use super::policy::{Engine, Policy};
+use super::policy::Policy;
 use super::reason::{Moment, Reason};
-use crate::model::{ExtentCount, FilesystemKind, Severity, Share};
+use crate::model::{Engine, ExtentCount, FilesystemKind, Severity, Share};
 
 /// From here on a file system is too full for any run: what it copies would itself be fragmented.
 const ALMOST_FULL: Share = Share::percent(95);

@@ -1,38 +1,9 @@
 //! What the operator wants of defragmenting.
 
-use std::fmt;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
-use crate::model::{BytesPerSecond, Severity, Share};
-
-/// A way to defragment an image.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Engine {
-    /// Copies the whole image and swaps the extents at the end; for images that nobody has open.
-    XfsFsr,
-    /// Copies segment by segment underneath a running VM.
-    Online,
-}
-
-impl Engine {
-    /// The name as the configuration has it.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Engine::XfsFsr => "xfs_fsr",
-            Engine::Online => "online",
-        }
-    }
-}
-
-impl fmt::Display for Engine {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
-    }
-}
+use crate::config::settings::Defrag;
+use crate::model::{BytesPerSecond, Engine, Severity, Share};
 
 /// What the operator wants of defragmenting.
 #[derive(Debug, Clone, PartialEq)]
@@ -67,6 +38,21 @@ impl Default for Policy {
             max_io_pressure: 40.0,
             max_swap_stall: Duration::from_secs(2),
             parallel: 2,
+        }
+    }
+}
+
+impl From<&Defrag> for Policy {
+    fn from(settings: &Defrag) -> Policy {
+        Policy {
+            from: settings.from,
+            engines: settings.engines.clone(),
+            keep_free: settings.keep_free,
+            cooldown: settings.cooldown,
+            bandwidth: BytesPerSecond(settings.bandwidth.0),
+            max_io_pressure: f64::from(settings.max_io_pressure),
+            max_swap_stall: settings.max_swap_stall,
+            parallel: usize::try_from(settings.parallel).unwrap_or(1),
         }
     }
 }

@@ -39,6 +39,7 @@ struct Now {
     sweep_due: Instant,
     rescue: status::Rescue,
     config_refused: Option<String>,
+    paused: bool,
 }
 
 impl Board {
@@ -53,6 +54,7 @@ impl Board {
             sweep_due: Instant::now() + patience,
             rescue: status::Rescue::default(),
             config_refused: None,
+            paused: false,
         };
         Board {
             lifetime,
@@ -107,6 +109,23 @@ impl Board {
         change(&mut self.lock().rescue);
     }
 
+    /// What is told of the rescue.
+    #[must_use]
+    pub fn rescue(&self) -> status::Rescue {
+        self.lock().rescue.clone()
+    }
+
+    /// Whether the operator has paused defragmentation.
+    #[must_use]
+    pub fn paused(&self) -> bool {
+        self.lock().paused
+    }
+
+    /// Pauses defragmentation, or lets it go on.
+    pub fn pause(&self, paused: bool) {
+        self.lock().paused = paused;
+    }
+
     /// Puts up why a new configuration was refused; nothing when it was taken.
     pub fn config(&self, refused: Option<String>) {
         self.lock().config_refused = refused;
@@ -135,6 +154,7 @@ impl Board {
             worst: now.snapshot.worst.clone(),
             stalled: stalled.collect(),
             rescue: now.rescue.clone(),
+            paused: now.paused,
         }
     }
 

@@ -9,16 +9,19 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::{Query, State};
+use axum::Router;
+use axum::extract::{ConnectInfo, Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
-use axum::{Router, routing::get};
+use axum::routing::{get, post};
 use rustix::fs::{Gid, chown};
 use serde::Serialize;
 use tokio::net::UnixListener;
 use tokio::sync::Semaphore;
+use tracing::info;
 
 use super::board::Board;
+use super::listener::Peer;
 use super::past;
 use crate::config::settings::{Control, DEFAULT_SOCKET};
 
@@ -34,6 +37,8 @@ const GROUPS: &str = "/etc/group";
 pub struct Pages {
     board: Arc<Board>,
     database: Arc<Path>,
+    /// Notes that the operator has paused defragmentation.
+    pause: Arc<Path>,
     /// One reading of the history at a time: its disk may hang.
     reading: Arc<Semaphore>,
 }
@@ -45,6 +50,7 @@ impl Pages {
         Pages {
             board,
             database: database.into(),
+            pause: pause_file(database).into(),
             reading: Arc::new(Semaphore::new(1)),
         }
     }
@@ -55,6 +61,8 @@ pub fn router(pages: Pages) -> Router {
     Router::new()
         .route("/v1/status", get(status))
         .route("/v1/history", get(history))
+        .route("/v1/pause", post(pause))
+        .route("/v1/resume", post(resume))
         .with_state(pages)
 }
 
@@ -81,6 +89,55 @@ async fn history(State(pages): State<Pages>, Query(asked): Query<past::Question>
             "the history does not answer; its disk may hang",
         ),
     }
+}
+
+async fn pause(State(pages): State<Pages>, ConnectInfo(peer): ConnectInfo<Peer>) -> Response {
+    set_pause(pages, true, peer).await
+}
+
+async fn resume(State(pages): State<Pages>, ConnectInfo(peer): ConnectInfo<Peer>) -> Response {
+    set_pause(pages, false, peer).await
+}
+
+/// At once in memory, and on disk so that a restart does not forget it.
+async fn set_pause(pages: Pages, paused: bool, peer: Peer) -> Response {
+    let verb = if paused { "paused" } else { "resumed" };
+    info!("defragmentation is {verb} by {peer}");
+    pages.board.pause(paused);
+    let file = Arc::clone(&pages.pause);
+    let noting = tokio::task::spawn_blocking(move || note_pause(&file, paused));
+    match tokio::time::timeout(READING, noting).await {
+        Ok(Ok(Ok(()))) => (StatusCode::OK, format!("\"{verb}\"")).into_response(),
+        Ok(Ok(Err(error))) => {
+            let why = format!(
+                "{verb}, but a restart will forget it: {}: {error}",
+                pages.pause.display()
+            );
+            refuse(StatusCode::INTERNAL_SERVER_ERROR, &why)
+        }
+        _ => refuse(
+            StatusCode::GATEWAY_TIMEOUT,
+            &format!("{verb}, but a restart may forget it: the state directory does not answer"),
+        ),
+    }
+}
+
+/// Where the pause is noted: beside the database.
+#[must_use]
+pub fn pause_file(database: &Path) -> PathBuf {
+    database.with_file_name("paused")
+}
+
+fn note_pause(file: &Path, paused: bool) -> io::Result<()> {
+    if paused {
+        fs::File::create(file)?.sync_all()?;
+    } else if let Err(error) = fs::remove_file(file)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        return Err(error);
+    }
+    let directory = file.parent().unwrap_or(Path::new("/"));
+    fs::File::open(directory)?.sync_all()
 }
 
 fn refuse(status: StatusCode, why: &str) -> Response {

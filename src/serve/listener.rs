@@ -1,6 +1,7 @@
 //! A listener whose connections cannot be many, idle or long: whoever opens a thousand of them,
 //! never reads, or sends a byte a second takes nothing from the others but a little time.
 
+use std::fmt;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -175,6 +176,18 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Connection<I> {
 /// say.
 #[derive(Debug, Clone, Copy)]
 pub struct Peer(pub Option<UCred>);
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(who) => match who.pid() {
+                Some(pid) => write!(f, "user {} (process {pid})", who.uid()),
+                None => write!(f, "user {}", who.uid()),
+            },
+            None => f.write_str("somebody whom the kernel does not name"),
+        }
+    }
+}
 
 impl Connected<IncomingStream<'_, Bounded<UnixListener>>> for Peer {
     fn connect_info(stream: IncomingStream<'_, Bounded<UnixListener>>) -> Self {

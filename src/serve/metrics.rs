@@ -16,8 +16,8 @@ use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, Promet
 use crate::history::Health;
 use crate::model::path::shown;
 use crate::model::{
-    Bytes, ExtentCount, ExtentMap, ExtentsPerDay, Filesystem, Outcome, Owner, RescueStep, Sample,
-    Severity, Trigger,
+    Bytes, Engine, ExtentCount, ExtentMap, ExtentsPerDay, Filesystem, Outcome, Owner, RescueStep,
+    Sample, Severity, Trigger,
 };
 use crate::rescue::proof::Counters;
 
@@ -55,6 +55,12 @@ const RESCUE_ACTIVE: &str = "fragwatch_rescue_active";
 const RESCUE_REACTION: &str = "fragwatch_rescue_reaction_seconds";
 const INCIDENT_FILES: &str = "fragwatch_rescue_incident_files_total";
 const RESCUE_NEWS_LOST: &str = "fragwatch_rescue_news_lost_total";
+const DEFRAG_RUNS: &str = "fragwatch_defrag_runs_total";
+const DEFRAG_EXTENTS_REMOVED: &str = "fragwatch_defrag_extents_removed_total";
+const DEFRAG_ACTIVE: &str = "fragwatch_defrag_active";
+const DEFRAG_QUEUE: &str = "fragwatch_defrag_queue";
+const WINDOW_OPEN: &str = "fragwatch_maintenance_window_open";
+const NEXT_WINDOW: &str = "fragwatch_maintenance_next_window_timestamp_seconds";
 const HISTORY_WRITTEN: &str = "fragwatch_history_records_total";
 const HISTORY_LOST: &str = "fragwatch_history_lost_total";
 const HISTORY_MOVED_ASIDE: &str = "fragwatch_history_moved_aside_total";
@@ -275,6 +281,63 @@ pub fn incident_files(written: u64, failed: u64, lost: u64) {
 /// News of the rescue that were overwritten before they were heard.
 pub fn rescue_news_lost(lost: u64) {
     counter!(RESCUE_NEWS_LOST).absolute(lost);
+}
+
+/// Makes the metrics of defragmentation known before anything is defragmented: a counter that is not
+/// there cannot be watched for increase.
+pub fn defrag_begins() {
+    describe_counter!(DEFRAG_RUNS, "Defragmentations by engine and outcome.");
+    describe_counter!(
+        DEFRAG_EXTENTS_REMOVED,
+        "Extents that defragmentations have taken away."
+    );
+    describe_gauge!(DEFRAG_ACTIVE, "Defragmentations under way.");
+    describe_gauge!(
+        DEFRAG_QUEUE,
+        "Images that are to be defragmented in the window that is open."
+    );
+    describe_gauge!(WINDOW_OPEN, "Whether a maintenance window is open (1).");
+    describe_gauge!(
+        NEXT_WINDOW,
+        Unit::Seconds,
+        "When the next maintenance window opens; absent if there is none."
+    );
+    for engine in Engine::ALL {
+        for outcome in ["improved", "failed"] {
+            counter!(DEFRAG_RUNS, "engine" => engine.as_str(), "outcome" => outcome).absolute(0);
+        }
+    }
+    counter!(DEFRAG_EXTENTS_REMOVED).absolute(0);
+    defrag_active(0);
+    defrag_queue(0);
+}
+
+/// So many runs are under way.
+pub fn defrag_active(runs: usize) {
+    gauge!(DEFRAG_ACTIVE).set(float(runs as u64));
+}
+
+/// So many runs are to come in this window.
+pub fn defrag_queue(runs: usize) {
+    gauge!(DEFRAG_QUEUE).set(float(runs as u64));
+}
+
+/// A run has ended.
+pub fn defrag_ended(engine: &str, outcome: &str, from: ExtentCount, to: ExtentCount) {
+    let labels = [
+        ("engine", engine.to_owned()),
+        ("outcome", outcome.to_owned()),
+    ];
+    counter!(DEFRAG_RUNS, &labels).increment(1);
+    counter!(DEFRAG_EXTENTS_REMOVED).increment(from.0.saturating_sub(to.0));
+}
+
+/// Whether a window is open, and when the next one opens, in seconds since 1970.
+pub fn maintenance(open: bool, next: Option<i64>) {
+    gauge!(WINDOW_OPEN).set(if open { 1.0 } else { 0.0 });
+    if let Some(next) = next.and_then(|next| u64::try_from(next).ok()) {
+        gauge!(NEXT_WINDOW).set(float(next));
+    }
 }
 
 /// How the history goes.

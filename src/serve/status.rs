@@ -23,6 +23,8 @@ pub struct Status {
     pub stalled: Vec<Stalled>,
     /// The rescue.
     pub rescue: Rescue,
+    /// Whether the operator has paused defragmentation.
+    pub paused: bool,
 }
 
 /// The process that answers.

@@ -38,6 +38,14 @@ pub fn humble(command: &mut Command, keeps: Arc<OwnedFd>) {
     unsafe { command.pre_exec(prepare) };
 }
 
+/// Makes what `command` starts a process that is killed when the thread that starts it ends; see
+/// [`humble`].
+pub fn tied(command: &mut Command) {
+    let parent = std::process::id();
+    // SAFETY: as in `humble`.
+    unsafe { command.pre_exec(move || die_with_parent(parent)) };
+}
+
 fn die_with_parent(parent: u32) -> io::Result<()> {
     let signal = libc::c_long::from(libc::SIGKILL);
     // SAFETY: no memory is involved.

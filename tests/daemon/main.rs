@@ -7,6 +7,7 @@
 //! | `watch`      | a daemon with its configuration, its sweeps and its helpers |
 //! | `served`     | the pages, every metric, images and file systems that come and go |
 //! | `control`    | `status`, `check`, the textfile, and clients that mean no good |
+//! | `maintenance` | what it defragments by itself, and when it stops |
 //! | `maps`       | which extent maps are read and which are not |
 //! | `names`      | images that come, go and change their names; whose they are |
 //! | `reload`     | SIGHUP |
@@ -30,6 +31,7 @@ mod support;
 mod control;
 mod helpers;
 mod life;
+mod maintenance;
 mod maps;
 mod names;
 mod prometheus;

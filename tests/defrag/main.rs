@@ -71,7 +71,7 @@ fn config(bed: &Bed, keys: &str) -> PathBuf {
 /// `fragwatch defrag --json` of one image.
 fn defrag(image: &Path, config: &Path) -> Command {
     let mut command = fragwatch();
-    command.args(["defrag", "--json", "--config"]);
+    command.args(["defrag", "--force-window", "--json", "--config"]);
     command.arg(config).arg(image).stdout(Stdio::piped());
     command
 }

@@ -86,7 +86,9 @@ fn several_images_and_words_for_each() {
     guest::random_direct_writes(&one, 4 * MIB, 1024);
     guest::sequential(&two, 4 * MIB);
     let mut command = support::fragwatch();
-    command.arg("defrag").arg("--config").arg(config(&bed, ""));
+    command
+        .args(["defrag", "--force-window", "--config"])
+        .arg(config(&bed, ""));
     let output = command.arg(&one).arg(&two).output().unwrap();
     assert_eq!(output.status.code(), Some(0));
     assert_eq!(output.stderr, b"");

@@ -1,0 +1,381 @@
+//! Defragments by itself what the planner says, when it says so: a tick a second looks at the
+//! window, the pause and the rescue; a plan every few seconds starts what is due.
+//!
+//! ```text
+//! calendar, inventory, history ─► facts ─► plan ─► errand (a thread, a child process) ─► history
+//!         window closes, pause, incident, the end of the daemon ──► stop
+//! ```
+
+mod errand;
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, MissedTickBehavior};
+use tracing::{info, warn};
+
+use super::chronicle::Teller;
+use super::sampler::Shared;
+use crate::config::Settings;
+use crate::config::settings::Defrag;
+use crate::defrag::pressure;
+use crate::history::{ImageRef, RunRow};
+use crate::maintenance::gather::{self, ImageNow, KnownRun, Runs};
+use crate::maintenance::{Active, Allowed, Calendar, Facts, Host, Plan, Policy, plan};
+use crate::model::path::shown;
+use crate::model::{Bytes, Engine, ExtentCount, ImageId, ImageKey, Stop, UnixTime};
+use crate::serve::board::Board;
+use crate::serve::metrics;
+pub(super) use errand::interrupted_before;
+use errand::{Ended, Errand, Task};
+
+const TICK: Duration = Duration::from_secs(1);
+/// From one plan to the next while a window is open.
+const PLANNING: Duration = Duration::from_secs(5);
+/// An image whose run ended so that it may be tried again is left alone for so long.
+const AGAIN: Duration = Duration::from_secs(600);
+/// For so long after an incident the worst images come first.
+const AFTER_INCIDENT: Duration = Duration::from_secs(24 * 3600);
+/// What the runs may take to end when the daemon does.
+pub(super) const LAST_RUNS: Duration = Duration::from_millis(1200);
+
+/// See the module.
+pub(super) struct Maintenance {
+    settings: watch::Receiver<Arc<Settings>>,
+    inventory: Shared,
+    board: Arc<Board>,
+    teller: Teller,
+    runs: Runs,
+    state: PathBuf,
+    config: Option<PathBuf>,
+    host: Host,
+    calendar: Calendar,
+    active: BTreeMap<String, Running>,
+    ended: mpsc::UnboundedReceiver<Ended>,
+    tell_end: mpsc::UnboundedSender<Ended>,
+    /// Images that are left alone until then.
+    rests: HashMap<ImageKey, Instant>,
+    planned: Option<Instant>,
+    incident: Option<Instant>,
+    /// Told in the log already, while it lasts: what a dry run would do.
+    rehearsed: Vec<PathBuf>,
+}
+
+/// A run under way on a file system.
+struct Running {
+    image: ImageId,
+    reference: ImageRef,
+    active: Active,
+    errand: Errand,
+}
+
+impl Maintenance {
+    /// `runs` is what the history knows, `state` the directory of the daemon's state, `config` its
+    /// configuration if one was named.
+    pub(super) fn new(
+        settings: watch::Receiver<Arc<Settings>>,
+        inventory: Shared,
+        board: Arc<Board>,
+        teller: Teller,
+        runs: Runs,
+        state: &Path,
+        config: Option<&Path>,
+    ) -> Self {
+        let machine = std::fs::read_to_string("/etc/machine-id").unwrap_or_default();
+        let host = Host::from_machine_id(&machine);
+        let calendar = Calendar::new(&settings.borrow().maintenance, host);
+        let (tell_end, ended) = mpsc::unbounded_channel();
+        metrics::defrag_begins();
+        Maintenance {
+            settings,
+            inventory,
+            board,
+            teller,
+            runs,
+            state: state.to_owned(),
+            config: config.map(Path::to_owned),
+            host,
+            calendar,
+            active: BTreeMap::new(),
+            ended,
+            tell_end,
+            rests: HashMap::new(),
+            planned: None,
+            incident: None,
+            rehearsed: Vec::new(),
+        }
+    }
+
+    /// Runs until `end` says so, then ends what is under way.
+    pub(super) async fn run(mut self, mut end: watch::Receiver<bool>) {
+        let mut ticks = tokio::time::interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                _ = ticks.tick() => self.tick(),
+                Some(ended) = self.ended.recv() => self.take_in(ended),
+                _ = end.changed() => return self.end_all().await,
+            }
+        }
+    }
+
+    async fn end_all(mut self) {
+        self.stop_all(Stop::Shutdown);
+        let deadline = Instant::now() + LAST_RUNS;
+        while !self.active.is_empty() {
+            match tokio::time::timeout_at(deadline, self.ended.recv()).await {
+                Ok(Some(ended)) => self.take_in(ended),
+                // The kernel kills them with us; an image is then as it was.
+                _ => return warn!("{} runs are killed, not ended", self.active.len()),
+            }
+        }
+    }
+
+    fn tick(&mut self) {
+        if self.settings.has_changed().unwrap_or(false) {
+            let settings = Arc::clone(&self.settings.borrow_and_update());
+            self.calendar = Calendar::new(&settings.maintenance, self.host);
+            self.rehearsed.clear();
+        }
+        let now = Timestamp::now();
+        let open = self.calendar.open_until(now).is_some();
+        let incident = self.board.rescue().incident;
+        if incident {
+            self.incident = Some(Instant::now());
+        }
+        let paused = self.board.paused();
+        let stop = match () {
+            () if incident => Some(Stop::Incident),
+            () if paused => Some(Stop::Paused),
+            () if !open => Some(Stop::WindowClosed),
+            () => None,
+        };
+        match stop {
+            Some(stop) => {
+                self.stop_all(stop);
+                self.rehearsed.clear();
+            }
+            None => self.start_what_is_due(now),
+        }
+        let next = self.calendar.next_opening(now);
+        metrics::maintenance(open, next.map(|next| next.opens.as_second()));
+        metrics::defrag_active(self.active.len());
+    }
+
+    fn stop_all(&mut self, why: Stop) {
+        for running in self.active.values_mut() {
+            running.errand.stop(why);
+        }
+    }
+
+    fn start_what_is_due(&mut self, now: Timestamp) {
+        let early = |planned: Instant| planned.elapsed() < PLANNING;
+        if self.planned.is_some_and(early) {
+            return;
+        }
+        self.planned = Some(Instant::now());
+        let settings = Arc::clone(&self.settings.borrow());
+        let policy = Policy::from(&settings.defrag);
+        let plan = plan(&self.facts(&settings.defrag, now), &policy);
+        metrics::defrag_queue(queue(&plan));
+        let due: Vec<_> = plan
+            .due(now)
+            .map(|(planned, run)| (planned.path.clone(), run.engine, run.ends))
+            .collect();
+        for (path, engine, ends) in due {
+            self.start(&settings.defrag, &path, engine, ends);
+        }
+    }
+
+    /// What the planner is to know. Images that rest are not told of.
+    fn facts(&self, defrag: &Defrag, now: Timestamp) -> Facts {
+        let inventory = self.inventory.lock();
+        let stalled = self.board.stalled();
+        let paces = self.runs.paces();
+        let filesystems = inventory.filesystems().map(|filesystem| {
+            let mount = shown(&filesystem.mount);
+            let stalled = stalled.iter().any(|(stalled, _)| *stalled == mount);
+            let active = self.active.get(&filesystem.lasting_name());
+            let active = active.map(|running| running.active.clone());
+            gather::filesystem(filesystem, stalled, active, &paces)
+        });
+        let rests = |key: &ImageKey| {
+            let until = self.rests.get(key);
+            until.is_some_and(|until| Instant::now() < *until)
+        };
+        let images = inventory.images().filter_map(|entry| {
+            let key = inventory.reference(entry.sample.id)?.key;
+            let mut facts = gather::image(
+                &ImageNow {
+                    sample: &entry.sample,
+                    key: &key,
+                    owner: &entry.owner,
+                    severity: entry.severity(),
+                    growth: entry.growth.rate(),
+                    map: entry.map.as_ref(),
+                },
+                &self.runs,
+            );
+            // The operator's command may make it free; the guards ask after it.
+            if !defrag.hook_before.is_empty() {
+                facts.user = None;
+            }
+            (!rests(&key)).then_some(facts)
+        });
+        let since = |at: Instant| at.elapsed() < AFTER_INCIDENT;
+        Facts {
+            now,
+            zone: self.calendar.zone().clone(),
+            allowed: Allowed::by(&self.calendar, now),
+            io_pressure: pressure::of_others(Path::new("/proc"))
+                .map(|pressure| f64::from(pressure.0)),
+            incident: false,
+            recent_incident: self.incident.is_some_and(since),
+            paused: false,
+            images: images.collect(),
+            filesystems: filesystems.collect(),
+        }
+    }
+
+    fn start(&mut self, defrag: &Defrag, path: &Path, engine: Engine, ends: Timestamp) {
+        if defrag.dry_run {
+            if !self.rehearsed.iter().any(|known| known == path) {
+                info!(
+                    "would defragment {} by {engine}: defrag.dry_run = true",
+                    shown(path)
+                );
+                self.rehearsed.push(path.to_owned());
+            }
+            return;
+        }
+        let (image, reference, owner, extents) = {
+            let inventory = self.inventory.lock();
+            let Some(entry) = inventory.images().find(|entry| entry.sample.path == path) else {
+                return;
+            };
+            let Some(reference) = inventory.reference(entry.sample.id) else {
+                return;
+            };
+            (
+                entry.sample.id,
+                reference,
+                entry.owner.clone(),
+                entry.sample.extents,
+            )
+        };
+        let filesystem = reference.key.filesystem.clone();
+        let task = Task {
+            reference: reference.clone(),
+            engine,
+            vm: owner.vm().cloned(),
+            extents,
+            hook_before: defrag.hook_before.clone(),
+            hook_after: defrag.hook_after.clone(),
+            config: self.config.clone(),
+            state: self.state.clone(),
+        };
+        match Errand::start(task, self.tell_end.clone()) {
+            Ok(errand) => {
+                info!(
+                    "defragmenting {} by {engine}: {extents} extents",
+                    shown(path)
+                );
+                let active = Active {
+                    path: path.to_owned(),
+                    ends,
+                };
+                let running = Running {
+                    image,
+                    reference,
+                    active,
+                    errand,
+                };
+                self.active.insert(filesystem, running);
+            }
+            Err(error) => warn!("{} is not defragmented: {error}", shown(path)),
+        }
+    }
+
+    /// A run has ended.
+    fn take_in(&mut self, ended: Ended) {
+        let Some(running) = self.active.remove(&ended.filesystem) else {
+            return;
+        };
+        self.planned = None;
+        let path = &running.reference.path;
+        let row = ended.row(running.reference.clone(), running.errand.stopped());
+        let engine = row.engine.as_str();
+        metrics::defrag_ended(engine, &row.outcome, row.from, row.to);
+        if row.outcome == "improved" {
+            info!(
+                "{}: {} → {} extents by {engine} in {:.1} s",
+                shown(path),
+                row.from,
+                row.to,
+                row.took.as_secs_f64()
+            );
+            self.inventory.lock().defragmented(running.image);
+        } else {
+            warn!("{}: {engine} {}: {}", shown(path), row.outcome, row.reason);
+            let key = running.reference.key.clone();
+            self.rests.insert(key, Instant::now() + AGAIN);
+        }
+        self.runs.push(known(&row));
+        self.teller.run(row);
+        metrics::defrag_active(self.active.len());
+    }
+}
+
+/// Runs that the plan has for this window.
+fn queue(plan: &Plan) -> usize {
+    let runs = |planned: &&crate::maintenance::Planned| {
+        matches!(planned.verdict, crate::maintenance::Verdict::Runs(_))
+    };
+    plan.images.iter().filter(runs).count()
+}
+
+/// A row of the history as the planner knows it.
+pub(crate) fn known(row: &RunRow) -> KnownRun {
+    let seconds = i64::try_from(row.took.as_secs()).unwrap_or(i64::MAX);
+    KnownRun {
+        key: row.image.key.clone(),
+        ended: UnixTime(row.at.0.saturating_add(seconds)),
+        took: row.took,
+        engine: engine(&row.engine),
+        from: row.from,
+        copied: row.bytes,
+        outcome: row.outcome.clone(),
+    }
+}
+
+/// The engine of that name.
+pub(crate) fn engine(name: &str) -> Option<Engine> {
+    Engine::ALL
+        .into_iter()
+        .find(|engine| engine.as_str() == name)
+}
+
+/// Nothing is known of a run but that it began.
+pub(super) fn interrupted(
+    reference: ImageRef,
+    at: UnixTime,
+    engine: &str,
+    from: ExtentCount,
+) -> RunRow {
+    RunRow {
+        image: reference,
+        at,
+        engine: engine.to_owned(),
+        from,
+        to: from,
+        bytes: Bytes(0),
+        took: Duration::ZERO,
+        outcome: "interrupted".to_owned(),
+        reason: "the daemon was killed while it worked; the image is as before, or defragmented"
+            .to_owned(),
+    }
+}

@@ -1,0 +1,192 @@
+//! What the daemon defragments by itself, when, and when it stops.
+
+use std::fs;
+use std::path::Path;
+
+use fragwatch::history::Reader;
+use rustix::process::Signal;
+use serde_json::Value;
+
+use crate::life::END;
+use crate::support::{self, Bed, MIB, guest};
+use crate::watch::{Watch, until};
+
+/// Always open, and images of few extents are bad.
+const ALWAYS: &str = r#"
+[sampling]
+interval = "1s"
+probe_timeout = "500ms"
+map_interval = "never"
+[thresholds]
+warning = { extents = 1000, growth_per_day = "never", time_to_critical = "never" }
+critical = { extents = 10000000 }
+[defrag]
+max_io_pressure = 100
+[[maintenance.window]]
+days = ["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"]
+start = "00:00"
+duration = "24h"
+[[maintenance.window]]
+days = ["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"]
+start = "12:00"
+duration = "24h"
+"#;
+
+fn checksum(path: &Path) -> u64 {
+    // FNV-1a: what matters is that it is another one for other content.
+    let fold = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3);
+    fs::read(path)
+        .unwrap()
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325, fold)
+}
+
+fn runs(watch: &Watch) -> Vec<fragwatch::history::PastRun> {
+    let database = watch.daemon.directory().join("history.db");
+    Reader::open(&database)
+        .and_then(|reader| reader.runs(None, 100))
+        .unwrap_or_default()
+}
+
+#[test]
+fn an_image_that_is_bad_is_made_good_by_itself() {
+    let bed = support::require!(Bed::xfs());
+    let image = bed.path().join("vm.raw");
+    // Every block of it: no engine fills holes.
+    guest::random_direct_writes(&image, 16 * MIB, 4096);
+    bed.sync();
+    let before = checksum(&image);
+    let watch = Watch::start(&[bed.path()], ALWAYS);
+    let metric = |now: &crate::scrape::Scrape, name: &str| now.value(name, &[]);
+    let now = watch.until("a defragmentation", |now| {
+        now.value("fragwatch_defrag_extents_removed_total", &[]) > Some(0.0)
+    });
+    assert_eq!(metric(&now, "fragwatch_maintenance_window_open"), Some(1.0));
+    let improved = now
+        .named("fragwatch_defrag_runs_total")
+        .filter(|one| one.label("outcome") == Some("improved"))
+        .map(|one| (one.label("engine").unwrap().to_owned(), one.value))
+        .filter(|(_, value)| *value > 0.0);
+    assert_eq!(improved.collect::<Vec<_>>(), [("xfs_fsr".to_owned(), 1.0)]);
+    assert_eq!(checksum(&image), before);
+    let ok =
+        |now: &crate::scrape::Scrape| now.of_image("fragwatch_image_severity", &image) == Some(0.0);
+    watch.until("it is ok again", ok);
+
+    let run = until("its row in the history", || runs(&watch).pop());
+    assert_eq!(
+        (run.engine.as_str(), run.outcome.as_str()),
+        ("xfs_fsr", "improved")
+    );
+    assert!(run.from.0 > 1000 && run.to.0 < 100, "{run:?}");
+    let left = fs::read_dir(watch.daemon.directory()).unwrap().flatten();
+    let noted = left.filter(|entry| entry.file_name().to_string_lossy().starts_with("running-"));
+    assert_eq!(noted.count(), 0);
+
+    // It cools down, says the plan, which asks nobody.
+    let mut plan = watch.daemon.ask("plan");
+    plan.arg("--json").arg("--config").arg(watch.etc.file());
+    let plan = plan.output().unwrap();
+    let plan: Value =
+        serde_json::from_slice(&plan.stdout).unwrap_or_else(|e| panic!("{e}: {plan:?}"));
+    assert_eq!(plan["images"].as_array().unwrap().len(), 1, "{plan}");
+}
+
+#[test]
+fn while_it_is_paused_nothing_runs_and_a_restart_does_not_forget_it() {
+    let bed = support::require!(Bed::xfs());
+    let image = bed.path().join("vm.raw");
+    guest::random_direct_writes(&image, 64 * MIB, 6000);
+    bed.sync();
+    let etc = crate::watch::Etc::new();
+    etc.configure(&[bed.path()], ALWAYS);
+    fs::write(etc.join("paused"), "").unwrap();
+    let mut command = etc.run();
+    let daemon = support::RunningDaemon::spawn(&mut command, etc.address);
+    let watch = Watch { daemon, etc };
+    watch.sweeps(8);
+    let now = watch.scrape();
+    assert_eq!(
+        now.value("fragwatch_maintenance_window_open", &[]),
+        Some(1.0)
+    );
+    assert_eq!(
+        now.value("fragwatch_defrag_extents_removed_total", &[]),
+        Some(0.0)
+    );
+    let ask = |subcommand: &str| {
+        let mut command = support::fragwatch();
+        command
+            .arg(subcommand)
+            .env("RUNTIME_DIRECTORY", watch.etc.join(""));
+        command.output().unwrap()
+    };
+    let status = String::from_utf8(ask("status").stdout).unwrap();
+    assert!(status.contains("Defragmentation is paused"), "{status}");
+    let resumed = ask("resume");
+    assert!(resumed.status.success(), "{resumed:?}");
+    assert!(!watch.etc.join("paused").exists());
+    assert!(watch.log("defragmentation is resumed by user 0").len() == 1);
+    watch.until("a defragmentation", |now| {
+        now.value("fragwatch_defrag_extents_removed_total", &[]) > Some(0.0)
+    });
+    assert!(ask("pause").status.success());
+    assert!(watch.etc.join("paused").exists());
+}
+
+#[test]
+fn the_end_of_the_daemon_is_the_end_of_its_runs() {
+    let bed = support::require!(Bed::xfs());
+    let image = bed.path().join("vm.raw");
+    guest::random_direct_writes(&image, 256 * MIB, 8000);
+    bed.sync();
+    let before = checksum(&image);
+    // So slow that it is still at work.
+    let slow = ALWAYS.replace("[defrag]\n", "[defrag]\nbandwidth = \"1MiB/s\"\n");
+    let mut watch = Watch::start(&[bed.path()], &slow);
+    watch.until("a run", |now| {
+        now.value("fragwatch_defrag_active", &[]) == Some(1.0)
+    });
+    let children = || crate::watch::children(watch.daemon.pid()).len();
+    until("its process", || (children() >= 2).then_some(()));
+    watch.daemon.signal(Signal::TERM);
+    let status = watch.daemon.wait(END);
+    assert_eq!(status.code(), Some(0), "{status}");
+    assert_eq!(checksum(&image), before);
+    let run = runs(&watch).pop().expect("a row");
+    assert_eq!(run.outcome, "stopped", "{run:?}");
+    assert_eq!(run.reason, "fragwatch was ended");
+}
+
+#[test]
+fn a_run_that_was_cut_off_is_known_as_such() {
+    let bed = support::require!(Bed::xfs());
+    let image = bed.path().join("vm.raw");
+    guest::random_direct_writes(&image, 256 * MIB, 8000);
+    bed.sync();
+    let before = checksum(&image);
+    let slow = ALWAYS.replace("[defrag]\n", "[defrag]\nbandwidth = \"1MiB/s\"\n");
+    let etc = crate::watch::Etc::new();
+    etc.configure(&[bed.path()], &slow);
+    let daemon = support::RunningDaemon::spawn(&mut etc.run(), etc.address);
+    let mut watch = Watch { daemon, etc };
+    watch.until("a run", |now| {
+        now.value("fragwatch_defrag_active", &[]) == Some(1.0)
+    });
+    until("its process", || {
+        (crate::watch::children(watch.daemon.pid()).len() >= 2).then_some(())
+    });
+    watch.daemon.signal(Signal::KILL);
+    watch.daemon.wait(END);
+    fs::write(watch.etc.join("paused"), "").unwrap();
+    watch.daemon = support::RunningDaemon::spawn(&mut watch.etc.run(), watch.etc.address);
+    let database = watch.etc.join("history.db");
+    let run = until("its row in the history", || {
+        let reader = Reader::open(&database).ok()?;
+        reader.runs(None, 10).ok()?.pop()
+    });
+    assert_eq!(run.outcome, "interrupted", "{run:?}");
+    assert_eq!(checksum(&image), before);
+    let left = fs::read_dir(bed.path()).unwrap().flatten().count();
+    assert!(left <= 2, "the image, and at most what xfs_fsr had begun");
+}
