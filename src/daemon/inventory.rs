@@ -505,6 +505,7 @@ mod tests {
             allocated: Bytes(1),
             extent_size_hint: Bytes(0),
             directory_hint: Bytes(0),
+            subvolume: None,
         }
     }
 
