@@ -177,12 +177,11 @@ impl Drop for Chronicle {
 /// What the history knows of the last `window`, before the first sweep. Without it growth would be
 /// unknown after each restart, and each image that is bad would be told anew.
 pub(super) async fn look_back(path: &Path, window: Duration, now: UnixTime, inventory: &Shared) {
-    if !path.exists() {
-        return;
-    }
     let from = path.to_owned();
     let reading = tokio::task::spawn_blocking(move || read_past(&from, window, now));
     match tokio::time::timeout(LOOKING_BACK, reading).await {
+        // The first start.
+        Ok(Ok(Ok(past))) if past.is_empty() => {}
         Ok(Ok(Ok(past))) => {
             let number = past.len();
             let mut inventory = inventory.lock();
@@ -204,6 +203,9 @@ fn read_past(
     window: Duration,
     now: UnixTime,
 ) -> Result<Past, crate::history::ReadError> {
+    if !path.exists() {
+        return Ok(Past::new());
+    }
     let reader = Reader::open(path)?;
     let seconds = i64::try_from(window.as_secs()).unwrap_or(i64::MAX);
     let since = UnixTime(now.0.saturating_sub(seconds));
