@@ -39,7 +39,7 @@ use crate::serve::board::Board;
 use crate::serve::control;
 use crate::serve::metrics::{self, Lifetime};
 use crate::serve::textfile::Textfile;
-use chronicle::Chronicle;
+use chronicle::{Chronicle, Claim};
 pub(crate) use chronicle::{database, read_runs};
 use maintenance::Maintenance;
 use sampler::Sampler;
@@ -61,13 +61,15 @@ const TEXTFILE_INTERVAL: Duration = Duration::from_secs(15);
 pub fn run(config: Option<&Path>) -> anyhow::Result<()> {
     let _logging = logging::init();
     let loaded = load(config)?;
+    // A second daemon ends here, before it is armed: it would act beside the first.
+    let claim = Claim::of(&loaded.settings)?;
     // Before all else, so that nothing of the slow side can keep it from being armed.
     let fast = rescue::start(&loaded.settings);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(4)
         .build()?;
-    let result = runtime.block_on(Daemon::start_and_serve(config, loaded, fast));
+    let result = runtime.block_on(Daemon::start_and_serve(config, loaded, claim, fast));
     // Not dropped: that would wait for what still blocks.
     runtime.shutdown_background();
     result
@@ -95,12 +97,13 @@ impl Daemon {
     async fn start_and_serve(
         config: Option<&Path>,
         loaded: Loaded,
+        claim: Claim,
         fast: Option<FastSide>,
     ) -> anyhow::Result<()> {
         let mut signals = signals::listen().context("cannot listen to signals")?;
         info!("fragwatch {} begins", env!("CARGO_PKG_VERSION"));
         // Before anything that another daemon would notice.
-        let chronicle = Chronicle::start(&loaded.settings).await?;
+        let chronicle = Chronicle::start(&loaded.settings, claim)?;
         let lifetime = Lifetime::install().context("cannot set up metrics")?;
         let settings = Arc::new(loaded.settings);
         let started = UnixTime::from_seconds(now());

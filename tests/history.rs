@@ -646,7 +646,7 @@ fn a_reader_does_not_stop_the_writer_nor_see_half_a_sweep() {
         assert!(recorder.record(sweep(n, 30)));
         let mut seen = Vec::new();
         reader
-            .each_image_since(EVER, usize::MAX, |_, readings| {
+            .each_image_between(EVER..=UnixTime(i64::MAX), usize::MAX, |_, readings| {
                 let counts = readings.iter().map(|reading| reading.point.extents.0);
                 seen.push(counts.collect::<Vec<_>>());
             })

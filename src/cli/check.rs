@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::{client, load_config, scan_json, terminal};
 use crate::config::settings::Thresholds;
 use crate::model::Severity;
-use crate::serve::status::Status;
+use crate::serve::status::{Row, Status};
 
 /// What monitoring calls it when the check itself could not be made.
 const UNKNOWN: u8 = 3;
@@ -65,7 +65,11 @@ fn judge(status: &Status, thresholds: &Thresholds) -> Verdict {
         let plural = if status.images.total == 1 { "" } else { "s" };
         found.push(format!("{} image{plural} ok", status.images.total));
         if let Some(worst) = status.worst.first() {
-            found.push(format!("worst {} extents in {}", worst.extents, worst.path));
+            found.push(format!(
+                "worst {} extents in {}",
+                worst.extents,
+                image(worst)
+            ));
         }
     }
     Verdict {
@@ -94,7 +98,9 @@ fn problems(status: &Status) -> (u8, Vec<String>) {
         let gap = if reason.is_empty() { "" } else { ", " };
         found.push(format!(
             "{} {} ({} extents{gap}{reason})",
-            row.path, row.severity, row.extents
+            image(row),
+            row.severity,
+            row.extents
         ));
     }
     let bad = images.critical + images.warning;
@@ -109,6 +115,10 @@ fn problems(status: &Status) -> (u8, Vec<String>) {
         (0, _) => 1,
         _ => 2,
     });
+    if let Some(reason) = &status.host.reason {
+        code = code.max(status.host.severity.as_number());
+        found.push(format!("memory {}: {reason}", status.host.severity));
+    }
     if rescue.armed && rescue.drilled.is_some() && rescue.roundtrip_seconds.is_none() {
         code = code.max(1);
         found.push("the last drill of the rescue failed".to_owned());
@@ -136,6 +146,14 @@ fn problems(status: &Status) -> (u8, Vec<String>) {
     (code, found)
 }
 
+/// By its path, and the name of the VM that has it open.
+fn image(row: &Row) -> String {
+    match &row.vm {
+        Some(vm) => format!("{} (VM {vm})", row.path),
+        None => row.path.clone(),
+    }
+}
+
 fn performance(status: &Status, thresholds: &Thresholds) -> Vec<Measured> {
     let plain = |name, value, unit| Measured {
         name,
@@ -153,11 +171,7 @@ fn performance(status: &Status, thresholds: &Thresholds) -> Vec<Measured> {
         Measured {
             warning: Some(thresholds.warning.extents.0),
             critical: Some(thresholds.critical.extents.0),
-            ..plain(
-                "worst_extents",
-                status.worst.first().map_or(0, |row| row.extents.0),
-                "",
-            )
+            ..plain("worst_extents", images.most_extents.0, "")
         },
         plain("extent_map_memory", images.extent_map_memory.0, "B"),
     ]
@@ -196,7 +210,7 @@ fn one_line(text: &str) -> String {
 mod tests {
     use super::*;
     use crate::model::{Bytes, ExtentCount, UnixTime};
-    use crate::serve::status::{Images, Rescue, Row, Stalled};
+    use crate::serve::status::{Host, Images, Rescue, Stalled};
 
     fn host(severity: Severity, extents: u64) -> Status {
         let count = |of| usize::from(severity == of);
@@ -207,6 +221,7 @@ mod tests {
                 warning: count(Severity::Warning),
                 critical: count(Severity::Critical),
                 extents: ExtentCount(extents),
+                most_extents: ExtentCount(extents),
                 extent_map_memory: Bytes(160),
             },
             worst: vec![Row {
@@ -258,6 +273,32 @@ mod tests {
         let mut critical = host(Severity::Critical, 6_000_000);
         critical.daemon.sweep_overdue_seconds = Some(5);
         assert_eq!(checked(&critical).0, 2);
+    }
+
+    #[test]
+    fn the_vm_is_named_and_so_is_the_threshold() {
+        let mut status = host(Severity::Warning, 6_000);
+        status.worst[0].vm = Some("db-1".to_owned());
+        status.worst[0].reason = Some("the threshold is 5,000 extents".to_owned());
+        let (code, line) = checked(&status);
+        assert_eq!(code, 1);
+        let said = "/a¦b.img (VM db-1) warning (6,000 extents, the threshold is 5,000 extents);";
+        assert!(line.contains(said), "{line}");
+    }
+
+    #[test]
+    fn what_all_maps_take_of_the_host_counts_too() {
+        let mut status = host(Severity::Ok, 10);
+        status.host = Host {
+            severity: Severity::Critical,
+            reason: Some("extent maps take 1 GiB of 16 GiB, the threshold is 5%".to_owned()),
+        };
+        let (code, line) = checked(&status);
+        assert_eq!(code, 2);
+        assert!(
+            line.contains("- memory critical: extent maps take 1 GiB"),
+            "{line}"
+        );
     }
 
     #[test]

@@ -59,7 +59,9 @@ fn render(
     thresholds: &[(char, ExtentCount)],
     width: usize,
 ) -> String {
-    let mut text = format!("{}\n", past.path);
+    let vm = past.vm.as_ref();
+    let vm = vm.map(|name| format!(" (VM {name})")).unwrap_or_default();
+    let mut text = format!("{}{vm}\n", past.path);
     let (Some(first), Some(last)) = (past.readings.first(), past.readings.last()) else {
         text.push_str("It was not counted in this time; --since reaches further back.\n");
         return text;

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use comfy_table::{Cell, CellAlignment, Table, presets};
+use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets};
 
 use super::{SUCCESS, client, load_config, scan_json, terminal};
 use crate::model::{Bytes, Roughly, UnixTime};
@@ -16,7 +16,7 @@ pub(super) fn run(json: bool, config: Option<&Path>) -> anyhow::Result<u8> {
     if json {
         terminal::print(&scan_json::to_line(&status)?)?;
     } else {
-        terminal::print(&render(&status, now()))?;
+        terminal::print(&render(&status, now(), terminal::width()))?;
     }
     Ok(SUCCESS)
 }
@@ -26,7 +26,7 @@ pub(super) fn now() -> UnixTime {
     UnixTime::from_seconds(since.map_or(0.0, |since| since.as_secs_f64()))
 }
 
-fn render(status: &Status, now: UnixTime) -> String {
+fn render(status: &Status, now: UnixTime, width: Option<u16>) -> String {
     let daemon = &status.daemon;
     let mut text = format!(
         "fragwatch {} (pid {}), running for {}; {}\n",
@@ -58,7 +58,7 @@ fn render(status: &Status, now: UnixTime) -> String {
         );
     }
     text.push('\n');
-    text.push_str(&images(status));
+    text.push_str(&images(status, width));
     text.push('\n');
     text.push_str(&rescue(&status.rescue, now));
     if status.paused {
@@ -67,7 +67,7 @@ fn render(status: &Status, now: UnixTime) -> String {
     text
 }
 
-fn images(status: &Status) -> String {
+fn images(status: &Status, width: Option<u16>) -> String {
     let images = &status.images;
     let plural = if images.total == 1 { "" } else { "s" };
     let mut text = format!(
@@ -79,21 +79,52 @@ fn images(status: &Status) -> String {
         images.extents,
         images.extent_map_memory
     );
+    if let Some(reason) = &status.host.reason {
+        let _ = writeln!(text, "! Memory is {}: {reason}.", status.host.severity);
+    }
     if status.worst.is_empty() {
         return text;
     }
+    text.push_str(&table(&status.worst, width));
+    let left = images.total.saturating_sub(status.worst.len());
+    if left > 0 {
+        let _ = writeln!(text, "… and {left} more");
+    }
+    text.push_str(&reasons(&status.worst));
+    text
+}
+
+/// Why those that are bad are, below the table: it has no room for sentences.
+fn reasons(rows: &[Row]) -> String {
+    let mut text = String::new();
+    for row in rows {
+        let Some(reason) = &row.reason else { continue };
+        let name = row.path.rsplit('/').next().unwrap_or(&row.path);
+        let _ = writeln!(text, "{:<8}  {name}: {reason}", row.severity);
+    }
+    if !text.is_empty() {
+        text.insert(0, '\n');
+    }
+    text
+}
+
+fn table(rows: &[Row], width: Option<u16>) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).force_no_tty();
+    if let Some(width) = width {
+        table.set_content_arrangement(ContentArrangement::Dynamic);
+        table.set_width(width);
+    }
     table.set_header([
         "IMAGE",
         "EXTENTS",
         "GROWTH",
         "CRITICAL IN",
         "SIZE",
-        "SEVERITY",
         "VM",
+        "SEVERITY",
     ]);
-    for row in &status.worst {
+    for row in rows {
         table.add_row(cells(row).map(Cell::new));
     }
     for (number, column) in table.column_iter_mut().enumerate() {
@@ -103,22 +134,14 @@ fn images(status: &Status) -> String {
         };
         column.set_padding((0, 2)).set_cell_alignment(alignment);
     }
-    text.push_str(&table.trim_fmt());
+    let mut text = table.trim_fmt();
     text.push('\n');
-    let left = images.total.saturating_sub(status.worst.len());
-    if left > 0 {
-        let _ = writeln!(text, "… and {left} more, less fragmented");
-    }
     text
 }
 
 /// What is not known is a dash.
 fn cells(row: &Row) -> [String; 7] {
     let or_dash = |text: Option<String>| text.unwrap_or_else(|| "–".to_owned());
-    let severity = match &row.reason {
-        Some(reason) => format!("{}: {reason}", row.severity),
-        None => row.severity.to_string(),
-    };
     [
         row.path.clone(),
         row.extents.to_string(),
@@ -128,8 +151,8 @@ fn cells(row: &Row) -> [String; 7] {
                 .map(|seconds| Roughly(Duration::from_secs(seconds)).to_string()),
         ),
         Bytes(row.size.0).to_string(),
-        severity,
         or_dash(row.vm.clone()),
+        row.severity.to_string(),
     ]
 }
 
@@ -191,6 +214,7 @@ mod tests {
                 extents: ExtentCount(6_000_000),
                 size: Bytes(1 << 30),
                 severity: Severity::Critical,
+                reason: Some("the threshold is 5,000,000 extents".to_owned()),
                 growth_per_day: Some(ExtentsPerDay(1234.0)),
                 vm: Some("db-1".to_owned()),
                 ..Row::default()
@@ -202,14 +226,16 @@ mod tests {
     #[test]
     fn it_reads_as_sentences_and_a_table() {
         assert_eq!(
-            render(&status(), UnixTime(90_030)),
+            render(&status(), UnixTime(90_030), None),
             "\
 fragwatch 1.2.3 (pid 7), running for 1 d; last sweep 30 s ago
 
 3 images: 1 critical, 0 warning, 2 ok; 6,000,010 extents, 0 B of kernel memory if all their maps are loaded
-IMAGE            EXTENTS    GROWTH  CRITICAL IN     SIZE  SEVERITY  VM
-/srv/db-1.img  6,000,000  +1,234/d            –  1.0 GiB  critical  db-1
-… and 2 more, less fragmented
+IMAGE            EXTENTS    GROWTH  CRITICAL IN     SIZE  VM    SEVERITY
+/srv/db-1.img  6,000,000  +1,234/d            –  1.0 GiB  db-1  critical
+… and 2 more
+
+critical  db-1.img: the threshold is 5,000,000 extents
 
 The rescue is off: nothing would be done in an emergency.
 "
@@ -225,7 +251,7 @@ The rescue is off: nothing would be done in an emergency.
         });
         status.daemon.config_refused = Some("f.toml:1:1: no".to_owned());
         status.daemon.sweep_overdue_seconds = Some(5);
-        let text = render(&status, UnixTime(90_030));
+        let text = render(&status, UnixTime(90_030), None);
         let lines: Vec<_> = text.lines().skip(1).take(4).collect();
         assert_eq!(
             lines,

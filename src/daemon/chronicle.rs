@@ -2,7 +2,8 @@
 //! the database: see [`crate::history`].
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
+use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tracing::{info, warn};
@@ -27,12 +28,12 @@ use crate::serve::metrics;
 
 /// What the last records may take when the daemon ends.
 const LAST_WORDS: Duration = Duration::from_millis(500);
+/// How long the rescue waits, before it is armed, for the lock of the directory.
+const BEFORE_ARMING: Duration = Duration::from_millis(250);
 /// What reading the past may take at the start. The first sweep waits for it.
 const LOOKING_BACK: Duration = Duration::from_secs(5);
 /// Defragmentations that are looked through.
 const RUNS: u32 = 4096;
-/// Changes of severity that are looked through for the last one of each image.
-const SEVERITIES: u32 = 10_000;
 
 /// The history while the daemon runs. Ends it when it goes out of scope.
 pub(super) struct Chronicle {
@@ -59,14 +60,14 @@ pub(crate) fn database(history: &History) -> PathBuf {
 }
 
 impl Chronicle {
-    /// Takes the directory for itself and starts the history.
+    /// Starts the history in the directory that is claimed.
     ///
     /// # Errors
     /// If another daemon has the directory. Whatever else is wrong with it is told in the log, and
     /// the daemon goes on without a past.
-    pub(super) async fn start(settings: &Settings) -> Result<Self, LockError> {
+    pub(super) fn start(settings: &Settings, claim: Claim) -> Result<Self, LockError> {
+        let lock = claim.lock()?;
         let path = database(&settings.history);
-        let lock = take_lock(path.parent().unwrap_or(Path::new("/"))).await?;
         let started = open(&History {
             path: path.clone(),
             ..settings.history.clone()
@@ -110,22 +111,74 @@ impl Chronicle {
     }
 }
 
-/// The lock of the directory. If its disk does not answer, there is none, and the daemon begins all
-/// the same: now it is needed most.
-async fn take_lock(directory: &Path) -> Result<Option<Lock>, LockError> {
-    let there = directory.to_owned();
-    let taking = tokio::task::spawn_blocking(move || lock::acquire(&there));
-    match tokio::time::timeout(LOOKING_BACK, taking).await {
-        Ok(Ok(Ok(lock))) => return Ok(Some(lock)),
-        Ok(Ok(Err(error @ LockError::LockedBy { .. }))) => return Err(error),
-        Ok(Ok(Err(error))) => warn!("{error}; there may be a second daemon beside this one"),
-        Ok(Err(error)) => warn!("{}: cannot be locked: {error}", shown(directory)),
-        Err(_) => warn!(
-            "{} does not answer; there may be a second daemon beside this one",
-            shown(directory)
-        ),
+/// The directory of the history is being locked, or is.
+///
+/// On a thread of its own, because its disk may hang: the rescue must not wait for that, and is
+/// armed after [`BEFORE_ARMING`] at the latest. Within that time a disk that is well has answered,
+/// so that a second daemon finds out that it is one before it can act.
+pub(super) struct Claim {
+    directory: PathBuf,
+    answer: mpsc::Receiver<Result<Lock, LockError>>,
+    answered: Option<Lock>,
+}
+
+impl Claim {
+    /// Begins to lock it.
+    ///
+    /// # Errors
+    /// If another daemon has it.
+    pub(super) fn of(settings: &Settings) -> Result<Claim, LockError> {
+        let path = database(&settings.history);
+        let directory = path.parent().unwrap_or(Path::new("/")).to_owned();
+        let (sender, answer) = mpsc::channel();
+        let there = directory.clone();
+        let locking = thread::Builder::new().name("lock".to_owned());
+        let spawned = locking.spawn(move || {
+            // Whoever asked has ended.
+            let _ = sender.send(lock::acquire(&there));
+        });
+        if let Err(error) = spawned {
+            warn!("{}: cannot be locked: {error}", shown(&directory));
+        }
+        let mut claim = Claim {
+            directory,
+            answer,
+            answered: None,
+        };
+        claim.answered = claim.wait(BEFORE_ARMING)?.flatten();
+        Ok(claim)
     }
-    Ok(None)
+
+    /// The lock. If the disk does not answer, there is none, and the daemon begins all the same: now
+    /// it is needed most.
+    fn lock(mut self) -> Result<Option<Lock>, LockError> {
+        if let Some(lock) = self.answered.take() {
+            return Ok(Some(lock));
+        }
+        let answer = self.wait(LOOKING_BACK)?;
+        if answer.is_none() {
+            warn!(
+                "{} does not answer; there may be a second daemon beside this one",
+                shown(&self.directory)
+            );
+        }
+        Ok(answer.flatten())
+    }
+
+    /// Nothing if there is no answer in this time; no lock in it if there can be none.
+    fn wait(&self, within: Duration) -> Result<Option<Option<Lock>>, LockError> {
+        match self.answer.recv_timeout(within) {
+            Ok(Ok(lock)) => Ok(Some(Some(lock))),
+            Ok(Err(error @ LockError::LockedBy { .. })) => Err(error),
+            Ok(Err(error)) => {
+                warn!("{error}; there may be a second daemon beside this one");
+                Ok(Some(None))
+            }
+            // Or it has answered already that there can be none.
+            Err(mpsc::RecvTimeoutError::Disconnected) => Ok(Some(None)),
+            Err(mpsc::RecvTimeoutError::Timeout) => Ok(None),
+        }
+    }
 }
 
 impl Drop for Chronicle {
@@ -141,12 +194,11 @@ impl Drop for Chronicle {
 /// What the history knows of the last `window`, before the first sweep. Without it growth would be
 /// unknown after each restart, and each image that is bad would be told anew.
 pub(super) async fn look_back(path: &Path, window: Duration, now: UnixTime, inventory: &Shared) {
-    if !path.exists() {
-        return;
-    }
     let from = path.to_owned();
     let reading = tokio::task::spawn_blocking(move || read_past(&from, window, now));
     match tokio::time::timeout(LOOKING_BACK, reading).await {
+        // The first start.
+        Ok(Ok(Ok(past))) if past.is_empty() => {}
         Ok(Ok(Ok(past))) => {
             let number = past.len();
             let mut inventory = inventory.lock();
@@ -234,26 +286,30 @@ fn read_past(
     window: Duration,
     now: UnixTime,
 ) -> Result<Past, crate::history::ReadError> {
+    if !path.exists() {
+        return Ok(Past::new());
+    }
     let reader = Reader::open(path)?;
     let seconds = i64::try_from(window.as_secs()).unwrap_or(i64::MAX);
     let since = UnixTime(now.0.saturating_sub(seconds));
-    let mut severities = std::collections::HashMap::new();
-    // Newest first: the first one of an image is its last one.
-    for change in reader.severities(None, SEVERITIES)? {
-        severities.entry(change.image).or_insert(change.to);
-    }
+    // In the order of recording, not of time: what lies ahead of the clock is from before it was set
+    // back, and is no news.
+    let mut severities = reader.last_severities()?;
     let mut past = Vec::new();
-    reader.each_image_since(since, CAPACITY, |image, readings| {
-        let points = readings.iter().map(|reading| reading.point);
-        // What lies ahead of the clock is from before it was set back.
-        let points = points.filter(|point| point.at <= now).collect();
-        let severity = severities.get(&image.id).map(String::as_str);
-        past.push((
-            image.key.clone(),
-            points,
-            Severity::named(severity.unwrap_or("ok")),
-        ));
+    reader.each_image_between(since..=now, CAPACITY, |image, readings| {
+        let points = readings.iter().map(|reading| reading.point).collect();
+        let severity = severities.remove(&image.id);
+        past.push((image.key.clone(), points, severity.unwrap_or_default()));
     })?;
+    // Not counted for long, but if they are met again they are as bad as they were told to be.
+    if severities.values().any(|severity| *severity > Severity::Ok) {
+        for image in reader.images()? {
+            let severity = severities.remove(&image.id).unwrap_or_default();
+            if severity > Severity::Ok {
+                past.push((image.key, Vec::new(), severity));
+            }
+        }
+    }
     Ok(past)
 }
 

@@ -2,7 +2,7 @@
 //! met and says what has changed.
 
 use std::collections::{BTreeMap, BTreeSet, btree_map};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::assess::{Assessor, Facts, HostJudge, Judge, Reason};
@@ -42,6 +42,8 @@ pub(super) struct Entry {
     /// When it will be critical.
     pub(super) forecast: Forecast,
     judge: Judge,
+    /// Why it has the severity that it has.
+    reason: Reason,
     pub(super) map: Option<ExtentMap>,
     /// When its map was last read, or refused to be.
     pub(super) map_read: Option<Instant>,
@@ -55,6 +57,12 @@ impl Entry {
     /// How bad it is.
     pub(super) fn severity(&self) -> Severity {
         self.judge.severity()
+    }
+
+    /// The name of the VM that has it open, in one line.
+    fn vm(&self) -> Option<String> {
+        let name = self.owner.vm()?.name.as_deref()?;
+        Some(shown(Path::new(name)))
     }
 
     /// Takes in its count of `now`.
@@ -73,11 +81,13 @@ impl Entry {
         let from = self.judge.severity();
         let hysteresis = assessor.thresholds().hysteresis;
         let reason = self.judge.judge(&limits, hysteresis, &facts);
+        self.reason = reason;
         let to = self.judge.severity();
         let change = || SeverityChange {
             subject: Subject::Image {
                 id: self.sample.id,
                 path: self.sample.path.clone(),
+                vm: self.vm(),
                 extents,
                 growth: self.growth,
                 forecast: self.forecast,
@@ -111,6 +121,8 @@ pub(super) enum Subject {
     Image {
         id: ImageId,
         path: PathBuf,
+        /// The name of the VM that has it open.
+        vm: Option<String>,
         extents: ExtentCount,
         growth: Growth,
         forecast: Forecast,
@@ -139,6 +151,8 @@ pub(super) struct Inventory {
     /// What was known before the daemon began of images that it has not met yet.
     restored: BTreeMap<ImageKey, (Recent, Judge)>,
     host: HostJudge,
+    /// Why the host has the severity that it has.
+    host_reason: Option<Reason>,
     filesystems: BTreeMap<DeviceNumber, Filesystem>,
     met_filesystems: BTreeSet<DeviceNumber>,
     /// What could not be read in the last sweep, and why.
@@ -189,7 +203,10 @@ impl Inventory {
         let mut changes = Vec::new();
         changes.extend(self.replaced(&sample));
         changes.extend(self.counted(device, sample, assessor, now));
+        // Before it is judged: who hears of it is told whose it is.
         changes.extend(owner.and_then(|owner| self.owned(id, owner)));
+        let entry = self.images.get_mut(&id);
+        changes.extend(entry.and_then(|entry| entry.assess(assessor, now)));
         changes
     }
 
@@ -242,6 +259,7 @@ impl Inventory {
                     recent,
                     forecast: Forecast::Never,
                     judge,
+                    reason: Reason::BelowAll,
                     map: None,
                     map_read: None,
                     put_off: (0, None),
@@ -251,7 +269,6 @@ impl Inventory {
         };
         entry.met = true;
         entry.device = device;
-        changes.extend(entry.assess(assessor, now));
         changes
     }
 
@@ -263,6 +280,7 @@ impl Inventory {
         let (limits, hysteresis) = (&thresholds.host, thresholds.hysteresis);
         let reason = self.host.judge(limits, hysteresis, memory, ram);
         let to = self.host.severity();
+        self.host_reason = Some(reason);
         let subject = Subject::Host { memory };
         let change = SeverityChange {
             subject,
@@ -447,6 +465,11 @@ impl Inventory {
             text: render_now(&images, &filesystems, host, swept),
             images: self.totals(),
             worst: self.worst(),
+            host: status::Host {
+                severity: self.host.severity(),
+                reason: Self::why(self.host.severity(), self.host_reason),
+            },
+            vms: self.vms(),
             swept: swept.map(UnixTime::from_seconds),
         }
     }
@@ -479,19 +502,39 @@ impl Inventory {
             warning: of(Severity::Warning),
             critical: of(Severity::Critical),
             extents: self.images.values().map(|entry| entry.sample.extents).sum(),
+            most_extents: self
+                .images
+                .values()
+                .map(|entry| entry.sample.extents)
+                .max()
+                .unwrap_or_default(),
             extent_map_memory: self.memory(),
         }
     }
 
+    /// What is told of a reason: nothing while all is well.
+    fn why(severity: Severity, reason: Option<Reason>) -> Option<String> {
+        let reason = reason.filter(|_| severity > Severity::Ok)?;
+        Some(reason.to_string())
+    }
+
+    /// The VMs that have images open, by the paths of the images.
+    fn vms(&self) -> BTreeMap<String, String> {
+        let vm = |entry: &Entry| Some((shown(&entry.sample.path), entry.vm()?));
+        self.images.values().filter_map(vm).collect()
+    }
+
     fn worst(&self) -> Vec<Row> {
         let mut entries: Vec<_> = self.images.values().collect();
-        entries.sort_by_key(|entry| std::cmp::Reverse(entry.sample.extents));
+        // One that is bad only for its growth is not hidden behind those that are ok.
+        entries.sort_by_key(|entry| std::cmp::Reverse((entry.severity(), entry.sample.extents)));
         let row = |entry: &Entry| Row {
             path: shown(&entry.sample.path),
             size: entry.sample.size,
             extents: entry.sample.extents,
             severity: entry.severity(),
-            vm: entry.owner.vm().and_then(|vm| vm.name.clone()),
+            reason: Self::why(entry.severity(), Some(entry.reason)),
+            vm: entry.vm(),
             growth_per_day: entry.growth.rate(),
             seconds_to_critical: entry.forecast.time_left().map(|left| left.as_secs()),
             ..Row::default()
@@ -519,6 +562,7 @@ mod tests {
             allocated: Bytes(1),
             extent_size_hint: Bytes(0),
             directory_hint: Bytes(0),
+            subvolume: None,
         }
     }
 

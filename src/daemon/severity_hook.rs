@@ -71,11 +71,15 @@ fn start(command: &[String]) -> Option<Hook<String>> {
 fn log(change: &SeverityChange) {
     let SeverityChange { to, reason, .. } = change;
     let what = match &change.subject {
-        Subject::Image { path, extents, .. } => {
+        Subject::Image {
+            path, vm, extents, ..
+        } => {
             let path = shown(path);
+            let vm = vm.as_ref();
+            let vm = vm.map(|name| format!(" (VM {name})")).unwrap_or_default();
             match to {
-                Severity::Ok => format!("image {path}: ok again with {extents} extents"),
-                _ => format!("image {path}: {to} with {extents} extents"),
+                Severity::Ok => format!("image {path}{vm}: ok again with {extents} extents"),
+                _ => format!("image {path}{vm}: {to} with {extents} extents"),
             }
         }
         Subject::Host { memory } => match to {
@@ -106,8 +110,11 @@ fn variables(change: &SeverityChange) -> Vec<(&'static str, String)> {
         ("FRAGWATCH_REASON", change.reason.to_string()),
     ];
     match &change.subject {
-        Subject::Image { path, extents, .. } => {
+        Subject::Image {
+            path, vm, extents, ..
+        } => {
             variables.push(("FRAGWATCH_IMAGE", shown(path)));
+            variables.push(("FRAGWATCH_VM", vm.clone().unwrap_or_default()));
             variables.push(("FRAGWATCH_EXTENTS", extents.0.to_string()));
         }
         Subject::Host { memory } => {
@@ -129,6 +136,8 @@ struct Document {
     image: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     image_hex: Option<String>,
+    /// The name of the VM that has it open.
+    vm: Option<String>,
     extents: Option<ExtentCount>,
     /// Nothing while it is unknown.
     growth_per_day: Option<f64>,
@@ -149,6 +158,7 @@ fn document(change: &SeverityChange) -> Document {
         reason: change.reason.to_string(),
         image: None,
         image_hex: None,
+        vm: None,
         extents: None,
         growth_per_day: None,
         seconds_to_critical: None,
@@ -158,6 +168,7 @@ fn document(change: &SeverityChange) -> Document {
     match &change.subject {
         Subject::Image {
             path,
+            vm,
             extents,
             growth,
             forecast,
@@ -165,6 +176,7 @@ fn document(change: &SeverityChange) -> Document {
         } => {
             document.image = Some(shown(path));
             document.image_hex = hex_unless_exact(path);
+            document.vm.clone_from(vm);
             document.extents = Some(*extents);
             document.growth_per_day = growth.rate().map(|rate| rate.0);
             document.seconds_to_critical = forecast.time_left().map(|left| left.as_secs());

@@ -396,6 +396,7 @@ mod tests {
             allocated: Bytes(1),
             extent_size_hint: Bytes(0),
             directory_hint: Bytes(0),
+            subvolume: None,
         }
     }
 

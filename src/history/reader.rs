@@ -3,7 +3,9 @@
 //! Every call may take as long as the disk does: a daemon calls this where it may wait. While it
 //! lasts nothing is written; records wait in their queue.
 
+use std::collections::HashMap;
 use std::ffi::OsStr;
+use std::ops::RangeInclusive;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -14,12 +16,14 @@ use super::pack::{self, Reading};
 use super::store::{StoreError, bytes, read_row, stored};
 use super::{file, schema};
 use crate::model::path::shown;
-use crate::model::{Bytes, ExtentCount, ImageKey, Point, UnixTime};
+use crate::model::{Bytes, ExtentCount, ImageKey, Point, Severity, UnixTime};
 
 /// How long a read waits for the writer.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// From all time on.
 const EVER: UnixTime = UnixTime(i64::MIN);
+/// Until the end of all time.
+const END: UnixTime = UnixTime(i64::MAX);
 
 /// Why the history cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -178,7 +182,7 @@ impl Reader {
                 "SELECT image, at, extents, size, allocated, max(sweep)
                  FROM recent JOIN sweeps ON sweeps.id = recent.sweep GROUP BY image",
             )?;
-            let mut recent = std::collections::HashMap::new();
+            let mut recent = HashMap::new();
             let mut rows = last.query([])?;
             while let Some(row) = rows.next()? {
                 recent.insert(row.get::<_, i64>(0)?, last_sample(row, 1)?);
@@ -225,22 +229,22 @@ impl Reader {
         since: UnixTime,
         most: usize,
     ) -> Result<Vec<Reading>, ReadError> {
-        self.read(|state| Source::new(state, since)?.readings(image, most))
+        self.read(|state| Source::new(state, since..=END)?.readings(image, most))
     }
 
-    /// The same of all images, one after another: the start of a daemon. Holds the readings of no
-    /// more than one image in memory.
+    /// The same of all images in a time, one after another: the start of a daemon. Holds the readings
+    /// of no more than one image in memory.
     ///
     /// # Errors
     /// See [`Reader::images`].
-    pub fn each_image_since(
+    pub fn each_image_between(
         &self,
-        since: UnixTime,
+        times: RangeInclusive<UnixTime>,
         most: usize,
         mut visit: impl FnMut(&ImageInfo, Vec<Reading>),
     ) -> Result<(), ReadError> {
         self.read(|state| {
-            let mut source = Source::new(state, since)?;
+            let mut source = Source::new(state, times)?;
             for image in select_images(state, "ORDER BY id", params![])? {
                 let readings = source.readings(image.id, most)?;
                 if !readings.is_empty() {
@@ -293,6 +297,23 @@ impl Reader {
                 extents: extents(row.get(4)?),
                 reason: row.get(5)?,
             })
+        })
+    }
+
+    /// The severity that was recorded last of each image of which one was: by the order in which they
+    /// were recorded, whatever the clock was then.
+    ///
+    /// # Errors
+    /// See [`Reader::images`].
+    pub fn last_severities(&self) -> Result<HashMap<i64, Severity>, ReadError> {
+        self.read(|state| {
+            let mut select =
+                state.prepare("SELECT image, severity, max(id) FROM severities GROUP BY image")?;
+            let severity = |row: &rusqlite::Row<'_>| {
+                let name: String = row.get(1)?;
+                Ok((row.get(0)?, Severity::named(&name)))
+            };
+            select.query_map([], severity)?.collect()
         })
     }
 
@@ -437,8 +458,8 @@ fn with_last(
 
 /// Where the readings of images come from, one image after another.
 struct Source<'s> {
-    since: UnixTime,
-    /// Blocks that reach beyond `since`, in the order of their recording, and their times.
+    wanted: RangeInclusive<UnixTime>,
+    /// Blocks that reach beyond its begin, in the order of their recording, and their times.
     blocks: Vec<(i64, Vec<UnixTime>)>,
     sweeps: Vec<(i64, UnixTime)>,
     packed: rusqlite::Statement<'s>,
@@ -446,7 +467,11 @@ struct Source<'s> {
 }
 
 impl<'s> Source<'s> {
-    fn new(state: &'s Transaction<'_>, since: UnixTime) -> rusqlite::Result<Source<'s>> {
+    fn new(
+        state: &'s Transaction<'_>,
+        wanted: RangeInclusive<UnixTime>,
+    ) -> rusqlite::Result<Source<'s>> {
+        let since = *wanted.start();
         let mut select =
             state.prepare("SELECT id, times FROM blocks WHERE last_at >= ?1 ORDER BY id")?;
         let blocks = select.query_map([since.0], |row| {
@@ -457,7 +482,7 @@ impl<'s> Source<'s> {
         let sweeps = select.query_map([since.0], |row| Ok((row.get(0)?, UnixTime(row.get(1)?))))?;
         let sweeps = sweeps.collect::<Result<_, _>>()?;
         Ok(Source {
-            since,
+            wanted,
             blocks,
             sweeps,
             packed: state.prepare(
@@ -483,7 +508,7 @@ impl<'s> Source<'s> {
                 .optional()?;
             readings.extend(count.map(|count| Reading::sampled(*at, extents(count))));
         }
-        readings.retain(|reading| reading.point.at >= self.since);
+        readings.retain(|reading| self.wanted.contains(&reading.point.at));
         // What was recorded first stays first if the clock stood still.
         readings.sort_by_key(|reading| reading.point.at);
         Ok(pack::thin_evenly(readings, most))

@@ -39,7 +39,7 @@
 -- Every image that was ever seen, for as long as there is something to tell of it.
 CREATE TABLE images (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
-    -- UUID of its file system.
+    -- UUID of its file system; on btrfs with a slash and the number of the subvolume behind it.
     filesystem TEXT NOT NULL,
     inode INTEGER NOT NULL,
     -- Tells files apart that had the same inode one after another.

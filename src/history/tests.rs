@@ -408,12 +408,16 @@ fn ten_thousand_images_in_one_sweep() {
     assert_eq!(reader.images().unwrap().len(), 10_000);
     let mut seen = 0;
     reader
-        .each_image_since(UnixTime(MONDAY + 1), usize::MAX, |image, readings| {
-            let expected =
-                [1, 2].map(|n| (MONDAY + n * 3600, image.key.inode * 3, image.key.inode * 3));
-            assert_eq!(plain(&readings), expected);
-            seen += 1;
-        })
+        .each_image_between(
+            UnixTime(MONDAY + 1)..=UnixTime(i64::MAX),
+            usize::MAX,
+            |image, readings| {
+                let expected =
+                    [1, 2].map(|n| (MONDAY + n * 3600, image.key.inode * 3, image.key.inode * 3));
+                assert_eq!(plain(&readings), expected);
+                seen += 1;
+            },
+        )
         .unwrap();
     assert_eq!(seen, 10_000);
 }

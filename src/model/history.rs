@@ -36,7 +36,8 @@ impl UnixTime {
 /// Not the device number, which changes from boot to boot ([`ImageId`](super::ImageId)).
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ImageKey {
-    /// UUID of its file system, or what stands for it where there is none.
+    /// UUID of its file system, or what stands for it where there is none. On btrfs a slash and the
+    /// number of its subvolume follow: a snapshot has the inodes and generations of its original.
     pub filesystem: String,
     /// Inode number.
     pub inode: u64,

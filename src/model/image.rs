@@ -83,6 +83,9 @@ pub struct Sample {
     pub extent_size_hint: Bytes,
     /// The extent-size hint that its directory gives to new files, 0 if none. XFS only.
     pub directory_hint: Bytes,
+    /// The number of the subvolume that it is in. Btrfs only.
+    #[serde(default)]
+    pub subvolume: Option<u64>,
 }
 
 impl Sample {
@@ -91,7 +94,10 @@ impl Sample {
     #[must_use]
     pub fn key(&self, filesystem: &str) -> ImageKey {
         ImageKey {
-            filesystem: filesystem.to_owned(),
+            filesystem: match self.subvolume {
+                Some(number) => format!("{filesystem}/{number}"),
+                None => filesystem.to_owned(),
+            },
             inode: self.id.inode,
             generation: self.generation,
         }

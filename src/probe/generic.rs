@@ -10,7 +10,7 @@ use std::os::fd::BorrowedFd;
 use super::extents::{Pace, Reader};
 use super::{Count, Probe};
 use crate::model::{Bytes, ExtentCount, Features};
-use crate::sys::uuid;
+use crate::sys::{subvolume, uuid};
 
 /// Probe of file systems that are no XFS.
 pub struct Generic {
@@ -49,6 +49,7 @@ impl Probe for Generic {
         )?;
         Ok(Count {
             extents,
+            subvolume: subvolume::subvolume(image).ok(),
             ..Count::default()
         })
     }

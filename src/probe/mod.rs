@@ -44,6 +44,8 @@ pub struct Count {
     pub hint: Bytes,
     /// Extent-size hint that its directory gives to new files; 0: none.
     pub directory_hint: Bytes,
+    /// The subvolume that it is in. Btrfs only.
+    pub subvolume: Option<u64>,
 }
 
 /// How a kind of file system is asked.

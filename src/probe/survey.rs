@@ -250,6 +250,7 @@ impl Survey<'_> {
             ),
             extent_size_hint: count.hint,
             directory_hint: count.directory_hint,
+            subvolume: count.subvolume,
         };
         self.out.push(&Reply::Image(Box::new(sample), took));
         Ok(())

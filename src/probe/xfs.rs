@@ -29,6 +29,7 @@ impl Probe for Xfs {
             extents: ExtentCount(image.extents.into()),
             hint: hint(image, fsxattr::FLAG_EXTENT_SIZE),
             directory_hint,
+            subvolume: None,
         })
     }
 

@@ -1,5 +1,6 @@
 //! The one shared snapshot that everybody who asks is answered from.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -15,8 +16,12 @@ pub struct Snapshot {
     pub text: String,
     /// All images together.
     pub images: status::Images,
-    /// The most fragmented images, worst first.
+    /// The worst images: those with the worst severity, and of these the most fragmented, first.
     pub worst: Vec<status::Row>,
+    /// All extent maps together.
+    pub host: status::Host,
+    /// The names of the VMs that have images open, by the paths of the images as they are shown.
+    pub vms: BTreeMap<String, String>,
     /// When the sweep ended.
     pub swept: Option<UnixTime>,
 }
@@ -151,6 +156,7 @@ impl Board {
                 config_refused: now.config_refused.clone(),
             },
             images: now.snapshot.images,
+            host: now.snapshot.host.clone(),
             worst: now.snapshot.worst.clone(),
             stalled: stalled.collect(),
             rescue: now.rescue.clone(),

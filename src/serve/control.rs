@@ -76,12 +76,16 @@ async fn history(State(pages): State<Pages>, Query(asked): Query<past::Question>
         let busy = "the history is being read already; if that lasts, its disk hangs";
         return refuse(StatusCode::SERVICE_UNAVAILABLE, busy);
     };
+    let database = Arc::clone(&pages.database);
     let reading = tokio::task::spawn_blocking(move || {
         let _turn = turn;
-        past::read(&pages.database, &asked)
+        past::read(&database, &asked)
     });
     match tokio::time::timeout(READING, reading).await {
-        Ok(Ok(Ok(past))) => answer(&past),
+        Ok(Ok(Ok(mut past))) => {
+            past.vm = pages.board.snapshot().vms.get(&past.path).cloned();
+            answer(&past)
+        }
         Ok(Ok(Err(error))) => refuse(StatusCode::NOT_FOUND, &error.to_string()),
         Ok(Err(error)) => refuse(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
         Err(_) => refuse(

@@ -611,6 +611,7 @@ mod tests {
             allocated: Bytes(4096),
             extent_size_hint: Bytes(0),
             directory_hint: Bytes(0),
+            subvolume: None,
         }
     }
 

@@ -36,6 +36,8 @@ pub struct Past {
     pub schema: u32,
     /// Its path, on one line.
     pub path: String,
+    /// The name of the VM that has it open now.
+    pub vm: Option<String>,
     /// Its file system's UUID, or what stands for it.
     pub filesystem: String,
     /// Its inode.
@@ -123,7 +125,7 @@ pub enum PastError {
     },
 }
 
-/// Reads what is asked from the database.
+/// Reads what is asked from the database, which knows of no VMs.
 ///
 /// # Errors
 /// If it cannot be read, or knows no such image, or several.
@@ -136,6 +138,7 @@ pub fn read(database: &Path, asked: &Question) -> Result<Past, PastError> {
     Ok(Past {
         schema: SCHEMA,
         path: shown(&image.path),
+        vm: None,
         filesystem: image.key.filesystem,
         inode: image.key.inode,
         first_seen: image.first_seen,

@@ -17,7 +17,9 @@ pub struct Status {
     pub daemon: Daemon,
     /// All images together.
     pub images: Images,
-    /// The most fragmented images, worst first.
+    /// What all extent maps together mean for the host.
+    pub host: Host,
+    /// The worst images: those with the worst severity, and of these the most fragmented, first.
     pub worst: Vec<Row>,
     /// Mount points whose file systems do not answer.
     pub stalled: Vec<Stalled>,
@@ -59,9 +61,21 @@ pub struct Images {
     pub critical: usize,
     /// Their extents.
     pub extents: ExtentCount,
+    /// The extents of the one that has the most.
+    pub most_extents: ExtentCount,
     /// Kernel memory that all their extent maps take if they are loaded.
     #[serde(rename = "extent_map_memory_bytes")]
     pub extent_map_memory: Bytes,
+}
+
+/// The host, by what all extent maps together take of its memory.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Host {
+    /// How bad that is.
+    pub severity: Severity,
+    /// How much it is, and which threshold says that it is bad; nothing while it is ok.
+    pub reason: Option<String>,
 }
 
 /// One image.

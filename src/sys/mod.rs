@@ -17,4 +17,5 @@ pub mod locks;
 pub mod mounts;
 pub mod processes;
 pub mod realtime;
+pub mod subvolume;
 pub mod uuid;

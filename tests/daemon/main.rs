@@ -13,6 +13,8 @@
 //! | `reload`     | SIGHUP |
 //! | `life`       | how it starts and ends |
 //! | `severity`   | severities that change: the log, the metrics, the hook |
+//! | `story`      | a VM and a writer: all who can be asked tell the same |
+//! | `restart`    | what the history keeps when it is killed, started again, started twice |
 //! | `systemd`    | what it tells systemd, and where its log goes |
 //! | `stalled`    | file systems that do not answer |
 //! | `helpers`    | helpers that are killed; what must not pile up |
@@ -36,10 +38,12 @@ mod maps;
 mod names;
 mod prometheus;
 mod reload;
+mod restart;
 mod scrape;
 mod served;
 mod severity;
 mod stalled;
+mod story;
 mod systemd;
 mod watch;
 

@@ -14,7 +14,7 @@ use crate::support::{self, Bed, Here, free_address, guest, http_get, tools};
 use crate::watch::{Etc, OFTEN, Watch, until};
 
 /// Where `tests/run` puts it, or the machine has it.
-fn tool(name: &str) -> Here<PathBuf> {
+pub fn tool(name: &str) -> Here<PathBuf> {
     tools::have(name).or_else(|missing| {
         let unpacked = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/test-tools/usr/bin");
         let tool = unpacked.join(name);
@@ -91,7 +91,7 @@ fn promtool_has_something_to_find() {
 }
 
 /// A Prometheus that scrapes one daemon each second.
-struct Prometheus {
+pub struct Prometheus {
     address: SocketAddr,
     // Ends before its directory goes.
     _process: Child,
@@ -99,7 +99,7 @@ struct Prometheus {
 }
 
 impl Prometheus {
-    fn start(program: &Path, daemon: SocketAddr) -> Prometheus {
+    pub fn start(program: &Path, daemon: SocketAddr) -> Prometheus {
         let dir = Etc::new();
         let address = free_address();
         fs::write(
@@ -129,7 +129,7 @@ impl Prometheus {
     }
 
     /// What an instant query of a metric finds: labels and values.
-    fn query(&self, metric: &str) -> Option<Vec<(Value, String)>> {
+    pub fn query(&self, metric: &str) -> Option<Vec<(Value, String)>> {
         let path = format!("/api/v1/query?query={metric}");
         let answer = http_get(self.address, &path).ok()?;
         let json: Value = serde_json::from_str(&answer.body).ok()?;
@@ -140,7 +140,7 @@ impl Prometheus {
     }
 
     /// Waits until an instant query finds exactly one value.
-    fn until(&self, metric: &str, label: &str, labelled: &Path, value: &str) {
+    pub fn until(&self, metric: &str, label: &str, labelled: &Path, value: &str) {
         let found = |label_value: &Value| label_value[label] == *labelled.to_str().unwrap();
         until(&format!("{metric} {value}"), || {
             let result = self.query(metric)?;

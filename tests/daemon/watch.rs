@@ -95,8 +95,13 @@ impl Etc {
 
     /// `fragwatch run` with it.
     pub fn run(&self) -> Command {
+        self.run_subcommand("run")
+    }
+
+    /// Any other subcommand with it.
+    pub fn run_subcommand(&self, subcommand: &str) -> Command {
         let mut command = fragwatch();
-        command.arg("run").arg("--config").arg(self.file());
+        command.arg(subcommand).arg("--config").arg(self.file());
         command.env("STATE_DIRECTORY", &self.dir);
         command.env("RUNTIME_DIRECTORY", &self.dir);
         command
