@@ -7,6 +7,7 @@
 //! | `grafana`    | the dashboard, against a Prometheus that scrapes a daemon |
 //! | `names`      | which metrics there are |
 //! | `scripts`    | the maintainer scripts, in a made-up host |
+//! | `ansible`    | the role, run against this machine without touching its service |
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -17,6 +18,8 @@
 
 mod support;
 
+#[path = "packaging/ansible.rs"]
+mod ansible;
 #[path = "packaging/grafana.rs"]
 mod grafana;
 #[path = "packaging/names.rs"]
