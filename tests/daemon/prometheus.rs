@@ -2,25 +2,15 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::net::SocketAddr;
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::Path;
+use std::process::Command;
 
 use serde_json::Value;
 
-use crate::support::child::Child;
-use crate::support::{self, Bed, Here, free_address, guest, http_get, tools};
+use crate::support::prometheus::{Prometheus, tool};
+use crate::support::{self, Bed, guest, tools};
 use crate::watch::{Etc, OFTEN, Watch, until};
-
-/// Where `tests/run` puts it, or the machine has it.
-pub fn tool(name: &str) -> Here<PathBuf> {
-    tools::have(name).or_else(|missing| {
-        let unpacked = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/test-tools/usr/bin");
-        let tool = unpacked.join(name);
-        tool.is_file().then_some(tool).ok_or(missing)
-    })
-}
 
 #[test]
 fn promtool_finds_nothing_to_complain_about() {
@@ -90,64 +80,14 @@ fn promtool_has_something_to_find() {
     assert!(!checked.status.success());
 }
 
-/// A Prometheus that scrapes one daemon each second.
-pub struct Prometheus {
-    address: SocketAddr,
-    // Ends before its directory goes.
-    _process: Child,
-    _dir: Etc,
-}
-
-impl Prometheus {
-    pub fn start(program: &Path, daemon: SocketAddr) -> Prometheus {
-        let dir = Etc::new();
-        let address = free_address();
-        fs::write(
-            dir.join("prometheus.yml"),
-            format!(
-                "global: {{scrape_interval: 1s}}\nscrape_configs:\n\
-                 - {{job_name: fragwatch, static_configs: [{{targets: [\"{daemon}\"]}}]}}\n"
-            ),
-        )
-        .unwrap();
-        let flag = |name: &str, value: &Path| format!("--{name}={}", value.display());
-        let process = Child::spawn(
-            Command::new(program)
-                .arg(flag("config.file", &dir.join("prometheus.yml")))
-                .arg(flag("storage.tsdb.path", &dir.join("data")))
-                .arg(format!("--web.listen-address={address}"))
-                .stdin(Stdio::null())
-                .stdout(Stdio::null())
-                .stderr(File::create(dir.join("log")).unwrap()),
-        )
-        .unwrap();
-        Prometheus {
-            address,
-            _process: process,
-            _dir: dir,
-        }
-    }
-
-    /// What an instant query of a metric finds: labels and values.
-    pub fn query(&self, metric: &str) -> Option<Vec<(Value, String)>> {
-        let path = format!("/api/v1/query?query={metric}");
-        let answer = http_get(self.address, &path).ok()?;
-        let json: Value = serde_json::from_str(&answer.body).ok()?;
-        let result = json["data"]["result"].as_array()?.iter();
-        let value =
-            |one: &Value| Some((one["metric"].clone(), one["value"][1].as_str()?.to_owned()));
-        result.map(value).collect()
-    }
-
-    /// Waits until an instant query finds exactly one value.
-    pub fn until(&self, metric: &str, label: &str, labelled: &Path, value: &str) {
-        let found = |label_value: &Value| label_value[label] == *labelled.to_str().unwrap();
-        until(&format!("{metric} {value}"), || {
-            let result = self.query(metric)?;
-            let mut ours = result.iter().filter(|(labels, _)| found(labels));
-            (ours.next()?.1 == value && ours.next().is_none()).then_some(())
-        });
-    }
+/// Waits until an instant query finds exactly one value.
+fn found(prometheus: &Prometheus, metric: &str, label: &str, labelled: &Path, value: &str) {
+    let ours = |labels: &Value| labels[label] == *labelled.to_str().unwrap();
+    until(&format!("{metric} {value}"), || {
+        let result = prometheus.query(metric)?;
+        let mut ours = result.iter().filter(|(labels, _)| ours(labels));
+        (ours.next()?.1 == value && ours.next().is_none()).then_some(())
+    });
 }
 
 #[test]
@@ -163,12 +103,24 @@ fn prometheus_scrapes_it() {
     let prometheus = Prometheus::start(&program, watch.etc.address);
     let count = tools::xfs_io_stat_nextents(&stays).to_string();
     for (image, extents) in [(&goes, "10"), (&stays, count.as_str()), (&odd, "30")] {
-        prometheus.until("fragwatch_image_extents", "image", image, extents);
+        found(
+            &prometheus,
+            "fragwatch_image_extents",
+            "image",
+            image,
+            extents,
+        );
     }
     let up = prometheus.query("up").unwrap();
     assert_eq!(up.len(), 1);
     assert_eq!(up[0].1, "1");
-    prometheus.until("fragwatch_probe_stalled", "filesystem", bed.path(), "0");
+    found(
+        &prometheus,
+        "fragwatch_probe_stalled",
+        "filesystem",
+        bed.path(),
+        "0",
+    );
 
     // Not after the five minutes for which Prometheus looks back, but with the next scrape.
     fs::remove_file(&goes).unwrap();
@@ -177,7 +129,13 @@ fn prometheus_scrapes_it() {
         let is = |(labels, _): &(Value, String)| labels["image"] == *goes.to_str().unwrap();
         (!images.iter().any(is)).then_some(())
     });
-    prometheus.until("fragwatch_image_extents", "image", &stays, &count);
+    found(
+        &prometheus,
+        "fragwatch_image_extents",
+        "image",
+        &stays,
+        &count,
+    );
     assert_eq!(prometheus.query("up").unwrap()[0].1, "1");
     drop(watch);
     until("that it is down", || {

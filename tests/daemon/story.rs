@@ -11,9 +11,9 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::prometheus::{Prometheus, tool};
 use crate::scrape::Scrape;
 use crate::support::guest::{self, Aligned, BLOCK};
+use crate::support::prometheus::{Prometheus, tool};
 use crate::support::qemu::Vm;
 use crate::support::{self, Bed, GIB, tools};
 use crate::watch::{Etc, OFTEN, Watch, until};

@@ -28,6 +28,7 @@
 //! | `stall`  | a file system that hangs when it is told to |
 //! | `tools`  | what xfs_io, filefrag and xfs_db say of a file |
 //! | `daemon` | runs the program under test |
+//! | `prometheus` | promtool, and a Prometheus that scrapes it |
 //! | `halt`   | stops one thread of the program |
 //! | `emergency` | makes the kernel write records, and says what was done about them |
 //! | `expect` | what a scan says, and what it should say |
@@ -57,6 +58,7 @@ pub mod halt;
 pub mod load;
 mod loopdev;
 pub mod prepared;
+pub mod prometheus;
 pub mod qemu;
 pub mod random;
 pub mod rundir;

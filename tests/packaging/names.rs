@@ -1,0 +1,54 @@
+//! Which metrics there are, as the source has them in one place.
+
+use std::collections::BTreeSet;
+use std::fs;
+
+use crate::tree;
+
+/// Those of the defragmentation. They go as soon as the daemon serves them; until then alerts and
+/// dashboard are ready for them.
+const TO_COME: [&str; 6] = [
+    "fragwatch_defrag_active",
+    "fragwatch_defrag_extents_removed_total",
+    "fragwatch_defrag_queue",
+    "fragwatch_defrag_runs_total",
+    "fragwatch_maintenance_next_window_timestamp_seconds",
+    "fragwatch_maintenance_window_open",
+];
+
+/// Every metric that the daemon can serve, or soon will.
+pub fn known() -> BTreeSet<String> {
+    let mut names = in_text(&fs::read_to_string(tree("src/serve/metrics.rs")).unwrap());
+    assert!(names.contains("fragwatch_image_extents"), "{names:?}");
+    names.extend(TO_COME.map(str::to_owned));
+    names
+}
+
+/// The metrics that are asked for in `text`, without what a histogram adds to its name.
+pub fn asked_for(text: &str) -> BTreeSet<String> {
+    let of_histogram = |name: String| {
+        let plain = ["_bucket", "_sum", "_count"]
+            .iter()
+            .find_map(|s| name.strip_suffix(s));
+        plain.map_or_else(|| name.clone(), str::to_owned)
+    };
+    in_text(text).into_iter().map(of_histogram).collect()
+}
+
+/// Words that begin as metrics do. What has a colon before it is a recording rule's.
+fn in_text(text: &str) -> BTreeSet<String> {
+    let word = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == ':';
+    text.split(|c| !word(c))
+        .filter(|w| w.starts_with("fragwatch_") && !w.contains(':') && *w != "fragwatch_fleet")
+        .map(str::to_owned)
+        .collect()
+}
+
+#[test]
+fn words_are_told_apart() {
+    let asked = asked_for(
+        "rate(fragwatch_a_seconds_bucket{le=\"1\"}[5m]) / fragwatch_b > x:fragwatch_c:sum",
+    );
+    let asked: Vec<_> = asked.iter().map(String::as_str).collect();
+    assert_eq!(asked, ["fragwatch_a_seconds", "fragwatch_b"]);
+}
