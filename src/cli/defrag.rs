@@ -4,11 +4,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use serde_json::{Value, json};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use super::args::{DefragArguments, EngineName};
+use super::online;
 use super::progress::Progress;
 use super::{INCOMPLETE, SUCCESS, load_config, terminal};
 use crate::config::settings::Defrag;
@@ -21,7 +22,7 @@ use crate::model::{Bytes, Engine, RunOutcome, RunReport, Stop};
 
 pub(super) fn run(arguments: &DefragArguments, config: Option<&Path>) -> anyhow::Result<u8> {
     let limits = load_config(config)?.settings.defrag;
-    choose(arguments.engine, &limits.engines)?;
+    let engine = choose(arguments.engine, &limits.engines);
     let dry_run = arguments.dry_run || limits.dry_run;
     let ended = ended_by_signals()?;
     let mut results = Vec::new();
@@ -30,9 +31,13 @@ pub(super) fn run(arguments: &DefragArguments, config: Option<&Path>) -> anyhow:
             .with_context(|| format!("{}: no path can be made of it", shown(image)))?;
         // Maintenance windows are asked here, unless --force-window, once there are any; their
         // close is the `until` of the request.
-        let result = match dry_run {
-            true => rehearse(&path, &limits),
-            false => defragment(&path, &limits, &ended, arguments.json),
+        let result = match (engine, dry_run) {
+            (Engine::XfsFsr, true) => rehearse(&path, &limits),
+            (Engine::XfsFsr, false) => defragment(&path, &limits, &ended, arguments.json),
+            (Engine::Online, true) => Said::Online(online::rehearse(&path, &limits)),
+            (Engine::Online, false) => {
+                Said::Online(online::defragment(&path, &limits, &ended, arguments.json))
+            }
         };
         if !arguments.json {
             terminal::print(&result.line(&path))?;
@@ -51,17 +56,13 @@ pub(super) fn run(arguments: &DefragArguments, config: Option<&Path>) -> anyhow:
 }
 
 /// The engine that is asked for, or the first that is configured.
-fn choose(asked: Option<EngineName>, configured: &[Engine]) -> anyhow::Result<Engine> {
-    let engine = match asked {
+fn choose(asked: Option<EngineName>, configured: &[Engine]) -> Engine {
+    match asked {
         Some(EngineName::XfsFsr) => Engine::XfsFsr,
         Some(EngineName::Online) => Engine::Online,
         None if configured.contains(&Engine::XfsFsr) => Engine::XfsFsr,
         None => Engine::Online,
-    };
-    if engine == Engine::Online {
-        bail!("the engine online is not there yet: --engine xfs_fsr is, for images not in use");
     }
-    Ok(engine)
 }
 
 /// A flag that the first signal to end sets. The second one ends us on the spot, and with us, by
@@ -79,6 +80,7 @@ fn ended_by_signals() -> anyhow::Result<Arc<AtomicBool>> {
 enum Said {
     Rehearsed(Result<Facts, Refusal>),
     Run(RunReport),
+    Online(online::Said),
 }
 
 fn rehearse(path: &Path, limits: &Defrag) -> Said {
@@ -167,6 +169,7 @@ impl Said {
         match self {
             Said::Rehearsed(Ok(_)) => true,
             Said::Rehearsed(Err(refusal)) => refusal.name() == NEAR_IDEAL,
+            Said::Online(said) => said.is_fine(),
             Said::Run(report) => match &report.outcome {
                 RunOutcome::Improved => true,
                 RunOutcome::Refused { guard, .. } => guard == NEAR_IDEAL,
@@ -183,6 +186,7 @@ impl Said {
             ),
             Said::Rehearsed(Err(refusal)) => format!("would be left alone: {refusal}"),
             Said::Run(report) => in_words(report),
+            Said::Online(said) => said.words(),
         };
         format!("{}: {text}\n", shown(path))
     }
@@ -203,6 +207,7 @@ impl Said {
                 "reason": refusal.to_string(),
             }),
             Said::Run(report) => run_json(report),
+            Said::Online(said) => said.json(),
         }
     }
 }
@@ -227,7 +232,7 @@ fn in_words(report: &RunReport) -> String {
     }
 }
 
-fn run_json(report: &RunReport) -> Value {
+pub(super) fn run_json(report: &RunReport) -> Value {
     let mut json = json!({
         "outcome": report.outcome.as_str(),
         "engine": report.engine,

@@ -11,6 +11,7 @@ mod generate;
 mod image_table;
 pub mod incidents;
 mod map_view;
+mod online;
 mod progress;
 mod run;
 mod scan;

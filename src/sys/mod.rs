@@ -6,6 +6,7 @@
 
 pub mod bulkstat;
 pub mod child;
+pub mod clone;
 pub mod fanotify;
 pub mod fiemap;
 pub mod fsxattr;
@@ -13,6 +14,7 @@ pub mod geometry;
 pub mod handle;
 pub mod locks;
 pub mod mounts;
+pub mod pagecache;
 pub mod processes;
 pub mod realtime;
 pub mod uuid;
