@@ -19,7 +19,6 @@
 //! - Disk and processor are asked for as usual, not as the last of all: whoever waits for a lock
 //!   that we hold would wait with us.
 
-use std::fs::File;
 use std::io;
 use std::ops::ControlFlow;
 use std::os::fd::AsFd as _;
