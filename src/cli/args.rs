@@ -146,9 +146,13 @@ pub struct ScanArguments {
 Exit status: 0 when every image has fewer extents or had nothing to gain, 1 when one was left as it
 was, 2 on wrong usage.
 
-Whoever opens an image meanwhile is let in as soon as the run was ended, within some milliseconds.
-Ctrl-C ends the run; the image is then as before. What limits a run stands in section [defrag] of
-the configuration.")]
+xfs_fsr is for images that nobody has open. Whoever opens one meanwhile is let in as soon as the run
+was ended, within some milliseconds; a run that is ended leaves the image as before.
+
+online is for images that a VM may be using, on an XFS with reflink. It works by segments of some
+hundred KiB; Ctrl-C ends it between two of them, and what is done is done.
+
+What limits a run stands in section [defrag] of the configuration.")]
 pub struct DefragArguments {
     /// The images, by their real paths
     #[arg(value_name = "IMAGE", required = true)]

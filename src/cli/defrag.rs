@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use super::args::{DefragArguments, EngineName};
+use super::online;
 use super::progress::Progress;
 use super::{INCOMPLETE, SUCCESS, load_config, planning, terminal};
 use crate::config::Settings;
@@ -31,16 +32,21 @@ pub(super) fn run(arguments: &DefragArguments, config: Option<&Path>) -> anyhow:
         .then(|| window_end(&settings))
         .flatten();
     let limits = settings.defrag;
-    choose(arguments.engine, &limits.engines)?;
+    let engine = choose(arguments.engine, &limits.engines);
     let dry_run = arguments.dry_run || limits.dry_run;
     let ended = ended_by_signals()?;
     let mut results = Vec::new();
     for image in &arguments.images {
         let path = std::path::absolute(image)
             .with_context(|| format!("{}: no path can be made of it", shown(image)))?;
-        let result = match dry_run {
-            true => rehearse(&path, &limits),
-            false => defragment(&path, &limits, until, &ended, arguments.json),
+        let quiet = arguments.json;
+        let result = match (engine, dry_run) {
+            (Engine::XfsFsr, true) => rehearse(&path, &limits),
+            (Engine::XfsFsr, false) => defragment(&path, &limits, until, &ended, quiet),
+            (Engine::Online, true) => Said::Online(online::rehearse(&path, &limits)),
+            (Engine::Online, false) => {
+                Said::Online(online::defragment(&path, &limits, until, &ended, quiet))
+            }
         };
         if !arguments.json {
             terminal::print(&result.line(&path))?;
@@ -84,17 +90,13 @@ fn window_end(settings: &Settings) -> Option<Instant> {
 }
 
 /// The engine that is asked for, or the first that is configured.
-fn choose(asked: Option<EngineName>, configured: &[Engine]) -> anyhow::Result<Engine> {
-    let engine = match asked {
+fn choose(asked: Option<EngineName>, configured: &[Engine]) -> Engine {
+    match asked {
         Some(EngineName::XfsFsr) => Engine::XfsFsr,
         Some(EngineName::Online) => Engine::Online,
         None if configured.contains(&Engine::XfsFsr) => Engine::XfsFsr,
         None => Engine::Online,
-    };
-    if engine == Engine::Online {
-        bail!("the engine online is not there yet: --engine xfs_fsr is, for images not in use");
     }
-    Ok(engine)
 }
 
 /// A flag that the first signal to end sets. The second one ends us on the spot, and with us, by
@@ -112,6 +114,7 @@ fn ended_by_signals() -> anyhow::Result<Arc<AtomicBool>> {
 enum Said {
     Rehearsed(Result<Facts, Refusal>),
     Run(RunReport),
+    Online(online::Said),
 }
 
 fn rehearse(path: &Path, limits: &Defrag) -> Said {
@@ -206,6 +209,7 @@ impl Said {
         match self {
             Said::Rehearsed(Ok(_)) => true,
             Said::Rehearsed(Err(refusal)) => refusal.name() == NEAR_IDEAL,
+            Said::Online(said) => said.is_fine(),
             Said::Run(report) => match &report.outcome {
                 RunOutcome::Improved => true,
                 RunOutcome::Refused { guard, .. } => guard == NEAR_IDEAL,
@@ -222,6 +226,7 @@ impl Said {
             ),
             Said::Rehearsed(Err(refusal)) => format!("would be left alone: {refusal}"),
             Said::Run(report) => in_words(report),
+            Said::Online(said) => said.words(),
         };
         format!("{}: {text}\n", shown(path))
     }
@@ -242,6 +247,7 @@ impl Said {
                 "reason": refusal.to_string(),
             }),
             Said::Run(report) => run_json(report),
+            Said::Online(said) => said.json(),
         }
     }
 }
@@ -266,7 +272,7 @@ fn in_words(report: &RunReport) -> String {
     }
 }
 
-fn run_json(report: &RunReport) -> Value {
+pub(super) fn run_json(report: &RunReport) -> Value {
     let mut json = json!({
         "outcome": report.outcome.as_str(),
         "engine": report.engine,

@@ -13,6 +13,7 @@ mod history;
 mod image_table;
 pub mod incidents;
 mod map_view;
+mod online;
 pub mod plan;
 mod planning;
 mod progress;

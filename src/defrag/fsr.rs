@@ -264,7 +264,7 @@ fn clear(
 
 /// One run at a time on a file system, whoever starts it: a lock on its root directory, which goes
 /// with us.
-fn take_turn(target: &Target) -> Result<File, Refusal> {
+pub(super) fn take_turn(target: &Target) -> Result<File, Refusal> {
     let root = open::mount_point(&target.mount.point)?;
     match flock(&root, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(root),
@@ -273,7 +273,7 @@ fn take_turn(target: &Target) -> Result<File, Refusal> {
     }
 }
 
-fn count(target: &Target) -> io::Result<ExtentCount> {
+pub(super) fn count(target: &Target) -> io::Result<ExtentCount> {
     let attributes = fsxattr::attributes(&target.file)?;
     Ok(ExtentCount(attributes.extents.into()))
 }
@@ -288,7 +288,7 @@ fn program() -> Option<PathBuf> {
 }
 
 /// The clocks and limits of a run.
-struct Pace {
+pub(super) struct Pace {
     began: Instant,
     meter: Meter,
     pressure_at: Option<Instant>,
@@ -296,7 +296,7 @@ struct Pace {
 }
 
 impl Pace {
-    fn new(request: &Request<'_>) -> Pace {
+    pub(super) fn new(request: &Request<'_>) -> Pace {
         Pace {
             began: Instant::now(),
             meter: Meter::new(request.limits.bandwidth),
@@ -306,13 +306,13 @@ impl Pace {
     }
 
     /// Time since it was asked last, if it stood still.
-    fn stood_still(&mut self, held: bool) -> Duration {
+    pub(super) fn stood_still(&mut self, held: bool) -> Duration {
         let now = Instant::now();
         let since = now - std::mem::replace(&mut self.looked, now);
         if held { since } else { Duration::ZERO }
     }
 
-    fn bandwidth(&mut self, moved: Bytes) -> Input {
+    pub(super) fn bandwidth(&mut self, moved: Bytes) -> Input {
         match self.meter.is_over(self.began.elapsed(), moved) {
             true => Input::Held(Hold::Bandwidth),
             false => Input::Freed(Hold::Bandwidth),
@@ -320,7 +320,7 @@ impl Pace {
     }
 
     /// Once held, it goes on when the pressure is well below the limit.
-    fn pressure(&mut self, host: &Host, most: u32, held: bool) -> Option<Input> {
+    pub(super) fn pressure(&mut self, host: &Host, most: u32, held: bool) -> Option<Input> {
         if self
             .pressure_at
             .is_some_and(|at| at.elapsed() < PRESSURE_BEAT)
@@ -529,7 +529,7 @@ impl Work {
 }
 
 /// A clock for the machine.
-fn machine_time() -> Duration {
+pub(super) fn machine_time() -> Duration {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     Duration::new(
         now.tv_sec.try_into().unwrap_or(0),

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use rustix::fs::{CWD, FileType, Mode, OFlags, StatVfsMountFlags, fstat, fstatvfs, openat};
 
 use super::gate::Gate;
-use super::{Host, holders, pressure};
+use super::{Host, holders, kernels, pressure};
 use crate::config::settings::Defrag;
 use crate::discover::mounts::{Mount, MountTable};
 use crate::model::path::shown;
@@ -30,10 +30,13 @@ const REALTIME: u32 = 0x1;
 const IMMUTABLE: u32 = 0x8;
 const APPEND: u32 = 0x10;
 const NODEFRAG: u32 = 0x2000;
+const DAX: u32 = 0x8000;
 
 /// How old the last modification must be: ten ticks of the slowest kernel. See
 /// [`gate`](super::gate), second line.
 const SETTLED: Duration = Duration::from_millis(100);
+/// Free space that the online engine needs: two segments, and what the allocator sets aside.
+const ROOM: Bytes = Bytes(64 << 20);
 /// How long a reader of ours may take to be done with the image.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// How long the map may be read.
@@ -104,6 +107,14 @@ pub enum Refusal {
         /// The limit.
         most: u32,
     },
+    /// Its file system cannot share blocks.
+    NoReflink,
+    /// It is read and written past the page cache, byte by byte (DAX).
+    Dax,
+    /// Its file system is too full.
+    TooFull,
+    /// The kernel is known to do it wrong.
+    Kernel(String),
     /// There is no gate to be had.
     NoGate(String),
     /// xfs_fsr is not installed.
@@ -135,6 +146,10 @@ impl Refusal {
             Refusal::NoSpace { .. } => "no_space",
             Refusal::SwapStall { .. } => "swap_stall",
             Refusal::Pressure { .. } => "pressure",
+            Refusal::NoReflink => "no_reflink",
+            Refusal::Dax => "dax",
+            Refusal::TooFull => "too_full",
+            Refusal::Kernel(_) => "kernel",
             Refusal::NoGate(_) => "no_gate",
             Refusal::NoEngine => "no_engine",
         }
@@ -153,7 +168,7 @@ impl fmt::Display for Refusal {
             Refusal::Unreadable(error) => f.write_str(error),
             Refusal::NotAFile(what) => f.write_str(what),
             Refusal::Elsewhere(path) => write!(f, "the kernel knows it as {}", shown(path)),
-            Refusal::NotXfs(kind) => write!(f, "lies on {kind}, and xfs_fsr is for XFS only"),
+            Refusal::NotXfs(kind) => write!(f, "lies on {kind}, and only XFS is defragmented"),
             Refusal::ReadOnly => f.write_str("its file system is mounted read-only"),
             Refusal::OtherRun => f.write_str("another run is at work on its file system"),
             Refusal::Flag(flag) => write!(f, "it is marked {flag} (lsattr, xfs_io -c lsattr)"),
@@ -196,6 +211,15 @@ impl fmt::Display for Refusal {
                 f,
                 "I/O pressure too high: {is:.1} %, and defrag.max_io_pressure is {most}"
             ),
+            Refusal::NoReflink => f.write_str(
+                "its XFS was made without reflink: use xfs_fsr, or copy the image to one with it",
+            ),
+            Refusal::Dax => f.write_str("it is used by DAX"),
+            Refusal::TooFull => f.write_str(
+                "its file system is more than 95 % full: what is free is in pieces by then, and \
+                 moving blocks makes smaller ones of them",
+            ),
+            Refusal::Kernel(why) => f.write_str(why),
             Refusal::NoGate(error) => write!(
                 f,
                 "who opens it could not be held meanwhile (fanotify: {error}): \
@@ -310,21 +334,7 @@ fn walk(path: &Path) -> Result<(OwnedFd, File), Refusal> {
 /// The first thing that is not right.
 pub fn check_quick(target: &Target, limits: &Defrag, host: &Host) -> Result<Facts, Refusal> {
     let attributes = fsxattr::attributes(&target.file)?;
-    let flags = [
-        (IMMUTABLE, "immutable"),
-        (APPEND, "append-only"),
-        (NODEFRAG, "no-defrag"),
-        (REALTIME, "realtime"),
-    ];
-    let marked = flags
-        .into_iter()
-        .find(|(bit, _)| attributes.flags & bit != 0);
-    if let Some((_, name)) = marked {
-        return Err(Refusal::Flag(name));
-    }
-    if is_swap(&host.proc, &target.path) {
-        return Err(Refusal::Swap);
-    }
+    check_marks(target, attributes.flags, host)?;
     let extents = ExtentCount(attributes.extents.into());
     if extents.0 <= 1 {
         return Err(Refusal::NearIdeal(extents));
@@ -345,7 +355,63 @@ pub fn check_quick(target: &Target, limits: &Defrag, host: &Host) -> Result<Fact
     })
 }
 
-fn check_space(target: &Target, needs: Bytes, keep_free: Share) -> Result<(), Refusal> {
+fn check_marks(target: &Target, marks: u32, host: &Host) -> Result<(), Refusal> {
+    let flags = [
+        (IMMUTABLE, "immutable"),
+        (APPEND, "append-only"),
+        (NODEFRAG, "no-defrag"),
+        (REALTIME, "realtime"),
+    ];
+    let marked = flags.into_iter().find(|(bit, _)| marks & bit != 0);
+    if let Some((_, name)) = marked {
+        return Err(Refusal::Flag(name));
+    }
+    if is_swap(&host.proc, &target.path) {
+        return Err(Refusal::Swap);
+    }
+    Ok(())
+}
+
+/// What the online engine needs: as [`check_quick`], but for an image that somebody may use, and
+/// of which one segment at a time is copied. Gives its extents.
+///
+/// # Errors
+/// The first thing that is not right.
+pub fn check_online(target: &Target, limits: &Defrag, host: &Host) -> Result<ExtentCount, Refusal> {
+    let release = rustix::system::uname();
+    if let Some(why) = kernels::known_bad(&release.release().to_string_lossy()) {
+        return Err(Refusal::Kernel(why));
+    }
+    let attributes = fsxattr::attributes(&target.file)?;
+    check_marks(target, attributes.flags, host)?;
+    if attributes.flags & DAX != 0 {
+        return Err(Refusal::Dax);
+    }
+    if geometry::geometry(&target.file)?.flags & geometry::FLAG_REFLINK == 0 {
+        return Err(Refusal::NoReflink);
+    }
+    let extents = ExtentCount(attributes.extents.into());
+    if extents.0 <= 1 {
+        return Err(Refusal::NearIdeal(extents));
+    }
+    let size = fstatvfs(&target.file)?;
+    if u128::from(size.f_bavail) * 20 < u128::from(size.f_blocks) {
+        return Err(Refusal::TooFull);
+    }
+    check_space(target, ROOM, limits.keep_free)?;
+    check_pressure(limits.max_io_pressure, host)?;
+    Ok(extents)
+}
+
+/// Whether there still is enough free space to go on.
+///
+/// # Errors
+/// If there is not, or the file system does not say.
+pub(super) fn check_room(target: &Target, keep_free: Share) -> Result<(), Refusal> {
+    check_space(target, ROOM, keep_free)
+}
+
+pub(super) fn check_space(target: &Target, needs: Bytes, keep_free: Share) -> Result<(), Refusal> {
     let size = fstatvfs(&target.file)?;
     let bytes = |blocks: u64| u128::from(blocks) * u128::from(size.f_frsize);
     let (free, total) = (bytes(size.f_bavail), bytes(size.f_blocks));
@@ -361,7 +427,7 @@ fn check_space(target: &Target, needs: Bytes, keep_free: Share) -> Result<(), Re
     })
 }
 
-fn check_pressure(most: u32, host: &Host) -> Result<(), Refusal> {
+pub(super) fn check_pressure(most: u32, host: &Host) -> Result<(), Refusal> {
     let pressure = pressure::of_others(&host.proc).or_else(|| pressure::of_host(&host.proc));
     match pressure {
         Some(pressure) if is_above(pressure, most) => Err(Refusal::Pressure {
@@ -381,7 +447,7 @@ pub fn is_above(pressure: pressure::Pressure, most: u32) -> bool {
 }
 
 /// /proc/swaps names swap files in its first column, blanks written as in mount tables.
-fn is_swap(proc: &Path, path: &Path) -> bool {
+pub(super) fn is_swap(proc: &Path, path: &Path) -> bool {
     let Ok(text) = std::fs::read(proc.join("swaps")) else {
         return false;
     };

@@ -15,12 +15,18 @@
 
 pub mod fsr;
 pub mod gate;
+pub mod governor;
 pub mod guard;
+pub mod hint;
 mod holders;
+mod kernels;
 pub mod leftovers;
 pub mod meter;
+pub mod mover;
+pub mod online;
 pub mod pressure;
 pub mod run;
+pub mod segments;
 
 use std::path::PathBuf;
 

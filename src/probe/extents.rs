@@ -100,6 +100,33 @@ impl Reader {
         }
     }
 
+    /// The extents of `length` bytes from `start` on, but only so many as one call gives, cut to
+    /// that range. With them, up to where they are all that there are.
+    ///
+    /// # Errors
+    /// As [`read`](Reader::read).
+    pub fn read_range(
+        &mut self,
+        file: &File,
+        start: Bytes,
+        length: Bytes,
+    ) -> io::Result<(Vec<Extent>, Bytes)> {
+        let end = start.0.saturating_add(length.0);
+        let extents = self.chunk.read_range(file, start.0, length.0)?;
+        let is_full = extents.len() >= fiemap::CHUNK;
+        let cut = |mut extent: Extent| {
+            extent.length.0 = extent.length.0.min(end.checked_sub(extent.logical.0)?);
+            (extent.length.0 > 0).then_some(extent)
+        };
+        let extents: Vec<_> = extents
+            .iter()
+            .filter_map(|extent| beyond(extent, start.0).and_then(cut))
+            .collect();
+        let last = extents.last().filter(|_| is_full);
+        let known = last.map_or(end, |last| last.logical.0 + last.length.0);
+        Ok((extents, Bytes(known)))
+    }
+
     /// Goes on with a map for about `budget`. Returns the finished map, or nothing if there is more
     /// to read; then `builder` holds what there is so far. Stops at `max_extents` with a map that
     /// says that it is not complete.

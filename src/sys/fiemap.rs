@@ -88,12 +88,25 @@ impl Chunk {
     /// # Errors
     /// What the ioctl returns: EOPNOTSUPP or ENOTTY where the file system does not know it.
     pub fn read(&mut self, file: impl AsFd, start: u64) -> io::Result<&[Extent]> {
+        self.read_range(file, start, u64::MAX - start)
+    }
+
+    /// As [`read`](Chunk::read), of `length` bytes only. The last one may reach beyond them.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn read_range(
+        &mut self,
+        file: impl AsFd,
+        start: u64,
+        length: u64,
+    ) -> io::Result<&[Extent]> {
         // The count is a constant far below 2^32.
         #[allow(clippy::cast_possible_truncation)]
         let extent_count = CHUNK as u32;
         self.0.header = Header {
             start,
-            length: u64::MAX - start,
+            length,
             extent_count,
             ..Header::default()
         };

@@ -1,15 +1,18 @@
-//! FS_IOC_FSGETXATTR: the attributes of a file that XFS keeps in its inode, the number of extents
-//! among them (ioctl_xfs_fsgetxattr(2), include/uapi/linux/fs.h).
+//! FS_IOC_FSGETXATTR, FS_IOC_FSSETXATTR: the attributes of a file that XFS keeps in its inode, the
+//! number of extents among them (ioctl_xfs_fsgetxattr(2), include/uapi/linux/fs.h).
 
 use std::io;
 use std::os::fd::AsFd;
 
-use rustix::ioctl::{Getter, Opcode, ioctl, opcode};
+use rustix::ioctl::{Getter, Opcode, Setter, ioctl, opcode};
 
 /// The extent-size hint in [`Attributes::extent_size`] is in force (`FS_XFLAG_EXTSIZE`).
 pub const FLAG_EXTENT_SIZE: u32 = 0x0000_0800;
 /// New files in this directory inherit its hint (`FS_XFLAG_EXTSZINHERIT`).
 pub const FLAG_EXTENT_SIZE_INHERIT: u32 = 0x0000_1000;
+
+/// The hint in [`Attributes::cow_extent_size`] is in force (`FS_XFLAG_COWEXTSIZE`).
+pub const FLAG_COW_EXTENT_SIZE: u32 = 0x0001_0000;
 
 /// `struct fsxattr`.
 #[repr(C)]
@@ -32,6 +35,8 @@ pub struct Attributes {
 const _: () = assert!(size_of::<Attributes>() == 28);
 const FS_IOC_FSGETXATTR: Opcode = opcode::read::<Attributes>(b'X', 31);
 const _: () = assert!(FS_IOC_FSGETXATTR == 0x801c_581f);
+const FS_IOC_FSSETXATTR: Opcode = opcode::write::<Attributes>(b'X', 32);
+const _: () = assert!(FS_IOC_FSSETXATTR == 0x401c_5820);
 
 /// The attributes of an open file. Constant time on XFS, whatever the number of extents: the map
 /// is not loaded (xfs_fill_fsxattr, fs/xfs/xfs_ioctl.c).
@@ -46,4 +51,21 @@ pub fn attributes(file: impl AsFd) -> io::Result<Attributes> {
         ioctl(file, getter)
     }?;
     Ok(attributes)
+}
+
+/// Sets them: what [`attributes`] gave, with what is to be another. The number of extents is not
+/// looked at.
+///
+/// # Errors
+/// What the ioctl returns: EINVAL for a hint that is no multiple of a block or too long.
+pub fn set_attributes(file: impl AsFd, attributes: Attributes) -> io::Result<()> {
+    // SAFETY: the opcode takes a pointer to a `struct fsxattr` and reads it; `Attributes` has its
+    // size and layout (asserted above).
+    unsafe {
+        ioctl(
+            file,
+            Setter::<FS_IOC_FSSETXATTR, Attributes>::new(attributes),
+        )
+    }?;
+    Ok(())
 }

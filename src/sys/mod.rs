@@ -6,6 +6,7 @@
 
 pub mod bulkstat;
 pub mod child;
+pub mod clone;
 pub mod fanotify;
 pub mod fiemap;
 pub mod fsxattr;
@@ -15,6 +16,7 @@ pub mod handle;
 pub mod heap;
 pub mod locks;
 pub mod mounts;
+pub mod pagecache;
 pub mod processes;
 pub mod realtime;
 pub mod subvolume;

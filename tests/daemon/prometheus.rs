@@ -81,7 +81,7 @@ fn promtool_has_something_to_find() {
 }
 
 /// Waits until an instant query finds exactly one value.
-fn found(prometheus: &Prometheus, metric: &str, label: &str, labelled: &Path, value: &str) {
+pub fn found(prometheus: &Prometheus, metric: &str, label: &str, labelled: &Path, value: &str) {
     let ours = |labels: &Value| labels[label] == *labelled.to_str().unwrap();
     until(&format!("{metric} {value}"), || {
         let result = prometheus.query(metric)?;

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::prometheus::found;
 use crate::scrape::Scrape;
 use crate::support::guest::{self, Aligned, BLOCK};
 use crate::support::prometheus::{Prometheus, tool};
@@ -181,12 +182,18 @@ fn everybody_tells_the_same_story_of_a_vm() {
         let filed = Scrape::of(&fs::read_to_string(&textfile).ok()?);
         (filed.extents(&image) == Some(count)).then_some(filed)
     });
-    prometheus.until(EXTENTS, "image", &image, &count.to_string());
+    found(&prometheus, EXTENTS, "image", &image, &count.to_string());
 
     // Whose image it is, they all say.
     assert_eq!(vm_of(&watch.scrape(), &image).as_deref(), Some(NAME));
     assert_eq!(vm_of(&filed, &image).as_deref(), Some(NAME));
-    prometheus.until("fragwatch_image_info", "vm", Path::new(NAME), "1");
+    found(
+        &prometheus,
+        "fragwatch_image_info",
+        "vm",
+        Path::new(NAME),
+        "1",
+    );
     let summary = told.check.0["summary"].as_str().unwrap();
     let worst = format!("{} (VM {NAME}) warning (", image.display());
     assert!(summary.starts_with(&worst), "{summary}");

@@ -1,0 +1,212 @@
+//! `fragwatch defrag --engine online`: what is seen of it, and what is said of it.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use serde_json::{Value, json};
+
+use super::defrag::run_json;
+use super::progress::Progress;
+use super::terminal;
+use crate::config::settings::Defrag;
+use crate::defrag::Host;
+use crate::defrag::fsr::Request;
+use crate::defrag::guard::{NEAR_IDEAL, Refusal};
+use crate::defrag::online::{self, Event, Report, Summary};
+use crate::defrag::run::Hold;
+use crate::model::path::shown;
+use crate::model::{Engine, RunOutcome, Stop};
+
+/// What there is to say of an image.
+pub(super) enum Said {
+    /// Nothing was done.
+    Rehearsed(Result<Summary, Refusal>),
+    /// It was.
+    Run(Box<Report>),
+}
+
+pub(super) fn rehearse(path: &Path, limits: &Defrag) -> Said {
+    let request = Request {
+        path,
+        limits,
+        until: None,
+    };
+    Said::Rehearsed(online::rehearse(&request, &Host::default()))
+}
+
+pub(super) fn defragment(
+    path: &Path,
+    limits: &Defrag,
+    until: Option<Instant>,
+    ended: &AtomicBool,
+    quiet: bool,
+) -> Said {
+    let request = Request {
+        path,
+        limits,
+        until,
+    };
+    let mut orders = || ended.load(Ordering::Relaxed).then_some(Stop::Shutdown);
+    let mut view = View::new(path, quiet);
+    let mut watch = |event| view.show(event);
+    let report = online::run(&request, &Host::default(), &mut orders, &mut watch);
+    Said::Run(Box::new(report))
+}
+
+/// What is seen while it works.
+struct View {
+    name: String,
+    quiet: bool,
+    progress: Option<Progress>,
+    gain: u64,
+    extents: u64,
+}
+
+impl View {
+    fn new(path: &Path, quiet: bool) -> View {
+        let name = path.file_name().map(PathBuf::from).unwrap_or_default();
+        View {
+            name: shown(&name),
+            quiet,
+            progress: None,
+            gain: 0,
+            extents: 0,
+        }
+    }
+
+    fn show(&mut self, event: Event) {
+        match event {
+            Event::HintRestored(path) => self.tell(&format!(
+                "restored the extent-size hint of {}, whose run was killed",
+                shown(&path)
+            )),
+            Event::HintLost(path, why) => self.tell(&format!(
+                "an extent-size hint that a killed run left could not be restored: {why}; what it \
+                 was stands in {}",
+                shown(&path)
+            )),
+            Event::Cleared(summary) => {
+                (self.gain, self.extents) = (summary.gain.0, summary.extents.0);
+                self.progress = Some(Progress::bar(self.gain));
+            }
+            Event::Progress { .. } => self.progress(&event),
+        }
+    }
+
+    fn progress(&mut self, event: &Event) {
+        let (
+            Some(progress),
+            Event::Progress {
+                done,
+                segments,
+                worst,
+                median,
+                held,
+            },
+        ) = (&mut self.progress, event)
+        else {
+            return;
+        };
+        let state = match held {
+            Some(Hold::Pressure) => ", waits: others need the disks",
+            Some(Hold::Bandwidth) => ", waits: bandwidth",
+            None => "",
+        };
+        let done = done.0.min(self.gain);
+        let message = format!(
+            "{}: {} extents left, {segments} segments, calls {:.1} ms (worst {:.1} ms){state}",
+            self.name,
+            self.extents.saturating_sub(done),
+            median.as_secs_f64() * 1e3,
+            worst.as_secs_f64() * 1e3,
+        );
+        progress.at(done, message);
+    }
+
+    fn tell(&self, what: &str) {
+        if !self.quiet {
+            terminal::complain(&format!("{}: {what}", self.name));
+        }
+    }
+}
+
+impl Said {
+    /// Whether the image is as good as it can be made.
+    pub(super) fn is_fine(&self) -> bool {
+        match self {
+            Said::Rehearsed(Ok(_)) => true,
+            Said::Rehearsed(Err(refusal)) => refusal.name() == NEAR_IDEAL,
+            Said::Run(report) => match &report.run.outcome {
+                RunOutcome::Improved => true,
+                RunOutcome::Refused { guard, .. } => guard == NEAR_IDEAL,
+                _ => false,
+            },
+        }
+    }
+
+    /// For people.
+    pub(super) fn words(&self) -> String {
+        match self {
+            Said::Rehearsed(Ok(summary)) => format!(
+                "would be defragmented: {} extents, {} can go away",
+                summary.extents, summary.gain
+            ),
+            Said::Rehearsed(Err(refusal)) => format!("would be left alone: {refusal}"),
+            Said::Run(report) => in_words(report),
+        }
+    }
+
+    /// For programs.
+    pub(super) fn json(&self) -> Value {
+        match self {
+            Said::Rehearsed(Ok(summary)) => json!({
+                "outcome": "would_run",
+                "engine": Engine::Online,
+                "from": summary.extents,
+                "gain": summary.gain,
+                "shared_bytes": summary.shared,
+            }),
+            Said::Rehearsed(Err(refusal)) => json!({
+                "outcome": "refused",
+                "engine": Engine::Online,
+                "guard": refusal.name(),
+                "reason": refusal.to_string(),
+            }),
+            Said::Run(report) => {
+                let mut json = run_json(&report.run);
+                let work = &report.work;
+                json["segments"] = json!(work.segments);
+                json["busy_seconds"] = json!(work.busy.as_secs_f64());
+                json["worst_call_seconds"] = json!(work.calls.worst().as_secs_f64());
+                json["median_call_seconds"] = json!(work.calls.median().as_secs_f64());
+                json["shared_bytes"] = json!(work.shared);
+                json
+            }
+        }
+    }
+}
+
+fn in_words(report: &Report) -> String {
+    let run = &report.run;
+    let (from, to) = (run.from.unwrap_or_default(), run.to.unwrap_or_default());
+    let work = &report.work;
+    let came = format!(
+        "{from} → {to} extents, {} segments in {:.1} s, calls {:.1} ms (worst {:.1} ms)",
+        work.segments,
+        run.took.as_secs_f64(),
+        work.calls.median().as_secs_f64() * 1e3,
+        work.calls.worst().as_secs_f64() * 1e3,
+    );
+    match &run.outcome {
+        RunOutcome::Improved => came,
+        RunOutcome::Unchanged => format!("no fewer extents, the guest makes new ones: {came}"),
+        RunOutcome::NoSpace => format!("ended, because free space came to its limit: {came}"),
+        RunOutcome::Stopped { why } if run.from.is_none() => format!("not begun, because {why}"),
+        RunOutcome::Stopped { why } => format!("stopped, because {why}: {came}"),
+        RunOutcome::Refused { reason, .. } => format!("left alone: {reason}"),
+        RunOutcome::Failed { reason } if run.from.is_none() => format!("failed: {reason}"),
+        RunOutcome::Failed { reason } => format!("failed: {reason}; {came}"),
+        RunOutcome::Busy { .. } => format!("somebody needed it: {came}"),
+    }
+}

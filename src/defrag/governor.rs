@@ -1,0 +1,261 @@
+//! How much one kernel call may do, so that nobody waits for it too long. Pure.
+//!
+//! What a call costs depends on the number of extents (each is one transaction of the file system,
+//! or several) and on the bytes (each page is copied and written). How much of both this machine
+//! does in the time that is aimed at, nobody knows beforehand; the last calls tell.
+
+use std::time::Duration;
+
+use crate::model::{Bytes, Extent};
+
+/// What is copied, in pieces of this size.
+pub const PAGE: u64 = 4096;
+/// What one extent costs, in pages: measured, 15 µs to 30 µs against 3 µs to 6 µs.
+const EXTENT_COST: u64 = 5;
+/// What a call may do at the beginning: eight extents of a page.
+const FIRST: f64 = 48.0;
+/// It never sinks below two extents: less would move nothing.
+const LEAST: f64 = 12.0;
+/// And never rises above 16 MiB in one piece.
+const MOST: f64 = 4096.0;
+/// It grows while calls stay below this share of the aim.
+const ROOM: f64 = 0.5;
+/// By so much.
+const GROWTH: f64 = 1.25;
+/// The most that it shrinks at once.
+const FALL: f64 = 0.125;
+/// A rest is never longer.
+const LONGEST_REST: Duration = Duration::from_secs(2);
+
+/// What a call costs, in pages.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Work(pub u64);
+
+impl Work {
+    /// Of an extent, or of a part of one.
+    #[must_use]
+    pub fn of(extent: &Extent) -> Work {
+        Work(EXTENT_COST.saturating_add(extent.length.0.div_ceil(PAGE)))
+    }
+
+    /// How much of an extent may be taken, if that is less than the whole.
+    #[must_use]
+    pub fn bytes_left(self) -> Bytes {
+        Bytes(self.0.saturating_sub(EXTENT_COST).saturating_mul(PAGE))
+    }
+}
+
+/// Chooses how much each call does.
+#[derive(Debug, Clone)]
+pub struct Governor {
+    target: Duration,
+    work: f64,
+    slow: bool,
+}
+
+impl Governor {
+    /// `target` is how long a call may take.
+    #[must_use]
+    pub fn new(target: Duration) -> Governor {
+        Governor {
+            target: target.max(Duration::from_millis(1)),
+            work: FIRST,
+            slow: false,
+        }
+    }
+
+    /// What the next call may do.
+    #[must_use]
+    // Between LEAST and MOST.
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    pub fn work(&self) -> Work {
+        Work(self.work as u64)
+    }
+
+    /// The longest call of a segment that cost `work` took so long.
+    // Far from 2^53.
+    #[allow(clippy::cast_precision_loss)]
+    pub fn took(&mut self, work: Work, longest: Duration) {
+        let share = longest.as_secs_f64() / self.target.as_secs_f64();
+        self.slow = share > 1.0;
+        if share > 1.0 {
+            // Back at once, and to what would have been in time with something to spare; a call
+            // that was slow though it did little says that the disk is.
+            let done = (work.0 as f64).min(self.work);
+            self.work = done * (ROOM / share).max(FALL);
+        } else if share < ROOM && work.0 as f64 * 2.0 >= self.work {
+            self.work *= GROWTH;
+        }
+        self.work = self.work.clamp(LEAST, MOST);
+    }
+
+    /// How long to rest after a segment whose calls took `busy`: as long, where a guest uses the
+    /// image, and longer after a call that was slow. Nobody waits for an image that nobody has
+    /// open.
+    #[must_use]
+    pub fn rest(&self, busy: Duration, in_use: bool) -> Duration {
+        let factor = match (in_use, self.slow) {
+            (_, true) => 4,
+            (true, false) => 1,
+            (false, false) => 0,
+        };
+        busy.saturating_mul(factor).min(LONGEST_REST)
+    }
+}
+
+/// Buckets to the doubling.
+const FINENESS: f64 = 8.0;
+const BUCKETS: usize = 320;
+
+/// How long calls took: the longest exactly, the median to a tenth.
+#[derive(Debug, Clone)]
+pub struct CallTimes {
+    count: u64,
+    worst: Duration,
+    total: Duration,
+    buckets: Vec<u64>,
+}
+
+impl Default for CallTimes {
+    fn default() -> CallTimes {
+        CallTimes {
+            count: 0,
+            worst: Duration::ZERO,
+            total: Duration::ZERO,
+            buckets: vec![0; BUCKETS],
+        }
+    }
+}
+
+impl CallTimes {
+    /// One more.
+    // The logarithm of a number of microseconds is below 64.
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    pub fn add(&mut self, took: Duration) {
+        self.count += 1;
+        self.worst = self.worst.max(took);
+        self.total = self.total.saturating_add(took);
+        let microseconds = (took.as_secs_f64() * 1e6).max(1.0);
+        let bucket = (microseconds.log2() * FINENESS) as usize;
+        if let Some(count) = self.buckets.get_mut(bucket.min(BUCKETS - 1)) {
+            *count += 1;
+        }
+    }
+
+    /// How many.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// The longest.
+    #[must_use]
+    pub fn worst(&self) -> Duration {
+        self.worst
+    }
+
+    /// All together.
+    #[must_use]
+    pub fn total(&self) -> Duration {
+        self.total
+    }
+
+    /// Half of them took no longer, or hardly.
+    #[must_use]
+    // There are few buckets.
+    #[allow(clippy::cast_precision_loss)]
+    pub fn median(&self) -> Duration {
+        let mut left = self.count.div_ceil(2);
+        for (bucket, count) in self.buckets.iter().enumerate() {
+            if left <= *count && left > 0 {
+                let middle = ((bucket as f64 + 0.5) / FINENESS).exp2() / 1e6;
+                return Duration::try_from_secs_f64(middle)
+                    .unwrap_or(self.worst)
+                    .min(self.worst);
+            }
+            left = left.saturating_sub(*count);
+        }
+        Duration::ZERO
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const AIM: Duration = Duration::from_millis(20);
+
+    /// A disk on which a page's worth of work takes so many microseconds.
+    fn call(governor: &mut Governor, speed: u64) -> Duration {
+        let work = governor.work();
+        let took = Duration::from_micros(work.0 * speed);
+        governor.took(work, took);
+        took
+    }
+
+    proptest! {
+        /// On a disk of steady speed calls come near the aim and stay below it.
+        #[test]
+        fn the_aim_is_kept(speed in 1_u64..1500) {
+            let mut governor = Governor::new(AIM);
+            for _ in 0..60 {
+                call(&mut governor, speed);
+            }
+            for _ in 0..50 {
+                let took = call(&mut governor, speed);
+                prop_assert!(took <= AIM, "{took:?}");
+                prop_assert!(took >= AIM.mul_f64(0.3) || governor.work().0 == 4096, "{took:?}");
+            }
+        }
+
+        /// When the disk becomes slower all of a sudden, three calls are too long at most.
+        #[test]
+        fn it_backs_off_at_once(speed in 1_u64..20, slower in 2_u64..60) {
+            let mut governor = Governor::new(AIM);
+            for _ in 0..60 {
+                call(&mut governor, speed);
+            }
+            let long = (0..50).filter(|_| call(&mut governor, speed * slower) > AIM).count();
+            prop_assert!(long <= 3, "{long}");
+        }
+
+        /// Whatever it is told, it allows something, and never too much.
+        #[test]
+        fn it_stays_within_its_bounds(
+            calls in prop::collection::vec((0_u64..u64::MAX, 0_u64..u64::MAX / 4), 0..100)
+        ) {
+            let mut governor = Governor::new(Duration::ZERO);
+            for (work, nanoseconds) in calls {
+                governor.took(Work(work), Duration::from_nanos(nanoseconds));
+                prop_assert!((12..=4096).contains(&governor.work().0));
+            }
+            prop_assert!(governor.rest(Duration::MAX, true) <= LONGEST_REST);
+        }
+
+        /// The median is one to a tenth.
+        #[test]
+        fn the_median_is_near(mut calls in prop::collection::vec(1_u64..10_000_000, 1..100)) {
+            let mut times = CallTimes::default();
+            for call in &calls {
+                times.add(Duration::from_micros(*call));
+            }
+            calls.sort_unstable();
+            let exact = calls[calls.len().div_ceil(2) - 1] as f64;
+            let median = times.median().as_secs_f64() * 1e6;
+            prop_assert!((median / exact - 1.0).abs() < 0.1 || (median - exact).abs() <= 1.0);
+            prop_assert_eq!(times.worst(), Duration::from_micros(*calls.last().unwrap()));
+        }
+    }
+
+    #[test]
+    fn an_image_that_nobody_uses_needs_no_rest() {
+        let mut governor = Governor::new(AIM);
+        assert_eq!(governor.rest(AIM, false), Duration::ZERO);
+        assert_eq!(governor.rest(AIM, true), AIM);
+        governor.took(Work(48), AIM * 3);
+        assert_eq!(governor.rest(AIM, true), AIM * 4);
+        assert_eq!(governor.rest(AIM, false), AIM * 4);
+        assert_eq!(CallTimes::default().median(), Duration::ZERO);
+    }
+}
