@@ -140,7 +140,7 @@ fn everybody_tells_the_same_story_of_a_vm() {
     let bed = support::require!(Bed::xfs());
     let image = bed.path().join("db-1.raw");
     File::create_new(&image).unwrap().set_len(GIB).unwrap();
-    let mut vm = support::require!(Vm::named(NAME).start(&image));
+    let vm = support::require!(Vm::named(NAME).start(&image));
     let etc = Etc::new();
     let textfile = etc.join("fragwatch.prom");
     let more = format!("{OFTEN}[thresholds]\nwarning = {{ extents = 100 }}\n");
@@ -202,7 +202,7 @@ fn everybody_tells_the_same_story_of_a_vm() {
     assert!(said[0].contains(&format!("(VM {NAME})")), "{said:?}");
 
     // It goes: the numbers with it, the past stays.
-    vm.end();
+    drop(vm);
     fs::remove_file(&image).unwrap();
     watch.until("its end", |now| !now.mentions(&image));
     until("its end in Prometheus", || {
