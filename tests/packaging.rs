@@ -3,6 +3,7 @@
 //! | file | idea |
 //! |---|---|
 //! | `unit`       | systemd's opinion of the unit, and the daemon with exactly its capabilities |
+//! | `calls`      | what the program asks the kernel for, against what the unit refuses |
 //! | `prometheus` | alerts and recording rules |
 //! | `grafana`    | the dashboard, against a Prometheus that scrapes a daemon |
 //! | `names`      | which metrics there are |
@@ -20,6 +21,8 @@ mod support;
 
 #[path = "packaging/ansible.rs"]
 mod ansible;
+#[path = "packaging/calls.rs"]
+mod calls;
 #[path = "packaging/grafana.rs"]
 mod grafana;
 #[path = "packaging/names.rs"]

@@ -52,7 +52,13 @@ impl Host {
     /// Runs a script of the tree as the package manager does, in this host.
     fn run(&self, script: &str, arguments: &[&str]) -> Output {
         let mut text = fs::read_to_string(tree("packaging").join(script)).unwrap();
-        for path in ["/usr/bin/", "/run/systemd/", "/var/lib/", "/etc/"] {
+        for path in [
+            "/usr/bin/",
+            "/run/systemd/",
+            "/var/lib/",
+            "/etc/",
+            "/usr/share/",
+        ] {
             text = text.replace(path, &format!("{}{path}", self.0.display()));
         }
         let path = format!("{}:/usr/bin:/bin", self.0.join("usr/bin").display());

@@ -21,12 +21,12 @@ const OLD_SYSTEMD: &str = "Failed to parse service type, ignoring: notify-reload
 /// Exposure in tenths that `systemd-analyze security` may find, as the README has it.
 const EXPOSURE: &str = "42";
 
-fn service() -> String {
+pub fn service() -> String {
     fs::read_to_string(tree("systemd/fragwatch.service")).unwrap()
 }
 
 /// What is set, comments left out: names and values.
-fn settings(unit: &str) -> Vec<(&str, &str)> {
+pub fn settings(unit: &str) -> Vec<(&str, &str)> {
     let lines = unit.lines().filter(|line| !line.starts_with('#'));
     lines.filter_map(|line| line.split_once('=')).collect()
 }
