@@ -11,7 +11,7 @@
 //!
 //! | file | idea |
 //! |---|---|
-//! | `count`, `census`, `map`, `scan`, `daemon` | one row of the table each |
+//! | `count`, `census`, `map`, `scan`, `daemon`, `online` | one row of the table each |
 //! | `samples` | repetitions of a measurement, and how they are taken in turns |
 //! | `run`     | runs a command and takes its time or its memory |
 //! | `table`   | the table |
@@ -42,6 +42,7 @@ mod daemon;
 mod exporter;
 mod machine;
 mod map;
+mod online;
 mod run;
 mod samples;
 mod scan;
@@ -55,12 +56,13 @@ use table::Row;
 type Measure = fn(usize) -> Here<Vec<Row>>;
 
 /// What is measured, by the name that `--only` takes.
-const ROWS: [(&str, Measure); 5] = [
+const ROWS: [(&str, Measure); 6] = [
     ("count", count::rows),
     ("census", census::rows),
     ("map", map::rows),
     ("scan", scan::rows),
     ("daemon", daemon::rows),
+    ("online", online::rows),
 ];
 
 /// How the numbers are to be read.
