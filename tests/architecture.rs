@@ -31,6 +31,9 @@ const LAW: &[(&str, &[&str])] = &[
     ("probe", &["model", "config::settings", "sys", "discover"]),
     ("defrag::run", &["model"]),
     ("defrag::meter", &["model"]),
+    ("defrag::governor", &["model"]),
+    ("defrag::segments", &["model", "defrag::governor"]),
+    ("defrag::kernels", &[]),
     (
         "defrag",
         &["model", "config::settings", "sys", "discover", "probe"],

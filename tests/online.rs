@@ -253,7 +253,11 @@ fn round(bed: &Bed, seed: u64, deeds: &mut Deeds) -> u64 {
     guest::random_direct_writes(&path, BEGINNING, BEGINNING / BLOCK);
     let mut model = Model::new(seed);
     let direct = guest::open_direct(&path).unwrap();
-    let buffered = OpenOptions::new().read(true).write(true).open(&path).unwrap();
+    let buffered = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(&path)
+        .unwrap();
     let ended = Arc::new(AtomicBool::new(false));
     let mut run = command(bed, &path, "stall_target = \"2ms\"\n");
     let waiter = {
@@ -273,7 +277,10 @@ fn round(bed: &Bed, seed: u64, deeds: &mut Deeds) -> u64 {
     }
     let said = waiter.join().unwrap();
     let outcome = said["outcome"].as_str().unwrap();
-    assert!(["improved", "unchanged"].contains(&outcome), "seed {seed}: {said}");
+    assert!(
+        ["improved", "unchanged"].contains(&outcome),
+        "seed {seed}: {said}"
+    );
     model.check(&path, seed);
     assert_eq!(shared(&path), 0, "seed {seed}: something stayed shared");
     said["segments"].as_u64().unwrap()
@@ -331,12 +338,19 @@ fn a_snapshot_stays_shared() {
 
     let said = defrag(&bed, &path);
     // All of it may be one extent of what copy on write had set aside; then there is nothing to do.
-    assert!(said["outcome"] == "improved" || said["guard"] == "shared", "{said}");
+    assert!(
+        said["outcome"] == "improved" || said["guard"] == "shared",
+        "{said}"
+    );
     assert_eq!(shared(&path), before, "{said}");
     assert_eq!([tools::checksum(&path), tools::checksum(&copy)], sums);
     assert!(tools::xfs_io_stat_nextents(&path) <= from);
     bed.cold();
-    assert!(free(&bed) + 2 * MIB >= free_before, "{} {free_before}", free(&bed));
+    assert!(
+        free(&bed) + 2 * MIB >= free_before,
+        "{} {free_before}",
+        free(&bed)
+    );
     // All that is left is shared.
     let whole = bed.path().join("other.img");
     guest::random_direct_writes(&whole, 4 * MIB, 1024);
@@ -357,7 +371,8 @@ fn killed_at_any_moment_it_leaves_nothing_behind() {
         let hint = [0, 65_536][(seed % 2) as usize];
         set_cow_hint(&path, hint);
         let sum = tools::checksum(&path);
-        let mut child = Child::spawn(&mut command(&bed, &path, "stall_target = \"1ms\"\n")).unwrap();
+        let mut child =
+            Child::spawn(&mut command(&bed, &path, "stall_target = \"1ms\"\n")).unwrap();
         thread::sleep(Duration::from_micros(random.below(60_000)));
         let status = {
             child.signal(rustix::process::Signal::KILL);
@@ -365,12 +380,23 @@ fn killed_at_any_moment_it_leaves_nothing_behind() {
         };
         killed += u64::from(!status.success());
         left += u64::from(fs::read_dir(state(&bed).join("defrag")).is_ok_and(|dir| {
-            dir.flatten().any(|e| e.file_name().to_string_lossy().ends_with(".hint"))
+            dir.flatten()
+                .any(|e| e.file_name().to_string_lossy().ends_with(".hint"))
         }));
         assert_eq!(tools::checksum(&path), sum, "seed {seed}");
         let names: Vec<_> = fs::read_dir(bed.path()).unwrap().flatten().collect();
         assert_eq!(names.len(), 1, "{names:?}");
-        // The next start restores the hint, whatever it is asked to do.
+        // The next start restores the hint, also of an image that was renamed.
+        if seed % 5 == 0 {
+            let other = bed.path().join("renamed.img");
+            fs::rename(&path, &other).unwrap();
+            let small = bed.path().join("small.img");
+            guest::sequential(&small, 64 * 1024);
+            assert_eq!(defrag(&bed, &small)["guard"], "near_ideal");
+            assert_eq!(cow_hint(&other), hint, "seed {seed}");
+            fs::remove_file(small).unwrap();
+            fs::rename(&other, &path).unwrap();
+        }
         let said = defrag(&bed, &path);
         let fine = said["outcome"] == "improved" || said["guard"] == "near_ideal";
         assert!(fine, "seed {seed}: {said}");
@@ -393,7 +419,11 @@ fn a_disk_that_fills_up_ends_it() {
     let sum = tools::checksum(&path);
     // A guest that has it open makes the run slower.
     let held = File::open(&path).unwrap();
-    let child = Child::spawn(&mut command(&bed, &path, "keep_free = \"20%\"\nstall_target = \"1ms\"\n"));
+    let child = Child::spawn(&mut command(
+        &bed,
+        &path,
+        "keep_free = \"20%\"\nstall_target = \"1ms\"\n",
+    ));
     let child = child.unwrap();
     thread::sleep(Duration::from_millis(300));
     let filler = File::create(bed.path().join("filler")).unwrap();
@@ -406,7 +436,10 @@ fn a_disk_that_fills_up_ends_it() {
     assert_eq!(shared(&path), 0);
     // Nor does it begin.
     let said = defrag(&bed, &path);
-    assert!(said["guard"] == "no_space" || said["guard"] == "too_full", "{said}");
+    assert!(
+        said["guard"] == "no_space" || said["guard"] == "too_full",
+        "{said}"
+    );
     drop((held, filler));
     repair_finds_nothing(&mut bed);
 }
@@ -432,7 +465,10 @@ fn an_image_in_use_becomes_whole() {
         assert_eq!(shared(&path), 0);
         // Nobody makes new ones now.
         let again = defrag(&bed, &path);
-        assert!(again["guard"] == "near_ideal" || again["outcome"] == "improved", "{again}");
+        assert!(
+            again["guard"] == "near_ideal" || again["outcome"] == "improved",
+            "{again}"
+        );
         repair_finds_nothing(&mut bed);
     }
 }
@@ -487,7 +523,10 @@ fn what_it_must_not_touch_is_refused() {
     let sparse = bed.path().join("sparse.img");
     guest::random_direct_writes(&sparse, MIB, 1);
     assert_eq!(defrag(&bed, &sparse)["guard"], "near_ideal");
-    let open = OpenOptions::new().write(true).custom_flags(libc::O_DIRECT).open(&path);
+    let open = OpenOptions::new()
+        .write(true)
+        .custom_flags(libc::O_DIRECT)
+        .open(&path);
     drop(open.unwrap());
     assert_eq!(defrag(&bed, &path)["outcome"], "improved");
 }

@@ -158,7 +158,13 @@ fn online(bed: &Bed, image: &Path) -> Command {
     let text = "[defrag]\nbandwidth = \"64GiB/s\"\nmax_io_pressure = 100\n";
     fs::write(&config, text).expect("it is written");
     let engine: [&dyn AsRef<std::ffi::OsStr>; 7] = [
-        &"defrag", &"--engine", &"online", &"--json", &"--config", &config, &image,
+        &"defrag",
+        &"--engine",
+        &"online",
+        &"--json",
+        &"--config",
+        &config,
+        &image,
     ];
     let mut command = command(FRAGWATCH, engine);
     command.env("STATE_DIRECTORY", beside.join("state"));
@@ -168,7 +174,11 @@ fn online(bed: &Bed, image: &Path) -> Command {
 /// Clone 16 MiB, unshare them, let go of the clone, rest for 250 ms.
 fn fixed(bed: &Bed, image: &Path) {
     const SEGMENT: u64 = 16 * MIB;
-    let image = OpenOptions::new().read(true).write(true).open(image).expect("it opens");
+    let image = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(image)
+        .expect("it opens");
     let directory = File::open(bed.path()).expect("it opens");
     let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
     let temporary = openat(&directory, ".", flags, Mode::RUSR).expect("a file without a name");
@@ -199,12 +209,22 @@ fn under(bed: &Bed, load: Load, name: &str, rounds: usize) -> Vec<Row> {
         let others = others(|who| times[who].to_string());
         let reach = format!("at most {}", show(Unit::Seconds, most));
         let reached = times[0].median() <= most;
-        Row::plain(format!("{what} ({name})"), &times[0], others, reach, reached)
+        Row::plain(
+            format!("{what} ({name})"),
+            &times[0],
+            others,
+            reach,
+            reached,
+        )
     };
     let left = |who: usize| all[who].left.iter().copied().fold(0.0, f64::max);
     let took = times(&|runs| runs.seconds.clone());
     vec![
-        row("p99.9 of the guest's 500 operations a second meanwhile", &|r| r.p999.clone(), P999),
+        row(
+            "p99.9 of the guest's 500 operations a second meanwhile",
+            &|r| r.p999.clone(),
+            P999,
+        ),
         row("worst of them", &|runs| runs.worst.clone(), WORST),
         Row::plain(
             format!("extents left of {extents} ({name})"),

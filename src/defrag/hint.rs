@@ -73,7 +73,11 @@ impl Hint {
             generation: handle::generation(image)?,
             had: hint_of(&attributes),
         };
-        let hex: String = record.filesystem.iter().map(|b| format!("{b:02x}")).collect();
+        let hex: String = record
+            .filesystem
+            .iter()
+            .map(|b| format!("{b:02x}"))
+            .collect();
         let file = directory.join(format!("{hex}-{}.{SUFFIX}", record.inode));
         let lock = write(directory, &file, &record)?;
         Ok(Hint {

@@ -44,11 +44,26 @@ mod tests {
 
     #[test]
     fn the_bad_ones_are_known() {
-        let bad = ["3.10.0-1160.el7", "4.18.0-553.el8_10", "5.3.18", "6.6.0-rc1", "6.6.0-rc3+", "x"];
+        let bad = [
+            "3.10.0-1160.el7",
+            "4.18.0-553.el8_10",
+            "5.3.18",
+            "6.6.0-rc1",
+            "6.6.0-rc3+",
+            "x",
+        ];
         for release in bad {
             assert!(known_bad(release).is_some(), "{release}");
         }
-        let good = ["5.4.0-216-generic", "5.14.0-570.el9", "6.1.0-41-amd64", "6.6.0-rc4", "6.6.0", "6.18.44+", "7.3-rc1"];
+        let good = [
+            "5.4.0-216-generic",
+            "5.14.0-570.el9",
+            "6.1.0-41-amd64",
+            "6.6.0-rc4",
+            "6.6.0",
+            "6.18.44+",
+            "7.3-rc1",
+        ];
         for release in good {
             assert_eq!(known_bad(release), None, "{release}");
         }

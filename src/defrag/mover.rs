@@ -183,7 +183,9 @@ impl Mover {
         let from = self.anchor.unwrap_or(Bytes(0));
         let end = Bytes(from.0.saturating_add(self.block));
         let is_fit = |extents: &[Extent]| {
-            let first = extents.iter().find(|e| !e.flags.unwritten && !e.flags.delayed);
+            let first = extents
+                .iter()
+                .find(|e| !e.flags.unwritten && !e.flags.delayed);
             first.copied()
         };
         let mut found = match self.anchor {

@@ -336,7 +336,10 @@ impl<'a> Session<'a> {
         let (mut at, mut joins, mut rest) = (region.start, None, Duration::ZERO);
         let mut gone = ExtentCount(0);
         while at < region.end {
-            self.tell(done.saturating_add(ExtentCount(gone.0.min(region.gain.0))), work);
+            self.tell(
+                done.saturating_add(ExtentCount(gone.0.min(region.gain.0))),
+                work,
+            );
             if let Some(end) = self.breathe(rest) {
                 return Some(end);
             }
@@ -346,7 +349,9 @@ impl<'a> Session<'a> {
             };
             let Some(segment) = segments::cut(&map, self.governor.work(), joins) else {
                 // What lies alone at the end of what is known may have a neighbour behind it.
-                let last = map.last().filter(|last| last.logical > at && known < region.end);
+                let last = map
+                    .last()
+                    .filter(|last| last.logical > at && known < region.end);
                 at = last.map_or(known, |last| last.logical);
                 rest = Duration::ZERO;
                 continue;

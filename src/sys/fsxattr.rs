@@ -61,6 +61,11 @@ pub fn attributes(file: impl AsFd) -> io::Result<Attributes> {
 pub fn set_attributes(file: impl AsFd, attributes: Attributes) -> io::Result<()> {
     // SAFETY: the opcode takes a pointer to a `struct fsxattr` and reads it; `Attributes` has its
     // size and layout (asserted above).
-    unsafe { ioctl(file, Setter::<FS_IOC_FSSETXATTR, Attributes>::new(attributes)) }?;
+    unsafe {
+        ioctl(
+            file,
+            Setter::<FS_IOC_FSSETXATTR, Attributes>::new(attributes),
+        )
+    }?;
     Ok(())
 }

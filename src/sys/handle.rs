@@ -60,6 +60,11 @@ pub fn generation(file: impl AsFd) -> io::Result<u32> {
     let mut answer = [0_u32; 2];
     // SAFETY: the opcode takes a pointer to memory of 64 bits at most and fills in 32; any bytes
     // are a valid value.
-    unsafe { ioctl(file, Updater::<FS_IOC_GETVERSION, [u32; 2]>::new(&mut answer)) }?;
+    unsafe {
+        ioctl(
+            file,
+            Updater::<FS_IOC_GETVERSION, [u32; 2]>::new(&mut answer),
+        )
+    }?;
     Ok(answer[0])
 }
