@@ -43,7 +43,7 @@ pub fn rows(repetitions: usize) -> Here<Vec<Row>> {
         let bed = Plan::of("xfs")
             .size(6 << 30)
             .mkfs(&["-m", &features])
-            .place(Place::Disk)
+            .place(Place::quick())
             .make()?;
         for (load, name) in [(Load::Writer, "writer"), (Load::Reader, "reader")] {
             rows.extend(under(&bed, load, &format!("{kind}, {name}"), rounds));
@@ -98,6 +98,13 @@ impl Runs {
         self.left.push(left as f64);
         self.p999.push(latencies.percentile(99.9).as_secs_f64());
         self.worst.push(latencies.worst().as_secs_f64());
+        // It takes long; who waits sees something.
+        eprintln!(
+            "{load:?}, {who:?}: {left} extents left after {:.1} s, p99.9 {:.1} ms, worst {:.1} ms",
+            began.elapsed().as_secs_f64(),
+            latencies.percentile(99.9).as_secs_f64() * 1e3,
+            latencies.worst().as_secs_f64() * 1e3,
+        );
         if let Some(busy) = said["runs"][0]["busy_seconds"].as_f64() {
             let gone = self.extents.saturating_sub(left) as f64;
             self.per_busy_second.push(gone / busy);
