@@ -40,6 +40,9 @@ const LAW: &[(&str, &[&str])] = &[
     ("history", &["model", "config::settings", "rescue::utc"]),
     ("defrag::run", &["model"]),
     ("defrag::meter", &["model"]),
+    ("defrag::governor", &["model"]),
+    ("defrag::segments", &["model", "defrag::governor"]),
+    ("defrag::kernels", &[]),
     (
         "defrag",
         &["model", "config::settings", "sys", "discover", "probe"],

@@ -12,7 +12,7 @@
 //!
 //! | file | idea |
 //! |---|---|
-//! | `count`, `census`, `map`, `scan`, `owner`, `daemon`, `history`, `reaction`, `rest` | one row of the table each |
+//! | `count`, `census`, `map`, `scan`, `owner`, `daemon`, `history`, `reaction`, `rest`, `online` | one row of the table each |
 //! | `samples` | repetitions of a measurement, and how they are taken in turns |
 //! | `run`     | runs a command and takes its time or its memory |
 //! | `table`   | the table |
@@ -45,6 +45,7 @@ mod exporter;
 mod history;
 mod machine;
 mod map;
+mod online;
 mod owner;
 mod reaction;
 mod rest;
@@ -62,7 +63,7 @@ use table::Row;
 type Measure = fn(usize) -> Here<Vec<Row>>;
 
 /// What is measured, by the name that `--only` takes.
-const ROWS: [(&str, Measure); 9] = [
+const ROWS: [(&str, Measure); 10] = [
     ("count", count::rows),
     ("census", census::rows),
     ("map", map::rows),
@@ -72,6 +73,7 @@ const ROWS: [(&str, Measure); 9] = [
     ("history", history::rows),
     ("reaction", reaction::rows),
     ("rest", rest::rows),
+    ("online", online::rows),
 ];
 
 /// How the numbers are to be read.

@@ -10,6 +10,15 @@
 //! wrong in some versions. What came of a run is what our own counts say. The contents of an image
 //! are touched by xfs_fsr and the kernel alone, never by us.
 //!
+//! An image that a VM is using goes to the engine [`online`] instead: the kernel itself moves its
+//! blocks, a segment at a time.
+//!
+//! ```text
+//! guard ─► survey ─► segments (pure) ─► mover: clone, unshare, let go ─► extents counted ─► outcome
+//!                        ▲ governor (pure): how much at once │
+//!                        └── run (pure): holds, stops ───────┘         hint: restored, also later
+//! ```
+//!
 //! A run makes calls that hang with a sick file system. So it belongs into a process of its own,
 //! such as that of `fragwatch defrag`; nothing here is to be called from the daemon's.
 
