@@ -121,18 +121,15 @@ impl Daemon {
         tokio::spawn(rescue);
         let sampler = Sampler::new(receiver, Arc::clone(&board), teller);
         sampler.look_back(chronicle.path()).await;
-        board.pause(chronicle.is_paused().await);
-        let runs = chronicle::past_runs(chronicle.path(), &chronicle.teller()).await;
+        let (end_runs, end) = watch::channel(false);
         let maintenance = Maintenance::new(
             sender.subscribe(),
             sampler.inventory(),
             Arc::clone(&board),
             chronicle.teller(),
-            runs,
-            &chronicle::state_directory(chronicle.path()),
+            chronicle.path(),
             config,
         );
-        let (end_runs, end) = watch::channel(false);
         let maintenance = tokio::spawn(maintenance.run(end));
         let mut sampling = tokio::spawn(sampler.run());
         tokio::spawn(upkeep(lifetime));

@@ -94,17 +94,6 @@ impl Chronicle {
         self.teller.clone()
     }
 
-    /// Whether the operator has paused defragmentation before this daemon was started.
-    pub(super) async fn is_paused(&self) -> bool {
-        let file = pause_file(&self.path);
-        let looking = tokio::task::spawn_blocking(move || file.exists());
-        // If the disk does not answer, nothing is to be defragmented.
-        matches!(
-            tokio::time::timeout(LOOKING_BACK, looking).await,
-            Err(_) | Ok(Ok(true))
-        )
-    }
-
     /// Where it is.
     pub(super) fn path(&self) -> &Path {
         &self.path
@@ -211,6 +200,17 @@ pub(super) async fn look_back(path: &Path, window: Duration, now: UnixTime, inve
         Ok(Err(error)) => warn!("beginning without a past: {error}"),
         Err(_) => warn!("beginning without a past: {} does not answer", shown(path)),
     }
+}
+
+/// Whether the operator has paused defragmentation before this daemon was started.
+pub(super) async fn is_paused(database: &Path) -> bool {
+    let file = pause_file(database);
+    let looking = tokio::task::spawn_blocking(move || file.exists());
+    // If the disk does not answer, nothing is to be defragmented.
+    !matches!(
+        tokio::time::timeout(LOOKING_BACK, looking).await,
+        Ok(Ok(false))
+    )
 }
 
 /// The defragmentations that the history knows of, and those that were cut off when the daemon

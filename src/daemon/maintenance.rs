@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{info, warn};
 
-use super::chronicle::Teller;
+use super::chronicle::{Teller, is_paused, past_runs, state_directory};
 use super::sampler::Shared;
 use crate::config::Settings;
 use crate::config::settings::Defrag;
@@ -51,6 +51,7 @@ pub(super) struct Maintenance {
     teller: Teller,
     runs: Runs,
     state: PathBuf,
+    database: PathBuf,
     config: Option<PathBuf>,
     host: Host,
     calendar: Calendar,
@@ -74,15 +75,14 @@ struct Running {
 }
 
 impl Maintenance {
-    /// `runs` is what the history knows, `state` the directory of the daemon's state, `config` its
+    /// `database` is that of the history, beside which all state lies; `config` is the daemon's
     /// configuration if one was named.
     pub(super) fn new(
         settings: watch::Receiver<Arc<Settings>>,
         inventory: Shared,
         board: Arc<Board>,
         teller: Teller,
-        runs: Runs,
-        state: &Path,
+        database: &Path,
         config: Option<&Path>,
     ) -> Self {
         let machine = std::fs::read_to_string("/etc/machine-id").unwrap_or_default();
@@ -95,8 +95,9 @@ impl Maintenance {
             inventory,
             board,
             teller,
-            runs,
-            state: state.to_owned(),
+            runs: Runs::default(),
+            state: state_directory(database),
+            database: database.to_owned(),
             config: config.map(Path::to_owned),
             host,
             calendar,
@@ -112,6 +113,12 @@ impl Maintenance {
 
     /// Runs until `end` says so, then ends what is under way.
     pub(super) async fn run(mut self, mut end: watch::Receiver<bool>) {
+        // Paused until it is known whether it is: the disk that knows may hang.
+        self.board.pause(true);
+        tokio::select! {
+            () = self.look_back() => {}
+            _ = end.changed() => return,
+        }
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -121,6 +128,12 @@ impl Maintenance {
                 _ = end.changed() => return self.end_all().await,
             }
         }
+    }
+
+    /// Finds out what an earlier daemon was told and has done.
+    async fn look_back(&mut self) {
+        self.board.pause(is_paused(&self.database).await);
+        self.runs = past_runs(&self.database, &self.teller).await;
     }
 
     async fn end_all(mut self) {

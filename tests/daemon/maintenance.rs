@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::life::END;
 use crate::support::{self, Bed, MIB, guest};
-use crate::watch::{Watch, until};
+use crate::watch::{PATIENCE, Watch, until};
 
 /// Always open, and images of few extents are bad.
 const ALWAYS: &str = r#"
@@ -126,7 +126,8 @@ fn while_it_is_paused_nothing_runs_and_a_restart_does_not_forget_it() {
     let resumed = ask("resume");
     assert!(resumed.status.success(), "{resumed:?}");
     assert!(!watch.etc.join("paused").exists());
-    assert!(watch.log("defragmentation is resumed by user 0").len() == 1);
+    let told = "defragmentation is resumed by user 0";
+    watch.daemon.wait_for_stderr(told, PATIENCE);
     watch.until("a defragmentation", |now| {
         now.value("fragwatch_defrag_extents_removed_total", &[]) > Some(0.0)
     });
