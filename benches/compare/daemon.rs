@@ -59,7 +59,7 @@ pub fn rows(_: usize) -> Here<Vec<Row>> {
     Ok(table(fragwatch.end(), node_exporter.end()))
 }
 
-fn configuration(images: &Path, listen: SocketAddr) -> String {
+pub fn configuration(images: &Path, listen: SocketAddr) -> String {
     format!(
         "[images]\npaths = [\"{}\"]\nmin_size = \"0B\"\n\
          [sampling]\nmap_interval = \"never\"\n\
@@ -74,7 +74,7 @@ fn free_addresses() -> [SocketAddr; 2] {
 }
 
 /// Scrapes all of them at the same moments and looks at their memory each second.
-fn watch(services: &mut [&mut Service; 2], duration: Duration) {
+pub fn watch(services: &mut [&mut Service], duration: Duration) {
     let began = Instant::now();
     let mut next_scrape = began;
     let mut next_look = began;
@@ -95,9 +95,9 @@ fn watch(services: &mut [&mut Service; 2], duration: Duration) {
 }
 
 /// Something that serves metrics.
-struct Service {
+pub struct Service {
     process: Child,
-    target: Target,
+    pub target: Target,
     /// Resident memory of the process alone, of its children, and what they have together, pages
     /// that they share counted once; in bytes, each second.
     own: Vec<f64>,
@@ -110,18 +110,18 @@ struct Service {
 }
 
 /// What was seen of it.
-struct Seen {
-    own: Samples,
-    children: Samples,
-    together: Samples,
-    peak: f64,
+pub struct Seen {
+    pub own: Samples,
+    pub children: Samples,
+    pub together: Samples,
+    pub peak: f64,
     scrapes: Samples,
     scraped_bytes: usize,
     processor_per_minute: Samples,
 }
 
 impl Service {
-    fn start(command: &mut Command, address: SocketAddr) -> Here<Service> {
+    pub fn start(command: &mut Command, address: SocketAddr) -> Here<Service> {
         command.stdin(Stdio::null()).stdout(Stdio::null());
         let process = Child::spawn(command).map_err(NotHere::because)?;
         let deadline = Instant::now() + Duration::from_secs(10);
@@ -152,7 +152,7 @@ impl Service {
     }
 
     /// Forgets what was seen so far.
-    fn begin(&mut self) {
+    pub fn begin(&mut self) {
         self.own.clear();
         self.children.clear();
         self.together.clear();
@@ -187,7 +187,7 @@ impl Service {
             .sum()
     }
 
-    fn end(self) -> Seen {
+    pub fn end(self) -> Seen {
         let minutes = self.began.elapsed().as_secs_f64() / 60.0;
         let seconds = (self.ticks() - self.ticks_before) as f64 / ticks_per_second();
         let peaks = family(self.process.id()).into_iter();

@@ -13,6 +13,7 @@
 //! | file | idea |
 //! |---|---|
 //! | `count`, `census`, `map`, `scan`, `owner`, `daemon`, `history`, `reaction`, `rest`, `online` | one row of the table each |
+//! | `scale` | two more: ten thousand images, and a long history |
 //! | `samples` | repetitions of a measurement, and how they are taken in turns |
 //! | `run`     | runs a command and takes its time or its memory |
 //! | `table`   | the table |
@@ -51,6 +52,7 @@ mod reaction;
 mod rest;
 mod run;
 mod samples;
+mod scale;
 mod scan;
 mod scrape;
 mod table;
@@ -63,7 +65,7 @@ use table::Row;
 type Measure = fn(usize) -> Here<Vec<Row>>;
 
 /// What is measured, by the name that `--only` takes.
-const ROWS: [(&str, Measure); 10] = [
+const ROWS: [(&str, Measure); 12] = [
     ("count", count::rows),
     ("census", census::rows),
     ("map", map::rows),
@@ -71,6 +73,8 @@ const ROWS: [(&str, Measure); 10] = [
     ("owner", owner::rows),
     ("daemon", daemon::rows),
     ("history", history::rows),
+    ("scrape", scale::scrape),
+    ("memory", scale::memory),
     ("reaction", reaction::rows),
     ("rest", rest::rows),
     ("online", online::rows),

@@ -5,22 +5,10 @@ use std::fs;
 
 use crate::tree;
 
-/// Those of the defragmentation. They go as soon as the daemon serves them; until then alerts and
-/// dashboard are ready for them.
-const TO_COME: [&str; 6] = [
-    "fragwatch_defrag_active",
-    "fragwatch_defrag_extents_removed_total",
-    "fragwatch_defrag_queue",
-    "fragwatch_defrag_runs_total",
-    "fragwatch_maintenance_next_window_timestamp_seconds",
-    "fragwatch_maintenance_window_open",
-];
-
-/// Every metric that the daemon can serve, or soon will.
+/// Every metric that the daemon can serve.
 pub fn known() -> BTreeSet<String> {
-    let mut names = in_text(&fs::read_to_string(tree("src/serve/metrics.rs")).unwrap());
+    let names = in_text(&fs::read_to_string(tree("src/serve/metrics.rs")).unwrap());
     assert!(names.contains("fragwatch_image_extents"), "{names:?}");
-    names.extend(TO_COME.map(str::to_owned));
     names
 }
 
