@@ -851,7 +851,7 @@ fn unknown_keys_and_sections() {
         |f.toml:8:2: unknown section [storage]
         |    [storage]
         |     ^^^^^^^
-        |    help: the sections are [images], [sampling], [thresholds], [klog], [rescue], [metrics], [control]
+        |    help: the sections are [images], [sampling], [thresholds], [klog], [rescue], [defrag], [metrics], [control]
         "#,
     );
 }
