@@ -115,10 +115,12 @@ impl Group {
             response: libc::FAN_ALLOW,
         };
         let size = size_of::<libc::fanotify_response>();
-        let bytes = (&raw const response).cast();
         // SAFETY: the call reads the struct, which outlives it. The descriptor in it is open: it is
         // closed only behind.
-        let written = unsafe { libc::write(self.0.as_raw_fd(), bytes, size) };
+        let written = unsafe {
+            let response = (&raw const response).cast();
+            libc::write(self.0.as_raw_fd(), response, size)
+        };
         if written < 0 {
             return Err(io::Error::last_os_error());
         }
