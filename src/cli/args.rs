@@ -91,6 +91,9 @@ Exit status: 0 ok, 1 warning, 2 critical, 3 unknown: no daemon answers, or its c
         /// The directory; it must exist
         directory: PathBuf,
     },
+    /// Put back the extent-size hints of runs that were killed; started by the daemon
+    #[command(name = crate::cli::RESTORE_HINTS, hide = true)]
+    RestoreHints,
     /// The process that probes one file system; started by the program itself
     #[command(name = crate::probe::worker::HELPER_COMMAND, hide = true)]
     ProbeHelper,

@@ -31,6 +31,8 @@ use anyhow::Context as _;
 use crate::config;
 use args::{Arguments, Command};
 
+/// The hidden subcommand that puts back extent-size hints.
+pub(crate) const RESTORE_HINTS: &str = "restore-hints";
 /// Everything could be done.
 const SUCCESS: u8 = 0;
 /// Something could not be read.
@@ -60,6 +62,7 @@ pub fn main(arguments: &Arguments) -> ExitCode {
         Command::CheckConfig(check) => check_config::run(check, config),
         Command::Completions { shell } => generate::completions(*shell),
         Command::Man { directory } => generate::man(directory),
+        Command::RestoreHints => Ok(online::restore()),
         Command::ProbeHelper => helper(),
     };
     match result {

@@ -8,11 +8,12 @@ use serde_json::{Value, json};
 
 use super::defrag::run_json;
 use super::progress::Progress;
-use super::terminal;
+use super::{SUCCESS, terminal};
 use crate::config::settings::Defrag;
 use crate::defrag::Host;
 use crate::defrag::fsr::Request;
 use crate::defrag::guard::{NEAR_IDEAL, Refusal};
+use crate::defrag::hint;
 use crate::defrag::online::{self, Event, Report, Summary};
 use crate::defrag::run::Hold;
 use crate::model::path::shown;
@@ -52,6 +53,24 @@ pub(super) fn defragment(
     let mut watch = |event| view.show(event);
     let report = online::run(&request, &Host::default(), &mut orders, &mut watch);
     Said::Run(Box::new(report))
+}
+
+/// Puts back what runs that were killed have left. Said on standard error, line by line; what cannot
+/// be put back is no reason to fail: it stays noted.
+pub(super) fn restore() -> u8 {
+    let mut watch = |event| match event {
+        Event::HintRestored(path) => terminal::complain(&format!(
+            "restored the extent-size hint of {}, whose run was killed",
+            shown(&path)
+        )),
+        Event::HintLost(path, why) => terminal::complain(&format!(
+            "the extent-size hint noted in {} cannot be restored: {why}",
+            shown(&path)
+        )),
+        _ => {}
+    };
+    online::restore_hints(&hint::directory(), &mut watch);
+    SUCCESS
 }
 
 /// What is seen while it works.

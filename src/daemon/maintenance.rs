@@ -132,6 +132,9 @@ impl Maintenance {
 
     /// Finds out what an earlier daemon was told and has done.
     async fn look_back(&mut self) {
+        if let Err(error) = errand::restore_hints(&self.state) {
+            warn!("extent-size hints of runs that were killed are not restored: {error}");
+        }
         self.board.pause(is_paused(&self.database).await);
         self.runs = past_runs(&self.database, &self.teller).await;
     }

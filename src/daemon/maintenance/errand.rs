@@ -274,11 +274,41 @@ fn spawn(task: &Task) -> io::Result<Child> {
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
+        .env("STATE_DIRECTORY", &task.state)
         .env_remove("NOTIFY_SOCKET")
         .env_remove("WATCHDOG_USEC")
         .process_group(0);
     tied(&mut command);
     command.spawn()
+}
+
+/// Has a child process put back the extent-size hints that killed runs have left. Nobody waits for
+/// it: it touches the images.
+pub(super) fn restore_hints(state: &Path) -> io::Result<()> {
+    let state = state.to_owned();
+    let work = move || {
+        let mut command = Command::new("/proc/self/exe");
+        command
+            .arg0("fragwatch")
+            .arg(crate::cli::RESTORE_HINTS)
+            .env("STATE_DIRECTORY", state)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
+        tied(&mut command);
+        match command.output() {
+            Ok(output) => {
+                for line in String::from_utf8_lossy(&output.stderr).lines() {
+                    warn!("{line}");
+                }
+            }
+            Err(error) => warn!("extent-size hints of killed runs are not restored: {error}"),
+        }
+    };
+    thread::Builder::new()
+        .name("hints".to_owned())
+        .spawn(work)?;
+    Ok(())
 }
 
 /// Waits for its end, and asks for it when it is time. Nothing if it does not come.
