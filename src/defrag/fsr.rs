@@ -44,7 +44,9 @@ const PATIENCE: Duration = Duration::from_secs(600);
 /// How often it is looked at.
 const BEAT: Duration = Duration::from_millis(50);
 /// The same while it is to end.
-const LAST_BEAT: Duration = Duration::from_millis(2);
+const LAST_BEAT: Duration = Duration::from_millis(10);
+/// From closing its output to its end.
+const LAST_BREATH: Duration = Duration::from_millis(1);
 /// How often the pressure is looked at: it is an average of ten seconds.
 const PRESSURE_BEAT: Duration = Duration::from_secs(1);
 /// What it may have read or written without having opened the image.
@@ -185,16 +187,20 @@ fn attempt(
     }
     (report.read, report.written) = work.moved;
     let end = work.end();
+    if end.status.is_none() {
+        // Whatever it hangs in, we would hang in too.
+        return Ok(judge(&cleared.facts, None, &machine, end));
+    }
     // What a killed xfs_fsr leaves is found by the next run too.
     let _ = leftovers::sweep(target.directory.as_fd(), &host.proc);
     drop(turn);
     let to = count(&target)?;
     report.to = Some(to);
-    Ok(judge(cleared.facts.extents, to, &machine, end))
+    Ok(judge(&cleared.facts, Some(to), &machine, end))
 }
 
 /// What came of it.
-fn judge(from: ExtentCount, to: ExtentCount, machine: &Machine, end: End) -> RunOutcome {
+fn judge(facts: &Facts, to: Option<ExtentCount>, machine: &Machine, end: End) -> RunOutcome {
     let said = end.said.trim();
     let failed = |reason: String| {
         let colon = if said.is_empty() { "" } else { ": " };
@@ -205,7 +211,7 @@ fn judge(from: ExtentCount, to: ExtentCount, machine: &Machine, end: End) -> Run
     let has_said = |words: &[&str]| words.iter().any(|word| said.contains(word));
     let status = match end.status {
         // What we have asked for by a signal may have been done a moment before.
-        _ if to < from => return RunOutcome::Improved,
+        _ if to.is_some_and(|to| to < facts.extents) => return RunOutcome::Improved,
         None => return failed("xfs_fsr hangs in the kernel and was left behind".to_owned()),
         Some(status) => status,
     };
@@ -410,7 +416,7 @@ impl Work {
         let _ = poll(&mut events, Some(&timeout));
         if self.has_closed(&events) {
             // It is about to end; there is nothing to wait for by its pipe.
-            std::thread::sleep(LAST_BEAT);
+            std::thread::sleep(LAST_BREATH);
         }
     }
 
@@ -590,7 +596,12 @@ mod tests {
             said: said.to_owned(),
             visitor: None,
         };
-        judge(ExtentCount(from), ExtentCount(to), &machine, end)
+        let facts = Facts {
+            extents: ExtentCount(from),
+            allocated: Bytes(0),
+            stall: Duration::ZERO,
+        };
+        judge(&facts, Some(ExtentCount(to)), &machine, end)
     }
 
     #[test]
