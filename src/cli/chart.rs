@@ -177,7 +177,13 @@ mod tests {
 
     #[test]
     fn a_rise_a_fall_and_a_threshold() {
-        let count = |at: i64| ExtentCount(if at < 20 { 100 + at as u64 * 50 } else { 60 });
+        let count = |at: i64| {
+            ExtentCount(if at < 20 {
+                100 + at.unsigned_abs() * 50
+            } else {
+                60
+            })
+        };
         let points: Vec<_> = (0..40).map(|at| (UnixTime(at), count(at))).collect();
         let chart = Chart {
             points: &points,

@@ -523,7 +523,6 @@ impl Inventory {
             vm: entry.vm(),
             growth_per_day: entry.growth.rate(),
             seconds_to_critical: entry.forecast.time_left().map(|left| left.as_secs()),
-            ..Row::default()
         };
         entries.into_iter().take(WORST).map(row).collect()
     }
