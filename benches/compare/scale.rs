@@ -40,11 +40,7 @@ pub fn scrape(repetitions: usize) -> Here<Vec<Row>> {
     }
     let state = rundir::new_dir(Place::quick()).map_err(NotHere::because)?;
     let mut daemon = start(bed.path(), &state)?;
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while images(&mut daemon) < MANY {
-        assert!(Instant::now() < deadline, "its first sweep does not end");
-        sleep(Duration::from_millis(100));
-    }
+    counted(&mut daemon, MANY);
     let mut bytes = 0;
     let mut times = Vec::new();
     for _ in 0..SCRAPES * repetitions {
@@ -68,11 +64,18 @@ pub fn scrape(repetitions: usize) -> Here<Vec<Row>> {
     )])
 }
 
-/// How many images it tells of.
-fn images(daemon: &mut Service) -> usize {
-    let body = daemon.target.scrape().expect("it serves");
-    let text = String::from_utf8(body).expect("it is not compressed");
-    text.matches("fragwatch_image_extents{").count()
+/// Waits until it tells of so many images.
+fn counted(daemon: &mut Service, number: usize) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        let body = daemon.target.scrape().expect("it serves");
+        let text = String::from_utf8(body).expect("it is not compressed");
+        if text.matches("fragwatch_image_extents{").count() == number {
+            return;
+        }
+        assert!(Instant::now() < deadline, "its first sweep does not end");
+        sleep(Duration::from_millis(100));
+    }
 }
 
 /// What a daemon has resident that knows the past of its images.
@@ -93,12 +96,9 @@ pub fn memory(_: usize) -> Here<Vec<Row>> {
     });
     let size = fs::metadata(&database).map_err(NotHere::because)?.len();
     let mut daemon = start(bed.path(), &state)?;
-    let growth = || String::from_utf8_lossy(&state_log(&state)).contains("images is known");
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while !growth() {
-        assert!(Instant::now() < deadline, "it does not look back");
-        sleep(Duration::from_millis(100));
-    }
+    counted(&mut daemon, WITH_PAST);
+    let log = fs::read_to_string(state.join("log")).map_err(NotHere::because)?;
+    assert!(log.contains("images is known"), "it has no past: {log}");
     watch(&mut [&mut daemon], WARM_UP);
     daemon.begin();
     watch(&mut [&mut daemon], MEASURED);
@@ -122,10 +122,6 @@ pub fn memory(_: usize) -> Here<Vec<Row>> {
         format!("below {}", show(Unit::Bytes, MEMORY as f64)),
         reached,
     )])
-}
-
-fn state_log(state: &Path) -> Vec<u8> {
-    fs::read(state.join("log")).unwrap_or_default()
 }
 
 /// Who the images are for good, as a daemon has recorded them.

@@ -1,4 +1,4 @@
-//! Asks for metrics as Prometheus does: the same headers, over one connection that stays open.
+//! Asks for metrics as Prometheus does: the same headers, over one connection as long as that stays open.
 
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -28,8 +28,16 @@ impl Target {
         })
     }
 
-    /// Scrapes once: the body as it was sent, perhaps compressed.
+    /// Scrapes once: the body as it was sent, perhaps compressed. If the connection was closed since
+    /// the last time, over a new one, as Prometheus does (net/http, Transport).
     pub fn scrape(&mut self) -> io::Result<Vec<u8>> {
+        self.ask().or_else(|_| {
+            *self = Target::connect(self.address)?;
+            self.ask()
+        })
+    }
+
+    fn ask(&mut self) -> io::Result<Vec<u8>> {
         let request = format!(
             "GET /metrics HTTP/1.1\r\nHost: {}\r\n{HEADERS}\r\n",
             self.address

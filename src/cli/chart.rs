@@ -1,7 +1,7 @@
 //! A chart of counts over time in a terminal: columns of eighths, thresholds as dotted lines,
 //! defragmentations as marks underneath. Pure.
 
-use crate::model::{ExtentCount, UnixTime};
+use crate::model::{ExtentCount, Roughly, UnixTime};
 
 /// Rows of the plot.
 const HEIGHT: usize = 12;
@@ -48,18 +48,52 @@ impl Chart<'_> {
         text.push_str(&"─".repeat(columns.len()));
         text.push('\n');
         text.push_str(&self.marks_line(columns.len()));
+        text.push_str(&self.time_line(columns.len()));
         text
     }
 
     /// The most in the time of each column; nothing where nothing was counted.
     fn columns(&self, width: usize) -> Vec<Option<u64>> {
         let mut columns = vec![None; width];
-        for (at, extents) in self.points {
-            if let Some(column) = self.column(*at, width) {
-                columns[column] = columns[column].max(Some(extents.0));
+        for (number, (at, extents)) in self.points.iter().enumerate() {
+            let Some(column) = self.column(*at, width) else {
+                continue;
+            };
+            // A count says what was since the one before.
+            let before = number.checked_sub(1).filter(|_| !self.is_gap(number));
+            let before = before.and_then(|before| self.column(self.points[before].0, width));
+            let first = before.map_or(column, |before| column.min(before + 1));
+            for filled in &mut columns[first..=column] {
+                *filled = (*filled).max(Some(extents.0));
             }
         }
         columns
+    }
+
+    /// Whether nobody counted for a time before this point: far longer than just before or after. Of
+    /// old counts fewer are kept, so that what is long differs from place to place.
+    fn is_gap(&self, number: usize) -> bool {
+        let length = |number: usize| {
+            let (before, at) = (
+                self.points.get(number.checked_sub(1)?)?,
+                self.points.get(number)?,
+            );
+            Some(i128::from(at.0.0) - i128::from(before.0.0))
+        };
+        let around = length(number.saturating_sub(1)).max(length(number + 1));
+        match (length(number), around) {
+            (Some(length), Some(around)) => length > 3 * around.max(1),
+            _ => false,
+        }
+    }
+
+    /// `3 h ago … now`, below the ends of the axis.
+    fn time_line(&self, width: usize) -> String {
+        let from = format!("{} ago", Roughly(self.span.1.since(self.span.0)));
+        let Some(gap) = width.checked_sub(from.len() + 3).filter(|gap| *gap > 0) else {
+            return String::new();
+        };
+        format!("{}{from}{:gap$}now\n", " ".repeat(SCALE), "")
     }
 
     /// Which column a moment belongs to.
@@ -159,15 +193,39 @@ mod tests {
         };
         let text = chart.render(48);
         let lines: Vec<_> = text.lines().collect();
-        assert_eq!(lines.len(), HEIGHT + 2, "{text}");
+        assert_eq!(lines.len(), HEIGHT + 3, "{text}");
         let found = lines.iter().position(|line| line.contains("W ┤")).unwrap();
         assert!(lines[found].contains("┈┈┈┈"), "{text}");
         assert!(!text.contains('C'), "a far threshold presses nothing flat");
         assert_eq!(lines[HEIGHT + 1].trim(), "▲");
+        assert!(
+            lines[HEIGHT + 2].starts_with("        39 s ago  "),
+            "{text}"
+        );
+        assert!(lines[HEIGHT + 2].ends_with(" now"), "{text}");
         // Both ends stand on the ground: one low, the other lower.
         let ground: Vec<char> = lines[HEIGHT - 1].chars().collect();
         assert_eq!(ground[SCALE], '█');
         assert_eq!(ground.last(), Some(&'▄'), "{text}");
+    }
+
+    #[test]
+    fn only_where_nobody_counted_is_it_empty() {
+        // Fewer counts than columns; then nothing for long, then again.
+        let times = (0..10).chain(60..70).map(|n| 10 * n);
+        let points: Vec<_> = times.map(|at| (UnixTime(at), ExtentCount(10))).collect();
+        let chart = Chart {
+            points: &points,
+            span: (UnixTime(0), UnixTime(690)),
+            thresholds: &[],
+            marks: &[],
+        };
+        let columns = chart.columns(69);
+        let empty: Vec<_> = (0..69)
+            .filter(|column| columns[*column].is_none())
+            .collect();
+        assert_eq!(empty, (9..59).map(|n| n + 1).collect::<Vec<_>>());
+        assert!(chart.columns(500)[..60].iter().all(Option::is_some));
     }
 
     #[test]

@@ -4,11 +4,28 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets};
+use comfy_table::{Cell, CellAlignment, Table, presets};
+use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
 
 use super::{SUCCESS, client, load_config, scan_json, terminal};
-use crate::model::{Bytes, Roughly, UnixTime};
+use crate::model::{Bytes, ExtentsPerDay, Roughly, UnixTime};
 use crate::serve::status::{Rescue, Row, Status};
+
+/// Columns of the table.
+const COLUMNS: usize = 7;
+const HEADER: [&str; COLUMNS] = [
+    "IMAGE",
+    "EXTENTS",
+    "GROWTH",
+    "CRITICAL IN",
+    "SIZE",
+    "VM",
+    "SEVERITY",
+];
+/// Between columns.
+const GAP: u16 = 2;
+/// A path is not made shorter than this.
+const LEAST_PATH: usize = 12;
 
 pub(super) fn run(json: bool, config: Option<&Path>) -> anyhow::Result<u8> {
     let settings = load_config(config)?.settings;
@@ -71,7 +88,8 @@ fn images(status: &Status, width: Option<u16>) -> String {
     let images = &status.images;
     let plural = if images.total == 1 { "" } else { "s" };
     let mut text = format!(
-        "{} image{plural}: {} critical, {} warning, {} ok; {} extents, {} of kernel memory if all their maps are loaded\n",
+        "{} image{plural}: {} critical, {} warning, {} ok\n\
+         {} extents; their maps take up to {} of kernel memory\n",
         images.total,
         images.critical,
         images.warning,
@@ -85,6 +103,7 @@ fn images(status: &Status, width: Option<u16>) -> String {
     if status.worst.is_empty() {
         return text;
     }
+    text.push('\n');
     text.push_str(&table(&status.worst, width));
     let left = images.total.saturating_sub(status.worst.len());
     if left > 0 {
@@ -111,41 +130,63 @@ fn reasons(rows: &[Row]) -> String {
 fn table(rows: &[Row], width: Option<u16>) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).force_no_tty();
-    if let Some(width) = width {
-        table.set_content_arrangement(ContentArrangement::Dynamic);
-        table.set_width(width);
-    }
-    table.set_header([
-        "IMAGE",
-        "EXTENTS",
-        "GROWTH",
-        "CRITICAL IN",
-        "SIZE",
-        "VM",
-        "SEVERITY",
-    ]);
-    for row in rows {
-        table.add_row(cells(row).map(Cell::new));
+    let mut cells: Vec<_> = rows.iter().map(cells).collect();
+    fit(&mut cells, width);
+    table.set_header(HEADER);
+    for row in cells {
+        table.add_row(row.map(Cell::new));
     }
     for (number, column) in table.column_iter_mut().enumerate() {
         let alignment = match number {
             1..=4 => CellAlignment::Right,
             _ => CellAlignment::Left,
         };
-        column.set_padding((0, 2)).set_cell_alignment(alignment);
+        column.set_padding((0, GAP)).set_cell_alignment(alignment);
     }
     let mut text = table.trim_fmt();
     text.push('\n');
     text
 }
 
+/// Shortens the paths at their begins until a row fits into a line: the ends tell them apart. Rather
+/// than a path of which nothing is left, a line that is too long.
+fn fit(cells: &mut [[String; COLUMNS]], width: Option<u16>) {
+    let Some(width) = width else { return };
+    let widest = |column: usize| {
+        let cells = cells.iter().map(|row| row[column].width());
+        cells.fold(HEADER[column].width(), usize::max) + usize::from(GAP)
+    };
+    let others: usize = (1..COLUMNS).map(widest).sum();
+    // What is counted for the last one stands between the path and the next.
+    let left = usize::from(width).saturating_sub(others);
+    for row in cells {
+        row[0] = end_of(&row[0], left.max(LEAST_PATH));
+    }
+}
+
+/// The end of a text, at most so wide, with an ellipsis if something is missing.
+fn end_of(text: &str, width: usize) -> String {
+    if text.width() <= width {
+        return text.to_owned();
+    }
+    let mut left = width.saturating_sub(1);
+    let fits = |character: &char| {
+        let width = character.width().unwrap_or(0);
+        let fits = width <= left;
+        left = left.saturating_sub(width);
+        fits
+    };
+    let end: Vec<_> = text.chars().rev().take_while(fits).collect();
+    std::iter::once('…').chain(end.into_iter().rev()).collect()
+}
+
 /// What is not known is a dash.
-fn cells(row: &Row) -> [String; 7] {
+fn cells(row: &Row) -> [String; COLUMNS] {
     let or_dash = |text: Option<String>| text.unwrap_or_else(|| "–".to_owned());
     [
         row.path.clone(),
         row.extents.to_string(),
-        or_dash(row.growth_per_day.map(|rate| rate.to_string())),
+        or_dash(row.growth_per_day.map(ExtentsPerDay::short)),
         or_dash(
             row.seconds_to_critical
                 .map(|seconds| Roughly(Duration::from_secs(seconds)).to_string()),
@@ -190,7 +231,7 @@ fn rescue(rescue: &Rescue, now: UnixTime) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{ExtentCount, ExtentsPerDay, Severity};
+    use crate::model::{ExtentCount, Severity};
     use crate::serve::status::{Daemon, Images, Stalled};
 
     fn status() -> Status {
@@ -230,9 +271,11 @@ mod tests {
             "\
 fragwatch 1.2.3 (pid 7), running for 1 d; last sweep 30 s ago
 
-3 images: 1 critical, 0 warning, 2 ok; 6,000,010 extents, 0 B of kernel memory if all their maps are loaded
-IMAGE            EXTENTS    GROWTH  CRITICAL IN     SIZE  VM    SEVERITY
-/srv/db-1.img  6,000,000  +1,234/d            –  1.0 GiB  db-1  critical
+3 images: 1 critical, 0 warning, 2 ok
+6,000,010 extents; their maps take up to 0 B of kernel memory
+
+IMAGE            EXTENTS   GROWTH  CRITICAL IN     SIZE  VM    SEVERITY
+/srv/db-1.img  6,000,000  +1.2k/d            –  1.0 GiB  db-1  critical
 … and 2 more
 
 critical  db-1.img: the threshold is 5,000,000 extents
@@ -240,6 +283,21 @@ critical  db-1.img: the threshold is 5,000,000 extents
 The rescue is off: nothing would be done in an emergency.
 "
         );
+    }
+
+    #[test]
+    fn a_long_path_keeps_its_end_and_the_line_its_width() {
+        let mut status = status();
+        status.worst[0].path = format!("/srv/{}/prod.img", "ü".repeat(50));
+        for width in [60, 80, 100, 200] {
+            let table = table(&status.worst, Some(width));
+            let row = table.lines().nth(1).unwrap();
+            assert!(row.width() <= usize::from(width).max(70), "{table}");
+            assert!(row.contains("prod.img  "), "{table}");
+        }
+        assert_eq!(end_of("/a/b.img", 8), "/a/b.img");
+        assert_eq!(end_of("/a/b.img", 7), "…/b.img");
+        assert_eq!(end_of("/a/日本", 4), "…本");
     }
 
     #[test]

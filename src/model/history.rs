@@ -76,6 +76,20 @@ impl ExtentsPerDay {
         ExtentCount(self.0.abs().round() as u64)
     }
 
+    /// In few columns: `+1.2k/d`, `-7/d`, `0/d`.
+    #[must_use]
+    pub fn short(self) -> String {
+        format!("{}{}/d", self.sign(), self.count().short())
+    }
+
+    fn sign(self) -> &'static str {
+        match self.0.round() {
+            rate if rate > 0.0 => "+",
+            rate if rate < 0.0 => "-",
+            _ => "",
+        }
+    }
+
     /// From what is gained in a second.
     #[must_use]
     pub fn from_per_second(rate: f64) -> ExtentsPerDay {
@@ -92,12 +106,7 @@ impl ExtentsPerDay {
 impl fmt::Display for ExtentsPerDay {
     /// As a person reads it: `+12,345/d`, `-7/d`, `0/d`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let sign = match self.0.round() {
-            rate if rate > 0.0 => "+",
-            rate if rate < 0.0 => "-",
-            _ => "",
-        };
-        f.pad(&format!("{sign}{}/d", self.count()))
+        f.pad(&format!("{}{}/d", self.sign(), self.count()))
     }
 }
 
@@ -110,6 +119,8 @@ mod tests {
         assert_eq!(ExtentsPerDay(12_345.4).to_string(), "+12,345/d");
         assert_eq!(ExtentsPerDay(-7.0).to_string(), "-7/d");
         assert_eq!(ExtentsPerDay(-0.2).to_string(), "0/d");
+        assert_eq!(ExtentsPerDay(-12_345.4).short(), "-12.3k/d");
+        assert_eq!(ExtentsPerDay(0.0).short(), "0/d");
         assert_eq!(ExtentsPerDay(f64::NAN).to_string(), "0/d");
         assert!((ExtentsPerDay(86_400.0).per_second() - 1.0).abs() < f64::EPSILON);
     }

@@ -58,7 +58,7 @@ fn all_tell_the_same_story() {
 
     let people = watch.daemon.ask("status").output().unwrap();
     let people = String::from_utf8(people.stdout).unwrap();
-    for part in ["2 images: 1 critical, 1 warning, 0 ok", "a.raw", "700"] {
+    for part in ["2 images: 1 critical, 1 warning, 0 ok\n", "a.raw", "700"] {
         assert!(people.contains(part), "no {part:?}: {people}");
     }
 
