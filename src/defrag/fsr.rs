@@ -42,7 +42,7 @@ use crate::sys::fsxattr;
 /// minutes with millions of extents and reverse mapping.
 const PATIENCE: Duration = Duration::from_secs(600);
 /// How often it is looked at.
-const BEAT: Duration = Duration::from_millis(50);
+const BEAT: Duration = Duration::from_millis(20);
 /// The same while it is to end.
 const LAST_BEAT: Duration = Duration::from_millis(10);
 /// From closing its output to its end.
@@ -104,7 +104,7 @@ pub fn rehearse(request: &Request<'_>, host: &Host) -> Result<Facts, Refusal> {
     Ok(cleared.facts)
 }
 
-/// Defragments one image. `orders` is asked some twenty times a second whether to stop; `watch` is
+/// Defragments one image. `orders` is asked some fifty times a second whether to stop; `watch` is
 /// told what goes on.
 ///
 /// It must be called on a thread that lives as long as the run: the kernel kills xfs_fsr with it.

@@ -102,6 +102,12 @@ impl Mover {
         &self.image
     }
 
+    /// The block size of its file system.
+    #[must_use]
+    pub fn block(&self) -> Bytes {
+        Bytes(self.block)
+    }
+
     /// The map from `start` to `end`, but only so much as one call gives, and up to where that is.
     ///
     /// # Errors

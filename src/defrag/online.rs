@@ -31,9 +31,9 @@ use super::guard::{self, Refusal, Target};
 use super::hint::{self, Hint};
 use super::mover::Mover;
 use super::run::{Hold, Input, Machine, State};
-use super::segments::{self, Plan, Region, Segment, Survey};
+use super::segments::{self, Before, Place, Plan, Region, Segment, Survey};
 use super::{Host, holders};
-use crate::model::{Bytes, Engine, ExtentCount, RunOutcome, RunReport, Stop};
+use crate::model::{Bytes, Engine, Extent, ExtentCount, RunOutcome, RunReport, Stop};
 use crate::probe::extents::{Pace as ReadPace, Reader};
 use crate::probe::reason;
 use crate::sys::{geometry, locks};
@@ -333,7 +333,7 @@ impl<'a> Session<'a> {
 
     /// Moves what there is of a region; nothing if it got to its end.
     fn work_on(&mut self, region: &Region, done: ExtentCount, work: &mut Work) -> Option<End> {
-        let (mut at, mut joins, mut rest) = (region.start, None, Duration::ZERO);
+        let (mut at, mut before, mut rest) = (region.start, Before::default(), Duration::ZERO);
         let mut gone = ExtentCount(0);
         while at < region.end {
             self.tell(
@@ -343,11 +343,11 @@ impl<'a> Session<'a> {
             if let Some(end) = self.breathe(rest) {
                 return Some(end);
             }
-            let (map, known) = match self.mover.map(at, region.end) {
+            let (map, known) = match self.map(at, region.end, &mut before) {
                 Ok(map) => map,
                 Err(error) => return Some(End::Failed("its map cannot be read", error)),
             };
-            let Some(segment) = segments::cut(&map, self.governor.work(), joins) else {
+            let Some(segment) = segments::cut(&map, self.governor.work(), before) else {
                 // What lies alone at the end of what is known may have a neighbour behind it.
                 let last = map
                     .last()
@@ -362,9 +362,33 @@ impl<'a> Session<'a> {
             }
             gone = gone.saturating_add(segment.extents);
             at = segment.end();
-            joins = Some(at);
+            before.end = Some(at);
         }
         None
+    }
+
+    /// The map from `at` on, as [`Mover::map`]. From the block before it is seen where to the last
+    /// segment was moved.
+    fn map(
+        &mut self,
+        at: Bytes,
+        end: Bytes,
+        before: &mut Before,
+    ) -> io::Result<(Vec<Extent>, Bytes)> {
+        if before.end != Some(at) {
+            return self.mover.map(at, end);
+        }
+        let last_block = Bytes(at.0.saturating_sub(self.mover.block().0));
+        let (mut map, known) = self.mover.map(last_block, end)?;
+        if let Some(first) = map.first_mut().filter(|first| first.logical < at) {
+            before.place = Some(Place::of(first));
+            let moved = at.0 - first.logical.0;
+            first.logical.0 += moved;
+            first.physical.0 += moved;
+            first.length.0 = first.length.0.saturating_sub(moved);
+        }
+        map.retain(|extent| extent.length.0 > 0);
+        Ok((map, known))
     }
 
     /// How long to rest after it; or the end of all, or of the region.

@@ -188,30 +188,69 @@ impl Segment {
     }
 }
 
+/// Where the new blocks of a region lie: how far from their place in the file.
+///
+/// A guest's write to a block that is still to be moved goes there by itself once room for its
+/// region is reserved (xfs_direct_write_iomap_begin looks into the copy-on-write fork first,
+/// fs/xfs/xfs_iomap.c). Such a block has arrived; to move it would tear it out again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place(u64);
+
+impl Place {
+    /// That of an extent which was moved.
+    #[must_use]
+    pub fn of(extent: &Extent) -> Place {
+        Place(extent.physical.0.wrapping_sub(extent.logical.0))
+    }
+}
+
+/// What is known of the part of the region before the piece of the map that is cut.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Before {
+    /// Up to here it was moved just now.
+    pub end: Option<Bytes>,
+    /// To there.
+    pub place: Option<Place>,
+}
+
+impl Before {
+    fn has(&self, extent: &Extent) -> bool {
+        self.place == Some(Place::of(extent))
+    }
+}
+
 /// The first segment of a piece of the map: extents that touch each other, no more than `most`
-/// allows. A single extent is moved only if it `joins` what was moved just before it.
+/// allows. A single extent is moved only if it joins what was moved, or has arrived, on one of its
+/// sides.
 ///
 /// A long extent may be cut, at a page; what is left of it joins.
 #[must_use]
-pub fn cut(extents: &[Extent], most: Work, joins: Option<Bytes>) -> Option<Segment> {
+pub fn cut(extents: &[Extent], most: Work, before: Before) -> Option<Segment> {
     let mut rest = extents;
+    let mut arrived = before.end;
     while let Some(first) = rest.first() {
-        let run = run(rest);
-        let joins = joins == Some(first.logical);
+        let run = run(rest, &before);
+        let next = rest.get(run.len()).filter(|next| before.has(next));
+        let joins = arrived == Some(first.logical)
+            || next.is_some_and(|next| run.last().is_some_and(|last| end(last) == next.logical.0));
         if run.len() >= 2 || (joins && !run.is_empty()) {
             return Some(take(run, most));
+        }
+        if before.has(first) {
+            arrived = Some(Bytes(end(first)));
         }
         rest = rest.get(run.len().max(1)..).unwrap_or_default();
     }
     None
 }
 
-/// The movable extents at the beginning that touch each other.
-fn run(extents: &[Extent]) -> &[Extent] {
+/// The extents at the beginning that can move and are to move, and touch each other.
+fn run<'a>(extents: &'a [Extent], before: &Before) -> &'a [Extent] {
     let mut length = 0;
     let mut at = None;
     for extent in extents {
-        if !is_movable(extent) || at.is_some_and(|at| at != extent.logical.0) {
+        let stays = !is_movable(extent) || before.has(extent);
+        if stays || at.is_some_and(|at| at != extent.logical.0) {
             break;
         }
         at = Some(end(extent));
@@ -311,14 +350,41 @@ mod tests {
         assert!(Survey::new(Bytes(0)).finish().regions.is_empty());
     }
 
+    fn moved_to(end: u64, place: Option<Place>) -> Before {
+        let end = Some(Bytes(end));
+        Before { end, place }
+    }
+
+    #[test]
+    fn what_has_arrived_stays_and_its_neighbours_come() {
+        let mut arrived = [extent(10, 1), extent(13, 2)];
+        for extent in &mut arrived {
+            extent.physical.0 = extent.logical.0 + 77 * PAGE;
+        }
+        let before = moved_to(9 * PAGE, Some(Place::of(&arrived[0])));
+        let [one, two] = arrived;
+        let cut =
+            |extents: &[Extent]| cut(extents, Work(100), before).map(|s| (s.start.0, s.length.0));
+        // Up to the one, as it joins on its left side; behind it; and before the other.
+        assert_eq!(cut(&[extent(9, 1), one]), Some((9 * PAGE, PAGE)));
+        assert_eq!(
+            cut(&[one, extent(11, 1), extent(20, 1)]),
+            Some((11 * PAGE, PAGE))
+        );
+        assert_eq!(cut(&[extent(12, 1), two]), Some((12 * PAGE, PAGE)));
+        assert_eq!(cut(&[extent(11, 1), two]), None);
+        assert_eq!(cut(&[one, two]), None);
+        assert_eq!(cut(&[one, extent(12, 1)]), None);
+    }
+
     #[test]
     fn lone_extents_stay_unless_they_join() {
         let lone = [extent(3, 1), extent(5, 1), shared(6, 1), extent(7, 1)];
-        assert_eq!(cut(&lone, Work(100), None), None);
-        let joined = cut(&lone, Work(100), Some(Bytes(3 * PAGE))).unwrap();
+        assert_eq!(cut(&lone, Work(100), Before::default()), None);
+        let joined = cut(&lone, Work(100), moved_to(3 * PAGE, None)).unwrap();
         assert_eq!((joined.start.0, joined.length.0), (3 * PAGE, PAGE));
         let long = [extent(0, 300), extent(300, 300)];
-        let first = cut(&long, Work(100), None).unwrap();
+        let first = cut(&long, Work(100), Before::default()).unwrap();
         assert_eq!(first.length.0, 95 * PAGE);
     }
 
@@ -340,13 +406,13 @@ mod tests {
                 at += gap + pages;
                 extents.push(new);
             }
-            let (mut done, mut joins) = (Vec::new(), None);
+            let (mut done, mut joins) = (Vec::new(), Before::default());
             let mut rest = extents.clone();
             while let Some(segment) = cut(&rest, Work(most), joins) {
                 prop_assert!(segment.length.0 > 0 && segment.length.0.is_multiple_of(PAGE));
                 prop_assert!(segment.work.0 <= most.max(5 + 1), "{segment:?}");
                 done.push(segment);
-                joins = Some(segment.end());
+                joins = moved_to(segment.end().0, None);
                 rest = rest.iter().filter(|e| end(e) > segment.end().0).copied().collect();
                 if let Some(first) = rest.first_mut().filter(|e| e.logical.0 < segment.end().0) {
                     first.length.0 = end(first) - segment.end().0;

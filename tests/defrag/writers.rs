@@ -15,7 +15,7 @@ use super::{bed, config, defrag, finish, leftovers, processes_with};
 
 /// Most are small, so that there can be many rounds.
 const SIZE: u64 = 8 * MIB;
-/// More than is moved at once with a bandwidth: whoever comes finds xfs_fsr standing still.
+/// With a bandwidth, whoever comes finds xfs_fsr standing still.
 const LARGE: u64 = 20 * MIB;
 /// Blocks that a writer writes.
 const WRITES: u64 = 40;
@@ -213,7 +213,8 @@ fn all_ways_lead_through_the_gate() {
     ];
     for way in ways {
         let _ = std::fs::remove_file(&path);
-        guest::random_direct_writes(&path, 24 * MIB, 6144);
+        // More than xfs_fsr can copy between two looks at it.
+        guest::random_direct_writes(&path, 96 * MIB, 24_576);
         let mut run = Child::spawn(&mut defrag(&path, &config)).unwrap();
         wait_until_it_works(&path).unwrap();
         way(&path);
