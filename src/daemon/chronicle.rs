@@ -180,11 +180,22 @@ impl Drop for Chronicle {
     }
 }
 
-/// What the history knows of the last `window`, before the first sweep. Without it growth would be
-/// unknown after each restart, and each image that is bad would be told anew.
-pub(super) async fn look_back(path: &Path, window: Duration, now: UnixTime, inventory: &Shared) {
-    let from = path.to_owned();
-    let reading = tokio::task::spawn_blocking(move || read_past(&from, window, now));
+/// What the history of `teller` knows of the last `window`, before the first sweep. Without it
+/// growth would be unknown after each restart, and each image that is bad would be told anew.
+pub(super) async fn look_back(
+    teller: &Teller,
+    path: &Path,
+    window: Duration,
+    now: UnixTime,
+    inventory: &Shared,
+) {
+    let (from, recorder) = (path.to_owned(), teller.0.clone());
+    let reading = tokio::task::spawn_blocking(move || {
+        if let Some(recorder) = recorder {
+            recorder.wait_for_opening(LOOKING_BACK);
+        }
+        read_past(&from, window, now)
+    });
     match tokio::time::timeout(LOOKING_BACK, reading).await {
         // The first start.
         Ok(Ok(Ok(past))) if past.is_empty() => {}

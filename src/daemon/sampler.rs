@@ -95,7 +95,7 @@ impl Sampler {
     /// Takes in what the history at `path` knows. To be called before [`run`](Sampler::run).
     pub(super) async fn look_back(&self, path: &Path) {
         let (window, now) = (self.assessor.window(), self.steady.now());
-        look_back(path, window, now, &self.inventory).await;
+        look_back(&self.teller, path, window, now, &self.inventory).await;
     }
 
     pub(super) async fn run(mut self) {

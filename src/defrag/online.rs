@@ -380,6 +380,10 @@ impl<'a> Session<'a> {
         }
         let last_block = Bytes(at.0.saturating_sub(self.mover.block().0));
         let (mut map, known) = self.mover.map(last_block, end)?;
+        if known <= at {
+            // The image ends here.
+            return self.mover.map(at, end);
+        }
         if let Some(first) = map.first_mut().filter(|first| first.logical < at) {
             before.place = Some(Place::of(first));
             let moved = at.0 - first.logical.0;

@@ -90,6 +90,16 @@ impl Recorder {
         self.shared.lock().retention = retention;
     }
 
+    /// Until the database was opened and brought up to date, or cannot be, but no longer than
+    /// `within`: whoever reads before would find nothing, or a schema that is none of ours any more.
+    pub fn wait_for_opening(&self, within: Duration) {
+        let queue = self.shared.lock();
+        let _ = self
+            .shared
+            .changed
+            .wait_timeout_while(queue, within, |queue| !queue.tried);
+    }
+
     /// How it goes.
     #[must_use]
     pub fn health(&self) -> Health {
@@ -156,6 +166,8 @@ struct Queue {
     rows: usize,
     at_work_since: Option<Instant>,
     retention: Duration,
+    /// The database was opened, or it was found that it cannot be.
+    tried: bool,
     stopping: bool,
     ended: bool,
 }
@@ -223,6 +235,8 @@ impl<'s> Writer<'s> {
         };
         let opened = self.open(retention);
         self.told(opened);
+        self.shared.lock().tried = true;
+        self.shared.changed.notify_all();
         while let Some((record, retention)) = self.shared.next() {
             let result = self.take(&record, retention);
             self.told(result);
