@@ -85,9 +85,9 @@ const NOTES: &str = "\
 Median (least–most) of the repetitions; all that are compared take turns in each of them. Caches \
 are warm unless a line says cold: the file system unmounted and mounted again before each run. \
 Times are of whole commands, from before they are started until they have ended, except where the \
-line says otherwise. Memory of a command is the sum of what each of its processes had resident at \
-its own worst moment (VmHWM, looked at all the time in runs of their own), shared pages counted in \
-each; memory of a daemon is looked at each second. The daemon is at its default \
+line says otherwise. Memory of a command is the peak of what its processes occupy together, pages \
+that they share counted once (Pss, looked at all the time in runs of their own); memory of a daemon \
+is looked at each second. The daemon is at its default \
 interval of a minute and reads no extent maps (`map_interval = \"never\"`); it and the node exporter \
 are scraped at the same moments, every 15 s, as Prometheus does. A reaction is to a record of XFS \
 itself, by a real drop of the slab cache, timed by the kernel's own trace; the kernel lets its log be \

@@ -1,6 +1,6 @@
 //! Runs commands to the end, with what they print thrown away, and takes what they cost.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs;
 use std::process::{Command, ExitStatus, Stdio};
@@ -28,28 +28,29 @@ pub fn time(command: &mut Command) -> f64 {
     took.as_secs_f64()
 }
 
-/// The most memory that a command and its children have resident, in bytes: the sum of what each
-/// process had at its own worst moment (`VmHWM`), pages that they share counted for each of them.
+/// The most memory that a command and its children occupy together at any moment, in bytes: the
+/// peak of the sum of their proportional set sizes. A page that several of them share, as those of
+/// the program itself, counts once (`Pss`, proc_pid_smaps(5)).
 ///
 /// Read again and again while it runs, so what is only taken in the last millisecond is missed;
 /// and never in a run whose time is taken. The rusage of a child (wait4(2)) would not do: it
 /// contains what the process had before it became the command, that is what we have.
 pub fn peak_memory(command: &mut Command) -> f64 {
     let mut child = command.spawn().expect("it starts");
-    let mut peaks = BTreeMap::new();
+    let mut peak = 0;
     let status = loop {
-        for pid in family(child.id()) {
-            if let Some(peak) = status_bytes(pid, "VmHWM") {
-                peaks.insert(pid, peak);
-            }
-        }
+        let now = family(child.id())
+            .into_iter()
+            .filter_map(proportional_bytes);
+        peak = peak.max(now.sum::<u64>());
         if let Some(status) = child.try_wait().expect("it is a child") {
             break status;
         }
         std::thread::sleep(Duration::from_micros(200));
     };
     assert_success(command, status);
-    peaks.values().sum::<u64>() as f64
+    assert!(peak > 0, "{command:?} ended before it was looked at");
+    peak as f64
 }
 
 /// Has a command run over and over for so long.
