@@ -27,10 +27,9 @@ impl Pace {
     }
 }
 
-/// After so much work comes a rest. A chunk of a map that must be loaded takes longer alone; chunks of
-/// a loaded one are gathered, because the shortest sleep takes as long as they do (timer slack,
-/// prctl(2)).
-const PIECE: Duration = Duration::from_micros(400);
+/// After so much work comes a rest: so long that it matters little how long the shortest sleep takes
+/// (timer slack, prctl(2)), and that few guests wake up on the processor on which we just did.
+const PIECE: Duration = Duration::from_millis(4);
 
 /// Reads extent maps.
 pub struct Reader {
@@ -93,6 +92,9 @@ impl Reader {
                 return Ok(End::Last);
             }
             at = end;
+            // Who was woken up on our processor meanwhile would wait until we sleep: the scheduler lets
+            // a thread that has just begun have its turn (RUN_TO_PARITY, kernel/sched/features.h).
+            std::thread::yield_now();
             if worked >= PIECE {
                 std::thread::sleep(pace.rest(worked));
                 worked = Duration::ZERO;
