@@ -12,7 +12,7 @@ use anyhow::Context as _;
 use tokio::net::UnixStream;
 use tokio::sync::watch;
 use tokio::time::Instant;
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use super::chronicle::Teller;
 use super::klog_files::{FileMatch, LogFiles};
@@ -27,7 +27,7 @@ use crate::rescue::proof::{Counters, Files};
 use crate::rescue::thread::{Armament, FastSide, Setup};
 use crate::serve::board::Board;
 use crate::serve::{metrics, status};
-use crate::sys::realtime::Urgency;
+use crate::sys::realtime::{Urgency, lock_no_more};
 
 /// The kernel's log.
 const KMSG: &str = "/dev/kmsg";
@@ -183,6 +183,12 @@ async fn listen(fast: &mut FastSide, settings: &Settings, board: &Arc<Board>, te
     let mut files = LogFiles::start(&settings.klog, &fast.rules);
     let witness = Witness::start(&settings.rescue, &fast.exchange, board, teller);
     metrics::klog_source("kmsg", fast.armament.kmsg.is_ok());
+    // The stall detector has its memory too.
+    if fast.armament.memory.is_ok()
+        && let Err(error) = lock_no_more()
+    {
+        debug!("all memory stays locked: {error}");
+    }
     let mut ticks = tokio::time::interval(TICK);
     let mut drill = Instant::now();
     loop {

@@ -22,8 +22,9 @@ use crate::klog::{Rules, Sequence};
 use crate::model::{IncidentId, Monotonic, RescueStep, Trigger};
 use crate::sys::realtime::{Urgency, lock_memory, raise_urgency, touch_stack};
 
-/// Entries of each ring: an incident of an hour at full speed, or a storm of matches.
-const RING: usize = 1024;
+/// Entries of each ring: an incident of some minutes at full speed, or a storm of matches. The
+/// other side takes them within milliseconds, unless it hangs.
+const RING: usize = 256;
 /// Stack of each thread. What they use of it is a few kilobytes; half of this is touched.
 const STACK_KIB: usize = 128;
 /// A record that takes every way through the reader but that of a match.

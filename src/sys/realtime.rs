@@ -21,6 +21,18 @@ pub fn lock_memory() -> io::Result<()> {
     }
 }
 
+/// Keeps what the process has now, and no longer what it will take: to be called after
+/// [`lock_memory`], when all that must not wait for a disk has its memory.
+///
+/// What the rest of a daemon takes and gives back is not to be kept for ever; and locked pages cannot
+/// be given back (madvise(2), MADV_DONTNEED: EINVAL), so that the heap would stay at its largest.
+///
+/// # Errors
+/// As [`lock_memory`]. A kernel before 4.4 locks on.
+pub fn lock_no_more() -> io::Result<()> {
+    Ok(mlockall(MlockAllFlags::CURRENT | MlockAllFlags::ONFAULT)?)
+}
+
 /// How urgent a thread is to the scheduler.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Urgency {
