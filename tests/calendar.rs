@@ -38,36 +38,60 @@ struct Model<'s> {
     latest: DateTime,
     /// Minutes for which it is still open.
     left: u64,
-    openings: Vec<Opening>,
+    /// What the clock shows when the windows so far should be over.
+    end: DateTime,
+    minutes: Vec<Minute>,
+}
+
+#[derive(Clone, Copy)]
+struct Minute {
     is_open: bool,
+    is_forbidden: bool,
 }
 
 impl Model<'_> {
     fn openings(settings: &Maintenance, from: Timestamp, to: Timestamp) -> Vec<Opening> {
         let zone = settings.timezone.rules();
+        let latest = zone.to_datetime(from);
         let mut model = Model {
             settings,
-            latest: zone.to_datetime(from),
+            latest,
             left: 0,
-            openings: Vec::new(),
-            is_open: false,
+            end: latest,
+            minutes: Vec::new(),
         };
         let mut now = from;
         while now < to {
             now += MINUTE;
-            model.minute(now, zone.to_datetime(now));
+            model.minute(zone.to_datetime(now));
         }
-        if model.is_open {
-            model.openings.last_mut().unwrap().closes = to;
-        }
-        for opening in &mut model.openings {
+        let mut openings = model.found(from);
+        for opening in &mut openings {
             let most = settings.jitter.min(opening.length());
             opening.opens += host().share_of(most);
         }
-        model.openings
+        openings
     }
 
-    fn minute(&mut self, now: Timestamp, clock: DateTime) {
+    /// What was open and not forbidden, from the first minute after `now` on.
+    fn found(&self, mut now: Timestamp) -> Vec<Opening> {
+        let mut openings: Vec<Opening> = Vec::new();
+        let mut was_open = false;
+        for minute in &self.minutes {
+            now += MINUTE;
+            let is_open = minute.is_open && !minute.is_forbidden;
+            let (opens, closes) = (now, now);
+            match (was_open, is_open) {
+                (false, true) => openings.push(Opening { opens, closes }),
+                (true, _) => openings.last_mut().unwrap().closes = now,
+                (false, false) => {}
+            }
+            was_open = is_open;
+        }
+        openings
+    }
+
+    fn minute(&mut self, clock: DateTime) {
         self.left = self.left.saturating_sub(1);
         if clock > self.latest {
             // Usually that is one minute, and an hour when the clock leaps.
@@ -78,16 +102,10 @@ impl Model<'_> {
             self.latest = clock;
         }
         let forbidden = |blackout: &Blackout| (blackout.from..=blackout.to).contains(&clock.date());
-        let is_open = self.left > 0 && !self.settings.blackouts.iter().any(forbidden);
-        match (self.is_open, is_open) {
-            (false, true) => self.openings.push(Opening {
-                opens: now,
-                closes: now,
-            }),
-            (true, false) => self.openings.last_mut().unwrap().closes = now,
-            _ => {}
-        }
-        self.is_open = is_open;
+        self.minutes.push(Minute {
+            is_open: self.left > 0,
+            is_forbidden: self.settings.blackouts.iter().any(forbidden),
+        });
     }
 
     /// What opens on that date now that the clock shows this for the first time.
@@ -96,9 +114,22 @@ impl Model<'_> {
             let start = date.to_datetime(window.start);
             let is_now = self.latest < start && start <= clock;
             if is_now && window.days.contains(&date.weekday()) {
+                if self.left == 0 && start <= self.end {
+                    self.no_gap_before();
+                }
+                self.end = self.end.max(start + window.duration);
                 self.left = self.left.max(window.duration.as_secs() / 60);
             }
         }
+    }
+
+    /// By the clock the windows before were not over yet.
+    fn no_gap_before(&mut self) {
+        let was_open = self.minutes.iter().rposition(|minute| minute.is_open);
+        let gap = was_open.map_or(self.minutes.len(), |last| last + 1);
+        self.minutes[gap..]
+            .iter_mut()
+            .for_each(|minute| minute.is_open = true);
     }
 }
 

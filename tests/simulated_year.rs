@@ -268,7 +268,7 @@ impl World {
         });
         self.filesystems[filesystem].paces = Paces::of(&self.past[filesystem]);
         let image = &mut self.images[number];
-        let in_vain = image.last_run.map_or(0, |last| last.in_vain());
+        let in_vain = image.last_run.as_ref().map_or(0, LastRun::in_vain);
         // Somebody opened it in the meantime, for instance.
         let came = if self.random.one_in(8) {
             self.tally.nothing += 1;
@@ -366,7 +366,8 @@ impl World {
             assert_ne!(self.filesystem_of(number), 1, "no reflink: {image:?}");
         }
         assert!(!self.filesystems[self.filesystem_of(number)].stalled);
-        if let Some(last) = image.last_run.filter(|last| last.came != Came::Interrupted) {
+        let last = image.last_run.as_ref();
+        if let Some(last) = last.filter(|last| last.came != Came::Interrupted) {
             let since = self.now.duration_since(last.ended);
             assert!(since >= SignedDuration::from_hours(7 * 24), "{image:?}");
         }

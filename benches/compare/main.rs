@@ -12,7 +12,7 @@
 //!
 //! | file | idea |
 //! |---|---|
-//! | `count`, `census`, `map`, `scan`, `owner`, `daemon`, `history`, `reaction`, `rest`, `online` | one row of the table each |
+//! | `count`, `census`, `map`, `scan`, `owner`, `daemon`, `history`, `reaction`, `rest`, `online`, `fsr` | one row of the table each |
 //! | `scale` | two more: ten thousand images, and a long history |
 //! | `samples` | repetitions of a measurement, and how they are taken in turns |
 //! | `run`     | runs a command and takes its time or its memory |
@@ -43,6 +43,7 @@ mod census;
 mod count;
 mod daemon;
 mod exporter;
+mod fsr;
 mod history;
 mod machine;
 mod map;
@@ -65,7 +66,7 @@ use table::Row;
 type Measure = fn(usize) -> Here<Vec<Row>>;
 
 /// What is measured, by the name that `--only` takes.
-const ROWS: [(&str, Measure); 12] = [
+const ROWS: [(&str, Measure); 13] = [
     ("count", count::rows),
     ("census", census::rows),
     ("map", map::rows),
@@ -78,6 +79,7 @@ const ROWS: [(&str, Measure); 12] = [
     ("reaction", reaction::rows),
     ("rest", rest::rows),
     ("online", online::rows),
+    ("fsr", fsr::rows),
 ];
 
 /// How the numbers are to be read.

@@ -164,8 +164,9 @@ fn online(bed: &Bed, image: &Path) -> Command {
     // The others know no limits either.
     let text = "[defrag]\nbandwidth = \"64GiB/s\"\nmax_io_pressure = 100\n";
     fs::write(&config, text).expect("it is written");
-    let engine: [&dyn AsRef<std::ffi::OsStr>; 7] = [
+    let engine: [&dyn AsRef<std::ffi::OsStr>; 8] = [
         &"defrag",
+        &"--force-window",
         &"--engine",
         &"online",
         &"--json",

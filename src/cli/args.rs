@@ -155,15 +155,19 @@ was ended, within some milliseconds; a run that is ended leaves the image as bef
 online is for images that a VM may be using, on an XFS with reflink. It works by segments of some
 hundred KiB; Ctrl-C ends it between two of them, and what is done is done.
 
+Without --engine the choice is that of the planner: the first of defrag.engines that can. Where one is
+passed over, a line says why: the image is in use or shares blocks, too little space is free, the final
+swap would stall readers, or the window would close before.
+
 What limits a run stands in section [defrag] of the configuration.")]
 pub struct DefragArguments {
     /// The images, by their real paths
     #[arg(value_name = "IMAGE", required = true)]
     pub images: Vec<PathBuf>,
 
-    /// What is used [default: the first of defrag.engines that can]
+    /// What is used; of several, the first that can [default: defrag.engines]
     #[arg(long, value_enum, value_name = "ENGINE")]
-    pub engine: Option<EngineName>,
+    pub engine: Vec<EngineName>,
 
     /// Ask all guards and start nothing
     #[arg(long)]

@@ -10,18 +10,19 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
-use super::args::{DefragArguments, EngineName};
+use super::args::DefragArguments;
+use super::choice::{Answer, Choice, Passed};
 use super::online;
 use super::progress::Progress;
 use super::{INCOMPLETE, SUCCESS, load_config, planning, terminal};
 use crate::config::Settings;
 use crate::config::settings::Defrag;
 use crate::defrag::fsr::{self, Event, Request};
-use crate::defrag::guard::{Facts, NEAR_IDEAL};
+use crate::defrag::guard::{Facts, NEAR_IDEAL, leaves_to_another};
 use crate::defrag::run::Hold;
 use crate::defrag::{Host, guard::Refusal};
 use crate::model::path::{hex_unless_exact, shown};
-use crate::model::{Bytes, Engine, RunOutcome, RunReport, Stop};
+use crate::model::{Bytes, Engine, RunOutcome, RunReport, Stop, Visitor};
 
 pub(super) fn run(arguments: &DefragArguments, config: Option<&Path>) -> anyhow::Result<u8> {
     let settings = load_config(config)?.settings;
@@ -31,28 +32,24 @@ pub(super) fn run(arguments: &DefragArguments, config: Option<&Path>) -> anyhow:
     let until = (!arguments.force_window)
         .then(|| window_end(&settings))
         .flatten();
-    let limits = settings.defrag;
-    let engine = choose(arguments.engine, &limits.engines);
-    let dry_run = arguments.dry_run || limits.dry_run;
-    let ended = ended_by_signals()?;
+    let work = Work {
+        choice: Choice::new(&arguments.engine, &settings, arguments.force_window),
+        limits: &settings.defrag,
+        dry_run: arguments.dry_run || settings.defrag.dry_run,
+        until,
+        ended: ended_by_signals()?,
+        quiet: arguments.json,
+    };
     let mut results = Vec::new();
     for image in &arguments.images {
         let path = std::path::absolute(image)
             .with_context(|| format!("{}: no path can be made of it", shown(image)))?;
-        let quiet = arguments.json;
-        let result = match (engine, dry_run) {
-            (Engine::XfsFsr, true) => rehearse(&path, &limits),
-            (Engine::XfsFsr, false) => defragment(&path, &limits, until, &ended, quiet),
-            (Engine::Online, true) => Said::Online(online::rehearse(&path, &limits)),
-            (Engine::Online, false) => {
-                Said::Online(online::defragment(&path, &limits, until, &ended, quiet))
-            }
-        };
+        let Some(result) = work.on(&path) else { break };
         if !arguments.json {
-            terminal::print(&result.line(&path))?;
+            terminal::print(&result.said.line(&path))?;
         }
         results.push((path, result));
-        if ended.load(Ordering::Relaxed) {
+        if work.ended.load(Ordering::Relaxed) {
             break;
         }
     }
@@ -60,7 +57,7 @@ pub(super) fn run(arguments: &DefragArguments, config: Option<&Path>) -> anyhow:
         terminal::print(&format!("{:#}\n", as_json(&results)))?;
     }
     let all = results.len() == arguments.images.len();
-    let fine = all && results.iter().all(|(_, result)| result.is_fine());
+    let fine = all && results.iter().all(|(_, result)| result.said.is_fine());
     Ok(if fine { SUCCESS } else { INCOMPLETE })
 }
 
@@ -89,13 +86,56 @@ fn window_end(settings: &Settings) -> Option<Instant> {
     Instant::now().checked_add(left)
 }
 
-/// The engine that is asked for, or the first that is configured.
-fn choose(asked: Option<EngineName>, configured: &[Engine]) -> Engine {
-    match asked {
-        Some(EngineName::XfsFsr) => Engine::XfsFsr,
-        Some(EngineName::Online) => Engine::Online,
-        None if configured.contains(&Engine::XfsFsr) => Engine::XfsFsr,
-        None => Engine::Online,
+/// What is to be done with each of the images.
+struct Work<'s> {
+    choice: Choice<'s>,
+    limits: &'s Defrag,
+    dry_run: bool,
+    until: Option<Instant>,
+    ended: Arc<AtomicBool>,
+    quiet: bool,
+}
+
+/// What came of an image.
+struct Done {
+    said: Said,
+    /// The engines that were asked before.
+    passed: Vec<Passed>,
+}
+
+impl Work<'_> {
+    /// Nothing if there is no engine.
+    fn on(&self, path: &Path) -> Option<Done> {
+        let tell = |passed: &Passed, next: Engine| {
+            if !self.quiet {
+                let Passed { engine, reason } = passed;
+                let line = format!("{}: {next}, not {engine}: {reason}", shown(path));
+                terminal::complain(&line);
+            }
+        };
+        let work = |engine| {
+            let said = self.by(engine, path);
+            match said.left_to_another() {
+                Some(reason) if !self.ended.load(Ordering::Relaxed) => {
+                    Answer::Another(reason, said)
+                }
+                _ => Answer::Final(said),
+            }
+        };
+        let (said, passed) = self.choice.work(path, work, tell)?;
+        Some(Done { said, passed })
+    }
+
+    fn by(&self, engine: Engine, path: &Path) -> Said {
+        let (limits, until, ended) = (self.limits, self.until, &self.ended);
+        match (engine, self.dry_run) {
+            (Engine::XfsFsr, true) => rehearse(path, limits),
+            (Engine::XfsFsr, false) => defragment(path, limits, until, ended, self.quiet),
+            (Engine::Online, true) => Said::Online(online::rehearse(path, limits)),
+            (Engine::Online, false) => {
+                Said::Online(online::defragment(path, limits, until, ended, self.quiet))
+            }
+        }
     }
 }
 
@@ -206,22 +246,44 @@ impl View {
 impl Said {
     /// Whether the image is as good as it can be.
     fn is_fine(&self) -> bool {
-        match self {
-            Said::Rehearsed(Ok(_)) => true,
-            Said::Rehearsed(Err(refusal)) => refusal.name() == NEAR_IDEAL,
-            Said::Online(said) => said.is_fine(),
-            Said::Run(report) => match &report.outcome {
-                RunOutcome::Improved => true,
-                RunOutcome::Refused { guard, .. } => guard == NEAR_IDEAL,
-                _ => false,
+        match self.refused() {
+            Some((guard, _)) => guard == NEAR_IDEAL,
+            None => match self {
+                Said::Rehearsed(_) | Said::Online(online::Said::Rehearsed(_)) => true,
+                Said::Run(report) => report.outcome == RunOutcome::Improved,
+                Said::Online(online::Said::Run(report)) => {
+                    report.run.outcome == RunOutcome::Improved
+                }
             },
         }
+    }
+
+    /// The guard that has not let it begin, and why.
+    fn refused(&self) -> Option<(String, String)> {
+        let refused = |outcome: &RunOutcome| match outcome {
+            RunOutcome::Refused { guard, reason } => Some((guard.clone(), reason.clone())),
+            _ => None,
+        };
+        match self {
+            Said::Rehearsed(Err(refusal)) | Said::Online(online::Said::Rehearsed(Err(refusal))) => {
+                Some((refusal.name().to_owned(), refusal.to_string()))
+            }
+            Said::Rehearsed(Ok(_)) | Said::Online(online::Said::Rehearsed(Ok(_))) => None,
+            Said::Run(report) => refused(&report.outcome),
+            Said::Online(online::Said::Run(report)) => refused(&report.run.outcome),
+        }
+    }
+
+    /// Why the engine has left it alone, if another one need not.
+    fn left_to_another(&self) -> Option<String> {
+        let (guard, reason) = self.refused()?;
+        leaves_to_another(&guard).then_some(reason)
     }
 
     fn line(&self, path: &Path) -> String {
         let text = match self {
             Said::Rehearsed(Ok(facts)) => format!(
-                "would be defragmented: {} extents, copies {}",
+                "would be defragmented by xfs_fsr: {} extents, copies {}",
                 facts.extents, facts.allocated
             ),
             Said::Rehearsed(Err(refusal)) => format!("would be left alone: {refusal}"),
@@ -260,15 +322,24 @@ fn in_words(report: &RunReport) -> String {
             let moved = report.read.saturating_add(report.written);
             let from = report.from.unwrap_or_default();
             let seconds = report.took.as_secs_f64();
-            format!("{from} → {extents} extents, {moved} read and written in {seconds:.1} s")
+            format!(
+                "{from} → {extents} extents by xfs_fsr, {moved} read and written in {seconds:.1} s"
+            )
         }
         RunOutcome::Unchanged => format!("unchanged: {left}"),
-        RunOutcome::Busy { by: Some(by) } => format!("{by} needed it: {left}"),
-        RunOutcome::Busy { by: None } => format!("it was changed meanwhile: {left}"),
+        RunOutcome::Busy { by } => format!("{}: {left}", busy(by.as_ref())),
         RunOutcome::NoSpace => format!("not enough free space: {left}"),
         RunOutcome::Stopped { why } => format!("stopped, because {why}: {left}"),
         RunOutcome::Refused { reason, .. } => format!("left alone: {reason}"),
         RunOutcome::Failed { reason } => format!("failed: {reason}; {left}"),
+    }
+}
+
+/// Why a run had to give way.
+fn busy(by: Option<&Visitor>) -> String {
+    match by {
+        Some(by) => format!("{by} needed it"),
+        None => "it was changed meanwhile".to_owned(),
     }
 }
 
@@ -284,7 +355,10 @@ pub(super) fn run_json(report: &RunReport) -> Value {
         "held_seconds": report.held.as_secs_f64(),
     });
     match &report.outcome {
-        RunOutcome::Busy { by } => json["by"] = json!(by),
+        RunOutcome::Busy { by } => {
+            json["by"] = json!(by);
+            json["reason"] = json!(busy(by.as_ref()));
+        }
         RunOutcome::Stopped { why } => json["reason"] = json!(why),
         RunOutcome::Refused { guard, reason } => {
             json["guard"] = json!(guard);
@@ -296,9 +370,13 @@ pub(super) fn run_json(report: &RunReport) -> Value {
     json
 }
 
-fn as_json(results: &[(PathBuf, Said)]) -> Value {
-    let runs = results.iter().map(|(path, said)| {
+fn as_json(results: &[(PathBuf, Done)]) -> Value {
+    let runs = results.iter().map(|(path, Done { said, passed })| {
         let mut json = said.json();
+        let passed = passed
+            .iter()
+            .map(|it| json!({ "engine": it.engine, "reason": it.reason }));
+        json["passed_over"] = passed.collect();
         json["path"] = json!(shown(path));
         if let Some(hex) = hex_unless_exact(path) {
             json["path_hex"] = json!(hex);

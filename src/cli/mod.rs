@@ -5,6 +5,7 @@ mod census;
 mod chart;
 mod check;
 mod check_config;
+mod choice;
 mod client;
 mod defrag;
 mod drill;

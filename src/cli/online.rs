@@ -12,7 +12,7 @@ use super::{SUCCESS, terminal};
 use crate::config::settings::Defrag;
 use crate::defrag::Host;
 use crate::defrag::fsr::Request;
-use crate::defrag::guard::{NEAR_IDEAL, Refusal};
+use crate::defrag::guard::Refusal;
 use crate::defrag::hint;
 use crate::defrag::online::{self, Event, Report, Summary};
 use crate::defrag::run::Hold;
@@ -151,24 +151,11 @@ impl View {
 }
 
 impl Said {
-    /// Whether the image is as good as it can be made.
-    pub(super) fn is_fine(&self) -> bool {
-        match self {
-            Said::Rehearsed(Ok(_)) => true,
-            Said::Rehearsed(Err(refusal)) => refusal.name() == NEAR_IDEAL,
-            Said::Run(report) => match &report.run.outcome {
-                RunOutcome::Improved => true,
-                RunOutcome::Refused { guard, .. } => guard == NEAR_IDEAL,
-                _ => false,
-            },
-        }
-    }
-
     /// For people.
     pub(super) fn words(&self) -> String {
         match self {
             Said::Rehearsed(Ok(summary)) => format!(
-                "would be defragmented: {} extents, {} can go away",
+                "would be defragmented by online: {} extents, {} can go away",
                 summary.extents, summary.gain
             ),
             Said::Rehearsed(Err(refusal)) => format!("would be left alone: {refusal}"),
@@ -211,7 +198,7 @@ fn in_words(report: &Report) -> String {
     let (from, to) = (run.from.unwrap_or_default(), run.to.unwrap_or_default());
     let work = &report.work;
     let came = format!(
-        "{from} → {to} extents, {} segments in {:.1} s, calls {:.1} ms (worst {:.1} ms)",
+        "{from} → {to} extents by online, {} segments in {:.1} s, calls {:.1} ms (worst {:.1} ms)",
         work.segments,
         run.took.as_secs_f64(),
         work.calls.median().as_secs_f64() * 1e3,

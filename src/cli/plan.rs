@@ -4,9 +4,9 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use comfy_table::{Cell, CellAlignment, Table, presets};
+use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets};
 use jiff::tz::TimeZone;
-use jiff::{Timestamp, Zoned};
+use jiff::{SignedDuration, Timestamp, Zoned};
 use serde::Serialize;
 
 use super::scan_json;
@@ -17,18 +17,18 @@ use crate::model::{Bytes, BytesPerSecond, Engine, ExtentCount, Roughly, Severity
 /// Windows that are shown.
 const WINDOWS: usize = 7;
 
-/// What is told of a plan, for people.
+/// What is told of a plan, for people; `width` is that of their terminal.
 #[must_use]
-pub fn render(plan: &Plan, calendar: &Calendar, now: Timestamp) -> String {
-    let mut text = runs(plan, calendar, now);
-    text.push_str(&left_alone(plan));
+pub fn render(plan: &Plan, calendar: &Calendar, now: Timestamp, width: Option<u16>) -> String {
+    let mut text = runs(plan, calendar, now, width);
+    text.push_str(&left_alone(plan, width));
     text.push('\n');
     text.push_str(&windows(calendar, now));
     text
 }
 
 /// What runs, in its order.
-fn runs(plan: &Plan, calendar: &Calendar, now: Timestamp) -> String {
+fn runs(plan: &Plan, calendar: &Calendar, now: Timestamp, width: Option<u16>) -> String {
     let runs: Vec<(&Planned, Run)> = plan.images.iter().filter_map(run).collect();
     if runs.is_empty() {
         return "Nothing is to be defragmented.\n".to_owned();
@@ -38,7 +38,10 @@ fn runs(plan: &Plan, calendar: &Calendar, now: Timestamp) -> String {
         None if calendar.has_windows() => "In the window that opens next",
         None => "Without a window",
     };
-    let mut table = table(["IMAGE", "EXTENTS", "ENGINE", "BEGINS", "ABOUT", "NEEDS"]);
+    let mut table = table(
+        ["IMAGE", "EXTENTS", "ENGINE", "BEGINS", "ABOUT", "NEEDS"],
+        width,
+    );
     for (planned, run) in &runs {
         let mark = if is_assumed(run) { "*" } else { "" };
         table.add_row([
@@ -73,10 +76,13 @@ fn begins(run: Run, zone: &TimeZone, now: Timestamp) -> String {
     if run.begins <= now {
         return "now".to_owned();
     }
+    let is_this_week = run.begins.duration_since(now) < SignedDuration::from_hours(6 * 24);
     let form = if same_day(run.begins, now, zone) {
         "%H:%M"
-    } else {
+    } else if is_this_week {
         "%a %H:%M"
+    } else {
+        "%a %F %H:%M"
     };
     zone.to_datetime(run.begins).strftime(form).to_string()
 }
@@ -87,9 +93,9 @@ fn same_day(one: Timestamp, other: Timestamp, zone: &TimeZone) -> bool {
 
 /// What does not run, and why. Images that are not bad enough are only counted: of those there are
 /// many, and nothing is to be done about them.
-fn left_alone(plan: &Plan) -> String {
+fn left_alone(plan: &Plan, width: Option<u16>) -> String {
     let mut fine = 0_usize;
-    let mut table = table(["IMAGE", "EXTENTS", "WHY NOT"]);
+    let mut table = table(["IMAGE", "EXTENTS", "WHY NOT"], width);
     for planned in &plan.images {
         match &planned.verdict {
             Verdict::Runs(_) => {}
@@ -116,9 +122,13 @@ fn left_alone(plan: &Plan) -> String {
     text
 }
 
-fn table<const N: usize>(header: [&str; N]) -> Table {
+fn table<const N: usize>(header: [&str; N], width: Option<u16>) -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).force_no_tty();
+    if let Some(width) = width {
+        table.set_content_arrangement(ContentArrangement::Dynamic);
+        table.set_width(width);
+    }
     table.set_header(header.map(Cell::new));
     table
 }
@@ -405,7 +415,7 @@ mod tests {
 
     #[test]
     fn it_reads_as_tables_and_windows() {
-        let text = render(&plan(), &calendar(1, 4), at("2026-03-28T01:00Z"));
+        let text = render(&plan(), &calendar(1, 4), at("2026-03-28T01:00Z"), None);
         assert_eq!(
             text,
             "\
@@ -435,7 +445,7 @@ Sat 2026-04-18 01:00 – 05:00 CEST  4 h
 
     #[test]
     fn what_lies_ahead_has_its_day() {
-        let text = render(&plan(), &calendar(22, 4), at("2026-03-26T01:00Z"));
+        let text = render(&plan(), &calendar(22, 4), at("2026-03-26T01:00Z"), None);
         assert!(
             text.starts_with("In the window that opens next:\n"),
             "{text}"
@@ -452,7 +462,7 @@ Sat 2026-04-18 01:00 – 05:00 CEST  4 h
         let calendar = Calendar::new(&Maintenance::default(), Host::default());
         let plan = Plan { images: Vec::new() };
         assert_eq!(
-            render(&plan, &calendar, at("2026-03-28T01:00Z")),
+            render(&plan, &calendar, at("2026-03-28T01:00Z"), None),
             "Nothing is to be defragmented.\n\nNo window is configured, so nothing is defragmented \
              by itself: see [[maintenance.window]] in the configuration.\n"
         );

@@ -97,6 +97,50 @@ pub(super) fn configured(settings: &Settings) -> anyhow::Result<Found> {
     runtime.block_on(scan(&arguments, settings, &Scope::configured(settings)))
 }
 
+/// The extent maps of the images that are wanted, as far as they may be read.
+pub(super) fn with_maps(
+    settings: &Settings,
+    found: &mut Found,
+    wanted: impl Fn(&Image, &Filesystem) -> bool,
+) -> anyhow::Result<()> {
+    let cap = settings.sampling.map_max_extents;
+    let is_wanted = |image: &Image| {
+        let filesystem = found.filesystems.get(&image.device);
+        image.sample.extents <= cap && filesystem.is_some_and(|it| wanted(image, it))
+    };
+    let images = std::mem::take(&mut found.images).into_iter();
+    let (chosen, others): (Vec<Image>, Vec<Image>) = images.partition(is_wanted);
+    found.images = chosen;
+    if !found.images.is_empty() {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let arguments = ScanArguments::default();
+        let reading = async {
+            let mut fleet = Fleet::new(Path::new("/proc"));
+            let mounts = fleet.mounts().context("cannot read /proc/self/mountinfo")?;
+            read_maps(&arguments, settings, &mut fleet, &mounts, found).await;
+            anyhow::Ok(())
+        };
+        runtime.block_on(reading)?;
+    }
+    found.images.extend(others);
+    Ok(())
+}
+
+/// One image, wherever it lies and whatever it looks like.
+pub(super) fn one(settings: &Settings, image: &Path) -> anyhow::Result<Found> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let arguments = ScanArguments {
+        paths: vec![image.to_owned()],
+        ..ScanArguments::default()
+    };
+    let scope = scope(&arguments, settings)?;
+    runtime.block_on(scan(&arguments, settings, &scope))
+}
+
 fn scope(arguments: &ScanArguments, settings: &Settings) -> anyhow::Result<Scope> {
     let mut scope = Scope::configured(settings);
     if !arguments.paths.is_empty() {

@@ -78,6 +78,14 @@ fn render(status: &Status, now: UnixTime, width: Option<u16>) -> String {
     text.push_str(&images(status, width));
     text.push('\n');
     text.push_str(&rescue(&status.rescue, now));
+    for run in &status.runs {
+        let since = Roughly(now.since(run.began));
+        let _ = writeln!(
+            text,
+            "Defragmenting {} by {} for {since}.",
+            run.path, run.engine
+        );
+    }
     if status.paused {
         text.push_str("Defragmentation is paused: `fragwatch resume` lets it go on.\n");
     }

@@ -258,6 +258,24 @@ pub(super) async fn past_runs(path: &Path, teller: &Teller) -> Runs {
     Runs::new(runs)
 }
 
+/// When the last incident was, as far as the history knows: before this daemon was started, and often
+/// before the host was.
+pub(super) async fn last_incident(path: &Path) -> Option<UnixTime> {
+    let database = path.to_owned();
+    let reading = tokio::task::spawn_blocking(move || read_last_incident(&database));
+    let read = tokio::time::timeout(LOOKING_BACK, reading).await;
+    read.ok()?.ok()?
+}
+
+/// The same, by whoever asks for a plan.
+pub(crate) fn read_last_incident(database: &Path) -> Option<UnixTime> {
+    if !database.exists() {
+        return None;
+    }
+    let last = Reader::open(database).ok()?.incidents(1).ok()?.pop()?;
+    Some(last.ended.unwrap_or(last.at))
+}
+
 /// Runs of the past, by whoever asks for a plan.
 pub(crate) fn read_runs(database: &Path) -> Result<Vec<KnownRun>, crate::history::ReadError> {
     let reader = Reader::open(database)?;
@@ -276,6 +294,7 @@ pub(crate) fn read_runs(database: &Path) -> Result<Vec<KnownRun>, crate::history
             from: run.from,
             copied: run.bytes,
             outcome: run.outcome,
+            reason: run.reason,
         })
     };
     Ok(reader

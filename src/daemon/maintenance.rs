@@ -8,7 +8,7 @@
 
 mod errand;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,26 +18,24 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{info, warn};
 
-use super::chronicle::{Teller, is_paused, past_runs, state_directory};
+use super::chronicle::{Teller, is_paused, last_incident, past_runs, state_directory};
 use super::sampler::Shared;
 use crate::config::Settings;
 use crate::config::settings::Defrag;
 use crate::defrag::pressure;
 use crate::history::{ImageRef, RunRow};
 use crate::maintenance::gather::{self, ImageNow, KnownRun, Runs};
-use crate::maintenance::{Active, Allowed, Calendar, Facts, Host, Plan, Policy, plan};
+use crate::maintenance::{Active, Allowed, Calendar, Facts, Host, Plan, Policy, Run, plan};
 use crate::model::path::shown;
-use crate::model::{Bytes, Engine, ExtentCount, ImageId, ImageKey, Stop, UnixTime};
+use crate::model::{Bytes, Engine, ExtentCount, ImageId, Stop, UnixTime};
 use crate::serve::board::Board;
-use crate::serve::metrics;
+use crate::serve::{metrics, status};
 pub(super) use errand::interrupted_before;
 use errand::{Ended, Errand, Task};
 
 const TICK: Duration = Duration::from_secs(1);
 /// From one plan to the next while a window is open.
 const PLANNING: Duration = Duration::from_secs(5);
-/// An image whose run ended so that it may be tried again is left alone for so long.
-const AGAIN: Duration = Duration::from_secs(600);
 /// For so long after an incident the worst images come first.
 const AFTER_INCIDENT: Duration = Duration::from_secs(24 * 3600);
 /// What the runs may take to end when the daemon does.
@@ -58,10 +56,9 @@ pub(super) struct Maintenance {
     active: BTreeMap<String, Running>,
     ended: mpsc::UnboundedReceiver<Ended>,
     tell_end: mpsc::UnboundedSender<Ended>,
-    /// Images that are left alone until then.
-    rests: HashMap<ImageKey, Instant>,
     planned: Option<Instant>,
-    incident: Option<Instant>,
+    /// When the last incident was.
+    incident: Option<UnixTime>,
     /// Told in the log already, while it lasts: what a dry run would do.
     rehearsed: Vec<PathBuf>,
 }
@@ -70,6 +67,8 @@ pub(super) struct Maintenance {
 struct Running {
     image: ImageId,
     reference: ImageRef,
+    engine: Engine,
+    began: Timestamp,
     active: Active,
     errand: Errand,
 }
@@ -104,7 +103,6 @@ impl Maintenance {
             active: BTreeMap::new(),
             ended,
             tell_end,
-            rests: HashMap::new(),
             planned: None,
             incident: None,
             rehearsed: Vec::new(),
@@ -137,6 +135,7 @@ impl Maintenance {
         }
         self.board.pause(is_paused(&self.database).await);
         self.runs = past_runs(&self.database, &self.teller).await;
+        self.incident = last_incident(&self.database).await;
     }
 
     async fn end_all(mut self) {
@@ -161,7 +160,7 @@ impl Maintenance {
         let open = self.calendar.open_until(now).is_some();
         let incident = self.board.rescue().incident;
         if incident {
-            self.incident = Some(Instant::now());
+            self.incident = Some(UnixTime(now.as_second()));
         }
         let paused = self.board.paused();
         let stop = match () {
@@ -200,14 +199,14 @@ impl Maintenance {
         metrics::defrag_queue(queue(&plan));
         let due: Vec<_> = plan
             .due(now)
-            .map(|(planned, run)| (planned.path.clone(), run.engine, run.ends))
+            .map(|(planned, run)| (planned.path.clone(), run))
             .collect();
-        for (path, engine, ends) in due {
-            self.start(&settings.defrag, &path, engine, ends);
+        for (path, run) in due {
+            self.start(&settings.defrag, &path, run);
         }
     }
 
-    /// What the planner is to know. Images that rest are not told of.
+    /// What the planner is to know.
     fn facts(&self, defrag: &Defrag, now: Timestamp) -> Facts {
         let inventory = self.inventory.lock();
         let stalled = self.board.stalled();
@@ -219,10 +218,6 @@ impl Maintenance {
             let active = active.map(|running| running.active.clone());
             gather::filesystem(filesystem, stalled, active, &paces)
         });
-        let rests = |key: &ImageKey| {
-            let until = self.rests.get(key);
-            until.is_some_and(|until| Instant::now() < *until)
-        };
         let images = inventory.images().filter_map(|entry| {
             let key = inventory.reference(entry.sample.id)?.key;
             let mut facts = gather::image(
@@ -240,24 +235,24 @@ impl Maintenance {
             if !defrag.hook_before.is_empty() {
                 facts.user = None;
             }
-            (!rests(&key)).then_some(facts)
+            Some(facts)
         });
-        let since = |at: Instant| at.elapsed() < AFTER_INCIDENT;
         Facts {
             now,
             zone: self.calendar.zone().clone(),
             allowed: Allowed::by(&self.calendar, now),
-            io_pressure: pressure::of_others(Path::new("/proc"))
+            io_pressure: pressure::before_a_run(Path::new("/proc"), !self.active.is_empty())
                 .map(|pressure| f64::from(pressure.0)),
             incident: false,
-            recent_incident: self.incident.is_some_and(since),
+            recent_incident: is_recent(self.incident, now),
             paused: false,
             images: images.collect(),
             filesystems: filesystems.collect(),
         }
     }
 
-    fn start(&mut self, defrag: &Defrag, path: &Path, engine: Engine, ends: Timestamp) {
+    fn start(&mut self, defrag: &Defrag, path: &Path, run: Run) {
+        let engine = run.engine;
         if defrag.dry_run {
             if !self.rehearsed.iter().any(|known| known == path) {
                 info!(
@@ -286,7 +281,7 @@ impl Maintenance {
         let filesystem = reference.key.filesystem.clone();
         let task = Task {
             reference: reference.clone(),
-            engine,
+            engines: from_on(engine, &defrag.engines),
             vm: owner.vm().cloned(),
             extents,
             hook_before: defrag.hook_before.clone(),
@@ -302,18 +297,33 @@ impl Maintenance {
                 );
                 let active = Active {
                     path: path.to_owned(),
-                    ends,
+                    ends: run.ends,
                 };
                 let running = Running {
                     image,
                     reference,
+                    engine,
+                    began: Timestamp::now(),
                     active,
                     errand,
                 };
                 self.active.insert(filesystem, running);
+                self.post_runs();
             }
             Err(error) => warn!("{} is not defragmented: {error}", shown(path)),
         }
+    }
+
+    /// Puts up what is under way, for whoever asks.
+    fn post_runs(&self) {
+        let run = |running: &Running| status::Run {
+            path: shown(&running.reference.path),
+            engine: running.engine,
+            began: UnixTime(running.began.as_second()),
+            ends: UnixTime(running.active.ends.as_second()),
+        };
+        self.board
+            .post_runs(self.active.values().map(run).collect());
     }
 
     /// A run has ended.
@@ -321,6 +331,7 @@ impl Maintenance {
         let Some(running) = self.active.remove(&ended.filesystem) else {
             return;
         };
+        self.post_runs();
         self.planned = None;
         let path = &running.reference.path;
         let row = ended.row(running.reference.clone(), running.errand.stopped());
@@ -328,22 +339,39 @@ impl Maintenance {
         metrics::defrag_ended(engine, &row.outcome, row.from, row.to);
         if row.outcome == "improved" {
             info!(
-                "{}: {} → {} extents by {engine} in {:.1} s",
+                "{}: {} → {} extents by {engine} in {:.1} s{}",
                 shown(path),
                 row.from,
                 row.to,
-                row.took.as_secs_f64()
+                row.took.as_secs_f64(),
+                match row.reason.as_str() {
+                    "" => String::new(),
+                    reason => format!(" ({reason})"),
+                }
             );
             self.inventory.lock().defragmented(running.image);
         } else {
             warn!("{}: {engine} {}: {}", shown(path), row.outcome, row.reason);
-            let key = running.reference.key.clone();
-            self.rests.insert(key, Instant::now() + AGAIN);
         }
         self.runs.push(known(&row));
         self.teller.run(row);
         metrics::defrag_active(self.active.len());
     }
+}
+
+/// Whether the last incident was so short a time ago that the worst images come first.
+pub(crate) fn is_recent(incident: Option<UnixTime>, now: Timestamp) -> bool {
+    let now = UnixTime(now.as_second());
+    incident.is_some_and(|at| now.since(at) < AFTER_INCIDENT)
+}
+
+/// The engines of a run: the planner's choice, and those that come after it. What the planner does
+/// not see, a loop device for instance, the guards do; then the next one has its turn.
+fn from_on(chosen: Engine, configured: &[Engine]) -> Vec<Engine> {
+    let others = configured.iter().copied();
+    let others = others.skip_while(|engine| *engine != chosen);
+    let others = others.filter(|engine| *engine != chosen);
+    std::iter::once(chosen).chain(others).collect()
 }
 
 /// Runs that the plan has for this window.
@@ -365,6 +393,7 @@ pub(crate) fn known(row: &RunRow) -> KnownRun {
         from: row.from,
         copied: row.bytes,
         outcome: row.outcome.clone(),
+        reason: row.reason.clone(),
     }
 }
 
@@ -393,5 +422,19 @@ pub(super) fn interrupted(
         outcome: "interrupted".to_owned(),
         reason: "the daemon was killed while it worked; the image is as before, or defragmented"
             .to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_next_engine_is_one_that_comes_later() {
+        let both = [Engine::XfsFsr, Engine::Online];
+        assert_eq!(from_on(Engine::XfsFsr, &both), both);
+        assert_eq!(from_on(Engine::Online, &both), [Engine::Online]);
+        // The configuration may have changed since.
+        assert_eq!(from_on(Engine::Online, &[Engine::XfsFsr]), [Engine::Online]);
     }
 }

@@ -1,4 +1,4 @@
-//! What has to be right before xfs_fsr is let near an image, and in words what is not.
+//! What has to be right before an engine is let near an image, and in words what is not.
 //!
 //! Asked immediately before each run, with the [gate](super::gate) already raised. Nothing here
 //! changes anything.
@@ -46,6 +46,31 @@ const LONGEST_EXTENT: u64 = 8 << 30;
 
 /// The name of the refusal that is none: there is nothing to gain.
 pub const NEAR_IDEAL: &str = "near_ideal";
+
+/// The names of the refusals that lie with the engine, not with the image, its file system or the
+/// host: another engine may do it.
+const OF_THE_ENGINE: [&str; 13] = [
+    "in_use",
+    "qemu_lock",
+    "use_unknown",
+    "changing",
+    "shared",
+    "map_too_long",
+    "no_space",
+    "swap_stall",
+    "no_reflink",
+    "dax",
+    "kernel",
+    "no_gate",
+    "no_engine",
+];
+
+/// Whether what the refusal of this [name](Refusal::name) says is no reason for another engine to
+/// leave the image alone.
+#[must_use]
+pub fn leaves_to_another(name: &str) -> bool {
+    OF_THE_ENGINE.contains(&name)
+}
 
 /// Why a run may not begin.
 #[derive(Debug, Clone, PartialEq)]
@@ -428,8 +453,7 @@ pub(super) fn check_space(target: &Target, needs: Bytes, keep_free: Share) -> Re
 }
 
 pub(super) fn check_pressure(most: u32, host: &Host) -> Result<(), Refusal> {
-    let pressure = pressure::of_others(&host.proc).or_else(|| pressure::of_host(&host.proc));
-    match pressure {
+    match pressure::before_a_run(&host.proc, false) {
         Some(pressure) if is_above(pressure, most) => Err(Refusal::Pressure {
             is: pressure.0,
             most,
@@ -594,6 +618,47 @@ mod tests {
             "I/O pressure too high: 40.5 %, and defrag.max_io_pressure is 40"
         );
         assert_eq!(check_pressure(41, &host), Ok(()));
+    }
+
+    #[test]
+    fn what_lies_with_one_engine_is_left_to_another() {
+        let (needs, free) = (Bytes(2), Bytes(1));
+        let of_the_engine = [
+            Refusal::InUse(None),
+            Refusal::QemuLock,
+            Refusal::UseUnknown,
+            Refusal::Changing,
+            Refusal::Shared,
+            Refusal::MapTooLong(ExtentCount(1)),
+            Refusal::NoSpace {
+                needs,
+                free,
+                keeps: (Bytes(0), Share(0)),
+            },
+            Refusal::SwapStall {
+                stall: Duration::MAX,
+                most: Duration::ZERO,
+            },
+            Refusal::NoReflink,
+            Refusal::Dax,
+            Refusal::Kernel(String::new()),
+            Refusal::NoGate(String::new()),
+            Refusal::NoEngine,
+        ];
+        let names = of_the_engine.map(|refusal| refusal.name());
+        assert_eq!(names, OF_THE_ENGINE);
+        // A file that nothing is to touch, and one at which nothing is to be gained.
+        for refusal in [
+            Refusal::Flag("immutable"),
+            Refusal::Swap,
+            Refusal::OtherRun,
+            Refusal::ReadOnly,
+            Refusal::TooFull,
+            Refusal::NearIdeal(ExtentCount(1)),
+            Refusal::Pressure { is: 50.0, most: 40 },
+        ] {
+            assert!(!leaves_to_another(refusal.name()), "{refusal}");
+        }
     }
 
     #[test]

@@ -41,6 +41,14 @@ pub fn of_others(proc: &Path) -> Option<Pressure> {
     worst
 }
 
+/// What a run that is to begin would meet: the others, or the host where they cannot be told apart,
+/// unless a run is what it is waiting for.
+#[must_use]
+pub fn before_a_run(proc: &Path, another_works: bool) -> Option<Pressure> {
+    let host = || (!another_works).then(|| of_host(proc)).flatten();
+    of_others(proc).or_else(host)
+}
+
 /// Where cgroup v2 is mounted, and our group in it.
 fn own_group(proc: &Path) -> Option<(PathBuf, PathBuf)> {
     let mounts = mounts::read(proc).ok()?;

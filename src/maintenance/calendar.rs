@@ -11,7 +11,9 @@
 //!
 //! It closes after its duration of real time, whatever the clock has done meanwhile.
 //!
-//! Windows that overlap or touch are one. From the first moment of the first day of a blackout to
+//! Windows that overlap or touch are one, in truth or by the clock: of two that follow each other
+//! without a gap, the first stays open until the second opens also in the night in which the clock is
+//! put back. So windows of 24 hours on every day are always open. From the first moment of the first day of a blackout to
 //! the last moment of its last day nothing is open. What is left opens later by a share of the
 //! jitter that is the host's own, and closes on time. What a blackout has cut shorter than the
 //! jitter is treated as if the jitter were as long as that, so that no host is left out for good.
@@ -98,6 +100,14 @@ struct Blocked {
     to: Date,
     begins: Timestamp,
     ends: Timestamp,
+}
+
+/// A window of one day.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Single {
+    opening: Opening,
+    /// When it is over by the clock, if that is later: whatever opens until then continues it.
+    reaches: Timestamp,
 }
 
 /// When defragmenting is allowed on this host.
@@ -189,17 +199,24 @@ impl Calendar {
     }
 
     /// When the windows of a day open and close, in the order in which they open.
-    fn on_day(&self, date: Date) -> Vec<Opening> {
+    fn on_day(&self, date: Date) -> Vec<Single> {
         let on_that_day = |window: &&Window| window.days.contains(&date.weekday());
-        let opening = |window: &Window| {
+        let single = |window: &Window| {
             let opens = begin(&self.zone, date, window.start)?;
             let closes = opens.checked_add(window.duration).ok()?;
-            Some(Opening { opens, closes })
+            let end = date.to_datetime(window.start).checked_add(window.duration);
+            let by_clock = end
+                .ok()
+                .and_then(|end| moment(&self.zone, end, Twice::First));
+            Some(Single {
+                opening: Opening { opens, closes },
+                reaches: by_clock.map_or(closes, |by_clock| by_clock.max(closes)),
+            })
         };
         let windows = self.windows.iter().filter(on_that_day);
-        let mut openings: Vec<Opening> = windows.filter_map(opening).collect();
-        openings.sort();
-        openings
+        let mut singles: Vec<Single> = windows.filter_map(single).collect();
+        singles.sort();
+        singles
     }
 
     /// What the blackouts leave of a time.
@@ -288,7 +305,7 @@ struct Runs<'c> {
     /// The last one that will be.
     last: Date,
     /// What opens next, already looked up.
-    ahead: std::collections::VecDeque<Opening>,
+    ahead: std::collections::VecDeque<Single>,
 }
 
 impl<'c> Runs<'c> {
@@ -305,7 +322,7 @@ impl<'c> Runs<'c> {
     }
 
     /// What opens next by itself.
-    fn next_window(&mut self) -> Option<Opening> {
+    fn next_window(&mut self) -> Option<Single> {
         while self.ahead.is_empty() {
             let date = self.date.filter(|date| *date <= self.last)?;
             let date = self.calendar.deep_in_blackout(date).unwrap_or(date);
@@ -320,14 +337,18 @@ impl Iterator for Runs<'_> {
     type Item = Opening;
 
     fn next(&mut self) -> Option<Opening> {
-        let mut run = self.next_window()?;
+        let Single {
+            opening: mut run,
+            mut reaches,
+        } = self.next_window()?;
         let limit = SignedDuration::from_hours(24 * i64::from(DAYS_AHEAD));
         while let Some(next) = self.next_window() {
-            if next.opens > run.closes {
+            if next.opening.opens > reaches {
                 self.ahead.push_front(next);
                 break;
             }
-            run.closes = run.closes.max(next.closes);
+            reaches = reaches.max(next.reaches);
+            run.closes = run.closes.max(next.opening.closes);
             if run.closes.duration_since(run.opens) > limit {
                 // Always open. Nobody needs to know more.
                 self.date = None;

@@ -146,9 +146,9 @@ pub fn estimate(
         Some(Pace { runs, .. }) => Basis::Measured { runs },
         None => Basis::Assumed,
     };
-    // What was measured may have been measured with a higher limit.
+    // What was measured may have been measured with a higher limit. Of that, half is reading.
     let speed = pace.map_or(assumed, |pace| pace.speed);
-    let speed = speed.min(policy.bandwidth);
+    let speed = speed.min(BytesPerSecond(policy.bandwidth.0 / 2));
     let stall = match engine {
         Engine::XfsFsr => swap_stall(image, filesystem),
         Engine::Online => Duration::ZERO,

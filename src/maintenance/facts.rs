@@ -7,15 +7,20 @@ use std::time::Duration;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
-use super::calendar::{Calendar, Opening};
+use super::calendar::{Calendar, Opening, between};
 use super::estimate::Paces;
 use crate::model::{Bytes, ExtentCount, ExtentsPerDay, Features, FilesystemKind, Severity};
 
 /// How many times a cooldown is doubled at most.
 const MAX_DOUBLINGS: u32 = 4;
+/// An image that a run could not have is tried again so much later, and later each time.
+const AGAIN: Duration = Duration::from_secs(600);
 /// The least cooldown after a run that brought nothing, whatever is configured: the next one would
 /// hardly bring more.
 const LEAST_BACK_OFF: Duration = Duration::from_secs(86_400);
+
+/// What opens later is not planned for.
+const IN_SIGHT: Duration = Duration::from_secs(366 * 86_400);
 
 /// All that a plan depends on.
 #[derive(Debug, Clone)]
@@ -57,7 +62,8 @@ impl Allowed {
     /// What the calendar says.
     #[must_use]
     pub fn by(calendar: &Calendar, now: Timestamp) -> Allowed {
-        match calendar.next(now, 1).pop() {
+        let is_in_sight = |opening: &Opening| between(now, opening.opens) < IN_SIGHT;
+        match calendar.next(now, 1).pop().filter(is_in_sight) {
             Some(opening) => Allowed::During(opening),
             None if calendar.has_windows() => Allowed::NotInSight,
             None => Allowed::Never,
@@ -155,7 +161,7 @@ pub enum Obstacle {
 }
 
 /// How the last run on an image went.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LastRun {
     /// When it ended.
     pub ended: Timestamp,
@@ -164,12 +170,19 @@ pub struct LastRun {
 }
 
 /// What came of a run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Came {
     /// It has fewer extents.
     Improved,
     /// It was stopped before it could do what it could: by the window's end, a pause, an incident.
     Interrupted,
+    /// The guards did not let it begin, or somebody wanted the image.
+    PutOff {
+        /// So many runs in a row, this one included.
+        times: u32,
+        /// Why, in words.
+        why: String,
+    },
     /// Nothing, and so did the runs before it: so many in a row, this one included.
     Nothing(u32),
 }
@@ -178,11 +191,13 @@ impl LastRun {
     /// Until when the image is left alone.
     #[must_use]
     pub fn cools_until(&self, cooldown: Duration) -> Timestamp {
+        let doubled = |times: u32| 2_u32.pow(times.min(MAX_DOUBLINGS));
         let wait = match self.came {
             Came::Interrupted => Duration::ZERO,
             Came::Improved => cooldown,
+            Came::PutOff { times, .. } => AGAIN * doubled(times.saturating_sub(1)),
             Came::Nothing(times) => {
-                let doubled = 2_u32.pow(times.min(MAX_DOUBLINGS));
+                let doubled = doubled(times);
                 cooldown.max(LEAST_BACK_OFF).saturating_mul(doubled)
             }
         };
@@ -194,7 +209,7 @@ impl LastRun {
     pub fn in_vain(&self) -> u32 {
         match self.came {
             Came::Nothing(times) => times,
-            Came::Improved | Came::Interrupted => 0,
+            Came::Improved | Came::Interrupted | Came::PutOff { .. } => 0,
         }
     }
 }
@@ -254,6 +269,19 @@ mod tests {
         );
         assert_eq!(waits(Came::Improved, Duration::ZERO), 0);
         assert_eq!(waits(Came::Nothing(1), Duration::ZERO), 2);
+        // What could not be had is asked for again in the same window.
+        let minutes = |times| {
+            let came = Came::PutOff {
+                times,
+                why: String::new(),
+            };
+            let ended = Timestamp::UNIX_EPOCH;
+            LastRun { ended, came }.cools_until(7 * day).as_second() / 60
+        };
+        assert_eq!(
+            [0, 1, 2, 3, 4, 5, 99].map(minutes),
+            [10, 10, 20, 40, 80, 160, 160]
+        );
         // For ever is not too long.
         assert!(nothing(4) < waits(Came::Nothing(1), Duration::MAX));
     }

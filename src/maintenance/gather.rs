@@ -28,6 +28,8 @@ pub struct KnownRun {
     pub copied: Bytes,
     /// What came of it: [`RunOutcome::as_str`](crate::model::RunOutcome::as_str), or `interrupted`.
     pub outcome: String,
+    /// Why, in words.
+    pub reason: String,
 }
 
 /// The runs of the past, oldest first.
@@ -58,13 +60,18 @@ impl Runs {
     pub fn last(&self, key: &ImageKey) -> Option<LastRun> {
         let its = || self.0.iter().rev().filter(|run| run.key == *key);
         let last = its().next()?;
+        let in_a_row = |what| {
+            let alike = its().take_while(|run| verdict(&run.outcome) == what);
+            u32::try_from(alike.count()).unwrap_or(u32::MAX)
+        };
         let came = match verdict(&last.outcome) {
             Verdict::Improved => Came::Improved,
             Verdict::Interrupted => Came::Interrupted,
-            Verdict::InVain => {
-                let in_vain = its().take_while(|run| verdict(&run.outcome) == Verdict::InVain);
-                Came::Nothing(u32::try_from(in_vain.count()).unwrap_or(u32::MAX))
-            }
+            Verdict::PutOff => Came::PutOff {
+                times: in_a_row(Verdict::PutOff),
+                why: last.reason.clone(),
+            },
+            Verdict::InVain => Came::Nothing(in_a_row(Verdict::InVain)),
         };
         let ended = Timestamp::from_second(last.ended.0).unwrap_or(Timestamp::MIN);
         Some(LastRun { ended, came })
@@ -100,13 +107,16 @@ enum Verdict {
     Improved,
     /// Nothing that the image can help: the next window may bring more.
     Interrupted,
+    /// It could not have the image, and may a little later.
+    PutOff,
     InVain,
 }
 
 fn verdict(outcome: &str) -> Verdict {
     match outcome {
         "improved" => Verdict::Improved,
-        "stopped" | "busy" | "refused" | "interrupted" => Verdict::Interrupted,
+        "stopped" | "interrupted" => Verdict::Interrupted,
+        "busy" | "refused" => Verdict::PutOff,
         _ => Verdict::InVain,
     }
 }
@@ -201,6 +211,7 @@ mod tests {
             from: ExtentCount(1000),
             copied: Bytes(1 << 30),
             outcome: outcome.to_owned(),
+            reason: format!("because of {ended}"),
         }
     }
 
@@ -220,14 +231,19 @@ mod tests {
             run(1, 20, "unchanged"),
             run(2, 40, "improved"),
             run(3, 5, "stopped"),
+            run(5, 6, "improved"),
+            run(5, 7, "busy"),
+            run(5, 8, "refused"),
         ]);
         let came = |inode| runs.last(&key(inode)).map(|last| last.came);
         assert_eq!(came(1), Some(Came::Nothing(2)));
         assert_eq!(came(2), Some(Came::Improved));
         assert_eq!(came(3), Some(Came::Interrupted));
         assert_eq!(came(4), None);
+        let (times, why) = (2, "because of 8".to_owned());
+        assert_eq!(came(5), Some(Came::PutOff { times, why }));
         let paces = runs.paces();
         let pace = paces["u"].xfs_fsr.as_ref().unwrap();
-        assert_eq!(pace.runs, 2, "those that brought nothing say nothing");
+        assert_eq!(pace.runs, 3, "those that brought nothing say nothing");
     }
 }

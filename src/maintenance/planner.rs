@@ -29,7 +29,7 @@ use jiff::Timestamp;
 
 use super::calendar::{Opening, between};
 use super::estimate::{Estimate, estimate};
-use super::facts::{Allowed, Facts, FilesystemFacts, ImageFacts, Obstacle};
+use super::facts::{Allowed, Came, Facts, FilesystemFacts, ImageFacts, Obstacle};
 use super::policy::Policy;
 use super::reason::{Moment, Reason};
 use crate::model::{Engine, ExtentCount, FilesystemKind, Severity, Share};
@@ -283,16 +283,23 @@ impl<'f> Planner<'f> {
 
     /// Whether it may run by the time that it could.
     fn has_cooled_down(&self, image: &ImageFacts) -> Result<(), Reason> {
-        let Some(last) = image.last_run else {
+        let Some(last) = &image.last_run else {
             return Ok(());
         };
         let until = last.cools_until(self.policy.cooldown);
         if until <= self.frame.begins {
             return Ok(());
         }
-        Err(Reason::CoolingDown {
-            until: self.moment(until),
-            in_vain: last.in_vain(),
+        let until = self.moment(until);
+        Err(match &last.came {
+            Came::PutOff { why, .. } => Reason::PutOff {
+                until,
+                why: why.clone(),
+            },
+            _ => Reason::CoolingDown {
+                until,
+                in_vain: last.in_vain(),
+            },
         })
     }
 

@@ -16,7 +16,7 @@ pub struct Policy {
     pub keep_free: Share,
     /// From the end of a run to the next one on the same image.
     pub cooldown: Duration,
-    /// No run copies faster.
+    /// No run reads and writes more than this together.
     pub bandwidth: BytesPerSecond,
     /// From this I/O pressure on nothing begins: percent of the time in which some task waited
     /// (`some avg10` of /proc/pressure/io).

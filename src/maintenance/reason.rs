@@ -85,6 +85,13 @@ pub enum Reason {
         /// How many runs in a row have brought nothing.
         in_vain: u32,
     },
+    /// A run could not have it not long ago.
+    PutOff {
+        /// Until when it is left alone.
+        until: Moment,
+        /// Why it could not.
+        why: String,
+    },
     /// No engine is configured.
     NoEngine,
     /// Somebody has it open, which `xfs_fsr` cannot have.
@@ -142,6 +149,21 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// Whether it lies with the engine: another one may do it.
+    #[must_use]
+    pub fn lies_with_engine(&self) -> bool {
+        matches!(
+            self,
+            Reason::InUse { .. }
+                | Reason::SharesBlocks
+                | Reason::NoSpace { .. }
+                | Reason::SwapStall { .. }
+                | Reason::NoReflink
+                | Reason::WouldNotFinish { .. }
+                | Reason::Forbidden(Obstacle::Dax)
+        )
+    }
+
     /// One word for programs, which stays as it is.
     #[must_use]
     pub fn code(&self) -> &'static str {
@@ -159,6 +181,7 @@ impl Reason {
             Reason::Stalled => "stalled",
             Reason::AlmostFull { .. } => "almost_full",
             Reason::CoolingDown { .. } => "cooling_down",
+            Reason::PutOff { .. } => "put_off",
             Reason::NoEngine => "no_engine",
             Reason::InUse { .. } => "in_use",
             Reason::SharesBlocks => "shares_blocks",
@@ -220,6 +243,7 @@ impl fmt::Display for Reason {
                 "the file system is {used} full; above 95% a run would fragment what is left"
             ),
             Reason::CoolingDown { until, in_vain } => cooling(f, until, *in_vain),
+            Reason::PutOff { until, why } => write!(f, "put off until {until}: {why}"),
             Reason::NoEngine => write!(f, "no engine configured (engines in [defrag])"),
             Reason::InUse { user, online: None } => write!(f, "in use by {user}"),
             Reason::InUse {

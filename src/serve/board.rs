@@ -45,6 +45,7 @@ struct Now {
     rescue: status::Rescue,
     config_refused: Option<String>,
     paused: bool,
+    runs: Vec<status::Run>,
 }
 
 impl Board {
@@ -60,6 +61,7 @@ impl Board {
             rescue: status::Rescue::default(),
             config_refused: None,
             paused: false,
+            runs: Vec::new(),
         };
         Board {
             lifetime,
@@ -131,6 +133,11 @@ impl Board {
         self.lock().paused = paused;
     }
 
+    /// Puts up the defragmentations that are under way.
+    pub fn post_runs(&self, runs: Vec<status::Run>) {
+        self.lock().runs = runs;
+    }
+
     /// Puts up why a new configuration was refused; nothing when it was taken.
     pub fn config(&self, refused: Option<String>) {
         self.lock().config_refused = refused;
@@ -161,6 +168,7 @@ impl Board {
             stalled: stalled.collect(),
             rescue: now.rescue.clone(),
             paused: now.paused,
+            runs: now.runs.clone(),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Bytes, ExtentCount, ExtentsPerDay, Severity, UnixTime};
+use crate::model::{Bytes, Engine, ExtentCount, ExtentsPerDay, Severity, UnixTime};
 
 /// Version of this form; it grows only if a key ever changes its meaning.
 pub const SCHEMA: u32 = 1;
@@ -27,6 +27,8 @@ pub struct Status {
     pub rescue: Rescue,
     /// Whether the operator has paused defragmentation.
     pub paused: bool,
+    /// Defragmentations that are under way.
+    pub runs: Vec<Run>,
 }
 
 /// The process that answers.
@@ -99,6 +101,19 @@ pub struct Row {
     pub seconds_to_critical: Option<u64>,
     /// The name of the VM that has it open.
     pub vm: Option<String>,
+}
+
+/// A defragmentation that is under way.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Run {
+    /// The image, on one line.
+    pub path: String,
+    /// By what.
+    pub engine: Engine,
+    /// When it began.
+    pub began: UnixTime,
+    /// When it is expected to have ended.
+    pub ends: UnixTime,
 }
 
 /// A file system that does not answer.

@@ -8,6 +8,7 @@
 //! | `served`     | the pages, every metric, images and file systems that come and go |
 //! | `control`    | `status`, `check`, the textfile, and clients that mean no good |
 //! | `maintenance` | what it defragments by itself, and when it stops |
+//! | `windows`    | the same with images that are large, in use, or cannot be had |
 //! | `maps`       | which extent maps are read and which are not |
 //! | `names`      | images that come, go and change their names; whose they are |
 //! | `reload`     | SIGHUP |
@@ -46,5 +47,6 @@ mod stalled;
 mod story;
 mod systemd;
 mod watch;
+mod windows;
 
 support::stall_server!();

@@ -8,11 +8,11 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::life::END;
-use crate::support::{self, Bed, MIB, guest};
+use crate::support::{self, Bed, MIB, Writer, guest};
 use crate::watch::{PATIENCE, Watch, until};
 
 /// Always open, and images of few extents are bad.
-const ALWAYS: &str = r#"
+pub const ALWAYS: &str = r#"
 [sampling]
 interval = "1s"
 probe_timeout = "500ms"
@@ -26,13 +26,9 @@ max_io_pressure = 100
 days = ["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"]
 start = "00:00"
 duration = "24h"
-[[maintenance.window]]
-days = ["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"]
-start = "12:00"
-duration = "24h"
 "#;
 
-fn checksum(path: &Path) -> u64 {
+pub fn checksum(path: &Path) -> u64 {
     // FNV-1a: what matters is that it is another one for other content.
     let fold = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3);
     fs::read(path)
@@ -41,7 +37,7 @@ fn checksum(path: &Path) -> u64 {
         .fold(0xcbf2_9ce4_8422_2325, fold)
 }
 
-fn runs(watch: &Watch) -> Vec<fragwatch::history::PastRun> {
+pub fn runs(watch: &Watch) -> Vec<fragwatch::history::PastRun> {
     let database = watch.daemon.directory().join("history.db");
     Reader::open(&database)
         .and_then(|reader| reader.runs(None, 100))
@@ -83,13 +79,39 @@ fn an_image_that_is_bad_is_made_good_by_itself() {
     let noted = left.filter(|entry| entry.file_name().to_string_lossy().starts_with("running-"));
     assert_eq!(noted.count(), 0);
 
-    // It cools down, says the plan, which asks nobody.
+    assert_eq!(why_not(&watch, &image), "below_severity");
+
+    // A guest writes it anew, and it cools down.
+    let file = fs::OpenOptions::new().write(true).open(&image).unwrap();
+    file.set_len(0).unwrap();
+    file.set_len(64 * MIB).unwrap();
+    let writer = Writer::start(&image, None);
+    until("many writes", || (writer.count() > 8000).then_some(()));
+    writer.stop().verify();
+    let bad = |now: &crate::scrape::Scrape| now.extents(&image) > Some(1000.0);
+    watch.until("it is bad again", bad);
+    assert_eq!(why_not(&watch, &image), "cooling_down");
+    assert_eq!(runs(&watch).len(), 1);
+}
+
+/// What the plan says of an image: why it does not run, or `runs`.
+pub fn why_not(watch: &Watch, image: &Path) -> String {
+    let planned = planned(watch, image);
+    let code = planned["why_not"]["code"].as_str();
+    code.unwrap_or("runs").to_owned()
+}
+
+/// What the plan says of an image.
+pub fn planned(watch: &Watch, image: &Path) -> Value {
     let mut plan = watch.daemon.ask("plan");
     plan.arg("--json").arg("--config").arg(watch.etc.file());
     let plan = plan.output().unwrap();
     let plan: Value =
         serde_json::from_slice(&plan.stdout).unwrap_or_else(|e| panic!("{e}: {plan:?}"));
-    assert_eq!(plan["images"].as_array().unwrap().len(), 1, "{plan}");
+    let images = plan["images"].as_array().unwrap();
+    let is_it = |planned: &&Value| planned["path"] == image.to_str().unwrap();
+    let planned = images.iter().find(is_it);
+    planned.unwrap_or_else(|| panic!("{plan}")).clone()
 }
 
 #[test]
@@ -150,6 +172,11 @@ fn the_end_of_the_daemon_is_the_end_of_its_runs() {
     });
     let children = || crate::watch::children(watch.daemon.pid()).len();
     until("its process", || (children() >= 2).then_some(()));
+    assert_eq!(why_not(&watch, &image), "running_now");
+    let status = watch.daemon.ask("status").output().unwrap();
+    let status = String::from_utf8(status.stdout).unwrap();
+    let told = format!("Defragmenting {} by xfs_fsr for ", image.display());
+    assert!(status.contains(&told), "{status}");
     watch.daemon.signal(Signal::TERM);
     let status = watch.daemon.wait(END);
     assert_eq!(status.code(), Some(0), "{status}");

@@ -138,6 +138,14 @@ impl Watch {
         watch
     }
 
+    /// As [`Watch::start_with`], and what lies beside the configuration is its state.
+    pub fn start_with_state(etc: Etc) -> Watch {
+        let daemon = RunningDaemon::spawn(&mut etc.run(), etc.address);
+        let watch = Watch { daemon, etc };
+        watch.until("the first sweep", |now| now.swept().is_some());
+        watch
+    }
+
     /// As [`Watch::start`], but waits only until it answers.
     pub fn start_soon(paths: &[&Path], more: &str) -> Watch {
         let etc = Etc::new();

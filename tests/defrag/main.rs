@@ -3,6 +3,7 @@
 //! | file | idea |
 //! |---|---|
 //! | `whole`    | fragmented images become whole ones, with the same contents |
+//! | `choice`   | which engine it is, and why not the other one |
 //! | `guards`   | each reason to leave an image alone, brought about |
 //! | `writers`  | somebody opens the image in the middle of it: no write is lost |
 //! | `deaths`   | somebody is killed in the middle of it: nothing is left behind |
@@ -22,6 +23,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod choice;
 mod deaths;
 mod guards;
 mod standins;
@@ -68,11 +70,12 @@ fn config(bed: &Bed, keys: &str) -> PathBuf {
     path
 }
 
-/// `fragwatch defrag --json` of one image.
+/// `fragwatch defrag --engine xfs_fsr --json` of one image.
 fn defrag(image: &Path, config: &Path) -> Command {
     let mut command = fragwatch();
-    command.args(["defrag", "--force-window", "--json", "--config"]);
-    command.arg(config).arg(image).stdout(Stdio::piped());
+    command.args(["defrag", "--engine", "xfs_fsr", "--force-window", "--json"]);
+    command.arg("--config").arg(config);
+    command.arg(image).stdout(Stdio::piped());
     command
 }
 

@@ -96,6 +96,7 @@ fn several_images_and_words_for_each() {
     let lines: Vec<&str> = text.lines().collect();
     assert_eq!(lines.len(), 2);
     assert!(lines[0].contains("one.img: "), "{text}");
-    assert!(lines[0].contains(" → 1 extents, "), "{text}");
+    let whole = " → 1 extents by xfs_fsr, ";
+    assert!(lines[0].contains(whole), "{text}");
     assert!(lines[1].ends_with("two\\x0a.img: left alone: already near its ideal: 1 extent"));
 }

@@ -1,6 +1,5 @@
 //! Runs the program under test.
 
-use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -40,6 +39,8 @@ pub struct RunningDaemon {
     process: Child,
     address: SocketAddr,
     dir: PathBuf,
+    /// Of its state, and of its control socket.
+    given: [PathBuf; 2],
 }
 
 impl RunningDaemon {
@@ -59,12 +60,13 @@ impl RunningDaemon {
         let dir = rundir::new_dir(Place::Disk).expect("the run directory");
         // To a file: a pipe that nobody reads would stop a talkative daemon.
         // A state of its own, unless the test gives it one: two daemons on one are refused.
-        for variable in ["STATE_DIRECTORY", "RUNTIME_DIRECTORY"] {
-            let given = |(name, _): (&OsStr, _)| name == variable;
-            if !command.get_envs().any(given) {
-                command.env(variable, &dir);
-            }
-        }
+        let given = ["STATE_DIRECTORY", "RUNTIME_DIRECTORY"].map(|variable| {
+            let given = command.get_envs().find(|(name, _)| *name == variable);
+            let given = given.and_then(|(_, value)| value).map(PathBuf::from);
+            let directory = given.unwrap_or_else(|| dir.clone());
+            command.env(variable, &directory);
+            directory
+        });
         let [out, err] = ["stdout", "stderr"].map(|name| File::create(dir.join(name)).unwrap());
         let process = Child::spawn(command.stdout(out).stderr(err))
             .unwrap_or_else(|e| panic!("{command:?}: {e}"));
@@ -72,6 +74,7 @@ impl RunningDaemon {
             process,
             address,
             dir,
+            given,
         };
         daemon.wait_for_answer();
         daemon
@@ -91,9 +94,9 @@ impl RunningDaemon {
         }
     }
 
-    /// Where it keeps its state and its control socket, unless the test says where.
+    /// Where it keeps its state, and unless the test says otherwise its control socket.
     pub fn directory(&self) -> &Path {
-        &self.dir
+        &self.given[0]
     }
 
     /// A command that asks it: `fragwatch status` and so on.
@@ -101,8 +104,8 @@ impl RunningDaemon {
         let mut command = fragwatch();
         command
             .arg(subcommand)
-            .env("RUNTIME_DIRECTORY", &self.dir)
-            .env("STATE_DIRECTORY", &self.dir);
+            .env("STATE_DIRECTORY", &self.given[0])
+            .env("RUNTIME_DIRECTORY", &self.given[1]);
         command
     }
 

@@ -56,6 +56,10 @@ sweep() {
             owner "$record"
             alive "$pid" "$start" && kill -KILL "$pid"
         done
+        # A swap file holds its file system for good.
+        while read -r file _; do
+            case $file in "$1"/*) swapoff "$file" ;; esac
+        done </proc/swaps
         mounts_below "$1"
         for point in $mounts; do
             umount --lazy --no-canonicalize "$point"

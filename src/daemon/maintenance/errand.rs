@@ -42,7 +42,8 @@ const PREFIX: &str = "running-";
 /// What is to be done.
 pub(super) struct Task {
     pub(super) reference: ImageRef,
-    pub(super) engine: Engine,
+    /// The first of them that can.
+    pub(super) engines: Vec<Engine>,
     pub(super) vm: Option<Vm>,
     pub(super) extents: ExtentCount,
     pub(super) hook_before: Vec<String>,
@@ -51,6 +52,13 @@ pub(super) struct Task {
     pub(super) config: Option<PathBuf>,
     /// The state directory.
     pub(super) state: PathBuf,
+}
+
+impl Task {
+    /// The engine that is tried first.
+    fn engine(&self) -> &'static str {
+        self.engines.first().map_or("", |engine| engine.as_str())
+    }
 }
 
 /// A run under way.
@@ -64,7 +72,7 @@ pub(super) struct Ended {
     pub(super) filesystem: String,
     began: UnixTime,
     took: Duration,
-    engine: Engine,
+    engine: &'static str,
     from: ExtentCount,
     result: Result<Value, String>,
 }
@@ -83,7 +91,7 @@ impl Errand {
                 filesystem: task.reference.key.filesystem.clone(),
                 began: unix(began),
                 took: clock.elapsed(),
-                engine: task.engine,
+                engine: task.engine(),
                 from: task.extents,
                 result,
             });
@@ -116,7 +124,7 @@ impl Ended {
         let mut row = RunRow {
             image,
             at: self.began,
-            engine: self.engine.as_str().to_owned(),
+            engine: self.engine.to_owned(),
             from: self.from,
             to: self.from,
             bytes: Bytes(0),
@@ -127,11 +135,13 @@ impl Ended {
         match &self.result {
             Ok(run) => {
                 let number = |key: &str| run[key].as_u64();
+                let engine = run["engine"].as_str();
+                row.engine = engine.unwrap_or(self.engine).to_owned();
                 row.outcome = run["outcome"].as_str().unwrap_or("failed").to_owned();
                 row.from = number("from").map_or(row.from, ExtentCount);
                 row.to = number("to").map_or(row.from, ExtentCount);
                 row.bytes = Bytes(number("written_bytes").unwrap_or(0));
-                row.reason = run["reason"].as_str().unwrap_or_default().to_owned();
+                row.reason = reason(run);
                 if let Some(seconds) = run["seconds"].as_f64() {
                     row.took = Duration::try_from_secs_f64(seconds).unwrap_or(row.took);
                 }
@@ -143,6 +153,17 @@ impl Ended {
         }
         row
     }
+}
+
+/// Why it came out so, and why not by the engine that was to do it.
+fn reason(run: &Value) -> String {
+    let passed = run["passed_over"].as_array().into_iter().flatten();
+    let passed = passed.filter_map(|passed| {
+        let (engine, why) = (passed["engine"].as_str()?, passed["reason"].as_str()?);
+        Some(format!("not by {engine}: {why}"))
+    });
+    let own = run["reason"].as_str().map(str::to_owned);
+    own.into_iter().chain(passed).collect::<Vec<_>>().join("; ")
 }
 
 fn go(task: &Task, stop: &AtomicBool) -> Result<Value, String> {
@@ -205,7 +226,7 @@ fn call(task: &Task, moment: &str, result: Option<&Value>) -> Call {
     let mut variables = vec![
         ("FRAGWATCH_EVENT", format!("defrag-{moment}")),
         ("FRAGWATCH_IMAGE", shown(&task.reference.path)),
-        ("FRAGWATCH_ENGINE", task.engine.to_string()),
+        ("FRAGWATCH_ENGINE", task.engine().to_owned()),
         ("FRAGWATCH_EXTENTS", task.extents.0.to_string()),
     ];
     if let Some(vm) = &task.vm {
@@ -258,17 +279,11 @@ fn spawn(task: &Task) -> io::Result<Child> {
     if let Some(config) = &task.config {
         arguments.extend(["--config".into(), config.into()]);
     }
-    for argument in [
-        "defrag",
-        "--json",
-        "--force-window",
-        "--engine",
-        task.engine.as_str(),
-        "--",
-    ] {
-        arguments.push(argument.into());
+    arguments.extend(["defrag", "--json", "--force-window"].map(OsString::from));
+    for engine in &task.engines {
+        arguments.extend(["--engine", engine.as_str()].map(OsString::from));
     }
-    arguments.push(task.reference.path.clone().into());
+    arguments.extend(["--".into(), task.reference.path.clone().into()]);
     command
         .args(arguments)
         .stdin(Stdio::null())
@@ -359,7 +374,7 @@ impl Note {
             inode: key.inode,
             generation: key.generation,
             path: task.reference.path.clone(),
-            engine: task.engine.as_str().to_owned(),
+            engine: task.engine().to_owned(),
             extents: task.extents,
             began: unix(SystemTime::now()),
         };

@@ -133,6 +133,33 @@ fn the_night_in_which_the_clock_is_put_back() {
 }
 
 #[test]
+fn what_follows_without_a_gap_has_none_in_that_night_either() {
+    let sunday =
+        |hour, minute, length| window(&[Weekday::Sunday], time(hour, minute, 0, 0), length);
+    let opens = |windows| {
+        let settings = maintenance("Europe/Berlin", windows, Vec::new());
+        shown(&settings, "2026-10-24T12:00Z", 2)
+    };
+    // 01:00 to 04:00, and 04:00 to 05:00: the first has real three hours, and the hour that is left
+    // belongs to both.
+    assert_eq!(
+        opens(vec![sunday(1, 0, 180), sunday(4, 0, 60)]),
+        [
+            "Sun 2026-10-25 01:00 +02:00 – Sun 05:00 +01:00",
+            "Sun 2026-11-01 01:00 +01:00 – Sun 05:00 +01:00"
+        ]
+    );
+    // A minute in between is a gap, and then it is an hour longer.
+    assert_eq!(
+        opens(vec![sunday(1, 0, 180), sunday(4, 1, 60)]),
+        [
+            "Sun 2026-10-25 01:00 +02:00 – Sun 03:00 +01:00",
+            "Sun 2026-10-25 04:01 +01:00 – Sun 05:01 +01:00"
+        ]
+    );
+}
+
+#[test]
 fn a_day_that_a_zone_leaves_out() {
     let days = [Weekday::Thursday, Weekday::Friday, Weekday::Saturday];
     let night = window(&days, time(1, 0, 0, 0), 60);
@@ -243,15 +270,14 @@ fn never_and_always() {
     );
     // Jitter is for what begins.
     settings.jitter = Duration::from_secs(43_200);
-    // Every autumn the clock shows 00:00 an hour later than a day later: nothing was promised for
-    // that hour.
-    let gap = Calendar::new(&settings, HALF).open_until(at(now)).unwrap();
-    assert_eq!(gap, at("2027-10-31T22:00Z"), "{gap}");
-    settings.timezone = Zone::named("UTC").unwrap();
-    let calendar = Calendar::new(&settings, HALF);
-    let closes = calendar.open_until(at(now)).unwrap();
-    assert!(between(at(now), closes) > 365 * 24 * 60 * MINUTE);
-    assert_eq!(calendar.next(at(now), 7).len(), 1);
+    // Also where a day has 25 hours.
+    for zone in ["Europe/Berlin", "America/Sao_Paulo", "UTC"] {
+        settings.timezone = Zone::named(zone).unwrap();
+        let calendar = Calendar::new(&settings, HALF);
+        let closes = calendar.open_until(at(now)).unwrap();
+        assert!(between(at(now), closes) > 365 * 24 * 60 * MINUTE, "{zone}");
+        assert_eq!(calendar.next(at(now), 7).len(), 1);
+    }
 
     // However long a blackout is, what follows is found, and soon.
     settings.blackouts = vec![blackout(date(2026, 1, 1), date(9000, 1, 1))];

@@ -154,6 +154,20 @@ fn what_lies_with_the_image() {
         },
         ": cooling down until Sat 2026-12-05 03:12 (the last 2 runs brought nothing)",
     );
+    // Not for days: whoever had it may have gone.
+    let put_off = |times| {
+        move |facts: &mut Facts, _: &mut Policy| {
+            facts.images[0].last_run = Some(LastRun {
+                ended: at("2026-11-21T01:45Z"),
+                came: Came::PutOff {
+                    times,
+                    why: "in use by tail (pid 7)".to_owned(),
+                },
+            });
+        }
+    };
+    says(put_off(1), " xfs_fsr 02:00");
+    says(put_off(2), ": put off until 02:05: in use by tail (pid 7)");
 }
 
 #[test]
@@ -331,7 +345,7 @@ fn what_lies_with_the_time() {
             facts.filesystems[0].paces = Paces::default();
             policy.bandwidth = BytesPerSecond(50 << 20);
         },
-        ": would not finish before the window closes at 05:00 (about 11 h 22 min at 50.0 MiB/s, \
+        ": would not finish before the window closes at 05:00 (about 22 h 45 min at 25.0 MiB/s, \
          assumed, nothing measured on this file system yet)",
     );
     says(
@@ -444,7 +458,12 @@ fn any_image() -> impl Strategy<Value = ImageFacts> {
         1 => Just(vec![Obstacle::Dax]),
         1 => Just(vec![Obstacle::Immutable]),
     ];
-    let came = prop::sample::select(vec![Came::Improved, Came::Interrupted, Came::Nothing(1)]);
+    let put_off = Came::PutOff {
+        times: 3,
+        why: "in use".to_owned(),
+    };
+    let came = vec![Came::Improved, Came::Interrupted, Came::Nothing(1), put_off];
+    let came = prop::sample::select(came);
     let last = prop::option::weighted(0.3, (0..30 * 86_400_i64, came));
     let place = (0..12_u32, prop::sample::select(vec!["a", "b", "c", "gone"]));
     (
@@ -646,7 +665,7 @@ proptest! {
                 }
                 Engine::Online => prop_assert!(filesystem.features.unwrap().reflink),
             }
-            if let Some(last) = image.last_run {
+            if let Some(last) = &image.last_run {
                 prop_assert!(last.cools_until(policy.cooldown) <= run.begins);
             }
             if run.begins == facts.now {
