@@ -218,3 +218,72 @@ fn a_run_that_was_cut_off_is_known_as_such() {
     let left = fs::read_dir(bed.path()).unwrap().flatten().count();
     assert!(left <= 2, "the image, and at most what xfs_fsr had begun");
 }
+
+/// [`ALWAYS`], and these commands before and after each run.
+fn with_hooks(before: &str, after: &str) -> String {
+    let hooks = format!(
+        "[defrag]\nhook_before = [\"/bin/sh\", \"-c\", {before:?}]\n\
+         hook_after = [\"/bin/sh\", \"-c\", {after:?}]\n"
+    );
+    ALWAYS.replace("[defrag]\n", &hooks)
+}
+
+#[test]
+fn hooks_free_an_image_and_are_told_what_came_of_it() {
+    let bed = support::require!(Bed::xfs());
+    let image = bed.path().join("vm.raw");
+    guest::random_direct_writes(&image, 16 * MIB, 4096);
+    bed.sync();
+    let before = checksum(&image);
+    let mut holder = std::process::Command::new("sleep");
+    holder.arg("600").stdin(fs::File::open(&image).unwrap());
+    let mut child = support::child::Child::spawn(&mut holder).unwrap();
+    // It has the image open as well.
+    drop(holder);
+    let told = bed.path().parent().unwrap().join("told");
+    let told = told.to_str().unwrap();
+    let config = with_hooks(
+        &format!(
+            "echo $FRAGWATCH_EVENT $FRAGWATCH_IMAGE >> {told}; kill {}",
+            child.id()
+        ),
+        &format!("echo $FRAGWATCH_EVENT $FRAGWATCH_OUTCOME >> {told}"),
+    );
+    let watch = Watch::start(&[bed.path()], &config);
+    let run = until("its row in the history", || runs(&watch).pop());
+    // xfs_fsr cannot do that while somebody has it open.
+    assert_eq!(
+        (run.engine.as_str(), run.outcome.as_str()),
+        ("xfs_fsr", "improved"),
+        "{run:?}"
+    );
+    let lines = until("the second hook", || {
+        let text = fs::read_to_string(told).ok()?;
+        (text.lines().count() == 2).then_some(text)
+    });
+    let expected = format!("defrag-before {}\ndefrag-after improved\n", image.display());
+    assert_eq!(lines, expected);
+    assert!(child.wait(PATIENCE).is_some());
+    assert_eq!(checksum(&image), before);
+}
+
+#[test]
+fn a_hook_that_fails_puts_the_run_off() {
+    let bed = support::require!(Bed::xfs());
+    let image = bed.path().join("vm.raw");
+    guest::random_direct_writes(&image, 16 * MIB, 4096);
+    bed.sync();
+    let extents = support::tools::xfs_io_stat_nextents(&image);
+    let told = bed.path().parent().unwrap().join("told");
+    let after = format!("touch {}", told.display());
+    let watch = Watch::start(&[bed.path()], &with_hooks("exit 3", &after));
+    let run = until("its row in the history", || runs(&watch).pop());
+    assert_eq!(run.outcome, "refused", "{run:?}");
+    assert!(run.reason.contains("defrag.hook_before"), "{run:?}");
+    until("that the plan knows", || {
+        (why_not(&watch, &image) == "put_off").then_some(())
+    });
+    assert_eq!(runs(&watch).len(), 1);
+    assert_eq!(support::tools::xfs_io_stat_nextents(&image), extents);
+    assert!(!told.exists(), "there is nothing to come after");
+}

@@ -172,7 +172,10 @@ fn go(task: &Task, stop: &AtomicBool) -> Result<Value, String> {
     let ran_before = !task.hook_before.is_empty();
     if ran_before {
         let call = call(task, "before", None);
-        run_hook("defrag.hook_before", &task.hook_before, call, stop)?;
+        if let Err(reason) = run_hook("defrag.hook_before", &task.hook_before, call, stop) {
+            drop(note);
+            return Ok(not_begun(&reason, stop));
+        }
     }
     let result = defragment(task, stop);
     if ran_before || !task.hook_after.is_empty() {
@@ -188,6 +191,16 @@ fn go(task: &Task, stop: &AtomicBool) -> Result<Value, String> {
     }
     drop(note);
     result
+}
+
+/// A run that its hook did not let begin is put off, as one that the guards refuse: the image is no
+/// worse for it, and the next time the hook may succeed.
+fn not_begun(reason: &str, stop: &AtomicBool) -> Value {
+    let outcome = match stop.load(Ordering::Relaxed) {
+        true => "stopped",
+        false => "refused",
+    };
+    serde_json::json!({ "outcome": outcome, "guard": "hook", "reason": reason })
 }
 
 fn run_hook(
