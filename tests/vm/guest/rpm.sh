@@ -43,6 +43,7 @@ check_rpm_install() {
     systemctl enable --now fragwatch
     wait_for 60 is_up
     rpm_tool -V --nodeps fragwatch
+    install_hook
     configure
     systemctl reload fragwatch
     wait_for 60 counted "$images/idle.raw"
