@@ -9,6 +9,8 @@ before_boot() {
     [ "$1" = 1 ] || return 0
     # What is recommended is not in apt's cache, and there is no network.
     echo 'APT::Install-Recommends "false";' >/etc/apt/apt.conf.d/90acceptance
+    # The kernel is booted from outside, and this takes a minute.
+    echo 'update_initramfs=no' >/etc/initramfs-tools/update-initramfs.conf
     everything_there >"$state/before"
 }
 
