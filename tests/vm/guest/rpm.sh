@@ -13,7 +13,7 @@ rpm_tool() { rpm --dbpath /var/lib/rpm-acceptance --force-debian "$@"; }
 rpm_install() { rpm_tool --nodeps --nosignature "$@"; }
 
 check_rpm_package() {
-    rpm_tool -K --nosignature "$new_rpm"
+    rpm --dbpath /var/lib/rpm-acceptance -K --nosignature "$new_rpm"
     # RHEL 8 has rpm 4.14, which knows these features.
     same requirements '/bin/sh
 libc.so.6(GLIBC_2.28)(64bit)
@@ -47,6 +47,7 @@ check_rpm_install() {
     configure
     systemctl reload fragwatch
     wait_for 60 counted "$images/idle.raw"
+    wait_for 30 past
     past | jq -c .first_seen >"$state/rpm-past"
 }
 
