@@ -29,6 +29,9 @@ pub const HELPER_COMMAND: &str = "probe-helper";
 /// Bytes of what a helper writes before it ends that are told at most.
 const LAST_WORDS: u64 = 2000;
 
+/// What of the replies is read at once, more or less.
+const MOST_READ: usize = 32 << 10;
+
 /// From one piece of news to the next: where very much happens, one look at it is enough for all.
 const BREATHE: Duration = Duration::from_millis(50);
 
@@ -270,6 +273,8 @@ impl Connection {
             }
             self.received.drain(..self.used);
             self.used = 0;
+            // By itself it would make room for 64 bytes and read an image at a time.
+            self.received.reserve(MOST_READ);
             if self.socket.read_buf(&mut self.received).await? == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
