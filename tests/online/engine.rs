@@ -1,0 +1,64 @@
+//! The program under test, and what it says.
+#![allow(dead_code, reason = "not every test crate uses all of it")]
+
+use std::fs;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+
+use super::support::Bed;
+use super::support::child::Child;
+use super::support::daemon::fragwatch;
+
+/// Beside the bed; a bed that lives in memory knows no slow disk, and the host's other load is none
+/// of its business.
+fn config(bed: &Bed, keys: &str) -> PathBuf {
+    let mut text = String::from("[defrag]\nmax_io_pressure = 100\n");
+    if !keys.contains("bandwidth") {
+        text.push_str("bandwidth = \"64GiB/s\"\n");
+    }
+    text.push_str(keys);
+    let name = format!("fragwatch-{}.toml", keys.len());
+    let path = bed.path().parent().unwrap().join(name);
+    fs::write(&path, text).unwrap();
+    path
+}
+
+/// Where its hints are written down.
+pub fn state(bed: &Bed) -> PathBuf {
+    bed.path().parent().unwrap().join("state")
+}
+
+pub fn command(bed: &Bed, image: &Path, keys: &str) -> Command {
+    let mut command = fragwatch();
+    command.args([
+        "defrag",
+        "--force-window",
+        "--engine",
+        "online",
+        "--json",
+        "--config",
+    ]);
+    command.arg(config(bed, keys)).arg(image);
+    command.env("STATE_DIRECTORY", state(bed));
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+pub fn finish(mut child: Child) -> Value {
+    let (mut out, mut err) = (String::new(), String::new());
+    let pipes = child.pipes();
+    let mut stdout = pipes.stdout.take().unwrap();
+    let mut stderr = pipes.stderr.take().unwrap();
+    stdout.read_to_string(&mut out).unwrap();
+    stderr.read_to_string(&mut err).unwrap();
+    child.end();
+    let said: Value = serde_json::from_str(&out).unwrap_or_else(|e| panic!("{e}: {out} {err}"));
+    said["runs"][0].clone()
+}
+
+pub fn defrag(bed: &Bed, image: &Path) -> Value {
+    finish(Child::spawn(&mut command(bed, image, "")).unwrap())
+}
