@@ -1,4 +1,4 @@
-//! The program under test, and what it says.
+//! The program under test, what it says, and what is to be seen of its work.
 #![allow(dead_code, reason = "not every test crate uses all of it")]
 
 use std::fs;
@@ -8,9 +8,9 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-use super::support::Bed;
 use super::support::child::Child;
 use super::support::daemon::fragwatch;
+use super::support::{Bed, tools};
 
 /// Beside the bed; a bed that lives in memory knows no slow disk, and the host's other load is none
 /// of its business.
@@ -61,4 +61,51 @@ pub fn finish(mut child: Child) -> Value {
 
 pub fn defrag(bed: &Bed, image: &Path) -> Value {
     finish(Child::spawn(&mut command(bed, image, "")).unwrap())
+}
+
+pub fn free(bed: &Bed) -> u64 {
+    let size = rustix::fs::statvfs(bed.path()).unwrap();
+    size.f_bavail * size.f_frsize
+}
+
+/// Bytes that belong to another file too.
+pub fn shared(path: &Path) -> u64 {
+    let extents = tools::filefrag_extents(path);
+    let is_shared = |flags: &[String]| flags.iter().any(|flag| flag == "shared");
+    extents
+        .iter()
+        .filter(|extent| is_shared(&extent.flags))
+        .map(|extent| extent.length)
+        .sum()
+}
+
+/// `fsxattr.cowextsize` as xfs_io says it.
+pub fn cow_hint(path: &Path) -> u64 {
+    let output = Command::new("xfs_io")
+        .args(["-r", "-c", "cowextsize"])
+        .arg(path)
+        .output()
+        .unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let number = text.trim_start_matches('[').split(']').next().unwrap();
+    number.parse().unwrap()
+}
+
+pub fn set_cow_hint(path: &Path, bytes: u64) {
+    let set = format!("cowextsize {bytes}");
+    let status = Command::new("xfs_io").args(["-c", &set]).arg(path).status();
+    assert!(status.unwrap().success());
+}
+
+/// Checks it unmounted, and mounts it again.
+pub fn repair_finds_nothing(bed: &mut Bed) {
+    bed.umount();
+    let output = Command::new("xfs_repair")
+        .arg("-n")
+        .arg(bed.device())
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{text}");
+    bed.mount();
 }

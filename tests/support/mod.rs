@@ -26,6 +26,7 @@
 //! | `load`   | reads and writes in the background and times them |
 //! | `fuse`   | a FUSE server of one file |
 //! | `qemu`   | a real VM that holds an image |
+//! | `boot`   | a VM that boots, and runs a part of the test |
 //! | `stall`  | a file system that hangs, is slow, or loses its power when it is told to |
 //! | `tools`  | what xfs_io, filefrag and xfs_db say of a file |
 //! | `daemon` | runs the program under test |
@@ -49,6 +50,7 @@
 #![allow(unreachable_pub, reason = "a test crate has no outside")]
 
 pub mod bed;
+pub mod boot;
 pub mod child;
 pub mod daemon;
 pub mod emergency;
