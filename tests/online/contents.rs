@@ -47,7 +47,11 @@ enum Way {
 
 impl Ways {
     fn to(path: &Path) -> Ways {
-        let buffered = OpenOptions::new().read(true).write(true).open(path).unwrap();
+        let buffered = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(path)
+            .unwrap();
         Ways {
             direct: guest::open_direct(path).unwrap(),
             mapped: Mapped::new(&buffered, LARGEST).unwrap(),
@@ -271,19 +275,26 @@ fn fio(mkfs: &[&str]) -> Here<()> {
     let path = bed.path().join("vm.img");
     guest::random_direct_writes(&path, FIO_SIZE, FIO_SIZE / BLOCK);
     let mut command = fio_command(&path)?;
-    let mut guest = Child::spawn(command.args(["--verify_backlog=256", "--rate_iops=2500"])).unwrap();
+    let mut guest =
+        Child::spawn(command.args(["--verify_backlog=256", "--rate_iops=2500"])).unwrap();
     let (mut segments, mut improved) = (0, 0);
     while guest.wait(Duration::ZERO).is_none() {
         let said = defrag(&bed, &path);
         segments += said["segments"].as_u64().unwrap_or(0);
         improved += u64::from(said["outcome"] == "improved");
     }
-    assert!(guest.end().success(), "{mkfs:?}: fio found something else than it wrote");
+    assert!(
+        guest.end().success(),
+        "{mkfs:?}: fio found something else than it wrote"
+    );
     eprintln!("{mkfs:?}: {segments} segments under fio, {improved} runs");
     assert!(segments > 20 && improved > 0, "{segments} {improved}");
     bed.cold();
     let mut again = Child::spawn(fio_command(&path)?.arg("--verify_only")).unwrap();
-    assert!(again.end().success(), "{mkfs:?}: it is something else later");
+    assert!(
+        again.end().success(),
+        "{mkfs:?}: it is something else later"
+    );
     repair_finds_nothing(&mut bed);
     Ok(())
 }
@@ -291,9 +302,23 @@ fn fio(mkfs: &[&str]) -> Here<()> {
 fn fio_command(path: &Path) -> Here<Command> {
     let mut command = Command::new(tools::have("fio")?);
     command
-        .args(["--name=guest", "--thread", "--rw=randwrite", "--bs=4k", "--direct=1"])
-        .args(["--ioengine=psync", "--randseed=4711", "--allow_file_create=0"])
-        .args(["--verify=crc32c", "--verify_fatal=1", "--verify_state_save=0"])
+        .args([
+            "--name=guest",
+            "--thread",
+            "--rw=randwrite",
+            "--bs=4k",
+            "--direct=1",
+        ])
+        .args([
+            "--ioengine=psync",
+            "--randseed=4711",
+            "--allow_file_create=0",
+        ])
+        .args([
+            "--verify=crc32c",
+            "--verify_fatal=1",
+            "--verify_state_save=0",
+        ])
         .arg(format!("--size={FIO_SIZE}"))
         .arg(format!("--filename={}", path.display()))
         .stdout(Stdio::null());

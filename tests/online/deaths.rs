@@ -236,7 +236,10 @@ fn power_cuts(kind: usize) -> Here<()> {
         fs::remove_file(after.path().join("images/vm.img")).unwrap();
         after.cold();
         let free = free(&after);
-        assert!(free + MIB >= free_of_all, "seed {seed}: {free} {free_of_all}");
+        assert!(
+            free + MIB >= free_of_all,
+            "seed {seed}: {free} {free_of_all}"
+        );
         repair_finds_nothing(&mut after);
     }
     // Else it was no test.
@@ -254,7 +257,10 @@ fn survives(image: &Path, flushed: &[u64], begun: &[u64]) {
         let number = word.wrapping_sub(mix(block));
         guest::stamp(&mut expected, block, number);
         assert!(*found == *expected, "block {block} is none of a guest's");
-        assert!(number >= *least, "block {block} lost {least}: it has {number}");
+        assert!(
+            number >= *least,
+            "block {block} lost {least}: it has {number}"
+        );
         let is_its = number == 0 || begun.get(number as usize - 1) == Some(&block);
         assert!(is_its, "block {block} has {number}");
     }

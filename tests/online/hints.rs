@@ -51,7 +51,11 @@ fn a_hint_that_an_operator_sets_after_a_kill_stays() {
     let bed = support::require!(bed(&["-m", "reflink=1"]));
     let other = bed.path().join("other.img");
     guest::sequential(&other, 64 << 10);
-    for (name, theirs) in [("changed.img", Some(THEIRS)), ("taken.img", Some(0)), ("ours.img", None)] {
+    for (name, theirs) in [
+        ("changed.img", Some(THEIRS)),
+        ("taken.img", Some(0)),
+        ("ours.img", None),
+    ] {
         let path = bed.path().join(name);
         let mut child = at_work(&bed, &path, 65_536);
         child.signal(Signal::KILL);
@@ -61,6 +65,10 @@ fn a_hint_that_an_operator_sets_after_a_kill_stays() {
         }
         assert_eq!(noted(&bed), 1);
         assert_eq!(defrag(&bed, &other)["guard"], "near_ideal");
-        assert_eq!((cow_hint(&path), noted(&bed)), (theirs.unwrap_or(65_536), 0), "{name}");
+        assert_eq!(
+            (cow_hint(&path), noted(&bed)),
+            (theirs.unwrap_or(65_536), 0),
+            "{name}"
+        );
     }
 }

@@ -8,8 +8,8 @@ use std::process::Command;
 use rustix::fs::{FallocateFlags, fallocate};
 
 use super::support::bed::Plan;
-use super::support::skip::{Here, NotHere};
 use super::support::guest::Aligned;
+use super::support::skip::{Here, NotHere};
 use super::support::{self, Bed, GIB, MIB, guest, loopdev, tools};
 use super::{bed, defrag, free};
 
@@ -61,7 +61,11 @@ fn another_file_system_is_refused() {
 /// `xfs_io -c "chattr FLAG"`: +x for DAX, +f for no-defrag, +t for realtime.
 fn chattr(path: &Path, flag: &str) {
     let mut command = Command::new("xfs_io");
-    let said = command.args(["-c", &format!("chattr {flag}")]).arg(path).output().unwrap();
+    let said = command
+        .args(["-c", &format!("chattr {flag}")])
+        .arg(path)
+        .output()
+        .unwrap();
     assert!(said.status.success() && said.stderr.is_empty(), "{said:?}");
 }
 
@@ -138,5 +142,8 @@ fn a_file_on_a_realtime_device_is_refused() {
     }
     let said = defrag(&bed, &path);
     assert_eq!(said["guard"], "flag", "{said}");
-    assert!(said["reason"].as_str().unwrap().contains("realtime"), "{said}");
+    assert!(
+        said["reason"].as_str().unwrap().contains("realtime"),
+        "{said}"
+    );
 }

@@ -35,7 +35,11 @@ impl Sizes {
     /// The engine says how far it is.
     fn take(&mut self, done: u64, segments: u64, is_slow: bool) {
         if segments == self.segments + 1 {
-            let sizes = if is_slow { &mut self.since } else { &mut self.before };
+            let sizes = if is_slow {
+                &mut self.since
+            } else {
+                &mut self.before
+            };
             sizes.push(done.saturating_sub(self.done));
         }
         (self.done, self.segments) = (done, segments);
@@ -86,10 +90,16 @@ fn a_disk_ten_times_slower_in_mid_run_gets_less_at_once() {
     assert_eq!(report.run.outcome, RunOutcome::Improved);
     let most = (AIM.as_micros() / SLOW_PAGE.as_micros()) as u64;
     let largest = sizes.before.iter().max();
-    assert!(largest > Some(&most), "it did little at once all the time: {largest:?}");
+    assert!(
+        largest > Some(&most),
+        "it did little at once all the time: {largest:?}"
+    );
     let settled = sizes.since.get(SURPRISED..).unwrap_or_default();
     assert!(settled.len() > 20, "{}", settled.len());
-    assert!(settled.iter().all(|extents| *extents <= most), "{settled:?}");
+    assert!(
+        settled.iter().all(|extents| *extents <= most),
+        "{settled:?}"
+    );
     assert_eq!(tools::checksum(&path), sum);
     assert_eq!(shared(&path), 0);
 }

@@ -65,7 +65,9 @@ impl Machine<'_> {
     pub fn start(&self) -> Here<Running> {
         let program = tools::have("qemu-system-x86_64")?;
         if !cfg!(target_arch = "x86_64") {
-            return Err(NotHere::because("the guest is this program, and not for x86-64"));
+            return Err(NotHere::because(
+                "the guest is this program, and not for x86-64",
+            ));
         }
         let (kernel, modules) = kernel()?;
         let dir = rundir::new_dir(Place::Disk).map_err(NotHere::because)?;
@@ -91,7 +93,10 @@ impl Machine<'_> {
             .arg("-initrd")
             .arg(initramfs)
             .args(["-append", &words, "-blockdev", &file])
-            .args(["-blockdev", "driver=raw,node-name=disk,file=file,discard=unmap"])
+            .args([
+                "-blockdev",
+                "driver=raw,node-name=disk,file=file,discard=unmap",
+            ])
             .args(["-device", "virtio-blk-pci,drive=disk"])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped());
@@ -109,7 +114,9 @@ fn listen(mut console: impl std::io::Read, said: &Mutex<String>) {
     let mut buffer = [0; 4096];
     while let Ok(length @ 1..) = console.read(&mut buffer) {
         let text = String::from_utf8_lossy(&buffer[..length]);
-        said.lock().unwrap_or_else(PoisonError::into_inner).push_str(&text);
+        said.lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push_str(&text);
     }
 }
 
@@ -142,7 +149,9 @@ impl Running {
     /// Sends it a line.
     pub fn say(&mut self, line: &str) {
         let input = self.qemu.pipes().stdin.as_mut().expect("it is piped");
-        writeln!(input, "{line}").and_then(|()| input.flush()).expect("it listens");
+        writeln!(input, "{line}")
+            .and_then(|()| input.flush())
+            .expect("it listens");
     }
 
     /// Waits until it is switched off.
@@ -152,7 +161,10 @@ impl Running {
     pub fn end(mut self) {
         let ended = self.qemu.wait(PATIENCE);
         let said = self.said();
-        assert!(ended.is_some_and(|status| status.success()), "{ended:?}:\n{said}");
+        assert!(
+            ended.is_some_and(|status| status.success()),
+            "{ended:?}:\n{said}"
+        );
         assert!(!said.contains("Kernel panic"), "{said}");
     }
 }
@@ -166,18 +178,24 @@ impl Drop for Running {
 /// A kernel and its modules: what `tests/run` has unpacked, or what the machine itself boots.
 fn kernel() -> Here<(PathBuf, PathBuf)> {
     let unpacked = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/test-tools");
-    let found = [unpacked.as_path(), Path::new("/")].into_iter().find_map(|root| {
-        let boot = fs::read_dir(root.join("boot")).ok()?;
-        boot.flatten().find_map(|entry| {
-            let name = entry.file_name().into_string().ok()?;
-            let version = name.strip_prefix("vmlinuz-")?;
-            let modules = ["lib/modules", "usr/lib/modules"].map(|at| root.join(at).join(version));
-            let modules = modules.into_iter().find(|modules| modules.is_dir())?;
-            Some((entry.path(), modules))
-        })
-    });
+    let found = [unpacked.as_path(), Path::new("/")]
+        .into_iter()
+        .find_map(|root| {
+            let boot = fs::read_dir(root.join("boot")).ok()?;
+            boot.flatten().find_map(|entry| {
+                let name = entry.file_name().into_string().ok()?;
+                let version = name.strip_prefix("vmlinuz-")?;
+                let modules =
+                    ["lib/modules", "usr/lib/modules"].map(|at| root.join(at).join(version));
+                // Some distributions build in all that is needed, and pack the modules separately.
+                let modules = modules.into_iter().find(|modules| modules.is_dir());
+                Some((entry.path(), modules.unwrap_or_default()))
+            })
+        });
     found.ok_or_else(|| {
-        NotHere::because("there is no kernel for a guest; tests/run unpacks one of the distribution")
+        NotHere::because(
+            "there is no kernel for a guest; tests/run unpacks one of the distribution",
+        )
     })
 }
 
@@ -186,11 +204,19 @@ fn initramfs(modules: &Path) -> Here<Vec<u8>> {
     let program = std::env::current_exe().map_err(NotHere::because)?;
     archive.file("init", &fs::read(&program).map_err(NotHere::because)?);
     for library in libraries(&program)? {
-        let inside = library.strip_prefix("/").unwrap_or(&library).display().to_string();
+        let inside = library
+            .strip_prefix("/")
+            .unwrap_or(&library)
+            .display()
+            .to_string();
         archive.file(&inside, &fs::read(&library).map_err(NotHere::because)?);
     }
     archive.directory("dev");
-    for (n, module) in MODULES.iter().filter_map(|name| find(modules, name)).enumerate() {
+    for (n, module) in MODULES
+        .iter()
+        .filter_map(|name| find(modules, name))
+        .enumerate()
+    {
         archive.file(&format!("modules/{n}"), &unpacked(&module)?);
     }
     Ok(archive.end())
@@ -199,7 +225,10 @@ fn initramfs(modules: &Path) -> Here<Vec<u8>> {
 /// What the program is linked against, by ldd(1).
 fn libraries(program: &Path) -> Here<Vec<PathBuf>> {
     let ldd = tools::have("ldd")?;
-    let output = Command::new(ldd).arg(program).output().map_err(NotHere::because)?;
+    let output = Command::new(ldd)
+        .arg(program)
+        .output()
+        .map_err(NotHere::because)?;
     let text = String::from_utf8_lossy(&output.stdout);
     // libc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x00007f…)
     let paths = text.split_whitespace().filter(|word| word.starts_with('/'));
@@ -215,7 +244,9 @@ fn find(below: &Path, module: &str) -> Option<PathBuf> {
             return find(&entry.path(), module);
         }
         let name = entry.file_name().into_string().ok()?;
-        let is_it = name.split_once(".ko").is_some_and(|(stem, _)| stem.replace('-', "_") == module);
+        let is_it = name
+            .split_once(".ko")
+            .is_some_and(|(stem, _)| stem.replace('-', "_") == module);
         is_it.then(|| entry.path())
     })
 }
@@ -228,7 +259,11 @@ fn unpacked(module: &Path) -> Here<Vec<u8>> {
         _ => return fs::read(module).map_err(NotHere::because),
     };
     let mut command = Command::new(tools::have(tool)?);
-    let output = command.arg("-dc").arg(module).output().map_err(NotHere::because)?;
+    let output = command
+        .arg("-dc")
+        .arg(module)
+        .output()
+        .map_err(NotHere::because)?;
     Ok(output.stdout)
 }
 
@@ -303,7 +338,14 @@ impl Archive {
 /// In the guest: makes its disk appear, and gives its path. Nothing if this is no guest.
 pub fn arrive() -> Option<PathBuf> {
     std::env::var_os(IN_GUEST)?;
-    mount("dev", "/dev", "devtmpfs", MountFlags::empty(), None::<&CStr>).expect("it mounts");
+    mount(
+        "dev",
+        "/dev",
+        "devtmpfs",
+        MountFlags::empty(),
+        None::<&CStr>,
+    )
+    .expect("it mounts");
     for n in 0..MODULES.len() {
         if let Ok(module) = File::open(format!("/modules/{n}")) {
             finit_module(module, c"", 0).expect("it is for this kernel");
