@@ -20,7 +20,7 @@ fn what_it_must_not_touch_is_refused() {
     guest::random_direct_writes(&path, MIB, 256);
     assert_eq!(defrag(&bed, &path)["guard"], "no_reflink");
     drop(bed);
-    let bed = support::require!(bed(&["-m", "reflink=1"]));
+    let bed = support::require!(super::bed(&["-m", "reflink=1"]));
     let path = bed.path().join("vm.img");
     guest::random_direct_writes(&path, MIB, 256);
     for (flag, name) in [("+i", "immutable"), ("+a", "append-only")] {
