@@ -31,8 +31,8 @@ const IN_GUEST: &str = "FRAGWATCH_IN_GUEST";
 /// What stands between the kernel and its disk, in the order in which it has to be loaded. What is
 /// not there is built in.
 const MODULES: [&str; 6] = [
-    "virtio",
     "virtio_ring",
+    "virtio",
     "virtio_pci_legacy_dev",
     "virtio_pci_modern_dev",
     "virtio_pci",
