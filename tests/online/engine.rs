@@ -31,6 +31,11 @@ pub fn state(bed: &Bed) -> PathBuf {
     bed.path().parent().unwrap().join("state")
 }
 
+/// How many hints are noted: of runs at work, and of those that were killed.
+pub fn noted(bed: &Bed) -> usize {
+    fs::read_dir(state(bed).join("defrag")).map_or(0, Iterator::count)
+}
+
 pub fn command(bed: &Bed, image: &Path, keys: &str) -> Command {
     let mut command = fragwatch();
     command.args([

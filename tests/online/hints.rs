@@ -1,14 +1,14 @@
 //! The hint of an image is put back, unless somebody else has set another since.
 
-use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
+use super::engine::noted;
 use super::support::child::Child;
 use super::support::{self, Bed, MIB, guest};
-use super::{bed, command, cow_hint, defrag, finish, set_cow_hint, state};
+use super::{bed, command, cow_hint, defrag, finish, set_cow_hint};
 
 /// What an operator sets: nothing that a run would.
 const THEIRS: u64 = 128 << 10;
@@ -25,11 +25,6 @@ fn at_work(bed: &Bed, path: &Path, hint: u64) -> Child {
         assert!(Instant::now() < deadline, "no hint of its own");
     }
     child
-}
-
-/// What is noted of runs.
-fn noted(bed: &Bed) -> usize {
-    fs::read_dir(state(bed).join("defrag")).map_or(0, Iterator::count)
 }
 
 #[test]
