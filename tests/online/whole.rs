@@ -25,7 +25,11 @@ fn an_image_in_use_becomes_whole() {
         assert_eq!(said["outcome"], "improved", "{said}");
         assert_eq!(said["from"], from);
         let to = tools::xfs_io_stat_nextents(&path);
-        eprintln!("{said}\n{:?}", written.latencies.worst());
+        let (most, worst) = (
+            written.latencies.percentile(99.9),
+            written.latencies.worst(),
+        );
+        eprintln!("{said}\nthe writer: p99.9 {most:?}, worst {worst:?}");
         assert!(to * 200 < from, "{mkfs:?}: {from} to {to}");
         written.verify();
         assert_eq!(cow_hint(&path), 0);
