@@ -381,6 +381,14 @@ pub fn check_quick(target: &Target, limits: &Defrag, host: &Host) -> Result<Fact
 }
 
 fn check_marks(target: &Target, marks: u32, host: &Host) -> Result<(), Refusal> {
+    check_flags(marks)?;
+    if is_swap(&host.proc, &target.path) {
+        return Err(Refusal::Swap);
+    }
+    Ok(())
+}
+
+fn check_flags(marks: u32) -> Result<(), Refusal> {
     let flags = [
         (IMMUTABLE, "immutable"),
         (APPEND, "append-only"),
@@ -388,13 +396,7 @@ fn check_marks(target: &Target, marks: u32, host: &Host) -> Result<(), Refusal> 
         (REALTIME, "realtime"),
     ];
     let marked = flags.into_iter().find(|(bit, _)| marks & bit != 0);
-    if let Some((_, name)) = marked {
-        return Err(Refusal::Flag(name));
-    }
-    if is_swap(&host.proc, &target.path) {
-        return Err(Refusal::Swap);
-    }
-    Ok(())
+    marked.map_or(Ok(()), |(_, name)| Err(Refusal::Flag(name)))
 }
 
 /// What the online engine needs: as [`check_quick`], but for an image that somebody may use, and
@@ -607,6 +609,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let host = Host {
             proc: root.path().to_owned(),
+            hints: root.path().to_owned(),
         };
         assert_eq!(check_pressure(1, &host), Ok(()));
         fs::create_dir(root.path().join("pressure")).unwrap();
@@ -618,6 +621,22 @@ mod tests {
             "I/O pressure too high: 40.5 %, and defrag.max_io_pressure is 40"
         );
         assert_eq!(check_pressure(41, &host), Ok(()));
+    }
+
+    /// A kernel without realtime devices has no such file to try it on.
+    #[test]
+    fn each_mark_is_a_refusal_of_its_own() {
+        let none_of_them = !(IMMUTABLE | APPEND | NODEFRAG | REALTIME);
+        assert_eq!(check_flags(none_of_them), Ok(()));
+        let names = [
+            (0x1, "realtime"),
+            (0x8, "immutable"),
+            (0x10, "append-only"),
+            (0x2000, "no-defrag"),
+        ];
+        for (mark, name) in names {
+            assert_eq!(check_flags(mark | 0x2), Err(Refusal::Flag(name)));
+        }
     }
 
     #[test]

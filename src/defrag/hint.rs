@@ -3,6 +3,10 @@
 //! Before it is changed, what it was is written to a file of its own in our state directory; after
 //! it was restored, that file is removed. So whatever becomes of us, the next start finds what is to
 //! be restored. The file is locked as long as the run lives: what is locked is not left over.
+//!
+//! Restored is only what we have set. A hint that somebody else has set since, an operator say, is
+//! his: the run goes on with it and leaves it. (Between our look and our change he could still come;
+//! the kernel offers nothing to compare and set in one.)
 
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Write as _};
@@ -44,6 +48,8 @@ struct Record {
     generation: u32,
     /// The hint that it had, nothing if none was in force.
     had: Option<u32>,
+    /// What the run may set. Anything else was set by somebody else, and since.
+    ours: Vec<u32>,
 }
 
 /// A hint that belongs to a run. Restored when it goes out of scope.
@@ -54,15 +60,25 @@ pub struct Hint {
     file: PathBuf,
     /// Locked.
     _lock: File,
-    set: Option<u32>,
+    /// What it is if nobody else has changed it.
+    is: Option<u32>,
+    /// Somebody else has.
+    is_theirs: bool,
 }
 
 impl Hint {
-    /// Writes down what hint the image has. `image` must be open for writing.
+    /// Writes down what hint the image has, and which ones the run may [set](Hint::set). `image`
+    /// must be open for writing.
     ///
     /// # Errors
     /// When that cannot be done; then nothing was changed.
-    pub fn keep(directory: &Path, path: &Path, mount: &Path, image: &File) -> io::Result<Hint> {
+    pub fn keep(
+        directory: &Path,
+        path: &Path,
+        mount: &Path,
+        image: &File,
+        ours: &[Bytes],
+    ) -> io::Result<Hint> {
         let attributes = fsxattr::attributes(image)?;
         let stat = image.metadata()?;
         let record = Record {
@@ -72,6 +88,7 @@ impl Hint {
             inode: stat.ino(),
             generation: handle::generation(image)?,
             had: hint_of(&attributes),
+            ours: ours.iter().map(|size| in_bytes(*size)).collect(),
         };
         let hex: String = record
             .filesystem
@@ -82,28 +99,28 @@ impl Hint {
         let lock = write(directory, &file, &record)?;
         Ok(Hint {
             image: image.try_clone()?,
+            is: record.had,
+            is_theirs: false,
             record,
             file,
             _lock: lock,
-            set: None,
         })
     }
 
-    /// From now on new blocks of the image come in pieces of this size. Larger than its file system
-    /// allows, it is the largest that it does; 0 is what the image had.
+    /// From now on new blocks of the image come in pieces of this size, unless somebody else has
+    /// set another one. 0 is what the image had.
     ///
     /// # Errors
     /// Those of FS_IOC_FSSETXATTR.
     pub fn set(&mut self, size: Bytes) -> io::Result<()> {
         let wanted = match size.0 {
             0 => self.record.had,
-            size => Some(u32::try_from(size).unwrap_or(1 << 30)),
+            _ => Some(in_bytes(size)),
         };
-        if self.set == Some(wanted.unwrap_or(0)) {
-            return Ok(());
+        if self.is != wanted && !self.is_theirs {
+            self.is_theirs = !change(&self.image, wanted, |is| is == self.is)?;
+            self.is = wanted;
         }
-        change(&self.image, wanted)?;
-        self.set = Some(wanted.unwrap_or(0));
         Ok(())
     }
 }
@@ -111,10 +128,15 @@ impl Hint {
 impl Drop for Hint {
     fn drop(&mut self) {
         // If it cannot be restored, the record stays and the next start tries.
-        if self.set.is_none() || change(&self.image, self.record.had).is_ok() {
+        if self.set(Bytes(0)).is_ok() {
             let _ = fs::remove_file(&self.file);
         }
     }
+}
+
+/// As the kernel takes it.
+fn in_bytes(size: Bytes) -> u32 {
+    u32::try_from(size.0).unwrap_or(1 << 30)
 }
 
 fn hint_of(attributes: &Attributes) -> Option<u32> {
@@ -122,14 +144,23 @@ fn hint_of(attributes: &Attributes) -> Option<u32> {
     in_force.then_some(attributes.cow_extent_size)
 }
 
-fn change(image: &File, hint: Option<u32>) -> io::Result<()> {
+/// Sets it if what it is may be changed. Whether it might.
+fn change(
+    image: &File,
+    hint: Option<u32>,
+    may_change: impl Fn(Option<u32>) -> bool,
+) -> io::Result<bool> {
     let mut attributes = fsxattr::attributes(image)?;
+    if !may_change(hint_of(&attributes)) {
+        return Ok(false);
+    }
     attributes.cow_extent_size = hint.unwrap_or(0);
     attributes.flags = match hint {
         Some(_) => attributes.flags | FLAG_COW_EXTENT_SIZE,
         None => attributes.flags & !FLAG_COW_EXTENT_SIZE,
     };
-    fsxattr::set_attributes(image, attributes)
+    fsxattr::set_attributes(image, attributes)?;
+    Ok(true)
 }
 
 /// So that after a power cut it is there as a whole or not at all. Gives the file back, locked.
@@ -169,7 +200,7 @@ pub fn restore_all(directory: &Path) -> (Vec<PathBuf>, Vec<(PathBuf, io::Error)>
     (restored, failed)
 }
 
-/// Nothing if a run that is alive will do it, or the image is gone.
+/// Nothing if a run that is alive will do it, the image is gone, or its hint is not ours.
 fn restore(file: &Path) -> io::Result<Option<PathBuf>> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let lock: File = match open(file, flags, Mode::empty()) {
@@ -190,9 +221,10 @@ fn restore(file: &Path) -> io::Result<Option<PathBuf>> {
         fs::remove_file(file)?;
         return Ok(None);
     };
-    change(&image, record.had)?;
+    let is_ours = |is: Option<u32>| is.is_some_and(|is| record.ours.contains(&is));
+    let restored = change(&image, record.had, is_ours)?;
     fs::remove_file(file)?;
-    Ok(Some(record.path))
+    Ok(restored.then_some(record.path))
 }
 
 /// The image, by its path or, if it was renamed, by its inode; nothing if it was removed.

@@ -44,12 +44,15 @@ use std::path::PathBuf;
 pub struct Host {
     /// Where procfs is mounted.
     pub proc: PathBuf,
+    /// Where the [hints](hint) of images at work are noted.
+    pub hints: PathBuf,
 }
 
 impl Default for Host {
     fn default() -> Host {
         Host {
             proc: PathBuf::from("/proc"),
+            hints: hint::directory(),
         }
     }
 }

@@ -140,7 +140,7 @@ pub fn run(
         },
         work: Work::default(),
     };
-    restore_hints(&hint::directory(), watch);
+    restore_hints(&host.hints, watch);
     report.run.outcome = match attempt(request, host, &mut report, orders, watch) {
         Ok(outcome) => outcome,
         Err(refusal) => RunOutcome::Refused {
@@ -285,8 +285,11 @@ impl<'a> Session<'a> {
         let block = Bytes(geometry.block_size.into());
         let mover = Mover::new(&target.file, &target.directory, block)?;
         let (path, mount) = (&target.path, &target.mount.point);
-        let hint = Hint::keep(&hint::directory(), path, mount, mover.image())?;
         let group = u64::from(geometry.group_blocks).saturating_mul(block.0);
+        // The kernel allows half a group; a quarter of it is found more easily.
+        let largest = Bytes(segments::REGION.min((group / 4).next_power_of_two() / 2));
+        let hints = [MODEST.min(largest), largest];
+        let hint = Hint::keep(&host.hints, path, mount, mover.image(), &hints)?;
         let mut machine = Machine::new(PATIENCE);
         machine.step(machine_time(), Input::Cleared);
         machine.step(machine_time(), Input::Started);
@@ -307,8 +310,7 @@ impl<'a> Session<'a> {
             in_use: true,
             users_at: Instant::now(),
             space_at: None,
-            // The kernel allows half a group; a quarter of it is found more easily.
-            largest_hint: Bytes(segments::REGION.min((group / 4).next_power_of_two() / 2)),
+            largest_hint: largest,
         })
     }
 

@@ -6,12 +6,13 @@
 //! wait for. One thread, one request at a time; stopped in between, it answers nothing.
 
 use std::ffi::CString;
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
+use std::time::Duration;
 
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::Errno;
@@ -50,8 +51,8 @@ const VALID: u64 = 1 << 30;
 const FOPEN_DIRECT_IO: u32 = 1;
 
 /// Mounts the file system on `mount_point`, with `backing` in it under its own name, and serves it
-/// until it is unmounted.
-pub fn serve(backing: &Path, mount_point: &Path) -> io::Result<()> {
+/// until it is unmounted. `pace` is a file that says how slow it is, see [`set_pace`].
+pub fn serve(backing: &Path, mount_point: &Path, pace: &Path) -> io::Result<()> {
     // A file system that lies on this one may be what memory reclaim would write to: reclaim on
     // our behalf must not wait for it. That takes CAP_SYS_RESOURCE, which root in a container may
     // lack; without it the danger is there only when memory is short.
@@ -62,6 +63,7 @@ pub fn serve(backing: &Path, mount_point: &Path) -> io::Result<()> {
             .write(true)
             .open("/dev/fuse")?,
         backing: OpenOptions::new().read(true).write(true).open(backing)?,
+        pace: File::open(pace)?,
         name: backing.file_name().unwrap_or_default().as_bytes().to_vec(),
     };
     let options = format!(
@@ -78,9 +80,17 @@ pub fn serve(backing: &Path, mount_point: &Path) -> io::Result<()> {
     server.run()
 }
 
+/// From now on the server takes so long for each page that is read or written, and one page after
+/// the other, as a disk does.
+pub fn set_pace(pace: &Path, page: Duration) -> io::Result<()> {
+    let nanoseconds = page.as_nanos() as u64;
+    fs::write(pace, nanoseconds.to_ne_bytes())
+}
+
 struct Server {
     device: File,
     backing: File,
+    pace: File,
     name: Vec<u8>,
 }
 
@@ -109,12 +119,28 @@ impl Server {
             }
             answer.begin();
             let error = self.handle(&request, &mut answer).err();
+            if matches!(request.opcode(), op::READ | op::WRITE) {
+                self.dawdle(request.u32(16))?;
+            }
             match self.device.write(answer.end(request.unique(), error)) {
                 // Whoever asked was killed meanwhile.
                 Err(e) if Errno::from_io_error(&e) == Some(Errno::NOENT) => {}
                 other => drop(other?),
             }
         }
+    }
+
+    /// Takes its time for so many bytes.
+    fn dawdle(&self, bytes: u32) -> io::Result<()> {
+        let mut page = [0; 8];
+        // While it is written anew there is nothing in it for a moment, and no delay.
+        let read = self.pace.read_at(&mut page, 0)?;
+        let nanoseconds = u64::from_ne_bytes(page) * u64::from(read == 8);
+        if nanoseconds > 0 {
+            let pages = u64::from(bytes.div_ceil(4096));
+            std::thread::sleep(Duration::from_nanos(nanoseconds * pages));
+        }
+        Ok(())
     }
 
     fn handle(&self, request: &Request<'_>, answer: &mut Answer) -> io::Result<()> {

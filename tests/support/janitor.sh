@@ -1,5 +1,5 @@
 #!/bin/sh
-# Removes what a test process leaves behind: processes, mounts, files.
+# Removes what a test process leaves behind: processes, swap space, mounts, files.
 #
 #   janitor.sh watch DIR…   wait until the owner is dead, then sweep
 #   janitor.sh sweep DIR…   sweep those whose owner is dead
@@ -45,6 +45,14 @@ mounts_below() {
     done </proc/self/mountinfo
 }
 
+# swap_off_below DIR: who swaps to a file keeps its file system busy.
+swap_off_below() {
+    [ -r /proc/swaps ] || return 0
+    while read -r file _; do
+        case $file in "$1"/*) swapoff "$file" ;; esac
+    done </proc/swaps
+}
+
 sweep() {
     # More than once: what a killed process was about to do may still be done, and who has just
     # been killed still holds what he held. Once the directory is gone nothing can come back.
@@ -56,10 +64,7 @@ sweep() {
             owner "$record"
             alive "$pid" "$start" && kill -KILL "$pid"
         done
-        # A swap file holds its file system for good.
-        while read -r file _; do
-            case $file in "$1"/*) swapoff "$file" ;; esac
-        done </proc/swaps
+        swap_off_below "$1"
         mounts_below "$1"
         for point in $mounts; do
             umount --lazy --no-canonicalize "$point"

@@ -22,10 +22,12 @@
 //! | `prepared` | file systems that would take long to make |
 //! | `random` | numbers that are the same in every run |
 //! | `guest`  | fragments files as guests do |
+//! | `mapped` | a file mapped into memory |
 //! | `load`   | reads and writes in the background and times them |
 //! | `fuse`   | a FUSE server of one file |
 //! | `qemu`   | a real VM that holds an image |
-//! | `stall`  | a file system that hangs when it is told to |
+//! | `boot`   | a VM that boots, and runs a part of the test |
+//! | `stall`  | a file system that hangs, is slow, or loses its power when it is told to |
 //! | `tools`  | what xfs_io, filefrag and xfs_db say of a file |
 //! | `daemon` | runs the program under test |
 //! | `prometheus` | promtool, and a Prometheus that scrapes it |
@@ -48,6 +50,7 @@
 #![allow(unreachable_pub, reason = "a test crate has no outside")]
 
 pub mod bed;
+pub mod boot;
 pub mod child;
 pub mod daemon;
 pub mod emergency;
@@ -56,7 +59,8 @@ mod fuse;
 pub mod guest;
 pub mod halt;
 pub mod load;
-mod loopdev;
+pub mod loopdev;
+pub mod mapped;
 pub mod prepared;
 pub mod prometheus;
 pub mod qemu;

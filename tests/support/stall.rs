@@ -1,8 +1,9 @@
-//! A file system that hangs when it is told to.
+//! A file system that hangs, is slow, or loses its power when it is told to.
 //!
 //! An XFS on a loop device, whose image lies on a FUSE file system, whose server is stopped with
-//! SIGSTOP. Whatever then needs a block that is not in memory waits in state D, which no signal
-//! ends: what a broken disk or a stuck allocation looks like from outside.
+//! SIGSTOP. Whatever then needs a block that is not in memory waits in state D, which no signal ends:
+//! what a broken disk or a stuck allocation looks like from outside. The server can also be told to
+//! take its time, and a copy of its file while it is stopped is what a power cut would leave.
 //!
 //! The server is a process of its own: the test binary once more, told by an environment variable
 //! to be the server. A test crate that uses a stall lets it in with
@@ -28,7 +29,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use super::bed::{Bed, Dir, Plan, unmount_at_last};
+use super::bed::{Bed, Dir, Plan, image_in, unmount_at_last};
 use super::child::Child;
 use super::rundir::Place;
 use super::skip::{Here, NotHere};
@@ -36,6 +37,7 @@ use super::{fuse, tools};
 
 const BACKING: &str = "FRAGWATCH_STALL_BACKING";
 const MOUNT_POINT: &str = "FRAGWATCH_STALL_MOUNT_POINT";
+const PACE: &str = "FRAGWATCH_STALL_PACE";
 
 /// Lets the server into a test crate. Ignored, so that nobody counts it as a test.
 macro_rules! stall_server {
@@ -52,10 +54,11 @@ pub(crate) use stall_server;
 
 /// Becomes the server, if that is what this process was started for.
 pub fn serve_if_asked() {
-    let [Some(backing), Some(mount_point)] = [BACKING, MOUNT_POINT].map(std::env::var_os) else {
+    let told = [BACKING, MOUNT_POINT, PACE].map(|name| std::env::var_os(name).map(PathBuf::from));
+    let [Some(backing), Some(mount_point), Some(pace)] = told else {
         return;
     };
-    let ended = fuse::serve(Path::new(&backing), Path::new(&mount_point));
+    let ended = fuse::serve(&backing, &mount_point, &pace);
     if let Err(e) = &ended {
         eprintln!("fuse: {e}");
     }
@@ -68,17 +71,23 @@ pub struct Stall {
     // In the order in which they have to go.
     bed: Bed,
     server: Server,
-    _dir: Dir,
+    backing: PathBuf,
+    dir: Dir,
 }
 
 impl Stall {
     /// Makes one; it is not stalled yet.
     pub fn new() -> Here<Stall> {
+        Stall::with(&[])
+    }
+
+    /// With arguments for mkfs.xfs.
+    pub fn with(mkfs: &[&str]) -> Here<Stall> {
         let place = Place::quick();
         let dir = Dir::new(place)?;
-        let plan = Plan::of("xfs").place(place);
+        let plan = Plan::of("xfs").mkfs(mkfs).place(place);
         let backing = plan.image(&dir.0)?;
-        let (server, image) = Server::start(&backing, &dir.0.join("fuse"))?;
+        let (server, image) = Server::start(&backing, &dir)?;
         let bed = Bed::on(Dir::new(place)?, &image, &plan)?;
         // The root's inode shares a cluster of inodes, read when it is mounted, with those that
         // are made in it. A directory goes to another allocation group, and what is in it too: the
@@ -86,7 +95,8 @@ impl Stall {
         let stall = Stall {
             bed,
             server,
-            _dir: dir,
+            backing,
+            dir,
         };
         fs::create_dir(stall.path()).map_err(NotHere::because)?;
         Ok(stall)
@@ -125,6 +135,27 @@ impl Stall {
         }
     }
 
+    /// From now on it takes so long for each page (4 KiB) that is read or written.
+    pub fn slow_down(&self, page: Duration) {
+        fuse::set_pace(&pace_in(&self.dir), page).expect("it can be told");
+    }
+
+    /// What would be there if the power had failed a moment ago: a copy of the disk as it was at
+    /// one moment, mounted, so that its log was replayed. The original goes on.
+    ///
+    /// Every write that the disk has said is done is in it, of those under way some.
+    pub fn power_cut(&self) -> Here<Bed> {
+        let dir = Dir::new(Place::quick())?;
+        let copy = image_in(&dir.0);
+        self.stop();
+        let mut cp = Command::new("cp");
+        let copied = tools::run(cp.arg("--sparse=always").args([&self.backing, &copy]));
+        self.resume();
+        copied?;
+        // The original has the same name.
+        Bed::on(dir, &copy, &Plan::of("xfs").options("nouuid"))
+    }
+
     /// From now on it answers again, also what it was asked meanwhile.
     pub fn resume(&self) {
         self.server.process.signal(Signal::CONT);
@@ -135,6 +166,11 @@ impl Drop for Stall {
     fn drop(&mut self) {
         self.resume();
     }
+}
+
+/// Where the server is told how slow to be.
+fn pace_in(dir: &Dir) -> PathBuf {
+    dir.0.join("pace")
 }
 
 /// The state letter of a process (`/proc/PID`) or thread (`/proc/PID/task/TID`): `D` waits for a
@@ -154,16 +190,20 @@ struct Server {
 
 impl Server {
     /// Starts it and waits for it: with the path at which `backing` appears.
-    fn start(backing: &Path, mount_point: &Path) -> Here<(Server, PathBuf)> {
+    fn start(backing: &Path, dir: &Dir) -> Here<(Server, PathBuf)> {
+        let mount_point = &dir.0.join("fuse");
         if !Path::new("/dev/fuse").exists() {
             tools::load_module("fuse");
         }
         fs::create_dir(mount_point).map_err(NotHere::because)?;
+        let pace = pace_in(dir);
+        fuse::set_pace(&pace, Duration::ZERO).map_err(NotHere::because)?;
         let process = Child::spawn(
             Command::new(std::env::current_exe().map_err(NotHere::because)?)
                 .args(["--exact", "stall_server", "--ignored", "--nocapture"])
                 .env(BACKING, backing)
                 .env(MOUNT_POINT, mount_point)
+                .env(PACE, &pace)
                 // Out of reach of whatever stops and continues the tests at a terminal.
                 .process_group(0)
                 .stdin(Stdio::null())

@@ -1,0 +1,105 @@
+//! A disk that becomes slow: the engine does less at once.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use fragwatch::config::settings::Defrag;
+use fragwatch::defrag::Host;
+use fragwatch::defrag::fsr::Request;
+use fragwatch::defrag::online::{self, Event};
+use fragwatch::model::{Bytes, RunOutcome};
+
+use super::support::guest::BLOCK;
+use super::support::{self, MIB, Stall, guest, tools};
+use super::{shared, state};
+
+const IMAGE: u64 = 48 * MIB;
+/// What the disk needs for a page, and later.
+const PAGE: Duration = Duration::from_micros(20);
+const SLOW_PAGE: Duration = Duration::from_micros(200);
+/// How long a call may take.
+const AIM: Duration = Duration::from_millis(10);
+/// So many segments may be too long until it knows.
+const SURPRISED: usize = 4;
+
+/// Extents of each segment, in their order, before the disk became slow and since.
+#[derive(Debug, Default)]
+struct Sizes {
+    before: Vec<u64>,
+    since: Vec<u64>,
+    segments: u64,
+    done: u64,
+}
+
+impl Sizes {
+    /// The engine says how far it is.
+    fn take(&mut self, done: u64, segments: u64, is_slow: bool) {
+        if segments == self.segments + 1 {
+            let sizes = if is_slow {
+                &mut self.since
+            } else {
+                &mut self.before
+            };
+            sizes.push(done.saturating_sub(self.done));
+        }
+        (self.done, self.segments) = (done, segments);
+    }
+}
+
+fn limits() -> Defrag {
+    Defrag {
+        bandwidth: Bytes(64 << 30),
+        max_io_pressure: 100,
+        stall_target: AIM,
+        ..Defrag::default()
+    }
+}
+
+/// No time is asserted that was measured: what a segment asks of this disk takes a known time at
+/// least, and that is to be within the aim.
+#[test]
+fn a_disk_ten_times_slower_in_mid_run_gets_less_at_once() {
+    let stall = support::require!(Stall::new());
+    let path = stall.path().join("vm.img");
+    guest::random_direct_writes(&path, IMAGE, IMAGE / BLOCK);
+    let sum = tools::checksum(&path);
+    let host = Host {
+        proc: PathBuf::from("/proc"),
+        hints: state(stall.bed()),
+    };
+    let limits = limits();
+    let request = Request {
+        path: &path,
+        limits: &limits,
+        until: None,
+    };
+    stall.slow_down(PAGE);
+    let (mut sizes, mut is_slow) = (Sizes::default(), false);
+    let mut watch = |event| {
+        if let Event::Progress { done, segments, .. } = event {
+            sizes.take(done.0, segments, is_slow);
+            if !is_slow && done.0 * BLOCK > IMAGE / 2 {
+                stall.slow_down(SLOW_PAGE);
+                is_slow = true;
+            }
+        }
+    };
+    let report = online::run(&request, &host, &mut || None, &mut watch);
+    stall.slow_down(Duration::ZERO);
+    eprintln!("{sizes:?}, worst {:?}", report.work.calls.worst());
+    assert_eq!(report.run.outcome, RunOutcome::Improved);
+    let most = (AIM.as_micros() / SLOW_PAGE.as_micros()) as u64;
+    let largest = sizes.before.iter().max();
+    assert!(
+        largest > Some(&most),
+        "it did little at once all the time: {largest:?}"
+    );
+    let settled = sizes.since.get(SURPRISED..).unwrap_or_default();
+    assert!(settled.len() > 20, "{}", settled.len());
+    assert!(
+        settled.iter().all(|extents| *extents <= most),
+        "{settled:?}"
+    );
+    assert_eq!(tools::checksum(&path), sum);
+    assert_eq!(shared(&path), 0);
+}
