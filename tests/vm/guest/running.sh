@@ -273,20 +273,15 @@ check_xfs_fsr() { defragmented idle xfs_fsr; }
 
 check_online() {
     kill -0 "$(cat "$state/holder")"
-    # With a hook before the run the planner counts on it to make the image free, and takes xfs_fsr,
-    # which is refused here and rests for ten minutes; a restart forgets that.
-    sed -i '/^hook_before/d' "$fragment"
-    systemctl restart fragwatch
-    wait_for 60 is_up
     defragmented used online
     metric_above 0 fragwatch_defrag_extents_removed_total
 }
 
 check_defrag_hooks() {
     local image
-    hook_told defrag FRAGWATCH_EVENT=defrag-before "FRAGWATCH_IMAGE=$images/idle.raw"
-    grep -x 'usr=read-only' "$told"
     for image in idle used; do
+        hook_told defrag FRAGWATCH_EVENT=defrag-before "FRAGWATCH_IMAGE=$images/$image.raw"
+        grep -x 'usr=read-only' "$told"
         hook_told defrag FRAGWATCH_EVENT=defrag-after "FRAGWATCH_IMAGE=$images/$image.raw" \
             FRAGWATCH_OUTCOME=improved
     done
