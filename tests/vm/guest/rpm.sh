@@ -16,6 +16,7 @@ check_rpm_package() {
     rpm --dbpath /var/lib/rpm-acceptance -K --nosignature "$new_rpm"
     # RHEL 8 has rpm 4.14, which knows these features.
     same requirements '/bin/sh
+config(fragwatch)
 libc.so.6(GLIBC_2.28)(64bit)
 systemd
 xfsprogs' "$(rpm_tool -qp --nosignature --requires "$new_rpm" | sed 's/ .*//' | grep -v '^rpmlib(' | sort -u)"
