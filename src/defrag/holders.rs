@@ -5,16 +5,17 @@ use std::path::Path;
 
 use crate::model::Visitor;
 
-/// A process that has the file open under this path, other than ourselves. Its file system is not
-/// touched.
+/// A process that has the file open under this path and does not run our program: our probes open
+/// images too, for a moment. Its file system is not touched.
 #[must_use]
 pub(super) fn holder_of(proc: &Path, path: &Path) -> Option<Visitor> {
-    let own = std::process::id().to_string();
+    let program = |pid: &str| fs::read_link(proc.join(pid).join("exe")).ok();
+    let own = program("self");
+    let is_ours = |pid: i32| own.is_some() && program(&pid.to_string()) == own;
     let processes = fs::read_dir(proc).ok()?.flatten();
     processes
-        .filter(|process| process.file_name() != own.as_str())
         .filter_map(|process| process.file_name().to_str()?.parse::<i32>().ok())
-        .find(|pid| has_open(proc, *pid, path))
+        .find(|pid| has_open(proc, *pid, path) && !is_ours(*pid))
         .map(|pid| visitor(proc, pid))
 }
 
@@ -55,5 +56,12 @@ mod tests {
         let found = holder_of(proc.path(), Path::new("/srv/a")).unwrap();
         assert_eq!(found.to_string(), "kvm? (pid 7)");
         assert_eq!(holder_of(proc.path(), Path::new("/srv/b")), None);
+
+        // A probe of ours is none.
+        fs::create_dir_all(proc.path().join("self")).unwrap();
+        for pid in ["7", "self"] {
+            symlink("/usr/bin/fragwatch", proc.path().join(pid).join("exe")).unwrap();
+        }
+        assert_eq!(holder_of(proc.path(), Path::new("/srv/a")), None);
     }
 }
