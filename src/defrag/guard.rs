@@ -39,6 +39,9 @@ const SETTLED: Duration = Duration::from_millis(100);
 const ROOM: Bytes = Bytes(64 << 20);
 /// How long a reader of ours may take to be done with the image.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// How long somebody whom /proc does not show may take: a process that was killed shows no files any
+/// more, while the kernel still closes them (do_exit, kernel/exit.c).
+const UNSEEN_PATIENCE: Duration = Duration::from_secs(5);
 /// How long the map may be read.
 const MAP_TIME: Duration = Duration::from_secs(60);
 /// What one extent can be at most on XFS (BMBT_BLOCKCOUNT_BITLEN): 2^21 blocks, here of 4 KiB.
@@ -505,7 +508,10 @@ pub fn check_unused(target: &Target, gate: &mut Gate, host: &Host) -> Result<(),
             }
             Some(true) => {
                 let holder = holders::holder_of(&host.proc, &target.path);
-                return Err(Refusal::InUse(holder));
+                if holder.is_some() || began.elapsed() >= UNSEEN_PATIENCE {
+                    return Err(Refusal::InUse(holder));
+                }
+                std::thread::sleep(Duration::from_millis(100));
             }
         }
     }
