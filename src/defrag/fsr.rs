@@ -435,7 +435,10 @@ impl Work {
         orders: &mut dyn FnMut() -> Option<Stop>,
     ) -> Vec<Input> {
         self.listen();
+        let before = self.moved;
         if has_ended(&self.child) {
+            // What it did since the last look; until it is waited for, it is still told.
+            self.moved = moved(&host.proc, self.child.id()).unwrap_or(before);
             return vec![Input::Exited];
         }
         let mut inputs = Vec::new();
@@ -444,7 +447,6 @@ impl Work {
         if request.until.is_some_and(|until| Instant::now() >= until) {
             inputs.push(Input::Stop(Stop::WindowClosed));
         }
-        let before = self.moved;
         self.moved = moved(&host.proc, self.child.id()).unwrap_or(before);
         let in_all = self.moved.0.saturating_add(self.moved.1);
         inputs.extend((self.moved != before).then_some(Input::Moved));
