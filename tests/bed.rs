@@ -69,7 +69,7 @@ fn btrfs() {
 
 #[test]
 fn xfs_of_the_old_format() {
-    keeps_a_file(support::optional!(Bed::xfs_v4()), "xfs");
+    support::here_or_elsewhere!(Bed::xfs_v4(), |bed| keeps_a_file(bed, "xfs"));
 }
 
 #[test]
@@ -506,7 +506,7 @@ fn an_http_server_is_asked() {
 #[test]
 fn a_daemon_is_waited_for_and_stopped() {
     // Something else that answers and writes to stderr.
-    let python = support::optional!(tools::have("python3"));
+    let python = support::require!(tools::have("python3"));
     let address = support::free_address();
     let mut command = Command::new(python);
     command.args(["-m", "http.server", "--bind", "127.0.0.1"]);

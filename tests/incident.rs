@@ -366,7 +366,7 @@ fn killed_at_any_moment_a_file_is_old_or_new() {
 #[test]
 fn a_file_is_flushed_then_named_then_its_directory_is_flushed() {
     let strace = support::tools::run(Command::new("strace").arg("-V"));
-    support::optional!(strace);
+    support::require!(strace);
     let dir = tempfile::tempdir().unwrap();
     let trace = dir.path().join("trace");
     let state = dir.path().join("state");

@@ -155,7 +155,7 @@ impl Bed {
     }
 
     /// XFS in its old format without checksums. Newer kernels can be, and often are, built
-    /// without it: see [`super::optional`].
+    /// without it: see `super::elsewhere`.
     pub fn xfs_v4() -> Here<Bed> {
         Bed::xfs_with(&["-m", "crc=0"])
     }

@@ -1,11 +1,10 @@
 //! A VM with a kernel of its own, whose first and only process is the test binary once more.
 //!
-//! Nothing need be installed in it: an initramfs holds the binary, the libraries that it is linked
-//! against, and the few modules without which the kernel finds no disk. What the guest does is a
-//! test of the same crate that is ignored otherwise; what it prints comes over the serial line.
+//! Nothing need be installed in it: an initramfs holds the binary and what it needs. What the guest
+//! does is a test of the same crate; what it prints comes over the serial line.
 //!
 //! ```text
-//! boot::Machine { .. }.start()  ─► kernel ─► /init --exact guest --ignored   (boot::arrive)
+//! boot::Machine { .. }.start()  ─► kernel ─► /init --exact guest   (boot::arrive)
 //!        │  wait_for("…")  ◄── serial line ◄──┤ println!
 //!        └  say("…")       ─── serial line ──►┘ stdin
 //! ```
@@ -22,31 +21,35 @@ use rustix::mount::{MountFlags, mount};
 use rustix::system::{RebootCommand, finit_module, reboot};
 
 use super::child::Child;
+use super::initramfs::{self, MODULES};
 use super::rundir::{self, Place};
 use super::skip::{Here, NotHere};
 use super::tools;
 
 /// Tells the guest that it is one.
 const IN_GUEST: &str = "FRAGWATCH_IN_GUEST";
-/// What stands between the kernel and its disk, in the order in which it has to be loaded. What is
-/// not there is built in.
-const MODULES: [&str; 6] = [
-    "virtio_ring",
-    "virtio",
-    "virtio_pci_legacy_dev",
-    "virtio_pci_modern_dev",
-    "virtio_pci",
-    "virtio_blk",
-];
+/// Where it looks for programs.
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// A processor that is only imitated takes its time.
-const PATIENCE: Duration = Duration::from_secs(150);
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// A VM.
 #[derive(Debug, Clone, Copy)]
 pub struct Machine<'a> {
     /// The test that it runs, as the harness calls it.
     pub test: &'a str,
-    /// Its disk, opened for direct I/O and locked, as libvirt has it done.
+    /// Its disk, if it has one.
+    pub disk: Option<Disk<'a>>,
+    /// What it has besides the test binary, at the same place as here.
+    pub files: &'a [PathBuf],
+    /// Its memory, in MiB.
+    pub memory: u32,
+}
+
+/// A disk, opened for direct I/O and locked, as libvirt has it done.
+#[derive(Debug, Clone, Copy)]
+pub struct Disk<'a> {
+    /// What is on it.
     pub image: &'a Path,
     /// How QEMU reads and writes it: `threads` or `native`.
     pub aio: &'a str,
@@ -71,33 +74,24 @@ impl Machine<'_> {
         }
         let (kernel, modules) = kernel()?;
         let dir = rundir::new_dir(Place::Disk).map_err(NotHere::because)?;
-        let initramfs = dir.join("initramfs");
-        fs::write(&initramfs, self::initramfs(&modules)?).map_err(NotHere::because)?;
+        let memory = dir.join("initramfs");
+        fs::write(&memory, initramfs::build(&modules, self.files)?).map_err(NotHere::because)?;
+        // The kernel hands on what it does not know: to the first process, as its environment.
         let words = format!(
-            "console=ttyS0 quiet panic=-1 rdinit=/init {IN_GUEST}=1 -- \
-             --exact {} --ignored --nocapture --test-threads=1",
+            "console=ttyS0 quiet panic=-1 rdinit=/init {IN_GUEST}=1 PATH={PATH} -- \
+             --exact {} --include-ignored --nocapture --test-threads=1",
             self.test
-        );
-        // The name is the only thing in it that we do not choose.
-        let name = self.image.display().to_string().replace(',', ",,");
-        let file = format!(
-            "driver=file,node-name=file,filename={name},locking=on,aio={},cache.direct=on,discard=unmap",
-            self.aio
         );
         let mut command = Command::new(program);
         command
-            .args(["-accel", "tcg", "-m", "384", "-no-reboot"])
-            .args(["-display", "none", "-nodefaults", "-serial", "stdio"])
+            .args(["-accel", "tcg", "-m", &self.memory.to_string()])
+            .args(["-no-reboot", "-display", "none", "-nodefaults"])
+            .args(["-serial", "stdio", "-append", &words])
             .arg("-kernel")
             .arg(kernel)
             .arg("-initrd")
-            .arg(initramfs)
-            .args(["-append", &words, "-blockdev", &file])
-            .args([
-                "-blockdev",
-                "driver=raw,node-name=disk,file=file,discard=unmap",
-            ])
-            .args(["-device", "virtio-blk-pci,drive=disk"])
+            .arg(memory)
+            .args(self.disk.iter().flat_map(Disk::arguments))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped());
         let mut qemu = Child::spawn(&mut command).map_err(NotHere::because)?;
@@ -106,6 +100,20 @@ impl Machine<'_> {
         let heard = Arc::clone(&said);
         std::thread::spawn(move || listen(console, &heard));
         Ok(Running { qemu, said, dir })
+    }
+}
+
+impl Disk<'_> {
+    fn arguments(&self) -> [String; 6] {
+        // The name is the only thing in it that we do not choose.
+        let name = self.image.display().to_string().replace(',', ",,");
+        let file = format!(
+            "driver=file,node-name=file,filename={name},locking=on,aio={},cache.direct=on,discard=unmap",
+            self.aio
+        );
+        let disk = "driver=raw,node-name=disk,file=file,discard=unmap";
+        let device = "virtio-blk-pci,drive=disk";
+        ["-blockdev", &file, "-blockdev", disk, "-device", device].map(str::to_owned)
     }
 }
 
@@ -199,165 +207,32 @@ fn kernel() -> Here<(PathBuf, PathBuf)> {
     })
 }
 
-fn initramfs(modules: &Path) -> Here<Vec<u8>> {
-    let mut archive = Archive::default();
-    let program = std::env::current_exe().map_err(NotHere::because)?;
-    archive.file("init", &fs::read(&program).map_err(NotHere::because)?);
-    for library in libraries(&program)? {
-        let inside = library
-            .strip_prefix("/")
-            .unwrap_or(&library)
-            .display()
-            .to_string();
-        archive.file(&inside, &fs::read(&library).map_err(NotHere::because)?);
-    }
-    archive.directory("dev");
-    for (n, module) in MODULES
-        .iter()
-        .filter_map(|name| find(modules, name))
-        .enumerate()
-    {
-        archive.file(&format!("modules/{n}"), &unpacked(&module)?);
-    }
-    Ok(archive.end())
+/// Whether this is the guest.
+pub fn is_guest() -> bool {
+    std::env::var_os(IN_GUEST).is_some()
 }
 
-/// What the program is linked against, by ldd(1).
-fn libraries(program: &Path) -> Here<Vec<PathBuf>> {
-    let ldd = tools::have("ldd")?;
-    let output = Command::new(ldd)
-        .arg(program)
-        .output()
-        .map_err(NotHere::because)?;
-    let text = String::from_utf8_lossy(&output.stdout);
-    // libc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x00007f…)
-    let paths = text.split_whitespace().filter(|word| word.starts_with('/'));
-    Ok(paths.map(PathBuf::from).collect())
-}
-
-/// The file of a module, compressed or not.
-fn find(below: &Path, module: &str) -> Option<PathBuf> {
-    let mut entries: Vec<_> = fs::read_dir(below).ok()?.flatten().collect();
-    entries.sort_by_key(fs::DirEntry::file_name);
-    entries.into_iter().find_map(|entry| {
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            return find(&entry.path(), module);
-        }
-        let name = entry.file_name().into_string().ok()?;
-        let is_it = name
-            .split_once(".ko")
-            .is_some_and(|(stem, _)| stem.replace('-', "_") == module);
-        is_it.then(|| entry.path())
-    })
-}
-
-fn unpacked(module: &Path) -> Here<Vec<u8>> {
-    let tool = match module.extension().and_then(|end| end.to_str()) {
-        Some("xz") => "xz",
-        Some("zst") => "zstd",
-        Some("gz") => "gzip",
-        _ => return fs::read(module).map_err(NotHere::because),
-    };
-    let mut command = Command::new(tools::have(tool)?);
-    let output = command
-        .arg("-dc")
-        .arg(module)
-        .output()
-        .map_err(NotHere::because)?;
-    Ok(output.stdout)
-}
-
-/// An archive as the kernel unpacks it: cpio, in the format `newc`.
-#[derive(Debug, Default)]
-struct Archive {
-    bytes: Vec<u8>,
-    directories: Vec<String>,
-    entries: u32,
-}
-
-impl Archive {
-    fn file(&mut self, path: &str, contents: &[u8]) {
-        if let Some((above, _)) = path.rsplit_once('/') {
-            self.directory(above);
-        }
-        self.entry(path, 0o100_755, contents);
+/// In the guest: makes of a bare kernel what a program expects.
+pub fn arrive() {
+    for (kind, at) in [("devtmpfs", "/dev"), ("proc", "/proc"), ("sysfs", "/sys")] {
+        mount(kind, at, kind, MountFlags::empty(), None::<&CStr>).expect("it mounts");
     }
-
-    /// With those above it.
-    fn directory(&mut self, path: &str) {
-        if self.directories.iter().any(|known| known == path) {
-            return;
-        }
-        if let Some((above, _)) = path.rsplit_once('/') {
-            self.directory(above);
-        }
-        self.directories.push(path.to_owned());
-        self.entry(path, 0o040_755, &[]);
-    }
-
-    fn entry(&mut self, path: &str, mode: u32, contents: &[u8]) {
-        self.entries += 1;
-        let (links, nothing) = (1, 0);
-        let fields = [
-            self.entries,
-            mode,
-            nothing,
-            nothing,
-            links,
-            nothing,
-            contents.len() as u32,
-            nothing,
-            nothing,
-            nothing,
-            nothing,
-            path.len() as u32 + 1,
-            nothing,
-        ];
-        self.bytes.extend(b"070701");
-        for field in fields {
-            self.bytes.extend(format!("{field:08X}").as_bytes());
-        }
-        self.bytes.extend(path.as_bytes());
-        self.bytes.push(0);
-        self.pad();
-        self.bytes.extend(contents);
-        self.pad();
-    }
-
-    fn pad(&mut self) {
-        let length = self.bytes.len().next_multiple_of(4);
-        self.bytes.resize(length, 0);
-    }
-
-    fn end(mut self) -> Vec<u8> {
-        self.entry("TRAILER!!!", 0, &[]);
-        self.bytes
-    }
-}
-
-/// In the guest: makes its disk appear, and gives its path. Nothing if this is no guest.
-pub fn arrive() -> Option<PathBuf> {
-    std::env::var_os(IN_GUEST)?;
-    mount(
-        "dev",
-        "/dev",
-        "devtmpfs",
-        MountFlags::empty(),
-        None::<&CStr>,
-    )
-    .expect("it mounts");
-    for n in 0..MODULES.len() {
-        if let Ok(module) = File::open(format!("/modules/{n}")) {
+    for module in (0..MODULES.len()).map(initramfs::module) {
+        if let Ok(module) = File::open(module) {
             finit_module(module, c"", 0).expect("it is for this kernel");
         }
     }
+}
+
+/// In the guest: its disk.
+pub fn disk() -> PathBuf {
     let disk = PathBuf::from("/dev/vda");
     let deadline = Instant::now() + PATIENCE;
     while !disk.exists() {
         assert!(Instant::now() < deadline, "there is no disk");
         std::thread::sleep(Duration::from_millis(10));
     }
-    Some(disk)
+    disk
 }
 
 /// In the guest: switches it off. QEMU ends instead of starting it anew.

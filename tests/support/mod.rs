@@ -27,6 +27,8 @@
 //! | `fuse`   | a FUSE server of one file |
 //! | `qemu`   | a real VM that holds an image |
 //! | `boot`   | a VM that boots, and runs a part of the test |
+//! | `initramfs` | what it finds when it boots |
+//! | `elsewhere` | a test that needs what this machine's kernel was built without |
 //! | `stall`  | a file system that hangs, is slow, or loses its power when it is told to |
 //! | `tools`  | what xfs_io, filefrag and xfs_db say of a file |
 //! | `daemon` | runs the program under test |
@@ -53,11 +55,13 @@ pub mod bed;
 pub mod boot;
 pub mod child;
 pub mod daemon;
+pub mod elsewhere;
 pub mod emergency;
 pub mod expect;
 mod fuse;
 pub mod guest;
 pub mod halt;
+mod initramfs;
 pub mod load;
 pub mod loopdev;
 pub mod mapped;
@@ -72,6 +76,7 @@ pub mod tools;
 
 pub use bed::{Bed, drop_caches};
 pub use daemon::{RunningDaemon, fragwatch, free_address, http, http_get};
+pub(crate) use elsewhere::here_or_elsewhere;
 pub use load::{Latencies, Reader, Writer};
 pub use skip::{Here, NotHere};
 pub(crate) use skip::{optional, require};

@@ -10,9 +10,9 @@
 //!
 //! and the same line to stderr. Whoever starts the tests (`tests/run`) sets the variable, counts
 //! those lines and takes them off the passed. With `CI=true` or `FRAGWATCH_TESTS_REQUIRED=1` a bed
-//! that cannot be made is a failure: there it has to be possible. [`optional`] is for the few beds
-//! that depend on how a kernel was built, or on data that does not come with the source: they are
-//! skipped there as well.
+//! that cannot be made is a failure: there it has to be possible. What depends on how the
+//! kernel was built runs in a VM where it cannot run here (see `elsewhere`). [`optional`] is for data
+//! that do not come with the source: what needs them is skipped there as well, and told.
 
 use std::fmt;
 use std::fs::OpenOptions;

@@ -10,6 +10,9 @@ use std::process::{Command, Stdio};
 use super::child::Child;
 use super::skip::{Here, NotHere};
 
+/// How many files xfs_io may have open at once: it is left room below the usual limit of 1024.
+const MOST_FILES: usize = 512;
+
 /// Where a program is, if it is there.
 pub fn have(tool: &str) -> Here<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
@@ -47,11 +50,27 @@ pub fn load_module(name: &str) {
 
 /// `nextents` as `xfs_io -c stat` reports it (FS_IOC_FSGETXATTR).
 pub fn xfs_io_stat_nextents(path: &Path) -> u64 {
-    let lines = xfs_io(path, "stat");
-    let count = lines
-        .iter()
-        .find_map(|l| l.strip_prefix("fsxattr.nextents = "));
-    count.and_then(|n| n.parse().ok()).expect("stat counts")
+    xfs_io_stat_nextents_of([path])[0]
+}
+
+/// As [`xfs_io_stat_nextents`], of many files by few processes.
+pub fn xfs_io_stat_nextents_of<'a>(paths: impl IntoIterator<Item = &'a Path>) -> Vec<u64> {
+    let paths: Vec<_> = paths.into_iter().collect();
+    let counts = paths.chunks(MOST_FILES).flat_map(|paths| {
+        let lines = lines(
+            Command::new("xfs_io")
+                .args(["-r", "-c", "stat"])
+                .args(paths),
+        );
+        let counts: Vec<_> = lines
+            .iter()
+            .filter_map(|line| line.strip_prefix("fsxattr.nextents = "))
+            .map(|count| count.parse().expect("stat counts"))
+            .collect();
+        assert_eq!(counts.len(), paths.len(), "stat counts each");
+        counts
+    });
+    counts.collect()
 }
 
 /// Records that `xfs_io -c fiemap` lists, holes left out.
