@@ -29,7 +29,7 @@ check_install() {
     dpkg --verify fragwatch
     same version "fragwatch $(dpkg-query -W -f '${Version}' fragwatch | sed 's/-.*//')" "$(fragwatch --version)"
     for file in /usr/share/man/man1/fragwatch.1.gz /usr/share/man/man5/fragwatch.toml.5.gz; do
-        zcat "$file" | grep -q '^\.TH'
+        zcat "$file" | grep '^\.TH' >/dev/null
     done
 }
 
@@ -172,7 +172,7 @@ check_reload_bad() {
     echo 'intervall = "9s"' >/etc/fragwatch/conf.d/wrong.toml
     fails systemctl reload fragwatch
     systemctl is-active fragwatch
-    journalctl -u fragwatch -o cat | grep -q intervall
+    journalctl -u fragwatch -o cat | grep intervall >/dev/null
     # And whoever does not ask systemd.
     kill -HUP "$pid"
     wait_for 20 metric_is 0 fragwatch_config_reload_success
