@@ -12,7 +12,7 @@
 //!
 //! | file | idea |
 //! |---|---|
-//! | `count`, `census`, `map`, `scan`, `owner`, `daemon`, `history`, `reaction`, `rest`, `online`, `fsr` | one row of the table each |
+//! | `count`, `census`, `map`, `scan`, `owner`, `daemon`, `history`, `reaction`, `rest`, `online`, `fsr` | rows of the table each |
 //! | `scale` | two more: ten thousand images, and a long history |
 //! | `samples` | repetitions of a measurement, and how they are taken in turns |
 //! | `run`     | runs a command and takes its time or its memory |
@@ -66,7 +66,7 @@ use table::Row;
 type Measure = fn(usize) -> Here<Vec<Row>>;
 
 /// What is measured, by the name that `--only` takes.
-const ROWS: [(&str, Measure); 13] = [
+const ROWS: [(&str, Measure); 14] = [
     ("count", count::rows),
     ("census", census::rows),
     ("map", map::rows),
@@ -79,6 +79,7 @@ const ROWS: [(&str, Measure); 13] = [
     ("reaction", reaction::rows),
     ("rest", rest::rows),
     ("online", online::rows),
+    ("idle", online::idle_rows),
     ("fsr", fsr::rows),
 ];
 

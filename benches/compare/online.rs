@@ -43,11 +43,19 @@ pub fn rows(repetitions: usize) -> Here<Vec<Row>> {
         for (load, name) in [(Load::Writer, "writer"), (Load::Reader, "reader")] {
             rows.extend(under(&bed, load, &format!("{kind}, {name}"), rounds));
         }
-        rows.push(idle(&bed, &format!("{kind}, disk in memory"), rounds));
-        drop(bed);
-        // In memory the copy costs xfs_fsr nothing; what is to be reached is meant for a disk.
-        let bed = plan(feature).place(Place::Disk).make()?;
-        rows.push(idle(&bed, &format!("{kind}, on the disk"), rounds));
+    }
+    Ok(rows)
+}
+
+/// The same without anybody who uses it. In memory the copy costs xfs_fsr nothing; on a disk it does.
+pub fn idle_rows(repetitions: usize) -> Here<Vec<Row>> {
+    tools::have("xfs_fsr")?;
+    let mut rows = Vec::new();
+    for (kind, feature) in KINDS {
+        for (place, name) in [(Place::quick(), "memory"), (Place::Disk, "disk")] {
+            let bed = plan(feature).place(place).make()?;
+            rows.push(idle(&bed, &format!("{kind}, {name}"), repetitions));
+        }
     }
     Ok(rows)
 }
@@ -264,9 +272,9 @@ fn others(tell: impl Fn(usize) -> String) -> String {
 }
 
 /// An image that nobody has open.
-fn idle(bed: &Bed, kind: &str, rounds: usize) -> Row {
+fn idle(bed: &Bed, kind: &str, repetitions: usize) -> Row {
     let mut times = [const { Vec::new() }; 2];
-    for _ in 0..rounds.max(2) {
+    for _ in 0..repetitions {
         let image = fresh(bed);
         times[0].push(time(&mut online(bed, &image)));
         let image = fresh(bed);
