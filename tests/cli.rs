@@ -68,6 +68,9 @@ fn help_and_what_is_generated_go_to_standard_output() {
         (&["scan", "--help"], "Exit status: 0"),
         (&["--version"], env!("CARGO_PKG_VERSION")),
         (&["completions", "bash"], "_fragwatch"),
+        (&["completions", "bash"], "check-config"),
+        (&["completions", "zsh"], "--census"),
+        (&["completions", "fish"], "incidents"),
         (&["man", man], ""),
     ] {
         let said = Said::by(fragwatch().args(arguments));
@@ -78,8 +81,9 @@ fn help_and_what_is_generated_go_to_standard_output() {
         );
         assert!(said.out.contains(word), "{}", said.out);
         // What is not for people is not shown to them.
-        let shown = said.out.contains("probe-helper");
-        assert!(!shown || arguments[0] == "completions", "{arguments:?}");
+        for hidden in ["probe-helper", "restore-hints"] {
+            assert!(!said.out.contains(hidden), "{arguments:?}");
+        }
     }
     assert!(dir.path().join("fragwatch-scan.1").exists());
 }

@@ -10,9 +10,21 @@ use super::{SUCCESS, terminal};
 
 pub(super) fn completions(shell: clap_complete::Shell) -> anyhow::Result<u8> {
     let mut script = Vec::new();
-    clap_complete::generate(shell, &mut Arguments::command(), "fragwatch", &mut script);
+    clap_complete::generate(shell, &mut visible(), "fragwatch", &mut script);
     terminal::print(&String::from_utf8_lossy(&script))?;
     Ok(SUCCESS)
+}
+
+/// The command line without what only the program itself starts: completions would offer that too.
+fn visible() -> clap::Command {
+    let all = Arguments::command();
+    let subcommands = all
+        .get_subcommands()
+        .filter(|command| !command.is_hide_set());
+    clap::Command::new("fragwatch")
+        .version(env!("CARGO_PKG_VERSION"))
+        .args(all.get_arguments().cloned())
+        .subcommands(subcommands.cloned())
 }
 
 pub(super) fn man(directory: &Path) -> anyhow::Result<u8> {
