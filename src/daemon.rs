@@ -129,7 +129,6 @@ impl Daemon {
             Arc::clone(&board),
             chronicle.teller(),
             chronicle.path(),
-            config,
         );
         let maintenance = tokio::spawn(maintenance.run(end));
         let mut sampling = tokio::spawn(sampler.run());

@@ -12,6 +12,7 @@ mod drill;
 mod generate;
 mod history;
 mod image_table;
+mod job;
 pub mod incidents;
 mod map_view;
 mod online;
@@ -64,6 +65,7 @@ pub fn main(arguments: &Arguments) -> ExitCode {
         Command::Completions { shell } => generate::completions(*shell),
         Command::Man { directory } => generate::man(directory),
         Command::RestoreHints => Ok(online::restore()),
+        Command::DefragJob => job::run(),
         Command::ProbeHelper => helper(),
     };
     match result {

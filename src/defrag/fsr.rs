@@ -115,16 +115,7 @@ pub fn run(
     watch: &mut dyn FnMut(Event),
 ) -> RunReport {
     let began = Instant::now();
-    let mut report = RunReport {
-        engine: Engine::XfsFsr,
-        outcome: RunOutcome::Unchanged,
-        from: None,
-        to: None,
-        read: Bytes(0),
-        written: Bytes(0),
-        took: Duration::ZERO,
-        held: Duration::ZERO,
-    };
+    let mut report = RunReport::of(Engine::XfsFsr, RunOutcome::Unchanged);
     report.outcome = match attempt(request, host, &mut report, orders, watch) {
         Ok(outcome) => outcome,
         Err(refusal) => RunOutcome::Refused {

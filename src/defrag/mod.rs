@@ -28,6 +28,7 @@ pub mod governor;
 pub mod guard;
 pub mod hint;
 mod holders;
+pub mod job;
 mod kernels;
 pub mod leftovers;
 pub mod meter;
