@@ -14,7 +14,10 @@ pub(super) fn run() -> anyhow::Result<u8> {
     let ended = ended_by_signals()?;
     let mut orders = || ended.load(Ordering::Relaxed).then_some(Stop::Shutdown);
     let write = |message: JobMessage| -> anyhow::Result<()> {
-        Ok(terminal::print(&format!("{}\n", serde_json::to_string(&message)?))?)
+        Ok(terminal::print(&format!(
+            "{}\n",
+            serde_json::to_string(&message)?
+        ))?)
     };
     // A daemon that has ended reads nothing; it has this process killed.
     let mut report = |progress| drop(write(JobMessage::Progress(progress)));

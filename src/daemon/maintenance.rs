@@ -23,18 +23,22 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{error, info, warn};
 
-use super::chronicle::{LOOKING_BACK, Teller, is_paused, last_incident, past_runs, state_directory};
+use super::chronicle::{
+    LOOKING_BACK, Teller, is_paused, last_incident, past_runs, state_directory,
+};
 use super::sampler::Shared;
 use crate::config::Settings;
 use crate::config::settings::Defrag;
-use crate::defrag::job::{DefragJob, JobReport, PassedOver};
+use crate::defrag::job::{DefragJob, JobProgress, JobReport, PassedOver};
 use crate::defrag::{hint, pressure};
 use crate::history::{ImageRef, RunRow};
 use crate::maintenance::gather::{self, ImageNow, KnownRun, Runs};
+use crate::maintenance::view::{self, JudgedBy};
 use crate::maintenance::{Active, Allowed, Calendar, Facts, Host, Plan, Policy, Run, plan};
 use crate::model::path::shown;
 use crate::model::{Bytes, Engine, ExtentCount, ImageId, Stop, UnixTime};
 use crate::serve::board::Board;
+use crate::serve::control::PlanRequest;
 use crate::serve::{metrics, status};
 use note::{Note, NoteFile, left_behind};
 use runner::{Control, Ended, Task};
@@ -75,6 +79,7 @@ pub(super) struct Maintenance {
     on_finish: mpsc::UnboundedSender<(Note, NoteFile)>,
     /// Why nothing can be started, and until when that is not tried again.
     not_ready: Option<(Instant, String)>,
+    queries: mpsc::Receiver<PlanRequest>,
     planned: Option<Instant>,
     /// When the last incident was.
     incident: Option<UnixTime>,
@@ -96,13 +101,14 @@ struct Running {
 }
 
 impl Maintenance {
-    /// `database` is that of the history, beside which all state lies.
+    /// `database` is that of the history, beside which all state lies; `queries` ask for the plan.
     pub(super) fn new(
         settings: watch::Receiver<Arc<Settings>>,
         inventory: Shared,
         board: Arc<Board>,
         teller: Teller,
         database: &Path,
+        queries: mpsc::Receiver<PlanRequest>,
     ) -> Self {
         let machine = std::fs::read_to_string("/etc/machine-id").unwrap_or_default();
         let host = Host::from_machine_id(&machine);
@@ -127,6 +133,7 @@ impl Maintenance {
             finished,
             on_finish,
             not_ready: None,
+            queries,
             planned: None,
             incident: None,
             rehearsed: Vec::new(),
@@ -148,6 +155,7 @@ impl Maintenance {
                 _ = ticks.tick() => self.tick(),
                 Some(ended) = self.ended.recv() => self.take_in(ended),
                 Some(finished) = self.finished.recv() => self.take_in_finished(finished),
+                Some(query) = self.queries.recv() => self.answer(query),
                 _ = end.changed() => return self.end_all().await,
             }
         }
@@ -241,6 +249,9 @@ impl Maintenance {
             None => self.start_what_is_due(now),
         }
         let next = self.calendar.next_opening(now);
+        if !self.active.is_empty() {
+            self.post_runs();
+        }
         metrics::maintenance(open, next.map(|next| next.opens.as_second()));
         metrics::defrag_active(self.active.len());
     }
@@ -253,7 +264,7 @@ impl Maintenance {
 
     fn start_what_is_due(&mut self, now: Timestamp) {
         let early = |planned: Instant| planned.elapsed() < PLANNING;
-        if self.planned.is_some_and(early) || !self.unfinished.is_empty() {
+        if self.planned.is_some_and(early) {
             return;
         }
         self.planned = Some(Instant::now());
@@ -307,9 +318,10 @@ impl Maintenance {
             allowed: Allowed::by(&self.calendar, now),
             io_pressure: pressure::before_a_run(Path::new("/proc"), !self.active.is_empty())
                 .map(|pressure| f64::from(pressure.0)),
-            incident: false,
+            incident: self.board.rescue().incident,
             recent_incident: is_recent(self.incident, now),
-            paused: false,
+            paused: self.board.paused(),
+            not_ready: self.why_not_ready(),
             images: images.collect(),
             filesystems: filesystems.collect(),
         }
@@ -383,9 +395,36 @@ impl Maintenance {
         }
     }
 
+    fn why_not_ready(&self) -> Option<String> {
+        if !self.unfinished.is_empty() {
+            return Some("defrag.hook_after of a run that was cut off is running".to_owned());
+        }
+        let (until, why) = self.not_ready.as_ref()?;
+        (Instant::now() < *until).then(|| why.clone())
+    }
+
+    /// Answers with the plan in force.
+    fn answer(&self, query: PlanRequest) {
+        let settings = Arc::clone(&self.settings.borrow());
+        let now = Timestamp::now();
+        let facts = self.facts(&settings.defrag, now);
+        let plan = plan(&facts, &Policy::from(&settings.defrag));
+        let text = match query.text {
+            Some(text) => view::render(&plan, &self.calendar, now, text.width),
+            None => view::render_json(&plan, &self.calendar, now, JudgedBy::Daemon)
+                .unwrap_or_else(|error| error.to_string()),
+        };
+        // A client that has gone away reads nothing.
+        let _ = query.answer.send(text);
+    }
+
     /// Nothing can be started, and no image is to blame. Logged once, however long it lasts.
     fn is_not_ready(&mut self, why: String) {
-        if !self.not_ready.as_ref().is_some_and(|(_, known)| *known == why) {
+        if !self
+            .not_ready
+            .as_ref()
+            .is_some_and(|(_, known)| *known == why)
+        {
             error!("no defragmentation can begin: {why}");
         }
         self.not_ready = Some((Instant::now() + NOT_READY_PAUSE, why));
@@ -398,6 +437,7 @@ impl Maintenance {
             engine: running.engine,
             began: UnixTime(running.began.as_second()),
             ends: UnixTime(running.active.ends.as_second()),
+            progress: running.control.progress().and_then(JobProgress::share),
         };
         self.board
             .post_runs(self.active.values().map(run).collect());
@@ -555,12 +595,7 @@ pub(crate) fn engine(name: &str) -> Option<Engine> {
 }
 
 /// Nothing is known of a run but that it began.
-fn interrupted(
-    reference: ImageRef,
-    at: UnixTime,
-    engine: &str,
-    from: ExtentCount,
-) -> RunRow {
+fn interrupted(reference: ImageRef, at: UnixTime, engine: &str, from: ExtentCount) -> RunRow {
     RunRow {
         image: reference,
         at,

@@ -75,6 +75,16 @@ pub struct JobProgress {
     pub total: u64,
 }
 
+impl JobProgress {
+    /// What is done, from 0 to 1; `None` if there is nothing to do.
+    #[must_use]
+    // A share that is shown needs no more digits than a float has.
+    #[allow(clippy::cast_precision_loss)]
+    pub fn share(self) -> Option<f64> {
+        (self.total > 0).then(|| self.done as f64 / self.total as f64)
+    }
+}
+
 /// A line that the child writes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -218,7 +228,10 @@ impl<'a> Throttle<'a> {
     }
 
     fn at(&mut self, done: u64) {
-        if self.last.is_some_and(|last| last.elapsed() < PROGRESS_INTERVAL) {
+        if self
+            .last
+            .is_some_and(|last| last.elapsed() < PROGRESS_INTERVAL)
+        {
             return;
         }
         self.last = Some(Instant::now());

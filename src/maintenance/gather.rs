@@ -116,7 +116,7 @@ fn verdict(outcome: &str) -> Verdict {
     match outcome {
         "improved" => Verdict::Improved,
         "stopped" | "interrupted" => Verdict::Interrupted,
-        "busy" | "refused" => Verdict::PutOff,
+        "busy" | "refused" | "no_report" => Verdict::PutOff,
         _ => Verdict::InVain,
     }
 }

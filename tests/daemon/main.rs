@@ -18,6 +18,7 @@
 //! | `restart`    | what the history keeps when it is killed, started again, started twice |
 //! | `systemd`    | what it tells systemd, and where its log goes |
 //! | `stalled`    | file systems that do not answer |
+//! | `hooks`      | the commands around a run, and what is held against no image |
 //! | `helpers`    | helpers that are killed; what must not pile up |
 //! | `prometheus` | promtool and a real Prometheus |
 #![allow(
@@ -33,6 +34,7 @@ mod support;
 
 mod control;
 mod helpers;
+mod hooks;
 mod life;
 mod maintenance;
 mod maps;

@@ -148,8 +148,8 @@ pub(super) fn left_behind(state: &Path) -> Vec<(Note, NoteFile)> {
             continue;
         }
         let path = entry.path();
-        let read = fs::read(&path)
-            .and_then(|text| serde_json::from_slice(&text).map_err(io::Error::from));
+        let read =
+            fs::read(&path).and_then(|text| serde_json::from_slice(&text).map_err(io::Error::from));
         match read {
             Ok(note) => notes.push((note, NoteFile(path))),
             Err(error) => warn!(

@@ -111,10 +111,7 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 ///
 /// # Errors
 /// If no thread can be had.
-pub(super) fn start(
-    task: Task,
-    ended: mpsc::UnboundedSender<Ended>,
-) -> io::Result<Arc<Control>> {
+pub(super) fn start(task: Task, ended: mpsc::UnboundedSender<Ended>) -> io::Result<Arc<Control>> {
     let control = Arc::new(Control::default());
     let ours = Arc::clone(&control);
     let work = move || {
@@ -270,7 +267,11 @@ impl<'a> Run<'a> {
                 self.result = Some(Err(NotReady(why)));
                 self.ending = "failed".to_owned();
                 let began = self.file.is_some();
-                return Err(if began { PhaseEnd::Ended } else { PhaseEnd::NotStarted });
+                return Err(if began {
+                    PhaseEnd::Ended
+                } else {
+                    PhaseEnd::NotStarted
+                });
             }
         }
         Ok(())
@@ -441,12 +442,7 @@ struct Subject<'a> {
 
 impl Subject<'_> {
     /// `result` is what came of the run, in one word and in full.
-    fn call(
-        &self,
-        moment: &str,
-        ending: &str,
-        result: Option<(&str, Option<&JobReport>)>,
-    ) -> Call {
+    fn call(&self, moment: &str, ending: &str, result: Option<(&str, Option<&JobReport>)>) -> Call {
         let mut variables = vec![
             ("FRAGWATCH_EVENT", format!("defrag-{moment}")),
             ("FRAGWATCH_IMAGE", shown(self.image)),
