@@ -22,7 +22,7 @@ use crate::defrag::guard::{Facts, NEAR_IDEAL, leaves_to_another};
 use crate::defrag::run::Hold;
 use crate::defrag::{Host, guard::Refusal};
 use crate::model::path::{hex_unless_exact, shown};
-use crate::model::{Bytes, Engine, RunOutcome, RunReport, Stop, Visitor};
+use crate::model::{Bytes, Engine, RunOutcome, RunReport, Stop, Visitor, unknown_reason};
 
 pub(super) fn run(arguments: &DefragArguments, config: Option<&Path>) -> anyhow::Result<u8> {
     let settings = load_config(config)?.settings;
@@ -274,8 +274,14 @@ impl Said {
         }
     }
 
-    /// Why the engine has left it alone, if another one need not.
+    /// Why the engine has left it alone, if another one need not: it was refused, or had to give way
+    /// to somebody who opened the image.
     fn left_to_another(&self) -> Option<String> {
+        if let Said::Run(report) = self
+            && let RunOutcome::Busy { by } = &report.outcome
+        {
+            return Some(busy(by.as_ref()));
+        }
         let (guard, reason) = self.refused()?;
         leaves_to_another(&guard).then_some(reason)
     }
@@ -326,7 +332,10 @@ fn in_words(report: &RunReport) -> String {
                 "{from} → {extents} extents by xfs_fsr, {moved} read and written in {seconds:.1} s"
             )
         }
-        RunOutcome::Unchanged => format!("unchanged: {left}"),
+        RunOutcome::Unchanged { message: None } => format!("unchanged: {left}"),
+        RunOutcome::Unchanged {
+            message: Some(message),
+        } => format!("{}; {left}", unknown_reason(message)),
         RunOutcome::Busy { by } => format!("{}: {left}", busy(by.as_ref())),
         RunOutcome::NoSpace => format!("not enough free space: {left}"),
         RunOutcome::Stopped { why } => format!("stopped, because {why}: {left}"),
@@ -365,7 +374,10 @@ pub(super) fn run_json(report: &RunReport) -> Value {
             json["reason"] = json!(reason);
         }
         RunOutcome::Failed { reason } => json["reason"] = json!(reason),
-        RunOutcome::Improved | RunOutcome::Unchanged | RunOutcome::NoSpace => {}
+        RunOutcome::Unchanged {
+            message: Some(message),
+        } => json["reason"] = json!(unknown_reason(message)),
+        RunOutcome::Improved | RunOutcome::Unchanged { .. } | RunOutcome::NoSpace => {}
     }
     json
 }

@@ -30,6 +30,7 @@ pub mod hint;
 mod holders;
 mod kernels;
 pub mod leftovers;
+mod messages;
 pub mod meter;
 pub mod mover;
 pub mod online;

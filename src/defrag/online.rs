@@ -130,7 +130,7 @@ pub fn run(
     let mut report = Report {
         run: RunReport {
             engine: Engine::Online,
-            outcome: RunOutcome::Unchanged,
+            outcome: RunOutcome::Unchanged { message: None },
             from: None,
             to: None,
             read: Bytes(0),
@@ -510,7 +510,7 @@ impl<'a> Session<'a> {
             (End::Done, Ok(to)) if report.run.from.is_some_and(|from| to < from) => {
                 RunOutcome::Improved
             }
-            (End::Done, Ok(_)) => RunOutcome::Unchanged,
+            (End::Done, Ok(_)) => RunOutcome::Unchanged { message: None },
         }
     }
 }

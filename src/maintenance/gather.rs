@@ -8,7 +8,7 @@ use super::estimate::{Paces, PastRun};
 use super::facts::{Active, Came, FilesystemFacts, ImageFacts, LastRun, User, ideal};
 use crate::model::{
     Bytes, Engine, ExtentCount, ExtentMap, ExtentsPerDay, Filesystem, ImageKey, Owner, Sample,
-    Severity, UnixTime,
+    Severity, UNKNOWN_REASON, UnixTime,
 };
 
 /// A run of the past, as the history has it.
@@ -61,10 +61,10 @@ impl Runs {
         let its = || self.0.iter().rev().filter(|run| run.key == *key);
         let last = its().next()?;
         let in_a_row = |what| {
-            let alike = its().take_while(|run| verdict(&run.outcome) == what);
+            let alike = its().take_while(|run| verdict(run) == what);
             u32::try_from(alike.count()).unwrap_or(u32::MAX)
         };
-        let came = match verdict(&last.outcome) {
+        let came = match verdict(last) {
             Verdict::Improved => Came::Improved,
             Verdict::Interrupted => Came::Interrupted,
             Verdict::PutOff => Came::PutOff {
@@ -83,7 +83,7 @@ impl Runs {
         let mut by_filesystem: HashMap<&str, Vec<PastRun>> = HashMap::new();
         for run in &self.0 {
             let Some(engine) = run.engine else { continue };
-            if verdict(&run.outcome) != Verdict::Improved {
+            if verdict(run) != Verdict::Improved {
                 continue;
             }
             let runs = by_filesystem.entry(&run.key.filesystem).or_default();
@@ -112,11 +112,13 @@ enum Verdict {
     InVain,
 }
 
-fn verdict(outcome: &str) -> Verdict {
-    match outcome {
+fn verdict(run: &KnownRun) -> Verdict {
+    match run.outcome.as_str() {
         "improved" => Verdict::Improved,
         "stopped" | "interrupted" => Verdict::Interrupted,
         "busy" | "refused" => Verdict::PutOff,
+        // Perhaps busy in the words of another release.
+        "unchanged" if run.reason.starts_with(UNKNOWN_REASON) => Verdict::PutOff,
         _ => Verdict::InVain,
     }
 }
@@ -200,6 +202,7 @@ pub fn filesystem(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::unknown_reason;
     use std::time::Duration;
 
     fn run(inode: u64, ended: i64, outcome: &str) -> KnownRun {
@@ -242,6 +245,14 @@ mod tests {
         assert_eq!(came(4), None);
         let (times, why) = (2, "because of 8".to_owned());
         assert_eq!(came(5), Some(Came::PutOff { times, why }));
+        let why = unknown_reason("deferred");
+        let unknown = KnownRun {
+            reason: why.clone(),
+            ..run(1, 40, "unchanged")
+        };
+        let runs_then = Runs::new(vec![run(1, 30, "unchanged"), unknown]);
+        let last = runs_then.last(&key(1)).map(|last| last.came);
+        assert_eq!(last, Some(Came::PutOff { times: 1, why }));
         let paces = runs.paces();
         let pace = paces["u"].xfs_fsr.as_ref().unwrap();
         assert_eq!(pace.runs, 3, "those that brought nothing say nothing");

@@ -116,7 +116,11 @@ pub enum RunOutcome {
     /// Fewer extents than before.
     Improved,
     /// It came to its end, and there are no fewer.
-    Unchanged,
+    Unchanged {
+        /// Where the reason is unknown: what the engine printed, which may be nothing.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        message: Option<String>,
+    },
     /// Somebody wanted the image meanwhile.
     Busy {
         /// Who, if that is known.
@@ -149,13 +153,25 @@ impl RunOutcome {
     pub fn as_str(&self) -> &'static str {
         match self {
             RunOutcome::Improved => "improved",
-            RunOutcome::Unchanged => "unchanged",
+            RunOutcome::Unchanged { .. } => "unchanged",
             RunOutcome::Busy { .. } => "busy",
             RunOutcome::NoSpace => "no_space",
             RunOutcome::Stopped { .. } => "stopped",
             RunOutcome::Refused { .. } => "refused",
             RunOutcome::Failed { .. } => "failed",
         }
+    }
+}
+
+/// How the reason of a run begins that changed nothing, for a reason that is not known.
+pub const UNKNOWN_REASON: &str = "unchanged for an unknown reason";
+
+/// The reason of a run that changed nothing, if that is not known; see [`RunOutcome::Unchanged`].
+#[must_use]
+pub fn unknown_reason(message: &str) -> String {
+    match message {
+        "" => format!("{UNKNOWN_REASON}: xfs_fsr printed nothing; see journalctl -t fsr"),
+        message => format!("{UNKNOWN_REASON}: xfs_fsr printed \"{message}\""),
     }
 }
 
