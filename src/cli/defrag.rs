@@ -23,7 +23,7 @@ use crate::defrag::job;
 use crate::defrag::run::Hold;
 use crate::defrag::{Host, guard::Refusal};
 use crate::model::path::{hex_unless_exact, shown};
-use crate::model::{Bytes, Engine, RunOutcome, RunReport, Stop};
+use crate::model::{Bytes, Engine, RunOutcome, RunReport, Stop, unknown_reason};
 
 pub(super) fn run(arguments: &DefragArguments, config: Option<&Path>) -> anyhow::Result<u8> {
     let settings = load_config(config)?.settings;
@@ -275,8 +275,14 @@ impl Said {
         }
     }
 
-    /// Why the engine has left it alone, if another one need not.
+    /// Why the engine has left it alone, if another one need not: it was refused, or had to give way
+    /// to somebody who opened the image.
     fn left_to_another(&self) -> Option<String> {
+        if let Said::Run(report) = self
+            && matches!(report.outcome, RunOutcome::Busy { .. })
+        {
+            return report.outcome.reason();
+        }
         let (guard, reason) = self.refused()?;
         leaves_to_another(&guard).then_some(reason)
     }
@@ -327,8 +333,13 @@ fn in_words(report: &RunReport) -> String {
                 "{from} → {extents} extents by xfs_fsr, {moved} read and written in {seconds:.1} s"
             )
         }
-        RunOutcome::Unchanged => format!("unchanged: {left}"),
-        RunOutcome::Busy { by } => format!("{}: {left}", job::busy(by.as_ref())),
+        RunOutcome::Unchanged { message: None } => format!("unchanged: {left}"),
+        RunOutcome::Unchanged {
+            message: Some(message),
+        } => format!("{}; {left}", unknown_reason(message)),
+        RunOutcome::Busy { .. } => {
+            format!("{}: {left}", report.outcome.reason().unwrap_or_default())
+        }
         RunOutcome::NoSpace => format!("not enough free space: {left}"),
         RunOutcome::Stopped { why } => format!("stopped, because {why}: {left}"),
         RunOutcome::Refused { reason, .. } => format!("left alone: {reason}"),

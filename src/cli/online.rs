@@ -206,7 +206,9 @@ fn in_words(report: &Report) -> String {
     );
     match &run.outcome {
         RunOutcome::Improved => came,
-        RunOutcome::Unchanged => format!("no fewer extents, the guest makes new ones: {came}"),
+        RunOutcome::Unchanged { .. } => {
+            format!("no fewer extents, the guest makes new ones: {came}")
+        }
         RunOutcome::NoSpace => format!("ended, because free space came to its limit: {came}"),
         RunOutcome::Stopped { why } if run.from.is_none() => format!("not begun, because {why}"),
         RunOutcome::Stopped { why } => format!("stopped, because {why}: {came}"),

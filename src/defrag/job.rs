@@ -18,7 +18,7 @@ use super::guard::leaves_to_another;
 use super::{Host, online};
 use crate::config::settings::Defrag;
 use crate::model::path::wire;
-use crate::model::{Engine, RunOutcome, RunReport, Stop, Visitor};
+use crate::model::{Engine, RunOutcome, RunReport, Stop};
 
 /// The hidden subcommand that carries out a job.
 pub const COMMAND: &str = "defrag-job";
@@ -204,7 +204,9 @@ impl JobReport {
 /// Why another engine may work on the image, if one may.
 fn another_may(outcome: &RunOutcome) -> Option<String> {
     match outcome {
-        RunOutcome::Refused { guard, reason } if leaves_to_another(guard) => Some(reason.clone()),
+        RunOutcome::Refused { guard, .. } if leaves_to_another(guard) => outcome.reason(),
+        // Somebody opened the image, or changed it: an engine for images in use can have it.
+        RunOutcome::Busy { .. } => outcome.reason(),
         _ => None,
     }
 }
@@ -243,15 +245,6 @@ impl<'a> Throttle<'a> {
     }
 }
 
-/// Why a run had to give way, in words.
-#[must_use]
-pub fn busy(by: Option<&Visitor>) -> String {
-    match by {
-        Some(by) => format!("{by} needed it"),
-        None => "it was changed meanwhile".to_owned(),
-    }
-}
-
 /// A run in the public form of `fragwatch defrag --json`.
 #[must_use]
 pub fn run_json(report: &RunReport) -> Value {
@@ -265,20 +258,14 @@ pub fn run_json(report: &RunReport) -> Value {
         "seconds": report.took.as_secs_f64(),
         "held_seconds": report.held.as_secs_f64(),
     });
+    if let Some(reason) = report.outcome.reason() {
+        json["reason"] = json!(reason);
+    }
     match &report.outcome {
-        RunOutcome::Busy { by } => {
-            json["by"] = json!(by);
-            json["reason"] = json!(busy(by.as_ref()));
-        }
+        RunOutcome::Busy { by } => json["by"] = json!(by),
+        RunOutcome::Refused { guard, .. } => json["guard"] = json!(guard),
         RunOutcome::Stopped { why } => json["reason"] = json!(why),
-        RunOutcome::Refused { guard, reason } => {
-            json["guard"] = json!(guard);
-            json["reason"] = json!(reason);
-        }
-        RunOutcome::Failed { reason } | RunOutcome::NoReport { reason } => {
-            json["reason"] = json!(reason);
-        }
-        RunOutcome::Improved | RunOutcome::Unchanged | RunOutcome::NoSpace => {}
+        _ => {}
     }
     json
 }

@@ -31,6 +31,7 @@ mod holders;
 pub mod job;
 mod kernels;
 pub mod leftovers;
+mod messages;
 pub mod meter;
 pub mod mover;
 pub mod online;

@@ -128,7 +128,7 @@ pub fn run(
 ) -> Report {
     let began = Instant::now();
     let mut report = Report {
-        run: RunReport::of(Engine::Online, RunOutcome::Unchanged),
+        run: RunReport::of(Engine::Online, RunOutcome::Unchanged { message: None }),
         work: Work::default(),
     };
     restore_hints(&host.hints, watch);
@@ -501,7 +501,7 @@ impl<'a> Session<'a> {
             (End::Done, Ok(to)) if report.run.from.is_some_and(|from| to < from) => {
                 RunOutcome::Improved
             }
-            (End::Done, Ok(_)) => RunOutcome::Unchanged,
+            (End::Done, Ok(_)) => RunOutcome::Unchanged { message: None },
         }
     }
 }

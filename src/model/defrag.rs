@@ -130,7 +130,11 @@ pub enum RunOutcome {
     /// Fewer extents than before.
     Improved,
     /// It came to its end, and there are no fewer.
-    Unchanged,
+    Unchanged {
+        /// Where the reason is unknown: what the engine printed, which may be nothing.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        message: Option<String>,
+    },
     /// Somebody wanted the image meanwhile.
     Busy {
         /// Who, if that is known.
@@ -169,7 +173,8 @@ impl RunOutcome {
     pub fn as_str(&self) -> &'static str {
         match self {
             RunOutcome::Improved => "improved",
-            RunOutcome::Unchanged => "unchanged",
+            RunOutcome::Unchanged { message: None } => "unchanged",
+            RunOutcome::Unchanged { message: Some(_) } => "unexplained",
             RunOutcome::Busy { .. } => "busy",
             RunOutcome::NoSpace => "no_space",
             RunOutcome::Stopped { .. } => "stopped",
@@ -183,7 +188,12 @@ impl RunOutcome {
     #[must_use]
     pub fn reason(&self) -> Option<String> {
         match self {
-            RunOutcome::Improved | RunOutcome::Unchanged | RunOutcome::NoSpace => None,
+            RunOutcome::Improved
+            | RunOutcome::Unchanged { message: None }
+            | RunOutcome::NoSpace => None,
+            RunOutcome::Unchanged {
+                message: Some(message),
+            } => Some(unknown_reason(message)),
             RunOutcome::Busy { by: Some(by) } => Some(format!("{by} needed it")),
             RunOutcome::Busy { by: None } => Some("it was changed meanwhile".to_owned()),
             RunOutcome::Stopped { why } => Some(why.to_string()),
@@ -191,6 +201,16 @@ impl RunOutcome {
             | RunOutcome::Failed { reason }
             | RunOutcome::NoReport { reason } => Some(reason.clone()),
         }
+    }
+}
+
+/// The reason of a run that changed nothing, if that is not known; see [`RunOutcome::Unchanged`].
+#[must_use]
+pub fn unknown_reason(message: &str) -> String {
+    match message {
+        "" => "unchanged for an unknown reason: xfs_fsr printed nothing; see journalctl -t fsr"
+            .to_owned(),
+        message => format!("unchanged for an unknown reason: xfs_fsr printed \"{message}\""),
     }
 }
 
