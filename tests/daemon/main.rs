@@ -13,6 +13,7 @@
 //! | `names`      | images that come, go and change their names; whose they are |
 //! | `reload`     | SIGHUP |
 //! | `life`       | how it starts and ends |
+//! | `sequences`  | random sequences of what happens to a daemon, against a model |
 //! | `severity`   | severities that change: the log, the metrics, the hook |
 //! | `story`      | a VM and a writer: all who can be asked tell the same |
 //! | `restart`    | what the history keeps when it is killed, started again, started twice |
@@ -43,6 +44,7 @@ mod prometheus;
 mod reload;
 mod restart;
 mod scrape;
+mod sequences;
 mod served;
 mod severity;
 mod stalled;
