@@ -12,7 +12,9 @@ use super::scan::{Found, Image};
 use super::{INCOMPLETE, SUCCESS, client, load_config, scan, terminal};
 use crate::config::Settings;
 use crate::daemon::{database, is_recent, read_last_incident, read_runs};
-use crate::defrag::{self, guard, pressure};
+use crate::defrag::pressure::{Asked, Gauge, before_runs};
+use crate::defrag::{self, guard};
+use crate::discover::mounts::MountTable;
 use crate::maintenance::estimate::Paces;
 use crate::maintenance::facts::{Active, FilesystemFacts, ImageFacts, Obstacle, ideal};
 use crate::maintenance::gather::{self, ImageNow, Runs};
@@ -21,6 +23,7 @@ use crate::model::path::shown;
 use crate::model::{Bytes, Engine, ExtentsPerDay, Filesystem, FilesystemKind, Owner, Severity};
 use crate::serve::control::pause_file;
 use crate::serve::status::{Row, Status};
+use crate::sys;
 
 pub(super) fn run(json: bool, config: Option<&Path>) -> anyhow::Result<u8> {
     let settings = load_config(config)?.settings;
@@ -71,10 +74,14 @@ fn facts(settings: &Settings, found: &Found, calendar: &Calendar, now: Timestamp
         .map(|row| (row.path.as_str(), row.growth_per_day))
         .collect();
     let stalled = |mount: &str| found.errors.iter().any(|fault| shown(&fault.path) == mount);
+    let works = status.as_ref().is_some_and(|it| !it.runs.is_empty());
+    let pressures = io_pressures(settings, found, works);
     let filesystems = found.filesystems.values().map(|filesystem| {
-        let stalled = stalled(&shown(&filesystem.mount));
+        let mount = &filesystem.mount;
+        let stalled = stalled(&shown(mount));
         let active = status.as_ref().and_then(|it| active(it, found, filesystem));
-        gather::filesystem(filesystem, stalled, active, &paces)
+        let pressure = pressures.get(mount.as_path()).copied();
+        gather::filesystem(filesystem, stalled, active, pressure, &paces)
     });
     let images = found.images.iter().filter_map(|image| {
         let filesystem = found.filesystem(image)?;
@@ -88,7 +95,6 @@ fn facts(settings: &Settings, found: &Found, calendar: &Calendar, now: Timestamp
         }
         Some(facts)
     });
-    let works = status.as_ref().is_some_and(|it| !it.runs.is_empty());
     let seen = |path: &Path| found.images.iter().any(|it| it.sample.path == path);
     let mut unseen = status.as_ref().map(unseen).unwrap_or_default();
     unseen.retain(|(image, _)| !seen(&image.path));
@@ -96,7 +102,6 @@ fn facts(settings: &Settings, found: &Found, calendar: &Calendar, now: Timestamp
         now,
         zone: calendar.zone().clone(),
         allowed: Allowed::by(calendar, now),
-        io_pressure: pressure::before_a_run(Path::new("/proc"), works).map(|it| f64::from(it.0)),
         incident: status.as_ref().is_some_and(|status| status.rescue.incident),
         recent_incident: is_recent(read_last_incident(&database), now),
         paused: status
@@ -107,6 +112,25 @@ fn facts(settings: &Settings, found: &Found, calendar: &Calendar, now: Timestamp
             .chain(unseen.iter().map(|it| it.1.clone()))
             .collect(),
     }
+}
+
+/// The I/O pressure that counts on each file system that is mounted. `works`: whether a run does.
+fn io_pressures<'f>(settings: &Settings, found: &'f Found, works: bool) -> HashMap<&'f Path, f64> {
+    let host = defrag::Host::default();
+    let mounts = MountTable::new(sys::mounts::read(&host.proc).unwrap_or_default());
+    let gauged = found.filesystems.values().filter_map(|filesystem| {
+        let mount = filesystem.mount.as_path();
+        Some((mount, Gauge::new(mounts.of(mount)?.device)))
+    });
+    let (places, mut gauges): (Vec<_>, Vec<_>) = gauged.unzip();
+    let mut gauges: Vec<_> = gauges.iter_mut().collect();
+    let asked = Asked::while_a_run(works);
+    let pressures = before_runs(&mut gauges, &host, asked, settings.defrag.max_io_pressure);
+    let counts = pressures.into_iter().map(|it| Some(it?.counts.0.into()));
+    let by_place = places.into_iter().zip(counts);
+    by_place
+        .filter_map(|(place, counts)| Some((place, counts?)))
+        .collect()
 }
 
 /// Images on file systems that do not answer, which only the daemon has seen.
@@ -141,6 +165,7 @@ fn unseen(status: &Status) -> Vec<(ImageFacts, FilesystemFacts)> {
             free: Bytes(0),
             stalled: true,
             active: None,
+            io_pressure: None,
             paces: Paces::default(),
         };
         Some((image, filesystem))
@@ -207,7 +232,6 @@ pub(super) fn advise(settings: &Settings, image: &Path, always: bool) -> Option<
             true => Allowed::Always,
             false => Allowed::by(&calendar, now),
         },
-        io_pressure: None,
         incident: false,
         recent_incident: false,
         paused: false,
@@ -215,7 +239,13 @@ pub(super) fn advise(settings: &Settings, image: &Path, always: bool) -> Option<
             last_run: None,
             ..image_facts(seen, filesystem, None, &runs)
         }],
-        filesystems: vec![gather::filesystem(filesystem, false, None, &runs.paces())],
+        filesystems: vec![gather::filesystem(
+            filesystem,
+            false,
+            None,
+            None,
+            &runs.paces(),
+        )],
     };
     let policy = Policy {
         from: Severity::Ok,

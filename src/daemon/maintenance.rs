@@ -22,7 +22,9 @@ use super::chronicle::{Teller, is_paused, last_incident, past_runs, state_direct
 use super::sampler::Shared;
 use crate::config::Settings;
 use crate::config::settings::Defrag;
-use crate::defrag::pressure;
+use crate::defrag;
+use crate::defrag::pressure::{Asked, Gauge};
+use crate::discover::mounts::MountTable;
 use crate::history::{ImageRef, RunRow};
 use crate::maintenance::gather::{self, ImageNow, KnownRun, Runs};
 use crate::maintenance::{Active, Allowed, Calendar, Facts, Host, Plan, Policy, Run, plan};
@@ -30,6 +32,7 @@ use crate::model::path::shown;
 use crate::model::{Bytes, Engine, ExtentCount, ImageId, Stop, UnixTime};
 use crate::serve::board::Board;
 use crate::serve::{metrics, status};
+use crate::sys;
 pub(super) use errand::interrupted_before;
 use errand::{Ended, Errand, Task};
 
@@ -61,6 +64,8 @@ pub(super) struct Maintenance {
     incident: Option<UnixTime>,
     /// Told in the log already, while it lasts: what a dry run would do.
     rehearsed: Vec<PathBuf>,
+    /// The pressure on each file system, by its mount point, while a window is open.
+    gauges: BTreeMap<PathBuf, Gauge>,
 }
 
 /// A run under way on a file system.
@@ -106,6 +111,7 @@ impl Maintenance {
             planned: None,
             incident: None,
             rehearsed: Vec::new(),
+            gauges: BTreeMap::new(),
         }
     }
 
@@ -173,6 +179,7 @@ impl Maintenance {
             Some(stop) => {
                 self.stop_all(stop);
                 self.rehearsed.clear();
+                self.gauges.clear();
             }
             None => self.start_what_is_due(now),
         }
@@ -195,7 +202,8 @@ impl Maintenance {
         self.planned = Some(Instant::now());
         let settings = Arc::clone(&self.settings.borrow());
         let policy = Policy::from(&settings.defrag);
-        let plan = plan(&self.facts(&settings.defrag, now), &policy);
+        let pressures = self.io_pressures(settings.defrag.max_io_pressure);
+        let plan = plan(&self.facts(&settings.defrag, &pressures, now), &policy);
         metrics::defrag_queue(queue(&plan));
         let due: Vec<_> = plan
             .due(now)
@@ -206,8 +214,35 @@ impl Maintenance {
         }
     }
 
+    /// The I/O pressure that counts on each file system, by its mount point.
+    fn io_pressures(&mut self, most: u32) -> BTreeMap<PathBuf, f64> {
+        let host = defrag::Host::default();
+        let table = MountTable::new(sys::mounts::read(&host.proc).unwrap_or_default());
+        let mounts: Vec<PathBuf> = {
+            let inventory = self.inventory.lock();
+            let filesystems = inventory.filesystems();
+            filesystems.map(|it| it.mount.clone()).collect()
+        };
+        self.gauges.retain(|mount, _| mounts.contains(mount));
+        let asked = Asked::while_a_run(!self.active.is_empty());
+        let mut pressures = BTreeMap::new();
+        for mount in mounts {
+            let Some(on) = table.of(&mount) else { continue };
+            let gauge = self.gauges.entry(mount.clone());
+            let gauge = gauge.or_insert_with(|| Gauge::new(on.device));
+            let found = gauge.look(&host, asked, true);
+            if let Some(pressure) = gauge.news(found, most) {
+                info!("{}: {pressure}", shown(&mount));
+            }
+            if let Some(found) = found {
+                pressures.insert(mount, found.counts.0.into());
+            }
+        }
+        pressures
+    }
+
     /// What the planner is to know.
-    fn facts(&self, defrag: &Defrag, now: Timestamp) -> Facts {
+    fn facts(&self, defrag: &Defrag, pressures: &BTreeMap<PathBuf, f64>, now: Timestamp) -> Facts {
         let inventory = self.inventory.lock();
         let stalled = self.board.stalled();
         let paces = self.runs.paces();
@@ -216,7 +251,8 @@ impl Maintenance {
             let stalled = stalled.iter().any(|(stalled, _)| *stalled == mount);
             let active = self.active.get(&filesystem.lasting_name());
             let active = active.map(|running| running.active.clone());
-            gather::filesystem(filesystem, stalled, active, &paces)
+            let pressure = pressures.get(&filesystem.mount).copied();
+            gather::filesystem(filesystem, stalled, active, pressure, &paces)
         });
         let images = inventory.images().filter_map(|entry| {
             let key = inventory.reference(entry.sample.id)?.key;
@@ -241,8 +277,6 @@ impl Maintenance {
             now,
             zone: self.calendar.zone().clone(),
             allowed: Allowed::by(&self.calendar, now),
-            io_pressure: pressure::before_a_run(Path::new("/proc"), !self.active.is_empty())
-                .map(|pressure| f64::from(pressure.0)),
             incident: false,
             recent_incident: is_recent(self.incident, now),
             paused: false,
