@@ -2,6 +2,7 @@
 //! judges by the counts of this moment alone, so that a configuration can be tried before it runs.
 //! And what the planner would say of an image that is defragmented by hand.
 
+use std::collections::HashMap;
 use std::path::Path;
 
 use jiff::Timestamp;
@@ -10,7 +11,9 @@ use super::scan::{Found, Image};
 use super::{INCOMPLETE, SUCCESS, client, load_config, scan, terminal};
 use crate::config::Settings;
 use crate::daemon::{database, is_recent, read_last_incident, read_runs};
-use crate::defrag::{self, guard, pressure};
+use crate::defrag::pressure::{Asked, Gauge, before_runs};
+use crate::defrag::{self, guard};
+use crate::discover::mounts::MountTable;
 use crate::maintenance::facts::{ImageFacts, Obstacle};
 use crate::maintenance::gather::{self, ImageNow, Runs};
 use crate::maintenance::view::{JudgedBy, render, render_json};
@@ -18,6 +21,7 @@ use crate::maintenance::{Allowed, Calendar, Facts, Host, Policy, Verdict, plan};
 use crate::model::path::shown;
 use crate::model::{Engine, Filesystem, FilesystemKind, Owner, Severity};
 use crate::serve::control::pause_file;
+use crate::sys;
 
 pub(super) fn run(json: bool, config: Option<&Path>) -> anyhow::Result<u8> {
     let settings = load_config(config)?.settings;
@@ -88,9 +92,11 @@ fn facts(settings: &Settings, found: &Found, calendar: &Calendar, now: Timestamp
     let runs = Runs::new(read_runs(&database).unwrap_or_default());
     let paces = runs.paces();
     let stalled = |mount: &str| found.errors.iter().any(|fault| shown(&fault.path) == mount);
+    let pressures = io_pressures(settings, found);
     let filesystems = found.filesystems.values().map(|filesystem| {
         let stalled = stalled(&shown(&filesystem.mount));
-        gather::filesystem(filesystem, stalled, None, &paces)
+        let pressure = pressures.get(filesystem.mount.as_path()).copied();
+        gather::filesystem(filesystem, stalled, None, pressure, &paces)
     });
     let images = found.images.iter().filter_map(|image| {
         let filesystem = found.filesystem(image)?;
@@ -107,7 +113,6 @@ fn facts(settings: &Settings, found: &Found, calendar: &Calendar, now: Timestamp
         now,
         zone: calendar.zone().clone(),
         allowed: Allowed::by(calendar, now),
-        io_pressure: pressure::before_a_run(Path::new("/proc"), false).map(|it| f64::from(it.0)),
         incident: false,
         recent_incident: is_recent(read_last_incident(&database), now),
         paused: pause_file(&database).exists(),
@@ -115,6 +120,25 @@ fn facts(settings: &Settings, found: &Found, calendar: &Calendar, now: Timestamp
         images: images.collect(),
         filesystems: filesystems.collect(),
     }
+}
+
+/// The I/O pressure that counts on each file system that is mounted.
+fn io_pressures<'f>(settings: &Settings, found: &'f Found) -> HashMap<&'f Path, f64> {
+    let host = defrag::Host::default();
+    let mounts = MountTable::new(sys::mounts::read(&host.proc).unwrap_or_default());
+    let gauged = found.filesystems.values().filter_map(|filesystem| {
+        let mount = filesystem.mount.as_path();
+        Some((mount, Gauge::new(mounts.of(mount)?.device)))
+    });
+    let (places, mut gauges): (Vec<_>, Vec<_>) = gauged.unzip();
+    let mut gauges: Vec<_> = gauges.iter_mut().collect();
+    let asked = Asked::while_a_run(false);
+    let pressures = before_runs(&mut gauges, &host, asked, settings.defrag.max_io_pressure);
+    let counts = pressures.into_iter().map(|it| Some(it?.counts.0.into()));
+    let by_place = places.into_iter().zip(counts);
+    by_place
+        .filter_map(|(place, counts)| Some((place, counts?)))
+        .collect()
 }
 
 fn image_facts(image: &Image, filesystem: &Filesystem, runs: &Runs) -> ImageFacts {
@@ -155,7 +179,6 @@ pub(super) fn advise(settings: &Settings, image: &Path, always: bool) -> Option<
             true => Allowed::Always,
             false => Allowed::by(&calendar, now),
         },
-        io_pressure: None,
         incident: false,
         recent_incident: false,
         paused: false,
@@ -164,7 +187,13 @@ pub(super) fn advise(settings: &Settings, image: &Path, always: bool) -> Option<
             last_run: None,
             ..image_facts(seen, filesystem, &runs)
         }],
-        filesystems: vec![gather::filesystem(filesystem, false, None, &runs.paces())],
+        filesystems: vec![gather::filesystem(
+            filesystem,
+            false,
+            None,
+            None,
+            &runs.paces(),
+        )],
     };
     let policy = Policy {
         from: Severity::Ok,

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! guard ─► gate raised ─► guard, the rest ─► fsr: xfs_fsr works, run (pure) says when it stops
-//!                             │                    │ meter (pure), pressure
+//!                             │                    │ meter (pure), pressure, disks
 //!                             └── no, in words     └► gate opened ─► extents counted ─► outcome
 //! ```
 //!
@@ -22,6 +22,7 @@
 //! A run makes calls that hang with a sick file system. So it belongs into a process of its own,
 //! such as that of `fragwatch defrag`; nothing here is to be called from the daemon's.
 
+mod disks;
 pub mod fsr;
 pub mod gate;
 pub mod governor;
@@ -46,6 +47,8 @@ use std::path::PathBuf;
 pub struct Host {
     /// Where procfs is mounted.
     pub proc: PathBuf,
+    /// Where sysfs is mounted.
+    pub sys: PathBuf,
     /// Where the [hints](hint) of images at work are noted.
     pub hints: PathBuf,
 }
@@ -54,6 +57,7 @@ impl Default for Host {
     fn default() -> Host {
         Host {
             proc: PathBuf::from("/proc"),
+            sys: PathBuf::from("/sys"),
             hints: hint::directory(),
         }
     }

@@ -31,8 +31,6 @@ pub struct Facts {
     pub zone: TimeZone,
     /// When something may run.
     pub allowed: Allowed,
-    /// Percent of the last ten seconds in which some task waited for I/O, if the kernel tells.
-    pub io_pressure: Option<f64>,
     /// Whether the rescue is at work.
     pub incident: bool,
     /// Whether it was not long ago: then the images with the most extents come first.
@@ -237,6 +235,9 @@ pub struct FilesystemFacts {
     pub stalled: bool,
     /// The run that is under way there.
     pub active: Option<Active>,
+    /// Percent of the last ten seconds in which some task waited for I/O, without what its disks
+    /// cannot be the reason of; nothing if the kernel does not tell.
+    pub io_pressure: Option<f64>,
     /// How fast past runs were.
     pub paces: Paces,
 }

@@ -180,6 +180,7 @@ pub fn filesystem(
     filesystem: &Filesystem,
     stalled: bool,
     active: Option<Active>,
+    io_pressure: Option<f64>,
     paces: &HashMap<String, Paces>,
 ) -> FilesystemFacts {
     let id = filesystem.lasting_name();
@@ -194,6 +195,7 @@ pub fn filesystem(
         free: filesystem.free,
         stalled,
         active,
+        io_pressure,
     }
 }
 

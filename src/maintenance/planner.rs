@@ -240,7 +240,7 @@ impl<'f> Planner<'f> {
         filesystem_allows(filesystem)?;
         self.has_cooled_down(image)?;
         let options = self.options(image, filesystem)?;
-        self.disks_are_idle()?;
+        self.disks_are_idle(filesystem)?;
         Ok(Candidate {
             image,
             filesystem,
@@ -307,9 +307,9 @@ impl<'f> Planner<'f> {
     }
 
     /// How busy the disks are now says nothing of a window that is not open yet.
-    fn disks_are_idle(&self) -> Result<(), Reason> {
+    fn disks_are_idle(&self, filesystem: &FilesystemFacts) -> Result<(), Reason> {
         let limit = self.policy.max_io_pressure;
-        match self.facts.io_pressure {
+        match filesystem.io_pressure {
             Some(avg10) if avg10 > limit && self.frame.begins <= self.facts.now => {
                 Err(Reason::Pressure { avg10, limit })
             }

@@ -65,6 +65,7 @@ fn a_disk_ten_times_slower_in_mid_run_gets_less_at_once() {
     let sum = tools::checksum(&path);
     let host = Host {
         proc: PathBuf::from("/proc"),
+        sys: PathBuf::from("/sys"),
         hints: state(stall.bed()),
     };
     let limits = limits();

@@ -47,6 +47,7 @@ fn filesystem(id: &str) -> FilesystemFacts {
         free: Bytes(400 * GIB),
         stalled: false,
         active: None,
+        io_pressure: Some(1.0),
         paces: Paces {
             xfs_fsr: Some(Pace {
                 speed: BytesPerSecond(100 << 20),
@@ -66,7 +67,6 @@ fn facts(images: Vec<ImageFacts>) -> Facts {
             opens: at("2026-11-21T01:00Z"),
             closes: at("2026-11-21T05:00Z"),
         }),
-        io_pressure: Some(1.0),
         incident: false,
         recent_incident: false,
         paused: false,
@@ -74,6 +74,10 @@ fn facts(images: Vec<ImageFacts>) -> Facts {
         images,
         filesystems: vec![filesystem("a"), filesystem("b")],
     }
+}
+
+fn pressed(facts: &mut Facts, io_pressure: Option<f64>) {
+    facts.filesystems[0].io_pressure = io_pressure;
 }
 
 fn vm() -> Option<User> {
@@ -187,18 +191,18 @@ fn what_lies_with_the_host() {
         ": no window opens within a year: blackouts",
     );
     says(
-        |facts, _| facts.io_pressure = Some(63.4),
+        |facts, _| pressed(facts, Some(63.4)),
         ": I/O pressure too high (63% of the time some task waits, limit 40%)",
     );
     // By the time the next window opens it may be over.
     says(
         |facts, _| {
             facts.now = at("2026-11-20T22:00Z");
-            facts.io_pressure = Some(63.4);
+            pressed(facts, Some(63.4));
         },
         " xfs_fsr 01:00",
     );
-    says(|facts, _| facts.io_pressure = None, " xfs_fsr 02:00");
+    says(|facts, _| pressed(facts, None), " xfs_fsr 02:00");
     says(
         |_, policy| policy.engines.clear(),
         ": no engine configured (engines in [defrag])",
@@ -521,9 +525,11 @@ fn any_filesystem(id: &'static str) -> impl Strategy<Value = FilesystemFacts> {
         prop::bool::weighted(0.1),
         ends,
         speed,
+        0.0..50.0_f64,
     )
         .prop_map(
-            move |(features, free, stalled, ends, speed)| FilesystemFacts {
+            move |(features, free, stalled, ends, speed, pressure)| FilesystemFacts {
+                io_pressure: Some(pressure),
                 features: Some(features),
                 free: Bytes(free * GIB),
                 stalled,
@@ -566,15 +572,13 @@ fn any_facts() -> impl Strategy<Value = Facts> {
         images,
         filesystems,
         allowed,
-        0.0..50.0_f64,
         switch(),
         switch(),
         any::<bool>(),
     )
         .prop_map(
-            |(images, (a, b, c), allowed, pressure, incident, paused, recent_incident)| Facts {
+            |(images, (a, b, c), allowed, incident, paused, recent_incident)| Facts {
                 allowed,
-                io_pressure: Some(pressure),
                 incident,
                 paused,
                 recent_incident,
@@ -670,7 +674,7 @@ proptest! {
                 prop_assert!(last.cools_until(policy.cooldown) <= run.begins);
             }
             if run.begins == facts.now {
-                prop_assert!(facts.io_pressure.unwrap() <= policy.max_io_pressure);
+                prop_assert!(filesystem.io_pressure.unwrap() <= policy.max_io_pressure);
             }
         }
     }
