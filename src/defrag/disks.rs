@@ -12,6 +12,9 @@
 //! | NVMe with native multipath | its paths: `nvme0c1n1`, `nvme0c2n1` of `nvme0n1` |
 //! | any other | itself |
 //!
+//! What lies above the disks counts as well: dm-crypt, a thin pool or a loop device does part of its work
+//! while the disks are idle, and has requests under way all the time.
+//!
 //! The disks cannot be told where the device number is one that the kernel makes up (btrfs, overlay,
 //! tmpfs, NFS: major 0), where /sys does not show the device, and where a disk does not count its I/O
 //! (`queue/iostats` is 0, or nothing was ever counted).
@@ -31,9 +34,13 @@ const MAX_LAYERS: u32 = 16;
 /// Disks of one file system at most.
 const MAX_DISKS: usize = 1024;
 
-/// The counters of the disks that carry a file system, at one time.
+/// The counters of what carries a file system, at one time.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Counters(BTreeMap<PathBuf, Disk>);
+pub(super) struct Counters {
+    disks: BTreeMap<PathBuf, Disk>,
+    /// What lies above them; without what does not count its I/O, as md before Linux 5.14.
+    layers: BTreeMap<PathBuf, Disk>,
+}
 
 /// The counters of a disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,32 +58,41 @@ struct Disk {
 }
 
 impl Counters {
-    /// Those of the disks that carry the device; nothing if they cannot be told.
+    /// Those of what carries the device; nothing if its disks cannot be told.
     #[must_use]
     pub(super) fn read(device: DeviceNumber, host: &Host) -> Option<Counters> {
-        let mut disks = BTreeSet::new();
-        let tree = Tree { host };
-        tree.number(device, MAX_LAYERS, &mut disks)?;
-        let counters = disks.into_iter().map(|disk| {
-            let counters = Disk::read(&disk)?;
-            Some((disk, counters))
-        });
-        counters.collect::<Option<BTreeMap<_, _>>>().map(Counters)
+        let mut tree = Tree {
+            host,
+            disks: BTreeSet::new(),
+            layers: BTreeSet::new(),
+        };
+        tree.number(device, MAX_LAYERS)?;
+        let read = |device: PathBuf| Some((Disk::read(&device)?, device));
+        let counted = |(disk, device)| (device, disk);
+        let disks = tree.disks.into_iter().map(|disk| read(disk).map(counted));
+        let layers = tree.layers.into_iter().filter_map(read);
+        Some(Counters {
+            disks: disks.collect::<Option<_>>()?,
+            layers: layers.map(counted).collect(),
+        })
     }
 
-    /// In how much of the time between two readings the disks were at work, in percent: the sum over
-    /// all of them, 100 at most. Whoever waits for the file system waits for one of its disks at
-    /// least, and a reader that waits for one disk of twelve after the other keeps each of them at
-    /// work for a twelfth of the time only. Nothing if they are not the same disks.
+    /// In how much of the time between two readings it was at work, in percent. Of the disks that is
+    /// the sum over all of them, 100 at most: a reader that waits for one disk of twelve after the
+    /// other keeps each of them at work for a twelfth of the time only. Nothing if they are not the
+    /// same disks.
     #[must_use]
     pub(super) fn busy_since(&self, before: &Counters, elapsed: Duration) -> Option<f32> {
-        let disks = self.0.iter().map(|(path, now)| {
-            let before = before.0.get(path)?;
-            now.busy_since(before, elapsed)
-        });
-        let same = self.0.len() == before.0.len();
-        let busy = disks.sum::<Option<Duration>>().filter(|_| same)?;
-        let share = busy.as_secs_f32() / elapsed.as_secs_f32() * 100.0;
+        let busy = |(path, now): (&PathBuf, &Disk), before: &BTreeMap<_, _>| {
+            now.busy_since(before.get(path)?, elapsed)
+        };
+        let disks = self.disks.iter().map(|disk| busy(disk, &before.disks));
+        let same = self.disks.len() == before.disks.len();
+        let disks = disks.sum::<Option<Duration>>().filter(|_| same)?;
+        let layers = self.layers.iter();
+        let layers = layers.filter_map(|layer| busy(layer, &before.layers));
+        let most = layers.fold(disks, Duration::max);
+        let share = most.as_secs_f32() / elapsed.as_secs_f32() * 100.0;
         Some(share.min(100.0))
     }
 }
@@ -127,40 +143,39 @@ impl Disk {
     }
 }
 
-/// The block devices in sysfs.
+/// The block devices in sysfs that carry one of them.
 struct Tree<'a> {
     host: &'a Host,
+    disks: BTreeSet<PathBuf>,
+    layers: BTreeSet<PathBuf>,
 }
 
 impl Tree<'_> {
-    fn number(
-        &self,
-        device: DeviceNumber,
-        layers: u32,
-        disks: &mut BTreeSet<PathBuf>,
-    ) -> Option<()> {
+    fn number(&mut self, device: DeviceNumber, layers: u32) -> Option<()> {
         let link = self.host.sys.join("dev/block").join(device.to_string());
-        self.directory(&fs::canonicalize(link).ok()?, layers, disks)
+        self.directory(&fs::canonicalize(link).ok()?, layers)
     }
 
     /// Nothing if one of them cannot be told: the others alone would look too idle.
-    fn directory(&self, device: &Path, layers: u32, disks: &mut BTreeSet<PathBuf>) -> Option<()> {
+    fn directory(&mut self, device: &Path, layers: u32) -> Option<()> {
         let layers = layers.checked_sub(1)?;
         if device.join("partition").exists() {
-            return self.directory(device.parent()?, layers, disks);
+            return self.directory(device.parent()?, layers);
         }
         if let Ok(file) = fs::read(device.join("loop/backing_file")) {
-            return self.number(self.device_of(&file)?, layers, disks);
+            self.layers.insert(device.to_owned());
+            return self.number(self.device_of(&file)?, layers);
         }
         let mut carriers = entries(&device.join("slaves"));
         carriers.extend(self.paths(device));
         if carriers.is_empty() {
-            disks.insert(device.to_owned());
-            return (disks.len() <= MAX_DISKS).then_some(());
+            self.disks.insert(device.to_owned());
+            return (self.disks.len() <= MAX_DISKS).then_some(());
         }
+        self.layers.insert(device.to_owned());
         carriers
             .iter()
-            .try_for_each(|carrier| self.directory(&fs::canonicalize(carrier).ok()?, layers, disks))
+            .try_for_each(|carrier| self.directory(&fs::canonicalize(carrier).ok()?, layers))
     }
 
     /// Of the file system that a loop device's file lies on, by the path alone: asking the file would
@@ -255,7 +270,7 @@ mod tests {
         fn below(&self, number: &str) -> Option<Vec<String>> {
             let counters = Counters::read(number.parse().unwrap(), &self.host())?;
             let name = |path: &PathBuf| path.file_name().unwrap().to_str().unwrap().to_owned();
-            Some(counters.0.keys().map(name).collect())
+            Some(counters.disks.keys().map(name).collect())
         }
     }
 
@@ -414,6 +429,17 @@ mod tests {
             now.busy_since(&before, Duration::from_millis(500)),
             Some(100.0)
         );
+        // It has requests under way while both are idle.
+        made.write(&format!("{md}/stat"), &stat(9, 0, 900));
+        let array = Counters::read(device, &made.host()).unwrap();
+        assert_eq!(
+            array.busy_since(&before, Duration::from_secs(1)),
+            Some(90.0)
+        );
+        // It does not count any more.
+        made.write(&format!("{md}/stat"), &stat(0, 0, 0));
+        let now = Counters::read(device, &made.host()).unwrap();
+        assert_eq!(now.busy_since(&before, Duration::from_secs(1)), Some(80.0));
         // Another disk was taken in meanwhile.
         made.device("8:32", "sys/devices/pci/block/sdc");
         made.carried(md, "sys/devices/pci/block/sdc");
