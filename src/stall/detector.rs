@@ -1,18 +1,19 @@
 //! The detector: its thread, and the readers that it can leave behind.
 
 use std::io;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
 use rustix::process::configure_io_flusher_behavior;
 
+use super::access::check_stacks;
 use super::scanner::{Progress, Scanner, Seen};
-use super::tracker::StallTracker;
-use crate::model::StuckTask;
+use super::tracker::{StallTracker, TaskKey};
+use crate::model::{Monotonic, StuckTask};
 use crate::rescue::clock::now;
 
 /// How often it is looked.
@@ -22,6 +23,9 @@ pub const LEFT_BEHIND: usize = 4;
 /// A reader that takes longer is left behind. Shorter than [`GAP`](super::GAP), so that a stall is
 /// not forgotten over it.
 const READER_DEADLINE: Duration = Duration::from_secs(3);
+/// Without an answer for so long the detector is not up. Longer than it takes to leave a few readers
+/// behind.
+pub const SILENT_AFTER: Duration = Duration::from_secs(15);
 
 /// What a detector is made of.
 #[derive(Debug, Clone)]
@@ -35,18 +39,18 @@ pub struct StallSettings {
 }
 
 /// How the detector does.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct StallHealth {
     /// Seconds that were looked at, if only at the gate.
     pub beats: u64,
-    /// Looks at all tasks.
+    /// Scans of all tasks.
     pub looks: u64,
     /// Readers that hang.
     pub left_behind: usize,
     /// The thread at whose file the last of them hangs.
     pub hangs_at: Option<u32>,
-    /// No reader can be had: the detector is blind.
-    pub blind: bool,
+    /// Why a stall would not be seen now; nothing if all is well.
+    pub trouble: Option<String>,
 }
 
 /// The running stall detector. Ends when it goes out of scope.
@@ -59,14 +63,43 @@ pub struct StallDetector {
 #[derive(Debug, Default)]
 struct Counts {
     beats: AtomicU64,
+    /// When the last of them was, in nanoseconds ([`Monotonic`]).
+    beat_at: AtomicU64,
+    /// When a reader last answered.
+    answered_at: AtomicU64,
     looks: AtomicU64,
     left_behind: AtomicUsize,
     hangs_at: AtomicU32,
-    blind: AtomicBool,
+    /// Why stacks could not be read at the last scan. Locked by the detector and by those who ask how
+    /// it does, each for a moment.
+    unreadable: Mutex<Option<String>>,
+}
+
+impl Counts {
+    fn trouble(&self) -> Option<String> {
+        let age = |of: &AtomicU64| now().since(Monotonic(of.load(Ordering::Relaxed)));
+        let (beat, answered) = (age(&self.beat_at), age(&self.answered_at));
+        if beat > SILENT_AFTER {
+            return Some(format!("its thread has not run for {} s", beat.as_secs()));
+        }
+        if answered <= SILENT_AFTER {
+            let unreadable = self.unreadable.lock();
+            return unreadable.unwrap_or_else(PoisonError::into_inner).clone();
+        }
+        let place = match self.hangs_at.load(Ordering::Relaxed) {
+            0 => String::new(),
+            tid => format!(", the last one at task {tid}"),
+        };
+        Some(format!(
+            "/proc has not been read for {} s: {} threads hang in it{place}",
+            answered.as_secs(),
+            self.left_behind.load(Ordering::Relaxed)
+        ))
+    }
 }
 
 impl StallDetector {
-    /// Starts it. `on_stall` is called at each look at which tasks are stuck, with the one that is
+    /// Starts it. `on_stall` is called at each scan at which tasks are stuck, with the one that is
     /// stuck the longest, on the detector's own thread: it must not wait.
     ///
     /// # Errors
@@ -78,6 +111,9 @@ impl StallDetector {
     ) -> io::Result<StallDetector> {
         check_stacks(&settings.proc)?;
         let counts = Arc::new(Counts::default());
+        let time = now().0;
+        counts.beat_at.store(time, Ordering::Relaxed);
+        counts.answered_at.store(time, Ordering::Relaxed);
         let (stop, stopped) = mpsc::sync_channel(0);
         let mut readers = Readers {
             proc: settings.proc,
@@ -106,25 +142,9 @@ impl StallDetector {
             looks: counts.looks.load(Ordering::Relaxed),
             left_behind: counts.left_behind.load(Ordering::Relaxed),
             hangs_at: (hangs_at != 0).then_some(hangs_at),
-            blind: counts.blind.load(Ordering::Relaxed),
+            trouble: counts.trouble(),
         }
     }
-}
-
-/// Whether our own stack can be read, which is always there, and that of kthreadd, which is not
-/// ours and needs the right to look at others.
-fn check_stacks(proc: &Path) -> io::Result<()> {
-    for (name, must_be_there) in [("self/stack", true), ("2/stack", false)] {
-        let path = proc.join(name);
-        match std::fs::read(&path) {
-            Err(error) if must_be_there || error.kind() != io::ErrorKind::NotFound => {
-                let text = format!("{}: {error}", path.display());
-                return Err(io::Error::new(error.kind(), text));
-            }
-            _ => {}
-        }
-    }
-    Ok(())
 }
 
 fn run(
@@ -135,12 +155,20 @@ fn run(
     mut on_stall: impl FnMut(&StuckTask),
 ) {
     while stopped.recv_timeout(interval) == Err(RecvTimeoutError::Timeout) {
-        readers.counts.beats.fetch_add(1, Ordering::Relaxed);
-        let Some(seen) = readers.scan(tracker.is_alarmed()) else {
-            continue;
+        let counts = &readers.counts;
+        counts.beats.fetch_add(1, Ordering::Relaxed);
+        counts.beat_at.store(now().0, Ordering::Relaxed);
+        let scanned = readers.scan(tracker.tracked());
+        let time = now();
+        let seen = match scanned {
+            Ok(Some(seen)) => seen,
+            Ok(None) => continue,
+            Err(_) => {
+                tracker.missed(time);
+                continue;
+            }
         };
         readers.counts.looks.fetch_add(1, Ordering::Relaxed);
-        let time = now();
         let stuck = tracker.update(time, seen.iter().map(|seen| (seen.key, seen.verdict)));
         let Some((key, since)) = stuck.into_iter().min_by_key(|(_, since)| *since) else {
             continue;
@@ -156,6 +184,9 @@ fn run(
     }
 }
 
+/// What a scan found; nothing if the gate was closed.
+type Scanned = io::Result<Option<Vec<Seen>>>;
+
 /// The reader at work, and those that hang.
 struct Readers {
     proc: PathBuf,
@@ -165,58 +196,79 @@ struct Readers {
 }
 
 struct Reader {
-    asked: SyncSender<bool>,
-    seen: Receiver<Option<Vec<Seen>>>,
+    /// The tasks that are tracked.
+    asked: SyncSender<Vec<TaskKey>>,
+    scanned: Receiver<Scanned>,
     progress: Arc<Progress>,
 }
 
 impl Readers {
-    /// Has the reader look. Nothing if the gate is closed or the reader hangs.
-    fn scan(&mut self, alarmed: bool) -> Option<Vec<Seen>> {
+    /// Has the reader scan.
+    ///
+    /// # Errors
+    /// When stacks cannot be read, and when the reader hangs.
+    fn scan(&mut self, tracked: Vec<TaskKey>) -> Scanned {
         self.left_behind
             .retain(|(_, progress)| !progress.returned.load(Ordering::Acquire));
         if self.current.is_none() && self.left_behind.len() < LEFT_BEHIND {
             // Without a thread there is nothing to be done but to try again.
             let _ = self.start();
         }
-        let seen = match &self.current {
-            Some(reader) if reader.asked.try_send(alarmed).is_ok() => {
-                reader.seen.recv_timeout(READER_DEADLINE).ok()
+        let answer = match &self.current {
+            Some(reader) if reader.asked.try_send(tracked).is_ok() => {
+                reader.scanned.recv_timeout(READER_DEADLINE).ok()
             }
             _ => None,
         };
-        if seen.is_none()
+        if answer.is_none()
             && let Some(reader) = self.current.take()
         {
             let at = reader.progress.at.load(Ordering::Relaxed);
             self.left_behind.push((at, reader.progress));
         }
+        self.note(answer.as_ref());
+        answer.unwrap_or_else(|| Err(io::ErrorKind::TimedOut.into()))
+    }
+
+    fn note(&self, answer: Option<&Scanned>) {
         let counts = &self.counts;
         let hangs_at = self.left_behind.last().map_or(0, |(tid, _)| *tid);
         counts.hangs_at.store(hangs_at, Ordering::Relaxed);
         counts
             .left_behind
             .store(self.left_behind.len(), Ordering::Relaxed);
-        counts.blind.store(seen.is_none(), Ordering::Relaxed);
-        seen.flatten()
+        let Some(answer) = answer else { return };
+        counts.answered_at.store(now().0, Ordering::Relaxed);
+        // A closed gate does not show whether stacks can be read.
+        if !matches!(answer, Ok(None)) {
+            let reason = answer.as_ref().err().map(ToString::to_string);
+            *counts
+                .unreadable
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner) = reason;
+        }
     }
 
     fn start(&mut self) -> io::Result<()> {
         let progress = Arc::new(Progress::default());
         let skip = self.left_behind.iter().map(|(tid, _)| *tid).collect();
-        let (asked, questions) = mpsc::sync_channel::<bool>(1);
-        let (answers, seen) = mpsc::sync_channel(1);
+        let (asked, questions) = mpsc::sync_channel::<Vec<TaskKey>>(1);
+        let (answers, scanned) = mpsc::sync_channel(1);
         let reader_progress = Arc::clone(&progress);
         let proc = self.proc.clone();
         let body = move || {
             // Without it we may wait for a shrinker of XFS; see the module.
             let _ = configure_io_flusher_behavior(true);
-            let scanner = Scanner::open(&proc, skip, Arc::clone(&reader_progress));
-            if let Ok(mut scanner) = scanner {
-                for alarmed in questions {
-                    if answers.send(scanner.scan(alarmed)).is_err() {
-                        break;
+            match Scanner::open(&proc, skip, Arc::clone(&reader_progress)) {
+                Ok(mut scanner) => {
+                    for tracked in questions {
+                        if answers.send(scanner.scan(&tracked)).is_err() {
+                            break;
+                        }
                     }
+                }
+                Err(error) => {
+                    let _ = answers.send(Err(error));
                 }
             }
             reader_progress.returned.store(true, Ordering::Release);
@@ -226,7 +278,7 @@ impl Readers {
             .spawn(body)?;
         self.current = Some(Reader {
             asked,
-            seen,
+            scanned,
             progress,
         });
         Ok(())
@@ -235,10 +287,11 @@ impl Readers {
 
 #[cfg(test)]
 mod tests {
-    use super::super::fake_proc::{task, tree};
+    use super::super::fake_proc::{HEALTHY, task, tree};
     use super::*;
     use rustix::fs::{CWD, FileType, Mode, mknodat};
     use std::fs;
+    use std::path::Path;
     use std::time::Instant;
 
     fn settings(proc: &Path) -> StallSettings {
@@ -264,12 +317,12 @@ mod tests {
         assert_eq!((stuck.tid, stuck.comm.as_str()), (8, "CPU 8/KVM"));
         assert_eq!(stuck.stack.len(), 3);
         assert!(told.recv_timeout(wait).unwrap().lasted > stuck.lasted);
-        task(proc.path(), 7, 8, 3, 'S', 0, &[]);
+        task(proc.path(), 7, 8, 3, 'S', 0, &HEALTHY);
         thread::sleep(Duration::from_millis(200));
         while told.try_recv().is_ok() {}
         assert!(told.recv_timeout(Duration::from_millis(300)).is_err());
         assert!(detector.health().looks > 5);
-        assert!(!detector.health().blind);
+        assert_eq!(detector.health().trouble, None);
     }
 
     #[test]
@@ -290,6 +343,68 @@ mod tests {
         drop(fs::OpenOptions::new().write(true).open(&hole).unwrap());
         thread::sleep(Duration::from_millis(500));
         assert_eq!(detector.health().left_behind, 0);
+    }
+
+    #[test]
+    fn a_detector_whose_readers_all_hang_is_not_up() {
+        let proc = tree();
+        let detector = StallDetector::start(settings(proc.path()), |_| {}).unwrap();
+        let until = |what: &str, reached: &dyn Fn(&StallHealth) -> bool| {
+            let deadline = Instant::now() + Duration::from_secs(60);
+            while !reached(&detector.health()) {
+                assert!(Instant::now() < deadline, "{what}: {:?}", detector.health());
+                thread::sleep(Duration::from_millis(20));
+            }
+            detector.health()
+        };
+        let before = until("a scan", &|health| health.looks > 0);
+        assert_eq!(before.trouble, None);
+        // Every reader reads this one first.
+        let hole = proc.path().join("vmstat");
+        let holes = [8, 9, 12].map(|tid| {
+            let pid = if tid == 12 { 12 } else { 7 };
+            proc.path().join(format!("{pid}/task/{tid}/stack"))
+        });
+        for hole in holes.iter().chain([&hole]) {
+            fs::remove_file(hole).unwrap();
+            mknodat(CWD, hole, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+        }
+        let hangs = until("that it hangs", &|health| health.trouble.is_some());
+        let trouble = hangs.trouble.unwrap();
+        assert!(
+            trouble.starts_with("/proc has not been read for "),
+            "{trouble}"
+        );
+        assert!(hangs.left_behind > 1, "{}", hangs.left_behind);
+        assert!(hangs.beats > before.beats, "its thread runs");
+        // What hangs is let go, and what it opens next is a file.
+        for hole in holes.iter().chain([&hole]) {
+            let both = fs::OpenOptions::new().read(true).write(true).open(hole);
+            fs::remove_file(hole).unwrap();
+            fs::write(hole, "").unwrap();
+            drop(both.unwrap());
+        }
+        until("that it is up", &|health| health.trouble.is_none());
+    }
+
+    #[test]
+    fn stacks_that_cannot_be_read_any_more_are_noticed() {
+        let proc = tree();
+        let detector = StallDetector::start(settings(proc.path()), |_| {}).unwrap();
+        let own = proc.path().join("self/stack");
+        let health = |troubled: bool| {
+            let deadline = Instant::now() + Duration::from_secs(20);
+            while detector.health().trouble.is_some() != troubled {
+                assert!(Instant::now() < deadline, "{:?}", detector.health());
+                thread::sleep(Duration::from_millis(20));
+            }
+            detector.health().trouble
+        };
+        fs::remove_file(&own).unwrap();
+        let trouble = health(true).unwrap();
+        assert!(trouble.contains("self/stack"), "{trouble}");
+        fs::write(&own, "").unwrap();
+        assert_eq!(health(false), None);
     }
 
     #[test]

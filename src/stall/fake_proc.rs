@@ -40,7 +40,11 @@ pub(super) fn tree() -> tempfile::TempDir {
     fs::create_dir_all(path.join("self")).unwrap();
     fs::write(path.join("self/stack"), "").unwrap();
     fs::write(path.join("pressure/memory"), "some avg10=0.00 total=1\n").unwrap();
-    fs::write(path.join("vmstat"), "allocstall_normal 1\n").unwrap();
+    fs::write(
+        path.join("vmstat"),
+        "allocstall_normal 1\npgscan_direct_throttle 0\n",
+    )
+    .unwrap();
     task(path, 1, 1, 1, 'S', 0, &[]);
     task(path, 7, 7, 3, 'S', 0, &[]);
     task(path, 7, 8, 3, 'D', 0, &STARVED);

@@ -4,22 +4,37 @@
 //!
 //! # What is looked at
 //!
-//! Once a second, tasks in state D and tasks that spend their time in the kernel: an allocation
-//! that may not fail sleeps between attempts only sometimes. A task is *starved* when its stack has
-//! a function of the page or slab allocator that was called, directly or not, by one of XFS. The
-//! order matters: XFS called by the allocator is memory being reclaimed, and there a drop of the
-//! slab cache would only queue up behind it. Nor does it count when the allocation waits for the
-//! limit of a cgroup: what the host drops for it does not make its limit larger.
+//! At each scan, the kernel stacks of
 //!
-//! Starved in each look for `stall_after`, and the rescue is asked for, again and again as long as
-//! it lasts. The kernel shows no stack of a task that is running (`task_on_another_cpu`,
-//! arch/x86/kernel/unwind_orc.c). Such a task is looked at from its own processor, where only one
-//! of us can run; if there is still no stack the look counts neither way, [`GAP`] long.
+//! - tasks in state D;
+//! - tasks in state R that spent time in the kernel since the last scan: an allocation that may not
+//!   fail sleeps between attempts only sometimes;
+//! - while `pgscan_direct_throttle` of /proc/vmstat moves, user threads in state S. When the memory
+//!   reserves are used up, an allocation that may not enter the file system, as all in transactions
+//!   of XFS, sleeps interruptibly, up to a second a time (`throttle_direct_reclaim`, mm/vmscan.c),
+//!   and it counts there before it does. It is the only place underneath XFS where an allocation
+//!   sleeps interruptibly. Without the condition every sleeper of the host would have to be looked
+//!   at: 7 µs each, 18 ms a scan with 2500 threads. A kernel that does not count is taken to throttle;
+//! - whatever their states, tasks that were starved at the last scan.
+//!
+//! A task is *starved* when its stack has a function of the page or slab allocator that was called,
+//! directly or not, by one of XFS. The order matters: XFS called by the allocator is memory being
+//! reclaimed, and there a drop of the slab cache would only queue up behind it. Nor does it count when
+//! the allocation waits for the limit of a cgroup: what the host drops for it does not make its limit
+//! larger.
+//!
+//! When a task is starved at every scan for `stall_after`, the rescue is asked for, again and again as
+//! long as it lasts. A task whose stack shows other work, or that has ended, is cleared. What cannot
+//! be seen clears nothing, for [`GAP`]: a file that cannot be opened, a task at which a reader hangs,
+//! and a task that is running, of which the kernel shows no stack (`task_on_another_cpu`,
+//! arch/x86/kernel/unwind_orc.c). The last is looked at from its own processor, where only one of us
+//! can run; the tasks that have been starved longest first, for this is done for a few only. A scan
+//! that could not be made is not counted at all.
 //!
 //! # The gate
 //!
-//! On a host of 500 processes with 2500 threads a look at all of them takes 40 ms of processor time.
-//! So it is only taken when the first line of /proc/pressure/memory has moved since the last
+//! On a host of 500 processes with 2500 threads a scan of all of them takes 40 ms of processor time.
+//! So it is only made when the first line of /proc/pressure/memory has moved since the last
 //! second, and as long as it finds nobody starved no more often than every third second. That line
 //! counts the time in which any task was in direct reclaim or compaction (`psi_memstall_enter` in
 //! mm/page_alloc.c), and every attempt of a waiting allocation goes through one of them; it counts
@@ -50,7 +65,13 @@
 //! So the thread that reads is one that can be left behind: if it does not answer in time another
 //! takes its place and leaves the task out at which it hangs. At most [`LEFT_BEHIND`] are left like
 //! that; one that returns ends. The thread that waits for them touches no file at all.
+//!
+//! # Health
+//!
+//! The detector is up ([`StallHealth::trouble`]) while its thread runs, a reader answers at least
+//! every [`SILENT_AFTER`], and stacks can be read: at each scan our own is, and that of kthreadd.
 
+mod access;
 mod detector;
 #[cfg(test)]
 mod fake_proc;
@@ -60,7 +81,9 @@ mod stack;
 mod tracker;
 mod trigger;
 
-pub use detector::{INTERVAL, LEFT_BEHIND, StallDetector, StallHealth, StallSettings};
+pub use detector::{
+    INTERVAL, LEFT_BEHIND, SILENT_AFTER, StallDetector, StallHealth, StallSettings,
+};
 pub use stack::{StackVerdict, verdict};
 pub use tracker::{GAP, StallTracker, TaskKey};
 pub use trigger::{Message, effective_trigger};

@@ -12,6 +12,8 @@ pub const GAP: Duration = Duration::from_secs(5);
 /// Names a task for good: its number can be used again, but not with the same begin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TaskKey {
+    /// Its process.
+    pub pid: u32,
     /// The thread.
     pub tid: u32,
     /// Clock ticks after boot at which it began.
@@ -23,62 +25,65 @@ pub struct TaskKey {
 pub struct StallTracker {
     stall_after: Duration,
     streaks: BTreeMap<TaskKey, Streak>,
-    looks: u64,
+    scans: u64,
+    updated: Monotonic,
 }
 
 #[derive(Debug)]
 struct Streak {
     since: Monotonic,
     last: Monotonic,
-    /// The look at which the task was seen, starved or not to be judged.
-    look: u64,
+    /// The scan at which the task was seen, starved or not to be judged.
+    scan: u64,
 }
 
 impl StallTracker {
-    /// Tasks are stuck that are starved in each look for so long.
+    /// Tasks are stuck that are starved in each scan for so long.
     #[must_use]
     pub fn new(stall_after: Duration) -> StallTracker {
         StallTracker {
             stall_after,
             streaks: BTreeMap::new(),
-            looks: 0,
+            scans: 0,
+            updated: Monotonic(0),
         }
     }
 
-    /// A look at all tasks that are worth one. Those that are missing do something else. Gives
+    /// What a scan has found. Those of [`StallTracker::tracked`] that are missing have ended. Gives
     /// those that are stuck and since when they are starved.
     pub fn update(
         &mut self,
         now: Monotonic,
         tasks: impl IntoIterator<Item = (TaskKey, StackVerdict)>,
     ) -> Vec<(TaskKey, Monotonic)> {
-        self.looks += 1;
-        let look = self.looks;
+        self.scans += 1;
+        self.updated = now;
+        let scan = self.scans;
         for (key, verdict) in tasks {
             match verdict {
                 StackVerdict::Starved => {
                     let fresh = Streak {
                         since: now,
                         last: now,
-                        look,
+                        scan,
                     };
                     let streak = self.streaks.entry(key).or_insert(fresh);
                     if now.since(streak.last) > GAP {
                         streak.since = now;
                     }
                     streak.last = now;
-                    streak.look = look;
+                    streak.scan = scan;
                 }
                 StackVerdict::Unseen => {
                     if let Some(streak) = self.streaks.get_mut(&key) {
-                        streak.look = look;
+                        streak.scan = scan;
                     }
                 }
                 StackVerdict::Elsewhere => {}
             }
         }
         self.streaks
-            .retain(|_, streak| streak.look == look && now.since(streak.last) <= GAP);
+            .retain(|_, streak| streak.scan == scan && now.since(streak.last) <= GAP);
         let stuck = |(key, streak): (&TaskKey, &Streak)| {
             let lasts = streak.last == now && now.since(streak.since) >= self.stall_after;
             lasts.then_some((*key, streak.since))
@@ -86,10 +91,22 @@ impl StallTracker {
         self.streaks.iter().filter_map(stuck).collect()
     }
 
-    /// Whether any task is starved, if not for long enough yet.
+    /// A scan that could not be made. The time that it took is not counted against [`GAP`].
+    pub fn missed(&mut self, now: Monotonic) {
+        let took = now.since(self.updated);
+        self.updated = now;
+        for streak in self.streaks.values_mut() {
+            streak.last = streak.last.plus(took);
+        }
+    }
+
+    /// The tasks that are starved, if not for long enough yet; the longest first. They are to be
+    /// looked at again at the next scan, whatever their state.
     #[must_use]
-    pub fn is_alarmed(&self) -> bool {
-        !self.streaks.is_empty()
+    pub fn tracked(&self) -> Vec<TaskKey> {
+        let mut tracked: Vec<_> = self.streaks.iter().collect();
+        tracked.sort_by_key(|(_, streak)| streak.since);
+        tracked.into_iter().map(|(key, _)| *key).collect()
     }
 }
 
@@ -99,7 +116,11 @@ mod tests {
     use proptest::prelude::*;
 
     fn key(tid: u32) -> TaskKey {
-        TaskKey { tid, start: 9 }
+        TaskKey {
+            pid: tid,
+            tid,
+            start: 9,
+        }
     }
 
     fn at(milliseconds: u64) -> Monotonic {
@@ -120,7 +141,7 @@ mod tests {
             let stuck = tracker.update(at(second * 1000), [(key(1), StackVerdict::Starved)]);
             assert_eq!(stuck, [(key(1), at(0))]);
         }
-        // Unseen says nothing; somewhere else ends it.
+        // Unseen decides nothing; other work ends it.
         assert_eq!(
             tracker.update(at(13_000), [(key(1), StackVerdict::Unseen)]),
             []
@@ -135,11 +156,47 @@ mod tests {
             tracker.update(at(15_000), [(key(1), StackVerdict::Elsewhere)]),
             []
         );
-        assert!(!tracker.is_alarmed());
+        assert!(tracker.tracked().is_empty());
         assert_eq!(
             tracker.update(at(16_000), [(key(1), StackVerdict::Starved)]),
             []
         );
+    }
+
+    /// Scans that fail one after the other take longer than the gap.
+    #[test]
+    fn a_scan_that_could_not_be_made_clears_nothing() {
+        let mut tracker = StallTracker::new(Duration::from_secs(10));
+        for second in [0, 1] {
+            let _ = tracker.update(at(second * 1000), [(key(1), StackVerdict::Starved)]);
+        }
+        for second in [5, 9, 13] {
+            tracker.missed(at(second * 1000));
+            assert_eq!(tracker.tracked(), [key(1)]);
+        }
+        let _ = tracker.update(at(14_000), [(key(1), StackVerdict::Unseen)]);
+        let stuck = tracker.update(at(15_000), [(key(1), StackVerdict::Starved)]);
+        assert_eq!(stuck, [(key(1), at(0))]);
+        // Seen by scans that were made, and never starved in them.
+        for second in 16..=20 {
+            let _ = tracker.update(at(second * 1000), [(key(1), StackVerdict::Unseen)]);
+            assert_eq!(tracker.tracked(), [key(1)]);
+        }
+        let _ = tracker.update(at(21_000), [(key(1), StackVerdict::Unseen)]);
+        assert_eq!(tracker.tracked(), []);
+    }
+
+    #[test]
+    fn the_longest_starved_comes_first() {
+        let mut tracker = StallTracker::new(Duration::from_secs(10));
+        let starved = |tids: &[u32]| {
+            let tasks = tids.iter().map(|tid| (key(*tid), StackVerdict::Starved));
+            tasks.collect::<Vec<_>>()
+        };
+        let _ = tracker.update(at(0), starved(&[3]));
+        let _ = tracker.update(at(1000), starved(&[1, 3]));
+        let _ = tracker.update(at(2000), starved(&[1, 2, 3]));
+        assert_eq!(tracker.tracked(), [key(3), key(1), key(2)]);
     }
 
     proptest! {
