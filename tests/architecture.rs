@@ -52,6 +52,9 @@ const LAW: &[(&str, &[&str])] = &[
     ("rescue::ladder", &["model", "sys"]),
     ("rescue::ring", &["model", "sys"]),
     ("rescue", &["model", "sys", "klog", "hook"]),
+    // What the rescue gives away: its clock, how it reads /proc.
+    ("stall::tracker", &["model", "stall::stack"]),
+    ("stall", &["model", "klog", "rescue"]),
     ("hook", &[]),
 ];
 

@@ -26,7 +26,9 @@ pub use history::{ExtentsPerDay, ImageKey, Point, UnixTime};
 pub use image::{Format, ImageId, Sample};
 pub use map::{Extent, ExtentFlags, ExtentMap, MapBuilder};
 pub use owner::{Opener, Owner, Vm};
-pub use rescue::{IncidentId, Monotonic, Outcome, RescueStep, RuleAction, RuleDefinition, Trigger};
+pub use rescue::{
+    IncidentId, Monotonic, Outcome, RescueStep, RuleAction, RuleDefinition, StuckTask, Trigger,
+};
 pub use severity::Severity;
 pub use time::Roughly;
 pub use units::{Bytes, BytesPerSecond, ExtentCount, Share};
