@@ -12,7 +12,8 @@ use serde::Serialize;
 use super::scan_json;
 use crate::maintenance::{Basis, Calendar, Opening, Plan, Planned, Reason, Run, Verdict};
 use crate::model::path::{hex_unless_exact, shown};
-use crate::model::{Bytes, BytesPerSecond, Engine, ExtentCount, Roughly, Severity};
+use crate::model::{Bytes, BytesPerSecond, Engine, EngineState, ExtentCount, Roughly, Severity};
+use crate::serve::status;
 
 /// Windows that are shown.
 const WINDOWS: usize = 7;
@@ -25,6 +26,19 @@ pub fn render(plan: &Plan, calendar: &Calendar, now: Timestamp, width: Option<u1
     text.push('\n');
     text.push_str(&windows(calendar, now));
     text
+}
+
+/// The engines that cannot be used on this host, and what to do; empty if all can.
+#[must_use]
+pub fn unusable_engines(engines: &[EngineState]) -> String {
+    let line = |state: &EngineState| {
+        let unusable = state.unusable.as_ref()?;
+        Some(format!(
+            "\n! {} is not used: {}.\n",
+            state.engine, unusable.text
+        ))
+    };
+    engines.iter().filter_map(line).collect()
 }
 
 /// What runs, in its order.
@@ -193,7 +207,12 @@ fn span(opening: Opening, zone: &TimeZone) -> String {
 ///
 /// # Errors
 /// None that could happen.
-pub fn render_json(plan: &Plan, calendar: &Calendar, now: Timestamp) -> serde_json::Result<String> {
+pub fn render_json(
+    plan: &Plan,
+    engines: &[EngineState],
+    calendar: &Calendar,
+    now: Timestamp,
+) -> serde_json::Result<String> {
     let windows = calendar.next(now, WINDOWS);
     scan_json::to_line(&Document {
         schema: scan_json::SCHEMA,
@@ -203,6 +222,7 @@ pub fn render_json(plan: &Plan, calendar: &Calendar, now: Timestamp) -> serde_js
             .into_iter()
             .map(|opening| WindowObject::new(opening, calendar.zone()))
             .collect(),
+        engines: engines.iter().map(status::EngineState::from).collect(),
         images: plan.images.iter().map(ImageObject::new).collect(),
     })
 }
@@ -213,6 +233,7 @@ struct Document {
     now: i64,
     open_until: Option<i64>,
     windows: Vec<WindowObject>,
+    engines: Vec<status::EngineState>,
     images: Vec<ImageObject>,
 }
 
@@ -273,6 +294,9 @@ struct RunObject {
 struct WhyNotObject {
     code: &'static str,
     text: String,
+    /// Of an image that somebody has open: why `online` leaves it alone too.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    online: Option<Box<WhyNotObject>>,
 }
 
 impl ImageObject {
@@ -320,6 +344,12 @@ impl WhyNotObject {
         WhyNotObject {
             code: reason.code(),
             text: reason.to_string(),
+            online: match reason {
+                Reason::InUse {
+                    online: Some(why), ..
+                } => Some(Box::new(WhyNotObject::new(why))),
+                _ => None,
+            },
         }
     }
 }
@@ -335,6 +365,7 @@ mod tests {
     use crate::config::settings::{Maintenance, Window, Zone};
     use crate::maintenance::estimate::Estimate;
     use crate::maintenance::{Host, User};
+    use crate::model::{Unusable, UnusableReason};
 
     fn at(text: &str) -> Timestamp {
         text.parse().unwrap()
@@ -470,7 +501,7 @@ Sat 2026-04-18 01:00 – 05:00 CEST  4 h
 
     #[test]
     fn programs_get_every_image() {
-        let line = render_json(&plan(), &calendar(1, 4), at("2026-03-28T01:00Z")).unwrap();
+        let line = render_json(&plan(), &[], &calendar(1, 4), at("2026-03-28T01:00Z")).unwrap();
         let json: serde_json::Value = serde_json::from_str(&line).unwrap();
         assert_eq!(json["schema"], 1);
         assert_eq!(json["open_until"], 1_774_670_400);
@@ -500,6 +531,51 @@ Sat 2026-04-18 01:00 – 05:00 CEST  4 h
         assert_eq!(
             json["images"][2]["why_not"],
             serde_json::json!({ "code": "in_use", "text": "in use by VM db-1 (pid 4711)" })
+        );
+    }
+
+    #[test]
+    fn an_engine_that_cannot_be_used_is_told_once() {
+        let unusable = Unusable {
+            reason: UnusableReason::KernelUnknown,
+            brief: "kernel 5.14 is not proven".to_owned(),
+            text: "kernel 5.14 is not proven, and so on".to_owned(),
+        };
+        let states = [
+            EngineState {
+                engine: Engine::XfsFsr,
+                unusable: None,
+            },
+            EngineState {
+                engine: Engine::Online,
+                unusable: Some(unusable.clone()),
+            },
+        ];
+        assert_eq!(
+            unusable_engines(&states),
+            "\n! online is not used: kernel 5.14 is not proven, and so on.\n"
+        );
+        assert_eq!(unusable_engines(&states[..1]), "");
+        let mut plan = plan();
+        let user = User::Unknown;
+        let online = Some(Box::new(Reason::Unusable(unusable)));
+        plan.images[2].verdict = Verdict::Not(Reason::InUse { user, online });
+        let now = at("2026-03-28T01:00Z");
+        let line = render_json(&plan, &states, &calendar(1, 4), now).unwrap();
+        let json: serde_json::Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(
+            json["engines"],
+            serde_json::json!([
+                { "engine": "xfs_fsr", "usable": true, "reason": null, "text": null },
+                { "engine": "online", "usable": false, "reason": "kernel_unknown",
+                  "text": "kernel 5.14 is not proven, and so on" },
+            ])
+        );
+        let why_not = &json["images"][2]["why_not"];
+        assert_eq!(why_not["code"], "in_use");
+        assert_eq!(
+            why_not["online"],
+            serde_json::json!({ "code": "kernel", "text": "kernel 5.14 is not proven" })
         );
     }
 }

@@ -7,12 +7,12 @@ use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 
-use super::plan::{render, render_json};
+use super::plan::{render, render_json, unusable_engines};
 use super::scan::{Found, Image};
 use super::{INCOMPLETE, SUCCESS, client, load_config, scan, terminal};
 use crate::config::Settings;
 use crate::daemon::{database, is_recent, read_last_incident, read_runs};
-use crate::defrag::{self, guard, pressure};
+use crate::defrag::{self, guard, pressure, usable};
 use crate::maintenance::estimate::Paces;
 use crate::maintenance::facts::{Active, FilesystemFacts, ImageFacts, Obstacle, ideal};
 use crate::maintenance::gather::{self, ImageNow, Runs};
@@ -34,9 +34,10 @@ pub(super) fn run(json: bool, config: Option<&Path>) -> anyhow::Result<u8> {
     let facts = facts(&settings, &found, &calendar, now);
     let plan = plan(&facts, &Policy::from(&settings.defrag));
     if json {
-        terminal::print(&render_json(&plan, &calendar, now)?)?;
+        terminal::print(&render_json(&plan, &facts.engines, &calendar, now)?)?;
     } else {
         terminal::print(&render(&plan, &calendar, now, terminal::width()))?;
+        terminal::print(&unusable_engines(&facts.engines))?;
         for fault in &found.errors {
             terminal::complain(&format!("{}: {}", shown(&fault.path), fault.error));
         }
@@ -102,6 +103,7 @@ fn facts(settings: &Settings, found: &Found, calendar: &Calendar, now: Timestamp
         paused: status
             .as_ref()
             .map_or_else(|| pause_file(&database).exists(), |status| status.paused),
+        engines: usable::engines(&settings.defrag, &defrag::Host::default()),
         images: images.chain(unseen.iter().map(|it| it.0.clone())).collect(),
         filesystems: filesystems
             .chain(unseen.iter().map(|it| it.1.clone()))
@@ -211,6 +213,7 @@ pub(super) fn advise(settings: &Settings, image: &Path, always: bool) -> Option<
         incident: false,
         recent_incident: false,
         paused: false,
+        engines: usable::engines(&settings.defrag, &defrag::Host::default()),
         images: vec![ImageFacts {
             last_run: None,
             ..image_facts(seen, filesystem, None, &runs)

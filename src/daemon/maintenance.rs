@@ -6,6 +6,7 @@
 //!         window closes, pause, incident, the end of the daemon ──► stop
 //! ```
 
+mod engines;
 mod errand;
 
 use std::collections::BTreeMap;
@@ -27,9 +28,10 @@ use crate::history::{ImageRef, RunRow};
 use crate::maintenance::gather::{self, ImageNow, KnownRun, Runs};
 use crate::maintenance::{Active, Allowed, Calendar, Facts, Host, Plan, Policy, Run, plan};
 use crate::model::path::shown;
-use crate::model::{Bytes, Engine, ExtentCount, ImageId, Stop, UnixTime};
+use crate::model::{Bytes, Engine, EngineState, ExtentCount, ImageId, Stop, UnixTime};
 use crate::serve::board::Board;
 use crate::serve::{metrics, status};
+use engines::Engines;
 pub(super) use errand::interrupted_before;
 use errand::{Ended, Errand, Task};
 
@@ -57,6 +59,7 @@ pub(super) struct Maintenance {
     ended: mpsc::UnboundedReceiver<Ended>,
     tell_end: mpsc::UnboundedSender<Ended>,
     planned: Option<Instant>,
+    engines: Engines,
     /// When the last incident was.
     incident: Option<UnixTime>,
     /// Told in the log already, while it lasts: what a dry run would do.
@@ -104,6 +107,7 @@ impl Maintenance {
             ended,
             tell_end,
             planned: None,
+            engines: Engines::default(),
             incident: None,
             rehearsed: Vec::new(),
         }
@@ -113,6 +117,7 @@ impl Maintenance {
     pub(super) async fn run(mut self, mut end: watch::Receiver<bool>) {
         // Paused until it is known whether it is: the disk that knows may hang.
         self.board.pause(true);
+        self.engines.judge(&self.settings.borrow().defrag);
         tokio::select! {
             () = self.look_back() => {}
             _ = end.changed() => return,
@@ -123,6 +128,7 @@ impl Maintenance {
             tokio::select! {
                 _ = ticks.tick() => self.tick(),
                 Some(ended) = self.ended.recv() => self.take_in(ended),
+                Some(states) = self.engines.judged() => self.post_engines(states),
                 _ = end.changed() => return self.end_all().await,
             }
         }
@@ -155,6 +161,10 @@ impl Maintenance {
             let settings = Arc::clone(&self.settings.borrow_and_update());
             self.calendar = Calendar::new(&settings.maintenance, self.host);
             self.rehearsed.clear();
+            self.engines.judge(&settings.defrag);
+        }
+        if self.engines.is_due() {
+            self.engines.judge(&self.settings.borrow().defrag);
         }
         let now = Timestamp::now();
         let open = self.calendar.open_until(now).is_some();
@@ -189,7 +199,8 @@ impl Maintenance {
 
     fn start_what_is_due(&mut self, now: Timestamp) {
         let early = |planned: Instant| planned.elapsed() < PLANNING;
-        if self.planned.is_some_and(early) {
+        // Nothing runs before the kernel was judged.
+        if self.planned.is_some_and(early) || self.engines.states().is_none() {
             return;
         }
         self.planned = Some(Instant::now());
@@ -246,6 +257,7 @@ impl Maintenance {
             incident: false,
             recent_incident: is_recent(self.incident, now),
             paused: false,
+            engines: self.engines.states().unwrap_or_default().to_vec(),
             images: images.collect(),
             filesystems: filesystems.collect(),
         }
@@ -312,6 +324,14 @@ impl Maintenance {
             }
             Err(error) => warn!("{} is not defragmented: {error}", shown(path)),
         }
+    }
+
+    /// The engines were judged.
+    fn post_engines(&mut self, states: Vec<EngineState>) {
+        self.board
+            .post_engines(states.iter().map(status::EngineState::from).collect());
+        self.engines.take_in(states);
+        self.planned = None;
     }
 
     /// Puts up what is under way, for whoever asks.

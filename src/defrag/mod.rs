@@ -28,7 +28,7 @@ pub mod governor;
 pub mod guard;
 pub mod hint;
 mod holders;
-mod kernels;
+pub mod kernels;
 pub mod leftovers;
 pub mod meter;
 pub mod mover;
@@ -36,6 +36,7 @@ pub mod online;
 pub mod pressure;
 pub mod run;
 pub mod segments;
+pub mod usable;
 
 use std::path::PathBuf;
 
@@ -46,6 +47,18 @@ pub struct Host {
     pub proc: PathBuf,
     /// Where the [hints](hint) of images at work are noted.
     pub hints: PathBuf,
+    /// Whether its kernel is judged.
+    pub kernel: KernelCheck,
+}
+
+/// Whether the kernel must be proven good for an engine; see [`kernels`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum KernelCheck {
+    /// It must.
+    #[default]
+    Judge,
+    /// It need not: a test that wants to see what a bad one does.
+    Overridden,
 }
 
 impl Default for Host {
@@ -53,6 +66,7 @@ impl Default for Host {
         Host {
             proc: PathBuf::from("/proc"),
             hints: hint::directory(),
+            kernel: KernelCheck::default(),
         }
     }
 }

@@ -33,6 +33,7 @@ mod support;
 
 mod control;
 mod helpers;
+mod kernels;
 mod life;
 mod maintenance;
 mod maps;
