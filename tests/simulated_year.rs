@@ -320,6 +320,7 @@ impl World {
             recent_incident: self.recent_incident,
             paused: self.paused,
             not_ready: None,
+            engines: Vec::new(),
             images: self.images.clone(),
             filesystems: self.filesystems.clone(),
         }

@@ -12,15 +12,15 @@ use super::{INCOMPLETE, SUCCESS, client, load_config, scan, terminal};
 use crate::config::Settings;
 use crate::daemon::{database, is_recent, read_last_incident, read_runs};
 use crate::defrag::pressure::{Asked, Gauge, before_runs};
-use crate::defrag::{self, guard};
+use crate::defrag::{self, guard, usable};
 use crate::discover::mounts::MountTable;
 use crate::maintenance::facts::{ImageFacts, Obstacle};
 use crate::maintenance::gather::{self, ImageNow, Runs};
-use crate::maintenance::view::{JudgedBy, render, render_json};
 use crate::maintenance::{Allowed, Calendar, Facts, Host, Policy, Verdict, plan};
 use crate::model::path::shown;
 use crate::model::{Engine, Filesystem, FilesystemKind, Owner, Severity};
 use crate::serve::control::pause_file;
+use crate::serve::plan::{JudgedBy, render, render_json};
 use crate::sys;
 
 pub(super) fn run(json: bool, config: Option<&Path>) -> anyhow::Result<u8> {
@@ -62,9 +62,11 @@ fn by_counts(settings: &Settings, json: bool) -> anyhow::Result<u8> {
     let facts = facts(settings, &found, &calendar, now);
     let plan = plan(&facts, &Policy::from(&settings.defrag));
     if json {
-        terminal::print(&render_json(&plan, &calendar, now, JudgedBy::Counts)?)?;
+        let text = render_json(&plan, &facts.engines, &calendar, now, JudgedBy::Counts)?;
+        terminal::print(&text)?;
     } else {
-        terminal::print(&render(&plan, &calendar, now, terminal::width()))?;
+        let text = render(&plan, &facts.engines, &calendar, now, terminal::width());
+        terminal::print(&text)?;
         for fault in &found.errors {
             terminal::complain(&format!("{}: {}", shown(&fault.path), fault.error));
         }
@@ -117,6 +119,7 @@ fn facts(settings: &Settings, found: &Found, calendar: &Calendar, now: Timestamp
         recent_incident: is_recent(read_last_incident(&database), now),
         paused: pause_file(&database).exists(),
         not_ready: None,
+        engines: usable::engines(&settings.defrag, &defrag::Host::default()),
         images: images.collect(),
         filesystems: filesystems.collect(),
     }
@@ -183,6 +186,7 @@ pub(super) fn advise(settings: &Settings, image: &Path, always: bool) -> Option<
         recent_incident: false,
         paused: false,
         not_ready: None,
+        engines: usable::engines(&settings.defrag, &defrag::Host::default()),
         images: vec![ImageFacts {
             last_run: None,
             ..image_facts(seen, filesystem, &runs)

@@ -9,6 +9,7 @@
 //! Runs that an earlier daemon left are finished first ([`note`]); until then nothing begins.
 
 mod child;
+mod engines;
 mod note;
 mod phase;
 mod runner;
@@ -35,14 +36,15 @@ use crate::defrag::{self, hint};
 use crate::discover::mounts::MountTable;
 use crate::history::{ImageRef, RunRow};
 use crate::maintenance::gather::{self, ImageNow, KnownRun, Runs};
-use crate::maintenance::view::{self, JudgedBy};
 use crate::maintenance::{Active, Allowed, Calendar, Facts, Host, Plan, Policy, Run, plan};
 use crate::model::path::shown;
-use crate::model::{Bytes, Engine, ExtentCount, ImageId, Stop, UnixTime};
+use crate::model::{Bytes, Engine, EngineState, ExtentCount, ImageId, Stop, UnixTime};
 use crate::serve::board::Board;
 use crate::serve::control::PlanRequest;
+use crate::serve::plan::{JudgedBy, render, render_json};
 use crate::serve::{metrics, status};
 use crate::sys;
+use engines::Engines;
 use note::{Note, NoteFile, left_behind};
 use runner::{Control, Ended, Task};
 
@@ -86,6 +88,7 @@ pub(super) struct Maintenance {
     not_ready: Option<(Instant, String)>,
     queries: mpsc::Receiver<PlanRequest>,
     planned: Option<Instant>,
+    engines: Engines,
     /// When the last incident was.
     incident: Option<UnixTime>,
     /// Told in the log already, while it lasts: what a dry run would do.
@@ -144,6 +147,7 @@ impl Maintenance {
             not_ready: None,
             queries,
             planned: None,
+            engines: Engines::default(),
             incident: None,
             rehearsed: Vec::new(),
             gauges: BTreeMap::new(),
@@ -155,6 +159,7 @@ impl Maintenance {
     pub(super) async fn run(mut self, mut end: watch::Receiver<bool>) {
         // Paused until it is known whether it is: the disk that knows may hang.
         self.board.pause(true);
+        self.engines.judge(&self.settings.borrow().defrag);
         tokio::select! {
             () = self.look_back() => {}
             _ = end.changed() => return,
@@ -167,6 +172,7 @@ impl Maintenance {
                 Some(ended) = self.ended.recv() => self.take_in(ended),
                 Some(finished) = self.finished.recv() => self.take_in_finished(finished),
                 Some(query) = self.queries.recv() => self.answer(query),
+                Some(states) = self.engines.judged() => self.post_engines(states),
                 _ = end.changed() => return self.end_all().await,
             }
         }
@@ -238,6 +244,10 @@ impl Maintenance {
             let settings = Arc::clone(&self.settings.borrow_and_update());
             self.calendar = Calendar::new(&settings.maintenance, self.host);
             self.rehearsed.clear();
+            self.engines.judge(&settings.defrag);
+        }
+        if self.engines.is_due() {
+            self.engines.judge(&self.settings.borrow().defrag);
         }
         let now = Timestamp::now();
         let open = self.calendar.open_until(now).is_some();
@@ -277,7 +287,8 @@ impl Maintenance {
 
     async fn start_what_is_due(&mut self, now: Timestamp) {
         let early = |planned: Instant| planned.elapsed() < PLANNING;
-        if self.planned.is_some_and(early) {
+        // Nothing runs before the kernel was judged.
+        if self.planned.is_some_and(early) || self.engines.states().is_none() {
             return;
         }
         self.planned = Some(Instant::now());
@@ -352,6 +363,7 @@ impl Maintenance {
             recent_incident: is_recent(self.incident, now),
             paused: self.board.paused(),
             not_ready: self.why_not_ready(),
+            engines: self.engines.states().unwrap_or_default().to_vec(),
             images: images.collect(),
             filesystems: filesystems.collect(),
         }
@@ -440,8 +452,8 @@ impl Maintenance {
         let facts = self.facts(&settings.defrag, now);
         let plan = plan(&facts, &Policy::from(&settings.defrag));
         let text = match query.text {
-            Some(text) => view::render(&plan, &self.calendar, now, text.width),
-            None => view::render_json(&plan, &self.calendar, now, JudgedBy::Daemon)
+            Some(text) => render(&plan, &facts.engines, &self.calendar, now, text.width),
+            None => render_json(&plan, &facts.engines, &self.calendar, now, JudgedBy::Daemon)
                 .unwrap_or_else(|error| error.to_string()),
         };
         // A client that has gone away reads nothing.
@@ -458,6 +470,14 @@ impl Maintenance {
             error!("no defragmentation can begin: {why}");
         }
         self.not_ready = Some((Instant::now() + NOT_READY_PAUSE, why));
+    }
+
+    /// The engines were judged.
+    fn post_engines(&mut self, states: Vec<EngineState>) {
+        self.board
+            .post_engines(states.iter().map(status::EngineState::from).collect());
+        self.engines.take_in(states);
+        self.planned = None;
     }
 
     /// Puts up what is under way, for whoever asks.

@@ -218,6 +218,7 @@ fn entries(directory: &Path) -> Vec<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::defrag::KernelCheck;
     use std::os::unix::fs::symlink;
     use tempfile::TempDir;
 
@@ -263,6 +264,7 @@ mod tests {
                 proc: self.0.path().join("proc"),
                 sys: self.0.path().join("sys"),
                 hints: self.0.path().to_owned(),
+                kernel: KernelCheck::Judge,
             }
         }
 

@@ -316,7 +316,7 @@ pub(super) fn count(target: &Target) -> io::Result<ExtentCount> {
 }
 
 /// Where xfs_fsr is.
-fn program() -> Option<PathBuf> {
+pub(super) fn program() -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)
         .chain(SYSTEM.into_iter().map(PathBuf::from))

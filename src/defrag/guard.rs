@@ -17,11 +17,13 @@ use rustix::fs::{CWD, FileType, Mode, OFlags, StatVfsMountFlags, fstat, fstatvfs
 
 use super::gate::Gate;
 use super::pressure::{Asked, Found, Gauge, Pressure};
-use super::{Host, holders, kernels};
+use super::{Host, KernelCheck, holders, kernels};
 use crate::config::settings::Defrag;
 use crate::discover::mounts::{Mount, MountTable};
 use crate::model::path::shown;
-use crate::model::{Bytes, Extent, ExtentCount, FilesystemKind, Share, Visitor, swap_stall};
+use crate::model::{
+    Bytes, Engine, Extent, ExtentCount, FilesystemKind, Share, Visitor, swap_stall,
+};
 use crate::probe::extents::{Pace, Reader};
 use crate::probe::{open as opening, reason};
 use crate::sys::{fsxattr, geometry, locks, mounts};
@@ -142,7 +144,7 @@ pub enum Refusal {
     Dax,
     /// Its file system is too full.
     TooFull,
-    /// The kernel is known to do it wrong.
+    /// The kernel is not proven to do it right.
     Kernel(String),
     /// There is no gate to be had.
     NoGate(String),
@@ -408,10 +410,7 @@ fn check_flags(marks: u32) -> Result<(), Refusal> {
 /// # Errors
 /// The first thing that is not right.
 pub fn check_online(target: &Target, limits: &Defrag, host: &Host) -> Result<ExtentCount, Refusal> {
-    let release = rustix::system::uname();
-    if let Some(why) = kernels::known_bad(&release.release().to_string_lossy()) {
-        return Err(Refusal::Kernel(why));
-    }
+    check_kernel(limits, host)?;
     let attributes = fsxattr::attributes(&target.file)?;
     check_marks(target, attributes.flags, host)?;
     if attributes.flags & DAX != 0 {
@@ -430,6 +429,17 @@ pub fn check_online(target: &Target, limits: &Defrag, host: &Host) -> Result<Ext
     }
     check_space(target, ROOM, limits.keep_free)?;
     Ok(extents)
+}
+
+fn check_kernel(limits: &Defrag, host: &Host) -> Result<(), Refusal> {
+    if host.kernel == KernelCheck::Overridden {
+        return Ok(());
+    }
+    let sources = kernels::Sources::of(&host.proc);
+    let judgement = kernels::judge_host(Engine::Online, &sources, &limits.trusted_kernels);
+    judgement
+        .refusal()
+        .map_or(Ok(()), |why| Err(Refusal::Kernel(why)))
 }
 
 /// Whether there still is enough free space to go on.
@@ -622,6 +632,7 @@ mod tests {
             proc: root.path().to_owned(),
             sys: root.path().to_owned(),
             hints: root.path().to_owned(),
+            kernel: KernelCheck::Judge,
         };
         let mut gauge = Gauge::new("0:40".parse().unwrap());
         assert_eq!(check_pressure(&mut gauge, 1, &host), Ok(()));

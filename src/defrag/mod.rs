@@ -30,7 +30,7 @@ pub mod guard;
 pub mod hint;
 mod holders;
 pub mod job;
-mod kernels;
+pub mod kernels;
 pub mod leftovers;
 mod messages;
 pub mod meter;
@@ -39,6 +39,7 @@ pub mod online;
 pub mod pressure;
 pub mod run;
 pub mod segments;
+pub mod usable;
 
 use std::path::PathBuf;
 
@@ -51,6 +52,18 @@ pub struct Host {
     pub sys: PathBuf,
     /// Where the [hints](hint) of images at work are noted.
     pub hints: PathBuf,
+    /// Whether its kernel is judged.
+    pub kernel: KernelCheck,
+}
+
+/// Whether the kernel must be proven good for an engine; see [`kernels`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum KernelCheck {
+    /// It must.
+    #[default]
+    Judge,
+    /// It need not: a test that wants to see what a bad one does.
+    Overridden,
 }
 
 impl Default for Host {
@@ -59,6 +72,7 @@ impl Default for Host {
             proc: PathBuf::from("/proc"),
             sys: PathBuf::from("/sys"),
             hints: hint::directory(),
+            kernel: KernelCheck::default(),
         }
     }
 }

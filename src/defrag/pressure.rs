@@ -324,6 +324,7 @@ fn parse(text: &str) -> Option<(Pressure, Duration)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::defrag::KernelCheck;
 
     fn write(root: &Path, name: &str, text: &str) {
         let path = root.join(name);
@@ -396,6 +397,7 @@ mod tests {
                 proc: self.root.path().join("proc"),
                 sys: self.root.path().join("sys"),
                 hints: self.root.path().to_owned(),
+                kernel: KernelCheck::Judge,
             };
             let now = Reading {
                 at: self.began + Duration::from_secs(second),
@@ -516,6 +518,7 @@ mod tests {
             proc: made.root.path().join("proc"),
             sys: made.root.path().join("sys"),
             hints: made.root.path().to_owned(),
+            kernel: KernelCheck::Judge,
         };
         let asked = |asked| read_waited(&host.proc, asked);
         assert_eq!(asked(Asked::OrHost), []);

@@ -9,7 +9,10 @@ use jiff::tz::TimeZone;
 
 use super::calendar::{Calendar, Opening, between};
 use super::estimate::Paces;
-use crate::model::{Bytes, ExtentCount, ExtentsPerDay, Features, FilesystemKind, Severity};
+use crate::model::{
+    Bytes, Engine, EngineState, ExtentCount, ExtentsPerDay, Features, FilesystemKind, Severity,
+    Unusable,
+};
 
 /// How many times a cooldown is doubled at most.
 const MAX_DOUBLINGS: u32 = 4;
@@ -39,10 +42,21 @@ pub struct Facts {
     pub paused: bool,
     /// Why fragwatch itself cannot begin a run, if it cannot.
     pub not_ready: Option<String>,
+    /// Which engines can be used on this host. Of one that is not named nothing is known against it.
+    pub engines: Vec<EngineState>,
     /// The images.
     pub images: Vec<ImageFacts>,
     /// Their file systems.
     pub filesystems: Vec<FilesystemFacts>,
+}
+
+impl Facts {
+    /// Why an engine cannot be used on this host.
+    #[must_use]
+    pub fn unusable(&self, engine: Engine) -> Option<&Unusable> {
+        let mut states = self.engines.iter();
+        states.find(|it| it.engine == engine)?.unusable.as_ref()
+    }
 }
 
 /// When something may run.

@@ -36,6 +36,7 @@ mod support;
 mod control;
 mod helpers;
 mod hooks;
+mod kernels;
 mod life;
 mod maintenance;
 mod maps;

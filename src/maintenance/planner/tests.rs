@@ -6,7 +6,9 @@ use proptest::prelude::*;
 use super::*;
 use crate::maintenance::estimate::{Basis, Pace, Paces};
 use crate::maintenance::facts::{Active, Came, LastRun, User};
-use crate::model::{Bytes, BytesPerSecond, ExtentsPerDay, Features};
+use crate::model::{
+    Bytes, BytesPerSecond, EngineState, ExtentsPerDay, Features, Unusable, UnusableReason,
+};
 
 const GIB: u64 = 1 << 30;
 const TEN_MINUTES: Duration = Duration::from_secs(600);
@@ -71,6 +73,7 @@ fn facts(images: Vec<ImageFacts>) -> Facts {
         recent_incident: false,
         paused: false,
         not_ready: None,
+        engines: Vec::new(),
         images,
         filesystems: vec![filesystem("a"), filesystem("b")],
     }
@@ -122,6 +125,56 @@ fn an_idle_image_runs_at_once() {
     assert_eq!(run.estimate.basis, Basis::Measured { runs: 3 });
     assert_eq!(plan.due(at("2026-11-21T02:00Z")).count(), 1);
     assert_eq!(plan.due(at("2026-11-21T01:59Z")).count(), 0);
+}
+
+fn unusable(engine: Engine, reason: UnusableReason, brief: &str) -> EngineState {
+    let unusable = Some(Unusable {
+        reason,
+        brief: brief.to_owned(),
+        text: format!("{brief}, and so on"),
+    });
+    EngineState { engine, unusable }
+}
+
+#[test]
+fn an_engine_that_the_kernel_rules_out_is_not_planned() {
+    let kernel = || {
+        let bad = UnusableReason::KernelKnownBad;
+        let brief = "kernel 6.1.0-47-amd64 lacks the repair of CVE-2026-64600";
+        unusable(Engine::Online, bad, brief)
+    };
+    // An idle image is left to the other one.
+    says(|facts, _| facts.engines = vec![kernel()], " xfs_fsr 02:00");
+    says(
+        |facts, _| {
+            facts.engines = vec![kernel()];
+            facts.images[0].user = vm();
+        },
+        ": in use by VM db-1 (pid 4711), and not online: kernel 6.1.0-47-amd64 lacks the repair of \
+         CVE-2026-64600",
+    );
+    let mut facts = facts(vec![image("a")]);
+    facts.engines = vec![
+        unusable(
+            Engine::XfsFsr,
+            UnusableReason::NoXfsFsr,
+            "xfs_fsr is not installed",
+        ),
+        kernel(),
+    ];
+    let code = |engines: &[Engine]| {
+        let policy = Policy {
+            engines: engines.to_vec(),
+            ..Policy::default()
+        };
+        match &plan(&facts, &policy).images[0].verdict {
+            Verdict::Not(reason) => (reason.code(), reason.lies_with_engine()),
+            Verdict::Runs(run) => panic!("{run:?}"),
+        }
+    };
+    assert_eq!(code(&[Engine::Online]), ("kernel", true));
+    assert_eq!(code(&[Engine::XfsFsr]), ("no_xfs_fsr", true));
+    assert_eq!(code(&Engine::ALL), ("no_xfs_fsr", true));
 }
 
 #[test]
