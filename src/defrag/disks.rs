@@ -38,7 +38,7 @@ const MAX_DISKS: usize = 1024;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Counters {
     disks: BTreeMap<PathBuf, Disk>,
-    /// What lies above them; without what does not count its I/O, as md before Linux 5.14.
+    /// What lies above them, as far as it counts its I/O: md of older kernels does not.
     layers: BTreeMap<PathBuf, Disk>,
 }
 
