@@ -12,8 +12,8 @@
 //! | NVMe with native multipath | its paths: `nvme0c1n1`, `nvme0c2n1` of `nvme0n1` |
 //! | any other | itself |
 //!
-//! What lies above the disks counts as well: dm-crypt, a thin pool or a loop device does part of its work
-//! while the disks are idle, and has requests under way all the time.
+//! What lies above the disks counts as well: dm-crypt, a thin pool or a loop device does part of its
+//! work while the disks are idle, and has requests under way all the time.
 //!
 //! The disks cannot be told where the device number is one that the kernel makes up (btrfs, overlay,
 //! tmpfs, NFS: major 0), where /sys does not show the device, and where a disk does not count its I/O
@@ -38,7 +38,7 @@ const MAX_DISKS: usize = 1024;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Counters {
     disks: BTreeMap<PathBuf, Disk>,
-    /// What lies above them; without what does not count its I/O, as md before Linux 5.14.
+    /// What lies above them, as far as it counts its I/O: md of older kernels does not.
     layers: BTreeMap<PathBuf, Disk>,
 }
 

@@ -8,14 +8,14 @@
 //! # Pressure without I/O
 //!
 //! The kernel counts a task as waiting for I/O when it sleeps in io_schedule(), whatever it waits for.
-//! From Linux 6.5 on ("io_uring: Use io_schedule* in cqring wait", also in stable kernels) whoever waits in
-//! io_uring_enter(2) with a request under way does, also for a network packet or an empty pipe: QEMU
-//! from 10.2 on keeps its group's pressure near 100 while all disks are idle.
+//! From Linux 6.5 on ("io_uring: Use io_schedule* in cqring wait", also in stable kernels) that is
+//! so for each task that waits in io_uring_enter(2) with a request under way, also for a network packet
+//! or an empty pipe: QEMU from 10.2 on keeps its group's pressure near 100 while all disks are idle.
 //!
 //! While a task really waits for a disk, that disk is at work. So of the share of time that a group
-//! has waited, no more than the share that the [disks](super::disks) of the image were at work can be
-//! due to them. Twice that share is allowed for, in favour of those who wait: the counters of the disks
-//! are not exact. What is beyond is pressure without I/O, and is taken off:
+//! has waited, no more than the share that the disks of the image were at work can be due to them.
+//! Twice that share is allowed for, in favour of those who wait: the counters of the disks are not
+//! exact. What is beyond is pressure without I/O, and is taken off:
 //!
 //! ```text
 //! counts = avg10 − (waited − 2 × at work)       avg10 100 %, waited 100 %, disks at work 5 %: 10 %
@@ -28,13 +28,13 @@
 //!
 //! A run keeps the disks at work itself, and then less is seen to be without I/O than is. So a run
 //! stands still first, as it does for any pressure; what is without I/O in that second is taken to be
-//! so for [`REMEMBERED`]. On a host with such tasks that costs a run one or two seconds of each half
+//! so for half a minute. On a host with such tasks that costs a run one or two seconds of each half
 //! minute, and nothing if it leaves the disks idle for long enough by itself.
 //!
 //! Where the disks cannot be told, all pressure counts; where the kernel does not tell of pressure
-//! (`psi=0`, CONFIG_PSI_DEFAULT_DISABLED), there is no limit. The `io.stat` of the groups is not asked: it
-//! is there only where the io controller is on, it does not tell time, and a group of many VMs always
-//! has some I/O.
+//! (`psi=0`, CONFIG_PSI_DEFAULT_DISABLED), there is no limit. The `io.stat` of the groups is not asked:
+//! it is there only where the io controller is on, it counts requests and no time, and a group of many
+//! VMs always has some I/O.
 
 use std::collections::HashMap;
 use std::fmt;

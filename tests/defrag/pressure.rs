@@ -396,7 +396,7 @@ fn a_run_stands_still_while_others_wait_for_the_disk() {
     support::require!(tools::have("fio"));
     let disk = support::require!(Disk::new());
     let mut groups = support::require!(Groups::new());
-    let image = disk.image("vm.img", 64 * MIB);
+    let image = disk.image("vm.img", 24 * MIB);
     disk.await_idle();
     let slowly = config(&disk.bed, &format!("{LIMIT}bandwidth = \"1MiB/s\"\n"));
     let mut run = Child::spawn(&mut defrag(&groups.own(), &slowly, "online", &image)).unwrap();
