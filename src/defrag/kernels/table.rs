@@ -165,7 +165,8 @@ pub static DEFECTS: [Defect; 9] = [
         introduced_by: Some("iomap: Allocate ifs in ->write_begin() early"),
         repaired: &[Level::candidate(6, 6, 3)],
     },
-    // Mainline 4.19, with reflink since 4.9. A clone could share what lies beyond the end of a file.
+    // 4.19-rc8, says the merge of the rework of cloning into 4.20 (tag xfs-4.20-merge-2), which
+    // repaired the rest of its kind. A clone could share what lies beyond the end of a file.
     Defect {
         commit: "b39989009bdb",
         cve: None,
@@ -174,7 +175,7 @@ pub static DEFECTS: [Defect; 9] = [
         meets: Meets::Engine(Engine::Online),
         introduced: WITH_REFLINK,
         introduced_by: None,
-        repaired: &[Level::stable(4, 19, 0)],
+        repaired: &[Level::stable(4, 20, 0)],
     },
     // Change times were as coarse as a tick, and xfs_fsr compares them to see whether a file was
     // written during the copy: a write in the tick of the comparison was lost. Multigrain
@@ -322,6 +323,17 @@ mod tests {
             "6.1.178", "6.6.145", "6.12.96", "6.18.39", "7.1.4", "7.2-rc4",
         ];
         assert_eq!(good, expected);
+    }
+
+    #[test]
+    fn the_readme_names_the_levels() {
+        let readme = include_str!("../../../README.md");
+        let good = good_from(Engine::Online);
+        let (candidate, levels) = good.split_last().unwrap();
+        assert_eq!(candidate.to_string(), "7.2-rc4");
+        let levels: Vec<_> = levels.iter().map(Level::to_string).collect();
+        let line = format!("| {}, 7.2 and all later |", levels.join(", "));
+        assert!(readme.contains(&line), "{line}");
     }
 
     proptest! {
