@@ -16,7 +16,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use rustix::fs::{CWD, FileType, Mode, OFlags, StatVfsMountFlags, fstat, fstatvfs, openat};
 
 use super::gate::Gate;
-use super::{Host, holders, kernels, pressure};
+use super::{Host, KernelCheck, holders, kernels, pressure};
 use crate::config::settings::Defrag;
 use crate::discover::mounts::{Mount, MountTable};
 use crate::model::path::shown;
@@ -408,9 +408,8 @@ fn check_flags(marks: u32) -> Result<(), Refusal> {
 /// # Errors
 /// The first thing that is not right.
 pub fn check_online(target: &Target, limits: &Defrag, host: &Host) -> Result<ExtentCount, Refusal> {
-    let release = rustix::system::uname();
-    if let Some(why) = kernels::known_bad(&release.release().to_string_lossy()) {
-        return Err(Refusal::Kernel(why));
+    if host.kernel == KernelCheck::Judge {
+        check_kernel()?;
     }
     let attributes = fsxattr::attributes(&target.file)?;
     check_marks(target, attributes.flags, host)?;
@@ -431,6 +430,12 @@ pub fn check_online(target: &Target, limits: &Defrag, host: &Host) -> Result<Ext
     check_space(target, ROOM, limits.keep_free)?;
     check_pressure(limits.max_io_pressure, host)?;
     Ok(extents)
+}
+
+fn check_kernel() -> Result<(), Refusal> {
+    let release = rustix::system::uname();
+    let why = kernels::known_bad(&release.release().to_string_lossy());
+    why.map_or(Ok(()), |why| Err(Refusal::Kernel(why)))
 }
 
 /// Whether there still is enough free space to go on.
@@ -616,6 +621,7 @@ mod tests {
         let host = Host {
             proc: root.path().to_owned(),
             hints: root.path().to_owned(),
+            kernel: KernelCheck::Judge,
         };
         assert_eq!(check_pressure(1, &host), Ok(()));
         fs::create_dir(root.path().join("pressure")).unwrap();

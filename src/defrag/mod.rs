@@ -46,6 +46,18 @@ pub struct Host {
     pub proc: PathBuf,
     /// Where the [hints](hint) of images at work are noted.
     pub hints: PathBuf,
+    /// Whether its kernel is judged.
+    pub kernel: KernelCheck,
+}
+
+/// Whether the engine [`online`] judges the kernel before a run.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum KernelCheck {
+    /// It refuses a kernel that it cannot trust.
+    #[default]
+    Judge,
+    /// Any kernel will do. For tests only: neither the command line nor the configuration leads here.
+    Overridden,
 }
 
 impl Default for Host {
@@ -53,6 +65,7 @@ impl Default for Host {
         Host {
             proc: PathBuf::from("/proc"),
             hints: hint::directory(),
+            kernel: KernelCheck::Judge,
         }
     }
 }
