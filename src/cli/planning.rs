@@ -79,7 +79,7 @@ fn facts(settings: &Settings, found: &Found, calendar: &Calendar, now: Timestamp
     let images = found.images.iter().filter_map(|image| {
         let filesystem = found.filesystem(image)?;
         let growth = growth.get(shown(&image.sample.path).as_str()).copied();
-        let mut facts = image_facts(image, filesystem, growth.flatten(), &runs);
+        let mut facts = image_facts(image, growth.flatten(), &runs)?;
         if is_candidate(image, filesystem, settings) {
             facts.obstacles.extend(obstacle(image, settings));
         }
@@ -148,22 +148,18 @@ fn unseen(status: &Status) -> Vec<(ImageFacts, FilesystemFacts)> {
     status.worst.iter().filter_map(facts).collect()
 }
 
-fn image_facts(
-    image: &Image,
-    filesystem: &Filesystem,
-    growth: Option<ExtentsPerDay>,
-    runs: &Runs,
-) -> ImageFacts {
+/// Nothing of an image that cannot be identified: the daemon does not plan it either.
+fn image_facts(image: &Image, growth: Option<ExtentsPerDay>, runs: &Runs) -> Option<ImageFacts> {
     let nobody = Owner::default();
     let now = ImageNow {
         sample: &image.sample,
-        key: &image.sample.key(&filesystem.lasting_name()),
+        key: image.sample.key.as_ref().ok()?,
         owner: image.owner.as_ref().unwrap_or(&nobody),
         severity: image.severity,
         growth,
         map: image.map.as_ref(),
     };
-    gather::image(&now, runs)
+    Some(gather::image(&now, runs))
 }
 
 /// The run that the daemon has under way on a file system.
@@ -213,7 +209,7 @@ pub(super) fn advise(settings: &Settings, image: &Path, always: bool) -> Option<
         paused: false,
         images: vec![ImageFacts {
             last_run: None,
-            ..image_facts(seen, filesystem, None, &runs)
+            ..image_facts(seen, None, &runs)?
         }],
         filesystems: vec![gather::filesystem(filesystem, false, None, &runs.paces())],
     };

@@ -14,6 +14,7 @@
 //! | `reload`     | SIGHUP |
 //! | `life`       | how it starts and ends |
 //! | `severity`   | severities that change: the log, the metrics, the hook |
+//! | `identity`   | what the history knows an image by |
 //! | `story`      | a VM and a writer: all who can be asked tell the same |
 //! | `restart`    | what the history keeps when it is killed, started again, started twice |
 //! | `systemd`    | what it tells systemd, and where its log goes |
@@ -33,6 +34,7 @@ mod support;
 
 mod control;
 mod helpers;
+mod identity;
 mod life;
 mod maintenance;
 mod maps;
