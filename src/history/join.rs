@@ -11,7 +11,7 @@ use rusqlite::{Transaction, params};
 use super::pack::{self, Row};
 use super::store::read_row;
 
-/// Substitutes for an image that is there at its path (?3 is its row): the same inode there, and
+/// Substitutes for an image that is there at its path (?1 is its row): the same inode there, and
 /// - the same generation, on a file system that was named by its mount point. The generation is drawn
 ///   at random for a new inode, so it is the same file.
 /// - or no generation, recorded later than the image was for the first time: before and after it its
