@@ -29,7 +29,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
 use sd_notify::NotifyState;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tracing::{error, info, warn};
 
 use crate::config::{self, ConfigError, Loaded, Settings};
@@ -51,6 +51,9 @@ use systemd::notify;
 /// A sweep may be late by this, beside its interval and its deadlines, before the daemon calls
 /// itself ill.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Questions for the plan that wait for their turn.
+const PLAN_REQUESTS: usize = 8;
 
 /// node_exporter is scraped about as often.
 const TEXTFILE_INTERVAL: Duration = Duration::from_secs(15);
@@ -110,7 +113,8 @@ impl Daemon {
         let started = UnixTime::from_seconds(now());
         let board = Arc::new(Board::new(lifetime.clone(), started, patience(&settings)));
         let server = Server::start(settings.metrics.listen, Arc::clone(&board)).await?;
-        let pages = control::Pages::new(Arc::clone(&board), chronicle.path());
+        let (plans, plan_requests) = mpsc::channel(PLAN_REQUESTS);
+        let pages = control::Pages::new(Arc::clone(&board), chronicle.path(), plans);
         let control = ControlServer::start(&settings.control, &pages);
         metrics::config_read(now());
         for file in &loaded.files {
@@ -129,7 +133,7 @@ impl Daemon {
             Arc::clone(&board),
             chronicle.teller(),
             chronicle.path(),
-            config,
+            plan_requests,
         );
         let maintenance = tokio::spawn(maintenance.run(end));
         let mut sampling = tokio::spawn(sampler.run());

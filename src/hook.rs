@@ -63,6 +63,8 @@ pub enum HookOutcome {
     NotStartedInTime,
     /// It could not be started at all.
     Failed(String),
+    /// By us, because the caller asked for it.
+    Cancelled,
 }
 
 impl std::fmt::Display for HookOutcome {
@@ -76,8 +78,44 @@ impl std::fmt::Display for HookOutcome {
                 f.write_str("could not be started in time: its file system does not answer")
             }
             HookOutcome::Failed(error) => write!(f, "could not be started: {error}"),
+            HookOutcome::Cancelled => f.write_str("was ended with fragwatch"),
         }
     }
+}
+
+/// What goes on while a command runs, and whether it is to be ended.
+pub trait Attendant {
+    /// The command has been started as this process, which leads a process group of its own.
+    fn started(&mut self, pid: u32);
+    /// Whether the command is to be ended now. Asked some fifty times a second.
+    fn is_cancelled(&mut self) -> bool;
+}
+
+/// For a command that runs to its end or to its timeout.
+struct Unattended;
+
+impl Attendant for Unattended {
+    fn started(&mut self, _: u32) {}
+
+    fn is_cancelled(&mut self) -> bool {
+        false
+    }
+}
+
+/// Runs a command once and returns when it has ended.
+pub fn run_once(
+    command: Vec<String>,
+    timeout: Duration,
+    call: &Call,
+    attendant: &mut dyn Attendant,
+) -> HookOutcome {
+    let starting = Arc::new(AtomicBool::new(false));
+    let runner = Runner {
+        command,
+        timeout,
+        starting,
+    };
+    runner.run(call, attendant)
 }
 
 /// A command that is run again and again, one run at a time. `T` is what a run is known by.
@@ -110,7 +148,7 @@ impl<T: Send + 'static> Hook<T> {
         let work = move || {
             for (what, call) in calls {
                 let began = Instant::now();
-                let outcome = runner.run(&call);
+                let outcome = runner.run(&call, &mut Unattended);
                 on_end(what, outcome, began.elapsed());
             }
         };
@@ -146,7 +184,7 @@ struct Runner {
 }
 
 impl Runner {
-    fn run(&self, call: &Call) -> HookOutcome {
+    fn run(&self, call: &Call, attendant: &mut dyn Attendant) -> HookOutcome {
         let deadline = Instant::now() + self.timeout;
         if self.starting.swap(true, Ordering::AcqRel) {
             return HookOutcome::NotStartedInTime;
@@ -159,7 +197,10 @@ impl Runner {
             }
         };
         match started.recv_timeout(self.timeout) {
-            Ok(Ok(child)) => attend(child, &call.json, deadline),
+            Ok(Ok(child)) => {
+                attendant.started(child.id());
+                attend(child, &call.json, deadline, attendant)
+            }
             Ok(Err(error)) => HookOutcome::Failed(error.to_string()),
             Err(_) => HookOutcome::NotStartedInTime,
         }
@@ -203,9 +244,18 @@ impl Runner {
 }
 
 /// Feeds the hook and waits for its end, or makes it end.
-fn attend(mut child: Child, json: &[u8], deadline: Instant) -> HookOutcome {
+fn attend(
+    mut child: Child,
+    json: &[u8],
+    deadline: Instant,
+    attendant: &mut dyn Attendant,
+) -> HookOutcome {
     let mut food = child.stdin.take().and_then(|stdin| Food::new(stdin, json));
     while !has_ended(&child) {
+        if attendant.is_cancelled() {
+            end_group(child);
+            return HookOutcome::Cancelled;
+        }
         if Instant::now() >= deadline {
             end_group(child);
             return HookOutcome::TimedOut;

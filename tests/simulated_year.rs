@@ -317,6 +317,7 @@ impl World {
             incident: self.incident,
             recent_incident: self.recent_incident,
             paused: self.paused,
+            not_ready: None,
             images: self.images.clone(),
             filesystems: self.filesystems.clone(),
         }

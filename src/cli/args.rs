@@ -94,6 +94,9 @@ Exit status: 0 ok, 1 warning, 2 critical, 3 unknown: no daemon answers, or its c
     /// Put back the extent-size hints of runs that were killed; started by the daemon
     #[command(name = crate::cli::RESTORE_HINTS, hide = true)]
     RestoreHints,
+    /// Carry out a job that the daemon writes to standard input
+    #[command(name = crate::defrag::job::COMMAND, hide = true)]
+    DefragJob,
     /// The process that probes one file system; started by the program itself
     #[command(name = crate::probe::worker::HELPER_COMMAND, hide = true)]
     ProbeHelper,

@@ -47,20 +47,33 @@ pub(super) fn post<T: DeserializeOwned>(settings: &Settings, path: &str) -> anyh
     call(settings, Method::POST, path)
 }
 
+/// The daemon's answer to a GET of `path`, as it is.
+///
+/// # Errors
+/// As [`get`].
+pub(super) fn get_text(settings: &Settings, path: &str) -> anyhow::Result<String> {
+    let body = body(settings, Method::GET, path)?;
+    String::from_utf8(body.into()).context("the daemon's answer is not text")
+}
+
 fn call<T: DeserializeOwned>(settings: &Settings, method: Method, path: &str) -> anyhow::Result<T> {
+    let body = body(settings, method, path)?;
+    serde_json::from_slice(&body).context("the daemon's answer is not understood")
+}
+
+fn body(settings: &Settings, method: Method, path: &str) -> anyhow::Result<Bytes> {
     let socket = socket_path(&settings.control);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
     let answer = async { tokio::time::timeout(PATIENCE, ask(&socket, method, path)).await };
-    let body = runtime.block_on(answer).with_context(|| {
+    runtime.block_on(answer).with_context(|| {
         format!(
             "the daemon at {} does not answer within {} s",
             socket.display(),
             PATIENCE.as_secs()
         )
-    })??;
-    serde_json::from_slice(&body).context("the daemon's answer is not understood")
+    })?
 }
 
 async fn ask(socket: &Path, method: Method, path: &str) -> anyhow::Result<Bytes> {

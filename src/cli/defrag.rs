@@ -19,10 +19,11 @@ use crate::config::Settings;
 use crate::config::settings::Defrag;
 use crate::defrag::fsr::{self, Event, Request};
 use crate::defrag::guard::{Facts, NEAR_IDEAL, leaves_to_another};
+use crate::defrag::job;
 use crate::defrag::run::Hold;
 use crate::defrag::{Host, guard::Refusal};
 use crate::model::path::{hex_unless_exact, shown};
-use crate::model::{Bytes, Engine, RunOutcome, RunReport, Stop, Visitor};
+use crate::model::{Bytes, Engine, RunOutcome, RunReport, Stop, unknown_reason};
 
 pub(super) fn run(arguments: &DefragArguments, config: Option<&Path>) -> anyhow::Result<u8> {
     let settings = load_config(config)?.settings;
@@ -141,7 +142,7 @@ impl Work<'_> {
 
 /// A flag that the first signal to end sets. The second one ends us on the spot, and with us, by
 /// the kernel's hand, xfs_fsr.
-fn ended_by_signals() -> anyhow::Result<Arc<AtomicBool>> {
+pub(super) fn ended_by_signals() -> anyhow::Result<Arc<AtomicBool>> {
     let ended = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM, SIGHUP] {
         signal_hook::flag::register_conditional_shutdown(signal, INCOMPLETE.into(), ended.clone())?;
@@ -274,8 +275,14 @@ impl Said {
         }
     }
 
-    /// Why the engine has left it alone, if another one need not.
+    /// Why the engine has left it alone, if another one need not: it was refused, or had to give way
+    /// to somebody who opened the image.
     fn left_to_another(&self) -> Option<String> {
+        if let Said::Run(report) = self
+            && matches!(report.outcome, RunOutcome::Busy { .. })
+        {
+            return report.outcome.reason();
+        }
         let (guard, reason) = self.refused()?;
         leaves_to_another(&guard).then_some(reason)
     }
@@ -308,7 +315,7 @@ impl Said {
                 "guard": refusal.name(),
                 "reason": refusal.to_string(),
             }),
-            Said::Run(report) => run_json(report),
+            Said::Run(report) => job::run_json(report),
             Said::Online(said) => said.json(),
         }
     }
@@ -326,48 +333,20 @@ fn in_words(report: &RunReport) -> String {
                 "{from} → {extents} extents by xfs_fsr, {moved} read and written in {seconds:.1} s"
             )
         }
-        RunOutcome::Unchanged => format!("unchanged: {left}"),
-        RunOutcome::Busy { by } => format!("{}: {left}", busy(by.as_ref())),
+        RunOutcome::Unchanged { message: None } => format!("unchanged: {left}"),
+        RunOutcome::Unchanged {
+            message: Some(message),
+        } => format!("{}; {left}", unknown_reason(message)),
+        RunOutcome::Busy { .. } => {
+            format!("{}: {left}", report.outcome.reason().unwrap_or_default())
+        }
         RunOutcome::NoSpace => format!("not enough free space: {left}"),
         RunOutcome::Stopped { why } => format!("stopped, because {why}: {left}"),
         RunOutcome::Refused { reason, .. } => format!("left alone: {reason}"),
-        RunOutcome::Failed { reason } => format!("failed: {reason}; {left}"),
-    }
-}
-
-/// Why a run had to give way.
-fn busy(by: Option<&Visitor>) -> String {
-    match by {
-        Some(by) => format!("{by} needed it"),
-        None => "it was changed meanwhile".to_owned(),
-    }
-}
-
-pub(super) fn run_json(report: &RunReport) -> Value {
-    let mut json = json!({
-        "outcome": report.outcome.as_str(),
-        "engine": report.engine,
-        "from": report.from,
-        "to": report.to,
-        "read_bytes": report.read,
-        "written_bytes": report.written,
-        "seconds": report.took.as_secs_f64(),
-        "held_seconds": report.held.as_secs_f64(),
-    });
-    match &report.outcome {
-        RunOutcome::Busy { by } => {
-            json["by"] = json!(by);
-            json["reason"] = json!(busy(by.as_ref()));
+        RunOutcome::Failed { reason } | RunOutcome::NoReport { reason } => {
+            format!("failed: {reason}; {left}")
         }
-        RunOutcome::Stopped { why } => json["reason"] = json!(why),
-        RunOutcome::Refused { guard, reason } => {
-            json["guard"] = json!(guard);
-            json["reason"] = json!(reason);
-        }
-        RunOutcome::Failed { reason } => json["reason"] = json!(reason),
-        RunOutcome::Improved | RunOutcome::Unchanged | RunOutcome::NoSpace => {}
     }
-    json
 }
 
 fn as_json(results: &[(PathBuf, Done)]) -> Value {

@@ -13,9 +13,9 @@ mod generate;
 mod history;
 mod image_table;
 pub mod incidents;
+mod job;
 mod map_view;
 mod online;
-pub mod plan;
 mod planning;
 mod progress;
 mod run;
@@ -64,6 +64,7 @@ pub fn main(arguments: &Arguments) -> ExitCode {
         Command::Completions { shell } => generate::completions(*shell),
         Command::Man { directory } => generate::man(directory),
         Command::RestoreHints => Ok(online::restore()),
+        Command::DefragJob => job::run(),
         Command::ProbeHelper => helper(),
     };
     match result {

@@ -6,7 +6,6 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use super::defrag::run_json;
 use super::progress::Progress;
 use super::{SUCCESS, terminal};
 use crate::config::settings::Defrag;
@@ -14,6 +13,7 @@ use crate::defrag::Host;
 use crate::defrag::fsr::Request;
 use crate::defrag::guard::Refusal;
 use crate::defrag::hint;
+use crate::defrag::job::run_json;
 use crate::defrag::online::{self, Event, Report, Summary};
 use crate::defrag::run::Hold;
 use crate::model::path::shown;
@@ -206,13 +206,19 @@ fn in_words(report: &Report) -> String {
     );
     match &run.outcome {
         RunOutcome::Improved => came,
-        RunOutcome::Unchanged => format!("no fewer extents, the guest makes new ones: {came}"),
+        RunOutcome::Unchanged { .. } => {
+            format!("no fewer extents, the guest makes new ones: {came}")
+        }
         RunOutcome::NoSpace => format!("ended, because free space came to its limit: {came}"),
         RunOutcome::Stopped { why } if run.from.is_none() => format!("not begun, because {why}"),
         RunOutcome::Stopped { why } => format!("stopped, because {why}: {came}"),
         RunOutcome::Refused { reason, .. } => format!("left alone: {reason}"),
-        RunOutcome::Failed { reason } if run.from.is_none() => format!("failed: {reason}"),
-        RunOutcome::Failed { reason } => format!("failed: {reason}; {came}"),
+        RunOutcome::Failed { reason } | RunOutcome::NoReport { reason } if run.from.is_none() => {
+            format!("failed: {reason}")
+        }
+        RunOutcome::Failed { reason } | RunOutcome::NoReport { reason } => {
+            format!("failed: {reason}; {came}")
+        }
         RunOutcome::Busy { .. } => format!("somebody needed it: {came}"),
     }
 }

@@ -1,40 +1,64 @@
-//! `fragwatch plan`: finds out by itself what the planner must know, without the daemon, so that a
-//! configuration can be tried before it runs. And what the planner would say of an image that is
-//! defragmented by hand.
+//! `fragwatch plan`: asks the daemon for its plan. Without a daemon, or for another configuration, it
+//! judges by the counts of this moment alone, so that a configuration can be tried before it runs.
+//! And what the planner would say of an image that is defragmented by hand.
 
-use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use jiff::Timestamp;
 
-use super::plan::{render, render_json};
 use super::scan::{Found, Image};
 use super::{INCOMPLETE, SUCCESS, client, load_config, scan, terminal};
 use crate::config::Settings;
 use crate::daemon::{database, is_recent, read_last_incident, read_runs};
 use crate::defrag::{self, guard, pressure};
-use crate::maintenance::estimate::Paces;
-use crate::maintenance::facts::{Active, FilesystemFacts, ImageFacts, Obstacle, ideal};
+use crate::maintenance::facts::{ImageFacts, Obstacle};
 use crate::maintenance::gather::{self, ImageNow, Runs};
+use crate::maintenance::view::{JudgedBy, render, render_json};
 use crate::maintenance::{Allowed, Calendar, Facts, Host, Policy, Verdict, plan};
 use crate::model::path::shown;
-use crate::model::{Bytes, Engine, ExtentsPerDay, Filesystem, FilesystemKind, Owner, Severity};
+use crate::model::{Engine, Filesystem, FilesystemKind, Owner, Severity};
 use crate::serve::control::pause_file;
-use crate::serve::status::{Row, Status};
 
 pub(super) fn run(json: bool, config: Option<&Path>) -> anyhow::Result<u8> {
     let settings = load_config(config)?.settings;
-    let mut found = scan::configured(&settings)?;
+    if config.is_none() {
+        match of_the_daemon(&settings, json) {
+            Ok(text) => {
+                terminal::print(&text)?;
+                return Ok(SUCCESS);
+            }
+            Err(error) if error.is::<client::NotRunning>() => {}
+            Err(error) => return Err(error),
+        }
+    }
+    terminal::complain(match config {
+        Some(_) => "judged by the counts of this moment alone: a plan with --config",
+        None => "judged by the counts of this moment alone: no daemon answers",
+    });
+    by_counts(&settings, json)
+}
+
+/// The plan in force.
+fn of_the_daemon(settings: &Settings, json: bool) -> anyhow::Result<String> {
+    let path = match json {
+        true => "/v1/plan".to_owned(),
+        false => format!("/v1/plan?width={}", terminal::width().unwrap_or(0)),
+    };
+    client::get_text(settings, &path)
+}
+
+fn by_counts(settings: &Settings, json: bool) -> anyhow::Result<u8> {
+    let mut found = scan::configured(settings)?;
     // Shared blocks and holes are seen only in the map. An engine would read it too.
-    scan::with_maps(&settings, &mut found, |image, filesystem| {
-        is_candidate(image, filesystem, &settings)
+    scan::with_maps(settings, &mut found, |image, filesystem| {
+        is_candidate(image, filesystem, settings)
     })?;
-    let calendar = calendar(&settings);
+    let calendar = calendar(settings);
     let now = Timestamp::now();
-    let facts = facts(&settings, &found, &calendar, now);
+    let facts = facts(settings, &found, &calendar, now);
     let plan = plan(&facts, &Policy::from(&settings.defrag));
     if json {
-        terminal::print(&render_json(&plan, &calendar, now)?)?;
+        terminal::print(&render_json(&plan, &calendar, now, JudgedBy::Counts)?)?;
     } else {
         terminal::print(&render(&plan, &calendar, now, terminal::width()))?;
         for fault in &found.errors {
@@ -60,26 +84,17 @@ fn is_candidate(image: &Image, filesystem: &Filesystem, settings: &Settings) -> 
 
 fn facts(settings: &Settings, found: &Found, calendar: &Calendar, now: Timestamp) -> Facts {
     let database = database(&settings.history);
-    // There may be none yet, or we may not read it: then estimates are assumed, and say so.
+    // There may be none yet, or we may not read it: then estimates are assumed, and marked so.
     let runs = Runs::new(read_runs(&database).unwrap_or_default());
     let paces = runs.paces();
-    // The daemon knows how fast images grow and whether there is an incident; it need not run.
-    let status: Option<Status> = client::get(settings, "/v1/status").ok();
-    let growth: HashMap<_, _> = status
-        .iter()
-        .flat_map(|status| &status.worst)
-        .map(|row| (row.path.as_str(), row.growth_per_day))
-        .collect();
     let stalled = |mount: &str| found.errors.iter().any(|fault| shown(&fault.path) == mount);
     let filesystems = found.filesystems.values().map(|filesystem| {
         let stalled = stalled(&shown(&filesystem.mount));
-        let active = status.as_ref().and_then(|it| active(it, found, filesystem));
-        gather::filesystem(filesystem, stalled, active, &paces)
+        gather::filesystem(filesystem, stalled, None, &paces)
     });
     let images = found.images.iter().filter_map(|image| {
         let filesystem = found.filesystem(image)?;
-        let growth = growth.get(shown(&image.sample.path).as_str()).copied();
-        let mut facts = image_facts(image, growth.flatten(), &runs)?;
+        let mut facts = image_facts(image, &runs)?;
         if is_candidate(image, filesystem, settings) {
             facts.obstacles.extend(obstacle(image, settings));
         }
@@ -88,94 +103,32 @@ fn facts(settings: &Settings, found: &Found, calendar: &Calendar, now: Timestamp
         }
         Some(facts)
     });
-    let works = status.as_ref().is_some_and(|it| !it.runs.is_empty());
-    let seen = |path: &Path| found.images.iter().any(|it| it.sample.path == path);
-    let mut unseen = status.as_ref().map(unseen).unwrap_or_default();
-    unseen.retain(|(image, _)| !seen(&image.path));
     Facts {
         now,
         zone: calendar.zone().clone(),
         allowed: Allowed::by(calendar, now),
-        io_pressure: pressure::before_a_run(Path::new("/proc"), works).map(|it| f64::from(it.0)),
-        incident: status.as_ref().is_some_and(|status| status.rescue.incident),
+        io_pressure: pressure::before_a_run(Path::new("/proc"), false).map(|it| f64::from(it.0)),
+        incident: false,
         recent_incident: is_recent(read_last_incident(&database), now),
-        paused: status
-            .as_ref()
-            .map_or_else(|| pause_file(&database).exists(), |status| status.paused),
-        images: images.chain(unseen.iter().map(|it| it.0.clone())).collect(),
-        filesystems: filesystems
-            .chain(unseen.iter().map(|it| it.1.clone()))
-            .collect(),
+        paused: pause_file(&database).exists(),
+        not_ready: None,
+        images: images.collect(),
+        filesystems: filesystems.collect(),
     }
 }
 
-/// Images on file systems that do not answer, which only the daemon has seen.
-fn unseen(status: &Status) -> Vec<(ImageFacts, FilesystemFacts)> {
-    let stalled = |row: &Row| {
-        let mut mounts = status.stalled.iter().map(|it| Path::new(&it.mount));
-        mounts.find(|mount| Path::new(&row.path).starts_with(mount))
-    };
-    let facts = |row: &Row| {
-        let mount = stalled(row)?;
-        let image = ImageFacts {
-            path: PathBuf::from(&row.path),
-            filesystem: shown(mount),
-            severity: row.severity,
-            extents: row.extents,
-            ideal: ideal(row.size, 0),
-            growth: row.growth_per_day,
-            size: row.size,
-            allocated: row.size,
-            user: None,
-            shares_blocks: false,
-            obstacles: Vec::new(),
-            last_run: None,
-        };
-        let filesystem = FilesystemFacts {
-            id: shown(mount),
-            mount: mount.to_owned(),
-            type_name: "xfs".to_owned(),
-            kind: FilesystemKind::Xfs,
-            features: None,
-            size: Bytes(0),
-            free: Bytes(0),
-            stalled: true,
-            active: None,
-            paces: Paces::default(),
-        };
-        Some((image, filesystem))
-    };
-    status.worst.iter().filter_map(facts).collect()
-}
-
 /// Nothing of an image that cannot be identified: the daemon does not plan it either.
-fn image_facts(image: &Image, growth: Option<ExtentsPerDay>, runs: &Runs) -> Option<ImageFacts> {
+fn image_facts(image: &Image, runs: &Runs) -> Option<ImageFacts> {
     let nobody = Owner::default();
     let now = ImageNow {
         sample: &image.sample,
         key: image.sample.key.as_ref().ok()?,
         owner: image.owner.as_ref().unwrap_or(&nobody),
         severity: image.severity,
-        growth,
+        growth: None,
         map: image.map.as_ref(),
     };
     Some(gather::image(&now, runs))
-}
-
-/// The run that the daemon has under way on a file system.
-fn active(status: &Status, found: &Found, filesystem: &Filesystem) -> Option<Active> {
-    let lies_there = |path: &str| {
-        let mut there = found.images.iter();
-        let there = there.find(|image| shown(&image.sample.path) == path)?;
-        let is_it = found.filesystem(there)?.mount == filesystem.mount;
-        is_it.then(|| there.sample.path.clone())
-    };
-    status.runs.iter().find_map(|run| {
-        Some(Active {
-            path: lies_there(&run.path)?,
-            ends: Timestamp::from_second(run.ends.0).ok()?,
-        })
-    })
 }
 
 /// What the planner would say of an image that is defragmented by hand.
@@ -207,9 +160,10 @@ pub(super) fn advise(settings: &Settings, image: &Path, always: bool) -> Option<
         incident: false,
         recent_incident: false,
         paused: false,
+        not_ready: None,
         images: vec![ImageFacts {
             last_run: None,
-            ..image_facts(seen, None, &runs)?
+            ..image_facts(seen, &runs)?
         }],
         filesystems: vec![gather::filesystem(filesystem, false, None, &runs.paces())],
     };

@@ -80,10 +80,15 @@ fn render(status: &Status, now: UnixTime, width: Option<u16>) -> String {
     text.push_str(&rescue(&status.rescue, now));
     for run in &status.runs {
         let since = Roughly(now.since(run.began));
+        let done = run
+            .progress
+            .map(|done| format!(", {:.0} % done", done * 100.0));
         let _ = writeln!(
             text,
-            "Defragmenting {} by {} for {since}.",
-            run.path, run.engine
+            "Defragmenting {} by {} for {since}{}.",
+            run.path,
+            run.engine,
+            done.unwrap_or_default()
         );
     }
     if status.paused {

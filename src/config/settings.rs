@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use jiff::civil::{Date, Time, Weekday};
 use jiff::tz::TimeZone;
+use serde::{Deserialize, Serialize};
 
 pub use super::globs::{Globs, compile_globs, is_glob};
 pub use thresholds::{HostLimits, LimitChanges, Limits, Override, Thresholds};
@@ -207,7 +208,7 @@ pub struct Zone {
 }
 
 /// How images are defragmented.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Defrag {
     /// The severity from which an image is a candidate.
     pub from: Severity,

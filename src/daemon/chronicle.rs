@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tracing::{info, warn};
 
 use super::inventory::{Inventory, SeverityChange, Subject};
-use super::maintenance::{engine, interrupted_before, known as known_run};
+use super::maintenance::engine;
 use super::sampler::Shared;
 use crate::config::Settings;
 use crate::config::settings::History;
@@ -31,7 +31,7 @@ const LAST_WORDS: Duration = Duration::from_millis(500);
 /// How long the rescue waits, before it is armed, for the lock of the directory.
 const BEFORE_ARMING: Duration = Duration::from_millis(250);
 /// What reading the past may take at the start. The first sweep waits for it.
-const LOOKING_BACK: Duration = Duration::from_secs(5);
+pub(super) const LOOKING_BACK: Duration = Duration::from_secs(5);
 /// Defragmentations that are looked through.
 const RUNS: u32 = 4096;
 
@@ -224,37 +224,21 @@ pub(super) async fn is_paused(database: &Path) -> bool {
     )
 }
 
-/// The defragmentations that the history knows of, and those that were cut off when the daemon
-/// before this one was killed, which it is told now.
-pub(super) async fn past_runs(path: &Path, teller: &Teller) -> Runs {
-    let (database, state) = (path.to_owned(), state_directory(path));
-    let reading = tokio::task::spawn_blocking(move || {
-        let cut_off = interrupted_before(&state);
-        let known = if database.exists() {
-            read_runs(&database)
-        } else {
-            Ok(Vec::new())
-        };
-        (cut_off, known)
+/// The defragmentations that the history knows of.
+pub(super) async fn past_runs(path: &Path) -> Runs {
+    let database = path.to_owned();
+    let reading = tokio::task::spawn_blocking(move || match database.exists() {
+        true => read_runs(&database),
+        false => Ok(Vec::new()),
     });
-    let Ok(Ok((cut_off, known))) = tokio::time::timeout(LOOKING_BACK, reading).await else {
+    let Ok(Ok(known)) = tokio::time::timeout(LOOKING_BACK, reading).await else {
         warn!("nothing is known of earlier defragmentations");
         return Runs::default();
     };
-    let mut runs = known.unwrap_or_else(|error| {
+    let runs = known.unwrap_or_else(|error| {
         warn!("nothing is known of earlier defragmentations: {error}");
         Vec::new()
     });
-    for row in cut_off {
-        warn!(
-            "{}: {} was cut off: {}",
-            shown(&row.image.path),
-            row.engine,
-            row.reason
-        );
-        runs.push(known_run(&row));
-        teller.run(row);
-    }
     Runs::new(runs)
 }
 

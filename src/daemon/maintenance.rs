@@ -2,11 +2,16 @@
 //! window, the pause and the rescue; a plan every few seconds starts what is due.
 //!
 //! ```text
-//! calendar, inventory, history ─► facts ─► plan ─► errand (a thread, a child process) ─► history
+//! calendar, inventory, history ─► facts ─► plan ─► runner (a thread) ─► child (a process) ─► history
 //!         window closes, pause, incident, the end of the daemon ──► stop
 //! ```
+//!
+//! Runs that an earlier daemon left are finished first ([`note`]); until then nothing begins.
 
-mod errand;
+mod child;
+mod note;
+mod phase;
+mod runner;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -16,22 +21,27 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
-use super::chronicle::{Teller, is_paused, last_incident, past_runs, state_directory};
+use super::chronicle::{
+    LOOKING_BACK, Teller, is_paused, last_incident, past_runs, state_directory,
+};
 use super::sampler::Shared;
 use crate::config::Settings;
 use crate::config::settings::Defrag;
-use crate::defrag::pressure;
+use crate::defrag::job::{DefragJob, JobProgress, JobReport, PassedOver};
+use crate::defrag::{hint, pressure};
 use crate::history::{ImageRef, RunRow};
 use crate::maintenance::gather::{self, ImageNow, KnownRun, Runs};
+use crate::maintenance::view::{self, JudgedBy};
 use crate::maintenance::{Active, Allowed, Calendar, Facts, Host, Plan, Policy, Run, plan};
 use crate::model::path::shown;
 use crate::model::{Bytes, Engine, ExtentCount, ImageId, Stop, UnixTime};
 use crate::serve::board::Board;
+use crate::serve::control::PlanRequest;
 use crate::serve::{metrics, status};
-pub(super) use errand::interrupted_before;
-use errand::{Ended, Errand, Task};
+use note::{Note, NoteFile, left_behind};
+use runner::{Control, Ended, Task};
 
 const TICK: Duration = Duration::from_secs(1);
 /// From one plan to the next while a window is open.
@@ -40,6 +50,14 @@ const PLANNING: Duration = Duration::from_secs(5);
 const AFTER_INCIDENT: Duration = Duration::from_secs(24 * 3600);
 /// What the runs may take to end when the daemon does.
 pub(super) const LAST_RUNS: Duration = Duration::from_millis(1200);
+/// What the operator's commands may take when the daemon ends. One that is ended by us then is run
+/// again by the next start.
+const LAST_HOOKS: Duration = Duration::from_secs(60);
+/// What a command may take to end once it is asked to: see `hook::run_once`.
+const LAST_KILL: Duration = Duration::from_secs(5);
+/// When nothing could be started, for reasons that lie with no image, it is tried again so much
+/// later.
+const NOT_READY_PAUSE: Duration = Duration::from_secs(60);
 
 /// See the module.
 pub(super) struct Maintenance {
@@ -50,12 +68,18 @@ pub(super) struct Maintenance {
     runs: Runs,
     state: PathBuf,
     database: PathBuf,
-    config: Option<PathBuf>,
     host: Host,
     calendar: Calendar,
     active: BTreeMap<String, Running>,
     ended: mpsc::UnboundedReceiver<Ended>,
-    tell_end: mpsc::UnboundedSender<Ended>,
+    on_end: mpsc::UnboundedSender<Ended>,
+    /// Runs that an earlier daemon left and whose `hook_after` runs now.
+    unfinished: Vec<Arc<Control>>,
+    finished: mpsc::UnboundedReceiver<(Note, NoteFile)>,
+    on_finish: mpsc::UnboundedSender<(Note, NoteFile)>,
+    /// Why nothing can be started, and until when that is not tried again.
+    not_ready: Option<(Instant, String)>,
+    queries: mpsc::Receiver<PlanRequest>,
     planned: Option<Instant>,
     /// When the last incident was.
     incident: Option<UnixTime>,
@@ -67,27 +91,30 @@ pub(super) struct Maintenance {
 struct Running {
     image: ImageId,
     reference: ImageRef,
+    extents: ExtentCount,
     engine: Engine,
     began: Timestamp,
     active: Active,
-    errand: Errand,
+    /// Whether the operator's commands belong to it.
+    has_hooks: bool,
+    control: Arc<Control>,
 }
 
 impl Maintenance {
-    /// `database` is that of the history, beside which all state lies; `config` is the daemon's
-    /// configuration if one was named.
+    /// `database` is that of the history, beside which all state lies; `queries` ask for the plan.
     pub(super) fn new(
         settings: watch::Receiver<Arc<Settings>>,
         inventory: Shared,
         board: Arc<Board>,
         teller: Teller,
         database: &Path,
-        config: Option<&Path>,
+        queries: mpsc::Receiver<PlanRequest>,
     ) -> Self {
         let machine = std::fs::read_to_string("/etc/machine-id").unwrap_or_default();
         let host = Host::from_machine_id(&machine);
         let calendar = Calendar::new(&settings.borrow().maintenance, host);
-        let (tell_end, ended) = mpsc::unbounded_channel();
+        let (on_end, ended) = mpsc::unbounded_channel();
+        let (on_finish, finished) = mpsc::unbounded_channel();
         metrics::defrag_begins();
         Maintenance {
             settings,
@@ -97,19 +124,23 @@ impl Maintenance {
             runs: Runs::default(),
             state: state_directory(database),
             database: database.to_owned(),
-            config: config.map(Path::to_owned),
             host,
             calendar,
             active: BTreeMap::new(),
             ended,
-            tell_end,
+            on_end,
+            unfinished: Vec::new(),
+            finished,
+            on_finish,
+            not_ready: None,
+            queries,
             planned: None,
             incident: None,
             rehearsed: Vec::new(),
         }
     }
 
-    /// Runs until `end` says so, then ends what is under way.
+    /// Runs until `end` asks for the end, then ends what is under way.
     pub(super) async fn run(mut self, mut end: watch::Receiver<bool>) {
         // Paused until it is known whether it is: the disk that knows may hang.
         self.board.pause(true);
@@ -123,6 +154,8 @@ impl Maintenance {
             tokio::select! {
                 _ = ticks.tick() => self.tick(),
                 Some(ended) = self.ended.recv() => self.take_in(ended),
+                Some(finished) = self.finished.recv() => self.take_in_finished(finished),
+                Some(query) = self.queries.recv() => self.answer(query),
                 _ = end.changed() => return self.end_all().await,
             }
         }
@@ -130,24 +163,63 @@ impl Maintenance {
 
     /// Finds out what an earlier daemon was told and has done.
     async fn look_back(&mut self) {
-        if let Err(error) = errand::restore_hints(&self.state) {
+        if let Err(error) = child::restore_hints(&self.state) {
             warn!("extent-size hints of runs that were killed are not restored: {error}");
         }
         self.board.pause(is_paused(&self.database).await);
-        self.runs = past_runs(&self.database, &self.teller).await;
+        self.runs = past_runs(&self.database).await;
         self.incident = last_incident(&self.database).await;
-    }
-
-    async fn end_all(mut self) {
-        self.stop_all(Stop::Shutdown);
-        let deadline = Instant::now() + LAST_RUNS;
-        while !self.active.is_empty() {
-            match tokio::time::timeout_at(deadline, self.ended.recv()).await {
-                Ok(Some(ended)) => self.take_in(ended),
-                // The kernel kills them with us; an image is then as it was.
-                _ => return warn!("{} runs are killed, not ended", self.active.len()),
+        for (note, file) in notes(&self.state).await {
+            let path = shown(&note.image().path);
+            warn!("{path}: a run by {} was cut off", note.engine);
+            match runner::finish(note, file, self.state.clone(), self.on_finish.clone()) {
+                Ok(control) => self.unfinished.push(control),
+                Err(error) => warn!("{path}: defrag.hook_after cannot be run: {error}"),
             }
         }
+    }
+
+    /// Ends the runs and waits for them. The operator's commands get more time; a second signal ends
+    /// the process on the spot ([`signals`](super::signals)). What is cut off is finished by the next
+    /// start.
+    async fn end_all(mut self) {
+        self.stop_all(Stop::Shutdown);
+        let began = Instant::now();
+        let mut cancelled = None;
+        while !self.active.is_empty() || !self.unfinished.is_empty() {
+            let runs_hooks = |running: &Running| running.has_hooks;
+            let has_hooks = !self.unfinished.is_empty() || self.active.values().any(runs_hooks);
+            let deadline = match cancelled {
+                Some(at) => at + LAST_KILL,
+                None if has_hooks => began + LAST_HOOKS,
+                None => began + LAST_RUNS,
+            };
+            if Instant::now() >= deadline {
+                if cancelled.is_some() || !has_hooks {
+                    // The kernel kills them with us; an image is then as it was.
+                    return warn!("{} runs are killed, not ended", self.active.len());
+                }
+                cancelled = Some(self.cancel_hooks());
+                continue;
+            }
+            if has_hooks {
+                extend_stop();
+            }
+            tokio::select! {
+                Some(ended) = self.ended.recv() => self.take_in(ended),
+                Some(finished) = self.finished.recv() => self.take_in_finished(finished),
+                () = tokio::time::sleep_until(deadline.min(Instant::now() + TICK)) => {}
+            }
+        }
+    }
+
+    fn cancel_hooks(&self) -> Instant {
+        warn!("commands around defragmentations are ended; the next start runs hook_after");
+        let active = self.active.values().map(|running| &running.control);
+        active
+            .chain(&self.unfinished)
+            .for_each(|control| control.cancel_hooks());
+        Instant::now()
     }
 
     fn tick(&mut self) {
@@ -177,13 +249,16 @@ impl Maintenance {
             None => self.start_what_is_due(now),
         }
         let next = self.calendar.next_opening(now);
+        if !self.active.is_empty() {
+            self.post_runs();
+        }
         metrics::maintenance(open, next.map(|next| next.opens.as_second()));
         metrics::defrag_active(self.active.len());
     }
 
     fn stop_all(&mut self, why: Stop) {
         for running in self.active.values_mut() {
-            running.errand.stop(why);
+            running.control.stop(why);
         }
     }
 
@@ -243,9 +318,10 @@ impl Maintenance {
             allowed: Allowed::by(&self.calendar, now),
             io_pressure: pressure::before_a_run(Path::new("/proc"), !self.active.is_empty())
                 .map(|pressure| f64::from(pressure.0)),
-            incident: false,
+            incident: self.board.rescue().incident,
             recent_incident: is_recent(self.incident, now),
-            paused: false,
+            paused: self.board.paused(),
+            not_ready: self.why_not_ready(),
             images: images.collect(),
             filesystems: filesystems.collect(),
         }
@@ -280,17 +356,20 @@ impl Maintenance {
         };
         let filesystem = reference.key.filesystem.clone();
         let task = Task {
-            reference: reference.clone(),
-            engines: from_on(engine, &defrag.engines),
+            image: reference.clone(),
             vm: owner.vm().cloned(),
             extents,
-            hook_before: defrag.hook_before.clone(),
-            hook_after: defrag.hook_after.clone(),
-            config: self.config.clone(),
+            job: DefragJob::new(
+                path.to_owned(),
+                engine,
+                after(engine, &defrag.engines),
+                defrag.clone(),
+                hint::directory_in(&self.state),
+            ),
             state: self.state.clone(),
         };
-        match Errand::start(task, self.tell_end.clone()) {
-            Ok(errand) => {
+        match runner::start(task, self.on_end.clone()) {
+            Ok(control) => {
                 info!(
                     "defragmenting {} by {engine}: {extents} extents",
                     shown(path)
@@ -302,16 +381,50 @@ impl Maintenance {
                 let running = Running {
                     image,
                     reference,
+                    extents,
                     engine,
                     began: Timestamp::now(),
                     active,
-                    errand,
+                    has_hooks: !defrag.hook_before.is_empty() || !defrag.hook_after.is_empty(),
+                    control,
                 };
                 self.active.insert(filesystem, running);
                 self.post_runs();
             }
-            Err(error) => warn!("{} is not defragmented: {error}", shown(path)),
+            Err(error) => self.is_not_ready(format!("no thread can be had: {error}")),
         }
+    }
+
+    fn why_not_ready(&self) -> Option<String> {
+        if !self.unfinished.is_empty() {
+            return Some("defrag.hook_after of a run that was cut off is running".to_owned());
+        }
+        let (until, why) = self.not_ready.as_ref()?;
+        (Instant::now() < *until).then(|| why.clone())
+    }
+
+    /// Answers with the plan in force.
+    fn answer(&self, query: PlanRequest) {
+        let settings = Arc::clone(&self.settings.borrow());
+        let now = Timestamp::now();
+        let facts = self.facts(&settings.defrag, now);
+        let plan = plan(&facts, &Policy::from(&settings.defrag));
+        let text = match query.text {
+            Some(text) => view::render(&plan, &self.calendar, now, text.width),
+            None => view::render_json(&plan, &self.calendar, now, JudgedBy::Daemon)
+                .unwrap_or_else(|error| error.to_string()),
+        };
+        // A client that has gone away reads nothing.
+        let _ = query.answer.send(text);
+    }
+
+    /// Nothing can be started, and no image is to blame. Logged once, however long it lasts.
+    fn is_not_ready(&mut self, why: String) {
+        let known = self.not_ready.as_ref();
+        if known.is_none_or(|(_, known)| *known != why) {
+            error!("no defragmentation can begin: {why}");
+        }
+        self.not_ready = Some((Instant::now() + NOT_READY_PAUSE, why));
     }
 
     /// Puts up what is under way, for whoever asks.
@@ -321,6 +434,7 @@ impl Maintenance {
             engine: running.engine,
             began: UnixTime(running.began.as_second()),
             ends: UnixTime(running.active.ends.as_second()),
+            progress: running.control.progress().and_then(JobProgress::share),
         };
         self.board
             .post_runs(self.active.values().map(run).collect());
@@ -333,8 +447,25 @@ impl Maintenance {
         };
         self.post_runs();
         self.planned = None;
+        metrics::defrag_active(self.active.len());
+        let report = match ended.result {
+            // The next daemon finishes it.
+            None => return,
+            Some(Err(runner::NotReady(why))) => {
+                if let Some(note) = ended.note {
+                    note.remove();
+                }
+                return self.is_not_ready(why);
+            }
+            Some(Ok(report)) => report,
+        };
+        self.not_ready = None;
         let path = &running.reference.path;
-        let row = ended.row(running.reference.clone(), running.errand.stopped());
+        let mut row = row(&running.reference, ended.began, running.extents, &report);
+        row.reason = join([row.reason, ended.hook_after.unwrap_or_default()]);
+        if row.took.is_zero() {
+            row.took = ended.took;
+        }
         let engine = row.engine.as_str();
         metrics::defrag_ended(engine, &row.outcome, row.from, row.to);
         if row.outcome == "improved" {
@@ -353,10 +484,67 @@ impl Maintenance {
         } else {
             warn!("{}: {engine} {}: {}", shown(path), row.outcome, row.reason);
         }
+        self.record(row, ended.note);
+    }
+
+    /// `hook_after` of a run that was cut off has ended.
+    fn take_in_finished(&mut self, (note, file): (Note, NoteFile)) {
+        self.unfinished.pop();
+        let row = interrupted(note.image(), note.began, &note.engine, note.extents);
+        self.record(row, Some(file));
+    }
+
+    fn record(&mut self, row: RunRow, note: Option<NoteFile>) {
         self.runs.push(known(&row));
         self.teller.run(row);
-        metrics::defrag_active(self.active.len());
+        if let Some(note) = note {
+            note.remove();
+        }
     }
+}
+
+/// Asks systemd for more time: a command that starts a VM again must not be killed by
+/// TimeoutStopSec= (sd_notify(3), EXTEND_TIMEOUT_USEC).
+fn extend_stop() {
+    let more = u32::try_from((TICK * 15).as_micros()).unwrap_or(u32::MAX);
+    super::notify(&[sd_notify::NotifyState::ExtendTimeoutUsec(more)]);
+}
+
+/// The notes of an earlier daemon. A disk that does not answer has none for us.
+async fn notes(state: &Path) -> Vec<(Note, NoteFile)> {
+    let state = state.to_owned();
+    let reading = tokio::task::spawn_blocking(move || left_behind(&state));
+    match tokio::time::timeout(LOOKING_BACK, reading).await {
+        Ok(Ok(notes)) => notes,
+        _ => {
+            error!("the state directory does not answer: runs that were cut off are not finished");
+            Vec::new()
+        }
+    }
+}
+
+/// A run as the history records it.
+fn row(image: &ImageRef, at: UnixTime, from: ExtentCount, report: &JobReport) -> RunRow {
+    let run = &report.run;
+    let from = run.from.unwrap_or(from);
+    let passed = report.passed_over.iter();
+    let passed = passed.map(|PassedOver { engine, reason }| format!("not by {engine}: {reason}"));
+    RunRow {
+        image: image.clone(),
+        at,
+        engine: run.engine.as_str().to_owned(),
+        from,
+        to: run.to.unwrap_or(from),
+        bytes: run.written,
+        took: run.took,
+        outcome: run.outcome.as_str().to_owned(),
+        reason: join(run.outcome.reason().into_iter().chain(passed)),
+    }
+}
+
+fn join(reasons: impl IntoIterator<Item = String>) -> String {
+    let reasons = reasons.into_iter().filter(|reason| !reason.is_empty());
+    reasons.collect::<Vec<_>>().join("; ")
 }
 
 /// Whether the last incident was so short a time ago that the worst images come first.
@@ -365,13 +553,12 @@ pub(crate) fn is_recent(incident: Option<UnixTime>, now: Timestamp) -> bool {
     incident.is_some_and(|at| now.since(at) < AFTER_INCIDENT)
 }
 
-/// The engines of a run: the planner's choice, and those that come after it. What the planner does
-/// not see, a loop device for instance, the guards do; then the next one has its turn.
-fn from_on(chosen: Engine, configured: &[Engine]) -> Vec<Engine> {
+/// The engines that are tried after the planner's choice. What the planner does not see, a loop
+/// device for instance, the guards do; then the next one has its turn.
+fn after(chosen: Engine, configured: &[Engine]) -> Vec<Engine> {
     let others = configured.iter().copied();
     let others = others.skip_while(|engine| *engine != chosen);
-    let others = others.filter(|engine| *engine != chosen);
-    std::iter::once(chosen).chain(others).collect()
+    others.filter(|engine| *engine != chosen).collect()
 }
 
 /// Runs that the plan has for this window.
@@ -405,12 +592,7 @@ pub(crate) fn engine(name: &str) -> Option<Engine> {
 }
 
 /// Nothing is known of a run but that it began.
-pub(super) fn interrupted(
-    reference: ImageRef,
-    at: UnixTime,
-    engine: &str,
-    from: ExtentCount,
-) -> RunRow {
+fn interrupted(reference: ImageRef, at: UnixTime, engine: &str, from: ExtentCount) -> RunRow {
     RunRow {
         image: reference,
         at,
@@ -432,9 +614,9 @@ mod tests {
     #[test]
     fn the_next_engine_is_one_that_comes_later() {
         let both = [Engine::XfsFsr, Engine::Online];
-        assert_eq!(from_on(Engine::XfsFsr, &both), both);
-        assert_eq!(from_on(Engine::Online, &both), [Engine::Online]);
+        assert_eq!(after(Engine::XfsFsr, &both), [Engine::Online]);
+        assert_eq!(after(Engine::Online, &both), []);
         // The configuration may have changed since.
-        assert_eq!(from_on(Engine::Online, &[Engine::XfsFsr]), [Engine::Online]);
+        assert_eq!(after(Engine::Online, &[Engine::XfsFsr]), []);
     }
 }

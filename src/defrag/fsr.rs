@@ -29,6 +29,7 @@ use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
 
 use super::gate::Gate;
 use super::guard::{self, Facts, Refusal, Target, is_above};
+use super::messages::{self, Messages};
 use super::meter::Meter;
 use super::run::{Action, Hold, Input, Machine, State};
 use super::{Host, leftovers, pressure};
@@ -51,8 +52,10 @@ const LAST_BREATH: Duration = Duration::from_millis(1);
 const PRESSURE_BEAT: Duration = Duration::from_secs(1);
 /// What it may have read or written without having opened the image.
 const ASTRAY: Bytes = Bytes(4 << 20);
-/// What is kept of what it says.
-const MOST_SAID: usize = 4096;
+/// What is kept of what it prints: a few lines with a path of 4096 bytes in each.
+const MOST_SAID: usize = 16_384;
+/// What is quoted of a line of it.
+const MOST_QUOTED: usize = 300;
 /// Where it is if PATH does not lead there, as that of many users does not.
 const SYSTEM: [&str; 2] = ["/usr/sbin", "/sbin"];
 
@@ -115,16 +118,7 @@ pub fn run(
     watch: &mut dyn FnMut(Event),
 ) -> RunReport {
     let began = Instant::now();
-    let mut report = RunReport {
-        engine: Engine::XfsFsr,
-        outcome: RunOutcome::Unchanged,
-        from: None,
-        to: None,
-        read: Bytes(0),
-        written: Bytes(0),
-        took: Duration::ZERO,
-        held: Duration::ZERO,
-    };
+    let mut report = RunReport::of(Engine::XfsFsr, RunOutcome::Unchanged { message: None });
     report.outcome = match attempt(request, host, &mut report, orders, watch) {
         Ok(outcome) => outcome,
         Err(refusal) => RunOutcome::Refused {
@@ -189,26 +183,31 @@ fn attempt(
     let end = work.end();
     if end.status.is_none() {
         // Whatever it hangs in, we would hang in too.
-        return Ok(judge(&cleared.facts, None, &machine, end));
+        return Ok(judge(&cleared.facts, None, &machine, end, &target.path));
     }
     // What a killed xfs_fsr leaves is found by the next run too.
     let _ = leftovers::sweep(target.directory.as_fd(), &host.proc);
     drop(turn);
     let to = count(&target)?;
     report.to = Some(to);
-    Ok(judge(&cleared.facts, Some(to), &machine, end))
+    Ok(judge(&cleared.facts, Some(to), &machine, end, &target.path))
 }
 
-/// What came of it.
-fn judge(facts: &Facts, to: Option<ExtentCount>, machine: &Machine, end: End) -> RunOutcome {
-    let said = end.said.trim();
+/// What came of it. The counts of extents have the first word, then what we did ourselves, then the
+/// [`messages`], and the status the last: it is 0 after most refusals.
+fn judge(
+    facts: &Facts,
+    to: Option<ExtentCount>,
+    machine: &Machine,
+    end: End,
+    path: &Path,
+) -> RunOutcome {
     let failed = |reason: String| {
-        let colon = if said.is_empty() { "" } else { ": " };
-        let reason = format!("{reason}{colon}{}", said.lines().last().unwrap_or_default());
+        let last = end.said.trim().lines().last().unwrap_or_default();
+        let colon = if last.is_empty() { "" } else { ": " };
+        let reason = format!("{reason}{colon}{}", quoted(last));
         RunOutcome::Failed { reason }
     };
-    // In the words of all its versions.
-    let has_said = |words: &[&str]| words.iter().any(|word| said.contains(word));
     let status = match end.status {
         // What we have asked for by a signal may have been done a moment before.
         _ if to.is_some_and(|to| to < facts.extents) => return RunOutcome::Improved,
@@ -223,13 +222,27 @@ fn judge(facts: &Facts, to: Option<ExtentCount>, machine: &Machine, end: End) ->
         Some(why) => return RunOutcome::Stopped { why },
         None => {}
     }
-    match (status.code(), status.signal()) {
-        (_, Some(signal)) => failed(format!("xfs_fsr was ended by signal {signal}")),
-        _ if has_said(&["insufficient freespace", "No space left"]) => RunOutcome::NoSpace,
-        _ if has_said(&["file busy", "file modified"]) => RunOutcome::Busy { by: None },
-        (Some(0), _) => RunOutcome::Unchanged,
-        (code, _) => failed(format!("xfs_fsr ended with status {}", code.unwrap_or(-1))),
+    if let Some(signal) = status.signal() {
+        return failed(format!("xfs_fsr was ended by signal {signal}"));
     }
+    let code = status.code().unwrap_or(-1);
+    match messages::interpret(&end.said, &messages::of_path(path)) {
+        Messages::Busy => RunOutcome::Busy { by: None },
+        Messages::NoSpace => RunOutcome::NoSpace,
+        Messages::Failed(message) => RunOutcome::Failed {
+            reason: format!("xfs_fsr: {}", quoted(&message)),
+        },
+        _ if code != 0 => failed(format!("xfs_fsr ended with status {code}")),
+        Messages::Fine => RunOutcome::Unchanged { message: None },
+        Messages::Unknown(message) => RunOutcome::Unchanged {
+            message: Some(quoted(&message)),
+        },
+    }
+}
+
+/// As much of a line as fits into a report.
+fn quoted(line: &str) -> String {
+    line.chars().take(MOST_QUOTED).collect()
 }
 
 /// An image that a run may begin with.
@@ -576,7 +589,7 @@ fn has_ended(child: &Child) -> bool {
 }
 
 /// What a strange program says, harmless for a terminal.
-fn printable(said: &[u8]) -> String {
+pub(super) fn printable(said: &[u8]) -> String {
     let text = String::from_utf8_lossy(said);
     let harmless = |c: char| if c.is_control() && c != '\n' { '?' } else { c };
     text.chars().map(harmless).collect()
@@ -587,6 +600,17 @@ mod tests {
     use super::*;
 
     fn judged(from: u64, to: u64, status: i32, said: &str, stop: Option<Stop>) -> RunOutcome {
+        judged_of("/srv/a", from, to, status, said, stop)
+    }
+
+    fn judged_of(
+        path: &str,
+        from: u64,
+        to: u64,
+        status: i32,
+        said: &str,
+        stop: Option<Stop>,
+    ) -> RunOutcome {
         let mut machine = Machine::new(PATIENCE);
         machine.step(Duration::ZERO, Input::Cleared);
         machine.step(Duration::ZERO, Input::Started);
@@ -603,13 +627,25 @@ mod tests {
             allocated: Bytes(0),
             stall: Duration::ZERO,
         };
-        judge(&facts, Some(ExtentCount(to)), &machine, end)
+        judge(
+            &facts,
+            Some(ExtentCount(to)),
+            &machine,
+            end,
+            Path::new(path),
+        )
     }
 
     #[test]
     fn counts_are_believed_and_not_words() {
         let done = "extents before:7 after:1 DONE /srv/a";
-        assert_eq!(judged(7, 7, 0, done, None), RunOutcome::Unchanged);
+        let unchanged = |message: Option<&str>| RunOutcome::Unchanged {
+            message: message.map(str::to_owned),
+        };
+        assert_eq!(judged(7, 7, 0, done, None), unchanged(None));
+        assert_eq!(judged(7, 7, 0, "", None), unchanged(Some("")));
+        let news = "/srv/a: deferred";
+        assert_eq!(judged(7, 7, 0, news, None), unchanged(Some(news)));
         assert_eq!(
             judged(7, 1, 9, "", Some(Stop::Opened)),
             RunOutcome::Improved
@@ -622,6 +658,21 @@ mod tests {
         assert_eq!(judged(7, 7, 0, space, None), RunOutcome::NoSpace);
         let busy = "/srv/a: file busy\n";
         assert_eq!(judged(7, 7, 0, busy, None), RunOutcome::Busy { by: None });
+    }
+
+    /// What xfs_fsr printed at hosts of others; each time it ended with 0 and changed nothing.
+    #[test]
+    fn refusals_of_the_field() {
+        let judged = |printed| judged_of("/data/a.raw", 2047, 2047, 0, printed, None);
+        let busy = judged(include_str!("../../tests/data/xfs_fsr/D01-said1.txt"));
+        assert_eq!(busy, RunOutcome::Busy { by: None });
+        let space = judged(include_str!("../../tests/data/xfs_fsr/D01-said2.txt"));
+        assert_eq!(space, RunOutcome::NoSpace);
+        let failed = judged(include_str!("../../tests/data/xfs_fsr/D02-said1.txt"));
+        let reason = "xfs_fsr: XFS_IOC_SWAPEXT failed: /data/a.raw: Invalid argument".to_owned();
+        assert_eq!(failed, RunOutcome::Failed { reason });
+        let space = judged(include_str!("../../tests/data/xfs_fsr/D02-said2.txt"));
+        assert_eq!(space, RunOutcome::NoSpace);
     }
 
     #[test]

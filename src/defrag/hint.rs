@@ -32,7 +32,13 @@ const SUFFIX: &str = "hint";
 #[must_use]
 pub fn directory() -> PathBuf {
     let state = std::env::var_os("STATE_DIRECTORY").filter(|state| !state.is_empty());
-    PathBuf::from(state.unwrap_or_else(|| STATE.into())).join("defrag")
+    directory_in(Path::new(&state.unwrap_or_else(|| STATE.into())))
+}
+
+/// Where the records lie in a state directory.
+#[must_use]
+pub fn directory_in(state: &Path) -> PathBuf {
+    state.join("defrag")
 }
 
 /// What is to be restored, and of whom.

@@ -128,16 +128,7 @@ pub fn run(
 ) -> Report {
     let began = Instant::now();
     let mut report = Report {
-        run: RunReport {
-            engine: Engine::Online,
-            outcome: RunOutcome::Unchanged,
-            from: None,
-            to: None,
-            read: Bytes(0),
-            written: Bytes(0),
-            took: Duration::ZERO,
-            held: Duration::ZERO,
-        },
+        run: RunReport::of(Engine::Online, RunOutcome::Unchanged { message: None }),
         work: Work::default(),
     };
     restore_hints(&host.hints, watch);
@@ -510,7 +501,7 @@ impl<'a> Session<'a> {
             (End::Done, Ok(to)) if report.run.from.is_some_and(|from| to < from) => {
                 RunOutcome::Improved
             }
-            (End::Done, Ok(_)) => RunOutcome::Unchanged,
+            (End::Done, Ok(_)) => RunOutcome::Unchanged { message: None },
         }
     }
 }

@@ -39,6 +39,8 @@ pub struct Facts {
     pub recent_incident: bool,
     /// Whether the operator has paused everything.
     pub paused: bool,
+    /// Why fragwatch itself cannot begin a run, if it cannot.
+    pub not_ready: Option<String>,
     /// The images.
     pub images: Vec<ImageFacts>,
     /// Their file systems.

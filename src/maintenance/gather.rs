@@ -116,7 +116,7 @@ fn verdict(outcome: &str) -> Verdict {
     match outcome {
         "improved" => Verdict::Improved,
         "stopped" | "interrupted" => Verdict::Interrupted,
-        "busy" | "refused" => Verdict::PutOff,
+        "busy" | "refused" | "no_report" | "unexplained" => Verdict::PutOff,
         _ => Verdict::InVain,
     }
 }
@@ -200,6 +200,7 @@ pub fn filesystem(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::unknown_reason;
     use std::time::Duration;
 
     fn run(inode: u64, ended: i64, outcome: &str) -> KnownRun {
@@ -242,6 +243,14 @@ mod tests {
         assert_eq!(came(4), None);
         let (times, why) = (2, "because of 8".to_owned());
         assert_eq!(came(5), Some(Came::PutOff { times, why }));
+        let why = unknown_reason("deferred");
+        let unknown = KnownRun {
+            reason: why.clone(),
+            ..run(1, 40, "unexplained")
+        };
+        let runs_then = Runs::new(vec![run(1, 30, "unchanged"), unknown]);
+        let last = runs_then.last(&key(1)).map(|last| last.came);
+        assert_eq!(last, Some(Came::PutOff { times: 1, why }));
         let paces = runs.paces();
         let pace = paces["u"].xfs_fsr.as_ref().unwrap();
         assert_eq!(pace.runs, 3, "those that brought nothing say nothing");

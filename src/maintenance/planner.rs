@@ -274,6 +274,9 @@ impl<'f> Planner<'f> {
         if self.facts.paused {
             return Err(Reason::Paused);
         }
+        if let Some(why) = &self.facts.not_ready {
+            return Err(Reason::NotReady { why: why.clone() });
+        }
         match self.facts.allowed {
             Allowed::Never => Err(Reason::NoWindow),
             Allowed::NotInSight => Err(Reason::NoWindowInSight),

@@ -67,6 +67,11 @@ pub enum Reason {
     Paused,
     /// The rescue is at work.
     Incident,
+    /// fragwatch itself cannot begin a run.
+    NotReady {
+        /// Why.
+        why: String,
+    },
     /// There is no window.
     NoWindow,
     /// All windows of the next year are in blackouts.
@@ -176,6 +181,7 @@ impl Reason {
             Reason::NothingKnown => "nothing_known",
             Reason::Paused => "paused",
             Reason::Incident => "incident",
+            Reason::NotReady { .. } => "not_ready",
             Reason::NoWindow => "no_window",
             Reason::NoWindowInSight => "no_window_in_sight",
             Reason::Stalled => "stalled",
@@ -235,6 +241,7 @@ impl fmt::Display for Reason {
             Reason::NothingKnown => write!(f, "nothing is known of its file system yet"),
             Reason::Paused => write!(f, "defragmentation paused (fragwatch resume)"),
             Reason::Incident => write!(f, "rescue incident active"),
+            Reason::NotReady { why } => write!(f, "no run can begin: {why}"),
             Reason::NoWindow => write!(f, "no window configured ([[maintenance.window]])"),
             Reason::NoWindowInSight => write!(f, "no window opens within a year: blackouts"),
             Reason::Stalled => write!(f, "file-system worker stalled"),

@@ -69,6 +69,20 @@ impl Stop {
         Stop::Astray,
     ];
 
+    /// The name in JSON, and for the operator's commands.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Stop::WindowClosed => "window_closed",
+            Stop::Paused => "paused",
+            Stop::Shutdown => "shutdown",
+            Stop::Incident => "incident",
+            Stop::Opened => "opened",
+            Stop::Stuck => "stuck",
+            Stop::Astray => "astray",
+        }
+    }
+
     /// Whether somebody is waiting for the end of the run.
     #[must_use]
     pub fn is_urgent(self) -> bool {
@@ -116,7 +130,11 @@ pub enum RunOutcome {
     /// Fewer extents than before.
     Improved,
     /// It came to its end, and there are no fewer.
-    Unchanged,
+    Unchanged {
+        /// Where the reason is unknown: what the engine printed, which may be nothing.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        message: Option<String>,
+    },
     /// Somebody wanted the image meanwhile.
     Busy {
         /// Who, if that is known.
@@ -141,6 +159,12 @@ pub enum RunOutcome {
         /// How, in words.
         reason: String,
     },
+    /// The process that carried it out ended, or had to be left behind, without a report: killed for
+    /// want of memory, for instance. Nothing is known against the image.
+    NoReport {
+        /// How the process ended.
+        reason: String,
+    },
 }
 
 impl RunOutcome {
@@ -149,13 +173,44 @@ impl RunOutcome {
     pub fn as_str(&self) -> &'static str {
         match self {
             RunOutcome::Improved => "improved",
-            RunOutcome::Unchanged => "unchanged",
+            RunOutcome::Unchanged { message: None } => "unchanged",
+            RunOutcome::Unchanged { message: Some(_) } => "unexplained",
             RunOutcome::Busy { .. } => "busy",
             RunOutcome::NoSpace => "no_space",
             RunOutcome::Stopped { .. } => "stopped",
             RunOutcome::Refused { .. } => "refused",
             RunOutcome::Failed { .. } => "failed",
+            RunOutcome::NoReport { .. } => "no_report",
         }
+    }
+
+    /// Why it came out so, in words, where there is more to it than its name.
+    #[must_use]
+    pub fn reason(&self) -> Option<String> {
+        match self {
+            RunOutcome::Improved
+            | RunOutcome::Unchanged { message: None }
+            | RunOutcome::NoSpace => None,
+            RunOutcome::Unchanged {
+                message: Some(message),
+            } => Some(unknown_reason(message)),
+            RunOutcome::Busy { by: Some(by) } => Some(format!("{by} needed it")),
+            RunOutcome::Busy { by: None } => Some("it was changed meanwhile".to_owned()),
+            RunOutcome::Stopped { why } => Some(why.to_string()),
+            RunOutcome::Refused { reason, .. }
+            | RunOutcome::Failed { reason }
+            | RunOutcome::NoReport { reason } => Some(reason.clone()),
+        }
+    }
+}
+
+/// The reason of a run that changed nothing, if that is not known; see [`RunOutcome::Unchanged`].
+#[must_use]
+pub fn unknown_reason(message: &str) -> String {
+    match message {
+        "" => "unchanged for an unknown reason: xfs_fsr printed nothing; see journalctl -t fsr"
+            .to_owned(),
+        message => format!("unchanged for an unknown reason: xfs_fsr printed \"{message}\""),
     }
 }
 
@@ -179,6 +234,23 @@ pub struct RunReport {
     pub took: Duration,
     /// How long of that it was made to stand still.
     pub held: Duration,
+}
+
+impl RunReport {
+    /// A run of which nothing is known but what came of it.
+    #[must_use]
+    pub fn of(engine: Engine, outcome: RunOutcome) -> RunReport {
+        RunReport {
+            engine,
+            outcome,
+            from: None,
+            to: None,
+            read: Bytes(0),
+            written: Bytes(0),
+            took: Duration::ZERO,
+            held: Duration::ZERO,
+        }
+    }
 }
 
 /// How long the final swap of xfs_fsr keeps everybody from the file. With reverse mapping, one

@@ -19,7 +19,7 @@ pub mod time;
 pub mod units;
 
 pub use census::{Census, CensusFile};
-pub use defrag::{Engine, RunOutcome, RunReport, Stop, Visitor, swap_stall};
+pub use defrag::{Engine, RunOutcome, RunReport, Stop, Visitor, swap_stall, unknown_reason};
 pub use filesystem::{DeviceNumber, Features, Filesystem, FilesystemKind};
 pub use growth::{Forecast, Growth, Pace, Trend, Unknown};
 pub use history::{ExtentsPerDay, ImageKey, Point, UnixTime};

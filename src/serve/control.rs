@@ -15,9 +15,9 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use rustix::fs::{Gid, chown};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::net::UnixListener;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tracing::info;
 
 use super::board::Board;
@@ -41,13 +41,38 @@ pub struct Pages {
     pause: Arc<Path>,
     /// One reading of the history at a time: its disk may hang.
     reading: Arc<Semaphore>,
+    plans: mpsc::Sender<PlanRequest>,
+}
+
+/// A question for the plan in force.
+#[derive(Debug)]
+pub struct PlanRequest {
+    /// As text for a terminal instead of JSON; `None` asks for JSON.
+    pub text: Option<PlanText>,
+    /// Gets the answer.
+    pub answer: oneshot::Sender<String>,
+}
+
+/// A plan as text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PlanText {
+    /// The width of the terminal, if there is one.
+    pub width: Option<u16>,
+}
+
+/// What is asked of `/v1/plan`.
+#[derive(Debug, Deserialize)]
+struct PlanQuery {
+    /// Asks for text that fits so many columns, or any number of them if it is 0.
+    width: Option<u16>,
 }
 
 impl Pages {
-    /// From a board and the history at `database`.
+    /// From a board and the history at `database`. Whoever makes plans receives `plans`.
     #[must_use]
-    pub fn new(board: Arc<Board>, database: &Path) -> Self {
+    pub fn new(board: Arc<Board>, database: &Path, plans: mpsc::Sender<PlanRequest>) -> Self {
         Pages {
+            plans,
             board,
             database: database.into(),
             pause: pause_file(database).into(),
@@ -61,6 +86,7 @@ pub fn router(pages: Pages) -> Router {
     Router::new()
         .route("/v1/status", get(status))
         .route("/v1/history", get(history))
+        .route("/v1/plan", get(plan))
         .route("/v1/pause", post(pause))
         .route("/v1/resume", post(resume))
         .with_state(pages)
@@ -92,6 +118,32 @@ async fn history(State(pages): State<Pages>, Query(asked): Query<past::Question>
             StatusCode::GATEWAY_TIMEOUT,
             "the history does not answer; its disk may hang",
         ),
+    }
+}
+
+/// The plan in force: JSON, or text with `width`.
+async fn plan(State(pages): State<Pages>, Query(query): Query<PlanQuery>) -> Response {
+    let text = query.width.map(|width| PlanText {
+        width: Some(width).filter(|width| *width > 0),
+    });
+    let (answer, plan) = oneshot::channel();
+    let asked = async {
+        pages.plans.send(PlanRequest { text, answer }).await.ok()?;
+        plan.await.ok()
+    };
+    match tokio::time::timeout(READING, asked).await {
+        Ok(Some(plan)) => ([(header::CONTENT_TYPE, kind(text))], plan).into_response(),
+        _ => refuse(
+            StatusCode::GATEWAY_TIMEOUT,
+            "no plan is to be had: the state directory does not answer, or the daemon is ending",
+        ),
+    }
+}
+
+fn kind(text: Option<PlanText>) -> &'static str {
+    match text {
+        Some(_) => "text/plain; charset=utf-8",
+        None => "application/json",
     }
 }
 

@@ -104,7 +104,7 @@ pub struct Row {
 }
 
 /// A defragmentation that is under way.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Run {
     /// The image, on one line.
     pub path: String,
@@ -114,6 +114,9 @@ pub struct Run {
     pub began: UnixTime,
     /// When it is expected to have ended.
     pub ends: UnixTime,
+    /// How much of it is done, from 0 to 1, once that is known.
+    #[serde(default)]
+    pub progress: Option<f64>,
 }
 
 /// A file system that does not answer.

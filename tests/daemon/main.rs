@@ -13,12 +13,14 @@
 //! | `names`      | images that come, go and change their names; whose they are |
 //! | `reload`     | SIGHUP |
 //! | `life`       | how it starts and ends |
+//! | `sequences`  | random sequences of what happens to a daemon, against a model |
 //! | `severity`   | severities that change: the log, the metrics, the hook |
 //! | `identity`   | what the history knows an image by |
 //! | `story`      | a VM and a writer: all who can be asked tell the same |
 //! | `restart`    | what the history keeps when it is killed, started again, started twice |
 //! | `systemd`    | what it tells systemd, and where its log goes |
 //! | `stalled`    | file systems that do not answer |
+//! | `hooks`      | the commands around a run, and what is held against no image |
 //! | `helpers`    | helpers that are killed; what must not pile up |
 //! | `prometheus` | promtool and a real Prometheus |
 #![allow(
@@ -34,6 +36,7 @@ mod support;
 
 mod control;
 mod helpers;
+mod hooks;
 mod identity;
 mod life;
 mod maintenance;
@@ -43,6 +46,7 @@ mod prometheus;
 mod reload;
 mod restart;
 mod scrape;
+mod sequences;
 mod served;
 mod severity;
 mod stalled;

@@ -104,10 +104,11 @@ pub fn why_not(watch: &Watch, image: &Path) -> String {
 /// What the plan says of an image.
 pub fn planned(watch: &Watch, image: &Path) -> Value {
     let mut plan = watch.daemon.ask("plan");
-    plan.arg("--json").arg("--config").arg(watch.etc.file());
+    plan.arg("--json");
     let plan = plan.output().unwrap();
     let plan: Value =
         serde_json::from_slice(&plan.stdout).unwrap_or_else(|e| panic!("{e}: {plan:?}"));
+    assert_eq!(plan["judged_by"], "daemon", "{plan}");
     let images = plan["images"].as_array().unwrap();
     let is_it = |planned: &&Value| planned["path"] == image.to_str().unwrap();
     let planned = images.iter().find(is_it);
@@ -275,7 +276,11 @@ fn a_hook_that_fails_puts_the_run_off() {
     bed.sync();
     let extents = support::tools::xfs_io_stat_nextents(&image);
     let told = bed.path().parent().unwrap().join("told");
-    let after = format!("touch {}", told.display());
+    // By a rename, so that it is never seen half written.
+    let after = format!(
+        "echo $FRAGWATCH_ENDING $FRAGWATCH_OUTCOME > {0}.new && mv {0}.new {0}",
+        told.display()
+    );
     let watch = Watch::start(&[bed.path()], &with_hooks("exit 3", &after));
     let run = until("its row in the history", || runs(&watch).pop());
     assert_eq!(run.outcome, "refused", "{run:?}");
@@ -285,5 +290,6 @@ fn a_hook_that_fails_puts_the_run_off() {
     });
     assert_eq!(runs(&watch).len(), 1);
     assert_eq!(support::tools::xfs_io_stat_nextents(&image), extents);
-    assert!(!told.exists(), "there is nothing to come after");
+    let told = until("the hook after it", || fs::read_to_string(&told).ok());
+    assert_eq!(told, "hook_before_failed refused\n");
 }

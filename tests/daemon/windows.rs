@@ -3,6 +3,7 @@
 
 use std::fs::{self, File};
 use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -191,6 +192,42 @@ fn whom_only_the_guards_see_makes_it_the_next_engine_s_turn() {
     assert!(run.reason.starts_with(why), "{run:?}");
     assert_eq!(improved(&watch.scrape(), "xfs_fsr"), Some(0.0));
     drop(unseen);
+    assert_eq!(checksum(&image), before);
+}
+
+/// Somebody opens the image while xfs_fsr works: in the same window the next engine has its turn.
+#[test]
+fn who_opens_an_image_makes_it_the_next_engine_s_turn() {
+    let (bed, image) = support::require!(fragmented());
+    let before = checksum(&image);
+    let etc = Etc::new();
+    etc.configure(&[bed.path()], ALWAYS);
+    let (bin, flag) = (etc.join("bin"), etc.join("opened"));
+    fs::create_dir(&bin).unwrap();
+    let program = bin.join("xfs_fsr");
+    let script = format!(
+        "#!/bin/sh\nexec 3<\"$2\"; touch {}; exec sleep 600\n",
+        flag.display()
+    );
+    fs::write(&program, script).unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    let path = std::env::var("PATH").unwrap();
+    let mut command = etc.run();
+    command.env("PATH", format!("{}:{path}", bin.display()));
+    let daemon = support::RunningDaemon::spawn(&mut command, etc.address);
+    let watch = Watch { daemon, etc };
+    slowly("the stand-in of xfs_fsr", || flag.exists().then_some(()));
+    let open = File::open(&image).unwrap();
+    slowly("a defragmentation", || {
+        (improved(&watch.scrape(), "online")? > 0.0).then_some(())
+    });
+    let run = the_run(&watch);
+    let came = (run.engine.as_str(), run.outcome.as_str());
+    assert_eq!(came, ("online", "improved"), "{run:?}");
+    let us = format!("(pid {}) needed it", std::process::id());
+    assert!(run.reason.starts_with("not by xfs_fsr: "), "{run:?}");
+    assert!(run.reason.ends_with(&us), "{run:?}");
+    drop(open);
     assert_eq!(checksum(&image), before);
 }
 

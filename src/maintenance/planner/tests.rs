@@ -70,6 +70,7 @@ fn facts(images: Vec<ImageFacts>) -> Facts {
         incident: false,
         recent_incident: false,
         paused: false,
+        not_ready: None,
         images,
         filesystems: vec![filesystem("a"), filesystem("b")],
     }

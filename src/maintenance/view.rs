@@ -1,5 +1,5 @@
-//! `fragwatch plan`: what is defragmented next, why everything else is left alone, and when the
-//! windows are.
+//! A plan as `fragwatch plan` prints it: what is defragmented next, why everything else is left alone,
+//! and when the windows are. The daemon answers with it at `/v1/plan`.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -9,8 +9,7 @@ use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp, Zoned};
 use serde::Serialize;
 
-use super::scan_json;
-use crate::maintenance::{Basis, Calendar, Opening, Plan, Planned, Reason, Run, Verdict};
+use super::{Basis, Calendar, Opening, Plan, Planned, Reason, Run, Verdict};
 use crate::model::path::{hex_unless_exact, shown};
 use crate::model::{Bytes, BytesPerSecond, Engine, ExtentCount, Roughly, Severity};
 
@@ -193,10 +192,16 @@ fn span(opening: Opening, zone: &TimeZone) -> String {
 ///
 /// # Errors
 /// None that could happen.
-pub fn render_json(plan: &Plan, calendar: &Calendar, now: Timestamp) -> serde_json::Result<String> {
+pub fn render_json(
+    plan: &Plan,
+    calendar: &Calendar,
+    now: Timestamp,
+    judged_by: JudgedBy,
+) -> serde_json::Result<String> {
     let windows = calendar.next(now, WINDOWS);
-    scan_json::to_line(&Document {
-        schema: scan_json::SCHEMA,
+    let document = Document {
+        schema: 1,
+        judged_by,
         now: now.as_second(),
         open_until: calendar.open_until(now).map(Timestamp::as_second),
         windows: windows
@@ -204,12 +209,24 @@ pub fn render_json(plan: &Plan, calendar: &Calendar, now: Timestamp) -> serde_js
             .map(|opening| WindowObject::new(opening, calendar.zone()))
             .collect(),
         images: plan.images.iter().map(ImageObject::new).collect(),
-    })
+    };
+    Ok(serde_json::to_string(&document)? + "\n")
+}
+
+/// What a plan was made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum JudgedBy {
+    /// All that the daemon knows: counts, growth, forecasts, and what was severe before.
+    Daemon,
+    /// The counts of this moment alone.
+    Counts,
 }
 
 #[derive(Serialize)]
 struct Document {
     schema: u32,
+    judged_by: JudgedBy,
     now: i64,
     open_until: Option<i64>,
     windows: Vec<WindowObject>,
@@ -470,9 +487,16 @@ Sat 2026-04-18 01:00 – 05:00 CEST  4 h
 
     #[test]
     fn programs_get_every_image() {
-        let line = render_json(&plan(), &calendar(1, 4), at("2026-03-28T01:00Z")).unwrap();
+        let line = render_json(
+            &plan(),
+            &calendar(1, 4),
+            at("2026-03-28T01:00Z"),
+            JudgedBy::Counts,
+        )
+        .unwrap();
         let json: serde_json::Value = serde_json::from_str(&line).unwrap();
         assert_eq!(json["schema"], 1);
+        assert_eq!(json["judged_by"], "counts");
         assert_eq!(json["open_until"], 1_774_670_400);
         assert_eq!(json["images"].as_array().unwrap().len(), 5);
         assert_eq!(

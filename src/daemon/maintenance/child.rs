@@ -1,0 +1,146 @@
+//! The process of a job: started, fed, read, made to end. And the one that restores extent-size hints.
+
+use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
+use std::os::unix::process::CommandExt as _;
+use std::path::Path;
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+use std::sync::{Arc, mpsc};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tracing::warn;
+
+use super::runner::{Control, NotReady};
+use crate::defrag::job::{self, DefragJob, JobMessage, JobReport};
+use crate::model::{RunOutcome, RunReport};
+use crate::sys::child::tied;
+
+/// How often the process is looked at.
+const BEAT: Duration = Duration::from_millis(50);
+/// A process that has not ended so long after SIGTERM is killed.
+const TERM_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a process may take to end after SIGKILL before it is left behind.
+const KILL_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long the report may take once the process has ended: it is in the pipe already.
+const REPORT_TIMEOUT: Duration = Duration::from_secs(5);
+/// What is read of the output at most.
+const LONGEST_OUTPUT: u64 = 16 << 20;
+
+/// Has a process carry out the job, and returns its report. It is sent SIGTERM when the run is to
+/// stop.
+///
+/// # Errors
+/// If no process can be started. One that ends without a report has one made for it.
+pub(super) fn run(
+    job: &DefragJob,
+    state: &Path,
+    control: &Arc<Control>,
+) -> Result<JobReport, NotReady> {
+    let not_ready = |error: io::Error| NotReady(format!("no process can be started: {error}"));
+    let mut child = spawn(job::COMMAND, state, Stdio::null()).map_err(not_ready)?;
+    let (input, output) = (child.stdin.take(), child.stdout.take());
+    let document = serde_json::to_vec(job).map_err(|error| not_ready(error.into()))?;
+    if let Some(mut input) = input {
+        // A process that has ended already reads nothing: that is seen below.
+        let _ = input.write_all(&document);
+    }
+    let (sender, reported) = mpsc::channel();
+    let ours = Arc::clone(control);
+    let reader = thread::Builder::new().name("defrag-report".to_owned());
+    let read = move || {
+        // Sent to nobody if the process was left behind.
+        let _ = sender.send(output.and_then(|output| read_report(output, &ours)));
+    };
+    reader.spawn(read).map_err(not_ready)?;
+    let reason = match wait(&mut child, control).map_err(not_ready)? {
+        Some(status) => match reported.recv_timeout(REPORT_TIMEOUT) {
+            Ok(Some(report)) => return Ok(report),
+            _ => format!("exited without output: {status}"),
+        },
+        None => "hangs in the kernel and was left behind".to_owned(),
+    };
+    Ok(JobReport {
+        run: RunReport::of(job.engine, RunOutcome::NoReport { reason }),
+        passed_over: Vec::new(),
+    })
+}
+
+/// Reads messages to the last one.
+fn read_report(output: ChildStdout, control: &Control) -> Option<JobReport> {
+    let mut report = None;
+    for line in BufReader::new(output.take(LONGEST_OUTPUT)).lines() {
+        match serde_json::from_str(&line.ok()?) {
+            Ok(JobMessage::Progress(progress)) => control.set_progress(progress),
+            Ok(JobMessage::Report(found)) => report = Some(*found),
+            Err(error) => warn!("fragwatch {}: not understood: {error}", job::COMMAND),
+        }
+    }
+    report
+}
+
+/// The running program with another subcommand. It is killed when this thread ends.
+fn spawn(subcommand: &str, state: &Path, errors: Stdio) -> io::Result<Child> {
+    let mut command = Command::new("/proc/self/exe");
+    command
+        .arg0("fragwatch")
+        .arg(subcommand)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(errors)
+        .env("STATE_DIRECTORY", state)
+        .env_remove("NOTIFY_SOCKET")
+        .env_remove("WATCHDOG_USEC")
+        .process_group(0);
+    tied(&mut command);
+    command.spawn()
+}
+
+/// Waits for its end, and asks for it when it is time. `None` if it does not come.
+fn wait(child: &mut Child, control: &Control) -> io::Result<Option<ExitStatus>> {
+    let mut asked: Option<Instant> = None;
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(Some(status));
+        }
+        match asked {
+            None if control.is_stopped() => {
+                // Not waited for yet, so the number is not another's.
+                let _ = kill_process(Pid::from_child(child), Signal::TERM);
+                asked = Some(Instant::now());
+            }
+            Some(at) if at.elapsed() > TERM_TIMEOUT => {
+                child.kill()?;
+                thread::sleep(KILL_TIMEOUT);
+                return child.try_wait();
+            }
+            _ => {}
+        }
+        thread::sleep(BEAT);
+    }
+}
+
+/// Has a process restore the extent-size hints that killed runs have left. It is not waited for: it
+/// opens the images.
+///
+/// # Errors
+/// If no thread can be had.
+pub(super) fn restore_hints(state: &Path) -> io::Result<()> {
+    let state = state.to_owned();
+    let work = move || {
+        let output = spawn(crate::cli::RESTORE_HINTS, &state, Stdio::piped())
+            .and_then(Child::wait_with_output);
+        match output {
+            Ok(output) => {
+                for line in String::from_utf8_lossy(&output.stderr).lines() {
+                    warn!("{line}");
+                }
+            }
+            Err(error) => warn!("extent-size hints of killed runs are not restored: {error}"),
+        }
+    };
+    thread::Builder::new()
+        .name("hints".to_owned())
+        .spawn(work)?;
+    Ok(())
+}

@@ -1,0 +1,206 @@
+//! What is under way, written down for the next start of the daemon.
+//!
+//! One file a run, `running-INODE-GENERATION.json` in the state directory. It is replaced (write,
+//! fsync, rename, fsync of the directory) before each phase begins, and removed when the run is over
+//! and the history has it.
+
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use tracing::warn;
+
+use super::phase::Phase;
+use crate::history::ImageRef;
+use crate::model::path::{shown, wire};
+use crate::model::{ExtentCount, ImageKey, UnixTime, Vm};
+use crate::sys::processes;
+
+/// What the names of the files begin with.
+const PREFIX: &str = "running-";
+
+/// A run under way. Fields with a default are missing in the notes of fragwatch 0.1.0.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct Note {
+    filesystem: String,
+    inode: u64,
+    generation: u32,
+    #[serde(with = "wire")]
+    path: PathBuf,
+    /// The engine that was to be tried first.
+    pub(super) engine: String,
+    /// Extents before the run.
+    pub(super) extents: ExtentCount,
+    /// When the run began.
+    pub(super) began: UnixTime,
+    /// The VM that had the image open then.
+    #[serde(default)]
+    pub(super) vm: Option<Vm>,
+    /// The command that has to be run after this one, from the settings then in force.
+    #[serde(default)]
+    pub(super) hook_after: Vec<String>,
+    /// What is under way.
+    #[serde(default = "job")]
+    pub(super) phase: Phase,
+    /// The process of the command that is under way.
+    #[serde(default)]
+    pub(super) process: Option<HookProcess>,
+}
+
+/// A process, named for good by its number and its start time in clock ticks after boot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct HookProcess {
+    pid: u32,
+    start: u64,
+}
+
+fn job() -> Phase {
+    Phase::Job
+}
+
+impl HookProcess {
+    /// The process with this number; `None` if it has ended.
+    pub(super) fn of(pid: u32) -> Option<HookProcess> {
+        let start = processes::start_time(Path::new("/proc"), pid)?;
+        Some(HookProcess { pid, start })
+    }
+
+    /// Whether it still runs. After a reboot another process may have both its number and its start
+    /// time, which delays the command after it by the timeout of a hook at most.
+    pub(super) fn runs(self) -> bool {
+        HookProcess::of(self.pid) == Some(self)
+    }
+}
+
+impl Note {
+    pub(super) fn new(
+        image: &ImageRef,
+        engine: &str,
+        extents: ExtentCount,
+        began: UnixTime,
+        phase: Phase,
+    ) -> Note {
+        Note {
+            filesystem: image.key.filesystem.clone(),
+            inode: image.key.inode,
+            generation: image.key.generation,
+            path: image.path.clone(),
+            engine: engine.to_owned(),
+            extents,
+            began,
+            vm: None,
+            hook_after: Vec::new(),
+            phase,
+            process: None,
+        }
+    }
+
+    /// The image.
+    pub(super) fn image(&self) -> ImageRef {
+        ImageRef {
+            key: ImageKey {
+                filesystem: self.filesystem.clone(),
+                inode: self.inode,
+                generation: self.generation,
+            },
+            path: self.path.clone(),
+        }
+    }
+
+    /// Writes it to the state directory, in the place of what is there of the same image.
+    pub(super) fn write(&self, state: &Path) -> io::Result<NoteFile> {
+        let name = format!("{PREFIX}{}-{}.json", self.inode, self.generation);
+        let path = state.join(name);
+        let mut file = tempfile::Builder::new()
+            .prefix(".running-")
+            .tempfile_in(state)?;
+        file.write_all(&serde_json::to_vec(self)?)?;
+        file.as_file().sync_all()?;
+        file.persist(&path)?;
+        File::open(state)?.sync_all()?;
+        Ok(NoteFile(path))
+    }
+}
+
+/// The file of a note.
+#[derive(Debug)]
+pub(super) struct NoteFile(PathBuf);
+
+impl NoteFile {
+    /// Removes it: the run is over, and the history has it.
+    pub(super) fn remove(self) {
+        if let Err(error) = fs::remove_file(&self.0) {
+            warn!("{}: cannot be removed: {error}", shown(&self.0));
+        }
+    }
+}
+
+/// The notes that an earlier daemon left. A file that cannot be understood is logged and stays.
+pub(super) fn left_behind(state: &Path) -> Vec<(Note, NoteFile)> {
+    let Ok(entries) = fs::read_dir(state) else {
+        return Vec::new();
+    };
+    let mut notes = Vec::new();
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        if !name.to_str().is_some_and(|name| name.starts_with(PREFIX)) {
+            continue;
+        }
+        let path = entry.path();
+        let read =
+            fs::read(&path).and_then(|text| serde_json::from_slice(&text).map_err(io::Error::from));
+        match read {
+            Ok(note) => notes.push((note, NoteFile(path))),
+            Err(error) => warn!(
+                "{}: not a note of a defragmentation: {error}; remove it if hook_after need not run",
+                shown(&path)
+            ),
+        }
+    }
+    notes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_note_is_read_back_and_one_of_the_first_release_too() {
+        let directory = tempfile::tempdir().unwrap();
+        let image = ImageRef {
+            key: ImageKey {
+                filesystem: "u".to_owned(),
+                inode: 131,
+                generation: 7,
+            },
+            path: PathBuf::from("/srv/a.raw"),
+        };
+        let mut note = Note::new(
+            &image,
+            "xfs_fsr",
+            ExtentCount(9),
+            UnixTime(5),
+            Phase::HookBefore,
+        );
+        note.hook_after = vec!["/bin/true".to_owned()];
+        note.process = HookProcess::of(std::process::id());
+        assert!(note.process.is_some_and(HookProcess::runs));
+        let file = note.write(directory.path()).unwrap();
+        let read = left_behind(directory.path());
+        assert_eq!(read.len(), 1);
+        assert_eq!(read[0].0, note);
+        assert_eq!(read[0].0.image(), image);
+        file.remove();
+        assert!(left_behind(directory.path()).is_empty());
+
+        let first = r#"{"filesystem":"u","inode":131,"generation":7,"path":"/srv/a.raw",
+            "engine":"online","extents":9,"began":5}"#;
+        fs::write(directory.path().join("running-131-7.json"), first).unwrap();
+        let (note, _) = left_behind(directory.path()).pop().unwrap();
+        assert_eq!(note.phase, Phase::Job);
+        assert!(note.hook_after.is_empty());
+        fs::write(directory.path().join("running-1-1.json"), "{").unwrap();
+        assert_eq!(left_behind(directory.path()).len(), 1);
+    }
+}
