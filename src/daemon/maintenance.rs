@@ -170,6 +170,11 @@ impl Maintenance {
         self.runs = past_runs(&self.database).await;
         self.incident = last_incident(&self.database).await;
         for (note, file) in notes(&self.state).await {
+            // The daemon was killed after the row was written and before the note was removed.
+            if self.runs.contains(&note.image().key, note.began) {
+                file.remove();
+                continue;
+            }
             let path = shown(&note.image().path);
             warn!("{path}: a run by {} was cut off", note.engine);
             match runner::finish(note, file, self.state.clone(), self.on_finish.clone()) {
@@ -496,10 +501,7 @@ impl Maintenance {
 
     fn record(&mut self, row: RunRow, note: Option<NoteFile>) {
         self.runs.push(known(&row));
-        self.teller.run(row);
-        if let Some(note) = note {
-            note.remove();
-        }
+        self.teller.run(row, note.map(NoteFile::into_path));
     }
 }
 
