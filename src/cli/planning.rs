@@ -102,7 +102,7 @@ fn facts(settings: &Settings, found: &Found, calendar: &Calendar, now: Timestamp
     });
     let images = found.images.iter().filter_map(|image| {
         let filesystem = found.filesystem(image)?;
-        let mut facts = image_facts(image, filesystem, &runs);
+        let mut facts = image_facts(image, &runs)?;
         if is_candidate(image, filesystem, settings) {
             facts.obstacles.extend(obstacle(image, settings));
         }
@@ -144,17 +144,18 @@ fn io_pressures<'f>(settings: &Settings, found: &'f Found) -> HashMap<&'f Path, 
         .collect()
 }
 
-fn image_facts(image: &Image, filesystem: &Filesystem, runs: &Runs) -> ImageFacts {
+/// Nothing of an image that cannot be identified: the daemon does not plan it either.
+fn image_facts(image: &Image, runs: &Runs) -> Option<ImageFacts> {
     let nobody = Owner::default();
     let now = ImageNow {
         sample: &image.sample,
-        key: &image.sample.key(&filesystem.lasting_name()),
+        key: image.sample.key.as_ref().ok()?,
         owner: image.owner.as_ref().unwrap_or(&nobody),
         severity: image.severity,
         growth: None,
         map: image.map.as_ref(),
     };
-    gather::image(&now, runs)
+    Some(gather::image(&now, runs))
 }
 
 /// What the planner would say of an image that is defragmented by hand.
@@ -189,7 +190,7 @@ pub(super) fn advise(settings: &Settings, image: &Path, always: bool) -> Option<
         engines: usable::engines(&settings.defrag, &defrag::Host::default()),
         images: vec![ImageFacts {
             last_run: None,
-            ..image_facts(seen, filesystem, &runs)
+            ..image_facts(seen, &runs)?
         }],
         filesystems: vec![gather::filesystem(
             filesystem,

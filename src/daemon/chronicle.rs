@@ -366,9 +366,13 @@ impl Teller {
         }
     }
 
-    /// A defragmentation has ended.
-    pub(super) fn run(&self, row: RunRow) {
-        self.record(|| Record::Run(row));
+    /// A defragmentation has ended. Its note stays until the row is in the database: without a
+    /// history, or with one that cannot be written, the next start of the daemon finds it.
+    pub(super) fn run(&self, row: RunRow, note: Option<PathBuf>) {
+        match (&self.0, note) {
+            (Some(recorder), Some(note)) => drop(recorder.record_noted(Record::Run(row), note)),
+            _ => self.record(|| Record::Run(row)),
+        }
     }
 
     /// How an incident stands.

@@ -158,6 +158,8 @@ pub(super) struct Inventory {
     /// What could not be read in the last sweep, and why.
     faults: BTreeMap<PathBuf, (DeviceNumber, String)>,
     met_faults: BTreeMap<PathBuf, (DeviceNumber, String)>,
+    /// Images met in the sweep under way of which it could not be read who they are.
+    unidentified: BTreeSet<ImageId>,
 }
 
 impl Inventory {
@@ -166,6 +168,7 @@ impl Inventory {
         self.images.values_mut().for_each(|entry| entry.met = false);
         self.met_filesystems.clear();
         self.met_faults.clear();
+        self.unidentified.clear();
     }
 
     /// A file system was met.
@@ -190,7 +193,8 @@ impl Inventory {
         self.restored.insert(key, past);
     }
 
-    /// An image was counted.
+    /// An image was counted. One of which it could not be read who it is stays as it was: the count
+    /// could be that of another file.
     pub(super) fn image(
         &mut self,
         device: DeviceNumber,
@@ -200,6 +204,12 @@ impl Inventory {
         now: UnixTime,
     ) -> Vec<Change> {
         let id = sample.id;
+        if let Err(why) = &sample.key {
+            self.unidentified.insert(id);
+            let error = format!("not recorded, because it cannot be identified: {why}");
+            let path = sample.path;
+            return Vec::from_iter(self.fault(device, Fault { path, error }));
+        }
         let mut changes = Vec::new();
         changes.extend(self.replaced(&sample));
         changes.extend(self.counted(device, sample, assessor, now));
@@ -222,7 +232,8 @@ impl Inventory {
     /// Forgets the image whose inode a new file has: same number, another generation.
     fn replaced(&mut self, sample: &Sample) -> Option<Change> {
         let before = self.images.get(&sample.id)?;
-        if before.sample.generation == sample.generation {
+        let generation = |sample: &Sample| sample.key.as_ref().ok().map(|key| key.generation);
+        if generation(&before.sample) == generation(sample) {
             return None;
         }
         let before = self.images.remove(&sample.id)?;
@@ -237,7 +248,6 @@ impl Inventory {
         now: UnixTime,
     ) -> Vec<Change> {
         let mut changes = Vec::new();
-        let key = self.key_on(device, &sample);
         let entry = match self.images.entry(sample.id) {
             btree_map::Entry::Occupied(known) => {
                 let entry = known.into_mut();
@@ -249,7 +259,8 @@ impl Inventory {
             }
             btree_map::Entry::Vacant(unknown) => {
                 changes.push(Change::Appeared(sample.path.clone(), sample.extents));
-                let past = key.and_then(|key| self.restored.remove(&key));
+                let key = sample.key.as_ref().ok();
+                let past = key.and_then(|key| self.restored.remove(key));
                 let (recent, judge) = past.unwrap_or_default();
                 unknown.insert(Entry {
                     device,
@@ -305,7 +316,9 @@ impl Inventory {
     pub(super) fn end(&mut self, unanswering: &BTreeSet<DeviceNumber>) -> Vec<Change> {
         let mut changes = Vec::new();
         self.images.retain(|_, entry| {
-            let stays = entry.met || unanswering.contains(&entry.device);
+            let stays = entry.met
+                || unanswering.contains(&entry.device)
+                || self.unidentified.contains(&entry.sample.id);
             if !stays {
                 changes.push(Change::Vanished(entry.sample.path.clone()));
             }
@@ -329,17 +342,11 @@ impl Inventory {
         changes
     }
 
-    /// Who an image on a file system is for good.
-    fn key_on(&self, device: DeviceNumber, sample: &Sample) -> Option<ImageKey> {
-        let filesystem = self.filesystems.get(&device)?;
-        Some(sample.key(&filesystem.lasting_name()))
-    }
-
     /// An image as the history knows it; nothing if it is not met any more.
     pub(super) fn reference(&self, id: ImageId) -> Option<ImageRef> {
         let entry = self.images.get(&id)?;
         Some(ImageRef {
-            key: self.key_on(entry.device, &entry.sample)?,
+            key: entry.sample.key.clone().ok()?,
             path: entry.sample.path.clone(),
         })
     }
@@ -549,11 +556,16 @@ mod tests {
     use crate::model::{Format, Opener, Unknown};
 
     const DEVICE: DeviceNumber = DeviceNumber { major: 7, minor: 0 };
+    const DAY: Duration = Duration::from_secs(86_400);
 
     fn sample(inode: u64, path: &str, extents: u64) -> Sample {
         Sample {
             id: ImageId { device: 1, inode },
-            generation: 1,
+            key: Ok(ImageKey {
+                filesystem: "1234".to_owned(),
+                inode,
+                generation: 1,
+            }),
             path: PathBuf::from(path),
             format: Format::Raw,
             extents: ExtentCount(extents),
@@ -561,7 +573,6 @@ mod tests {
             allocated: Bytes(1),
             extent_size_hint: Bytes(0),
             directory_hint: Bytes(0),
-            subvolume: None,
         }
     }
 
@@ -587,7 +598,7 @@ mod tests {
     }
 
     fn key(sample: &Sample) -> ImageKey {
-        sample.key("1234")
+        sample.key.clone().unwrap()
     }
 
     impl Sweeps {
@@ -624,10 +635,8 @@ mod tests {
         sweeps.sweep(&[sample(1, "/a", 500_000)], true);
         let id = sample(1, "/a", 0).id;
         sweeps.0.map_read(id, ExtentMap::default(), Instant::now());
-        let restored = Sample {
-            generation: 2,
-            ..sample(1, "/a", 5)
-        };
+        let mut restored = sample(1, "/a", 5);
+        restored.key.as_mut().unwrap().generation = 2;
         let changes = sweeps.sweep(&[restored], true);
         let vanished = Change::Vanished("/a".into());
         assert_eq!(
@@ -637,6 +646,30 @@ mod tests {
         let entry = sweeps.0.get(id).unwrap();
         assert!(entry.map.is_none(), "it was the other one's");
         assert_eq!(entry.severity(), Severity::Ok);
+    }
+
+    #[test]
+    fn an_image_that_cannot_be_identified_stays_as_it_was() {
+        let mut sweeps = Sweeps::default();
+        let known = sample(1, "/a", 500_000);
+        sweeps.0.restore(key(&known), &[], Severity::Warning, DAY);
+        let unidentified = || Sample {
+            key: Err("EIO".to_owned()),
+            ..sample(1, "/a", 7)
+        };
+        // Not met before: nothing is known of it but that.
+        let changes = sweeps.sweep(&[unidentified()], true);
+        assert!(matches!(&changes[..], [Change::Fault(_)]), "{changes:?}");
+        assert_eq!(sweeps.0.images().count(), 0);
+        // A sweep later it is who it was.
+        let changes = sweeps.sweep(std::slice::from_ref(&known), true);
+        let appeared = Change::Appeared("/a".into(), ExtentCount(500_000));
+        assert_eq!(changes, [appeared, Change::Mended("/a".into())]);
+        assert_eq!(sweeps.0.counted_rows().len(), 1);
+
+        sweeps.sweep(&[unidentified()], true);
+        assert_eq!(sweeps.0.get(known.id).unwrap().sample, known);
+        assert_eq!(sweeps.0.counted_rows(), []);
     }
 
     #[test]

@@ -187,6 +187,11 @@ impl Maintenance {
         self.runs = past_runs(&self.database).await;
         self.incident = last_incident(&self.database).await;
         for (note, file) in notes(&self.state).await {
+            // The daemon was killed after the row was written and before the note was removed.
+            if self.runs.contains(&note.image().key, note.began) {
+                file.remove();
+                continue;
+            }
             let path = shown(&note.image().path);
             warn!("{path}: a run by {} was cut off", note.engine);
             match runner::finish(note, file, self.state.clone(), self.on_finish.clone()) {
@@ -462,11 +467,8 @@ impl Maintenance {
 
     /// Nothing can be started, and no image is to blame. Logged once, however long it lasts.
     fn is_not_ready(&mut self, why: String) {
-        if !self
-            .not_ready
-            .as_ref()
-            .is_some_and(|(_, known)| *known == why)
-        {
+        let known = self.not_ready.as_ref();
+        if known.is_none_or(|(_, known)| *known != why) {
             error!("no defragmentation can begin: {why}");
         }
         self.not_ready = Some((Instant::now() + NOT_READY_PAUSE, why));
@@ -549,10 +551,7 @@ impl Maintenance {
 
     fn record(&mut self, row: RunRow, note: Option<NoteFile>) {
         self.runs.push(known(&row));
-        self.teller.run(row);
-        if let Some(note) = note {
-            note.remove();
-        }
+        self.teller.run(row, note.map(NoteFile::into_path));
     }
 }
 

@@ -21,7 +21,7 @@ use crate::model::Bytes;
 use crate::model::path::wire;
 use crate::probe::open::{mount_point, regular_file};
 use crate::sys::fsxattr::{self, Attributes, FLAG_COW_EXTENT_SIZE};
-use crate::sys::{geometry, handle};
+use crate::sys::{generation, geometry, handle};
 
 /// Where it is if systemd does not say.
 const STATE: &str = "/var/lib/fragwatch";
@@ -92,7 +92,7 @@ impl Hint {
             mount: mount.to_owned(),
             filesystem: geometry::geometry(image)?.uuid,
             inode: stat.ino(),
-            generation: handle::generation(image)?,
+            generation: generation::generation(image)?,
             had: hint_of(&attributes),
             ours: ours.iter().map(|size| in_bytes(*size)).collect(),
         };

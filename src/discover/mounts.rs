@@ -1,10 +1,14 @@
 //! Which file system a path lies on, by its text alone.
 //!
 //! Asking the kernel (stat, statfs) would hang with the file system; so would leave everyone who
-//! asks. The mount table answers the same from memory.
+//! asks. The mount table answers the same from memory. It can be older than a mount, so a file that
+//! was opened is compared with what the table said ([`Mount::holds`]).
 
 use std::ffi::OsStr;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
+
+use rustix::fs::{fstatfs, major, minor};
 
 use serde::{Deserialize, Serialize};
 
@@ -34,6 +38,25 @@ impl Mount {
             "xfs" => FilesystemKind::Xfs,
             _ => FilesystemKind::Other,
         }
+    }
+
+    /// Whether an open file, whose `st_dev` is `device`, lies on its file system, and not on one that
+    /// was mounted in the way after the mount table was read.
+    ///
+    /// Files of XFS and ext4 have the device number of their file system (generic_fillattr, fs/stat.c:
+    /// `s_dev`). Others can have numbers of their own, as in the subvolumes of btrfs (btrfs_getattr,
+    /// fs/btrfs/inode.c) and on overlayfs (ovl_getattr, fs/overlayfs/inode.c).
+    pub fn holds(&self, file: impl AsFd, device: u64) -> bool {
+        const XFS: i64 = 0x5846_5342;
+        const EXT: i64 = 0xEF53;
+        if (major(device), minor(device)) == (self.device.major, self.device.minor) {
+            return true;
+        }
+        let one_number = matches!(self.type_name.as_str(), "xfs" | "ext2" | "ext3" | "ext4");
+        // The type of the field differs from one architecture to the next.
+        #[allow(clippy::unnecessary_cast, clippy::cast_possible_wrap)]
+        let magic = |file| fstatfs(file).map(|statfs| statfs.f_type as i64);
+        !one_number && !matches!(magic(file), Ok(XFS | EXT) | Err(_))
     }
 
     /// Whether it is one of the kernel's own that hold no files of anybody: there is nothing to
@@ -137,6 +160,30 @@ impl Territory {
         self.mounts
             .of(path)
             .is_some_and(|mount| mount.device == self.device)
+    }
+
+    /// Whether an open file lies on it: see [`Mount::holds`].
+    #[must_use]
+    pub fn holds(&self, file: impl AsFd, device: u64) -> bool {
+        let mut mounts = self.mounts.0.iter();
+        let ours = mounts.find(|mount| mount.device == self.device);
+        ours.is_some_and(|mount| mount.holds(file, device))
+    }
+
+    /// The same with the device number of real files.
+    #[cfg(test)]
+    pub(super) fn on_device(mut self, device: u64) -> Territory {
+        let real = DeviceNumber {
+            major: major(device),
+            minor: minor(device),
+        };
+        let ours = self.device;
+        let mounts = self.mounts.0.iter_mut();
+        for mount in mounts.filter(|mount| mount.device == ours) {
+            mount.device = real;
+        }
+        self.device = real;
+        self
     }
 }
 

@@ -323,7 +323,7 @@ impl Holders {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Bytes, ExtentCount, Format, ImageId};
+    use crate::model::{Bytes, ExtentCount, Format, ImageId, ImageKey};
     use std::os::unix::fs::symlink;
 
     const DEVICE: DeviceNumber = DeviceNumber { major: 7, minor: 3 };
@@ -388,7 +388,11 @@ mod tests {
                 device: rustix::fs::makedev(DEVICE.major, DEVICE.minor),
                 inode,
             },
-            generation: 0,
+            key: Ok(ImageKey {
+                filesystem: "1234".to_owned(),
+                inode,
+                generation: 0,
+            }),
             path: PathBuf::from(path),
             format: Format::Raw,
             extents: ExtentCount(1),
@@ -396,7 +400,6 @@ mod tests {
             allocated: Bytes(1),
             extent_size_hint: Bytes(0),
             directory_hint: Bytes(0),
-            subvolume: None,
         }
     }
 

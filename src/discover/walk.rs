@@ -91,6 +91,11 @@ impl Walk<'_> {
             Ok(stat) => stat,
             Err(error) => return self.fault(path, &error.into()),
         };
+        // Something was mounted on it since the mount table was read: not ours to touch, and the next
+        // sweep knows of it.
+        if !self.territory.holds(directory, stat.st_dev) {
+            return ControlFlow::Continue(());
+        }
         let here = (stat.st_dev, stat.st_ino);
         if self.above.contains(&here) {
             let error = io::Error::other("the directory contains itself; not searched again");
@@ -233,6 +238,8 @@ mod tests {
         };
         let foreign = root.join("foreign");
         let territory = mounts::territory(&[("/", 1), (foreign.to_str().unwrap(), 2)], 1);
+        let device = fs::metadata(root).map_or(0, |root| root.dev());
+        let territory = territory.on_device(device);
         let mut seen = Seen::default();
         walk(
             root,

@@ -21,6 +21,7 @@
 
 mod file;
 pub mod growth;
+mod join;
 pub mod lock;
 pub mod pack;
 mod reader;

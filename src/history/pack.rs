@@ -209,24 +209,37 @@ impl Row {
 
     /// The readings of the image. Damage that the database did not notice is left out.
     pub fn unpack<'r>(&self, times: &'r [UnixTime]) -> impl Iterator<Item = Reading> + use<'r> {
+        let counts = times.iter().zip(self.counts());
+        counts.filter_map(|(at, count)| {
+            let (extents, peak) = count?;
+            let point = Point { at: *at, extents };
+            Some(Reading { point, peak })
+        })
+    }
+
+    /// The last and the largest count of each sweep, without end.
+    fn counts(&self) -> impl Iterator<Item = Option<(ExtentCount, ExtentCount)>> + use<> {
         let base = self.base;
         let constant = self.extents.is_none();
         let extents = numbers(self.extents.as_deref());
         let peaks = numbers(self.peaks.as_deref());
-        times.iter().enumerate().filter_map(move |(n, at)| {
+        (0..).map(move |n: usize| {
             let of = |array: &[Option<i64>]| array.get(n).copied().flatten();
             let distance = if constant { 0 } else { of(&extents)? };
             let count = |distance: i64| {
                 ExtentCount(u64::try_from(base.saturating_add(distance)).unwrap_or(0))
             };
-            Some(Reading {
-                point: Point {
-                    at: *at,
-                    extents: count(distance),
-                },
-                peak: count(of(&peaks).unwrap_or(distance)),
-            })
+            Some((count(distance), count(of(&peaks).unwrap_or(distance))))
         })
+    }
+
+    /// This row and another one of the same image in the same block of `sweeps` sweeps. Where both
+    /// were sampled, this one counts.
+    #[must_use]
+    pub fn merged(&self, other: &Row, sweeps: usize) -> Option<Row> {
+        let both = self.counts().zip(other.counts()).take(sweeps);
+        let counts: Vec<_> = both.map(|(mine, others)| mine.or(others)).collect();
+        Row::pack(sweeps, &counts)
     }
 }
 

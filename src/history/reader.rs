@@ -497,7 +497,7 @@ impl<'s> Source<'s> {
         for (block, times) in &self.blocks {
             let row = self
                 .packed
-                .query_row([*block, image], read_row)
+                .query_row([*block, image], |row| read_row(row, 0))
                 .optional()?;
             readings.extend(row.iter().flat_map(|row| row.unpack(times)));
         }

@@ -5,6 +5,7 @@
 //! written: an old count that comes late is worth less than memory on a host that is in trouble.
 
 use std::collections::VecDeque;
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -69,6 +70,16 @@ pub struct Recorder {
 impl Recorder {
     /// Has a record written. Never waits; false if it is lost, because too much waits already.
     pub fn record(&self, record: Record) -> bool {
+        self.queue(record, None)
+    }
+
+    /// The same for what is in a file too, for as long as the history may lose it: the file `note` is
+    /// removed once the record is in the database for good, and stays if that never happens.
+    pub fn record_noted(&self, record: Record, note: PathBuf) -> bool {
+        self.queue(record, Some(note))
+    }
+
+    fn queue(&self, record: Record, note: Option<PathBuf>) -> bool {
         let weight = record.weight();
         let mut queue = self.shared.lock();
         let rows = queue.rows.saturating_add(weight);
@@ -80,7 +91,7 @@ impl Recorder {
             return false;
         }
         queue.rows = rows;
-        queue.jobs.push_back(record);
+        queue.jobs.push_back(Job { record, note });
         self.shared.changed.notify_all();
         true
     }
@@ -159,9 +170,16 @@ struct Shared {
     healthy: AtomicBool,
 }
 
+/// A record, and the file that is to be removed once it is written.
+#[derive(Debug)]
+struct Job {
+    record: Record,
+    note: Option<PathBuf>,
+}
+
 #[derive(Debug, Default)]
 struct Queue {
-    jobs: VecDeque<Record>,
+    jobs: VecDeque<Job>,
     /// How many rows all of them make.
     rows: usize,
     at_work_since: Option<Instant>,
@@ -193,17 +211,17 @@ impl Shared {
     }
 
     /// The next record to write; nothing when all is done.
-    fn next(&self) -> Option<(Record, Duration)> {
+    fn next(&self) -> Option<(Job, Duration)> {
         let mut queue = self.lock();
         queue.at_work_since = None;
         let mut queue = self
             .changed
             .wait_while(queue, |queue| queue.jobs.is_empty() && !queue.stopping)
             .unwrap_or_else(PoisonError::into_inner);
-        let record = queue.jobs.pop_front()?;
-        queue.rows = queue.rows.saturating_sub(record.weight());
+        let job = queue.jobs.pop_front()?;
+        queue.rows = queue.rows.saturating_sub(job.record.weight());
         queue.at_work_since = Some(Instant::now());
-        Some((record, queue.retention))
+        Some((job, queue.retention))
     }
 }
 
@@ -237,8 +255,8 @@ impl<'s> Writer<'s> {
         self.told(opened);
         self.shared.lock().tried = true;
         self.shared.changed.notify_all();
-        while let Some((record, retention)) = self.shared.next() {
-            let result = self.take(&record, retention);
+        while let Some((job, retention)) = self.shared.next() {
+            let result = self.take(&job, retention);
             self.told(result);
         }
         self.store = None;
@@ -247,7 +265,8 @@ impl<'s> Writer<'s> {
     }
 
     /// Writes a record, and counts it.
-    fn take(&mut self, record: &Record, retention: Duration) -> Result<(), StoreError> {
+    fn take(&mut self, job: &Job, retention: Duration) -> Result<(), StoreError> {
+        let Job { record, note } = job;
         let written = match self.write(record, retention) {
             // The one that is begun now is as good as any.
             Err(StoreError::Damaged(damage)) => self
@@ -262,6 +281,11 @@ impl<'s> Writer<'s> {
         };
         counter.fetch_add(1, Ordering::Relaxed);
         written?;
+        if let Some(note) = note
+            && let Err(error) = fs::remove_file(note)
+        {
+            warn!("{}: cannot be removed: {error}", shown(note));
+        }
         let Some(store) = &mut self.store else {
             return Ok(());
         };

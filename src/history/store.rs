@@ -11,6 +11,7 @@ use std::time::{Duration, Instant, SystemTime};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior, params};
 
+use super::join::join;
 use super::pack::{self, Chore, Row, Thinning, Tier};
 use super::record::{ImageRef, IncidentRow, MapRow, Record, RunRow, SampleRow, SeverityRow, Sweep};
 use super::{file, schema};
@@ -346,12 +347,15 @@ impl Images<'_> {
         format: Option<Format>,
         at: UnixTime,
     ) -> rusqlite::Result<i64> {
-        if let Some(known) = self.known.get(&image.key)
-            && known.path == image.path
+        let known = self.known.get(&image.key);
+        let known = known.filter(|known| known.path == image.path);
+        if let Some(known) = known
             && (format.is_none() || known.format == format)
         {
             return Ok(known.id);
         }
+        // At this path, for the first time since the database was opened.
+        let is_new = known.is_none();
         let ImageKey {
             filesystem,
             inode,
@@ -377,6 +381,10 @@ impl Images<'_> {
             ],
             |row| row.get(0),
         )?;
+        if is_new {
+            let joined = join(self.transaction, id)?;
+            self.known.retain(|_, known| !joined.contains(&known.id));
+        }
         let known = Known {
             id,
             path: image.path.clone(),
@@ -656,7 +664,7 @@ fn thin_images(
         for (old, times) in old {
             let mut rows = select.query([*old, image])?;
             if let Some(row) = rows.next()? {
-                readings.extend(read_row(row)?.unpack(times));
+                readings.extend(read_row(row, 0)?.unpack(times));
                 space = (row.get(3)?, row.get(4)?);
             }
         }
@@ -668,12 +676,12 @@ fn thin_images(
     Ok(())
 }
 
-/// From columns `base, extents, peaks`.
-pub(super) fn read_row(row: &rusqlite::Row<'_>) -> rusqlite::Result<Row> {
+/// From columns `base, extents, peaks`, which begin with the column `first`.
+pub(super) fn read_row(row: &rusqlite::Row<'_>, first: usize) -> rusqlite::Result<Row> {
     Ok(Row {
-        base: row.get(0)?,
-        extents: row.get(1)?,
-        peaks: row.get(2)?,
+        base: row.get(first)?,
+        extents: row.get(first + 1)?,
+        peaks: row.get(first + 2)?,
     })
 }
 

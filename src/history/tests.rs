@@ -232,6 +232,139 @@ fn who_an_image_is_does_not_depend_on_its_name() {
     assert_eq!(reader.images().unwrap().len(), 2);
 }
 
+/// The image 1 as it was recorded while something of it could not be read.
+fn substitute(filesystem: &str, generation: u32) -> ImageRef {
+    let mut image = image(1);
+    image.key.filesystem = filesystem.to_owned();
+    image.key.generation = generation;
+    image
+}
+
+/// One of each kind of row, and a sweep of a minute.
+fn everything(store: &mut Store, image: &ImageRef, at: i64, extents: u64) {
+    let (reference, at) = (|| image.clone(), UnixTime(at));
+    let images = vec![sample(reference(), extents)];
+    let map = MapRow {
+        image: reference(),
+        at,
+        map: ExtentMap::default(),
+    };
+    let change = SeverityRow {
+        image: reference(),
+        at,
+        from: Severity::Ok,
+        to: Severity::Warning,
+        extents: ExtentCount(extents),
+        reason: String::new(),
+    };
+    let run = RunRow {
+        image: reference(),
+        at,
+        engine: "online".to_owned(),
+        from: ExtentCount(9),
+        to: ExtentCount(extents),
+        bytes: Bytes(1),
+        took: Duration::from_secs(1),
+        outcome: "improved".to_owned(),
+        reason: String::new(),
+    };
+    record(store, &Record::Sweep(Sweep { at, images }));
+    record(store, &Record::Map(map));
+    record(store, &Record::Severity(change));
+    record(store, &Record::Run(run));
+}
+
+/// What is known of the image 1, which is the only one: its readings, and how many maps, changes of
+/// severity and runs.
+fn only_one(place: &Place) -> (Vec<(i64, u64, u64)>, [usize; 3]) {
+    let reader = place.reader();
+    let images = reader.images().unwrap();
+    assert_eq!(images.len(), 1, "{images:?}");
+    assert_eq!(images[0].key, key(1));
+    assert_eq!(images[0].first_seen.0, MONDAY);
+    let id = Some(images[0].id);
+    let rows = [
+        reader.maps(images[0].id, EVER, 99).unwrap().len(),
+        reader.severities(id, 99).unwrap().len(),
+        reader.runs(id, 99).unwrap().len(),
+    ];
+    assert_eq!(integrity(&place.path), "ok");
+    (plain(&place.readings(1)), rows)
+}
+
+#[test]
+fn rows_that_were_split_by_a_substitute_are_joined() {
+    // What the root file system was called in whose name a boot recorded it; no generation; both.
+    for (filesystem, generation) in [("ext4:/", 1), (&*key(1).filesystem, 0), ("xfs:/srv", 0)] {
+        let place = Place::new();
+        let mut store = place.store(LONG);
+        let mut expected = Vec::new();
+        // Now the one, now the other, in blocks that are packed, thinned, and not yet packed.
+        for n in 0..60 {
+            let at = MONDAY + n * 2400;
+            let image = match n % 5 {
+                0 => image(1),
+                _ => substitute(filesystem, generation),
+            };
+            everything(&mut store, &image, at, 100 + n as u64);
+            expected.push((at, 100 + n as u64, 100 + n as u64));
+        }
+        assert_eq!(place.reader().images().unwrap().len(), 2);
+        drop(store);
+        let mut store = place.store(LONG);
+        everything(&mut store, &image(1), MONDAY + 60 * 2400, 160);
+        expected.push((MONDAY + 60 * 2400, 160, 160));
+        assert_eq!(only_one(&place), (expected.clone(), [61, 61, 61]));
+        // And so it stays.
+        everything(&mut store, &image(1), MONDAY + 61 * 2400, 161);
+        expected.push((MONDAY + 61 * 2400, 161, 161));
+        assert_eq!(only_one(&place), (expected, [62, 62, 62]));
+    }
+}
+
+#[test]
+fn what_a_new_kernel_gives_a_uuid_keeps_its_past() {
+    let place = Place::new();
+    let mut store = place.store(LONG);
+    everything(&mut store, &substitute("ext4:/srv", 1), MONDAY, 5);
+    everything(&mut store, &image(1), MONDAY + 60, 6);
+    let expected = vec![(MONDAY, 5, 5), (MONDAY + 60, 6, 6)];
+    assert_eq!(only_one(&place), (expected, [2, 2, 2]));
+}
+
+#[test]
+fn rows_of_another_image_are_not_joined() {
+    let other_place = |mut image: ImageRef| {
+        image.path = PathBuf::from("/srv/other");
+        image
+    };
+    let other_file = ImageKey {
+        generation: 2,
+        ..key(1)
+    };
+    let others = [
+        // Another file system, the same one's inode with another file, another path.
+        substitute("7d8e0c5e-0000-4000-8000-000000000001", 1),
+        substitute("ext4:/srv", 2),
+        ImageRef {
+            key: other_file,
+            ..image(1)
+        },
+        other_place(substitute("ext4:/srv", 1)),
+        // Who had the inode before the image did?
+        substitute("xfs:/srv", 0),
+    ];
+    for other in others {
+        let place = Place::new();
+        let mut store = place.store(LONG);
+        everything(&mut store, &other, MONDAY, 5);
+        everything(&mut store, &image(1), MONDAY + 60, 6);
+        let images = place.reader().images().unwrap();
+        assert_eq!(images.len(), 2, "{other:?}");
+        assert_eq!(plain(&place.readings(1)), [(MONDAY + 60, 6, 6)]);
+    }
+}
+
 #[test]
 fn names_come_back_as_they_are() {
     let place = Place::new();

@@ -55,6 +55,16 @@ impl Runs {
         self.0.push(run);
     }
 
+    /// Whether the run on an image that began then is among them.
+    #[must_use]
+    pub fn contains(&self, key: &ImageKey, began: UnixTime) -> bool {
+        let is_it = |run: &KnownRun| {
+            let took = i64::try_from(run.took.as_secs()).unwrap_or(i64::MAX);
+            run.key == *key && run.ended.0.saturating_sub(took) == began.0
+        };
+        self.0.iter().any(is_it)
+    }
+
     /// How the last run on an image went.
     #[must_use]
     pub fn last(&self, key: &ImageKey) -> Option<LastRun> {

@@ -1,7 +1,7 @@
 //! What is known of a file system.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -89,16 +89,19 @@ pub struct Filesystem {
 }
 
 impl Filesystem {
-    /// What names it for good, also when it is mounted elsewhere or the host has booted again: its
-    /// UUID. Where the kernel tells none, its type and where it is mounted stand for it; a colon is
-    /// in no UUID.
+    /// Its [`lasting_name`], as far as its mount point could be read.
     #[must_use]
     pub fn lasting_name(&self) -> String {
-        match &self.uuid {
-            Some(uuid) => uuid.clone(),
-            None => format!("{}:{}", self.type_name, path::shown(&self.mount)),
-        }
+        lasting_name(self.uuid.clone(), &self.type_name, &self.mount)
     }
+}
+
+/// What names a file system for good, also when it is mounted elsewhere or the host has booted again:
+/// its UUID. Where it has none, or the kernel no call that gives it, its type and where it is mounted;
+/// a colon is in no UUID. A UUID that could not be read is another thing: then there is no name.
+#[must_use]
+pub fn lasting_name(uuid: Option<String>, type_name: &str, mount: &Path) -> String {
+    uuid.unwrap_or_else(|| format!("{type_name}:{}", path::shown(mount)))
 }
 
 #[cfg(test)]

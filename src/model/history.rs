@@ -36,13 +36,14 @@ impl UnixTime {
 /// Not the device number, which changes from boot to boot ([`ImageId`](super::ImageId)).
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ImageKey {
-    /// UUID of its file system, or what stands for it where there is none. On btrfs a slash and the
-    /// number of its subvolume follow: a snapshot has the inodes and generations of its original.
+    /// UUID of its file system, or [what names one that has none](super::filesystem::lasting_name). On
+    /// btrfs a slash and the number of its subvolume follow: a snapshot has the inodes and generations
+    /// of its original.
     pub filesystem: String,
     /// Inode number.
     pub inode: u64,
     /// The inode's generation: a number that changes when an inode number is given to a new file
-    /// (`FS_IOC_GETVERSION`, ioctl_iflags(2)). 0 where the file system does not tell it.
+    /// (`FS_IOC_GETVERSION`, ioctl_iflags(2)). 0 where the file system has none.
     pub generation: u32,
 }
 

@@ -64,10 +64,8 @@ impl fmt::Display for Format {
 pub struct Sample {
     /// Who it is.
     pub id: ImageId,
-    /// The generation of its inode, another one when the inode's number has been given to a new
-    /// file; 0 where the file system does not tell it.
-    #[serde(default)]
-    pub generation: u32,
+    /// Who it is for good; or why that could not be read, and then nothing is recorded of it.
+    pub key: Result<ImageKey, String>,
     /// Where it was found: absolute, without symbolic links.
     #[serde(with = "path::wire")]
     pub path: PathBuf,
@@ -83,26 +81,9 @@ pub struct Sample {
     pub extent_size_hint: Bytes,
     /// The extent-size hint that its directory gives to new files, 0 if none. XFS only.
     pub directory_hint: Bytes,
-    /// The number of the subvolume that it is in. Btrfs only.
-    #[serde(default)]
-    pub subvolume: Option<u64>,
 }
 
 impl Sample {
-    /// Who the image is for good, on a file system of that name
-    /// ([`Filesystem::lasting_name`](super::Filesystem::lasting_name)).
-    #[must_use]
-    pub fn key(&self, filesystem: &str) -> ImageKey {
-        ImageKey {
-            filesystem: match self.subvolume {
-                Some(number) => format!("{filesystem}/{number}"),
-                None => filesystem.to_owned(),
-            },
-            inode: self.id.inode,
-            generation: self.generation,
-        }
-    }
-
     /// Mean length of an extent; nothing for a file without extents.
     #[must_use]
     pub fn mean_extent(&self) -> Option<Bytes> {

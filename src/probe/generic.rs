@@ -10,7 +10,6 @@ use std::os::fd::BorrowedFd;
 use super::extents::{Pace, Reader};
 use super::{Count, Probe};
 use crate::model::{Bytes, ExtentCount, Features};
-use crate::sys::{subvolume, uuid};
 
 /// Probe of file systems that are no XFS.
 pub struct Generic {
@@ -49,7 +48,6 @@ impl Probe for Generic {
         )?;
         Ok(Count {
             extents,
-            subvolume: subvolume::subvolume(image).ok(),
             ..Count::default()
         })
     }
@@ -58,7 +56,7 @@ impl Probe for Generic {
         false
     }
 
-    fn identity(&mut self, directory: &File) -> (Option<Features>, Option<[u8; 16]>) {
-        (None, uuid::uuid(directory).ok())
+    fn features(&mut self, _: &File) -> Option<Features> {
+        None
     }
 }

@@ -16,6 +16,7 @@ pub mod extents;
 mod format_cache;
 pub mod generic;
 pub mod helper;
+mod identity;
 pub mod map_schedule;
 pub mod open;
 mod outbox;
@@ -44,8 +45,6 @@ pub struct Count {
     pub hint: Bytes,
     /// Extent-size hint that its directory gives to new files; 0: none.
     pub directory_hint: Bytes,
-    /// The subvolume that it is in. Btrfs only.
-    pub subvolume: Option<u64>,
 }
 
 /// How a kind of file system is asked.
@@ -64,8 +63,8 @@ pub trait Probe {
     /// Whether reading a byte of a file loads its whole extent map into kernel memory for good.
     fn loads_whole_maps(&self) -> bool;
 
-    /// Features and UUID of the file system that the open directory lies on.
-    fn identity(&mut self, directory: &File) -> (Option<Features>, Option<[u8; 16]>);
+    /// Features of the file system that the open directory lies on.
+    fn features(&mut self, directory: &File) -> Option<Features>;
 }
 
 /// The probe for a kind of file system.
@@ -81,22 +80,28 @@ pub fn for_kind(kind: FilesystemKind) -> Box<dyn Probe> {
 /// not be opened.
 ///
 /// # Errors
-/// When not even its size can be asked.
+/// When not even its size can be asked, or something else is mounted there now.
 pub fn filesystem(probe: &mut dyn Probe, mount: &Mount) -> io::Result<Filesystem> {
-    let opened = open::mount_point(&mount.point);
-    let (features, uuid) = opened
-        .as_ref()
-        .map_or((None, None), |file| probe.identity(file));
+    let opened = open::mount_point(&mount.point).ok();
     let size = match &opened {
-        Ok(file) => rustix::fs::fstatvfs(file)?,
-        Err(_) => rustix::fs::statvfs(&mount.point)?,
+        Some(file) => {
+            if !mount.holds(file, rustix::fs::fstat(file)?.st_dev) {
+                return Err(io::Error::other("another file system is mounted here now"));
+            }
+            rustix::fs::fstatvfs(file)?
+        }
+        None => rustix::fs::statvfs(&mount.point)?,
     };
+    let uuid = opened
+        .as_ref()
+        .and_then(|file| identity::uuid(file, mount.kind()).ok()?);
+    let features = opened.as_ref().and_then(|file| probe.features(file));
     let bytes = |blocks: u64| Bytes(blocks.saturating_mul(size.f_frsize));
     Ok(Filesystem {
         mount: mount.point.clone(),
         type_name: mount.type_name.clone(),
         kind: mount.kind(),
-        uuid: uuid.map(hyphenated),
+        uuid,
         features,
         size: bytes(size.f_blocks),
         free: bytes(size.f_bavail),

@@ -15,14 +15,14 @@ use super::format_cache::FormatCache;
 use super::helper::Memory;
 use super::outbox::Outbox;
 use super::protocol::{PassedOver, Reply, Root, SurveyRequest};
-use super::{Count, Probe, fault, open};
+use super::{Count, Probe, fault, identity, open};
 use crate::discover::format::by_name;
+use crate::discover::mounts::Mount;
 use crate::discover::paths::{self, Followed};
 use crate::discover::rules::{Rules, Verdict};
 use crate::discover::walk::{Visitor, walk};
 use crate::discover::watch::DirectoryWatch;
 use crate::model::{Bytes, ExtentCount, Format, ImageId, Sample};
-use crate::sys::generation;
 
 /// A file with more extents is not looked into on XFS: up to here that costs some milliseconds and
 /// less than 200 KB.
@@ -48,6 +48,7 @@ pub(super) fn run(
     let Memory { formats, watch } = memory;
     let watch = request.watch.and_then(|sweep| watch.begin(sweep));
     let mut survey = Survey {
+        mount: &request.mount,
         probe,
         formats,
         watch,
@@ -73,6 +74,7 @@ pub(super) fn run(
 }
 
 struct Survey<'a> {
+    mount: &'a Mount,
     probe: &'a mut dyn Probe,
     formats: &'a mut FormatCache,
     watch: Option<&'a mut DirectoryWatch>,
@@ -217,6 +219,10 @@ impl Survey<'_> {
     ) -> io::Result<()> {
         let (file, stat) = open::regular_file(at, name)?;
         let id = id(&stat);
+        // Something was mounted in the way since the mount table was read; the next sweep knows of it.
+        if !self.mount.holds(&file, stat.st_dev) {
+            return Ok(());
+        }
         if self.seen.contains(&id) {
             return Ok(());
         }
@@ -224,11 +230,11 @@ impl Survey<'_> {
         let out = &mut *self.out;
         let count = self.probe.count(&file, at, &mut || out.beat())?;
         let took = began.elapsed();
-        let generation = generation::generation(&file).unwrap_or(0);
+        let key = identity::key(&file, &stat, self.mount);
         let inode = Inode {
             file: &file,
             stat: &stat,
-            generation,
+            generation: key.as_ref().map_or(0, |key| key.generation),
         };
         let Some(format) = self.format(&inode, path, &count, certain)? else {
             self.passed_over.unwanted += 1;
@@ -237,7 +243,7 @@ impl Survey<'_> {
         self.seen.insert(id);
         let sample = Sample {
             id,
-            generation,
+            key,
             path: path.to_owned(),
             format,
             extents: count.extents,
@@ -250,7 +256,6 @@ impl Survey<'_> {
             ),
             extent_size_hint: count.hint,
             directory_hint: count.directory_hint,
-            subvolume: count.subvolume,
         };
         self.out.push(&Reply::Image(Box::new(sample), took));
         Ok(())

@@ -29,7 +29,6 @@ impl Probe for Xfs {
             extents: ExtentCount(image.extents.into()),
             hint: hint(image, fsxattr::FLAG_EXTENT_SIZE),
             directory_hint,
-            subvolume: None,
         })
     }
 
@@ -37,18 +36,15 @@ impl Probe for Xfs {
         true
     }
 
-    fn identity(&mut self, directory: &File) -> (Option<Features>, Option<[u8; 16]>) {
-        let Ok(geometry) = geometry::geometry(directory) else {
-            return (None, None);
-        };
+    fn features(&mut self, directory: &File) -> Option<Features> {
+        let geometry = geometry::geometry(directory).ok()?;
         let has = |flag| geometry.flags & flag != 0;
-        let features = Features {
+        Some(Features {
             reflink: has(geometry::FLAG_REFLINK),
             rmapbt: has(geometry::FLAG_RMAPBT),
             nrext64: has(geometry::FLAG_NREXT64),
             exchange_range: has(geometry::FLAG_EXCHANGE_RANGE),
-        };
-        (Some(features), Some(geometry.uuid))
+        })
     }
 }
 

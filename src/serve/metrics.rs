@@ -613,7 +613,7 @@ fn render_once(set: impl FnOnce()) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{FilesystemKind, Format, ImageId, Opener, Vm};
+    use crate::model::{FilesystemKind, Format, ImageId, ImageKey, Opener, Vm};
     use std::ffi::OsStr;
     use std::os::unix::ffi::OsStrExt as _;
     use std::path::PathBuf;
@@ -624,7 +624,11 @@ mod tests {
                 device: 1,
                 inode: 2,
             },
-            generation: 0,
+            key: Ok(ImageKey {
+                filesystem: "1234".to_owned(),
+                inode: 2,
+                generation: 0,
+            }),
             path: PathBuf::from(OsStr::from_bytes(path)),
             format: Format::Qcow2,
             extents: ExtentCount(34_694_398),
@@ -632,7 +636,6 @@ mod tests {
             allocated: Bytes(4096),
             extent_size_hint: Bytes(0),
             directory_hint: Bytes(0),
-            subvolume: None,
         }
     }
 

@@ -4,8 +4,6 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd as _, FromRawFd as _, OwnedFd};
 
-use rustix::ioctl::{Opcode, Updater, ioctl, opcode};
-
 /// `FILEID_INO32_GEN | XFS_FILEID_TYPE_64FLAG`: inode number of 64 bits and generation
 /// (fs/xfs/xfs_export.h).
 const TYPE_INODE64_GENERATION: i32 = 0x81;
@@ -46,25 +44,4 @@ pub fn open_inode(mount: impl AsFd, inode: u64, generation: u32) -> io::Result<O
     }
     // SAFETY: the kernel has just given us this descriptor, and nobody else knows it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
-}
-
-/// The kernel writes 32 bits, whatever the number of the call says.
-const FS_IOC_GETVERSION: Opcode = opcode::read::<u64>(b'v', 1);
-
-/// The generation of an open file's inode: another one for each file that had the number
-/// (FS_IOC_GETVERSION).
-///
-/// # Errors
-/// ENOTTY where the file system does not know it.
-pub fn generation(file: impl AsFd) -> io::Result<u32> {
-    let mut answer = [0_u32; 2];
-    // SAFETY: the opcode takes a pointer to memory of 64 bits at most and fills in 32; any bytes
-    // are a valid value.
-    unsafe {
-        ioctl(
-            file,
-            Updater::<FS_IOC_GETVERSION, [u32; 2]>::new(&mut answer),
-        )
-    }?;
-    Ok(answer[0])
 }

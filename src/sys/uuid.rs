@@ -1,10 +1,12 @@
-//! The UUID of any file system: FS_IOC_GETFSUUID (kernels from 6.9 on, include/uapi/linux/fs.h),
-//! and BTRFS_IOC_FS_INFO (ioctl(2) of btrfs, include/uapi/linux/btrfs.h) on kernels before.
+//! The UUID of any file system: EXT4_IOC_GETFSUUID (kernels from 6.0 on, ext4_ioctl_getuuid,
+//! fs/ext4/ioctl.c), FS_IOC_GETFSUUID (from 6.9 on, include/uapi/linux/fs.h) and BTRFS_IOC_FS_INFO
+//! (include/uapi/linux/btrfs.h).
 
 use std::io;
 use std::os::fd::AsFd;
 
-use rustix::ioctl::{Getter, Opcode, ioctl, opcode};
+use rustix::io::Errno;
+use rustix::ioctl::{Getter, Opcode, Updater, ioctl, opcode};
 
 /// `struct fsuuid2`.
 #[repr(C)]
@@ -24,24 +26,61 @@ struct BtrfsInfo {
     rest: [u64; 124],
 }
 
+/// `struct fsuuid` of ext4 with room for a UUID behind it; `length` says how much.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Ext4Uuid {
+    length: u32,
+    flags: u32,
+    uuid: [u8; 16],
+}
+
 const _: () = assert!(size_of::<Uuid2>() == 17);
 const _: () = assert!(size_of::<BtrfsInfo>() == 1024);
 const FS_IOC_GETFSUUID: Opcode = opcode::read::<Uuid2>(0x15, 0);
+/// The size in the opcode is that of the first two fields.
+const EXT4_IOC_GETFSUUID: Opcode = opcode::read::<[u32; 2]>(b'f', 44);
 const BTRFS_IOC_FS_INFO: Opcode = opcode::read::<BtrfsInfo>(0x94, 31);
 
 /// UUID of the file system that the open file lies on.
 ///
 /// # Errors
-/// ENOTTY where neither call is known, and when the file system has no UUID of 16 bytes.
+/// ENOTTY where none of the calls is known, and when the file system has no UUID of 16 bytes.
 pub fn uuid(file: impl AsFd) -> io::Result<[u8; 16]> {
-    // SAFETY: the opcode takes a pointer to a `struct fsuuid2` and fills it in; `Uuid2` has its
-    // size (asserted above), and any bytes are a valid value of it.
-    let generic = unsafe { ioctl(&file, Getter::<FS_IOC_GETFSUUID, Uuid2>::new()) };
-    if let Ok(Uuid2 { length: 16, uuid }) = generic {
-        return Ok(uuid);
+    // First: its UUID can be set while it is mounted (EXT4_IOC_SETFSUUID, as tune2fs -U does), and
+    // FS_IOC_GETFSUUID goes on to give what it was when it was mounted.
+    let mut answer = ext4(&file);
+    if answer == Err(Errno::NOTTY) {
+        // SAFETY: the opcode takes a pointer to a `struct fsuuid2` and fills it in; `Uuid2` has its
+        // size (asserted above), and any bytes are a valid value of it.
+        let generic = unsafe { ioctl(&file, Getter::<FS_IOC_GETFSUUID, Uuid2>::new()) };
+        answer = generic.and_then(|answer| match answer {
+            Uuid2 { length: 16, uuid } => Ok(uuid),
+            _ => Err(Errno::NOTTY),
+        });
     }
-    // SAFETY: as above, with `struct btrfs_ioctl_fs_info_args`. The number is btrfs's own: another
-    // file system answers ENOTTY.
-    let btrfs = unsafe { ioctl(&file, Getter::<BTRFS_IOC_FS_INFO, BtrfsInfo>::new()) }?;
-    Ok(btrfs.uuid)
+    if answer == Err(Errno::NOTTY) {
+        // SAFETY: as above, with `struct btrfs_ioctl_fs_info_args`. The number is btrfs's own:
+        // another file system answers ENOTTY.
+        let btrfs = unsafe { ioctl(&file, Getter::<BTRFS_IOC_FS_INFO, BtrfsInfo>::new()) };
+        answer = btrfs.map(|info| info.uuid);
+    }
+    Ok(answer?)
+}
+
+/// The UUID of an ext4.
+fn ext4(file: impl AsFd) -> rustix::io::Result<[u8; 16]> {
+    let mut answer = Ext4Uuid {
+        length: 16,
+        flags: 0,
+        uuid: [0; 16],
+    };
+    // SAFETY: the opcode takes a pointer to a `struct fsuuid`, which ends in as many bytes as its
+    // `length` says, and fills in those; `Ext4Uuid` is that for 16 bytes, and any bytes are a valid
+    // value of it.
+    unsafe {
+        let updater = Updater::<EXT4_IOC_GETFSUUID, Ext4Uuid>::new(&mut answer);
+        ioctl(file, updater)
+    }?;
+    Ok(answer.uuid)
 }

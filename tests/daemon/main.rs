@@ -15,6 +15,7 @@
 //! | `life`       | how it starts and ends |
 //! | `sequences`  | random sequences of what happens to a daemon, against a model |
 //! | `severity`   | severities that change: the log, the metrics, the hook |
+//! | `identity`   | what the history knows an image by |
 //! | `story`      | a VM and a writer: all who can be asked tell the same |
 //! | `restart`    | what the history keeps when it is killed, started again, started twice |
 //! | `systemd`    | what it tells systemd, and where its log goes |
@@ -36,6 +37,7 @@ mod support;
 mod control;
 mod helpers;
 mod hooks;
+mod identity;
 mod kernels;
 mod life;
 mod maintenance;

@@ -400,3 +400,54 @@ fn a_snapshot_has_a_past_of_its_own() {
         Some([keys[0].id, keys[1].id])
     );
 }
+
+// ---- what was under way
+
+#[test]
+fn a_run_is_noted_until_the_history_has_it() {
+    let bed = support::require!(Bed::xfs());
+    let etc = Etc::new();
+    etc.configure(&[bed.path()], OFTEN);
+    let mut watch = begin(etc);
+    let database = database(&watch.etc);
+    until("a history", || Reader::open(&database).ok());
+    watch.daemon.signal(Signal::KILL);
+    watch.daemon.wait(END);
+    let note = watch.etc.join("running-131-7.json");
+    let text = r#"{"filesystem":"u","inode":131,"generation":7,"path":"/srv/a.raw",
+        "engine":"online","extents":9,"began":1700000000}"#;
+    let runs = || Reader::open(&database).unwrap().runs(None, 9).unwrap();
+    let start = |etc: &Etc| RunningDaemon::spawn(&mut etc.run(), etc.address);
+
+    // Somebody else writes to the database, and the daemon is killed meanwhile.
+    let other = rusqlite::Connection::open(&database).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    fs::write(&note, text).unwrap();
+    watch.daemon = start(&watch.etc);
+    watch
+        .daemon
+        .wait_for_stderr("a run by online was cut off", END);
+    sleep(Duration::from_millis(500));
+    assert!(note.exists());
+    watch.daemon.signal(Signal::KILL);
+    watch.daemon.wait(END);
+    other.execute_batch("ROLLBACK").unwrap();
+    drop(other);
+    assert_eq!(runs(), []);
+
+    let gone = || (!note.exists()).then_some(());
+    watch.daemon = start(&watch.etc);
+    until("the note goes", gone);
+    assert_eq!(runs().len(), 1);
+    assert_eq!(runs()[0].outcome, "interrupted");
+
+    // Killed between the two, it finds the note again, and the row too.
+    watch.daemon.signal(Signal::KILL);
+    watch.daemon.wait(END);
+    fs::write(&note, text).unwrap();
+    watch.daemon = start(&watch.etc);
+    until("the note goes", gone);
+    watch.daemon.signal(Signal::TERM);
+    assert!(watch.daemon.wait(END).success());
+    assert_eq!(runs().len(), 1);
+}

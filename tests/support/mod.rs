@@ -33,6 +33,7 @@
 //! | `tools`  | what xfs_io, filefrag and xfs_db say of a file |
 //! | `daemon` | runs the program under test |
 //! | `prometheus` | promtool, and a Prometheus that scrapes it |
+//! | `failing` | an ioctl that fails
 //! | `halt`   | stops one thread of the program |
 //! | `emergency` | makes the kernel write records, and says what was done about them |
 //! | `expect` | what a scan says, and what it should say |
@@ -58,6 +59,7 @@ pub mod daemon;
 pub mod elsewhere;
 pub mod emergency;
 pub mod expect;
+pub mod failing;
 mod fuse;
 pub mod guest;
 pub mod halt;

@@ -128,7 +128,12 @@ impl Note {
 pub(super) struct NoteFile(PathBuf);
 
 impl NoteFile {
-    /// Removes it: the run is over, and the history has it.
+    /// Where it is, for the history, which removes it when it has the run.
+    pub(super) fn into_path(self) -> PathBuf {
+        self.0
+    }
+
+    /// Removes it: the run never began, or the history has it.
     pub(super) fn remove(self) {
         if let Err(error) = fs::remove_file(&self.0) {
             warn!("{}: cannot be removed: {error}", shown(&self.0));

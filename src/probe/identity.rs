@@ -1,0 +1,64 @@
+//! Who an image is for good, read from the open file itself: nothing that was read of a path or of a
+//! mount table at another moment can take the place of it.
+
+use std::fs::File;
+use std::io;
+
+use rustix::fs::Stat;
+use rustix::io::Errno;
+
+use super::hyphenated;
+use crate::discover::mounts::Mount;
+use crate::model::filesystem::lasting_name;
+use crate::model::{FilesystemKind, ImageKey};
+use crate::sys::{generation, geometry, subvolume, uuid};
+
+/// Who the open file is, which lies on `mount`; why that cannot be read, if so.
+pub(super) fn key(file: &File, stat: &Stat, mount: &Mount) -> Result<ImageKey, String> {
+    let failed = |call: &'static str| {
+        move |error: io::Error| format!("{call} failed: {}", super::reason(&error))
+    };
+    let uuid = uuid(file, mount.kind()).map_err(failed("reading the UUID of its file system"))?;
+    let mut filesystem = lasting_name(uuid, &mount.type_name, &mount.point);
+    if mount.kind() == FilesystemKind::Other {
+        let number =
+            if_known(subvolume::subvolume(file)).map_err(failed("BTRFS_IOC_INO_LOOKUP"))?;
+        filesystem.extend(number.map(|number| format!("/{number}")));
+    }
+    let generation = if_known(generation::generation(file)).map_err(failed("FS_IOC_GETVERSION"))?;
+    Ok(ImageKey {
+        filesystem,
+        inode: stat.st_ino,
+        generation: generation.unwrap_or(0),
+    })
+}
+
+/// The UUID of the file system that an open file lies on; nothing if it has none, or the kernel has no
+/// call that gives it.
+///
+/// # Errors
+/// Those of the call.
+pub(super) fn uuid(file: &File, kind: FilesystemKind) -> io::Result<Option<String>> {
+    let uuid = match kind {
+        FilesystemKind::Xfs => Some(geometry::geometry(file)?.uuid),
+        FilesystemKind::Other => if_known(uuid::uuid(file))?,
+    };
+    // One that was cleared is not the only one of its kind.
+    Ok(uuid.filter(|uuid| *uuid != [0; 16]).map(hyphenated))
+}
+
+/// Nothing if the file system does not know the call, which it always answers in the same way:
+/// ENOTTY (vfs_ioctl, fs/ioctl.c), or one of those that other drivers give. Any other error is a
+/// failure of the moment.
+fn if_known<T>(answer: io::Result<T>) -> io::Result<Option<T>> {
+    let unknown = [Errno::NOTTY, Errno::OPNOTSUPP, Errno::NOSYS, Errno::INVAL];
+    match answer {
+        Ok(value) => Ok(Some(value)),
+        Err(error)
+            if Errno::from_io_error(&error).is_some_and(|errno| unknown.contains(&errno)) =>
+        {
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
