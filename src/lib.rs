@@ -23,6 +23,7 @@
 //! - [`klog`]: the kernel's log, and which of its lines matter
 //! - [`rescue`]: from such a line to free memory
 //! - [`serve`]: metrics and their page
+//! - [`state_dir`]: where all of them keep their state, and [`durable`]: how a file is replaced
 //! - [`daemon`]: `fragwatch run`, which wires it all
 
 pub mod assess;
@@ -31,6 +32,7 @@ pub mod config;
 pub mod daemon;
 pub mod defrag;
 pub mod discover;
+pub mod durable;
 pub mod history;
 pub mod hook;
 pub mod klog;
@@ -39,4 +41,5 @@ pub mod model;
 pub mod probe;
 pub mod rescue;
 pub mod serve;
+pub mod state_dir;
 pub mod sys;

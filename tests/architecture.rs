@@ -53,6 +53,8 @@ const LAW: &[(&str, &[&str])] = &[
     ("rescue::ring", &["model", "sys"]),
     ("rescue", &["model", "sys", "klog", "hook"]),
     ("hook", &[]),
+    ("durable", &[]),
+    ("state_dir", &["config::settings"]),
 ];
 
 /// Rooms that are still to be built.

@@ -262,7 +262,6 @@ fn refused(file: &Path) -> String {
         &["--config", file, "scan", "--json"],
         &["scan", "--config", file, "/"],
         &["--config", file, "scan", "--census", "/"],
-        &["--config", file, "run"],
     ]
     .map(|arguments| {
         let said = Said::by(fragwatch().args(arguments));

@@ -29,7 +29,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 
-use crate::config;
+use crate::config::{self, Settings};
 use args::{Arguments, Command};
 
 /// The hidden subcommand that puts back extent-size hints.
@@ -85,10 +85,21 @@ fn helper() -> anyhow::Result<u8> {
 
 /// Pauses defragmentation, or lets it go on.
 fn pause(path: &str, config: Option<&Path>) -> anyhow::Result<u8> {
-    let settings = load_config(config)?.settings;
+    let settings = load_to_ask(config);
     let verb: String = client::post(&settings, path)?;
     terminal::print(&format!("Defragmentation is {verb}.\n"))?;
     Ok(SUCCESS)
+}
+
+/// The settings by which the daemon is found and asked. With a wrong configuration they are those
+/// with which it was started then, as far as they can be read.
+fn load_to_ask(path: Option<&Path>) -> Settings {
+    let start = crate::daemon::Start::read_patiently(path);
+    if let Some(error) = start.error {
+        let first = error.lines().next().unwrap_or_default();
+        terminal::complain(&format!("{first}; `fragwatch check-config` shows all"));
+    }
+    start.settings
 }
 
 /// The configuration of a command: the given file, or the default one if there is one.

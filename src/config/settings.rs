@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use jiff::civil::{Date, Time, Weekday};
-use jiff::tz::TimeZone;
+use jiff::tz::{TimeZone, TimeZoneDatabase};
 
 pub use super::globs::{Globs, compile_globs, is_glob};
 pub use thresholds::{HostLimits, LimitChanges, Limits, Override, Thresholds};
@@ -329,9 +329,21 @@ impl Zone {
         if name == Zone::LOCAL {
             return Some(Zone::default());
         }
-        let zone = TimeZone::get(name).ok()?;
+        // jiff asks its own database only where there is no zoneinfo directory at all. Debian 13 and
+        // Ubuntu 24.04 moved names such as US/Central to the package tzdata-legacy: an upgrade
+        // must not invalidate a configuration.
+        let own = || TimeZoneDatabase::bundled().get(name);
+        let zone = TimeZone::get(name).or_else(|_| own()).ok()?;
         let name = zone.iana_name()?.to_owned();
         Some(Zone { name, zone })
+    }
+
+    /// The zone that /etc/localtime names, if the link leads nowhere (localtime(5)): its file went
+    /// to tzdata-legacy.
+    fn linked() -> Option<TimeZone> {
+        let target = std::fs::read_link("/etc/localtime").ok()?;
+        let (_, name) = target.to_str()?.rsplit_once("zoneinfo/")?;
+        TimeZoneDatabase::bundled().get(name).ok()
     }
 
     /// Its name, `local` for the host's own.
@@ -351,9 +363,10 @@ impl Zone {
 impl Default for Zone {
     /// The host's own, which is UTC if it has none.
     fn default() -> Zone {
+        let zone = TimeZone::try_system().ok().or_else(Zone::linked);
         Zone {
             name: Zone::LOCAL.to_owned(),
-            zone: TimeZone::try_system().unwrap_or(TimeZone::UTC),
+            zone: zone.unwrap_or(TimeZone::UTC),
         }
     }
 }

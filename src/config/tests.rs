@@ -34,7 +34,10 @@ fn settings(texts: &[&str]) -> Result<Settings, String> {
             text: (*text).to_owned(),
         })
         .collect();
-    assemble(&sources, Vec::new()).map_err(|error| error.to_string())
+    match assemble(&sources, &[]) {
+        (settings, findings) if findings.is_empty() => Ok(settings),
+        (_, findings) => Err(ConfigError::new(Vec::new(), findings, &sources).to_string()),
+    }
 }
 
 /// The lines of `expected` without their indentation up to the bar.

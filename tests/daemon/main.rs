@@ -13,6 +13,7 @@
 //! | `names`      | images that come, go and change their names; whose they are |
 //! | `reload`     | SIGHUP |
 //! | `life`       | how it starts and ends |
+//! | `start`      | what it starts with when its configuration is wrong |
 //! | `severity`   | severities that change: the log, the metrics, the hook |
 //! | `story`      | a VM and a writer: all who can be asked tell the same |
 //! | `restart`    | what the history keeps when it is killed, started again, started twice |
@@ -44,6 +45,7 @@ mod scrape;
 mod served;
 mod severity;
 mod stalled;
+mod start;
 mod story;
 mod systemd;
 mod watch;
