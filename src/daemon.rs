@@ -41,7 +41,7 @@ use crate::serve::metrics::{self, Lifetime};
 use crate::serve::status::InForce;
 use crate::serve::textfile::Textfile;
 use chronicle::{Chronicle, Claim};
-pub(crate) use chronicle::{database, read_last_incident, read_runs};
+pub(crate) use chronicle::{read_last_incident, read_runs};
 use maintenance::Maintenance;
 pub(crate) use maintenance::is_recent;
 use sampler::Sampler;
@@ -125,7 +125,7 @@ impl Daemon {
         let started = UnixTime::from_seconds(now());
         let board = Arc::new(Board::new(lifetime.clone(), started, patience(&settings)));
         let server = PageServer::start(settings.metrics.listen, Arc::clone(&board)).await;
-        let pages = control::Pages::new(Arc::clone(&board), chronicle.path());
+        let pages = control::Pages::new(Arc::clone(&board), chronicle.state());
         let control = ControlServer::start(&settings.control, &pages);
         match start.error {
             None => metrics::config_read(now()),
@@ -137,17 +137,23 @@ impl Daemon {
         }
         let (sender, receiver) = watch::channel(settings);
         let teller = chronicle.teller();
-        let rescue = rescue::run(fast, sender.subscribe(), Arc::clone(&board), teller.clone());
+        let rescue = rescue::run(
+            fast,
+            sender.subscribe(),
+            Arc::clone(&board),
+            teller.clone(),
+            chronicle.state().incidents(),
+        );
         tokio::spawn(rescue);
         let sampler = Sampler::new(receiver, Arc::clone(&board), teller);
-        sampler.look_back(chronicle.path()).await;
+        sampler.look_back(chronicle.state().database()).await;
         let (end_runs, end) = watch::channel(false);
         let maintenance = Maintenance::new(
             sender.subscribe(),
             sampler.inventory(),
             Arc::clone(&board),
             chronicle.teller(),
-            chronicle.path(),
+            chronicle.state(),
             config,
         );
         let maintenance = tokio::spawn(maintenance.run(end));

@@ -30,6 +30,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 
 use crate::config::{self, Settings};
+use crate::state_dir::StateDir;
 use args::{Arguments, Command};
 
 /// The hidden subcommand that puts back extent-size hints.
@@ -57,13 +58,19 @@ pub fn main(arguments: &Arguments) -> ExitCode {
         Command::Resume => pause("/v1/resume", config),
         Command::History(arguments) => history::run(arguments, config),
         Command::Check { json } => check::run(*json, config),
-        Command::Incidents { n, json, directory } => incidents::run(*n, *json, directory),
+        Command::Incidents { n, json, directory } => match directory {
+            Some(directory) => incidents::run(*n, *json, directory),
+            None => {
+                let state = StateDir::of(&load_to_ask(config).history);
+                incidents::run(*n, *json, &state.incidents())
+            }
+        },
         Command::Drill { act } => drill::run(*act, config),
         Command::Defrag(defrag) => defrag::run(defrag, config),
         Command::CheckConfig(check) => check_config::run(check, config),
         Command::Completions { shell } => generate::completions(*shell),
         Command::Man { directory } => generate::man(directory),
-        Command::RestoreHints => Ok(online::restore()),
+        Command::RestoreHints { hints } => Ok(online::restore(hints)),
         Command::ProbeHelper => helper(),
     };
     match result {

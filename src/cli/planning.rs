@@ -11,7 +11,7 @@ use super::plan::{render, render_json};
 use super::scan::{Found, Image};
 use super::{INCOMPLETE, SUCCESS, client, load_config, scan, terminal};
 use crate::config::Settings;
-use crate::daemon::{database, is_recent, read_last_incident, read_runs};
+use crate::daemon::{is_recent, read_last_incident, read_runs};
 use crate::defrag::{self, guard, pressure};
 use crate::maintenance::estimate::Paces;
 use crate::maintenance::facts::{Active, FilesystemFacts, ImageFacts, Obstacle, ideal};
@@ -19,8 +19,8 @@ use crate::maintenance::gather::{self, ImageNow, Runs};
 use crate::maintenance::{Allowed, Calendar, Facts, Host, Policy, Verdict, plan};
 use crate::model::path::shown;
 use crate::model::{Bytes, Engine, ExtentsPerDay, Filesystem, FilesystemKind, Owner, Severity};
-use crate::serve::control::pause_file;
 use crate::serve::status::{Row, Status};
+use crate::state_dir::StateDir;
 
 pub(super) fn run(json: bool, config: Option<&Path>) -> anyhow::Result<u8> {
     let settings = load_config(config)?.settings;
@@ -59,9 +59,9 @@ fn is_candidate(image: &Image, filesystem: &Filesystem, settings: &Settings) -> 
 }
 
 fn facts(settings: &Settings, found: &Found, calendar: &Calendar, now: Timestamp) -> Facts {
-    let database = database(&settings.history);
+    let state = StateDir::of(&settings.history);
     // There may be none yet, or we may not read it: then estimates are assumed, and say so.
-    let runs = Runs::new(read_runs(&database).unwrap_or_default());
+    let runs = Runs::new(read_runs(state.database()).unwrap_or_default());
     let paces = runs.paces();
     // The daemon knows how fast images grow and whether there is an incident; it need not run.
     let status: Option<Status> = client::get(settings, "/v1/status").ok();
@@ -98,10 +98,10 @@ fn facts(settings: &Settings, found: &Found, calendar: &Calendar, now: Timestamp
         allowed: Allowed::by(calendar, now),
         io_pressure: pressure::before_a_run(Path::new("/proc"), works).map(|it| f64::from(it.0)),
         incident: status.as_ref().is_some_and(|status| status.rescue.incident),
-        recent_incident: is_recent(read_last_incident(&database), now),
+        recent_incident: is_recent(read_last_incident(state.database()), now),
         paused: status
             .as_ref()
-            .map_or_else(|| pause_file(&database).exists(), |status| status.paused),
+            .map_or_else(|| state.pause_file().exists(), |status| status.paused),
         images: images.chain(unseen.iter().map(|it| it.0.clone())).collect(),
         filesystems: filesystems
             .chain(unseen.iter().map(|it| it.1.clone()))
@@ -195,7 +195,8 @@ pub(super) fn advise(settings: &Settings, image: &Path, always: bool) -> Option<
         return None;
     }
     let found = scan::one(settings, image).ok()?;
-    let runs = Runs::new(read_runs(&database(&settings.history)).unwrap_or_default());
+    let state = StateDir::of(&settings.history);
+    let runs = Runs::new(read_runs(state.database()).unwrap_or_default());
     let mut seen = found.images.iter();
     let seen = seen.find(|seen| seen.sample.path == image)?;
     let filesystem = found.filesystem(seen)?;
@@ -242,7 +243,7 @@ impl Advice {
 
 /// What the guards would have against the image for good, as far as a look at the file tells.
 fn obstacle(image: &Image, settings: &Settings) -> Option<Obstacle> {
-    let host = defrag::Host::default();
+    let host = defrag::Host::new(StateDir::of(&settings.history).hints());
     let target = guard::open(&image.sample.path, &host).ok()?;
     let refusal = guard::check_quick(&target, &settings.defrag, &host).err()?;
     let guard::Refusal::Flag(flag) = refusal else {

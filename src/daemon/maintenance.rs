@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{info, warn};
 
-use super::chronicle::{Teller, is_paused, last_incident, past_runs, state_directory};
+use super::chronicle::{Teller, is_paused, last_incident, past_runs};
 use super::sampler::Shared;
 use crate::config::Settings;
 use crate::config::settings::Defrag;
@@ -30,6 +30,7 @@ use crate::model::path::shown;
 use crate::model::{Bytes, Engine, ExtentCount, ImageId, Stop, UnixTime};
 use crate::serve::board::Board;
 use crate::serve::{metrics, status};
+use crate::state_dir::StateDir;
 pub(super) use errand::interrupted_before;
 use errand::{Ended, Errand, Task};
 
@@ -48,8 +49,7 @@ pub(super) struct Maintenance {
     board: Arc<Board>,
     teller: Teller,
     runs: Runs,
-    state: PathBuf,
-    database: PathBuf,
+    state: StateDir,
     config: Option<PathBuf>,
     host: Host,
     calendar: Calendar,
@@ -74,14 +74,13 @@ struct Running {
 }
 
 impl Maintenance {
-    /// `database` is that of the history, beside which all state lies; `config` is the daemon's
-    /// configuration if one was named.
+    /// `config` is the daemon's configuration if one was named.
     pub(super) fn new(
         settings: watch::Receiver<Arc<Settings>>,
         inventory: Shared,
         board: Arc<Board>,
         teller: Teller,
-        database: &Path,
+        state: &StateDir,
         config: Option<&Path>,
     ) -> Self {
         let machine = std::fs::read_to_string("/etc/machine-id").unwrap_or_default();
@@ -95,8 +94,7 @@ impl Maintenance {
             board,
             teller,
             runs: Runs::default(),
-            state: state_directory(database),
-            database: database.to_owned(),
+            state: state.clone(),
             config: config.map(Path::to_owned),
             host,
             calendar,
@@ -130,12 +128,12 @@ impl Maintenance {
 
     /// Finds out what an earlier daemon was told and has done.
     async fn look_back(&mut self) {
-        if let Err(error) = errand::restore_hints(&self.state) {
+        if let Err(error) = errand::restore_hints(&self.state.hints()) {
             warn!("extent-size hints of runs that were killed are not restored: {error}");
         }
-        self.board.pause(is_paused(&self.database).await);
-        self.runs = past_runs(&self.database, &self.teller).await;
-        self.incident = last_incident(&self.database).await;
+        self.board.pause(is_paused(&self.state).await);
+        self.runs = past_runs(&self.state, &self.teller).await;
+        self.incident = last_incident(self.state.database()).await;
     }
 
     async fn end_all(mut self) {
@@ -287,7 +285,7 @@ impl Maintenance {
             hook_before: defrag.hook_before.clone(),
             hook_after: defrag.hook_after.clone(),
             config: self.config.clone(),
-            state: self.state.clone(),
+            state: self.state.path().to_owned(),
         };
         match Errand::start(task, self.tell_end.clone()) {
             Ok(errand) => {

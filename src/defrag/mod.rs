@@ -48,11 +48,13 @@ pub struct Host {
     pub hints: PathBuf,
 }
 
-impl Default for Host {
-    fn default() -> Host {
+impl Host {
+    /// This one.
+    #[must_use]
+    pub fn new(hints: PathBuf) -> Host {
         Host {
             proc: PathBuf::from("/proc"),
-            hints: hint::directory(),
+            hints,
         }
     }
 }

@@ -310,16 +310,16 @@ fn spawn(task: &Task) -> io::Result<Child> {
     command.spawn()
 }
 
-/// Has a child process put back the extent-size hints that killed runs have left. Nobody waits for
-/// it: it touches the images.
-pub(super) fn restore_hints(state: &Path) -> io::Result<()> {
-    let state = state.to_owned();
+/// Has a child process put back the extent-size hints that killed runs have left noted in `hints`.
+/// Nobody waits for it: it touches the images.
+pub(super) fn restore_hints(hints: &Path) -> io::Result<()> {
+    let hints = hints.to_owned();
     let work = move || {
         let mut command = Command::new("/proc/self/exe");
         command
             .arg0("fragwatch")
             .arg(crate::cli::RESTORE_HINTS)
-            .env("STATE_DIRECTORY", state)
+            .arg(hints)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped());
