@@ -12,7 +12,7 @@ use std::time::Duration;
 use jiff::civil::{Date, Time, Weekday};
 use jiff::tz::{TimeZone, TimeZoneDatabase};
 
-pub use super::globs::{Globs, compile_globs, is_glob};
+pub use super::globs::{GlobLists, Globs, compile_globs, is_glob};
 pub use thresholds::{HostLimits, LimitChanges, Limits, Override, Thresholds};
 
 use super::diagnose::{Finding, Place};
