@@ -18,11 +18,11 @@ mod sampler;
 mod servers;
 mod severity_hook;
 mod signals;
+mod start;
 mod steady;
 mod systemd;
 mod witness;
 
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -38,14 +38,17 @@ use crate::rescue::thread::FastSide;
 use crate::serve::board::Board;
 use crate::serve::control;
 use crate::serve::metrics::{self, Lifetime};
+use crate::serve::status::InForce;
 use crate::serve::textfile::Textfile;
 use chronicle::{Chronicle, Claim};
-pub(crate) use chronicle::{database, read_last_incident, read_runs};
+pub(crate) use chronicle::{read_last_incident, read_runs};
 use maintenance::Maintenance;
 pub(crate) use maintenance::is_recent;
 use sampler::Sampler;
-use servers::{ControlServer, Server};
+use servers::{ControlServer, PageServer};
 use signals::Signal;
+use start::LastGood;
+pub(crate) use start::Start;
 use systemd::notify;
 
 /// A sweep may be late by this, beside its interval and its deadlines, before the daemon calls
@@ -61,19 +64,23 @@ const TEXTFILE_INTERVAL: Duration = Duration::from_secs(15);
 /// Runs until SIGTERM or SIGINT.
 ///
 /// # Errors
-/// When it cannot start: a wrong configuration, an address in use.
+/// When it must not start, because another daemon has the state directory, or cannot, because there
+/// is no event loop.
 pub fn run(config: Option<&Path>) -> anyhow::Result<()> {
     let _logging = logging::init();
-    let loaded = load(config)?;
+    let start = Start::read(config);
+    if let Some(error) = &start.error {
+        error!("{}:\n{error}", start.in_force.in_words());
+    }
     // A second daemon ends here, before it is armed: it would act beside the first.
-    let claim = Claim::of(&loaded.settings)?;
+    let claim = Claim::of(&start.settings)?;
     // Before all else, so that nothing of the slow side can keep it from being armed.
-    let fast = rescue::start(&loaded.settings);
+    let fast = rescue::start(&start.settings);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(4)
         .build()?;
-    let result = runtime.block_on(Daemon::start_and_serve(config, loaded, claim, fast));
+    let result = runtime.block_on(Daemon::start_and_serve(config, start, claim, fast));
     // Not dropped: that would wait for what still blocks.
     runtime.shutdown_background();
     result
@@ -90,7 +97,8 @@ struct Daemon {
     config: Option<PathBuf>,
     settings: watch::Sender<Arc<Settings>>,
     board: Arc<Board>,
-    server: Server,
+    server: PageServer,
+    last_good: LastGood,
     /// Nothing if it cannot be had: the daemon counts and rescues all the same.
     control: Option<ControlServer>,
     pages: control::Pages,
@@ -100,39 +108,56 @@ struct Daemon {
 impl Daemon {
     async fn start_and_serve(
         config: Option<&Path>,
-        loaded: Loaded,
+        start: Start,
         claim: Claim,
         fast: Option<FastSide>,
     ) -> anyhow::Result<()> {
-        let mut signals = signals::listen().context("cannot listen to signals")?;
+        // Without them it can still be ended, by the kernel's own means.
+        let mut signals = signals::listen()
+            .inspect_err(|error| error!("signals are not handled, reload does not work: {error}"))
+            .ok();
         info!("fragwatch {} begins", env!("CARGO_PKG_VERSION"));
         // Before anything that another daemon would notice.
-        let chronicle = Chronicle::start(&loaded.settings, claim)?;
+        let chronicle = Chronicle::start(&start.settings, claim)?;
         let lifetime = Lifetime::install().context("cannot set up metrics")?;
-        let settings = Arc::new(loaded.settings);
+        let last_good = LastGood::start(config);
+        if start.in_force == InForce::Configured {
+            last_good.keep(&start.settings);
+        }
+        let settings = Arc::new(start.settings);
         let started = UnixTime::from_seconds(now());
         let board = Arc::new(Board::new(lifetime.clone(), started, patience(&settings)));
-        let server = Server::start(settings.metrics.listen, Arc::clone(&board)).await?;
+        let server = PageServer::start(settings.metrics.listen, Arc::clone(&board)).await;
         let (plans, plan_requests) = mpsc::channel(PLAN_REQUESTS);
-        let pages = control::Pages::new(Arc::clone(&board), chronicle.path(), plans);
+        let pages = control::Pages::new(Arc::clone(&board), chronicle.state(), plans);
         let control = ControlServer::start(&settings.control, &pages);
-        metrics::config_read(now());
-        for file in &loaded.files {
+        match start.error {
+            None => metrics::config_read(now()),
+            Some(_) => metrics::config_refused(),
+        }
+        board.config_at_start(start.in_force, start.error);
+        for file in &start.files {
             info!("configuration read from {}", file.display());
         }
         let (sender, receiver) = watch::channel(settings);
         let teller = chronicle.teller();
-        let rescue = rescue::run(fast, sender.subscribe(), Arc::clone(&board), teller.clone());
+        let rescue = rescue::run(
+            fast,
+            sender.subscribe(),
+            Arc::clone(&board),
+            teller.clone(),
+            chronicle.state().incidents(),
+        );
         tokio::spawn(rescue);
         let sampler = Sampler::new(receiver, Arc::clone(&board), teller);
-        sampler.look_back(chronicle.path()).await;
+        sampler.look_back(chronicle.state().database()).await;
         let (end_runs, end) = watch::channel(false);
         let maintenance = Maintenance::new(
             sender.subscribe(),
             sampler.inventory(),
             Arc::clone(&board),
             chronicle.teller(),
-            chronicle.path(),
+            chronicle.state(),
             plan_requests,
         );
         let maintenance = tokio::spawn(maintenance.run(end));
@@ -144,6 +169,7 @@ impl Daemon {
             settings: sender,
             board,
             server,
+            last_good,
             control,
             pages,
             chronicle,
@@ -151,10 +177,11 @@ impl Daemon {
         notify(&[NotifyState::Ready]);
         loop {
             tokio::select! {
-                signal = signals.recv() => match signal {
+                Some(signal) = async { Some(signals.as_mut()?.recv().await) } => match signal {
                     Some(Signal::Reload) => daemon.reload().await,
                     Some(Signal::End) | None => break,
                 },
+                () = daemon.server.keep_listening() => {}
                 ended = &mut sampling => {
                     // It loops for ever; without it the daemon would serve old counts as new.
                     anyhow::bail!("the sampler has ended: {ended:?}");
@@ -197,11 +224,7 @@ impl Daemon {
 
     async fn try_reload(&mut self) -> anyhow::Result<()> {
         let settings = load(self.config.as_deref())?.settings;
-        let listen = settings.metrics.listen;
-        let moves = listen != self.settings.borrow().metrics.listen;
-        if moves || self.server.task.is_finished() {
-            self.move_server(listen).await?;
-        }
+        self.server.move_to(settings.metrics.listen).await?;
         let socket = |server: &ControlServer| server.control == settings.control;
         if !self.control.as_ref().is_some_and(socket) {
             drop(self.control.take());
@@ -210,32 +233,9 @@ impl Daemon {
         self.chronicle
             .teller()
             .set_retention(settings.history.retention);
+        self.last_good.keep(&settings);
         // Fails only without a receiver, and then the sampler has ended and so do we.
         let _ = self.settings.send(Arc::new(settings));
-        Ok(())
-    }
-
-    /// Has the page server listen elsewhere; if it cannot, where it did.
-    async fn move_server(&mut self, listen: SocketAddr) -> anyhow::Result<()> {
-        let before = self.server.address;
-        let start = || Server::start(listen, Arc::clone(&self.board));
-        let moved = match start().await {
-            // 0.0.0.0 includes where we listen: from 127.0.0.1 it can be had only by leaving that.
-            Err(_) if listen.port() == before.port() => {
-                self.server.stop().await;
-                start().await
-            }
-            other => other,
-        };
-        match moved {
-            Ok(server) => self.server = server,
-            Err(error) => {
-                if self.server.task.is_finished() {
-                    self.server = Server::start(before, Arc::clone(&self.board)).await?;
-                }
-                return Err(error);
-            }
-        }
         Ok(())
     }
 }

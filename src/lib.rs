@@ -24,6 +24,7 @@
 //! - [`rescue`]: from such a line to free memory
 //! - [`stall`]: the trigger for kernels that print no such line
 //! - [`serve`]: metrics and their page
+//! - [`state_dir`]: where all of them keep their state, and [`durable`]: how a file is replaced
 //! - [`daemon`]: `fragwatch run`, which wires it all
 
 pub mod assess;
@@ -32,6 +33,7 @@ pub mod config;
 pub mod daemon;
 pub mod defrag;
 pub mod discover;
+pub mod durable;
 pub mod history;
 pub mod hook;
 pub mod klog;
@@ -41,4 +43,5 @@ pub mod probe;
 pub mod rescue;
 pub mod serve;
 pub mod stall;
+pub mod state_dir;
 pub mod sys;

@@ -63,6 +63,8 @@ const LAW: &[(&str, &[&str])] = &[
     ("stall::tracker", &["model", "stall::stack"]),
     ("stall", &["model", "klog", "rescue"]),
     ("hook", &[]),
+    ("durable", &[]),
+    ("state_dir", &["config::settings"]),
 ];
 
 /// Rooms that are still to be built.

@@ -173,22 +173,21 @@ fn colours_are_for_a_terminal() {
         Said::by(script.envs(variables.iter().copied()))
     };
     let escape = '\u{1b}';
+    // On a busy machine a line of progress comes and goes before the table.
+    let table = |said: &Said| said.out[said.out.find("EXTENTS").unwrap()..].to_owned();
 
     let said = on_terminal(&command, &[]);
     assert_eq!(said.code, Some(0), "{said:?}");
     assert!(
-        said.out.contains("SEVERITY") && said.out.contains(escape),
+        said.out.contains("SEVERITY") && table(&said).contains(escape),
         "{said:?}"
     );
-    assert!(
-        on_terminal(&command, &[("NO_COLOR", "")])
-            .out
-            .contains(escape)
-    );
+    let said = on_terminal(&command, &[("NO_COLOR", "")]);
+    assert!(table(&said).contains(escape), "{said:?}");
     for variable in [("NO_COLOR", "1"), ("TERM", "dumb")] {
         let said = on_terminal(&command, &[variable]);
         assert!(
-            said.out.contains("SEVERITY") && !said.out.contains(escape),
+            said.out.contains("SEVERITY") && !table(&said).contains(escape),
             "{said:?}"
         );
     }
@@ -262,7 +261,6 @@ fn refused(file: &Path) -> String {
         &["--config", file, "scan", "--json"],
         &["scan", "--config", file, "/"],
         &["--config", file, "scan", "--census", "/"],
-        &["--config", file, "run"],
     ]
     .map(|arguments| {
         let said = Said::by(fragwatch().args(arguments));
@@ -295,7 +293,10 @@ fn a_wrong_configuration_is_shown_where_it_is_wrong() {
             "[sampling]\nmap_max_extents = ‹\"1M\"›",
             "is not a whole number",
         ),
-        ("[sampling]\nprobe_timeout = ‹\"2m\"›", "is longer than"),
+        (
+            "[sampling]\ninterval = \"1m\"\nprobe_timeout = ‹\"2m\"›",
+            "is longer than",
+        ),
         (
             "[sampling]\n\n# text\n  ‹intervall› = \"1m\"",
             "unknown key sampling.intervall",

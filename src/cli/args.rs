@@ -68,8 +68,10 @@ Exit status: 0 ok, 1 warning, 2 critical, 3 unknown: no daemon answers, or its c
         #[arg(long)]
         json: bool,
         /// Where the incidents were recorded
-        #[arg(long, value_name = "DIR", default_value = crate::rescue::incident::DIRECTORY)]
-        directory: PathBuf,
+        ///
+        /// Without it: in the directory of history.path.
+        #[arg(long, value_name = "DIR")]
+        directory: Option<PathBuf>,
     },
     /// Prove that the rescue path works: kernel log, reader, ladder, actor (needs root)
     Drill {
@@ -93,7 +95,10 @@ Exit status: 0 ok, 1 warning, 2 critical, 3 unknown: no daemon answers, or its c
     },
     /// Put back the extent-size hints of runs that were killed; started by the daemon
     #[command(name = crate::cli::RESTORE_HINTS, hide = true)]
-    RestoreHints,
+    RestoreHints {
+        /// Where they are noted
+        hints: PathBuf,
+    },
     /// Carry out a job that the daemon writes to standard input
     #[command(name = crate::defrag::job::COMMAND, hide = true)]
     DefragJob,

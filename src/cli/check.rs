@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::{client, load_config, scan_json, terminal};
+use super::{client, load_to_ask, scan_json, terminal};
 use crate::config::settings::Thresholds;
 use crate::model::Severity;
 use crate::serve::status::{Row, Status};
@@ -55,7 +55,7 @@ pub(super) fn run(json: bool, config: Option<&Path>) -> anyhow::Result<u8> {
 }
 
 fn ask(config: Option<&Path>) -> anyhow::Result<(Status, Thresholds)> {
-    let settings = load_config(config)?.settings;
+    let settings = load_to_ask(config);
     Ok((client::get(&settings, "/v1/status")?, settings.thresholds))
 }
 
@@ -125,7 +125,11 @@ fn problems(status: &Status) -> (u8, Vec<String>) {
     }
     if status.daemon.config_refused.is_some() {
         code = code.max(1);
-        found.push("the last new configuration was refused".to_owned());
+        found.push(status.daemon.config_in_force.in_words().to_owned());
+    }
+    if let Some(error) = &status.daemon.listen_error {
+        code = code.max(1);
+        found.push(format!("no metrics are served: {error}"));
     }
     for stalled in &status.stalled {
         unknown = true;

@@ -24,6 +24,7 @@ use crate::defrag::run::Hold;
 use crate::defrag::{Host, guard::Refusal};
 use crate::model::path::{hex_unless_exact, shown};
 use crate::model::{Bytes, Engine, RunOutcome, RunReport, Stop, unknown_reason};
+use crate::state_dir::StateDir;
 
 pub(super) fn run(arguments: &DefragArguments, config: Option<&Path>) -> anyhow::Result<u8> {
     let settings = load_config(config)?.settings;
@@ -36,6 +37,7 @@ pub(super) fn run(arguments: &DefragArguments, config: Option<&Path>) -> anyhow:
     let work = Work {
         choice: Choice::new(&arguments.engine, &settings, arguments.force_window),
         limits: &settings.defrag,
+        host: Host::new(StateDir::of(&settings.history).hints()),
         dry_run: arguments.dry_run || settings.defrag.dry_run,
         until,
         ended: ended_by_signals()?,
@@ -91,6 +93,7 @@ fn window_end(settings: &Settings) -> Option<Instant> {
 struct Work<'s> {
     choice: Choice<'s>,
     limits: &'s Defrag,
+    host: Host,
     dry_run: bool,
     until: Option<Instant>,
     ended: Arc<AtomicBool>,
@@ -128,13 +131,14 @@ impl Work<'_> {
     }
 
     fn by(&self, engine: Engine, path: &Path) -> Said {
-        let (limits, until, ended) = (self.limits, self.until, &self.ended);
+        let (limits, host) = (self.limits, &self.host);
+        let (until, ended, quiet) = (self.until, &self.ended, self.quiet);
         match (engine, self.dry_run) {
-            (Engine::XfsFsr, true) => rehearse(path, limits),
-            (Engine::XfsFsr, false) => defragment(path, limits, until, ended, self.quiet),
-            (Engine::Online, true) => Said::Online(online::rehearse(path, limits)),
+            (Engine::XfsFsr, true) => rehearse(path, limits, host),
+            (Engine::XfsFsr, false) => defragment(path, limits, host, until, ended, quiet),
+            (Engine::Online, true) => Said::Online(online::rehearse(path, limits, host)),
             (Engine::Online, false) => {
-                Said::Online(online::defragment(path, limits, until, ended, self.quiet))
+                Said::Online(online::defragment(path, limits, host, until, ended, quiet))
             }
         }
     }
@@ -158,18 +162,19 @@ enum Said {
     Online(online::Said),
 }
 
-fn rehearse(path: &Path, limits: &Defrag) -> Said {
+fn rehearse(path: &Path, limits: &Defrag, host: &Host) -> Said {
     let request = Request {
         path,
         limits,
         until: None,
     };
-    Said::Rehearsed(fsr::rehearse(&request, &Host::default()))
+    Said::Rehearsed(fsr::rehearse(&request, host))
 }
 
 fn defragment(
     path: &Path,
     limits: &Defrag,
+    host: &Host,
     until: Option<Instant>,
     ended: &AtomicBool,
     quiet: bool,
@@ -182,7 +187,7 @@ fn defragment(
     let mut orders = || ended.load(Ordering::Relaxed).then_some(Stop::Shutdown);
     let mut view = View::new(path, quiet);
     let mut watch = |event| view.show(event);
-    let report = fsr::run(&request, &Host::default(), &mut orders, &mut watch);
+    let report = fsr::run(&request, host, &mut orders, &mut watch);
     Said::Run(report)
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::args::HistoryArguments;
 use super::chart::Chart;
-use super::{SUCCESS, client, load_config, scan_json, status, terminal};
+use super::{SUCCESS, client, load_to_ask, scan_json, status, terminal};
 use crate::assess::Assessor;
 use crate::config::units::parse_duration;
 use crate::model::{ExtentCount, Roughly, UnixTime};
@@ -18,7 +18,7 @@ use crate::serve::past::{Past, Question};
 const WIDTH: usize = 80;
 
 pub(super) fn run(arguments: &HistoryArguments, config: Option<&Path>) -> anyhow::Result<u8> {
-    let settings = load_config(config)?.settings;
+    let settings = load_to_ask(config);
     let window = parse_duration(&arguments.since)
         .map_err(|misfit| anyhow::anyhow!("--since: {}", misfit.message))?;
     let now = status::now();

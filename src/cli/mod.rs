@@ -29,7 +29,8 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 
-use crate::config;
+use crate::config::{self, Settings};
+use crate::state_dir::StateDir;
 use args::{Arguments, Command};
 
 /// The hidden subcommand that puts back extent-size hints.
@@ -57,13 +58,19 @@ pub fn main(arguments: &Arguments) -> ExitCode {
         Command::Resume => pause("/v1/resume", config),
         Command::History(arguments) => history::run(arguments, config),
         Command::Check { json } => check::run(*json, config),
-        Command::Incidents { n, json, directory } => incidents::run(*n, *json, directory),
+        Command::Incidents { n, json, directory } => match directory {
+            Some(directory) => incidents::run(*n, *json, directory),
+            None => {
+                let state = StateDir::of(&load_to_ask(config).history);
+                incidents::run(*n, *json, &state.incidents())
+            }
+        },
         Command::Drill { act } => drill::run(*act, config),
         Command::Defrag(defrag) => defrag::run(defrag, config),
         Command::CheckConfig(check) => check_config::run(check, config),
         Command::Completions { shell } => generate::completions(*shell),
         Command::Man { directory } => generate::man(directory),
-        Command::RestoreHints => Ok(online::restore()),
+        Command::RestoreHints { hints } => Ok(online::restore(hints)),
         Command::DefragJob => job::run(),
         Command::ProbeHelper => helper(),
     };
@@ -86,10 +93,21 @@ fn helper() -> anyhow::Result<u8> {
 
 /// Pauses defragmentation, or lets it go on.
 fn pause(path: &str, config: Option<&Path>) -> anyhow::Result<u8> {
-    let settings = load_config(config)?.settings;
+    let settings = load_to_ask(config);
     let verb: String = client::post(&settings, path)?;
     terminal::print(&format!("Defragmentation is {verb}.\n"))?;
     Ok(SUCCESS)
+}
+
+/// The settings by which the daemon is found and asked. With a wrong configuration they are those
+/// with which it was started then, as far as they can be read.
+fn load_to_ask(path: Option<&Path>) -> Settings {
+    let start = crate::daemon::Start::read_patiently(path);
+    if let Some(error) = start.error {
+        let first = error.lines().next().unwrap_or_default();
+        terminal::complain(&format!("{first}; `fragwatch check-config` shows all"));
+    }
+    start.settings
 }
 
 /// The configuration of a command: the given file, or the default one if there is one.

@@ -12,7 +12,6 @@ use crate::config::settings::Defrag;
 use crate::defrag::Host;
 use crate::defrag::fsr::Request;
 use crate::defrag::guard::Refusal;
-use crate::defrag::hint;
 use crate::defrag::job::run_json;
 use crate::defrag::online::{self, Event, Report, Summary};
 use crate::defrag::run::Hold;
@@ -27,18 +26,19 @@ pub(super) enum Said {
     Run(Box<Report>),
 }
 
-pub(super) fn rehearse(path: &Path, limits: &Defrag) -> Said {
+pub(super) fn rehearse(path: &Path, limits: &Defrag, host: &Host) -> Said {
     let request = Request {
         path,
         limits,
         until: None,
     };
-    Said::Rehearsed(online::rehearse(&request, &Host::default()))
+    Said::Rehearsed(online::rehearse(&request, host))
 }
 
 pub(super) fn defragment(
     path: &Path,
     limits: &Defrag,
+    host: &Host,
     until: Option<Instant>,
     ended: &AtomicBool,
     quiet: bool,
@@ -51,13 +51,13 @@ pub(super) fn defragment(
     let mut orders = || ended.load(Ordering::Relaxed).then_some(Stop::Shutdown);
     let mut view = View::new(path, quiet);
     let mut watch = |event| view.show(event);
-    let report = online::run(&request, &Host::default(), &mut orders, &mut watch);
+    let report = online::run(&request, host, &mut orders, &mut watch);
     Said::Run(Box::new(report))
 }
 
 /// Puts back what runs that were killed have left. Said on standard error, line by line; what cannot
 /// be put back is no reason to fail: it stays noted.
-pub(super) fn restore() -> u8 {
+pub(super) fn restore(hints: &Path) -> u8 {
     let mut watch = |event| match event {
         Event::HintRestored(path) => terminal::complain(&format!(
             "restored the extent-size hint of {}, whose run was killed",
@@ -69,7 +69,7 @@ pub(super) fn restore() -> u8 {
         )),
         _ => {}
     };
-    online::restore_hints(&hint::directory(), &mut watch);
+    online::restore_hints(hints, &mut watch);
     SUCCESS
 }
 

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use super::scan::{Found, Image};
 use super::{INCOMPLETE, SUCCESS, client, load_config, scan, terminal};
 use crate::config::Settings;
-use crate::daemon::{database, is_recent, read_last_incident, read_runs};
+use crate::daemon::{is_recent, read_last_incident, read_runs};
 use crate::defrag::pressure::{Asked, Gauge, before_runs};
 use crate::defrag::{self, guard, usable};
 use crate::discover::mounts::MountTable;
@@ -19,8 +19,8 @@ use crate::maintenance::gather::{self, ImageNow, Runs};
 use crate::maintenance::{Allowed, Calendar, Facts, Host, Policy, Verdict, plan};
 use crate::model::path::shown;
 use crate::model::{Engine, Filesystem, FilesystemKind, Owner, Severity};
-use crate::serve::control::pause_file;
 use crate::serve::plan::{JudgedBy, render, render_json};
+use crate::state_dir::StateDir;
 use crate::sys;
 
 pub(super) fn run(json: bool, config: Option<&Path>) -> anyhow::Result<u8> {
@@ -89,9 +89,9 @@ fn is_candidate(image: &Image, filesystem: &Filesystem, settings: &Settings) -> 
 }
 
 fn facts(settings: &Settings, found: &Found, calendar: &Calendar, now: Timestamp) -> Facts {
-    let database = database(&settings.history);
+    let state = StateDir::of(&settings.history);
     // There may be none yet, or we may not read it: then estimates are assumed, and marked so.
-    let runs = Runs::new(read_runs(&database).unwrap_or_default());
+    let runs = Runs::new(read_runs(state.database()).unwrap_or_default());
     let paces = runs.paces();
     let stalled = |mount: &str| found.errors.iter().any(|fault| shown(&fault.path) == mount);
     let pressures = io_pressures(settings, found);
@@ -116,10 +116,10 @@ fn facts(settings: &Settings, found: &Found, calendar: &Calendar, now: Timestamp
         zone: calendar.zone().clone(),
         allowed: Allowed::by(calendar, now),
         incident: false,
-        recent_incident: is_recent(read_last_incident(&database), now),
-        paused: pause_file(&database).exists(),
+        recent_incident: is_recent(read_last_incident(state.database()), now),
+        paused: state.pause_file().exists(),
         not_ready: None,
-        engines: usable::engines(&settings.defrag, &defrag::Host::default()),
+        engines: usable::engines(&settings.defrag, &defrag::Host::to_look_at()),
         images: images.collect(),
         filesystems: filesystems.collect(),
     }
@@ -127,7 +127,7 @@ fn facts(settings: &Settings, found: &Found, calendar: &Calendar, now: Timestamp
 
 /// The I/O pressure that counts on each file system that is mounted.
 fn io_pressures<'f>(settings: &Settings, found: &'f Found) -> HashMap<&'f Path, f64> {
-    let host = defrag::Host::default();
+    let host = defrag::Host::to_look_at();
     let mounts = MountTable::new(sys::mounts::read(&host.proc).unwrap_or_default());
     let gauged = found.filesystems.values().filter_map(|filesystem| {
         let mount = filesystem.mount.as_path();
@@ -171,7 +171,8 @@ pub(super) fn advise(settings: &Settings, image: &Path, always: bool) -> Option<
         return None;
     }
     let found = scan::one(settings, image).ok()?;
-    let runs = Runs::new(read_runs(&database(&settings.history)).unwrap_or_default());
+    let state = StateDir::of(&settings.history);
+    let runs = Runs::new(read_runs(state.database()).unwrap_or_default());
     let mut seen = found.images.iter();
     let seen = seen.find(|seen| seen.sample.path == image)?;
     let filesystem = found.filesystem(seen)?;
@@ -187,7 +188,7 @@ pub(super) fn advise(settings: &Settings, image: &Path, always: bool) -> Option<
         recent_incident: false,
         paused: false,
         not_ready: None,
-        engines: usable::engines(&settings.defrag, &defrag::Host::default()),
+        engines: usable::engines(&settings.defrag, &defrag::Host::to_look_at()),
         images: vec![ImageFacts {
             last_run: None,
             ..image_facts(seen, &runs)?
@@ -225,7 +226,7 @@ impl Advice {
 
 /// What the guards would have against the image for good, as far as a look at the file tells.
 fn obstacle(image: &Image, settings: &Settings) -> Option<Obstacle> {
-    let host = defrag::Host::default();
+    let host = defrag::Host::new(StateDir::of(&settings.history).hints());
     let target = guard::open(&image.sample.path, &host).ok()?;
     let refusal = guard::check_quick(&target, &settings.defrag, &host).err()?;
     let guard::Refusal::Flag(flag) = refusal else {

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use comfy_table::{Cell, CellAlignment, Table, presets};
 use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
 
-use super::{SUCCESS, client, load_config, scan_json, terminal};
+use super::{SUCCESS, client, load_to_ask, scan_json, terminal};
 use crate::model::{Bytes, ExtentsPerDay, Roughly, UnixTime};
 use crate::serve::status::{EngineState, Rescue, Row, Status};
 
@@ -28,7 +28,7 @@ const GAP: u16 = 2;
 const LEAST_PATH: usize = 12;
 
 pub(super) fn run(json: bool, config: Option<&Path>) -> anyhow::Result<u8> {
-    let settings = load_config(config)?.settings;
+    let settings = load_to_ask(config);
     let status: Status = client::get(&settings, "/v1/status")?;
     if json {
         terminal::print(&scan_json::to_line(&status)?)?;
@@ -69,10 +69,11 @@ fn render(status: &Status, now: UnixTime, width: Option<u16>) -> String {
         );
     }
     if let Some(refused) = &daemon.config_refused {
-        let _ = writeln!(
-            text,
-            "! The last new configuration was refused, the former one is in force:\n{refused}"
-        );
+        let what = capitalized(daemon.config_in_force.in_words());
+        let _ = writeln!(text, "! {what}:\n{refused}");
+    }
+    if let Some(error) = &daemon.listen_error {
+        let _ = writeln!(text, "! No metrics are served: {error}.");
     }
     text.push('\n');
     text.push_str(&images(status, width));
@@ -96,6 +97,12 @@ fn render(status: &Status, now: UnixTime, width: Option<u16>) -> String {
         text.push_str("Defragmentation is paused: `fragwatch resume` lets it go on.\n");
     }
     text
+}
+
+fn capitalized(text: &str) -> String {
+    let mut characters = text.chars();
+    let first = characters.next().map(|first| first.to_ascii_uppercase());
+    first.into_iter().chain(characters).collect()
 }
 
 fn images(status: &Status, width: Option<u16>) -> String {

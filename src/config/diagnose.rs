@@ -66,6 +66,12 @@ impl Finding {
             help: format!("write: {write}"),
         }
     }
+
+    /// Whether a value in this section is wrong: the message begins with the path of its key.
+    pub(super) fn is_in(&self, section: &str) -> bool {
+        let rest = self.message.strip_prefix(section);
+        rest.is_some_and(|rest| rest.starts_with('.'))
+    }
 }
 
 /// One thing that is wrong with a configuration.

@@ -48,6 +48,11 @@ pub(super) fn read_all(path: &Path, missing: Missing) -> (Vec<Source>, Vec<Probl
     (sources, problems)
 }
 
+/// The file at `path` alone; nothing if it cannot be read.
+pub(super) fn read_one(path: &Path) -> Option<Source> {
+    read(path, MAIN_HELP).ok()?
+}
+
 /// The fragments beside the main file, in the order of their names. None if there is no directory.
 fn fragments(main: &Path) -> Result<Vec<PathBuf>, Problem> {
     let directory = main.parent().unwrap_or(Path::new("")).join("conf.d");

@@ -25,12 +25,14 @@ use std::path::{Path, PathBuf};
 pub use diagnose::{ConfigError, Problem};
 pub use settings::Settings;
 
-use diagnose::Source;
+use diagnose::{Finding, Source};
 use raw::Raw;
 use reader::Field as _;
 
 /// The file that is read when none is named.
 pub const DEFAULT_PATH: &str = "/etc/fragwatch/fragwatch.toml";
+/// The section without which a daemon can start.
+const MAINTENANCE: &str = "maintenance";
 
 /// A configuration and where it came from.
 #[derive(Debug, Clone, PartialEq)]
@@ -63,15 +65,58 @@ pub fn load_default() -> Result<Loaded, ConfigError> {
     load_files(Path::new(DEFAULT_PATH), files::Missing::IsEmpty)
 }
 
-fn load_files(path: &Path, missing: files::Missing) -> Result<Loaded, ConfigError> {
+/// As [`load`], or as [`load_default`] without a path, for a daemon that has to start: a
+/// configuration of which only the section `[maintenance]` is wrong is taken, without maintenance
+/// windows, and comes with what is wrong.
+///
+/// # Errors
+/// If anything else is wrong.
+pub fn load_to_start(path: Option<&Path>) -> Result<(Loaded, Option<ConfigError>), ConfigError> {
+    let missing = match path {
+        Some(_) => files::Missing::IsAnError,
+        None => files::Missing::IsEmpty,
+    };
+    let path = path.unwrap_or(Path::new(DEFAULT_PATH));
     let (sources, problems) = files::read_all(path, missing);
-    let settings = assemble(&sources, problems)?;
-    let files = sources.into_iter().map(|source| source.path).collect();
-    Ok(Loaded { settings, files })
+    let (mut settings, findings) = assemble(&sources, &problems);
+    if problems.is_empty() && findings.is_empty() {
+        return Ok((loaded(settings, sources), None));
+    }
+    let tolerable = problems.is_empty() && findings.iter().all(|it| it.is_in(MAINTENANCE));
+    let error = ConfigError::new(problems, findings, &sources);
+    if !tolerable {
+        return Err(error);
+    }
+    settings.maintenance.windows.clear();
+    Ok((loaded(settings, sources), Some(error)))
 }
 
-/// The settings that `sources` make together, unless there are `problems` with others already.
-fn assemble(sources: &[Source], problems: Vec<Problem>) -> Result<Settings, ConfigError> {
+/// The settings of a file that begins with `head` and goes on as [`Settings::to_toml`] has written
+/// it. Nothing if there is no such file, or if anything is wrong with it.
+#[must_use]
+pub fn load_copy(path: &Path, head: &str) -> Option<Settings> {
+    let source = files::read_one(path)?;
+    let (settings, findings) = assemble(std::slice::from_ref(&source), &[]);
+    (source.text.starts_with(head) && findings.is_empty()).then_some(settings)
+}
+
+fn load_files(path: &Path, missing: files::Missing) -> Result<Loaded, ConfigError> {
+    let (sources, problems) = files::read_all(path, missing);
+    let (settings, findings) = assemble(&sources, &problems);
+    if problems.is_empty() && findings.is_empty() {
+        Ok(loaded(settings, sources))
+    } else {
+        Err(ConfigError::new(problems, findings, &sources))
+    }
+}
+
+fn loaded(settings: Settings, sources: Vec<Source>) -> Loaded {
+    let files = sources.into_iter().map(|source| source.path).collect();
+    Loaded { settings, files }
+}
+
+/// The settings that `sources` make together, and what is wrong with them beside `problems`.
+fn assemble(sources: &[Source], problems: &[Problem]) -> (Settings, Vec<Finding>) {
     let mut raw = Raw::default();
     let mut findings = Vec::new();
     for (number, source) in sources.iter().enumerate() {
@@ -81,14 +126,13 @@ fn assemble(sources: &[Source], problems: Vec<Problem>) -> Result<Settings, Conf
     }
     let settings = Settings::from_raw(&raw, &mut findings);
     findings.extend(rules::check(&raw.klog.rule, sources));
-    if problems.is_empty() && findings.is_empty() {
-        findings = settings.contradictions(&raw);
+    if problems.is_empty() && findings.iter().all(|it| it.is_in(MAINTENANCE)) {
+        let mut more = settings.contradictions(&raw);
+        // A default in the place of a value that could not be read contradicts values that are right.
+        more.retain(|it| findings.is_empty() || !it.is_in(MAINTENANCE));
+        findings.extend(more);
     }
-    if problems.is_empty() && findings.is_empty() {
-        Ok(settings)
-    } else {
-        Err(ConfigError::new(problems, findings, sources))
-    }
+    (settings, findings)
 }
 
 #[cfg(test)]

@@ -10,10 +10,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use jiff::civil::{Date, Time, Weekday};
-use jiff::tz::TimeZone;
+use jiff::tz::{TimeZone, TimeZoneDatabase};
 use serde::{Deserialize, Serialize};
 
-pub use super::globs::{Globs, compile_globs, is_glob};
+pub use super::globs::{GlobLists, Globs, compile_globs, is_glob};
 pub use thresholds::{HostLimits, LimitChanges, Limits, Override, Thresholds};
 
 use super::diagnose::{Finding, Place};
@@ -332,9 +332,21 @@ impl Zone {
         if name == Zone::LOCAL {
             return Some(Zone::default());
         }
-        let zone = TimeZone::get(name).ok()?;
+        // jiff asks its own database only where there is no zoneinfo directory at all. Debian 13 and
+        // Ubuntu 24.04 moved names such as US/Central to the package tzdata-legacy: an upgrade
+        // must not invalidate a configuration.
+        let own = || TimeZoneDatabase::bundled().get(name);
+        let zone = TimeZone::get(name).or_else(|_| own()).ok()?;
         let name = zone.iana_name()?.to_owned();
         Some(Zone { name, zone })
+    }
+
+    /// The zone that /etc/localtime names, if the link leads nowhere (localtime(5)): its file went
+    /// to tzdata-legacy.
+    fn linked() -> Option<TimeZone> {
+        let target = std::fs::read_link("/etc/localtime").ok()?;
+        let (_, name) = target.to_str()?.rsplit_once("zoneinfo/")?;
+        TimeZoneDatabase::bundled().get(name).ok()
     }
 
     /// Its name, `local` for the host's own.
@@ -354,9 +366,10 @@ impl Zone {
 impl Default for Zone {
     /// The host's own, which is UTC if it has none.
     fn default() -> Zone {
+        let zone = TimeZone::try_system().ok().or_else(Zone::linked);
         Zone {
             name: Zone::LOCAL.to_owned(),
-            zone: TimeZone::try_system().unwrap_or(TimeZone::UTC),
+            zone: zone.unwrap_or(TimeZone::UTC),
         }
     }
 }
@@ -505,16 +518,48 @@ impl Sampling {
         ));
         findings.extend(at_least(count, &raw.map_max_extents, ExtentCount(1)));
         findings.extend(at_most(count, &raw.map_max_extents, EXTENT_LIMIT_64));
-        Sampling {
+        let maps = "sampling.map_interval";
+        findings.extend(raw.map_interval.as_ref().and_then(|located| {
+            let least = OrNever(Some(SHORTEST_INTERVAL));
+            (located.value.0? < SHORTEST_INTERVAL)
+                .then(|| out_of_range(maps, located, "is below", &least, "or more"))
+        }));
+        let mut sampling = Sampling {
             interval: value_or(&raw.interval, default.interval),
             map_interval: value_or(&raw.map_interval, OrNever(default.map_interval)).0,
             map_max_extents: value_or(&raw.map_max_extents, default.map_max_extents),
             probe_timeout: value_or(&raw.probe_timeout, default.probe_timeout),
+        };
+        sampling.adapt(raw);
+        sampling
+    }
+
+    /// Makes the defaults fit what was written.
+    fn adapt(&mut self, raw: &RawSampling) {
+        if raw.interval.is_none() {
+            if raw.probe_timeout.is_some() {
+                self.interval = self.interval.max(self.probe_timeout);
+            }
+            if let (Some(_), Some(maps)) = (&raw.map_interval, self.map_interval) {
+                self.interval = self.interval.min(maps);
+            }
+        }
+        if raw.probe_timeout.is_none() {
+            self.probe_timeout = self.probe_timeout.min(self.interval);
+        }
+        if raw.map_interval.is_none() {
+            self.map_interval = self.map_interval.max(Some(self.interval));
         }
     }
 
     fn contradictions(&self, raw: &RawSampling, findings: &mut Vec<Finding>) {
-        let interval = || Side::new("sampling.interval", &self.interval, &raw.interval);
+        let map_interval = OrNever(self.map_interval);
+        let maps = || Side::new("sampling.map_interval", &map_interval, &raw.map_interval);
+        // An interval that was not written is no longer than that of the maps.
+        let interval = || match raw.interval {
+            Some(_) => Side::new("sampling.interval", &self.interval, &raw.interval),
+            None => maps(),
+        };
         if self.probe_timeout > self.interval {
             let timeout = Side::new(
                 "sampling.probe_timeout",
@@ -528,15 +573,8 @@ impl Sampling {
             .map_interval
             .is_some_and(|map_interval| map_interval < self.interval)
         {
-            let map_interval = OrNever(self.map_interval);
-            let map_interval = Side::new("sampling.map_interval", &map_interval, &raw.map_interval);
             let write = format!("map_interval = {} or more", self.interval.write());
-            findings.extend(contradiction(
-                map_interval,
-                "is shorter than",
-                interval(),
-                &write,
-            ));
+            findings.extend(contradiction(maps(), "is shorter than", interval(), &write));
         }
     }
 }
@@ -623,7 +661,7 @@ impl Rescue {
             ));
         }
         findings.extend(check_hook("rescue.hook", &raw.hook));
-        Rescue {
+        let mut rescue = Rescue {
             enabled: value_or(&raw.enabled, default.enabled),
             dry_run: value_or(&raw.dry_run, default.dry_run),
             steps: values_or(&raw.steps, default.steps),
@@ -632,7 +670,15 @@ impl Rescue {
             max_actions_per_hour: value_or(&raw.max_actions_per_hour, default.max_actions_per_hour),
             stall_after: value_or(&raw.stall_after, OrNever(default.stall_after)).0,
             hook: values_or(&raw.hook, default.hook),
+        };
+        // The defaults fit what was written.
+        if raw.quiet_after.is_none() {
+            rescue.quiet_after = rescue.quiet_after.max(rescue.min_interval);
         }
+        if raw.min_interval.is_none() {
+            rescue.min_interval = rescue.min_interval.min(rescue.quiet_after);
+        }
+        rescue
     }
 
     fn contradictions(&self, raw: &RawRescue, findings: &mut Vec<Finding>) {
@@ -988,7 +1034,7 @@ fn out_of_range<T: Value>(
 struct Side<'r> {
     name: String,
     written: String,
-    /// Where it was set; nowhere if it is the default.
+    /// Where it was written; nowhere if it is a default.
     place: Option<&'r Place>,
 }
 
@@ -1002,23 +1048,15 @@ impl<'r> Side<'r> {
     }
 
     fn shown(&self) -> String {
-        let default = if self.place.is_some() {
-            ""
-        } else {
-            " (the default)"
-        };
-        format!("{} = {}{default}", self.name, self.written)
+        format!("{} = {}", self.name, self.written)
     }
 }
 
-/// `one` contradicts `other`. Nothing if both are defaults, which cannot be.
+/// `one` contradicts `other`. Nothing unless both were written: a default adapts.
 fn contradiction(one: Side<'_>, relation: &str, other: Side<'_>, write: &str) -> Option<Finding> {
     let message = format!("{} {relation} {}", one.shown(), other.shown());
-    let place = one.place.or(other.place)?.clone();
-    let mut finding = Finding::new(place, message, write);
-    if let (Some(_), Some(place)) = (one.place, other.place) {
-        finding.other = Some((place.clone(), format!("{} is set here", other.name)));
-    }
+    let mut finding = Finding::new(one.place?.clone(), message, write);
+    finding.other = Some((other.place?.clone(), format!("{} is set here", other.name)));
     Some(finding)
 }
 

@@ -34,7 +34,16 @@ fn settings(texts: &[&str]) -> Result<Settings, String> {
             text: (*text).to_owned(),
         })
         .collect();
-    assemble(&sources, Vec::new()).map_err(|error| error.to_string())
+    match assemble(&sources, &[]) {
+        (settings, findings) if findings.is_empty() => Ok(settings),
+        (_, findings) => Err(ConfigError::new(Vec::new(), findings, &sources).to_string()),
+    }
+}
+
+/// The settings that a text makes, which is right.
+#[track_caller]
+fn accepted(text: &str) -> Settings {
+    settings(&[text]).unwrap_or_else(|error| panic!("{text}\n{error}"))
 }
 
 /// The lines of `expected` without their indentation up to the bar.
@@ -588,7 +597,7 @@ fn a_rescue_that_cannot_be() {
 fn a_rescue_that_contradicts_itself() {
     refused(
         &[
-            "[rescue]\nsteps = []\nmin_interval = '61s'",
+            "[rescue]\nsteps = []\nmin_interval = '61s'\nquiet_after = '1m'",
             "[klog]\nkmsg = false\nfiles = ['/var/log/kern.log']",
             "[rescue]\nstall_after = 'never'",
         ],
@@ -598,9 +607,12 @@ fn a_rescue_that_contradicts_itself() {
         |            ^^
         |    write: steps = ["drop_slab"], or enabled = false if there is to be no rescue
         |
-        |f.toml:3:16: rescue.min_interval = "61s" is longer than rescue.quiet_after = "1m" (the default)
+        |f.toml:3:16: rescue.min_interval = "61s" is longer than rescue.quiet_after = "1m"
         |    min_interval = '61s'
         |                   ^^^^^
+        |f.toml:4:15: rescue.quiet_after is set here
+        |    quiet_after = '1m'
+        |                  ^^^^
         |    write: min_interval = "1m" or less
         |
         |conf.d/10.toml:2:8: klog.kmsg = false, and rescue.stall_after = "never", and no log file may rescue: nothing could start the rescue
@@ -1131,26 +1143,34 @@ fn thresholds_that_are_none() {
 fn overrides_that_contradict() {
     refused(
         &[
-            "[thresholds]\ngrowth_window = '1h'\nhost = { warning = '5%' }\n\
-             [thresholds.warning]\ntime_to_critical = '2h'\n\
-             [thresholds.critical]\ngrowth_per_day = 200_000\ntime_to_critical = '2h'",
+            "[thresholds]\ngrowth_window = '1h'\nhost = { warning = '5%', critical = '5%' }\n\
+             [thresholds.warning]\ntime_to_critical = '2h'\ngrowth_per_day = 250_000\n\
+             [thresholds.critical]\ngrowth_per_day = 200_000\ntime_to_critical = '2h'\n\
+             extents = 5_000_000",
             "[[thresholds.override]]\nimages = ['a']\nwarning = { extents = 5_000_000 }\n\
-             [[thresholds.override]]\nimages = ['b']\ncritical = { extents = 400_000 }\n\
+             [[thresholds.override]]\nimages = ['b']\n\
+             critical = { extents = 400_000 }\nwarning = { extents = 500_000 }\n\
              [[thresholds.override]]\nimages = ['c']\n\
              warning = { time_to_critical = '14d', growth_per_day = 'never' }",
         ],
         r#"
-        |f.toml:3:20: thresholds.host.critical = "5%" (the default) is not above thresholds.host.warning = "5%"
-        |    host = { warning = '5%' }
+        |f.toml:3:37: thresholds.host.critical = "5%" is not above thresholds.host.warning = "5%"
+        |    host = { warning = '5%', critical = '5%' }
+        |                                        ^^^^
+        |f.toml:3:20: thresholds.host.warning is set here
+        |    host = { warning = '5%', critical = '5%' }
         |                       ^^^^
         |    write: a critical above "5%", or a warning below "5%"
         |
-        |f.toml:7:18: thresholds.critical.growth_per_day = 200_000 is not above thresholds.warning.growth_per_day = 250_000 (the default)
+        |f.toml:8:18: thresholds.critical.growth_per_day = 200_000 is not above thresholds.warning.growth_per_day = 250_000
         |    growth_per_day = 200_000
+        |                     ^^^^^^^
+        |f.toml:6:18: thresholds.warning.growth_per_day is set here
+        |    growth_per_day = 250_000
         |                     ^^^^^^^
         |    write: critical = { growth_per_day = 250_001 } or more
         |
-        |f.toml:8:20: thresholds.critical.time_to_critical = "2h" is not below thresholds.warning.time_to_critical = "2h"
+        |f.toml:9:20: thresholds.critical.time_to_critical = "2h" is not below thresholds.warning.time_to_critical = "2h"
         |    time_to_critical = '2h'
         |                       ^^^^
         |f.toml:5:20: thresholds.warning.time_to_critical is set here
@@ -1158,17 +1178,23 @@ fn overrides_that_contradict() {
         |                       ^^^^
         |    write: critical = { time_to_critical = "1h" }, or "never"
         |
-        |conf.d/10.toml:3:23: thresholds.critical.extents = 5_000_000 (the default) is not above thresholds.override.warning.extents = 5_000_000
+        |f.toml:10:11: thresholds.critical.extents = 5_000_000 is not above thresholds.override.warning.extents = 5_000_000
+        |    extents = 5_000_000
+        |              ^^^^^^^^^
+        |conf.d/10.toml:3:23: thresholds.override.warning.extents is set here
         |    warning = { extents = 5_000_000 }
         |                          ^^^^^^^^^
         |    write: critical = { extents = 5_000_001 } or more
         |
-        |conf.d/10.toml:6:24: thresholds.override.critical.extents = 400_000 is not above thresholds.warning.extents = 500_000 (the default)
+        |conf.d/10.toml:6:24: thresholds.override.critical.extents = 400_000 is not above thresholds.override.warning.extents = 500_000
         |    critical = { extents = 400_000 }
         |                           ^^^^^^^
+        |conf.d/10.toml:7:23: thresholds.override.warning.extents is set here
+        |    warning = { extents = 500_000 }
+        |                          ^^^^^^^
         |    write: critical = { extents = 500_001 } or more
         |
-        |conf.d/10.toml:9:32: thresholds.override.warning.time_to_critical = "14d" is further than a forecast reaches, 60 times thresholds.growth_window = "1h"
+        |conf.d/10.toml:10:32: thresholds.override.warning.time_to_critical = "14d" is further than a forecast reaches, 60 times thresholds.growth_window = "1h"
         |    warning = { time_to_critical = '14d', growth_per_day = 'never' }
         |                                   ^^^^^
         |f.toml:2:17: thresholds.growth_window is set here
@@ -1179,37 +1205,56 @@ fn overrides_that_contradict() {
     );
 }
 
+/// Each is right by itself, and was refused because of the default of another key.
 #[test]
-fn a_time_that_no_forecast_reaches() {
-    refused(
-        &["[thresholds]\ngrowth_window = '1h'"],
-        r#"
-        |f.toml:2:17: thresholds.warning.time_to_critical = "14d" (the default) is further than a forecast reaches, 60 times thresholds.growth_window = "1h"
-        |    growth_window = '1h'
-        |                    ^^^^
-        |    write: growth_window = "6h" or more
-        "#,
-    );
+fn a_default_gives_way_to_what_was_written() {
+    for text in [
+        "[sampling]\ninterval = '1s'",
+        "[sampling]\ninterval = '7d'",
+        "[sampling]\nprobe_timeout = '2m'",
+        "[sampling]\nmap_interval = '1s'",
+        "[rescue]\nmin_interval = '1h'",
+        "[rescue]\nquiet_after = '1s'",
+        "[thresholds]\ngrowth_window = '1m'",
+        "[thresholds]\nhost = { warning = '99%' }",
+        "[thresholds]\nhost = { critical = '0.1%' }",
+        "[thresholds]\nwarning = { extents = 9_000_000 }",
+        "[thresholds]\nwarning = { time_to_critical = '365d' }",
+        "[thresholds]\ncritical = { extents = 2 }",
+        "[thresholds]\ncritical = { growth_per_day = 1 }",
+        "[thresholds]\ncritical = { time_to_critical = '15d' }",
+        "[thresholds]\ngrowth_window = '1m'\ncritical = { time_to_critical = '1h' }",
+        "[thresholds]\ngrowth_window = '1m'\ncritical = { time_to_critical = '59m' }",
+        "[[thresholds.override]]\nimages = ['a']\nwarning = { extents = 9_000_000 }",
+        "[[thresholds.override]]\nimages = ['a']\ncritical = { extents = 9, growth_per_day = 9 }",
+        "[[thresholds.override]]\nimages = ['a']\ncritical = { time_to_critical = '60d' }",
+    ] {
+        let settings = accepted(text);
+        // What it became contradicts nothing, also when every key is written.
+        assert_eq!(accepted(&settings.to_toml()), settings, "{text}");
+    }
+    let sampling = accepted("[sampling]\ninterval = '1s'").sampling;
+    assert_eq!(sampling.probe_timeout, Duration::from_secs(1));
+    let thresholds = accepted("[thresholds]\ngrowth_window = '1m'").thresholds;
+    let hour = Some(Duration::from_secs(3600));
+    assert_eq!(thresholds.warning.time_to_critical, hour);
+    let raised = "[thresholds]\nwarning = { extents = 9_000_000 }";
+    let critical = accepted(raised).thresholds.critical;
+    assert_eq!(critical.extents, ExtentCount(90_000_000));
 }
 
 #[test]
-fn a_contradiction_to_a_default_says_so() {
+fn what_was_written_contradicts_over_a_default_between() {
     refused(
-        &["[sampling]\ninterval = '5s'"],
+        &["[sampling]\nprobe_timeout = '1m'\nmap_interval = '30s'"],
         r#"
-        |f.toml:2:12: sampling.probe_timeout = "10s" (the default) is longer than sampling.interval = "5s"
-        |    interval = '5s'
-        |               ^^^^
-        |    write: probe_timeout = "5s" or less
-        "#,
-    );
-    refused(
-        &["[sampling]\nmap_interval = '30s'"],
-        r#"
-        |f.toml:2:16: sampling.map_interval = "30s" is shorter than sampling.interval = "1m" (the default)
+        |f.toml:2:17: sampling.probe_timeout = "1m" is longer than sampling.map_interval = "30s"
+        |    probe_timeout = '1m'
+        |                    ^^^^
+        |f.toml:3:16: sampling.map_interval is set here
         |    map_interval = '30s'
         |                   ^^^^^
-        |    write: map_interval = "1m" or more
+        |    write: probe_timeout = "30s" or less
         "#,
     );
 }

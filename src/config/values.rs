@@ -4,6 +4,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use jiff::civil::{Date, Time, Weekday};
+use jiff::tz::TimeZoneDatabase;
 use toml::Spanned;
 use toml::de::DeValue;
 
@@ -363,10 +364,13 @@ impl Text for Zone {
 /// The zone that was meant by `Berlin`, `Europe/Berln`, `New York`, `Local`.
 fn guess_zone(text: &str) -> Option<String> {
     let text = text.to_lowercase().replace(' ', "_");
-    let names: Vec<String> = jiff::tz::db()
+    let mut names: Vec<String> = jiff::tz::db()
         .available()
+        .chain(TimeZoneDatabase::bundled().available())
         .map(|zone| zone.to_string())
         .collect();
+    names.sort_unstable();
+    names.dedup();
     let lower: Vec<String> = names.iter().map(|name| name.to_lowercase()).collect();
     // Berlin is at the end of Europe/Berlin.
     let city = |name: &String| name.rsplit('/').next() == Some(text.as_str());

@@ -23,8 +23,8 @@ use crate::maintenance::gather::{KnownRun, Runs};
 use crate::model::path::shown;
 use crate::model::{Bytes, ExtentMap, ImageId, Point, Severity, UnixTime};
 use crate::rescue::incident::{Incident, State, What};
-use crate::serve::control::pause_file;
 use crate::serve::metrics;
+use crate::state_dir::StateDir;
 
 /// What the last records may take when the daemon ends.
 const LAST_WORDS: Duration = Duration::from_millis(500);
@@ -41,23 +41,12 @@ pub(super) struct Chronicle {
     _lock: Option<Lock>,
     teller: Teller,
     keeper: Option<Keeper>,
-    path: PathBuf,
+    state: StateDir,
 }
 
 /// Tells the history something; a copy tells the same one. Nothing if there is none.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Teller(Option<Recorder>);
-
-/// Where the history is: as configured; unless that is the default and systemd has given a state
-/// directory (systemd.exec(5), StateDirectory=).
-pub(crate) fn database(history: &History) -> PathBuf {
-    match std::env::var_os("STATE_DIRECTORY") {
-        Some(directory) if history.path == History::default().path => {
-            PathBuf::from(directory).join("history.db")
-        }
-        _ => history.path.clone(),
-    }
-}
 
 impl Chronicle {
     /// Starts the history in the directory that is claimed.
@@ -67,9 +56,9 @@ impl Chronicle {
     /// the daemon goes on without a past.
     pub(super) fn start(settings: &Settings, claim: Claim) -> Result<Self, LockError> {
         let lock = claim.lock()?;
-        let path = database(&settings.history);
+        let state = StateDir::of(&settings.history);
         let started = open(&History {
-            path: path.clone(),
+            path: state.database().to_owned(),
             ..settings.history.clone()
         });
         let (recorder, keeper) = match started {
@@ -85,7 +74,7 @@ impl Chronicle {
             _lock: lock,
             teller,
             keeper,
-            path,
+            state,
         })
     }
 
@@ -94,9 +83,9 @@ impl Chronicle {
         self.teller.clone()
     }
 
-    /// Where it is.
-    pub(super) fn path(&self) -> &Path {
-        &self.path
+    /// Where it is, and all other state.
+    pub(super) fn state(&self) -> &StateDir {
+        &self.state
     }
 }
 
@@ -117,8 +106,7 @@ impl Claim {
     /// # Errors
     /// If another daemon has it.
     pub(super) fn of(settings: &Settings) -> Result<Claim, LockError> {
-        let path = database(&settings.history);
-        let directory = path.parent().unwrap_or(Path::new("/")).to_owned();
+        let directory = StateDir::of(&settings.history).path().to_owned();
         let (sender, answer) = mpsc::channel();
         let there = directory.clone();
         let locking = thread::Builder::new().name("lock".to_owned());
@@ -175,7 +163,10 @@ impl Drop for Chronicle {
         if let Some(keeper) = self.keeper.take()
             && !keeper.stop(LAST_WORDS)
         {
-            warn!("the last samples were not written to {}", shown(&self.path));
+            warn!(
+                "the last samples were not written to {}",
+                shown(self.state.database())
+            );
         }
     }
 }
@@ -214,8 +205,8 @@ pub(super) async fn look_back(
 }
 
 /// Whether the operator has paused defragmentation before this daemon was started.
-pub(super) async fn is_paused(database: &Path) -> bool {
-    let file = pause_file(database);
+pub(super) async fn is_paused(state: &StateDir) -> bool {
+    let file = state.pause_file();
     let looking = tokio::task::spawn_blocking(move || file.exists());
     // If the disk does not answer, nothing is to be defragmented.
     !matches!(
@@ -286,11 +277,6 @@ pub(crate) fn read_runs(database: &Path) -> Result<Vec<KnownRun>, crate::history
         .into_iter()
         .filter_map(run)
         .collect())
-}
-
-/// The directory in which the database and all other state lie.
-pub(crate) fn state_directory(database: &Path) -> PathBuf {
-    database.parent().unwrap_or(Path::new("/")).to_owned()
 }
 
 type Past = Vec<(crate::model::ImageKey, Vec<Point>, Severity)>;

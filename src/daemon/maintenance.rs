@@ -24,15 +24,13 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{error, info, warn};
 
-use super::chronicle::{
-    LOOKING_BACK, Teller, is_paused, last_incident, past_runs, state_directory,
-};
+use super::chronicle::{LOOKING_BACK, Teller, is_paused, last_incident, past_runs};
 use super::sampler::Shared;
 use crate::config::Settings;
 use crate::config::settings::Defrag;
+use crate::defrag;
 use crate::defrag::job::{DefragJob, JobProgress, JobReport, PassedOver};
 use crate::defrag::pressure::{Asked, Gauge};
-use crate::defrag::{self, hint};
 use crate::discover::mounts::MountTable;
 use crate::history::{ImageRef, RunRow};
 use crate::maintenance::gather::{self, ImageNow, KnownRun, Runs};
@@ -43,6 +41,7 @@ use crate::serve::board::Board;
 use crate::serve::control::PlanRequest;
 use crate::serve::plan::{JudgedBy, render, render_json};
 use crate::serve::{metrics, status};
+use crate::state_dir::StateDir;
 use crate::sys;
 use engines::Engines;
 use note::{Note, NoteFile, left_behind};
@@ -73,8 +72,7 @@ pub(super) struct Maintenance {
     board: Arc<Board>,
     teller: Teller,
     runs: Runs,
-    state: PathBuf,
-    database: PathBuf,
+    state: StateDir,
     host: Host,
     calendar: Calendar,
     active: BTreeMap<String, Running>,
@@ -113,13 +111,13 @@ struct Running {
 }
 
 impl Maintenance {
-    /// `database` is that of the history, beside which all state lies; `queries` ask for the plan.
+    /// `queries` ask for the plan.
     pub(super) fn new(
         settings: watch::Receiver<Arc<Settings>>,
         inventory: Shared,
         board: Arc<Board>,
         teller: Teller,
-        database: &Path,
+        state: &StateDir,
         queries: mpsc::Receiver<PlanRequest>,
     ) -> Self {
         let machine = std::fs::read_to_string("/etc/machine-id").unwrap_or_default();
@@ -134,8 +132,7 @@ impl Maintenance {
             board,
             teller,
             runs: Runs::default(),
-            state: state_directory(database),
-            database: database.to_owned(),
+            state: state.clone(),
             host,
             calendar,
             active: BTreeMap::new(),
@@ -180,13 +177,13 @@ impl Maintenance {
 
     /// Finds out what an earlier daemon was told and has done.
     async fn look_back(&mut self) {
-        if let Err(error) = child::restore_hints(&self.state) {
+        if let Err(error) = child::restore_hints(self.state.hints()) {
             warn!("extent-size hints of runs that were killed are not restored: {error}");
         }
-        self.board.pause(is_paused(&self.database).await);
-        self.runs = past_runs(&self.database).await;
-        self.incident = last_incident(&self.database).await;
-        for (note, file) in notes(&self.state).await {
+        self.board.pause(is_paused(&self.state).await);
+        self.runs = past_runs(self.state.database()).await;
+        self.incident = last_incident(self.state.database()).await;
+        for (note, file) in notes(self.state.path()).await {
             // The daemon was killed after the row was written and before the note was removed.
             if self.runs.contains(&note.image().key, note.began) {
                 file.remove();
@@ -194,7 +191,12 @@ impl Maintenance {
             }
             let path = shown(&note.image().path);
             warn!("{path}: a run by {} was cut off", note.engine);
-            match runner::finish(note, file, self.state.clone(), self.on_finish.clone()) {
+            match runner::finish(
+                note,
+                file,
+                self.state.path().to_owned(),
+                self.on_finish.clone(),
+            ) {
                 Ok(control) => self.unfinished.push(control),
                 Err(error) => warn!("{path}: defrag.hook_after cannot be run: {error}"),
             }
@@ -411,9 +413,9 @@ impl Maintenance {
                 engine,
                 after(engine, &defrag.engines),
                 defrag.clone(),
-                hint::directory_in(&self.state),
+                self.state.hints(),
             ),
-            state: self.state.clone(),
+            state: self.state.path().to_owned(),
         };
         match runner::start(task, self.on_end.clone()) {
             Ok(control) => {
@@ -606,7 +608,7 @@ fn pressures(
     asked: Asked,
     most: u32,
 ) -> (BTreeMap<PathBuf, Gauge>, BTreeMap<PathBuf, f64>) {
-    let host = defrag::Host::default();
+    let host = defrag::Host::to_look_at();
     let table = MountTable::new(sys::mounts::read(&host.proc).unwrap_or_default());
     gauges.retain(|mount, _| mounts.contains(mount));
     let mut pressures = BTreeMap::new();

@@ -117,6 +117,7 @@ pub(super) async fn run(
     mut settings: watch::Receiver<Arc<Settings>>,
     board: Arc<Board>,
     teller: Teller,
+    incidents: PathBuf,
 ) {
     loop {
         let before = Arc::clone(&settings.borrow_and_update());
@@ -139,7 +140,7 @@ pub(super) async fn run(
         let changed = match &mut fast {
             Some(fast) => tokio::select! {
                 changed = changed => changed,
-                () = listen(fast, &before, &board, &teller) => None,
+                () = listen(fast, &before, &board, &teller, &incidents) => None,
             },
             None => tokio::select! {
                 changed = changed => changed,
@@ -167,7 +168,13 @@ async fn feed_watchdog() {
 }
 
 /// Listens for as long as there is something to listen to.
-async fn listen(fast: &mut FastSide, settings: &Settings, board: &Arc<Board>, teller: &Teller) {
+async fn listen(
+    fast: &mut FastSide,
+    settings: &Settings,
+    board: &Arc<Board>,
+    teller: &Teller,
+    incidents: &Path,
+) {
     let events = match fast
         .exchange
         .slow_side()
@@ -181,7 +188,7 @@ async fn listen(fast: &mut FastSide, settings: &Settings, board: &Arc<Board>, te
     let names = fast.rules.iter().map(|(_, name, _)| name.to_owned());
     let mut listener = Listener::new(names.collect(), Arc::clone(board));
     let mut files = LogFiles::start(&settings.klog, &fast.rules);
-    let witness = Witness::start(&settings.rescue, &fast.exchange, board, teller);
+    let witness = Witness::start(&settings.rescue, incidents, &fast.exchange, board, teller);
     metrics::klog_source("kmsg", fast.armament.kmsg.is_ok());
     // The stall detector has its memory too.
     if fast.armament.memory.is_ok()

@@ -3,10 +3,12 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
+use tokio::time::{Interval, MissedTickBehavior, interval};
 use tracing::{error, info, warn};
 
 use crate::config::settings::Control;
@@ -14,11 +16,23 @@ use crate::serve::board::Board;
 use crate::serve::control::{self, SocketFile};
 use crate::serve::http;
 use crate::serve::listener::{Bounded, Limits, Peer};
+use crate::serve::metrics;
 
-/// The page server and where it listens.
-pub(super) struct Server {
-    pub(super) address: SocketAddr,
-    pub(super) task: JoinHandle<()>,
+/// How often an address that cannot be had is tried again.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// The pages: where they are to be served, and by whom, if it can be done.
+pub(super) struct PageServer {
+    listen: SocketAddr,
+    board: Arc<Board>,
+    server: Option<Server>,
+    retries: Interval,
+}
+
+/// Who serves the pages.
+struct Server {
+    address: SocketAddr,
+    task: JoinHandle<()>,
 }
 
 /// The control socket and who answers there.
@@ -59,8 +73,84 @@ impl Drop for ControlServer {
     }
 }
 
+impl PageServer {
+    /// Serves them, now or as soon as the address can be had: another program may have it, or its
+    /// interface may come up later.
+    pub(super) async fn start(listen: SocketAddr, board: Arc<Board>) -> Self {
+        let mut retries = interval(RETRY);
+        retries.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut pages = PageServer {
+            listen,
+            board,
+            server: None,
+            retries,
+        };
+        if let Err(error) = pages.listen().await {
+            error!(
+                "no metrics are served: {error:#}; tried again every {} s",
+                RETRY.as_secs()
+            );
+        }
+        pages
+    }
+
+    /// Tries again, every few seconds, to serve them if nobody does. Can be dropped at any time.
+    pub(super) async fn keep_listening(&mut self) {
+        self.retries.tick().await;
+        let serves = |server: &Server| !server.task.is_finished();
+        if !self.server.as_ref().is_some_and(serves) {
+            // Said in the log when it began, and in the status since.
+            let _ = self.listen().await;
+        }
+    }
+
+    async fn listen(&mut self) -> anyhow::Result<()> {
+        let started = Server::start(self.listen, Arc::clone(&self.board)).await;
+        let error = started.as_ref().err().map(|error| format!("{error:#}"));
+        metrics::listening(error.is_none());
+        self.board.listening(error);
+        self.server = Some(started?);
+        Ok(())
+    }
+
+    /// Serves them elsewhere.
+    ///
+    /// # Errors
+    /// If that cannot be done; then all stays as it is.
+    pub(super) async fn move_to(&mut self, listen: SocketAddr) -> anyhow::Result<()> {
+        if listen == self.listen {
+            return Ok(());
+        }
+        let start = || Server::start(listen, Arc::clone(&self.board));
+        let moved = match (start().await, &mut self.server) {
+            // 0.0.0.0 includes where we listen: from 127.0.0.1 it can be had only by leaving that.
+            (Err(_), Some(server)) if listen.port() == server.address.port() => {
+                server.stop().await;
+                start().await
+            }
+            (other, _) => other,
+        };
+        match moved {
+            Ok(server) => {
+                self.listen = listen;
+                self.server = Some(server);
+                metrics::listening(true);
+                self.board.listening(None);
+                Ok(())
+            }
+            Err(error) => {
+                if self.server.as_ref().is_some_and(|it| it.task.is_finished()) {
+                    // If it fails, it is tried again later.
+                    let _ = self.listen().await;
+                }
+                Err(error)
+            }
+        }
+    }
+}
+
 impl Server {
-    pub(super) async fn start(listen: SocketAddr, board: Arc<Board>) -> anyhow::Result<Self> {
+    async fn start(listen: SocketAddr, board: Arc<Board>) -> anyhow::Result<Self> {
         let listener = TcpListener::bind(listen)
             .await
             .with_context(|| format!("cannot listen on {listen} (metrics.listen)"))?;
@@ -76,7 +166,7 @@ impl Server {
     }
 
     /// Closes the address.
-    pub(super) async fn stop(&mut self) {
+    async fn stop(&mut self) {
         self.task.abort();
         // It was told to end; how it does is of no interest.
         let _ = (&mut self.task).await;

@@ -30,14 +30,16 @@ pub(super) struct Witness {
 }
 
 impl Witness {
-    /// Starts both. What cannot be started is told and done without.
+    /// Starts both. What cannot be started is told and done without. Incident files go to
+    /// `incidents`.
     pub(super) fn start(
         settings: &Rescue,
+        incidents: &Path,
         exchange: &Arc<Exchange>,
         board: &Arc<Board>,
         teller: &Teller,
     ) -> Self {
-        let recorder = start_recorder(settings, board, teller).map(Arc::new);
+        let recorder = start_recorder(settings, incidents, board, teller).map(Arc::new);
         let detector = settings
             .stall_after
             .and_then(|after| start_detector(after, exchange, recorder.clone()));
@@ -92,9 +94,12 @@ impl Drop for Witness {
     }
 }
 
-/// systemd's state directory (systemd.exec(5), StateDirectory=), or where it would be.
-fn start_recorder(settings: &Rescue, board: &Arc<Board>, teller: &Teller) -> Option<Recorder> {
-    let state = std::env::var_os("STATE_DIRECTORY").unwrap_or("/var/lib/fragwatch".into());
+fn start_recorder(
+    settings: &Rescue,
+    incidents: &Path,
+    board: &Arc<Board>,
+    teller: &Teller,
+) -> Option<Recorder> {
     let board = Arc::clone(board);
     let images = move || {
         let worst = &board.snapshot().worst;
@@ -106,7 +111,7 @@ fn start_recorder(settings: &Rescue, board: &Arc<Board>, teller: &Teller) -> Opt
         worst.iter().map(evidence).collect()
     };
     let recorder = Recorder::start(RecorderSettings {
-        directory: PathBuf::from(state).join("incidents"),
+        directory: incidents.to_owned(),
         hook: settings.hook.clone(),
         images: Arc::new(images),
         told: incident_listener(teller.clone()),

@@ -23,23 +23,8 @@ use crate::probe::open::{mount_point, regular_file};
 use crate::sys::fsxattr::{self, Attributes, FLAG_COW_EXTENT_SIZE};
 use crate::sys::{generation, geometry, handle};
 
-/// Where it is if systemd does not say.
-const STATE: &str = "/var/lib/fragwatch";
 /// How a record is called behind the name of its image.
 const SUFFIX: &str = "hint";
-
-/// Where the records lie.
-#[must_use]
-pub fn directory() -> PathBuf {
-    let state = std::env::var_os("STATE_DIRECTORY").filter(|state| !state.is_empty());
-    directory_in(Path::new(&state.unwrap_or_else(|| STATE.into())))
-}
-
-/// Where the records lie in a state directory.
-#[must_use]
-pub fn directory_in(state: &Path) -> PathBuf {
-    state.join("defrag")
-}
 
 /// What is to be restored, and of whom.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

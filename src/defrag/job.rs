@@ -140,10 +140,7 @@ impl DefragJob {
         orders: &mut dyn FnMut() -> Option<Stop>,
         report: &mut dyn FnMut(JobProgress),
     ) -> JobReport {
-        let host = Host {
-            hints: self.hints.clone(),
-            ..Host::default()
-        };
+        let host = Host::new(self.hints.clone());
         let mut passed_over = Vec::new();
         let mut engine = self.engine;
         for next in &self.then {

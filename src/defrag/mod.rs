@@ -66,13 +66,21 @@ pub enum KernelCheck {
     Overridden,
 }
 
-impl Default for Host {
-    fn default() -> Host {
+impl Host {
+    /// This one.
+    #[must_use]
+    pub fn new(hints: PathBuf) -> Host {
         Host {
             proc: PathBuf::from("/proc"),
             sys: PathBuf::from("/sys"),
-            hints: hint::directory(),
+            hints,
             kernel: KernelCheck::default(),
         }
+    }
+
+    /// This one, for what only looks and changes no hint.
+    #[must_use]
+    pub fn to_look_at() -> Host {
+        Host::new(PathBuf::new())
     }
 }

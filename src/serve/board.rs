@@ -44,6 +44,8 @@ struct Now {
     sweep_due: Instant,
     rescue: status::Rescue,
     config_refused: Option<String>,
+    config_in_force: status::InForce,
+    listen_error: Option<String>,
     paused: bool,
     runs: Vec<status::Run>,
     engines: Vec<status::EngineState>,
@@ -61,6 +63,8 @@ impl Board {
             sweep_due: Instant::now() + patience,
             rescue: status::Rescue::default(),
             config_refused: None,
+            config_in_force: status::InForce::Configured,
+            listen_error: None,
             paused: false,
             runs: Vec::new(),
             engines: Vec::new(),
@@ -147,7 +151,22 @@ impl Board {
 
     /// Puts up why a new configuration was refused; nothing when it was taken.
     pub fn config(&self, refused: Option<String>) {
-        self.lock().config_refused = refused;
+        let mut now = self.lock();
+        if refused.is_none() {
+            now.config_in_force = status::InForce::Configured;
+        }
+        now.config_refused = refused;
+    }
+
+    /// Puts up what the daemon was started with, and what is wrong with the configuration.
+    pub fn config_at_start(&self, in_force: status::InForce, error: Option<String>) {
+        let mut now = self.lock();
+        (now.config_in_force, now.config_refused) = (in_force, error);
+    }
+
+    /// Puts up why nothing listens at `metrics.listen`; nothing when something does.
+    pub fn listening(&self, error: Option<String>) {
+        self.lock().listen_error = error;
     }
 
     /// What `fragwatch status` is told.
@@ -168,6 +187,8 @@ impl Board {
                 swept: now.snapshot.swept,
                 sweep_overdue_seconds: overdue.map(|overdue| overdue.as_secs()),
                 config_refused: now.config_refused.clone(),
+                config_in_force: now.config_in_force,
+                listen_error: now.listen_error.clone(),
             },
             images: now.snapshot.images,
             host: now.snapshot.host.clone(),

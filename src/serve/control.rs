@@ -24,6 +24,7 @@ use super::board::Board;
 use super::listener::Peer;
 use super::past;
 use crate::config::settings::{Control, DEFAULT_SOCKET};
+use crate::state_dir::StateDir;
 
 /// What reading the history may take.
 const READING: Duration = Duration::from_secs(10);
@@ -68,14 +69,14 @@ struct PlanQuery {
 }
 
 impl Pages {
-    /// From a board and the history at `database`. Whoever makes plans receives `plans`.
+    /// From a board and the state directory. Whoever makes plans receives `plans`.
     #[must_use]
-    pub fn new(board: Arc<Board>, database: &Path, plans: mpsc::Sender<PlanRequest>) -> Self {
+    pub fn new(board: Arc<Board>, state: &StateDir, plans: mpsc::Sender<PlanRequest>) -> Self {
         Pages {
             plans,
             board,
-            database: database.into(),
-            pause: pause_file(database).into(),
+            database: state.database().into(),
+            pause: state.pause_file().into(),
             reading: Arc::new(Semaphore::new(1)),
         }
     }
@@ -176,12 +177,6 @@ async fn set_pause(pages: Pages, paused: bool, peer: Peer) -> Response {
             &format!("{verb}, but a restart may forget it: the state directory does not answer"),
         ),
     }
-}
-
-/// Where the pause is noted: beside the database.
-#[must_use]
-pub fn pause_file(database: &Path) -> PathBuf {
-    database.with_file_name("paused")
 }
 
 fn note_pause(file: &Path, paused: bool) -> io::Result<()> {

@@ -42,6 +42,7 @@ const PROBE_ERRORS: &str = "fragwatch_probe_errors_total";
 const SWEEP_TIMESTAMP: &str = "fragwatch_sweep_timestamp_seconds";
 const RELOAD_SUCCESS: &str = "fragwatch_config_reload_success";
 const RELOAD_TIMESTAMP: &str = "fragwatch_config_reload_timestamp_seconds";
+const LISTENING: &str = "fragwatch_metrics_listening";
 const BUILD_INFO: &str = "fragwatch_build_info";
 
 const KLOG_RECORDS: &str = "fragwatch_klog_records_total";
@@ -130,6 +131,10 @@ impl Lifetime {
             Unit::Seconds,
             "When the configuration in force was read."
         );
+        describe_gauge!(
+            LISTENING,
+            "Whether metrics.listen is served; 0 is seen in the textfile only."
+        );
         describe_gauge!(BUILD_INFO, "Version of fragwatch; always 1.");
         gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
         // A counter that is not there until something goes wrong cannot be watched for increase.
@@ -177,6 +182,11 @@ pub fn config_read(now: f64) {
 /// Notes that a new configuration was refused.
 pub fn config_refused() {
     gauge!(RELOAD_SUCCESS).set(0.0);
+}
+
+/// Notes whether the address of the pages could be had.
+pub fn listening(listening: bool) {
+    gauge!(LISTENING).set(if listening { 1.0 } else { 0.0 });
 }
 
 /// Describes the metrics of the rescue and begins them at 0, so that each increase is seen. `rules`

@@ -47,8 +47,50 @@ pub struct Daemon {
     pub swept: Option<UnixTime>,
     /// By how many seconds the next one is overdue.
     pub sweep_overdue_seconds: Option<u64>,
-    /// Why the last new configuration was refused; the former one is in force.
+    /// What is wrong with the configuration: the last new one, or that of the start.
     pub config_refused: Option<String>,
+    /// What is in force.
+    pub config_in_force: InForce,
+    /// Why nothing listens at `metrics.listen`, if nothing does.
+    pub listen_error: Option<String>,
+}
+
+/// Where the settings in force come from.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum InForce {
+    /// The configuration as it was when it was read last without a mistake.
+    #[default]
+    Configured,
+    /// The configuration of the start, but for its section `[maintenance]`, which is wrong.
+    WithoutMaintenance,
+    /// The last good one before the start.
+    LastGood,
+    /// The defaults: there was no last good one.
+    Defaults,
+}
+
+impl InForce {
+    /// What a refused configuration means, as half a sentence.
+    #[must_use]
+    pub fn in_words(self) -> &'static str {
+        match self {
+            InForce::Configured => {
+                "the last new configuration was refused, the former one is in force"
+            }
+            InForce::WithoutMaintenance => {
+                "[maintenance] is wrong, nothing is defragmented until that is mended and reloaded"
+            }
+            InForce::LastGood => {
+                "the configuration is wrong, the last good one is in force, and nothing is \
+                 defragmented until it is mended and reloaded"
+            }
+            InForce::Defaults => {
+                "the configuration is wrong, the defaults are in force, and nothing is \
+                 defragmented until it is mended and reloaded"
+            }
+        }
+    }
 }
 
 /// All images together.

@@ -2,9 +2,8 @@
 //! listen. Replaced as a whole, removed when the daemon ends: a file that stays would be scraped as
 //! if somebody still counted.
 
-use std::fs::{self, Permissions};
-use std::io::{self, Write as _};
-use std::os::unix::fs::PermissionsExt as _;
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
@@ -12,8 +11,13 @@ use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
 
+use crate::durable::replace;
+
 /// How long the end waits for the file to be removed.
 const LAST_WISH: Duration = Duration::from_millis(300);
+/// node_exporter, which runs as another user, must read it. It reads no temporary file: only names
+/// that end in `.prom`.
+const MODE: u32 = 0o644;
 
 /// Writes the file on a thread of its own: its disk may hang, and then nothing else does.
 #[derive(Debug)]
@@ -80,7 +84,7 @@ impl Drop for Textfile {
 fn write_all(path: &Path, inbox: &Receiver<String>) {
     let mut failing = false;
     for text in inbox {
-        match replace(path, &text) {
+        match replace(path, text.as_bytes(), MODE) {
             Ok(()) if failing => info!("{} is written again", path.display()),
             Ok(()) => {}
             // Once, not every 15 s.
@@ -100,24 +104,10 @@ fn write_all(path: &Path, inbox: &Receiver<String>) {
     }
 }
 
-/// Replaces the file as a whole, durably: temporary file, fsync, rename, fsync of the directory. The
-/// temporary file does not end in `.prom`, so the collector does not read it.
-fn replace(path: &Path, text: &str) -> io::Result<()> {
-    let directory = path.parent().unwrap_or(Path::new("/"));
-    let mut file = tempfile::Builder::new()
-        .prefix(".fragwatch-")
-        .suffix(".tmp")
-        .permissions(Permissions::from_mode(0o644))
-        .tempfile_in(directory)?;
-    file.write_all(text.as_bytes())?;
-    file.as_file().sync_all()?;
-    file.persist(path)?;
-    fs::File::open(directory)?.sync_all()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::PermissionsExt as _;
 
     #[test]
     fn it_is_there_as_a_whole_and_gone_at_the_end() {
@@ -143,7 +133,7 @@ mod tests {
         fs::write(&target, "precious").unwrap();
         let path = directory.path().join("fragwatch.prom");
         std::os::unix::fs::symlink(&target, &path).unwrap();
-        replace(&path, "new").unwrap();
+        replace(&path, b"new", MODE).unwrap();
         assert_eq!(fs::read(&target).unwrap(), b"precious");
         assert_eq!(fs::read(&path).unwrap(), b"new");
     }
@@ -151,6 +141,6 @@ mod tests {
     #[test]
     fn no_directory_is_an_error() {
         let directory = tempfile::tempdir().unwrap();
-        assert!(replace(&directory.path().join("not/there.prom"), "x").is_err());
+        assert!(replace(&directory.path().join("not/there.prom"), b"x", MODE).is_err());
     }
 }

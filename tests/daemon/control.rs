@@ -234,3 +234,41 @@ fn a_reload_moves_the_socket_and_tells_what_was_refused() {
     command.arg("status").arg("--config").arg(watch.etc.file());
     assert!(command.output().unwrap().status.success());
 }
+
+/// Those who have asked do not wait for those who have not.
+#[test]
+fn half_a_request_keeps_nobody_out() {
+    let watch = Watch::start(&[], WHEN_ASKED);
+    let socket = watch.daemon.directory().join("control.sock");
+    let half = b"GET /v1/status HTTP/1.1\r\nHost: x\r\nX-Endless: ";
+    let mut crowd = Vec::new();
+    for _ in 0..500 {
+        let mut client = UnixStream::connect(&socket).unwrap();
+        // It may have been shown the door already.
+        let _ = client.write_all(half);
+        crowd.push(client);
+    }
+    for subcommand in ["status", "check"] {
+        let began = std::time::Instant::now();
+        let output = watch.daemon.ask(subcommand).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        let took = began.elapsed();
+        assert!(took < Duration::from_secs(2), "{subcommand} took {took:?}");
+    }
+    let mut crowd: Vec<_> = (0..500)
+        .map(|_| TcpStream::connect(watch.etc.address).unwrap())
+        .collect();
+    crowd
+        .iter_mut()
+        .for_each(|client| drop(client.write_all(half)));
+    let began = std::time::Instant::now();
+    assert_eq!(watch.daemon.get("/metrics").status, 200);
+    assert!(began.elapsed() < Duration::from_secs(2));
+    // A byte now and then is not enough for a place for good.
+    let mut slow = UnixStream::connect(&socket).unwrap();
+    let began = std::time::Instant::now();
+    while slow.write_all(b"x").is_ok() {
+        assert!(began.elapsed() < Duration::from_secs(15), "it may stay");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}

@@ -1,9 +1,7 @@
 //! How it starts and ends.
 
 use std::fs::File;
-use std::net::TcpListener;
 use std::os::unix::net::UnixDatagram;
-use std::process::Output;
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -81,56 +79,6 @@ fn a_systemd_that_hangs_keeps_it_from_nothing() {
     daemon.signal(Signal::TERM);
     let status = daemon.wait(END);
     assert_eq!(status.code(), Some(0), "{status}");
-}
-
-/// Runs a daemon that cannot start.
-fn fails(etc: &Etc) -> String {
-    let Output {
-        status,
-        stdout,
-        stderr,
-    } = etc.run().output().unwrap();
-    let said = String::from_utf8(stderr).unwrap();
-    assert_eq!(status.code(), Some(2), "{said}");
-    assert!(stdout.is_empty());
-    said
-}
-
-#[test]
-fn a_wrong_configuration_is_diagnosed_at_the_start() {
-    let etc = Etc::new();
-    let text = etc.text(&[], "[sampling]\nprobe_timeout = \"5s\"\ncolour = 1\n");
-    etc.write(&text);
-    let said = fails(&etc);
-    let line = text.lines().count();
-    let place = format!("fragwatch: {}:{line}:1:", etc.file().display());
-    assert!(said.starts_with(&place), "{said}");
-    assert!(said.contains("colour = 1\n    ^^^^^^\n"), "{said}");
-    assert!(TcpListener::bind(etc.address).is_ok());
-}
-
-#[test]
-fn a_configuration_that_is_not_there_is_an_error() {
-    let etc = Etc::new();
-    let said = fails(&etc);
-    assert!(
-        said.contains("fragwatch.toml") && said.contains("no such file"),
-        "{said}"
-    );
-}
-
-#[test]
-fn an_address_in_use_is_an_error() {
-    let etc = Etc::new();
-    let _theirs = TcpListener::bind(etc.address).unwrap();
-    etc.configure(&[], WHEN_ASKED);
-    let said = fails(&etc);
-    let last = said.lines().last().unwrap();
-    assert!(last.starts_with("fragwatch: cannot listen on"), "{said}");
-    assert!(
-        last.contains(&etc.address.to_string()) && last.contains("in use"),
-        "{said}"
-    );
 }
 
 #[test]

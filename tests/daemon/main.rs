@@ -14,6 +14,7 @@
 //! | `reload`     | SIGHUP |
 //! | `life`       | how it starts and ends |
 //! | `sequences`  | random sequences of what happens to a daemon, against a model |
+//! | `start`      | what it starts with when its configuration is wrong |
 //! | `severity`   | severities that change: the log, the metrics, the hook |
 //! | `identity`   | what the history knows an image by |
 //! | `story`      | a VM and a writer: all who can be asked tell the same |
@@ -51,6 +52,7 @@ mod sequences;
 mod served;
 mod severity;
 mod stalled;
+mod start;
 mod story;
 mod systemd;
 mod watch;

@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 
 use super::engine::noted;
+use super::engine::state;
 use super::support::child::Child;
+use super::support::daemon::fragwatch;
 use super::support::{self, Bed, MIB, guest};
 use super::{bed, command, cow_hint, defrag, finish, set_cow_hint};
 
@@ -20,11 +22,17 @@ fn at_work(bed: &Bed, path: &Path, hint: u64) -> Child {
     // Slow enough not to be done before it is looked at.
     let keys = "bandwidth = \"4MiB/s\"\nstall_target = \"1ms\"\n";
     let child = Child::spawn(&mut command(bed, path, keys)).unwrap();
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while cow_hint(path) == hint {
-        assert!(Instant::now() < deadline, "no hint of its own");
-    }
+    wait_until(|| cow_hint(path) != hint);
     child
+}
+
+#[track_caller]
+fn wait_until(holds: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !holds() {
+        assert!(Instant::now() < deadline, "it does not come");
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }
 
 #[test]
@@ -66,4 +74,36 @@ fn a_hint_that_an_operator_sets_after_a_kill_stays() {
             "{name}"
         );
     }
+}
+
+/// The daemon looks where a run that was started by hand notes it: in the directory of
+/// `history.path`, wherever that is.
+#[test]
+fn the_daemon_restores_the_hint_of_a_run_by_hand_beside_another_database() {
+    let bed = support::require!(bed(&["-m", "reflink=1"]));
+    let path = bed.path().join("vm.img");
+    guest::random_direct_writes(&path, 32 * MIB, 8192);
+    set_cow_hint(&path, 65_536);
+    let elsewhere = bed.path().parent().unwrap().join("elsewhere");
+    std::fs::create_dir(&elsewhere).unwrap();
+    let history = format!("[history]\npath = {:?}\n", elsewhere.join("past.db"));
+    let keys = format!("bandwidth = \"4MiB/s\"\nstall_target = \"1ms\"\n{history}");
+    let mut run = command(&bed, &path, &keys);
+    let mut child = Child::spawn(run.env_remove("STATE_DIRECTORY")).unwrap();
+    wait_until(|| cow_hint(&path) != 65_536);
+    child.signal(Signal::KILL);
+    child.end();
+    assert_ne!(cow_hint(&path), 65_536);
+
+    let config = elsewhere.join("fragwatch.toml");
+    let text =
+        "[images]\npaths = []\n[rescue]\nenabled = false\n[metrics]\nlisten = \"127.0.0.1:0\"\n";
+    std::fs::write(&config, format!("{text}{history}")).unwrap();
+    let mut daemon = fragwatch();
+    daemon.args(["run", "--config"]).arg(&config);
+    // As systemd starts it.
+    daemon.env("STATE_DIRECTORY", state(&bed));
+    daemon.env("RUNTIME_DIRECTORY", &elsewhere);
+    let _daemon = Child::spawn(daemon.stderr(std::process::Stdio::null())).unwrap();
+    wait_until(|| cow_hint(&path) == 65_536);
 }

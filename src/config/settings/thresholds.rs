@@ -18,6 +18,10 @@ use crate::model::{ExtentCount, ExtentsPerDay, Share};
 const SHORTEST_WINDOW: Duration = Duration::from_secs(60);
 /// The shortest time to critical.
 const SHORTEST_TIME: Duration = Duration::from_secs(1);
+/// How many times the warning's a critical limit is, if only one of the two was written: as by
+/// default, of counts and of the host's memory.
+const TIMES_WARNING: u64 = 10;
+const HOST_TIMES_WARNING: u32 = 5;
 /// What a severity falls to at least before it is left.
 const LEAST_HYSTERESIS: Factor = Factor(Share::percent(50));
 /// The same at most: as soon as it is below.
@@ -112,6 +116,28 @@ impl Default for Thresholds {
 }
 
 impl LimitChanges {
+    /// These changes, and where there are none the `others`.
+    fn or(&self, others: &LimitChanges) -> LimitChanges {
+        LimitChanges {
+            extents: self.extents.or(others.extents),
+            growth_per_day: self.growth_per_day.or(others.growth_per_day),
+            time_to_critical: self.time_to_critical.or(others.time_to_critical),
+        }
+    }
+
+    /// Sets what is different in `after`.
+    fn add_differences(&mut self, before: &Limits, after: &Limits) {
+        if before.extents != after.extents {
+            self.extents = Some(after.extents);
+        }
+        if before.growth_per_day != after.growth_per_day {
+            self.growth_per_day = Some(after.growth_per_day);
+        }
+        if before.time_to_critical != after.time_to_critical {
+            self.time_to_critical = Some(after.time_to_critical);
+        }
+    }
+
     /// These limits with what is different.
     pub fn apply(&self, limits: &mut Limits) {
         limits.extents = self.extents.unwrap_or(limits.extents);
@@ -134,7 +160,11 @@ impl Thresholds {
         for item in &raw.overrides {
             check_override(item, findings);
         }
-        Thresholds {
+        let (warning, critical) = ("thresholds.host.warning", "thresholds.host.critical");
+        let below_all = Share(Share::WHOLE.0 - 1);
+        findings.extend(at_most(warning, &raw.host.warning, below_all));
+        findings.extend(at_least(critical, &raw.host.critical, Share(1)));
+        let mut thresholds = Thresholds {
             growth_window: value_or(&raw.growth_window, default.growth_window),
             hysteresis: value_or(&raw.hysteresis, Factor(default.hysteresis)).0,
             hook: values_or(&raw.hook, default.hook),
@@ -149,6 +179,45 @@ impl Thresholds {
                 .iter()
                 .map(|item| item.value.to_override())
                 .collect(),
+        };
+        thresholds.adapt(raw);
+        thresholds
+    }
+
+    /// Makes the defaults fit what was written.
+    fn adapt(&mut self, raw: &RawThresholds) {
+        let both = |warning: &RawLimits, critical: &RawLimits| {
+            let time = |raw: &RawLimits| raw.time_to_critical.as_ref()?.value.0;
+            time(warning).max(time(critical))
+        };
+        let overrides = raw.overrides.iter().map(|item| &item.value);
+        let times = overrides.map(|over| both(&over.warning, &over.critical));
+        let furthest = times.fold(both(&raw.warning, &raw.critical), Option::max);
+        if let (None, Some(time)) = (&raw.growth_window, furthest) {
+            self.growth_window = self.growth_window.max(window_for(time));
+        }
+        let reach = self.growth_window.saturating_mul(REACH_OF_WINDOW);
+        let written = (raw.warning.changes(), raw.critical.changes());
+        adapt_limits(&mut self.warning, &mut self.critical, &written, reach);
+        for over in &mut self.overrides {
+            let (mut warning, mut critical) = (self.warning.clone(), self.critical.clone());
+            over.warning.apply(&mut warning);
+            over.critical.apply(&mut critical);
+            let before = (warning.clone(), critical.clone());
+            let written = (over.warning.or(&written.0), over.critical.or(&written.1));
+            adapt_limits(&mut warning, &mut critical, &written, reach);
+            over.warning.add_differences(&before.0, &warning);
+            over.critical.add_differences(&before.1, &critical);
+        }
+        let HostLimits { warning, critical } = &mut self.host;
+        match (&raw.host.warning, &raw.host.critical) {
+            _ if *warning < *critical => {}
+            (_, None) => {
+                let times = warning.0.saturating_mul(HOST_TIMES_WARNING);
+                *critical = Share(times).min(Share::WHOLE);
+            }
+            (None, Some(_)) => *warning = Share(critical.0 / HOST_TIMES_WARNING),
+            (Some(_), Some(_)) => {}
         }
     }
 
@@ -191,6 +260,60 @@ impl Thresholds {
     }
 }
 
+/// Makes limits that were not `written` fit those that were, of warning and critical.
+fn adapt_limits(
+    warning: &mut Limits,
+    critical: &mut Limits,
+    written: &(LimitChanges, LimitChanges),
+    reach: Duration,
+) {
+    let (w, c) = written;
+    if critical.extents <= warning.extents {
+        match (w.extents, c.extents) {
+            (Some(least), None) => critical.extents = times_warning(least),
+            (None, Some(most)) => warning.extents = part_of_critical(most),
+            _ => {}
+        }
+    }
+    if let (Some(least), Some(most)) = (warning.growth_per_day, critical.growth_per_day)
+        && most <= least
+        && w.growth_per_day.is_none()
+    {
+        let part = part_of_critical(most.count());
+        warning.growth_per_day = (part < most.count()).then(|| ExtentsPerDay::from_count(part));
+    }
+    if let Some(time) = warning.time_to_critical
+        && w.time_to_critical.is_none()
+    {
+        let least = critical.time_to_critical.unwrap_or_default();
+        // As far ahead as a forecast reaches, and further than what is critical; or never.
+        let time = if time <= least {
+            least.saturating_mul(2)
+        } else {
+            time
+        };
+        warning.time_to_critical = Some(time.min(reach)).filter(|time| *time > least);
+    }
+}
+
+fn times_warning(warning: ExtentCount) -> ExtentCount {
+    ExtentCount(warning.0.saturating_mul(TIMES_WARNING)).min(EXTENT_LIMIT_64)
+}
+
+fn part_of_critical(critical: ExtentCount) -> ExtentCount {
+    ExtentCount((critical.0 / TIMES_WARNING).max(1))
+}
+
+/// The window of growth from which on a forecast reaches as far as `time`.
+fn window_for(time: Duration) -> Duration {
+    let needed = time
+        .as_millis()
+        .div_ceil(1000 * u128::from(REACH_OF_WINDOW));
+    let needed = u64::try_from(needed).unwrap_or(u64::MAX / 3600);
+    let unit = if needed > 3600 { 3600 } else { 60 };
+    Duration::from_secs(needed.div_ceil(unit).saturating_mul(unit))
+}
+
 fn changed(mut limits: Limits, raw: &RawLimits) -> Limits {
     raw.changes().apply(&mut limits);
     limits
@@ -198,8 +321,13 @@ fn changed(mut limits: Limits, raw: &RawLimits) -> Limits {
 
 fn check_limits(section: &str, raw: &RawLimits, findings: &mut Vec<Finding>) {
     let name = format!("{section}.extents");
-    findings.extend(at_least(&name, &raw.extents, ExtentCount(1)));
-    findings.extend(at_most(&name, &raw.extents, EXTENT_LIMIT_64));
+    // There is room for the other severity below and above.
+    let (least, most) = match section.ends_with("critical") {
+        true => (ExtentCount(2), EXTENT_LIMIT_64),
+        false => (ExtentCount(1), ExtentCount(EXTENT_LIMIT_64.0 - 1)),
+    };
+    findings.extend(at_least(&name, &raw.extents, least));
+    findings.extend(at_most(&name, &raw.extents, most));
     let name = format!("{section}.growth_per_day");
     if let Some(located) = &raw.growth_per_day
         && let Some(count) = located.value.0
@@ -300,10 +428,7 @@ impl<'r> Order<'r> {
             return;
         };
         let pick: Pick<OrNever> = |raw| &raw.time_to_critical;
-        let needed = time.as_secs().div_ceil(u64::from(REACH_OF_WINDOW));
-        let unit = if needed > 3600 { 3600 } else { 60 };
-        let needed = Duration::from_secs(needed.next_multiple_of(unit));
-        let write = format!("growth_window = {} or more", needed.write());
+        let write = format!("growth_window = {} or more", window_for(time).write());
         findings.extend(contradiction(
             self.side(severity, "time_to_critical", &OrNever(Some(time)), pick),
             &format!("is further than a forecast reaches, {REACH_OF_WINDOW} times"),

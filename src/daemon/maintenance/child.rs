@@ -1,8 +1,9 @@
 //! The process of a job: started, fed, read, made to end. And the one that restores extent-size hints.
 
+use std::ffi::OsStr;
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::process::CommandExt as _;
-use std::path::Path;
+use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::{Arc, mpsc};
 use std::thread;
@@ -32,13 +33,9 @@ const LONGEST_OUTPUT: u64 = 16 << 20;
 ///
 /// # Errors
 /// If no process can be started. One that ends without a report has one made for it.
-pub(super) fn run(
-    job: &DefragJob,
-    state: &Path,
-    control: &Arc<Control>,
-) -> Result<JobReport, NotReady> {
+pub(super) fn run(job: &DefragJob, control: &Arc<Control>) -> Result<JobReport, NotReady> {
     let not_ready = |error: io::Error| NotReady(format!("no process can be started: {error}"));
-    let mut child = spawn(job::COMMAND, state, Stdio::null()).map_err(not_ready)?;
+    let mut child = spawn([job::COMMAND.as_ref()], Stdio::null()).map_err(not_ready)?;
     let (input, output) = (child.stdin.take(), child.stdout.take());
     let document = serde_json::to_vec(job).map_err(|error| not_ready(error.into()))?;
     if let Some(mut input) = input {
@@ -84,16 +81,15 @@ fn read_report(output: ChildStdout, control: &Control) -> Option<JobReport> {
     report
 }
 
-/// The running program with another subcommand. It is killed when this thread ends.
-fn spawn(subcommand: &str, state: &Path, errors: Stdio) -> io::Result<Child> {
+/// The running program with other arguments. It is killed when this thread ends.
+fn spawn<'a>(arguments: impl IntoIterator<Item = &'a OsStr>, errors: Stdio) -> io::Result<Child> {
     let mut command = Command::new("/proc/self/exe");
     command
         .arg0("fragwatch")
-        .arg(subcommand)
+        .args(arguments)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(errors)
-        .env("STATE_DIRECTORY", state)
         .env_remove("NOTIFY_SOCKET")
         .env_remove("WATCHDOG_USEC")
         .process_group(0);
@@ -125,16 +121,15 @@ fn wait(child: &mut Child, control: &Control) -> io::Result<Option<ExitStatus>> 
     }
 }
 
-/// Has a process restore the extent-size hints that killed runs have left. It is not waited for: it
-/// opens the images.
+/// Has a process restore the extent-size hints that killed runs have left noted in `hints`. It is not
+/// waited for: it opens the images.
 ///
 /// # Errors
 /// If no thread can be had.
-pub(super) fn restore_hints(state: &Path) -> io::Result<()> {
-    let state = state.to_owned();
+pub(super) fn restore_hints(hints: PathBuf) -> io::Result<()> {
     let work = move || {
-        let output = spawn(crate::cli::RESTORE_HINTS, &state, Stdio::piped())
-            .and_then(Child::wait_with_output);
+        let arguments = [crate::cli::RESTORE_HINTS.as_ref(), hints.as_os_str()];
+        let output = spawn(arguments, Stdio::piped()).and_then(Child::wait_with_output);
         match output {
             Ok(output) => {
                 for line in String::from_utf8_lossy(&output.stderr).lines() {

@@ -57,7 +57,7 @@ impl Engines {
         let (defrag, tell) = (defrag.clone(), self.tell.clone());
         let judge = move || {
             // Nobody listens any more when the daemon ends.
-            let _ = tell.send(usable::engines(&defrag, &Host::default()));
+            let _ = tell.send(usable::engines(&defrag, &Host::to_look_at()));
         };
         self.at = Instant::now();
         match thread::Builder::new()

@@ -334,7 +334,7 @@ impl<'a> Run<'a> {
     }
 
     fn job(&mut self) {
-        let result = child::run(&self.task.job, &self.task.state, &self.control);
+        let result = child::run(&self.task.job, &self.control);
         let result = result.map(|mut report| {
             // The child only knows that it was stopped.
             if let (RunOutcome::Stopped { why }, Some(reason)) =

@@ -1,0 +1,230 @@
+//! What the daemon starts with. A configuration that is wrong keeps it from defragmenting, and from
+//! nothing else: the host's rescue does not depend on it.
+//!
+//! | configuration | in force | maintenance windows |
+//! |---|---|---|
+//! | right | it | as configured |
+//! | wrong in `[maintenance]` alone | the rest of it | none |
+//! | cannot be read, or wrong elsewhere | the last one that was right | none |
+//! | the same, and there is no such copy | the defaults | none |
+//!
+//! The copy lies in the [state directory](crate::state_dir). Neither it nor the configuration is
+//! waited for longer than [`READING`]: their disks may hang.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use tracing::{info, warn};
+
+use crate::config::{self, ConfigError, Loaded, Settings};
+use crate::durable;
+use crate::model::path::shown;
+use crate::serve::status::InForce;
+use crate::state_dir;
+
+/// How long the configuration, and then the copy, is waited for.
+const READING: Duration = Duration::from_secs(2);
+/// The name of the copy.
+const COPY: &str = "last-good.toml";
+/// It may hold the commands of hooks, which are nobody else's business.
+const MODE: u32 = 0o600;
+
+/// The settings to start with.
+pub(crate) struct Start {
+    pub(crate) settings: Settings,
+    /// The files that were read.
+    pub(super) files: Vec<PathBuf>,
+    /// What they are.
+    pub(super) in_force: InForce,
+    /// What is wrong with the configuration.
+    pub(crate) error: Option<String>,
+}
+
+impl Start {
+    /// Reads the configuration; never fails, and does not hang.
+    pub(super) fn read(config: Option<&Path>) -> Start {
+        let path = config.map(Path::to_owned);
+        let read = within(READING, move || {
+            config::load_to_start(path.as_deref()).map_err(|error| error.to_string())
+        });
+        let read = read.unwrap_or_else(|| Err(no_answer(config)));
+        let copy = copy_of(config);
+        Start::from(read, || within(READING, move || copy.read()).flatten())
+    }
+
+    /// As [`Start::read`], for a command that asks the daemon: it may wait for a disk.
+    pub(crate) fn read_patiently(config: Option<&Path>) -> Start {
+        let read = config::load_to_start(config).map_err(|error| error.to_string());
+        Start::from(read, || copy_of(config).read())
+    }
+
+    fn from(
+        read: Result<(Loaded, Option<ConfigError>), String>,
+        copy: impl FnOnce() -> Option<Settings>,
+    ) -> Start {
+        let (
+            Loaded {
+                mut settings,
+                files,
+            },
+            in_force,
+            error,
+        ) = match read {
+            Ok((loaded, None)) => (loaded, InForce::Configured, None),
+            Ok((loaded, Some(error))) => {
+                (loaded, InForce::WithoutMaintenance, Some(error.to_string()))
+            }
+            Err(error) => {
+                let (settings, in_force) = match copy() {
+                    Some(settings) => (settings, InForce::LastGood),
+                    None => (Settings::default(), InForce::Defaults),
+                };
+                let files = Vec::new();
+                (Loaded { settings, files }, in_force, Some(error))
+            }
+        };
+        if error.is_some() {
+            // What the operator has since forbidden is not known.
+            settings.maintenance.windows.clear();
+        }
+        Start {
+            settings,
+            files,
+            in_force,
+            error,
+        }
+    }
+}
+
+/// What `work` gives, if it does so in time.
+fn within<T: Send + 'static>(
+    time: Duration,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Option<T> {
+    let (sender, answer) = mpsc::channel();
+    let reading = thread::Builder::new().name("configuration".to_owned());
+    reading.spawn(move || drop(sender.send(work()))).ok()?;
+    answer.recv_timeout(time).ok()
+}
+
+fn no_answer(config: Option<&Path>) -> String {
+    let path = config.unwrap_or(Path::new(config::DEFAULT_PATH));
+    format!(
+        "{}: could not be read within {} s; its disk may hang",
+        shown(path),
+        READING.as_secs()
+    )
+}
+
+/// Where the copy of a configuration lies, and how it begins.
+#[derive(Debug, Clone)]
+struct Copy {
+    path: PathBuf,
+    head: String,
+}
+
+fn copy_of(config: Option<&Path>) -> Copy {
+    let config = config.unwrap_or(Path::new(config::DEFAULT_PATH));
+    let mut head = String::from(
+        "# Written by fragwatch after each configuration that was right, and read by it at a start \
+         with one that is wrong.\n",
+    );
+    // Writing to a String cannot fail. The name keeps the copy of another configuration from being
+    // taken for that of this one.
+    let _ = writeln!(head, "# The configuration: {}", shown(config));
+    Copy {
+        path: state_dir::given().join(COPY),
+        head,
+    }
+}
+
+impl Copy {
+    fn read(&self) -> Option<Settings> {
+        config::load_copy(&self.path, &self.head)
+    }
+
+    fn write(&self, settings: &Settings) {
+        let text = format!("{}\n{}", self.head, settings.to_toml());
+        match durable::replace(&self.path, text.as_bytes(), MODE) {
+            Ok(()) => info!(
+                "a copy of the configuration is kept in {}",
+                shown(&self.path)
+            ),
+            Err(error) => warn!(
+                "{}: the copy of the configuration cannot be written: {error}; with a wrong \
+                 configuration the next start would be with an older one, or with the defaults",
+                shown(&self.path)
+            ),
+        }
+    }
+}
+
+/// Keeps the copy. On a thread of its own, because its disk may hang.
+pub(super) struct LastGood(Option<mpsc::Sender<Settings>>);
+
+impl LastGood {
+    pub(super) fn start(config: Option<&Path>) -> LastGood {
+        let copy = copy_of(config);
+        let (sender, settings) = mpsc::channel::<Settings>();
+        let keeping = thread::Builder::new().name("last-good".to_owned());
+        let spawned = keeping.spawn(move || {
+            while let Ok(first) = settings.recv() {
+                // Only the newest counts.
+                copy.write(&settings.try_iter().last().unwrap_or(first));
+            }
+        });
+        LastGood(spawned.map(|_| sender).ok())
+    }
+
+    /// Keeps these.
+    pub(super) fn keep(&self, settings: &Settings) {
+        if let Some(sender) = &self.0 {
+            // Its thread ends only with us.
+            let _ = sender.send(settings.clone());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wrong() -> Result<(Loaded, Option<ConfigError>), String> {
+        Err("f.toml:1:1: no".to_owned())
+    }
+
+    #[test]
+    fn a_copy_is_of_one_configuration() {
+        let directory = tempfile::tempdir().unwrap();
+        let copy = |config: &str| Copy {
+            path: directory.path().join(COPY),
+            ..copy_of(Some(Path::new(config)))
+        };
+        assert_eq!(copy("/etc/a.toml").read(), None);
+        let mut settings = Settings::default();
+        settings.rescue.enabled = false;
+        settings.images.paths = vec!["/srv/\"a\"".to_owned()];
+        copy("/etc/a.toml").write(&settings);
+        assert_eq!(copy("/etc/a.toml").read(), Some(settings));
+        assert_eq!(copy("/etc/b.toml").read(), None);
+    }
+
+    #[test]
+    fn without_a_copy_the_defaults_count_and_rescue() {
+        let start = Start::from(wrong(), || None);
+        assert_eq!(start.in_force, InForce::Defaults);
+        assert!(start.settings.rescue.enabled && !start.settings.rescue.dry_run);
+        assert!(start.settings.maintenance.windows.is_empty());
+    }
+
+    #[test]
+    fn a_disk_that_hangs_is_not_waited_for() {
+        let (_never, forever) = mpsc::channel::<()>();
+        let hangs = move || forever.recv().is_ok();
+        assert_eq!(within(Duration::from_millis(20), hangs), None);
+        assert_eq!(within(READING, || 5), Some(5));
+    }
+}
