@@ -5,7 +5,33 @@
 //!                                                              mapper ──────┘
 //! ```
 //!
-//! One thread, on which nothing blocks: what touches images runs in the probe helpers.
+//! One thread, on which nothing blocks: what touches images runs in the probe helpers, and files are
+//! read on threads that may be left behind.
+//!
+//! # The parts and their lives
+//!
+//! The rescue is armed before the runtime is there, and ends last but for the history, which takes
+//! the final state of an incident. A reload reads the files on a thread of its own (given up after 10 s;
+//! the settings in force stay), and every part compares the new settings with its own and changes only
+//! what has changed. SIGHUP is answered (READY=1) when the rescue goes by the new settings.
+//!
+//! | part | start | reload | stop | health |
+//! |---|---|---|---|---|
+//! | kernel-log reader | opens /dev/kmsg, looks back 10 s; a thread, armed | takes an edition of the settings from a cell, between two records; keeps incident, limits, place in the log; a log that is switched on is opened at its end | with the process | `rescue`, `kernel_log`, the drill |
+//! | actor | a thread, armed | nothing: each order says whether it is a dry run | with the process; a write that hangs is left | `rescue`: alive, and its write returns within 30 s |
+//! | stall detector | after the recorder | begun anew if `stall_after` changed, else untouched | its threads end; readers that hang are left | `stall_detector` |
+//! | incident recorder | when the rescue is first enabled | another `hook` gets threads of its own, the former ones end after their runs; the incident goes on | takes what the rings and log files still hold, then writes its files: 300 ms | `incident_files` |
+//! | log files | two threads a file | those that stay go on at their place, by the new rules; those that go are ended, and their series with them | lines that were found are handed over | `log_file PATH` |
+//! | sampler | one pass | a pass with the new settings | dropped, its helpers end | `sweep_overdue` |
+//! | history | opens in the background | retention; another path needs a restart, and `configuration` says so | 500 ms for what waits | `history` |
+//! | maintenance | reads the past runs | calendar and plan anew | ends its run | `defrag_active` |
+//! | hooks (`rescue.hook`, `thresholds.hook`) | threads that wait | as the recorder; as the sampler | what runs is left to end | the log, the incident's file |
+//! | HTTP | binds `metrics.listen` | binds the new address, then leaves the former; else refused as a whole | closed | it answers |
+//! | control socket | on a thread, 2 s | as at the start, if `[control]` changed or there is none | its file is removed | `control_socket` |
+//! | textfile | a thread | the former file is removed first | its file is removed: 300 ms | `textfile` |
+//!
+//! Health is the name of the [`Part`], whose state `fragwatch status`, `check`, `/metrics`
+//! (`fragwatch_part_severity`, `fragwatch_klog_source_up`) and the alerts are answered from.
 
 mod chronicle;
 mod inventory;
@@ -41,7 +67,7 @@ use crate::serve::control;
 use crate::serve::metrics::{self, Lifetime};
 use crate::serve::parts::{Part, State};
 use crate::serve::textfile::Textfile;
-use chronicle::{Chronicle, Claim};
+use chronicle::{Chronicle, Claim, Teller};
 pub(crate) use chronicle::{database, read_last_incident, read_runs};
 use maintenance::Maintenance;
 pub(crate) use maintenance::is_recent;
@@ -57,6 +83,9 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What reading the configuration may take at a reload.
 const CONFIG_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What the rescue may take to follow new settings; it needs a moment.
+const TAKEN_ON: Duration = Duration::from_secs(1);
 
 /// What the rescue may take at the end for its last reports.
 const LAST_REPORTS: Duration = Duration::from_secs(1);
@@ -98,6 +127,8 @@ struct Daemon {
     /// SIGHUP came while the configuration was being read: it may have changed since.
     read_again: bool,
     settings: watch::Sender<Arc<Settings>>,
+    /// Those that the rescue has taken on.
+    rescue_settings: watch::Receiver<Arc<Settings>>,
     board: Arc<Board>,
     server: Server,
     /// Nothing if it cannot be had: the daemon counts and rescues all the same.
@@ -132,6 +163,7 @@ impl Daemon {
         let teller = chronicle.teller();
         let (end_rescue, rescue_end) = watch::channel(false);
         let rescue = Rescue::new(armed, settings, Arc::clone(&board), teller.clone());
+        let rescue_settings = rescue.settings();
         let rescue = tokio::spawn(rescue.run(sender.subscribe(), rescue_end));
         let sampler = Sampler::new(receiver, Arc::clone(&board), teller);
         sampler.look_back(chronicle.path()).await;
@@ -146,13 +178,14 @@ impl Daemon {
         );
         let maintenance = tokio::spawn(maintenance.run(end));
         let mut sampling = tokio::spawn(sampler.run());
-        tokio::spawn(upkeep(lifetime));
+        tokio::spawn(upkeep(lifetime, Arc::clone(&board), chronicle.teller()));
         let export = tokio::spawn(export(sender.subscribe(), Arc::clone(&board)));
         let mut daemon = Daemon {
             config: config.map(Path::to_owned),
             reading: None,
             read_again: false,
             settings: sender,
+            rescue_settings,
             board,
             server,
             control,
@@ -160,19 +193,19 @@ impl Daemon {
             chronicle,
         };
         notify(&[NotifyState::Ready]);
-        loop {
+        let ended = loop {
             tokio::select! {
                 signal = signals.recv() => match signal {
                     Some(Signal::Reload) => daemon.begin_reload(),
-                    Some(Signal::End) | None => break,
+                    Some(Signal::End) | None => break Ok(()),
                 },
                 read = read_of(&mut daemon.reading) => daemon.end_reload(read).await,
                 ended = &mut sampling => {
                     // It loops for ever; without it the daemon would serve old counts as new.
-                    anyhow::bail!("the sampler has ended: {ended:?}");
+                    break Err(anyhow::anyhow!("the sampler has ended: {ended:?}"));
                 }
             }
-        }
+        };
         info!("ending");
         notify(&[NotifyState::Stopping]);
         let _ = end_runs.send(true);
@@ -187,7 +220,7 @@ impl Daemon {
         export.abort();
         let _ = export.await;
         systemd::flush();
-        Ok(())
+        ended
     }
 
     /// Begins to read the configuration again. On a thread that may be left behind: /etc may lie on a
@@ -255,8 +288,14 @@ impl Daemon {
         self.chronicle
             .teller()
             .set_retention(settings.history.retention);
+        let settings = Arc::new(settings);
         // Fails only without a receiver, and then the sampler has ended and so do we.
-        let _ = self.settings.send(Arc::new(settings));
+        let _ = self.settings.send(Arc::clone(&settings));
+        // "Reloaded" means that the rescue goes by them.
+        let taken_on = self
+            .rescue_settings
+            .wait_for(|taken_on| Arc::ptr_eq(taken_on, &settings));
+        let _ = tokio::time::timeout(TAKEN_ON, taken_on).await;
         Ok(())
     }
 
@@ -367,16 +406,19 @@ async fn export(mut settings: watch::Receiver<Arc<Settings>>, board: Arc<Board>)
             // The former file goes before the new one comes. Its disk may hang.
             let former = textfile.take();
             let _ = tokio::task::spawn_blocking(move || drop(former)).await;
-            let start = |path| {
-                Textfile::start(path)
-                    .inspect_err(|error| warn!("metrics.textfile will not be written: {error}"))
-                    .ok()
-            };
-            textfile = wanted.and_then(start);
+            board.retain_parts(|part| *part != Part::Textfile);
+            textfile = wanted.and_then(|path| {
+                let failed = |error: &std::io::Error| {
+                    let reason = format!("metrics.textfile will not be written: {error}");
+                    warn!("{reason}");
+                    board.set_part(Part::Textfile, State::Down(reason));
+                };
+                Textfile::start(path).inspect_err(failed).ok()
+            });
         }
         tokio::select! {
             _ = ticks.tick() => if let Some(textfile) = &textfile {
-                textfile.write(board.metrics());
+                board.set_part(Part::Textfile, textfile.write(board.metrics()));
             },
             changed = settings.changed() => if changed.is_err() {
                 return;
@@ -385,11 +427,15 @@ async fn export(mut settings: watch::Receiver<Arc<Settings>>, board: Arc<Board>)
     }
 }
 
-async fn upkeep(lifetime: Lifetime) {
+/// What is done every minute.
+async fn upkeep(lifetime: Lifetime, board: Arc<Board>, teller: Teller) {
     let mut ticks = tokio::time::interval(lifetime.upkeep_interval());
+    // At once: the history needs a moment before it can be asked.
+    ticks.tick().await;
     loop {
         ticks.tick().await;
         lifetime.upkeep();
+        board.set_part(Part::History, teller.state());
     }
 }
 

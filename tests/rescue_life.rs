@@ -118,7 +118,7 @@ fn reloads_miss_no_record_and_leave_no_thread_behind() {
     let pattern = format!("^XFS.*: {}", refusals.text(kind));
     let plan = |number: usize| {
         let rescue = format!("dry_run = true\nquiet_after = \"{}s\"", 60 + number % 2);
-        let klog = if number % 3 == 0 {
+        let klog = if number.is_multiple_of(3) {
             "files_may_rescue = true"
         } else {
             ""

@@ -250,7 +250,7 @@ fn the_threads_of_the_rescue_neither_take_nor_free_memory() {
     }
     let settings = |number: u64| Settings {
         enabled: number % 10 != 9,
-        dry_run: number % 2 == 0,
+        dry_run: number.is_multiple_of(2),
         kmsg: Kmsg::open(&log, Duration::ZERO).ok().map(Arc::new),
         rules: Arc::new(
             Rules::compile(&[RuleDefinition {

@@ -196,6 +196,7 @@ fn log_armament(armament: &Armament) {
 /// See the module.
 pub(super) struct Rescue {
     settings: Arc<Settings>,
+    taken_on: watch::Sender<Arc<Settings>>,
     armed: Armed,
     events: Option<UnixStream>,
     listener: Listener,
@@ -216,6 +217,7 @@ impl Rescue {
         teller: Teller,
     ) -> Self {
         let mut rescue = Rescue {
+            taken_on: watch::Sender::new(Arc::clone(&settings)),
             settings,
             armed,
             events: None,
@@ -228,6 +230,11 @@ impl Rescue {
         };
         rescue.follow_settings();
         rescue
+    }
+
+    /// The settings that it goes by.
+    pub(super) fn settings(&self) -> watch::Receiver<Arc<Settings>> {
+        self.taken_on.subscribe()
     }
 
     /// Runs until `end`; then what the fast side and the log files have found until then is
@@ -275,6 +282,7 @@ impl Rescue {
             self.armed.apply(&self.settings, Duration::ZERO);
             self.follow_settings();
         }
+        self.taken_on.send_replace(Arc::clone(&self.settings));
     }
 
     /// Has all that belongs to the slow side follow what the fast side does now.

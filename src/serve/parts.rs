@@ -25,6 +25,10 @@ pub enum Part {
     StallDetector,
     /// The recorder of incidents and its files.
     IncidentFiles,
+    /// The history.
+    History,
+    /// The metrics as a file.
+    Textfile,
     /// The control socket.
     ControlSocket,
     /// The settings in force.
@@ -38,7 +42,11 @@ impl Part {
             Part::Rescue | Part::KernelLog | Part::LogFile(_) | Part::StallDetector => {
                 Severity::Critical
             }
-            Part::IncidentFiles | Part::ControlSocket | Part::Configuration => Severity::Warning,
+            Part::IncidentFiles
+            | Part::History
+            | Part::Textfile
+            | Part::ControlSocket
+            | Part::Configuration => Severity::Warning,
         }
     }
 
@@ -63,6 +71,8 @@ impl fmt::Display for Part {
             Part::LogFile(path) => return write!(f, "log_file {path}"),
             Part::StallDetector => "stall_detector",
             Part::IncidentFiles => "incident_files",
+            Part::History => "history",
+            Part::Textfile => "textfile",
             Part::ControlSocket => "control_socket",
             Part::Configuration => "configuration",
         })
