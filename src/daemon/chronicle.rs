@@ -25,6 +25,7 @@ use crate::model::{Bytes, ExtentMap, ImageId, Point, Severity, UnixTime};
 use crate::rescue::incident::{Incident, State, What};
 use crate::serve::control::pause_file;
 use crate::serve::metrics;
+use crate::serve::parts::State as PartState;
 
 /// What the last records may take when the daemon ends.
 const LAST_WORDS: Duration = Duration::from_millis(500);
@@ -396,6 +397,17 @@ impl Teller {
     pub(super) fn set_retention(&self, retention: Duration) {
         if let Some(recorder) = &self.0 {
             recorder.set_retention(retention);
+        }
+    }
+
+    /// How it does; not to be asked in its first seconds, in which it opens its database.
+    pub(super) fn state(&self) -> PartState {
+        match &self.0 {
+            None => PartState::Down("it could not be started, see the log".to_owned()),
+            Some(recorder) if recorder.health().healthy => PartState::Up,
+            Some(_) => {
+                PartState::Down("its database cannot be opened or written, see the log".to_owned())
+            }
         }
     }
 

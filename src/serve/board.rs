@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::metrics::{self, Lifetime};
+use super::parts::{Part, Parts, State};
 use super::status::{self, Status};
 use crate::model::UnixTime;
 use crate::probe::worker::StallFlag;
@@ -43,6 +44,7 @@ struct Now {
     /// When the next sweep must have ended, at the latest.
     sweep_due: Instant,
     rescue: status::Rescue,
+    parts: Parts,
     config_refused: Option<String>,
     paused: bool,
     runs: Vec<status::Run>,
@@ -59,6 +61,7 @@ impl Board {
             memory: String::new(),
             sweep_due: Instant::now() + patience,
             rescue: status::Rescue::default(),
+            parts: Parts::default(),
             config_refused: None,
             paused: false,
             runs: Vec::new(),
@@ -122,6 +125,16 @@ impl Board {
         self.lock().rescue.clone()
     }
 
+    /// Puts up how a part does.
+    pub fn set_part(&self, part: Part, state: State) {
+        self.lock().parts.set(part, state);
+    }
+
+    /// Leaves only those parts that there still are.
+    pub fn retain_parts(&self, keep: impl Fn(&Part) -> bool) {
+        self.lock().parts.retain(keep);
+    }
+
     /// Whether the operator has paused defragmentation.
     #[must_use]
     pub fn paused(&self) -> bool {
@@ -167,6 +180,7 @@ impl Board {
             worst: now.snapshot.worst.clone(),
             stalled: stalled.collect(),
             rescue: now.rescue.clone(),
+            parts: now.parts.status(),
             paused: now.paused,
             runs: now.runs.clone(),
         }
@@ -175,18 +189,21 @@ impl Board {
     /// All metrics, as text for Prometheus.
     #[must_use]
     pub fn metrics(&self) -> String {
-        let (snapshot, stalls, memory) = {
+        let (snapshot, stalls, memory, parts, rescue) = {
             let now = self.lock();
             let flag =
                 |(mount, flag): &(String, StallFlag)| (mount.clone(), flag.stalled_for().is_some());
             let stalls: Vec<_> = now.stalls.iter().map(flag).collect();
-            (Arc::clone(&now.snapshot), stalls, now.memory.clone())
+            let (memory, parts, rescue) =
+                (now.memory.clone(), now.parts.clone(), now.rescue.clone());
+            (Arc::clone(&now.snapshot), stalls, memory, parts, rescue)
         };
         let mut text = self.lifetime.render();
         text.reserve(snapshot.text.len());
         text.push_str(&snapshot.text);
         text.push_str(&metrics::render_stalls(&stalls));
         text.push_str(&memory);
+        text.push_str(&metrics::render_parts(&parts, &rescue));
         text
     }
 
