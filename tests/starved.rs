@@ -1,18 +1,26 @@
 //! XFS starved of memory on a kernel that prints nothing about it, and what the daemon does.
 //!
-//! The guest boots Linux 6.12 with little memory. Its disk is an XFS with a shattered image. Memory is
-//! filled until little more than the kernel's reserve is free; then a thread with the name of a vCPU
-//! discards a block of the image, as QEMU does. XFS loads the extent map within the transaction
-//! (`xfs_bunmapi`, `xfs_iread_extents`), and there an allocation may neither fail (`__GFP_NOFAIL`) nor
-//! enter a file system to free memory (`memalloc_nofs_save`). The OOM killer is not asked on its behalf
-//! (`out_of_memory`, mm/oom_kill.c: nothing is killed for a request without `__GFP_FS`), so the thread
-//! loops in `__alloc_pages_slowpath` until memory comes from elsewhere, and nothing is logged.
+//! The guest boots Linux 6.12 with two NUMA nodes. Its disk is an XFS with a shattered image. A thread
+//! with the name of a vCPU may use the memory of node 1 alone (set_mempolicy(2), `MPOL_BIND`), as libvirt
+//! has it done for `<numatune>` with mode `strict`, and a process fills that node until little more than
+//! the kernel's reserve is free. Then the thread discards a block of the image, as QEMU does. XFS loads
+//! the extent map within the transaction (`xfs_bunmapi`, `xfs_iread_extents`), and there an allocation may
+//! neither fail (`__GFP_NOFAIL`) nor enter a file system to free memory (`memalloc_nofs_save`). Nothing is
+//! killed for it (`out_of_memory`, mm/oom_kill.c: not for a request without `__GFP_FS`), so the thread
+//! loops in `__alloc_pages_slowpath`, and nothing is logged, while node 0 has memory for everything else.
+//!
+//! Also tried: the same with one node, all of it filled. The thread is stuck in the same way (25 s and
+//! longer). But then whoever else needs a page has the OOM killer called, and with nothing to kill the
+//! kernel panics ("System is deadlocked on memory"); and a reader of /proc, which may not enter a file
+//! system either (`PR_SET_IO_FLUSHER`), waits for memory itself, since the inodes of /proc take some.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
     reason = "clippy knows the tests, but not what they call"
 )]
+// set_mempolicy(2) has no safe wrapper.
+#![allow(unsafe_code)]
 #![allow(clippy::print_stdout, reason = "it is the guest's serial line")]
 #![allow(unreachable_pub, reason = "a test crate has no outside")]
 
@@ -30,7 +38,6 @@ use std::time::{Duration, Instant};
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::mm::{MlockAllFlags, mlockall};
 use rustix::mount::{MountFlags, mount};
-use rustix::process::configure_io_flusher_behavior;
 use serde_json::Value;
 
 use support::bed::Plan;
@@ -43,10 +50,20 @@ use support::{GIB, fragwatch, guest};
 const EXTENTS: u64 = 400_000;
 /// The memory of the guest, in MiB.
 const MEMORY: u32 = 768;
-/// What is left free besides the kernel's reserve, in KiB.
-const SPARE: u64 = 512;
-/// The reserve (vm.min_free_kbytes).
-const RESERVE: u64 = 1024;
+/// Its two nodes.
+const NODES: [&str; 8] = [
+    "-object",
+    "memory-backend-ram,id=m0,size=512M",
+    "-object",
+    "memory-backend-ram,id=m1,size=256M",
+    "-numa",
+    "node,nodeid=0,memdev=m0,cpus=0",
+    "-numa",
+    "node,nodeid=1,memdev=m1,cpus=1",
+];
+/// What is left free of node 1, in KiB. A third of the reserve (vm.min_free_kbytes) is its.
+const SPARE: u64 = 2048;
+const RESERVE: &str = "3072";
 
 /// For how long.
 const STARVED: Duration = Duration::from_secs(30);
@@ -73,9 +90,9 @@ fn starved() -> Here<()> {
         files: &[env!("CARGO_BIN_EXE_fragwatch").into()],
         memory: MEMORY,
         kernel: boot::Kernel::Unpacked("6.12"),
-        processors: 1,
+        processors: 2,
     };
-    let mut vm = machine.start()?;
+    let mut vm = machine.start_with(&NODES)?;
     vm.wait_for("guest: starved no more");
     vm.wait_for("\"state\":\"ended\"");
     let said = vm.said();
@@ -105,31 +122,40 @@ fn guest_that_starves() {
     mount(boot::disk(), "/mnt", "xfs", MountFlags::empty(), none).unwrap();
     for (setting, value) in [
         ("/sys/kernel/mm/transparent_hugepage/enabled", "never"),
-        ("/proc/sys/vm/min_free_kbytes", &RESERVE.to_string()),
+        ("/proc/sys/vm/min_free_kbytes", RESERVE),
+        ("/proc/sys/vm/watermark_boost_factor", "0"),
+        ("/proc/sys/kernel/printk", "7 4 1 7"),
         // All that is free can be had by everyone.
         ("/proc/sys/vm/lowmem_reserve_ratio", "0 0 0 0 0"),
-        ("/proc/self/oom_score_adj", "-1000"),
     ] {
         fs::write(setting, value).unwrap();
     }
-    // The daemon inherits it. Without it whoever needs a page now has the OOM killer called, which
-    // finds nothing to kill: "System is deadlocked on memory".
-    configure_io_flusher_behavior(true).unwrap();
     let mut daemon = start_daemon();
     // The daemon has read the image's header, and XFS has loaded its map for it. Nobody has it open.
     fs::write("/proc/sys/vm/drop_caches", "3").unwrap();
     let vcpu = Vcpu::start(Path::new("/mnt/vm.img"));
-    mlockall(MlockAllFlags::CURRENT | MlockAllFlags::FUTURE).unwrap();
     let mut hog = Hog::start();
     vcpu.discard.send(()).unwrap();
-    // Nothing here that takes memory until it has ended.
+    for _ in 0..24 {
+        thread::sleep(SECOND);
+        println!("guest: {} KiB free", free_of_node_1());
+        let stat =
+            fs::read_to_string(format!("/proc/self/task/{}/stat", vcpu.tid)).unwrap_or_default();
+        print!(
+            "{}{}",
+            stat,
+            fs::read_to_string(format!("/proc/self/task/{}/stack", vcpu.tid)).unwrap_or_default()
+        );
+    }
     hog.wait();
     println!("guest: starved no more");
-    vcpu.thread.join().unwrap();
+    let took = vcpu.thread.join().unwrap();
+    println!("guest: the discard took {took:?}");
     let open = incident("open").to_string();
     println!("guest: {open}");
     println!("guest: {}", incident("ended"));
     daemon.kill().unwrap();
+    daemon.wait().unwrap();
     boot::leave();
 }
 
@@ -182,8 +208,9 @@ fn start_daemon() -> Child {
 
 /// A thread that discards a block of the image when it is let.
 struct Vcpu {
+    tid: i32,
     discard: mpsc::Sender<()>,
-    thread: JoinHandle<()>,
+    thread: JoinHandle<Duration>,
 }
 
 impl Vcpu {
@@ -194,14 +221,24 @@ impl Vcpu {
             .open(image)
             .unwrap();
         let (discard, may) = mpsc::channel();
+        let (tell, told) = mpsc::channel();
         let body = move || {
+            tell.send(rustix::thread::gettid().as_raw_nonzero().get())
+                .unwrap();
             may.recv().unwrap();
+            use_node_1();
+            let began = Instant::now();
             let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
             fallocate(&image, hole, 0, guest::BLOCK).unwrap();
+            began.elapsed()
         };
         let thread = thread::Builder::new().name("CPU 0/KVM".to_owned());
         let thread = thread.spawn(body).unwrap();
-        Vcpu { discard, thread }
+        Vcpu {
+            tid: told.recv().unwrap(),
+            discard,
+            thread,
+        }
     }
 }
 
@@ -211,12 +248,13 @@ fn hog() {
     if std::env::var_os(HOG).is_none() {
         return;
     }
+    use_node_1();
     mlockall(MlockAllFlags::CURRENT | MlockAllFlags::FUTURE).unwrap();
-    let taken = take_memory(RESERVE + SPARE);
+    let taken = take_memory(SPARE);
     println!(
         "guest: {} blocks are taken, {} KiB free",
         taken.len(),
-        mem_free()
+        free_of_node_1()
     );
     thread::sleep(STARVED);
     std::process::exit(0);
@@ -251,7 +289,7 @@ fn take_memory(leave: u64) -> Vec<Vec<u8>> {
     let mut taken = Vec::new();
     let mut calm = 0;
     while calm < 5 {
-        let free = mem_free();
+        let free = free_of_node_1();
         if free <= leave {
             calm += 1;
             thread::sleep(SECOND / 5);
@@ -266,11 +304,17 @@ fn take_memory(leave: u64) -> Vec<Vec<u8>> {
 }
 
 /// In KiB.
-fn mem_free() -> u64 {
-    let text = fs::read_to_string("/proc/meminfo").unwrap();
-    let line = text
-        .lines()
-        .find(|line| line.starts_with("MemFree:"))
-        .unwrap();
-    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+fn free_of_node_1() -> u64 {
+    let text = fs::read_to_string("/sys/devices/system/node/node1/meminfo").unwrap();
+    let line = text.lines().find(|line| line.contains("MemFree:")).unwrap();
+    line.split_whitespace().nth(3).unwrap().parse().unwrap()
+}
+
+/// The calling thread, and what it starts, gets memory of node 1 and no other.
+fn use_node_1() {
+    const MPOL_BIND: libc::c_long = 2;
+    let nodes: libc::c_ulong = 1 << 1;
+    // SAFETY: the kernel reads one word of the mask, which is there.
+    let set = unsafe { libc::syscall(libc::SYS_set_mempolicy, MPOL_BIND, &raw const nodes, 64) };
+    assert_eq!(set, 0, "{}", std::io::Error::last_os_error());
 }
