@@ -5,7 +5,33 @@
 //!                                                              mapper ──────┘
 //! ```
 //!
-//! One thread, on which nothing blocks: what touches images runs in the probe helpers.
+//! One thread, on which nothing blocks: what touches images runs in the probe helpers, and files are
+//! read on threads that may be left behind.
+//!
+//! # The parts and their lives
+//!
+//! The rescue is armed before the runtime is there, and ends last but for the history, which takes
+//! the final state of an incident. A reload reads the files on a thread of its own (given up after 10 s;
+//! the settings in force stay), and every part compares the new settings with its own and changes only
+//! what has changed. SIGHUP is answered (READY=1) when the rescue goes by the new settings.
+//!
+//! | part | start | reload | stop | health |
+//! |---|---|---|---|---|
+//! | kernel-log reader | opens /dev/kmsg, looks back 10 s; a thread, armed | takes an edition of the settings from a cell, between two records; keeps incident, limits, place in the log; a log that is switched on is opened at its end | with the process | `rescue`, `kernel_log`, the drill |
+//! | actor | a thread, armed | nothing: each order says whether it is a dry run | with the process; a write that hangs is left | `rescue`: alive, and its write returns within 30 s |
+//! | stall detector | after the recorder | begun anew if `stall_after` changed, else untouched | its threads end; readers that hang are left | `stall_detector` |
+//! | incident recorder | when the rescue is first enabled | another `hook` gets threads of its own, the former ones end after their runs; the incident goes on | takes what the rings and log files still hold, then writes its files: 300 ms | `incident_files` |
+//! | log files | two threads a file | those that stay go on at their place, by the new rules; those that go are ended, and their series with them | lines that were found are handed over | `log_file PATH` |
+//! | sampler | one pass | a pass with the new settings | dropped, its helpers end | `sweep_overdue` |
+//! | history | opens in the background | retention; another path needs a restart, and `configuration` says so | 500 ms for what waits | `history` |
+//! | maintenance | reads the past runs | calendar and plan anew | ends its run | `defrag_active` |
+//! | hooks (`rescue.hook`, `thresholds.hook`) | threads that wait | as the recorder; as the sampler | what runs is left to end | the log, the incident's file |
+//! | HTTP | binds `metrics.listen` | binds the new address, then leaves the former; else refused as a whole | closed | it answers |
+//! | control socket | on a thread, 2 s | as at the start, if `[control]` changed or there is none | its file is removed | `control_socket` |
+//! | textfile | a thread | the former file is removed first | its file is removed: 300 ms | `textfile` |
+//!
+//! Health is the name of the [`Part`], whose state `fragwatch status`, `check`, `/metrics`
+//! (`fragwatch_part_severity`, `fragwatch_klog_source_up`) and the alerts are answered from.
 
 mod chronicle;
 mod inventory;
@@ -30,20 +56,24 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::Context as _;
 use sd_notify::NotifyState;
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
 
 use crate::config::{self, ConfigError, Loaded, Settings};
 use crate::model::UnixTime;
-use crate::rescue::thread::FastSide;
+use crate::model::path::shown;
 use crate::serve::board::Board;
 use crate::serve::control;
 use crate::serve::metrics::{self, Lifetime};
+use crate::serve::parts::{Part, State};
 use crate::serve::status::InForce;
 use crate::serve::textfile::Textfile;
-use chronicle::{Chronicle, Claim};
+use crate::state_dir::StateDir;
+use chronicle::{Chronicle, Claim, Teller};
 pub(crate) use chronicle::{read_last_incident, read_runs};
 use maintenance::Maintenance;
 pub(crate) use maintenance::is_recent;
+use rescue::{Armed, Rescue};
 use sampler::Sampler;
 use servers::{ControlServer, PageServer};
 use signals::Signal;
@@ -57,6 +87,14 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Questions for the plan that wait for their turn.
 const PLAN_REQUESTS: usize = 8;
+/// What reading the configuration may take at a reload.
+const CONFIG_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What the rescue may take to follow new settings; it needs a moment.
+const TAKEN_ON: Duration = Duration::from_secs(1);
+
+/// What the rescue may take at the end for its last reports.
+const LAST_REPORTS: Duration = Duration::from_secs(1);
 
 /// node_exporter is scraped about as often.
 const TEXTFILE_INTERVAL: Duration = Duration::from_secs(15);
@@ -75,12 +113,12 @@ pub fn run(config: Option<&Path>) -> anyhow::Result<()> {
     // A second daemon ends here, before it is armed: it would act beside the first.
     let claim = Claim::of(&start.settings)?;
     // Before all else, so that nothing of the slow side can keep it from being armed.
-    let fast = rescue::start(&start.settings);
+    let armed = rescue::start(&start.settings);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(4)
         .build()?;
-    let result = runtime.block_on(Daemon::start_and_serve(config, start, claim, fast));
+    let result = runtime.block_on(Daemon::start_and_serve(config, start, claim, armed));
     // Not dropped: that would wait for what still blocks.
     runtime.shutdown_background();
     result
@@ -95,7 +133,12 @@ fn load(config: Option<&Path>) -> Result<Loaded, ConfigError> {
 
 struct Daemon {
     config: Option<PathBuf>,
+    reading: Option<Reading>,
+    /// SIGHUP came while the configuration was being read: it may have changed since.
+    read_again: bool,
     settings: watch::Sender<Arc<Settings>>,
+    /// Those that the rescue has taken on.
+    rescue_settings: watch::Receiver<Arc<Settings>>,
     board: Arc<Board>,
     server: PageServer,
     last_good: LastGood,
@@ -110,7 +153,7 @@ impl Daemon {
         config: Option<&Path>,
         start: Start,
         claim: Claim,
-        fast: Option<FastSide>,
+        armed: Armed,
     ) -> anyhow::Result<()> {
         // Without them it can still be ended, by the kernel's own means.
         let mut signals = signals::listen()
@@ -130,7 +173,7 @@ impl Daemon {
         let server = PageServer::start(settings.metrics.listen, Arc::clone(&board)).await;
         let (plans, plan_requests) = mpsc::channel(PLAN_REQUESTS);
         let pages = control::Pages::new(Arc::clone(&board), chronicle.state(), plans);
-        let control = ControlServer::start(&settings.control, &pages);
+        let control = ControlServer::start(&settings.control, &pages, &board).await;
         match start.error {
             None => metrics::config_read(now()),
             Some(_) => metrics::config_refused(),
@@ -139,16 +182,19 @@ impl Daemon {
         for file in &start.files {
             info!("configuration read from {}", file.display());
         }
-        let (sender, receiver) = watch::channel(settings);
+        let (sender, receiver) = watch::channel(Arc::clone(&settings));
         let teller = chronicle.teller();
-        let rescue = rescue::run(
-            fast,
-            sender.subscribe(),
+        let (end_rescue, rescue_end) = watch::channel(false);
+        let incidents = chronicle.state().incidents();
+        let rescue = Rescue::new(
+            armed,
+            settings,
             Arc::clone(&board),
             teller.clone(),
-            chronicle.state().incidents(),
+            incidents,
         );
-        tokio::spawn(rescue);
+        let rescue_settings = rescue.settings();
+        let rescue = tokio::spawn(rescue.run(sender.subscribe(), rescue_end));
         let sampler = Sampler::new(receiver, Arc::clone(&board), teller);
         sampler.look_back(chronicle.state().database()).await;
         let (end_runs, end) = watch::channel(false);
@@ -162,11 +208,14 @@ impl Daemon {
         );
         let maintenance = tokio::spawn(maintenance.run(end));
         let mut sampling = tokio::spawn(sampler.run());
-        tokio::spawn(upkeep(lifetime));
+        tokio::spawn(upkeep(lifetime, Arc::clone(&board), chronicle.teller()));
         let export = tokio::spawn(export(sender.subscribe(), Arc::clone(&board)));
         let mut daemon = Daemon {
             config: config.map(Path::to_owned),
+            reading: None,
+            read_again: false,
             settings: sender,
+            rescue_settings,
             board,
             server,
             last_good,
@@ -175,37 +224,70 @@ impl Daemon {
             chronicle,
         };
         notify(&[NotifyState::Ready]);
-        loop {
+        let ended = loop {
             tokio::select! {
                 Some(signal) = async { Some(signals.as_mut()?.recv().await) } => match signal {
-                    Some(Signal::Reload) => daemon.reload().await,
-                    Some(Signal::End) | None => break,
+                    Some(Signal::Reload) => daemon.begin_reload(),
+                    Some(Signal::End) | None => break Ok(()),
                 },
+                read = read_of(&mut daemon.reading) => daemon.end_reload(read).await,
                 () = daemon.server.keep_listening() => {}
                 ended = &mut sampling => {
                     // It loops for ever; without it the daemon would serve old counts as new.
-                    anyhow::bail!("the sampler has ended: {ended:?}");
+                    break Err(anyhow::anyhow!("the sampler has ended: {ended:?}"));
                 }
             }
-        }
+        };
         info!("ending");
         notify(&[NotifyState::Stopping]);
         let _ = end_runs.send(true);
         let _ = maintenance.await;
+        // Not before: until here an emergency is acted upon. After it only the history goes on, which
+        // takes the last state of an incident.
+        let _ = end_rescue.send(true);
+        if tokio::time::timeout(LAST_REPORTS, rescue).await.is_err() {
+            warn!("the last reports of the rescue were not written in time");
+        }
         // It removes its file.
         export.abort();
         let _ = export.await;
         systemd::flush();
-        Ok(())
+        ended
     }
 
-    /// Takes on a new configuration, or keeps the former one whole.
-    async fn reload(&mut self) {
+    /// Begins to read the configuration again. On a thread that may be left behind: /etc may lie on a
+    /// file system that hangs.
+    fn begin_reload(&mut self) {
         match NotifyState::monotonic_usec_now() {
             Ok(since) => notify(&[NotifyState::Reloading, since]),
             Err(_) => notify(&[NotifyState::Reloading]),
         }
-        match self.try_reload().await {
+        match &mut self.reading {
+            Some(reading) if reading.hangs() => {
+                let error = anyhow::anyhow!(
+                    "the configuration cannot be read: the file system that it lies on does not answer"
+                );
+                self.answer_reload(Err(error));
+            }
+            Some(_) => self.read_again = true,
+            None => self.reading = Some(Reading::start(self.config.clone())),
+        }
+    }
+
+    /// Takes on a new configuration, or keeps the former one whole.
+    async fn end_reload(&mut self, read: anyhow::Result<Loaded>) {
+        if std::mem::take(&mut self.read_again) {
+            return self.begin_reload();
+        }
+        let result = match read {
+            Ok(loaded) => self.take_on(loaded.settings).await,
+            Err(error) => Err(error),
+        };
+        self.answer_reload(result);
+    }
+
+    fn answer_reload(&self, result: anyhow::Result<()>) {
+        match result {
             Ok(()) => {
                 metrics::config_read(now());
                 self.board.config(None);
@@ -222,21 +304,101 @@ impl Daemon {
         notify(&[NotifyState::Ready]);
     }
 
-    async fn try_reload(&mut self) -> anyhow::Result<()> {
-        let settings = load(self.config.as_deref())?.settings;
+    async fn take_on(&mut self, settings: Settings) -> anyhow::Result<()> {
         self.server.move_to(settings.metrics.listen).await?;
         let socket = |server: &ControlServer| server.control == settings.control;
         if !self.control.as_ref().is_some_and(socket) {
             drop(self.control.take());
-            self.control = ControlServer::start(&settings.control, &self.pages);
+            let started = ControlServer::start(&settings.control, &self.pages, &self.board);
+            self.control = started.await;
         }
+        self.note_what_needs_a_restart(&settings);
         self.chronicle
             .teller()
             .set_retention(settings.history.retention);
         self.last_good.keep(&settings);
+        let settings = Arc::new(settings);
         // Fails only without a receiver, and then the sampler has ended and so do we.
-        let _ = self.settings.send(Arc::new(settings));
+        let _ = self.settings.send(Arc::clone(&settings));
+        // "Reloaded" means that the rescue goes by them.
+        let taken_on = self
+            .rescue_settings
+            .wait_for(|taken_on| Arc::ptr_eq(taken_on, &settings));
+        let _ = tokio::time::timeout(TAKEN_ON, taken_on).await;
         Ok(())
+    }
+
+    /// The history keeps its database open, and all other state lies beside it.
+    fn note_what_needs_a_restart(&self, settings: &Settings) {
+        let wanted = StateDir::of(&settings.history);
+        let current = self.chronicle.state();
+        let state = if wanted == *current {
+            State::Up
+        } else {
+            let reason = format!(
+                "history.path = {} needs a restart: until then the history stays in {}",
+                shown(wanted.database()),
+                shown(current.database())
+            );
+            warn!("{reason}");
+            State::Impaired(reason)
+        };
+        self.board.set_part(Part::Configuration, state);
+    }
+}
+
+/// The configuration is being read, on a thread of its own.
+struct Reading {
+    task: JoinHandle<Result<Loaded, ConfigError>>,
+    /// When it is given up; nothing once it was.
+    deadline: Option<tokio::time::Instant>,
+}
+
+impl Reading {
+    fn start(config: Option<PathBuf>) -> Self {
+        let read = move || {
+            // jiff keeps the rules of a time zone, and which one is the system's, for five minutes
+            // (jiff 0.2, DEFAULT_TTL in src/tz/db/zoneinfo/enabled.rs and src/tz/system/mod.rs).
+            jiff::tz::db().reset();
+            jiff::tz::reset_system_time_zone_cache();
+            load(config.as_deref())
+        };
+        Reading {
+            task: tokio::task::spawn_blocking(read),
+            deadline: Some(tokio::time::Instant::now() + CONFIG_TIMEOUT),
+        }
+    }
+
+    /// Whether it was given up and has not come back since.
+    fn hangs(&self) -> bool {
+        self.deadline.is_none()
+    }
+}
+
+/// What was read, at the latest when it is given up; for ever if nothing is being read. One that was
+/// given up is left to come back; what it has read then is not taken.
+async fn read_of(reading: &mut Option<Reading>) -> anyhow::Result<Loaded> {
+    loop {
+        let Some(Reading { task, deadline }) = reading else {
+            return std::future::pending().await;
+        };
+        let Some(until) = *deadline else {
+            let _ = task.await;
+            *reading = None;
+            continue;
+        };
+        match tokio::time::timeout_at(until, task).await {
+            Ok(read) => {
+                *reading = None;
+                return Ok(read??);
+            }
+            Err(_) => {
+                *deadline = None;
+                anyhow::bail!(
+                    "reading it takes longer than {CONFIG_TIMEOUT:?}: does its file system hang?"
+                );
+            }
+        }
     }
 }
 
@@ -247,18 +409,22 @@ async fn export(mut settings: watch::Receiver<Arc<Settings>>, board: Arc<Board>)
     loop {
         let wanted = settings.borrow_and_update().metrics.textfile.clone();
         if textfile.as_ref().map(Textfile::path) != wanted.as_deref() {
-            // The former file goes before the new one comes.
-            drop(textfile.take());
-            let start = |path| {
-                Textfile::start(path)
-                    .inspect_err(|error| warn!("metrics.textfile will not be written: {error}"))
-                    .ok()
-            };
-            textfile = wanted.and_then(start);
+            // The former file goes before the new one comes. Its disk may hang.
+            let former = textfile.take();
+            let _ = tokio::task::spawn_blocking(move || drop(former)).await;
+            board.retain_parts(|part| *part != Part::Textfile);
+            textfile = wanted.and_then(|path| {
+                let failed = |error: &std::io::Error| {
+                    let reason = format!("metrics.textfile will not be written: {error}");
+                    warn!("{reason}");
+                    board.set_part(Part::Textfile, State::Down(reason));
+                };
+                Textfile::start(path).inspect_err(failed).ok()
+            });
         }
         tokio::select! {
             _ = ticks.tick() => if let Some(textfile) = &textfile {
-                textfile.write(board.metrics());
+                board.set_part(Part::Textfile, textfile.write(board.metrics()));
             },
             changed = settings.changed() => if changed.is_err() {
                 return;
@@ -267,11 +433,15 @@ async fn export(mut settings: watch::Receiver<Arc<Settings>>, board: Arc<Board>)
     }
 }
 
-async fn upkeep(lifetime: Lifetime) {
+/// What is done every minute.
+async fn upkeep(lifetime: Lifetime, board: Arc<Board>, teller: Teller) {
     let mut ticks = tokio::time::interval(lifetime.upkeep_interval());
+    // At once: the history needs a moment before it can be asked.
+    ticks.tick().await;
     loop {
         ticks.tick().await;
         lifetime.upkeep();
+        board.set_part(Part::History, teller.state());
     }
 }
 

@@ -61,7 +61,7 @@ const LAW: &[(&str, &[&str])] = &[
     ("rescue", &["model", "sys", "klog", "hook"]),
     // What the rescue gives away: its clock, how it reads /proc.
     ("stall::tracker", &["model", "stall::stack"]),
-    ("stall", &["model", "klog", "rescue"]),
+    ("stall", &["model", "klog", "rescue", "sys"]),
     ("hook", &[]),
     ("durable", &[]),
     ("state_dir", &["config::settings"]),

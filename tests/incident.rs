@@ -55,6 +55,7 @@ fn begin(recorder: &Recorder, number: u64) {
 
 fn line(recorder: &Recorder, text: &str) {
     let matched = Notice::Matched {
+        edition: 0,
         rule: RuleId(0),
         sequence: 1,
         time: KernelTime(5_000_000),
@@ -99,6 +100,7 @@ fn end(recorder: &Recorder, number: u64) {
         matches_in_flight: 2,
         actions: 1,
         failed: 0,
+        held_back: 0,
     };
     recorder.notice(&Notice::Ended(ended, time), "");
 }

@@ -6,13 +6,23 @@
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
+use std::fs::{self, File};
 use std::hint::black_box;
-use std::time::Duration;
+use std::io::Write as _;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
 
+use fragwatch::klog::kmsg::Kmsg;
 use fragwatch::klog::{Record, Rules, Sequence};
 use fragwatch::model::{Monotonic, Outcome, RescueStep, RuleAction, RuleDefinition, Trigger};
 use fragwatch::rescue::ring::{Packer, Unpacker};
+use fragwatch::rescue::settings::Settings;
+use fragwatch::rescue::thread::{FastSide, Setup};
 use fragwatch::rescue::{Ladder, LadderSettings, Packed, ring};
+use rustix::fs::{CWD, FileType, Mode, OFlags, fcntl_setfl, mknodat};
 
 thread_local! {
     /// Calls of the allocator by this thread. The threads of the test harness have their own.
@@ -21,9 +31,24 @@ thread_local! {
 
 struct Counting;
 
+/// Whether the threads of the rescue are watched, and what they called.
+static WATCHED: AtomicBool = AtomicBool::new(false);
+static OF_THE_RESCUE: AtomicU64 = AtomicU64::new(0);
+
 fn count() {
     // Fails only while the thread ends.
     let _ = CALLS.try_with(|calls| calls.set(calls.get() + 1));
+    if WATCHED.load(Ordering::Relaxed) && is_of_the_rescue() {
+        OF_THE_RESCUE.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// By the name of the thread (PR_GET_NAME, prctl(2)), without allocating.
+fn is_of_the_rescue() -> bool {
+    let mut name = [0_u8; 16];
+    // SAFETY: the kernel writes 16 bytes at most.
+    unsafe { libc::prctl(libc::PR_GET_NAME, name.as_mut_ptr()) };
+    name.starts_with(b"rescue-")
 }
 
 // SAFETY: every call is passed on to the system's allocator as it came.
@@ -201,6 +226,98 @@ fn nothing_is_allocated_between_record_and_order() {
     let last = consumer.pop().unwrap();
     assert!(last.length > 0 && last.sequence >= 1000 && last.rule < 12);
     assert_eq!(consumer.lost(), matches - 64);
+}
+
+/// The real threads: records, triggers, drills, actions, and new settings with other rules all the
+/// while, the former ones freed by us.
+#[test]
+fn the_threads_of_the_rescue_neither_take_nor_free_memory() {
+    const ROUNDS: u64 = 100;
+    let directory = tempfile::tempdir().unwrap();
+    let log = directory.path().join("kmsg");
+    mknodat(CWD, &log, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+    let mut kernel = File::options().read(true).write(true).open(&log).unwrap();
+    // One write, one record (pipe(7), "packet mode").
+    fcntl_setfl(&kernel, OFlags::DIRECT).unwrap();
+    // Of /proc only what can be read by anybody, and files to write to.
+    let vm = directory.path().join("sys/vm");
+    fs::create_dir_all(&vm).unwrap();
+    for name in ["drop_caches", "compact_memory"] {
+        File::create(vm.join(name)).unwrap();
+    }
+    for name in ["vmstat", "buddyinfo", "meminfo"] {
+        fs::copy(Path::new("/proc").join(name), directory.path().join(name)).unwrap();
+    }
+    let settings = |number: u64| Settings {
+        enabled: number % 10 != 9,
+        dry_run: number.is_multiple_of(2),
+        kmsg: Kmsg::open(&log, Duration::ZERO).ok().map(Arc::new),
+        rules: Arc::new(
+            Rules::compile(&[RuleDefinition {
+                name: format!("round_{number}"),
+                pattern: "device".to_owned(),
+                action: RuleAction::Rescue,
+            }])
+            .unwrap(),
+        ),
+        ladder: Arc::new(LadderSettings {
+            steps: vec![RescueStep::DropSlab; 1 + usize::try_from(number % 5).unwrap()],
+            min_interval: Duration::ZERO,
+            quiet_after: Duration::from_millis(1 + number % 7),
+            max_actions_per_hour: 1 + u32::try_from(number).unwrap(),
+        }),
+    };
+    let mut fast = FastSide::start(Setup {
+        settings: settings(0),
+        proc: directory.path().to_owned(),
+        watchdog: None,
+    })
+    .unwrap();
+    let wait_for = |what: &str, fast: &FastSide, holds: &dyn Fn(&FastSide) -> bool| {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !holds(fast) {
+            assert!(Instant::now() < deadline, "{what}");
+            thread::sleep(Duration::from_micros(100));
+        }
+    };
+    WATCHED.store(true, Ordering::Relaxed);
+    let records = records();
+    let (mut notices, mut reports) = (0, 0);
+    for number in 0..ROUNDS {
+        let before = fast.exchange.records();
+        for record in records
+            .iter()
+            .filter(|record| (1..4000).contains(&record.len()))
+        {
+            kernel.write_all(record).unwrap();
+            wait_for("it is read", &fast, &|fast| {
+                fast.exchange.records() > before
+            });
+        }
+        fast.exchange.trigger(Trigger::Stall);
+        fast.exchange.expect_drill(number + 1, true);
+        let drill = format!("14,{number},1,-;fragwatch drill: {}\n", number + 1);
+        kernel.write_all(drill.as_bytes()).unwrap();
+        fast.change(settings(number + 1)).unwrap();
+        thread::sleep(Duration::from_millis(1));
+        let in_use = fast.oldest_in_use();
+        notices += std::iter::from_fn(|| fast.notices.pop()).count();
+        reports += std::iter::from_fn(|| fast.reports.pop()).count();
+        fast.forget(in_use);
+    }
+    WATCHED.store(false, Ordering::Relaxed);
+    assert!(fast.is_alive());
+    assert!(fast.exchange.records() > ROUNDS);
+    assert!(notices > 30 && reports > 30, "{notices} {reports}");
+    assert_eq!(OF_THE_RESCUE.load(Ordering::Relaxed), 0);
+    // And such a call would have been seen.
+    WATCHED.store(true, Ordering::Relaxed);
+    let name = thread::Builder::new().name("rescue-test".to_owned());
+    let body = || drop(black_box(Vec::<u8>::with_capacity(10)));
+    name.spawn(body).unwrap().join().unwrap();
+    WATCHED.store(false, Ordering::Relaxed);
+    assert!(OF_THE_RESCUE.load(Ordering::Relaxed) >= 2);
+    fast.stop();
 }
 
 #[test]

@@ -72,6 +72,9 @@ fn judge(status: &Status, thresholds: &Thresholds) -> Verdict {
             ));
         }
     }
+    // Not wrong, but who looks should know what is not there.
+    let off = status.parts.iter().filter(|part| part.is_off());
+    found.extend(off.map(ToString::to_string));
     Verdict {
         schema: scan_json::SCHEMA,
         code,
@@ -118,6 +121,14 @@ fn problems(status: &Status) -> (u8, Vec<String>) {
     if let Some(reason) = &status.host.reason {
         code = code.max(status.host.severity.as_number());
         found.push(format!("memory {}: {reason}", status.host.severity));
+    }
+    for part in status
+        .parts
+        .iter()
+        .filter(|part| part.severity > Severity::Ok)
+    {
+        code = code.max(part.severity.as_number());
+        found.push(part.to_string());
     }
     if rescue.armed && rescue.drilled.is_some() && rescue.roundtrip_seconds.is_none() {
         code = code.max(1);
@@ -214,6 +225,7 @@ fn one_line(text: &str) -> String {
 mod tests {
     use super::*;
     use crate::model::{Bytes, ExtentCount, UnixTime};
+    use crate::serve::parts::{Part, Parts, State};
     use crate::serve::status::{Host, Images, Rescue, Stalled};
 
     fn host(severity: Severity, extents: u64) -> Status {
@@ -301,6 +313,31 @@ mod tests {
         assert_eq!(code, 2);
         assert!(
             line.contains("- memory critical: extent maps take 1 GiB"),
+            "{line}"
+        );
+    }
+
+    #[test]
+    fn a_part_counts_as_much_as_in_the_metrics_and_what_is_off_is_named() {
+        let mut status = host(Severity::Ok, 10);
+        let mut parts = Parts::default();
+        parts.set(Part::KernelLog, State::Off("klog.kmsg = false".to_owned()));
+        status.parts = parts.status();
+        let (code, line) = checked(&status);
+        assert_eq!(code, 0);
+        assert!(
+            line.contains("in /a¦b.img; kernel log off: klog.kmsg = false |"),
+            "{line}"
+        );
+        parts.set(Part::IncidentFiles, State::Down("full".to_owned()));
+        status.parts = parts.status();
+        assert_eq!(checked(&status).0, 1);
+        parts.set(Part::Rescue, State::Down("read-only".to_owned()));
+        status.parts = parts.status();
+        let (code, line) = checked(&status);
+        assert_eq!(code, 2);
+        assert!(
+            line.contains("CRITICAL - rescue down: read-only;"),
             "{line}"
         );
     }

@@ -3,17 +3,21 @@
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::bail;
+use anyhow::{Context as _, bail};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::{FAILURE, SUCCESS, load_config, terminal};
-use crate::daemon::rescue::{effect, setup, write_drill};
+use crate::daemon::rescue::{effect, fast_settings, write_drill};
+use crate::klog::Rules;
+use crate::klog::kmsg::Kmsg;
 use crate::model::{Monotonic, Outcome};
 use crate::rescue::clock::now;
 use crate::rescue::entry::{Notice, Report};
 use crate::rescue::exchange::woken;
+use crate::rescue::settings::Settings;
 use crate::rescue::thread::{FastSide, Setup};
 use crate::sys::realtime::Urgency;
 
@@ -23,14 +27,22 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub(super) fn run(act: bool, config: Option<&Path>) -> anyhow::Result<u8> {
     let settings = load_config(config)?.settings;
     let kmsg = PathBuf::from("/dev/kmsg");
+    let rules = Rules::compile(&settings.klog.rules).context("klog.rule")?;
+    let (log, no_log) = match Kmsg::open(&kmsg, Duration::ZERO) {
+        Ok(log) => (Some(Arc::new(log)), None),
+        Err(error) => (None, Some(error)),
+    };
     let mut fast = FastSide::start(Setup {
-        kmsg: Some(kmsg.clone()),
-        // A real emergency in the meantime is the daemon's business.
-        dry_run: true,
+        settings: Settings {
+            enabled: true,
+            // A real emergency in the meantime is the daemon's business.
+            dry_run: true,
+            ..fast_settings(&settings, Arc::new(rules), log)
+        },
+        proc: PathBuf::from("/proc"),
         watchdog: None,
-        ..setup(&settings, Duration::ZERO)?
     })?;
-    let mut text = armament(&fast);
+    let mut text = armament(&fast, no_log.as_ref());
     let began = now();
     let nonce = began.0.max(1);
     fast.exchange.expect_drill(nonce, act);
@@ -52,10 +64,10 @@ pub(super) fn run(act: bool, config: Option<&Path>) -> anyhow::Result<u8> {
 }
 
 /// How well the path is armed.
-fn armament(fast: &FastSide) -> String {
+fn armament(fast: &FastSide, no_log: Option<&std::io::Error>) -> String {
     let mut text = String::new();
     let armament = &fast.armament;
-    let kmsg = armament.kmsg.as_ref().map_err(ToString::to_string);
+    let kmsg = no_log.map_or(Ok(&()), |error| Err(error.to_string()));
     let memory = armament.memory.as_ref().map_err(ToString::to_string);
     let line = |name: &str, state: Result<&(), String>| match state {
         Ok(()) => (true, name.to_owned()),

@@ -8,7 +8,7 @@ use comfy_table::{Cell, CellAlignment, Table, presets};
 use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
 
 use super::{SUCCESS, client, load_to_ask, scan_json, terminal};
-use crate::model::{Bytes, ExtentsPerDay, Roughly, UnixTime};
+use crate::model::{Bytes, ExtentsPerDay, Roughly, Severity, UnixTime};
 use crate::serve::status::{EngineState, Rescue, Row, Status};
 
 /// Columns of the table.
@@ -75,11 +75,21 @@ fn render(status: &Status, now: UnixTime, width: Option<u16>) -> String {
     if let Some(error) = &daemon.listen_error {
         let _ = writeln!(text, "! No metrics are served: {error}.");
     }
+    for part in status
+        .parts
+        .iter()
+        .filter(|part| part.severity > Severity::Ok)
+    {
+        let _ = writeln!(text, "! {part}");
+    }
     text.push('\n');
     text.push_str(&images(status, width));
     text.push('\n');
     text.push_str(&rescue(&status.rescue, now));
     text.push_str(&engines(&status.engines));
+    for part in status.parts.iter().filter(|part| part.is_off()) {
+        let _ = writeln!(text, "{part}");
+    }
     for run in &status.runs {
         let since = Roughly(now.since(run.began));
         let done = run
@@ -238,7 +248,7 @@ fn engines(engines: &[EngineState]) -> String {
 
 fn rescue(rescue: &Rescue, now: UnixTime) -> String {
     if !rescue.armed {
-        return "The rescue is off: nothing would be done in an emergency.\n".to_owned();
+        return "The rescue is not armed: nothing would be done in an emergency.\n".to_owned();
     }
     let mut text = match (rescue.incident, rescue.dry_run) {
         (true, _) => "! There is an INCIDENT now: see `fragwatch incidents`.".to_owned(),
@@ -261,7 +271,7 @@ fn rescue(rescue: &Rescue, now: UnixTime) -> String {
                 Roughly(now.since(at))
             );
         }
-        (None, _) => text.push_str(" It was not yet tried out."),
+        (None, _) => text.push_str(" It has not been tried out."),
     }
     let _ = writeln!(text, "\nTrigger: {}.", rescue.trigger);
     text
@@ -270,7 +280,8 @@ fn rescue(rescue: &Rescue, now: UnixTime) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Engine, ExtentCount, Severity};
+    use crate::model::{Engine, ExtentCount};
+    use crate::serve::parts::{Part, Parts, State};
     use crate::serve::status::{Daemon, Images, Stalled};
 
     fn status() -> Status {
@@ -319,7 +330,7 @@ IMAGE            EXTENTS   GROWTH  CRITICAL IN     SIZE  VM    SEVERITY
 
 critical  db-1.img: the threshold is 5,000,000 extents
 
-The rescue is off: nothing would be done in an emergency.
+The rescue is not armed: nothing would be done in an emergency.
 "
         );
     }
@@ -348,16 +359,25 @@ The rescue is off: nothing would be done in an emergency.
         });
         status.daemon.config_refused = Some("f.toml:1:1: no".to_owned());
         status.daemon.sweep_overdue_seconds = Some(5);
+        let mut parts = Parts::default();
+        parts.set(Part::Rescue, State::Down("read-only".to_owned()));
+        parts.set(Part::KernelLog, State::Off("klog.kmsg = false".to_owned()));
+        status.parts = parts.status();
         let text = render(&status, UnixTime(90_030), None);
-        let lines: Vec<_> = text.lines().skip(1).take(4).collect();
+        let lines: Vec<_> = text.lines().skip(1).take(5).collect();
         assert_eq!(
             lines,
             [
                 "! The next sweep is overdue by 5 s.",
                 "! The file system /srv has not answered for 1 min; its counts are old.",
                 "! The last new configuration was refused, the former one is in force:",
-                "f.toml:1:1: no"
+                "f.toml:1:1: no",
+                "! rescue down: read-only"
             ]
+        );
+        assert!(
+            text.ends_with("\nkernel log off: klog.kmsg = false\n"),
+            "{text}"
         );
     }
 

@@ -24,6 +24,7 @@ use crate::model::path::shown;
 use crate::model::{Bytes, ExtentMap, ImageId, Point, Severity, UnixTime};
 use crate::rescue::incident::{Incident, State, What};
 use crate::serve::metrics;
+use crate::serve::parts::State as PartState;
 use crate::state_dir::StateDir;
 
 /// What the last records may take when the daemon ends.
@@ -370,6 +371,17 @@ impl Teller {
     pub(super) fn set_retention(&self, retention: Duration) {
         if let Some(recorder) = &self.0 {
             recorder.set_retention(retention);
+        }
+    }
+
+    /// How it does; not to be asked in its first seconds, in which it opens its database.
+    pub(super) fn state(&self) -> PartState {
+        match &self.0 {
+            None => PartState::Down("it could not be started, see the log".to_owned()),
+            Some(recorder) if recorder.health().healthy => PartState::Up,
+            Some(_) => {
+                PartState::Down("its database cannot be opened or written, see the log".to_owned())
+            }
         }
     }
 

@@ -3,20 +3,21 @@
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
-use crate::config::settings::Klog;
+use crate::klog::Rules;
 use crate::klog::file::FileSource;
-use crate::klog::tail::{Dedup, Source, kernel_text};
-use crate::klog::{RuleId, Rules};
+use crate::klog::tail::{Dedup, Line as FileLine, Source, kernel_text};
+use crate::model::path::shown;
 use crate::model::{Monotonic, RuleAction};
 use crate::rescue::clock::now;
 use crate::rescue::entry::Line;
-use crate::serve::metrics;
+use crate::serve::board::Board;
+use crate::serve::parts::{Part, State};
 
 /// Matches that wait to be heard, at most. More are a storm, of which one is enough.
 const WAITING: usize = 256;
@@ -30,8 +31,10 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// A line of a file that matched a rule.
 #[derive(Debug)]
 pub(super) struct FileMatch {
-    file: u16,
-    pub(super) rule: RuleId,
+    source: u16,
+    pub(super) file: Arc<Path>,
+    /// The name of the rule.
+    pub(super) rule: String,
     pub(super) action: RuleAction,
     pub(super) line: Line,
     at: Monotonic,
@@ -39,45 +42,85 @@ pub(super) struct FileMatch {
 
 /// The files that are followed.
 pub(super) struct LogFiles {
-    paths: Vec<PathBuf>,
-    sources: Vec<(PathBuf, FileSource)>,
+    /// Those of the settings.
+    files: Vec<PathBuf>,
+    sources: Vec<(Arc<Path>, FileSource)>,
+    /// The number of the next source; none is used again soon.
+    next: u16,
+    /// What the threads of the sources look for. Held for a copy and no longer.
+    rules: Arc<Mutex<Arc<Rules>>>,
+    found: mpsc::Sender<FileMatch>,
     matches: mpsc::Receiver<FileMatch>,
     waiting: VecDeque<FileMatch>,
     dedup: Dedup,
 }
 
 impl LogFiles {
-    /// Begins to follow them. One that cannot be followed is told and left out.
-    pub(super) fn start(settings: &Klog, rules: &Arc<Rules>) -> Self {
+    /// Follows none yet.
+    pub(super) fn new() -> Self {
         let (found, matches) = mpsc::channel(WAITING);
-        let mut sources = Vec::new();
-        for (number, path) in (0..).zip(&settings.files) {
-            let (rules, found) = (Arc::clone(rules), found.clone());
-            let on_line = move |_: &Path, line: crate::klog::tail::Line<'_>| {
-                if let Some(found_line) = matched(&rules, number, line.bytes) {
-                    // Full: there are more than enough.
-                    let _ = found.try_send(found_line);
-                }
-            };
-            match FileSource::start(vec![path.clone()], Box::new(on_line)) {
-                Ok(source) => {
-                    info!("following {}", path.display());
-                    sources.push((path.clone(), source));
-                }
-                Err(reason) => warn!("cannot follow {}: {reason}", path.display()),
-            }
-        }
         LogFiles {
-            paths: settings.files.clone(),
-            sources,
+            files: Vec::new(),
+            sources: Vec::new(),
+            next: 0,
+            rules: Arc::default(),
+            found,
             matches,
             waiting: VecDeque::new(),
             dedup: Dedup::new(SAME_EVENT),
         }
     }
 
+    /// Follows these files, by these rules. Those that were followed before go on where they are. One
+    /// that cannot be followed is told and left out.
+    pub(super) fn follow(&mut self, files: &[PathBuf], rules: &Arc<Rules>, board: &Board) {
+        *self.rules.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(rules);
+        let (kept, gone) = std::mem::take(&mut self.sources)
+            .into_iter()
+            .partition(|(path, _)| files.iter().any(|file| **file == **path));
+        self.sources = kept;
+        for (path, source) in gone {
+            info!("no longer following {}", path.display());
+            end(source);
+        }
+        for file in files {
+            if !self.sources.iter().any(|(path, _)| **path == **file) {
+                self.start(file);
+            }
+        }
+        let shown: Vec<_> = files.iter().map(|file| shown(file)).collect();
+        board.retain_parts(|part| !matches!(part, Part::LogFile(path) if !shown.contains(path)));
+        self.files = files.to_vec();
+        self.update_states(board);
+    }
+
+    fn start(&mut self, file: &Path) {
+        let path: Arc<Path> = file.into();
+        let number = self.next;
+        self.next = self.next.wrapping_add(1);
+        let (rules, found, name) = (
+            Arc::clone(&self.rules),
+            self.found.clone(),
+            Arc::clone(&path),
+        );
+        let on_line = move |_: &Path, line: FileLine<'_>| {
+            let rules = Arc::clone(&rules.lock().unwrap_or_else(PoisonError::into_inner));
+            if let Some(found_line) = matched(&rules, number, &name, line.bytes) {
+                // Full: there are more than enough.
+                let _ = found.try_send(found_line);
+            }
+        };
+        match FileSource::start(vec![file.to_owned()], Box::new(on_line)) {
+            Ok(source) => {
+                info!("following {}", path.display());
+                self.sources.push((path, source));
+            }
+            Err(reason) => warn!("cannot follow {}: {reason}", path.display()),
+        }
+    }
+
     /// A record of the kernel's own log matched: its like in a file is not news.
-    pub(super) fn kernel_said(&mut self, line: &Line, at: Monotonic) {
+    pub(super) fn kernel_matched(&mut self, line: &Line, at: Monotonic) {
         // The kernel is always believed.
         let _ = self.dedup.is_news(Source::Kmsg, line.bytes(), at);
     }
@@ -93,49 +136,61 @@ impl LogFiles {
                 Some(found) = self.matches.recv() => self.waiting.push_back(found),
                 () = tokio::time::sleep(due.unwrap_or(Duration::MAX)), if due.is_some() => {
                     if let Some(first) = self.waiting.pop_front()
-                        && self.dedup.is_news(Source::File(first.file), first.line.bytes(), first.at)
+                        && self.dedup.is_news(Source::File(first.source), first.line.bytes(), first.at)
                     {
                         return first;
                     }
                 }
-                // No source and nothing waiting: there never will be anything.
-                else => std::future::pending().await,
             }
         }
     }
 
-    /// The file of a match.
-    pub(super) fn path(&self, found: &FileMatch) -> &Path {
-        self.paths
-            .get(usize::from(found.file))
-            .map_or(Path::new(""), PathBuf::as_path)
+    /// What was found and not yet returned by [`LogFiles::next`], for the end of the daemon.
+    pub(super) fn drain(&mut self) -> Vec<FileMatch> {
+        while let Ok(found) = self.matches.try_recv() {
+            self.waiting.push_back(found);
+        }
+        let dedup = &mut self.dedup;
+        let is_news = |found: &FileMatch| {
+            dedup.is_news(Source::File(found.source), found.line.bytes(), found.at)
+        };
+        self.waiting.drain(..).filter(is_news).collect()
     }
 
-    /// Tells the metrics which of them can be read.
-    pub(super) fn tell_states(&self) {
-        for (path, source) in &self.sources {
-            let up = source.state().iter().all(|state| state.down.is_none());
-            metrics::klog_source(&crate::model::path::shown(path), up);
+    /// Puts up how each of them does.
+    pub(super) fn update_states(&self, board: &Board) {
+        for file in &self.files {
+            let source = self.sources.iter().find(|(path, _)| **path == **file);
+            let down = match source {
+                Some((_, source)) => source.state().into_iter().find_map(|state| state.down),
+                None => {
+                    let reason = "it cannot be followed, see the log".to_owned();
+                    board.set_part(Part::LogFile(shown(file)), State::Down(reason));
+                    continue;
+                }
+            };
+            let state = match down {
+                None => State::Up,
+                Some(down) => State::Down(down.to_string()),
+            };
+            board.set_part(Part::LogFile(shown(file)), state);
         }
     }
 }
 
-impl Drop for LogFiles {
-    /// Follows them no longer. One that hangs is left behind.
-    fn drop(&mut self) {
-        for (_, source) in self.sources.drain(..) {
-            // It waits two seconds at most; not here. Without a thread it is left running.
-            let _ = std::thread::Builder::new().spawn(move || source.stop());
-        }
-    }
+/// Ends a source. One that hangs is left behind.
+fn end(source: FileSource) {
+    // It waits two seconds at most; not here. Without a thread it is left running.
+    let _ = std::thread::Builder::new().spawn(move || source.stop());
 }
 
-fn matched(rules: &Rules, file: u16, line: &[u8]) -> Option<FileMatch> {
+fn matched(rules: &Rules, source: u16, file: &Arc<Path>, line: &[u8]) -> Option<FileMatch> {
     let text = kernel_text(line)?;
     let found = rules.find(text)?;
     Some(FileMatch {
-        file,
-        rule: found.rule,
+        source,
+        file: Arc::clone(file),
+        rule: rules.name(found.rule).unwrap_or("unknown").to_owned(),
         action: found.action,
         line: Line::new(text),
         at: now(),

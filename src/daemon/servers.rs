@@ -1,12 +1,13 @@
 //! Who answers: the pages over TCP and the control socket, each a task that starts, moves and ends
 //! with the settings.
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UnixListener};
 use tokio::task::JoinHandle;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 use tracing::{error, info, warn};
@@ -17,6 +18,10 @@ use crate::serve::control::{self, SocketFile};
 use crate::serve::http;
 use crate::serve::listener::{Bounded, Limits, Peer};
 use crate::serve::metrics;
+use crate::serve::parts::{Part, State};
+
+/// What making the control socket may take.
+const LISTEN_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How often an address that cannot be had is tried again.
 const RETRY: Duration = Duration::from_secs(5);
@@ -43,14 +48,23 @@ pub(super) struct ControlServer {
 }
 
 impl ControlServer {
-    /// Says in the log why there is none.
-    pub(super) fn start(control: &Control, pages: &control::Pages) -> Option<Self> {
-        let (listener, file) = control::listen(control)
-            .inspect_err(|error| {
-                let socket = control::socket_path(control);
-                error!("no control socket at {}: {error}", socket.display());
-            })
-            .ok()?;
+    /// Logs why there is none, and puts it up on the board.
+    pub(super) async fn start(
+        control: &Control,
+        pages: &control::Pages,
+        board: &Board,
+    ) -> Option<Self> {
+        let socket = control::socket_path(control);
+        let (listener, file) = match listen(control.clone()).await {
+            Ok(listening) => listening,
+            Err(error) => {
+                let reason = format!("no control socket at {}: {error}", socket.display());
+                error!("{reason}");
+                board.set_part(Part::ControlSocket, State::Down(reason));
+                return None;
+            }
+        };
+        board.set_part(Part::ControlSocket, State::Up);
         let listener = Bounded::new(listener, Limits::CONTROL);
         let pages = control::router(pages.clone());
         let task = tokio::spawn(async move {
@@ -64,6 +78,20 @@ impl ControlServer {
             task,
             _file: file,
         })
+    }
+}
+
+/// On a thread that may be left behind: what it needs of /etc and /run may hang. If it comes back
+/// later, its socket goes away again.
+async fn listen(control: Control) -> io::Result<(UnixListener, SocketFile)> {
+    let listening = tokio::task::spawn_blocking(move || control::listen(&control));
+    match tokio::time::timeout(LISTEN_TIMEOUT, listening).await {
+        Ok(Ok(listening)) => listening,
+        Ok(Err(error)) => Err(error.into()),
+        Err(_) => Err(io::Error::new(
+            io::ErrorKind::TimedOut,
+            "its directory or /etc/group does not answer",
+        )),
     }
 }
 

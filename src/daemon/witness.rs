@@ -1,11 +1,11 @@
-//! Who writes down what happens in an emergency, and who sees one that the kernel does not tell: the
-//! recorder of incidents and the stall detector, started as the settings want them.
+//! The recorder of incidents and the stall detector, as the settings want them.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::chronicle::{Teller, incident_listener};
 use super::klog_files::FileMatch;
@@ -18,39 +18,111 @@ use crate::rescue::exchange::Exchange;
 use crate::rescue::incident::{Recorder, RecorderSettings};
 use crate::serve::board::Board;
 use crate::serve::metrics;
-use crate::stall::{INTERVAL, StallDetector, StallSettings, effective_trigger};
+use crate::serve::parts::{Part, State};
+use crate::stall::{INTERVAL, StallDetector, StallHealth, StallSettings, effective_trigger};
 
+/// A directory that takes longer is said to hang.
+const HANGS: Duration = Duration::from_secs(5);
 /// What the last file may take when the daemon ends.
 const LAST_FILE: Duration = Duration::from_millis(300);
 
 /// See the module.
 pub(super) struct Witness {
+    board: Arc<Board>,
+    teller: Teller,
+    /// Where incident files go.
+    incidents: PathBuf,
     recorder: Option<Arc<Recorder>>,
+    /// What the recorder runs.
+    hook: Vec<String>,
     detector: Option<StallDetector>,
+    /// With what the detector was started, or could not be.
+    stall_after: Option<Duration>,
+    /// Why there is no detector, though there should be one.
+    no_detector: Option<String>,
+    /// Whether it is in the log that the detector is down.
+    down_logged: AtomicBool,
 }
 
 impl Witness {
-    /// Starts both. What cannot be started is told and done without. Incident files go to
-    /// `incidents`.
-    pub(super) fn start(
-        settings: &Rescue,
-        incidents: &Path,
-        exchange: &Arc<Exchange>,
-        board: &Arc<Board>,
-        teller: &Teller,
-    ) -> Self {
-        let recorder = start_recorder(settings, incidents, board, teller).map(Arc::new);
-        let detector = settings
-            .stall_after
-            .and_then(|after| start_detector(after, exchange, recorder.clone()));
+    /// Neither runs yet.
+    pub(super) fn new(board: Arc<Board>, teller: Teller, incidents: PathBuf) -> Self {
+        Witness {
+            incidents,
+            board,
+            teller,
+            recorder: None,
+            hook: Vec::new(),
+            detector: None,
+            stall_after: None,
+            no_detector: None,
+            down_logged: AtomicBool::new(false),
+        }
+    }
+
+    /// Changes what the settings change. The recorder goes on whatever they say, with the incident
+    /// that it is at; the detector begins anew when `stall_after` is another.
+    pub(super) fn apply(&mut self, settings: &Rescue, exchange: &Arc<Exchange>) {
+        match &self.recorder {
+            None if settings.enabled => {
+                let recorder = start_recorder(settings, &self.incidents, &self.board, &self.teller);
+                self.recorder = recorder.map(Arc::new);
+                self.hook.clone_from(&settings.hook);
+            }
+            Some(recorder) if settings.hook != self.hook => match recorder.set_hook(&settings.hook)
+            {
+                Ok(()) => self.hook.clone_from(&settings.hook),
+                Err(reason) => warn!("rescue.hook stays what it was: {reason}"),
+            },
+            _ => {}
+        }
+        let stall_after = settings.stall_after.filter(|_| settings.enabled);
+        if stall_after != self.stall_after || self.no_detector.is_some() {
+            // The former one ends by itself.
+            self.detector = None;
+            self.stall_after = stall_after;
+            self.no_detector = None;
+            if let Some(after) = stall_after {
+                self.start_detector(after, exchange);
+            }
+        }
         let release = rustix::system::uname()
             .release()
             .to_string_lossy()
             .into_owned();
-        let trigger = effective_trigger(&release, detector.is_some());
-        info!("{trigger}");
-        board.update_rescue(|rescue| rescue.trigger = trigger);
-        Witness { recorder, detector }
+        let trigger = effective_trigger(&release, self.detector.is_some());
+        let changed = |rescue: &mut crate::serve::status::Rescue| {
+            if rescue.trigger != trigger {
+                info!("{trigger}");
+                rescue.trigger = trigger;
+            }
+        };
+        self.board.update_rescue(changed);
+        self.update_states(settings);
+    }
+
+    fn start_detector(&mut self, stall_after: Duration, exchange: &Arc<Exchange>) {
+        let settings = StallSettings {
+            proc: PathBuf::from("/proc"),
+            stall_after,
+            interval: INTERVAL,
+        };
+        let (exchange, recorder) = (Arc::clone(exchange), self.recorder.clone());
+        let started = StallDetector::start(settings, move |stuck| {
+            exchange.trigger(Trigger::Stall);
+            if let Some(recorder) = &recorder {
+                recorder.stall(now(), stuck);
+            }
+        });
+        match started {
+            Ok(detector) => self.detector = Some(detector),
+            Err(reason) => {
+                warn!(
+                    "stall detector disabled, a stall that the kernel does not log will not be noticed: {reason}"
+                );
+                self.no_detector = Some(reason.to_string());
+            }
+        }
     }
 
     pub(super) fn notice(&self, notice: &Notice, rule: &str) {
@@ -65,28 +137,70 @@ impl Witness {
         }
     }
 
-    pub(super) fn file_line(&self, found: &FileMatch, rule: &str, file: &Path) {
+    pub(super) fn file_line(&self, found: &FileMatch) {
         if let Some(recorder) = &self.recorder {
-            recorder.file_line(now(), rule, file, found.line.bytes());
+            recorder.file_line(now(), &found.rule, &found.file, found.line.bytes());
         }
     }
 
-    /// Tells the metrics how both do.
-    pub(super) fn tell_states(&self) {
-        if let Some(recorder) = &self.recorder {
-            let health = recorder.health();
-            let lost = health.lost.saturating_add(health.hooks_dropped);
-            metrics::incident_files(health.files.written, health.files.failed, lost);
+    /// Puts up how both do.
+    pub(super) fn update_states(&self, settings: &Rescue) {
+        if !settings.enabled {
+            let ours = |part: &Part| matches!(part, Part::IncidentFiles | Part::StallDetector);
+            return self.board.retain_parts(|part| !ours(part));
         }
-        metrics::klog_source("stall_detector", self.detector.is_some());
+        let files = match &self.recorder {
+            None => State::Down("no thread for it could be started".to_owned()),
+            Some(recorder) => {
+                let health = recorder.health();
+                let lost = health.lost.saturating_add(health.hooks_dropped);
+                metrics::incident_files(health.files.written, health.files.failed, lost);
+                match health.files.hung_for {
+                    Some(since) if since > HANGS => State::Down(format!(
+                        "its directory has not answered for {} s",
+                        since.as_secs()
+                    )),
+                    _ if health.files.failing => {
+                        State::Down("the last file could not be written, see the log".to_owned())
+                    }
+                    _ => State::Up,
+                }
+            }
+        };
+        self.board.set_part(Part::IncidentFiles, files);
+        let detector = match (&self.detector, &self.no_detector) {
+            (Some(detector), _) => self.detector_state(detector.health()),
+            (None, Some(reason)) => State::Down(reason.clone()),
+            (None, None) => State::Off("rescue.stall_after = \"never\"".to_owned()),
+        };
+        self.board.set_part(Part::StallDetector, detector);
     }
-}
 
-impl Drop for Witness {
-    fn drop(&mut self) {
-        // It holds the recorder too.
-        drop(self.detector.take());
-        if let Some(recorder) = self.recorder.take().and_then(Arc::into_inner)
+    /// As long as a reader can be had, those that hang cost only the tasks at which they do.
+    fn detector_state(&self, health: StallHealth) -> State {
+        let down = health.trouble.is_some();
+        match (
+            &health.trouble,
+            self.down_logged.swap(down, Ordering::Relaxed),
+        ) {
+            (Some(reason), false) => error!("the stall detector is down: {reason}"),
+            (None, true) => info!("the stall detector is up again"),
+            _ => {}
+        }
+        match (health.trouble, health.left_behind) {
+            (Some(reason), _) => State::Down(reason),
+            (None, 0) => State::Up,
+            (None, some) => State::Impaired(format!(
+                "{some} of its readers hang, the last one at the stack of thread {}",
+                health.hangs_at.unwrap_or(0)
+            )),
+        }
+    }
+
+    /// Ends both, with what was handed to the recorder written.
+    pub(super) fn stop(self) {
+        drop(self.detector);
+        if let Some(recorder) = self.recorder
             && !recorder.stop(LAST_FILE)
         {
             warn!("the last incident file was not written in time");
@@ -119,29 +233,5 @@ fn start_recorder(
     });
     recorder
         .inspect_err(|reason| warn!("incidents will not be recorded: {reason}"))
-        .ok()
-}
-
-fn start_detector(
-    stall_after: Duration,
-    exchange: &Arc<Exchange>,
-    recorder: Option<Arc<Recorder>>,
-) -> Option<StallDetector> {
-    let settings = StallSettings {
-        proc: PathBuf::from("/proc"),
-        stall_after,
-        interval: INTERVAL,
-    };
-    let exchange = Arc::clone(exchange);
-    let detector = StallDetector::start(settings, move |stuck| {
-        exchange.trigger(Trigger::Stall);
-        if let Some(recorder) = &recorder {
-            recorder.stall(now(), stuck);
-        }
-    });
-    detector
-        .inspect_err(|reason| {
-            warn!("stalls that the kernel does not tell will not be seen: {reason}")
-        })
         .ok()
 }

@@ -286,7 +286,7 @@ impl RuleError {
 }
 
 /// The rules, compiled.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Rules {
     /// In order of [`RuleId`].
     names: Vec<(String, RuleAction)>,

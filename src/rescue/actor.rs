@@ -105,6 +105,7 @@ impl Actor {
     /// Also the rehearsal, with `dry_run`: all but the write.
     pub(super) fn carry_out(&mut self, job: &Job) {
         let began = now();
+        self.exchange.acting(Some(began));
         let pulled = if job.dry_run {
             Ok(())
         } else {
@@ -130,6 +131,7 @@ impl Actor {
             before,
             after: self.before,
         });
+        self.exchange.acting(None);
         self.exchange.report_done(outcome);
         self.exchange.wake_slow_side();
     }

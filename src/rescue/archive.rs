@@ -155,6 +155,8 @@ pub struct WriterHealth {
     pub dropped: u64,
     /// Files that wait.
     pub waiting: usize,
+    /// Whether the last attempt failed.
+    pub failing: bool,
     /// For how long the directory has not answered.
     pub hung_for: Option<Duration>,
 }
@@ -249,6 +251,7 @@ impl Writer {
             failed: self.shared.failed.load(Ordering::Relaxed),
             dropped: self.shared.dropped.load(Ordering::Relaxed),
             waiting: queue.jobs.len(),
+            failing: queue.failing,
             hung_for: queue.at_work_since.map(|since| since.elapsed()),
         }
     }

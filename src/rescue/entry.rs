@@ -1,6 +1,6 @@
 //! What the fast side tells the slow side, as words of a ring.
 
-use super::ladder::{Began, Ended, Order};
+use super::ladder::{Began, Ended, Limit, Order};
 use super::proof::{Counters, ORDERS};
 use super::ring::{Packed, Packer, Unpacker};
 use crate::klog::{KernelTime, RuleId};
@@ -47,7 +47,9 @@ impl Line {
 pub enum Notice {
     /// A record matched a rule.
     Matched {
-        /// Which rule.
+        /// By which settings, as [`FastSide`](super::thread::FastSide) numbers them.
+        edition: u64,
+        /// Which rule of theirs.
         rule: RuleId,
         /// The record's number.
         sequence: u64,
@@ -62,8 +64,8 @@ pub enum Notice {
     Began(Began, Monotonic),
     /// An incident ended.
     Ended(Ended, Monotonic),
-    /// An action was due but the hourly limit is reached.
-    Limited(Monotonic),
+    /// The hourly limit begins or ends to hold actions back.
+    Limit(Limit, Monotonic),
     /// The record of a drill came back.
     DrillSeen {
         /// Which drill.
@@ -105,6 +107,7 @@ impl Packed<NOTICE_WORDS> for Notice {
         let packer = Packer::new();
         match *self {
             Notice::Matched {
+                edition,
                 rule,
                 sequence,
                 time,
@@ -112,6 +115,7 @@ impl Packed<NOTICE_WORDS> for Notice {
                 line,
             } => packer
                 .number(1)
+                .number(edition)
                 .number(rule.0.into())
                 .number(sequence)
                 .number(time.0)
@@ -132,8 +136,15 @@ impl Packed<NOTICE_WORDS> for Notice {
                 .number(ended.matches)
                 .number(ended.matches_in_flight)
                 .number(ended.actions.into())
-                .number(ended.failed.into()),
-            Notice::Limited(at) => packer.number(4).number(at.0),
+                .number(ended.failed.into())
+                .number(ended.held_back),
+            Notice::Limit(limit, at) => {
+                let (over, held_back) = match limit {
+                    Limit::Reached => (0, 0),
+                    Limit::Over { held_back } => (1, held_back),
+                };
+                packer.number(4).number(at.0).number(over).number(held_back)
+            }
             Notice::DrillSeen { nonce, at } => packer.number(5).number(nonce).number(at.0),
             Notice::Source(error) => packer.number(0).number(error.into()),
         }
@@ -144,6 +155,7 @@ impl Packed<NOTICE_WORDS> for Notice {
         let mut words = Unpacker::new(words);
         match words.number() {
             1 => Notice::Matched {
+                edition: words.number(),
                 rule: RuleId(narrow(words.number())),
                 sequence: words.number(),
                 time: KernelTime(words.number()),
@@ -175,10 +187,18 @@ impl Packed<NOTICE_WORDS> for Notice {
                     matches_in_flight: words.number(),
                     actions: narrow(words.number()),
                     failed: narrow(words.number()),
+                    held_back: words.number(),
                 };
                 Notice::Ended(ended, at)
             }
-            4 => Notice::Limited(Monotonic(words.number())),
+            4 => {
+                let at = Monotonic(words.number());
+                let limit = match (words.number(), words.number()) {
+                    (0, _) => Limit::Reached,
+                    (_, held_back) => Limit::Over { held_back },
+                };
+                Notice::Limit(limit, at)
+            }
             5 => Notice::DrillSeen {
                 nonce: words.number(),
                 at: Monotonic(words.number()),
@@ -303,8 +323,10 @@ mod tests {
             matches_in_flight: 4,
             actions: 5,
             failed: 6,
+            held_back: 7,
         };
         let matched = |text: &[u8]| Notice::Matched {
+            edition: 2,
             rule: RuleId(3),
             sequence: 4,
             time: KernelTime(5),
@@ -317,7 +339,8 @@ mod tests {
             matched(&[b'x'; 1000]),
             Notice::Began(began, Monotonic(9)),
             Notice::Ended(ended, Monotonic(10)),
-            Notice::Limited(Monotonic(11)),
+            Notice::Limit(Limit::Reached, Monotonic(11)),
+            Notice::Limit(Limit::Over { held_back: 9 }, Monotonic(11)),
             Notice::DrillSeen {
                 nonce: u64::MAX,
                 at: Monotonic(12),

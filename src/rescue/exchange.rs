@@ -1,16 +1,24 @@
 //! What the threads of the rescue share: atomics, and eventfds (eventfd(2)) to wake each other with.
 //! No lock, so nobody can be kept by anybody.
+//!
+//! New settings come through a cell that holds one pointer and is swapped as a whole. The reader
+//! takes it and lets go of the one before. It never frees: the slow side keeps each edition until
+//! nobody else has it ([`FastSide::change`](super::thread::FastSide::change)).
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
+use crossbeam_utils::atomic::AtomicCell;
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::{read, write};
 
 use super::entry;
 use super::ladder::Order;
+use super::settings::Edition;
 use crate::model::{IncidentId, Monotonic, Outcome, RescueStep, Trigger};
 
 /// An order on its way to the actor.
@@ -24,7 +32,6 @@ pub(super) struct Job {
 }
 
 /// See the module.
-#[derive(Debug)]
 pub struct Exchange {
     /// The order at hand in one word, 0 if there is none.
     job: AtomicU64,
@@ -41,6 +48,10 @@ pub struct Exchange {
     records: AtomicU64,
     lost: AtomicU64,
     stopping: AtomicBool,
+    /// Settings that the reader has not taken yet.
+    settings: AtomicCell<Option<Arc<Edition>>>,
+    /// When the action in flight began, 0 if there is none.
+    acting_since: AtomicU64,
     /// Wakes the reader.
     pub(super) to_reader: OwnedFd,
     /// Wakes the actor.
@@ -79,6 +90,8 @@ impl Exchange {
             records: AtomicU64::new(0),
             lost: AtomicU64::new(0),
             stopping: AtomicBool::new(false),
+            settings: AtomicCell::new(None),
+            acting_since: AtomicU64::new(0),
             to_reader: event()?,
             to_actor: event()?,
             to_slow,
@@ -113,6 +126,29 @@ impl Exchange {
     #[must_use]
     pub fn lost(&self) -> u64 {
         self.lost.load(Ordering::Relaxed)
+    }
+
+    /// For how long the action in flight has been carried out.
+    #[must_use]
+    pub fn acting_for(&self, now: Monotonic) -> Option<Duration> {
+        let since = self.acting_since.load(Ordering::Relaxed);
+        (since != 0).then(|| now.since(Monotonic(since)))
+    }
+
+    pub(super) fn acting(&self, since: Option<Monotonic>) {
+        let since = since.map_or(0, |since| since.0);
+        self.acting_since.store(since, Ordering::Relaxed);
+    }
+
+    /// Hands settings to the reader, in the place of those that it has not taken yet. Only for the
+    /// slow side: what is replaced may be freed here.
+    pub(super) fn offer(&self, settings: Arc<Edition>) {
+        drop(self.settings.swap(Some(settings)));
+        wake(&self.to_reader);
+    }
+
+    pub(super) fn take_settings(&self) -> Option<Arc<Edition>> {
+        self.settings.take()
     }
 
     /// Ends both threads.
@@ -241,6 +277,12 @@ mod tests {
             assert_eq!(exchange.take_job(), Some(job));
             assert_eq!(exchange.take_job(), None);
         }
+    }
+
+    /// Otherwise the cell would take a lock (`AtomicCell::is_lock_free`).
+    #[test]
+    fn the_cell_of_the_settings_takes_no_lock() {
+        assert!(AtomicCell::<Option<Arc<Edition>>>::is_lock_free());
     }
 
     #[test]

@@ -19,9 +19,9 @@
 use std::collections::VecDeque;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender, TrySendError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -33,7 +33,7 @@ use super::clock::now;
 use super::entry::{Notice, Report};
 use super::evidence::{self, Evidence, Gatherer, Images, text};
 use super::hook::{self, HookCall, HookOutcome, HookReport, Hooks, Moment};
-use super::ladder::{Began, Ended};
+use super::ladder::{Began, Ended, Limit};
 use super::proof::Counters;
 use super::utc;
 use crate::hook::Call;
@@ -179,7 +179,7 @@ pub enum What {
     Action(Box<Action>),
     /// Actions were due, but the hourly limit was reached.
     Limited {
-        /// How often in a row.
+        /// For how many matches, as far as known.
         times: u64,
     },
     /// Something of a later version.
@@ -336,8 +336,14 @@ pub struct Recorder {
     told: SyncSender<Told>,
     lost: AtomicU64,
     writer: Writer,
-    hooks: Option<Arc<Hooks>>,
+    hooks: HooksInForce,
+    hook_timeout: Duration,
+    /// Runs that hooks of before [`Recorder::set_hook`] gave up.
+    dropped_before: AtomicU64,
 }
+
+/// Shared with the recorder's thread; held for a copy and no longer.
+type HooksInForce = Arc<Mutex<Option<Arc<Hooks>>>>;
 
 enum Told {
     Began(Began, Monotonic),
@@ -357,20 +363,14 @@ impl Recorder {
     pub fn start(settings: RecorderSettings) -> io::Result<Recorder> {
         let (told, queue) = mpsc::sync_channel(QUEUE);
         let writer = Writer::start(settings.directory.clone(), settings.keep)?;
-        let hooks = if settings.hook.is_empty() {
-            None
-        } else {
-            let told = told.clone();
-            let on_report = move |incident, report| drop(told.send(Told::Hook(incident, report)));
-            let hooks = Hooks::start(settings.hook.clone(), settings.hook_timeout, on_report)?;
-            Some(Arc::new(hooks))
-        };
+        let hooks = start_hooks(&settings.hook, settings.hook_timeout, &told)?;
+        let hooks = Arc::new(Mutex::new(hooks));
         let desk = Desk {
             evidence: start_gathering(&settings, told.clone())?,
             told: settings.told,
             directory: settings.directory,
             writer: writer.clone(),
-            hooks: hooks.clone(),
+            hooks: Arc::clone(&hooks),
             entries: VecDeque::new(),
             prelude: VecDeque::new(),
             hangs: false,
@@ -383,7 +383,22 @@ impl Recorder {
             lost: AtomicU64::new(0),
             writer,
             hooks,
+            hook_timeout: settings.hook_timeout,
+            dropped_before: AtomicU64::new(0),
         })
+    }
+
+    /// Has another command run from now on; none if it is empty. Runs that were asked for before are
+    /// still made with the former one.
+    ///
+    /// # Errors
+    /// When there are no threads to be had; then the former one stays.
+    pub fn set_hook(&self, command: &[String]) -> io::Result<()> {
+        let hooks = start_hooks(command, self.hook_timeout, &self.told)?;
+        let former = std::mem::replace(&mut *lock(&self.hooks), hooks);
+        let dropped = former.map_or(0, |former| former.dropped());
+        self.dropped_before.fetch_add(dropped, Ordering::Relaxed);
+        Ok(())
     }
 
     /// What the reader told; `rule` is the name of the rule of a match.
@@ -391,7 +406,12 @@ impl Recorder {
         match *notice {
             Notice::Began(began, at) => self.tell(Told::Began(began, at)),
             Notice::Ended(ended, at) => self.tell(Told::Ended(ended, at)),
-            Notice::Limited(at) => self.tell(Told::Event(at, What::Limited { times: 1 })),
+            Notice::Limit(Limit::Reached, at) => {
+                self.tell(Told::Event(at, What::Limited { times: 1 }));
+            }
+            Notice::Limit(Limit::Over { held_back }, at) => {
+                self.tell(Told::Event(at, What::Limited { times: held_back }));
+            }
             Notice::Matched { time, at, line, .. } => {
                 let what = What::Line {
                     rule: rule.to_owned(),
@@ -459,19 +479,29 @@ impl Recorder {
         RecorderHealth {
             files: self.writer.health(),
             lost: self.lost.load(Ordering::Relaxed),
-            hooks_dropped: self.hooks.as_ref().map_or(0, |hooks| hooks.dropped()),
+            hooks_dropped: lock(&self.hooks)
+                .as_ref()
+                .map_or(0, |hooks| hooks.dropped())
+                .saturating_add(self.dropped_before.load(Ordering::Relaxed)),
         }
     }
 
-    /// Writes what is to be written and ends. An incident that goes on stays open in its file,
+    /// Writes what it was handed before and ends. An incident that goes on stays open in its file,
     /// which the next start marks as interrupted. False if not all could be written in time.
     #[must_use]
-    pub fn stop(self, within: Duration) -> bool {
+    pub fn stop(&self, within: Duration) -> bool {
         let deadline = Instant::now() + within;
         let (done, is_done) = mpsc::sync_channel(1);
-        if self.told.try_send(Told::Stop(done)).is_ok() {
-            let _ = is_done.recv_timeout(within);
+        let mut stop = Told::Stop(done);
+        // Behind all that waits, and when there is room.
+        while let Err(TrySendError::Full(full)) = self.told.try_send(stop) {
+            if Instant::now() >= deadline {
+                return false;
+            }
+            stop = full;
+            thread::sleep(Duration::from_millis(1));
         }
+        let _ = is_done.recv_timeout(deadline.saturating_duration_since(Instant::now()));
         let in_time = self
             .writer
             .stop(deadline.saturating_duration_since(Instant::now()));
@@ -484,6 +514,24 @@ impl Recorder {
             self.lost.fetch_add(1, Ordering::Relaxed);
         }
     }
+}
+
+fn start_hooks(
+    command: &[String],
+    timeout: Duration,
+    told: &SyncSender<Told>,
+) -> io::Result<Option<Arc<Hooks>>> {
+    if command.is_empty() {
+        return Ok(None);
+    }
+    let told = told.clone();
+    let on_report = move |incident, report| drop(told.send(Told::Hook(incident, report)));
+    let hooks = Hooks::start(command.to_vec(), timeout, on_report)?;
+    Ok(Some(Arc::new(hooks)))
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The thread that gathers evidence, one after the other.
@@ -514,7 +562,7 @@ struct Desk {
     directory: PathBuf,
     writer: Writer,
     evidence: SyncSender<(IncidentId, Moment)>,
-    hooks: Option<Arc<Hooks>>,
+    hooks: HooksInForce,
     /// The last one may go on.
     entries: VecDeque<Entry>,
     told: Listener,
@@ -647,6 +695,9 @@ impl Desk {
             entry.add(at, what);
             return;
         }
+        if matches!(what, What::Limited { .. }) {
+            return;
+        }
         self.prelude.push_back((at, what));
         if self.prelude.len() > PRELUDE {
             self.prelude.pop_front();
@@ -672,7 +723,7 @@ impl Desk {
     }
 
     fn call_hook(&mut self, number: IncidentId, moment: Moment) {
-        let Some(hooks) = self.hooks.clone() else {
+        let Some(hooks) = lock(&self.hooks).clone() else {
             return;
         };
         let directory = self.directory.clone();
@@ -794,9 +845,10 @@ impl Entry {
         if matches!(what, What::Line { .. } | What::Stall { .. }) && at >= self.began {
             self.incident.matches += 1;
         }
-        let newest = self.last.back_mut().or(self.first.last_mut());
-        if let (What::Limited { .. }, Some((_, What::Limited { times }))) = (&what, newest) {
-            *times += 1;
+        if let What::Limited { times } = what
+            && let Some(noted) = self.noted_limit()
+        {
+            *noted = times.max(*noted);
             return;
         }
         if self.first.len() < FIRST_EVENTS {
@@ -808,6 +860,16 @@ impl Entry {
             self.last.pop_front();
             self.incident.events_left_out += 1;
         }
+    }
+
+    /// How often the hourly limit held an action back, if that is noted. Of several such times in one
+    /// incident, which lasts for hours then, the last.
+    fn noted_limit(&mut self) -> Option<&mut u64> {
+        let mut events = self.first.iter_mut().chain(&mut self.last).rev();
+        events.find_map(|(_, what)| match what {
+            What::Limited { times } => Some(times),
+            _ => None,
+        })
     }
 
     fn act(&mut self, at: Monotonic, action: Box<Action>) {
@@ -829,6 +891,10 @@ impl Entry {
         incident.actions = ended.actions;
         incident.failed = ended.failed;
         self.stale = true;
+        if ended.held_back > 0 {
+            let times = ended.held_back;
+            self.add(at, What::Limited { times });
+        }
     }
 
     /// As it is written.

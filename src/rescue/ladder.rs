@@ -28,8 +28,17 @@
 //! An action that fell due before the end is ordered even if nobody asked until after it: a host
 //! that could not run this thread for a minute is not well.
 //!
+//! **The hourly limit** is a state of its own, entered when an action is due that the limit does not
+//! allow and left when the limit allows one again, whether an incident goes on or not. Entering and
+//! leaving are reported once each, and again for each incident that begins in it. The matches that
+//! came meanwhile are counted.
+//!
+//! **New settings** ([`Ladder::set`]) apply from the next event on. The incident that goes on, the
+//! action in flight and the orders of the last hour stay as they are.
+//!
 //! A drill needs a ladder of its own, or it would use up the interval and the hour of a rescue.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use thiserror::Error;
@@ -110,6 +119,8 @@ pub struct Ended {
     pub actions: u32,
     /// Those among them that failed.
     pub failed: u32,
+    /// Matches that came while the hourly limit was reached.
+    pub held_back: u64,
 }
 
 /// What follows from an event, in this order.
@@ -122,22 +133,35 @@ pub struct Reaction {
     pub began: Option<Began>,
     /// An action is due. The ladder orders no other before [`Ladder::action_done`].
     pub order: Option<Order>,
-    /// An action would be due, but the hourly limit is reached.
-    pub limited: bool,
+    /// The hourly limit begins or ends to hold actions back.
+    pub limit: Option<Limit>,
+}
+
+/// A change of the hourly limit's state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Limit {
+    /// An action is due, but the hourly limit is reached.
+    Reached,
+    /// Actions are allowed again.
+    Over {
+        /// Matches of the incident that goes on that came while the limit was reached.
+        held_back: u64,
+    },
 }
 
 /// The state machine.
 #[derive(Debug)]
 pub struct Ladder {
-    steps: Box<[RescueStep]>,
-    min_interval: Duration,
-    quiet_after: Duration,
-    /// When the last orders were given, as many as an hour may have: a circle.
+    settings: Arc<LadderSettings>,
+    /// When the last orders were given, [`MAX_ACTIONS_PER_HOUR`] of them whatever the limit is, so
+    /// that a new limit needs no memory: a circle.
     ordered: Box<[Option<Monotonic>]>,
     /// Where the next order goes: after it is the oldest.
     next: usize,
     last_ordered: Option<Monotonic>,
     in_flight: bool,
+    /// The hourly limit is reached.
+    limited: bool,
     open: Option<Incident>,
     last_incident: IncidentId,
     /// The latest time that was heard of: no event is before it.
@@ -156,8 +180,31 @@ struct Incident {
     matches_in_flight: u64,
     actions: u32,
     failed: u32,
+    held_back: u64,
     /// A match asks for an action.
     asked: bool,
+}
+
+impl LadderSettings {
+    /// Whether a ladder can be made of them.
+    ///
+    /// # Errors
+    /// When they contradict the rules.
+    pub fn check(&self) -> Result<(), LadderError> {
+        if self.steps.is_empty() {
+            return Err(LadderError::NoSteps);
+        }
+        if !(1..=MAX_ACTIONS_PER_HOUR).contains(&self.max_actions_per_hour) {
+            return Err(LadderError::HourlyLimit);
+        }
+        if self.quiet_after.is_zero() {
+            return Err(LadderError::NoQuiet);
+        }
+        if self.min_interval > self.quiet_after {
+            return Err(LadderError::IntervalLongerThanQuiet);
+        }
+        Ok(())
+    }
 }
 
 impl Ladder {
@@ -165,32 +212,27 @@ impl Ladder {
     ///
     /// # Errors
     /// When the settings contradict the rules.
-    pub fn new(settings: LadderSettings) -> Result<Ladder, LadderError> {
-        if settings.steps.is_empty() {
-            return Err(LadderError::NoSteps);
-        }
-        if !(1..=MAX_ACTIONS_PER_HOUR).contains(&settings.max_actions_per_hour) {
-            return Err(LadderError::HourlyLimit);
-        }
-        if settings.quiet_after.is_zero() {
-            return Err(LadderError::NoQuiet);
-        }
-        if settings.min_interval > settings.quiet_after {
-            return Err(LadderError::IntervalLongerThanQuiet);
-        }
-        let limit = usize::try_from(settings.max_actions_per_hour).unwrap_or(usize::MAX);
+    pub fn new(settings: impl Into<Arc<LadderSettings>>) -> Result<Ladder, LadderError> {
+        let settings = settings.into();
+        settings.check()?;
+        let most = usize::try_from(MAX_ACTIONS_PER_HOUR).unwrap_or(usize::MAX);
         Ok(Ladder {
-            steps: settings.steps.into_boxed_slice(),
-            min_interval: settings.min_interval,
-            quiet_after: settings.quiet_after,
-            ordered: vec![None; limit].into_boxed_slice(),
+            settings,
+            ordered: vec![None; most].into_boxed_slice(),
             next: 0,
             last_ordered: None,
             in_flight: false,
+            limited: false,
             open: None,
             last_incident: IncidentId(0),
             now: Monotonic(0),
         })
+    }
+
+    /// Takes on new settings, which have passed [`LadderSettings::check`]. Frees the old ones only
+    /// if nobody else holds them.
+    pub fn set(&mut self, settings: Arc<LadderSettings>) {
+        self.settings = settings;
     }
 
     /// XFS waits for memory.
@@ -198,6 +240,7 @@ impl Ladder {
         let now = self.advance(now);
         let mut reaction = Reaction {
             ended: self.end_if_quiet(now),
+            limit: self.end_limit(now),
             ..Reaction::default()
         };
         if self.open.is_none() {
@@ -207,6 +250,7 @@ impl Ladder {
             incident.last_match = now;
             incident.last_sign = now;
             incident.matches = incident.matches.saturating_add(1);
+            incident.held_back = incident.held_back.saturating_add(self.limited.into());
             if self.in_flight {
                 incident.matches_in_flight = incident.matches_in_flight.saturating_add(1);
             } else {
@@ -222,6 +266,7 @@ impl Ladder {
         let now = self.advance(now);
         let mut reaction = Reaction {
             ended: self.end_if_quiet(now),
+            limit: self.end_limit(now),
             ..Reaction::default()
         };
         self.order_if_due(now, &mut reaction);
@@ -248,19 +293,32 @@ impl Ladder {
         self.next = 0;
         self.last_ordered = None;
         self.in_flight = false;
+        self.limited = false;
         self.open = None;
+    }
+
+    /// Ends the incident that goes on, whatever its state, because nothing is to be done about it
+    /// any more.
+    pub fn give_up(&mut self) -> Option<Ended> {
+        Some(self.open.take()?.ended())
     }
 
     /// When [`tick`](Ladder::tick) has something to do, unless another event comes first. `None`:
     /// only an event can change anything.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Monotonic> {
-        let incident = self.open.as_ref().filter(|_| !self.in_flight)?;
-        let quiet = incident.last_sign.plus(self.quiet_after);
-        Some(match incident.asked {
-            true => quiet.min(self.allowed_from()),
-            false => quiet,
-        })
+        if self.in_flight {
+            return None;
+        }
+        let limit = self.limited.then(|| self.hour_from());
+        let incident = self.open.as_ref().map(|incident| {
+            let quiet = incident.last_sign.plus(self.settings.quiet_after);
+            match incident.asked {
+                true => quiet.min(self.allowed_from()),
+                false => quiet,
+            }
+        });
+        [limit, incident].into_iter().flatten().min()
     }
 
     /// The incident that goes on.
@@ -294,6 +352,7 @@ impl Ladder {
             matches_in_flight: 0,
             actions: 0,
             failed: 0,
+            held_back: 0,
             asked: false,
         });
         Began { incident, trigger }
@@ -301,23 +360,23 @@ impl Ladder {
 
     fn end_if_quiet(&mut self, now: Monotonic) -> Option<Ended> {
         let allowed_from = self.allowed_from();
-        let quiet_after = self.quiet_after;
+        let quiet_after = self.settings.quiet_after;
         let in_flight = self.in_flight;
         let incident = self.open.take_if(|incident| {
             let quiet = incident.last_sign.plus(quiet_after);
             let due_before = incident.asked && allowed_from <= quiet;
             !in_flight && !due_before && now >= quiet
         })?;
-        Some(Ended {
-            incident: incident.id,
-            trigger: incident.trigger,
-            began: incident.began,
-            last_match: incident.last_match,
-            matches: incident.matches,
-            matches_in_flight: incident.matches_in_flight,
-            actions: incident.actions,
-            failed: incident.failed,
-        })
+        Some(incident.ended())
+    }
+
+    fn end_limit(&mut self, now: Monotonic) -> Option<Limit> {
+        if !self.limited || now < self.hour_from() {
+            return None;
+        }
+        self.limited = false;
+        let held_back = self.open.as_ref().map_or(0, |open| open.held_back);
+        Some(Limit::Over { held_back })
     }
 
     fn order_if_due(&mut self, now: Monotonic, reaction: &mut Reaction) {
@@ -330,11 +389,18 @@ impl Ladder {
             return;
         }
         if !allowed {
-            reaction.limited = now < hour_from;
+            if now < hour_from {
+                let enters = !std::mem::replace(&mut self.limited, true);
+                incident.held_back = incident.held_back.saturating_add(enters.into());
+                if enters || reaction.began.is_some() {
+                    reaction.limit = Some(Limit::Reached);
+                }
+            }
             return;
         }
         let at = usize::try_from(incident.actions).unwrap_or(usize::MAX);
-        let Some(step) = self.steps.get(at).or(self.steps.last()) else {
+        let steps = &self.settings.steps;
+        let Some(step) = steps.get(at).or(steps.last()) else {
             return;
         };
         incident.asked = false;
@@ -358,17 +424,38 @@ impl Ladder {
     /// From when on the interval and the hourly limit allow an order.
     fn allowed_from(&self) -> Monotonic {
         let interval_from = match self.last_ordered {
-            Some(last) => last.plus(self.min_interval),
+            Some(last) => last.plus(self.settings.min_interval),
             None => Monotonic(0),
         };
         interval_from.max(self.hour_from())
     }
 
-    /// The same of the hourly limit alone: when the oldest order in the circle is an hour old.
+    /// The same of the hourly limit alone: when the oldest of the orders that it counts is an hour
+    /// old.
     fn hour_from(&self) -> Monotonic {
-        match self.ordered.get(self.next) {
+        let limit = usize::try_from(self.settings.max_actions_per_hour).unwrap_or(usize::MAX);
+        let back = self.ordered.len().saturating_sub(limit);
+        let at = self.next.saturating_add(back);
+        let at = at.checked_rem(self.ordered.len()).unwrap_or(0);
+        match self.ordered.get(at) {
             Some(Some(oldest)) => oldest.plus(WINDOW),
             _ => Monotonic(0),
+        }
+    }
+}
+
+impl Incident {
+    fn ended(&self) -> Ended {
+        Ended {
+            incident: self.id,
+            trigger: self.trigger,
+            began: self.began,
+            last_match: self.last_match,
+            matches: self.matches,
+            matches_in_flight: self.matches_in_flight,
+            actions: self.actions,
+            failed: self.failed,
+            held_back: self.held_back,
         }
     }
 }
@@ -520,22 +607,95 @@ mod tests {
 
         // A third incident has to wait, and ends before it may act.
         let reaction = ladder.matched(at(200_000), Trigger::KernelLog);
-        assert!(reaction.began.is_some() && reaction.limited && reaction.order.is_none());
+        assert!(reaction.began.is_some() && reaction.order.is_none());
+        assert_eq!(reaction.limit, Some(Limit::Reached));
         assert_eq!(ladder.next_deadline(), Some(at(260_000)));
-        assert_eq!(ladder.tick(at(260_000)).ended.unwrap().actions, 0);
+        let ended = ladder.tick(at(260_000)).ended.unwrap();
+        assert_eq!((ended.actions, ended.held_back), (0, 1));
 
         // A fourth goes on until an hour after the first action.
         let mut second = 3_550;
         while second < 3_600 {
-            assert!(hit(&mut ladder, second * 1000).is_none());
+            let reaction = ladder.matched(at(second * 1000), Trigger::KernelLog);
+            assert_eq!(reaction.order, None);
+            // It is the same state as in the third, reported for this one too.
+            let reached = reaction.began.map(|_| Limit::Reached);
+            assert_eq!(reaction.limit, reached);
             second += 20;
         }
         assert_eq!(ladder.next_deadline(), Some(at(3_600_000)));
-        assert!(ladder.tick(at(3_600_000)).order.is_some());
+        let reaction = ladder.tick(at(3_600_000));
+        assert!(reaction.order.is_some());
+        assert_eq!(reaction.limit, Some(Limit::Over { held_back: 3 }));
         ladder.action_done(at(3_600_000), Outcome::Done);
         let reaction = ladder.matched(at(3_610_000), Trigger::KernelLog);
-        assert!(reaction.limited);
+        assert_eq!(reaction.limit, Some(Limit::Reached));
         assert_eq!(ladder.next_deadline(), Some(at(3_670_000)));
+        // Without an incident its end is noticed as well.
+        assert!(ladder.tick(at(3_670_000)).ended.is_some());
+        assert_eq!(ladder.next_deadline(), Some(at(3_700_000)));
+        let reaction = ladder.tick(at(3_700_000));
+        assert_eq!(reaction.limit, Some(Limit::Over { held_back: 0 }));
+        assert_eq!(ladder.next_deadline(), None);
+    }
+
+    #[test]
+    fn a_hundred_matches_at_the_limit_are_one_state() {
+        let mut ladder = Ladder::new(LadderSettings {
+            max_actions_per_hour: 1,
+            ..settings()
+        })
+        .unwrap();
+        assert!(hit(&mut ladder, 0).is_some());
+        ladder.action_done(at(1), Outcome::Done);
+        let limits = (0..100).filter_map(|number| {
+            let reaction = ladder.matched(at(1000 + number * 1000), Trigger::KernelLog);
+            reaction.limit
+        });
+        assert_eq!(limits.collect::<Vec<_>>(), [Limit::Reached]);
+        let ended = ladder.tick(at(170_000)).ended.unwrap();
+        assert_eq!((ended.matches, ended.held_back), (101, 100));
+    }
+
+    #[test]
+    fn new_settings_keep_the_incident_and_the_hour() {
+        let mut ladder = Ladder::new(LadderSettings {
+            max_actions_per_hour: 2,
+            ..settings()
+        })
+        .unwrap();
+        for second in [0, 10] {
+            assert!(hit(&mut ladder, second * 1000).is_some());
+            ladder.action_done(at(second * 1000 + 1), Outcome::Done);
+        }
+        let change = |limit| {
+            Arc::new(LadderSettings {
+                steps: vec![RescueStep::DropAll],
+                min_interval: Duration::from_secs(1),
+                quiet_after: Duration::from_secs(100),
+                max_actions_per_hour: limit,
+            })
+        };
+        ladder.set(change(2));
+        let reaction = ladder.matched(at(20_000), Trigger::KernelLog);
+        assert_eq!((reaction.began, reaction.order), (None, None));
+        assert_eq!(reaction.limit, Some(Limit::Reached));
+        ladder.set(change(3));
+        let reaction = ladder.tick(at(21_000));
+        assert_eq!(reaction.limit, Some(Limit::Over { held_back: 1 }));
+        let order = reaction.order.unwrap();
+        assert_eq!(
+            (order.number, order.step, order.incident),
+            (3, RescueStep::DropAll, IncidentId(1))
+        );
+        ladder.action_done(at(21_000), Outcome::Done);
+        // A limit that is lowered counts what was done before.
+        ladder.set(change(1));
+        assert!(hit(&mut ladder, 30_000).is_none());
+        assert_eq!(ladder.next_deadline(), Some(at(130_000)));
+        assert_eq!(ladder.tick(at(130_000)).ended.unwrap().matches, 4);
+        assert_eq!(ladder.next_deadline(), Some(at(3_621_000)));
+        assert_eq!(ladder.give_up(), None);
     }
 
     #[test]
@@ -783,7 +943,7 @@ mod tests {
                     ladder.action_done(time, Outcome::Done);
                 }
                 ticks += 1;
-                prop_assert!(ticks < 4);
+                prop_assert!(ticks < 6);
             }
             prop_assert_eq!(ladder.incident(), None);
         }

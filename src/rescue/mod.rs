@@ -10,7 +10,7 @@
 //! **The fast side never waits for a file system.** When XFS is stuck everything that touches it
 //! hangs: log files, state, page faults. So the two threads open what they need before they are
 //! armed, are locked into memory, have run through their code once, and from then on allocate
-//! nothing, take no lock, log nothing and open nothing. [`ladder`] decides what is done when,
+//! nothing, free nothing, take no lock, log nothing and open nothing. [`ladder`] decides what is done when,
 //! [`mod@ring`] tells the slow side; both are pure.
 
 mod actor;
@@ -26,9 +26,10 @@ pub mod proc_text;
 pub mod proof;
 mod reader;
 pub mod ring;
+pub mod settings;
 pub mod thread;
 pub mod utc;
 
-pub use ladder::{Began, Ended, Ladder, LadderError, LadderSettings, Order, Reaction};
+pub use ladder::{Began, Ended, Ladder, LadderError, LadderSettings, Limit, Order, Reaction};
 pub use reader::Watchdog;
 pub use ring::{Consumer, Packed, Producer, ring};

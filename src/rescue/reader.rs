@@ -13,9 +13,10 @@ use super::entry::{Line, NOTICE_WORDS, Notice};
 use super::exchange::{Exchange, Job, woken};
 use super::ladder::{Ladder, Order, Reaction};
 use super::ring::Producer;
-use crate::klog::kmsg::{Kmsg, Read};
+use super::settings::Edition;
+use crate::klog::kmsg::Read;
 use crate::klog::record::{Arrival, Piece};
-use crate::klog::{DRILL_MARKER, Record, Rules, Sequence};
+use crate::klog::{DRILL_MARKER, Record, Sequence};
 use crate::model::{Monotonic, RuleAction, Trigger};
 
 /// Records that are read before deadlines are looked at again.
@@ -25,20 +26,13 @@ const RETRY: Duration = Duration::from_secs(1);
 
 /// What the reader has, made before it is armed.
 pub(super) struct Reader {
-    pub(super) kmsg: Option<Kmsg>,
-    pub(super) rules: Arc<Rules>,
+    pub(super) edition: Arc<Edition>,
     pub(super) ladder: Ladder,
     pub(super) drills: Ladder,
-    pub(super) dry_run: bool,
     pub(super) exchange: Arc<Exchange>,
     pub(super) notices: Producer<Notice, NOTICE_WORDS>,
     pub(super) watchdog: Option<Watchdog>,
     pub(super) sequence: Sequence,
-    /// Records older than this were there before us: they are counted and nothing else. Only until
-    /// the log was read to its end for the first time: what comes later is new, whatever its stamp
-    /// says. The clock of the stamps is not kept to time by anybody, and after months it may be
-    /// minutes behind ours.
-    pub(super) since: Monotonic,
     pub(super) record: Box<[u8]>,
     pub(super) text: Box<[u8]>,
     /// Whether the actor is at work, and whether for a drill.
@@ -67,6 +61,7 @@ impl Reader {
         while !self.exchange.is_stopping() {
             self.wait();
             woken(&self.exchange.to_reader);
+            self.take_settings();
             self.take_done();
             self.take_triggers();
             self.read_records();
@@ -82,7 +77,8 @@ impl Reader {
         let timeout = until.map(|until| timespec(until.since(now())));
         let wake = PollFd::new(&self.exchange.to_reader, PollFlags::IN);
         // Interrupted or not: what there is to do is looked at anyway.
-        let _ = match self.kmsg.as_ref().filter(|_| !self.failed) {
+        let kmsg = self.edition.settings.kmsg.as_deref();
+        let _ = match kmsg.filter(|_| !self.failed) {
             Some(kmsg) => poll(
                 &mut [wake, PollFd::new(kmsg, PollFlags::IN)],
                 timeout.as_ref(),
@@ -100,6 +96,31 @@ impl Reader {
             .min()
     }
 
+    /// Also part of the rehearsal. The incident, the limits and the action in flight stay.
+    pub(super) fn take_settings(&mut self) {
+        let Some(edition) = self.exchange.take_settings() else {
+            return;
+        };
+        let (old, new) = (&self.edition.settings, &edition.settings);
+        let kmsg = |of: &Option<Arc<_>>| of.as_ref().map(Arc::as_ptr);
+        if kmsg(&old.kmsg) != kmsg(&new.kmsg) {
+            self.sequence = Sequence::default();
+            self.failed = false;
+        }
+        // Nothing is freed here: the slow side has both, too.
+        self.ladder.set(Arc::clone(&new.ladder));
+        if !new.enabled {
+            self.waiting = None;
+            let ended = self.ladder.give_up();
+            let reaction = Reaction {
+                ended,
+                ..Reaction::default()
+            };
+            self.react(reaction, now());
+        }
+        self.edition = edition;
+    }
+
     fn take_done(&mut self) {
         let Some(outcome) = self.exchange.take_done() else {
             return;
@@ -115,7 +136,7 @@ impl Reader {
 
     fn take_triggers(&mut self) {
         for (trigger, times) in self.exchange.take_triggers() {
-            if times > 0 {
+            if times > 0 && self.edition.settings.enabled {
                 let time = now();
                 let reaction = self.ladder.matched(time, trigger);
                 self.react(reaction, time);
@@ -125,17 +146,16 @@ impl Reader {
 
     fn read_records(&mut self) {
         for _ in 0..BATCH {
-            let Some(kmsg) = &self.kmsg else { return };
+            let Some(kmsg) = &self.edition.settings.kmsg else {
+                return;
+            };
             match kmsg.read(&mut self.record) {
                 Read::Record(length) => {
                     self.source(0);
                     self.exchange.count_record();
                     self.take_record(length);
                 }
-                Read::Nothing => {
-                    self.since = Monotonic::default();
-                    return;
-                }
+                Read::Nothing => return,
                 // How many were lost is told by the number of the next one.
                 Read::Overrun => {}
                 Read::Failed(error) => return self.source(error.raw_os_error().unsigned_abs()),
@@ -172,14 +192,16 @@ impl Reader {
             let nonce = drill_nonce(text);
             return self.drill(nonce, time);
         }
-        // The kernel's stamps are in microseconds of nearly the same clock.
-        if record.time.0.saturating_mul(1000) < self.since.0 {
+        let settings = &self.edition.settings;
+        let kmsg = settings.kmsg.as_deref();
+        if kmsg.is_some_and(|kmsg| kmsg.is_too_old(&record)) {
             return;
         }
-        let Some(found) = self.rules.find(text) else {
+        let Some(found) = settings.rules.find(text) else {
             return;
         };
         let notice = Notice::Matched {
+            edition: self.edition.number,
             rule: found.rule,
             sequence: record.sequence,
             time: record.time,
@@ -224,7 +246,7 @@ impl Reader {
         let news = [
             reaction.ended.map(|ended| Notice::Ended(ended, time)),
             reaction.began.map(|began| Notice::Began(began, time)),
-            reaction.limited.then_some(Notice::Limited(time)),
+            reaction.limit.map(|limit| Notice::Limit(limit, time)),
         ];
         for notice in news.iter().flatten() {
             self.notices.push(notice);
@@ -241,7 +263,7 @@ impl Reader {
         self.exchange.give(&Job {
             order,
             drill: false,
-            dry_run: self.dry_run,
+            dry_run: self.edition.settings.dry_run,
             read,
         });
     }

@@ -3,8 +3,9 @@
 //! when the disk is what hangs.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{Ordering, fence};
 use std::sync::mpsc;
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
@@ -17,8 +18,9 @@ use super::ladder::{Ladder, LadderError, LadderSettings, Order};
 use super::proof::Counters;
 use super::reader::{Reader, Watchdog};
 use super::ring::{Consumer, ring};
-use crate::klog::kmsg::{Kmsg, RECORD_MAX};
-use crate::klog::{Rules, Sequence};
+use super::settings::{Edition, Settings};
+use crate::klog::kmsg::RECORD_MAX;
+use crate::klog::{RuleId, Sequence};
 use crate::model::{IncidentId, Monotonic, RescueStep, Trigger};
 use crate::sys::realtime::{Urgency, lock_memory, raise_urgency, touch_stack};
 
@@ -33,18 +35,10 @@ const REHEARSAL: &[u8] = b"6,0,18446744073709551615,-;rehearsal \\x41\n SUBSYSTE
 /// What the fast side is made of.
 #[derive(Debug)]
 pub struct Setup {
-    /// The kernel's log; none to do without.
-    pub kmsg: Option<PathBuf>,
-    /// How old a record may be at the start to be acted upon.
-    pub look_back: Duration,
+    /// What may be changed later, by [`FastSide::change`].
+    pub settings: Settings,
     /// Where procfs is mounted.
     pub proc: PathBuf,
-    /// What to look for.
-    pub rules: Arc<Rules>,
-    /// What to do then, and how often.
-    pub ladder: LadderSettings,
-    /// Whether to do all but the write.
-    pub dry_run: bool,
     /// systemd's watchdog, if it wants to be fed.
     pub watchdog: Option<Watchdog>,
 }
@@ -66,8 +60,6 @@ pub enum StartError {
 /// How well armed the fast side is. Each shortcoming is to be told to the operator.
 #[derive(Debug)]
 pub struct Armament {
-    /// Why the kernel's log is not read.
-    pub kmsg: Result<(), io::Error>,
     /// Why memory is not locked.
     pub memory: Result<(), io::Error>,
     /// Of the reader.
@@ -84,8 +76,9 @@ pub struct FastSide {
     pub reports: Consumer<Report, REPORT_WORDS>,
     /// How well armed it is.
     pub armament: Armament,
-    /// What it looks for.
-    pub rules: Arc<Rules>,
+    /// The settings that the reader has or may still have, or that notices may refer to; the newest
+    /// is the last. Only what is in here keeps the reader from freeing what it lets go of.
+    editions: Vec<Arc<Edition>>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -96,23 +89,22 @@ impl FastSide {
     /// When nothing could be rescued with it; shortcomings that leave it useful are told by
     /// [`FastSide::armament`].
     pub fn start(setup: Setup) -> Result<FastSide, StartError> {
-        let look_back = u64::try_from(setup.look_back.as_nanos()).unwrap_or(u64::MAX);
         let levers = Levers::open(&setup.proc).map_err(StartError::Levers)?;
         let exchange = Arc::new(Exchange::new().map_err(StartError::Threads)?);
         let (notice_ring, notices) = ring(RING);
         let (report_ring, reports) = ring(RING);
-        let (kmsg, kmsg_state) = open_kmsg(setup.kmsg.as_deref());
+        let edition = Arc::new(Edition {
+            number: 0,
+            settings: setup.settings,
+        });
         let reader = Reader {
-            kmsg,
-            rules: Arc::clone(&setup.rules),
-            ladder: Ladder::new(setup.ladder)?,
+            ladder: Ladder::new(Arc::clone(&edition.settings.ladder))?,
+            edition: Arc::clone(&edition),
             drills: Ladder::new(drill_ladder())?,
-            dry_run: setup.dry_run,
             exchange: Arc::clone(&exchange),
             notices: notice_ring,
             watchdog: setup.watchdog,
             sequence: Sequence::default(),
-            since: Monotonic(now().0.saturating_sub(look_back)),
             record: vec![0; RECORD_MAX].into_boxed_slice(),
             text: vec![0; RECORD_MAX].into_boxed_slice(),
             at_work: None,
@@ -147,13 +139,55 @@ impl FastSide {
             notices,
             reports,
             armament: Armament {
-                kmsg: kmsg_state,
                 memory,
                 urgency: urgency.unwrap_or(Urgency::Ordinary),
             },
-            rules: setup.rules,
+            editions: vec![edition],
             threads,
         })
+    }
+
+    /// Has the threads go on with other settings: from the next record on, and nothing is forgotten.
+    /// Neither waits for them nor makes them wait.
+    ///
+    /// # Errors
+    /// When the ladder's settings contradict each other; then the former ones stay.
+    pub fn change(&mut self, settings: Settings) -> Result<(), LadderError> {
+        settings.ladder.check()?;
+        let number = self.editions.last().map_or(0, |last| last.number + 1);
+        let edition = Arc::new(Edition { number, settings });
+        self.editions.push(Arc::clone(&edition));
+        self.exchange.offer(edition);
+        Ok(())
+    }
+
+    /// The oldest edition of the settings that notices to come can refer to. To be asked for before
+    /// the notices are popped; afterwards [`FastSide::forget`] frees those before it.
+    #[must_use]
+    pub fn oldest_in_use(&self) -> u64 {
+        let mut shared = self.editions.iter().filter(|of| Arc::strong_count(of) > 1);
+        let oldest = shared.next().map_or(0, |edition| edition.number);
+        // With the release by which the reader let go of an edition: its notices are seen as well.
+        fence(Ordering::Acquire);
+        oldest
+    }
+
+    /// Frees the settings before this edition. The reader may still have a newer one only.
+    pub fn forget(&mut self, before: u64) {
+        self.editions.retain(|edition| edition.number >= before);
+    }
+
+    /// The name of a rule of an edition of the settings.
+    #[must_use]
+    pub fn rule_name(&self, edition: u64, rule: RuleId) -> Option<&str> {
+        let edition = self.editions.iter().find(|of| of.number == edition)?;
+        edition.settings.rules.name(rule)
+    }
+
+    /// Whether both threads run. One that panicked does not.
+    #[must_use]
+    pub fn is_alive(&self) -> bool {
+        !self.threads.iter().any(JoinHandle::is_finished)
     }
 
     /// Ends both threads and waits for them; an action in flight is waited for as well.
@@ -163,14 +197,6 @@ impl FastSide {
             // A thread that panicked is at its end too.
             let _ = thread.join();
         }
-    }
-}
-
-fn open_kmsg(path: Option<&Path>) -> (Option<Kmsg>, Result<(), io::Error>) {
-    match path.map(Kmsg::open) {
-        None => (None, Ok(())),
-        Some(Ok(kmsg)) => (Some(kmsg), Ok(())),
-        Some(Err(error)) => (None, Err(error)),
     }
 }
 
@@ -224,6 +250,8 @@ fn rehearse_actor(actor: &mut Actor) {
 }
 
 fn rehearse_reader(reader: &mut Reader) {
+    reader.exchange.offer(Arc::clone(&reader.edition));
+    reader.take_settings();
     if let Some(place) = reader.record.get_mut(..REHEARSAL.len()) {
         place.copy_from_slice(REHEARSAL);
     }
@@ -232,6 +260,8 @@ fn rehearse_reader(reader: &mut Reader) {
     // The way of a match, without an effect.
     std::hint::black_box(
         reader
+            .edition
+            .settings
             .rules
             .find(b"XFS: possible memory allocation deadlock in kmem_alloc (mode:0x250)"),
     );

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::metrics::{self, Lifetime};
+use super::parts::{Part, Parts, State};
 use super::status::{self, Status};
 use crate::model::UnixTime;
 use crate::probe::worker::StallFlag;
@@ -43,6 +44,7 @@ struct Now {
     /// When the next sweep must have ended, at the latest.
     sweep_due: Instant,
     rescue: status::Rescue,
+    parts: Parts,
     config_refused: Option<String>,
     config_in_force: status::InForce,
     listen_error: Option<String>,
@@ -62,6 +64,7 @@ impl Board {
             memory: String::new(),
             sweep_due: Instant::now() + patience,
             rescue: status::Rescue::default(),
+            parts: Parts::default(),
             config_refused: None,
             config_in_force: status::InForce::Configured,
             listen_error: None,
@@ -126,6 +129,16 @@ impl Board {
     #[must_use]
     pub fn rescue(&self) -> status::Rescue {
         self.lock().rescue.clone()
+    }
+
+    /// Puts up how a part does.
+    pub fn set_part(&self, part: Part, state: State) {
+        self.lock().parts.set(part, state);
+    }
+
+    /// Leaves only those parts that there still are.
+    pub fn retain_parts(&self, keep: impl Fn(&Part) -> bool) {
+        self.lock().parts.retain(keep);
     }
 
     /// Whether the operator has paused defragmentation.
@@ -195,6 +208,7 @@ impl Board {
             worst: now.snapshot.worst.clone(),
             stalled: stalled.collect(),
             rescue: now.rescue.clone(),
+            parts: now.parts.status(),
             paused: now.paused,
             runs: now.runs.clone(),
             engines: now.engines.clone(),
@@ -204,17 +218,18 @@ impl Board {
     /// All metrics, as text for Prometheus.
     #[must_use]
     pub fn metrics(&self) -> String {
-        let (snapshot, stalls, memory, engines) = {
+        let (snapshot, stalls, memory, engines, parts, rescue) = {
             let now = self.lock();
             let flag =
                 |(mount, flag): &(String, StallFlag)| (mount.clone(), flag.stalled_for().is_some());
             let stalls: Vec<_> = now.stalls.iter().map(flag).collect();
-            let engines = now.engines.clone();
             (
                 Arc::clone(&now.snapshot),
                 stalls,
                 now.memory.clone(),
-                engines,
+                now.engines.clone(),
+                now.parts.clone(),
+                now.rescue.clone(),
             )
         };
         let mut text = self.lifetime.render();
@@ -223,6 +238,7 @@ impl Board {
         text.push_str(&metrics::render_stalls(&stalls));
         text.push_str(&metrics::render_engines(&engines));
         text.push_str(&memory);
+        text.push_str(&metrics::render_parts(&parts, &rescue));
         text
     }
 

@@ -13,6 +13,7 @@ use metrics::{
 };
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 
+use super::parts::Parts;
 use super::status;
 use crate::history::Health;
 use crate::model::path::shown;
@@ -49,6 +50,7 @@ const KLOG_RECORDS: &str = "fragwatch_klog_records_total";
 const KLOG_LOST: &str = "fragwatch_klog_lost_total";
 const KLOG_MATCHES: &str = "fragwatch_klog_matches_total";
 const KLOG_SOURCE_UP: &str = "fragwatch_klog_source_up";
+const PART_SEVERITY: &str = "fragwatch_part_severity";
 const KLOG_ROUNDTRIP: &str = "fragwatch_klog_roundtrip_seconds";
 const KLOG_ROUNDTRIP_SUCCESS: &str = "fragwatch_klog_roundtrip_success";
 const RESCUE_ACTIONS: &str = "fragwatch_rescue_actions_total";
@@ -189,25 +191,12 @@ pub fn listening(listening: bool) {
     gauge!(LISTENING).set(if listening { 1.0 } else { 0.0 });
 }
 
-/// Describes the metrics of the rescue and begins them at 0, so that each increase is seen. `rules`
-/// are the names of all rules.
+/// Describes the metrics of the rescue and begins those at 0 that are not there yet, so that each
+/// increase is seen. `rules` are the names of all rules.
 pub fn rescue_begins(rules: &[String]) {
     describe_counter!(KLOG_RECORDS, "Records read from the kernel's log.");
     describe_counter!(KLOG_LOST, "Records overwritten before they were read.");
     describe_counter!(KLOG_MATCHES, "Records that matched a rule.");
-    describe_gauge!(
-        KLOG_SOURCE_UP,
-        "Whether a source of kernel messages can be read."
-    );
-    describe_gauge!(
-        KLOG_ROUNDTRIP,
-        Unit::Seconds,
-        "Time of the last drill from writing its record to the kernel's log to the actor's report."
-    );
-    describe_gauge!(
-        KLOG_ROUNDTRIP_SUCCESS,
-        "Whether the last drill came through."
-    );
     describe_counter!(
         RESCUE_ACTIONS,
         "Actions of the rescue, by step and outcome."
@@ -236,7 +225,7 @@ pub fn rescue_begins(rules: &[String]) {
                 .absolute(0);
         }
     }
-    gauge!(RESCUE_ACTIVE).set(0.0);
+    gauge!(RESCUE_ACTIVE).increment(0.0);
 }
 
 /// Records read from the kernel's log so far, and lost.
@@ -248,19 +237,6 @@ pub fn klog_read(records: u64, lost: u64) {
 /// A record matched the rule of that name.
 pub fn klog_matched(rule: &str) {
     counter!(KLOG_MATCHES, "rule" => rule.to_owned()).increment(1);
-}
-
-/// Whether a source of kernel messages can be read.
-pub fn klog_source(source: &str, up: bool) {
-    gauge!(KLOG_SOURCE_UP, "source" => source.to_owned()).set(f64::from(u8::from(up)));
-}
-
-/// How long a drill took; nothing if it failed.
-pub fn klog_roundtrip(took: Option<Duration>) {
-    if let Some(took) = took {
-        gauge!(KLOG_ROUNDTRIP).set(took.as_secs_f64());
-    }
-    gauge!(KLOG_ROUNDTRIP_SUCCESS).set(f64::from(u8::from(took.is_some())));
 }
 
 /// An action of the rescue came to its end, and how long after its reason it began.
@@ -414,6 +390,46 @@ pub fn render_memory(counters: &Counters) -> String {
         }
         counter!(MEMORY_COMPACTION_FAILURES).absolute(counters.compact_fail);
         counter!(MEMORY_ALLOCATION_STALLS).absolute(counters.allocation_stalls);
+    })
+}
+
+/// Renders how the parts of the daemon do, and how the last drill went. What is not there any more
+/// has no series.
+#[must_use]
+pub fn render_parts(parts: &Parts, rescue: &status::Rescue) -> String {
+    render_once(|| {
+        describe_gauge!(
+            PART_SEVERITY,
+            "How bad the state of a part of the daemon is: 0 up, 1 impaired, 2 down; absent if it is switched off."
+        );
+        describe_gauge!(
+            KLOG_SOURCE_UP,
+            "Whether a source of kernel messages can be read."
+        );
+        describe_gauge!(
+            KLOG_ROUNDTRIP,
+            Unit::Seconds,
+            "Time of the last drill from writing its record to the kernel's log to the actor's report."
+        );
+        describe_gauge!(
+            KLOG_ROUNDTRIP_SUCCESS,
+            "Whether the last drill came through."
+        );
+        for (part, severity) in parts.severities() {
+            let number = severity.as_number();
+            gauge!(PART_SEVERITY, "part" => label(&part.to_string())).set(f64::from(number));
+            if let Some(source) = part.source() {
+                let up = f64::from(u8::from(severity < Severity::Critical));
+                gauge!(KLOG_SOURCE_UP, "source" => label(source)).set(up);
+            }
+        }
+        if rescue.drilled.is_some() {
+            if let Some(took) = rescue.roundtrip_seconds {
+                gauge!(KLOG_ROUNDTRIP).set(took);
+            }
+            let success = f64::from(u8::from(rescue.roundtrip_seconds.is_some()));
+            gauge!(KLOG_ROUNDTRIP_SUCCESS).set(success);
+        }
     })
 }
 

@@ -7,6 +7,7 @@ pub mod control;
 pub mod http;
 pub mod listener;
 pub mod metrics;
+pub mod parts;
 pub mod past;
 pub mod plan;
 pub mod status;

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::parts::PartStatus;
 use crate::model::{self, Bytes, Engine, ExtentCount, ExtentsPerDay, Severity, UnixTime};
 
 /// Version of this form; it grows only if a key ever changes its meaning.
@@ -25,6 +26,8 @@ pub struct Status {
     pub stalled: Vec<Stalled>,
     /// The rescue.
     pub rescue: Rescue,
+    /// The parts of the daemon and how each does.
+    pub parts: Vec<PartStatus>,
     /// Whether the operator has paused defragmentation.
     pub paused: bool,
     /// Defragmentations that are under way.

@@ -5,13 +5,17 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
 
+use super::parts::State;
 use crate::durable::replace;
+use crate::model::path::shown;
 
 /// How long the end waits for the file to be removed.
 const LAST_WISH: Duration = Duration::from_millis(300);
@@ -25,6 +29,8 @@ pub struct Textfile {
     path: PathBuf,
     /// Holds one text. Nothing once the end has come.
     texts: Option<SyncSender<String>>,
+    /// The last text could not be written.
+    failing: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -36,12 +42,15 @@ impl Textfile {
     pub fn start(path: PathBuf) -> io::Result<Self> {
         let (texts, inbox) = sync_channel(1);
         let file = path.clone();
+        let failing = Arc::new(AtomicBool::new(false));
+        let told = Arc::clone(&failing);
         let thread = std::thread::Builder::new()
             .name("textfile".to_owned())
-            .spawn(move || write_all(&file, &inbox))?;
+            .spawn(move || write_all(&file, &inbox, &told))?;
         Ok(Textfile {
             path,
             texts: Some(texts),
+            failing,
             thread: Some(thread),
         })
     }
@@ -54,9 +63,20 @@ impl Textfile {
 
     /// Has the file replaced. While one text is being written and another one waits, this one is
     /// dropped: the next comes soon and is newer.
-    pub fn write(&self, text: String) {
-        match self.texts.as_ref().map(|texts| texts.try_send(text)) {
-            None | Some(Ok(()) | Err(TrySendError::Full(_) | TrySendError::Disconnected(_))) => {}
+    /// Gives how the writing goes: one is dropped when the disk has not answered since the one before
+    /// the last.
+    #[must_use]
+    pub fn write(&self, text: String) -> State {
+        let sent = self.texts.as_ref().map(|texts| texts.try_send(text));
+        let path = shown(&self.path);
+        match sent {
+            Some(Err(TrySendError::Full(_))) => {
+                State::Down(format!("{path} is not written: its disk does not answer"))
+            }
+            _ if self.failing.load(Ordering::Relaxed) => {
+                State::Down(format!("{path} cannot be written, see the log"))
+            }
+            _ => State::Up,
         }
     }
 }
@@ -81,21 +101,17 @@ impl Drop for Textfile {
 }
 
 /// Until there are no more texts; then the file is removed.
-fn write_all(path: &Path, inbox: &Receiver<String>) {
-    let mut failing = false;
+fn write_all(path: &Path, inbox: &Receiver<String>, failing: &AtomicBool) {
     for text in inbox {
-        match replace(path, text.as_bytes(), MODE) {
-            Ok(()) if failing => info!("{} is written again", path.display()),
-            Ok(()) => {}
-            // Once, not every 15 s.
-            Err(error) if !failing => {
+        let written = replace(path, text.as_bytes(), MODE);
+        // Once, not every 15 s.
+        match (failing.swap(written.is_err(), Ordering::Relaxed), written) {
+            (true, Ok(())) => info!("{} is written again", path.display()),
+            (false, Err(error)) => {
                 warn!("metrics.textfile: cannot write {}: {error}", path.display());
-                failing = true;
-                continue;
             }
-            Err(_) => continue,
+            _ => {}
         }
-        failing = false;
     }
     match fs::remove_file(path) {
         Ok(()) => {}
@@ -115,7 +131,7 @@ mod tests {
         let path = directory.path().join("fragwatch.prom");
         fs::write(&path, "old").unwrap();
         let textfile = Textfile::start(path.clone()).unwrap();
-        textfile.write("fragwatch_x 1\n".to_owned());
+        assert_eq!(textfile.write("fragwatch_x 1\n".to_owned()), State::Up);
         while fs::read(&path).unwrap() == b"old" {
             std::thread::sleep(Duration::from_millis(1));
         }

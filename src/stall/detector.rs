@@ -15,6 +15,7 @@ use super::scanner::{Progress, Scanner, Seen};
 use super::tracker::{StallTracker, TaskKey};
 use crate::model::{Monotonic, StuckTask};
 use crate::rescue::clock::now;
+use crate::sys::realtime::touch_stack;
 
 /// How often it is looked.
 pub const INTERVAL: Duration = Duration::from_secs(1);
@@ -23,6 +24,9 @@ pub const LEFT_BEHIND: usize = 4;
 /// A reader that takes longer is left behind. Shorter than [`GAP`](super::GAP), so that a stall is
 /// not forgotten over it.
 const READER_DEADLINE: Duration = Duration::from_secs(3);
+/// What each thread uses of its stack and its heap at most; a scan of 2500 threads needs about half.
+const STACK_KIB: usize = 128;
+const HEAP_KIB: usize = 96;
 /// Without an answer for so long the detector is not up. Longer than it takes to leave a few readers
 /// behind.
 pub const SILENT_AFTER: Duration = Duration::from_secs(15);
@@ -123,9 +127,13 @@ impl StallDetector {
         };
         readers.start()?;
         let tracker = StallTracker::new(settings.stall_after);
+        let body = move || {
+            prepare_thread();
+            run(readers, tracker, settings.interval, &stopped, on_stall);
+        };
         thread::Builder::new()
             .name("stall".to_owned())
-            .spawn(move || run(readers, tracker, settings.interval, &stopped, on_stall))?;
+            .spawn(body)?;
         Ok(StallDetector {
             counts,
             _stop: stop,
@@ -182,6 +190,16 @@ fn run(
             });
         }
     }
+}
+
+/// Has the calling thread work while memory is short: see the module. What it uses of its stack and
+/// of its heap is there from now on.
+fn prepare_thread() {
+    // It takes CAP_SYS_RESOURCE, and Linux 5.6.
+    let _ = configure_io_flusher_behavior(true);
+    touch_stack::<STACK_KIB>();
+    // Less than malloc(3) would give back (M_TRIM_THRESHOLD).
+    drop(std::hint::black_box(vec![1_u8; HEAP_KIB * 1024]));
 }
 
 /// What a scan found; nothing if the gate was closed.
@@ -257,8 +275,7 @@ impl Readers {
         let reader_progress = Arc::clone(&progress);
         let proc = self.proc.clone();
         let body = move || {
-            // Without it we may wait for a shrinker of XFS; see the module.
-            let _ = configure_io_flusher_behavior(true);
+            prepare_thread();
             match Scanner::open(&proc, skip, Arc::clone(&reader_progress)) {
                 Ok(mut scanner) => {
                     for tracked in questions {

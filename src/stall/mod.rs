@@ -45,10 +45,12 @@
 //!
 //! # Law 1: the fast side never waits for a file system
 //!
-//! Kept: the looks are taken on a thread of their own. The files of the gate are open from the
-//! start, buffers are used again, nothing outside /proc is touched. The thread is an `IO_FLUSHER`
-//! (prctl(2)): when the kernel needs memory for it, it does not call the file systems to give some
-//! back, so that it does not get stuck in the shrinkers of XFS.
+//! Kept: the scans are made on a thread of their own. The files of the gate are open from the
+//! start, buffers are used again, nothing outside /proc is touched. Both threads are `IO_FLUSHER`s
+//! (prctl(2)): when the kernel needs memory for them, it does not call the file systems to give some
+//! back, so that they do not get stuck in the shrinkers of XFS, and kills nobody for it
+//! (`out_of_memory`, mm/oom_kill.c). Their stacks and heaps are touched at their start: on a starved
+//! kernel (tests/starved.rs) the first use of a further page of the stack does not return.
 //!
 //! What /proc cannot keep:
 //!

@@ -4,11 +4,13 @@ use std::fs;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 
+use jiff::{ToSpan as _, Zoned};
 use rustix::process::Signal;
+use serde_json::Value;
 
 use crate::scrape::Scrape;
-use crate::support::{self, Bed, free_address, guest, http_get};
-use crate::watch::{OFTEN, WHEN_ASKED, Watch, until};
+use crate::support::{self, Bed, RunningDaemon, Stall, free_address, guest, http_get};
+use crate::watch::{Etc, OFTEN, PATIENCE, WHEN_ASKED, Watch, until};
 
 fn success(now: &Scrape) -> Option<f64> {
     now.value("fragwatch_config_reload_success", &[])
@@ -235,4 +237,119 @@ fn fragments_of_the_configuration_count_too() {
     let now = watch.sweep();
     assert_eq!((now.extents(&a), now.extents(&b)), (Some(100.0), None));
     assert_eq!(success(&now), Some(1.0));
+}
+
+#[test]
+fn another_path_of_the_history_needs_a_restart_and_that_is_said() {
+    let etc = Etc::new();
+    etc.configure(&[], WHEN_ASKED);
+    let watch = Watch::start_with_state(etc);
+    let json = |subcommand: &str| -> Value {
+        let mut command = watch.etc.run_subcommand(subcommand);
+        let output = command.arg("--json").output().unwrap();
+        serde_json::from_slice(&output.stdout).unwrap()
+    };
+    let state = || {
+        let status = json("status");
+        let parts = status["parts"].as_array().unwrap().clone();
+        let part = parts
+            .into_iter()
+            .find(|part| part["part"] == "configuration");
+        part.map(|part| part["state"].as_str().unwrap().to_owned())
+    };
+    let elsewhere = watch.etc.join("elsewhere.db");
+    let text = format!("{WHEN_ASKED}[history]\npath = {elsewhere:?}\n");
+    watch.etc.configure(&[], &text);
+    accepted(&watch);
+    let warned = watch.log("needs a restart");
+    assert!(
+        warned.len() == 1 && warned[0].contains("elsewhere.db"),
+        "{warned:?}"
+    );
+    assert_eq!(state().as_deref(), Some("impaired"));
+    assert_eq!(json("check")["code"], 1);
+    let severity =
+        |now: &Scrape| now.value("fragwatch_part_severity", &[("part", "configuration")]);
+    assert_eq!(severity(&watch.scrape()), Some(1.0));
+    assert!(!elsewhere.exists());
+    // The former one is as it was.
+    watch.etc.configure(&[], WHEN_ASKED);
+    accepted(&watch);
+    assert_eq!(state().as_deref(), Some("up"));
+    assert_eq!(json("check")["code"], 0);
+}
+
+/// The rules of a time zone are read again, however short a time ago they were read last.
+#[test]
+fn new_rules_of_a_time_zone_are_in_force_at_once() {
+    let zoneinfo = Path::new("/usr/share/zoneinfo");
+    for zone in ["Europe/Berlin", "local"] {
+        let etc = Etc::new();
+        let database = etc.join("zoneinfo");
+        fs::create_dir_all(database.join("Europe")).unwrap();
+        let rules = database.join("Europe/Berlin");
+        fs::copy(zoneinfo.join("Europe/Berlin"), &rules).unwrap();
+        // Open now in Berlin, and in New York it is six hours earlier.
+        let now = Zoned::now().in_tz("Europe/Berlin").unwrap();
+        let start = (&now - 30.minutes()).strftime("%H:%M").to_string();
+        let window = format!(
+            "{OFTEN}[maintenance]\ntimezone = \"{zone}\"\njitter = \"0s\"\n[[maintenance.window]]\n\
+             days = [\"Mon\", \"Tue\", \"Wed\", \"Thu\", \"Fri\", \"Sat\", \"Sun\"]\n\
+             start = \"{start}\"\nduration = \"2h\"\n"
+        );
+        etc.configure(&[], &window);
+        let mut command = etc.run();
+        command.env("TZDIR", &database).env("TZ", "Europe/Berlin");
+        let daemon = RunningDaemon::spawn(&mut command, etc.address);
+        let watch = Watch { daemon, etc };
+        let open = |now: &Scrape| now.value("fragwatch_maintenance_window_open", &[]);
+        watch.until("the window", |now| open(now) == Some(1.0));
+        let draft = database.join("draft");
+        fs::copy(zoneinfo.join("America/New_York"), &draft).unwrap();
+        fs::rename(&draft, &rules).unwrap();
+        accepted(&watch);
+        watch.until("the window by the new rules", |now| open(now) == Some(0.0));
+    }
+}
+
+#[test]
+fn a_configuration_that_cannot_be_read_keeps_the_daemon_from_nothing() {
+    let mut stall = support::require!(Stall::new());
+    let mut etc = Etc::new();
+    let config = stall.path().join("fragwatch.toml");
+    fs::write(&config, etc.text(&[], OFTEN)).unwrap();
+    let daemon = RunningDaemon::start(&config, etc.address);
+    etc.address = free_address();
+    fs::write(&config, etc.text(&[], OFTEN)).unwrap();
+    stall.cold();
+    stall.stop();
+    daemon.signal(Signal::HUP);
+    // It goes on meanwhile, and is asked all the time.
+    let began = std::time::Instant::now();
+    until("it is given up", || {
+        let asked = std::time::Instant::now();
+        assert_eq!(daemon.get("/metrics").status, 200);
+        assert!(asked.elapsed().as_secs() < 2);
+        daemon
+            .stderr()
+            .contains("reading it takes longer than")
+            .then_some(())
+    });
+    assert!(began.elapsed() < PATIENCE);
+    let body = daemon.get("/metrics").body;
+    assert!(body.contains("fragwatch_config_reload_success 0"), "{body}");
+    // The next one does not wait again, nor does anything pile up.
+    daemon.signal(Signal::HUP);
+    daemon.wait_for_stderr("does not answer", PATIENCE);
+    stall.resume();
+    // What was given up is not taken on when it comes at last.
+    until("it can be read again", || {
+        daemon.signal(Signal::HUP);
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        daemon
+            .stderr()
+            .contains("configuration reloaded")
+            .then_some(())
+    });
+    assert_eq!(http_get(etc.address, "/metrics").unwrap().status, 200);
 }

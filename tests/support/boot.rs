@@ -80,6 +80,11 @@ pub struct Running {
 impl Machine<'_> {
     /// Switches it on.
     pub fn start(&self) -> Here<Running> {
+        self.start_with(&[])
+    }
+
+    /// Switches it on, with further arguments of QEMU.
+    pub fn start_with(&self, arguments: &[&str]) -> Here<Running> {
         let program = tools::have("qemu-system-x86_64")?;
         if !cfg!(target_arch = "x86_64") {
             return Err(NotHere::because(
@@ -108,6 +113,7 @@ impl Machine<'_> {
             .arg("-initrd")
             .arg(memory)
             .args(self.disk.iter().flat_map(Disk::arguments))
+            .args(arguments)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped());
         let mut qemu = Child::spawn(&mut command).map_err(NotHere::because)?;

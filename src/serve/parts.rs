@@ -1,0 +1,219 @@
+//! The parts of the daemon and how each does: the one place that `status`, `check`, `/metrics` and
+//! the alerts are answered from, so that they agree.
+//!
+//! Whoever runs a part sets its state ([`Board::set_part`](super::board::Board::set_part)) when it
+//! changes, or looks at it every few seconds. A part that does not exist, such as a log file that is
+//! not followed any more, is removed, and its series with it.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::Severity;
+
+/// A part of the daemon.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Part {
+    /// The threads that decide and act in an emergency.
+    Rescue,
+    /// The reading of /dev/kmsg.
+    KernelLog,
+    /// A followed log file, by its path on one line.
+    LogFile(String),
+    /// The search for stuck tasks.
+    StallDetector,
+    /// The recorder of incidents and its files.
+    IncidentFiles,
+    /// The history.
+    History,
+    /// The metrics as a file.
+    Textfile,
+    /// The control socket.
+    ControlSocket,
+    /// The settings in force.
+    Configuration,
+}
+
+impl Part {
+    /// How bad it is when the part does nothing at all: without these an emergency may pass by.
+    fn when_down(&self) -> Severity {
+        match self {
+            Part::Rescue | Part::KernelLog | Part::LogFile(_) | Part::StallDetector => {
+                Severity::Critical
+            }
+            Part::IncidentFiles
+            | Part::History
+            | Part::Textfile
+            | Part::ControlSocket
+            | Part::Configuration => Severity::Warning,
+        }
+    }
+
+    /// The label `source` of `fragwatch_klog_source_up`, if the part is one.
+    #[must_use]
+    pub fn source(&self) -> Option<&str> {
+        match self {
+            Part::KernelLog => Some("kmsg"),
+            Part::LogFile(path) => Some(path),
+            Part::StallDetector => Some("stall_detector"),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Part {
+    /// The name in the label `part` and in JSON.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Part::Rescue => "rescue",
+            Part::KernelLog => "kernel_log",
+            Part::LogFile(path) => return write!(f, "log_file {path}"),
+            Part::StallDetector => "stall_detector",
+            Part::IncidentFiles => "incident_files",
+            Part::History => "history",
+            Part::Textfile => "textfile",
+            Part::ControlSocket => "control_socket",
+            Part::Configuration => "configuration",
+        })
+    }
+}
+
+/// How a part does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum State {
+    /// As it should.
+    Up,
+    /// Switched off, by this setting.
+    Off(String),
+    /// It works in part, for this reason.
+    Impaired(String),
+    /// It does not work, for this reason.
+    Down(String),
+}
+
+/// All parts and their states.
+#[derive(Debug, Clone, Default)]
+pub struct Parts(BTreeMap<Part, State>);
+
+/// A part as it is told of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartStatus {
+    /// Its name.
+    pub part: String,
+    /// `up`, `off`, `impaired` or `down`.
+    pub state: String,
+    /// How bad that is.
+    pub severity: Severity,
+    /// Why it is not up.
+    pub reason: Option<String>,
+}
+
+impl Parts {
+    /// Sets the state of a part.
+    pub fn set(&mut self, part: Part, state: State) {
+        self.0.insert(part, state);
+    }
+
+    /// Keeps only the parts for which this holds.
+    pub fn retain(&mut self, keep: impl Fn(&Part) -> bool) {
+        self.0.retain(|part, _| keep(part));
+    }
+
+    /// Those that are not switched off, with how bad their states are.
+    pub fn severities(&self) -> impl Iterator<Item = (&Part, Severity)> {
+        let on = |(_, state): &(&Part, &State)| !matches!(state, State::Off(_));
+        self.0
+            .iter()
+            .filter(on)
+            .map(|(part, state)| (part, severity(part, state)))
+    }
+
+    /// All, for `status` and `check`.
+    #[must_use]
+    pub fn status(&self) -> Vec<PartStatus> {
+        let status = |(part, state): (&Part, &State)| {
+            let (name, reason) = match state {
+                State::Up => ("up", None),
+                State::Off(reason) => ("off", Some(reason)),
+                State::Impaired(reason) => ("impaired", Some(reason)),
+                State::Down(reason) => ("down", Some(reason)),
+            };
+            PartStatus {
+                part: part.to_string(),
+                state: name.to_owned(),
+                severity: severity(part, state),
+                reason: reason.cloned(),
+            }
+        };
+        self.0.iter().map(status).collect()
+    }
+}
+
+fn severity(part: &Part, state: &State) -> Severity {
+    match state {
+        State::Up | State::Off(_) => Severity::Ok,
+        State::Impaired(_) => Severity::Warning,
+        State::Down(_) => part.when_down(),
+    }
+}
+
+impl PartStatus {
+    /// Whether it is switched off.
+    #[must_use]
+    pub fn is_off(&self) -> bool {
+        self.state == "off"
+    }
+}
+
+impl fmt::Display for PartStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let part = self.part.replace('_', " ");
+        // A path keeps its underscores.
+        let part = match self.part.split_once(' ') {
+            Some((_, path)) => format!("log file {path}"),
+            None => part,
+        };
+        write!(f, "{part} {}", self.state)?;
+        match &self.reason {
+            Some(reason) => write!(f, ": {reason}"),
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_state_is_as_bad_everywhere() {
+        let mut parts = Parts::default();
+        let file = Part::LogFile("/var/log/kern_1.log".to_owned());
+        parts.set(Part::Rescue, State::Down("read-only".to_owned()));
+        parts.set(Part::KernelLog, State::Off("klog.kmsg = false".to_owned()));
+        parts.set(file.clone(), State::Up);
+        parts.set(Part::IncidentFiles, State::Impaired("slow".to_owned()));
+        let severities: Vec<_> = parts.severities().collect();
+        assert_eq!(
+            severities,
+            [
+                (&Part::Rescue, Severity::Critical),
+                (&file, Severity::Ok),
+                (&Part::IncidentFiles, Severity::Warning)
+            ]
+        );
+        let texts: Vec<_> = parts.status().iter().map(ToString::to_string).collect();
+        assert_eq!(
+            texts,
+            [
+                "rescue down: read-only",
+                "kernel log off: klog.kmsg = false",
+                "log file /var/log/kern_1.log up",
+                "incident files impaired: slow"
+            ]
+        );
+        parts.retain(|part| *part != file);
+        assert_eq!(parts.status().len(), 3);
+    }
+}

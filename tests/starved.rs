@@ -1,0 +1,320 @@
+//! XFS starved of memory on a kernel that prints nothing about it, and what the daemon does.
+//!
+//! The guest boots Linux 6.12 with two NUMA nodes. Its disk is an XFS with a shattered image. A thread
+//! with the name of a vCPU may use the memory of node 1 alone (set_mempolicy(2), `MPOL_BIND`), as libvirt
+//! has it done for `<numatune>` with mode `strict`, and a process fills that node until little more than
+//! the kernel's reserve is free. Then the thread discards a block of the image, as QEMU does. XFS loads
+//! the extent map within the transaction (`xfs_bunmapi`, `xfs_iread_extents`), and there an allocation may
+//! neither fail (`__GFP_NOFAIL`) nor enter a file system to free memory (`memalloc_nofs_save`). Nothing is
+//! killed for it (`out_of_memory`, mm/oom_kill.c: not for a request without `__GFP_FS`), so the thread
+//! loops in `__alloc_pages_slowpath`, and nothing is logged, while node 0 has memory for everything else.
+//!
+//! Also tried: the same with one node, all of it filled. The thread is stuck in the same way (25 s and
+//! longer). But then whoever else needs a page has the OOM killer called, and with nothing to kill the
+//! kernel panics ("System is deadlocked on memory"); and a reader of /proc, which may not enter a file
+//! system either (`PR_SET_IO_FLUSHER`), waits for memory itself, since the inodes of /proc take some.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "clippy knows the tests, but not what they call"
+)]
+// set_mempolicy(2) has no safe wrapper.
+#![allow(unsafe_code)]
+#![allow(clippy::print_stdout, reason = "it is the guest's serial line")]
+#![allow(unreachable_pub, reason = "a test crate has no outside")]
+
+mod support;
+
+use std::ffi::CStr;
+use std::fs::{self, File, OpenOptions};
+use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use rustix::fs::{FallocateFlags, fallocate};
+use rustix::mm::{MlockAllFlags, mlockall};
+use rustix::mount::{MountFlags, mount};
+use serde_json::Value;
+
+use support::bed::Plan;
+use support::boot::{self, Machine};
+use support::rundir::Place;
+use support::skip::Here;
+use support::{GIB, fragwatch, guest};
+
+/// Extents of the image. Their map and the blocks that it is read from take 7 MB.
+const EXTENTS: u64 = 400_000;
+/// The memory of the guest, in MiB.
+const MEMORY: u32 = 768;
+/// Its two nodes.
+const NODES: [&str; 8] = [
+    "-object",
+    "memory-backend-ram,id=m0,size=512M",
+    "-object",
+    "memory-backend-ram,id=m1,size=256M",
+    "-numa",
+    "node,nodeid=0,memdev=m0,cpus=0",
+    "-numa",
+    "node,nodeid=1,memdev=m1,cpus=1",
+];
+/// What is left free of node 1, in KiB. A third of the reserve (vm.min_free_kbytes) is its.
+const SPARE: u64 = 2048;
+const RESERVE: &str = "3072";
+
+/// For how long.
+const STARVED: Duration = Duration::from_secs(30);
+/// Tells the process that takes the memory that it is the one.
+const HOG: &str = "FRAGWATCH_HOG";
+
+const SECOND: Duration = Duration::from_secs(1);
+
+#[test]
+fn a_starved_kernel_is_noticed_though_it_prints_nothing() {
+    support::require!(starved());
+}
+
+fn starved() -> Here<()> {
+    let mut bed = Plan::of("xfs").size(4 * GIB).place(Place::Disk).make()?;
+    guest::alternate_blocks(&bed.path().join("vm.img"), EXTENTS);
+    bed.umount();
+    let machine = Machine {
+        test: "guest_that_starves",
+        disk: Some(boot::Disk {
+            image: bed.image(),
+            aio: "threads",
+        }),
+        files: &[env!("CARGO_BIN_EXE_fragwatch").into()],
+        memory: MEMORY,
+        kernel: boot::Kernel::Unpacked("6.12"),
+        processors: 2,
+    };
+    let mut vm = machine.start_with(&NODES)?;
+    vm.wait_for("guest: starved no more");
+    vm.wait_for("\"state\":\"ended\"");
+    let said = vm.said();
+    vm.end();
+    eprintln!("{said}");
+    assert!(
+        !said.contains("possible memory allocation deadlock"),
+        "{said}"
+    );
+    assert!(!said.contains("Out of memory"), "{said}");
+    Ok(())
+}
+
+#[test]
+#[ignore = "not a test: what the virtual machine does"]
+fn guest_that_starves() {
+    if !boot::is_guest() {
+        return;
+    }
+    boot::arrive();
+    println!();
+    for directory in ["/mnt", "/etc"] {
+        fs::create_dir_all(directory).unwrap();
+    }
+    fs::write("/etc/group", "root:x:0:\n").unwrap();
+    let none = None::<&CStr>;
+    mount(boot::disk(), "/mnt", "xfs", MountFlags::empty(), none).unwrap();
+    for (setting, value) in [
+        ("/sys/kernel/mm/transparent_hugepage/enabled", "never"),
+        ("/proc/sys/vm/min_free_kbytes", RESERVE),
+        ("/proc/sys/vm/watermark_boost_factor", "0"),
+        ("/proc/sys/kernel/printk", "7 4 1 7"),
+        // All that is free can be had by everyone.
+        ("/proc/sys/vm/lowmem_reserve_ratio", "0 0 0 0 0"),
+    ] {
+        fs::write(setting, value).unwrap();
+    }
+    let mut daemon = start_daemon();
+    // The daemon has read the image's header, and XFS has loaded its map for it. Nobody has it open.
+    fs::write("/proc/sys/vm/drop_caches", "3").unwrap();
+    let vcpu = Vcpu::start(Path::new("/mnt/vm.img"));
+    let mut hog = Hog::start();
+    vcpu.discard.send(()).unwrap();
+    for _ in 0..24 {
+        thread::sleep(SECOND);
+        println!("guest: {} KiB free", free_of_node_1());
+        let stat =
+            fs::read_to_string(format!("/proc/self/task/{}/stat", vcpu.tid)).unwrap_or_default();
+        print!(
+            "{}{}",
+            stat,
+            fs::read_to_string(format!("/proc/self/task/{}/stack", vcpu.tid)).unwrap_or_default()
+        );
+    }
+    hog.wait();
+    println!("guest: starved no more");
+    let took = vcpu.thread.join().unwrap();
+    println!("guest: the discard took {took:?}");
+    let open = incident("open").to_string();
+    println!("guest: {open}");
+    println!("guest: {}", incident("ended"));
+    daemon.kill().unwrap();
+    daemon.wait().unwrap();
+    boot::leave();
+}
+
+/// Waits until the incident is so far, and gives it as its file has it.
+fn incident(state: &str) -> Value {
+    let deadline = Instant::now() + 60 * SECOND;
+    let mut text = String::new();
+    loop {
+        assert!(Instant::now() < deadline, "not {state}: {text}");
+        thread::sleep(SECOND / 5);
+        let files = fs::read_dir("/tmp/state/incidents");
+        let Some(file) = files.ok().and_then(|files| files.flatten().next()) else {
+            continue;
+        };
+        text = fs::read_to_string(file.path()).unwrap_or_default();
+        let incident: Value = serde_json::from_str(&text).unwrap_or_default();
+        if incident["state"] == state {
+            return incident;
+        }
+    }
+}
+
+fn start_daemon() -> Child {
+    let config = PathBuf::from("/tmp/fragwatch.toml");
+    let text = "[images]\npaths = [\"/mnt\"]\n[sampling]\nmap_interval = \"never\"\n[rescue]\nquiet_after = \"10s\"\n\
+                [history]\npath = \"/tmp/state/history.db\"\n\
+                [metrics]\nlisten = \"0.0.0.0:9843\"\n";
+    fs::write(&config, text).unwrap();
+    fs::create_dir_all("/tmp/state").unwrap();
+    let ask = |subcommand: &str| {
+        let mut command = fragwatch();
+        command.arg(subcommand).arg("--config").arg(&config);
+        command.env("STATE_DIRECTORY", "/tmp/state");
+        command.env("RUNTIME_DIRECTORY", "/run");
+        command
+    };
+    let daemon = ask("run").spawn().unwrap();
+    let deadline = Instant::now() + 60 * SECOND;
+    loop {
+        let output = ask("status").output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        if text.contains("last sweep") {
+            println!("{text}");
+            return daemon;
+        }
+        assert!(Instant::now() < deadline, "{output:?}");
+        thread::sleep(SECOND / 5);
+    }
+}
+
+/// A thread that discards a block of the image when it is let.
+struct Vcpu {
+    tid: i32,
+    discard: mpsc::Sender<()>,
+    thread: JoinHandle<Duration>,
+}
+
+impl Vcpu {
+    fn start(image: &Path) -> Vcpu {
+        let image: File = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(image)
+            .unwrap();
+        let (discard, may) = mpsc::channel();
+        let (tell, told) = mpsc::channel();
+        let body = move || {
+            tell.send(rustix::thread::gettid().as_raw_nonzero().get())
+                .unwrap();
+            may.recv().unwrap();
+            use_node_1();
+            let began = Instant::now();
+            let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+            fallocate(&image, hole, 0, guest::BLOCK).unwrap();
+            began.elapsed()
+        };
+        let thread = thread::Builder::new().name("CPU 0/KVM".to_owned());
+        let thread = thread.spawn(body).unwrap();
+        Vcpu {
+            tid: told.recv().unwrap(),
+            discard,
+            thread,
+        }
+    }
+}
+
+#[test]
+#[ignore = "not a test: what takes the memory of the virtual machine"]
+fn hog() {
+    if std::env::var_os(HOG).is_none() {
+        return;
+    }
+    use_node_1();
+    mlockall(MlockAllFlags::CURRENT | MlockAllFlags::FUTURE).unwrap();
+    let taken = take_memory(SPARE);
+    println!(
+        "guest: {} blocks are taken, {} KiB free",
+        taken.len(),
+        free_of_node_1()
+    );
+    thread::sleep(STARVED);
+    std::process::exit(0);
+}
+
+/// A process that takes all memory, for as long as it lives.
+struct Hog(Child);
+
+impl Hog {
+    /// Starts it, and waits until the memory is taken.
+    fn start() -> Hog {
+        let mut command = Command::new("/init");
+        command.args(["--exact", "hog", "--include-ignored", "--nocapture"]);
+        let child = command.env(HOG, "1").stdout(Stdio::piped()).spawn();
+        let mut hog = Hog(child.unwrap());
+        let output = BufReader::new(hog.0.stdout.take().unwrap());
+        let mut lines = output.lines().map(Result::unwrap);
+        // The harness has begun the line.
+        let line = lines.find(|line| line.contains("guest: ")).unwrap();
+        println!("{line}");
+        hog
+    }
+
+    /// Until it has ended.
+    fn wait(&mut self) {
+        self.0.wait().unwrap();
+    }
+}
+
+/// Takes memory until only so many KiB are free, and kswapd finds no more to free.
+fn take_memory(leave: u64) -> Vec<Vec<u8>> {
+    let mut taken = Vec::new();
+    let mut calm = 0;
+    while calm < 5 {
+        let free = free_of_node_1();
+        if free <= leave {
+            calm += 1;
+            thread::sleep(SECOND / 5);
+            continue;
+        }
+        calm = 0;
+        // Of smaller blocks malloc(3) takes more than they need.
+        let take = ((free - leave) / 2).clamp(192, 65536) * 1024;
+        taken.push(vec![1; usize::try_from(take).unwrap()]);
+    }
+    taken
+}
+
+/// In KiB.
+fn free_of_node_1() -> u64 {
+    let text = fs::read_to_string("/sys/devices/system/node/node1/meminfo").unwrap();
+    let line = text.lines().find(|line| line.contains("MemFree:")).unwrap();
+    line.split_whitespace().nth(3).unwrap().parse().unwrap()
+}
+
+/// The calling thread, and what it starts, gets memory of node 1 and no other.
+fn use_node_1() {
+    const MPOL_BIND: libc::c_long = 2;
+    let nodes: libc::c_ulong = 1 << 1;
+    // SAFETY: the kernel reads one word of the mask, which is there.
+    let set = unsafe { libc::syscall(libc::SYS_set_mempolicy, MPOL_BIND, &raw const nodes, 64) };
+    assert_eq!(set, 0, "{}", std::io::Error::last_os_error());
+}
