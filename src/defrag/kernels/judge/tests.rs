@@ -1,5 +1,7 @@
 //! Kernels as they are met: what distributions call them, and what is to be made of that.
 
+use proptest::prelude::*;
+
 use super::super::changelog;
 use super::*;
 
@@ -397,6 +399,30 @@ fn a_defect_that_was_brought_by_a_backport_must_be_repaired_too() {
     let repair = "- iomap: don't skip reading in !uptodate folios when unsharing a range (A B)\n";
     let judgement = verdict(&logged(release, with_origin(repair)), &[]);
     assert_eq!(judgement.verdict, Verdict::Trusted(Proof::Changelog));
+}
+
+proptest! {
+    /// Whatever a kernel calls itself and whatever its changelog is: there is a verdict, and it is
+    /// "trusted" or there is a reason. Without a level, a repair named or the operator's word, it is
+    /// never trusted.
+    #[test]
+    fn any_words_give_a_verdict(
+        release in "[0-9a-z.+~ é_-]{0,20}",
+        version in "(Linux version .{0,20} #1 (SMP |Debian |PMX |Ubuntu ){0,3}.{0,20})?",
+        signature in "(Ubuntu .{0,30})?",
+        log in "(linux \\(.{0,9}\\) x\n)?(.{0,40}\n|CVE-2026-64600|Revert \"xfs: |cycling ILOCK){0,9}",
+    ) {
+        let running = Running::new(&release, &version, &signature);
+        for package in [None, running.package.as_deref()] {
+            let judgement = judge(Engine::Online, &running, &[], |defects| {
+                let found = changelog::search(log.as_bytes(), package, defects).unwrap();
+                Ok((found, String::new()))
+            });
+            let trusted = matches!(judgement.verdict, Verdict::Trusted(_));
+            prop_assert_eq!(judgement.refusal().is_none(), trusted);
+            prop_assert!(!trusted || running.level.is_some() || log.contains("CVE-"));
+        }
+    }
 }
 
 #[test]
