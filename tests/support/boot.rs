@@ -30,6 +30,8 @@ use super::tools;
 const IN_GUEST: &str = "FRAGWATCH_IN_GUEST";
 /// Where it looks for programs.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// One RAM disk of so many KiB. It takes memory as it is written.
+const RAM_DISK: &CStr = c"rd_nr=1 rd_size=393216";
 /// A processor that is only imitated takes its time.
 const PATIENCE: Duration = Duration::from_secs(300);
 
@@ -95,9 +97,11 @@ impl Machine<'_> {
         let dir = rundir::new_dir(Place::Disk).map_err(NotHere::because)?;
         let memory = dir.join("initramfs");
         fs::write(&memory, initramfs::build(&modules, self.files)?).map_err(NotHere::because)?;
-        // The kernel hands on what it does not know: to the first process, as its environment.
+        // The kernel hands on what it does not know: to the first process, as its environment. Its
+        // guest has nobody to be protected from, and an emulated processor takes long to change page
+        // tables at each system call.
         let words = format!(
-            "console=ttyS0 quiet panic=-1 rdinit=/init {IN_GUEST}=1 PATH={PATH} -- \
+            "console=ttyS0 quiet panic=-1 mitigations=off rdinit=/init {IN_GUEST}=1 PATH={PATH} -- \
              --exact {} --include-ignored --nocapture --test-threads=1",
             self.test
         );
@@ -254,9 +258,10 @@ pub fn arrive() {
     for (kind, at) in [("devtmpfs", "/dev"), ("proc", "/proc"), ("sysfs", "/sys")] {
         mount(kind, at, kind, MountFlags::empty(), None::<&CStr>).expect("it mounts");
     }
-    for module in (0..MODULES.len()).map(initramfs::module) {
-        if let Ok(module) = File::open(module) {
-            finit_module(module, c"", 0).expect("it is for this kernel");
+    for (number, name) in MODULES.into_iter().enumerate() {
+        let parameters = if name == "brd" { RAM_DISK } else { c"" };
+        if let Ok(module) = File::open(initramfs::module(number)) {
+            finit_module(module, parameters, 0).expect("it is for this kernel");
         }
     }
 }

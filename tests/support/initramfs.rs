@@ -8,9 +8,9 @@ use std::process::Command;
 use super::skip::{Here, NotHere};
 use super::tools;
 
-/// Modules that a test may need, in the order in which they have to be loaded: for the disk, for
-/// XFS. What is not there is built in.
-pub(super) const MODULES: [&str; 10] = [
+/// Modules that a test may need, in the order in which they have to be loaded: for the disk, for a
+/// RAM disk, for XFS. What is not there is built in.
+pub(super) const MODULES: [&str; 11] = [
     "virtio_ring",
     "virtio",
     "virtio_pci_legacy_dev",
@@ -18,6 +18,7 @@ pub(super) const MODULES: [&str; 10] = [
     "virtio_pci",
     "virtio_blk",
     "loop",
+    "brd",
     "crc32c_generic",
     "libcrc32c",
     "xfs",
