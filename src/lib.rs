@@ -22,6 +22,7 @@
 //! - [`defrag`]: taking the fragmentation away, without losing a write
 //! - [`klog`]: the kernel's log, and which of its lines matter
 //! - [`rescue`]: from such a line to free memory
+//! - [`stall`]: the trigger for kernels that print no such line
 //! - [`serve`]: metrics and their page
 //! - [`daemon`]: `fragwatch run`, which wires it all
 
@@ -39,4 +40,5 @@ pub mod model;
 pub mod probe;
 pub mod rescue;
 pub mod serve;
+pub mod stall;
 pub mod sys;

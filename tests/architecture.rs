@@ -42,7 +42,14 @@ const LAW: &[(&str, &[&str])] = &[
     ("defrag::meter", &["model"]),
     ("defrag::governor", &["model"]),
     ("defrag::segments", &["model", "defrag::governor"]),
-    ("defrag::kernels", &[]),
+    ("defrag::kernels::release", &[]),
+    (
+        "defrag::kernels::table",
+        &["model", "defrag::kernels::release"],
+    ),
+    ("defrag::kernels::changelog", &["defrag::kernels::table"]),
+    ("defrag::kernels::judge", &["model", "defrag::kernels"]),
+    ("defrag::kernels", &["model", "sys::child"]),
     (
         "defrag",
         &["model", "config::settings", "sys", "discover", "probe"],
@@ -52,6 +59,9 @@ const LAW: &[(&str, &[&str])] = &[
     ("rescue::ladder", &["model", "sys"]),
     ("rescue::ring", &["model", "sys"]),
     ("rescue", &["model", "sys", "klog", "hook"]),
+    // What the rescue gives away: its clock, how it reads /proc.
+    ("stall::tracker", &["model", "stall::stack"]),
+    ("stall", &["model", "klog", "rescue"]),
     ("hook", &[]),
 ];
 

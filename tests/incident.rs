@@ -24,8 +24,8 @@ use fragwatch::rescue::evidence::{ImageEvidence, Images};
 use fragwatch::rescue::hook::{HookOutcome, Moment};
 use fragwatch::rescue::incident::{Incident, Recorder, RecorderSettings, State, What};
 use fragwatch::rescue::proof::Counters;
-use fragwatch::rescue::stall::{StallDetector, StallSettings};
 use fragwatch::rescue::{Began, Ended, Order, archive};
+use fragwatch::stall::{StallDetector, StallSettings};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
 use support::child::Child;

@@ -59,6 +59,8 @@ fn defragmented_underneath(aio: &str) -> Here<()> {
         disk: Some(boot::Disk { image: &image, aio }),
         files: &[],
         memory: 384,
+        kernel: boot::Kernel::Usual,
+        processors: 1,
     };
     let mut vm = machine.start()?;
     vm.wait_for("guest: at work");

@@ -129,6 +129,7 @@ fn filesystem(number: usize) -> FilesystemFacts {
         free: Bytes(800 * GIB),
         stalled: false,
         active: None,
+        io_pressure: None,
         paces: Paces::default(),
     }
 }
@@ -299,6 +300,7 @@ impl World {
     }
 
     fn facts(&mut self) -> Facts {
+        let pressure = self.random.below(50) as f64;
         for (number, filesystem) in self.filesystems.iter_mut().enumerate() {
             let here = |it: &&Running| it.image % World::FILESYSTEMS == number;
             let running = self.running.iter().find(here);
@@ -308,16 +310,17 @@ impl World {
             });
             let taken = running.map_or(0, taken);
             filesystem.free = Bytes(self.free[number].saturating_sub(taken));
+            filesystem.io_pressure = Some(pressure);
         }
         Facts {
             now: self.now,
             zone: self.calendar.zone().clone(),
             allowed: Allowed::by(&self.calendar, self.now),
-            io_pressure: Some(self.random.below(50) as f64),
             incident: self.incident,
             recent_incident: self.recent_incident,
             paused: self.paused,
             not_ready: None,
+            engines: Vec::new(),
             images: self.images.clone(),
             filesystems: self.filesystems.clone(),
         }

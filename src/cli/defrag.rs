@@ -217,6 +217,7 @@ impl View {
                 self.extents = format!("{} extents", facts.extents);
                 self.progress = Some(Progress::bytes(self.total));
             }
+            Event::WithoutIo(pressure) => self.tell(&pressure.to_string()),
             Event::Progress { written, held, .. } => self.progress(written, held),
             Event::AtTheGate(visitor) => {
                 self.tell(&format!("{visitor} wants to open it: ending the run"));

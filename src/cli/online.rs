@@ -109,6 +109,7 @@ impl View {
                 (self.gain, self.extents) = (summary.gain.0, summary.extents.0);
                 self.progress = Some(Progress::bar(self.gain));
             }
+            Event::WithoutIo(pressure) => self.tell(&pressure.to_string()),
             Event::Progress { .. } => self.progress(&event),
         }
     }

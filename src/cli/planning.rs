@@ -2,6 +2,7 @@
 //! judges by the counts of this moment alone, so that a configuration can be tried before it runs.
 //! And what the planner would say of an image that is defragmented by hand.
 
+use std::collections::HashMap;
 use std::path::Path;
 
 use jiff::Timestamp;
@@ -10,14 +11,17 @@ use super::scan::{Found, Image};
 use super::{INCOMPLETE, SUCCESS, client, load_config, scan, terminal};
 use crate::config::Settings;
 use crate::daemon::{database, is_recent, read_last_incident, read_runs};
-use crate::defrag::{self, guard, pressure};
+use crate::defrag::pressure::{Asked, Gauge, before_runs};
+use crate::defrag::{self, guard, usable};
+use crate::discover::mounts::MountTable;
 use crate::maintenance::facts::{ImageFacts, Obstacle};
 use crate::maintenance::gather::{self, ImageNow, Runs};
-use crate::maintenance::view::{JudgedBy, render, render_json};
 use crate::maintenance::{Allowed, Calendar, Facts, Host, Policy, Verdict, plan};
 use crate::model::path::shown;
 use crate::model::{Engine, Filesystem, FilesystemKind, Owner, Severity};
 use crate::serve::control::pause_file;
+use crate::serve::plan::{JudgedBy, render, render_json};
+use crate::sys;
 
 pub(super) fn run(json: bool, config: Option<&Path>) -> anyhow::Result<u8> {
     let settings = load_config(config)?.settings;
@@ -58,9 +62,11 @@ fn by_counts(settings: &Settings, json: bool) -> anyhow::Result<u8> {
     let facts = facts(settings, &found, &calendar, now);
     let plan = plan(&facts, &Policy::from(&settings.defrag));
     if json {
-        terminal::print(&render_json(&plan, &calendar, now, JudgedBy::Counts)?)?;
+        let text = render_json(&plan, &facts.engines, &calendar, now, JudgedBy::Counts)?;
+        terminal::print(&text)?;
     } else {
-        terminal::print(&render(&plan, &calendar, now, terminal::width()))?;
+        let text = render(&plan, &facts.engines, &calendar, now, terminal::width());
+        terminal::print(&text)?;
         for fault in &found.errors {
             terminal::complain(&format!("{}: {}", shown(&fault.path), fault.error));
         }
@@ -88,9 +94,11 @@ fn facts(settings: &Settings, found: &Found, calendar: &Calendar, now: Timestamp
     let runs = Runs::new(read_runs(&database).unwrap_or_default());
     let paces = runs.paces();
     let stalled = |mount: &str| found.errors.iter().any(|fault| shown(&fault.path) == mount);
+    let pressures = io_pressures(settings, found);
     let filesystems = found.filesystems.values().map(|filesystem| {
         let stalled = stalled(&shown(&filesystem.mount));
-        gather::filesystem(filesystem, stalled, None, &paces)
+        let pressure = pressures.get(filesystem.mount.as_path()).copied();
+        gather::filesystem(filesystem, stalled, None, pressure, &paces)
     });
     let images = found.images.iter().filter_map(|image| {
         let filesystem = found.filesystem(image)?;
@@ -107,14 +115,33 @@ fn facts(settings: &Settings, found: &Found, calendar: &Calendar, now: Timestamp
         now,
         zone: calendar.zone().clone(),
         allowed: Allowed::by(calendar, now),
-        io_pressure: pressure::before_a_run(Path::new("/proc"), false).map(|it| f64::from(it.0)),
         incident: false,
         recent_incident: is_recent(read_last_incident(&database), now),
         paused: pause_file(&database).exists(),
         not_ready: None,
+        engines: usable::engines(&settings.defrag, &defrag::Host::default()),
         images: images.collect(),
         filesystems: filesystems.collect(),
     }
+}
+
+/// The I/O pressure that counts on each file system that is mounted.
+fn io_pressures<'f>(settings: &Settings, found: &'f Found) -> HashMap<&'f Path, f64> {
+    let host = defrag::Host::default();
+    let mounts = MountTable::new(sys::mounts::read(&host.proc).unwrap_or_default());
+    let gauged = found.filesystems.values().filter_map(|filesystem| {
+        let mount = filesystem.mount.as_path();
+        Some((mount, Gauge::new(mounts.of(mount)?.device)))
+    });
+    let (places, mut gauges): (Vec<_>, Vec<_>) = gauged.unzip();
+    let mut gauges: Vec<_> = gauges.iter_mut().collect();
+    let asked = Asked::while_a_run(false);
+    let pressures = before_runs(&mut gauges, &host, asked, settings.defrag.max_io_pressure);
+    let counts = pressures.into_iter().map(|it| Some(it?.counts.0.into()));
+    let by_place = places.into_iter().zip(counts);
+    by_place
+        .filter_map(|(place, counts)| Some((place, counts?)))
+        .collect()
 }
 
 /// Nothing of an image that cannot be identified: the daemon does not plan it either.
@@ -156,16 +183,22 @@ pub(super) fn advise(settings: &Settings, image: &Path, always: bool) -> Option<
             true => Allowed::Always,
             false => Allowed::by(&calendar, now),
         },
-        io_pressure: None,
         incident: false,
         recent_incident: false,
         paused: false,
         not_ready: None,
+        engines: usable::engines(&settings.defrag, &defrag::Host::default()),
         images: vec![ImageFacts {
             last_run: None,
             ..image_facts(seen, &runs)?
         }],
-        filesystems: vec![gather::filesystem(filesystem, false, None, &runs.paces())],
+        filesystems: vec![gather::filesystem(
+            filesystem,
+            false,
+            None,
+            None,
+            &runs.paces(),
+        )],
     };
     let policy = Policy {
         from: Severity::Ok,

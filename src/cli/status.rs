@@ -9,7 +9,7 @@ use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
 
 use super::{SUCCESS, client, load_config, scan_json, terminal};
 use crate::model::{Bytes, ExtentsPerDay, Roughly, UnixTime};
-use crate::serve::status::{Rescue, Row, Status};
+use crate::serve::status::{EngineState, Rescue, Row, Status};
 
 /// Columns of the table.
 const COLUMNS: usize = 7;
@@ -78,6 +78,7 @@ fn render(status: &Status, now: UnixTime, width: Option<u16>) -> String {
     text.push_str(&images(status, width));
     text.push('\n');
     text.push_str(&rescue(&status.rescue, now));
+    text.push_str(&engines(&status.engines));
     for run in &status.runs {
         let since = Roughly(now.since(run.began));
         let done = run
@@ -210,6 +211,24 @@ fn cells(row: &Row) -> [String; COLUMNS] {
     ]
 }
 
+/// Which engines can be used, and of those that are wanted and cannot, why not.
+fn engines(engines: &[EngineState]) -> String {
+    let usable = engines.iter().filter(|it| it.usable);
+    let usable: Vec<_> = usable.map(|it| it.engine.as_str()).collect();
+    let mut text = match (engines.is_empty(), usable.is_empty()) {
+        (true, _) => return String::new(),
+        (false, true) => "! No engine can be used on this host.\n".to_owned(),
+        (false, false) => format!("Engines that can be used: {}.\n", usable.join(", ")),
+    };
+    for state in engines {
+        let wanted = state.reason.as_deref() != Some("not_configured");
+        if let Some(why) = state.text.as_ref().filter(|_| wanted) {
+            let _ = writeln!(text, "! {} is not used: {why}.", state.engine);
+        }
+    }
+    text
+}
+
 fn rescue(rescue: &Rescue, now: UnixTime) -> String {
     if !rescue.armed {
         return "The rescue is off: nothing would be done in an emergency.\n".to_owned();
@@ -244,7 +263,7 @@ fn rescue(rescue: &Rescue, now: UnixTime) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{ExtentCount, Severity};
+    use crate::model::{Engine, ExtentCount, Severity};
     use crate::serve::status::{Daemon, Images, Stalled};
 
     fn status() -> Status {
@@ -333,6 +352,30 @@ The rescue is off: nothing would be done in an emergency.
                 "f.toml:1:1: no"
             ]
         );
+    }
+
+    #[test]
+    fn engines_are_told_with_what_is_against_them() {
+        let state = |engine, reason: Option<&str>| EngineState {
+            engine,
+            usable: reason.is_none(),
+            reason: reason.map(str::to_owned),
+            text: reason.map(|_| "kernel 1 is bad: do this".to_owned()),
+        };
+        let mut states = vec![
+            state(Engine::XfsFsr, None),
+            state(Engine::Online, Some("kernel_known_bad")),
+        ];
+        assert_eq!(
+            engines(&states),
+            "Engines that can be used: xfs_fsr.\n\
+             ! online is not used: kernel 1 is bad: do this.\n"
+        );
+        states[1].reason = Some("not_configured".to_owned());
+        assert_eq!(engines(&states), "Engines that can be used: xfs_fsr.\n");
+        states.remove(0);
+        assert_eq!(engines(&states), "! No engine can be used on this host.\n");
+        assert_eq!(engines(&[]), "");
     }
 
     #[test]

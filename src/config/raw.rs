@@ -146,6 +146,7 @@ sections! {
         max_swap_stall: Key<Duration>,
         stall_target: Key<Duration>,
         parallel: Key<u32>,
+        trusted_kernels: Key<Vec<Located<String>>>,
         hook_before: Key<Vec<Located<String>>>,
         hook_after: Key<Vec<Located<String>>>,
     }

@@ -230,6 +230,8 @@ pub struct Defrag {
     pub stall_target: Duration,
     /// Runs at a time, each on another file system: 1 to 64.
     pub parallel: u32,
+    /// Releases of kernels (`uname -r`) that the operator vouches for.
+    pub trusted_kernels: Vec<String>,
     /// A command and its arguments, run before a run; it may make the image free. Empty: none.
     pub hook_before: Vec<String>,
     /// Likewise, run after it.
@@ -372,6 +374,7 @@ impl Default for Defrag {
             max_swap_stall: Duration::from_secs(2),
             stall_target: Duration::from_millis(20),
             parallel: 2,
+            trusted_kernels: Vec::new(),
             hook_before: Vec::new(),
             hook_after: Vec::new(),
         }
@@ -703,6 +706,8 @@ impl Defrag {
         findings.extend(at_least(target, &raw.stall_target, SHORTEST_TARGET));
         findings.extend(at_least("defrag.parallel", &raw.parallel, 1));
         findings.extend(at_most("defrag.parallel", &raw.parallel, MOST_PARALLEL));
+        let kernels = raw.trusted_kernels.iter().flat_map(|list| &list.value);
+        findings.extend(kernels.filter_map(check_kernel_release));
         let hooks = [
             ("defrag.hook_before", &raw.hook_before),
             ("defrag.hook_after", &raw.hook_after),
@@ -721,6 +726,7 @@ impl Defrag {
             max_swap_stall: value_or(&raw.max_swap_stall, default.max_swap_stall),
             stall_target: value_or(&raw.stall_target, default.stall_target),
             parallel: value_or(&raw.parallel, default.parallel),
+            trusted_kernels: values_or(&raw.trusted_kernels, default.trusted_kernels),
             hook_before: values_or(&raw.hook_before, default.hook_before),
             hook_after: values_or(&raw.hook_after, default.hook_after),
         }
@@ -903,6 +909,7 @@ impl From<&Defrag> for RawDefrag {
             max_swap_stall: given(defrag.max_swap_stall),
             stall_target: given(defrag.stall_target),
             parallel: given(defrag.parallel),
+            trusted_kernels: given_list(defrag.trusted_kernels.iter().cloned()),
             hook_before: given_list(defrag.hook_before.iter().cloned()),
             hook_after: given_list(defrag.hook_after.iter().cloned()),
         }
@@ -1115,6 +1122,25 @@ fn check_hook(name: &str, command: &Key<Vec<Located<String>>>) -> Option<Finding
             "the argument without it",
         ))
     })
+}
+
+/// What is wrong with the release of a kernel. There are no patterns: one would vouch for kernels
+/// that nobody has looked at.
+fn check_kernel_release(release: &Located<String>) -> Option<Finding> {
+    let usual = |c: char| c.is_ascii_alphanumeric() || "._+~-".contains(c);
+    let text = &release.value;
+    let is_release = text.starts_with(|c: char| c.is_ascii_digit()) && text.contains('.');
+    if is_release && text.chars().all(usual) {
+        return None;
+    }
+    Some(Finding::new(
+        release.place.clone(),
+        format!(
+            "defrag.trusted_kernels: {} is no release of a kernel",
+            quoted(text)
+        ),
+        "what `uname -r` says, e.g. \"5.14.0-611.el9.x86_64\"",
+    ))
 }
 
 /// What is wrong with the globs of a list, each for itself and all together.

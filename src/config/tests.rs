@@ -135,6 +135,7 @@ max_io_pressure = 40
 max_swap_stall = "2s"
 stall_target = "20ms"
 parallel = 2
+trusted_kernels = []
 hook_before = []
 hook_after = []
 
@@ -628,7 +629,8 @@ fn a_defragmentation_that_cannot_be() {
     refused(
         &[
             "[defrag]\nfrom = 'bad'\nengines = ['fsr']\nkeep_free = '95%'\nbandwidth = '200MiB'\n\
-           max_io_pressure = 0\nparallel = 65\nhook_before = ['virsh']",
+           max_io_pressure = 0\nparallel = 65\nhook_before = ['virsh']\n\
+           trusted_kernels = ['5.14.0-611.el9.x86_64', '6.1.*', '']",
         ],
         r#"
         |f.toml:2:8: defrag.from: 'bad' is not a severity
@@ -665,6 +667,16 @@ fn a_defragmentation_that_cannot_be() {
         |    hook_before = ['virsh']
         |                   ^^^^^^^
         |    write: "/…", the path from the root on
+        |
+        |f.toml:9:45: defrag.trusted_kernels: "6.1.*" is no release of a kernel
+        |    trusted_kernels = ['5.14.0-611.el9.x86_64', '6.1.*', '']
+        |                                                ^^^^^^^
+        |    write: what `uname -r` says, e.g. "5.14.0-611.el9.x86_64"
+        |
+        |f.toml:9:54: defrag.trusted_kernels: "" is no release of a kernel
+        |    …sted_kernels = ['5.14.0-611.el9.x86_64', '6.1.*', '']
+        |                                                       ^^
+        |    write: what `uname -r` says, e.g. "5.14.0-611.el9.x86_64"
         "#,
     );
     refused(
@@ -1934,11 +1946,11 @@ fn any_defrag() -> impl Strategy<Value = Defrag> {
         any::<bool>(),
         numbers,
         times,
-        hook(),
-        hook(),
+        prop::collection::vec("[1-9][.][0-9a-z._+~-]{0,12}", 0..3),
+        (hook(), hook()),
     )
         .prop_map(
-            |(from, engines, dry_run, numbers, times, hook_before, hook_after)| Defrag {
+            |(from, engines, dry_run, numbers, times, trusted_kernels, hooks)| Defrag {
                 from,
                 engines,
                 dry_run,
@@ -1949,8 +1961,9 @@ fn any_defrag() -> impl Strategy<Value = Defrag> {
                 max_swap_stall: times.1,
                 stall_target: times.2,
                 parallel: numbers.3,
-                hook_before,
-                hook_after,
+                trusted_kernels,
+                hook_before: hooks.0,
+                hook_after: hooks.1,
             },
         )
 }

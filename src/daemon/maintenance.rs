@@ -9,6 +9,7 @@
 //! Runs that an earlier daemon left are finished first ([`note`]); until then nothing begins.
 
 mod child;
+mod engines;
 mod note;
 mod phase;
 mod runner;
@@ -30,22 +31,28 @@ use super::sampler::Shared;
 use crate::config::Settings;
 use crate::config::settings::Defrag;
 use crate::defrag::job::{DefragJob, JobProgress, JobReport, PassedOver};
-use crate::defrag::{hint, pressure};
+use crate::defrag::pressure::{Asked, Gauge};
+use crate::defrag::{self, hint};
+use crate::discover::mounts::MountTable;
 use crate::history::{ImageRef, RunRow};
 use crate::maintenance::gather::{self, ImageNow, KnownRun, Runs};
-use crate::maintenance::view::{self, JudgedBy};
 use crate::maintenance::{Active, Allowed, Calendar, Facts, Host, Plan, Policy, Run, plan};
 use crate::model::path::shown;
-use crate::model::{Bytes, Engine, ExtentCount, ImageId, Stop, UnixTime};
+use crate::model::{Bytes, Engine, EngineState, ExtentCount, ImageId, Stop, UnixTime};
 use crate::serve::board::Board;
 use crate::serve::control::PlanRequest;
+use crate::serve::plan::{JudgedBy, render, render_json};
 use crate::serve::{metrics, status};
+use crate::sys;
+use engines::Engines;
 use note::{Note, NoteFile, left_behind};
 use runner::{Control, Ended, Task};
 
 const TICK: Duration = Duration::from_secs(1);
 /// From one plan to the next while a window is open.
 const PLANNING: Duration = Duration::from_secs(5);
+/// What reading the I/O pressure may take.
+const PRESSURE_TIMEOUT: Duration = Duration::from_secs(2);
 /// For so long after an incident the worst images come first.
 const AFTER_INCIDENT: Duration = Duration::from_secs(24 * 3600);
 /// What the runs may take to end when the daemon does.
@@ -81,10 +88,15 @@ pub(super) struct Maintenance {
     not_ready: Option<(Instant, String)>,
     queries: mpsc::Receiver<PlanRequest>,
     planned: Option<Instant>,
+    engines: Engines,
     /// When the last incident was.
     incident: Option<UnixTime>,
     /// Told in the log already, while it lasts: what a dry run would do.
     rehearsed: Vec<PathBuf>,
+    /// The pressure on each file system, by its mount point, while a window is open.
+    gauges: BTreeMap<PathBuf, Gauge>,
+    /// What they showed last, in percent.
+    pressures: BTreeMap<PathBuf, f64>,
 }
 
 /// A run under way on a file system.
@@ -135,8 +147,11 @@ impl Maintenance {
             not_ready: None,
             queries,
             planned: None,
+            engines: Engines::default(),
             incident: None,
             rehearsed: Vec::new(),
+            gauges: BTreeMap::new(),
+            pressures: BTreeMap::new(),
         }
     }
 
@@ -144,6 +159,7 @@ impl Maintenance {
     pub(super) async fn run(mut self, mut end: watch::Receiver<bool>) {
         // Paused until it is known whether it is: the disk that knows may hang.
         self.board.pause(true);
+        self.engines.judge(&self.settings.borrow().defrag);
         tokio::select! {
             () = self.look_back() => {}
             _ = end.changed() => return,
@@ -152,10 +168,11 @@ impl Maintenance {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                _ = ticks.tick() => self.tick(),
+                _ = ticks.tick() => self.tick().await,
                 Some(ended) = self.ended.recv() => self.take_in(ended),
                 Some(finished) = self.finished.recv() => self.take_in_finished(finished),
                 Some(query) = self.queries.recv() => self.answer(query),
+                Some(states) = self.engines.judged() => self.post_engines(states),
                 _ = end.changed() => return self.end_all().await,
             }
         }
@@ -227,11 +244,15 @@ impl Maintenance {
         Instant::now()
     }
 
-    fn tick(&mut self) {
+    async fn tick(&mut self) {
         if self.settings.has_changed().unwrap_or(false) {
             let settings = Arc::clone(&self.settings.borrow_and_update());
             self.calendar = Calendar::new(&settings.maintenance, self.host);
             self.rehearsed.clear();
+            self.engines.judge(&settings.defrag);
+        }
+        if self.engines.is_due() {
+            self.engines.judge(&self.settings.borrow().defrag);
         }
         let now = Timestamp::now();
         let open = self.calendar.open_until(now).is_some();
@@ -250,8 +271,10 @@ impl Maintenance {
             Some(stop) => {
                 self.stop_all(stop);
                 self.rehearsed.clear();
+                self.gauges.clear();
+                self.pressures.clear();
             }
-            None => self.start_what_is_due(now),
+            None => self.start_what_is_due(now).await,
         }
         let next = self.calendar.next_opening(now);
         if !self.active.is_empty() {
@@ -267,14 +290,16 @@ impl Maintenance {
         }
     }
 
-    fn start_what_is_due(&mut self, now: Timestamp) {
+    async fn start_what_is_due(&mut self, now: Timestamp) {
         let early = |planned: Instant| planned.elapsed() < PLANNING;
-        if self.planned.is_some_and(early) {
+        // Nothing runs before the kernel was judged.
+        if self.planned.is_some_and(early) || self.engines.states().is_none() {
             return;
         }
         self.planned = Some(Instant::now());
         let settings = Arc::clone(&self.settings.borrow());
         let policy = Policy::from(&settings.defrag);
+        self.read_pressures(settings.defrag.max_io_pressure).await;
         let plan = plan(&self.facts(&settings.defrag, now), &policy);
         metrics::defrag_queue(queue(&plan));
         let due: Vec<_> = plan
@@ -283,6 +308,23 @@ impl Maintenance {
             .collect();
         for (path, run) in due {
             self.start(&settings.defrag, &path, run);
+        }
+    }
+
+    /// Reads the I/O pressure that counts on each file system; not on this thread, for procfs, sysfs
+    /// and cgroupfs may wait for locks of the kernel.
+    async fn read_pressures(&mut self, most: u32) {
+        let mounts: Vec<PathBuf> = {
+            let inventory = self.inventory.lock();
+            let filesystems = inventory.filesystems();
+            filesystems.map(|it| it.mount.clone()).collect()
+        };
+        let gauges = std::mem::take(&mut self.gauges);
+        let asked = Asked::while_a_run(!self.active.is_empty());
+        let reading = tokio::task::spawn_blocking(move || pressures(mounts, gauges, asked, most));
+        if let Ok(Ok((gauges, pressures))) = tokio::time::timeout(PRESSURE_TIMEOUT, reading).await {
+            self.gauges = gauges;
+            self.pressures = pressures;
         }
     }
 
@@ -296,7 +338,8 @@ impl Maintenance {
             let stalled = stalled.iter().any(|(stalled, _)| *stalled == mount);
             let active = self.active.get(&filesystem.lasting_name());
             let active = active.map(|running| running.active.clone());
-            gather::filesystem(filesystem, stalled, active, &paces)
+            let pressure = self.pressures.get(&filesystem.mount).copied();
+            gather::filesystem(filesystem, stalled, active, pressure, &paces)
         });
         let images = inventory.images().filter_map(|entry| {
             let key = inventory.reference(entry.sample.id)?.key;
@@ -321,12 +364,11 @@ impl Maintenance {
             now,
             zone: self.calendar.zone().clone(),
             allowed: Allowed::by(&self.calendar, now),
-            io_pressure: pressure::before_a_run(Path::new("/proc"), !self.active.is_empty())
-                .map(|pressure| f64::from(pressure.0)),
             incident: self.board.rescue().incident,
             recent_incident: is_recent(self.incident, now),
             paused: self.board.paused(),
             not_ready: self.why_not_ready(),
+            engines: self.engines.states().unwrap_or_default().to_vec(),
             images: images.collect(),
             filesystems: filesystems.collect(),
         }
@@ -415,8 +457,8 @@ impl Maintenance {
         let facts = self.facts(&settings.defrag, now);
         let plan = plan(&facts, &Policy::from(&settings.defrag));
         let text = match query.text {
-            Some(text) => view::render(&plan, &self.calendar, now, text.width),
-            None => view::render_json(&plan, &self.calendar, now, JudgedBy::Daemon)
+            Some(text) => render(&plan, &facts.engines, &self.calendar, now, text.width),
+            None => render_json(&plan, &facts.engines, &self.calendar, now, JudgedBy::Daemon)
                 .unwrap_or_else(|error| error.to_string()),
         };
         // A client that has gone away reads nothing.
@@ -430,6 +472,14 @@ impl Maintenance {
             error!("no defragmentation can begin: {why}");
         }
         self.not_ready = Some((Instant::now() + NOT_READY_PAUSE, why));
+    }
+
+    /// The engines were judged.
+    fn post_engines(&mut self, states: Vec<EngineState>) {
+        self.board
+            .post_engines(states.iter().map(status::EngineState::from).collect());
+        self.engines.take_in(states);
+        self.planned = None;
     }
 
     /// Puts up what is under way, for whoever asks.
@@ -547,6 +597,32 @@ fn row(image: &ImageRef, at: UnixTime, from: ExtentCount, report: &JobReport) ->
 fn join(reasons: impl IntoIterator<Item = String>) -> String {
     let reasons = reasons.into_iter().filter(|reason| !reason.is_empty());
     reasons.collect::<Vec<_>>().join("; ")
+}
+
+/// The pressure on each of these mount points, and the gauges that read it.
+fn pressures(
+    mounts: Vec<PathBuf>,
+    mut gauges: BTreeMap<PathBuf, Gauge>,
+    asked: Asked,
+    most: u32,
+) -> (BTreeMap<PathBuf, Gauge>, BTreeMap<PathBuf, f64>) {
+    let host = defrag::Host::default();
+    let table = MountTable::new(sys::mounts::read(&host.proc).unwrap_or_default());
+    gauges.retain(|mount, _| mounts.contains(mount));
+    let mut pressures = BTreeMap::new();
+    for mount in mounts {
+        let Some(on) = table.of(&mount) else { continue };
+        let gauge = gauges.entry(mount.clone());
+        let gauge = gauge.or_insert_with(|| Gauge::new(on.device));
+        let found = gauge.look(&host, asked, true);
+        if let Some(pressure) = gauge.news(found, most) {
+            info!("{}: {pressure}", shown(&mount));
+        }
+        if let Some(found) = found {
+            pressures.insert(mount, found.counts.0.into());
+        }
+    }
+    (gauges, pressures)
 }
 
 /// Whether the last incident was so short a time ago that the worst images come first.

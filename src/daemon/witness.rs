@@ -16,9 +16,9 @@ use crate::rescue::entry::{Notice, Report};
 use crate::rescue::evidence::ImageEvidence;
 use crate::rescue::exchange::Exchange;
 use crate::rescue::incident::{Recorder, RecorderSettings};
-use crate::rescue::stall::{INTERVAL, StallDetector, StallSettings, effective_trigger};
 use crate::serve::board::Board;
 use crate::serve::metrics;
+use crate::stall::{INTERVAL, StallDetector, StallSettings, effective_trigger};
 
 /// What the last file may take when the daemon ends.
 const LAST_FILE: Duration = Duration::from_millis(300);

@@ -28,11 +28,12 @@ use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, wa
 use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
 
 use super::gate::Gate;
-use super::guard::{self, Facts, Refusal, Target, is_above};
+use super::guard::{self, Facts, Refusal, Target};
 use super::messages::{self, Messages};
 use super::meter::Meter;
+use super::pressure::{Asked, Gauge, WithoutIo};
 use super::run::{Action, Hold, Input, Machine, State};
-use super::{Host, leftovers, pressure};
+use super::{Host, leftovers};
 use crate::config::settings::Defrag;
 use crate::model::{Bytes, Engine, ExtentCount, RunOutcome, RunReport, Stop, Visitor};
 use crate::probe::{open, reason};
@@ -71,12 +72,14 @@ pub struct Request<'a> {
 }
 
 /// What goes on.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Event {
     /// Temporary files of an earlier run that was killed were removed.
     Swept(usize),
     /// The guards let it pass.
     Cleared(Facts),
+    /// There is I/O pressure that does not hold it up.
+    WithoutIo(WithoutIo),
     /// xfs_fsr works.
     Started {
         /// Its process.
@@ -142,7 +145,11 @@ fn attempt(
     report.from = Some(cleared.facts.extents);
     watch(Event::Cleared(cleared.facts));
     let Cleared {
-        target, gate, turn, ..
+        target,
+        gate,
+        gauge,
+        turn,
+        ..
     } = cleared;
     let mut machine = Machine::new(PATIENCE);
     machine.step(machine_time(), Input::Cleared);
@@ -160,7 +167,7 @@ fn attempt(
     machine.step(machine_time(), Input::Started);
     let pid = work.child.id();
     watch(Event::Started { pid });
-    let mut pace = Pace::new(request);
+    let mut pace = Pace::new(request, gauge);
     while machine.state() != State::Ended {
         work.wait(if machine.state() == State::Ending {
             LAST_BEAT
@@ -169,6 +176,9 @@ fn attempt(
         });
         for input in work.look(&mut pace, host, request, orders) {
             work.take(&mut machine, input, watch);
+        }
+        if let Some(pressure) = pace.news() {
+            watch(Event::WithoutIo(pressure));
         }
         let (read, written) = work.moved;
         let held = machine.held_by();
@@ -265,6 +275,7 @@ struct Cleared {
     target: Target,
     gate: Gate,
     facts: Facts,
+    gauge: Gauge,
     /// As long as it is held no other run begins on the file system.
     turn: File,
 }
@@ -281,6 +292,11 @@ fn clear(
         watch(Event::Swept(swept));
     }
     guard::check_quick(&target, request.limits, host)?;
+    let (mut gauge, most) = (
+        Gauge::new(target.mount.device),
+        request.limits.max_io_pressure,
+    );
+    guard::check_pressure(&mut gauge, most, host)?;
     let no_gate = |error: io::Error| Refusal::NoGate(reason(&error));
     let mut gate = Gate::raise(&target.file, &host.proc).map_err(no_gate)?;
     guard::check_unused(&target, &mut gate, host)?;
@@ -288,10 +304,12 @@ fn clear(
     guard::check_map(&target, count(&target)?, &mut gate)?;
     // Once more, behind the gate: until it was raised all could change.
     let facts = guard::check_quick(&target, request.limits, host)?;
+    guard::recheck_pressure(&mut gauge, most, host)?;
     Ok(Cleared {
         target,
         gate,
         facts,
+        gauge,
         turn,
     })
 }
@@ -313,7 +331,7 @@ pub(super) fn count(target: &Target) -> io::Result<ExtentCount> {
 }
 
 /// Where xfs_fsr is.
-fn program() -> Option<PathBuf> {
+pub(super) fn program() -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)
         .chain(SYSTEM.into_iter().map(PathBuf::from))
@@ -325,16 +343,24 @@ fn program() -> Option<PathBuf> {
 pub(super) struct Pace {
     began: Instant,
     meter: Meter,
+    gauge: Gauge,
+    /// Above this others wait too much.
+    most: u32,
     pressure_at: Option<Instant>,
+    news: Option<WithoutIo>,
     looked: Instant,
 }
 
 impl Pace {
-    pub(super) fn new(request: &Request<'_>) -> Pace {
+    /// `gauge` is that by which the guards have looked.
+    pub(super) fn new(request: &Request<'_>, gauge: Gauge) -> Pace {
         Pace {
             began: Instant::now(),
             meter: Meter::new(request.limits.bandwidth),
+            gauge,
+            most: request.limits.max_io_pressure,
             pressure_at: None,
+            news: None,
             looked: Instant::now(),
         }
     }
@@ -354,7 +380,7 @@ impl Pace {
     }
 
     /// Once held, it goes on when the pressure is well below the limit.
-    pub(super) fn pressure(&mut self, host: &Host, most: u32, held: bool) -> Option<Input> {
+    pub(super) fn pressure(&mut self, host: &Host, held: bool) -> Option<Input> {
         if self
             .pressure_at
             .is_some_and(|at| at.elapsed() < PRESSURE_BEAT)
@@ -362,14 +388,21 @@ impl Pace {
             return None;
         }
         self.pressure_at = Some(Instant::now());
-        // Standing still, it makes no pressure itself, and the host can be asked.
-        let host_alone = || held.then(|| pressure::of_host(&host.proc)).flatten();
-        let pressure = pressure::of_others(&host.proc).or_else(host_alone)?;
-        let most = if held { most / 4 * 3 } else { most };
-        Some(match is_above(pressure, most) {
+        // Standing still, it makes no pressure itself, and the host can be asked; nor does it keep
+        // the disks at work. It stands still since the last time at least.
+        let asked = if held { Asked::OrHost } else { Asked::Others };
+        let found = self.gauge.look(host, asked, held)?;
+        self.news = self.news.or(self.gauge.news(Some(found), self.most));
+        let most = if held { self.most / 4 * 3 } else { self.most };
+        Some(match found.counts.is_above(most) {
             true => Input::Held(Hold::Pressure),
             false => Input::Freed(Hold::Pressure),
         })
+    }
+
+    /// The pressure that does not hold it up, once.
+    pub(super) fn news(&mut self) -> Option<WithoutIo> {
+        self.news.take()
     }
 }
 
@@ -482,8 +515,7 @@ impl Work {
             inputs.push(Input::Stop(Stop::Astray));
         }
         inputs.push(pace.bandwidth(in_all));
-        let most = request.limits.max_io_pressure;
-        if let Some(input) = pace.pressure(host, most, self.pressed) {
+        if let Some(input) = pace.pressure(host, self.pressed) {
             self.pressed = input == Input::Held(Hold::Pressure);
             inputs.push(input);
         }

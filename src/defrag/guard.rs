@@ -16,11 +16,14 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use rustix::fs::{CWD, FileType, Mode, OFlags, StatVfsMountFlags, fstat, fstatvfs, openat};
 
 use super::gate::Gate;
-use super::{Host, holders, kernels, pressure};
+use super::pressure::{Asked, Found, Gauge, Pressure};
+use super::{Host, KernelCheck, holders, kernels};
 use crate::config::settings::Defrag;
 use crate::discover::mounts::{Mount, MountTable};
 use crate::model::path::shown;
-use crate::model::{Bytes, Extent, ExtentCount, FilesystemKind, Share, Visitor, swap_stall};
+use crate::model::{
+    Bytes, Engine, Extent, ExtentCount, FilesystemKind, Share, Visitor, swap_stall,
+};
 use crate::probe::extents::{Pace, Reader};
 use crate::probe::{open as opening, reason};
 use crate::sys::{fsxattr, geometry, locks, mounts};
@@ -141,7 +144,7 @@ pub enum Refusal {
     Dax,
     /// Its file system is too full.
     TooFull,
-    /// The kernel is known to do it wrong.
+    /// The kernel is not proven to do it right.
     Kernel(String),
     /// There is no gate to be had.
     NoGate(String),
@@ -356,7 +359,7 @@ fn walk(path: &Path) -> Result<(OwnedFd, File), Refusal> {
     Ok((directory, file))
 }
 
-/// What can be asked at any time: flags, space, the length of the swap, pressure.
+/// What can be asked at any time: flags, space, the length of the swap.
 ///
 /// # Errors
 /// The first thing that is not right.
@@ -375,7 +378,6 @@ pub fn check_quick(target: &Target, limits: &Defrag, host: &Host) -> Result<Fact
         let most = limits.max_swap_stall;
         return Err(Refusal::SwapStall { stall, most });
     }
-    check_pressure(limits.max_io_pressure, host)?;
     Ok(Facts {
         extents,
         allocated,
@@ -408,10 +410,7 @@ fn check_flags(marks: u32) -> Result<(), Refusal> {
 /// # Errors
 /// The first thing that is not right.
 pub fn check_online(target: &Target, limits: &Defrag, host: &Host) -> Result<ExtentCount, Refusal> {
-    let release = rustix::system::uname();
-    if let Some(why) = kernels::known_bad(&release.release().to_string_lossy()) {
-        return Err(Refusal::Kernel(why));
-    }
+    check_kernel(limits, host)?;
     let attributes = fsxattr::attributes(&target.file)?;
     check_marks(target, attributes.flags, host)?;
     if attributes.flags & DAX != 0 {
@@ -429,8 +428,18 @@ pub fn check_online(target: &Target, limits: &Defrag, host: &Host) -> Result<Ext
         return Err(Refusal::TooFull);
     }
     check_space(target, ROOM, limits.keep_free)?;
-    check_pressure(limits.max_io_pressure, host)?;
     Ok(extents)
+}
+
+fn check_kernel(limits: &Defrag, host: &Host) -> Result<(), Refusal> {
+    if host.kernel == KernelCheck::Overridden {
+        return Ok(());
+    }
+    let sources = kernels::Sources::of(&host.proc);
+    let judgement = kernels::judge_host(Engine::Online, &sources, &limits.trusted_kernels);
+    judgement
+        .refusal()
+        .map_or(Ok(()), |why| Err(Refusal::Kernel(why)))
 }
 
 /// Whether there still is enough free space to go on.
@@ -457,22 +466,28 @@ pub(super) fn check_space(target: &Target, needs: Bytes, keep_free: Share) -> Re
     })
 }
 
-pub(super) fn check_pressure(most: u32, host: &Host) -> Result<(), Refusal> {
-    match pressure::before_a_run(&host.proc, false) {
-        Some(pressure) if is_above(pressure, most) => Err(Refusal::Pressure {
-            is: pressure.0,
-            most,
-        }),
-        _ => Ok(()),
-    }
+/// Whether others wait for the disks too much. Takes a second if it seems so.
+///
+/// # Errors
+/// If they do.
+pub(super) fn check_pressure(gauge: &mut Gauge, most: u32, host: &Host) -> Result<(), Refusal> {
+    judge_pressure(gauge.before_a_run(host, Asked::OrHost, most), most)
 }
 
-/// Whether a pressure is above a limit in hundredths.
-#[must_use]
-// A limit is a hundred at most.
-#[allow(clippy::cast_precision_loss)]
-pub fn is_above(pressure: pressure::Pressure, most: u32) -> bool {
-    pressure.0 > most as f32
+/// The same once more and at once, for who holds others up meanwhile.
+///
+/// # Errors
+/// If they do.
+pub(super) fn recheck_pressure(gauge: &mut Gauge, most: u32, host: &Host) -> Result<(), Refusal> {
+    judge_pressure(gauge.look(host, Asked::OrHost, true), most)
+}
+
+fn judge_pressure(found: Option<Found>, most: u32) -> Result<(), Refusal> {
+    let counts = found.map(|found| found.counts);
+    match counts.filter(|counts| counts.is_above(most)) {
+        Some(Pressure(is)) => Err(Refusal::Pressure { is, most }),
+        None => Ok(()),
+    }
 }
 
 /// /proc/swaps names swap files in its first column, blanks written as in mount tables.
@@ -615,18 +630,25 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let host = Host {
             proc: root.path().to_owned(),
+            sys: root.path().to_owned(),
             hints: root.path().to_owned(),
+            kernel: KernelCheck::Judge,
         };
-        assert_eq!(check_pressure(1, &host), Ok(()));
+        let mut gauge = Gauge::new("0:40".parse().unwrap());
+        assert_eq!(check_pressure(&mut gauge, 1, &host), Ok(()));
         fs::create_dir(root.path().join("pressure")).unwrap();
         let text = "some avg10=40.50 avg60=0.00 avg300=0.00 total=0\n";
         fs::write(root.path().join("pressure/io"), text).unwrap();
-        let refusal = check_pressure(40, &host).unwrap_err();
-        assert_eq!(
-            refusal.to_string(),
-            "I/O pressure too high: 40.5 %, and defrag.max_io_pressure is 40"
-        );
-        assert_eq!(check_pressure(41, &host), Ok(()));
+        for refusal in [
+            check_pressure(&mut gauge, 40, &host).unwrap_err(),
+            recheck_pressure(&mut gauge, 40, &host).unwrap_err(),
+        ] {
+            assert_eq!(
+                refusal.to_string(),
+                "I/O pressure too high: 40.5 %, and defrag.max_io_pressure is 40"
+            );
+        }
+        assert_eq!(check_pressure(&mut gauge, 41, &host), Ok(()));
     }
 
     /// A kernel without realtime devices has no such file to try it on.

@@ -183,7 +183,7 @@ impl DefragJob {
                 let mut watch = |event| match event {
                     online::Event::Cleared(summary) => progress.total = summary.gain.0,
                     online::Event::Progress { done, .. } => progress.at(done.0),
-                    online::Event::HintRestored(_) | online::Event::HintLost(..) => {}
+                    _ => {}
                 };
                 online::run(&request, host, orders, &mut watch).run
             }

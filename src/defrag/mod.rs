@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! guard ─► gate raised ─► guard, the rest ─► fsr: xfs_fsr works, run (pure) says when it stops
-//!                             │                    │ meter (pure), pressure
+//!                             │                    │ meter (pure), pressure, disks
 //!                             └── no, in words     └► gate opened ─► extents counted ─► outcome
 //! ```
 //!
@@ -22,6 +22,7 @@
 //! A run makes calls that hang with a sick file system. So it belongs into a process of its own,
 //! such as that of `fragwatch defrag`; nothing here is to be called from the daemon's.
 
+mod disks;
 pub mod fsr;
 pub mod gate;
 pub mod governor;
@@ -29,7 +30,7 @@ pub mod guard;
 pub mod hint;
 mod holders;
 pub mod job;
-mod kernels;
+pub mod kernels;
 pub mod leftovers;
 mod messages;
 pub mod meter;
@@ -38,6 +39,7 @@ pub mod online;
 pub mod pressure;
 pub mod run;
 pub mod segments;
+pub mod usable;
 
 use std::path::PathBuf;
 
@@ -46,15 +48,31 @@ use std::path::PathBuf;
 pub struct Host {
     /// Where procfs is mounted.
     pub proc: PathBuf,
+    /// Where sysfs is mounted.
+    pub sys: PathBuf,
     /// Where the [hints](hint) of images at work are noted.
     pub hints: PathBuf,
+    /// Whether its kernel is judged.
+    pub kernel: KernelCheck,
+}
+
+/// Whether the kernel must be proven good for an engine; see [`kernels`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum KernelCheck {
+    /// It must.
+    #[default]
+    Judge,
+    /// It need not: a test that wants to see what a bad one does.
+    Overridden,
 }
 
 impl Default for Host {
     fn default() -> Host {
         Host {
             proc: PathBuf::from("/proc"),
+            sys: PathBuf::from("/sys"),
             hints: hint::directory(),
+            kernel: KernelCheck::default(),
         }
     }
 }

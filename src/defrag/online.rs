@@ -30,6 +30,7 @@ use super::governor::{CallTimes, Governor};
 use super::guard::{self, Refusal, Target};
 use super::hint::{self, Hint};
 use super::mover::Mover;
+use super::pressure::{Gauge, WithoutIo};
 use super::run::{Hold, Input, Machine, State};
 use super::segments::{self, Before, Place, Plan, Region, Segment, Survey};
 use super::{Host, holders};
@@ -51,7 +52,7 @@ const SPACE_BEAT: Duration = Duration::from_millis(50);
 const MODEST: Bytes = Bytes(1 << 20);
 
 /// What goes on.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Event {
     /// The hint of an image whose run was killed was restored.
     HintRestored(PathBuf),
@@ -59,6 +60,8 @@ pub enum Event {
     HintLost(PathBuf, String),
     /// The guards let it pass, and this can be gained.
     Cleared(Summary),
+    /// There is I/O pressure that does not hold it up.
+    WithoutIo(WithoutIo),
     /// So far it has come.
     Progress {
         /// Extents that went away, or were found to be gone.
@@ -114,8 +117,16 @@ pub struct Report {
 pub fn rehearse(request: &Request<'_>, host: &Host) -> Result<Summary, Refusal> {
     let target = guard::open(request.path, host)?;
     guard::check_online(&target, request.limits, host)?;
+    gauged(&target, request, host)?;
     let plan = survey(&target, ReadPace::GENTLE, &mut || None)?;
     Ok(summary(&worthwhile(plan)?))
+}
+
+/// The last of the guards: whether others wait for the disks too much.
+fn gauged(target: &Target, request: &Request<'_>, host: &Host) -> Result<Gauge, Refusal> {
+    let mut gauge = Gauge::new(target.mount.device);
+    guard::check_pressure(&mut gauge, request.limits.max_io_pressure, host)?;
+    Ok(gauge)
 }
 
 /// Defragments one image. `orders` is asked before each segment, and in rests all the time, whether
@@ -164,6 +175,7 @@ fn attempt(
     let target = guard::open(request.path, host)?;
     let turn = take_turn(&target)?;
     let from = guard::check_online(&target, request.limits, host)?;
+    let gauge = gauged(&target, request, host)?;
     let in_use = locks::in_use(&target.file)?;
     let in_use = in_use.open != Some(false) || in_use.qemu.any();
     let mut stopped = None;
@@ -178,7 +190,7 @@ fn attempt(
     report.run.from = Some(from);
     report.work.shared = plan.shared;
     watch(Event::Cleared(summary(&plan)));
-    let mut session = match Session::begin(request, host, &target, orders, watch) {
+    let mut session = match Session::begin(request, host, &target, gauge, orders, watch) {
         Ok(session) => session,
         Err(error) => return Ok(failed("it cannot be begun", &error)),
     };
@@ -269,6 +281,7 @@ impl<'a> Session<'a> {
         request: &'a Request<'a>,
         host: &'a Host,
         target: &'a Target,
+        gauge: Gauge,
         orders: &'a mut dyn FnMut() -> Option<Stop>,
         watch: &'a mut dyn FnMut(Event),
     ) -> io::Result<Session<'a>> {
@@ -285,7 +298,7 @@ impl<'a> Session<'a> {
         machine.step(machine_time(), Input::Cleared);
         machine.step(machine_time(), Input::Started);
         Ok(Session {
-            pace: Pace::new(request),
+            pace: Pace::new(request, gauge),
             governor: Governor::new(request.limits.stall_target),
             request,
             host,
@@ -434,6 +447,9 @@ impl<'a> Session<'a> {
             for input in self.look() {
                 self.machine.step(machine_time(), input);
             }
+            if let Some(pressure) = self.pace.news() {
+                (self.watch)(Event::WithoutIo(pressure));
+            }
             if matches!(self.machine.state(), State::Ending | State::Ended) {
                 return Some(End::Stopped);
             }
@@ -459,8 +475,7 @@ impl<'a> Session<'a> {
         }
         // What is read is written too.
         inputs.push(self.pace.bandwidth(self.moved.saturating_add(self.moved)));
-        let most = self.request.limits.max_io_pressure;
-        if let Some(input) = self.pace.pressure(self.host, most, self.pressed) {
+        if let Some(input) = self.pace.pressure(self.host, self.pressed) {
             self.pressed = input == Input::Held(Hold::Pressure);
             inputs.push(input);
         }

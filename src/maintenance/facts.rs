@@ -9,7 +9,10 @@ use jiff::tz::TimeZone;
 
 use super::calendar::{Calendar, Opening, between};
 use super::estimate::Paces;
-use crate::model::{Bytes, ExtentCount, ExtentsPerDay, Features, FilesystemKind, Severity};
+use crate::model::{
+    Bytes, Engine, EngineState, ExtentCount, ExtentsPerDay, Features, FilesystemKind, Severity,
+    Unusable,
+};
 
 /// How many times a cooldown is doubled at most.
 const MAX_DOUBLINGS: u32 = 4;
@@ -31,8 +34,6 @@ pub struct Facts {
     pub zone: TimeZone,
     /// When something may run.
     pub allowed: Allowed,
-    /// Percent of the last ten seconds in which some task waited for I/O, if the kernel tells.
-    pub io_pressure: Option<f64>,
     /// Whether the rescue is at work.
     pub incident: bool,
     /// Whether it was not long ago: then the images with the most extents come first.
@@ -41,10 +42,21 @@ pub struct Facts {
     pub paused: bool,
     /// Why fragwatch itself cannot begin a run, if it cannot.
     pub not_ready: Option<String>,
+    /// Which engines can be used on this host. Of one that is not named nothing is known against it.
+    pub engines: Vec<EngineState>,
     /// The images.
     pub images: Vec<ImageFacts>,
     /// Their file systems.
     pub filesystems: Vec<FilesystemFacts>,
+}
+
+impl Facts {
+    /// Why an engine cannot be used on this host.
+    #[must_use]
+    pub fn unusable(&self, engine: Engine) -> Option<&Unusable> {
+        let mut states = self.engines.iter();
+        states.find(|it| it.engine == engine)?.unusable.as_ref()
+    }
 }
 
 /// When something may run.
@@ -237,6 +249,9 @@ pub struct FilesystemFacts {
     pub stalled: bool,
     /// The run that is under way there.
     pub active: Option<Active>,
+    /// Percent of the last ten seconds in which some task waited for I/O, without what its disks
+    /// cannot be the reason of; nothing if the kernel does not tell.
+    pub io_pressure: Option<f64>,
     /// How fast past runs were.
     pub paces: Paces,
 }

@@ -190,6 +190,7 @@ pub fn filesystem(
     filesystem: &Filesystem,
     stalled: bool,
     active: Option<Active>,
+    io_pressure: Option<f64>,
     paces: &HashMap<String, Paces>,
 ) -> FilesystemFacts {
     let id = filesystem.lasting_name();
@@ -204,6 +205,7 @@ pub fn filesystem(
         free: filesystem.free,
         stalled,
         active,
+        io_pressure,
     }
 }
 

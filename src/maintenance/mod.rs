@@ -7,7 +7,6 @@
 //! - [`estimate`]: how long a run takes, judged by past ones
 //! - [`reason`]: why an image is left alone, in words
 //! - [`planner`]: from all of these to a verdict on every image
-//! - [`view`]: a plan as text and as JSON
 
 pub mod calendar;
 pub mod estimate;
@@ -16,7 +15,6 @@ pub mod gather;
 pub mod planner;
 pub mod policy;
 pub mod reason;
-pub mod view;
 
 pub use calendar::{Calendar, Host, Opening};
 pub use estimate::{Basis, Paces, PastRun};

@@ -12,7 +12,7 @@
 //! The first of the configured ones that can: `xfs_fsr` cannot while somebody has the image open,
 //! while it shares blocks, without free space for a copy, if the swap at its end would hold up
 //! readers for too long, or if it would not be done when the window closes; `online` cannot without
-//! reflink. What `online` has not done when the window closes, it does in the next one.
+//! reflink, and neither can where the host's kernel rules it out. What `online` has not done when the window closes, it does in the next one.
 //!
 //! # The time
 //!
@@ -240,7 +240,7 @@ impl<'f> Planner<'f> {
         filesystem_allows(filesystem)?;
         self.has_cooled_down(image)?;
         let options = self.options(image, filesystem)?;
-        self.disks_are_idle()?;
+        self.disks_are_idle(filesystem)?;
         Ok(Candidate {
             image,
             filesystem,
@@ -307,9 +307,9 @@ impl<'f> Planner<'f> {
     }
 
     /// How busy the disks are now says nothing of a window that is not open yet.
-    fn disks_are_idle(&self) -> Result<(), Reason> {
+    fn disks_are_idle(&self, filesystem: &FilesystemFacts) -> Result<(), Reason> {
         let limit = self.policy.max_io_pressure;
-        match self.facts.io_pressure {
+        match filesystem.io_pressure {
             Some(avg10) if avg10 > limit && self.frame.begins <= self.facts.now => {
                 Err(Reason::Pressure { avg10, limit })
             }
@@ -353,6 +353,9 @@ impl<'f> Planner<'f> {
         image: &ImageFacts,
         filesystem: &FilesystemFacts,
     ) -> Result<Estimate, Reason> {
+        if let Some(unusable) = self.facts.unusable(engine) {
+            return Err(Reason::Unusable(unusable.clone()));
+        }
         let estimate = estimate(engine, image, filesystem, self.policy);
         match engine {
             Engine::XfsFsr => self.idle_image(image, &estimate)?,

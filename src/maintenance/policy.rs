@@ -18,8 +18,8 @@ pub struct Policy {
     pub cooldown: Duration,
     /// No run reads and writes more than this together.
     pub bandwidth: BytesPerSecond,
-    /// From this I/O pressure on nothing begins: percent of the time in which some task waited
-    /// (`some avg10` of /proc/pressure/io).
+    /// Above this I/O pressure nothing begins: percent of the time in which some task waited (`some
+    /// avg10` of io.pressure), where the disks were at work.
     pub max_io_pressure: f64,
     /// For so long may the swap at the end of `xfs_fsr` hold up readers.
     pub max_swap_stall: Duration,

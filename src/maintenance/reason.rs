@@ -8,7 +8,9 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::estimate::Basis;
 use super::facts::{Obstacle, User};
-use crate::model::{Bytes, BytesPerSecond, ExtentCount, Roughly, Severity, Share};
+use crate::model::{
+    Bytes, BytesPerSecond, ExtentCount, Roughly, Severity, Share, Unusable, UnusableReason,
+};
 
 /// A moment, and how it is told: `05:00` within a day, `Sat 2026-11-28 05:00` beyond.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -99,6 +101,8 @@ pub enum Reason {
     },
     /// No engine is configured.
     NoEngine,
+    /// The engine cannot be used on this host.
+    Unusable(Unusable),
     /// Somebody has it open, which `xfs_fsr` cannot have.
     InUse {
         /// Who.
@@ -159,7 +163,8 @@ impl Reason {
     pub fn lies_with_engine(&self) -> bool {
         matches!(
             self,
-            Reason::InUse { .. }
+            Reason::Unusable(_)
+                | Reason::InUse { .. }
                 | Reason::SharesBlocks
                 | Reason::NoSpace { .. }
                 | Reason::SwapStall { .. }
@@ -189,6 +194,11 @@ impl Reason {
             Reason::CoolingDown { .. } => "cooling_down",
             Reason::PutOff { .. } => "put_off",
             Reason::NoEngine => "no_engine",
+            Reason::Unusable(unusable) => match unusable.reason {
+                UnusableReason::KernelKnownBad | UnusableReason::KernelUnknown => "kernel",
+                UnusableReason::NoXfsFsr => "no_xfs_fsr",
+                UnusableReason::NotConfigured => "no_engine",
+            },
             Reason::InUse { .. } => "in_use",
             Reason::SharesBlocks => "shares_blocks",
             Reason::NoSpace { .. } => "no_space",
@@ -252,6 +262,7 @@ impl fmt::Display for Reason {
             Reason::CoolingDown { until, in_vain } => cooling(f, until, *in_vain),
             Reason::PutOff { until, why } => write!(f, "put off until {until}: {why}"),
             Reason::NoEngine => write!(f, "no engine configured (engines in [defrag])"),
+            Reason::Unusable(unusable) => f.write_str(&unusable.brief),
             Reason::InUse { user, online: None } => write!(f, "in use by {user}"),
             Reason::InUse {
                 user,

@@ -37,6 +37,52 @@ impl fmt::Display for Engine {
     }
 }
 
+/// Whether an engine can be used on this host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EngineState {
+    /// The engine.
+    pub engine: Engine,
+    /// Why it cannot, on no image at all; nothing if it can.
+    pub unusable: Option<Unusable>,
+}
+
+/// Why an engine cannot be used on this host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unusable {
+    /// Of what kind that is.
+    pub reason: UnusableReason,
+    /// In a few words.
+    pub brief: String,
+    /// In a sentence, with what to do.
+    pub text: String,
+}
+
+/// Of what kind the reason is for which an engine cannot be used on this host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UnusableReason {
+    /// It is not in `defrag.engines`.
+    NotConfigured,
+    /// xfs_fsr is not installed.
+    NoXfsFsr,
+    /// The kernel has a defect that endangers images.
+    KernelKnownBad,
+    /// The kernel may have one.
+    KernelUnknown,
+}
+
+impl UnusableReason {
+    /// One word for programs, which stays as it is.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            UnusableReason::NotConfigured => "not_configured",
+            UnusableReason::NoXfsFsr => "no_xfs_fsr",
+            UnusableReason::KernelKnownBad => "kernel_known_bad",
+            UnusableReason::KernelUnknown => "kernel_unknown",
+        }
+    }
+}
+
 /// Why a run is ended before its time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

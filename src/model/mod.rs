@@ -19,14 +19,19 @@ pub mod time;
 pub mod units;
 
 pub use census::{Census, CensusFile};
-pub use defrag::{Engine, RunOutcome, RunReport, Stop, Visitor, swap_stall, unknown_reason};
+pub use defrag::{
+    Engine, EngineState, RunOutcome, RunReport, Stop, Unusable, UnusableReason, Visitor,
+    swap_stall, unknown_reason,
+};
 pub use filesystem::{DeviceNumber, Features, Filesystem, FilesystemKind};
 pub use growth::{Forecast, Growth, Pace, Trend, Unknown};
 pub use history::{ExtentsPerDay, ImageKey, Point, UnixTime};
 pub use image::{Format, ImageId, Sample};
 pub use map::{Extent, ExtentFlags, ExtentMap, MapBuilder};
 pub use owner::{Opener, Owner, Vm};
-pub use rescue::{IncidentId, Monotonic, Outcome, RescueStep, RuleAction, RuleDefinition, Trigger};
+pub use rescue::{
+    IncidentId, Monotonic, Outcome, RescueStep, RuleAction, RuleDefinition, StuckTask, Trigger,
+};
 pub use severity::Severity;
 pub use time::Roughly;
 pub use units::{Bytes, BytesPerSecond, ExtentCount, Share};

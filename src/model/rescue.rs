@@ -30,6 +30,19 @@ impl Monotonic {
     }
 }
 
+/// A task that is stuck in the allocator underneath XFS.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StuckTask {
+    /// The thread.
+    pub tid: u32,
+    /// Its name.
+    pub comm: String,
+    /// For how long it has been seen starved.
+    pub lasted: Duration,
+    /// Its kernel stack, innermost function first.
+    pub stack: Vec<String>,
+}
+
 /// What is done to give XFS the memory it waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -460,7 +460,7 @@ fn kind(stat: &TaskStat<'_>) -> TaskKind {
 }
 
 /// Bytes of anybody's choice as one line.
-pub(super) fn text(bytes: &[u8]) -> String {
+pub(crate) fn text(bytes: &[u8]) -> String {
     shown(Path::new(OsStr::from_bytes(bytes)))
 }
 

@@ -35,11 +35,10 @@ use super::evidence::{self, Evidence, Gatherer, Images, text};
 use super::hook::{self, HookCall, HookOutcome, HookReport, Hooks, Moment};
 use super::ladder::{Began, Ended};
 use super::proof::Counters;
-use super::stall::Stuck;
 use super::utc;
 use crate::hook::Call;
 use crate::model::path::shown;
-use crate::model::{IncidentId, Monotonic, Outcome, RescueStep, Trigger};
+use crate::model::{IncidentId, Monotonic, Outcome, RescueStep, StuckTask, Trigger};
 
 /// Where incidents are kept unless told otherwise.
 pub const DIRECTORY: &str = "/var/lib/fragwatch/incidents";
@@ -444,7 +443,7 @@ impl Recorder {
     }
 
     /// The stall detector saw a task stuck.
-    pub fn stall(&self, at: Monotonic, stuck: &Stuck) {
+    pub fn stall(&self, at: Monotonic, stuck: &StuckTask) {
         let what = What::Stall {
             tid: stuck.tid,
             comm: stuck.comm.clone(),

@@ -26,7 +26,6 @@ pub mod proc_text;
 pub mod proof;
 mod reader;
 pub mod ring;
-pub mod stall;
 pub mod thread;
 pub mod utc;
 

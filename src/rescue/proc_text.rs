@@ -28,6 +28,8 @@ pub struct TaskStat<'a> {
     pub processor: u64,
 }
 
+/// A thread of the kernel's own (include/linux/sched.h).
+pub const PF_KTHREAD: u64 = 0x0020_0000;
 /// A kworker (include/linux/sched.h).
 pub const PF_WQ_WORKER: u64 = 0x20;
 
@@ -150,6 +152,16 @@ pub fn allocation_stalls(text: &[u8]) -> u64 {
     lines(text).filter_map(stalls).fold(0, u64::saturating_add)
 }
 
+/// How often a task was throttled in direct reclaim: `pgscan_direct_throttle` of /proc/vmstat (since
+/// 3.6), without allocating.
+#[must_use]
+pub fn direct_throttles(text: &[u8]) -> Option<u64> {
+    let count = |line| number(words(line).nth(1)?);
+    lines(text)
+        .find(|line| line.starts_with(b"pgscan_direct_throttle "))
+        .and_then(count)
+}
+
 /// One cache of the slab allocator.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Slab {
@@ -268,6 +280,11 @@ mod tests {
     fn stalls_are_summed() {
         let text = b"allocstall_dma 1\nallocstall_normal 20\ncompact_stall 300\ncompact_fail 9\nallocstall 4000\n";
         assert_eq!(allocation_stalls(text), 4321);
+        assert_eq!(direct_throttles(text), None);
+        assert_eq!(
+            direct_throttles(b"a 1\npgscan_direct_throttle 7\n"),
+            Some(7)
+        );
     }
 
     #[test]
@@ -306,6 +323,7 @@ mod tests {
             let _ = pressure(&text);
             let _ = pressure_some_total(&text);
             let _ = allocation_stalls(&text);
+            let _ = direct_throttles(&text);
             let _ = slabinfo(&text, 4096, 1);
             let _ = stack_frames(&text).count();
         }

@@ -46,6 +46,7 @@ struct Now {
     config_refused: Option<String>,
     paused: bool,
     runs: Vec<status::Run>,
+    engines: Vec<status::EngineState>,
 }
 
 impl Board {
@@ -62,6 +63,7 @@ impl Board {
             config_refused: None,
             paused: false,
             runs: Vec::new(),
+            engines: Vec::new(),
         };
         Board {
             lifetime,
@@ -138,6 +140,11 @@ impl Board {
         self.lock().runs = runs;
     }
 
+    /// Puts up which engines can be used.
+    pub fn post_engines(&self, engines: Vec<status::EngineState>) {
+        self.lock().engines = engines;
+    }
+
     /// Puts up why a new configuration was refused; nothing when it was taken.
     pub fn config(&self, refused: Option<String>) {
         self.lock().config_refused = refused;
@@ -169,23 +176,31 @@ impl Board {
             rescue: now.rescue.clone(),
             paused: now.paused,
             runs: now.runs.clone(),
+            engines: now.engines.clone(),
         }
     }
 
     /// All metrics, as text for Prometheus.
     #[must_use]
     pub fn metrics(&self) -> String {
-        let (snapshot, stalls, memory) = {
+        let (snapshot, stalls, memory, engines) = {
             let now = self.lock();
             let flag =
                 |(mount, flag): &(String, StallFlag)| (mount.clone(), flag.stalled_for().is_some());
             let stalls: Vec<_> = now.stalls.iter().map(flag).collect();
-            (Arc::clone(&now.snapshot), stalls, now.memory.clone())
+            let engines = now.engines.clone();
+            (
+                Arc::clone(&now.snapshot),
+                stalls,
+                now.memory.clone(),
+                engines,
+            )
         };
         let mut text = self.lifetime.render();
         text.reserve(snapshot.text.len());
         text.push_str(&snapshot.text);
         text.push_str(&metrics::render_stalls(&stalls));
+        text.push_str(&metrics::render_engines(&engines));
         text.push_str(&memory);
         text
     }

@@ -13,6 +13,7 @@ use metrics::{
 };
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 
+use super::status;
 use crate::history::Health;
 use crate::model::path::shown;
 use crate::model::{
@@ -59,6 +60,7 @@ const DEFRAG_RUNS: &str = "fragwatch_defrag_runs_total";
 const DEFRAG_EXTENTS_REMOVED: &str = "fragwatch_defrag_extents_removed_total";
 const DEFRAG_ACTIVE: &str = "fragwatch_defrag_active";
 const DEFRAG_QUEUE: &str = "fragwatch_defrag_queue";
+const ENGINE_USABLE: &str = "fragwatch_engine_usable";
 const WINDOW_OPEN: &str = "fragwatch_maintenance_window_open";
 const NEXT_WINDOW: &str = "fragwatch_maintenance_next_window_timestamp_seconds";
 const HISTORY_WRITTEN: &str = "fragwatch_history_records_total";
@@ -359,6 +361,25 @@ pub fn history(health: &Health) {
     counter!(HISTORY_LOST).absolute(health.lost);
     counter!(HISTORY_MOVED_ASIDE).absolute(health.moved_aside);
     gauge!(HISTORY_UP).set(if health.healthy { 1.0 } else { 0.0 });
+}
+
+/// Renders which engines can be used. Anew each time, because the reason is a label.
+#[must_use]
+pub fn render_engines(engines: &[status::EngineState]) -> String {
+    render_once(|| {
+        describe_gauge!(
+            ENGINE_USABLE,
+            "Whether an engine can be used on this host (1), or why not (reason)."
+        );
+        for state in engines {
+            gauge!(
+                ENGINE_USABLE,
+                "engine" => state.engine.as_str(),
+                "reason" => state.reason.clone().unwrap_or_default()
+            )
+            .set(f64::from(u8::from(state.usable)));
+        }
+    })
 }
 
 /// Renders the early warnings: free blocks of memory by order, and how often the kernel failed to
@@ -692,6 +713,29 @@ mod tests {
         assert_eq!(
             lines(&text, SWEEP_TIMESTAMP),
             ["fragwatch_sweep_timestamp_seconds 12.5"]
+        );
+    }
+
+    #[test]
+    fn an_engine_has_its_reason_as_a_label() {
+        let state = |engine, reason: Option<&str>| status::EngineState {
+            engine,
+            usable: reason.is_none(),
+            reason: reason.map(str::to_owned),
+            text: reason.map(str::to_owned),
+        };
+        let text = render_engines(&[
+            state(Engine::XfsFsr, None),
+            state(Engine::Online, Some("kernel_known_bad")),
+        ]);
+        let mut lines = lines(&text, ENGINE_USABLE);
+        lines.sort();
+        assert_eq!(
+            lines,
+            [
+                "fragwatch_engine_usable{engine=\"online\",reason=\"kernel_known_bad\"} 0",
+                "fragwatch_engine_usable{engine=\"xfs_fsr\",reason=\"\"} 1",
+            ]
         );
     }
 

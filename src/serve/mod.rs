@@ -8,5 +8,6 @@ pub mod http;
 pub mod listener;
 pub mod metrics;
 pub mod past;
+pub mod plan;
 pub mod status;
 pub mod textfile;

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Bytes, Engine, ExtentCount, ExtentsPerDay, Severity, UnixTime};
+use crate::model::{self, Bytes, Engine, ExtentCount, ExtentsPerDay, Severity, UnixTime};
 
 /// Version of this form; it grows only if a key ever changes its meaning.
 pub const SCHEMA: u32 = 1;
@@ -29,6 +29,8 @@ pub struct Status {
     pub paused: bool,
     /// Defragmentations that are under way.
     pub runs: Vec<Run>,
+    /// Which engines can be used on this host; empty until that is known, a moment after the start.
+    pub engines: Vec<EngineState>,
 }
 
 /// The process that answers.
@@ -101,6 +103,31 @@ pub struct Row {
     pub seconds_to_critical: Option<u64>,
     /// The name of the VM that has it open.
     pub vm: Option<String>,
+}
+
+/// Whether an engine can be used on this host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EngineState {
+    /// The engine.
+    pub engine: Engine,
+    /// Whether it can.
+    pub usable: bool,
+    /// Why not, as one word: `not_configured`, `no_xfs_fsr`, `kernel_known_bad`, `kernel_unknown`.
+    pub reason: Option<String>,
+    /// Why not, in a sentence, with what to do.
+    pub text: Option<String>,
+}
+
+impl From<&model::EngineState> for EngineState {
+    fn from(state: &model::EngineState) -> EngineState {
+        let unusable = state.unusable.as_ref();
+        EngineState {
+            engine: state.engine,
+            usable: unusable.is_none(),
+            reason: unusable.map(|it| it.reason.as_str().to_owned()),
+            text: unusable.map(|it| it.text.clone()),
+        }
+    }
 }
 
 /// A defragmentation that is under way.

@@ -38,6 +38,7 @@ mod control;
 mod helpers;
 mod hooks;
 mod identity;
+mod kernels;
 mod life;
 mod maintenance;
 mod maps;

@@ -27,9 +27,9 @@ use crate::watch::{Etc, until};
 
 /// Sequences, shared by so many threads.
 const SEQUENCES: u64 = 200;
-const THREADS: u64 = 4;
+const THREADS: u64 = 6;
 /// What happens in one of them.
-const STEPS: u64 = 6;
+const STEPS: u64 = 5;
 /// With `hook_after` to be waited for, and much else to do on the machine.
 const END: Duration = Duration::from_secs(30);
 
@@ -48,10 +48,10 @@ enum Step {
     Incident,
     Terminate,
     Kill,
-    Rest,
+    AwaitRun,
 }
 
-const STEP: [Step; 14] = [
+const STEP: [Step; 16] = [
     Step::ReloadValid,
     Step::ReloadInvalid,
     Step::ReloadOtherPath,
@@ -64,8 +64,10 @@ const STEP: [Step; 14] = [
     Step::Incident,
     Step::Terminate,
     Step::Kill,
-    Step::Rest,
-    Step::Rest,
+    Step::AwaitRun,
+    Step::AwaitRun,
+    Step::AwaitRun,
+    Step::AwaitRun,
 ];
 
 /// The world of one sequence, and what must hold in it.
@@ -169,13 +171,24 @@ impl World {
                 self.daemon.wait(END);
                 self.restart();
             }
-            // Long enough for a sweep and the run that follows it.
-            Step::Rest => thread::sleep(Duration::from_millis(500 + random.below(1000))),
+            Step::AwaitRun => self.await_run(),
         }
         thread::sleep(Duration::from_millis(random.below(400)));
         let runs = self.runs();
         assert!(runs.len() >= self.recorded, "{runs:?}");
         self.recorded = runs.len();
+    }
+
+    /// Waits for a run, if one may begin: the daemon plans every five seconds.
+    fn await_run(&self) {
+        let deadline = Instant::now() + Duration::from_secs(8);
+        let runs = |status: Value| status["runs"].as_array().map_or(0, Vec::len) > 0;
+        while self.open && !self.paused && Instant::now() < deadline {
+            if self.status().is_some_and(runs) {
+                return;
+            }
+            thread::sleep(Duration::from_millis(50));
+        }
     }
 
     fn text(&self) -> String {

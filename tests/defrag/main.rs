@@ -7,6 +7,7 @@
 //! | `guards`   | each reason to leave an image alone, brought about |
 //! | `writers`  | somebody opens the image in the middle of it: no write is lost |
 //! | `deaths`   | somebody is killed in the middle of it: nothing is left behind |
+//! | `pressure` | others wait for the disk, or for nothing that a disk could bring |
 //! | `standins` | programs that are called xfs_fsr and are not |
 
 #![allow(
@@ -26,6 +27,7 @@ mod support;
 mod choice;
 mod deaths;
 mod guards;
+mod pressure;
 mod standins;
 mod whole;
 mod writers;

@@ -4,9 +4,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use fragwatch::config::settings::Defrag;
-use fragwatch::defrag::Host;
 use fragwatch::defrag::fsr::Request;
 use fragwatch::defrag::online::{self, Event};
+use fragwatch::defrag::{Host, KernelCheck};
 use fragwatch::model::{Bytes, RunOutcome};
 
 use super::support::guest::BLOCK;
@@ -65,7 +65,9 @@ fn a_disk_ten_times_slower_in_mid_run_gets_less_at_once() {
     let sum = tools::checksum(&path);
     let host = Host {
         proc: PathBuf::from("/proc"),
+        sys: PathBuf::from("/sys"),
         hints: state(stall.bed()),
+        kernel: KernelCheck::default(),
     };
     let limits = limits();
     let request = Request {

@@ -44,6 +44,20 @@ pub struct Machine<'a> {
     pub files: &'a [PathBuf],
     /// Its memory, in MiB.
     pub memory: u32,
+    /// What it boots.
+    pub kernel: Kernel,
+    /// How many processors it has.
+    pub processors: u32,
+}
+
+/// The kernel of a VM.
+#[derive(Debug, Clone, Copy, Default)]
+pub enum Kernel {
+    /// The distribution's, or what this machine itself boots.
+    #[default]
+    Usual,
+    /// The one that `tests/run` has unpacked to `target/test-tools/kernels` under this name.
+    Unpacked(&'static str),
 }
 
 /// A disk, opened for direct I/O and locked, as libvirt has it done.
@@ -72,7 +86,7 @@ impl Machine<'_> {
                 "the guest is this program, and not for x86-64",
             ));
         }
-        let (kernel, modules) = kernel()?;
+        let (kernel, modules) = self.kernel.find()?;
         let dir = rundir::new_dir(Place::Disk).map_err(NotHere::because)?;
         let memory = dir.join("initramfs");
         fs::write(&memory, initramfs::build(&modules, self.files)?).map_err(NotHere::because)?;
@@ -84,7 +98,9 @@ impl Machine<'_> {
         );
         let mut command = Command::new(program);
         command
-            .args(["-accel", "tcg", "-m", &self.memory.to_string()])
+            // Emulated processors that run at the same time, where there are several.
+            .args(["-accel", "tcg,thread=multi", "-m", &self.memory.to_string()])
+            .args(["-smp", &self.processors.to_string()])
             .args(["-no-reboot", "-display", "none", "-nodefaults"])
             .args(["-serial", "stdio", "-append", &words])
             .arg("-kernel")
@@ -183,27 +199,42 @@ impl Drop for Running {
     }
 }
 
-/// A kernel and its modules: what `tests/run` has unpacked, or what the machine itself boots.
-fn kernel() -> Here<(PathBuf, PathBuf)> {
-    let unpacked = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/test-tools");
-    let found = [unpacked.as_path(), Path::new("/")]
-        .into_iter()
-        .find_map(|root| {
-            let boot = fs::read_dir(root.join("boot")).ok()?;
-            boot.flatten().find_map(|entry| {
-                let name = entry.file_name().into_string().ok()?;
-                let version = name.strip_prefix("vmlinuz-")?;
-                let modules =
-                    ["lib/modules", "usr/lib/modules"].map(|at| root.join(at).join(version));
-                // Some distributions build in all that is needed, and pack the modules separately.
-                let modules = modules.into_iter().find(|modules| modules.is_dir());
-                Some((entry.path(), modules.unwrap_or_default()))
-            })
-        });
-    found.ok_or_else(|| {
-        NotHere::because(
-            "there is no kernel for a guest; tests/run unpacks one of the distribution",
-        )
+impl Kernel {
+    /// It and its modules.
+    fn find(self) -> Here<(PathBuf, PathBuf)> {
+        let unpacked = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/test-tools");
+        match self {
+            Kernel::Usual => kernel_below(&unpacked)
+                .or_else(|| kernel_below(Path::new("/")))
+                .ok_or_else(|| {
+                    NotHere::because(
+                        "there is no kernel for a guest; tests/run unpacks one of the distribution",
+                    )
+                }),
+            Kernel::Unpacked(name) => {
+                let at = unpacked.join("kernels").join(name);
+                kernel_below(&at).ok_or_else(|| {
+                    NotHere::because(format_args!(
+                        "there is no kernel in {}; tests/run downloads and unpacks it, if Debian's \
+                         archive still has it",
+                        at.display()
+                    ))
+                })
+            }
+        }
+    }
+}
+
+/// A kernel and its modules below `root`, where a package has put them.
+fn kernel_below(root: &Path) -> Option<(PathBuf, PathBuf)> {
+    let boot = fs::read_dir(root.join("boot")).ok()?;
+    boot.flatten().find_map(|entry| {
+        let name = entry.file_name().into_string().ok()?;
+        let version = name.strip_prefix("vmlinuz-")?;
+        let modules = ["lib/modules", "usr/lib/modules"].map(|at| root.join(at).join(version));
+        // Some distributions build in all that is needed, and pack the modules separately.
+        let modules = modules.into_iter().find(|modules| modules.is_dir());
+        Some((entry.path(), modules.unwrap_or_default()))
     })
 }
 

@@ -71,6 +71,8 @@ pub fn passes(path: &str) -> Here<()> {
         disk: None,
         files: &files,
         memory: MEMORY,
+        kernel: boot::Kernel::Usual,
+        processors: 1,
     };
     let mut vm = machine.start()?;
     // Then its first process ends, and the kernel with it.

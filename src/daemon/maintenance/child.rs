@@ -60,8 +60,13 @@ pub(super) fn run(
         },
         None => "hangs in the kernel and was left behind".to_owned(),
     };
+    let outcome = match control.stopped() {
+        // SIGTERM came before the process had a handler for it, or SIGKILL after that.
+        Some(why) => RunOutcome::Stopped { why },
+        None => RunOutcome::NoReport { reason },
+    };
     Ok(JobReport {
-        run: RunReport::of(job.engine, RunOutcome::NoReport { reason }),
+        run: RunReport::of(job.engine, outcome),
         passed_over: Vec::new(),
     })
 }

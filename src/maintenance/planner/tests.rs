@@ -6,7 +6,9 @@ use proptest::prelude::*;
 use super::*;
 use crate::maintenance::estimate::{Basis, Pace, Paces};
 use crate::maintenance::facts::{Active, Came, LastRun, User};
-use crate::model::{Bytes, BytesPerSecond, ExtentsPerDay, Features};
+use crate::model::{
+    Bytes, BytesPerSecond, EngineState, ExtentsPerDay, Features, Unusable, UnusableReason,
+};
 
 const GIB: u64 = 1 << 30;
 const TEN_MINUTES: Duration = Duration::from_secs(600);
@@ -47,6 +49,7 @@ fn filesystem(id: &str) -> FilesystemFacts {
         free: Bytes(400 * GIB),
         stalled: false,
         active: None,
+        io_pressure: Some(1.0),
         paces: Paces {
             xfs_fsr: Some(Pace {
                 speed: BytesPerSecond(100 << 20),
@@ -66,14 +69,18 @@ fn facts(images: Vec<ImageFacts>) -> Facts {
             opens: at("2026-11-21T01:00Z"),
             closes: at("2026-11-21T05:00Z"),
         }),
-        io_pressure: Some(1.0),
         incident: false,
         recent_incident: false,
         paused: false,
         not_ready: None,
+        engines: Vec::new(),
         images,
         filesystems: vec![filesystem("a"), filesystem("b")],
     }
+}
+
+fn pressed(facts: &mut Facts, io_pressure: Option<f64>) {
+    facts.filesystems[0].io_pressure = io_pressure;
 }
 
 fn vm() -> Option<User> {
@@ -118,6 +125,56 @@ fn an_idle_image_runs_at_once() {
     assert_eq!(run.estimate.basis, Basis::Measured { runs: 3 });
     assert_eq!(plan.due(at("2026-11-21T02:00Z")).count(), 1);
     assert_eq!(plan.due(at("2026-11-21T01:59Z")).count(), 0);
+}
+
+fn unusable(engine: Engine, reason: UnusableReason, brief: &str) -> EngineState {
+    let unusable = Some(Unusable {
+        reason,
+        brief: brief.to_owned(),
+        text: format!("{brief}, and so on"),
+    });
+    EngineState { engine, unusable }
+}
+
+#[test]
+fn an_engine_that_the_kernel_rules_out_is_not_planned() {
+    let kernel = || {
+        let bad = UnusableReason::KernelKnownBad;
+        let brief = "kernel 6.1.0-47-amd64 lacks the repair of CVE-2026-64600";
+        unusable(Engine::Online, bad, brief)
+    };
+    // An idle image is left to the other one.
+    says(|facts, _| facts.engines = vec![kernel()], " xfs_fsr 02:00");
+    says(
+        |facts, _| {
+            facts.engines = vec![kernel()];
+            facts.images[0].user = vm();
+        },
+        ": in use by VM db-1 (pid 4711), and not online: kernel 6.1.0-47-amd64 lacks the repair of \
+         CVE-2026-64600",
+    );
+    let mut facts = facts(vec![image("a")]);
+    facts.engines = vec![
+        unusable(
+            Engine::XfsFsr,
+            UnusableReason::NoXfsFsr,
+            "xfs_fsr is not installed",
+        ),
+        kernel(),
+    ];
+    let code = |engines: &[Engine]| {
+        let policy = Policy {
+            engines: engines.to_vec(),
+            ..Policy::default()
+        };
+        match &plan(&facts, &policy).images[0].verdict {
+            Verdict::Not(reason) => (reason.code(), reason.lies_with_engine()),
+            Verdict::Runs(run) => panic!("{run:?}"),
+        }
+    };
+    assert_eq!(code(&[Engine::Online]), ("kernel", true));
+    assert_eq!(code(&[Engine::XfsFsr]), ("no_xfs_fsr", true));
+    assert_eq!(code(&Engine::ALL), ("no_xfs_fsr", true));
 }
 
 #[test]
@@ -187,18 +244,18 @@ fn what_lies_with_the_host() {
         ": no window opens within a year: blackouts",
     );
     says(
-        |facts, _| facts.io_pressure = Some(63.4),
+        |facts, _| pressed(facts, Some(63.4)),
         ": I/O pressure too high (63% of the time some task waits, limit 40%)",
     );
     // By the time the next window opens it may be over.
     says(
         |facts, _| {
             facts.now = at("2026-11-20T22:00Z");
-            facts.io_pressure = Some(63.4);
+            pressed(facts, Some(63.4));
         },
         " xfs_fsr 01:00",
     );
-    says(|facts, _| facts.io_pressure = None, " xfs_fsr 02:00");
+    says(|facts, _| pressed(facts, None), " xfs_fsr 02:00");
     says(
         |_, policy| policy.engines.clear(),
         ": no engine configured (engines in [defrag])",
@@ -521,9 +578,11 @@ fn any_filesystem(id: &'static str) -> impl Strategy<Value = FilesystemFacts> {
         prop::bool::weighted(0.1),
         ends,
         speed,
+        0.0..50.0_f64,
     )
         .prop_map(
-            move |(features, free, stalled, ends, speed)| FilesystemFacts {
+            move |(features, free, stalled, ends, speed, pressure)| FilesystemFacts {
+                io_pressure: Some(pressure),
                 features: Some(features),
                 free: Bytes(free * GIB),
                 stalled,
@@ -566,15 +625,13 @@ fn any_facts() -> impl Strategy<Value = Facts> {
         images,
         filesystems,
         allowed,
-        0.0..50.0_f64,
         switch(),
         switch(),
         any::<bool>(),
     )
         .prop_map(
-            |(images, (a, b, c), allowed, pressure, incident, paused, recent_incident)| Facts {
+            |(images, (a, b, c), allowed, incident, paused, recent_incident)| Facts {
                 allowed,
-                io_pressure: Some(pressure),
                 incident,
                 paused,
                 recent_incident,
@@ -670,7 +727,7 @@ proptest! {
                 prop_assert!(last.cools_until(policy.cooldown) <= run.begins);
             }
             if run.begins == facts.now {
-                prop_assert!(facts.io_pressure.unwrap() <= policy.max_io_pressure);
+                prop_assert!(filesystem.io_pressure.unwrap() <= policy.max_io_pressure);
             }
         }
     }

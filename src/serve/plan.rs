@@ -9,21 +9,41 @@ use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp, Zoned};
 use serde::Serialize;
 
-use super::{Basis, Calendar, Opening, Plan, Planned, Reason, Run, Verdict};
+use super::status;
+use crate::maintenance::{Basis, Calendar, Opening, Plan, Planned, Reason, Run, Verdict};
 use crate::model::path::{hex_unless_exact, shown};
-use crate::model::{Bytes, BytesPerSecond, Engine, ExtentCount, Roughly, Severity};
+use crate::model::{Bytes, BytesPerSecond, Engine, EngineState, ExtentCount, Roughly, Severity};
 
 /// Windows that are shown.
 const WINDOWS: usize = 7;
 
 /// What is told of a plan, for people; `width` is that of their terminal.
 #[must_use]
-pub fn render(plan: &Plan, calendar: &Calendar, now: Timestamp, width: Option<u16>) -> String {
+pub fn render(
+    plan: &Plan,
+    engines: &[EngineState],
+    calendar: &Calendar,
+    now: Timestamp,
+    width: Option<u16>,
+) -> String {
     let mut text = runs(plan, calendar, now, width);
     text.push_str(&left_alone(plan, width));
     text.push('\n');
     text.push_str(&windows(calendar, now));
+    text.push_str(&unusable_engines(engines));
     text
+}
+
+/// The engines that cannot be used on this host, and what to do; empty if all can.
+fn unusable_engines(engines: &[EngineState]) -> String {
+    let line = |state: &EngineState| {
+        let unusable = state.unusable.as_ref()?;
+        Some(format!(
+            "\n! {} is not used: {}.\n",
+            state.engine, unusable.text
+        ))
+    };
+    engines.iter().filter_map(line).collect()
 }
 
 /// What runs, in its order.
@@ -194,6 +214,7 @@ fn span(opening: Opening, zone: &TimeZone) -> String {
 /// None that could happen.
 pub fn render_json(
     plan: &Plan,
+    engines: &[EngineState],
     calendar: &Calendar,
     now: Timestamp,
     judged_by: JudgedBy,
@@ -208,6 +229,7 @@ pub fn render_json(
             .into_iter()
             .map(|opening| WindowObject::new(opening, calendar.zone()))
             .collect(),
+        engines: engines.iter().map(status::EngineState::from).collect(),
         images: plan.images.iter().map(ImageObject::new).collect(),
     };
     Ok(serde_json::to_string(&document)? + "\n")
@@ -230,6 +252,7 @@ struct Document {
     now: i64,
     open_until: Option<i64>,
     windows: Vec<WindowObject>,
+    engines: Vec<status::EngineState>,
     images: Vec<ImageObject>,
 }
 
@@ -290,6 +313,9 @@ struct RunObject {
 struct WhyNotObject {
     code: &'static str,
     text: String,
+    /// Of an image that somebody has open: why `online` leaves it alone too.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    online: Option<Box<WhyNotObject>>,
 }
 
 impl ImageObject {
@@ -337,6 +363,12 @@ impl WhyNotObject {
         WhyNotObject {
             code: reason.code(),
             text: reason.to_string(),
+            online: match reason {
+                Reason::InUse {
+                    online: Some(why), ..
+                } => Some(Box::new(WhyNotObject::new(why))),
+                _ => None,
+            },
         }
     }
 }
@@ -352,6 +384,7 @@ mod tests {
     use crate::config::settings::{Maintenance, Window, Zone};
     use crate::maintenance::estimate::Estimate;
     use crate::maintenance::{Host, User};
+    use crate::model::{Unusable, UnusableReason};
 
     fn at(text: &str) -> Timestamp {
         text.parse().unwrap()
@@ -432,7 +465,7 @@ mod tests {
 
     #[test]
     fn it_reads_as_tables_and_windows() {
-        let text = render(&plan(), &calendar(1, 4), at("2026-03-28T01:00Z"), None);
+        let text = render(&plan(), &[], &calendar(1, 4), at("2026-03-28T01:00Z"), None);
         assert_eq!(
             text,
             "\
@@ -462,7 +495,13 @@ Sat 2026-04-18 01:00 – 05:00 CEST  4 h
 
     #[test]
     fn what_lies_ahead_has_its_day() {
-        let text = render(&plan(), &calendar(22, 4), at("2026-03-26T01:00Z"), None);
+        let text = render(
+            &plan(),
+            &[],
+            &calendar(22, 4),
+            at("2026-03-26T01:00Z"),
+            None,
+        );
         assert!(
             text.starts_with("In the window that opens next:\n"),
             "{text}"
@@ -479,7 +518,7 @@ Sat 2026-04-18 01:00 – 05:00 CEST  4 h
         let calendar = Calendar::new(&Maintenance::default(), Host::default());
         let plan = Plan { images: Vec::new() };
         assert_eq!(
-            render(&plan, &calendar, at("2026-03-28T01:00Z"), None),
+            render(&plan, &[], &calendar, at("2026-03-28T01:00Z"), None),
             "Nothing is to be defragmented.\n\nNo window is configured, so nothing is defragmented \
              by itself: see [[maintenance.window]] in the configuration.\n"
         );
@@ -489,6 +528,7 @@ Sat 2026-04-18 01:00 – 05:00 CEST  4 h
     fn programs_get_every_image() {
         let line = render_json(
             &plan(),
+            &[],
             &calendar(1, 4),
             at("2026-03-28T01:00Z"),
             JudgedBy::Counts,
@@ -524,6 +564,51 @@ Sat 2026-04-18 01:00 – 05:00 CEST  4 h
         assert_eq!(
             json["images"][2]["why_not"],
             serde_json::json!({ "code": "in_use", "text": "in use by VM db-1 (pid 4711)" })
+        );
+    }
+
+    #[test]
+    fn an_engine_that_cannot_be_used_is_told_once() {
+        let unusable = Unusable {
+            reason: UnusableReason::KernelUnknown,
+            brief: "kernel 5.14 is not proven".to_owned(),
+            text: "kernel 5.14 is not proven, and so on".to_owned(),
+        };
+        let states = [
+            EngineState {
+                engine: Engine::XfsFsr,
+                unusable: None,
+            },
+            EngineState {
+                engine: Engine::Online,
+                unusable: Some(unusable.clone()),
+            },
+        ];
+        assert_eq!(
+            unusable_engines(&states),
+            "\n! online is not used: kernel 5.14 is not proven, and so on.\n"
+        );
+        assert_eq!(unusable_engines(&states[..1]), "");
+        let mut plan = plan();
+        let user = User::Unknown;
+        let online = Some(Box::new(Reason::Unusable(unusable)));
+        plan.images[2].verdict = Verdict::Not(Reason::InUse { user, online });
+        let now = at("2026-03-28T01:00Z");
+        let line = render_json(&plan, &states, &calendar(1, 4), now, JudgedBy::Daemon).unwrap();
+        let json: serde_json::Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(
+            json["engines"],
+            serde_json::json!([
+                { "engine": "xfs_fsr", "usable": true, "reason": null, "text": null },
+                { "engine": "online", "usable": false, "reason": "kernel_unknown",
+                  "text": "kernel 5.14 is not proven, and so on" },
+            ])
+        );
+        let why_not = &json["images"][2]["why_not"];
+        assert_eq!(why_not["code"], "in_use");
+        assert_eq!(
+            why_not["online"],
+            serde_json::json!({ "code": "kernel", "text": "kernel 5.14 is not proven" })
         );
     }
 }

@@ -1,0 +1,287 @@
+//! The stable level of a kernel, from what the kernel says of itself. Pure.
+//!
+//! | where | what it proves |
+//! |---|---|
+//! | `uname -r` of kernel.org's own kernels, Arch, Fedora, Alpine, Gentoo: `6.18.44`, `6.17.4-200.fc42.x86_64` | exactly that level |
+//! | /proc/version of Debian, `#1 SMP PREEMPT_DYNAMIC Debian 6.1.192-3 (…)`: the version of the package | exactly that level; `uname -r` is only `6.1.0-57-amd64` |
+//! | /proc/version_signature of Ubuntu, `Ubuntu 5.15.0-144.157-generic 5.15.189`: the last word (`CONFIG_VERSION_SIGNATURE`, wiki.ubuntu.com/Kernel/FAQ) | at least that level |
+//! | `uname -r` of all others, `6.1.159-181.297.amzn2023.x86_64`, `6.8.12-9-pve`, `5.14.0-611.el9.x86_64` | at least that level |
+//!
+//! "At least": a distribution begins with the sources that the number names and adds to them. A
+//! repair that is in these sources is in the kernel; whether another one was added, the number does
+//! not tell. That is all there is to say of the releases that are frozen: RHEL 9 stays at 5.14.0,
+//! SLES 15 at 6.4.0 or 5.14.21, Oracle's UEK at 5.15.0 or 6.12.0, openEuler at 6.6.0.
+//!
+//! Proxmox puts its own package version into /proc/version, `PMX 6.8.12-9`, and the same numbers into
+//! `uname -r`. The first three are those of the Makefile of the Ubuntu sources that it builds (only
+//! `EXTRAVERSION` is replaced, Makefile of pve-kernel), that is, the level that
+//! /proc/version_signature would show on Ubuntu. The number behind them is Proxmox's own.
+
+use std::fmt;
+
+/// The candidate number of what is no candidate.
+const RELEASED: u32 = u32::MAX;
+
+/// A level of the stable series, `6.1.178`, or a release candidate, `7.2-rc4`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Level {
+    major: u32,
+    minor: u32,
+    patch: u32,
+    candidate: u32,
+}
+
+impl Level {
+    /// A stable release.
+    #[must_use]
+    pub const fn stable(major: u32, minor: u32, patch: u32) -> Level {
+        Level {
+            major,
+            minor,
+            patch,
+            candidate: RELEASED,
+        }
+    }
+
+    /// A release candidate.
+    #[must_use]
+    pub const fn candidate(major: u32, minor: u32, candidate: u32) -> Level {
+        Level {
+            major,
+            minor,
+            patch: 0,
+            candidate,
+        }
+    }
+
+    /// The series: what stands before the last dot.
+    #[must_use]
+    pub fn series(self) -> (u32, u32) {
+        (self.major, self.minor)
+    }
+
+    /// The level that a text begins with.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Level> {
+        Some(parse(text)?.0)
+    }
+}
+
+/// The level that a text begins with, and what stands behind its numbers.
+fn parse(text: &str) -> Option<(Level, &str)> {
+    let (major, rest) = number(text)?;
+    let (minor, rest) = number(rest.strip_prefix('.')?)?;
+    let third = rest.strip_prefix('.').and_then(number);
+    let (patch, rest) = third.unwrap_or((0, rest));
+    let candidate = match patch {
+        0 => candidate(rest).unwrap_or(RELEASED),
+        // No stable level has candidates that anybody installs.
+        _ => RELEASED,
+    };
+    let level = Level {
+        major,
+        minor,
+        patch,
+        candidate,
+    };
+    Some((level, rest))
+}
+
+fn number(text: &str) -> Option<(u32, &str)> {
+    let end = text.find(|c: char| !c.is_ascii_digit());
+    let (digits, rest) = text.split_at(end.unwrap_or(text.len()));
+    Some((digits.parse().ok()?, rest))
+}
+
+/// `-rc2`, `~rc4-1~exp1` (Debian), `-0.rc3.20251023git…` (Fedora), `-060100rc5-generic` (Ubuntu's
+/// builds of kernel.org).
+fn candidate(suffix: &str) -> Option<u32> {
+    let behind = suffix
+        .match_indices("rc")
+        .map(|(at, rc)| suffix.split_at(at + rc.len()).1);
+    behind.filter_map(number).map(|(number, _)| number).next()
+}
+
+impl fmt::Display for Level {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.major, self.minor)?;
+        match (self.patch, self.candidate) {
+            (0, RELEASED) => Ok(()),
+            (0, candidate) => write!(f, "-rc{candidate}"),
+            (patch, _) => write!(f, ".{patch}"),
+        }
+    }
+}
+
+/// Where a level was found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// `uname -r`.
+    Release,
+    /// The version of Debian's package in /proc/version.
+    Debian,
+    /// /proc/version_signature.
+    Ubuntu,
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Source::Release => "uname -r",
+            Source::Debian => "/proc/version",
+            Source::Ubuntu => "/proc/version_signature",
+        })
+    }
+}
+
+/// What the running kernel says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Running {
+    /// `uname -r`.
+    pub release: String,
+    /// Its level, if there is one to be seen.
+    pub level: Option<Level>,
+    /// Where that was found.
+    pub source: Source,
+    /// Whether nothing is to be expected in it beyond its level: then what the level lacks, it
+    /// lacks.
+    pub exact: bool,
+    /// The version of its package, where the kernel says it: Debian, Ubuntu, Proxmox.
+    pub package: Option<String>,
+}
+
+impl Running {
+    /// From `uname -r`, and the texts of /proc/version and /proc/version_signature.
+    #[must_use]
+    pub fn new(release: &str, version: &str, signature: &str) -> Running {
+        let release = release.trim();
+        let by_release = parse(release);
+        let fits = |level: &Level| {
+            let series = by_release.map(|(level, _)| level.series());
+            series == Some(level.series())
+        };
+        let running = |level, source, exact, package| Running {
+            release: release.to_owned(),
+            level,
+            source,
+            exact,
+            package,
+        };
+        if let Some((package, level)) = ubuntu(signature) {
+            let level = level.filter(fits);
+            return running(level, Source::Ubuntu, false, Some(package));
+        }
+        let build = build(version);
+        if let Some(package) = word_behind(build, "Debian") {
+            let level = Level::parse(package).filter(fits);
+            let package = Some(package.to_owned());
+            return running(level, Source::Debian, level.is_some(), package);
+        }
+        let exact = by_release.is_some_and(|(_, suffix)| is_plain(suffix));
+        let package = word_behind(build, "PMX").map(str::to_owned);
+        let level = by_release.map(|(level, _)| level);
+        running(level, Source::Release, exact, package)
+    }
+}
+
+/// `Ubuntu 5.15.0-144.157-generic 5.15.189`: the version of the package, and the level.
+fn ubuntu(signature: &str) -> Option<(String, Option<Level>)> {
+    let mut words = signature.split_whitespace();
+    if words.next() != Some("Ubuntu") {
+        return None;
+    }
+    // Behind the package's version stands the flavour: `generic`, `aws`, `lowlatency-64k`.
+    let parts: Vec<&str> = words.next()?.split('-').take(2).collect();
+    Some((parts.join("-"), words.next_back().and_then(Level::parse)))
+}
+
+/// What of /proc/version describes the build, `#1 SMP …`: before it stands the compiler, which may
+/// be Debian's on any kernel.
+fn build(version: &str) -> &str {
+    version.rfind(" #").map_or("", |at| version.split_at(at).1)
+}
+
+/// The word behind another one, if it begins with a digit.
+fn word_behind<'t>(text: &'t str, word: &str) -> Option<&'t str> {
+    let mut words = text.split_whitespace();
+    words.find(|it| *it == word)?;
+    words
+        .next()
+        .filter(|it| it.starts_with(|c: char| c.is_ascii_digit()))
+}
+
+/// Whether a release with this behind its numbers is built from the sources of that level and
+/// hardly anything else.
+fn is_plain(suffix: &str) -> bool {
+    let is_fedora = || {
+        let mut parts = suffix.split('.');
+        parts.any(|part| {
+            part.strip_prefix("fc")
+                .is_some_and(|number| number.starts_with(|c: char| c.is_ascii_digit()))
+        })
+    };
+    let is_alpine = || {
+        let number = suffix.strip_prefix('-').and_then(number);
+        number.is_some_and(|(_, flavour)| ["-lts", "-virt", "-stable"].contains(&flavour))
+    };
+    suffix.is_empty()
+        || suffix == "+"
+        || suffix.starts_with("-rc")
+        || suffix.starts_with("-arch")
+        || suffix.starts_with("-gentoo")
+        || is_fedora()
+        || is_alpine()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn levels_are_read_and_written() {
+        let levels = [
+            ("6.18.44", "6.18.44"),
+            ("6.18.44-fc-v669", "6.18.44"),
+            ("7.3-rc1", "7.3-rc1"),
+            ("6.6.0-rc2+", "6.6-rc2"),
+            ("6.18.0-0.rc3.20251023git8f1.22.fc44.x86_64", "6.18-rc3"),
+            ("6.1.0-060100rc5-generic", "6.1-rc5"),
+            ("6.18~rc4-1~exp1", "6.18-rc4"),
+            ("6.12.115-1~bpo12+1", "6.12.115"),
+            ("6.12.43+deb13-amd64", "6.12.43"),
+            ("6.6.126.1-1.azl3", "6.6.126"),
+            ("6.12.31_1", "6.12.31"),
+            ("6.18.3-arch1-1", "6.18.3"),
+            ("6.4.0-150600.23.25-default", "6.4"),
+        ];
+        for (text, level) in levels {
+            let read = Level::parse(text).map(|level| level.to_string());
+            assert_eq!(read.as_deref(), Some(level), "{text}");
+        }
+        for text in ["", "x", "6", "6.", "six.one", "99999999999.1.1", "v6.1.1"] {
+            assert_eq!(Level::parse(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_candidate_comes_before_its_release() {
+        let order = ["7.1.9", "7.2-rc3", "7.2-rc4", "7.2-rc10", "7.2", "7.2.1"];
+        let levels: Vec<_> = order.map(|text| Level::parse(text).unwrap()).into();
+        assert!(levels.is_sorted());
+        assert_eq!(levels[1], Level::candidate(7, 2, 3));
+        assert_eq!(levels[4], Level::stable(7, 2, 0));
+    }
+
+    #[test]
+    fn a_level_of_another_series_is_none() {
+        let version =
+            "Linux version 6.1.0-57-amd64 (a@b) (gcc-12 (Debian 12.2.0-14) 12.2.0) #1 SMP";
+        let mine = Running::new("6.1.0-57-amd64", version, "");
+        assert_eq!(mine.level, Some(Level::stable(6, 1, 0)), "gcc's is none");
+        let version = format!("{version} Debian 6.12.100-1 (2026-08-01)");
+        let debian = Running::new("6.1.0-57-amd64", &version, "");
+        assert_eq!((debian.level, debian.exact), (None, false));
+        let ubuntu = Running::new("5.15.0-1-generic", "", "Ubuntu 6.8.0-1.1-generic 6.8.12");
+        assert_eq!((ubuntu.level, ubuntu.exact), (None, false));
+    }
+}

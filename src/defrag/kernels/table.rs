@@ -1,0 +1,363 @@
+//! The defects, a row each. Data.
+//!
+//! Levels of CVE records are those of the record (github.com/CVEProject/cvelistV5, under `cves`);
+//! those of other commits are from the announcements and ChangeLogs of the stable kernels
+//! (kernel.org/pub/linux/kernel) as Debian's changelogs list them.
+
+use super::release::Level;
+use crate::model::Engine;
+
+/// Reflink came with 4.9. A kernel that calls itself older and has it is a distribution's, and has
+/// what came with it.
+const WITH_REFLINK: Level = Level::stable(0, 0, 0);
+
+/// What of ours a defect meets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Meets {
+    /// The engine: it is not used on a kernel that has the defect.
+    Engine(Engine),
+    /// The engine would, but a guard of ours keeps it from it.
+    Guarded(Engine, &'static str),
+    /// Nothing that an engine does. The host is endangered all the same.
+    Host,
+}
+
+/// A defect of kernels.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Defect {
+    /// The commit that repaired it, in the mainline kernel unless there was none.
+    pub commit: &'static str,
+    /// Its CVE, if it has one.
+    pub cve: Option<&'static str>,
+    /// The title of the commit, and titles of others that repair it.
+    pub titles: &'static [&'static str],
+    /// What may happen, as a clause.
+    pub harm: &'static str,
+    /// What of ours it meets.
+    pub meets: Meets,
+    /// The first level that has it.
+    pub introduced: Level,
+    /// The title of the commit that brought it, by which it is found in a kernel that is older by
+    /// its number.
+    pub introduced_by: Option<&'static str>,
+    /// The first level of each series that does not have it any more. The last one is mainline's:
+    /// later series do not have it either. A series between two of them was never repaired.
+    pub repaired: &'static [Level],
+}
+
+impl Defect {
+    /// What it is called: by its CVE, or by its commit.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        self.cve.unwrap_or(self.commit)
+    }
+
+    /// The title of the commit that repaired it.
+    #[must_use]
+    pub fn title(&self) -> &'static str {
+        self.titles.first().copied().unwrap_or_default()
+    }
+
+    /// Whether the sources of a level have the repair.
+    #[must_use]
+    pub fn is_repaired(&self, level: Level) -> bool {
+        let series = level.series();
+        let own = self.repaired.iter().find(|it| it.series() == series);
+        match own {
+            Some(repaired) => level >= *repaired,
+            None => self
+                .repaired
+                .last()
+                .is_some_and(|mainline| series > mainline.series()),
+        }
+    }
+
+    /// Whether the sources of a level have the defect.
+    #[must_use]
+    pub fn is_in(&self, level: Level) -> bool {
+        level >= self.introduced && !self.is_repaired(level)
+    }
+}
+
+/// Those that a kernel must not have for an engine to be used on it.
+pub fn of(engine: Engine) -> impl Iterator<Item = &'static Defect> {
+    let endangers = move |defect: &&Defect| defect.meets == Meets::Engine(engine);
+    DEFECTS.iter().filter(endangers)
+}
+
+/// All of them, the gravest first.
+pub static DEFECTS: [Defect; 9] = [
+    // cves/2026/64xxx/CVE-2026-64600.json. 5.4, 5.10, 6.13 to 6.17, 6.19 and 7.0 were not repaired.
+    Defect {
+        commit: "2f4acd0fcd86",
+        cve: Some("CVE-2026-64600"),
+        titles: &["xfs: resample the data fork mapping after cycling ILOCK"],
+        harm: "a guest's write can land in blocks of another file while its image is moved",
+        meets: Meets::Engine(Engine::Online),
+        introduced: Level::stable(4, 11, 0),
+        introduced_by: Some("xfs: allocate direct I/O COW blocks in iomap_begin"),
+        repaired: &[
+            Level::stable(5, 15, 212),
+            Level::stable(6, 1, 178),
+            Level::stable(6, 6, 145),
+            Level::stable(6, 12, 96),
+            Level::stable(6, 18, 39),
+            Level::stable(7, 1, 4),
+            Level::candidate(7, 2, 4),
+        ],
+    },
+    // Mainline 6.7; announcements of 6.6.17 (2024-02-16) and 6.1.128 (2025-02-01). No announcement of
+    // a 5.15 that has it was found. The end of one write to shared blocks remapped its neighbours too,
+    // whose own write was still under way: a power cut in these milliseconds leaves what was on the
+    // disk before, in place of data that may be old. Every segment that is moved is such a write.
+    Defect {
+        commit: "55f669f34184",
+        cve: None,
+        titles: &["xfs: only remap the written blocks in xfs_reflink_end_cow_extent"],
+        harm: "a power cut while an image is moved can leave stale blocks in it",
+        meets: Meets::Engine(Engine::Online),
+        introduced: WITH_REFLINK,
+        introduced_by: None,
+        repaired: &[
+            Level::stable(6, 1, 128),
+            Level::stable(6, 6, 17),
+            Level::stable(6, 7, 0),
+        ],
+    },
+    // Mainline 6.2, ChangeLog-6.1.92. An unsharing goes on with a mapping although write-back has
+    // changed it: a page that was written back and reclaimed meanwhile is read from its old block
+    // (iomap_unshare_iter, iomap_write_begin, fs/iomap/buffered-io.c), and a guest's write is lost.
+    // For guests that use the page cache; found by reading, never seen.
+    Defect {
+        commit: "304a68b9c63b",
+        cve: None,
+        titles: &["xfs: use iomap_valid method to detect stale cached iomaps"],
+        harm: "a write of a guest that uses the page cache can be lost while its image is moved",
+        meets: Meets::Engine(Engine::Online),
+        introduced: WITH_REFLINK,
+        introduced_by: None,
+        repaired: &[Level::stable(6, 1, 92), Level::stable(6, 2, 0)],
+    },
+    // The stable commit's own text; announced with 5.4.70 (2020-10-07). Mainline was repaired by
+    // another change, in 5.5. Only files with an extent-size hint, as qemu-img sets it from 5.1 on.
+    Defect {
+        commit: "aee38af574a1",
+        cve: None,
+        titles: &[
+            "xfs: trim IO to found COW extent limit",
+            "xfs: fill out the srcmap in iomap_begin",
+        ],
+        harm: "writes to an image with an extent-size hint can damage the blocks it shares",
+        meets: Meets::Engine(Engine::Online),
+        introduced: Level::stable(5, 1, 0),
+        introduced_by: Some("xfs: don't use delalloc extents for COW on files with extsize hints"),
+        repaired: &[Level::stable(5, 4, 70), Level::stable(5, 5, 0)],
+    },
+    // Came with a01b8f225248, 6.6-rc1; repaired in 6.6-rc3. What was not in the page cache was not
+    // read before it was written to its new blocks.
+    Defect {
+        commit: "35d30c9cf127",
+        cve: None,
+        titles: &["iomap: don't skip reading in !uptodate folios when unsharing a range"],
+        harm: "wrong data is written to the new blocks",
+        meets: Meets::Engine(Engine::Online),
+        introduced: Level::candidate(6, 6, 1),
+        introduced_by: Some("iomap: Allocate ifs in ->write_begin() early"),
+        repaired: &[Level::candidate(6, 6, 3)],
+    },
+    // 4.19-rc8, says the merge of the rework of cloning into 4.20 (tag xfs-4.20-merge-2), which
+    // repaired the rest of its kind. A clone could share what lies beyond the end of a file.
+    Defect {
+        commit: "b39989009bdb",
+        cve: None,
+        titles: &["xfs: fix data corruption w/ unaligned reflink ranges"],
+        harm: "a clone can expose stale data behind the end of a file",
+        meets: Meets::Engine(Engine::Online),
+        introduced: WITH_REFLINK,
+        introduced_by: None,
+        repaired: &[Level::stable(4, 20, 0)],
+    },
+    // Change times were as coarse as a tick, and xfs_fsr compares them to see whether a file was
+    // written during the copy: a write in the tick of the comparison was lost. Multigrain
+    // timestamps, 6.13, make each change visible.
+    Defect {
+        commit: "1cf7e834a6fb",
+        cve: None,
+        titles: &["xfs: switch to multigrain timestamps"],
+        harm: "xfs_fsr can lose a write to the file that it swaps",
+        meets: Meets::Guarded(
+            Engine::XfsFsr,
+            "nobody has the image open behind the gate, and its last change is 100 ms old \
+             (gate, check_settled)",
+        ),
+        introduced: Level::stable(2, 6, 12),
+        introduced_by: None,
+        repaired: &[Level::stable(6, 13, 0)],
+    },
+    // cves/2026/80xxx/CVE-2026-80530.json. xfs_fsr exchanges ranges from xfsprogs 6.12.0 on
+    // (XFS_IOC_COMMIT_RANGE, libfrog/file_exchange.c), where the file system has the feature, and
+    // without the flag that this takes.
+    Defect {
+        commit: "b2d5a81dae38",
+        cve: Some("CVE-2026-80530"),
+        titles: &["xfs: fix exchange-range reflink flag clearing issue with INO1_WRITTEN"],
+        harm: "files that share blocks can be written to in place after their ranges were exchanged",
+        meets: Meets::Guarded(
+            Engine::XfsFsr,
+            "no image that shares blocks is given to it (check_map), and it does not set the flag",
+        ),
+        introduced: Level::stable(6, 10, 0),
+        introduced_by: None,
+        repaired: &[
+            Level::stable(6, 12, 105),
+            Level::stable(6, 18, 46),
+            Level::stable(7, 1, 10),
+            Level::stable(7, 2, 0),
+        ],
+    },
+    // cves/2026/43xxx/CVE-2026-43365.json: sectsz=4096 and a log stripe unit of 0 in xfs_info.
+    Defect {
+        commit: "52a8a1ba883d",
+        cve: Some("CVE-2026-43365"),
+        titles: &["xfs: fix undersized l_iclog_roundoff values"],
+        harm: "an XFS with sectors of 4 KiB and no log stripe unit may not mount after a crash",
+        meets: Meets::Host,
+        introduced: Level::stable(5, 14, 0),
+        introduced_by: None,
+        repaired: &[
+            Level::stable(5, 15, 203),
+            Level::stable(6, 1, 167),
+            Level::stable(6, 6, 130),
+            Level::stable(6, 12, 78),
+            Level::stable(6, 18, 19),
+            Level::stable(6, 19, 9),
+            Level::stable(7, 0, 0),
+        ],
+    },
+];
+
+/// The first level of each series from which on a kernel has none of an engine's defects, the last
+/// one for all that come later.
+#[must_use]
+pub fn good_from(engine: Engine) -> Vec<Level> {
+    let is_good = |level: &Level| !of(engine).any(|defect| defect.is_in(*level));
+    let mut levels: Vec<Level> = of(engine).flat_map(|it| it.repaired).copied().collect();
+    levels.retain(is_good);
+    levels.sort_unstable();
+    levels.dedup_by_key(|level| level.series());
+    levels
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn rows_are_in_order() {
+        for defect in &DEFECTS {
+            let name = defect.name();
+            assert!(defect.repaired.is_sorted(), "{name}");
+            assert!(defect.introduced < defect.repaired[0], "{name}");
+            let series: HashSet<_> = defect.repaired.iter().map(|it| it.series()).collect();
+            assert_eq!(
+                series.len(),
+                defect.repaired.len(),
+                "{name}: two of a series"
+            );
+            assert_eq!(defect.commit.len(), 12, "{name}");
+            assert!(!defect.titles.is_empty(), "{name}");
+        }
+        let names: HashSet<_> = DEFECTS.iter().map(Defect::name).collect();
+        assert_eq!(names.len(), DEFECTS.len());
+        // The advice "use xfs_fsr meanwhile" is given on every kernel.
+        assert_eq!(of(Engine::XfsFsr).count(), 0);
+    }
+
+    #[test]
+    fn the_levels_are_those_of_the_records() {
+        let first = &DEFECTS[0];
+        for (level, is_in) in [
+            ("4.10.17", false),
+            ("4.11", true),
+            ("5.4.302", true),
+            ("5.10.260", true),
+            ("5.15.211", true),
+            ("5.15.212", false),
+            ("6.1.177", true),
+            ("6.1.178", false),
+            ("6.6.144", true),
+            ("6.6.145", false),
+            ("6.8.12", true),
+            ("6.12.95", true),
+            ("6.12.96", false),
+            ("6.17.13", true),
+            ("6.18.38", true),
+            ("6.18.39", false),
+            ("6.19.14", true),
+            ("7.0.14", true),
+            ("7.1.3", true),
+            ("7.1.4", false),
+            ("7.2-rc3", true),
+            ("7.2-rc4", false),
+            ("7.3-rc1", false),
+            ("8.0", false),
+        ] {
+            let parsed = Level::parse(level).unwrap();
+            assert_eq!(first.is_in(parsed), is_in, "{level}");
+        }
+        let candidates = &DEFECTS[4];
+        let is_in = |level| candidates.is_in(Level::parse(level).unwrap());
+        let levels = ["6.5.13", "6.6-rc1", "6.6-rc2", "6.6-rc3", "6.6"];
+        assert_eq!(levels.map(is_in), [false, true, true, false, false]);
+    }
+
+    #[test]
+    fn what_is_good_is_told() {
+        let good: Vec<_> = good_from(Engine::Online)
+            .iter()
+            .map(Level::to_string)
+            .collect();
+        let expected = [
+            "6.1.178", "6.6.145", "6.12.96", "6.18.39", "7.1.4", "7.2-rc4",
+        ];
+        assert_eq!(good, expected);
+    }
+
+    #[test]
+    fn the_readme_names_the_levels() {
+        let readme = include_str!("../../../README.md");
+        let good = good_from(Engine::Online);
+        let (candidate, levels) = good.split_last().unwrap();
+        assert_eq!(candidate.to_string(), "7.2-rc4");
+        let levels: Vec<_> = levels.iter().map(Level::to_string).collect();
+        let line = format!("| {}, 7.2 and all later |", levels.join(", "));
+        assert!(readme.contains(&line), "{line}");
+    }
+
+    proptest! {
+        /// In a series of which each row has a repair, from the latest of these on a kernel is good,
+        /// and not before.
+        #[test]
+        fn a_level_is_good_from_its_last_repair_on(row in 0..6_usize, patch in 0..400_u32) {
+            let good = good_from(Engine::Online);
+            let Some(first) = good.get(row).filter(|it| it.series() != (7, 2)) else {
+                return Ok(());
+            };
+            let (major, minor) = first.series();
+            let level = Level::stable(major, minor, patch);
+            let repairs = |defect: &&Defect| {
+                let series = level.series();
+                defect.repaired.iter().find(|it| it.series() == series).copied()
+            };
+            let last = DEFECTS
+                .iter()
+                .filter(|it| it.meets == Meets::Engine(Engine::Online))
+                .filter_map(|it| repairs(&it))
+                .max();
+            let is_good = !of(Engine::Online).any(|defect| defect.is_in(level));
+            prop_assert_eq!(is_good, Some(level) >= last, "{}", level);
+        }
+    }
+}

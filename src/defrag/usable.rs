@@ -1,0 +1,48 @@
+//! Which engines can be used on this host, before any image is looked at.
+
+use super::kernels::{self, Sources, Verdict};
+use super::{Host, KernelCheck, fsr};
+use crate::config::settings::Defrag;
+use crate::model::{Engine, EngineState, Unusable, UnusableReason};
+
+/// The state of each engine. It may take as long as [`kernels::judge_host`].
+#[must_use]
+pub fn engines(limits: &Defrag, host: &Host) -> Vec<EngineState> {
+    let state = |engine| EngineState {
+        engine,
+        unusable: unusable(engine, limits, host),
+    };
+    Engine::ALL.into_iter().map(state).collect()
+}
+
+fn unusable(engine: Engine, limits: &Defrag, host: &Host) -> Option<Unusable> {
+    if !limits.engines.contains(&engine) {
+        return Some(Unusable {
+            reason: UnusableReason::NotConfigured,
+            brief: format!("{engine} is not configured"),
+            text: format!("{engine} is not in defrag.engines"),
+        });
+    }
+    if engine == Engine::XfsFsr && fsr::program().is_none() {
+        return Some(Unusable {
+            reason: UnusableReason::NoXfsFsr,
+            brief: "xfs_fsr is not installed".to_owned(),
+            text: super::guard::Refusal::NoEngine.to_string(),
+        });
+    }
+    if host.kernel == KernelCheck::Overridden {
+        return None;
+    }
+    let sources = Sources::of(&host.proc);
+    let judgement = kernels::judge_host(engine, &sources, &limits.trusted_kernels);
+    let reason = match judgement.verdict {
+        Verdict::Trusted(_) => return None,
+        Verdict::KnownBad(_) => UnusableReason::KernelKnownBad,
+        Verdict::Unknown(_) => UnusableReason::KernelUnknown,
+    };
+    Some(Unusable {
+        reason,
+        brief: judgement.brief()?,
+        text: judgement.refusal()?,
+    })
+}

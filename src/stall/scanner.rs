@@ -1,0 +1,619 @@
+//! Reads /proc: which tasks are worth a look at their stacks, and the stacks.
+
+use rustix::fs::{CWD, Mode, OFlags, RawDir, openat};
+use rustix::io::{Errno, read};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+use super::access::check_stacks;
+use super::gate::{
+    BLIND_LOOK, BLIND_LOOK_WITHOUT_PSI, Gate, allocation_stalls, direct_throttles, pressure_total,
+};
+use super::stack::{StackVerdict, verdict};
+use super::tracker::TaskKey;
+use crate::klog::record::number;
+use crate::model::Monotonic;
+use crate::rescue::clock::now;
+use crate::rescue::evidence::text;
+use crate::rescue::proc_text::{self, PF_KTHREAD, TaskStat};
+
+/// Tasks that are looked at from their own processor, in one scan.
+const PINNED: usize = 8;
+/// A task whose stack does not show is looked at from its own processor if it spent this share of
+/// the time since the last scan in the kernel: in clock ticks, of which there are 100 a second
+/// (USER_HZ).
+const BUSY_TICKS_PER_SECOND: u64 = 20;
+/// Bytes of a file that are read, and of a directory at a time.
+const BUFFER: usize = 16 * 1024;
+
+/// A task that was worth a look.
+#[derive(Debug, Clone)]
+pub(super) struct Seen {
+    pub(super) key: TaskKey,
+    pub(super) verdict: StackVerdict,
+    pub(super) comm: String,
+    /// Of a starved one.
+    pub(super) stack: Vec<String>,
+}
+
+/// A task whose stack is to be read.
+#[derive(Debug)]
+struct Suspect {
+    key: TaskKey,
+    comm: String,
+    processor: u64,
+    /// Clock ticks in the kernel since the last scan.
+    ticks: u64,
+    /// Whether it was starved before.
+    tracked: bool,
+}
+
+/// Why a file of a task was not read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum NotRead {
+    /// The task has ended.
+    Gone,
+    /// No memory, no permission, a task at which another reader hangs, …
+    Unknown,
+}
+
+/// Where a reader is, for those who wait for it.
+#[derive(Debug, Default)]
+pub(super) struct Progress {
+    /// The thread whose file is being read, 0 if none.
+    pub(super) at: AtomicU32,
+    pub(super) returned: AtomicBool,
+}
+
+/// Reads /proc.
+pub(super) struct Scanner {
+    root: PathBuf,
+    proc: OwnedFd,
+    vmstat: File,
+    /// /proc/pressure/memory, if the kernel has it.
+    pressure: Option<File>,
+    gate: Gate,
+    buffer: Vec<u8>,
+    /// Room for what a directory holds.
+    entries: Vec<u8>,
+    path: String,
+    processes: Vec<u64>,
+    threads: Vec<u64>,
+    /// Clock ticks in the kernel of all tasks at the last scan, in order.
+    ticks: Vec<(TaskKey, u64)>,
+    scanned: Monotonic,
+    /// How often tasks had been throttled at the last scan.
+    throttled: Option<u64>,
+    progress: Arc<Progress>,
+    /// Threads at which others hang.
+    skip: Vec<u32>,
+}
+
+impl Scanner {
+    pub(super) fn open(
+        proc: &Path,
+        skip: Vec<u32>,
+        progress: Arc<Progress>,
+    ) -> io::Result<Scanner> {
+        let mut buffer = vec![0; BUFFER];
+        // Where PSI is off the file is there but cannot be opened or read (kernel/sched/psi.c).
+        let pressure = File::open(proc.join("pressure/memory")).ok();
+        let pressure = pressure.filter(|file| pressure_total(file, &mut buffer).is_some());
+        let blind_look = match pressure {
+            Some(_) => BLIND_LOOK,
+            None => BLIND_LOOK_WITHOUT_PSI,
+        };
+        let directory = OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let vmstat = File::open(proc.join("vmstat"))?;
+        let throttled = direct_throttles(&vmstat, &mut buffer);
+        Ok(Scanner {
+            root: proc.to_owned(),
+            proc: openat(CWD, proc, directory, Mode::empty())?,
+            vmstat,
+            pressure,
+            gate: Gate::new(blind_look),
+            buffer,
+            entries: Vec::with_capacity(BUFFER),
+            path: String::new(),
+            processes: Vec::new(),
+            threads: Vec::new(),
+            ticks: Vec::new(),
+            scanned: now(),
+            throttled,
+            progress,
+            skip,
+        })
+    }
+
+    /// Looks at all tasks that are worth it, and at those in `tracked` in any case. Nothing if the
+    /// gate is closed.
+    ///
+    /// # Errors
+    /// When stacks cannot be read.
+    pub(super) fn scan(&mut self, tracked: &[TaskKey]) -> io::Result<Option<Vec<Seen>>> {
+        let time = now();
+        let sign = match &self.pressure {
+            Some(file) => pressure_total(file, &mut self.buffer),
+            None => allocation_stalls(&self.vmstat, &mut self.buffer),
+        };
+        if !self.gate.opens(time, sign, !tracked.is_empty()) {
+            return Ok(None);
+        }
+        if let Err(error) = check_stacks(&self.root) {
+            // It is tried again at once.
+            self.gate.last_look = None;
+            return Err(error);
+        }
+        Ok(Some(self.scan_all(time, tracked)))
+    }
+
+    /// Those that are tracked and not among the result have ended.
+    fn scan_all(&mut self, time: Monotonic, tracked: &[TaskKey]) -> Vec<Seen> {
+        let since = time.since(std::mem::replace(&mut self.scanned, time));
+        let mut seen = Vec::new();
+        let mut suspects = Vec::new();
+        for key in tracked {
+            match self.find_tracked(*key) {
+                Ok(suspect) => suspects.push(suspect),
+                Err(NotRead::Gone) => {}
+                Err(NotRead::Unknown) => seen.push(unseen(*key, String::new())),
+            }
+        }
+        let mut others = self.find_others(tracked);
+        // Those that spend most of their time in the kernel first.
+        others.sort_by_key(|task| std::cmp::Reverse(task.ticks));
+        suspects.append(&mut others);
+        let busy = since.as_secs().max(1).saturating_mul(BUSY_TICKS_PER_SECOND);
+        let mut pins = PINNED;
+        for task in &suspects {
+            let may_pin = pins > 0 && (task.tracked || task.ticks >= busy);
+            match self.read_stack(task) {
+                Ok(one) if one.verdict == StackVerdict::Unseen && may_pin => {
+                    pins -= 1;
+                    seen.push(self.read_stack_pinned(task).unwrap_or(one));
+                }
+                Ok(one) => seen.push(one),
+                Err(NotRead::Gone) => {}
+                Err(NotRead::Unknown) => seen.push(unseen(task.key, task.comm.clone())),
+            }
+        }
+        seen
+    }
+
+    /// A task that was starved at an earlier scan, whatever its state.
+    fn find_tracked(&mut self, key: TaskKey) -> Result<Suspect, NotRead> {
+        let TaskKey { pid, tid, start } = key;
+        let length = self.read(tid.into(), format_args!("{pid}/task/{tid}/stat"))?;
+        let stat = proc_text::task_stat(self.buffer.get(..length).unwrap_or_default());
+        let stat = stat.ok_or(NotRead::Unknown)?;
+        if stat.start != start {
+            return Err(NotRead::Gone);
+        }
+        Ok(Suspect {
+            key,
+            comm: text(stat.comm),
+            processor: stat.processor,
+            ticks: 0,
+            tracked: true,
+        })
+    }
+
+    /// Tasks that are not tracked and may be starved.
+    fn find_others(&mut self, tracked: &[TaskKey]) -> Vec<Suspect> {
+        let throttled = direct_throttles(&self.vmstat, &mut self.buffer);
+        let mut search = Search {
+            tracked,
+            sleepers: throttled.is_none() || throttled != self.throttled,
+            before: std::mem::take(&mut self.ticks),
+            ticks: Vec::new(),
+            suspects: Vec::new(),
+        };
+        self.throttled = throttled;
+        let mut processes = std::mem::take(&mut self.processes);
+        self.list(".", &mut processes);
+        for pid in &processes {
+            self.scan_process(*pid, &mut search);
+        }
+        self.processes = processes;
+        search.ticks.sort_unstable();
+        self.ticks = search.ticks;
+        search.suspects
+    }
+
+    fn scan_process(&mut self, pid: u64, search: &mut Search<'_>) {
+        // Of a process with one thread this says all there is to know, with fewer calls.
+        let Ok(length) = self.read(pid, format_args!("{pid}/stat")) else {
+            return;
+        };
+        let Some(stat) = proc_text::task_stat(self.buffer.get(..length).unwrap_or_default()) else {
+            return;
+        };
+        if stat.threads <= 1 {
+            return search.consider(stat.tid, &stat);
+        }
+        let process = stat.tid;
+        let mut threads = std::mem::take(&mut self.threads);
+        self.list(&format!("{pid}/task"), &mut threads);
+        for tid in &threads {
+            if let Ok(length) = self.read(*tid, format_args!("{pid}/task/{tid}/stat"))
+                && let Some(stat) =
+                    proc_text::task_stat(self.buffer.get(..length).unwrap_or_default())
+            {
+                search.consider(process, &stat);
+            }
+        }
+        self.threads = threads;
+    }
+
+    fn read_stack(&mut self, task: &Suspect) -> Result<Seen, NotRead> {
+        let TaskKey { pid, tid, .. } = task.key;
+        let length = self.read(tid.into(), format_args!("{pid}/task/{tid}/stack"))?;
+        let stack = self.buffer.get(..length).unwrap_or_default();
+        let verdict = verdict(stack);
+        let starved = verdict == StackVerdict::Starved;
+        let frames = proc_text::stack_frames(stack).filter(|_| starved);
+        Ok(Seen {
+            key: task.key,
+            verdict,
+            comm: task.comm.clone(),
+            stack: frames.map(text).collect(),
+        })
+    }
+
+    /// While we run on its processor the task does not, and its stack shows.
+    fn read_stack_pinned(&mut self, task: &Suspect) -> Option<Seen> {
+        let _pinned = Pinned::to(task.processor)?;
+        self.read_stack(task).ok()
+    }
+
+    /// Reads the first part of a file of a thread into the buffer.
+    fn read(&mut self, tid: u64, path: std::fmt::Arguments<'_>) -> Result<usize, NotRead> {
+        let tid = u32::try_from(tid).map_err(|_| NotRead::Gone)?;
+        if self.skip.contains(&tid) {
+            return Err(NotRead::Unknown);
+        }
+        self.path.clear();
+        // Writing to a String cannot fail.
+        let _ = self.path.write_fmt(path);
+        self.progress.at.store(tid, Ordering::Relaxed);
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let length = openat(&self.proc, &self.path, flags, Mode::empty())
+            .and_then(|file| read(&file, &mut self.buffer));
+        self.progress.at.store(0, Ordering::Relaxed);
+        length.map_err(|error| match error {
+            Errno::NOENT | Errno::SRCH => NotRead::Gone,
+            _ => NotRead::Unknown,
+        })
+    }
+
+    /// The numbers among the names in a directory; none if it cannot be read.
+    fn list(&mut self, path: &str, numbers: &mut Vec<u64>) {
+        numbers.clear();
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let Ok(directory) = openat(&self.proc, path, flags, Mode::empty()) else {
+            return;
+        };
+        let mut entries = RawDir::new(&directory, self.entries.spare_capacity_mut());
+        while let Some(Ok(entry)) = entries.next() {
+            numbers.extend(number(entry.file_name().to_bytes()));
+        }
+    }
+}
+
+/// What one scan has found so far.
+struct Search<'a> {
+    tracked: &'a [TaskKey],
+    /// Whether tasks in state S are suspect.
+    sleepers: bool,
+    /// Clock ticks at the last scan, in order.
+    before: Vec<(TaskKey, u64)>,
+    ticks: Vec<(TaskKey, u64)>,
+    suspects: Vec<Suspect>,
+}
+
+impl Search<'_> {
+    fn consider(&mut self, pid: u32, stat: &TaskStat<'_>) {
+        let key = TaskKey {
+            pid,
+            tid: stat.tid,
+            start: stat.start,
+        };
+        let ticks = self.ticks_since_last(key, stat.system_ticks);
+        self.ticks.push((key, stat.system_ticks));
+        let suspect = match stat.state {
+            b'D' => true,
+            b'R' => ticks > 0,
+            // The kernel does not throttle its own threads (throttle_direct_reclaim, mm/vmscan.c).
+            b'S' => self.sleepers && stat.flags & PF_KTHREAD == 0,
+            _ => false,
+        };
+        if suspect && !self.tracked.contains(&key) {
+            self.suspects.push(Suspect {
+                key,
+                comm: text(stat.comm),
+                processor: stat.processor,
+                ticks,
+                tracked: false,
+            });
+        }
+    }
+
+    /// Nothing is known of a task that is new.
+    fn ticks_since_last(&self, key: TaskKey, ticks: u64) -> u64 {
+        let place = self.before.binary_search_by_key(&key, |(key, _)| *key);
+        let before = place.ok().and_then(|place| self.before.get(place));
+        before.map_or(0, |(_, before)| ticks.saturating_sub(*before))
+    }
+}
+
+fn unseen(key: TaskKey, comm: String) -> Seen {
+    Seen {
+        key,
+        verdict: StackVerdict::Unseen,
+        comm,
+        stack: Vec::new(),
+    }
+}
+
+/// The calling thread runs on one processor only, until this goes out of scope.
+struct Pinned {
+    before: CpuSet,
+}
+
+impl Pinned {
+    fn to(processor: u64) -> Option<Pinned> {
+        let processor = usize::try_from(processor).ok()?;
+        let before = sched_getaffinity(None).ok()?;
+        let mut only = CpuSet::new();
+        if processor >= CpuSet::MAX_CPU {
+            return None;
+        }
+        only.set(processor);
+        sched_setaffinity(None, &only).ok()?;
+        Some(Pinned { before })
+    }
+}
+
+impl Drop for Pinned {
+    fn drop(&mut self) {
+        // It was possible before; only a processor that is gone meanwhile could forbid it.
+        let _ = sched_setaffinity(None, &self.before);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fake_proc::{HEALTHY, STARVED, task, tree};
+    use super::super::tracker::StallTracker;
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
+    use std::fs;
+    use std::thread;
+    use std::time::Duration;
+
+    fn scanner(proc: &Path) -> Scanner {
+        Scanner::open(proc, Vec::new(), Arc::default()).unwrap()
+    }
+
+    fn seen(scanner: &mut Scanner) -> Vec<(u32, StackVerdict)> {
+        let seen = scanner.scan_all(now(), &[]);
+        let mut seen: Vec<_> = seen
+            .iter()
+            .map(|seen| (seen.key.tid, seen.verdict))
+            .collect();
+        seen.sort_by_key(|(tid, _)| *tid);
+        seen
+    }
+
+    #[test]
+    fn all_threads_are_looked_at() {
+        let proc = tree();
+        let mut scanner = scanner(proc.path());
+        let expected = [
+            (8, StackVerdict::Starved),
+            (9, StackVerdict::Elsewhere),
+            (12, StackVerdict::Elsewhere),
+        ];
+        assert_eq!(seen(&mut scanner), expected);
+        // One that spends time in the kernel, and one that does not.
+        task(proc.path(), 20, 20, 1, 'R', 100, &STARVED);
+        task(proc.path(), 21, 21, 1, 'R', 100, &STARVED);
+        assert_eq!(seen(&mut scanner), expected, "it is not known yet");
+        task(proc.path(), 20, 20, 1, 'R', 190, &STARVED);
+        task(proc.path(), 21, 21, 1, 'R', 100, &STARVED);
+        assert_eq!(
+            seen(&mut scanner).last(),
+            Some(&(20, StackVerdict::Starved))
+        );
+        let seen = scanner.scan_all(now(), &[]);
+        let starved = seen.iter().find(|seen| seen.key.tid == 8).unwrap();
+        assert_eq!(starved.stack[2], "xfs_iread_extents+0x1f/0x120");
+    }
+
+    #[test]
+    fn a_running_task_is_seen_from_its_own_processor() {
+        if fs::read("/proc/self/stack").is_err() {
+            return eprintln!("SKIPPED: the kernel shows stacks to root alone");
+        }
+        let allowed = sched_getaffinity(None).unwrap();
+        // In the kernel most of the time, and on whatever processor.
+        let mut child = std::process::Command::new("dd")
+            .args(["if=/dev/zero", "of=/dev/null", "bs=1M", "status=none"])
+            .spawn()
+            .unwrap();
+        let mut scanner = scanner(Path::new("/proc"));
+        let mut visible = 0;
+        let mut looks = 0;
+        // A process that is in user mode just then, or waits for the processor, has no kernel stack
+        // but its entry. On a busy machine that is most of the time.
+        while visible < 3 && looks < 300 {
+            thread::sleep(Duration::from_millis(100));
+            scanner.scanned = Monotonic(now().0.saturating_sub(1_000_000_000));
+            for (_, ticks) in &mut scanner.ticks {
+                *ticks = ticks.saturating_sub(100);
+            }
+            let seen = scanner.scan_all(now(), &[]);
+            let of_child = seen.iter().filter(|seen| seen.key.tid == child.id());
+            visible += of_child
+                .filter(|seen| seen.verdict == StackVerdict::Elsewhere)
+                .count();
+            looks += 1;
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(visible >= 3, "{visible} in {looks} looks");
+        assert_eq!(sched_getaffinity(None).unwrap(), allowed);
+    }
+
+    #[test]
+    fn without_psi_the_stalls_are_counted() {
+        let proc = tree();
+        fs::write(proc.path().join("pressure/memory"), "").unwrap();
+        let mut scanner = scanner(proc.path());
+        assert!(scanner.pressure.is_none());
+        assert!(scanner.scan(&[]).unwrap().is_some(), "the first look");
+        assert!(scanner.scan(&[]).unwrap().is_none());
+        fs::write(proc.path().join("vmstat"), "allocstall_normal 2\n").unwrap();
+        scanner.gate.last_look = Some(Monotonic(now().0 - 3_000_000_000));
+        assert!(scanner.scan(&[]).unwrap().is_some());
+    }
+
+    /// Scans once a second, and before each has `change` make of the tree what it is then. The scan
+    /// at which each task was first found stuck.
+    fn first_stuck(
+        scans: u64,
+        stall_after: Duration,
+        mut change: impl FnMut(&Path, u64),
+    ) -> BTreeMap<u32, u64> {
+        let proc = tree();
+        let mut scanner = scanner(proc.path());
+        let mut tracker = StallTracker::new(stall_after);
+        let mut first = BTreeMap::new();
+        for second in 0..scans {
+            change(proc.path(), second);
+            let time = Monotonic(second * 1_000_000_000);
+            let seen = scanner.scan_all(time, &tracker.tracked());
+            for (key, _) in tracker.update(time, seen.iter().map(|seen| (seen.key, seen.verdict))) {
+                first.entry(key.tid).or_insert(second);
+            }
+        }
+        first
+    }
+
+    /// How often tasks have been throttled, if the kernel counts it.
+    fn throttled(proc: &Path, times: Option<u64>) {
+        let times = times.map(|times| format!("pgscan_direct_throttle {times}\n"));
+        let vmstat = format!("allocstall_normal 1\n{}", times.unwrap_or_default());
+        fs::write(proc.join("vmstat"), vmstat).unwrap();
+    }
+
+    const STALL: Duration = Duration::from_secs(10);
+
+    /// In a transaction a task is throttled interruptibly.
+    const THROTTLED: [&str; 4] = [
+        "throttle_direct_reclaim",
+        "try_to_free_pages",
+        "__alloc_pages_slowpath.constprop.0",
+        "xfs_trans_alloc",
+    ];
+
+    #[test]
+    fn a_starved_task_that_sleeps_interruptibly_is_found() {
+        let first = first_stuck(12, STALL, |proc, second| {
+            throttled(proc, Some(second + 1));
+            task(proc, 900, 900, 1, 'S', 10, &THROTTLED);
+            let state = ['D', 'S'][usize::from(second % 2 == 1)];
+            task(proc, 901, 901, 1, state, 10, &THROTTLED);
+            task(proc, 902, 902, 1, 'S', 10, &HEALTHY);
+        });
+        assert_eq!(first, BTreeMap::from([(8, 10), (900, 10), (901, 10)]));
+    }
+
+    /// Where the kernel counts throttled tasks, the stacks of sleepers are read only if it has.
+    #[test]
+    fn sleepers_are_looked_at_while_tasks_are_throttled() {
+        let first = first_stuck(16, STALL, |proc, second| {
+            throttled(proc, Some(u64::from(second >= 4)));
+            task(proc, 900, 900, 1, 'S', 10, &THROTTLED);
+        });
+        assert_eq!(first, BTreeMap::from([(8, 10), (900, 14)]));
+    }
+
+    #[test]
+    fn a_task_that_does_something_else_is_cleared() {
+        let first = first_stuck(24, STALL, |proc, second| {
+            throttled(proc, Some(second + 1));
+            let frames: &[&str] = if second == 5 { &HEALTHY } else { &THROTTLED };
+            task(proc, 900, 900, 1, 'S', 10, frames);
+            // Ended, and its number used again.
+            task(proc, 901, 901, 1, 'D', 10, &THROTTLED);
+            if second == 5 {
+                fs::remove_dir_all(proc.join("901")).unwrap();
+            }
+        });
+        assert_eq!(first, BTreeMap::from([(8, 10), (900, 16), (901, 16)]));
+    }
+
+    /// Its files cannot be opened, or a reader hangs at it: that decides nothing.
+    #[test]
+    fn a_task_whose_files_cannot_be_read_is_not_cleared() {
+        let proc = tree();
+        let mut scanner = scanner(proc.path());
+        let tracked = [TaskKey {
+            pid: 7,
+            tid: 8,
+            start: 9,
+        }];
+        let verdict = |scanner: &mut Scanner| {
+            let seen = scanner.scan_all(now(), &tracked);
+            let mut of_task = seen.iter().filter(|seen| seen.key == tracked[0]);
+            let verdict = of_task.next().map(|seen| seen.verdict);
+            assert!(of_task.next().is_none(), "once");
+            verdict
+        };
+        assert_eq!(verdict(&mut scanner), Some(StackVerdict::Starved));
+        let stack = proc.path().join("7/task/8/stack");
+        fs::rename(&stack, proc.path().join("kept")).unwrap();
+        // Reading a directory is an error that says nothing of the task.
+        fs::create_dir(&stack).unwrap();
+        assert_eq!(verdict(&mut scanner), Some(StackVerdict::Unseen));
+        fs::remove_dir(&stack).unwrap();
+        assert_eq!(verdict(&mut scanner), None, "it has ended");
+        fs::rename(proc.path().join("kept"), &stack).unwrap();
+        scanner.skip.push(8);
+        assert_eq!(verdict(&mut scanner), Some(StackVerdict::Unseen));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(20))]
+
+        /// Retries spend little time between their sleeps.
+        #[test]
+        fn a_starved_task_that_runs_and_sleeps_is_found(
+            states in proptest::collection::vec(proptest::sample::select(vec!['D', 'R', 'S']), 24),
+            ticks in 0_u32..60,
+        ) {
+            let first = first_stuck(24, STALL, |proc, second| {
+                throttled(proc, None);
+                let spent = ticks * u32::try_from(second).unwrap();
+                task(proc, 399, 399, 1, states[usize::try_from(second).unwrap()], spent, &THROTTLED);
+            });
+            // One that runs is known by the time that it spends in the kernel: from the second scan
+            // on, and if there is any.
+            let sees = |(second, state): (usize, &char)| match state {
+                'R' => second > 0 && ticks > 0,
+                _ => true,
+            };
+            let found = states.iter().enumerate().position(sees);
+            let expected = found.map(|found| found as u64 + 10).filter(|at| *at < 24);
+            prop_assert_eq!(first.get(&399).copied(), expected);
+        }
+    }
+}

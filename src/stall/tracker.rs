@@ -1,0 +1,240 @@
+//! Since when each task has been starved, scan after scan.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::stack::StackVerdict;
+use crate::model::Monotonic;
+
+/// Looks at which a task was seen starved may be so far apart and still count as one stall.
+pub const GAP: Duration = Duration::from_secs(5);
+
+/// Names a task for good: its number can be used again, but not with the same begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TaskKey {
+    /// Its process.
+    pub pid: u32,
+    /// The thread.
+    pub tid: u32,
+    /// Clock ticks after boot at which it began.
+    pub start: u64,
+}
+
+/// Who has been starved for how long: a state machine that gets the time and the verdicts.
+#[derive(Debug)]
+pub struct StallTracker {
+    stall_after: Duration,
+    streaks: BTreeMap<TaskKey, Streak>,
+    scans: u64,
+    updated: Monotonic,
+}
+
+#[derive(Debug)]
+struct Streak {
+    since: Monotonic,
+    last: Monotonic,
+    /// The scan at which the task was seen, starved or not to be judged.
+    scan: u64,
+}
+
+impl StallTracker {
+    /// Tasks are stuck that are starved in each scan for so long.
+    #[must_use]
+    pub fn new(stall_after: Duration) -> StallTracker {
+        StallTracker {
+            stall_after,
+            streaks: BTreeMap::new(),
+            scans: 0,
+            updated: Monotonic(0),
+        }
+    }
+
+    /// What a scan has found. Those of [`StallTracker::tracked`] that are missing have ended. Gives
+    /// those that are stuck and since when they are starved.
+    pub fn update(
+        &mut self,
+        now: Monotonic,
+        tasks: impl IntoIterator<Item = (TaskKey, StackVerdict)>,
+    ) -> Vec<(TaskKey, Monotonic)> {
+        self.scans += 1;
+        self.updated = now;
+        let scan = self.scans;
+        for (key, verdict) in tasks {
+            match verdict {
+                StackVerdict::Starved => {
+                    let fresh = Streak {
+                        since: now,
+                        last: now,
+                        scan,
+                    };
+                    let streak = self.streaks.entry(key).or_insert(fresh);
+                    if now.since(streak.last) > GAP {
+                        streak.since = now;
+                    }
+                    streak.last = now;
+                    streak.scan = scan;
+                }
+                StackVerdict::Unseen => {
+                    if let Some(streak) = self.streaks.get_mut(&key) {
+                        streak.scan = scan;
+                    }
+                }
+                StackVerdict::Elsewhere => {}
+            }
+        }
+        self.streaks
+            .retain(|_, streak| streak.scan == scan && now.since(streak.last) <= GAP);
+        let stuck = |(key, streak): (&TaskKey, &Streak)| {
+            let lasts = streak.last == now && now.since(streak.since) >= self.stall_after;
+            lasts.then_some((*key, streak.since))
+        };
+        self.streaks.iter().filter_map(stuck).collect()
+    }
+
+    /// A scan that could not be made. The time that it took is not counted against [`GAP`].
+    pub fn missed(&mut self, now: Monotonic) {
+        let took = now.since(self.updated);
+        self.updated = now;
+        for streak in self.streaks.values_mut() {
+            streak.last = streak.last.plus(took);
+        }
+    }
+
+    /// The tasks that are starved, if not for long enough yet; the longest first. They are to be
+    /// looked at again at the next scan, whatever their state.
+    #[must_use]
+    pub fn tracked(&self) -> Vec<TaskKey> {
+        let mut tracked: Vec<_> = self.streaks.iter().collect();
+        tracked.sort_by_key(|(_, streak)| streak.since);
+        tracked.into_iter().map(|(key, _)| *key).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn key(tid: u32) -> TaskKey {
+        TaskKey {
+            pid: tid,
+            tid,
+            start: 9,
+        }
+    }
+
+    fn at(milliseconds: u64) -> Monotonic {
+        Monotonic(milliseconds * 1_000_000)
+    }
+
+    #[test]
+    fn starved_in_each_look_for_long_enough() {
+        let mut tracker = StallTracker::new(Duration::from_secs(10));
+        for second in 0..10 {
+            assert_eq!(
+                tracker.update(at(second * 1000), [(key(1), StackVerdict::Starved)]),
+                []
+            );
+        }
+        // From then on at each look.
+        for second in 10..13 {
+            let stuck = tracker.update(at(second * 1000), [(key(1), StackVerdict::Starved)]);
+            assert_eq!(stuck, [(key(1), at(0))]);
+        }
+        // Unseen decides nothing; other work ends it.
+        assert_eq!(
+            tracker.update(at(13_000), [(key(1), StackVerdict::Unseen)]),
+            []
+        );
+        assert_eq!(
+            tracker
+                .update(at(14_000), [(key(1), StackVerdict::Starved)])
+                .len(),
+            1
+        );
+        assert_eq!(
+            tracker.update(at(15_000), [(key(1), StackVerdict::Elsewhere)]),
+            []
+        );
+        assert!(tracker.tracked().is_empty());
+        assert_eq!(
+            tracker.update(at(16_000), [(key(1), StackVerdict::Starved)]),
+            []
+        );
+    }
+
+    /// Scans that fail one after the other take longer than the gap.
+    #[test]
+    fn a_scan_that_could_not_be_made_clears_nothing() {
+        let mut tracker = StallTracker::new(Duration::from_secs(10));
+        for second in [0, 1] {
+            let _ = tracker.update(at(second * 1000), [(key(1), StackVerdict::Starved)]);
+        }
+        for second in [5, 9, 13] {
+            tracker.missed(at(second * 1000));
+            assert_eq!(tracker.tracked(), [key(1)]);
+        }
+        let _ = tracker.update(at(14_000), [(key(1), StackVerdict::Unseen)]);
+        let stuck = tracker.update(at(15_000), [(key(1), StackVerdict::Starved)]);
+        assert_eq!(stuck, [(key(1), at(0))]);
+        // Seen by scans that were made, and never starved in them.
+        for second in 16..=20 {
+            let _ = tracker.update(at(second * 1000), [(key(1), StackVerdict::Unseen)]);
+            assert_eq!(tracker.tracked(), [key(1)]);
+        }
+        let _ = tracker.update(at(21_000), [(key(1), StackVerdict::Unseen)]);
+        assert_eq!(tracker.tracked(), []);
+    }
+
+    #[test]
+    fn the_longest_starved_comes_first() {
+        let mut tracker = StallTracker::new(Duration::from_secs(10));
+        let starved = |tids: &[u32]| {
+            let tasks = tids.iter().map(|tid| (key(*tid), StackVerdict::Starved));
+            tasks.collect::<Vec<_>>()
+        };
+        let _ = tracker.update(at(0), starved(&[3]));
+        let _ = tracker.update(at(1000), starved(&[1, 3]));
+        let _ = tracker.update(at(2000), starved(&[1, 2, 3]));
+        assert_eq!(tracker.tracked(), [key(3), key(1), key(2)]);
+    }
+
+    proptest! {
+        /// The rule itself, spelled out over the whole history.
+        #[test]
+        fn the_tracker_keeps_its_rule(
+            looks in proptest::collection::vec((1_u64..7000, proptest::collection::vec(0_u8..4, 3)), 1..60),
+        ) {
+            let stall_after = Duration::from_secs(10);
+            let mut tracker = StallTracker::new(stall_after);
+            let mut history: Vec<(Monotonic, Vec<u8>)> = Vec::new();
+            let mut time = 0;
+            for (step, tasks) in looks {
+                time += step;
+                let verdicts = [StackVerdict::Starved, StackVerdict::Unseen, StackVerdict::Elsewhere];
+                let seen = tasks.iter().enumerate().filter_map(|(tid, verdict)| {
+                    Some((key(u32::try_from(tid).ok()?), *verdicts.get(usize::from(*verdict))?))
+                });
+                let stuck = tracker.update(at(time), seen.collect::<Vec<_>>());
+                history.push((at(time), tasks));
+                for tid in 0..3_u32 {
+                    let mut since = None;
+                    let mut later = at(time);
+                    for (place, (when, tasks)) in history.iter().rev().enumerate() {
+                        let verdict = tasks[tid as usize];
+                        if verdict >= 2 || later.since(*when) > GAP || (place == 0 && verdict != 0) {
+                            break;
+                        }
+                        if verdict == 0 {
+                            since = Some(*when);
+                            later = *when;
+                        }
+                    }
+                    let expected = since.filter(|since| at(time).since(*since) >= stall_after);
+                    let told = stuck.iter().find(|(stuck, _)| *stuck == key(tid));
+                    prop_assert_eq!(told.map(|(_, since)| *since), expected);
+                }
+            }
+        }
+    }
+}

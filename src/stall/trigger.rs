@@ -1,0 +1,93 @@
+//! Which trigger is effective on the running kernel.
+
+use crate::rescue::evidence::text;
+
+/// Whether the running kernel says that XFS waits for memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Message {
+    /// It does, in its log.
+    Printed,
+    /// It never does: from 6.9 on.
+    Never,
+    /// Its vendor mixes versions: the number does not tell.
+    Uncertain,
+}
+
+impl Message {
+    /// Of a kernel, by its release (`uname -r`).
+    #[must_use]
+    pub fn of(release: &str) -> Message {
+        // RHEL and what is made of it, Oracle's UEK, SUSE, Amazon, Tencent, openEuler, Anolis take
+        // XFS from later kernels.
+        const MIXED: [&str; 9] = [
+            ".el", "uek", "-default", ".amzn", "tlinux", ".tl", ".oe", ".an", "-cip",
+        ];
+        let mut numbers = release
+            .split(|character: char| !character.is_ascii_digit())
+            .map(str::parse::<u32>);
+        let (Some(Ok(major)), Some(Ok(minor))) = (numbers.next(), numbers.next()) else {
+            return Message::Uncertain;
+        };
+        if (major, minor) >= (6, 9) {
+            Message::Never
+        } else if MIXED.iter().any(|vendor| release.contains(vendor)) {
+            Message::Uncertain
+        } else {
+            Message::Printed
+        }
+    }
+}
+
+/// Which trigger is effective on a kernel, for the operator.
+#[must_use]
+pub fn effective_trigger(release: &str, detects_stalls: bool) -> String {
+    let kernel = text(release.as_bytes());
+    match (Message::of(release), detects_stalls) {
+        (Message::Printed, true) => format!(
+            "kernel {kernel} says in its log when XFS waits for memory; the stall detector watches beside it"
+        ),
+        (Message::Printed, false) => {
+            format!(
+                "kernel {kernel} says in its log when XFS waits for memory; the stall detector is off"
+            )
+        }
+        (Message::Never, true) => format!(
+            "kernel {kernel} never says when XFS waits for memory (none does from 6.9 on); the stall detector is the trigger"
+        ),
+        (Message::Never, false) => format!(
+            "kernel {kernel} never says when XFS waits for memory (none does from 6.9 on), and the stall detector is off: nothing but an own rule or a log file can start a rescue"
+        ),
+        (Message::Uncertain, true) => format!(
+            "kernel {kernel} may or may not say when XFS waits for memory (its vendor mixes versions); the stall detector watches in any case"
+        ),
+        (Message::Uncertain, false) => format!(
+            "kernel {kernel} may or may not say when XFS waits for memory (its vendor mixes versions), and the stall detector is off"
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_effective_trigger_of_a_kernel() {
+        for (release, message) in [
+            ("6.18.44", Message::Never),
+            ("6.9.0-rc1", Message::Never),
+            ("7.3.4-1-amd64", Message::Never),
+            ("6.12.0-55.el10.x86_64", Message::Never),
+            ("6.8.0-45-generic", Message::Printed),
+            ("6.1.0-37-amd64", Message::Printed),
+            ("4.4.0-210-generic", Message::Printed),
+            ("5.14.0-503.el9.x86_64", Message::Uncertain),
+            ("6.4.0-150600.23-default", Message::Uncertain),
+            ("5.15.0-200.131.27.el8uek.x86_64", Message::Uncertain),
+            ("what", Message::Uncertain),
+        ] {
+            assert_eq!(Message::of(release), message, "{release}");
+            assert!(effective_trigger(release, true).starts_with(&format!("kernel {release} ")));
+        }
+        assert!(effective_trigger("6.18.44", false).contains("nothing but"));
+    }
+}

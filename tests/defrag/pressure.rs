@@ -1,0 +1,428 @@
+//! Others wait: for the image's disk, which holds up a run; and for nothing that a disk could bring,
+//! as QEMU does in io_uring, which does not.
+//!
+//! Both happen in control groups: one for the program under test, one beside it for the others. The
+//! disk is this machine's own, and what else it is busy with is waited for.
+
+use std::ffi::CStr;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use io_uring::{IoUring, opcode, types};
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+use serde_json::Value;
+
+use super::support::bed::Plan;
+use super::support::child::Child;
+use super::support::daemon::fragwatch;
+use super::support::rundir::{self, Place};
+use super::support::skip::{Here, NotHere};
+use super::support::{self, Bed, MIB, guest, tools};
+use super::{config, finish, said};
+
+const WAITS: &str = "FRAGWATCH_TEST_WAITS_IN_IO_URING";
+const LIMIT: &str = "max_io_pressure = 40\n";
+/// However busy the machine is.
+const PATIENCE: Duration = Duration::from_secs(300);
+const SECOND: Duration = Duration::from_secs(1);
+
+#[test]
+#[ignore = "not a test: the process that waits in io_uring, which is started when it is needed"]
+#[allow(unsafe_code, reason = "the kernel is given a buffer")]
+fn waits_in_io_uring() {
+    use std::os::fd::AsRawFd as _;
+    if std::env::var_os(WAITS).is_none() {
+        return;
+    }
+    let (empty, _writer) = rustix::pipe::pipe().unwrap();
+    let mut ring = IoUring::new(4).unwrap();
+    let mut buffer = [0_u8; 8];
+    let read = opcode::Read::new(types::Fd(empty.as_raw_fd()), buffer.as_mut_ptr(), 8).build();
+    // SAFETY: the buffer and the pipe outlive the ring's use of them: the wait has no end.
+    unsafe { ring.submission().push(&read).unwrap() };
+    ring.submit_and_wait(1).unwrap();
+}
+
+/// One of these tests at a time: the load of one is what another would wait for.
+static ALONE: Mutex<()> = Mutex::new(());
+
+/// Two control groups beside each other. They go when it does, and what is in them is killed before.
+struct Groups {
+    root: PathBuf,
+    /// cgroup v2, if it was not mounted.
+    mounted: Option<PathBuf>,
+    others: Vec<Child>,
+    _alone: MutexGuard<'static, ()>,
+}
+
+impl Groups {
+    fn new() -> Here<Groups> {
+        if !Path::new("/proc/pressure/io").exists() {
+            return Err(NotHere::because("the kernel does not tell of pressure"));
+        }
+        let (hierarchy, mounted) = hierarchy()?;
+        sweep(&hierarchy);
+        let pid = std::process::id();
+        let start = rundir::start_time(pid).expect("it runs");
+        let root = hierarchy.join(format!("fragwatch-test.{pid}.{start}"));
+        let groups = Groups {
+            root,
+            mounted,
+            others: Vec::new(),
+            _alone: ALONE.lock().unwrap_or_else(PoisonError::into_inner),
+        };
+        for group in [&groups.root, &groups.own(), &groups.beside()] {
+            fs::create_dir(group).map_err(NotHere::because)?;
+        }
+        if !groups.beside().join("io.pressure").exists() {
+            return Err(NotHere::because("the groups do not tell of pressure"));
+        }
+        Ok(groups)
+    }
+
+    fn own(&self) -> PathBuf {
+        self.root.join("own")
+    }
+
+    fn beside(&self) -> PathBuf {
+        self.root.join("others")
+    }
+
+    /// One of the others.
+    fn start(&mut self, command: &Command) {
+        let mut command = within(&self.beside(), command);
+        command.stdout(Stdio::null());
+        self.others.push(Child::spawn(&mut command).unwrap());
+    }
+
+    /// A process that waits in io_uring for what never comes.
+    fn wait_in_io_uring(&mut self) {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", "pressure::waits_in_io_uring", "--ignored"]);
+        self.start(command.arg("--nocapture").env(WAITS, "1"));
+    }
+
+    /// What the others wait, by the kernel.
+    fn pressure(&self) -> f32 {
+        let text = fs::read_to_string(self.beside().join("io.pressure")).unwrap();
+        let field = text
+            .split([' ', '\n'])
+            .find_map(|it| it.strip_prefix("avg10="));
+        field.unwrap().parse().unwrap()
+    }
+
+    fn await_pressure(&self, is: impl Fn(f32) -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        while !is(self.pressure()) {
+            assert!(Instant::now() < deadline, "{}", self.pressure());
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+}
+
+impl Drop for Groups {
+    fn drop(&mut self) {
+        self.others.clear();
+        let deadline = Instant::now() + Duration::from_secs(10);
+        for group in [self.own(), self.beside(), self.root.clone()] {
+            // A process that was killed is in its group until the kernel is done with it.
+            while fs::remove_dir(&group).is_err() && group.exists() && Instant::now() < deadline {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        }
+        if let Some(mounted) = &self.mounted {
+            let _ = unmount(mounted, UnmountFlags::DETACH);
+            rundir::remove(mounted);
+        }
+    }
+}
+
+/// Where cgroup v2 is mounted, or is now.
+fn hierarchy() -> Here<(PathBuf, Option<PathBuf>)> {
+    let mounts = fs::read_to_string("/proc/self/mounts").map_err(NotHere::because)?;
+    let mut mounts = mounts
+        .lines()
+        .map(|line| line.split(' ').collect::<Vec<_>>());
+    if let Some(known) = mounts.find(|fields| fields.get(2) == Some(&"cgroup2")) {
+        return Ok((PathBuf::from(known[1]), None));
+    }
+    let point = rundir::new_dir(Place::Disk).map_err(NotHere::because)?;
+    mount(
+        "cgroup2",
+        &point,
+        "cgroup2",
+        MountFlags::empty(),
+        None::<&CStr>,
+    )
+    .map_err(NotHere::because)?;
+    Ok((point.clone(), Some(point)))
+}
+
+/// Removes the groups of tests that were killed.
+fn sweep(hierarchy: &Path) {
+    for entry in fs::read_dir(hierarchy).into_iter().flatten().flatten() {
+        let name = entry.file_name().into_string().unwrap_or_default();
+        let mut parts = name.rsplit('.');
+        let (start, pid) = (parts.next(), parts.next());
+        let owner = pid.and_then(|pid| rundir::start_time(pid.parse().ok()?));
+        let is_alive = owner.map(|it| it.to_string()).as_deref() == start;
+        if name.starts_with("fragwatch-test.") && !is_alive {
+            for group in ["own", "others", ""] {
+                let _ = fs::remove_dir(entry.path().join(group));
+            }
+        }
+    }
+}
+
+/// The command, started in a group.
+fn within(group: &Path, command: &Command) -> Command {
+    let mut within = Command::new("sh");
+    within.args(["-c", "echo $$ >\"$0\" && exec \"$@\""]);
+    within.arg(group.join("cgroup.procs"));
+    within.arg(command.get_program()).args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => within.env(name, value),
+            None => within.env_remove(name),
+        };
+    }
+    within
+}
+
+/// A file system on this machine's disk.
+struct Disk {
+    bed: Bed,
+    /// Its block device's counters.
+    stat: PathBuf,
+}
+
+impl Disk {
+    fn new() -> Here<Disk> {
+        tools::have("xfs_fsr")?;
+        let bed = Plan::of("xfs").place(Place::Disk).make()?;
+        let beside = bed.path().parent().unwrap();
+        let device = rustix::fs::stat(beside).map_err(NotHere::because)?.st_dev;
+        let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+        let stat = PathBuf::from(format!("/sys/dev/block/{major}:{minor}/stat"));
+        if !stat.exists() {
+            return Err(NotHere::because("the temporary directory lies on no disk"));
+        }
+        Ok(Disk { bed, stat })
+    }
+
+    fn image(&self, name: &str, size: u64) -> PathBuf {
+        let image = self.bed.path().join(name);
+        guest::random_direct_writes(&image, size, size / guest::BLOCK);
+        self.bed.sync();
+        image
+    }
+
+    /// For how long it was at work until now.
+    fn worked(&self) -> Duration {
+        let stat = fs::read_to_string(&self.stat).unwrap();
+        let ticks = stat.split_ascii_whitespace().nth(9).unwrap();
+        Duration::from_millis(ticks.parse().unwrap())
+    }
+
+    /// How much of a second it is at work.
+    fn busy(&self) -> f32 {
+        let (began, before) = (Instant::now(), self.worked());
+        std::thread::sleep(SECOND);
+        self.busy_since(began, before)
+    }
+
+    fn busy_since(&self, began: Instant, before: Duration) -> f32 {
+        (self.worked() - before).as_secs_f32() / began.elapsed().as_secs_f32()
+    }
+
+    fn await_idle(&self) {
+        let deadline = Instant::now() + PATIENCE;
+        while self.busy() > 0.05 {
+            assert!(Instant::now() < deadline, "it has always something to do");
+        }
+    }
+
+    /// `fragwatch defrag` of one image in a group, as often as something else keeps the disk busy.
+    fn defragmented(&self, group: &Path, keys: &str, engine: &str, image: &Path) -> Value {
+        loop {
+            self.await_idle();
+            let (began, before) = (Instant::now(), self.worked());
+            let run = said(&mut defrag(group, &config(&self.bed, keys), engine, image));
+            let busy = self.busy_since(began, before);
+            if run["guard"] != "pressure" || busy < 0.1 {
+                return run;
+            }
+        }
+    }
+
+    /// The guards of both engines and the planner leave the image alone because of the pressure. It
+    /// need not be above the limit all the time.
+    fn refuses(&self, group: &Path, image: &Path) {
+        let deadline = Instant::now() + PATIENCE;
+        let config = config(&self.bed, LIMIT);
+        for engine in ["xfs_fsr", "online"] {
+            loop {
+                let run = said(defrag(group, &config, engine, image).arg("--dry-run"));
+                if run["guard"] == "pressure" {
+                    let reason = run["reason"].as_str().unwrap();
+                    assert!(reason.starts_with("I/O pressure too high"), "{run}");
+                    break;
+                }
+                assert!(Instant::now() < deadline, "{run}");
+            }
+        }
+        while self.why_not(group, image)["code"] != "io_pressure" {
+            assert!(Instant::now() < deadline, "{image:?} is planned");
+        }
+    }
+
+    /// Why the planner would leave the image alone, if it would.
+    fn why_not(&self, group: &Path, image: &Path) -> Value {
+        let days = r#"["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"]"#;
+        let path = self.bed.path().parent().unwrap().join("plan.toml");
+        let text = format!(
+            "[images]\npaths = [{:?}]\nmin_size = \"0B\"\n\
+             [thresholds]\nwarning = {{ extents = 1000 }}\n[defrag]\n{LIMIT}\
+             [[maintenance.window]]\ndays = {days}\nstart = \"00:00\"\nduration = \"24h\"\n",
+            self.bed.path()
+        );
+        fs::write(&path, text).unwrap();
+        let mut command = fragwatch();
+        command.args(["plan", "--json", "--config"]).arg(&path);
+        command.env("STATE_DIRECTORY", path.with_extension("state"));
+        command.env("RUNTIME_DIRECTORY", path.with_extension("state"));
+        let output = within(group, &command).output().unwrap();
+        let plan: Value = serde_json::from_slice(&output.stdout).expect("it is a plan");
+        let mut images = plan["images"].as_array().unwrap().iter();
+        let planned = images.find(|it| it["path"] == image.to_str().unwrap());
+        planned.unwrap_or_else(|| panic!("{plan}"))["why_not"].clone()
+    }
+}
+
+fn defrag(group: &Path, config: &Path, engine: &str, image: &Path) -> Command {
+    let mut command = fragwatch();
+    command.args(["defrag", "--engine", engine, "--force-window", "--json"]);
+    command.arg("--config").arg(config).arg(image);
+    command.env("STATE_DIRECTORY", config.with_extension("state"));
+    let mut within = within(group, &command);
+    within.stdout(Stdio::piped());
+    within
+}
+
+/// Those who wait for the disk, each for each of its writes.
+fn fio(disk: &Disk) -> Command {
+    let mut fio = Command::new("fio");
+    fio.args(["--name=wait", "--rw=randwrite", "--bs=4k", "--direct=1"])
+        .args(["--size=16m", "--time_based", "--runtime=600"])
+        .args(["--thread", "--numjobs=4"])
+        .arg(format!("--directory={}", disk.bed.path().display()));
+    fio
+}
+
+#[test]
+fn who_waits_in_io_uring_holds_up_nothing_and_who_waits_for_the_disk_does() {
+    support::require!(tools::have("fio"));
+    let disk = support::require!(Disk::new());
+    let mut groups = support::require!(Groups::new());
+    let images = ["fsr.img", "online.img", "held.img", "late.img"];
+    let images = images.map(|name| disk.image(name, 8 * MIB));
+    let [fsr, online, held, late] = &images;
+    let own = groups.own();
+
+    groups.wait_in_io_uring();
+    let began = Instant::now();
+    groups.await_pressure(|is| is > 60.0);
+    assert!(
+        began.elapsed() < Duration::from_secs(30),
+        "{:?}",
+        began.elapsed()
+    );
+
+    for (engine, image) in [("xfs_fsr", fsr), ("online", online)] {
+        let run = disk.defragmented(&own, LIMIT, engine, image);
+        assert_eq!(run["outcome"], "improved", "{run}");
+    }
+    assert!(groups.pressure() > 60.0);
+    // Other reasons than the pressure have nothing to do with it.
+    disk.await_idle();
+    let why_not = disk.why_not(&own, held);
+    assert_ne!(why_not["code"], "io_pressure", "{why_not}");
+    // It is told, once.
+    let mut loud = Command::new(env!("CARGO_BIN_EXE_fragwatch"));
+    loud.args([
+        "defrag",
+        "--engine",
+        "xfs_fsr",
+        "--force-window",
+        "--config",
+    ]);
+    loud.arg(config(&disk.bed, LIMIT)).arg(late);
+    let told = within(&own, &loud).output().unwrap();
+    let told = String::from_utf8(told.stderr).unwrap();
+    let words = "without I/O does not count: the disks were at work";
+    assert_eq!(told.matches(words).count(), 1, "{told}");
+
+    // Both at once: now the disk is at work.
+    groups.start(&fio(&disk));
+    disk.refuses(&own, held);
+    // And no longer.
+    groups.others.pop();
+    let run = disk.defragmented(&own, LIMIT, "online", held);
+    assert_eq!(run["outcome"], "improved", "{run}");
+}
+
+/// A run that keeps the disks at work itself, for longer than what it knew before is remembered.
+#[test]
+fn a_run_goes_on_beside_those_who_wait_for_nothing() {
+    let disk = support::require!(Disk::new());
+    let mut groups = support::require!(Groups::new());
+    let image = disk.image("vm.img", 20 * MIB);
+    groups.wait_in_io_uring();
+    groups.await_pressure(|is| is > 80.0);
+    // 40 MiB are read and written.
+    let slowly = format!("{LIMIT}bandwidth = \"1MiB/s\"\n");
+    let run = disk.defragmented(&groups.own(), &slowly, "online", &image);
+    assert_eq!(run["outcome"], "improved", "{run}");
+    assert!(run["seconds"].as_f64().unwrap() > 35.0, "{run}");
+    assert!(groups.pressure() > 80.0);
+}
+
+/// Without anybody who waits for nothing, as it always was.
+#[test]
+fn a_run_stands_still_while_others_wait_for_the_disk() {
+    support::require!(tools::have("fio"));
+    let disk = support::require!(Disk::new());
+    let mut groups = support::require!(Groups::new());
+    let image = disk.image("vm.img", 24 * MIB);
+    disk.await_idle();
+    let slowly = config(&disk.bed, &format!("{LIMIT}bandwidth = \"1MiB/s\"\n"));
+    let mut run = Child::spawn(&mut defrag(&groups.own(), &slowly, "online", &image)).unwrap();
+    let extents = || tools::xfs_io_stat_nextents(&image);
+    let whole = extents();
+    let deadline = Instant::now() + PATIENCE;
+    while extents() == whole {
+        assert!(Instant::now() < deadline, "it does not begin");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    groups.start(&fio(&disk));
+    // By itself it moves something every second.
+    let (mut last, mut since) = (extents(), Instant::now());
+    while since.elapsed() < 5 * SECOND {
+        assert_eq!(
+            run.wait(Duration::from_millis(100)),
+            None,
+            "it did not stand still"
+        );
+        let now = extents();
+        if now != last {
+            (last, since) = (now, Instant::now());
+        }
+    }
+    assert!(last > 1);
+    groups.others.clear();
+    let run = finish(&mut run);
+    assert_eq!(run["outcome"], "improved", "{run}");
+}
