@@ -502,6 +502,31 @@ fn nothing_panics_on_purpose() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+/// What is sent to a log, a socket, a hook or a queue while a guard is held makes all others wait
+/// for the receiver.
+#[test]
+fn nothing_is_sent_under_a_guard() {
+    const SENDS: [&str; 5] = ["teller", "notify", "post", "for_each", "send"];
+    let mut wrong = Vec::new();
+    for source in sources() {
+        if !within(&source.module, "daemon") {
+            continue;
+        }
+        let ends = |token: &Token| matches!(token.text.as_str(), ";" | "{" | "}");
+        for statement in source.tokens.split(ends) {
+            let words: Vec<&str> = statement.iter().map(|token| token.text.as_str()).collect();
+            let locks = words.windows(3).any(|three| three == ["lock", "(", ")"]);
+            let sends = words.iter().any(|word| SENDS.contains(word));
+            // A value that is bound is had before the guard goes; nothing was sent.
+            if locks && sends && words[0] != "let" {
+                let place = format!("{}:{}", source.path.display(), statement[0].line);
+                wrong.push(format!("{place}: {}", words.concat()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
 #[test]
 fn every_file_says_what_it_is() {
     for source in sources() {

@@ -17,7 +17,8 @@ use crate::history::PastRun;
 use crate::history::lock::{self, Lock, LockError};
 use crate::history::recent::CAPACITY;
 use crate::history::{
-    IncidentRow, Keeper, MapRow, Reader, Record, Recorder, RunRow, SeverityRow, Sweep, open,
+    ImageRef, IncidentRow, Keeper, MapRow, Reader, Record, Recorder, RunRow, SampleRow,
+    SeverityRow, Sweep, open,
 };
 use crate::maintenance::gather::{KnownRun, Runs};
 use crate::model::path::shown;
@@ -316,13 +317,8 @@ fn read_past(
 
 impl Teller {
     /// A sweep has ended.
-    pub(super) fn swept(&self, at: UnixTime, inventory: &Inventory) {
-        self.record(|| {
-            Record::Sweep(Sweep {
-                at,
-                images: inventory.counted_rows(),
-            })
-        });
+    pub(super) fn swept(&self, at: UnixTime, images: Vec<SampleRow>) {
+        self.record(|| Record::Sweep(Sweep { at, images }));
         self.tell_health();
     }
 
@@ -335,11 +331,8 @@ impl Teller {
     }
 
     /// The severity of an image has changed.
-    pub(super) fn severity(&self, at: UnixTime, change: &SeverityChange, inventory: &Inventory) {
-        let Subject::Image { id, extents, .. } = &change.subject else {
-            return;
-        };
-        if let Some(image) = inventory.reference(*id) {
+    pub(super) fn severity(&self, at: UnixTime, change: &SeverityChange, image: Option<ImageRef>) {
+        if let (Some(image), Subject::Image { extents, .. }) = (image, &change.subject) {
             self.record(|| {
                 Record::Severity(SeverityRow {
                     image,

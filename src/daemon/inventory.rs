@@ -115,6 +115,16 @@ pub(super) struct SeverityChange {
     pub(super) reason: Reason,
 }
 
+impl SeverityChange {
+    /// The image that has it, unless it is that of the host.
+    pub(super) fn image(&self) -> Option<ImageId> {
+        match self.subject {
+            Subject::Image { id, .. } => Some(id),
+            Subject::Host { .. } => None,
+        }
+    }
+}
+
 /// What has a severity.
 #[derive(Debug, PartialEq)]
 pub(super) enum Subject {

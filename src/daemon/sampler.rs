@@ -179,10 +179,10 @@ impl Sampler {
         let mut watched = BTreeMap::<_, Option<String>>::new();
         let (assessor, hook, steady) = (&self.assessor, &self.hook, &self.steady);
         let teller = &self.teller;
-        let at = steady.now();
         let tell = |change| {
             if let Change::Severity(change) = &change {
-                teller.severity(at, change, &inventory.lock());
+                let image = change.image().and_then(|id| inventory.lock().reference(id));
+                teller.severity(wall(), change, image);
             }
             tell(change, hook);
         };
@@ -202,11 +202,8 @@ impl Sampler {
             }
             Event::Fault(fault) => {
                 probe_failed();
-                inventory
-                    .lock()
-                    .fault(device, fault)
-                    .into_iter()
-                    .for_each(tell);
+                let change = inventory.lock().fault(device, fault);
+                change.into_iter().for_each(tell);
             }
             Event::PassedOver(_) => {}
             // A file system is surveyed again when more of it is met; then any refusal counts.
@@ -233,7 +230,8 @@ impl Sampler {
                 }
                 // Not only when all are done: the others may take a deadline longer.
                 if others {
-                    board.post(inventory.lock().snapshot(swept_before));
+                    let snapshot = inventory.lock().snapshot(swept_before);
+                    board.post(snapshot);
                 }
             }
         };
@@ -252,7 +250,8 @@ impl Sampler {
         changes.into_iter().for_each(tell);
         let change = self.inventory.lock().host(assessor, host_memory());
         change.into_iter().for_each(tell);
-        teller.swept(UnixTime::from_seconds(now()), &self.inventory.lock());
+        let rows = self.inventory.lock().counted_rows();
+        teller.swept(wall(), rows);
         self.watched(watched);
         self.unanswering = unanswering;
         let stalls = self
@@ -263,14 +262,20 @@ impl Sampler {
         self.swept = Some(now());
         self.post();
         self.board.swept(patience(settings));
-        notify(&[sd_notify::NotifyState::Status(
-            &self.inventory.lock().status(),
-        )]);
+        let status = self.inventory.lock().status();
+        notify(&[sd_notify::NotifyState::Status(&status)]);
     }
 
     fn post(&self) {
-        self.board.post(self.inventory.lock().snapshot(self.swept));
+        let snapshot = self.inventory.lock().snapshot(self.swept);
+        self.board.post(snapshot);
     }
+}
+
+/// The clock of all rows in the history. [`Steady`] is for what is computed of the counts in memory:
+/// it does not follow a clock that is set.
+fn wall() -> UnixTime {
+    UnixTime::from_seconds(now())
 }
 
 fn tell(change: Change, hook: &SeverityHook) {

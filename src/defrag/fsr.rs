@@ -198,9 +198,24 @@ fn attempt(
     // What a killed xfs_fsr leaves is found by the next run too.
     let _ = leftovers::sweep(target.directory.as_fd(), &host.proc);
     drop(turn);
-    let to = count(&target)?;
-    report.to = Some(to);
-    Ok(judge(&cleared.facts, Some(to), &machine, end, &target.path))
+    let counted = count(&target);
+    report.to = counted.as_ref().ok().copied();
+    let outcome = judge(&cleared.facts, report.to, &machine, end, &target.path);
+    Ok(as_counted(outcome, counted.err()))
+}
+
+/// Without the count after it a run that seems to have changed nothing has an unknown result. It is
+/// not refused: xfs_fsr has run.
+fn as_counted(outcome: RunOutcome, error: Option<io::Error>) -> RunOutcome {
+    match (outcome, error) {
+        (RunOutcome::Unchanged { .. }, Some(error)) => {
+            let why = reason(&error);
+            let reason =
+                format!("xfs_fsr has run, but the extents cannot be counted after it: {why}");
+            RunOutcome::Failed { reason }
+        }
+        (outcome, _) => outcome,
+    }
 }
 
 /// What came of it. The counts of extents have the first word, then what we did ourselves, then the
@@ -690,6 +705,22 @@ mod tests {
         assert_eq!(judged(7, 7, 0, space, None), RunOutcome::NoSpace);
         let busy = "/srv/a: file busy\n";
         assert_eq!(judged(7, 7, 0, busy, None), RunOutcome::Busy { by: None });
+    }
+
+    #[test]
+    fn a_run_that_cannot_be_counted_has_failed_and_is_not_refused() {
+        let error = || Some(io::Error::from_raw_os_error(libc::EIO));
+        let unchanged = RunOutcome::Unchanged { message: None };
+        let reason =
+            "xfs_fsr has run, but the extents cannot be counted after it: Input/output error";
+        let failed = RunOutcome::Failed {
+            reason: reason.to_owned(),
+        };
+        assert_eq!(as_counted(unchanged.clone(), error()), failed);
+        assert_eq!(as_counted(unchanged.clone(), None), unchanged);
+        let why = Stop::WindowClosed;
+        let stopped = RunOutcome::Stopped { why };
+        assert_eq!(as_counted(stopped.clone(), error()), stopped);
     }
 
     /// What xfs_fsr printed at hosts of others; each time it ended with 0 and changed nothing.

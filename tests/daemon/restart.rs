@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -343,6 +343,58 @@ fn clock_runs_ahead(database: &Path, image: &ImageInfo, now: i64) {
     store
         .write(&severity(now, Severity::Critical, Severity::Warning))
         .unwrap();
+}
+
+// ---- a clock that is set
+
+/// The library that lets a program see another time, which can be set while it runs.
+fn faketime() -> support::Here<PathBuf> {
+    let lib = [
+        "/usr/lib/x86_64-linux-gnu",
+        "/usr/lib/aarch64-linux-gnu",
+        "/usr/lib64",
+    ];
+    let paths = lib.map(|lib| Path::new(lib).join("faketime/libfaketimeMT.so.1"));
+    let found = paths.into_iter().find(|path| path.exists());
+    found.ok_or_else(|| support::skip::NotHere::because("libfaketime is not installed"))
+}
+
+#[test]
+fn sweeps_and_severities_have_one_clock() {
+    let library = support::require!(faketime());
+    let bed = support::require!(Bed::xfs());
+    let image = bed.path().join("a.raw");
+    guest::alternate_blocks(&image, 100);
+    let etc = Etc::new();
+    etc.configure(
+        &[bed.path()],
+        &format!("{WHEN_ASKED}{}", thresholds(&etc.join("told"))),
+    );
+    let clock = etc.join("clock");
+    fs::write(&clock, "+0d\n").unwrap();
+    let mut run = etc.run();
+    run.env("LD_PRELOAD", library)
+        .env("FAKETIME_TIMESTAMP_FILE", &clock)
+        .env("FAKETIME_NO_CACHE", "1")
+        .env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+    let daemon = RunningDaemon::spawn(&mut run, etc.address);
+    let mut watch = Watch { daemon, etc };
+    watch.until("the first sweep", |now| now.swept().is_some());
+    fs::write(&clock, "+10d\n").unwrap();
+    (0..70).for_each(|n| guest::discard_block(&image, 2 * n));
+    watch.sweep();
+    watch.daemon.signal(Signal::TERM);
+    assert!(watch.daemon.wait(END).success());
+    let database = database(&watch.etc);
+    let last = image_in(&database, &image).last.unwrap().point;
+    assert_eq!(last.extents.0, 30);
+    let severities = Reader::open(&database)
+        .unwrap()
+        .severities(None, 9)
+        .unwrap();
+    assert_eq!(severities.len(), 2);
+    let apart = severities[0].at.0.abs_diff(last.at.0);
+    assert!(apart < 600, "{apart} s apart");
 }
 
 // ---- btrfs

@@ -52,7 +52,7 @@ check_rpm_install() {
     systemctl reload fragwatch
     wait_for 60 counted "$images/idle.raw"
     wait_for 30 past
-    past | jq -c .first_seen >"$state/rpm-past"
+    past | jq -c '.[0]' >"$state/rpm-past"
 }
 
 check_rpm_upgrade() {
@@ -67,7 +67,7 @@ check_rpm_upgrade() {
     grep -x 'retention = "30d"' "$config"
     [[ $(effective retention) == *30d* ]]
     wait_for 60 counted "$images/idle.raw"
-    same past "$(cat "$state/rpm-past")" "$(past | jq -c .first_seen)"
+    same past "$(cat "$state/rpm-past")" "$(past | jq -c '.[0]')"
 }
 
 check_rpm_upgrade_wrong() {

@@ -97,4 +97,11 @@ drops() { awk '$1 == "drop_slab" { print $2 }' /proc/vmstat; }
 # A value of the running daemon's configuration.
 effective() { fragwatch check-config --show | grep -E "^$1 *="; }
 
-past() { fragwatch history "$images/idle.raw" --json; }
+# What the history knows of idle.raw that no reboot may change.
+past() { fragwatch history "$images/idle.raw" --json | jq -c '[.first_seen, .readings[0], .runs, .severities]'; }
+
+# Which images the history knows, and by what.
+known_images() {
+    sqlite3 -readonly /var/lib/fragwatch/history.db \
+        'SELECT id, path, filesystem, inode, generation, first_seen FROM images ORDER BY id'
+}
