@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use tracing::{info, warn};
 
 use crate::klog::Rules;
-use crate::klog::file::FileSource;
+use crate::klog::file::{Down, FileSource};
 use crate::klog::tail::{Dedup, Line as FileLine, Source, kernel_text};
 use crate::model::path::shown;
 use crate::model::{Monotonic, RuleAction};
@@ -171,6 +171,8 @@ impl LogFiles {
             };
             let state = match down {
                 None => State::Up,
+                // Within a second.
+                Some(Down::NotYet) => continue,
                 Some(down) => State::Down(down.to_string()),
             };
             board.set_part(Part::LogFile(shown(file)), state);
@@ -195,4 +197,30 @@ fn matched(rules: &Rules, source: u16, file: &Arc<Path>, line: &[u8]) -> Option<
         line: Line::new(text),
         at: now(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn at_the_end_nothing_that_was_found_is_held_back_and_nothing_comes_twice() {
+        let rules = Rules::compile(&[]).unwrap();
+        let file: Arc<Path> = Path::new("/var/log/kern.log").into();
+        let found = |source, number: u32| {
+            let text = format!("XFS: possible memory allocation deadlock size {number}");
+            let line = format!("Nov 20 22:58:01 kvm7 kernel: [12345.678901] {text}");
+            matched(&rules, source, &file, line.as_bytes()).unwrap()
+        };
+        let mut files = LogFiles::new();
+        files.waiting.push_back(found(0, 1));
+        files.found.try_send(found(0, 2)).unwrap();
+        // The same event in another file, and one that the kernel has told.
+        files.found.try_send(found(1, 2)).unwrap();
+        files.kernel_matched(&found(0, 3).line, now());
+        files.found.try_send(found(0, 3)).unwrap();
+        let left: Vec<_> = files.drain().iter().map(|one| one.source).collect();
+        assert_eq!(left, [0, 0]);
+        assert!(files.drain().is_empty());
+    }
 }

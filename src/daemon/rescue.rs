@@ -92,7 +92,10 @@ impl Armed {
         }
         let new = fast_settings(settings, Arc::clone(&self.rules), self.kmsg.clone());
         match &mut self.fast {
-            Some(fast) => fast.change(new)?,
+            Some(fast) => {
+                keep_in_memory(fast);
+                fast.change(new)?;
+            }
             None if enabled => {
                 self.fast = Some(FastSide::start(Setup {
                     settings: new,
@@ -154,6 +157,15 @@ impl Armed {
                 warn!("the rescue is only listened to every {TICK:?}: {reason}");
             })
             .ok()
+    }
+}
+
+/// Locks what the process has now, if it could lock memory at the start.
+fn keep_in_memory(fast: &FastSide) {
+    if fast.armament.memory.is_ok()
+        && let Err(error) = lock_no_more()
+    {
+        debug!("memory is not locked anew: {error}");
     }
 }
 
@@ -304,11 +316,7 @@ impl Rescue {
             metrics::rescue_begins(&names.collect::<Vec<_>>());
             self.witness.apply(&settings.rescue, &fast.exchange);
             // The stall detector has its memory too.
-            if fast.armament.memory.is_ok()
-                && let Err(error) = lock_no_more()
-            {
-                debug!("all memory stays locked: {error}");
-            }
+            keep_in_memory(fast);
         }
         match self.armed.kmsg.is_some() && armed {
             true => self.drill_due = self.drill_due.or_else(|| Some(Instant::now())),
@@ -332,17 +340,14 @@ impl Rescue {
     fn update_states(&self) {
         let rescue = self.armed.rescue_state.clone().unwrap_or(State::Up);
         self.board.set_part(Part::Rescue, self.rescue_state(rescue));
-        match self
-            .listener
-            .kmsg_error
-            .as_ref()
-            .or(self.armed.kmsg_state.as_ref())
-        {
-            Some(state) => self.board.set_part(Part::KernelLog, state.clone()),
-            None => self.board.retain_parts(|part| *part != Part::KernelLog),
+        let runs = self.armed.armed;
+        let kmsg = self.listener.kmsg_error.as_ref();
+        match kmsg.or(self.armed.kmsg_state.as_ref()) {
+            Some(state) if runs => self.board.set_part(Part::KernelLog, state.clone()),
+            _ => self.board.retain_parts(|part| *part != Part::KernelLog),
         }
         self.files.update_states(&self.board);
-        self.witness.update_states(&self.settings.rescue);
+        self.witness.update_states(runs);
     }
 
     /// What is wrong with a fast side that was armed.

@@ -98,7 +98,6 @@ impl Witness {
             }
         };
         self.board.update_rescue(changed);
-        self.update_states(settings);
     }
 
     fn start_detector(&mut self, stall_after: Duration, exchange: &Arc<Exchange>) {
@@ -143,9 +142,9 @@ impl Witness {
         }
     }
 
-    /// Puts up how both do.
-    pub(super) fn update_states(&self, settings: &Rescue) {
-        if !settings.enabled {
+    /// Puts up how both do; they are no parts while the rescue does not run.
+    pub(super) fn update_states(&self, runs: bool) {
+        if !runs {
             let ours = |part: &Part| matches!(part, Part::IncidentFiles | Part::StallDetector);
             return self.board.retain_parts(|part| !ours(part));
         }

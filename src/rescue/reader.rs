@@ -17,7 +17,7 @@ use super::settings::Edition;
 use crate::klog::kmsg::Read;
 use crate::klog::record::{Arrival, Piece};
 use crate::klog::{DRILL_MARKER, Record, Sequence};
-use crate::model::{Monotonic, RuleAction, Trigger};
+use crate::model::{Monotonic, Outcome, RuleAction, Trigger};
 
 /// Records that are read before deadlines are looked at again.
 const BATCH: usize = 256;
@@ -110,7 +110,10 @@ impl Reader {
         // Nothing is freed here: the slow side has both, too.
         self.ladder.set(Arc::clone(&new.ladder));
         if !new.enabled {
-            self.waiting = None;
+            if self.waiting.take().is_some() {
+                // It will not be given; the ladder must not wait for it.
+                self.ladder.action_done(now(), Outcome::DryRun);
+            }
             let ended = self.ladder.give_up();
             let reaction = Reaction {
                 ended,

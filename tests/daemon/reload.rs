@@ -329,7 +329,7 @@ fn a_configuration_that_cannot_be_read_keeps_the_daemon_from_nothing() {
     until("it is given up", || {
         let asked = std::time::Instant::now();
         assert_eq!(daemon.get("/metrics").status, 200);
-        assert!(asked.elapsed().as_secs() < 2);
+        assert!(asked.elapsed().as_secs() < 4);
         daemon
             .stderr()
             .contains("reading it takes longer than")
