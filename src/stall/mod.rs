@@ -12,8 +12,8 @@
 //! - while `pgscan_direct_throttle` of /proc/vmstat moves, user threads in state S. When the memory
 //!   reserves are used up, an allocation that may not enter the file system, as all in transactions
 //!   of XFS, sleeps interruptibly, up to a second a time (`throttle_direct_reclaim`, mm/vmscan.c),
-//!   and it counts there before it does. It is the only place underneath XFS where an allocation
-//!   sleeps interruptibly. Without the condition every sleeper of the host would have to be looked
+//!   and it counts there before it does. No other place is known where an
+//!   allocation sleeps interruptibly. Without the condition every sleeper of the host would have to be looked
 //!   at: 7 µs each, 18 ms a scan with 2500 threads. A kernel that does not count is taken to throttle;
 //! - whatever their states, tasks that were starved at the last scan.
 //!
