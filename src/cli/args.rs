@@ -99,6 +99,9 @@ Exit status: 0 ok, 1 warning, 2 critical, 3 unknown: no daemon answers, or its c
         /// Where they are noted
         hints: PathBuf,
     },
+    /// The process that continues a run that is stopped; started by the program itself
+    #[command(name = crate::defrag::awake::COMMAND, hide = true)]
+    KeepAwake,
     /// The process that probes one file system; started by the program itself
     #[command(name = crate::probe::worker::HELPER_COMMAND, hide = true)]
     ProbeHelper,

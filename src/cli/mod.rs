@@ -71,6 +71,10 @@ pub fn main(arguments: &Arguments) -> ExitCode {
         Command::Completions { shell } => generate::completions(*shell),
         Command::Man { directory } => generate::man(directory),
         Command::RestoreHints { hints } => Ok(online::restore(hints)),
+        Command::KeepAwake => {
+            crate::defrag::awake::keep_parent_awake();
+            Ok(SUCCESS)
+        }
         Command::ProbeHelper => helper(),
     };
     match result {

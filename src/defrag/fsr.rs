@@ -27,6 +27,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
 
+use super::awake::Awake;
 use super::gate::Gate;
 use super::guard::{self, Facts, Refusal, Target, is_above};
 use super::meter::Meter;
@@ -49,6 +50,8 @@ const LAST_BEAT: Duration = Duration::from_millis(10);
 const LAST_BREATH: Duration = Duration::from_millis(1);
 /// How often the pressure is looked at: it is an average of ten seconds.
 const PRESSURE_BEAT: Duration = Duration::from_secs(1);
+/// How often it is looked whether the image is still there.
+const GONE_BEAT: Duration = Duration::from_secs(1);
 /// What it may have read or written without having opened the image.
 const ASTRAY: Bytes = Bytes(4 << 20);
 /// What is kept of what it says.
@@ -152,6 +155,8 @@ fn attempt(
     } = cleared;
     let mut machine = Machine::new(PATIENCE);
     machine.step(machine_time(), Input::Cleared);
+    // As long as openers wait for us, we are not to be stopped.
+    let _awake = Awake::start();
     let mut work = match Work::start(&program, &target, gate) {
         Ok(work) => work,
         Err(error) => {
@@ -173,7 +178,7 @@ fn attempt(
         } else {
             BEAT
         });
-        for input in work.look(&mut pace, host, request, orders) {
+        for input in work.look(&mut pace, host, (request, &target), orders) {
             work.take(&mut machine, input, watch);
         }
         let (read, written) = work.moved;
@@ -298,6 +303,7 @@ pub(super) struct Pace {
     began: Instant,
     meter: Meter,
     pressure_at: Option<Instant>,
+    gone_at: Instant,
     looked: Instant,
 }
 
@@ -307,6 +313,7 @@ impl Pace {
             began: Instant::now(),
             meter: Meter::new(request.limits.bandwidth),
             pressure_at: None,
+            gone_at: Instant::now(),
             looked: Instant::now(),
         }
     }
@@ -316,6 +323,15 @@ impl Pace {
         let now = Instant::now();
         let since = now - std::mem::replace(&mut self.looked, now);
         if held { since } else { Duration::ZERO }
+    }
+
+    /// Whether the image has gone.
+    pub(super) fn presence(&mut self, target: &Target, host: &Host) -> Option<Input> {
+        if self.gone_at.elapsed() < GONE_BEAT {
+            return None;
+        }
+        self.gone_at = Instant::now();
+        target.is_gone(host).then_some(Input::Stop(Stop::Gone))
     }
 
     pub(super) fn bandwidth(&mut self, moved: Bytes) -> Input {
@@ -431,7 +447,7 @@ impl Work {
         &mut self,
         pace: &mut Pace,
         host: &Host,
-        request: &Request<'_>,
+        (request, target): (&Request<'_>, &Target),
         orders: &mut dyn FnMut() -> Option<Stop>,
     ) -> Vec<Input> {
         self.listen();
@@ -444,6 +460,7 @@ impl Work {
         let mut inputs = Vec::new();
         inputs.extend(self.attend_gate().map(Input::Stop));
         inputs.extend(orders().map(Input::Stop));
+        inputs.extend(pace.presence(target, host));
         if request.until.is_some_and(|until| Instant::now() >= until) {
             inputs.push(Input::Stop(Stop::WindowClosed));
         }

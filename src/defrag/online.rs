@@ -176,8 +176,10 @@ fn attempt(
     let in_use = locks::in_use(&target.file)?;
     let in_use = in_use.open != Some(false) || in_use.qemu.any();
     let mut stopped = None;
+    let mut pace = Pace::new(request);
     let plan = survey(&target, ReadPace::GENTLE, &mut || {
-        stopped = stopped.or_else(&mut *orders);
+        let gone = pace.presence(&target, host).map(|_| Stop::Gone);
+        stopped = stopped.or_else(&mut *orders).or(gone);
         stopped
     });
     if let Some(why) = stopped {
@@ -462,6 +464,7 @@ impl<'a> Session<'a> {
     fn look(&mut self) -> Vec<Input> {
         let mut inputs = Vec::new();
         inputs.extend((self.orders)().map(Input::Stop));
+        inputs.extend(self.pace.presence(self.target, self.host));
         let until = self.request.until;
         if until.is_some_and(|until| Instant::now() >= until) {
             inputs.push(Input::Stop(Stop::WindowClosed));
