@@ -102,6 +102,9 @@ Exit status: 0 ok, 1 warning, 2 critical, 3 unknown: no daemon answers, or its c
     /// Carry out a job that the daemon writes to standard input
     #[command(name = crate::defrag::job::COMMAND, hide = true)]
     DefragJob,
+    /// The process that continues a run that is stopped; started by the program itself
+    #[command(name = crate::defrag::awake::COMMAND, hide = true)]
+    KeepAwake,
     /// The process that probes one file system; started by the program itself
     #[command(name = crate::probe::worker::HELPER_COMMAND, hide = true)]
     ProbeHelper,

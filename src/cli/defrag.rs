@@ -8,7 +8,7 @@ use std::time::Instant;
 use anyhow::{Context as _, bail};
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGTSTP, SIGTTOU};
 
 use super::args::DefragArguments;
 use super::choice::{Answer, Choice, Passed};
@@ -25,6 +25,7 @@ use crate::defrag::{Host, guard::Refusal};
 use crate::model::path::{hex_unless_exact, shown};
 use crate::model::{Bytes, Engine, RunOutcome, RunReport, Stop, unknown_reason};
 use crate::state_dir::StateDir;
+use crate::sys::child::ignore;
 
 pub(super) fn run(arguments: &DefragArguments, config: Option<&Path>) -> anyhow::Result<u8> {
     let settings = load_config(config)?.settings;
@@ -40,7 +41,7 @@ pub(super) fn run(arguments: &DefragArguments, config: Option<&Path>) -> anyhow:
         host: Host::new(StateDir::of(&settings.history).hints()),
         dry_run: arguments.dry_run || settings.defrag.dry_run,
         until,
-        ended: ended_by_signals()?,
+        signals: Signals::handle()?,
         quiet: arguments.json,
     };
     let mut results = Vec::new();
@@ -52,7 +53,8 @@ pub(super) fn run(arguments: &DefragArguments, config: Option<&Path>) -> anyhow:
             terminal::print(&result.said.line(&path))?;
         }
         results.push((path, result));
-        if work.ended.load(Ordering::Relaxed) {
+        work.signals.stop_if_suspended();
+        if work.signals.ended() {
             break;
         }
     }
@@ -96,7 +98,7 @@ struct Work<'s> {
     host: Host,
     dry_run: bool,
     until: Option<Instant>,
-    ended: Arc<AtomicBool>,
+    signals: Signals,
     quiet: bool,
 }
 
@@ -120,9 +122,7 @@ impl Work<'_> {
         let work = |engine| {
             let said = self.by(engine, path);
             match said.left_to_another() {
-                Some(reason) if !self.ended.load(Ordering::Relaxed) => {
-                    Answer::Another(reason, said)
-                }
+                Some(reason) if self.signals.order().is_none() => Answer::Another(reason, said),
                 _ => Answer::Final(said),
             }
         };
@@ -132,27 +132,62 @@ impl Work<'_> {
 
     fn by(&self, engine: Engine, path: &Path) -> Said {
         let (limits, host) = (self.limits, &self.host);
-        let (until, ended, quiet) = (self.until, &self.ended, self.quiet);
+        let (until, signals, quiet) = (self.until, &self.signals, self.quiet);
         match (engine, self.dry_run) {
             (Engine::XfsFsr, true) => rehearse(path, limits, host),
-            (Engine::XfsFsr, false) => defragment(path, limits, host, until, ended, quiet),
+            (Engine::XfsFsr, false) => defragment(path, limits, host, until, signals, quiet),
             (Engine::Online, true) => Said::Online(online::rehearse(path, limits, host)),
-            (Engine::Online, false) => {
-                Said::Online(online::defragment(path, limits, host, until, ended, quiet))
-            }
+            (Engine::Online, false) => Said::Online(online::defragment(
+                path, limits, host, until, signals, quiet,
+            )),
         }
     }
 }
 
-/// A flag that the first signal to end sets. The second one ends us on the spot, and with us, by
-/// the kernel's hand, xfs_fsr.
-pub(super) fn ended_by_signals() -> anyhow::Result<Arc<AtomicBool>> {
-    let ended = Arc::new(AtomicBool::new(false));
-    for signal in [SIGINT, SIGTERM, SIGHUP] {
-        signal_hook::flag::register_conditional_shutdown(signal, INCOMPLETE.into(), ended.clone())?;
-        signal_hook::flag::register(signal, ended.clone())?;
+/// What signals ask for.
+pub(super) struct Signals {
+    ended: Arc<AtomicBool>,
+    suspended: Arc<AtomicBool>,
+}
+
+impl Signals {
+    /// The first signal to end ends the run. The second one ends us on the spot, and with us, by the
+    /// kernel's hand, xfs_fsr. Ctrl-Z ends the run, and then stops us: a process that is stopped
+    /// would let nobody through the gate. Writing to the terminal does not stop us in the background,
+    /// whatever `stty tostop` says, for the same reason.
+    pub(super) fn handle() -> anyhow::Result<Signals> {
+        let ended = Arc::new(AtomicBool::new(false));
+        for signal in [SIGINT, SIGTERM, SIGHUP] {
+            let ended = || Arc::clone(&ended);
+            signal_hook::flag::register_conditional_shutdown(signal, INCOMPLETE.into(), ended())?;
+            signal_hook::flag::register(signal, ended())?;
+        }
+        let suspended = Arc::new(AtomicBool::new(false));
+        signal_hook::flag::register(SIGTSTP, Arc::clone(&suspended))?;
+        ignore(SIGTTOU)?;
+        Ok(Signals { ended, suspended })
     }
-    Ok(ended)
+
+    fn ended(&self) -> bool {
+        self.ended.load(Ordering::Relaxed)
+    }
+
+    /// Why the run is to end, if it is.
+    pub(super) fn order(&self) -> Option<Stop> {
+        let suspended = || self.suspended.load(Ordering::Relaxed);
+        match self.ended() {
+            true => Some(Stop::Shutdown),
+            false => suspended().then_some(Stop::Suspended),
+        }
+    }
+
+    /// Stops now, if that was asked for. The next image has its turn after SIGCONT.
+    fn stop_if_suspended(&self) {
+        if self.suspended.swap(false, Ordering::Relaxed) {
+            // If it cannot be stopped, it goes on.
+            let _ = signal_hook::low_level::emulate_default_handler(SIGTSTP);
+        }
+    }
 }
 
 /// What there is to say of an image.
@@ -176,7 +211,7 @@ fn defragment(
     limits: &Defrag,
     host: &Host,
     until: Option<Instant>,
-    ended: &AtomicBool,
+    signals: &Signals,
     quiet: bool,
 ) -> Said {
     let request = Request {
@@ -184,7 +219,7 @@ fn defragment(
         limits,
         until,
     };
-    let mut orders = || ended.load(Ordering::Relaxed).then_some(Stop::Shutdown);
+    let mut orders = || signals.order();
     let mut view = View::new(path, quiet);
     let mut watch = |event| view.show(event);
     let report = fsr::run(&request, host, &mut orders, &mut watch);

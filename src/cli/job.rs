@@ -1,18 +1,16 @@
 //! `fragwatch defrag-job`: the process of a defragmentation by the daemon.
 
 use std::io;
-use std::sync::atomic::Ordering;
 
-use super::defrag::ended_by_signals;
+use super::defrag::Signals;
 use super::{SUCCESS, terminal};
 use crate::defrag::job::{DefragJob, JobMessage};
-use crate::model::Stop;
 
 /// Carries out the job on standard input.
 pub(super) fn run() -> anyhow::Result<u8> {
     let job = DefragJob::read(io::stdin().lock())?;
-    let ended = ended_by_signals()?;
-    let mut orders = || ended.load(Ordering::Relaxed).then_some(Stop::Shutdown);
+    let signals = Signals::handle()?;
+    let mut orders = || signals.order();
     let write = |message: JobMessage| -> anyhow::Result<()> {
         Ok(terminal::print(&format!(
             "{}\n",

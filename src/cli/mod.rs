@@ -72,6 +72,10 @@ pub fn main(arguments: &Arguments) -> ExitCode {
         Command::Man { directory } => generate::man(directory),
         Command::RestoreHints { hints } => Ok(online::restore(hints)),
         Command::DefragJob => job::run(),
+        Command::KeepAwake => {
+            crate::defrag::awake::keep_parent_awake();
+            Ok(SUCCESS)
+        }
         Command::ProbeHelper => helper(),
     };
     match result {

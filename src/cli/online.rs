@@ -1,11 +1,11 @@
 //! `fragwatch defrag --engine online`: what is seen of it, and what is said of it.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use serde_json::{Value, json};
 
+use super::defrag::Signals;
 use super::progress::Progress;
 use super::{SUCCESS, terminal};
 use crate::config::settings::Defrag;
@@ -16,7 +16,7 @@ use crate::defrag::job::run_json;
 use crate::defrag::online::{self, Event, Report, Summary};
 use crate::defrag::run::Hold;
 use crate::model::path::shown;
-use crate::model::{Engine, RunOutcome, Stop};
+use crate::model::{Engine, RunOutcome};
 
 /// What there is to say of an image.
 pub(super) enum Said {
@@ -40,7 +40,7 @@ pub(super) fn defragment(
     limits: &Defrag,
     host: &Host,
     until: Option<Instant>,
-    ended: &AtomicBool,
+    signals: &Signals,
     quiet: bool,
 ) -> Said {
     let request = Request {
@@ -48,7 +48,7 @@ pub(super) fn defragment(
         limits,
         until,
     };
-    let mut orders = || ended.load(Ordering::Relaxed).then_some(Stop::Shutdown);
+    let mut orders = || signals.order();
     let mut view = View::new(path, quiet);
     let mut watch = |event| view.show(event);
     let report = online::run(&request, host, &mut orders, &mut watch);

@@ -27,6 +27,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
 
+use super::awake::Awake;
 use super::gate::Gate;
 use super::guard::{self, Facts, Refusal, Target};
 use super::messages::{self, Messages};
@@ -51,6 +52,8 @@ const LAST_BEAT: Duration = Duration::from_millis(10);
 const LAST_BREATH: Duration = Duration::from_millis(1);
 /// How often the pressure is looked at: it is an average of ten seconds.
 const PRESSURE_BEAT: Duration = Duration::from_secs(1);
+/// How often it is looked whether the image is still there.
+const GONE_BEAT: Duration = Duration::from_secs(1);
 /// What it may have read or written without having opened the image.
 const ASTRAY: Bytes = Bytes(4 << 20);
 /// What is kept of what it prints: a few lines with a path of 4096 bytes in each.
@@ -153,6 +156,8 @@ fn attempt(
     } = cleared;
     let mut machine = Machine::new(PATIENCE);
     machine.step(machine_time(), Input::Cleared);
+    // As long as openers wait for us, we are not to be stopped.
+    let _awake = Awake::start();
     let mut work = match Work::start(&program, &target, gate) {
         Ok(work) => work,
         Err(error) => {
@@ -174,7 +179,7 @@ fn attempt(
         } else {
             BEAT
         });
-        for input in work.look(&mut pace, host, request, orders) {
+        for input in work.look(&mut pace, host, (request, &target), orders) {
             work.take(&mut machine, input, watch);
         }
         if let Some(pressure) = pace.news() {
@@ -339,6 +344,24 @@ pub(super) fn program() -> Option<PathBuf> {
         .find(|file| file.is_absolute() && file.is_file())
 }
 
+/// Looks now and then whether the image is still there.
+pub(super) struct Presence(Instant);
+
+impl Presence {
+    pub(super) fn new() -> Presence {
+        Presence(Instant::now())
+    }
+
+    /// Whether the image has gone.
+    pub(super) fn look(&mut self, target: &Target, host: &Host) -> Option<Input> {
+        if self.0.elapsed() < GONE_BEAT {
+            return None;
+        }
+        self.0 = Instant::now();
+        target.is_gone(host).then_some(Input::Stop(Stop::Gone))
+    }
+}
+
 /// The clocks and limits of a run.
 pub(super) struct Pace {
     began: Instant,
@@ -348,6 +371,7 @@ pub(super) struct Pace {
     most: u32,
     pressure_at: Option<Instant>,
     news: Option<WithoutIo>,
+    pub(super) presence: Presence,
     looked: Instant,
 }
 
@@ -361,6 +385,7 @@ impl Pace {
             most: request.limits.max_io_pressure,
             pressure_at: None,
             news: None,
+            presence: Presence::new(),
             looked: Instant::now(),
         }
     }
@@ -492,7 +517,7 @@ impl Work {
         &mut self,
         pace: &mut Pace,
         host: &Host,
-        request: &Request<'_>,
+        (request, target): (&Request<'_>, &Target),
         orders: &mut dyn FnMut() -> Option<Stop>,
     ) -> Vec<Input> {
         self.listen();
@@ -505,6 +530,7 @@ impl Work {
         let mut inputs = Vec::new();
         inputs.extend(self.attend_gate().map(Input::Stop));
         inputs.extend(orders().map(Input::Stop));
+        inputs.extend(pace.presence.look(target, host));
         if request.until.is_some_and(|until| Instant::now() >= until) {
             inputs.push(Input::Stop(Stop::WindowClosed));
         }

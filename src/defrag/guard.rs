@@ -288,6 +288,23 @@ pub struct Target {
     pub mount: Mount,
 }
 
+impl Target {
+    /// Whether the image has no name any more, or its mount is no longer there: who removed it, or
+    /// unmounted the file system lazily, waits for us to let go of the space and the device.
+    ///
+    /// Nothing here waits for the image: fstat(2) takes none of its locks on XFS (xfs_vn_getattr,
+    /// fs/xfs/xfs_iops.c), and procfs asks no other file system.
+    #[must_use]
+    pub fn is_gone(&self, host: &Host) -> bool {
+        if fstat(&self.file).is_ok_and(|stat| stat.st_nlink == 0) {
+            return true;
+        }
+        let ours = mounts::of_descriptor(&host.proc, self.file.as_fd());
+        let all = mounts::read(&host.proc);
+        matches!((ours, all), (Ok(ours), Ok(all)) if all.iter().all(|mount| mount.id != ours))
+    }
+}
+
 /// What is known of an image that may be defragmented.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Facts {

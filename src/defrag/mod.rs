@@ -22,6 +22,7 @@
 //! A run makes calls that hang with a sick file system. So it belongs into a process of its own,
 //! such as that of `fragwatch defrag`; nothing here is to be called from the daemon's.
 
+pub mod awake;
 mod disks;
 pub mod fsr;
 pub mod gate;

@@ -25,7 +25,7 @@ use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::fsr::{Pace, Request, count, machine_time, take_turn};
+use super::fsr::{Pace, Presence, Request, count, machine_time, take_turn};
 use super::governor::{CallTimes, Governor};
 use super::guard::{self, Refusal, Target};
 use super::hint::{self, Hint};
@@ -179,8 +179,10 @@ fn attempt(
     let in_use = locks::in_use(&target.file)?;
     let in_use = in_use.open != Some(false) || in_use.qemu.any();
     let mut stopped = None;
+    let mut presence = Presence::new();
     let plan = survey(&target, ReadPace::GENTLE, &mut || {
-        stopped = stopped.or_else(&mut *orders);
+        let gone = presence.look(&target, host).map(|_| Stop::Gone);
+        stopped = stopped.or_else(&mut *orders).or(gone);
         stopped
     });
     if let Some(why) = stopped {
@@ -469,6 +471,7 @@ impl<'a> Session<'a> {
     fn look(&mut self) -> Vec<Input> {
         let mut inputs = Vec::new();
         inputs.extend((self.orders)().map(Input::Stop));
+        inputs.extend(self.pace.presence.look(self.target, self.host));
         let until = self.request.until;
         if until.is_some_and(|until| Instant::now() >= until) {
             inputs.push(Input::Stop(Stop::WindowClosed));

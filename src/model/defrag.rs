@@ -101,11 +101,15 @@ pub enum Stop {
     Stuck,
     /// It works on something else than the image.
     Astray,
+    /// The image was removed, or its file system unmounted (`umount --lazy`).
+    Gone,
+    /// fragwatch itself was stopped (SIGTSTP, SIGSTOP).
+    Suspended,
 }
 
 impl Stop {
     /// All of them.
-    pub const ALL: [Stop; 7] = [
+    pub const ALL: [Stop; 9] = [
         Stop::WindowClosed,
         Stop::Paused,
         Stop::Shutdown,
@@ -113,6 +117,8 @@ impl Stop {
         Stop::Opened,
         Stop::Stuck,
         Stop::Astray,
+        Stop::Gone,
+        Stop::Suspended,
     ];
 
     /// The name in JSON, and for the operator's commands.
@@ -126,13 +132,18 @@ impl Stop {
             Stop::Opened => "opened",
             Stop::Stuck => "stuck",
             Stop::Astray => "astray",
+            Stop::Suspended => "suspended",
+            Stop::Gone => "gone",
         }
     }
 
     /// Whether somebody is waiting for the end of the run.
     #[must_use]
     pub fn is_urgent(self) -> bool {
-        matches!(self, Stop::Opened | Stop::Incident | Stop::Astray)
+        matches!(
+            self,
+            Stop::Opened | Stop::Incident | Stop::Astray | Stop::Gone | Stop::Suspended
+        )
     }
 }
 
@@ -146,6 +157,8 @@ impl fmt::Display for Stop {
             Stop::Opened => "somebody wanted to open the image",
             Stop::Stuck => "it did nothing for too long",
             Stop::Astray => "it worked on something else than the image",
+            Stop::Gone => "the image was removed, or its file system unmounted",
+            Stop::Suspended => "fragwatch was stopped (SIGTSTP, SIGSTOP)",
         })
     }
 }

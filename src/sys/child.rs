@@ -46,6 +46,18 @@ pub fn tied(command: &mut Command) {
     unsafe { command.pre_exec(move || die_with_parent(parent)) };
 }
 
+/// From now on the signal does nothing, to this process and to those that it starts (signal(7)).
+///
+/// # Errors
+/// EINVAL for a signal that there is not, or that cannot be ignored.
+pub fn ignore(signal: i32) -> io::Result<()> {
+    // SAFETY: SIG_IGN is no handler that could be run; no memory is involved.
+    if unsafe { libc::signal(signal, libc::SIG_IGN) } == libc::SIG_ERR {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
 fn die_with_parent(parent: u32) -> io::Result<()> {
     let signal = libc::c_long::from(libc::SIGKILL);
     // SAFETY: no memory is involved.

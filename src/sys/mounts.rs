@@ -4,6 +4,7 @@
 
 use std::ffi::OsString;
 use std::io;
+use std::os::fd::{AsRawFd as _, BorrowedFd};
 use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Path, PathBuf};
 
@@ -37,6 +38,19 @@ pub fn read(proc: &Path) -> io::Result<Vec<Mount>> {
 pub fn read_of(proc: &Path, pid: u32) -> io::Result<Vec<Mount>> {
     let file = proc.join(pid.to_string()).join("mountinfo");
     Ok(parse(&std::fs::read(file)?))
+}
+
+/// The number of the mount that an open file was opened through; also of one that is no longer in
+/// the list, because it was unmounted lazily (proc_pid_fdinfo(5), `mnt_id`).
+///
+/// # Errors
+/// When fdinfo cannot be read, or does not have it.
+pub fn of_descriptor(proc: &Path, file: BorrowedFd<'_>) -> io::Result<u32> {
+    let path = proc.join(format!("self/fdinfo/{}", file.as_raw_fd()));
+    let text = std::fs::read_to_string(path)?;
+    let id = text.lines().find_map(|line| line.strip_prefix("mnt_id:"));
+    id.and_then(|id| id.trim().parse().ok())
+        .ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
 /// Understands the lines; leaves out what it does not understand.

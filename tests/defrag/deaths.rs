@@ -1,7 +1,7 @@
 //! Somebody is killed in the middle of it: the contents are as before, whoever wants the image gets
 //! it, and after the next start nothing is left of the first.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -10,8 +10,8 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::support::child::Child;
 use super::support::random::Random;
-use super::support::{self, MIB, guest, tools};
-use super::{bed, config, defrag, leftovers, processes_with, said};
+use super::support::{self, Bed, MIB, guest, tools};
+use super::{bed, config, defrag, finish, leftovers, processes_with, said};
 
 /// Whom the blow meets.
 #[derive(Debug, Clone, Copy)]
@@ -93,5 +93,124 @@ fn nothing_is_lost_and_nothing_is_left() {
         let met = support::require!(thread.join().unwrap());
         // Else the blows went into the void.
         assert!(met >= 20, "only {met} met somebody");
+    }
+}
+
+/// From now on it is looked for that long whether something has come.
+const SOON: Duration = Duration::from_secs(15);
+
+fn is_copied_by_fsr(path: &Path) -> bool {
+    let copies = |pid: i32| {
+        let descriptors = fs::read_dir(format!("/proc/{pid}/fd"))
+            .into_iter()
+            .flatten();
+        let mut files = descriptors
+            .flatten()
+            .map(|entry| fs::read_link(entry.path()));
+        files.any(|file| file.is_ok_and(|file| file.to_string_lossy().contains("/.fsr")))
+    };
+    let mut processes = processes_with(path).into_iter();
+    processes.any(|(pid, name)| name == "xfs_fsr" && copies(pid))
+}
+
+/// A run that works slowly, and whose xfs_fsr has come to opening its temporary file: from there on it
+/// opens nothing by name.
+fn at_work(bed: &Bed, path: &Path) -> Child {
+    guest::random_direct_writes(path, 20 * MIB, 5120);
+    bed.sync();
+    let slow = config(bed, "bandwidth = \"1MiB/s\"");
+    let run = Child::spawn(&mut defrag(path, &slow)).unwrap();
+    let deadline = Instant::now() + SOON;
+    while !is_copied_by_fsr(path) {
+        assert!(Instant::now() < deadline, "no xfs_fsr");
+        thread::sleep(Duration::from_millis(5));
+    }
+    run
+}
+
+#[test]
+fn an_image_that_is_removed_ends_its_run_and_gives_its_space_back() {
+    let bed = support::require!(bed(&["-m", "rmapbt=0"]));
+    let free = || rustix::fs::statvfs(bed.path()).unwrap().f_bfree;
+    let before = free();
+    let path = bed.path().join("vm.img");
+    let mut run = at_work(&bed, &path);
+    fs::remove_file(&path).unwrap();
+    let removed = Instant::now();
+    let said = finish(&mut run);
+    assert!(removed.elapsed() < SOON, "{:?}: {said}", removed.elapsed());
+    assert_eq!(
+        (&said["outcome"], &said["reason"]),
+        (&"stopped".into(), &"gone".into()),
+        "{said}"
+    );
+    let deadline = Instant::now() + SOON;
+    while free() + 64 < before {
+        assert!(
+            Instant::now() < deadline,
+            "{} of {before} blocks are free",
+            free()
+        );
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn a_file_system_that_is_unmounted_lazily_is_let_go() {
+    let mut bed = support::require!(bed(&["-m", "rmapbt=0"]));
+    let path = bed.path().join("vm.img");
+    let mut run = at_work(&bed, &path);
+    bed.umount_lazily();
+    let unmounted = Instant::now();
+    let said = finish(&mut run);
+    assert!(unmounted.elapsed() < SOON, "{said}");
+    assert_eq!(said["reason"], "gone", "{said}");
+    let deadline = Instant::now() + SOON;
+    while bed.is_alive() {
+        assert!(Instant::now() < deadline, "its device is still held");
+        thread::sleep(Duration::from_millis(20));
+    }
+    bed.mount();
+}
+
+/// How long somebody has to wait who opens the image.
+fn opens_within(path: &Path) -> Duration {
+    let (path, (done, is_open)) = (path.to_owned(), std::sync::mpsc::channel());
+    let began = Instant::now();
+    thread::spawn(move || done.send(fs::File::open(path).map(drop)));
+    is_open.recv_timeout(SOON).expect("it opens").unwrap();
+    began.elapsed()
+}
+
+fn state_of(pid: u32) -> char {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    stat.rsplit_once(") ").unwrap().1.chars().next().unwrap()
+}
+
+#[test]
+fn a_run_that_is_stopped_keeps_nobody_waiting() {
+    let bed = support::require!(bed(&["-m", "rmapbt=0"]));
+    for (name, signal) in [("tstp.img", Signal::TSTP), ("stop.img", Signal::STOP)] {
+        let path = bed.path().join(name);
+        let mut run = at_work(&bed, &path);
+        run.signal(signal);
+        let waited = opens_within(&path);
+        assert!(waited < Duration::from_secs(5), "{name}: {waited:?}");
+        // It does stop, when it holds nobody any more.
+        let deadline = Instant::now() + SOON;
+        while state_of(run.id()) != 'T' {
+            assert!(Instant::now() < deadline, "{name} does not stop");
+            thread::sleep(Duration::from_millis(5));
+        }
+        assert!(
+            processes_with(&path)
+                .iter()
+                .all(|(_, name)| name != "xfs_fsr")
+        );
+        run.signal(Signal::CONT);
+        let said = finish(&mut run);
+        let reason = said["reason"].as_str().unwrap_or_default();
+        let is_right = reason == "suspended" || said["outcome"] == "busy";
+        assert!(is_right, "{name}: {said}");
     }
 }

@@ -6,11 +6,13 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::process::Signal;
 
+use super::engine::noted;
+use super::hints::{at_work, wait_until};
 use super::support::child::Child;
 use super::support::guest::{Aligned, BLOCK};
 use super::support::random::{Random, mix};
@@ -264,4 +266,35 @@ fn survives(image: &Path, flushed: &[u64], begun: &[u64]) {
         let is_its = number == 0 || begun.get(number as usize - 1) == Some(&block);
         assert!(is_its, "block {block} has {number}");
     }
+}
+
+#[test]
+fn an_image_that_is_removed_ends_its_run_and_gives_its_space_back() {
+    let bed = support::require!(bed(&["-m", "reflink=1"]));
+    let before = free(&bed);
+    let path = bed.path().join("vm.img");
+    let run = at_work(&bed, &path, 65_536);
+    fs::remove_file(&path).unwrap();
+    let removed = Instant::now();
+    let said = finish(run);
+    assert!(removed.elapsed() < Duration::from_secs(15), "{said}");
+    assert_eq!(
+        (&said["outcome"], &said["reason"]),
+        (&"stopped".into(), &"gone".into())
+    );
+    wait_until(|| free(&bed) + (1 << 20) >= before);
+    assert_eq!(noted(&bed), 0);
+}
+
+#[test]
+fn a_file_system_that_is_unmounted_lazily_is_let_go() {
+    let mut bed = support::require!(bed(&["-m", "reflink=1"]));
+    let path = bed.path().join("vm.img");
+    let run = at_work(&bed, &path, 65_536);
+    bed.umount_lazily();
+    let said = finish(run);
+    assert_eq!(said["reason"], "gone", "{said}");
+    wait_until(|| !bed.is_alive());
+    bed.mount();
+    assert_eq!((cow_hint(&path), noted(&bed)), (65_536, 0));
 }

@@ -16,7 +16,7 @@ use super::{bed, command, cow_hint, defrag, finish, set_cow_hint};
 const THEIRS: u64 = 128 << 10;
 
 /// A run that has set its own hint and is still at work.
-fn at_work(bed: &Bed, path: &Path, hint: u64) -> Child {
+pub fn at_work(bed: &Bed, path: &Path, hint: u64) -> Child {
     guest::random_direct_writes(path, 32 * MIB, 8192);
     set_cow_hint(path, hint);
     // Slow enough not to be done before it is looked at.
@@ -27,7 +27,7 @@ fn at_work(bed: &Bed, path: &Path, hint: u64) -> Child {
 }
 
 #[track_caller]
-fn wait_until(holds: impl Fn() -> bool) {
+pub fn wait_until(holds: impl Fn() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(60);
     while !holds() {
         assert!(Instant::now() < deadline, "it does not come");

@@ -158,9 +158,8 @@ impl Scene {
             until: None,
         };
         let host = Host {
-            hints: "/tmp".into(),
             kernel,
-            ..Host::default()
+            ..Host::new("/tmp".into())
         };
         let mut plan = Vec::new();
         online::run(&request, &host, &mut orders, &mut |event| match event {

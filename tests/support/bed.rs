@@ -252,6 +252,18 @@ impl Bed {
         self.held = Some(held);
     }
 
+    /// Unmounts it from the directory, whoever has files of it open (umount2(2), MNT_DETACH).
+    pub fn umount_lazily(&mut self) {
+        self.held = Some(File::open(&self.device).expect("its device opens"));
+        let lazily = rustix::mount::UnmountFlags::DETACH;
+        rustix::mount::unmount(&self.mount_point, lazily).expect("it is mounted");
+    }
+
+    /// Whether the kernel still has it, mounted or not.
+    pub fn is_alive(&self) -> bool {
+        Path::new(&format!("/sys/fs/{}/{}", self.kind, self.loop_device())).exists()
+    }
+
     /// Mounts it again after [`Bed::umount`].
     pub fn mount(&mut self) {
         self.try_mount().expect("it mounts again");
@@ -262,10 +274,13 @@ impl Bed {
         self.umount();
         // It lives on as long as it is mounted in another namespace (see `undisturbed`), and would
         // come back as it was.
-        let alive = format!("/sys/fs/{}/{}", self.kind, self.loop_device());
         let deadline = Instant::now() + Duration::from_secs(10);
-        while Path::new(&alive).exists() {
-            assert!(Instant::now() < deadline, "{alive} does not go");
+        while self.is_alive() {
+            assert!(
+                Instant::now() < deadline,
+                "{} does not go",
+                self.device.display()
+            );
             std::thread::sleep(Duration::from_millis(1));
         }
         self.mount();
