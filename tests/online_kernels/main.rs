@@ -72,7 +72,10 @@ fn plays(kernel: &'static str, guest: &str) -> Here<()> {
     vm.wait_for("guest: begins");
     vm.wait_for("guest: prepared");
     for part in 1..writers::PARTS {
-        vm.wait_for(&format!("guest: part {part} of"));
+        eprintln!(
+            "{kernel}: {}",
+            vm.wait_for(&format!("guest: part {part} of"))
+        );
     }
     let result = vm.wait_for("guest: result:");
     eprintln!("{kernel}: {result}");

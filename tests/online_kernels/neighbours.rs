@@ -12,7 +12,7 @@ use super::support::guest::{Aligned, BLOCK, open_direct};
 use super::support::random::Random;
 
 /// What is left free: what the engine needs besides what it reserves itself.
-pub const FREE: u64 = 112 * MIB;
+pub const FREE: u64 = 96 * MIB;
 /// How many blocks a file has at most.
 const LONGEST: u64 = 16;
 /// After so many new files the log is forced: blocks that were given back can be taken only then

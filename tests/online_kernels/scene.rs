@@ -147,7 +147,7 @@ impl Scene {
             keep_free: Share::percent(0),
             max_io_pressure: 100,
             bandwidth: Bytes(1 << 40),
-            // After a call that took longer, the engine rests four times as long: an emulated
+            // After a call that took longer the engine rests four times as long: an emulated
             // processor is slow, and the writes would be over before the image was moved.
             stall_target: Duration::from_secs(1),
             ..Defrag::default()

@@ -97,11 +97,9 @@ impl Machine<'_> {
         let dir = rundir::new_dir(Place::Disk).map_err(NotHere::because)?;
         let memory = dir.join("initramfs");
         fs::write(&memory, initramfs::build(&modules, self.files)?).map_err(NotHere::because)?;
-        // The kernel hands on what it does not know: to the first process, as its environment. Its
-        // guest has nobody to be protected from, and an emulated processor takes long to change page
-        // tables at each system call.
+        // The kernel hands on what it does not know: to the first process, as its environment.
         let words = format!(
-            "console=ttyS0 quiet panic=-1 mitigations=off rdinit=/init {IN_GUEST}=1 PATH={PATH} -- \
+            "console=ttyS0 quiet panic=-1 rdinit=/init {IN_GUEST}=1 PATH={PATH} -- \
              --exact {} --include-ignored --nocapture --test-threads=1",
             self.test
         );
