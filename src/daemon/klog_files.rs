@@ -208,7 +208,9 @@ mod tests {
         let rules = Rules::compile(&[]).unwrap();
         let file: Arc<Path> = Path::new("/var/log/kern.log").into();
         let found = |source, number: u32| {
-            let text = format!("XFS: possible memory allocation deadlock size {number}");
+            let text = format!(
+                "XFS: nginx({number}) possible memory allocation deadlock size 65728 in kmem_alloc (mode:0x250)"
+            );
             let line = format!("Nov 20 22:58:01 kvm7 kernel: [12345.678901] {text}");
             matched(&rules, source, &file, line.as_bytes()).unwrap()
         };
