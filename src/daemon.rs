@@ -23,7 +23,7 @@
 //! | incident recorder | when the rescue is first enabled | another `hook` gets threads of its own, the former ones end after their runs; the incident goes on | takes what the rings and log files still hold, then writes its files: 300 ms | `incident_files` |
 //! | log files | two threads a file | those that stay go on at their place, by the new rules; those that go are ended, and their series with them | lines that were found are handed over | `log_file PATH` |
 //! | sampler | one pass | a pass with the new settings | dropped, its helpers end | `sweep_overdue` |
-//! | history | opens in the background | retention; another path needs a restart, and `configuration` says so | 500 ms for what waits | `history` |
+//! | history | opens in the background | retention; another path needs a restart, until which `configuration` is impaired | 500 ms for what waits | `history` |
 //! | maintenance | reads the past runs | calendar and plan anew | ends its run | `defrag_active` |
 //! | hooks (`rescue.hook`, `thresholds.hook`) | threads that wait | as the recorder; as the sampler | what runs is left to end | the log, the incident's file |
 //! | HTTP | binds `metrics.listen` | binds the new address, then leaves the former; else refused as a whole | closed | it answers |

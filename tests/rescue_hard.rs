@@ -265,7 +265,7 @@ fn images_that_do_not_answer_keep_nothing_from_rescue_and_watchdog() {
     systemd.is_fed(2);
 }
 
-/// Each record is looked at by the settings of its time, whoever is slow; and what is no longer needed
+/// Each record is looked at by the settings of its time, however slow the slow side is; and what is no longer needed
 /// of them is given back by the slow side.
 #[test]
 fn new_settings_lose_nothing_and_the_former_ones_are_freed() {

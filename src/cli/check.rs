@@ -72,7 +72,7 @@ fn judge(status: &Status, thresholds: &Thresholds) -> Verdict {
             ));
         }
     }
-    // Not wrong, but who looks should know what is not there.
+    // Not wrong, but the operator should see what does not run.
     let off = status.parts.iter().filter(|part| part.is_off());
     found.extend(off.map(ToString::to_string));
     Verdict {

@@ -72,7 +72,7 @@ impl LogFiles {
     }
 
     /// Follows these files, by these rules. Those that were followed before go on where they are. One
-    /// that cannot be followed is told and left out.
+    /// that cannot be followed is logged and left out.
     pub(super) fn follow(&mut self, files: &[PathBuf], rules: &Arc<Rules>, board: &Board) {
         *self.rules.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(rules);
         let (kept, gone) = std::mem::take(&mut self.sources)
@@ -208,14 +208,16 @@ mod tests {
         let rules = Rules::compile(&[]).unwrap();
         let file: Arc<Path> = Path::new("/var/log/kern.log").into();
         let found = |source, number: u32| {
-            let text = format!("XFS: possible memory allocation deadlock size {number}");
+            let text = format!(
+                "XFS: nginx({number}) possible memory allocation deadlock size 65728 in kmem_alloc (mode:0x250)"
+            );
             let line = format!("Nov 20 22:58:01 kvm7 kernel: [12345.678901] {text}");
             matched(&rules, source, &file, line.as_bytes()).unwrap()
         };
         let mut files = LogFiles::new();
         files.waiting.push_back(found(0, 1));
         files.found.try_send(found(0, 2)).unwrap();
-        // The same event in another file, and one that the kernel has told.
+        // The same event in another file, and one that the kernel's log has shown.
         files.found.try_send(found(1, 2)).unwrap();
         files.kernel_matched(&found(0, 3).line, now());
         files.found.try_send(found(0, 3)).unwrap();

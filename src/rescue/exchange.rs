@@ -2,8 +2,8 @@
 //! No lock, so nobody can be kept by anybody.
 //!
 //! New settings come through a cell that holds one pointer and is swapped as a whole. The reader
-//! takes it and lets go of the one before. It never frees: the slow side keeps each edition until
-//! nobody else has it ([`FastSide::change`](super::thread::FastSide::change)).
+//! takes it and lets go of the one before. It never frees: the slow side keeps each edition until no
+//! other holder is left ([`FastSide::change`](super::thread::FastSide::change)).
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};

@@ -230,7 +230,7 @@ impl Ladder {
     }
 
     /// Takes on new settings, which have passed [`LadderSettings::check`]. Frees the old ones only
-    /// if nobody else holds them.
+    /// if there is no other holder.
     pub fn set(&mut self, settings: Arc<LadderSettings>) {
         self.settings = settings;
     }

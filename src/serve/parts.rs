@@ -1,8 +1,8 @@
 //! The parts of the daemon and how each does: the one place that `status`, `check`, `/metrics` and
 //! the alerts are answered from, so that they agree.
 //!
-//! Whoever runs a part sets its state ([`Board::set_part`](super::board::Board::set_part)) when it
-//! changes, or looks at it every few seconds. A part that does not exist, such as a log file that is
+//! The code that runs a part sets its state ([`Board::set_part`](super::board::Board::set_part)) when it
+//! changes, or reads it every few seconds. A part that does not exist, such as a log file that is
 //! not followed any more, is removed, and its series with it.
 
 use std::collections::BTreeMap;
@@ -96,7 +96,7 @@ pub enum State {
 #[derive(Debug, Clone, Default)]
 pub struct Parts(BTreeMap<Part, State>);
 
-/// A part as it is told of.
+/// A part in `status`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PartStatus {
     /// Its name.

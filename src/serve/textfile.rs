@@ -43,10 +43,10 @@ impl Textfile {
         let (texts, inbox) = sync_channel(1);
         let file = path.clone();
         let failing = Arc::new(AtomicBool::new(false));
-        let told = Arc::clone(&failing);
+        let shared = Arc::clone(&failing);
         let thread = std::thread::Builder::new()
             .name("textfile".to_owned())
-            .spawn(move || write_all(&file, &inbox, &told))?;
+            .spawn(move || write_all(&file, &inbox, &shared))?;
         Ok(Textfile {
             path,
             texts: Some(texts),
