@@ -329,7 +329,9 @@ fn in_words(report: &RunReport) -> String {
             let from = report.from.unwrap_or_default();
             let seconds = report.took.as_secs_f64();
             format!(
-                "{from} → {extents} extents by xfs_fsr, {moved} read and written in {seconds:.1} s"
+                "{from} → {extents} extents by xfs_fsr, {moved} read and written in {seconds:.1} \
+                 s{}",
+                account(report)
             )
         }
         RunOutcome::Unchanged { message: None } => format!("unchanged: {left}"),
@@ -342,6 +344,12 @@ fn in_words(report: &RunReport) -> String {
         RunOutcome::Refused { reason, .. } => format!("left alone: {reason}"),
         RunOutcome::Failed { reason } => format!("failed: {reason}; {left}"),
     }
+}
+
+/// What became of its extents, behind the rest of a line.
+pub(super) fn account(report: &RunReport) -> String {
+    let account = report.account.as_ref();
+    account.map_or_else(String::new, |account| format!(": {account}"))
 }
 
 /// Why a run had to give way.
@@ -362,6 +370,7 @@ pub(super) fn run_json(report: &RunReport) -> Value {
         "written_bytes": report.written,
         "seconds": report.took.as_secs_f64(),
         "held_seconds": report.held.as_secs_f64(),
+        "account": report.account,
     });
     match &report.outcome {
         RunOutcome::Busy { by } => {
@@ -377,7 +386,12 @@ pub(super) fn run_json(report: &RunReport) -> Value {
         RunOutcome::Unchanged {
             message: Some(message),
         } => json["reason"] = json!(unknown_reason(message)),
-        RunOutcome::Improved | RunOutcome::Unchanged { .. } | RunOutcome::NoSpace => {}
+        RunOutcome::Unchanged { message: None } => {
+            if let Some(account) = &report.account {
+                json["reason"] = json!(account.to_string());
+            }
+        }
+        RunOutcome::Improved | RunOutcome::NoSpace => {}
     }
     json
 }

@@ -123,6 +123,7 @@ fn unseen(status: &Status) -> Vec<(ImageFacts, FilesystemFacts)> {
             severity: row.severity,
             extents: row.extents,
             ideal: ideal(row.size, 0),
+            outlook: None,
             growth: row.growth_per_day,
             size: row.size,
             allocated: row.size,
@@ -162,6 +163,7 @@ fn image_facts(
         severity: image.severity,
         growth,
         map: image.map.as_ref(),
+        outlook: image.outlook,
     };
     gather::image(&now, runs)
 }

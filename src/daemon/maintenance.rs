@@ -228,6 +228,7 @@ impl Maintenance {
                     severity: entry.severity(),
                     growth: entry.growth.rate(),
                     map: entry.map.as_ref(),
+                    outlook: entry.outlook,
                 },
                 &self.runs,
             );

@@ -34,7 +34,9 @@ use super::meter::Meter;
 use super::run::{Action, Hold, Input, Machine, State};
 use super::{Host, leftovers, pressure};
 use crate::config::settings::Defrag;
-use crate::model::{Bytes, Engine, ExtentCount, RunOutcome, RunReport, Stop, Visitor};
+use crate::model::{
+    Account, Borders, Bytes, Engine, ExtentCount, RunOutcome, RunReport, Stop, Visitor,
+};
 use crate::probe::{open, reason};
 use crate::sys::child::humble;
 use crate::sys::fsxattr;
@@ -127,6 +129,7 @@ pub fn run(
         written: Bytes(0),
         took: Duration::ZERO,
         held: Duration::ZERO,
+        account: None,
     };
     report.outcome = match attempt(request, host, &mut report, orders, watch) {
         Ok(outcome) => outcome,
@@ -199,6 +202,9 @@ fn attempt(
     drop(turn);
     let to = count(&target)?;
     report.to = Some(to);
+    if to < cleared.facts.extents {
+        report.account = Some(Account::of_whole_copy(&cleared.borders, to));
+    }
     Ok(judge(&cleared.facts, Some(to), &machine, end, &target.path))
 }
 
@@ -259,6 +265,8 @@ struct Cleared {
     target: Target,
     gate: Gate,
     facts: Facts,
+    /// Its extents by what keeps them apart.
+    borders: Borders,
     /// As long as it is held no other run begins on the file system.
     turn: File,
 }
@@ -279,13 +287,14 @@ fn clear(
     let mut gate = Gate::raise(&target.file, &host.proc).map_err(no_gate)?;
     guard::check_unused(&target, &mut gate, host)?;
     guard::check_settled(&target, &mut gate)?;
-    guard::check_map(&target, count(&target)?, &mut gate)?;
+    let borders = guard::check_map(&target, count(&target)?, &mut gate)?;
     // Once more, behind the gate: until it was raised all could change.
     let facts = guard::check_quick(&target, request.limits, host)?;
     Ok(Cleared {
         target,
         gate,
         facts,
+        borders,
         turn,
     })
 }

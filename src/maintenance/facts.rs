@@ -9,7 +9,9 @@ use jiff::tz::TimeZone;
 
 use super::calendar::{Calendar, Opening, between};
 use super::estimate::Paces;
-use crate::model::{Bytes, ExtentCount, ExtentsPerDay, Features, FilesystemKind, Severity};
+use crate::model::{
+    Bytes, ExtentCount, ExtentsPerDay, Features, FilesystemKind, Outlook, Severity,
+};
 
 /// How many times a cooldown is doubled at most.
 const MAX_DOUBLINGS: u32 = 4;
@@ -84,6 +86,8 @@ pub struct ImageFacts {
     pub extents: ExtentCount,
     /// What is left when it is defragmented; see [`ideal`].
     pub ideal: ExtentCount,
+    /// What could be gained, if its map was looked at.
+    pub outlook: Option<Outlook>,
     /// How fast it gets worse, if that is known.
     pub growth: Option<ExtentsPerDay>,
     /// Its length as a file.

@@ -7,8 +7,8 @@ use jiff::Timestamp;
 use super::estimate::{Paces, PastRun};
 use super::facts::{Active, Came, FilesystemFacts, ImageFacts, LastRun, User, ideal};
 use crate::model::{
-    Bytes, Engine, ExtentCount, ExtentMap, ExtentsPerDay, Filesystem, ImageKey, Owner, Sample,
-    Severity, UNKNOWN_REASON, UnixTime,
+    Bytes, Engine, ExtentCount, ExtentMap, ExtentsPerDay, Filesystem, ImageKey, LITTLE_GAIN,
+    NEAR_IDEAL, Outlook, Owner, Sample, Severity, UNKNOWN_REASON, UnixTime,
 };
 
 /// A run of the past, as the history has it.
@@ -116,11 +116,19 @@ fn verdict(run: &KnownRun) -> Verdict {
     match run.outcome.as_str() {
         "improved" => Verdict::Improved,
         "stopped" | "interrupted" => Verdict::Interrupted,
+        // What there is to gain does not change in minutes, and finding it out loads the map.
+        "refused" if nothing_to_gain(&run.reason) => Verdict::InVain,
         "busy" | "refused" => Verdict::PutOff,
         // Perhaps busy in the words of another release.
         "unchanged" if run.reason.starts_with(UNKNOWN_REASON) => Verdict::PutOff,
         _ => Verdict::InVain,
     }
+}
+
+fn nothing_to_gain(reason: &str) -> bool {
+    [NEAR_IDEAL, LITTLE_GAIN]
+        .iter()
+        .any(|beginning| reason.starts_with(beginning))
 }
 
 /// What the planner asks of an image.
@@ -138,6 +146,8 @@ pub struct ImageNow<'a> {
     pub growth: Option<ExtentsPerDay>,
     /// Its map, if one was read.
     pub map: Option<&'a ExtentMap>,
+    /// What could be gained, if its map was read or sampled.
+    pub outlook: Option<Outlook>,
 }
 
 /// The facts of an image.
@@ -151,6 +161,7 @@ pub fn image(now: &ImageNow<'_>, runs: &Runs) -> ImageFacts {
         severity: now.severity,
         extents: sample.extents,
         ideal: ideal(sample.size, holes),
+        outlook: now.outlook.map(|outlook| outlook.with(sample.extents)),
         growth: now.growth,
         size: sample.size,
         allocated: sample.allocated,

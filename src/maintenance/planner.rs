@@ -32,12 +32,13 @@ use super::estimate::{Estimate, estimate};
 use super::facts::{Allowed, Came, Facts, FilesystemFacts, ImageFacts, Obstacle};
 use super::policy::Policy;
 use super::reason::{Moment, Reason};
-use crate::model::{Engine, ExtentCount, FilesystemKind, Severity, Share};
+use crate::model::gain::LITTLE;
+use crate::model::{Engine, ExtentCount, FilesystemKind, Outlook, Severity, Share};
 
 /// From here on a file system is too full for any run: what it copies would itself be fragmented.
 const ALMOST_FULL: Share = Share::percent(95);
 /// An image whose extents above the ideal are fewer than one in so many is near it.
-const NEAR_IDEAL: u64 = 10;
+const NEAR_IDEAL: u64 = LITTLE;
 /// The growth of so many days counts as if it were there.
 const GROWTH_DAYS: f64 = 7.0;
 /// An estimate may be wrong by one part in so many without a run being cut off.
@@ -67,6 +68,8 @@ pub struct Planned {
     pub extents: ExtentCount,
     /// What would be left.
     pub ideal: ExtentCount,
+    /// What could be gained, if its map was looked at.
+    pub outlook: Option<Outlook>,
     /// What is done.
     pub verdict: Verdict,
 }
@@ -214,6 +217,7 @@ impl<'f> Planner<'f> {
             severity: image.severity,
             extents: image.extents,
             ideal: image.ideal,
+            outlook: image.outlook,
             verdict,
         }
     }
@@ -258,6 +262,10 @@ impl<'f> Planner<'f> {
         let gain = extents.0.saturating_sub(ideal.0);
         if gain == 0 || gain < extents.0 / NEAR_IDEAL {
             return Err(Reason::NearIdeal { extents, ideal });
+        }
+        let engines = &self.policy.engines;
+        if !engines.is_empty() {
+            gains(image, engines)?;
         }
         // What matters to one engine only is not said of the image.
         let forbidding = |obstacle: &&Obstacle| **obstacle != Obstacle::Dax;
@@ -362,6 +370,7 @@ impl<'f> Planner<'f> {
                 }
             }
         }
+        gains(image, &[engine])?;
         let keeps = self.policy.keep_free.of_bytes(filesystem.size);
         let (needs, has) = (estimate.needs, filesystem.free);
         if needs.saturating_add(keeps) > has {
@@ -384,6 +393,17 @@ impl<'f> Planner<'f> {
             return Err(Reason::SwapStall { stall, limit });
         }
         Ok(())
+    }
+}
+
+/// Whether one of the engines may gain more than a little.
+fn gains(image: &ImageFacts, engines: &[Engine]) -> Result<(), Reason> {
+    match image.outlook {
+        Some(outlook) if engines.iter().all(|engine| outlook.is_little(*engine)) => {
+            let why = outlook.why_little(engines);
+            Err(Reason::LittleGain { why })
+        }
+        _ => Ok(()),
     }
 }
 

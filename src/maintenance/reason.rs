@@ -8,7 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::estimate::Basis;
 use super::facts::{Obstacle, User};
-use crate::model::{Bytes, BytesPerSecond, ExtentCount, Roughly, Severity, Share};
+use crate::model::{Bytes, BytesPerSecond, ExtentCount, NEAR_IDEAL, Roughly, Severity, Share};
 
 /// A moment, and how it is told: `05:00` within a day, `Sat 2026-11-28 05:00` beyond.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,6 +53,11 @@ pub enum Reason {
         extents: ExtentCount,
         /// What would be left.
         ideal: ExtentCount,
+    },
+    /// There is little to gain: holes, sharing or unwritten parts keep its extents apart.
+    LittleGain {
+        /// Which of them, and what would help.
+        why: String,
     },
     /// Something forbids touching it.
     Forbidden(Obstacle),
@@ -159,6 +164,7 @@ impl Reason {
                 | Reason::NoSpace { .. }
                 | Reason::SwapStall { .. }
                 | Reason::NoReflink
+                | Reason::LittleGain { .. }
                 | Reason::WouldNotFinish { .. }
                 | Reason::Forbidden(Obstacle::Dax)
         )
@@ -171,6 +177,7 @@ impl Reason {
             Reason::RunningNow => "running_now",
             Reason::BelowSeverity { .. } => "below_severity",
             Reason::NearIdeal { .. } => "near_ideal",
+            Reason::LittleGain { .. } => "little_gain",
             Reason::Forbidden(obstacle) => obstacle_code(*obstacle),
             Reason::NotXfs { .. } => "not_xfs",
             Reason::NothingKnown => "nothing_known",
@@ -226,10 +233,10 @@ impl fmt::Display for Reason {
             Reason::BelowSeverity { severity, from } => {
                 write!(f, "severity {severity}, below {from}")
             }
-            Reason::NearIdeal { extents, ideal } => write!(
-                f,
-                "already near its ideal ({extents} extents, {ideal} at best)"
-            ),
+            Reason::NearIdeal { extents, ideal } => {
+                write!(f, "{NEAR_IDEAL} ({extents} extents, {ideal} at best)")
+            }
+            Reason::LittleGain { why } => f.write_str(why),
             Reason::Forbidden(obstacle) => obstacle.fmt(f),
             Reason::NotXfs { type_name } => write!(f, "on {type_name}; only XFS is defragmented"),
             Reason::NothingKnown => write!(f, "nothing is known of its file system yet"),

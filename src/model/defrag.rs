@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::gain::Borders;
 use super::units::{Bytes, ExtentCount};
 
 /// What takes the fragmentation away.
@@ -163,6 +164,9 @@ impl RunOutcome {
     }
 }
 
+/// How the reason begins for which nothing can be gained.
+pub const NEAR_IDEAL: &str = "already near its ideal";
+
 /// How the reason of a run begins that changed nothing, for a reason that is not known.
 pub const UNKNOWN_REASON: &str = "unchanged for an unknown reason";
 
@@ -172,6 +176,86 @@ pub fn unknown_reason(message: &str) -> String {
     match message {
         "" => format!("{UNKNOWN_REASON}: xfs_fsr printed nothing; see journalctl -t fsr"),
         message => format!("{UNKNOWN_REASON}: xfs_fsr printed \"{message}\""),
+    }
+}
+
+/// What became of the extents of an image in a run, as far as that is known: what is left of it is
+/// what was not joined, for these reasons.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Account {
+    /// Extents that became part of others.
+    pub joined: ExtentCount,
+    /// Left, because a hole is before them.
+    pub holes: ExtentCount,
+    /// Left, because a snapshot or reflink copy has them as well.
+    pub shared: ExtentCount,
+    /// Left, because they, or their neighbours, were not written yet.
+    pub unwritten: ExtentCount,
+    /// Left, because they are as long as is worth it, or as can be.
+    pub long: ExtentCount,
+    /// Left, because the run ended before, or free space was in pieces itself.
+    pub not_reached: ExtentCount,
+    /// Came since the run began: the guest's writes tore others.
+    pub torn: ExtentCount,
+}
+
+impl Account {
+    /// Of a run on extents between these borders, of which so many were joined and `to` are left.
+    #[must_use]
+    pub fn new(
+        before: &Borders,
+        can_join: ExtentCount,
+        joined: ExtentCount,
+        to: ExtentCount,
+    ) -> Account {
+        let joined = joined.min(ExtentCount(before.total()));
+        let expected = ExtentCount(before.total()).saturating_sub(joined);
+        // What is between extents that join, but in places where it was not worth it.
+        let passed = ExtentCount(before.joins).saturating_sub(can_join);
+        Account {
+            joined,
+            holes: ExtentCount(before.holes),
+            shared: ExtentCount(before.shared),
+            unwritten: ExtentCount(before.unwritten),
+            long: ExtentCount(before.long).saturating_add(passed),
+            not_reached: can_join.saturating_sub(joined),
+            torn: to.saturating_sub(expected),
+        }
+    }
+
+    /// Of a run of xfs_fsr, after which `to` are left: nobody wrote meanwhile, and it joins all that
+    /// no hole keeps apart.
+    #[must_use]
+    pub fn of_whole_copy(before: &Borders, to: ExtentCount) -> Account {
+        let holes = ExtentCount(before.holes);
+        Account {
+            joined: ExtentCount(before.total()).saturating_sub(to),
+            holes,
+            long: to.saturating_sub(holes),
+            ..Account::default()
+        }
+    }
+}
+
+impl fmt::Display for Account {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let left = [
+            (self.holes, "behind holes"),
+            (self.shared, "shared"),
+            (self.unwritten, "unwritten"),
+            (self.long, "long enough"),
+            (self.not_reached, "not reached"),
+        ];
+        write!(f, "{} joined", self.joined)?;
+        let left = left.into_iter().filter(|(number, _)| number.0 > 0);
+        for (place, (number, why)) in left.enumerate() {
+            let left = if place == 0 { "; left: " } else { ", " };
+            write!(f, "{left}{number} {why}")?;
+        }
+        match self.torn {
+            ExtentCount(0) => Ok(()),
+            torn => write!(f, "; {torn} torn anew by the guest"),
+        }
     }
 }
 
@@ -195,6 +279,9 @@ pub struct RunReport {
     pub took: Duration,
     /// How long of that it was made to stand still.
     pub held: Duration,
+    /// What became of its extents; nothing if it did not come so far.
+    #[serde(default)]
+    pub account: Option<Account>,
 }
 
 /// How long the final swap of xfs_fsr keeps everybody from the file. With reverse mapping, one
@@ -232,6 +319,7 @@ mod tests {
             written: Bytes(2),
             took: Duration::from_secs(1),
             held: Duration::ZERO,
+            account: Some(Account::default()),
         };
         let json = serde_json::to_value(&report).unwrap();
         assert_eq!(json["outcome"], "stopped");
