@@ -2,9 +2,9 @@
 //!
 //! # The order
 //!
-//! Worse severity first; then what brings most for what it costs. It brings the extents above the
-//! ideal and those of the next week, as it grows now: of two images that are as bad, the one that
-//! gets worse is more urgent. It costs the bytes to copy. After an incident, which was about kernel
+//! Worse severity first; then what brings most for what it costs. It brings the extents that can go,
+//! or where the map was not looked at those above the ideal, and those of the next week, as it grows
+//! now: of two images that are as bad, the one that gets worse is more urgent. It costs the bytes to copy. After an incident, which was about kernel
 //! memory, the images with most extents come first within their severity.
 //!
 //! # The engine
@@ -261,7 +261,12 @@ impl<'f> Planner<'f> {
         let (extents, ideal) = (image.extents, image.ideal);
         let gain = extents.0.saturating_sub(ideal.0);
         if gain == 0 || gain < extents.0 / NEAR_IDEAL {
-            return Err(Reason::NearIdeal { extents, ideal });
+            let kept = image.outlook.map(|outlook| outlook.what_keeps());
+            return Err(Reason::NearIdeal {
+                extents,
+                ideal,
+                kept,
+            });
         }
         let engines = &self.policy.engines;
         if !engines.is_empty() {
@@ -425,7 +430,12 @@ fn filesystem_allows(filesystem: &FilesystemFacts) -> Result<(), Reason> {
 
 /// What defragmenting an image brings for what it costs.
 fn worth(image: &ImageFacts) -> f64 {
-    let gain = image.extents.0.saturating_sub(image.ideal.0);
+    let best = |outlook: &Outlook| {
+        let gains = Engine::ALL.map(|engine| outlook.gain(engine).likely.0);
+        gains.into_iter().max()
+    };
+    let above_ideal = image.extents.0.saturating_sub(image.ideal.0);
+    let gain = image.outlook.as_ref().and_then(best).unwrap_or(above_ideal);
     let growth = image.growth.map_or(0.0, |growth| growth.0);
     // One that shrinks, or whose growth is no number, is as bad as it is.
     let growth = if growth > 0.0 { growth } else { 0.0 };

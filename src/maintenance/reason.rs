@@ -53,6 +53,8 @@ pub enum Reason {
         extents: ExtentCount,
         /// What would be left.
         ideal: ExtentCount,
+        /// What keeps its extents apart, if that is known, and what would help.
+        kept: Option<String>,
     },
     /// There is little to gain: holes, sharing or unwritten parts keep its extents apart.
     LittleGain {
@@ -233,8 +235,13 @@ impl fmt::Display for Reason {
             Reason::BelowSeverity { severity, from } => {
                 write!(f, "severity {severity}, below {from}")
             }
-            Reason::NearIdeal { extents, ideal } => {
-                write!(f, "{NEAR_IDEAL} ({extents} extents, {ideal} at best)")
+            Reason::NearIdeal {
+                extents,
+                ideal,
+                kept,
+            } => {
+                write!(f, "{NEAR_IDEAL} ({extents} extents, {ideal} at best)")?;
+                kept.iter().try_for_each(|kept| write!(f, ": {kept}"))
             }
             Reason::LittleGain { why } => f.write_str(why),
             Reason::Forbidden(obstacle) => obstacle.fmt(f),

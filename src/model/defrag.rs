@@ -208,18 +208,21 @@ impl Account {
         joined: ExtentCount,
         to: ExtentCount,
     ) -> Account {
-        let joined = joined.min(ExtentCount(before.total()));
-        let expected = ExtentCount(before.total()).saturating_sub(joined);
+        let all = ExtentCount(before.total());
+        let left = all.saturating_sub(joined);
+        // Pieces that were moved may have come to lie beside each other, and be one.
+        let more = left.saturating_sub(to);
         // What is between extents that join, but in places where it was not worth it.
         let passed = ExtentCount(before.joins).saturating_sub(can_join);
+        let long = ExtentCount(before.long).saturating_add(passed);
         Account {
-            joined,
+            joined: joined.saturating_add(more).min(all),
             holes: ExtentCount(before.holes),
             shared: ExtentCount(before.shared),
             unwritten: ExtentCount(before.unwritten),
-            long: ExtentCount(before.long).saturating_add(passed),
+            long: long.saturating_sub(more),
             not_reached: can_join.saturating_sub(joined),
-            torn: to.saturating_sub(expected),
+            torn: to.saturating_sub(left),
         }
     }
 
@@ -304,6 +307,36 @@ mod tests {
         assert!((0.2..0.4).contains(&stall(false)));
         // No number overflows it.
         assert!(swap_stall(ExtentCount(u64::MAX), true) > Duration::from_secs(1_000_000));
+    }
+
+    #[test]
+    fn each_extent_has_its_reason() {
+        let before = Borders {
+            joins: 100,
+            holes: 20,
+            shared: 7,
+            unwritten: 3,
+            long: 1,
+        };
+        let count = ExtentCount;
+        let account = Account::new(&before, count(90), count(60), count(75));
+        let words = "60 joined; left: 20 behind holes, 7 shared, 3 unwritten, 11 long enough, 30 not \
+                     reached; 4 torn anew by the guest";
+        assert_eq!(account.to_string(), words);
+        let left = [
+            account.holes,
+            account.shared,
+            account.unwritten,
+            account.long,
+        ];
+        let left: u64 = left.iter().map(|it| it.0).sum();
+        assert_eq!(left + account.not_reached.0 + account.torn.0, 75);
+        let account = Account::new(&before, count(90), count(90), count(31));
+        let words = "100 joined; left: 20 behind holes, 7 shared, 3 unwritten, 1 long enough";
+        assert_eq!(account.to_string(), words);
+        let whole = Account::of_whole_copy(&before, count(21));
+        let words = "110 joined; left: 20 behind holes, 1 long enough";
+        assert_eq!(whole.to_string(), words);
     }
 
     #[test]

@@ -294,6 +294,13 @@ impl Outlook {
     pub fn why_little(&self, engines: &[Engine]) -> String {
         let most = engines.iter().map(|engine| self.gain(*engine).high).max();
         let (most, extents) = (most.unwrap_or_default(), self.extents);
+        let kept = self.what_keeps();
+        format!("{LITTLE_GAIN}: at most {most} of {extents} extents can go; {kept}")
+    }
+
+    /// What keeps most of the extents apart, and what would help.
+    #[must_use]
+    pub fn what_keeps(&self) -> String {
         let kept = [
             (
                 self.holes,
@@ -316,7 +323,7 @@ impl Outlook {
             .into_iter()
             .max_by_key(|(number, _)| number.likely)
             .unwrap_or_default();
-        format!("{LITTLE_GAIN}: at most {most} of {extents} extents can go; {number} {what}")
+        format!("{number} {what}")
     }
 }
 
