@@ -225,7 +225,7 @@ impl Outlook {
         }
     }
 
-    /// Of what was counted in the windows of a sample ([`windows`]), all of them, of an image of
+    /// Of what was counted in the windows of a sample ([`Sampling::windows`]), all of them, of an image of
     /// so many extents.
     #[must_use]
     pub fn of_sample(counts: &[Borders], sample: &Sampling) -> Outlook {
