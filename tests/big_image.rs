@@ -9,7 +9,9 @@
 mod support;
 
 use std::fs::{self, File};
+use std::io::Read as _;
 use std::path::Path;
+use std::process::Command;
 
 use serde_json::Value;
 
@@ -147,4 +149,46 @@ fn the_headline_image() {
     );
     assert!(said.out.contains("Reading it loads about"), "{}", said.out);
     assert!(few < 50, "{few}");
+    nothing_to_gain(&bed, &path);
+}
+
+/// Its extents lie between holes: neither plan nor run promises anything, and where a VM has its map
+/// loaded, that is known at once.
+fn nothing_to_gain(bed: &Bed, path: &Path) {
+    let keys = "[thresholds]\nwarning = { extents = 1000 }\n[defrag]\nmax_io_pressure = 100\n\
+        keep_free = \"0%\"\n[[maintenance.window]]\nstart = \"00:00\"\nduration = \"24h\"\n\
+        days = [\"Mon\", \"Tue\", \"Wed\", \"Thu\", \"Fri\", \"Sat\", \"Sun\"]\n";
+    let images = format!("[images]\npaths = [{:?}]\n{keys}", bed.path());
+    let config = bed.path().parent().unwrap().join("plan.toml");
+    fs::write(&config, images).unwrap();
+    let answer = |mut command: Command| {
+        let said = Said::by(command.env("STATE_DIRECTORY", config.parent().unwrap()));
+        serde_json::from_str::<Value>(&said.out).expect(&said.err)
+    };
+    let plan = || {
+        let mut command = fragwatch();
+        command.args(["plan", "--json", "--config"]).arg(&config);
+        command
+    };
+    let planned = answer(plan());
+    assert_eq!(planned["images"][0]["outlook"], Value::Null, "{planned}");
+    let open = File::open(path).unwrap();
+    // As a VM does, the first read loads the map.
+    (&open).read_exact(&mut [0]).unwrap();
+    let memory = tools::slab_unreclaimable();
+    let planned = answer(plan());
+    let why = &planned["images"][0]["why_not"];
+    assert_eq!(why["code"], "little_gain", "{planned}");
+    assert!(
+        why["text"].as_str().unwrap().contains("behind holes"),
+        "{why}"
+    );
+    let mut defrag = fragwatch();
+    defrag.args(["defrag", "--json", "--force-window", "--config"]);
+    defrag.arg(&config).arg(path);
+    let run = answer(defrag);
+    assert_eq!(run["runs"][0]["guard"], "little_gain", "{run}");
+    let grown = tools::slab_unreclaimable().saturating_sub(memory);
+    assert!(grown < 100 * MIB, "{grown}");
+    drop(open);
 }

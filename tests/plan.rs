@@ -136,6 +136,72 @@ fn not_bad_enough_or_as_good_as_can_be() {
     let holes = stage.bed.path().join("holes.raw");
     guest::alternate_blocks(&holes, 2000);
     stage.left_alone(&holes, &always(FSR), "near_ideal", "2,000 extents");
+    stage.left_alone(&holes, &always(FSR), "near_ideal", "1,999 lie behind holes");
+}
+
+/// Longer maps than this are not loaded for a plan.
+const SHORT_MAPS: &str = "[sampling]\nmap_max_extents = 1000\n";
+
+/// The three numbers of an estimate.
+fn between(value: &Value) -> [u64; 3] {
+    ["low", "likely", "high"].map(|key| value[key].as_u64().unwrap())
+}
+
+#[test]
+fn holes_are_sampled_where_the_map_is_loaded() {
+    let extents = 100_000;
+    let bed = support::require!(Bed::fragmented(extents));
+    let stage = Stage { bed };
+    let image = stage.bed.path().join("vm.img");
+    let config = always(&format!(
+        "{SHORT_MAPS}[defrag]\nmax_io_pressure = 100\nmax_swap_stall = \"10m\"\nkeep_free = \"0%\"\n"
+    ));
+    // Nobody has it open: to load the map would be the price.
+    let planned = stage.planned(&image, &config);
+    assert_eq!(planned["outlook"], Value::Null, "{planned}");
+    assert_ne!(planned["why_not"]["code"], "little_gain", "{planned}");
+    let output = stage.command(&config).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains("not looked at"), "{text}");
+    let open = File::open(&image).unwrap();
+    stage.left_alone(&image, &config, "little_gain", "lie behind holes");
+    let outlook = &stage.planned(&image, &config)["outlook"];
+    let looked_at = outlook["looked_at"].as_u64().unwrap();
+    assert!((20_000..60_000).contains(&looked_at), "{outlook}");
+    assert_eq!(between(&outlook["joins"])[..2], [0, 0], "{outlook}");
+    assert!(between(&outlook["joins"])[2] < extents / 50, "{outlook}");
+    drop(open);
+}
+
+#[test]
+fn a_sample_agrees_with_the_whole_map() {
+    let stage = support::require!(Stage::new(&["-m", "reflink=1"]));
+    let image = stage.bed.path().join("vm.raw");
+    // Half of the file in pieces that touch, the other half in pieces between holes.
+    guest::random_direct_writes(&image, 200 * MIB, 51_200);
+    let file = File::options().write(true).open(&image).unwrap();
+    for block in 0..12_000 {
+        let at = block * 2 * guest::BLOCK;
+        let punch = rustix::fs::FallocateFlags::PUNCH_HOLE | rustix::fs::FallocateFlags::KEEP_SIZE;
+        rustix::fs::fallocate(&file, punch, at, guest::BLOCK).unwrap();
+    }
+    stage.bed.sync();
+    let config = always("[defrag]\nmax_io_pressure = 100\n");
+    let whole = stage.planned(&image, &config);
+    let truth = between(&whole["outlook"]["joins"]);
+    assert!(truth[0] > 5_000 && truth[0] == truth[2], "{whole}");
+    let sampled = stage.planned(&image, &format!("{SHORT_MAPS}{config}"));
+    assert_eq!(sampled["run"]["engine"], "online", "{sampled}");
+    let [low, likely, high] = between(&sampled["run"]["gain_extents"]);
+    assert!(low <= truth[1] && truth[1] <= high, "{sampled} {whole}");
+    assert!(low <= likely && likely <= high && high - low < truth[1] / 2);
+    let holes = between(&sampled["outlook"]["holes"]);
+    let true_holes = between(&whole["outlook"]["holes"])[1];
+    assert!(
+        holes[0] <= true_holes && true_holes <= holes[2],
+        "{sampled}"
+    );
+    drop(file);
 }
 
 #[test]

@@ -142,6 +142,7 @@ fn image(number: usize, filesystem: usize, random: &mut Random) -> ImageFacts {
         severity: Severity::Ok,
         extents: ExtentCount(0),
         ideal: ideal(Bytes(gib * GIB), random.below(100)),
+        outlook: None,
         growth: None,
         size: Bytes(gib * GIB),
         allocated: Bytes(gib * GIB),

@@ -371,7 +371,9 @@ fn in_words(report: &RunReport) -> String {
             let from = report.from.unwrap_or_default();
             let seconds = report.took.as_secs_f64();
             format!(
-                "{from} → {extents} extents by xfs_fsr, {moved} read and written in {seconds:.1} s"
+                "{from} → {extents} extents by xfs_fsr, {moved} read and written in {seconds:.1} \
+                 s{}",
+                account(report)
             )
         }
         RunOutcome::Unchanged { message: None } => format!("unchanged: {left}"),
@@ -388,6 +390,12 @@ fn in_words(report: &RunReport) -> String {
             format!("failed: {reason}; {left}")
         }
     }
+}
+
+/// What became of its extents, behind the rest of a line.
+pub(super) fn account(report: &RunReport) -> String {
+    let account = report.account.as_ref();
+    account.map_or_else(String::new, |account| format!(": {account}"))
 }
 
 fn as_json(results: &[(PathBuf, Done)]) -> Value {

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use super::defrag::Signals;
+use super::defrag::{Signals, account};
 use super::progress::Progress;
 use super::{SUCCESS, terminal};
 use crate::config::settings::Defrag;
@@ -199,11 +199,12 @@ fn in_words(report: &Report) -> String {
     let (from, to) = (run.from.unwrap_or_default(), run.to.unwrap_or_default());
     let work = &report.work;
     let came = format!(
-        "{from} → {to} extents by online, {} segments in {:.1} s, calls {:.1} ms (worst {:.1} ms)",
+        "{from} → {to} extents by online, {} segments in {:.1} s, calls {:.1} ms (worst {:.1} ms){}",
         work.segments,
         run.took.as_secs_f64(),
         work.calls.median().as_secs_f64() * 1e3,
         work.calls.worst().as_secs_f64() * 1e3,
+        account(run),
     );
     match &run.outcome {
         RunOutcome::Improved => came,

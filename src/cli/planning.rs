@@ -154,6 +154,7 @@ fn image_facts(image: &Image, runs: &Runs) -> Option<ImageFacts> {
         severity: image.severity,
         growth: None,
         map: image.map.as_ref(),
+        outlook: image.outlook,
     };
     Some(gather::image(&now, runs))
 }

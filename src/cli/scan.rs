@@ -15,10 +15,10 @@ use crate::discover::mounts::MountTable;
 use crate::model::memory::{extent_limit, extent_map_memory};
 use crate::model::path::shown;
 use crate::model::{
-    Bytes, DeviceNumber, ExtentCount, ExtentMap, Filesystem, FilesystemKind, MapBuilder, Owner,
-    Sample, Severity,
+    Bytes, DeviceNumber, ExtentCount, ExtentMap, Filesystem, FilesystemKind, MapBuilder, Outlook,
+    Owner, Sample, Severity,
 };
-use crate::probe::protocol::{Fault, MapRequest, PassedOver, Reply, Request, Root};
+use crate::probe::protocol::{Fault, MapRequest, PassedOver, Reply, Request, Root, SampleRequest};
 use crate::probe::sweep::{Event, Fleet, Scope};
 
 /// How long one part of a map may take: short enough for the progress bar to move.
@@ -42,6 +42,8 @@ pub(super) struct Image {
     pub(super) owner: Option<Owner>,
     pub(super) severity: Severity,
     pub(super) map: Option<ExtentMap>,
+    /// What could be gained, if its map was read or sampled.
+    pub(super) outlook: Option<Outlook>,
 }
 
 impl Found {
@@ -97,16 +99,16 @@ pub(super) fn configured(settings: &Settings) -> anyhow::Result<Found> {
     runtime.block_on(scan(&arguments, settings, &Scope::configured(settings)))
 }
 
-/// The extent maps of the images that are wanted, as far as they may be read.
+/// The extent maps of the images that are wanted, as far as they may be read. Of longer ones a sample
+/// is taken if somebody has the image open: its map is loaded then.
 pub(super) fn with_maps(
     settings: &Settings,
     found: &mut Found,
     wanted: impl Fn(&Image, &Filesystem) -> bool,
 ) -> anyhow::Result<()> {
-    let cap = settings.sampling.map_max_extents;
     let is_wanted = |image: &Image| {
         let filesystem = found.filesystems.get(&image.device);
-        image.sample.extents <= cap && filesystem.is_some_and(|it| wanted(image, it))
+        filesystem.is_some_and(|it| wanted(image, it))
     };
     let images = std::mem::take(&mut found.images).into_iter();
     let (chosen, others): (Vec<Image>, Vec<Image>) = images.partition(is_wanted);
@@ -120,12 +122,52 @@ pub(super) fn with_maps(
             let mut fleet = Fleet::new(Path::new("/proc"));
             let mounts = fleet.mounts().context("cannot read /proc/self/mountinfo")?;
             read_maps(&arguments, settings, &mut fleet, &mounts, found).await;
+            sample_maps(settings, &mut fleet, &mounts, found).await;
             anyhow::Ok(())
         };
         runtime.block_on(reading)?;
     }
     found.images.extend(others);
     Ok(())
+}
+
+/// Samples the maps of images in use that are too long to be read.
+async fn sample_maps(
+    settings: &Settings,
+    fleet: &mut Fleet,
+    mounts: &MountTable,
+    found: &mut Found,
+) {
+    let cap = settings.sampling.map_max_extents;
+    for image in &mut found.images {
+        let in_use = image.owner.as_ref().is_some_and(Owner::in_use);
+        if image.sample.extents <= cap || !in_use {
+            continue;
+        }
+        let Some(mount) = mounts.principal(image.device) else {
+            continue;
+        };
+        let request = Request::Sample(SampleRequest {
+            path: image.sample.path.clone(),
+            id: image.sample.id,
+            expected: image.sample.extents,
+        });
+        let worker = fleet.worker(mount);
+        let mut worker = worker.lock().await;
+        let mut answer = None;
+        let on_reply = |reply| answer = Some(reply);
+        let deadline = settings.sampling.probe_timeout;
+        let called = worker.call(&request, deadline, on_reply).await;
+        match (called, answer) {
+            (Ok(()), Some(Reply::Sampled(outlook))) => image.outlook = Some(outlook),
+            (Ok(()), Some(Reply::Fault(fault))) => found.errors.push(fault),
+            (Ok(()), _) => {}
+            (Err(error), _) => found.errors.push(Fault {
+                path: image.sample.path.clone(),
+                error: error.to_string(),
+            }),
+        }
+    }
 }
 
 /// One image, wherever it lies and whatever it looks like.
@@ -212,6 +254,7 @@ fn take(device: DeviceNumber, event: Event, found: &mut Found, assessor: &Assess
             sample: counted.sample,
             owner: counted.owner,
             map: None,
+            outlook: None,
         }),
         Event::Fault(fault) => found.errors.push(fault),
         Event::PassedOver(passed_over) => found.passed_over.add(passed_over),
@@ -273,6 +316,7 @@ async fn read_maps(
         }
     }
     for (image, map) in found.images.iter_mut().zip(maps) {
+        image.outlook = map.as_ref().map(|map| Outlook::of_map(&map.borders));
         image.map = map;
     }
 }

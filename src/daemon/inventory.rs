@@ -13,7 +13,7 @@ use crate::model::memory::extent_map_memory;
 use crate::model::path::shown;
 use crate::model::{
     Bytes, DeviceNumber, ExtentCount, ExtentMap, Filesystem, FilesystemKind, Forecast, Growth,
-    ImageId, ImageKey, Owner, Point, Sample, Severity, UnixTime,
+    ImageId, ImageKey, Outlook, Owner, Point, Sample, Severity, UnixTime,
 };
 use crate::probe::protocol::Fault;
 use crate::serve::board::Snapshot;
@@ -45,6 +45,8 @@ pub(super) struct Entry {
     /// Why it has the severity that it has.
     reason: Reason,
     pub(super) map: Option<ExtentMap>,
+    /// What could be gained, when its map was read or sampled.
+    pub(super) outlook: Option<Outlook>,
     /// When its map was last read, or refused to be.
     pub(super) map_read: Option<Instant>,
     /// How often in a row reading its map came to no end, and until when it is left alone.
@@ -282,6 +284,7 @@ impl Inventory {
                     judge,
                     reason: Reason::BelowAll,
                     map: None,
+                    outlook: None,
                     map_read: None,
                     put_off: (0, None),
                     met: true,
@@ -392,6 +395,7 @@ impl Inventory {
         if let Some(entry) = self.images.get_mut(&id) {
             entry.recent.clear();
             entry.map = None;
+            entry.outlook = None;
             entry.map_read = None;
         }
     }
@@ -405,8 +409,23 @@ impl Inventory {
     pub(super) fn map_read(&mut self, id: ImageId, map: ExtentMap, now: Instant) {
         self.map_refused(id, now);
         if let Some(entry) = self.images.get_mut(&id) {
+            entry.outlook = Some(Outlook::of_map(&map.borders));
             entry.map = Some(map);
         }
+    }
+
+    /// The map of an image was sampled.
+    pub(super) fn map_sampled(&mut self, id: ImageId, outlook: Outlook, now: Instant) {
+        self.map_refused(id, now);
+        if let Some(entry) = self.images.get_mut(&id) {
+            entry.outlook = Some(outlook);
+        }
+    }
+
+    /// Whether a file system is an XFS.
+    pub(super) fn is_xfs(&self, device: DeviceNumber) -> bool {
+        let filesystem = self.filesystems.get(&device);
+        filesystem.is_some_and(|it| it.kind == FilesystemKind::Xfs)
     }
 
     /// The map of an image cannot be read: not before its next turn. The former one stays.

@@ -353,6 +353,7 @@ impl Maintenance {
                     severity: entry.severity(),
                     growth: entry.growth.rate(),
                     map: entry.map.as_ref(),
+                    outlook: entry.outlook,
                 },
                 &self.runs,
             );
@@ -591,8 +592,8 @@ fn row(image: &ImageRef, at: UnixTime, from: ExtentCount, report: &JobReport) ->
         to: run.to.unwrap_or(from),
         bytes: run.written,
         took: run.took,
-        outcome: run.outcome.as_str().to_owned(),
-        reason: join(run.outcome.reason().into_iter().chain(passed)),
+        outcome: run.outcome.recorded_as().to_owned(),
+        reason: join(run.reason().into_iter().chain(passed)),
     }
 }
 

@@ -9,11 +9,14 @@ use tokio::sync::{Mutex, mpsc};
 use tracing::debug;
 
 use super::chronicle::Teller;
+use super::inventory::Entry;
 use super::sampler::Shared;
 use crate::config::Settings;
-use crate::model::{DeviceNumber, ExtentCount, ExtentMap, ImageId, MapBuilder, Sample, UnixTime};
+use crate::model::{
+    DeviceNumber, ExtentCount, ExtentMap, ImageId, MapBuilder, Outlook, Sample, UnixTime,
+};
 use crate::probe::map_schedule::MapSchedule;
-use crate::probe::protocol::{MapRequest, Reply, Request};
+use crate::probe::protocol::{MapRequest, Reply, Request, SampleRequest};
 use crate::probe::sweep::Fleet;
 use crate::probe::worker::{CallError, Worker};
 use crate::serve::metrics::{Method, probe_failed, probed};
@@ -34,7 +37,13 @@ pub(super) struct Mapper {
 struct Finished {
     device: DeviceNumber,
     image: ImageId,
-    result: Result<ExtentMap, Unread>,
+    result: Result<Seen, Unread>,
+}
+
+/// What was seen of a map.
+enum Seen {
+    Whole(ExtentMap),
+    Sampled(Outlook),
 }
 
 /// Why there is no map.
@@ -81,7 +90,14 @@ impl Mapper {
             let finish = self.finish.clone();
             tokio::spawn(async move {
                 let image = sample.id;
-                let result = read_map(&worker, &sample, cap, deadline).await;
+                let result = match sample.extents <= cap {
+                    true => read_map(&worker, &sample, cap, deadline)
+                        .await
+                        .map(Seen::Whole),
+                    false => sample_map(&worker, &sample, deadline)
+                        .await
+                        .map(Seen::Sampled),
+                };
                 // Nobody listens any more when the daemon ends.
                 let _ = finish.send(Finished {
                     device,
@@ -102,7 +118,10 @@ impl Mapper {
             schedule.finished(now);
             let mut inventory = self.inventory.lock();
             match finished.result {
-                Ok(map) => {
+                Ok(Seen::Sampled(outlook)) => {
+                    inventory.map_sampled(finished.image, outlook, now);
+                }
+                Ok(Seen::Whole(map)) => {
                     let at = UnixTime::from_seconds(super::now());
                     self.teller.map(at, finished.image, &map, &inventory);
                     inventory.map_read(finished.image, map, now);
@@ -131,9 +150,15 @@ impl Mapper {
     ) -> Option<Sample> {
         let now = Instant::now();
         let inventory = self.inventory.lock();
+        // Above the cap the map is not to be loaded; that of an image in use is loaded already, and
+        // a sample of it costs nothing (xfs_iread_extents, at the first read or write).
+        let is_xfs = inventory.is_xfs(device);
+        let may_be_seen =
+            |entry: &&Entry| entry.sample.extents <= cap || (is_xfs && entry.owner.in_use());
         let readable = inventory
             .images()
-            .filter(|entry| entry.device == device && entry.sample.extents <= cap)
+            .filter(|entry| entry.device == device)
+            .filter(may_be_seen)
             .filter(|entry| !entry.map_is_put_off(now))
             .map(|entry| (entry.sample.id, entry.map_read));
         let schedule = self.schedules.entry(device).or_default();
@@ -167,6 +192,45 @@ async fn read_map(
     }
 }
 
+/// What could be gained of an image in use whose map is too long to be read.
+async fn sample_map(
+    worker: &Arc<Mutex<Worker>>,
+    sample: &Sample,
+    deadline: Duration,
+) -> Result<Outlook, Unread> {
+    let began = Instant::now();
+    let request = Request::Sample(SampleRequest {
+        path: sample.path.clone(),
+        id: sample.id,
+        expected: sample.extents,
+    });
+    match call(worker, &request, deadline).await? {
+        Some(Reply::Sampled(outlook)) => {
+            probed(Method::Map, began.elapsed());
+            Ok(outlook)
+        }
+        Some(Reply::Fault(fault)) => Err(Unread::Refused(fault.error)),
+        _ => Err(Unread::Refused(
+            "the probe helper gave no sample".to_owned(),
+        )),
+    }
+}
+
+async fn call(
+    worker: &Arc<Mutex<Worker>>,
+    request: &Request,
+    deadline: Duration,
+) -> Result<Option<Reply>, Unread> {
+    let mut answer = None;
+    let called = worker
+        .lock()
+        .await
+        .call(request, deadline, |reply| answer = Some(reply))
+        .await;
+    called.map_err(Unread::NotNow)?;
+    Ok(answer)
+}
+
 enum Part {
     More(MapBuilder),
     Whole(ExtentMap),
@@ -188,14 +252,7 @@ async fn read_part(
         budget: PART,
         quick: false,
     }));
-    let mut answer = None;
-    let called = worker
-        .lock()
-        .await
-        .call(&request, deadline, |reply| answer = Some(reply))
-        .await;
-    called.map_err(Unread::NotNow)?;
-    match answer {
+    match call(worker, &request, deadline).await? {
         Some(Reply::Map(map)) if map.complete => Ok(Part::Whole(*map)),
         Some(Reply::Map(_)) => Err(Unread::Refused("too many extents by now".to_owned())),
         Some(Reply::MapPart(part)) => Ok(Part::More(*part)),

@@ -36,7 +36,9 @@ use super::pressure::{Asked, Gauge, WithoutIo};
 use super::run::{Action, Hold, Input, Machine, State};
 use super::{Host, leftovers};
 use crate::config::settings::Defrag;
-use crate::model::{Bytes, Engine, ExtentCount, RunOutcome, RunReport, Stop, Visitor};
+use crate::model::{
+    Account, Borders, Bytes, Engine, ExtentCount, RunOutcome, RunReport, Stop, Visitor,
+};
 use crate::probe::{open, reason};
 use crate::sys::child::humble;
 use crate::sys::fsxattr;
@@ -205,6 +207,9 @@ fn attempt(
     drop(turn);
     let counted = count(&target);
     report.to = counted.as_ref().ok().copied();
+    if let Some(to) = report.to.filter(|to| *to < cleared.facts.extents) {
+        report.account = Some(Account::of_whole_copy(&cleared.borders, to));
+    }
     let outcome = judge(&cleared.facts, report.to, &machine, end, &target.path);
     Ok(as_counted(outcome, counted.err()))
 }
@@ -281,6 +286,8 @@ struct Cleared {
     gate: Gate,
     facts: Facts,
     gauge: Gauge,
+    /// Its extents by what keeps them apart.
+    borders: Borders,
     /// As long as it is held no other run begins on the file system.
     turn: File,
 }
@@ -306,7 +313,7 @@ fn clear(
     let mut gate = Gate::raise(&target.file, &host.proc).map_err(no_gate)?;
     guard::check_unused(&target, &mut gate, host)?;
     guard::check_settled(&target, &mut gate)?;
-    guard::check_map(&target, count(&target)?, &mut gate)?;
+    let borders = guard::check_map(&target, count(&target)?, &mut gate)?;
     // Once more, behind the gate: until it was raised all could change.
     let facts = guard::check_quick(&target, request.limits, host)?;
     guard::recheck_pressure(&mut gauge, most, host)?;
@@ -315,6 +322,7 @@ fn clear(
         gate,
         facts,
         gauge,
+        borders,
         turn,
     })
 }

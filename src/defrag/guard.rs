@@ -20,9 +20,11 @@ use super::pressure::{Asked, Found, Gauge, Pressure};
 use super::{Host, KernelCheck, holders, kernels};
 use crate::config::settings::Defrag;
 use crate::discover::mounts::{Mount, MountTable};
+use crate::model::gain::{BorderCount, SAMPLED_FROM};
 use crate::model::path::shown;
 use crate::model::{
-    Bytes, Engine, Extent, ExtentCount, FilesystemKind, Share, Visitor, swap_stall,
+    Borders, Bytes, Engine, Extent, ExtentCount, FilesystemKind, Outlook, Share, Visitor,
+    swap_stall,
 };
 use crate::probe::extents::{Pace, Reader};
 use crate::probe::{open as opening, reason};
@@ -55,12 +57,13 @@ pub const NEAR_IDEAL: &str = "near_ideal";
 
 /// The names of the refusals that lie with the engine, not with the image, its file system or the
 /// host: another engine may do it.
-const OF_THE_ENGINE: [&str; 13] = [
+const OF_THE_ENGINE: [&str; 14] = [
     "in_use",
     "qemu_lock",
     "use_unknown",
     "changing",
     "shared",
+    "little_gain",
     "map_too_long",
     "no_space",
     "swap_stall",
@@ -115,6 +118,8 @@ pub enum Refusal {
     MapTooLong(ExtentCount),
     /// It has as few extents as it can have, or nearly.
     NearIdeal(ExtentCount),
+    /// Holes, sharing or unwritten parts keep its extents apart.
+    LittleGain(String),
     /// There is too little free space.
     NoSpace {
         /// What the copy takes.
@@ -174,6 +179,7 @@ impl Refusal {
             Refusal::Shared => "shared",
             Refusal::MapTooLong(_) => "map_too_long",
             Refusal::NearIdeal(_) => NEAR_IDEAL,
+            Refusal::LittleGain(_) => "little_gain",
             Refusal::NoSpace { .. } => "no_space",
             Refusal::SwapStall { .. } => "swap_stall",
             Refusal::Pressure { .. } => "pressure",
@@ -226,6 +232,7 @@ impl fmt::Display for Refusal {
                 "already near its ideal: {extents} {}",
                 if extents.0 == 1 { "extent" } else { "extents" }
             ),
+            Refusal::LittleGain(why) => f.write_str(why),
             Refusal::NoSpace { needs, free, keeps } => write!(
                 f,
                 "not enough free space: needs {needs}, has {free}, keeps {} ({})",
@@ -589,11 +596,15 @@ fn is_settled(file: &File) -> io::Result<bool> {
 }
 
 /// Reads the map, as xfs_fsr does too: whether blocks are shared, and whether there is something to
-/// gain. The gate is served meanwhile.
+/// gain. The gate is served meanwhile. Gives its extents by what keeps them apart.
 ///
 /// # Errors
 /// If they are, or there is not, or somebody came.
-pub fn check_map(target: &Target, extents: ExtentCount, gate: &mut Gate) -> Result<(), Refusal> {
+pub fn check_map(
+    target: &Target,
+    extents: ExtentCount,
+    gate: &mut Gate,
+) -> Result<Borders, Refusal> {
     let deadline = Instant::now() + MAP_TIME;
     let mut came = Ok(());
     let enough = Cell::new(false);
@@ -604,7 +615,9 @@ pub fn check_map(target: &Target, extents: ExtentCount, gate: &mut Gate) -> Resu
         enough.set(came.is_err() || Instant::now() > deadline);
     };
     let (mut shared, mut pieces, mut end) = (false, 0_u64, u64::MAX);
+    let mut count = BorderCount::default();
     let visit = |extent: Extent| {
+        count.push(&extent);
         shared |= extent.flags.shared;
         pieces += u64::from(extent.logical.0 != end);
         end = extent.logical.0.saturating_add(extent.length.0);
@@ -625,7 +638,28 @@ pub fn check_map(target: &Target, extents: ExtentCount, gate: &mut Gate) -> Resu
     if extents.0 <= ideal {
         return Err(Refusal::NearIdeal(extents));
     }
-    Ok(())
+    worth_it(Outlook::of_map(&count.borders), Engine::XfsFsr)?;
+    Ok(count.borders)
+}
+
+/// Samples the map before the online engine reads all of it, where that is worth it.
+///
+/// # Errors
+/// If it is certain that little can be gained.
+pub(super) fn check_gain(target: &Target, extents: ExtentCount) -> Result<(), Refusal> {
+    if extents <= SAMPLED_FROM {
+        return Ok(());
+    }
+    let outlook = Reader::new().sample(&target.file, extents, &mut || {})?;
+    worth_it(outlook, Engine::Online)
+}
+
+/// A short map is no reason to refuse a run: that costs little, too.
+fn worth_it(outlook: Outlook, engine: Engine) -> Result<(), Refusal> {
+    match outlook.extents > SAMPLED_FROM && outlook.is_little(engine) {
+        true => Err(Refusal::LittleGain(outlook.why_little(&[engine]))),
+        false => Ok(()),
+    }
 }
 
 /// How many more extents than pieces a file of its size must have: no extent reaches beyond its
@@ -693,6 +727,7 @@ mod tests {
             Refusal::UseUnknown,
             Refusal::Changing,
             Refusal::Shared,
+            Refusal::LittleGain(String::new()),
             Refusal::MapTooLong(ExtentCount(1)),
             Refusal::NoSpace {
                 needs,

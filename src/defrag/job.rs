@@ -254,8 +254,9 @@ pub fn run_json(report: &RunReport) -> Value {
         "written_bytes": report.written,
         "seconds": report.took.as_secs_f64(),
         "held_seconds": report.held.as_secs_f64(),
+        "account": report.account,
     });
-    if let Some(reason) = report.outcome.reason() {
+    if let Some(reason) = report.reason() {
         json["reason"] = json!(reason);
     }
     match &report.outcome {

@@ -34,7 +34,7 @@ use super::pressure::{Gauge, WithoutIo};
 use super::run::{Hold, Input, Machine, State};
 use super::segments::{self, Before, Place, Plan, Region, Segment, Survey};
 use super::{Host, holders};
-use crate::model::{Bytes, Engine, Extent, ExtentCount, RunOutcome, RunReport, Stop};
+use crate::model::{Account, Bytes, Engine, Extent, ExtentCount, RunOutcome, RunReport, Stop};
 use crate::probe::extents::{Pace as ReadPace, Reader};
 use crate::probe::reason;
 use crate::sys::{geometry, locks};
@@ -99,6 +99,8 @@ pub struct Work {
     pub busy: Duration,
     /// What belongs to another file too, and stayed so.
     pub shared: Bytes,
+    /// Extents that went away, as far as the survey knew them.
+    pub joined: ExtentCount,
 }
 
 /// What came of a run, and how.
@@ -116,7 +118,8 @@ pub struct Report {
 /// What is not right.
 pub fn rehearse(request: &Request<'_>, host: &Host) -> Result<Summary, Refusal> {
     let target = guard::open(request.path, host)?;
-    guard::check_online(&target, request.limits, host)?;
+    let extents = guard::check_online(&target, request.limits, host)?;
+    guard::check_gain(&target, extents)?;
     gauged(&target, request, host)?;
     let plan = survey(&target, ReadPace::GENTLE, &mut || None)?;
     Ok(summary(&worthwhile(plan)?))
@@ -175,6 +178,7 @@ fn attempt(
     let target = guard::open(request.path, host)?;
     let turn = take_turn(&target)?;
     let from = guard::check_online(&target, request.limits, host)?;
+    guard::check_gain(&target, from)?;
     let gauge = gauged(&target, request, host)?;
     let in_use = locks::in_use(&target.file)?;
     let in_use = in_use.open != Some(false) || in_use.qemu.any();
@@ -198,9 +202,23 @@ fn attempt(
     };
     session.in_use = in_use;
     let end = session.work_through(&plan, &mut report.work);
+    let in_use = session.in_use;
     let outcome = session.end(report, plan.shared.0 > 0, end);
+    let joined = report.work.joined;
+    let account = |to| account(&plan, joined, to, in_use);
+    report.run.account = report.run.to.map(account);
     drop(turn);
     Ok(outcome)
+}
+
+/// What became of the extents of the plan, if `to` are left.
+fn account(plan: &Plan, joined: ExtentCount, to: ExtentCount, in_use: bool) -> Account {
+    let joined = match in_use {
+        true => joined,
+        // Nobody tore any, so those that are left were not joined.
+        false => joined.min(plan.extents.saturating_sub(to)),
+    };
+    Account::new(&plan.borders, plan.gain, joined, to)
 }
 
 fn failed(what: &str, error: &io::Error) -> RunOutcome {
@@ -335,6 +353,7 @@ impl<'a> Session<'a> {
                 return end;
             }
             done = done.saturating_add(region.gain);
+            work.joined = done;
         }
         End::Done
     }
@@ -344,10 +363,8 @@ impl<'a> Session<'a> {
         let (mut at, mut before, mut rest) = (region.start, Before::default(), Duration::ZERO);
         let mut gone = ExtentCount(0);
         while at < region.end {
-            self.tell(
-                done.saturating_add(ExtentCount(gone.0.min(region.gain.0))),
-                work,
-            );
+            work.joined = done.saturating_add(gone.min(region.gain));
+            self.tell(work.joined, work);
             if let Some(end) = self.breathe(rest) {
                 return Some(end);
             }

@@ -8,7 +8,8 @@
 //!
 //! Within a region, [`cut`] takes *segments* from the map as it is at that moment.
 
-use crate::model::{Bytes, Extent, ExtentCount};
+use crate::model::gain::{BorderCount, LONG, WORTH};
+use crate::model::{Borders, Bytes, Extent, ExtentCount};
 
 use super::governor::{PAGE, Work};
 
@@ -16,16 +17,12 @@ use super::governor::{PAGE, Work};
 pub const REGION: u64 = 16 << 20;
 /// More regions would take too much memory; they become larger then.
 const MOST_REGIONS: u64 = 1 << 16;
-/// An extent as long as this is left as it is.
-const LONG: u64 = 4 << 20;
-/// A region is worth its copy if an extent goes away for each so many bytes.
-const WORTH: u64 = 1 << 20;
 
 /// Whether an extent may be moved: written, in its place, and nobody else's.
 #[must_use]
 pub fn is_movable(extent: &Extent) -> bool {
     let flags = extent.flags;
-    !flags.unwritten && !flags.shared && !flags.delayed && extent.length.0 < LONG
+    !flags.unwritten && !flags.shared && !flags.delayed && extent.length < LONG
 }
 
 fn end(extent: &Extent) -> u64 {
@@ -59,7 +56,7 @@ pub struct Survey {
     region: u64,
     tallies: Vec<Tally>,
     previous: Option<Extent>,
-    extents: ExtentCount,
+    borders: BorderCount,
     shared: Bytes,
 }
 
@@ -72,6 +69,8 @@ pub struct Plan {
     pub gain: ExtentCount,
     /// Extents of the map.
     pub extents: ExtentCount,
+    /// The same by what keeps them from the one before.
+    pub borders: Borders,
     /// What belongs to another file too, and stays so.
     pub shared: Bytes,
 }
@@ -90,14 +89,14 @@ impl Survey {
             region,
             tallies: vec![Tally::default(); usize::try_from(count).unwrap_or(0)],
             previous: None,
-            extents: ExtentCount(0),
+            borders: BorderCount::default(),
             shared: Bytes(0),
         }
     }
 
     /// The next extent.
     pub fn push(&mut self, extent: Extent) {
-        self.extents.0 += 1;
+        self.borders.push(&extent);
         if extent.flags.shared {
             self.shared = self.shared.saturating_add(extent.length);
         }
@@ -140,7 +139,7 @@ impl Survey {
         let mut regions: Vec<(u32, Region)> = Vec::new();
         for (tally, start) in self.tallies.iter().zip((0..).step_by(step(region))) {
             let bytes = u64::from(tally.pages) * PAGE;
-            if u64::from(tally.gain).saturating_mul(WORTH) < bytes || tally.gain == 0 {
+            if u64::from(tally.gain).saturating_mul(WORTH.0) < bytes || tally.gain == 0 {
                 continue;
             }
             let class = (u64::from(tally.gain) * region / bytes.max(1)).ilog2();
@@ -157,7 +156,8 @@ impl Survey {
         Plan {
             gain: regions.iter().map(|region| region.gain).sum(),
             regions,
-            extents: self.extents,
+            extents: ExtentCount(self.borders.borders.total()),
+            borders: self.borders.borders,
             shared: self.shared,
         }
     }

@@ -10,8 +10,8 @@ use jiff::tz::TimeZone;
 use super::calendar::{Calendar, Opening, between};
 use super::estimate::Paces;
 use crate::model::{
-    Bytes, Engine, EngineState, ExtentCount, ExtentsPerDay, Features, FilesystemKind, Severity,
-    Unusable,
+    Bytes, Engine, EngineState, ExtentCount, ExtentsPerDay, Features, FilesystemKind, Outlook,
+    Severity, Unusable,
 };
 
 /// How many times a cooldown is doubled at most.
@@ -98,6 +98,8 @@ pub struct ImageFacts {
     pub extents: ExtentCount,
     /// What is left when it is defragmented; see [`ideal`].
     pub ideal: ExtentCount,
+    /// What could be gained, if its map was looked at.
+    pub outlook: Option<Outlook>,
     /// How fast it gets worse, if that is known.
     pub growth: Option<ExtentsPerDay>,
     /// Its length as a file.

@@ -7,8 +7,8 @@ use jiff::Timestamp;
 use super::estimate::{Paces, PastRun};
 use super::facts::{Active, Came, FilesystemFacts, ImageFacts, LastRun, User, ideal};
 use crate::model::{
-    Bytes, Engine, ExtentCount, ExtentMap, ExtentsPerDay, Filesystem, ImageKey, Owner, Sample,
-    Severity, UnixTime,
+    Bytes, Engine, ExtentCount, ExtentMap, ExtentsPerDay, Filesystem, ImageKey, Outlook, Owner,
+    Sample, Severity, UnixTime,
 };
 
 /// A run of the past, as the history has it.
@@ -127,6 +127,8 @@ fn verdict(outcome: &str) -> Verdict {
         "improved" => Verdict::Improved,
         "stopped" | "interrupted" => Verdict::Interrupted,
         "busy" | "refused" | "no_report" | "unexplained" => Verdict::PutOff,
+        // What there is to gain does not change in minutes, and finding it out loads the map.
+        "no_gain" => Verdict::InVain,
         _ => Verdict::InVain,
     }
 }
@@ -146,6 +148,8 @@ pub struct ImageNow<'a> {
     pub growth: Option<ExtentsPerDay>,
     /// Its map, if one was read.
     pub map: Option<&'a ExtentMap>,
+    /// What could be gained, if its map was read or sampled.
+    pub outlook: Option<Outlook>,
 }
 
 /// The facts of an image.
@@ -159,6 +163,7 @@ pub fn image(now: &ImageNow<'_>, runs: &Runs) -> ImageFacts {
         severity: now.severity,
         extents: sample.extents,
         ideal: ideal(sample.size, holes),
+        outlook: now.outlook.map(|outlook| outlook.with(sample.extents)),
         growth: now.growth,
         size: sample.size,
         allocated: sample.allocated,

@@ -2,9 +2,9 @@
 //!
 //! # The order
 //!
-//! Worse severity first; then what brings most for what it costs. It brings the extents above the
-//! ideal and those of the next week, as it grows now: of two images that are as bad, the one that
-//! gets worse is more urgent. It costs the bytes to copy. After an incident, which was about kernel
+//! Worse severity first; then what brings most for what it costs. It brings the extents that can go,
+//! or where the map was not looked at those above the ideal, and those of the next week, as it grows
+//! now: of two images that are as bad, the one that gets worse is more urgent. It costs the bytes to copy. After an incident, which was about kernel
 //! memory, the images with most extents come first within their severity.
 //!
 //! # The engine
@@ -32,12 +32,13 @@ use super::estimate::{Estimate, estimate};
 use super::facts::{Allowed, Came, Facts, FilesystemFacts, ImageFacts, Obstacle};
 use super::policy::Policy;
 use super::reason::{Moment, Reason};
-use crate::model::{Engine, ExtentCount, FilesystemKind, Severity, Share};
+use crate::model::gain::LITTLE;
+use crate::model::{Engine, ExtentCount, FilesystemKind, Outlook, Severity, Share};
 
 /// From here on a file system is too full for any run: what it copies would itself be fragmented.
 const ALMOST_FULL: Share = Share::percent(95);
 /// An image whose extents above the ideal are fewer than one in so many is near it.
-const NEAR_IDEAL: u64 = 10;
+const NEAR_IDEAL: u64 = LITTLE;
 /// The growth of so many days counts as if it were there.
 const GROWTH_DAYS: f64 = 7.0;
 /// An estimate may be wrong by one part in so many without a run being cut off.
@@ -67,6 +68,8 @@ pub struct Planned {
     pub extents: ExtentCount,
     /// What would be left.
     pub ideal: ExtentCount,
+    /// What could be gained, if its map was looked at.
+    pub outlook: Option<Outlook>,
     /// What is done.
     pub verdict: Verdict,
 }
@@ -214,6 +217,7 @@ impl<'f> Planner<'f> {
             severity: image.severity,
             extents: image.extents,
             ideal: image.ideal,
+            outlook: image.outlook,
             verdict,
         }
     }
@@ -257,7 +261,16 @@ impl<'f> Planner<'f> {
         let (extents, ideal) = (image.extents, image.ideal);
         let gain = extents.0.saturating_sub(ideal.0);
         if gain == 0 || gain < extents.0 / NEAR_IDEAL {
-            return Err(Reason::NearIdeal { extents, ideal });
+            let kept = image.outlook.map(|outlook| outlook.what_keeps());
+            return Err(Reason::NearIdeal {
+                extents,
+                ideal,
+                kept,
+            });
+        }
+        let engines = &self.policy.engines;
+        if !engines.is_empty() {
+            gains(image, engines)?;
         }
         // What matters to one engine only is not said of the image.
         let forbidding = |obstacle: &&Obstacle| **obstacle != Obstacle::Dax;
@@ -368,6 +381,7 @@ impl<'f> Planner<'f> {
                 }
             }
         }
+        gains(image, &[engine])?;
         let keeps = self.policy.keep_free.of_bytes(filesystem.size);
         let (needs, has) = (estimate.needs, filesystem.free);
         if needs.saturating_add(keeps) > has {
@@ -393,6 +407,17 @@ impl<'f> Planner<'f> {
     }
 }
 
+/// Whether one of the engines may gain more than a little.
+fn gains(image: &ImageFacts, engines: &[Engine]) -> Result<(), Reason> {
+    match image.outlook {
+        Some(outlook) if engines.iter().all(|engine| outlook.is_little(*engine)) => {
+            let why = outlook.why_little(engines);
+            Err(Reason::LittleGain { why })
+        }
+        _ => Ok(()),
+    }
+}
+
 fn filesystem_allows(filesystem: &FilesystemFacts) -> Result<(), Reason> {
     if filesystem.stalled {
         return Err(Reason::Stalled);
@@ -411,7 +436,12 @@ fn filesystem_allows(filesystem: &FilesystemFacts) -> Result<(), Reason> {
 
 /// What defragmenting an image brings for what it costs.
 fn worth(image: &ImageFacts) -> f64 {
-    let gain = image.extents.0.saturating_sub(image.ideal.0);
+    let best = |outlook: &Outlook| {
+        let gains = Engine::ALL.map(|engine| outlook.gain(engine).likely.0);
+        gains.into_iter().max()
+    };
+    let above_ideal = image.extents.0.saturating_sub(image.ideal.0);
+    let gain = image.outlook.as_ref().and_then(best).unwrap_or(above_ideal);
     let growth = image.growth.map_or(0.0, |growth| growth.0);
     // One that shrinks, or whose growth is no number, is as bad as it is.
     let growth = if growth > 0.0 { growth } else { 0.0 };

@@ -55,6 +55,13 @@ pub enum Reason {
         extents: ExtentCount,
         /// What would be left.
         ideal: ExtentCount,
+        /// What keeps its extents apart, if that is known, and what would help.
+        kept: Option<String>,
+    },
+    /// There is little to gain: holes, sharing or unwritten parts keep its extents apart.
+    LittleGain {
+        /// Which of them, and what would help.
+        why: String,
     },
     /// Something forbids touching it.
     Forbidden(Obstacle),
@@ -169,6 +176,7 @@ impl Reason {
                 | Reason::NoSpace { .. }
                 | Reason::SwapStall { .. }
                 | Reason::NoReflink
+                | Reason::LittleGain { .. }
                 | Reason::WouldNotFinish { .. }
                 | Reason::Forbidden(Obstacle::Dax)
         )
@@ -181,6 +189,7 @@ impl Reason {
             Reason::RunningNow => "running_now",
             Reason::BelowSeverity { .. } => "below_severity",
             Reason::NearIdeal { .. } => "near_ideal",
+            Reason::LittleGain { .. } => "little_gain",
             Reason::Forbidden(obstacle) => obstacle_code(*obstacle),
             Reason::NotXfs { .. } => "not_xfs",
             Reason::NothingKnown => "nothing_known",
@@ -242,10 +251,18 @@ impl fmt::Display for Reason {
             Reason::BelowSeverity { severity, from } => {
                 write!(f, "severity {severity}, below {from}")
             }
-            Reason::NearIdeal { extents, ideal } => write!(
-                f,
-                "already near its ideal ({extents} extents, {ideal} at best)"
-            ),
+            Reason::NearIdeal {
+                extents,
+                ideal,
+                kept,
+            } => {
+                write!(
+                    f,
+                    "already near its ideal ({extents} extents, {ideal} at best)"
+                )?;
+                kept.iter().try_for_each(|kept| write!(f, ": {kept}"))
+            }
+            Reason::LittleGain { why } => f.write_str(why),
             Reason::Forbidden(obstacle) => obstacle.fmt(f),
             Reason::NotXfs { type_name } => write!(f, "on {type_name}; only XFS is defragmented"),
             Reason::NothingKnown => write!(f, "nothing is known of its file system yet"),

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::gain::Borders;
 use super::units::{Bytes, ExtentCount};
 
 /// What takes the fragmentation away.
@@ -243,6 +244,16 @@ impl RunOutcome {
         }
     }
 
+    /// The outcome as the history and the metrics name it. A refusal for want of anything to gain has
+    /// a name of its own: the image need not be asked again soon.
+    #[must_use]
+    pub fn recorded_as(&self) -> &'static str {
+        match self {
+            RunOutcome::Refused { guard, .. } if NO_GAIN.contains(&guard.as_str()) => "no_gain",
+            outcome => outcome.as_str(),
+        }
+    }
+
     /// Why it came out so, in words, where there is more to it than its name.
     #[must_use]
     pub fn reason(&self) -> Option<String> {
@@ -263,6 +274,9 @@ impl RunOutcome {
     }
 }
 
+/// The guards that refuse an image at which too little can be gained.
+const NO_GAIN: [&str; 2] = ["near_ideal", "little_gain"];
+
 /// The reason of a run that changed nothing, if that is not known; see [`RunOutcome::Unchanged`].
 #[must_use]
 pub fn unknown_reason(message: &str) -> String {
@@ -270,6 +284,89 @@ pub fn unknown_reason(message: &str) -> String {
         "" => "unchanged for an unknown reason: xfs_fsr printed nothing; see journalctl -t fsr"
             .to_owned(),
         message => format!("unchanged for an unknown reason: xfs_fsr printed \"{message}\""),
+    }
+}
+
+/// What became of the extents of an image in a run, as far as that is known: what is left of it is
+/// what was not joined, for these reasons.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Account {
+    /// Extents that became part of others.
+    pub joined: ExtentCount,
+    /// Left, because a hole is before them.
+    pub holes: ExtentCount,
+    /// Left, because a snapshot or reflink copy has them as well.
+    pub shared: ExtentCount,
+    /// Left, because they, or their neighbours, were not written yet.
+    pub unwritten: ExtentCount,
+    /// Left, because they are as long as is worth it, or as can be.
+    pub long: ExtentCount,
+    /// Left, because the run ended before, or free space was in pieces itself.
+    pub not_reached: ExtentCount,
+    /// Came since the run began: the guest's writes tore others.
+    pub torn: ExtentCount,
+}
+
+impl Account {
+    /// Of a run on extents between these borders, of which so many were joined and `to` are left.
+    #[must_use]
+    pub fn new(
+        before: &Borders,
+        can_join: ExtentCount,
+        joined: ExtentCount,
+        to: ExtentCount,
+    ) -> Account {
+        let all = ExtentCount(before.total());
+        let left = all.saturating_sub(joined);
+        // Pieces that were moved may have come to lie beside each other, and be one.
+        let more = left.saturating_sub(to);
+        // What is between extents that join, but in places where it was not worth it.
+        let passed = ExtentCount(before.joins).saturating_sub(can_join);
+        let long = ExtentCount(before.long).saturating_add(passed);
+        Account {
+            joined: joined.saturating_add(more).min(all),
+            holes: ExtentCount(before.holes),
+            shared: ExtentCount(before.shared),
+            unwritten: ExtentCount(before.unwritten),
+            long: long.saturating_sub(more),
+            not_reached: can_join.saturating_sub(joined),
+            torn: to.saturating_sub(left),
+        }
+    }
+
+    /// Of a run of xfs_fsr, after which `to` are left: nobody wrote meanwhile, and it joins all that
+    /// no hole keeps apart.
+    #[must_use]
+    pub fn of_whole_copy(before: &Borders, to: ExtentCount) -> Account {
+        let holes = ExtentCount(before.holes);
+        Account {
+            joined: ExtentCount(before.total()).saturating_sub(to),
+            holes,
+            long: to.saturating_sub(holes),
+            ..Account::default()
+        }
+    }
+}
+
+impl fmt::Display for Account {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let left = [
+            (self.holes, "behind holes"),
+            (self.shared, "shared"),
+            (self.unwritten, "unwritten"),
+            (self.long, "long enough"),
+            (self.not_reached, "not reached"),
+        ];
+        write!(f, "{} joined", self.joined)?;
+        let left = left.into_iter().filter(|(number, _)| number.0 > 0);
+        for (place, (number, why)) in left.enumerate() {
+            let left = if place == 0 { "; left: " } else { ", " };
+            write!(f, "{left}{number} {why}")?;
+        }
+        match self.torn {
+            ExtentCount(0) => Ok(()),
+            torn => write!(f, "; {torn} torn anew by the guest"),
+        }
     }
 }
 
@@ -293,9 +390,21 @@ pub struct RunReport {
     pub took: Duration,
     /// How long of that it was made to stand still.
     pub held: Duration,
+    /// What became of its extents; nothing if it did not come so far.
+    #[serde(default)]
+    pub account: Option<Account>,
 }
 
 impl RunReport {
+    /// Why it came out so, in words: for a run that changed nothing, what keeps the extents apart.
+    #[must_use]
+    pub fn reason(&self) -> Option<String> {
+        match (&self.outcome, &self.account) {
+            (RunOutcome::Unchanged { message: None }, Some(account)) => Some(account.to_string()),
+            (outcome, _) => outcome.reason(),
+        }
+    }
+
     /// A run of which nothing is known but what came of it.
     #[must_use]
     pub fn of(engine: Engine, outcome: RunOutcome) -> RunReport {
@@ -308,6 +417,7 @@ impl RunReport {
             written: Bytes(0),
             took: Duration::ZERO,
             held: Duration::ZERO,
+            account: None,
         }
     }
 }
@@ -335,6 +445,36 @@ mod tests {
     }
 
     #[test]
+    fn each_extent_has_its_reason() {
+        let before = Borders {
+            joins: 100,
+            holes: 20,
+            shared: 7,
+            unwritten: 3,
+            long: 1,
+        };
+        let count = ExtentCount;
+        let account = Account::new(&before, count(90), count(60), count(75));
+        let words = "60 joined; left: 20 behind holes, 7 shared, 3 unwritten, 11 long enough, 30 not \
+                     reached; 4 torn anew by the guest";
+        assert_eq!(account.to_string(), words);
+        let left = [
+            account.holes,
+            account.shared,
+            account.unwritten,
+            account.long,
+        ];
+        let left: u64 = left.iter().map(|it| it.0).sum();
+        assert_eq!(left + account.not_reached.0 + account.torn.0, 75);
+        let account = Account::new(&before, count(90), count(90), count(31));
+        let words = "100 joined; left: 20 behind holes, 7 shared, 3 unwritten, 1 long enough";
+        assert_eq!(account.to_string(), words);
+        let whole = Account::of_whole_copy(&before, count(21));
+        let words = "110 joined; left: 20 behind holes, 1 long enough";
+        assert_eq!(whole.to_string(), words);
+    }
+
+    #[test]
     fn a_report_is_flat_in_json() {
         let report = RunReport {
             engine: Engine::XfsFsr,
@@ -347,6 +487,7 @@ mod tests {
             written: Bytes(2),
             took: Duration::from_secs(1),
             held: Duration::ZERO,
+            account: Some(Account::default()),
         };
         let json = serde_json::to_value(&report).unwrap();
         assert_eq!(json["outcome"], "stopped");

@@ -3,6 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::gain::{BorderCount, Borders};
 use super::units::{Bytes, ExtentCount};
 
 /// What the kernel says of an extent beside its place (`FIEMAP_EXTENT_*`, linux/fiemap.h).
@@ -53,6 +54,9 @@ pub struct ExtentMap {
     pub histogram: Vec<u64>,
     /// False if reading stopped at a cap before the last extent.
     pub complete: bool,
+    /// Extents by what keeps them from the one before; nothing in a map of the history.
+    #[serde(default)]
+    pub borders: Borders,
 }
 
 impl ExtentMap {
@@ -72,11 +76,13 @@ pub struct MapBuilder {
     logical_end: Bytes,
     /// Where it ended on the device; nothing where that is not known.
     physical_end: Option<Bytes>,
+    borders: BorderCount,
 }
 
 impl MapBuilder {
     /// Adds the next extent. Extents come in ascending order and do not overlap.
     pub fn push(&mut self, extent: Extent) {
+        self.borders.push(&extent);
         let map = &mut self.map;
         let gap = extent.logical > self.logical_end;
         if gap {
@@ -132,6 +138,7 @@ impl MapBuilder {
             self.map.holes += 1;
         }
         self.map.complete = complete;
+        self.map.borders = self.borders.borders;
         self.map
     }
 }
@@ -223,6 +230,7 @@ mod tests {
             }
             let map = map(&extents, at);
             prop_assert_eq!(map.extents.0, extents.len() as u64);
+            prop_assert_eq!(map.borders.total(), map.extents.0);
             prop_assert_eq!(map.histogram.iter().sum::<u64>(), map.extents.0);
             prop_assert!(map.fragments <= map.extents.0);
             prop_assert_eq!(map.mapped.0, extents.iter().map(|e| e.length.0).sum::<u64>());

@@ -6,6 +6,7 @@
 pub mod census;
 pub mod defrag;
 pub mod filesystem;
+pub mod gain;
 pub mod growth;
 pub mod history;
 pub mod image;
@@ -20,10 +21,11 @@ pub mod units;
 
 pub use census::{Census, CensusFile};
 pub use defrag::{
-    Engine, EngineState, RunOutcome, RunReport, Stop, Unusable, UnusableReason, Visitor,
+    Account, Engine, EngineState, RunOutcome, RunReport, Stop, Unusable, UnusableReason, Visitor,
     swap_stall, unknown_reason,
 };
 pub use filesystem::{DeviceNumber, Features, Filesystem, FilesystemKind};
+pub use gain::{Between, Borders, Outlook};
 pub use growth::{Forecast, Growth, Pace, Trend, Unknown};
 pub use history::{ExtentsPerDay, ImageKey, Point, UnixTime};
 pub use image::{Format, ImageId, Sample};

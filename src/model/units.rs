@@ -54,6 +54,12 @@ impl ExtentCount {
         ExtentCount(self.0.saturating_add(other.0))
     }
 
+    /// The difference; none if the other is larger.
+    #[must_use]
+    pub fn saturating_sub(self, other: ExtentCount) -> ExtentCount {
+        ExtentCount(self.0.saturating_sub(other.0))
+    }
+
     /// As a person reads it: `999`, `12.3k`, `34.7M`.
     #[must_use]
     pub fn short(self) -> String {

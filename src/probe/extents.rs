@@ -5,7 +5,8 @@ use std::io;
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
-use crate::model::{Bytes, Extent, ExtentCount, ExtentFlags, ExtentMap, MapBuilder};
+use crate::model::gain::{BorderCount, SAMPLED_FROM, Sampling};
+use crate::model::{Bytes, Extent, ExtentCount, ExtentFlags, ExtentMap, MapBuilder, Outlook};
 use crate::sys::fiemap;
 
 /// How long to rest after a piece of work, as a share of the time that it took.
@@ -127,6 +128,51 @@ impl Reader {
         let last = extents.last().filter(|_| is_full);
         let known = last.map_or(end, |last| last.logical.0 + last.length.0);
         Ok((extents, Bytes(known)))
+    }
+
+    /// What could be gained of a file of so many extents, by a sample of its map: some hundred calls
+    /// of some 50 µs. The first of them loads the whole map if it is not loaded yet. A map that is no
+    /// longer than a sample is read as a whole.
+    ///
+    /// # Errors
+    /// As [`read`](Reader::read).
+    pub fn sample(
+        &mut self,
+        file: &File,
+        extents: ExtentCount,
+        beat: &mut dyn FnMut(),
+    ) -> io::Result<Outlook> {
+        let size = Bytes(file.metadata()?.len());
+        if extents <= SAMPLED_FROM {
+            let mut count = BorderCount::default();
+            let visit = |extent: Extent| {
+                count.push(&extent);
+                ControlFlow::Continue(())
+            };
+            self.read(file, Bytes(0), Pace::GENTLE, visit, beat)?;
+            return Ok(Outlook::of_map(&count.borders));
+        }
+        let sampling = Sampling { size, extents };
+        let mut counts = Vec::new();
+        for (start, end) in sampling.windows() {
+            let mut count = BorderCount::default();
+            let visit = |extent: Extent| match extent.logical {
+                logical if logical >= end => ControlFlow::Break(()),
+                logical if logical >= start => {
+                    count.push(&extent);
+                    ControlFlow::Continue(())
+                }
+                _ => {
+                    count.skip(&extent);
+                    ControlFlow::Continue(())
+                }
+            };
+            // With the byte before it, in which the extent before it ends.
+            let before = Bytes(start.0.saturating_sub(1));
+            self.read(file, before, Pace::GENTLE, visit, beat)?;
+            counts.push(count.borders);
+        }
+        Ok(Outlook::of_sample(&counts, &sampling))
     }
 
     /// Goes on with a map for about `budget`. Returns the finished map, or nothing if there is more

@@ -14,7 +14,9 @@ use rustix::stdio::{stdin, stdout};
 use super::extents::{Bounds, Pace, Reader};
 use super::format_cache::FormatCache;
 use super::outbox::Outbox;
-use super::protocol::{CensusRequest, MapRequest, Reply, Request, Root, read_request};
+use super::protocol::{
+    CensusRequest, MapRequest, Reply, Request, Root, SampleRequest, read_request,
+};
 use super::{census, fault, for_kind, open, survey};
 use crate::discover::paths::{self, Followed};
 use crate::discover::watch::{DirectoryWatch, News, Refusal};
@@ -88,6 +90,7 @@ fn answer(request: &Request, memory: &mut Memory, out: &mut Outbox) {
             )
         }
         Request::Map(request) => (&request.path, map(request, out)),
+        Request::Sample(request) => (&request.path, sample(request, out)),
         Request::Census(request) => (&request.path, census(request, out)),
     };
     if let Err(error) = result {
@@ -105,6 +108,14 @@ fn census(request: &CensusRequest, out: &mut Outbox) -> io::Result<()> {
         }
     };
     out.push(&reply);
+    Ok(())
+}
+
+fn sample(request: &SampleRequest, out: &mut Outbox) -> io::Result<()> {
+    out.at_hand(&request.path);
+    let (file, _) = open::image(&request.path, request.id)?;
+    let outlook = Reader::new().sample(&file, request.expected, &mut || out.beat())?;
+    out.push(&Reply::Sampled(outlook));
     Ok(())
 }
 

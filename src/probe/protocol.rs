@@ -11,7 +11,8 @@ use crate::config::settings::is_glob;
 use crate::discover::mounts::{Mount, Territory};
 use crate::discover::rules::Selection;
 use crate::model::{
-    Bytes, Census, ExtentCount, ExtentMap, Filesystem, ImageId, MapBuilder, Sample, path::wire,
+    Bytes, Census, ExtentCount, ExtentMap, Filesystem, ImageId, MapBuilder, Outlook, Sample,
+    path::wire,
 };
 
 /// A frame longer than this is no message of ours.
@@ -25,6 +26,8 @@ pub enum Request {
     Survey(SurveyRequest),
     /// Go on reading the map of one image.
     Map(Box<MapRequest>),
+    /// Sample the map of one image.
+    Sample(SampleRequest),
     /// Count all files of the file system.
     Census(CensusRequest),
 }
@@ -40,13 +43,16 @@ impl Request {
         match self {
             // The first chunk of a map loads all of it (xfs_iread_extents, which cannot be
             // interrupted); whether it is the first since the image was opened we cannot know.
-            Request::Map(map) => {
-                let extents = u32::try_from(map.expected.0).unwrap_or(u32::MAX);
-                LOAD_PER_EXTENT.saturating_mul(extents)
-            }
+            Request::Map(map) => load_time(map.expected),
+            Request::Sample(sample) => load_time(sample.expected),
             Request::Survey(_) | Request::Census(_) => Duration::ZERO,
         }
     }
+}
+
+fn load_time(extents: ExtentCount) -> Duration {
+    let extents = u32::try_from(extents.0).unwrap_or(u32::MAX);
+    LOAD_PER_EXTENT.saturating_mul(extents)
 }
 
 /// See [`Request::Survey`].
@@ -120,6 +126,18 @@ pub struct MapRequest {
     pub quick: bool,
 }
 
+/// See [`Request::Sample`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct SampleRequest {
+    /// The image.
+    #[serde(with = "wire")]
+    pub path: PathBuf,
+    /// Who it must be.
+    pub id: ImageId,
+    /// How many extents it had when it was counted.
+    pub expected: ExtentCount,
+}
+
 /// See [`Request::Census`].
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct CensusRequest {
@@ -157,6 +175,8 @@ pub enum Reply {
     MapPart(Box<MapBuilder>),
     /// The whole map.
     Map(Box<ExtentMap>),
+    /// What could be gained, by a sample of the map.
+    Sampled(Outlook),
     /// The census.
     Census(Box<Census>),
     /// The request has been carried out.

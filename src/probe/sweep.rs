@@ -360,6 +360,7 @@ impl<'a> Sweep<'a> {
             | Reply::Slow(_)
             | Reply::MapPart(_)
             | Reply::Map(_)
+            | Reply::Sampled(_)
             | Reply::Census(_)
             | Reply::Done => return,
         };

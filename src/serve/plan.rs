@@ -12,7 +12,9 @@ use serde::Serialize;
 use super::status;
 use crate::maintenance::{Basis, Calendar, Opening, Plan, Planned, Reason, Run, Verdict};
 use crate::model::path::{hex_unless_exact, shown};
-use crate::model::{Bytes, BytesPerSecond, Engine, EngineState, ExtentCount, Roughly, Severity};
+use crate::model::{
+    Between, Bytes, BytesPerSecond, Engine, EngineState, ExtentCount, Outlook, Roughly, Severity,
+};
 
 /// Windows that are shown.
 const WINDOWS: usize = 7;
@@ -58,7 +60,9 @@ fn runs(plan: &Plan, calendar: &Calendar, now: Timestamp, width: Option<u16>) ->
         None => "Without a window",
     };
     let mut table = table(
-        ["IMAGE", "EXTENTS", "ENGINE", "BEGINS", "ABOUT", "NEEDS"],
+        [
+            "IMAGE", "EXTENTS", "GAIN", "ENGINE", "BEGINS", "ABOUT", "NEEDS",
+        ],
         width,
     );
     for (planned, run) in &runs {
@@ -66,18 +70,27 @@ fn runs(plan: &Plan, calendar: &Calendar, now: Timestamp, width: Option<u16>) ->
         table.add_row([
             shown(&planned.path),
             planned.extents.to_string(),
+            gain(planned, *run),
             run.engine.to_string(),
             begins(*run, calendar.zone(), now),
             format!("{}{mark}", Roughly(run.estimate.about)),
             run.estimate.needs.to_string(),
         ]);
     }
-    align(&mut table, &[1, 4, 5]);
+    align(&mut table, &[1, 2, 5, 6]);
     let mut text = format!("{when}:\n{}\n", table.trim_fmt());
     if runs.iter().any(|(_, run)| is_assumed(run)) {
         text.push_str("* assumed: nothing was measured on its file system yet\n");
     }
     text
+}
+
+/// Extents that a run takes away.
+fn gain(planned: &Planned, run: Run) -> String {
+    let outlook = planned.outlook.as_ref();
+    outlook.map_or("not looked at".to_owned(), |outlook| {
+        outlook.gain(run.engine).to_string()
+    })
 }
 
 fn run(planned: &Planned) -> Option<(&Planned, Run)> {
@@ -291,6 +304,8 @@ struct ImageObject {
     severity: Severity,
     extents: ExtentCount,
     ideal_extents: ExtentCount,
+    /// What could be gained; nothing if its map was not looked at.
+    outlook: Option<Outlook>,
     run: Option<RunObject>,
     why_not: Option<WhyNotObject>,
 }
@@ -307,6 +322,8 @@ struct RunObject {
     /// Past runs that the speed was taken from; 0 if it is assumed.
     measured_runs: u32,
     stall_seconds: f64,
+    /// Extents that it takes away; nothing if its map was not looked at.
+    gain_extents: Option<Between>,
 }
 
 #[derive(Serialize)]
@@ -322,7 +339,7 @@ impl ImageObject {
     fn new(planned: &Planned) -> ImageObject {
         let path: &Path = &planned.path;
         let (run, why_not) = match &planned.verdict {
-            Verdict::Runs(run) => (Some(RunObject::new(run)), None),
+            Verdict::Runs(run) => (Some(RunObject::new(planned, run)), None),
             Verdict::Not(reason) => (None, Some(WhyNotObject::new(reason))),
         };
         ImageObject {
@@ -332,6 +349,7 @@ impl ImageObject {
             severity: planned.severity,
             extents: planned.extents,
             ideal_extents: planned.ideal,
+            outlook: planned.outlook,
             run,
             why_not,
         }
@@ -339,9 +357,10 @@ impl ImageObject {
 }
 
 impl RunObject {
-    fn new(run: &Run) -> RunObject {
+    fn new(planned: &Planned, run: &Run) -> RunObject {
         let estimate = run.estimate;
         RunObject {
+            gain_extents: planned.outlook.map(|outlook| outlook.gain(run.engine)),
             engine: run.engine,
             order: run.order,
             begins: run.begins.as_second(),
@@ -384,7 +403,7 @@ mod tests {
     use crate::config::settings::{Maintenance, Window, Zone};
     use crate::maintenance::estimate::Estimate;
     use crate::maintenance::{Host, User};
-    use crate::model::{Unusable, UnusableReason};
+    use crate::model::{Borders, Unusable, UnusableReason};
 
     fn at(text: &str) -> Timestamp {
         text.parse().unwrap()
@@ -411,6 +430,7 @@ mod tests {
             severity: Severity::Warning,
             extents: ExtentCount(extents),
             ideal: ExtentCount(13),
+            outlook: None,
             verdict,
         }
     }
@@ -444,6 +464,18 @@ mod tests {
             })
         };
         let in_use = Reason::InUse { user, online: None };
+        let holes = Between {
+            low: ExtentCount(81_000),
+            likely: ExtentCount(90_000),
+            high: ExtentCount(99_000),
+        };
+        let outlook = Outlook {
+            holes,
+            ..Outlook::of_map(&Borders {
+                joins: 900_000,
+                ..Borders::default()
+            })
+        };
         Plan {
             images: vec![
                 planned(
@@ -451,11 +483,14 @@ mod tests {
                     6_000_000,
                     run("2026-03-28T01:00Z", 22, Basis::Assumed),
                 ),
-                planned(
-                    "/srv/b\n.img",
-                    900_000,
-                    run("2026-03-28T01:22Z", 7, Basis::Measured { runs: 3 }),
-                ),
+                Planned {
+                    outlook: Some(outlook),
+                    ..planned(
+                        "/srv/b\n.img",
+                        900_000,
+                        run("2026-03-28T01:22Z", 7, Basis::Measured { runs: 3 }),
+                    )
+                },
                 planned("/srv/db-1.img", 700_000, Verdict::Not(in_use)),
                 planned("/srv/c.img", 10, below()),
                 planned("/srv/d.img", 9, below()),
@@ -470,9 +505,9 @@ mod tests {
             text,
             "\
 In the window that is open:
-IMAGE             EXTENTS  ENGINE   BEGINS    ABOUT    NEEDS
-/srv/a.img      6,000,000  xfs_fsr  now     22 min*  118 GiB
-/srv/b\\x0a.img    900,000  xfs_fsr  02:22     7 min  118 GiB
+IMAGE             EXTENTS            GAIN  ENGINE   BEGINS    ABOUT    NEEDS
+/srv/a.img      6,000,000   not looked at  xfs_fsr  now     22 min*  118 GiB
+/srv/b\\x0a.img    900,000  810,000 ±9,000  xfs_fsr  02:22     7 min  118 GiB
 * assumed: nothing was measured on its file system yet
 
 Left alone:
@@ -553,10 +588,19 @@ Sat 2026-04-18 01:00 – 05:00 CEST  4 h
                 "path": "/srv/b\\x0a.img", "path_hex": "2f7372762f620a2e696d67",
                 "filesystem": "/srv", "severity": "warning",
                 "extents": 900_000, "ideal_extents": 13,
+                "outlook": {
+                    "extents": 900_000, "looked_at": 900_000,
+                    "joins": { "low": 900_000, "likely": 900_000, "high": 900_000 },
+                    "holes": { "low": 81_000, "likely": 90_000, "high": 99_000 },
+                    "shared": { "low": 0, "likely": 0, "high": 0 },
+                    "unwritten": { "low": 0, "likely": 0, "high": 0 },
+                    "long": { "low": 0, "likely": 0, "high": 0 },
+                },
                 "run": {
                     "engine": "xfs_fsr", "order": 1, "begins": 1_774_660_920, "ends": 1_774_661_340,
                     "about_seconds": 420, "needs_bytes": 126_701_535_232_u64,
                     "bytes_per_second": 104_857_600, "measured_runs": 3, "stall_seconds": 0.5,
+                    "gain_extents": { "low": 801_000, "likely": 810_000, "high": 819_000 },
                 },
                 "why_not": null,
             })

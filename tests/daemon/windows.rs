@@ -195,6 +195,38 @@ fn whom_only_the_guards_see_makes_it_the_next_engine_s_turn() {
     assert_eq!(checksum(&image), before);
 }
 
+/// Pieces between holes, on an image in use whose map is too long to be read: it may be tried once,
+/// before its map was sampled, and then not for days.
+#[test]
+fn what_brings_little_is_not_tried_again_and_again() {
+    let bed = support::require!(Bed::fragmented(100_000));
+    let image = bed.path().join("vm.img");
+    let open = File::open(&image).unwrap();
+    let short = "map_interval = \"1h\"\nmap_max_extents = 1000\n[thresholds]";
+    let config = ALWAYS.replace("map_interval = \"never\"\n[thresholds]", short);
+    let config = config.replace("[defrag]\n", "[defrag]\nkeep_free = \"0%\"\n");
+    let watch = Watch::start(&[bed.path()], &config);
+    let sampled = |now: &Scrape| {
+        now.value(
+            "fragwatch_probe_duration_seconds_count",
+            &[("method", "map")],
+        )
+    };
+    slowly("a sample of its map", || {
+        (sampled(&watch.scrape())? >= 1.0).then_some(())
+    });
+    assert_eq!(planned(&watch, &image)["why_not"]["code"], "little_gain");
+    watch.sweeps(8);
+    let rows = runs(&watch);
+    assert!(rows.len() <= 1, "{rows:?}");
+    for row in &rows {
+        assert!(row.reason.starts_with("little to gain: "), "{row:?}");
+    }
+    let queue = watch.scrape().value("fragwatch_defrag_queue", &[]);
+    assert_eq!(queue, Some(0.0));
+    drop(open);
+}
+
 /// Somebody opens the image while xfs_fsr works: in the same window the next engine has its turn.
 #[test]
 fn who_opens_an_image_makes_it_the_next_engine_s_turn() {

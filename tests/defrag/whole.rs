@@ -26,6 +26,7 @@ fn becomes_whole(mkfs: &[&str], size: u64, writes: u64, at_least: u64) {
     assert_eq!(run["from"], from);
     let to = tools::xfs_io_stat_nextents(&path);
     assert_eq!(run["to"], to);
+    assert_eq!(run["account"]["joined"], from - to, "{run}");
     // Nothing can make one of two pieces with a hole in between.
     let holes = size / guest::BLOCK - writes;
     assert!(to <= holes + 8, "{to}");

@@ -90,6 +90,79 @@ fn a_snapshot_stays_shared() {
     repair_finds_nothing(&mut bed);
 }
 
+/// What is left is accounted for, whatever keeps it.
+#[test]
+fn a_report_accounts_for_each_extent() {
+    let bed = support::require!(bed(&["-m", "reflink=1"]));
+    let path = bed.path().join("vm.img");
+    let mut random = Random::new(11);
+    // 4 MiB that a copy has too, in pieces.
+    guest::random_direct_writes(&path, 4 * MIB, 1024);
+    guest::reflink_copy(&path, &bed.path().join("copy.img"));
+    let direct = guest::open_direct(&path).unwrap();
+    let mut block = Aligned::block();
+    let mut write = |n: u64| {
+        guest::stamp(&mut block, n, 1);
+        direct.write_all_at(&block, n * BLOCK).unwrap();
+    };
+    // Pieces that touch, pieces between holes, and every second block of what was allocated.
+    random
+        .distinct(2048, 2048)
+        .into_iter()
+        .for_each(|n| write(1024 + n));
+    (0..500).for_each(|n| write(4096 + 2 * n));
+    let none = rustix::fs::FallocateFlags::empty();
+    rustix::fs::fallocate(&direct, none, 8192 * BLOCK, 800 * BLOCK).unwrap();
+    (0..400).for_each(|n| write(8192 + 2 * n));
+    direct.sync_all().unwrap();
+    drop(direct);
+    let said = defrag(&bed, &path);
+    assert_eq!(said["outcome"], "improved", "{said}");
+    let of = |key: &str| said["account"][key].as_u64().unwrap();
+    let (from, to) = (said["from"].as_u64().unwrap(), said["to"].as_u64().unwrap());
+    assert_eq!(of("joined"), from - to, "{said}");
+    assert!(of("joined") > 1500, "{said}");
+    assert!((499..=502).contains(&of("holes")), "{said}");
+    assert!(of("shared") > 700, "{said}");
+    assert!((790..=802).contains(&of("unwritten")), "{said}");
+    assert_eq!(of("torn"), 0, "nobody writes: {said}");
+    let left = ["holes", "shared", "unwritten", "long", "not_reached"].map(of);
+    assert_eq!(left.iter().sum::<u64>(), to, "{said}");
+}
+
+#[test]
+fn what_a_guest_tears_anew_is_accounted_for() {
+    let bed = support::require!(bed(&["-m", "reflink=1"]));
+    let path = bed.path().join("vm.img");
+    guest::random_direct_writes(&path, 64 * MIB, 16_384);
+    // What the guest discards leaves holes, also in what was joined a moment ago.
+    let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+    let child = Child::spawn(&mut command(&bed, &path, "stall_target = \"2ms\"\n")).unwrap();
+    let punch = rustix::fs::FallocateFlags::PUNCH_HOLE | rustix::fs::FallocateFlags::KEEP_SIZE;
+    let tear = thread::spawn(move || {
+        for n in 0..200 {
+            rustix::fs::fallocate(&file, punch, n * 16 * BLOCK, BLOCK).unwrap();
+            thread::sleep(Duration::from_millis(5));
+        }
+        file
+    });
+    let said = finish(child);
+    drop(tear.join().unwrap());
+    assert_eq!(said["outcome"], "improved", "{said}");
+    let of = |key: &str| said["account"][key].as_u64().unwrap();
+    let to = said["to"].as_u64().unwrap();
+    let keys = [
+        "holes",
+        "shared",
+        "unwritten",
+        "long",
+        "not_reached",
+        "torn",
+    ];
+    assert!(of("torn") > 0, "{said}");
+    assert_eq!(keys.map(of).iter().sum::<u64>(), to, "{said}");
+}
+
 #[test]
 fn a_signal_stops_it_and_the_next_run_goes_on() {
     let bed = support::require!(bed(&["-m", "reflink=1"]));

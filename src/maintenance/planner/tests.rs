@@ -7,7 +7,7 @@ use super::*;
 use crate::maintenance::estimate::{Basis, Pace, Paces};
 use crate::maintenance::facts::{Active, Came, LastRun, User};
 use crate::model::{
-    Bytes, BytesPerSecond, EngineState, ExtentsPerDay, Features, Unusable, UnusableReason,
+    Borders, Bytes, BytesPerSecond, EngineState, ExtentsPerDay, Features, Unusable, UnusableReason,
 };
 
 const GIB: u64 = 1 << 30;
@@ -25,6 +25,7 @@ fn image(name: &str) -> ImageFacts {
         severity: Severity::Warning,
         extents: ExtentCount(500_000),
         ideal: ExtentCount(13),
+        outlook: None,
         growth: None,
         size: Bytes(100 * GIB),
         allocated: Bytes(100 * GIB),
@@ -226,6 +227,60 @@ fn what_lies_with_the_image() {
     };
     says(put_off(1), " xfs_fsr 02:00");
     says(put_off(2), ": put off until 02:05: in use by tail (pid 7)");
+}
+
+/// A map of 500,000 extents with a share of each kind, the rest can be joined.
+fn outlook(holes: u64, shared: u64, unwritten: u64) -> Option<Outlook> {
+    let borders = Borders {
+        joins: 500_000 - holes - shared - unwritten,
+        holes,
+        shared,
+        unwritten,
+        long: 0,
+    };
+    Some(Outlook::of_map(&borders))
+}
+
+#[test]
+fn what_holes_sharing_and_unwritten_parts_leave() {
+    let with = |seen: Option<Outlook>, used: bool| {
+        move |facts: &mut Facts, _: &mut Policy| {
+            facts.images[0].outlook = seen;
+            facts.images[0].user = vm().filter(|_| used);
+        }
+    };
+    says(with(outlook(450_000, 0, 0), false), " xfs_fsr 02:00");
+    says(
+        with(outlook(460_000, 0, 0), true),
+        ": little to gain: at most 40,000 of 500,000 extents can go; 460,000 lie behind holes, \
+         which no engine fills: a copy made with an extent-size hint has fewer (VM off: qemu-img \
+         convert -S 1M; running: virsh blockcopy)",
+    );
+    // What is unwritten xfs_fsr can join, if it may have the image.
+    says(with(outlook(0, 0, 460_000), false), " xfs_fsr 02:00");
+    says(
+        with(outlook(0, 0, 460_000), true),
+        ": in use by VM db-1 (pid 4711), and not online: little to gain: at most 40,000 of 500,000 \
+         extents can go; 460,000 border on unwritten parts: xfs_fsr joins these while nobody has \
+         the image open",
+    );
+    let only_online = |seen: Option<Outlook>| {
+        move |facts: &mut Facts, policy: &mut Policy| {
+            facts.images[0].outlook = seen;
+            policy.engines = vec![Engine::Online];
+        }
+    };
+    says(
+        only_online(outlook(0, 460_000, 0)),
+        ": little to gain: at most 40,000 of 500,000 extents can go; 460,000 belong to a snapshot \
+         or reflink copy as well: fewer can be gained until that is deleted",
+    );
+    // What is not certain is no reason.
+    let came = outlook(460_000, 0, 0).map(|seen| seen.with(ExtentCount(600_000)));
+    says(with(came, true), " online 02:00");
+    let came = came.unwrap();
+    assert_eq!(came.joins.likely, ExtentCount(48_000));
+    assert_eq!(came.joins.high, ExtentCount(140_000));
 }
 
 #[test]
