@@ -46,8 +46,8 @@ use support::rundir::Place;
 use support::skip::Here;
 use support::{GIB, fragwatch, guest};
 
-/// Extents of the image. Their map takes 5 MB, more than the reserve of a node.
-const EXTENTS: u64 = 300_000;
+/// Extents of the image. Their map takes 10 MB. With 300,000 the node had enough for it.
+const EXTENTS: u64 = 600_000;
 /// The memory of the guest, in MiB.
 const MEMORY: u32 = 768;
 /// Its two nodes.
@@ -76,7 +76,7 @@ fn a_starved_kernel_is_noticed_though_it_prints_nothing() {
 }
 
 fn starved() -> Here<()> {
-    let mut bed = Plan::of("xfs").size(4 * GIB).place(Place::Disk).make()?;
+    let mut bed = Plan::of("xfs").size(8 * GIB).place(Place::Disk).make()?;
     guest::alternate_blocks(&bed.path().join("vm.img"), EXTENTS);
     bed.umount();
     let machine = Machine {
@@ -253,6 +253,8 @@ impl Vcpu {
                 .unwrap();
             may.recv().unwrap();
             use_node_1();
+            // An allocation before the transaction would have the OOM killer called.
+            configure_io_flusher_behavior(true).unwrap();
             let began = Instant::now();
             let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
             fallocate(&image, hole, 0, guest::BLOCK).unwrap();
