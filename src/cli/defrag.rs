@@ -181,11 +181,18 @@ impl Signals {
         }
     }
 
-    /// Stops now, if that was asked for. The next image has its turn after SIGCONT.
+    /// Stops now, if that was asked for; the next image has its turn after SIGCONT. Without a
+    /// terminal, where nobody would continue it and the daemon waits for it, it ends instead.
     fn stop_if_suspended(&self) {
-        if self.suspended.swap(false, Ordering::Relaxed) {
-            // If it cannot be stopped, it goes on.
-            let _ = signal_hook::low_level::emulate_default_handler(SIGTSTP);
+        if !self.suspended.swap(false, Ordering::Relaxed) {
+            return;
+        }
+        // ENXIO without a controlling terminal (tty(4)).
+        let stopped = std::fs::File::open("/dev/tty").map(drop);
+        let stopped =
+            stopped.and_then(|()| signal_hook::low_level::emulate_default_handler(SIGTSTP));
+        if stopped.is_err() {
+            self.ended.store(true, Ordering::Relaxed);
         }
     }
 }
