@@ -189,7 +189,7 @@ fn an_image_with_a_copy() {
     let config = config(&bed, "");
     let copy = bed.path().join("copy.img");
     guest::reflink_copy(&path, &copy);
-    refused(&path, &config, "shared", "shares blocks");
+    refused(&path, &config, "shares_blocks", "shares blocks");
     fs::remove_file(copy).unwrap();
     // XFS frees the blocks of a removed file some time later (inodegc).
     let deadline = Instant::now() + Duration::from_secs(30);

@@ -252,7 +252,7 @@ impl Disk {
             let (began, before) = (Instant::now(), self.worked());
             let run = said(&mut defrag(group, &config(&self.bed, keys), engine, image));
             let busy = self.busy_since(began, before);
-            if run["guard"] != "pressure" || busy < 0.1 {
+            if run["guard"] != "io_pressure" || busy < 0.1 {
                 return run;
             }
         }
@@ -266,7 +266,7 @@ impl Disk {
         for engine in ["xfs_fsr", "online"] {
             loop {
                 let run = said(defrag(group, &config, engine, image).arg("--dry-run"));
-                if run["guard"] == "pressure" {
+                if run["guard"] == "io_pressure" {
                     let reason = run["reason"].as_str().unwrap();
                     assert!(reason.starts_with("I/O pressure too high"), "{run}");
                     break;
