@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tracing::{info, warn};
 
-use super::inventory::{Inventory, SeverityChange, Subject};
+use super::inventory::{SeverityChange, Subject};
 use super::maintenance::engine;
 use super::sampler::Shared;
 use crate::config::Settings;
@@ -22,7 +22,7 @@ use crate::history::{
 };
 use crate::maintenance::gather::{KnownRun, Runs};
 use crate::model::path::shown;
-use crate::model::{Bytes, ExtentMap, ImageId, Point, Severity, UnixTime};
+use crate::model::{Bytes, ExtentMap, Point, Severity, UnixTime};
 use crate::rescue::incident::{Incident, State, What};
 use crate::serve::metrics;
 use crate::serve::parts::State as PartState;
@@ -323,11 +323,8 @@ impl Teller {
     }
 
     /// The map of an image was read.
-    pub(super) fn map(&self, at: UnixTime, id: ImageId, map: &ExtentMap, inventory: &Inventory) {
-        if let Some(image) = inventory.reference(id) {
-            let map = map.clone();
-            self.record(|| Record::Map(MapRow { image, at, map }));
-        }
+    pub(super) fn map(&self, at: UnixTime, image: ImageRef, map: ExtentMap) {
+        self.record(|| Record::Map(MapRow { image, at, map }));
     }
 
     /// The severity of an image has changed.

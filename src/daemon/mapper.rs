@@ -122,9 +122,14 @@ impl Mapper {
                     inventory.map_sampled(finished.image, outlook, now);
                 }
                 Ok(Seen::Whole(map)) => {
-                    let at = UnixTime::from_seconds(super::now());
-                    self.teller.map(at, finished.image, &map, &inventory);
-                    inventory.map_read(finished.image, map, now);
+                    let image = inventory.reference(finished.image);
+                    inventory.map_read(finished.image, map.clone(), now);
+                    // The history may be slow to take it: not under the guard.
+                    drop(inventory);
+                    if let Some(image) = image {
+                        self.teller
+                            .map(UnixTime::from_seconds(super::now()), image, map);
+                    }
                 }
                 Err(Unread::Refused(_)) => inventory.map_refused(finished.image, now),
                 Err(Unread::NotNow(_)) => inventory.map_put_off(finished.image, now),

@@ -24,7 +24,8 @@ pub const LEFT_BEHIND: usize = 4;
 /// A reader that takes longer is left behind. Shorter than [`GAP`](super::GAP), so that a stall is
 /// not forgotten over it.
 const READER_DEADLINE: Duration = Duration::from_secs(3);
-/// What each thread uses of its stack and its heap at most; a scan of 2500 threads needs about half.
+/// What each thread touches of its stack and its heap before it is needed: chosen with room to spare,
+/// not measured.
 const STACK_KIB: usize = 128;
 const HEAP_KIB: usize = 96;
 /// Without an answer for so long the detector is not up. Longer than it takes to leave a few readers
