@@ -159,7 +159,7 @@ impl Maintenance {
         self.engines.judge(&self.settings.borrow().defrag);
         tokio::select! {
             () = self.look_back() => {}
-            _ = end.changed() => return,
+            _ = end.changed() => return self.end_all().await,
         }
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -184,8 +184,9 @@ impl Maintenance {
         self.runs = past_runs(self.state.database()).await;
         self.incident = last_incident(self.state.database()).await;
         for (note, file) in notes(self.state.path()).await {
-            // The daemon was killed after the row was written and before the note was removed.
-            if self.runs.contains(&note.image().key, note.began) {
+            // The daemon was killed after the row was written and before the note was removed; or the
+            // row is that of another run, begun in the same second: so hook_after runs in any case.
+            if note.hook_after.is_empty() && self.is_recorded(&note) {
                 file.remove();
                 continue;
             }
@@ -548,8 +549,16 @@ impl Maintenance {
     /// `hook_after` of a run that was cut off has ended.
     fn take_in_finished(&mut self, (note, file): (Note, NoteFile)) {
         self.unfinished.pop();
+        if self.is_recorded(&note) {
+            return file.remove();
+        }
         let row = interrupted(note.image(), note.began, &note.engine, note.extents);
         self.record(row, Some(file));
+    }
+
+    /// Whether the history has a run of this image that began in this second.
+    fn is_recorded(&self, note: &Note) -> bool {
+        self.runs.contains(&note.image().key, note.began)
     }
 
     fn record(&mut self, row: RunRow, note: Option<NoteFile>) {

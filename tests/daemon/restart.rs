@@ -17,7 +17,7 @@ use crate::life::END;
 use crate::support::child::Child;
 use crate::support::random::{Random, SEED};
 use crate::support::{self, Bed, RunningDaemon, Stall, guest, tools};
-use crate::watch::{Etc, OFTEN, WHEN_ASKED, Watch, until};
+use crate::watch::{Etc, OFTEN, PATIENCE, WHEN_ASKED, Watch, until};
 
 /// The database of a daemon that was started with [`Etc::run`].
 fn database(etc: &Etc) -> std::path::PathBuf {
@@ -478,7 +478,7 @@ fn a_run_is_noted_until_the_history_has_it() {
     watch.daemon = start(&watch.etc);
     watch
         .daemon
-        .wait_for_stderr("a run by online was cut off", END);
+        .wait_for_stderr("a run by online was cut off", PATIENCE);
     sleep(Duration::from_millis(500));
     assert!(note.exists());
     watch.daemon.signal(Signal::KILL);

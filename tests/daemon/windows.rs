@@ -215,7 +215,9 @@ fn what_brings_little_is_not_tried_again_and_again() {
     slowly("a sample of its map", || {
         (sampled(&watch.scrape())? >= 1.0).then_some(())
     });
-    assert_eq!(planned(&watch, &image)["why_not"]["code"], "little_gain");
+    until("that the plan knows", || {
+        (why_not(&watch, &image) == "little_gain").then_some(())
+    });
     watch.sweeps(8);
     let rows = runs(&watch);
     assert!(rows.len() <= 1, "{rows:?}");
