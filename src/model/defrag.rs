@@ -233,8 +233,7 @@ impl RunOutcome {
     pub fn as_str(&self) -> &'static str {
         match self {
             RunOutcome::Improved => "improved",
-            RunOutcome::Unchanged { message: None } => "unchanged",
-            RunOutcome::Unchanged { message: Some(_) } => "unexplained",
+            RunOutcome::Unchanged { .. } => "unchanged",
             RunOutcome::Busy { .. } => "busy",
             RunOutcome::NoSpace => "no_space",
             RunOutcome::Stopped { .. } => "stopped",
@@ -245,11 +244,13 @@ impl RunOutcome {
     }
 
     /// The outcome as the history and the metrics name it. A refusal for want of anything to gain has
-    /// a name of its own: the image need not be asked again soon.
+    /// a name of its own, for the image is not to be tried again soon; so has a run that changed nothing
+    /// for a reason that is not known, for it is.
     #[must_use]
     pub fn recorded_as(&self) -> &'static str {
         match self {
             RunOutcome::Refused { guard, .. } if NO_GAIN.contains(&guard.as_str()) => "no_gain",
+            RunOutcome::Unchanged { message: Some(_) } => "unexplained",
             outcome => outcome.as_str(),
         }
     }
