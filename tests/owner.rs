@@ -13,6 +13,7 @@ use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use fragwatch::sys::generation::generation;
 use fragwatch::sys::locks::in_use;
@@ -117,8 +118,12 @@ fn who_lives_in_another_mount_namespace_is_known() {
         .stdout(Stdio::null());
     let other = Child::spawn(&mut command).unwrap();
     let link = PathBuf::from(format!("/proc/{}/fd/0", other.id()));
-    while fs::read_link(&link).unwrap().file_name() != path.file_name() {
-        std::thread::yield_now();
+    // Between two files the shell has none there.
+    let has_it = || fs::read_link(&link).is_ok_and(|target| target.file_name() == path.file_name());
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !has_it() {
+        assert!(Instant::now() < deadline, "it does not open the image");
+        std::thread::sleep(Duration::from_millis(1));
     }
     assert_ne!(fs::read_link(&link).unwrap(), path);
     let said = image(bed.path());

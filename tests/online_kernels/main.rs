@@ -43,7 +43,7 @@ use support::tools;
 /// Writes with the repair.
 const MANY: u64 = 1_000_000;
 /// Writes without it.
-const SOME: u64 = 200_000;
+const SOME: u64 = 50_000;
 /// In MiB: the RAM disk, and the guest's files twice for a moment.
 const MEMORY: u32 = 1024;
 
