@@ -466,15 +466,20 @@ fn a_run_is_noted_until_the_history_has_it() {
     watch.daemon.signal(Signal::KILL);
     watch.daemon.wait(END);
     let note = watch.etc.join("running-131-7.json");
-    let text = r#"{"filesystem":"u","inode":131,"generation":7,"path":"/srv/a.raw",
-        "engine":"online","extents":9,"began":1700000000}"#;
+    // Within the retention.
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    let text = serde_json::json!({
+        "filesystem": "u", "inode": 131, "generation": 7, "path": "/srv/a.raw",
+        "engine": "online", "extents": 9, "began": now.as_secs() - 60,
+    });
+    let text = text.to_string();
     let runs = || Reader::open(&database).unwrap().runs(None, 9).unwrap();
     let start = |etc: &Etc| RunningDaemon::spawn(&mut etc.run(), etc.address);
 
     // Somebody else writes to the database, and the daemon is killed meanwhile.
     let other = rusqlite::Connection::open(&database).unwrap();
     other.execute_batch("BEGIN IMMEDIATE").unwrap();
-    fs::write(&note, text).unwrap();
+    fs::write(&note, &text).unwrap();
     watch.daemon = start(&watch.etc);
     watch
         .daemon
@@ -496,7 +501,7 @@ fn a_run_is_noted_until_the_history_has_it() {
     // Killed between the two, it finds the note again, and the row too.
     watch.daemon.signal(Signal::KILL);
     watch.daemon.wait(END);
-    fs::write(&note, text).unwrap();
+    fs::write(&note, &text).unwrap();
     watch.daemon = start(&watch.etc);
     until("the note goes", gone);
     watch.daemon.signal(Signal::TERM);
