@@ -4,14 +4,15 @@
 //! fsync, rename, fsync of the directory) before each phase begins, and removed when the run is over
 //! and the history has it.
 
-use std::fs::{self, File};
-use std::io::{self, Write as _};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
 use super::phase::Phase;
+use crate::durable::replace;
 use crate::history::ImageRef;
 use crate::model::path::{shown, wire};
 use crate::model::{ExtentCount, ImageKey, UnixTime, Vm};
@@ -19,6 +20,8 @@ use crate::sys::processes;
 
 /// What the names of the files begin with.
 const PREFIX: &str = "running-";
+/// For root alone: the command of a note is run.
+const MODE: u32 = 0o600;
 
 /// A run under way. Fields with a default are missing in the notes of fragwatch 0.1.0.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -112,13 +115,7 @@ impl Note {
     pub(super) fn write(&self, state: &Path) -> io::Result<NoteFile> {
         let name = format!("{PREFIX}{}-{}.json", self.inode, self.generation);
         let path = state.join(name);
-        let mut file = tempfile::Builder::new()
-            .prefix(".running-")
-            .tempfile_in(state)?;
-        file.write_all(&serde_json::to_vec(self)?)?;
-        file.as_file().sync_all()?;
-        file.persist(&path)?;
-        File::open(state)?.sync_all()?;
+        replace(&path, &serde_json::to_vec(self)?, MODE)?;
         Ok(NoteFile(path))
     }
 }
