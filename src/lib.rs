@@ -24,10 +24,12 @@
 //! - [`rescue`]: from such a line to free memory
 //! - [`stall`]: the trigger for kernels that print no such line
 //! - [`serve`]: metrics and their page
-//! - [`state_dir`]: where all of them keep their state, and [`durable`]: how a file is replaced
+//! - [`state_dir`]: where all of them keep their state, [`durable`]: how a file is replaced, and
+//!   [`background`]: a queue with a thread for work that may hang
 //! - [`daemon`]: `fragwatch run`, which wires it all
 
 pub mod assess;
+pub mod background;
 pub mod cli;
 pub mod config;
 pub mod daemon;

@@ -241,8 +241,7 @@ impl Scanner {
         self.list(&format!("{pid}/task"), &mut threads);
         for tid in &threads {
             if let Ok(length) = self.read(*tid, format_args!("{pid}/task/{tid}/stat"))
-                && let Some(stat) =
-                    task_stat(self.buffer.get(..length).unwrap_or_default())
+                && let Some(stat) = task_stat(self.buffer.get(..length).unwrap_or_default())
             {
                 search.consider(process, &stat);
             }
