@@ -17,7 +17,7 @@ use fragwatch::defrag::online::{self, Event};
 use fragwatch::defrag::segments::{Region, Survey};
 use fragwatch::defrag::{Host, KernelCheck};
 use fragwatch::model::{Bytes, Extent, RunOutcome, Share, Stop};
-use fragwatch::probe::extents::{Pace, Reader};
+use fragwatch::probe::extents::{MapReader, ReadPace};
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
@@ -275,8 +275,8 @@ fn each_extent(path: &Path, mut act: impl FnMut(Extent)) {
         act(extent);
         ControlFlow::Continue(())
     };
-    Reader::new()
-        .read(&file, Bytes(0), Pace::QUICK, visit, &mut || {})
+    MapReader::new()
+        .read(&file, Bytes(0), ReadPace::QUICK, visit, &mut || {})
         .unwrap();
 }
 
