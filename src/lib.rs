@@ -22,6 +22,7 @@
 //! - [`defrag`]: taking the fragmentation away, without losing a write
 //! - [`klog`]: the kernel's log, and which of its lines matter
 //! - [`rescue`]: from such a line to free memory
+//! - [`incident`]: what happened, kept for later
 //! - [`stall`]: the trigger for kernels that print no such line
 //! - [`serve`]: metrics and their page
 //! - [`state_dir`]: where all of them keep their state, and [`durable`]: how a file is replaced
@@ -36,6 +37,7 @@ pub mod discover;
 pub mod durable;
 pub mod history;
 pub mod hook;
+pub mod incident;
 pub mod klog;
 pub mod maintenance;
 pub mod model;

@@ -16,15 +16,17 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use fragwatch::incident::archive;
+use fragwatch::incident::evidence::{ImageEvidence, Images};
+use fragwatch::incident::format::{Incident, State, What};
+use fragwatch::incident::hook::{HookOutcome, Moment};
+use fragwatch::incident::recorder::{Recorder, RecorderSettings};
 use fragwatch::klog::{KernelTime, RuleId};
 use fragwatch::model::{IncidentId, Monotonic, Outcome, RescueStep, Trigger};
 use fragwatch::rescue::clock::now;
 use fragwatch::rescue::entry::{Line, Notice, Report};
-use fragwatch::rescue::evidence::{ImageEvidence, Images};
-use fragwatch::rescue::hook::{HookOutcome, Moment};
-use fragwatch::rescue::incident::{Incident, Recorder, RecorderSettings, State, What};
 use fragwatch::rescue::proof::Counters;
-use fragwatch::rescue::{Began, Ended, Order, archive};
+use fragwatch::rescue::{Began, Ended, Order};
 use fragwatch::stall::{StallDetector, StallSettings};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
@@ -325,7 +327,7 @@ fn all_whole(directory: &Path) -> (usize, usize) {
     for entry in fs::read_dir(directory).unwrap() {
         let path = entry.unwrap().path();
         let name = path.file_name().unwrap().to_str().unwrap().to_owned();
-        if name.starts_with(".incident-") {
+        if name.starts_with(".fragwatch-") {
             halves += 1;
             continue;
         }

@@ -186,7 +186,7 @@ fn a_reload_in_mid_incident_keeps_the_incident_its_limits_and_its_end() {
     assert_eq!(host.incidents(), 1.0);
     // Its end is that of the same incident.
     reload(&host, &last);
-    host.daemon.wait_for_stderr("incident 1 is over", PATIENCE);
+    host.daemon.wait_for_stderr("incident 1 ended", PATIENCE);
     until("both runs of the hook", &host, || {
         fs::read_to_string(told.path()).unwrap().lines().count() == 2
     });
@@ -219,7 +219,7 @@ fn switched_off_in_mid_incident_it_ends_and_switched_on_again_it_acts() {
     host.wait_for_incident();
     host.wait_done("drop_slab", "done");
     reload(&host, &off);
-    host.daemon.wait_for_stderr("incident 1 is over", PATIENCE);
+    host.daemon.wait_for_stderr("incident 1 ended", PATIENCE);
     assert_eq!(part(&host, "rescue").as_deref(), Some("off"));
     assert_eq!(part(&host, "kernel_log"), None);
     assert!(!has_series(&host, "fragwatch_klog_source_up"));
@@ -270,10 +270,10 @@ fn at_the_hourly_limit_a_hundred_lines_are_one_error() {
     let (code, text) = check(&host);
     assert!(code == 2 && text.contains(REACHED), "{text}");
     reload(&host, &rescue(1, 1));
-    host.daemon.wait_for_stderr("incident 1 is over", PATIENCE);
+    host.daemon.wait_for_stderr("incident 1 ended", PATIENCE);
     assert_eq!(count(&host, REACHED), 1, "{}", host.daemon.stderr());
     let log = host.daemon.stderr();
-    let over = log.lines().find(|line| line.contains("is over")).unwrap();
+    let over = log.lines().find(|line| line.contains("incident 1 ended")).unwrap();
     assert!(over.contains("101 signs (100 of them held back"), "{over}");
     until("its file", &host, || {
         incidents(&host)
@@ -379,7 +379,7 @@ fn without_the_kernel_log_there_is_neither_its_source_nor_a_drill() {
     until("no drill is known", &host, || {
         !has_series(&host, "fragwatch_klog_roundtrip")
     });
-    host.daemon.wait_for_stderr("incident 1 is over", PATIENCE);
+    host.daemon.wait_for_stderr("incident 1 ended", PATIENCE);
     nothing(&host);
 }
 
@@ -446,7 +446,7 @@ fn a_rescue_that_cannot_start_is_down_everywhere() {
     assert!(!has_series(&host, "fragwatch_klog_source_up"));
     // It is tried again at a reload, and counted meanwhile.
     reload(&host, &plan);
-    assert_eq!(count(&host, "there will be no rescue"), 2);
+    assert_eq!(count(&host, "rescue failed to start"), 2);
 }
 
 #[test]

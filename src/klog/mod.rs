@@ -10,11 +10,5 @@ pub mod record;
 pub mod rules;
 pub mod tail;
 
-pub use record::{KernelTime, Level, Record, RecordError, Sequence, Text};
-pub use rules::{Fields, Match, RuleError, RuleId, Rules};
-
-/// How the text of the record begins that a drill writes to /dev/kmsg; the rest names the drill.
-///
-/// No rule matches it: a drill must not be taken for an emergency, not even by a rule of an
-/// operator that matches everything.
-pub const DRILL_MARKER: &[u8] = b"fragwatch drill: ";
+pub use record::{DRILL_MARKER, KernelTime, Level, Record, RecordError, Sequence, Text};
+pub use rules::{Match, RuleError, RuleId, Rules};

@@ -6,7 +6,7 @@ use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher as _;
 use std::time::Duration;
 
-use super::record::number;
+use super::record::{number, split_once};
 use super::rules::without_printk_prefix;
 use crate::model::Monotonic;
 
@@ -47,7 +47,7 @@ impl Assembler {
 
     /// Takes the next bytes and delivers every line that they end.
     pub fn push(&mut self, mut bytes: &[u8], mut deliver: impl FnMut(Line<'_>)) {
-        while let Some((piece, rest)) = split_once_at(bytes, b'\n') {
+        while let Some((piece, rest)) = split_once(bytes, b'\n') {
             self.finish(piece, &mut deliver);
             bytes = rest;
         }
@@ -82,11 +82,6 @@ impl Assembler {
         self.begun.extend_from_slice(piece);
         self.cut |= cut;
     }
-}
-
-fn split_once_at(bytes: &[u8], separator: u8) -> Option<(&[u8], &[u8])> {
-    let at = bytes.iter().position(|byte| *byte == separator)?;
-    Some((bytes.get(..at)?, bytes.get(at + 1..)?))
 }
 
 fn without_leading_nuls(bytes: &[u8]) -> &[u8] {
@@ -199,7 +194,7 @@ pub fn kernel_text(line: &[u8]) -> Option<&[u8]> {
     let line = line.trim_ascii_end();
     let (marked, line) = match line.strip_prefix(b"<") {
         Some(inside) => {
-            let (priority, rest) = split_once_at(inside, b'>')?;
+            let (priority, rest) = split_once(inside, b'>')?;
             // Facility × 8 + level; the kernel's facility is 0.
             if number(priority)? > 7 {
                 return None;
@@ -209,13 +204,13 @@ pub fn kernel_text(line: &[u8]) -> Option<&[u8]> {
         None => (false, line),
     };
     if let Some(rest) = line.strip_prefix(b"1 ")
-        && let Some((time, rest)) = split_once_at(rest, b' ')
+        && let Some((time, rest)) = split_once(rest, b' ')
         && is_iso_time(time)
     {
         return text_of_rfc5424(rest);
     }
     if let Some(rest) = after_time(line) {
-        let (_host, rest) = split_once_at(rest, b' ')?;
+        let (_host, rest) = split_once(rest, b' ')?;
         let text = rest.strip_prefix(b"kernel:")?;
         return Some(text_of_message(text));
     }
@@ -223,7 +218,7 @@ pub fn kernel_text(line: &[u8]) -> Option<&[u8]> {
     if marked || text.len() < line.len() {
         return Some(text);
     }
-    let (time, text) = split_once_at(line.strip_prefix(b"[")?, b']')?;
+    let (time, text) = split_once(line.strip_prefix(b"[")?, b']')?;
     is_calendar_time(time).then(|| text.strip_prefix(b" ").unwrap_or(text))
 }
 
@@ -239,7 +234,7 @@ fn text_of_rfc5424(rest: &[u8]) -> Option<&[u8]> {
 fn text_of_message(message: &[u8]) -> &[u8] {
     let message = message.trim_ascii_start();
     let repeated = || {
-        let (count, rest) = split_once_at(message.strip_prefix(b"message repeated ")?, b' ')?;
+        let (count, rest) = split_once(message.strip_prefix(b"message repeated ")?, b' ')?;
         number(count)?;
         rest.strip_prefix(b"times: [")?.strip_suffix(b"]")
     };
@@ -254,7 +249,7 @@ fn after_time(line: &[u8]) -> Option<&[u8]> {
     {
         return Some(rest);
     }
-    let (time, rest) = split_once_at(line, b' ')?;
+    let (time, rest) = split_once(line, b' ')?;
     is_iso_time(time).then_some(rest)
 }
 

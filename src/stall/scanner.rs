@@ -19,8 +19,8 @@ use super::stack::{StackVerdict, verdict};
 use super::tracker::TaskKey;
 use crate::klog::record::number;
 use crate::model::Monotonic;
+use crate::model::path::printable;
 use crate::rescue::clock::now;
-use crate::rescue::evidence::text;
 use crate::rescue::proc_text::{self, PF_KTHREAD, TaskStat};
 
 /// Tasks that are looked at from their own processor, in one scan.
@@ -197,7 +197,7 @@ impl Scanner {
         }
         Ok(Suspect {
             key,
-            comm: text(stat.comm),
+            comm: printable(stat.comm),
             processor: stat.processor,
             ticks: 0,
             tracked: true,
@@ -262,7 +262,7 @@ impl Scanner {
             key: task.key,
             verdict,
             comm: task.comm.clone(),
-            stack: frames.map(text).collect(),
+            stack: frames.map(printable).collect(),
         })
     }
 
@@ -336,7 +336,7 @@ impl Search<'_> {
         if suspect && !self.tracked.contains(&key) {
             self.suspects.push(Suspect {
                 key,
-                comm: text(stat.comm),
+                comm: printable(stat.comm),
                 processor: stat.processor,
                 ticks,
                 tracked: false,

@@ -21,9 +21,9 @@ use std::time::{Duration, Instant, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
-use super::proc_text::{self, PF_WQ_WORKER, Pressure, Slab, TaskStat, Zone};
-use super::utc;
-use crate::model::path::shown;
+use crate::model::path::{printable, shown};
+use crate::model::utc;
+use crate::rescue::proc_text::{self, PF_WQ_WORKER, Pressure, Slab, TaskStat, Zone};
 use crate::sys;
 
 /// How long the collectors may take.
@@ -441,7 +441,7 @@ fn blocked_task(process: &Path, task: &Path, stat: &TaskStat<'_>) -> BlockedTask
     BlockedTask {
         tid: stat.tid,
         pid: pid.and_then(|pid| pid.parse().ok()).unwrap_or(0),
-        comm: text(stat.comm),
+        comm: printable(stat.comm),
         kind: kind(stat),
         wchan: wchan.filter(|function| !matches!(function.as_str(), "" | "0")),
         stack: Vec::new(),
@@ -457,11 +457,6 @@ fn kind(stat: &TaskStat<'_>) -> TaskKind {
     } else {
         TaskKind::Task
     }
-}
-
-/// Bytes of anybody's choice as one line.
-pub(crate) fn text(bytes: &[u8]) -> String {
-    shown(Path::new(OsStr::from_bytes(bytes)))
 }
 
 #[cfg(test)]
