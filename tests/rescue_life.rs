@@ -273,7 +273,10 @@ fn at_the_hourly_limit_a_hundred_lines_are_one_error() {
     host.daemon.wait_for_stderr("incident 1 ended", PATIENCE);
     assert_eq!(count(&host, REACHED), 1, "{}", host.daemon.stderr());
     let log = host.daemon.stderr();
-    let over = log.lines().find(|line| line.contains("incident 1 ended")).unwrap();
+    let over = log
+        .lines()
+        .find(|line| line.contains("incident 1 ended"))
+        .unwrap();
     assert!(over.contains("101 signs (100 of them held back"), "{over}");
     until("its file", &host, || {
         incidents(&host)

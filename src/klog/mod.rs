@@ -10,5 +10,5 @@ pub mod record;
 pub mod rules;
 pub mod tail;
 
-pub use record::{DRILL_MARKER, KernelTime, Level, Record, RecordError, Sequence, Text};
-pub use rules::{Match, RuleError, RuleId, Rules};
+pub use record::{DRILL_MARKER, KernelTime, Record, Sequence, Text};
+pub use rules::{Match, RuleId, Rules};
