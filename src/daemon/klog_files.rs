@@ -10,8 +10,10 @@ use tokio::sync::mpsc;
 use tracing::{info, warn};
 
 use crate::klog::Rules;
-use crate::klog::file::{Down, FileSource};
-use crate::klog::tail::{Dedup, Line as FileLine, Source, kernel_text};
+use crate::klog::dedup::{Dedup, Source};
+use crate::klog::file::{self, Down, FileSource};
+use crate::klog::syslog::kernel_text;
+use crate::klog::tail::Line as FileLine;
 use crate::model::path::shown;
 use crate::model::{Monotonic, RuleAction};
 use crate::rescue::clock::now;
@@ -102,14 +104,18 @@ impl LogFiles {
             self.found.clone(),
             Arc::clone(&path),
         );
-        let on_line = move |_: &Path, line: FileLine<'_>| {
+        let on_line = move |line: FileLine<'_>| {
             let rules = Arc::clone(&rules.lock().unwrap_or_else(PoisonError::into_inner));
             if let Some(found_line) = matched(&rules, number, &name, line.bytes) {
                 // Full: there are more than enough.
                 let _ = found.try_send(found_line);
             }
         };
-        match FileSource::start(vec![file.to_owned()], Box::new(on_line)) {
+        match FileSource::start(
+            file::Settings::default(),
+            file.to_owned(),
+            Box::new(on_line),
+        ) {
             Ok(source) => {
                 info!("following {}", path.display());
                 self.sources.push((path, source));
@@ -121,7 +127,7 @@ impl LogFiles {
     /// A record of the kernel's log matched: the same line in a file is a duplicate.
     pub(super) fn kernel_matched(&mut self, line: &Line, at: Monotonic) {
         // The kernel's record always counts.
-        let _ = self.dedup.is_news(Source::Kmsg, line.bytes(), at);
+        let _ = self.dedup.is_first(Source::Kmsg, line.bytes(), at);
     }
 
     /// The next event that only a file has shown.
@@ -135,7 +141,7 @@ impl LogFiles {
                 Some(found) = self.matches.recv() => self.waiting.push_back(found),
                 () = tokio::time::sleep(due.unwrap_or(Duration::MAX)), if due.is_some() => {
                     if let Some(first) = self.waiting.pop_front()
-                        && self.dedup.is_news(Source::File(first.source), first.line.bytes(), first.at)
+                        && self.dedup.is_first(Source::File(first.source), first.line.bytes(), first.at)
                     {
                         return first;
                     }
@@ -150,10 +156,10 @@ impl LogFiles {
             self.waiting.push_back(found);
         }
         let dedup = &mut self.dedup;
-        let is_news = |found: &FileMatch| {
-            dedup.is_news(Source::File(found.source), found.line.bytes(), found.at)
+        let is_first = |found: &FileMatch| {
+            dedup.is_first(Source::File(found.source), found.line.bytes(), found.at)
         };
-        self.waiting.drain(..).filter(is_news).collect()
+        self.waiting.drain(..).filter(is_first).collect()
     }
 
     /// Publishes the state of each file.
@@ -161,7 +167,7 @@ impl LogFiles {
         for file in &self.files {
             let source = self.sources.iter().find(|(path, _)| **path == **file);
             let down = match source {
-                Some((_, source)) => source.state().into_iter().find_map(|state| state.down),
+                Some((_, source)) => source.state().down,
                 None => {
                     let reason = "it cannot be followed, see the log".to_owned();
                     board.set_part(Part::LogFile(shown(file)), State::Down(reason));

@@ -4,10 +4,12 @@
 //! once the rules are compiled they allocate nothing, take no lock and do not panic, whatever the
 //! bytes.
 
+pub mod dedup;
 pub mod file;
 pub mod kmsg;
 pub mod record;
 pub mod rules;
+pub mod syslog;
 pub mod tail;
 
 pub use record::{DRILL_MARKER, KernelTime, Record, Sequence, Text};
