@@ -75,7 +75,7 @@ pub fn recover(directory: &Path, now: &str) -> io::Result<()> {
         let entry = entry?;
         let name = entry.file_name();
         let former = name.to_string_lossy().starts_with(FORMER_TEMPORARY);
-        if former || durable::is_temporary(&name) {
+        if former || durable::is_left_over(&name) {
             fs::remove_file(entry.path())?;
         }
     }

@@ -2,16 +2,16 @@
 //! hangs. Nobody waits for it: it takes its jobs from a short queue, in which a newer state of a file
 //! replaces the older one.
 
-use std::collections::VecDeque;
 use std::io;
 use std::path::PathBuf;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread;
-use std::time::{Duration, Instant, SystemTime};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
 
 use tracing::{error, info, warn};
 
 use super::archive::{prune, recover, save};
+use crate::background::{Background, Jobs, STACK};
 use crate::model::path::shown;
 use crate::model::utc;
 
@@ -40,27 +40,22 @@ pub struct WriterHealth {
 /// The writer. A clone hands its files to the same thread.
 #[derive(Debug, Clone)]
 pub(super) struct Writer {
-    shared: Arc<Shared>,
-}
-
-#[derive(Debug)]
-struct Shared {
-    directory: PathBuf,
-    keep: usize,
-    queue: Mutex<Queue>,
-    /// Something changed in the queue.
-    changed: Condvar,
+    jobs: Background<Job>,
+    counts: Arc<Counts>,
 }
 
 #[derive(Debug, Default)]
-struct Queue {
-    /// Files by name, with their contents.
-    jobs: VecDeque<(String, Vec<u8>)>,
-    busy_since: Option<Instant>,
-    /// All but `waiting` and `hung_for`.
-    health: WriterHealth,
-    stopping: bool,
-    ended: bool,
+struct Counts {
+    written: AtomicU64,
+    failed: AtomicU64,
+    /// Whether the last attempt failed.
+    failing: AtomicBool,
+}
+
+#[derive(Debug)]
+struct Job {
+    name: String,
+    bytes: Vec<u8>,
 }
 
 impl Writer {
@@ -69,49 +64,52 @@ impl Writer {
     /// # Errors
     /// When no thread can be started.
     pub(super) fn start(directory: PathBuf, keep: usize) -> io::Result<Writer> {
-        let shared = Arc::new(Shared {
+        let counts = Arc::new(Counts::default());
+        let archive = Archive {
             directory,
             keep: keep.max(1),
-            queue: Mutex::default(),
-            changed: Condvar::new(),
-        });
-        let writer = Writer {
-            shared: Arc::clone(&shared),
+            counts: Arc::clone(&counts),
         };
-        thread::Builder::new()
-            .name("incident-writer".to_owned())
-            .spawn(move || shared.run())?;
-        Ok(writer)
+        let jobs = Background::start("incident-writer", QUEUE, STACK, move |jobs| {
+            archive.run(jobs);
+        })?;
+        Ok(Writer { jobs, counts })
     }
 
     /// Queues a file in its newest state. Never waits for the directory: false if too many files
     /// wait already; then this one is refused.
     #[must_use]
     pub(super) fn put(&self, name: &str, bytes: Vec<u8>) -> bool {
-        let mut queue = self.shared.lock();
-        let full = queue.jobs.len() >= QUEUE;
-        match queue.jobs.iter_mut().find(|(waiting, _)| waiting == name) {
-            Some((_, former)) => *former = bytes,
-            None if full => return false,
-            None => queue.jobs.push_back((name.to_owned(), bytes)),
-        }
-        self.shared.changed.notify_all();
-        true
+        self.jobs.push_with(|jobs| {
+            let full = jobs.len() >= QUEUE;
+            match jobs.iter_mut().find(|job| job.name == name) {
+                Some(job) => job.bytes = bytes,
+                None if full => return false,
+                None => jobs.push_back(Job {
+                    name: name.to_owned(),
+                    bytes,
+                }),
+            }
+            true
+        })
     }
 
     /// Counts a file that was refused and will not be queued again.
     pub(super) fn give_up(&self) {
-        self.shared.lock().health.dropped += 1;
+        self.jobs.count_dropped();
     }
 
     /// Its state.
     #[must_use]
     pub(super) fn health(&self) -> WriterHealth {
-        let queue = self.shared.lock();
+        let load = self.jobs.load();
         WriterHealth {
-            waiting: queue.jobs.len(),
-            hung_for: queue.busy_since.map(|since| since.elapsed()),
-            ..queue.health
+            written: self.counts.written.load(Ordering::Relaxed),
+            failed: self.counts.failed.load(Ordering::Relaxed),
+            dropped: self.jobs.dropped(),
+            waiting: load.waiting,
+            failing: self.counts.failing.load(Ordering::Relaxed),
+            hung_for: load.busy_for,
         }
     }
 
@@ -119,29 +117,22 @@ impl Writer {
     /// `within`; then the thread is left behind.
     #[must_use]
     pub(super) fn stop(&self, within: Duration) -> bool {
-        let mut queue = self.shared.lock();
-        queue.stopping = true;
-        self.shared.changed.notify_all();
-        let (queue, _) = self
-            .shared
-            .changed
-            .wait_timeout_while(queue, within, |queue| !queue.ended)
-            .unwrap_or_else(PoisonError::into_inner);
-        queue.ended
+        self.jobs.stop(within)
     }
 }
 
-impl Shared {
-    /// Never held while a file is touched.
-    fn lock(&self) -> MutexGuard<'_, Queue> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+/// The thread's side.
+struct Archive {
+    directory: PathBuf,
+    keep: usize,
+    counts: Arc<Counts>,
+}
 
-    fn run(&self) {
+impl Archive {
+    fn run(&self, jobs: &mut Jobs<Job>) {
         let began = utc::compact(SystemTime::now());
         let directory = shown(&self.directory);
         let mut recovered = false;
-        self.lock().busy_since = Some(Instant::now());
         loop {
             if !recovered {
                 let result = recover(&self.directory, &began);
@@ -150,59 +141,30 @@ impl Shared {
                     warn!("{directory}: cannot be put in order: {error}");
                 }
             }
-            let Some((name, bytes)) = self.next() else {
-                break;
-            };
-            let saved = save(&self.directory, &name, &bytes);
-            if self.saved(&name, bytes, saved)
-                && let Err(error) = prune(&self.directory, self.keep, &name)
-            {
-                warn!("{directory}: old incidents cannot be removed: {error}");
+            if self.counts.failing.load(Ordering::Relaxed) {
+                jobs.pause(RETRY);
+            }
+            // A file that failed is tried once more at the end, and then given up.
+            let Some(job) = jobs.next() else { break };
+            let saved = save(&self.directory, &job.name, &job.bytes);
+            let written = saved.is_ok();
+            self.log_change(&job.name, saved);
+            if written {
+                self.counts.written.fetch_add(1, Ordering::Relaxed);
+                if let Err(error) = prune(&self.directory, self.keep, &job.name) {
+                    warn!("{directory}: old incidents cannot be removed: {error}");
+                }
+            } else {
+                self.counts.failed.fetch_add(1, Ordering::Relaxed);
+                // Unless a newer state of its file has come meanwhile.
+                jobs.put_back(job, |job, newer| newer.name == job.name);
             }
         }
-        self.lock().ended = true;
-        self.changed.notify_all();
     }
 
-    /// The next file to write, once it is due; `None` at the end.
-    fn next(&self) -> Option<(String, Vec<u8>)> {
-        let mut queue = self.lock();
-        queue.busy_since = None;
-        if queue.health.failing && !queue.stopping {
-            queue = self
-                .changed
-                .wait_timeout_while(queue, RETRY, |queue| !queue.stopping)
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
-        }
-        // A file that failed is tried once more at the end, and then given up.
-        let queue = self
-            .changed
-            .wait_while(queue, |queue| queue.jobs.is_empty() && !queue.stopping);
-        let mut queue = queue.unwrap_or_else(PoisonError::into_inner);
-        let job = queue.jobs.pop_front()?;
-        queue.busy_since = Some(Instant::now());
-        Some(job)
-    }
-
-    /// Counts an attempt and logs when writing begins to fail and when it works again. A file that
-    /// failed is queued again, unless a newer state of it waits or the thread is to end. True if it
-    /// was written.
-    fn saved(&self, name: &str, bytes: Vec<u8>, result: io::Result<()>) -> bool {
-        let mut queue = self.lock();
-        let written = result.is_ok();
-        let failed_before = std::mem::replace(&mut queue.health.failing, !written);
-        if written {
-            queue.health.written += 1;
-        } else {
-            queue.health.failed += 1;
-            if queue.stopping {
-                queue.health.dropped += 1;
-            } else if !queue.jobs.iter().any(|(newer, _)| newer == name) {
-                queue.jobs.push_front((name.to_owned(), bytes));
-            }
-        }
-        drop(queue);
+    /// Logs when writing begins to fail, and when it works again.
+    fn log_change(&self, name: &str, result: io::Result<()>) {
+        let failed_before = self.counts.failing.swap(result.is_err(), Ordering::Relaxed);
         let directory = shown(&self.directory);
         match result {
             Err(error) if !failed_before => {
@@ -211,7 +173,6 @@ impl Shared {
             Ok(()) if failed_before => info!("{directory}: incidents can be written again"),
             _ => {}
         }
-        written
     }
 }
 

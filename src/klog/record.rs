@@ -14,6 +14,8 @@
 
 use thiserror::Error;
 
+use crate::sys::proc::number;
+
 /// How the text of the record begins that a drill writes to /dev/kmsg; the rest names the drill.
 ///
 /// No rule matches it: a drill must not be taken for an emergency, not even by a rule of an
@@ -172,17 +174,6 @@ fn hexadecimal(digit: u8) -> Option<u8> {
         b'A'..=b'F' => Some(digit - b'A' + 10),
         _ => None,
     }
-}
-
-/// Decimal digits and nothing else, as a number that fits.
-pub(crate) fn number(digits: &[u8]) -> Option<u64> {
-    if digits.is_empty() {
-        return None;
-    }
-    digits.iter().try_fold(0_u64, |number, digit| {
-        let digit = digit.checked_sub(b'0').filter(|digit| *digit <= 9)?;
-        number.checked_mul(10)?.checked_add(u64::from(digit))
-    })
 }
 
 /// What is before and after the first `separator`.

@@ -38,8 +38,9 @@ use regex_automata::nfa::thompson;
 use regex_syntax::hir::Hir;
 use thiserror::Error;
 
-use super::record::{DRILL_MARKER, number, split_once};
+use super::record::{DRILL_MARKER, split_once};
 use crate::model::{Bytes, RuleAction, RuleDefinition};
+use crate::sys::proc::number;
 
 /// Most rules that an operator can add: each is a pass over every record.
 pub const MAX_OPERATOR_RULES: usize = 64;

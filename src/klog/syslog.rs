@@ -1,7 +1,8 @@
 //! The kernel's own text in a line of a log file. Pure.
 
-use super::record::{number, split_once};
+use super::record::split_once;
 use super::rules::without_printk_prefix;
+use crate::sys::proc::number;
 
 /// The kernel's own text in a line of a log file, where the rules can be applied; `None` if another
 /// program wrote the line, or its writer is unknown.

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use super::ladder::LadderSettings;
 use crate::klog::DRILL_MARKER;
-use crate::klog::record::number;
 use crate::model::RescueStep;
+use crate::sys::proc::number;
 
 /// Writes the record of a drill to the kernel's log, at level 6. Its facility is not the kernel's
 /// own, which only the kernel can write.

@@ -19,7 +19,6 @@ pub mod drill;
 pub mod entry;
 pub mod exchange;
 pub mod ladder;
-pub mod proc_text;
 pub mod proof;
 mod reader;
 pub mod ring;
