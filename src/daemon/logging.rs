@@ -1,8 +1,8 @@
 //! Where log lines go: to standard error, which systemd connects to the journal.
 //!
-//! Never at the price of waiting: a journal that is stuck, or a pipe that nobody reads, would
-//! otherwise stop whoever logs, and with him /metrics. Lines go through a bounded queue to a thread
-//! of their own; when the queue is full they are lost, and how many is said as soon as there is room.
+//! Logging never waits: a journal that is stuck, or a pipe that nobody reads, would otherwise stop the
+//! thread that logs, and /metrics with it. Lines go through a bounded queue to a thread of their own;
+//! when the queue is full they are lost, and their number is logged as soon as there is room.
 
 use std::fmt;
 use std::io::{self, Write};
@@ -19,18 +19,18 @@ use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, MakeWriter}
 use tracing_subscriber::registry::LookupSpan;
 
 /// Lines that wait at most: an hour of trouble, and less than a megabyte.
-const WAITING: usize = 1024;
+const CAPACITY: usize = 1024;
 
 /// What the queue may take at the end of the process to be written.
-const LAST_LINES: Duration = Duration::from_millis(200);
+const FLUSH_TIMEOUT: Duration = Duration::from_millis(200);
 
-/// Lets the last lines out when it goes.
+/// When dropped, waits a moment until the last lines are written.
 pub(super) struct Logging(Arc<Count>);
 
 impl Drop for Logging {
     fn drop(&mut self) {
         let began = Instant::now();
-        while self.0.waiting.load(Ordering::Relaxed) > 0 && began.elapsed() < LAST_LINES {
+        while self.0.waiting.load(Ordering::Relaxed) > 0 && began.elapsed() < FLUSH_TIMEOUT {
             std::thread::sleep(Duration::from_millis(1));
         }
     }
@@ -45,7 +45,7 @@ struct Count {
 
 /// Sets up logging; once a process.
 pub(super) fn init() -> Logging {
-    let (queue, lines) = sync_channel(WAITING);
+    let (queue, lines) = sync_channel(CAPACITY);
     let count = Arc::new(Count::default());
     let queue = Queue {
         queue,
@@ -56,7 +56,7 @@ pub(super) fn init() -> Logging {
         .name("log".to_owned())
         .stack_size(64 * 1024);
     if writer.spawn(move || write_lines(&lines, &counted)).is_err() {
-        // Without threads the daemon will not get far, and says so itself.
+        // Without threads the daemon fails soon, and reports that itself.
         return Logging(count);
     }
     // Fails only if logging was set up before.
@@ -71,7 +71,7 @@ pub(super) fn init() -> Logging {
 }
 
 /// Whether standard error leads to the journal: JOURNAL_STREAM names its device and inode
-/// (systemd.exec(5)). The variable alone says nothing: shells inherit it.
+/// (systemd.exec(5)). The variable alone proves nothing: shells inherit it.
 fn is_connected_to_journal() -> bool {
     let Some(stream) = std::env::var("JOURNAL_STREAM").ok() else {
         return false;
@@ -112,7 +112,7 @@ impl<'a> MakeWriter<'a> for Queue {
 fn write_lines(lines: &Receiver<Vec<u8>>, count: &Count) {
     let mut stderr = io::stderr();
     for line in lines {
-        // Closed, or its reader gone: there is nobody to tell.
+        // Closed, or its reader gone.
         let _ = stderr.write_all(&line);
         count.waiting.fetch_sub(1, Ordering::Relaxed);
         let lost = count.lost.swap(0, Ordering::Relaxed);

@@ -20,16 +20,16 @@ use super::witness::Witness;
 use crate::config::Settings;
 use crate::klog::kmsg::Kmsg;
 use crate::klog::{DRILL_MARKER, Rules};
-use crate::model::{Bytes, Monotonic, Outcome, RuleAction, RuleDefinition, Trigger, UnixTime};
+use crate::model::{Bytes, Monotonic, Outcome, RuleAction, RuleDefinition, Trigger};
 use crate::rescue::clock::now;
 use crate::rescue::entry::{Line, Notice, Report};
 use crate::rescue::proof::{Counters, Files};
 use crate::rescue::settings::Settings as FastSettings;
 use crate::rescue::thread::{Armament, FastSide, Setup};
 use crate::rescue::{LadderSettings, Limit};
-use crate::serve::board::Board;
 use crate::serve::metrics;
 use crate::serve::parts::{Part, State};
+use crate::serve::shared_status::SharedStatus;
 use crate::sys::realtime::{Urgency, lock_no_more};
 
 /// The kernel's log.
@@ -217,7 +217,7 @@ pub(super) struct Rescue {
     memory: io::Result<Files>,
     /// When the next drill is due; nothing if there is nothing to try out.
     drill_due: Option<Instant>,
-    board: Arc<Board>,
+    board: Arc<SharedStatus>,
 }
 
 impl Rescue {
@@ -225,7 +225,7 @@ impl Rescue {
     pub(super) fn new(
         armed: Armed,
         settings: Arc<Settings>,
-        board: Arc<Board>,
+        board: Arc<SharedStatus>,
         teller: Teller,
         incidents: PathBuf,
     ) -> Self {
@@ -459,7 +459,7 @@ struct Listener {
     limited: bool,
     /// Why the kernel's log cannot be read any more.
     kmsg_error: Option<State>,
-    board: Arc<Board>,
+    board: Arc<SharedStatus>,
 }
 
 /// A drill under way.
@@ -470,7 +470,7 @@ struct Drill {
 }
 
 impl Listener {
-    fn new(board: Arc<Board>) -> Self {
+    fn new(board: Arc<SharedStatus>) -> Self {
         Listener {
             drill: None,
             incident: false,
@@ -489,7 +489,7 @@ impl Listener {
     /// Tells how a drill went: how long it took, or nothing if it failed.
     fn tell_roundtrip(&self, took: Option<Duration>) {
         self.board.update_rescue(|rescue| {
-            rescue.drilled = Some(UnixTime::from_seconds(super::now()));
+            rescue.drilled = Some(super::clock::wall());
             rescue.roundtrip_seconds = took.map(|took| took.as_secs_f64());
         });
     }

@@ -16,9 +16,9 @@ use crate::rescue::entry::{Notice, Report};
 use crate::rescue::evidence::ImageEvidence;
 use crate::rescue::exchange::Exchange;
 use crate::rescue::incident::{Recorder, RecorderSettings};
-use crate::serve::board::Board;
 use crate::serve::metrics;
 use crate::serve::parts::{Part, State};
+use crate::serve::shared_status::SharedStatus;
 use crate::stall::{INTERVAL, StallDetector, StallHealth, StallSettings, effective_trigger};
 
 /// A directory that takes longer is said to hang.
@@ -28,7 +28,7 @@ const LAST_FILE: Duration = Duration::from_millis(300);
 
 /// See the module.
 pub(super) struct Witness {
-    board: Arc<Board>,
+    board: Arc<SharedStatus>,
     teller: Teller,
     /// Where incident files go.
     incidents: PathBuf,
@@ -46,7 +46,7 @@ pub(super) struct Witness {
 
 impl Witness {
     /// Neither runs yet.
-    pub(super) fn new(board: Arc<Board>, teller: Teller, incidents: PathBuf) -> Self {
+    pub(super) fn new(board: Arc<SharedStatus>, teller: Teller, incidents: PathBuf) -> Self {
         Witness {
             incidents,
             board,
@@ -210,7 +210,7 @@ impl Witness {
 fn start_recorder(
     settings: &Rescue,
     incidents: &Path,
-    board: &Arc<Board>,
+    board: &Arc<SharedStatus>,
     teller: &Teller,
 ) -> Option<Recorder> {
     let board = Arc::clone(board);

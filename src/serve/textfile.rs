@@ -1,6 +1,6 @@
 //! The metrics as a file for node_exporter's textfile collector, on hosts where nothing else may
-//! listen. Replaced as a whole, removed when the daemon ends: a file that stays would be scraped as
-//! if somebody still counted.
+//! listen. Replaced as a whole, and removed when the daemon ends: node_exporter would go on serving
+//! its old counts.
 
 use std::fs;
 use std::io;
@@ -11,6 +11,7 @@ use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use axum::body::Bytes;
 use tracing::{info, warn};
 
 use super::parts::State;
@@ -18,7 +19,7 @@ use crate::durable::replace;
 use crate::model::path::shown;
 
 /// How long the end waits for the file to be removed.
-const LAST_WISH: Duration = Duration::from_millis(300);
+const REMOVE_TIMEOUT: Duration = Duration::from_millis(300);
 /// node_exporter, which runs as another user, must read it. It reads no temporary file: only names
 /// that end in `.prom`.
 const MODE: u32 = 0o644;
@@ -27,8 +28,8 @@ const MODE: u32 = 0o644;
 #[derive(Debug)]
 pub struct Textfile {
     path: PathBuf,
-    /// Holds one text. Nothing once the end has come.
-    texts: Option<SyncSender<String>>,
+    /// Holds one text. `None` once the file is to be removed.
+    texts: Option<SyncSender<[Bytes; 2]>>,
     /// The last text could not be written.
     failing: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
@@ -55,18 +56,16 @@ impl Textfile {
         })
     }
 
-    /// Where it writes to.
+    /// The file.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Has the file replaced. While one text is being written and another one waits, this one is
-    /// dropped: the next comes soon and is newer.
-    /// Gives how the writing goes: one is dropped when the disk has not answered since the one before
-    /// the last.
+    /// Replaces the file, and returns the state of the writing. A text is dropped if the disk has
+    /// not answered since the one before the last.
     #[must_use]
-    pub fn write(&self, text: String) -> State {
+    pub fn write(&self, text: [Bytes; 2]) -> State {
         let sent = self.texts.as_ref().map(|texts| texts.try_send(text));
         let path = shown(&self.path);
         match sent {
@@ -87,7 +86,7 @@ impl Drop for Textfile {
         let Some(thread) = self.thread.take() else {
             return;
         };
-        let deadline = Instant::now() + LAST_WISH;
+        let deadline = Instant::now() + REMOVE_TIMEOUT;
         while !thread.is_finished() && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(5));
         }
@@ -101,9 +100,9 @@ impl Drop for Textfile {
 }
 
 /// Until there are no more texts; then the file is removed.
-fn write_all(path: &Path, inbox: &Receiver<String>, failing: &AtomicBool) {
+fn write_all(path: &Path, inbox: &Receiver<[Bytes; 2]>, failing: &AtomicBool) {
     for text in inbox {
-        let written = replace(path, text.as_bytes(), MODE);
+        let written = replace(path, &text.concat(), MODE);
         // Once, not every 15 s.
         match (failing.swap(written.is_err(), Ordering::Relaxed), written) {
             (true, Ok(())) => info!("{} is written again", path.display()),
@@ -131,7 +130,10 @@ mod tests {
         let path = directory.path().join("fragwatch.prom");
         fs::write(&path, "old").unwrap();
         let textfile = Textfile::start(path.clone()).unwrap();
-        assert_eq!(textfile.write("fragwatch_x 1\n".to_owned()), State::Up);
+        assert_eq!(
+            textfile.write(["fragwatch_x".into(), " 1\n".into()]),
+            State::Up
+        );
         while fs::read(&path).unwrap() == b"old" {
             std::thread::sleep(Duration::from_millis(1));
         }
