@@ -5,64 +5,47 @@
 //! queue to a thread of their own; when the queue is full they are lost.
 
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use sd_notify::NotifyState;
 use tracing::warn;
 
+use crate::background::{Background, Jobs, SMALL_STACK};
+
 /// Messages that wait at most: a start, some reloads, and a status now and then.
 const CAPACITY: usize = 64;
-/// What the queue may take at the end of the process to be sent.
+/// How long the queue may take at the end of the process to be sent.
 const FLUSH_TIMEOUT: Duration = Duration::from_millis(200);
 
-static QUEUE: OnceLock<Option<SyncSender<String>>> = OnceLock::new();
-/// Messages that were queued and not yet sent.
-static QUEUED: AtomicU64 = AtomicU64::new(0);
+static QUEUE: OnceLock<Option<Background<String>>> = OnceLock::new();
 
-/// Queues a message, if the process was started by systemd.
+/// Notifies systemd, if it started us.
 pub(super) fn notify(state: &[NotifyState<'_>]) {
-    let Some(queue) = QUEUE.get_or_init(start) else {
-        return;
-    };
-    let lines = state.iter().map(ToString::to_string);
-    QUEUED.fetch_add(1, Ordering::Relaxed);
-    if queue
-        .try_send(lines.collect::<Vec<_>>().join("\n"))
-        .is_err()
-    {
-        QUEUED.fetch_sub(1, Ordering::Relaxed);
+    if let Some(queue) = QUEUE.get_or_init(start) {
+        let lines = state.iter().map(ToString::to_string);
+        queue.push(lines.collect::<Vec<_>>().join("\n"));
     }
 }
 
 /// Waits a moment until the last messages are sent.
 pub(super) fn flush() {
-    let began = Instant::now();
-    while QUEUED.load(Ordering::Relaxed) > 0 && began.elapsed() < FLUSH_TIMEOUT {
-        std::thread::sleep(Duration::from_millis(1));
+    if let Some(Some(queue)) = QUEUE.get() {
+        queue.drain(FLUSH_TIMEOUT);
     }
 }
 
 /// `None` without NOTIFY_SOCKET.
-fn start() -> Option<SyncSender<String>> {
+fn start() -> Option<Background<String>> {
     std::env::var_os("NOTIFY_SOCKET")?;
-    let (queue, messages) = sync_channel(CAPACITY);
-    let sender = std::thread::Builder::new()
-        .name("systemd".to_owned())
-        .stack_size(64 * 1024)
-        .spawn(move || send(&messages));
-    sender
+    Background::start("systemd", CAPACITY, SMALL_STACK, send)
         .inspect_err(|reason| warn!("sd_notify disabled: {reason}"))
-        .ok()?;
-    Some(queue)
+        .ok()
 }
 
-fn send(messages: &Receiver<String>) {
+fn send(messages: &mut Jobs<String>) {
     for message in messages {
         if let Err(error) = sd_notify::notify(&[NotifyState::Custom(&message)]) {
             warn!("cannot notify systemd: {error}");
         }
-        QUEUED.fetch_sub(1, Ordering::Relaxed);
     }
 }

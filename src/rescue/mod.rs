@@ -22,7 +22,6 @@ pub mod exchange;
 pub mod hook;
 pub mod incident;
 pub mod ladder;
-pub mod proc_text;
 pub mod proof;
 mod reader;
 pub mod ring;
@@ -30,6 +29,6 @@ pub mod settings;
 pub mod thread;
 pub mod utc;
 
-pub use ladder::{Began, Ended, Ladder, LadderError, LadderSettings, Limit, Order, Reaction};
+pub use ladder::{Began, Ended, Ladder, LadderSettings, Limit, Order};
 pub use reader::Watchdog;
-pub use ring::{Consumer, Packed, Producer, ring};
+pub use ring::Packed;
