@@ -25,6 +25,7 @@
 //! - [`stall`]: the trigger for kernels that print no such line
 //! - [`serve`]: metrics and their page
 //! - [`state_dir`]: where all of them keep their state, and [`durable`]: how a file is replaced
+//! - [`table`]: text tables
 //! - [`daemon`]: `fragwatch run`, which wires it all
 
 pub mod assess;
@@ -45,3 +46,4 @@ pub mod serve;
 pub mod stall;
 pub mod state_dir;
 pub mod sys;
+pub mod table;

@@ -1,15 +1,12 @@
-//! The JSON of `fragwatch scan --json`. Keys are only ever added.
-
-use std::path::Path;
+//! The JSON of `fragwatch scan --json`. Keys are only added.
 
 use serde::Serialize;
 
-use super::scan::{Found, Image};
+use super::images::{Found, Image};
+use super::output::{SCHEMA, print_json};
 use crate::model::path::{hex_unless_exact, shown};
 use crate::model::{Bytes, ExtentCount, ExtentMap, Filesystem, Opener, Owner, Severity, Vm};
-
-/// Raised only if a key should ever have to change its meaning.
-pub(super) const SCHEMA: u32 = 1;
+use crate::probe::protocol::Fault;
 
 #[derive(Serialize)]
 struct Document {
@@ -42,7 +39,7 @@ struct ImageObject {
 }
 
 #[derive(Serialize)]
-pub(super) struct FilesystemObject {
+struct FilesystemObject {
     mount: String,
     #[serde(rename = "type")]
     type_name: String,
@@ -100,23 +97,17 @@ struct PassedOverObject {
     not_an_image: u64,
 }
 
-/// The document, as one line.
-///
-/// # Errors
-/// When it cannot be written as JSON, which would be a mistake in its types.
-pub(super) fn render(found: &Found) -> serde_json::Result<String> {
-    let error = |fault: &crate::probe::protocol::Fault| ErrorObject {
+/// Prints the document on one line.
+pub(super) fn print(found: &Found) -> anyhow::Result<()> {
+    let error = |fault: &Fault| ErrorObject {
         path: shown(&fault.path),
         path_hex: hex_unless_exact(&fault.path),
         error: fault.error.clone(),
     };
-    to_line(&Document {
+    let images = found.images.iter();
+    print_json(&Document {
         schema: SCHEMA,
-        images: found
-            .images
-            .iter()
-            .map(|image| object(found, image))
-            .collect(),
+        images: images.map(|image| object(found, image)).collect(),
         errors: found.errors.iter().map(error).collect(),
         passed_over: PassedOverObject {
             too_small: found.passed_over.too_small,
@@ -125,18 +116,9 @@ pub(super) fn render(found: &Found) -> serde_json::Result<String> {
     })
 }
 
-/// Any document, as one line.
-///
-/// # Errors
-/// See [`render`].
-pub(super) fn to_line(document: &impl Serialize) -> serde_json::Result<String> {
-    Ok(serde_json::to_string(document)? + "\n")
-}
-
-/// How a file system is named.
-pub(super) fn filesystem(mount: &Path, filesystem: &Filesystem) -> FilesystemObject {
+fn filesystem(filesystem: &Filesystem) -> FilesystemObject {
     FilesystemObject {
-        mount: shown(mount),
+        mount: shown(&filesystem.mount),
         type_name: filesystem.type_name.clone(),
         uuid: filesystem.uuid.clone(),
     }
@@ -153,7 +135,7 @@ fn object(found: &Found, image: &Image) -> ImageObject {
         mean_extent_bytes: sample.mean_extent(),
         extent_map_memory_bytes: found.map_memory(image),
         extent_limit: found.extent_limit(image),
-        filesystem: found.filesystem(image).map(|fs| filesystem(&fs.mount, fs)),
+        filesystem: found.filesystem(image).map(filesystem),
         inode: sample.id.inode,
         format: sample.format.name(),
         severity: image.severity,
@@ -192,11 +174,8 @@ fn map_object(map: &ExtentMap) -> MapObject {
         to_bytes: (1u64 << class).saturating_mul(2),
         extents: *extents,
     };
-    let classes = map
-        .histogram
-        .iter()
-        .enumerate()
-        .filter(|(_, extents)| **extents > 0);
+    let classes = map.histogram.iter().enumerate();
+    let classes = classes.filter(|(_, extents)| **extents > 0);
     MapObject {
         extents: map.extents,
         fragments: map.fragments,

@@ -1,10 +1,9 @@
-//! How much of the time the disks below a file system are at work, by /sys/dev/block
-//! (Documentation/block/stat.rst). Reading it asks no disk and no file system anything.
+//! How much of the time the disks below a file system are busy, by /sys/dev/block
+//! (Documentation/block/stat.rst). Reading it accesses no disk and no file system.
 //!
-//! A file system lies on a partition, an LVM volume, an array or a loop device; the work is done by
-//! the disks that carry it:
+//! A file system lies on a partition, an LVM volume, an array or a loop device:
 //!
-//! | device | carried by |
+//! | device | its disks |
 //! |---|---|
 //! | partition | the device above it in sysfs |
 //! | device mapper, md, bcache | what `slaves/` names |
@@ -12,12 +11,12 @@
 //! | NVMe with native multipath | its paths: `nvme0c1n1`, `nvme0c2n1` of `nvme0n1` |
 //! | any other | itself |
 //!
-//! What lies above the disks counts as well: dm-crypt, a thin pool or a loop device does part of its
-//! work while the disks are idle, and has requests under way all the time.
+//! The layers above the disks count as well: dm-crypt, a thin pool or a loop device works partly while
+//! the disks are idle, with requests in flight all the time.
 //!
-//! The disks cannot be told where the device number is one that the kernel makes up (btrfs, overlay,
-//! tmpfs, NFS: major 0), where /sys does not show the device, and where a disk does not count its I/O
-//! (`queue/iostats` is 0, or nothing was ever counted).
+//! The disks are unknown where the device number is an anonymous one (btrfs, overlay, tmpfs, NFS: major
+//! 0), where /sys does not show the device, and where a disk does not count its I/O (`queue/iostats` is
+//! 0, or nothing was ever counted).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -29,36 +28,35 @@ use crate::discover::mounts::MountTable;
 use crate::model::DeviceNumber;
 use crate::sys::mounts;
 
-/// Layers from a file system to its disks at most.
+/// Most layers from a file system to its disks.
 const MAX_LAYERS: u32 = 16;
-/// Disks of one file system at most.
+/// Most disks of one file system.
 const MAX_DISKS: usize = 1024;
 
-/// The counters of what carries a file system, at one time.
+/// The counters of the devices below a file system, at one time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Counters {
     disks: BTreeMap<PathBuf, Disk>,
-    /// What lies above them, as far as it counts its I/O: md of older kernels does not.
+    /// The layers above them, as far as they count their I/O: md of older kernels does not.
     layers: BTreeMap<PathBuf, Disk>,
 }
 
 /// The counters of a disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Disk {
-    /// Requests that are done.
+    /// Completed requests.
     done: u64,
-    /// Requests that are not.
     in_flight: u64,
-    /// Time in which at least one was not (`io_ticks`), in milliseconds.
+    /// Time with a request in flight (`io_ticks`), in milliseconds.
     busy: u64,
-    /// Time that all requests took together (`time_in_queue`), in milliseconds.
+    /// Time of all requests together (`time_in_queue`), in milliseconds.
     queued: u64,
-    /// The same, as the sum of reads, writes, discards and flushes.
+    /// The same as the sum of reads, writes, discards and flushes.
     ticks: u64,
 }
 
 impl Counters {
-    /// Those of what carries the device; nothing if its disks cannot be told.
+    /// Those of the devices below this one; `None` if its disks are unknown.
     #[must_use]
     pub(super) fn read(device: DeviceNumber, host: &Host) -> Option<Counters> {
         let mut tree = Tree {
@@ -67,20 +65,16 @@ impl Counters {
             layers: BTreeSet::new(),
         };
         tree.number(device, MAX_LAYERS)?;
-        let read = |device: PathBuf| Some((Disk::read(&device)?, device));
-        let counted = |(disk, device)| (device, disk);
-        let disks = tree.disks.into_iter().map(|disk| read(disk).map(counted));
-        let layers = tree.layers.into_iter().filter_map(read);
+        let read = |device: PathBuf| Disk::read(&device).map(|disk| (device, disk));
         Some(Counters {
-            disks: disks.collect::<Option<_>>()?,
-            layers: layers.map(counted).collect(),
+            disks: tree.disks.into_iter().map(read).collect::<Option<_>>()?,
+            layers: tree.layers.into_iter().filter_map(read).collect(),
         })
     }
 
-    /// In how much of the time between two readings it was at work, in percent. Of the disks that is
-    /// the sum over all of them, 100 at most: a reader that waits for one disk of twelve after the
-    /// other keeps each of them at work for a twelfth of the time only. Nothing if they are not the
-    /// same disks.
+    /// How much of the time between two readings they were busy, in percent. Of the disks that is the
+    /// sum over all of them, 100 at most: a reader that waits for one of twelve disks after the other
+    /// keeps each busy for only a twelfth of the time. `None` if they are not the same disks.
     #[must_use]
     pub(super) fn busy_since(&self, before: &Counters, elapsed: Duration) -> Option<f32> {
         let busy = |(path, now): (&PathBuf, &Disk), before: &BTreeMap<_, _>| {
@@ -106,7 +100,8 @@ impl Disk {
         Disk::parse(&fs::read_to_string(directory.join("stat")).ok()?)
     }
 
-    /// A mounted file system has been read at least once: who has counted nothing does not count.
+    /// `None` if nothing was counted: a mounted file system was read at least once, so that disk does
+    /// not count.
     fn parse(stat: &str) -> Option<Disk> {
         let fields = stat.split_ascii_whitespace().map(str::parse);
         let fields: Vec<u64> = fields.collect::<Result<_, _>>().ok()?;
@@ -126,12 +121,12 @@ impl Disk {
 
     /// `io_ticks` is too large before Linux 6.10 ("block: support to account io_ticks precisely"): a
     /// request that begins on an idle disk counts a whole tick, up to 10 ms (update_io_ticks,
-    /// block/blk-core.c), so that 250 short requests a second look like a disk that never rests. The
-    /// time that all requests took together is too large where requests overlap. The smaller of the
-    /// two is nearer. `time_in_queue` itself is too small from Linux 5.0 to 5.5, which round the time
-    /// of each request down to ticks (blk_account_io_done); the sum of its parts is not.
+    /// block/blk-core.c), so that 250 short requests a second look like a busy disk. The time of all
+    /// requests together is too large where requests overlap. The smaller of the two is nearer.
+    /// `time_in_queue` itself is too small from Linux 5.0 to 5.5, which round the time of each request
+    /// down to ticks (blk_account_io_done); the sum of its parts is not.
     ///
-    /// All of them move only when a request begins or ends: a disk that ends none is at work.
+    /// All of them change only when a request begins or ends: a disk that completes none is busy.
     fn busy_since(&self, before: &Disk, elapsed: Duration) -> Option<Duration> {
         let done = self.done.checked_sub(before.done)?;
         let busy = self.busy.checked_sub(before.busy)?;
@@ -143,7 +138,7 @@ impl Disk {
     }
 }
 
-/// The block devices in sysfs that carry one of them.
+/// The block devices below one of them.
 struct Tree<'a> {
     host: &'a Host,
     disks: BTreeSet<PathBuf>,
@@ -156,7 +151,7 @@ impl Tree<'_> {
         self.directory(&fs::canonicalize(link).ok()?, layers)
     }
 
-    /// Nothing if one of them cannot be told: the others alone would look too idle.
+    /// `None` if one of them is unknown: the others alone would look too idle.
     fn directory(&mut self, device: &Path, layers: u32) -> Option<()> {
         let layers = layers.checked_sub(1)?;
         if device.join("partition").exists() {
@@ -178,8 +173,8 @@ impl Tree<'_> {
             .try_for_each(|carrier| self.directory(&fs::canonicalize(carrier).ok()?, layers))
     }
 
-    /// Of the file system that a loop device's file lies on, by the path alone: asking the file would
-    /// hang with it.
+    /// The device of the file system that a loop device's file lies on, by its path: a call on the file
+    /// could hang.
     fn device_of(&self, file: &[u8]) -> Option<DeviceNumber> {
         use std::os::unix::ffi::OsStrExt as _;
         let file = file.strip_suffix(b"\n").unwrap_or(file);

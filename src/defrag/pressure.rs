@@ -1,40 +1,39 @@
 //! How much others wait for the disks: pressure stall information (Documentation/accounting/psi.rst).
 //!
-//! The number of the whole host, /proc/pressure/io, counts a run itself: xfs_fsr does nothing but
-//! wait for the disk, so it alone would make 90 % of it. While it works, the control groups beside
-//! our own are asked instead, and the one that waits most counts. Where there are none, on hosts
-//! without cgroup v2, only the host can be asked, and only while no run works.
+//! /proc/pressure/io, the number of the whole host, includes a run itself: xfs_fsr does nothing but
+//! wait for the disk, so it alone makes 90 % of it. While it works, the control groups beside our own
+//! are read instead, and the one that waits most counts. Where there are none, on hosts without cgroup
+//! v2, only the host can be read, and only while no run works.
 //!
 //! # Pressure without I/O
 //!
 //! The kernel counts a task as waiting for I/O when it sleeps in io_schedule(), whatever it waits for.
 //! From Linux 6.5 on ("io_uring: Use io_schedule* in cqring wait", also in stable kernels) that is
-//! so for each task that waits in io_uring_enter(2) with a request under way, also for a network packet
-//! or an empty pipe: QEMU from 10.2 on keeps its group's pressure near 100 while all disks are idle.
+//! every task that waits in io_uring_enter(2) with a request in flight, also for a network packet or
+//! an empty pipe: QEMU from 10.2 on keeps its group's pressure near 100 while all disks are idle.
 //!
-//! While a task really waits for a disk, that disk is at work. So of the share of time that a group
-//! has waited, no more than the share that the disks of the image were at work can be due to them.
-//! Twice that share is allowed for, in favour of those who wait: the counters of the disks are not
-//! exact. What is beyond is pressure without I/O, and is taken off:
+//! While a task really waits for a disk, that disk is busy. So of the share of time that a group has
+//! waited, no more than the share that the disks of the image were busy can be due to them. Twice that
+//! share is allowed for, because the counters of the disks are not exact. The rest is pressure without
+//! I/O, and is subtracted:
 //!
 //! ```text
-//! counts = avg10 − (waited − 2 × at work)       avg10 100 %, waited 100 %, disks at work 5 %: 10 %
+//! counts = avg10 − (waited − 2 × busy)          avg10 100 %, waited 100 %, disks busy 5 %: 10 %
 //! ```
 //!
-//! So with the default of `defrag.max_io_pressure`, 40, disks that are at work for less than 20 % of
-//! the time hold up no run, and from there on all tasks that wait do. `waited` and `at work` are taken
-//! between the same two readings, a second or more apart, and not from averages: a load that has just
-//! ended is still in `avg10`, and the disks are idle already.
+//! So with the default of `defrag.max_io_pressure`, 40, disks that are busy for less than 20 % of the
+//! time hold no run. `waited` and `busy` are taken between the same two readings, a second or more
+//! apart, and not from averages: a load that has just ended is still in `avg10`, but the disks are
+//! idle already.
 //!
-//! A run keeps the disks at work itself, and then less is seen to be without I/O than is. So a run
-//! stands still first, as it does for any pressure; what is without I/O in that second is taken to be
-//! so for half a minute. On a host with such tasks that costs a run one or two seconds of each half
-//! minute, and nothing if it leaves the disks idle for long enough by itself.
+//! A run keeps the disks busy itself, and then less is recognized as pressure without I/O. So a run is
+//! held first, as by any pressure; what is without I/O in that second is taken to be so for half a
+//! minute. On a host with such tasks that costs a run one or two seconds of each half minute.
 //!
-//! Where the disks cannot be told, all pressure counts; where the kernel does not tell of pressure
-//! (`psi=0`, CONFIG_PSI_DEFAULT_DISABLED), there is no limit. The `io.stat` of the groups is not asked:
-//! it is there only where the io controller is on, it counts requests and no time, and a group of many
-//! VMs always has some I/O.
+//! Where the disks are unknown, all pressure counts; where the kernel has no pressure stall
+//! information (`psi=0`, CONFIG_PSI_DEFAULT_DISABLED), there is no limit. The `io.stat` of the groups
+//! is not used: it exists only with the io controller, it counts requests and no time, and a group of
+//! many VMs always has some I/O.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -47,12 +46,12 @@ use super::disks::Counters;
 use crate::model::DeviceNumber;
 use crate::sys::mounts;
 
-/// Hundredths of the last ten seconds in which somebody waited for a disk.
+/// Percent of the last ten seconds in which a task waited for a disk.
 #[derive(Debug, Clone, Copy, PartialEq, PartialOrd)]
 pub struct Pressure(pub f32);
 
 impl Pressure {
-    /// Whether it is above a limit in hundredths.
+    /// Whether it is above a limit in percent.
     #[must_use]
     // A limit is a hundred at most.
     #[allow(clippy::cast_precision_loss)]
@@ -61,27 +60,26 @@ impl Pressure {
     }
 }
 
-/// Groups that are read at one level at most.
+/// Most groups that are read at one level.
 const MOST_GROUPS: usize = 1000;
-/// Two readings are compared if they are so far apart: the disks count in ticks of up to 10 ms.
+/// Readings this far apart are compared: the disks count in ticks of up to 10 ms.
 const COMPARED_AFTER: Duration = Duration::from_secs(1);
 /// Older readings are not compared with.
 const STALE: Duration = Duration::from_secs(60);
-/// For so long what is found out while no run works is taken to be so while one does.
+/// How long pressure without I/O that was found while no run works is assumed while one does.
 const REMEMBERED: Duration = Duration::from_secs(30);
 
-/// How long a group, or the host, has waited.
+/// How long a group, or the host, has waited for I/O.
 #[derive(Debug, Clone, PartialEq)]
 struct Waited {
     /// Its file.
     of: PathBuf,
-    /// On the average of the last ten seconds.
     average: Pressure,
-    /// Since it exists.
+    /// Since its beginning.
     total: Duration,
 }
 
-/// Who has waited, and what the disks have done, at one time.
+/// All that have waited, and the counters of the disks, at one time.
 #[derive(Debug, Clone)]
 struct Reading {
     at: Instant,
@@ -89,12 +87,12 @@ struct Reading {
     disks: Option<Counters>,
 }
 
-/// Who is asked how long he has waited.
+/// Whose pressure is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Asked {
-    /// The groups beside our own only: a run works, and the host waits for it.
+    /// Only the groups beside our own: a run works, and is part of the host's.
     Others,
-    /// The host, where there are no groups beside our own.
+    /// These, or the host where there are none.
     OrHost,
 }
 
@@ -106,21 +104,21 @@ impl Asked {
     }
 }
 
-/// What a gauge says.
+/// The reading of a gauge.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Found {
-    /// All pressure, as the kernel tells it.
+    /// All pressure, as the kernel counts it.
     pub all: Pressure,
-    /// What is left without that for which there is no I/O.
+    /// The same without that for which there is no I/O.
     pub counts: Pressure,
 }
 
-/// Pressure that would have held up a run, had there been I/O.
+/// Pressure that does not hold a run because it is without I/O.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct WithoutIo {
     /// The pressure.
     pub all: Pressure,
-    /// In how much of the time the disks were at work, in percent.
+    /// How much of the time the disks were busy, in percent.
     pub busy: f32,
 }
 
@@ -135,14 +133,14 @@ impl fmt::Display for WithoutIo {
     }
 }
 
-/// Gauges the pressure on one file system, and remembers what of it is without I/O.
+/// Measures the pressure on one file system, and remembers what of it is without I/O.
 #[derive(Debug)]
 pub struct Gauge {
     device: DeviceNumber,
     before: Option<Reading>,
-    /// In how much of the time between the last two readings the disks were at work, in percent.
+    /// How much of the time between the last two readings the disks were busy, in percent.
     busy: f32,
-    /// What each group has waited for without I/O, and when.
+    /// The share that each group has waited without I/O, in percent, and when that was.
     without_io: HashMap<PathBuf, (f32, Instant)>,
     reported: bool,
 }
@@ -160,8 +158,8 @@ impl Gauge {
         }
     }
 
-    /// What there is now; nothing where nobody can be asked. `idle`: whether the disks have not been
-    /// at work for a run of ours since the last time.
+    /// The pressure now; `None` where there is none to read. `idle`: whether no run of ours has used the
+    /// disks since the last reading.
     pub fn look(&mut self, host: &Host, asked: Asked, idle: bool) -> Option<Found> {
         let now = Reading {
             at: Instant::now(),
@@ -171,14 +169,14 @@ impl Gauge {
         self.take(now, idle)
     }
 
-    /// What a run that is to begin would meet. Where that is above the limit this takes a second, and
-    /// is known better then.
+    /// The pressure before a run. If it is above the limit, it is read again a second later, when
+    /// pressure without I/O is known.
     pub fn before_a_run(&mut self, host: &Host, asked: Asked, most: u32) -> Option<Found> {
         let mut gauges = [self];
         before_runs(&mut gauges, host, asked, most).pop()?
     }
 
-    /// The pressure that does not hold up runs because it is without I/O, once.
+    /// The pressure that does not hold runs because it is without I/O, once.
     pub fn news(&mut self, found: Option<Found>, most: u32) -> Option<WithoutIo> {
         let Found { all, counts } = found?;
         let is_news = all.is_above(most) && !counts.is_above(most) && !self.reported;
@@ -193,11 +191,8 @@ impl Gauge {
         self.without_io
             .retain(|_, (_, at)| now.at.duration_since(*at) < REMEMBERED);
         let age = |before: &Reading| now.at.duration_since(before.at);
-        if self
-            .before
-            .as_ref()
-            .is_none_or(|it| age(it) >= COMPARED_AFTER)
-        {
+        let is_due = |before: &Reading| age(before) >= COMPARED_AFTER;
+        if self.before.as_ref().is_none_or(is_due) {
             let before = self.before.replace(now.clone());
             if let Some(before) = before.filter(|before| age(before) < STALE) {
                 self.compare(&before, &now, idle);
@@ -227,7 +222,7 @@ impl Gauge {
             };
             let share = without_io(share, busy);
             let known = self.without_io.get(&waited.of);
-            // Beside a run less of it is seen, but no less is there.
+            // Beside a run less of it is recognized, but no less is there.
             if idle || known.is_none_or(|(known, _)| *known < share) {
                 self.without_io.insert(waited.of.clone(), (share, now.at));
             }
@@ -245,7 +240,7 @@ impl Waited {
     }
 }
 
-/// What of the waiting the work of the disks cannot explain; all in percent of the same time. See the
+/// The share of waiting that busy disks do not explain; all in percent of the same time. See the
 /// module.
 fn without_io(waited: f32, busy: f32) -> f32 {
     (waited - 2.0 * busy).max(0.0)
@@ -255,8 +250,8 @@ fn worst(pressures: impl Iterator<Item = Pressure>) -> Option<Pressure> {
     pressures.max_by(|a, b| a.0.total_cmp(&b.0))
 }
 
-/// What runs that are to begin would meet, each on the file system of its gauge. Where that is above
-/// the limit for one of them this takes a second, and is known better then.
+/// The pressure before runs, each on the file system of its gauge. If it is above the limit for one of
+/// them, all are read again a second later, when pressure without I/O is known.
 pub fn before_runs(
     gauges: &mut [&mut Gauge],
     host: &Host,
@@ -268,12 +263,15 @@ pub fn before_runs(
         each.map(|gauge| gauge.look(host, asked, true)).collect()
     };
     let found = look();
-    let mut known = found.iter().flatten();
-    if known.any(|found| found.counts.is_above(most)) {
-        std::thread::sleep(COMPARED_AFTER);
-        return look();
+    if !found
+        .iter()
+        .flatten()
+        .any(|found| found.counts.is_above(most))
+    {
+        return found;
     }
-    found
+    std::thread::sleep(COMPARED_AFTER);
+    look()
 }
 
 fn read_waited(proc: &Path, asked: Asked) -> Vec<Waited> {
@@ -284,7 +282,7 @@ fn read_waited(proc: &Path, asked: Asked) -> Vec<Waited> {
     Vec::from_iter(read(proc.join("pressure/io")))
 }
 
-/// The groups that are not ours.
+/// The groups beside ours, at each level.
 fn of_others(proc: &Path) -> Option<Vec<Waited>> {
     let (root, own) = own_group(proc)?;
     let mut at = root;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::gain::Borders;
+use super::borders::Borders;
 use super::units::{Bytes, ExtentCount};
 
 /// What takes the fragmentation away.

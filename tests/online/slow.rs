@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use fragwatch::config::settings::Defrag;
-use fragwatch::defrag::fsr::Request;
+use fragwatch::defrag::engine::Request;
 use fragwatch::defrag::online::{self, Event};
 use fragwatch::defrag::{Host, KernelCheck};
 use fragwatch::model::{Bytes, RunOutcome};

@@ -12,7 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use fragwatch::config::settings::Defrag;
-use fragwatch::defrag::fsr::Request;
+use fragwatch::defrag::engine::Request;
 use fragwatch::defrag::online::{self, Event};
 use fragwatch::defrag::segments::{Region, Survey};
 use fragwatch::defrag::{Host, KernelCheck};
