@@ -10,7 +10,6 @@ pub struct TextTable(Table);
 
 impl TextTable {
     /// A table without rows. A header that begins with `>` aligns its column to the right.
-    #[must_use]
     pub fn new(headers: &[&str]) -> TextTable {
         let mut table = Table::new();
         table.load_style(presets::NOTHING).force_no_tty();
@@ -26,7 +25,6 @@ impl TextTable {
     }
 
     /// Wraps cells so that lines have at most so many columns; `None` wraps nothing.
-    #[must_use]
     pub fn wrapped(mut self, width: Option<u16>) -> TextTable {
         if let Some(width) = width {
             self.0
@@ -37,7 +35,6 @@ impl TextTable {
     }
 
     /// Whether cells have their colours.
-    #[must_use]
     pub fn coloured(mut self, colours: bool) -> TextTable {
         if colours {
             self.0.enforce_styling();
@@ -51,20 +48,17 @@ impl TextTable {
     }
 
     /// Whether it has no rows.
-    #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
     /// The lines, the last one with its newline.
-    #[must_use]
     pub fn render(&self) -> String {
         self.0.trim_fmt() + "\n"
     }
 }
 
 /// A value, or a dash where there is none.
-#[must_use]
 pub fn or_dash(value: Option<impl ToString>) -> String {
     value.map_or_else(|| "–".to_owned(), |value| value.to_string())
 }

@@ -36,7 +36,6 @@ use command::load_to_ask;
 use output::{FAILURE, SUCCESS};
 
 /// Carries out a command line.
-#[must_use]
 pub fn main(arguments: &Arguments) -> ExitCode {
     let config = arguments.config.as_deref();
     let result = match &arguments.command {
@@ -44,9 +43,7 @@ pub fn main(arguments: &Arguments) -> ExitCode {
             Some(path) => census::run(path, scan, config),
             None => scan::run(scan, config),
         },
-        Command::Run => crate::daemon::run(config)
-            .map(|()| SUCCESS)
-            .map_err(Into::into),
+        Command::Run => crate::daemon::run(config).map(|()| SUCCESS),
         Command::Status { json } => status::run(*json, config),
         Command::Plan { json } => planning::run(*json, config),
         Command::Pause => pause("/v1/pause", config),

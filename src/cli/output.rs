@@ -17,8 +17,8 @@ pub(super) const FAILURE: u8 = 2;
 /// Version of the JSON documents. Keys are only added; it rises if one ever changes its meaning.
 pub(super) const SCHEMA: u32 = 1;
 
-/// Columns of the longest [`linear_bar`].
-const BAR: u64 = 40;
+/// Columns of the longest [`linear_bar`], and those that it pads to.
+const BAR: usize = 40;
 /// Eighths of a column, from one to seven.
 const EIGHTHS: [char; 7] = ['▏', '▎', '▍', '▌', '▋', '▊', '▉'];
 
@@ -86,10 +86,10 @@ pub(super) fn linear_bar(value: u64, most: u64) -> String {
     let eighths = match value {
         0 => 0,
         // Far below 2^58 each: counts of extents and files.
-        _ => (value.saturating_mul(BAR * 8) / most.max(1)).max(1),
+        _ => (value.saturating_mul(BAR as u64 * 8) / most.max(1)).max(1),
     };
     let bar = bar(usize::try_from(eighths).unwrap_or(0));
-    format!("{bar:<width$}", width = BAR as usize)
+    format!("{bar:<BAR$}")
 }
 
 #[cfg(test)]

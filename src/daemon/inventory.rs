@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, btree_map};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crate::assess::{Assessor, Facts, HostJudge, Judge, Reason};
+use crate::assess::{Assessor, HostJudge, Judge, Observed, Reason};
 use crate::history::growth::forecast;
 use crate::history::recent::Recent;
 use crate::history::{ImageRef, SampleRow};
@@ -75,7 +75,7 @@ impl Entry {
         self.growth = self.recent.growth(assessor.window(), now);
         let limits = assessor.limits(&self.sample.path);
         self.forecast = forecast(&self.growth, extents, limits.critical.extents);
-        let facts = Facts {
+        let facts = Observed {
             extents,
             growth: &self.growth,
             forecast: self.forecast,

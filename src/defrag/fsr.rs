@@ -31,11 +31,11 @@ use super::pressure::{Gauge, WithoutIo};
 use super::run::{Hold, Input, Machine, State};
 use super::{Host, leftovers};
 use crate::model::{
-    Account, Borders, Bytes, Engine, ExtentCount, RunOutcome, RunReport, Stop, Visitor,
+    Account, Borders, Bytes, Engine, ExtentCount, Process, RunOutcome, RunReport, Stop,
 };
 use crate::probe::reason;
 pub(super) use process::program;
-use process::{End, Process};
+use process::{End, XfsFsr};
 
 /// How long xfs_fsr may do nothing. Its final swap moves nothing that /proc/PID/io shows, and takes
 /// minutes with millions of extents and reverse mapping.
@@ -73,7 +73,7 @@ pub enum Event {
     /// It is being ended.
     Ending(Stop),
     /// A process waits at the gate.
-    OpenBlocked(Visitor),
+    OpenBlocked(Process),
 }
 
 /// Checks the guards, as [`run`] does, and starts nothing.
@@ -106,7 +106,7 @@ pub fn run(
         machine.step(monotonic(), Input::Cleared);
         // While processes wait for us at the gate, we must not be stopped.
         let _awake = Awake::start();
-        let process = match Process::start(&program, &target, cleared.gate) {
+        let process = match XfsFsr::start(&program, &target, cleared.gate) {
             Ok(process) => process,
             Err(error) => {
                 let what = format!("{} cannot be started", program.display());
@@ -135,7 +135,7 @@ pub fn run(
 
 /// Watches xfs_fsr to its end.
 fn work(
-    mut process: Process,
+    mut process: XfsFsr,
     machine: &mut Machine,
     controls: &mut Controls<'_>,
     host: &Host,

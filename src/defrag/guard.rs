@@ -21,7 +21,7 @@ use crate::model::borders::BorderCount;
 use crate::model::path::shown;
 use crate::model::sampling::SAMPLED_FROM;
 use crate::model::{
-    Borders, Bytes, Engine, Extent, ExtentCount, FilesystemKind, Outlook, Share, Visitor,
+    Borders, Bytes, Engine, Extent, ExtentCount, FilesystemKind, Outlook, Process, Share,
     swap_stall,
 };
 use crate::probe::extents::{Pace, Reader};
@@ -72,7 +72,6 @@ const OF_THE_ENGINE: [&str; 14] = [
 ];
 
 /// Whether another engine may still take the image after the refusal of this [name](Refusal::name).
-#[must_use]
 pub fn leaves_to_another(name: &str) -> bool {
     OF_THE_ENGINE.contains(&name)
 }
@@ -101,7 +100,7 @@ pub enum Refusal {
     /// It is swap space.
     Swap,
     /// Somebody has it open.
-    InUse(Option<Visitor>),
+    InUse(Option<Process>),
     /// A QEMU has locked it, perhaps on another host.
     QemuLock,
     /// The kernel does not say whether somebody has it open.
@@ -155,7 +154,6 @@ pub enum Refusal {
 
 impl Refusal {
     /// Its name for programs.
-    #[must_use]
     pub fn name(&self) -> &'static str {
         match self {
             Refusal::NotAbsolute => "not_absolute",
@@ -297,7 +295,6 @@ impl Target {
     ///
     /// This does not block on the image: fstat(2) takes none of its locks on XFS (xfs_vn_getattr,
     /// fs/xfs/xfs_iops.c), and procfs uses no other file system.
-    #[must_use]
     pub fn is_gone(&self, host: &Host) -> bool {
         if fstat(&self.file).is_ok_and(|stat| stat.st_nlink == 0) {
             return true;
@@ -559,7 +556,7 @@ pub fn check_unused(target: &Target, gate: &mut Gate, host: &Host) -> Result<(),
 /// Lets all waiting processes open the image: nothing has begun. One that is not ours uses it.
 fn let_in(gate: &mut Gate) -> Result<(), Refusal> {
     match gate.let_all_in()? {
-        Some(visitor) => Err(Refusal::InUse(Some(visitor))),
+        Some(process) => Err(Refusal::InUse(Some(process))),
         None => Ok(()),
     }
 }

@@ -1,13 +1,13 @@
-//! The messages of xfs_fsr, and what each of them means for a run. Pure.
+//! The messages of xfs_fsr, and what each means for a run. Pure.
 //!
 //! The forms are those of every release of xfsprogs from 3.0.1 to 6.15.0 (fsr/xfs_fsr.c, compared
-//! release by release), as far as `xfs_fsr -v FILE` can print them. A message is recognized by what
-//! stands beside the path of the image: the path itself may contain any words.
+//! release by release), as far as `xfs_fsr -v FILE` can print them. A message is recognized by the text
+//! beside the path of the image: the path itself may contain any words.
 //!
 //! From 6.12.0 on (commit ea1626b8, "xfs_fsr: port to new file exchange library function"), a
-//! refused exchange is printed as `Unknown error -N`, and the line of success follows it: the errno
-//! reaches the switch with the wrong sign (xfrog_defragrange, libfrog/file_exchange.c), where no
-//! case matches and nothing leaves the function. The status is 0 then, too.
+//! refused exchange is printed as `Unknown error -N`, and the line of success follows: the errno reaches
+//! the switch with the wrong sign (xfrog_defragrange, libfrog/file_exchange.c), where no case matches
+//! and the function goes on. The status is 0, too.
 
 use std::path::Path;
 
@@ -121,7 +121,7 @@ static FORMS: &[Form] = &[
     form("3.0.1", "", Failed, "failed reading extents"),
 ];
 
-/// What all messages of a run together mean.
+/// What all messages of a run mean.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Messages {
     /// Nothing went wrong.
@@ -130,16 +130,13 @@ pub(super) enum Messages {
     Busy,
     /// There was not enough free space, or not in one piece.
     NoSpace,
-    /// It went wrong, and this message is about it.
+    /// It failed; the message says why.
     Failed(String),
-    /// Nothing is known that went wrong, and this message is not known; empty if there was none
-    /// at all.
+    /// No failure is known, and this message is not; empty if there was none.
     Unknown(String),
 }
 
-/// Interprets what was printed of the image `path`. Both in the same encoding: what cannot be
-/// printed replaced in the same way.
-#[must_use]
+/// Interprets what was printed about the image `path`, both as [`printable`] text.
 pub(super) fn interpret(printed: &str, path: &str) -> Messages {
     let image = Image::new(path);
     let mut unknown = None;
@@ -157,7 +154,7 @@ pub(super) fn interpret(printed: &str, path: &str) -> Messages {
             None if line.trim().is_empty() => {}
             None => unknown = Some(line.trim().to_owned()),
         }
-        // The line of success, which is no more than that.
+        // The line of success, which proves nothing.
         any |= line.starts_with("extents before:");
     }
     match unknown {
@@ -167,7 +164,7 @@ pub(super) fn interpret(printed: &str, path: &str) -> Messages {
     }
 }
 
-/// The first message, what follows it, and what it means; nothing if it is not known.
+/// The first message, the text after it, and its meaning if it is known.
 fn first_message<'a>(text: &'a str, image: &Image<'_>) -> (&'a str, &'a str, Option<Meaning>) {
     for form in FORMS {
         if let Some((length, error)) = form.length(text, image) {
@@ -183,7 +180,7 @@ fn first_message<'a>(text: &'a str, image: &Image<'_>) -> (&'a str, &'a str, Opt
     (line, after, by_words(line, image))
 }
 
-/// What a message of no known form means: one of a release to come, for instance.
+/// The meaning of a message of no known form, as a later release may print it.
 fn by_words(line: &str, image: &Image<'_>) -> Option<Meaning> {
     let beside = line.replace(image.path, "");
     let beside = match image.directory {
@@ -197,8 +194,8 @@ fn by_words(line: &str, image: &Image<'_>) -> Option<Meaning> {
     }
 }
 
-/// What a message means that ends in this error: as strerror(3) of glibc or musl has it in the
-/// locale C, or the number with the wrong sign.
+/// The meaning of a message that ends in this error: text of strerror(3) of glibc or musl in the locale
+/// C, or the number with the wrong sign.
 fn by_error(meaning: Meaning, error: &str) -> Meaning {
     let error = error.trim();
     let number = error
@@ -230,7 +227,7 @@ impl<'a> Image<'a> {
         Image { path, directory }
     }
 
-    /// What is left behind the temporary file's name (gettmpname: `DIRECTORY/.fsrPID`).
+    /// The text after the temporary file's name (gettmpname: `DIRECTORY/.fsrPID`).
     fn after_temp<'t>(&self, text: &'t str) -> Option<&'t str> {
         let rest = text.strip_prefix(self.directory)?.strip_prefix("/.fsr")?;
         after_number(rest)
@@ -244,7 +241,7 @@ fn after_number(text: &str) -> Option<&str> {
 }
 
 impl Form {
-    /// How long the message at the beginning of `text` is, if it has this form, and its error.
+    /// The length of the message at the beginning of `text`, if it has this form, and its error.
     fn length<'t>(&self, text: &'t str, image: &Image<'_>) -> Option<(usize, Option<&'t str>)> {
         let (mut form, mut rest, mut error) = (self.text, text, None);
         while !form.is_empty() {
@@ -269,7 +266,7 @@ impl Form {
     }
 }
 
-/// A path as it stands in the messages.
+/// A path as in the messages.
 pub(super) fn of_path(path: &Path) -> String {
     printable(path.as_os_str().as_encoded_bytes())
 }

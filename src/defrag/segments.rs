@@ -1,10 +1,10 @@
 //! What of an image is moved, in which order, and in what pieces. Pure.
 //!
-//! The image is divided into *regions*. A survey of the map keeps two numbers of each, so a map of
-//! any length needs little memory. Regions are then taken by gain: those first in which a copied
-//! byte removes the most extents, because a window may close before the end. Gains that differ by
-//! less than a doubling count as even, and then it goes in file order, in which the new blocks of
-//! neighbouring regions come to lie side by side.
+//! The image is divided into *regions*. A survey of the map keeps two numbers of each, so a map of any
+//! length needs little memory. Regions are sorted by gain: first those in which a copied byte removes
+//! the most extents, because a window may close before the end. Gains that differ by less than a
+//! doubling count as equal; these regions stay in file order, so that the new blocks of neighbours lie
+//! side by side.
 //!
 //! Within a region, [`cut`] takes *segments* from the map as it is at that moment.
 
@@ -15,11 +15,10 @@ use super::governor::{PAGE, Work};
 
 /// The size of a region, and of the pieces that are asked of the allocator.
 pub const REGION: u64 = 16 << 20;
-/// More regions would take too much memory; they become larger then.
+/// Most regions, to save memory; above that they are larger.
 const MOST_REGIONS: u64 = 1 << 16;
 
-/// Whether an extent may be moved: written, in its place, and nobody else's.
-#[must_use]
+/// Whether an extent may be moved: written, placed on disk, not shared, not long.
 pub fn is_movable(extent: &Extent) -> bool {
     let flags = extent.flags;
     !flags.unwritten && !flags.shared && !flags.delayed && extent.length < LONG
@@ -27,7 +26,7 @@ pub fn is_movable(extent: &Extent) -> bool {
 
 #[derive(Debug, Clone, Copy, Default)]
 struct Tally {
-    /// Extents that would be gone if all that touch each other were one.
+    /// Extents that would go if all that touch each other were joined.
     gain: u32,
     /// What is movable, in pages.
     pages: u32,
@@ -42,11 +41,11 @@ pub struct Region {
     pub end: Bytes,
     /// Extents that can go away.
     pub gain: ExtentCount,
-    /// Nearly all of it will be moved: room for all of it may be asked for in one piece.
+    /// Nearly all of it will be moved, so room for all of it may be reserved in one piece.
     pub dense: bool,
 }
 
-/// Takes in a map, extent by extent in ascending order.
+/// Surveys a map, extent by extent in ascending order.
 #[derive(Debug)]
 pub struct Survey {
     region: u64,
@@ -56,24 +55,23 @@ pub struct Survey {
     shared: Bytes,
 }
 
-/// What a survey found.
+/// The result of a survey.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
-    /// What is to be done, in this order.
+    /// The regions to move, in this order.
     pub regions: Vec<Region>,
     /// Extents that can go away, in all of them.
     pub gain: ExtentCount,
     /// Extents of the map.
     pub extents: ExtentCount,
-    /// The same by what keeps them from the one before.
+    /// The same by the border before them.
     pub borders: Borders,
-    /// What belongs to another file too, and stays so.
+    /// What belongs to another file as well, and stays so.
     pub shared: Bytes,
 }
 
 impl Survey {
     /// Of an image of this size.
-    #[must_use]
     pub fn new(size: Bytes) -> Survey {
         let region = size
             .0
@@ -118,14 +116,13 @@ impl Survey {
 
     fn tally(&mut self, at: u64, change: impl FnOnce(&mut Tally)) {
         let index = usize::try_from(at / self.region).unwrap_or(usize::MAX);
-        // What the image has grown by meanwhile is left out.
+        // What the image has grown meanwhile is left out.
         if let Some(tally) = self.tallies.get_mut(index) {
             change(tally);
         }
     }
 
-    /// All extents were pushed.
-    #[must_use]
+    /// Ends the survey.
     pub fn finish(self) -> Plan {
         let region = self.region;
         let mut regions: Vec<(u32, Region)> = Vec::new();
@@ -159,7 +156,7 @@ fn step(region: u64) -> usize {
     usize::try_from(region).unwrap_or(usize::MAX)
 }
 
-/// What is moved at once.
+/// A part of an image that is moved at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Segment {
     /// Where it begins.
@@ -174,34 +171,32 @@ pub struct Segment {
 
 impl Segment {
     /// Where it ends.
-    #[must_use]
     pub fn end(&self) -> Bytes {
         self.start.saturating_add(self.length)
     }
 }
 
-/// Where the new blocks of a region lie: how far from their place in the file.
+/// Where the new blocks of a region lie: their distance from the place in the file.
 ///
-/// A guest's write to a block that is still to be moved goes there by itself once room for its
-/// region is reserved (xfs_direct_write_iomap_begin looks into the copy-on-write fork first,
-/// fs/xfs/xfs_iomap.c). Such a block has arrived; to move it would tear it out again.
+/// A guest's write to a block that is still to be moved goes there by itself once room for its region
+/// is reserved (xfs_direct_write_iomap_begin reads the copy-on-write fork first, fs/xfs/xfs_iomap.c).
+/// Such a block must not be moved again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Place(u64);
 
 impl Place {
-    /// That of an extent which was moved.
-    #[must_use]
+    /// The place of an extent that was moved.
     pub fn of(extent: &Extent) -> Place {
         Place(extent.physical.0.wrapping_sub(extent.logical.0))
     }
 }
 
-/// What is known of the part of the region before the piece of the map that is cut.
+/// The part of the region before the piece of the map that is cut.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Before {
-    /// Up to here it was moved just now.
+    /// Up to where it was moved just now.
     pub end: Option<Bytes>,
-    /// To there.
+    /// Where it was moved to.
     pub place: Option<Place>,
 }
 
@@ -211,12 +206,10 @@ impl Before {
     }
 }
 
-/// The first segment of a piece of the map: extents that touch each other, no more than `most`
-/// allows. A single extent is moved only if it joins what was moved, or has arrived, on one of its
-/// sides.
+/// The first segment of a piece of the map: extents that touch each other, up to `most`. A single extent
+/// is moved only if it joins moved blocks on one of its sides.
 ///
-/// A long extent may be cut, at a page; what is left of it joins.
-#[must_use]
+/// A long extent may be cut, at a page; the rest joins later.
 pub fn cut(extents: &[Extent], most: Work, before: Before) -> Option<Segment> {
     let mut rest = extents;
     let mut arrived = before.end;
@@ -236,7 +229,7 @@ pub fn cut(extents: &[Extent], most: Work, before: Before) -> Option<Segment> {
     None
 }
 
-/// The extents at the beginning that can move and are to move, and touch each other.
+/// The extents at the beginning that are to move and touch each other.
 fn run<'a>(extents: &'a [Extent], before: &Before) -> &'a [Extent] {
     let mut length = 0;
     let mut at = None;
@@ -261,7 +254,7 @@ fn take(run: &[Extent], most: Work) -> Segment {
     for extent in run {
         let left = Work(most.0.saturating_sub(segment.work.0));
         let mut part = *extent;
-        // The first one is begun in any case, or nothing would ever move.
+        // At least a page of the first one, or nothing would ever move.
         let least = if segment.extents.0 == 0 { PAGE } else { 0 };
         part.length.0 = part.length.0.min(left.bytes_left().0.max(least));
         if part.length.0 == 0 {

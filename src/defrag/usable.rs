@@ -6,7 +6,6 @@ use crate::config::settings::Defrag;
 use crate::model::{Engine, EngineState, Unusable, UnusableReason};
 
 /// The state of each engine. It may take as long as [`kernels::judge_host`].
-#[must_use]
 pub fn engines(limits: &Defrag, host: &Host) -> Vec<EngineState> {
     let state = |engine| EngineState {
         engine,

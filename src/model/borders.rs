@@ -28,7 +28,6 @@ pub struct Borders<T = u64> {
 
 impl Borders {
     /// The number of extents.
-    #[must_use]
     pub fn total(&self) -> u64 {
         self.joins + self.holes + self.shared + self.unwritten + self.long
     }

@@ -30,7 +30,6 @@ pub struct Extent {
 
 impl Extent {
     /// Where it ends in the file.
-    #[must_use]
     pub fn end(&self) -> Bytes {
         self.logical.saturating_add(self.length)
     }

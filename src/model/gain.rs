@@ -24,7 +24,6 @@ pub struct Outlook {
 
 impl Outlook {
     /// From a whole map.
-    #[must_use]
     pub fn of_map(borders: &Borders) -> Outlook {
         let extents = ExtentCount(borders.total());
         Outlook {
@@ -35,7 +34,6 @@ impl Outlook {
     }
 
     /// From the counts of all windows of a sample ([`Sampling::windows`]).
-    #[must_use]
     pub fn of_sample(counts: &[Borders], sample: &Sampling) -> Outlook {
         Outlook {
             extents: sample.extents,
@@ -46,7 +44,6 @@ impl Outlook {
 
     /// The same for another number of extents: nothing is known of those that came since, nor which
     /// ones went.
-    #[must_use]
     pub fn with(&self, extents: ExtentCount) -> Outlook {
         let came = extents.saturating_sub(self.extents);
         let went = self.extents.saturating_sub(extents);
@@ -71,7 +68,6 @@ impl Outlook {
 
     /// Extents that an engine can remove, if nothing else prevents it. xfs_fsr leaves only the holes;
     /// it copies what is shared, and writes what is unwritten.
-    #[must_use]
     pub fn gain(&self, engine: Engine) -> Between {
         match engine {
             Engine::XfsFsr => self.borders.holes.left_of(self.extents),
@@ -80,13 +76,11 @@ impl Outlook {
     }
 
     /// Whether it is certain that an engine can gain only little.
-    #[must_use]
     pub fn is_little(&self, engine: Engine) -> bool {
         is_little(self.gain(engine).high, self.extents)
     }
 
     /// Why these engines would gain only little, and what would help instead.
-    #[must_use]
     pub fn why_little(&self, engines: &[Engine]) -> String {
         let most = engines.iter().map(|engine| self.gain(*engine).high).max();
         let (most, extents) = (most.unwrap_or_default(), self.extents);
@@ -95,7 +89,6 @@ impl Outlook {
     }
 
     /// What keeps most of the extents apart, and what would help.
-    #[must_use]
     pub fn what_keeps(&self) -> String {
         let kept = [
             (
@@ -125,7 +118,6 @@ impl Outlook {
 }
 
 /// Whether a gain is little for so many extents.
-#[must_use]
 pub fn is_little(gain: ExtentCount, extents: ExtentCount) -> bool {
     gain.0.saturating_mul(LITTLE) < extents.0
 }

@@ -38,7 +38,6 @@ pub struct ExtentMap {
 
 impl ExtentMap {
     /// Mean length of an extent; `None` for a map without extents.
-    #[must_use]
     pub fn mean(&self) -> Option<Bytes> {
         self.mapped.0.checked_div(self.extents.0).map(Bytes)
     }
@@ -93,20 +92,17 @@ impl MapBuilder {
     }
 
     /// Extents so far.
-    #[must_use]
     pub fn extents(&self) -> ExtentCount {
         self.map.extents
     }
 
     /// From where the next extent is searched.
-    #[must_use]
     pub fn logical_end(&self) -> Bytes {
         self.logical_end
     }
 
     /// The finished map of a file of `size` bytes; `complete` says whether its last extent was
     /// reached.
-    #[must_use]
     pub fn finish(mut self, size: Bytes, complete: bool) -> ExtentMap {
         if complete && size > self.logical_end {
             self.map.holes += 1;

@@ -23,7 +23,7 @@ pub mod units;
 pub use borders::Borders;
 pub use census::{Census, CensusFile};
 pub use defrag::{
-    Account, Engine, EngineState, RunOutcome, RunReport, Stop, Unusable, UnusableReason, Visitor,
+    Account, Engine, EngineState, Process, RunOutcome, RunReport, Stop, Unusable, UnusableReason,
     swap_stall, unknown_reason,
 };
 pub use extent::{Extent, ExtentFlags};

@@ -33,7 +33,6 @@ pub struct Between {
 
 impl Between {
     /// A number that is known.
-    #[must_use]
     pub fn exactly(number: u64) -> Between {
         let number = ExtentCount(number);
         Between {
@@ -44,7 +43,6 @@ impl Between {
     }
 
     /// The larger distance to an end of the interval.
-    #[must_use]
     pub fn spread(&self) -> ExtentCount {
         let up = self.high.saturating_sub(self.likely);
         up.max(self.likely.saturating_sub(self.low))
@@ -101,7 +99,6 @@ impl Sampling {
     }
 
     /// The kinds of all extents, from the counts of all windows.
-    #[must_use]
     pub fn estimate(&self, counts: &[Borders]) -> Borders<Between> {
         Borders {
             joins: estimate(counts, |it| it.joins, self),

@@ -25,7 +25,6 @@ pub struct Named {
 
 impl Named {
     /// Whether the kernel has the repair.
-    #[must_use]
     pub fn is_repaired(self) -> bool {
         self.repair && !self.revert
     }
@@ -41,7 +40,6 @@ pub struct Found {
 
 impl Found {
     /// Nothing yet.
-    #[must_use]
     pub fn none(defects: &[&'static Defect]) -> Found {
         let named = defects.iter().map(|it| (*it, Named::default()));
         Found {
@@ -51,7 +49,6 @@ impl Found {
     }
 
     /// What is named of a defect.
-    #[must_use]
     pub fn of(&self, defect: &Defect) -> Named {
         let mut named = self.named.iter();
         let found = named.find(|(it, _)| *it == defect);

@@ -103,7 +103,6 @@ fn looked_at(running: &Running, found: &Evidence) -> String {
 
 impl Judgement {
     /// Why the engine is not used, in a few words; `None` if it may be.
-    #[must_use]
     pub fn brief(&self) -> Option<String> {
         let release = match self.release.as_str() {
             "" => "of unknown release",
@@ -123,7 +122,6 @@ impl Judgement {
     }
 
     /// The same in one sentence, with the evidence, what would settle it, and what to do meanwhile.
-    #[must_use]
     pub fn refusal(&self) -> Option<String> {
         let (Trust::KnownBad(defect) | Trust::Unknown(defect)) = self.verdict else {
             return None;

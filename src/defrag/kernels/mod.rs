@@ -81,7 +81,6 @@ static SEARCHED: Mutex<Option<(Key, judge::Evidence)>> = Mutex::new(None);
 
 /// Judges the running kernel for an engine. This may take as long as [`Sources::deadline`], and hang
 /// with the disk that the changelog is on: not for a thread that others wait for.
-#[must_use]
 pub fn judge_host(engine: Engine, sources: &Sources, vouched: &[String]) -> Judgement {
     let (running, version) = package::running(&sources.proc);
     judge::judge(engine, &running, vouched, |defects| {

@@ -51,7 +51,6 @@ pub struct Sources {
 
 impl Sources {
     /// Those of this host, with its procfs at `proc`.
-    #[must_use]
     pub fn of(proc: &Path) -> Sources {
         Sources {
             proc: proc.to_owned(),
@@ -66,7 +65,6 @@ impl Sources {
 }
 
 /// What the running kernel reports about itself, and the text of /proc/version, which identifies it.
-#[must_use]
 pub fn running(proc: &Path) -> (Running, String) {
     // What cannot be read proves nothing, as an empty text.
     let text = |name: &str| read(&proc.join(name)).unwrap_or_default();

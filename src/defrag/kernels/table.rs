@@ -47,19 +47,16 @@ pub struct Defect {
 
 impl Defect {
     /// Its CVE, or its commit.
-    #[must_use]
     pub fn name(&self) -> &'static str {
         self.cve.unwrap_or(self.commit)
     }
 
     /// The title of the commit that repaired it.
-    #[must_use]
     pub fn title(&self) -> &'static str {
         self.titles.first().copied().unwrap_or_default()
     }
 
     /// Whether the sources of a level have the repair.
-    #[must_use]
     pub fn is_repaired(&self, level: Level) -> bool {
         let series = level.series();
         match self.repairs().find(|it| it.series() == series) {
@@ -74,7 +71,6 @@ impl Defect {
     }
 
     /// Whether the sources of a level have the defect.
-    #[must_use]
     pub fn is_in(&self, level: Level) -> bool {
         let introduced = Level::parse(self.introduced);
         introduced.is_none_or(|introduced| level >= introduced) && !self.is_repaired(level)
@@ -219,7 +215,6 @@ pub static DEFECTS: [Defect; 9] = [
 
 /// The first level of each series from which on a kernel has none of an engine's defects, the last
 /// one for all that come later.
-#[must_use]
 pub fn good_from(engine: Engine) -> Vec<Level> {
     let is_good = |level: &Level| !of(engine).any(|defect| defect.is_in(*level));
     let mut levels: Vec<Level> = of(engine).flat_map(Defect::repairs).collect();
@@ -333,7 +328,7 @@ mod tests {
                 return Ok(());
             };
             let (major, minor) = first.series();
-            let level = Level::stable(major, minor, patch);
+            let level = Level::parse(&format!("{major}.{minor}.{patch}")).unwrap();
             let repairs = |defect: &&Defect| {
                 let series = level.series();
                 defect.repairs().find(|it| it.series() == series)
