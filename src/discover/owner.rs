@@ -19,7 +19,8 @@ use super::command_lines::{CommandLines, Key};
 use super::vm::{Facts, Program};
 use crate::model::{DeviceNumber, Opener, Owner, Sample, Vm};
 use crate::sys::mounts;
-use crate::sys::processes::{OpenFile, Process, start_time, with_open_files};
+use crate::sys::proc::start_time;
+use crate::sys::processes::{OpenFile, Process, with_open_files};
 
 /// Longer than any file of libvirt on a domain.
 const MOST_XML: u64 = 4 << 20;

@@ -14,6 +14,8 @@
 
 use thiserror::Error;
 
+use crate::sys::proc::number;
+
 /// How grave the kernel thinks it is (`KERN_EMERG` to `KERN_DEBUG`, include/linux/kern_levels.h).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Level(pub u8);
@@ -166,17 +168,6 @@ fn hexadecimal(digit: u8) -> Option<u8> {
         b'A'..=b'F' => Some(digit - b'A' + 10),
         _ => None,
     }
-}
-
-/// Decimal digits and nothing else, as a number that fits.
-pub(crate) fn number(digits: &[u8]) -> Option<u64> {
-    if digits.is_empty() {
-        return None;
-    }
-    digits.iter().try_fold(0_u64, |number, digit| {
-        let digit = digit.checked_sub(b'0').filter(|digit| *digit <= 9)?;
-        number.checked_mul(10)?.checked_add(u64::from(digit))
-    })
 }
 
 /// Follows the sequence numbers, to know what was lost and what was seen before.

@@ -39,8 +39,8 @@ use regex_syntax::hir::Hir;
 use thiserror::Error;
 
 use super::DRILL_MARKER;
-use super::record::number;
 use crate::model::{Bytes, RuleAction, RuleDefinition};
+use crate::sys::proc::number;
 
 /// Most rules that an operator can add: each is a pass over every record.
 pub const MAX_OPERATOR_RULES: usize = 64;

@@ -6,9 +6,9 @@ use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher as _;
 use std::time::Duration;
 
-use super::record::number;
 use super::rules::without_printk_prefix;
 use crate::model::Monotonic;
+use crate::sys::proc::number;
 
 /// Longest line that is kept whole: what rsyslog keeps of one by default (`$MaxMessageSize`), and
 /// several times what a record of the kernel can hold.

@@ -5,24 +5,21 @@
 //! that nobody waits for. It takes its jobs from a short queue, in which a newer state of a file
 //! takes the place of the older one.
 
-use std::collections::VecDeque;
 use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::io::{self, Read as _, Write as _};
-use std::os::unix::ffi::OsStrExt as _;
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread;
-use std::time::{Duration, Instant, SystemTime};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
 
 use tracing::{error, info, warn};
 
 use super::utc;
+use crate::background::{Background, Jobs, STACK};
+use crate::durable;
 use crate::model::path::shown;
 
-const TEMPORARY_PREFIX: &str = ".incident-";
-const TEMPORARY_SUFFIX: &str = ".tmp";
 const SUFFIX: &str = ".json";
 /// Files that may wait to be written.
 const QUEUE: usize = 16;
@@ -71,15 +68,7 @@ pub fn read(path: &Path) -> io::Result<Vec<u8>> {
 /// # Errors
 /// Those of each step. The old state is still there then, unless it was the last step that failed.
 pub fn save(directory: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
-    let mut file = tempfile::Builder::new()
-        .prefix(TEMPORARY_PREFIX)
-        .suffix(TEMPORARY_SUFFIX)
-        .tempfile_in(directory)?;
-    file.write_all(bytes)?;
-    file.as_file().sync_all()?;
-    file.persist(directory.join(name))?;
-    // A rename alone can be lost.
-    File::open(directory)?.sync_all()
+    durable::replace(&directory.join(name), bytes, 0o600)
 }
 
 /// Puts the directory in order after a death in the middle of anything: what was being written is
@@ -92,11 +81,7 @@ pub fn recover(directory: &Path, now: &str) -> io::Result<()> {
     fs::create_dir_all(directory)?;
     for entry in fs::read_dir(directory)? {
         let entry = entry?;
-        let name = entry.file_name();
-        let name = name.as_bytes();
-        if name.starts_with(TEMPORARY_PREFIX.as_bytes())
-            && name.ends_with(TEMPORARY_SUFFIX.as_bytes())
-        {
+        if durable::is_left_over(&entry.file_name()) {
             fs::remove_file(entry.path())?;
         }
     }
@@ -161,32 +146,19 @@ pub struct WriterHealth {
     pub hung_for: Option<Duration>,
 }
 
-/// The thread that writes. A copy speaks to the same thread.
+/// The thread that writes. A copy is the same thread.
 #[derive(Debug, Clone)]
 pub struct Writer {
-    shared: Arc<Shared>,
-}
-
-#[derive(Debug)]
-struct Shared {
-    directory: PathBuf,
-    keep: usize,
-    queue: Mutex<Queue>,
-    /// Something changed in the queue.
-    changed: Condvar,
-    written: AtomicU64,
-    failed: AtomicU64,
-    dropped: AtomicU64,
+    jobs: Background<Job>,
+    counts: Arc<Counts>,
 }
 
 #[derive(Debug, Default)]
-struct Queue {
-    jobs: VecDeque<Job>,
-    at_work_since: Option<Instant>,
+struct Counts {
+    written: AtomicU64,
+    failed: AtomicU64,
     /// The last attempt failed.
-    failing: bool,
-    stopping: bool,
-    ended: bool,
+    failing: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -201,58 +173,52 @@ impl Writer {
     /// # Errors
     /// When there is no thread to be had.
     pub fn start(directory: PathBuf, keep: usize) -> io::Result<Writer> {
-        let shared = Arc::new(Shared {
+        let counts = Arc::new(Counts::default());
+        let archive = Archive {
             directory,
             keep: keep.max(1),
-            queue: Mutex::default(),
-            changed: Condvar::new(),
-            written: AtomicU64::new(0),
-            failed: AtomicU64::new(0),
-            dropped: AtomicU64::new(0),
-        });
-        let writer = Writer {
-            shared: Arc::clone(&shared),
+            counts: Arc::clone(&counts),
         };
-        thread::Builder::new()
-            .name("incident-writer".to_owned())
-            .spawn(move || shared.run())?;
-        Ok(writer)
+        let jobs = Background::start("incident-writer", QUEUE, STACK, move |jobs| {
+            archive.run(jobs);
+        })?;
+        Ok(Writer { jobs, counts })
     }
 
     /// Has a file written, in its newest state. Never waits for the directory: if too many files
     /// wait already this one is refused, and that is false.
     #[must_use]
     pub fn put(&self, name: &str, bytes: Vec<u8>) -> bool {
-        let mut queue = self.shared.lock();
-        let full = queue.jobs.len() >= QUEUE;
-        match queue.jobs.iter_mut().find(|job| job.name == name) {
-            Some(job) => job.bytes = bytes,
-            None if full => return false,
-            None => queue.jobs.push_back(Job {
-                name: name.to_owned(),
-                bytes,
-            }),
-        }
-        self.shared.changed.notify_all();
-        true
+        self.jobs.push_with(|jobs| {
+            let full = jobs.len() >= QUEUE;
+            match jobs.iter_mut().find(|job| job.name == name) {
+                Some(job) => job.bytes = bytes,
+                None if full => return false,
+                None => jobs.push_back(Job {
+                    name: name.to_owned(),
+                    bytes,
+                }),
+            }
+            true
+        })
     }
 
     /// Counts a file that was refused and is not asked for again.
     pub fn give_up(&self) {
-        self.shared.dropped.fetch_add(1, Ordering::Relaxed);
+        self.jobs.count_dropped();
     }
 
     /// How it goes.
     #[must_use]
     pub fn health(&self) -> WriterHealth {
-        let queue = self.shared.lock();
+        let load = self.jobs.load();
         WriterHealth {
-            written: self.shared.written.load(Ordering::Relaxed),
-            failed: self.shared.failed.load(Ordering::Relaxed),
-            dropped: self.shared.dropped.load(Ordering::Relaxed),
-            waiting: queue.jobs.len(),
-            failing: queue.failing,
-            hung_for: queue.at_work_since.map(|since| since.elapsed()),
+            written: self.counts.written.load(Ordering::Relaxed),
+            failed: self.counts.failed.load(Ordering::Relaxed),
+            dropped: self.jobs.dropped(),
+            waiting: load.waiting,
+            failing: self.counts.failing.load(Ordering::Relaxed),
+            hung_for: load.busy_for,
         }
     }
 
@@ -260,29 +226,22 @@ impl Writer {
     /// then the thread is left behind.
     #[must_use]
     pub fn stop(&self, within: Duration) -> bool {
-        let mut queue = self.shared.lock();
-        queue.stopping = true;
-        self.shared.changed.notify_all();
-        let (queue, _) = self
-            .shared
-            .changed
-            .wait_timeout_while(queue, within, |queue| !queue.ended)
-            .unwrap_or_else(PoisonError::into_inner);
-        queue.ended
+        self.jobs.stop(within)
     }
 }
 
-impl Shared {
-    /// Never held while a file is touched.
-    fn lock(&self) -> MutexGuard<'_, Queue> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+/// What the thread needs.
+struct Archive {
+    directory: PathBuf,
+    keep: usize,
+    counts: Arc<Counts>,
+}
 
-    fn run(&self) {
+impl Archive {
+    fn run(&self, jobs: &mut Jobs<Job>) {
         let began = utc::compact(SystemTime::now());
         let directory = shown(&self.directory);
         let mut recovered = false;
-        self.lock().at_work_since = Some(Instant::now());
         loop {
             if !recovered {
                 let result = recover(&self.directory, &began);
@@ -291,56 +250,28 @@ impl Shared {
                     warn!("{directory}: cannot be put in order: {error}");
                 }
             }
-            let Some(job) = self.next() else { break };
+            if self.counts.failing.load(Ordering::Relaxed) {
+                jobs.pause(RETRY);
+            }
+            // What fails is tried once more at the end, and then given up.
+            let Some(job) = jobs.next() else { break };
             if self.told(&job.name, save(&self.directory, &job.name, &job.bytes)) {
-                self.written.fetch_add(1, Ordering::Relaxed);
+                self.counts.written.fetch_add(1, Ordering::Relaxed);
                 if let Err(error) = prune(&self.directory, self.keep, &job.name) {
                     warn!("{directory}: old incidents cannot be removed: {error}");
                 }
             } else {
-                self.failed.fetch_add(1, Ordering::Relaxed);
-                self.put_back(job);
+                self.counts.failed.fetch_add(1, Ordering::Relaxed);
+                // Unless a newer state of its file has come meanwhile.
+                jobs.put_back(job, |job, newer| newer.name == job.name);
             }
         }
-        self.lock().ended = true;
-        self.changed.notify_all();
     }
 
-    /// The next file to write, once it is time for it; nothing when all is done.
-    fn next(&self) -> Option<Job> {
-        let mut queue = self.lock();
-        queue.at_work_since = None;
-        if queue.failing && !queue.stopping {
-            queue = self
-                .changed
-                .wait_timeout_while(queue, RETRY, |queue| !queue.stopping)
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
-        }
-        // What fails is tried once more at the end, and then given up.
-        let queue = self
-            .changed
-            .wait_while(queue, |queue| queue.jobs.is_empty() && !queue.stopping);
-        let mut queue = queue.unwrap_or_else(PoisonError::into_inner);
-        let job = queue.jobs.pop_front()?;
-        queue.at_work_since = Some(Instant::now());
-        Some(job)
-    }
-
-    /// A job that failed, unless a newer state of its file has come meanwhile or all is over.
-    fn put_back(&self, job: Job) {
-        let mut queue = self.lock();
-        if queue.stopping {
-            self.dropped.fetch_add(1, Ordering::Relaxed);
-        } else if !queue.jobs.iter().any(|newer| newer.name == job.name) {
-            queue.jobs.push_front(job);
-        }
-    }
-
-    /// Says when it begins to fail, and when it works again.
+    /// Logs when it begins to fail, and when it works again.
     fn told(&self, name: &str, result: io::Result<()>) -> bool {
         let failed = result.is_err();
-        let failed_before = std::mem::replace(&mut self.lock().failing, failed);
+        let failed_before = self.counts.failing.swap(failed, Ordering::Relaxed);
         let directory = shown(&self.directory);
         match result {
             Err(error) if !failed_before => {
@@ -376,7 +307,7 @@ mod tests {
             ("20261120T120305.123Z-.json", false),
             ("20261120T120305Z-1.json", false),
             ("notes.json", false),
-            (".incident-abc.tmp", false),
+            (".fragwatch-abc.tmp", false),
         ] {
             assert_eq!(is_ours(OsStr::new(name)), ours, "{name}");
         }
@@ -389,7 +320,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path();
         let write = |name: &str, text: &str| fs::write(path.join(name), text).unwrap();
-        write(".incident-abc.tmp", "half a fi");
+        write(".fragwatch-abc.tmp", "half a fi");
         write(NAME, r#"{"state":"open","later":{"key":1}}"#);
         write("20261120T120306.000Z-2.json", r#"{"state":"ended"}"#);
         write("20261120T120307.000Z-3.json", "no JSON");

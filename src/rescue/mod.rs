@@ -22,7 +22,6 @@ pub mod exchange;
 pub mod hook;
 pub mod incident;
 pub mod ladder;
-pub mod proc_text;
 pub mod proof;
 mod reader;
 pub mod ring;

@@ -286,7 +286,7 @@ impl Reader {
 /// The number behind the drill's marker, 0 if it is none.
 fn drill_nonce(text: &[u8]) -> u64 {
     let digits = text.strip_prefix(DRILL_MARKER);
-    digits.and_then(crate::klog::record::number).unwrap_or(0)
+    digits.and_then(crate::sys::proc::number).unwrap_or(0)
 }
 
 fn timespec(duration: Duration) -> Timespec {
