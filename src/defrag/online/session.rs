@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::AsFd as _;
 use std::time::{Duration, Instant};
 
-use super::{Event, Work};
+use super::report::{Event, Work};
 use crate::defrag::engine::{Controls, Request, count, failed, monotonic};
 use crate::defrag::governor::Governor;
 use crate::defrag::guard::{self, Target};
