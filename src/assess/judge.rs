@@ -11,9 +11,7 @@ use crate::model::{Bytes, ExtentCount, ExtentsPerDay, Forecast, Growth, Severity
 /// The measured values of an image.
 #[derive(Debug, Clone, Copy)]
 pub struct Observed<'a> {
-    /// Its extents.
     pub extents: ExtentCount,
-    /// Its growth.
     pub growth: &'a Growth,
     /// When it reaches the critical number of extents.
     pub forecast: Forecast,
@@ -22,7 +20,6 @@ pub struct Observed<'a> {
 /// The reason of a severity.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Reason {
-    /// It is below every threshold.
     BelowAll,
     /// It has this many extents, the threshold, or slightly fewer after it had more.
     Extents(ExtentCount),
@@ -71,7 +68,6 @@ impl Judge {
         }
     }
 
-    /// The severity now.
     pub fn severity(&self) -> Severity {
         self.severity
     }
@@ -101,7 +97,6 @@ enum Standing {
     /// Below it, but not well below.
     Near,
     Left,
-    /// Unknown.
     Open(Unknown),
 }
 
@@ -208,7 +203,6 @@ pub struct HostJudge {
 }
 
 impl HostJudge {
-    /// The severity now.
     pub fn severity(&self) -> Severity {
         self.severity
     }

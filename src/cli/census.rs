@@ -2,22 +2,21 @@
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::bail;
 use serde::Serialize;
 
 use super::args::ScanArguments;
 use super::command::{block_on, load_config};
-use super::images::absolute;
+use super::images::{Probes, absolute};
 use super::output::{self, SCHEMA, SUCCESS, linear_bar};
 use super::progress::Progress;
+use crate::config::Settings;
 use crate::discover::mounts::{Mount, Territory};
 use crate::model::path::{hex_unless_exact, shown};
 use crate::model::{Bytes, Census, CensusFile, ExtentCount};
 use crate::probe::census::needs_xfs;
 use crate::probe::protocol::{CensusRequest, Reply, Request};
-use crate::probe::sweep::Fleet;
 use crate::table::{TextTable, or_dash};
 
 /// How many files are named without `--top`.
@@ -31,9 +30,8 @@ pub(super) fn run(
     config: Option<&Path>,
 ) -> anyhow::Result<u8> {
     let settings = load_config(config)?.settings;
-    let deadline = settings.sampling.probe_timeout;
     let worst = arguments.top.unwrap_or(WORST);
-    let (mount, census) = block_on(follow_and_take(absolute(path)?, worst, deadline))?;
+    let (mount, census) = block_on(count(absolute(path)?, worst, &settings))?;
     match arguments.json {
         true => output::print_json(&document(&mount, &census))?,
         false => output::print(&render(&mount, &census))?,
@@ -41,17 +39,17 @@ pub(super) fn run(
     Ok(SUCCESS)
 }
 
-/// Takes the census of the file system that the path leads to, through links of others if need be.
-async fn follow_and_take(
+/// Counts the file system that the path leads to, through links on other ones if need be.
+async fn count(
     mut path: PathBuf,
     worst: usize,
-    deadline: Duration,
+    settings: &Settings,
 ) -> anyhow::Result<(Mount, Census)> {
-    let mut fleet = Fleet::new(Path::new("/proc"));
-    let mounts = fleet.mounts().context("cannot read /proc/self/mountinfo")?;
+    let mut probes = Probes::new(settings)?;
     for _ in 0..MAX_CROSSINGS {
-        let device = mounts.of(&path).map(|mount| mount.device);
-        let Some(mount) = device.and_then(|device| mounts.principal(device)) else {
+        let device = probes.mounts.of(&path).map(|mount| mount.device);
+        let mount = device.and_then(|device| probes.mounts.principal(device));
+        let Some(mount) = mount.cloned() else {
             bail!("{} lies on no mounted file system", shown(&path));
         };
         if mount.is_pseudo() {
@@ -60,49 +58,27 @@ async fn follow_and_take(
         let request = Request::Census(CensusRequest {
             path,
             territory: Territory {
-                mounts: mounts.clone(),
+                mounts: probes.mounts.clone(),
                 device: mount.device,
             },
             mount: mount.clone(),
             worst,
         });
-        match take(&mut fleet, mount, &request, deadline).await? {
-            Reply::Census(census) => return Ok((mount.clone(), *census)),
+        let mut progress = Progress::spinner();
+        let mut beats = 0;
+        let on_beat = || {
+            beats += 1;
+            let message = format!("counting the files of {}", shown(&mount.point));
+            progress.at(beats, message);
+        };
+        match probes.call(&mount, &request, on_beat).await? {
+            Reply::Census(census) => return Ok((mount, *census)),
             Reply::Elsewhere(root) => path = root.path,
             Reply::Fault(fault) => bail!("{}: {}", shown(&fault.path), fault.error),
             _ => bail!("the probe helper gave no census"),
         }
     }
     bail!("{}: too many levels of symbolic links", shown(&path));
-}
-
-/// The reply of the helper of a file system.
-async fn take(
-    fleet: &mut Fleet,
-    mount: &Mount,
-    request: &Request,
-    deadline: Duration,
-) -> anyhow::Result<Reply> {
-    let worker = fleet.worker(mount);
-    let mut progress = Progress::spinner();
-    let mut answer = None;
-    let mut beats = 0;
-    let on_reply = |reply| match reply {
-        Reply::Beat => {
-            beats += 1;
-            progress.at(
-                beats,
-                format!("counting the files of {}", shown(&mount.point)),
-            );
-        }
-        reply => answer = Some(reply),
-    };
-    worker
-        .lock()
-        .await
-        .call(request, deadline, on_reply)
-        .await?;
-    answer.context("the probe helper gave no answer")
 }
 
 fn render(mount: &Mount, census: &Census) -> String {

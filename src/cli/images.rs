@@ -12,7 +12,7 @@ use super::output::{self, INCOMPLETE, SUCCESS};
 use super::progress::Progress;
 use crate::assess::Assessor;
 use crate::config::Settings;
-use crate::discover::mounts::MountTable;
+use crate::discover::mounts::{Mount, MountTable};
 use crate::model::memory::{extent_limit, extent_map_memory};
 use crate::model::path::shown;
 use crate::model::{
@@ -108,7 +108,7 @@ impl Found {
 /// The probe helpers and the mounts that they are for.
 pub(super) struct Probes {
     fleet: Fleet,
-    mounts: MountTable,
+    pub(super) mounts: MountTable,
     /// How long one answer may take.
     deadline: Duration,
 }
@@ -190,23 +190,32 @@ impl Probes {
     }
 
     async fn ask(&mut self, image: &Image, request: &Request) -> Result<Reply, Fault> {
-        let Some(mount) = self.mounts.principal(image.device) else {
+        let Some(mount) = self.mounts.principal(image.device).cloned() else {
             return Err(fault(image, "its file system is no longer mounted"));
         };
+        let reply = self.call(&mount, request, || {}).await;
+        match reply.map_err(|error| fault(image, &error.to_string()))? {
+            Reply::Fault(fault) => Err(fault),
+            reply => Ok(reply),
+        }
+    }
+
+    /// Sends a request to the helper of a file system. `on_beat` is called while it works.
+    pub(super) async fn call(
+        &mut self,
+        mount: &Mount,
+        request: &Request,
+        mut on_beat: impl FnMut(),
+    ) -> anyhow::Result<Reply> {
         let worker = self.fleet.worker(mount);
         let mut answer = None;
-        let on_reply = |reply| answer = Some(reply);
-        let called = worker
-            .lock()
-            .await
-            .call(request, self.deadline, on_reply)
-            .await;
-        called.map_err(|error| fault(image, &error.to_string()))?;
-        match answer {
-            Some(Reply::Fault(fault)) => Err(fault),
-            Some(reply) => Ok(reply),
-            None => Err(fault(image, "the probe helper gave no answer")),
-        }
+        let on_reply = |reply| match reply {
+            Reply::Beat => on_beat(),
+            reply => answer = Some(reply),
+        };
+        let mut worker = worker.lock().await;
+        worker.call(request, self.deadline, on_reply).await?;
+        answer.context("the probe helper gave no answer")
     }
 }
 

@@ -34,7 +34,7 @@ struct ImageObject {
     extent_size_hint_bytes: Bytes,
     directory_extent_size_hint_bytes: Bytes,
     map: Option<MapObject>,
-    vm: Option<VmObject>,
+    vm: Option<Vm>,
     openers: Option<Vec<OpenerObject>>,
 }
 
@@ -44,13 +44,6 @@ struct FilesystemObject {
     #[serde(rename = "type")]
     type_name: String,
     uuid: Option<String>,
-}
-
-#[derive(Serialize)]
-struct VmObject {
-    name: Option<String>,
-    uuid: Option<String>,
-    pid: u32,
 }
 
 #[derive(Serialize)]
@@ -142,16 +135,8 @@ fn object(found: &Found, image: &Image) -> ImageObject {
         extent_size_hint_bytes: sample.extent_size_hint,
         directory_extent_size_hint_bytes: sample.directory_hint,
         map: image.map.as_ref().map(map_object),
-        vm: image.owner.as_ref().and_then(Owner::vm).map(vm_object),
+        vm: image.owner.as_ref().and_then(Owner::vm).cloned(),
         openers: image.owner.as_ref().map(openers),
-    }
-}
-
-fn vm_object(vm: &Vm) -> VmObject {
-    VmObject {
-        name: vm.name.clone(),
-        uuid: vm.uuid.clone(),
-        pid: vm.pid,
     }
 }
 

@@ -41,10 +41,8 @@ pub(super) struct Counters {
     layers: BTreeMap<PathBuf, Disk>,
 }
 
-/// The counters of a disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Disk {
-    /// Completed requests.
     done: u64,
     in_flight: u64,
     /// Time with a request in flight (`io_ticks`), in milliseconds.

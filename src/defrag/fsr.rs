@@ -31,7 +31,7 @@ use super::pressure::{Gauge, WithoutIo};
 use super::run::{Hold, Input, Machine, State};
 use super::{Host, leftovers};
 use crate::model::{
-    Account, Borders, Bytes, Engine, ExtentCount, Process, RunOutcome, RunReport, Stop,
+    Account, Borders, Bytes, Engine, ExtentCount, NamedProcess, RunOutcome, RunReport, Stop,
 };
 use crate::probe::reason;
 pub(super) use process::program;
@@ -73,7 +73,7 @@ pub enum Event {
     /// It is being ended.
     Ending(Stop),
     /// A process waits at the gate.
-    OpenBlocked(Process),
+    OpenBlocked(NamedProcess),
 }
 
 /// Checks the guards, as [`run`] does, and starts nothing.

@@ -55,7 +55,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::holders;
-use crate::model::Process;
+use crate::model::NamedProcess;
 use crate::sys::fanotify::{Group, Opening};
 use crate::sys::proc::stat_field;
 
@@ -115,7 +115,7 @@ impl Gate {
     ///
     /// # Errors
     /// Those of reading the events.
-    pub fn let_all_in(&mut self) -> io::Result<Option<Process>> {
+    pub fn let_all_in(&mut self) -> io::Result<Option<NamedProcess>> {
         let mut foreign = None;
         while let Some(opening) = self.group.next()? {
             let process = (!self.is_ours(opening.pid)).then(|| self.process(&opening));
@@ -129,7 +129,7 @@ impl Gate {
     ///
     /// # Errors
     /// Those of reading the events.
-    pub fn let_ours_in(&mut self) -> io::Result<Option<Process>> {
+    pub fn let_ours_in(&mut self) -> io::Result<Option<NamedProcess>> {
         while let Some(opening) = self.group.next()? {
             if self.is_worker(opening.pid) {
                 self.worker_came = true;
@@ -148,7 +148,7 @@ impl Gate {
         let _ = self.group.allow(opening);
     }
 
-    fn process(&self, opening: &Opening) -> Process {
+    fn process(&self, opening: &Opening) -> NamedProcess {
         holders::process(&self.proc, opening.pid)
     }
 

@@ -61,7 +61,6 @@ impl Governor {
         }
     }
 
-    /// What the next call may do.
     // Between LEAST and MOST.
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
     pub fn work(&self) -> Work {
@@ -122,7 +121,6 @@ impl Default for CallTimes {
 }
 
 impl CallTimes {
-    /// One more.
     // The logarithm of a number of microseconds is below 64.
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
     pub fn add(&mut self, took: Duration) {
@@ -136,17 +134,14 @@ impl CallTimes {
         }
     }
 
-    /// How many.
     pub fn count(&self) -> u64 {
         self.count
     }
 
-    /// The longest.
     pub fn worst(&self) -> Duration {
         self.worst
     }
 
-    /// All together.
     pub fn total(&self) -> Duration {
         self.total
     }

@@ -21,7 +21,7 @@ use crate::model::borders::BorderCount;
 use crate::model::path::shown;
 use crate::model::sampling::SAMPLED_FROM;
 use crate::model::{
-    Borders, Bytes, Engine, Extent, ExtentCount, FilesystemKind, Outlook, Process, Share,
+    Borders, Bytes, Engine, Extent, ExtentCount, FilesystemKind, NamedProcess, Outlook, Share,
     swap_stall,
 };
 use crate::probe::extents::{Pace, Reader};
@@ -100,7 +100,7 @@ pub enum Refusal {
     /// It is swap space.
     Swap,
     /// Somebody has it open.
-    InUse(Option<Process>),
+    InUse(Option<NamedProcess>),
     /// A QEMU has locked it, perhaps on another host.
     QemuLock,
     /// The kernel does not say whether somebody has it open.

@@ -3,11 +3,11 @@
 use std::fs;
 use std::path::Path;
 
-use crate::model::Process;
+use crate::model::NamedProcess;
 
 /// A process that has the file open under this path and does not run our program: our probes open
 /// images too, for a moment. No call is made on its file system.
-pub(super) fn holder_of(proc: &Path, path: &Path) -> Option<Process> {
+pub(super) fn holder_of(proc: &Path, path: &Path) -> Option<NamedProcess> {
     let program = |pid: &str| fs::read_link(proc.join(pid).join("exe")).ok();
     let own = program("self");
     let is_ours = |pid: i32| own.is_some() && program(&pid.to_string()) == own;
@@ -27,7 +27,7 @@ fn has_open(proc: &Path, pid: i32, path: &Path) -> bool {
 }
 
 /// A process with its name.
-pub(super) fn process(proc: &Path, pid: i32) -> Process {
+pub(super) fn process(proc: &Path, pid: i32) -> NamedProcess {
     let name = fs::read(proc.join(format!("{pid}/comm"))).unwrap_or_default();
     let name = String::from_utf8_lossy(name.strip_suffix(b"\n").unwrap_or(&name)).into_owned();
     // Chosen by the process: without escape sequences.
@@ -35,7 +35,7 @@ pub(super) fn process(proc: &Path, pid: i32) -> Process {
         .chars()
         .map(|c| if c.is_control() { '?' } else { c })
         .collect();
-    Process { pid, name }
+    NamedProcess { pid, name }
 }
 
 #[cfg(test)]

@@ -45,16 +45,12 @@ const SHORT_MAP: ExtentCount = ExtentCount(100_000);
 /// The durations of the steps that lock the image, and of all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Took {
-    /// The clone.
     pub clone: Duration,
-    /// The unsharing.
     pub unshare: Duration,
-    /// All together.
     pub busy: Duration,
 }
 
 impl Took {
-    /// The longer of the two.
     pub fn longest(&self) -> Duration {
         self.clone.max(self.unshare)
     }
@@ -106,9 +102,6 @@ impl Mover {
     }
 
     /// The map from `start` to `end`, as far as one call returns it, and up to where that is.
-    ///
-    /// # Errors
-    /// Those of FIEMAP.
     pub fn map(&mut self, start: Bytes, end: Bytes) -> io::Result<(Vec<Extent>, Bytes)> {
         // After the last whole block of the file nothing can be cloned.
         let size = self.image.metadata()?.len();
@@ -120,8 +113,6 @@ impl Mover {
         self.reader.read_range(&self.image, start, length)
     }
 
-    /// Moves a segment.
-    ///
     /// # Errors
     /// Those of FICLONERANGE and fallocate(2): EINVAL if the image has become shorter, ENOSPC. The
     /// contents are unchanged in any case.

@@ -114,7 +114,6 @@ pub struct Found {
 /// Pressure that does not hold a run because it is without I/O.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct WithoutIo {
-    /// The pressure.
     pub all: Pressure,
     /// How much of the time the disks were busy, in percent.
     pub busy: f32,

@@ -166,14 +166,14 @@ impl fmt::Display for Stop {
 
 /// A process that has or opens an image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Process {
+pub struct NamedProcess {
     /// Its number; 0 if it is in another namespace.
     pub pid: i32,
     /// Its name; empty if unknown.
     pub name: String,
 }
 
-impl fmt::Display for Process {
+impl fmt::Display for NamedProcess {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.name.as_str(), self.pid) {
             ("", 0) => f.write_str("a process that cannot be seen from here"),
@@ -198,7 +198,7 @@ pub enum RunOutcome {
     /// Somebody wanted the image meanwhile.
     Busy {
         /// Who, if that is known.
-        by: Option<Process>,
+        by: Option<NamedProcess>,
     },
     /// There was not enough free space in one piece, or at all.
     NoSpace,

@@ -23,8 +23,8 @@ pub mod units;
 pub use borders::Borders;
 pub use census::{Census, CensusFile};
 pub use defrag::{
-    Account, Engine, EngineState, Process, RunOutcome, RunReport, Stop, Unusable, UnusableReason,
-    swap_stall, unknown_reason,
+    Account, Engine, EngineState, NamedProcess, RunOutcome, RunReport, Stop, Unusable,
+    UnusableReason, swap_stall, unknown_reason,
 };
 pub use extent::{Extent, ExtentFlags};
 pub use filesystem::{DeviceNumber, Features, Filesystem, FilesystemKind};

@@ -39,19 +39,26 @@ pub struct BytesPerSecond(pub u64);
 const BINARY_UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
 const DECIMAL_UNITS: [&str; 6] = ["k", "M", "G", "T", "P", "E"];
 
-impl Bytes {
-    /// The sum, or the largest number if that overflows.
-    pub fn saturating_add(self, other: Bytes) -> Bytes {
-        Bytes(self.0.saturating_add(other.0))
-    }
+macro_rules! sums {
+    ($($unit:ident),*) => {$(
+        impl $unit {
+            /// The sum, or the largest number if that overflows.
+            pub fn saturating_add(self, other: $unit) -> $unit {
+                $unit(self.0.saturating_add(other.0))
+            }
+        }
+
+        impl std::iter::Sum for $unit {
+            fn sum<I: Iterator<Item = $unit>>(iter: I) -> $unit {
+                iter.fold($unit(0), $unit::saturating_add)
+            }
+        }
+    )*};
 }
 
-impl ExtentCount {
-    /// The sum, or the largest number if that overflows.
-    pub fn saturating_add(self, other: ExtentCount) -> ExtentCount {
-        ExtentCount(self.0.saturating_add(other.0))
-    }
+sums!(Bytes, ExtentCount);
 
+impl ExtentCount {
     /// The difference, or 0 if the other is larger.
     pub fn saturating_sub(self, other: ExtentCount) -> ExtentCount {
         ExtentCount(self.0.saturating_sub(other.0))
@@ -59,10 +66,10 @@ impl ExtentCount {
 
     /// As a person reads it: `999`, `12.3k`, `34.7M`.
     pub fn short(self) -> String {
-        if self.0 < 1000 {
-            return self.0.to_string();
+        match self.0 {
+            0..1000 => self.0.to_string(),
+            _ => scaled(self.0, 1000, &DECIMAL_UNITS, ""),
         }
-        scaled(self.0, 1000, &DECIMAL_UNITS, "")
     }
 }
 
@@ -110,27 +117,13 @@ impl BytesPerSecond {
     }
 }
 
-impl std::iter::Sum for Bytes {
-    fn sum<I: Iterator<Item = Bytes>>(iter: I) -> Bytes {
-        iter.fold(Bytes(0), Bytes::saturating_add)
-    }
-}
-
-impl std::iter::Sum for ExtentCount {
-    fn sum<I: Iterator<Item = ExtentCount>>(iter: I) -> ExtentCount {
-        iter.fold(ExtentCount(0), ExtentCount::saturating_add)
-    }
-}
-
 impl fmt::Display for Bytes {
     /// As a person reads it: `0 B`, `64 KiB`, `265.0 GiB`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let text = if self.0 < 1024 {
-            format!("{} B", self.0)
-        } else {
-            scaled(self.0, 1024, &BINARY_UNITS, " ")
-        };
-        f.pad(&text)
+        f.pad(&match self.0 {
+            0..1024 => format!("{} B", self.0),
+            _ => scaled(self.0, 1024, &BINARY_UNITS, " "),
+        })
     }
 }
 
@@ -188,10 +181,10 @@ fn scaled(value: u64, base: u64, units: &[&str], space: &str) -> String {
     let whole = value / divisor;
     // The remainder is below the divisor, at most 2^60, so ten times it fits in 128 bits.
     let tenth = u128::from(value % divisor) * 10 / u128::from(divisor);
-    if whole >= 100 {
-        format!("{whole}{space}{}", units[unit])
-    } else {
-        format!("{whole}.{tenth}{space}{}", units[unit])
+    let unit = units[unit];
+    match whole {
+        0..100 => format!("{whole}.{tenth}{space}{unit}"),
+        _ => format!("{whole}{space}{unit}"),
     }
 }
 

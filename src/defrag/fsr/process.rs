@@ -19,7 +19,7 @@ use crate::defrag::gate::Gate;
 use crate::defrag::guard::Target;
 use crate::defrag::messages::printable;
 use crate::defrag::run::{Action, Input, Machine};
-use crate::model::{Bytes, Process, Stop};
+use crate::model::{Bytes, NamedProcess, Stop};
 use crate::sys::child::lower_priority;
 
 /// From closing its output to its end.
@@ -49,7 +49,7 @@ pub(super) struct XfsFsr {
     /// Bytes read and written.
     pub(super) moved: (Bytes, Bytes),
     /// The process that waits at the gate.
-    pub(super) blocked: Option<Process>,
+    pub(super) blocked: Option<NamedProcess>,
     /// Our side of its terminal.
     _terminal: Option<OwnedFd>,
 }
@@ -59,7 +59,7 @@ pub(super) struct End {
     /// `None` if it has not ended.
     pub(super) status: Option<ExitStatus>,
     pub(super) printed: String,
-    pub(super) blocked: Option<Process>,
+    pub(super) blocked: Option<NamedProcess>,
 }
 
 impl XfsFsr {

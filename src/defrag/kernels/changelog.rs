@@ -39,7 +39,6 @@ pub struct Found {
 }
 
 impl Found {
-    /// Nothing yet.
     pub fn none(defects: &[&'static Defect]) -> Found {
         let named = defects.iter().map(|it| (*it, Named::default()));
         Found {
@@ -48,7 +47,6 @@ impl Found {
         }
     }
 
-    /// What is named of a defect.
     pub fn of(&self, defect: &Defect) -> Named {
         let mut named = self.named.iter();
         let found = named.find(|(it, _)| *it == defect);

@@ -10,18 +10,15 @@ use crate::model::Engine;
 /// What a changelog names of the defects, and where; or why that cannot be known.
 pub type Evidence = Result<(Found, String), String>;
 
-/// Whether a kernel is trusted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Trust {
     /// The kernel has none of the defects that endanger the engine, or the operator vouches for it.
     Trusted(Proof),
-    /// It has this one.
     KnownBad(&'static Defect),
     /// Whether it has this one is unknown.
     Unknown(&'static Defect),
 }
 
-/// Why a kernel is trusted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Proof {
     /// Its level has all repairs.
@@ -37,7 +34,6 @@ pub enum Proof {
 /// The verdict on the running kernel, and its basis.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Judgement {
-    /// The verdict.
     pub verdict: Trust,
     engine: Engine,
     release: String,

@@ -33,17 +33,13 @@ const INTERVAL: Duration = Duration::from_millis(5);
 /// Where a changelog is searched.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sources {
-    /// Where procfs is mounted.
     pub proc: PathBuf,
     /// Documentation of packages, `/usr/share/doc`.
     pub doc: PathBuf,
     /// Modules of kernels, `/lib/modules`: their directories identify the packages of rpm.
     pub modules: PathBuf,
-    /// gzip(1).
     pub gzip: PathBuf,
-    /// rpm(8).
     pub rpm: PathBuf,
-    /// How long the programs may take.
     pub deadline: Duration,
     /// How much of a changelog is read, in bytes.
     pub longest: u64,

@@ -88,7 +88,6 @@ impl fmt::Display for Level {
     }
 }
 
-/// Where a level was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Source {
     /// `uname -r`.
@@ -116,7 +115,6 @@ pub struct Running {
     pub release: String,
     /// Its level, if it shows one.
     pub level: Option<Level>,
-    /// Where that was found.
     pub source: Source,
     /// Whether it has nothing beyond its level: then it lacks what the level lacks.
     pub exact: bool,

@@ -22,20 +22,16 @@ pub enum Meets {
     Host,
 }
 
-/// A defect of kernels.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Defect {
     /// The commit that repaired it, in the mainline kernel unless there was none.
     pub commit: &'static str,
-    /// Its CVE, if it has one.
     pub cve: Option<&'static str>,
     /// The title of the commit, and titles of others that repair it.
     pub titles: &'static [&'static str],
     /// What may happen, as a clause.
     pub harm: &'static str,
-    /// What it endangers.
     pub meets: Meets,
-    /// The first level that has it.
     pub introduced: &'static str,
     /// The title of the commit that introduced it, which names it in a kernel that is older by its
     /// number.
@@ -46,12 +42,10 @@ pub struct Defect {
 }
 
 impl Defect {
-    /// Its CVE, or its commit.
     pub fn name(&self) -> &'static str {
         self.cve.unwrap_or(self.commit)
     }
 
-    /// The title of the commit that repaired it.
     pub fn title(&self) -> &'static str {
         self.titles.first().copied().unwrap_or_default()
     }
