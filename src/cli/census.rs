@@ -12,7 +12,7 @@ use super::images::{Probes, absolute};
 use super::output::{self, SCHEMA, SUCCESS, linear_bar};
 use super::progress::Progress;
 use crate::config::Settings;
-use crate::discover::mounts::{Mount, Territory};
+use crate::discover::mounts::{FilesystemScope, Mount};
 use crate::model::path::{hex_unless_exact, shown};
 use crate::model::{Bytes, Census, CensusFile, ExtentCount};
 use crate::probe::census::needs_xfs;
@@ -57,7 +57,7 @@ async fn count(
         }
         let request = Request::Census(CensusRequest {
             path,
-            territory: Territory {
+            scope: FilesystemScope {
                 mounts: probes.mounts.clone(),
                 device: mount.device,
             },

@@ -12,8 +12,8 @@ use super::output::{self, SUCCESS};
 use super::{client, status};
 use crate::assess::Assessor;
 use crate::config::units::parse_duration;
+use crate::model::utc::rfc3339_seconds;
 use crate::model::{ExtentCount, Roughly, UnixTime};
-use crate::rescue::utc::rfc3339_seconds;
 use crate::serve::past::{Past, Question};
 
 /// Columns where the terminal does not say how many it has.

@@ -20,7 +20,7 @@ use crate::model::{
     Owner, Sample, Severity,
 };
 use crate::probe::protocol::{Fault, MapRequest, PassedOver, Reply, Request, Root, SampleRequest};
-use crate::probe::sweep::{Event, Fleet, Scope};
+use crate::probe::sweep::{Event, Scope, WorkerPool};
 
 /// How long one part of a map may take: short enough for the progress bar to move.
 const MAP_PART: Duration = Duration::from_millis(250);
@@ -107,7 +107,7 @@ impl Found {
 
 /// The probe helpers and the mounts that they are for.
 pub(super) struct Probes {
-    fleet: Fleet,
+    pool: WorkerPool,
     pub(super) mounts: MountTable,
     /// How long one answer may take.
     deadline: Duration,
@@ -115,10 +115,10 @@ pub(super) struct Probes {
 
 impl Probes {
     pub(super) fn new(settings: &Settings) -> anyhow::Result<Probes> {
-        let fleet = Fleet::new(Path::new("/proc"));
+        let pool = WorkerPool::new(Path::new("/proc"));
         Ok(Probes {
-            mounts: fleet.mounts().context(NO_MOUNTS)?,
-            fleet,
+            mounts: pool.mounts().context(NO_MOUNTS)?,
+            pool,
             deadline: settings.sampling.probe_timeout,
         })
     }
@@ -137,7 +137,7 @@ impl Probes {
             let images = found.images.len() as u64;
             progress.at(images, format!("{images} images counted"));
         };
-        let sweep = self.fleet.sweep(scope, &mut on_event).await;
+        let sweep = self.pool.sweep(scope, &mut on_event).await;
         sweep.context(NO_MOUNTS)?;
         Ok(found)
     }
@@ -207,7 +207,7 @@ impl Probes {
         request: &Request,
         mut on_beat: impl FnMut(),
     ) -> anyhow::Result<Reply> {
-        let worker = self.fleet.worker(mount);
+        let worker = self.pool.worker(mount);
         let mut answer = None;
         let on_reply = |reply| match reply {
             Reply::Beat => on_beat(),

@@ -10,14 +10,14 @@ use comfy_table::Cell;
 use serde::Serialize;
 
 use super::output::{self, INCOMPLETE, SUCCESS, counted};
-use crate::model::path::shown;
-use crate::model::{Bytes, ExtentCount, Outcome, Trigger};
-use crate::rescue::archive;
-use crate::rescue::evidence::{BlockedTask, TaskKind};
-use crate::rescue::hook::Moment;
-use crate::rescue::incident::{
+use crate::incident::archive;
+use crate::incident::evidence::{BlockedTask, TaskKind};
+use crate::incident::format::{
     Action, Event, Incident, Memory, SCHEMA, State, TakenEvidence, What,
 };
+use crate::incident::hook::Moment;
+use crate::model::path::shown;
+use crate::model::{Bytes, ExtentCount, Outcome, Trigger};
 use crate::table::TextTable;
 
 /// Columns of a bar.

@@ -30,7 +30,7 @@ use super::guard::{self, Refusal, Target};
 use super::hint;
 use super::segments::{Plan, Survey};
 use crate::model::{Account, Bytes, Engine, ExtentCount, RunOutcome, RunReport, Stop};
-use crate::probe::extents::{Pace, Reader};
+use crate::probe::extents::{MapReader, ReadPace};
 use crate::probe::reason;
 use crate::sys::locks;
 pub use report::{Event, Report, Summary, Work};
@@ -155,6 +155,6 @@ fn survey(target: &Target, stop: &mut dyn FnMut() -> bool) -> Result<Plan, Refus
         }
     };
     let mut beat = || enough.set(stop());
-    Reader::new().read(&target.file, Bytes(0), Pace::GENTLE, visit, &mut beat)?;
+    MapReader::new().read(&target.file, Bytes(0), ReadPace::GENTLE, visit, &mut beat)?;
     Ok(survey.finish())
 }

@@ -19,6 +19,7 @@ pub mod sampling;
 pub mod severity;
 pub mod time;
 pub mod units;
+pub mod utc;
 
 pub use borders::Borders;
 pub use census::{Census, CensusFile};
