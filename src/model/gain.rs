@@ -19,6 +19,7 @@ pub struct Outlook {
     /// How many of these were read.
     pub looked_at: ExtentCount,
     /// All of them by the border before them.
+    #[serde(flatten)]
     pub borders: Borders<Between>,
 }
 

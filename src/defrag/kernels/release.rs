@@ -88,26 +88,6 @@ impl fmt::Display for Level {
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Source {
-    /// `uname -r`.
-    Release,
-    /// The version of Debian's package in /proc/version.
-    Debian,
-    /// /proc/version_signature.
-    Ubuntu,
-}
-
-impl fmt::Display for Source {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Source::Release => "uname -r",
-            Source::Debian => "/proc/version",
-            Source::Ubuntu => "/proc/version_signature",
-        })
-    }
-}
-
 /// The version that the running kernel reports.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Running {
@@ -115,7 +95,8 @@ pub struct Running {
     pub release: String,
     /// Its level, if it shows one.
     pub level: Option<Level>,
-    pub source: Source,
+    /// Where the level was found.
+    pub source: &'static str,
     /// Whether it has nothing beyond its level: then it lacks what the level lacks.
     pub exact: bool,
     /// The version of its package, on Debian, Ubuntu and Proxmox.
@@ -127,10 +108,8 @@ impl Running {
     pub fn new(release: &str, version: &str, signature: &str) -> Running {
         let release = release.trim();
         let by_release = parse(release);
-        let fits = |level: &Level| {
-            let series = by_release.map(|(level, _)| level.series());
-            series == Some(level.series())
-        };
+        let series = by_release.map(|(level, _)| level.series());
+        let fits = |level: &Level| series == Some(level.series());
         let running = |level, source, exact, package| Running {
             release: release.to_owned(),
             level,
@@ -140,18 +119,18 @@ impl Running {
         };
         if let Some((package, level)) = ubuntu(signature) {
             let level = level.filter(fits);
-            return running(level, Source::Ubuntu, false, Some(package));
+            return running(level, "/proc/version_signature", false, Some(package));
         }
         let build = build(version);
         if let Some(package) = word_behind(build, "Debian") {
             let level = Level::parse(package).filter(fits);
             let package = Some(package.to_owned());
-            return running(level, Source::Debian, level.is_some(), package);
+            return running(level, "/proc/version", level.is_some(), package);
         }
         let exact = by_release.is_some_and(|(_, suffix)| is_plain(suffix));
         let package = word_behind(build, "PMX").map(str::to_owned);
         let level = by_release.map(|(level, _)| level);
-        running(level, Source::Release, exact, package)
+        running(level, "uname -r", exact, package)
     }
 }
 
@@ -195,11 +174,9 @@ fn is_plain(suffix: &str) -> bool {
         let number = suffix.strip_prefix('-').and_then(number);
         number.is_some_and(|(_, flavour)| ["-lts", "-virt", "-stable"].contains(&flavour))
     };
-    suffix.is_empty()
-        || suffix == "+"
-        || suffix.starts_with("-rc")
-        || suffix.starts_with("-arch")
-        || suffix.starts_with("-gentoo")
+    let starts = |with: &&str| suffix.starts_with(*with);
+    ["", "+"].contains(&suffix)
+        || ["-rc", "-arch", "-gentoo"].iter().any(starts)
         || is_fedora()
         || is_alpine()
 }
