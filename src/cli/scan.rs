@@ -194,11 +194,11 @@ fn scope(arguments: &ScanArguments, settings: &Settings) -> anyhow::Result<Scope
             .collect::<Result<_, _>>()?;
     }
     if let Some(text) = &arguments.min_size {
-        scope.selection.min_size = units::parse_size(text).map_err(|misfit| {
-            let instead = misfit.instead.map(|instead| format!("; write {instead}"));
+        scope.selection.min_size = units::parse_size(text).map_err(|error| {
+            let instead = error.instead.map(|instead| format!("; write {instead}"));
             anyhow!(
                 "--min-size {text} {}{}",
-                misfit.message,
+                error.message,
                 instead.unwrap_or_default()
             )
         })?;
