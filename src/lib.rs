@@ -22,26 +22,33 @@
 //! - [`defrag`]: taking the fragmentation away, without losing a write
 //! - [`klog`]: the kernel's log, and which of its lines matter
 //! - [`rescue`]: from such a line to free memory
+//! - [`incident`]: what happened, kept for later
 //! - [`stall`]: the trigger for kernels that print no such line
 //! - [`serve`]: metrics and their page
-//! - [`state_dir`]: where all of them keep their state, and [`durable`]: how a file is replaced
+//! - [`state_dir`]: where all of them keep their state, [`durable`]: how a file is replaced, and
+//!   [`background`]: a queue with a thread for work that may hang
 //! - [`daemon`]: `fragwatch run`, which wires it all
 
-pub mod assess;
-pub mod cli;
-pub mod config;
-pub mod daemon;
-pub mod defrag;
-pub mod discover;
-pub mod durable;
-pub mod history;
-pub mod hook;
-pub mod klog;
-pub mod maintenance;
-pub mod model;
-pub mod probe;
-pub mod rescue;
-pub mod serve;
-pub mod stall;
-pub mod state_dir;
-pub mod sys;
+mod assess;
+mod background;
+mod cli;
+mod config;
+mod daemon;
+mod defrag;
+mod discover;
+mod durable;
+mod history;
+mod hook;
+mod incident;
+pub mod internals;
+mod klog;
+mod maintenance;
+mod model;
+mod probe;
+mod rescue;
+mod serve;
+mod stall;
+mod state_dir;
+mod sys;
+
+pub use cli::{args::Arguments, main};
