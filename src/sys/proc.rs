@@ -401,7 +401,7 @@ mod tests {
         #[test]
         fn no_bytes_make_it_panic(text: Vec<u8>) {
             let _ = task_stat(&text);
-            let _ = buddyinfo(&text).map(|zone| zone.free_blocks().count()).count();
+            let _ = buddyinfo(&text).flat_map(|zone| zone.free_blocks()).count();
             let _ = counters(&text).count();
             let _ = pressure(&text, "some");
             let _ = allocation_stalls(&text);
