@@ -28,25 +28,25 @@
 //!   [`background`]: a queue with a thread for work that may hang
 //! - [`daemon`]: `fragwatch run`, which wires it all
 
-pub(crate) mod assess;
-pub(crate) mod background;
-pub(crate) mod cli;
-pub(crate) mod config;
-pub(crate) mod daemon;
-pub(crate) mod defrag;
-pub(crate) mod discover;
-pub(crate) mod durable;
-pub(crate) mod history;
-pub(crate) mod hook;
+mod assess;
+mod background;
+mod cli;
+mod config;
+mod daemon;
+mod defrag;
+mod discover;
+mod durable;
+mod history;
+mod hook;
 pub mod internals;
-pub(crate) mod klog;
-pub(crate) mod maintenance;
-pub(crate) mod model;
-pub(crate) mod probe;
-pub(crate) mod rescue;
-pub(crate) mod serve;
-pub(crate) mod stall;
-pub(crate) mod state_dir;
-pub(crate) mod sys;
+mod klog;
+mod maintenance;
+mod model;
+mod probe;
+mod rescue;
+mod serve;
+mod stall;
+mod state_dir;
+mod sys;
 
 pub use cli::{args::Arguments, main};
