@@ -22,6 +22,7 @@
 //! - [`defrag`]: taking the fragmentation away, without losing a write
 //! - [`klog`]: the kernel's log, and which of its lines matter
 //! - [`rescue`]: from such a line to free memory
+//! - [`incident`]: what happened, kept for later
 //! - [`stall`]: the trigger for kernels that print no such line
 //! - [`serve`]: metrics and their page
 //! - [`state_dir`]: where all of them keep their state, [`durable`]: how a file is replaced, and
@@ -38,6 +39,7 @@ mod discover;
 mod durable;
 mod history;
 mod hook;
+mod incident;
 pub mod internals;
 mod klog;
 mod maintenance;

@@ -41,11 +41,7 @@ const LAW: &[(&str, &[&str])] = &[
     ("sys", &[]),
     ("discover", &["model", "config::settings", "sys"]),
     ("probe", &["model", "config::settings", "sys", "discover"]),
-    // Of the rescue only how it writes times.
-    (
-        "history",
-        &["model", "config::settings", "rescue::utc", "background"],
-    ),
+    ("history", &["model", "config::settings", "background"]),
     ("defrag::run", &["model"]),
     ("defrag::meter", &["model"]),
     ("defrag::governor", &["model"]),
@@ -73,11 +69,12 @@ const LAW: &[(&str, &[&str])] = &[
     ("klog", &["model", "sys"]),
     ("rescue::ladder", &["model", "sys"]),
     ("rescue::ring", &["model", "sys"]),
+    ("rescue", &["model", "sys", "klog"]),
+    // They may import the rescue's types, never the other way.
     (
-        "rescue",
-        &["model", "sys", "klog", "hook", "background", "durable"],
+        "incident",
+        &["model", "sys", "rescue", "hook", "background", "durable"],
     ),
-    // What the rescue gives away: its clock, how it reads /proc.
     ("stall::tracker", &["model", "stall::stack"]),
     ("stall", &["model", "klog", "rescue", "sys"]),
     ("hook", &["background"]),
@@ -410,7 +407,9 @@ fn the_law_knows_right_from_wrong() {
         ("cli::run", "daemon::run", true),
         ("rescue::ring", "rescue::ladder", false),
         ("rescue::ladder", "hook", false),
-        ("rescue::hook", "hook", true),
+        ("rescue::actor", "hook", false),
+        ("incident::hook", "hook", true),
+        ("rescue::reader", "incident", false),
         ("hook", "rescue", false),
         ("history::growth", "history", false),
         ("klog::rules", "klog::record", true),

@@ -16,6 +16,12 @@ use thiserror::Error;
 
 use crate::sys::proc::number;
 
+/// How the text of the record begins that a drill writes to /dev/kmsg; the rest names the drill.
+///
+/// No rule matches it: a drill must not be taken for an emergency, not even by a rule of an
+/// operator that matches everything.
+pub const DRILL_MARKER: &[u8] = b"fragwatch drill: ";
+
 /// How grave the kernel thinks it is (`KERN_EMERG` to `KERN_DEBUG`, include/linux/kern_levels.h).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Level(pub u8);
@@ -168,6 +174,12 @@ fn hexadecimal(digit: u8) -> Option<u8> {
         b'A'..=b'F' => Some(digit - b'A' + 10),
         _ => None,
     }
+}
+
+/// What is before and after the first `separator`.
+pub(super) fn split_once(text: &[u8], separator: u8) -> Option<(&[u8], &[u8])> {
+    let at = text.iter().position(|byte| *byte == separator)?;
+    Some((text.get(..at)?, text.get(at + 1..)?))
 }
 
 /// Follows the sequence numbers, to know what was lost and what was seen before.

@@ -1,4 +1,4 @@
-//! The kernel's own word that an action ran, and what it brought: counters of /proc/vmstat, sizes of
+//! Whether the kernel counted an action, and what it freed: counters of /proc/vmstat, sizes of
 //! /proc/meminfo, free blocks of /proc/buddyinfo.
 //!
 //! Read through descriptors that were opened before, into a buffer that was there before: the
@@ -8,7 +8,7 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 
-use crate::model::RescueStep;
+use crate::model::{Bytes, RescueStep};
 use crate::sys::proc;
 
 /// Orders of free blocks that are told apart (`MAX_PAGE_ORDER` + 1 is 11 on x86-64,
@@ -46,6 +46,21 @@ impl Counters {
             RescueStep::DropAll => dropped_slab && self.drop_pagecache > before.drop_pagecache,
             RescueStep::CompactMemory => self.compact_scanned > before.compact_scanned,
         }
+    }
+
+    /// What an action brought, for the log.
+    #[must_use]
+    pub fn compared_with(&self, before: &Counters) -> String {
+        let kib = |kib: u64| Bytes(kib.saturating_mul(1024));
+        // Blocks of 64 KiB and more: what the older kernels' extent lists need (order 4).
+        let large = |counters: &Counters| counters.free_blocks.iter().skip(4).sum::<u64>();
+        format!(
+            "reclaimable slab {} to {}, free blocks of 64 KiB and more {} to {}",
+            kib(before.slab_reclaimable),
+            kib(self.slab_reclaimable),
+            large(before),
+            large(self)
+        )
     }
 
     fn take_vmstat(&mut self, text: &[u8]) {

@@ -18,8 +18,8 @@ use super::gate::{
 use super::stack::{StackVerdict, verdict};
 use super::tracker::TaskKey;
 use crate::model::Monotonic;
+use crate::model::path::printable;
 use crate::rescue::clock::now;
-use crate::rescue::evidence::text;
 use crate::sys::proc::{PF_KTHREAD, TaskStat, number, stack_frames, task_stat};
 
 /// Tasks that are looked at from their own processor, in one scan.
@@ -196,7 +196,7 @@ impl Scanner {
         }
         Ok(Suspect {
             key,
-            comm: text(stat.comm),
+            comm: printable(stat.comm),
             processor: stat.processor,
             ticks: 0,
             tracked: true,
@@ -260,7 +260,7 @@ impl Scanner {
             key: task.key,
             verdict,
             comm: task.comm.clone(),
-            stack: frames.map(text).collect(),
+            stack: frames.map(printable).collect(),
         })
     }
 
@@ -334,7 +334,7 @@ impl Search<'_> {
         if suspect && !self.tracked.contains(&key) {
             self.suspects.push(Suspect {
                 key,
-                comm: text(stat.comm),
+                comm: printable(stat.comm),
                 processor: stat.processor,
                 ticks,
                 tracked: false,

@@ -21,8 +21,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
-use super::utc;
-use crate::model::path::shown;
+use crate::model::path::{printable, shown};
+use crate::model::utc;
 use crate::sys;
 use crate::sys::proc::{self, PF_WQ_WORKER, Pressure, Slab, TaskStat};
 
@@ -472,7 +472,7 @@ fn blocked_task(process: &Path, task: &Path, stat: &TaskStat<'_>) -> BlockedTask
     BlockedTask {
         tid: stat.tid,
         pid: pid.and_then(|pid| pid.parse().ok()).unwrap_or(0),
-        comm: text(stat.comm),
+        comm: printable(stat.comm),
         kind: kind(stat),
         wchan: wchan.filter(|function| !matches!(function.as_str(), "" | "0")),
         stack: Vec::new(),
@@ -488,11 +488,6 @@ fn kind(stat: &TaskStat<'_>) -> TaskKind {
     } else {
         TaskKind::Task
     }
-}
-
-/// Bytes of anybody's choice as one line.
-pub(crate) fn text(bytes: &[u8]) -> String {
-    shown(Path::new(OsStr::from_bytes(bytes)))
 }
 
 #[cfg(test)]
