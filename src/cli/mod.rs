@@ -33,8 +33,6 @@ use crate::config::{self, Settings};
 use crate::state_dir::StateDir;
 use args::{Arguments, Command};
 
-/// The hidden subcommand that puts back extent-size hints.
-pub(crate) const RESTORE_HINTS: &str = "restore-hints";
 /// Everything could be done.
 const SUCCESS: u8 = 0;
 /// Something could not be read.

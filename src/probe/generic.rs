@@ -19,7 +19,6 @@ pub struct Generic {
 
 impl Generic {
     /// Reads maps at this pace.
-    #[must_use]
     pub fn new(pace: ReadPace) -> Self {
         Generic {
             reader: MapReader::new(),

@@ -1,8 +1,7 @@
 //! The process that makes the calls that may hang: reads requests from its standard input, a socket
 //! that a [`worker`](super::worker) holds the other end of, and answers there.
 //!
-//! It keeps no file open between requests, so that it stands in nobody's way when the file system
-//! is to be unmounted. (A watch does not either: it ends with the mount, inotify(7), IN_UNMOUNT.)
+//! It keeps no file open between requests, so that a file system can be unmounted. (A watch does not either: it ends with the mount, inotify(7), IN_UNMOUNT.)
 
 use std::io;
 use std::os::unix::net::UnixStream;
@@ -28,7 +27,7 @@ use crate::model::Bytes;
 pub fn serve() -> io::Result<()> {
     // Started by a link in procfs, it would be called "exe" in lists of processes. Only the name.
     let _ = rustix::thread::set_name(c"fragwatch-probe");
-    // Somebody's working directory must not be kept from being unmounted.
+    // A working directory keeps its file system from being unmounted.
     std::env::set_current_dir("/")?;
     let mut socket = UnixStream::from(stdin().try_clone_to_owned()?);
     let flags = rustix::fs::fcntl_getfl(stdout())?;

@@ -3,7 +3,7 @@
 //! ```text
 //! sweep ─► worker (one a file system, in our process)     deadline, one call at a time
 //!             │  socket pair, protocol
-//!          helper (a process of its own)                  may hang; nobody waits for it
+//!          helper (a process of its own)                  may hang without holding us up
 //!             └─► survey ─► discover::walk ─► Probe (xfs | generic)
 //! ```
 //!
@@ -35,7 +35,6 @@ pub use count::{Count, Probe};
 pub use protocol::reason;
 
 /// The probe for a kind of file system.
-#[must_use]
 pub fn for_kind(kind: FilesystemKind) -> Box<dyn Probe> {
     match kind {
         FilesystemKind::Xfs => Box::new(xfs::Xfs),
