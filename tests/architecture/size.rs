@@ -14,7 +14,6 @@ const COPIED_LINES: usize = 10;
 const LONG_TESTS: &[&str] = &[
     "assess::judge",
     "config::units",
-    "daemon::inventory",
     "defrag::disks",
     "defrag::kernels::package",
     "defrag::pressure",
@@ -26,7 +25,6 @@ const LONG_TESTS: &[&str] = &[
     "incident::evidence",
     "rescue::ladder",
     "rescue::ring",
-    "serve::metrics",
     "serve::plan",
     "stall::scanner",
 ];
