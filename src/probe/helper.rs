@@ -10,13 +10,14 @@ use std::time::Duration;
 use rustix::fs::OFlags;
 use rustix::stdio::{stdin, stdout};
 
+use super::count::Probe;
 use super::extents::{Bounds, MapReader, ReadPace};
 use super::protocol::{
     CensusRequest, Fault, MapRequest, Reply, Request, Root, SampleRequest, read_request,
 };
 use super::reply_writer::ReplyWriter;
 use super::survey::{self, Memory};
-use super::{census, for_kind, open};
+use super::{census, open};
 use crate::discover::paths::{self, Followed};
 use crate::model::Bytes;
 
@@ -44,10 +45,10 @@ pub fn serve() -> io::Result<()> {
 fn answer(request: &Request, memory: &mut Memory, out: &mut ReplyWriter) {
     let (place, result) = match request {
         Request::Survey(request) => {
-            let mut probe = for_kind(request.mount.kind());
+            let mut probe = Probe::new(request.mount.kind());
             (
                 &request.mount.point,
-                survey::run(request, probe.as_mut(), memory, out),
+                survey::run(request, &mut probe, memory, out),
             )
         }
         Request::Map(request) => (&request.path, map(request, out)),

@@ -7,7 +7,9 @@ use std::io;
 use rustix::fs::Stat;
 use rustix::io::Errno;
 
-use super::{Probe, open, reason};
+use super::count::Probe;
+use super::open;
+use super::protocol::reason;
 use crate::discover::mounts::Mount;
 use crate::model::filesystem::lasting_name;
 use crate::model::{Bytes, Filesystem, FilesystemKind, ImageKey};
@@ -67,7 +69,7 @@ fn if_known<T>(answer: io::Result<T>) -> io::Result<Option<T>> {
 ///
 /// # Errors
 /// When not even its size can be asked, or something else is mounted there now.
-pub(super) fn filesystem(probe: &mut dyn Probe, mount: &Mount) -> io::Result<Filesystem> {
+pub(super) fn filesystem(probe: &Probe, mount: &Mount) -> io::Result<Filesystem> {
     let opened = open::mount_point(&mount.point).ok();
     let size = match &opened {
         Some(file) => {

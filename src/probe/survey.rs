@@ -12,10 +12,11 @@ use std::time::Instant;
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat, openat, statat};
 use rustix::stdio::stdout;
 
+use super::count::{Count, Probe};
 use super::format_cache::FormatCache;
 use super::protocol::{Fault, PassedOver, Reply, Root, SurveyRequest};
 use super::reply_writer::ReplyWriter;
-use super::{Count, Probe, identity, open};
+use super::{identity, open};
 use crate::discover::format::by_name;
 use crate::discover::mounts::Mount;
 use crate::discover::paths::{self, Followed};
@@ -70,7 +71,7 @@ fn send_news(news: News) {
 /// When a glob of the selection is none: the configuration should have been refused.
 pub(super) fn run(
     request: &SurveyRequest,
-    probe: &mut dyn Probe,
+    probe: &mut Probe,
     memory: &mut Memory,
     out: &mut ReplyWriter,
 ) -> io::Result<()> {
@@ -111,7 +112,7 @@ pub(super) fn run(
 
 struct Survey<'a> {
     mount: &'a Mount,
-    probe: &'a mut dyn Probe,
+    probe: &'a mut Probe,
     formats: &'a mut FormatCache,
     watch: Option<&'a mut DirectoryWatch>,
     out: &'a mut ReplyWriter,
