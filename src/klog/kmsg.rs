@@ -126,7 +126,7 @@ impl Kmsg {
                 }
             };
             let record = Record::parse(buffer.get(..length).unwrap_or_default());
-            if let Ok(record) = record
+            if let Some(record) = record
                 && !record.is_genuine()
                 && record.text.0 == text.as_bytes()
             {

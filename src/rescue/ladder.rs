@@ -5,7 +5,7 @@
 //! An **incident** begins with the first match. Its first action is ordered at once; the actions
 //! after it take the steps in their order, the last one again and again.
 //!
-//! **While matches go on.** A match says that an allocation has just failed. One that comes while
+//! **While matches go on.** A match means that an allocation has just failed. One that comes while
 //! an action is in flight is only counted: the memory that the action brings may not have been
 //! there yet. One that comes after the action's end proves that it did not suffice, and asks for
 //! the next action. That action is ordered when all of these allow it, by a timer if need be:
@@ -164,25 +164,40 @@ pub struct Ladder {
     limited: bool,
     open: Option<Incident>,
     last_incident: IncidentId,
-    /// The latest time that was heard of: no event is before it.
+    /// The latest time so far: no event is before it.
     now: Monotonic,
 }
 
+/// The incident that goes on.
 #[derive(Debug)]
 struct Incident {
-    id: IncidentId,
-    trigger: Trigger,
-    began: Monotonic,
-    last_match: Monotonic,
+    tally: Ended,
     /// The last match or end of an action.
     last_sign: Monotonic,
-    matches: u64,
-    matches_in_flight: u64,
-    actions: u32,
-    failed: u32,
-    held_back: u64,
     /// A match asks for an action.
     asked: bool,
+}
+
+impl Ended {
+    /// An incident that begins.
+    pub(super) fn begin(incident: IncidentId, trigger: Trigger, began: Monotonic) -> Ended {
+        Ended {
+            incident,
+            trigger,
+            began,
+            last_match: began,
+            matches: 0,
+            matches_in_flight: 0,
+            actions: 0,
+            failed: 0,
+            held_back: 0,
+        }
+    }
+}
+
+/// Counts one more.
+fn count(number: &mut u64) {
+    *number = number.saturating_add(1);
 }
 
 impl LadderSettings {
@@ -229,7 +244,7 @@ impl Ladder {
         })
     }
 
-    /// Takes on new settings, which have passed [`LadderSettings::check`]. Frees the old ones only
+    /// Replaces the settings by new ones, which have passed [`LadderSettings::check`]. Frees the old ones only
     /// if there is no other holder.
     pub fn set(&mut self, settings: Arc<LadderSettings>) {
         self.settings = settings;
@@ -247,12 +262,15 @@ impl Ladder {
             reaction.began = Some(self.begin(now, trigger));
         }
         if let Some(incident) = &mut self.open {
-            incident.last_match = now;
             incident.last_sign = now;
-            incident.matches = incident.matches.saturating_add(1);
-            incident.held_back = incident.held_back.saturating_add(self.limited.into());
+            let tally = &mut incident.tally;
+            tally.last_match = now;
+            count(&mut tally.matches);
+            if self.limited {
+                count(&mut tally.held_back);
+            }
             if self.in_flight {
-                incident.matches_in_flight = incident.matches_in_flight.saturating_add(1);
+                count(&mut tally.matches_in_flight);
             } else {
                 incident.asked = true;
             }
@@ -261,7 +279,7 @@ impl Ladder {
         reaction
     }
 
-    /// Time went by.
+    /// Time has passed.
     pub fn tick(&mut self, now: Monotonic) -> Reaction {
         let now = self.advance(now);
         let mut reaction = Reaction {
@@ -282,7 +300,7 @@ impl Ladder {
         if let Some(incident) = &mut self.open {
             incident.last_sign = now;
             if outcome == Outcome::Failed {
-                incident.failed = incident.failed.saturating_add(1);
+                incident.tally.failed = incident.tally.failed.saturating_add(1);
             }
         }
     }
@@ -300,7 +318,7 @@ impl Ladder {
     /// Ends the incident that goes on, whatever its state, because nothing is to be done about it
     /// any more.
     pub fn give_up(&mut self) -> Option<Ended> {
-        Some(self.open.take()?.ended())
+        Some(self.open.take()?.tally)
     }
 
     /// When [`tick`](Ladder::tick) has something to do, unless another event comes first. `None`:
@@ -324,7 +342,7 @@ impl Ladder {
     /// The incident that goes on.
     #[must_use]
     pub fn incident(&self) -> Option<IncidentId> {
-        self.open.as_ref().map(|incident| incident.id)
+        self.open.as_ref().map(|incident| incident.tally.incident)
     }
 
     /// Whether an action was ordered that has not come to its end.
@@ -343,16 +361,8 @@ impl Ladder {
         self.last_incident = IncidentId(self.last_incident.0.saturating_add(1));
         let incident = self.last_incident;
         self.open = Some(Incident {
-            id: incident,
-            trigger,
-            began: now,
-            last_match: now,
+            tally: Ended::begin(incident, trigger, now),
             last_sign: now,
-            matches: 0,
-            matches_in_flight: 0,
-            actions: 0,
-            failed: 0,
-            held_back: 0,
             asked: false,
         });
         Began { incident, trigger }
@@ -367,7 +377,7 @@ impl Ladder {
             let due_before = incident.asked && allowed_from <= quiet;
             !in_flight && !due_before && now >= quiet
         })?;
-        Some(incident.ended())
+        Some(incident.tally)
     }
 
     fn end_limit(&mut self, now: Monotonic) -> Option<Limit> {
@@ -375,7 +385,7 @@ impl Ladder {
             return None;
         }
         self.limited = false;
-        let held_back = self.open.as_ref().map_or(0, |open| open.held_back);
+        let held_back = self.open.as_ref().map_or(0, |open| open.tally.held_back);
         Some(Limit::Over { held_back })
     }
 
@@ -391,24 +401,27 @@ impl Ladder {
         if !allowed {
             if now < hour_from {
                 let enters = !std::mem::replace(&mut self.limited, true);
-                incident.held_back = incident.held_back.saturating_add(enters.into());
+                if enters {
+                    count(&mut incident.tally.held_back);
+                }
                 if enters || reaction.began.is_some() {
                     reaction.limit = Some(Limit::Reached);
                 }
             }
             return;
         }
-        let at = usize::try_from(incident.actions).unwrap_or(usize::MAX);
+        let tally = &mut incident.tally;
+        let at = usize::try_from(tally.actions).unwrap_or(usize::MAX);
         let steps = &self.settings.steps;
         let Some(step) = steps.get(at).or(steps.last()) else {
             return;
         };
         incident.asked = false;
-        incident.actions = incident.actions.saturating_add(1);
+        tally.actions = tally.actions.saturating_add(1);
         reaction.order = Some(Order {
-            incident: incident.id,
+            incident: tally.incident,
             step: *step,
-            number: incident.actions,
+            number: tally.actions,
         });
         self.in_flight = true;
         self.last_ordered = Some(now);
@@ -440,22 +453,6 @@ impl Ladder {
         match self.ordered.get(at) {
             Some(Some(oldest)) => oldest.plus(WINDOW),
             _ => Monotonic(0),
-        }
-    }
-}
-
-impl Incident {
-    fn ended(&self) -> Ended {
-        Ended {
-            incident: self.id,
-            trigger: self.trigger,
-            began: self.began,
-            last_match: self.last_match,
-            matches: self.matches,
-            matches_in_flight: self.matches_in_flight,
-            actions: self.actions,
-            failed: self.failed,
-            held_back: self.held_back,
         }
     }
 }

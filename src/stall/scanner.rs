@@ -13,7 +13,8 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use super::access::check_stacks;
 use super::gate::{
-    BLIND_LOOK, BLIND_LOOK_WITHOUT_PSI, Gate, allocation_stalls, direct_throttles, pressure_total,
+    BLIND_INTERVAL, BLIND_INTERVAL_WITHOUT_PSI, Gate, allocation_stalls, direct_throttles,
+    pressure_total,
 };
 use super::stack::{StackVerdict, verdict};
 use super::tracker::TaskKey;
@@ -31,7 +32,7 @@ const BUSY_TICKS_PER_SECOND: u64 = 20;
 /// Bytes of a file that are read, and of a directory at a time.
 const BUFFER: usize = 16 * 1024;
 
-/// A task that was worth a look.
+/// A task whose stack was to be read.
 #[derive(Debug, Clone)]
 pub(super) struct Seen {
     pub(super) key: TaskKey,
@@ -104,9 +105,9 @@ impl Scanner {
         // Where PSI is off the file is there but cannot be opened or read (kernel/sched/psi.c).
         let pressure = File::open(proc.join("pressure/memory")).ok();
         let pressure = pressure.filter(|file| pressure_total(file, &mut buffer).is_some());
-        let blind_look = match pressure {
-            Some(_) => BLIND_LOOK,
-            None => BLIND_LOOK_WITHOUT_PSI,
+        let blind_interval = match pressure {
+            Some(_) => BLIND_INTERVAL,
+            None => BLIND_INTERVAL_WITHOUT_PSI,
         };
         let directory = OFlags::DIRECTORY | OFlags::CLOEXEC;
         let vmstat = File::open(proc.join("vmstat"))?;
@@ -116,7 +117,7 @@ impl Scanner {
             proc: openat(CWD, proc, directory, Mode::empty())?,
             vmstat,
             pressure,
-            gate: Gate::new(blind_look),
+            gate: Gate::new(blind_interval),
             buffer,
             entries: Vec::with_capacity(BUFFER),
             path: String::new(),
@@ -130,8 +131,7 @@ impl Scanner {
         })
     }
 
-    /// Looks at all tasks that are worth it, and at those in `tracked` in any case. Nothing if the
-    /// gate is closed.
+    /// Scans all suspect tasks, and those in `tracked` in any case. `None` if the gate is closed.
     ///
     /// # Errors
     /// When stacks cannot be read.
@@ -145,8 +145,8 @@ impl Scanner {
             return Ok(None);
         }
         if let Err(error) = check_stacks(&self.root) {
-            // It is tried again at once.
-            self.gate.last_look = None;
+            // It is tried again at the next second.
+            self.gate.last_scan = None;
             return Err(error);
         }
         Ok(Some(self.scan_all(time, tracked)))
@@ -226,7 +226,7 @@ impl Scanner {
     }
 
     fn scan_process(&mut self, pid: u64, search: &mut Search<'_>) {
-        // Of a process with one thread this says all there is to know, with fewer calls.
+        // For a process with one thread this is enough, with fewer calls.
         let Ok(length) = self.read(pid, format_args!("{pid}/stat")) else {
             return;
         };
@@ -390,6 +390,7 @@ mod tests {
     use super::super::fake_proc::{HEALTHY, STARVED, task, tree};
     use super::super::tracker::StallTracker;
     use super::*;
+    use crate::skip::{self, NotHere};
     use proptest::prelude::*;
     use std::collections::BTreeMap;
     use std::fs;
@@ -437,8 +438,8 @@ mod tests {
 
     #[test]
     fn a_running_task_is_seen_from_its_own_processor() {
-        if fs::read("/proc/self/stack").is_err() {
-            return eprintln!("SKIPPED: the kernel shows stacks to root alone");
+        if let Err(error) = fs::read("/proc/self/stack") {
+            return skip::missing(module_path!(), &NotHere::because(error));
         }
         let allowed = sched_getaffinity(None).unwrap();
         // In the kernel most of the time, and on whatever processor.
@@ -479,7 +480,7 @@ mod tests {
         assert!(scanner.scan(&[]).unwrap().is_some(), "the first look");
         assert!(scanner.scan(&[]).unwrap().is_none());
         fs::write(proc.path().join("vmstat"), "allocstall_normal 2\n").unwrap();
-        scanner.gate.last_look = Some(Monotonic(now().0 - 3_000_000_000));
+        scanner.gate.last_scan = Some(Monotonic(now().0 - 3_000_000_000));
         assert!(scanner.scan(&[]).unwrap().is_some());
     }
 
