@@ -16,7 +16,6 @@ const CIRCLES_TO_BREAK: &[&[&str]] = &[
     &["config"],
     &["defrag"],
     &["history"],
-    &["klog"],
     &["maintenance"],
     &["model"],
 ];

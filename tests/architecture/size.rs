@@ -21,15 +21,9 @@ const LONG_TESTS: &[&str] = &[
     "defrag::run",
     "defrag::segments",
     "history::pack",
-    "klog::rules",
-    "klog::tail",
     "model::gain",
-    "rescue::evidence",
-    "rescue::ladder",
-    "rescue::ring",
     "serve::metrics",
     "serve::plan",
-    "stall::scanner",
 ];
 
 /// Files that still have copied lines, in the order of their names. This list shrinks likewise.
