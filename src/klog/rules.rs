@@ -3,32 +3,27 @@
 //! # How a record is matched
 //!
 //! Every built-in rule begins where the text begins, so that a text which merely quotes one (the
-//! console of a guest, say) is none. Each rule is a dense DFA, tried in order of precedence. A
-//! dense DFA is a table: the search reads each byte at most once, needs no memory, cannot fail and
-//! cannot be made slow by the text. The other engines of `regex-automata` were left out for a
-//! reason each: the lazy DFA builds its table while it searches, PikeVM and the backtracker grow a
-//! stack while they search (all three allocate), the one-pass DFA cannot hold patterns like ours,
-//! and `regex` itself takes its scratch memory from a pool behind a lock. A dense DFA lacks
-//! capture groups; nothing here needs them.
+//! console of a guest, say) does not match. Each rule is a dense DFA, tried in order of precedence: the
+//! search reads each byte at most once, needs no memory, cannot fail and cannot be made slow by the
+//! text. Of the other engines of `regex-automata` the lazy DFA, PikeVM and the backtracker allocate
+//! while they search, the one-pass DFA cannot hold patterns like these, and `regex` itself takes its
+//! memory from a pool behind a lock.
 //!
 //! One table for all built-in rules would save 0.07 µs a record and cost four times the memory, all
-//! of it locked: the rules multiply each other's states.
+//! of it locked.
 //!
 //! Measured on two virtual cores: 0.1 to 0.3 µs to find that a record of a real log matches no
 //! built-in rule, and 0.06 µs more for each rule of an operator; 345 KiB of tables, compiled in
 //! 6 ms. PikeVM takes 0.4 to 3.4 µs for one rule.
 //!
-//! # Which rule wins
+//! # Precedence
 //!
-//! A record has at most one match. In this order, the first wins:
+//! A record has at most one match, so that no rule of an operator can hide an emergency:
 //!
 //! 1. built-in rules that rescue;
 //! 2. rules of the operator that rescue, in the order of the configuration;
 //! 3. rules of the operator that observe, likewise;
 //! 4. built-in rules that observe, in the order of their numbers.
-//!
-//! So no rule of an operator can hide an emergency, and an operator's word for a lesser thing goes
-//! before ours.
 
 use std::ops::Range;
 
@@ -42,16 +37,15 @@ use super::record::{DRILL_MARKER, split_once};
 use crate::model::{Bytes, RuleAction, RuleDefinition};
 use crate::sys::proc::number;
 
-/// Most rules that an operator can add: each is a pass over every record.
+/// The most rules of an operator: each is a pass over every record.
 pub const MAX_OPERATOR_RULES: usize = 64;
-/// Most memory of the table of one rule: it stays locked for as long as the daemon runs.
+/// The largest table of a rule: it stays locked for as long as the daemon runs.
 const DFA_BYTES: usize = 1 << 20;
-/// Most memory that building a table may take in passing, which bounds its time as well: half a
-/// second at worst.
+/// The most memory for building a table, which bounds the time as well: half a second at worst.
 const DETERMINIZE_BYTES: usize = 16 << 20;
 /// The same for the step before.
 const NFA_BYTES: usize = 1 << 20;
-/// Longest name of a rule: it is a metric label and a part of a ring's entry.
+/// The longest name of a rule: it is a metric label.
 const MAX_NAME: usize = 64;
 
 /// The beginning of a message of XFS. 2.4 and 2.6 had `Filesystem "sda2": ` before most messages.
@@ -180,14 +174,14 @@ const BUILTIN: [Builtin; 10] = [
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RuleId(pub u16);
 
-/// A record that matters.
+/// A match.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Match<'r> {
     /// The rule.
     pub rule: RuleId,
     /// Its name.
     pub name: &'r str,
-    /// What it asks for.
+    /// Its action.
     pub action: RuleAction,
 }
 
@@ -360,7 +354,7 @@ impl Rules {
             return None;
         }
         let input = Input::new(text).earliest(true);
-        // A search fails only at a byte that the DFA was told to give up at, and it was told none.
+        // A search fails only at a byte at which the DFA was built to give up; there is none.
         let table = self
             .tables
             .iter()

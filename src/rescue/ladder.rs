@@ -25,7 +25,7 @@
 //! a new incident at the first step, and at once: `min_interval` is at most `quiet_after`, so it is
 //! always over by then. Only the hourly limit can hold back the first action of an incident.
 //!
-//! An action that fell due before the end is ordered even if nobody asked until after it: a host
+//! An action that fell due before the end is ordered even if no event came until after it: a host
 //! that could not run this thread for a minute is not well.
 //!
 //! **The hourly limit** is a state of its own, entered when an action is due that the limit does not

@@ -21,7 +21,7 @@ use crate::sys::realtime::touch_stack;
 pub const INTERVAL: Duration = Duration::from_secs(1);
 /// Readers that may hang.
 pub const LEFT_BEHIND: usize = 4;
-/// A reader that takes longer is left behind. Shorter than [`GAP`](super::GAP), so that a stall is
+/// A reader that takes longer is left behind. Shorter than [`GAP`](super::tracker::GAP), so that a stall is
 /// not forgotten over it.
 const READER_DEADLINE: Duration = Duration::from_secs(3);
 /// What each thread touches of its stack and its heap before it is needed: chosen with room to spare,

@@ -1,4 +1,4 @@
-//! Reads /proc: which tasks are worth a look at their stacks, and the stacks.
+//! Reads /proc: which tasks may be starved, and their stacks.
 
 use rustix::fs::{CWD, Mode, OFlags, RawDir, openat};
 use rustix::io::{Errno, read};

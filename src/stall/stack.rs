@@ -47,7 +47,7 @@ const ALLOCATOR_BEGINNINGS: [&[u8]; 21] = [
     b"compact_zone",
 ];
 
-/// The same by their whole names, where the beginning would say too much: `shrink_dcache_parent`
+/// The same by their whole names, where the beginning is ambiguous: `shrink_dcache_parent`
 /// is called by rmdir.
 const ALLOCATOR_NAMES: [&[u8]; 27] = [
     // mm/slub.c
