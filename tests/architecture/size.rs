@@ -15,12 +15,7 @@ const LONG_TESTS: &[&str] = &[
     "config::units",
     "defrag::run",
     "history::pack",
-    "klog::rules",
-    "incident::evidence",
-    "rescue::ladder",
-    "rescue::ring",
     "serve::plan",
-    "stall::scanner",
 ];
 
 /// Files that still have copied lines, in the order of their names. This list shrinks likewise.
