@@ -14,6 +14,7 @@ mod history;
 mod image_table;
 pub mod incidents;
 mod job;
+mod manual;
 mod map_view;
 mod online;
 mod planning;
