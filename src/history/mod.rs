@@ -24,20 +24,17 @@ pub mod growth;
 mod join;
 pub mod lock;
 pub mod pack;
-mod reader;
+pub mod reader;
 pub mod recent;
 mod record;
 mod recorder;
 mod schema;
 pub mod store;
 
-pub use pack::Reading;
-pub use reader::{
-    ImageInfo, LastSample, PastIncident, PastMap, PastRun, PastSeverity, ReadError, Reader,
-};
+pub use reader::{ImageInfo, PastRun, ReadError, Reader};
 pub use record::{ImageRef, IncidentRow, MapRow, Record, RunRow, SampleRow, SeverityRow, Sweep};
 pub use recorder::{Health, Keeper, Recorder, open};
-pub use store::{Store, StoreError};
+pub use store::Store;
 
 #[cfg(test)]
 mod tests;
