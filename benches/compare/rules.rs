@@ -15,18 +15,21 @@ use std::process::Command;
 use std::thread::sleep;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use serde_json::Value;
-
 use super::samples::{Samples, Unit, show};
 use super::support::prometheus::{Prometheus, tool};
 use super::support::rundir::{self, Place};
 use super::support::{Here, NotHere, tools};
 use super::table::Row;
 
-/// Alerts and recording rules together.
+/// Seconds of evaluation in a minute, alerts and recording rules together.
 const AT_MOST: f64 = 1.0;
 const FILES: [&str; 2] = ["alerts.yml", "recording.yml"];
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
+/// How often Prometheus evaluates a group that sets no interval, in minutes (`evaluation_interval`).
+const DEFAULT_INTERVAL: f64 = 1.0;
+
+/// A group of rules: its file and its name.
+type Group = (String, String);
 
 pub fn rows(repetitions: usize) -> Here<Vec<Row>> {
     let [prometheus, promtool] = [tool("prometheus")?, tool("promtool")?];
@@ -34,51 +37,90 @@ pub fn rows(repetitions: usize) -> Here<Vec<Row>> {
     backfill(&promtool, &dir)?;
     let hosts = fleet::serve().map_err(NotHere::because)?;
     let ours = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/prometheus");
-    copy_rules(&ours, &dir, "");
+    let mut intervals = copy_rules(&ours, &dir, "");
     let beside = std::env::var_os("FRAGWATCH_RULES_BESIDE").map(PathBuf::from);
     if let Some(beside) = &beside {
-        copy_rules(beside, &dir, "beside-");
+        intervals.extend(copy_rules(beside, &dir, "beside-"));
     }
     let prometheus = Prometheus::with_config(&prometheus, dir, &config(hosts));
-    while prometheus
-        .query("count(fragwatch_image_extents)")
-        .map(|found| found.first().map(|one| one.1.clone()))
-        != Some(Some((fleet::HOSTS * fleet::IMAGES).to_string()))
-    {
+    let all = (fleet::HOSTS * fleet::IMAGES).to_string();
+    let scraped = || {
+        let found = prometheus.query("count(fragwatch_image_extents)")?;
+        Some(found.first()?.1 == all)
+    };
+    while scraped() != Some(true) {
         sleep(POLL_INTERVAL);
     }
-    let durations = evaluations(&prometheus, repetitions);
-    let of = |prefix: &str| FILES.map(|file| &durations[&format!("{prefix}{file}")]);
-    let [alerts, recording] = of("");
-    let both = alerts.median() + recording.median();
-    let beside = beside.map_or_else(String::new, |_| {
-        let [alerts, recording] = of("beside-");
-        format!("beside: alerts {alerts}, recording rules {recording}")
-    });
+    let groups = evaluations(&prometheus, repetitions);
+    let (a_minute, ours) = summary(&groups, &intervals, "");
+    let against = match beside {
+        Some(_) => summary(&groups, &intervals, "beside-").1,
+        None => "–".to_owned(),
+    };
     Ok(vec![Row::plain(
         format!(
-            "rules for {} hosts of {} images, one evaluation",
+            "Prometheus, {} hosts of {} images: evaluating the rules",
             fleet::HOSTS,
             fleet::IMAGES
         ),
-        format!("alerts {alerts}, recording rules {recording}"),
-        beside,
-        format!("both below {}", show(Unit::Seconds, AT_MOST)),
-        both < AT_MOST,
+        ours,
+        against,
+        format!("below {} a minute", show(Unit::Seconds, AT_MOST)),
+        a_minute < AT_MOST,
     )])
 }
 
-/// Copies the rule files, all groups at the interval of the Prometheus: a group that is due each
-/// five minutes would be measured each five minutes.
-fn copy_rules(from: &Path, to: &Path, prefix: &str) {
+/// Seconds of evaluation a minute, and that in words, with the duration of one evaluation of each file.
+fn summary(
+    groups: &BTreeMap<Group, Samples>,
+    intervals: &BTreeMap<Group, f64>,
+    prefix: &str,
+) -> (f64, String) {
+    let mut a_minute = 0.0;
+    let mut once = Vec::new();
     for file in FILES {
-        let text = fs::read_to_string(from.join(file)).unwrap();
-        let lines = text
-            .lines()
-            .filter(|line| !line.trim().starts_with("interval:"));
-        let text: String = lines.flat_map(|line| [line, "\n"]).collect();
-        fs::write(to.join(format!("{prefix}{file}")), text).unwrap();
+        let file = format!("{prefix}{file}");
+        let of_file = groups.iter().filter(|((of, _), _)| *of == file);
+        let mut sum = 0.0;
+        for (group, samples) in of_file {
+            sum += samples.median();
+            a_minute += samples.median() / intervals[group];
+        }
+        once.push(format!("{file} {}", show(Unit::Seconds, sum)));
     }
+    let text = format!(
+        "{} a minute; once: {}",
+        show(Unit::Seconds, a_minute),
+        once.join(", ")
+    );
+    (a_minute, text)
+}
+
+/// Copies the rule files, all groups at the interval of the Prometheus, because a group that is due each
+/// four minutes would be measured each four minutes. Returns the intervals that they had, in minutes.
+fn copy_rules(from: &Path, to: &Path, prefix: &str) -> BTreeMap<Group, f64> {
+    let mut intervals = BTreeMap::new();
+    for name in FILES {
+        let file = format!("{prefix}{name}");
+        let mut text = String::new();
+        let mut group = String::new();
+        for line in fs::read_to_string(from.join(name)).unwrap().lines() {
+            if let Some(minutes) = line.strip_prefix("    interval: ") {
+                let minutes = minutes.strip_suffix('m').expect("a number of minutes");
+                let minutes: f64 = minutes.parse().expect("a number of minutes");
+                intervals.insert((file.clone(), group.clone()), minutes);
+                continue;
+            }
+            if let Some(name) = line.strip_prefix("  - name: ") {
+                name.clone_into(&mut group);
+                intervals.insert((file.clone(), group.clone()), DEFAULT_INTERVAL);
+            }
+            text.push_str(line);
+            text.push('\n');
+        }
+        fs::write(to.join(file), text).unwrap();
+    }
+    intervals
 }
 
 fn config(hosts: SocketAddr) -> String {
@@ -139,61 +181,34 @@ fn series<'a>(labels: &'a [&'a str]) -> impl Iterator<Item = (String, &'a str)> 
     })
 }
 
-/// How long evaluations of each rule file took, by its name.
-fn evaluations(prometheus: &Prometheus, repetitions: usize) -> BTreeMap<String, Samples> {
-    // By group, as each is evaluated at its own moments.
-    let mut taken: BTreeMap<(String, String), BTreeMap<String, f64>> = BTreeMap::new();
+/// How long evaluations of each group took.
+fn evaluations(prometheus: &Prometheus, repetitions: usize) -> BTreeMap<Group, Samples> {
+    // By the moments at which they began.
+    let mut taken: BTreeMap<Group, BTreeMap<String, f64>> = BTreeMap::new();
     loop {
         let answer = prometheus.get("/api/v1/rules").unwrap_or_default();
-        let groups = answer["data"]["groups"]
-            .as_array()
-            .cloned()
-            .unwrap_or_default();
-        for group in &groups {
-            let text = |key: &str| group[key].as_str().unwrap_or_default().to_owned();
-            let Some(took) = group["evaluationTime"].as_f64().filter(|took| *took > 0.0) else {
-                continue;
-            };
-            let file = text("file");
-            let file = file.rsplit('/').next().unwrap_or_default().to_owned();
-            taken
-                .entry((file, text("name")))
-                .or_default()
-                .insert(text("lastEvaluation"), took);
-            if std::env::var_os("FRAGWATCH_RULES_EACH").is_some() {
-                each(group);
+        let groups = answer["data"]["groups"].as_array();
+        for group in groups.into_iter().flatten() {
+            let text = |key: &str| group[key].as_str().unwrap_or_default();
+            let took = group["evaluationTime"].as_f64().unwrap_or_default();
+            let file = text("file").rsplit('/').next().unwrap_or_default();
+            let times = taken.entry((file.to_owned(), text("name").to_owned()));
+            let times = times.or_default();
+            if took > 0.0 {
+                times.insert(text("lastEvaluation").to_owned(), took);
             }
         }
-        if !groups.is_empty()
-            && taken.len() >= groups.len()
-            && taken.values().all(|times| times.len() > repetitions)
-        {
+        // The first one of each is left out: it reads from disk what the others have in memory.
+        if !taken.is_empty() && taken.values().all(|times| times.len() > repetitions) {
             break;
         }
         sleep(POLL_INTERVAL);
     }
-    let mut files: BTreeMap<String, Vec<f64>> = BTreeMap::new();
-    for ((file, _), times) in taken {
-        // The first one found nothing in memory.
-        let times = times.into_values().skip(1).take(repetitions);
-        let sums = files.entry(file).or_insert_with(|| vec![0.0; repetitions]);
-        sums.iter_mut()
-            .zip(times)
-            .for_each(|(sum, took)| *sum += took);
-    }
-    files
+    let samples = |times: BTreeMap<String, f64>| {
+        Samples::new(Unit::Seconds, times.into_values().skip(1).collect())
+    };
+    taken
         .into_iter()
-        .map(|(file, values)| (file, Samples::new(Unit::Seconds, values)))
+        .map(|(group, times)| (group, samples(times)))
         .collect()
-}
-
-fn each(group: &Value) {
-    for rule in group["rules"].as_array().unwrap() {
-        eprintln!(
-            "{} {} {:.4}",
-            group["file"].as_str().unwrap().rsplit('/').next().unwrap(),
-            rule["name"],
-            rule["evaluationTime"].as_f64().unwrap()
-        );
-    }
 }

@@ -10,49 +10,27 @@ use clap_mangen::Man;
 
 use super::args::Arguments;
 
+macro_rules! sections {
+    ($($page:literal)*) => {
+        [$(($page, include_str!(concat!("../../packaging/man/", $page, ".md")))),*]
+    };
+}
+
 /// Sections beside those of the command line, in Markdown, by the name of the page.
-const SECTIONS: [(&str, &str); 9] = [
-    (
-        "fragwatch",
-        include_str!("../../packaging/man/fragwatch.md"),
-    ),
-    (
-        "fragwatch-check",
-        include_str!("../../packaging/man/fragwatch-check.md"),
-    ),
-    (
-        "fragwatch-defrag",
-        include_str!("../../packaging/man/fragwatch-defrag.md"),
-    ),
-    (
-        "fragwatch-drill",
-        include_str!("../../packaging/man/fragwatch-drill.md"),
-    ),
-    (
-        "fragwatch-history",
-        include_str!("../../packaging/man/fragwatch-history.md"),
-    ),
-    (
-        "fragwatch-plan",
-        include_str!("../../packaging/man/fragwatch-plan.md"),
-    ),
-    (
-        "fragwatch-run",
-        include_str!("../../packaging/man/fragwatch-run.md"),
-    ),
-    (
-        "fragwatch-scan",
-        include_str!("../../packaging/man/fragwatch-scan.md"),
-    ),
-    (
-        "fragwatch-status",
-        include_str!("../../packaging/man/fragwatch-status.md"),
-    ),
-];
+const SECTIONS: [(&str, &str); 9] = sections!(
+    "fragwatch" "fragwatch-check" "fragwatch-defrag" "fragwatch-drill" "fragwatch-history"
+    "fragwatch-plan" "fragwatch-run" "fragwatch-scan" "fragwatch-status"
+);
 const CONFIGURATION: &str = include_str!("../../config/fragwatch.toml");
 const CONFIGURATION_HEAD: &str = include_str!("../../packaging/man/fragwatch.toml.md");
 const METRICS: &str = include_str!("../../packaging/prometheus/README.md");
 const METRICS_HEAD: &str = include_str!("../../packaging/man/fragwatch-metrics.md");
+const SEE_ALSO: &str = "\
+.SH SEE ALSO
+.BR fragwatch (1),
+.BR fragwatch.toml (5),
+.BR fragwatch\\-metrics (7)
+";
 const SOURCE: &str = concat!("fragwatch ", env!("CARGO_PKG_VERSION"));
 
 /// All pages: the name of the file, and its text.
@@ -84,172 +62,132 @@ fn command_page(command: &clap::Command) -> io::Result<(String, String)> {
     let sections = SECTIONS.iter().find(|(name, _)| *name == stem);
     let sections = sections.map_or_else(String::new, |(_, text)| markdown(text));
     let (before, version) = text.split_once(".SH VERSION").unwrap_or((&text, ""));
-    let page = format!("{before}{sections}{}.SH VERSION{version}", see_also(stem));
+    let page = format!("{before}{sections}{SEE_ALSO}.SH VERSION{version}");
     Ok((name, page))
 }
 
 fn plain_page(name: &str, section: &str, text: &str) -> (String, String) {
-    let title = format!(
-        ".TH {} {section} \"\" \"{SOURCE}\" \"fragwatch\"\n",
-        escaped(name)
-    );
-    (
-        format!("{name}.{section}"),
-        format!("{title}{text}{}", see_also(name)),
-    )
+    let title = escaped(name);
+    let page = format!(".TH {title} {section} \"\" \"{SOURCE}\" fragwatch\n{text}{SEE_ALSO}");
+    (format!("{name}.{section}"), page)
 }
 
-/// The pages that a reader of this one may want.
-fn see_also(name: &str) -> String {
-    let pages = [
-        ("fragwatch", 1),
-        ("fragwatch.toml", 5),
-        ("fragwatch-metrics", 7),
-    ];
-    let others = pages.iter().filter(|(other, _)| *other != name);
-    let names: Vec<_> = others
-        .map(|(name, section)| format!(".BR {} ({section})", escaped(name)))
-        .collect();
-    format!(".SH SEE ALSO\n{}\n", names.join(" ,\n"))
-}
-
-/// Markdown as far as our own texts use it: headings, paragraphs, lists, tables, fenced blocks, code.
-/// A row of a table becomes an item: its first cell, and the others as text.
+/// Markdown as far as these texts use it: headings, paragraphs, lists, tables, fenced blocks, code. A row
+/// of a table becomes an item: its first cell, and the others as text.
 fn markdown(text: &str) -> String {
     let mut page = String::new();
     let mut lines = text.lines();
     let mut heads: Vec<&str> = Vec::new();
+    // After a heading no paragraph has to be ended.
+    let (mut after_heading, mut gap) = (true, false);
     while let Some(line) = lines.next() {
+        if line.is_empty() {
+            heads.clear();
+            gap = !after_heading;
+            continue;
+        }
+        let heading = line.starts_with('#');
+        if gap && !heading && !line.starts_with(['-', '|']) {
+            page.push_str(".PP\n");
+        }
+        (after_heading, gap) = (heading, false);
         if let Some(title) = line.strip_prefix("# ") {
             let _ = writeln!(page, ".SH {}", escaped(&title.to_uppercase()));
         } else if let Some(title) = line.strip_prefix("## ") {
-            let _ = writeln!(page, ".SS {}", inline(title));
+            let _ = writeln!(page, ".SS {}", escaped(title));
         } else if line.starts_with("```") {
-            let block: Vec<_> = lines
-                .by_ref()
-                .take_while(|line| !line.starts_with("```"))
-                .collect();
-            page.push_str(&example(&block));
+            let block = lines.by_ref().take_while(|line| !line.starts_with("```"));
+            page.push_str(&example(block));
         } else if let Some(row) = line.strip_prefix("| ") {
-            let cells: Vec<_> = row
-                .trim_end_matches('|')
-                .split(" | ")
-                .map(str::trim)
-                .collect();
+            let cells = row.trim_end_matches('|').split(" | ").map(str::trim);
+            let cells: Vec<_> = cells.collect();
             if heads.is_empty() {
                 heads = cells;
             } else {
-                let _ = writeln!(
-                    page,
-                    ".TP\n{}\n{}",
-                    inline(cells[0]),
-                    inline(&row_text(&heads, &cells))
-                );
+                let text = row_text(&heads, &cells);
+                let _ = writeln!(page, ".TP\n{}\n{}", inline(cells[0]), inline(&text));
             }
         } else if let Some(item) = line.strip_prefix("- ") {
             let _ = writeln!(page, ".IP \\(bu 2\n{}", inline(item));
-        } else if line.is_empty() {
-            heads.clear();
-            page.push_str(".PP\n");
         } else if !line.starts_with("|-") {
             let _ = writeln!(page, "{}", inline(line.trim_start()));
         }
     }
-    tidy(&page)
+    page
 }
 
 /// The cells after the first; those after the second behind the names of their columns.
 fn row_text(heads: &[&str], cells: &[&str]) -> String {
-    let mut text = String::new();
-    for (head, cell) in heads
-        .iter()
-        .zip(cells)
-        .skip(1)
-        .filter(|(_, cell)| !cell.is_empty())
-    {
-        if !text.is_empty() {
-            let _ = write!(text, ". {head}: ");
-        }
-        text.push_str(cell);
-    }
-    text
+    let named = heads.iter().zip(cells).skip(2);
+    let others = named.map(|(head, cell)| format!(". {head}: {cell}"));
+    cells
+        .get(1)
+        .map_or_else(String::new, |cell| (*cell).to_owned())
+        + &others.collect::<String>()
 }
 
-/// The keys of an annotated configuration file: blocks of comments, each with what it describes below.
+/// The keys of an annotated configuration file: blocks of comments, each above what it describes.
 fn keys(text: &str) -> String {
     let mut page = String::from(".SH KEYS\n");
     // The first block describes the file as a whole.
     for block in text.split("\n\n").skip(1) {
         let (comments, rest): (Vec<_>, Vec<_>) =
             block.lines().partition(|line| line.starts_with('#'));
-        let comments: Vec<_> = comments
+        let comments = comments
             .iter()
-            .map(|line| line.get(2..).unwrap_or_default())
-            .collect();
-        let example_at = comments.iter().position(|line| line.starts_with("[["));
-        let (about, commented) = comments.split_at(example_at.unwrap_or(comments.len()));
-        if let Some(name) = commented
-            .first()
-            .or(rest.first().filter(|line| line.starts_with('[')))
-        {
+            .map(|line| line.get(2..).unwrap_or_default());
+        let comments: Vec<_> = comments.collect();
+        let is_list = |line: &&str| line.starts_with("[[");
+        let list = comments.iter().position(is_list).unwrap_or(comments.len());
+        let (about, list) = comments.split_at(list);
+        let section = rest.first().filter(|line| line.starts_with('['));
+        if let Some(name) = list.first().or(section) {
             let _ = writeln!(page, ".SS {}", escaped(name));
-        } else {
-            for (number, key) in rest.iter().enumerate() {
-                let macro_name = if number == 0 { "TP" } else { "TQ" };
-                let (name, value) = key.split_once('=').unwrap_or((key, ""));
-                let _ = writeln!(
-                    page,
-                    ".{macro_name}\n\\fB{}\\fR = {}",
-                    escaped(name.trim()),
-                    escaped(value.trim())
-                );
+        }
+        for (number, key) in rest.iter().enumerate() {
+            let tag = if number == 0 { "TP" } else { "TQ" };
+            if let Some((name, value)) = key.split_once('=') {
+                let (name, value) = (escaped(name.trim()), escaped(value.trim()));
+                let _ = writeln!(page, ".{tag}\n\\fB{name}\\fR = {value}");
             }
         }
         page.push_str(&comment(about));
-        if !commented.is_empty() {
-            page.push_str(&example(commented));
+        if !list.is_empty() {
+            page.push_str(&example(list.iter().copied()));
         }
-    }
-    tidy(&page)
-}
-
-/// Text of a comment: paragraphs, and indented items, `  name   what it means`.
-fn comment(lines: &[&str]) -> String {
-    let mut page = String::new();
-    let mut in_items = false;
-    for line in lines {
-        let item = line
-            .strip_prefix("  ")
-            .filter(|rest| !rest.starts_with(' '));
-        let before = in_items;
-        in_items = item.is_some() || (before && line.starts_with(' '));
-        if in_items != before {
-            page.push_str(if in_items { ".RS\n" } else { ".RE\n" });
-        }
-        match item.map(|item| item.split_once("  ").unwrap_or((item, ""))) {
-            Some((name, text)) => {
-                let _ = writeln!(
-                    page,
-                    ".TP\n\\fB{}\\fR\n{}",
-                    escaped(name),
-                    inline(text.trim())
-                );
-            }
-            None if line.is_empty() => page.push_str(".sp\n"),
-            None => {
-                let _ = writeln!(page, "{}", inline(line.trim()));
-            }
-        }
-    }
-    if in_items {
-        page.push_str(".RE\n");
     }
     page
 }
 
-fn example(lines: &[&str]) -> String {
-    let lines: Vec<_> = lines.iter().map(|line| escaped(line)).collect();
-    format!(".PP\n.RS 4\n.nf\n{}\n.fi\n.RE\n", lines.join("\n"))
+/// The text of a comment: paragraphs, and indented items, `  name   what it means`.
+fn comment(lines: &[&str]) -> String {
+    let mut page = String::new();
+    let mut in_items = false;
+    // The end is a line without items.
+    for line in lines.iter().copied().chain([" "]) {
+        let item = line
+            .strip_prefix("  ")
+            .filter(|rest| !rest.starts_with(' '));
+        let before = in_items;
+        in_items = item.is_some() || (before && line.starts_with("  "));
+        if in_items != before {
+            page.push_str(if in_items { ".RS\n" } else { ".RE\n" });
+        }
+        if let Some((name, text)) = item.and_then(|item| item.split_once("  ")) {
+            let (name, text) = (escaped(name), inline(text.trim()));
+            let _ = writeln!(page, ".TP\n\\fB{name}\\fR\n{text}");
+        } else if line.is_empty() {
+            page.push_str(".sp\n");
+        } else if line != " " {
+            let _ = writeln!(page, "{}", inline(line.trim()));
+        }
+    }
+    page
+}
+
+fn example<'a>(lines: impl Iterator<Item = &'a str>) -> String {
+    let lines: Vec<_> = lines.map(escaped).collect();
+    format!(".RS 4\n.nf\n{}\n.fi\n.RE\n", lines.join("\n"))
 }
 
 /// Text with `code` in bold.
@@ -287,23 +225,6 @@ fn escaped(text: &str) -> String {
     out
 }
 
-/// Without the breaks of paragraphs that mean nothing: after a heading, before a heading or a break.
-fn tidy(page: &str) -> String {
-    let lines: Vec<_> = page.lines().collect();
-    let mut out = String::with_capacity(page.len());
-    for (at, line) in lines.iter().enumerate() {
-        let before = at.checked_sub(1).map_or(".SH", |before| lines[before]);
-        let after = lines.get(at + 1).copied().unwrap_or(".SH");
-        let heading = |line: &str| line.starts_with(".SH") || line.starts_with(".SS");
-        let breaks =
-            |line: &str| heading(line) || line == ".PP" || line.starts_with(".IP") || line == ".TP";
-        if *line != ".PP" || !(heading(before) || breaks(after)) {
-            let _ = writeln!(out, "{line}");
-        }
-    }
-    out
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -325,7 +246,7 @@ mod tests {
             keys(text),
             ".SH KEYS\n.SS [images]\nWhat is watched.\n.TP\n\\fBpaths\\fR = [\\(dq/srv\\(dq]\n.TQ\n\\fBmore\\fR = 1\n\
              Which files.\n.sp\n.RS\n.TP\n\\fBall\\fR\nevery one,\nhidden ones too\n.RE\nAt least one.\n\
-             .SS [[klog.rule]]\nRules.\n.sp\n.PP\n.RS 4\n.nf\n[[klog.rule]]\nname = \\(dqa\\(dq\n.fi\n.RE\n"
+             .SS [[klog.rule]]\nRules.\n.sp\n.RS 4\n.nf\n[[klog.rule]]\nname = \\(dqa\\(dq\n.fi\n.RE\n"
         );
     }
 }

@@ -61,7 +61,7 @@ fn page(host: usize) -> String {
     let mut page = String::new();
     for image in 0..IMAGES {
         let severity = match image {
-            0 if host % 20 == 0 => 2,
+            0 if host.is_multiple_of(20) => 2,
             0..=2 => 1,
             _ => 0,
         };
@@ -112,7 +112,7 @@ fn page(host: usize) -> String {
             1,
         );
     }
-    let online = if host % 10 == 0 {
+    let online = if host.is_multiple_of(10) {
         (0, "kernel_known_bad")
     } else {
         (1, "")
