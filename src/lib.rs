@@ -49,9 +49,11 @@
 //! | [`defrag`] | the engines, their guards, and the job that a child process carries out |
 //! | [`klog`] | records of the kernel log and log files, and the rules that match them |
 //! | [`stall`] | the detector for kernels that print no message |
-//! | [`rescue`] | from a trigger to free memory, and the record of the incident |
+//! | [`rescue`] | the fast side: from a trigger to free memory |
+//! | [`incident`] | the record of an incident: events, evidence, files, hook |
 //! | [`serve`] | metrics, HTTP, the control socket, the textfile |
-//! | [`hook`], [`state_dir`], [`durable`] | commands of the operator; the state directory; replacing a file |
+//! | [`hook`], [`state_dir`] | commands of the operator; the state directory |
+//! | [`durable`], [`background`] | replacing a file; a queue with a thread for work that may hang |
 //!
 //! # Where to begin
 //!
@@ -63,24 +65,26 @@
 //! - A test on a real XFS: `tests/support` (`Bed`); `tests/run` runs all.
 //! - Operation, from the outside: `packaging/man`.
 
-pub(crate) mod assess;
-pub(crate) mod cli;
-pub(crate) mod config;
-pub(crate) mod daemon;
-pub(crate) mod defrag;
-pub(crate) mod discover;
-pub(crate) mod durable;
-pub(crate) mod history;
-pub(crate) mod hook;
+mod assess;
+mod background;
+mod cli;
+mod config;
+mod daemon;
+mod defrag;
+mod discover;
+mod durable;
+mod history;
+mod hook;
+mod incident;
 pub mod internals;
-pub(crate) mod klog;
-pub(crate) mod maintenance;
-pub(crate) mod model;
-pub(crate) mod probe;
-pub(crate) mod rescue;
-pub(crate) mod serve;
-pub(crate) mod stall;
-pub(crate) mod state_dir;
-pub(crate) mod sys;
+mod klog;
+mod maintenance;
+mod model;
+mod probe;
+mod rescue;
+mod serve;
+mod stall;
+mod state_dir;
+mod sys;
 
 pub use cli::{args::Arguments, main};

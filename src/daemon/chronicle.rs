@@ -20,10 +20,10 @@ use crate::history::{
     ImageRef, IncidentRow, Keeper, MapRow, Reader, Record, Recorder, RunRow, SampleRow,
     SeverityRow, Sweep, open,
 };
+use crate::incident::format::{Incident, State, What};
 use crate::maintenance::gather::{KnownRun, Runs};
 use crate::model::path::shown;
 use crate::model::{Bytes, ExtentMap, Point, Severity, UnixTime};
-use crate::rescue::incident::{Incident, State, What};
 use crate::serve::metrics;
 use crate::serve::parts::State as PartState;
 use crate::state_dir::StateDir;
@@ -417,6 +417,6 @@ fn unix(time: SystemTime) -> UnixTime {
 }
 
 /// Tells the history of incidents.
-pub(super) fn incident_listener(teller: Teller) -> crate::rescue::incident::Listener {
+pub(super) fn incident_listener(teller: Teller) -> crate::incident::recorder::Listener {
     Arc::new(move |incident, began| teller.incident(incident, began))
 }
