@@ -31,6 +31,8 @@ const SEE_ALSO: &str = "\
 .BR fragwatch.toml (5),
 .BR fragwatch\\-metrics (7)
 ";
+/// The day of this version, as in `packaging/deb/changelog`.
+const DATE: &str = "2026-11-21";
 const SOURCE: &str = concat!("fragwatch ", env!("CARGO_PKG_VERSION"));
 
 /// All pages: the name of the file, and its text.
@@ -53,7 +55,8 @@ pub(super) fn pages() -> io::Result<Vec<(String, String)>> {
 }
 
 fn command_page(command: &clap::Command) -> io::Result<(String, String)> {
-    let page = Man::new(command.clone()).source(SOURCE).manual("fragwatch");
+    let page = Man::new(command.clone());
+    let page = page.date(DATE).source(SOURCE).manual("fragwatch");
     let name = page.get_filename();
     let mut text = Vec::new();
     page.render(&mut text)?;
@@ -68,7 +71,7 @@ fn command_page(command: &clap::Command) -> io::Result<(String, String)> {
 
 fn plain_page(name: &str, section: &str, text: &str) -> (String, String) {
     let title = escaped(name);
-    let page = format!(".TH {title} {section} \"\" \"{SOURCE}\" fragwatch\n{text}{SEE_ALSO}");
+    let page = format!(".TH {title} {section} {DATE} \"{SOURCE}\" fragwatch\n{text}{SEE_ALSO}");
     (format!("{name}.{section}"), page)
 }
 

@@ -133,6 +133,23 @@ fn man_finds_no_fault_in_them() {
 }
 
 #[test]
+fn they_have_the_date_of_the_version() {
+    let changelog = fs::read_to_string(tree("packaging/deb/changelog")).unwrap();
+    let signed = changelog
+        .lines()
+        .find(|line| line.starts_with(" -- "))
+        .unwrap();
+    let (_, date) = signed.split_once(">  ").unwrap();
+    let date = jiff::fmt::rfc2822::parse(date).unwrap().date().to_string();
+    let (dir, pages) = pages();
+    for page in pages {
+        let page = source(dir.path(), page.file_name().unwrap().to_str().unwrap());
+        let title = page.lines().find(|line| line.starts_with(".TH ")).unwrap();
+        assert!(title.contains(&date), "{title}");
+    }
+}
+
+#[test]
 fn the_packages_install_all_of_them() {
     let manifest = fs::read_to_string(tree("Cargo.toml")).unwrap();
     let build = fs::read_to_string(tree("packaging/build")).unwrap();
