@@ -54,6 +54,7 @@
 //! | [`serve`] | metrics, HTTP, the control socket, the textfile |
 //! | [`hook`], [`state_dir`] | commands of the operator; the state directory |
 //! | [`durable`], [`background`] | replacing a file; a queue with a thread for work that may hang |
+//! | [`table`] | text tables |
 //!
 //! # Where to begin
 //!
@@ -86,5 +87,6 @@ mod serve;
 mod stall;
 mod state_dir;
 mod sys;
+mod table;
 
 pub use cli::{args::Arguments, main};
