@@ -229,7 +229,10 @@ fn detail(incident: &Incident) -> String {
         outcome(incident)
     );
     // Writing to a String cannot fail, here and below.
-    let mut line = |name: &str, value: String| drop(writeln!(text, "  {name:<10} {value}"));
+    let mut line = |name: &str, value: String| {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "  {name:<10} {value}");
+    };
     line("began", clean(&incident.began));
     if let (Some(ended), Some(took)) = (&incident.ended, incident.duration_ms) {
         let (ended, took) = (clean(ended), duration(took));
