@@ -20,7 +20,7 @@ pub mod config {
 
 /// Of `defrag`.
 pub mod defrag {
-    pub use crate::defrag::fsr::Request;
+    pub use crate::defrag::engine::Request;
     pub use crate::defrag::online;
     pub use crate::defrag::segments::{Region, Survey};
     pub use crate::defrag::{Host, KernelCheck};
@@ -44,7 +44,6 @@ pub mod history {
 
 /// Of `incidents`.
 pub mod incidents {
-    pub use crate::cli::incidents::run;
     pub use crate::incident::archive;
     pub use crate::incident::evidence::ImageEvidence;
     pub use crate::incident::format::{Incident, State, What};

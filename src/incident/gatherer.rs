@@ -144,7 +144,7 @@ impl Gatherer {
                 left_out(name, "an earlier attempt still hangs".to_owned());
                 continue;
             }
-            match self.start(*name, *collect, Arc::clone(busy), sender.clone()) {
+            match self.start(name, *collect, Arc::clone(busy), sender.clone()) {
                 Ok(()) => waiting.push(*name),
                 Err(error) => {
                     busy.store(false, Ordering::Release);
