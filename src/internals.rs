@@ -78,7 +78,7 @@ pub mod model {
 /// Of `probe`.
 pub mod probe {
     pub use crate::probe::extents::{MapReader, ReadPace};
-    pub use crate::probe::{for_kind, open};
+    pub use crate::probe::{Probe, open};
 }
 
 /// Of `rescue`.

@@ -129,12 +129,14 @@ pub enum RuleAction {
 
 /// A rule as an operator writes it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct RuleDefinition {
     /// The label `rule` of its metric.
     pub name: String,
     /// A regular expression over bytes.
     pub pattern: String,
     /// What a match leads to.
+    #[serde(default)]
     pub action: RuleAction,
 }
 
