@@ -230,6 +230,7 @@ fn detail(incident: &Incident) -> String {
     );
     // Writing to a String cannot fail, here and below.
     let mut line = |name: &str, value: String| {
+        // Writing to a String cannot fail.
         let _ = writeln!(text, "  {name:<10} {value}");
     };
     line("began", clean(&incident.began));
