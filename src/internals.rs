@@ -44,7 +44,6 @@ pub mod history {
 
 /// Of `incidents`.
 pub mod incidents {
-    pub use crate::cli::incidents::run;
     pub use crate::incident::archive;
     pub use crate::incident::evidence::ImageEvidence;
     pub use crate::incident::format::{Incident, State, What};

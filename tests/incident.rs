@@ -220,9 +220,15 @@ fn a_whole_incident_with_evidence_and_hooks() {
         (at_end.id.as_str(), at_end.evidence.len()),
         (incident.id.as_str(), 2)
     );
-    let shown = fragwatch::internals::incidents::run(None, false, &directory);
-    assert_eq!(shown.unwrap(), 0);
-    assert!(fragwatch::internals::incidents::run(Some(2), false, &directory).is_err());
+    let shown = |arguments: &[&str]| {
+        let mut command = support::daemon::fragwatch();
+        command.arg("incidents").args(arguments);
+        command.arg("--directory").arg(&directory);
+        command.output().unwrap().status.code()
+    };
+    assert_eq!(shown(&[]), Some(0));
+    assert_eq!(shown(&["1"]), Some(0));
+    assert_eq!(shown(&["2"]), Some(2));
 }
 
 #[test]

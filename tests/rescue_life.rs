@@ -501,7 +501,10 @@ fn a_write_that_hangs_stops_neither_reader_nor_detector_nor_the_daemons_end() {
     host.wait(MATCHES, 3.0);
     assert_eq!(host.incidents(), 1.0);
     assert_eq!(part(&host, "kernel_log").as_deref(), Some("up"));
-    assert_eq!(part(&host, "stall_detector").as_deref(), Some("up"));
+    // On a busy machine one of its readers may be late.
+    until("the detector is up", &host, || {
+        part(&host, "stall_detector").as_deref() == Some("up")
+    });
 
     // The write returns; the kernel has dropped nothing, and that is seen.
     stand_in.resume();
