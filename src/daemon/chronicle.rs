@@ -8,9 +8,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tracing::{info, warn};
 
-use super::inventory::{SeverityChange, Subject};
 use super::maintenance::engine;
-use super::sampler::Shared;
+use super::registry::{SeverityChange, SharedRegistry, Subject};
 use crate::config::Settings;
 use crate::config::settings::History;
 use crate::history::PastRun;
@@ -180,7 +179,7 @@ pub(super) async fn look_back(
     path: &Path,
     window: Duration,
     now: UnixTime,
-    inventory: &Shared,
+    registry: &SharedRegistry,
 ) {
     let (from, recorder) = (path.to_owned(), teller.0.clone());
     let reading = tokio::task::spawn_blocking(move || {
@@ -194,9 +193,9 @@ pub(super) async fn look_back(
         Ok(Ok(Ok(past))) if past.is_empty() => {}
         Ok(Ok(Ok(past))) => {
             let number = past.len();
-            let mut inventory = inventory.lock();
+            let mut registry = registry.lock();
             for (key, points, severity) in past {
-                inventory.restore(key, &points, severity, window);
+                registry.restore(key, &points, severity, window);
             }
             info!("the history of {number} images is known");
         }

@@ -13,7 +13,6 @@ const COPIED_LINES: usize = 10;
 /// here too.
 const LONG_TESTS: &[&str] = &[
     "config::units",
-    "daemon::inventory",
     "defrag::run",
     "history::pack",
     "klog::rules",
@@ -21,7 +20,6 @@ const LONG_TESTS: &[&str] = &[
     "rescue::evidence",
     "rescue::ladder",
     "rescue::ring",
-    "serve::metrics",
     "serve::plan",
     "stall::scanner",
 ];
