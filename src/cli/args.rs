@@ -1,5 +1,4 @@
-//! What can be written on the command line. Only shapes and texts; each subcommand lives in a file
-//! of its own.
+//! The command line: types and help texts. Each subcommand has a file of its own.
 
 use std::path::PathBuf;
 
@@ -22,7 +21,7 @@ pub struct Arguments {
     #[arg(long, global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
 
-    /// What to do.
+    /// The subcommand.
     #[command(subcommand)]
     pub command: Command,
 }
@@ -34,42 +33,42 @@ pub enum Command {
     Scan(ScanArguments),
     /// Run as a daemon: count at intervals and serve the counts to Prometheus
     Run,
-    /// Ask the running daemon: images, growth, file systems, rescue
+    /// Show the state of the running daemon: images, growth, file systems, rescue
     Status {
         /// Print JSON
         #[arg(long)]
         json: bool,
     },
-    /// Show what is defragmented next, why everything else is left alone, and when
+    /// Show which image is defragmented when, and why the others are not
     Plan {
         /// Print JSON
         #[arg(long)]
         json: bool,
     },
-    /// Have the daemon end its defragmentations and begin no other
+    /// Stop the running defragmentations and start no others
     Pause,
-    /// Have the daemon defragment again
+    /// Allow defragmentation again
     Resume,
-    /// Show the past of an image: a chart of its extents, thresholds, defragmentations
+    /// Show the history of an image: a chart of its extents, thresholds, defragmentations
     History(HistoryArguments),
-    /// Check the host as a monitoring plugin does: one line, performance data, exit code
+    /// Check the host as a monitoring plugin: one line, performance data, exit code
     #[command(after_help = "\
-Exit status: 0 ok, 1 warning, 2 critical, 3 unknown: no daemon answers, or its counts are old.")]
+Exit status: 0 ok, 1 warning, 2 critical, 3 unknown (no daemon answers, or its counts are old).")]
     Check {
         /// Print JSON
         #[arg(long)]
         json: bool,
     },
-    /// Show what happened in emergencies, and what the rescue brought
+    /// Show past emergencies, and what the rescue freed
     Incidents {
         /// Show the Nth of the list, 1 being the newest
         n: Option<usize>,
         /// Print JSON
         #[arg(long)]
         json: bool,
-        /// Where the incidents were recorded
+        /// The directory of the incidents
         ///
-        /// Without it: in the directory of history.path.
+        /// Without it: the one beside history.path.
         #[arg(long, value_name = "DIR")]
         directory: Option<PathBuf>,
     },
@@ -81,7 +80,7 @@ Exit status: 0 ok, 1 warning, 2 critical, 3 unknown: no daemon answers, or its c
     },
     /// Defragment images now: same guards as in a maintenance window (needs root)
     Defrag(DefragArguments),
-    /// Check a configuration and say what is wrong with it, and where
+    /// Check a configuration and report every mistake with its place
     CheckConfig(CheckConfigArguments),
     /// Print a completion script for a shell
     Completions {
@@ -93,19 +92,19 @@ Exit status: 0 ok, 1 warning, 2 critical, 3 unknown: no daemon answers, or its c
         /// The directory; it must exist
         directory: PathBuf,
     },
-    /// Put back the extent-size hints of runs that were killed; started by the daemon
+    /// Restore the extent-size hints of killed runs; started by the daemon
     #[command(name = crate::defrag::hint::RESTORE_COMMAND, hide = true)]
     RestoreHints {
-        /// Where they are noted
+        /// Where they are recorded
         hints: PathBuf,
     },
-    /// Carry out a job that the daemon writes to standard input
+    /// Run the job that is read from standard input
     #[command(name = crate::defrag::job::COMMAND, hide = true)]
     DefragJob,
-    /// The process that continues a run that is stopped; started by the program itself
+    /// Continue a run that is stopped; started by the program itself
     #[command(name = crate::defrag::awake::COMMAND, hide = true)]
     KeepAwake,
-    /// The process that probes one file system; started by the program itself
+    /// Probe one file system; started by the program itself
     #[command(name = crate::probe::worker::HELPER_COMMAND, hide = true)]
     ProbeHelper,
 }
@@ -133,7 +132,7 @@ pub struct ScanArguments {
     #[arg(long, conflicts_with = "census")]
     pub map: bool,
 
-    /// With --map: read maps of any length, whatever they cost
+    /// With --map: read maps of any length
     #[arg(long, requires = "map")]
     pub force: bool,
 
@@ -160,31 +159,31 @@ pub struct ScanArguments {
 Exit status: 0 when every image has fewer extents or had nothing to gain, 1 when one was left as it
 was, 2 on wrong usage.
 
-xfs_fsr is for images that nobody has open. Whoever opens one meanwhile is let in as soon as the run
-was ended, within some milliseconds; a run that is ended leaves the image as before.
+xfs_fsr is for images that nobody has open. A process that opens one meanwhile waits until the run is
+ended, some milliseconds; a run that is ended leaves the image as before.
 
-online is for images that a VM may be using, on an XFS with reflink. It works by segments of some
-hundred KiB; Ctrl-C ends it between two of them, and what is done is done.
+online is for images that a VM may be using, on an XFS with reflink. It moves segments of some hundred
+KiB; Ctrl-C ends it between two of them, and keeps what is done.
 
-Without --engine the choice is that of the planner: the first of defrag.engines that can. Where one is
-passed over, a line says why: the image is in use or shares blocks, too little space is free, the final
-swap would stall readers, or the window would close before.
+Without --engine the planner chooses: the first of defrag.engines that can be used. If one cannot, a
+line gives the reason: the image is in use or shares blocks, too little space is free, the final swap
+would stall readers, or the window would close before.
 
-What limits a run stands in section [defrag] of the configuration.")]
+The limits of a run are in section [defrag] of the configuration.")]
 pub struct DefragArguments {
     /// The images, by their real paths
     #[arg(value_name = "IMAGE", required = true)]
     pub images: Vec<PathBuf>,
 
-    /// What is used; of several, the first that can [default: defrag.engines]
+    /// The engine; of several, the first that can be used [default: defrag.engines]
     #[arg(long, value_enum, value_name = "ENGINE")]
     pub engine: Vec<EngineName>,
 
-    /// Ask all guards and start nothing
+    /// Check all conditions and start nothing
     #[arg(long)]
     pub dry_run: bool,
 
-    /// Also outside of the maintenance windows
+    /// Also outside the maintenance windows
     #[arg(long)]
     pub force_window: bool,
 
@@ -193,7 +192,7 @@ pub struct DefragArguments {
     pub json: bool,
 }
 
-/// What defragments.
+/// An engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum EngineName {
     /// For images that nobody has open
@@ -203,7 +202,7 @@ pub enum EngineName {
     Online,
 }
 
-/// What `fragwatch scan` sorts by.
+/// The sort key of `fragwatch scan`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub enum SortKey {
     /// Number of extents
@@ -222,7 +221,7 @@ pub enum SortKey {
 /// Of `fragwatch history`.
 #[derive(Debug, Args)]
 pub struct HistoryArguments {
-    /// The image: its path, or the end of it, such as its name
+    /// The image: its path, or the end of its path
     pub image: PathBuf,
 
     /// How far back, e.g. 6h or 90d
