@@ -1,4 +1,4 @@
-//! The command line: types and help texts. Each subcommand has a file of its own.
+//! The arguments of the command line and their help texts; each subcommand has a file of its own.
 
 use std::path::PathBuf;
 
@@ -21,7 +21,7 @@ pub struct Arguments {
     #[arg(long, global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
 
-    /// The subcommand.
+    /// What to do.
     #[command(subcommand)]
     pub command: Command,
 }
@@ -33,42 +33,42 @@ pub enum Command {
     Scan(ScanArguments),
     /// Run as a daemon: count at intervals and serve the counts to Prometheus
     Run,
-    /// Show the state of the running daemon: images, growth, file systems, rescue
+    /// Show the state of the daemon: images, growth, file systems, rescue
     Status {
         /// Print JSON
         #[arg(long)]
         json: bool,
     },
-    /// Show which image is defragmented when, and why the others are not
+    /// Show which images will be defragmented and when, and why others are left alone
     Plan {
         /// Print JSON
         #[arg(long)]
         json: bool,
     },
-    /// Stop the running defragmentations and start no others
+    /// Stop the defragmentations of the daemon and start no others
     Pause,
-    /// Allow defragmentation again
+    /// Allow the daemon to defragment again
     Resume,
     /// Show the history of an image: a chart of its extents, thresholds, defragmentations
     History(HistoryArguments),
     /// Check the host as a monitoring plugin: one line, performance data, exit code
     #[command(after_help = "\
-Exit status: 0 ok, 1 warning, 2 critical, 3 unknown (no daemon answers, or its counts are old).")]
+Exit status: 0 ok, 1 warning, 2 critical, 3 unknown: no daemon answers, or its counts are old.")]
     Check {
         /// Print JSON
         #[arg(long)]
         json: bool,
     },
-    /// Show past emergencies, and what the rescue freed
+    /// Show incidents: kernel messages, actions of the rescue and their effects
     Incidents {
-        /// Show the Nth of the list, 1 being the newest
+        /// Number of an incident in the list; 1 is the newest
         n: Option<usize>,
         /// Print JSON
         #[arg(long)]
         json: bool,
-        /// The directory of the incidents
+        /// Directory with the incident files
         ///
-        /// Without it: the one beside history.path.
+        /// By default, the one below the directory of history.path.
         #[arg(long, value_name = "DIR")]
         directory: Option<PathBuf>,
     },
@@ -78,9 +78,9 @@ Exit status: 0 ok, 1 warning, 2 critical, 3 unknown (no daemon answers, or its c
         #[arg(long)]
         act: bool,
     },
-    /// Defragment images now: same guards as in a maintenance window (needs root)
+    /// Defragment images now, with the guards of a maintenance window (needs root)
     Defrag(DefragArguments),
-    /// Check a configuration and report every mistake with its place
+    /// Check a configuration and report each mistake with its place
     CheckConfig(CheckConfigArguments),
     /// Print a completion script for a shell
     Completions {
@@ -92,19 +92,19 @@ Exit status: 0 ok, 1 warning, 2 critical, 3 unknown (no daemon answers, or its c
         /// The directory; it must exist
         directory: PathBuf,
     },
-    /// Restore the extent-size hints of killed runs; started by the daemon
+    /// Put back the extent-size hints of runs that were killed; started by the daemon
     #[command(name = crate::defrag::hint::RESTORE_COMMAND, hide = true)]
     RestoreHints {
-        /// Where they are recorded
+        /// Where they are noted
         hints: PathBuf,
     },
-    /// Run the job that is read from standard input
+    /// Carry out a job that the daemon writes to standard input
     #[command(name = crate::defrag::job::COMMAND, hide = true)]
     DefragJob,
-    /// Continue a run that is stopped; started by the program itself
+    /// The process that continues a run that is stopped; started by the program itself
     #[command(name = crate::defrag::awake::COMMAND, hide = true)]
     KeepAwake,
-    /// Probe one file system; started by the program itself
+    /// The process that probes one file system; started by the program itself
     #[command(name = crate::probe::worker::HELPER_COMMAND, hide = true)]
     ProbeHelper,
 }
@@ -128,11 +128,11 @@ pub struct ScanArguments {
     /// Read the extent maps too: physical fragments, holes, a histogram of extent lengths
     ///
     /// Reading a map loads it into kernel memory, where it stays as long as the image is open:
-    /// about 18 bytes an extent. Maps of more extents than sampling.map_max_extents are left out.
+    /// about 18 bytes per extent. Maps with more extents than sampling.map_max_extents are skipped.
     #[arg(long, conflicts_with = "census")]
     pub map: bool,
 
-    /// With --map: read maps of any length
+    /// With --map: read maps of any length, whatever memory they take
     #[arg(long, requires = "map")]
     pub force: bool,
 
@@ -148,7 +148,7 @@ pub struct ScanArguments {
     #[arg(long, value_enum, default_value_t = SortKey::Extents, value_name = "KEY")]
     pub sort: SortKey,
 
-    /// Leave out smaller files found in directories, e.g. 64MiB [default: images.min_size]
+    /// Skip smaller files found in directories, e.g. 64MiB [default: images.min_size]
     #[arg(long, value_name = "SIZE")]
     pub min_size: Option<String>,
 }
@@ -156,34 +156,34 @@ pub struct ScanArguments {
 /// Of `fragwatch defrag`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Exit status: 0 when every image has fewer extents or had nothing to gain, 1 when one was left as it
-was, 2 on wrong usage.
+Exit status: 0 if every image has fewer extents or had nothing to gain, 1 if one was left as it was,
+2 on wrong usage.
 
-xfs_fsr is for images that nobody has open. A process that opens one meanwhile waits until the run is
-ended, some milliseconds; a run that is ended leaves the image as before.
+xfs_fsr is for images that no process has open. A process that opens one meanwhile waits until the run
+has ended, some milliseconds; a run that is ended leaves the image as it was.
 
-online is for images that a VM may be using, on an XFS with reflink. It moves segments of some hundred
-KiB; Ctrl-C ends it between two of them, and keeps what is done.
+online is for images that a VM may be using, on an XFS with reflink. It works in segments of some
+hundred KiB; Ctrl-C ends it between two of them, and finished segments stay defragmented.
 
-Without --engine the planner chooses: the first of defrag.engines that can be used. If one cannot, a
-line gives the reason: the image is in use or shares blocks, too little space is free, the final swap
-would stall readers, or the window would close before.
+Without --engine, the first of defrag.engines that can be used is chosen, as the planner does. If one
+is passed over, a line gives the reason: the image is in use or shares blocks, too little space is
+free, the final swap would stall readers, or the window would close before the end.
 
-The limits of a run are in section [defrag] of the configuration.")]
+The section [defrag] of the configuration has the limits of a run.")]
 pub struct DefragArguments {
     /// The images, by their real paths
     #[arg(value_name = "IMAGE", required = true)]
     pub images: Vec<PathBuf>,
 
-    /// The engine; of several, the first that can be used [default: defrag.engines]
+    /// Engine to use; of several, the first that can be used [default: defrag.engines]
     #[arg(long, value_enum, value_name = "ENGINE")]
     pub engine: Vec<EngineName>,
 
-    /// Check all conditions and start nothing
+    /// Check all guards and start nothing
     #[arg(long)]
     pub dry_run: bool,
 
-    /// Also outside the maintenance windows
+    /// Run also outside of the maintenance windows
     #[arg(long)]
     pub force_window: bool,
 
@@ -192,17 +192,17 @@ pub struct DefragArguments {
     pub json: bool,
 }
 
-/// An engine.
+/// What defragments.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum EngineName {
-    /// For images that nobody has open
+    /// For images that no process has open
     #[value(name = "xfs_fsr")]
     XfsFsr,
     /// Under a running VM
     Online,
 }
 
-/// The sort key of `fragwatch scan`.
+/// What `fragwatch scan` sorts by.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub enum SortKey {
     /// Number of extents
@@ -212,7 +212,7 @@ pub enum SortKey {
     Mean,
     /// Length of the file
     Size,
-    /// What the file occupies on disk
+    /// Space that the file occupies on disk
     Allocated,
     /// Name, in alphabetical order
     Path,
@@ -221,7 +221,7 @@ pub enum SortKey {
 /// Of `fragwatch history`.
 #[derive(Debug, Args)]
 pub struct HistoryArguments {
-    /// The image: its path, or the end of its path
+    /// The image: its path, or the end of its path, such as its name
     pub image: PathBuf,
 
     /// How far back, e.g. 6h or 90d
