@@ -13,10 +13,8 @@ use super::{Source, imports, join, path, sources, within};
 const CIRCLES_TO_BREAK: &[&[&str]] = &[
     &["cli", "daemon"],
     &["config"],
-    &["defrag"],
     &["history"],
     &["maintenance"],
-    &["model"],
 ];
 
 /// Paths that a file hands on, by the name under which it does.
