@@ -46,8 +46,9 @@ pub mod history {
 pub mod incidents {
     pub use crate::cli::incidents::run;
     pub use crate::incident::archive;
-    pub use crate::incident::evidence::{ImageEvidence, Images};
+    pub use crate::incident::evidence::ImageEvidence;
     pub use crate::incident::format::{Incident, State, What};
+    pub use crate::incident::gatherer::Images;
     pub use crate::incident::hook::{HookOutcome, Moment};
     pub use crate::incident::recorder::{Recorder, RecorderSettings};
 }
@@ -86,7 +87,7 @@ pub mod rescue {
     pub use crate::rescue::clock::now;
     pub use crate::rescue::entry::{Line, Notice, Report};
     pub use crate::rescue::proof::Counters;
-    pub use crate::rescue::ring::{Packer, Unpacker, ring};
+    pub use crate::rescue::ring::ring;
     pub use crate::rescue::settings::Settings;
     pub use crate::rescue::thread::{FastSide, Setup};
     pub use crate::rescue::{Began, Ended, Ladder, LadderSettings, Order, Packed};

@@ -16,6 +16,7 @@ mod image_table;
 mod images;
 pub mod incidents;
 mod job;
+mod manual;
 mod map_view;
 mod online;
 mod output;

@@ -302,14 +302,14 @@ mod tests {
     }
 
     #[test]
-    fn the_readme_names_the_levels() {
-        let readme = include_str!("../../../README.md");
+    fn the_manual_names_the_levels() {
+        let manual = include_str!("../../../packaging/man/fragwatch-defrag.md");
         let good = good_from(Engine::Online);
         let (candidate, levels) = good.split_last().unwrap();
         assert_eq!(candidate.to_string(), "7.2-rc4");
         let levels: Vec<_> = levels.iter().map(Level::to_string).collect();
         let line = format!("| {}, 7.2 and all later |", levels.join(", "));
-        assert!(readme.contains(&line), "{line}");
+        assert!(manual.contains(&line), "{line}");
     }
 
     proptest! {
