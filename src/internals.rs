@@ -28,7 +28,7 @@ pub mod defrag {
 
 /// Of `discover`.
 pub mod discover {
-    pub use crate::discover::owner::Search;
+    pub use crate::discover::owner::OwnerSearch;
 }
 
 /// Of `history`.
