@@ -138,10 +138,6 @@ fn problems(status: &Status) -> (u8, Vec<String>) {
         code = code.max(1);
         found.push(status.daemon.config_in_force.in_words().to_owned());
     }
-    if let Some(error) = &status.daemon.listen_error {
-        code = code.max(1);
-        found.push(format!("no metrics are served: {error}"));
-    }
     for stalled in &status.stalled {
         unknown = true;
         found.push(format!(
@@ -149,12 +145,8 @@ fn problems(status: &Status) -> (u8, Vec<String>) {
             stalled.mount, stalled.seconds
         ));
     }
-    if let Some(overdue) = status.daemon.sweep_overdue_seconds {
-        unknown = true;
-        found.push(format!(
-            "counts are old, the sweep is overdue by {overdue} s"
-        ));
-    }
+    // The part `sampler` gives the reason.
+    unknown |= status.daemon.sweep_overdue_seconds.is_some();
     if unknown && code < 2 {
         code = UNKNOWN;
     }

@@ -56,10 +56,6 @@ fn render(status: &Status, now: UnixTime, width: Option<u16>) -> String {
         }
     );
     // Writing to a String cannot fail, here and below.
-    if let Some(overdue) = daemon.sweep_overdue_seconds {
-        let overdue = Roughly(Duration::from_secs(overdue));
-        let _ = writeln!(text, "! The next sweep is overdue by {overdue}.");
-    }
     for stalled in &status.stalled {
         let since = Roughly(Duration::from_secs(stalled.seconds));
         let _ = writeln!(
@@ -71,9 +67,6 @@ fn render(status: &Status, now: UnixTime, width: Option<u16>) -> String {
     if let Some(refused) = &daemon.config_refused {
         let what = capitalized(daemon.config_in_force.in_words());
         let _ = writeln!(text, "! {what}:\n{refused}");
-    }
-    if let Some(error) = &daemon.listen_error {
-        let _ = writeln!(text, "! No metrics are served: {error}.");
     }
     for part in status
         .parts
@@ -358,9 +351,9 @@ The rescue is not armed: nothing would be done in an emergency.
             seconds: 75,
         });
         status.daemon.config_refused = Some("f.toml:1:1: no".to_owned());
-        status.daemon.sweep_overdue_seconds = Some(5);
         let mut parts = Parts::default();
         parts.set(Part::Rescue, State::Down("read-only".to_owned()));
+        parts.set(Part::Sampler, State::Down("overdue by 5 s".to_owned()));
         parts.set(Part::KernelLog, State::Off("klog.kmsg = false".to_owned()));
         status.parts = parts.status();
         let text = render(&status, UnixTime(90_030), None);
@@ -368,11 +361,11 @@ The rescue is not armed: nothing would be done in an emergency.
         assert_eq!(
             lines,
             [
-                "! The next sweep is overdue by 5 s.",
                 "! The file system /srv has not answered for 1 min; its counts are old.",
                 "! The last new configuration was refused, the former one is in force:",
                 "f.toml:1:1: no",
-                "! rescue down: read-only"
+                "! rescue down: read-only",
+                "! sampler down: overdue by 5 s"
             ]
         );
         assert!(
