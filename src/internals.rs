@@ -20,7 +20,7 @@ pub mod config {
 
 /// Of `defrag`.
 pub mod defrag {
-    pub use crate::defrag::fsr::Request;
+    pub use crate::defrag::engine::Request;
     pub use crate::defrag::online;
     pub use crate::defrag::segments::{Region, Survey};
     pub use crate::defrag::{Host, KernelCheck};
@@ -46,8 +46,9 @@ pub mod history {
 pub mod incidents {
     pub use crate::cli::incidents::run;
     pub use crate::incident::archive;
-    pub use crate::incident::evidence::{ImageEvidence, Images};
+    pub use crate::incident::evidence::ImageEvidence;
     pub use crate::incident::format::{Incident, State, What};
+    pub use crate::incident::gatherer::Images;
     pub use crate::incident::hook::{HookOutcome, Moment};
     pub use crate::incident::recorder::{Recorder, RecorderSettings};
 }
@@ -78,7 +79,7 @@ pub mod model {
 /// Of `probe`.
 pub mod probe {
     pub use crate::probe::extents::{MapReader, ReadPace};
-    pub use crate::probe::{for_kind, open};
+    pub use crate::probe::{Probe, open};
 }
 
 /// Of `rescue`.
@@ -86,7 +87,7 @@ pub mod rescue {
     pub use crate::rescue::clock::now;
     pub use crate::rescue::entry::{Line, Notice, Report};
     pub use crate::rescue::proof::Counters;
-    pub use crate::rescue::ring::{Packer, Unpacker, ring};
+    pub use crate::rescue::ring::ring;
     pub use crate::rescue::settings::Settings;
     pub use crate::rescue::thread::{FastSide, Setup};
     pub use crate::rescue::{Began, Ended, Ladder, LadderSettings, Order, Packed};

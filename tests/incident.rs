@@ -634,10 +634,10 @@ fn what_the_stall_detector_costs() {
         );
         let detector = detector.unwrap();
         thread::sleep(2 * SECOND);
-        let (cpu, looks) = (detector_cpu(), detector.health().looks);
+        let (cpu, looks) = (detector_cpu(), detector.health().scans);
         thread::sleep(time);
         let cpu = (detector_cpu() - cpu) as f64 / 1000.0 / time.as_secs_f64() * 60.0;
-        let looks = detector.health().looks - looks;
+        let looks = detector.health().scans - looks;
         eprintln!("{name}: {cpu:.1} ms of processor time a minute, {looks} looks at all tasks");
         drop(detector);
         thread::sleep(2 * SECOND);

@@ -31,7 +31,6 @@ pub enum Followed {
 }
 
 /// The part of a glob before its first special component: where its search begins.
-#[must_use]
 pub fn literal_part(path: &Path) -> PathBuf {
     path.components()
         .take_while(|component| !is_glob(component))

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::change::{Change, SeverityChange, Subject};
-use crate::assess::{Assessor, Facts, Judge, Reason};
+use crate::assess::{Assessor, Judge, Observed, Reason};
 use crate::history::growth::forecast;
 use crate::history::recent::Recent;
 use crate::history::{ImageRef, SampleRow};
@@ -131,7 +131,7 @@ impl KnownImage {
         self.growth = self.recent.growth(window, now);
         let limits = assessor.limits(&self.sample.path);
         self.forecast = forecast(&self.growth, extents, limits.critical.extents);
-        let facts = Facts {
+        let facts = Observed {
             extents,
             growth: &self.growth,
             forecast: self.forecast,

@@ -28,7 +28,8 @@ check_install() {
     same status 'install ok installed' "$(dpkg-query -W -f '${Status}' fragwatch)"
     dpkg --verify fragwatch
     same version "fragwatch $(dpkg-query -W -f '${Version}' fragwatch | sed 's/-.*//')" "$(fragwatch --version)"
-    for file in /usr/share/man/man1/fragwatch.1.gz /usr/share/man/man5/fragwatch.toml.5.gz; do
+    for file in /usr/share/man/man1/fragwatch.1.gz /usr/share/man/man1/fragwatch-scan.1.gz \
+        /usr/share/man/man5/fragwatch.toml.5.gz /usr/share/man/man7/fragwatch-metrics.7.gz; do
         zcat "$file" | grep '^\.TH' >/dev/null
     done
 }
