@@ -14,9 +14,9 @@ use serde::{Deserialize, Serialize};
 
 pub use super::globs::{GlobLists, Globs, compile_globs, is_glob};
 pub use super::zone::Zone;
-pub use thresholds::{HostLimits, Limits, Thresholds};
 #[cfg(test)]
-pub use thresholds::{LimitChanges, Override};
+pub use thresholds::Override;
+pub use thresholds::{HostLimits, LimitChanges, Limits, Thresholds};
 
 use super::formats::{date, rate, text, texts};
 use super::text::document;

@@ -100,7 +100,7 @@ fn names_are_heard_of() {
     let path = dir.path().canonicalize().unwrap();
     let (say, hear) = channel();
     let tell = move |news| say.send(news).unwrap_or_default();
-    let mut watch = DirectoryWatch::new(send_news).unwrap();
+    let mut watch = DirectoryWatch::new(tell).unwrap();
     watch.begin(1);
     watch.directory(&path, (0, 0));
     assert_eq!(watch.refused(), None);
