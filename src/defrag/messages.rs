@@ -271,7 +271,14 @@ impl Form {
 
 /// A path as it stands in the messages.
 pub(super) fn of_path(path: &Path) -> String {
-    super::fsr::printable(path.as_os_str().as_encoded_bytes())
+    printable(path.as_os_str().as_encoded_bytes())
+}
+
+/// What xfs_fsr printed, without control characters that could change a terminal.
+pub(super) fn printable(printed: &[u8]) -> String {
+    let text = String::from_utf8_lossy(printed);
+    let harmless = |c: char| if c.is_control() && c != '\n' { '?' } else { c };
+    text.chars().map(harmless).collect()
 }
 
 #[cfg(test)]
@@ -393,5 +400,10 @@ mod tests {
             let same = FORMS.iter().filter(|other| other.text == form.text);
             assert_eq!(same.count(), 1, "{form:?}");
         }
+    }
+
+    #[test]
+    fn a_terminal_is_not_changed() {
+        assert_eq!(printable(b"a\x1b[2J\xff\nb\r"), "a?[2J\u{fffd}\nb?");
     }
 }

@@ -24,6 +24,7 @@
 
 pub mod awake;
 mod disks;
+pub mod engine;
 pub mod fsr;
 pub mod gate;
 pub mod governor;

@@ -31,11 +31,10 @@ mod recorder;
 mod schema;
 pub mod store;
 
+pub use crate::model::ImageRef;
 pub use pack::Reading;
-pub use reader::{
-    ImageInfo, LastSample, PastIncident, PastMap, PastRun, PastSeverity, ReadError, Reader,
-};
-pub use record::{ImageRef, IncidentRow, MapRow, Record, RunRow, SampleRow, SeverityRow, Sweep};
+pub use reader::{ImageInfo, LastSample, PastIncident, PastMap, PastSeverity, ReadError, Reader};
+pub use record::{IncidentRow, MapRow, Record, SampleRow, SeverityRow, Sweep};
 pub use recorder::{Health, Keeper, Recorder, open};
 pub use store::{Store, StoreError};
 

@@ -14,23 +14,26 @@ pub mod map;
 pub mod memory;
 pub mod owner;
 pub mod path;
+pub mod reason;
 pub mod rescue;
 pub mod severity;
 pub mod time;
 pub mod units;
+mod words;
 
 pub use census::{Census, CensusFile};
 pub use defrag::{
-    Account, Engine, EngineState, RunOutcome, RunReport, Stop, Unusable, UnusableReason, Visitor,
-    swap_stall, unknown_reason,
+    Account, Effect, Engine, EngineState, OutcomeKind, RunForecast, RunOutcome, RunRecord,
+    RunReport, SegmentWork, Stop, Unusable, UnusableReason, Visitor, swap_stall, unknown_reason,
 };
 pub use filesystem::{DeviceNumber, Features, Filesystem, FilesystemKind};
 pub use gain::{Between, Borders, Outlook};
 pub use growth::{Forecast, Growth, Pace, Trend, Unknown};
 pub use history::{ExtentsPerDay, ImageKey, Point, UnixTime};
-pub use image::{Format, ImageId, Sample};
+pub use image::{Format, ImageId, ImageRef, Sample};
 pub use map::{Extent, ExtentFlags, ExtentMap, MapBuilder};
 pub use owner::{Opener, Owner, Vm};
+pub use reason::{Obstacle, ReasonCode};
 pub use rescue::{
     IncidentId, Monotonic, Outcome, RescueStep, RuleAction, RuleDefinition, StuckTask, Trigger,
 };

@@ -190,7 +190,7 @@ fn ask(program: &Path, arguments: &[&OsStr], question: &Question<'_>) -> Result<
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::null());
-    child::tied(&mut command);
+    child::kill_with_parent(&mut command);
     let cannot = |error: io::Error| format!("{}: {error}", program.display());
     let mut child = command.spawn().map_err(cannot)?;
     let Some(output) = child.stdout.take() else {
