@@ -14,9 +14,9 @@
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use fragwatch::history::growth::{forecast, growth};
-use fragwatch::history::recent::Recent;
-use fragwatch::model::{ExtentCount, Point, UnixTime};
+use fragwatch::internals::history::Recent;
+use fragwatch::internals::history::{forecast, growth};
+use fragwatch::internals::model::{ExtentCount, Point, UnixTime};
 
 const DAY: Duration = Duration::from_secs(86_400);
 const ROUNDS: u32 = 300;

@@ -1,5 +1,5 @@
-# Sourced by packaging/quickstart and tests/run: packages of the distribution, and root only for
-# what needs it.
+# Sourced by packaging/quickstart, packaging/build and tests/run: packages of the distribution, and root only
+# for the steps that need it.
 # shellcheck shell=bash
 
 as_root() {
@@ -8,13 +8,13 @@ as_root() {
     elif command -v sudo >/dev/null; then
         sudo "$@"
     else
-        echo "This step needs root, and there is no sudo here: $*" >&2
+        echo "This step needs root, and sudo is not installed: $*" >&2
         return 1
     fi
 }
 
-# missing_packages COMMAND=PACKAGE …: the packages of those commands that are not there. Commands
-# of the system administrator are looked for as well; an ordinary user's PATH may leave them out.
+# missing_packages COMMAND=PACKAGE …: prints the packages of the commands that are missing. Administrative
+# commands are searched for as well; the PATH of an ordinary user may leave them out.
 missing_packages() {
     local pair
     for pair in "$@"; do
@@ -23,8 +23,7 @@ missing_packages() {
     done | sort -u
 }
 
-# What cargo needs to link: a C compiler and, where it does not come with it, the C library to link
-# against.
+# Prints what cargo needs to link and is missing: a C compiler and, where it is separate, the C library.
 missing_compiler() {
     if command -v apt-get >/dev/null; then
         dpkg -s gcc libc6-dev >/dev/null 2>&1 || printf '%s\n' gcc libc6-dev
@@ -44,16 +43,16 @@ install_packages() {
     elif command -v dnf >/dev/null; then
         as_root dnf install -y -q "$@"
     else
-        echo "Neither apt-get nor dnf is here; install these by hand: $*" >&2
+        echo "Neither apt-get nor dnf is installed; install these manually: $*" >&2
         return 1
     fi
 }
 
-# cargo may be the user's own, in a place that is not on everybody's PATH.
+# cargo may be installed for the user only, in a directory that is not in PATH.
 find_cargo() {
     command -v cargo >/dev/null || PATH="$PATH:${CARGO_HOME:-$HOME/.cargo}/bin"
     if ! command -v cargo >/dev/null; then
-        echo "cargo is not here. Install Rust first: https://rustup.rs" >&2
+        echo "cargo is not installed. Install Rust first: https://rustup.rs" >&2
         return 1
     fi
 }

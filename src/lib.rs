@@ -1,47 +1,102 @@
-//! fragwatch watches the extent fragmentation of VM disk images on KVM hypervisors.
+//! fragwatch watches the extent fragmentation of VM disk images on KVM hypervisors, keeps the host
+//! alive when XFS runs out of kernel memory because of it, and defragments. This page is the one to
+//! read first.
+//!
+//! # Data flow
 //!
 //! ```text
-//! discover ─► probe ─► assess ─► serve
-//!    which files are images, how many extents each has, how bad that is, and who is told
+//! slow side: tokio; may wait, may touch file systems
+//!   discover ──► probe ──► history ──► assess ──► maintenance ──► defrag
+//!      which      extents    samples     growth,     what, when,    child processes
+//!      files      of each    in SQLite   severity    why not        that do it
+//!   serve: /metrics, control socket, textfile; from one shared status, never from a disk
+//!
+//! fast side: plain threads, started before tokio
+//!   klog (/dev/kmsg) ──┐
+//!   stall (stacks) ────┴──► rescue: ladder ──► actor ──► /proc/sys/vm ──► ring ──► slow side
 //! ```
 //!
-//! The law that shapes it: **a probe that hangs takes nothing with it.** Every call that touches
-//! a file system of images is made by that file system's own helper process, with a deadline and
-//! one call at a time ([`probe`]); all else reads what the helpers have told.
+//! # Two laws
 //!
-//! - [`cli`]: the command line, one file a subcommand
-//! - [`config`]: the configuration file, and what is wrong with it
-//! - [`model`]: the words: image, extent, extent map, file system (pure)
-//! - [`sys`]: the kernel's interfaces, and the only unsafe code
-//! - [`discover`]: which files are VM images
-//! - [`probe`]: counting them, and surviving when that hangs
-//! - [`assess`]: how bad it is (pure)
-//! - [`history`]: what was, in a database that nobody waits for, and how images grow
-//! - [`hook`]: the operator's commands, run so that nobody waits for them
-//! - [`maintenance`]: when which image is defragmented, and why another is not (pure)
-//! - [`defrag`]: taking the fragmentation away, without losing a write
-//! - [`klog`]: the kernel's log, and which of its lines matter
-//! - [`rescue`]: from such a line to free memory
-//! - [`stall`]: the trigger for kernels that print no such line
-//! - [`serve`]: metrics and their page
-//! - [`state_dir`]: where all of them keep their state, and [`durable`]: how a file is replaced
-//! - [`daemon`]: `fragwatch run`, which wires it all
+//! **The fast side never waits for a file system.** When XFS is stuck, everything that touches it
+//! hangs: the log file of the daemon, its state, its page faults. The fast side opens what it needs
+//! before it is armed and is locked into memory. From then on it allocates nothing, opens nothing, logs
+//! nothing, and takes no lock that the slow side takes. Reader and actor are two threads, because a
+//! write to drop_caches runs the shrinkers in the writer and can itself block in XFS.
+//!
+//! **A probe that hangs affects nothing else.** Every call on a file system of images is made by the
+//! helper process of that file system, with a deadline and one call at a time: a thread in state D would
+//! keep the whole daemon from ending. Runs of defragmentation are child processes for the same reason.
+//!
+//! # Rooms
+//!
+//! Each directory of `src` is a room. `tests/architecture.rs` checks which room may use which: `model`
+//! may be used by all, `sys` uses none, the pure rooms use only `model` and settings, the fast side uses
+//! only `model`, `klog` and `sys`, nothing uses `cli`, and there is no circle of files.
+//!
+//! | room | purpose |
+//! |---|---|
+//! | [`cli`] | the command line; one file for each subcommand |
+//! | [`daemon`] | `fragwatch run`: starts, reloads and stops all parts; has the table of their lives |
+//! | [`config`] | the configuration file, its defaults and its error messages |
+//! | [`model`] | image, extent, extent map, file system, severity (pure) |
+//! | [`sys`] | interfaces of the kernel; the only unsafe code |
+//! | [`discover`] | which files are images, and which process has them open |
+//! | [`probe`] | counting extents and reading maps, in helper processes |
+//! | [`history`] | the database and its writer thread; growth |
+//! | [`assess`] | thresholds, hysteresis, severity (pure) |
+//! | [`maintenance`] | windows, the plan, and the reasons against a run (pure) |
+//! | [`defrag`] | the engines, their guards, and the job that a child process carries out |
+//! | [`klog`] | records of the kernel log and log files, and the rules that match them |
+//! | [`stall`] | the detector for kernels that print no message |
+//! | [`rescue`] | the fast side: from a trigger to free memory |
+//! | [`incident`] | the record of an incident: events, evidence, files, hook |
+//! | [`serve`] | metrics, HTTP, the control socket, the textfile |
+//! | [`hook`], [`state_dir`] | commands of the operator; the state directory |
+//! | [`durable`], [`background`] | replacing a file; a queue with a thread for work that may hang |
+//! | [`table`] | text tables |
+//!
+//! # Where to begin
+//!
+//! - How an image is counted: `sys::fsxattr`, then [`probe`].
+//! - What happens in an emergency: `rescue::ladder` (pure, with its tests), then `rescue::reader`.
+//! - What the daemon does from start to stop: the table in [`daemon`].
+//! - A new key of the configuration: the comment of [`config`]. A new metric: `serve::metrics`, and
+//!   `packaging/prometheus/README.md`; tests fail as long as one of them is missing.
+//! - A test on a real XFS: `tests/support` (`Bed`); `tests/run` runs all.
+//! - Operation, from the outside: `packaging/man`.
 
-pub mod assess;
-pub mod cli;
-pub mod config;
-pub mod daemon;
-pub mod defrag;
-pub mod discover;
-pub mod durable;
-pub mod history;
-pub mod hook;
-pub mod klog;
-pub mod maintenance;
-pub mod model;
-pub mod probe;
-pub mod rescue;
-pub mod serve;
-pub mod stall;
-pub mod state_dir;
-pub mod sys;
+mod assess;
+mod background;
+mod cli;
+mod config;
+mod daemon;
+mod defrag;
+mod discover;
+mod durable;
+mod history;
+mod hook;
+mod incident;
+pub mod internals;
+mod klog;
+mod maintenance;
+mod model;
+mod probe;
+mod rescue;
+mod serve;
+#[cfg(test)]
+#[path = "../tests/support/skip.rs"]
+#[allow(
+    dead_code,
+    unused_imports,
+    unused_macros,
+    clippy::panic,
+    reason = "a unit test uses only a part of it"
+)]
+mod skip;
+mod stall;
+mod state_dir;
+mod sys;
+mod table;
+
+pub use cli::{args::Arguments, main};

@@ -23,12 +23,12 @@ use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use fragwatch::history::growth::forecast;
-use fragwatch::history::recent::Recent;
-use fragwatch::model::{
+use fragwatch::internals::history::Recent;
+use fragwatch::internals::history::forecast;
+use fragwatch::internals::model::{
     ExtentCount, FilesystemKind, Forecast, Growth, Pace, Point, UnixTime, Unknown,
 };
-use fragwatch::probe;
+use fragwatch::internals::probe;
 
 use support::guest::{self, Aligned, BLOCK};
 use support::{Bed, MIB};
@@ -97,7 +97,7 @@ impl Guest {
 fn count(image: &Path) -> ExtentCount {
     let file = File::open(image).unwrap();
     let directory = File::open(image.parent().unwrap()).unwrap();
-    let mut probe = probe::for_kind(FilesystemKind::Xfs);
+    let mut probe = probe::Probe::new(FilesystemKind::Xfs);
     let count = probe.count(&file, directory.as_fd(), &mut || {});
     count.unwrap().extents
 }

@@ -6,6 +6,7 @@
 //! | `calls`      | what the program asks the kernel for, against what the unit refuses |
 //! | `prometheus` | alerts and recording rules |
 //! | `grafana`    | the dashboard, against a Prometheus that scrapes a daemon |
+//! | `man`        | the manual pages: what they name, and that man(1) finds no fault |
 //! | `names`      | which metrics there are |
 //! | `scripts`    | the maintainer scripts, in a made-up host |
 //! | `ansible`    | the role, run against this machine without touching its service |
@@ -25,6 +26,8 @@ mod ansible;
 mod calls;
 #[path = "packaging/grafana.rs"]
 mod grafana;
+#[path = "packaging/man.rs"]
+mod man;
 #[path = "packaging/names.rs"]
 mod names;
 #[path = "packaging/prometheus.rs"]

@@ -16,13 +16,13 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use fragwatch::assess::Assessor;
-use fragwatch::config::settings::{Blackout, Maintenance, Thresholds, Window, Zone};
-use fragwatch::maintenance::{
+use fragwatch::internals::Assessor;
+use fragwatch::internals::config::settings::{Blackout, Maintenance, Thresholds, Window, Zone};
+use fragwatch::internals::maintenance::{
     Active, Allowed, Calendar, Decision, FilesystemFacts, ImageFacts, JitterSeed, LastRun,
-    PlanFacts, PlannedRun, Policy, Speeds, User, facts::ideal, plan,
+    PlanFacts, PlannedRun, Policy, Speeds, User, ideal, plan,
 };
-use fragwatch::model::{
+use fragwatch::internals::model::{
     Bytes, Effect, Engine, ExtentCount, ExtentsPerDay, Features, FilesystemKind, ImageKey,
     ImageRef, OutcomeKind, RunRecord, Severity, UnixTime,
 };

@@ -8,8 +8,8 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use fragwatch::model::{ExtentCount, FilesystemKind};
-use fragwatch::probe;
+use fragwatch::internals::model::{ExtentCount, FilesystemKind};
+use fragwatch::internals::probe;
 
 use super::run::{FRAGWATCH, command, time};
 use super::samples::{Samples, Unit, each_of, in_turns};
@@ -87,7 +87,7 @@ fn count(image: &Path) -> ExtentCount {
     let directory = File::open(image.parent().unwrap()).unwrap();
     let name = image.file_name().unwrap();
     let (file, _) = probe::open::regular_file(directory.as_fd(), name).unwrap();
-    let mut probe = probe::for_kind(FilesystemKind::Xfs);
+    let mut probe = probe::Probe::new(FilesystemKind::Xfs);
     let count = probe.count(&file, directory.as_fd(), &mut || {});
     count.unwrap().extents
 }

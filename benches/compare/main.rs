@@ -12,7 +12,7 @@
 //!
 //! | file | idea |
 //! |---|---|
-//! | `count`, `census`, `map`, `scan`, `owner`, `daemon`, `history`, `reaction`, `rest`, `online`, `fsr` | rows of the table each |
+//! | `count`, `census`, `map`, `scan`, `owner`, `daemon`, `history`, `reaction`, `rest`, `online`, `fsr`, `rules` | rows of the table each |
 //! | `scale` | two more: ten thousand images, and a long history |
 //! | `samples` | repetitions of a measurement, and how they are taken in turns |
 //! | `run`     | runs a command and takes its time or its memory |
@@ -51,6 +51,7 @@ mod online;
 mod owner;
 mod reaction;
 mod rest;
+mod rules;
 mod run;
 mod samples;
 mod scale;
@@ -66,7 +67,7 @@ use table::Row;
 type Measure = fn(usize) -> Here<Vec<Row>>;
 
 /// What is measured, by the name that `--only` takes.
-const ROWS: [(&str, Measure); 14] = [
+const ROWS: [(&str, Measure); 15] = [
     ("count", count::rows),
     ("census", census::rows),
     ("map", map::rows),
@@ -81,6 +82,7 @@ const ROWS: [(&str, Measure); 14] = [
     ("online", online::rows),
     ("idle", online::idle_rows),
     ("fsr", fsr::rows),
+    ("rules", rules::rows),
 ];
 
 /// How the numbers are to be read.

@@ -1,5 +1,4 @@
-//! What can be written on the command line. Only shapes and texts; each subcommand lives in a file
-//! of its own.
+//! The arguments of the command line and their help texts; each subcommand has a file of its own.
 
 use std::path::PathBuf;
 
@@ -34,25 +33,25 @@ pub enum Command {
     Scan(ScanArguments),
     /// Run as a daemon: count at intervals and serve the counts to Prometheus
     Run,
-    /// Ask the running daemon: images, growth, file systems, rescue
+    /// Show the state of the daemon: images, growth, file systems, rescue
     Status {
         /// Print JSON
         #[arg(long)]
         json: bool,
     },
-    /// Show what is defragmented next, why everything else is left alone, and when
+    /// Show which images will be defragmented and when, and why others are left alone
     Plan {
         /// Print JSON
         #[arg(long)]
         json: bool,
     },
-    /// Have the daemon end its defragmentations and begin no other
+    /// Stop the defragmentations of the daemon and start no others
     Pause,
-    /// Have the daemon defragment again
+    /// Allow the daemon to defragment again
     Resume,
-    /// Show the past of an image: a chart of its extents, thresholds, defragmentations
+    /// Show the history of an image: a chart of its extents, thresholds, defragmentations
     History(HistoryArguments),
-    /// Check the host as a monitoring plugin does: one line, performance data, exit code
+    /// Check the host as a monitoring plugin: one line, performance data, exit code
     #[command(after_help = "\
 Exit status: 0 ok, 1 warning, 2 critical, 3 unknown: no daemon answers, or its counts are old.")]
     Check {
@@ -60,16 +59,16 @@ Exit status: 0 ok, 1 warning, 2 critical, 3 unknown: no daemon answers, or its c
         #[arg(long)]
         json: bool,
     },
-    /// Show what happened in emergencies, and what the rescue brought
+    /// Show incidents: kernel messages, actions of the rescue and their effects
     Incidents {
-        /// Show the Nth of the list, 1 being the newest
+        /// Number of an incident in the list; 1 is the newest
         n: Option<usize>,
         /// Print JSON
         #[arg(long)]
         json: bool,
-        /// Where the incidents were recorded
+        /// Directory with the incident files
         ///
-        /// Without it: in the directory of history.path.
+        /// By default, the one below the directory of history.path.
         #[arg(long, value_name = "DIR")]
         directory: Option<PathBuf>,
     },
@@ -79,9 +78,9 @@ Exit status: 0 ok, 1 warning, 2 critical, 3 unknown: no daemon answers, or its c
         #[arg(long)]
         act: bool,
     },
-    /// Defragment images now: same guards as in a maintenance window (needs root)
+    /// Defragment images now, with the guards of a maintenance window (needs root)
     Defrag(DefragArguments),
-    /// Check a configuration and say what is wrong with it, and where
+    /// Check a configuration and report each mistake with its place
     CheckConfig(CheckConfigArguments),
     /// Print a completion script for a shell
     Completions {
@@ -94,7 +93,7 @@ Exit status: 0 ok, 1 warning, 2 critical, 3 unknown: no daemon answers, or its c
         directory: PathBuf,
     },
     /// Put back the extent-size hints of runs that were killed; started by the daemon
-    #[command(name = crate::cli::RESTORE_HINTS, hide = true)]
+    #[command(name = crate::defrag::hint::RESTORE_COMMAND, hide = true)]
     RestoreHints {
         /// Where they are noted
         hints: PathBuf,
@@ -129,11 +128,11 @@ pub struct ScanArguments {
     /// Read the extent maps too: physical fragments, holes, a histogram of extent lengths
     ///
     /// Reading a map loads it into kernel memory, where it stays as long as the image is open:
-    /// about 18 bytes an extent. Maps of more extents than sampling.map_max_extents are left out.
+    /// about 18 bytes per extent. Maps with more extents than sampling.map_max_extents are skipped.
     #[arg(long, conflicts_with = "census")]
     pub map: bool,
 
-    /// With --map: read maps of any length, whatever they cost
+    /// With --map: read maps of any length, whatever memory they take
     #[arg(long, requires = "map")]
     pub force: bool,
 
@@ -149,7 +148,7 @@ pub struct ScanArguments {
     #[arg(long, value_enum, default_value_t = SortKey::Extents, value_name = "KEY")]
     pub sort: SortKey,
 
-    /// Leave out smaller files found in directories, e.g. 64MiB [default: images.min_size]
+    /// Skip smaller files found in directories, e.g. 64MiB [default: images.min_size]
     #[arg(long, value_name = "SIZE")]
     pub min_size: Option<String>,
 }
@@ -157,34 +156,34 @@ pub struct ScanArguments {
 /// Of `fragwatch defrag`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Exit status: 0 when every image has fewer extents or had nothing to gain, 1 when one was left as it
-was, 2 on wrong usage.
+Exit status: 0 if every image has fewer extents or had nothing to gain, 1 if one was left as it was,
+2 on wrong usage.
 
-xfs_fsr is for images that nobody has open. Whoever opens one meanwhile is let in as soon as the run
-was ended, within some milliseconds; a run that is ended leaves the image as before.
+xfs_fsr is for images that no process has open. A process that opens one meanwhile waits until the run
+has ended, some milliseconds; a run that is ended leaves the image as it was.
 
-online is for images that a VM may be using, on an XFS with reflink. It works by segments of some
-hundred KiB; Ctrl-C ends it between two of them, and what is done is done.
+online is for images that a VM may be using, on an XFS with reflink. It works in segments of some
+hundred KiB; Ctrl-C ends it between two of them, and finished segments stay defragmented.
 
-Without --engine the choice is that of the planner: the first of defrag.engines that can. Where one is
-passed over, a line says why: the image is in use or shares blocks, too little space is free, the final
-swap would stall readers, or the window would close before.
+Without --engine, the first of defrag.engines that can be used is chosen, as the planner does. If one
+is passed over, a line gives the reason: the image is in use or shares blocks, too little space is
+free, the final swap would stall readers, or the window would close before the end.
 
-What limits a run stands in section [defrag] of the configuration.")]
+The section [defrag] of the configuration has the limits of a run.")]
 pub struct DefragArguments {
     /// The images, by their real paths
     #[arg(value_name = "IMAGE", required = true)]
     pub images: Vec<PathBuf>,
 
-    /// What is used; of several, the first that can [default: defrag.engines]
+    /// Engine to use; of several, the first that can be used [default: defrag.engines]
     #[arg(long, value_enum, value_name = "ENGINE")]
     pub engine: Vec<EngineName>,
 
-    /// Ask all guards and start nothing
+    /// Check all guards and start nothing
     #[arg(long)]
     pub dry_run: bool,
 
-    /// Also outside of the maintenance windows
+    /// Run also outside of the maintenance windows
     #[arg(long)]
     pub force_window: bool,
 
@@ -196,7 +195,7 @@ pub struct DefragArguments {
 /// What defragments.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum EngineName {
-    /// For images that nobody has open
+    /// For images that no process has open
     #[value(name = "xfs_fsr")]
     XfsFsr,
     /// Under a running VM
@@ -213,7 +212,7 @@ pub enum SortKey {
     Mean,
     /// Length of the file
     Size,
-    /// What the file occupies on disk
+    /// Space that the file occupies on disk
     Allocated,
     /// Name, in alphabetical order
     Path,
@@ -222,7 +221,7 @@ pub enum SortKey {
 /// Of `fragwatch history`.
 #[derive(Debug, Args)]
 pub struct HistoryArguments {
-    /// The image: its path, or the end of it, such as its name
+    /// The image: its path, or the end of its path, such as its name
     pub image: PathBuf,
 
     /// How far back, e.g. 6h or 90d

@@ -13,8 +13,10 @@ use serde_json::{Value, json};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGTSTP, SIGTTOU};
 
 use super::args::{DefragArguments, EngineName};
+use super::command::load_config;
+use super::output::{self, INCOMPLETE, SUCCESS};
+use super::planning;
 use super::progress::Progress;
-use super::{INCOMPLETE, SUCCESS, load_config, planning, terminal};
 use crate::config::Settings;
 use crate::defrag::engine::{self, Event};
 use crate::defrag::job::{DefragJob, JobMessage, JobProgress, JobReport, PassedOver};
@@ -47,7 +49,7 @@ pub(super) fn run(arguments: &DefragArguments, config: Option<&Path>) -> anyhow:
         };
         if !arguments.json {
             let words = in_words(&report.run, settings.defrag.dry_run);
-            terminal::print(&format!("{}: {words}\n", shown(&path)))?;
+            output::print(&format!("{}: {words}\n", shown(&path)))?;
         }
         results.push((path, report));
         signals.stop_if_suspended();
@@ -56,7 +58,7 @@ pub(super) fn run(arguments: &DefragArguments, config: Option<&Path>) -> anyhow:
         }
     }
     if arguments.json {
-        terminal::print(&format!("{:#}\n", as_json(&results)))?;
+        output::print(&format!("{:#}\n", as_json(&results)))?;
     }
     let all = results.len() == arguments.images.len();
     let fine = all && results.iter().all(|(_, report)| is_fine(&report.run));
@@ -134,7 +136,7 @@ pub(super) fn job() -> anyhow::Result<u8> {
     let signals = Signals::handle()?;
     let write = |message: JobMessage| -> anyhow::Result<()> {
         let line = serde_json::to_string(&message)?;
-        Ok(terminal::print(&format!("{line}\n"))?)
+        Ok(output::print(&format!("{line}\n"))?)
     };
     let mut last: Option<Instant> = None;
     let mut watch = |event| {
@@ -158,7 +160,7 @@ pub(super) fn job() -> anyhow::Result<u8> {
 pub(super) fn restore_hints(hints: &Path) -> u8 {
     online::restore_hints(hints, &mut |event| {
         if let Event::Notice(text) = event {
-            terminal::complain(&text);
+            output::eprint_error(&text);
         }
     });
     SUCCESS
@@ -247,7 +249,7 @@ impl View {
     fn show(&mut self, event: Event) {
         match event {
             Event::Notice(text) if !self.quiet => {
-                terminal::complain(&format!("{}: {text}", self.name));
+                output::eprint_error(&format!("{}: {text}", self.name));
             }
             Event::Notice(_) => {}
             Event::PassedOver {
@@ -275,7 +277,7 @@ impl View {
 
     fn passed_over(&self, engine: Engine, reason: &str, next: Engine) {
         if !self.quiet {
-            terminal::complain(&format!("{}: {next}, not {engine}: {reason}", self.path));
+            output::eprint_error(&format!("{}: {next}, not {engine}: {reason}", self.path));
         }
     }
 }

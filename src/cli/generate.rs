@@ -1,21 +1,24 @@
 //! Completions and manual pages, made from the command line's own description.
 
+use std::fs;
 use std::path::Path;
 
 use anyhow::Context as _;
 use clap::CommandFactory as _;
 
 use super::args::Arguments;
-use super::{SUCCESS, terminal};
+use super::manual;
+use super::output::{self, SUCCESS};
 
 pub(super) fn completions(shell: clap_complete::Shell) -> anyhow::Result<u8> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut visible(), "fragwatch", &mut script);
-    terminal::print(&String::from_utf8_lossy(&script))?;
+    output::print(&String::from_utf8_lossy(&script))?;
     Ok(SUCCESS)
 }
 
-/// The command line without what only the program itself starts: completions would offer that too.
+/// The command line without the subcommands that only the program itself starts: completions would
+/// offer them too.
 fn visible() -> clap::Command {
     let all = Arguments::command();
     let subcommands = all
@@ -28,7 +31,9 @@ fn visible() -> clap::Command {
 }
 
 pub(super) fn man(directory: &Path) -> anyhow::Result<u8> {
-    clap_mangen::generate_to(Arguments::command(), directory)
-        .with_context(|| format!("cannot write manual pages to {}", directory.display()))?;
+    for (name, text) in manual::pages()? {
+        let page = directory.join(name);
+        fs::write(&page, text).with_context(|| format!("cannot write {}", page.display()))?;
+    }
     Ok(SUCCESS)
 }

@@ -8,8 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tracing::{info, warn};
 
-use super::inventory::{SeverityChange, Subject};
-use super::sampler::Shared;
+use super::registry::{SeverityChange, SharedRegistry, Subject};
 use crate::config::Settings;
 use crate::config::settings::History;
 use crate::history::lock::{self, Lock, LockError};
@@ -17,10 +16,10 @@ use crate::history::recent::CAPACITY;
 use crate::history::{
     IncidentRow, Keeper, MapRow, Reader, Record, Recorder, SampleRow, SeverityRow, Sweep, open,
 };
+use crate::incident::format::{Incident, State, What};
 use crate::maintenance::gather::Runs;
 use crate::model::path::shown;
 use crate::model::{Bytes, ExtentMap, ImageRef, Point, RunRecord, Severity, UnixTime};
-use crate::rescue::incident::{Incident, State, What};
 use crate::serve::metrics;
 use crate::serve::parts::State as PartState;
 use crate::state_dir::StateDir;
@@ -177,7 +176,7 @@ pub(super) async fn look_back(
     path: &Path,
     window: Duration,
     now: UnixTime,
-    inventory: &Shared,
+    registry: &SharedRegistry,
 ) {
     let (from, recorder) = (path.to_owned(), teller.0.clone());
     let reading = tokio::task::spawn_blocking(move || {
@@ -191,9 +190,9 @@ pub(super) async fn look_back(
         Ok(Ok(Ok(past))) if past.is_empty() => {}
         Ok(Ok(Ok(past))) => {
             let number = past.len();
-            let mut inventory = inventory.lock();
+            let mut registry = registry.lock();
             for (key, points, severity) in past {
-                inventory.restore(key, &points, severity, window);
+                registry.restore(key, &points, severity, window);
             }
             info!("the history of {number} images is known");
         }
@@ -391,6 +390,6 @@ fn unix(time: SystemTime) -> UnixTime {
 }
 
 /// Tells the history of incidents.
-pub(super) fn incident_listener(teller: Teller) -> crate::rescue::incident::Listener {
+pub(super) fn incident_listener(teller: Teller) -> crate::incident::recorder::Listener {
     Arc::new(move |incident, began| teller.incident(incident, began))
 }

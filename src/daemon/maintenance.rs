@@ -25,7 +25,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{error, info, warn};
 
 use super::chronicle::{LOOKING_BACK, Teller, is_paused, last_incident, past_runs};
-use super::sampler::Shared;
+use super::registry::SharedRegistry;
 use crate::config::Settings;
 use crate::config::settings::Defrag;
 use crate::defrag;
@@ -41,9 +41,9 @@ use crate::model::{
     Bytes, Engine, EngineState, ExtentCount, ImageId, ImageRef, OutcomeKind, RunRecord, Stop,
     UnixTime,
 };
-use crate::serve::board::Board;
 use crate::serve::control::PlanRequest;
 use crate::serve::plan::{JudgedBy, render, render_json};
+use crate::serve::shared_status::SharedStatus;
 use crate::serve::{metrics, status};
 use crate::state_dir::StateDir;
 use crate::sys;
@@ -72,8 +72,8 @@ const NOT_READY_PAUSE: Duration = Duration::from_secs(60);
 /// See the module.
 pub(super) struct Maintenance {
     settings: watch::Receiver<Arc<Settings>>,
-    inventory: Shared,
-    board: Arc<Board>,
+    inventory: SharedRegistry,
+    board: Arc<SharedStatus>,
     teller: Teller,
     runs: Runs,
     state: StateDir,
@@ -118,8 +118,8 @@ impl Maintenance {
     /// `queries` ask for the plan.
     pub(super) fn new(
         settings: watch::Receiver<Arc<Settings>>,
-        inventory: Shared,
-        board: Arc<Board>,
+        inventory: SharedRegistry,
+        board: Arc<SharedStatus>,
         teller: Teller,
         state: &StateDir,
         queries: mpsc::Receiver<PlanRequest>,
@@ -158,8 +158,6 @@ impl Maintenance {
 
     /// Runs until `end` asks for the end, then ends what is under way.
     pub(super) async fn run(mut self, mut end: watch::Receiver<bool>) {
-        // Paused until it is known whether it is: the disk that knows may hang.
-        self.board.pause(true);
         self.engines.judge(&self.settings.borrow().defrag);
         tokio::select! {
             () = self.look_back() => {}
@@ -184,7 +182,7 @@ impl Maintenance {
         if let Err(error) = child::restore_hints(self.state.hints()) {
             warn!("extent-size hints of runs that were killed are not restored: {error}");
         }
-        self.board.pause(is_paused(&self.state).await);
+        self.board.restore_pause(is_paused(&self.state).await);
         self.runs = past_runs(self.state.database()).await;
         self.incident = last_incident(self.state.database()).await;
         for (note, file) in notes(self.state.path()).await {

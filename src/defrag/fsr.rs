@@ -37,7 +37,7 @@ use crate::model::{
 };
 use crate::probe::reason;
 pub(super) use process::program;
-use process::{End, Process};
+use process::{End, XfsFsr};
 
 /// How long xfs_fsr may do nothing. Its final swap moves nothing that /proc/PID/io shows, and takes
 /// minutes with millions of extents and reverse mapping.
@@ -89,7 +89,7 @@ pub fn run(
         let (target, turn) = (cleared.target, cleared.turn);
         let mut machine = Machine::new(STUCK_TIMEOUT);
         machine.step(monotonic(), Input::Cleared);
-        let process = match Process::start(&program, &target, cleared.gate) {
+        let process = match XfsFsr::start(&program, &target, cleared.gate) {
             Ok(process) => process,
             Err(error) => {
                 let what = format!("{} cannot be started", program.display());
@@ -126,7 +126,7 @@ pub fn run(
 
 /// Watches xfs_fsr to its end.
 fn work(
-    mut process: Process,
+    mut process: XfsFsr,
     machine: &mut Machine,
     controls: &mut Controls<'_>,
     (host, mut progress): (&Host, Progress),

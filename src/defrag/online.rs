@@ -36,7 +36,7 @@ use crate::model::path::shown;
 use crate::model::{
     Account, Bytes, Engine, ExtentCount, RunForecast, RunOutcome, RunReport, SegmentWork, Stop,
 };
-use crate::probe::extents::{Pace, Reader};
+use crate::probe::extents::{MapReader, ReadPace};
 use crate::probe::reason;
 use crate::sys::locks;
 use session::Session;
@@ -178,7 +178,7 @@ fn survey(target: &Target, controls: &mut Controls<'_>) -> Result<Plan, Halt> {
         let stop = || controls.stops().first().copied();
         stopped.set(stopped.get().or_else(stop));
     };
-    Reader::new().read(&target.file, Bytes(0), Pace::GENTLE, visit, &mut beat)?;
+    MapReader::new().read(&target.file, Bytes(0), ReadPace::GENTLE, visit, &mut beat)?;
     if let Some(why) = stopped.get() {
         return Err(Halt::Stopped(why));
     }

@@ -2,7 +2,7 @@
 //!
 //! Asking the kernel (stat, statfs) would hang with the file system; so would leave everyone who
 //! asks. The mount table answers the same from memory. It can be older than a mount, so a file that
-//! was opened is compared with what the table said ([`Mount::holds`]).
+//! was opened is compared with the table ([`Mount::holds`]).
 
 use std::ffi::OsStr;
 use std::os::fd::AsFd;
@@ -32,7 +32,6 @@ pub struct Mount {
 
 impl Mount {
     /// What the type means for counting.
-    #[must_use]
     pub fn kind(&self) -> FilesystemKind {
         match self.type_name.as_str() {
             "xfs" => FilesystemKind::Xfs,
@@ -59,9 +58,8 @@ impl Mount {
         !one_number && !matches!(magic(file), Ok(XFS | EXT) | Err(_))
     }
 
-    /// Whether it is one of the kernel's own that hold no files of anybody: there is nothing to
-    /// find, and looking has effects (autofs mounts, /proc/kcore is as long as the memory).
-    #[must_use]
+    /// Whether it is one of the kernel's own, which hold no images; searching them has effects
+    /// (autofs mounts, /proc/kcore is as long as the memory).
     pub fn is_pseudo(&self) -> bool {
         const PSEUDO: [&str; 21] = [
             "autofs",
@@ -96,7 +94,6 @@ pub struct MountTable(Vec<Mount>);
 
 impl MountTable {
     /// Made from what the kernel lists.
-    #[must_use]
     pub fn new(mounts: Vec<sys::mounts::Mount>) -> Self {
         let ours = |mount: sys::mounts::Mount| Mount {
             device: DeviceNumber {
@@ -112,7 +109,6 @@ impl MountTable {
 
     /// The mount that an absolute path without `.` and `..` lies on: the one with the longest
     /// mount point that leads to it, and of several on one point the last, which hides the others.
-    #[must_use]
     pub fn of(&self, path: &Path) -> Option<&Mount> {
         self.0
             .iter()
@@ -122,7 +118,6 @@ impl MountTable {
 
     /// The mount that stands for a file system mounted in several places: the one that shows the
     /// most of it, and of several such the shortest path. One behind another mount shows nothing.
-    #[must_use]
     pub fn principal(&self, device: DeviceNumber) -> Option<&Mount> {
         let is_seen = |mount: &&Mount| {
             let on_top = self.of(&mount.point);
@@ -134,7 +129,6 @@ impl MountTable {
     }
 
     /// Names in the directory `path` on which something is mounted.
-    #[must_use]
     pub fn names_in(&self, path: &Path) -> Vec<&OsStr> {
         let inside = self
             .0
@@ -146,16 +140,15 @@ impl MountTable {
 
 /// The one file system that a worker may touch.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Territory {
+pub struct FilesystemScope {
     /// All mounts.
     pub mounts: MountTable,
     /// Its own file system.
     pub device: DeviceNumber,
 }
 
-impl Territory {
+impl FilesystemScope {
     /// Whether an absolute path without links lies on it.
-    #[must_use]
     pub fn is_here(&self, path: &Path) -> bool {
         self.mounts
             .of(path)
@@ -163,7 +156,6 @@ impl Territory {
     }
 
     /// Whether an open file lies on it: see [`Mount::holds`].
-    #[must_use]
     pub fn holds(&self, file: impl AsFd, device: u64) -> bool {
         let mut mounts = self.mounts.0.iter();
         let ours = mounts.find(|mount| mount.device == self.device);
@@ -172,7 +164,7 @@ impl Territory {
 
     /// The same with the device number of real files.
     #[cfg(test)]
-    pub(super) fn on_device(mut self, device: u64) -> Territory {
+    pub(super) fn on_device(mut self, device: u64) -> FilesystemScope {
         let real = DeviceNumber {
             major: major(device),
             minor: minor(device),
@@ -187,9 +179,9 @@ impl Territory {
     }
 }
 
-/// A made-up territory: mount points with minor device numbers, and our own minor number.
+/// A made-up scope: mount points with minor device numbers, and our own minor number.
 #[cfg(test)]
-pub(super) fn territory(mounts: &[(&str, u32)], ours: u32) -> Territory {
+pub(super) fn scope(mounts: &[(&str, u32)], ours: u32) -> FilesystemScope {
     let device = |minor| DeviceNumber { major: 7, minor };
     let mount = |(point, minor): &(&str, u32)| Mount {
         device: device(*minor),
@@ -197,7 +189,7 @@ pub(super) fn territory(mounts: &[(&str, u32)], ours: u32) -> Territory {
         point: PathBuf::from(point),
         type_name: "xfs".to_owned(),
     };
-    Territory {
+    FilesystemScope {
         mounts: MountTable(mounts.iter().map(mount).collect()),
         device: device(ours),
     }
@@ -209,7 +201,7 @@ mod tests {
 
     #[test]
     fn the_longest_and_the_last_mount_counts() {
-        let here = territory(&[("/", 0), ("/srv", 1), ("/srv/vm", 2), ("/srv/vm", 3)], 1);
+        let here = scope(&[("/", 0), ("/srv", 1), ("/srv/vm", 2), ("/srv/vm", 3)], 1);
         let minor = |path: &str| here.mounts.of(Path::new(path)).unwrap().device.minor;
         assert_eq!(minor("/"), 0);
         assert_eq!(minor("/srvother/x"), 0);
@@ -232,7 +224,7 @@ mod tests {
             ("/m", 1),
             ("/m", 2),
         ];
-        let mut mounts = territory(&mounts, 1).mounts;
+        let mut mounts = scope(&mounts, 1).mounts;
         mounts.0[0].root = PathBuf::from("/part");
         let point = |minor| {
             let device = DeviceNumber { major: 7, minor };

@@ -1,5 +1,4 @@
-//! Is told when a directory gains, renames or loses a name, so that the next sweep need not be
-//! waited for.
+//! Reports when a directory gains, renames or loses a name, so that a sweep can follow at once.
 //!
 //! A hint, no more: the periodic sweep stays the truth. What another host does on a network file
 //! system raises no event, nor does what is mounted.
@@ -32,7 +31,7 @@ const BURST: u32 = 8;
 /// The rest does not grow beyond this.
 const LONGEST_REST: Duration = Duration::from_secs(10);
 
-/// What a watch has to say.
+/// What a watch reports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum News {
     /// Some name has come, changed or gone.
@@ -42,8 +41,7 @@ pub enum News {
 }
 
 impl News {
-    /// What an event means; nothing if it is not about names.
-    #[must_use]
+    /// The meaning of an event. None if it is not about names.
     pub fn of(event: &notify::Result<Event>) -> Option<News> {
         match event {
             // Carries no path, and stands in any kind of event.
@@ -56,7 +54,6 @@ impl News {
     }
 
     /// As one byte.
-    #[must_use]
     pub fn to_byte(self) -> u8 {
         match self {
             News::Changed => b'c',
@@ -64,8 +61,7 @@ impl News {
         }
     }
 
-    /// What some bytes say together.
-    #[must_use]
+    /// The sum of some bytes.
     pub fn of_bytes(bytes: &[u8]) -> News {
         if bytes.contains(&News::Lost.to_byte()) {
             News::Lost
@@ -168,12 +164,12 @@ impl<W: Watcher> DirectoryWatch<W> {
             return;
         }
         // Also if we think that it is watched: one that was removed and made anew may have the
-        // same inode, and notify has heard of its end. It does nothing for one that it knows.
+        // same inode, and notify knows of its end. It does nothing for one that it knows.
         match self.watcher.watch(path, RecursiveMode::NonRecursive) {
             Ok(()) => drop(self.watched.insert(path.to_owned(), id)),
             Err(error) => {
                 self.watched.remove(path);
-                // Gone by now; the list will say so too.
+                // Gone by now; listing it reports that too.
                 if !is_gone(&error) {
                     self.refused.get_or_insert_with(|| refusal(&error));
                 }
@@ -182,13 +178,12 @@ impl<W: Watcher> DirectoryWatch<W> {
     }
 
     /// Why not all directories of this sweep are watched, if so.
-    #[must_use]
     pub fn refused(&self) -> Option<&Refusal> {
         self.refused.as_ref()
     }
 
     /// How many directories are watched.
-    #[must_use]
+    #[cfg(test)]
     pub fn watched(&self) -> usize {
         self.watched.len()
     }
@@ -218,7 +213,7 @@ fn refusal(error: &notify::Error) -> Refusal {
 
 /// When to sweep because of events: soon after the first, but not all the time. Pure.
 #[derive(Debug, Default)]
-pub struct Pace {
+pub struct SweepPace {
     due: Option<Instant>,
     rested: Option<Rest>,
     /// Sweeps because of events, one behind the other.
@@ -231,8 +226,8 @@ struct Rest {
     length: Duration,
 }
 
-impl Pace {
-    /// Something was heard.
+impl SweepPace {
+    /// News has come.
     pub fn heard(&mut self, now: Instant) {
         if self.due.is_some() {
             return;
@@ -242,7 +237,7 @@ impl Pace {
             Some(rest) => soon.max(rest.since + rest.length),
             None => soon,
         });
-        // Something is always going on if it is heard again before twice the rest is over.
+        // Something is always going on if news comes before twice the rest is over.
         let again = |rest: Rest| now < rest.since + 2 * rest.length;
         self.streak = match self.rested.is_some_and(again) {
             true => self.streak.saturating_add(1),
@@ -250,14 +245,13 @@ impl Pace {
         };
     }
 
-    /// When a sweep is due because of events; nothing if there were none.
-    #[must_use]
+    /// When a sweep is due because of events. None if there were none.
     pub fn due(&self) -> Option<Instant> {
         self.due
     }
 
-    /// A sweep has ended, for whatever reason it was begun. What is heard from now on may be of
-    /// names that it had passed already.
+    /// A sweep has ended, for whatever reason it was begun. News from now on may be of names that it
+    /// had passed already.
     pub fn swept(&mut self, began: Instant, ended: Instant) {
         let work = ended.saturating_duration_since(began);
         let rest = (work * REST_FOR_WORK).max(SHORTEST_REST);
@@ -272,192 +266,4 @@ impl Pace {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use notify::event::{CreateKind, Flag};
-    use notify::{EventHandler, WatcherKind};
-    use proptest::prelude::*;
-    use std::sync::mpsc::channel;
-
-    #[test]
-    fn lost_events_are_known() {
-        let created = Event::new(EventKind::Create(CreateKind::File));
-        assert_eq!(News::of(&Ok(created.clone())), Some(News::Changed));
-        let lost = Event::new(EventKind::Other).set_flag(Flag::Rescan);
-        assert_eq!(News::of(&Ok(lost)), Some(News::Lost));
-        assert_eq!(
-            News::of(&Err(notify::Error::generic("x"))),
-            Some(News::Lost)
-        );
-        assert_eq!(News::of_bytes(b"ccc"), News::Changed);
-        assert_eq!(News::of_bytes(b"clc"), News::Lost);
-    }
-
-    /// Allows so many watches.
-    #[derive(Debug)]
-    struct Limited {
-        room: usize,
-        watched: Vec<PathBuf>,
-        calls: usize,
-    }
-
-    impl Watcher for Limited {
-        fn new<F: EventHandler>(_: F, _: Config) -> notify::Result<Self> {
-            Err(notify::Error::generic("made by hand"))
-        }
-
-        fn watch(&mut self, path: &Path, _: RecursiveMode) -> notify::Result<()> {
-            self.calls += 1;
-            if self.watched.iter().any(|watched| watched == path) {
-                return Ok(());
-            }
-            if self.watched.len() >= self.room {
-                return Err(notify::Error::new(ErrorKind::MaxFilesWatch));
-            }
-            self.watched.push(path.to_owned());
-            Ok(())
-        }
-
-        fn unwatch(&mut self, path: &Path) -> notify::Result<()> {
-            self.watched.retain(|watched| watched != path);
-            Ok(())
-        }
-
-        fn kind() -> WatcherKind {
-            WatcherKind::NullWatcher
-        }
-    }
-
-    fn survey(watch: &mut DirectoryWatch<Limited>, paths: &[(&str, u64)]) -> Option<Refusal> {
-        watch.begin(watch.sweep + 1);
-        for (path, inode) in paths {
-            watch.directory(Path::new(path), (1, *inode));
-        }
-        watch.refused().cloned()
-    }
-
-    #[test]
-    fn the_limit_of_watches_is_told_and_the_others_are_kept() {
-        let mut watch = DirectoryWatch::with(Limited {
-            room: 2,
-            watched: Vec::new(),
-            calls: 0,
-        });
-        let all = [("/a", 1), ("/b", 2), ("/c", 3), ("/d", 4)];
-        assert_eq!(survey(&mut watch, &all), Some(Refusal::Limit));
-        assert_eq!(watch.watched(), 2);
-        assert_eq!(watch.watcher.calls, 3, "it was not asked in vain again");
-        // One goes, another gets its place in the survey after.
-        assert_eq!(survey(&mut watch, &all[1..]), Some(Refusal::Limit));
-        assert_eq!(survey(&mut watch, &all[1..3]), None);
-        assert_eq!(watch.watched(), 2);
-    }
-
-    #[test]
-    fn another_directory_at_the_path_is_watched_anew() {
-        let mut watch = DirectoryWatch::with(Limited {
-            room: 9,
-            watched: Vec::new(),
-            calls: 0,
-        });
-        assert_eq!(survey(&mut watch, &[("/a", 1), ("/b", 2)]), None);
-        watch.watcher.watched.clear();
-        assert_eq!(survey(&mut watch, &[("/a", 1), ("/b", 3)]), None);
-        assert_eq!(watch.watcher.watched, ["/a", "/b"].map(PathBuf::from));
-    }
-
-    #[test]
-    fn names_are_heard_of() {
-        use std::fs;
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().canonicalize().unwrap();
-        let (say, hear) = channel();
-        let tell = move |news| say.send(news).unwrap_or_default();
-        let mut watch = DirectoryWatch::new(tell).unwrap();
-        watch.begin(1);
-        watch.directory(&path, (0, 0));
-        assert_eq!(watch.refused(), None);
-        // The same sweep goes on, elsewhere on the file system.
-        watch.begin(1);
-        let heard = |what: &str| {
-            let news = hear.recv_timeout(Duration::from_secs(20));
-            assert_eq!(news, Ok(News::Changed), "{what}");
-            // What belongs to it, such as the second half of a rename.
-            while hear.recv_timeout(Duration::from_millis(100)).is_ok() {}
-        };
-        fs::write(path.join("a"), "").unwrap();
-        heard("created");
-        fs::rename(path.join("a"), path.join("b")).unwrap();
-        heard("renamed");
-        fs::create_dir(path.join("c")).unwrap();
-        heard("a directory");
-        fs::rename(path.join("b"), path.join("c/b")).unwrap();
-        heard("moved away");
-        fs::rename(path.join("c/b"), path.join("b")).unwrap();
-        heard("moved here");
-        fs::remove_file(path.join("b")).unwrap();
-        heard("removed");
-        // Not watched any more.
-        watch.begin(2);
-        assert_eq!(watch.watched(), 1);
-        watch.begin(3);
-        assert_eq!(watch.watched(), 0);
-        fs::write(path.join("d"), "").unwrap();
-        assert!(hear.recv_timeout(Duration::from_millis(300)).is_err());
-    }
-
-    #[test]
-    fn the_first_event_is_answered_soon_and_a_storm_seldom() {
-        let begin = Instant::now();
-        let work = Duration::from_millis(20);
-        let mut pace = Pace::default();
-        assert_eq!(pace.due(), None);
-        pace.heard(begin);
-        assert_eq!(pace.due(), Some(begin + GATHER));
-        // Something happens all the time, for a quarter of an hour.
-        let mut now = begin;
-        let mut sweeps = 0;
-        while now < begin + Duration::from_secs(900) {
-            pace.heard(now);
-            if pace.due().is_some_and(|due| due <= now) {
-                pace.swept(now, now + work);
-                sweeps += 1;
-            }
-            now += Duration::from_millis(50);
-        }
-        assert!((90..=120).contains(&sweeps), "{sweeps}");
-        // After a while without it is as in the beginning.
-        pace.swept(now, now + work);
-        now += Duration::from_secs(60);
-        pace.heard(now);
-        assert_eq!(pace.due(), Some(now + GATHER));
-    }
-
-    proptest! {
-        /// Whatever is heard is answered, and sweeps take no more than a tenth of the time.
-        #[test]
-        fn nothing_is_left_unanswered(
-            steps in prop::collection::vec((0_u64..3000, 1_u64..2000), 1..200)
-        ) {
-            let mut now = Instant::now();
-            let mut pace = Pace::default();
-            let mut ended: Option<(Instant, Duration)> = None;
-            for (wait, work) in steps {
-                now += Duration::from_millis(wait);
-                pace.heard(now);
-                let due = pace.due().unwrap();
-                let work = Duration::from_millis(work);
-                prop_assert!(due >= now + GATHER || ended.is_some());
-                if let Some((ended, work)) = ended {
-                    prop_assert!(due >= ended + work * REST_FOR_WORK);
-                    prop_assert!(due <= now.max(ended) + GATHER.max(LONGEST_REST.max(work * REST_FOR_WORK)));
-                }
-                now = now.max(due);
-                pace.swept(now, now + work);
-                prop_assert_eq!(pace.due(), None);
-                now += work;
-                ended = Some((now, work));
-            }
-        }
-    }
-}
+mod tests;

@@ -24,7 +24,7 @@ pub mod growth;
 mod join;
 pub mod lock;
 pub mod pack;
-mod reader;
+pub mod reader;
 pub mod recent;
 mod record;
 mod recorder;
@@ -32,11 +32,10 @@ mod schema;
 pub mod store;
 
 pub use crate::model::ImageRef;
-pub use pack::Reading;
-pub use reader::{ImageInfo, LastSample, PastIncident, PastMap, PastSeverity, ReadError, Reader};
+pub use reader::{ImageInfo, ReadError, Reader};
 pub use record::{IncidentRow, MapRow, Record, SampleRow, SeverityRow, Sweep};
 pub use recorder::{Health, Keeper, Recorder, open};
-pub use store::{Store, StoreError};
+pub use store::Store;
 
 #[cfg(test)]
 mod tests;

@@ -68,7 +68,6 @@ pub struct LastSample {
 
 /// A change of severity. Names are those of [`SeverityRow`](super::SeverityRow).
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[expect(missing_docs, reason = "documented at SeverityRow")]
 pub struct PastSeverity {
     pub image: i64,
     pub at: UnixTime,
@@ -80,7 +79,6 @@ pub struct PastSeverity {
 
 /// An incident. Names are those of [`IncidentRow`](super::IncidentRow).
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[expect(missing_docs, reason = "documented at IncidentRow")]
 pub struct PastIncident {
     pub name: String,
     pub at: UnixTime,

@@ -17,8 +17,8 @@ pub mod policy;
 pub mod reason;
 
 pub use calendar::{Calendar, JitterSeed, Opening};
-pub use estimate::{Basis, Speed, Speeds};
+pub use estimate::{Basis, Speeds};
 pub use facts::{Active, Allowed, FilesystemFacts, ImageFacts, LastRun, PlanFacts, User};
 pub use planner::{Decision, Plan, Planned, PlannedRun, passed_over, plan};
 pub use policy::Policy;
-pub use reason::{Moment, Reason};
+pub use reason::Reason;

@@ -15,7 +15,7 @@ use std::sync::mpsc;
 
 use super::open;
 use super::protocol::CensusRequest;
-use crate::discover::mounts::Territory;
+use crate::discover::mounts::FilesystemScope;
 use crate::discover::rules::{Rules, Selection};
 use crate::discover::walk::{Visitor, walk};
 use crate::model::memory::extent_map_memory;
@@ -77,7 +77,7 @@ fn count(root: &File, worst: usize, beat: &mut dyn FnMut()) -> io::Result<Tally>
     })
 }
 
-/// Takes the next group that nobody counts yet, until there is none.
+/// Takes the next group that is not yet counted, until there is none.
 fn count_groups(
     root: &File,
     next: &AtomicU32,
@@ -108,7 +108,6 @@ fn count_groups(
 }
 
 /// Why there is no census of a file system of this type.
-#[must_use]
 pub fn needs_xfs(type_name: &str) -> String {
     format!(
         "lies on {type_name}; a census needs XFS. `fragwatch scan PATH` counts images on any file system"
@@ -231,7 +230,7 @@ fn find_names(
     for file in files.iter_mut() {
         beat();
         let generation = generations.get(&file.inode).copied().unwrap_or(0);
-        file.path = remembered_name(root, file.inode, generation, &request.territory);
+        file.path = remembered_name(root, file.inode, generation, &request.scope);
     }
     let missing = files.iter().filter(|file| file.path.is_none());
     let mut search = NameSearch {
@@ -244,12 +243,7 @@ fn find_names(
         return;
     };
     if search.left > 0 {
-        walk(
-            &request.mount.point,
-            &request.territory,
-            &rules,
-            &mut search,
-        );
+        walk(&request.mount.point, &request.scope, &rules, &mut search);
     }
     let mut names = search.missing;
     for file in files.iter_mut().filter(|file| file.path.is_none()) {
@@ -258,7 +252,12 @@ fn find_names(
 }
 
 /// The name under which the kernel has the inode in its directory cache, if it does.
-fn remembered_name(root: &File, inode: u64, generation: u32, here: &Territory) -> Option<PathBuf> {
+fn remembered_name(
+    root: &File,
+    inode: u64,
+    generation: u32,
+    here: &FilesystemScope,
+) -> Option<PathBuf> {
     let handle = open_inode(root, inode, generation).ok()?;
     let path = fs::read_link(format!("/proc/self/fd/{}", handle.as_raw_fd())).ok()?;
     // An inode without a name in the cache appears as `/`; and a name may be out of date.

@@ -10,23 +10,60 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat, openat, statat};
+use rustix::stdio::stdout;
 
+use super::count::{Count, Probe};
 use super::format_cache::FormatCache;
-use super::helper::Memory;
-use super::outbox::Outbox;
-use super::protocol::{PassedOver, Reply, Root, SurveyRequest};
-use super::{Count, Probe, fault, identity, open};
+use super::protocol::{Fault, PassedOver, Reply, Root, SurveyRequest};
+use super::reply_writer::ReplyWriter;
+use super::{identity, open};
 use crate::discover::format::by_name;
 use crate::discover::mounts::Mount;
 use crate::discover::paths::{self, Followed};
-use crate::discover::rules::{Rules, Verdict};
+use crate::discover::rules::{FileVerdict, Rules};
 use crate::discover::walk::{Visitor, walk};
-use crate::discover::watch::DirectoryWatch;
+use crate::discover::watch::{DirectoryWatch, News, Refusal};
 use crate::model::{Bytes, ExtentCount, Format, ImageId, Sample};
 
 /// A file with more extents is not looked into on XFS: up to here that costs some milliseconds and
 /// less than 200 KB.
 const LOOK_INTO: ExtentCount = ExtentCount(10_000);
+
+/// What is kept from one survey to the next.
+#[derive(Default)]
+pub(super) struct Memory {
+    pub(super) formats: FormatCache,
+    pub(super) watch: Watch,
+}
+
+/// The watch of the directories, once one was requested.
+#[derive(Default)]
+pub(super) struct Watch(Option<Result<DirectoryWatch, Refusal>>);
+
+impl Watch {
+    /// Begins a survey with it. None if it cannot be had.
+    pub(super) fn begin(&mut self, sweep: u64) -> Option<&mut DirectoryWatch> {
+        if !matches!(self.0, Some(Ok(_))) {
+            self.0 = Some(DirectoryWatch::new(send_news));
+        }
+        let watch = self.0.as_mut()?.as_mut().ok()?;
+        watch.begin(sweep);
+        Some(watch)
+    }
+
+    /// Why not all directories of this sweep are watched, if so.
+    pub(super) fn refused(&self) -> Option<&Refusal> {
+        match self.0.as_ref()? {
+            Ok(watch) => watch.refused(),
+            Err(refusal) => Some(refusal),
+        }
+    }
+}
+
+/// Writes to the pipe without waiting: a full one has the same news in it already.
+fn send_news(news: News) {
+    let _ = rustix::io::write(stdout(), &[news.to_byte()]);
+}
 
 /// Carries out a survey.
 ///
@@ -34,15 +71,15 @@ const LOOK_INTO: ExtentCount = ExtentCount(10_000);
 /// When a glob of the selection is none: the configuration should have been refused.
 pub(super) fn run(
     request: &SurveyRequest,
-    probe: &mut dyn Probe,
+    probe: &mut Probe,
     memory: &mut Memory,
-    out: &mut Outbox,
+    out: &mut ReplyWriter,
 ) -> io::Result<()> {
     let rules = Rules::new(&request.selection).map_err(io::Error::other)?;
     out.at_hand(&request.mount.point);
-    match super::filesystem(probe, &request.mount) {
+    match identity::filesystem(probe, &request.mount) {
         Ok(filesystem) => out.push(&Reply::Filesystem(filesystem)),
-        Err(error) => out.push(&Reply::Fault(fault(&request.mount.point, &error))),
+        Err(error) => out.push(&Reply::Fault(Fault::new(&request.mount.point, &error))),
     }
     let held = request.held.iter().map(|held| held.0.clone()).collect();
     let Memory { formats, watch } = memory;
@@ -75,10 +112,10 @@ pub(super) fn run(
 
 struct Survey<'a> {
     mount: &'a Mount,
-    probe: &'a mut dyn Probe,
+    probe: &'a mut Probe,
     formats: &'a mut FormatCache,
     watch: Option<&'a mut DirectoryWatch>,
-    out: &'a mut Outbox,
+    out: &'a mut ReplyWriter,
     rules: &'a Rules,
     held: HashSet<PathBuf>,
     /// Images that were counted: a hard link, or a path named twice, is the same one.
@@ -104,12 +141,12 @@ impl Survey<'_> {
         self.left = self.limit;
         self.ended = false;
         if !root.glob {
-            return match paths::follow(&root.path, &request.territory) {
+            return match paths::follow(&root.path, &request.scope) {
                 Ok(followed) => self.followed(followed, false, request),
                 Err(error) => self.fault(&root.path, &error),
             };
         }
-        let expanded = paths::expand(&root.path, &request.territory, &mut |directory| {
+        let expanded = paths::expand(&root.path, &request.scope, &mut |directory| {
             self.out.beat();
             self.watch(directory);
         });
@@ -162,7 +199,7 @@ impl Survey<'_> {
 
     fn place(&mut self, path: &Path, stat: &Stat, request: &SurveyRequest) {
         match FileType::from_raw_mode(stat.st_mode) {
-            FileType::Directory => walk(path, &request.territory, self.rules, self),
+            FileType::Directory => walk(path, &request.scope, self.rules, self),
             FileType::RegularFile => self.named_file(path),
             kind => self.fault(path, &open::not_a_file(kind)),
         }
@@ -189,14 +226,14 @@ impl Survey<'_> {
         let stat = statat(at, name, AtFlags::SYMLINK_NOFOLLOW)?;
         let size = size(&stat);
         match self.rules.verdict(path, size) {
-            Verdict::Unwanted => self.passed_over.unwanted += 1,
-            Verdict::TooSmall => {
+            FileVerdict::Unwanted => self.passed_over.unwanted += 1,
+            FileVerdict::TooSmall => {
                 self.passed_over.too_small += 1;
                 self.passed_over.too_small_bytes =
                     self.passed_over.too_small_bytes.saturating_add(size);
             }
-            Verdict::Image => self.count(at, name, path, true)?,
-            Verdict::Look => {
+            FileVerdict::Image => self.count(at, name, path, true)?,
+            FileVerdict::Look => {
                 let certain = by_name(path) == Some(Format::Raw) || self.held.contains(path);
                 // Known to be no image: not even opened.
                 if self.formats.is_no_image(id(&stat), &stat) && !certain {
@@ -209,7 +246,7 @@ impl Survey<'_> {
         Ok(())
     }
 
-    /// Counts a file. Unless it is `certain` to be an image, tells of it only if it looks like one.
+    /// Counts a file. Unless it is `certain` to be an image, it is reported only if it looks like one.
     fn count(
         &mut self,
         at: BorrowedFd<'_>,
@@ -261,13 +298,13 @@ impl Survey<'_> {
         Ok(())
     }
 
-    /// The format of an image; nothing if the file does not look like one and is not `certain` to
-    /// be one.
+    /// The format of an image. None if the file does not look like one and is not `certain` to be
+    /// one.
     ///
     /// The header is read only after the count: reading a single byte makes XFS load the whole
     /// extent map (xfs_bmapi_read calls xfs_iread_extents, fs/xfs/libxfs/xfs_bmap.c; 10 s and
-    /// 600 MB for the image of 34,694,398 extents). A file with too many extents is told of in any
-    /// case: whatever it is, it costs the kernel as much as an image.
+    /// 600 MB for the image of 34,694,398 extents). A file with too many extents is reported in
+    /// any case: it costs the kernel as much as an image.
     fn format(
         &mut self,
         inode: &Inode<'_>,
@@ -299,14 +336,14 @@ impl Survey<'_> {
     fn watch(&mut self, directory: &Path) {
         let Some(watch) = &mut self.watch else { return };
         self.out.at_hand(directory);
-        // One that is not there has no names; the search says so.
+        // A missing one is reported by the search.
         if let Ok(stat) = statat(CWD, directory, AtFlags::empty()) {
             watch.directory(directory, (stat.st_dev, stat.st_ino));
         }
     }
 
     fn fault(&mut self, path: &Path, error: &io::Error) {
-        self.out.push(&Reply::Fault(fault(path, error)));
+        self.out.push(&Reply::Fault(Fault::new(path, error)));
     }
 }
 

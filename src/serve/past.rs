@@ -205,7 +205,7 @@ fn find(images: Vec<ImageInfo>, name: &str) -> Result<ImageInfo, PastError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::history::LastSample;
+    use crate::history::reader::LastSample;
     use crate::model::{ImageKey, Point};
 
     fn image(id: i64, path: &str, counted: i64) -> ImageInfo {

@@ -1,24 +1,24 @@
 //! The metrics as a file for node_exporter's textfile collector, on hosts where nothing else may
-//! listen. Replaced as a whole, removed when the daemon ends: a file that stays would be scraped as
-//! if somebody still counted.
+//! listen. Replaced as a whole, and removed when the daemon ends: node_exporter would go on serving
+//! its old counts.
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use axum::body::Bytes;
 use tracing::{info, warn};
 
 use super::parts::State;
+use crate::background::{Background, Jobs, STACK};
 use crate::durable::replace;
 use crate::model::path::shown;
 
 /// How long the end waits for the file to be removed.
-const LAST_WISH: Duration = Duration::from_millis(300);
+const STOP_TIMEOUT: Duration = Duration::from_millis(300);
 /// node_exporter, which runs as another user, must read it. It reads no temporary file: only names
 /// that end in `.prom`.
 const MODE: u32 = 0o644;
@@ -27,11 +27,10 @@ const MODE: u32 = 0o644;
 #[derive(Debug)]
 pub struct Textfile {
     path: PathBuf,
-    /// Holds one text. Nothing once the end has come.
-    texts: Option<SyncSender<String>>,
+    /// Holds one text beside the one being written.
+    texts: Background<[Bytes; 2]>,
     /// The last text could not be written.
     failing: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
 }
 
 impl Textfile {
@@ -40,58 +39,41 @@ impl Textfile {
     /// # Errors
     /// When there can be no more threads.
     pub fn start(path: PathBuf) -> io::Result<Self> {
-        let (texts, inbox) = sync_channel(1);
         let file = path.clone();
         let failing = Arc::new(AtomicBool::new(false));
         let shared = Arc::clone(&failing);
-        let thread = std::thread::Builder::new()
-            .name("textfile".to_owned())
-            .spawn(move || write_all(&file, &inbox, &shared))?;
+        let work = move |texts: &mut Jobs<[Bytes; 2]>| write_all(&file, texts, &shared);
         Ok(Textfile {
             path,
-            texts: Some(texts),
+            texts: Background::start("textfile", 1, STACK, work)?,
             failing,
-            thread: Some(thread),
         })
     }
 
-    /// Where it writes to.
+    /// The file.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Has the file replaced. While one text is being written and another one waits, this one is
-    /// dropped: the next comes soon and is newer.
-    /// Gives how the writing goes: one is dropped when the disk has not answered since the one before
-    /// the last.
+    /// Replaces the file, and returns the state of the writing. A text is dropped if the disk has
+    /// not answered since the one before the last.
     #[must_use]
-    pub fn write(&self, text: String) -> State {
-        let sent = self.texts.as_ref().map(|texts| texts.try_send(text));
+    pub fn write(&self, text: [Bytes; 2]) -> State {
         let path = shown(&self.path);
-        match sent {
-            Some(Err(TrySendError::Full(_))) => {
-                State::Down(format!("{path} is not written: its disk does not answer"))
-            }
-            _ if self.failing.load(Ordering::Relaxed) => {
-                State::Down(format!("{path} cannot be written, see the log"))
-            }
-            _ => State::Up,
+        if !self.texts.push(text) {
+            State::Down(format!("{path} is not written: its disk does not answer"))
+        } else if self.failing.load(Ordering::Relaxed) {
+            State::Down(format!("{path} cannot be written, see the log"))
+        } else {
+            State::Up
         }
     }
 }
 
 impl Drop for Textfile {
     fn drop(&mut self) {
-        drop(self.texts.take());
-        let Some(thread) = self.thread.take() else {
-            return;
-        };
-        let deadline = Instant::now() + LAST_WISH;
-        while !thread.is_finished() && Instant::now() < deadline {
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        if !thread.is_finished() {
+        if !self.texts.stop(STOP_TIMEOUT) {
             warn!(
                 "{} is left behind, its disk does not answer; remove it by hand",
                 self.path.display()
@@ -101,9 +83,9 @@ impl Drop for Textfile {
 }
 
 /// Until there are no more texts; then the file is removed.
-fn write_all(path: &Path, inbox: &Receiver<String>, failing: &AtomicBool) {
-    for text in inbox {
-        let written = replace(path, text.as_bytes(), MODE);
+fn write_all(path: &Path, texts: &mut Jobs<[Bytes; 2]>, failing: &AtomicBool) {
+    for text in texts {
+        let written = replace(path, &text.concat(), MODE);
         // Once, not every 15 s.
         match (failing.swap(written.is_err(), Ordering::Relaxed), written) {
             (true, Ok(())) => info!("{} is written again", path.display()),
@@ -131,7 +113,10 @@ mod tests {
         let path = directory.path().join("fragwatch.prom");
         fs::write(&path, "old").unwrap();
         let textfile = Textfile::start(path.clone()).unwrap();
-        assert_eq!(textfile.write("fragwatch_x 1\n".to_owned()), State::Up);
+        assert_eq!(
+            textfile.write(["fragwatch_x".into(), " 1\n".into()]),
+            State::Up
+        );
         while fs::read(&path).unwrap() == b"old" {
             std::thread::sleep(Duration::from_millis(1));
         }

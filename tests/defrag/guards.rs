@@ -12,10 +12,10 @@ use rustix::fs::{
     AtFlags, CWD, FlockOperation, Mode, Timespec, Timestamps, UTIME_NOW, flock, mkfifoat, utimensat,
 };
 
-use fragwatch::config::settings::Defrag;
-use fragwatch::defrag::engine::Request;
-use fragwatch::defrag::{Host, fsr};
-use fragwatch::model::{RunOutcome, Stop};
+use fragwatch::internals::config::settings::Defrag;
+use fragwatch::internals::defrag::Request;
+use fragwatch::internals::defrag::{Host, fsr};
+use fragwatch::internals::model::{RunOutcome, Stop};
 
 use super::support::{self, Bed, MIB, guest, tools};
 use super::{bed, config, defrag, said};

@@ -11,13 +11,13 @@ use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use fragwatch::config::settings::Defrag;
-use fragwatch::defrag::engine::{Event, Request};
-use fragwatch::defrag::online;
-use fragwatch::defrag::segments::{Region, Survey};
-use fragwatch::defrag::{Host, KernelCheck};
-use fragwatch::model::{Bytes, Extent, RunOutcome, RunReport, Share, Stop};
-use fragwatch::probe::extents::{Pace, Reader};
+use fragwatch::internals::config::settings::Defrag;
+use fragwatch::internals::defrag::online;
+use fragwatch::internals::defrag::{Event, Request};
+use fragwatch::internals::defrag::{Host, KernelCheck};
+use fragwatch::internals::defrag::{Region, Survey};
+use fragwatch::internals::model::{Bytes, Extent, RunOutcome, RunReport, Share, Stop};
+use fragwatch::internals::probe::{MapReader, ReadPace};
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
@@ -270,8 +270,8 @@ fn each_extent(path: &Path, mut act: impl FnMut(Extent)) {
         act(extent);
         ControlFlow::Continue(())
     };
-    Reader::new()
-        .read(&file, Bytes(0), Pace::QUICK, visit, &mut || {})
+    MapReader::new()
+        .read(&file, Bytes(0), ReadPace::QUICK, visit, &mut || {})
         .unwrap();
 }
 

@@ -27,7 +27,7 @@ pub fn asked_for(text: &str) -> BTreeSet<String> {
 fn in_text(text: &str) -> BTreeSet<String> {
     let word = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == ':';
     text.split(|c| !word(c))
-        .filter(|w| w.starts_with("fragwatch_") && !w.contains(':') && *w != "fragwatch_fleet")
+        .filter(|w| w.starts_with("fragwatch_") && !w.contains(':'))
         .map(str::to_owned)
         .collect()
 }

@@ -10,6 +10,7 @@ use crate::{names, support, tree};
 const ALERTS: &str = "packaging/prometheus/alerts.yml";
 const RECORDING: &str = "packaging/prometheus/recording.yml";
 const TESTS: &str = "packaging/prometheus/tests.yml";
+const PAGE: &str = "packaging/prometheus/README.md";
 
 fn text(path: &str) -> String {
     fs::read_to_string(tree(path)).unwrap()
@@ -93,7 +94,7 @@ fn each_alert_says_what_to_do() {
 #[test]
 fn the_rules_ask_for_metrics_that_there_are() {
     let known = names::known();
-    for file in [ALERTS, RECORDING, TESTS] {
+    for file in [ALERTS, RECORDING, TESTS, PAGE] {
         let asked = names::asked_for(&text(file));
         let unknown: BTreeSet<_> = asked.difference(&known).collect();
         assert!(
@@ -104,10 +105,10 @@ fn the_rules_ask_for_metrics_that_there_are() {
 }
 
 #[test]
-fn the_readme_names_each_alert() {
-    let readme = text("README.md");
-    let alerts = text(ALERTS);
-    for alert in values(&alerts, "alert:") {
-        assert!(readme.contains(&format!("`{alert}`")), "{alert}");
+fn the_page_of_metrics_names_each_alert_and_each_recording_rule() {
+    let page = text(PAGE);
+    let (alerts, recording) = (text(ALERTS), text(RECORDING));
+    for name in values(&alerts, "alert:").chain(values(&recording, "record:")) {
+        assert!(page.contains(&format!("| `{name}` |")), "{name}");
     }
 }

@@ -187,6 +187,35 @@ fn rpm_asks_the_presets_and_stops_only_the_last() {
     assert!(host.has("var/lib/fragwatch/history.db"));
 }
 
+/// What the build prints, and whether it succeeds, where it lints with these programs: `rpmlint` finds
+/// a fault.
+fn lint_with(programs: &[&str]) -> (bool, String) {
+    let build = fs::read_to_string(tree("packaging/build")).unwrap();
+    let (_, function) = build.split_once("\nlint() {").unwrap();
+    let (function, _) = function.split_once("\n}\n").unwrap();
+    let host = Host::new(true);
+    for program in programs {
+        host.program(program, "echo a fault\nexit 64\n");
+    }
+    let script = format!("lint() {{{function}\n}}\nlint rpmlint some.rpm\necho the end");
+    let mut shell = Command::new("/bin/bash");
+    let shell = shell.args(["-euc", &script]).env_clear();
+    let done = shell.env("PATH", host.0.join("usr/bin")).output().unwrap();
+    let out = String::from_utf8_lossy(&done.stdout).into_owned();
+    (done.status.success(), out)
+}
+
+#[test]
+fn a_lint_program_is_run_only_with_the_programs_that_it_calls() {
+    let skipped =
+        |missing: &str| format!("{missing} is not installed: skipping rpmlint\nthe end\n");
+    assert_eq!(lint_with(&[]), (true, skipped("rpmlint")));
+    assert_eq!(lint_with(&["rpm"]), (true, skipped("rpmlint")));
+    assert_eq!(lint_with(&["rpmlint"]), (true, skipped("rpm")));
+    let complete = lint_with(&["rpmlint", "rpm"]);
+    assert_eq!(complete, (false, "a fault\n".to_owned()));
+}
+
 #[test]
 fn the_changelog_of_the_package_has_its_version() {
     let changelog = fs::read_to_string(tree("packaging/deb/changelog")).unwrap();

@@ -18,7 +18,7 @@ const UNITS: [&str; 3] = [
 /// What systemd before 253 says, and does as the unit's comment tells.
 const OLD_SYSTEMD: &str = "Failed to parse service type, ignoring: notify-reload";
 
-/// Exposure in tenths that `systemd-analyze security` may find, as the README has it.
+/// Exposure in tenths that `systemd-analyze security` may find, as fragwatch-run(1) has it.
 const EXPOSURE: &str = "42";
 
 pub fn service() -> String {
@@ -93,8 +93,8 @@ fn it_is_as_closed_as_the_readme_says() {
         String::from_utf8_lossy(&checked.stdout)
     );
     let (whole, tenth) = EXPOSURE.split_at(1);
-    let readme = fs::read_to_string(tree("README.md")).unwrap();
-    assert!(readme.contains(&format!("{whole}.{tenth}")));
+    let manual = fs::read_to_string(tree("packaging/man/fragwatch-run.md")).unwrap();
+    assert!(manual.contains(&format!("{whole}.{tenth}")));
 }
 
 /// Switches that would blind or bind the rescue, and what each does.

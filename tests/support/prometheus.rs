@@ -33,20 +33,23 @@ pub struct Prometheus {
 impl Prometheus {
     /// Starts `program`; the job is called fragwatch.
     pub fn start(program: &Path, daemon: SocketAddr) -> Prometheus {
+        let config = format!(
+            "global: {{scrape_interval: 1s}}\nscrape_configs:\n\
+             - {{job_name: fragwatch, static_configs: [{{targets: [\"{daemon}\"]}}]}}\n"
+        );
         let dir = rundir::new_dir(Place::Disk).expect("the run directory");
+        Self::with_config(program, dir, &config)
+    }
+
+    /// Starts `program` with a configuration, in a directory that is removed in the end. Its
+    /// subdirectory `data` has the blocks of the past, if there are any.
+    pub fn with_config(program: &Path, dir: PathBuf, config: &str) -> Prometheus {
         let address = free_address();
-        fs::write(
-            dir.join("prometheus.yml"),
-            format!(
-                "global: {{scrape_interval: 1s}}\nscrape_configs:\n\
-                 - {{job_name: fragwatch, static_configs: [{{targets: [\"{daemon}\"]}}]}}\n"
-            ),
-        )
-        .unwrap();
+        fs::write(dir.join("prometheus.config"), config).unwrap();
         let flag = |name: &str, value: &Path| format!("--{name}={}", value.display());
         let process = Child::spawn(
             Command::new(program)
-                .arg(flag("config.file", &dir.join("prometheus.yml")))
+                .arg(flag("config.file", &dir.join("prometheus.config")))
                 .arg(flag("storage.tsdb.path", &dir.join("data")))
                 .arg(format!("--web.listen-address={address}"))
                 .stdin(Stdio::null())
@@ -64,7 +67,12 @@ impl Prometheus {
     /// All that it answers to an instant query; nothing while it does not answer at all.
     pub fn ask(&self, query: &str) -> Option<Value> {
         let query = serde_urlencoded::to_string([("query", query)]).unwrap();
-        let answer = http_get(self.address, &format!("/api/v1/query?{query}")).ok()?;
+        self.get(&format!("/api/v1/query?{query}"))
+    }
+
+    /// The JSON at a path of its API; none while it does not answer at all.
+    pub fn get(&self, path: &str) -> Option<Value> {
+        let answer = http_get(self.address, path).ok()?;
         serde_json::from_str(&answer.body).ok()
     }
 

@@ -128,7 +128,10 @@ fn wait(child: &mut Child, control: &Control) -> io::Result<Option<ExitStatus>> 
 /// If no thread can be had.
 pub(super) fn restore_hints(hints: PathBuf) -> io::Result<()> {
     let work = move || {
-        let arguments = [crate::cli::RESTORE_HINTS.as_ref(), hints.as_os_str()];
+        let arguments = [
+            crate::defrag::hint::RESTORE_COMMAND.as_ref(),
+            hints.as_os_str(),
+        ];
         let output = spawn(arguments, Stdio::piped()).and_then(Child::wait_with_output);
         match output {
             Ok(output) => {

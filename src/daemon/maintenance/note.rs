@@ -18,7 +18,7 @@ use super::phase::Phase;
 use crate::durable::replace;
 use crate::model::path::{shown, wire};
 use crate::model::{Engine, ExtentCount, ImageKey, ImageRef, UnixTime, Vm};
-use crate::sys::processes;
+use crate::sys::proc;
 
 /// What the names of the files begin with.
 const PREFIX: &str = "running-";
@@ -67,7 +67,7 @@ fn job() -> Phase {
 impl HookProcess {
     /// The process with this number; `None` if it has ended.
     pub(super) fn of(pid: u32) -> Option<HookProcess> {
-        let start = processes::start_time(Path::new("/proc"), pid)?;
+        let start = proc::start_time(Path::new("/proc"), pid)?;
         Some(HookProcess { pid, start })
     }
 

@@ -19,7 +19,7 @@ use crate::defrag::gate::Gate;
 use crate::defrag::guard::Target;
 use crate::defrag::messages::printable;
 use crate::defrag::run::{Action, Input, Machine};
-use crate::model::{Bytes, Stop, Visitor};
+use crate::model::{Bytes, NamedProcess, Stop};
 use crate::sys::child::lower_priority;
 
 /// From closing its output to its end.
@@ -41,7 +41,7 @@ pub(in crate::defrag) fn program() -> Option<PathBuf> {
 }
 
 /// xfs_fsr at work.
-pub(super) struct Process {
+pub(super) struct XfsFsr {
     child: Child,
     gate: Gate,
     output: File,
@@ -49,7 +49,7 @@ pub(super) struct Process {
     /// Bytes read and written.
     pub(super) moved: (Bytes, Bytes),
     /// The process that waits at the gate.
-    pub(super) blocked: Option<Visitor>,
+    pub(super) blocked: Option<NamedProcess>,
     /// Our side of its terminal.
     _terminal: Option<OwnedFd>,
 }
@@ -59,13 +59,13 @@ pub(super) struct End {
     /// `None` if it has not ended.
     pub(super) status: Option<ExitStatus>,
     pub(super) printed: String,
-    pub(super) blocked: Option<Visitor>,
+    pub(super) blocked: Option<NamedProcess>,
     /// Bytes read and written.
     pub(super) moved: (Bytes, Bytes),
 }
 
-impl Process {
-    pub(super) fn start(program: &Path, target: &Target, mut gate: Gate) -> io::Result<Process> {
+impl XfsFsr {
+    pub(super) fn start(program: &Path, target: &Target, mut gate: Gate) -> io::Result<XfsFsr> {
         let (output, its_output) = pipe_with(PipeFlags::CLOEXEC)?;
         rustix::io::ioctl_fionbio(&output, true)?;
         let (terminal, input) = match terminal() {
@@ -87,7 +87,7 @@ impl Process {
         gate.set_worker(child.id().cast_signed());
         // Closes our copies of its ends of pipe and terminal, and of its gate descriptor.
         drop(command);
-        Ok(Process {
+        Ok(XfsFsr {
             child,
             gate,
             output: output.into(),

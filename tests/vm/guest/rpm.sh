@@ -31,7 +31,8 @@ xfsprogs' "$(rpm_tool -qp --nosignature --requires "$new_rpm" | sed 's/ .*//' | 
     rpm2cpio "$new_rpm" >/tmp/payload || true
     (cd /tmp/rpm && cpio -idm --quiet </tmp/payload)
     for file in usr/bin/fragwatch etc/fragwatch/fragwatch.toml usr/share/man/man1/fragwatch.1.gz \
-        usr/share/man/man5/fragwatch.toml.5.gz usr/share/fragwatch/grafana/fragwatch.json; do
+        usr/share/man/man5/fragwatch.toml.5.gz usr/share/man/man7/fragwatch-metrics.7.gz \
+        usr/share/fragwatch/grafana/fragwatch.json; do
         cmp "/tmp/deb/$file" "/tmp/rpm/$file"
     done
     cmp /tmp/deb/lib/systemd/system/fragwatch.service /tmp/rpm/usr/lib/systemd/system/fragwatch.service

@@ -28,7 +28,8 @@ check_install() {
     same status 'install ok installed' "$(dpkg-query -W -f '${Status}' fragwatch)"
     dpkg --verify fragwatch
     same version "fragwatch $(dpkg-query -W -f '${Version}' fragwatch | sed 's/-.*//')" "$(fragwatch --version)"
-    for file in /usr/share/man/man1/fragwatch.1.gz /usr/share/man/man5/fragwatch.toml.5.gz; do
+    for file in /usr/share/man/man1/fragwatch.1.gz /usr/share/man/man1/fragwatch-scan.1.gz \
+        /usr/share/man/man5/fragwatch.toml.5.gz /usr/share/man/man7/fragwatch-metrics.7.gz; do
         zcat "$file" | grep '^\.TH' >/dev/null
     done
 }
@@ -61,7 +62,7 @@ check_drill() {
     grep 'counter confirms the drop' <<<"$said"
     # The daemon's own.
     wait_for 20 metric_is 1 fragwatch_klog_roundtrip_success
-    journalctl -u fragwatch -o cat | grep -x '.*the rescue is armed'
+    journalctl -u fragwatch -o cat | grep -x '.*rescue armed'
     pid=$(main_pid)
     awk '/^VmLck/ { print; exit !($2 > 0) }' "/proc/$pid/status"
     # The 41st field is the policy; 1 is SCHED_FIFO. Names of threads may hold blanks.

@@ -1,0 +1,415 @@
+//! What is wrong with a configuration, and where: file, line and column, the line itself, a caret
+//! under the value, and what to write instead.
+//!
+//! What comes out of a file never reaches the terminal as it is: control characters are escaped and
+//! long lines cut, so that neither a binary file nor a hostile one can do more than look odd.
+
+use std::ffi::OsStr;
+use std::fmt;
+use std::ops::Range;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+
+use unicode_width::UnicodeWidthStr as _;
+
+use crate::model::path::shown;
+
+/// Problems that are shown; the others are counted. Beyond this nobody reads on.
+const MAX_PROBLEMS: usize = 20;
+/// Characters of a source line that are shown before the value, of the value, and behind it.
+const MAX_BEFORE: usize = 50;
+const MAX_VALUE: usize = 60;
+const MAX_BEHIND: usize = 40;
+/// Characters of a message or of a proposal.
+const MAX_MESSAGE: usize = 300;
+
+/// A file that was read.
+#[derive(Debug, Clone)]
+pub(super) struct Source {
+    /// Its name as it was opened.
+    pub(super) path: PathBuf,
+    /// What it holds.
+    pub(super) text: String,
+}
+
+/// Bytes of all files together, as if they lay one behind the other with a byte between them: a
+/// place in any of them.
+pub(super) type Place = Range<usize>;
+
+/// The file that a place lies in, and the bytes of its text.
+pub(super) fn locate<'s>(sources: &'s [Source], place: &Place) -> Option<(&'s Source, Place)> {
+    let mut begin = 0;
+    for source in sources {
+        let end = begin + source.text.len();
+        if (begin..=end).contains(&place.start) {
+            return Some((source, place.start - begin..place.end.min(end) - begin));
+        }
+        begin = end + 1;
+    }
+    None
+}
+
+/// A problem, still without the text around it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Finding {
+    /// Where to look.
+    pub(super) place: Place,
+    /// What is wrong, in one line.
+    pub(super) message: String,
+    /// The other place of a contradiction, and what stands there.
+    pub(super) other: Option<(Place, String)>,
+    /// What to do about it, with its label: `write: …` or `help: …`.
+    pub(super) help: String,
+}
+
+impl Finding {
+    /// A finding with what to write.
+    pub(super) fn new(place: Place, message: String, write: &str) -> Finding {
+        Finding::with_help(place, message, format!("write: {write}"))
+    }
+
+    /// A finding with what to do, and its label.
+    pub(super) fn with_help(place: Place, message: String, help: String) -> Finding {
+        Finding {
+            place,
+            message,
+            other: None,
+            help,
+        }
+    }
+
+    /// Whether a value in this section is wrong: the message begins with the path of its key.
+    pub(super) fn is_in(&self, section: &str) -> bool {
+        let rest = self.message.strip_prefix(section);
+        rest.is_some_and(|rest| rest.starts_with('.'))
+    }
+}
+
+/// One thing that is wrong with a configuration.
+///
+/// Displayed as several lines, without a newline at the end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    headline: String,
+    details: Vec<String>,
+}
+
+impl Problem {
+    /// `FILE:LINE:COLUMN: message`, or `FILE: message` if the file could not be read. One line, for
+    /// a log. Lines and columns count from one, columns in characters.
+    #[cfg(test)]
+    #[must_use]
+    pub fn headline(&self) -> &str {
+        &self.headline
+    }
+
+    /// A problem with a file as a whole.
+    pub(super) fn of_file(path: &Path, message: &str, help: &str) -> Problem {
+        Problem {
+            headline: format!("{}: {}", shown(path), one_line(message)),
+            details: vec![format!("    help: {}", one_line(help))],
+        }
+    }
+
+    /// A problem at `bytes` of a file that holds `text`, which need not be UTF-8.
+    pub(super) fn at(
+        path: &Path,
+        text: &[u8],
+        bytes: Range<usize>,
+        message: &str,
+        help: &str,
+    ) -> Problem {
+        let excerpt = Excerpt::new(text, bytes);
+        let mut details = excerpt.lines();
+        details.push(format!("    {}", one_line(help)));
+        Problem {
+            headline: excerpt.headline(path, message),
+            details,
+        }
+    }
+
+    fn of_finding(finding: &Finding, sources: &[Source]) -> Problem {
+        let mut lines = Vec::new();
+        let first = (&finding.place, &finding.message);
+        let other = finding.other.as_ref();
+        for (place, message) in std::iter::once(first).chain(other.map(|(at, text)| (at, text))) {
+            if let Some((source, bytes)) = locate(sources, place) {
+                let excerpt = Excerpt::new(source.text.as_bytes(), bytes);
+                lines.push(excerpt.headline(&source.path, message));
+                lines.extend(excerpt.lines());
+            }
+        }
+        lines.push(format!("    {}", one_line(&finding.help)));
+        Problem {
+            headline: lines.remove(0),
+            details: lines,
+        }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.headline)?;
+        for line in &self.details {
+            write!(f, "\n{line}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Why a configuration was refused: everything that is wrong with it, as far as that can be told
+/// at once.
+///
+/// Displayed as several lines, without a newline at the end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigError {
+    problems: Vec<Problem>,
+    more: usize,
+}
+
+impl ConfigError {
+    /// `problems` first, then what the `findings` say, in the order of the files.
+    pub(super) fn new(
+        mut problems: Vec<Problem>,
+        mut findings: Vec<Finding>,
+        sources: &[Source],
+    ) -> ConfigError {
+        findings.sort_by_key(|finding| finding.place.start);
+        let total = problems.len() + findings.len();
+        problems.truncate(MAX_PROBLEMS);
+        let room = MAX_PROBLEMS - problems.len();
+        problems.extend(
+            findings
+                .iter()
+                .take(room)
+                .map(|finding| Problem::of_finding(finding, sources)),
+        );
+        let more = total - problems.len();
+        ConfigError { problems, more }
+    }
+
+    /// The problems, at least one and at most twenty.
+    #[cfg(test)]
+    #[must_use]
+    pub fn problems(&self) -> &[Problem] {
+        &self.problems
+    }
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, problem) in self.problems.iter().enumerate() {
+            if i > 0 {
+                f.write_str("\n\n")?;
+            }
+            problem.fmt(f)?;
+        }
+        if self.more > 0 {
+            write!(f, "\n\nand {} more", self.more)?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+/// The line of a value, cut into what stands before it, the value, and what stands behind; each
+/// safe to print.
+struct Excerpt {
+    line: usize,
+    column: usize,
+    before: String,
+    value: String,
+    behind: String,
+}
+
+impl Excerpt {
+    fn new(text: &[u8], bytes: Range<usize>) -> Excerpt {
+        // A byte order mark takes no column.
+        let body = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
+        let mark = text.len() - body.len();
+        let text = body;
+        let start = bytes.start.saturating_sub(mark).min(text.len());
+        let end = bytes.end.saturating_sub(mark).clamp(start, text.len());
+
+        let is_newline = |byte: &u8| *byte == b'\n';
+        let first = text[..start]
+            .iter()
+            .rposition(is_newline)
+            .map_or(0, |at| at + 1);
+        let last = text[start..]
+            .iter()
+            .position(is_newline)
+            .map_or(text.len(), |at| start + at);
+        let line = &text[first..last];
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        // The value may begin at the end of the line (something is missing) or end in another line.
+        let from = (start - first).min(line.len());
+        let to = (end - first).min(line.len());
+
+        Excerpt {
+            line: text[..first].iter().filter(|byte| is_newline(byte)).count() + 1,
+            column: String::from_utf8_lossy(&line[..from]).chars().count() + 1,
+            before: keep_last(printable(&line[..from]), MAX_BEFORE),
+            value: keep_first(printable(&line[from..to]), MAX_VALUE),
+            behind: keep_first(printable(&line[to..]), MAX_BEHIND),
+        }
+    }
+
+    fn headline(&self, path: &Path, message: &str) -> String {
+        let (line, column) = (self.line, self.column);
+        format!("{}:{line}:{column}: {}", shown(path), one_line(message))
+    }
+
+    /// The line, and below it the caret.
+    fn lines(&self) -> Vec<String> {
+        let line = format!("    {}{}{}", self.before, self.value, self.behind);
+        // Columns of a terminal, where a Chinese character takes two.
+        let indent = " ".repeat(self.before.width());
+        let caret = "^".repeat(self.value.width().max(1));
+        vec![line.trim_end().to_owned(), format!("    {indent}{caret}")]
+    }
+}
+
+/// A part of a line as it can be printed. A tab becomes one space, so that the caret still stands
+/// below the value.
+fn printable(bytes: &[u8]) -> String {
+    let bytes: Vec<u8> = bytes
+        .iter()
+        .map(|byte| if *byte == b'\t' { b' ' } else { *byte })
+        .collect();
+    shown(Path::new(OsStr::from_bytes(&bytes)))
+}
+
+/// A message as it can be printed: names and values in it come from the file.
+fn one_line(text: &str) -> String {
+    keep_first(shown(Path::new(text)), MAX_MESSAGE)
+}
+
+/// At most `count` characters from the beginning of `text`.
+pub(super) fn keep_first(mut text: String, count: usize) -> String {
+    if let Some((end, _)) = text.char_indices().nth(count) {
+        text.truncate(end);
+        text.push('…');
+    }
+    text
+}
+
+/// At most `count` characters from the end of `text`.
+fn keep_last(text: String, count: usize) -> String {
+    match text.chars().count().checked_sub(count) {
+        None | Some(0) => text,
+        Some(cut) => std::iter::once('…').chain(text.chars().skip(cut)).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// What is shown of the first `value` in `text`.
+    fn shown_at(text: &str, value: &str) -> String {
+        let start = text.find(value).unwrap();
+        let bytes = start..start + value.len();
+        let problem = Problem::at(Path::new("f"), text.as_bytes(), bytes, "wrong", "help");
+        problem
+            .to_string()
+            .strip_suffix("\n    help")
+            .unwrap()
+            .to_owned()
+    }
+
+    #[test]
+    fn the_caret_stands_below_the_value() {
+        for (text, value, expected) in [
+            ("a = 5", "5", "f:1:5: wrong\n    a = 5\n        ^"),
+            ("a = 5\n", "5", "f:1:5: wrong\n    a = 5\n        ^"),
+            (
+                "x\r\na = 5\r\nb\r\n",
+                "5",
+                "f:2:5: wrong\n    a = 5\n        ^",
+            ),
+            (
+                "\ta\t= 55 # x",
+                "55",
+                "f:1:6: wrong\n     a = 55 # x\n         ^^",
+            ),
+            (
+                "é = [\"ü\", 5]",
+                "5",
+                "f:1:11: wrong\n    é = [\"ü\", 5]\n              ^",
+            ),
+            (
+                "'磁盘' = '磁'",
+                "'磁'",
+                "f:1:8: wrong\n    '磁盘' = '磁'\n             ^^^^",
+            ),
+            ("\u{feff}a = 5", "5", "f:1:5: wrong\n    a = 5\n        ^"),
+            (
+                "a = [\n 1,\n]",
+                "[\n 1,\n]",
+                "f:1:5: wrong\n    a = [\n        ^",
+            ),
+            ("a =\n", "\n", "f:1:4: wrong\n    a =\n       ^"),
+            (
+                "a = '\u{1b}[2J' 5",
+                "5",
+                "f:1:12: wrong\n    a = '\\x1b[2J' 5\n                  ^",
+            ),
+        ] {
+            assert_eq!(shown_at(text, value), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_long_line_is_cut_around_the_value() {
+        let text = format!("{}5{}", "é".repeat(100_000), "b".repeat(100_000));
+        assert_eq!(
+            shown_at(&text, "5"),
+            format!(
+                "f:1:100001: wrong\n    …{}5{}…\n    {}^",
+                "é".repeat(50),
+                "b".repeat(40),
+                " ".repeat(51)
+            )
+        );
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_are_escaped() {
+        let problem = Problem::at(Path::new("f\n"), b"a\nb = \xff\xfe", 6..7, "wrong", "help");
+        assert_eq!(
+            problem.to_string(),
+            "f\\x0a:2:5: wrong\n    b = \\xff\\xfe\n        ^^^^\n    help"
+        );
+    }
+
+    #[test]
+    fn too_many_problems_are_counted() {
+        let sources = [Source {
+            path: PathBuf::from("f"),
+            text: "a".to_owned(),
+        }];
+        let finding = Finding::new(0..0, "wrong".to_owned(), "right");
+        let error = ConfigError::new(Vec::new(), vec![finding; 25], &sources);
+        assert_eq!(error.problems().len(), 20);
+        assert!(error.to_string().ends_with("\n\nand 5 more"), "{error}");
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_raw_and_nothing_long_is_shown(
+            text: Vec<u8>, start in 0..300_usize, length in 0..300_usize, message: String
+        ) {
+            let text = text.repeat(3);
+            let problem =
+                Problem::at(Path::new("f"), &text, start..start + length, &message, &message);
+            for line in problem.to_string().split('\n') {
+                prop_assert!(!line.contains(char::is_control), "{:?}", line);
+                prop_assert!(line.chars().count() <= MAX_MESSAGE + 20);
+            }
+            prop_assert!(!problem.headline().contains('\n'));
+        }
+    }
+}

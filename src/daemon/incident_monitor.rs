@@ -1,0 +1,219 @@
+//! The incident recorder and the stall detector, as the settings want them.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use tracing::{error, info, warn};
+
+use super::chronicle::{Teller, incident_listener};
+use crate::config::settings::Rescue;
+use crate::incident::evidence::ImageEvidence;
+use crate::incident::recorder::{HANGS, Recorder, RecorderSettings};
+use crate::model::Trigger;
+use crate::rescue::clock::now;
+use crate::rescue::exchange::Exchange;
+use crate::serve::metrics;
+use crate::serve::parts::{Part, State};
+use crate::serve::shared_status::SharedStatus;
+use crate::stall::{INTERVAL, StallDetector, StallHealth, StallSettings, effective_trigger};
+
+/// What the last file may take when the daemon ends.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_millis(300);
+
+/// See the module.
+pub(super) struct IncidentMonitor {
+    board: Arc<SharedStatus>,
+    teller: Teller,
+    /// Where incident files go.
+    incidents: PathBuf,
+    recorder: Option<Arc<Recorder>>,
+    /// The hook of the recorder.
+    hook: Vec<String>,
+    detector: Option<StallDetector>,
+    /// The setting that the detector was started with, or could not be.
+    stall_after: Option<Duration>,
+    /// Why the detector could not be started.
+    no_detector: Option<String>,
+    /// Whether the log reports the detector as down.
+    down_logged: AtomicBool,
+}
+
+impl IncidentMonitor {
+    /// Neither runs yet.
+    pub(super) fn new(board: Arc<SharedStatus>, teller: Teller, incidents: PathBuf) -> Self {
+        IncidentMonitor {
+            incidents,
+            board,
+            teller,
+            recorder: None,
+            hook: Vec::new(),
+            detector: None,
+            stall_after: None,
+            no_detector: None,
+            down_logged: AtomicBool::new(false),
+        }
+    }
+
+    /// Follows a change of the settings. The recorder goes on whatever they are, with the incident
+    /// that it is at; the detector begins anew when `stall_after` is another.
+    pub(super) fn apply(&mut self, settings: &Rescue, exchange: &Arc<Exchange>) {
+        match &self.recorder {
+            None if settings.enabled => {
+                let recorder = start_recorder(settings, &self.incidents, &self.board, &self.teller);
+                self.recorder = recorder.map(Arc::new);
+                self.hook.clone_from(&settings.hook);
+            }
+            Some(recorder) if settings.hook != self.hook => match recorder.set_hook(&settings.hook)
+            {
+                Ok(()) => self.hook.clone_from(&settings.hook),
+                Err(reason) => warn!("rescue.hook unchanged: {reason}"),
+            },
+            _ => {}
+        }
+        let stall_after = settings.stall_after.filter(|_| settings.enabled);
+        if stall_after != self.stall_after || self.no_detector.is_some() {
+            // Out of scope it ends.
+            self.detector = None;
+            self.stall_after = stall_after;
+            self.no_detector = None;
+            if let Some(after) = stall_after {
+                self.start_detector(after, exchange);
+            }
+        }
+        let release = rustix::system::uname()
+            .release()
+            .to_string_lossy()
+            .into_owned();
+        let trigger = effective_trigger(&release, self.detector.is_some());
+        let changed = |rescue: &mut crate::serve::status::Rescue| {
+            if rescue.trigger != trigger {
+                info!("{trigger}");
+                rescue.trigger = trigger;
+            }
+        };
+        self.board.update_rescue(changed);
+    }
+
+    fn start_detector(&mut self, stall_after: Duration, exchange: &Arc<Exchange>) {
+        let settings = StallSettings {
+            proc: PathBuf::from("/proc"),
+            stall_after,
+            interval: INTERVAL,
+        };
+        let (exchange, recorder) = (Arc::clone(exchange), self.recorder.clone());
+        let started = StallDetector::start(settings, move |stuck| {
+            exchange.trigger(Trigger::Stall);
+            if let Some(recorder) = &recorder {
+                recorder.stall(now(), stuck);
+            }
+        });
+        match started {
+            Ok(detector) => self.detector = Some(detector),
+            Err(reason) => {
+                warn!(
+                    "stall detector disabled: {reason}; a stall that the kernel does not log will not be noticed"
+                );
+                self.no_detector = Some(reason.to_string());
+            }
+        }
+    }
+
+    /// The recorder; `None` if it could not be started.
+    pub(super) fn recorder(&self) -> Option<&Recorder> {
+        self.recorder.as_deref()
+    }
+
+    /// Publishes the states of both; while the rescue does not run they are not listed.
+    pub(super) fn update_states(&self, runs: bool) {
+        if !runs {
+            let ours = |part: &Part| matches!(part, Part::IncidentFiles | Part::StallDetector);
+            return self.board.retain_parts(|part| !ours(part));
+        }
+        let files = match &self.recorder {
+            None => State::Down("no thread for it could be started".to_owned()),
+            Some(recorder) => {
+                let health = recorder.health();
+                let lost = health.lost.saturating_add(health.hooks_dropped);
+                metrics::incident_files(health.files.written, health.files.failed, lost);
+                match health.files.hung_for {
+                    Some(since) if since > HANGS => State::Down(format!(
+                        "its directory has not answered for {} s",
+                        since.as_secs()
+                    )),
+                    _ if health.files.failing => {
+                        State::Down("the last file could not be written, see the log".to_owned())
+                    }
+                    _ => State::Up,
+                }
+            }
+        };
+        self.board.set_part(Part::IncidentFiles, files);
+        let detector = match (&self.detector, &self.no_detector) {
+            (Some(detector), _) => self.detector_state(detector.health()),
+            (None, Some(reason)) => State::Down(reason.clone()),
+            (None, None) => State::Off("rescue.stall_after = \"never\"".to_owned()),
+        };
+        self.board.set_part(Part::StallDetector, detector);
+    }
+
+    /// As long as one reader works, those that hang cost only the tasks at which they hang.
+    fn detector_state(&self, health: StallHealth) -> State {
+        let down = health.trouble.is_some();
+        match (
+            &health.trouble,
+            self.down_logged.swap(down, Ordering::Relaxed),
+        ) {
+            (Some(reason), false) => error!("stall detector down: {reason}"),
+            (None, true) => info!("stall detector up again"),
+            _ => {}
+        }
+        match (health.trouble, health.left_behind) {
+            (Some(reason), _) => State::Down(reason),
+            (None, 0) => State::Up,
+            (None, some) => State::Impaired(format!(
+                "{some} of its readers hang, the last one at the stack of thread {}",
+                health.hangs_at.unwrap_or(0)
+            )),
+        }
+    }
+
+    /// Ends both, after what was handed to the recorder is written.
+    pub(super) fn stop(self) {
+        drop(self.detector);
+        if let Some(recorder) = self.recorder
+            && !recorder.stop(SHUTDOWN_TIMEOUT)
+        {
+            warn!("the last incident file was not written in time");
+        }
+    }
+}
+
+fn start_recorder(
+    settings: &Rescue,
+    incidents: &Path,
+    board: &Arc<SharedStatus>,
+    teller: &Teller,
+) -> Option<Recorder> {
+    let board = Arc::clone(board);
+    let images = move || {
+        let worst = &board.snapshot().worst;
+        let evidence = |row: &crate::serve::status::Row| ImageEvidence {
+            path: row.path.clone(),
+            extents: row.extents.0,
+            size_bytes: row.size.0,
+        };
+        worst.iter().map(evidence).collect()
+    };
+    let recorder = Recorder::start(RecorderSettings {
+        directory: incidents.to_owned(),
+        hook: settings.hook.clone(),
+        images: Arc::new(images),
+        on_change: incident_listener(teller.clone()),
+        ..RecorderSettings::default()
+    });
+    recorder
+        .inspect_err(|reason| warn!("incident recorder disabled: {reason}"))
+        .ok()
+}

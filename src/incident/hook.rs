@@ -1,0 +1,132 @@
+//! The operator's command that is run when an incident begins and when it is over: at most one of
+//! each moment at a time ([`hook`](crate::hook)).
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::hook::{Call, Hook};
+use crate::model::IncidentId;
+
+pub use crate::hook::{HookOutcome, TIMEOUT};
+
+/// Runs of one moment that may wait for the one under way.
+const QUEUE: usize = 8;
+
+/// When a hook runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Moment {
+    /// An incident has begun.
+    Begin,
+    /// An incident is over.
+    End,
+}
+
+impl Moment {
+    /// The value of `FRAGWATCH_EVENT`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Moment::Begin => "begin",
+            Moment::End => "end",
+        }
+    }
+}
+
+/// The result of a run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HookReport {
+    /// Why it was run.
+    pub moment: Moment,
+    /// How it ended.
+    pub outcome: HookOutcome,
+    /// How long it took.
+    pub took_ms: u64,
+}
+
+/// The command, with one thread and one queue for each moment.
+#[derive(Debug)]
+pub struct Hooks {
+    begin: Hook<IncidentId>,
+    end: Hook<IncidentId>,
+}
+
+impl Hooks {
+    /// `command` is the program and its arguments; no shell is involved. `on_report` is called on
+    /// the hooks' own threads.
+    ///
+    /// # Errors
+    /// When no thread can be started.
+    pub fn start(
+        command: &[String],
+        timeout: Duration,
+        on_report: impl Fn(IncidentId, HookReport) + Send + Sync + 'static,
+    ) -> io::Result<Hooks> {
+        let on_report = Arc::new(on_report);
+        let hook = |name: &str, moment| {
+            let on_report = Arc::clone(&on_report);
+            let on_end = move |incident, outcome, took: Duration| {
+                let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+                let report = HookReport {
+                    moment,
+                    outcome,
+                    took_ms,
+                };
+                on_report(incident, report);
+            };
+            Hook::start(name, command.to_vec(), timeout, QUEUE, on_end)
+        };
+        Ok(Hooks {
+            begin: hook("hook-begin", Moment::Begin)?,
+            end: hook("hook-end", Moment::End)?,
+        })
+    }
+
+    /// Asks for a run. Never waits: false if too many wait already; then this one is dropped.
+    #[must_use]
+    pub fn call(&self, moment: Moment, incident: IncidentId, call: Call) -> bool {
+        let hook = match moment {
+            Moment::Begin => &self.begin,
+            Moment::End => &self.end,
+        };
+        hook.call(incident, call)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc;
+    use std::time::Instant;
+
+    #[test]
+    fn begin_and_end_do_not_wait_for_each_other_and_the_queue_is_bounded() {
+        let script = "[ $FRAGWATCH_EVENT = end ] || sleep 60";
+        let command = ["/bin/sh", "-c", script].map(str::to_owned);
+        let (sender, reports) = mpsc::channel();
+        let on_report = move |_, report| drop(sender.send(report));
+        let hooks = Hooks::start(&command, Duration::from_millis(1500), on_report).unwrap();
+        let call = |moment: Moment, json| {
+            let variables = vec![("FRAGWATCH_EVENT", moment.as_str().to_owned())];
+            hooks.call(moment, IncidentId(1), Call { variables, json })
+        };
+        let began = Instant::now();
+        let taken = (0..QUEUE + 5).filter(|_| call(Moment::Begin, vec![b'x'; 300_000]));
+        assert!((QUEUE..=QUEUE + 1).contains(&taken.count()));
+        assert!(call(Moment::End, vec![]));
+        assert!(began.elapsed() < Duration::from_secs(1));
+        let first = reports.recv_timeout(Duration::from_secs(5)).unwrap();
+        assert_eq!(
+            (first.moment, first.outcome),
+            (Moment::End, HookOutcome::Exited(0))
+        );
+        let second = reports.recv_timeout(Duration::from_secs(10)).unwrap();
+        assert_eq!(
+            (second.moment, second.outcome),
+            (Moment::Begin, HookOutcome::TimedOut)
+        );
+    }
+}

@@ -1,0 +1,99 @@
+//! What the project's own tests, benchmarks and fuzz targets use. It is no interface: it changes
+//! with the code.
+//!
+//! All other modules are private to the crate, so that the compiler reports what nobody uses.
+
+pub use crate::assess::Assessor;
+pub use crate::sys::clone::clone_range;
+pub use crate::sys::generation::generation;
+pub use crate::sys::locks::in_use;
+
+/// Of `config`.
+pub mod config {
+    /// Of `settings`.
+    pub mod settings {
+        pub use crate::config::settings::{
+            Blackout, Defrag, History, Maintenance, Thresholds, Window, Zone,
+        };
+    }
+}
+
+/// Of `defrag`.
+pub mod defrag {
+    pub use crate::defrag::engine::{Event, Request};
+    pub use crate::defrag::segments::{Region, Survey};
+    pub use crate::defrag::{Host, KernelCheck};
+    pub use crate::defrag::{fsr, online};
+}
+
+/// Of `discover`.
+pub mod discover {
+    pub use crate::discover::owner::Search;
+}
+
+/// Of `history`.
+pub mod history {
+    pub use crate::history::growth::{forecast, growth};
+    pub use crate::history::lock::{self, LockError};
+    pub use crate::history::recent::Recent;
+    pub use crate::history::{
+        Health, ImageInfo, ImageRef, IncidentRow, Keeper, Reader, Record, Recorder, SampleRow,
+        SeverityRow, Store, Sweep, open,
+    };
+}
+
+/// Of `incidents`.
+pub mod incidents {
+    pub use crate::cli::incidents::run;
+    pub use crate::incident::archive;
+    pub use crate::incident::evidence::ImageEvidence;
+    pub use crate::incident::format::{Incident, State, What};
+    pub use crate::incident::gatherer::Images;
+    pub use crate::incident::hook::{HookOutcome, Moment};
+    pub use crate::incident::recorder::{Recorder, RecorderSettings};
+}
+
+/// Of `klog`.
+pub mod klog {
+    pub use crate::klog::file::{Down, FileSource, FileState, Settings};
+    pub use crate::klog::kmsg::Kmsg;
+    pub use crate::klog::record::Piece;
+    pub use crate::klog::syslog::kernel_text;
+    pub use crate::klog::tail::{Assembler, Line, MAX_LINE};
+    pub use crate::klog::{DRILL_MARKER, KernelTime, Match, Record, RuleId, Rules, Sequence, Text};
+}
+
+/// Of `maintenance`.
+pub mod maintenance {
+    pub use crate::maintenance::{
+        Active, Allowed, Calendar, Decision, FilesystemFacts, ImageFacts, JitterSeed, LastRun,
+        Opening, PlanFacts, PlannedRun, Policy, Speeds, User, facts::ideal, plan,
+    };
+}
+
+/// Of `model`.
+pub mod model {
+    pub use crate::model::*;
+}
+
+/// Of `probe`.
+pub mod probe {
+    pub use crate::probe::extents::{MapReader, ReadPace};
+    pub use crate::probe::{Probe, open};
+}
+
+/// Of `rescue`.
+pub mod rescue {
+    pub use crate::rescue::clock::now;
+    pub use crate::rescue::entry::{Line, Notice, Report};
+    pub use crate::rescue::proof::Counters;
+    pub use crate::rescue::ring::ring;
+    pub use crate::rescue::settings::Settings;
+    pub use crate::rescue::thread::{FastSide, Setup};
+    pub use crate::rescue::{Began, Ended, Ladder, LadderSettings, Order, Packed};
+}
+
+/// Of `stall`.
+pub mod stall {
+    pub use crate::stall::{StallDetector, StallSettings};
+}
