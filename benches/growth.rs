@@ -14,8 +14,7 @@
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use fragwatch::history::growth::{forecast, growth};
-use fragwatch::history::recent::Recent;
+use fragwatch::growth::{Recent, forecast, growth};
 use fragwatch::model::{ExtentCount, Point, UnixTime};
 
 const DAY: Duration = Duration::from_secs(86_400);

@@ -33,7 +33,8 @@
 //! Health is the name of the [`Part`], whose state `fragwatch status`, `check`, `/metrics`
 //! (`fragwatch_part_severity`, `fragwatch_klog_source_up`) and the alerts are answered from.
 
-mod chronicle;
+mod history;
+mod instance_lock;
 mod inventory;
 mod klog_files;
 mod logging;
@@ -69,8 +70,9 @@ use crate::serve::parts::{Part, State};
 use crate::serve::status::InForce;
 use crate::serve::textfile::Textfile;
 use crate::state_dir::StateDir;
-use chronicle::{Chronicle, Claim, Teller};
-pub(crate) use chronicle::{read_last_incident, read_runs};
+use history::{HistoryHandle, HistoryService};
+use instance_lock::InstanceLock;
+pub(crate) use history::{read_last_incident, read_runs};
 use maintenance::Maintenance;
 pub(crate) use maintenance::is_recent;
 use rescue::{Armed, Rescue};
@@ -111,14 +113,14 @@ pub fn run(config: Option<&Path>) -> anyhow::Result<()> {
         error!("{}:\n{error}", start.in_force.in_words());
     }
     // A second daemon ends here, before it is armed: it would act beside the first.
-    let claim = Claim::of(&start.settings)?;
+    let lock = InstanceLock::take(&start.settings)?;
     // Before all else, so that nothing of the slow side can keep it from being armed.
     let armed = rescue::start(&start.settings);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(4)
         .build()?;
-    let result = runtime.block_on(Daemon::start_and_serve(config, start, claim, armed));
+    let result = runtime.block_on(Daemon::start_and_serve(config, start, lock, armed));
     // Not dropped: that would wait for what still blocks.
     runtime.shutdown_background();
     result
@@ -145,14 +147,14 @@ struct Daemon {
     /// Nothing if it cannot be had: the daemon counts and rescues all the same.
     control: Option<ControlServer>,
     pages: control::Pages,
-    chronicle: Chronicle,
+    history: HistoryService,
 }
 
 impl Daemon {
     async fn start_and_serve(
         config: Option<&Path>,
         start: Start,
-        claim: Claim,
+        lock: InstanceLock,
         armed: Armed,
     ) -> anyhow::Result<()> {
         // Without them it can still be ended, by the kernel's own means.
@@ -161,7 +163,7 @@ impl Daemon {
             .ok();
         info!("fragwatch {} begins", env!("CARGO_PKG_VERSION"));
         // Before anything that another daemon would notice.
-        let chronicle = Chronicle::start(&start.settings, claim)?;
+        let history = HistoryService::start(&start.settings, lock)?;
         let lifetime = Lifetime::install().context("cannot set up metrics")?;
         let last_good = LastGood::start(config);
         if start.in_force == InForce::Configured {
@@ -172,7 +174,7 @@ impl Daemon {
         let board = Arc::new(Board::new(lifetime.clone(), started, patience(&settings)));
         let server = PageServer::start(settings.metrics.listen, Arc::clone(&board)).await;
         let (plans, plan_requests) = mpsc::channel(PLAN_REQUESTS);
-        let pages = control::Pages::new(Arc::clone(&board), chronicle.state(), plans);
+        let pages = control::Pages::new(Arc::clone(&board), history.state(), plans);
         let control = ControlServer::start(&settings.control, &pages, &board).await;
         match start.error {
             None => metrics::config_read(now()),
@@ -183,32 +185,32 @@ impl Daemon {
             info!("configuration read from {}", file.display());
         }
         let (sender, receiver) = watch::channel(Arc::clone(&settings));
-        let teller = chronicle.teller();
+        let handle = history.handle();
         let (end_rescue, rescue_end) = watch::channel(false);
-        let incidents = chronicle.state().incidents();
+        let incidents = history.state().incidents();
         let rescue = Rescue::new(
             armed,
             settings,
             Arc::clone(&board),
-            teller.clone(),
+            handle.clone(),
             incidents,
         );
         let rescue_settings = rescue.settings();
         let rescue = tokio::spawn(rescue.run(sender.subscribe(), rescue_end));
-        let sampler = Sampler::new(receiver, Arc::clone(&board), teller);
-        sampler.look_back(chronicle.state().database()).await;
+        let sampler = Sampler::new(receiver, Arc::clone(&board), handle);
+        sampler.look_back(history.state().database()).await;
         let (end_runs, end) = watch::channel(false);
         let maintenance = Maintenance::new(
             sender.subscribe(),
             sampler.inventory(),
             Arc::clone(&board),
-            chronicle.teller(),
-            chronicle.state(),
+            history.handle(),
+            history.state(),
             plan_requests,
         );
         let maintenance = tokio::spawn(maintenance.run(end));
         let mut sampling = tokio::spawn(sampler.run());
-        tokio::spawn(upkeep(lifetime, Arc::clone(&board), chronicle.teller()));
+        tokio::spawn(upkeep(lifetime, Arc::clone(&board), history.handle()));
         let export = tokio::spawn(export(sender.subscribe(), Arc::clone(&board)));
         let mut daemon = Daemon {
             config: config.map(Path::to_owned),
@@ -221,7 +223,7 @@ impl Daemon {
             last_good,
             control,
             pages,
-            chronicle,
+            history,
         };
         notify(&[NotifyState::Ready]);
         let ended = loop {
@@ -313,8 +315,8 @@ impl Daemon {
             self.control = started.await;
         }
         self.note_what_needs_a_restart(&settings);
-        self.chronicle
-            .teller()
+        self.history
+            .handle()
             .set_retention(settings.history.retention);
         self.last_good.keep(&settings);
         let settings = Arc::new(settings);
@@ -331,7 +333,7 @@ impl Daemon {
     /// The history keeps its database open, and all other state lies beside it.
     fn note_what_needs_a_restart(&self, settings: &Settings) {
         let wanted = StateDir::of(&settings.history);
-        let current = self.chronicle.state();
+        let current = self.history.state();
         let state = if wanted == *current {
             State::Up
         } else {
@@ -434,14 +436,14 @@ async fn export(mut settings: watch::Receiver<Arc<Settings>>, board: Arc<Board>)
 }
 
 /// What is done every minute.
-async fn upkeep(lifetime: Lifetime, board: Arc<Board>, teller: Teller) {
+async fn upkeep(lifetime: Lifetime, board: Arc<Board>, history: HistoryHandle) {
     let mut ticks = tokio::time::interval(lifetime.upkeep_interval());
     // At once: the history needs a moment before it can be asked.
     ticks.tick().await;
     loop {
         ticks.tick().await;
         lifetime.upkeep();
-        board.set_part(Part::History, teller.state());
+        board.set_part(Part::History, history.state());
     }
 }
 

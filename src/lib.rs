@@ -16,7 +16,8 @@
 //! - [`discover`]: which files are VM images
 //! - [`probe`]: counting them, and surviving when that hangs
 //! - [`assess`]: how bad it is (pure)
-//! - [`history`]: what was, in a database that nobody waits for, and how images grow
+//! - [`growth`]: how fast images gain extents, and when they have too many (pure)
+//! - [`history`]: what was counted and done, in a database that nobody waits for
 //! - [`hook`]: the operator's commands, run so that nobody waits for them
 //! - [`maintenance`]: when which image is defragmented, and why another is not (pure)
 //! - [`defrag`]: taking the fragmentation away, without losing a write
@@ -34,6 +35,7 @@ pub mod daemon;
 pub mod defrag;
 pub mod discover;
 pub mod durable;
+pub mod growth;
 pub mod history;
 pub mod hook;
 pub mod klog;

@@ -28,9 +28,8 @@ const LAW: &[(&str, &[&str])] = &[
     ("discover::vm", &[]),
     ("discover::watch", &[]),
     ("probe::map_schedule", &["model"]),
-    ("history::growth", &["model"]),
-    ("history::recent", &["model", "history::growth"]),
-    ("history::pack", &["model"]),
+    ("growth", &["model"]),
+    ("history::retention", &["model"]),
     ("history::record", &["model"]),
     // The kernel's interfaces know nobody.
     ("sys", &[]),
@@ -391,7 +390,7 @@ fn the_law_knows_right_from_wrong() {
         ("rescue::ladder", "hook", false),
         ("rescue::hook", "hook", true),
         ("hook", "rescue", false),
-        ("history::growth", "history", false),
+        ("growth", "history", false),
         ("klog::rules", "klog::record", true),
         // As long a name is not the same name.
         ("model::map", "modelling", false),

@@ -23,8 +23,7 @@ use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use fragwatch::history::growth::forecast;
-use fragwatch::history::recent::Recent;
+use fragwatch::growth::{Recent, forecast};
 use fragwatch::model::{
     ExtentCount, FilesystemKind, Forecast, Growth, Pace, Point, UnixTime, Unknown,
 };

@@ -6,8 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::assess::{Assessor, Facts, HostJudge, Judge, Reason};
-use crate::history::growth::forecast;
-use crate::history::recent::Recent;
+use crate::growth::{Recent, forecast};
 use crate::history::{ImageRef, SampleRow};
 use crate::model::memory::extent_map_memory;
 use crate::model::path::shown;
@@ -189,18 +188,8 @@ impl Inventory {
         self.filesystems.insert(device, filesystem);
     }
 
-    /// What the history knows of an image that will be met: its last counts, oldest first, and its
-    /// severity then. To be told before the image is met, so that it is neither told anew that the
-    /// image is bad, nor waited for so long until its growth is known again.
-    pub(super) fn restore(
-        &mut self,
-        key: ImageKey,
-        points: &[Point],
-        severity: Severity,
-        window: Duration,
-    ) {
-        let mut recent = Recent::default();
-        points.iter().for_each(|point| recent.push(*point, window));
+    /// Takes the last counts of an image and its severity from the history, before it is first met.
+    pub(super) fn restore(&mut self, key: ImageKey, recent: Recent, severity: Severity) {
         let past = (recent, Judge::remembering(severity));
         self.restored.insert(key, past);
     }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Mutex, mpsc};
 use tracing::debug;
 
-use super::chronicle::Teller;
+use super::history::HistoryHandle;
 use super::inventory::Entry;
 use super::sampler::Shared;
 use crate::config::Settings;
@@ -27,7 +27,7 @@ const PART: Duration = Duration::from_millis(500);
 /// See the module.
 pub(super) struct Mapper {
     inventory: Shared,
-    teller: Teller,
+    history: HistoryHandle,
     schedules: BTreeMap<DeviceNumber, MapSchedule>,
     running: BTreeSet<DeviceNumber>,
     finished: mpsc::UnboundedReceiver<Finished>,
@@ -58,11 +58,11 @@ enum Unread {
 }
 
 impl Mapper {
-    pub(super) fn new(inventory: Shared, teller: Teller) -> Self {
+    pub(super) fn new(inventory: Shared, history: HistoryHandle) -> Self {
         let (finish, finished) = mpsc::unbounded_channel();
         Mapper {
             inventory,
-            teller,
+            history,
             schedules: BTreeMap::new(),
             running: BTreeSet::new(),
             finished,
@@ -127,7 +127,7 @@ impl Mapper {
                     // The history may be slow to take it: not under the guard.
                     drop(inventory);
                     if let Some(image) = image {
-                        self.teller
+                        self.history
                             .map(UnixTime::from_seconds(super::now()), image, map);
                     }
                 }

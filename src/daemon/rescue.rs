@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
-use super::chronicle::Teller;
+use super::history::HistoryHandle;
 use super::klog_files::{FileMatch, LogFiles};
 use super::witness::Witness;
 use crate::config::Settings;
@@ -226,7 +226,7 @@ impl Rescue {
         armed: Armed,
         settings: Arc<Settings>,
         board: Arc<Board>,
-        teller: Teller,
+        history: HistoryHandle,
         incidents: PathBuf,
     ) -> Self {
         let mut rescue = Rescue {
@@ -236,7 +236,7 @@ impl Rescue {
             events: None,
             listener: Listener::new(Arc::clone(&board)),
             files: LogFiles::new(),
-            witness: Witness::new(Arc::clone(&board), teller, incidents),
+            witness: Witness::new(Arc::clone(&board), history, incidents),
             memory: Files::open(Path::new("/proc")),
             drill_due: None,
             board,

@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
-use super::chronicle::{Teller, look_back};
+use super::history::{HistoryHandle, look_back};
 use super::inventory::{Change, Inventory};
 use super::mapper::Mapper;
 use super::severity_hook::SeverityHook;
@@ -52,7 +52,7 @@ pub(super) struct Sampler {
     steady: Steady,
     assessor: Assessor,
     hook: SeverityHook,
-    teller: Teller,
+    history: HistoryHandle,
     /// File systems that did not answer the last sweep, where they are mounted, and in which way
     /// they did not.
     unanswering: BTreeMap<DeviceNumber, (PathBuf, Discriminant<CallError>)>,
@@ -64,7 +64,7 @@ impl Sampler {
     pub(super) fn new(
         settings: watch::Receiver<Arc<Settings>>,
         board: Arc<Board>,
-        teller: Teller,
+        history: HistoryHandle,
     ) -> Self {
         let inventory = Shared::default();
         let mut fleet = Fleet::new(Path::new("/proc"));
@@ -77,8 +77,8 @@ impl Sampler {
             steady: Steady::start(),
             assessor,
             hook: SeverityHook::default(),
-            mapper: Mapper::new(inventory.clone(), teller.clone()),
-            teller,
+            mapper: Mapper::new(inventory.clone(), history.clone()),
+            history,
             inventory,
             board,
             fleet,
@@ -95,7 +95,7 @@ impl Sampler {
     /// Takes in what the history at `path` knows. To be called before [`run`](Sampler::run).
     pub(super) async fn look_back(&self, path: &Path) {
         let (window, now) = (self.assessor.window(), self.steady.now());
-        look_back(&self.teller, path, window, now, &self.inventory).await;
+        look_back(&self.history, path, window, now, &self.inventory).await;
     }
 
     pub(super) async fn run(mut self) {
@@ -178,11 +178,11 @@ impl Sampler {
         let mut unanswering = BTreeMap::new();
         let mut watched = BTreeMap::<_, Option<String>>::new();
         let (assessor, hook, steady) = (&self.assessor, &self.hook, &self.steady);
-        let teller = &self.teller;
+        let history = &self.history;
         let tell = |change| {
             if let Change::Severity(change) = &change {
                 let image = change.image().and_then(|id| inventory.lock().reference(id));
-                teller.severity(wall(), change, image);
+                history.severity(wall(), change, image);
             }
             tell(change, hook);
         };
@@ -251,7 +251,7 @@ impl Sampler {
         let change = self.inventory.lock().host(assessor, host_memory());
         change.into_iter().for_each(tell);
         let rows = self.inventory.lock().counted_rows();
-        teller.swept(wall(), rows);
+        history.swept(wall(), rows);
         self.watched(watched);
         self.unanswering = unanswering;
         let stalls = self

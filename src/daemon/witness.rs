@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tracing::{error, info, warn};
 
-use super::chronicle::{Teller, incident_listener};
+use super::history::{HistoryHandle, incident_listener};
 use super::klog_files::FileMatch;
 use crate::config::settings::Rescue;
 use crate::model::Trigger;
@@ -29,7 +29,7 @@ const LAST_FILE: Duration = Duration::from_millis(300);
 /// See the module.
 pub(super) struct Witness {
     board: Arc<Board>,
-    teller: Teller,
+    history: HistoryHandle,
     /// Where incident files go.
     incidents: PathBuf,
     recorder: Option<Arc<Recorder>>,
@@ -46,11 +46,11 @@ pub(super) struct Witness {
 
 impl Witness {
     /// Neither runs yet.
-    pub(super) fn new(board: Arc<Board>, teller: Teller, incidents: PathBuf) -> Self {
+    pub(super) fn new(board: Arc<Board>, history: HistoryHandle, incidents: PathBuf) -> Self {
         Witness {
             incidents,
             board,
-            teller,
+            history,
             recorder: None,
             hook: Vec::new(),
             detector: None,
@@ -65,7 +65,8 @@ impl Witness {
     pub(super) fn apply(&mut self, settings: &Rescue, exchange: &Arc<Exchange>) {
         match &self.recorder {
             None if settings.enabled => {
-                let recorder = start_recorder(settings, &self.incidents, &self.board, &self.teller);
+                let recorder =
+                    start_recorder(settings, &self.incidents, &self.board, &self.history);
                 self.recorder = recorder.map(Arc::new);
                 self.hook.clone_from(&settings.hook);
             }
@@ -211,7 +212,7 @@ fn start_recorder(
     settings: &Rescue,
     incidents: &Path,
     board: &Arc<Board>,
-    teller: &Teller,
+    history: &HistoryHandle,
 ) -> Option<Recorder> {
     let board = Arc::clone(board);
     let images = move || {
@@ -227,7 +228,7 @@ fn start_recorder(
         directory: incidents.to_owned(),
         hook: settings.hook.clone(),
         images: Arc::new(images),
-        told: incident_listener(teller.clone()),
+        told: incident_listener(history.clone()),
         ..RecorderSettings::default()
     });
     recorder

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use tracing::{error, info, warn};
 
 use super::record::Record;
-use super::store::{Aside, Store, StoreError};
+use super::store::{QuarantinedDb, Store, StoreError};
 use crate::config::settings;
 use crate::model::path::shown;
 
@@ -36,7 +36,7 @@ const HANGS: Duration = Duration::from_secs(90);
 ///
 /// # Errors
 /// When there is no thread to be had.
-pub fn open(settings: &settings::History) -> io::Result<(Recorder, Keeper)> {
+pub fn open(settings: &settings::History) -> io::Result<(Recorder, WriterGuard)> {
     let shared = Arc::new(Shared {
         path: settings.path.clone(),
         queue: Mutex::new(Queue {
@@ -57,7 +57,7 @@ pub fn open(settings: &settings::History) -> io::Result<(Recorder, Keeper)> {
         Recorder {
             shared: Arc::clone(&shared),
         },
-        Keeper { shared },
+        WriterGuard { shared },
     ))
 }
 
@@ -118,13 +118,13 @@ impl Recorder {
     }
 }
 
-/// Ends the history.
+/// Ends the history's thread.
 #[derive(Debug)]
-pub struct Keeper {
+pub struct WriterGuard {
     shared: Arc<Shared>,
 }
 
-impl Keeper {
+impl WriterGuard {
     /// Ends it once everything is written. False if that is not within the time; then the thread is
     /// left behind.
     #[must_use]
@@ -316,10 +316,10 @@ impl<'s> Writer<'s> {
             return Ok(());
         }
         match Store::open(&self.shared.path, retention) {
-            Ok((store, aside)) => {
+            Ok((store, quarantined)) => {
                 self.store = Some(store);
                 self.failed_at = None;
-                if let Some(Aside { to, damage }) = aside {
+                if let Some(QuarantinedDb { to, damage }) = quarantined {
                     self.moved(&to, &damage);
                 }
                 Ok(())

@@ -1,19 +1,21 @@
-//! The schema of the database, and the way from older ones to it.
+//! The schema of the database, and upgrades from older ones.
 //!
-//! `PRAGMA user_version` has the number of the schema, `PRAGMA application_id` says that the
-//! database is ours. To change the schema: change `schema.sql`, add the statements that lead from
-//! the one before to [`UPGRADES`], and add a fixture of the old one to the tests. A database is
-//! upgraded in one transaction, when it is opened. One that is newer than this program is refused:
-//! there is no way back.
+//! `PRAGMA user_version` is the number of the schema, `PRAGMA application_id` marks the database as
+//! ours. To change the schema: change `schema.sql`, add the statements that lead from the one before to
+//! [`UPGRADES`], and add a fixture of the old one to the tests. A database is upgraded in one
+//! transaction when it is opened: killed or without room, it stays as it was. A database that is newer
+//! than this program is refused.
 
-use rusqlite::{Connection, TransactionBehavior};
+use rusqlite::{Connection, ErrorCode, TransactionBehavior};
 
 use super::store::StoreError;
 
-/// All tables, as they are made in an empty file.
+/// The tables of an empty database.
 const SCHEMA: &str = include_str!("schema.sql");
-/// What leads from schema 1 to 2, from 2 to 3 and so on.
-const UPGRADES: &[&str] = &[];
+/// The statements from schema 1 to 2, from 2 to 3 and so on.
+const UPGRADES: &[&str] = &[include_str!("schema-2.sql")];
+/// Size of the page cache in an upgrade, in KiB: rows are not written in the order of their table.
+const UPGRADE_CACHE: i64 = 16_384;
 /// "fwhi": marks our databases. file(1) shows it.
 const APPLICATION_ID: i64 = 0x6677_6869;
 
@@ -81,15 +83,26 @@ fn prepare_with(
             [env!("CARGO_PKG_VERSION")],
         )?;
     }
+    let cache: i64 = transaction.pragma_query_value(None, "cache_size", |row| row.get(0))?;
+    transaction.pragma_update(None, "cache_size", -UPGRADE_CACHE)?;
     for upgrade in upgrades.iter().skip(version.saturating_sub(1)) {
         if version > 0 {
-            transaction.execute_batch(upgrade)?;
+            transaction.execute_batch(upgrade).map_err(upgrade_error)?;
         }
     }
     transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
     transaction.pragma_update(None, "user_version", i64::try_from(current).unwrap_or(0))?;
     transaction.commit()?;
+    connection.pragma_update(None, "cache_size", cache)?;
     Ok(())
+}
+
+/// An upgrade that fails for another reason than its environment met rows that it cannot read.
+fn upgrade_error(error: rusqlite::Error) -> StoreError {
+    match error.sqlite_error_code() {
+        Some(ErrorCode::Unknown) => StoreError::Damaged(error.to_string()),
+        _ => error.into(),
+    }
 }
 
 #[cfg(test)]
