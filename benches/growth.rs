@@ -14,8 +14,8 @@
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use fragwatch::growth::{Recent, forecast, growth};
-use fragwatch::model::{ExtentCount, Point, UnixTime};
+use fragwatch::internals::growth::{Recent, forecast, growth};
+use fragwatch::internals::model::{ExtentCount, Point, UnixTime};
 
 const DAY: Duration = Duration::from_secs(86_400);
 const ROUNDS: u32 = 300;

@@ -28,22 +28,25 @@
 //! - [`state_dir`]: where all of them keep their state, and [`durable`]: how a file is replaced
 //! - [`daemon`]: `fragwatch run`, which wires it all
 
-pub mod assess;
-pub mod cli;
-pub mod config;
-pub mod daemon;
-pub mod defrag;
-pub mod discover;
-pub mod durable;
-pub mod growth;
-pub mod history;
-pub mod hook;
-pub mod klog;
-pub mod maintenance;
-pub mod model;
-pub mod probe;
-pub mod rescue;
-pub mod serve;
-pub mod stall;
-pub mod state_dir;
-pub mod sys;
+pub(crate) mod assess;
+pub(crate) mod cli;
+pub(crate) mod config;
+pub(crate) mod daemon;
+pub(crate) mod defrag;
+pub(crate) mod discover;
+pub(crate) mod durable;
+pub(crate) mod growth;
+pub(crate) mod history;
+pub(crate) mod hook;
+pub mod internals;
+pub(crate) mod klog;
+pub(crate) mod maintenance;
+pub(crate) mod model;
+pub(crate) mod probe;
+pub(crate) mod rescue;
+pub(crate) mod serve;
+pub(crate) mod stall;
+pub(crate) mod state_dir;
+pub(crate) mod sys;
+
+pub use cli::{args::Arguments, main};

@@ -5,5 +5,5 @@ use std::process::ExitCode;
 use clap::Parser as _;
 
 fn main() -> ExitCode {
-    fragwatch::cli::main(&fragwatch::cli::args::Arguments::parse())
+    fragwatch::main(&fragwatch::Arguments::parse())
 }

@@ -9,8 +9,8 @@
 
 use std::time::Duration;
 
-use fragwatch::config::settings::{Blackout, Maintenance, Window, Zone};
-use fragwatch::maintenance::{Calendar, Host, Opening};
+use fragwatch::internals::config::settings::{Blackout, Maintenance, Window, Zone};
+use fragwatch::internals::maintenance::{Calendar, Host, Opening};
 use jiff::civil::{Date, DateTime, Time, Weekday, date, time};
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Span, Timestamp};

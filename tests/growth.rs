@@ -23,11 +23,11 @@ use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use fragwatch::growth::{Recent, forecast};
-use fragwatch::model::{
+use fragwatch::internals::growth::{Recent, forecast};
+use fragwatch::internals::model::{
     ExtentCount, FilesystemKind, Forecast, Growth, Pace, Point, UnixTime, Unknown,
 };
-use fragwatch::probe;
+use fragwatch::internals::probe;
 
 use support::guest::{self, Aligned, BLOCK};
 use support::{Bed, MIB};

@@ -18,12 +18,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use fragwatch::config::settings;
-use fragwatch::history::lock::{self, LockError};
-use fragwatch::history::{
+use fragwatch::internals::config::settings;
+use fragwatch::internals::history::{
     Health, ImageRef, IncidentRow, Keeper, Reader, Record, Recorder, SampleRow, Store, Sweep, open,
 };
-use fragwatch::model::{Bytes, ExtentCount, Format, ImageKey, UnixTime};
+use fragwatch::internals::history::{LockError, lock};
+use fragwatch::internals::model::{Bytes, ExtentCount, Format, ImageKey, UnixTime};
 use rusqlite::Connection;
 use rustix::process::Signal;
 use support::bed::Plan;

@@ -16,16 +16,17 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use fragwatch::klog::{KernelTime, RuleId};
-use fragwatch::model::{IncidentId, Monotonic, Outcome, RescueStep, Trigger};
-use fragwatch::rescue::clock::now;
-use fragwatch::rescue::entry::{Line, Notice, Report};
-use fragwatch::rescue::evidence::{ImageEvidence, Images};
-use fragwatch::rescue::hook::{HookOutcome, Moment};
-use fragwatch::rescue::incident::{Incident, Recorder, RecorderSettings, State, What};
-use fragwatch::rescue::proof::Counters;
-use fragwatch::rescue::{Began, Ended, Order, archive};
-use fragwatch::stall::{StallDetector, StallSettings};
+use fragwatch::internals::incidents::archive;
+use fragwatch::internals::incidents::{HookOutcome, Moment};
+use fragwatch::internals::incidents::{ImageEvidence, Images};
+use fragwatch::internals::incidents::{Incident, Recorder, RecorderSettings, State, What};
+use fragwatch::internals::klog::{KernelTime, RuleId};
+use fragwatch::internals::model::{IncidentId, Monotonic, Outcome, RescueStep, Trigger};
+use fragwatch::internals::rescue::Counters;
+use fragwatch::internals::rescue::now;
+use fragwatch::internals::rescue::{Began, Ended, Order};
+use fragwatch::internals::rescue::{Line, Notice, Report};
+use fragwatch::internals::stall::{StallDetector, StallSettings};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
 use support::child::Child;
@@ -219,9 +220,9 @@ fn a_whole_incident_with_evidence_and_hooks() {
         (at_end.id.as_str(), at_end.evidence.len()),
         (incident.id.as_str(), 2)
     );
-    let shown = fragwatch::cli::incidents::run(None, false, &directory);
+    let shown = fragwatch::internals::incidents::run(None, false, &directory);
     assert_eq!(shown.unwrap(), 0);
-    assert!(fragwatch::cli::incidents::run(Some(2), false, &directory).is_err());
+    assert!(fragwatch::internals::incidents::run(Some(2), false, &directory).is_err());
 }
 
 #[test]

@@ -3,8 +3,8 @@
 //!
 //! The forms are those of the kernel's sources and of reports on the mailing list linux-xfs.
 
-use fragwatch::klog::{DRILL_MARKER, Record, Rules};
-use fragwatch::model::{RuleAction, RuleDefinition};
+use fragwatch::internals::klog::{DRILL_MARKER, Record, Rules};
+use fragwatch::internals::model::{RuleAction, RuleDefinition};
 
 struct Known {
     text: &'static str,

@@ -35,8 +35,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use fragwatch::klog::file::{Down, FileSource, FileState, Settings};
-use fragwatch::klog::tail::MAX_LINE;
+use fragwatch::internals::klog::MAX_LINE;
+use fragwatch::internals::klog::{Down, FileSource, FileState, Settings};
 use random::Random;
 
 /// Longest wait for anything; only a fault lasts as long.
@@ -61,10 +61,12 @@ impl Followed {
     fn start(settings: Settings, path: &Path) -> Followed {
         let lines = Arc::new(Mutex::new(Vec::new()));
         let (all, expected) = (Arc::clone(&lines), path.to_owned());
-        let on_line = Box::new(move |path: &Path, line: fragwatch::klog::tail::Line<'_>| {
-            assert_eq!(path, expected);
-            all.lock().unwrap().push((line.bytes.to_vec(), line.cut));
-        });
+        let on_line = Box::new(
+            move |path: &Path, line: fragwatch::internals::klog::Line<'_>| {
+                assert_eq!(path, expected);
+                all.lock().unwrap().push((line.bytes.to_vec(), line.cut));
+            },
+        );
         let source = FileSource::start_with(settings, vec![path.to_owned()], on_line).unwrap();
         let followed = Followed { source, lines };
         followed.wait_for("the first look", |state| state.down != Some(Down::NotYet));

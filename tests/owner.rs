@@ -15,8 +15,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use fragwatch::sys::generation::generation;
-use fragwatch::sys::locks::in_use;
+use fragwatch::internals::generation;
+use fragwatch::internals::in_use;
 use serde_json::Value;
 use support::child::Child;
 use support::qemu::Vm;

@@ -15,13 +15,15 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use fragwatch::klog::kmsg::Kmsg;
-use fragwatch::klog::{Record, Rules, Sequence};
-use fragwatch::model::{Monotonic, Outcome, RescueStep, RuleAction, RuleDefinition, Trigger};
-use fragwatch::rescue::ring::{Packer, Unpacker};
-use fragwatch::rescue::settings::Settings;
-use fragwatch::rescue::thread::{FastSide, Setup};
-use fragwatch::rescue::{Ladder, LadderSettings, Packed, ring};
+use fragwatch::internals::klog::Kmsg;
+use fragwatch::internals::klog::{Record, Rules, Sequence};
+use fragwatch::internals::model::{
+    Monotonic, Outcome, RescueStep, RuleAction, RuleDefinition, Trigger,
+};
+use fragwatch::internals::rescue::Settings;
+use fragwatch::internals::rescue::{FastSide, Setup};
+use fragwatch::internals::rescue::{Ladder, LadderSettings, Packed, ring};
+use fragwatch::internals::rescue::{Packer, Unpacker};
 use rustix::fs::{CWD, FileType, Mode, OFlags, fcntl_setfl, mknodat};
 
 thread_local! {

@@ -16,13 +16,13 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use fragwatch::assess::Assessor;
-use fragwatch::config::settings::{Blackout, Maintenance, Thresholds, Window, Zone};
-use fragwatch::maintenance::{
+use fragwatch::internals::Assessor;
+use fragwatch::internals::config::settings::{Blackout, Maintenance, Thresholds, Window, Zone};
+use fragwatch::internals::maintenance::{
     Active, Allowed, Calendar, Came, Facts, FilesystemFacts, Host, ImageFacts, LastRun, Paces,
-    PastRun, Policy, Run, User, Verdict, facts::ideal, plan,
+    PastRun, Policy, Run, User, Verdict, ideal, plan,
 };
-use fragwatch::model::{
+use fragwatch::internals::model::{
     Bytes, Engine, ExtentCount, ExtentsPerDay, Features, FilesystemKind, Severity,
 };
 use jiff::civil::{Date, Weekday, date, time};

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::fs;
 use std::process::Command;
 
-use fragwatch::model::ExtentCount;
+use fragwatch::internals::model::ExtentCount;
 
 use super::run::{FRAGWATCH, command, peak_memory, time};
 use super::samples::{Unit, in_turns};

@@ -8,8 +8,8 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use fragwatch::model::{ExtentCount, FilesystemKind};
-use fragwatch::probe;
+use fragwatch::internals::model::{ExtentCount, FilesystemKind};
+use fragwatch::internals::probe;
 
 use super::run::{FRAGWATCH, command, time};
 use super::samples::{Samples, Unit, each_of, in_turns};

@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use fragwatch::history::{ImageRef, Reader, Record, SampleRow, Store, Sweep};
-use fragwatch::model::{Bytes, ExtentCount, Format, ImageKey, UnixTime};
+use fragwatch::internals::history::{ImageRef, Reader, Record, SampleRow, Store, Sweep};
+use fragwatch::internals::model::{Bytes, ExtentCount, Format, ImageKey, UnixTime};
 use rustix::time::{ClockId, clock_gettime};
 
 use super::samples::{Samples, Unit, in_turns};

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use fragwatch::discover::owner::Search;
+use fragwatch::internals::discover::Search;
 
 use super::run::{command, time};
 use super::samples::{Unit, in_turns};

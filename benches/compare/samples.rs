@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use fragwatch::model::Bytes;
+use fragwatch::internals::model::Bytes;
 
 /// What a number counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -7,7 +7,7 @@ use std::process::Command;
 use std::thread::sleep;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use fragwatch::history::{ImageRef, Reader};
+use fragwatch::internals::history::{ImageRef, Reader};
 
 use super::daemon::{Service, configuration, watch};
 use super::history::simulate;
@@ -132,7 +132,7 @@ fn known(images: &Path, state: &Path, database: &Path) -> Here<Vec<ImageRef>> {
         let recorded = Reader::open(database).and_then(|reader| reader.images());
         match recorded {
             Ok(all) if all.len() == WITH_PAST => {
-                let reference = |image: fragwatch::history::ImageInfo| ImageRef {
+                let reference = |image: fragwatch::internals::history::ImageInfo| ImageRef {
                     key: image.key,
                     path: image.path,
                 };

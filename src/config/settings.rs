@@ -14,7 +14,9 @@ use jiff::tz::{TimeZone, TimeZoneDatabase};
 use serde::{Deserialize, Serialize};
 
 pub use super::globs::{GlobLists, Globs, compile_globs, is_glob};
-pub use thresholds::{HostLimits, LimitChanges, Limits, Override, Thresholds};
+pub use thresholds::{HostLimits, Limits, Thresholds};
+#[cfg(test)]
+pub use thresholds::{LimitChanges, Override};
 
 use super::diagnose::{Finding, Place};
 use super::raw::{

@@ -154,8 +154,6 @@ impl Maintenance {
 
     /// Runs until `end` asks for the end, then ends what is under way.
     pub(super) async fn run(mut self, mut end: watch::Receiver<bool>) {
-        // Paused until it is known whether it is: the disk that knows may hang.
-        self.board.pause(true);
         self.engines.judge(&self.settings.borrow().defrag);
         tokio::select! {
             () = self.look_back() => {}
@@ -180,7 +178,7 @@ impl Maintenance {
         if let Err(error) = child::restore_hints(self.state.hints()) {
             warn!("extent-size hints of runs that were killed are not restored: {error}");
         }
-        self.board.pause(is_paused(&self.state).await);
+        self.board.restore_pause(is_paused(&self.state).await);
         self.runs = past_runs(self.state.database()).await;
         self.incident = last_incident(self.state.database()).await;
         for (note, file) in notes(self.state.path()).await {

@@ -188,6 +188,7 @@ impl<W: Watcher> DirectoryWatch<W> {
     }
 
     /// How many directories are watched.
+    #[cfg(test)]
     #[must_use]
     pub fn watched(&self) -> usize {
         self.watched.len()

@@ -27,12 +27,14 @@ mod record;
 mod recorder;
 mod retention;
 mod schema;
-pub mod store;
+mod store;
 
-pub use reader::{ImageInfo, LastSample, PastRun, PastSeverity, ReadError, Reader, Reading};
+#[cfg(test)]
+pub use reader::{LastSample, Reading};
+pub use reader::{ImageInfo, PastRun, ReadError, Reader};
 pub use record::{ImageRef, IncidentRow, MapRow, Record, RunRow, SampleRow, SeverityRow, Sweep};
 pub use recorder::{Health, Recorder, WriterGuard, open};
-pub use store::{Store, StoreError};
+pub use store::Store;
 
 #[cfg(test)]
 mod tests;

@@ -75,7 +75,6 @@ pub struct PastRun {
 
 /// A change of severity. Names are those of [`SeverityRow`](super::SeverityRow).
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[expect(missing_docs, reason = "documented at SeverityRow")]
 pub struct PastSeverity {
     pub image: i64,
     pub at: UnixTime,

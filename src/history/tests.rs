@@ -91,7 +91,7 @@ impl Place {
         Reader::open(&self.path).unwrap()
     }
 
-    fn readings(&self, inode: u64) -> Vec<Reading> {
+    fn readings(&self, inode: u64) -> Vec<pack::Reading> {
         let reader = self.reader();
         let Some(image) = reader.image(&key(inode)).unwrap() else {
             return Vec::new();
@@ -106,7 +106,7 @@ fn record(store: &mut Store, record: &Record) {
 }
 
 /// `(at, extents, peak)`
-fn plain(readings: &[Reading]) -> Vec<(i64, u64, u64)> {
+fn plain(readings: &[pack::Reading]) -> Vec<(i64, u64, u64)> {
     readings
         .iter()
         .map(|r| (r.point.at.0, r.point.extents.0, r.peak.0))

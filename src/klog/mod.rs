@@ -10,8 +10,8 @@ pub mod record;
 pub mod rules;
 pub mod tail;
 
-pub use record::{KernelTime, Level, Record, RecordError, Sequence, Text};
-pub use rules::{Fields, Match, RuleError, RuleId, Rules};
+pub use record::{KernelTime, Record, Sequence, Text};
+pub use rules::{Match, RuleId, Rules};
 
 /// How the text of the record begins that a drill writes to /dev/kmsg; the rest names the drill.
 ///

@@ -18,9 +18,7 @@ pub mod reason;
 
 pub use calendar::{Calendar, Host, Opening};
 pub use estimate::{Basis, Paces, PastRun};
-pub use facts::{
-    Active, Allowed, Came, Facts, FilesystemFacts, ImageFacts, LastRun, Obstacle, User,
-};
+pub use facts::{Active, Allowed, Came, Facts, FilesystemFacts, ImageFacts, LastRun, User};
 pub use planner::{Plan, Planned, Run, Verdict, plan};
 pub use policy::Policy;
-pub use reason::{Moment, Reason};
+pub use reason::Reason;

@@ -30,6 +30,6 @@ pub mod settings;
 pub mod thread;
 pub mod utc;
 
-pub use ladder::{Began, Ended, Ladder, LadderError, LadderSettings, Limit, Order, Reaction};
+pub use ladder::{Began, Ended, Ladder, LadderSettings, Limit, Order};
 pub use reader::Watchdog;
-pub use ring::{Consumer, Packed, Producer, ring};
+pub use ring::Packed;

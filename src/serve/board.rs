@@ -48,9 +48,26 @@ struct Now {
     config_refused: Option<String>,
     config_in_force: status::InForce,
     listen_error: Option<String>,
-    paused: bool,
+    pause: Pause,
     runs: Vec<status::Run>,
     engines: Vec<status::EngineState>,
+}
+
+/// Whether defragmentation is paused. None until the file of the state directory is read or the
+/// operator commands something: paused until then.
+#[derive(Debug, Default)]
+struct Pause(Option<bool>);
+
+impl Pause {
+    fn is_on(&self) -> bool {
+        self.0.unwrap_or(true)
+    }
+
+    /// Sets what an earlier daemon recorded. A command that came first is kept: the file may have
+    /// been read before that command changed it.
+    fn restore(&mut self, recorded: bool) {
+        self.0.get_or_insert(recorded);
+    }
 }
 
 impl Board {
@@ -68,7 +85,7 @@ impl Board {
             config_refused: None,
             config_in_force: status::InForce::Configured,
             listen_error: None,
-            paused: false,
+            pause: Pause::default(),
             runs: Vec::new(),
             engines: Vec::new(),
         };
@@ -144,12 +161,17 @@ impl Board {
     /// Whether the operator has paused defragmentation.
     #[must_use]
     pub fn paused(&self) -> bool {
-        self.lock().paused
+        self.lock().pause.is_on()
     }
 
-    /// Pauses defragmentation, or lets it go on.
+    /// Pauses or resumes defragmentation, as the operator commands.
     pub fn pause(&self, paused: bool) {
-        self.lock().paused = paused;
+        self.lock().pause = Pause(Some(paused));
+    }
+
+    /// Sets what an earlier daemon recorded, unless the operator has commanded something since.
+    pub fn restore_pause(&self, recorded: bool) {
+        self.lock().pause.restore(recorded);
     }
 
     /// Puts up the defragmentations that are under way.
@@ -209,7 +231,7 @@ impl Board {
             stalled: stalled.collect(),
             rescue: now.rescue.clone(),
             parts: now.parts.status(),
-            paused: now.paused,
+            paused: now.pause.is_on(),
             runs: now.runs.clone(),
             engines: now.engines.clone(),
         }
@@ -245,5 +267,29 @@ impl Board {
     fn lock(&self) -> MutexGuard<'_, Now> {
         // Every field is replaced as a whole.
         self.now.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_is_not_undone_by_a_file_that_was_read_before_it() {
+        for (command, recorded) in [(true, false), (false, true)] {
+            let mut pause = Pause(Some(command));
+            pause.restore(recorded);
+            assert_eq!(pause.is_on(), command);
+        }
+    }
+
+    #[test]
+    fn what_was_recorded_is_restored() {
+        assert!(Pause::default().is_on(), "until the file is read");
+        for recorded in [true, false] {
+            let mut pause = Pause::default();
+            pause.restore(recorded);
+            assert_eq!(pause.is_on(), recorded);
+        }
     }
 }

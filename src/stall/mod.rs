@@ -83,9 +83,5 @@ mod stack;
 mod tracker;
 mod trigger;
 
-pub use detector::{
-    INTERVAL, LEFT_BEHIND, SILENT_AFTER, StallDetector, StallHealth, StallSettings,
-};
-pub use stack::{StackVerdict, verdict};
-pub use tracker::{GAP, StallTracker, TaskKey};
-pub use trigger::{Message, effective_trigger};
+pub use detector::{INTERVAL, StallDetector, StallHealth, StallSettings};
+pub use trigger::effective_trigger;

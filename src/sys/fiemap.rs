@@ -24,8 +24,6 @@ pub const EXTENT_LAST: u32 = 0x0001;
 pub const EXTENT_UNKNOWN: u32 = 0x0002;
 /// Not yet allocated; written to memory only.
 pub const EXTENT_DELALLOC: u32 = 0x0004;
-/// Data are inside the file system's own structures.
-pub const EXTENT_DATA_INLINE: u32 = 0x0200;
 /// Allocated but not written.
 pub const EXTENT_UNWRITTEN: u32 = 0x0800;
 /// The blocks belong to another file too.

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 use std::process::Command;
 
-use fragwatch::history::{ImageInfo, Reader};
-use fragwatch::model::ImageKey;
+use fragwatch::internals::history::{ImageInfo, Reader};
+use fragwatch::internals::model::ImageKey;
 use rustix::process::Signal;
 
 use crate::life::END;

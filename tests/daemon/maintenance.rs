@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use fragwatch::history::Reader;
+use fragwatch::internals::history::Reader;
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -37,7 +37,7 @@ pub fn checksum(path: &Path) -> u64 {
         .fold(0xcbf2_9ce4_8422_2325, fold)
 }
 
-pub fn runs(watch: &Watch) -> Vec<fragwatch::history::PastRun> {
+pub fn runs(watch: &Watch) -> Vec<fragwatch::internals::history::PastRun> {
     let database = watch.daemon.directory().join("history.db");
     Reader::open(&database)
         .and_then(|reader| reader.runs(None, 100))

@@ -7,10 +7,10 @@ use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use fragwatch::history::{
+use fragwatch::internals::history::{
     ImageInfo, ImageRef, Reader, Record, SampleRow, SeverityRow, Store, Sweep,
 };
-use fragwatch::model::{Bytes, ExtentCount, Format, Severity, UnixTime};
+use fragwatch::internals::model::{Bytes, ExtentCount, Format, Severity, UnixTime};
 use rustix::process::Signal;
 
 use crate::life::END;

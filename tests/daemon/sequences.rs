@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use fragwatch::history::Reader;
+use fragwatch::internals::history::Reader;
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -114,6 +114,10 @@ impl World {
         until("the pause that it was left with", || {
             (self.status()?["paused"] == self.paused).then_some(())
         });
+        // All its threads have been started by then.
+        until("the first sweep", || {
+            (!self.status()?["daemon"]["swept"].is_null()).then_some(())
+        });
         self.rest = self.load();
     }
 
@@ -129,6 +133,12 @@ impl World {
             fs::read_dir(directory).map_or(0, Iterator::count)
         };
         (count("task"), count("fd"))
+    }
+
+    fn thread_names(&self) -> Vec<String> {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.daemon.pid())).unwrap();
+        let name = |task: fs::DirEntry| fs::read_to_string(task.path().join("comm")).ok();
+        tasks.flatten().filter_map(name).collect()
     }
 
     fn step(&mut self, step: Step, random: &mut Random) {
@@ -216,7 +226,7 @@ impl World {
         assert_eq!(status["rescue"]["armed"], true, "{status}");
     }
 
-    fn runs(&self) -> Vec<fragwatch::history::PastRun> {
+    fn runs(&self) -> Vec<fragwatch::internals::history::PastRun> {
         let database = self.etc.join("history.db");
         Reader::open(&database)
             .and_then(|reader| reader.runs(None, 1000))
@@ -226,11 +236,21 @@ impl World {
     /// Ends it all in peace and looks at what is left.
     /// Returns the number of commands that were started before a run.
     fn end(mut self) -> usize {
-        until("the daemon's rest", || {
+        // A run has a thread and a process with two pipes; a hook, a thread and a pipe.
+        let most = (self.rest.0 + 4, self.rest.1 + 8);
+        let deadline = Instant::now() + END;
+        loop {
             let (threads, files) = self.load();
-            // A run has a thread and a process with two pipes; a hook, a thread and a pipe.
-            (threads <= self.rest.0 + 4 && files <= self.rest.1 + 8).then_some(())
-        });
+            if threads <= most.0 && files <= most.1 {
+                break;
+            }
+            let threads = self.thread_names();
+            assert!(
+                Instant::now() < deadline,
+                "{files} files of {most:?}: {threads:?}"
+            );
+            thread::sleep(Duration::from_millis(20));
+        }
         self.daemon.signal(Signal::TERM);
         let status = self.daemon.wait(END);
         assert_eq!(status.code(), Some(0), "{}", self.daemon.stderr());

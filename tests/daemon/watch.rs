@@ -191,9 +191,12 @@ impl Watch {
         self.until("the sweep that was asked for", |now| now.swept() > before)
     }
 
-    /// Its helpers, those that were not waited for included.
+    /// Its probe helpers, those that were not waited for included. Not its other children: at its
+    /// start it runs `fragwatch restore-hints` beside the first sweep.
     pub fn helpers(&self) -> Vec<Process> {
-        children(self.daemon.pid())
+        let mut children = children(self.daemon.pid());
+        children.retain(|child| child.name() == "fragwatch-probe");
+        children
     }
 
     /// Stops the daemon, waits until its helpers rest and have nothing open on the file system
@@ -231,6 +234,15 @@ pub struct Process {
 impl Process {
     fn proc(&self) -> PathBuf {
         PathBuf::from(format!("/proc/{}", self.pid))
+    }
+
+    /// As `ps -o comm` shows it, also of one that has ended and is not yet waited for.
+    fn name(&self) -> String {
+        let stat = fs::read_to_string(self.proc().join("stat")).unwrap_or_default();
+        let name = stat
+            .split_once('(')
+            .and_then(|(_, rest)| rest.rsplit_once(')'));
+        name.map(|(name, _)| name.to_owned()).unwrap_or_default()
     }
 
     /// `D` waits for a disk, `Z` has ended and is not yet waited for; nothing once it is gone.

@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use fragwatch::history::PastRun;
+use fragwatch::internals::history::PastRun;
 
 use crate::maintenance::{ALWAYS, checksum, planned, runs, why_not};
 use crate::scrape::Scrape;

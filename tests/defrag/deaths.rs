@@ -11,7 +11,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use super::support::child::Child;
 use super::support::random::Random;
 use super::support::{self, Bed, MIB, guest, tools};
-use super::{bed, config, defrag, finish, leftovers, processes_with, said};
+use super::{bed, config, defrag, finish, leftovers, processes_with, said, stand_in};
 
 /// Whom the blow meets.
 #[derive(Debug, Clone, Copy)]
@@ -113,13 +113,21 @@ fn is_copied_by_fsr(path: &Path) -> bool {
     processes.any(|(pid, name)| name == "xfs_fsr" && copies(pid))
 }
 
-/// A run that works slowly, and whose xfs_fsr has come to opening its temporary file: from there on it
-/// opens nothing by name.
+/// In the place of xfs_fsr, which a fast disk lets end before a signal arrives: opens the image and a
+/// temporary file as it does, and waits for a line on the terminal, which never comes.
+const WAITING: &str = r#"temporary=${2%/*}/.fsr$$
+exec 3<"$2" 4>"$temporary"
+rm "$temporary"
+head --bytes=1048576 /dev/zero >&4
+read line"#;
+
+/// A run whose xfs_fsr copies the image until it is ended.
 fn at_work(bed: &Bed, path: &Path) -> Child {
     guest::random_direct_writes(path, 20 * MIB, 5120);
     bed.sync();
-    let slow = config(bed, "bandwidth = \"1MiB/s\"");
-    let run = Child::spawn(&mut defrag(path, &slow)).unwrap();
+    let mut command = defrag(path, &config(bed, ""));
+    stand_in(bed, &mut command, WAITING);
+    let run = Child::spawn(&mut command).unwrap();
     let deadline = Instant::now() + SOON;
     while !is_copied_by_fsr(path) {
         assert!(Instant::now() < deadline, "no xfs_fsr");

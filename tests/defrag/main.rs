@@ -35,6 +35,7 @@ mod writers;
 use std::ffi::OsStr;
 use std::fs;
 use std::io::Read as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -77,8 +78,25 @@ fn defrag(image: &Path, config: &Path) -> Command {
     let mut command = fragwatch();
     command.args(["defrag", "--engine", "xfs_fsr", "--force-window", "--json"]);
     command.arg("--config").arg(config);
+    command.env("STATE_DIRECTORY", state(config));
     command.arg(image).stdout(Stdio::piped());
     command
+}
+
+/// The state directory of the commands with this configuration, beside it.
+fn state(config: &Path) -> PathBuf {
+    config.with_extension("state")
+}
+
+/// Has a command find this shell script in the place of xfs_fsr.
+fn stand_in(bed: &Bed, command: &mut Command, script: &str) {
+    let bin = bed.path().parent().unwrap().join("bin");
+    fs::create_dir_all(&bin).unwrap();
+    let program = bin.join("xfs_fsr");
+    fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    let path = std::env::var("PATH").unwrap();
+    command.env("PATH", format!("{}:{path}", bin.display()));
 }
 
 /// What a command says of its one image.

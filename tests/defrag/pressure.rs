@@ -21,7 +21,7 @@ use super::support::daemon::fragwatch;
 use super::support::rundir::{self, Place};
 use super::support::skip::{Here, NotHere};
 use super::support::{self, Bed, MIB, guest, tools};
-use super::{config, finish, said};
+use super::{config, finish, said, state};
 
 const WAITS: &str = "FRAGWATCH_TEST_WAITS_IN_IO_URING";
 const LIMIT: &str = "max_io_pressure = 40\n";
@@ -306,7 +306,7 @@ fn defrag(group: &Path, config: &Path, engine: &str, image: &Path) -> Command {
     let mut command = fragwatch();
     command.args(["defrag", "--engine", engine, "--force-window", "--json"]);
     command.arg("--config").arg(config).arg(image);
-    command.env("STATE_DIRECTORY", config.with_extension("state"));
+    command.env("STATE_DIRECTORY", state(config));
     let mut within = within(group, &command);
     within.stdout(Stdio::piped());
     within
@@ -359,7 +359,9 @@ fn who_waits_in_io_uring_holds_up_nothing_and_who_waits_for_the_disk_does() {
         "--force-window",
         "--config",
     ]);
-    loud.arg(config(&disk.bed, LIMIT)).arg(late);
+    let config = config(&disk.bed, LIMIT);
+    loud.env("STATE_DIRECTORY", state(&config));
+    loud.arg(config).arg(late);
     let told = within(&own, &loud).output().unwrap();
     let told = String::from_utf8(told.stderr).unwrap();
     let words = "without I/O does not count: the disks were at work";

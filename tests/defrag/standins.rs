@@ -1,7 +1,6 @@
 //! Programs that are called xfs_fsr and are not, or not as we know it.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -11,7 +10,7 @@ use serde_json::Value;
 
 use super::support::child::Child;
 use super::support::{self, Bed, MIB, guest, tools};
-use super::{bed, config, defrag, finish, leftovers, processes_with, said};
+use super::{bed, config, defrag, finish, leftovers, processes_with, said, stand_in};
 
 /// A bed with a fragmented image, and a script in the place of xfs_fsr.
 struct Stage {
@@ -37,14 +36,8 @@ impl Stage {
     }
 
     fn with(&self, script: &str) -> Command {
-        let bin = self.bed.path().parent().unwrap().join("bin");
-        fs::create_dir_all(&bin).unwrap();
-        let program = bin.join("xfs_fsr");
-        fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
-        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
         let mut command = defrag(&self.image, &self.config);
-        let path = std::env::var("PATH").unwrap();
-        command.env("PATH", format!("{}:{path}", bin.display()));
+        stand_in(&self.bed, &mut command, script);
         command
     }
 

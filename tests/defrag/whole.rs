@@ -3,7 +3,7 @@
 use std::fs;
 
 use super::support::{self, MIB, guest, tools};
-use super::{bed, config, defrag, leftovers, said};
+use super::{bed, config, defrag, leftovers, said, state};
 
 /// A fragmented image becomes a whole one.
 fn becomes_whole(mkfs: &[&str], size: u64, writes: u64, at_least: u64) {
@@ -87,9 +87,11 @@ fn several_images_and_words_for_each() {
     guest::random_direct_writes(&one, 4 * MIB, 1024);
     guest::sequential(&two, 4 * MIB);
     let mut command = support::fragwatch();
+    let config = config(&bed, "");
+    command.env("STATE_DIRECTORY", state(&config));
     command
         .args(["defrag", "--force-window", "--config"])
-        .arg(config(&bed, ""));
+        .arg(config);
     let output = command.arg(&one).arg(&two).output().unwrap();
     assert_eq!(output.status.code(), Some(0));
     assert_eq!(output.stderr, b"");

@@ -3,10 +3,10 @@
 
 use std::sync::LazyLock;
 
-use fragwatch::klog::record::Piece;
-use fragwatch::klog::tail::{Assembler, kernel_text};
-use fragwatch::klog::{DRILL_MARKER, Match, Record, Rules, Text};
-use fragwatch::model::{RuleAction, RuleDefinition};
+use fragwatch::internals::klog::Piece;
+use fragwatch::internals::klog::{Assembler, kernel_text};
+use fragwatch::internals::klog::{DRILL_MARKER, Match, Record, Rules, Text};
+use fragwatch::internals::model::{RuleAction, RuleDefinition};
 
 /// A record of /dev/kmsg: the parser says what another one says that is written as plainly as can be.
 pub fn record(bytes: &[u8]) {

@@ -3,11 +3,11 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use fragwatch::config::settings::Defrag;
-use fragwatch::defrag::fsr::Request;
-use fragwatch::defrag::online::{self, Event};
-use fragwatch::defrag::{Host, KernelCheck};
-use fragwatch::model::{Bytes, RunOutcome};
+use fragwatch::internals::config::settings::Defrag;
+use fragwatch::internals::defrag::Request;
+use fragwatch::internals::defrag::online::{self, Event};
+use fragwatch::internals::defrag::{Host, KernelCheck};
+use fragwatch::internals::model::{Bytes, RunOutcome};
 
 use super::support::guest::BLOCK;
 use super::support::{self, MIB, Stall, guest, tools};

@@ -33,7 +33,7 @@ mod neighbours;
 mod scene;
 mod writers;
 
-use fragwatch::model::RunOutcome;
+use fragwatch::internals::model::RunOutcome;
 
 use scene::Scene;
 use support::boot::{self, Kernel, Machine};

@@ -11,13 +11,13 @@ use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use fragwatch::config::settings::Defrag;
-use fragwatch::defrag::fsr::Request;
-use fragwatch::defrag::online::{self, Event};
-use fragwatch::defrag::segments::{Region, Survey};
-use fragwatch::defrag::{Host, KernelCheck};
-use fragwatch::model::{Bytes, Extent, RunOutcome, Share, Stop};
-use fragwatch::probe::extents::{Pace, Reader};
+use fragwatch::internals::config::settings::Defrag;
+use fragwatch::internals::defrag::Request;
+use fragwatch::internals::defrag::online::{self, Event};
+use fragwatch::internals::defrag::{Host, KernelCheck};
+use fragwatch::internals::defrag::{Region, Survey};
+use fragwatch::internals::model::{Bytes, Extent, RunOutcome, Share, Stop};
+use fragwatch::internals::probe::{Pace, Reader};
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 

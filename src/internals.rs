@@ -1,0 +1,99 @@
+//! What the project's own tests, benchmarks and fuzz targets use. It is no interface: it changes
+//! with the code.
+//!
+//! All other modules are private to the crate, so that the compiler reports what nobody uses.
+
+pub use crate::assess::Assessor;
+pub use crate::sys::clone::clone_range;
+pub use crate::sys::generation::generation;
+pub use crate::sys::locks::in_use;
+
+/// Of `config`.
+pub mod config {
+    /// Of `settings`.
+    pub mod settings {
+        pub use crate::config::settings::{
+            Blackout, Defrag, History, Maintenance, Thresholds, Window, Zone,
+        };
+    }
+}
+
+/// Of `defrag`.
+pub mod defrag {
+    pub use crate::defrag::fsr::Request;
+    pub use crate::defrag::online;
+    pub use crate::defrag::segments::{Region, Survey};
+    pub use crate::defrag::{Host, KernelCheck};
+}
+
+/// Of `discover`.
+pub mod discover {
+    pub use crate::discover::owner::Search;
+}
+
+/// Of `growth`.
+pub mod growth {
+    pub use crate::growth::{Recent, forecast, growth};
+}
+
+/// Of `history`.
+pub mod history {
+    pub use crate::history::lock::{self, LockError};
+    pub use crate::history::{
+        Health, ImageInfo, ImageRef, IncidentRow, PastRun, Reader, Record, Recorder, SampleRow,
+        SeverityRow, Store, Sweep, WriterGuard, open,
+    };
+}
+
+/// Of `incidents`.
+pub mod incidents {
+    pub use crate::cli::incidents::run;
+    pub use crate::rescue::archive;
+    pub use crate::rescue::evidence::{ImageEvidence, Images};
+    pub use crate::rescue::hook::{HookOutcome, Moment};
+    pub use crate::rescue::incident::{Incident, Recorder, RecorderSettings, State, What};
+}
+
+/// Of `klog`.
+pub mod klog {
+    pub use crate::klog::file::{Down, FileSource, FileState, Settings};
+    pub use crate::klog::kmsg::Kmsg;
+    pub use crate::klog::record::Piece;
+    pub use crate::klog::tail::{Assembler, Line, MAX_LINE, kernel_text};
+    pub use crate::klog::{DRILL_MARKER, KernelTime, Match, Record, RuleId, Rules, Sequence, Text};
+}
+
+/// Of `maintenance`.
+pub mod maintenance {
+    pub use crate::maintenance::{
+        Active, Allowed, Calendar, Came, Facts, FilesystemFacts, Host, ImageFacts, LastRun,
+        Opening, Paces, PastRun, Policy, Run, User, Verdict, facts::ideal, plan,
+    };
+}
+
+/// Of `model`.
+pub mod model {
+    pub use crate::model::*;
+}
+
+/// Of `probe`.
+pub mod probe {
+    pub use crate::probe::extents::{Pace, Reader};
+    pub use crate::probe::{for_kind, open};
+}
+
+/// Of `rescue`.
+pub mod rescue {
+    pub use crate::rescue::clock::now;
+    pub use crate::rescue::entry::{Line, Notice, Report};
+    pub use crate::rescue::proof::Counters;
+    pub use crate::rescue::ring::{Packer, Unpacker, ring};
+    pub use crate::rescue::settings::Settings;
+    pub use crate::rescue::thread::{FastSide, Setup};
+    pub use crate::rescue::{Began, Ended, Ladder, LadderSettings, Order, Packed};
+}
+
+/// Of `stall`.
+pub mod stall {
+    pub use crate::stall::{StallDetector, StallSettings};
+}
