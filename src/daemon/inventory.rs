@@ -574,7 +574,6 @@ mod tests {
     use crate::model::{Format, Opener, Unknown};
 
     const DEVICE: DeviceNumber = DeviceNumber { major: 7, minor: 0 };
-    const DAY: Duration = Duration::from_secs(86_400);
 
     fn sample(inode: u64, path: &str, extents: u64) -> Sample {
         Sample {
@@ -670,7 +669,9 @@ mod tests {
     fn an_image_that_cannot_be_identified_stays_as_it_was() {
         let mut sweeps = Sweeps::default();
         let known = sample(1, "/a", 500_000);
-        sweeps.0.restore(key(&known), &[], Severity::Warning, DAY);
+        sweeps
+            .0
+            .restore(key(&known), Recent::default(), Severity::Warning);
         let unidentified = || Sample {
             key: Err("EIO".to_owned()),
             ..sample(1, "/a", 7)
@@ -797,12 +798,9 @@ mod tests {
         // And not at all if it was bad before we began.
         let mut sweeps = Sweeps::default();
         let id = bad[0].id;
-        sweeps.0.restore(
-            key(&bad[0]),
-            &[],
-            Severity::Critical,
-            Duration::from_secs(86_400),
-        );
+        sweeps
+            .0
+            .restore(key(&bad[0]), Recent::default(), Severity::Critical);
         assert_eq!(severities(&sweeps.sweep(&bad, true)), []);
         assert_eq!(sweeps.0.get(id).unwrap().severity(), Severity::Critical);
     }
@@ -830,11 +828,9 @@ mod tests {
 
         let mut restored = Sweeps(Inventory::default(), 3600);
         let entry = sweeps.0.get(sample(1, "/a", 0).id).unwrap();
-        let window = Duration::from_secs(86_400);
-        let points = entry.recent.points();
         restored
             .0
-            .restore(key(&entry.sample), points, Severity::Warning, window);
+            .restore(key(&entry.sample), entry.recent.clone(), Severity::Warning);
         assert_eq!(severities(&gains(&mut restored, 61)), []);
         let entry = restored.0.get(entry.sample.id).unwrap();
         assert_eq!(entry.severity(), Severity::Warning);

@@ -12,7 +12,7 @@ use proptest::prelude::*;
 
 use std::time::Duration;
 
-use super::trend::{FEWEST_SAMPLES, float, unsigned};
+use super::trend::{FEWEST_SAMPLES, has_fallen, unsigned};
 use super::*;
 use crate::model::{ExtentCount, ExtentsPerDay, Forecast, Growth, Pace, Point, UnixTime, Unknown};
 

@@ -349,6 +349,6 @@ fn round(number: f64) -> i64 {
 
 /// The nearest whole number from 0 on there is.
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-fn unsigned(number: f64) -> u64 {
+pub(super) fn unsigned(number: f64) -> u64 {
     number.round() as u64
 }

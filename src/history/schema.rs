@@ -112,6 +112,9 @@ mod tests {
     /// A database of schema 1 with something in each table.
     const FIXTURE: &str = include_str!("../../tests/data/history-1.sql");
 
+    /// A database that the last program with schema 1 wrote: days in full, by the hour and by the day.
+    const WRITTEN: &str = include_str!("../../tests/data/history-1-written.sql");
+
     fn tables(connection: &Connection) -> Vec<(String, String)> {
         let mut statement = connection
             .prepare("SELECT name, coalesce(sql, '') FROM sqlite_master ORDER BY name")
@@ -151,6 +154,93 @@ mod tests {
             ))
         });
         assert_eq!(found.unwrap(), (8, 1007, 1090));
+    }
+
+    /// Image, time, extents, peak, size and allocated bytes.
+    type Row = [i64; 6];
+
+    fn samples(connection: &Connection) -> Vec<Row> {
+        let mut select = connection
+            .prepare("SELECT * FROM samples ORDER BY image, at")
+            .unwrap();
+        let rows = select.query_map([], |row| {
+            let mut values = [0; 6];
+            for (n, value) in values.iter_mut().enumerate() {
+                *value = row.get(n)?;
+            }
+            Ok(values)
+        });
+        rows.unwrap().map(Result::unwrap).collect()
+    }
+
+    /// All values of a table.
+    fn rows(connection: &Connection, table: &str) -> Vec<String> {
+        let mut select = connection
+            .prepare(&format!("SELECT * FROM {table}"))
+            .unwrap();
+        let columns = select.column_count();
+        let rows = select.query_map([], |row| {
+            let values = (0..columns).map(|n| row.get_ref(n).map(|value| format!("{value:?}")));
+            values.collect::<rusqlite::Result<String>>()
+        });
+        rows.unwrap().map(Result::unwrap).collect()
+    }
+
+    #[test]
+    fn samples_of_schema_1_become_those_of_schema_2_by_the_rule() {
+        let mut connection = Connection::open_in_memory().unwrap();
+        connection.execute_batch(WRITTEN).unwrap();
+        let before = samples(&connection);
+        const KEPT: [&str; 5] = ["images", "maps", "runs", "severities", "incidents"];
+        let kept = KEPT.map(|table| rows(&connection, table));
+        prepare(&mut connection).unwrap();
+        let after = samples(&connection);
+        // What is older than two days before the last whole hour is merged by the hour.
+        let newest = before.iter().map(|row| row[1]).max().unwrap();
+        let is_merged = |at: i64| at < newest / 3600 * 3600 - 50 * 3600;
+        let mut expected: Vec<Row> = Vec::new();
+        for row in &before {
+            let last = expected.last_mut().filter(|last| {
+                is_merged(row[1]) && last[0] == row[0] && last[1] / 3600 == row[1] / 3600
+            });
+            match last {
+                Some(last) => *last = [row[0], row[1], row[2], last[3].max(row[3]), row[4], row[5]],
+                None => expected.push(*row),
+            }
+        }
+        assert!(expected.len() + 400 < before.len());
+        // A merged sweep has the time of its last one, whichever images were in that.
+        let coarse = |rows: &[Row]| -> Vec<Row> {
+            let mut rows = rows.to_vec();
+            for row in &mut rows {
+                if is_merged(row[1]) {
+                    row[1] = row[1] / 3600;
+                }
+            }
+            rows
+        };
+        assert_eq!(coarse(&after), coarse(&expected));
+        assert_eq!(KEPT.map(|table| rows(&connection, table)), kept);
+        assert!(kept.iter().all(|rows| !rows.is_empty()));
+        let last: i64 = connection
+            .query_row(
+                "SELECT at FROM sweeps ORDER BY id DESC LIMIT 1",
+                [],
+                |row| row.get(0),
+            )
+            .unwrap();
+        assert_eq!(last, newest);
+    }
+
+    #[test]
+    fn unreadable_rows_are_damage() {
+        let mut connection = Connection::open_in_memory().unwrap();
+        connection.execute_batch(FIXTURE).unwrap();
+        connection
+            .execute("UPDATE packed SET extents = '[0,'", [])
+            .unwrap();
+        let error = prepare(&mut connection).unwrap_err();
+        assert!(matches!(error, StoreError::Damaged(_)), "{error:?}");
     }
 
     #[test]
