@@ -34,6 +34,7 @@
 //! (`fragwatch_part_severity`, `fragwatch_klog_source_up`) and the alerts are answered from.
 
 mod history;
+mod incident_monitor;
 mod instance_lock;
 mod inventory;
 mod klog_files;
@@ -48,7 +49,6 @@ mod signals;
 mod start;
 mod steady;
 mod systemd;
-mod witness;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -1,26 +1,51 @@
 //! Replacing a file so that it is there as a whole, the old one or the new one, also after a power
 //! failure.
 
+use std::ffi::OsStr;
 use std::fs::{File, Permissions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
+/// How the name of the temporary file begins.
+const PREFIX: &str = ".fragwatch-";
+/// How it ends.
+const SUFFIX: &str = ".tmp";
+
 /// Replaces the file at `path`: a temporary file beside it, fsync, rename, fsync of the directory,
-/// because a rename alone can be lost. A link at `path` is replaced, not followed. The name of the
-/// temporary file begins with `.fragwatch-` and ends in `.tmp`.
+/// because a rename alone can be lost. A link at `path` is replaced, not followed.
 ///
 /// # Errors
 /// Those of each step. The old file is still there then, unless it was the last step that failed.
 pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    replace_with(path, mode, |file| file.write_all(bytes)).map(drop)
+}
+
+/// The same; `write` fills the new file, which is returned open for reading and writing.
+///
+/// # Errors
+/// As those of [`replace`].
+pub fn replace_with(
+    path: &Path,
+    mode: u32,
+    write: impl FnOnce(&mut File) -> io::Result<()>,
+) -> io::Result<File> {
     let directory = path.parent().unwrap_or(Path::new("/"));
     let mut file = tempfile::Builder::new()
-        .prefix(".fragwatch-")
-        .suffix(".tmp")
+        .prefix(PREFIX)
+        .suffix(SUFFIX)
         .permissions(Permissions::from_mode(mode))
         .tempfile_in(directory)?;
-    file.write_all(bytes)?;
+    write(file.as_file_mut())?;
     file.as_file().sync_all()?;
-    file.persist(path)?;
-    File::open(directory)?.sync_all()
+    let file = file.persist(path)?;
+    File::open(directory)?.sync_all()?;
+    Ok(file)
+}
+
+/// Whether a file of this name was left behind by a crash during [`replace`].
+#[must_use]
+pub fn is_left_over(name: &OsStr) -> bool {
+    let name = name.as_encoded_bytes();
+    name.starts_with(PREFIX.as_bytes()) && name.ends_with(SUFFIX.as_bytes())
 }

@@ -11,14 +11,16 @@ use std::io::{self, Write as _};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{self, Receiver, SyncSender};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 use serde::{Deserialize, Serialize};
+
+use crate::background::{Background, Jobs, STACK};
 
 /// How long a command may take unless told otherwise.
 pub const TIMEOUT: Duration = Duration::from_secs(30);
@@ -121,8 +123,7 @@ pub fn run_once(
 /// A command that is run again and again, one run at a time. `T` is what a run is known by.
 #[derive(Debug)]
 pub struct Hook<T> {
-    calls: SyncSender<(T, Call)>,
-    dropped: AtomicU64,
+    calls: Background<(T, Call)>,
 }
 
 impl<T: Send + 'static> Hook<T> {
@@ -139,40 +140,33 @@ impl<T: Send + 'static> Hook<T> {
         queue: usize,
         on_end: impl Fn(T, HookOutcome, Duration) + Send + 'static,
     ) -> io::Result<Hook<T>> {
-        let (sender, calls) = mpsc::sync_channel::<(T, Call)>(queue);
         let runner = Runner {
             command,
             timeout,
             starting: Arc::new(AtomicBool::new(false)),
         };
-        let work = move || {
+        let work = move |calls: &mut Jobs<(T, Call)>| {
             for (what, call) in calls {
                 let began = Instant::now();
                 let outcome = runner.run(&call, &mut Unattended);
                 on_end(what, outcome, began.elapsed());
             }
         };
-        thread::Builder::new().name(name.to_owned()).spawn(work)?;
         Ok(Hook {
-            calls: sender,
-            dropped: AtomicU64::new(0),
+            calls: Background::start(name, queue, STACK, work)?,
         })
     }
 
     /// Asks for a run. Never waits: if too many are asked for already, this one is dropped and
     /// counted, and the answer is false.
     pub fn call(&self, what: T, call: Call) -> bool {
-        let taken = self.calls.try_send((what, call)).is_ok();
-        if !taken {
-            self.dropped.fetch_add(1, Ordering::Relaxed);
-        }
-        taken
+        self.calls.push((what, call))
     }
 
     /// Runs that were asked for and never made.
     #[must_use]
     pub fn dropped(&self) -> u64 {
-        self.dropped.load(Ordering::Relaxed)
+        self.calls.dropped()
     }
 }
 

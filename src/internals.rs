@@ -48,10 +48,11 @@ pub mod history {
 /// Of `incidents`.
 pub mod incidents {
     pub use crate::cli::incidents::run;
-    pub use crate::rescue::archive;
-    pub use crate::rescue::evidence::{ImageEvidence, Images};
-    pub use crate::rescue::hook::{HookOutcome, Moment};
-    pub use crate::rescue::incident::{Incident, Recorder, RecorderSettings, State, What};
+    pub use crate::incident::archive;
+    pub use crate::incident::evidence::{ImageEvidence, Images};
+    pub use crate::incident::format::{Incident, State, What};
+    pub use crate::incident::hook::{HookOutcome, Moment};
+    pub use crate::incident::recorder::{Recorder, RecorderSettings};
 }
 
 /// Of `klog`.
@@ -59,7 +60,8 @@ pub mod klog {
     pub use crate::klog::file::{Down, FileSource, FileState, Settings};
     pub use crate::klog::kmsg::Kmsg;
     pub use crate::klog::record::Piece;
-    pub use crate::klog::tail::{Assembler, Line, MAX_LINE, kernel_text};
+    pub use crate::klog::syslog::kernel_text;
+    pub use crate::klog::tail::{Assembler, Line, MAX_LINE};
     pub use crate::klog::{DRILL_MARKER, KernelTime, Match, Record, RuleId, Rules, Sequence, Text};
 }
 
@@ -78,7 +80,7 @@ pub mod model {
 
 /// Of `probe`.
 pub mod probe {
-    pub use crate::probe::extents::{Pace, Reader};
+    pub use crate::probe::extents::{MapReader, ReadPace};
     pub use crate::probe::{for_kind, open};
 }
 

@@ -23,30 +23,34 @@
 //! - [`defrag`]: taking the fragmentation away, without losing a write
 //! - [`klog`]: the kernel's log, and which of its lines matter
 //! - [`rescue`]: from such a line to free memory
+//! - [`incident`]: what happened, kept for later
 //! - [`stall`]: the trigger for kernels that print no such line
 //! - [`serve`]: metrics and their page
-//! - [`state_dir`]: where all of them keep their state, and [`durable`]: how a file is replaced
+//! - [`state_dir`]: where all of them keep their state, [`durable`]: how a file is replaced, and
+//!   [`background`]: a queue with a thread for work that may hang
 //! - [`daemon`]: `fragwatch run`, which wires it all
 
-pub(crate) mod assess;
-pub(crate) mod cli;
-pub(crate) mod config;
-pub(crate) mod daemon;
-pub(crate) mod defrag;
-pub(crate) mod discover;
-pub(crate) mod durable;
-pub(crate) mod growth;
-pub(crate) mod history;
-pub(crate) mod hook;
+mod assess;
+mod background;
+mod cli;
+mod config;
+mod daemon;
+mod defrag;
+mod discover;
+mod durable;
+mod growth;
+mod history;
+mod hook;
+mod incident;
 pub mod internals;
-pub(crate) mod klog;
-pub(crate) mod maintenance;
-pub(crate) mod model;
-pub(crate) mod probe;
-pub(crate) mod rescue;
-pub(crate) mod serve;
-pub(crate) mod stall;
-pub(crate) mod state_dir;
-pub(crate) mod sys;
+mod klog;
+mod maintenance;
+mod model;
+mod probe;
+mod rescue;
+mod serve;
+mod stall;
+mod state_dir;
+mod sys;
 
 pub use cli::{args::Arguments, main};

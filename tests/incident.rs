@@ -326,7 +326,7 @@ fn all_whole(directory: &Path) -> (usize, usize) {
     for entry in fs::read_dir(directory).unwrap() {
         let path = entry.unwrap().path();
         let name = path.file_name().unwrap().to_str().unwrap().to_owned();
-        if name.starts_with(".incident-") {
+        if name.starts_with(".fragwatch-") {
             halves += 1;
             continue;
         }

@@ -1,5 +1,5 @@
 //! Every form of the messages that fragwatch knows, as kernels from 2.4 to 7.x print them, with the
-//! rule it must match and what must be read from it; and what must not match.
+//! rule it must match; and what must not match.
 //!
 //! The forms are those of the kernel's sources and of reports on the mailing list linux-xfs.
 
@@ -9,50 +9,10 @@ use fragwatch::internals::model::{RuleAction, RuleDefinition};
 struct Known {
     text: &'static str,
     rule: &'static str,
-    device: Option<&'static str>,
-    task: Option<&'static str>,
-    pid: Option<u32>,
-    size: Option<u64>,
-    function: Option<&'static str>,
-}
-
-impl Known {
-    const fn device(mut self, device: &'static str) -> Known {
-        self.device = Some(device);
-        self
-    }
-
-    const fn task(mut self, task: &'static str) -> Known {
-        self.task = Some(task);
-        self
-    }
-
-    const fn pid(mut self, pid: u32) -> Known {
-        self.pid = Some(pid);
-        self
-    }
-
-    const fn size(mut self, size: u64) -> Known {
-        self.size = Some(size);
-        self
-    }
-
-    const fn function(mut self, function: &'static str) -> Known {
-        self.function = Some(function);
-        self
-    }
 }
 
 const fn known(rule: &'static str, text: &'static str) -> Known {
-    Known {
-        text,
-        rule,
-        device: None,
-        task: None,
-        pid: None,
-        size: None,
-        function: None,
-    }
+    Known { text, rule }
 }
 
 const fn deadlock(text: &'static str) -> Known {
@@ -61,114 +21,57 @@ const fn deadlock(text: &'static str) -> Known {
 
 const DEADLOCKS: &[Known] = &[
     // 2.4 and the first of 2.6: no prefix.
-    deadlock("possible deadlock in kmem_alloc (mode:0xd0)").function("kmem_alloc"),
-    deadlock("possible deadlock in kmem_zone_alloc (mode:0xd0)").function("kmem_zone_alloc"),
+    deadlock("possible deadlock in kmem_alloc (mode:0xd0)"),
+    deadlock("possible deadlock in kmem_zone_alloc (mode:0xd0)"),
     // 2.6.9-rc.
-    deadlock("xfs: possible memory allocation deadlock in kmem_alloc (mode:0xd0)")
-        .function("kmem_alloc"),
+    deadlock("xfs: possible memory allocation deadlock in kmem_alloc (mode:0xd0)"),
     // To 4.3.
-    deadlock("XFS: possible memory allocation deadlock in kmem_alloc (mode:0x250)")
-        .function("kmem_alloc"),
-    deadlock("XFS: possible memory allocation deadlock in pagebuf_get (mode:0x250)")
-        .function("pagebuf_get"),
-    deadlock("XFS: possible memory allocation deadlock in xfs_buf_allocate_memory (mode:0x250)")
-        .function("xfs_buf_allocate_memory"),
+    deadlock("XFS: possible memory allocation deadlock in kmem_alloc (mode:0x250)"),
+    deadlock("XFS: possible memory allocation deadlock in pagebuf_get (mode:0x250)"),
+    deadlock("XFS: possible memory allocation deadlock in xfs_buf_allocate_memory (mode:0x250)"),
     // As a web page quotes it.
-    deadlock("XFS: possible memory allocation deadlock in kmem_alloc(mode: 0x250)")
-        .function("kmem_alloc"),
+    deadlock("XFS: possible memory allocation deadlock in kmem_alloc(mode: 0x250)"),
     // Trees in between: a task, no size.
     deadlock(
         "XFS: kworker/u16:28(381) possible memory allocation deadlock in xfs_buf_allocate_memory (mode:0x250)",
-    )
-    .task("kworker/u16:28")
-    .pid(381)
-    .function("xfs_buf_allocate_memory"),
+    ),
     deadlock(
         "XFS: xfs-data/sda1(399) possible memory allocation deadlock in kmem_alloc (mode:0x8250)",
-    )
-    .task("xfs-data/sda1")
-    .pid(399)
-    .function("kmem_alloc"),
+    ),
     // 4.4 to 6.8.
     deadlock(
         "XFS: nginx(31293) possible memory allocation deadlock size 65728 in kmem_alloc (mode:0x250)",
-    )
-    .task("nginx")
-    .pid(31293)
-    .size(65728)
-    .function("kmem_alloc"),
+    ),
     deadlock(
         "XFS: fs_mark(8414) possible memory allocation deadlock size 1048576 in kmem_realloc (mode:0x2d40)",
-    )
-    .task("fs_mark")
-    .pid(8414)
-    .size(1_048_576)
-    .function("kmem_realloc"),
+    ),
     deadlock(
         "XFS: runc:[1:CHILD](3580) possible memory allocation deadlock in kmem_zone_alloc (mode:0x82d0)",
-    )
-    .task("runc:[1:CHILD]")
-    .pid(3580)
-    .function("kmem_zone_alloc"),
+    ),
     deadlock(
         "XFS: CPU 0/KVM(12345) possible memory allocation deadlock size 65768 in kmem_alloc (mode:0x2d40)",
-    )
-    .task("CPU 0/KVM")
-    .pid(12345)
-    .size(65768)
-    .function("kmem_alloc"),
+    ),
     // Vendors append.
     deadlock(
         "XFS: qemu-kvm(7) possible memory allocation deadlock in kmem_zone_alloc (mode:0x2d40, flags: 0x4)",
-    )
-    .task("qemu-kvm")
-    .pid(7)
-    .function("kmem_zone_alloc"),
+    ),
     deadlock(
         "XFS: qemu-kvm(7) possible memory allocation deadlock in kmem_alloc (mode:0x2d40), size: 0x100, flags: 0x4",
-    )
-    .task("qemu-kvm")
-    .pid(7)
-    .function("kmem_alloc"),
+    ),
     deadlock(
         "XFS: [4242] kmem_alloc failure inum=18446744073709551615 size=625000 flags=0x4 lflags=0x250 retries=100 SLEEP",
-    )
-    .pid(4242)
-    .size(625_000)
-    .function("kmem_alloc"),
+    ),
     // No kernel prints a device here; one day one may.
-    deadlock("XFS (md0p1): possible memory allocation deadlock in kmem_alloc (mode:0x250)")
-        .device("md0p1")
-        .function("kmem_alloc"),
+    deadlock("XFS (md0p1): possible memory allocation deadlock in kmem_alloc (mode:0x250)"),
     deadlock(
         "XFS (dm-0): a(12) possible memory allocation deadlock size 5 in kmem_alloc (mode:0x250)",
-    )
-    .device("dm-0")
-    .task("a")
-    .pid(12)
-    .size(5)
-    .function("kmem_alloc"),
+    ),
     // Names that tasks choose for themselves.
-    deadlock("XFS: a(b)(7) possible memory allocation deadlock in kmem_alloc (mode:0x250)")
-        .task("a(b)")
-        .pid(7)
-        .function("kmem_alloc"),
-    deadlock("XFS: : (1) (7) possible memory allocation deadlock in kmem_alloc (mode:0x250)")
-        .task(": (1) ")
-        .pid(7)
-        .function("kmem_alloc"),
-    deadlock("XFS: possible (1)(7) possible memory allocation deadlock in kmem_alloc (mode:0x250)")
-        .task("possible (1)")
-        .pid(7)
-        .function("kmem_alloc"),
-    deadlock("XFS: [3] kmem_x(7) possible memory allocation deadlock in kmem_alloc (mode:0x250)")
-        .task("[3] kmem_x")
-        .pid(7)
-        .function("kmem_alloc"),
-    deadlock("XFS: a\nb\u{e4}(7) possible memory allocation deadlock in kmem_alloc (mode:0x250)")
-        .task("a\nb\u{e4}")
-        .pid(7)
-        .function("kmem_alloc"),
+    deadlock("XFS: a(b)(7) possible memory allocation deadlock in kmem_alloc (mode:0x250)"),
+    deadlock("XFS: : (1) (7) possible memory allocation deadlock in kmem_alloc (mode:0x250)"),
+    deadlock("XFS: possible (1)(7) possible memory allocation deadlock in kmem_alloc (mode:0x250)"),
+    deadlock("XFS: [3] kmem_x(7) possible memory allocation deadlock in kmem_alloc (mode:0x250)"),
+    deadlock("XFS: a\nb\u{e4}(7) possible memory allocation deadlock in kmem_alloc (mode:0x250)"),
 ];
 
 const fn shutdown(text: &'static str) -> Known {
@@ -182,189 +85,136 @@ const fn corruption(text: &'static str) -> Known {
 const OTHERS: &[Known] = &[
     shutdown(
         "XFS (dm-0): Log I/O Error (0x2) detected at xlog_force_shutdown+0x1a/0x120 [xfs] (fs/xfs/xfs_log.c:3870).  Shutting down filesystem.",
-    )
-    .device("dm-0")
-    .function("xlog_force_shutdown"),
+    ),
     shutdown(
         "XFS (vdb1): Corruption of in-memory data (0x8) detected at xfs_trans_cancel+0x12b/0x150 [xfs] (fs/xfs/xfs_trans.c:983).  Shutting down filesystem.",
-    )
-    .device("vdb1")
-    .function("xfs_trans_cancel"),
+    ),
     shutdown(
         "XFS (vdb1): Corruption of on-disk metadata (0x20) detected at xfs_defer_finish_noroll+0x1/0x2 [xfs] (fs/xfs/libxfs/xfs_defer.c:573).  Shutting down filesystem.",
-    )
-    .device("vdb1")
-    .function("xfs_defer_finish_noroll"),
+    ),
     shutdown(
         "XFS (vdb1): Block device removal (0x40) detected at xfs_fs_shutdown+0x1/0x2 [xfs] (fs/xfs/xfs_super.c:1).  Shutting down filesystem.",
-    )
-    .device("vdb1")
-    .function("xfs_fs_shutdown"),
+    ),
     shutdown(
         "XFS (vdb1): Metadata I/O Error (0x1) detected at xfs_trans_read_buf_map+0x1/0x2 [xfs] (fs/xfs/xfs_trans_buf.c:296).  Shutting down filesystem.",
-    )
-    .device("vdb1")
-    .function("xfs_trans_read_buf_map"),
+    ),
     shutdown(
         "XFS (sda2): xfs_do_force_shutdown(0x8) called from line 1024 of file fs/xfs/xfs_trans.c.  Return address = xfs_trans_cancel+0x12b/0x150 [xfs]",
-    )
-    .device("sda2")
-    .function("xfs_trans_cancel"),
+    ),
     shutdown(
         "XFS (sda2): xfs_do_force_shutdown(0x2) called from line 1172 of file fs/xfs/xfs_log.c.  Return address = 0xffffffffa0355c2d",
-    )
-    .device("sda2"),
-    shutdown("XFS (sda2): Corruption of in-memory data detected.  Shutting down filesystem")
-        .device("sda2"),
-    shutdown("XFS (sda2): Log I/O Error Detected.  Shutting down filesystem").device("sda2"),
-    shutdown("XFS (sda2): I/O Error Detected. Shutting down filesystem").device("sda2"),
-    shutdown("XFS (sda2): All device paths lost.  Shutting down filesystem.").device("sda2"),
-    shutdown("XFS (sda2): Please unmount the filesystem and rectify the problem(s)").device("sda2"),
-    shutdown("XFS (sda2): Please umount the filesystem and rectify the problem(s)").device("sda2"),
-    shutdown("Filesystem \"sda2\": Please umount the filesystem, and rectify the problem(s)")
-        .device("sda2"),
-    shutdown("XFS (sda2): Filesystem has been shut down due to log error (0x2).").device("sda2"),
-    shutdown("XFS (sda2): User initiated shutdown received.").device("sda2"),
-    shutdown("XFS (sda2): User initiated shutdown received. Shutting down filesystem")
-        .device("sda2"),
-    shutdown(
-        "Filesystem \"sda2\": Log I/O Error Detected.  Shutting down filesystem: sda2",
-    )
-    .device("sda2"),
+    ),
+    shutdown("XFS (sda2): Corruption of in-memory data detected.  Shutting down filesystem"),
+    shutdown("XFS (sda2): Log I/O Error Detected.  Shutting down filesystem"),
+    shutdown("XFS (sda2): I/O Error Detected. Shutting down filesystem"),
+    shutdown("XFS (sda2): All device paths lost.  Shutting down filesystem."),
+    shutdown("XFS (sda2): Please unmount the filesystem and rectify the problem(s)"),
+    shutdown("XFS (sda2): Please umount the filesystem and rectify the problem(s)"),
+    shutdown("Filesystem \"sda2\": Please umount the filesystem, and rectify the problem(s)"),
+    shutdown("XFS (sda2): Filesystem has been shut down due to log error (0x2)."),
+    shutdown("XFS (sda2): User initiated shutdown received."),
+    shutdown("XFS (sda2): User initiated shutdown received. Shutting down filesystem"),
+    shutdown("Filesystem \"sda2\": Log I/O Error Detected.  Shutting down filesystem: sda2"),
     shutdown(
         "xfs_force_shutdown(sda2,0x2) called from line 1056 of file fs/xfs/xfs_log.c.  Return address = 0xf8a2b2d4",
-    )
-    .device("sda2"),
-    known("xfs_log_error", "XFS (dm-3): log I/O error -5").device("dm-3"),
-    known("xfs_log_error", "XFS (dm-3): xfs_log_force: error -5 returned.").device("dm-3"),
-    known("xfs_log_error", "Filesystem \"dm-3\": xfs_log_force: error 5 returned.").device("dm-3"),
+    ),
+    known("xfs_log_error", "XFS (dm-3): log I/O error -5"),
+    known(
+        "xfs_log_error",
+        "XFS (dm-3): xfs_log_force: error -5 returned.",
+    ),
+    known(
+        "xfs_log_error",
+        "Filesystem \"dm-3\": xfs_log_force: error 5 returned.",
+    ),
     known(
         "xfs_metadata_error",
         "XFS (dm-3): metadata I/O error in \"xfs_imap_to_bp+0x5d/0xa0 [xfs]\" at daddr 0x40 len 32 error 74",
-    )
-    .device("dm-3")
-    .function("xfs_imap_to_bp"),
+    ),
     known(
         "xfs_metadata_error",
         "XFS (dm-3): metadata I/O error in \"xlog_iodone\" at daddr 0x3a9f6e8 len 64 error 5",
-    )
-    .device("dm-3")
-    .function("xlog_iodone"),
+    ),
     known(
         "xfs_metadata_error",
         "XFS (dm-3): metadata I/O error: block 0xa02007 (\"xfs_trans_read_buf_map\") error 5 numblks 1",
-    )
-    .device("dm-3")
-    .function("xfs_trans_read_buf_map"),
+    ),
     known(
         "xfs_metadata_error",
         "I/O error in filesystem (\"sda2\") meta-data dev sda2 block 0x3a9f6e8       (\"xlog_iodone\") error 5 buf count 3072",
-    )
-    .device("sda2")
-    .function("xlog_iodone"),
+    ),
     known(
         "xfs_write_failure",
         "XFS (dm-3): Failing async write on buffer block 0x77ffff0. Retrying async write.",
-    )
-    .device("dm-3"),
+    ),
     known(
         "xfs_write_failure",
         "XFS (dm-3): Corruption Alert: Buffer at daddr 0x77ffff0 had permanent write failures!",
-    )
-    .device("dm-3"),
+    ),
     corruption(
         "XFS (sda1): Internal error XFS_WANT_CORRUPTED_GOTO at line 1503 of file fs/xfs/libxfs/xfs_alloc.c.  Caller xfs_free_ag_extent+0x1/0x2 [xfs]",
-    )
-    .device("sda1")
-    .function("xfs_free_ag_extent"),
+    ),
     corruption(
         "XFS (sda1): Internal error i != 1 at line 2117 of file fs/xfs/libxfs/xfs_alloc.c.  Caller xfs_free_ag_extent+0x1/0x2 [xfs]",
-    )
-    .device("sda1")
-    .function("xfs_free_ag_extent"),
+    ),
     corruption(
         "Filesystem \"sda1\": XFS internal error xfs_trans_cancel at line 1163 of file fs/xfs/xfs_trans.c.  Caller 0xffffffffa02a5f1d",
-    )
-    .device("sda1"),
-    corruption("XFS (sda1): Corruption detected. Unmount and run xfs_repair").device("sda1"),
-    corruption("XFS (sda1): Unmount and run xfs_repair").device("sda1"),
+    ),
+    corruption("XFS (sda1): Corruption detected. Unmount and run xfs_repair"),
+    corruption("XFS (sda1): Unmount and run xfs_repair"),
     corruption(
         "XFS (sda1): Metadata corruption detected at xfs_agi_verify+0xcd/0x190 [xfs], xfs_agi block 0x2",
-    )
-    .device("sda1")
-    .function("xfs_agi_verify"),
+    ),
     corruption(
         "XFS (sda1): Metadata CRC error detected at xfs_agf_read_verify+0xcb/0xf0 [xfs], xfs_agf block 0x1",
-    )
-    .device("sda1")
-    .function("xfs_agf_read_verify"),
+    ),
     corruption(
         "XFS (sda1): Metadata corruption detected at xfs_dinode_verify+0x1/0x2 [xfs], inode 0x83 dinode",
-    )
-    .device("sda1")
-    .function("xfs_dinode_verify"),
+    ),
     known(
         "page_allocation_failure",
         "CPU 0/KVM: page allocation failure: order:5, mode:0xcc0(GFP_KERNEL), nodemask=(null),cpuset=emulator,mems_allowed=0",
-    )
-    .task("CPU 0/KVM"),
+    ),
     known(
         "page_allocation_failure",
         "qemu-system-x86: page allocation failure. order:4, mode:0xd0",
-    )
-    .task("qemu-system-x86"),
+    ),
     known(
         "page_allocation_failure",
         "a: b: page allocation failure: order:0, mode:0x20",
-    )
-    .task("a: b"),
+    ),
     known(
         "page_allocation_failure",
         "mount: vmalloc error: size 4096, page order 0, failed to allocate pages, mode:0xcc0(GFP_KERNEL)",
-    )
-    .task("mount")
-    .size(4096),
+    ),
     known(
         "page_allocation_failure",
         "mount: vmalloc: allocation failure: 4294967296 bytes, mode:0x14000c0",
-    )
-    .task("mount"),
+    ),
     known(
         "hung_task",
         "INFO: task xfsaild/dm-0:812 blocked for more than 122 seconds.",
-    )
-    .task("xfsaild/dm-0")
-    .pid(812),
+    ),
     known(
         "hung_task",
         "INFO: task CPU 0/KVM:12345 blocked in I/O wait for more than 122 seconds.",
-    )
-    .task("CPU 0/KVM")
-    .pid(12345),
+    ),
     known(
         "hung_task",
         "INFO: task kworker/0:0:9 is blocked on a mutex likely owned by task kworker/1:66:4095.",
-    )
-    .task("kworker/0:0")
-    .pid(9),
+    ),
     known(
         "hung_task",
         "INFO: task qemu-kvm:115 is blocked on a semaphore, but the last holder is not found.",
-    )
-    .task("qemu-kvm")
-    .pid(115),
+    ),
     known(
         "hung_task",
         "INFO: task qemu-kvm:115 <writer> blocked on an rw-semaphore likely owned by task fio:99 <reader>",
-    )
-    .task("qemu-kvm")
-    .pid(115),
+    ),
     known(
         "hung_task",
         "INFO: task a:1 blocked b:7 blocked for more than 122 seconds.",
-    )
-    .task("a:1 blocked b")
-    .pid(7),
+    ),
     known(
         "hung_task",
         "Future hung task reports are suppressed, see sysctl kernel.hung_task_warnings",
@@ -372,51 +222,35 @@ const OTHERS: &[Known] = &[
     known(
         "soft_lockup",
         "watchdog: BUG: soft lockup - CPU#1 stuck for 22s! [kworker/0:1:123]",
-    )
-    .task("kworker/0:1")
-    .pid(123),
+    ),
     known(
         "soft_lockup",
         "NMI watchdog: BUG: soft lockup - CPU#13 stuck for 22s! [rm:4711]",
-    )
-    .task("rm")
-    .pid(4711),
+    ),
     known(
         "soft_lockup",
         "BUG: soft lockup - CPU#1 stuck for 67s! [a]b:4711]",
-    )
-    .task("a]b")
-    .pid(4711),
+    ),
     known(
         "out_of_memory",
         "Out of memory: Killed process 1234 (qemu-kvm) total-vm:8388608kB, anon-rss:4194304kB, file-rss:0kB, shmem-rss:0kB, UID:107 pgtables:9000kB oom_score_adj:0",
-    )
-    .task("qemu-kvm")
-    .pid(1234),
+    ),
     known(
         "out_of_memory",
         "Out of memory: Kill process 1234 (a) b) score 901 or sacrifice child",
-    )
-    .task("a) b")
-    .pid(1234),
+    ),
     known(
         "out_of_memory",
         "Memory cgroup out of memory: Killed process 1234 (CPU 0/KVM), UID 107, total-vm:8388608kB",
-    )
-    .task("CPU 0/KVM")
-    .pid(1234),
+    ),
     known(
         "out_of_memory",
         "Out of memory (oom_kill_allocating_task): Killed process 5 (x) total-vm:1kB",
-    )
-    .task("x")
-    .pid(5),
+    ),
     known(
         "out_of_memory",
         "oom-kill:constraint=CONSTRAINT_NONE,nodemask=(null),cpuset=/,mems_allowed=0,global_oom,task_memcg=/machine.slice/a,task=b,pid=1,task=qemu-kvm,pid=1234,uid=107",
-    )
-    .task("qemu-kvm")
-    .pid(1234),
+    ),
 ];
 
 /// What other parts of the kernel say, and what only looks like one of ours.
@@ -479,10 +313,6 @@ const NONE: &[&str] = &[
     "qemu-kvm invoked oom-killer: gfp_mask=0xcc0(GFP_KERNEL), order=0, oom_score_adj=0",
 ];
 
-fn text(bytes: Option<&[u8]>) -> Option<String> {
-    bytes.map(|bytes| String::from_utf8_lossy(bytes).into_owned())
-}
-
 fn check(rules: &Rules, bytes: &[u8], known: &Known) {
     let line = known.text;
     let found = rules.find(bytes);
@@ -492,21 +322,6 @@ fn check(rules: &Rules, bytes: &[u8], known: &Known) {
     assert_eq!(action == Some(RuleAction::Rescue), rescues, "{line:?}");
     let id = found.map(|found| found.rule);
     assert_eq!(id.and_then(|id| rules.name(id)), Some(known.rule));
-
-    let fields = found.map(|found| found.fields).unwrap_or_default();
-    assert_eq!(
-        text(fields.device).as_deref(),
-        known.device,
-        "device of {line:?}"
-    );
-    assert_eq!(text(fields.task).as_deref(), known.task, "task of {line:?}");
-    assert_eq!(fields.pid, known.pid, "pid of {line:?}");
-    assert_eq!(fields.size, known.size, "size of {line:?}");
-    assert_eq!(
-        text(fields.function).as_deref(),
-        known.function,
-        "function of {line:?}"
-    );
 }
 
 /// As the kernel writes it to /dev/kmsg.

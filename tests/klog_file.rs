@@ -35,8 +35,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use fragwatch::internals::klog::MAX_LINE;
-use fragwatch::internals::klog::{Down, FileSource, FileState, Settings};
+use fragwatch::internals::klog::{Down, FileSource, FileState, Line, MAX_LINE, Settings};
 use random::Random;
 
 /// Longest wait for anything; only a fault lasts as long.
@@ -60,21 +59,18 @@ struct Followed {
 impl Followed {
     fn start(settings: Settings, path: &Path) -> Followed {
         let lines = Arc::new(Mutex::new(Vec::new()));
-        let (all, expected) = (Arc::clone(&lines), path.to_owned());
-        let on_line = Box::new(
-            move |path: &Path, line: fragwatch::internals::klog::Line<'_>| {
-                assert_eq!(path, expected);
-                all.lock().unwrap().push((line.bytes.to_vec(), line.cut));
-            },
-        );
-        let source = FileSource::start_with(settings, vec![path.to_owned()], on_line).unwrap();
+        let all = Arc::clone(&lines);
+        let on_line = Box::new(move |line: Line<'_>| {
+            all.lock().unwrap().push((line.bytes.to_vec(), line.cut));
+        });
+        let source = FileSource::start(settings, path.to_owned(), on_line).unwrap();
         let followed = Followed { source, lines };
         followed.wait_for("the first look", |state| state.down != Some(Down::NotYet));
         followed
     }
 
     fn state(&self) -> FileState {
-        self.source.state().remove(0)
+        self.source.state()
     }
 
     fn delivered(&self) -> Vec<Delivered> {
@@ -697,11 +693,6 @@ fn linemux_brings_lines_before_the_check() {
         ..Settings::default()
     };
     let followed = Followed::start(settings, &path);
-    let start = Instant::now();
-    while !followed.source.watch_state().active {
-        assert!(start.elapsed() < LONG);
-        sleep(Duration::from_millis(1));
-    }
     let mut expected: Vec<Vec<u8>> = Vec::new();
     let mut times = Vec::new();
     for number in 0..20_u32 {
@@ -718,7 +709,6 @@ fn linemux_brings_lines_before_the_check() {
     }
     times.sort();
     println!("a line after {:?}, at worst {:?}", times[10], times[19]);
-    println!("{:?}", followed.source.watch_state());
     followed.stop();
 }
 
@@ -792,9 +782,6 @@ fn a_flood_is_read_without_linemux() {
     }
     let used = ticks();
     followed.wait_for("all of it", |state| state.lines == lines);
-    println!(
-        "{lines} lines, {used} ticks, {:?}",
-        followed.source.watch_state()
-    );
+    println!("{lines} lines, {used} ticks");
     followed.stop();
 }

@@ -49,7 +49,7 @@ fn a_record_of_the_kernel_drops_the_slab_cache() {
         thread::sleep(Duration::from_millis(50));
     }
     assert!(
-        host.daemon.stderr().contains("incident 1 is over"),
+        host.daemon.stderr().contains("incident 1 ended"),
         "{}",
         host.daemon.stderr()
     );
@@ -66,7 +66,7 @@ fn an_incident_is_recorded_and_shown_and_the_hook_is_told() {
     );
     let host = start(&event, &format!("quiet_after = \"2s\"\n{hook}"));
     event.happens();
-    host.daemon.wait_for_stderr("incident 1 is over", PATIENCE);
+    host.daemon.wait_for_stderr("incident 1 ended", PATIENCE);
     let deadline = Instant::now() + PATIENCE;
     let heard = || fs::read_to_string(told.path()).unwrap();
     while heard().lines().count() < 2 {
@@ -142,7 +142,7 @@ fn a_reload_arms_the_rescue_anew() {
     let text = plan.configuration(host.address);
     fs::write(&config, text).unwrap();
     host.daemon.signal(Signal::HUP);
-    host.daemon.wait_for_stderr("the rescue is armed", PATIENCE);
+    host.daemon.wait_for_stderr("rescue armed", PATIENCE);
     host.wait("fragwatch_klog_roundtrip_success", 1.0);
     assert_eq!(
         host.incidents(),

@@ -7,20 +7,25 @@ mod support;
 use std::fs;
 use std::io::Write as _;
 use std::path::Path;
-use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use serde_json::Value;
-use support::daemon::{RunningDaemon, free_address};
-use support::emergency::{Event, Host, KernelLog, PATIENCE, Plan, Refusals, alone};
+use support::StalledFile;
+use support::emergency::{Event, Host, PATIENCE, Plan, Refusals, alone};
+
+support::stall_server!();
 
 /// A line of a log file that a built-in rule matches.
 const IN_A_FILE: &str = "Nov 20 22:58:01 kvm7 kernel: [12345.678901] XFS: nginx(31293) possible memory allocation deadlock size 65728 in kmem_alloc (mode:0x250)\n";
 
-fn until(what: &str, host: &Host, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
+fn until(what: &str, host: &Host, condition: impl FnMut() -> bool) {
+    until_within(PATIENCE, what, host, condition);
+}
+
+fn until_within(time: Duration, what: &str, host: &Host, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + time;
     while !condition() {
         assert!(
             Instant::now() < deadline,
@@ -186,7 +191,7 @@ fn a_reload_in_mid_incident_keeps_the_incident_its_limits_and_its_end() {
     assert_eq!(host.incidents(), 1.0);
     // Its end is that of the same incident.
     reload(&host, &last);
-    host.daemon.wait_for_stderr("incident 1 is over", PATIENCE);
+    host.daemon.wait_for_stderr("incident 1 ended", PATIENCE);
     until("both runs of the hook", &host, || {
         fs::read_to_string(told.path()).unwrap().lines().count() == 2
     });
@@ -219,7 +224,7 @@ fn switched_off_in_mid_incident_it_ends_and_switched_on_again_it_acts() {
     host.wait_for_incident();
     host.wait_done("drop_slab", "done");
     reload(&host, &off);
-    host.daemon.wait_for_stderr("incident 1 is over", PATIENCE);
+    host.daemon.wait_for_stderr("incident 1 ended", PATIENCE);
     assert_eq!(part(&host, "rescue").as_deref(), Some("off"));
     assert_eq!(part(&host, "kernel_log"), None);
     assert!(!has_series(&host, "fragwatch_klog_source_up"));
@@ -270,10 +275,13 @@ fn at_the_hourly_limit_a_hundred_lines_are_one_error() {
     let (code, text) = check(&host);
     assert!(code == 2 && text.contains(REACHED), "{text}");
     reload(&host, &rescue(1, 1));
-    host.daemon.wait_for_stderr("incident 1 is over", PATIENCE);
+    host.daemon.wait_for_stderr("incident 1 ended", PATIENCE);
     assert_eq!(count(&host, REACHED), 1, "{}", host.daemon.stderr());
     let log = host.daemon.stderr();
-    let over = log.lines().find(|line| line.contains("is over")).unwrap();
+    let over = log
+        .lines()
+        .find(|line| line.contains("incident 1 ended"))
+        .unwrap();
     assert!(over.contains("101 signs (100 of them held back"), "{over}");
     until("its file", &host, || {
         incidents(&host)
@@ -334,16 +342,7 @@ fn without_the_kernel_log_there_is_neither_its_source_nor_a_drill() {
         plan.klog(&format!("kmsg = {kmsg}"))
     };
     let (on, off) = (with(true), with(false));
-    let directory = tempfile::tempdir().unwrap();
-    let address = free_address();
-    let log = KernelLog::from_now();
-    let daemon = RunningDaemon::spawn(&mut off.command(directory.path(), address), address);
-    let host = Host {
-        daemon,
-        address,
-        log,
-        directory,
-    };
+    let host = off.start_under(&[]);
     host.wait("fragwatch_part_severity{part=\"rescue\"}", 0.0);
     let nothing = |host: &Host| {
         assert!(!has_series(
@@ -379,7 +378,7 @@ fn without_the_kernel_log_there_is_neither_its_source_nor_a_drill() {
     until("no drill is known", &host, || {
         !has_series(&host, "fragwatch_klog_roundtrip")
     });
-    host.daemon.wait_for_stderr("incident 1 is over", PATIENCE);
+    host.daemon.wait_for_stderr("incident 1 ended", PATIENCE);
     nothing(&host);
 }
 
@@ -413,23 +412,9 @@ fn a_rescue_that_cannot_start_is_down_everywhere() {
     let _alone = alone();
     let event = support::require!(Event::new());
     let plan = Plan::of(event.pattern());
-    let directory = tempfile::tempdir().unwrap();
-    let address = free_address();
-    let log = KernelLog::from_now();
     // As in a container, or with ProtectKernelTunables=.
-    let plain = plan.command(directory.path(), address);
     let script = "mount --bind /proc/sys /proc/sys && mount -o remount,bind,ro /proc/sys && exec \"$0\" \"$@\"";
-    let mut command = Command::new("unshare");
-    command.args(["--mount", "sh", "-c", script]);
-    command.arg(plain.get_program()).args(plain.get_args());
-    command.env("STATE_DIRECTORY", directory.path());
-    let daemon = RunningDaemon::spawn(&mut command, address);
-    let host = Host {
-        daemon,
-        address,
-        log,
-        directory,
-    };
+    let host = plan.start_under(&["unshare", "--mount", "sh", "-c", script]);
     host.wait("fragwatch_part_severity{part=\"rescue\"}", 2.0);
     let (code, text) = check(&host);
     assert_eq!(code, 2, "{text}");
@@ -446,7 +431,7 @@ fn a_rescue_that_cannot_start_is_down_everywhere() {
     assert!(!has_series(&host, "fragwatch_klog_source_up"));
     // It is tried again at a reload, and counted meanwhile.
     reload(&host, &plan);
-    assert_eq!(count(&host, "there will be no rescue"), 2);
+    assert_eq!(count(&host, "rescue failed to start"), 2);
 }
 
 #[test]
@@ -476,6 +461,63 @@ fn what_was_accepted_is_in_the_incident_file_at_the_end() {
     assert_eq!(lines.len(), 3, "{lines:#?}\n{}", host.daemon.stderr());
 }
 
+/// Writing drop_caches runs the shrinkers in the writer, and one of them may wait for a file system. A
+/// file whose server has stopped stands in for it.
+#[test]
+fn a_write_that_hangs_stops_neither_reader_nor_detector_nor_the_daemons_end() {
+    let _alone = alone();
+    let mut event = support::require!(Event::new());
+    support::require!(support::tools::have("unshare"));
+    let stand_in = support::require!(StalledFile::new());
+    let script = format!(
+        "mount --bind {} /proc/sys/vm/drop_caches && exec \"$0\" \"$@\"",
+        stand_in.path().display()
+    );
+    let plan = Plan::of(event.pattern()).rescue("min_interval = \"0s\"");
+    let mut host = plan.start_under(&["unshare", "--mount", "sh", "-c", &script]);
+    host.wait("fragwatch_klog_roundtrip_success", 1.0);
+    let impaired = |host: &Host| part(host, "rescue").as_deref() == Some("impaired");
+
+    stand_in.stop();
+    event.happens();
+    host.wait_for_incident();
+    // Records are read and counted, long before the write is reported to hang and after.
+    const MATCHES: &str = "fragwatch_klog_matches_total{rule=\"test_event\"}";
+    event.happens();
+    host.wait(MATCHES, 2.0);
+    until_within(4 * PATIENCE, "the hang is reported", &host, || {
+        impaired(&host)
+    });
+    host.wait("fragwatch_part_severity{part=\"rescue\"}", 1.0);
+    let (code, text) = check(&host);
+    assert_eq!(code, 2, "{text}");
+    assert!(text.contains("has not returned for"), "{text}");
+    let (_, text) = ask(&host, &["status"]);
+    assert!(text.contains("has not returned for"), "{text}");
+    event.happens();
+    host.wait(MATCHES, 3.0);
+    assert_eq!(host.incidents(), 1.0);
+    assert_eq!(part(&host, "kernel_log").as_deref(), Some("up"));
+    assert_eq!(part(&host, "stall_detector").as_deref(), Some("up"));
+
+    // The write returns; the kernel has dropped nothing, and that is seen.
+    stand_in.resume();
+    host.wait_done("drop_slab", "failed");
+    until("it is well", &host, || {
+        part(&host, "rescue").as_deref() == Some("up")
+    });
+
+    // The end does not wait for the next one, and what was accepted is kept.
+    stand_in.stop();
+    event.happens();
+    host.wait(MATCHES, 4.0);
+    host.daemon.signal(Signal::TERM);
+    assert_eq!(host.daemon.wait(Duration::from_secs(2)).code(), Some(0));
+    let incident = incidents(&host).remove(0);
+    assert_eq!(incident["matches"], 4, "{incident:#}");
+    assert_eq!(incident["actions"], 1, "{incident:#}");
+}
+
 /// The kernel stamps its records by a clock of its own. A time namespace moves ours away from it, as
 /// months do (time_namespaces(7)).
 #[test]
@@ -484,21 +526,7 @@ fn the_age_of_a_record_is_told_by_the_kernels_own_clock() {
     let mut event = support::require!(Event::new());
     support::require!(support::tools::have("unshare"));
     let in_namespace = |offset: &str, plan: &Plan| {
-        let directory = tempfile::tempdir().unwrap();
-        let address = free_address();
-        let log = KernelLog::from_now();
-        let plain = plan.command(directory.path(), address);
-        let mut command = Command::new("unshare");
-        command.args(["--time", "--monotonic", offset]);
-        command.arg(plain.get_program()).args(plain.get_args());
-        command.env("STATE_DIRECTORY", directory.path());
-        let daemon = RunningDaemon::spawn(&mut command, address);
-        let host = Host {
-            daemon,
-            address,
-            log,
-            directory,
-        };
+        let host = plan.start_under(&["unshare", "--time", "--monotonic", offset]);
         host.wait("fragwatch_klog_roundtrip_success", 1.0);
         host
     };

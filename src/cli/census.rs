@@ -12,12 +12,12 @@ use super::args::ScanArguments;
 use super::progress::Progress;
 use super::scan_json::{self, SCHEMA};
 use super::{SUCCESS, load_config, map_view, scan, terminal};
-use crate::discover::mounts::{Mount, Territory};
+use crate::discover::mounts::{FilesystemScope, Mount};
 use crate::model::path::{hex_unless_exact, shown};
 use crate::model::{Bytes, Census, CensusFile, ExtentCount};
 use crate::probe::census::needs_xfs;
 use crate::probe::protocol::{CensusRequest, Reply, Request};
-use crate::probe::sweep::Fleet;
+use crate::probe::sweep::WorkerPool;
 
 /// Files that are named unless `--top` says how many.
 const WORST: usize = 20;
@@ -51,8 +51,8 @@ async fn follow_and_take(
     worst: usize,
     deadline: Duration,
 ) -> anyhow::Result<(Mount, Census)> {
-    let mut fleet = Fleet::new(Path::new("/proc"));
-    let mounts = fleet.mounts().context("cannot read /proc/self/mountinfo")?;
+    let mut pool = WorkerPool::new(Path::new("/proc"));
+    let mounts = pool.mounts().context("cannot read /proc/self/mountinfo")?;
     for _ in 0..MAX_CROSSINGS {
         let device = mounts.of(&path).map(|mount| mount.device);
         let Some(mount) = device.and_then(|device| mounts.principal(device)) else {
@@ -63,14 +63,14 @@ async fn follow_and_take(
         }
         let request = Request::Census(CensusRequest {
             path,
-            territory: Territory {
+            scope: FilesystemScope {
                 mounts: mounts.clone(),
                 device: mount.device,
             },
             mount: mount.clone(),
             worst,
         });
-        match take(&mut fleet, mount, &request, deadline).await? {
+        match take(&mut pool, mount, &request, deadline).await? {
             Reply::Census(census) => return Ok((mount.clone(), *census)),
             Reply::Elsewhere(root) => path = root.path,
             Reply::Fault(fault) => bail!("{}: {}", shown(&fault.path), fault.error),
@@ -82,12 +82,12 @@ async fn follow_and_take(
 
 /// What the helper of a file system has to say to the request.
 async fn take(
-    fleet: &mut Fleet,
+    pool: &mut WorkerPool,
     mount: &Mount,
     request: &Request,
     deadline: Duration,
 ) -> anyhow::Result<Reply> {
-    let worker = fleet.worker(mount);
+    let worker = pool.worker(mount);
     let mut progress = Progress::spinner();
     let mut answer = None;
     let mut beats = 0;

@@ -10,44 +10,45 @@ use anyhow::{Context as _, bail};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::{FAILURE, SUCCESS, load_config, terminal};
-use crate::daemon::rescue::{effect, fast_settings, write_drill};
+use crate::daemon::rescue::fast_settings;
 use crate::klog::Rules;
-use crate::klog::kmsg::Kmsg;
+use crate::klog::kmsg::{KMSG, Kmsg};
 use crate::model::{Monotonic, Outcome};
 use crate::rescue::clock::now;
+use crate::rescue::drill;
 use crate::rescue::entry::{Notice, Report};
-use crate::rescue::exchange::woken;
+use crate::rescue::exchange::clear_wakeup;
 use crate::rescue::settings::Settings;
 use crate::rescue::thread::{FastSide, Setup};
 use crate::sys::realtime::Urgency;
 
-/// A path that takes longer than this is no path.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// A drill that takes longer has failed.
+const DRILL_TIMEOUT: Duration = Duration::from_secs(10);
 
 pub(super) fn run(act: bool, config: Option<&Path>) -> anyhow::Result<u8> {
     let settings = load_config(config)?.settings;
-    let kmsg = PathBuf::from("/dev/kmsg");
+    let kmsg = Path::new(KMSG);
     let rules = Rules::compile(&settings.klog.rules).context("klog.rule")?;
-    let (log, no_log) = match Kmsg::open(&kmsg, Duration::ZERO) {
+    let (log, no_log) = match Kmsg::open(kmsg, Duration::ZERO) {
         Ok(log) => (Some(Arc::new(log)), None),
         Err(error) => (None, Some(error)),
     };
     let mut fast = FastSide::start(Setup {
         settings: Settings {
             enabled: true,
-            // A real emergency in the meantime is the daemon's business.
+            // In a real emergency the daemon acts.
             dry_run: true,
             ..fast_settings(&settings, Arc::new(rules), log)
         },
         proc: PathBuf::from("/proc"),
         watchdog: None,
     })?;
-    let mut text = armament(&fast, no_log.as_ref());
+    let mut text = start_report(&fast, no_log.as_ref());
     let began = now();
     let nonce = began.0.max(1);
     fast.exchange.expect_drill(nonce, act);
-    if let Err(error) = write_drill(&kmsg, nonce) {
-        bail!("cannot write to {}: {error}", kmsg.display());
+    if let Err(error) = drill::write(kmsg, nonce) {
+        bail!("cannot write to {KMSG}: {error}");
     }
     let written = now();
     let outcome = wait(&mut fast, nonce, written);
@@ -63,12 +64,12 @@ pub(super) fn run(act: bool, config: Option<&Path>) -> anyhow::Result<u8> {
     Ok(if success { SUCCESS } else { FAILURE })
 }
 
-/// How well the path is armed.
-fn armament(fast: &FastSide, no_log: Option<&std::io::Error>) -> String {
+/// How far the path is armed.
+fn start_report(fast: &FastSide, no_log: Option<&std::io::Error>) -> String {
     let mut text = String::new();
-    let armament = &fast.armament;
+    let report = &fast.start_report;
     let kmsg = no_log.map_or(Ok(&()), |error| Err(error.to_string()));
-    let memory = armament.memory.as_ref().map_err(ToString::to_string);
+    let memory = report.memory.as_ref().map_err(ToString::to_string);
     let line = |name: &str, state: Result<&(), String>| match state {
         Ok(()) => (true, name.to_owned()),
         Err(reason) => (false, format!("{name}: {reason}")),
@@ -79,69 +80,69 @@ fn armament(fast: &FastSide, no_log: Option<&std::io::Error>) -> String {
     ] {
         stage(&mut text, fine, &name, None);
     }
-    let urgency = match armament.urgency {
+    let priority = match report.priority {
         Urgency::RealTime => "real-time priority",
         Urgency::Raised => "raised priority (real-time was not permitted)",
         Urgency::Ordinary => "ordinary priority (neither real-time nor nice was permitted)",
     };
     stage(
         &mut text,
-        armament.urgency == Urgency::RealTime,
-        urgency,
+        report.priority == Urgency::RealTime,
+        priority,
         None,
     );
     text
 }
 
-/// What came of the drill so far.
+/// The progress of the drill.
 #[derive(Default)]
-struct Came {
+struct Progress {
     seen: Option<Monotonic>,
     report: Option<Report>,
 }
 
-fn wait(fast: &mut FastSide, nonce: u64, since: Monotonic) -> Came {
-    let mut came = Came::default();
-    while came.report.is_none() {
-        let left = PATIENCE.saturating_sub(now().since(since));
+fn wait(fast: &mut FastSide, nonce: u64, since: Monotonic) -> Progress {
+    let mut progress = Progress::default();
+    while progress.report.is_none() {
+        let left = DRILL_TIMEOUT.saturating_sub(now().since(since));
         if left.is_zero() {
-            return came;
+            return progress;
         }
         let events = fast.exchange.slow_side();
         let timeout = Timespec {
             tv_sec: 1,
             tv_nsec: 0,
         };
-        // Woken or not: the rings are looked into.
+        // Whatever poll(2) returns, the rings are read.
         let _ = poll(&mut [PollFd::new(events, PollFlags::IN)], Some(&timeout));
-        woken(events);
+        clear_wakeup(events);
         while let Some(notice) = fast.notices.pop() {
             if let Notice::DrillSeen { nonce: seen, at } = notice
                 && seen == nonce
             {
-                came.seen = Some(at);
+                progress.seen = Some(at);
             }
         }
         while let Some(report) = fast.reports.pop() {
-            // The rehearsal at the start also reports, before any record was seen.
+            // The warm-up at the start also reports, before any record was seen.
             if report.drill && report.order.number > 0 {
-                came.report = Some(report);
+                progress.report = Some(report);
             }
         }
     }
-    came
+    progress
 }
 
-/// Adds a line for each stage that was to come. Says whether all did.
-fn stages(text: &mut String, came: &Came, began: Monotonic, act: bool) -> bool {
+/// Adds a line for each remaining stage. True if all were reached.
+fn stages(text: &mut String, progress: &Progress, began: Monotonic, act: bool) -> bool {
     let after = |at: Monotonic| Some(at.since(began));
     stage(
         text,
-        came.seen.is_some(),
+        progress.seen.is_some(),
         "record read back by the reader",
-        came.seen.and_then(after),
+        progress.seen.and_then(after),
     );
-    let Some(report) = &came.report else {
+    let Some(report) = &progress.report else {
         stage(text, false, "no order was carried out", None);
         return false;
     };
@@ -163,9 +164,9 @@ fn stages(text: &mut String, came: &Came, began: Monotonic, act: bool) -> bool {
     stage(text, fine, &done, after(report.ended));
     if act && fine {
         // Writing to a String cannot fail.
-        let _ = writeln!(text, "    {}", effect(&report.before, &report.after));
+        let _ = writeln!(text, "    {}", report.after.compared_with(&report.before));
     }
-    came.seen.is_some() && fine
+    progress.seen.is_some() && fine
 }
 
 fn stage(text: &mut String, fine: bool, what: &str, after: Option<Duration>) {

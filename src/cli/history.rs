@@ -10,8 +10,8 @@ use super::chart::Chart;
 use super::{SUCCESS, client, load_to_ask, scan_json, status, terminal};
 use crate::assess::Assessor;
 use crate::config::units::parse_duration;
+use crate::model::utc::rfc3339_seconds;
 use crate::model::{ExtentCount, Roughly, UnixTime};
-use crate::rescue::utc::rfc3339_seconds;
 use crate::serve::past::{Past, Question};
 
 /// Columns where the terminal does not say how many it has.

@@ -11,14 +11,14 @@ use serde::Serialize;
 
 use super::image_table::counted;
 use super::{INCOMPLETE, SUCCESS, scan_json, terminal};
-use crate::model::path::shown;
-use crate::model::{Bytes, ExtentCount, Outcome, Trigger};
-use crate::rescue::archive;
-use crate::rescue::evidence::{BlockedTask, TaskKind};
-use crate::rescue::hook::Moment;
-use crate::rescue::incident::{
+use crate::incident::archive;
+use crate::incident::evidence::{BlockedTask, TaskKind};
+use crate::incident::format::{
     Action, Event, Incident, Memory, SCHEMA, State, TakenEvidence, What,
 };
+use crate::incident::hook::Moment;
+use crate::model::path::shown;
+use crate::model::{Bytes, ExtentCount, Outcome, Trigger};
 
 /// Columns of a bar.
 const BAR: usize = 12;

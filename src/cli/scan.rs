@@ -19,7 +19,7 @@ use crate::model::{
     Owner, Sample, Severity,
 };
 use crate::probe::protocol::{Fault, MapRequest, PassedOver, Reply, Request, Root, SampleRequest};
-use crate::probe::sweep::{Event, Fleet, Scope};
+use crate::probe::sweep::{Event, Scope, WorkerPool};
 
 /// How long one part of a map may take: short enough for the progress bar to move.
 const MAP_PART: Duration = Duration::from_millis(250);
@@ -119,10 +119,10 @@ pub(super) fn with_maps(
             .build()?;
         let arguments = ScanArguments::default();
         let reading = async {
-            let mut fleet = Fleet::new(Path::new("/proc"));
-            let mounts = fleet.mounts().context("cannot read /proc/self/mountinfo")?;
-            read_maps(&arguments, settings, &mut fleet, &mounts, found).await;
-            sample_maps(settings, &mut fleet, &mounts, found).await;
+            let mut pool = WorkerPool::new(Path::new("/proc"));
+            let mounts = pool.mounts().context("cannot read /proc/self/mountinfo")?;
+            read_maps(&arguments, settings, &mut pool, &mounts, found).await;
+            sample_maps(settings, &mut pool, &mounts, found).await;
             anyhow::Ok(())
         };
         runtime.block_on(reading)?;
@@ -134,7 +134,7 @@ pub(super) fn with_maps(
 /// Samples the maps of images in use that are too long to be read.
 async fn sample_maps(
     settings: &Settings,
-    fleet: &mut Fleet,
+    pool: &mut WorkerPool,
     mounts: &MountTable,
     found: &mut Found,
 ) {
@@ -152,7 +152,7 @@ async fn sample_maps(
             id: image.sample.id,
             expected: image.sample.extents,
         });
-        let worker = fleet.worker(mount);
+        let worker = pool.worker(mount);
         let mut worker = worker.lock().await;
         let mut answer = None;
         let on_reply = |reply| answer = Some(reply);
@@ -219,8 +219,8 @@ async fn scan(
     settings: &Settings,
     scope: &Scope,
 ) -> anyhow::Result<Found> {
-    let mut fleet = Fleet::new(Path::new("/proc"));
-    let mounts = fleet.mounts().context("cannot read /proc/self/mountinfo")?;
+    let mut pool = WorkerPool::new(Path::new("/proc"));
+    let mounts = pool.mounts().context("cannot read /proc/self/mountinfo")?;
     let mut found = Found::default();
     let assessor = Assessor::new(&settings.thresholds);
     let mut progress = Progress::spinner();
@@ -229,8 +229,7 @@ async fn scan(
         let images = found.images.len() as u64;
         progress.at(images, format!("{images} images counted"));
     };
-    fleet
-        .sweep(scope, &mut on_event)
+    pool.sweep(scope, &mut on_event)
         .await
         .context("cannot read /proc/self/mountinfo")?;
     drop(progress);
@@ -240,7 +239,7 @@ async fn scan(
         found.images.truncate(top);
     }
     if arguments.map {
-        read_maps(arguments, settings, &mut fleet, &mounts, &mut found).await;
+        read_maps(arguments, settings, &mut pool, &mounts, &mut found).await;
     }
     Ok(found)
 }
@@ -288,7 +287,7 @@ fn sort(images: &mut [Image], key: SortKey) {
 async fn read_maps(
     arguments: &ScanArguments,
     settings: &Settings,
-    fleet: &mut Fleet,
+    pool: &mut WorkerPool,
     mounts: &MountTable,
     found: &mut Found,
 ) {
@@ -307,7 +306,7 @@ async fn read_maps(
             maps.push(None);
             continue;
         }
-        match read_map(image, &limits, fleet, mounts).await {
+        match read_map(image, &limits, pool, mounts).await {
             Ok(map) => maps.push(Some(map)),
             Err(fault) => {
                 found.errors.push(fault);
@@ -329,7 +328,7 @@ struct MapLimits {
 async fn read_map(
     image: &Image,
     limits: &MapLimits,
-    fleet: &mut Fleet,
+    pool: &mut WorkerPool,
     mounts: &MountTable,
 ) -> Result<ExtentMap, Fault> {
     let path = &image.sample.path;
@@ -340,7 +339,7 @@ async fn read_map(
     let Some(mount) = mounts.principal(image.device) else {
         return Err(failed("its file system is no longer mounted".to_owned()));
     };
-    let worker = fleet.worker(mount);
+    let worker = pool.worker(mount);
     let mut worker = worker.lock().await;
     let mut builder = MapBuilder::default();
     let mut progress = Progress::bar(image.sample.extents.0);

@@ -20,10 +20,11 @@ use crate::history::{
     ImageRef, IncidentRow, MapRow, PastRun, ReadError, Reader, Record, Recorder, RunRow, SampleRow,
     SeverityRow, Sweep, WriterGuard, open,
 };
+use crate::incident::format::{Incident, State, What};
+use crate::incident::recorder::Listener;
 use crate::maintenance::gather::{KnownRun, Runs};
 use crate::model::path::shown;
 use crate::model::{Bytes, ExtentMap, ImageKey, Severity, UnixTime};
-use crate::rescue::incident::{Incident, State, What};
 use crate::serve::metrics;
 use crate::serve::parts::State as PartState;
 use crate::state_dir::StateDir;
@@ -322,6 +323,6 @@ fn unix(time: SystemTime) -> UnixTime {
 }
 
 /// Records incidents.
-pub(super) fn incident_listener(handle: HistoryHandle) -> crate::rescue::incident::Listener {
+pub(super) fn incident_listener(handle: HistoryHandle) -> Listener {
     Arc::new(move |incident, began| handle.incident(incident, began))
 }

@@ -1,5 +1,5 @@
-//! The followed log files: each with a thread of its own, so that one on a file system that hangs
-//! keeps no other; what they find is handed to the slow side of the rescue.
+//! The followed log files, each on threads of its own, so that one on a file system that hangs does
+//! not delay the others. What they find goes to the slow side of the rescue.
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
@@ -10,8 +10,10 @@ use tokio::sync::mpsc;
 use tracing::{info, warn};
 
 use crate::klog::Rules;
-use crate::klog::file::{Down, FileSource};
-use crate::klog::tail::{Dedup, Line as FileLine, Source, kernel_text};
+use crate::klog::dedup::{Dedup, Source};
+use crate::klog::file::{self, Down, FileSource};
+use crate::klog::syslog::kernel_text;
+use crate::klog::tail::Line as FileLine;
 use crate::model::path::shown;
 use crate::model::{Monotonic, RuleAction};
 use crate::rescue::clock::now;
@@ -19,14 +21,13 @@ use crate::rescue::entry::Line;
 use crate::serve::board::Board;
 use crate::serve::parts::{Part, State};
 
-/// Matches that wait to be heard, at most. More are a storm, of which one is enough.
+/// Matches that may wait. More are a storm, of which one is enough.
 const WAITING: usize = 256;
-/// One event comes through the kernel's log and through a file at nearly the same time; within this
-/// time the second is not news.
+/// An event appears in the kernel's log and in a file at nearly the same time; within this time the
+/// second is a duplicate.
 const SAME_EVENT: Duration = Duration::from_secs(10);
-/// How long a line of a file waits for its like from the kernel's log, which is to be believed
-/// first.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// How long a line of a file waits for its duplicate from the kernel's log, which goes first.
+const KMSG_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A line of a file that matched a rule.
 #[derive(Debug)]
@@ -47,7 +48,7 @@ pub(super) struct LogFiles {
     sources: Vec<(Arc<Path>, FileSource)>,
     /// The number of the next source; none is used again soon.
     next: u16,
-    /// What the threads of the sources look for. Held for a copy and no longer.
+    /// The rules of the threads of the sources. Locked for a copy only.
     rules: Arc<Mutex<Arc<Rules>>>,
     found: mpsc::Sender<FileMatch>,
     matches: mpsc::Receiver<FileMatch>,
@@ -103,14 +104,18 @@ impl LogFiles {
             self.found.clone(),
             Arc::clone(&path),
         );
-        let on_line = move |_: &Path, line: FileLine<'_>| {
+        let on_line = move |line: FileLine<'_>| {
             let rules = Arc::clone(&rules.lock().unwrap_or_else(PoisonError::into_inner));
             if let Some(found_line) = matched(&rules, number, &name, line.bytes) {
                 // Full: there are more than enough.
                 let _ = found.try_send(found_line);
             }
         };
-        match FileSource::start(vec![file.to_owned()], Box::new(on_line)) {
+        match FileSource::start(
+            file::Settings::default(),
+            file.to_owned(),
+            Box::new(on_line),
+        ) {
             Ok(source) => {
                 info!("following {}", path.display());
                 self.sources.push((path, source));
@@ -119,24 +124,24 @@ impl LogFiles {
         }
     }
 
-    /// A record of the kernel's own log matched: its like in a file is not news.
+    /// A record of the kernel's log matched: the same line in a file is a duplicate.
     pub(super) fn kernel_matched(&mut self, line: &Line, at: Monotonic) {
-        // The kernel is always believed.
-        let _ = self.dedup.is_news(Source::Kmsg, line.bytes(), at);
+        // The kernel's record always counts.
+        let _ = self.dedup.is_first(Source::Kmsg, line.bytes(), at);
     }
 
-    /// The next event that only a file has told.
+    /// The next event that only a file has shown.
     pub(super) async fn next(&mut self) -> FileMatch {
         loop {
             let due = self
                 .waiting
                 .front()
-                .map(|first| PATIENCE.saturating_sub(now().since(first.at)));
+                .map(|first| KMSG_TIMEOUT.saturating_sub(now().since(first.at)));
             tokio::select! {
                 Some(found) = self.matches.recv() => self.waiting.push_back(found),
                 () = tokio::time::sleep(due.unwrap_or(Duration::MAX)), if due.is_some() => {
                     if let Some(first) = self.waiting.pop_front()
-                        && self.dedup.is_news(Source::File(first.source), first.line.bytes(), first.at)
+                        && self.dedup.is_first(Source::File(first.source), first.line.bytes(), first.at)
                     {
                         return first;
                     }
@@ -151,18 +156,18 @@ impl LogFiles {
             self.waiting.push_back(found);
         }
         let dedup = &mut self.dedup;
-        let is_news = |found: &FileMatch| {
-            dedup.is_news(Source::File(found.source), found.line.bytes(), found.at)
+        let is_first = |found: &FileMatch| {
+            dedup.is_first(Source::File(found.source), found.line.bytes(), found.at)
         };
-        self.waiting.drain(..).filter(is_news).collect()
+        self.waiting.drain(..).filter(is_first).collect()
     }
 
-    /// Puts up how each of them does.
+    /// Publishes the state of each file.
     pub(super) fn update_states(&self, board: &Board) {
         for file in &self.files {
             let source = self.sources.iter().find(|(path, _)| **path == **file);
             let down = match source {
-                Some((_, source)) => source.state().into_iter().find_map(|state| state.down),
+                Some((_, source)) => source.state().down,
                 None => {
                     let reason = "it cannot be followed, see the log".to_owned();
                     board.set_part(Part::LogFile(shown(file)), State::Down(reason));

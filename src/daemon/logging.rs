@@ -6,10 +6,7 @@
 
 use std::fmt;
 use std::io::{self, Write};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::fs::fstat;
 use tracing::{Event, Level, Subscriber};
@@ -18,56 +15,40 @@ use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, MakeWriter};
 use tracing_subscriber::registry::LookupSpan;
 
+use crate::background::{Background, Jobs, SMALL_STACK};
+
 /// Lines that wait at most: an hour of trouble, and less than a megabyte.
 const WAITING: usize = 1024;
 
-/// What the queue may take at the end of the process to be written.
-const LAST_LINES: Duration = Duration::from_millis(200);
+/// How long the queue may take at the end of the process to be written.
+const FLUSH_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// Lets the last lines out when it goes.
-pub(super) struct Logging(Arc<Count>);
+pub(super) struct Logging(Option<Background<Vec<u8>>>);
 
 impl Drop for Logging {
     fn drop(&mut self) {
-        let began = Instant::now();
-        while self.0.waiting.load(Ordering::Relaxed) > 0 && began.elapsed() < LAST_LINES {
-            std::thread::sleep(Duration::from_millis(1));
+        if let Some(queue) = &self.0 {
+            queue.drain(FLUSH_TIMEOUT);
         }
     }
 }
 
-#[derive(Debug, Default)]
-struct Count {
-    /// Lines that were taken and not yet written.
-    waiting: AtomicU64,
-    lost: AtomicU64,
-}
-
 /// Sets up logging; once a process.
 pub(super) fn init() -> Logging {
-    let (queue, lines) = sync_channel(WAITING);
-    let count = Arc::new(Count::default());
-    let queue = Queue {
-        queue,
-        count: Arc::clone(&count),
-    };
-    let counted = Arc::clone(&count);
-    let writer = std::thread::Builder::new()
-        .name("log".to_owned())
-        .stack_size(64 * 1024);
-    if writer.spawn(move || write_lines(&lines, &counted)).is_err() {
+    let Ok(queue) = Background::start("log", WAITING, SMALL_STACK, write_lines) else {
         // Without threads the daemon will not get far, and says so itself.
-        return Logging(count);
-    }
+        return Logging(None);
+    };
     // Fails only if logging was set up before.
     let _ = tracing_subscriber::fmt()
         .with_max_level(Level::INFO)
-        .with_writer(queue)
+        .with_writer(Queue(queue.clone()))
         .event_format(Format {
             journal: is_connected_to_journal(),
         })
         .try_init();
-    Logging(count)
+    Logging(Some(queue))
 }
 
 /// Whether standard error leads to the journal: JOURNAL_STREAM names its device and inode
@@ -81,18 +62,11 @@ fn is_connected_to_journal() -> bool {
 
 /// The way to the writing thread.
 #[derive(Debug, Clone)]
-struct Queue {
-    queue: SyncSender<Vec<u8>>,
-    count: Arc<Count>,
-}
+struct Queue(Background<Vec<u8>>);
 
 impl Write for Queue {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        self.count.waiting.fetch_add(1, Ordering::Relaxed);
-        if self.queue.try_send(line.to_vec()).is_err() {
-            self.count.waiting.fetch_sub(1, Ordering::Relaxed);
-            self.count.lost.fetch_add(1, Ordering::Relaxed);
-        }
+        self.0.push(line.to_vec());
         Ok(line.len())
     }
 
@@ -109,15 +83,20 @@ impl<'a> MakeWriter<'a> for Queue {
     }
 }
 
-fn write_lines(lines: &Receiver<Vec<u8>>, count: &Count) {
+fn write_lines(lines: &mut Jobs<Vec<u8>>) {
     let mut stderr = io::stderr();
-    for line in lines {
-        // Closed, or its reader gone: there is nobody to tell.
+    let mut reported = 0;
+    while let Some(line) = lines.next() {
+        // Closed, or its reader gone: nobody reads it.
         let _ = stderr.write_all(&line);
-        count.waiting.fetch_sub(1, Ordering::Relaxed);
-        let lost = count.lost.swap(0, Ordering::Relaxed);
-        if lost > 0 {
-            let _ = writeln!(stderr, "{lost} log lines were lost: nobody took them");
+        let lost = lines.dropped();
+        if lost > reported {
+            let _ = writeln!(
+                stderr,
+                "{} log lines were lost: nobody took them",
+                lost - reported
+            );
+            reported = lost;
         }
     }
 }

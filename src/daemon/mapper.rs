@@ -17,7 +17,7 @@ use crate::model::{
 };
 use crate::probe::map_schedule::MapSchedule;
 use crate::probe::protocol::{MapRequest, Reply, Request, SampleRequest};
-use crate::probe::sweep::Fleet;
+use crate::probe::sweep::WorkerPool;
 use crate::probe::worker::{CallError, Worker};
 use crate::serve::metrics::{Method, probe_failed, probed};
 
@@ -72,7 +72,7 @@ impl Mapper {
 
     /// Takes in the maps that were read since, and begins to read those that are due. Says whether
     /// there are new maps.
-    pub(super) fn launch(&mut self, settings: &Settings, fleet: &mut Fleet) -> bool {
+    pub(super) fn launch(&mut self, settings: &Settings, pool: &mut WorkerPool) -> bool {
         let taken = self.take_finished();
         let Some(interval) = settings.sampling.map_interval else {
             return taken;
@@ -80,7 +80,7 @@ impl Mapper {
         let cap = settings.sampling.map_max_extents;
         let deadline = settings.sampling.probe_timeout;
         for device in self.idle_filesystems() {
-            let Some(worker) = fleet.answering_worker(device) else {
+            let Some(worker) = pool.answering_worker(device) else {
                 continue;
             };
             let Some(sample) = self.due(device, interval, cap) else {

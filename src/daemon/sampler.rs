@@ -18,10 +18,10 @@ use super::steady::Steady;
 use super::{notify, now, patience};
 use crate::assess::Assessor;
 use crate::config::Settings;
-use crate::discover::watch::{News, Pace};
+use crate::discover::watch::{News, SweepPace};
 use crate::model::path::shown;
 use crate::model::{Bytes, DeviceNumber, Opener, Owner, UnixTime};
-use crate::probe::sweep::{Counted, Event, Fleet, Scope};
+use crate::probe::sweep::{Counted, Event, Scope, WorkerPool};
 use crate::probe::worker::CallError;
 use crate::serve::board::Board;
 use crate::serve::metrics::{Method, probe_failed, probed};
@@ -41,10 +41,10 @@ impl Shared {
 pub(super) struct Sampler {
     settings: watch::Receiver<Arc<Settings>>,
     board: Arc<Board>,
-    fleet: Fleet,
+    pool: WorkerPool,
     /// What the watch of the directories has to say, and when to sweep because of it.
     news: mpsc::UnboundedReceiver<News>,
-    pace: Pace,
+    pace: SweepPace,
     /// File systems not all of whose directories are watched, and why.
     unwatched: BTreeMap<DeviceNumber, String>,
     inventory: Shared,
@@ -67,11 +67,11 @@ impl Sampler {
         history: HistoryHandle,
     ) -> Self {
         let inventory = Shared::default();
-        let mut fleet = Fleet::new(Path::new("/proc"));
+        let mut pool = WorkerPool::new(Path::new("/proc"));
         let assessor = Assessor::new(&settings.borrow().thresholds);
         Sampler {
-            news: fleet.listen(),
-            pace: Pace::default(),
+            news: pool.listen(),
+            pace: SweepPace::default(),
             unwatched: BTreeMap::new(),
             settings,
             steady: Steady::start(),
@@ -81,7 +81,7 @@ impl Sampler {
             history,
             inventory,
             board,
-            fleet,
+            pool,
             unanswering: BTreeMap::new(),
             swept: None,
         }
@@ -121,7 +121,7 @@ impl Sampler {
     /// more settings: the daemon ends.
     async fn wait_until(&mut self, next: Instant, settings: &Settings) -> bool {
         loop {
-            if self.mapper.launch(settings, &mut self.fleet) {
+            if self.mapper.launch(settings, &mut self.pool) {
                 self.post();
             }
             let tick = Instant::now() + Duration::from_secs(1);
@@ -235,7 +235,7 @@ impl Sampler {
                 }
             }
         };
-        let swept = self.fleet.sweep(&scope, &mut on_event).await;
+        let swept = self.pool.sweep(&scope, &mut on_event).await;
         if let Err(error) = swept {
             return error!("no sweep: cannot read /proc/self/mountinfo: {error}");
         }
@@ -255,7 +255,7 @@ impl Sampler {
         self.watched(watched);
         self.unanswering = unanswering;
         let stalls = self
-            .fleet
+            .pool
             .stalls()
             .map(|(mount, flag)| (shown(&mount.point), flag));
         self.board.watch_stalls(stalls.collect());

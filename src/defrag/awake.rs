@@ -20,6 +20,7 @@ use std::time::Duration;
 use rustix::process::{Signal, getppid, kill_process};
 
 use crate::sys::child::tied;
+use crate::sys::proc::Stat;
 
 /// The hidden subcommand of the small process.
 pub const COMMAND: &str = "keep-awake";
@@ -70,10 +71,8 @@ pub fn keep_parent_awake() {
     }
 }
 
-/// By the state behind the name, which may hold anything (proc_pid_stat(5)).
 fn is_stopped(stat: &[u8]) -> bool {
-    let end = stat.iter().rposition(|byte| *byte == b')');
-    end.is_some_and(|end| stat.get(end + 1..end + 3) == Some(b" T"))
+    Stat::parse(stat).and_then(|stat| stat.state()) == Some(b'T')
 }
 
 #[cfg(test)]

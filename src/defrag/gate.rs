@@ -58,6 +58,7 @@ use std::sync::Arc;
 use super::holders;
 use crate::model::Visitor;
 use crate::sys::fanotify::{Group, Opening};
+use crate::sys::proc::stat_field;
 
 /// A raised gate. Dropped, it lets everybody in, as soon as nobody else holds it.
 #[derive(Debug)]
@@ -156,10 +157,11 @@ impl Gate {
     }
 
     fn is_worker(&self, pid: i32) -> bool {
-        let Some(worker) = self.worker else {
-            return false;
-        };
-        pid == worker || process_group(&self.proc, pid) == Some(worker)
+        // Field 5 of stat is the process group (proc_pid_stat(5)).
+        let group = || stat_field::<5>(&self.proc, pid.cast_unsigned());
+        self.worker.is_some_and(|worker| {
+            pid == worker || group() == Some(u64::from(worker.cast_unsigned()))
+        })
     }
 
     /// Whether that is our own program, which only reads. The link is compared first: behind
@@ -178,28 +180,5 @@ impl AsFd for Gate {
     /// Readable when somebody is at the gate.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.group.as_fd()
-    }
-}
-
-/// The process group of a process.
-fn process_group(proc: &Path, pid: i32) -> Option<i32> {
-    let stat = fs::read(proc.join(format!("{pid}/stat"))).ok()?;
-    // The name may hold anything; behind its parenthesis come state, parent, group.
-    let end = stat.iter().rposition(|byte| *byte == b')')?;
-    let fields = std::str::from_utf8(stat.get(end + 1..)?).ok()?;
-    fields.split_ascii_whitespace().nth(2)?.parse().ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_process_group_is_read_past_any_name() {
-        let proc = tempfile::tempdir().unwrap();
-        fs::create_dir(proc.path().join("5")).unwrap();
-        fs::write(proc.path().join("5/stat"), b"5 (a) 1 2 (\xff) S 4 33 5 0").unwrap();
-        assert_eq!(process_group(proc.path(), 5), Some(33));
-        assert_eq!(process_group(proc.path(), 6), None);
     }
 }

@@ -26,7 +26,7 @@ use crate::model::{
     Borders, Bytes, Engine, Extent, ExtentCount, FilesystemKind, Outlook, Share, Visitor,
     swap_stall,
 };
-use crate::probe::extents::{Pace, Reader};
+use crate::probe::extents::{MapReader, ReadPace};
 use crate::probe::{open as opening, reason};
 use crate::sys::{fsxattr, geometry, locks, mounts};
 
@@ -626,7 +626,7 @@ pub fn check_map(
         }
         ControlFlow::Continue(())
     };
-    Reader::new().read(&target.file, Bytes(0), Pace::QUICK, visit, &mut beat)?;
+    MapReader::new().read(&target.file, Bytes(0), ReadPace::QUICK, visit, &mut beat)?;
     came?;
     if Instant::now() > deadline {
         return Err(Refusal::MapTooLong(extents));
@@ -650,7 +650,7 @@ pub(super) fn check_gain(target: &Target, extents: ExtentCount) -> Result<(), Re
     if extents <= SAMPLED_FROM {
         return Ok(());
     }
-    let outlook = Reader::new().sample(&target.file, extents, &mut || {})?;
+    let outlook = MapReader::new().sample(&target.file, extents, &mut || {})?;
     worth_it(outlook, Engine::Online)
 }
 

@@ -9,7 +9,7 @@
 //! the kernel offers nothing to compare and set in one.)
 
 use std::fs::{self, DirBuilder, File};
-use std::io::{self, Write as _};
+use std::io;
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{CWD, FlockOperation, Mode, OFlags, flock, open};
 use serde::{Deserialize, Serialize};
 
+use crate::durable;
 use crate::model::Bytes;
 use crate::model::path::wire;
 use crate::probe::open::{mount_point, regular_file};
@@ -160,16 +161,10 @@ fn write(directory: &Path, file: &Path, record: &Record) -> io::Result<File> {
         .recursive(true)
         .mode(0o700)
         .create(directory)?;
-    let mut new = tempfile::Builder::new()
-        .prefix(".hint")
-        .tempfile_in(directory)?;
-    flock(new.as_file(), FlockOperation::NonBlockingLockExclusive)?;
-    serde_json::to_writer(new.as_file_mut(), record)?;
-    new.as_file_mut().flush()?;
-    new.as_file().sync_all()?;
-    let kept = new.persist(file).map_err(|error| error.error)?;
-    File::open(directory)?.sync_all()?;
-    Ok(kept)
+    durable::replace_with(file, 0o600, |new| {
+        flock(&*new, FlockOperation::NonBlockingLockExclusive)?;
+        Ok(serde_json::to_writer(new, record)?)
+    })
 }
 
 /// Restores the hints of runs that were killed. Gives the images whose hint was restored, and what

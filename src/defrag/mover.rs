@@ -30,7 +30,7 @@ use rustix::fs::{Advice, FallocateFlags, Mode, OFlags, fadvise, fallocate, open,
 
 use super::segments::Segment;
 use crate::model::{Bytes, Extent, ExtentCount};
-use crate::probe::extents::Reader;
+use crate::probe::extents::MapReader;
 use crate::sys::{clone::clone_range, pagecache};
 
 /// Where segments come to lie in the temporary file; before it is the anchor.
@@ -69,7 +69,7 @@ pub struct Mover {
     buffer: Vec<u8>,
     anchor: Option<Bytes>,
     anchored: u32,
-    reader: Reader,
+    reader: MapReader,
 }
 
 impl Mover {
@@ -92,7 +92,7 @@ impl Mover {
             buffer: vec![0; PIECE],
             anchor: None,
             anchored: 0,
-            reader: Reader::new(),
+            reader: MapReader::new(),
         })
     }
 

@@ -35,7 +35,7 @@ use super::run::{Hold, Input, Machine, State};
 use super::segments::{self, Before, Place, Plan, Region, Segment, Survey};
 use super::{Host, holders};
 use crate::model::{Account, Bytes, Engine, Extent, ExtentCount, RunOutcome, RunReport, Stop};
-use crate::probe::extents::{Pace as ReadPace, Reader};
+use crate::probe::extents::{MapReader, ReadPace};
 use crate::probe::reason;
 use crate::sys::{geometry, locks};
 
@@ -259,7 +259,7 @@ fn survey(
         }
     };
     let mut beat = || enough.set(stop().is_some());
-    Reader::new().read(&target.file, Bytes(0), pace, visit, &mut beat)?;
+    MapReader::new().read(&target.file, Bytes(0), pace, visit, &mut beat)?;
     Ok(survey.finish())
 }
 

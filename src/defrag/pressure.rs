@@ -45,7 +45,7 @@ use std::time::{Duration, Instant};
 use super::Host;
 use super::disks::Counters;
 use crate::model::DeviceNumber;
-use crate::sys::mounts;
+use crate::sys::{mounts, proc};
 
 /// Hundredths of the last ten seconds in which somebody waited for a disk.
 #[derive(Debug, Clone, Copy, PartialEq, PartialOrd)]
@@ -308,17 +308,12 @@ fn own_group(proc: &Path) -> Option<(PathBuf, PathBuf)> {
 }
 
 fn read(of: PathBuf) -> Option<Waited> {
-    let (average, total) = parse(&fs::read_to_string(&of).ok()?)?;
+    let some = proc::pressure(&fs::read(&of).ok()?, "some")?;
+    // A hundred at most.
+    #[allow(clippy::cast_possible_truncation)]
+    let average = Pressure(some.avg10 as f32);
+    let total = Duration::from_micros(some.total);
     Some(Waited { of, average, total })
-}
-
-/// `some avg10=5.02 avg60=5.24 avg300=3.68 total=437345315`
-fn parse(text: &str) -> Option<(Pressure, Duration)> {
-    let some = text.lines().find_map(|line| line.strip_prefix("some "))?;
-    let field = |name: &str| some.split(' ').find_map(|field| field.strip_prefix(name));
-    let average = field("avg10=")?.parse().ok()?;
-    let total = field("total=")?.parse().ok()?;
-    Some((Pressure(average), Duration::from_micros(total)))
 }
 
 #[cfg(test)]

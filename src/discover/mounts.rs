@@ -146,14 +146,14 @@ impl MountTable {
 
 /// The one file system that a worker may touch.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Territory {
+pub struct FilesystemScope {
     /// All mounts.
     pub mounts: MountTable,
     /// Its own file system.
     pub device: DeviceNumber,
 }
 
-impl Territory {
+impl FilesystemScope {
     /// Whether an absolute path without links lies on it.
     #[must_use]
     pub fn is_here(&self, path: &Path) -> bool {
@@ -172,7 +172,7 @@ impl Territory {
 
     /// The same with the device number of real files.
     #[cfg(test)]
-    pub(super) fn on_device(mut self, device: u64) -> Territory {
+    pub(super) fn on_device(mut self, device: u64) -> FilesystemScope {
         let real = DeviceNumber {
             major: major(device),
             minor: minor(device),
@@ -187,9 +187,9 @@ impl Territory {
     }
 }
 
-/// A made-up territory: mount points with minor device numbers, and our own minor number.
+/// A made-up scope: mount points with minor device numbers, and our own minor number.
 #[cfg(test)]
-pub(super) fn territory(mounts: &[(&str, u32)], ours: u32) -> Territory {
+pub(super) fn scope(mounts: &[(&str, u32)], ours: u32) -> FilesystemScope {
     let device = |minor| DeviceNumber { major: 7, minor };
     let mount = |(point, minor): &(&str, u32)| Mount {
         device: device(*minor),
@@ -197,7 +197,7 @@ pub(super) fn territory(mounts: &[(&str, u32)], ours: u32) -> Territory {
         point: PathBuf::from(point),
         type_name: "xfs".to_owned(),
     };
-    Territory {
+    FilesystemScope {
         mounts: MountTable(mounts.iter().map(mount).collect()),
         device: device(ours),
     }
@@ -209,7 +209,7 @@ mod tests {
 
     #[test]
     fn the_longest_and_the_last_mount_counts() {
-        let here = territory(&[("/", 0), ("/srv", 1), ("/srv/vm", 2), ("/srv/vm", 3)], 1);
+        let here = scope(&[("/", 0), ("/srv", 1), ("/srv/vm", 2), ("/srv/vm", 3)], 1);
         let minor = |path: &str| here.mounts.of(Path::new(path)).unwrap().device.minor;
         assert_eq!(minor("/"), 0);
         assert_eq!(minor("/srvother/x"), 0);
@@ -232,7 +232,7 @@ mod tests {
             ("/m", 1),
             ("/m", 2),
         ];
-        let mut mounts = territory(&mounts, 1).mounts;
+        let mut mounts = scope(&mounts, 1).mounts;
         mounts.0[0].root = PathBuf::from("/part");
         let point = |minor| {
             let device = DeviceNumber { major: 7, minor };

@@ -12,7 +12,7 @@ use std::path::{Component, Path, PathBuf};
 
 use globset::GlobSet;
 
-use super::mounts::Territory;
+use super::mounts::FilesystemScope;
 use crate::config::settings::{compile_globs, is_glob};
 
 /// Links that are followed before it is called a loop (`MAXSYMLINKS`, path_resolution(7)).
@@ -42,7 +42,7 @@ pub fn literal_part(path: &Path) -> PathBuf {
 ///
 /// # Errors
 /// ELOOP, ENOENT, EACCES and whatever else reading a link returns.
-pub fn follow(path: &Path, territory: &Territory) -> io::Result<Followed> {
+pub fn follow(path: &Path, scope: &FilesystemScope) -> io::Result<Followed> {
     let mut todo: VecDeque<OsString> = names(path);
     let mut at = PathBuf::from("/");
     let mut links = 0;
@@ -55,8 +55,8 @@ pub fn follow(path: &Path, territory: &Territory) -> io::Result<Followed> {
         let rest = || todo.iter().fold(next.clone(), |path, name| path.join(name));
         // Foreign directories on the way to our own mount point are passed without a look: the
         // kernel names mount points without links.
-        if !territory.is_here(&next) {
-            if !territory.is_here(&rest()) {
+        if !scope.is_here(&next) {
+            if !scope.is_here(&rest()) {
                 return Ok(Followed::Elsewhere(rest()));
             }
             at = next;
@@ -103,9 +103,9 @@ pub struct Expanded {
 /// (and no name that begins with a dot unless the pattern does), `**` any number of directories.
 ///
 /// `before` is called with each directory before it is listed.
-pub fn expand(pattern: &Path, territory: &Territory, before: &mut dyn FnMut(&Path)) -> Expanded {
+pub fn expand(pattern: &Path, scope: &FilesystemScope, before: &mut dyn FnMut(&Path)) -> Expanded {
     let mut search = Search {
-        territory,
+        scope,
         before,
         budget: MAX_GLOB_DIRECTORIES,
         result: Expanded::default(),
@@ -116,7 +116,7 @@ pub fn expand(pattern: &Path, territory: &Territory, before: &mut dyn FnMut(&Pat
 }
 
 struct Search<'a> {
-    territory: &'a Territory,
+    scope: &'a FilesystemScope,
     before: &'a mut dyn FnMut(&Path),
     budget: u32,
     result: Expanded,
@@ -129,7 +129,7 @@ impl Search<'_> {
         let base = names
             .iter()
             .fold(at.to_owned(), |path, name| path.join(name));
-        let here = match follow(&base, self.territory) {
+        let here = match follow(&base, self.scope) {
             Ok(Followed::Here(here)) => here,
             Ok(Followed::Elsewhere(path)) => {
                 let path = rest.iter().fold(path, |path, name| path.join(name));
@@ -161,7 +161,7 @@ impl Search<'_> {
                 continue;
             }
             let path = at.join(&name);
-            if !self.territory.is_here(&path) {
+            if !self.scope.is_here(&path) {
                 let mut tail = rest.to_vec();
                 if wildcard == "**" {
                     tail.insert(0, wildcard.to_owned());
@@ -221,7 +221,7 @@ mod tests {
     /// Files below a temporary directory, in which `foreign` counts as another file system.
     struct Tree {
         root: tempfile::TempDir,
-        territory: Territory,
+        scope: FilesystemScope,
     }
 
     impl Tree {
@@ -237,7 +237,7 @@ mod tests {
             let mounts = [("/", 1), (foreign.to_str().unwrap(), 2)];
             Tree {
                 root,
-                territory: crate::discover::mounts::territory(&mounts, 1),
+                scope: crate::discover::mounts::scope(&mounts, 1),
             }
         }
 
@@ -246,7 +246,7 @@ mod tests {
         }
 
         fn expand(&self, pattern: &str) -> Vec<String> {
-            let expanded = expand(&self.path(pattern), &self.territory, &mut |_| ());
+            let expanded = expand(&self.path(pattern), &self.scope, &mut |_| ());
             assert!(expanded.faults.is_empty(), "{:?}", expanded.faults);
             let root = self.path("");
             let name = |followed| match followed {
@@ -274,7 +274,7 @@ mod tests {
             "absolute/back",
             "link/../real/dir/a.raw",
         ] {
-            let followed = follow(&tree.path(path), &tree.territory).unwrap();
+            let followed = follow(&tree.path(path), &tree.scope).unwrap();
             assert_eq!(
                 followed,
                 Followed::Here(tree.path("real/dir/a.raw")),
@@ -288,9 +288,9 @@ mod tests {
         let tree = Tree::new(&[]);
         symlink("b", tree.path("a")).unwrap();
         symlink("a", tree.path("b")).unwrap();
-        let error = follow(&tree.path("a"), &tree.territory).unwrap_err();
+        let error = follow(&tree.path("a"), &tree.scope).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::ELOOP));
-        let error = follow(&tree.path("c"), &tree.territory).unwrap_err();
+        let error = follow(&tree.path("c"), &tree.scope).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::NotFound);
     }
 
@@ -299,7 +299,7 @@ mod tests {
         let tree = Tree::new(&["x"]);
         // Nothing of that name exists: touching it would be an error.
         symlink("foreign/deep", tree.path("link")).unwrap();
-        let followed = follow(&tree.path("link/a/b"), &tree.territory).unwrap();
+        let followed = follow(&tree.path("link/a/b"), &tree.scope).unwrap();
         assert_eq!(followed, Followed::Elsewhere(tree.path("foreign/deep/a/b")));
         assert_eq!(tree.expand("link/*.raw"), ["-> foreign/deep/*.raw"]);
     }

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, fstat, openat, statat};
 
-use super::mounts::Territory;
+use super::mounts::FilesystemScope;
 use super::rules::Rules;
 
 /// Directories within directories, at the most: far deeper than any image store, and far from the
@@ -50,9 +50,9 @@ pub trait Visitor {
 }
 
 /// Searches the directory at `path`: absolute, on our file system, without links.
-pub fn walk(path: &Path, territory: &Territory, rules: &Rules, visitor: &mut dyn Visitor) {
+pub fn walk(path: &Path, scope: &FilesystemScope, rules: &Rules, visitor: &mut dyn Visitor) {
     let mut walk = Walk {
-        territory,
+        scope,
         rules,
         visitor,
         above: Vec::new(),
@@ -76,7 +76,7 @@ fn open_directory(at: BorrowedFd<'_>, name: &OsStr) -> io::Result<OwnedFd> {
 }
 
 struct Walk<'a> {
-    territory: &'a Territory,
+    scope: &'a FilesystemScope,
     rules: &'a Rules,
     visitor: &'a mut dyn Visitor,
     /// Device and inode of the directories that lead here. A file system that is no tree (a broken
@@ -93,7 +93,7 @@ impl Walk<'_> {
         };
         // Something was mounted on it since the mount table was read: not ours to touch, and the next
         // sweep knows of it.
-        if !self.territory.holds(directory, stat.st_dev) {
+        if !self.scope.holds(directory, stat.st_dev) {
             return ControlFlow::Continue(());
         }
         let here = (stat.st_dev, stat.st_ino);
@@ -124,7 +124,7 @@ impl Walk<'_> {
         let mut buffer = vec![MaybeUninit::uninit(); ENTRIES];
         let mut entries = RawDir::new(directory, &mut buffer);
         let mut directories = Vec::new();
-        let mount_points = self.territory.mounts.names_in(path);
+        let mount_points = self.scope.mounts.names_in(path);
         while let Some(entry) = entries.next() {
             let entry = match entry {
                 Ok(entry) => entry,
@@ -237,16 +237,11 @@ mod tests {
             ..Selection::default()
         };
         let foreign = root.join("foreign");
-        let territory = mounts::territory(&[("/", 1), (foreign.to_str().unwrap(), 2)], 1);
+        let scope = mounts::scope(&[("/", 1), (foreign.to_str().unwrap(), 2)], 1);
         let device = fs::metadata(root).map_or(0, |root| root.dev());
-        let territory = territory.on_device(device);
+        let scope = scope.on_device(device);
         let mut seen = Seen::default();
-        walk(
-            root,
-            &territory,
-            &Rules::new(&selection).unwrap(),
-            &mut seen,
-        );
+        walk(root, &scope, &Rules::new(&selection).unwrap(), &mut seen);
         seen.files.sort();
         seen
     }

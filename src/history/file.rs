@@ -11,7 +11,7 @@ use rustix::io::Errno;
 
 use super::store::StoreError;
 use crate::model::path::shown;
-use crate::rescue::utc;
+use crate::model::utc;
 
 /// Of the directory, if it has to be made: names of VMs are nobody's business.
 const DIRECTORY_MODE: u32 = 0o750;

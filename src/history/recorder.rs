@@ -4,19 +4,18 @@
 //! never while a file is touched. What does not fit is lost and counted, and so is what cannot be
 //! written: an old count that comes late is worth less than memory on a host that is in trouble.
 
-use std::collections::VecDeque;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tracing::{error, info, warn};
 
 use super::record::Record;
 use super::store::{QuarantinedDb, Store, StoreError};
+use crate::background::{Background, Jobs, STACK};
 use crate::config::settings;
 use crate::model::path::shown;
 
@@ -39,32 +38,25 @@ const HANGS: Duration = Duration::from_secs(90);
 pub fn open(settings: &settings::History) -> io::Result<(Recorder, WriterGuard)> {
     let shared = Arc::new(Shared {
         path: settings.path.clone(),
-        queue: Mutex::new(Queue {
-            retention: settings.retention,
-            ..Queue::default()
-        }),
-        changed: Condvar::new(),
+        retention: Mutex::new(settings.retention),
         written: AtomicU64::new(0),
         lost: AtomicU64::new(0),
         moved_aside: AtomicU64::new(0),
         healthy: AtomicBool::new(false),
     });
     let at_work = Arc::clone(&shared);
-    thread::Builder::new()
-        .name("history".to_owned())
-        .spawn(move || Writer::new(&at_work).run())?;
-    Ok((
-        Recorder {
-            shared: Arc::clone(&shared),
-        },
-        WriterGuard { shared },
-    ))
+    let queue = Background::start("history", WAITING, STACK, move |jobs| {
+        Writer::new(&at_work).run(jobs);
+    })?;
+    let guard = WriterGuard(queue.clone());
+    Ok((Recorder { shared, queue }, guard))
 }
 
 /// Tells the history something. A copy speaks to the same thread.
 #[derive(Debug, Clone)]
 pub struct Recorder {
     shared: Arc<Shared>,
+    queue: Background<Job>,
 }
 
 impl Recorder {
@@ -81,63 +73,56 @@ impl Recorder {
 
     fn queue(&self, record: Record, note: Option<PathBuf>) -> bool {
         let weight = record.weight();
-        let mut queue = self.shared.lock();
-        let rows = queue.rows.saturating_add(weight);
-        // What happens seldom is worth more than one count of many.
-        let is_light = weight == 1 || rows <= WAITING_ROWS;
-        let fits = queue.jobs.is_empty() || (is_light && queue.jobs.len() < WAITING);
-        if queue.stopping || !fits {
+        let queued = self.queue.push_with(|jobs| {
+            let rows: usize = jobs.iter().map(|job| job.record.weight()).sum();
+            // What happens seldom is worth more than one count of many.
+            let is_light = weight == 1 || rows.saturating_add(weight) <= WAITING_ROWS;
+            let fits = jobs.is_empty() || (is_light && jobs.len() < WAITING);
+            fits.then(|| jobs.push_back(Job { record, note })).is_some()
+        });
+        if !queued {
             self.shared.lost.fetch_add(1, Ordering::Relaxed);
-            return false;
         }
-        queue.rows = rows;
-        queue.jobs.push_back(Job { record, note });
-        self.shared.changed.notify_all();
-        true
+        queued
     }
 
     /// From now on what is older goes: after a reload.
     pub fn set_retention(&self, retention: Duration) {
-        self.shared.lock().retention = retention;
+        *self.shared.retention() = retention;
     }
 
     /// Until the database was opened and brought up to date, or cannot be, but no longer than
     /// `within`: whoever reads before would find nothing, or a schema that is none of ours any more.
     pub fn wait_for_opening(&self, within: Duration) {
-        let queue = self.shared.lock();
-        let _ = self
-            .shared
-            .changed
-            .wait_timeout_while(queue, within, |queue| !queue.tried);
+        self.queue.wait_until_ready(within);
     }
 
     /// How it goes.
     #[must_use]
     pub fn health(&self) -> Health {
-        self.shared.health()
+        let load = self.queue.load();
+        let is_alive = load.busy_for.is_none_or(|busy| busy < HANGS);
+        Health {
+            written: self.shared.written.load(Ordering::Relaxed),
+            lost: self.shared.lost.load(Ordering::Relaxed),
+            moved_aside: self.shared.moved_aside.load(Ordering::Relaxed),
+            healthy: self.shared.healthy.load(Ordering::Relaxed) && is_alive,
+            waiting: load.waiting + usize::from(load.busy_for.is_some()),
+            busy_for: load.busy_for,
+        }
     }
 }
 
 /// Ends the history's thread.
 #[derive(Debug)]
-pub struct WriterGuard {
-    shared: Arc<Shared>,
-}
+pub struct WriterGuard(Background<Job>);
 
 impl WriterGuard {
     /// Ends it once everything is written. False if that is not within the time; then the thread is
     /// left behind.
     #[must_use]
     pub fn stop(self, within: Duration) -> bool {
-        let mut queue = self.shared.lock();
-        queue.stopping = true;
-        self.shared.changed.notify_all();
-        let (queue, _) = self
-            .shared
-            .changed
-            .wait_timeout_while(queue, within, |queue| !queue.ended)
-            .unwrap_or_else(PoisonError::into_inner);
-        queue.ended
+        self.0.stop(within)
     }
 }
 
@@ -161,9 +146,8 @@ pub struct Health {
 #[derive(Debug)]
 struct Shared {
     path: PathBuf,
-    queue: Mutex<Queue>,
-    /// Something changed in the queue.
-    changed: Condvar,
+    /// Locked for a copy and no longer.
+    retention: Mutex<Duration>,
     written: AtomicU64,
     lost: AtomicU64,
     moved_aside: AtomicU64,
@@ -177,51 +161,10 @@ struct Job {
     note: Option<PathBuf>,
 }
 
-#[derive(Debug, Default)]
-struct Queue {
-    jobs: VecDeque<Job>,
-    /// How many rows all of them make.
-    rows: usize,
-    at_work_since: Option<Instant>,
-    retention: Duration,
-    /// The database was opened, or it was found that it cannot be.
-    tried: bool,
-    stopping: bool,
-    ended: bool,
-}
-
 impl Shared {
-    /// Never held while a file is touched.
-    fn lock(&self) -> MutexGuard<'_, Queue> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn health(&self) -> Health {
-        let queue = self.lock();
-        let busy_for = queue.at_work_since.map(|since| since.elapsed());
-        Health {
-            written: self.written.load(Ordering::Relaxed),
-            lost: self.lost.load(Ordering::Relaxed),
-            moved_aside: self.moved_aside.load(Ordering::Relaxed),
-            healthy: self.healthy.load(Ordering::Relaxed)
-                && busy_for.is_none_or(|busy| busy < HANGS),
-            waiting: queue.jobs.len() + usize::from(busy_for.is_some()),
-            busy_for,
-        }
-    }
-
-    /// The next record to write; nothing when all is done.
-    fn next(&self) -> Option<(Job, Duration)> {
-        let mut queue = self.lock();
-        queue.at_work_since = None;
-        let mut queue = self
-            .changed
-            .wait_while(queue, |queue| queue.jobs.is_empty() && !queue.stopping)
-            .unwrap_or_else(PoisonError::into_inner);
-        let job = queue.jobs.pop_front()?;
-        queue.rows = queue.rows.saturating_sub(job.record.weight());
-        queue.at_work_since = Some(Instant::now());
-        Some((job, queue.retention))
+    fn retention(&self) -> MutexGuard<'_, Duration> {
+        let retention = self.retention.lock();
+        retention.unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -245,23 +188,15 @@ impl<'s> Writer<'s> {
         }
     }
 
-    fn run(mut self) {
-        let retention = {
-            let mut queue = self.shared.lock();
-            queue.at_work_since = Some(Instant::now());
-            queue.retention
-        };
+    fn run(mut self, jobs: &mut Jobs<Job>) {
+        let retention = *self.shared.retention();
         let opened = self.open(retention);
         self.told(opened);
-        self.shared.lock().tried = true;
-        self.shared.changed.notify_all();
-        while let Some((job, retention)) = self.shared.next() {
+        for job in jobs {
+            let retention = *self.shared.retention();
             let result = self.take(&job, retention);
             self.told(result);
         }
-        self.store = None;
-        self.shared.lock().ended = true;
-        self.shared.changed.notify_all();
     }
 
     /// Writes a record, and counts it.

@@ -13,6 +13,8 @@ use tracing::warn;
 
 use super::record::{KernelTime, Record};
 
+/// Its path.
+pub const KMSG: &str = "/dev/kmsg";
 /// The longest record that a read returns (`PRINTK_MESSAGE_MAX`, kernel/printk/internal.h:
 /// 2048; kernels before 6.4 gave up to `CONSOLE_EXT_LOG_MAX`, 8192).
 pub const RECORD_MAX: usize = 8192;

@@ -4,17 +4,13 @@
 //! once the rules are compiled they allocate nothing, take no lock and do not panic, whatever the
 //! bytes.
 
+pub mod dedup;
 pub mod file;
 pub mod kmsg;
 pub mod record;
 pub mod rules;
+pub mod syslog;
 pub mod tail;
 
-pub use record::{KernelTime, Record, Sequence, Text};
+pub use record::{DRILL_MARKER, KernelTime, Record, Sequence, Text};
 pub use rules::{Match, RuleId, Rules};
-
-/// How the text of the record begins that a drill writes to /dev/kmsg; the rest names the drill.
-///
-/// No rule matches it: a drill must not be taken for an emergency, not even by a rule of an
-/// operator that matches everything.
-pub const DRILL_MARKER: &[u8] = b"fragwatch drill: ";

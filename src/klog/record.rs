@@ -14,6 +14,14 @@
 
 use thiserror::Error;
 
+use crate::sys::proc::number;
+
+/// How the text of the record begins that a drill writes to /dev/kmsg; the rest names the drill.
+///
+/// No rule matches it: a drill must not be taken for an emergency, not even by a rule of an
+/// operator that matches everything.
+pub const DRILL_MARKER: &[u8] = b"fragwatch drill: ";
+
 /// How grave the kernel thinks it is (`KERN_EMERG` to `KERN_DEBUG`, include/linux/kern_levels.h).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Level(pub u8);
@@ -168,15 +176,10 @@ fn hexadecimal(digit: u8) -> Option<u8> {
     }
 }
 
-/// Decimal digits and nothing else, as a number that fits.
-pub(crate) fn number(digits: &[u8]) -> Option<u64> {
-    if digits.is_empty() {
-        return None;
-    }
-    digits.iter().try_fold(0_u64, |number, digit| {
-        let digit = digit.checked_sub(b'0').filter(|digit| *digit <= 9)?;
-        number.checked_mul(10)?.checked_add(u64::from(digit))
-    })
+/// What is before and after the first `separator`.
+pub(super) fn split_once(text: &[u8], separator: u8) -> Option<(&[u8], &[u8])> {
+    let at = text.iter().position(|byte| *byte == separator)?;
+    Some((text.get(..at)?, text.get(at + 1..)?))
 }
 
 /// Follows the sequence numbers, to know what was lost and what was seen before.

@@ -1,4 +1,4 @@
-//! Which records of the kernel's log matter, and what can be read from them.
+//! Which records of the kernel's log matter.
 //!
 //! # How a record is matched
 //!
@@ -8,8 +8,8 @@
 //! cannot be made slow by the text. The other engines of `regex-automata` were left out for a
 //! reason each: the lazy DFA builds its table while it searches, PikeVM and the backtracker grow a
 //! stack while they search (all three allocate), the one-pass DFA cannot hold patterns like ours,
-//! and `regex` itself takes its scratch memory from a pool behind a lock. What a dense DFA lacks is
-//! capture groups; the fields are cut out by hand instead, and only after a match.
+//! and `regex` itself takes its scratch memory from a pool behind a lock. A dense DFA lacks
+//! capture groups; nothing here needs them.
 //!
 //! One table for all built-in rules would save 0.07 µs a record and cost four times the memory, all
 //! of it locked: the rules multiply each other's states.
@@ -38,9 +38,9 @@ use regex_automata::nfa::thompson;
 use regex_syntax::hir::Hir;
 use thiserror::Error;
 
-use super::DRILL_MARKER;
-use super::record::number;
+use super::record::{DRILL_MARKER, split_once};
 use crate::model::{Bytes, RuleAction, RuleDefinition};
+use crate::sys::proc::number;
 
 /// Most rules that an operator can add: each is a pass over every record.
 pub const MAX_OPERATOR_RULES: usize = 64;
@@ -66,7 +66,6 @@ struct Builtin {
     name: &'static str,
     action: RuleAction,
     pattern: &'static str,
-    fields: for<'t> fn(&'t [u8]) -> Fields<'t>,
 }
 
 /// The built-in rules, most important first. The names are labels of metrics: they stay.
@@ -90,7 +89,6 @@ const BUILTIN: [Builtin; 10] = [
             r"|^possible deadlock in kmem_\w+ ?\(mode: ?0x",
             r"|^XFS: \[\d+\] kmem_\w+ failure .*retries=\d)",
         ),
-        fields: deadlock,
     },
     // Before the rules for its causes: `Log I/O Error Detected.  Shutting down filesystem` is both.
     Builtin {
@@ -105,7 +103,6 @@ const BUILTIN: [Builtin; 10] = [
             r"|User initiated shutdown received)",
             r"|^xfs_force_shutdown\([^,]+,0x[0-9a-f]+\) called from",
         ),
-        fields: filesystem,
     },
     Builtin {
         name: "xfs_log_error",
@@ -114,7 +111,6 @@ const BUILTIN: [Builtin; 10] = [
             xfs!(),
             r"(?:[Ll]og I/O [Ee]rror|xfs_log_force: error -?\d+ returned)",
         ),
-        fields: filesystem,
     },
     Builtin {
         name: "xfs_corruption",
@@ -126,7 +122,6 @@ const BUILTIN: [Builtin; 10] = [
             r"|Corruption detected",
             r"|Unmount and run xfs_repair)",
         ),
-        fields: filesystem,
     },
     Builtin {
         name: "xfs_metadata_error",
@@ -136,7 +131,6 @@ const BUILTIN: [Builtin; 10] = [
             r#"(?i:metadata I/O error)"#,
             r#"|^I/O error in filesystem \("[^"]+"\) meta-data dev "#,
         ),
-        fields: metadata_error,
     },
     Builtin {
         name: "xfs_write_failure",
@@ -146,7 +140,6 @@ const BUILTIN: [Builtin; 10] = [
             r"(?:Failing async write on buffer block",
             r"|Corruption Alert: Buffer at daddr 0x[0-9a-f]+ had permanent write failures)",
         ),
-        fields: filesystem,
     },
     Builtin {
         name: "hung_task",
@@ -155,13 +148,11 @@ const BUILTIN: [Builtin; 10] = [
             r"(?s:^INFO: task .+:\d+(?: <\w+>)?(?: is)? blocked (?:for|in|on) ",
             r"|^Future hung task reports are suppressed)",
         ),
-        fields: hung_task,
     },
     Builtin {
         name: "soft_lockup",
         action: RuleAction::Observe,
         pattern: r"^(?:NMI )?(?:watchdog: )?BUG: soft lockup - CPU#\d+ stuck for \d+s",
-        fields: soft_lockup,
     },
     Builtin {
         name: "out_of_memory",
@@ -170,7 +161,6 @@ const BUILTIN: [Builtin; 10] = [
             r"^(?:Memory cgroup )?[Oo]ut of memory(?: \([^)]*\))?: [Kk]ill(?:ed)? process \d",
             r"|^oom-kill:constraint=",
         ),
-        fields: out_of_memory,
     },
     // The only rule that begins with a task's name, so the only one that looks beyond the first
     // few bytes of a record of another kind.
@@ -182,24 +172,8 @@ const BUILTIN: [Builtin; 10] = [
             r"|vmalloc error: size \d",
             r"|vmalloc: allocation failure))",
         ),
-        fields: allocation_failure,
     },
 ];
-
-/// What a record says, as far as its rule can read it.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Fields<'t> {
-    /// The kernel's name of the block device (`dm-0`).
-    pub device: Option<&'t [u8]>,
-    /// The name of a task: at most 15 bytes, any of them.
-    pub task: Option<&'t [u8]>,
-    /// Its number.
-    pub pid: Option<u32>,
-    /// Bytes that could not be allocated.
-    pub size: Option<u64>,
-    /// A function of the kernel, without the offset.
-    pub function: Option<&'t [u8]>,
-}
 
 /// Number of a rule: first the built-in ones, then the operator's in the order of the
 /// configuration. It stays for as long as the [`Rules`] do.
@@ -208,15 +182,13 @@ pub struct RuleId(pub u16);
 
 /// A record that matters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Match<'r, 't> {
+pub struct Match<'r> {
     /// The rule.
     pub rule: RuleId,
     /// Its name.
     pub name: &'r str,
     /// What it asks for.
     pub action: RuleAction,
-    /// What the text says; nothing for a rule of an operator.
-    pub fields: Fields<'t>,
 }
 
 /// A rule that cannot be used.
@@ -382,7 +354,7 @@ impl Rules {
     ///
     /// [`Text::unescape`]: super::record::Text::unescape
     #[must_use]
-    pub fn find<'r, 't>(&'r self, text: &'t [u8]) -> Option<Match<'r, 't>> {
+    pub fn find(&self, text: &[u8]) -> Option<Match<'_>> {
         let text = without_printk_prefix(text);
         if text.starts_with(DRILL_MARKER) {
             return None;
@@ -393,16 +365,11 @@ impl Rules {
             .tables
             .iter()
             .find(|table| matches!(table.dfa.try_search_fwd(&input), Ok(Some(_))))?;
-        let number = usize::from(table.rule.0);
-        let (name, action) = self.names.get(number)?;
+        let (name, action) = self.names.get(usize::from(table.rule.0))?;
         Some(Match {
             rule: table.rule,
             name,
             action: *action,
-            fields: match BUILTIN.get(number) {
-                Some(builtin) => (builtin.fields)(text),
-                None => Fields::default(),
-            },
         })
     }
 
@@ -492,13 +459,13 @@ fn parse(pattern: &str) -> Result<Hir, RuleProblem> {
 pub(super) fn without_printk_prefix(text: &[u8]) -> &[u8] {
     let mut rest = text;
     while let Some(inside) = rest.strip_prefix(b"[") {
-        let Some((bracket, after)) = split_once(inside, b"]") else {
+        let Some((bracket, after)) = split_once(inside, b']') else {
             return rest;
         };
         let is_number = |bytes: &[u8]| number(bytes).is_some();
         let is_prefix = match bracket.trim_ascii_start() {
             [b'T' | b'C', id @ ..] => is_number(id),
-            time => split_once(time, b".")
+            time => split_once(time, b'.')
                 .is_some_and(|(seconds, part)| is_number(seconds) && is_number(part)),
         };
         if !is_prefix {
@@ -507,197 +474,6 @@ pub(super) fn without_printk_prefix(text: &[u8]) -> &[u8] {
         rest = after.strip_prefix(b" ").unwrap_or(after);
     }
     rest
-}
-
-/// `XFS: nginx(31293) possible memory allocation deadlock size 65728 in kmem_alloc (mode:0x250)`,
-/// and Zadara's `XFS: [31293] kmem_alloc failure inum=1 size=65728 flags=0x4 …`.
-fn deadlock(text: &[u8]) -> Fields<'_> {
-    // The longer needle first: a task may be called `possible`, but no name is as long as these.
-    let halves = split_once(text, b"possible memory allocation deadlock")
-        .or_else(|| split_once(text, b"possible deadlock"));
-    let Some((before, rest)) = halves else {
-        let (pid, rest) = after(text, b"XFS: [")
-            .and_then(|rest| split_once(rest, b"] "))
-            .unwrap_or_default();
-        return Fields {
-            pid: pid_of(pid),
-            size: after(rest, b" size=").and_then(leading_number),
-            function: symbol(rest),
-            ..Fields::default()
-        };
-    };
-    let (task, pid) = after(before, b": ")
-        .and_then(|owner| rsplit_once(owner.strip_suffix(b") ")?, b'('))
-        .unzip();
-    Fields {
-        device: device(text),
-        task,
-        pid: pid.and_then(pid_of),
-        size: rest.strip_prefix(b" size ").and_then(leading_number),
-        function: after(rest, b" in ").and_then(symbol),
-    }
-}
-
-/// A message of XFS: the device, and the function where it happened.
-fn filesystem(text: &[u8]) -> Fields<'_> {
-    let places: [&[u8]; 3] = [b" detected at ", b"Return address = ", b"Caller "];
-    Fields {
-        device: device(text),
-        function: places
-            .iter()
-            .find_map(|place| after(text, place).and_then(symbol)),
-        ..Fields::default()
-    }
-}
-
-/// `metadata I/O error in "xfs_buf_ioend+0x1/0x2 [xfs]" at daddr …`, and before 4.17
-/// `metadata I/O error: block 0x1 ("xfs_trans_read_buf_map") error 5 numblks 8`.
-fn metadata_error(text: &[u8]) -> Fields<'_> {
-    let newer = after(text, b"rror in \"");
-    let older = after(text, b" block 0x").and_then(|rest| after(rest, b"(\""));
-    Fields {
-        device: device(text),
-        function: newer.or(older).and_then(symbol),
-        ..Fields::default()
-    }
-}
-
-/// `INFO: task CPU 0/KVM:1234 blocked for more than 120 seconds.`
-fn hung_task(text: &[u8]) -> Fields<'_> {
-    // Long enough that no task can be called so.
-    let ends: [&[u8]; 3] = [
-        b" blocked for more",
-        b" blocked in I/O wait",
-        b" blocked on a",
-    ];
-    let task = after(text, b"INFO: task ").and_then(|rest| {
-        let (task, _) = ends.iter().find_map(|end| split_once(rest, end))?;
-        let task = task.strip_suffix(b" is").unwrap_or(task);
-        // `<reader>` or `<writer>` of an rw-semaphore.
-        match task
-            .strip_suffix(b">")
-            .and_then(|task| rsplit_once(task, b'<'))
-        {
-            Some((task, _)) => Some(task.trim_ascii_end()),
-            None => Some(task),
-        }
-    });
-    task.map(task_and_pid).unwrap_or_default()
-}
-
-/// `watchdog: BUG: soft lockup - CPU#1 stuck for 22s! [kworker/0:1:123]`
-fn soft_lockup(text: &[u8]) -> Fields<'_> {
-    after(text, b"s! [")
-        .and_then(|rest| rsplit_once(rest, b']'))
-        .map(|(task, _)| task_and_pid(task))
-        .unwrap_or_default()
-}
-
-/// `Out of memory: Killed process 1234 (qemu-kvm) total-vm:…`, and the summary before it,
-/// `oom-kill:constraint=CONSTRAINT_NONE,…,task=qemu-kvm,pid=1234,uid=107`.
-fn out_of_memory(text: &[u8]) -> Fields<'_> {
-    let mut fields = Fields::default();
-    if text.starts_with(b"oom-kill:") {
-        // A path of a cgroup may hold a comma; what is sought comes after it.
-        if let Some((rest, pid)) = rsplit_at(text, b",pid=") {
-            fields.pid = leading_number(pid).and_then(|pid| u32::try_from(pid).ok());
-            fields.task = rsplit_at(rest, b",task=").map(|(_, task)| task);
-        }
-        return fields;
-    }
-    if let Some((pid, rest)) = after(text, b" process ").and_then(|rest| split_once(rest, b" (")) {
-        let ends: [&[u8]; 4] = [b") total-vm:", b"), UID", b") score ", b")"];
-        fields.pid = pid_of(pid);
-        fields.task = ends
-            .iter()
-            .find_map(|end| split_once(rest, end))
-            .map(|(task, _)| task);
-    }
-    fields
-}
-
-/// `qemu-kvm: page allocation failure: order:5, mode:0x…`,
-/// `qemu-kvm: vmalloc error: size 4096, page order 0, …`
-fn allocation_failure(text: &[u8]) -> Fields<'_> {
-    let kinds: [&[u8]; 3] = [
-        b": page allocation failure",
-        b": vmalloc error: size ",
-        b": vmalloc: allocation failure",
-    ];
-    Fields {
-        task: kinds
-            .iter()
-            .find_map(|kind| split_once(text, kind))
-            .map(|(task, _)| task),
-        size: after(text, b": vmalloc error: size ").and_then(leading_number),
-        ..Fields::default()
-    }
-}
-
-fn device(text: &[u8]) -> Option<&[u8]> {
-    let forms: [(&[u8], &[u8]); 4] = [
-        (b"XFS (", b")"),
-        (b"Filesystem \"", b"\""),
-        (b"xfs_force_shutdown(", b","),
-        (b"I/O error in filesystem (\"", b"\""),
-    ];
-    forms.iter().find_map(|(begin, end)| {
-        let (device, _) = split_once(text.strip_prefix(*begin)?, end)?;
-        Some(device)
-    })
-}
-
-/// `name:123`, where the name may hold a colon.
-fn task_and_pid(text: &[u8]) -> Fields<'_> {
-    match rsplit_once(text, b':') {
-        Some((task, pid)) => Fields {
-            task: Some(task),
-            pid: pid_of(pid),
-            ..Fields::default()
-        },
-        None => Fields::default(),
-    }
-}
-
-fn pid_of(digits: &[u8]) -> Option<u32> {
-    number(digits).and_then(|pid| u32::try_from(pid).ok())
-}
-
-/// The name of a function at the beginning. Older kernels print an address, which is none.
-fn symbol(text: &[u8]) -> Option<&[u8]> {
-    let is_part = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.');
-    let length = text.iter().take_while(|byte| is_part(byte)).count();
-    let symbol = text.get(..length)?;
-    let first = symbol.first()?;
-    (first.is_ascii_alphabetic() || *first == b'_').then_some(symbol)
-}
-
-fn leading_number(text: &[u8]) -> Option<u64> {
-    let length = text.iter().take_while(|byte| byte.is_ascii_digit()).count();
-    number(text.get(..length)?)
-}
-
-/// What follows the first `needle`.
-fn after<'t>(text: &'t [u8], needle: &[u8]) -> Option<&'t [u8]> {
-    split_once(text, needle).map(|(_, after)| after)
-}
-
-/// What is before and after the first `needle`, which is not empty.
-fn split_once<'t>(text: &'t [u8], needle: &[u8]) -> Option<(&'t [u8], &'t [u8])> {
-    let at = text.windows(needle.len()).position(|part| part == needle)?;
-    Some((text.get(..at)?, text.get(at + needle.len()..)?))
-}
-
-/// What is before and after the last `needle`, which is not empty.
-fn rsplit_at<'t>(text: &'t [u8], needle: &[u8]) -> Option<(&'t [u8], &'t [u8])> {
-    let at = text
-        .windows(needle.len())
-        .rposition(|part| part == needle)?;
-    Some((text.get(..at)?, text.get(at + needle.len()..)?))
-}
-
-fn rsplit_once(text: &[u8], byte: u8) -> Option<(&[u8], &[u8])> {
-    rsplit_at(text, &[byte])
 }
 
 #[cfg(test)]
@@ -875,22 +651,10 @@ mod tests {
         fn no_text_makes_it_panic(bytes: Vec<u8>) {
             let rules = Rules::compile(&[]).unwrap();
             let _ = rules.find(&bytes);
-            for builtin in &BUILTIN {
-                let _ = (builtin.fields)(&bytes);
-            }
         }
 
         #[test]
-        fn no_text_made_of_our_words_makes_it_panic(words in vec(prop::sample::select(WORDS), 0..12)) {
-            let text = words.concat();
-            for builtin in &BUILTIN {
-                let _ = (builtin.fields)(text.as_bytes());
-            }
-            let _ = without_printk_prefix(text.as_bytes());
-        }
-
-        #[test]
-        fn any_task_can_be_named(
+        fn any_task_can_be_starved(
             name in vec(any::<u8>(), 1..16),
             pid in 1_u32..4_194_304,
             size: u32,
@@ -903,59 +667,6 @@ mod tests {
             ].concat();
             let found = rules.find(&line).unwrap();
             prop_assert_eq!(found.name, "xfs_deadlock");
-            prop_assert_eq!(found.fields, Fields {
-                device: None,
-                task: Some(name.as_slice()),
-                pid: Some(pid),
-                size: Some(u64::from(size)),
-                function: Some(b"kmem_alloc"),
-            });
         }
     }
-
-    const WORDS: &[&str] = &[
-        "XFS",
-        "XFS (",
-        "XFS: ",
-        "XFS: [",
-        "] ",
-        "kmem_",
-        ")",
-        "(",
-        ") ",
-        "possible deadlock",
-        "possible memory allocation deadlock",
-        " size ",
-        " in ",
-        "12",
-        " size=",
-        "] kmem_",
-        "Filesystem \"",
-        "\"",
-        ": ",
-        "xfs_force_shutdown(",
-        ",",
-        " detected at ",
-        "Caller ",
-        "rror in \"",
-        " block 0x",
-        "(\"",
-        "INFO: task ",
-        " blocked for more",
-        " is",
-        "<",
-        ">",
-        "s! [",
-        "]",
-        "[",
-        "oom-kill:",
-        ",pid=",
-        ",task=",
-        " process ",
-        " (",
-        ":",
-        " T1",
-        ".",
-        "C",
-    ];
 }

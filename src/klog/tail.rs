@@ -1,14 +1,7 @@
-//! The pure half of following a log file: where reading stands and whether the file is still the
-//! same there, lines out of pieces, the kernel's own text out of a line of syslog, and one event
-//! that is seen twice.
+//! The pure half of following a log file: lines out of pieces, where reading stands and whether the
+//! file is still the same there.
 
-use std::collections::hash_map::RandomState;
-use std::hash::BuildHasher as _;
-use std::time::Duration;
-
-use super::record::number;
-use super::rules::without_printk_prefix;
-use crate::model::Monotonic;
+use super::record::split_once;
 
 /// Longest line that is kept whole: what rsyslog keeps of one by default (`$MaxMessageSize`), and
 /// several times what a record of the kernel can hold.
@@ -47,7 +40,7 @@ impl Assembler {
 
     /// Takes the next bytes and delivers every line that they end.
     pub fn push(&mut self, mut bytes: &[u8], mut deliver: impl FnMut(Line<'_>)) {
-        while let Some((piece, rest)) = split_once_at(bytes, b'\n') {
+        while let Some((piece, rest)) = split_once(bytes, b'\n') {
             self.finish(piece, &mut deliver);
             bytes = rest;
         }
@@ -82,11 +75,6 @@ impl Assembler {
         self.begun.extend_from_slice(piece);
         self.cut |= cut;
     }
-}
-
-fn split_once_at(bytes: &[u8], separator: u8) -> Option<(&[u8], &[u8])> {
-    let at = bytes.iter().position(|byte| *byte == separator)?;
-    Some((bytes.get(..at)?, bytes.get(at + 1..)?))
 }
 
 fn without_leading_nuls(bytes: &[u8]) -> &[u8] {
@@ -144,29 +132,29 @@ impl Position {
     /// What is new in the bytes that were read from [`read_from`](Position::read_from) on; `None`
     /// if the file is not what it was.
     #[must_use]
-    pub fn news<'a>(&self, read: &'a [u8]) -> Option<&'a [u8]> {
+    pub fn new_bytes<'a>(&self, read: &'a [u8]) -> Option<&'a [u8]> {
         read.strip_prefix(self.tail.as_slice())
     }
 
-    /// Goes on behind the news.
-    pub fn advance(&mut self, news: &[u8]) {
+    /// Moves to the end of the new bytes.
+    pub fn advance(&mut self, new: &[u8]) {
         if self.head.len() as u64 == self.offset {
-            let (missing, _) = shortened(news, FINGERPRINT.saturating_sub(self.head.len()));
+            let (missing, _) = shortened(new, FINGERPRINT.saturating_sub(self.head.len()));
             self.head.extend_from_slice(missing);
         }
-        self.tail.extend_from_slice(last(news, FINGERPRINT));
+        self.tail.extend_from_slice(last(new, FINGERPRINT));
         let surplus = self.tail.len().saturating_sub(FINGERPRINT);
         self.tail.drain(..surplus);
-        self.offset = self.offset.saturating_add(news.len() as u64);
+        self.offset = self.offset.saturating_add(new.len() as u64);
     }
 
-    /// Goes on further ahead. What lies between are NULs, and so was what was read last.
+    /// Moves further ahead. What lies between is NULs, as what was read last.
     pub fn skip_nuls(&mut self, to: u64) {
         self.offset = to;
     }
 
     /// Whether a file that begins with these bytes has begun so before: then it was cut shorter,
-    /// and what is left of it is old. A hole says nothing.
+    /// and what is left of it is old. A hole proves nothing.
     #[must_use]
     pub fn begins_like(&self, head: &[u8]) -> bool {
         let length = head.len().min(self.head.len());
@@ -180,185 +168,6 @@ fn last(bytes: &[u8], most: usize) -> &[u8] {
     bytes.get(from..).unwrap_or_default()
 }
 
-/// The kernel's own text in a line of a log file, where the rules can be applied; `None` if another
-/// program wrote the line, or nothing says who did.
-///
-/// ```text
-/// Nov 20 22:58:01 host kernel: [12345.678901] XFS: a text        traditional, and journalctl
-/// 2026-11-20T22:58:01.123456+00:00 host kernel: XFS: a text      rsyslog since Debian 12
-/// <3>1 2026-11-20T22:58:01Z host kernel - - - XFS: a text        RFC 5424
-/// … kernel: message repeated 2 times: [ XFS: a text]             $RepeatedMsgReduction
-/// [12345.678901] XFS: a text                                     dmesg, and dmesg -T
-/// <3>XFS: a text                                                 dmesg -r
-/// ```
-///
-/// The program's name must stand where it belongs: what a guest writes to its console may quote any
-/// of these lines, in a line of qemu's.
-#[must_use]
-pub fn kernel_text(line: &[u8]) -> Option<&[u8]> {
-    let line = line.trim_ascii_end();
-    let (marked, line) = match line.strip_prefix(b"<") {
-        Some(inside) => {
-            let (priority, rest) = split_once_at(inside, b'>')?;
-            // Facility × 8 + level; the kernel's facility is 0.
-            if number(priority)? > 7 {
-                return None;
-            }
-            (true, rest)
-        }
-        None => (false, line),
-    };
-    if let Some(rest) = line.strip_prefix(b"1 ")
-        && let Some((time, rest)) = split_once_at(rest, b' ')
-        && is_iso_time(time)
-    {
-        return text_of_rfc5424(rest);
-    }
-    if let Some(rest) = after_time(line) {
-        let (_host, rest) = split_once_at(rest, b' ')?;
-        let text = rest.strip_prefix(b"kernel:")?;
-        return Some(text_of_message(text));
-    }
-    let text = without_printk_prefix(line);
-    if marked || text.len() < line.len() {
-        return Some(text);
-    }
-    let (time, text) = split_once_at(line.strip_prefix(b"[")?, b']')?;
-    is_calendar_time(time).then(|| text.strip_prefix(b" ").unwrap_or(text))
-}
-
-/// After `host`, `kernel` and two fields that do not matter, no structured data, the message.
-fn text_of_rfc5424(rest: &[u8]) -> Option<&[u8]> {
-    let mut fields = rest.splitn(6, |byte| *byte == b' ');
-    let [_host, program, _process, _id, data, message] =
-        std::array::from_fn(|_| fields.next().unwrap_or_default());
-    (program == b"kernel" && data == b"-").then(|| text_of_message(message))
-}
-
-/// What the kernel said, out of what a syslog daemon made of it.
-fn text_of_message(message: &[u8]) -> &[u8] {
-    let message = message.trim_ascii_start();
-    let repeated = || {
-        let (count, rest) = split_once_at(message.strip_prefix(b"message repeated ")?, b' ')?;
-        number(count)?;
-        rest.strip_prefix(b"times: [")?.strip_suffix(b"]")
-    };
-    without_printk_prefix(repeated().unwrap_or(message).trim_ascii_start())
-}
-
-/// What follows the time at the beginning of a line of a syslog daemon.
-fn after_time(line: &[u8]) -> Option<&[u8]> {
-    // `Nov  1 22:58:01 `
-    if let Some((time, rest)) = line.split_at_checked(16)
-        && fits(time, b"aaa 99 99:99:99 ")
-    {
-        return Some(rest);
-    }
-    let (time, rest) = split_once_at(line, b' ')?;
-    is_iso_time(time).then_some(rest)
-}
-
-/// `2026-11-20T22:58:01`, with a fraction, a zone, both or neither.
-fn is_iso_time(time: &[u8]) -> bool {
-    time.split_at_checked(19).is_some_and(|(time, zone)| {
-        fits(time, b"9999-99-99T99:99:99")
-            && zone
-                .iter()
-                .all(|byte| byte.is_ascii_digit() || b".,:+-Z".contains(byte))
-    })
-}
-
-/// `Fri Nov 20 22:58:01 2026`
-fn is_calendar_time(time: &[u8]) -> bool {
-    fits(time, b"aaa aaa 99 99:99:99 9999")
-}
-
-/// Whether a text has the form: `a` is any letter, `9` a digit or the space that pads a number.
-fn fits(text: &[u8], form: &[u8]) -> bool {
-    text.len() == form.len()
-        && text.iter().zip(form).all(|(byte, form)| match form {
-            b'a' => byte.is_ascii_alphabetic(),
-            b'9' => byte.is_ascii_digit() || *byte == b' ',
-            form => byte == form,
-        })
-}
-
-/// Where a text of the kernel was seen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Source {
-    /// /dev/kmsg.
-    Kmsg,
-    /// A log file, by its place in the configuration.
-    File(u16),
-}
-
-/// Tells the first sight of an event from the second, when several sources show it.
-///
-/// /dev/kmsg is always believed. A file is believed unless another source has shown the same text
-/// at about that time; what one source shows twice are two events. Two sources never show an event
-/// at the same moment, so that it is best to ask for a file a moment after it was read, with the
-/// time at which it was.
-///
-/// Fixed memory: only texts that matched a rule belong in here, and if there are more of them than
-/// places, the oldest is forgotten, and the worst that comes of it is to act twice.
-#[derive(Debug)]
-pub struct Dedup {
-    window: Duration,
-    hasher: RandomState,
-    shown: [Option<Shown>; Dedup::PLACES],
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Shown {
-    text: u64,
-    by: Source,
-    at: Monotonic,
-}
-
-impl Dedup {
-    /// How many different texts are remembered.
-    pub const PLACES: usize = 64;
-
-    /// Two sights further apart than `window` are two events.
-    #[must_use]
-    pub fn new(window: Duration) -> Dedup {
-        Dedup {
-            window,
-            hasher: RandomState::new(),
-            shown: [None; Dedup::PLACES],
-        }
-    }
-
-    /// Takes note of a text that a source showed at a time, and tells whether it is to be acted on.
-    pub fn is_news(&mut self, by: Source, text: &[u8], at: Monotonic) -> bool {
-        let text = self.hasher.hash_one(text.trim_ascii());
-        let known = self.shown.iter().position(|shown| {
-            shown.is_some_and(|shown| shown.text == text && self.is_near(shown.at, at))
-        });
-        if by != Source::Kmsg
-            && let Some(Some(shown)) = known.and_then(|place| self.shown.get(place))
-            && shown.by != by
-        {
-            return false;
-        }
-        let place = known.or_else(|| {
-            // A place that was never taken counts as the oldest.
-            (0..)
-                .zip(&self.shown)
-                .min_by_key(|(_, shown)| shown.map(|shown| shown.at))
-                .map(|(place, _)| place)
-        });
-        if let Some(shown) = place.and_then(|place| self.shown.get_mut(place)) {
-            *shown = Some(Shown { text, by, at });
-        }
-        true
-    }
-
-    fn is_near(&self, one: Monotonic, other: Monotonic) -> bool {
-        one.since(other).max(other.since(one)) <= self.window
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -369,10 +178,6 @@ mod tests {
         let mut lines = Vec::new();
         assembler.push(bytes, |line| lines.push((line.bytes.to_vec(), line.cut)));
         lines
-    }
-
-    fn text(line: &str) -> Option<&str> {
-        kernel_text(line.as_bytes()).map(|text| std::str::from_utf8(text).unwrap())
     }
 
     #[test]
@@ -417,20 +222,23 @@ mod tests {
     fn a_position_knows_its_file() {
         let mut position = Position::default();
         let content: Vec<u8> = (1..=u8::MAX).cycle().take(1000).collect();
-        assert_eq!(position.news(b"abc"), Some(b"abc".as_slice()));
+        assert_eq!(position.new_bytes(b"abc"), Some(b"abc".as_slice()));
         for piece in content.chunks(7) {
             position.advance(piece);
         }
         assert_eq!((position.offset(), position.overlap()), (1000, FINGERPRINT));
         assert_eq!(position.read_from(), 744);
         let tail = &content[744..];
-        assert_eq!(position.news(tail), Some(b"".as_slice()));
+        assert_eq!(position.new_bytes(tail), Some(b"".as_slice()));
         assert_eq!(
-            position.news(&[tail, b"new"].concat()),
+            position.new_bytes(&[tail, b"new"].concat()),
             Some(b"new".as_slice())
         );
-        assert_eq!(position.news(&tail[1..]), None);
-        assert_eq!(position.news(&[&content[743..], b"new"].concat()), None);
+        assert_eq!(position.new_bytes(&tail[1..]), None);
+        assert_eq!(
+            position.new_bytes(&[&content[743..], b"new"].concat()),
+            None
+        );
 
         assert!(position.begins_like(&content));
         assert!(position.begins_like(&content[..1]));
@@ -439,116 +247,6 @@ mod tests {
         let holed = Position::new(4096, vec![0; 256], vec![0; 256]);
         assert!(!holed.begins_like(&[0; 256]));
         assert!(!Position::default().begins_like(b"other"));
-    }
-
-    #[test]
-    fn the_forms_of_a_line() {
-        let xfs = "XFS: CPU 0/KVM(1) possible memory allocation deadlock size 8 in kmem_alloc (mode:0x2d40)";
-        for before in [
-            "Nov 20 22:58:01 host kernel: ",
-            "Nov  1 22:58:01 host kernel: [12345.678901] ",
-            "Nov 20 22:58:01 host kernel:[    0.000000] ",
-            "Nov 20 22:58:01 host kernel: [    1.000000][    T1] ",
-            "2026-11-20T22:58:01.123456+00:00 host kernel: [12345.678901] ",
-            "2026-11-20T22:58:01+0000 host.example.org kernel: ",
-            "2026-11-20T22:58:01Z host kernel: ",
-            "<3>",
-            "<0>[    5.123456] ",
-            "[12345.678901] ",
-            "[    5.123456] [  T123] ",
-            "[Fri Nov 20 22:58:01 2026] ",
-            "[Sun Nov  1 22:58:01 2026] ",
-            "<3>Nov 20 22:58:01 host kernel: ",
-            "<3>1 2026-11-20T22:58:01.123456+00:00 host kernel - - - ",
-            "1 2026-11-20T22:58:01Z host kernel - - -  [12345.678901] ",
-        ] {
-            for after in ["", "\r", " \n"] {
-                assert_eq!(
-                    text(&format!("{before}{xfs}{after}")),
-                    Some(xfs),
-                    "{before}"
-                );
-            }
-        }
-        assert_eq!(
-            text("Nov 20 22:58:01 host kernel: message repeated 12 times: [ [1.5] XFS: [7] a]"),
-            Some("XFS: [7] a")
-        );
-        assert_eq!(
-            text("Nov 20 22:58:01 host kernel: [drm] initialised"),
-            Some("[drm] initialised")
-        );
-        assert_eq!(text("Nov 20 22:58:01 host kernel:"), Some(""));
-    }
-
-    #[test]
-    fn what_the_kernel_did_not_write() {
-        let xfs = "XFS: possible memory allocation deadlock in kmem_alloc (mode:0x250)";
-        for before in [
-            "",
-            "kernel: ",
-            "host kernel: ",
-            "<11>",
-            "<>",
-            "<3",
-            "<30>[   1.5] ",
-            "[drm] ",
-            "[Fri Nov 20 22:58:01 20x6] ",
-            "Nov 20 22:58:01 host qemu-system-x86_64[812]: ",
-            "Nov 20 22:58:01 host qemu: [    1.5] ",
-            "Nov 20 22:58:01 host virtlogd[9]: Nov 20 22:58:01 guest kernel: [    1.5] ",
-            "Nov 20 22:58:01 host kernel[1]: ",
-            "Nov 20 22:58:01 host kernel-tool: ",
-            "Nov 20 22:58:01 host  kernel: ",
-            "<3>Nov 20 22:58:01 host qemu: kernel: ",
-            "2026-11-20T22:58:01.123456+00:00 host qemu: host kernel: [1.5] ",
-            "2026-11-20T22:58:01.1x host kernel: ",
-            "1 2026-11-20T22:58:01Z host qemu - - - kernel: ",
-            "1 2026-11-20T22:58:01Z host kernel - - [a=\"b\"] ",
-        ] {
-            assert_eq!(text(&format!("{before}{xfs}")), None, "{before}");
-        }
-    }
-
-    #[test]
-    fn one_event_of_several_sources_is_news_once() {
-        let second = |seconds: u64| Monotonic(seconds * 1_000_000_000);
-        let mut dedup = Dedup::new(Duration::from_secs(10));
-        let (kmsg, one, two) = (Source::Kmsg, Source::File(0), Source::File(1));
-
-        assert!(dedup.is_news(kmsg, b"a", second(100)));
-        assert!(!dedup.is_news(one, b"a", second(101)));
-        assert!(!dedup.is_news(two, b" a\n", second(110)));
-        assert!(dedup.is_news(one, b"b", second(101)));
-        // Asked late, with the time at which it was seen.
-        assert!(!dedup.is_news(one, b"a", second(99)));
-        assert!(dedup.is_news(one, b"a", second(111)));
-
-        // The kernel's own word is never doubted.
-        assert!(dedup.is_news(kmsg, b"a", second(112)));
-        assert!(dedup.is_news(kmsg, b"a", second(113)));
-        assert!(!dedup.is_news(one, b"a", second(114)));
-
-        // Two files without /dev/kmsg: the event after the first one is an event.
-        assert!(dedup.is_news(one, b"c", second(200)));
-        assert!(!dedup.is_news(two, b"c", second(201)));
-        assert!(dedup.is_news(one, b"c", second(202)));
-        assert!(!dedup.is_news(two, b"c", second(203)));
-    }
-
-    #[test]
-    fn too_many_events_forget_the_oldest() {
-        let mut dedup = Dedup::new(Duration::from_secs(1000));
-        for number in 0..Dedup::PLACES as u64 + 1 {
-            assert!(dedup.is_news(
-                Source::Kmsg,
-                number.to_string().as_bytes(),
-                Monotonic(number)
-            ));
-        }
-        let at = Monotonic(100);
-        assert!(!dedup.is_news(Source::File(0), b"1", at));
-        assert!(dedup.is_news(Source::File(0), b"0", at));
     }
 
     proptest! {
@@ -582,34 +280,5 @@ mod tests {
             prop_assert_eq!(position, Position::new(offset, head.to_vec(), tail.to_vec()));
         }
 
-        #[test]
-        fn no_line_makes_it_panic(
-            words in vec(prop::sample::select(WORDS), 0..10),
-            bytes: Vec<u8>,
-        ) {
-            let _ = kernel_text(&[words.concat().as_bytes(), &bytes].concat());
-            let _ = kernel_text(&bytes);
-        }
     }
-
-    const WORDS: &[&str] = &[
-        "<",
-        "3",
-        ">",
-        "1 ",
-        "[",
-        "]",
-        "[  1.5] ",
-        " ",
-        "Nov 20 22:58:01 ",
-        "2026-11-20T22:58:01",
-        "Fri Nov 20 22:58:01 2026",
-        "Z ",
-        "host ",
-        "kernel:",
-        "kernel ",
-        "- ",
-        "message repeated ",
-        "times: [",
-    ];
 }

@@ -18,6 +18,7 @@ pub mod rescue;
 pub mod severity;
 pub mod time;
 pub mod units;
+pub mod utc;
 
 pub use census::{Census, CensusFile};
 pub use defrag::{

@@ -12,8 +12,14 @@ use std::path::Path;
 /// everything else stays as it is. For tables, logs, JSON and metric labels.
 #[must_use]
 pub fn shown(path: &Path) -> String {
-    let mut text = String::with_capacity(path.as_os_str().len());
-    for chunk in path.as_os_str().as_bytes().utf8_chunks() {
+    printable(path.as_os_str().as_bytes())
+}
+
+/// Any bytes as [`shown`] writes a path.
+#[must_use]
+pub fn printable(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len());
+    for chunk in bytes.utf8_chunks() {
         for character in chunk.valid().chars() {
             if is_unprintable(character) {
                 let mut buffer = [0; 4];

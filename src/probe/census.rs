@@ -15,7 +15,7 @@ use std::sync::mpsc;
 
 use super::open;
 use super::protocol::CensusRequest;
-use crate::discover::mounts::Territory;
+use crate::discover::mounts::FilesystemScope;
 use crate::discover::rules::{Rules, Selection};
 use crate::discover::walk::{Visitor, walk};
 use crate::model::memory::extent_map_memory;
@@ -231,7 +231,7 @@ fn find_names(
     for file in files.iter_mut() {
         beat();
         let generation = generations.get(&file.inode).copied().unwrap_or(0);
-        file.path = remembered_name(root, file.inode, generation, &request.territory);
+        file.path = remembered_name(root, file.inode, generation, &request.scope);
     }
     let missing = files.iter().filter(|file| file.path.is_none());
     let mut search = NameSearch {
@@ -244,12 +244,7 @@ fn find_names(
         return;
     };
     if search.left > 0 {
-        walk(
-            &request.mount.point,
-            &request.territory,
-            &rules,
-            &mut search,
-        );
+        walk(&request.mount.point, &request.scope, &rules, &mut search);
     }
     let mut names = search.missing;
     for file in files.iter_mut().filter(|file| file.path.is_none()) {
@@ -258,7 +253,12 @@ fn find_names(
 }
 
 /// The name under which the kernel has the inode in its directory cache, if it does.
-fn remembered_name(root: &File, inode: u64, generation: u32, here: &Territory) -> Option<PathBuf> {
+fn remembered_name(
+    root: &File,
+    inode: u64,
+    generation: u32,
+    here: &FilesystemScope,
+) -> Option<PathBuf> {
     let handle = open_inode(root, inode, generation).ok()?;
     let path = fs::read_link(format!("/proc/self/fd/{}", handle.as_raw_fd())).ok()?;
     // An inode without a name in the cache appears as `/`; and a name may be out of date.

@@ -14,13 +14,13 @@ use crate::sys::fiemap;
 /// A chunk holds the file's I/O lock; a writer that waits for it makes all readers behind it wait
 /// too. Between chunks they all get through.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Pace(f32);
+pub struct ReadPace(f32);
 
-impl Pace {
+impl ReadPace {
     /// For someone who waits: a tenth of the time is rest.
-    pub const QUICK: Pace = Pace(0.1);
+    pub const QUICK: ReadPace = ReadPace(0.1);
     /// For the daemon, which has time: as much rest as work.
-    pub const GENTLE: Pace = Pace(1.0);
+    pub const GENTLE: ReadPace = ReadPace(1.0);
 
     fn rest(self, worked: Duration) -> Duration {
         // Short enough for a deadline of seconds even after a call that was slow once.
@@ -33,7 +33,7 @@ impl Pace {
 const PIECE: Duration = Duration::from_millis(4);
 
 /// Reads extent maps.
-pub struct Reader {
+pub struct MapReader {
     chunk: fiemap::Chunk,
 }
 
@@ -46,11 +46,11 @@ pub enum End {
     Stopped,
 }
 
-impl Reader {
+impl MapReader {
     /// With a buffer of its own (7 KB).
     #[must_use]
     pub fn new() -> Self {
-        Reader {
+        MapReader {
             chunk: fiemap::Chunk::new(),
         }
     }
@@ -67,7 +67,7 @@ impl Reader {
         &mut self,
         file: &File,
         start: Bytes,
-        pace: Pace,
+        pace: ReadPace,
         mut visit: impl FnMut(Extent) -> ControlFlow<()>,
         beat: &mut dyn FnMut(),
     ) -> io::Result<End> {
@@ -107,7 +107,7 @@ impl Reader {
     /// that range. With them, up to where they are all that there are.
     ///
     /// # Errors
-    /// As [`read`](Reader::read).
+    /// As [`read`](MapReader::read).
     pub fn read_range(
         &mut self,
         file: &File,
@@ -135,7 +135,7 @@ impl Reader {
     /// longer than a sample is read as a whole.
     ///
     /// # Errors
-    /// As [`read`](Reader::read).
+    /// As [`read`](MapReader::read).
     pub fn sample(
         &mut self,
         file: &File,
@@ -149,7 +149,7 @@ impl Reader {
                 count.push(&extent);
                 ControlFlow::Continue(())
             };
-            self.read(file, Bytes(0), Pace::GENTLE, visit, beat)?;
+            self.read(file, Bytes(0), ReadPace::GENTLE, visit, beat)?;
             return Ok(Outlook::of_map(&count.borders));
         }
         let sampling = Sampling { size, extents };
@@ -169,7 +169,7 @@ impl Reader {
             };
             // With the byte before it, in which the extent before it ends.
             let before = Bytes(start.0.saturating_sub(1));
-            self.read(file, before, Pace::GENTLE, visit, beat)?;
+            self.read(file, before, ReadPace::GENTLE, visit, beat)?;
             counts.push(count.borders);
         }
         Ok(Outlook::of_sample(&counts, &sampling))
@@ -180,7 +180,7 @@ impl Reader {
     /// says that it is not complete.
     ///
     /// # Errors
-    /// As [`read`](Reader::read).
+    /// As [`read`](MapReader::read).
     pub fn read_part(
         &mut self,
         file: &File,
@@ -216,7 +216,7 @@ impl Reader {
     }
 }
 
-impl Default for Reader {
+impl Default for MapReader {
     fn default() -> Self {
         Self::new()
     }
@@ -230,7 +230,7 @@ pub struct Bounds {
     /// About so long, for this part.
     pub budget: Duration,
     /// How to rest between chunks.
-    pub pace: Pace,
+    pub pace: ReadPace,
 }
 
 /// The part of a kernel's extent from `at` on, in our terms; nothing if it ends before.

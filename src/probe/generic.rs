@@ -7,22 +7,22 @@ use std::io;
 use std::ops::ControlFlow;
 use std::os::fd::BorrowedFd;
 
-use super::extents::{Pace, Reader};
+use super::extents::{MapReader, ReadPace};
 use super::{Count, Probe};
 use crate::model::{Bytes, ExtentCount, Features};
 
 /// Probe of file systems that are no XFS.
 pub struct Generic {
-    reader: Reader,
-    pace: Pace,
+    reader: MapReader,
+    pace: ReadPace,
 }
 
 impl Generic {
     /// Reads maps at this pace.
     #[must_use]
-    pub fn new(pace: Pace) -> Self {
+    pub fn new(pace: ReadPace) -> Self {
         Generic {
-            reader: Reader::new(),
+            reader: MapReader::new(),
             pace,
         }
     }

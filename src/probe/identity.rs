@@ -7,17 +7,16 @@ use std::io;
 use rustix::fs::Stat;
 use rustix::io::Errno;
 
-use super::hyphenated;
+use super::{Probe, open, reason};
 use crate::discover::mounts::Mount;
 use crate::model::filesystem::lasting_name;
-use crate::model::{FilesystemKind, ImageKey};
+use crate::model::{Bytes, Filesystem, FilesystemKind, ImageKey};
 use crate::sys::{generation, geometry, subvolume, uuid};
 
 /// Who the open file is, which lies on `mount`; why that cannot be read, if so.
 pub(super) fn key(file: &File, stat: &Stat, mount: &Mount) -> Result<ImageKey, String> {
-    let failed = |call: &'static str| {
-        move |error: io::Error| format!("{call} failed: {}", super::reason(&error))
-    };
+    let failed =
+        |call: &'static str| move |error: io::Error| format!("{call} failed: {}", reason(&error));
     let uuid = uuid(file, mount.kind()).map_err(failed("reading the UUID of its file system"))?;
     let mut filesystem = lasting_name(uuid, &mount.type_name, &mount.point);
     if mount.kind() == FilesystemKind::Other {
@@ -60,5 +59,61 @@ fn if_known<T>(answer: io::Result<T>) -> io::Result<Option<T>> {
             Ok(None)
         }
         Err(error) => Err(error),
+    }
+}
+
+/// What is known of a mounted file system. Features and UUID stay unknown when its mount point may
+/// not be opened.
+///
+/// # Errors
+/// When not even its size can be asked, or something else is mounted there now.
+pub(super) fn filesystem(probe: &mut dyn Probe, mount: &Mount) -> io::Result<Filesystem> {
+    let opened = open::mount_point(&mount.point).ok();
+    let size = match &opened {
+        Some(file) => {
+            if !mount.holds(file, rustix::fs::fstat(file)?.st_dev) {
+                return Err(io::Error::other("another file system is mounted here now"));
+            }
+            rustix::fs::fstatvfs(file)?
+        }
+        None => rustix::fs::statvfs(&mount.point)?,
+    };
+    let uuid = opened
+        .as_ref()
+        .and_then(|file| uuid(file, mount.kind()).ok()?);
+    let features = opened.as_ref().and_then(|file| probe.features(file));
+    let bytes = |blocks: u64| Bytes(blocks.saturating_mul(size.f_frsize));
+    Ok(Filesystem {
+        mount: mount.point.clone(),
+        type_name: mount.type_name.clone(),
+        kind: mount.kind(),
+        uuid,
+        features,
+        size: bytes(size.f_blocks),
+        free: bytes(size.f_bavail),
+        block_size: Bytes(size.f_bsize),
+    })
+}
+
+/// `0fc63daf-8483-4772-8e79-3d69d8477de4`
+fn hyphenated(uuid: [u8; 16]) -> String {
+    let mut text = String::with_capacity(36);
+    for (i, byte) in uuid.iter().enumerate() {
+        if matches!(i, 4 | 6 | 8 | 10) {
+            text.push('-');
+        }
+        text.push_str(&format!("{byte:02x}"));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_uuid_is_written_as_everywhere() {
+        let uuid = 0x0011_2233_4455_6677_8899_aabb_ccdd_eeff_u128.to_be_bytes();
+        assert_eq!(hyphenated(uuid), "00112233-4455-6677-8899-aabbccddeeff");
     }
 }

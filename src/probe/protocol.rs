@@ -2,13 +2,13 @@
 //! its length before it as four bytes, least significant first.
 
 use std::io::{self, Read};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::config::settings::is_glob;
-use crate::discover::mounts::{Mount, Territory};
+use crate::discover::mounts::{FilesystemScope, Mount};
 use crate::discover::rules::Selection;
 use crate::model::{
     Bytes, Census, ExtentCount, ExtentMap, Filesystem, ImageId, MapBuilder, Outlook, Sample,
@@ -61,7 +61,7 @@ pub struct SurveyRequest {
     /// The mount of the file system to be told about.
     pub mount: Mount,
     /// What may be touched.
-    pub territory: Territory,
+    pub scope: FilesystemScope,
     /// Where to search.
     pub roots: Vec<Root>,
     /// What to look for.
@@ -147,7 +147,7 @@ pub struct CensusRequest {
     /// The mount of the file system.
     pub mount: Mount,
     /// What may be touched in search of names.
-    pub territory: Territory,
+    pub scope: FilesystemScope,
     /// How many of the most fragmented files to name.
     pub worst: usize,
 }
@@ -191,6 +191,27 @@ pub struct Fault {
     pub path: PathBuf,
     /// Why, in words.
     pub error: String,
+}
+
+impl Fault {
+    /// For the error of a call about this path.
+    #[must_use]
+    pub fn new(path: &Path, error: &io::Error) -> Fault {
+        Fault {
+            path: path.to_owned(),
+            error: reason(error),
+        }
+    }
+}
+
+/// An I/O error in words for an operator: without Rust's `(os error 2)`.
+#[must_use]
+pub fn reason(error: &io::Error) -> String {
+    let text = error.to_string();
+    match text.find(" (os error") {
+        Some(end) => text[..end].to_owned(),
+        None => text,
+    }
 }
 
 /// Files that a survey met and did not take for images.
@@ -254,4 +275,18 @@ pub fn read_request(from: &mut impl Read) -> io::Result<Option<Request>> {
     let mut frame = vec![0; frame_length(prefix)?];
     from.read_exact(&mut frame)?;
     Ok(Some(serde_json::from_slice(&frame)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_is_given_in_words() {
+        assert_eq!(
+            reason(&io::Error::from_raw_os_error(libc::ENOENT)),
+            "No such file or directory"
+        );
+        assert_eq!(reason(&io::Error::other("the way out")), "the way out");
+    }
 }

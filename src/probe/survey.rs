@@ -10,23 +10,60 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat, openat, statat};
+use rustix::stdio::stdout;
 
 use super::format_cache::FormatCache;
-use super::helper::Memory;
-use super::outbox::Outbox;
-use super::protocol::{PassedOver, Reply, Root, SurveyRequest};
-use super::{Count, Probe, fault, identity, open};
+use super::protocol::{Fault, PassedOver, Reply, Root, SurveyRequest};
+use super::reply_writer::ReplyWriter;
+use super::{Count, Probe, identity, open};
 use crate::discover::format::by_name;
 use crate::discover::mounts::Mount;
 use crate::discover::paths::{self, Followed};
 use crate::discover::rules::{Rules, Verdict};
 use crate::discover::walk::{Visitor, walk};
-use crate::discover::watch::DirectoryWatch;
+use crate::discover::watch::{DirectoryWatch, News, Refusal};
 use crate::model::{Bytes, ExtentCount, Format, ImageId, Sample};
 
 /// A file with more extents is not looked into on XFS: up to here that costs some milliseconds and
 /// less than 200 KB.
 const LOOK_INTO: ExtentCount = ExtentCount(10_000);
+
+/// What is kept from one survey to the next.
+#[derive(Default)]
+pub(super) struct Memory {
+    pub(super) formats: FormatCache,
+    pub(super) watch: Watch,
+}
+
+/// The watch of the directories, once one was asked for.
+#[derive(Default)]
+pub(super) struct Watch(Option<Result<DirectoryWatch, Refusal>>);
+
+impl Watch {
+    /// Begins a survey with it; nothing if there can be none.
+    pub(super) fn begin(&mut self, sweep: u64) -> Option<&mut DirectoryWatch> {
+        if !matches!(self.0, Some(Ok(_))) {
+            self.0 = Some(DirectoryWatch::new(tell));
+        }
+        let watch = self.0.as_mut()?.as_mut().ok()?;
+        watch.begin(sweep);
+        Some(watch)
+    }
+
+    /// Why not all directories of this sweep are watched, if so.
+    pub(super) fn refused(&self) -> Option<&Refusal> {
+        match self.0.as_ref()? {
+            Ok(watch) => watch.refused(),
+            Err(refusal) => Some(refusal),
+        }
+    }
+}
+
+/// Says what was heard. Does not wait: where the pipe is full there is news in it already, and
+/// where nobody reads it nobody wants to know.
+fn tell(news: News) {
+    let _ = rustix::io::write(stdout(), &[news.to_byte()]);
+}
 
 /// Carries out a survey.
 ///
@@ -36,13 +73,13 @@ pub(super) fn run(
     request: &SurveyRequest,
     probe: &mut dyn Probe,
     memory: &mut Memory,
-    out: &mut Outbox,
+    out: &mut ReplyWriter,
 ) -> io::Result<()> {
     let rules = Rules::new(&request.selection).map_err(io::Error::other)?;
     out.at_hand(&request.mount.point);
-    match super::filesystem(probe, &request.mount) {
+    match identity::filesystem(probe, &request.mount) {
         Ok(filesystem) => out.push(&Reply::Filesystem(filesystem)),
-        Err(error) => out.push(&Reply::Fault(fault(&request.mount.point, &error))),
+        Err(error) => out.push(&Reply::Fault(Fault::new(&request.mount.point, &error))),
     }
     let held = request.held.iter().map(|held| held.0.clone()).collect();
     let Memory { formats, watch } = memory;
@@ -78,7 +115,7 @@ struct Survey<'a> {
     probe: &'a mut dyn Probe,
     formats: &'a mut FormatCache,
     watch: Option<&'a mut DirectoryWatch>,
-    out: &'a mut Outbox,
+    out: &'a mut ReplyWriter,
     rules: &'a Rules,
     held: HashSet<PathBuf>,
     /// Images that were counted: a hard link, or a path named twice, is the same one.
@@ -104,12 +141,12 @@ impl Survey<'_> {
         self.left = self.limit;
         self.ended = false;
         if !root.glob {
-            return match paths::follow(&root.path, &request.territory) {
+            return match paths::follow(&root.path, &request.scope) {
                 Ok(followed) => self.followed(followed, false, request),
                 Err(error) => self.fault(&root.path, &error),
             };
         }
-        let expanded = paths::expand(&root.path, &request.territory, &mut |directory| {
+        let expanded = paths::expand(&root.path, &request.scope, &mut |directory| {
             self.out.beat();
             self.watch(directory);
         });
@@ -162,7 +199,7 @@ impl Survey<'_> {
 
     fn place(&mut self, path: &Path, stat: &Stat, request: &SurveyRequest) {
         match FileType::from_raw_mode(stat.st_mode) {
-            FileType::Directory => walk(path, &request.territory, self.rules, self),
+            FileType::Directory => walk(path, &request.scope, self.rules, self),
             FileType::RegularFile => self.named_file(path),
             kind => self.fault(path, &open::not_a_file(kind)),
         }
@@ -306,7 +343,7 @@ impl Survey<'_> {
     }
 
     fn fault(&mut self, path: &Path, error: &io::Error) {
-        self.out.push(&Reply::Fault(fault(path, error)));
+        self.out.push(&Reply::Fault(Fault::new(path, error)));
     }
 }
 

@@ -12,7 +12,7 @@ use super::owners::Owners;
 use super::protocol::{Fault, PassedOver, PlainPath, Reply, Request, Root, SurveyRequest};
 use super::worker::{CallError, Listener, StallFlag, Worker};
 use crate::config::settings::Settings;
-use crate::discover::mounts::{Mount, MountTable, Territory};
+use crate::discover::mounts::{FilesystemScope, Mount, MountTable};
 use crate::discover::owner::{Holders, Search};
 use crate::discover::paths::literal_part;
 use crate::discover::rules::Selection;
@@ -93,17 +93,17 @@ pub type OnEvent<'a> = dyn FnMut(DeviceNumber, Event) + Send + 'a;
 
 /// The workers of all file systems that have been met.
 #[derive(Debug)]
-pub struct Fleet {
+pub struct WorkerPool {
     proc: PathBuf,
     owners: Owners,
-    ships: BTreeMap<DeviceNumber, Ship>,
+    slots: BTreeMap<DeviceNumber, WorkerSlot>,
     listener: Option<Listener>,
     /// Sweeps that were begun.
     sweeps: u64,
 }
 
 #[derive(Debug)]
-struct Ship {
+struct WorkerSlot {
     worker: Arc<Mutex<Worker>>,
     flag: StallFlag,
     mount: Mount,
@@ -111,14 +111,14 @@ struct Ship {
     met: bool,
 }
 
-impl Fleet {
+impl WorkerPool {
     /// No workers yet. `proc` is where procfs is mounted.
     #[must_use]
     pub fn new(proc: &Path) -> Self {
-        Fleet {
+        WorkerPool {
             proc: proc.to_owned(),
             owners: Owners::new(Search::new(proc, Path::new("/run"))),
-            ships: BTreeMap::new(),
+            slots: BTreeMap::new(),
             listener: None,
             sweeps: 0,
         }
@@ -142,30 +142,30 @@ impl Fleet {
 
     /// The worker of a file system; it is made if there is none yet.
     pub fn worker(&mut self, mount: &Mount) -> Arc<Mutex<Worker>> {
-        let ship = self.ships.entry(mount.device).or_insert_with(|| {
+        let slot = self.slots.entry(mount.device).or_insert_with(|| {
             let worker = Worker::told_to(self.listener.clone());
-            Ship {
+            WorkerSlot {
                 flag: worker.flag(),
                 worker: Arc::new(Mutex::new(worker)),
                 mount: mount.clone(),
                 met: true,
             }
         });
-        Arc::clone(&ship.worker)
+        Arc::clone(&slot.worker)
     }
 
     /// The worker of a file system that the last sweep has met, unless that hangs.
     #[must_use]
     pub fn answering_worker(&self, device: DeviceNumber) -> Option<Arc<Mutex<Worker>>> {
-        let ship = self.ships.get(&device)?;
-        let answers = ship.met && ship.flag.stalled_for().is_none();
-        answers.then(|| Arc::clone(&ship.worker))
+        let slot = self.slots.get(&device)?;
+        let answers = slot.met && slot.flag.stalled_for().is_none();
+        answers.then(|| Arc::clone(&slot.worker))
     }
 
     /// Every file system that the last sweep has met, and whether it hangs.
     pub fn stalls(&self) -> impl Iterator<Item = (&Mount, StallFlag)> {
-        let met = self.ships.values().filter(|ship| ship.met);
-        met.map(|ship| (&ship.mount, ship.flag.clone()))
+        let met = self.slots.values().filter(|slot| slot.met);
+        met.map(|slot| (&slot.mount, slot.flag.clone()))
     }
 
     /// Finds and counts all images of `scope`.
@@ -185,11 +185,11 @@ impl Fleet {
         }
         sweep.run(on_event).await;
         let met = sweep.met;
-        self.ships.retain(|device, ship| {
-            ship.met = met.contains(device);
+        self.slots.retain(|device, slot| {
+            slot.met = met.contains(device);
             // One that hangs is kept for the case that it is met again: a new worker would make a
             // second call.
-            ship.met || ship.flag.stalled_for().is_some()
+            slot.met || slot.flag.stalled_for().is_some()
         });
         Ok(())
     }
@@ -197,7 +197,7 @@ impl Fleet {
 
 /// A sweep under way.
 struct Sweep<'a> {
-    fleet: &'a mut Fleet,
+    pool: &'a mut WorkerPool,
     scope: &'a Scope,
     mounts: MountTable,
     holders: Option<Holders>,
@@ -218,14 +218,14 @@ enum Said {
 
 impl<'a> Sweep<'a> {
     fn new(
-        fleet: &'a mut Fleet,
+        pool: &'a mut WorkerPool,
         scope: &'a Scope,
         mounts: MountTable,
         holders: Option<Holders>,
     ) -> Self {
         let (replies, inbox) = mpsc::unbounded_channel();
         Sweep {
-            fleet,
+            pool,
             scope,
             mounts,
             holders,
@@ -305,24 +305,24 @@ impl<'a> Sweep<'a> {
             ) else {
                 continue;
             };
-            let territory = Territory {
+            let scope = FilesystemScope {
                 mounts: self.mounts.clone(),
                 device,
             };
             let held = self.holders.iter().flat_map(Holders::held_by_qemu);
-            let held = held.filter(|path| territory.is_here(path));
+            let held = held.filter(|path| scope.is_here(path));
             let request = Request::Survey(SurveyRequest {
                 held: held.map(|path| PlainPath(path.to_owned())).collect(),
-                watch: self.fleet.listener.as_ref().map(|_| self.fleet.sweeps),
+                watch: self.pool.listener.as_ref().map(|_| self.pool.sweeps),
                 selection: self.scope.selection.clone(),
                 limit: self.scope.limit,
                 mount: mount.clone(),
-                territory,
+                scope,
                 roots,
             });
             self.running.insert(device);
             self.met.insert(device);
-            let worker = self.fleet.worker(&mount);
+            let worker = self.pool.worker(&mount);
             let replies = self.replies.clone();
             let deadline = self.scope.probe_timeout;
             tokio::spawn(async move {

@@ -11,40 +11,40 @@ use rustix::io::pwrite;
 
 use super::clock::now;
 use super::entry::{REPORT_WORDS, Report};
-use super::exchange::{Exchange, Job, woken};
+use super::exchange::{Exchange, Job, clear_wakeup};
 use super::proof::{Counters, Files};
 use super::ring::Producer;
 use crate::model::{Monotonic, Outcome, RescueStep};
 
-/// How often the counters are read at rest, so that there is a "before" without reading it when
-/// every microsecond counts: a read of /proc/vmstat takes memory in the kernel, and on a host of
-/// many processors a millisecond.
-const BASELINE: Timespec = Timespec {
+/// How often the counters are read at rest, so that the values before an action are known without
+/// reading them then: a read of /proc/vmstat takes memory in the kernel, and a millisecond on a host
+/// of many processors.
+const BASELINE_INTERVAL: Timespec = Timespec {
     tv_sec: 10,
     tv_nsec: 0,
 };
 
-/// What the actor writes to and reads from, opened before it is armed.
+/// The files that the actor writes to and reads from, opened before it is armed.
 #[derive(Debug)]
-pub(super) struct Levers {
+pub(super) struct VmSysctls {
     drop_caches: File,
     compact_memory: Option<File>,
     counters: Files,
 }
 
-impl Levers {
+impl VmSysctls {
     /// Opens them below `proc`. Without CONFIG_COMPACTION there is no compact_memory.
-    pub(super) fn open(proc: &Path) -> io::Result<Levers> {
-        let write = |name: &str| {
+    pub(super) fn open(proc: &Path) -> io::Result<VmSysctls> {
+        let open = |name: &str| {
             let path = proc.join("sys/vm").join(name);
             let opened = OpenOptions::new().write(true).open(&path);
             opened.map_err(|error| {
                 io::Error::new(error.kind(), format!("{}: {error}", path.display()))
             })
         };
-        Ok(Levers {
-            drop_caches: write("drop_caches")?,
-            compact_memory: write("compact_memory").ok(),
+        Ok(VmSysctls {
+            drop_caches: open("drop_caches")?,
+            compact_memory: open("compact_memory").ok(),
             counters: Files::open(proc)?,
         })
     }
@@ -52,7 +52,7 @@ impl Levers {
     /// Carries out a step (Documentation/admin-guide/sysctl/vm.rst). Always at offset 0: a further
     /// write at the descriptor's own position is ignored by the kernel (proc_first_pos_non_zero_ignore,
     /// kernel/sysctl.c).
-    fn pull(&self, step: RescueStep) -> Result<(), u32> {
+    fn write(&self, step: RescueStep) -> Result<(), u32> {
         let (file, value) = match step {
             RescueStep::DropSlab => (Some(&self.drop_caches), b"2"),
             RescueStep::DropAll => (Some(&self.drop_caches), b"3"),
@@ -70,7 +70,7 @@ impl Levers {
 
 /// See the module.
 pub(super) struct Actor {
-    pub(super) levers: Levers,
+    pub(super) sysctls: VmSysctls,
     pub(super) exchange: Arc<Exchange>,
     pub(super) reports: Producer<Report, REPORT_WORDS>,
     pub(super) before: Counters,
@@ -86,9 +86,9 @@ impl Actor {
         while !self.exchange.is_stopping() {
             let waited = {
                 let mut events = [PollFd::new(&self.exchange.to_actor, PollFlags::IN)];
-                poll(&mut events, Some(&BASELINE))
+                poll(&mut events, Some(&BASELINE_INTERVAL))
             };
-            woken(&self.exchange.to_actor);
+            clear_wakeup(&self.exchange.to_actor);
             match self.exchange.take_job() {
                 Some(job) => self.carry_out(&job),
                 None if waited == Ok(0) => self.refresh(),
@@ -98,23 +98,23 @@ impl Actor {
     }
 
     fn refresh(&mut self) {
-        self.before = self.levers.counters.read(&mut self.buffer);
+        self.before = self.sysctls.counters.read(&mut self.buffer);
         self.before_at = now();
     }
 
-    /// Also the rehearsal, with `dry_run`: all but the write.
+    /// Also run at the start, with `dry_run`: all but the write.
     pub(super) fn carry_out(&mut self, job: &Job) {
         let began = now();
         self.exchange.acting(Some(began));
-        let pulled = if job.dry_run {
+        let written = if job.dry_run {
             Ok(())
         } else {
-            self.levers.pull(job.order.step)
+            self.sysctls.write(job.order.step)
         };
         let ended = now();
         let (before, before_at) = (self.before, self.before_at);
         self.refresh();
-        let outcome = match pulled {
+        let outcome = match written {
             Ok(()) if job.dry_run => Outcome::DryRun,
             Ok(()) if self.before.show(job.order.step, &before) => Outcome::Done,
             _ => Outcome::Failed,
@@ -123,7 +123,7 @@ impl Actor {
             order: job.order,
             drill: job.drill,
             outcome,
-            error: pulled.err().unwrap_or(0),
+            error: written.err().unwrap_or(0),
             read: job.read,
             began,
             ended,

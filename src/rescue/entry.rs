@@ -1,4 +1,4 @@
-//! What the fast side tells the slow side, as words of a ring.
+//! The entries of the rings: what the fast side reports to the slow side.
 
 use super::ladder::{Began, Ended, Limit, Order};
 use super::proof::{Counters, ORDERS};
@@ -47,9 +47,9 @@ impl Line {
 pub enum Notice {
     /// A record matched a rule.
     Matched {
-        /// By which settings, as [`FastSide`](super::thread::FastSide) numbers them.
+        /// The settings in force, as [`FastSide`](super::thread::FastSide) numbers them.
         edition: u64,
-        /// Which rule of theirs.
+        /// The rule.
         rule: RuleId,
         /// The record's number.
         sequence: u64,
@@ -57,7 +57,7 @@ pub enum Notice {
         time: KernelTime,
         /// When it was read.
         at: Monotonic,
-        /// What it says.
+        /// Its text.
         line: Line,
     },
     /// An incident began.
@@ -80,15 +80,15 @@ pub enum Notice {
 /// An entry of the actor: an action that was carried out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Report {
-    /// What was ordered.
+    /// The order.
     pub order: Order,
     /// Whether it was a drill's.
     pub drill: bool,
-    /// How it came out.
+    /// The outcome.
     pub outcome: Outcome,
     /// The error of the write; 0 if there was none.
     pub error: u32,
-    /// When the reason was read that it was ordered for.
+    /// When the reason for the order was read.
     pub read: Monotonic,
     /// When the write began.
     pub began: Monotonic,
@@ -125,12 +125,12 @@ impl Packed<NOTICE_WORDS> for Notice {
                 .number(2)
                 .number(at.0)
                 .number(began.incident.0)
-                .number(trigger(began.trigger)),
+                .number(place(&Trigger::ALL, began.trigger)),
             Notice::Ended(ended, at) => packer
                 .number(3)
                 .number(at.0)
                 .number(ended.incident.0)
-                .number(trigger(ended.trigger))
+                .number(place(&Trigger::ALL, ended.trigger))
                 .number(ended.began.0)
                 .number(ended.last_match.0)
                 .number(ended.matches)
@@ -212,10 +212,10 @@ impl Packed<REPORT_WORDS> for Report {
     fn pack(&self) -> [u64; REPORT_WORDS] {
         let packer = Packer::new()
             .number(self.order.incident.0)
-            .number(step(self.order.step))
+            .number(place(&RescueStep::ALL, self.order.step))
             .number(self.order.number.into())
             .number(self.drill.into())
-            .number(outcome(self.outcome))
+            .number(place(&Outcome::ALL, self.outcome))
             .number(self.error.into())
             .number(self.read.0)
             .number(self.began.0)
@@ -273,27 +273,15 @@ fn unpack_counters(words: &mut Unpacker<'_>) -> Counters {
     }
 }
 
-/// The place of a step among all; the inverse of [`from`].
-pub(super) fn step(step: RescueStep) -> u64 {
-    place(&RescueStep::ALL, step)
-}
-
-fn trigger(trigger: Trigger) -> u64 {
-    place(&Trigger::ALL, trigger)
-}
-
-pub(super) fn outcome(outcome: Outcome) -> u64 {
-    place(&Outcome::ALL, outcome)
-}
-
-fn place<T: PartialEq>(all: &[T], one: T) -> u64 {
+/// The place of a value among all; the inverse of [`from`].
+pub(super) fn place<T: PartialEq>(all: &[T], one: T) -> u64 {
     let place = all.iter().position(|other| *other == one);
     place
         .and_then(|place| u64::try_from(place).ok())
         .unwrap_or(0)
 }
 
-/// The one at that place, or the first: only places that [`place`] gave are asked for.
+/// The value at a place that [`place`] returned.
 pub(super) fn from<T: Copy, const N: usize>(all: &[T; N], place: u64) -> T {
     const { assert!(N > 0) };
     let place = usize::try_from(place).unwrap_or(0);

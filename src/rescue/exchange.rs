@@ -1,5 +1,5 @@
 //! What the threads of the rescue share: atomics, and eventfds (eventfd(2)) to wake each other with.
-//! No lock, so nobody can be kept by anybody.
+//! No lock, so that no thread can block another.
 //!
 //! New settings come through a cell that holds one pointer and is swapped as a whole. The reader
 //! takes it and lets go of the one before. It never frees: the slow side keeps each edition until no
@@ -16,7 +16,7 @@ use crossbeam_utils::atomic::AtomicCell;
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::{read, write};
 
-use super::entry;
+use super::entry::{from, place};
 use super::ladder::Order;
 use super::settings::Edition;
 use crate::model::{IncidentId, Monotonic, Outcome, RescueStep, Trigger};
@@ -99,7 +99,7 @@ impl Exchange {
         })
     }
 
-    /// Asks for a rescue from outside the kernel's log.
+    /// Asks for a rescue for a reason other than a record of the kernel's log.
     pub fn trigger(&self, trigger: Trigger) {
         match trigger {
             Trigger::Stall => self.stalls.fetch_add(1, Ordering::Relaxed),
@@ -110,7 +110,7 @@ impl Exchange {
         wake(&self.to_reader);
     }
 
-    /// Expects the drill of this number, other than 0; `act` says whether it really writes.
+    /// Announces a drill by its number, other than 0; `act`: whether it really writes.
     pub fn expect_drill(&self, nonce: u64, act: bool) {
         self.drill_acts.store(act, Ordering::Relaxed);
         self.drill.store(nonce, Ordering::Release);
@@ -128,7 +128,7 @@ impl Exchange {
         self.lost.load(Ordering::Relaxed)
     }
 
-    /// For how long the action in flight has been carried out.
+    /// For how long the action in flight has run.
     #[must_use]
     pub fn acting_for(&self, now: Monotonic) -> Option<Duration> {
         let since = self.acting_since.load(Ordering::Relaxed);
@@ -183,7 +183,7 @@ impl Exchange {
         ]
     }
 
-    /// The expected drill, which is expected no more, and whether it acts.
+    /// Whether the announced drill acts; `None` if another or none was announced. Each is taken once.
     pub(super) fn take_drill(&self, nonce: u64) -> Option<bool> {
         let expected = self
             .drill
@@ -197,7 +197,7 @@ impl Exchange {
         let word = VALID
             | flag(job.drill, DRILL)
             | flag(job.dry_run, DRY_RUN)
-            | entry::step(job.order.step) << STEP_SHIFT
+            | place(&RescueStep::ALL, job.order.step) << STEP_SHIFT
             | (u64::from(job.order.number) & NUMBER_MASK) << NUMBER_SHIFT
             | (job.order.incident.0 & INCIDENT_MASK);
         self.job_read.store(job.read.0, Ordering::Relaxed);
@@ -213,7 +213,7 @@ impl Exchange {
         Some(Job {
             order: Order {
                 incident: IncidentId(word & INCIDENT_MASK),
-                step: entry::from(&RescueStep::ALL, word >> STEP_SHIFT & 0b11),
+                step: from(&RescueStep::ALL, word >> STEP_SHIFT & 0b11),
                 number: u32::try_from(word >> NUMBER_SHIFT & NUMBER_MASK).unwrap_or(0),
             },
             drill: word & DRILL != 0,
@@ -224,13 +224,13 @@ impl Exchange {
 
     pub(super) fn report_done(&self, outcome: Outcome) {
         self.done
-            .store(entry::outcome(outcome) + 1, Ordering::Release);
+            .store(place(&Outcome::ALL, outcome) + 1, Ordering::Release);
         wake(&self.to_reader);
     }
 
     pub(super) fn take_done(&self) -> Option<Outcome> {
         let word = self.done.swap(0, Ordering::Acquire);
-        Some(entry::from(&Outcome::ALL, word.checked_sub(1)?))
+        Some(from(&Outcome::ALL, word.checked_sub(1)?))
     }
 
     pub(super) fn wake_slow_side(&self) {
@@ -238,13 +238,13 @@ impl Exchange {
     }
 }
 
-/// Fails only when the counter or the socket is full, and then whoever is to be woken has been.
+/// Fails only when the counter or the socket is full; then a wake-up is pending already.
 fn wake(event: impl AsFd) {
     let _ = write(event, &1_u64.to_ne_bytes());
 }
 
-/// Takes note of having been woken. Never waits.
-pub fn woken(event: impl AsFd) {
+/// Reads pending wake-ups, so that poll(2) waits for the next one. Never waits.
+pub fn clear_wakeup(event: impl AsFd) {
     let mut drained = [0_u8; 64];
     while read(&event, &mut drained) == Ok(drained.len()) {}
 }

@@ -1,4 +1,4 @@
-//! The kernel's own word that an action ran, and what it brought: counters of /proc/vmstat, sizes of
+//! Whether the kernel counted an action, and what it freed: counters of /proc/vmstat, sizes of
 //! /proc/meminfo, free blocks of /proc/buddyinfo.
 //!
 //! Read through descriptors that were opened before, into a buffer that was there before: the
@@ -8,9 +8,8 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 
-use rustix::io::pread;
-
-use crate::model::RescueStep;
+use crate::model::{Bytes, RescueStep};
+use crate::sys::proc;
 
 /// Orders of free blocks that are told apart (`MAX_PAGE_ORDER` + 1 is 11 on x86-64,
 /// include/linux/mmzone.h); what is larger counts as the last.
@@ -49,39 +48,51 @@ impl Counters {
         }
     }
 
-    fn take_vmstat(&mut self, line: &[u8]) {
-        let Some((name, value)) = pair(line) else {
-            return;
-        };
-        match name {
-            b"drop_slab" => self.drop_slab = value,
-            b"drop_pagecache" => self.drop_pagecache = value,
-            b"compact_migrate_scanned" | b"compact_free_scanned" => {
-                self.compact_scanned = self.compact_scanned.saturating_add(value);
+    /// What an action brought, for the log.
+    #[must_use]
+    pub fn compared_with(&self, before: &Counters) -> String {
+        let kib = |kib: u64| Bytes(kib.saturating_mul(1024));
+        // Blocks of 64 KiB and more: what the older kernels' extent lists need (order 4).
+        let large = |counters: &Counters| counters.free_blocks.iter().skip(4).sum::<u64>();
+        format!(
+            "reclaimable slab {} to {}, free blocks of 64 KiB and more {} to {}",
+            kib(before.slab_reclaimable),
+            kib(self.slab_reclaimable),
+            large(before),
+            large(self)
+        )
+    }
+
+    fn take_vmstat(&mut self, text: &[u8]) {
+        for (name, value) in proc::counters(text) {
+            match name {
+                b"drop_slab" => self.drop_slab = value,
+                b"drop_pagecache" => self.drop_pagecache = value,
+                b"compact_migrate_scanned" | b"compact_free_scanned" => {
+                    self.compact_scanned = self.compact_scanned.saturating_add(value);
+                }
+                b"compact_fail" => self.compact_fail = value,
+                name if name.starts_with(b"allocstall") => {
+                    self.allocation_stalls = self.allocation_stalls.saturating_add(value);
+                }
+                _ => {}
             }
-            b"compact_fail" => self.compact_fail = value,
-            name if name.starts_with(b"allocstall") => {
-                self.allocation_stalls = self.allocation_stalls.saturating_add(value);
-            }
-            _ => {}
         }
     }
 
-    fn take_meminfo(&mut self, line: &[u8]) {
-        let Some((name, value)) = pair(line) else {
-            return;
-        };
-        match name {
-            b"SReclaimable:" => self.slab_reclaimable = value,
-            b"SUnreclaim:" => self.slab_unreclaimable = value,
-            _ => {}
+    fn take_meminfo(&mut self, text: &[u8]) {
+        for (name, value) in proc::counters(text) {
+            match name {
+                b"SReclaimable" => self.slab_reclaimable = value,
+                b"SUnreclaim" => self.slab_unreclaimable = value,
+                _ => {}
+            }
         }
     }
 
-    /// `Node 0, zone   Normal    216     55    189 …`
-    fn take_buddyinfo(&mut self, line: &[u8]) {
-        let numbers = words(line).skip(4).filter_map(number);
-        for (order, blocks) in numbers.enumerate() {
+    fn take_buddyinfo(&mut self, text: &[u8]) {
+        for (order, blocks) in proc::buddyinfo(text).flat_map(|zone| zone.free_blocks().enumerate())
+        {
             if let Some(sum) = self.free_blocks.get_mut(order.min(ORDERS - 1)) {
                 *sum = sum.saturating_add(blocks);
             }
@@ -113,40 +124,14 @@ impl Files {
     /// Reads all of them. What cannot be read stays 0.
     pub fn read(&self, buffer: &mut [u8]) -> Counters {
         let mut counters = Counters::default();
-        each_line(&self.vmstat, buffer, |line| counters.take_vmstat(line));
-        each_line(&self.meminfo, buffer, |line| counters.take_meminfo(line));
-        each_line(&self.buddyinfo, buffer, |line| {
-            counters.take_buddyinfo(line)
+        // What cannot be read stays 0.
+        let _ = proc::each_part(&self.vmstat, buffer, |part| counters.take_vmstat(part));
+        let _ = proc::each_part(&self.meminfo, buffer, |part| counters.take_meminfo(part));
+        let _ = proc::each_part(&self.buddyinfo, buffer, |part| {
+            counters.take_buddyinfo(part)
         });
         counters
     }
-}
-
-/// Reads a file of procfs from its begin into the buffer and hands out its lines. Such a file may
-/// come in several parts, each of whole lines (seq_read_iter, fs/seq_file.c).
-fn each_line(file: &File, buffer: &mut [u8], mut take: impl FnMut(&[u8])) {
-    let mut offset = 0;
-    while let Ok(read) = pread(file, &mut *buffer, offset) {
-        let Some(part) = buffer.get(..read).filter(|part| !part.is_empty()) else {
-            return;
-        };
-        part.split(|byte| *byte == b'\n').for_each(&mut take);
-        offset = offset.saturating_add(u64::try_from(read).unwrap_or(0));
-    }
-}
-
-fn pair(line: &[u8]) -> Option<(&[u8], u64)> {
-    let mut words = words(line);
-    Some((words.next()?, number(words.next()?)?))
-}
-
-fn words(line: &[u8]) -> impl Iterator<Item = &[u8]> {
-    line.split(|byte| *byte == b' ')
-        .filter(|word| !word.is_empty())
-}
-
-fn number(digits: &[u8]) -> Option<u64> {
-    crate::klog::record::number(digits)
 }
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
-//! The thread that reads the kernel's log, decides, and gives the orders. It never waits for
-//! anything but the next record, the next deadline and the actor's word.
+//! The thread that reads the kernel's log, decides, and gives the orders. It waits for nothing but
+//! the next record, the next deadline and the end of an action.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -9,14 +9,15 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::write;
 
 use super::clock::now;
+use super::drill;
 use super::entry::{Line, NOTICE_WORDS, Notice};
-use super::exchange::{Exchange, Job, woken};
+use super::exchange::{Exchange, Job, clear_wakeup};
 use super::ladder::{Ladder, Order, Reaction};
 use super::ring::Producer;
 use super::settings::Edition;
 use crate::klog::kmsg::Read;
 use crate::klog::record::{Arrival, Piece};
-use crate::klog::{DRILL_MARKER, Record, Sequence};
+use crate::klog::{Record, Sequence};
 use crate::model::{Monotonic, Outcome, RuleAction, Trigger};
 
 /// Records that are read before deadlines are looked at again.
@@ -24,7 +25,7 @@ const BATCH: usize = 256;
 /// A log that cannot be read is tried again after this.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// What the reader has, made before it is armed.
+/// The state of the reader, allocated before it is armed.
 pub(super) struct Reader {
     pub(super) edition: Arc<Edition>,
     pub(super) ladder: Ladder,
@@ -42,8 +43,8 @@ pub(super) struct Reader {
     pub(super) failed: bool,
 }
 
-/// systemd's watchdog: fed from here, for if this thread lives the host can be rescued, whatever
-/// else hangs.
+/// systemd's watchdog. The reader feeds it: while this thread runs, the host can be rescued,
+/// whatever else hangs.
 #[derive(Debug)]
 pub struct Watchdog {
     /// A socket that is connected to systemd's and never waits.
@@ -60,7 +61,7 @@ impl Reader {
     pub(super) fn run(mut self) {
         while !self.exchange.is_stopping() {
             self.wait();
-            woken(&self.exchange.to_reader);
+            clear_wakeup(&self.exchange.to_reader);
             self.take_settings();
             self.take_done();
             self.take_triggers();
@@ -76,7 +77,7 @@ impl Reader {
         let until = self.next_deadline();
         let timeout = until.map(|until| timespec(until.since(now())));
         let wake = PollFd::new(&self.exchange.to_reader, PollFlags::IN);
-        // Interrupted or not: what there is to do is looked at anyway.
+        // Errors do not matter: all sources are checked afterwards anyway.
         let kmsg = self.edition.settings.kmsg.as_deref();
         let _ = match kmsg.filter(|_| !self.failed) {
             Some(kmsg) => poll(
@@ -96,7 +97,7 @@ impl Reader {
             .min()
     }
 
-    /// Also part of the rehearsal. The incident, the limits and the action in flight stay.
+    /// Also run at the start. The incident, the limits and the action in flight stay.
     pub(super) fn take_settings(&mut self) {
         let Some(edition) = self.exchange.take_settings() else {
             return;
@@ -111,7 +112,7 @@ impl Reader {
         self.ladder.set(Arc::clone(&new.ladder));
         if !new.enabled {
             if self.waiting.take().is_some() {
-                // It will not be given; the ladder must not wait for it.
+                // It will not be carried out; the ladder must not wait for it.
                 self.ladder.action_done(now(), Outcome::DryRun);
             }
             let ended = self.ladder.give_up();
@@ -159,12 +160,12 @@ impl Reader {
                     self.take_record(length);
                 }
                 Read::Nothing => return,
-                // How many were lost is told by the number of the next one.
+                // The number of the next record shows how many were lost.
                 Read::Overrun => {}
                 Read::Failed(error) => return self.source(error.raw_os_error().unsigned_abs()),
             }
         }
-        // There may be more: come back at once.
+        // There may be more: poll(2) returns at once.
     }
 
     fn source(&mut self, error: u32) {
@@ -176,7 +177,7 @@ impl Reader {
         }
     }
 
-    /// Also the rehearsal: all that happens between a record and an order.
+    /// Also run at the start: all that happens between a record and an order.
     pub(super) fn take_record(&mut self, length: usize) {
         let time = now();
         let bytes = self.record.get(..length).unwrap_or_default();
@@ -192,7 +193,7 @@ impl Reader {
         let text = record.text.unescape(&mut self.text);
         if !record.is_genuine() {
             // Known by its number, however old it seems to be.
-            let nonce = drill_nonce(text);
+            let nonce = drill::nonce(text);
             return self.drill(nonce, time);
         }
         let settings = &self.edition.settings;
@@ -241,17 +242,17 @@ impl Reader {
         }
     }
 
-    /// First the order, then the news of it.
+    /// First the order, then the notices.
     fn react(&mut self, reaction: Reaction, time: Monotonic) {
         if let Some(order) = reaction.order {
             self.give(order, time);
         }
-        let news = [
+        let notices = [
             reaction.ended.map(|ended| Notice::Ended(ended, time)),
             reaction.began.map(|began| Notice::Began(began, time)),
             reaction.limit.map(|limit| Notice::Limit(limit, time)),
         ];
-        for notice in news.iter().flatten() {
+        for notice in notices.iter().flatten() {
             self.notices.push(notice);
             self.exchange.wake_slow_side();
         }
@@ -277,16 +278,10 @@ impl Reader {
             && time.since(dog.fed) >= dog.interval
         {
             dog.fed = time;
-            // A full socket means that systemd has enough of them waiting.
+            // If the socket is full, enough messages wait for systemd.
             let _ = write(&dog.socket, b"WATCHDOG=1");
         }
     }
-}
-
-/// The number behind the drill's marker, 0 if it is none.
-fn drill_nonce(text: &[u8]) -> u64 {
-    let digits = text.strip_prefix(DRILL_MARKER);
-    digits.and_then(crate::klog::record::number).unwrap_or(0)
 }
 
 fn timespec(duration: Duration) -> Timespec {

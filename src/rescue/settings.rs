@@ -1,4 +1,4 @@
-//! What a reload can change of the fast side while it runs.
+//! The settings of the fast side that a reload can change.
 
 use std::sync::Arc;
 
@@ -6,18 +6,18 @@ use super::ladder::LadderSettings;
 use crate::klog::Rules;
 use crate::klog::kmsg::Kmsg;
 
-/// See the module. Made by the slow side, and freed by it.
+/// Made by the slow side, and freed by it.
 #[derive(Debug)]
 pub struct Settings {
-    /// Whether anything is done. If not, an incident that goes on is given up.
+    /// Whether to act. If not, an incident that goes on is given up.
     pub enabled: bool,
     /// Whether to do all but the write.
     pub dry_run: bool,
-    /// The kernel's log; none to do without.
+    /// The kernel's log; `None` if it is not read.
     pub kmsg: Option<Arc<Kmsg>>,
-    /// What to look for.
+    /// The rules.
     pub rules: Arc<Rules>,
-    /// What to do then, and how often.
+    /// Steps and limits.
     pub ladder: Arc<LadderSettings>,
 }
 

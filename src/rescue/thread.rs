@@ -1,6 +1,6 @@
 //! Starts the two threads of the rescue and arms them: opens what they need, locks it into memory,
-//! and has them run through all their code once, so that nothing is left to be read from a disk
-//! when the disk is what hangs.
+//! and runs through all their code once, so that nothing is left to be read from a disk when the disk
+//! is what hangs.
 
 use std::io;
 use std::path::PathBuf;
@@ -8,13 +8,13 @@ use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 use std::sync::mpsc;
 use std::thread::{Builder, JoinHandle};
-use std::time::Duration;
 
-use super::actor::{Actor, Levers};
+use super::actor::{Actor, VmSysctls};
 use super::clock::now;
+use super::drill;
 use super::entry::{NOTICE_WORDS, Notice, REPORT_WORDS, Report};
 use super::exchange::{Exchange, Job};
-use super::ladder::{Ladder, LadderError, LadderSettings, Order};
+use super::ladder::{Ladder, LadderError, Order};
 use super::proof::Counters;
 use super::reader::{Reader, Watchdog};
 use super::ring::{Consumer, ring};
@@ -25,12 +25,12 @@ use crate::model::{IncidentId, Monotonic, RescueStep, Trigger};
 use crate::sys::realtime::{Urgency, lock_memory, raise_urgency, touch_stack};
 
 /// Entries of each ring: an incident of some minutes at full speed, or a storm of matches. The
-/// other side takes them within milliseconds, unless it hangs.
+/// slow side takes them within milliseconds, unless it hangs.
 const RING: usize = 256;
 /// Stack of each thread. What they use of it is a few kilobytes; half of this is touched.
 const STACK_KIB: usize = 128;
-/// A record that takes every way through the reader but that of a match.
-const REHEARSAL: &[u8] = b"6,0,18446744073709551615,-;rehearsal \\x41\n SUBSYSTEM=none\n";
+/// A record that takes every path through the reader but that of a match.
+const WARM_UP_RECORD: &[u8] = b"6,0,18446744073709551615,-;warm-up \\x41\n SUBSYSTEM=none\n";
 
 /// What the fast side is made of.
 #[derive(Debug)]
@@ -39,16 +39,16 @@ pub struct Setup {
     pub settings: Settings,
     /// Where procfs is mounted.
     pub proc: PathBuf,
-    /// systemd's watchdog, if it wants to be fed.
+    /// systemd's watchdog, if it is on.
     pub watchdog: Option<Watchdog>,
 }
 
 /// Why the fast side cannot be started.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// Nothing could be done in an emergency.
+    /// The files under /proc/sys/vm cannot be written.
     #[error("{0} (the rescue needs root)")]
-    Levers(#[source] io::Error),
+    Sysctls(#[source] io::Error),
     /// The ladder's settings contradict each other.
     #[error(transparent)]
     Ladder(#[from] LadderError),
@@ -57,13 +57,13 @@ pub enum StartError {
     Threads(#[source] io::Error),
 }
 
-/// How well armed the fast side is. Each shortcoming is to be told to the operator.
+/// How far the fast side is armed. Shortcomings are for the operator.
 #[derive(Debug)]
-pub struct Armament {
+pub struct StartReport {
     /// Why memory is not locked.
     pub memory: Result<(), io::Error>,
-    /// Of the reader.
-    pub urgency: Urgency,
+    /// The lower priority of the two threads.
+    pub priority: Urgency,
 }
 
 /// The running fast side.
@@ -74,10 +74,10 @@ pub struct FastSide {
     pub notices: Consumer<Notice, NOTICE_WORDS>,
     /// From the actor.
     pub reports: Consumer<Report, REPORT_WORDS>,
-    /// How well armed it is.
-    pub armament: Armament,
+    /// How far it is armed.
+    pub start_report: StartReport,
     /// The settings that the reader has or may still have, or that notices may refer to; the newest
-    /// is the last. Only what is in here keeps the reader from freeing what it lets go of.
+    /// is the last. As long as they are in here the reader does not free what it lets go of.
     editions: Vec<Arc<Edition>>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -86,10 +86,10 @@ impl FastSide {
     /// Starts and arms both threads.
     ///
     /// # Errors
-    /// When nothing could be rescued with it; shortcomings that leave it useful are told by
-    /// [`FastSide::armament`].
+    /// When nothing could be rescued with it; for lesser shortcomings see
+    /// [`FastSide::start_report`].
     pub fn start(setup: Setup) -> Result<FastSide, StartError> {
-        let levers = Levers::open(&setup.proc).map_err(StartError::Levers)?;
+        let sysctls = VmSysctls::open(&setup.proc).map_err(StartError::Sysctls)?;
         let exchange = Arc::new(Exchange::new().map_err(StartError::Threads)?);
         let (notice_ring, notices) = ring(RING);
         let (report_ring, reports) = ring(RING);
@@ -100,7 +100,7 @@ impl FastSide {
         let reader = Reader {
             ladder: Ladder::new(Arc::clone(&edition.settings.ladder))?,
             edition: Arc::clone(&edition),
-            drills: Ladder::new(drill_ladder())?,
+            drills: Ladder::new(drill::ladder())?,
             exchange: Arc::clone(&exchange),
             notices: notice_ring,
             watchdog: setup.watchdog,
@@ -112,7 +112,7 @@ impl FastSide {
             failed: false,
         };
         let actor = Actor {
-            levers,
+            sysctls,
             exchange: Arc::clone(&exchange),
             reports: report_ring,
             before: Counters::default(),
@@ -126,29 +126,28 @@ impl FastSide {
                 "rescue-actor",
                 armed.clone(),
                 actor,
-                rehearse_actor,
+                warm_up_actor,
                 Actor::run,
             )?,
-            spawn("rescue-reader", armed, reader, rehearse_reader, Reader::run)?,
+            spawn("rescue-reader", armed, reader, warm_up_reader, Reader::run)?,
         ];
-        // Both have told before they begin; a channel that closes early means that one has died.
-        let urgencies: Vec<Urgency> = arming.iter().take(2).collect();
-        let urgency = urgencies.into_iter().max_by_key(|urgency| *urgency as u8);
+        // Both report before they begin; a channel that closes early means that one has died.
+        let priority = arming.iter().take(2).max_by_key(|priority| *priority as u8);
         Ok(FastSide {
             exchange,
             notices,
             reports,
-            armament: Armament {
+            start_report: StartReport {
                 memory,
-                urgency: urgency.unwrap_or(Urgency::Ordinary),
+                priority: priority.unwrap_or(Urgency::Ordinary),
             },
             editions: vec![edition],
             threads,
         })
     }
 
-    /// Has the threads go on with other settings: from the next record on, and nothing is forgotten.
-    /// Neither waits for them nor makes them wait.
+    /// Changes the settings, from the next record on; the state of the incident stays. Does not wait
+    /// for the threads, nor do they wait.
     ///
     /// # Errors
     /// When the ladder's settings contradict each other; then the former ones stay.
@@ -161,8 +160,8 @@ impl FastSide {
         Ok(())
     }
 
-    /// The oldest edition of the settings that notices to come can refer to. To be asked for before
-    /// the notices are popped; afterwards [`FastSide::forget`] frees those before it.
+    /// The oldest edition of the settings that notices to come can refer to. To be called before
+    /// the notices are popped; afterwards [`FastSide::forget`] frees the editions before it.
     #[must_use]
     pub fn oldest_in_use(&self) -> u64 {
         let mut shared = self.editions.iter().filter(|of| Arc::strong_count(of) > 1);
@@ -200,30 +199,21 @@ impl FastSide {
     }
 }
 
-/// A drill orders one step at once, whatever was drilled before.
-fn drill_ladder() -> LadderSettings {
-    LadderSettings {
-        steps: vec![RescueStep::DropSlab],
-        min_interval: Duration::ZERO,
-        quiet_after: Duration::from_secs(1),
-        max_actions_per_hour: 1,
-    }
-}
-
-/// A thread that is armed before it runs: urgent, its stack there, its code run through once.
+/// Starts a thread that is armed before it runs: its priority raised, its stack touched, its code
+/// run through once.
 fn spawn<T: Send + 'static>(
     name: &str,
     armed: mpsc::Sender<Urgency>,
     mut state: T,
-    rehearse: fn(&mut T),
+    warm_up: fn(&mut T),
     run: fn(T),
 ) -> Result<JoinHandle<()>, StartError> {
     let body = move || {
-        let urgency = raise_urgency();
+        let priority = raise_urgency();
         touch_stack::<{ STACK_KIB / 2 }>();
-        rehearse(&mut state);
+        warm_up(&mut state);
         // Whoever starts us may have given up waiting.
-        let _ = armed.send(urgency);
+        let _ = armed.send(priority);
         drop(armed);
         run(state);
     };
@@ -233,7 +223,7 @@ fn spawn<T: Send + 'static>(
     builder.spawn(body).map_err(StartError::Threads)
 }
 
-fn rehearse_actor(actor: &mut Actor) {
+fn warm_up_actor(actor: &mut Actor) {
     let order = Order {
         incident: IncidentId(0),
         step: RescueStep::DropSlab,
@@ -245,19 +235,19 @@ fn rehearse_actor(actor: &mut Actor) {
         dry_run: true,
         read: now(),
     });
-    // Nobody has ordered it.
+    // The reader has not ordered it.
     let _ = actor.exchange.take_done();
 }
 
-fn rehearse_reader(reader: &mut Reader) {
+fn warm_up_reader(reader: &mut Reader) {
     reader.exchange.offer(Arc::clone(&reader.edition));
     reader.take_settings();
-    if let Some(place) = reader.record.get_mut(..REHEARSAL.len()) {
-        place.copy_from_slice(REHEARSAL);
+    if let Some(place) = reader.record.get_mut(..WARM_UP_RECORD.len()) {
+        place.copy_from_slice(WARM_UP_RECORD);
     }
-    reader.take_record(REHEARSAL.len());
+    reader.take_record(WARM_UP_RECORD.len());
     reader.sequence = Sequence::default();
-    // The way of a match, without an effect.
+    // The path of a match, without an effect.
     std::hint::black_box(
         reader
             .edition

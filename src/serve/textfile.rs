@@ -7,18 +7,17 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tracing::{info, warn};
 
 use super::parts::State;
+use crate::background::{Background, Jobs, STACK};
 use crate::durable::replace;
 use crate::model::path::shown;
 
 /// How long the end waits for the file to be removed.
-const LAST_WISH: Duration = Duration::from_millis(300);
+const STOP_TIMEOUT: Duration = Duration::from_millis(300);
 /// node_exporter, which runs as another user, must read it. It reads no temporary file: only names
 /// that end in `.prom`.
 const MODE: u32 = 0o644;
@@ -27,11 +26,10 @@ const MODE: u32 = 0o644;
 #[derive(Debug)]
 pub struct Textfile {
     path: PathBuf,
-    /// Holds one text. Nothing once the end has come.
-    texts: Option<SyncSender<String>>,
+    /// Holds one text beside the one being written.
+    texts: Background<String>,
     /// The last text could not be written.
     failing: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
 }
 
 impl Textfile {
@@ -40,18 +38,14 @@ impl Textfile {
     /// # Errors
     /// When there can be no more threads.
     pub fn start(path: PathBuf) -> io::Result<Self> {
-        let (texts, inbox) = sync_channel(1);
         let file = path.clone();
         let failing = Arc::new(AtomicBool::new(false));
         let shared = Arc::clone(&failing);
-        let thread = std::thread::Builder::new()
-            .name("textfile".to_owned())
-            .spawn(move || write_all(&file, &inbox, &shared))?;
+        let work = move |texts: &mut Jobs<String>| write_all(&file, texts, &shared);
         Ok(Textfile {
             path,
-            texts: Some(texts),
+            texts: Background::start("textfile", 1, STACK, work)?,
             failing,
-            thread: Some(thread),
         })
     }
 
@@ -67,31 +61,20 @@ impl Textfile {
     /// the last.
     #[must_use]
     pub fn write(&self, text: String) -> State {
-        let sent = self.texts.as_ref().map(|texts| texts.try_send(text));
         let path = shown(&self.path);
-        match sent {
-            Some(Err(TrySendError::Full(_))) => {
-                State::Down(format!("{path} is not written: its disk does not answer"))
-            }
-            _ if self.failing.load(Ordering::Relaxed) => {
-                State::Down(format!("{path} cannot be written, see the log"))
-            }
-            _ => State::Up,
+        if !self.texts.push(text) {
+            State::Down(format!("{path} is not written: its disk does not answer"))
+        } else if self.failing.load(Ordering::Relaxed) {
+            State::Down(format!("{path} cannot be written, see the log"))
+        } else {
+            State::Up
         }
     }
 }
 
 impl Drop for Textfile {
     fn drop(&mut self) {
-        drop(self.texts.take());
-        let Some(thread) = self.thread.take() else {
-            return;
-        };
-        let deadline = Instant::now() + LAST_WISH;
-        while !thread.is_finished() && Instant::now() < deadline {
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        if !thread.is_finished() {
+        if !self.texts.stop(STOP_TIMEOUT) {
             warn!(
                 "{} is left behind, its disk does not answer; remove it by hand",
                 self.path.display()
@@ -101,8 +84,8 @@ impl Drop for Textfile {
 }
 
 /// Until there are no more texts; then the file is removed.
-fn write_all(path: &Path, inbox: &Receiver<String>, failing: &AtomicBool) {
-    for text in inbox {
+fn write_all(path: &Path, texts: &mut Jobs<String>, failing: &AtomicBool) {
+    for text in texts {
         let written = replace(path, text.as_bytes(), MODE);
         // Once, not every 15 s.
         match (failing.swap(written.is_err(), Ordering::Relaxed), written) {

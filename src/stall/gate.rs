@@ -6,7 +6,7 @@ use std::time::Duration;
 use rustix::io::pread;
 
 use crate::model::Monotonic;
-use crate::rescue::proc_text;
+use crate::sys::proc;
 
 /// After a sign the gate stays open for so long.
 const HOLD: Duration = Duration::from_secs(5);
@@ -56,36 +56,30 @@ impl Gate {
 /// The microseconds in which tasks waited for memory.
 pub(super) fn pressure_total(file: &File, buffer: &mut [u8]) -> Option<u64> {
     let length = pread(file, &mut *buffer, 0).ok()?;
-    proc_text::pressure_some_total(buffer.get(..length)?)
+    Some(proc::pressure(buffer.get(..length)?, "some")?.total)
 }
 
 /// How often tasks had to free memory themselves: by /proc/vmstat.
 pub(super) fn allocation_stalls(vmstat: &File, buffer: &mut [u8]) -> Option<u64> {
-    sum_of(vmstat, buffer, |part| {
-        Some(proc_text::allocation_stalls(part))
-    })
+    sum_of(vmstat, buffer, |part| Some(proc::allocation_stalls(part)))
 }
 
 /// How often tasks were throttled because the memory reserves are used up: by /proc/vmstat. It
 /// counts in `throttle_direct_reclaim` (mm/vmscan.c), before each sleep.
 pub(super) fn direct_throttles(vmstat: &File, buffer: &mut [u8]) -> Option<u64> {
-    sum_of(vmstat, buffer, proc_text::direct_throttles)
+    sum_of(vmstat, buffer, proc::direct_throttles)
 }
 
-/// The sum of what is counted in the parts of a file; nothing if it cannot be read or has nothing of
-/// the kind. The kernel gives whole lines (`seq_read_iter`, fs/seq_file.c).
+/// The sum of the counts in the parts of a file. None if it cannot be read or has none.
 fn sum_of(file: &File, buffer: &mut [u8], count: impl Fn(&[u8]) -> Option<u64>) -> Option<u64> {
     let mut total: Option<u64> = None;
-    let mut offset = 0;
-    loop {
-        let length = pread(file, &mut *buffer, offset).ok()?;
-        let part = buffer.get(..length).filter(|part| !part.is_empty());
-        let Some(part) = part else { return total };
+    proc::each_part(file, buffer, |part| {
         if let Some(counted) = count(part) {
             total = Some(total.unwrap_or(0).saturating_add(counted));
         }
-        offset = offset.saturating_add(u64::try_from(length).ok()?);
-    }
+    })
+    .ok()?;
+    total
 }
 
 #[cfg(test)]

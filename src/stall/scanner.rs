@@ -17,11 +17,10 @@ use super::gate::{
 };
 use super::stack::{StackVerdict, verdict};
 use super::tracker::TaskKey;
-use crate::klog::record::number;
 use crate::model::Monotonic;
+use crate::model::path::printable;
 use crate::rescue::clock::now;
-use crate::rescue::evidence::text;
-use crate::rescue::proc_text::{self, PF_KTHREAD, TaskStat};
+use crate::sys::proc::{PF_KTHREAD, TaskStat, number, stack_frames, task_stat};
 
 /// Tasks that are looked at from their own processor, in one scan.
 const PINNED: usize = 8;
@@ -190,14 +189,14 @@ impl Scanner {
     fn find_tracked(&mut self, key: TaskKey) -> Result<Suspect, NotRead> {
         let TaskKey { pid, tid, start } = key;
         let length = self.read(tid.into(), format_args!("{pid}/task/{tid}/stat"))?;
-        let stat = proc_text::task_stat(self.buffer.get(..length).unwrap_or_default());
+        let stat = task_stat(self.buffer.get(..length).unwrap_or_default());
         let stat = stat.ok_or(NotRead::Unknown)?;
         if stat.start != start {
             return Err(NotRead::Gone);
         }
         Ok(Suspect {
             key,
-            comm: text(stat.comm),
+            comm: printable(stat.comm),
             processor: stat.processor,
             ticks: 0,
             tracked: true,
@@ -231,7 +230,7 @@ impl Scanner {
         let Ok(length) = self.read(pid, format_args!("{pid}/stat")) else {
             return;
         };
-        let Some(stat) = proc_text::task_stat(self.buffer.get(..length).unwrap_or_default()) else {
+        let Some(stat) = task_stat(self.buffer.get(..length).unwrap_or_default()) else {
             return;
         };
         if stat.threads <= 1 {
@@ -242,8 +241,7 @@ impl Scanner {
         self.list(&format!("{pid}/task"), &mut threads);
         for tid in &threads {
             if let Ok(length) = self.read(*tid, format_args!("{pid}/task/{tid}/stat"))
-                && let Some(stat) =
-                    proc_text::task_stat(self.buffer.get(..length).unwrap_or_default())
+                && let Some(stat) = task_stat(self.buffer.get(..length).unwrap_or_default())
             {
                 search.consider(process, &stat);
             }
@@ -257,12 +255,12 @@ impl Scanner {
         let stack = self.buffer.get(..length).unwrap_or_default();
         let verdict = verdict(stack);
         let starved = verdict == StackVerdict::Starved;
-        let frames = proc_text::stack_frames(stack).filter(|_| starved);
+        let frames = stack_frames(stack).filter(|_| starved);
         Ok(Seen {
             key: task.key,
             verdict,
             comm: task.comm.clone(),
-            stack: frames.map(text).collect(),
+            stack: frames.map(printable).collect(),
         })
     }
 
@@ -336,7 +334,7 @@ impl Search<'_> {
         if suspect && !self.tracked.contains(&key) {
             self.suspects.push(Suspect {
                 key,
-                comm: text(stat.comm),
+                comm: printable(stat.comm),
                 processor: stat.processor,
                 ticks,
                 tracked: false,

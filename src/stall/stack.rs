@@ -1,6 +1,6 @@
 //! What a kernel stack shows.
 
-use crate::rescue::proc_text;
+use crate::sys::proc;
 
 /// What a look at a task tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,7 +96,7 @@ pub fn verdict(stack: &[u8]) -> StackVerdict {
     let mut frames = 0;
     let mut allocates = false;
     let mut limited = false;
-    for frame in proc_text::stack_frames(stack) {
+    for frame in proc::stack_frames(stack) {
         frames += 1;
         let name = function(frame);
         limited |= CGROUP.contains(&name);

@@ -1,6 +1,6 @@
 //! Which trigger is effective on the running kernel.
 
-use crate::rescue::evidence::text;
+use crate::model::path::printable;
 
 /// Whether the running kernel says that XFS waits for memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,7 +41,7 @@ impl Message {
 /// Which trigger is effective on a kernel, for the operator.
 #[must_use]
 pub fn effective_trigger(release: &str, detects_stalls: bool) -> String {
-    let kernel = text(release.as_bytes());
+    let kernel = printable(release.as_bytes());
     match (Message::of(release), detects_stalls) {
         (Message::Printed, true) => format!(
             "kernel {kernel} says in its log when XFS waits for memory; the stall detector watches beside it"

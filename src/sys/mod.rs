@@ -17,6 +17,7 @@ pub mod heap;
 pub mod locks;
 pub mod mounts;
 pub mod pagecache;
+pub mod proc;
 pub mod processes;
 pub mod realtime;
 pub mod subvolume;

@@ -93,16 +93,6 @@ pub fn with_open_files(proc: &Path) -> io::Result<Vec<Process>> {
     Ok(processes)
 }
 
-/// When a process started, in clock ticks since boot: with its number it names a process for good.
-#[must_use]
-pub fn start_time(proc: &Path, pid: u32) -> Option<u64> {
-    let stat = std::fs::read(proc.join(pid.to_string()).join("stat")).ok()?;
-    // The name may hold blanks and parentheses; behind it comes field 3.
-    let end = stat.iter().rposition(|&byte| byte == b')')?;
-    let fields = std::str::from_utf8(stat.get(end + 1..)?).ok()?;
-    fields.split_ascii_whitespace().nth(22 - 3)?.parse().ok()
-}
-
 /// The command line of a process.
 ///
 /// **May hang.** The text lies in the memory of that process, so its memory lock is taken and its
@@ -325,19 +315,6 @@ mod tests {
     }
 
     #[test]
-    fn a_start_time_is_found_behind_any_name() {
-        let proc = tempfile::tempdir().unwrap();
-        let directory = process(proc.path(), 3, &[]);
-        let rest = (4..=22).map(|field| format!(" {field}"));
-        let stat = format!("3 (a) b) S{}", rest.collect::<String>());
-        fs::write(directory.join("stat"), stat).unwrap();
-        assert_eq!(start_time(proc.path(), 3), Some(22));
-        assert_eq!(start_time(proc.path(), 4), None);
-        fs::write(directory.join("stat"), "3 (a").unwrap();
-        assert_eq!(start_time(proc.path(), 3), None);
-    }
-
-    #[test]
     fn a_command_line_is_cut_at_its_ends() {
         let proc = tempfile::tempdir().unwrap();
         let directory = process(proc.path(), 3, &[]);
@@ -367,6 +344,5 @@ mod tests {
         assert_eq!(access, libc::O_WRONLY as u32);
         let mounts = super::super::mounts::read(Path::new("/proc")).unwrap();
         assert!(mounts.iter().any(|mount| mount.id == file.mount));
-        assert!(start_time(Path::new("/proc"), us).is_some());
     }
 }

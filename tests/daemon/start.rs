@@ -328,7 +328,7 @@ fn a_copy_on_a_disk_that_hangs_is_not_waited_for() {
     let begun = Begun { etc, daemon };
     // Not asked for by `fragwatch status`, which would wait for the copy too.
     until("the rescue", || {
-        begun.said().contains("the rescue is armed").then_some(())
+        begun.said().contains("rescue armed").then_some(())
     });
     assert!(begun.said().contains("the defaults are in force"));
     begun.daemon.signal(Signal::KILL);

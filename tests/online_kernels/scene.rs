@@ -17,7 +17,7 @@ use fragwatch::internals::defrag::online::{self, Event};
 use fragwatch::internals::defrag::{Host, KernelCheck};
 use fragwatch::internals::defrag::{Region, Survey};
 use fragwatch::internals::model::{Bytes, Extent, RunOutcome, Share, Stop};
-use fragwatch::internals::probe::{Pace, Reader};
+use fragwatch::internals::probe::{MapReader, ReadPace};
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
@@ -275,8 +275,8 @@ fn each_extent(path: &Path, mut act: impl FnMut(Extent)) {
         act(extent);
         ControlFlow::Continue(())
     };
-    Reader::new()
-        .read(&file, Bytes(0), Pace::QUICK, visit, &mut || {})
+    MapReader::new()
+        .read(&file, Bytes(0), ReadPace::QUICK, visit, &mut || {})
         .unwrap();
 }
 

@@ -286,20 +286,37 @@ impl Plan {
 
     /// Starts it and waits until it is armed and has proved it by a drill.
     pub fn start(&self) -> Host {
-        let directory = tempfile::tempdir().unwrap();
-        let address = free_address();
-        let log = KernelLog::from_now();
-        let daemon = RunningDaemon::spawn(&mut self.command(directory.path(), address), address);
-        let host = Host {
-            daemon,
-            address,
-            log,
-            directory,
-        };
+        let host = self.start_under(&[]);
         if !self.rescue.contains("enabled = false") {
             host.wait("fragwatch_klog_roundtrip_success", 1.0);
         }
         host
+    }
+
+    /// Starts it by a command that becomes the daemon, if there is one, and does not wait.
+    pub fn start_under(&self, command: &[&str]) -> Host {
+        let directory = tempfile::tempdir().unwrap();
+        let address = free_address();
+        let log = KernelLog::from_now();
+        let mut daemon = self.command(directory.path(), address);
+        if let Some((program, arguments)) = command.split_first() {
+            let mut under = Command::new(program);
+            under.args(arguments).arg(daemon.get_program());
+            under.args(daemon.get_args());
+            for (name, value) in daemon.get_envs() {
+                match value {
+                    Some(value) => under.env(name, value),
+                    None => under.env_remove(name),
+                };
+            }
+            daemon = under;
+        }
+        Host {
+            daemon: RunningDaemon::spawn(&mut daemon, address),
+            address,
+            log,
+            directory,
+        }
     }
 }
 

@@ -82,8 +82,8 @@ pub(crate) use elsewhere::here_or_elsewhere;
 pub use load::{Latencies, Reader, Writer};
 pub use skip::{Here, NotHere};
 pub(crate) use skip::{optional, require};
-pub use stall::Stall;
 pub(crate) use stall::stall_server;
+pub use stall::{Stall, StalledFile};
 
 /// 1024 bytes.
 pub const KIB: u64 = 1024;

@@ -121,18 +121,7 @@ impl Stall {
 
     /// From now on it does not answer.
     pub fn stop(&self) {
-        self.server.process.signal(Signal::STOP);
-        // Signals take their time: until each of its threads has stopped it may answer once more.
-        let deadline = Instant::now() + Duration::from_secs(5);
-        let tasks = format!("/proc/{}/task", self.server.process.id());
-        let stopped = || {
-            let mut tasks = fs::read_dir(&tasks).expect("it runs").flatten();
-            tasks.all(|task| state(&task.path()) == Some('T'))
-        };
-        while !stopped() {
-            assert!(Instant::now() < deadline, "the server does not stop");
-            std::thread::sleep(Duration::from_millis(1));
-        }
+        self.server.stop();
     }
 
     /// From now on it takes so long for each page (4 KiB) that is read or written.
@@ -158,11 +147,56 @@ impl Stall {
 
     /// From now on it answers again, also what it was asked meanwhile.
     pub fn resume(&self) {
-        self.server.process.signal(Signal::CONT);
+        self.server.resume();
     }
 }
 
 impl Drop for Stall {
+    fn drop(&mut self) {
+        self.resume();
+    }
+}
+
+/// A file that can be stalled, with no file system in it. Out of scope it is resumed first, then
+/// removed.
+#[derive(Debug)]
+pub struct StalledFile {
+    server: Server,
+    path: PathBuf,
+    _dir: Dir,
+}
+
+impl StalledFile {
+    /// Makes one of a few bytes; it is not stalled yet.
+    pub fn new() -> Here<StalledFile> {
+        let dir = Dir::new(Place::quick())?;
+        let backing = dir.0.join("file");
+        fs::write(&backing, "0\n").map_err(NotHere::because)?;
+        let (server, path) = Server::start(&backing, &dir)?;
+        Ok(StalledFile {
+            server,
+            path,
+            _dir: dir,
+        })
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// From now on reading and writing it waits.
+    pub fn stop(&self) {
+        self.server.stop();
+    }
+
+    /// From now on it answers again.
+    pub fn resume(&self) {
+        self.server.resume();
+    }
+}
+
+impl Drop for StalledFile {
     fn drop(&mut self) {
         self.resume();
     }
@@ -230,6 +264,25 @@ impl Server {
         // server is stopped, and whoever looks at all mount points, as xfs_io does, does not hang.
         fs::metadata(mount_point).map_err(NotHere::because)?;
         Ok((server, image))
+    }
+
+    fn stop(&self) {
+        self.process.signal(Signal::STOP);
+        // Signals take their time: until each of its threads has stopped it may answer once more.
+        let deadline = Instant::now() + Duration::from_secs(5);
+        let tasks = format!("/proc/{}/task", self.process.id());
+        let stopped = || {
+            let mut tasks = fs::read_dir(&tasks).expect("it runs").flatten();
+            tasks.all(|task| state(&task.path()) == Some('T'))
+        };
+        while !stopped() {
+            assert!(Instant::now() < deadline, "the server does not stop");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    fn resume(&self) {
+        self.process.signal(Signal::CONT);
     }
 }
 

@@ -16,7 +16,7 @@ use crate::durable::replace;
 use crate::history::ImageRef;
 use crate::model::path::{shown, wire};
 use crate::model::{ExtentCount, ImageKey, UnixTime, Vm};
-use crate::sys::processes;
+use crate::sys::proc;
 
 /// What the names of the files begin with.
 const PREFIX: &str = "running-";
@@ -65,7 +65,7 @@ fn job() -> Phase {
 impl HookProcess {
     /// The process with this number; `None` if it has ended.
     pub(super) fn of(pid: u32) -> Option<HookProcess> {
-        let start = processes::start_time(Path::new("/proc"), pid)?;
+        let start = proc::start_time(Path::new("/proc"), pid)?;
         Some(HookProcess { pid, start })
     }
 

@@ -61,7 +61,7 @@ check_drill() {
     grep 'counter confirms the drop' <<<"$said"
     # The daemon's own.
     wait_for 20 metric_is 1 fragwatch_klog_roundtrip_success
-    journalctl -u fragwatch -o cat | grep -x '.*the rescue is armed'
+    journalctl -u fragwatch -o cat | grep -x '.*rescue armed'
     pid=$(main_pid)
     awk '/^VmLck/ { print; exit !($2 > 0) }' "/proc/$pid/status"
     # The 41st field is the policy; 1 is SCHED_FIFO. Names of threads may hold blanks.

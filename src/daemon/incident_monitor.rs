@@ -1,4 +1,4 @@
-//! The recorder of incidents and the stall detector, as the settings want them.
+//! The incident recorder and the stall detector, as the settings want them.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,44 +10,42 @@ use tracing::{error, info, warn};
 use super::history::{HistoryHandle, incident_listener};
 use super::klog_files::FileMatch;
 use crate::config::settings::Rescue;
+use crate::incident::evidence::ImageEvidence;
+use crate::incident::recorder::{HANGS, Recorder, RecorderSettings};
 use crate::model::Trigger;
 use crate::rescue::clock::now;
 use crate::rescue::entry::{Notice, Report};
-use crate::rescue::evidence::ImageEvidence;
 use crate::rescue::exchange::Exchange;
-use crate::rescue::incident::{Recorder, RecorderSettings};
 use crate::serve::board::Board;
 use crate::serve::metrics;
 use crate::serve::parts::{Part, State};
 use crate::stall::{INTERVAL, StallDetector, StallHealth, StallSettings, effective_trigger};
 
-/// A directory that takes longer is said to hang.
-const HANGS: Duration = Duration::from_secs(5);
 /// What the last file may take when the daemon ends.
-const LAST_FILE: Duration = Duration::from_millis(300);
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_millis(300);
 
 /// See the module.
-pub(super) struct Witness {
+pub(super) struct IncidentMonitor {
     board: Arc<Board>,
     history: HistoryHandle,
     /// Where incident files go.
     incidents: PathBuf,
     recorder: Option<Arc<Recorder>>,
-    /// What the recorder runs.
+    /// The hook of the recorder.
     hook: Vec<String>,
     detector: Option<StallDetector>,
-    /// With what the detector was started, or could not be.
+    /// The setting that the detector was started with, or could not be.
     stall_after: Option<Duration>,
-    /// Why there is no detector, though there should be one.
+    /// Why the detector could not be started.
     no_detector: Option<String>,
-    /// Whether it is in the log that the detector is down.
+    /// Whether the log reports the detector as down.
     down_logged: AtomicBool,
 }
 
-impl Witness {
+impl IncidentMonitor {
     /// Neither runs yet.
     pub(super) fn new(board: Arc<Board>, history: HistoryHandle, incidents: PathBuf) -> Self {
-        Witness {
+        IncidentMonitor {
             incidents,
             board,
             history,
@@ -73,13 +71,13 @@ impl Witness {
             Some(recorder) if settings.hook != self.hook => match recorder.set_hook(&settings.hook)
             {
                 Ok(()) => self.hook.clone_from(&settings.hook),
-                Err(reason) => warn!("rescue.hook stays what it was: {reason}"),
+                Err(reason) => warn!("rescue.hook unchanged: {reason}"),
             },
             _ => {}
         }
         let stall_after = settings.stall_after.filter(|_| settings.enabled);
         if stall_after != self.stall_after || self.no_detector.is_some() {
-            // The former one ends by itself.
+            // Out of scope it ends.
             self.detector = None;
             self.stall_after = stall_after;
             self.no_detector = None;
@@ -118,7 +116,7 @@ impl Witness {
             Ok(detector) => self.detector = Some(detector),
             Err(reason) => {
                 warn!(
-                    "stall detector disabled, a stall that the kernel does not log will not be noticed: {reason}"
+                    "stall detector disabled: {reason}; a stall that the kernel does not log will not be noticed"
                 );
                 self.no_detector = Some(reason.to_string());
             }
@@ -143,7 +141,7 @@ impl Witness {
         }
     }
 
-    /// Puts up how both do; they are no parts while the rescue does not run.
+    /// Publishes the states of both; while the rescue does not run they are not listed.
     pub(super) fn update_states(&self, runs: bool) {
         if !runs {
             let ours = |part: &Part| matches!(part, Part::IncidentFiles | Part::StallDetector);
@@ -176,15 +174,15 @@ impl Witness {
         self.board.set_part(Part::StallDetector, detector);
     }
 
-    /// As long as a reader can be had, those that hang cost only the tasks at which they do.
+    /// As long as one reader works, those that hang cost only the tasks at which they hang.
     fn detector_state(&self, health: StallHealth) -> State {
         let down = health.trouble.is_some();
         match (
             &health.trouble,
             self.down_logged.swap(down, Ordering::Relaxed),
         ) {
-            (Some(reason), false) => error!("the stall detector is down: {reason}"),
-            (None, true) => info!("the stall detector is up again"),
+            (Some(reason), false) => error!("stall detector down: {reason}"),
+            (None, true) => info!("stall detector up again"),
             _ => {}
         }
         match (health.trouble, health.left_behind) {
@@ -197,11 +195,11 @@ impl Witness {
         }
     }
 
-    /// Ends both, with what was handed to the recorder written.
+    /// Ends both, after what was handed to the recorder is written.
     pub(super) fn stop(self) {
         drop(self.detector);
         if let Some(recorder) = self.recorder
-            && !recorder.stop(LAST_FILE)
+            && !recorder.stop(SHUTDOWN_TIMEOUT)
         {
             warn!("the last incident file was not written in time");
         }
@@ -228,10 +226,10 @@ fn start_recorder(
         directory: incidents.to_owned(),
         hook: settings.hook.clone(),
         images: Arc::new(images),
-        told: incident_listener(history.clone()),
+        on_change: incident_listener(history.clone()),
         ..RecorderSettings::default()
     });
     recorder
-        .inspect_err(|reason| warn!("incidents will not be recorded: {reason}"))
+        .inspect_err(|reason| warn!("incident recorder disabled: {reason}"))
         .ok()
 }

@@ -21,10 +21,10 @@ use std::time::{Duration, Instant, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
-use super::proc_text::{self, PF_WQ_WORKER, Pressure, Slab, TaskStat, Zone};
-use super::utc;
-use crate::model::path::shown;
+use crate::model::path::{printable, shown};
+use crate::model::utc;
 use crate::sys;
+use crate::sys::proc::{self, PF_WQ_WORKER, Pressure, Slab, TaskStat};
 
 /// How long the collectors may take.
 pub const DEADLINE: Duration = Duration::from_secs(2);
@@ -36,6 +36,27 @@ const TASKS: usize = 500;
 const MOUNTS: usize = 1000;
 /// Stack of a collector's thread.
 const STACK: usize = 256 * 1024;
+
+/// Free blocks of a zone, by order.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Zone {
+    /// The NUMA node.
+    pub node: u64,
+    /// Its name: `DMA32`, `Normal`, …
+    pub zone: String,
+    /// Free blocks of 2^n pages.
+    pub free_blocks: Vec<u64>,
+}
+
+impl From<proc::BuddyZone<'_>> for Zone {
+    fn from(zone: proc::BuddyZone<'_>) -> Zone {
+        Zone {
+            node: zone.node,
+            zone: String::from_utf8_lossy(zone.name).into_owned(),
+            free_blocks: zone.free_blocks().collect(),
+        }
+    }
+}
 
 /// What was found, and what was not.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -176,7 +197,9 @@ const COLLECTORS: [Collector; 9] = [
         name: "buddyinfo",
         run: |sources, give| {
             let text = fs::read(sources.proc.join("buddyinfo"))?;
-            give(Part::Buddyinfo(proc_text::buddyinfo(&text)));
+            give(Part::Buddyinfo(
+                proc::buddyinfo(&text).map(Zone::from).collect(),
+            ));
             Ok(())
         },
     },
@@ -184,7 +207,7 @@ const COLLECTORS: [Collector; 9] = [
         name: "vmstat",
         run: |sources, give| {
             let text = fs::read(sources.proc.join("vmstat"))?;
-            give(Part::Vmstat(proc_text::named_numbers(&text, is_telling)));
+            give(Part::Vmstat(named_counters(&text, is_telling)));
             Ok(())
         },
     },
@@ -192,7 +215,7 @@ const COLLECTORS: [Collector; 9] = [
         name: "meminfo",
         run: |sources, give| {
             let text = fs::read(sources.proc.join("meminfo"))?;
-            give(Part::Meminfo(proc_text::named_numbers(&text, |_| true)));
+            give(Part::Meminfo(named_counters(&text, |_| true)));
             Ok(())
         },
     },
@@ -212,7 +235,7 @@ const COLLECTORS: [Collector; 9] = [
         run: |sources, give| {
             let text = fs::read(sources.proc.join("slabinfo"))?;
             let page = u64::try_from(rustix::param::page_size()).unwrap_or(4096);
-            give(Part::Slabs(proc_text::slabinfo(&text, page, SLABS)));
+            give(Part::Slabs(proc::slabinfo(&text, page, SLABS)));
             Ok(())
         },
     },
@@ -374,8 +397,16 @@ fn is_telling(name: &str) -> bool {
 
 fn pressure(sources: &Sources, of: &'static str, give: &dyn Fn(Part)) -> io::Result<()> {
     let text = fs::read(sources.proc.join("pressure").join(of))?;
-    give(Part::Pressure(of, proc_text::pressure(&text)));
+    let line = |name| Some((String::from(name), proc::pressure(&text, name)?));
+    let lines = ["some", "full"].into_iter().filter_map(line);
+    give(Part::Pressure(of, lines.collect()));
     Ok(())
+}
+
+fn named_counters(text: &[u8], wanted: impl Fn(&str) -> bool) -> BTreeMap<String, u64> {
+    let counters = proc::counters(text);
+    let named = counters.map(|(name, count)| (String::from_utf8_lossy(name).into_owned(), count));
+    named.filter(|(name, _)| wanted(name)).collect()
 }
 
 fn mount_point(mount: sys::mounts::Mount) -> MountPoint {
@@ -399,7 +430,7 @@ fn blocked_tasks(sources: &Sources, give: &dyn Fn(Part)) -> io::Result<()> {
             let Ok(text) = fs::read(path.join("stat")) else {
                 continue;
             };
-            let stat = proc_text::task_stat(&text);
+            let stat = proc::task_stat(&text);
             let Some(stat) = stat.filter(|stat| stat.state == b'D') else {
                 continue;
             };
@@ -415,7 +446,7 @@ fn blocked_tasks(sources: &Sources, give: &dyn Fn(Part)) -> io::Result<()> {
     for (tid, path) in named {
         match fs::read(path.join("stack")) {
             Ok(text) => {
-                let frames = proc_text::stack_frames(&text);
+                let frames = proc::stack_frames(&text);
                 let frames = frames.map(|frame| String::from_utf8_lossy(frame).into_owned());
                 give(Part::Stack(tid, frames.collect()));
             }
@@ -441,7 +472,7 @@ fn blocked_task(process: &Path, task: &Path, stat: &TaskStat<'_>) -> BlockedTask
     BlockedTask {
         tid: stat.tid,
         pid: pid.and_then(|pid| pid.parse().ok()).unwrap_or(0),
-        comm: text(stat.comm),
+        comm: printable(stat.comm),
         kind: kind(stat),
         wchan: wchan.filter(|function| !matches!(function.as_str(), "" | "0")),
         stack: Vec::new(),
@@ -457,11 +488,6 @@ fn kind(stat: &TaskStat<'_>) -> TaskKind {
     } else {
         TaskKind::Task
     }
-}
-
-/// Bytes of anybody's choice as one line.
-pub(crate) fn text(bytes: &[u8]) -> String {
-    shown(Path::new(OsStr::from_bytes(bytes)))
 }
 
 #[cfg(test)]

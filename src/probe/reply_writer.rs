@@ -38,13 +38,13 @@ impl Shared {
 }
 
 /// Takes replies and sends them soon.
-pub(super) struct Outbox {
+pub(super) struct ReplyWriter {
     shared: Arc<Shared>,
     socket: UnixStream,
     last: Instant,
 }
 
-impl Outbox {
+impl ReplyWriter {
     /// Starts the sending thread.
     pub(super) fn new(socket: UnixStream) -> io::Result<Self> {
         let shared = Arc::new(Shared {
@@ -53,10 +53,10 @@ impl Outbox {
         });
         let (theirs, out) = (Arc::clone(&shared), socket.try_clone()?);
         std::thread::Builder::new()
-            .name("outbox".to_owned())
+            .name("reply_writer".to_owned())
             .stack_size(64 * 1024)
             .spawn(move || send_for_ever(&theirs, out))?;
-        Ok(Outbox {
+        Ok(ReplyWriter {
             shared,
             socket,
             last: Instant::now(),

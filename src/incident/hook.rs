@@ -12,7 +12,7 @@ use crate::model::IncidentId;
 
 pub use crate::hook::{HookOutcome, TIMEOUT};
 
-/// Hooks of one moment that may wait for the one that runs.
+/// Runs of one moment that may wait for the one under way.
 const QUEUE: usize = 8;
 
 /// When a hook runs.
@@ -36,18 +36,7 @@ impl Moment {
     }
 }
 
-/// One run of the hook that is asked for.
-#[derive(Debug, Clone)]
-pub struct HookCall {
-    /// Why.
-    pub moment: Moment,
-    /// Of which incident.
-    pub incident: IncidentId,
-    /// What it is told of that.
-    pub told: Call,
-}
-
-/// How a run came out.
+/// The result of a run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HookReport {
     /// Why it was run.
@@ -58,7 +47,7 @@ pub struct HookReport {
     pub took_ms: u64,
 }
 
-/// Runs the hook: at most one of each moment at a time.
+/// The command, with one thread and one queue for each moment.
 #[derive(Debug)]
 pub struct Hooks {
     begin: Hook<IncidentId>,
@@ -70,9 +59,9 @@ impl Hooks {
     /// the hooks' own threads.
     ///
     /// # Errors
-    /// When there is no thread to be had.
+    /// When no thread can be started.
     pub fn start(
-        command: Vec<String>,
+        command: &[String],
         timeout: Duration,
         on_report: impl Fn(IncidentId, HookReport) + Send + Sync + 'static,
     ) -> io::Result<Hooks> {
@@ -88,7 +77,7 @@ impl Hooks {
                 };
                 on_report(incident, report);
             };
-            Hook::start(name, command.clone(), timeout, QUEUE, on_end)
+            Hook::start(name, command.to_vec(), timeout, QUEUE, on_end)
         };
         Ok(Hooks {
             begin: hook("hook-begin", Moment::Begin)?,
@@ -96,20 +85,14 @@ impl Hooks {
         })
     }
 
-    /// Asks for a run. Never waits: if too many are asked for already, this one is dropped and
-    /// counted.
-    pub fn call(&self, call: HookCall) {
-        let hook = match call.moment {
+    /// Asks for a run. Never waits: false if too many wait already; then this one is dropped.
+    #[must_use]
+    pub fn call(&self, moment: Moment, incident: IncidentId, call: Call) -> bool {
+        let hook = match moment {
             Moment::Begin => &self.begin,
             Moment::End => &self.end,
         };
-        hook.call(call.incident, call.told);
-    }
-
-    /// Runs that were asked for and never made.
-    #[must_use]
-    pub fn dropped(&self) -> u64 {
-        self.begin.dropped().saturating_add(self.end.dropped())
+        hook.call(incident, call)
     }
 }
 
@@ -119,29 +102,22 @@ mod tests {
     use std::sync::mpsc;
     use std::time::Instant;
 
-    fn call(moment: Moment, json: Vec<u8>) -> HookCall {
-        let variables = vec![("FRAGWATCH_EVENT", moment.as_str().to_owned())];
-        HookCall {
-            moment,
-            incident: IncidentId(1),
-            told: Call { variables, json },
-        }
-    }
-
     #[test]
     fn begin_and_end_do_not_wait_for_each_other_and_the_queue_is_bounded() {
         let script = "[ $FRAGWATCH_EVENT = end ] || sleep 60";
-        let command = ["/bin/sh", "-c", script].map(str::to_owned).to_vec();
+        let command = ["/bin/sh", "-c", script].map(str::to_owned);
         let (sender, reports) = mpsc::channel();
         let on_report = move |_, report| drop(sender.send(report));
-        let hooks = Hooks::start(command, Duration::from_millis(1500), on_report).unwrap();
+        let hooks = Hooks::start(&command, Duration::from_millis(1500), on_report).unwrap();
+        let call = |moment: Moment, json| {
+            let variables = vec![("FRAGWATCH_EVENT", moment.as_str().to_owned())];
+            hooks.call(moment, IncidentId(1), Call { variables, json })
+        };
         let began = Instant::now();
-        for _ in 0..QUEUE + 5 {
-            hooks.call(call(Moment::Begin, vec![b'x'; 300_000]));
-        }
-        hooks.call(call(Moment::End, vec![]));
+        let taken = (0..QUEUE + 5).filter(|_| call(Moment::Begin, vec![b'x'; 300_000]));
+        assert!((QUEUE..=QUEUE + 1).contains(&taken.count()));
+        assert!(call(Moment::End, vec![]));
         assert!(began.elapsed() < Duration::from_secs(1));
-        assert!(hooks.dropped() >= 4);
         let first = reports.recv_timeout(Duration::from_secs(5)).unwrap();
         assert_eq!(
             (first.moment, first.outcome),

@@ -1,0 +1,168 @@
+//! An incident in the making.
+
+use std::collections::VecDeque;
+use std::time::{Instant, SystemTime};
+
+use tracing::error;
+
+use super::archive::file_name;
+use super::format::{Action, Event, Incident, SCHEMA, State, What, millis};
+use super::writer::Writer;
+use crate::model::path::printable;
+use crate::model::{IncidentId, Monotonic, Outcome, Trigger, utc};
+use crate::rescue::Ended;
+use crate::rescue::clock::now;
+
+/// Events kept from the beginning of an incident, and from its end.
+const FIRST_EVENTS: usize = 1000;
+const LAST_EVENTS: usize = 500;
+
+/// See the module.
+pub(super) struct Entry {
+    pub(super) number: IncidentId,
+    began: Monotonic,
+    pub(super) began_at: SystemTime,
+    /// All but the events.
+    pub(super) incident: Incident,
+    first: Vec<(Monotonic, What)>,
+    last: VecDeque<(Monotonic, What)>,
+    /// It has changed since it was handed to the writer.
+    pub(super) stale: bool,
+    /// When it was handed to the writer.
+    pub(super) put_at: Option<Instant>,
+}
+
+impl Entry {
+    pub(super) fn new(number: IncidentId, trigger: Option<Trigger>, began: Monotonic) -> Entry {
+        let began_at = SystemTime::now()
+            .checked_sub(now().since(began))
+            .unwrap_or(SystemTime::UNIX_EPOCH);
+        let uname = rustix::system::uname();
+        Entry {
+            number,
+            began,
+            began_at,
+            incident: Incident {
+                schema: SCHEMA,
+                id: format!("{}-{number}", utc::compact(began_at)),
+                number: number.0,
+                trigger,
+                began: utc::rfc3339(began_at),
+                kernel: printable(uname.release().to_bytes()),
+                host: printable(uname.nodename().to_bytes()),
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                ..Incident::default()
+            },
+            first: Vec::new(),
+            last: VecDeque::new(),
+            stale: false,
+            put_at: None,
+        }
+    }
+
+    /// Hands its state to the writer; if the writer refuses it, it stays stale.
+    pub(super) fn put(&mut self, writer: &Writer) {
+        self.put_at = Some(Instant::now());
+        let document = self.document();
+        let taken = match serde_json::to_vec(&document) {
+            Ok(json) => writer.put(&file_name(&document.id), json),
+            Err(error) => {
+                error!(
+                    "incident {}: cannot be written as JSON: {error}",
+                    document.id
+                );
+                true
+            }
+        };
+        self.stale = !taken;
+    }
+
+    /// Its last chance to be written.
+    pub(super) fn let_go(mut self, writer: &Writer) {
+        if self.stale {
+            self.put(writer);
+        }
+        if self.stale {
+            writer.give_up();
+        }
+    }
+
+    pub(super) fn add(&mut self, at: Monotonic, what: What) {
+        self.stale = true;
+        if matches!(what, What::Line { .. } | What::Stall { .. }) && at >= self.began {
+            self.incident.matches += 1;
+        }
+        if let What::Limited { times } = what
+            && let Some(noted) = self.noted_limit()
+        {
+            *noted = times.max(*noted);
+        } else if self.first.len() < FIRST_EVENTS {
+            self.first.push((at, what));
+        } else {
+            self.last.push_back((at, what));
+            if self.last.len() > LAST_EVENTS {
+                self.last.pop_front();
+                self.incident.events_left_out += 1;
+            }
+        }
+    }
+
+    /// The number of matches that the hourly limit held back, if it is among the events. Of several
+    /// such events in one incident, which then lasts for hours, the last.
+    fn noted_limit(&mut self) -> Option<&mut u64> {
+        let mut events = self.first.iter_mut().chain(&mut self.last).rev();
+        events.find_map(|(_, what)| match what {
+            What::Limited { times } => Some(times),
+            _ => None,
+        })
+    }
+
+    pub(super) fn act(&mut self, at: Monotonic, action: Box<Action>) {
+        self.incident.actions = self.incident.actions.max(action.number);
+        self.incident.failed += u32::from(action.outcome == Outcome::Failed);
+        self.incident.slab_freed_kib += action.slab_freed_kib();
+        self.add(at, What::Action(action));
+    }
+
+    pub(super) fn end(&mut self, ended: &Ended, at: Monotonic) {
+        let incident = &mut self.incident;
+        incident.state = State::Ended;
+        incident.ended = Some(utc::rfc3339(self.began_at + at.since(self.began)));
+        incident.duration_ms = Some(millis(at.since(self.began)));
+        incident.last_match_ms = Some(millis(ended.last_match.since(self.began)));
+        // The ladder has counted all of them.
+        incident.matches = ended.matches;
+        incident.matches_in_flight = ended.matches_in_flight;
+        incident.actions = ended.actions;
+        incident.failed = ended.failed;
+        self.stale = true;
+        if ended.held_back > 0 {
+            let times = ended.held_back;
+            self.add(at, What::Limited { times });
+        }
+    }
+
+    /// As it is written.
+    pub(super) fn document(&self) -> Incident {
+        let mut events: Vec<&(Monotonic, What)> = self.first.iter().chain(&self.last).collect();
+        // The rings of reader and actor are emptied one after the other.
+        events.sort_by_key(|(at, _)| *at);
+        let event = |(at, what): &(Monotonic, What)| {
+            let (after, before) = (at.since(self.began), self.began.since(*at));
+            let time = self.began_at + after;
+            Event {
+                at: utc::rfc3339(time.checked_sub(before).unwrap_or(time)),
+                after_ms: signed(millis(after)) - signed(millis(before)),
+                what: what.clone(),
+            }
+        };
+        Incident {
+            events: events.into_iter().map(event).collect(),
+            ..self.incident.clone()
+        }
+    }
+}
+
+fn signed(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,220 @@
+//! The thread that writes incident files, to a directory that may lie on the very file system that
+//! hangs. Nobody waits for it: it takes its jobs from a short queue, in which a newer state of a file
+//! replaces the older one.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
+
+use tracing::{error, info, warn};
+
+use super::archive::{prune, recover, save};
+use crate::background::{Background, Jobs, STACK};
+use crate::model::path::shown;
+use crate::model::utc;
+
+/// Files that may wait to be written.
+const QUEUE: usize = 16;
+/// After this time a file that could not be written is tried again.
+const RETRY: Duration = Duration::from_secs(10);
+
+/// The state of the writer.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct WriterHealth {
+    /// Files written.
+    pub written: u64,
+    /// Attempts that failed.
+    pub failed: u64,
+    /// Files that were given up, because too many waited or because the daemon ended.
+    pub dropped: u64,
+    /// Files that wait.
+    pub waiting: usize,
+    /// Whether the last attempt failed.
+    pub failing: bool,
+    /// For how long the directory has not answered.
+    pub hung_for: Option<Duration>,
+}
+
+/// The writer. A clone hands its files to the same thread.
+#[derive(Debug, Clone)]
+pub(super) struct Writer {
+    jobs: Background<Job>,
+    counts: Arc<Counts>,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    written: AtomicU64,
+    failed: AtomicU64,
+    /// Whether the last attempt failed.
+    failing: AtomicBool,
+}
+
+#[derive(Debug)]
+struct Job {
+    name: String,
+    bytes: Vec<u8>,
+}
+
+impl Writer {
+    /// Starts the thread. Up to `keep` files are kept.
+    ///
+    /// # Errors
+    /// When no thread can be started.
+    pub(super) fn start(directory: PathBuf, keep: usize) -> io::Result<Writer> {
+        let counts = Arc::new(Counts::default());
+        let archive = Archive {
+            directory,
+            keep: keep.max(1),
+            counts: Arc::clone(&counts),
+        };
+        let jobs = Background::start("incident-writer", QUEUE, STACK, move |jobs| {
+            archive.run(jobs);
+        })?;
+        Ok(Writer { jobs, counts })
+    }
+
+    /// Queues a file in its newest state. Never waits for the directory: false if too many files
+    /// wait already; then this one is refused.
+    #[must_use]
+    pub(super) fn put(&self, name: &str, bytes: Vec<u8>) -> bool {
+        self.jobs.push_with(|jobs| {
+            let full = jobs.len() >= QUEUE;
+            match jobs.iter_mut().find(|job| job.name == name) {
+                Some(job) => job.bytes = bytes,
+                None if full => return false,
+                None => jobs.push_back(Job {
+                    name: name.to_owned(),
+                    bytes,
+                }),
+            }
+            true
+        })
+    }
+
+    /// Counts a file that was refused and will not be queued again.
+    pub(super) fn give_up(&self) {
+        self.jobs.count_dropped();
+    }
+
+    /// Its state.
+    #[must_use]
+    pub(super) fn health(&self) -> WriterHealth {
+        let load = self.jobs.load();
+        WriterHealth {
+            written: self.counts.written.load(Ordering::Relaxed),
+            failed: self.counts.failed.load(Ordering::Relaxed),
+            dropped: self.jobs.dropped(),
+            waiting: load.waiting,
+            failing: self.counts.failing.load(Ordering::Relaxed),
+            hung_for: load.busy_for,
+        }
+    }
+
+    /// Ends the thread once everything is written, or cannot be. False if that takes longer than
+    /// `within`; then the thread is left behind.
+    #[must_use]
+    pub(super) fn stop(&self, within: Duration) -> bool {
+        self.jobs.stop(within)
+    }
+}
+
+/// The thread's side.
+struct Archive {
+    directory: PathBuf,
+    keep: usize,
+    counts: Arc<Counts>,
+}
+
+impl Archive {
+    fn run(&self, jobs: &mut Jobs<Job>) {
+        let began = utc::compact(SystemTime::now());
+        let directory = shown(&self.directory);
+        let mut recovered = false;
+        loop {
+            if !recovered {
+                let result = recover(&self.directory, &began);
+                recovered = result.is_ok();
+                if let Err(error) = result {
+                    warn!("{directory}: cannot be put in order: {error}");
+                }
+            }
+            if self.counts.failing.load(Ordering::Relaxed) {
+                jobs.pause(RETRY);
+            }
+            // A file that failed is tried once more at the end, and then given up.
+            let Some(job) = jobs.next() else { break };
+            let saved = save(&self.directory, &job.name, &job.bytes);
+            let written = saved.is_ok();
+            self.log_change(&job.name, saved);
+            if written {
+                self.counts.written.fetch_add(1, Ordering::Relaxed);
+                if let Err(error) = prune(&self.directory, self.keep, &job.name) {
+                    warn!("{directory}: old incidents cannot be removed: {error}");
+                }
+            } else {
+                self.counts.failed.fetch_add(1, Ordering::Relaxed);
+                // Unless a newer state of its file has come meanwhile.
+                jobs.put_back(job, |job, newer| newer.name == job.name);
+            }
+        }
+    }
+
+    /// Logs when writing begins to fail, and when it works again.
+    fn log_change(&self, name: &str, result: io::Result<()>) {
+        let failed_before = self.counts.failing.swap(result.is_err(), Ordering::Relaxed);
+        let directory = shown(&self.directory);
+        match result {
+            Err(error) if !failed_before => {
+                error!("{directory}: {name} cannot be written: {error}; tried again every 10 s");
+            }
+            Ok(()) if failed_before => info!("{directory}: incidents can be written again"),
+            _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::archive::list;
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn all_are_written_and_the_oldest_removed() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("new/incidents");
+        let writer = Writer::start(path.clone(), 3).unwrap();
+        for number in 0..6 {
+            let name = format!("2026112{number}T000000.000Z-1.json");
+            assert!(writer.put(&name, b"{}".to_vec()));
+        }
+        assert!(writer.stop(Duration::from_secs(10)));
+        assert_eq!(list(&path).unwrap().len(), 3);
+        let health = writer.health();
+        assert_eq!((health.written, health.failed, health.dropped), (6, 0, 0));
+    }
+
+    #[test]
+    fn the_queue_is_short_and_keeps_the_newest_state() {
+        let directory = tempfile::tempdir().unwrap();
+        // Not a directory: nothing can be written.
+        let path = directory.path().join("file");
+        fs::write(&path, "").unwrap();
+        let writer = Writer::start(path, 100).unwrap();
+        for round in 0..10 {
+            assert!(writer.put("20261120T120305.123Z-1.json", vec![round]));
+        }
+        assert!(writer.health().waiting <= 2);
+        let taken = (0..30).filter(|number| {
+            writer.put(&format!("20261120T120305.123Z-{number}.json"), Vec::new())
+        });
+        assert!((QUEUE - 2..=QUEUE).contains(&taken.count()));
+        assert!(writer.health().waiting <= QUEUE + 1);
+        assert!(writer.stop(Duration::from_secs(10)));
+        assert!(writer.health().failed >= 1);
+        assert_eq!(writer.health().written, 0);
+    }
+}

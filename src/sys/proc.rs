@@ -1,0 +1,421 @@
+//! Text files of /proc: the state of a process or a thread, memory counters, pressure.
+//!
+//! Parsers take bytes and skip what they do not understand. Those that return an iterator or a
+//! `Copy` value do not allocate. Functions that read take the path of /proc.
+
+use std::fs::File;
+use std::io;
+use std::path::Path;
+
+use rustix::io::pread;
+use serde::{Deserialize, Serialize};
+
+/// Decimal digits and nothing else, as a number that fits.
+#[must_use]
+pub fn number(digits: &[u8]) -> Option<u64> {
+    if digits.is_empty() {
+        return None;
+    }
+    digits.iter().try_fold(0_u64, |number, digit| {
+        let digit = digit.checked_sub(b'0').filter(|digit| *digit <= 9)?;
+        number.checked_mul(10)?.checked_add(u64::from(digit))
+    })
+}
+
+/// Reads a file of procfs from its beginning in parts of whole lines (seq_read_iter,
+/// fs/seq_file.c). Does not allocate.
+///
+/// # Errors
+/// Those of pread(2).
+pub fn each_part(file: &File, buffer: &mut [u8], mut take: impl FnMut(&[u8])) -> io::Result<()> {
+    let mut offset = 0;
+    loop {
+        let length = pread(file, &mut *buffer, offset)?;
+        match buffer.get(..length) {
+            Some(part) if !part.is_empty() => take(part),
+            _ => return Ok(()),
+        }
+        offset = offset.saturating_add(u64::try_from(length).unwrap_or(0));
+    }
+}
+
+/// The line of /proc/PID/stat (proc_pid_stat(5)).
+#[derive(Debug, Clone, Copy)]
+pub struct Stat<'a> {
+    /// The process or thread.
+    pub id: u32,
+    /// Its name; any bytes.
+    pub comm: &'a [u8],
+    /// What follows the name.
+    rest: &'a [u8],
+}
+
+impl<'a> Stat<'a> {
+    /// Parses the line.
+    #[must_use]
+    pub fn parse(text: &'a [u8]) -> Option<Stat<'a>> {
+        // The name may contain blanks and parentheses; no later field does.
+        let open = text.iter().position(|byte| *byte == b'(')?;
+        let close = text.iter().rposition(|byte| *byte == b')')?;
+        let id = number(text.get(..open)?.trim_ascii_end())?;
+        Some(Stat {
+            id: u32::try_from(id).ok()?,
+            comm: text.get(open + 1..close)?,
+            rest: text.get(close + 1..)?.trim_ascii_end(),
+        })
+    }
+
+    /// `R`, `S`, `D`, …
+    #[must_use]
+    pub fn state(&self) -> Option<u8> {
+        words(self.rest).next()?.first().copied()
+    }
+
+    /// Field `N` as the manual numbers them, from 4 on. None if it is missing or negative.
+    #[must_use]
+    pub fn field<const N: usize>(&self) -> Option<u64> {
+        const { assert!(N > 3) };
+        number(words(self.rest).nth(N - 3)?)
+    }
+}
+
+/// A field of /proc/PID/stat; see [`Stat::field`].
+#[must_use]
+pub fn stat_field<const N: usize>(proc: &Path, pid: u32) -> Option<u64> {
+    let text = std::fs::read(proc.join(pid.to_string()).join("stat")).ok()?;
+    Stat::parse(&text)?.field::<N>()
+}
+
+/// The start time of a process, in clock ticks after boot. With its number it identifies a process.
+#[must_use]
+pub fn start_time(proc: &Path, pid: u32) -> Option<u64> {
+    stat_field::<22>(proc, pid)
+}
+
+/// Of /proc/PID/task/TID/stat, as much of it as is needed (proc_pid_stat(5)).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TaskStat<'a> {
+    /// The thread.
+    pub tid: u32,
+    /// Its name; any bytes.
+    pub comm: &'a [u8],
+    /// `R`, `S`, `D`, …
+    pub state: u8,
+    /// PF_* (include/linux/sched.h).
+    pub flags: u64,
+    /// Clock ticks spent in the kernel.
+    pub system_ticks: u64,
+    /// Threads of its process.
+    pub threads: u64,
+    /// Clock ticks after boot at which it began. With its number it names a task for good.
+    pub start: u64,
+    /// The processor it ran on last.
+    pub processor: u64,
+}
+
+/// A thread of the kernel's own (include/linux/sched.h).
+pub const PF_KTHREAD: u64 = 0x0020_0000;
+/// A kworker (include/linux/sched.h).
+pub const PF_WQ_WORKER: u64 = 0x20;
+
+/// Parses the one line of the file.
+#[must_use]
+pub fn task_stat(text: &[u8]) -> Option<TaskStat<'_>> {
+    let stat = Stat::parse(text)?;
+    let mut fields = words(stat.rest);
+    // Fields are counted from 1 in the manual, and `state` is the third.
+    let state = *fields.next()?.first()?;
+    Some(TaskStat {
+        tid: stat.id,
+        comm: stat.comm,
+        state,
+        flags: number(fields.nth(9 - 4)?)?,
+        system_ticks: number(fields.nth(15 - 10)?)?,
+        threads: number(fields.nth(20 - 16)?)?,
+        start: number(fields.nth(22 - 21)?)?,
+        processor: number(fields.nth(39 - 23)?)?,
+    })
+}
+
+/// A zone of /proc/buddyinfo: `Node 0, zone   Normal    216     55    189 …`
+#[derive(Debug, Clone, Copy)]
+pub struct BuddyZone<'a> {
+    /// The NUMA node.
+    pub node: u64,
+    /// Its name: `DMA32`, `Normal`, …
+    pub name: &'a [u8],
+    line: &'a [u8],
+}
+
+impl<'a> BuddyZone<'a> {
+    /// Free blocks of 2^n pages, from n = 0 on.
+    pub fn free_blocks(&self) -> impl Iterator<Item = u64> + use<'a> {
+        words(self.line).skip(4).map_while(number)
+    }
+}
+
+/// The zones of /proc/buddyinfo.
+pub fn buddyinfo(text: &[u8]) -> impl Iterator<Item = BuddyZone<'_>> {
+    lines(text).filter_map(|line| {
+        let mut words = words(line);
+        let node = number(words.nth(1)?.strip_suffix(b",")?)?;
+        let name = words.nth(1)?;
+        Some(BuddyZone { node, name, line })
+    })
+}
+
+/// Lines that begin with a name and a number: /proc/vmstat, and /proc/meminfo, where the name loses
+/// its colon and sizes are in KiB.
+pub fn counters(text: &[u8]) -> impl Iterator<Item = (&[u8], u64)> {
+    lines(text).filter_map(|line| {
+        let mut words = words(line);
+        let name = words.next()?;
+        let name = name.strip_suffix(b":").unwrap_or(name);
+        Some((name, number(words.next()?)?))
+    })
+}
+
+/// A line of a file of /proc/pressure: the share of time in which tasks waited, in percent.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Pressure {
+    /// Over the last 10 s.
+    pub avg10: f64,
+    /// Over the last minute.
+    pub avg60: f64,
+    /// Over the last 5 minutes.
+    pub avg300: f64,
+    /// Since boot, in microseconds.
+    pub total: u64,
+}
+
+/// The line `some` or `full` of a file of /proc/pressure (Documentation/accounting/psi.rst). None if
+/// it is missing or lacks `avg10` or `total`.
+#[must_use]
+pub fn pressure(text: &[u8], of: &str) -> Option<Pressure> {
+    let line = lines(text).find_map(|line| line.strip_prefix(of.as_bytes())?.strip_prefix(b" "))?;
+    let line = std::str::from_utf8(line).ok()?;
+    let field = |name: &str| {
+        let mut words = line.split(' ');
+        words.find_map(|word| word.strip_prefix(name)?.strip_prefix('='))
+    };
+    let average = |name| {
+        let share: f64 = field(name)?.parse().ok()?;
+        share.is_finite().then_some(share)
+    };
+    Some(Pressure {
+        avg10: average("avg10")?,
+        avg60: average("avg60").unwrap_or(0.0),
+        avg300: average("avg300").unwrap_or(0.0),
+        total: number(field("total")?.as_bytes())?,
+    })
+}
+
+/// How often a task had to free memory itself: the sum of `allocstall*` and `compact_stall` of
+/// /proc/vmstat.
+#[must_use]
+pub fn allocation_stalls(vmstat: &[u8]) -> u64 {
+    counters(vmstat)
+        .filter(|(name, _)| name.starts_with(b"allocstall") || *name == b"compact_stall")
+        .fold(0, |sum, (_, count)| sum.saturating_add(count))
+}
+
+/// How often a task was throttled in direct reclaim: `pgscan_direct_throttle` of /proc/vmstat (since
+/// 3.6).
+#[must_use]
+pub fn direct_throttles(vmstat: &[u8]) -> Option<u64> {
+    let mut counters = counters(vmstat);
+    let (_, count) = counters.find(|(name, _)| *name == b"pgscan_direct_throttle")?;
+    Some(count)
+}
+
+/// One cache of the slab allocator.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Slab {
+    /// Its name: `kmalloc-256`, `xfs_inode`, …
+    pub name: String,
+    /// Objects in use.
+    pub active: u64,
+    /// Objects there is room for.
+    pub objects: u64,
+    /// Size of one.
+    pub object_bytes: u64,
+    /// What all its slabs take.
+    pub bytes: u64,
+}
+
+/// The `top` largest of /proc/slabinfo (slabinfo(5)), largest first.
+#[must_use]
+pub fn slabinfo(text: &[u8], page_bytes: u64, top: usize) -> Vec<Slab> {
+    let slab = |line: &[u8]| {
+        let mut words = words(line);
+        let name = std::str::from_utf8(words.next()?).ok()?.to_owned();
+        let (active, objects) = (number(words.next()?)?, number(words.next()?)?);
+        let object_bytes = number(words.next()?)?;
+        let pages = number(words.nth(1)?)?;
+        let mut words = words.skip_while(|word| *word != b"slabdata");
+        let slabs = number(words.nth(2)?)?;
+        Some(Slab {
+            name,
+            active,
+            objects,
+            object_bytes,
+            bytes: slabs.saturating_mul(pages).saturating_mul(page_bytes),
+        })
+    };
+    let mut slabs: Vec<Slab> = lines(text).filter_map(slab).collect();
+    slabs.sort_by(|a, b| b.bytes.cmp(&a.bytes).then_with(|| a.name.cmp(&b.name)));
+    slabs.truncate(top);
+    slabs
+}
+
+/// The functions of /proc/PID/stack, innermost first: `xfs_ilock+0x8e/0x120 [xfs]`. The addresses
+/// before them are hidden anyway.
+pub fn stack_frames(text: &[u8]) -> impl Iterator<Item = &[u8]> {
+    lines(text).map(|line| match line.iter().position(|byte| *byte == b']') {
+        Some(end) if line.starts_with(b"[<") => {
+            line.get(end + 1..).unwrap_or_default().trim_ascii()
+        }
+        _ => line.trim_ascii(),
+    })
+}
+
+fn lines(text: &[u8]) -> impl Iterator<Item = &[u8]> {
+    text.split(|byte| *byte == b'\n')
+        .filter(|line| !line.is_empty())
+}
+
+fn words(line: &[u8]) -> impl Iterator<Item = &[u8]> {
+    line.split(|byte| *byte == b' ')
+        .filter(|word| !word.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::fs;
+
+    #[test]
+    fn the_stat_of_a_task() {
+        let text =
+            b"28 (CPU 0/KVM) D) (x) D 2 0 0 0 -1 69238880 1 2 3 4 500 600 7 8 20 0 9 0 1234 0 0 \
+            18446744073709551615 0 0 0 0 0 0 0 2147483647 0 1 0 0 17 3 0 0 0 0 0 0 0 0 0 0 0 0 0\n";
+        let expected = TaskStat {
+            tid: 28,
+            comm: b"CPU 0/KVM) D) (x",
+            state: b'D',
+            flags: 69_238_880,
+            system_ticks: 600,
+            threads: 9,
+            start: 1234,
+            processor: 3,
+        };
+        assert_eq!(task_stat(text), Some(expected));
+        assert_eq!(task_stat(b"28 (a) D 2 0"), None);
+    }
+
+    #[test]
+    fn fields_are_read_past_any_name() {
+        let stat = Stat::parse(b"5 (a) 1 2 (\xff) S) T 4 33 -1 0").unwrap();
+        assert_eq!(
+            (stat.id, stat.comm, stat.state()),
+            (5, &b"a) 1 2 (\xff) S"[..], Some(b'T'))
+        );
+        assert_eq!((stat.field::<4>(), stat.field::<5>()), (Some(4), Some(33)));
+        assert_eq!((stat.field::<6>(), stat.field::<8>()), (None, None));
+        assert!(Stat::parse(b"").is_none() && Stat::parse(b"5 (a").is_none());
+        assert_eq!(Stat::parse(b"5 (a)").unwrap().state(), None);
+    }
+
+    #[test]
+    fn our_own_kernel_is_understood() {
+        let read = |name: &str| fs::read(format!("/proc/{name}")).unwrap();
+        let stat = read("self/stat");
+        let stat = task_stat(&stat).unwrap();
+        assert_eq!(stat.tid, std::process::id());
+        assert!(stat.threads >= 1 && stat.start > 0);
+        assert_eq!(start_time(Path::new("/proc"), stat.tid), Some(stat.start));
+        assert!(buddyinfo(&read("buddyinfo")).any(|zone| zone.free_blocks().count() >= 10));
+        let vmstat = read("vmstat");
+        let dirty = counters(&vmstat).filter(|(name, _)| name.starts_with(b"nr_dirty"));
+        assert_eq!(dirty.count(), 3);
+        assert!(counters(&read("meminfo")).any(|(name, _)| name == b"MemFree"));
+    }
+
+    #[test]
+    fn both_lines_of_pressure() {
+        let text = b"some avg10=1.50 avg60=0.20 avg300=0.00 total=123456\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=7\n";
+        let some = pressure(text, "some").unwrap();
+        assert_eq!(some.total, 123_456);
+        assert!((some.avg10 - 1.5).abs() < 1e-9);
+        assert_eq!(pressure(text, "full").unwrap().total, 7);
+        for other in [
+            &b""[..],
+            b"some nonsense\n",
+            b"some avg10=nan total=1\n",
+            b"some avg10=1.0\n",
+        ] {
+            assert_eq!(pressure(other, "some"), None);
+        }
+    }
+
+    #[test]
+    fn stalls_are_summed() {
+        let text = b"allocstall_dma 1\nallocstall_normal 20\ncompact_stall 300\ncompact_fail 9\nallocstall 4000\n";
+        assert_eq!(allocation_stalls(text), 4321);
+        assert_eq!(direct_throttles(text), None);
+        assert_eq!(
+            direct_throttles(b"a 1\npgscan_direct_throttle 7\n"),
+            Some(7)
+        );
+    }
+
+    #[test]
+    fn the_largest_slabs_come_first() {
+        let text = b"slabinfo - version: 2.1\n# name            <active_objs> <num_objs>\n\
+            small  1 2 64 64 1 : tunables 0 0 0 : slabdata 1 1 0\n\
+            xfs_inode  30 40 1024 8 2 : tunables 0 0 0 : slabdata 5 6 0\n";
+        let slabs = slabinfo(text, 4096, 15);
+        assert_eq!(slabs.len(), 2);
+        assert_eq!(
+            (slabs[0].name.as_str(), slabs[0].bytes),
+            ("xfs_inode", 6 * 2 * 4096)
+        );
+        assert_eq!(
+            (slabs[0].active, slabs[0].objects, slabs[0].object_bytes),
+            (30, 40, 1024)
+        );
+    }
+
+    #[test]
+    fn frames_are_bare() {
+        let text = b"[<0>] a+0x1/0x2\n[<ffffffff81000000>] b+0x1/0x2 [xfs]\nc+0x0/0x1\n";
+        let frames: Vec<_> = stack_frames(text).collect();
+        assert_eq!(
+            frames,
+            [&b"a+0x1/0x2"[..], b"b+0x1/0x2 [xfs]", b"c+0x0/0x1"]
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(text: Vec<u8>) {
+            let _ = task_stat(&text);
+            let _ = buddyinfo(&text).map(|zone| zone.free_blocks().count()).sum::<usize>();
+            let _ = counters(&text).count();
+            let _ = pressure(&text, "some");
+            let _ = allocation_stalls(&text);
+            let _ = direct_throttles(&text);
+            let _ = slabinfo(&text, 4096, 1);
+            let _ = stack_frames(&text).count();
+        }
+
+        #[test]
+        fn a_name_never_passes_for_a_field(comm in "[ -~]{0,15}", state in "[RSDZTtI]") {
+            let text = format!("7 ({comm}) {state} 1 1 1 0 -1 32 0 0 0 0 0 5 0 0 20 0 1 0 99 {} 0 0", "0 ".repeat(16));
+            let stat = task_stat(text.as_bytes()).unwrap();
+            prop_assert_eq!(stat.comm, comm.as_bytes());
+            prop_assert_eq!((stat.state, stat.start), (state.as_bytes()[0], 99));
+        }
+    }
+}
