@@ -117,14 +117,16 @@ pub(super) async fn look_back(
     now: UnixTime,
     inventory: &Shared,
 ) {
-    let (database, recorder) = (path.to_owned(), handle.0.clone());
-    let past = read_within(move || {
-        if let Some(recorder) = recorder {
-            recorder.wait_for_opening(READ_TIMEOUT);
+    if let Some(recorder) = handle.0.clone() {
+        // Ends on its own: it waits for a thread, not for the disk.
+        let opening = tokio::task::spawn_blocking(move || recorder.wait_for_opening(READ_TIMEOUT));
+        if !opening.await.unwrap_or(false) {
+            warn!("starting without history: {} does not answer", shown(path));
+            return;
         }
-        read_past(&database, window, now)
-    });
-    match past.await {
+    }
+    let database = path.to_owned();
+    match read_within(move || read_past(&database, window, now)).await {
         // The first start.
         Some(Ok(past)) if past.is_empty() => {}
         Some(Ok(past)) => {

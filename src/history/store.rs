@@ -112,8 +112,8 @@ struct Known {
 }
 
 impl Store {
-    /// Opens the database at `path`, or makes it, brings it up to date and looks it through for
-    /// damage. What is damaged is moved aside, once, and the new name returned beside the store.
+    /// Opens the database at `path`, or makes it, upgrades it and checks it for damage. A damaged one is
+    /// moved aside, and its new name returned beside the store.
     ///
     /// # Errors
     /// If there is something at `path` that must not be touched, or it cannot be opened.
@@ -121,31 +121,45 @@ impl Store {
         path: &Path,
         retention: Duration,
     ) -> Result<(Store, Option<QuarantinedDb>), StoreError> {
-        let file = file::prepare(path)?;
-        match Store::open_file(&file, retention) {
+        Store::open_with(path, retention, || {})
+    }
+
+    /// The same; `on_upgrade` is called before a database of an older schema is upgraded.
+    pub(super) fn open_with(
+        path: &Path,
+        retention: Duration,
+        on_upgrade: impl Fn(),
+    ) -> Result<(Store, Option<QuarantinedDb>), StoreError> {
+        let open = || Store::open_file(&file::prepare(path)?, retention, &on_upgrade);
+        match open() {
             Err(StoreError::Damaged(damage)) => {
-                let to = file::move_aside(&file, SystemTime::now())?;
-                let file = file::prepare(path)?;
-                let store = Store::open_file(&file, retention)?;
-                Ok((store, Some(QuarantinedDb { to, damage })))
+                let to = file::move_aside(&file::prepare(path)?, SystemTime::now())?;
+                Ok((open()?, Some(QuarantinedDb { to, damage })))
             }
             opened => Ok((opened?, None)),
         }
     }
 
-    fn open_file(file: &Path, retention: Duration) -> Result<Store, StoreError> {
+    fn open_file(
+        file: &Path,
+        retention: Duration,
+        on_upgrade: impl Fn(),
+    ) -> Result<Store, StoreError> {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
             | OpenFlags::SQLITE_OPEN_NO_MUTEX
             | OpenFlags::SQLITE_OPEN_NOFOLLOW;
         let mut connection = Connection::open_with_flags(file, flags)?;
-        // Of a database that turns out to be damaged or another's, nothing is changed at the end.
+        // A database that turns out to be damaged or another program's is not changed.
         connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
         connection.busy_timeout(BUSY_TIMEOUT)?;
         let version = schema::check(&connection, schema::current())?;
         if version == 0 {
-            // Must be said before there is a page.
+            // Only takes effect before the first page is written.
             connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
         } else {
+            if version < schema::current() {
+                on_upgrade();
+            }
             check_integrity(&mut connection)?;
         }
         configure(&connection)?;
@@ -161,13 +175,13 @@ impl Store {
         })
     }
 
-    /// Closes a database that was found damaged as it is, and moves it aside.
+    /// Closes a damaged database unchanged, and moves it aside.
     ///
     /// # Errors
     /// If it cannot be moved.
     pub fn move_aside(self, path: &Path) -> Result<PathBuf, StoreError> {
         let file = file::prepare(path)?;
-        // Fails only if statements are open. What is not closed properly is still closed.
+        // Fails only if statements are open; it is closed all the same.
         let _ = self
             .connection
             .set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);
@@ -180,7 +194,7 @@ impl Store {
         self.retention = retention;
     }
 
-    /// Writes a record, whole and for good, or not at all.
+    /// Writes a record in one transaction.
     ///
     /// # Errors
     /// Those of SQLite.
@@ -390,14 +404,13 @@ pub(super) fn select_sweeps(
     rows.collect()
 }
 
-/// A rollback journal, not a write-ahead log. The log is quicker, but its index is a file that is
-/// mapped into memory: a thread that touches it while the file system hangs may hold the lock of the
-/// process's whole address space (`mmap_lock`), and every other thread stops at its next allocation.
-/// With the journal all that can hang is a read, a write or a flush, and with it only this thread.
-/// TRUNCATE, because the name of the journal then never has to be made or removed.
+/// A rollback journal, not a write-ahead log: the index of the log is a file that is mapped into
+/// memory, and a thread that touches it while the file system hangs may hold the lock of the process's
+/// address space (`mmap_lock`), on which every other thread stops at its next allocation. With the
+/// journal only this thread can hang, in a read, a write or a flush. TRUNCATE: the journal is not
+/// created and removed each time.
 ///
-/// FULL: what is committed is on the disk, and stays when the power fails. That is five flushes a
-/// sweep, on a thread that nobody waits for. The rest bounds memory.
+/// FULL: what is committed survives a power cut, at five flushes a sweep. The rest bounds memory.
 fn configure(connection: &Connection) -> rusqlite::Result<()> {
     connection.pragma_update_and_check(None, "journal_mode", "TRUNCATE", |_| Ok(()))?;
     connection.pragma_update(None, "synchronous", "FULL")?;
