@@ -47,8 +47,8 @@ mod servers;
 mod severity_hook;
 mod signals;
 mod start;
-mod steady;
 mod systemd;
+mod wall_clock;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -109,10 +109,7 @@ fn counts(path: &Path, inode: u64) -> Vec<u64> {
         return Vec::new();
     };
     let readings = reader.readings(image.id, EVER, usize::MAX).unwrap();
-    readings
-        .iter()
-        .map(|reading| reading.point.extents.0)
-        .collect()
+    readings.iter().map(|reading| reading.extents.0).collect()
 }
 
 fn integrity(path: &Path) -> String {

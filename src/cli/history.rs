@@ -12,7 +12,7 @@ use crate::assess::Assessor;
 use crate::config::units::parse_duration;
 use crate::model::utc::rfc3339_seconds;
 use crate::model::{ExtentCount, Roughly, UnixTime};
-use crate::serve::past::{Past, Question};
+use crate::serve::history::{HistoryQuery, HistoryResponse};
 
 /// Columns where the terminal does not say how many it has.
 const WIDTH: usize = 80;
@@ -23,12 +23,12 @@ pub(super) fn run(arguments: &HistoryArguments, config: Option<&Path>) -> anyhow
         .map_err(|misfit| anyhow::anyhow!("--since: {}", misfit.message))?;
     let now = status::now();
     let seconds = i64::try_from(window.as_secs()).unwrap_or(i64::MAX);
-    let question = Question {
+    let question = HistoryQuery {
         image: name(&arguments.image)?,
         since: UnixTime(now.0.saturating_sub(seconds)),
     };
     let query = serde_urlencoded::to_string(&question)?;
-    let past: Past = client::get(&settings, &format!("/v1/history?{query}"))?;
+    let past: HistoryResponse = client::get(&settings, &format!("/v1/history?{query}"))?;
     if arguments.json {
         terminal::print(&scan_json::to_line(&past)?)?;
         return Ok(SUCCESS);
@@ -54,7 +54,7 @@ fn name(image: &Path) -> anyhow::Result<String> {
 }
 
 fn render(
-    past: &Past,
+    past: &HistoryResponse,
     span: (UnixTime, UnixTime),
     thresholds: &[(char, ExtentCount)],
     width: usize,
@@ -106,7 +106,7 @@ fn render(
     text
 }
 
-fn events(past: &Past) -> String {
+fn events(past: &HistoryResponse) -> String {
     let mut events: Vec<(UnixTime, String)> = Vec::new();
     for run in &past.runs {
         let took = Roughly(Duration::from_secs_f64(run.seconds.clamp(0.0, 1e9)));
@@ -142,7 +142,8 @@ fn events(past: &Past) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::serve::past::{Change, Reading, Run};
+    use crate::history::{PastSeverity, Reading};
+    use crate::serve::history::Run;
 
     #[test]
     fn the_past_of_an_image() {
@@ -151,7 +152,7 @@ mod tests {
             extents: ExtentCount(extents),
             peak: ExtentCount(extents),
         };
-        let past = Past {
+        let past = HistoryResponse {
             path: "/srv/db.img".to_owned(),
             readings: vec![reading(100, 5), reading(3700, 900), reading(7200, 7)],
             runs: vec![Run {
@@ -163,14 +164,15 @@ mod tests {
                 outcome: "improved".to_owned(),
                 reason: String::new(),
             }],
-            severities: vec![Change {
+            severities: vec![PastSeverity {
+                image: 0,
                 at: UnixTime(3700),
                 from: "ok".to_owned(),
                 to: "warning".to_owned(),
                 extents: ExtentCount(900),
                 reason: "it has 900 extents".to_owned(),
             }],
-            ..Past::default()
+            ..HistoryResponse::default()
         };
         let text = render(
             &past,
@@ -190,9 +192,9 @@ mod tests {
 
     #[test]
     fn nothing_in_this_time() {
-        let past = Past {
+        let past = HistoryResponse {
             path: "/srv/db.img".to_owned(),
-            ..Past::default()
+            ..HistoryResponse::default()
         };
         let text = render(&past, (UnixTime(0), UnixTime(10)), &[], 80);
         assert!(text.contains("--since reaches further back"));

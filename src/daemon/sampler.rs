@@ -14,7 +14,7 @@ use super::history::{HistoryHandle, look_back};
 use super::inventory::{Change, Inventory};
 use super::mapper::Mapper;
 use super::severity_hook::SeverityHook;
-use super::steady::Steady;
+use super::wall_clock::MonotonicWallClock;
 use super::{notify, now, patience};
 use crate::assess::Assessor;
 use crate::config::Settings;
@@ -49,7 +49,7 @@ pub(super) struct Sampler {
     unwatched: BTreeMap<DeviceNumber, String>,
     inventory: Shared,
     mapper: Mapper,
-    steady: Steady,
+    clock: MonotonicWallClock,
     assessor: Assessor,
     hook: SeverityHook,
     history: HistoryHandle,
@@ -74,7 +74,7 @@ impl Sampler {
             pace: SweepPace::default(),
             unwatched: BTreeMap::new(),
             settings,
-            steady: Steady::start(),
+            clock: MonotonicWallClock::start(),
             assessor,
             hook: SeverityHook::default(),
             mapper: Mapper::new(inventory.clone(), history.clone()),
@@ -94,7 +94,7 @@ impl Sampler {
 
     /// Takes in what the history at `path` knows. To be called before [`run`](Sampler::run).
     pub(super) async fn look_back(&self, path: &Path) {
-        let (window, now) = (self.assessor.window(), self.steady.now());
+        let (window, now) = (self.assessor.window(), self.clock.now());
         look_back(&self.history, path, window, now, &self.inventory).await;
     }
 
@@ -177,7 +177,7 @@ impl Sampler {
         let swept_before = self.swept;
         let mut unanswering = BTreeMap::new();
         let mut watched = BTreeMap::<_, Option<String>>::new();
-        let (assessor, hook, steady) = (&self.assessor, &self.hook, &self.steady);
+        let (assessor, hook, clock) = (&self.assessor, &self.hook, &self.clock);
         let history = &self.history;
         let tell = |change| {
             if let Change::Severity(change) = &change {
@@ -197,7 +197,7 @@ impl Sampler {
                 probed(Method::Count, took);
                 let changes = inventory
                     .lock()
-                    .image(device, sample, owner, assessor, steady.now());
+                    .image(device, sample, owner, assessor, clock.now());
                 changes.into_iter().for_each(tell);
             }
             Event::Fault(fault) => {
@@ -272,8 +272,8 @@ impl Sampler {
     }
 }
 
-/// The clock of all rows in the history. [`Steady`] is for what is computed of the counts in memory:
-/// it does not follow a clock that is set.
+/// The time of rows in the history. Growth in memory is computed with [`MonotonicWallClock`], which does
+/// not follow a clock that is set.
 fn wall() -> UnixTime {
     UnixTime::from_seconds(now())
 }

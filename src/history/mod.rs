@@ -29,9 +29,9 @@ mod retention;
 mod schema;
 mod store;
 
-pub use reader::{ImageInfo, PastRun, ReadError, Reader};
 #[cfg(test)]
-pub use reader::{LastSample, Reading};
+pub use reader::LastSample;
+pub use reader::{ImageInfo, PastRun, PastSeverity, ReadError, Reader, Reading};
 pub use record::{ImageRef, IncidentRow, MapRow, Record, RunRow, SampleRow, SeverityRow, Sweep};
 pub use recorder::{Health, Recorder, WriterGuard, open};
 pub use store::Store;

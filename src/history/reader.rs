@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _, Transaction, params};
+use serde::{Deserialize, Serialize};
 
 use super::store::{NOTED, StoreError, bytes, stored};
 use super::{file, schema};
@@ -74,8 +75,10 @@ pub struct PastRun {
 }
 
 /// A change of severity. Names are those of [`SeverityRow`](super::SeverityRow).
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct PastSeverity {
+    #[serde(skip)]
     pub image: i64,
     pub at: UnixTime,
     pub from: String,
@@ -85,10 +88,13 @@ pub struct PastSeverity {
 }
 
 /// A sample of an image.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Reading {
+    /// When it was counted.
+    pub at: UnixTime,
     /// The count.
-    pub point: Point,
+    pub extents: ExtentCount,
     /// The largest count since the reading before. The same as the last one unless samples were
     /// merged.
     pub peak: ExtentCount,
@@ -98,8 +104,8 @@ impl Reading {
     /// This reading and a later one as one.
     fn merged_into(self, later: Reading) -> Reading {
         Reading {
-            point: later.point,
             peak: self.peak.max(later.peak),
+            ..later
         }
     }
 }
@@ -205,9 +211,9 @@ impl Reader {
                  WHERE at >= ?2 ORDER BY at, sweeps.id",
             )?;
             let rows = select.query_map([image, since.0], |row| {
-                let (at, count) = (UnixTime(row.get(0)?), extents(row.get(1)?));
                 Ok(Reading {
-                    point: Point { at, extents: count },
+                    at: UnixTime(row.get(0)?),
+                    extents: extents(row.get(1)?),
                     peak: extents(row.get(2)?),
                 })
             })?;
@@ -432,16 +438,16 @@ mod tests {
             counts in prop::collection::vec(0..1000_u64, 0..300), most in 1..50_usize,
         ) {
             let readings: Vec<_> = counts.iter().zip(0..).map(|(n, at)| {
-                let point = Point { at: UnixTime(at), extents: ExtentCount(*n) };
-                Reading { point, peak: point.extents }
+                let extents = ExtentCount(*n);
+                Reading { at: UnixTime(at), extents, peak: extents }
             }).collect();
             let thin = thin_evenly(readings.clone(), most);
             prop_assert_eq!(thin.len(), readings.len().min(most));
-            prop_assert_eq!(thin.last().map(|r| r.point), readings.last().map(|r| r.point));
+            prop_assert_eq!(thin.last().map(|r| (r.at, r.extents)), readings.last().map(|r| (r.at, r.extents)));
             let peak = |readings: &[Reading]| readings.iter().map(|r| r.peak).max();
             prop_assert_eq!(peak(&thin), peak(&readings));
-            let chosen: Vec<_> = evenly(&readings, most).map(|r| r.point).collect();
-            prop_assert_eq!(chosen, thin.iter().map(|r| r.point).collect::<Vec<_>>());
+            let chosen: Vec<_> = evenly(&readings, most).map(|r| r.at).collect();
+            prop_assert_eq!(chosen, thin.iter().map(|r| r.at).collect::<Vec<_>>());
         }
     }
 }

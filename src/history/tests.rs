@@ -109,7 +109,7 @@ fn record(store: &mut Store, record: &Record) {
 fn plain(readings: &[Reading]) -> Vec<(i64, u64, u64)> {
     readings
         .iter()
-        .map(|r| (r.point.at.0, r.point.extents.0, r.peak.0))
+        .map(|r| (r.at.0, r.extents.0, r.peak.0))
         .collect()
 }
 

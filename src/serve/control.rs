@@ -21,8 +21,8 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use tracing::info;
 
 use super::board::Board;
+use super::history;
 use super::listener::Peer;
-use super::past;
 use crate::config::settings::{Control, DEFAULT_SOCKET};
 use crate::state_dir::StateDir;
 
@@ -98,7 +98,10 @@ async fn status(State(pages): State<Pages>) -> Response {
 }
 
 /// Whoever waits longer is told that it hangs; the reading goes on, and holds its turn.
-async fn history(State(pages): State<Pages>, Query(asked): Query<past::Question>) -> Response {
+async fn history(
+    State(pages): State<Pages>,
+    Query(asked): Query<history::HistoryQuery>,
+) -> Response {
     let Ok(turn) = Arc::clone(&pages.reading).try_acquire_owned() else {
         let busy = "the history is being read already; if that lasts, its disk hangs";
         return refuse(StatusCode::SERVICE_UNAVAILABLE, busy);
@@ -106,7 +109,7 @@ async fn history(State(pages): State<Pages>, Query(asked): Query<past::Question>
     let database = Arc::clone(&pages.database);
     let reading = tokio::task::spawn_blocking(move || {
         let _turn = turn;
-        past::read(&database, &asked)
+        history::read(&database, &asked)
     });
     match tokio::time::timeout(READING, reading).await {
         Ok(Ok(Ok(mut past))) => {

@@ -4,11 +4,11 @@
 
 pub mod board;
 pub mod control;
+pub mod history;
 pub mod http;
 pub mod listener;
 pub mod metrics;
 pub mod parts;
-pub mod past;
 pub mod plan;
 pub mod status;
 pub mod textfile;

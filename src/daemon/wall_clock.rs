@@ -1,6 +1,6 @@
-//! Wall-clock time that never jumps: what the clock said when the daemon began, and what has gone
-//! by since, suspend included (`CLOCK_BOOTTIME`). A clock that is set, forwards or back, leaves the
-//! growth of images as it is.
+//! Wall-clock time that never jumps: the time when the daemon started plus the time elapsed since,
+//! suspend included (`CLOCK_BOOTTIME`). Growth is computed with it, and not changed when the clock is
+//! set.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -10,17 +10,17 @@ use crate::model::UnixTime;
 
 /// See the module.
 #[derive(Debug)]
-pub(super) struct Steady {
-    /// What the wall clock said at boot, or would have.
+pub(super) struct MonotonicWallClock {
+    /// The wall-clock time of the boot, in seconds since 1970.
     boot: i64,
 }
 
-impl Steady {
+impl MonotonicWallClock {
     pub(super) fn start() -> Self {
         let wall = SystemTime::now().duration_since(UNIX_EPOCH);
         let wall = wall.map_or(0, |since| since.as_secs());
         let wall = i64::try_from(wall).unwrap_or(i64::MAX);
-        Steady {
+        MonotonicWallClock {
             boot: wall.saturating_sub(since_boot()),
         }
     }
@@ -40,9 +40,9 @@ mod tests {
 
     #[test]
     fn it_begins_with_the_wall_clock() {
-        let steady = Steady::start();
+        let clock = MonotonicWallClock::start();
         let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-        let off = steady
+        let off = clock
             .now()
             .0
             .abs_diff(i64::try_from(wall.as_secs()).unwrap());
