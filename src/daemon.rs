@@ -1,7 +1,7 @@
 //! `fragwatch run`: what runs beside what, and how it starts, reloads and ends.
 //!
 //! ```text
-//! signals (thread) ─► main loop ─► settings (watch channel) ─► sampler ─► inventory ─► board ─► http
+//! signals (thread) ─► main loop ─► settings (watch channel) ─► sampler ─► registry ─► status ─► http
 //!                                                              mapper ──────┘
 //! ```
 //!
@@ -13,7 +13,7 @@
 //! The rescue is armed before the runtime is there, and ends last but for the history, which takes
 //! the final state of an incident. A reload reads the files on a thread of its own (given up after 10 s;
 //! the settings in force stay), and every part compares the new settings with its own and changes only
-//! what has changed. SIGHUP is answered (READY=1) when the rescue goes by the new settings.
+//! what has changed. SIGHUP is answered (READY=1) when the rescue has adopted the new settings.
 //!
 //! | part | start | reload | stop | health |
 //! |---|---|---|---|---|
@@ -22,25 +22,26 @@
 //! | stall detector | after the recorder | begun anew if `stall_after` changed, else untouched | its threads end; readers that hang are left | `stall_detector` |
 //! | incident recorder | when the rescue is first enabled | another `hook` gets threads of its own, the former ones end after their runs; the incident goes on | takes what the rings and log files still hold, then writes its files: 300 ms | `incident_files` |
 //! | log files | two threads a file | those that stay go on at their place, by the new rules; those that go are ended, and their series with them | lines that were found are handed over | `log_file PATH` |
-//! | sampler | one pass | a pass with the new settings | dropped, its helpers end | `sweep_overdue` |
+//! | sampler | one pass | a pass with the new settings | dropped, its helpers end | `sampler`: down while a sweep is overdue |
 //! | history | opens in the background | retention; another path needs a restart, until which `configuration` is impaired | 500 ms for what waits | `history` |
-//! | maintenance | reads the past runs | calendar and plan anew | ends its run | `defrag_active` |
+//! | maintenance | reads the past runs | calendar and plan anew | ends its run | `maintenance`: down once its task has ended |
 //! | hooks (`rescue.hook`, `thresholds.hook`) | threads that wait | as the recorder; as the sampler | what runs is left to end | the log, the incident's file |
-//! | HTTP | binds `metrics.listen` | binds the new address, then leaves the former; else refused as a whole | closed | it answers |
+//! | HTTP | binds `metrics.listen` | binds the new address, then leaves the former; else refused as a whole | closed | `http` |
 //! | control socket | on a thread, 2 s | as at the start, if `[control]` changed or there is none | its file is removed | `control_socket` |
 //! | textfile | a thread | the former file is removed first | its file is removed: 300 ms | `textfile` |
 //!
 //! Health is the name of the [`Part`], whose state `fragwatch status`, `check`, `/metrics`
 //! (`fragwatch_part_severity`, `fragwatch_klog_source_up`) and the alerts are answered from.
 
+mod clock;
 mod history;
 mod incident_monitor;
 mod instance_lock;
-mod inventory;
 mod klog_files;
 mod logging;
 mod maintenance;
 mod mapper;
+mod registry;
 pub(crate) mod rescue;
 mod sampler;
 mod servers;
@@ -48,11 +49,10 @@ mod severity_hook;
 mod signals;
 mod start;
 mod systemd;
-mod wall_clock;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use sd_notify::NotifyState;
@@ -61,42 +61,36 @@ use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
 
 use crate::config::{self, ConfigError, Loaded, Settings};
-use crate::model::UnixTime;
 use crate::model::path::shown;
-use crate::serve::board::Board;
 use crate::serve::control;
 use crate::serve::metrics::{self, Lifetime};
 use crate::serve::parts::{Part, State};
+use crate::serve::shared_status::SharedStatus;
 use crate::serve::status::InForce;
 use crate::serve::textfile::Textfile;
 use crate::state_dir::StateDir;
+use clock::now;
 use history::{HistoryHandle, HistoryService};
 pub(crate) use history::{read_last_incident, read_runs};
 use instance_lock::InstanceLock;
 use maintenance::Maintenance;
 pub(crate) use maintenance::is_recent;
 use rescue::{Armed, Rescue};
-use sampler::Sampler;
+use sampler::{Sampler, sweep_timeout};
 use servers::{ControlServer, PageServer};
 use signals::Signal;
 use start::LastGood;
 pub(crate) use start::Start;
 use systemd::notify;
 
-/// A sweep may be late by this, beside its interval and its deadlines, before the daemon calls
-/// itself ill.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-/// Questions for the plan that wait for their turn.
+/// Requests for the plan that wait for their turn.
 const PLAN_REQUESTS: usize = 8;
 /// What reading the configuration may take at a reload.
 const CONFIG_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// What the rescue may take to follow new settings; it needs a moment.
-const TAKEN_ON: Duration = Duration::from_secs(1);
-
+/// What the rescue may take to adopt new settings; it needs a moment.
+const RESCUE_RELOAD_TIMEOUT: Duration = Duration::from_secs(1);
 /// What the rescue may take at the end for its last reports.
-const LAST_REPORTS: Duration = Duration::from_secs(1);
+const RESCUE_STOP_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// node_exporter is scraped about as often.
 const TEXTFILE_INTERVAL: Duration = Duration::from_secs(15);
@@ -112,7 +106,7 @@ pub fn run(config: Option<&Path>) -> anyhow::Result<()> {
     if let Some(error) = &start.error {
         error!("{}:\n{error}", start.in_force.in_words());
     }
-    // A second daemon ends here, before it is armed: it would act beside the first.
+    // A second daemon ends here, before its rescue is armed: it would act beside the first.
     let lock = InstanceLock::take(&start.settings)?;
     // Before all else, so that nothing of the slow side can keep it from being armed.
     let armed = rescue::start(&start.settings);
@@ -139,12 +133,12 @@ struct Daemon {
     /// SIGHUP came while the configuration was being read: it may have changed since.
     read_again: bool,
     settings: watch::Sender<Arc<Settings>>,
-    /// Those that the rescue has taken on.
+    /// Those that the rescue has adopted.
     rescue_settings: watch::Receiver<Arc<Settings>>,
-    board: Arc<Board>,
+    status: Arc<SharedStatus>,
     server: PageServer,
     last_good: LastGood,
-    /// Nothing if it cannot be had: the daemon counts and rescues all the same.
+    /// `None` if it cannot be had: the daemon counts and rescues all the same.
     control: Option<ControlServer>,
     pages: control::Pages,
     history: HistoryService,
@@ -161,7 +155,7 @@ impl Daemon {
         let mut signals = signals::listen()
             .inspect_err(|error| error!("signals are not handled, reload does not work: {error}"))
             .ok();
-        info!("fragwatch {} begins", env!("CARGO_PKG_VERSION"));
+        info!("fragwatch {} starting", env!("CARGO_PKG_VERSION"));
         // Before anything that another daemon would notice.
         let history = HistoryService::start(&start.settings, lock)?;
         let lifetime = Lifetime::install().context("cannot set up metrics")?;
@@ -170,17 +164,17 @@ impl Daemon {
             last_good.keep(&start.settings);
         }
         let settings = Arc::new(start.settings);
-        let started = UnixTime::from_seconds(now());
-        let board = Arc::new(Board::new(lifetime.clone(), started, patience(&settings)));
-        let server = PageServer::start(settings.metrics.listen, Arc::clone(&board)).await;
+        let timeout = sweep_timeout(&settings);
+        let status = Arc::new(SharedStatus::new(lifetime.clone(), clock::wall(), timeout));
+        let server = PageServer::start(settings.metrics.listen, Arc::clone(&status)).await;
         let (plans, plan_requests) = mpsc::channel(PLAN_REQUESTS);
-        let pages = control::Pages::new(Arc::clone(&board), history.state(), plans);
-        let control = ControlServer::start(&settings.control, &pages, &board).await;
+        let pages = control::Pages::new(Arc::clone(&status), history.state(), plans);
+        let control = ControlServer::start(&settings.control, &pages, &status).await;
         match start.error {
             None => metrics::config_read(now()),
             Some(_) => metrics::config_refused(),
         }
-        board.config_at_start(start.in_force, start.error);
+        status.config_at_start(start.in_force, start.error);
         for file in &start.files {
             info!("configuration read from {}", file.display());
         }
@@ -191,34 +185,34 @@ impl Daemon {
         let rescue = Rescue::new(
             armed,
             settings,
-            Arc::clone(&board),
+            Arc::clone(&status),
             handle.clone(),
             incidents,
         );
         let rescue_settings = rescue.settings();
         let rescue = tokio::spawn(rescue.run(sender.subscribe(), rescue_end));
-        let sampler = Sampler::new(receiver, Arc::clone(&board), handle);
+        let sampler = Sampler::new(receiver, Arc::clone(&status), handle);
         sampler.look_back(history.state().database()).await;
         let (end_runs, end) = watch::channel(false);
         let maintenance = Maintenance::new(
             sender.subscribe(),
-            sampler.inventory(),
-            Arc::clone(&board),
+            sampler.registry(),
+            Arc::clone(&status),
             history.handle(),
             history.state(),
             plan_requests,
         );
-        let maintenance = tokio::spawn(maintenance.run(end));
+        let maintenance = supervise(Part::Maintenance, maintenance.run(end), &status);
         let mut sampling = tokio::spawn(sampler.run());
-        tokio::spawn(upkeep(lifetime, Arc::clone(&board), history.handle()));
-        let export = tokio::spawn(export(sender.subscribe(), Arc::clone(&board)));
+        tokio::spawn(upkeep(lifetime, Arc::clone(&status), history.handle()));
+        let export = tokio::spawn(export(sender.subscribe(), Arc::clone(&status)));
         let mut daemon = Daemon {
             config: config.map(Path::to_owned),
             reading: None,
             read_again: false,
             settings: sender,
             rescue_settings,
-            board,
+            status,
             server,
             last_good,
             control,
@@ -235,19 +229,22 @@ impl Daemon {
                 read = read_of(&mut daemon.reading) => daemon.end_reload(read).await,
                 () = daemon.server.keep_listening() => {}
                 ended = &mut sampling => {
-                    // It loops for ever; without it the daemon would serve old counts as new.
+                    // Without it the daemon would serve old counts as new.
                     break Err(anyhow::anyhow!("the sampler has ended: {ended:?}"));
                 }
             }
         };
-        info!("ending");
+        info!("shutting down");
         notify(&[NotifyState::Stopping]);
         let _ = end_runs.send(true);
         let _ = maintenance.await;
         // Not before: until here an emergency is acted upon. After it only the history goes on, which
         // takes the last state of an incident.
         let _ = end_rescue.send(true);
-        if tokio::time::timeout(LAST_REPORTS, rescue).await.is_err() {
+        if tokio::time::timeout(RESCUE_STOP_TIMEOUT, rescue)
+            .await
+            .is_err()
+        {
             warn!("the last reports of the rescue were not written in time");
         }
         // It removes its file.
@@ -276,13 +273,13 @@ impl Daemon {
         }
     }
 
-    /// Takes on a new configuration, or keeps the former one whole.
+    /// Adopts a new configuration, or keeps the former one as a whole.
     async fn end_reload(&mut self, read: anyhow::Result<Loaded>) {
         if std::mem::take(&mut self.read_again) {
             return self.begin_reload();
         }
         let result = match read {
-            Ok(loaded) => self.take_on(loaded.settings).await,
+            Ok(loaded) => self.adopt(loaded.settings).await,
             Err(error) => Err(error),
         };
         self.answer_reload(result);
@@ -292,12 +289,12 @@ impl Daemon {
         match result {
             Ok(()) => {
                 metrics::config_read(now());
-                self.board.config(None);
+                self.status.config(None);
                 info!("configuration reloaded");
             }
             Err(refused) => {
                 metrics::config_refused();
-                self.board.config(Some(format!("{refused:#}")));
+                self.status.config(Some(format!("{refused:#}")));
                 error!(
                     "the new configuration is refused, the former one stays in force:\n{refused:#}"
                 );
@@ -306,12 +303,12 @@ impl Daemon {
         notify(&[NotifyState::Ready]);
     }
 
-    async fn take_on(&mut self, settings: Settings) -> anyhow::Result<()> {
+    async fn adopt(&mut self, settings: Settings) -> anyhow::Result<()> {
         self.server.move_to(settings.metrics.listen).await?;
         let socket = |server: &ControlServer| server.control == settings.control;
         if !self.control.as_ref().is_some_and(socket) {
             drop(self.control.take());
-            let started = ControlServer::start(&settings.control, &self.pages, &self.board);
+            let started = ControlServer::start(&settings.control, &self.pages, &self.status);
             self.control = started.await;
         }
         self.note_what_needs_a_restart(&settings);
@@ -320,13 +317,13 @@ impl Daemon {
             .set_retention(settings.history.retention);
         self.last_good.keep(&settings);
         let settings = Arc::new(settings);
-        // Fails only without a receiver, and then the sampler has ended and so do we.
+        // Fails only without a receiver: then the sampler has ended, and the daemon ends too.
         let _ = self.settings.send(Arc::clone(&settings));
-        // "Reloaded" means that the rescue goes by them.
-        let taken_on = self
+        // "Reloaded" means that the rescue has adopted them.
+        let adopted = self
             .rescue_settings
-            .wait_for(|taken_on| Arc::ptr_eq(taken_on, &settings));
-        let _ = tokio::time::timeout(TAKEN_ON, taken_on).await;
+            .wait_for(|adopted| Arc::ptr_eq(adopted, &settings));
+        let _ = tokio::time::timeout(RESCUE_RELOAD_TIMEOUT, adopted).await;
         Ok(())
     }
 
@@ -345,14 +342,14 @@ impl Daemon {
             warn!("{reason}");
             State::Impaired(reason)
         };
-        self.board.set_part(Part::Configuration, state);
+        self.status.set_part(Part::Configuration, state);
     }
 }
 
 /// The configuration is being read, on a thread of its own.
 struct Reading {
     task: JoinHandle<Result<Loaded, ConfigError>>,
-    /// When it is given up; nothing once it was.
+    /// When it is given up; `None` once it was.
     deadline: Option<tokio::time::Instant>,
 }
 
@@ -377,8 +374,8 @@ impl Reading {
     }
 }
 
-/// What was read, at the latest when it is given up; for ever if nothing is being read. One that was
-/// given up is left to come back; what it has read then is not taken.
+/// Waits for what is read, at the latest until it is given up; for ever if nothing is being read. One
+/// that was given up is left to come back; what it has read then is dropped.
 async fn read_of(reading: &mut Option<Reading>) -> anyhow::Result<Loaded> {
     loop {
         let Some(Reading { task, deadline }) = reading else {
@@ -405,7 +402,7 @@ async fn read_of(reading: &mut Option<Reading>) -> anyhow::Result<Loaded> {
 }
 
 /// Writes the metrics to a file as well, if the settings name one.
-async fn export(mut settings: watch::Receiver<Arc<Settings>>, board: Arc<Board>) {
+async fn export(mut settings: watch::Receiver<Arc<Settings>>, status: Arc<SharedStatus>) {
     let mut ticks = tokio::time::interval(TEXTFILE_INTERVAL);
     let mut textfile: Option<Textfile> = None;
     loop {
@@ -414,19 +411,19 @@ async fn export(mut settings: watch::Receiver<Arc<Settings>>, board: Arc<Board>)
             // The former file goes before the new one comes. Its disk may hang.
             let former = textfile.take();
             let _ = tokio::task::spawn_blocking(move || drop(former)).await;
-            board.retain_parts(|part| *part != Part::Textfile);
+            status.retain_parts(|part| *part != Part::Textfile);
             textfile = wanted.and_then(|path| {
                 let failed = |error: &std::io::Error| {
                     let reason = format!("metrics.textfile will not be written: {error}");
                     warn!("{reason}");
-                    board.set_part(Part::Textfile, State::Down(reason));
+                    status.set_part(Part::Textfile, State::Down(reason));
                 };
                 Textfile::start(path).inspect_err(failed).ok()
             });
         }
         tokio::select! {
             _ = ticks.tick() => if let Some(textfile) = &textfile {
-                board.set_part(Part::Textfile, textfile.write(board.metrics()));
+                status.set_part(Part::Textfile, textfile.write(status.metrics()));
             },
             changed = settings.changed() => if changed.is_err() {
                 return;
@@ -436,25 +433,58 @@ async fn export(mut settings: watch::Receiver<Arc<Settings>>, board: Arc<Board>)
 }
 
 /// What is done every minute.
-async fn upkeep(lifetime: Lifetime, board: Arc<Board>, history: HistoryHandle) {
-    let mut ticks = tokio::time::interval(lifetime.upkeep_interval());
+async fn upkeep(lifetime: Lifetime, status: Arc<SharedStatus>, history: HistoryHandle) {
+    let mut ticks = tokio::time::interval(Lifetime::UPKEEP_INTERVAL);
     // At once: the history needs a moment before it can be asked.
     ticks.tick().await;
     loop {
         ticks.tick().await;
         lifetime.upkeep();
-        board.set_part(Part::History, history.state());
+        status.set_part(Part::History, history.state());
     }
 }
 
-/// How long after one sweep the next one must have ended.
-fn patience(settings: &Settings) -> Duration {
-    2 * settings.sampling.interval + settings.sampling.probe_timeout + PATIENCE
+/// Runs a part of the daemon that ends only with it. Should it end earlier, it is down.
+fn supervise(
+    part: Part,
+    task: impl Future<Output = ()> + Send + 'static,
+    status: &Arc<SharedStatus>,
+) -> JoinHandle<()> {
+    status.set_part(part.clone(), State::Up);
+    let (task, status) = (tokio::spawn(task), Arc::clone(status));
+    tokio::spawn(async move {
+        let reason = match task.await {
+            Ok(()) => "its task has ended; only a restart begins it anew".to_owned(),
+            Err(error) => format!("its task has ended ({error}); only a restart begins it anew"),
+        };
+        status.set_part(part, State::Down(reason));
+    })
 }
 
-/// Seconds since 1970, as Prometheus counts them.
-fn now() -> f64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0.0, |since| since.as_secs_f64())
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::UnixTime;
+
+    #[tokio::test]
+    async fn a_part_whose_task_has_ended_is_down() {
+        let status = SharedStatus::new(Lifetime::detached(), UnixTime(0), Duration::MAX / 4);
+        let status = Arc::new(status);
+        let maintenance = || {
+            let parts = status.status().parts;
+            let part = parts.into_iter().find(|part| part.part == "maintenance");
+            part.unwrap().to_string()
+        };
+        let (end, ended) = tokio::sync::oneshot::channel::<()>();
+        let task = async { ended.await.unwrap() };
+        let task = supervise(Part::Maintenance, task, &status);
+        assert_eq!(maintenance(), "maintenance up");
+        drop(end);
+        task.await.unwrap();
+        let down = maintenance();
+        assert!(
+            down.starts_with("maintenance down: its task has ended (task"),
+            "{down}"
+        );
+    }
 }

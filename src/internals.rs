@@ -20,7 +20,7 @@ pub mod config {
 
 /// Of `defrag`.
 pub mod defrag {
-    pub use crate::defrag::fsr::Request;
+    pub use crate::defrag::engine::Request;
     pub use crate::defrag::online;
     pub use crate::defrag::segments::{Region, Survey};
     pub use crate::defrag::{Host, KernelCheck};

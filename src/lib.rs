@@ -28,6 +28,7 @@
 //! - [`serve`]: metrics and their page
 //! - [`state_dir`]: where all of them keep their state, [`durable`]: how a file is replaced, and
 //!   [`background`]: a queue with a thread for work that may hang
+//! - [`table`]: text tables
 //! - [`daemon`]: `fragwatch run`, which wires it all
 
 mod assess;
@@ -52,5 +53,6 @@ mod serve;
 mod stall;
 mod state_dir;
 mod sys;
+mod table;
 
 pub use cli::{args::Arguments, main};

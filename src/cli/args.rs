@@ -94,7 +94,7 @@ Exit status: 0 ok, 1 warning, 2 critical, 3 unknown: no daemon answers, or its c
         directory: PathBuf,
     },
     /// Put back the extent-size hints of runs that were killed; started by the daemon
-    #[command(name = crate::cli::RESTORE_HINTS, hide = true)]
+    #[command(name = crate::defrag::hint::RESTORE_COMMAND, hide = true)]
     RestoreHints {
         /// Where they are noted
         hints: PathBuf,

@@ -1,27 +1,27 @@
-//! `fragwatch scan --census MOUNT`: all files of an XFS.
+//! `fragwatch scan --census MOUNT`: counts all files of an XFS.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use anyhow::{Context as _, bail};
-use comfy_table::{Cell, CellAlignment, Table, presets};
+use anyhow::bail;
 use serde::Serialize;
 
 use super::args::ScanArguments;
+use super::command::{block_on, load_config};
+use super::images::{Probes, absolute};
+use super::output::{self, SCHEMA, SUCCESS, linear_bar};
 use super::progress::Progress;
-use super::scan_json::{self, SCHEMA};
-use super::{SUCCESS, load_config, map_view, scan, terminal};
+use crate::config::Settings;
 use crate::discover::mounts::{FilesystemScope, Mount};
 use crate::model::path::{hex_unless_exact, shown};
 use crate::model::{Bytes, Census, CensusFile, ExtentCount};
 use crate::probe::census::needs_xfs;
 use crate::probe::protocol::{CensusRequest, Reply, Request};
-use crate::probe::sweep::WorkerPool;
+use crate::table::{TextTable, or_dash};
 
-/// Files that are named unless `--top` says how many.
+/// How many files are named without `--top`.
 const WORST: usize = 20;
-/// Links from one file system to another that are followed before it is called a loop.
+/// How many links from one file system to another are followed.
 const MAX_CROSSINGS: u32 = 40;
 
 pub(super) fn run(
@@ -30,32 +30,26 @@ pub(super) fn run(
     config: Option<&Path>,
 ) -> anyhow::Result<u8> {
     let settings = load_config(config)?.settings;
-    let path = scan::absolute(path)?;
-    let deadline = settings.sampling.probe_timeout;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
     let worst = arguments.top.unwrap_or(WORST);
-    let (mount, census) = runtime.block_on(follow_and_take(path, worst, deadline))?;
-    if arguments.json {
-        terminal::print(&json(&mount, &census)?)?;
-    } else {
-        terminal::print(&render(&mount, &census))?;
+    let (mount, census) = block_on(count(absolute(path)?, worst, &settings))?;
+    match arguments.json {
+        true => output::print_json(&document(&mount, &census))?,
+        false => output::print(&render(&mount, &census))?,
     }
     Ok(SUCCESS)
 }
 
-/// Takes the census of the file system that the path leads to, through links of others if need be.
-async fn follow_and_take(
+/// Counts the file system that the path leads to, through links on other ones if need be.
+async fn count(
     mut path: PathBuf,
     worst: usize,
-    deadline: Duration,
+    settings: &Settings,
 ) -> anyhow::Result<(Mount, Census)> {
-    let mut pool = WorkerPool::new(Path::new("/proc"));
-    let mounts = pool.mounts().context("cannot read /proc/self/mountinfo")?;
+    let mut probes = Probes::new(settings)?;
     for _ in 0..MAX_CROSSINGS {
-        let device = mounts.of(&path).map(|mount| mount.device);
-        let Some(mount) = device.and_then(|device| mounts.principal(device)) else {
+        let device = probes.mounts.of(&path).map(|mount| mount.device);
+        let mount = device.and_then(|device| probes.mounts.principal(device));
+        let Some(mount) = mount.cloned() else {
             bail!("{} lies on no mounted file system", shown(&path));
         };
         if mount.is_pseudo() {
@@ -64,49 +58,27 @@ async fn follow_and_take(
         let request = Request::Census(CensusRequest {
             path,
             scope: FilesystemScope {
-                mounts: mounts.clone(),
+                mounts: probes.mounts.clone(),
                 device: mount.device,
             },
             mount: mount.clone(),
             worst,
         });
-        match take(&mut pool, mount, &request, deadline).await? {
-            Reply::Census(census) => return Ok((mount.clone(), *census)),
+        let mut progress = Progress::spinner();
+        let mut beats = 0;
+        let on_beat = || {
+            beats += 1;
+            let message = format!("counting the files of {}", shown(&mount.point));
+            progress.at(beats, message);
+        };
+        match probes.call(&mount, &request, on_beat).await? {
+            Reply::Census(census) => return Ok((mount, *census)),
             Reply::Elsewhere(root) => path = root.path,
             Reply::Fault(fault) => bail!("{}: {}", shown(&fault.path), fault.error),
             _ => bail!("the probe helper gave no census"),
         }
     }
     bail!("{}: too many levels of symbolic links", shown(&path));
-}
-
-/// What the helper of a file system has to say to the request.
-async fn take(
-    pool: &mut WorkerPool,
-    mount: &Mount,
-    request: &Request,
-    deadline: Duration,
-) -> anyhow::Result<Reply> {
-    let worker = pool.worker(mount);
-    let mut progress = Progress::spinner();
-    let mut answer = None;
-    let mut beats = 0;
-    let on_reply = |reply| match reply {
-        Reply::Beat => {
-            beats += 1;
-            progress.at(
-                beats,
-                format!("counting the files of {}", shown(&mount.point)),
-            );
-        }
-        reply => answer = Some(reply),
-    };
-    worker
-        .lock()
-        .await
-        .call(request, deadline, on_reply)
-        .await?;
-    answer.context("the probe helper gave no answer")
 }
 
 fn render(mount: &Mount, census: &Census) -> String {
@@ -122,16 +94,15 @@ fn render(mount: &Mount, census: &Census) -> String {
         // Writing to a String cannot fail.
         let _ = writeln!(
             text,
-            "  {:>16} extents │{:<40} {}",
+            "  {:>16} extents │{} {}",
             class_name(class),
-            map_view::bar(files, most),
+            linear_bar(files, most),
             ExtentCount(files)
         );
     }
     if !census.worst.is_empty() {
         text.push('\n');
         text.push_str(&worst(census));
-        text.push('\n');
     }
     text
 }
@@ -141,36 +112,26 @@ fn class_name(class: usize) -> String {
     let Some(magnitude) = class.checked_sub(1) else {
         return "0".to_owned();
     };
-    // A class is at most that of 2^64, 10^19.
-    let from = 10u64.saturating_pow(u32::try_from(magnitude).unwrap_or(u32::MAX));
-    let to = from.saturating_mul(10) - 1;
+    let (from, to) = (power_of_ten(magnitude), power_of_ten(class) - 1);
     format!("{}–{}", ExtentCount(from).short(), ExtentCount(to).short())
 }
 
+fn power_of_ten(magnitude: usize) -> u64 {
+    10u64.saturating_pow(u32::try_from(magnitude).unwrap_or(u32::MAX))
+}
+
 fn worst(census: &Census) -> String {
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING).force_no_tty();
-    table.set_header(["FILE", "EXTENTS", "MEAN", "SIZE", "ALLOCATED"]);
+    let mut table = TextTable::new(&["FILE", ">EXTENTS", ">MEAN", ">SIZE", ">ALLOCATED"]);
     for file in &census.worst {
-        let mean = mean(file).map_or_else(|| "–".to_owned(), |mean| mean.to_string());
-        let row = [
+        table.row([
             name(file),
             file.extents.to_string(),
-            mean,
+            or_dash(mean(file)),
             file.size.to_string(),
             file.allocated.to_string(),
-        ];
-        table.add_row(row.into_iter().map(Cell::new));
+        ]);
     }
-    for (number, column) in table.column_iter_mut().enumerate() {
-        let alignment = if number == 0 {
-            CellAlignment::Left
-        } else {
-            CellAlignment::Right
-        };
-        column.set_padding((0, 2)).set_cell_alignment(alignment);
-    }
-    table.trim_fmt()
+    table.render()
 }
 
 fn mean(file: &CensusFile) -> Option<Bytes> {
@@ -213,15 +174,11 @@ struct FileObject {
     allocated_bytes: Bytes,
 }
 
-fn json(mount: &Mount, census: &Census) -> serde_json::Result<String> {
-    let class = |(class, files): (usize, &u64)| {
-        let bound =
-            |magnitude: usize| 10u64.saturating_pow(u32::try_from(magnitude).unwrap_or(u32::MAX));
-        ClassObject {
-            from_extents: class.checked_sub(1).map_or(0, bound),
-            to_extents: bound(class),
-            files: *files,
-        }
+fn document(mount: &Mount, census: &Census) -> Document {
+    let class = |(class, files): (usize, &u64)| ClassObject {
+        from_extents: class.checked_sub(1).map_or(0, power_of_ten),
+        to_extents: power_of_ten(class),
+        files: *files,
     };
     let file = |file: &CensusFile| FileObject {
         inode: file.inode,
@@ -231,7 +188,7 @@ fn json(mount: &Mount, census: &Census) -> serde_json::Result<String> {
         size_bytes: file.size,
         allocated_bytes: file.allocated,
     };
-    scan_json::to_line(&Document {
+    Document {
         schema: SCHEMA,
         mount: shown(&mount.point),
         files: census.files,
@@ -239,7 +196,7 @@ fn json(mount: &Mount, census: &Census) -> serde_json::Result<String> {
         extent_map_memory_bytes: census.extent_map_memory,
         classes: census.classes.iter().enumerate().map(class).collect(),
         worst: census.worst.iter().map(file).collect(),
-    })
+    }
 }
 
 #[cfg(test)]

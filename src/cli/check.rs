@@ -1,27 +1,27 @@
 //! `fragwatch check`: one line and an exit code, as Icinga, Nagios and Checkmk expect of a plugin
-//! (Monitoring Plugins Development Guidelines: 0 ok, 1 warning, 2 critical, 3 unknown; behind `|`
-//! stand the performance data).
+//! (Monitoring Plugins Development Guidelines: 0 ok, 1 warning, 2 critical, 3 unknown; performance
+//! data after `|`).
 
 use std::path::Path;
 
 use serde::Serialize;
 
-use super::{client, load_to_ask, scan_json, terminal};
+use super::client;
+use super::command::load_to_ask;
+use super::output::{self, SCHEMA};
 use crate::config::settings::Thresholds;
 use crate::model::Severity;
 use crate::serve::status::{Row, Status};
 
-/// What monitoring calls it when the check itself could not be made.
+/// Exit code of a check that could not be made.
 const UNKNOWN: u8 = 3;
 
 #[derive(Debug, Serialize)]
-struct Verdict {
+struct CheckResult {
     schema: u32,
     /// 0 to 3.
     code: u8,
-    /// What is said of it.
     summary: String,
-    /// The performance data: names and values.
     performance: Vec<Measured>,
 }
 
@@ -37,21 +37,20 @@ struct Measured {
 }
 
 pub(super) fn run(json: bool, config: Option<&Path>) -> anyhow::Result<u8> {
-    let verdict = match ask(config) {
+    let result = match ask(config) {
         Ok((status, thresholds)) => judge(&status, &thresholds),
-        Err(error) => Verdict {
-            schema: scan_json::SCHEMA,
+        Err(error) => CheckResult {
+            schema: SCHEMA,
             code: UNKNOWN,
             summary: one_line(&format!("{error:#}")),
             performance: Vec::new(),
         },
     };
-    if json {
-        terminal::print(&scan_json::to_line(&verdict)?)?;
-    } else {
-        terminal::print(&format!("{}\n", line(&verdict)))?;
+    match json {
+        true => output::print_json(&result)?,
+        false => output::print(&format!("{}\n", line(&result)))?,
     }
-    Ok(verdict.code)
+    Ok(result.code)
 }
 
 fn ask(config: Option<&Path>) -> anyhow::Result<(Status, Thresholds)> {
@@ -59,7 +58,7 @@ fn ask(config: Option<&Path>) -> anyhow::Result<(Status, Thresholds)> {
     Ok((client::get(&settings, "/v1/status")?, settings.thresholds))
 }
 
-fn judge(status: &Status, thresholds: &Thresholds) -> Verdict {
+fn judge(status: &Status, thresholds: &Thresholds) -> CheckResult {
     let (code, mut found) = problems(status);
     if found.is_empty() {
         let plural = if status.images.total == 1 { "" } else { "s" };
@@ -72,96 +71,87 @@ fn judge(status: &Status, thresholds: &Thresholds) -> Verdict {
             ));
         }
     }
-    // Not wrong, but the operator should see what does not run.
+    // Not a problem, but to be seen.
     let off = status.parts.iter().filter(|part| part.is_off());
     found.extend(off.map(ToString::to_string));
-    Verdict {
-        schema: scan_json::SCHEMA,
+    CheckResult {
+        schema: SCHEMA,
         code,
         summary: one_line(&found.join("; ")),
         performance: performance(status, thresholds),
     }
 }
 
-/// All that is wrong, and the code of the worst of it. Counts that are old are as bad as none:
-/// unknown, unless something known is bad.
+/// The problems, and the code of the worst. Old counts are as bad as none: unknown, unless something
+/// known is bad.
 fn problems(status: &Status) -> (u8, Vec<String>) {
     let (images, rescue) = (&status.images, &status.rescue);
     let mut found = Vec::new();
-    let (mut code, mut unknown) = (0, false);
+    let mut code = 0;
+    let mut add = |severity: u8, what: String| {
+        code = code.max(severity);
+        found.push(what);
+    };
     if rescue.incident {
-        code = 2;
-        found.push("INCIDENT: XFS waits for memory, see `fragwatch incidents`".to_owned());
+        let what = "INCIDENT: XFS waits for memory, see `fragwatch incidents`";
+        add(2, what.to_owned());
     }
-    for row in &status.worst {
-        if row.severity == Severity::Ok || found.len() >= 3 {
-            continue;
-        }
+    let bad = status
+        .worst
+        .iter()
+        .filter(|row| row.severity > Severity::Ok);
+    for row in bad.take(if rescue.incident { 2 } else { 3 }) {
         let reason = row.reason.as_deref().unwrap_or("");
         let gap = if reason.is_empty() { "" } else { ", " };
-        found.push(format!(
-            "{} {} ({} extents{gap}{reason})",
-            image(row),
-            row.severity,
-            row.extents
-        ));
+        let (severity, extents) = (row.severity, row.extents);
+        let what = format!("{} {severity} ({extents} extents{gap}{reason})", image(row));
+        add(severity.as_number(), what);
     }
-    let bad = images.critical + images.warning;
-    if bad > 0 {
-        found.push(format!(
+    if images.critical + images.warning > 0 {
+        let what = format!(
             "{} critical and {} warning of {} images",
             images.critical, images.warning, images.total
-        ));
+        );
+        add(if images.critical > 0 { 2 } else { 1 }, what);
     }
-    code = code.max(match (images.critical, images.warning) {
-        (0, 0) => 0,
-        (0, _) => 1,
-        _ => 2,
-    });
     if let Some(reason) = &status.host.reason {
-        code = code.max(status.host.severity.as_number());
-        found.push(format!("memory {}: {reason}", status.host.severity));
+        let severity = status.host.severity;
+        add(severity.as_number(), format!("memory {severity}: {reason}"));
     }
     for part in status
         .parts
         .iter()
         .filter(|part| part.severity > Severity::Ok)
     {
-        code = code.max(part.severity.as_number());
-        found.push(part.to_string());
+        add(part.severity.as_number(), part.to_string());
     }
     if rescue.armed && rescue.drilled.is_some() && rescue.roundtrip_seconds.is_none() {
-        code = code.max(1);
-        found.push("the last drill of the rescue failed".to_owned());
+        add(1, "the last drill of the rescue failed".to_owned());
     }
     if status.daemon.config_refused.is_some() {
-        code = code.max(1);
-        found.push(status.daemon.config_in_force.in_words().to_owned());
+        add(1, status.daemon.config_in_force.in_words().to_owned());
     }
     if let Some(error) = &status.daemon.listen_error {
-        code = code.max(1);
-        found.push(format!("no metrics are served: {error}"));
+        add(1, format!("no metrics are served: {error}"));
     }
-    for stalled in &status.stalled {
-        unknown = true;
-        found.push(format!(
-            "file system {} does not answer for {} s",
-            stalled.mount, stalled.seconds
-        ));
-    }
-    if let Some(overdue) = status.daemon.sweep_overdue_seconds {
-        unknown = true;
-        found.push(format!(
-            "counts are old, the sweep is overdue by {overdue} s"
-        ));
-    }
-    if unknown && code < 2 {
+    let known = found.len();
+    found.extend(status.stalled.iter().map(|stalled| {
+        let (mount, seconds) = (&stalled.mount, stalled.seconds);
+        format!("file system {mount} does not answer for {seconds} s")
+    }));
+    found.extend(
+        status
+            .daemon
+            .sweep_overdue_seconds
+            .map(|overdue| format!("counts are old, the sweep is overdue by {overdue} s")),
+    );
+    if found.len() > known && code < 2 {
         code = UNKNOWN;
     }
     (code, found)
 }
 
-/// By its path, and the name of the VM that has it open.
+/// The path of an image, and the name of the VM that has it open.
 fn image(row: &Row) -> String {
     match &row.vm {
         Some(vm) => format!("{} (VM {vm})", row.path),
@@ -192,20 +182,18 @@ fn performance(status: &Status, thresholds: &Thresholds) -> Vec<Measured> {
     ]
 }
 
-fn line(verdict: &Verdict) -> String {
-    let word = match verdict.code {
+fn line(result: &CheckResult) -> String {
+    let word = match result.code {
         0 => "OK",
         1 => "WARNING",
         2 => "CRITICAL",
         _ => "UNKNOWN",
     };
-    let mut line = format!("FRAGWATCH {word} - {}", verdict.summary);
-    for (number, measured) in verdict.performance.iter().enumerate() {
+    let mut line = format!("FRAGWATCH {word} - {}", result.summary);
+    for (number, measured) in result.performance.iter().enumerate() {
         line.push_str(if number == 0 { " | " } else { " " });
-        line.push_str(&format!(
-            "{}={}{}",
-            measured.name, measured.value, measured.unit
-        ));
+        let (name, value, unit) = (measured.name, measured.value, measured.unit);
+        line.push_str(&format!("{name}={value}{unit}"));
         if let (Some(warning), Some(critical)) = (measured.warning, measured.critical) {
             line.push_str(&format!(";{warning};{critical}"));
         }
@@ -213,7 +201,7 @@ fn line(verdict: &Verdict) -> String {
     line
 }
 
-/// Performance data begin at the first `|`, and a second line is not shown.
+/// Performance data begin at the first `|`; a second line is not displayed.
 fn one_line(text: &str) -> String {
     text.split_whitespace()
         .collect::<Vec<_>>()
@@ -251,8 +239,8 @@ mod tests {
     }
 
     fn checked(status: &Status) -> (u8, String) {
-        let verdict = judge(status, &Thresholds::default());
-        (verdict.code, line(&verdict))
+        let result = judge(status, &Thresholds::default());
+        (result.code, line(&result))
     }
 
     #[test]

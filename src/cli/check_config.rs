@@ -1,26 +1,24 @@
-//! `fragwatch check-config`: is the configuration right, and if not, where and what instead.
+//! `fragwatch check-config`: checks the configuration; the error has place and remedy.
 
 use std::path::Path;
 
 use super::args::CheckConfigArguments;
-use super::{SUCCESS, load_config, terminal};
+use super::command::load_config;
+use super::output::{self, SUCCESS};
 
 pub(super) fn run(arguments: &CheckConfigArguments, config: Option<&Path>) -> anyhow::Result<u8> {
     let loaded = load_config(arguments.file.as_deref().or(config))?;
     if arguments.show {
-        terminal::print(&loaded.settings.to_toml())?;
+        output::print(&loaded.settings.to_toml())?;
         return Ok(SUCCESS);
     }
-    let files: Vec<_> = loaded
-        .files
-        .iter()
-        .map(|file| file.display().to_string())
-        .collect();
+    let files = loaded.files.iter().map(|file| file.display().to_string());
+    let files: Vec<_> = files.collect();
     let read = if files.is_empty() {
         "no file; the built-in defaults are in force".to_owned()
     } else {
         files.join(", ")
     };
-    terminal::print(&format!("configuration is right: {read}\n"))?;
+    output::print(&format!("configuration is right: {read}\n"))?;
     Ok(SUCCESS)
 }

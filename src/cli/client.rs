@@ -1,4 +1,4 @@
-//! Asks the running daemon on its control socket.
+//! Queries the running daemon on its control socket.
 
 use std::io;
 use std::path::Path;
@@ -13,15 +13,16 @@ use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
+use super::command::block_on;
 use crate::config::settings::Settings;
 use crate::serve::control::socket_path;
 
-/// The daemon answers from its memory, at most from its history.
-const PATIENCE: Duration = Duration::from_secs(15);
-/// No answer is longer.
+/// The daemon answers from memory, at most from its history.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
+/// Longest answer, in bytes.
 const LONGEST: usize = 64 << 20;
 
-/// Nobody answers at the socket: no daemon runs, or it listens elsewhere.
+/// The socket does not answer: no daemon runs, or it listens elsewhere.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "no daemon answers at {socket} ({reason}): see `systemctl status fragwatch`; start it with `systemctl start fragwatch` or `fragwatch run`"
@@ -34,12 +35,12 @@ pub(super) struct NotRunning {
 /// The daemon's answer to a GET of `path`.
 ///
 /// # Errors
-/// [`NotRunning`] if nobody answers; otherwise what is wrong with the answer.
+/// [`NotRunning`] if the socket does not answer; otherwise what is wrong with the answer.
 pub(super) fn get<T: DeserializeOwned>(settings: &Settings, path: &str) -> anyhow::Result<T> {
     call(settings, Method::GET, path)
 }
 
-/// The daemon's answer to a POST to `path`: a change.
+/// The daemon's answer to a POST to `path`.
 ///
 /// # Errors
 /// As [`get`].
@@ -47,7 +48,7 @@ pub(super) fn post<T: DeserializeOwned>(settings: &Settings, path: &str) -> anyh
     call(settings, Method::POST, path)
 }
 
-/// The daemon's answer to a GET of `path`, as it is.
+/// The daemon's answer to a GET of `path`, as text.
 ///
 /// # Errors
 /// As [`get`].
@@ -63,17 +64,13 @@ fn call<T: DeserializeOwned>(settings: &Settings, method: Method, path: &str) ->
 
 fn body(settings: &Settings, method: Method, path: &str) -> anyhow::Result<Bytes> {
     let socket = socket_path(&settings.control);
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    let answer = async { tokio::time::timeout(PATIENCE, ask(&socket, method, path)).await };
-    runtime.block_on(answer).with_context(|| {
-        format!(
-            "the daemon at {} does not answer within {} s",
-            socket.display(),
-            PATIENCE.as_secs()
-        )
-    })?
+    block_on(async {
+        let answer = tokio::time::timeout(ANSWER_TIMEOUT, ask(&socket, method, path)).await;
+        answer.with_context(|| {
+            let (socket, seconds) = (socket.display(), ANSWER_TIMEOUT.as_secs());
+            format!("the daemon at {socket} does not answer within {seconds} s")
+        })?
+    })
 }
 
 async fn ask(socket: &Path, method: Method, path: &str) -> anyhow::Result<Bytes> {

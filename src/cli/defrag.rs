@@ -12,13 +12,15 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGTSTP, SIGTTOU};
 
 use super::args::DefragArguments;
 use super::choice::{Answer, Choice, Passed};
-use super::online;
+use super::command::load_config;
+use super::output::{self, INCOMPLETE, SUCCESS};
 use super::progress::Progress;
-use super::{INCOMPLETE, SUCCESS, load_config, planning, terminal};
+use super::{online, planning};
 use crate::config::Settings;
 use crate::config::settings::Defrag;
-use crate::defrag::fsr::{self, Event, Request};
-use crate::defrag::guard::{Facts, NEAR_IDEAL, leaves_to_another};
+use crate::defrag::engine::Request;
+use crate::defrag::fsr::{self, Event};
+use crate::defrag::guard::{Checked, NEAR_IDEAL, leaves_to_another};
 use crate::defrag::job;
 use crate::defrag::run::Hold;
 use crate::defrag::{Host, guard::Refusal};
@@ -50,7 +52,7 @@ pub(super) fn run(arguments: &DefragArguments, config: Option<&Path>) -> anyhow:
             .with_context(|| format!("{}: no path can be made of it", shown(image)))?;
         let Some(result) = work.on(&path) else { break };
         if !arguments.json {
-            terminal::print(&result.said.line(&path))?;
+            output::print(&result.said.line(&path))?;
         }
         results.push((path, result));
         work.signals.stop_if_suspended();
@@ -59,7 +61,7 @@ pub(super) fn run(arguments: &DefragArguments, config: Option<&Path>) -> anyhow:
         }
     }
     if arguments.json {
-        terminal::print(&format!("{:#}\n", as_json(&results)))?;
+        output::print(&format!("{:#}\n", as_json(&results)))?;
     }
     let all = results.len() == arguments.images.len();
     let fine = all && results.iter().all(|(_, result)| result.said.is_fine());
@@ -116,7 +118,7 @@ impl Work<'_> {
             if !self.quiet {
                 let Passed { engine, reason } = passed;
                 let line = format!("{}: {next}, not {engine}: {reason}", shown(path));
-                terminal::complain(&line);
+                output::eprint_error(&line);
             }
         };
         let work = |engine| {
@@ -199,7 +201,7 @@ impl Signals {
 
 /// What there is to say of an image.
 enum Said {
-    Rehearsed(Result<Facts, Refusal>),
+    Rehearsed(Result<Checked, Refusal>),
     Run(RunReport),
     Online(online::Said),
 }
@@ -210,7 +212,7 @@ fn rehearse(path: &Path, limits: &Defrag, host: &Host) -> Said {
         limits,
         until: None,
     };
-    Said::Rehearsed(fsr::rehearse(&request, host))
+    Said::Rehearsed(fsr::dry_run(&request, host))
 }
 
 fn defragment(
@@ -266,7 +268,7 @@ impl View {
             }
             Event::WithoutIo(pressure) => self.tell(&pressure.to_string()),
             Event::Progress { written, held, .. } => self.progress(written, held),
-            Event::AtTheGate(visitor) => {
+            Event::OpenBlocked(visitor) => {
                 self.tell(&format!("{visitor} wants to open it: ending the run"));
             }
             Event::Started { .. } | Event::Ending(_) => {}
@@ -287,7 +289,7 @@ impl View {
 
     fn tell(&self, what: &str) {
         if !self.quiet {
-            terminal::complain(&format!("{}: {what}", self.name));
+            output::eprint_error(&format!("{}: {what}", self.name));
         }
     }
 }

@@ -9,7 +9,8 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::{FAILURE, SUCCESS, load_config, terminal};
+use super::command::load_config;
+use super::output::{self, FAILURE, SUCCESS};
 use crate::daemon::rescue::fast_settings;
 use crate::klog::Rules;
 use crate::klog::kmsg::{KMSG, Kmsg};
@@ -60,7 +61,7 @@ pub(super) fn run(act: bool, config: Option<&Path>) -> anyhow::Result<u8> {
         Some(written.since(began)),
     );
     let success = stages(&mut text, &outcome, began, act);
-    terminal::print(&text)?;
+    output::print(&text)?;
     Ok(if success { SUCCESS } else { FAILURE })
 }
 

@@ -6,12 +6,12 @@ use anyhow::Context as _;
 use clap::CommandFactory as _;
 
 use super::args::Arguments;
-use super::{SUCCESS, terminal};
+use super::output::{self, SUCCESS};
 
 pub(super) fn completions(shell: clap_complete::Shell) -> anyhow::Result<u8> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut visible(), "fragwatch", &mut script);
-    terminal::print(&String::from_utf8_lossy(&script))?;
+    output::print(&String::from_utf8_lossy(&script))?;
     Ok(SUCCESS)
 }
 

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use super::args::HistoryArguments;
 use super::chart::Chart;
-use super::{SUCCESS, client, load_to_ask, scan_json, status, terminal};
+use super::command::load_to_ask;
+use super::output::{self, SUCCESS};
+use super::{client, status};
 use crate::assess::Assessor;
 use crate::config::units::parse_duration;
 use crate::model::utc::rfc3339_seconds;
@@ -30,7 +32,7 @@ pub(super) fn run(arguments: &HistoryArguments, config: Option<&Path>) -> anyhow
     let query = serde_urlencoded::to_string(&question)?;
     let past: HistoryResponse = client::get(&settings, &format!("/v1/history?{query}"))?;
     if arguments.json {
-        terminal::print(&scan_json::to_line(&past)?)?;
+        output::print_json(&past)?;
         return Ok(SUCCESS);
     }
     let limits = Assessor::new(&settings.thresholds).limits(Path::new(&past.path));
@@ -38,9 +40,9 @@ pub(super) fn run(arguments: &HistoryArguments, config: Option<&Path>) -> anyhow
         ('W', limits.warning.extents),
         ('C', limits.critical.extents),
     ];
-    let width = terminal::width().map_or(WIDTH, usize::from);
+    let width = output::width().map_or(WIDTH, usize::from);
     let span = (question.since, now);
-    terminal::print(&render(&past, span, &thresholds, width))?;
+    output::print(&render(&past, span, &thresholds, width))?;
     Ok(SUCCESS)
 }
 

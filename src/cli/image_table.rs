@@ -3,22 +3,23 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use comfy_table::{Cell, CellAlignment, Color, ContentArrangement, Table, presets};
+use comfy_table::{Cell, Color};
 
-use super::scan::{Found, Image};
+use super::images::{Found, Image};
+use super::output::counted;
 use crate::model::path::shown;
 use crate::model::{Bytes, ExtentCount, Opener, Owner, Severity, Vm};
+use crate::table::{TextTable, or_dash};
 
-/// An image nearer than this to the number of extents at which its writes fail is worth a line:
+/// From this share of the number of extents at which its writes fail an image has a line of its own:
 /// percent.
 const NEAR_LIMIT: u64 = 10;
 
-/// The table and what is to be said below it.
+/// The table and the notes below it.
 pub(super) fn render(found: &Found, width: Option<u16>, colours: bool) -> String {
     let mut text = String::new();
     if !found.images.is_empty() {
         text.push_str(&table(found, width, colours));
-        text.push('\n');
     }
     text.push_str(&summary(found));
     for image in &found.images {
@@ -30,31 +31,20 @@ pub(super) fn render(found: &Found, width: Option<u16>, colours: bool) -> String
 
 fn table(found: &Found, width: Option<u16>, colours: bool) -> String {
     let with_maps = found.images.iter().any(|image| image.map.is_some());
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING);
-    if colours {
-        table.enforce_styling();
-    } else {
-        table.force_no_tty();
-    }
-    if let Some(width) = width {
-        table.set_content_arrangement(ContentArrangement::Dynamic);
-        table.set_width(width);
-    }
-    let mut header = vec![
+    let mut headers = vec![
         "IMAGE",
-        "EXTENTS",
-        "MEAN",
-        "SIZE",
-        "ALLOCATED",
-        "MAP MEMORY",
+        ">EXTENTS",
+        ">MEAN",
+        ">SIZE",
+        ">ALLOCATED",
+        ">MAP MEMORY",
         "VM",
         "SEVERITY",
     ];
     if with_maps {
-        header.insert(2, "FRAGMENTS");
+        headers.insert(2, ">FRAGMENTS");
     }
-    table.set_header(header.clone());
+    let mut table = TextTable::new(&headers).wrapped(width).coloured(colours);
     for image in &found.images {
         let mut row = vec![
             shown(&image.sample.path),
@@ -69,21 +59,10 @@ fn table(found: &Found, width: Option<u16>, colours: bool) -> String {
             let fragments = image.map.as_ref().map(|map| ExtentCount(map.fragments));
             row.insert(2, or_dash(fragments));
         }
-        let severity = Cell::new(image.severity.to_string()).fg(colour(image.severity));
-        table.add_row(row.into_iter().map(Cell::new).chain([severity]));
+        let severity = Cell::new(image.severity).fg(colour(image.severity));
+        table.row(row.into_iter().map(Cell::new).chain([severity]));
     }
-    for (number, name) in header.iter().enumerate() {
-        let left = matches!(*name, "IMAGE" | "VM" | "SEVERITY");
-        let alignment = if left {
-            CellAlignment::Left
-        } else {
-            CellAlignment::Right
-        };
-        if let Some(column) = table.column_mut(number) {
-            column.set_padding((0, 2)).set_cell_alignment(alignment);
-        }
-    }
-    table.trim_fmt()
+    table.render()
 }
 
 fn colour(severity: Severity) -> Color {
@@ -94,7 +73,7 @@ fn colour(severity: Severity) -> Color {
     }
 }
 
-/// The name of the VM that has the image open, or what else there is to call it by.
+/// The name of the VM that has the image open, or its process if it has no name.
 fn vm(image: &Image) -> String {
     let vm = image.owner.as_ref().and_then(Owner::vm);
     let name = |vm: &Vm| match &vm.name {
@@ -102,10 +81,6 @@ fn vm(image: &Image) -> String {
         None => format!("pid {}", vm.pid),
     };
     or_dash(vm.map(name))
-}
-
-fn or_dash(value: Option<impl ToString>) -> String {
-    value.map_or_else(|| "–".to_owned(), |value| value.to_string())
 }
 
 fn summary(found: &Found) -> String {
@@ -116,11 +91,11 @@ fn summary(found: &Found) -> String {
         text.push_str("No disk image found.\n");
     } else {
         let extents: ExtentCount = found.images.iter().map(|image| image.sample.extents).sum();
-        let memory: Bytes = found
+        let memory = found
             .images
             .iter()
-            .filter_map(|image| found.map_memory(image))
-            .sum();
+            .filter_map(|image| found.map_memory(image));
+        let memory: Bytes = memory.sum();
         let _ = writeln!(
             text,
             "\n{} with {extents} extents; their maps take up to {memory} of kernel memory that cannot be reclaimed while the images are open.",
@@ -137,12 +112,6 @@ fn summary(found: &Found) -> String {
         );
     }
     text
-}
-
-/// `1 image`, `2 images`
-pub(super) fn counted(number: u64, noun: &str) -> String {
-    let plural = if number == 1 { "" } else { "s" };
-    format!("{} {noun}{plural}", ExtentCount(number))
 }
 
 /// A line for an image that comes near the number of extents at which its writes fail.

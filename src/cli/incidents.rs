@@ -6,11 +6,10 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
-use comfy_table::{Cell, CellAlignment, Table, presets};
+use comfy_table::Cell;
 use serde::Serialize;
 
-use super::image_table::counted;
-use super::{INCOMPLETE, SUCCESS, scan_json, terminal};
+use super::output::{self, INCOMPLETE, SUCCESS, counted};
 use crate::incident::archive;
 use crate::incident::evidence::{BlockedTask, TaskKind};
 use crate::incident::format::{
@@ -19,11 +18,10 @@ use crate::incident::format::{
 use crate::incident::hook::Moment;
 use crate::model::path::shown;
 use crate::model::{Bytes, ExtentCount, Outcome, Trigger};
+use crate::table::TextTable;
 
 /// Columns of a bar.
 const BAR: usize = 12;
-/// Eighths of a column, from one to seven.
-const EIGHTHS: [char; 7] = ['▏', '▎', '▍', '▌', '▋', '▊', '▉'];
 /// Of a long list in the detailed view; `--json` has all.
 const SHOWN_EVENTS: usize = 200;
 const SHOWN_TASKS: usize = 20;
@@ -67,9 +65,9 @@ fn show(n: usize, json: bool, files: &[PathBuf]) -> anyhow::Result<u8> {
         // As it is in the file, with what this version does not know.
         let mut text = archive::read(path)?;
         text.push(b'\n');
-        terminal::print(&String::from_utf8_lossy(&text))?;
+        output::print(&String::from_utf8_lossy(&text))?;
     } else {
-        terminal::print(&detail(&read(path)?))?;
+        output::print(&detail(&read(path)?))?;
     }
     Ok(SUCCESS)
 }
@@ -81,21 +79,21 @@ fn list(json: bool, files: &[PathBuf], directory: &Path) -> anyhow::Result<u8> {
         match read(path) {
             Ok(incident) => incidents.push((place + 1, incident)),
             Err(error) => {
-                terminal::complain(&format!("{error:#}"));
+                output::eprint_error(&format!("{error:#}"));
                 code = INCOMPLETE;
             }
         }
     }
     if json {
         let objects = incidents.iter().map(|(n, incident)| object(*n, incident));
-        terminal::print(&scan_json::to_line(&Document {
+        output::print_json(&Document {
             schema: SCHEMA,
             incidents: objects.collect(),
-        })?)?;
+        })?;
     } else if incidents.is_empty() {
-        terminal::print(&format!("No incident in {}.\n", shown(directory)))?;
+        output::print(&format!("No incident in {}.\n", shown(directory)))?;
     } else {
-        terminal::print(&table(&incidents))?;
+        output::print(&table(&incidents))?;
     }
     Ok(code)
 }
@@ -139,21 +137,18 @@ fn object(n: usize, incident: &Incident) -> Object {
 }
 
 fn table(incidents: &[(usize, Incident)]) -> String {
-    const HEADER: [&str; 8] = [
-        "N",
+    let mut table = TextTable::new(&[
+        ">N",
         "BEGAN (UTC)",
-        "DURATION",
+        ">DURATION",
         "TRIGGER",
-        "SIGNS",
-        "ACTIONS",
-        "SLAB FREED",
+        ">SIGNS",
+        ">ACTIONS",
+        ">SLAB FREED",
         "OUTCOME",
-    ];
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING).force_no_tty();
-    table.set_header(HEADER);
+    ]);
     for (n, incident) in incidents {
-        table.add_row([
+        table.row([
             Cell::new(n),
             Cell::new(time_of_day(&incident.began)),
             Cell::new(incident.duration_ms.map_or_else(dash, duration)),
@@ -164,18 +159,7 @@ fn table(incidents: &[(usize, Incident)]) -> String {
             Cell::new(outcome(incident)),
         ]);
     }
-    for (number, name) in HEADER.into_iter().enumerate() {
-        let left = matches!(name, "BEGAN (UTC)" | "TRIGGER" | "OUTCOME");
-        if let Some(column) = table.column_mut(number) {
-            let alignment = if left {
-                CellAlignment::Left
-            } else {
-                CellAlignment::Right
-            };
-            column.set_padding((0, 2)).set_cell_alignment(alignment);
-        }
-    }
-    table.trim_fmt() + "\n"
+    table.render()
 }
 
 /// `2026-11-20 12:03:05` of `2026-11-20T12:03:05.123Z`.
@@ -436,14 +420,7 @@ fn bar(value: u64, most: u64) -> String {
         u128::from(doublings) * 256 + rest + 256
     };
     let eighths = length(value) * (BAR as u128) * 8 / length(most.max(value));
-    let eighths = usize::try_from(eighths).unwrap_or(0).max(1);
-    let mut bar = "█".repeat(eighths / 8);
-    bar.extend(
-        (eighths % 8)
-            .checked_sub(1)
-            .and_then(|part| EIGHTHS.get(part)),
-    );
-    bar
+    output::bar(usize::try_from(eighths).unwrap_or(0).max(1))
 }
 
 fn evidence_of(taken: &TakenEvidence) -> String {

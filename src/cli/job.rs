@@ -3,7 +3,7 @@
 use std::io;
 
 use super::defrag::Signals;
-use super::{SUCCESS, terminal};
+use super::output::{self, SUCCESS};
 use crate::defrag::job::{DefragJob, JobMessage};
 
 /// Carries out the job on standard input.
@@ -12,7 +12,7 @@ pub(super) fn run() -> anyhow::Result<u8> {
     let signals = Signals::handle()?;
     let mut orders = || signals.order();
     let write = |message: JobMessage| -> anyhow::Result<()> {
-        Ok(terminal::print(&format!(
+        Ok(output::print(&format!(
             "{}\n",
             serde_json::to_string(&message)?
         ))?)

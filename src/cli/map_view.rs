@@ -1,19 +1,15 @@
-//! What `fragwatch scan --map` adds: the shape of each extent map, to be taken in at a glance.
+//! What `fragwatch scan --map` adds: the shape of each extent map.
 
 use std::fmt::Write as _;
 
-use super::scan::{Found, Image};
+use super::images::{Found, Image};
+use super::output::linear_bar;
 use crate::config::settings::Sampling;
 use crate::model::memory::extent_map_memory;
 use crate::model::path::shown;
 use crate::model::{Bytes, ExtentCount, ExtentMap};
 
-/// Columns of the longest bar; the formats that print bars pad to as many.
-const BAR: u64 = 40;
-/// Eighths of a column, from one to seven.
-const EIGHTHS: [char; 7] = ['▏', '▎', '▍', '▌', '▋', '▊', '▉'];
-
-/// One paragraph an image.
+/// One paragraph for each image.
 pub(super) fn render(found: &Found, sampling: &Sampling) -> String {
     let mut text = String::new();
     for image in &found.images {
@@ -67,13 +63,12 @@ fn paragraph(map: &ExtentMap) -> String {
         ("shared with other files", map.shared),
         ("not yet allocated", map.delayed),
     ];
-    let told: Vec<_> = kinds
-        .iter()
-        .filter(|(_, bytes)| bytes.0 > 0)
+    let kinds = kinds.iter().filter(|(_, bytes)| bytes.0 > 0);
+    let kinds: Vec<_> = kinds
         .map(|(kind, bytes)| format!("{bytes} {kind}"))
         .collect();
-    if !told.is_empty() {
-        let _ = writeln!(text, "  {} of {}", told.join(", "), map.mapped);
+    if !kinds.is_empty() {
+        let _ = writeln!(text, "  {} of {}", kinds.join(", "), map.mapped);
     }
     if !map.complete {
         text.push_str("  The map is longer; reading stopped there.\n");
@@ -85,52 +80,23 @@ fn paragraph(map: &ExtentMap) -> String {
 /// A bar for each power of two between the shortest and the longest extent.
 fn histogram(classes: &[u64]) -> String {
     let most = classes.iter().copied().max().unwrap_or(0);
-    let first = classes
-        .iter()
-        .position(|&extents| extents > 0)
-        .unwrap_or(classes.len());
     let mut text = String::new();
-    for (class, &extents) in classes.iter().enumerate().skip(first) {
+    let classes = classes.iter().enumerate();
+    for (class, &extents) in classes.skip_while(|(_, extents)| **extents == 0) {
         let from = Bytes(1 << class);
         let _ = writeln!(
             text,
-            "  {from:>9} │{:<40} {}",
-            bar(extents, most),
+            "  {from:>9} │{} {}",
+            linear_bar(extents, most),
             ExtentCount(extents)
         );
     }
     text
 }
 
-/// A bar as long as `value` is of `most`; anything above zero is seen.
-pub(super) fn bar(value: u64, most: u64) -> String {
-    if value == 0 || most == 0 {
-        return String::new();
-    }
-    // Both are counts of extents of one file, far below 2^58.
-    let eighths = (value.saturating_mul(BAR * 8) / most).max(1);
-    let mut bar = "█".repeat(usize::try_from(eighths / 8).unwrap_or(0));
-    if let Some(part) = usize::try_from(eighths % 8)
-        .ok()
-        .and_then(|part| part.checked_sub(1))
-    {
-        bar.push(EIGHTHS[part]);
-    }
-    bar
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn bars_are_in_proportion() {
-        assert_eq!(bar(0, 100), "");
-        assert_eq!(bar(1, 1_000_000), "▏");
-        assert_eq!(bar(50, 100), "█".repeat(20));
-        assert_eq!(bar(100, 100), "█".repeat(40));
-        assert_eq!(bar(1, 64), "▋");
-    }
 
     #[test]
     fn a_histogram_begins_with_the_shortest_extent() {

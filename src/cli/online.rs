@@ -6,11 +6,11 @@ use std::time::Instant;
 use serde_json::{Value, json};
 
 use super::defrag::{Signals, account};
+use super::output::{self, SUCCESS};
 use super::progress::Progress;
-use super::{SUCCESS, terminal};
 use crate::config::settings::Defrag;
 use crate::defrag::Host;
-use crate::defrag::fsr::Request;
+use crate::defrag::engine::Request;
 use crate::defrag::guard::Refusal;
 use crate::defrag::job::run_json;
 use crate::defrag::online::{self, Event, Report, Summary};
@@ -32,7 +32,7 @@ pub(super) fn rehearse(path: &Path, limits: &Defrag, host: &Host) -> Said {
         limits,
         until: None,
     };
-    Said::Rehearsed(online::rehearse(&request, host))
+    Said::Rehearsed(online::dry_run(&request, host))
 }
 
 pub(super) fn defragment(
@@ -59,11 +59,11 @@ pub(super) fn defragment(
 /// be put back is no reason to fail: it stays noted.
 pub(super) fn restore(hints: &Path) -> u8 {
     let mut watch = |event| match event {
-        Event::HintRestored(path) => terminal::complain(&format!(
+        Event::HintRestored(path) => output::eprint_error(&format!(
             "restored the extent-size hint of {}, whose run was killed",
             shown(&path)
         )),
-        Event::HintLost(path, why) => terminal::complain(&format!(
+        Event::HintLost(path, why) => output::eprint_error(&format!(
             "the extent-size hint noted in {} cannot be restored: {why}",
             shown(&path)
         )),
@@ -146,7 +146,7 @@ impl View {
 
     fn tell(&self, what: &str) {
         if !self.quiet {
-            terminal::complain(&format!("{}: {what}", self.name));
+            output::eprint_error(&format!("{}: {what}", self.name));
         }
     }
 }

@@ -7,8 +7,10 @@ use std::path::Path;
 
 use jiff::Timestamp;
 
-use super::scan::{Found, Image};
-use super::{INCOMPLETE, SUCCESS, client, load_config, scan, terminal};
+use super::client;
+use super::command::load_config;
+use super::images::{self, Found, Image};
+use super::output::{self, SUCCESS};
 use crate::config::Settings;
 use crate::daemon::{is_recent, read_last_incident, read_runs};
 use crate::defrag::pressure::{Asked, Gauge, before_runs};
@@ -28,14 +30,14 @@ pub(super) fn run(json: bool, config: Option<&Path>) -> anyhow::Result<u8> {
     if config.is_none() {
         match of_the_daemon(&settings, json) {
             Ok(text) => {
-                terminal::print(&text)?;
+                output::print(&text)?;
                 return Ok(SUCCESS);
             }
             Err(error) if error.is::<client::NotRunning>() => {}
             Err(error) => return Err(error),
         }
     }
-    terminal::complain(match config {
+    output::eprint_error(match config {
         Some(_) => "judged by the counts of this moment alone: a plan with --config",
         None => "judged by the counts of this moment alone: no daemon answers",
     });
@@ -46,15 +48,15 @@ pub(super) fn run(json: bool, config: Option<&Path>) -> anyhow::Result<u8> {
 fn of_the_daemon(settings: &Settings, json: bool) -> anyhow::Result<String> {
     let path = match json {
         true => "/v1/plan".to_owned(),
-        false => format!("/v1/plan?width={}", terminal::width().unwrap_or(0)),
+        false => format!("/v1/plan?width={}", output::width().unwrap_or(0)),
     };
     client::get_text(settings, &path)
 }
 
 fn by_counts(settings: &Settings, json: bool) -> anyhow::Result<u8> {
-    let mut found = scan::configured(settings)?;
+    let mut found = images::configured(settings)?;
     // Shared blocks and holes are seen only in the map. An engine would read it too.
-    scan::with_maps(settings, &mut found, |image, filesystem| {
+    images::read_wanted_maps(settings, &mut found, |image, filesystem| {
         is_candidate(image, filesystem, settings)
     })?;
     let calendar = calendar(settings);
@@ -63,19 +65,13 @@ fn by_counts(settings: &Settings, json: bool) -> anyhow::Result<u8> {
     let plan = plan(&facts, &Policy::from(&settings.defrag));
     if json {
         let text = render_json(&plan, &facts.engines, &calendar, now, JudgedBy::Counts)?;
-        terminal::print(&text)?;
+        output::print(&text)?;
     } else {
-        let text = render(&plan, &facts.engines, &calendar, now, terminal::width());
-        terminal::print(&text)?;
-        for fault in &found.errors {
-            terminal::complain(&format!("{}: {}", shown(&fault.path), fault.error));
-        }
+        let text = render(&plan, &facts.engines, &calendar, now, output::width());
+        output::print(&text)?;
+        found.print_errors();
     }
-    Ok(if found.errors.is_empty() {
-        SUCCESS
-    } else {
-        INCOMPLETE
-    })
+    Ok(found.exit_code())
 }
 
 /// The windows of this host.
@@ -171,7 +167,7 @@ pub(super) fn advise(settings: &Settings, image: &Path, always: bool) -> Option<
     if !std::fs::symlink_metadata(image).ok()?.is_file() {
         return None;
     }
-    let found = scan::one(settings, image).ok()?;
+    let found = images::one(settings, image).ok()?;
     let state = StateDir::of(&settings.history);
     let runs = Runs::new(read_runs(state.database()).unwrap_or_default());
     let mut seen = found.images.iter();

@@ -1,15 +1,12 @@
-//! The JSON of `fragwatch scan --json`. Keys are only ever added.
-
-use std::path::Path;
+//! The JSON of `fragwatch scan --json`. Keys are only added.
 
 use serde::Serialize;
 
-use super::scan::{Found, Image};
+use super::images::{Found, Image};
+use super::output::{SCHEMA, print_json};
 use crate::model::path::{hex_unless_exact, shown};
 use crate::model::{Bytes, ExtentCount, ExtentMap, Filesystem, Opener, Owner, Severity, Vm};
-
-/// Raised only if a key should ever have to change its meaning.
-pub(super) const SCHEMA: u32 = 1;
+use crate::probe::protocol::Fault;
 
 #[derive(Serialize)]
 struct Document {
@@ -37,23 +34,16 @@ struct ImageObject {
     extent_size_hint_bytes: Bytes,
     directory_extent_size_hint_bytes: Bytes,
     map: Option<MapObject>,
-    vm: Option<VmObject>,
+    vm: Option<Vm>,
     openers: Option<Vec<OpenerObject>>,
 }
 
 #[derive(Serialize)]
-pub(super) struct FilesystemObject {
+struct FilesystemObject {
     mount: String,
     #[serde(rename = "type")]
     type_name: String,
     uuid: Option<String>,
-}
-
-#[derive(Serialize)]
-struct VmObject {
-    name: Option<String>,
-    uuid: Option<String>,
-    pid: u32,
 }
 
 #[derive(Serialize)]
@@ -100,23 +90,17 @@ struct PassedOverObject {
     not_an_image: u64,
 }
 
-/// The document, as one line.
-///
-/// # Errors
-/// When it cannot be written as JSON, which would be a mistake in its types.
-pub(super) fn render(found: &Found) -> serde_json::Result<String> {
-    let error = |fault: &crate::probe::protocol::Fault| ErrorObject {
+/// Prints the document on one line.
+pub(super) fn print(found: &Found) -> anyhow::Result<()> {
+    let error = |fault: &Fault| ErrorObject {
         path: shown(&fault.path),
         path_hex: hex_unless_exact(&fault.path),
         error: fault.error.clone(),
     };
-    to_line(&Document {
+    let images = found.images.iter();
+    print_json(&Document {
         schema: SCHEMA,
-        images: found
-            .images
-            .iter()
-            .map(|image| object(found, image))
-            .collect(),
+        images: images.map(|image| object(found, image)).collect(),
         errors: found.errors.iter().map(error).collect(),
         passed_over: PassedOverObject {
             too_small: found.passed_over.too_small,
@@ -125,18 +109,9 @@ pub(super) fn render(found: &Found) -> serde_json::Result<String> {
     })
 }
 
-/// Any document, as one line.
-///
-/// # Errors
-/// See [`render`].
-pub(super) fn to_line(document: &impl Serialize) -> serde_json::Result<String> {
-    Ok(serde_json::to_string(document)? + "\n")
-}
-
-/// How a file system is named.
-pub(super) fn filesystem(mount: &Path, filesystem: &Filesystem) -> FilesystemObject {
+fn filesystem(filesystem: &Filesystem) -> FilesystemObject {
     FilesystemObject {
-        mount: shown(mount),
+        mount: shown(&filesystem.mount),
         type_name: filesystem.type_name.clone(),
         uuid: filesystem.uuid.clone(),
     }
@@ -153,23 +128,15 @@ fn object(found: &Found, image: &Image) -> ImageObject {
         mean_extent_bytes: sample.mean_extent(),
         extent_map_memory_bytes: found.map_memory(image),
         extent_limit: found.extent_limit(image),
-        filesystem: found.filesystem(image).map(|fs| filesystem(&fs.mount, fs)),
+        filesystem: found.filesystem(image).map(filesystem),
         inode: sample.id.inode,
         format: sample.format.name(),
         severity: image.severity,
         extent_size_hint_bytes: sample.extent_size_hint,
         directory_extent_size_hint_bytes: sample.directory_hint,
         map: image.map.as_ref().map(map_object),
-        vm: image.owner.as_ref().and_then(Owner::vm).map(vm_object),
+        vm: image.owner.as_ref().and_then(Owner::vm).cloned(),
         openers: image.owner.as_ref().map(openers),
-    }
-}
-
-fn vm_object(vm: &Vm) -> VmObject {
-    VmObject {
-        name: vm.name.clone(),
-        uuid: vm.uuid.clone(),
-        pid: vm.pid,
     }
 }
 
@@ -192,11 +159,8 @@ fn map_object(map: &ExtentMap) -> MapObject {
         to_bytes: (1u64 << class).saturating_mul(2),
         extents: *extents,
     };
-    let classes = map
-        .histogram
-        .iter()
-        .enumerate()
-        .filter(|(_, extents)| **extents > 0);
+    let classes = map.histogram.iter().enumerate();
+    let classes = classes.filter(|(_, extents)| **extents > 0);
     MapObject {
         extents: map.extents,
         fragments: map.fragments,

@@ -1,39 +1,38 @@
-//! `fragwatch status`: what the daemon knows and how it does.
+//! `fragwatch status`: the images and the state of the running daemon.
 
 use std::fmt::Write as _;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use comfy_table::{Cell, CellAlignment, Table, presets};
 use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
 
-use super::{SUCCESS, client, load_to_ask, scan_json, terminal};
-use crate::model::{Bytes, ExtentsPerDay, Roughly, Severity, UnixTime};
+use super::client;
+use super::command::load_to_ask;
+use super::output::{self, SUCCESS};
+use crate::model::{ExtentsPerDay, Roughly, Severity, UnixTime};
 use crate::serve::status::{EngineState, Rescue, Row, Status};
+use crate::table::{GAP, TextTable, or_dash};
 
 /// Columns of the table.
 const COLUMNS: usize = 7;
-const HEADER: [&str; COLUMNS] = [
+const HEADERS: [&str; COLUMNS] = [
     "IMAGE",
-    "EXTENTS",
-    "GROWTH",
-    "CRITICAL IN",
-    "SIZE",
+    ">EXTENTS",
+    ">GROWTH",
+    ">CRITICAL IN",
+    ">SIZE",
     "VM",
     "SEVERITY",
 ];
-/// Between columns.
-const GAP: u16 = 2;
-/// A path is not made shorter than this.
+/// Columns that a path keeps.
 const LEAST_PATH: usize = 12;
 
 pub(super) fn run(json: bool, config: Option<&Path>) -> anyhow::Result<u8> {
     let settings = load_to_ask(config);
     let status: Status = client::get(&settings, "/v1/status")?;
-    if json {
-        terminal::print(&scan_json::to_line(&status)?)?;
-    } else {
-        terminal::print(&render(&status, now(), terminal::width()))?;
+    match json {
+        true => output::print_json(&status)?,
+        false => output::print(&render(&status, now(), output::width()))?,
     }
     Ok(SUCCESS)
 }
@@ -44,69 +43,74 @@ pub(super) fn now() -> UnixTime {
 }
 
 fn render(status: &Status, now: UnixTime, width: Option<u16>) -> String {
+    let ago = |at| Roughly(now.since(at));
     let daemon = &status.daemon;
+    let swept = daemon
+        .swept
+        .map(|swept| format!("last sweep {} ago", ago(swept)));
     let mut text = format!(
         "fragwatch {} (pid {}), running for {}; {}\n",
         daemon.version,
         daemon.pid,
-        Roughly(now.since(daemon.started)),
-        match daemon.swept {
-            Some(swept) => format!("last sweep {} ago", Roughly(now.since(swept))),
-            None => "no sweep has ended yet".to_owned(),
-        }
+        ago(daemon.started),
+        swept.as_deref().unwrap_or("no sweep has ended yet")
     );
-    // Writing to a String cannot fail, here and below.
-    if let Some(overdue) = daemon.sweep_overdue_seconds {
-        let overdue = Roughly(Duration::from_secs(overdue));
-        let _ = writeln!(text, "! The next sweep is overdue by {overdue}.");
-    }
-    for stalled in &status.stalled {
-        let since = Roughly(Duration::from_secs(stalled.seconds));
-        let _ = writeln!(
-            text,
-            "! The file system {} has not answered for {since}; its counts are old.",
-            stalled.mount
-        );
-    }
-    if let Some(refused) = &daemon.config_refused {
-        let what = capitalized(daemon.config_in_force.in_words());
-        let _ = writeln!(text, "! {what}:\n{refused}");
-    }
-    if let Some(error) = &daemon.listen_error {
-        let _ = writeln!(text, "! No metrics are served: {error}.");
-    }
-    for part in status
-        .parts
-        .iter()
-        .filter(|part| part.severity > Severity::Ok)
-    {
-        let _ = writeln!(text, "! {part}");
-    }
+    text.push_str(&problems(status));
     text.push('\n');
     text.push_str(&images(status, width));
     text.push('\n');
     text.push_str(&rescue(&status.rescue, now));
     text.push_str(&engines(&status.engines));
+    // Writing to a String cannot fail, here and below.
     for part in status.parts.iter().filter(|part| part.is_off()) {
         let _ = writeln!(text, "{part}");
     }
     for run in &status.runs {
-        let since = Roughly(now.since(run.began));
+        let (path, engine, since) = (&run.path, run.engine, ago(run.began));
         let done = run
             .progress
             .map(|done| format!(", {:.0} % done", done * 100.0));
-        let _ = writeln!(
-            text,
-            "Defragmenting {} by {} for {since}{}.",
-            run.path,
-            run.engine,
-            done.unwrap_or_default()
-        );
+        let done = done.unwrap_or_default();
+        let _ = writeln!(text, "Defragmenting {path} by {engine} for {since}{done}.");
     }
     if status.paused {
-        text.push_str("Defragmentation is paused: `fragwatch resume` lets it go on.\n");
+        text.push_str("Defragmentation is paused: `fragwatch resume` resumes it.\n");
     }
     text
+}
+
+/// What is wrong with the daemon, a line each.
+fn problems(status: &Status) -> String {
+    let daemon = &status.daemon;
+    let mut lines = Vec::new();
+    if let Some(overdue) = daemon.sweep_overdue_seconds {
+        let overdue = Roughly(Duration::from_secs(overdue));
+        lines.push(format!("The next sweep is overdue by {overdue}."));
+    }
+    for stalled in &status.stalled {
+        let (mount, since) = (
+            &stalled.mount,
+            Roughly(Duration::from_secs(stalled.seconds)),
+        );
+        lines.push(format!(
+            "The file system {mount} has not answered for {since}; its counts are old."
+        ));
+    }
+    if let Some(refused) = &daemon.config_refused {
+        let what = capitalized(daemon.config_in_force.in_words());
+        lines.push(format!("{what}:\n{refused}"));
+    }
+    let unserved = daemon.listen_error.as_ref();
+    lines.extend(unserved.map(|error| format!("No metrics are served: {error}.")));
+    let bad = status
+        .parts
+        .iter()
+        .filter(|part| part.severity > Severity::Ok);
+    lines.extend(bad.map(ToString::to_string));
+    lines
+        .into_iter()
+        .map(|line| format!("! {line}\n"))
+        .collect()
 }
 
 fn capitalized(text: &str) -> String {
@@ -144,7 +148,7 @@ fn images(status: &Status, width: Option<u16>) -> String {
     text
 }
 
-/// Why those that are bad are, below the table: it has no room for sentences.
+/// The reasons of severities, below the table: it has no room for sentences.
 fn reasons(rows: &[Row]) -> String {
     let mut text = String::new();
     for row in rows {
@@ -159,36 +163,22 @@ fn reasons(rows: &[Row]) -> String {
 }
 
 fn table(rows: &[Row], width: Option<u16>) -> String {
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING).force_no_tty();
+    let mut table = TextTable::new(&HEADERS);
     let mut cells: Vec<_> = rows.iter().map(cells).collect();
     fit(&mut cells, width);
-    table.set_header(HEADER);
-    for row in cells {
-        table.add_row(row.map(Cell::new));
-    }
-    for (number, column) in table.column_iter_mut().enumerate() {
-        let alignment = match number {
-            1..=4 => CellAlignment::Right,
-            _ => CellAlignment::Left,
-        };
-        column.set_padding((0, GAP)).set_cell_alignment(alignment);
-    }
-    let mut text = table.trim_fmt();
-    text.push('\n');
-    text
+    cells.into_iter().for_each(|row| table.row(row));
+    table.render()
 }
 
-/// Shortens the paths at their begins until a row fits into a line: the ends tell them apart. Rather
-/// than a path of which nothing is left, a line that is too long.
+/// Shortens paths at their beginnings until a row fits into a line, down to [`LEAST_PATH`].
 fn fit(cells: &mut [[String; COLUMNS]], width: Option<u16>) {
     let Some(width) = width else { return };
     let widest = |column: usize| {
+        let header = HEADERS[column].trim_start_matches('>');
         let cells = cells.iter().map(|row| row[column].width());
-        cells.fold(HEADER[column].width(), usize::max) + usize::from(GAP)
+        cells.fold(header.width(), usize::max) + usize::from(GAP)
     };
     let others: usize = (1..COLUMNS).map(widest).sum();
-    // What is counted for the last one stands between the path and the next.
     let left = usize::from(width).saturating_sub(others);
     for row in cells {
         row[0] = end_of(&row[0], left.max(LEAST_PATH));
@@ -211,24 +201,21 @@ fn end_of(text: &str, width: usize) -> String {
     std::iter::once('…').chain(end.into_iter().rev()).collect()
 }
 
-/// What is not known is a dash.
+/// A dash for what is not known.
 fn cells(row: &Row) -> [String; COLUMNS] {
-    let or_dash = |text: Option<String>| text.unwrap_or_else(|| "–".to_owned());
+    let critical = row.seconds_to_critical.map(Duration::from_secs);
     [
         row.path.clone(),
         row.extents.to_string(),
         or_dash(row.growth_per_day.map(ExtentsPerDay::short)),
-        or_dash(
-            row.seconds_to_critical
-                .map(|seconds| Roughly(Duration::from_secs(seconds)).to_string()),
-        ),
-        Bytes(row.size.0).to_string(),
+        or_dash(critical.map(Roughly)),
+        row.size.to_string(),
         or_dash(row.vm.clone()),
         row.severity.to_string(),
     ]
 }
 
-/// Which engines can be used, and of those that are wanted and cannot, why not.
+/// Which engines can be used, and why a configured one cannot.
 fn engines(engines: &[EngineState]) -> String {
     let usable = engines.iter().filter(|it| it.usable);
     let usable: Vec<_> = usable.map(|it| it.engine.as_str()).collect();
@@ -280,7 +267,7 @@ fn rescue(rescue: &Rescue, now: UnixTime) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Engine, ExtentCount};
+    use crate::model::{Bytes, Engine, ExtentCount};
     use crate::serve::parts::{Part, Parts, State};
     use crate::serve::status::{Daemon, Images, Stalled};
 
@@ -351,7 +338,7 @@ The rescue is not armed: nothing would be done in an emergency.
     }
 
     #[test]
-    fn what_is_wrong_stands_on_top() {
+    fn problems_come_first() {
         let mut status = status();
         status.stalled.push(Stalled {
             mount: "/srv".to_owned(),
@@ -382,7 +369,7 @@ The rescue is not armed: nothing would be done in an emergency.
     }
 
     #[test]
-    fn engines_are_told_with_what_is_against_them() {
+    fn engines_have_their_reason() {
         let state = |engine, reason: Option<&str>| EngineState {
             engine,
             usable: reason.is_none(),
@@ -406,7 +393,7 @@ The rescue is not armed: nothing would be done in an emergency.
     }
 
     #[test]
-    fn a_drill_that_failed_is_shouted() {
+    fn a_failed_drill_stands_out() {
         let mut off = Rescue {
             armed: true,
             drilled: Some(UnixTime(0)),

@@ -9,9 +9,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tracing::{info, warn};
 
 use super::instance_lock::InstanceLock;
-use super::inventory::{SeverityChange, Subject};
 use super::maintenance::engine;
-use super::sampler::Shared;
+use super::registry::{SeverityChange, SharedRegistry, Subject};
 use crate::config::Settings;
 use crate::config::settings::History;
 use crate::growth::{CAPACITY, Recent};
@@ -108,14 +107,14 @@ pub(super) async fn read_within<T: Send + 'static>(
     tokio::time::timeout(READ_TIMEOUT, reading).await.ok()?.ok()
 }
 
-/// Gives the last counts within `window` and the severities to the inventory, before the first sweep:
+/// Gives the last counts within `window` and the severities to the registry, before the first sweep:
 /// otherwise growth would be unknown after each restart, and bad images be reported again.
 pub(super) async fn look_back(
     handle: &HistoryHandle,
     path: &Path,
     window: Duration,
     now: UnixTime,
-    inventory: &Shared,
+    registry: &SharedRegistry,
 ) {
     if let Some(recorder) = handle.0.clone() {
         // Ends on its own: it waits for a thread, not for the disk.
@@ -131,9 +130,9 @@ pub(super) async fn look_back(
         Some(Ok(past)) if past.is_empty() => {}
         Some(Ok(past)) => {
             info!("the history of {} images is known", past.len());
-            let mut inventory = inventory.lock();
+            let mut registry = registry.lock();
             for (key, (recent, severity)) in past {
-                inventory.restore(key, recent, severity);
+                registry.restore(key, recent, severity);
             }
         }
         Some(Err(error)) => warn!("starting without history: {error}"),

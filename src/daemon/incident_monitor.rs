@@ -16,9 +16,9 @@ use crate::model::Trigger;
 use crate::rescue::clock::now;
 use crate::rescue::entry::{Notice, Report};
 use crate::rescue::exchange::Exchange;
-use crate::serve::board::Board;
 use crate::serve::metrics;
 use crate::serve::parts::{Part, State};
+use crate::serve::shared_status::SharedStatus;
 use crate::stall::{INTERVAL, StallDetector, StallHealth, StallSettings, effective_trigger};
 
 /// What the last file may take when the daemon ends.
@@ -26,7 +26,7 @@ const SHUTDOWN_TIMEOUT: Duration = Duration::from_millis(300);
 
 /// See the module.
 pub(super) struct IncidentMonitor {
-    board: Arc<Board>,
+    board: Arc<SharedStatus>,
     history: HistoryHandle,
     /// Where incident files go.
     incidents: PathBuf,
@@ -44,7 +44,11 @@ pub(super) struct IncidentMonitor {
 
 impl IncidentMonitor {
     /// Neither runs yet.
-    pub(super) fn new(board: Arc<Board>, history: HistoryHandle, incidents: PathBuf) -> Self {
+    pub(super) fn new(
+        board: Arc<SharedStatus>,
+        history: HistoryHandle,
+        incidents: PathBuf,
+    ) -> Self {
         IncidentMonitor {
             incidents,
             board,
@@ -209,7 +213,7 @@ impl IncidentMonitor {
 fn start_recorder(
     settings: &Rescue,
     incidents: &Path,
-    board: &Arc<Board>,
+    board: &Arc<SharedStatus>,
     history: &HistoryHandle,
 ) -> Option<Recorder> {
     let board = Arc::clone(board);

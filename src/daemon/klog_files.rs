@@ -18,8 +18,8 @@ use crate::model::path::shown;
 use crate::model::{Monotonic, RuleAction};
 use crate::rescue::clock::now;
 use crate::rescue::entry::Line;
-use crate::serve::board::Board;
 use crate::serve::parts::{Part, State};
+use crate::serve::shared_status::SharedStatus;
 
 /// Matches that may wait. More are a storm, of which one is enough.
 const WAITING: usize = 256;
@@ -74,7 +74,7 @@ impl LogFiles {
 
     /// Follows these files, by these rules. Those that were followed before go on where they are. One
     /// that cannot be followed is logged and left out.
-    pub(super) fn follow(&mut self, files: &[PathBuf], rules: &Arc<Rules>, board: &Board) {
+    pub(super) fn follow(&mut self, files: &[PathBuf], rules: &Arc<Rules>, board: &SharedStatus) {
         *self.rules.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(rules);
         let (kept, gone) = std::mem::take(&mut self.sources)
             .into_iter()
@@ -163,7 +163,7 @@ impl LogFiles {
     }
 
     /// Publishes the state of each file.
-    pub(super) fn update_states(&self, board: &Board) {
+    pub(super) fn update_states(&self, board: &SharedStatus) {
         for file in &self.files {
             let source = self.sources.iter().find(|(path, _)| **path == **file);
             let down = match source {

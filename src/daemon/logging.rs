@@ -1,8 +1,8 @@
 //! Where log lines go: to standard error, which systemd connects to the journal.
 //!
-//! Never at the price of waiting: a journal that is stuck, or a pipe that nobody reads, would
-//! otherwise stop whoever logs, and with him /metrics. Lines go through a bounded queue to a thread
-//! of their own; when the queue is full they are lost, and how many is said as soon as there is room.
+//! Logging never waits: a journal that is stuck, or a pipe that nobody reads, would otherwise stop the
+//! thread that logs, and /metrics with it. Lines go through a bounded queue to a thread of their own;
+//! when the queue is full they are lost, and their number is logged as soon as there is room.
 
 use std::fmt;
 use std::io::{self, Write};
@@ -18,12 +18,12 @@ use tracing_subscriber::registry::LookupSpan;
 use crate::background::{Background, Jobs, SMALL_STACK};
 
 /// Lines that wait at most: an hour of trouble, and less than a megabyte.
-const WAITING: usize = 1024;
+const CAPACITY: usize = 1024;
 
 /// How long the queue may take at the end of the process to be written.
 const FLUSH_TIMEOUT: Duration = Duration::from_millis(200);
 
-/// Lets the last lines out when it goes.
+/// When dropped, waits a moment until the last lines are written.
 pub(super) struct Logging(Option<Background<Vec<u8>>>);
 
 impl Drop for Logging {
@@ -36,8 +36,8 @@ impl Drop for Logging {
 
 /// Sets up logging; once a process.
 pub(super) fn init() -> Logging {
-    let Ok(queue) = Background::start("log", WAITING, SMALL_STACK, write_lines) else {
-        // Without threads the daemon will not get far, and says so itself.
+    let Ok(queue) = Background::start("log", CAPACITY, SMALL_STACK, write_lines) else {
+        // Without threads the daemon fails soon, and reports that itself.
         return Logging(None);
     };
     // Fails only if logging was set up before.
@@ -52,7 +52,7 @@ pub(super) fn init() -> Logging {
 }
 
 /// Whether standard error leads to the journal: JOURNAL_STREAM names its device and inode
-/// (systemd.exec(5)). The variable alone says nothing: shells inherit it.
+/// (systemd.exec(5)). The variable alone proves nothing: shells inherit it.
 fn is_connected_to_journal() -> bool {
     let Some(stream) = std::env::var("JOURNAL_STREAM").ok() else {
         return false;

@@ -25,7 +25,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{error, info, warn};
 
 use super::history::{HistoryHandle, READ_TIMEOUT, is_paused, last_incident, past_runs};
-use super::sampler::Shared;
+use super::registry::SharedRegistry;
 use crate::config::Settings;
 use crate::config::settings::Defrag;
 use crate::defrag;
@@ -37,9 +37,9 @@ use crate::maintenance::gather::{self, ImageNow, KnownRun, Runs};
 use crate::maintenance::{Active, Allowed, Calendar, Facts, Host, Plan, Policy, Run, plan};
 use crate::model::path::shown;
 use crate::model::{Bytes, Engine, EngineState, ExtentCount, ImageId, Stop, UnixTime};
-use crate::serve::board::Board;
 use crate::serve::control::PlanRequest;
 use crate::serve::plan::{JudgedBy, render, render_json};
+use crate::serve::shared_status::SharedStatus;
 use crate::serve::{metrics, status};
 use crate::state_dir::StateDir;
 use crate::sys;
@@ -68,8 +68,8 @@ const NOT_READY_PAUSE: Duration = Duration::from_secs(60);
 /// See the module.
 pub(super) struct Maintenance {
     settings: watch::Receiver<Arc<Settings>>,
-    inventory: Shared,
-    board: Arc<Board>,
+    inventory: SharedRegistry,
+    board: Arc<SharedStatus>,
     history: HistoryHandle,
     runs: Runs,
     state: StateDir,
@@ -114,8 +114,8 @@ impl Maintenance {
     /// `queries` ask for the plan.
     pub(super) fn new(
         settings: watch::Receiver<Arc<Settings>>,
-        inventory: Shared,
-        board: Arc<Board>,
+        inventory: SharedRegistry,
+        board: Arc<SharedStatus>,
         history: HistoryHandle,
         state: &StateDir,
         queries: mpsc::Receiver<PlanRequest>,

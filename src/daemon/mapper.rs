@@ -1,5 +1,5 @@
-//! Reads extent maps: on each file system one at a time, in parts, between which sweeps get their
-//! turn at the file system's worker.
+//! Reads extent maps: on each file system one at a time, in parts, between which the file system's
+//! worker serves sweeps.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -8,13 +8,11 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Mutex, mpsc};
 use tracing::debug;
 
+use super::clock;
 use super::history::HistoryHandle;
-use super::inventory::Entry;
-use super::sampler::Shared;
+use super::registry::{KnownImage, SharedRegistry};
 use crate::config::Settings;
-use crate::model::{
-    DeviceNumber, ExtentCount, ExtentMap, ImageId, MapBuilder, Outlook, Sample, UnixTime,
-};
+use crate::model::{DeviceNumber, ExtentCount, ExtentMap, ImageId, MapBuilder, Outlook, Sample};
 use crate::probe::map_schedule::MapSchedule;
 use crate::probe::protocol::{MapRequest, Reply, Request, SampleRequest};
 use crate::probe::sweep::WorkerPool;
@@ -22,11 +20,11 @@ use crate::probe::worker::{CallError, Worker};
 use crate::serve::metrics::{Method, probe_failed, probed};
 
 /// How long one part of a map may take. A sweep waits at most so long for its turn.
-const PART: Duration = Duration::from_millis(500);
+const PART_BUDGET: Duration = Duration::from_millis(500);
 
 /// See the module.
 pub(super) struct Mapper {
-    inventory: Shared,
+    registry: SharedRegistry,
     history: HistoryHandle,
     schedules: BTreeMap<DeviceNumber, MapSchedule>,
     running: BTreeSet<DeviceNumber>,
@@ -49,7 +47,7 @@ enum Seen {
 /// Why there is no map.
 #[derive(Debug, thiserror::Error)]
 enum Unread {
-    /// The image does not let itself be read, or has grown above the cap.
+    /// The image cannot be read, or has grown above the cap.
     #[error("{0}")]
     Refused(String),
     /// The file system does not answer, or the helper failed: soon it may be otherwise.
@@ -58,10 +56,10 @@ enum Unread {
 }
 
 impl Mapper {
-    pub(super) fn new(inventory: Shared, history: HistoryHandle) -> Self {
+    pub(super) fn new(registry: SharedRegistry, history: HistoryHandle) -> Self {
         let (finish, finished) = mpsc::unbounded_channel();
         Mapper {
-            inventory,
+            registry,
             history,
             schedules: BTreeMap::new(),
             running: BTreeSet::new(),
@@ -70,7 +68,7 @@ impl Mapper {
         }
     }
 
-    /// Takes in the maps that were read since, and begins to read those that are due. Says whether
+    /// Takes in the maps that were read since, and begins to read those that are due. Returns whether
     /// there are new maps.
     pub(super) fn launch(&mut self, settings: &Settings, pool: &mut WorkerPool) -> bool {
         let taken = self.take_finished();
@@ -98,7 +96,7 @@ impl Mapper {
                         .await
                         .map(Seen::Sampled),
                 };
-                // Nobody listens any more when the daemon ends.
+                // Fails only when the daemon ends.
                 let _ = finish.send(Finished {
                     device,
                     image,
@@ -116,34 +114,33 @@ impl Mapper {
             self.running.remove(&finished.device);
             let schedule = self.schedules.entry(finished.device).or_default();
             schedule.finished(now);
-            let mut inventory = self.inventory.lock();
+            any = true;
+            let mut registry = self.registry.lock();
+            let Some(image) = registry.get_mut(finished.image) else {
+                continue;
+            };
             match finished.result {
-                Ok(Seen::Sampled(outlook)) => {
-                    inventory.map_sampled(finished.image, outlook, now);
-                }
+                Ok(Seen::Sampled(outlook)) => image.set_outlook(outlook, now),
                 Ok(Seen::Whole(map)) => {
-                    let image = inventory.reference(finished.image);
-                    inventory.map_read(finished.image, map.clone(), now);
+                    let reference = image.reference();
+                    image.set_map(map.clone(), now);
                     // The history may be slow to take it: not under the guard.
-                    drop(inventory);
-                    if let Some(image) = image {
-                        self.history
-                            .map(UnixTime::from_seconds(super::now()), image, map);
+                    drop(registry);
+                    if let Some(reference) = reference {
+                        self.history.map(clock::wall(), reference, map);
                     }
                 }
-                Err(Unread::Refused(_)) => inventory.map_refused(finished.image, now),
-                Err(Unread::NotNow(_)) => inventory.map_put_off(finished.image, now),
+                Err(Unread::Refused(_)) => image.map_refused(now),
+                Err(Unread::NotNow(_)) => image.map_failed(now),
             }
-            any = true;
         }
         any
     }
 
     fn idle_filesystems(&self) -> BTreeSet<DeviceNumber> {
-        let inventory = self.inventory.lock();
-        let all = inventory.images().map(|entry| entry.device);
-        all.filter(|device| !self.running.contains(device))
-            .collect()
+        let registry = self.registry.lock();
+        let all: BTreeSet<_> = registry.images().map(|image| image.device).collect();
+        all.difference(&self.running).copied().collect()
     }
 
     /// The image of a file system whose map is due, if any.
@@ -154,25 +151,26 @@ impl Mapper {
         cap: ExtentCount,
     ) -> Option<Sample> {
         let now = Instant::now();
-        let inventory = self.inventory.lock();
+        let registry = self.registry.lock();
         // Above the cap the map is not to be loaded; that of an image in use is loaded already, and
         // a sample of it costs nothing (xfs_iread_extents, at the first read or write).
-        let is_xfs = inventory.is_xfs(device);
-        let may_be_seen =
-            |entry: &&Entry| entry.sample.extents <= cap || (is_xfs && entry.owner.in_use());
-        let readable = inventory
+        let is_xfs = registry.is_xfs(device);
+        let is_readable = |image: &&KnownImage| {
+            image.device == device
+                && (image.sample.extents <= cap || (is_xfs && image.owner.in_use()))
+                && !image.waits_for_map_retry(now)
+        };
+        let readable = registry
             .images()
-            .filter(|entry| entry.device == device)
-            .filter(may_be_seen)
-            .filter(|entry| !entry.map_is_put_off(now))
-            .map(|entry| (entry.sample.id, entry.map_read));
+            .filter(is_readable)
+            .map(|image| (image.sample.id, image.map_read));
         let schedule = self.schedules.entry(device).or_default();
         let image = schedule.next(now, interval, readable)?;
-        Some(inventory.get(image)?.sample.clone())
+        Some(registry.get(image)?.sample.clone())
     }
 }
 
-/// The map of an image. Why it cannot be read is told by the sweep, which meets the same trouble.
+/// The map of an image. Why it cannot be read is logged by the sweep, which meets the same trouble.
 async fn read_map(
     worker: &Arc<Mutex<Worker>>,
     sample: &Sample,
@@ -254,7 +252,7 @@ async fn read_part(
         expected: sample.extents,
         builder,
         max_extents: cap,
-        budget: PART,
+        budget: PART_BUDGET,
         quick: false,
     }));
     match call(worker, &request, deadline).await? {

@@ -23,9 +23,9 @@ use crate::model::{RuleAction, Trigger};
 use crate::rescue::clock::now;
 use crate::rescue::entry::Notice;
 use crate::rescue::proof::Files;
-use crate::serve::board::Board;
 use crate::serve::metrics;
 use crate::serve::parts::{Part, State};
+use crate::serve::shared_status::SharedStatus;
 
 pub(crate) use self::armed::fast_settings;
 pub(super) use self::armed::{Armed, start};
@@ -51,7 +51,7 @@ pub(super) struct Rescue {
     memory: io::Result<Files>,
     /// When the next drill is due; `None` if the kernel's log is not read.
     drill_due: Option<Instant>,
-    board: Arc<Board>,
+    board: Arc<SharedStatus>,
 }
 
 impl Rescue {
@@ -59,7 +59,7 @@ impl Rescue {
     pub(super) fn new(
         armed: Armed,
         settings: Arc<Settings>,
-        board: Arc<Board>,
+        board: Arc<SharedStatus>,
         history: HistoryHandle,
         incidents: PathBuf,
     ) -> Self {

@@ -1,72 +1,72 @@
-//! Counts every image each interval and puts the result on the board.
+//! Counts every image each interval, and publishes the result.
 
 use std::collections::BTreeMap;
 use std::mem::Discriminant;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use sd_notify::NotifyState;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
+use super::clock::{self, MonotonicWallClock};
 use super::history::{HistoryHandle, look_back};
-use super::inventory::{Change, Inventory};
 use super::mapper::Mapper;
+use super::registry::{Change, SharedRegistry};
 use super::severity_hook::SeverityHook;
-use super::wall_clock::MonotonicWallClock;
-use super::{notify, now, patience};
+use super::systemd::notify;
 use crate::assess::Assessor;
 use crate::config::Settings;
 use crate::discover::watch::{News, SweepPace};
 use crate::model::path::shown;
-use crate::model::{Bytes, DeviceNumber, Opener, Owner, UnixTime};
-use crate::probe::sweep::{Counted, Event, Scope, WorkerPool};
+use crate::model::{Bytes, DeviceNumber, Opener, Owner};
+use crate::probe::sweep::{Event, Scope, WorkerPool};
 use crate::probe::worker::CallError;
-use crate::serve::board::Board;
 use crate::serve::metrics::{Method, probe_failed, probed};
+use crate::serve::shared_status::SharedStatus;
+use crate::sys::heap;
 
-/// The inventory, shared by those who fill it. Never held across a wait.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Shared(Arc<Mutex<Inventory>>);
-
-impl Shared {
-    pub(super) fn lock(&self) -> MutexGuard<'_, Inventory> {
-        // A sample is taken in whole or not at all.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
+/// A sweep may be late by this, beside its interval and its deadlines, before it is overdue.
+const SWEEP_GRACE: Duration = Duration::from_secs(60);
 
 /// See the module.
 pub(super) struct Sampler {
     settings: watch::Receiver<Arc<Settings>>,
-    board: Arc<Board>,
+    status: Arc<SharedStatus>,
     pool: WorkerPool,
-    /// What the watch of the directories has to say, and when to sweep because of it.
+    /// Events of the watched directories, and when to sweep because of them.
     news: mpsc::UnboundedReceiver<News>,
     pace: SweepPace,
     /// File systems not all of whose directories are watched, and why.
     unwatched: BTreeMap<DeviceNumber, String>,
-    inventory: Shared,
+    registry: SharedRegistry,
     mapper: Mapper,
     clock: MonotonicWallClock,
     assessor: Assessor,
     hook: SeverityHook,
     history: HistoryHandle,
-    /// File systems that did not answer the last sweep, where they are mounted, and in which way
-    /// they did not.
-    unanswering: BTreeMap<DeviceNumber, (PathBuf, Discriminant<CallError>)>,
+    unanswering: Unanswering,
     /// When the last sweep ended, in seconds since 1970.
     swept: Option<f64>,
+}
+
+/// File systems that did not answer a sweep: where they are mounted, and the kind of the error.
+type Unanswering = BTreeMap<DeviceNumber, (PathBuf, Discriminant<CallError>)>;
+
+/// How long after one sweep the next one must have ended.
+pub(super) fn sweep_timeout(settings: &Settings) -> Duration {
+    2 * settings.sampling.interval + settings.sampling.probe_timeout + SWEEP_GRACE
 }
 
 impl Sampler {
     pub(super) fn new(
         settings: watch::Receiver<Arc<Settings>>,
-        board: Arc<Board>,
+        status: Arc<SharedStatus>,
         history: HistoryHandle,
     ) -> Self {
-        let inventory = Shared::default();
+        let registry = SharedRegistry::default();
         let mut pool = WorkerPool::new(Path::new("/proc"));
         let assessor = Assessor::new(&settings.borrow().thresholds);
         Sampler {
@@ -77,10 +77,10 @@ impl Sampler {
             clock: MonotonicWallClock::start(),
             assessor,
             hook: SeverityHook::default(),
-            mapper: Mapper::new(inventory.clone(), history.clone()),
+            mapper: Mapper::new(registry.clone(), history.clone()),
             history,
-            inventory,
-            board,
+            registry,
+            status,
             pool,
             unanswering: BTreeMap::new(),
             swept: None,
@@ -88,16 +88,17 @@ impl Sampler {
     }
 
     /// What it fills.
-    pub(super) fn inventory(&self) -> Shared {
-        self.inventory.clone()
+    pub(super) fn registry(&self) -> SharedRegistry {
+        self.registry.clone()
     }
 
-    /// Takes in what the history at `path` knows. To be called before [`run`](Sampler::run).
+    /// Restores the past from the history at `path`. To be called before [`run`](Sampler::run).
     pub(super) async fn look_back(&self, path: &Path) {
         let (window, now) = (self.assessor.window(), self.clock.now());
-        look_back(&self.history, path, window, now, &self.inventory).await;
+        look_back(&self.history, path, window, now, &self.registry).await;
     }
 
+    /// Sweeps until there are no more settings.
     pub(super) async fn run(mut self) {
         loop {
             let began = Instant::now();
@@ -107,7 +108,7 @@ impl Sampler {
             }
             self.hook.configure(&settings.thresholds.hook);
             self.sweep(&settings).await;
-            crate::sys::heap::trim();
+            heap::trim();
             self.pace.swept(began.into_std(), Instant::now().into_std());
             let next = began + settings.sampling.interval;
             if !self.wait_until(next, &settings).await {
@@ -117,12 +118,11 @@ impl Sampler {
     }
 
     /// Reads maps until the next sweep is due, names have come or gone, or there are new settings.
-    /// False if there will be no
-    /// more settings: the daemon ends.
+    /// False if there will be no more settings: the daemon ends.
     async fn wait_until(&mut self, next: Instant, settings: &Settings) -> bool {
         loop {
             if self.mapper.launch(settings, &mut self.pool) {
-                self.post();
+                self.publish();
             }
             let tick = Instant::now() + Duration::from_secs(1);
             let due = self.pace.due().map_or(next, Instant::from_std).min(next);
@@ -131,7 +131,7 @@ impl Sampler {
                     return changed.is_ok();
                 }
                 Some(news) = self.news.recv() => {
-                    self.heard(news);
+                    self.directories_changed(news);
                     continue;
                 }
                 () = tokio::time::sleep_until(tick.min(due)) => {}
@@ -142,7 +142,7 @@ impl Sampler {
         }
     }
 
-    fn heard(&mut self, news: News) {
+    fn directories_changed(&mut self, news: News) {
         if news == News::Lost {
             info!(
                 "so much has changed in the image directories that events were lost; all of them \
@@ -152,63 +152,85 @@ impl Sampler {
         self.pace.heard(Instant::now().into_std());
     }
 
-    /// Says once why not all directories of a file system are watched.
-    fn watched(&mut self, answers: BTreeMap<DeviceNumber, Option<String>>) {
-        for (device, refusal) in answers {
-            let Some(refusal) = refusal else {
-                if self.unwatched.remove(&device).is_some() {
-                    info!("file system {device}: all image directories are watched again");
-                }
-                continue;
-            };
-            if self.unwatched.get(&device) != Some(&refusal) {
-                warn!("file system {device}: {refusal}");
-                self.unwatched.insert(device, refusal);
-            }
-        }
-    }
-
     async fn sweep(&mut self, settings: &Settings) {
         let scope = Scope::configured(settings);
-        self.inventory.lock().begin();
-        let inventory = self.inventory.clone();
-        let board = Arc::clone(&self.board);
-        let before = std::mem::take(&mut self.unanswering);
-        let swept_before = self.swept;
-        let mut unanswering = BTreeMap::new();
-        let mut watched = BTreeMap::<_, Option<String>>::new();
-        let (assessor, hook, clock) = (&self.assessor, &self.hook, &self.clock);
-        let history = &self.history;
-        let tell = |change| {
-            if let Change::Severity(change) = &change {
-                let image = change.image().and_then(|id| inventory.lock().reference(id));
-                history.severity(wall(), change, image);
-            }
-            tell(change, hook);
+        self.registry.lock().begin();
+        let mut sweep = Sweep {
+            registry: &self.registry,
+            status: &self.status,
+            assessor: &self.assessor,
+            clock: &self.clock,
+            history: &self.history,
+            hook: &self.hook,
+            swept_before: self.swept,
+            unanswered_before: std::mem::take(&mut self.unanswering),
+            unanswering: BTreeMap::new(),
+            watched: BTreeMap::new(),
         };
-        let mut on_event = |device, event| match event {
-            Event::Filesystem(filesystem) => inventory.lock().filesystem(device, filesystem),
+        let mut on_event = |device, event| sweep.event(device, event);
+        let ended = self.pool.sweep(&scope, &mut on_event).await;
+        if let Err(error) = ended {
+            return error!("no sweep: cannot read /proc/self/mountinfo: {error}");
+        }
+        sweep.end();
+        self.unanswering = sweep.unanswering;
+        log_watched(&mut self.unwatched, sweep.watched);
+        let stalls = self.pool.stalls();
+        let stalls = stalls.map(|(mount, flag)| (shown(&mount.point), flag));
+        self.status.set_stalls(stalls.collect());
+        self.swept = Some(clock::now());
+        self.publish();
+        self.status.swept(sweep_timeout(settings));
+        let summary = self.registry.lock().summary();
+        notify(&[NotifyState::Status(&summary)]);
+    }
+
+    fn publish(&self) {
+        let snapshot = self.registry.lock().snapshot(self.swept);
+        self.status.set_snapshot(snapshot);
+    }
+}
+
+/// A sweep under way.
+struct Sweep<'s> {
+    registry: &'s SharedRegistry,
+    status: &'s SharedStatus,
+    assessor: &'s Assessor,
+    clock: &'s MonotonicWallClock,
+    history: &'s HistoryHandle,
+    hook: &'s SeverityHook,
+    /// When the sweep before it ended.
+    swept_before: Option<f64>,
+    unanswered_before: Unanswering,
+    unanswering: Unanswering,
+    /// Why not all directories of a file system are watched, if so.
+    watched: BTreeMap<DeviceNumber, Option<String>>,
+}
+
+impl Sweep<'_> {
+    fn event(&mut self, device: DeviceNumber, event: Event) {
+        match event {
+            Event::Filesystem(filesystem) => self.registry.lock().filesystem(device, filesystem),
             Event::Image(counted) => {
-                let Counted {
-                    sample,
-                    took,
-                    owner,
-                } = *counted;
-                probed(Method::Count, took);
-                let changes = inventory
-                    .lock()
-                    .image(device, sample, owner, assessor, clock.now());
-                changes.into_iter().for_each(tell);
+                probed(Method::Count, counted.took);
+                let changes = self.registry.lock().image(
+                    device,
+                    counted.sample,
+                    counted.owner,
+                    self.assessor,
+                    self.clock.now(),
+                );
+                self.report(changes);
             }
             Event::Fault(fault) => {
                 probe_failed();
-                let change = inventory.lock().fault(device, fault);
-                change.into_iter().for_each(tell);
+                let change = self.registry.lock().fault(device, fault);
+                self.report(change);
             }
             Event::PassedOver(_) => {}
             // A file system is surveyed again when more of it is met; then any refusal counts.
             Event::Watched(refusal) => {
-                let known = watched.entry(device).or_default();
+                let known = self.watched.entry(device).or_default();
                 *known = known.take().or(refusal);
             }
             Event::Surveyed {
@@ -217,68 +239,76 @@ impl Sampler {
                 others,
             } => {
                 if let Err(error) = result {
-                    probe_failed();
-                    let kind = std::mem::discriminant(&error);
-                    // Once, not each sweep. That a helper was busy does not say yet that it hangs.
-                    if before
-                        .get(&device)
-                        .is_none_or(|(_, before)| *before != kind)
-                    {
-                        error!("file system {}: {error}", shown(&mount));
-                    }
-                    unanswering.insert(device, (mount, kind));
+                    self.unanswered(device, mount, &error);
                 }
                 // Not only when all are done: the others may take a deadline longer.
                 if others {
-                    let snapshot = inventory.lock().snapshot(swept_before);
-                    board.post(snapshot);
+                    let snapshot = self.registry.lock().snapshot(self.swept_before);
+                    self.status.set_snapshot(snapshot);
                 }
             }
+        }
+    }
+
+    /// Logged once, not each sweep. That a helper was busy does not mean yet that it hangs.
+    fn unanswered(&mut self, device: DeviceNumber, mount: PathBuf, error: &CallError) {
+        probe_failed();
+        let kind = std::mem::discriminant(error);
+        let before = self.unanswered_before.get(&device);
+        if before.is_none_or(|(_, before)| *before != kind) {
+            error!("file system {}: {error}", shown(&mount));
+        }
+        self.unanswering.insert(device, (mount, kind));
+    }
+
+    fn end(&self) {
+        for (device, (mount, _)) in &self.unanswered_before {
+            if !self.unanswering.contains_key(device) {
+                info!("file system {}: answers again", shown(mount));
+            }
+        }
+        let unanswering = self.unanswering.keys().copied().collect();
+        let changes = self.registry.lock().end(&unanswering);
+        self.report(changes);
+        let change = self.registry.lock().host(self.assessor, host_memory());
+        self.report(change);
+        let rows = self.registry.lock().counted_rows();
+        self.history.swept(clock::wall(), rows);
+    }
+
+    fn report(&self, changes: impl IntoIterator<Item = Change>) {
+        for change in changes {
+            if let Change::Severity(change) = &change {
+                let registry = self.registry.lock();
+                let image = change.image().and_then(|id| registry.reference(id));
+                drop(registry);
+                self.history.severity(clock::wall(), change, image);
+            }
+            log(change, self.hook);
+        }
+    }
+}
+
+/// Logs once why not all directories of a file system are watched.
+fn log_watched(
+    unwatched: &mut BTreeMap<DeviceNumber, String>,
+    watched: BTreeMap<DeviceNumber, Option<String>>,
+) {
+    for (device, refusal) in watched {
+        let Some(refusal) = refusal else {
+            if unwatched.remove(&device).is_some() {
+                info!("file system {device}: all image directories are watched again");
+            }
+            continue;
         };
-        let swept = self.pool.sweep(&scope, &mut on_event).await;
-        if let Err(error) = swept {
-            return error!("no sweep: cannot read /proc/self/mountinfo: {error}");
+        if unwatched.get(&device) != Some(&refusal) {
+            warn!("file system {device}: {refusal}");
+            unwatched.insert(device, refusal);
         }
-        for (_, (mount, _)) in before
-            .iter()
-            .filter(|(device, _)| !unanswering.contains_key(device))
-        {
-            info!("file system {}: answers again", shown(mount));
-        }
-        let silent = unanswering.keys().copied().collect();
-        let changes = self.inventory.lock().end(&silent);
-        changes.into_iter().for_each(tell);
-        let change = self.inventory.lock().host(assessor, host_memory());
-        change.into_iter().for_each(tell);
-        let rows = self.inventory.lock().counted_rows();
-        history.swept(wall(), rows);
-        self.watched(watched);
-        self.unanswering = unanswering;
-        let stalls = self
-            .pool
-            .stalls()
-            .map(|(mount, flag)| (shown(&mount.point), flag));
-        self.board.watch_stalls(stalls.collect());
-        self.swept = Some(now());
-        self.post();
-        self.board.swept(patience(settings));
-        let status = self.inventory.lock().status();
-        notify(&[sd_notify::NotifyState::Status(&status)]);
-    }
-
-    fn post(&self) {
-        let snapshot = self.inventory.lock().snapshot(self.swept);
-        self.board.post(snapshot);
     }
 }
 
-/// The time of rows in the history. Growth in memory is computed with [`MonotonicWallClock`], which does
-/// not follow a clock that is set.
-fn wall() -> UnixTime {
-    UnixTime::from_seconds(now())
-}
-
-fn tell(change: Change, hook: &SeverityHook) {
+fn log(change: Change, hook: &SeverityHook) {
     match change {
         Change::Appeared(path, extents) => {
             info!("new image {} with {extents} extents", shown(&path));
@@ -287,8 +317,8 @@ fn tell(change: Change, hook: &SeverityHook) {
             info!("image {} is now {}", shown(&from), shown(&to));
         }
         Change::Vanished(path) => info!("image {} is gone", shown(&path)),
-        Change::Severity(change) => hook.tell(&change),
-        Change::Mixed(path, owner) => warn!(
+        Change::Severity(change) => hook.report(&change),
+        Change::MixedOpeners(path, owner) => warn!(
             "image {}: {}; what is read through the page cache can be older than what the others \
              wrote. Give all of them the same cache mode, or close all but one",
             shown(&path),

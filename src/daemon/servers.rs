@@ -1,5 +1,5 @@
-//! Who answers: the pages over TCP and the control socket, each a task that starts, moves and ends
-//! with the settings.
+//! The servers of the pages over TCP and of the control socket, each a task that starts, moves and
+//! ends with the settings.
 
 use std::io;
 use std::net::SocketAddr;
@@ -13,34 +13,33 @@ use tokio::time::{Interval, MissedTickBehavior, interval};
 use tracing::{error, info, warn};
 
 use crate::config::settings::Control;
-use crate::serve::board::Board;
 use crate::serve::control::{self, SocketFile};
 use crate::serve::http;
 use crate::serve::listener::{Bounded, Limits, Peer};
-use crate::serve::metrics;
 use crate::serve::parts::{Part, State};
+use crate::serve::shared_status::SharedStatus;
 
 /// What making the control socket may take.
 const LISTEN_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How often an address that cannot be had is tried again.
-const RETRY: Duration = Duration::from_secs(5);
+const RETRY_INTERVAL: Duration = Duration::from_secs(5);
 
-/// The pages: where they are to be served, and by whom, if it can be done.
+/// The pages: where they are to be served, and their server, if there can be one.
 pub(super) struct PageServer {
     listen: SocketAddr,
-    board: Arc<Board>,
+    status: Arc<SharedStatus>,
     server: Option<Server>,
     retries: Interval,
 }
 
-/// Who serves the pages.
+/// A server of the pages.
 struct Server {
     address: SocketAddr,
     task: JoinHandle<()>,
 }
 
-/// The control socket and who answers there.
+/// The control socket and its server.
 pub(super) struct ControlServer {
     pub(super) control: Control,
     task: JoinHandle<()>,
@@ -48,11 +47,11 @@ pub(super) struct ControlServer {
 }
 
 impl ControlServer {
-    /// Logs why there is none, and puts it up on the board.
+    /// Logs why there is none, and sets the state of the part.
     pub(super) async fn start(
         control: &Control,
         pages: &control::Pages,
-        board: &Board,
+        status: &SharedStatus,
     ) -> Option<Self> {
         let socket = control::socket_path(control);
         let (listener, file) = match listen(control.clone()).await {
@@ -60,11 +59,11 @@ impl ControlServer {
             Err(error) => {
                 let reason = format!("no control socket at {}: {error}", socket.display());
                 error!("{reason}");
-                board.set_part(Part::ControlSocket, State::Down(reason));
+                status.set_part(Part::ControlSocket, State::Down(reason));
                 return None;
             }
         };
-        board.set_part(Part::ControlSocket, State::Up);
+        status.set_part(Part::ControlSocket, State::Up);
         let listener = Bounded::new(listener, Limits::CONTROL);
         let pages = control::router(pages.clone());
         let task = tokio::spawn(async move {
@@ -82,7 +81,7 @@ impl ControlServer {
 }
 
 /// On a thread that may be left behind: what it needs of /etc and /run may hang. If it comes back
-/// later, its socket goes away again.
+/// later, its socket is removed again.
 async fn listen(control: Control) -> io::Result<(UnixListener, SocketFile)> {
     let listening = tokio::task::spawn_blocking(move || control::listen(&control));
     match tokio::time::timeout(LISTEN_TIMEOUT, listening).await {
@@ -102,41 +101,40 @@ impl Drop for ControlServer {
 }
 
 impl PageServer {
-    /// Serves them, now or as soon as the address can be had: another program may have it, or its
+    /// Serves them, now or as soon as the address is free: another program may have it, or its
     /// interface may come up later.
-    pub(super) async fn start(listen: SocketAddr, board: Arc<Board>) -> Self {
-        let mut retries = interval(RETRY);
+    pub(super) async fn start(listen: SocketAddr, status: Arc<SharedStatus>) -> Self {
+        let mut retries = interval(RETRY_INTERVAL);
         retries.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut pages = PageServer {
             listen,
-            board,
+            status,
             server: None,
             retries,
         };
         if let Err(error) = pages.listen().await {
             error!(
                 "no metrics are served: {error:#}; tried again every {} s",
-                RETRY.as_secs()
+                RETRY_INTERVAL.as_secs()
             );
         }
         pages
     }
 
-    /// Tries again, every few seconds, to serve them if nobody does. Can be dropped at any time.
+    /// Tries again, every few seconds, to serve them if they are not served. Cancel-safe.
     pub(super) async fn keep_listening(&mut self) {
         self.retries.tick().await;
         let serves = |server: &Server| !server.task.is_finished();
         if !self.server.as_ref().is_some_and(serves) {
-            // Said in the log when it began, and in the status since.
+            // Logged when it began, and in the status since.
             let _ = self.listen().await;
         }
     }
 
     async fn listen(&mut self) -> anyhow::Result<()> {
-        let started = Server::start(self.listen, Arc::clone(&self.board)).await;
+        let started = Server::start(self.listen, Arc::clone(&self.status)).await;
         let error = started.as_ref().err().map(|error| format!("{error:#}"));
-        metrics::listening(error.is_none());
-        self.board.listening(error);
+        self.status.listening(error);
         self.server = Some(started?);
         Ok(())
     }
@@ -149,7 +147,7 @@ impl PageServer {
         if listen == self.listen {
             return Ok(());
         }
-        let start = || Server::start(listen, Arc::clone(&self.board));
+        let start = || Server::start(listen, Arc::clone(&self.status));
         let moved = match (start().await, &mut self.server) {
             // 0.0.0.0 includes where we listen: from 127.0.0.1 it can be had only by leaving that.
             (Err(_), Some(server)) if listen.port() == server.address.port() => {
@@ -162,8 +160,7 @@ impl PageServer {
             Ok(server) => {
                 self.listen = listen;
                 self.server = Some(server);
-                metrics::listening(true);
-                self.board.listening(None);
+                self.status.listening(None);
                 Ok(())
             }
             Err(error) => {
@@ -178,7 +175,7 @@ impl PageServer {
 }
 
 impl Server {
-    async fn start(listen: SocketAddr, board: Arc<Board>) -> anyhow::Result<Self> {
+    async fn start(listen: SocketAddr, status: Arc<SharedStatus>) -> anyhow::Result<Self> {
         let listener = TcpListener::bind(listen)
             .await
             .with_context(|| format!("cannot listen on {listen} (metrics.listen)"))?;
@@ -186,7 +183,7 @@ impl Server {
         info!("metrics at http://{address}/metrics");
         let listener = Bounded::new(listener, Limits::PAGES);
         let task = tokio::spawn(async move {
-            if let Err(error) = axum::serve(listener, http::router(board)).await {
+            if let Err(error) = axum::serve(listener, http::router(status)).await {
                 warn!("the page server has ended: {error}");
             }
         });
@@ -196,7 +193,7 @@ impl Server {
     /// Closes the address.
     async fn stop(&mut self) {
         self.task.abort();
-        // It was told to end; how it does is of no interest.
+        // It was aborted.
         let _ = (&mut self.task).await;
     }
 }

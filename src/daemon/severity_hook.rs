@@ -1,11 +1,12 @@
-//! Tells of a severity that has changed: a line in the log, and the operator's command.
+//! Reports a severity that has changed: a line in the log, and the operator's command
+//! (`thresholds.hook`).
 
 use std::time::Duration;
 
 use serde::Serialize;
 use tracing::{info, warn};
 
-use super::inventory::{SeverityChange, Subject};
+use super::registry::{SeverityChange, Subject};
 use crate::hook::{self, Call, Hook, HookOutcome};
 use crate::model::path::{hex_unless_exact, shown};
 use crate::model::{Bytes, ExtentCount, Severity};
@@ -21,7 +22,7 @@ pub(super) struct SeverityHook {
 }
 
 impl SeverityHook {
-    /// Has this command run from now on. What was asked for is still run.
+    /// Uses this command from now on. Runs that wait are still done.
     pub(super) fn configure(&mut self, command: &[String]) {
         if self.command == command {
             return;
@@ -30,8 +31,8 @@ impl SeverityHook {
         self.hook = (!command.is_empty()).then(|| start(command)).flatten();
     }
 
-    /// Tells the log and asks for a run.
-    pub(super) fn tell(&self, change: &SeverityChange) {
+    /// Logs the change and queues a run of the command.
+    pub(super) fn report(&self, change: &SeverityChange) {
         log(change);
         let Some(hook) = &self.hook else { return };
         let name = name(change);
@@ -132,20 +133,20 @@ struct Document {
     severity: Severity,
     severity_before: Severity,
     reason: String,
-    /// Nothing if it is the host's.
+    /// `None` if it is the host's.
     image: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     image_hex: Option<String>,
     /// The name of the VM that has it open.
     vm: Option<String>,
     extents: Option<ExtentCount>,
-    /// Nothing while it is unknown.
+    /// `None` while it is unknown.
     growth_per_day: Option<f64>,
-    /// Nothing while it is unknown, or far.
+    /// `None` while it is unknown, or far.
     seconds_to_critical: Option<u64>,
     /// In words: `in 3 days`, `unknown: too few samples`.
     forecast: Option<String>,
-    /// Nothing if it is an image's.
+    /// `None` if it is an image's.
     extent_map_memory_bytes: Option<Bytes>,
 }
 

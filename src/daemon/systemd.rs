@@ -1,9 +1,8 @@
-//! Tells systemd how the daemon does (sd_notify(3)), and never waits for it.
+//! Notifies systemd (sd_notify(3)), and never waits for it.
 //!
-//! In an emergency systemd may hang like everybody else. Its socket takes a few messages that it
-//! does not read, and then whoever sends one waits: if that were the thread of the slow side, there
-//! would be neither metrics nor incident files. So messages go through a bounded queue to a thread
-//! of their own; when the queue is full they are lost.
+//! In an emergency systemd may hang, and then its socket blocks after a few messages: on the thread
+//! of the slow side that would cost metrics and incident files. So messages go through a bounded
+//! queue to a thread of their own; when the queue is full they are lost.
 
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -14,7 +13,7 @@ use tracing::warn;
 use crate::background::{Background, Jobs, SMALL_STACK};
 
 /// Messages that wait at most: a start, some reloads, and a status now and then.
-const WAITING: usize = 64;
+const CAPACITY: usize = 64;
 /// How long the queue may take at the end of the process to be sent.
 const FLUSH_TIMEOUT: Duration = Duration::from_millis(200);
 
@@ -28,17 +27,17 @@ pub(super) fn notify(state: &[NotifyState<'_>]) {
     }
 }
 
-/// Lets the last messages out, if systemd takes them soon.
+/// Waits a moment until the last messages are sent.
 pub(super) fn flush() {
     if let Some(Some(queue)) = QUEUE.get() {
         queue.drain(FLUSH_TIMEOUT);
     }
 }
 
-/// None if nobody wants to be notified.
+/// `None` without NOTIFY_SOCKET.
 fn start() -> Option<Background<String>> {
     std::env::var_os("NOTIFY_SOCKET")?;
-    Background::start("systemd", WAITING, SMALL_STACK, send)
+    Background::start("systemd", CAPACITY, SMALL_STACK, send)
         .inspect_err(|reason| warn!("sd_notify disabled: {reason}"))
         .ok()
 }

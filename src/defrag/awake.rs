@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use rustix::process::{Signal, getppid, kill_process};
 
-use crate::sys::child::tied;
+use crate::sys::child::kill_with_parent;
 use crate::sys::proc::Stat;
 
 /// The hidden subcommand of the small process.
@@ -43,7 +43,7 @@ impl Awake {
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .process_group(0);
-        tied(&mut command);
+        kill_with_parent(&mut command);
         Awake(command.spawn().ok())
     }
 }

@@ -1,4 +1,4 @@
-//! Holds everybody who wants to open an image until xfs_fsr is gone.
+//! Blocks all processes that open an image until xfs_fsr has ended.
 //!
 //! # Why no write can be lost
 //!
@@ -13,40 +13,39 @@
 //!    file open. do_dentry_open (fs/open.c) raises i_writecount or i_readcount *before* it comes to
 //!    the permission event, and both are atomic operations with full barriers; so an opener either
 //!    shows in the lease (check_conflicting_open, fs/locks.c) or meets the mark. No gap is left.
-//! 2. The counts stay up as long as there is a `struct file`. So who has opened it before shows,
-//!    however he holds it: as a descriptor, passed on over a socket or in flight in one, taken with
-//!    pidfd_getfd, registered with io_uring, as the only trace a mapping (vm_file), a request in
-//!    flight (ki_filp), a loop device (lo_backing_file), swap, a file of the kernel's NFS server.
-//! 3. Who opens it afterwards comes through do_dentry_open: open, openat2, io_uring's open, a
-//!    re-opening through /proc/PID/fd (also of an O_PATH descriptor, which itself gives no access),
+//! 2. The counts stay up as long as there is a `struct file`. So an earlier opener shows, however it
+//!    holds the file: as a descriptor, passed on over a socket or in flight in one, taken with
+//!    pidfd_getfd, registered with io_uring, as a mapping (vm_file), a request in flight (ki_filp), a
+//!    loop device (lo_backing_file), swap, a file of the kernel's NFS server.
+//! 3. Every later opener comes through do_dentry_open: open, openat2, io_uring's open, a re-opening
+//!    through /proc/PID/fd (also of an O_PATH descriptor, which itself gives no access),
 //!    open_by_handle_at, XFS_IOC_OPEN_BY_HANDLE, a new loop device, nfsd for each file that it has
-//!    not cached. There it waits (fanotify_get_response) until we answer, and we answer after
-//!    xfs_fsr has been ended *and is a zombie*: the exit of a process closes its files and finishes
-//!    their last references (exit_files, exit_task_work) before it becomes one (exit_notify,
+//!    not cached. There it waits (fanotify_get_response) for our answer, which comes after xfs_fsr
+//!    has been ended *and is a zombie*: the exit of a process closes its files and finishes their
+//!    last references (exit_files, exit_task_work) before it becomes one (exit_notify,
 //!    kernel/exit.c), and a kill does not interrupt the exchange but waits for it.
-//! 4. Ours and xfs_fsr's own opens are let in. Ours are all for reading: processes that run this
-//!    very program, known by device and inode of /proc/PID/exe. A process can put itself neither
-//!    into that nor into the process group of xfs_fsr.
-//! 5. The gate does not fall before xfs_fsr. It falls when the last descriptor of the fanotify group
-//!    is closed, and xfs_fsr has inherited one. If we are killed, xfs_fsr holds the gate, the kernel
-//!    kills xfs_fsr with us (PR_SET_PDEATHSIG), and its end opens the gate. If xfs_fsr is killed, we
-//!    open it. If both are, the later one's end does. And it does not outlive them: the kernel
-//!    allows all that waits when a group is released (fanotify_release).
-//!    Where SELinux changes the label for xfs_fsr, the kernel forgets to kill it; then openers wait
-//!    until it has finished. Late, but nothing is lost. systemd ends it with the service.
-//! 6. The queue has no limit: with one, what does not fit in is allowed unasked.
+//! 4. Our own opens and those of xfs_fsr are allowed. Ours are all for reading, by processes that run
+//!    this very program, identified by device and inode of /proc/PID/exe. A process can put itself
+//!    neither into that nor into the process group of xfs_fsr.
+//! 5. The gate does not open before xfs_fsr ends. It opens when the last descriptor of the fanotify
+//!    group is closed, and xfs_fsr has inherited one. If we are killed, the kernel kills xfs_fsr with
+//!    us (PR_SET_PDEATHSIG), and its end opens the gate. If xfs_fsr is killed, we open it. It does not
+//!    outlive both: the kernel allows all that waits when a group is released (fanotify_release).
+//!    Where SELinux changes the label for xfs_fsr, the kernel does not kill it; then openers wait
+//!    until it has finished. Nothing is lost. systemd ends it with the service.
+//! 6. The queue has no limit: with one, what does not fit in is allowed without a question.
 //!
-//! **Second line: who gets past the gate is noticed by the kernel.** overlayfs opens the files of
+//! **Second line: the kernel notices what gets past the gate.** overlayfs opens the files of
 //! its layers with FMODE_NONOTIFY (OVL_OPEN_FLAGS, fs/overlayfs/file.c), so a container that has the
-//! image in a layer is seen by the lease but not held by the mark; and truncate(2) changes a file
+//! image in a layer is seen by the lease but not blocked by the mark; and truncate(2) changes a file
 //! without opening it. Both set the times of modification. xfs_swap_extents and
 //! XFS_IOC_COMMIT_RANGE compare these under the locks that exclude writers, with what they were
 //! before the copy, and refuse with EBUSY. That goes wrong only if the file was modified within the
 //! same tick (10 ms at most) in which the copy began; so a run does not begin before the last
 //! modification is ten times as old ([`guard`](super::guard)).
 //!
-//! What remains: a program that writes without setting times past a gate that does not hold it,
-//! such as a second, foreign xfs_fsr started on the same file in an overlay.
+//! What remains: a program that writes without setting times past a gate that does not block it, such
+//! as a second xfs_fsr started on the same file in an overlay.
 
 use std::fs;
 use std::io;
@@ -56,29 +55,29 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::holders;
-use crate::model::Visitor;
+use crate::model::NamedProcess;
 use crate::sys::fanotify::{Group, Opening};
 use crate::sys::proc::stat_field;
 
-/// A raised gate. Dropped, it lets everybody in, as soon as nobody else holds it.
+/// A raised gate. It opens when this and all inherited descriptors are closed.
 #[derive(Debug)]
 pub struct Gate {
     group: Group,
     proc: PathBuf,
-    /// Our program: as procfs names it, its device and inode.
+    /// Our program: its path in procfs, its device and inode.
     own: Option<(PathBuf, u64, u64)>,
-    /// The process group that it is all for.
+    /// The process group of xfs_fsr.
     worker: Option<i32>,
     worker_came: bool,
     waiting: Vec<Opening>,
 }
 
 impl Gate {
-    /// Raises the gate before an open file. `proc` is where procfs is mounted.
+    /// Raises the gate of an open file. `proc` is where procfs is mounted.
     ///
     /// # Errors
     /// Those of fanotify: without CAP_SYS_ADMIN, or in a kernel without permission events, there is
-    /// no gate, and no run without one.
+    /// no gate, and so no run.
     pub fn raise(file: impl AsFd, proc: &Path) -> io::Result<Gate> {
         let group = Group::new()?;
         group.hold_openings(file)?;
@@ -97,50 +96,47 @@ impl Gate {
         })
     }
 
-    /// What a process must keep open so that the gate does not fall before it.
-    #[must_use]
+    /// A process that inherits this keeps the gate raised.
     pub fn descriptor(&self) -> Arc<OwnedFd> {
         self.group.descriptor()
     }
 
-    /// From now on this process and its group are let in: its number, as long as it is not waited
-    /// for, is nobody else's.
+    /// Allows this process and its group. Its number is its own until it is waited for.
     pub fn set_worker(&mut self, pid: i32) {
         self.worker = Some(pid);
     }
 
     /// Whether the worker has opened the file.
-    #[must_use]
     pub fn worker_came(&self) -> bool {
         self.worker_came
     }
 
-    /// As long as there is no worker, everybody may come in. Who was a stranger among them?
+    /// Allows all that wait, before there is a worker. Returns the first that is not ours.
     ///
     /// # Errors
     /// Those of reading the events.
-    pub fn let_all_in(&mut self) -> io::Result<Option<Visitor>> {
-        let mut stranger = None;
+    pub fn let_all_in(&mut self) -> io::Result<Option<NamedProcess>> {
+        let mut foreign = None;
         while let Some(opening) = self.group.next()? {
-            let visitor = (!self.is_ours(opening.pid)).then(|| self.visitor(&opening));
-            stranger = stranger.or(visitor);
+            let process = (!self.is_ours(opening.pid)).then(|| self.process(&opening));
+            foreign = foreign.or(process);
             self.allow(opening);
         }
-        Ok(stranger)
+        Ok(foreign)
     }
 
-    /// Lets in who may come in. The first stranger is kept waiting, and with him all others.
+    /// Allows ours and the worker. Returns the first other process; it waits, and all after it.
     ///
     /// # Errors
     /// Those of reading the events.
-    pub fn let_ours_in(&mut self) -> io::Result<Option<Visitor>> {
+    pub fn let_ours_in(&mut self) -> io::Result<Option<NamedProcess>> {
         while let Some(opening) = self.group.next()? {
             if self.is_worker(opening.pid) {
                 self.worker_came = true;
             } else if !self.is_ours(opening.pid) {
-                let visitor = self.visitor(&opening);
+                let process = self.process(&opening);
                 self.waiting.push(opening);
-                return Ok(Some(visitor));
+                return Ok(Some(process));
             }
             self.allow(opening);
         }
@@ -148,12 +144,12 @@ impl Gate {
     }
 
     fn allow(&self, opening: Opening) {
-        // Who does not wait any more needs no permission.
+        // An opener that no longer waits needs no permission.
         let _ = self.group.allow(opening);
     }
 
-    fn visitor(&self, opening: &Opening) -> Visitor {
-        holders::visitor(&self.proc, opening.pid)
+    fn process(&self, opening: &Opening) -> NamedProcess {
+        holders::process(&self.proc, opening.pid)
     }
 
     fn is_worker(&self, pid: i32) -> bool {
@@ -164,8 +160,8 @@ impl Gate {
         })
     }
 
-    /// Whether that is our own program, which only reads. The link is compared first: behind
-    /// another one may be a file system that does not answer.
+    /// Whether it runs our program, which only reads. The link is compared first: another program's file
+    /// system may hang.
     fn is_ours(&self, pid: i32) -> bool {
         let Some((name, device, inode)) = &self.own else {
             return false;
@@ -177,7 +173,7 @@ impl Gate {
 }
 
 impl AsFd for Gate {
-    /// Readable when somebody is at the gate.
+    /// Readable when a process waits at the gate.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.group.as_fd()
     }

@@ -1,45 +1,43 @@
-//! How much one kernel call may do, so that nobody waits for it too long. Pure.
+//! How much one kernel call may do, so that others do not wait for it too long. Pure.
 //!
-//! What a call costs depends on the number of extents (each is one transaction of the file system,
-//! or several) and on the bytes (each page is copied and written). How much of both this machine
-//! does in the time that is aimed at, nobody knows beforehand; the last calls tell.
+//! What a call costs depends on the number of extents (each is at least one transaction of the file
+//! system) and on the bytes (each page is copied and written). How much of both this machine does in
+//! the target time is learned from the last calls.
 
 use std::time::Duration;
 
 use crate::model::{Bytes, Extent};
 
-/// What is copied, in pieces of this size.
+/// The unit of copying.
 pub const PAGE: u64 = 4096;
-/// What one extent costs, in pages: measured, 15 µs to 30 µs against 3 µs to 6 µs.
+/// The cost of an extent, in pages: measured, 15 µs to 30 µs against 3 µs to 6 µs.
 const EXTENT_COST: u64 = 5;
-/// What a call may do at the beginning: eight extents of a page.
+/// The first call: eight extents of a page.
 const FIRST: f64 = 48.0;
-/// It never sinks below two extents: less would move nothing.
+/// The least work: two extents, as one would move nothing.
 const LEAST: f64 = 12.0;
-/// And never rises above 16 MiB in one piece.
+/// The most work: 16 MiB in one piece.
 const MOST: f64 = 4096.0;
-/// It grows while calls stay below this share of the aim.
+/// The work grows while calls stay below this share of the target.
 const ROOM: f64 = 0.5;
-/// By so much.
+/// The factor by which it grows.
 const GROWTH: f64 = 1.25;
-/// The most that it shrinks at once.
+/// The least factor by which it shrinks.
 const FALL: f64 = 0.125;
-/// A rest is never longer.
+/// The longest rest.
 const LONGEST_REST: Duration = Duration::from_secs(2);
 
-/// What a call costs, in pages.
+/// The cost of a call, in pages.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Work(pub u64);
 
 impl Work {
     /// Of an extent, or of a part of one.
-    #[must_use]
     pub fn of(extent: &Extent) -> Work {
         Work(EXTENT_COST.saturating_add(extent.length.0.div_ceil(PAGE)))
     }
 
-    /// How much of an extent may be taken, if that is less than the whole.
-    #[must_use]
+    /// How many bytes of one more extent it allows.
     pub fn bytes_left(self) -> Bytes {
         Bytes(self.0.saturating_sub(EXTENT_COST).saturating_mul(PAGE))
     }
@@ -54,8 +52,7 @@ pub struct Governor {
 }
 
 impl Governor {
-    /// `target` is how long a call may take.
-    #[must_use]
+    /// `target`: how long a call may take.
     pub fn new(target: Duration) -> Governor {
         Governor {
             target: target.max(Duration::from_millis(1)),
@@ -64,8 +61,6 @@ impl Governor {
         }
     }
 
-    /// What the next call may do.
-    #[must_use]
     // Between LEAST and MOST.
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
     pub fn work(&self) -> Work {
@@ -79,8 +74,8 @@ impl Governor {
         let share = longest.as_secs_f64() / self.target.as_secs_f64();
         self.slow = share > 1.0;
         if share > 1.0 {
-            // Back at once, and to what would have been in time with something to spare; a call
-            // that was slow though it did little says that the disk is.
+            // Down at once, to what would have been in time with room to spare; after a call that was
+            // slow with less work, from that.
             let done = (work.0 as f64).min(self.work);
             self.work = done * (ROOM / share).max(FALL);
         } else if share < ROOM && work.0 as f64 * 2.0 >= self.work {
@@ -89,10 +84,8 @@ impl Governor {
         self.work = self.work.clamp(LEAST, MOST);
     }
 
-    /// How long to rest after a segment whose calls took `busy`: as long, where a guest uses the
-    /// image, and longer after a call that was slow. Nobody waits for an image that nobody has
-    /// open.
-    #[must_use]
+    /// How long to rest after a segment whose calls took `busy`: as long while the image is in use, and
+    /// longer after a slow call. Nobody waits for an image that nobody has open.
     pub fn rest(&self, busy: Duration, in_use: bool) -> Duration {
         let factor = match (in_use, self.slow) {
             (_, true) => 4,
@@ -103,11 +96,11 @@ impl Governor {
     }
 }
 
-/// Buckets to the doubling.
+/// Buckets for each doubling.
 const FINENESS: f64 = 8.0;
 const BUCKETS: usize = 320;
 
-/// How long calls took: the longest exactly, the median to a tenth.
+/// The durations of calls: the longest exactly, the median to a tenth.
 #[derive(Debug, Clone)]
 pub struct CallTimes {
     count: u64,
@@ -128,7 +121,6 @@ impl Default for CallTimes {
 }
 
 impl CallTimes {
-    /// One more.
     // The logarithm of a number of microseconds is below 64.
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
     pub fn add(&mut self, took: Duration) {
@@ -142,26 +134,19 @@ impl CallTimes {
         }
     }
 
-    /// How many.
-    #[must_use]
     pub fn count(&self) -> u64 {
         self.count
     }
 
-    /// The longest.
-    #[must_use]
     pub fn worst(&self) -> Duration {
         self.worst
     }
 
-    /// All together.
-    #[must_use]
     pub fn total(&self) -> Duration {
         self.total
     }
 
-    /// Half of them took no longer, or hardly.
-    #[must_use]
+    /// The median, to a tenth.
     // There are few buckets.
     #[allow(clippy::cast_precision_loss)]
     pub fn median(&self) -> Duration {

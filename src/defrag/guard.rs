@@ -1,7 +1,4 @@
-//! What has to be right before an engine is let near an image, and in words what is not.
-//!
-//! Asked immediately before each run, with the [gate](super::gate) already raised. Nothing here
-//! changes anything.
+//! The conditions for a run on an image. They are checked immediately before it, and change nothing.
 
 use std::cell::Cell;
 use std::fmt;
@@ -20,10 +17,11 @@ use super::pressure::{Asked, Found, Gauge, Pressure};
 use super::{Host, KernelCheck, holders, kernels};
 use crate::config::settings::Defrag;
 use crate::discover::mounts::{Mount, MountTable};
-use crate::model::gain::{BorderCount, SAMPLED_FROM};
+use crate::model::borders::BorderCount;
 use crate::model::path::shown;
+use crate::model::sampling::SAMPLED_FROM;
 use crate::model::{
-    Borders, Bytes, Engine, Extent, ExtentCount, FilesystemKind, Outlook, Share, Visitor,
+    Borders, Bytes, Engine, Extent, ExtentCount, FilesystemKind, NamedProcess, Outlook, Share,
     swap_stall,
 };
 use crate::probe::extents::{MapReader, ReadPace};
@@ -42,21 +40,20 @@ const DAX: u32 = 0x8000;
 const SETTLED: Duration = Duration::from_millis(100);
 /// Free space that the online engine needs: two segments, and what the allocator sets aside.
 const ROOM: Bytes = Bytes(64 << 20);
-/// How long a reader of ours may take to be done with the image.
-const PATIENCE: Duration = Duration::from_secs(1);
-/// How long somebody whom /proc does not show may take: a process that was killed shows no files any
-/// more, while the kernel still closes them (do_exit, kernel/exit.c).
-const UNSEEN_PATIENCE: Duration = Duration::from_secs(5);
+/// How long a probe of ours may have the image open.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long a process that /proc does not show may have it open: that of a killed process has no files
+/// any more while the kernel still closes them (do_exit, kernel/exit.c).
+const UNSEEN_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the map may be read.
 const MAP_TIME: Duration = Duration::from_secs(60);
 /// What one extent can be at most on XFS (BMBT_BLOCKCOUNT_BITLEN): 2^21 blocks, here of 4 KiB.
 const LONGEST_EXTENT: u64 = 8 << 30;
 
-/// The name of the refusal that is none: there is nothing to gain.
+/// The name of the refusal that is not an error: there is nothing to gain.
 pub const NEAR_IDEAL: &str = "near_ideal";
 
-/// The names of the refusals that lie with the engine, not with the image, its file system or the
-/// host: another engine may do it.
+/// The names of the refusals that concern the engine, not the image, its file system or the host.
 const OF_THE_ENGINE: [&str; 14] = [
     "in_use",
     "qemu_lock",
@@ -74,9 +71,7 @@ const OF_THE_ENGINE: [&str; 14] = [
     "no_engine",
 ];
 
-/// Whether what the refusal of this [name](Refusal::name) says is no reason for another engine to
-/// leave the image alone.
-#[must_use]
+/// Whether another engine may still take the image after the refusal of this [name](Refusal::name).
 pub fn leaves_to_another(name: &str) -> bool {
     OF_THE_ENGINE.contains(&name)
 }
@@ -105,7 +100,7 @@ pub enum Refusal {
     /// It is swap space.
     Swap,
     /// Somebody has it open.
-    InUse(Option<Visitor>),
+    InUse(Option<NamedProcess>),
     /// A QEMU has locked it, perhaps on another host.
     QemuLock,
     /// The kernel does not say whether somebody has it open.
@@ -159,7 +154,6 @@ pub enum Refusal {
 
 impl Refusal {
     /// Its name for programs.
-    #[must_use]
     pub fn name(&self) -> &'static str {
         match self {
             Refusal::NotAbsolute => "not_absolute",
@@ -282,10 +276,10 @@ impl From<rustix::io::Errno> for Refusal {
     }
 }
 
-/// An image, held by a descriptor.
+/// An open image.
 #[derive(Debug)]
 pub struct Target {
-    /// Its path: absolute, canonical, and at the moment of opening that of the descriptor.
+    /// Its path: absolute, canonical, and that of the descriptor when it was opened.
     pub path: PathBuf,
     /// Its directory.
     pub directory: OwnedFd,
@@ -296,12 +290,11 @@ pub struct Target {
 }
 
 impl Target {
-    /// Whether the image has no name any more, or its mount is no longer there: who removed it, or
-    /// unmounted the file system lazily, waits for us to let go of the space and the device.
+    /// Whether the image was removed, or its file system unmounted lazily: then the run keeps the space
+    /// and the device.
     ///
-    /// Nothing here waits for the image: fstat(2) takes none of its locks on XFS (xfs_vn_getattr,
-    /// fs/xfs/xfs_iops.c), and procfs asks no other file system.
-    #[must_use]
+    /// This does not block on the image: fstat(2) takes none of its locks on XFS (xfs_vn_getattr,
+    /// fs/xfs/xfs_iops.c), and procfs uses no other file system.
     pub fn is_gone(&self, host: &Host) -> bool {
         if fstat(&self.file).is_ok_and(|stat| stat.st_nlink == 0) {
             return true;
@@ -312,12 +305,12 @@ impl Target {
     }
 }
 
-/// What is known of an image that may be defragmented.
+/// Measures of an image that passed [`check_quick`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Facts {
+pub struct Checked {
     /// Its extents.
     pub extents: ExtentCount,
-    /// What it occupies: so much is copied.
+    /// What it occupies, and so what is copied.
     pub allocated: Bytes,
     /// Predicted stall of the final swap.
     pub stall: Duration,
@@ -326,11 +319,11 @@ pub struct Facts {
 /// Opens an image, following no link in any part of its path.
 ///
 /// # Errors
-/// When it is nothing that xfs_fsr may be given.
+/// If it is not a regular file on a writable XFS, or has another path.
 pub fn open(path: &Path, host: &Host) -> Result<Target, Refusal> {
     let (directory, file) = walk(path)?;
     let held = std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
-    // Compared byte by byte: `/a//b` and `/a/b` are equal as paths, and xfs_fsr takes text.
+    // Byte by byte: `/a//b` and `/a/b` are equal as paths, but xfs_fsr takes text.
     if held.as_os_str() != path.as_os_str() {
         return Err(Refusal::Elsewhere(held));
     }
@@ -377,23 +370,21 @@ fn walk(path: &Path) -> Result<(OwnedFd, File), Refusal> {
             io::ErrorKind::InvalidInput => Refusal::NotAFile(error.to_string()),
             _ => error.into(),
         })?;
-    // The one without access cannot be listed.
+    // An O_PATH descriptor cannot be listed.
     let list = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let directory = openat(&at, ".", list, Mode::empty())?;
     Ok((directory, file))
 }
 
-/// What can be asked at any time: flags, space, the length of the swap.
+/// The conditions that can be checked at any time: flags, space, the length of the swap.
 ///
 /// # Errors
-/// The first thing that is not right.
-pub fn check_quick(target: &Target, limits: &Defrag, host: &Host) -> Result<Facts, Refusal> {
+/// The first one that does not hold.
+pub fn check_quick(target: &Target, limits: &Defrag, host: &Host) -> Result<Checked, Refusal> {
     let attributes = fsxattr::attributes(&target.file)?;
-    check_marks(target, attributes.flags, host)?;
-    let extents = ExtentCount(attributes.extents.into());
-    if extents.0 <= 1 {
-        return Err(Refusal::NearIdeal(extents));
-    }
+    check_flags(attributes.flags)?;
+    check_swap(target, host)?;
+    let extents = at_least_two(attributes.extents)?;
     let allocated = Bytes(target.file.metadata()?.blocks().saturating_mul(512));
     check_space(target, allocated, limits.keep_free)?;
     let geometry = geometry::geometry(&target.file)?;
@@ -402,51 +393,57 @@ pub fn check_quick(target: &Target, limits: &Defrag, host: &Host) -> Result<Fact
         let most = limits.max_swap_stall;
         return Err(Refusal::SwapStall { stall, most });
     }
-    Ok(Facts {
+    Ok(Checked {
         extents,
         allocated,
         stall,
     })
 }
 
-fn check_marks(target: &Target, marks: u32, host: &Host) -> Result<(), Refusal> {
-    check_flags(marks)?;
-    if is_swap(&host.proc, &target.path) {
-        return Err(Refusal::Swap);
-    }
-    Ok(())
-}
-
-fn check_flags(marks: u32) -> Result<(), Refusal> {
-    let flags = [
+fn check_flags(flags: u32) -> Result<(), Refusal> {
+    let forbidden = [
         (IMMUTABLE, "immutable"),
         (APPEND, "append-only"),
         (NODEFRAG, "no-defrag"),
         (REALTIME, "realtime"),
     ];
-    let marked = flags.into_iter().find(|(bit, _)| marks & bit != 0);
-    marked.map_or(Ok(()), |(_, name)| Err(Refusal::Flag(name)))
+    let found = forbidden.into_iter().find(|(bit, _)| flags & bit != 0);
+    found.map_or(Ok(()), |(_, name)| Err(Refusal::Flag(name)))
 }
 
-/// What the online engine needs: as [`check_quick`], but for an image that somebody may use, and
-/// of which one segment at a time is copied. Gives its extents.
+fn check_swap(target: &Target, host: &Host) -> Result<(), Refusal> {
+    match is_swap(&host.proc, &target.path) {
+        true => Err(Refusal::Swap),
+        false => Ok(()),
+    }
+}
+
+/// Counts the extents; a single one cannot be improved.
+fn at_least_two(extents: u32) -> Result<ExtentCount, Refusal> {
+    let extents = ExtentCount(extents.into());
+    match extents.0 {
+        0 | 1 => Err(Refusal::NearIdeal(extents)),
+        _ => Ok(extents),
+    }
+}
+
+/// The conditions of the online engine: as [`check_quick`], but the image may be in use, and is copied
+/// segment by segment. Returns its extents.
 ///
 /// # Errors
-/// The first thing that is not right.
+/// The first one that does not hold.
 pub fn check_online(target: &Target, limits: &Defrag, host: &Host) -> Result<ExtentCount, Refusal> {
     check_kernel(limits, host)?;
     let attributes = fsxattr::attributes(&target.file)?;
-    check_marks(target, attributes.flags, host)?;
+    check_flags(attributes.flags)?;
+    check_swap(target, host)?;
     if attributes.flags & DAX != 0 {
         return Err(Refusal::Dax);
     }
     if geometry::geometry(&target.file)?.flags & geometry::FLAG_REFLINK == 0 {
         return Err(Refusal::NoReflink);
     }
-    let extents = ExtentCount(attributes.extents.into());
-    if extents.0 <= 1 {
-        return Err(Refusal::NearIdeal(extents));
-    }
+    let extents = at_least_two(attributes.extents)?;
     let size = fstatvfs(&target.file)?;
     if u128::from(size.f_bavail) * 20 < u128::from(size.f_blocks) {
         return Err(Refusal::TooFull);
@@ -466,10 +463,10 @@ fn check_kernel(limits: &Defrag, host: &Host) -> Result<(), Refusal> {
         .map_or(Ok(()), |why| Err(Refusal::Kernel(why)))
 }
 
-/// Whether there still is enough free space to go on.
+/// Whether there is enough free space to continue.
 ///
 /// # Errors
-/// If there is not, or the file system does not say.
+/// If there is not, or it cannot be read.
 pub(super) fn check_room(target: &Target, keep_free: Share) -> Result<(), Refusal> {
     check_space(target, ROOM, keep_free)
 }
@@ -490,18 +487,18 @@ pub(super) fn check_space(target: &Target, needs: Bytes, keep_free: Share) -> Re
     })
 }
 
-/// Whether others wait for the disks too much. Takes a second if it seems so.
+/// Checks the I/O pressure. Takes a second if it seems too high.
 ///
 /// # Errors
-/// If they do.
+/// If it is.
 pub(super) fn check_pressure(gauge: &mut Gauge, most: u32, host: &Host) -> Result<(), Refusal> {
     judge_pressure(gauge.before_a_run(host, Asked::OrHost, most), most)
 }
 
-/// The same once more and at once, for who holds others up meanwhile.
+/// Checks it again without delay, because processes may wait at the gate.
 ///
 /// # Errors
-/// If they do.
+/// If it is too high.
 pub(super) fn recheck_pressure(gauge: &mut Gauge, most: u32, host: &Host) -> Result<(), Refusal> {
     judge_pressure(gauge.look(host, Asked::OrHost, true), most)
 }
@@ -525,10 +522,10 @@ pub(super) fn is_swap(proc: &Path, path: &Path) -> bool {
         .any(|name| mounts::unescape(name) == path.as_os_str().as_encoded_bytes())
 }
 
-/// Whether nobody else has it open: to be asked behind a raised gate, which is served meanwhile.
+/// Checks behind a raised gate, which is served meanwhile, that nobody else has the image open.
 ///
 /// # Errors
-/// Who has.
+/// The process that has.
 pub fn check_unused(target: &Target, gate: &mut Gate, host: &Host) -> Result<(), Refusal> {
     let began = Instant::now();
     loop {
@@ -541,13 +538,13 @@ pub fn check_unused(target: &Target, gate: &mut Gate, host: &Host) -> Result<(),
         match in_use.open {
             Some(false) => return Ok(()),
             None => return Err(Refusal::UseUnknown),
-            // Perhaps a count of ours, which takes a moment.
-            Some(true) if began.elapsed() < PATIENCE => {
+            // Perhaps a probe of ours, which takes a moment.
+            Some(true) if began.elapsed() < PROBE_TIMEOUT => {
                 std::thread::sleep(Duration::from_millis(20));
             }
             Some(true) => {
                 let holder = holders::holder_of(&host.proc, &target.path);
-                if holder.is_some() || began.elapsed() >= UNSEEN_PATIENCE {
+                if holder.is_some() || began.elapsed() >= UNSEEN_TIMEOUT {
                     return Err(Refusal::InUse(holder));
                 }
                 std::thread::sleep(Duration::from_millis(100));
@@ -556,22 +553,22 @@ pub fn check_unused(target: &Target, gate: &mut Gate, host: &Host) -> Result<(),
     }
 }
 
-/// Lets everybody in, as long as nothing has begun. A stranger makes the image one in use.
+/// Lets all waiting processes open the image: nothing has begun. One that is not ours uses it.
 fn let_in(gate: &mut Gate) -> Result<(), Refusal> {
     match gate.let_all_in()? {
-        Some(visitor) => Err(Refusal::InUse(Some(visitor))),
+        Some(process) => Err(Refusal::InUse(Some(process))),
         None => Ok(()),
     }
 }
 
-/// Waits until the last modification is old enough.
+/// Waits until the last modification is old enough ([`gate`](super::gate), second line).
 ///
 /// # Errors
-/// If it does not get old.
+/// If the image is modified again and again.
 pub fn check_settled(target: &Target, gate: &mut Gate) -> Result<(), Refusal> {
     let began = Instant::now();
     while !is_settled(&target.file)? {
-        if began.elapsed() > PATIENCE {
+        if began.elapsed() > PROBE_TIMEOUT {
             return Err(Refusal::Changing);
         }
         std::thread::sleep(Duration::from_millis(10));
@@ -588,18 +585,18 @@ fn is_settled(file: &File) -> io::Result<bool> {
         .as_nanos();
     let is_old = |seconds: i64, nanoseconds: i64| {
         let at = i128::from(seconds) * 1_000_000_000 + i128::from(nanoseconds);
-        // One in the future counts as well: it is not about to come again.
+        // Also one in the future: that time will not come again soon.
         i128::try_from(now).is_ok_and(|now| (now - at).unsigned_abs() > SETTLED.as_nanos())
     };
     Ok(is_old(metadata.mtime(), metadata.mtime_nsec())
         && is_old(metadata.ctime(), metadata.ctime_nsec()))
 }
 
-/// Reads the map, as xfs_fsr does too: whether blocks are shared, and whether there is something to
-/// gain. The gate is served meanwhile. Gives its extents by what keeps them apart.
+/// Reads the map, as xfs_fsr does too, and serves the gate meanwhile. Returns the extents by the border
+/// before them.
 ///
 /// # Errors
-/// If they are, or there is not, or somebody came.
+/// If blocks are shared, if there is nothing to gain, or if another process opens the image.
 pub fn check_map(
     target: &Target,
     extents: ExtentCount,
@@ -614,17 +611,17 @@ pub fn check_map(
         }
         enough.set(came.is_err() || Instant::now() > deadline);
     };
-    let (mut shared, mut pieces, mut end) = (false, 0_u64, u64::MAX);
+    let (mut shared, mut pieces, mut end) = (false, 0_u64, Bytes(u64::MAX));
     let mut count = BorderCount::default();
     let visit = |extent: Extent| {
         count.push(&extent);
         shared |= extent.flags.shared;
-        pieces += u64::from(extent.logical.0 != end);
-        end = extent.logical.0.saturating_add(extent.length.0);
-        if shared || enough.get() {
-            return ControlFlow::Break(());
+        pieces += u64::from(extent.logical != end);
+        end = extent.end();
+        match shared || enough.get() {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
         }
-        ControlFlow::Continue(())
     };
     MapReader::new().read(&target.file, Bytes(0), ReadPace::QUICK, visit, &mut beat)?;
     came?;
@@ -642,7 +639,7 @@ pub fn check_map(
     Ok(count.borders)
 }
 
-/// Samples the map before the online engine reads all of it, where that is worth it.
+/// Samples a long map, before the online engine reads all of it.
 ///
 /// # Errors
 /// If it is certain that little can be gained.
@@ -654,7 +651,8 @@ pub(super) fn check_gain(target: &Target, extents: ExtentCount) -> Result<(), Re
     worth_it(outlook, Engine::Online)
 }
 
-/// A short map is no reason to refuse a run: that costs little, too.
+/// Refuses if it is certain that little can be gained of a long map. With a short one a run costs
+/// little, too.
 fn worth_it(outlook: Outlook, engine: Engine) -> Result<(), Refusal> {
     match outlook.extents > SAMPLED_FROM && outlook.is_little(engine) {
         true => Err(Refusal::LittleGain(outlook.why_little(&[engine]))),
@@ -662,8 +660,8 @@ fn worth_it(outlook: Outlook, engine: Engine) -> Result<(), Refusal> {
     }
 }
 
-/// How many more extents than pieces a file of its size must have: no extent reaches beyond its
-/// allocation group, nor is it longer than its record can say.
+/// How many more extents than pieces a file of its size must have: an extent does not reach beyond
+/// its allocation group, and has a largest length.
 fn breaks(target: &Target) -> io::Result<u64> {
     let geometry = geometry::geometry(&target.file)?;
     let group = u64::from(geometry.group_blocks) * u64::from(geometry.block_size);

@@ -24,6 +24,8 @@ use crate::probe::open::{mount_point, regular_file};
 use crate::sys::fsxattr::{self, Attributes, FLAG_COW_EXTENT_SIZE};
 use crate::sys::{generation, geometry, handle};
 
+/// The hidden subcommand that restores hints.
+pub const RESTORE_COMMAND: &str = "restore-hints";
 /// How a record is called behind the name of its image.
 const SUFFIX: &str = "hint";
 

@@ -1,14 +1,13 @@
-//! Who has a file open, by what /proc shows: a name for a refusal, no proof of anything.
+//! A process that has a file open, as far as /proc shows: a name for a refusal, not a proof.
 
 use std::fs;
 use std::path::Path;
 
-use crate::model::Visitor;
+use crate::model::NamedProcess;
 
 /// A process that has the file open under this path and does not run our program: our probes open
-/// images too, for a moment. Its file system is not touched.
-#[must_use]
-pub(super) fn holder_of(proc: &Path, path: &Path) -> Option<Visitor> {
+/// images too, for a moment. No call is made on its file system.
+pub(super) fn holder_of(proc: &Path, path: &Path) -> Option<NamedProcess> {
     let program = |pid: &str| fs::read_link(proc.join(pid).join("exe")).ok();
     let own = program("self");
     let is_ours = |pid: i32| own.is_some() && program(&pid.to_string()) == own;
@@ -16,7 +15,7 @@ pub(super) fn holder_of(proc: &Path, path: &Path) -> Option<Visitor> {
     processes
         .filter_map(|process| process.file_name().to_str()?.parse::<i32>().ok())
         .find(|pid| has_open(proc, *pid, path) && !is_ours(*pid))
-        .map(|pid| visitor(proc, pid))
+        .map(|pid| process(proc, pid))
 }
 
 fn has_open(proc: &Path, pid: i32, path: &Path) -> bool {
@@ -28,16 +27,15 @@ fn has_open(proc: &Path, pid: i32, path: &Path) -> bool {
 }
 
 /// A process with its name.
-#[must_use]
-pub(super) fn visitor(proc: &Path, pid: i32) -> Visitor {
+pub(super) fn process(proc: &Path, pid: i32) -> NamedProcess {
     let name = fs::read(proc.join(format!("{pid}/comm"))).unwrap_or_default();
     let name = String::from_utf8_lossy(name.strip_suffix(b"\n").unwrap_or(&name)).into_owned();
-    // The process has chosen it: no escape sequences.
+    // Chosen by the process: without escape sequences.
     let name = name
         .chars()
         .map(|c| if c.is_control() { '?' } else { c })
         .collect();
-    Visitor { pid, name }
+    NamedProcess { pid, name }
 }
 
 #[cfg(test)]

@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::fsr::{self, Request};
+use super::engine::Request;
+use super::fsr;
 use super::guard::leaves_to_another;
 use super::{Host, online};
 use crate::config::settings::Defrag;

@@ -1,29 +1,30 @@
-//! Taking the fragmentation away.
+//! Defragmentation, with two engines. What they share is in [`engine`].
 //!
 //! ```text
-//! guard ─► gate raised ─► guard, the rest ─► fsr: xfs_fsr works, run (pure) says when it stops
+//! guard ─► gate raised ─► guard, the rest ─► fsr: xfs_fsr works, run (pure) stops it
 //!                             │                    │ meter (pure), pressure, disks
-//!                             └── no, in words     └► gate opened ─► extents counted ─► outcome
+//!                             └── refusal          └► gate opened ─► extents counted ─► outcome
 //! ```
 //!
-//! xfs_fsr says nothing that can be relied on: its status is 0 whatever happened, and its text is
-//! wrong in some versions. What came of a run is what our own counts say. The contents of an image
-//! are touched by xfs_fsr and the kernel alone, never by us.
+//! Neither status nor output of xfs_fsr are reliable: the status is 0 whatever happened, and the text
+//! is wrong in some versions. The outcome of a run is by our own counts. The contents of an image are
+//! written by xfs_fsr and the kernel alone.
 //!
-//! An image that a VM is using goes to the engine [`online`] instead: the kernel itself moves its
-//! blocks, a segment at a time.
+//! An image that a VM is using goes to the engine [`online`]: the kernel itself moves its blocks, a
+//! segment at a time.
 //!
 //! ```text
-//! guard ─► survey ─► segments (pure) ─► mover: clone, unshare, let go ─► extents counted ─► outcome
+//! guard ─► survey ─► segments (pure) ─► mover: clone, unshare, release ─► extents counted ─► outcome
 //!                        ▲ governor (pure): how much at once │
 //!                        └── run (pure): holds, stops ───────┘         hint: restored, also later
 //! ```
 //!
-//! A run makes calls that hang with a sick file system. So it belongs into a process of its own,
-//! such as that of `fragwatch defrag`; nothing here is to be called from the daemon's.
+//! A run makes calls that hang with the file system, so it runs in a process of its own, such as that
+//! of `fragwatch defrag`, and not in the daemon.
 
 pub mod awake;
 mod disks;
+pub mod engine;
 pub mod fsr;
 pub mod gate;
 pub mod governor;
@@ -44,16 +45,16 @@ pub mod usable;
 
 use std::path::PathBuf;
 
-/// Where the host shows itself.
+/// The interfaces of the host.
 #[derive(Debug, Clone)]
 pub struct Host {
     /// Where procfs is mounted.
     pub proc: PathBuf,
     /// Where sysfs is mounted.
     pub sys: PathBuf,
-    /// Where the [hints](hint) of images at work are noted.
+    /// Where the [hints](hint) of running jobs are recorded.
     pub hints: PathBuf,
-    /// Whether its kernel is judged.
+    /// Whether its kernel is checked.
     pub kernel: KernelCheck,
 }
 
@@ -63,13 +64,12 @@ pub enum KernelCheck {
     /// It must.
     #[default]
     Judge,
-    /// It need not: a test that wants to see what a bad one does.
+    /// It need not: for tests on bad kernels.
     Overridden,
 }
 
 impl Host {
-    /// This one.
-    #[must_use]
+    /// This host.
     pub fn new(hints: PathBuf) -> Host {
         Host {
             proc: PathBuf::from("/proc"),
@@ -79,8 +79,7 @@ impl Host {
         }
     }
 
-    /// This one, for what only looks and changes no hint.
-    #[must_use]
+    /// This host, for callers that change no hint.
     pub fn to_look_at() -> Host {
         Host::new(PathBuf::new())
     }

@@ -1,4 +1,4 @@
-//! Moves one segment of an image to new blocks, under whoever uses it.
+//! Moves one segment of an image to new blocks while it is in use.
 //!
 //! ```text
 //! read into the page cache     shared locks, in small pieces
@@ -7,8 +7,8 @@
 //! cut the temporary file       only its own locks; the old blocks are free
 //! ```
 //!
-//! Each step is the kernel's own and keeps the contents right whoever writes meanwhile: a guest's
-//! write between clone and unshare goes to new blocks, as with any file that shares its blocks.
+//! Each step is a kernel call that keeps the contents right whatever is written meanwhile: a guest's
+//! write between clone and unshare goes to new blocks, as in any file that shares its blocks.
 //!
 //! What keeps the two locked steps short:
 //! - the segment is small, see [`governor`](super::governor);
@@ -16,9 +16,9 @@
 //! - nothing waits for the disk's queue twice: unsharing writes the new blocks and waits for that,
 //!   so no fsync is needed;
 //! - one block stays shared during the whole run (the *anchor*), the first that is written. After
-//!   each unsharing the kernel looks for a block that is still shared, to forget that the file ever
-//!   was; without the anchor it would go through the whole map each time, 1.5 s with 6.4 million
-//!   extents (xfs_reflink_try_clear_inode_flag, fs/xfs/xfs_reflink.c).
+//!   each unsharing the kernel searches for a block that is still shared, to clear the reflink flag of
+//!   the file; without the anchor it would read the whole map each time, 1.5 s with 6.4 million extents
+//!   (xfs_reflink_try_clear_inode_flag, fs/xfs/xfs_reflink.c).
 
 use std::fs::File;
 use std::io;
@@ -33,29 +33,24 @@ use crate::model::{Bytes, Extent, ExtentCount};
 use crate::probe::extents::MapReader;
 use crate::sys::{clone::clone_range, pagecache};
 
-/// Where segments come to lie in the temporary file; before it is the anchor.
+/// Where segments lie in the temporary file; the anchor is before it.
 const BEHIND_ANCHOR: u64 = 1 << 20;
-/// In what pieces a segment is read: one holds the image's lock, shared.
+/// In what pieces a segment is read, in bytes: each holds the image's lock, shared.
 const PIECE: usize = 64 << 10;
-/// How many segments the anchor is believed to hold. A guest's write to it makes it whole again.
+/// For how many segments the anchor is assumed to be shared. A guest's write to it ends that.
 const ANCHORED: u32 = 32;
-/// At the end, the kernel may look through a map of so many extents for one that is shared.
+/// At the end, the kernel may search a map of so many extents for one that is shared.
 const SHORT_MAP: ExtentCount = ExtentCount(100_000);
 
-/// How long the steps took during which the image was locked, and all of them.
+/// The durations of the steps that lock the image, and of all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Took {
-    /// The clone.
     pub clone: Duration,
-    /// The unsharing.
     pub unshare: Duration,
-    /// All together.
     pub busy: Duration,
 }
 
 impl Took {
-    /// The longer of the two.
-    #[must_use]
     pub fn longest(&self) -> Duration {
         self.clone.max(self.unshare)
     }
@@ -97,23 +92,18 @@ impl Mover {
     }
 
     /// The image, open for writing.
-    #[must_use]
     pub fn image(&self) -> &File {
         &self.image
     }
 
     /// The block size of its file system.
-    #[must_use]
     pub fn block(&self) -> Bytes {
         Bytes(self.block)
     }
 
-    /// The map from `start` to `end`, but only so much as one call gives, and up to where that is.
-    ///
-    /// # Errors
-    /// Those of FIEMAP.
+    /// The map from `start` to `end`, as far as one call returns it, and up to where that is.
     pub fn map(&mut self, start: Bytes, end: Bytes) -> io::Result<(Vec<Extent>, Bytes)> {
-        // Behind the last whole block of the file nothing can be cloned.
+        // After the last whole block of the file nothing can be cloned.
         let size = self.image.metadata()?.len();
         let end = end.0.min(size - size % self.block);
         let length = Bytes(end.saturating_sub(start.0));
@@ -123,11 +113,9 @@ impl Mover {
         self.reader.read_range(&self.image, start, length)
     }
 
-    /// Moves a segment.
-    ///
     /// # Errors
     /// Those of FICLONERANGE and fallocate(2): EINVAL if the image has become shorter, ENOSPC. The
-    /// contents are as they were, whatever happened.
+    /// contents are unchanged in any case.
     pub fn move_segment(&mut self, segment: &Segment) -> io::Result<Took> {
         let began = Instant::now();
         let (start, length) = (segment.start.0, segment.length.0);
@@ -143,7 +131,7 @@ impl Mover {
         // Also after an error: what stays shared would be copied by the guest's writes.
         let cut = rustix::fs::ftruncate(&self.temporary, self.block);
         if !was_cached {
-            // A guest that reads past the cache has nothing of it; a host's memory is for guests.
+            // The host's memory is for guests, and those that read past the cache have no use for it.
             let _ = fadvise(&self.image, start, length.try_into().ok(), Advice::DontNeed);
         }
         unshared?;
@@ -162,19 +150,15 @@ impl Mover {
     }
 
     fn read(&mut self, start: u64, length: u64) -> io::Result<()> {
-        // All at once, so that the disk can sort them. A kernel that does not will be slower.
+        // All at once, so that the disk can sort them. Where that fails it is only slower.
         let _ = fadvise(&self.image, start, length.try_into().ok(), Advice::WillNeed);
         let (mut at, end) = (start, start + length);
         while at < end {
             let piece = usize::try_from(end - at).unwrap_or(PIECE).min(PIECE);
-            let read = match self.buffer.get_mut(..piece) {
-                Some(buffer) => self.image.read_at(buffer, at)?,
-                None => 0,
-            };
-            if read == 0 {
-                break;
+            match self.image.read_at(&mut self.buffer[..piece], at)? {
+                0 => break,
+                read => at += read as u64,
             }
-            at += read as u64;
         }
         Ok(())
     }
@@ -215,12 +199,11 @@ impl Mover {
         }
     }
 
-    /// Lets go of the anchor and, if nothing else of the image is shared, has the kernel forget
-    /// that something ever was: its writes need not look then. With a map that is still long that
-    /// is left to the kernel's own next look.
+    /// Releases the anchor and, if nothing else of the image is shared, has the kernel clear its reflink
+    /// flag: writes then need not check for shared blocks. With a map that is still long that is left
+    /// to the kernel.
     pub fn finish(self, extents: ExtentCount, shares: bool) {
-        // What fails here is made up for when the file is closed, or costs a guest nothing but a
-        // look at each write.
+        // The file is closed soon in any case, and a remaining flag costs only that check.
         let _ = rustix::fs::ftruncate(&self.temporary, 0);
         if let Some(anchor) = self.anchor.filter(|_| !shares && extents < SHORT_MAP) {
             let _ = self.unshare(anchor.0, self.block);

@@ -1,12 +1,11 @@
-//! Which engines can be used on this host, before any image is looked at.
+//! Which engines can be used on this host, whatever the image.
 
-use super::kernels::{self, Sources, Verdict};
+use super::kernels::{self, Sources, Trust};
 use super::{Host, KernelCheck, fsr};
 use crate::config::settings::Defrag;
 use crate::model::{Engine, EngineState, Unusable, UnusableReason};
 
 /// The state of each engine. It may take as long as [`kernels::judge_host`].
-#[must_use]
 pub fn engines(limits: &Defrag, host: &Host) -> Vec<EngineState> {
     let state = |engine| EngineState {
         engine,
@@ -36,9 +35,9 @@ fn unusable(engine: Engine, limits: &Defrag, host: &Host) -> Option<Unusable> {
     let sources = Sources::of(&host.proc);
     let judgement = kernels::judge_host(engine, &sources, &limits.trusted_kernels);
     let reason = match judgement.verdict {
-        Verdict::Trusted(_) => return None,
-        Verdict::KnownBad(_) => UnusableReason::KernelKnownBad,
-        Verdict::Unknown(_) => UnusableReason::KernelUnknown,
+        Trust::Trusted(_) => return None,
+        Trust::KnownBad(_) => UnusableReason::KernelKnownBad,
+        Trust::Unknown(_) => UnusableReason::KernelUnknown,
     };
     Some(Unusable {
         reason,

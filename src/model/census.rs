@@ -1,4 +1,4 @@
-//! All files of a file system, counted without opening one of them.
+//! The count of all files of a file system.
 
 use std::path::PathBuf;
 
@@ -18,7 +18,7 @@ pub struct CensusFile {
     pub size: Bytes,
     /// What it occupies.
     pub allocated: Bytes,
-    /// One of its names, found from the inode; none when it has none that can be reached.
+    /// One of its names, found from the inode; `None` if none can be found.
     #[serde(with = "optional_path")]
     pub path: Option<PathBuf>,
 }
@@ -41,12 +41,8 @@ pub struct Census {
 
 impl Census {
     /// The class of [`classes`](Census::classes) that a file with `extents` belongs to.
-    #[must_use]
     pub fn class_of(extents: ExtentCount) -> usize {
-        match extents.0.checked_ilog10() {
-            None => 0,
-            Some(magnitude) => magnitude as usize + 1,
-        }
+        extents.0.checked_ilog10().map_or(0, |it| it as usize + 1)
     }
 }
 

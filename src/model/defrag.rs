@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::gain::Borders;
+use super::borders::Borders;
 use super::units::{Bytes, ExtentCount};
 
 /// What takes the fragmentation away.
@@ -164,16 +164,16 @@ impl fmt::Display for Stop {
     }
 }
 
-/// Who came in the way.
+/// A process that has or opens an image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Visitor {
-    /// The process; 0 if the kernel does not name it to us.
+pub struct NamedProcess {
+    /// Its number; 0 if it is in another namespace.
     pub pid: i32,
-    /// Its name; empty if it is not known.
+    /// Its name; empty if unknown.
     pub name: String,
 }
 
-impl fmt::Display for Visitor {
+impl fmt::Display for NamedProcess {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.name.as_str(), self.pid) {
             ("", 0) => f.write_str("a process that cannot be seen from here"),
@@ -198,7 +198,7 @@ pub enum RunOutcome {
     /// Somebody wanted the image meanwhile.
     Busy {
         /// Who, if that is known.
-        by: Option<Visitor>,
+        by: Option<NamedProcess>,
     },
     /// There was not enough free space in one piece, or at all.
     NoSpace,

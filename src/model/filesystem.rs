@@ -1,4 +1,4 @@
-//! What is known of a file system.
+//! File systems and their features.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -12,8 +12,8 @@ use super::units::Bytes;
 /// The device number of a mounted file system, as the third field of /proc/self/mountinfo gives it
 /// (`major:minor`, proc_pid_mountinfo(5)).
 ///
-/// It names the file system as a whole: on btrfs, whose files carry the device number of their
-/// subvolume, `st_dev` is another one.
+/// It identifies the whole file system: on btrfs, whose files carry the device number of their
+/// subvolume, `st_dev` differs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct DeviceNumber {
     /// Major number.
@@ -74,15 +74,15 @@ pub struct Filesystem {
     pub mount: PathBuf,
     /// The kernel's name of its type: `xfs`, `ext4`, `btrfs`, …
     pub type_name: String,
-    /// What that means for counting.
+    /// How its extents are counted.
     pub kind: FilesystemKind,
-    /// Its UUID in the usual form with hyphens, where the kernel tells it.
+    /// Its UUID with hyphens, where the kernel reports it.
     pub uuid: Option<String>,
-    /// Its features, if it is an XFS that told them.
+    /// Its features, if it is an XFS that reports them.
     pub features: Option<Features>,
     /// Its size.
     pub size: Bytes,
-    /// What is free for everyone (`f_bavail`, statvfs(3)).
+    /// What is free for all users (`f_bavail`, statvfs(3)).
     pub free: Bytes,
     /// Its block size.
     pub block_size: Bytes,
@@ -90,16 +90,14 @@ pub struct Filesystem {
 
 impl Filesystem {
     /// Its [`lasting_name`], as far as its mount point could be read.
-    #[must_use]
     pub fn lasting_name(&self) -> String {
         lasting_name(self.uuid.clone(), &self.type_name, &self.mount)
     }
 }
 
-/// What names a file system for good, also when it is mounted elsewhere or the host has booted again:
-/// its UUID. Where it has none, or the kernel no call that gives it, its type and where it is mounted;
-/// a colon is in no UUID. A UUID that could not be read is another thing: then there is no name.
-#[must_use]
+/// The name of a file system that outlasts mounts and boots: its UUID. Where it has none, or the kernel
+/// has no call for it, its type and mount point; no UUID contains a colon. If the UUID could not be
+/// read, there is no name.
 pub fn lasting_name(uuid: Option<String>, type_name: &str, mount: &Path) -> String {
     uuid.unwrap_or_else(|| format!("{type_name}:{}", path::shown(mount)))
 }

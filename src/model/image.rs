@@ -1,4 +1,4 @@
-//! An image, who it is, and what was counted of it.
+//! An image: its identity, its format, a sample of it.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -9,7 +9,7 @@ use super::history::ImageKey;
 use super::path;
 use super::units::{Bytes, ExtentCount};
 
-/// Who an image is as long as its file system is mounted: device and inode. A rename keeps it, a
+/// The identity of an image while its file system is mounted: device and inode. A rename keeps it, a
 /// hard link shares it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ImageId {
@@ -23,7 +23,7 @@ pub struct ImageId {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Format {
-    /// No header; known by its name, or because QEMU has it open, or because it was named.
+    /// No header; an image by its name, because QEMU has it open, or because it was named.
     Raw,
     /// QEMU copy-on-write.
     Qcow2,
@@ -33,14 +33,13 @@ pub enum Format {
     Vdi,
     /// Hyper-V.
     Vhdx,
-    /// An image by its name or because of its many extents, not looked into: reading one byte of
-    /// it would load its whole extent map.
+    /// An image by its name or its many extents, not read: reading one byte would load its whole extent
+    /// map.
     Unknown,
 }
 
 impl Format {
-    /// The name as QEMU and this program's output write it.
-    #[must_use]
+    /// The name as in QEMU and in our output.
     pub fn name(self) -> &'static str {
         match self {
             Format::Raw => "raw",
@@ -84,8 +83,7 @@ pub struct Sample {
 }
 
 impl Sample {
-    /// Mean length of an extent; nothing for a file without extents.
-    #[must_use]
+    /// Mean length of an extent; `None` for a file without extents.
     pub fn mean_extent(&self) -> Option<Bytes> {
         self.allocated.0.checked_div(self.extents.0).map(Bytes)
     }

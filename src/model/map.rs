@@ -1,34 +1,11 @@
-//! The extent map of an image, condensed while it is read: a map of ten million extents never
-//! stands in memory.
+//! The extent map of an image, summed up while it is read: a map of ten million extents is never
+//! kept in memory.
 
 use serde::{Deserialize, Serialize};
 
-use super::gain::{BorderCount, Borders};
+use super::borders::{BorderCount, Borders};
+use super::extent::Extent;
 use super::units::{Bytes, ExtentCount};
-
-/// What the kernel says of an extent beside its place (`FIEMAP_EXTENT_*`, linux/fiemap.h).
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct ExtentFlags {
-    /// Reserved but not written: reads as zeros.
-    pub unwritten: bool,
-    /// Its blocks belong to another file as well.
-    pub shared: bool,
-    /// Not yet placed on disk, so its physical address means nothing.
-    pub delayed: bool,
-}
-
-/// One record of an extent map.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Extent {
-    /// Where it begins in the file.
-    pub logical: Bytes,
-    /// Where it begins on the device.
-    pub physical: Bytes,
-    /// How long it is.
-    pub length: Bytes,
-    /// What else is known of it.
-    pub flags: ExtentFlags,
-}
 
 /// Summary of an extent map.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,27 +31,26 @@ pub struct ExtentMap {
     pub histogram: Vec<u64>,
     /// False if reading stopped at a cap before the last extent.
     pub complete: bool,
-    /// Extents by what keeps them from the one before; nothing in a map of the history.
+    /// Extents by the border before them; zeros in a map of the history.
     #[serde(default)]
     pub borders: Borders,
 }
 
 impl ExtentMap {
-    /// Mean length of an extent; nothing for a map without extents.
-    #[must_use]
+    /// Mean length of an extent; `None` for a map without extents.
     pub fn mean(&self) -> Option<Bytes> {
         self.mapped.0.checked_div(self.extents.0).map(Bytes)
     }
 }
 
-/// Builds an [`ExtentMap`] from extents in the order of the file. Can be sent to another process
-/// and go on there.
+/// Builds an [`ExtentMap`] from extents in the order of the file. It can be sent to another process
+/// and continued there.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MapBuilder {
     map: ExtentMap,
     /// Where the extent before ended in the file.
     logical_end: Bytes,
-    /// Where it ended on the device; nothing where that is not known.
+    /// Where it ended on the device, if that is known.
     physical_end: Option<Bytes>,
     borders: BorderCount,
 }
@@ -84,10 +60,7 @@ impl MapBuilder {
     pub fn push(&mut self, extent: Extent) {
         self.borders.push(&extent);
         let map = &mut self.map;
-        let gap = extent.logical > self.logical_end;
-        if gap {
-            map.holes += 1;
-        }
+        map.holes += u64::from(extent.logical > self.logical_end);
         let placed = !extent.flags.delayed;
         // A hole between two extents that are neighbours on disk is still one run on disk.
         if !placed || self.physical_end != Some(extent.physical) {
@@ -114,25 +87,22 @@ impl MapBuilder {
             }
             map.histogram[class] += 1;
         }
-        self.logical_end = Bytes(extent.logical.0.saturating_add(length.0));
-        self.physical_end = placed.then(|| Bytes(extent.physical.0.saturating_add(length.0)));
+        self.logical_end = extent.end();
+        self.physical_end = placed.then(|| extent.physical.saturating_add(length));
     }
 
     /// Extents so far.
-    #[must_use]
     pub fn extents(&self) -> ExtentCount {
         self.map.extents
     }
 
-    /// Where the next extent must be looked for.
-    #[must_use]
+    /// From where the next extent is searched.
     pub fn logical_end(&self) -> Bytes {
         self.logical_end
     }
 
     /// The finished map of a file of `size` bytes; `complete` says whether its last extent was
     /// reached.
-    #[must_use]
     pub fn finish(mut self, size: Bytes, complete: bool) -> ExtentMap {
         if complete && size > self.logical_end {
             self.map.holes += 1;
@@ -146,6 +116,7 @@ impl MapBuilder {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::ExtentFlags;
     use proptest::prelude::*;
 
     fn extent(logical: u64, physical: u64, length: u64) -> Extent {

@@ -1,4 +1,4 @@
-//! What an extent map costs the kernel, and where it ends.
+//! The kernel memory of an extent map, and the largest number of extents.
 
 use super::units::{Bytes, ExtentCount};
 
@@ -21,7 +21,6 @@ pub const EXTENT_LIMIT_64: ExtentCount = ExtentCount((1 << 48) - 1);
 /// leaves, as loading in order builds it. About 18 bytes an extent; up to 34 after many punched
 /// holes, whose leaves stay half full. It cannot be reclaimed while the file is open
 /// (kernels from 4.15 on; measured 620 MB for 34,694,398 extents on 6.18).
-#[must_use]
 pub fn extent_map_memory(extents: ExtentCount) -> Bytes {
     if extents.0 <= RECORDS_PER_LEAF {
         // A single leaf that is the root is only as large as its records (xfs_iext_realloc_root).
@@ -38,7 +37,6 @@ pub fn extent_map_memory(extents: ExtentCount) -> Bytes {
 
 /// The number of extents at which a guest's write fails with EFBIG
 /// (xfs_iext_count_extend, fs/xfs/libxfs/xfs_inode_fork.c).
-#[must_use]
 pub fn extent_limit(nrext64: bool) -> ExtentCount {
     if nrext64 {
         EXTENT_LIMIT_64

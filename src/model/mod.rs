@@ -1,10 +1,10 @@
-//! What fragwatch talks about: images, extents, extent maps, file systems.
-//!
-//! Pure data and arithmetic. Nothing here reads a file or a clock, so everything here can be
-//! tested by value, and every other room may import it.
+//! Images, extents, extent maps, file systems: data and arithmetic, without files or clocks. Every
+//! other module may import it.
 
+pub mod borders;
 pub mod census;
 pub mod defrag;
+pub mod extent;
 pub mod filesystem;
 pub mod gain;
 pub mod growth;
@@ -15,26 +15,30 @@ pub mod memory;
 pub mod owner;
 pub mod path;
 pub mod rescue;
+pub mod sampling;
 pub mod severity;
 pub mod time;
 pub mod units;
 pub mod utc;
 
+pub use borders::Borders;
 pub use census::{Census, CensusFile};
 pub use defrag::{
-    Account, Engine, EngineState, RunOutcome, RunReport, Stop, Unusable, UnusableReason, Visitor,
-    swap_stall, unknown_reason,
+    Account, Engine, EngineState, NamedProcess, RunOutcome, RunReport, Stop, Unusable,
+    UnusableReason, swap_stall, unknown_reason,
 };
+pub use extent::{Extent, ExtentFlags};
 pub use filesystem::{DeviceNumber, Features, Filesystem, FilesystemKind};
-pub use gain::{Between, Borders, Outlook};
+pub use gain::Outlook;
 pub use growth::{Forecast, Growth, Pace, Trend, Unknown};
 pub use history::{ExtentsPerDay, ImageKey, Point, UnixTime};
 pub use image::{Format, ImageId, Sample};
-pub use map::{Extent, ExtentFlags, ExtentMap, MapBuilder};
+pub use map::{ExtentMap, MapBuilder};
 pub use owner::{Opener, Owner, Vm};
 pub use rescue::{
     IncidentId, Monotonic, Outcome, RescueStep, RuleAction, RuleDefinition, StuckTask, Trigger,
 };
+pub use sampling::Between;
 pub use severity::Severity;
 pub use time::Roughly;
 pub use units::{Bytes, BytesPerSecond, ExtentCount, Share};

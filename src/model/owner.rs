@@ -1,13 +1,13 @@
-//! Who has an image open.
+//! The processes that have an image open.
 
 use serde::{Deserialize, Serialize};
 
-/// A virtual machine, as its QEMU process tells of it.
+/// A virtual machine, by its QEMU process.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Vm {
-    /// Its name, if it was given one and that could be read.
+    /// Its name, if it has one that can be read.
     pub name: Option<String>,
-    /// Its UUID, likewise.
+    /// Its UUID, if it has one that can be read.
     pub uuid: Option<String>,
     /// Its process.
     pub pid: u32,
@@ -18,9 +18,9 @@ pub struct Vm {
 pub struct Opener {
     /// Its number.
     pub pid: u32,
-    /// The name that it bears (`comm`).
+    /// Its name (`comm`).
     pub name: String,
-    /// The VM that it is, if it is one.
+    /// Its VM, if it is QEMU.
     pub vm: Option<Vm>,
     /// Whether it can write to the image.
     pub writes: bool,
@@ -30,7 +30,7 @@ pub struct Opener {
     pub buffered: bool,
 }
 
-/// All who have an image open.
+/// All processes that have an image open.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Owner {
     /// By their numbers.
@@ -39,14 +39,12 @@ pub struct Owner {
 
 impl Owner {
     /// Whether anybody has it open.
-    #[must_use]
     pub fn in_use(&self) -> bool {
         !self.openers.is_empty()
     }
 
-    /// The VM whose image it is: the one that writes to it. Of several that only read it, as they
-    /// do with a common base image, the first.
-    #[must_use]
+    /// The VM of the image: the one that writes to it, or the first of several that only read it, as a
+    /// common base image.
     pub fn vm(&self) -> Option<&Vm> {
         let writer = self.openers.iter().filter(|opener| opener.writes);
         writer
@@ -54,9 +52,8 @@ impl Owner {
             .find_map(|opener| opener.vm.as_ref())
     }
 
-    /// Whether it is written to while some read it through the page cache and some past it: who
-    /// reads through the cache can then be given what the image held before (open(2), O_DIRECT).
-    #[must_use]
+    /// Whether it is written to while it is open both through the page cache and past it: reads through
+    /// the cache can then return old contents (open(2), O_DIRECT).
     pub fn is_mixed(&self) -> bool {
         let any = |is: fn(&Opener) -> bool| self.openers.iter().any(is);
         any(|opener| opener.direct) && any(|opener| opener.buffered) && any(|opener| opener.writes)

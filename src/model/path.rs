@@ -1,16 +1,12 @@
-//! File names as they really are: any bytes but NUL and `/`.
-//!
-//! A name may hold a newline, a quote, an escape sequence or bytes that are no UTF-8. [`shown`]
-//! makes one line that is safe to print anywhere; [`wire`] carries the exact bytes between our own
-//! processes.
+//! Paths may contain newlines, quotes, escape sequences and bytes that are not UTF-8. [`shown`] makes
+//! one line that is safe to print; [`wire`] keeps the exact bytes between our own processes.
 
 use std::fmt::Write as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
-/// The path as text on one line: control characters and bytes that are no UTF-8 become `\xNN`,
-/// everything else stays as it is. For tables, logs, JSON and metric labels.
-#[must_use]
+/// The path as text on one line, for tables, logs, JSON and metric labels: control characters and
+/// bytes that are not UTF-8 become `\xNN`.
 pub fn shown(path: &Path) -> String {
     printable(path.as_os_str().as_bytes())
 }
@@ -33,8 +29,8 @@ pub fn printable(bytes: &[u8]) -> String {
     text
 }
 
-/// Control characters, and the invisible ones that turn the direction of writing round: a name
-/// could use either to make a terminal show something else.
+/// Control characters, and the invisible ones that change the direction of writing: either could make
+/// a terminal display something else.
 fn is_unprintable(character: char) -> bool {
     character.is_control()
         || matches!(character, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
@@ -47,23 +43,18 @@ fn escape(text: &mut String, bytes: &[u8]) {
     }
 }
 
-/// The bytes of the path in hexadecimal when [`shown`] had to escape some of them, for JSON: there
-/// a reader needs the exact name, and a name may look like the escaped form of another.
-#[must_use]
+/// The bytes of the path in hexadecimal if [`shown`] escapes some of them, for JSON: a name may look
+/// like the escaped form of another.
 pub fn hex_unless_exact(path: &Path) -> Option<String> {
     let bytes = path.as_os_str().as_bytes();
     if shown(path).as_bytes() == bytes {
         return None;
     }
-    let mut text = String::with_capacity(bytes.len() * 2);
-    for byte in bytes {
-        let _ = write!(text, "{byte:02x}");
-    }
-    Some(text)
+    Some(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-/// Serde module (`#[serde(with = "path::wire")]`): the exact bytes as a string, `%` and what is no
-/// UTF-8 written as `%NN`. Serde's own form refuses a path that is no UTF-8.
+/// Serde module (`#[serde(with = "path::wire")]`): the exact bytes as a string, `%` and what is not
+/// UTF-8 as `%NN`. Serde's own form refuses a path that is not UTF-8.
 pub mod wire {
     use std::ffi::OsString;
     use std::fmt::Write as _;

@@ -1,10 +1,10 @@
-//! How bad it is.
+//! The severity of an image or the host.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// How far an image is from trouble, by the configured thresholds.
+/// A severity by the configured thresholds.
 #[derive(
     Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
@@ -20,8 +20,7 @@ pub enum Severity {
 }
 
 impl Severity {
-    /// The severity that is printed so; `Ok` for any other word.
-    #[must_use]
+    /// The severity of this name; `Ok` for any other word.
     pub fn named(name: &str) -> Severity {
         match name {
             "warning" => Severity::Warning,
@@ -31,7 +30,6 @@ impl Severity {
     }
 
     /// The value of the metric `fragwatch_image_severity`: 0, 1 or 2.
-    #[must_use]
     pub fn as_number(self) -> u8 {
         match self {
             Severity::Ok => 0,

@@ -1,4 +1,4 @@
-//! Durations as a person reads them.
+//! Durations in their two largest units.
 
 use std::fmt;
 use std::time::Duration;

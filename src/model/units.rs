@@ -1,4 +1,4 @@
-//! A type for each unit, so that extents are never added to bytes, and one way to print them.
+//! A type for each unit, so that extents are never added to bytes, and its display.
 
 use std::fmt;
 use std::time::Duration;
@@ -22,7 +22,7 @@ pub struct Bytes(pub u64);
 #[serde(transparent)]
 pub struct ExtentCount(pub u64);
 
-/// A part of a whole, in millionths of it, so that equal ones are equal.
+/// A part of a whole, in millionths.
 #[derive(
     Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
@@ -39,34 +39,37 @@ pub struct BytesPerSecond(pub u64);
 const BINARY_UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
 const DECIMAL_UNITS: [&str; 6] = ["k", "M", "G", "T", "P", "E"];
 
-impl Bytes {
-    /// The sum, or the largest number if that overflows.
-    #[must_use]
-    pub fn saturating_add(self, other: Bytes) -> Bytes {
-        Bytes(self.0.saturating_add(other.0))
-    }
+macro_rules! sums {
+    ($($unit:ident),*) => {$(
+        impl $unit {
+            /// The sum, or the largest number if that overflows.
+            pub fn saturating_add(self, other: $unit) -> $unit {
+                $unit(self.0.saturating_add(other.0))
+            }
+        }
+
+        impl std::iter::Sum for $unit {
+            fn sum<I: Iterator<Item = $unit>>(iter: I) -> $unit {
+                iter.fold($unit(0), $unit::saturating_add)
+            }
+        }
+    )*};
 }
 
-impl ExtentCount {
-    /// The sum, or the largest number if that overflows.
-    #[must_use]
-    pub fn saturating_add(self, other: ExtentCount) -> ExtentCount {
-        ExtentCount(self.0.saturating_add(other.0))
-    }
+sums!(Bytes, ExtentCount);
 
-    /// The difference; none if the other is larger.
-    #[must_use]
+impl ExtentCount {
+    /// The difference, or 0 if the other is larger.
     pub fn saturating_sub(self, other: ExtentCount) -> ExtentCount {
         ExtentCount(self.0.saturating_sub(other.0))
     }
 
     /// As a person reads it: `999`, `12.3k`, `34.7M`.
-    #[must_use]
     pub fn short(self) -> String {
-        if self.0 < 1000 {
-            return self.0.to_string();
+        match self.0 {
+            0..1000 => self.0.to_string(),
+            _ => scaled(self.0, 1000, &DECIMAL_UNITS, ""),
         }
-        scaled(self.0, 1000, &DECIMAL_UNITS, "")
     }
 }
 
@@ -75,32 +78,27 @@ impl Share {
     pub const WHOLE: Share = Share(1_000_000);
 
     /// So many hundredths.
-    #[must_use]
     pub const fn percent(percent: u32) -> Share {
         Share(percent.saturating_mul(10_000))
     }
 
     /// As a factor: 0.9 for 90 %.
-    #[must_use]
     pub fn factor(self) -> f64 {
         f64::from(self.0) / f64::from(Share::WHOLE.0)
     }
 
     /// A share of this share: 90 % of 5 %.
-    #[must_use]
     pub fn of(self, other: Share) -> Share {
         let share = u64::from(self.0) * u64::from(other.0) / u64::from(Share::WHOLE.0);
         Share(u32::try_from(share).unwrap_or(u32::MAX))
     }
 
     /// Whether `part` is this share of `whole` or more.
-    #[must_use]
     pub fn is_reached_by(self, part: Bytes, whole: Bytes) -> bool {
         u128::from(part.0) * u128::from(Share::WHOLE.0) >= u128::from(whole.0) * u128::from(self.0)
     }
 
     /// So much of `whole`, rounded up.
-    #[must_use]
     pub fn of_bytes(self, whole: Bytes) -> Bytes {
         let share = u128::from(whole.0) * u128::from(self.0);
         let share = share.div_ceil(u128::from(Share::WHOLE.0));
@@ -109,8 +107,7 @@ impl Share {
 }
 
 impl BytesPerSecond {
-    /// How long so many bytes take. At no speed at all they take for ever.
-    #[must_use]
+    /// How long so many bytes take; [`Duration::MAX`] at speed 0.
     pub fn time_for(self, bytes: Bytes) -> Duration {
         let nanoseconds = u128::from(bytes.0) * 1_000_000_000;
         let nanoseconds = nanoseconds.checked_div(u128::from(self.0));
@@ -120,27 +117,13 @@ impl BytesPerSecond {
     }
 }
 
-impl std::iter::Sum for Bytes {
-    fn sum<I: Iterator<Item = Bytes>>(iter: I) -> Bytes {
-        iter.fold(Bytes(0), Bytes::saturating_add)
-    }
-}
-
-impl std::iter::Sum for ExtentCount {
-    fn sum<I: Iterator<Item = ExtentCount>>(iter: I) -> ExtentCount {
-        iter.fold(ExtentCount(0), ExtentCount::saturating_add)
-    }
-}
-
 impl fmt::Display for Bytes {
     /// As a person reads it: `0 B`, `64 KiB`, `265.0 GiB`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let text = if self.0 < 1024 {
-            format!("{} B", self.0)
-        } else {
-            scaled(self.0, 1024, &BINARY_UNITS, " ")
-        };
-        f.pad(&text)
+        f.pad(&match self.0 {
+            0..1024 => format!("{} B", self.0),
+            _ => scaled(self.0, 1024, &BINARY_UNITS, " "),
+        })
     }
 }
 
@@ -163,9 +146,8 @@ impl fmt::Display for BytesPerSecond {
     }
 }
 
-/// A span of time as a person says it, in the largest unit of which there are two at least:
-/// `90 seconds`, `36 hours`, `14 days`. Rounds down.
-#[must_use]
+/// A time in the largest unit of which there are at least two: `90 seconds`, `36 hours`, `14 days`.
+/// Rounds down.
 pub fn roughly(time: Duration) -> String {
     const UNITS: [(&str, u64); 3] = [("days", 86_400), ("hours", 3_600), ("minutes", 60)];
     let seconds = time.as_secs();
@@ -181,14 +163,8 @@ impl fmt::Display for ExtentCount {
     /// Every digit, in groups of three: `34,694,398`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let digits = self.0.to_string();
-        let mut text = String::with_capacity(digits.len() + digits.len() / 3);
-        for (i, digit) in digits.chars().enumerate() {
-            if i > 0 && (digits.len() - i).is_multiple_of(3) {
-                text.push(',');
-            }
-            text.push(digit);
-        }
-        f.pad(&text)
+        let groups: Vec<_> = digits.as_bytes().rchunks(3).rev().collect();
+        f.pad(&String::from_utf8_lossy(&groups.join(&b',')))
     }
 }
 
@@ -205,10 +181,10 @@ fn scaled(value: u64, base: u64, units: &[&str], space: &str) -> String {
     let whole = value / divisor;
     // The remainder is below the divisor, at most 2^60, so ten times it fits in 128 bits.
     let tenth = u128::from(value % divisor) * 10 / u128::from(divisor);
-    if whole >= 100 {
-        format!("{whole}{space}{}", units[unit])
-    } else {
-        format!("{whole}.{tenth}{space}{}", units[unit])
+    let unit = units[unit];
+    match whole {
+        0..100 => format!("{whole}.{tenth}{space}{unit}"),
+        _ => format!("{whole}{space}{unit}"),
     }
 }
 

@@ -5,7 +5,8 @@ use std::io;
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
-use crate::model::gain::{BorderCount, SAMPLED_FROM, Sampling};
+use crate::model::borders::BorderCount;
+use crate::model::sampling::{SAMPLED_FROM, Sampling};
 use crate::model::{Bytes, Extent, ExtentCount, ExtentFlags, ExtentMap, MapBuilder, Outlook};
 use crate::sys::fiemap;
 

@@ -1,5 +1,5 @@
-//! The control socket: HTTP over a Unix socket, for `fragwatch status`, `check` and `history`. What
-//! changes something is asked for here and nowhere else.
+//! The control socket: HTTP over a Unix socket, for `fragwatch status`, `check`, `history`, `plan`,
+//! `pause` and `resume`. Only here can a client change something.
 
 use std::fs::{self, DirBuilder, Permissions};
 use std::io;
@@ -20,32 +20,32 @@ use tokio::net::UnixListener;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tracing::info;
 
-use super::board::Board;
 use super::history;
 use super::listener::Peer;
+use super::shared_status::SharedStatus;
 use crate::config::settings::{Control, DEFAULT_SOCKET};
 use crate::state_dir::StateDir;
 
 /// What reading the history may take.
-const READING: Duration = Duration::from_secs(10);
+const READ_TIMEOUT: Duration = Duration::from_secs(10);
 /// Root and the group may ask; nobody else.
 const MODE: u32 = 0o660;
 /// Where the names of groups stand. Not asked through NSS: that may wait for a directory server.
 const GROUPS: &str = "/etc/group";
 
-/// What is answered from.
+/// What the answers are made from.
 #[derive(Debug, Clone)]
 pub struct Pages {
-    board: Arc<Board>,
+    status: Arc<SharedStatus>,
     database: Arc<Path>,
-    /// Notes that the operator has paused defragmentation.
+    /// A file that exists while the operator has paused defragmentation.
     pause: Arc<Path>,
     /// One reading of the history at a time: its disk may hang.
     reading: Arc<Semaphore>,
     plans: mpsc::Sender<PlanRequest>,
 }
 
-/// A question for the plan in force.
+/// A request for the plan in force.
 #[derive(Debug)]
 pub struct PlanRequest {
     /// As text for a terminal instead of JSON; `None` asks for JSON.
@@ -61,7 +61,7 @@ pub struct PlanText {
     pub width: Option<u16>,
 }
 
-/// What is asked of `/v1/plan`.
+/// The query of `/v1/plan`.
 #[derive(Debug, Deserialize)]
 struct PlanQuery {
     /// Asks for text that fits so many columns, or any number of them if it is 0.
@@ -69,12 +69,16 @@ struct PlanQuery {
 }
 
 impl Pages {
-    /// From a board and the state directory. Whoever makes plans receives `plans`.
+    /// From a status and the state directory. Requests for the plan are sent to `plans`.
     #[must_use]
-    pub fn new(board: Arc<Board>, state: &StateDir, plans: mpsc::Sender<PlanRequest>) -> Self {
+    pub fn new(
+        status: Arc<SharedStatus>,
+        state: &StateDir,
+        plans: mpsc::Sender<PlanRequest>,
+    ) -> Self {
         Pages {
             plans,
-            board,
+            status,
             database: state.database().into(),
             pause: state.pause_file().into(),
             reading: Arc::new(Semaphore::new(1)),
@@ -94,10 +98,10 @@ pub fn router(pages: Pages) -> Router {
 }
 
 async fn status(State(pages): State<Pages>) -> Response {
-    answer(&pages.board.status())
+    answer(&pages.status.status())
 }
 
-/// Whoever waits longer is told that it hangs; the reading goes on, and holds its turn.
+/// After [`READ_TIMEOUT`] the client gets an error; the reading goes on, and the next one waits for it.
 async fn history(
     State(pages): State<Pages>,
     Query(asked): Query<history::HistoryQuery>,
@@ -111,9 +115,9 @@ async fn history(
         let _turn = turn;
         history::read(&database, &asked)
     });
-    match tokio::time::timeout(READING, reading).await {
+    match tokio::time::timeout(READ_TIMEOUT, reading).await {
         Ok(Ok(Ok(mut past))) => {
-            past.vm = pages.board.snapshot().vms.get(&past.path).cloned();
+            past.vm = pages.status.snapshot().vms.get(&past.path).cloned();
             answer(&past)
         }
         Ok(Ok(Err(error))) => refuse(StatusCode::NOT_FOUND, &error.to_string()),
@@ -135,11 +139,11 @@ async fn plan(State(pages): State<Pages>, Query(query): Query<PlanQuery>) -> Res
         pages.plans.send(PlanRequest { text, answer }).await.ok()?;
         plan.await.ok()
     };
-    match tokio::time::timeout(READING, asked).await {
+    match tokio::time::timeout(READ_TIMEOUT, asked).await {
         Ok(Some(plan)) => ([(header::CONTENT_TYPE, kind(text))], plan).into_response(),
         _ => refuse(
             StatusCode::GATEWAY_TIMEOUT,
-            "no plan is to be had: the state directory does not answer, or the daemon is ending",
+            "no plan is available: the state directory does not answer, or the daemon is shutting down",
         ),
     }
 }
@@ -159,14 +163,14 @@ async fn resume(State(pages): State<Pages>, ConnectInfo(peer): ConnectInfo<Peer>
     set_pause(pages, false, peer).await
 }
 
-/// At once in memory, and on disk so that a restart does not forget it.
+/// At once in memory, and on disk for the next start.
 async fn set_pause(pages: Pages, paused: bool, peer: Peer) -> Response {
     let verb = if paused { "paused" } else { "resumed" };
     info!("defragmentation is {verb} by {peer}");
-    pages.board.pause(paused);
+    pages.status.pause(paused);
     let file = Arc::clone(&pages.pause);
     let noting = tokio::task::spawn_blocking(move || note_pause(&file, paused));
-    match tokio::time::timeout(READING, noting).await {
+    match tokio::time::timeout(READ_TIMEOUT, noting).await {
         Ok(Ok(Ok(()))) => (StatusCode::OK, format!("\"{verb}\"")).into_response(),
         Ok(Ok(Err(error))) => {
             let why = format!(
@@ -224,16 +228,14 @@ pub struct SocketFile(PathBuf);
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        // Nobody else's: whoever else listens there has put it into the place of ours, and then
-        // this removes nothing that answers to us.
         let _ = fs::remove_file(&self.0);
     }
 }
 
 /// Listens on the control socket.
 ///
-/// It is made under another name and comes to its own only with its mode and group, so that nobody
-/// else can connect in between.
+/// It is made under another name and renamed once it has its mode and group, so that nobody else can
+/// connect in between.
 ///
 /// # Errors
 /// AddrInUse if another daemon answers there, AlreadyExists if something lies there that is no
@@ -247,7 +249,7 @@ pub fn listen(control: &Control) -> io::Result<(UnixListener, SocketFile)> {
             .mode(0o755)
             .create(directory)?;
     }
-    make_way(&path)?;
+    check_free(&path)?;
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(format!(".{}", std::process::id()));
     let draft = path.with_file_name(name);
@@ -266,8 +268,8 @@ pub fn listen(control: &Control) -> io::Result<(UnixListener, SocketFile)> {
     Ok((UnixListener::from_std(listener)?, file))
 }
 
-/// Sees to it that the path is free or a socket that nobody listens on.
-fn make_way(path: &Path) -> io::Result<()> {
+/// Checks that the path is free, or a socket that nobody listens on.
+fn check_free(path: &Path) -> io::Result<()> {
     let there = match fs::symlink_metadata(path) {
         Ok(there) => there,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -325,7 +327,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_socket_that_nobody_listens_on_makes_way() {
+    async fn a_socket_that_nobody_listens_on_is_replaced() {
         let directory = tempfile::tempdir().unwrap();
         let control = Control {
             socket: directory.path().join("deep/er/control.sock"),

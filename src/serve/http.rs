@@ -1,38 +1,64 @@
-//! The HTTP pages: `/metrics` for Prometheus, `/healthz` for whoever watches the watcher, and a
-//! landing page for people. Nothing here changes anything.
+//! The HTTP pages: `/metrics` for Prometheus, `/healthz` for monitoring, and a landing page for
+//! people. All of them are read-only.
 
+use std::convert::Infallible;
 use std::fmt::Write as _;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
+use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{Html, IntoResponse};
 use axum::{Router, routing::get};
+use hyper::body::{Frame, SizeHint};
 
-use super::board::Board;
+use super::shared_status::SharedStatus;
 use crate::model::ExtentCount;
 
 /// The text format of Prometheus
 /// (<https://prometheus.io/docs/instrumenting/exposition_formats/>).
 const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// The pages over a board.
-pub fn router(board: Arc<Board>) -> Router {
+/// The pages over a status.
+pub fn router(status: Arc<SharedStatus>) -> Router {
     Router::new()
         .route("/", get(landing))
         .route("/metrics", get(metrics))
         .route("/healthz", get(health))
-        .with_state(board)
+        .with_state(status)
 }
 
-async fn metrics(State(board): State<Arc<Board>>) -> impl IntoResponse {
-    ([(header::CONTENT_TYPE, METRICS_TYPE)], board.metrics())
+async fn metrics(State(status): State<Arc<SharedStatus>>) -> impl IntoResponse {
+    let body = Body::new(Chunks(status.metrics().into_iter()));
+    ([(header::CONTENT_TYPE, METRICS_TYPE)], body)
 }
 
-/// 200 while sweeps end in time. A file system that hangs does not make the daemon ill: it is told
-/// by a metric.
-async fn health(State(board): State<Arc<Board>>) -> (StatusCode, String) {
-    match board.overdue() {
+/// A body in pieces, so that the text of all images is not copied for each scrape.
+struct Chunks(std::array::IntoIter<Bytes, 2>);
+
+impl hyper::body::Body for Chunks {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Poll::Ready(self.0.next().map(|chunk| Ok(Frame::data(chunk))))
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let length: usize = self.0.as_slice().iter().map(Bytes::len).sum();
+        SizeHint::with_exact(length as u64)
+    }
+}
+
+/// 200 while sweeps end in time. A file system that hangs has a metric of its own and does not count
+/// here.
+async fn health(State(status): State<Arc<SharedStatus>>) -> (StatusCode, String) {
+    match status.overdue() {
         None => (StatusCode::OK, "ok\n".to_owned()),
         Some(overdue) => (
             StatusCode::SERVICE_UNAVAILABLE,
@@ -44,8 +70,8 @@ async fn health(State(board): State<Arc<Board>>) -> (StatusCode, String) {
     }
 }
 
-async fn landing(State(board): State<Arc<Board>>) -> Html<String> {
-    let snapshot = board.snapshot();
+async fn landing(State(status): State<Arc<SharedStatus>>) -> Html<String> {
+    let snapshot = status.snapshot();
     let mut page = String::from(HEAD);
     // Writing to a String cannot fail, here and below.
     let _ = write!(
@@ -55,7 +81,7 @@ async fn landing(State(board): State<Arc<Board>>) -> Html<String> {
         images(snapshot.images.total),
         env!("CARGO_PKG_VERSION")
     );
-    for (mount, since) in board.stalled() {
+    for (mount, since) in status.stalled() {
         let _ = write!(
             page,
             "<p class=\"critical\">The file system {} has not answered for {} s; its counts are old.</p>",

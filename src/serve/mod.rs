@@ -2,7 +2,6 @@
 //!
 //! Everything here answers from the [`board`], which is in memory: a scrape never waits for a disk.
 
-pub mod board;
 pub mod control;
 pub mod history;
 pub mod http;
@@ -10,5 +9,8 @@ pub mod listener;
 pub mod metrics;
 pub mod parts;
 pub mod plan;
+pub mod shared_status;
+pub mod snapshot;
 pub mod status;
 pub mod textfile;
+pub mod view;

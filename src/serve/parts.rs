@@ -1,7 +1,7 @@
-//! The parts of the daemon and how each does: the one place that `status`, `check`, `/metrics` and
-//! the alerts are answered from, so that they agree.
+//! The parts of the daemon and the state of each: `status`, `check`, `/metrics` and the alerts are
+//! all answered from here, so that they agree.
 //!
-//! The code that runs a part sets its state ([`Board::set_part`](super::board::Board::set_part)) when it
+//! The code that runs a part sets its state (`SharedStatus::set_part`) when it
 //! changes, or reads it every few seconds. A part that does not exist, such as a log file that is
 //! not followed any more, is removed, and its series with it.
 
@@ -25,8 +25,14 @@ pub enum Part {
     StallDetector,
     /// The recorder of incidents and its files.
     IncidentFiles,
+    /// The passes over all images.
+    Sampler,
     /// The history.
     History,
+    /// The planning and running of defragmentations.
+    Maintenance,
+    /// The pages at `metrics.listen`.
+    Http,
     /// The metrics as a file.
     Textfile,
     /// The control socket.
@@ -42,11 +48,7 @@ impl Part {
             Part::Rescue | Part::KernelLog | Part::LogFile(_) | Part::StallDetector => {
                 Severity::Critical
             }
-            Part::IncidentFiles
-            | Part::History
-            | Part::Textfile
-            | Part::ControlSocket
-            | Part::Configuration => Severity::Warning,
+            _ => Severity::Warning,
         }
     }
 
@@ -71,7 +73,10 @@ impl fmt::Display for Part {
             Part::LogFile(path) => return write!(f, "log_file {path}"),
             Part::StallDetector => "stall_detector",
             Part::IncidentFiles => "incident_files",
+            Part::Sampler => "sampler",
             Part::History => "history",
+            Part::Maintenance => "maintenance",
+            Part::Http => "http",
             Part::Textfile => "textfile",
             Part::ControlSocket => "control_socket",
             Part::Configuration => "configuration",
@@ -90,6 +95,13 @@ pub enum State {
     Impaired(String),
     /// It does not work, for this reason.
     Down(String),
+}
+
+impl State {
+    /// [`Down`](State::Down) if there is a reason, else [`Up`](State::Up).
+    pub fn down(reason: Option<String>) -> State {
+        reason.map_or(State::Up, State::Down)
+    }
 }
 
 /// All parts and their states.

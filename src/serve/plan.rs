@@ -4,7 +4,6 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets};
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp, Zoned};
 use serde::Serialize;
@@ -15,6 +14,7 @@ use crate::model::path::{hex_unless_exact, shown};
 use crate::model::{
     Between, Bytes, BytesPerSecond, Engine, EngineState, ExtentCount, Outlook, Roughly, Severity,
 };
+use crate::table::TextTable;
 
 /// Windows that are shown.
 const WINDOWS: usize = 7;
@@ -59,15 +59,13 @@ fn runs(plan: &Plan, calendar: &Calendar, now: Timestamp, width: Option<u16>) ->
         None if calendar.has_windows() => "In the window that opens next",
         None => "Without a window",
     };
-    let mut table = table(
-        [
-            "IMAGE", "EXTENTS", "GAIN", "ENGINE", "BEGINS", "ABOUT", "NEEDS",
-        ],
-        width,
-    );
+    let headers = [
+        "IMAGE", ">EXTENTS", ">GAIN", "ENGINE", "BEGINS", ">ABOUT", ">NEEDS",
+    ];
+    let mut table = TextTable::new(&headers).wrapped(width);
     for (planned, run) in &runs {
         let mark = if is_assumed(run) { "*" } else { "" };
-        table.add_row([
+        table.row([
             shown(&planned.path),
             planned.extents.to_string(),
             gain(planned, *run),
@@ -77,8 +75,7 @@ fn runs(plan: &Plan, calendar: &Calendar, now: Timestamp, width: Option<u16>) ->
             run.estimate.needs.to_string(),
         ]);
     }
-    align(&mut table, &[1, 2, 5, 6]);
-    let mut text = format!("{when}:\n{}\n", table.trim_fmt());
+    let mut text = format!("{when}:\n{}", table.render());
     if runs.iter().any(|(_, run)| is_assumed(run)) {
         text.push_str("* assumed: nothing was measured on its file system yet\n");
     }
@@ -127,13 +124,13 @@ fn same_day(one: Timestamp, other: Timestamp, zone: &TimeZone) -> bool {
 /// many, and nothing is to be done about them.
 fn left_alone(plan: &Plan, width: Option<u16>) -> String {
     let mut fine = 0_usize;
-    let mut table = table(["IMAGE", "EXTENTS", "WHY NOT"], width);
+    let mut table = TextTable::new(&["IMAGE", ">EXTENTS", "WHY NOT"]).wrapped(width);
     for planned in &plan.images {
         match &planned.verdict {
             Verdict::Runs(_) => {}
             Verdict::Not(Reason::BelowSeverity { .. }) => fine += 1,
             Verdict::Not(reason) => {
-                table.add_row([
+                table.row([
                     shown(&planned.path),
                     planned.extents.to_string(),
                     reason.to_string(),
@@ -141,38 +138,16 @@ fn left_alone(plan: &Plan, width: Option<u16>) -> String {
             }
         }
     }
-    align(&mut table, &[1]);
     let mut text = String::new();
     // Writing to a String cannot fail, here and below.
     if !table.is_empty() {
-        let _ = writeln!(text, "\nLeft alone:\n{}", table.trim_fmt());
+        let _ = write!(text, "\nLeft alone:\n{}", table.render());
     }
     if fine > 0 {
         let plural = if fine == 1 { " is" } else { "s are" };
         let _ = writeln!(text, "\n{fine} image{plural} not bad enough.");
     }
     text
-}
-
-fn table<const N: usize>(header: [&str; N], width: Option<u16>) -> Table {
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING).force_no_tty();
-    if let Some(width) = width {
-        table.set_content_arrangement(ContentArrangement::Dynamic);
-        table.set_width(width);
-    }
-    table.set_header(header.map(Cell::new));
-    table
-}
-
-fn align(table: &mut Table, right: &[usize]) {
-    for (number, column) in table.column_iter_mut().enumerate() {
-        let alignment = match right.contains(&number) {
-            true => CellAlignment::Right,
-            false => CellAlignment::Left,
-        };
-        column.set_padding((0, 2)).set_cell_alignment(alignment);
-    }
 }
 
 /// The next windows, by the clock of their zone.
@@ -469,13 +444,11 @@ mod tests {
             likely: ExtentCount(90_000),
             high: ExtentCount(99_000),
         };
-        let outlook = Outlook {
-            holes,
-            ..Outlook::of_map(&Borders {
-                joins: 900_000,
-                ..Borders::default()
-            })
-        };
+        let mut outlook = Outlook::of_map(&Borders {
+            joins: 900_000,
+            ..Borders::default()
+        });
+        outlook.borders.holes = holes;
         Plan {
             images: vec![
                 planned(

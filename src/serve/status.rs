@@ -1,4 +1,4 @@
-//! What `fragwatch status` and `fragwatch check` are told, as JSON. Keys are only ever added.
+//! What `fragwatch status` and `fragwatch check` get, as JSON. Keys are only ever added.
 
 use serde::{Deserialize, Serialize};
 
@@ -123,7 +123,7 @@ pub struct Images {
 pub struct Host {
     /// How bad that is.
     pub severity: Severity,
-    /// How much it is, and which threshold says that it is bad; nothing while it is ok.
+    /// How much it is, and which threshold it has reached; `None` while it is ok.
     pub reason: Option<String>,
 }
 
@@ -140,7 +140,7 @@ pub struct Row {
     pub extents: ExtentCount,
     /// How bad that is.
     pub severity: Severity,
-    /// Which threshold says so; nothing while it is ok.
+    /// Which threshold it has reached; `None` while it is ok.
     pub reason: Option<String>,
     /// How fast it grows, as far as that is known.
     pub growth_per_day: Option<ExtentsPerDay>,
@@ -215,6 +215,6 @@ pub struct Rescue {
     pub incident: bool,
     /// When the path from the kernel's log to the actor was last tried out.
     pub drilled: Option<UnixTime>,
-    /// How long that took; nothing if it failed.
+    /// How long that took; `None` if it failed.
     pub roundtrip_seconds: Option<f64>,
 }

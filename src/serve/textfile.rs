@@ -1,6 +1,6 @@
 //! The metrics as a file for node_exporter's textfile collector, on hosts where nothing else may
-//! listen. Replaced as a whole, removed when the daemon ends: a file that stays would be scraped as
-//! if somebody still counted.
+//! listen. Replaced as a whole, and removed when the daemon ends: node_exporter would go on serving
+//! its old counts.
 
 use std::fs;
 use std::io;
@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use axum::body::Bytes;
 use tracing::{info, warn};
 
 use super::parts::State;
@@ -27,7 +28,7 @@ const MODE: u32 = 0o644;
 pub struct Textfile {
     path: PathBuf,
     /// Holds one text beside the one being written.
-    texts: Background<String>,
+    texts: Background<[Bytes; 2]>,
     /// The last text could not be written.
     failing: Arc<AtomicBool>,
 }
@@ -41,7 +42,7 @@ impl Textfile {
         let file = path.clone();
         let failing = Arc::new(AtomicBool::new(false));
         let shared = Arc::clone(&failing);
-        let work = move |texts: &mut Jobs<String>| write_all(&file, texts, &shared);
+        let work = move |texts: &mut Jobs<[Bytes; 2]>| write_all(&file, texts, &shared);
         Ok(Textfile {
             path,
             texts: Background::start("textfile", 1, STACK, work)?,
@@ -49,18 +50,16 @@ impl Textfile {
         })
     }
 
-    /// Where it writes to.
+    /// The file.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Has the file replaced. While one text is being written and another one waits, this one is
-    /// dropped: the next comes soon and is newer.
-    /// Gives how the writing goes: one is dropped when the disk has not answered since the one before
-    /// the last.
+    /// Replaces the file, and returns the state of the writing. A text is dropped if the disk has
+    /// not answered since the one before the last.
     #[must_use]
-    pub fn write(&self, text: String) -> State {
+    pub fn write(&self, text: [Bytes; 2]) -> State {
         let path = shown(&self.path);
         if !self.texts.push(text) {
             State::Down(format!("{path} is not written: its disk does not answer"))
@@ -84,9 +83,9 @@ impl Drop for Textfile {
 }
 
 /// Until there are no more texts; then the file is removed.
-fn write_all(path: &Path, texts: &mut Jobs<String>, failing: &AtomicBool) {
+fn write_all(path: &Path, texts: &mut Jobs<[Bytes; 2]>, failing: &AtomicBool) {
     for text in texts {
-        let written = replace(path, text.as_bytes(), MODE);
+        let written = replace(path, &text.concat(), MODE);
         // Once, not every 15 s.
         match (failing.swap(written.is_err(), Ordering::Relaxed), written) {
             (true, Ok(())) => info!("{} is written again", path.display()),
@@ -114,7 +113,10 @@ mod tests {
         let path = directory.path().join("fragwatch.prom");
         fs::write(&path, "old").unwrap();
         let textfile = Textfile::start(path.clone()).unwrap();
-        assert_eq!(textfile.write("fragwatch_x 1\n".to_owned()), State::Up);
+        assert_eq!(
+            textfile.write(["fragwatch_x".into(), " 1\n".into()]),
+            State::Up
+        );
         while fs::read(&path).unwrap() == b"old" {
             std::thread::sleep(Duration::from_millis(1));
         }

@@ -21,7 +21,7 @@ const NICE: libc::c_int = 19;
 ///   label of SELinux (selinux_bprm_committing_creds);
 /// - keeps `keeps` open as long as it lives;
 /// - gets disk and processor only when nobody else wants them, where the kernel allows to say so.
-pub fn humble(command: &mut Command, keeps: Arc<OwnedFd>) {
+pub fn lower_priority(command: &mut Command, keeps: Arc<OwnedFd>) {
     let parent = std::process::id();
     let prepare = move || {
         die_with_parent(parent)?;
@@ -39,10 +39,10 @@ pub fn humble(command: &mut Command, keeps: Arc<OwnedFd>) {
 }
 
 /// Makes what `command` starts a process that is killed when the thread that starts it ends; see
-/// [`humble`].
-pub fn tied(command: &mut Command) {
+/// [`lower_priority`].
+pub fn kill_with_parent(command: &mut Command) {
     let parent = std::process::id();
-    // SAFETY: as in `humble`.
+    // SAFETY: as in `lower_priority`.
     unsafe { command.pre_exec(move || die_with_parent(parent)) };
 }
 
@@ -97,7 +97,7 @@ mod tests {
         let starter = std::thread::spawn(move || {
             let kept = Arc::new(OwnedFd::from(File::open("/dev/null").unwrap()));
             let mut command = Command::new("sleep");
-            humble(command.arg("600").stdout(Stdio::null()), Arc::clone(&kept));
+            lower_priority(command.arg("600").stdout(Stdio::null()), Arc::clone(&kept));
             let child = command.spawn().unwrap();
             sender.send((child, kept.as_raw_fd())).unwrap();
             let _ = ended.recv();

@@ -15,7 +15,7 @@ use tracing::warn;
 use super::runner::{Control, NotReady};
 use crate::defrag::job::{self, DefragJob, JobMessage, JobReport};
 use crate::model::{RunOutcome, RunReport};
-use crate::sys::child::tied;
+use crate::sys::child::kill_with_parent;
 
 /// How often the process is looked at.
 const BEAT: Duration = Duration::from_millis(50);
@@ -93,7 +93,7 @@ fn spawn<'a>(arguments: impl IntoIterator<Item = &'a OsStr>, errors: Stdio) -> i
         .env_remove("NOTIFY_SOCKET")
         .env_remove("WATCHDOG_USEC")
         .process_group(0);
-    tied(&mut command);
+    kill_with_parent(&mut command);
     command.spawn()
 }
 
@@ -128,7 +128,10 @@ fn wait(child: &mut Child, control: &Control) -> io::Result<Option<ExitStatus>> 
 /// If no thread can be had.
 pub(super) fn restore_hints(hints: PathBuf) -> io::Result<()> {
     let work = move || {
-        let arguments = [crate::cli::RESTORE_HINTS.as_ref(), hints.as_os_str()];
+        let arguments = [
+            crate::defrag::hint::RESTORE_COMMAND.as_ref(),
+            hints.as_os_str(),
+        ];
         let output = spawn(arguments, Stdio::piped()).and_then(Child::wait_with_output);
         match output {
             Ok(output) => {

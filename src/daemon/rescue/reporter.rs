@@ -8,14 +8,14 @@ use std::time::Duration;
 use tracing::{error, info, warn};
 
 use crate::klog::kmsg::KMSG;
-use crate::model::{Monotonic, Outcome, UnixTime};
+use crate::model::{Monotonic, Outcome};
 use crate::rescue::clock::now;
 use crate::rescue::entry::{Line, Notice, Report};
 use crate::rescue::thread::FastSide;
 use crate::rescue::{Limit, drill};
-use crate::serve::board::Board;
 use crate::serve::metrics;
 use crate::serve::parts::State;
+use crate::serve::shared_status::SharedStatus;
 
 /// A drill that takes longer has failed.
 const DRILL_TIMEOUT: Duration = Duration::from_secs(5);
@@ -29,7 +29,7 @@ pub(super) struct Reporter {
     pub(super) limited: bool,
     /// Why the kernel's log cannot be read any more.
     pub(super) kmsg_error: Option<State>,
-    board: Arc<Board>,
+    board: Arc<SharedStatus>,
 }
 
 /// A drill under way.
@@ -40,7 +40,7 @@ struct Drill {
 }
 
 impl Reporter {
-    pub(super) fn new(board: Arc<Board>) -> Self {
+    pub(super) fn new(board: Arc<SharedStatus>) -> Self {
         Reporter {
             drill: None,
             incident: false,
@@ -59,7 +59,7 @@ impl Reporter {
     /// Publishes the result of a drill: how long it took, or `None` if it failed.
     fn set_roundtrip(&self, took: Option<Duration>) {
         self.board.update_rescue(|rescue| {
-            rescue.drilled = Some(UnixTime::from_seconds(super::super::now()));
+            rescue.drilled = Some(super::super::clock::wall());
             rescue.roundtrip_seconds = took.map(|took| took.as_secs_f64());
         });
     }

@@ -1,15 +1,15 @@
 //! Searches the changelog of a kernel package for repairs: by CVE, and by the titles of commits.
 //!
-//! Debian, Ubuntu and Proxmox name both, or one of them; RHEL and its kin name each commit that they
-//! take over, SUSE too. Debian and SUSE break long titles across lines.
+//! Debian, Ubuntu and Proxmox name both, or one of them; RHEL, its rebuilds and SUSE name each commit
+//! that they take over. Debian and SUSE break long titles across lines.
 
 use std::io::{self, BufRead, BufReader, Read};
 
 use super::table::Defect;
 
-/// No line of a changelog is as long. A longer one is read in pieces.
+/// A longer line is read in pieces, in bytes.
 const LONGEST_LINE: u64 = 4096;
-/// What of the lines before is looked at with each line: a title that was broken in three.
+/// How much of the lines before is searched with each line, in bytes: a title that is broken in three.
 const OVERLAP: usize = 256;
 
 /// What a changelog names of a defect.
@@ -17,39 +17,28 @@ const OVERLAP: usize = 256;
 pub struct Named {
     /// Its CVE, or the title of a repair.
     pub repair: bool,
-    /// That a repair was taken back.
+    /// That a repair was reverted.
     pub revert: bool,
-    /// The title of the commit that brought it.
+    /// The title of the commit that introduced it.
     pub origin: bool,
 }
 
 impl Named {
     /// Whether the kernel has the repair.
-    #[must_use]
     pub fn is_repaired(self) -> bool {
         self.repair && !self.revert
     }
-
-    fn or(self, other: Named) -> Named {
-        Named {
-            repair: self.repair || other.repair,
-            revert: self.revert || other.revert,
-            origin: self.origin || other.origin,
-        }
-    }
 }
 
-/// What one or several changelogs name, for each of the defects that were looked for.
+/// What the changelogs of a package name, for each defect.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Found {
     named: Vec<(&'static Defect, Named)>,
-    /// Whether there was something to read at all: an entry, or that of the running version.
+    /// Whether there was something to search: an entry, or that of the running version.
     pub began: bool,
 }
 
 impl Found {
-    /// Nothing yet.
-    #[must_use]
     pub fn none(defects: &[&'static Defect]) -> Found {
         let named = defects.iter().map(|it| (*it, Named::default()));
         Found {
@@ -58,20 +47,10 @@ impl Found {
         }
     }
 
-    /// What was named of a defect.
-    #[must_use]
     pub fn of(&self, defect: &Defect) -> Named {
         let mut named = self.named.iter();
         let found = named.find(|(it, _)| *it == defect);
         found.map_or_else(Named::default, |(_, named)| *named)
-    }
-
-    /// Adds what another changelog of the same package names.
-    pub fn add(&mut self, other: &Found) {
-        self.began |= other.began;
-        for (defect, named) in &mut self.named {
-            *named = named.or(other.of(defect));
-        }
     }
 
     fn look_at(&mut self, text: &str) {
@@ -98,18 +77,14 @@ fn names_cve(text: &str, cve: &str) -> bool {
     behind.any(|rest| !rest.starts_with(|c: char| c.is_ascii_digit()))
 }
 
-/// Searches a changelog whose newest entry comes first. Where the running kernel is of `version`,
-/// what stands above its entry is of a later package, which was installed since the boot, and does
-/// not count; without that entry nothing does.
+/// Searches a changelog whose newest entry comes first, and adds to what was found. If the running
+/// kernel is of `version`, the entries above its own are of a later package that was installed since
+/// the boot, and do not count; without its entry nothing counts.
 ///
 /// # Errors
 /// Those of reading.
-pub fn search(
-    changelog: impl Read,
-    version: Option<&str>,
-    defects: &[&'static Defect],
-) -> io::Result<Found> {
-    let mut found = Found::none(defects);
+pub fn search(changelog: impl Read, version: Option<&str>, found: &mut Found) -> io::Result<()> {
+    let mut began = false;
     let mut reader = BufReader::new(changelog);
     let mut window = String::new();
     let mut line = Vec::new();
@@ -117,16 +92,17 @@ pub fn search(
         line.clear();
         let mut piece = reader.by_ref().take(LONGEST_LINE);
         if piece.read_until(b'\n', &mut line)? == 0 {
-            return Ok(found);
+            return Ok(());
         }
         let text = String::from_utf8_lossy(&line);
-        found.began |= match version {
+        began |= match version {
             None => !text.trim().is_empty(),
             Some(version) => is_entry_of(&text, version),
         };
-        if !found.began {
+        if !began {
             continue;
         }
+        found.began = true;
         for word in text.split_whitespace() {
             window.push(' ');
             window.push_str(word);
@@ -156,13 +132,14 @@ mod tests {
     use super::super::table::DEFECTS;
     use super::*;
 
-    fn first() -> Vec<&'static Defect> {
-        vec![&DEFECTS[0]]
+    fn found(text: &str, version: Option<&str>) -> Found {
+        let mut found = Found::none(&[&DEFECTS[0]]);
+        search(text.as_bytes(), version, &mut found).unwrap();
+        found
     }
 
     fn named(text: &str, version: Option<&str>) -> Named {
-        let found = search(text.as_bytes(), version, &first()).unwrap();
-        found.of(&DEFECTS[0])
+        found(text, version).of(&DEFECTS[0])
     }
 
     const DEBIAN: &str = "\
@@ -219,7 +196,7 @@ linux (6.1.176-1) bookworm; urgency=medium
 
     #[test]
     fn what_a_later_package_brought_does_not_count() {
-        let found = |version| search(DEBIAN.as_bytes(), Some(version), &first()).unwrap();
+        let found = |version| found(DEBIAN, Some(version));
         let is_repaired = |version| found(version).of(&DEFECTS[0]).is_repaired();
         assert!(is_repaired("6.1.192-3"), "the signed one");
         assert!(is_repaired("6.1.180-1"));
@@ -234,7 +211,8 @@ linux (6.1.176-1) bookworm; urgency=medium
         let mut text = b"\xff\xfe".repeat(10_000);
         text.extend_from_slice("é".repeat(5_000).as_bytes());
         text.extend_from_slice(b"\n- CVE-2026-64600\n");
-        let found = search(&text[..], None, &first()).unwrap();
+        let mut found = Found::none(&[&DEFECTS[0]]);
+        search(&text[..], None, &mut found).unwrap();
         assert!(found.of(&DEFECTS[0]).is_repaired());
     }
 }

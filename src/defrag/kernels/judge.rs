@@ -1,4 +1,4 @@
-//! Whether an engine may be used on a kernel, from evidence, and in words why not. Pure.
+//! Whether an engine may be used on a kernel, by evidence, and in words why not. Pure.
 
 use std::fmt::Write as _;
 
@@ -7,18 +7,18 @@ use super::release::{Level, Running};
 use super::table::{self, Defect};
 use crate::model::Engine;
 
-/// What was proven.
+/// What a changelog names of the defects, and where; or why that cannot be known.
+pub type Evidence = Result<(Found, String), String>;
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
+pub enum Trust {
     /// The kernel has none of the defects that endanger the engine, or the operator vouches for it.
     Trusted(Proof),
-    /// It has this one.
     KnownBad(&'static Defect),
-    /// Whether it has this one cannot be told.
+    /// Whether it has this one is unknown.
     Unknown(&'static Defect),
 }
 
-/// Why a kernel is trusted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Proof {
     /// Its level has all repairs.
@@ -28,26 +28,24 @@ pub enum Proof {
     /// `defrag.trusted_kernels` names it.
     Vouched,
     /// No defect endangers the engine.
-    NothingToFear,
+    NoDefects,
 }
 
-/// A verdict on the running kernel, and what it rests on.
+/// The verdict on the running kernel, and its basis.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Judgement {
-    /// The verdict.
-    pub verdict: Verdict,
+    pub verdict: Trust,
     engine: Engine,
     release: String,
     looked_at: String,
 }
 
-/// Judges a kernel for an engine. `changelog` is asked only if the kernel's level proves nothing;
-/// it gives what the changelog of its package names and where that was, or why there is none.
+/// Judges a kernel for an engine. `changelog` is called only if the kernel's level proves nothing.
 pub fn judge(
     engine: Engine,
     running: &Running,
     vouched: &[String],
-    changelog: impl FnOnce(&[&'static Defect]) -> Result<(Found, String), String>,
+    changelog: impl FnOnce(&[&'static Defect]) -> Evidence,
 ) -> Judgement {
     let judgement = |verdict, looked_at| Judgement {
         verdict,
@@ -55,16 +53,14 @@ pub fn judge(
         release: running.release.clone(),
         looked_at,
     };
-    let trusted = |proof| judgement(Verdict::Trusted(proof), String::new());
+    let trusted = |proof| judgement(Trust::Trusted(proof), String::new());
     let defects: Vec<&'static Defect> = table::of(engine).collect();
     if defects.is_empty() {
-        return trusted(Proof::NothingToFear);
+        return trusted(Proof::NoDefects);
     }
     let is_absent = |defect: &Defect| running.level.is_some_and(|level| !defect.is_in(level));
-    if let Some(level) = running
-        .level
-        .filter(|_| defects.iter().all(|it| is_absent(it)))
-    {
+    let all_absent = defects.iter().all(|defect| is_absent(defect));
+    if let Some(level) = running.level.filter(|_| all_absent) {
         return trusted(Proof::Level(level));
     }
     if vouched.contains(&running.release) {
@@ -74,7 +70,7 @@ pub fn judge(
     let is_open = |defect: &&&'static Defect| {
         let named = found.as_ref().map(|(found, _)| found.of(defect));
         let named = named.unwrap_or_default();
-        // One that came later than the level was brought, if its origin was.
+        // A defect that is younger than the level was backported if its origin was.
         let is_absent = is_absent(defect) && !named.origin;
         !is_absent && !named.is_repaired()
     };
@@ -82,13 +78,13 @@ pub fn judge(
         return trusted(Proof::Changelog);
     };
     let verdict = match running.exact {
-        true => Verdict::KnownBad(open),
-        false => Verdict::Unknown(open),
+        true => Trust::KnownBad(open),
+        false => Trust::Unknown(open),
     };
     judgement(verdict, looked_at(running, &found))
 }
 
-fn looked_at(running: &Running, found: &Result<(Found, String), String>) -> String {
+fn looked_at(running: &Running, found: &Evidence) -> String {
     let mut text = match running.level {
         Some(level) => format!("level {level} ({})", running.source),
         None => format!("no level ({})", running.source),
@@ -102,37 +98,32 @@ fn looked_at(running: &Running, found: &Result<(Found, String), String>) -> Stri
 }
 
 impl Judgement {
-    /// Why the engine is not used, in a few words; nothing if it may be.
-    #[must_use]
+    /// Why the engine is not used, in a few words; `None` if it may be.
     pub fn brief(&self) -> Option<String> {
         let release = match self.release.as_str() {
             "" => "of unknown release",
             release => release,
         };
         match self.verdict {
-            Verdict::Trusted(_) => None,
-            Verdict::KnownBad(defect) => Some(format!(
+            Trust::Trusted(_) => None,
+            Trust::KnownBad(defect) => Some(format!(
                 "kernel {release} lacks the repair of {}",
                 defect.name()
             )),
-            Verdict::Unknown(defect) => Some(format!(
+            Trust::Unknown(defect) => Some(format!(
                 "kernel {release} is not proven to have the repair of {}",
                 defect.name()
             )),
         }
     }
 
-    /// The same in one sentence, with what was looked at, what would settle it, and what to do
-    /// meanwhile.
-    #[must_use]
+    /// The same in one sentence, with the evidence, what would settle it, and what to do meanwhile.
     pub fn refusal(&self) -> Option<String> {
-        let (Verdict::KnownBad(defect) | Verdict::Unknown(defect)) = self.verdict else {
+        let (Trust::KnownBad(defect) | Trust::Unknown(defect)) = self.verdict else {
             return None;
         };
-        let good: Vec<_> = table::good_from(self.engine)
-            .iter()
-            .map(Level::to_string)
-            .collect();
+        let good = table::good_from(self.engine);
+        let good: Vec<_> = good.iter().map(Level::to_string).collect();
         let commit = match defect.cve {
             Some(_) => format!(" ({}, \"{}\")", defect.commit, defect.title()),
             None => format!(" (\"{}\")", defect.title()),

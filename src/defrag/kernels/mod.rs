@@ -1,5 +1,5 @@
-//! Which kernels an engine may be used on: the defects of kernels that could damage an image, and
-//! the proof that the running one does not have them. What cannot be proven is refused.
+//! Which kernels an engine may be used on: the kernel defects that could damage an image, and the
+//! proof that the running kernel does not have them. What cannot be proven is refused.
 //!
 //! ```text
 //! /proc: release, level ─► every repair in it? ───────────────────────► trusted
@@ -8,18 +8,15 @@
 //!             └─ no ─► nothing but its level in it? ─► known bad, else unknown: refused
 //! ```
 //!
-//! - [`release`]: what a kernel says of itself, and what that proves
+//! - [`release`]: the version that a kernel reports, and what that proves
 //! - [`table`]: the defects, a row each, with sources
 //! - [`changelog`], [`package`]: where else repairs are named
 //! - [`judge`](mod@judge): the verdict, in words
 //!
-//! A release of `defrag.trusted_kernels` is trusted although it is known to be bad: the operator
-//! knows more of it than its number does, a patch of their own for instance.
+//! A release of `defrag.trusted_kernels` is trusted even if it is known to be bad: the operator may
+//! have patched it.
 //!
-//! Nothing here is asked by the rescue. A process judges a kernel once; after a reboot there is
-//! another process, and nothing is remembered.
-//!
-//! # Looked at and left out
+//! # Checked and left out
 //!
 //! All CVE records up to 2026-11-23 whose files lie in fs/xfs or fs/iomap, against the calls of the
 //! engines (FICLONERANGE, FALLOC_FL_UNSHARE_RANGE, fallocate, ftruncate, FIEMAP, FSGETXATTR,
@@ -69,38 +66,32 @@ pub mod package;
 pub mod release;
 pub mod table;
 
-use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
-pub use judge::{Judgement, Verdict};
+pub use judge::{Judgement, Trust};
 pub use package::Sources;
 
 use crate::model::Engine;
 
-/// What was found of a kernel, and where; or why nothing.
-type Evidence = Result<(changelog::Found, String), String>;
+/// What was searched for: an engine, /proc/version, and where.
+type Key = (Engine, String, Sources);
 
-/// A kernel, and where it was looked for its changelog.
-type Key = (Engine, String, String, PathBuf, PathBuf);
+/// The evidence that was found last: a process searches once for its kernel.
+static SEARCHED: Mutex<Option<(Key, judge::Evidence)>> = Mutex::new(None);
 
-/// The changelog that was searched last: for one kernel, once.
-static SEARCHED: Mutex<Option<(Key, Evidence)>> = Mutex::new(None);
-
-/// Judges the running kernel for an engine. It may take as long as the changelog's programs may, and
-/// hang with the disk that the changelog is on: not for a thread that others wait for.
-#[must_use]
+/// Judges the running kernel for an engine. This may take as long as [`Sources::deadline`], and hang
+/// with the disk that the changelog is on: not for a thread that others wait for.
 pub fn judge_host(engine: Engine, sources: &Sources, vouched: &[String]) -> Judgement {
     let (running, version) = package::running(&sources.proc);
     judge::judge(engine, &running, vouched, |defects| {
-        let places = (sources.doc.clone(), sources.rpm.clone());
-        let key = (engine, running.release.clone(), version, places.0, places.1);
-        // Who asks meanwhile waits, instead of asking the same.
+        let key = (engine, version, sources.clone());
+        // Held while searching, so that nobody searches for the same.
         let mut searched = SEARCHED.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, evidence)) = searched.as_ref().filter(|(known, _)| *known == key) {
             return evidence.clone();
         }
         let evidence = package::search(sources, &running, defects);
-        // What could not be had may be had the next time.
+        // A failed search is repeated the next time.
         *searched = evidence.is_ok().then(|| (key, evidence.clone()));
         evidence
     })

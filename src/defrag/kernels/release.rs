@@ -1,4 +1,4 @@
-//! The stable level of a kernel, from what the kernel says of itself. Pure.
+//! The stable level of a kernel, from the version that it reports. Pure.
 //!
 //! | where | what it proves |
 //! |---|---|
@@ -7,10 +7,9 @@
 //! | /proc/version_signature of Ubuntu, `Ubuntu 5.15.0-144.157-generic 5.15.189`: the last word (`CONFIG_VERSION_SIGNATURE`, wiki.ubuntu.com/Kernel/FAQ) | at least that level |
 //! | `uname -r` of all others, `6.1.159-181.297.amzn2023.x86_64`, `6.8.12-9-pve`, `5.14.0-611.el9.x86_64` | at least that level |
 //!
-//! "At least": a distribution begins with the sources that the number names and adds to them. A
-//! repair that is in these sources is in the kernel; whether another one was added, the number does
-//! not tell. That is all there is to say of the releases that are frozen: RHEL 9 stays at 5.14.0,
-//! SLES 15 at 6.4.0 or 5.14.21, Oracle's UEK at 5.15.0 or 6.12.0, openEuler at 6.6.0.
+//! "At least": a distribution adds to the sources that the number names. A repair in these sources is in
+//! the kernel; whether another one was added, the number does not show. Some distributions keep the
+//! number: RHEL 9 5.14.0, SLES 15 6.4.0 or 5.14.21, Oracle's UEK 5.15.0 or 6.12.0, openEuler 6.6.0.
 //!
 //! Proxmox puts its own package version into /proc/version, `PMX 6.8.12-9`, and the same numbers into
 //! `uname -r`. The first three are those of the Makefile of the Ubuntu sources that it builds (only
@@ -19,7 +18,7 @@
 
 use std::fmt;
 
-/// The candidate number of what is no candidate.
+/// The candidate number of a release.
 const RELEASED: u32 = u32::MAX;
 
 /// A level of the stable series, `6.1.178`, or a release candidate, `7.2-rc4`.
@@ -32,42 +31,18 @@ pub struct Level {
 }
 
 impl Level {
-    /// A stable release.
-    #[must_use]
-    pub const fn stable(major: u32, minor: u32, patch: u32) -> Level {
-        Level {
-            major,
-            minor,
-            patch,
-            candidate: RELEASED,
-        }
-    }
-
-    /// A release candidate.
-    #[must_use]
-    pub const fn candidate(major: u32, minor: u32, candidate: u32) -> Level {
-        Level {
-            major,
-            minor,
-            patch: 0,
-            candidate,
-        }
-    }
-
-    /// The series: what stands before the last dot.
-    #[must_use]
+    /// The series: major and minor number.
     pub fn series(self) -> (u32, u32) {
         (self.major, self.minor)
     }
 
     /// The level that a text begins with.
-    #[must_use]
     pub fn parse(text: &str) -> Option<Level> {
         Some(parse(text)?.0)
     }
 }
 
-/// The level that a text begins with, and what stands behind its numbers.
+/// The level that a text begins with, and the text after its numbers.
 fn parse(text: &str) -> Option<(Level, &str)> {
     let (major, rest) = number(text)?;
     let (minor, rest) = number(rest.strip_prefix('.')?)?;
@@ -75,7 +50,7 @@ fn parse(text: &str) -> Option<(Level, &str)> {
     let (patch, rest) = third.unwrap_or((0, rest));
     let candidate = match patch {
         0 => candidate(rest).unwrap_or(RELEASED),
-        // No stable level has candidates that anybody installs.
+        // Candidates of stable levels are not installed.
         _ => RELEASED,
     };
     let level = Level {
@@ -113,53 +88,28 @@ impl fmt::Display for Level {
     }
 }
 
-/// Where a level was found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Source {
-    /// `uname -r`.
-    Release,
-    /// The version of Debian's package in /proc/version.
-    Debian,
-    /// /proc/version_signature.
-    Ubuntu,
-}
-
-impl fmt::Display for Source {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Source::Release => "uname -r",
-            Source::Debian => "/proc/version",
-            Source::Ubuntu => "/proc/version_signature",
-        })
-    }
-}
-
-/// What the running kernel says of itself.
+/// The version that the running kernel reports.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Running {
     /// `uname -r`.
     pub release: String,
-    /// Its level, if there is one to be seen.
+    /// Its level, if it shows one.
     pub level: Option<Level>,
-    /// Where that was found.
-    pub source: Source,
-    /// Whether nothing is to be expected in it beyond its level: then what the level lacks, it
-    /// lacks.
+    /// Where the level was found.
+    pub source: &'static str,
+    /// Whether it has nothing beyond its level: then it lacks what the level lacks.
     pub exact: bool,
-    /// The version of its package, where the kernel says it: Debian, Ubuntu, Proxmox.
+    /// The version of its package, on Debian, Ubuntu and Proxmox.
     pub package: Option<String>,
 }
 
 impl Running {
     /// From `uname -r`, and the texts of /proc/version and /proc/version_signature.
-    #[must_use]
     pub fn new(release: &str, version: &str, signature: &str) -> Running {
         let release = release.trim();
         let by_release = parse(release);
-        let fits = |level: &Level| {
-            let series = by_release.map(|(level, _)| level.series());
-            series == Some(level.series())
-        };
+        let series = by_release.map(|(level, _)| level.series());
+        let fits = |level: &Level| series == Some(level.series());
         let running = |level, source, exact, package| Running {
             release: release.to_owned(),
             level,
@@ -169,18 +119,18 @@ impl Running {
         };
         if let Some((package, level)) = ubuntu(signature) {
             let level = level.filter(fits);
-            return running(level, Source::Ubuntu, false, Some(package));
+            return running(level, "/proc/version_signature", false, Some(package));
         }
         let build = build(version);
         if let Some(package) = word_behind(build, "Debian") {
             let level = Level::parse(package).filter(fits);
             let package = Some(package.to_owned());
-            return running(level, Source::Debian, level.is_some(), package);
+            return running(level, "/proc/version", level.is_some(), package);
         }
         let exact = by_release.is_some_and(|(_, suffix)| is_plain(suffix));
         let package = word_behind(build, "PMX").map(str::to_owned);
         let level = by_release.map(|(level, _)| level);
-        running(level, Source::Release, exact, package)
+        running(level, "uname -r", exact, package)
     }
 }
 
@@ -190,18 +140,18 @@ fn ubuntu(signature: &str) -> Option<(String, Option<Level>)> {
     if words.next() != Some("Ubuntu") {
         return None;
     }
-    // Behind the package's version stands the flavour: `generic`, `aws`, `lowlatency-64k`.
+    // After the package's version comes the flavour: `generic`, `aws`, `lowlatency-64k`.
     let parts: Vec<&str> = words.next()?.split('-').take(2).collect();
     Some((parts.join("-"), words.next_back().and_then(Level::parse)))
 }
 
-/// What of /proc/version describes the build, `#1 SMP …`: before it stands the compiler, which may
-/// be Debian's on any kernel.
+/// The part of /proc/version that describes the build, `#1 SMP …`. The compiler before it may be
+/// Debian's on any kernel.
 fn build(version: &str) -> &str {
     version.rfind(" #").map_or("", |at| version.split_at(at).1)
 }
 
-/// The word behind another one, if it begins with a digit.
+/// The word after another one, if it begins with a digit.
 fn word_behind<'t>(text: &'t str, word: &str) -> Option<&'t str> {
     let mut words = text.split_whitespace();
     words.find(|it| *it == word)?;
@@ -210,8 +160,8 @@ fn word_behind<'t>(text: &'t str, word: &str) -> Option<&'t str> {
         .filter(|it| it.starts_with(|c: char| c.is_ascii_digit()))
 }
 
-/// Whether a release with this behind its numbers is built from the sources of that level and
-/// hardly anything else.
+/// Whether a release with this after its numbers is built from little more than the sources of that
+/// level.
 fn is_plain(suffix: &str) -> bool {
     let is_fedora = || {
         let mut parts = suffix.split('.');
@@ -224,11 +174,9 @@ fn is_plain(suffix: &str) -> bool {
         let number = suffix.strip_prefix('-').and_then(number);
         number.is_some_and(|(_, flavour)| ["-lts", "-virt", "-stable"].contains(&flavour))
     };
-    suffix.is_empty()
-        || suffix == "+"
-        || suffix.starts_with("-rc")
-        || suffix.starts_with("-arch")
-        || suffix.starts_with("-gentoo")
+    let starts = |with: &&str| suffix.starts_with(*with);
+    ["", "+"].contains(&suffix)
+        || ["-rc", "-arch", "-gentoo"].iter().any(starts)
         || is_fedora()
         || is_alpine()
 }
@@ -268,8 +216,8 @@ mod tests {
         let order = ["7.1.9", "7.2-rc3", "7.2-rc4", "7.2-rc10", "7.2", "7.2.1"];
         let levels: Vec<_> = order.map(|text| Level::parse(text).unwrap()).into();
         assert!(levels.is_sorted());
-        assert_eq!(levels[1], Level::candidate(7, 2, 3));
-        assert_eq!(levels[4], Level::stable(7, 2, 0));
+        assert_eq!(levels[1].to_string(), "7.2-rc3");
+        assert_eq!(levels[4].to_string(), "7.2");
     }
 
     #[test]
@@ -277,7 +225,7 @@ mod tests {
         let version =
             "Linux version 6.1.0-57-amd64 (a@b) (gcc-12 (Debian 12.2.0-14) 12.2.0) #1 SMP";
         let mine = Running::new("6.1.0-57-amd64", version, "");
-        assert_eq!(mine.level, Some(Level::stable(6, 1, 0)), "gcc's is none");
+        assert_eq!(mine.level, Level::parse("6.1"), "gcc's is none");
         let version = format!("{version} Debian 6.12.100-1 (2026-08-01)");
         let debian = Running::new("6.1.0-57-amd64", &version, "");
         assert_eq!((debian.level, debian.exact), (None, false));

@@ -7,75 +7,67 @@
 use super::release::Level;
 use crate::model::Engine;
 
-/// Reflink came with 4.9. A kernel that calls itself older and has it is a distribution's, and has
-/// what came with it.
-const WITH_REFLINK: Level = Level::stable(0, 0, 0);
+/// Reflink came with 4.9. A kernel with an older number that has it is a distribution's, and has the
+/// defects that came with it.
+const WITH_REFLINK: &str = "0.0";
 
-/// What of ours a defect meets.
+/// What a defect endangers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Meets {
     /// The engine: it is not used on a kernel that has the defect.
     Engine(Engine),
-    /// The engine would, but a guard of ours keeps it from it.
+    /// The engine would be endangered, but for a guard of ours.
     Guarded(Engine, &'static str),
-    /// Nothing that an engine does. The host is endangered all the same.
+    /// No engine, but the host.
     Host,
 }
 
-/// A defect of kernels.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Defect {
     /// The commit that repaired it, in the mainline kernel unless there was none.
     pub commit: &'static str,
-    /// Its CVE, if it has one.
     pub cve: Option<&'static str>,
     /// The title of the commit, and titles of others that repair it.
     pub titles: &'static [&'static str],
     /// What may happen, as a clause.
     pub harm: &'static str,
-    /// What of ours it meets.
     pub meets: Meets,
-    /// The first level that has it.
-    pub introduced: Level,
-    /// The title of the commit that brought it, by which it is found in a kernel that is older by
-    /// its number.
+    pub introduced: &'static str,
+    /// The title of the commit that introduced it, which names it in a kernel that is older by its
+    /// number.
     pub introduced_by: Option<&'static str>,
     /// The first level of each series that does not have it any more. The last one is mainline's:
     /// later series do not have it either. A series between two of them was never repaired.
-    pub repaired: &'static [Level],
+    pub repaired: &'static [&'static str],
 }
 
 impl Defect {
-    /// What it is called: by its CVE, or by its commit.
-    #[must_use]
     pub fn name(&self) -> &'static str {
         self.cve.unwrap_or(self.commit)
     }
 
-    /// The title of the commit that repaired it.
-    #[must_use]
     pub fn title(&self) -> &'static str {
         self.titles.first().copied().unwrap_or_default()
     }
 
     /// Whether the sources of a level have the repair.
-    #[must_use]
     pub fn is_repaired(&self, level: Level) -> bool {
         let series = level.series();
-        let own = self.repaired.iter().find(|it| it.series() == series);
-        match own {
-            Some(repaired) => level >= *repaired,
-            None => self
-                .repaired
-                .last()
-                .is_some_and(|mainline| series > mainline.series()),
+        match self.repairs().find(|it| it.series() == series) {
+            Some(repaired) => level >= repaired,
+            None => self.repairs().last().is_some_and(|it| series > it.series()),
         }
     }
 
+    /// The levels of [`repaired`](Defect::repaired).
+    pub fn repairs(&self) -> impl Iterator<Item = Level> {
+        self.repaired.iter().filter_map(|level| Level::parse(level))
+    }
+
     /// Whether the sources of a level have the defect.
-    #[must_use]
     pub fn is_in(&self, level: Level) -> bool {
-        level >= self.introduced && !self.is_repaired(level)
+        let introduced = Level::parse(self.introduced);
+        introduced.is_none_or(|introduced| level >= introduced) && !self.is_repaired(level)
     }
 }
 
@@ -94,16 +86,10 @@ pub static DEFECTS: [Defect; 9] = [
         titles: &["xfs: resample the data fork mapping after cycling ILOCK"],
         harm: "a guest's write can land in blocks of another file while its image is moved",
         meets: Meets::Engine(Engine::Online),
-        introduced: Level::stable(4, 11, 0),
+        introduced: "4.11",
         introduced_by: Some("xfs: allocate direct I/O COW blocks in iomap_begin"),
         repaired: &[
-            Level::stable(5, 15, 212),
-            Level::stable(6, 1, 178),
-            Level::stable(6, 6, 145),
-            Level::stable(6, 12, 96),
-            Level::stable(6, 18, 39),
-            Level::stable(7, 1, 4),
-            Level::candidate(7, 2, 4),
+            "5.15.212", "6.1.178", "6.6.145", "6.12.96", "6.18.39", "7.1.4", "7.2-rc4",
         ],
     },
     // Mainline 6.7; announcements of 6.6.17 (2024-02-16) and 6.1.128 (2025-02-01). No announcement of
@@ -118,11 +104,7 @@ pub static DEFECTS: [Defect; 9] = [
         meets: Meets::Engine(Engine::Online),
         introduced: WITH_REFLINK,
         introduced_by: None,
-        repaired: &[
-            Level::stable(6, 1, 128),
-            Level::stable(6, 6, 17),
-            Level::stable(6, 7, 0),
-        ],
+        repaired: &["6.1.128", "6.6.17", "6.7"],
     },
     // Mainline 6.2, ChangeLog-6.1.92. An unsharing goes on with a mapping although write-back has
     // changed it: a page that was written back and reclaimed meanwhile is read from its old block
@@ -136,7 +118,7 @@ pub static DEFECTS: [Defect; 9] = [
         meets: Meets::Engine(Engine::Online),
         introduced: WITH_REFLINK,
         introduced_by: None,
-        repaired: &[Level::stable(6, 1, 92), Level::stable(6, 2, 0)],
+        repaired: &["6.1.92", "6.2"],
     },
     // The stable commit's own text; announced with 5.4.70 (2020-10-07). Mainline was repaired by
     // another change, in 5.5. Only files with an extent-size hint, as qemu-img sets it from 5.1 on.
@@ -149,9 +131,9 @@ pub static DEFECTS: [Defect; 9] = [
         ],
         harm: "writes to an image with an extent-size hint can damage the blocks it shares",
         meets: Meets::Engine(Engine::Online),
-        introduced: Level::stable(5, 1, 0),
+        introduced: "5.1",
         introduced_by: Some("xfs: don't use delalloc extents for COW on files with extsize hints"),
-        repaired: &[Level::stable(5, 4, 70), Level::stable(5, 5, 0)],
+        repaired: &["5.4.70", "5.5"],
     },
     // Came with a01b8f225248, 6.6-rc1; repaired in 6.6-rc3. What was not in the page cache was not
     // read before it was written to its new blocks.
@@ -161,9 +143,9 @@ pub static DEFECTS: [Defect; 9] = [
         titles: &["iomap: don't skip reading in !uptodate folios when unsharing a range"],
         harm: "wrong data is written to the new blocks",
         meets: Meets::Engine(Engine::Online),
-        introduced: Level::candidate(6, 6, 1),
+        introduced: "6.6-rc1",
         introduced_by: Some("iomap: Allocate ifs in ->write_begin() early"),
-        repaired: &[Level::candidate(6, 6, 3)],
+        repaired: &["6.6-rc3"],
     },
     // 4.19-rc8, says the merge of the rework of cloning into 4.20 (tag xfs-4.20-merge-2), which
     // repaired the rest of its kind. A clone could share what lies beyond the end of a file.
@@ -175,7 +157,7 @@ pub static DEFECTS: [Defect; 9] = [
         meets: Meets::Engine(Engine::Online),
         introduced: WITH_REFLINK,
         introduced_by: None,
-        repaired: &[Level::stable(4, 20, 0)],
+        repaired: &["4.20"],
     },
     // Change times were as coarse as a tick, and xfs_fsr compares them to see whether a file was
     // written during the copy: a write in the tick of the comparison was lost. Multigrain
@@ -190,9 +172,9 @@ pub static DEFECTS: [Defect; 9] = [
             "nobody has the image open behind the gate, and its last change is 100 ms old \
              (gate, check_settled)",
         ),
-        introduced: Level::stable(2, 6, 12),
+        introduced: "2.6.12",
         introduced_by: None,
-        repaired: &[Level::stable(6, 13, 0)],
+        repaired: &["6.13"],
     },
     // cves/2026/80xxx/CVE-2026-80530.json. xfs_fsr exchanges ranges from xfsprogs 6.12.0 on
     // (XFS_IOC_COMMIT_RANGE, libfrog/file_exchange.c), where the file system has the feature, and
@@ -206,14 +188,9 @@ pub static DEFECTS: [Defect; 9] = [
             Engine::XfsFsr,
             "no image that shares blocks is given to it (check_map), and it does not set the flag",
         ),
-        introduced: Level::stable(6, 10, 0),
+        introduced: "6.10",
         introduced_by: None,
-        repaired: &[
-            Level::stable(6, 12, 105),
-            Level::stable(6, 18, 46),
-            Level::stable(7, 1, 10),
-            Level::stable(7, 2, 0),
-        ],
+        repaired: &["6.12.105", "6.18.46", "7.1.10", "7.2"],
     },
     // cves/2026/43xxx/CVE-2026-43365.json: sectsz=4096 and a log stripe unit of 0 in xfs_info.
     Defect {
@@ -222,26 +199,19 @@ pub static DEFECTS: [Defect; 9] = [
         titles: &["xfs: fix undersized l_iclog_roundoff values"],
         harm: "an XFS with sectors of 4 KiB and no log stripe unit may not mount after a crash",
         meets: Meets::Host,
-        introduced: Level::stable(5, 14, 0),
+        introduced: "5.14",
         introduced_by: None,
         repaired: &[
-            Level::stable(5, 15, 203),
-            Level::stable(6, 1, 167),
-            Level::stable(6, 6, 130),
-            Level::stable(6, 12, 78),
-            Level::stable(6, 18, 19),
-            Level::stable(6, 19, 9),
-            Level::stable(7, 0, 0),
+            "5.15.203", "6.1.167", "6.6.130", "6.12.78", "6.18.19", "6.19.9", "7.0",
         ],
     },
 ];
 
 /// The first level of each series from which on a kernel has none of an engine's defects, the last
 /// one for all that come later.
-#[must_use]
 pub fn good_from(engine: Engine) -> Vec<Level> {
     let is_good = |level: &Level| !of(engine).any(|defect| defect.is_in(*level));
-    let mut levels: Vec<Level> = of(engine).flat_map(|it| it.repaired).copied().collect();
+    let mut levels: Vec<Level> = of(engine).flat_map(Defect::repairs).collect();
     levels.retain(is_good);
     levels.sort_unstable();
     levels.dedup_by_key(|level| level.series());
@@ -258,9 +228,15 @@ mod tests {
     fn rows_are_in_order() {
         for defect in &DEFECTS {
             let name = defect.name();
-            assert!(defect.repaired.is_sorted(), "{name}");
-            assert!(defect.introduced < defect.repaired[0], "{name}");
-            let series: HashSet<_> = defect.repaired.iter().map(|it| it.series()).collect();
+            let repairs: Vec<_> = defect.repairs().collect();
+            let parsed = repairs.iter().map(Level::to_string);
+            assert!(parsed.eq(defect.repaired.iter().copied()), "{name}");
+            assert!(repairs.is_sorted(), "{name}");
+            assert!(
+                Level::parse(defect.introduced).unwrap() < repairs[0],
+                "{name}"
+            );
+            let series: HashSet<_> = repairs.iter().map(|it| it.series()).collect();
             assert_eq!(
                 series.len(),
                 defect.repaired.len(),
@@ -314,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_good_is_told() {
+    fn the_good_levels() {
         let good: Vec<_> = good_from(Engine::Online)
             .iter()
             .map(Level::to_string)
@@ -346,10 +322,10 @@ mod tests {
                 return Ok(());
             };
             let (major, minor) = first.series();
-            let level = Level::stable(major, minor, patch);
+            let level = Level::parse(&format!("{major}.{minor}.{patch}")).unwrap();
             let repairs = |defect: &&Defect| {
                 let series = level.series();
-                defect.repaired.iter().find(|it| it.series() == series).copied()
+                defect.repairs().find(|it| it.series() == series)
             };
             let last = DEFECTS
                 .iter()

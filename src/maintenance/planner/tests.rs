@@ -279,8 +279,8 @@ fn what_holes_sharing_and_unwritten_parts_leave() {
     let came = outlook(460_000, 0, 0).map(|seen| seen.with(ExtentCount(600_000)));
     says(with(came, true), " online 02:00");
     let came = came.unwrap();
-    assert_eq!(came.joins.likely, ExtentCount(48_000));
-    assert_eq!(came.joins.high, ExtentCount(140_000));
+    assert_eq!(came.borders.joins.likely, ExtentCount(48_000));
+    assert_eq!(came.borders.joins.high, ExtentCount(140_000));
 }
 
 #[test]

@@ -326,14 +326,14 @@ fn kernels_of_distributions() {
     for (name, kernel, expected) in &table {
         let judgement = verdict(kernel, &[]);
         let is = match judgement.verdict {
-            Verdict::Trusted(Proof::Level(_)) => Is::ByLevel,
-            Verdict::Trusted(Proof::Changelog) => Is::ByChangelog,
-            Verdict::Trusted(other) => panic!("{other:?}"),
-            Verdict::KnownBad(_) => Is::Bad,
-            Verdict::Unknown(_) => Is::Unknown,
+            Trust::Trusted(Proof::Level(_)) => Is::ByLevel,
+            Trust::Trusted(Proof::Changelog) => Is::ByChangelog,
+            Trust::Trusted(other) => panic!("{other:?}"),
+            Trust::KnownBad(_) => Is::Bad,
+            Trust::Unknown(_) => Is::Unknown,
         };
         assert_eq!(&is, expected, "{name}: {} ({judgement:?})", kernel.release);
-        let trusted = matches!(judgement.verdict, Verdict::Trusted(_));
+        let trusted = matches!(judgement.verdict, Trust::Trusted(_));
         assert_eq!(judgement.refusal().is_none(), trusted, "{name}");
         assert_eq!(judgement.brief().is_none(), trusted, "{name}");
         // Whatever it is, an operator may vouch for it, and only for exactly that.
@@ -345,7 +345,7 @@ fn kernels_of_distributions() {
         );
         let vouched = vec!["1.2.3".to_owned(), kernel.release.to_owned()];
         let judgement = verdict(kernel, &vouched);
-        assert!(matches!(judgement.verdict, Verdict::Trusted(_)), "{name}");
+        assert!(matches!(judgement.verdict, Trust::Trusted(_)), "{name}");
     }
 }
 
@@ -355,7 +355,8 @@ fn verdict(kernel: &Kernel, vouched: &[String]) -> Judgement {
         let text = kernel
             .changelog
             .ok_or("no changelog of its package is installed")?;
-        let found = changelog::search(text.as_bytes(), None, defects).unwrap();
+        let mut found = changelog::Found::none(defects);
+        changelog::search(text.as_bytes(), None, &mut found).unwrap();
         Ok((found, "/usr/share/doc/x".to_owned()))
     })
 }
@@ -398,7 +399,7 @@ fn a_defect_that_was_brought_by_a_backport_must_be_repaired_too() {
     assert!(brief.ends_with("the repair of 35d30c9cf127"), "{brief}");
     let repair = "- iomap: don't skip reading in !uptodate folios when unsharing a range (A B)\n";
     let judgement = verdict(&logged(release, with_origin(repair)), &[]);
-    assert_eq!(judgement.verdict, Verdict::Trusted(Proof::Changelog));
+    assert_eq!(judgement.verdict, Trust::Trusted(Proof::Changelog));
 }
 
 proptest! {
@@ -415,10 +416,11 @@ proptest! {
         let running = Running::new(&release, &version, &signature);
         for package in [None, running.package.as_deref()] {
             let judgement = judge(Engine::Online, &running, &[], |defects| {
-                let found = changelog::search(log.as_bytes(), package, defects).unwrap();
+                let mut found = changelog::Found::none(defects);
+                changelog::search(log.as_bytes(), package, &mut found).unwrap();
                 Ok((found, String::new()))
             });
-            let trusted = matches!(judgement.verdict, Verdict::Trusted(_));
+            let trusted = matches!(judgement.verdict, Trust::Trusted(_));
             prop_assert_eq!(judgement.refusal().is_none(), trusted);
             prop_assert!(!trusted || running.level.is_some() || log.contains("CVE-"));
         }
@@ -441,5 +443,5 @@ fn the_changelog_is_asked_only_where_the_level_proves_nothing() {
     assert!(!asked("6.18.38", &["6.18.38".to_owned()]));
     let running = Running::new("x", "", "");
     let fsr = judge(Engine::XfsFsr, &running, &[], |_| panic!("asked"));
-    assert_eq!(fsr.verdict, Verdict::Trusted(Proof::NothingToFear));
+    assert_eq!(fsr.verdict, Trust::Trusted(Proof::NoDefects));
 }

@@ -1,42 +1,28 @@
-//! The one shared snapshot that everybody who asks is answered from.
+//! The state of the daemon that every request is answered from. In memory: a scrape never waits for
+//! a disk.
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use axum::body::Bytes;
+
 use super::metrics::{self, Lifetime};
 use super::parts::{Part, Parts, State};
+use super::snapshot::Snapshot;
 use super::status::{self, Status};
 use crate::model::UnixTime;
 use crate::probe::worker::StallFlag;
 
-/// What is known at the end of a sweep. Made once, read by many.
-#[derive(Debug, Default)]
-pub struct Snapshot {
-    /// Metrics of images and file systems, as text for Prometheus.
-    pub text: String,
-    /// All images together.
-    pub images: status::Images,
-    /// The worst images: those with the worst severity, and of these the most fragmented, first.
-    pub worst: Vec<status::Row>,
-    /// All extent maps together.
-    pub host: status::Host,
-    /// The names of the VMs that have images open, by the paths of the images as they are shown.
-    pub vms: BTreeMap<String, String>,
-    /// When the sweep ended.
-    pub swept: Option<UnixTime>,
-}
-
-/// Holds the snapshot and what is newer than it.
+/// The last snapshot and what is newer than it.
 #[derive(Debug)]
-pub struct Board {
+pub struct SharedStatus {
     lifetime: Lifetime,
-    started: UnixTime,
     now: Mutex<Now>,
 }
 
 #[derive(Debug)]
 struct Now {
+    started: UnixTime,
     snapshot: Arc<Snapshot>,
     stalls: Vec<(String, StallFlag)>,
     /// Metrics of the host's memory, as text for Prometheus.
@@ -70,16 +56,16 @@ impl Pause {
     }
 }
 
-impl Board {
-    /// An empty board of a daemon that was started at `started`. The first sweep must end within
-    /// `patience`.
+impl SharedStatus {
+    /// Of a daemon that was started at `started`. Its first sweep must end within `sweep_timeout`.
     #[must_use]
-    pub fn new(lifetime: Lifetime, started: UnixTime, patience: Duration) -> Self {
+    pub fn new(lifetime: Lifetime, started: UnixTime, sweep_timeout: Duration) -> Self {
         let now = Now {
+            started,
             snapshot: Arc::default(),
             stalls: Vec::new(),
             memory: String::new(),
-            sweep_due: Instant::now() + patience,
+            sweep_due: Instant::now() + sweep_timeout,
             rescue: status::Rescue::default(),
             parts: Parts::default(),
             config_refused: None,
@@ -89,31 +75,32 @@ impl Board {
             runs: Vec::new(),
             engines: Vec::new(),
         };
-        Board {
+        SharedStatus {
             lifetime,
-            started,
             now: Mutex::new(now),
         }
     }
 
-    /// Puts up a new snapshot.
-    pub fn post(&self, snapshot: Snapshot) {
-        self.lock().snapshot = Arc::new(snapshot);
+    /// Replaces the snapshot.
+    pub fn set_snapshot(&self, snapshot: Snapshot) {
+        let snapshot = Arc::new(snapshot);
+        // The former one is dropped after the guard.
+        let _former = std::mem::replace(&mut self.lock().snapshot, snapshot);
     }
 
-    /// Puts up whose file systems can hang: mount points and their flags.
-    pub fn watch_stalls(&self, stalls: Vec<(String, StallFlag)>) {
+    /// Sets which file systems can hang: mount points and their flags.
+    pub fn set_stalls(&self, stalls: Vec<(String, StallFlag)>) {
         self.lock().stalls = stalls;
     }
 
-    /// Puts up the metrics of the host's memory.
+    /// Sets the metrics of the host's memory.
     pub fn post_memory(&self, text: String) {
         self.lock().memory = text;
     }
 
-    /// Notes that a sweep has ended; the next one must within `patience`.
-    pub fn swept(&self, patience: Duration) {
-        self.lock().sweep_due = Instant::now() + patience;
+    /// A sweep has ended; the next one must within `timeout`.
+    pub fn swept(&self, timeout: Duration) {
+        self.lock().sweep_due = Instant::now() + timeout;
     }
 
     /// The snapshot.
@@ -125,35 +112,32 @@ impl Board {
     /// Mount points whose file systems hang, and for how long.
     #[must_use]
     pub fn stalled(&self) -> Vec<(String, Duration)> {
-        let now = self.lock();
-        let stalled =
-            |(mount, flag): &(String, StallFlag)| Some((mount.clone(), flag.stalled_for()?));
-        now.stalls.iter().filter_map(stalled).collect()
+        self.lock().stalled().collect()
     }
 
-    /// For how long a sweep is overdue; nothing while all is well.
+    /// For how long a sweep is overdue; `None` while all is well.
     #[must_use]
     pub fn overdue(&self) -> Option<Duration> {
-        Instant::now().checked_duration_since(self.lock().sweep_due)
+        self.lock().overdue()
     }
 
-    /// Changes what is told of the rescue.
+    /// Changes the state of the rescue.
     pub fn update_rescue(&self, change: impl FnOnce(&mut status::Rescue)) {
         change(&mut self.lock().rescue);
     }
 
-    /// What is told of the rescue.
+    /// The state of the rescue.
     #[must_use]
     pub fn rescue(&self) -> status::Rescue {
         self.lock().rescue.clone()
     }
 
-    /// Puts up how a part does.
+    /// Sets the state of a part.
     pub fn set_part(&self, part: Part, state: State) {
         self.lock().parts.set(part, state);
     }
 
-    /// Leaves only those parts that there still are.
+    /// Removes the parts for which this does not hold.
     pub fn retain_parts(&self, keep: impl Fn(&Part) -> bool) {
         self.lock().parts.retain(keep);
     }
@@ -174,17 +158,17 @@ impl Board {
         self.lock().pause.restore(recorded);
     }
 
-    /// Puts up the defragmentations that are under way.
+    /// Sets the defragmentations that are under way.
     pub fn post_runs(&self, runs: Vec<status::Run>) {
         self.lock().runs = runs;
     }
 
-    /// Puts up which engines can be used.
+    /// Sets which engines can be used.
     pub fn post_engines(&self, engines: Vec<status::EngineState>) {
         self.lock().engines = engines;
     }
 
-    /// Puts up why a new configuration was refused; nothing when it was taken.
+    /// Sets why a new configuration was refused; `None` when it was accepted.
     pub fn config(&self, refused: Option<String>) {
         let mut now = self.lock();
         if refused.is_none() {
@@ -193,23 +177,25 @@ impl Board {
         now.config_refused = refused;
     }
 
-    /// Puts up what the daemon was started with, and what is wrong with the configuration.
+    /// Sets what the daemon was started with, and what is wrong with the configuration.
     pub fn config_at_start(&self, in_force: status::InForce, error: Option<String>) {
         let mut now = self.lock();
         (now.config_in_force, now.config_refused) = (in_force, error);
     }
 
-    /// Puts up why nothing listens at `metrics.listen`; nothing when something does.
+    /// Sets why `metrics.listen` is not served; `None` if it is.
     pub fn listening(&self, error: Option<String>) {
-        self.lock().listen_error = error;
+        metrics::listening(error.is_none());
+        let mut now = self.lock();
+        now.parts.set(Part::Http, State::down(error.clone()));
+        now.listen_error = error;
     }
 
-    /// What `fragwatch status` is told.
+    /// What `fragwatch status` gets.
     #[must_use]
     pub fn status(&self) -> Status {
-        let (stalled, overdue) = (self.stalled(), self.overdue());
         let now = self.lock();
-        let stalled = stalled.into_iter().map(|(mount, since)| status::Stalled {
+        let stalled = now.stalled().map(|(mount, since)| status::Stalled {
             mount,
             seconds: since.as_secs(),
         });
@@ -218,9 +204,9 @@ impl Board {
             daemon: status::Daemon {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 pid: std::process::id(),
-                started: self.started,
+                started: now.started,
                 swept: now.snapshot.swept,
-                sweep_overdue_seconds: overdue.map(|overdue| overdue.as_secs()),
+                sweep_overdue_seconds: now.overdue().map(|overdue| overdue.as_secs()),
                 config_refused: now.config_refused.clone(),
                 config_in_force: now.config_in_force,
                 listen_error: now.listen_error.clone(),
@@ -230,43 +216,49 @@ impl Board {
             worst: now.snapshot.worst.clone(),
             stalled: stalled.collect(),
             rescue: now.rescue.clone(),
-            parts: now.parts.status(),
+            parts: now.parts().status(),
             paused: now.pause.is_on(),
             runs: now.runs.clone(),
             engines: now.engines.clone(),
         }
     }
 
-    /// All metrics, as text for Prometheus.
+    /// All metrics, as text for Prometheus in two parts. The second, by far the larger, is shared.
     #[must_use]
-    pub fn metrics(&self) -> String {
-        let (snapshot, stalls, memory, engines, parts, rescue) = {
-            let now = self.lock();
-            let flag =
-                |(mount, flag): &(String, StallFlag)| (mount.clone(), flag.stalled_for().is_some());
-            let stalls: Vec<_> = now.stalls.iter().map(flag).collect();
-            (
-                Arc::clone(&now.snapshot),
-                stalls,
-                now.memory.clone(),
-                now.engines.clone(),
-                now.parts.clone(),
-                now.rescue.clone(),
-            )
-        };
+    pub fn metrics(&self) -> [Bytes; 2] {
         let mut text = self.lifetime.render();
-        text.reserve(snapshot.text.len());
-        text.push_str(&snapshot.text);
-        text.push_str(&metrics::render_stalls(&stalls));
-        text.push_str(&metrics::render_engines(&engines));
-        text.push_str(&memory);
-        text.push_str(&metrics::render_parts(&parts, &rescue));
-        text
+        let now = self.lock();
+        let stalls = now.stalls.iter();
+        let stalls = stalls.map(|(mount, flag)| (mount.as_str(), flag.stalled_for().is_some()));
+        text.push_str(&metrics::render_stalls(stalls));
+        text.push_str(&metrics::render_engines(&now.engines));
+        text.push_str(&now.memory);
+        text.push_str(&metrics::render_parts(&now.parts(), &now.rescue));
+        [text.into(), now.snapshot.text.clone()]
     }
 
     fn lock(&self) -> MutexGuard<'_, Now> {
         // Every field is replaced as a whole.
         self.now.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Now {
+    fn stalled(&self) -> impl Iterator<Item = (String, Duration)> {
+        let stalls = self.stalls.iter();
+        stalls.filter_map(|(mount, flag)| Some((mount.clone(), flag.stalled_for()?)))
+    }
+
+    fn overdue(&self) -> Option<Duration> {
+        Instant::now().checked_duration_since(self.sweep_due)
+    }
+
+    /// All parts. That of the sampler is down as soon as a sweep is overdue.
+    fn parts(&self) -> Parts {
+        let reason = |late: Duration| format!("its sweep is overdue by {} s", late.as_secs());
+        let mut parts = self.parts.clone();
+        parts.set(Part::Sampler, State::down(self.overdue().map(reason)));
+        parts
     }
 }
 
@@ -291,5 +283,27 @@ mod tests {
             pause.restore(recorded);
             assert_eq!(pause.is_on(), recorded);
         }
+    }
+
+    #[test]
+    fn a_sweep_that_does_not_end_is_seen_everywhere() {
+        let hour = Duration::from_secs(3600);
+        let status = SharedStatus::new(Lifetime::detached(), UnixTime(0), hour);
+        let seen = || {
+            let [text, _] = status.metrics();
+            let text = String::from_utf8(text.to_vec()).unwrap();
+            let line = text.lines().find(|line| line.contains("part=\"sampler\""));
+            let (line, status) = (line.map(str::to_owned), status.status());
+            let is_late = status.daemon.sweep_overdue_seconds.is_some();
+            let parts: Vec<_> = status.parts.iter().map(ToString::to_string).collect();
+            (line.unwrap(), is_late, parts.join("\n"))
+        };
+        let line = |value| format!("fragwatch_part_severity{{part=\"sampler\"}} {value}");
+        assert_eq!(seen(), (line(0), false, "sampler up".to_owned()));
+        status.swept(Duration::ZERO);
+        let down = "sampler down: its sweep is overdue by 0 s".to_owned();
+        assert_eq!(seen(), (line(1), true, down));
+        status.swept(hour);
+        assert_eq!(seen(), (line(0), false, "sampler up".to_owned()));
     }
 }

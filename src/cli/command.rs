@@ -1,0 +1,40 @@
+//! What subcommands share: the configuration, and a runtime for one future.
+
+use std::path::Path;
+
+use super::output;
+use crate::config::{self, ConfigError, Loaded, Settings};
+use crate::daemon::Start;
+
+/// The configuration in `path`, or the default one if there is one.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub(super) fn load_config(path: Option<&Path>) -> Result<Loaded, ConfigError> {
+    match path {
+        Some(path) => config::load(path),
+        None => config::load_default(),
+    }
+}
+
+/// The settings by which the daemon is found. A wrong configuration is reported and read as far as
+/// it can be, as the daemon does at its start.
+pub(super) fn load_to_ask(path: Option<&Path>) -> Settings {
+    let start = Start::read_patiently(path);
+    if let Some(error) = start.error {
+        let first = error.lines().next().unwrap_or_default();
+        output::eprint_error(&format!("{first}; `fragwatch check-config` shows all"));
+    }
+    start.settings
+}
+
+/// Runs a future on this thread.
+///
+/// # Errors
+/// Its own, and those of creating the runtime.
+pub(super) fn block_on<T>(future: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?
+        .block_on(future)
+}

@@ -1,0 +1,109 @@
+//! What commands print and how they end: text, JSON, bars, exit codes. Colour only to a terminal; a
+//! closed pipe is not an error.
+
+use std::io::{self, IsTerminal as _, Write as _};
+
+use serde::Serialize;
+
+use crate::model::ExtentCount;
+
+/// Exit code: everything was done.
+pub(super) const SUCCESS: u8 = 0;
+/// Exit code: something could not be read.
+pub(super) const INCOMPLETE: u8 = 1;
+/// Exit code: wrong usage, a wrong configuration, or nothing was done.
+pub(super) const FAILURE: u8 = 2;
+
+/// Version of the JSON documents. Keys are only added; it rises if one ever changes its meaning.
+pub(super) const SCHEMA: u32 = 1;
+
+/// Columns of the longest [`linear_bar`], and those that it pads to.
+const BAR: usize = 40;
+/// Eighths of a column, from one to seven.
+const EIGHTHS: [char; 7] = ['▏', '▎', '▍', '▌', '▋', '▊', '▉'];
+
+/// Whether to colour standard output: a terminal, and NO_COLOR not set (<https://no-color.org>).
+pub(super) fn colours() -> bool {
+    let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
+    io::stdout().is_terminal() && !refused && !dumb
+}
+
+/// Columns of the terminal on standard output; `None` if it is not a terminal or has no size.
+pub(super) fn width() -> Option<u16> {
+    let size = rustix::termios::tcgetwinsize(io::stdout()).ok()?;
+    (size.ws_col > 0).then_some(size.ws_col)
+}
+
+/// Prints a text, in one write where the pipe takes it.
+///
+/// # Errors
+/// Those of writing; see [`is_broken_pipe`].
+pub(super) fn print(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    out.flush()
+}
+
+/// Prints a JSON document on one line.
+///
+/// # Errors
+/// Those of writing.
+pub(super) fn print_json(document: &impl Serialize) -> anyhow::Result<()> {
+    Ok(print(&(serde_json::to_string(document)? + "\n"))?)
+}
+
+/// Writes a line to standard error. An error of writing it is ignored: the exit code remains.
+pub(super) fn eprint_error(line: &str) {
+    let _ = writeln!(io::stderr(), "fragwatch: {line}");
+}
+
+/// Whether a command failed because its output is no longer read.
+pub(super) fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error
+        .chain()
+        .filter_map(|cause| cause.downcast_ref::<io::Error>())
+        .any(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}
+
+/// `1 image`, `2 images`
+pub(super) fn counted(number: u64, noun: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{} {noun}{plural}", ExtentCount(number))
+}
+
+/// A horizontal bar of so many eighths of a column.
+pub(super) fn bar(eighths: usize) -> String {
+    let mut bar = "█".repeat(eighths / 8);
+    let part = (eighths % 8).checked_sub(1);
+    bar.extend(part.and_then(|part| EIGHTHS.get(part)));
+    bar
+}
+
+/// A bar in proportion to `value`, padded to the length of that of `most`. Anything above zero is
+/// visible.
+pub(super) fn linear_bar(value: u64, most: u64) -> String {
+    let eighths = match value {
+        0 => 0,
+        // Far below 2^58 each: counts of extents and files.
+        _ => (value.saturating_mul(BAR as u64 * 8) / most.max(1)).max(1),
+    };
+    let bar = bar(usize::try_from(eighths).unwrap_or(0));
+    format!("{bar:<BAR$}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bars_are_in_proportion() {
+        let bar = |value, most| linear_bar(value, most).trim_end().to_owned();
+        assert_eq!(bar(0, 100), "");
+        assert_eq!(bar(1, 1_000_000), "▏");
+        assert_eq!(bar(50, 100), "█".repeat(20));
+        assert_eq!(bar(100, 100), "█".repeat(40));
+        assert_eq!(bar(1, 64), "▋");
+        assert_eq!(linear_bar(0, 0), " ".repeat(40));
+    }
+}

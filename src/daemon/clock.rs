@@ -1,0 +1,55 @@
+//! The daemon's clocks.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use rustix::time::{ClockId, clock_gettime};
+
+use crate::model::UnixTime;
+
+/// Seconds since 1970, as Prometheus counts them.
+pub(super) fn now() -> f64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0.0, |since| since.as_secs_f64())
+}
+
+/// The wall clock: that of all rows in the history.
+pub(super) fn wall() -> UnixTime {
+    UnixTime::from_seconds(now())
+}
+
+/// Wall-clock time that never jumps: that of the daemon's start, and what has gone by since, suspend
+/// included (`CLOCK_BOOTTIME`). Growth is computed by it, so that a clock that is set, forwards or
+/// back, does not change the growth of images.
+#[derive(Debug)]
+pub(super) struct MonotonicWallClock {
+    /// The wall-clock time of the boot.
+    boot: i64,
+}
+
+impl MonotonicWallClock {
+    pub(super) fn start() -> Self {
+        let boot = wall().0.saturating_sub(since_boot());
+        MonotonicWallClock { boot }
+    }
+
+    pub(super) fn now(&self) -> UnixTime {
+        UnixTime(self.boot.saturating_add(since_boot()))
+    }
+}
+
+fn since_boot() -> i64 {
+    clock_gettime(ClockId::Boottime).tv_sec
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_begins_with_the_wall_clock() {
+        let steady = MonotonicWallClock::start();
+        // They tick at different moments.
+        let off = steady.now().0.abs_diff(wall().0);
+        assert!(off <= 2, "{off}");
+    }
+}

@@ -1,0 +1,269 @@
+//! The images and file systems that the daemon knows, from sweep to sweep. Pure: it is given what a
+//! sweep meets, and returns what has changed.
+
+mod change;
+mod image;
+
+use std::collections::{BTreeMap, BTreeSet, btree_map};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+pub(super) use change::{Change, SeverityChange, Subject};
+pub(super) use image::KnownImage;
+
+use crate::assess::{Assessor, HostJudge, Judge};
+use crate::growth::Recent;
+use crate::history::{ImageRef, SampleRow};
+use crate::model::memory::extent_map_memory;
+use crate::model::path::shown;
+use crate::model::{
+    Bytes, DeviceNumber, Filesystem, FilesystemKind, ImageId, ImageKey, Owner, Sample, Severity,
+    UnixTime,
+};
+use crate::probe::protocol::Fault;
+use crate::serve::snapshot::Snapshot;
+use crate::serve::view::{FilesystemView, HostView};
+
+/// The registry, shared by sampler, mapper and maintenance. Its guard is never held across a wait.
+#[derive(Debug, Clone, Default)]
+pub(super) struct SharedRegistry(Arc<Mutex<Registry>>);
+
+impl SharedRegistry {
+    pub(super) fn lock(&self) -> MutexGuard<'_, Registry> {
+        // A sample is taken in whole or not at all.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// All images and file systems.
+#[derive(Debug, Default)]
+pub(super) struct Registry {
+    images: BTreeMap<ImageId, KnownImage>,
+    /// The past, from the history, of images that no sweep has met yet.
+    restored: BTreeMap<ImageKey, (Recent, Judge)>,
+    judge: HostJudge,
+    host: HostView,
+    filesystems: BTreeMap<DeviceNumber, Filesystem>,
+    met_filesystems: BTreeSet<DeviceNumber>,
+    /// What could not be read in the last sweep, and why.
+    faults: BTreeMap<PathBuf, (DeviceNumber, String)>,
+    met_faults: BTreeMap<PathBuf, (DeviceNumber, String)>,
+    /// Images that the sweep under way has met, but could not identify.
+    unidentified: BTreeSet<ImageId>,
+}
+
+impl Registry {
+    /// Begins a sweep.
+    pub(super) fn begin(&mut self) {
+        self.images.values_mut().for_each(|image| image.met = false);
+        self.met_filesystems.clear();
+        self.met_faults.clear();
+        self.unidentified.clear();
+    }
+
+    /// A file system was met.
+    pub(super) fn filesystem(&mut self, device: DeviceNumber, filesystem: Filesystem) {
+        self.met_filesystems.insert(device);
+        self.filesystems.insert(device, filesystem);
+    }
+
+    /// Restores the last counts and the severity of an image that a sweep will meet. Otherwise a bad
+    /// image would be reported anew, and its growth would be unknown for an hour.
+    pub(super) fn restore(&mut self, key: ImageKey, recent: Recent, severity: Severity) {
+        let past = (recent, Judge::remembering(severity));
+        self.restored.insert(key, past);
+    }
+
+    /// An image was counted. One whose identity could not be read stays as it was: the count could
+    /// be that of another file.
+    pub(super) fn image(
+        &mut self,
+        device: DeviceNumber,
+        sample: Sample,
+        owner: Option<Owner>,
+        assessor: &Assessor,
+        now: UnixTime,
+    ) -> Vec<Change> {
+        let id = sample.id;
+        let key = match &sample.key {
+            Ok(key) => key.clone(),
+            Err(why) => {
+                self.unidentified.insert(id);
+                let error = format!("not recorded, because it cannot be identified: {why}");
+                let path = sample.path;
+                return Vec::from_iter(self.fault(device, Fault { path, error }));
+            }
+        };
+        let mut changes = Vec::new();
+        // The inode of an image that is gone, with another generation.
+        let is_other = |known: &KnownImage| known.generation() != Some(key.generation);
+        if self.images.get(&id).is_some_and(is_other)
+            && let Some(gone) = self.images.remove(&id)
+        {
+            changes.push(Change::Vanished(gone.sample.path));
+        }
+        let image = match self.images.entry(id) {
+            btree_map::Entry::Occupied(known) => {
+                let image = known.into_mut();
+                let before = std::mem::replace(&mut image.sample, sample);
+                if before.path != image.sample.path {
+                    changes.push(Change::Renamed(before.path, image.sample.path.clone()));
+                }
+                image
+            }
+            btree_map::Entry::Vacant(unknown) => {
+                changes.push(Change::Appeared(sample.path.clone(), sample.extents));
+                let past = self.restored.remove(&key).unwrap_or_default();
+                unknown.insert(KnownImage::new(device, sample, past))
+            }
+        };
+        (image.met, image.device) = (true, device);
+        // Before it is judged: a change of its severity names its VM.
+        changes.extend(owner.and_then(|owner| image.set_owner(owner)));
+        changes.extend(image.assess(assessor, now));
+        changes
+    }
+
+    /// Judges the host, which has so much memory, by what all extent maps take.
+    pub(super) fn host(&mut self, assessor: &Assessor, ram: Bytes) -> Option<Change> {
+        let memory = self.memory();
+        let thresholds = assessor.thresholds();
+        let (limits, hysteresis) = (&thresholds.host, thresholds.hysteresis);
+        let from = self.judge.severity();
+        let reason = self.judge.judge(limits, hysteresis, memory, ram);
+        let to = self.judge.severity();
+        self.host = HostView {
+            memory,
+            severity: to,
+            reason: Some(reason),
+        };
+        SeverityChange::between((from, to), reason, || Subject::Host { memory })
+    }
+
+    /// Something could not be read. Reported once, not each sweep.
+    pub(super) fn fault(&mut self, device: DeviceNumber, fault: Fault) -> Option<Change> {
+        let before = self.faults.get(&fault.path);
+        let known = before.is_some_and(|(_, error)| *error == fault.error);
+        self.met_faults
+            .insert(fault.path.clone(), (device, fault.error.clone()));
+        (!known).then_some(Change::Fault(fault))
+    }
+
+    /// Ends a sweep: forgets images that were not met, but for those on `unanswering` file systems,
+    /// of which nothing is known.
+    pub(super) fn end(&mut self, unanswering: &BTreeSet<DeviceNumber>) -> Vec<Change> {
+        let mut changes = Vec::new();
+        self.images.retain(|_, image| {
+            let stays = image.met
+                || unanswering.contains(&image.device)
+                || self.unidentified.contains(&image.sample.id);
+            if !stays {
+                changes.push(Change::Vanished(image.sample.path.clone()));
+            }
+            stays
+        });
+        let met = &self.met_filesystems;
+        self.filesystems
+            .retain(|device, _| met.contains(device) || unanswering.contains(device));
+        let faults = std::mem::take(&mut self.met_faults);
+        for (path, fault) in std::mem::replace(&mut self.faults, faults) {
+            if unanswering.contains(&fault.0) {
+                self.faults.entry(path).or_insert(fault);
+            } else if !self.faults.contains_key(&path) {
+                changes.push(Change::Mended(path));
+            }
+        }
+        changes
+    }
+
+    /// An image as the history identifies it; `None` if it is not met any more.
+    pub(super) fn reference(&self, id: ImageId) -> Option<ImageRef> {
+        self.get(id)?.reference()
+    }
+
+    /// All images that the sweep has counted, as the history records them.
+    pub(super) fn counted_rows(&self) -> Vec<SampleRow> {
+        let met = self.images.values().filter(|image| image.met);
+        met.filter_map(KnownImage::row).collect()
+    }
+
+    /// All images.
+    pub(super) fn images(&self) -> impl Iterator<Item = &KnownImage> {
+        self.images.values()
+    }
+
+    /// All file systems.
+    pub(super) fn filesystems(&self) -> impl Iterator<Item = &Filesystem> {
+        self.filesystems.values()
+    }
+
+    /// One image.
+    pub(super) fn get(&self, id: ImageId) -> Option<&KnownImage> {
+        self.images.get(&id)
+    }
+
+    /// One image, to be changed.
+    pub(super) fn get_mut(&mut self, id: ImageId) -> Option<&mut KnownImage> {
+        self.images.get_mut(&id)
+    }
+
+    /// An image was defragmented.
+    pub(super) fn defragmented(&mut self, id: ImageId) {
+        if let Some(image) = self.get_mut(id) {
+            image.defragmented();
+        }
+    }
+
+    /// Whether a file system is an XFS.
+    pub(super) fn is_xfs(&self, device: DeviceNumber) -> bool {
+        let filesystem = self.filesystems.get(&device);
+        filesystem.is_some_and(|it| it.kind == FilesystemKind::Xfs)
+    }
+
+    /// In one line, for `systemctl status`: `12 images, worst 1.2M extents in db-1.qcow2`.
+    pub(super) fn summary(&self) -> String {
+        let plural = if self.images.len() == 1 { "" } else { "s" };
+        let count = format!("{} image{plural}", self.images.len());
+        let Some(worst) = self.images().max_by_key(|image| image.sample.extents) else {
+            return count;
+        };
+        let name = worst.sample.path.file_name().unwrap_or_default();
+        format!(
+            "{count}, worst {} extents in {}",
+            worst.sample.extents.short(),
+            shown(name.as_ref())
+        )
+    }
+
+    /// What is known now, as it is served; `swept` in seconds since 1970.
+    pub(super) fn snapshot(&self, swept: Option<f64>) -> Snapshot {
+        let images: Vec<_> = self
+            .images()
+            .map(|image| image.view(self.filesystems.get(&image.device)))
+            .collect();
+        let filesystem = |(device, filesystem): (&DeviceNumber, _)| {
+            let on = self.images().filter(|image| image.device == *device);
+            FilesystemView {
+                filesystem,
+                extents: on.map(|image| image.sample.extents).sum(),
+            }
+        };
+        let filesystems: Vec<_> = self.filesystems.iter().map(filesystem).collect();
+        let host = HostView {
+            memory: self.memory(),
+            ..self.host
+        };
+        Snapshot::new(&images, &filesystems, host, swept)
+    }
+
+    /// What the extent maps of all images on XFS take when they are loaded.
+    fn memory(&self) -> Bytes {
+        let on_xfs = self.images().filter(|image| self.is_xfs(image.device));
+        on_xfs
+            .map(|image| extent_map_memory(image.sample.extents))
+            .sum()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,216 @@
+//! What all engines share: the request, one run at a time on a file system, and the checks between
+//! two steps of a run.
+
+use std::fs::File;
+use std::io;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use rustix::fs::{FlockOperation, flock};
+use rustix::time::{ClockId, clock_gettime};
+
+use super::Host;
+use super::guard::{self, Refusal, Target};
+use super::meter::Meter;
+use super::pressure::{Asked, Gauge, WithoutIo};
+use super::run::{Hold, Input};
+use crate::config::settings::Defrag;
+use crate::model::{Bytes, Engine, ExtentCount, RunOutcome, RunReport, Stop};
+use crate::probe::{open, reason};
+use crate::sys::fsxattr;
+
+/// How often the I/O pressure is read: it is an average of ten seconds.
+const PRESSURE_INTERVAL: Duration = Duration::from_secs(1);
+/// How often is checked whether the image still exists.
+const GONE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// An order to defragment an image.
+#[derive(Debug)]
+pub struct Request<'a> {
+    /// The image.
+    pub path: &'a Path,
+    /// Limits of all kinds.
+    pub limits: &'a Defrag,
+    /// When it has to be over.
+    pub until: Option<Instant>,
+}
+
+/// Makes the report of an attempt: its outcome, and how long it took.
+pub(super) fn report(
+    engine: Engine,
+    attempt: impl FnOnce(&mut RunReport) -> Result<RunOutcome, Refusal>,
+) -> RunReport {
+    let began = Instant::now();
+    let mut report = RunReport::of(engine, RunOutcome::Unchanged { message: None });
+    report.outcome = attempt(&mut report).unwrap_or_else(|refusal| RunOutcome::Refused {
+        guard: refusal.name().to_owned(),
+        reason: refusal.to_string(),
+    });
+    report.took = began.elapsed();
+    report
+}
+
+/// A run that failed because of an error.
+pub(super) fn failed(what: &str, error: &io::Error) -> RunOutcome {
+    let reason = format!("{what}: {}", reason(error));
+    RunOutcome::Failed { reason }
+}
+
+/// Locks the root directory of the image's file system, so that only one run at a time works on it,
+/// whoever starts it.
+///
+/// # Errors
+/// [`Refusal::OtherRun`] while another run holds the lock.
+pub(super) fn lock_filesystem(target: &Target) -> Result<File, Refusal> {
+    let root = open::mount_point(&target.mount.point)?;
+    match flock(&root, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(root),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(Refusal::OtherRun),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Counts the extents of the image.
+///
+/// # Errors
+/// Those of FS_IOC_FSGETXATTR.
+pub(super) fn count(target: &Target) -> io::Result<ExtentCount> {
+    let attributes = fsxattr::attributes(&target.file)?;
+    Ok(ExtentCount(attributes.extents.into()))
+}
+
+/// The pressure gauge of the image's file system, below the limit at this moment.
+///
+/// # Errors
+/// [`Refusal::Pressure`].
+pub(super) fn gauge(target: &Target, request: &Request<'_>, host: &Host) -> Result<Gauge, Refusal> {
+    let mut gauge = Gauge::new(target.mount.device);
+    guard::check_pressure(&mut gauge, request.limits.max_io_pressure, host)?;
+    Ok(gauge)
+}
+
+/// CLOCK_MONOTONIC, for a [`Machine`](super::run::Machine).
+pub(super) fn monotonic() -> Duration {
+    let now = clock_gettime(ClockId::Monotonic);
+    Duration::new(
+        now.tv_sec.try_into().unwrap_or(0),
+        now.tv_nsec.try_into().unwrap_or(0),
+    )
+}
+
+/// The checks between two steps: orders, the window, bandwidth, I/O pressure, and whether the image
+/// still exists.
+pub(super) struct Controls<'a> {
+    request: &'a Request<'a>,
+    host: &'a Host,
+    target: &'a Target,
+    orders: &'a mut dyn FnMut() -> Option<Stop>,
+    gone_at: Instant,
+    began: Instant,
+    meter: Meter,
+    gauge: Gauge,
+    pressure_at: Option<Instant>,
+    is_pressed: bool,
+    unreported: Option<WithoutIo>,
+    held: Duration,
+    held_since: Option<Instant>,
+}
+
+impl<'a> Controls<'a> {
+    /// `gauge` is the one that the guards have read. `orders` returns why the run is to stop, if it
+    /// is.
+    pub(super) fn new(
+        request: &'a Request<'a>,
+        host: &'a Host,
+        target: &'a Target,
+        gauge: Gauge,
+        orders: &'a mut dyn FnMut() -> Option<Stop>,
+    ) -> Controls<'a> {
+        Controls {
+            request,
+            host,
+            target,
+            orders,
+            gone_at: Instant::now(),
+            began: Instant::now(),
+            meter: Meter::new(request.limits.bandwidth),
+            gauge,
+            pressure_at: None,
+            is_pressed: false,
+            unreported: None,
+            held: Duration::ZERO,
+            held_since: None,
+        }
+    }
+
+    /// The reasons to stop.
+    pub(super) fn stops(&mut self) -> Vec<Stop> {
+        let ordered = (self.orders)();
+        let gone = self.is_gone().then_some(Stop::Gone);
+        let is_over = |until| Instant::now() >= until;
+        let closed = self.request.until.is_some_and(is_over);
+        let closed = closed.then_some(Stop::WindowClosed);
+        [ordered, gone, closed].into_iter().flatten().collect()
+    }
+
+    /// The inputs for the machine of a run that has moved so many bytes in all.
+    pub(super) fn inputs(&mut self, moved: Bytes) -> Vec<Input> {
+        let mut inputs: Vec<_> = self.stops().into_iter().map(Input::Stop).collect();
+        let is_over = self.meter.is_over(self.began.elapsed(), moved);
+        inputs.push(switch(Hold::Bandwidth, is_over));
+        inputs.extend(self.pressure());
+        inputs
+    }
+
+    /// I/O pressure that does not hold the run, once.
+    pub(super) fn unreported_pressure(&mut self) -> Option<WithoutIo> {
+        self.unreported.take()
+    }
+
+    /// Adds up the time in which the run is held.
+    pub(super) fn note_held(&mut self, is_held: bool) {
+        let now = Instant::now();
+        if let Some(since) = std::mem::replace(&mut self.held_since, is_held.then_some(now)) {
+            self.held += now - since;
+        }
+    }
+
+    /// How long the run was held in all.
+    pub(super) fn held(&self) -> Duration {
+        self.held
+    }
+
+    fn is_gone(&mut self) -> bool {
+        if self.gone_at.elapsed() < GONE_INTERVAL {
+            return false;
+        }
+        self.gone_at = Instant::now();
+        self.target.is_gone(self.host)
+    }
+
+    /// Once held, the run continues when the pressure is well below the limit.
+    fn pressure(&mut self) -> Option<Input> {
+        let is_recent = |at: Instant| at.elapsed() < PRESSURE_INTERVAL;
+        if self.pressure_at.is_some_and(is_recent) {
+            return None;
+        }
+        self.pressure_at = Some(Instant::now());
+        // A run that was held since the last reading at least makes no pressure itself, so the number
+        // of the host counts, and does not keep the disks at work.
+        let held = self.is_pressed;
+        let asked = if held { Asked::OrHost } else { Asked::Others };
+        let found = self.gauge.look(self.host, asked, held)?;
+        let limit = self.request.limits.max_io_pressure;
+        self.unreported = self.unreported.or(self.gauge.news(Some(found), limit));
+        let limit = if held { limit / 4 * 3 } else { limit };
+        self.is_pressed = found.counts.is_above(limit);
+        Some(switch(Hold::Pressure, self.is_pressed))
+    }
+}
+
+fn switch(hold: Hold, is_held: bool) -> Input {
+    match is_held {
+        true => Input::Held(hold),
+        false => Input::Freed(hold),
+    }
+}

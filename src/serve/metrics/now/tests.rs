@@ -1,0 +1,163 @@
+use super::*;
+use crate::assess::Reason;
+use crate::model::{
+    Bytes, Engine, ExtentCount, ExtentsPerDay, FilesystemKind, Format, ImageId, ImageKey, Opener,
+    Owner, Sample, Vm,
+};
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::PathBuf;
+
+fn sample(path: &[u8]) -> Sample {
+    Sample {
+        id: ImageId {
+            device: 1,
+            inode: 2,
+        },
+        key: Ok(ImageKey {
+            filesystem: "1234".to_owned(),
+            inode: 2,
+            generation: 0,
+        }),
+        path: PathBuf::from(OsStr::from_bytes(path)),
+        format: Format::Qcow2,
+        extents: ExtentCount(34_694_398),
+        size: Bytes(1 << 40),
+        allocated: Bytes(4096),
+        extent_size_hint: Bytes(0),
+        directory_hint: Bytes(0),
+    }
+}
+
+fn lines(text: &str, name: &str) -> Vec<String> {
+    let is = |line: &&str| {
+        line.split(['{', ' '])
+            .next()
+            .and_then(|it| it.strip_prefix("fragwatch_"))
+            == Some(name)
+    };
+    text.lines().filter(is).map(str::to_owned).collect()
+}
+
+#[test]
+fn an_image_is_labelled_with_its_path() {
+    let sample = sample(b"/srv/a.qcow2");
+    let opener = Opener {
+        vm: Some(Vm {
+            name: Some("db\n1".to_owned()),
+            ..Vm::default()
+        }),
+        ..Opener::default()
+    };
+    let owner = Owner {
+        openers: vec![opener],
+    };
+    let filesystem = Filesystem {
+        mount: PathBuf::from("/srv"),
+        type_name: "xfs".to_owned(),
+        kind: FilesystemKind::Xfs,
+        uuid: None,
+        features: None,
+        size: Bytes(10),
+        free: Bytes(5),
+        block_size: Bytes(4096),
+    };
+    let now = ImageView {
+        sample: &sample,
+        owner: &owner,
+        map: None,
+        growth: Some(ExtentsPerDay(86_400.0)),
+        time_left: None,
+        severity: Severity::Critical,
+        reason: Reason::BelowAll,
+        filesystem: Some(&filesystem),
+    };
+    let filesystem = FilesystemView {
+        filesystem: &filesystem,
+        extents: ExtentCount(7),
+    };
+    let text = render_sweep(&[now], &[filesystem], &HostView::default(), Some(12.5));
+    assert_eq!(
+        lines(&text, "image_extents"),
+        ["fragwatch_image_extents{image=\"/srv/a.qcow2\"} 34694398"]
+    );
+    assert_eq!(
+        lines(&text, "image_severity"),
+        ["fragwatch_image_severity{image=\"/srv/a.qcow2\"} 2"]
+    );
+    assert_eq!(
+        lines(&text, "image_in_use"),
+        ["fragwatch_image_in_use{image=\"/srv/a.qcow2\"} 1"]
+    );
+    assert_eq!(lines(&text, "image_fragments"), [""; 0]);
+    assert_eq!(
+        lines(&text, "image_extents_growth_per_second"),
+        ["fragwatch_image_extents_growth_per_second{image=\"/srv/a.qcow2\"} 1"]
+    );
+    assert_eq!(lines(&text, "image_seconds_to_critical"), [""; 0]);
+    assert_eq!(lines(&text, "host_severity"), ["fragwatch_host_severity 0"]);
+    assert_eq!(
+        lines(&text, "image_info"),
+        [
+            "fragwatch_image_info{image=\"/srv/a.qcow2\",vm=\"db\\\\x0a1\",filesystem=\"/srv\",format=\"qcow2\"} 1"
+        ]
+    );
+    assert_eq!(
+        lines(&text, "filesystem_extents"),
+        ["fragwatch_filesystem_extents{filesystem=\"/srv\"} 7"]
+    );
+    assert_eq!(
+        lines(&text, "sweep_timestamp_seconds"),
+        ["fragwatch_sweep_timestamp_seconds 12.5"]
+    );
+}
+
+#[test]
+fn an_engine_has_its_reason_as_a_label() {
+    let state = |engine, reason: Option<&str>| status::EngineState {
+        engine,
+        usable: reason.is_none(),
+        reason: reason.map(str::to_owned),
+        text: reason.map(str::to_owned),
+    };
+    let text = render_engines(&[
+        state(Engine::XfsFsr, None),
+        state(Engine::Online, Some("kernel_known_bad")),
+    ]);
+    let mut lines = lines(&text, "engine_usable");
+    lines.sort();
+    assert_eq!(
+        lines,
+        [
+            "fragwatch_engine_usable{engine=\"online\",reason=\"kernel_known_bad\"} 0",
+            "fragwatch_engine_usable{engine=\"xfs_fsr\",reason=\"\"} 1",
+        ]
+    );
+}
+
+#[test]
+fn any_name_gives_a_right_label() {
+    // What Prometheus must read back: one backslash before each escape of ours.
+    for (path, expected) in [
+        (&b"/a\"b"[..], r#"/a\"b"#),
+        (b"/a\\b", r"/a\\b"),
+        (b"/a\\\\\"", r#"/a\\\\\""#),
+        (b"/a\nb\xff", r"/a\\x0ab\\xff"),
+        (b"/a\\", r"/a\\"),
+    ] {
+        let sample = sample(path);
+        let now = ImageView {
+            sample: &sample,
+            owner: &Owner::default(),
+            map: None,
+            growth: None,
+            time_left: None,
+            severity: Severity::Ok,
+            reason: Reason::BelowAll,
+            filesystem: None,
+        };
+        let text = render_sweep(&[now], &[], &HostView::default(), None);
+        let line = format!("fragwatch_image_extents{{image=\"{expected}\"}} 34694398");
+        assert_eq!(lines(&text, "image_extents"), [line]);
+    }
+}
