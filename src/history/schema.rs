@@ -214,7 +214,7 @@ mod tests {
             let mut rows = rows.to_vec();
             for row in &mut rows {
                 if is_merged(row[1]) {
-                    row[1] = row[1] / 3600;
+                    row[1] /= 3600;
                 }
             }
             rows

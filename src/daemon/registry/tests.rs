@@ -2,7 +2,7 @@ use super::*;
 use crate::config::settings::Thresholds;
 use crate::model::{ExtentCount, ExtentMap, Format, Opener, Unknown};
 use image::LONGEST_MAP_RETRY;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 const DEVICE: DeviceNumber = DeviceNumber { major: 7, minor: 0 };
 
