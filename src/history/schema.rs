@@ -1,19 +1,21 @@
-//! The schema of the database, and the way from older ones to it.
+//! The schema of the database, and upgrades from older ones.
 //!
-//! `PRAGMA user_version` has the number of the schema, `PRAGMA application_id` says that the
-//! database is ours. To change the schema: change `schema.sql`, add the statements that lead from
-//! the one before to [`UPGRADES`], and add a fixture of the old one to the tests. A database is
-//! upgraded in one transaction, when it is opened. One that is newer than this program is refused:
-//! there is no way back.
+//! `PRAGMA user_version` is the number of the schema, `PRAGMA application_id` marks the database as
+//! ours. To change the schema: change `schema.sql`, add the statements that lead from the one before to
+//! [`UPGRADES`], and add a fixture of the old one to the tests. A database is upgraded in one
+//! transaction when it is opened: killed or without room, it stays as it was. A database that is newer
+//! than this program is refused.
 
-use rusqlite::{Connection, TransactionBehavior};
+use rusqlite::{Connection, ErrorCode, TransactionBehavior};
 
 use super::store::StoreError;
 
-/// All tables, as they are made in an empty file.
+/// The tables of an empty database.
 const SCHEMA: &str = include_str!("schema.sql");
-/// What leads from schema 1 to 2, from 2 to 3 and so on.
-const UPGRADES: &[&str] = &[];
+/// The statements from schema 1 to 2, from 2 to 3 and so on.
+const UPGRADES: &[&str] = &[include_str!("schema-2.sql")];
+/// Size of the page cache in an upgrade, in KiB: rows are not written in the order of their table.
+const UPGRADE_CACHE: i64 = 16_384;
 /// "fwhi": marks our databases. file(1) shows it.
 const APPLICATION_ID: i64 = 0x6677_6869;
 
@@ -81,15 +83,26 @@ fn prepare_with(
             [env!("CARGO_PKG_VERSION")],
         )?;
     }
+    let cache: i64 = transaction.pragma_query_value(None, "cache_size", |row| row.get(0))?;
+    transaction.pragma_update(None, "cache_size", -UPGRADE_CACHE)?;
     for upgrade in upgrades.iter().skip(version.saturating_sub(1)) {
         if version > 0 {
-            transaction.execute_batch(upgrade)?;
+            transaction.execute_batch(upgrade).map_err(upgrade_error)?;
         }
     }
     transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
     transaction.pragma_update(None, "user_version", i64::try_from(current).unwrap_or(0))?;
     transaction.commit()?;
+    connection.pragma_update(None, "cache_size", cache)?;
     Ok(())
+}
+
+/// An upgrade that fails for another reason than its environment met rows that it cannot read.
+fn upgrade_error(error: rusqlite::Error) -> StoreError {
+    match error.sqlite_error_code() {
+        Some(ErrorCode::Unknown) => StoreError::Damaged(error.to_string()),
+        _ => error.into(),
+    }
 }
 
 #[cfg(test)]
@@ -98,6 +111,9 @@ mod tests {
 
     /// A database of schema 1 with something in each table.
     const FIXTURE: &str = include_str!("../../tests/data/history-1.sql");
+
+    /// A database that the last program with schema 1 wrote: days in full, by the hour and by the day.
+    const WRITTEN: &str = include_str!("../../tests/data/history-1-written.sql");
 
     fn tables(connection: &Connection) -> Vec<(String, String)> {
         let mut statement = connection
@@ -138,6 +154,93 @@ mod tests {
             ))
         });
         assert_eq!(found.unwrap(), (8, 1007, 1090));
+    }
+
+    /// Image, time, extents, peak, size and allocated bytes.
+    type Row = [i64; 6];
+
+    fn samples(connection: &Connection) -> Vec<Row> {
+        let mut select = connection
+            .prepare("SELECT * FROM samples ORDER BY image, at")
+            .unwrap();
+        let rows = select.query_map([], |row| {
+            let mut values = [0; 6];
+            for (n, value) in values.iter_mut().enumerate() {
+                *value = row.get(n)?;
+            }
+            Ok(values)
+        });
+        rows.unwrap().map(Result::unwrap).collect()
+    }
+
+    /// All values of a table.
+    fn rows(connection: &Connection, table: &str) -> Vec<String> {
+        let mut select = connection
+            .prepare(&format!("SELECT * FROM {table}"))
+            .unwrap();
+        let columns = select.column_count();
+        let rows = select.query_map([], |row| {
+            let values = (0..columns).map(|n| row.get_ref(n).map(|value| format!("{value:?}")));
+            values.collect::<rusqlite::Result<String>>()
+        });
+        rows.unwrap().map(Result::unwrap).collect()
+    }
+
+    #[test]
+    fn samples_of_schema_1_become_those_of_schema_2_by_the_rule() {
+        let mut connection = Connection::open_in_memory().unwrap();
+        connection.execute_batch(WRITTEN).unwrap();
+        let before = samples(&connection);
+        const KEPT: [&str; 5] = ["images", "maps", "runs", "severities", "incidents"];
+        let kept = KEPT.map(|table| rows(&connection, table));
+        prepare(&mut connection).unwrap();
+        let after = samples(&connection);
+        // What is older than two days before the last whole hour is merged by the hour.
+        let newest = before.iter().map(|row| row[1]).max().unwrap();
+        let is_merged = |at: i64| at < newest / 3600 * 3600 - 50 * 3600;
+        let mut expected: Vec<Row> = Vec::new();
+        for row in &before {
+            let last = expected.last_mut().filter(|last| {
+                is_merged(row[1]) && last[0] == row[0] && last[1] / 3600 == row[1] / 3600
+            });
+            match last {
+                Some(last) => *last = [row[0], row[1], row[2], last[3].max(row[3]), row[4], row[5]],
+                None => expected.push(*row),
+            }
+        }
+        assert!(expected.len() + 400 < before.len());
+        // A merged sweep has the time of its last one, whichever images were in that.
+        let coarse = |rows: &[Row]| -> Vec<Row> {
+            let mut rows = rows.to_vec();
+            for row in &mut rows {
+                if is_merged(row[1]) {
+                    row[1] /= 3600;
+                }
+            }
+            rows
+        };
+        assert_eq!(coarse(&after), coarse(&expected));
+        assert_eq!(KEPT.map(|table| rows(&connection, table)), kept);
+        assert!(kept.iter().all(|rows| !rows.is_empty()));
+        let last: i64 = connection
+            .query_row(
+                "SELECT at FROM sweeps ORDER BY id DESC LIMIT 1",
+                [],
+                |row| row.get(0),
+            )
+            .unwrap();
+        assert_eq!(last, newest);
+    }
+
+    #[test]
+    fn unreadable_rows_are_damage() {
+        let mut connection = Connection::open_in_memory().unwrap();
+        connection.execute_batch(FIXTURE).unwrap();
+        connection
+            .execute("UPDATE packed SET extents = '[0,'", [])
+            .unwrap();
+        let error = prepare(&mut connection).unwrap_err();
+        assert!(matches!(error, StoreError::Damaged(_)), "{error:?}");
     }
 
     #[test]
