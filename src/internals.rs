@@ -20,15 +20,15 @@ pub mod config {
 
 /// Of `defrag`.
 pub mod defrag {
-    pub use crate::defrag::engine::Request;
-    pub use crate::defrag::online;
+    pub use crate::defrag::engine::{Event, Request};
     pub use crate::defrag::segments::{Region, Survey};
     pub use crate::defrag::{Host, KernelCheck};
+    pub use crate::defrag::{fsr, online};
 }
 
 /// Of `discover`.
 pub mod discover {
-    pub use crate::discover::owner::Search;
+    pub use crate::discover::owner::OwnerSearch;
 }
 
 /// Of `history`.
@@ -37,8 +37,8 @@ pub mod history {
     pub use crate::history::lock::{self, LockError};
     pub use crate::history::recent::Recent;
     pub use crate::history::{
-        Health, ImageInfo, ImageRef, IncidentRow, Keeper, PastRun, Reader, Record, Recorder,
-        SampleRow, SeverityRow, Store, Sweep, open,
+        Health, ImageInfo, ImageRef, IncidentRow, Keeper, Reader, Record, Recorder, SampleRow,
+        SeverityRow, Store, Sweep, open,
     };
 }
 
@@ -65,8 +65,8 @@ pub mod klog {
 /// Of `maintenance`.
 pub mod maintenance {
     pub use crate::maintenance::{
-        Active, Allowed, Calendar, Came, Facts, FilesystemFacts, Host, ImageFacts, LastRun,
-        Opening, Paces, PastRun, Policy, Run, User, Verdict, facts::ideal, plan,
+        Active, Allowed, Calendar, Decision, FilesystemFacts, ImageFacts, JitterSeed, LastRun,
+        Opening, PlanFacts, PlannedRun, Policy, Speeds, User, facts::ideal, plan,
     };
 }
 

@@ -26,7 +26,7 @@ const MOST_XML: u64 = 4 << 20;
 
 /// Looks for owners, and remembers what is the same the next time.
 #[derive(Debug)]
-pub struct Search {
+pub struct OwnerSearch {
     proc: PathBuf,
     run: PathBuf,
     command_lines: CommandLines,
@@ -36,10 +36,10 @@ pub struct Search {
     foreign: HashMap<Key, HashMap<u32, Option<DeviceNumber>>>,
 }
 
-impl Search {
+impl OwnerSearch {
     /// `proc` is where procfs is mounted, `run` is `/run`.
     pub fn new(proc: &Path, run: &Path) -> Self {
-        Search {
+        OwnerSearch {
             proc: proc.to_owned(),
             run: run.to_owned(),
             command_lines: CommandLines::new(proc.to_owned()),

@@ -81,12 +81,12 @@ pub struct DirectoryWatch<W = RecommendedWatcher> {
     /// Number of the sweep under way, and which directories it has met.
     sweep: u64,
     met: BTreeSet<PathBuf>,
-    refused: Option<Refusal>,
+    refused: Option<WatchRefusal>,
 }
 
 /// Why directories are not watched.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
+pub enum WatchRefusal {
     /// The user has as many watches as he may.
     #[error(
         "no more directories can be watched: fs.inotify.max_user_watches is reached; raise it \
@@ -106,7 +106,7 @@ impl DirectoryWatch {
     ///
     /// # Errors
     /// When inotify gives no more instances.
-    pub fn new(on_news: impl Fn(News) + Send + 'static) -> Result<Self, Refusal> {
+    pub fn new(on_news: impl Fn(News) + Send + 'static) -> Result<Self, WatchRefusal> {
         let names = EventKindMask::CREATE | EventKindMask::REMOVE | EventKindMask::MODIFY_NAME;
         let config = Config::default()
             .with_event_kinds(names)
@@ -160,7 +160,7 @@ impl<W: Watcher> DirectoryWatch<W> {
             self.forget(path);
         }
         // At the limit each further one would be refused as well.
-        if self.refused == Some(Refusal::Limit) && !self.watched.contains_key(path) {
+        if self.refused == Some(WatchRefusal::Limit) && !self.watched.contains_key(path) {
             return;
         }
         // Also if we think that it is watched: one that was removed and made anew may have the
@@ -178,7 +178,7 @@ impl<W: Watcher> DirectoryWatch<W> {
     }
 
     /// Why not all directories of this sweep are watched, if so.
-    pub fn refused(&self) -> Option<&Refusal> {
+    pub fn refused(&self) -> Option<&WatchRefusal> {
         self.refused.as_ref()
     }
 
@@ -203,11 +203,11 @@ fn is_gone(error: &notify::Error) -> bool {
     }
 }
 
-fn refusal(error: &notify::Error) -> Refusal {
+fn refusal(error: &notify::Error) -> WatchRefusal {
     match &error.kind {
-        ErrorKind::MaxFilesWatch => Refusal::Limit,
-        ErrorKind::Io(error) => Refusal::Other(error.to_string()),
-        _ => Refusal::Other(error.to_string()),
+        ErrorKind::MaxFilesWatch => WatchRefusal::Limit,
+        ErrorKind::Io(error) => WatchRefusal::Other(error.to_string()),
+        _ => WatchRefusal::Other(error.to_string()),
     }
 }
 

@@ -5,25 +5,25 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use crate::discover::owner::{Holders, Search};
+use crate::discover::owner::{Holders, OwnerSearch};
 
 /// What a pass over /proc may take. It takes milliseconds and asks no file system; so that not even
 /// a kernel in trouble holds up the sweep.
 const DEADLINE: Duration = Duration::from_secs(5);
 
-type Pass = (Search, Option<Holders>);
+type Pass = (OwnerSearch, Option<Holders>);
 
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Owners {
     /// None while a pass runs, and after one that panicked.
-    idle: Option<Search>,
+    idle: Option<OwnerSearch>,
     /// A pass that was not waited for to its end.
     late: Option<JoinHandle<Pass>>,
 }
 
 impl Owners {
-    pub(super) fn new(search: Search) -> Self {
+    pub(super) fn new(search: OwnerSearch) -> Self {
         Owners {
             idle: Some(search),
             late: None,

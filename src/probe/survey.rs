@@ -22,7 +22,7 @@ use crate::discover::mounts::Mount;
 use crate::discover::paths::{self, Followed};
 use crate::discover::rules::{FileVerdict, Rules};
 use crate::discover::walk::{Visitor, walk};
-use crate::discover::watch::{DirectoryWatch, News, Refusal};
+use crate::discover::watch::{DirectoryWatch, News, WatchRefusal};
 use crate::model::{Bytes, ExtentCount, Format, ImageId, Sample};
 
 /// A file with more extents is not looked into on XFS: up to here that costs some milliseconds and
@@ -38,7 +38,7 @@ pub(super) struct Memory {
 
 /// The watch of the directories, once one was requested.
 #[derive(Default)]
-pub(super) struct Watch(Option<Result<DirectoryWatch, Refusal>>);
+pub(super) struct Watch(Option<Result<DirectoryWatch, WatchRefusal>>);
 
 impl Watch {
     /// Begins a survey with it. None if it cannot be had.
@@ -52,7 +52,7 @@ impl Watch {
     }
 
     /// Why not all directories of this sweep are watched, if so.
-    pub(super) fn refused(&self) -> Option<&Refusal> {
+    pub(super) fn refused(&self) -> Option<&WatchRefusal> {
         match self.0.as_ref()? {
             Ok(watch) => watch.refused(),
             Err(refusal) => Some(refusal),

@@ -13,7 +13,7 @@ use super::protocol::{Fault, PassedOver, PlainPath, Reply, Request, Root, Survey
 use super::worker::{CallError, Listener, StallFlag, Worker};
 use crate::config::settings::Settings;
 use crate::discover::mounts::{FilesystemScope, Mount, MountTable};
-use crate::discover::owner::{Holders, Search};
+use crate::discover::owner::{Holders, OwnerSearch};
 use crate::discover::paths::literal_part;
 use crate::discover::rules::Selection;
 use crate::discover::watch::News;
@@ -115,7 +115,7 @@ impl WorkerPool {
     pub fn new(proc: &Path) -> Self {
         WorkerPool {
             proc: proc.to_owned(),
-            owners: Owners::new(Search::new(proc, Path::new("/run"))),
+            owners: Owners::new(OwnerSearch::new(proc, Path::new("/run"))),
             slots: BTreeMap::new(),
             listener: None,
             sweeps: 0,
@@ -204,11 +204,11 @@ struct Sweep<'a> {
     met: HashSet<DeviceNumber>,
     roots: HashSet<Root>,
     images: HashSet<ImageId>,
-    replies: mpsc::UnboundedSender<(DeviceNumber, Said)>,
-    inbox: mpsc::UnboundedReceiver<(DeviceNumber, Said)>,
+    replies: mpsc::UnboundedSender<(DeviceNumber, SurveyMessage)>,
+    messages: mpsc::UnboundedReceiver<(DeviceNumber, SurveyMessage)>,
 }
 
-enum Said {
+enum SurveyMessage {
     Reply(Reply),
     End(Result<(), CallError>),
 }
@@ -220,7 +220,7 @@ impl<'a> Sweep<'a> {
         mounts: MountTable,
         holders: Option<Holders>,
     ) -> Self {
-        let (replies, inbox) = mpsc::unbounded_channel();
+        let (replies, messages) = mpsc::unbounded_channel();
         Sweep {
             pool,
             scope,
@@ -232,7 +232,7 @@ impl<'a> Sweep<'a> {
             roots: HashSet::new(),
             images: HashSet::new(),
             replies,
-            inbox,
+            messages,
         }
     }
 
@@ -266,12 +266,12 @@ impl<'a> Sweep<'a> {
                 return;
             }
             // The sender is ours, so that the channel cannot close.
-            let Some((device, said)) = self.inbox.recv().await else {
+            let Some((device, message)) = self.messages.recv().await else {
                 return;
             };
-            match said {
-                Said::Reply(reply) => self.take(device, reply, on_event),
-                Said::End(result) => {
+            match message {
+                SurveyMessage::Reply(reply) => self.take(device, reply, on_event),
+                SurveyMessage::End(result) => {
                     self.running.remove(&device);
                     let mount = self.mounts.principal(device);
                     let mount = mount.map(|mount| mount.point.clone()).unwrap_or_default();
@@ -326,12 +326,13 @@ impl<'a> Sweep<'a> {
                 let result = match tokio::time::timeout(deadline, worker.lock()).await {
                     // Sending fails only when the sweep is over; the reply is not needed then.
                     Ok(mut worker) => {
-                        let on_reply = |reply| drop(replies.send((device, Said::Reply(reply))));
+                        let on_reply =
+                            |reply| drop(replies.send((device, SurveyMessage::Reply(reply))));
                         worker.call(&request, deadline, on_reply).await
                     }
                     Err(_) => Err(CallError::Busy),
                 };
-                drop(replies.send((device, Said::End(result))));
+                drop(replies.send((device, SurveyMessage::End(result))));
             });
         }
     }

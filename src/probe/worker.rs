@@ -93,7 +93,7 @@ impl StallFlag {
 /// The helper of one file system.
 #[derive(Debug, Default)]
 pub struct Worker {
-    state: State,
+    state: HelperState,
     flag: StallFlag,
     /// Receives the news of the helper's directory watch.
     listener: Option<Listener>,
@@ -103,7 +103,7 @@ pub struct Worker {
 pub type Listener = UnboundedSender<News>;
 
 #[derive(Debug, Default)]
-enum State {
+enum HelperState {
     /// No helper runs, or the call that had it was given up.
     #[default]
     Absent,
@@ -167,25 +167,25 @@ impl Worker {
                 }
             }
         }
-        self.state = State::Idle(connection);
+        self.state = HelperState::Idle(connection);
         Ok(())
     }
 
     /// An idle connection, taken out of the state: a call that is dropped half-way leaves none
     /// behind: its replies could not be matched to requests.
     async fn connection(&mut self) -> Result<Connection, CallError> {
-        match std::mem::replace(&mut self.state, State::Absent) {
-            State::Idle(connection) => Ok(connection),
-            State::Absent => self.start(),
-            State::Stalled { since, on, back } if !back.is_finished() => {
+        match std::mem::replace(&mut self.state, HelperState::Absent) {
+            HelperState::Idle(connection) => Ok(connection),
+            HelperState::Absent => self.start(),
+            HelperState::Stalled { since, on, back } if !back.is_finished() => {
                 let error = CallError::Stalled {
                     on: on.clone(),
                     elapsed: since.elapsed(),
                 };
-                self.state = State::Stalled { since, on, back };
+                self.state = HelperState::Stalled { since, on, back };
                 Err(error)
             }
-            State::Stalled { back, .. } => match back.await {
+            HelperState::Stalled { back, .. } => match back.await {
                 Ok(Some(connection)) => Ok(connection),
                 _ => self.start(),
             },
@@ -210,7 +210,7 @@ impl Worker {
             rest.ok().map(|()| connection)
         });
         let elapsed = since.elapsed();
-        self.state = State::Stalled {
+        self.state = HelperState::Stalled {
             since,
             on: on.clone(),
             back,

@@ -12,7 +12,6 @@ const COPIED_LINES: usize = 10;
 /// Files whose tests inside are still too long. This list shrinks: one that is no longer must go from
 /// here too.
 const LONG_TESTS: &[&str] = &[
-    "config::units",
     "defrag::run",
     "history::pack",
     "serve::plan",

@@ -100,13 +100,17 @@ fn an_address_in_use_is_tried_until_it_is_free() {
     assert_eq!(error.count(), 1, "{said}");
     until("the textfile", || {
         let text = fs::read_to_string(&file).ok()?;
-        text.contains("\nfragwatch_metrics_listening 0\n")
-            .then_some(())
+        let part = text.contains("\nfragwatch_part_severity{part=\"http\"} 1\n");
+        (part && text.contains("\nfragwatch_metrics_listening 0\n")).then_some(())
     });
 
     drop(theirs);
     let answer = until("the page", || http_get(begun.etc.address, "/metrics").ok());
     assert!(answer.body.contains("\nfragwatch_metrics_listening 1\n"));
+    for part in ["http", "sampler", "maintenance"] {
+        let up = format!("\nfragwatch_part_severity{{part=\"{part}\"}} 0\n");
+        assert!(answer.body.contains(&up), "{part}");
+    }
     assert_eq!(begun.check().0, Some(0));
     assert!(begun.said().contains("metrics at http"));
 }
