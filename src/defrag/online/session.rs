@@ -4,9 +4,8 @@ use std::io;
 use std::os::fd::AsFd as _;
 use std::time::{Duration, Instant};
 
-use super::Work;
 use crate::defrag::engine::{Controls, Event, Progress, Request, count, failed, monotonic};
-use crate::defrag::governor::Governor;
+use crate::defrag::governor::{CallTimes, Governor};
 use crate::defrag::guard::{self, Target};
 use crate::defrag::hint::Hint;
 use crate::defrag::mover::Mover;
@@ -27,6 +26,19 @@ const SPACE_INTERVAL: Duration = Duration::from_millis(50);
 /// The hint where something of the image belongs to another file: guests' writes to that reserve
 /// so much each.
 const MODEST: Bytes = Bytes(1 << 20);
+
+/// What was done so far.
+#[derive(Debug, Default)]
+pub(super) struct Work {
+    /// Segments that were moved.
+    pub(super) segments: u64,
+    /// The calls that locked the image: a clone and an unsharing for each segment.
+    pub(super) calls: CallTimes,
+    /// Time spent on segments.
+    pub(super) busy: Duration,
+    /// Extents that were removed, by what the survey counted.
+    pub(super) joined: ExtentCount,
+}
 
 /// Why the work ended.
 pub(super) enum End {
