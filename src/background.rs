@@ -1,5 +1,4 @@
-//! A bounded queue with a thread that works it off, for work that may hang: whoever adds a job never
-//! waits.
+//! A bounded queue with a thread that works it off, for work that may hang: adding a job never waits.
 //!
 //! The lock of the queue is held for a few instructions and never while a job is done. The rescue's
 //! fast side does not use it: adding a job takes a lock and may allocate.
@@ -130,13 +129,11 @@ impl<T> Background<T> {
     }
 
     /// Jobs that were dropped.
-    #[must_use]
     pub fn dropped(&self) -> u64 {
         self.shared().dropped.load(Ordering::Relaxed)
     }
 
     /// How much there is to do.
-    #[must_use]
     pub fn load(&self) -> Load {
         let queue = self.shared().lock();
         Load {
@@ -173,7 +170,6 @@ impl<T> Background<T> {
 
 impl<T> Jobs<T> {
     /// Jobs that were dropped.
-    #[must_use]
     pub fn dropped(&self) -> u64 {
         self.0.dropped.load(Ordering::Relaxed)
     }

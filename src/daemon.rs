@@ -41,6 +41,7 @@ mod logging;
 mod maintenance;
 mod mapper;
 mod registry;
+mod reload;
 pub(crate) mod rescue;
 mod sampler;
 mod servers;
@@ -49,17 +50,18 @@ mod signals;
 mod start;
 mod systemd;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use sd_notify::NotifyState;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc::{self, UnboundedReceiver};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
 
-use crate::config::{self, ConfigError, Loaded, Settings};
+use crate::config::{Loaded, Settings};
 use crate::model::path::shown;
 use crate::serve::control;
 use crate::serve::metrics::{self, Lifetime};
@@ -68,11 +70,13 @@ use crate::serve::shared_status::SharedStatus;
 use crate::serve::status::InForce;
 use crate::serve::textfile::Textfile;
 use crate::state_dir::StateDir;
+use crate::sys::heap;
 use chronicle::{Chronicle, Claim, Teller};
 pub(crate) use chronicle::{read_last_incident, read_runs};
 use clock::now;
 use maintenance::Maintenance;
 pub(crate) use maintenance::is_recent;
+use reload::ConfigReader;
 use rescue::{Armed, Rescue};
 use sampler::{Sampler, sweep_timeout};
 use servers::{ControlServer, PageServer};
@@ -83,8 +87,6 @@ use systemd::notify;
 
 /// Requests for the plan that wait for their turn.
 const PLAN_REQUESTS: usize = 8;
-/// What reading the configuration may take at a reload.
-const CONFIG_TIMEOUT: Duration = Duration::from_secs(10);
 /// What the rescue may take to adopt new settings; it needs a moment.
 const RESCUE_RELOAD_TIMEOUT: Duration = Duration::from_secs(1);
 /// What the rescue may take at the end for its last reports.
@@ -99,6 +101,7 @@ const TEXTFILE_INTERVAL: Duration = Duration::from_secs(15);
 /// When it must not start, because another daemon has the state directory, or cannot, because there
 /// is no event loop.
 pub fn run(config: Option<&Path>) -> anyhow::Result<()> {
+    heap::configure();
     let _logging = logging::init();
     let start = Start::read(config);
     if let Some(error) = &start.error {
@@ -112,24 +115,24 @@ pub fn run(config: Option<&Path>) -> anyhow::Result<()> {
         .enable_all()
         .max_blocking_threads(4)
         .build()?;
-    let result = runtime.block_on(Daemon::start_and_serve(config, start, claim, armed));
+    let result = runtime.block_on(async {
+        // Without them it can still be ended, by the kernel's own means.
+        let mut signals = signals::listen()
+            .inspect_err(|error| error!("signals are not handled, reload does not work: {error}"))
+            .ok();
+        info!("fragwatch {} starting", env!("CARGO_PKG_VERSION"));
+        let mut daemon = Daemon::start(config, start, claim, armed).await?;
+        let ended = daemon.serve(&mut signals).await;
+        daemon.stop().await;
+        ended
+    });
     // Not dropped: that would wait for what still blocks.
     runtime.shutdown_background();
     result
 }
 
-fn load(config: Option<&Path>) -> Result<Loaded, ConfigError> {
-    match config {
-        Some(path) => config::load(path),
-        None => config::load_default(),
-    }
-}
-
 struct Daemon {
-    config: Option<PathBuf>,
-    reading: Option<Reading>,
-    /// SIGHUP came while the configuration was being read: it may have changed since.
-    read_again: bool,
+    config: ConfigReader,
     settings: watch::Sender<Arc<Settings>>,
     /// Those that the rescue has adopted.
     rescue_settings: watch::Receiver<Arc<Settings>>,
@@ -139,21 +142,27 @@ struct Daemon {
     /// `None` if it cannot be had: the daemon counts and rescues all the same.
     control: Option<ControlServer>,
     pages: control::Pages,
+    tasks: Tasks,
     chronicle: Chronicle,
 }
 
+/// What runs until the daemon ends.
+struct Tasks {
+    sampler: JoinHandle<()>,
+    maintenance: JoinHandle<()>,
+    end_maintenance: watch::Sender<bool>,
+    rescue: JoinHandle<()>,
+    end_rescue: watch::Sender<bool>,
+    export: JoinHandle<()>,
+}
+
 impl Daemon {
-    async fn start_and_serve(
+    async fn start(
         config: Option<&Path>,
         start: Start,
         claim: Claim,
         armed: Armed,
-    ) -> anyhow::Result<()> {
-        // Without them it can still be ended, by the kernel's own means.
-        let mut signals = signals::listen()
-            .inspect_err(|error| error!("signals are not handled, reload does not work: {error}"))
-            .ok();
-        info!("fragwatch {} starting", env!("CARGO_PKG_VERSION"));
+    ) -> anyhow::Result<Daemon> {
         // Before anything that another daemon would notice.
         let chronicle = Chronicle::start(&start.settings, claim)?;
         let lifetime = Lifetime::install().context("cannot set up metrics")?;
@@ -163,7 +172,8 @@ impl Daemon {
         }
         let settings = Arc::new(start.settings);
         let timeout = sweep_timeout(&settings);
-        let status = Arc::new(SharedStatus::new(lifetime.clone(), clock::wall(), timeout));
+        let status = SharedStatus::new(lifetime.clone(), clock::wall(), timeout);
+        let status = Arc::new(status);
         let server = PageServer::start(settings.metrics.listen, Arc::clone(&status)).await;
         let (plans, plan_requests) = mpsc::channel(PLAN_REQUESTS);
         let pages = control::Pages::new(Arc::clone(&status), chronicle.state(), plans);
@@ -177,21 +187,18 @@ impl Daemon {
             info!("configuration read from {}", file.display());
         }
         let (sender, receiver) = watch::channel(Arc::clone(&settings));
-        let teller = chronicle.teller();
-        let (end_rescue, rescue_end) = watch::channel(false);
-        let incidents = chronicle.state().incidents();
         let rescue = Rescue::new(
             armed,
             settings,
             Arc::clone(&status),
-            teller.clone(),
-            incidents,
+            chronicle.teller(),
+            chronicle.state().incidents(),
         );
         let rescue_settings = rescue.settings();
+        let (end_rescue, rescue_end) = watch::channel(false);
         let rescue = tokio::spawn(rescue.run(sender.subscribe(), rescue_end));
-        let sampler = Sampler::new(receiver, Arc::clone(&status), teller);
+        let sampler = Sampler::new(receiver, Arc::clone(&status), chronicle.teller());
         sampler.look_back(chronicle.state().database()).await;
-        let (end_runs, end) = watch::channel(false);
         let maintenance = Maintenance::new(
             sender.subscribe(),
             sampler.registry(),
@@ -200,14 +207,18 @@ impl Daemon {
             chronicle.state(),
             plan_requests,
         );
-        let maintenance = supervise(Part::Maintenance, maintenance.run(end), &status);
-        let mut sampling = tokio::spawn(sampler.run());
+        let (end_maintenance, end) = watch::channel(false);
+        let tasks = Tasks {
+            maintenance: supervise(Part::Maintenance, maintenance.run(end), &status),
+            end_maintenance,
+            sampler: tokio::spawn(sampler.run()),
+            rescue,
+            end_rescue,
+            export: tokio::spawn(export(sender.subscribe(), Arc::clone(&status))),
+        };
         tokio::spawn(upkeep(lifetime, Arc::clone(&status), chronicle.teller()));
-        let export = tokio::spawn(export(sender.subscribe(), Arc::clone(&status)));
-        let mut daemon = Daemon {
-            config: config.map(Path::to_owned),
-            reading: None,
-            read_again: false,
+        Ok(Daemon {
+            config: ConfigReader::new(config),
             settings: sender,
             rescue_settings,
             status,
@@ -215,67 +226,64 @@ impl Daemon {
             last_good,
             control,
             pages,
+            tasks,
             chronicle,
-        };
+        })
+    }
+
+    /// Runs until a signal ends it.
+    async fn serve(
+        &mut self,
+        signals: &mut Option<UnboundedReceiver<Signal>>,
+    ) -> anyhow::Result<()> {
         notify(&[NotifyState::Ready]);
-        let ended = loop {
+        loop {
             tokio::select! {
                 Some(signal) = async { Some(signals.as_mut()?.recv().await) } => match signal {
-                    Some(Signal::Reload) => daemon.begin_reload(),
-                    Some(Signal::End) | None => break Ok(()),
+                    Some(Signal::Reload) => self.begin_reload(),
+                    Some(Signal::End) | None => return Ok(()),
                 },
-                read = read_of(&mut daemon.reading) => daemon.end_reload(read).await,
-                () = daemon.server.keep_listening() => {}
-                ended = &mut sampling => {
+                read = self.config.read() => self.end_reload(read).await,
+                () = self.server.keep_listening() => {}
+                ended = &mut self.tasks.sampler => {
                     // Without it the daemon would serve old counts as new.
-                    break Err(anyhow::anyhow!("the sampler has ended: {ended:?}"));
+                    return Err(anyhow::anyhow!("the sampler has ended: {ended:?}"));
                 }
             }
-        };
+        }
+    }
+
+    async fn stop(self) {
         info!("shutting down");
         notify(&[NotifyState::Stopping]);
-        let _ = end_runs.send(true);
-        let _ = maintenance.await;
+        let tasks = self.tasks;
+        let _ = tasks.end_maintenance.send(true);
+        let _ = tasks.maintenance.await;
         // Not before: until here an emergency is acted upon. After it only the history goes on, which
         // takes the last state of an incident.
-        let _ = end_rescue.send(true);
-        if tokio::time::timeout(RESCUE_STOP_TIMEOUT, rescue)
-            .await
-            .is_err()
-        {
+        let _ = tasks.end_rescue.send(true);
+        let stopped = tokio::time::timeout(RESCUE_STOP_TIMEOUT, tasks.rescue).await;
+        if stopped.is_err() {
             warn!("the last reports of the rescue were not written in time");
         }
         // It removes its file.
-        export.abort();
-        let _ = export.await;
+        tasks.export.abort();
+        let _ = tasks.export.await;
         systemd::flush();
-        ended
     }
 
-    /// Begins to read the configuration again. On a thread that may be left behind: /etc may lie on a
-    /// file system that hangs.
     fn begin_reload(&mut self) {
         match NotifyState::monotonic_usec_now() {
             Ok(since) => notify(&[NotifyState::Reloading, since]),
             Err(_) => notify(&[NotifyState::Reloading]),
         }
-        match &mut self.reading {
-            Some(reading) if reading.hangs() => {
-                let error = anyhow::anyhow!(
-                    "the configuration cannot be read: the file system that it lies on does not answer"
-                );
-                self.answer_reload(Err(error));
-            }
-            Some(_) => self.read_again = true,
-            None => self.reading = Some(Reading::start(self.config.clone())),
+        if let Err(error) = self.config.request() {
+            self.answer_reload(Err(error));
         }
     }
 
     /// Adopts a new configuration, or keeps the former one as a whole.
     async fn end_reload(&mut self, read: anyhow::Result<Loaded>) {
-        if std::mem::take(&mut self.read_again) {
-            return self.begin_reload();
-        }
         let result = match read {
             Ok(loaded) => self.adopt(loaded.settings).await,
             Err(error) => Err(error),
@@ -341,61 +349,6 @@ impl Daemon {
             State::Impaired(reason)
         };
         self.status.set_part(Part::Configuration, state);
-    }
-}
-
-/// The configuration is being read, on a thread of its own.
-struct Reading {
-    task: JoinHandle<Result<Loaded, ConfigError>>,
-    /// When it is given up; `None` once it was.
-    deadline: Option<tokio::time::Instant>,
-}
-
-impl Reading {
-    fn start(config: Option<PathBuf>) -> Self {
-        let read = move || {
-            // jiff keeps the rules of a time zone, and which one is the system's, for five minutes
-            // (jiff 0.2, DEFAULT_TTL in src/tz/db/zoneinfo/enabled.rs and src/tz/system/mod.rs).
-            jiff::tz::db().reset();
-            jiff::tz::reset_system_time_zone_cache();
-            load(config.as_deref())
-        };
-        Reading {
-            task: tokio::task::spawn_blocking(read),
-            deadline: Some(tokio::time::Instant::now() + CONFIG_TIMEOUT),
-        }
-    }
-
-    /// Whether it was given up and has not come back since.
-    fn hangs(&self) -> bool {
-        self.deadline.is_none()
-    }
-}
-
-/// Waits for what is read, at the latest until it is given up; for ever if nothing is being read. One
-/// that was given up is left to come back; what it has read then is dropped.
-async fn read_of(reading: &mut Option<Reading>) -> anyhow::Result<Loaded> {
-    loop {
-        let Some(Reading { task, deadline }) = reading else {
-            return std::future::pending().await;
-        };
-        let Some(until) = *deadline else {
-            let _ = task.await;
-            *reading = None;
-            continue;
-        };
-        match tokio::time::timeout_at(until, task).await {
-            Ok(read) => {
-                *reading = None;
-                return Ok(read??);
-            }
-            Err(_) => {
-                *deadline = None;
-                anyhow::bail!(
-                    "reading it takes longer than {CONFIG_TIMEOUT:?}: does its file system hang?"
-                );
-            }
-        }
     }
 }
 

@@ -44,7 +44,6 @@ pub fn replace_with(
 }
 
 /// Whether a file of this name was left behind by a crash during [`replace`].
-#[must_use]
 pub fn is_left_over(name: &OsStr) -> bool {
     let name = name.as_encoded_bytes();
     name.starts_with(PREFIX.as_bytes()) && name.ends_with(SUFFIX.as_bytes())

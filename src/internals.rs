@@ -20,15 +20,15 @@ pub mod config {
 
 /// Of `defrag`.
 pub mod defrag {
-    pub use crate::defrag::engine::Request;
-    pub use crate::defrag::online;
+    pub use crate::defrag::engine::{Event, Request};
     pub use crate::defrag::segments::{Region, Survey};
     pub use crate::defrag::{Host, KernelCheck};
+    pub use crate::defrag::{fsr, online};
 }
 
 /// Of `discover`.
 pub mod discover {
-    pub use crate::discover::owner::Search;
+    pub use crate::discover::owner::OwnerSearch;
 }
 
 /// Of `history`.
@@ -37,17 +37,17 @@ pub mod history {
     pub use crate::history::lock::{self, LockError};
     pub use crate::history::recent::Recent;
     pub use crate::history::{
-        Health, ImageInfo, ImageRef, IncidentRow, Keeper, PastRun, Reader, Record, Recorder,
-        SampleRow, SeverityRow, Store, Sweep, open,
+        Health, ImageInfo, ImageRef, IncidentRow, Keeper, Reader, Record, Recorder, SampleRow,
+        SeverityRow, Store, Sweep, open,
     };
 }
 
 /// Of `incidents`.
 pub mod incidents {
-    pub use crate::cli::incidents::run;
     pub use crate::incident::archive;
-    pub use crate::incident::evidence::{ImageEvidence, Images};
+    pub use crate::incident::evidence::ImageEvidence;
     pub use crate::incident::format::{Incident, State, What};
+    pub use crate::incident::gatherer::Images;
     pub use crate::incident::hook::{HookOutcome, Moment};
     pub use crate::incident::recorder::{Recorder, RecorderSettings};
 }
@@ -65,8 +65,8 @@ pub mod klog {
 /// Of `maintenance`.
 pub mod maintenance {
     pub use crate::maintenance::{
-        Active, Allowed, Calendar, Came, Facts, FilesystemFacts, Host, ImageFacts, LastRun,
-        Opening, Paces, PastRun, Policy, Run, User, Verdict, facts::ideal, plan,
+        Active, Allowed, Calendar, Decision, FilesystemFacts, ImageFacts, JitterSeed, LastRun,
+        Opening, PlanFacts, PlannedRun, Policy, Speeds, User, facts::ideal, plan,
     };
 }
 
@@ -78,7 +78,7 @@ pub mod model {
 /// Of `probe`.
 pub mod probe {
     pub use crate::probe::extents::{MapReader, ReadPace};
-    pub use crate::probe::{for_kind, open};
+    pub use crate::probe::{Probe, open};
 }
 
 /// Of `rescue`.
@@ -86,7 +86,7 @@ pub mod rescue {
     pub use crate::rescue::clock::now;
     pub use crate::rescue::entry::{Line, Notice, Report};
     pub use crate::rescue::proof::Counters;
-    pub use crate::rescue::ring::{Packer, Unpacker, ring};
+    pub use crate::rescue::ring::ring;
     pub use crate::rescue::settings::Settings;
     pub use crate::rescue::thread::{FastSide, Setup};
     pub use crate::rescue::{Began, Ended, Ladder, LadderSettings, Order, Packed};

@@ -84,6 +84,16 @@ mod model;
 mod probe;
 mod rescue;
 mod serve;
+#[cfg(test)]
+#[path = "../tests/support/skip.rs"]
+#[allow(
+    dead_code,
+    unused_imports,
+    unused_macros,
+    clippy::panic,
+    reason = "a unit test uses only a part of it"
+)]
+mod skip;
 mod stall;
 mod state_dir;
 mod sys;

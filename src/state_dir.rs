@@ -31,7 +31,6 @@ pub struct StateDir {
 
 impl StateDir {
     /// The one that these settings name.
-    #[must_use]
     pub fn of(history: &History) -> StateDir {
         let name = history.path.file_name().unwrap_or_default();
         let database = match history.path == History::default().path {
@@ -42,38 +41,32 @@ impl StateDir {
     }
 
     /// The directory.
-    #[must_use]
     pub fn path(&self) -> &Path {
         self.database.parent().unwrap_or(Path::new("/"))
     }
 
     /// The database of the history.
-    #[must_use]
     pub fn database(&self) -> &Path {
         &self.database
     }
 
     /// The file that is there while defragmentation is paused.
-    #[must_use]
     pub fn pause_file(&self) -> PathBuf {
         self.path().join("paused")
     }
 
     /// The directory of the [hints](crate::defrag::hint) to be restored.
-    #[must_use]
     pub fn hints(&self) -> PathBuf {
         self.path().join("defrag")
     }
 
     /// The directory of the incident files.
-    #[must_use]
     pub fn incidents(&self) -> PathBuf {
         self.path().join("incidents")
     }
 }
 
 /// The directory that systemd gives, or [`DEFAULT`]: known before any configuration is read.
-#[must_use]
 pub fn given() -> PathBuf {
     let given = std::env::var_os("STATE_DIRECTORY").filter(|given| !given.is_empty());
     given.map_or_else(|| PathBuf::from(DEFAULT), PathBuf::from)

@@ -10,7 +10,7 @@
 use std::time::Duration;
 
 use fragwatch::internals::config::settings::{Blackout, Maintenance, Window, Zone};
-use fragwatch::internals::maintenance::{Calendar, Host, Opening};
+use fragwatch::internals::maintenance::{Calendar, JitterSeed, Opening};
 use jiff::civil::{Date, DateTime, Time, Weekday, date, time};
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Span, Timestamp};
@@ -19,8 +19,8 @@ use proptest::prelude::*;
 const MINUTE: Duration = Duration::from_secs(60);
 
 /// A host whose share of the jitter is neither nothing nor all of it.
-fn host() -> Host {
-    Host::from_machine_id("0123456789abcdef0123456789abcdef")
+fn host() -> JitterSeed {
+    JitterSeed::from_machine_id("0123456789abcdef0123456789abcdef")
 }
 
 fn window(days: &[Weekday], start: Time, minutes: u32) -> Window {

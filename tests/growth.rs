@@ -97,7 +97,7 @@ impl Guest {
 fn count(image: &Path) -> ExtentCount {
     let file = File::open(image).unwrap();
     let directory = File::open(image.parent().unwrap()).unwrap();
-    let mut probe = probe::for_kind(FilesystemKind::Xfs);
+    let mut probe = probe::Probe::new(FilesystemKind::Xfs);
     let count = probe.count(&file, directory.as_fd(), &mut || {});
     count.unwrap().extents
 }

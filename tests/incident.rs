@@ -220,9 +220,15 @@ fn a_whole_incident_with_evidence_and_hooks() {
         (at_end.id.as_str(), at_end.evidence.len()),
         (incident.id.as_str(), 2)
     );
-    let shown = fragwatch::internals::incidents::run(None, false, &directory);
-    assert_eq!(shown.unwrap(), 0);
-    assert!(fragwatch::internals::incidents::run(Some(2), false, &directory).is_err());
+    let shown = |arguments: &[&str]| {
+        let mut command = support::daemon::fragwatch();
+        command.arg("incidents").args(arguments);
+        command.arg("--directory").arg(&directory);
+        command.output().unwrap().status.code()
+    };
+    assert_eq!(shown(&[]), Some(0));
+    assert_eq!(shown(&["1"]), Some(0));
+    assert_eq!(shown(&["2"]), Some(2));
 }
 
 #[test]
@@ -634,10 +640,10 @@ fn what_the_stall_detector_costs() {
         );
         let detector = detector.unwrap();
         thread::sleep(2 * SECOND);
-        let (cpu, looks) = (detector_cpu(), detector.health().looks);
+        let (cpu, looks) = (detector_cpu(), detector.health().scans);
         thread::sleep(time);
         let cpu = (detector_cpu() - cpu) as f64 / 1000.0 / time.as_secs_f64() * 60.0;
-        let looks = detector.health().looks - looks;
+        let looks = detector.health().scans - looks;
         eprintln!("{name}: {cpu:.1} ms of processor time a minute, {looks} looks at all tasks");
         drop(detector);
         thread::sleep(2 * SECOND);

@@ -23,7 +23,6 @@ use fragwatch::internals::model::{
 use fragwatch::internals::rescue::Settings;
 use fragwatch::internals::rescue::{FastSide, Setup};
 use fragwatch::internals::rescue::{Ladder, LadderSettings, Packed, ring};
-use fragwatch::internals::rescue::{Packer, Unpacker};
 use rustix::fs::{CWD, FileType, Mode, OFlags, fcntl_setfl, mknodat};
 
 thread_local! {
@@ -94,22 +93,24 @@ struct Entry {
 
 impl Packed<19> for Entry {
     fn pack(&self) -> [u64; 19] {
-        Packer::new()
-            .number(self.sequence)
-            .number(self.rule)
-            .text(self.text.get(..self.length).unwrap_or_default())
-            .finish()
+        let mut words = [0; 19];
+        words[..3].copy_from_slice(&[self.sequence, self.rule, self.length as u64]);
+        for (word, part) in words[3..].iter_mut().zip(self.text.as_chunks().0) {
+            *word = u64::from_le_bytes(*part);
+        }
+        words
     }
 
     fn unpack(words: &[u64; 19]) -> Entry {
-        let mut unpacker = Unpacker::new(words);
-        let (sequence, rule) = (unpacker.number(), unpacker.number());
-        let (text, length) = unpacker.text();
+        let mut text = [0; 128];
+        for (part, word) in text.as_chunks_mut().0.iter_mut().zip(&words[3..]) {
+            *part = word.to_le_bytes();
+        }
         Entry {
-            sequence,
-            rule,
+            sequence: words[0],
+            rule: words[1],
             text,
-            length,
+            length: words[2] as usize,
         }
     }
 }
@@ -183,7 +184,7 @@ fn nothing_is_allocated_between_record_and_order() {
         let pause = round / 100 * 200_000;
         for (number, bytes) in (0..).zip(black_box(&records)) {
             let now = Monotonic((round * 1_000 + number * 10 + pause) * 1_000_000);
-            let Ok(record) = Record::parse(bytes) else {
+            let Some(record) = Record::parse(bytes) else {
                 broken += 1;
                 continue;
             };

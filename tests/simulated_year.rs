@@ -19,11 +19,12 @@ use std::time::Duration;
 use fragwatch::internals::Assessor;
 use fragwatch::internals::config::settings::{Blackout, Maintenance, Thresholds, Window, Zone};
 use fragwatch::internals::maintenance::{
-    Active, Allowed, Calendar, Came, Facts, FilesystemFacts, Host, ImageFacts, LastRun, Paces,
-    PastRun, Policy, Run, User, Verdict, ideal, plan,
+    Active, Allowed, Calendar, Decision, FilesystemFacts, ImageFacts, JitterSeed, LastRun,
+    PlanFacts, PlannedRun, Policy, Speeds, User, ideal, plan,
 };
 use fragwatch::internals::model::{
-    Bytes, Engine, ExtentCount, ExtentsPerDay, Features, FilesystemKind, Severity,
+    Bytes, Effect, Engine, ExtentCount, ExtentsPerDay, Features, FilesystemKind, ImageKey,
+    ImageRef, OutcomeKind, RunRecord, Severity, UnixTime,
 };
 use jiff::civil::{Date, Weekday, date, time};
 use jiff::{SignedDuration, Timestamp};
@@ -53,7 +54,7 @@ impl Random {
 struct Running {
     /// Which image, by its number.
     image: usize,
-    run: Run,
+    run: PlannedRun,
     /// What it really copies in a second.
     speed: u64,
     began: Timestamp,
@@ -85,7 +86,7 @@ struct World {
     filesystems: Vec<FilesystemFacts>,
     /// What is free when no run takes it.
     free: Vec<u64>,
-    past: Vec<Vec<PastRun>>,
+    past: Vec<Vec<RunRecord>>,
     running: Vec<Running>,
     paused: bool,
     incident: bool,
@@ -130,7 +131,7 @@ fn filesystem(number: usize) -> FilesystemFacts {
         stalled: false,
         active: None,
         io_pressure: None,
-        paces: Paces::default(),
+        speeds: Speeds::default(),
     }
 }
 
@@ -166,7 +167,7 @@ impl World {
         let growth: Vec<f64> = (0..World::IMAGES).map(growth).collect();
         World {
             now: "2026-01-01T00:00Z".parse().unwrap(),
-            calendar: Calendar::new(&windows(), Host::from_machine_id("simulated")),
+            calendar: Calendar::new(&windows(), JitterSeed::from_machine_id("simulated")),
             policy: Policy::default(),
             extents: vec![1000.0; World::IMAGES],
             growth,
@@ -261,27 +262,45 @@ impl World {
         let engine = running.run.engine;
         let took = Duration::try_from(self.now.duration_since(running.began)).unwrap();
         let filesystem = self.filesystem_of(number);
-        self.past[filesystem].push(PastRun {
+        self.past[filesystem].push(RunRecord {
+            image: ImageRef {
+                key: ImageKey {
+                    filesystem: format!("fs-{filesystem}"),
+                    inode: number as u64,
+                    generation: 0,
+                },
+                path: self.images[number].path.clone(),
+            },
+            at: UnixTime(running.began.as_second()),
             engine,
-            copied: Bytes(running.copied),
+            from: running.before,
+            to: running.before,
+            bytes: Bytes(running.copied),
             took,
-            extents: running.before,
-            swap: None,
+            outcome: OutcomeKind::Improved,
+            reason: String::new(),
         });
-        self.filesystems[filesystem].paces = Paces::of(&self.past[filesystem]);
+        let past: Vec<&RunRecord> = self.past[filesystem].iter().collect();
+        self.filesystems[filesystem].speeds = Speeds::of(&past);
         let image = &mut self.images[number];
-        let in_vain = image.last_run.as_ref().map_or(0, LastRun::in_vain);
+        let before = image.last_run.as_ref();
+        let in_vain = before.filter(|last| last.effect == Effect::InVain);
+        let in_vain = in_vain.map_or(0, |last| last.times);
         // Somebody opened it in the meantime, for instance.
-        let came = if self.random.one_in(8) {
+        let (effect, times) = if self.random.one_in(8) {
             self.tally.nothing += 1;
-            Came::Nothing(in_vain + 1)
+            (Effect::InVain, in_vain + 1)
         } else {
             *self.tally.improved.entry(engine).or_default() += 1;
             self.extents[number] = image.ideal.0 as f64;
-            Came::Improved
+            (Effect::Improved, 1)
         };
-        let ended = self.now;
-        image.last_run = Some(LastRun { ended, came });
+        image.last_run = Some(LastRun {
+            ended: self.now,
+            effect,
+            times,
+            reason: String::new(),
+        });
     }
 
     fn cut_off(&mut self) {
@@ -295,12 +314,14 @@ impl World {
             }
             image.last_run = Some(LastRun {
                 ended: self.now,
-                came: Came::Interrupted,
+                effect: Effect::Interrupted,
+                times: 1,
+                reason: String::new(),
             });
         }
     }
 
-    fn facts(&mut self) -> Facts {
+    fn facts(&mut self) -> PlanFacts {
         let pressure = self.random.below(50) as f64;
         for (number, filesystem) in self.filesystems.iter_mut().enumerate() {
             let here = |it: &&Running| it.image % World::FILESYSTEMS == number;
@@ -313,7 +334,7 @@ impl World {
             filesystem.free = Bytes(self.free[number].saturating_sub(taken));
             filesystem.io_pressure = Some(pressure);
         }
-        Facts {
+        PlanFacts {
             now: self.now,
             zone: self.calendar.zone().clone(),
             allowed: Allowed::by(&self.calendar, self.now),
@@ -333,8 +354,12 @@ impl World {
         self.tally.plans += 1;
         assert_eq!(plan.images.len(), self.images.len());
         for planned in &plan.images {
-            if let Verdict::Not(reason) = &planned.verdict {
-                *self.tally.reasons.entry(reason.code()).or_default() += 1;
+            if let Decision::Not(reason) = &planned.decision {
+                *self
+                    .tally
+                    .reasons
+                    .entry(reason.code().as_str())
+                    .or_default() += 1;
             }
         }
         for (planned, run) in plan.due(self.now) {
@@ -362,7 +387,7 @@ impl World {
     }
 
     /// What must be so when a run begins.
-    fn may_begin(&self, number: usize, run: Run) {
+    fn may_begin(&self, number: usize, run: PlannedRun) {
         let image = &self.images[number];
         assert!(image.severity >= Severity::Warning, "{image:?}");
         if run.engine == Engine::XfsFsr {
@@ -372,7 +397,7 @@ impl World {
         }
         assert!(!self.filesystems[self.filesystem_of(number)].stalled);
         let last = image.last_run.as_ref();
-        if let Some(last) = last.filter(|last| last.came != Came::Interrupted) {
+        if let Some(last) = last.filter(|last| last.effect != Effect::Interrupted) {
             let since = self.now.duration_since(last.ended);
             assert!(since >= SignedDuration::from_hours(7 * 24), "{image:?}");
         }

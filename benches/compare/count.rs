@@ -87,7 +87,7 @@ fn count(image: &Path) -> ExtentCount {
     let directory = File::open(image.parent().unwrap()).unwrap();
     let name = image.file_name().unwrap();
     let (file, _) = probe::open::regular_file(directory.as_fd(), name).unwrap();
-    let mut probe = probe::for_kind(FilesystemKind::Xfs);
+    let mut probe = probe::Probe::new(FilesystemKind::Xfs);
     let count = probe.count(&file, directory.as_fd(), &mut || {});
     count.unwrap().extents
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use fragwatch::internals::discover::Search;
+use fragwatch::internals::discover::OwnerSearch;
 
 use super::run::{command, time};
 use super::samples::{Unit, in_turns};
@@ -42,7 +42,7 @@ sys.stdin.read()
 pub fn rows(repetitions: usize) -> Here<Vec<Row>> {
     let bed = Bed::xfs()?;
     let _holder = holder(bed.path())?;
-    let mut search = Search::new(Path::new("/proc"), Path::new("/run"));
+    let mut search = OwnerSearch::new(Path::new("/proc"), Path::new("/run"));
     let mut pass = || {
         let began = Instant::now();
         let holders = search.look().expect("procfs can be read");

@@ -131,21 +131,14 @@ fn problems(status: &Status) -> (u8, Vec<String>) {
     if status.daemon.config_refused.is_some() {
         add(1, status.daemon.config_in_force.in_words().to_owned());
     }
-    if let Some(error) = &status.daemon.listen_error {
-        add(1, format!("no metrics are served: {error}"));
-    }
-    let known = found.len();
+    // The part `sampler` gives the reason.
+    let mut unknown = status.daemon.sweep_overdue_seconds.is_some();
+    unknown |= !status.stalled.is_empty();
     found.extend(status.stalled.iter().map(|stalled| {
         let (mount, seconds) = (&stalled.mount, stalled.seconds);
         format!("file system {mount} does not answer for {seconds} s")
     }));
-    found.extend(
-        status
-            .daemon
-            .sweep_overdue_seconds
-            .map(|overdue| format!("counts are old, the sweep is overdue by {overdue} s")),
-    );
-    if found.len() > known && code < 2 {
+    if unknown && code < 2 {
         code = UNKNOWN;
     }
     (code, found)

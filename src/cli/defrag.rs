@@ -1,62 +1,59 @@
-//! `fragwatch defrag`: defragments images now, here, without the daemon.
+//! `fragwatch defrag`: defragments images now, here, without the daemon. And `fragwatch defrag-job`, the
+//! process of a defragmentation by the daemon.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGTSTP, SIGTTOU};
 
-use super::args::DefragArguments;
-use super::choice::{Answer, Choice, Passed};
+use super::args::{DefragArguments, EngineName};
 use super::command::load_config;
 use super::output::{self, INCOMPLETE, SUCCESS};
+use super::planning;
 use super::progress::Progress;
-use super::{online, planning};
 use crate::config::Settings;
-use crate::config::settings::Defrag;
-use crate::defrag::engine::Request;
-use crate::defrag::fsr::{self, Event};
-use crate::defrag::guard::{Checked, NEAR_IDEAL, leaves_to_another};
-use crate::defrag::job;
+use crate::defrag::engine::{self, Event};
+use crate::defrag::job::{DefragJob, JobMessage, JobProgress, JobReport, PassedOver};
+use crate::defrag::online;
 use crate::defrag::run::Hold;
-use crate::defrag::{Host, guard::Refusal};
 use crate::model::path::{hex_unless_exact, shown};
-use crate::model::{Bytes, Engine, RunOutcome, RunReport, Stop, unknown_reason};
+use crate::model::{Engine, ReasonCode, RunForecast, RunOutcome, RunReport, Stop, unknown_reason};
 use crate::state_dir::StateDir;
 use crate::sys::child::ignore;
 
+/// From one report of progress to the daemon to the next at least.
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
+
 pub(super) fn run(arguments: &DefragArguments, config: Option<&Path>) -> anyhow::Result<u8> {
-    let settings = load_config(config)?.settings;
+    let mut settings = load_config(config)?.settings;
     if !arguments.force_window && !arguments.dry_run {
         check_window(&settings)?;
     }
-    let until = (!arguments.force_window)
-        .then(|| window_end(&settings))
-        .flatten();
-    let work = Work {
-        choice: Choice::new(&arguments.engine, &settings, arguments.force_window),
-        limits: &settings.defrag,
-        host: Host::new(StateDir::of(&settings.history).hints()),
-        dry_run: arguments.dry_run || settings.defrag.dry_run,
-        until,
-        signals: Signals::handle()?,
-        quiet: arguments.json,
-    };
+    settings.defrag.dry_run |= arguments.dry_run;
+    let mut signals = Signals::handle()?;
+    if !arguments.force_window {
+        signals.until = window_end(&settings);
+    }
     let mut results = Vec::new();
     for image in &arguments.images {
         let path = std::path::absolute(image)
             .with_context(|| format!("{}: no path can be made of it", shown(image)))?;
-        let Some(result) = work.on(&path) else { break };
+        let Some(report) = on(&path, arguments, &settings, &signals) else {
+            break;
+        };
         if !arguments.json {
-            output::print(&result.said.line(&path))?;
+            let words = in_words(&report.run, settings.defrag.dry_run);
+            output::print(&format!("{}: {words}\n", shown(&path)))?;
         }
-        results.push((path, result));
-        work.signals.stop_if_suspended();
-        if work.signals.ended() {
+        results.push((path, report));
+        signals.stop_if_suspended();
+        if signals.ended() {
             break;
         }
     }
@@ -64,7 +61,7 @@ pub(super) fn run(arguments: &DefragArguments, config: Option<&Path>) -> anyhow:
         output::print(&format!("{:#}\n", as_json(&results)))?;
     }
     let all = results.len() == arguments.images.len();
-    let fine = all && results.iter().all(|(_, result)| result.said.is_fine());
+    let fine = all && results.iter().all(|(_, report)| is_fine(&report.run));
     Ok(if fine { SUCCESS } else { INCOMPLETE })
 }
 
@@ -93,63 +90,88 @@ fn window_end(settings: &Settings) -> Option<Instant> {
     Instant::now().checked_add(left)
 }
 
-/// What is to be done with each of the images.
-struct Work<'s> {
-    choice: Choice<'s>,
-    limits: &'s Defrag,
-    host: Host,
-    dry_run: bool,
-    until: Option<Instant>,
-    signals: Signals,
-    quiet: bool,
-}
-
-/// What came of an image.
-struct Done {
-    said: Said,
-    /// The engines that were asked before.
-    passed: Vec<Passed>,
-}
-
-impl Work<'_> {
-    /// Nothing if there is no engine.
-    fn on(&self, path: &Path) -> Option<Done> {
-        let tell = |passed: &Passed, next: Engine| {
-            if !self.quiet {
-                let Passed { engine, reason } = passed;
-                let line = format!("{}: {next}, not {engine}: {reason}", shown(path));
-                output::eprint_error(&line);
-            }
-        };
-        let work = |engine| {
-            let said = self.by(engine, path);
-            match said.left_to_another() {
-                Some(reason) if self.signals.order().is_none() => Answer::Another(reason, said),
-                _ => Answer::Final(said),
-            }
-        };
-        let (said, passed) = self.choice.work(path, work, tell)?;
-        Some(Done { said, passed })
+/// Defragments one image by the engines that were named; without a name by those of the
+/// configuration, without the ones that the planner passes over. The planner sees what the guards
+/// cannot: the name of the VM, and whether a run would be done when the window closes. The guards have
+/// the last word. `None` if there is no engine.
+fn on(
+    path: &Path,
+    arguments: &DefragArguments,
+    settings: &Settings,
+    signals: &Signals,
+) -> Option<JobReport> {
+    let named = arguments.engine.iter().map(|name| match name {
+        EngineName::XfsFsr => Engine::XfsFsr,
+        EngineName::Online => Engine::Online,
+    });
+    let named: Vec<Engine> = named.collect();
+    let (engines, mut passed_over) = match named.is_empty() {
+        true => (
+            &settings.defrag.engines,
+            planning::passed_over(settings, path, arguments.force_window),
+        ),
+        false => (&named, Vec::new()),
+    };
+    let mut view = View::new(path, arguments.json);
+    for (PassedOver { engine, reason }, next) in passed_over.iter().zip(engines.iter().skip(1)) {
+        view.passed_over(*engine, reason, *next);
     }
+    let mut left = engines.iter().skip(passed_over.len()).copied();
+    let job = DefragJob::new(
+        path.to_owned(),
+        left.next()?,
+        left.collect(),
+        settings.defrag.clone(),
+        StateDir::of(&settings.history).hints(),
+    );
+    let mut report = job.run(&mut || signals.order(), &mut |event| view.show(event));
+    passed_over.append(&mut report.passed_over);
+    report.passed_over = passed_over;
+    Some(report)
+}
 
-    fn by(&self, engine: Engine, path: &Path) -> Said {
-        let (limits, host) = (self.limits, &self.host);
-        let (until, signals, quiet) = (self.until, &self.signals, self.quiet);
-        match (engine, self.dry_run) {
-            (Engine::XfsFsr, true) => rehearse(path, limits, host),
-            (Engine::XfsFsr, false) => defragment(path, limits, host, until, signals, quiet),
-            (Engine::Online, true) => Said::Online(online::rehearse(path, limits, host)),
-            (Engine::Online, false) => Said::Online(online::defragment(
-                path, limits, host, until, signals, quiet,
-            )),
+/// Carries out the job on standard input, for the daemon.
+pub(super) fn job() -> anyhow::Result<u8> {
+    let job = DefragJob::read(io::stdin().lock())?;
+    let signals = Signals::handle()?;
+    let write = |message: JobMessage| -> anyhow::Result<()> {
+        let line = serde_json::to_string(&message)?;
+        Ok(output::print(&format!("{line}\n"))?)
+    };
+    let mut last: Option<Instant> = None;
+    let mut watch = |event| {
+        let Event::Progress(engine::Progress { done, total, .. }) = event else {
+            return;
+        };
+        if last.is_none_or(|last| last.elapsed() >= PROGRESS_INTERVAL) {
+            last = Some(Instant::now());
+            let done = done.min(total);
+            // A daemon that has ended reads nothing; it has this process killed.
+            drop(write(JobMessage::Progress(JobProgress { done, total })));
         }
-    }
+    };
+    let report = job.run(&mut || signals.order(), &mut watch);
+    write(JobMessage::Report(Box::new(report)))?;
+    Ok(SUCCESS)
+}
+
+/// Restores the hints that killed runs have left, and reports on standard error. What cannot be
+/// restored is no reason to fail: it stays noted.
+pub(super) fn restore_hints(hints: &Path) -> u8 {
+    online::restore_hints(hints, &mut |event| {
+        if let Event::Notice(text) = event {
+            output::eprint_error(&text);
+        }
+    });
+    SUCCESS
 }
 
 /// What signals ask for.
-pub(super) struct Signals {
+struct Signals {
     ended: Arc<AtomicBool>,
     suspended: Arc<AtomicBool>,
+    /// When the maintenance window closes.
+    until: Option<Instant>,
 }
 
 impl Signals {
@@ -157,7 +179,7 @@ impl Signals {
     /// kernel's hand, xfs_fsr. Ctrl-Z ends the run, and then stops us: a process that is stopped
     /// would let nobody through the gate. Writing to the terminal does not stop us in the background,
     /// whatever `stty tostop` says, for the same reason.
-    pub(super) fn handle() -> anyhow::Result<Signals> {
+    fn handle() -> anyhow::Result<Signals> {
         let ended = Arc::new(AtomicBool::new(false));
         for signal in [SIGINT, SIGTERM, SIGHUP] {
             let ended = || Arc::clone(&ended);
@@ -167,7 +189,11 @@ impl Signals {
         let suspended = Arc::new(AtomicBool::new(false));
         signal_hook::flag::register(SIGTSTP, Arc::clone(&suspended))?;
         ignore(SIGTTOU)?;
-        Ok(Signals { ended, suspended })
+        Ok(Signals {
+            ended,
+            suspended,
+            until: None,
+        })
     }
 
     fn ended(&self) -> bool {
@@ -175,11 +201,13 @@ impl Signals {
     }
 
     /// Why the run is to end, if it is.
-    pub(super) fn order(&self) -> Option<Stop> {
-        let suspended = || self.suspended.load(Ordering::Relaxed);
-        match self.ended() {
-            true => Some(Stop::Shutdown),
-            false => suspended().then_some(Stop::Suspended),
+    fn order(&self) -> Option<Stop> {
+        let is_over = |until| Instant::now() >= until;
+        match () {
+            () if self.ended() => Some(Stop::Shutdown),
+            () if self.suspended.load(Ordering::Relaxed) => Some(Stop::Suspended),
+            () if self.until.is_some_and(is_over) => Some(Stop::WindowClosed),
+            () => None,
         }
     }
 
@@ -199,221 +227,162 @@ impl Signals {
     }
 }
 
-/// What there is to say of an image.
-enum Said {
-    Rehearsed(Result<Checked, Refusal>),
-    Run(RunReport),
-    Online(online::Said),
-}
-
-fn rehearse(path: &Path, limits: &Defrag, host: &Host) -> Said {
-    let request = Request {
-        path,
-        limits,
-        until: None,
-    };
-    Said::Rehearsed(fsr::dry_run(&request, host))
-}
-
-fn defragment(
-    path: &Path,
-    limits: &Defrag,
-    host: &Host,
-    until: Option<Instant>,
-    signals: &Signals,
-    quiet: bool,
-) -> Said {
-    let request = Request {
-        path,
-        limits,
-        until,
-    };
-    let mut orders = || signals.order();
-    let mut view = View::new(path, quiet);
-    let mut watch = |event| view.show(event);
-    let report = fsr::run(&request, host, &mut orders, &mut watch);
-    Said::Run(report)
-}
-
-/// What is seen while it works.
+/// What is shown of a run on standard error while it works.
 struct View {
+    path: String,
     name: String,
     quiet: bool,
-    extents: String,
-    progress: Option<Progress>,
-    total: u64,
+    bar: Option<Progress>,
 }
 
 impl View {
     fn new(path: &Path, quiet: bool) -> View {
         let name = path.file_name().map(PathBuf::from).unwrap_or_default();
         View {
+            path: shown(path),
             name: shown(&name),
             quiet,
-            extents: String::new(),
-            progress: None,
-            total: 0,
+            bar: None,
         }
     }
 
     fn show(&mut self, event: Event) {
         match event {
-            Event::Swept(count) => self.tell(&format!(
-                "removed {count} temporary files (.fsrPID) of an xfs_fsr that was killed"
-            )),
-            Event::Cleared(facts) => {
-                self.total = facts.allocated.0;
-                self.extents = format!("{} extents", facts.extents);
-                self.progress = Some(Progress::bytes(self.total));
+            Event::Notice(text) if !self.quiet => {
+                output::eprint_error(&format!("{}: {text}", self.name));
             }
-            Event::WithoutIo(pressure) => self.tell(&pressure.to_string()),
-            Event::Progress { written, held, .. } => self.progress(written, held),
-            Event::OpenBlocked(visitor) => {
-                self.tell(&format!("{visitor} wants to open it: ending the run"));
+            Event::Notice(_) => {}
+            Event::PassedOver {
+                engine,
+                reason,
+                next,
+            } => {
+                self.bar = None;
+                self.passed_over(engine, &reason, next);
             }
-            Event::Started { .. } | Event::Ending(_) => {}
-        }
-    }
-
-    fn progress(&mut self, written: Bytes, held: Option<Hold>) {
-        let state = match held {
-            Some(Hold::Pressure) => ", waits: others need the disks",
-            Some(Hold::Bandwidth) | None if written.0 < self.total => "",
-            Some(Hold::Bandwidth) | None => ", final swap",
-        };
-        let message = format!("{}: {}{state}", self.name, self.extents);
-        if let Some(progress) = &mut self.progress {
-            progress.at(written.0.min(self.total), message);
-        }
-    }
-
-    fn tell(&self, what: &str) {
-        if !self.quiet {
-            output::eprint_error(&format!("{}: {what}", self.name));
-        }
-    }
-}
-
-impl Said {
-    /// Whether the image is as good as it can be.
-    fn is_fine(&self) -> bool {
-        match self.refused() {
-            Some((guard, _)) => guard == NEAR_IDEAL,
-            None => match self {
-                Said::Rehearsed(_) | Said::Online(online::Said::Rehearsed(_)) => true,
-                Said::Run(report) => report.outcome == RunOutcome::Improved,
-                Said::Online(online::Said::Run(report)) => {
-                    report.run.outcome == RunOutcome::Improved
+            Event::Cleared(progress) => {
+                self.bar = Some(match progress.engine {
+                    Engine::XfsFsr => Progress::bytes(progress.total),
+                    Engine::Online => Progress::bar(progress.total),
+                });
+            }
+            Event::Progress(progress) => {
+                if let Some(bar) = &mut self.bar {
+                    let message = format!("{}: {}", self.name, so_far(&progress));
+                    bar.at(progress.done.min(progress.total), message);
                 }
-            },
-        }
-    }
-
-    /// The guard that has not let it begin, and why.
-    fn refused(&self) -> Option<(String, String)> {
-        let refused = |outcome: &RunOutcome| match outcome {
-            RunOutcome::Refused { guard, reason } => Some((guard.clone(), reason.clone())),
-            _ => None,
-        };
-        match self {
-            Said::Rehearsed(Err(refusal)) | Said::Online(online::Said::Rehearsed(Err(refusal))) => {
-                Some((refusal.name().to_owned(), refusal.to_string()))
             }
-            Said::Rehearsed(Ok(_)) | Said::Online(online::Said::Rehearsed(Ok(_))) => None,
-            Said::Run(report) => refused(&report.outcome),
-            Said::Online(online::Said::Run(report)) => refused(&report.run.outcome),
         }
     }
 
-    /// Why the engine has left it alone, if another one need not: it was refused, or had to give way
-    /// to somebody who opened the image.
-    fn left_to_another(&self) -> Option<String> {
-        if let Said::Run(report) = self
-            && matches!(report.outcome, RunOutcome::Busy { .. })
-        {
-            return report.outcome.reason();
-        }
-        let (guard, reason) = self.refused()?;
-        leaves_to_another(&guard).then_some(reason)
-    }
-
-    fn line(&self, path: &Path) -> String {
-        let text = match self {
-            Said::Rehearsed(Ok(facts)) => format!(
-                "would be defragmented by xfs_fsr: {} extents, copies {}",
-                facts.extents, facts.allocated
-            ),
-            Said::Rehearsed(Err(refusal)) => format!("would be left alone: {refusal}"),
-            Said::Run(report) => in_words(report),
-            Said::Online(said) => said.words(),
-        };
-        format!("{}: {text}\n", shown(path))
-    }
-
-    fn json(&self) -> Value {
-        match self {
-            Said::Rehearsed(Ok(facts)) => json!({
-                "outcome": "would_run",
-                "engine": Engine::XfsFsr,
-                "from": facts.extents,
-                "copies_bytes": facts.allocated,
-                "stall_seconds": facts.stall.as_secs_f64(),
-            }),
-            Said::Rehearsed(Err(refusal)) => json!({
-                "outcome": "refused",
-                "engine": Engine::XfsFsr,
-                "guard": refusal.name(),
-                "reason": refusal.to_string(),
-            }),
-            Said::Run(report) => job::run_json(report),
-            Said::Online(said) => said.json(),
+    fn passed_over(&self, engine: Engine, reason: &str, next: Engine) {
+        if !self.quiet {
+            output::eprint_error(&format!("{}: {next}, not {engine}: {reason}", self.path));
         }
     }
 }
 
-fn in_words(report: &RunReport) -> String {
-    let extents = report.to.or(report.from).unwrap_or_default();
-    let left = format!("{extents} extents as before");
-    match &report.outcome {
-        RunOutcome::Improved => {
-            let moved = report.read.saturating_add(report.written);
-            let from = report.from.unwrap_or_default();
-            let seconds = report.took.as_secs_f64();
-            format!(
-                "{from} → {extents} extents by xfs_fsr, {moved} read and written in {seconds:.1} \
-                 s{}",
-                account(report)
-            )
+fn so_far(progress: &engine::Progress) -> String {
+    let engine::Progress { extents, .. } = progress;
+    let state = match (progress.held, progress.engine) {
+        (Some(Hold::Pressure), _) => ", waits: others need the disks",
+        (Some(Hold::Bandwidth), Engine::Online) => ", waits: bandwidth",
+        (None, Engine::Online) => "",
+        (_, Engine::XfsFsr) if progress.done < progress.total => "",
+        (_, Engine::XfsFsr) => ", final swap",
+    };
+    match progress.engine {
+        Engine::XfsFsr => format!("{extents} extents{state}"),
+        Engine::Online => {
+            let left = extents.0.saturating_sub(progress.done.min(progress.total));
+            let (segments, worst, median) = progress.calls;
+            let calls = calls(median, worst);
+            format!("{left} extents left, {segments} segments, {calls}{state}")
         }
-        RunOutcome::Unchanged { message: None } => format!("unchanged: {left}"),
+    }
+}
+
+fn calls(median: Duration, worst: Duration) -> String {
+    let [median, worst] = [median, worst].map(|time| time.as_secs_f64() * 1e3);
+    format!("calls {median:.1} ms (worst {worst:.1} ms)")
+}
+
+/// Whether the image is as good as it can be.
+fn is_fine(run: &RunReport) -> bool {
+    match run.outcome {
+        RunOutcome::Improved | RunOutcome::WouldRun { .. } => true,
+        RunOutcome::Refused { guard, .. } => guard == ReasonCode::NearIdeal,
+        _ => false,
+    }
+}
+
+/// What came of a run, for people.
+fn in_words(run: &RunReport, dry_run: bool) -> String {
+    let (engine, from) = (run.engine, run.from.unwrap_or_default());
+    let online = engine == Engine::Online;
+    let colon = |text: &str| format!("{text}: ");
+    let before = match &run.outcome {
+        RunOutcome::Refused { reason, .. } if dry_run => {
+            return format!("would be left alone: {reason}");
+        }
+        RunOutcome::Refused { reason, .. } => return format!("left alone: {reason}"),
+        RunOutcome::WouldRun { forecast } => {
+            let does = match forecast {
+                RunForecast::Copy { copies, .. } => format!("copies {copies}"),
+                RunForecast::Segments { gain, .. } => format!("{gain} can go away"),
+            };
+            return format!("would be defragmented by {engine}: {from} extents, {does}");
+        }
+        RunOutcome::Stopped { why } if run.from.is_none() => {
+            return format!("not begun, because {why}");
+        }
+        RunOutcome::Stopped { why } => format!("stopped, because {why}: "),
+        RunOutcome::Failed { reason } | RunOutcome::NoReport { reason } => {
+            if run.from.is_none() {
+                return format!("failed: {reason}");
+            }
+            format!("failed: {reason}; ")
+        }
+        RunOutcome::Improved => String::new(),
+        RunOutcome::Unchanged { .. } if online => {
+            colon("no fewer extents, the guest makes new ones")
+        }
+        RunOutcome::Unchanged { message: None } => colon("unchanged"),
         RunOutcome::Unchanged {
             message: Some(message),
-        } => format!("{}; {left}", unknown_reason(message)),
-        RunOutcome::Busy { .. } => {
-            format!("{}: {left}", report.outcome.reason().unwrap_or_default())
+        } => format!("{}; ", unknown_reason(message)),
+        RunOutcome::NoSpace if online => colon("ended, because free space came to its limit"),
+        RunOutcome::NoSpace => colon("not enough free space"),
+        RunOutcome::Busy { .. } => colon(&run.outcome.reason().unwrap_or_default()),
+    };
+    before + &work_in_words(run)
+}
+
+/// What was done, and what became of the extents.
+fn work_in_words(run: &RunReport) -> String {
+    let (from, to) = (run.from.unwrap_or_default(), run.to.unwrap_or_default());
+    let seconds = run.took.as_secs_f64();
+    let account = run.account.as_ref();
+    let account = account.map_or_else(String::new, |account| format!(": {account}"));
+    match &run.segments {
+        Some(work) => format!(
+            "{from} → {to} extents by online, {} segments in {seconds:.1} s, {}{account}",
+            work.segments,
+            calls(work.median_call, work.worst_call),
+        ),
+        None if run.outcome == RunOutcome::Improved => {
+            let moved = run.read.saturating_add(run.written);
+            format!(
+                "{from} → {to} extents by xfs_fsr, {moved} read and written in {seconds:.1} s{account}"
+            )
         }
-        RunOutcome::NoSpace => format!("not enough free space: {left}"),
-        RunOutcome::Stopped { why } => format!("stopped, because {why}: {left}"),
-        RunOutcome::Refused { reason, .. } => format!("left alone: {reason}"),
-        RunOutcome::Failed { reason } | RunOutcome::NoReport { reason } => {
-            format!("failed: {reason}; {left}")
-        }
+        None => format!("{} extents as before", run.to.unwrap_or(from)),
     }
 }
 
-/// What became of its extents, behind the rest of a line.
-pub(super) fn account(report: &RunReport) -> String {
-    let account = report.account.as_ref();
-    account.map_or_else(String::new, |account| format!(": {account}"))
-}
-
-fn as_json(results: &[(PathBuf, Done)]) -> Value {
-    let runs = results.iter().map(|(path, Done { said, passed })| {
-        let mut json = said.json();
-        let passed = passed
-            .iter()
-            .map(|it| json!({ "engine": it.engine, "reason": it.reason }));
-        json["passed_over"] = passed.collect();
+fn as_json(results: &[(PathBuf, JobReport)]) -> Value {
+    let runs = results.iter().map(|(path, report)| {
+        let mut json = report.to_json();
         json["path"] = json!(shown(path));
         if let Some(hex) = hex_unless_exact(path) {
             json["path_hex"] = json!(hex);

@@ -21,7 +21,7 @@ use crate::rescue::entry::{Notice, Report};
 use crate::rescue::exchange::clear_wakeup;
 use crate::rescue::settings::Settings;
 use crate::rescue::thread::{FastSide, Setup};
-use crate::sys::realtime::Urgency;
+use crate::sys::realtime::SchedPolicy;
 
 /// A drill that takes longer has failed.
 const DRILL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -82,13 +82,13 @@ fn start_report(fast: &FastSide, no_log: Option<&std::io::Error>) -> String {
         stage(&mut text, fine, &name, None);
     }
     let priority = match report.priority {
-        Urgency::RealTime => "real-time priority",
-        Urgency::Raised => "raised priority (real-time was not permitted)",
-        Urgency::Ordinary => "ordinary priority (neither real-time nor nice was permitted)",
+        SchedPolicy::RealTime => "real-time priority",
+        SchedPolicy::Raised => "raised priority (real-time was not permitted)",
+        SchedPolicy::Ordinary => "ordinary priority (neither real-time nor nice was permitted)",
     };
     stage(
         &mut text,
-        report.priority == Urgency::RealTime,
+        report.priority == SchedPolicy::RealTime,
         priority,
         None,
     );

@@ -22,7 +22,7 @@ const WIDTH: usize = 80;
 pub(super) fn run(arguments: &HistoryArguments, config: Option<&Path>) -> anyhow::Result<u8> {
     let settings = load_to_ask(config);
     let window = parse_duration(&arguments.since)
-        .map_err(|misfit| anyhow::anyhow!("--since: {}", misfit.message))?;
+        .map_err(|error| anyhow::anyhow!("--since: {}", error.message))?;
     let now = status::now();
     let seconds = i64::try_from(window.as_secs()).unwrap_or(i64::MAX);
     let question = Question {

@@ -1,6 +1,6 @@
 //! `fragwatch incidents [N]`: what happened in an emergency, and what the rescue brought.
 //!
-//! Reads the files and asks nobody: it works without the daemon.
+//! Reads the files, and works without the daemon.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -62,7 +62,7 @@ fn show(n: usize, json: bool, files: &[PathBuf]) -> anyhow::Result<u8> {
         );
     };
     if json {
-        // As it is in the file, with what this version does not know.
+        // As it is in the file, with keys of later versions.
         let mut text = archive::read(path)?;
         text.push(b'\n');
         output::print(&String::from_utf8_lossy(&text))?;
@@ -228,44 +228,32 @@ fn detail(incident: &Incident) -> String {
         clean(&incident.id),
         outcome(incident)
     );
+    // Writing to a String cannot fail, here and below.
     let mut line = |name: &str, value: String| {
-        // Writing to a String cannot fail, here and below.
+        // Writing to a String cannot fail.
         let _ = writeln!(text, "  {name:<10} {value}");
     };
     line("began", clean(&incident.began));
     if let (Some(ended), Some(took)) = (&incident.ended, incident.duration_ms) {
+        let (ended, took) = (clean(ended), duration(took));
         let last = incident.last_match_ms.map_or_else(dash, duration);
-        let ended = clean(ended);
         line(
             "ended",
-            format!("{ended}, after {}; last sign after {last}", duration(took)),
+            format!("{ended}, after {took}; last sign after {last}"),
         );
     }
     line("trigger", trigger(incident).to_owned());
+    let signs = ExtentCount(incident.matches);
     let in_flight = match incident.matches_in_flight {
         0 => String::new(),
         number => format!(", {} while an action was in flight", ExtentCount(number)),
     };
-    line(
-        "signs",
-        format!("{}{in_flight}", ExtentCount(incident.matches)),
-    );
+    line("signs", format!("{signs}{in_flight}"));
     let actions = counted(incident.actions.into(), "action");
-    line(
-        "rescue",
-        format!(
-            "{actions}, {} of slab memory freed",
-            kib(incident.slab_freed_kib)
-        ),
-    );
-    line(
-        "host",
-        format!(
-            "{}, kernel {}",
-            clean(&incident.host),
-            clean(&incident.kernel)
-        ),
-    );
+    let freed = kib(incident.slab_freed_kib);
+    line("rescue", format!("{actions}, {freed} of slab memory freed"));
+    let (host, kernel) = (clean(&incident.host), clean(&incident.kernel));
+    line("host", format!("{host}, kernel {kernel}"));
     text.push_str(&timeline(incident));
     text.push_str(&free_blocks(incident));
     for evidence in &incident.evidence {
@@ -276,27 +264,20 @@ fn detail(incident: &Incident) -> String {
     }
     for hook in &incident.hooks {
         let (moment, outcome) = (hook.moment.as_str(), clean(&hook.outcome.to_string()));
-        let _ = writeln!(
-            text,
-            "  {moment:<6} {outcome}, after {}",
-            duration(hook.took_ms)
-        );
+        let took = duration(hook.took_ms);
+        let _ = writeln!(text, "  {moment:<6} {outcome}, after {took}");
     }
     text
 }
 
 fn timeline(incident: &Incident) -> String {
     let mut text = "\nTimeline\n".to_owned();
-    for event in incident.events.iter().take(SHOWN_EVENTS) {
-        text.push_str(&event_line(event));
-    }
+    let shown = incident.events.iter().take(SHOWN_EVENTS);
+    text.extend(shown.map(event_line));
     let further = incident.events.len().saturating_sub(SHOWN_EVENTS) as u64;
     if further > 0 {
-        let _ = writeln!(
-            text,
-            "  … {} more (--json has them)",
-            counted(further, "event")
-        );
+        let further = counted(further, "event");
+        let _ = writeln!(text, "  … {further} more (--json has them)");
     }
     if incident.events_left_out > 0 {
         let left_out = counted(incident.events_left_out, "event");
@@ -308,18 +289,14 @@ fn timeline(incident: &Incident) -> String {
 fn event_line(event: &Event) -> String {
     let sign = if event.after_ms < 0 { '-' } else { '+' };
     let after = event.after_ms.unsigned_abs();
-    let at = format!("  {sign}{:>5}.{:03} s  ", after / 1000, after % 1000);
-    match &event.what {
+    let (seconds, millis) = (after / 1000, after % 1000);
+    let what = match &event.what {
         What::Line {
             rule, text, file, ..
         } => {
             let file = file.as_ref().map(|file| format!(" ({})", clean(file)));
-            format!(
-                "{at}line    {}: {}{}\n",
-                clean(rule),
-                clean(text),
-                file.unwrap_or_default()
-            )
+            let (rule, text, file) = (clean(rule), clean(text), file.unwrap_or_default());
+            format!("line    {rule}: {text}{file}")
         }
         What::Stall {
             tid,
@@ -329,44 +306,36 @@ fn event_line(event: &Event) -> String {
         } => {
             let inner = stack.first().map_or_else(dash, |frame| clean(frame));
             let (comm, took) = (clean(comm), duration(*for_ms));
-            format!("{at}stall   {comm} (thread {tid}) for {took}, in {inner}\n")
+            format!("stall   {comm} (thread {tid}) for {took}, in {inner}")
         }
-        What::Action(action) => format!("{at}action  {}\n", action_text(action)),
+        What::Action(action) => format!("action  {}", action_text(action)),
         What::Limited { times } => {
             let times = counted(*times, "time");
-            format!("{at}limit   an action was due {times}, but max_actions_per_hour was reached\n")
+            format!("limit   an action was due {times}, but max_actions_per_hour was reached")
         }
-        What::Unknown => format!("{at}something that only a later version knows\n"),
-    }
+        What::Unknown => "an event of a later version".to_owned(),
+    };
+    format!("  {sign}{seconds:>5}.{millis:03} s  {what}\n")
 }
 
 fn action_text(action: &Action) -> String {
-    let (before, after) = (&action.before, &action.after);
-    let mut text = format!(
-        "{} {} {} in {} ({} after its reason)",
-        action.number,
-        action.step,
-        match action.outcome {
-            Outcome::Done => "done",
-            Outcome::Failed => "FAILED",
-            Outcome::DryRun => "dry run",
-        },
-        micros(action.duration_us),
-        micros(action.reaction_us),
-    );
-    if let Some(error) = &action.error {
-        let _ = write!(text, ": {}", clean(error));
-    }
-    let blocks = |memory: &Memory| memory.free_blocks.iter().skip(4).sum::<u64>();
-    let _ = write!(
-        text,
-        "; slab {} → {}, free blocks of 64 KiB and more {} → {}",
-        kib(before.slab_kib()),
-        kib(after.slab_kib()),
-        ExtentCount(blocks(before)),
-        ExtentCount(blocks(after)),
-    );
-    text
+    let (number, step) = (action.number, action.step);
+    let outcome = match action.outcome {
+        Outcome::Done => "done",
+        Outcome::Failed => "FAILED",
+        Outcome::DryRun => "dry run",
+    };
+    let (took, reaction) = (micros(action.duration_us), micros(action.reaction_us));
+    let error = action.error.as_ref();
+    let error = error.map_or_else(String::new, |error| format!(": {}", clean(error)));
+    let slab = [&action.before, &action.after].map(|memory| kib(memory.slab_kib()));
+    let blocks = |memory: &Memory| ExtentCount(memory.free_blocks.iter().skip(4).sum());
+    let blocks = [&action.before, &action.after].map(blocks);
+    format!(
+        "{number} {step} {outcome} in {took} ({reaction} after its reason){error}; \
+         slab {} → {}, free blocks of 64 KiB and more {} → {}",
+        slab[0], slab[1], blocks[0], blocks[1]
+    )
 }
 
 /// Before the first action and after the last one.
@@ -389,19 +358,14 @@ fn free_blocks(incident: &Incident) -> String {
         "size", "before", "", "after", ""
     );
     let pairs = before.free_blocks.iter().zip(&after.free_blocks);
-    for (order, (before, after)) in pairs.enumerate() {
-        let size = Bytes(
-            4096_u64
-                .checked_shl(u32::try_from(order).unwrap_or(64))
-                .unwrap_or(0),
-        );
+    for (order, (before, after)) in (0..).zip(pairs) {
+        let size = Bytes(4096_u64.checked_shl(order).unwrap_or(0));
+        let bars = [before, after].map(|blocks| bar(*blocks, most));
+        let counts = [before, after].map(|blocks| ExtentCount(*blocks));
         let _ = writeln!(
             text,
             "  {size:>9} │{:<BAR$} {:>12}  │{:<BAR$} {:>12}",
-            bar(*before, most),
-            ExtentCount(*before),
-            bar(*after, most),
-            ExtentCount(*after),
+            bars[0], counts[0], bars[1], counts[1],
         );
     }
     text
@@ -430,52 +394,39 @@ fn evidence_of(taken: &TakenEvidence) -> String {
         Moment::End => "end",
     };
     let mut text = format!("\nThe host at the {moment} ({})\n", clean(&evidence.at));
-    let vmstat = |name: &str| evidence.vmstat.get(name).copied();
-    if let (Some(dirty), Some(threshold)) = (vmstat("nr_dirty"), vmstat("nr_dirty_threshold")) {
-        let background = vmstat("nr_dirty_background_threshold").unwrap_or(0);
-        let pages = |pages: u64| Bytes(pages.saturating_mul(4096));
+    let pages = |name: &str| {
+        let pages = evidence.vmstat.get(name)?;
+        Some(Bytes(pages.saturating_mul(4096)))
+    };
+    if let (Some(dirty), Some(threshold)) = (pages("nr_dirty"), pages("nr_dirty_threshold")) {
+        let background = pages("nr_dirty_background_threshold").unwrap_or(Bytes(0));
         let _ = writeln!(
             text,
-            "  dirty      {} (written back from {}, writers wait from {})",
-            pages(dirty),
-            pages(background),
-            pages(threshold)
+            "  dirty      {dirty} (written back from {background}, writers wait from {threshold})"
         );
     }
     for (of, lines) in &evidence.pressure {
         let share = |who: &str| lines.get(who).map_or(0.0, |line| line.avg10);
-        let (some, full) = (share("some"), share("full"));
-        let name = format!("{} pressure", clean(of));
+        let (of, some, full) = (clean(of), share("some"), share("full"));
         let _ = writeln!(
             text,
-            "  {name}: some {some:.1} %, full {full:.1} % of the last 10 s"
+            "  {of} pressure: some {some:.1} %, full {full:.1} % of the last 10 s"
         );
     }
-    let slabs: Vec<String> = evidence
-        .slabs
-        .iter()
-        .take(SHOWN_SLABS)
+    let slabs = evidence.slabs.iter().take(SHOWN_SLABS);
+    let slabs: Vec<String> = slabs
         .map(|slab| format!("{} {}", clean(&slab.name), Bytes(slab.bytes)))
         .collect();
     if !slabs.is_empty() {
         let _ = writeln!(text, "  slabs      {}", slabs.join(", "));
     }
     for image in &evidence.images {
-        let extents = ExtentCount(image.extents);
-        let _ = writeln!(
-            text,
-            "  image      {} with {extents} extents",
-            clean(&image.path)
-        );
+        let (path, extents) = (clean(&image.path), ExtentCount(image.extents));
+        let _ = writeln!(text, "  image      {path} with {extents} extents");
     }
-    let _ = writeln!(
-        text,
-        "  {} in state D",
-        counted(evidence.tasks_blocked, "task")
-    );
-    for task in evidence.tasks.iter().take(SHOWN_TASKS) {
-        text.push_str(&task_lines(task));
-    }
+    let blocked = counted(evidence.tasks_blocked, "task");
+    let _ = writeln!(text, "  {blocked} in state D");
+    text.extend(evidence.tasks.iter().take(SHOWN_TASKS).map(task_lines));
     let named = evidence.tasks.len().min(SHOWN_TASKS) as u64;
     if evidence.tasks_blocked > named {
         let more = evidence.tasks_blocked - named;
@@ -494,12 +445,9 @@ fn task_lines(task: &BlockedTask) -> String {
         TaskKind::Kworker => ", a kworker",
         TaskKind::Journal => ", of a journal",
     };
+    let (comm, tid) = (clean(&task.comm), task.tid);
     let wchan = task.wchan.as_deref().map_or_else(dash, clean);
-    let mut text = format!(
-        "    {} ({}{kind}) in {wchan}\n",
-        clean(&task.comm),
-        task.tid
-    );
+    let mut text = format!("    {comm} ({tid}{kind}) in {wchan}\n");
     for frame in task.stack.iter().take(SHOWN_FRAMES) {
         let _ = writeln!(text, "      {}", clean(frame));
     }

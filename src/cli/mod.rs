@@ -5,7 +5,6 @@ mod census;
 mod chart;
 mod check;
 mod check_config;
-mod choice;
 mod client;
 mod command;
 mod defrag;
@@ -15,10 +14,8 @@ mod history;
 mod image_table;
 mod images;
 pub mod incidents;
-mod job;
 mod manual;
 mod map_view;
-mod online;
 mod output;
 mod planning;
 mod progress;
@@ -63,8 +60,8 @@ pub fn main(arguments: &Arguments) -> ExitCode {
         Command::CheckConfig(check) => check_config::run(check, config),
         Command::Completions { shell } => generate::completions(*shell),
         Command::Man { directory } => generate::man(directory),
-        Command::RestoreHints { hints } => Ok(online::restore(hints)),
-        Command::DefragJob => job::run(),
+        Command::RestoreHints { hints } => Ok(defrag::restore_hints(hints)),
+        Command::DefragJob => defrag::job(),
         Command::KeepAwake => {
             crate::defrag::awake::keep_parent_awake();
             Ok(SUCCESS)

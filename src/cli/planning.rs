@@ -1,6 +1,6 @@
 //! `fragwatch plan`: asks the daemon for its plan. Without a daemon, or for another configuration, it
 //! judges by the counts of this moment alone, so that a configuration can be tried before it runs.
-//! And what the planner would say of an image that is defragmented by hand.
+//! And which engines the planner passes over for an image that is defragmented by hand.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -13,14 +13,16 @@ use super::images::{self, Found, Image};
 use super::output::{self, SUCCESS};
 use crate::config::Settings;
 use crate::daemon::{is_recent, read_last_incident, read_runs};
+use crate::defrag::job::PassedOver;
 use crate::defrag::pressure::{Asked, Gauge, before_runs};
 use crate::defrag::{self, guard, usable};
 use crate::discover::mounts::MountTable;
-use crate::maintenance::facts::{ImageFacts, Obstacle};
 use crate::maintenance::gather::{self, ImageNow, Runs};
-use crate::maintenance::{Allowed, Calendar, Facts, Host, Policy, Verdict, plan};
+use crate::maintenance::{
+    self, Allowed, Calendar, ImageFacts, JitterSeed, PlanFacts, Policy, Reason, plan,
+};
 use crate::model::path::shown;
-use crate::model::{Engine, Filesystem, FilesystemKind, Owner, Severity};
+use crate::model::{Engine, Filesystem, FilesystemKind, Obstacle, Owner, Severity};
 use crate::serve::plan::{JudgedBy, render, render_json};
 use crate::state_dir::StateDir;
 use crate::sys;
@@ -77,24 +79,46 @@ fn by_counts(settings: &Settings, json: bool) -> anyhow::Result<u8> {
 /// The windows of this host.
 pub(super) fn calendar(settings: &Settings) -> Calendar {
     let machine = std::fs::read_to_string("/etc/machine-id").unwrap_or_default();
-    Calendar::new(&settings.maintenance, Host::from_machine_id(&machine))
+    Calendar::new(&settings.maintenance, JitterSeed::from_machine_id(&machine))
 }
 
 fn is_candidate(image: &Image, filesystem: &Filesystem, settings: &Settings) -> bool {
     image.severity >= settings.defrag.from && filesystem.kind == FilesystemKind::Xfs
 }
 
-fn facts(settings: &Settings, found: &Found, calendar: &Calendar, now: Timestamp) -> Facts {
+/// What is known of the host alone.
+fn host_facts(settings: &Settings, calendar: &Calendar, now: Timestamp) -> PlanFacts {
+    PlanFacts {
+        now,
+        zone: calendar.zone().clone(),
+        allowed: Allowed::by(calendar, now),
+        incident: false,
+        recent_incident: false,
+        paused: false,
+        not_ready: None,
+        engines: usable::engines(&settings.defrag, &defrag::Host::to_look_at()),
+        images: Vec::new(),
+        filesystems: Vec::new(),
+    }
+}
+
+/// The runs in the history. There may be none yet, or we may not read it: then estimates are assumed,
+/// and marked so.
+fn past_runs(settings: &Settings) -> Runs {
     let state = StateDir::of(&settings.history);
-    // There may be none yet, or we may not read it: then estimates are assumed, and marked so.
-    let runs = Runs::new(read_runs(state.database()).unwrap_or_default());
-    let paces = runs.paces();
+    Runs::new(read_runs(state.database()).unwrap_or_default())
+}
+
+fn facts(settings: &Settings, found: &Found, calendar: &Calendar, now: Timestamp) -> PlanFacts {
+    let state = StateDir::of(&settings.history);
+    let runs = past_runs(settings);
+    let speeds = runs.speeds();
     let stalled = |mount: &str| found.errors.iter().any(|fault| shown(&fault.path) == mount);
     let pressures = io_pressures(settings, found);
     let filesystems = found.filesystems.values().map(|filesystem| {
         let stalled = stalled(&shown(&filesystem.mount));
         let pressure = pressures.get(filesystem.mount.as_path()).copied();
-        gather::filesystem(filesystem, stalled, None, pressure, &paces)
+        gather::filesystem(filesystem, stalled, None, pressure, &speeds)
     });
     let images = found.images.iter().filter_map(|image| {
         let filesystem = found.filesystem(image)?;
@@ -107,17 +131,12 @@ fn facts(settings: &Settings, found: &Found, calendar: &Calendar, now: Timestamp
         }
         Some(facts)
     });
-    Facts {
-        now,
-        zone: calendar.zone().clone(),
-        allowed: Allowed::by(calendar, now),
-        incident: false,
+    PlanFacts {
         recent_incident: is_recent(read_last_incident(state.database()), now),
         paused: state.pause_file().exists(),
-        not_ready: None,
-        engines: usable::engines(&settings.defrag, &defrag::Host::to_look_at()),
         images: images.collect(),
         filesystems: filesystems.collect(),
+        ..host_facts(settings, calendar, now)
     }
 }
 
@@ -140,7 +159,7 @@ fn io_pressures<'f>(settings: &Settings, found: &'f Found) -> HashMap<&'f Path, 
         .collect()
 }
 
-/// Nothing of an image that cannot be identified: the daemon does not plan it either.
+/// `None` for an image that cannot be identified: the daemon does not plan it either.
 fn image_facts(image: &Image, runs: &Runs) -> Option<ImageFacts> {
     let nobody = Owner::default();
     let now = ImageNow {
@@ -155,85 +174,62 @@ fn image_facts(image: &Image, runs: &Runs) -> Option<ImageFacts> {
     Some(gather::image(&now, runs))
 }
 
-/// What the planner would say of an image that is defragmented by hand.
-pub(super) struct Advice {
-    facts: Facts,
-    policy: Policy,
+/// The engines that the planner passes over for an image that is defragmented by hand, by what can be
+/// seen of it now; see [`maintenance::passed_over`]. None if the image cannot be seen: the guards state
+/// what is wrong with it.
+pub(super) fn passed_over(settings: &Settings, image: &Path, always: bool) -> Vec<PassedOver> {
+    let policy = Policy {
+        from: Severity::Ok,
+        ..Policy::from(&settings.defrag)
+    };
+    if policy.engines.len() < 2 {
+        return Vec::new();
+    }
+    let facts = by_hand(settings, image, always);
+    let passed_over = facts.map(|facts| maintenance::passed_over(&facts, &policy));
+    let named = |(engine, reason): (Engine, Reason)| PassedOver {
+        engine,
+        reason: reason.to_string(),
+    };
+    passed_over
+        .unwrap_or_default()
+        .into_iter()
+        .map(named)
+        .collect()
 }
 
-/// Finds that out. Nothing if the image cannot be seen: the guards say what is wrong with it.
-pub(super) fn advise(settings: &Settings, image: &Path, always: bool) -> Option<Advice> {
+/// The facts of one image, without those that hold up the daemon only.
+fn by_hand(settings: &Settings, image: &Path, always: bool) -> Option<PlanFacts> {
     // A directory would be searched.
     if !std::fs::symlink_metadata(image).ok()?.is_file() {
         return None;
     }
     let found = images::one(settings, image).ok()?;
-    let state = StateDir::of(&settings.history);
-    let runs = Runs::new(read_runs(state.database()).unwrap_or_default());
+    let runs = past_runs(settings);
     let mut seen = found.images.iter();
     let seen = seen.find(|seen| seen.sample.path == image)?;
     let filesystem = found.filesystem(seen)?;
-    let (calendar, now) = (calendar(settings), Timestamp::now());
-    let facts = Facts {
-        now,
-        zone: calendar.zone().clone(),
-        allowed: match always {
-            true => Allowed::Always,
-            false => Allowed::by(&calendar, now),
-        },
-        incident: false,
-        recent_incident: false,
-        paused: false,
-        not_ready: None,
-        engines: usable::engines(&settings.defrag, &defrag::Host::to_look_at()),
+    let speeds = runs.speeds();
+    let mut facts = PlanFacts {
         images: vec![ImageFacts {
             last_run: None,
             ..image_facts(seen, &runs)?
         }],
-        filesystems: vec![gather::filesystem(
-            filesystem,
-            false,
-            None,
-            None,
-            &runs.paces(),
-        )],
+        filesystems: vec![gather::filesystem(filesystem, false, None, None, &speeds)],
+        ..host_facts(settings, &calendar(settings), Timestamp::now())
     };
-    let policy = Policy {
-        from: Severity::Ok,
-        ..Policy::from(&settings.defrag)
-    };
-    Some(Advice { facts, policy })
-}
-
-impl Advice {
-    /// Why the planner would not use this engine, if that lies with the engine.
-    pub(super) fn against(&self, engine: Engine) -> Option<String> {
-        let policy = Policy {
-            engines: vec![engine],
-            ..self.policy.clone()
-        };
-        let plan = plan(&self.facts, &policy);
-        let verdict = plan.images.into_iter().next()?.verdict;
-        let Verdict::Not(reason) = verdict else {
-            return None;
-        };
-        reason.lies_with_engine().then(|| reason.to_string())
+    if always {
+        facts.allowed = Allowed::Always;
     }
+    Some(facts)
 }
 
-/// What the guards would have against the image for good, as far as a look at the file tells.
+/// What the guards would have against the image for good, as far as a look at the file shows.
 fn obstacle(image: &Image, settings: &Settings) -> Option<Obstacle> {
-    let host = defrag::Host::new(StateDir::of(&settings.history).hints());
+    let host = defrag::Host::to_look_at();
     let target = guard::open(&image.sample.path, &host).ok()?;
-    let refusal = guard::check_quick(&target, &settings.defrag, &host).err()?;
-    let guard::Refusal::Flag(flag) = refusal else {
-        return matches!(refusal, guard::Refusal::Swap).then_some(Obstacle::SwapFile);
-    };
-    match flag {
-        "immutable" => Some(Obstacle::Immutable),
-        "append-only" => Some(Obstacle::AppendOnly),
-        "realtime" => Some(Obstacle::Realtime),
-        "dax" => Some(Obstacle::Dax),
-        _ => Some(Obstacle::NoDefrag),
+    match guard::check_quick(&target, &settings.defrag, &host) {
+        Err(guard::Refusal::Forbidden(obstacle)) => Some(obstacle),
+        _ => None,
     }
 }

@@ -32,10 +32,10 @@ pub(super) fn run(arguments: &ScanArguments, config: Option<&Path>) -> anyhow::R
 fn scope(arguments: &ScanArguments, settings: &Settings) -> anyhow::Result<Scope> {
     let mut scope = images::scope(settings, &arguments.paths)?;
     if let Some(text) = &arguments.min_size {
-        scope.selection.min_size = units::parse_size(text).map_err(|misfit| {
-            let instead = misfit.instead.map(|instead| format!("; write {instead}"));
+        scope.selection.min_size = units::parse_size(text).map_err(|error| {
+            let instead = error.instead.map(|instead| format!("; write {instead}"));
             let instead = instead.unwrap_or_default();
-            anyhow!("--min-size {text} {}{instead}", misfit.message)
+            anyhow!("--min-size {text} {}{instead}", error.message)
         })?;
     }
     Ok(scope)

@@ -83,10 +83,6 @@ fn render(status: &Status, now: UnixTime, width: Option<u16>) -> String {
 fn problems(status: &Status) -> String {
     let daemon = &status.daemon;
     let mut lines = Vec::new();
-    if let Some(overdue) = daemon.sweep_overdue_seconds {
-        let overdue = Roughly(Duration::from_secs(overdue));
-        lines.push(format!("The next sweep is overdue by {overdue}."));
-    }
     for stalled in &status.stalled {
         let (mount, since) = (
             &stalled.mount,
@@ -100,8 +96,6 @@ fn problems(status: &Status) -> String {
         let what = capitalized(daemon.config_in_force.in_words());
         lines.push(format!("{what}:\n{refused}"));
     }
-    let unserved = daemon.listen_error.as_ref();
-    lines.extend(unserved.map(|error| format!("No metrics are served: {error}.")));
     let bad = status
         .parts
         .iter()
@@ -345,9 +339,9 @@ The rescue is not armed: nothing would be done in an emergency.
             seconds: 75,
         });
         status.daemon.config_refused = Some("f.toml:1:1: no".to_owned());
-        status.daemon.sweep_overdue_seconds = Some(5);
         let mut parts = Parts::default();
         parts.set(Part::Rescue, State::Down("read-only".to_owned()));
+        parts.set(Part::Sampler, State::Down("overdue by 5 s".to_owned()));
         parts.set(Part::KernelLog, State::Off("klog.kmsg = false".to_owned()));
         status.parts = parts.status();
         let text = render(&status, UnixTime(90_030), None);
@@ -355,11 +349,11 @@ The rescue is not armed: nothing would be done in an emergency.
         assert_eq!(
             lines,
             [
-                "! The next sweep is overdue by 5 s.",
                 "! The file system /srv has not answered for 1 min; its counts are old.",
                 "! The last new configuration was refused, the former one is in force:",
                 "f.toml:1:1: no",
-                "! rescue down: read-only"
+                "! rescue down: read-only",
+                "! sampler down: overdue by 5 s"
             ]
         );
         assert!(

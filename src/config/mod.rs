@@ -1,33 +1,35 @@
 //! The configuration: one file, `/etc/fragwatch/fragwatch.toml`, and fragments beside it.
 //!
-//! Text becomes keys with their places (`reader`, `raw`), keys become checked [`Settings`]
-//! ([`settings`]), and what is wrong is reported all at once, with file, line and column
-//! ([`ConfigError`]). A key that nobody knows is an error: a slip in the name of a threshold must
-//! not leave a host unwatched.
+//! The files ([`file`]) become one table of keys with their places ([`read`]), the table becomes
+//! [`Settings`] ([`settings`], by serde), and what cannot work is refused ([`check`]). All that is
+//! wrong is reported at once, with file, line and column ([`ConfigError`]). An unknown key is an
+//! error: a mistake in the name of a threshold must not leave a host unwatched.
 //!
-//! To add a key, declare it in `raw`, give it a field and a default in [`settings`], and describe
-//! it in `config/fragwatch.toml`; the compiler and the tests ask for what is forgotten. A section
-//! that can be there several times is a `List` in `raw`, an `Item` that says which keys it must
-//! have, and a commented example in that file.
+//! To add a key, give it a field and a default in [`settings`], its bounds in [`check`], and describe
+//! it in `config/fragwatch.toml`; the tests ask for what is forgotten. A section that can be there
+//! several times also has an example in [`read`].
 
-mod diagnose;
-mod files;
+mod check;
+mod file;
+mod formats;
 mod globs;
-mod raw;
-mod reader;
+mod limits;
+mod read;
+mod report;
 mod rules;
 pub mod settings;
+mod text;
 pub mod units;
-mod values;
+mod zone;
 
 use std::path::{Path, PathBuf};
 
-pub use diagnose::{ConfigError, Problem};
+pub use report::{ConfigError, Problem};
 pub use settings::Settings;
 
-use diagnose::{Finding, Source};
-use raw::Raw;
-use reader::Field as _;
+use check::Check;
+use report::{Finding, Source};
+use toml::de::DeTable;
 
 /// The file that is read when none is named.
 pub const DEFAULT_PATH: &str = "/etc/fragwatch/fragwatch.toml";
@@ -53,7 +55,7 @@ pub struct Loaded {
 /// If a file cannot be read, is no regular file, is larger than 1 MiB or is no UTF-8; if it is no
 /// TOML, sets an unknown key or a value that cannot be; if values contradict each other.
 pub fn load(path: &Path) -> Result<Loaded, ConfigError> {
-    load_files(path, files::Missing::IsAnError)
+    load_files(path, file::Missing::IsAnError)
 }
 
 /// As [`load`], from [`DEFAULT_PATH`], which may be missing: then the defaults hold, and the
@@ -62,7 +64,7 @@ pub fn load(path: &Path) -> Result<Loaded, ConfigError> {
 /// # Errors
 /// Those of [`load`].
 pub fn load_default() -> Result<Loaded, ConfigError> {
-    load_files(Path::new(DEFAULT_PATH), files::Missing::IsEmpty)
+    load_files(Path::new(DEFAULT_PATH), file::Missing::IsEmpty)
 }
 
 /// As [`load`], or as [`load_default`] without a path, for a daemon that has to start: a
@@ -73,11 +75,11 @@ pub fn load_default() -> Result<Loaded, ConfigError> {
 /// If anything else is wrong.
 pub fn load_to_start(path: Option<&Path>) -> Result<(Loaded, Option<ConfigError>), ConfigError> {
     let missing = match path {
-        Some(_) => files::Missing::IsAnError,
-        None => files::Missing::IsEmpty,
+        Some(_) => file::Missing::IsAnError,
+        None => file::Missing::IsEmpty,
     };
     let path = path.unwrap_or(Path::new(DEFAULT_PATH));
-    let (sources, problems) = files::read_all(path, missing);
+    let (sources, problems) = file::read_all(path, missing);
     let (mut settings, findings) = assemble(&sources, &problems);
     if problems.is_empty() && findings.is_empty() {
         return Ok((loaded(settings, sources), None));
@@ -95,13 +97,13 @@ pub fn load_to_start(path: Option<&Path>) -> Result<(Loaded, Option<ConfigError>
 /// it. Nothing if there is no such file, or if anything is wrong with it.
 #[must_use]
 pub fn load_copy(path: &Path, head: &str) -> Option<Settings> {
-    let source = files::read_one(path)?;
+    let source = file::read_one(path)?;
     let (settings, findings) = assemble(std::slice::from_ref(&source), &[]);
     (source.text.starts_with(head) && findings.is_empty()).then_some(settings)
 }
 
-fn load_files(path: &Path, missing: files::Missing) -> Result<Loaded, ConfigError> {
-    let (sources, problems) = files::read_all(path, missing);
+fn load_files(path: &Path, missing: file::Missing) -> Result<Loaded, ConfigError> {
+    let (sources, problems) = file::read_all(path, missing);
     let (settings, findings) = assemble(&sources, &problems);
     if problems.is_empty() && findings.is_empty() {
         Ok(loaded(settings, sources))
@@ -117,18 +119,24 @@ fn loaded(settings: Settings, sources: Vec<Source>) -> Loaded {
 
 /// The settings that `sources` make together, and what is wrong with them beside `problems`.
 fn assemble(sources: &[Source], problems: &[Problem]) -> (Settings, Vec<Finding>) {
-    let mut raw = Raw::default();
+    let mut table = DeTable::new();
     let mut findings = Vec::new();
-    for (number, source) in sources.iter().enumerate() {
-        let (keys, found) = reader::read::<Raw>(number, &source.text);
-        raw.merge(keys);
+    let mut begin = 0;
+    for source in sources {
+        let (keys, found) = read::read(&source.text, begin);
         findings.extend(found);
+        findings.extend(Check::new(&keys, &read::settings(keys.clone())).values());
+        read::merge(&mut table, keys);
+        begin += source.text.len() + 1;
     }
-    let settings = Settings::from_raw(&raw, &mut findings);
-    findings.extend(rules::check(&raw.klog.rule, sources));
+    let mut settings = read::settings(table.clone());
+    if !findings.iter().any(|it| it.is_in("klog")) {
+        findings.extend(rules::check(&settings.klog.rules, &table, sources));
+    }
+    check::adapt(&mut settings, &table);
     if problems.is_empty() && findings.iter().all(|it| it.is_in(MAINTENANCE)) {
-        let mut more = settings.contradictions(&raw);
-        // A default in the place of a value that could not be read contradicts values that are right.
+        let mut more = Check::new(&table, &settings).contradictions();
+        // An example in the place of a value that could not be read contradicts values that are right.
         more.retain(|it| findings.is_empty() || !it.is_in(MAINTENANCE));
         findings.extend(more);
     }

@@ -1,21 +1,26 @@
-//! What is wrong with the rules of the operator: compiling them tells, and this finds the place.
+//! What is wrong with the rules of the operator: compiling them finds out, and this finds the place.
 
 use std::ops::Range;
 
-use super::diagnose::{Finding, Place, Source};
-use super::raw::{Key, RawRule};
-use super::reader::Located;
-use super::values::{literal, quoted};
+use toml::de::DeTable;
+
+use super::read;
+use super::report::{Finding, Place, Source, locate};
+use super::text::{literal, quoted};
 use crate::klog::rules::{RuleProblem, Rules};
 use crate::model::RuleDefinition;
 
 /// Rules with a mistake that are named at once. To find the next one, the rules are compiled again.
 const MAX_FINDINGS: usize = 20;
 
-/// What is wrong with the rules. One that lacks its name or its pattern is passed over: that was
-/// found already.
-pub(super) fn check(rules: &[Located<RawRule>], sources: &[Source]) -> Vec<Finding> {
-    let mut rules: Vec<Rule<'_>> = rules.iter().filter_map(Rule::new).collect();
+/// What is wrong with the rules, which were written in `table`.
+pub(super) fn check(
+    rules: &[RuleDefinition],
+    table: &DeTable<'_>,
+    sources: &[Source],
+) -> Vec<Finding> {
+    let placed = |(i, definition)| Rule::new(i, definition, table);
+    let mut rules: Vec<Rule<'_>> = rules.iter().enumerate().filter_map(placed).collect();
     let mut definitions: Vec<RuleDefinition> =
         rules.iter().map(|rule| rule.definition.clone()).collect();
     let mut findings: Vec<Finding> = rules.iter().filter_map(Rule::backspace).collect();
@@ -43,25 +48,22 @@ pub(super) fn check(rules: &[Located<RawRule>], sources: &[Source]) -> Vec<Findi
     findings
 }
 
-/// A rule that has all that it needs, and where.
+/// A rule, and where it was written.
 struct Rule<'r> {
-    definition: RuleDefinition,
-    /// Its header.
-    header: &'r Place,
-    name: &'r Place,
-    pattern: &'r Place,
+    definition: &'r RuleDefinition,
+    header: Place,
+    name: Place,
+    pattern: Place,
 }
 
 impl<'r> Rule<'r> {
-    fn new(rule: &'r Located<RawRule>) -> Option<Rule<'r>> {
-        fn place(key: &Key<String>) -> Option<&Place> {
-            key.as_ref().map(|located| &located.place)
-        }
+    fn new(i: usize, definition: &'r RuleDefinition, table: &DeTable<'_>) -> Option<Rule<'r>> {
+        let place = |key: &str| read::place(table, &format!("klog.rule.{i}{key}"));
         Some(Rule {
-            definition: rule.value.definition()?,
-            header: &rule.place,
-            name: place(&rule.value.name)?,
-            pattern: place(&rule.value.pattern)?,
+            definition,
+            header: place("")?,
+            name: place(".name")?,
+            pattern: place(".pattern")?,
         })
     }
 
@@ -84,16 +86,14 @@ impl<'r> Rule<'r> {
 
     /// `before` are the rules that it comes after.
     fn finding(&self, problem: &RuleProblem, before: &[Rule<'_>], sources: &[Source]) -> Finding {
-        let RuleDefinition { name, pattern, .. } = &self.definition;
+        let RuleDefinition { name, pattern, .. } = self.definition;
         let at_name = |write: &str| {
             let message = format!("klog.rule.name: {}: {problem}", quoted(name));
             Finding::new(self.name.clone(), message, write)
         };
-        let at_pattern = |help: &str| Finding {
-            place: self.pattern.clone(),
-            message: format!("klog.rule.pattern: {problem}"),
-            other: None,
-            help: format!("help: {help}"),
+        let at_pattern = |help: &str| {
+            let message = format!("klog.rule.pattern: {problem}");
+            Finding::with_help(self.pattern.clone(), message, format!("help: {help}"))
         };
         match problem {
             RuleProblem::Name => at_name(&format!("name = {}", quoted(&fit_name(name)))),
@@ -111,7 +111,7 @@ impl<'r> Rule<'r> {
             }
             RuleProblem::Syntax { at, reason } => {
                 let write = as_it_is(pattern, at);
-                let part = part_of(self.pattern, at, pattern, sources);
+                let part = part_of(&self.pattern, at, pattern, sources);
                 let place = part.unwrap_or_else(|| self.pattern.clone());
                 Finding::new(place, format!("klog.rule.pattern: {reason}"), &write)
             }
@@ -166,16 +166,12 @@ fn fit_name(name: &str) -> String {
     }
 }
 
-/// Where the bytes `at` of the string `value` stand, which was read from `place`. Nothing if that
-/// cannot be told.
+/// Where the bytes `at` of the string `value` stand, which was read from `place`. None if that is
+/// unknown.
 fn part_of(place: &Place, at: &Range<usize>, value: &str, sources: &[Source]) -> Option<Place> {
-    let written = sources.get(place.file)?.text.get(place.start..place.end)?;
-    let part = part_of_string(written, value, at)?;
-    Some(Place {
-        file: place.file,
-        start: place.start + part.start,
-        end: place.start + part.end,
-    })
+    let (source, bytes) = locate(sources, place)?;
+    let part = part_of_string(source.text.get(bytes)?, value, at)?;
+    Some(place.start + part.start..place.start + part.end)
 }
 
 /// Which bytes of the TOML string `written` give the bytes `at` of its value.

@@ -1,10 +1,17 @@
-//! Durations, sizes and shares as an operator writes them: `90s`, `1h30m`, `64KiB`, `5%`.
+//! Durations, sizes, shares, times and addresses as an operator writes them: `90s`, `1h30m`,
+//! `64KiB`, `5%`, `01:00`.
 //!
-//! A number without a unit is refused rather than guessed at, and every refusal says what to write
-//! instead. What is printed here reads back as the same value.
+//! A number without a unit is refused rather than guessed at, and an error carries what to write
+//! instead. What is written here reads back as the same value.
 
+use std::fmt;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 
+use jiff::civil::{Time, Weekday};
+
+use super::text::nearest;
 use crate::model::{Bytes, Share};
 
 /// Milliseconds of each unit of time, largest first: the order in which `1h30m` is written.
@@ -16,8 +23,8 @@ const TIME_UNITS: [(&str, u64); 5] = [
     ("ms", 1),
 ];
 
-/// A hundred years. Longer ones are slips, and adding them to a clock could overflow it.
-const LONGEST: Duration = Duration::from_secs(36_500 * 86_400);
+/// A hundred years. Longer ones are mistakes, and adding them to a clock could overflow it.
+const MAX_DURATION: Duration = Duration::from_secs(36_500 * 86_400);
 
 /// Bytes of each unit of size, largest first; binary before decimal, so that binary wins when both
 /// are as short.
@@ -37,23 +44,242 @@ const SIZE_UNITS: [(&str, u64); 13] = [
     ("B", 1),
 ];
 
+/// The days of the week as they are written.
+const DAYS: [(&str, Weekday); 7] = [
+    ("Mon", Weekday::Monday),
+    ("Tue", Weekday::Tuesday),
+    ("Wed", Weekday::Wednesday),
+    ("Thu", Weekday::Thursday),
+    ("Fri", Weekday::Friday),
+    ("Sat", Weekday::Saturday),
+    ("Sun", Weekday::Sunday),
+];
+
 /// Why a text is not the value that it should be.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Misfit {
+pub struct ParseError {
     /// What is wrong with it, to be read after the text itself: `has no unit`.
     pub message: String,
-    /// What was probably meant, nothing if that cannot be told.
+    /// What was probably meant; None if that is unknown.
     pub instead: Option<String>,
 }
 
-impl Misfit {
-    /// A refusal with `message`, and `instead` if what was meant can be told.
+impl ParseError {
+    /// An error with `message`, and `instead` if what was meant is known.
     #[must_use]
-    pub fn new(message: impl Into<String>, instead: Option<String>) -> Misfit {
-        Misfit {
+    pub fn new(message: impl Into<String>, instead: Option<String>) -> ParseError {
+        ParseError {
             message: message.into(),
             instead,
         }
+    }
+}
+
+impl fmt::Display for ParseError {
+    /// The message, then [`INSTEAD`] and what to write, so that both survive a serde error.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{INSTEAD}", self.message)?;
+        f.write_str(self.instead.as_deref().unwrap_or_default())
+    }
+}
+
+/// Separates the two halves of a displayed [`ParseError`].
+pub(super) const INSTEAD: &str = "; write: ";
+
+/// A value that is configured as text.
+pub(super) trait Unit: Sized {
+    /// The value of `text`.
+    fn parse(text: &str) -> Result<Self, ParseError>;
+    /// The text of the value, for [`Unit::parse`].
+    fn write(&self) -> String;
+}
+
+impl Unit for Duration {
+    fn parse(text: &str) -> Result<Duration, ParseError> {
+        parse_duration(text)
+    }
+
+    /// In the largest unit that holds it exactly. What is below a millisecond is dropped.
+    fn write(&self) -> String {
+        let milliseconds = self.as_millis();
+        TIME_UNITS
+            .iter()
+            .find(|(_, unit)| milliseconds > 0 && milliseconds.is_multiple_of(u128::from(*unit)))
+            .map_or("0s".to_owned(), |(name, unit)| {
+                format!("{}{name}", milliseconds / u128::from(*unit))
+            })
+    }
+}
+
+/// `never` is None.
+impl Unit for Option<Duration> {
+    fn parse(text: &str) -> Result<Self, ParseError> {
+        match text {
+            "never" => Ok(None),
+            "" => Err(ParseError::new("is empty", Some("never".to_owned()))),
+            _ => parse_duration(text).map(Some),
+        }
+    }
+
+    fn write(&self) -> String {
+        self.as_ref().map_or("never".to_owned(), Unit::write)
+    }
+}
+
+/// None on the outside is a key that is not written.
+impl Unit for Option<Option<Duration>> {
+    fn parse(text: &str) -> Result<Self, ParseError> {
+        Unit::parse(text).map(Some)
+    }
+
+    fn write(&self) -> String {
+        self.flatten().write()
+    }
+}
+
+impl Unit for Bytes {
+    fn parse(text: &str) -> Result<Bytes, ParseError> {
+        parse_size(text)
+    }
+
+    /// In the unit that makes it shortest and is exact.
+    fn write(&self) -> String {
+        SIZE_UNITS
+            .iter()
+            .filter(|(_, unit)| self.0.is_multiple_of(*unit) && (self.0 > 0 || *unit == 1))
+            .map(|(name, unit)| format!("{}{name}", self.0 / unit))
+            .min_by_key(String::len)
+            .unwrap_or_default()
+    }
+}
+
+/// Bytes a second.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd)]
+pub(super) struct Rate(pub(super) Bytes);
+
+impl Unit for Rate {
+    fn parse(text: &str) -> Result<Rate, ParseError> {
+        let (size, per) = text.split_once('/').unwrap_or((text, ""));
+        let whole = |size: Bytes| Some(Rate(size).write());
+        match (parse_size(size), per) {
+            (Ok(size), "s") => Ok(Rate(size)),
+            (Ok(size), "") => Err(ParseError::new("is not per second", whole(size))),
+            (Ok(size), _) => Err(ParseError::new("is not a rate", whole(size))),
+            (Err(error), _) => {
+                let size = error.instead.and_then(|text| parse_size(&text).ok());
+                Err(ParseError::new(error.message, size.and_then(whole)))
+            }
+        }
+    }
+
+    fn write(&self) -> String {
+        format!("{}/s", self.0.write())
+    }
+}
+
+impl Unit for Share {
+    /// With four decimals at most.
+    fn parse(text: &str) -> Result<Share, ParseError> {
+        if let Some(error) = common_error(text, "%") {
+            return Err(error);
+        }
+        let share = |text: &str| {
+            let (whole, rest) = text.strip_suffix('%').map(|number| {
+                let (whole, rest) = number.split_once('.').unwrap_or((number, "0"));
+                (whole.to_owned(), rest.to_owned())
+            })?;
+            let digits = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
+            let is_decimal = digits(&whole) && digits(&rest) && rest.len() <= 4;
+            // Too long a number is refused as too large.
+            is_decimal.then(|| format!("{whole}{rest:0<4}").parse().unwrap_or(u32::MAX))
+        };
+        match share(text) {
+            Some(millionths) if Share(millionths) <= Share::WHOLE => Ok(Share(millionths)),
+            Some(_) => Err(ParseError::new("is more than 100%", None)),
+            None => {
+                let bare: String = text.chars().filter(|c| !c.is_whitespace()).collect();
+                let instead = share(&bare).map(|_| bare);
+                Err(ParseError::new("is not a share", instead))
+            }
+        }
+    }
+
+    fn write(&self) -> String {
+        self.to_string()
+    }
+}
+
+impl Unit for SocketAddr {
+    fn parse(text: &str) -> Result<SocketAddr, ParseError> {
+        if let Ok(address) = text.parse() {
+            return Ok(address);
+        }
+        let host_and_port = text.rsplit_once(':');
+        // `::1:9843` is an IPv6 address without a port; hardly ever is that what was meant.
+        let has_port = host_and_port.is_some_and(|(_, port)| port.len() >= 4);
+        let no_port = |instead| Err(ParseError::new("has no port", Some(instead)));
+        if text.parse::<Ipv4Addr>().is_ok() {
+            return no_port(format!("{text}:9843"));
+        }
+        if text.parse::<Ipv6Addr>().is_ok() && !has_port {
+            return no_port(format!("[{text}]:9843"));
+        }
+        let instead = host_and_port.and_then(|(host, port)| {
+            let address = match host {
+                "localhost" => format!("127.0.0.1:{port}"),
+                "" | "*" => format!("0.0.0.0:{port}"),
+                host => format!("[{host}]:{port}"),
+            };
+            address.parse::<SocketAddr>().is_ok().then_some(address)
+        });
+        let message = "is not a numeric address with a port";
+        Err(ParseError::new(message, instead))
+    }
+
+    fn write(&self) -> String {
+        self.to_string()
+    }
+}
+
+/// An empty text is None.
+impl Unit for Option<PathBuf> {
+    fn parse(text: &str) -> Result<Self, ParseError> {
+        Ok((!text.is_empty()).then(|| PathBuf::from(text)))
+    }
+
+    fn write(&self) -> String {
+        let path = self.as_ref().map(|path| path.to_string_lossy());
+        path.unwrap_or_default().into_owned()
+    }
+}
+
+impl Unit for Weekday {
+    fn parse(text: &str) -> Result<Weekday, ParseError> {
+        let day = DAYS.iter().find(|(name, _)| *name == text);
+        day.map(|(_, day)| *day)
+            .ok_or_else(|| ParseError::new("is not a day", guess_day(text)))
+    }
+
+    fn write(&self) -> String {
+        let day = DAYS.iter().find(|(_, day)| day == self);
+        day.map(|(name, _)| (*name).to_owned()).unwrap_or_default()
+    }
+}
+
+/// To the minute.
+impl Unit for Time {
+    fn parse(text: &str) -> Result<Time, ParseError> {
+        let digits = |text: &str| text.len() == 2 && text.bytes().all(|b| b.is_ascii_digit());
+        let time = guess_time(text);
+        match text.split_once(':') {
+            Some((hour, minute)) if digits(hour) && digits(minute) => time,
+            _ => None,
+        }
+        .ok_or_else(|| ParseError::new("is not a time of day", time.map(|time| time.write())))
+    }
+
+    fn write(&self) -> String {
+        format!("{:02}:{:02}", self.hour(), self.minute())
     }
 }
 
@@ -62,61 +288,22 @@ impl Misfit {
 ///
 /// # Errors
 /// Everything else, and durations of more than a hundred years.
-pub fn parse_duration(text: &str) -> Result<Duration, Misfit> {
-    if let Some(misfit) = common_misfit(text, "s") {
-        return Err(misfit);
+pub fn parse_duration(text: &str) -> Result<Duration, ParseError> {
+    if let Some(error) = common_error(text, "s") {
+        return Err(error);
     }
-    read_duration(text).map_err(|unfit| match unfit {
-        Unfit::Form => {
-            let guess = guess(text, time_unit).filter(|guess| read_duration(guess).is_ok());
-            Misfit::new("is not a duration", guess)
-        }
-        Unfit::TooLarge => Misfit::new("is longer than 100 years", None),
-    })
-}
-
-/// What keeps a text from being a value, before anybody guesses what was meant.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Unfit {
-    Form,
-    TooLarge,
-}
-
-fn read_duration(text: &str) -> Result<Duration, Unfit> {
-    let mut units = TIME_UNITS.iter();
-    let mut total: u64 = 0;
-    for (number, unit) in parts(text).ok_or(Unfit::Form)? {
-        // Going on where the search before ended is what refuses `30m1h` and `1h1h`.
-        let (_, milliseconds) = units.find(|(name, _)| *name == unit).ok_or(Unfit::Form)?;
-        let part = number
-            .parse::<u64>()
+    match sum_of(text, &TIME_UNITS) {
+        Some(total) => u64::try_from(total)
             .ok()
-            .and_then(|number| number.checked_mul(*milliseconds));
-        total = part
-            .and_then(|part| total.checked_add(part))
-            .ok_or(Unfit::TooLarge)?;
+            .map(Duration::from_millis)
+            .filter(|duration| *duration <= MAX_DURATION)
+            .ok_or_else(|| ParseError::new("is longer than 100 years", None)),
+        None => {
+            let guess =
+                guess(text, time_unit).filter(|it| it != text && parse_duration(it).is_ok());
+            Err(ParseError::new("is not a duration", guess))
+        }
     }
-    let duration = Duration::from_millis(total);
-    if duration > LONGEST {
-        Err(Unfit::TooLarge)
-    } else {
-        Ok(duration)
-    }
-}
-
-/// Writes a duration in the largest unit that holds it exactly, for [`parse_duration`]. What is
-/// below a millisecond is dropped.
-#[must_use]
-pub fn write_duration(duration: Duration) -> String {
-    let milliseconds = duration.as_millis();
-    if milliseconds == 0 {
-        return "0s".to_owned();
-    }
-    TIME_UNITS
-        .iter()
-        .find(|(_, unit)| milliseconds.is_multiple_of(u128::from(*unit)))
-        .map(|(name, unit)| format!("{}{name}", milliseconds / u128::from(*unit)))
-        .unwrap_or_default()
 }
 
 /// Reads a size: a whole number with a unit, binary (`KiB` … `EiB`), decimal (`kB` or `KB`, `MB` …
@@ -124,131 +311,61 @@ pub fn write_duration(duration: Duration) -> String {
 ///
 /// # Errors
 /// Everything else, and sizes of 2^64 bytes or more.
-pub fn parse_size(text: &str) -> Result<Bytes, Misfit> {
-    if let Some(misfit) = common_misfit(text, "B") {
-        return Err(misfit);
+pub fn parse_size(text: &str) -> Result<Bytes, ParseError> {
+    if let Some(error) = common_error(text, "B") {
+        return Err(error);
     }
-    read_size(text).map_err(|unfit| match unfit {
-        Unfit::Form => {
-            let guess = guess(text, size_unit).filter(|guess| read_size(guess).is_ok());
-            Misfit::new("is not a size", guess)
-        }
-        Unfit::TooLarge => Misfit::new("is 16EiB or more", None),
-    })
-}
-
-fn read_size(text: &str) -> Result<Bytes, Unfit> {
-    let parts = parts(text).ok_or(Unfit::Form)?;
-    let [(number, unit)] = parts.as_slice() else {
-        return Err(Unfit::Form);
-    };
-    let unit = if *unit == "KB" { "kB" } else { unit };
-    let (_, factor) = SIZE_UNITS
-        .iter()
-        .find(|(name, _)| *name == unit)
-        .ok_or(Unfit::Form)?;
-    number
-        .parse::<u64>()
-        .ok()
-        .and_then(|number| number.checked_mul(*factor))
-        .map(Bytes)
-        .ok_or(Unfit::TooLarge)
-}
-
-/// Writes a size in the unit that makes it shortest and is exact, for [`parse_size`].
-#[must_use]
-pub fn write_size(size: Bytes) -> String {
-    SIZE_UNITS
-        .iter()
-        .filter(|(_, unit)| size.0.is_multiple_of(*unit) && (size.0 > 0 || *unit == 1))
-        .map(|(name, unit)| format!("{}{name}", size.0 / unit))
-        .min_by_key(String::len)
-        .unwrap_or_default()
-}
-
-/// Reads a share: `5%`, `0.25%`, with four decimals at most.
-///
-/// # Errors
-/// Everything else, and shares of more than `100%`.
-pub fn parse_share(text: &str) -> Result<Share, Misfit> {
-    if let Some(misfit) = common_misfit(text, "%") {
-        return Err(misfit);
-    }
-    let is_share = |text: &str| text.strip_suffix('%').and_then(|n| read_decimal(n, 4));
-    match is_share(text) {
-        Some(millionths) => {
-            let share = u32::try_from(millionths).map(Share);
-            let share = share.ok().filter(|share| *share <= Share::WHOLE);
-            share.ok_or_else(|| Misfit::new("is more than 100%", None))
-        }
+    let one = parts(text).is_some_and(|parts| parts.len() == 1);
+    match sum_of(&text.replace("KB", "kB"), &SIZE_UNITS).filter(|_| one) {
+        Some(bytes) => u64::try_from(bytes)
+            .map(Bytes)
+            .map_err(|_| ParseError::new("is 16EiB or more", None)),
         None => {
-            let bare: String = text.chars().filter(|c| !c.is_whitespace()).collect();
-            let instead = is_share(&bare).map(|_| bare);
-            Err(Misfit::new("is not a share", instead))
+            let guess = guess(text, size_unit).filter(|it| it != text && parse_size(it).is_ok());
+            Err(ParseError::new("is not a size", guess))
         }
     }
 }
 
-/// Reads a factor from 0 to 1 with six decimals at most: `0.9`. Nothing if it is none.
-#[must_use]
-pub fn parse_factor(text: &str) -> Option<Share> {
-    let millionths = u32::try_from(read_decimal(text, 6)?).ok()?;
-    Some(Share(millionths)).filter(|share| *share <= Share::WHOLE)
-}
-
-/// Writes a factor for [`parse_factor`]: `0.9`, `1.0`.
-#[must_use]
-pub fn write_factor(share: Share) -> String {
-    let whole = Share::WHOLE.0;
-    let rest = format!("{:06}", share.0 % whole);
-    let rest = rest.trim_end_matches('0');
-    format!(
-        "{}.{}",
-        share.0 / whole,
-        if rest.is_empty() { "0" } else { rest }
-    )
-}
-
-/// A decimal number, in units of its last decimal but `decimals`: `0.25` with four is 2500.
-fn read_decimal(text: &str, decimals: usize) -> Option<u64> {
-    let (whole, rest) = text.split_once('.').unwrap_or((text, ""));
-    let is_number = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit());
-    let is_whole = !whole.is_empty() && is_number(whole) && is_number(rest);
-    if !is_whole || rest.len() > decimals || text.ends_with('.') {
-        return None;
+/// The sum of numbers with units, in the order of `units` and none twice. None if the text has
+/// another form.
+fn sum_of(text: &str, units: &[(&str, u64)]) -> Option<u128> {
+    let mut units = units.iter();
+    let mut total: u128 = 0;
+    for (number, unit) in parts(text)? {
+        // Going on where the search before ended is what refuses `30m1h` and `1h1h`.
+        let (_, factor) = units.find(|(name, _)| *name == unit)?;
+        // Only digits: what cannot be read is too large.
+        let number: u128 = number.parse().unwrap_or(u128::MAX);
+        total = total.saturating_add(number.saturating_mul(u128::from(*factor)));
     }
-    // Too long a number is the largest there is: it is refused as too large.
-    Some(
-        format!("{whole}{rest:0<decimals$}")
-            .parse()
-            .unwrap_or(u64::MAX),
-    )
+    Some(total)
 }
 
 /// What all kinds refuse in the same words. `unit` is the one that a bare number probably meant.
-fn common_misfit(text: &str, unit: &str) -> Option<Misfit> {
+fn common_error(text: &str, unit: &str) -> Option<ParseError> {
     if text.is_empty() {
-        return Some(Misfit::new("is empty", None));
+        return Some(ParseError::new("is empty", None));
     }
     if text.starts_with('-') {
-        return Some(Misfit::new("is negative", None));
+        return Some(ParseError::new("is negative", None));
     }
     let digits = text.replace('_', "");
-    if !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()) {
-        return Some(Misfit::new("has no unit", Some(format!("{digits}{unit}"))));
-    }
-    None
+    let is_number = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+    is_number.then(|| ParseError::new("has no unit", Some(format!("{digits}{unit}"))))
 }
 
-/// Splits `1h30m` into numbers and units; nothing if the text does not alternate between them or
-/// is empty.
+/// Splits `1h30m` into numbers and units; None if the text does not alternate between them or is
+/// empty.
 fn parts(text: &str) -> Option<Vec<(&str, &str)>> {
     let mut parts = Vec::new();
     let mut rest = text;
     while !rest.is_empty() {
-        let (number, behind) = split_where(rest, |c| !c.is_ascii_digit());
-        let (unit, behind) = split_where(behind, |c| c.is_ascii_digit());
-        if number.is_empty() || unit.is_empty() {
+        let unit_at = rest.find(|c: char| !c.is_ascii_digit())?;
+        let (number, behind) = rest.split_at(unit_at);
+        let end = behind.find(|c: char| c.is_ascii_digit());
+        let (unit, behind) = behind.split_at(end.unwrap_or(behind.len()));
+        if number.is_empty() {
             return None;
         }
         parts.push((number, unit));
@@ -257,9 +374,15 @@ fn parts(text: &str) -> Option<Vec<(&str, &str)>> {
     (!parts.is_empty()).then_some(parts)
 }
 
-/// The text before and from the first character that `is_end`.
-fn split_where(text: &str, is_end: impl Fn(char) -> bool) -> (&str, &str) {
-    text.split_at(text.find(is_end).unwrap_or(text.len()))
+/// What was probably meant by `1 minute`, `64K`, `1_000 MB`: the text without blanks and
+/// underscores, each unit replaced by the one that `known` takes it for.
+fn guess(text: &str, known: impl Fn(&str) -> Option<&'static str>) -> Option<String> {
+    let is_kept = |c: &char| !c.is_whitespace() && *c != '_';
+    let text: String = text.chars().filter(is_kept).collect();
+    parts(&text)?
+        .into_iter()
+        .map(|(number, unit)| known(unit).map(|unit| format!("{number}{unit}")))
+        .collect()
 }
 
 /// The unit of time that was meant by `minutes`, `min`, `H`.
@@ -287,200 +410,44 @@ fn size_unit(unit: &str) -> Option<&'static str> {
     })
 }
 
-/// What was probably meant by `1 minute`, `64K`, `1_000 MB`: the text without blanks and
-/// underscores, each unit replaced by the one that `known` takes it for.
-fn guess(text: &str, known: impl Fn(&str) -> Option<&'static str>) -> Option<String> {
-    let text: String = text
-        .chars()
-        .filter(|c| !c.is_whitespace() && *c != '_')
-        .collect();
-    parts(&text)?
-        .into_iter()
-        .map(|(number, unit)| known(unit).map(|unit| format!("{number}{unit}")))
-        .collect()
+/// The day that was meant by `saturday`, `SAT`, `Sa`, `Thurs`.
+fn guess_day(text: &str) -> Option<String> {
+    const NAMES: [&str; 7] = [
+        "Monday",
+        "Tuesday",
+        "Wednesday",
+        "Thursday",
+        "Friday",
+        "Saturday",
+        "Sunday",
+    ];
+    let text = text.to_lowercase();
+    let begun = |name: &&str| text.len() >= 2 && name.to_lowercase().starts_with(&text);
+    let day = NAMES.into_iter().find(begun);
+    let day = day.or_else(|| nearest(&text, NAMES))?;
+    day.get(..3).map(str::to_owned)
+}
+
+/// The time that was meant by `1:00`, `01:00:00`, `24:00`, `1am`, `3 PM`, `22`.
+fn guess_time(text: &str) -> Option<Time> {
+    let text = text.to_lowercase();
+    let (text, noon) = match (text.strip_suffix("am"), text.strip_suffix("pm")) {
+        (Some(text), _) => (text, Some(0)),
+        (_, Some(text)) => (text, Some(12)),
+        _ => (text.as_str(), None),
+    };
+    let mut parts = text.trim().split(':');
+    let hour: i8 = parts.next()?.parse().ok()?;
+    let minute: i8 = parts.next().unwrap_or("0").parse().ok()?;
+    let hour = match (noon, hour) {
+        (Some(noon), 1..=12) => hour % 12 + noon,
+        (Some(_), _) => return None,
+        (None, 24) if minute == 0 => 0,
+        (None, hour) => hour,
+    };
+    // Seconds are dropped: windows are to the minute.
+    Time::new(hour, minute, 0, 0).ok()
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    #[test]
-    fn durations() {
-        for (text, seconds) in [
-            ("90s", 90),
-            ("5m", 300),
-            ("12h", 43_200),
-            ("7d", 604_800),
-            ("1h30m", 5400),
-            ("1d2h3m4s", 93_784),
-            ("0s", 0),
-            ("007s", 7),
-            ("36500d", 36_500 * 86_400),
-        ] {
-            assert_eq!(
-                parse_duration(text),
-                Ok(Duration::from_secs(seconds)),
-                "{text}"
-            );
-        }
-        assert_eq!(parse_duration("20ms"), Ok(Duration::from_millis(20)));
-        assert_eq!(parse_duration("1s500ms"), Ok(Duration::from_millis(1500)));
-    }
-
-    #[test]
-    fn a_refused_duration_says_what_to_write() {
-        for (text, message, instead) in [
-            ("", "is empty", None),
-            ("60", "has no unit", Some("60s")),
-            ("1_000", "has no unit", Some("1000s")),
-            ("-5m", "is negative", None),
-            ("1 minute", "is not a duration", Some("1m")),
-            ("1 hour 30 minutes", "is not a duration", Some("1h30m")),
-            ("5min", "is not a duration", Some("5m")),
-            ("12H", "is not a duration", Some("12h")),
-            ("+5m", "is not a duration", None),
-            ("1.5h", "is not a duration", None),
-            ("30m1h", "is not a duration", None),
-            ("1h1h", "is not a duration", None),
-            ("soon", "is not a duration", None),
-            ("5m!", "is not a duration", None),
-            ("٥m", "is not a duration", None),
-            ("_", "is not a duration", None),
-            ("36501d", "is longer than 100 years", None),
-            ("99999999999999999999s", "is longer than 100 years", None),
-            ("9999999999999999999d", "is longer than 100 years", None),
-        ] {
-            let expected = Misfit::new(message, instead.map(str::to_owned));
-            assert_eq!(parse_duration(text), Err(expected), "{text}");
-        }
-    }
-
-    #[test]
-    fn sizes() {
-        for (text, bytes) in [
-            ("0B", 0),
-            ("4096B", 4096),
-            ("64KiB", 65_536),
-            ("10GiB", 10 << 30),
-            ("500MB", 500_000_000),
-            ("1kB", 1000),
-            ("1KB", 1000),
-            ("15EiB", 15 << 60),
-        ] {
-            assert_eq!(parse_size(text), Ok(Bytes(bytes)), "{text}");
-        }
-    }
-
-    #[test]
-    fn a_refused_size_says_what_to_write() {
-        for (text, message, instead) in [
-            ("", "is empty", None),
-            ("4096", "has no unit", Some("4096B")),
-            ("-1KiB", "is negative", None),
-            ("64K", "is not a size", Some("64KiB")),
-            ("10 GiB", "is not a size", Some("10GiB")),
-            ("10gb", "is not a size", Some("10GB")),
-            ("1_000MiB", "is not a size", Some("1000MiB")),
-            ("100 bytes", "is not a size", Some("100B")),
-            ("1.5GiB", "is not a size", None),
-            ("1GiB512MiB", "is not a size", None),
-            ("big", "is not a size", None),
-            ("16EiB", "is 16EiB or more", None),
-        ] {
-            let expected = Misfit::new(message, instead.map(str::to_owned));
-            assert_eq!(parse_size(text), Err(expected), "{text}");
-        }
-    }
-
-    #[test]
-    fn shares() {
-        for (text, millionths) in [
-            ("0%", 0),
-            ("1%", 10_000),
-            ("0.25%", 2_500),
-            ("12.3456%", 123_456),
-            ("100%", 1_000_000),
-            ("100.0000%", 1_000_000),
-        ] {
-            assert_eq!(parse_share(text), Ok(Share(millionths)), "{text}");
-        }
-        assert_eq!(parse_factor("0.9"), Some(Share::percent(90)));
-        assert_eq!(parse_factor("1"), Some(Share::WHOLE));
-        assert_eq!(parse_factor("1.01"), None);
-        assert_eq!(parse_factor("1e-1"), None);
-        assert_eq!(parse_factor(".5"), None);
-    }
-
-    #[test]
-    fn a_refused_share_says_what_to_write() {
-        for (text, message, instead) in [
-            ("", "is empty", None),
-            ("5", "has no unit", Some("5%")),
-            ("-5%", "is negative", None),
-            ("5 %", "is not a share", Some("5%")),
-            ("0.05", "is not a share", None),
-            ("0.00001%", "is not a share", None),
-            ("five%", "is not a share", None),
-            ("5.%", "is not a share", None),
-            (".5%", "is not a share", None),
-            ("101%", "is more than 100%", None),
-            ("99999999999999999999999%", "is more than 100%", None),
-        ] {
-            let expected = Misfit::new(message, instead.map(str::to_owned));
-            assert_eq!(parse_share(text), Err(expected), "{text}");
-        }
-    }
-
-    #[test]
-    fn written_short() {
-        assert_eq!(write_duration(Duration::from_secs(60)), "1m");
-        assert_eq!(write_duration(Duration::from_secs(90)), "90s");
-        assert_eq!(write_duration(Duration::from_secs(86_400)), "1d");
-        assert_eq!(write_duration(Duration::ZERO), "0s");
-        assert_eq!(write_size(Bytes(256 << 20)), "256MiB");
-        assert_eq!(write_size(Bytes(500_000_000)), "500MB");
-        assert_eq!(write_size(Bytes(0)), "0B");
-        assert_eq!(write_size(Bytes(u64::MAX)), "18446744073709551615B");
-    }
-
-    proptest! {
-        #[test]
-        fn a_written_duration_reads_back(milliseconds in 0..=36_500 * 86_400_000_u64) {
-            let duration = Duration::from_millis(milliseconds);
-            prop_assert_eq!(parse_duration(&write_duration(duration)), Ok(duration));
-        }
-
-        #[test]
-        fn a_written_size_reads_back(bytes: u64, shift in 0..64_u32) {
-            let size = Bytes(bytes >> shift << (shift / 2));
-            prop_assert_eq!(parse_size(&write_size(size)), Ok(size));
-        }
-
-        #[test]
-        fn a_written_share_reads_back(millionths in 0..=1_000_000_u32) {
-            let share = Share(millionths);
-            prop_assert_eq!(parse_share(&share.to_string()), Ok(share));
-            prop_assert_eq!(parse_factor(&write_factor(share)), Some(share));
-        }
-
-        #[test]
-        fn what_is_proposed_is_accepted(text in "[-+]?[0-9_.]{0,22} ?[A-Za-zµ]{0,7}[0-9]{0,3}") {
-            if let Err(Misfit { instead: Some(instead), .. }) = parse_duration(&text) {
-                // A bare number may be too long for any unit; that is said when it has one.
-                prop_assert!(parse_duration(&instead).is_ok() || instead.len() > 10, "{}", instead);
-            }
-            if let Err(Misfit { instead: Some(instead), .. }) = parse_size(&text) {
-                prop_assert!(parse_size(&instead).is_ok() || instead.len() > 19, "{}", instead);
-            }
-        }
-
-        #[test]
-        fn no_text_panics(text: String) {
-            let _ = parse_duration(&text);
-            let _ = parse_size(&text);
-            let _ = parse_share(&text);
-            let _ = parse_factor(&text);
-        }
-    }
-}
+mod tests;

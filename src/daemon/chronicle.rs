@@ -8,21 +8,18 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tracing::{info, warn};
 
-use super::maintenance::engine;
 use super::registry::{SeverityChange, SharedRegistry, Subject};
 use crate::config::Settings;
 use crate::config::settings::History;
-use crate::history::PastRun;
 use crate::history::lock::{self, Lock, LockError};
 use crate::history::recent::CAPACITY;
 use crate::history::{
-    ImageRef, IncidentRow, Keeper, MapRow, Reader, Record, Recorder, RunRow, SampleRow,
-    SeverityRow, Sweep, open,
+    IncidentRow, Keeper, MapRow, Reader, Record, Recorder, SampleRow, SeverityRow, Sweep, open,
 };
 use crate::incident::format::{Incident, State, What};
-use crate::maintenance::gather::{KnownRun, Runs};
+use crate::maintenance::gather::Runs;
 use crate::model::path::shown;
-use crate::model::{Bytes, ExtentMap, Point, Severity, UnixTime};
+use crate::model::{Bytes, ExtentMap, ImageRef, Point, RunRecord, Severity, UnixTime};
 use crate::serve::metrics;
 use crate::serve::parts::State as PartState;
 use crate::state_dir::StateDir;
@@ -253,31 +250,8 @@ pub(crate) fn read_last_incident(database: &Path) -> Option<UnixTime> {
 }
 
 /// Runs of the past, by whoever asks for a plan.
-pub(crate) fn read_runs(database: &Path) -> Result<Vec<KnownRun>, crate::history::ReadError> {
-    let reader = Reader::open(database)?;
-    let keys: std::collections::HashMap<_, _> = reader
-        .images()?
-        .into_iter()
-        .map(|image| (image.id, image.key))
-        .collect();
-    let run = |run: PastRun| {
-        let seconds = i64::try_from(run.took.as_secs()).unwrap_or(i64::MAX);
-        Some(KnownRun {
-            key: keys.get(&run.image)?.clone(),
-            ended: UnixTime(run.at.0.saturating_add(seconds)),
-            took: run.took,
-            engine: engine(&run.engine),
-            from: run.from,
-            copied: run.bytes,
-            outcome: run.outcome,
-            reason: run.reason,
-        })
-    };
-    Ok(reader
-        .runs(None, RUNS)?
-        .into_iter()
-        .filter_map(run)
-        .collect())
+pub(crate) fn read_runs(database: &Path) -> Result<Vec<RunRecord>, crate::history::ReadError> {
+    Reader::open(database)?.runs(None, RUNS)
 }
 
 type Past = Vec<(crate::model::ImageKey, Vec<Point>, Severity)>;
@@ -344,7 +318,7 @@ impl Teller {
 
     /// A defragmentation has ended. Its note stays until the row is in the database: without a
     /// history, or with one that cannot be written, the next start of the daemon finds it.
-    pub(super) fn run(&self, row: RunRow, note: Option<PathBuf>) {
+    pub(super) fn run(&self, row: RunRecord, note: Option<PathBuf>) {
         match (&self.0, note) {
             (Some(recorder), Some(note)) => drop(recorder.record_noted(Record::Run(row), note)),
             _ => self.record(|| Record::Run(row)),

@@ -8,13 +8,11 @@ use std::time::Duration;
 use tracing::{error, info, warn};
 
 use super::chronicle::{Teller, incident_listener};
-use super::klog_files::FileMatch;
 use crate::config::settings::Rescue;
 use crate::incident::evidence::ImageEvidence;
 use crate::incident::recorder::{HANGS, Recorder, RecorderSettings};
 use crate::model::Trigger;
 use crate::rescue::clock::now;
-use crate::rescue::entry::{Notice, Report};
 use crate::rescue::exchange::Exchange;
 use crate::serve::metrics;
 use crate::serve::parts::{Part, State};
@@ -58,7 +56,7 @@ impl IncidentMonitor {
         }
     }
 
-    /// Changes what the settings change. The recorder goes on whatever they say, with the incident
+    /// Follows a change of the settings. The recorder goes on whatever they are, with the incident
     /// that it is at; the detector begins anew when `stall_after` is another.
     pub(super) fn apply(&mut self, settings: &Rescue, exchange: &Arc<Exchange>) {
         match &self.recorder {
@@ -122,22 +120,9 @@ impl IncidentMonitor {
         }
     }
 
-    pub(super) fn notice(&self, notice: &Notice, rule: &str) {
-        if let Some(recorder) = &self.recorder {
-            recorder.notice(notice, rule);
-        }
-    }
-
-    pub(super) fn report(&self, report: &Report) {
-        if let Some(recorder) = &self.recorder {
-            recorder.report(report);
-        }
-    }
-
-    pub(super) fn file_line(&self, found: &FileMatch) {
-        if let Some(recorder) = &self.recorder {
-            recorder.file_line(now(), &found.rule, &found.file, found.line.bytes());
-        }
+    /// The recorder; `None` if it could not be started.
+    pub(super) fn recorder(&self) -> Option<&Recorder> {
+        self.recorder.as_deref()
     }
 
     /// Publishes the states of both; while the rescue does not run they are not listed.

@@ -32,11 +32,15 @@ use crate::defrag;
 use crate::defrag::job::{DefragJob, JobProgress, JobReport, PassedOver};
 use crate::defrag::pressure::{Asked, Gauge};
 use crate::discover::mounts::MountTable;
-use crate::history::{ImageRef, RunRow};
-use crate::maintenance::gather::{self, ImageNow, KnownRun, Runs};
-use crate::maintenance::{Active, Allowed, Calendar, Facts, Host, Plan, Policy, Run, plan};
+use crate::maintenance::gather::{self, ImageNow, Runs};
+use crate::maintenance::{
+    Active, Allowed, Calendar, Decision, JitterSeed, Plan, PlanFacts, PlannedRun, Policy, plan,
+};
 use crate::model::path::shown;
-use crate::model::{Bytes, Engine, EngineState, ExtentCount, ImageId, Stop, UnixTime};
+use crate::model::{
+    Bytes, Engine, EngineState, ExtentCount, ImageId, ImageRef, OutcomeKind, RunRecord, Stop,
+    UnixTime,
+};
 use crate::serve::control::PlanRequest;
 use crate::serve::plan::{JudgedBy, render, render_json};
 use crate::serve::shared_status::SharedStatus;
@@ -73,7 +77,7 @@ pub(super) struct Maintenance {
     teller: Teller,
     runs: Runs,
     state: StateDir,
-    host: Host,
+    seed: JitterSeed,
     calendar: Calendar,
     active: BTreeMap<String, Running>,
     ended: mpsc::UnboundedReceiver<Ended>,
@@ -89,8 +93,8 @@ pub(super) struct Maintenance {
     engines: Engines,
     /// When the last incident was.
     incident: Option<UnixTime>,
-    /// Told in the log already, while it lasts: what a dry run would do.
-    rehearsed: Vec<PathBuf>,
+    /// What a dry run would do and was logged already.
+    dry_runs: Vec<PathBuf>,
     /// The pressure on each file system, by its mount point, while a window is open.
     gauges: BTreeMap<PathBuf, Gauge>,
     /// What they showed last, in percent.
@@ -121,8 +125,8 @@ impl Maintenance {
         queries: mpsc::Receiver<PlanRequest>,
     ) -> Self {
         let machine = std::fs::read_to_string("/etc/machine-id").unwrap_or_default();
-        let host = Host::from_machine_id(&machine);
-        let calendar = Calendar::new(&settings.borrow().maintenance, host);
+        let seed = JitterSeed::from_machine_id(&machine);
+        let calendar = Calendar::new(&settings.borrow().maintenance, seed);
         let (on_end, ended) = mpsc::unbounded_channel();
         let (on_finish, finished) = mpsc::unbounded_channel();
         metrics::defrag_begins();
@@ -133,7 +137,7 @@ impl Maintenance {
             teller,
             runs: Runs::default(),
             state: state.clone(),
-            host,
+            seed,
             calendar,
             active: BTreeMap::new(),
             ended,
@@ -146,7 +150,7 @@ impl Maintenance {
             planned: None,
             engines: Engines::default(),
             incident: None,
-            rehearsed: Vec::new(),
+            dry_runs: Vec::new(),
             gauges: BTreeMap::new(),
             pressures: BTreeMap::new(),
         }
@@ -248,8 +252,8 @@ impl Maintenance {
     async fn tick(&mut self) {
         if self.settings.has_changed().unwrap_or(false) {
             let settings = Arc::clone(&self.settings.borrow_and_update());
-            self.calendar = Calendar::new(&settings.maintenance, self.host);
-            self.rehearsed.clear();
+            self.calendar = Calendar::new(&settings.maintenance, self.seed);
+            self.dry_runs.clear();
             self.engines.judge(&settings.defrag);
         }
         if self.engines.is_due() {
@@ -271,7 +275,7 @@ impl Maintenance {
         match stop {
             Some(stop) => {
                 self.stop_all(stop);
-                self.rehearsed.clear();
+                self.dry_runs.clear();
                 self.gauges.clear();
                 self.pressures.clear();
             }
@@ -330,17 +334,17 @@ impl Maintenance {
     }
 
     /// What the planner is to know.
-    fn facts(&self, defrag: &Defrag, now: Timestamp) -> Facts {
+    fn facts(&self, defrag: &Defrag, now: Timestamp) -> PlanFacts {
         let inventory = self.inventory.lock();
         let stalled = self.board.stalled();
-        let paces = self.runs.paces();
+        let speeds = self.runs.speeds();
         let filesystems = inventory.filesystems().map(|filesystem| {
             let mount = shown(&filesystem.mount);
             let stalled = stalled.iter().any(|(stalled, _)| *stalled == mount);
             let active = self.active.get(&filesystem.lasting_name());
             let active = active.map(|running| running.active.clone());
             let pressure = self.pressures.get(&filesystem.mount).copied();
-            gather::filesystem(filesystem, stalled, active, pressure, &paces)
+            gather::filesystem(filesystem, stalled, active, pressure, &speeds)
         });
         let images = inventory.images().filter_map(|entry| {
             let key = inventory.reference(entry.sample.id)?.key;
@@ -362,7 +366,7 @@ impl Maintenance {
             }
             Some(facts)
         });
-        Facts {
+        PlanFacts {
             now,
             zone: self.calendar.zone().clone(),
             allowed: Allowed::by(&self.calendar, now),
@@ -376,15 +380,15 @@ impl Maintenance {
         }
     }
 
-    fn start(&mut self, defrag: &Defrag, path: &Path, run: Run) {
+    fn start(&mut self, defrag: &Defrag, path: &Path, run: PlannedRun) {
         let engine = run.engine;
         if defrag.dry_run {
-            if !self.rehearsed.iter().any(|known| known == path) {
+            if !self.dry_runs.iter().any(|known| known == path) {
                 info!(
                     "would defragment {} by {engine}: defrag.dry_run = true",
                     shown(path)
                 );
-                self.rehearsed.push(path.to_owned());
+                self.dry_runs.push(path.to_owned());
             }
             return;
         }
@@ -524,8 +528,8 @@ impl Maintenance {
             row.took = ended.took;
         }
         let engine = row.engine.as_str();
-        metrics::defrag_ended(engine, &row.outcome, row.from, row.to);
-        if row.outcome == "improved" {
+        metrics::defrag_ended(engine, row.outcome.as_str(), row.from, row.to);
+        if row.outcome == OutcomeKind::Improved {
             info!(
                 "{}: {} → {} extents by {engine} in {:.1} s{}",
                 shown(path),
@@ -539,7 +543,8 @@ impl Maintenance {
             );
             self.inventory.lock().defragmented(running.image);
         } else {
-            warn!("{}: {engine} {}: {}", shown(path), row.outcome, row.reason);
+            let outcome = row.outcome.as_str();
+            warn!("{}: {engine} {outcome}: {}", shown(path), row.reason);
         }
         self.record(row, ended.note);
     }
@@ -550,7 +555,7 @@ impl Maintenance {
         if self.is_recorded(&note) {
             return file.remove();
         }
-        let row = interrupted(note.image(), note.began, &note.engine, note.extents);
+        let row = interrupted(&note);
         self.record(row, Some(file));
     }
 
@@ -559,8 +564,8 @@ impl Maintenance {
         self.runs.contains(&note.image().key, note.began)
     }
 
-    fn record(&mut self, row: RunRow, note: Option<NoteFile>) {
-        self.runs.push(known(&row));
+    fn record(&mut self, row: RunRecord, note: Option<NoteFile>) {
+        self.runs.push(row.clone());
         self.teller.run(row, note.map(NoteFile::into_path));
     }
 }
@@ -586,20 +591,20 @@ async fn notes(state: &Path) -> Vec<(Note, NoteFile)> {
 }
 
 /// A run as the history records it.
-fn row(image: &ImageRef, at: UnixTime, from: ExtentCount, report: &JobReport) -> RunRow {
+fn row(image: &ImageRef, at: UnixTime, from: ExtentCount, report: &JobReport) -> RunRecord {
     let run = &report.run;
     let from = run.from.unwrap_or(from);
     let passed = report.passed_over.iter();
     let passed = passed.map(|PassedOver { engine, reason }| format!("not by {engine}: {reason}"));
-    RunRow {
+    RunRecord {
         image: image.clone(),
         at,
-        engine: run.engine.as_str().to_owned(),
+        engine: run.engine,
         from,
         to: run.to.unwrap_or(from),
         bytes: run.written,
         took: run.took,
-        outcome: run.outcome.recorded_as().to_owned(),
+        outcome: run.outcome.kind(),
         reason: join(run.reason().into_iter().chain(passed)),
     }
 }
@@ -651,45 +656,23 @@ fn after(chosen: Engine, configured: &[Engine]) -> Vec<Engine> {
 
 /// Runs that the plan has for this window.
 fn queue(plan: &Plan) -> usize {
-    let runs = |planned: &&crate::maintenance::Planned| {
-        matches!(planned.verdict, crate::maintenance::Verdict::Runs(_))
-    };
-    plan.images.iter().filter(runs).count()
+    let decisions = plan.images.iter().map(|planned| &planned.decision);
+    decisions
+        .filter(|it| matches!(it, Decision::Runs(_)))
+        .count()
 }
 
-/// A row of the history as the planner knows it.
-pub(crate) fn known(row: &RunRow) -> KnownRun {
-    let seconds = i64::try_from(row.took.as_secs()).unwrap_or(i64::MAX);
-    KnownRun {
-        key: row.image.key.clone(),
-        ended: UnixTime(row.at.0.saturating_add(seconds)),
-        took: row.took,
-        engine: engine(&row.engine),
-        from: row.from,
-        copied: row.bytes,
-        outcome: row.outcome.clone(),
-        reason: row.reason.clone(),
-    }
-}
-
-/// The engine of that name.
-pub(crate) fn engine(name: &str) -> Option<Engine> {
-    Engine::ALL
-        .into_iter()
-        .find(|engine| engine.as_str() == name)
-}
-
-/// Nothing is known of a run but that it began.
-fn interrupted(reference: ImageRef, at: UnixTime, engine: &str, from: ExtentCount) -> RunRow {
-    RunRow {
-        image: reference,
-        at,
-        engine: engine.to_owned(),
-        from,
-        to: from,
+/// Of a run that was cut off nothing is known but that it began.
+fn interrupted(note: &Note) -> RunRecord {
+    RunRecord {
+        image: note.image(),
+        at: note.began,
+        engine: note.engine,
+        from: note.extents,
+        to: note.extents,
         bytes: Bytes(0),
         took: Duration::ZERO,
-        outcome: "interrupted".to_owned(),
+        outcome: OutcomeKind::Interrupted,
         reason: "the daemon was killed while it worked; the image is as before, or defragmented"
             .to_owned(),
     }

@@ -87,15 +87,20 @@ impl Mapper {
             self.running.insert(device);
             let finish = self.finish.clone();
             tokio::spawn(async move {
-                let image = sample.id;
-                let result = match sample.extents <= cap {
-                    true => read_map(&worker, &sample, cap, deadline)
-                        .await
-                        .map(Seen::Whole),
-                    false => sample_map(&worker, &sample, deadline)
-                        .await
-                        .map(Seen::Sampled),
+                let (image, began) = (sample.id, Instant::now());
+                let is_short = sample.extents <= cap;
+                let result = match is_short {
+                    true => read_map(&worker, &sample, cap, deadline).await,
+                    false => sample_map(&worker, &sample, deadline).await,
                 };
+                match &result {
+                    Ok(_) => probed(Method::Map, began.elapsed()),
+                    Err(reason) if is_short => {
+                        probe_failed();
+                        debug!("no extent map: {reason}");
+                    }
+                    Err(_) => {}
+                }
                 // Fails only when the daemon ends.
                 let _ = finish.send(Finished {
                     device,
@@ -176,21 +181,23 @@ async fn read_map(
     sample: &Sample,
     cap: ExtentCount,
     deadline: Duration,
-) -> Result<ExtentMap, Unread> {
-    let began = Instant::now();
+) -> Result<Seen, Unread> {
     let mut builder = MapBuilder::default();
     loop {
-        match read_part(worker, sample, cap, deadline, builder).await {
-            Ok(Part::More(part)) => builder = part,
-            Ok(Part::Whole(map)) => {
-                probed(Method::Map, began.elapsed());
-                return Ok(map);
-            }
-            Err(reason) => {
-                probe_failed();
-                debug!("no extent map: {reason}");
-                return Err(reason);
-            }
+        let request = Request::Map(Box::new(MapRequest {
+            path: sample.path.clone(),
+            id: sample.id,
+            expected: sample.extents,
+            builder,
+            max_extents: cap,
+            budget: PART_BUDGET,
+            quick: false,
+        }));
+        match call(worker, &request, deadline).await? {
+            Reply::Map(map) if map.complete => return Ok(Seen::Whole(*map)),
+            Reply::Map(_) => return Err(Unread::Refused("too many extents by now".to_owned())),
+            Reply::MapPart(part) => builder = *part,
+            _ => return Err(Unread::Refused("the probe helper gave no map".to_owned())),
         }
     }
 }
@@ -200,66 +207,35 @@ async fn sample_map(
     worker: &Arc<Mutex<Worker>>,
     sample: &Sample,
     deadline: Duration,
-) -> Result<Outlook, Unread> {
-    let began = Instant::now();
+) -> Result<Seen, Unread> {
     let request = Request::Sample(SampleRequest {
         path: sample.path.clone(),
         id: sample.id,
         expected: sample.extents,
     });
     match call(worker, &request, deadline).await? {
-        Some(Reply::Sampled(outlook)) => {
-            probed(Method::Map, began.elapsed());
-            Ok(outlook)
-        }
-        Some(Reply::Fault(fault)) => Err(Unread::Refused(fault.error)),
+        Reply::Sampled(outlook) => Ok(Seen::Sampled(outlook)),
         _ => Err(Unread::Refused(
             "the probe helper gave no sample".to_owned(),
         )),
     }
 }
 
+/// The last reply to a request, if it is no fault.
 async fn call(
     worker: &Arc<Mutex<Worker>>,
     request: &Request,
     deadline: Duration,
-) -> Result<Option<Reply>, Unread> {
-    let mut answer = None;
+) -> Result<Reply, Unread> {
+    let mut answer = Reply::Done;
     let called = worker
         .lock()
         .await
-        .call(request, deadline, |reply| answer = Some(reply))
+        .call(request, deadline, |reply| answer = reply)
         .await;
     called.map_err(Unread::NotNow)?;
-    Ok(answer)
-}
-
-enum Part {
-    More(MapBuilder),
-    Whole(ExtentMap),
-}
-
-async fn read_part(
-    worker: &Arc<Mutex<Worker>>,
-    sample: &Sample,
-    cap: ExtentCount,
-    deadline: Duration,
-    builder: MapBuilder,
-) -> Result<Part, Unread> {
-    let request = Request::Map(Box::new(MapRequest {
-        path: sample.path.clone(),
-        id: sample.id,
-        expected: sample.extents,
-        builder,
-        max_extents: cap,
-        budget: PART_BUDGET,
-        quick: false,
-    }));
-    match call(worker, &request, deadline).await? {
-        Some(Reply::Map(map)) if map.complete => Ok(Part::Whole(*map)),
-        Some(Reply::Map(_)) => Err(Unread::Refused("too many extents by now".to_owned())),
-        Some(Reply::MapPart(part)) => Ok(Part::More(*part)),
-        Some(Reply::Fault(fault)) => Err(Unread::Refused(fault.error)),
-        _ => Err(Unread::Refused("the probe helper gave no map".to_owned())),
+    match answer {
+        Reply::Fault(fault) => Err(Unread::Refused(fault.error)),
+        answer => Ok(answer),
     }
 }

@@ -208,7 +208,9 @@ impl Rescue {
 
     fn file_match(&mut self, found: &FileMatch) {
         self.reporter.matched("log file", &found.rule, &found.line);
-        self.monitor.file_line(found);
+        if let Some(recorder) = self.monitor.recorder() {
+            recorder.file_line(now(), &found.rule, &found.file, found.line.bytes());
+        }
         if found.action == RuleAction::Rescue
             && self.settings.klog.files_may_rescue
             && let Some(fast) = &self.armed.fast
@@ -238,12 +240,16 @@ impl Rescue {
                 rule = fast.rule_name(*edition, *id).unwrap_or("unknown");
                 self.reporter.matched("kernel log", rule, line);
             }
-            self.monitor.notice(&notice, rule);
+            if let Some(recorder) = self.monitor.recorder() {
+                recorder.notice(&notice, rule);
+            }
             self.reporter.notice(&notice);
         }
         fast.forget(in_use);
         while let Some(report) = fast.reports.pop() {
-            self.monitor.report(&report);
+            if let Some(recorder) = self.monitor.recorder() {
+                recorder.report(&report);
+            }
             self.reporter.report(&report);
         }
         metrics::klog_read(fast.exchange.records(), fast.exchange.lost());

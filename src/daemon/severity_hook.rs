@@ -126,7 +126,7 @@ fn variables(change: &SeverityChange) -> Vec<(&'static str, String)> {
 }
 
 /// What the command reads from its standard input. Keys are only ever added.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 struct Document {
     schema: u32,
     event: &'static str,
@@ -151,20 +151,13 @@ struct Document {
 }
 
 fn document(change: &SeverityChange) -> Document {
-    let mut document = Document {
+    let document = Document {
         schema: 1,
         event: "severity",
         severity: change.to,
         severity_before: change.from,
         reason: change.reason.to_string(),
-        image: None,
-        image_hex: None,
-        vm: None,
-        extents: None,
-        growth_per_day: None,
-        seconds_to_critical: None,
-        forecast: None,
-        extent_map_memory_bytes: None,
+        ..Document::default()
     };
     match &change.subject {
         Subject::Image {
@@ -174,16 +167,19 @@ fn document(change: &SeverityChange) -> Document {
             growth,
             forecast,
             ..
-        } => {
-            document.image = Some(shown(path));
-            document.image_hex = hex_unless_exact(path);
-            document.vm.clone_from(vm);
-            document.extents = Some(*extents);
-            document.growth_per_day = growth.rate().map(|rate| rate.0);
-            document.seconds_to_critical = forecast.time_left().map(|left| left.as_secs());
-            document.forecast = Some(forecast.to_string());
-        }
-        Subject::Host { memory } => document.extent_map_memory_bytes = Some(*memory),
+        } => Document {
+            image: Some(shown(path)),
+            image_hex: hex_unless_exact(path),
+            vm: vm.clone(),
+            extents: Some(*extents),
+            growth_per_day: growth.rate().map(|rate| rate.0),
+            seconds_to_critical: forecast.time_left().map(|left| left.as_secs()),
+            forecast: Some(forecast.to_string()),
+            ..document
+        },
+        Subject::Host { memory } => Document {
+            extent_map_memory_bytes: Some(*memory),
+            ..document
+        },
     }
-    document
 }

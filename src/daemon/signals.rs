@@ -17,7 +17,7 @@ pub(super) enum Signal {
     End,
 }
 
-/// Begins to listen. The second SIGTERM or SIGINT ends the process on the spot.
+/// Starts the thread. The second SIGTERM or SIGINT ends the process at once.
 pub(super) fn listen() -> io::Result<mpsc::UnboundedReceiver<Signal>> {
     let ending = Arc::new(AtomicBool::new(false));
     for signal in [SIGTERM, SIGINT] {

@@ -1,5 +1,5 @@
-//! What the daemon starts with. A configuration that is wrong keeps it from defragmenting, and from
-//! nothing else: the host's rescue does not depend on it.
+//! The settings that the daemon starts with. A wrong configuration keeps it from defragmenting, and
+//! from nothing else: the rescue of the host does not depend on it.
 //!
 //! | configuration | in force | maintenance windows |
 //! |---|---|---|
@@ -8,8 +8,8 @@
 //! | cannot be read, or wrong elsewhere | the last one that was right | none |
 //! | the same, and there is no such copy | the defaults | none |
 //!
-//! The copy lies in the [state directory](crate::state_dir). Neither it nor the configuration is
-//! waited for longer than [`READING`]: their disks may hang.
+//! The copy lies in the [state directory](crate::state_dir). Reading it and reading the configuration
+//! take at most [`READ_TIMEOUT`] each: their disks may hang.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -25,11 +25,11 @@ use crate::model::path::shown;
 use crate::serve::status::InForce;
 use crate::state_dir;
 
-/// How long the configuration, and then the copy, is waited for.
-const READING: Duration = Duration::from_secs(2);
+/// What reading the configuration, and then the copy, may take.
+const READ_TIMEOUT: Duration = Duration::from_secs(2);
 /// The name of the copy.
 const COPY: &str = "last-good.toml";
-/// It may hold the commands of hooks, which are nobody else's business.
+/// For root only: it may hold the commands of hooks.
 const MODE: u32 = 0o600;
 
 /// The settings to start with.
@@ -37,7 +37,7 @@ pub(crate) struct Start {
     pub(crate) settings: Settings,
     /// The files that were read.
     pub(super) files: Vec<PathBuf>,
-    /// What they are.
+    /// Where they come from.
     pub(super) in_force: InForce,
     /// What is wrong with the configuration.
     pub(crate) error: Option<String>,
@@ -47,12 +47,12 @@ impl Start {
     /// Reads the configuration; never fails, and does not hang.
     pub(super) fn read(config: Option<&Path>) -> Start {
         let path = config.map(Path::to_owned);
-        let read = within(READING, move || {
+        let read = within(READ_TIMEOUT, move || {
             config::load_to_start(path.as_deref()).map_err(|error| error.to_string())
         });
         let read = read.unwrap_or_else(|| Err(no_answer(config)));
         let copy = copy_of(config);
-        Start::from(read, || within(READING, move || copy.read()).flatten())
+        Start::from(read, || within(READ_TIMEOUT, move || copy.read()).flatten())
     }
 
     /// As [`Start::read`], for a command that asks the daemon: it may wait for a disk.
@@ -87,7 +87,7 @@ impl Start {
             }
         };
         if error.is_some() {
-            // What the operator has since forbidden is not known.
+            // The operator may have changed them since.
             settings.maintenance.windows.clear();
         }
         Start {
@@ -99,7 +99,7 @@ impl Start {
     }
 }
 
-/// What `work` gives, if it does so in time.
+/// The result of `work`; `None` if it takes longer than `time`.
 fn within<T: Send + 'static>(
     time: Duration,
     work: impl FnOnce() -> T + Send + 'static,
@@ -115,7 +115,7 @@ fn no_answer(config: Option<&Path>) -> String {
     format!(
         "{}: could not be read within {} s; its disk may hang",
         shown(path),
-        READING.as_secs()
+        READ_TIMEOUT.as_secs()
     )
 }
 
@@ -132,8 +132,7 @@ fn copy_of(config: Option<&Path>) -> Copy {
         "# Written by fragwatch after each configuration that was right, and read by it at a start \
          with one that is wrong.\n",
     );
-    // Writing to a String cannot fail. The name keeps the copy of another configuration from being
-    // taken for that of this one.
+    // Writing to a String cannot fail. The name tells apart the copies of two configurations.
     let _ = writeln!(head, "# The configuration: {}", shown(config));
     Copy {
         path: state_dir::given().join(COPY),
@@ -225,6 +224,6 @@ mod tests {
         let (_never, forever) = mpsc::channel::<()>();
         let hangs = move || forever.recv().is_ok();
         assert_eq!(within(Duration::from_millis(20), hangs), None);
-        assert_eq!(within(READING, || 5), Some(5));
+        assert_eq!(within(READ_TIMEOUT, || 5), Some(5));
     }
 }

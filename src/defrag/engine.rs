@@ -10,7 +10,7 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::time::{ClockId, clock_gettime};
 
 use super::Host;
-use super::guard::{self, Refusal, Target};
+use super::guard::{self, Halt, Refusal, Target};
 use super::meter::Meter;
 use super::pressure::{Asked, Gauge, WithoutIo};
 use super::run::{Hold, Input};
@@ -31,21 +31,69 @@ pub struct Request<'a> {
     pub path: &'a Path,
     /// Limits of all kinds.
     pub limits: &'a Defrag,
-    /// When it has to be over.
-    pub until: Option<Instant>,
+}
+
+/// What happens in a run.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    /// Something that the operator may want to know, in words.
+    Notice(String),
+    /// The guards let it pass; of the progress only `done` changes from here on.
+    Cleared(Progress),
+    /// So far it has come.
+    Progress(Progress),
+    /// An engine left the image to the next one.
+    PassedOver {
+        /// Which.
+        engine: Engine,
+        /// Why, in words.
+        reason: String,
+        /// The one whose turn it is now.
+        next: Engine,
+    },
+}
+
+/// How far a run is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// What works.
+    pub engine: Engine,
+    /// What is done of `total`: bytes for `xfs_fsr`, which has its final swap left when it has all;
+    /// extents that are gone for `online`.
+    pub done: u64,
+    /// All that is to be done.
+    pub total: u64,
+    /// Extents of the image before the run.
+    pub extents: ExtentCount,
+    /// Why it stands still, if it does.
+    pub held: Option<Hold>,
+    /// Of `online`: the segments so far, the longest call that locked the image, and the median.
+    pub calls: (u64, Duration, Duration),
+}
+
+impl Progress {
+    /// At the beginning of a run.
+    #[must_use]
+    pub fn new(engine: Engine, total: u64, extents: ExtentCount) -> Progress {
+        Progress {
+            engine,
+            done: 0,
+            total,
+            extents,
+            held: None,
+            calls: (0, Duration::ZERO, Duration::ZERO),
+        }
+    }
 }
 
 /// Makes the report of an attempt: its outcome, and how long it took.
 pub(super) fn report(
     engine: Engine,
-    attempt: impl FnOnce(&mut RunReport) -> Result<RunOutcome, Refusal>,
+    attempt: impl FnOnce(&mut RunReport) -> Result<RunOutcome, Halt>,
 ) -> RunReport {
     let began = Instant::now();
     let mut report = RunReport::of(engine, RunOutcome::Unchanged { message: None });
-    report.outcome = attempt(&mut report).unwrap_or_else(|refusal| RunOutcome::Refused {
-        guard: refusal.name().to_owned(),
-        reason: refusal.to_string(),
-    });
+    report.outcome = attempt(&mut report).unwrap_or_else(RunOutcome::from);
     report.took = began.elapsed();
     report
 }
@@ -98,14 +146,36 @@ pub(super) fn monotonic() -> Duration {
     )
 }
 
-/// The checks between two steps: orders, the window, bandwidth, I/O pressure, and whether the image
+/// Checks now and then whether the image still exists.
+pub(super) struct Presence<'a> {
+    target: &'a Target,
+    host: &'a Host,
+    at: Instant,
+}
+
+impl<'a> Presence<'a> {
+    pub(super) fn new(target: &'a Target, host: &'a Host) -> Presence<'a> {
+        let at = Instant::now();
+        Presence { target, host, at }
+    }
+
+    /// Whether it was removed or its file system unmounted.
+    pub(super) fn is_gone(&mut self) -> bool {
+        if self.at.elapsed() < GONE_INTERVAL {
+            return false;
+        }
+        self.at = Instant::now();
+        self.target.is_gone(self.host)
+    }
+}
+
+/// The checks between two steps: orders, bandwidth, I/O pressure, and whether the image
 /// still exists.
 pub(super) struct Controls<'a> {
     request: &'a Request<'a>,
     host: &'a Host,
-    target: &'a Target,
     orders: &'a mut dyn FnMut() -> Option<Stop>,
-    gone_at: Instant,
+    presence: Presence<'a>,
     began: Instant,
     meter: Meter,
     gauge: Gauge,
@@ -129,9 +199,8 @@ impl<'a> Controls<'a> {
         Controls {
             request,
             host,
-            target,
             orders,
-            gone_at: Instant::now(),
+            presence: Presence::new(target, host),
             began: Instant::now(),
             meter: Meter::new(request.limits.bandwidth),
             gauge,
@@ -146,11 +215,8 @@ impl<'a> Controls<'a> {
     /// The reasons to stop.
     pub(super) fn stops(&mut self) -> Vec<Stop> {
         let ordered = (self.orders)();
-        let gone = self.is_gone().then_some(Stop::Gone);
-        let is_over = |until| Instant::now() >= until;
-        let closed = self.request.until.is_some_and(is_over);
-        let closed = closed.then_some(Stop::WindowClosed);
-        [ordered, gone, closed].into_iter().flatten().collect()
+        let gone = self.presence.is_gone().then_some(Stop::Gone);
+        ordered.into_iter().chain(gone).collect()
     }
 
     /// The inputs for the machine of a run that has moved so many bytes in all.
@@ -163,8 +229,9 @@ impl<'a> Controls<'a> {
     }
 
     /// I/O pressure that does not hold the run, once.
-    pub(super) fn unreported_pressure(&mut self) -> Option<WithoutIo> {
-        self.unreported.take()
+    pub(super) fn notice(&mut self) -> Option<Event> {
+        let pressure = self.unreported.take()?;
+        Some(Event::Notice(pressure.to_string()))
     }
 
     /// Adds up the time in which the run is held.
@@ -178,14 +245,6 @@ impl<'a> Controls<'a> {
     /// How long the run was held in all.
     pub(super) fn held(&self) -> Duration {
         self.held
-    }
-
-    fn is_gone(&mut self) -> bool {
-        if self.gone_at.elapsed() < GONE_INTERVAL {
-            return false;
-        }
-        self.gone_at = Instant::now();
-        self.target.is_gone(self.host)
     }
 
     /// Once held, the run continues when the pressure is well below the limit.

@@ -23,15 +23,17 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::awake::Awake;
-use super::engine::{self, Controls, Request, count, failed, lock_filesystem, monotonic};
+use super::engine::{
+    self, Controls, Event, Presence, Progress, Request, count, failed, lock_filesystem, monotonic,
+};
 use super::gate::Gate;
-use super::guard::{self, Checked, Refusal, Target};
+use super::guard::{self, Checked, Halt, Refusal, Target};
 use super::messages::{self, Messages};
-use super::pressure::{Gauge, WithoutIo};
-use super::run::{Hold, Input, Machine, State};
+use super::pressure::Gauge;
+use super::run::{Input, Machine, State};
 use super::{Host, leftovers};
 use crate::model::{
-    Account, Borders, Bytes, Engine, ExtentCount, NamedProcess, RunOutcome, RunReport, Stop,
+    Account, Borders, Engine, ExtentCount, RunForecast, RunOutcome, RunReport, Stop,
 };
 use crate::probe::reason;
 pub(super) use process::program;
@@ -47,43 +49,22 @@ const ENDING_INTERVAL: Duration = Duration::from_millis(10);
 /// How much of a printed line is quoted.
 const LONGEST_QUOTE: usize = 300;
 
-/// A step of a run.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Event {
-    /// Temporary files of an earlier run that was killed were removed.
-    Swept(usize),
-    /// The guards allow the run.
-    Cleared(Checked),
-    /// There is I/O pressure that does not hold the run.
-    WithoutIo(WithoutIo),
-    /// xfs_fsr works.
-    Started {
-        /// Its process.
-        pid: u32,
-    },
-    /// Progress.
-    Progress {
-        /// Read from disk.
-        read: Bytes,
-        /// Written to disk; when it is as much as the image occupies, the final swap is left.
-        written: Bytes,
-        /// Why the run is held, if it is.
-        held: Option<Hold>,
-    },
-    /// It is being ended.
-    Ending(Stop),
-    /// A process waits at the gate.
-    OpenBlocked(NamedProcess),
-}
-
-/// Checks the guards, as [`run`] does, and starts nothing.
+/// Checks the guards, as [`run`] does, and starts nothing. Returns the extents, and what a run would do.
 ///
 /// # Errors
 /// The first guard that refuses.
-pub fn dry_run(request: &Request<'_>, host: &Host) -> Result<Checked, Refusal> {
+pub fn dry_run(
+    request: &Request<'_>,
+    host: &Host,
+    orders: &mut dyn FnMut() -> Option<Stop>,
+) -> Result<(ExtentCount, RunForecast), Halt> {
     program().ok_or(Refusal::NoEngine)?;
-    let cleared = clear(request, host, &mut |_| {})?;
-    Ok(cleared.checked)
+    let checked = clear(request, host, orders, &mut |_| {})?.checked;
+    let forecast = RunForecast::Copy {
+        copies: checked.allocated,
+        stall: checked.stall,
+    };
+    Ok((checked.extents, forecast))
 }
 
 /// Defragments one image. `orders` is called some fifty times a second and returns why to stop;
@@ -98,14 +79,16 @@ pub fn run(
 ) -> RunReport {
     engine::report(Engine::XfsFsr, |report| {
         let program = program().ok_or(Refusal::NoEngine)?;
-        let cleared = clear(request, host, watch)?;
+        let cleared = clear(request, host, orders, watch)?;
         report.from = Some(cleared.checked.extents);
-        watch(Event::Cleared(cleared.checked));
+        let Checked {
+            extents, allocated, ..
+        } = cleared.checked;
+        let progress = Progress::new(Engine::XfsFsr, allocated.0, extents);
+        watch(Event::Cleared(progress));
         let (target, turn) = (cleared.target, cleared.turn);
         let mut machine = Machine::new(STUCK_TIMEOUT);
         machine.step(monotonic(), Input::Cleared);
-        // While processes wait for us at the gate, we must not be stopped.
-        let _awake = Awake::start();
         let process = match XfsFsr::start(&program, &target, cleared.gate) {
             Ok(process) => process,
             Err(error) => {
@@ -114,7 +97,15 @@ pub fn run(
             }
         };
         let mut controls = Controls::new(request, host, &target, cleared.gauge, orders);
-        let end = work(process, &mut machine, &mut controls, host, report, watch);
+        let end = work(
+            process,
+            &mut machine,
+            &mut controls,
+            (host, progress),
+            watch,
+        );
+        (report.read, report.written) = end.moved;
+        drop(cleared.awake);
         report.held = controls.held();
         if end.status.is_none() {
             // Whatever it hangs in, we would hang in too.
@@ -138,12 +129,10 @@ fn work(
     mut process: XfsFsr,
     machine: &mut Machine,
     controls: &mut Controls<'_>,
-    host: &Host,
-    report: &mut RunReport,
+    (host, mut progress): (&Host, Progress),
     watch: &mut dyn FnMut(Event),
 ) -> End {
     machine.step(monotonic(), Input::Started);
-    watch(Event::Started { pid: process.pid() });
     while machine.state() != State::Ended {
         process.wait(match machine.state() {
             State::Ending => ENDING_INTERVAL,
@@ -153,27 +142,16 @@ fn work(
             if input == Input::Stop(Stop::Opened)
                 && let Some(blocked) = &process.blocked
             {
-                watch(Event::OpenBlocked(blocked.clone()));
+                let notice = format!("{blocked} wants to open it: ending the run");
+                watch(Event::Notice(notice));
             }
-            let ending = process.step(machine, monotonic(), input);
-            ending
-                .into_iter()
-                .for_each(|stop| watch(Event::Ending(stop)));
+            process.step(machine, monotonic(), input);
         }
-        let pressure = controls.unreported_pressure();
-        pressure
-            .into_iter()
-            .for_each(|it| watch(Event::WithoutIo(it)));
-        let (read, written) = process.moved;
-        let held = machine.held_by();
-        watch(Event::Progress {
-            read,
-            written,
-            held,
-        });
-        controls.note_held(held.is_some());
+        controls.notice().into_iter().for_each(&mut *watch);
+        (progress.done, progress.held) = (process.moved.1.0, machine.held_by());
+        watch(Event::Progress(progress));
+        controls.note_held(progress.held.is_some());
     }
-    (report.read, report.written) = process.moved;
     process.end()
 }
 
@@ -251,26 +229,34 @@ struct Cleared {
     borders: Borders,
     /// The lock of its file system.
     turn: File,
+    /// While processes wait for us at the gate, we must not be stopped.
+    awake: Awake,
 }
 
 fn clear(
     request: &Request<'_>,
     host: &Host,
+    orders: &mut dyn FnMut() -> Option<Stop>,
     watch: &mut dyn FnMut(Event),
-) -> Result<Cleared, Refusal> {
+) -> Result<Cleared, Halt> {
     let target = guard::open(request.path, host)?;
     let turn = lock_filesystem(&target)?;
     let swept = leftovers::sweep(target.directory.as_fd(), &host.proc)?;
     if swept > 0 {
-        watch(Event::Swept(swept));
+        watch(Event::Notice(format!(
+            "removed {swept} temporary files (.fsrPID) of an xfs_fsr that was killed"
+        )));
     }
     guard::check_quick(&target, request.limits, host)?;
     let mut gauge = engine::gauge(&target, request, host)?;
     let no_gate = |error: io::Error| Refusal::NoGate(reason(&error));
+    let awake = Awake::start();
     let mut gate = Gate::raise(&target.file, &host.proc).map_err(no_gate)?;
     guard::check_unused(&target, &mut gate, host)?;
     guard::check_settled(&target, &mut gate)?;
-    let borders = guard::check_map(&target, count(&target)?, &mut gate)?;
+    let mut presence = Presence::new(&target, host);
+    let mut stop = || orders().or_else(|| presence.is_gone().then_some(Stop::Gone));
+    let borders = guard::check_map(&target, count(&target)?, &mut gate, &mut stop)?;
     // Again, behind the gate: until it was raised everything could change.
     let checked = guard::check_quick(&target, request.limits, host)?;
     guard::recheck_pressure(&mut gauge, request.limits.max_io_pressure, host)?;
@@ -281,12 +267,14 @@ fn clear(
         gauge,
         borders,
         turn,
+        awake,
     })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Bytes;
     use std::process::ExitStatus;
 
     fn judged(from: u64, to: u64, status: i32, said: &str, stop: Option<Stop>) -> RunOutcome {
@@ -311,6 +299,7 @@ mod tests {
             status: Some(ExitStatus::from_raw(status)),
             printed: said.to_owned(),
             blocked: None,
+            moved: (Bytes(0), Bytes(0)),
         };
         let checked = Checked {
             extents: ExtentCount(from),

@@ -105,7 +105,6 @@ const BUCKETS: usize = 320;
 pub struct CallTimes {
     count: u64,
     worst: Duration,
-    total: Duration,
     buckets: Vec<u64>,
 }
 
@@ -114,7 +113,6 @@ impl Default for CallTimes {
         CallTimes {
             count: 0,
             worst: Duration::ZERO,
-            total: Duration::ZERO,
             buckets: vec![0; BUCKETS],
         }
     }
@@ -126,7 +124,6 @@ impl CallTimes {
     pub fn add(&mut self, took: Duration) {
         self.count += 1;
         self.worst = self.worst.max(took);
-        self.total = self.total.saturating_add(took);
         let microseconds = (took.as_secs_f64() * 1e6).max(1.0);
         let bucket = (microseconds.log2() * FINENESS) as usize;
         if let Some(count) = self.buckets.get_mut(bucket.min(BUCKETS - 1)) {
@@ -134,16 +131,8 @@ impl CallTimes {
         }
     }
 
-    pub fn count(&self) -> u64 {
-        self.count
-    }
-
     pub fn worst(&self) -> Duration {
         self.worst
-    }
-
-    pub fn total(&self) -> Duration {
-        self.total
     }
 
     /// The median, to a tenth.

@@ -21,8 +21,8 @@ use crate::model::borders::BorderCount;
 use crate::model::path::shown;
 use crate::model::sampling::SAMPLED_FROM;
 use crate::model::{
-    Borders, Bytes, Engine, Extent, ExtentCount, FilesystemKind, NamedProcess, Outlook, Share,
-    swap_stall,
+    Borders, Bytes, Engine, Extent, ExtentCount, FilesystemKind, NamedProcess, Obstacle, Outlook,
+    ReasonCode, RunOutcome, Share, Stop, swap_stall,
 };
 use crate::probe::extents::{MapReader, ReadPace};
 use crate::probe::{open as opening, reason};
@@ -50,32 +50,6 @@ const MAP_TIME: Duration = Duration::from_secs(60);
 /// What one extent can be at most on XFS (BMBT_BLOCKCOUNT_BITLEN): 2^21 blocks, here of 4 KiB.
 const LONGEST_EXTENT: u64 = 8 << 30;
 
-/// The name of the refusal that is not an error: there is nothing to gain.
-pub const NEAR_IDEAL: &str = "near_ideal";
-
-/// The names of the refusals that concern the engine, not the image, its file system or the host.
-const OF_THE_ENGINE: [&str; 14] = [
-    "in_use",
-    "qemu_lock",
-    "use_unknown",
-    "changing",
-    "shares_blocks",
-    "little_gain",
-    "map_too_long",
-    "no_space",
-    "swap_stall",
-    "no_reflink",
-    "dax",
-    "kernel",
-    "no_gate",
-    "no_engine",
-];
-
-/// Whether another engine may still take the image after the refusal of this [name](Refusal::name).
-pub fn leaves_to_another(name: &str) -> bool {
-    OF_THE_ENGINE.contains(&name)
-}
-
 /// Why a run may not begin.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Refusal {
@@ -95,10 +69,8 @@ pub enum Refusal {
     ReadOnly,
     /// Another run is at work on the file system.
     OtherRun,
-    /// It is marked so that it must not be changed, or not by xfs_fsr.
-    Flag(&'static str),
-    /// It is swap space.
-    Swap,
+    /// Something forbids touching it.
+    Forbidden(Obstacle),
     /// Somebody has it open.
     InUse(Option<NamedProcess>),
     /// A QEMU has locked it, perhaps on another host.
@@ -140,8 +112,6 @@ pub enum Refusal {
     },
     /// Its file system cannot share blocks.
     NoReflink,
-    /// It is read and written past the page cache, byte by byte (DAX).
-    Dax,
     /// Its file system is too full.
     TooFull,
     /// The kernel is not proven to do it right.
@@ -153,36 +123,35 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    /// Its name for programs.
-    pub fn name(&self) -> &'static str {
+    /// In one word, for programs.
+    #[must_use]
+    pub fn code(&self) -> ReasonCode {
         match self {
-            Refusal::NotAbsolute => "not_absolute",
-            Refusal::Link(_) => "link",
-            Refusal::Unreadable(_) => "unreadable",
-            Refusal::NotAFile(_) => "not_a_file",
-            Refusal::Elsewhere(_) => "elsewhere",
-            Refusal::NotXfs(_) => "not_xfs",
-            Refusal::ReadOnly => "read_only",
-            Refusal::OtherRun => "other_run",
-            Refusal::Flag(_) => "flag",
-            Refusal::Swap => "swap",
-            Refusal::InUse(_) => "in_use",
-            Refusal::QemuLock => "qemu_lock",
-            Refusal::UseUnknown => "use_unknown",
-            Refusal::Changing => "changing",
-            Refusal::Shared => "shares_blocks",
-            Refusal::MapTooLong(_) => "map_too_long",
-            Refusal::NearIdeal(_) => NEAR_IDEAL,
-            Refusal::LittleGain(_) => "little_gain",
-            Refusal::NoSpace { .. } => "no_space",
-            Refusal::SwapStall { .. } => "swap_stall",
-            Refusal::Pressure { .. } => "io_pressure",
-            Refusal::NoReflink => "no_reflink",
-            Refusal::Dax => "dax",
-            Refusal::TooFull => "almost_full",
-            Refusal::Kernel(_) => "kernel",
-            Refusal::NoGate(_) => "no_gate",
-            Refusal::NoEngine => "no_engine",
+            Refusal::NotAbsolute => ReasonCode::NotAbsolute,
+            Refusal::Link(_) => ReasonCode::Link,
+            Refusal::Unreadable(_) => ReasonCode::Unreadable,
+            Refusal::NotAFile(_) => ReasonCode::NotAFile,
+            Refusal::Elsewhere(_) => ReasonCode::Elsewhere,
+            Refusal::NotXfs(_) => ReasonCode::NotXfs,
+            Refusal::ReadOnly => ReasonCode::ReadOnly,
+            Refusal::OtherRun => ReasonCode::OtherRun,
+            Refusal::Forbidden(obstacle) => obstacle.code(),
+            Refusal::InUse(_) => ReasonCode::InUse,
+            Refusal::QemuLock => ReasonCode::QemuLock,
+            Refusal::UseUnknown => ReasonCode::UseUnknown,
+            Refusal::Changing => ReasonCode::Changing,
+            Refusal::Shared => ReasonCode::SharesBlocks,
+            Refusal::MapTooLong(_) => ReasonCode::MapTooLong,
+            Refusal::NearIdeal(_) => ReasonCode::NearIdeal,
+            Refusal::LittleGain(_) => ReasonCode::LittleGain,
+            Refusal::NoSpace { .. } => ReasonCode::NoSpace,
+            Refusal::SwapStall { .. } => ReasonCode::SwapStall,
+            Refusal::Pressure { .. } => ReasonCode::IoPressure,
+            Refusal::NoReflink => ReasonCode::NoReflink,
+            Refusal::TooFull => ReasonCode::AlmostFull,
+            Refusal::Kernel(_) => ReasonCode::Kernel,
+            Refusal::NoGate(_) => ReasonCode::NoGate,
+            Refusal::NoEngine => ReasonCode::NoXfsFsr,
         }
     }
 }
@@ -202,8 +171,7 @@ impl fmt::Display for Refusal {
             Refusal::NotXfs(kind) => write!(f, "lies on {kind}, and only XFS is defragmented"),
             Refusal::ReadOnly => f.write_str("its file system is mounted read-only"),
             Refusal::OtherRun => f.write_str("another run is at work on its file system"),
-            Refusal::Flag(flag) => write!(f, "it is marked {flag} (lsattr, xfs_io -c lsattr)"),
-            Refusal::Swap => f.write_str("it is swap space"),
+            Refusal::Forbidden(obstacle) => obstacle.fmt(f),
             Refusal::InUse(Some(by)) => write!(f, "in use by {by}"),
             Refusal::InUse(None) => f.write_str(
                 "in use by somebody that /proc does not show: a loop device, the NFS server, \
@@ -246,7 +214,6 @@ impl fmt::Display for Refusal {
             Refusal::NoReflink => f.write_str(
                 "its XFS was made without reflink: use xfs_fsr, or copy the image to one with it",
             ),
-            Refusal::Dax => f.write_str("it is used by DAX"),
             Refusal::TooFull => f.write_str(
                 "its file system is more than 95 % full: what is free is in pieces by then, and \
                  moving blocks makes smaller ones of them",
@@ -276,7 +243,40 @@ impl From<rustix::io::Errno> for Refusal {
     }
 }
 
-/// An open image.
+/// Why a run ends before its engine works.
+#[derive(Debug)]
+pub enum Halt {
+    /// It may not begin.
+    Refused(Refusal),
+    /// It was stopped while the guards looked.
+    Stopped(Stop),
+}
+
+impl From<Refusal> for Halt {
+    fn from(refusal: Refusal) -> Halt {
+        Halt::Refused(refusal)
+    }
+}
+
+impl From<io::Error> for Halt {
+    fn from(error: io::Error) -> Halt {
+        Halt::Refused(error.into())
+    }
+}
+
+impl From<Halt> for RunOutcome {
+    fn from(halt: Halt) -> RunOutcome {
+        match halt {
+            Halt::Stopped(why) => RunOutcome::Stopped { why },
+            Halt::Refused(refusal) => RunOutcome::Refused {
+                guard: refusal.code(),
+                reason: refusal.to_string(),
+            },
+        }
+    }
+}
+
+/// An image, held by a descriptor.
 #[derive(Debug)]
 pub struct Target {
     /// Its path: absolute, canonical, and that of the descriptor when it was opened.
@@ -379,7 +379,7 @@ fn walk(path: &Path) -> Result<(OwnedFd, File), Refusal> {
 /// The conditions that can be checked at any time: flags, space, the length of the swap.
 ///
 /// # Errors
-/// The first one that does not hold.
+/// The first thing that is not right.
 pub fn check_quick(target: &Target, limits: &Defrag, host: &Host) -> Result<Checked, Refusal> {
     let attributes = fsxattr::attributes(&target.file)?;
     check_flags(attributes.flags)?;
@@ -400,20 +400,23 @@ pub fn check_quick(target: &Target, limits: &Defrag, host: &Host) -> Result<Chec
     })
 }
 
-fn check_flags(flags: u32) -> Result<(), Refusal> {
-    let forbidden = [
-        (IMMUTABLE, "immutable"),
-        (APPEND, "append-only"),
-        (NODEFRAG, "no-defrag"),
-        (REALTIME, "realtime"),
+fn check_flags(marks: u32) -> Result<(), Refusal> {
+    let flags = [
+        (IMMUTABLE, Obstacle::Immutable),
+        (APPEND, Obstacle::AppendOnly),
+        (NODEFRAG, Obstacle::NoDefrag),
+        (REALTIME, Obstacle::Realtime),
     ];
-    let found = forbidden.into_iter().find(|(bit, _)| flags & bit != 0);
-    found.map_or(Ok(()), |(_, name)| Err(Refusal::Flag(name)))
+    let mut marked = flags.into_iter().filter(|(bit, _)| marks & bit != 0);
+    match marked.next() {
+        Some((_, obstacle)) => Err(Refusal::Forbidden(obstacle)),
+        None => Ok(()),
+    }
 }
 
 fn check_swap(target: &Target, host: &Host) -> Result<(), Refusal> {
     match is_swap(&host.proc, &target.path) {
-        true => Err(Refusal::Swap),
+        true => Err(Refusal::Forbidden(Obstacle::SwapFile)),
         false => Ok(()),
     }
 }
@@ -438,7 +441,7 @@ pub fn check_online(target: &Target, limits: &Defrag, host: &Host) -> Result<Ext
     check_flags(attributes.flags)?;
     check_swap(target, host)?;
     if attributes.flags & DAX != 0 {
-        return Err(Refusal::Dax);
+        return Err(Refusal::Forbidden(Obstacle::Dax));
     }
     if geometry::geometry(&target.file)?.flags & geometry::FLAG_REFLINK == 0 {
         return Err(Refusal::NoReflink);
@@ -592,22 +595,25 @@ fn is_settled(file: &File) -> io::Result<bool> {
         && is_old(metadata.ctime(), metadata.ctime_nsec()))
 }
 
-/// Reads the map, as xfs_fsr does too, and serves the gate meanwhile. Returns the extents by the border
-/// before them.
+/// Reads the map, as xfs_fsr does too: whether blocks are shared, and whether there is something to
+/// gain. The gate is served meanwhile, and `stop` is asked whether to stop. Returns its extents by what
+/// keeps them apart.
 ///
 /// # Errors
-/// If blocks are shared, if there is nothing to gain, or if another process opens the image.
+/// If they are, or there is not, or somebody came, or it was stopped.
 pub fn check_map(
     target: &Target,
     extents: ExtentCount,
     gate: &mut Gate,
-) -> Result<Borders, Refusal> {
+    stop: &mut dyn FnMut() -> Option<Stop>,
+) -> Result<Borders, Halt> {
     let deadline = Instant::now() + MAP_TIME;
     let mut came = Ok(());
     let enough = Cell::new(false);
     let mut beat = || {
         if came.is_ok() {
-            came = let_in(gate);
+            let stopped = stop().map_or(Ok(()), |why| Err(Halt::Stopped(why)));
+            came = stopped.and_then(|()| Ok(let_in(gate)?));
         }
         enough.set(came.is_err() || Instant::now() > deadline);
     };
@@ -626,14 +632,14 @@ pub fn check_map(
     MapReader::new().read(&target.file, Bytes(0), ReadPace::QUICK, visit, &mut beat)?;
     came?;
     if Instant::now() > deadline {
-        return Err(Refusal::MapTooLong(extents));
+        return Err(Refusal::MapTooLong(extents).into());
     }
     if shared {
-        return Err(Refusal::Shared);
+        return Err(Refusal::Shared.into());
     }
     let ideal = pieces.saturating_add(breaks(target)?);
     if extents.0 <= ideal {
-        return Err(Refusal::NearIdeal(extents));
+        return Err(Refusal::NearIdeal(extents).into());
     }
     worth_it(Outlook::of_map(&count.borders), Engine::XfsFsr)?;
     Ok(count.borders)
@@ -705,56 +711,39 @@ mod tests {
     fn each_mark_is_a_refusal_of_its_own() {
         let none_of_them = !(IMMUTABLE | APPEND | NODEFRAG | REALTIME);
         assert_eq!(check_flags(none_of_them), Ok(()));
-        let names = [
-            (0x1, "realtime"),
-            (0x8, "immutable"),
-            (0x10, "append-only"),
-            (0x2000, "no-defrag"),
+        let obstacles = [
+            (0x1, Obstacle::Realtime),
+            (0x8, Obstacle::Immutable),
+            (0x10, Obstacle::AppendOnly),
+            (0x2000, Obstacle::NoDefrag),
         ];
-        for (mark, name) in names {
-            assert_eq!(check_flags(mark | 0x2), Err(Refusal::Flag(name)));
+        for (mark, obstacle) in obstacles {
+            assert_eq!(check_flags(mark | 0x2), Err(Refusal::Forbidden(obstacle)));
         }
     }
 
     #[test]
     fn what_lies_with_one_engine_is_left_to_another() {
-        let (needs, free) = (Bytes(2), Bytes(1));
-        let of_the_engine = [
+        for refusal in [
             Refusal::InUse(None),
-            Refusal::QemuLock,
-            Refusal::UseUnknown,
-            Refusal::Changing,
             Refusal::Shared,
-            Refusal::LittleGain(String::new()),
             Refusal::MapTooLong(ExtentCount(1)),
-            Refusal::NoSpace {
-                needs,
-                free,
-                keeps: (Bytes(0), Share(0)),
-            },
-            Refusal::SwapStall {
-                stall: Duration::MAX,
-                most: Duration::ZERO,
-            },
-            Refusal::NoReflink,
-            Refusal::Dax,
-            Refusal::Kernel(String::new()),
-            Refusal::NoGate(String::new()),
+            Refusal::Forbidden(Obstacle::Dax),
             Refusal::NoEngine,
-        ];
-        let names = of_the_engine.map(|refusal| refusal.name());
-        assert_eq!(names, OF_THE_ENGINE);
+        ] {
+            assert!(refusal.code().lies_with_engine(), "{refusal}");
+        }
         // A file that nothing is to touch, and one at which nothing is to be gained.
         for refusal in [
-            Refusal::Flag("immutable"),
-            Refusal::Swap,
+            Refusal::Forbidden(Obstacle::Immutable),
+            Refusal::Forbidden(Obstacle::SwapFile),
             Refusal::OtherRun,
             Refusal::ReadOnly,
             Refusal::TooFull,
             Refusal::NearIdeal(ExtentCount(1)),
             Refusal::Pressure { is: 50.0, most: 40 },
         ] {
-            assert!(!leaves_to_another(refusal.name()), "{refusal}");
+            assert!(!refusal.code().lies_with_engine(), "{refusal}");
         }
     }
 

@@ -1,6 +1,6 @@
 //! One defragmentation as a document: what is to be done with the settings in force, and what came of
-//! it. The daemon writes a [`DefragJob`] to the standard input of a child process, which answers on
-//! its standard output with [`JobMessage`]s, one a line.
+//! it. `fragwatch defrag` carries a [`DefragJob`] out itself; the daemon writes it to the standard input
+//! of a child process, which answers on its standard output with [`JobMessage`]s, one a line.
 //!
 //! Both are the same program: the child is started from `/proc/self/exe`, which stays the running
 //! program when a package replaces its file (proc_pid_exe(5)). A job of another build is refused all
@@ -8,25 +8,20 @@
 
 use std::io::{self, Read};
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::engine::Request;
-use super::fsr;
-use super::guard::leaves_to_another;
-use super::{Host, online};
+use super::engine::{Event, Request};
+use super::{Host, fsr, online};
 use crate::config::settings::Defrag;
 use crate::model::path::wire;
-use crate::model::{Engine, RunOutcome, RunReport, Stop};
+use crate::model::{Engine, RunForecast, RunOutcome, RunReport, Stop};
 
 /// The hidden subcommand that carries out a job.
 pub const COMMAND: &str = "defrag-job";
 /// No job is longer: a path and the section `[defrag]`.
 const LONGEST_JOB: u64 = 1 << 20;
-/// From one report of progress to the next at least.
-const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What is to be done.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -40,7 +35,7 @@ pub struct DefragJob {
     pub engine: Engine,
     /// The engines that are tried after it, in this order, where it cannot work on the image.
     pub then: Vec<Engine>,
-    /// The limits in force.
+    /// The limits in force. With `dry_run` all guards are asked and nothing is done.
     pub limits: Defrag,
     /// Where extent-size hints are noted while they are changed.
     #[serde(with = "wire")]
@@ -68,9 +63,7 @@ pub struct JobReport {
 /// How far a job is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JobProgress {
-    /// What works.
-    pub engine: Engine,
-    /// What is done of `total`: bytes for `xfs_fsr`, extents for `online`.
+    /// What is done of `total`.
     pub done: u64,
     /// All that is to be done.
     pub total: u64,
@@ -133,29 +126,32 @@ impl DefragJob {
     }
 
     /// Carries it out: one engine after the other until one can work on the image. `orders` is asked
-    /// again and again whether to stop; `report` gets the progress.
+    /// again and again whether to stop; `watch` gets what happens.
     ///
     /// To be called on a thread that lives as long as the job: see [`fsr::run`].
     pub fn run(
         &self,
         orders: &mut dyn FnMut() -> Option<Stop>,
-        report: &mut dyn FnMut(JobProgress),
+        watch: &mut dyn FnMut(Event),
     ) -> JobReport {
         let host = Host::new(self.hints.clone());
         let mut passed_over = Vec::new();
         let mut engine = self.engine;
-        for next in &self.then {
-            let run = self.run_by(engine, &host, orders, report);
-            match another_may(&run.outcome) {
-                Some(reason) if orders().is_none() => {
-                    passed_over.push(PassedOver { engine, reason });
-                }
-                _ => return JobReport { run, passed_over },
-            }
-            engine = *next;
+        let mut then = self.then.iter();
+        loop {
+            let run = self.run_by(engine, &host, orders, watch);
+            let left = run.outcome.left_to_another().filter(|_| orders().is_none());
+            let Some((reason, next)) = left.zip(then.next().copied()) else {
+                return JobReport { run, passed_over };
+            };
+            watch(Event::PassedOver {
+                engine,
+                reason: reason.clone(),
+                next,
+            });
+            passed_over.push(PassedOver { engine, reason });
+            engine = next;
         }
-        let run = self.run_by(engine, &host, orders, report);
-        JobReport { run, passed_over }
     }
 
     fn run_by(
@@ -163,28 +159,27 @@ impl DefragJob {
         engine: Engine,
         host: &Host,
         orders: &mut dyn FnMut() -> Option<Stop>,
-        report: &mut dyn FnMut(JobProgress),
+        watch: &mut dyn FnMut(Event),
     ) -> RunReport {
         let request = Request {
             path: &self.image,
             limits: &self.limits,
-            until: None,
         };
-        let mut progress = Throttle::new(engine, report);
+        if self.limits.dry_run {
+            let found = match engine {
+                Engine::XfsFsr => fsr::dry_run(&request, host, orders),
+                Engine::Online => online::dry_run(&request, host, orders),
+            };
+            let (from, outcome) = match found {
+                Ok((from, forecast)) => (Some(from), RunOutcome::WouldRun { forecast }),
+                Err(refusal) => (None, refusal.into()),
+            };
+            let report = RunReport::of(engine, outcome);
+            return RunReport { from, ..report };
+        }
         match engine {
-            Engine::XfsFsr => fsr::run(&request, host, orders, &mut |event| match event {
-                fsr::Event::Cleared(facts) => progress.total = facts.allocated.0,
-                fsr::Event::Progress { written, .. } => progress.at(written.0),
-                _ => {}
-            }),
-            Engine::Online => {
-                let mut watch = |event| match event {
-                    online::Event::Cleared(summary) => progress.total = summary.gain.0,
-                    online::Event::Progress { done, .. } => progress.at(done.0),
-                    _ => {}
-                };
-                online::run(&request, host, orders, &mut watch).run
-            }
+            Engine::XfsFsr => fsr::run(&request, host, orders, watch),
+            Engine::Online => online::run(&request, host, orders, watch),
         }
     }
 }
@@ -199,53 +194,8 @@ impl JobReport {
     }
 }
 
-/// Why another engine may work on the image, if one may.
-fn another_may(outcome: &RunOutcome) -> Option<String> {
-    match outcome {
-        RunOutcome::Refused { guard, .. } if leaves_to_another(guard) => outcome.reason(),
-        // Somebody opened the image, or changed it: an engine for images in use can have it.
-        RunOutcome::Busy { .. } => outcome.reason(),
-        _ => None,
-    }
-}
-
-/// Reports progress now and then.
-struct Throttle<'a> {
-    engine: Engine,
-    total: u64,
-    last: Option<Instant>,
-    report: &'a mut dyn FnMut(JobProgress),
-}
-
-impl<'a> Throttle<'a> {
-    fn new(engine: Engine, report: &'a mut dyn FnMut(JobProgress)) -> Throttle<'a> {
-        Throttle {
-            engine,
-            total: 0,
-            last: None,
-            report,
-        }
-    }
-
-    fn at(&mut self, done: u64) {
-        if self
-            .last
-            .is_some_and(|last| last.elapsed() < PROGRESS_INTERVAL)
-        {
-            return;
-        }
-        self.last = Some(Instant::now());
-        (self.report)(JobProgress {
-            engine: self.engine,
-            done: done.min(self.total),
-            total: self.total,
-        });
-    }
-}
-
 /// A run in the public form of `fragwatch defrag --json`.
-#[must_use]
-pub fn run_json(report: &RunReport) -> Value {
+fn run_json(report: &RunReport) -> Value {
     let mut json = json!({
         "outcome": report.outcome.as_str(),
         "engine": report.engine,
@@ -264,7 +214,36 @@ pub fn run_json(report: &RunReport) -> Value {
         RunOutcome::Busy { by } => json["by"] = json!(by),
         RunOutcome::Refused { guard, .. } => json["guard"] = json!(guard),
         RunOutcome::Stopped { why } => json["reason"] = json!(why),
+        RunOutcome::WouldRun { forecast } => {
+            json = forecast_json(report, forecast);
+        }
         _ => {}
+    }
+    if let Some(work) = &report.segments {
+        json["segments"] = json!(work.segments);
+        json["busy_seconds"] = json!(work.busy.as_secs_f64());
+        json["worst_call_seconds"] = json!(work.worst_call.as_secs_f64());
+        json["median_call_seconds"] = json!(work.median_call.as_secs_f64());
+        json["shared_bytes"] = json!(work.shared);
+    }
+    json
+}
+
+fn forecast_json(report: &RunReport, forecast: &RunForecast) -> Value {
+    let mut json = json!({
+        "outcome": report.outcome.as_str(),
+        "engine": report.engine,
+        "from": report.from,
+    });
+    match forecast {
+        RunForecast::Copy { copies, stall } => {
+            json["copies_bytes"] = json!(copies);
+            json["stall_seconds"] = json!(stall.as_secs_f64());
+        }
+        RunForecast::Segments { gain, shared } => {
+            json["gain"] = json!(gain);
+            json["shared_bytes"] = json!(shared);
+        }
     }
     json
 }

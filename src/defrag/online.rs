@@ -18,35 +18,69 @@
 //! - Disk and processor priority are the usual ones: whoever waits for a lock that we hold would wait
 //!   with us.
 
-mod report;
 mod session;
 
+use std::cell::Cell;
 use std::ops::ControlFlow;
 use std::path::Path;
+use std::time::Duration;
 
 use super::Host;
-use super::engine::{self, Controls, Request, failed, lock_filesystem};
-use super::guard::{self, Refusal, Target};
+use super::engine::{self, Controls, Event, Progress, Request, failed, lock_filesystem};
+use super::governor::CallTimes;
+use super::guard::{self, Halt, Refusal, Target};
 use super::hint;
+use super::pressure::Gauge;
 use super::segments::{Plan, Survey};
-use crate::model::{Account, Bytes, Engine, ExtentCount, RunOutcome, RunReport, Stop};
+use crate::model::path::shown;
+use crate::model::{
+    Account, Bytes, Engine, ExtentCount, RunForecast, RunOutcome, RunReport, SegmentWork, Stop,
+};
 use crate::probe::extents::{MapReader, ReadPace};
 use crate::probe::reason;
 use crate::sys::locks;
-pub use report::{Event, Report, Summary, Work};
 use session::Session;
 
-/// Checks the guards and surveys the map, as [`run`] does, and changes nothing.
+/// What was done so far.
+#[derive(Debug, Default)]
+struct Work {
+    /// Segments that were moved.
+    segments: u64,
+    /// The calls that locked the image: a clone and an unsharing for each segment.
+    calls: CallTimes,
+    /// Time spent on segments.
+    busy: Duration,
+    /// Extents that were removed, by what the survey counted.
+    joined: ExtentCount,
+}
+
+/// Checks the guards and surveys the map, as [`run`] does, and changes nothing. Returns the extents,
+/// and what a run would do.
 ///
 /// # Errors
 /// The first guard that refuses.
-pub fn dry_run(request: &Request<'_>, host: &Host) -> Result<Summary, Refusal> {
+pub fn dry_run(
+    request: &Request<'_>,
+    host: &Host,
+    orders: &mut dyn FnMut() -> Option<Stop>,
+) -> Result<(ExtentCount, RunForecast), Halt> {
     let target = guard::open(request.path, host)?;
-    let extents = guard::check_online(&target, request.limits, host)?;
-    guard::check_gain(&target, extents)?;
-    engine::gauge(&target, request, host)?;
-    let plan = survey(&target, &mut || false)?;
-    Ok(summary(&worthwhile(plan)?))
+    let gauge = check(request, host, &target)?;
+    let mut controls = Controls::new(request, host, &target, gauge, orders);
+    let Plan {
+        extents,
+        gain,
+        shared,
+        ..
+    } = survey(&target, &mut controls)?;
+    Ok((extents, RunForecast::Segments { gain, shared }))
+}
+
+/// What can be checked without the map.
+fn check(request: &Request<'_>, host: &Host, target: &Target) -> Result<Gauge, Refusal> {
+    let extents = guard::check_online(target, request.limits, host)?;
+    guard::check_gain(target, extents)?;
+    engine::gauge(target, request, host)
 }
 
 /// Defragments one image. `orders` is called before each segment, and in rests all the time, and
@@ -56,23 +90,27 @@ pub fn run(
     host: &Host,
     orders: &mut dyn FnMut() -> Option<Stop>,
     watch: &mut dyn FnMut(Event),
-) -> Report {
+) -> RunReport {
     restore_hints(&host.hints, watch);
-    let mut work = Work::default();
-    let run = engine::report(Engine::Online, |report| {
-        attempt(request, host, report, &mut work, orders, watch)
-    });
-    Report { run, work }
+    engine::report(Engine::Online, |report| {
+        attempt(request, host, report, orders, watch)
+    })
 }
 
-/// Restores the hints that killed runs have left.
+/// Restores the hints that killed runs have left. What cannot be restored stays noted.
 pub fn restore_hints(directory: &Path, watch: &mut dyn FnMut(Event)) {
     let (restored, failed) = hint::restore_all(directory);
     for path in restored {
-        watch(Event::HintRestored(path));
+        let path = shown(&path);
+        watch(Event::Notice(format!(
+            "restored the extent-size hint of {path}, whose run was killed"
+        )));
     }
     for (path, error) in failed {
-        watch(Event::HintLost(path, reason(&error)));
+        let (path, why) = (shown(&path), reason(&error));
+        watch(Event::Notice(format!(
+            "the extent-size hint noted in {path} cannot be restored: {why}"
+        )));
     }
 }
 
@@ -80,39 +118,37 @@ fn attempt(
     request: &Request<'_>,
     host: &Host,
     report: &mut RunReport,
-    work: &mut Work,
     orders: &mut dyn FnMut() -> Option<Stop>,
     watch: &mut dyn FnMut(Event),
-) -> Result<RunOutcome, Refusal> {
+) -> Result<RunOutcome, Halt> {
+    let mut work = Work::default();
+    report.segments = Some(SegmentWork::default());
     let target = guard::open(request.path, host)?;
     let _turn = lock_filesystem(&target)?;
-    let from = guard::check_online(&target, request.limits, host)?;
-    guard::check_gain(&target, from)?;
-    let gauge = engine::gauge(&target, request, host)?;
+    let gauge = check(request, host, &target)?;
     let in_use = locks::in_use(&target.file)?;
     let in_use = in_use.open != Some(false) || in_use.qemu.any();
     let mut controls = Controls::new(request, host, &target, gauge, orders);
-    let mut stopped = None;
-    let plan = survey(&target, &mut || {
-        stopped = stopped.or_else(|| controls.stops().first().copied());
-        stopped.is_some()
-    });
-    if let Some(why) = stopped {
-        return Ok(RunOutcome::Stopped { why });
-    }
-    let plan = worthwhile(plan?)?;
-    report.from = Some(from);
-    work.shared = plan.shared;
-    watch(Event::Cleared(summary(&plan)));
-    let session = Session::begin(request, host, &target, controls, watch);
+    let plan = survey(&target, &mut controls)?;
+    report.from = Some(plan.extents);
+    let progress = Progress::new(Engine::Online, plan.gain.0, plan.extents);
+    watch(Event::Cleared(progress));
+    let session = Session::begin(request, host, &target, controls, (progress, watch));
     let mut session = match session {
         Ok(session) => session,
         Err(error) => return Ok(failed("it cannot be begun", &error)),
     };
     session.in_use = in_use;
-    let end = session.work_through(&plan, work);
+    let end = session.work_through(&plan, &mut work);
     let in_use = session.in_use;
     let outcome = session.end(report, plan.shared.0 > 0, end);
+    report.segments = Some(SegmentWork {
+        segments: work.segments,
+        busy: work.busy,
+        worst_call: work.calls.worst(),
+        median_call: work.calls.median(),
+        shared: plan.shared,
+    });
     report.account = report.to.map(|to| account(&plan, work.joined, to, in_use));
     Ok(outcome)
 }
@@ -127,34 +163,29 @@ fn account(plan: &Plan, joined: ExtentCount, to: ExtentCount, in_use: bool) -> A
     Account::new(&plan.borders, plan.gain, joined, to)
 }
 
-fn summary(plan: &Plan) -> Summary {
-    Summary {
-        extents: plan.extents,
-        gain: plan.gain,
-        shared: plan.shared,
-    }
-}
-
-fn worthwhile(plan: Plan) -> Result<Plan, Refusal> {
-    match plan.regions.is_empty() {
-        true if plan.shared.0 > 0 => Err(Refusal::Shared),
-        true => Err(Refusal::NearIdeal(plan.extents)),
-        false => Ok(plan),
-    }
-}
-
-/// Reads the map once, in chunks, with as much rest as work, until `stop` returns true.
-fn survey(target: &Target, stop: &mut dyn FnMut() -> bool) -> Result<Plan, Refusal> {
+/// Reads the map once, in chunks, with as much rest as work, until the run is stopped.
+fn survey(target: &Target, controls: &mut Controls<'_>) -> Result<Plan, Halt> {
     let mut survey = Survey::new(Bytes(target.file.metadata()?.len()));
-    let enough = std::cell::Cell::new(false);
+    let stopped = Cell::new(None);
     let visit = |extent| {
         survey.push(extent);
-        match enough.get() {
-            true => ControlFlow::Break(()),
-            false => ControlFlow::Continue(()),
+        match stopped.get() {
+            Some(_) => ControlFlow::Break(()),
+            None => ControlFlow::Continue(()),
         }
     };
-    let mut beat = || enough.set(stop());
+    let mut beat = || {
+        let stop = || controls.stops().first().copied();
+        stopped.set(stopped.get().or_else(stop));
+    };
     MapReader::new().read(&target.file, Bytes(0), ReadPace::GENTLE, visit, &mut beat)?;
-    Ok(survey.finish())
+    if let Some(why) = stopped.get() {
+        return Err(Halt::Stopped(why));
+    }
+    let plan = survey.finish();
+    match plan.regions.is_empty() {
+        true if plan.shared.0 > 0 => Err(Refusal::Shared.into()),
+        true => Err(Refusal::NearIdeal(plan.extents).into()),
+        false => Ok(plan),
+    }
 }

@@ -1,8 +1,8 @@
-//! Command lines of processes, read so that a process that is stuck costs nobody anything.
+//! Command lines of processes, read without waiting for a process that is stuck.
 //!
 //! Reading one can hang ([`command_line`]). So it is done once
 //! for each process, by threads that are left behind where they hang: one process holds up one
-//! thread, and what it would have said is heard at a later time, if ever.
+//! thread, and its command line comes later, if ever.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::path::PathBuf;
@@ -21,60 +21,62 @@ const MOST_THREADS: usize = 4;
 /// A process for good: its number and when it started.
 pub(super) type Key = (u32, u64);
 
-/// A command line that was read; nothing if it cannot be.
+/// A command line. None if it cannot be read.
 pub(super) type Answer = (Key, Option<Vec<Vec<u8>>>);
 
 /// See the module.
+#[derive(Debug)]
 pub(super) struct CommandLines {
     proc: PathBuf,
     queue: Arc<Mutex<VecDeque<Key>>>,
     /// Threads that run, each with one process at hand.
     threads: Arc<AtomicUsize>,
-    say: Sender<Answer>,
-    hear: Receiver<Answer>,
-    asked: BTreeSet<Key>,
+    sender: Sender<Answer>,
+    answers: Receiver<Answer>,
+    /// Requested and not answered.
+    pending: BTreeSet<Key>,
 }
 
 impl CommandLines {
     pub(super) fn new(proc: PathBuf) -> Self {
-        let (say, hear) = channel();
+        let (sender, answers) = channel();
         CommandLines {
             proc,
             queue: Arc::default(),
             threads: Arc::default(),
-            say,
-            hear,
-            asked: BTreeSet::new(),
+            sender,
+            answers,
+            pending: BTreeSet::new(),
         }
     }
 
-    /// Has the command lines of `new` processes read, which nobody has asked for before, and
-    /// returns those that were read by now, of earlier processes too.
+    /// Requests the command lines of `new` processes and returns those that were read by now, of
+    /// earlier processes too.
     pub(super) fn read(&mut self, new: &[Key]) -> Vec<Answer> {
-        let mut heard: Vec<_> = self.hear.try_iter().collect();
-        for (key, _) in &heard {
-            self.asked.remove(key);
+        let mut read: Vec<_> = self.answers.try_iter().collect();
+        for (key, _) in &read {
+            self.pending.remove(key);
         }
         let mut waited_for: BTreeSet<_> = new.iter().copied().collect();
-        self.asked.extend(&waited_for);
+        self.pending.extend(&waited_for);
         self.queue().extend(new);
         // One that hangs is left behind, and the next one goes on with the queue.
         while !self.queue().is_empty() && self.start_thread() {
-            while let Ok(answer) = self.hear.recv_timeout(DEADLINE) {
+            while let Ok(answer) = self.answers.recv_timeout(DEADLINE) {
                 waited_for.remove(&answer.0);
-                self.asked.remove(&answer.0);
-                heard.push(answer);
+                self.pending.remove(&answer.0);
+                read.push(answer);
                 if waited_for.is_empty() {
                     break;
                 }
             }
         }
-        heard
+        read
     }
 
-    /// Whether it was asked for and has not answered.
-    pub(super) fn is_asked(&self, key: Key) -> bool {
-        self.asked.contains(&key)
+    /// Whether it was requested and not answered.
+    pub(super) fn is_pending(&self, key: Key) -> bool {
+        self.pending.contains(&key)
     }
 
     fn queue(&self) -> std::sync::MutexGuard<'_, VecDeque<Key>> {
@@ -88,7 +90,7 @@ impl CommandLines {
             return false;
         }
         self.threads.fetch_add(1, Ordering::SeqCst);
-        let (queue, say) = (Arc::clone(&self.queue), self.say.clone());
+        let (queue, sender) = (Arc::clone(&self.queue), self.sender.clone());
         let (threads, proc) = (Arc::clone(&self.threads), self.proc.clone());
         let next = move || {
             let mut queue = queue.lock().unwrap_or_else(PoisonError::into_inner);
@@ -99,8 +101,8 @@ impl CommandLines {
             .stack_size(64 * 1024)
             .spawn(move || {
                 while let Some(key) = next() {
-                    // Nobody listens any more when the program ends.
-                    let _ = say.send((key, command_line(&proc, key.0).ok()));
+                    // Fails when the program ends.
+                    let _ = sender.send((key, command_line(&proc, key.0).ok()));
                 }
                 threads.fetch_sub(1, Ordering::SeqCst);
             });
@@ -167,7 +169,7 @@ mod tests {
             answers.extend(lines.read(&[]));
         }
         assert_eq!(pids(&answers), [2, 3, 4, 5]);
-        assert!(lines.is_asked((1, 0)) && !lines.is_asked((2, 0)));
+        assert!(lines.is_pending((1, 0)) && !lines.is_pending((2, 0)));
         assert!(lines.read(&[]).is_empty());
         // It comes loose.
         fs::write(&fifo, "late\0").unwrap();
@@ -176,7 +178,7 @@ mod tests {
             answers = lines.read(&[]);
         }
         assert_eq!(answers, [((1, 0), Some(vec![b"late".to_vec()]))]);
-        assert!(!lines.is_asked((1, 0)));
+        assert!(!lines.is_pending((1, 0)));
     }
 
     #[test]

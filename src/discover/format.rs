@@ -10,12 +10,11 @@ use rustix::fs::{Advice, OFlags};
 
 use crate::model::Format;
 
-/// Bytes of a file that tell its format. A multiple of every disk's sector, so that they can be
+/// Bytes of a file that show its format. A multiple of every disk's sector, so that they can be
 /// read past the page cache.
 const HEADER: usize = 4096;
 
 /// The format that the first bytes of a file announce.
-#[must_use]
 pub fn by_magic(header: &[u8]) -> Option<Format> {
     let at =
         |offset: usize, magic: &[u8]| header.get(offset..).is_some_and(|h| h.starts_with(magic));
@@ -35,7 +34,6 @@ pub fn by_magic(header: &[u8]) -> Option<Format> {
 
 /// The format that a file's name promises. Only for raw images is that enough to be one: they have
 /// no header.
-#[must_use]
 pub fn by_name(path: &Path) -> Option<Format> {
     let extension = path.extension()?.to_str()?.to_ascii_lowercase();
     match extension.as_str() {

@@ -5,7 +5,7 @@
 //! configured path to real files and directories; [`walk`] searches a directory; [`rules`] and
 //! [`mod@format`] say what is an image. All of these but the first run in the worker of their file
 //! system. [`owner`] finds out which VM has which image open, and asks procfs only;
-//! [`watch`] is told of names that come and go.
+//! [`watch`] reports names that appear and vanish.
 
 mod command_lines;
 pub mod format;

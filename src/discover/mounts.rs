@@ -2,7 +2,7 @@
 //!
 //! Asking the kernel (stat, statfs) would hang with the file system; so would leave everyone who
 //! asks. The mount table answers the same from memory. It can be older than a mount, so a file that
-//! was opened is compared with what the table said ([`Mount::holds`]).
+//! was opened is compared with the table ([`Mount::holds`]).
 
 use std::ffi::OsStr;
 use std::os::fd::AsFd;
@@ -32,7 +32,6 @@ pub struct Mount {
 
 impl Mount {
     /// What the type means for counting.
-    #[must_use]
     pub fn kind(&self) -> FilesystemKind {
         match self.type_name.as_str() {
             "xfs" => FilesystemKind::Xfs,
@@ -59,9 +58,8 @@ impl Mount {
         !one_number && !matches!(magic(file), Ok(XFS | EXT) | Err(_))
     }
 
-    /// Whether it is one of the kernel's own that hold no files of anybody: there is nothing to
-    /// find, and looking has effects (autofs mounts, /proc/kcore is as long as the memory).
-    #[must_use]
+    /// Whether it is one of the kernel's own, which hold no images; searching them has effects
+    /// (autofs mounts, /proc/kcore is as long as the memory).
     pub fn is_pseudo(&self) -> bool {
         const PSEUDO: [&str; 21] = [
             "autofs",
@@ -96,7 +94,6 @@ pub struct MountTable(Vec<Mount>);
 
 impl MountTable {
     /// Made from what the kernel lists.
-    #[must_use]
     pub fn new(mounts: Vec<sys::mounts::Mount>) -> Self {
         let ours = |mount: sys::mounts::Mount| Mount {
             device: DeviceNumber {
@@ -112,7 +109,6 @@ impl MountTable {
 
     /// The mount that an absolute path without `.` and `..` lies on: the one with the longest
     /// mount point that leads to it, and of several on one point the last, which hides the others.
-    #[must_use]
     pub fn of(&self, path: &Path) -> Option<&Mount> {
         self.0
             .iter()
@@ -122,7 +118,6 @@ impl MountTable {
 
     /// The mount that stands for a file system mounted in several places: the one that shows the
     /// most of it, and of several such the shortest path. One behind another mount shows nothing.
-    #[must_use]
     pub fn principal(&self, device: DeviceNumber) -> Option<&Mount> {
         let is_seen = |mount: &&Mount| {
             let on_top = self.of(&mount.point);
@@ -134,7 +129,6 @@ impl MountTable {
     }
 
     /// Names in the directory `path` on which something is mounted.
-    #[must_use]
     pub fn names_in(&self, path: &Path) -> Vec<&OsStr> {
         let inside = self
             .0
@@ -155,7 +149,6 @@ pub struct FilesystemScope {
 
 impl FilesystemScope {
     /// Whether an absolute path without links lies on it.
-    #[must_use]
     pub fn is_here(&self, path: &Path) -> bool {
         self.mounts
             .of(path)
@@ -163,7 +156,6 @@ impl FilesystemScope {
     }
 
     /// Whether an open file lies on it: see [`Mount::holds`].
-    #[must_use]
     pub fn holds(&self, file: impl AsFd, device: u64) -> bool {
         let mut mounts = self.mounts.0.iter();
         let ours = mounts.find(|mount| mount.device == self.device);

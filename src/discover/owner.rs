@@ -1,10 +1,9 @@
 //! Who has which image open: one pass over /proc for all images.
 //!
 //! The pass asks no file system anything ([`processes`](crate::sys::processes) says how), so it
-//! does not hang with one. It says of each open file its inode's number and its mount's; the mount
-//! tells the file system, and both together the image, whatever the file is called by now and
-//! whichever hard link was opened. Kernels before 5.14 do not tell the inode; there the name must
-//! do.
+//! does not hang with one. It yields the inode and the mount of each open file; the mount
+//! gives the file system, and both together the image, whatever its name is by now and whichever hard
+//! link was opened. Before kernel 5.14 there is no inode; there the name is compared.
 //!
 //! A descriptor that was closed again, an image that lies in a VM's memory only as a mapping, and
 //! who reads it over the network do not show. [`locks`](crate::sys::locks) asks the kernel where
@@ -16,7 +15,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::command_lines::{CommandLines, Key};
-use super::vm::{Facts, Program};
+use super::vm::{Program, VmFacts};
 use crate::model::{DeviceNumber, Opener, Owner, Sample, Vm};
 use crate::sys::mounts;
 use crate::sys::proc::start_time;
@@ -26,21 +25,21 @@ use crate::sys::processes::{OpenFile, Process, with_open_files};
 const MOST_XML: u64 = 4 << 20;
 
 /// Looks for owners, and remembers what is the same the next time.
-pub struct Search {
+#[derive(Debug)]
+pub struct OwnerSearch {
     proc: PathBuf,
     run: PathBuf,
     command_lines: CommandLines,
-    vms: HashMap<Key, Facts>,
+    vms: HashMap<Key, VmFacts>,
     /// The mounts of processes that live in a mount namespace of their own, as libvirt's VMs do:
-    /// mount numbers and file systems, nothing for a mount that is listed nowhere any more.
+    /// mount numbers and file systems, None for a mount that is no longer listed.
     foreign: HashMap<Key, HashMap<u32, Option<DeviceNumber>>>,
 }
 
-impl Search {
+impl OwnerSearch {
     /// `proc` is where procfs is mounted, `run` is `/run`.
-    #[must_use]
     pub fn new(proc: &Path, run: &Path) -> Self {
-        Search {
+        OwnerSearch {
             proc: proc.to_owned(),
             run: run.to_owned(),
             command_lines: CommandLines::new(proc.to_owned()),
@@ -95,7 +94,7 @@ impl Search {
     fn learn_of(&mut self, vms: HashSet<Key>) {
         self.vms.retain(|key, _| vms.contains(key));
         let is_new =
-            |key: &&Key| !self.vms.contains_key(*key) && !self.command_lines.is_asked(**key);
+            |key: &&Key| !self.vms.contains_key(*key) && !self.command_lines.is_pending(**key);
         let new: Vec<Key> = vms.iter().filter(is_new).copied().collect();
         let answers = self.command_lines.read(&new);
         if answers.is_empty() && new.is_empty() {
@@ -103,7 +102,7 @@ impl Search {
         }
         for (key, line) in answers {
             if vms.contains(&key) {
-                let facts = Facts::of_command_line(&line.unwrap_or_default());
+                let facts = VmFacts::of_command_line(&line.unwrap_or_default());
                 let before = self.vms.remove(&key).unwrap_or_default();
                 self.vms.insert(key, facts.or(before));
             }
@@ -132,7 +131,7 @@ impl Search {
     ) {
         let facts = key.and_then(|key| self.vms.get(&key)).cloned();
         let vm = (program == Program::Vm).then(|| {
-            let Facts { name, uuid } = facts.unwrap_or_default();
+            let VmFacts { name, uuid } = facts.unwrap_or_default();
             let pid = process.pid;
             Vm { name, uuid, pid }
         });
@@ -187,7 +186,7 @@ fn flag(flag: i32) -> u32 {
 }
 
 /// What libvirt has written down of the domains that run, by their processes.
-fn libvirt(run: &Path) -> HashMap<u32, Facts> {
+fn libvirt(run: &Path) -> HashMap<u32, VmFacts> {
     let Ok(entries) = fs::read_dir(run.join("libvirt/qemu")) else {
         return HashMap::new();
     };
@@ -198,7 +197,7 @@ fn libvirt(run: &Path) -> HashMap<u32, Facts> {
         .map(|entry| entry.path())
         .filter(is_xml)
         .filter(is_small)
-        .filter_map(|path| Facts::of_libvirt(&fs::read_to_string(path).ok()?))
+        .filter_map(|path| VmFacts::of_libvirt(&fs::read_to_string(path).ok()?))
         .collect()
 }
 
@@ -250,13 +249,11 @@ impl Holders {
     }
 
     /// How many files are open; one that is open twice counts twice.
-    #[must_use]
     pub fn len(&self) -> usize {
         self.files.len()
     }
 
     /// Whether no file is open at all.
-    #[must_use]
     pub fn is_empty(&self) -> bool {
         self.files.is_empty()
     }
@@ -269,7 +266,6 @@ impl Holders {
     }
 
     /// Who has an image open that lies on the file system `device`.
-    #[must_use]
     pub fn owner(&self, image: &Sample, device: DeviceNumber) -> Owner {
         // A btrfs has an inode of the same number in each of its subvolumes: there the name has to
         // be the same too.

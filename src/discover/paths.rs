@@ -31,7 +31,6 @@ pub enum Followed {
 }
 
 /// The part of a glob before its first special component: where its search begins.
-#[must_use]
 pub fn literal_part(path: &Path) -> PathBuf {
     path.components()
         .take_while(|component| !is_glob(component))
@@ -104,7 +103,7 @@ pub struct Expanded {
 ///
 /// `before` is called with each directory before it is listed.
 pub fn expand(pattern: &Path, scope: &FilesystemScope, before: &mut dyn FnMut(&Path)) -> Expanded {
-    let mut search = Search {
+    let mut search = GlobSearch {
         scope,
         before,
         budget: MAX_GLOB_DIRECTORIES,
@@ -115,14 +114,14 @@ pub fn expand(pattern: &Path, scope: &FilesystemScope, before: &mut dyn FnMut(&P
     search.result
 }
 
-struct Search<'a> {
+struct GlobSearch<'a> {
     scope: &'a FilesystemScope,
     before: &'a mut dyn FnMut(&Path),
     budget: u32,
     result: Expanded,
 }
 
-impl Search<'_> {
+impl GlobSearch<'_> {
     fn descend(&mut self, at: &Path, components: &[OsString]) {
         let literal = components.iter().take_while(|name| !is_glob(name)).count();
         let (names, rest) = components.split_at(literal);

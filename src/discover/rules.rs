@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::settings::Globs;
 use crate::model::Bytes;
 
-/// What the configuration says of the files to look for.
+/// Which files the configuration asks for.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Selection {
     /// Globs; a file that matches one is an image whatever it looks like, and then nothing else
@@ -19,7 +19,7 @@ pub struct Selection {
     pub min_size: Bytes,
 }
 
-/// A [`Selection`] ready to be asked.
+/// A compiled [`Selection`].
 #[derive(Debug)]
 pub struct Rules {
     include: Option<Globs>,
@@ -29,8 +29,8 @@ pub struct Rules {
 
 /// Why a file that a search found is not looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
-    /// It is an image, because a glob says so.
+pub enum FileVerdict {
+    /// It is an image by a glob.
     Image,
     /// It is an image if it looks like one.
     Look,
@@ -55,22 +55,20 @@ impl Rules {
     }
 
     /// Whether a directory is to be searched.
-    #[must_use]
     pub fn searches(&self, directory: &Path) -> bool {
         !self.exclude.matches(directory)
     }
 
     /// What is to be done with a file.
-    #[must_use]
-    pub fn verdict(&self, path: &Path, size: Bytes) -> Verdict {
+    pub fn verdict(&self, path: &Path, size: Bytes) -> FileVerdict {
         if self.exclude.matches(path) {
-            return Verdict::Unwanted;
+            return FileVerdict::Unwanted;
         }
         match &self.include {
-            Some(include) if !include.matches(path) => Verdict::Unwanted,
-            _ if size < self.min_size => Verdict::TooSmall,
-            Some(_) => Verdict::Image,
-            None => Verdict::Look,
+            Some(include) if !include.matches(path) => FileVerdict::Unwanted,
+            _ if size < self.min_size => FileVerdict::TooSmall,
+            Some(_) => FileVerdict::Image,
+            None => FileVerdict::Look,
         }
     }
 }
@@ -79,7 +77,7 @@ impl Rules {
 mod tests {
     use super::*;
 
-    fn verdict(include: &[&str], exclude: &[&str], path: &str, size: u64) -> Verdict {
+    fn verdict(include: &[&str], exclude: &[&str], path: &str, size: u64) -> FileVerdict {
         let strings = |patterns: &[&str]| patterns.iter().map(|p| (*p).to_owned()).collect();
         let selection = Selection {
             include: strings(include),
@@ -95,39 +93,45 @@ mod tests {
     fn a_name_or_a_path_may_be_excluded() {
         assert_eq!(
             verdict(&[], &["*.iso"], "/srv/a.iso", 100),
-            Verdict::Unwanted
+            FileVerdict::Unwanted
         );
         assert_eq!(
             verdict(&[], &["*.iso"], "/srv/a.iso.raw", 100),
-            Verdict::Look
+            FileVerdict::Look
         );
         assert_eq!(
             verdict(&[], &["/srv/old/**"], "/srv/old/x/a.raw", 100),
-            Verdict::Unwanted
+            FileVerdict::Unwanted
         );
         assert_eq!(
             verdict(&[], &["/srv/*.raw"], "/srv/old/a.raw", 100),
-            Verdict::Look
+            FileVerdict::Look
         );
     }
 
     #[test]
     fn what_is_included_need_not_look_like_an_image() {
-        assert_eq!(verdict(&["vm-*"], &[], "/srv/vm-1", 100), Verdict::Image);
-        assert_eq!(verdict(&["vm-*"], &[], "/srv/vm-1", 99), Verdict::TooSmall);
+        assert_eq!(
+            verdict(&["vm-*"], &[], "/srv/vm-1", 100),
+            FileVerdict::Image
+        );
+        assert_eq!(
+            verdict(&["vm-*"], &[], "/srv/vm-1", 99),
+            FileVerdict::TooSmall
+        );
         assert_eq!(
             verdict(&["vm-*"], &[], "/srv/a.raw", 100),
-            Verdict::Unwanted
+            FileVerdict::Unwanted
         );
         assert_eq!(
             verdict(&["vm-*"], &["*.bak"], "/srv/vm-1.bak", 100),
-            Verdict::Unwanted
+            FileVerdict::Unwanted
         );
     }
 
     #[test]
     fn small_files_are_no_images() {
-        assert_eq!(verdict(&[], &[], "/srv/a.raw", 99), Verdict::TooSmall);
-        assert_eq!(verdict(&[], &[], "/srv/a.raw", 100), Verdict::Look);
+        assert_eq!(verdict(&[], &[], "/srv/a.raw", 99), FileVerdict::TooSmall);
+        assert_eq!(verdict(&[], &[], "/srv/a.raw", 100), FileVerdict::Look);
     }
 }

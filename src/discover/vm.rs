@@ -37,24 +37,24 @@ impl Program {
 
 /// What is known of a VM beside its process.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Facts {
+pub(super) struct VmFacts {
     pub(super) name: Option<String>,
     pub(super) uuid: Option<String>,
 }
 
-impl Facts {
+impl VmFacts {
     /// Takes from another source what is not known yet.
-    pub(super) fn or(self, other: Facts) -> Facts {
-        Facts {
+    pub(super) fn or(self, other: VmFacts) -> VmFacts {
+        VmFacts {
             name: self.name.or(other.name),
             uuid: self.uuid.or(other.uuid),
         }
     }
 
-    /// As the command line of QEMU tells: `-name guest=db-1,debug-threads=on -uuid …`. Proxmox
+    /// From the command line of QEMU: `-name guest=db-1,debug-threads=on -uuid …`. Proxmox
     /// gives the UUID as `-smbios type=1,uuid=…` only.
-    pub(super) fn of_command_line(arguments: &[Vec<u8>]) -> Facts {
-        let mut facts = Facts::default();
+    pub(super) fn of_command_line(arguments: &[Vec<u8>]) -> VmFacts {
+        let mut facts = VmFacts::default();
         for pair in arguments.windows(2) {
             let value = String::from_utf8_lossy(&pair[1]);
             let value = value.as_ref();
@@ -71,15 +71,15 @@ impl Facts {
         facts
     }
 
-    /// As libvirt's file on a running domain tells, and the number of its process:
+    /// From libvirt's file on a running domain, with the number of its process:
     /// `<domstatus state='running' reason='booted' pid='1234'>…<name>db-1</name>`.
-    pub(super) fn of_libvirt(xml: &str) -> Option<(u32, Facts)> {
+    pub(super) fn of_libvirt(xml: &str) -> Option<(u32, VmFacts)> {
         let status = &xml[xml.find("<domstatus ")?..];
         let pid = attribute(status.split('>').next()?, "pid")?.parse().ok()?;
         // Elements of other things that have a name come before or after; those of the domain come
         // first in it.
         let domain = &status[status.find("<domain ")?..];
-        let facts = Facts {
+        let facts = VmFacts {
             name: element(domain, "name"),
             uuid: element(domain, "uuid"),
         };
@@ -150,7 +150,7 @@ mod tests {
 
     fn facts(line: &[&str]) -> (Option<String>, Option<String>) {
         let arguments: Vec<_> = line.iter().map(|part| part.as_bytes().to_vec()).collect();
-        let facts = Facts::of_command_line(&arguments);
+        let facts = VmFacts::of_command_line(&arguments);
         (facts.name, facts.uuid)
     }
 
@@ -216,7 +216,7 @@ mod tests {
             <monitor path='/x' type='unix'/><vcpus><vcpu id='0' pid='9'/></vcpus>\n\
             <domain type='kvm' id='1'>\n<name>a&amp;b</name>\n<uuid>u-1</uuid>\n\
             <device><name>hda</name></device></domain></domstatus>";
-        let (pid, facts) = Facts::of_libvirt(xml).unwrap();
+        let (pid, facts) = VmFacts::of_libvirt(xml).unwrap();
         assert_eq!(pid, 1234);
         assert_eq!(facts.name.as_deref(), Some("a&b"));
         assert_eq!(facts.uuid.as_deref(), Some("u-1"));
@@ -226,16 +226,16 @@ mod tests {
             "<domstatus pid='x'><domain >",
             "<network pid='1'>",
         ] {
-            assert_eq!(Facts::of_libvirt(not), None, "{not}");
+            assert_eq!(VmFacts::of_libvirt(not), None, "{not}");
         }
     }
 
     proptest! {
         #[test]
         fn nothing_makes_it_panic(text: String, line: Vec<Vec<u8>>) {
-            drop(Facts::of_libvirt(&text));
-            drop(Facts::of_libvirt(&format!("<domstatus {text}<domain {text}")));
-            drop(Facts::of_command_line(&line));
+            drop(VmFacts::of_libvirt(&text));
+            drop(VmFacts::of_libvirt(&format!("<domstatus {text}<domain {text}")));
+            drop(VmFacts::of_command_line(&line));
         }
 
         #[test]

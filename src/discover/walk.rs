@@ -24,7 +24,7 @@ const MAX_DEPTH: usize = 128;
 /// Bytes of directory entries that are read at a time.
 const ENTRIES: usize = 32 * 1024;
 
-/// Who is told of what a walk meets.
+/// Receives what a walk meets.
 pub trait Visitor {
     /// A regular file: its directory, its name there, its whole path, and the inode number that
     /// the directory gives. Breaking off ends the walk.
@@ -159,9 +159,15 @@ impl Walk<'_> {
     }
 
     /// Some file systems (XFS without the ftype feature) leave the type out of the directory.
-    fn kind(&mut self, at: BorrowedFd<'_>, name: &OsStr, told: FileType, path: &Path) -> FileType {
-        if told != FileType::Unknown {
-            return told;
+    fn kind(
+        &mut self,
+        at: BorrowedFd<'_>,
+        name: &OsStr,
+        listed: FileType,
+        path: &Path,
+    ) -> FileType {
+        if listed != FileType::Unknown {
+            return listed;
         }
         match statat(at, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => FileType::from_raw_mode(stat.st_mode),

@@ -1,5 +1,4 @@
-//! Is told when a directory gains, renames or loses a name, so that the next sweep need not be
-//! waited for.
+//! Reports when a directory gains, renames or loses a name, so that a sweep can follow at once.
 //!
 //! A hint, no more: the periodic sweep stays the truth. What another host does on a network file
 //! system raises no event, nor does what is mounted.
@@ -32,7 +31,7 @@ const BURST: u32 = 8;
 /// The rest does not grow beyond this.
 const LONGEST_REST: Duration = Duration::from_secs(10);
 
-/// What a watch has to say.
+/// What a watch reports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum News {
     /// Some name has come, changed or gone.
@@ -42,8 +41,7 @@ pub enum News {
 }
 
 impl News {
-    /// What an event means; nothing if it is not about names.
-    #[must_use]
+    /// The meaning of an event. None if it is not about names.
     pub fn of(event: &notify::Result<Event>) -> Option<News> {
         match event {
             // Carries no path, and stands in any kind of event.
@@ -56,7 +54,6 @@ impl News {
     }
 
     /// As one byte.
-    #[must_use]
     pub fn to_byte(self) -> u8 {
         match self {
             News::Changed => b'c',
@@ -64,8 +61,7 @@ impl News {
         }
     }
 
-    /// What some bytes say together.
-    #[must_use]
+    /// The sum of some bytes.
     pub fn of_bytes(bytes: &[u8]) -> News {
         if bytes.contains(&News::Lost.to_byte()) {
             News::Lost
@@ -85,12 +81,12 @@ pub struct DirectoryWatch<W = RecommendedWatcher> {
     /// Number of the sweep under way, and which directories it has met.
     sweep: u64,
     met: BTreeSet<PathBuf>,
-    refused: Option<Refusal>,
+    refused: Option<WatchRefusal>,
 }
 
 /// Why directories are not watched.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
+pub enum WatchRefusal {
     /// The user has as many watches as he may.
     #[error(
         "no more directories can be watched: fs.inotify.max_user_watches is reached; raise it \
@@ -110,7 +106,7 @@ impl DirectoryWatch {
     ///
     /// # Errors
     /// When inotify gives no more instances.
-    pub fn new(on_news: impl Fn(News) + Send + 'static) -> Result<Self, Refusal> {
+    pub fn new(on_news: impl Fn(News) + Send + 'static) -> Result<Self, WatchRefusal> {
         let names = EventKindMask::CREATE | EventKindMask::REMOVE | EventKindMask::MODIFY_NAME;
         let config = Config::default()
             .with_event_kinds(names)
@@ -164,16 +160,16 @@ impl<W: Watcher> DirectoryWatch<W> {
             self.forget(path);
         }
         // At the limit each further one would be refused as well.
-        if self.refused == Some(Refusal::Limit) && !self.watched.contains_key(path) {
+        if self.refused == Some(WatchRefusal::Limit) && !self.watched.contains_key(path) {
             return;
         }
         // Also if we think that it is watched: one that was removed and made anew may have the
-        // same inode, and notify has heard of its end. It does nothing for one that it knows.
+        // same inode, and notify knows of its end. It does nothing for one that it knows.
         match self.watcher.watch(path, RecursiveMode::NonRecursive) {
             Ok(()) => drop(self.watched.insert(path.to_owned(), id)),
             Err(error) => {
                 self.watched.remove(path);
-                // Gone by now; the list will say so too.
+                // Gone by now; listing it reports that too.
                 if !is_gone(&error) {
                     self.refused.get_or_insert_with(|| refusal(&error));
                 }
@@ -182,14 +178,12 @@ impl<W: Watcher> DirectoryWatch<W> {
     }
 
     /// Why not all directories of this sweep are watched, if so.
-    #[must_use]
-    pub fn refused(&self) -> Option<&Refusal> {
+    pub fn refused(&self) -> Option<&WatchRefusal> {
         self.refused.as_ref()
     }
 
     /// How many directories are watched.
     #[cfg(test)]
-    #[must_use]
     pub fn watched(&self) -> usize {
         self.watched.len()
     }
@@ -209,11 +203,11 @@ fn is_gone(error: &notify::Error) -> bool {
     }
 }
 
-fn refusal(error: &notify::Error) -> Refusal {
+fn refusal(error: &notify::Error) -> WatchRefusal {
     match &error.kind {
-        ErrorKind::MaxFilesWatch => Refusal::Limit,
-        ErrorKind::Io(error) => Refusal::Other(error.to_string()),
-        _ => Refusal::Other(error.to_string()),
+        ErrorKind::MaxFilesWatch => WatchRefusal::Limit,
+        ErrorKind::Io(error) => WatchRefusal::Other(error.to_string()),
+        _ => WatchRefusal::Other(error.to_string()),
     }
 }
 
@@ -233,7 +227,7 @@ struct Rest {
 }
 
 impl SweepPace {
-    /// Something was heard.
+    /// News has come.
     pub fn heard(&mut self, now: Instant) {
         if self.due.is_some() {
             return;
@@ -243,7 +237,7 @@ impl SweepPace {
             Some(rest) => soon.max(rest.since + rest.length),
             None => soon,
         });
-        // Something is always going on if it is heard again before twice the rest is over.
+        // Something is always going on if news comes before twice the rest is over.
         let again = |rest: Rest| now < rest.since + 2 * rest.length;
         self.streak = match self.rested.is_some_and(again) {
             true => self.streak.saturating_add(1),
@@ -251,14 +245,13 @@ impl SweepPace {
         };
     }
 
-    /// When a sweep is due because of events; nothing if there were none.
-    #[must_use]
+    /// When a sweep is due because of events. None if there were none.
     pub fn due(&self) -> Option<Instant> {
         self.due
     }
 
-    /// A sweep has ended, for whatever reason it was begun. What is heard from now on may be of
-    /// names that it had passed already.
+    /// A sweep has ended, for whatever reason it was begun. News from now on may be of names that it
+    /// had passed already.
     pub fn swept(&mut self, began: Instant, ended: Instant) {
         let work = ended.saturating_duration_since(began);
         let rest = (work * REST_FOR_WORK).max(SHORTEST_REST);

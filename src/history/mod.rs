@@ -31,8 +31,9 @@ mod recorder;
 mod schema;
 pub mod store;
 
-pub use reader::{ImageInfo, PastRun, ReadError, Reader};
-pub use record::{ImageRef, IncidentRow, MapRow, Record, RunRow, SampleRow, SeverityRow, Sweep};
+pub use crate::model::ImageRef;
+pub use reader::{ImageInfo, ReadError, Reader};
+pub use record::{IncidentRow, MapRow, Record, SampleRow, SeverityRow, Sweep};
 pub use recorder::{Health, Keeper, Recorder, open};
 pub use store::Store;
 

@@ -16,7 +16,10 @@ use super::pack::{self, Reading};
 use super::store::{StoreError, bytes, read_row, stored};
 use super::{file, schema};
 use crate::model::path::shown;
-use crate::model::{Bytes, ExtentCount, ImageKey, Point, Severity, UnixTime};
+use crate::model::{
+    Bytes, Engine, ExtentCount, ImageKey, ImageRef, OutcomeKind, Point, RunRecord, Severity,
+    UnixTime,
+};
 
 /// How long a read waits for the writer.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -61,21 +64,6 @@ pub struct LastSample {
     pub size: Bytes,
     /// What it occupied on disk.
     pub allocated: Bytes,
-}
-
-/// A defragmentation. Names are those of [`RunRow`](super::RunRow).
-#[derive(Debug, Clone, PartialEq)]
-#[expect(missing_docs, reason = "documented at RunRow")]
-pub struct PastRun {
-    pub image: i64,
-    pub at: UnixTime,
-    pub took: Duration,
-    pub engine: String,
-    pub from: ExtentCount,
-    pub to: ExtentCount,
-    pub bytes: Bytes,
-    pub outcome: String,
-    pub reason: String,
 }
 
 /// A change of severity. Names are those of [`SeverityRow`](super::SeverityRow).
@@ -253,27 +241,40 @@ impl Reader {
         })
     }
 
-    /// The last `most` defragmentations, newest first, of one image or of all.
+    /// The last `most` defragmentations, newest first, of one image or of all. Left out are those
+    /// whose engine or outcome this version does not have.
     ///
     /// # Errors
     /// See [`Reader::images`].
-    pub fn runs(&self, image: Option<i64>, most: u32) -> Result<Vec<PastRun>, ReadError> {
+    pub fn runs(&self, image: Option<i64>, most: u32) -> Result<Vec<RunRecord>, ReadError> {
         const SELECT: &str = "SELECT image, at, seconds, engine, extents_before, extents_after,
             bytes, outcome, reason FROM runs";
-        self.of_image(SELECT, image, EVER, most, |row| {
-            let seconds = row.get::<_, f64>(2)?;
-            Ok(PastRun {
-                image: row.get(0)?,
+        let clause = "WHERE ?1 IS NULL OR id = ?1";
+        let images = self.read(|state| select_images(state, clause, params![image]))?;
+        let images: HashMap<i64, ImageRef> = images
+            .into_iter()
+            .map(|ImageInfo { id, key, path, .. }| (id, ImageRef { key, path }))
+            .collect();
+        let runs = self.of_image(SELECT, image, EVER, most, |row| {
+            let (image, seconds): (i64, f64) = (row.get(0)?, row.get(2)?);
+            let (engine, outcome): (String, String) = (row.get(3)?, row.get(7)?);
+            let names = Engine::named(&engine).zip(OutcomeKind::named(&outcome));
+            let Some((image, (engine, outcome))) = images.get(&image).cloned().zip(names) else {
+                return Ok(None);
+            };
+            Ok(Some(RunRecord {
+                image,
                 at: UnixTime(row.get(1)?),
                 took: Duration::try_from_secs_f64(seconds).unwrap_or_default(),
-                engine: row.get(3)?,
+                engine,
                 from: extents(row.get(4)?),
                 to: extents(row.get(5)?),
                 bytes: bytes(row.get(6)?),
-                outcome: row.get(7)?,
+                outcome,
                 reason: row.get(8)?,
-            })
-        })
+            }))
+        })?;
+        Ok(runs.into_iter().flatten().collect())
     }
 
     /// The last `most` changes of severity, newest first, of one image or of all.

@@ -2,11 +2,9 @@
 //!
 //! Pure data. A record is told once, and is written whole or not at all.
 
-use std::path::PathBuf;
-use std::time::Duration;
-
 use crate::model::{
-    Bytes, ExtentCount, ExtentMap, Format, ImageKey, Outcome, Severity, Trigger, UnixTime,
+    Bytes, ExtentCount, ExtentMap, Format, ImageRef, Outcome, RunRecord, Severity, Trigger,
+    UnixTime,
 };
 
 /// Something to remember.
@@ -19,7 +17,7 @@ pub enum Record {
     /// The severity of an image changed.
     Severity(SeverityRow),
     /// A defragmentation ended.
-    Run(RunRow),
+    Run(RunRecord),
     /// An incident began, went on or ended.
     Incident(IncidentRow),
 }
@@ -42,15 +40,6 @@ pub struct Sweep {
     pub at: UnixTime,
     /// What was counted. An image that is missing here was not: the history shows a gap.
     pub images: Vec<SampleRow>,
-}
-
-/// An image, and where it was when something was noted of it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ImageRef {
-    /// Who it is for good.
-    pub key: ImageKey,
-    /// Its path.
-    pub path: PathBuf,
 }
 
 /// One image in a sweep.
@@ -93,29 +82,6 @@ pub struct SeverityRow {
     /// Its extents then.
     pub extents: ExtentCount,
     /// Which threshold decided, for a person: `extents 612,000 of 500,000`.
-    pub reason: String,
-}
-
-/// A defragmentation.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RunRow {
-    /// Of which image.
-    pub image: ImageRef,
-    /// When it began.
-    pub at: UnixTime,
-    /// What did it: `xfs_fsr`, `online`.
-    pub engine: String,
-    /// Extents before.
-    pub from: ExtentCount,
-    /// Extents after.
-    pub to: ExtentCount,
-    /// What was copied.
-    pub bytes: Bytes,
-    /// How long it took.
-    pub took: Duration,
-    /// How it came out, in one word: the label `outcome` of its metric.
-    pub outcome: String,
-    /// Why, for a person.
     pub reason: String,
 }
 

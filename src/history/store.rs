@@ -13,10 +13,10 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavio
 
 use super::join::join;
 use super::pack::{self, Chore, Row, Thinning, Tier};
-use super::record::{ImageRef, IncidentRow, MapRow, Record, RunRow, SampleRow, SeverityRow, Sweep};
+use super::record::{IncidentRow, MapRow, Record, SampleRow, SeverityRow, Sweep};
 use super::{file, schema};
 use crate::model::path::shown;
-use crate::model::{Bytes, ExtentCount, Format, ImageKey, UnixTime};
+use crate::model::{Bytes, ExtentCount, Format, ImageKey, ImageRef, RunRecord, UnixTime};
 
 /// How long a statement waits for another process that reads or writes, such as an operator's
 /// sqlite3. Meanwhile records wait in the queue.
@@ -481,7 +481,7 @@ fn write_severity(mut images: Images<'_>, change: &SeverityRow) -> rusqlite::Res
     Ok(())
 }
 
-fn write_run(mut images: Images<'_>, run: &RunRow) -> rusqlite::Result<()> {
+fn write_run(mut images: Images<'_>, run: &RunRecord) -> rusqlite::Result<()> {
     let id = images.id(&run.image, None, run.at)?;
     images.transaction.execute(
         "INSERT INTO runs (image, at, seconds, engine, extents_before, extents_after, bytes,
@@ -491,11 +491,11 @@ fn write_run(mut images: Images<'_>, run: &RunRow) -> rusqlite::Result<()> {
             id,
             run.at.0,
             run.took.as_secs_f64(),
-            run.engine,
+            run.engine.as_str(),
             signed(run.from.0),
             signed(run.to.0),
             signed(run.bytes.0),
-            run.outcome,
+            run.outcome.as_str(),
             run.reason
         ],
     )?;

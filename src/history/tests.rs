@@ -18,7 +18,8 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::model::{
-    Bytes, ExtentCount, ExtentMap, Format, ImageKey, Outcome, Point, Severity, Trigger, UnixTime,
+    Bytes, Engine, ExtentCount, ExtentMap, Format, ImageKey, Outcome, OutcomeKind, Point,
+    RunRecord, Severity, Trigger, UnixTime,
 };
 
 const EVER: UnixTime = UnixTime(i64::MIN);
@@ -257,15 +258,15 @@ fn everything(store: &mut Store, image: &ImageRef, at: i64, extents: u64) {
         extents: ExtentCount(extents),
         reason: String::new(),
     };
-    let run = RunRow {
+    let run = RunRecord {
         image: reference(),
         at,
-        engine: "online".to_owned(),
+        engine: Engine::Online,
         from: ExtentCount(9),
         to: ExtentCount(extents),
         bytes: Bytes(1),
         took: Duration::from_secs(1),
-        outcome: "improved".to_owned(),
+        outcome: OutcomeKind::Improved,
         reason: String::new(),
     };
     record(store, &Record::Sweep(Sweep { at, images }));
@@ -408,15 +409,15 @@ fn what_happened_comes_back_newest_first() {
     let mut store = place.store(LONG);
     let at = |n: i64| UnixTime(MONDAY + n);
     for n in 0..3 {
-        let run = RunRow {
+        let run = RunRecord {
             image: image(1),
             at: at(n),
-            engine: "online".to_owned(),
+            engine: Engine::Online,
             from: ExtentCount(5000),
             to: ExtentCount(n as u64),
             bytes: Bytes(1 << 30),
             took: Duration::from_millis(1500),
-            outcome: "done".to_owned(),
+            outcome: OutcomeKind::Improved,
             reason: "it's \"done\"".to_owned(),
         };
         let change = SeverityRow {

@@ -5,6 +5,7 @@ pub mod archive;
 mod entry;
 pub mod evidence;
 pub mod format;
+pub mod gatherer;
 pub mod hook;
 pub mod recorder;
 mod writer;

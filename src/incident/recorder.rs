@@ -14,7 +14,7 @@
 //!
 //! The file is written when the incident begins, when the evidence is there, from time to time
 //! while it goes on, and when it is over. The hooks run after the evidence is there, at most
-//! [`super::evidence::DEADLINE`] later.
+//! [`super::gatherer::DEADLINE`] later.
 
 use std::collections::VecDeque;
 use std::io;
@@ -29,8 +29,9 @@ use tracing::{error, info, warn};
 
 use super::archive::file_name;
 use super::entry::Entry;
-use super::evidence::{self, Evidence, Gatherer, Images};
+use super::evidence::Evidence;
 use super::format::{Action, Incident, State, TakenEvidence, What, millis};
+use super::gatherer::{self, Gatherer, Images};
 use super::hook::{self, HookOutcome, HookReport, Hooks, Moment};
 use super::writer::{Writer, WriterHealth};
 use crate::hook::Call;
@@ -89,7 +90,7 @@ impl Default for RecorderSettings {
             proc: PathBuf::from("/proc"),
             hook: Vec::new(),
             hook_timeout: hook::TIMEOUT,
-            evidence_deadline: evidence::DEADLINE,
+            evidence_deadline: gatherer::DEADLINE,
             images: Arc::new(Vec::new),
             on_change: Arc::new(|_, _| {}),
         }

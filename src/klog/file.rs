@@ -29,7 +29,7 @@
 //!
 //! - *Rotation by renaming, deletion, a new directory:* another inode at the path is a new
 //!   generation, read from its start. The old one is still read until it has been silent for a
-//!   minute: its writer may not know yet. Order is kept: the sizes of all generations are taken
+//!   minute: its writer may not have reopened its log yet. Order is kept: the sizes of all generations are taken
 //!   first, from the newest to the oldest; then they are read in the other order, each up to that
 //!   size. A line below the newer file's size was written before the older file's size was taken,
 //!   so what the same writer wrote before it into the older file lies below that size.

@@ -70,7 +70,7 @@ impl Kmsg {
     /// Opens it at its end, or, to look back, at its oldest record; then those that are older than
     /// `look_back` are known by [`Kmsg::is_too_old`]. Reading never waits.
     ///
-    /// How old a record is can only be told by the clock that stamps it, `local_clock` (`vprintk_store`,
+    /// How old a record is can only be measured by the clock that stamps it, `local_clock` (`vprintk_store`,
     /// kernel/printk/printk.c). No system call reads that clock, and it is not `CLOCK_MONOTONIC`: it is
     /// not disciplined by NTP, so that the two are minutes apart after some months, and a time
     /// namespace shifts only the latter. So a mark is written to the log and read back: its stamp is
@@ -126,7 +126,7 @@ impl Kmsg {
                 }
             };
             let record = Record::parse(buffer.get(..length).unwrap_or_default());
-            if let Ok(record) = record
+            if let Some(record) = record
                 && !record.is_genuine()
                 && record.text.0 == text.as_bytes()
             {
@@ -188,7 +188,7 @@ mod tests {
         };
         assert!(is_too_old(98, 39_999_999));
         assert!(!is_too_old(99, 40_000_000));
-        // What comes later is new, whatever its stamp says.
+        // What comes later is new, whatever its stamp.
         assert!(!is_too_old(101, 0));
         let record = Record::parse(b"6,0,0,-;text").unwrap();
         assert!(!Past::default().is_too_old(&record));

@@ -1,4 +1,4 @@
-//! The kernel's log: its records, and the rules that say which of them matter.
+//! The kernel's log: its records, and the rules for those that matter.
 //!
 //! [`record`] and [`rules`] are pure. They run on the thread that must not get stuck when XFS does:
 //! once the rules are compiled they allocate nothing, take no lock and do not panic, whatever the

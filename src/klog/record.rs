@@ -12,8 +12,6 @@
 //! fields to come; the text; lines of properties, each after a space. Whatever is not printable
 //! ASCII, and the backslash, is written `\xNN`.
 
-use thiserror::Error;
-
 use crate::sys::proc::number;
 
 /// How the text of the record begins that a drill writes to /dev/kmsg; the rest names the drill.
@@ -21,10 +19,6 @@ use crate::sys::proc::number;
 /// No rule matches it: a drill must not be taken for an emergency, not even by a rule of an
 /// operator that matches everything.
 pub const DRILL_MARKER: &[u8] = b"fragwatch drill: ";
-
-/// How grave the kernel thinks it is (`KERN_EMERG` to `KERN_DEBUG`, include/linux/kern_levels.h).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Level(pub u8);
 
 /// Microseconds since boot by the clock that stamps the kernel's log (`local_clock`).
 ///
@@ -48,8 +42,6 @@ pub enum Piece {
 /// One record, borrowed from the bytes that were read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Record<'a> {
-    /// Its level.
-    pub level: Level,
     /// Its facility: 0 for the kernel. See [`is_genuine`](Record::is_genuine).
     pub facility: u32,
     /// Its number: one more than that of the record before it.
@@ -62,56 +54,26 @@ pub struct Record<'a> {
     pub text: Text<'a>,
 }
 
-/// Why bytes are no record. Small and static: it is made where nothing may be allocated.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-pub enum RecordError {
-    /// No `;` ends the header.
-    #[error("no ';' after the header")]
-    Header,
-    /// The first field is no priority.
-    #[error("the priority is no number")]
-    Priority,
-    /// The second field is no sequence number.
-    #[error("the sequence number is no number")]
-    Sequence,
-    /// The third field is no time.
-    #[error("the time is no number")]
-    Time,
-}
-
 impl<'a> Record<'a> {
-    /// Reads one record. What follows the first line is skipped; fields of the header that are not
-    /// known are ignored, as the kernel's documentation asks.
-    ///
-    /// # Errors
-    /// When the bytes do not begin with the header of a record.
-    pub fn parse(bytes: &'a [u8]) -> Result<Record<'a>, RecordError> {
+    /// Parses one record; `None` if the bytes do not begin with the header of one. What follows the
+    /// first line is skipped; fields of the header that are not known are ignored, as the kernel's
+    /// documentation asks.
+    #[must_use]
+    pub fn parse(bytes: &'a [u8]) -> Option<Record<'a>> {
         // The header holds no newline, so a `;` in a later line belongs to no header.
         let line = bytes.split(|byte| *byte == b'\n').next().unwrap_or(bytes);
-        let end = line.iter().position(|byte| *byte == b';');
-        let (header, text) = end
-            .and_then(|end| Some((line.get(..end)?, line.get(end + 1..)?)))
-            .ok_or(RecordError::Header)?;
-
+        let (header, text) = split_once(line, b';')?;
         let mut fields = header.split(|byte| *byte == b',');
-        let priority = fields
-            .next()
-            .and_then(number)
-            .and_then(|number| u32::try_from(number).ok())
-            .ok_or(RecordError::Priority)?;
-        let sequence = fields
-            .next()
-            .and_then(number)
-            .ok_or(RecordError::Sequence)?;
-        let time = fields.next().and_then(number).ok_or(RecordError::Time)?;
+        let priority = u32::try_from(number(fields.next()?)?).ok()?;
+        let sequence = number(fields.next()?)?;
+        let time = number(fields.next()?)?;
         // Linux 3.5 had no flag yet.
         let piece = match fields.next() {
             Some(b"c") => Piece::First,
             Some(b"+") => Piece::Further,
             _ => Piece::Whole,
         };
-        Ok(Record {
-            level: Level(u8::try_from(priority & 7).unwrap_or(7)),
+        Some(Record {
             facility: priority >> 3,
             sequence,
             time: KernelTime(time),
@@ -182,14 +144,13 @@ pub(super) fn split_once(text: &[u8], separator: u8) -> Option<(&[u8], &[u8])> {
     Some((text.get(..at)?, text.get(at + 1..)?))
 }
 
-/// Follows the sequence numbers, to know what was lost and what was seen before.
+/// The sequence numbers so far: shows what was lost and what was read before.
 #[derive(Debug, Clone, Default)]
 pub struct Sequence {
     next: Option<u64>,
-    lost: u64,
 }
 
-/// What a sequence number says of its record.
+/// What a sequence number shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Arrival {
     /// It comes next, after `lost` records that never came.
@@ -202,21 +163,14 @@ pub enum Arrival {
 }
 
 impl Sequence {
-    /// Takes note of a record. Before the first one nothing can be lost.
+    /// Notes the number of a record. Before the first one nothing can be lost.
     pub fn arrived(&mut self, sequence: u64) -> Arrival {
         let expected = self.next.unwrap_or(sequence);
         let Some(lost) = sequence.checked_sub(expected) else {
             return Arrival::Seen;
         };
-        self.lost = self.lost.saturating_add(lost);
         self.next = Some(sequence.saturating_add(1));
         Arrival::New { lost }
-    }
-
-    /// All that were lost so far.
-    #[must_use]
-    pub fn lost(&self) -> u64 {
-        self.lost
     }
 }
 
@@ -235,14 +189,13 @@ mod tests {
         let record =
             Record::parse(b"7,160,424069,-;pci_root PNP0A03:00: host bridge window [io  0x0000-0x0cf7] (ignored)\n SUBSYSTEM=acpi\n DEVICE=+acpi:PNP0A03:00\n")
                 .unwrap();
-        assert_eq!(record.level, Level(7));
         assert_eq!(record.sequence, 160);
         assert_eq!(record.time, KernelTime(424_069));
         assert!(record.is_genuine());
         assert!(record.text.0.ends_with(b"0x0cf7] (ignored)"));
 
         let record = Record::parse(b"30,340,5690716,-;udevd[80]: starting version 181\n").unwrap();
-        assert_eq!((record.facility, record.level), (3, Level(6)));
+        assert_eq!(record.facility, 3);
         assert!(!record.is_genuine());
     }
 
@@ -257,17 +210,17 @@ mod tests {
 
     #[test]
     fn what_is_no_record() {
-        let error = |bytes| Record::parse(bytes).unwrap_err();
-        assert_eq!(error(b""), RecordError::Header);
-        assert_eq!(error(b"4,1,2,-\n a;b"), RecordError::Header);
-        assert_eq!(error(b"-4,1,2,-;t"), RecordError::Priority);
-        assert_eq!(error(b"4294967296,1,2,-;t"), RecordError::Priority);
-        assert_eq!(error(b"4;t"), RecordError::Sequence);
-        assert_eq!(
-            error(b"4,18446744073709551616,2,-;t"),
-            RecordError::Sequence
-        );
-        assert_eq!(error(b"4,1,;t"), RecordError::Time);
+        for bytes in [
+            b"".as_slice(),
+            b"4,1,2,-\n a;b",
+            b"-4,1,2,-;t",
+            b"4294967296,1,2,-;t",
+            b"4;t",
+            b"4,18446744073709551616,2,-;t",
+            b"4,1,;t",
+        ] {
+            assert_eq!(Record::parse(bytes), None);
+        }
     }
 
     #[test]
@@ -292,7 +245,6 @@ mod tests {
         assert_eq!(sequence.arrived(101), Arrival::Seen);
         assert_eq!(sequence.arrived(105), Arrival::Seen);
         assert_eq!(sequence.arrived(106), Arrival::New { lost: 0 });
-        assert_eq!(sequence.lost(), 3);
     }
 
     /// As the kernel does it (`msg_add_ext_text`, kernel/printk/printk.c).
@@ -311,7 +263,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_bytes_make_it_panic(bytes: Vec<u8>, size in 0_usize..64) {
-            if let Ok(record) = Record::parse(&bytes) {
+            if let Some(record) = Record::parse(&bytes) {
                 record.text.unescape(&mut vec![0; size]);
             }
             unescaped(&bytes);
@@ -339,7 +291,7 @@ mod tests {
                 bytes.extend(format!(" {property}\n").bytes());
             }
             let record = Record::parse(&bytes).unwrap();
-            prop_assert_eq!(record.facility * 8 + u32::from(record.level.0), priority);
+            prop_assert_eq!(record.facility, priority / 8);
             prop_assert_eq!(record.sequence, sequence);
             prop_assert_eq!(record.time.0, time);
             prop_assert_eq!(record.piece, match flag.as_str() {
@@ -353,14 +305,15 @@ mod tests {
         #[test]
         fn every_number_is_lost_seen_or_new(numbers in vec(0_u64..300, 1..100)) {
             let mut sequence = Sequence::default();
-            let mut new = 0;
+            let (mut new, mut all_lost) = (0, 0);
             for number in &numbers {
-                if let Arrival::New { .. } = sequence.arrived(*number) {
+                if let Arrival::New { lost } = sequence.arrived(*number) {
                     new += 1;
+                    all_lost += lost;
                 }
             }
             let span = numbers.iter().max().unwrap() - numbers[0] + 1;
-            prop_assert_eq!(new + sequence.lost(), span);
+            prop_assert_eq!(new + all_lost, span);
         }
     }
 }

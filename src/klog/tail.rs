@@ -6,14 +6,14 @@ use super::record::split_once;
 /// Longest line that is kept whole: what rsyslog keeps of one by default (`$MaxMessageSize`), and
 /// several times what a record of the kernel can hold.
 pub const MAX_LINE: usize = 8 * 1024;
-/// How many bytes are remembered to know a file by: a few lines, with a time in each.
+/// The bytes by which a file is recognised: a few lines, with a time in each.
 pub const FINGERPRINT: usize = 256;
 
 /// A line of a log file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Line<'a> {
     /// Its bytes, any of them, without the newline. NULs at its beginning are left out: they are
-    /// the hole that a writer leaves which does not know that its file was truncated.
+    /// the hole of a writer that goes on at its old place after its file was truncated.
     pub bytes: &'a [u8],
     /// Whether it was longer than [`MAX_LINE`] and lost its end.
     pub cut: bool,
@@ -25,7 +25,7 @@ pub struct Assembler {
     /// The beginning of a line whose end was not read yet; never more than [`MAX_LINE`].
     begun: Vec<u8>,
     cut: bool,
-    /// In the middle of a line whose beginning nobody read.
+    /// In the middle of a line whose beginning was not read.
     skipping: bool,
 }
 

@@ -65,12 +65,12 @@ pub(super) fn between(from: Timestamp, to: Timestamp) -> Duration {
 
 /// What makes this host differ from all others, the same for ever.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Host(u64);
+pub struct JitterSeed(u64);
 
-impl Host {
+impl JitterSeed {
     /// The host with that machine-id(5).
     #[must_use]
-    pub fn from_machine_id(id: &str) -> Host {
+    pub fn from_machine_id(id: &str) -> JitterSeed {
         // FNV-1a, then the finalizer of MurmurHash3, so that every bit of the result depends on
         // every bit of the id. Written out, because the standard library may change its own.
         let mut hash = id
@@ -82,7 +82,7 @@ impl Host {
         for factor in [0xff51_afd7_ed55_8ccd, 0xc4ce_b9fe_1a85_ec53] {
             hash = (hash ^ (hash >> 33)).wrapping_mul(factor);
         }
-        Host(hash ^ (hash >> 33))
+        JitterSeed(hash ^ (hash >> 33))
     }
 
     /// This host's share of a time: less than all of it, in whole seconds.
@@ -118,7 +118,7 @@ pub struct Calendar {
     /// In their order; none touches another.
     blackouts: Vec<Blocked>,
     jitter: Duration,
-    host: Host,
+    host: JitterSeed,
 }
 
 /// Which of two moments is meant by a time that comes twice.
@@ -131,7 +131,7 @@ enum Twice {
 impl Calendar {
     /// The calendar of a host. Settings that were accepted make one.
     #[must_use]
-    pub fn new(settings: &Maintenance, host: Host) -> Calendar {
+    pub fn new(settings: &Maintenance, host: JitterSeed) -> Calendar {
         let zone = settings.timezone.rules().clone();
         let mut blackouts: Vec<Blocked> = settings
             .blackouts

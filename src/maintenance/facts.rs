@@ -8,10 +8,10 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
 use super::calendar::{Calendar, Opening, between};
-use super::estimate::Paces;
+use super::estimate::Speeds;
 use crate::model::{
-    Bytes, Engine, EngineState, ExtentCount, ExtentsPerDay, Features, FilesystemKind, Outlook,
-    Severity, Unusable,
+    Bytes, Effect, Engine, EngineState, ExtentCount, ExtentsPerDay, Features, FilesystemKind,
+    Obstacle, Outlook, Severity, Unusable,
 };
 
 /// How many times a cooldown is doubled at most.
@@ -27,7 +27,7 @@ const IN_SIGHT: Duration = Duration::from_secs(366 * 86_400);
 
 /// All that a plan depends on.
 #[derive(Debug, Clone)]
-pub struct Facts {
+pub struct PlanFacts {
     /// The time.
     pub now: Timestamp,
     /// Where the clock hangs that times are told by.
@@ -50,7 +50,7 @@ pub struct Facts {
     pub filesystems: Vec<FilesystemFacts>,
 }
 
-impl Facts {
+impl PlanFacts {
     /// Why an engine cannot be used on this host.
     #[must_use]
     pub fn unusable(&self, engine: Engine) -> Option<&Unusable> {
@@ -159,48 +159,17 @@ impl fmt::Display for User {
     }
 }
 
-/// What forbids touching an image.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Obstacle {
-    /// It is immutable (chattr(1), `i`).
-    Immutable,
-    /// It can only be appended to (`a`).
-    AppendOnly,
-    /// It is marked as not to be defragmented (xfs_io(8), `chattr +f`).
-    NoDefrag,
-    /// Its data is on the realtime device.
-    Realtime,
-    /// It is a swap file.
-    SwapFile,
-    /// It is mapped straight from persistent memory.
-    Dax,
-}
-
 /// How the last run on an image went.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LastRun {
     /// When it ended.
     pub ended: Timestamp,
-    /// What came of it.
-    pub came: Came,
-}
-
-/// What came of a run.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Came {
-    /// It has fewer extents.
-    Improved,
-    /// It was stopped before it could do what it could: by the window's end, a pause, an incident.
-    Interrupted,
-    /// The guards did not let it begin, or somebody wanted the image.
-    PutOff {
-        /// So many runs in a row, this one included.
-        times: u32,
-        /// Why, in words.
-        why: String,
-    },
-    /// Nothing, and so did the runs before it: so many in a row, this one included.
-    Nothing(u32),
+    /// What it means for the next one.
+    pub effect: Effect,
+    /// So many runs in a row had this effect, this one included.
+    pub times: u32,
+    /// Why it came out so, in words.
+    pub reason: String,
 }
 
 impl LastRun {
@@ -208,25 +177,16 @@ impl LastRun {
     #[must_use]
     pub fn cools_until(&self, cooldown: Duration) -> Timestamp {
         let doubled = |times: u32| 2_u32.pow(times.min(MAX_DOUBLINGS));
-        let wait = match self.came {
-            Came::Interrupted => Duration::ZERO,
-            Came::Improved => cooldown,
-            Came::PutOff { times, .. } => AGAIN * doubled(times.saturating_sub(1)),
-            Came::Nothing(times) => {
-                let doubled = doubled(times);
-                cooldown.max(LEAST_BACK_OFF).saturating_mul(doubled)
+        let wait = match self.effect {
+            Effect::Interrupted => Duration::ZERO,
+            Effect::Improved => cooldown,
+            Effect::PutOff => AGAIN * doubled(self.times.saturating_sub(1)),
+            Effect::InVain => {
+                let least = cooldown.max(LEAST_BACK_OFF);
+                least.saturating_mul(doubled(self.times))
             }
         };
         self.ended.checked_add(wait).unwrap_or(Timestamp::MAX)
-    }
-
-    /// How many runs in a row have brought nothing.
-    #[must_use]
-    pub fn in_vain(&self) -> u32 {
-        match self.came {
-            Came::Nothing(times) => times,
-            Came::Improved | Came::Interrupted | Came::PutOff { .. } => 0,
-        }
     }
 }
 
@@ -255,7 +215,7 @@ pub struct FilesystemFacts {
     /// cannot be the reason of; nothing if the kernel does not tell.
     pub io_pressure: Option<f64>,
     /// How fast past runs were.
-    pub paces: Paces,
+    pub speeds: Speeds,
 }
 
 /// A run that is under way.
@@ -274,35 +234,33 @@ mod tests {
     #[test]
     fn what_brought_nothing_is_tried_less_and_less() {
         let day = Duration::from_secs(86_400);
-        let waits = |came, cooldown| {
-            let ended = Timestamp::UNIX_EPOCH;
-            let until = LastRun { ended, came }.cools_until(cooldown);
-            until.as_second() / 86_400
+        let seconds = |effect, times, cooldown| {
+            let last = LastRun {
+                ended: Timestamp::UNIX_EPOCH,
+                effect,
+                times,
+                reason: String::new(),
+            };
+            last.cools_until(cooldown).as_second()
         };
-        assert_eq!(waits(Came::Improved, 7 * day), 7);
-        assert_eq!(waits(Came::Interrupted, 7 * day), 0);
-        let nothing = |times| waits(Came::Nothing(times), 7 * day);
+        let days = |effect, times, cooldown| seconds(effect, times, cooldown) / 86_400;
+        assert_eq!(days(Effect::Improved, 1, 7 * day), 7);
+        assert_eq!(days(Effect::Interrupted, 1, 7 * day), 0);
+        let in_vain = |times| days(Effect::InVain, times, 7 * day);
         assert_eq!(
-            [1, 2, 3, 4, 5, 99].map(nothing),
+            [1, 2, 3, 4, 5, 99].map(in_vain),
             [14, 28, 56, 112, 112, 112]
         );
-        assert_eq!(waits(Came::Improved, Duration::ZERO), 0);
-        assert_eq!(waits(Came::Nothing(1), Duration::ZERO), 2);
+        assert_eq!(days(Effect::Improved, 1, Duration::ZERO), 0);
+        assert_eq!(days(Effect::InVain, 1, Duration::ZERO), 2);
         // What could not be had is asked for again in the same window.
-        let minutes = |times| {
-            let came = Came::PutOff {
-                times,
-                why: String::new(),
-            };
-            let ended = Timestamp::UNIX_EPOCH;
-            LastRun { ended, came }.cools_until(7 * day).as_second() / 60
-        };
+        let minutes = |times| seconds(Effect::PutOff, times, 7 * day) / 60;
         assert_eq!(
             [0, 1, 2, 3, 4, 5, 99].map(minutes),
             [10, 10, 20, 40, 80, 160, 160]
         );
         // For ever is not too long.
-        assert!(nothing(4) < waits(Came::Nothing(1), Duration::MAX));
+        assert!(in_vain(4) < days(Effect::InVain, 1, Duration::MAX));
     }
 
     #[test]

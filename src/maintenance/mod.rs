@@ -6,7 +6,7 @@
 //! - [`facts`]: all that a plan depends on beside that
 //! - [`estimate`]: how long a run takes, judged by past ones
 //! - [`reason`]: why an image is left alone, in words
-//! - [`planner`]: from all of these to a verdict on every image
+//! - [`planner`]: from all of these to a decision on every image
 
 pub mod calendar;
 pub mod estimate;
@@ -16,9 +16,9 @@ pub mod planner;
 pub mod policy;
 pub mod reason;
 
-pub use calendar::{Calendar, Host, Opening};
-pub use estimate::{Basis, Paces, PastRun};
-pub use facts::{Active, Allowed, Came, Facts, FilesystemFacts, ImageFacts, LastRun, User};
-pub use planner::{Plan, Planned, Run, Verdict, plan};
+pub use calendar::{Calendar, JitterSeed, Opening};
+pub use estimate::{Basis, Speeds};
+pub use facts::{Active, Allowed, FilesystemFacts, ImageFacts, LastRun, PlanFacts, User};
+pub use planner::{Decision, Plan, Planned, PlannedRun, passed_over, plan};
 pub use policy::Policy;
 pub use reason::Reason;

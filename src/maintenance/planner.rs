@@ -1,4 +1,4 @@
-//! Which image is defragmented next, by what, and why another is not: a verdict on every image.
+//! Which image is defragmented next, by what, and why another is not: a decision on every image.
 //!
 //! # The order
 //!
@@ -29,11 +29,13 @@ use jiff::Timestamp;
 
 use super::calendar::{Opening, between};
 use super::estimate::{Estimate, estimate};
-use super::facts::{Allowed, Came, Facts, FilesystemFacts, ImageFacts, Obstacle};
+use super::facts::{Allowed, FilesystemFacts, ImageFacts, PlanFacts};
 use super::policy::Policy;
 use super::reason::{Moment, Reason};
 use crate::model::gain::LITTLE;
-use crate::model::{Engine, ExtentCount, FilesystemKind, Outlook, Severity, Share};
+use crate::model::{
+    Effect, Engine, ExtentCount, FilesystemKind, Obstacle, Outlook, Severity, Share,
+};
 
 /// From here on a file system is too full for any run: what it copies would itself be fragmented.
 const ALMOST_FULL: Share = Share::percent(95);
@@ -48,7 +50,7 @@ const SHORTEST_TURN: Duration = Duration::from_secs(60);
 /// Copying less than this costs as much.
 const LEAST_COST: f64 = 1_048_576.0;
 
-/// A verdict on every image.
+/// A decision on every image.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Plan {
     /// First those that run, in the order in which they come first; then the others, worst first.
@@ -71,21 +73,21 @@ pub struct Planned {
     /// What could be gained, if its map was looked at.
     pub outlook: Option<Outlook>,
     /// What is done.
-    pub verdict: Verdict,
+    pub decision: Decision,
 }
 
 /// What is done with an image.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Verdict {
+pub enum Decision {
     /// It is defragmented in this window, or in the one that opens next.
-    Runs(Run),
+    Runs(PlannedRun),
     /// It is left alone.
     Not(Reason),
 }
 
 /// A run to come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Run {
+pub struct PlannedRun {
     /// By what.
     pub engine: Engine,
     /// Which one of all runs it is by rank: 1 is the first.
@@ -100,19 +102,19 @@ pub struct Run {
 
 impl Plan {
     /// The runs that begin now.
-    pub fn due(&self, now: Timestamp) -> impl Iterator<Item = (&Planned, Run)> {
+    pub fn due(&self, now: Timestamp) -> impl Iterator<Item = (&Planned, PlannedRun)> {
         self.images
             .iter()
-            .filter_map(move |planned| match planned.verdict {
-                Verdict::Runs(run) if run.begins <= now => Some((planned, run)),
+            .filter_map(move |planned| match planned.decision {
+                Decision::Runs(run) if run.begins <= now => Some((planned, run)),
                 _ => None,
             })
     }
 }
 
-/// Judges every image. The same facts give the same plan, in whatever order they are told.
+/// Judges every image. The same facts give the same plan, in whatever order they come.
 #[must_use]
-pub fn plan(facts: &Facts, policy: &Policy) -> Plan {
+pub fn plan(facts: &PlanFacts, policy: &Policy) -> Plan {
     let filesystems = facts.filesystems.iter();
     let planner = Planner {
         facts,
@@ -125,25 +127,47 @@ pub fn plan(facts: &Facts, policy: &Policy) -> Plan {
     for image in &facts.images {
         match planner.judge(image) {
             Ok(candidate) => candidates.push(candidate),
-            Err(reason) => images.push(planner.planned(image, Verdict::Not(reason))),
+            Err(reason) => images.push(planner.planned(image, Decision::Not(reason))),
         }
     }
     candidates.sort_by(|a, b| a.cmp(b, facts.recent_incident));
     let mut lanes = Lanes::new(&planner);
     for candidate in &candidates {
-        let verdict = lanes.place(candidate);
-        images.push(planner.planned(candidate.image, verdict));
+        let decision = lanes.place(candidate);
+        images.push(planner.planned(candidate.image, decision));
     }
     images.sort_by(|a, b| a.place().cmp(&b.place()));
     Plan { images }
 }
 
+/// The engines that are not to be used for an image that is defragmented by hand, although their turn
+/// comes before that of the first one that is: each with the reason. The last one is never passed
+/// over, so that there is an answer.
+#[must_use]
+pub fn passed_over(facts: &PlanFacts, policy: &Policy) -> Vec<(Engine, Reason)> {
+    let against = |engine: &Engine| {
+        let only = Policy {
+            engines: vec![*engine],
+            ..policy.clone()
+        };
+        match plan(facts, &only).images.pop()?.decision {
+            Decision::Not(reason) if reason.code().lies_with_engine() => Some((*engine, reason)),
+            _ => None,
+        }
+    };
+    let before_last = policy
+        .engines
+        .split_last()
+        .map_or(&[][..], |(_, rest)| rest);
+    before_last.iter().map_while(against).collect()
+}
+
 impl Planned {
     /// Where it stands in the plan.
     fn place(&self) -> impl Ord + '_ {
-        let rank = match &self.verdict {
-            Verdict::Runs(run) => run.order,
-            Verdict::Not(_) => usize::MAX,
+        let rank = match &self.decision {
+            Decision::Runs(run) => run.order,
+            Decision::Not(_) => usize::MAX,
         };
         (rank, Reverse((self.severity, self.extents)), &self.path)
     }
@@ -159,7 +183,7 @@ struct Frame {
 
 impl Frame {
     /// Of the window that is open or opens next. Where there is none, nothing will be placed.
-    fn new(facts: &Facts) -> Frame {
+    fn new(facts: &PlanFacts) -> Frame {
         match facts.allowed {
             Allowed::During(Opening { opens, closes }) => Frame {
                 begins: opens.max(facts.now),
@@ -180,7 +204,7 @@ impl Frame {
 }
 
 struct Planner<'f> {
-    facts: &'f Facts,
+    facts: &'f PlanFacts,
     policy: &'f Policy,
     filesystems: BTreeMap<&'f str, &'f FilesystemFacts>,
     frame: Frame,
@@ -209,7 +233,7 @@ impl Candidate<'_> {
 }
 
 impl<'f> Planner<'f> {
-    fn planned(&self, image: &ImageFacts, verdict: Verdict) -> Planned {
+    fn planned(&self, image: &ImageFacts, decision: Decision) -> Planned {
         let filesystem = self.filesystems.get(image.filesystem.as_str());
         Planned {
             path: image.path.clone(),
@@ -218,7 +242,7 @@ impl<'f> Planner<'f> {
             extents: image.extents,
             ideal: image.ideal,
             outlook: image.outlook,
-            verdict,
+            decision,
         }
     }
 
@@ -307,14 +331,18 @@ impl<'f> Planner<'f> {
             return Ok(());
         }
         let until = self.moment(until);
-        Err(match &last.came {
-            Came::PutOff { why, .. } => Reason::PutOff {
+        Err(match last.effect {
+            Effect::PutOff => Reason::PutOff {
                 until,
-                why: why.clone(),
+                why: last.reason.clone(),
             },
-            _ => Reason::CoolingDown {
+            effect => Reason::CoolingDown {
                 until,
-                in_vain: last.in_vain(),
+                in_vain: if effect == Effect::InVain {
+                    last.times
+                } else {
+                    0
+                },
             },
         })
     }
@@ -490,8 +518,8 @@ impl<'p, 'f> Lanes<'p, 'f> {
         }
     }
 
-    /// The verdict on an image that comes after all that were placed.
-    fn place(&mut self, candidate: &Candidate<'f>) -> Verdict {
+    /// The decision on an image that comes after all that were placed.
+    fn place(&mut self, candidate: &Candidate<'f>) -> Decision {
         let id = candidate.filesystem.id.as_str();
         let frame = self.planner.frame;
         let idle_from = self.idle_from.get(id).copied().unwrap_or(frame.begins);
@@ -499,7 +527,7 @@ impl<'p, 'f> Lanes<'p, 'f> {
         let fits =
             |(engine, estimate): &&(Engine, Estimate)| fits(*engine, estimate, frame.left(begins));
         let Some((engine, estimate)) = candidate.options.iter().find(fits).copied() else {
-            return Verdict::Not(self.too_late(candidate));
+            return Decision::Not(self.too_late(candidate));
         };
         let ends = begins.checked_add(estimate.about).unwrap_or(Timestamp::MAX);
         let ends = frame.closes.map_or(ends, |closes| ends.min(closes));
@@ -509,7 +537,7 @@ impl<'p, 'f> Lanes<'p, 'f> {
         }
         *self.placed.entry(id).or_default() += 1;
         self.order += 1;
-        Verdict::Runs(Run {
+        Decision::Runs(PlannedRun {
             engine,
             order: self.order,
             begins,

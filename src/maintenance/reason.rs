@@ -7,9 +7,10 @@ use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 
 use super::estimate::Basis;
-use super::facts::{Obstacle, User};
+use super::facts::User;
 use crate::model::{
-    Bytes, BytesPerSecond, ExtentCount, Roughly, Severity, Share, Unusable, UnusableReason,
+    Bytes, BytesPerSecond, ExtentCount, Obstacle, ReasonCode, Roughly, Severity, Share, Unusable,
+    UnusableReason,
 };
 
 /// A moment, and how it is told: `05:00` within a day, `Sat 2026-11-28 05:00` beyond.
@@ -165,82 +166,43 @@ pub enum Reason {
 }
 
 impl Reason {
-    /// Whether it lies with the engine: another one may do it.
+    /// In one word, for programs.
     #[must_use]
-    pub fn lies_with_engine(&self) -> bool {
-        matches!(
-            self,
-            Reason::Unusable(_)
-                | Reason::InUse { .. }
-                | Reason::SharesBlocks
-                | Reason::NoSpace { .. }
-                | Reason::SwapStall { .. }
-                | Reason::NoReflink
-                | Reason::LittleGain { .. }
-                | Reason::WouldNotFinish { .. }
-                | Reason::Forbidden(Obstacle::Dax)
-        )
-    }
-
-    /// One word for programs, which stays as it is.
-    #[must_use]
-    pub fn code(&self) -> &'static str {
+    pub fn code(&self) -> ReasonCode {
         match self {
-            Reason::RunningNow => "running_now",
-            Reason::BelowSeverity { .. } => "below_severity",
-            Reason::NearIdeal { .. } => "near_ideal",
-            Reason::LittleGain { .. } => "little_gain",
-            Reason::Forbidden(obstacle) => obstacle_code(*obstacle),
-            Reason::NotXfs { .. } => "not_xfs",
-            Reason::NothingKnown => "nothing_known",
-            Reason::Paused => "paused",
-            Reason::Incident => "incident",
-            Reason::NotReady { .. } => "not_ready",
-            Reason::NoWindow => "no_window",
-            Reason::NoWindowInSight => "no_window_in_sight",
-            Reason::Stalled => "stalled",
-            Reason::AlmostFull { .. } => "almost_full",
-            Reason::CoolingDown { .. } => "cooling_down",
-            Reason::PutOff { .. } => "put_off",
-            Reason::NoEngine => "no_engine",
+            Reason::RunningNow => ReasonCode::RunningNow,
+            Reason::BelowSeverity { .. } => ReasonCode::BelowSeverity,
+            Reason::NearIdeal { .. } => ReasonCode::NearIdeal,
+            Reason::LittleGain { .. } => ReasonCode::LittleGain,
+            Reason::Forbidden(obstacle) => obstacle.code(),
+            Reason::NotXfs { .. } => ReasonCode::NotXfs,
+            Reason::NothingKnown => ReasonCode::NothingKnown,
+            Reason::Paused => ReasonCode::Paused,
+            Reason::Incident => ReasonCode::Incident,
+            Reason::NotReady { .. } => ReasonCode::NotReady,
+            Reason::NoWindow => ReasonCode::NoWindow,
+            Reason::NoWindowInSight => ReasonCode::NoWindowInSight,
+            Reason::Stalled => ReasonCode::Stalled,
+            Reason::AlmostFull { .. } => ReasonCode::AlmostFull,
+            Reason::CoolingDown { .. } => ReasonCode::CoolingDown,
+            Reason::PutOff { .. } => ReasonCode::PutOff,
+            Reason::NoEngine => ReasonCode::NoEngine,
             Reason::Unusable(unusable) => match unusable.reason {
-                UnusableReason::KernelKnownBad | UnusableReason::KernelUnknown => "kernel",
-                UnusableReason::NoXfsFsr => "no_xfs_fsr",
-                UnusableReason::NotConfigured => "no_engine",
+                UnusableReason::KernelKnownBad | UnusableReason::KernelUnknown => {
+                    ReasonCode::Kernel
+                }
+                UnusableReason::NoXfsFsr => ReasonCode::NoXfsFsr,
+                UnusableReason::NotConfigured => ReasonCode::NoEngine,
             },
-            Reason::InUse { .. } => "in_use",
-            Reason::SharesBlocks => "shares_blocks",
-            Reason::NoSpace { .. } => "no_space",
-            Reason::SwapStall { .. } => "swap_stall",
-            Reason::NoReflink => "no_reflink",
-            Reason::Pressure { .. } => "io_pressure",
-            Reason::WouldNotFinish { .. } => "would_not_finish",
-            Reason::NoTurn { .. } => "no_turn",
+            Reason::InUse { .. } => ReasonCode::InUse,
+            Reason::SharesBlocks => ReasonCode::SharesBlocks,
+            Reason::NoSpace { .. } => ReasonCode::NoSpace,
+            Reason::SwapStall { .. } => ReasonCode::SwapStall,
+            Reason::NoReflink => ReasonCode::NoReflink,
+            Reason::Pressure { .. } => ReasonCode::IoPressure,
+            Reason::WouldNotFinish { .. } => ReasonCode::WouldNotFinish,
+            Reason::NoTurn { .. } => ReasonCode::NoTurn,
         }
-    }
-}
-
-fn obstacle_code(obstacle: Obstacle) -> &'static str {
-    match obstacle {
-        Obstacle::Immutable => "immutable",
-        Obstacle::AppendOnly => "append_only",
-        Obstacle::NoDefrag => "no_defrag",
-        Obstacle::Realtime => "realtime",
-        Obstacle::SwapFile => "swap_file",
-        Obstacle::Dax => "dax",
-    }
-}
-
-impl fmt::Display for Obstacle {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Obstacle::Immutable => "is immutable (chattr +i)",
-            Obstacle::AppendOnly => "can only be appended to (chattr +a)",
-            Obstacle::NoDefrag => "is marked as not to be defragmented (xfs_io -c 'chattr +f')",
-            Obstacle::Realtime => "lies on the realtime device",
-            Obstacle::SwapFile => "is a swap file in use",
-            Obstacle::Dax => "is mapped from persistent memory (DAX)",
-        })
     }
 }
 

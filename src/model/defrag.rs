@@ -6,29 +6,19 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::borders::Borders;
+use super::history::UnixTime;
+use super::image::ImageRef;
+use super::reason::ReasonCode;
 use super::units::{Bytes, ExtentCount};
+use super::words::words;
 
-/// What takes the fragmentation away.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Engine {
-    /// xfs_fsr(8): for an image that nobody has open.
-    XfsFsr,
-    /// By segments, under a running VM.
-    Online,
-}
-
-impl Engine {
-    /// All of them.
-    pub const ALL: [Engine; 2] = [Engine::XfsFsr, Engine::Online];
-
-    /// The name in configuration, metrics and on the command line.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Engine::XfsFsr => "xfs_fsr",
-            Engine::Online => "online",
-        }
+words! {
+    /// What takes the fragmentation away.
+    pub enum Engine {
+        /// xfs_fsr(8): for an image that nobody has open.
+        XfsFsr = "xfs_fsr",
+        /// By segments, under a running VM.
+        Online = "online",
     }
 }
 
@@ -58,86 +48,45 @@ pub struct Unusable {
     pub text: String,
 }
 
-/// Of what kind the reason is for which an engine cannot be used on this host.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum UnusableReason {
-    /// It is not in `defrag.engines`.
-    NotConfigured,
-    /// xfs_fsr is not installed.
-    NoXfsFsr,
-    /// The kernel has a defect that endangers images.
-    KernelKnownBad,
-    /// The kernel may have one.
-    KernelUnknown,
-}
-
-impl UnusableReason {
-    /// One word for programs, which stays as it is.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            UnusableReason::NotConfigured => "not_configured",
-            UnusableReason::NoXfsFsr => "no_xfs_fsr",
-            UnusableReason::KernelKnownBad => "kernel_known_bad",
-            UnusableReason::KernelUnknown => "kernel_unknown",
-        }
+words! {
+    /// Of what kind the reason is for which an engine cannot be used on this host.
+    pub enum UnusableReason {
+        /// It is not in `defrag.engines`.
+        NotConfigured = "not_configured",
+        /// xfs_fsr is not installed.
+        NoXfsFsr = "no_xfs_fsr",
+        /// The kernel has a defect that endangers images.
+        KernelKnownBad = "kernel_known_bad",
+        /// The kernel may have one.
+        KernelUnknown = "kernel_unknown",
     }
 }
 
-/// Why a run is ended before its time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Stop {
-    /// The maintenance window closes.
-    WindowClosed,
-    /// The operator has said `fragwatch pause`.
-    Paused,
-    /// fragwatch itself is ended.
-    Shutdown,
-    /// The rescue is at work: the host needs its memory and its disks.
-    Incident,
-    /// Somebody wants to open the image and waits for us.
-    Opened,
-    /// It has done nothing for too long.
-    Stuck,
-    /// It works on something else than the image.
-    Astray,
-    /// The image was removed, or its file system unmounted (`umount --lazy`).
-    Gone,
-    /// fragwatch itself was stopped (SIGTSTP, SIGSTOP).
-    Suspended,
+words! {
+    /// Why a run is ended before its time.
+    pub enum Stop {
+        /// The maintenance window closes.
+        WindowClosed = "window_closed",
+        /// The operator has paused defragmentation.
+        Paused = "paused",
+        /// fragwatch itself is ended.
+        Shutdown = "shutdown",
+        /// The rescue is at work: the host needs its memory and its disks.
+        Incident = "incident",
+        /// Somebody wants to open the image and waits for us.
+        Opened = "opened",
+        /// It has done nothing for too long.
+        Stuck = "stuck",
+        /// It works on something else than the image.
+        Astray = "astray",
+        /// The image was removed, or its file system unmounted (`umount --lazy`).
+        Gone = "gone",
+        /// fragwatch itself was stopped (SIGTSTP, SIGSTOP).
+        Suspended = "suspended",
+    }
 }
 
 impl Stop {
-    /// All of them.
-    pub const ALL: [Stop; 9] = [
-        Stop::WindowClosed,
-        Stop::Paused,
-        Stop::Shutdown,
-        Stop::Incident,
-        Stop::Opened,
-        Stop::Stuck,
-        Stop::Astray,
-        Stop::Gone,
-        Stop::Suspended,
-    ];
-
-    /// The name in JSON, and for the operator's commands.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Stop::WindowClosed => "window_closed",
-            Stop::Paused => "paused",
-            Stop::Shutdown => "shutdown",
-            Stop::Incident => "incident",
-            Stop::Opened => "opened",
-            Stop::Stuck => "stuck",
-            Stop::Astray => "astray",
-            Stop::Suspended => "suspended",
-            Stop::Gone => "gone",
-        }
-    }
-
     /// Whether somebody is waiting for the end of the run.
     #[must_use]
     pub fn is_urgent(self) -> bool {
@@ -209,10 +158,15 @@ pub enum RunOutcome {
     },
     /// A guard did not let it begin.
     Refused {
-        /// Which: `in_use`, `shared` and so on.
-        guard: String,
+        /// Which.
+        guard: ReasonCode,
         /// In words.
         reason: String,
+    },
+    /// A dry run: no guard is against it.
+    WouldRun {
+        /// What it would do.
+        forecast: RunForecast,
     },
     /// It went wrong.
     Failed {
@@ -238,20 +192,40 @@ impl RunOutcome {
             RunOutcome::NoSpace => "no_space",
             RunOutcome::Stopped { .. } => "stopped",
             RunOutcome::Refused { .. } => "refused",
+            RunOutcome::WouldRun { .. } => "would_run",
             RunOutcome::Failed { .. } => "failed",
             RunOutcome::NoReport { .. } => "no_report",
         }
     }
 
-    /// The outcome as the history and the metrics name it. A refusal for want of anything to gain has
-    /// a name of its own, for the image is not to be tried again soon; so has a run that changed nothing
-    /// for a reason that is not known, for it is.
+    /// The outcome as the history and the metrics name it.
     #[must_use]
-    pub fn recorded_as(&self) -> &'static str {
+    pub fn kind(&self) -> OutcomeKind {
         match self {
-            RunOutcome::Refused { guard, .. } if NO_GAIN.contains(&guard.as_str()) => "no_gain",
-            RunOutcome::Unchanged { message: Some(_) } => "unexplained",
-            outcome => outcome.as_str(),
+            RunOutcome::Improved => OutcomeKind::Improved,
+            RunOutcome::Unchanged { message: Some(_) } => OutcomeKind::Unexplained,
+            // A dry run is not recorded.
+            RunOutcome::Unchanged { message: None } | RunOutcome::WouldRun { .. } => {
+                OutcomeKind::Unchanged
+            }
+            RunOutcome::Busy { .. } => OutcomeKind::Busy,
+            RunOutcome::NoSpace => OutcomeKind::NoSpace,
+            RunOutcome::Stopped { .. } => OutcomeKind::Stopped,
+            RunOutcome::Refused { guard, .. } if guard.is_no_gain() => OutcomeKind::NoGain,
+            RunOutcome::Refused { .. } => OutcomeKind::Refused,
+            RunOutcome::Failed { .. } => OutcomeKind::Failed,
+            RunOutcome::NoReport { .. } => OutcomeKind::NoReport,
+        }
+    }
+
+    /// Why another engine may work on the image, if one may: the reason lies with this engine, or
+    /// somebody opened or changed the image.
+    #[must_use]
+    pub fn left_to_another(&self) -> Option<String> {
+        match self {
+            RunOutcome::Refused { guard, .. } if guard.lies_with_engine() => self.reason(),
+            RunOutcome::Busy { .. } => self.reason(),
+            _ => None,
         }
     }
 
@@ -261,7 +235,8 @@ impl RunOutcome {
         match self {
             RunOutcome::Improved
             | RunOutcome::Unchanged { message: None }
-            | RunOutcome::NoSpace => None,
+            | RunOutcome::NoSpace
+            | RunOutcome::WouldRun { .. } => None,
             RunOutcome::Unchanged {
                 message: Some(message),
             } => Some(unknown_reason(message)),
@@ -275,8 +250,86 @@ impl RunOutcome {
     }
 }
 
-/// The guards that refuse an image at which too little can be gained.
-const NO_GAIN: [&str; 2] = ["near_ideal", "little_gain"];
+words! {
+    /// What came of a run: the column `outcome` of the history, and the label of the metrics.
+    pub enum OutcomeKind {
+        /// Fewer extents than before.
+        Improved = "improved",
+        /// It came to its end, and there are no fewer.
+        Unchanged = "unchanged",
+        /// The same, for a reason that is not known.
+        Unexplained = "unexplained",
+        /// Somebody needed the image.
+        Busy = "busy",
+        /// There was not enough free space.
+        NoSpace = "no_space",
+        /// Ended before its time.
+        Stopped = "stopped",
+        /// A guard did not let it begin.
+        Refused = "refused",
+        /// A guard did not let it begin: there is too little to gain.
+        NoGain = "no_gain",
+        /// It went wrong.
+        Failed = "failed",
+        /// Its process ended without a report.
+        NoReport = "no_report",
+        /// The daemon was killed while it worked.
+        Interrupted = "interrupted",
+    }
+}
+
+impl OutcomeKind {
+    /// What it means for the next run on the image.
+    #[must_use]
+    pub fn effect(self) -> Effect {
+        match self {
+            OutcomeKind::Improved => Effect::Improved,
+            OutcomeKind::Stopped | OutcomeKind::Interrupted => Effect::Interrupted,
+            OutcomeKind::Busy
+            | OutcomeKind::Refused
+            | OutcomeKind::NoReport
+            | OutcomeKind::Unexplained => Effect::PutOff,
+            // What there is to gain does not change in minutes, and finding it out loads the map.
+            OutcomeKind::Unchanged
+            | OutcomeKind::NoSpace
+            | OutcomeKind::NoGain
+            | OutcomeKind::Failed => Effect::InVain,
+        }
+    }
+}
+
+/// What a run means for the next one on the same image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Effect {
+    /// It has fewer extents.
+    Improved,
+    /// It was stopped before it could do what it could: by the window's end, a pause, an incident.
+    Interrupted,
+    /// The guards did not let it begin, or somebody wanted the image: that may soon be over.
+    PutOff,
+    /// It brought nothing.
+    InVain,
+}
+
+/// What a run would do, by a dry run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RunForecast {
+    /// By `xfs_fsr`.
+    Copy {
+        /// So much would be copied.
+        copies: Bytes,
+        /// For so long the final swap would stall readers.
+        stall: Duration,
+    },
+    /// By `online`.
+    Segments {
+        /// Extents that could go.
+        gain: ExtentCount,
+        /// What belongs to another file too, and would stay so.
+        shared: Bytes,
+    },
+}
 
 /// The reason of a run that changed nothing, if that is not known; see [`RunOutcome::Unchanged`].
 #[must_use]
@@ -391,9 +444,57 @@ pub struct RunReport {
     pub took: Duration,
     /// How long of that it was made to stand still.
     pub held: Duration,
-    /// What became of its extents; nothing if it did not come so far.
-    #[serde(default)]
+    /// What became of its extents; `None` if it did not come so far.
     pub account: Option<Account>,
+    /// How `online` did it.
+    pub segments: Option<SegmentWork>,
+}
+
+/// What the engine `online` did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SegmentWork {
+    /// Segments that were moved.
+    pub segments: u64,
+    /// Time in which a segment was at work.
+    pub busy: Duration,
+    /// The longest call that locked the image.
+    pub worst_call: Duration,
+    /// Half of these calls took no longer.
+    pub median_call: Duration,
+    /// What belongs to another file too, and stayed so.
+    pub shared: Bytes,
+}
+
+/// A run as the history records it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunRecord {
+    /// Of which image.
+    pub image: ImageRef,
+    /// When it began.
+    pub at: UnixTime,
+    /// What did it.
+    pub engine: Engine,
+    /// Extents before.
+    pub from: ExtentCount,
+    /// Extents after.
+    pub to: ExtentCount,
+    /// What was copied.
+    pub bytes: Bytes,
+    /// How long it took.
+    pub took: Duration,
+    /// What came of it.
+    pub outcome: OutcomeKind,
+    /// Why, for a person.
+    pub reason: String,
+}
+
+impl RunRecord {
+    /// When it ended.
+    #[must_use]
+    pub fn ended(&self) -> UnixTime {
+        let seconds = i64::try_from(self.took.as_secs()).unwrap_or(i64::MAX);
+        UnixTime(self.at.0.saturating_add(seconds))
+    }
 }
 
 impl RunReport {
@@ -419,6 +520,7 @@ impl RunReport {
             took: Duration::ZERO,
             held: Duration::ZERO,
             account: None,
+            segments: None,
         }
     }
 }
@@ -489,6 +591,7 @@ mod tests {
             took: Duration::from_secs(1),
             held: Duration::ZERO,
             account: Some(Account::default()),
+            segments: None,
         };
         let json = serde_json::to_value(&report).unwrap();
         assert_eq!(json["outcome"], "stopped");

@@ -88,3 +88,12 @@ impl Sample {
         self.allocated.0.checked_div(self.extents.0).map(Bytes)
     }
 }
+
+/// An image, and where it was when something was noted of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageRef {
+    /// Who it is for good.
+    pub key: ImageKey,
+    /// Its path.
+    pub path: PathBuf,
+}

@@ -14,27 +14,30 @@ pub mod map;
 pub mod memory;
 pub mod owner;
 pub mod path;
+pub mod reason;
 pub mod rescue;
 pub mod sampling;
 pub mod severity;
 pub mod time;
 pub mod units;
 pub mod utc;
+mod words;
 
 pub use borders::Borders;
 pub use census::{Census, CensusFile};
 pub use defrag::{
-    Account, Engine, EngineState, NamedProcess, RunOutcome, RunReport, Stop, Unusable,
-    UnusableReason, swap_stall, unknown_reason,
+    Account, Effect, Engine, EngineState, NamedProcess, OutcomeKind, RunForecast, RunOutcome,
+    RunRecord, RunReport, SegmentWork, Stop, Unusable, UnusableReason, swap_stall, unknown_reason,
 };
 pub use extent::{Extent, ExtentFlags};
 pub use filesystem::{DeviceNumber, Features, Filesystem, FilesystemKind};
 pub use gain::Outlook;
 pub use growth::{Forecast, Growth, Pace, Trend, Unknown};
 pub use history::{ExtentsPerDay, ImageKey, Point, UnixTime};
-pub use image::{Format, ImageId, Sample};
+pub use image::{Format, ImageId, ImageRef, Sample};
 pub use map::{ExtentMap, MapBuilder};
 pub use owner::{Opener, Owner, Vm};
+pub use reason::{Obstacle, ReasonCode};
 pub use rescue::{
     IncidentId, Monotonic, Outcome, RescueStep, RuleAction, RuleDefinition, StuckTask, Trigger,
 };

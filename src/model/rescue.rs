@@ -1,4 +1,4 @@
-//! The words of the rescue: what may trigger it, its steps, how a step came out.
+//! The vocabulary of the rescue: triggers, steps, outcomes, rules.
 
 use std::fmt;
 use std::time::Duration;
@@ -23,7 +23,7 @@ impl Monotonic {
         Monotonic(self.0.saturating_add(nanoseconds))
     }
 
-    /// How long after `earlier` this is; nothing if it is before.
+    /// How long after `earlier` this is; zero if it is before.
     #[must_use]
     pub fn since(self, earlier: Monotonic) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
@@ -43,96 +43,71 @@ pub struct StuckTask {
     pub stack: Vec<String>,
 }
 
-/// What is done to give XFS the memory it waits for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum RescueStep {
-    /// Drop dentries, inodes and other slab objects: 2 into /proc/sys/vm/drop_caches.
-    DropSlab,
-    /// Drop these and the clean page cache: 3 into /proc/sys/vm/drop_caches.
-    DropAll,
-    /// Join free pages to larger blocks: 1 into /proc/sys/vm/compact_memory.
-    CompactMemory,
+/// An enum whose values have names: in the configuration, in JSON and as labels of metrics.
+macro_rules! named {
+    ($(#[$about:meta])* $name:ident { $($(#[$value_about:meta])* $value:ident = $text:literal,)+ }) => {
+        $(#[$about])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+        pub enum $name {
+            $($(#[$value_about])* #[serde(rename = $text)] $value,)+
+        }
+
+        impl $name {
+            /// Every value, in order of declaration.
+            pub const ALL: [$name; [$($text),+].len()] = [$($name::$value),+];
+
+            /// Its name.
+            #[must_use]
+            pub fn as_str(self) -> &'static str {
+                match self {
+                    $($name::$value => $text,)+
+                }
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(self.as_str())
+            }
+        }
+    };
 }
 
-impl RescueStep {
-    /// Every step, in order of declaration.
-    pub const ALL: [RescueStep; 3] = [
-        RescueStep::DropSlab,
-        RescueStep::DropAll,
-        RescueStep::CompactMemory,
-    ];
-
-    /// The name in the configuration and in the label `step`.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            RescueStep::DropSlab => "drop_slab",
-            RescueStep::DropAll => "drop_all",
-            RescueStep::CompactMemory => "compact_memory",
-        }
+named! {
+    /// A step of the rescue: what is done to give XFS the memory it waits for.
+    RescueStep {
+        /// Drop dentries, inodes and other slab objects: 2 into /proc/sys/vm/drop_caches.
+        DropSlab = "drop_slab",
+        /// Drop these and the clean page cache: 3 into /proc/sys/vm/drop_caches.
+        DropAll = "drop_all",
+        /// Join free pages to larger blocks: 1 into /proc/sys/vm/compact_memory.
+        CompactMemory = "compact_memory",
     }
 }
 
-/// What made the rescue act.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Trigger {
-    /// A record of the kernel's own log.
-    KernelLog,
-    /// A task that is stuck in the allocator underneath XFS.
-    Stall,
-    /// A line of a followed log file.
-    File,
-    /// A drill.
-    Drill,
-}
-
-impl Trigger {
-    /// Every trigger, in order of declaration.
-    pub const ALL: [Trigger; 4] = [
-        Trigger::KernelLog,
-        Trigger::Stall,
-        Trigger::File,
-        Trigger::Drill,
-    ];
-
-    /// The name in the label `trigger`.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Trigger::KernelLog => "kernel_log",
-            Trigger::Stall => "stall",
-            Trigger::File => "file",
-            Trigger::Drill => "drill",
-        }
+named! {
+    /// What made the rescue act.
+    Trigger {
+        /// A record of the kernel's own log.
+        KernelLog = "kernel_log",
+        /// A task that is stuck in the allocator underneath XFS.
+        Stall = "stall",
+        /// A line of a followed log file.
+        File = "file",
+        /// A drill.
+        Drill = "drill",
     }
 }
 
-/// How an action of the rescue came out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Outcome {
-    /// The kernel's own counter says that it ran.
-    Done,
-    /// The write failed, or the counter did not move.
-    Failed,
-    /// Everything but the write was done.
-    DryRun,
-}
-
-impl Outcome {
-    /// Every outcome, in order of declaration.
-    pub const ALL: [Outcome; 3] = [Outcome::Done, Outcome::Failed, Outcome::DryRun];
-
-    /// The name in the label `outcome`.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Outcome::Done => "done",
-            Outcome::Failed => "failed",
-            Outcome::DryRun => "dry_run",
-        }
+named! {
+    /// The outcome of an action of the rescue.
+    Outcome {
+        /// The kernel's own counter shows that it ran.
+        Done = "done",
+        /// The write failed, or the counter did not move.
+        Failed = "failed",
+        /// Everything but the write was done.
+        DryRun = "dry_run",
     }
 }
 
@@ -154,26 +129,16 @@ pub enum RuleAction {
 
 /// A rule as an operator writes it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct RuleDefinition {
     /// The label `rule` of its metric.
     pub name: String,
     /// A regular expression over bytes.
     pub pattern: String,
     /// What a match leads to.
+    #[serde(default)]
     pub action: RuleAction,
 }
-
-macro_rules! display_as_str {
-    ($($name:ty),*) => {$(
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.pad(self.as_str())
-            }
-        }
-    )*};
-}
-
-display_as_str!(RescueStep, Trigger, Outcome);
 
 impl fmt::Display for IncidentId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

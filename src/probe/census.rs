@@ -77,7 +77,7 @@ fn count(root: &File, worst: usize, beat: &mut dyn FnMut()) -> io::Result<Tally>
     })
 }
 
-/// Takes the next group that nobody counts yet, until there is none.
+/// Takes the next group that is not yet counted, until there is none.
 fn count_groups(
     root: &File,
     next: &AtomicU32,
@@ -108,7 +108,6 @@ fn count_groups(
 }
 
 /// Why there is no census of a file system of this type.
-#[must_use]
 pub fn needs_xfs(type_name: &str) -> String {
     format!(
         "lies on {type_name}; a census needs XFS. `fragwatch scan PATH` counts images on any file system"

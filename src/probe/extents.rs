@@ -49,7 +49,6 @@ pub enum End {
 
 impl MapReader {
     /// With a buffer of its own (7 KB).
-    #[must_use]
     pub fn new() -> Self {
         MapReader {
             chunk: fiemap::Chunk::new(),
@@ -176,9 +175,9 @@ impl MapReader {
         Ok(Outlook::of_sample(&counts, &sampling))
     }
 
-    /// Goes on with a map for about `budget`. Returns the finished map, or nothing if there is more
-    /// to read; then `builder` holds what there is so far. Stops at `max_extents` with a map that
-    /// says that it is not complete.
+    /// Continues a map for about `budget`. Returns the finished map, or None if there is more to
+    /// read; then `builder` holds what was read so far. Stops at `max_extents` with a map that is
+    /// marked as incomplete.
     ///
     /// # Errors
     /// As [`read`](MapReader::read).
@@ -234,7 +233,7 @@ pub struct Bounds {
     pub pace: ReadPace,
 }
 
-/// The part of a kernel's extent from `at` on, in our terms; nothing if it ends before.
+/// The part of a kernel's extent from `at` on. None if it ends before.
 fn beyond(extent: &fiemap::Extent, at: u64) -> Option<Extent> {
     let skip = at.saturating_sub(extent.logical);
     let length = extent

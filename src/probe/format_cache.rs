@@ -36,7 +36,7 @@ impl Known {
 pub(super) struct FormatCache(HashMap<ImageId, Known>);
 
 impl FormatCache {
-    /// The format of a file as its header tells it, if that is remembered: `Some(None)` is a file
+    /// The format of a file by its header, if that is remembered: `Some(None)` is a file
     /// that is known to have no header of an image.
     pub(super) fn get(&self, id: ImageId, generation: u32, stat: &Stat) -> Option<Option<Format>> {
         let known = self.of(id, generation)?;
@@ -62,7 +62,7 @@ impl FormatCache {
         (known.generation == generation).then_some(known)
     }
 
-    /// Reads the header of a file and remembers what it says.
+    /// Reads the header of a file and remembers its format.
     pub(super) fn read(
         &mut self,
         id: ImageId,

@@ -1,8 +1,7 @@
 //! The process that makes the calls that may hang: reads requests from its standard input, a socket
 //! that a [`worker`](super::worker) holds the other end of, and answers there.
 //!
-//! It keeps no file open between requests, so that it stands in nobody's way when the file system
-//! is to be unmounted. (A watch does not either: it ends with the mount, inotify(7), IN_UNMOUNT.)
+//! It keeps no file open between requests, so that a file system can be unmounted. (A watch does not either: it ends with the mount, inotify(7), IN_UNMOUNT.)
 
 use std::io;
 use std::os::unix::net::UnixStream;
@@ -11,13 +10,14 @@ use std::time::Duration;
 use rustix::fs::OFlags;
 use rustix::stdio::{stdin, stdout};
 
+use super::count::Probe;
 use super::extents::{Bounds, MapReader, ReadPace};
 use super::protocol::{
     CensusRequest, Fault, MapRequest, Reply, Request, Root, SampleRequest, read_request,
 };
 use super::reply_writer::ReplyWriter;
 use super::survey::{self, Memory};
-use super::{census, for_kind, open};
+use super::{census, open};
 use crate::discover::paths::{self, Followed};
 use crate::model::Bytes;
 
@@ -28,7 +28,7 @@ use crate::model::Bytes;
 pub fn serve() -> io::Result<()> {
     // Started by a link in procfs, it would be called "exe" in lists of processes. Only the name.
     let _ = rustix::thread::set_name(c"fragwatch-probe");
-    // Somebody's working directory must not be kept from being unmounted.
+    // A working directory keeps its file system from being unmounted.
     std::env::set_current_dir("/")?;
     let mut socket = UnixStream::from(stdin().try_clone_to_owned()?);
     let flags = rustix::fs::fcntl_getfl(stdout())?;
@@ -45,10 +45,10 @@ pub fn serve() -> io::Result<()> {
 fn answer(request: &Request, memory: &mut Memory, out: &mut ReplyWriter) {
     let (place, result) = match request {
         Request::Survey(request) => {
-            let mut probe = for_kind(request.mount.kind());
+            let mut probe = Probe::new(request.mount.kind());
             (
                 &request.mount.point,
-                survey::run(request, probe.as_mut(), memory, out),
+                survey::run(request, &mut probe, memory, out),
             )
         }
         Request::Map(request) => (&request.path, map(request, out)),

@@ -1,5 +1,5 @@
-//! Who an image is for good, read from the open file itself: nothing that was read of a path or of a
-//! mount table at another moment can take the place of it.
+//! The lasting identity of an image, read from the open file itself and never from a path or a mount
+//! table at another moment.
 
 use std::fs::File;
 use std::io;
@@ -7,13 +7,15 @@ use std::io;
 use rustix::fs::Stat;
 use rustix::io::Errno;
 
-use super::{Probe, open, reason};
+use super::count::Probe;
+use super::open;
+use super::protocol::reason;
 use crate::discover::mounts::Mount;
 use crate::model::filesystem::lasting_name;
 use crate::model::{Bytes, Filesystem, FilesystemKind, ImageKey};
 use crate::sys::{generation, geometry, subvolume, uuid};
 
-/// Who the open file is, which lies on `mount`; why that cannot be read, if so.
+/// The identity of the open file, which lies on `mount`, or why it cannot be read.
 pub(super) fn key(file: &File, stat: &Stat, mount: &Mount) -> Result<ImageKey, String> {
     let failed =
         |call: &'static str| move |error: io::Error| format!("{call} failed: {}", reason(&error));
@@ -32,8 +34,8 @@ pub(super) fn key(file: &File, stat: &Stat, mount: &Mount) -> Result<ImageKey, S
     })
 }
 
-/// The UUID of the file system that an open file lies on; nothing if it has none, or the kernel has no
-/// call that gives it.
+/// The UUID of the file system that an open file lies on. None if it has none, or the kernel has no
+/// call for it.
 ///
 /// # Errors
 /// Those of the call.
@@ -46,7 +48,7 @@ pub(super) fn uuid(file: &File, kind: FilesystemKind) -> io::Result<Option<Strin
     Ok(uuid.filter(|uuid| *uuid != [0; 16]).map(hyphenated))
 }
 
-/// Nothing if the file system does not know the call, which it always answers in the same way:
+/// None if the file system does not have the call, which it always answers in the same way:
 /// ENOTTY (vfs_ioctl, fs/ioctl.c), or one of those that other drivers give. Any other error is a
 /// failure of the moment.
 fn if_known<T>(answer: io::Result<T>) -> io::Result<Option<T>> {
@@ -67,7 +69,7 @@ fn if_known<T>(answer: io::Result<T>) -> io::Result<Option<T>> {
 ///
 /// # Errors
 /// When not even its size can be asked, or something else is mounted there now.
-pub(super) fn filesystem(probe: &mut dyn Probe, mount: &Mount) -> io::Result<Filesystem> {
+pub(super) fn filesystem(probe: &Probe, mount: &Mount) -> io::Result<Filesystem> {
     let opened = open::mount_point(&mount.point).ok();
     let size = match &opened {
         Some(file) => {

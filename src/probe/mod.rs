@@ -3,8 +3,8 @@
 //! ```text
 //! sweep ─► worker (one a file system, in our process)     deadline, one call at a time
 //!             │  socket pair, protocol
-//!          helper (a process of its own)                  may hang; nobody waits for it
-//!             └─► survey ─► discover::walk ─► Probe (xfs | generic)
+//!          helper (a process of its own)                  may hang without holding us up
+//!             └─► survey ─► discover::walk ─► count::Probe (xfs | generic)
 //! ```
 //!
 //! The call that may hang runs in a helper *process*, not in a thread: a thread in
@@ -15,7 +15,6 @@ pub mod census;
 mod count;
 pub mod extents;
 mod format_cache;
-pub mod generic;
 pub mod helper;
 mod identity;
 pub mod map_schedule;
@@ -26,19 +25,6 @@ mod reply_writer;
 mod survey;
 pub mod sweep;
 pub mod worker;
-pub mod xfs;
 
-use crate::model::FilesystemKind;
-use extents::ReadPace;
-
-pub use count::{Count, Probe};
+pub use count::Probe;
 pub use protocol::reason;
-
-/// The probe for a kind of file system.
-#[must_use]
-pub fn for_kind(kind: FilesystemKind) -> Box<dyn Probe> {
-    match kind {
-        FilesystemKind::Xfs => Box::new(xfs::Xfs),
-        FilesystemKind::Other => Box::new(generic::Generic::new(ReadPace::QUICK)),
-    }
-}

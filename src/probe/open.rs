@@ -62,7 +62,6 @@ pub fn mount_point(path: &Path) -> io::Result<File> {
 }
 
 /// The error for something that is named as an image and is none.
-#[must_use]
 pub fn not_a_file(kind: FileType) -> io::Error {
     let kind = match kind {
         FileType::Fifo => "a FIFO",

@@ -5,59 +5,56 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use crate::discover::owner::{Holders, Search};
+use crate::discover::owner::{Holders, OwnerSearch};
 
 /// What a pass over /proc may take. It takes milliseconds and asks no file system; so that not even
 /// a kernel in trouble holds up the sweep.
 const DEADLINE: Duration = Duration::from_secs(5);
 
-type Pass = (Search, Option<Holders>);
+type Pass = (OwnerSearch, Option<Holders>);
 
 /// See the module.
-pub(super) struct Owners(State);
-
-enum State {
-    Idle(Box<Search>),
-    /// It was not waited for to its end.
-    Late(JoinHandle<Pass>),
-    /// It has panicked, or the runtime ends.
-    Gone,
-}
-
-impl std::fmt::Debug for Owners {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Owners")
-    }
+#[derive(Debug)]
+pub(super) struct Owners {
+    /// None while a pass runs, and after one that panicked.
+    idle: Option<OwnerSearch>,
+    /// A pass that was not waited for to its end.
+    late: Option<JoinHandle<Pass>>,
 }
 
 impl Owners {
-    pub(super) fn new(search: Search) -> Self {
-        Owners(State::Idle(Box::new(search)))
+    pub(super) fn new(search: OwnerSearch) -> Self {
+        Owners {
+            idle: Some(search),
+            late: None,
+        }
     }
 
-    /// Who has which files open now; nothing if that cannot be found out in time. A pass that hangs
-    /// stays the only one.
+    /// Who has which files open now. None if that takes too long. A pass that hangs stays the only
+    /// one.
     pub(super) async fn look(&mut self) -> Option<Holders> {
-        let mut pass = match std::mem::replace(&mut self.0, State::Gone) {
-            State::Idle(mut search) => tokio::task::spawn_blocking(move || {
-                let holders = search.look().ok();
-                (*search, holders)
-            }),
-            State::Late(pass) if !pass.is_finished() => {
-                self.0 = State::Late(pass);
+        let mut pass = match self.late.take() {
+            Some(pass) if !pass.is_finished() => {
+                self.late = Some(pass);
                 return None;
             }
-            State::Late(pass) => pass,
-            State::Gone => return None,
+            Some(pass) => pass,
+            None => {
+                let mut search = self.idle.take()?;
+                tokio::task::spawn_blocking(move || {
+                    let holders = search.look().ok();
+                    (search, holders)
+                })
+            }
         };
         match timeout(DEADLINE, &mut pass).await {
-            Ok(Ok((search, holders))) => {
-                self.0 = State::Idle(Box::new(search));
+            Ok(ended) => {
+                let (search, holders) = ended.ok()?;
+                self.idle = Some(search);
                 holders
             }
-            Ok(Err(_)) => None,
             Err(_) => {
-                self.0 = State::Late(pass);
+                self.late = Some(pass);
                 None
             }
         }

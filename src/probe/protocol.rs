@@ -1,5 +1,5 @@
-//! What a worker and its helper say to each other: frames of JSON over a socket pair, each with
-//! its length before it as four bytes, least significant first.
+//! The protocol of a worker and its helper: frames of JSON over a socket pair, each after its length
+//! as four bytes, least significant first.
 
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -18,7 +18,7 @@ use crate::model::{
 /// A frame longer than this is no message of ours.
 const MAX_FRAME: u32 = 64 << 20;
 
-/// What a helper is asked to do. It answers with any number of replies, the last of which is
+/// A request to a helper, which answers with any number of replies, the last of which is
 /// [`Reply::Done`].
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum Request {
@@ -38,7 +38,6 @@ const LOAD_PER_EXTENT: Duration = Duration::from_micros(40);
 
 impl Request {
     /// Time that one step of it may rightly take beyond that of a count.
-    #[must_use]
     pub fn extra_time(&self) -> Duration {
         match self {
             // The first chunk of a map loads all of it (xfs_iread_extents, which cannot be
@@ -58,7 +57,7 @@ fn load_time(extents: ExtentCount) -> Duration {
 /// See [`Request::Survey`].
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct SurveyRequest {
-    /// The mount of the file system to be told about.
+    /// The mount of the file system to describe.
     pub mount: Mount,
     /// What may be touched.
     pub scope: FilesystemScope,
@@ -70,8 +69,8 @@ pub struct SurveyRequest {
     pub limit: u32,
     /// Files that QEMU has open: images whatever they look like.
     pub held: Vec<PlainPath>,
-    /// Number of the sweep, if the directories are to be watched from then on. What the watch has to
-    /// say comes as bytes on standard output ([`News`](crate::discover::watch::News)), at any time.
+    /// Number of the sweep, if the directories are to be watched from then on. The news of the watch
+    /// come as bytes on standard output ([`News`](crate::discover::watch::News)), at any time.
     pub watch: Option<u64>,
 }
 
@@ -88,14 +87,12 @@ pub struct Root {
 
 impl Root {
     /// A path as the configuration writes it: a glob if it has wildcards.
-    #[must_use]
     pub fn configured(path: PathBuf) -> Self {
         let glob = is_glob(&path);
         Root { path, glob }
     }
 
     /// A path that means itself.
-    #[must_use]
     pub fn literal(path: PathBuf) -> Self {
         Root { path, glob: false }
     }
@@ -152,12 +149,12 @@ pub struct CensusRequest {
     pub worst: usize,
 }
 
-/// What a helper has to say.
+/// A reply of a helper.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum Reply {
     /// Still at work: nothing hangs.
     Beat,
-    /// One step takes long: the file that it is about. Says nothing about progress.
+    /// One step takes long: the file that it is about. It is no sign of progress.
     Slow(PlainPath),
     /// The file system of the survey.
     Filesystem(Filesystem),
@@ -195,7 +192,6 @@ pub struct Fault {
 
 impl Fault {
     /// For the error of a call about this path.
-    #[must_use]
     pub fn new(path: &Path, error: &io::Error) -> Fault {
         Fault {
             path: path.to_owned(),
@@ -205,7 +201,6 @@ impl Fault {
 }
 
 /// An I/O error in words for an operator: without Rust's `(os error 2)`.
-#[must_use]
 pub fn reason(error: &io::Error) -> String {
     let text = error.to_string();
     match text.find(" (os error") {

@@ -13,7 +13,7 @@ use super::protocol::{PlainPath, Reply, append};
 
 /// Replies wait at most this long for others to be sent with.
 const GATHER: Duration = Duration::from_millis(10);
-/// The other side hears from us at least this often, as long as no step hangs.
+/// A beat is sent at least this often, as long as no step hangs.
 const BEAT: Duration = Duration::from_millis(100);
 /// What takes longer is reported by name. Shorter than any deadline, or it would come too late.
 const SLOW: Duration = Duration::from_millis(50);
@@ -79,7 +79,7 @@ impl ReplyWriter {
         }
     }
 
-    /// Says that nothing hangs, if nothing was said for a while. Called between steps.
+    /// Sends a beat if nothing was sent for a while. Called between steps.
     pub(super) fn beat(&mut self) {
         if self.last.elapsed() >= BEAT {
             self.push(&Reply::Beat);
@@ -137,7 +137,7 @@ fn send_for_ever(shared: &Shared, mut out: UnixStream) {
         let mut waiting = shared.lock();
         let frames = std::mem::take(&mut waiting.frames);
         if out.write_all(&frames).is_err() {
-            // The other side is gone. Nobody else needs us.
+            // The other side is gone; this process has no other purpose.
             std::process::exit(0);
         }
     }

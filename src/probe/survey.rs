@@ -12,16 +12,17 @@ use std::time::Instant;
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat, openat, statat};
 use rustix::stdio::stdout;
 
+use super::count::{Count, Probe};
 use super::format_cache::FormatCache;
 use super::protocol::{Fault, PassedOver, Reply, Root, SurveyRequest};
 use super::reply_writer::ReplyWriter;
-use super::{Count, Probe, identity, open};
+use super::{identity, open};
 use crate::discover::format::by_name;
 use crate::discover::mounts::Mount;
 use crate::discover::paths::{self, Followed};
-use crate::discover::rules::{Rules, Verdict};
+use crate::discover::rules::{FileVerdict, Rules};
 use crate::discover::walk::{Visitor, walk};
-use crate::discover::watch::{DirectoryWatch, News, Refusal};
+use crate::discover::watch::{DirectoryWatch, News, WatchRefusal};
 use crate::model::{Bytes, ExtentCount, Format, ImageId, Sample};
 
 /// A file with more extents is not looked into on XFS: up to here that costs some milliseconds and
@@ -35,15 +36,15 @@ pub(super) struct Memory {
     pub(super) watch: Watch,
 }
 
-/// The watch of the directories, once one was asked for.
+/// The watch of the directories, once one was requested.
 #[derive(Default)]
-pub(super) struct Watch(Option<Result<DirectoryWatch, Refusal>>);
+pub(super) struct Watch(Option<Result<DirectoryWatch, WatchRefusal>>);
 
 impl Watch {
-    /// Begins a survey with it; nothing if there can be none.
+    /// Begins a survey with it. None if it cannot be had.
     pub(super) fn begin(&mut self, sweep: u64) -> Option<&mut DirectoryWatch> {
         if !matches!(self.0, Some(Ok(_))) {
-            self.0 = Some(DirectoryWatch::new(tell));
+            self.0 = Some(DirectoryWatch::new(send_news));
         }
         let watch = self.0.as_mut()?.as_mut().ok()?;
         watch.begin(sweep);
@@ -51,7 +52,7 @@ impl Watch {
     }
 
     /// Why not all directories of this sweep are watched, if so.
-    pub(super) fn refused(&self) -> Option<&Refusal> {
+    pub(super) fn refused(&self) -> Option<&WatchRefusal> {
         match self.0.as_ref()? {
             Ok(watch) => watch.refused(),
             Err(refusal) => Some(refusal),
@@ -59,9 +60,8 @@ impl Watch {
     }
 }
 
-/// Says what was heard. Does not wait: where the pipe is full there is news in it already, and
-/// where nobody reads it nobody wants to know.
-fn tell(news: News) {
+/// Writes to the pipe without waiting: a full one has the same news in it already.
+fn send_news(news: News) {
     let _ = rustix::io::write(stdout(), &[news.to_byte()]);
 }
 
@@ -71,7 +71,7 @@ fn tell(news: News) {
 /// When a glob of the selection is none: the configuration should have been refused.
 pub(super) fn run(
     request: &SurveyRequest,
-    probe: &mut dyn Probe,
+    probe: &mut Probe,
     memory: &mut Memory,
     out: &mut ReplyWriter,
 ) -> io::Result<()> {
@@ -112,7 +112,7 @@ pub(super) fn run(
 
 struct Survey<'a> {
     mount: &'a Mount,
-    probe: &'a mut dyn Probe,
+    probe: &'a mut Probe,
     formats: &'a mut FormatCache,
     watch: Option<&'a mut DirectoryWatch>,
     out: &'a mut ReplyWriter,
@@ -226,14 +226,14 @@ impl Survey<'_> {
         let stat = statat(at, name, AtFlags::SYMLINK_NOFOLLOW)?;
         let size = size(&stat);
         match self.rules.verdict(path, size) {
-            Verdict::Unwanted => self.passed_over.unwanted += 1,
-            Verdict::TooSmall => {
+            FileVerdict::Unwanted => self.passed_over.unwanted += 1,
+            FileVerdict::TooSmall => {
                 self.passed_over.too_small += 1;
                 self.passed_over.too_small_bytes =
                     self.passed_over.too_small_bytes.saturating_add(size);
             }
-            Verdict::Image => self.count(at, name, path, true)?,
-            Verdict::Look => {
+            FileVerdict::Image => self.count(at, name, path, true)?,
+            FileVerdict::Look => {
                 let certain = by_name(path) == Some(Format::Raw) || self.held.contains(path);
                 // Known to be no image: not even opened.
                 if self.formats.is_no_image(id(&stat), &stat) && !certain {
@@ -246,7 +246,7 @@ impl Survey<'_> {
         Ok(())
     }
 
-    /// Counts a file. Unless it is `certain` to be an image, tells of it only if it looks like one.
+    /// Counts a file. Unless it is `certain` to be an image, it is reported only if it looks like one.
     fn count(
         &mut self,
         at: BorrowedFd<'_>,
@@ -298,13 +298,13 @@ impl Survey<'_> {
         Ok(())
     }
 
-    /// The format of an image; nothing if the file does not look like one and is not `certain` to
-    /// be one.
+    /// The format of an image. None if the file does not look like one and is not `certain` to be
+    /// one.
     ///
     /// The header is read only after the count: reading a single byte makes XFS load the whole
     /// extent map (xfs_bmapi_read calls xfs_iread_extents, fs/xfs/libxfs/xfs_bmap.c; 10 s and
-    /// 600 MB for the image of 34,694,398 extents). A file with too many extents is told of in any
-    /// case: whatever it is, it costs the kernel as much as an image.
+    /// 600 MB for the image of 34,694,398 extents). A file with too many extents is reported in
+    /// any case: it costs the kernel as much as an image.
     fn format(
         &mut self,
         inode: &Inode<'_>,
@@ -336,7 +336,7 @@ impl Survey<'_> {
     fn watch(&mut self, directory: &Path) {
         let Some(watch) = &mut self.watch else { return };
         self.out.at_hand(directory);
-        // One that is not there has no names; the search says so.
+        // A missing one is reported by the search.
         if let Ok(stat) = statat(CWD, directory, AtFlags::empty()) {
             watch.directory(directory, (stat.st_dev, stat.st_ino));
         }

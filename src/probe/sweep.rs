@@ -13,7 +13,7 @@ use super::protocol::{Fault, PassedOver, PlainPath, Reply, Request, Root, Survey
 use super::worker::{CallError, Listener, StallFlag, Worker};
 use crate::config::settings::Settings;
 use crate::discover::mounts::{FilesystemScope, Mount, MountTable};
-use crate::discover::owner::{Holders, Search};
+use crate::discover::owner::{Holders, OwnerSearch};
 use crate::discover::paths::literal_part;
 use crate::discover::rules::Selection;
 use crate::discover::watch::News;
@@ -34,8 +34,7 @@ pub struct Scope {
 }
 
 impl Scope {
-    /// What the settings say.
-    #[must_use]
+    /// From the settings.
     pub fn configured(settings: &Settings) -> Self {
         let images = &settings.images;
         let roots = images.paths.iter().map(PathBuf::from).map(Root::configured);
@@ -84,11 +83,11 @@ pub struct Counted {
     pub sample: Sample,
     /// How long that took.
     pub took: Duration,
-    /// Who had it open when the sweep began; nothing if that could not be found out.
+    /// Who had it open when the sweep began. None if that could not be determined.
     pub owner: Option<Owner>,
 }
 
-/// Is told of events, with the file system that they are about.
+/// Called with each event and its file system.
 pub type OnEvent<'a> = dyn FnMut(DeviceNumber, Event) + Send + 'a;
 
 /// The workers of all file systems that have been met.
@@ -113,19 +112,18 @@ struct WorkerSlot {
 
 impl WorkerPool {
     /// No workers yet. `proc` is where procfs is mounted.
-    #[must_use]
     pub fn new(proc: &Path) -> Self {
         WorkerPool {
             proc: proc.to_owned(),
-            owners: Owners::new(Search::new(proc, Path::new("/run"))),
+            owners: Owners::new(OwnerSearch::new(proc, Path::new("/run"))),
             slots: BTreeMap::new(),
             listener: None,
             sweeps: 0,
         }
     }
 
-    /// Has the directories watched that the sweeps to come search, and says when names in them
-    /// come, change or go. To be called before the first sweep.
+    /// Watches the directories that the next sweeps search, and sends when names in them appear,
+    /// change or vanish. To be called before the first sweep.
     pub fn listen(&mut self) -> mpsc::UnboundedReceiver<News> {
         let (listener, news) = mpsc::unbounded_channel();
         self.listener = Some(listener);
@@ -143,7 +141,7 @@ impl WorkerPool {
     /// The worker of a file system; it is made if there is none yet.
     pub fn worker(&mut self, mount: &Mount) -> Arc<Mutex<Worker>> {
         let slot = self.slots.entry(mount.device).or_insert_with(|| {
-            let worker = Worker::told_to(self.listener.clone());
+            let worker = Worker::with_listener(self.listener.clone());
             WorkerSlot {
                 flag: worker.flag(),
                 worker: Arc::new(Mutex::new(worker)),
@@ -155,7 +153,6 @@ impl WorkerPool {
     }
 
     /// The worker of a file system that the last sweep has met, unless that hangs.
-    #[must_use]
     pub fn answering_worker(&self, device: DeviceNumber) -> Option<Arc<Mutex<Worker>>> {
         let slot = self.slots.get(&device)?;
         let answers = slot.met && slot.flag.stalled_for().is_none();
@@ -207,11 +204,11 @@ struct Sweep<'a> {
     met: HashSet<DeviceNumber>,
     roots: HashSet<Root>,
     images: HashSet<ImageId>,
-    replies: mpsc::UnboundedSender<(DeviceNumber, Said)>,
-    inbox: mpsc::UnboundedReceiver<(DeviceNumber, Said)>,
+    replies: mpsc::UnboundedSender<(DeviceNumber, SurveyMessage)>,
+    messages: mpsc::UnboundedReceiver<(DeviceNumber, SurveyMessage)>,
 }
 
-enum Said {
+enum SurveyMessage {
     Reply(Reply),
     End(Result<(), CallError>),
 }
@@ -223,7 +220,7 @@ impl<'a> Sweep<'a> {
         mounts: MountTable,
         holders: Option<Holders>,
     ) -> Self {
-        let (replies, inbox) = mpsc::unbounded_channel();
+        let (replies, messages) = mpsc::unbounded_channel();
         Sweep {
             pool,
             scope,
@@ -235,7 +232,7 @@ impl<'a> Sweep<'a> {
             roots: HashSet::new(),
             images: HashSet::new(),
             replies,
-            inbox,
+            messages,
         }
     }
 
@@ -269,12 +266,12 @@ impl<'a> Sweep<'a> {
                 return;
             }
             // The sender is ours, so that the channel cannot close.
-            let Some((device, said)) = self.inbox.recv().await else {
+            let Some((device, message)) = self.messages.recv().await else {
                 return;
             };
-            match said {
-                Said::Reply(reply) => self.take(device, reply, on_event),
-                Said::End(result) => {
+            match message {
+                SurveyMessage::Reply(reply) => self.take(device, reply, on_event),
+                SurveyMessage::End(result) => {
                     self.running.remove(&device);
                     let mount = self.mounts.principal(device);
                     let mount = mount.map(|mount| mount.point.clone()).unwrap_or_default();
@@ -327,14 +324,15 @@ impl<'a> Sweep<'a> {
             let deadline = self.scope.probe_timeout;
             tokio::spawn(async move {
                 let result = match tokio::time::timeout(deadline, worker.lock()).await {
-                    // Sending fails only when the sweep is over; then nobody misses the reply.
+                    // Sending fails only when the sweep is over; the reply is not needed then.
                     Ok(mut worker) => {
-                        let on_reply = |reply| drop(replies.send((device, Said::Reply(reply))));
+                        let on_reply =
+                            |reply| drop(replies.send((device, SurveyMessage::Reply(reply))));
                         worker.call(&request, deadline, on_reply).await
                     }
                     Err(_) => Err(CallError::Busy),
                 };
-                drop(replies.send((device, Said::End(result))));
+                drop(replies.send((device, SurveyMessage::End(result))));
             });
         }
     }

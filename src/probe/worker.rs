@@ -26,17 +26,17 @@ use crate::model::path::shown;
 /// The hidden subcommand that makes the program a helper.
 pub const HELPER_COMMAND: &str = "probe-helper";
 
-/// Bytes of what a helper writes before it ends that are told at most.
-const LAST_WORDS: u64 = 2000;
+/// Bytes of what an ended helper wrote to standard error that are reported at most.
+const EXIT_DIAGNOSTICS_BYTES: u64 = 2000;
 
 /// What of the replies is read at once, more or less.
 const MOST_READ: usize = 32 << 10;
 
-/// From one piece of news to the next: where very much happens, one look at it is enough for all.
-const BREATHE: Duration = Duration::from_millis(50);
+/// From one piece of news to the next: one sweep answers all that comes in between.
+const NEWS_INTERVAL: Duration = Duration::from_millis(50);
 
-/// How long a reply that is late is still waited for; helpers at work are heard of so often.
-const LAST_LOOK: Duration = Duration::from_millis(100);
+/// How long a late reply is still waited for: a helper at work sends a beat this often.
+const LATE_REPLY_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// Why a call did not come to its end.
 #[derive(Debug, thiserror::Error)]
@@ -44,7 +44,7 @@ pub enum CallError {
     /// A step did not return within the deadline, or an earlier one still has not.
     #[error("{}", stalled_text(.on.as_ref(), *.elapsed))]
     Stalled {
-        /// The file that the step is about, as far as the helper could say.
+        /// The file that the step is about, if the helper reported it.
         on: Option<PathBuf>,
         /// For how long it has hung.
         elapsed: Duration,
@@ -76,8 +76,7 @@ fn stalled_text(on: Option<&PathBuf>, elapsed: Duration) -> String {
 pub struct StallFlag(Arc<Mutex<Option<Instant>>>);
 
 impl StallFlag {
-    /// For how long the file system has not answered; nothing while it does.
-    #[must_use]
+    /// For how long the file system has not answered. None while it does.
     pub fn stalled_for(&self) -> Option<Duration> {
         self.lock().map(|since| since.elapsed())
     }
@@ -94,17 +93,17 @@ impl StallFlag {
 /// The helper of one file system.
 #[derive(Debug, Default)]
 pub struct Worker {
-    state: State,
+    state: HelperState,
     flag: StallFlag,
-    /// Who is told what the helper's watch of directories has to say.
+    /// Receives the news of the helper's directory watch.
     listener: Option<Listener>,
 }
 
-/// Is told of names that come and go.
+/// Receives the news of a directory watch.
 pub type Listener = UnboundedSender<News>;
 
 #[derive(Debug, Default)]
-enum State {
+enum HelperState {
     /// No helper runs, or the call that had it was given up.
     #[default]
     Absent,
@@ -120,16 +119,14 @@ enum State {
 
 impl Worker {
     /// One whose helper is to watch directories.
-    #[must_use]
-    pub fn told_to(listener: Option<Listener>) -> Self {
+    pub fn with_listener(listener: Option<Listener>) -> Self {
         Worker {
             listener,
             ..Worker::default()
         }
     }
 
-    /// Tells others whether the file system hangs.
-    #[must_use]
+    /// Shows whether the file system hangs.
     pub fn flag(&self) -> StallFlag {
         self.flag.clone()
     }
@@ -148,7 +145,7 @@ impl Worker {
     ) -> Result<(), CallError> {
         let mut connection = self.connection().await?;
         let began = connection.send(request).await;
-        began.map_err(|error| CallError::Helper(connection.epitaph(error)))?;
+        began.map_err(|error| CallError::Helper(connection.exit_diagnostics(error)))?;
         let mut slow = None;
         let mut last = Instant::now();
         let deadline = deadline + request.extra_time();
@@ -156,7 +153,9 @@ impl Worker {
             let left = deadline.saturating_sub(last.elapsed());
             match connection.receive_within(left).await {
                 Err(_) => return Err(self.give_up(connection, last, slow)),
-                Ok(Err(error)) => return Err(CallError::Helper(connection.epitaph(error))),
+                Ok(Err(error)) => {
+                    return Err(CallError::Helper(connection.exit_diagnostics(error)));
+                }
                 Ok(Ok(Reply::Done)) => break,
                 // Names what hangs, but is no sign that it does not.
                 Ok(Ok(Reply::Slow(path))) => slow = Some(path.0),
@@ -168,25 +167,25 @@ impl Worker {
                 }
             }
         }
-        self.state = State::Idle(connection);
+        self.state = HelperState::Idle(connection);
         Ok(())
     }
 
     /// An idle connection, taken out of the state: a call that is dropped half-way leaves none
-    /// behind, for nobody would know which replies belong to whom.
+    /// behind: its replies could not be matched to requests.
     async fn connection(&mut self) -> Result<Connection, CallError> {
-        match std::mem::replace(&mut self.state, State::Absent) {
-            State::Idle(connection) => Ok(connection),
-            State::Absent => self.start(),
-            State::Stalled { since, on, back } if !back.is_finished() => {
+        match std::mem::replace(&mut self.state, HelperState::Absent) {
+            HelperState::Idle(connection) => Ok(connection),
+            HelperState::Absent => self.start(),
+            HelperState::Stalled { since, on, back } if !back.is_finished() => {
                 let error = CallError::Stalled {
                     on: on.clone(),
                     elapsed: since.elapsed(),
                 };
-                self.state = State::Stalled { since, on, back };
+                self.state = HelperState::Stalled { since, on, back };
                 Err(error)
             }
-            State::Stalled { back, .. } => match back.await {
+            HelperState::Stalled { back, .. } => match back.await {
                 Ok(Some(connection)) => Ok(connection),
                 _ => self.start(),
             },
@@ -211,7 +210,7 @@ impl Worker {
             rest.ok().map(|()| connection)
         });
         let elapsed = since.elapsed();
-        self.state = State::Stalled {
+        self.state = HelperState::Stalled {
             since,
             on: on.clone(),
             back,
@@ -243,7 +242,7 @@ impl Connection {
                 Some(_) => Stdio::piped(),
                 None => Stdio::null(),
             })
-            // Not ours: whoever reads that to its end would wait for a helper that hangs.
+            // Not ours: a reader of ours would wait for a helper that hangs.
             .stderr(Stdio::piped())
             // Ctrl-C in a terminal is for the command, which then closes the socket.
             .process_group(0)
@@ -286,7 +285,7 @@ impl Connection {
         match timeout(left, self.receive()).await {
             // It may be us who were away, stopped or not scheduled, and the reply lies there: woken
             // so, we first see what time it is.
-            Err(_) => timeout(LAST_LOOK, self.receive()).await,
+            Err(_) => timeout(LATE_REPLY_TIMEOUT, self.receive()).await,
             in_time => in_time,
         }
     }
@@ -310,8 +309,8 @@ impl Connection {
         Ok(())
     }
 
-    /// How the helper ended, if it did, and its last words, as a reason for a failed read.
-    fn epitaph(&mut self, error: io::Error) -> io::Error {
+    /// How the helper ended, if it did, and its standard error, as the reason for a failed read.
+    fn exit_diagnostics(&mut self, error: io::Error) -> io::Error {
         let Some(helper) = &mut self.helper else {
             return error;
         };
@@ -320,8 +319,8 @@ impl Connection {
         };
         let mut words = Vec::new();
         if let Some(stderr) = helper.stderr.take() {
-            // It has ended, so that there is an end to this. Not to be had is as good as none.
-            let _ = stderr.take(LAST_WORDS).read_to_end(&mut words);
+            // It has ended, so that this read ends. Without it there are no diagnostics.
+            let _ = stderr.take(EXIT_DIAGNOSTICS_BYTES).read_to_end(&mut words);
         }
         let words = String::from_utf8_lossy(&words);
         let words = words.trim().replace('\n', "; ");
@@ -335,14 +334,14 @@ impl Drop for Connection {
         if let Some(mut helper) = self.helper.take() {
             // Fails only if it has ended already.
             let _ = helper.kill();
-            // Nobody asks for its last words any more.
+            // Its diagnostics are not needed any more.
             helper.stderr = None;
             reap_later(helper);
         }
     }
 }
 
-/// Passes on what a helper's watch has to say, until the helper ends.
+/// Forwards the news of a helper's watch, until the helper ends.
 fn listen(news: OwnedFd, listener: Listener) -> io::Result<()> {
     let mut news = pipe::Receiver::from_owned_fd(news)?;
     tokio::spawn(async move {
@@ -351,7 +350,7 @@ fn listen(news: OwnedFd, listener: Listener) -> io::Result<()> {
             if listener.send(News::of_bytes(&bytes[..length])).is_err() {
                 return;
             }
-            tokio::time::sleep(BREATHE).await;
+            tokio::time::sleep(NEWS_INTERVAL).await;
         }
     });
     Ok(())

@@ -2,22 +2,24 @@
 
 use super::ladder::{Began, Ended, Limit, Order};
 use super::proof::{Counters, ORDERS};
-use super::ring::{Packed, Packer, Unpacker};
+use super::ring::Packed;
+use super::words::Words;
 use crate::klog::{KernelTime, RuleId};
 use crate::model::{IncidentId, Monotonic, Outcome, RescueStep, Trigger};
 
 /// Bytes of a kernel line that are kept.
 pub const LINE_MAX: usize = 200;
 /// Words of an entry of the reader.
-pub const NOTICE_WORDS: usize = 34;
+pub const NOTICE_WORDS: usize = 7 + LINE_MAX / 8;
 /// Words of an entry of the actor.
-pub const REPORT_WORDS: usize = 12 + 2 * (7 + ORDERS);
+pub const REPORT_WORDS: usize = 10 + 2 * (7 + ORDERS);
 
 /// A line of the kernel, as much of it as is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Line {
     bytes: [u8; LINE_MAX],
-    length: usize,
+    /// At most [`LINE_MAX`].
+    length: u16,
 }
 
 impl Line {
@@ -31,14 +33,14 @@ impl Line {
             .for_each(|(to, from)| *to = *from);
         Line {
             bytes,
-            length: text.len().min(LINE_MAX),
+            length: u16::try_from(text.len().min(LINE_MAX)).unwrap_or(0),
         }
     }
 
     /// The bytes.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
-        self.bytes.get(..self.length).unwrap_or_default()
+        self.bytes.get(..self.length.into()).unwrap_or_default()
     }
 }
 
@@ -104,8 +106,63 @@ pub struct Report {
 
 impl Packed<NOTICE_WORDS> for Notice {
     fn pack(&self) -> [u64; NOTICE_WORDS] {
-        let packer = Packer::new();
-        match *self {
+        let mut words = [0; NOTICE_WORDS];
+        let mut notice = *self;
+        notice.transfer(&mut Words::Fill(&mut words));
+        words
+    }
+
+    fn unpack(words: &[u64; NOTICE_WORDS]) -> Notice {
+        let [kind, ..] = words;
+        let mut notice = Notice::blank(*kind);
+        notice.transfer(&mut Words::Read(words));
+        notice
+    }
+}
+
+impl Notice {
+    /// A notice of this kind, to be read into.
+    fn blank(kind: u64) -> Notice {
+        let at = Monotonic(0);
+        match kind {
+            1 => Notice::Matched {
+                edition: 0,
+                rule: RuleId(0),
+                sequence: 0,
+                time: KernelTime(0),
+                at,
+                line: Line::new(b""),
+            },
+            2 => Notice::Began(
+                Began {
+                    incident: IncidentId(0),
+                    trigger: Trigger::KernelLog,
+                },
+                at,
+            ),
+            3 => Notice::Ended(Ended::begin(IncidentId(0), Trigger::KernelLog, at), at),
+            4 => Notice::Limit(Limit::Reached, at),
+            5 => Notice::Limit(Limit::Over { held_back: 0 }, at),
+            6 => Notice::DrillSeen { nonce: 0, at },
+            _ => Notice::Source(0),
+        }
+    }
+
+    fn kind(&self) -> u64 {
+        match self {
+            Notice::Source(_) => 0,
+            Notice::Matched { .. } => 1,
+            Notice::Began(..) => 2,
+            Notice::Ended(..) => 3,
+            Notice::Limit(Limit::Reached, _) => 4,
+            Notice::Limit(Limit::Over { .. }, _) => 5,
+            Notice::DrillSeen { .. } => 6,
+        }
+    }
+
+    fn transfer(&mut self, words: &mut Words<'_>) {
+        words.number(&mut self.kind());
+        match self {
             Notice::Matched {
                 edition,
                 rule,
@@ -113,183 +170,106 @@ impl Packed<NOTICE_WORDS> for Notice {
                 time,
                 at,
                 line,
-            } => packer
-                .number(1)
-                .number(edition)
-                .number(rule.0.into())
-                .number(sequence)
-                .number(time.0)
-                .number(at.0)
-                .text(line.bytes()),
-            Notice::Began(began, at) => packer
-                .number(2)
-                .number(at.0)
-                .number(began.incident.0)
-                .number(place(&Trigger::ALL, began.trigger)),
-            Notice::Ended(ended, at) => packer
-                .number(3)
-                .number(at.0)
-                .number(ended.incident.0)
-                .number(place(&Trigger::ALL, ended.trigger))
-                .number(ended.began.0)
-                .number(ended.last_match.0)
-                .number(ended.matches)
-                .number(ended.matches_in_flight)
-                .number(ended.actions.into())
-                .number(ended.failed.into())
-                .number(ended.held_back),
-            Notice::Limit(limit, at) => {
-                let (over, held_back) = match limit {
-                    Limit::Reached => (0, 0),
-                    Limit::Over { held_back } => (1, held_back),
-                };
-                packer.number(4).number(at.0).number(over).number(held_back)
+            } => {
+                words.number(edition);
+                words.number(&mut rule.0);
+                words.number(sequence);
+                words.number(&mut time.0);
+                words.number(&mut at.0);
+                words.number(&mut line.length);
+                words.bytes(&mut line.bytes);
             }
-            Notice::DrillSeen { nonce, at } => packer.number(5).number(nonce).number(at.0),
-            Notice::Source(error) => packer.number(0).number(error.into()),
-        }
-        .finish()
-    }
-
-    fn unpack(words: &[u64; NOTICE_WORDS]) -> Notice {
-        let mut words = Unpacker::new(words);
-        match words.number() {
-            1 => Notice::Matched {
-                edition: words.number(),
-                rule: RuleId(narrow(words.number())),
-                sequence: words.number(),
-                time: KernelTime(words.number()),
-                at: Monotonic(words.number()),
-                line: {
-                    let (bytes, length) = words.text();
-                    Line { bytes, length }
-                },
-            },
-            2 => {
-                let at = Monotonic(words.number());
-                let incident = IncidentId(words.number());
-                Notice::Began(
-                    Began {
-                        incident,
-                        trigger: from(&Trigger::ALL, words.number()),
-                    },
-                    at,
-                )
+            Notice::Began(began, at) => {
+                words.number(&mut began.incident.0);
+                words.one_of(&Trigger::ALL, &mut began.trigger);
+                words.number(&mut at.0);
             }
-            3 => {
-                let at = Monotonic(words.number());
-                let ended = Ended {
-                    incident: IncidentId(words.number()),
-                    trigger: from(&Trigger::ALL, words.number()),
-                    began: Monotonic(words.number()),
-                    last_match: Monotonic(words.number()),
-                    matches: words.number(),
-                    matches_in_flight: words.number(),
-                    actions: narrow(words.number()),
-                    failed: narrow(words.number()),
-                    held_back: words.number(),
-                };
-                Notice::Ended(ended, at)
+            Notice::Ended(ended, at) => {
+                words.number(&mut ended.incident.0);
+                words.one_of(&Trigger::ALL, &mut ended.trigger);
+                words.number(&mut ended.began.0);
+                words.number(&mut ended.last_match.0);
+                words.number(&mut ended.matches);
+                words.number(&mut ended.matches_in_flight);
+                words.number(&mut ended.actions);
+                words.number(&mut ended.failed);
+                words.number(&mut ended.held_back);
+                words.number(&mut at.0);
             }
-            4 => {
-                let at = Monotonic(words.number());
-                let limit = match (words.number(), words.number()) {
-                    (0, _) => Limit::Reached,
-                    (_, held_back) => Limit::Over { held_back },
-                };
-                Notice::Limit(limit, at)
+            Notice::Limit(Limit::Reached, at) => words.number(&mut at.0),
+            Notice::Limit(Limit::Over { held_back }, at) => {
+                words.number(held_back);
+                words.number(&mut at.0);
             }
-            5 => Notice::DrillSeen {
-                nonce: words.number(),
-                at: Monotonic(words.number()),
-            },
-            _ => Notice::Source(narrow(words.number())),
+            Notice::DrillSeen { nonce, at } => {
+                words.number(nonce);
+                words.number(&mut at.0);
+            }
+            Notice::Source(error) => words.number(error),
         }
     }
 }
 
 impl Packed<REPORT_WORDS> for Report {
     fn pack(&self) -> [u64; REPORT_WORDS] {
-        let packer = Packer::new()
-            .number(self.order.incident.0)
-            .number(place(&RescueStep::ALL, self.order.step))
-            .number(self.order.number.into())
-            .number(self.drill.into())
-            .number(place(&Outcome::ALL, self.outcome))
-            .number(self.error.into())
-            .number(self.read.0)
-            .number(self.began.0)
-            .number(self.ended.0)
-            .number(self.before_at.0);
-        pack_counters(pack_counters(packer, &self.before), &self.after).finish()
+        let mut words = [0; REPORT_WORDS];
+        let mut report = *self;
+        report.transfer(&mut Words::Fill(&mut words));
+        words
     }
 
     fn unpack(words: &[u64; REPORT_WORDS]) -> Report {
-        let mut words = Unpacker::new(words);
-        Report {
+        let mut report = Report {
             order: Order {
-                incident: IncidentId(words.number()),
-                step: from(&RescueStep::ALL, words.number()),
-                number: narrow(words.number()),
+                incident: IncidentId(0),
+                step: RescueStep::DropSlab,
+                number: 0,
             },
-            drill: words.number() != 0,
-            outcome: from(&Outcome::ALL, words.number()),
-            error: narrow(words.number()),
-            read: Monotonic(words.number()),
-            began: Monotonic(words.number()),
-            ended: Monotonic(words.number()),
-            before_at: Monotonic(words.number()),
-            before: unpack_counters(&mut words),
-            after: unpack_counters(&mut words),
+            drill: false,
+            outcome: Outcome::Failed,
+            error: 0,
+            read: Monotonic(0),
+            began: Monotonic(0),
+            ended: Monotonic(0),
+            before_at: Monotonic(0),
+            before: Counters::default(),
+            after: Counters::default(),
+        };
+        report.transfer(&mut Words::Read(words));
+        report
+    }
+}
+
+impl Report {
+    fn transfer(&mut self, words: &mut Words<'_>) {
+        words.number(&mut self.order.incident.0);
+        words.one_of(&RescueStep::ALL, &mut self.order.step);
+        words.number(&mut self.order.number);
+        words.flag(&mut self.drill);
+        words.one_of(&Outcome::ALL, &mut self.outcome);
+        words.number(&mut self.error);
+        for time in [
+            &mut self.read,
+            &mut self.began,
+            &mut self.ended,
+            &mut self.before_at,
+        ] {
+            words.number(&mut time.0);
+        }
+        for counters in [&mut self.before, &mut self.after] {
+            words.number(&mut counters.drop_slab);
+            words.number(&mut counters.drop_pagecache);
+            words.number(&mut counters.compact_scanned);
+            words.number(&mut counters.compact_fail);
+            words.number(&mut counters.allocation_stalls);
+            words.number(&mut counters.slab_reclaimable);
+            words.number(&mut counters.slab_unreclaimable);
+            counters
+                .free_blocks
+                .iter_mut()
+                .for_each(|blocks| words.number(blocks));
         }
     }
-}
-
-fn pack_counters<const W: usize>(packer: Packer<W>, counters: &Counters) -> Packer<W> {
-    let packer = packer
-        .number(counters.drop_slab)
-        .number(counters.drop_pagecache)
-        .number(counters.compact_scanned)
-        .number(counters.compact_fail)
-        .number(counters.allocation_stalls)
-        .number(counters.slab_reclaimable)
-        .number(counters.slab_unreclaimable);
-    counters
-        .free_blocks
-        .iter()
-        .fold(packer, |packer, blocks| packer.number(*blocks))
-}
-
-fn unpack_counters(words: &mut Unpacker<'_>) -> Counters {
-    Counters {
-        drop_slab: words.number(),
-        drop_pagecache: words.number(),
-        compact_scanned: words.number(),
-        compact_fail: words.number(),
-        allocation_stalls: words.number(),
-        slab_reclaimable: words.number(),
-        slab_unreclaimable: words.number(),
-        free_blocks: std::array::from_fn(|_| words.number()),
-    }
-}
-
-/// The place of a value among all; the inverse of [`from`].
-pub(super) fn place<T: PartialEq>(all: &[T], one: T) -> u64 {
-    let place = all.iter().position(|other| *other == one);
-    place
-        .and_then(|place| u64::try_from(place).ok())
-        .unwrap_or(0)
-}
-
-/// The value at a place that [`place`] returned.
-pub(super) fn from<T: Copy, const N: usize>(all: &[T; N], place: u64) -> T {
-    const { assert!(N > 0) };
-    let place = usize::try_from(place).unwrap_or(0);
-    all.get(place).copied().unwrap_or(all[0])
-}
-
-fn narrow<T: TryFrom<u64> + Default>(number: u64) -> T {
-    T::try_from(number).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -16,9 +16,9 @@ use crossbeam_utils::atomic::AtomicCell;
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::{read, write};
 
-use super::entry::{from, place};
 use super::ladder::Order;
 use super::settings::Edition;
+use super::words::{from, place};
 use crate::model::{IncidentId, Monotonic, Outcome, RescueStep, Trigger};
 
 /// An order on its way to the actor.

@@ -24,6 +24,7 @@ mod reader;
 pub mod ring;
 pub mod settings;
 pub mod thread;
+mod words;
 
 pub use ladder::{Began, Ended, Ladder, LadderSettings, Limit, Order};
 pub use reader::Watchdog;

@@ -11,7 +11,7 @@ use std::path::Path;
 use crate::model::{Bytes, RescueStep};
 use crate::sys::proc;
 
-/// Orders of free blocks that are told apart (`MAX_PAGE_ORDER` + 1 is 11 on x86-64,
+/// Orders of free blocks that are counted separately (`MAX_PAGE_ORDER` + 1 is 11 on x86-64,
 /// include/linux/mmzone.h); what is larger counts as the last.
 pub const ORDERS: usize = 11;
 

@@ -181,7 +181,7 @@ impl Reader {
     pub(super) fn take_record(&mut self, length: usize) {
         let time = now();
         let bytes = self.record.get(..length).unwrap_or_default();
-        let Ok(record) = Record::parse(bytes) else {
+        let Some(record) = Record::parse(bytes) else {
             return;
         };
         if let Arrival::New { lost: lost @ 1.. } = self.sequence.arrived(record.sequence) {

@@ -155,112 +155,9 @@ impl<T: Packed<W>, const W: usize> Consumer<T, W> {
     }
 }
 
-/// Fills the words of an entry one after the other. What does not fit is left out.
-pub struct Packer<const W: usize> {
-    words: [u64; W],
-    next: usize,
-}
-
-impl<const W: usize> Packer<W> {
-    /// No word is filled.
-    #[must_use]
-    pub fn new() -> Packer<W> {
-        Packer {
-            words: [0; W],
-            next: 0,
-        }
-    }
-
-    /// Fills a word.
-    #[must_use]
-    pub fn number(mut self, number: u64) -> Packer<W> {
-        if let Some(word) = self.words.get_mut(self.next) {
-            *word = number;
-            self.next += 1;
-        }
-        self
-    }
-
-    /// Fills a word with the length of a text, and those after it with as much of it as fits.
-    #[must_use]
-    pub fn text(mut self, text: &[u8]) -> Packer<W> {
-        let room = self.words.get_mut(self.next..).unwrap_or_default();
-        let Some((length, room)) = room.split_first_mut() else {
-            return self;
-        };
-        let text = text.get(..room.len().saturating_mul(8)).unwrap_or(text);
-        *length = u64::try_from(text.len()).unwrap_or(0);
-        for (word, part) in room.iter_mut().zip(text.chunks(8)) {
-            let mut bytes = [0; 8];
-            bytes
-                .iter_mut()
-                .zip(part)
-                .for_each(|(to, from)| *to = *from);
-            *word = u64::from_le_bytes(bytes);
-        }
-        self.next = self
-            .next
-            .saturating_add(1)
-            .saturating_add(text.len().div_ceil(8));
-        self
-    }
-
-    /// The words; those that were not filled are 0.
-    #[must_use]
-    pub fn finish(self) -> [u64; W] {
-        self.words
-    }
-}
-
-impl<const W: usize> Default for Packer<W> {
-    fn default() -> Packer<W> {
-        Packer::new()
-    }
-}
-
-/// Reads the words of an entry one after the other, as [`Packer`] filled them.
-pub struct Unpacker<'a> {
-    words: &'a [u64],
-}
-
-impl<'a> Unpacker<'a> {
-    /// Begins with the first word.
-    #[must_use]
-    pub fn new(words: &'a [u64]) -> Unpacker<'a> {
-        Unpacker { words }
-    }
-
-    /// Reads a word; 0 after the last.
-    pub fn number(&mut self) -> u64 {
-        match self.words.split_first() {
-            Some((number, rest)) => {
-                self.words = rest;
-                *number
-            }
-            None => 0,
-        }
-    }
-
-    /// Reads a text: its bytes and how many they are. What is longer than `N` is cut off.
-    pub fn text<const N: usize>(&mut self) -> ([u8; N], usize) {
-        let length = usize::try_from(self.number()).unwrap_or(usize::MAX);
-        let length = length.min(self.words.len().saturating_mul(8));
-        let (text, rest) = self
-            .words
-            .split_at_checked(length.div_ceil(8))
-            .unwrap_or_default();
-        self.words = rest;
-        let mut bytes = [0; N];
-        let from = text.iter().flat_map(|word| word.to_le_bytes());
-        bytes.iter_mut().zip(from).for_each(|(to, from)| *to = from);
-        (bytes, length.min(N))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::collection::vec;
     use proptest::prelude::*;
     use std::collections::VecDeque;
     use std::sync::Barrier;
@@ -397,35 +294,6 @@ mod tests {
                     prop_assert_eq!(consumer.lost(), lost);
                 }
             }
-        }
-
-        #[test]
-        fn what_is_packed_is_unpacked(first: u64, text in vec(any::<u8>(), 0..70), last: u64) {
-            let words: [u64; 12] = Packer::new().number(first).text(&text).number(last).finish();
-            let mut unpacker = Unpacker::new(&words);
-            prop_assert_eq!(unpacker.number(), first);
-            let (bytes, length) = unpacker.text::<100>();
-            prop_assert_eq!(&bytes[..length], &text[..]);
-            prop_assert!(bytes[length..].iter().all(|byte| *byte == 0));
-            prop_assert_eq!(unpacker.number(), last);
-        }
-
-        #[test]
-        fn a_text_that_does_not_fit_is_cut_off(text in vec(any::<u8>(), 0..70)) {
-            let words: [u64; 5] = Packer::new().number(7).text(&text).number(8).finish();
-            let mut unpacker = Unpacker::new(&words);
-            prop_assert_eq!(unpacker.number(), 7);
-            let (bytes, length) = unpacker.text::<20>();
-            prop_assert_eq!(length, text.len().min(20));
-            prop_assert_eq!(&bytes[..length], &text[..length]);
-        }
-
-        #[test]
-        fn no_words_make_unpacking_panic(words: Vec<u64>) {
-            let mut unpacker = Unpacker::new(&words);
-            unpacker.text::<8>();
-            unpacker.number();
-            unpacker.text::<8>();
         }
     }
 }

@@ -22,7 +22,7 @@ use super::settings::{Edition, Settings};
 use crate::klog::kmsg::RECORD_MAX;
 use crate::klog::{RuleId, Sequence};
 use crate::model::{IncidentId, Monotonic, RescueStep, Trigger};
-use crate::sys::realtime::{Urgency, lock_memory, raise_urgency, touch_stack};
+use crate::sys::realtime::{SchedPolicy, lock_memory, raise_policy, touch_stack};
 
 /// Entries of each ring: an incident of some minutes at full speed, or a storm of matches. The
 /// slow side takes them within milliseconds, unless it hangs.
@@ -63,7 +63,7 @@ pub struct StartReport {
     /// Why memory is not locked.
     pub memory: Result<(), io::Error>,
     /// The lower priority of the two threads.
-    pub priority: Urgency,
+    pub priority: SchedPolicy,
 }
 
 /// The running fast side.
@@ -139,7 +139,7 @@ impl FastSide {
             reports,
             start_report: StartReport {
                 memory,
-                priority: priority.unwrap_or(Urgency::Ordinary),
+                priority: priority.unwrap_or(SchedPolicy::Ordinary),
             },
             editions: vec![edition],
             threads,
@@ -203,13 +203,13 @@ impl FastSide {
 /// run through once.
 fn spawn<T: Send + 'static>(
     name: &str,
-    armed: mpsc::Sender<Urgency>,
+    armed: mpsc::Sender<SchedPolicy>,
     mut state: T,
     warm_up: fn(&mut T),
     run: fn(T),
 ) -> Result<JoinHandle<()>, StartError> {
     let body = move || {
-        let priority = raise_urgency();
+        let priority = raise_policy();
         touch_stack::<{ STACK_KIB / 2 }>();
         warm_up(&mut state);
         // Whoever starts us may have given up waiting.

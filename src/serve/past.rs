@@ -158,10 +158,10 @@ pub fn read(database: &Path, asked: &Question) -> Result<Past, PastError> {
             .map(|run| Run {
                 at: run.at,
                 seconds: run.took.as_secs_f64(),
-                engine: run.engine,
+                engine: run.engine.as_str().to_owned(),
                 from: run.from,
                 to: run.to,
-                outcome: run.outcome,
+                outcome: run.outcome.as_str().to_owned(),
                 reason: run.reason,
             })
             .collect(),

@@ -9,10 +9,11 @@ use jiff::{SignedDuration, Timestamp, Zoned};
 use serde::Serialize;
 
 use super::status;
-use crate::maintenance::{Basis, Calendar, Opening, Plan, Planned, Reason, Run, Verdict};
+use crate::maintenance::{Basis, Calendar, Decision, Opening, Plan, Planned, PlannedRun, Reason};
 use crate::model::path::{hex_unless_exact, shown};
 use crate::model::{
-    Between, Bytes, BytesPerSecond, Engine, EngineState, ExtentCount, Outlook, Roughly, Severity,
+    Between, Bytes, BytesPerSecond, Engine, EngineState, ExtentCount, Outlook, ReasonCode, Roughly,
+    Severity,
 };
 use crate::table::TextTable;
 
@@ -50,7 +51,7 @@ fn unusable_engines(engines: &[EngineState]) -> String {
 
 /// What runs, in its order.
 fn runs(plan: &Plan, calendar: &Calendar, now: Timestamp, width: Option<u16>) -> String {
-    let runs: Vec<(&Planned, Run)> = plan.images.iter().filter_map(run).collect();
+    let runs: Vec<(&Planned, PlannedRun)> = plan.images.iter().filter_map(run).collect();
     if runs.is_empty() {
         return "Nothing is to be defragmented.\n".to_owned();
     }
@@ -83,25 +84,25 @@ fn runs(plan: &Plan, calendar: &Calendar, now: Timestamp, width: Option<u16>) ->
 }
 
 /// Extents that a run takes away.
-fn gain(planned: &Planned, run: Run) -> String {
+fn gain(planned: &Planned, run: PlannedRun) -> String {
     let outlook = planned.outlook.as_ref();
     outlook.map_or("not looked at".to_owned(), |outlook| {
         outlook.gain(run.engine).to_string()
     })
 }
 
-fn run(planned: &Planned) -> Option<(&Planned, Run)> {
-    match planned.verdict {
-        Verdict::Runs(run) => Some((planned, run)),
-        Verdict::Not(_) => None,
+fn run(planned: &Planned) -> Option<(&Planned, PlannedRun)> {
+    match planned.decision {
+        Decision::Runs(run) => Some((planned, run)),
+        Decision::Not(_) => None,
     }
 }
 
-fn is_assumed(run: &Run) -> bool {
+fn is_assumed(run: &PlannedRun) -> bool {
     run.estimate.basis == Basis::Assumed
 }
 
-fn begins(run: Run, zone: &TimeZone, now: Timestamp) -> String {
+fn begins(run: PlannedRun, zone: &TimeZone, now: Timestamp) -> String {
     if run.begins <= now {
         return "now".to_owned();
     }
@@ -126,10 +127,10 @@ fn left_alone(plan: &Plan, width: Option<u16>) -> String {
     let mut fine = 0_usize;
     let mut table = TextTable::new(&["IMAGE", ">EXTENTS", "WHY NOT"]).wrapped(width);
     for planned in &plan.images {
-        match &planned.verdict {
-            Verdict::Runs(_) => {}
-            Verdict::Not(Reason::BelowSeverity { .. }) => fine += 1,
-            Verdict::Not(reason) => {
+        match &planned.decision {
+            Decision::Runs(_) => {}
+            Decision::Not(Reason::BelowSeverity { .. }) => fine += 1,
+            Decision::Not(reason) => {
                 table.row([
                     shown(&planned.path),
                     planned.extents.to_string(),
@@ -303,7 +304,7 @@ struct RunObject {
 
 #[derive(Serialize)]
 struct WhyNotObject {
-    code: &'static str,
+    code: ReasonCode,
     text: String,
     /// Of an image that somebody has open: why `online` leaves it alone too.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -313,9 +314,9 @@ struct WhyNotObject {
 impl ImageObject {
     fn new(planned: &Planned) -> ImageObject {
         let path: &Path = &planned.path;
-        let (run, why_not) = match &planned.verdict {
-            Verdict::Runs(run) => (Some(RunObject::new(planned, run)), None),
-            Verdict::Not(reason) => (None, Some(WhyNotObject::new(reason))),
+        let (run, why_not) = match &planned.decision {
+            Decision::Runs(run) => (Some(RunObject::new(planned, run)), None),
+            Decision::Not(reason) => (None, Some(WhyNotObject::new(reason))),
         };
         ImageObject {
             path: shown(path),
@@ -332,7 +333,7 @@ impl ImageObject {
 }
 
 impl RunObject {
-    fn new(planned: &Planned, run: &Run) -> RunObject {
+    fn new(planned: &Planned, run: &PlannedRun) -> RunObject {
         let estimate = run.estimate;
         RunObject {
             gain_extents: planned.outlook.map(|outlook| outlook.gain(run.engine)),
@@ -377,7 +378,7 @@ mod tests {
     use super::*;
     use crate::config::settings::{Maintenance, Window, Zone};
     use crate::maintenance::estimate::Estimate;
-    use crate::maintenance::{Host, User};
+    use crate::maintenance::{JitterSeed, User};
     use crate::model::{Borders, Unusable, UnusableReason};
 
     fn at(text: &str) -> Timestamp {
@@ -395,10 +396,10 @@ mod tests {
             windows: vec![window],
             ..Maintenance::default()
         };
-        Calendar::new(&settings, Host::default())
+        Calendar::new(&settings, JitterSeed::default())
     }
 
-    fn planned(path: &str, extents: u64, verdict: Verdict) -> Planned {
+    fn planned(path: &str, extents: u64, decision: Decision) -> Planned {
         Planned {
             path: PathBuf::from(path),
             mount: Some(PathBuf::from("/srv")),
@@ -406,13 +407,13 @@ mod tests {
             extents: ExtentCount(extents),
             ideal: ExtentCount(13),
             outlook: None,
-            verdict,
+            decision,
         }
     }
 
-    fn run(begins: &str, minutes: u64, basis: Basis) -> Verdict {
+    fn run(begins: &str, minutes: u64, basis: Basis) -> Decision {
         let about = Duration::from_secs(minutes * 60);
-        Verdict::Runs(Run {
+        Decision::Runs(PlannedRun {
             engine: Engine::XfsFsr,
             order: 1,
             begins: at(begins),
@@ -433,7 +434,7 @@ mod tests {
             pid: 4711,
         };
         let below = || {
-            Verdict::Not(Reason::BelowSeverity {
+            Decision::Not(Reason::BelowSeverity {
                 severity: Severity::Ok,
                 from: Severity::Warning,
             })
@@ -464,7 +465,7 @@ mod tests {
                         run("2026-03-28T01:22Z", 7, Basis::Measured { runs: 3 }),
                     )
                 },
-                planned("/srv/db-1.img", 700_000, Verdict::Not(in_use)),
+                planned("/srv/db-1.img", 700_000, Decision::Not(in_use)),
                 planned("/srv/c.img", 10, below()),
                 planned("/srv/d.img", 9, below()),
             ],
@@ -523,7 +524,7 @@ Sat 2026-04-18 01:00 – 05:00 CEST  4 h
 
     #[test]
     fn nothing_to_do_is_said() {
-        let calendar = Calendar::new(&Maintenance::default(), Host::default());
+        let calendar = Calendar::new(&Maintenance::default(), JitterSeed::default());
         let plan = Plan { images: Vec::new() };
         assert_eq!(
             render(&plan, &[], &calendar, at("2026-03-28T01:00Z"), None),
@@ -609,7 +610,7 @@ Sat 2026-04-18 01:00 – 05:00 CEST  4 h
         let mut plan = plan();
         let user = User::Unknown;
         let online = Some(Box::new(Reason::Unusable(unusable)));
-        plan.images[2].verdict = Verdict::Not(Reason::InUse { user, online });
+        plan.images[2].decision = Decision::Not(Reason::InUse { user, online });
         let now = at("2026-03-28T01:00Z");
         let line = render_json(&plan, &states, &calendar(1, 4), now, JudgedBy::Daemon).unwrap();
         let json: serde_json::Value = serde_json::from_str(&line).unwrap();

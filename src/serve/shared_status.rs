@@ -187,7 +187,9 @@ impl SharedStatus {
     pub fn listening(&self, error: Option<String>) {
         metrics::listening(error.is_none());
         let mut now = self.lock();
-        now.parts.set(Part::Http, State::down(error.clone()));
+        let reason = error.as_ref();
+        let reason = reason.map(|error| format!("no metrics are served: {error}"));
+        now.parts.set(Part::Http, State::down(reason));
         now.listen_error = error;
     }
 

@@ -45,6 +45,7 @@ pub(super) fn check_stacks(proc: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::skip::{self, NotHere};
     use std::process::Command;
 
     /// Names the procfs that the process shall check, and that it is the one that is started for it.
@@ -76,8 +77,8 @@ mod tests {
 
     #[test]
     fn what_is_missing_is_named() {
-        if check_stacks(Path::new("/proc")).is_err() {
-            return eprintln!("SKIPPED: it takes root, outside of a container");
+        if let Err(error) = check_stacks(Path::new("/proc")) {
+            return skip::missing(module_path!(), &NotHere::because(error));
         }
         let own = Path::new("/proc");
         assert!(checked(own, &["env"]).contains("checked: Ok"));

@@ -17,11 +17,11 @@ use crate::model::{Monotonic, StuckTask};
 use crate::rescue::clock::now;
 use crate::sys::realtime::touch_stack;
 
-/// How often it is looked.
+/// How often the gate is checked.
 pub const INTERVAL: Duration = Duration::from_secs(1);
 /// Readers that may hang.
 pub const LEFT_BEHIND: usize = 4;
-/// A reader that takes longer is left behind. Shorter than [`GAP`](super::GAP), so that a stall is
+/// A reader that takes longer is left behind. Shorter than [`GAP`](super::tracker::GAP), so that a stall is
 /// not forgotten over it.
 const READER_DEADLINE: Duration = Duration::from_secs(3);
 /// What each thread touches of its stack and its heap before it is needed: chosen with room to spare,
@@ -39,22 +39,22 @@ pub struct StallSettings {
     pub proc: PathBuf,
     /// How long a task has to be starved.
     pub stall_after: Duration,
-    /// How often it is looked; [`INTERVAL`] outside of tests.
+    /// How often the gate is checked; [`INTERVAL`] outside of tests.
     pub interval: Duration,
 }
 
-/// How the detector does.
+/// The state of the detector.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct StallHealth {
-    /// Seconds that were looked at, if only at the gate.
+    /// Checks of the gate.
     pub beats: u64,
     /// Scans of all tasks.
-    pub looks: u64,
+    pub scans: u64,
     /// Readers that hang.
     pub left_behind: usize,
     /// The thread at whose file the last of them hangs.
     pub hangs_at: Option<u32>,
-    /// Why a stall would not be seen now; nothing if all is well.
+    /// Why a stall would not be noticed now; `None` if all is well.
     pub trouble: Option<String>,
 }
 
@@ -72,11 +72,10 @@ struct Counts {
     beat_at: AtomicU64,
     /// When a reader last answered.
     answered_at: AtomicU64,
-    looks: AtomicU64,
+    scans: AtomicU64,
     left_behind: AtomicUsize,
     hangs_at: AtomicU32,
-    /// Why stacks could not be read at the last scan. Locked by the detector and by those who ask how
-    /// it does, each for a moment.
+    /// Why stacks could not be read at the last scan. Locked for a copy only.
     unreadable: Mutex<Option<String>>,
 }
 
@@ -141,14 +140,14 @@ impl StallDetector {
         })
     }
 
-    /// How it does.
+    /// Its state.
     #[must_use]
     pub fn health(&self) -> StallHealth {
         let counts = &self.counts;
         let hangs_at = counts.hangs_at.load(Ordering::Relaxed);
         StallHealth {
             beats: counts.beats.load(Ordering::Relaxed),
-            looks: counts.looks.load(Ordering::Relaxed),
+            scans: counts.scans.load(Ordering::Relaxed),
             left_behind: counts.left_behind.load(Ordering::Relaxed),
             hangs_at: (hangs_at != 0).then_some(hangs_at),
             trouble: counts.trouble(),
@@ -177,7 +176,7 @@ fn run(
                 continue;
             }
         };
-        readers.counts.looks.fetch_add(1, Ordering::Relaxed);
+        readers.counts.scans.fetch_add(1, Ordering::Relaxed);
         let stuck = tracker.update(time, seen.iter().map(|seen| (seen.key, seen.verdict)));
         let Some((key, since)) = stuck.into_iter().min_by_key(|(_, since)| *since) else {
             continue;
@@ -193,8 +192,8 @@ fn run(
     }
 }
 
-/// Has the calling thread work while memory is short: see the module. What it uses of its stack and
-/// of its heap is there from now on.
+/// Prepares the calling thread for work while memory is short, see the module: what it uses of its
+/// stack and its heap is there from now on.
 fn prepare_thread() {
     // It takes CAP_SYS_RESOURCE, and Linux 5.6.
     let _ = configure_io_flusher_behavior(true);
@@ -203,7 +202,7 @@ fn prepare_thread() {
     drop(std::hint::black_box(vec![1_u8; HEAP_KIB * 1024]));
 }
 
-/// What a scan found; nothing if the gate was closed.
+/// The result of a scan; `None` if the gate was closed.
 type Scanned = io::Result<Option<Vec<Seen>>>;
 
 /// The reader at work, and those that hang.
@@ -222,7 +221,7 @@ struct Reader {
 }
 
 impl Readers {
-    /// Has the reader scan.
+    /// Scans by the reader.
     ///
     /// # Errors
     /// When stacks cannot be read, and when the reader hangs.
@@ -230,7 +229,7 @@ impl Readers {
         self.left_behind
             .retain(|(_, progress)| !progress.returned.load(Ordering::Acquire));
         if self.current.is_none() && self.left_behind.len() < LEFT_BEHIND {
-            // Without a thread there is nothing to be done but to try again.
+            // If there is no thread it is tried again at the next scan.
             let _ = self.start();
         }
         let answer = match &self.current {
@@ -339,7 +338,7 @@ mod tests {
         thread::sleep(Duration::from_millis(200));
         while told.try_recv().is_ok() {}
         assert!(told.recv_timeout(Duration::from_millis(300)).is_err());
-        assert!(detector.health().looks > 5);
+        assert!(detector.health().scans > 5);
         assert_eq!(detector.health().trouble, None);
     }
 
@@ -357,7 +356,7 @@ mod tests {
         assert_eq!(told.recv_timeout(Duration::from_secs(20)), Ok(8));
         let health = detector.health();
         assert_eq!((health.left_behind, health.hangs_at), (1, Some(12)));
-        // Let go, it ends.
+        // Released, it ends.
         drop(fs::OpenOptions::new().write(true).open(&hole).unwrap());
         thread::sleep(Duration::from_millis(500));
         assert_eq!(detector.health().left_behind, 0);
@@ -375,7 +374,7 @@ mod tests {
             }
             detector.health()
         };
-        let before = until("a scan", &|health| health.looks > 0);
+        let before = until("a scan", &|health| health.scans > 0);
         assert_eq!(before.trouble, None);
         // Every reader reads this one first.
         let hole = proc.path().join("vmstat");

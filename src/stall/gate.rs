@@ -1,4 +1,4 @@
-//! Whether a look at all tasks is worth its price.
+//! When all tasks are scanned.
 
 use std::fs::File;
 use std::time::Duration;
@@ -8,46 +8,46 @@ use rustix::io::pread;
 use crate::model::Monotonic;
 use crate::sys::proc;
 
-/// After a sign the gate stays open for so long.
+/// The gate stays open for this time after a sign.
 const HOLD: Duration = Duration::from_secs(5);
-/// As long as nobody is starved the looks are so far apart. Ordinary pressure is a sign too, and on
-/// some hosts there is always some.
-const CALM_LOOK: Duration = Duration::from_secs(3);
-/// A look without any sign is taken this often.
-pub(super) const BLIND_LOOK: Duration = Duration::from_secs(60);
+/// The interval of scans while no task is starved. Ordinary pressure is a sign too, and some hosts
+/// always have some.
+const CALM_INTERVAL: Duration = Duration::from_secs(3);
+/// The interval of scans without any sign.
+pub(super) const BLIND_INTERVAL: Duration = Duration::from_secs(60);
 /// The same where there is no PSI.
-pub(super) const BLIND_LOOK_WITHOUT_PSI: Duration = Duration::from_secs(10);
+pub(super) const BLIND_INTERVAL_WITHOUT_PSI: Duration = Duration::from_secs(10);
 
-/// Whether a look is worth its price.
+/// Opens when a scan is worth its price.
 #[derive(Debug)]
 pub(super) struct Gate {
-    blind_look: Duration,
+    blind_interval: Duration,
     sign: Option<u64>,
     open_until: Monotonic,
-    pub(super) last_look: Option<Monotonic>,
+    pub(super) last_scan: Option<Monotonic>,
 }
 
 impl Gate {
-    pub(super) fn new(blind_look: Duration) -> Gate {
+    pub(super) fn new(blind_interval: Duration) -> Gate {
         Gate {
-            blind_look,
+            blind_interval,
             sign: None,
             open_until: Monotonic(0),
-            last_look: None,
+            last_scan: None,
         }
     }
 
-    /// `sign` is a count that moves when tasks wait for memory; nothing if it cannot be read.
+    /// `sign` is a count that moves when tasks wait for memory; `None` if it cannot be read.
     pub(super) fn opens(&mut self, now: Monotonic, sign: Option<u64>, alarmed: bool) -> bool {
         if sign.is_none() || self.sign.is_some_and(|before| Some(before) != sign) {
             self.open_until = now.plus(HOLD);
         }
         self.sign = sign;
-        let last = |ago| self.last_look.is_none_or(|last| now.since(last) >= ago);
-        let worth_it = now < self.open_until && last(CALM_LOOK);
-        let opens = alarmed || worth_it || last(self.blind_look);
+        let last = |ago| self.last_scan.is_none_or(|last| now.since(last) >= ago);
+        let worth_it = now < self.open_until && last(CALM_INTERVAL);
+        let opens = alarmed || worth_it || last(self.blind_interval);
         if opens {
-            self.last_look = Some(now);
+            self.last_scan = Some(now);
         }
         opens
     }
@@ -92,7 +92,7 @@ mod tests {
 
     #[test]
     fn the_gate_opens_on_a_sign_and_now_and_then() {
-        let mut gate = Gate::new(BLIND_LOOK);
+        let mut gate = Gate::new(BLIND_INTERVAL);
         assert!(gate.opens(at(0), Some(5), false), "the first look");
         assert!(!gate.opens(at(1000), Some(5), false));
         assert!(!gate.opens(at(2000), Some(6), false), "too early");

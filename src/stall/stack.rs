@@ -1,8 +1,8 @@
-//! What a kernel stack shows.
+//! Whether a kernel stack shows a task of XFS that waits for memory.
 
 use crate::sys::proc;
 
-/// What a look at a task tells.
+/// What the stack of a task shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StackVerdict {
     /// XFS waits for the allocator.
@@ -14,7 +14,7 @@ pub enum StackVerdict {
 }
 
 /// Functions that belong to XFS, by how their names begin (fs/xfs). Where XFS is a module, `[xfs]`
-/// behind the name tells as well.
+/// behind the name shows it as well.
 const XFS: [&[u8]; 5] = [b"xfs_", b"_xfs_", b"__xfs_", b"xlog_", b"xfsaild"];
 
 /// Functions of the allocators, by how their names begin: kernels differ in what follows
@@ -47,7 +47,7 @@ const ALLOCATOR_BEGINNINGS: [&[u8]; 21] = [
     b"compact_zone",
 ];
 
-/// The same by their whole names, where the beginning would say too much: `shrink_dcache_parent`
+/// The same by their whole names, where the beginning is ambiguous: `shrink_dcache_parent`
 /// is called by rmdir.
 const ALLOCATOR_NAMES: [&[u8]; 27] = [
     // mm/slub.c
@@ -90,7 +90,7 @@ const CGROUP: [&[u8]; 3] = [
     b"try_charge_memcg",
 ];
 
-/// What the text of /proc/PID/stack tells.
+/// The verdict on the text of /proc/PID/stack.
 #[must_use]
 pub fn verdict(stack: &[u8]) -> StackVerdict {
     let mut frames = 0;

@@ -6,10 +6,10 @@ use std::time::Duration;
 use super::stack::StackVerdict;
 use crate::model::Monotonic;
 
-/// Looks at which a task was seen starved may be so far apart and still count as one stall.
+/// Scans at which a task was starved may be so far apart and still count as one stall.
 pub const GAP: Duration = Duration::from_secs(5);
 
-/// Names a task for good: its number can be used again, but not with the same begin.
+/// Identifies a task: its number can be used again, but not with the same start time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TaskKey {
     /// Its process.
@@ -20,17 +20,17 @@ pub struct TaskKey {
     pub start: u64,
 }
 
-/// Who has been starved for how long: a state machine that gets the time and the verdicts.
+/// How long each task has been starved: a state machine over times and verdicts.
 #[derive(Debug)]
 pub struct StallTracker {
     stall_after: Duration,
-    streaks: BTreeMap<TaskKey, Streak>,
+    starved: BTreeMap<TaskKey, Starvation>,
     scans: u64,
     updated: Monotonic,
 }
 
 #[derive(Debug)]
-struct Streak {
+struct Starvation {
     since: Monotonic,
     last: Monotonic,
     /// The scan at which the task was seen, starved or not to be judged.
@@ -38,19 +38,19 @@ struct Streak {
 }
 
 impl StallTracker {
-    /// Tasks are stuck that are starved in each scan for so long.
+    /// Tasks are stuck that are starved in each scan for `stall_after`.
     #[must_use]
     pub fn new(stall_after: Duration) -> StallTracker {
         StallTracker {
             stall_after,
-            streaks: BTreeMap::new(),
+            starved: BTreeMap::new(),
             scans: 0,
             updated: Monotonic(0),
         }
     }
 
-    /// What a scan has found. Those of [`StallTracker::tracked`] that are missing have ended. Gives
-    /// those that are stuck and since when they are starved.
+    /// Adds a scan. Those of [`StallTracker::tracked`] that are missing have ended. Returns those that
+    /// are stuck and since when they have been starved.
     pub fn update(
         &mut self,
         now: Monotonic,
@@ -62,41 +62,41 @@ impl StallTracker {
         for (key, verdict) in tasks {
             match verdict {
                 StackVerdict::Starved => {
-                    let fresh = Streak {
+                    let fresh = Starvation {
                         since: now,
                         last: now,
                         scan,
                     };
-                    let streak = self.streaks.entry(key).or_insert(fresh);
-                    if now.since(streak.last) > GAP {
-                        streak.since = now;
+                    let stall = self.starved.entry(key).or_insert(fresh);
+                    if now.since(stall.last) > GAP {
+                        stall.since = now;
                     }
-                    streak.last = now;
-                    streak.scan = scan;
+                    stall.last = now;
+                    stall.scan = scan;
                 }
                 StackVerdict::Unseen => {
-                    if let Some(streak) = self.streaks.get_mut(&key) {
-                        streak.scan = scan;
+                    if let Some(stall) = self.starved.get_mut(&key) {
+                        stall.scan = scan;
                     }
                 }
                 StackVerdict::Elsewhere => {}
             }
         }
-        self.streaks
-            .retain(|_, streak| streak.scan == scan && now.since(streak.last) <= GAP);
-        let stuck = |(key, streak): (&TaskKey, &Streak)| {
-            let lasts = streak.last == now && now.since(streak.since) >= self.stall_after;
-            lasts.then_some((*key, streak.since))
+        self.starved
+            .retain(|_, stall| stall.scan == scan && now.since(stall.last) <= GAP);
+        let stuck = |(key, stall): (&TaskKey, &Starvation)| {
+            let lasts = stall.last == now && now.since(stall.since) >= self.stall_after;
+            lasts.then_some((*key, stall.since))
         };
-        self.streaks.iter().filter_map(stuck).collect()
+        self.starved.iter().filter_map(stuck).collect()
     }
 
     /// A scan that could not be made. The time that it took is not counted against [`GAP`].
     pub fn missed(&mut self, now: Monotonic) {
         let took = now.since(self.updated);
         self.updated = now;
-        for streak in self.streaks.values_mut() {
-            streak.last = streak.last.plus(took);
+        for stall in self.starved.values_mut() {
+            stall.last = stall.last.plus(took);
         }
     }
 
@@ -104,8 +104,8 @@ impl StallTracker {
     /// looked at again at the next scan, whatever their state.
     #[must_use]
     pub fn tracked(&self) -> Vec<TaskKey> {
-        let mut tracked: Vec<_> = self.streaks.iter().collect();
-        tracked.sort_by_key(|(_, streak)| streak.since);
+        let mut tracked: Vec<_> = self.starved.iter().collect();
+        tracked.sort_by_key(|(_, stall)| stall.since);
         tracked.into_iter().map(|(key, _)| *key).collect()
     }
 }

@@ -2,14 +2,14 @@
 
 use crate::model::path::printable;
 
-/// Whether the running kernel says that XFS waits for memory.
+/// Whether the running kernel logs that XFS waits for memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Message {
-    /// It does, in its log.
+    /// It does.
     Printed,
     /// It never does: from 6.9 on.
     Never,
-    /// Its vendor mixes versions: the number does not tell.
+    /// Its vendor mixes versions: the number does not show it.
     Uncertain,
 }
 
@@ -42,28 +42,22 @@ impl Message {
 #[must_use]
 pub fn effective_trigger(release: &str, detects_stalls: bool) -> String {
     let kernel = printable(release.as_bytes());
-    match (Message::of(release), detects_stalls) {
-        (Message::Printed, true) => format!(
-            "kernel {kernel} says in its log when XFS waits for memory; the stall detector watches beside it"
-        ),
-        (Message::Printed, false) => {
-            format!(
-                "kernel {kernel} says in its log when XFS waits for memory; the stall detector is off"
-            )
+    let logs = match Message::of(release) {
+        Message::Printed => "logs when XFS waits for memory",
+        Message::Never => "never logs when XFS waits for memory (none does from 6.9 on)",
+        Message::Uncertain => {
+            "may or may not log when XFS waits for memory (its vendor mixes versions)"
         }
-        (Message::Never, true) => format!(
-            "kernel {kernel} never says when XFS waits for memory (none does from 6.9 on); the stall detector is the trigger"
-        ),
-        (Message::Never, false) => format!(
-            "kernel {kernel} never says when XFS waits for memory (none does from 6.9 on), and the stall detector is off: nothing but an own rule or a log file can start a rescue"
-        ),
-        (Message::Uncertain, true) => format!(
-            "kernel {kernel} may or may not say when XFS waits for memory (its vendor mixes versions); the stall detector watches in any case"
-        ),
-        (Message::Uncertain, false) => format!(
-            "kernel {kernel} may or may not say when XFS waits for memory (its vendor mixes versions), and the stall detector is off"
-        ),
-    }
+    };
+    let detector = match (Message::of(release), detects_stalls) {
+        (Message::Never, true) => "the stall detector is the trigger",
+        (_, true) => "the stall detector is on as well",
+        (Message::Never, false) => {
+            "the stall detector is off: only an own rule or a log file can start a rescue"
+        }
+        (_, false) => "the stall detector is off",
+    };
+    format!("kernel {kernel} {logs}; {detector}")
 }
 
 #[cfg(test)]
@@ -88,6 +82,6 @@ mod tests {
             assert_eq!(Message::of(release), message, "{release}");
             assert!(effective_trigger(release, true).starts_with(&format!("kernel {release} ")));
         }
-        assert!(effective_trigger("6.18.44", false).contains("nothing but"));
+        assert!(effective_trigger("6.18.44", false).contains("only an own rule"));
     }
 }

@@ -52,7 +52,6 @@ pub struct Inode {
 impl Inode {
     /// Extents of the data fork. On kernels that do not know 64-bit counts the number ends at
     /// 2^31-1 (xfs_bulkstat_one_int, fs/xfs/xfs_itable.c).
-    #[must_use]
     pub fn extents(&self) -> u64 {
         if self.extents64 != 0 {
             self.extents64
@@ -73,7 +72,6 @@ impl Inode {
     }
 
     /// Whether it is a regular file.
-    #[must_use]
     pub fn is_file(&self) -> bool {
         u32::from(self.mode) & libc::S_IFMT == libc::S_IFREG
     }
@@ -109,7 +107,6 @@ pub struct Bulkstat {
 
 impl Bulkstat {
     /// From the first inode of a group on.
-    #[must_use]
     pub fn of_group(group: u32) -> Self {
         let request = Request {
             header: Header {

@@ -20,7 +20,7 @@ const NICE: libc::c_int = 19;
 ///   the program that is executed changes the credentials (commit_creds, kernel/cred.c) or the
 ///   label of SELinux (selinux_bprm_committing_creds);
 /// - keeps `keeps` open as long as it lives;
-/// - gets disk and processor only when nobody else wants them, where the kernel allows to say so.
+/// - gets disk and processor only when they are idle, where the kernel permits the request.
 pub fn lower_priority(command: &mut Command, keeps: Arc<OwnedFd>) {
     let parent = std::process::id();
     let prepare = move || {
@@ -64,7 +64,7 @@ fn die_with_parent(parent: u32) -> io::Result<()> {
     if unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, signal) } < 0 {
         return Err(io::Error::last_os_error());
     }
-    // Had the parent died before that, nobody would send the signal any more.
+    // If the parent died before that, the signal would never be sent.
     // SAFETY: as above.
     let now = unsafe { libc::getppid() };
     if now.cast_unsigned() == parent {

@@ -1,4 +1,4 @@
-//! Permission events (fanotify(7)): whoever opens a marked file waits until we allow it.
+//! Permission events (fanotify(7)): an open of a marked file waits until we allow it.
 //!
 //! The event comes out of do_dentry_open (fs/open.c), which every way to open leads through: by
 //! name, by handle (also XFS's own, xfs_open_by_handle), by io_uring, by a link in procfs, by the
@@ -14,7 +14,7 @@ use std::sync::Arc;
 #[derive(Debug)]
 pub struct Group(Arc<OwnedFd>);
 
-/// Somebody who waits for permission to open the file. Dropped, it waits on until the group goes.
+/// A process that waits for permission to open the file. Dropped, it waits until the group is closed.
 #[derive(Debug)]
 pub struct Opening {
     /// The process; 0 if our namespace does not show it.
@@ -71,16 +71,15 @@ impl Group {
 
     /// Its descriptor, for a process that is to keep the group alive. What is returned keeps it
     /// alive too.
-    #[must_use]
     pub fn descriptor(&self) -> Arc<OwnedFd> {
         Arc::clone(&self.0)
     }
 
-    /// The next one who waits, if there is one.
+    /// The next process that waits, if there is one.
     ///
     /// # Errors
     /// Those of read(2). EMFILE and ENFILE mean that the kernel had no descriptor for us and has
-    /// refused somebody.
+    /// refused an open.
     pub fn next(&self) -> io::Result<Option<Opening>> {
         let mut event = MaybeUninit::<libc::fanotify_event_metadata>::zeroed();
         let size = size_of::<libc::fanotify_event_metadata>();
@@ -105,10 +104,10 @@ impl Group {
         }))
     }
 
-    /// Lets somebody open the file.
+    /// Permits the open.
     ///
     /// # Errors
-    /// ENOENT if he has stopped waiting.
+    /// ENOENT if the process no longer waits.
     pub fn allow(&self, opening: Opening) -> io::Result<()> {
         let response = libc::fanotify_response {
             fd: opening.file.as_raw_fd(),

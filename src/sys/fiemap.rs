@@ -13,7 +13,7 @@ use rustix::ioctl::{Opcode, Updater, ioctl, opcode};
 
 /// Extents that one call returns at most: some 50 µs on a map that is loaded.
 ///
-/// Kernels without preemption (CONFIG_PREEMPT_NONE, usual on servers) let nobody else onto the
+/// Kernels without preemption (CONFIG_PREEMPT_NONE, usual on servers) let no other thread onto the
 /// processor before the call returns: with 1024 extents a call a guest's write that completes there
 /// waits for up to half a millisecond.
 pub const CHUNK: usize = 128;
@@ -72,7 +72,6 @@ pub struct Chunk(Box<Request>);
 
 impl Chunk {
     /// An empty buffer.
-    #[must_use]
     pub fn new() -> Self {
         Chunk(Box::new(Request {
             header: Header::default(),

@@ -13,7 +13,7 @@ use std::os::fd::AsFd;
 
 use rustix::ioctl::{Opcode, Updater, ioctl, opcode};
 
-/// The opcode says `long`, but every file system that knows the call writes an `int` there
+/// The opcode says `long`, but every file system that has the call writes an `int` there
 /// (`put_user(inode->i_generation, (int __user *)arg)`, fs/ext4/ioctl.c and others). FUSE goes by
 /// the opcode and may fill all of it.
 type Answer = [u32; size_of::<c_long>() / size_of::<u32>()];
@@ -23,7 +23,7 @@ const FS_IOC_GETVERSION: Opcode = opcode::read::<c_long>(b'v', 1);
 /// The generation of an open file's inode.
 ///
 /// # Errors
-/// ENOTTY where the file system does not tell it.
+/// ENOTTY where the file system has none.
 pub fn generation(file: impl AsFd) -> io::Result<u32> {
     let mut answer: Answer = Default::default();
     // SAFETY: the opcode takes a pointer to at least as many bytes as a `long` has and fills in an

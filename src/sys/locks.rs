@@ -1,8 +1,8 @@
-//! Whether somebody has a file open, where /proc cannot answer: leases and locks (fcntl(2)).
+//! Whether a file is in use, where /proc cannot answer: leases and locks (fcntl(2)).
 //!
 //! /proc shows the processes of this host that may be looked into. A process that may not, or one
 //! behind a network export of this host, still shows in a lease; QEMU marks its images with locks
-//! on single bytes, which show whoever holds them.
+//! on single bytes, whoever holds them.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd};
@@ -12,7 +12,7 @@ use rustix::io::Errno;
 /// First byte of those that QEMU locks for what it does with an image: one byte for each
 /// permission (`RAW_LOCK_PERM_BASE`, block/file-posix.c).
 const PERMISSIONS: i64 = 100;
-/// First byte of those that it locks for what it lets nobody else do (`RAW_LOCK_SHARED_BASE`).
+/// First byte of those that it locks for the permissions it denies to others (`RAW_LOCK_SHARED_BASE`).
 const REFUSALS: i64 = 200;
 /// Bytes of either kind, of which QEMU uses the first five (`BLK_PERM_ALL`, include/block/block-common.h).
 const BYTES: i64 = 100;
@@ -20,32 +20,31 @@ const BYTES: i64 = 100;
 /// (`BLK_PERM_WRITE`, `BLK_PERM_RESIZE`).
 const WRITE: i64 = 1;
 
-/// Which signal tells of a lease (include/uapi/asm-generic/fcntl.h; the same on x86 and arm64).
+/// Which signal a lease sends (include/uapi/asm-generic/fcntl.h; the same on x86 and arm64).
 const F_SETSIG: libc::c_int = 10;
 
-/// Which of QEMU's locks somebody holds.
+/// Which of QEMU's locks are held by others.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct QemuLocks {
-    /// Somebody uses the image.
+    /// The image is used.
     pub used: bool,
-    /// Somebody may write to it.
+    /// It may be written to.
     pub written: bool,
-    /// Somebody lets others not do everything with it.
+    /// Some permission is denied to others.
     pub guarded: bool,
 }
 
 impl QemuLocks {
     /// Whether any lock is held.
-    #[must_use]
     pub fn any(self) -> bool {
         self.used || self.written || self.guarded
     }
 }
 
-/// What the kernel says of the use of a file by others.
+/// The use of a file by others, as the kernel reports it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct InUse {
-    /// Whether anybody else has it open, in whatever way. Nothing if the kernel does not say: the
+    /// Whether another open file description exists. None if the kernel does not report it: the
     /// caller neither owns the file nor has CAP_LEASE, or the file system knows no leases.
     pub open: Option<bool>,
     /// Which of QEMU's locks others hold. Images that are opened with `locking=off` have none.
@@ -53,8 +52,7 @@ pub struct InUse {
 }
 
 impl InUse {
-    /// Whether it is certain that somebody uses it.
-    #[must_use]
+    /// Whether it is certainly in use.
     pub fn is_certain(self) -> bool {
         self.open == Some(true) || self.qemu.any()
     }
@@ -62,7 +60,7 @@ impl InUse {
 
 /// Whether others use an open file. It must not be open a second time in the calling process.
 ///
-/// For a moment the caller holds a write lease, which only a file that nobody else has open allows
+/// For a moment the caller holds a write lease, which only a file with no other opener allows
 /// (check_conflicting_open, fs/locks.c). Whoever opens it in that moment waits until the lease is
 /// given back, some microseconds later, or gets EWOULDBLOCK if he does not want to wait. The kernel
 /// then sends us a signal; SIGIO would end a process that does not expect it, so it is made SIGURG,
@@ -160,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn who_opens_it_while_it_is_asked_for_ends_nobody() {
+    fn who_opens_it_while_it_is_pending_for_ends_nobody() {
         let (_dir, path) = file();
         let ours = File::open(&path).unwrap();
         std::thread::scope(|scope| {

@@ -54,7 +54,6 @@ pub fn of_descriptor(proc: &Path, file: BorrowedFd<'_>) -> io::Result<u32> {
 }
 
 /// Understands the lines; leaves out what it does not understand.
-#[must_use]
 pub fn parse(text: &[u8]) -> Vec<Mount> {
     text.split(|&byte| byte == b'\n')
         .filter_map(parse_line)
@@ -81,7 +80,6 @@ fn parse_line(line: &[u8]) -> Option<Mount> {
 
 /// Space, tab, newline and backslash are written as `\` and three octal digits (mangle_path,
 /// fs/seq_file.c).
-#[must_use]
 pub fn unescape(field: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(field.len());
     let mut rest = field;

@@ -11,7 +11,6 @@ use rustix::io::pread;
 use serde::{Deserialize, Serialize};
 
 /// Decimal digits and nothing else, as a number that fits.
-#[must_use]
 pub fn number(digits: &[u8]) -> Option<u64> {
     if digits.is_empty() {
         return None;
@@ -52,7 +51,6 @@ pub struct Stat<'a> {
 
 impl<'a> Stat<'a> {
     /// Parses the line.
-    #[must_use]
     pub fn parse(text: &'a [u8]) -> Option<Stat<'a>> {
         // The name may contain blanks and parentheses; no later field does.
         let open = text.iter().position(|byte| *byte == b'(')?;
@@ -66,13 +64,11 @@ impl<'a> Stat<'a> {
     }
 
     /// `R`, `S`, `D`, …
-    #[must_use]
     pub fn state(&self) -> Option<u8> {
         words(self.rest).next()?.first().copied()
     }
 
     /// Field `N` as the manual numbers them, from 4 on. None if it is missing or negative.
-    #[must_use]
     pub fn field<const N: usize>(&self) -> Option<u64> {
         const { assert!(N > 3) };
         number(words(self.rest).nth(N - 3)?)
@@ -80,14 +76,12 @@ impl<'a> Stat<'a> {
 }
 
 /// A field of /proc/PID/stat; see [`Stat::field`].
-#[must_use]
 pub fn stat_field<const N: usize>(proc: &Path, pid: u32) -> Option<u64> {
     let text = std::fs::read(proc.join(pid.to_string()).join("stat")).ok()?;
     Stat::parse(&text)?.field::<N>()
 }
 
 /// The start time of a process, in clock ticks after boot. With its number it identifies a process.
-#[must_use]
 pub fn start_time(proc: &Path, pid: u32) -> Option<u64> {
     stat_field::<22>(proc, pid)
 }
@@ -119,7 +113,6 @@ pub const PF_KTHREAD: u64 = 0x0020_0000;
 pub const PF_WQ_WORKER: u64 = 0x20;
 
 /// Parses the one line of the file.
-#[must_use]
 pub fn task_stat(text: &[u8]) -> Option<TaskStat<'_>> {
     let stat = Stat::parse(text)?;
     let mut fields = words(stat.rest);
@@ -190,7 +183,6 @@ pub struct Pressure {
 
 /// The line `some` or `full` of a file of /proc/pressure (Documentation/accounting/psi.rst). None if
 /// it is missing or lacks `avg10` or `total`.
-#[must_use]
 pub fn pressure(text: &[u8], of: &str) -> Option<Pressure> {
     let line = lines(text).find_map(|line| line.strip_prefix(of.as_bytes())?.strip_prefix(b" "))?;
     let line = std::str::from_utf8(line).ok()?;
@@ -212,7 +204,6 @@ pub fn pressure(text: &[u8], of: &str) -> Option<Pressure> {
 
 /// How often a task had to free memory itself: the sum of `allocstall*` and `compact_stall` of
 /// /proc/vmstat.
-#[must_use]
 pub fn allocation_stalls(vmstat: &[u8]) -> u64 {
     counters(vmstat)
         .filter(|(name, _)| name.starts_with(b"allocstall") || *name == b"compact_stall")
@@ -221,7 +212,6 @@ pub fn allocation_stalls(vmstat: &[u8]) -> u64 {
 
 /// How often a task was throttled in direct reclaim: `pgscan_direct_throttle` of /proc/vmstat (since
 /// 3.6).
-#[must_use]
 pub fn direct_throttles(vmstat: &[u8]) -> Option<u64> {
     let mut counters = counters(vmstat);
     let (_, count) = counters.find(|(name, _)| *name == b"pgscan_direct_throttle")?;
@@ -244,7 +234,6 @@ pub struct Slab {
 }
 
 /// The `top` largest of /proc/slabinfo (slabinfo(5)), largest first.
-#[must_use]
 pub fn slabinfo(text: &[u8], page_bytes: u64, top: usize) -> Vec<Slab> {
     let slab = |line: &[u8]| {
         let mut words = words(line);
@@ -401,7 +390,7 @@ mod tests {
         #[test]
         fn no_bytes_make_it_panic(text: Vec<u8>) {
             let _ = task_stat(&text);
-            let _ = buddyinfo(&text).map(|zone| zone.free_blocks().count()).sum::<usize>();
+            let _ = buddyinfo(&text).flat_map(|zone| zone.free_blocks()).count();
             let _ = counters(&text).count();
             let _ = pressure(&text, "some");
             let _ = allocation_stalls(&text);

@@ -5,7 +5,7 @@
 //! `/proc/PID/fd/N` goes through the link and asks the file system (vfs_getattr), which for XFS
 //! takes the inode's lock. The link as text (proc_pid_readlink, fs/proc/base.c: d_path, names from
 //! memory) and `/proc/PID/fdinfo/N` (seq_show, fs/proc/fd.c: flags, number of the mount and, since
-//! 5.14, of the inode, all from the open file in memory) say as much and ask nobody.
+//! 5.14, of the inode, all from the open file in memory) give the same from memory.
 //!
 //! A process may end between any two steps: then it has nothing open.
 
@@ -38,7 +38,7 @@ pub struct OpenFile {
     pub flags: u32,
     /// The mount that it was opened on; see [`Mount::id`](super::mounts::Mount::id).
     pub mount: u32,
-    /// Number of its inode. Kernels before 5.14 do not tell it.
+    /// Number of its inode. None before kernel 5.14.
     pub inode: Option<u64>,
 }
 
@@ -97,7 +97,7 @@ pub fn with_open_files(proc: &Path) -> io::Result<Vec<Process>> {
 ///
 /// **May hang.** The text lies in the memory of that process, so its memory lock is taken and its
 /// page may have to come back from swap (get_mm_cmdline, fs/proc/base.c); a process that is stuck
-/// holds both up. To be called on a thread that nobody waits for to the end.
+/// holds both up. To be called on a thread that can be left behind.
 ///
 /// # Errors
 /// Those of reading.
@@ -140,7 +140,7 @@ fn process(proc: &OwnedFd, pid: &CStr, buffers: &mut Buffers) -> Option<Process>
     })
 }
 
-/// The files that a process has open; nothing if there are none.
+/// The files that a process has open. None if there are none.
 fn files(process: &OwnedFd, buffers: &mut Buffers) -> Option<Vec<OpenFile>> {
     let directory = open_directory(process, Path::new("fd")).ok()?;
     let mut infos = None;
@@ -306,7 +306,7 @@ mod tests {
                 .or_else(|_| fs::remove_file(&path))
                 .unwrap();
         }
-        // Its program may be somebody else's secret; what it has open is not then.
+        // The program may be unreadable to us where the open files are not.
         let directory = process(proc.path(), 9, &[("/srv/a", INFO), ("/srv/b", "")]);
         fs::remove_file(directory.join("exe")).unwrap();
         let found = with_open_files(proc.path()).unwrap();

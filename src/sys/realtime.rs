@@ -8,8 +8,8 @@ use rustix::mm::{MlockAllFlags, mlockall};
 /// Keeps what the process uses in memory: pages that are there, and each further one from its first
 /// use on (MCL_ONFAULT; kernels from 4.4 on).
 ///
-/// What was never touched is not there. Whoever must not wait for a disk has to run through its
-/// code once after this.
+/// What was never touched is not there. Code that must not wait for a disk has to run once after
+/// this.
 ///
 /// # Errors
 /// EPERM or ENOMEM without CAP_IPC_LOCK and beyond RLIMIT_MEMLOCK.
@@ -33,31 +33,31 @@ pub fn lock_no_more() -> io::Result<()> {
     Ok(mlockall(MlockAllFlags::CURRENT | MlockAllFlags::ONFAULT)?)
 }
 
-/// How urgent a thread is to the scheduler.
+/// How the scheduler treats a thread.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Urgency {
+pub enum SchedPolicy {
     /// Before all ordinary threads (SCHED_FIFO at its lowest priority).
     RealTime,
     /// The largest share among ordinary threads (nice -20).
     Raised,
-    /// As everybody: nothing else was permitted.
+    /// The default: nothing else was permitted.
     Ordinary,
 }
 
-/// Makes the calling thread as urgent as it may be.
-pub fn raise_urgency() -> Urgency {
+/// Gives the calling thread the best policy that is permitted.
+pub fn raise_policy() -> SchedPolicy {
     let parameters = libc::sched_param { sched_priority: 1 };
     // SAFETY: 0 is the calling thread, and the parameters are read only.
     let real_time = unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const parameters) };
     if real_time == 0 {
-        return Urgency::RealTime;
+        return SchedPolicy::RealTime;
     }
     // SAFETY: no memory is involved. 0 with PRIO_PROCESS is the calling thread on Linux.
     let raised = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, -20) };
     if raised == 0 {
-        Urgency::Raised
+        SchedPolicy::Raised
     } else {
-        Urgency::Ordinary
+        SchedPolicy::Ordinary
     }
 }
 

@@ -1,7 +1,7 @@
 //! BTRFS_IOC_INO_LOOKUP: which subvolume of a btrfs a file is in (include/uapi/linux/btrfs.h).
 //!
-//! A snapshot has the inode numbers and the generations of its original; only the subvolume tells
-//! their files apart for good. Its number is never given to another one (`btrfs_get_free_objectid`,
+//! A snapshot has the inode numbers and the generations of its original; only the subvolume
+//! distinguishes their files. Its number is never given to another one (`btrfs_get_free_objectid`,
 //! fs/btrfs/disk-io.c). `st_dev` differs too, but is another one with each mount.
 
 use std::io;

@@ -14,12 +14,20 @@ const CIRCLES_TO_BREAK: &[&[&str]] = &[
     &["cli", "daemon"],
     &["config"],
     &["history"],
-    &["klog"],
     &["maintenance"],
 ];
 
 /// Paths that a file hands on, by the name under which it does.
 type HandedOn = HashMap<String, BTreeMap<String, String>>;
+
+/// `a`, `a::b`, `a::b::c`, after the crate itself, which has no name.
+fn outermost_first(path: &str) -> impl Iterator<Item = &str> {
+    let ends = path.match_indices("::").map(|(end, _)| end);
+    [0].into_iter()
+        .chain(ends)
+        .chain([path.len()])
+        .map(|end| &path[..end])
+}
 
 /// The file that defines what a path names. None if it is none of the crate's.
 fn definition<'a>(
@@ -30,8 +38,10 @@ fn definition<'a>(
     let mut import = import.to_owned();
     // As many steps as no honest chain of re-exports has.
     for _ in 0..8 {
-        let inside = |file: &&&str| within(&import, file);
-        let file = *files.iter().filter(inside).max_by_key(|file| file.len())?;
+        let file = outermost_first(&import)
+            .filter_map(|file| files.get(file))
+            .last()
+            .copied()?;
         let rest = import[file.len()..].trim_start_matches(':').to_owned();
         let (name, rest) = rest.split_once("::").unwrap_or((&rest, ""));
         let Some(target) = handed_on.get(file).and_then(|names| names.get(name)) else {

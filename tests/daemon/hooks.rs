@@ -93,7 +93,7 @@ fn a_pause_ends_a_run_with_its_hook() {
     assert!(it.watch.daemon.ask("pause").status().unwrap().success());
     it.wait_for("after paused stopped");
     until("its row", || {
-        (runs(&it.watch).pop()?.outcome == "stopped").then_some(())
+        (runs(&it.watch).pop()?.outcome.as_str() == "stopped").then_some(())
     });
     until("no note is left", || (it.notes() == 0).then_some(()));
     assert_eq!(checksum(&it.image), before);
@@ -137,7 +137,7 @@ fn a_daemon_that_is_killed_leaves_hook_after_to_the_next_one() {
     it.restart();
     it.wait_for("after interrupted interrupted");
     until("its row", || {
-        (runs(&it.watch).pop()?.outcome == "interrupted").then_some(())
+        (runs(&it.watch).pop()?.outcome.as_str() == "interrupted").then_some(())
     });
     until("no note is left", || (it.notes() == 0).then_some(()));
     assert_eq!(runs(&it.watch).len(), 1);
@@ -190,7 +190,9 @@ fn a_hook_before_that_cannot_be_started_has_nothing_after_it() {
     assert!(it.watch.daemon.ask("resume").status().unwrap().success());
     until("the run that was not begun", || {
         let runs = runs(&it.watch);
-        runs.iter().find(|run| run.outcome == "refused").map(drop)
+        runs.iter()
+            .find(|run| run.outcome.as_str() == "refused")
+            .map(drop)
     });
     assert_eq!(it.log(), "before\nafter paused stopped\n");
 }
@@ -213,7 +215,7 @@ fn a_half_edited_file_does_not_touch_runs() {
     watch.etc.write("[defrag]\ndry_run = true\nengin");
     assert!(watch.daemon.ask("resume").status().unwrap().success());
     let run = until("its row", || runs(&watch).pop());
-    assert_eq!(run.outcome, "improved", "{run:?}");
+    assert_eq!(run.outcome.as_str(), "improved", "{run:?}");
 }
 
 /// A directory in which nothing more can be written.

@@ -37,7 +37,7 @@ pub fn checksum(path: &Path) -> u64 {
         .fold(0xcbf2_9ce4_8422_2325, fold)
 }
 
-pub fn runs(watch: &Watch) -> Vec<fragwatch::internals::history::PastRun> {
+pub fn runs(watch: &Watch) -> Vec<fragwatch::internals::model::RunRecord> {
     let database = watch.daemon.directory().join("history.db");
     Reader::open(&database)
         .and_then(|reader| reader.runs(None, 100))
@@ -183,7 +183,7 @@ fn the_end_of_the_daemon_is_the_end_of_its_runs() {
     assert_eq!(status.code(), Some(0), "{status}");
     assert_eq!(checksum(&image), before);
     let run = runs(&watch).pop().expect("a row");
-    assert_eq!(run.outcome, "stopped", "{run:?}");
+    assert_eq!(run.outcome.as_str(), "stopped", "{run:?}");
     assert_eq!(run.reason, "fragwatch was ended");
 }
 
@@ -214,7 +214,7 @@ fn a_run_that_was_cut_off_is_known_as_such() {
         let reader = Reader::open(&database).ok()?;
         reader.runs(None, 10).ok()?.pop()
     });
-    assert_eq!(run.outcome, "interrupted", "{run:?}");
+    assert_eq!(run.outcome.as_str(), "interrupted", "{run:?}");
     assert_eq!(checksum(&image), before);
     let left = fs::read_dir(bed.path()).unwrap().flatten().count();
     assert!(left <= 2, "the image, and at most what xfs_fsr had begun");
@@ -283,7 +283,7 @@ fn a_hook_that_fails_puts_the_run_off() {
     );
     let watch = Watch::start(&[bed.path()], &with_hooks("exit 3", &after));
     let run = until("its row in the history", || runs(&watch).pop());
-    assert_eq!(run.outcome, "refused", "{run:?}");
+    assert_eq!(run.outcome.as_str(), "refused", "{run:?}");
     assert!(run.reason.contains("defrag.hook_before"), "{run:?}");
     until("that the plan knows", || {
         (why_not(&watch, &image) == "put_off").then_some(())

@@ -149,6 +149,23 @@ fn a_configuration_that_is_gone_or_no_text_changes_nothing() {
     assert_eq!(success(&watch.sweep()), Some(1.0));
 }
 
+/// An editor or a full disk leaves such a file behind. To take it would mean to forget all settings.
+#[test]
+fn an_empty_file_in_the_place_of_a_configuration_changes_nothing() {
+    let bed = support::require!(Bed::xfs());
+    let [(one, a), _] = two(&bed);
+    let watch = Watch::start(&[&one], WHEN_ASKED);
+    for empty in ["", "\n \n"] {
+        fs::write(watch.etc.file(), empty).unwrap();
+        let log = refused(&watch);
+        assert!(log.contains("fragwatch.toml: is empty"), "{log}");
+        assert!(log.contains("comment"), "{log}");
+    }
+    assert_eq!(watch.scrape().extents(&a), Some(100.0));
+    watch.etc.configure(&[&one], WHEN_ASKED);
+    assert_eq!(success(&watch.sweep()), Some(1.0));
+}
+
 #[test]
 fn the_address_moves() {
     let bed = support::require!(Bed::xfs());

@@ -496,7 +496,7 @@ fn a_run_is_noted_until_the_history_has_it() {
     watch.daemon = start(&watch.etc);
     until("the note goes", gone);
     assert_eq!(runs().len(), 1);
-    assert_eq!(runs()[0].outcome, "interrupted");
+    assert_eq!(runs()[0].outcome.as_str(), "interrupted");
 
     // Killed between the two, it finds the note again, and the row too.
     watch.daemon.signal(Signal::KILL);

@@ -226,7 +226,7 @@ impl World {
         assert_eq!(status["rescue"]["armed"], true, "{status}");
     }
 
-    fn runs(&self) -> Vec<fragwatch::internals::history::PastRun> {
+    fn runs(&self) -> Vec<fragwatch::internals::model::RunRecord> {
         let database = self.etc.join("history.db");
         Reader::open(&database)
             .and_then(|reader| reader.runs(None, 1000))

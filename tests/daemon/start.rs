@@ -100,13 +100,17 @@ fn an_address_in_use_is_tried_until_it_is_free() {
     assert_eq!(error.count(), 1, "{said}");
     until("the textfile", || {
         let text = fs::read_to_string(&file).ok()?;
-        text.contains("\nfragwatch_metrics_listening 0\n")
-            .then_some(())
+        let part = text.contains("\nfragwatch_part_severity{part=\"http\"} 1\n");
+        (part && text.contains("\nfragwatch_metrics_listening 0\n")).then_some(())
     });
 
     drop(theirs);
     let answer = until("the page", || http_get(begun.etc.address, "/metrics").ok());
     assert!(answer.body.contains("\nfragwatch_metrics_listening 1\n"));
+    for part in ["http", "sampler", "maintenance"] {
+        let up = format!("\nfragwatch_part_severity{{part=\"{part}\"}} 0\n");
+        assert!(answer.body.contains(&up), "{part}");
+    }
     assert_eq!(begun.check().0, Some(0));
     assert!(begun.said().contains("metrics at http"));
 }
@@ -224,6 +228,8 @@ fn with_a_wrong_configuration_the_last_good_one_is_in_force() {
         format!("{text}[sampling"),
         format!("{text}[images2]\n"),
         String::from("[images]\n\u{0}"),
+        // Nobody empties a configuration to have the defaults.
+        String::new(),
     ] {
         let etc = std::mem::replace(&mut watch.etc, Etc::new());
         etc.write(&wrong);
@@ -302,6 +308,30 @@ fn without_an_earlier_configuration_the_defaults_are_in_force() {
     let copy = begun.etc.join("last-good.toml");
     let copy = until("a copy", || fs::read_to_string(&copy).ok());
     assert!(copy.contains(&begun.etc.address.to_string()), "{copy}");
+}
+
+/// All settings are in a fragment: the empty file is the configuration, also of the next start and
+/// after a reload.
+#[test]
+fn an_empty_file_that_always_was_is_a_configuration() {
+    let mut etc = Etc::new();
+    let fragment = etc.join("conf.d/10.toml");
+    fs::create_dir(etc.join("conf.d")).unwrap();
+    fs::write(&fragment, etc.text(&[], OFTEN)).unwrap();
+    etc.write("");
+    for _ in 0..2 {
+        let mut watch = Watch::start_with_state(etc);
+        assert_eq!(success(&watch), Some(1.0));
+        watch.daemon.signal(Signal::HUP);
+        watch.until("a reload", |_| {
+            !watch.log("configuration reloaded").is_empty()
+        });
+        let copy = watch.etc.join("last-good.toml");
+        until("a copy", || copy.exists().then_some(()));
+        watch.daemon.signal(Signal::TERM);
+        assert!(watch.daemon.wait(END).success());
+        etc = std::mem::replace(&mut watch.etc, Etc::new());
+    }
 }
 
 /// The copy lies on it, and so does the lock.

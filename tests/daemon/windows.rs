@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use fragwatch::internals::history::PastRun;
+use fragwatch::internals::model::RunRecord;
 
 use crate::maintenance::{ALWAYS, checksum, planned, runs, why_not};
 use crate::scrape::Scrape;
@@ -38,7 +38,7 @@ fn severity(watch: &Watch, image: &Path) -> Option<f64> {
     watch.scrape().of_image("fragwatch_image_severity", image)
 }
 
-fn the_run(watch: &Watch) -> PastRun {
+fn the_run(watch: &Watch) -> RunRecord {
     until("its row in the history", || runs(watch).pop())
 }
 
@@ -272,7 +272,7 @@ fn what_cannot_be_had_is_put_off_and_the_plan_says_why() {
     let only = ALWAYS.replace("[defrag]\n", "[defrag]\nengines = [\"xfs_fsr\"]\n");
     let watch = Watch::start(&[bed.path()], &only);
     let run = the_run(&watch);
-    assert_eq!(run.outcome, "refused", "{run:?}");
+    assert_eq!(run.outcome.as_str(), "refused", "{run:?}");
     let planned = planned(&watch, &image);
     let why = &planned["why_not"];
     assert_eq!(why["code"], "put_off", "{planned}");
@@ -317,7 +317,7 @@ fn an_incident_ends_a_run_and_the_plan_says_so() {
         now.value("fragwatch_rescue_active", &[]) == Some(1.0)
     });
     let run = the_run(&watch);
-    assert_eq!(run.outcome, "stopped", "{run:?}");
+    assert_eq!(run.outcome.as_str(), "stopped", "{run:?}");
     assert_eq!(run.reason, "a rescue incident began");
     assert_eq!(why_not(&watch, &image), "incident");
 }

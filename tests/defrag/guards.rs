@@ -12,6 +12,11 @@ use rustix::fs::{
     AtFlags, CWD, FlockOperation, Mode, Timespec, Timestamps, UTIME_NOW, flock, mkfifoat, utimensat,
 };
 
+use fragwatch::internals::config::settings::Defrag;
+use fragwatch::internals::defrag::Request;
+use fragwatch::internals::defrag::{Host, fsr};
+use fragwatch::internals::model::{RunOutcome, Stop};
+
 use super::support::{self, Bed, MIB, guest, tools};
 use super::{bed, config, defrag, said};
 
@@ -127,7 +132,11 @@ fn an_image_behind_a_loop_device() {
 fn an_image_that_is_marked() {
     let (bed, path) = support::require!(fragmented(&[]));
     let config = config(&bed, "");
-    for (flag, words) in [("i", "immutable"), ("a", "append-only"), ("f", "no-defrag")] {
+    for (flag, guard, words) in [
+        ("i", "immutable", "is immutable"),
+        ("a", "append_only", "can only be appended to"),
+        ("f", "no_defrag", "is marked as not to be defragmented"),
+    ] {
         let chattr = |sign: &str| {
             let command = format!("chattr {sign}{flag}");
             // Opened for writing, an immutable file cannot be unmarked.
@@ -136,7 +145,7 @@ fn an_image_that_is_marked() {
             assert!(status.unwrap().success());
         };
         chattr("+");
-        refused(&path, &config, "flag", words);
+        refused(&path, &config, guard, words);
         chattr("-");
     }
     runs(&path, &config);
@@ -334,6 +343,34 @@ fn no_xfs_fsr() {
     command.args(["--mount", "sh", "-c", script]);
     command.arg(program.get_program()).args(program.get_args());
     let said = said(command.stdin(Stdio::null()).stdout(Stdio::piped()));
-    assert_eq!(said["guard"], "no_engine", "{said}");
+    assert_eq!(said["guard"], "no_xfs_fsr", "{said}");
     runs(&path, &config);
+}
+
+/// While the guards read the map, which may take a minute, a run can be stopped as well.
+#[test]
+fn the_guards_stop_when_they_are_told_to() {
+    let bed = support::require!(bed(&[]));
+    let path = bed.path().join("vm.img");
+    guest::random_direct_writes(&path, 8 * MIB, 2048);
+    bed.sync();
+    let limits = Defrag {
+        max_io_pressure: 100,
+        max_swap_stall: Duration::from_secs(600),
+        ..Defrag::default()
+    };
+    let request = Request {
+        path: &path,
+        limits: &limits,
+    };
+    let host = Host::new(bed.path().join("none"));
+    let mut events = Vec::new();
+    let mut orders = || Some(Stop::Paused);
+    let report = fsr::run(&request, &host, &mut orders, &mut |event| {
+        events.push(event);
+    });
+    let why = Stop::Paused;
+    assert_eq!(report.outcome, RunOutcome::Stopped { why });
+    assert_eq!(report.from, None);
+    assert_eq!(events, [], "xfs_fsr was started");
 }

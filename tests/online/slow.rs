@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use fragwatch::internals::config::settings::Defrag;
-use fragwatch::internals::defrag::Request;
-use fragwatch::internals::defrag::online::{self, Event};
+use fragwatch::internals::defrag::online;
+use fragwatch::internals::defrag::{Event, Request};
 use fragwatch::internals::defrag::{Host, KernelCheck};
 use fragwatch::internals::model::{Bytes, RunOutcome};
 
@@ -73,14 +73,14 @@ fn a_disk_ten_times_slower_in_mid_run_gets_less_at_once() {
     let request = Request {
         path: &path,
         limits: &limits,
-        until: None,
     };
     stall.slow_down(PAGE);
     let (mut sizes, mut is_slow) = (Sizes::default(), false);
     let mut watch = |event| {
-        if let Event::Progress { done, segments, .. } = event {
-            sizes.take(done.0, segments, is_slow);
-            if !is_slow && done.0 * BLOCK > IMAGE / 2 {
+        if let Event::Progress(progress) = event {
+            let (done, segments) = (progress.done, progress.calls.0);
+            sizes.take(done, segments, is_slow);
+            if !is_slow && done * BLOCK > IMAGE / 2 {
                 stall.slow_down(SLOW_PAGE);
                 is_slow = true;
             }
@@ -88,8 +88,8 @@ fn a_disk_ten_times_slower_in_mid_run_gets_less_at_once() {
     };
     let report = online::run(&request, &host, &mut || None, &mut watch);
     stall.slow_down(Duration::ZERO);
-    eprintln!("{sizes:?}, worst {:?}", report.work.calls.worst());
-    assert_eq!(report.run.outcome, RunOutcome::Improved);
+    eprintln!("{sizes:?}, worst {:?}", report.segments.unwrap().worst_call);
+    assert_eq!(report.outcome, RunOutcome::Improved);
     let most = (AIM.as_micros() / SLOW_PAGE.as_micros()) as u64;
     let largest = sizes.before.iter().max();
     assert!(

@@ -95,7 +95,7 @@ fn guest_without_the_repair() {
     // What it prevents is reported, and not expected: the writes may miss each other.
     println!("guest: result: {}", scene.play());
     assert!(
-        matches!(&refused, RunOutcome::Refused { guard, .. } if guard == "kernel"),
+        matches!(&refused, RunOutcome::Refused { guard, .. } if guard.as_str() == "kernel"),
         "{refused:?}"
     );
     boot::leave();

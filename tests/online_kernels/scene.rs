@@ -12,11 +12,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use fragwatch::internals::config::settings::Defrag;
-use fragwatch::internals::defrag::Request;
-use fragwatch::internals::defrag::online::{self, Event};
+use fragwatch::internals::defrag::online;
+use fragwatch::internals::defrag::{Event, Request};
 use fragwatch::internals::defrag::{Host, KernelCheck};
 use fragwatch::internals::defrag::{Region, Survey};
-use fragwatch::internals::model::{Bytes, Extent, RunOutcome, Share, Stop};
+use fragwatch::internals::model::{Bytes, Extent, RunOutcome, RunReport, Share, Stop};
 use fragwatch::internals::probe::{MapReader, ReadPace};
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
@@ -135,14 +135,10 @@ impl Scene {
     /// What comes of a run whose kernel is judged, and which ends before its first segment.
     pub fn judged(&self) -> RunOutcome {
         let stop = || Some(Stop::Shutdown);
-        self.defrag(KernelCheck::Judge, stop).run.outcome
+        self.defrag(KernelCheck::Judge, stop).outcome
     }
 
-    fn defrag(
-        &self,
-        kernel: KernelCheck,
-        mut orders: impl FnMut() -> Option<Stop>,
-    ) -> online::Report {
+    fn defrag(&self, kernel: KernelCheck, mut orders: impl FnMut() -> Option<Stop>) -> RunReport {
         let limits = Defrag {
             keep_free: Share::percent(0),
             max_io_pressure: 100,
@@ -155,7 +151,6 @@ impl Scene {
         let request = Request {
             path: &self.image,
             limits: &limits,
-            until: None,
         };
         let host = Host {
             kernel,
@@ -164,8 +159,8 @@ impl Scene {
         let mut plan = Vec::new();
         online::run(&request, &host, &mut orders, &mut |event| match event {
             Event::Cleared(_) => plan = self.plan(),
-            Event::Progress { done, .. } => {
-                let block = position(&plan, done.0) / BLOCK;
+            Event::Progress(progress) => {
+                let block = position(&plan, progress.done) / BLOCK;
                 self.writes.position.store(block, Ordering::Relaxed);
             }
             _ => {}
@@ -245,11 +240,11 @@ impl Scene {
 }
 
 impl Runs {
-    fn add(&mut self, report: &online::Report) {
-        self.segments += report.work.segments;
-        self.moved.0 += report.run.written.0;
-        self.outcomes.push(match &report.run.outcome {
-            RunOutcome::Refused { guard, .. } => guard.clone(),
+    fn add(&mut self, report: &RunReport) {
+        self.segments += report.segments.map_or(0, |work| work.segments);
+        self.moved.0 += report.written.0;
+        self.outcomes.push(match &report.outcome {
+            RunOutcome::Refused { guard, .. } => guard.as_str().to_owned(),
             RunOutcome::Failed { reason } => reason.clone(),
             other => other.as_str().to_owned(),
         });

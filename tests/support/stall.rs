@@ -173,6 +173,9 @@ impl StalledFile {
         let backing = dir.0.join("file");
         fs::write(&backing, "0\n").map_err(NotHere::because)?;
         let (server, path) = Server::start(&backing, &dir)?;
+        // The kernel asks to flush at the first close, and never again after ENOSYS: a process that
+        // ends while the server is stopped would wait for that in state D (fuse_flush, fs/fuse/file.c).
+        drop(fs::File::open(&path).map_err(NotHere::because)?);
         Ok(StalledFile {
             server,
             path,

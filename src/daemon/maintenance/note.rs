@@ -1,10 +1,13 @@
 //! What is under way, written down for the next start of the daemon.
 //!
-//! One file a run, `running-INODE-GENERATION.json` in the state directory. It is replaced (write,
-//! fsync, rename, fsync of the directory) before each phase begins, and removed when the run is over
-//! and the history has it.
+//! One file a run, `running-INODE-GENERATION-FILESYSTEM.json` in the state directory, with a hash of the
+//! file system's lasting name: a clone of a file system has the same inodes and generations. It is
+//! replaced (write, fsync, rename, fsync of the directory) before each phase begins, and removed when the
+//! run is over and the history has it. Any file that begins with `running-` is read, for fragwatch 0.1.0
+//! had names without the hash.
 
 use std::fs;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -13,9 +16,8 @@ use tracing::warn;
 
 use super::phase::Phase;
 use crate::durable::replace;
-use crate::history::ImageRef;
 use crate::model::path::{shown, wire};
-use crate::model::{ExtentCount, ImageKey, UnixTime, Vm};
+use crate::model::{Engine, ExtentCount, ImageKey, ImageRef, UnixTime, Vm};
 use crate::sys::proc;
 
 /// What the names of the files begin with.
@@ -32,7 +34,7 @@ pub(super) struct Note {
     #[serde(with = "wire")]
     path: PathBuf,
     /// The engine that was to be tried first.
-    pub(super) engine: String,
+    pub(super) engine: Engine,
     /// Extents before the run.
     pub(super) extents: ExtentCount,
     /// When the run began.
@@ -79,7 +81,7 @@ impl HookProcess {
 impl Note {
     pub(super) fn new(
         image: &ImageRef,
-        engine: &str,
+        engine: Engine,
         extents: ExtentCount,
         began: UnixTime,
         phase: Phase,
@@ -89,7 +91,7 @@ impl Note {
             inode: image.key.inode,
             generation: image.key.generation,
             path: image.path.clone(),
-            engine: engine.to_owned(),
+            engine,
             extents,
             began,
             vm: None,
@@ -113,7 +115,10 @@ impl Note {
 
     /// Writes it to the state directory, in the place of what is there of the same image.
     pub(super) fn write(&self, state: &Path) -> io::Result<NoteFile> {
-        let name = format!("{PREFIX}{}-{}.json", self.inode, self.generation);
+        let mut hash = DefaultHasher::new();
+        self.filesystem.hash(&mut hash);
+        let (inode, generation) = (self.inode, self.generation);
+        let name = format!("{PREFIX}{inode}-{generation}-{:016x}.json", hash.finish());
         let path = state.join(name);
         replace(&path, &serde_json::to_vec(self)?, MODE)?;
         Ok(NoteFile(path))
@@ -180,7 +185,7 @@ mod tests {
         };
         let mut note = Note::new(
             &image,
-            "xfs_fsr",
+            Engine::XfsFsr,
             ExtentCount(9),
             UnixTime(5),
             Phase::HookBefore,
@@ -193,6 +198,14 @@ mod tests {
         assert_eq!(read.len(), 1);
         assert_eq!(read[0].0, note);
         assert_eq!(read[0].0.image(), image);
+        // An image of a clone of the file system.
+        let clone = Note {
+            filesystem: "v".to_owned(),
+            ..note.clone()
+        };
+        let other = clone.write(directory.path()).unwrap();
+        assert_eq!(left_behind(directory.path()).len(), 2);
+        other.remove();
         file.remove();
         assert!(left_behind(directory.path()).is_empty());
 

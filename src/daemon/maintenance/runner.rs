@@ -18,10 +18,11 @@ use super::child;
 use super::note::{HookProcess, Note, NoteFile};
 use super::phase::{Hooks, Phase, PhaseEnd};
 use crate::defrag::job::{DefragJob, JobProgress, JobReport};
-use crate::history::ImageRef;
 use crate::hook::{self, Attendant, Call, HookOutcome};
 use crate::model::path::shown;
-use crate::model::{ExtentCount, RunOutcome, RunReport, Stop, UnixTime, Vm};
+use crate::model::{
+    Engine, ExtentCount, ImageRef, ReasonCode, RunOutcome, RunReport, Stop, UnixTime, Vm,
+};
 
 /// How long one of the operator's commands may take: it may shut a VM down.
 pub(super) const HOOK_TIMEOUT: Duration = Duration::from_secs(600);
@@ -173,7 +174,7 @@ fn finish_here(
     let (image, vm) = (note.image(), note.vm.clone());
     let subject = Subject {
         image: &image.path,
-        engine: &note.engine.clone(),
+        engine: note.engine,
         extents: note.extents,
         vm: vm.as_ref(),
     };
@@ -210,9 +211,8 @@ struct Run<'a> {
 impl<'a> Run<'a> {
     fn new(task: &'a Task, control: Arc<Control>) -> Run<'a> {
         let phase = Phase::first(hooks(task));
-        let engine = task.job.engine.as_str();
         let began = unix(SystemTime::now());
-        let mut note = Note::new(&task.image, engine, task.extents, began, phase);
+        let mut note = Note::new(&task.image, task.job.engine, task.extents, began, phase);
         note.vm.clone_from(&task.vm);
         note.hook_after.clone_from(&task.job.limits.hook_after);
         Run {
@@ -323,7 +323,7 @@ impl<'a> Run<'a> {
         let outcome = match self.control.stopped() {
             Some(why) => RunOutcome::Stopped { why },
             None => RunOutcome::Refused {
-                guard: "hook".to_owned(),
+                guard: ReasonCode::Hook,
                 reason,
             },
         };
@@ -375,7 +375,7 @@ impl<'a> Run<'a> {
     fn subject(&self) -> Subject<'_> {
         Subject {
             image: &self.task.image.path,
-            engine: self.task.job.engine.as_str(),
+            engine: self.task.job.engine,
             extents: self.task.extents,
             vm: self.task.vm.as_ref(),
         }
@@ -435,7 +435,7 @@ impl Attendant for HookAttendant<'_> {
 /// What the operator's commands get to know of a run.
 struct Subject<'a> {
     image: &'a Path,
-    engine: &'a str,
+    engine: Engine,
     extents: ExtentCount,
     vm: Option<&'a Vm>,
 }
@@ -446,7 +446,7 @@ impl Subject<'_> {
         let mut variables = vec![
             ("FRAGWATCH_EVENT", format!("defrag-{moment}")),
             ("FRAGWATCH_IMAGE", shown(self.image)),
-            ("FRAGWATCH_ENGINE", self.engine.to_owned()),
+            ("FRAGWATCH_ENGINE", self.engine.to_string()),
             ("FRAGWATCH_EXTENTS", self.extents.0.to_string()),
         ];
         if let Some(vm) = self.vm {

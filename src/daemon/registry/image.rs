@@ -131,14 +131,14 @@ impl KnownImage {
         self.growth = self.recent.growth(window, now);
         let limits = assessor.limits(&self.sample.path);
         self.forecast = forecast(&self.growth, extents, limits.critical.extents);
-        let facts = Observed {
+        let observed = Observed {
             extents,
             growth: &self.growth,
             forecast: self.forecast,
         };
         let from = self.severity();
         let hysteresis = assessor.thresholds().hysteresis;
-        self.reason = self.judge.judge(&limits, hysteresis, &facts);
+        self.reason = self.judge.judge(&limits, hysteresis, &observed);
         SeverityChange::between((from, self.severity()), self.reason, || Subject::Image {
             id: self.sample.id,
             path: self.sample.path.clone(),

@@ -17,7 +17,7 @@ use crate::rescue::settings::Settings as FastSettings;
 use crate::rescue::thread::{FastSide, Setup, StartReport};
 use crate::rescue::{LadderSettings, Watchdog};
 use crate::serve::parts::State;
-use crate::sys::realtime::{Urgency, lock_no_more};
+use crate::sys::realtime::{SchedPolicy, lock_no_more};
 
 /// How far back the kernel's log is read at the start, so that a restart during an incident loses
 /// nothing. When it is opened later, old lines must not act.
@@ -171,9 +171,9 @@ fn log_start(report: &StartReport) {
         );
     }
     match report.priority {
-        Urgency::RealTime => info!("rescue armed"),
-        Urgency::Raised => info!("rescue armed, at raised but not real-time priority"),
-        Urgency::Ordinary => warn!(
+        SchedPolicy::RealTime => info!("rescue armed"),
+        SchedPolicy::Raised => info!("rescue armed, at raised but not real-time priority"),
+        SchedPolicy::Ordinary => warn!(
             "rescue armed, at ordinary priority: on a busy host it may be late; CAP_SYS_NICE helps"
         ),
     }

@@ -60,6 +60,8 @@ pub(super) struct End {
     pub(super) status: Option<ExitStatus>,
     pub(super) printed: String,
     pub(super) blocked: Option<NamedProcess>,
+    /// Bytes read and written.
+    pub(super) moved: (Bytes, Bytes),
 }
 
 impl XfsFsr {
@@ -155,23 +157,17 @@ impl XfsFsr {
         }
     }
 
-    /// Passes an input to the machine and does what it asks for. Returns why the process is being
-    /// ended, when that begins.
-    pub(super) fn step(&self, machine: &mut Machine, now: Duration, input: Input) -> Option<Stop> {
-        let mut ending = None;
+    /// Passes an input to the machine and does what it asks for.
+    pub(super) fn step(&self, machine: &mut Machine, now: Duration, input: Input) {
         for action in machine.step(now, input) {
             match action {
                 Action::Pause => self.signal(Signal::STOP),
                 Action::Continue => self.signal(Signal::CONT),
+                Action::Terminate => self.signal(Signal::TERM),
                 Action::Kill => self.signal(Signal::KILL),
-                Action::Terminate => {
-                    self.signal(Signal::TERM);
-                    ending = Some(machine.stopped_by().unwrap_or(Stop::Shutdown));
-                }
                 Action::Start | Action::Abandon => {}
             }
         }
-        ending
     }
 
     fn signal(&self, signal: Signal) {
@@ -205,6 +201,7 @@ impl XfsFsr {
             status: status.flatten(),
             printed: printable(&self.printed),
             blocked: self.blocked,
+            moved: self.moved,
         }
     }
 }

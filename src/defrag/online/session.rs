@@ -4,8 +4,8 @@ use std::io;
 use std::os::fd::AsFd as _;
 use std::time::{Duration, Instant};
 
-use super::report::{Event, Work};
-use crate::defrag::engine::{Controls, Request, count, failed, monotonic};
+use super::Work;
+use crate::defrag::engine::{Controls, Event, Progress, Request, count, failed, monotonic};
 use crate::defrag::governor::Governor;
 use crate::defrag::guard::{self, Target};
 use crate::defrag::hint::Hint;
@@ -47,6 +47,7 @@ pub(super) struct Session<'a> {
     target: &'a Target,
     controls: Controls<'a>,
     watch: &'a mut dyn FnMut(Event),
+    progress: Progress,
     mover: Mover,
     hint: Hint,
     governor: Governor,
@@ -65,7 +66,7 @@ impl<'a> Session<'a> {
         host: &'a Host,
         target: &'a Target,
         controls: Controls<'a>,
-        watch: &'a mut dyn FnMut(Event),
+        (progress, watch): (Progress, &'a mut dyn FnMut(Event)),
     ) -> io::Result<Session<'a>> {
         let geometry = geometry::geometry(target.file.as_fd())?;
         let block = Bytes(geometry.block_size.into());
@@ -86,6 +87,7 @@ impl<'a> Session<'a> {
             target,
             controls,
             watch,
+            progress,
             mover,
             hint,
             machine,
@@ -123,7 +125,7 @@ impl<'a> Session<'a> {
         let mut gone = ExtentCount(0);
         while at < region.end {
             work.joined = done.saturating_add(gone.min(region.gain));
-            self.report_progress(work.joined, work);
+            self.report_progress(work);
             if let Some(end) = self.rest(rest) {
                 return Some(end);
             }
@@ -209,14 +211,11 @@ impl<'a> Session<'a> {
         }
     }
 
-    fn report_progress(&mut self, done: ExtentCount, work: &Work) {
-        (self.watch)(Event::Progress {
-            done,
-            segments: work.segments,
-            worst: work.calls.worst(),
-            median: work.calls.median(),
-            held: self.machine.held_by(),
-        });
+    fn report_progress(&mut self, work: &Work) {
+        self.progress.done = work.joined.0;
+        self.progress.calls = (work.segments, work.calls.worst(), work.calls.median());
+        self.progress.held = self.machine.held_by();
+        (self.watch)(Event::Progress(self.progress));
     }
 
     /// Rests, and then waits as long as the run is held. Returns why the run ends, if it does.
@@ -229,9 +228,10 @@ impl<'a> Session<'a> {
                 self.machine.step(monotonic(), input);
             }
             self.machine.step(monotonic(), Input::Tick);
-            if let Some(pressure) = self.controls.unreported_pressure() {
-                (self.watch)(Event::WithoutIo(pressure));
-            }
+            self.controls
+                .notice()
+                .into_iter()
+                .for_each(&mut *self.watch);
             if matches!(self.machine.state(), State::Ending | State::Ended) {
                 return Some(End::Stopped);
             }

@@ -54,8 +54,8 @@ impl Host {
         fs::remove_dir_all(self.path(&format!("proc/{pid}"))).unwrap();
     }
 
-    fn search(&self) -> Search {
-        Search::new(&self.path("proc"), &self.path("run"))
+    fn search(&self) -> OwnerSearch {
+        OwnerSearch::new(&self.path("proc"), &self.path("run"))
     }
 }
 

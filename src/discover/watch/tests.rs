@@ -55,7 +55,7 @@ impl Watcher for Limited {
     }
 }
 
-fn survey(watch: &mut DirectoryWatch<Limited>, paths: &[(&str, u64)]) -> Option<Refusal> {
+fn survey(watch: &mut DirectoryWatch<Limited>, paths: &[(&str, u64)]) -> Option<WatchRefusal> {
     watch.begin(watch.sweep + 1);
     for (path, inode) in paths {
         watch.directory(Path::new(path), (1, *inode));
@@ -71,11 +71,11 @@ fn the_limit_of_watches_is_told_and_the_others_are_kept() {
         calls: 0,
     });
     let all = [("/a", 1), ("/b", 2), ("/c", 3), ("/d", 4)];
-    assert_eq!(survey(&mut watch, &all), Some(Refusal::Limit));
+    assert_eq!(survey(&mut watch, &all), Some(WatchRefusal::Limit));
     assert_eq!(watch.watched(), 2);
     assert_eq!(watch.watcher.calls, 3, "it was not asked in vain again");
     // One goes, another gets its place in the survey after.
-    assert_eq!(survey(&mut watch, &all[1..]), Some(Refusal::Limit));
+    assert_eq!(survey(&mut watch, &all[1..]), Some(WatchRefusal::Limit));
     assert_eq!(survey(&mut watch, &all[1..3]), None);
     assert_eq!(watch.watched(), 2);
 }

@@ -274,7 +274,7 @@ impl Generation {
         Ok(grew)
     }
 
-    /// A writer that does not know of a truncation goes on at its old place and leaves a hole
+    /// After a truncation a writer may go on at its old place, which leaves a hole
     /// before it, of any size. More NULs than a line can hold change nothing.
     fn skip_hole(&mut self, mark: u64) {
         let offset = self.position.offset();

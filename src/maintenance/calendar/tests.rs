@@ -9,7 +9,7 @@ use crate::config::settings::{Blackout, Zone};
 const MINUTE: Duration = Duration::from_secs(60);
 
 /// A host whose share of everything is half of it.
-const HALF: Host = Host(1 << 63);
+const HALF: JitterSeed = JitterSeed(1 << 63);
 
 fn window(days: &[Weekday], start: Time, minutes: u32) -> Window {
     Window {
@@ -291,14 +291,14 @@ fn never_and_always() {
 #[test]
 fn a_fleet_does_not_start_at_once() {
     let hour = Duration::from_secs(3600);
-    let host = |n: u32| Host::from_machine_id(&format!("4c4c4544003{n:021}"));
+    let host = |n: u32| JitterSeed::from_machine_id(&format!("4c4c4544003{n:021}"));
     assert_eq!(host(7), host(7));
     // Known for good: a new version must not move the windows.
     assert_eq!(
-        Host::from_machine_id("0123456789abcdef0123456789abcdef\n"),
-        Host::from_machine_id("0123456789abcdef0123456789abcdef")
+        JitterSeed::from_machine_id("0123456789abcdef0123456789abcdef\n"),
+        JitterSeed::from_machine_id("0123456789abcdef0123456789abcdef")
     );
-    let share = Host::from_machine_id("0123456789abcdef0123456789abcdef").share_of(hour);
+    let share = JitterSeed::from_machine_id("0123456789abcdef0123456789abcdef").share_of(hour);
     assert_eq!(share, Duration::from_secs(546));
     let mut quarters = [0; 4];
     for n in 0..1000 {
@@ -307,6 +307,9 @@ fn a_fleet_does_not_start_at_once() {
         quarters[usize::try_from(share.as_secs() / 900).unwrap()] += 1;
     }
     assert!(quarters.iter().all(|hosts| *hosts > 200), "{quarters:?}");
-    assert_eq!(Host(u64::MAX).share_of(Duration::ZERO), Duration::ZERO);
-    assert!(Host(u64::MAX).share_of(hour) < hour);
+    assert_eq!(
+        JitterSeed(u64::MAX).share_of(Duration::ZERO),
+        Duration::ZERO
+    );
+    assert!(JitterSeed(u64::MAX).share_of(hour) < hour);
 }

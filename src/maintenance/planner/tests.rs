@@ -4,8 +4,8 @@ use jiff::tz::TimeZone;
 use proptest::prelude::*;
 
 use super::*;
-use crate::maintenance::estimate::{Basis, Pace, Paces};
-use crate::maintenance::facts::{Active, Came, LastRun, User};
+use crate::maintenance::estimate::{Basis, Speed, Speeds};
+use crate::maintenance::facts::{Active, LastRun, User};
 use crate::model::{
     Borders, Bytes, BytesPerSecond, EngineState, ExtentsPerDay, Features, Unusable, UnusableReason,
 };
@@ -51,19 +51,19 @@ fn filesystem(id: &str) -> FilesystemFacts {
         stalled: false,
         active: None,
         io_pressure: Some(1.0),
-        paces: Paces {
-            xfs_fsr: Some(Pace {
-                speed: BytesPerSecond(100 << 20),
+        speeds: Speeds {
+            xfs_fsr: Some(Speed {
+                median: BytesPerSecond(100 << 20),
                 runs: 3,
             }),
-            ..Paces::default()
+            ..Speeds::default()
         },
     }
 }
 
 /// In the middle of a window from 01:00 to 05:00.
-fn facts(images: Vec<ImageFacts>) -> Facts {
-    Facts {
+fn facts(images: Vec<ImageFacts>) -> PlanFacts {
+    PlanFacts {
         now: at("2026-11-21T02:00Z"),
         zone: TimeZone::UTC,
         allowed: Allowed::During(Opening {
@@ -80,7 +80,7 @@ fn facts(images: Vec<ImageFacts>) -> Facts {
     }
 }
 
-fn pressed(facts: &mut Facts, io_pressure: Option<f64>) {
+fn pressed(facts: &mut PlanFacts, io_pressure: Option<f64>) {
     facts.filesystems[0].io_pressure = io_pressure;
 }
 
@@ -89,35 +89,35 @@ fn vm() -> Option<User> {
     Some(User::Vm { name, pid: 4711 })
 }
 
-/// The verdicts as `/srv/a xfs_fsr 02:00` and `/srv/b: reason`.
-fn verdicts(facts: &Facts, policy: &Policy) -> Vec<String> {
+/// The decisions as `/srv/a xfs_fsr 02:00` and `/srv/b: reason`.
+fn decisions(facts: &PlanFacts, policy: &Policy) -> Vec<String> {
     let shown = |planned: Planned| {
         let path = planned.path.display().to_string();
-        match planned.verdict {
-            Verdict::Runs(run) => {
+        match planned.decision {
+            Decision::Runs(run) => {
                 let begins = TimeZone::UTC.to_datetime(run.begins).strftime("%H:%M");
                 format!("{path} {} {begins}", run.engine)
             }
-            Verdict::Not(reason) => format!("{path}: {reason}"),
+            Decision::Not(reason) => format!("{path}: {reason}"),
         }
     };
     plan(facts, policy).images.into_iter().map(shown).collect()
 }
 
-/// The verdict on the only image, after a change of the facts and the policy.
+/// The decision on the only image, after a change of the facts and the policy.
 #[track_caller]
-fn says(change: impl FnOnce(&mut Facts, &mut Policy), expected: &str) {
+fn says(change: impl FnOnce(&mut PlanFacts, &mut Policy), expected: &str) {
     let mut facts = facts(vec![image("a")]);
     let mut policy = Policy::default();
     change(&mut facts, &mut policy);
-    assert_eq!(verdicts(&facts, &policy), [format!("/srv/a{expected}")]);
+    assert_eq!(decisions(&facts, &policy), [format!("/srv/a{expected}")]);
 }
 
 #[test]
 fn an_idle_image_runs_at_once() {
     says(|_, _| {}, " xfs_fsr 02:00");
     let plan = plan(&facts(vec![image("a")]), &Policy::default());
-    let Verdict::Runs(run) = plan.images[0].verdict else {
+    let Decision::Runs(run) = plan.images[0].decision else {
         panic!("{plan:?}");
     };
     // 100 GiB at 100 MiB/s are 1024 s; the swap takes one more, and a little is around it.
@@ -168,9 +168,9 @@ fn an_engine_that_the_kernel_rules_out_is_not_planned() {
             engines: engines.to_vec(),
             ..Policy::default()
         };
-        match &plan(&facts, &policy).images[0].verdict {
-            Verdict::Not(reason) => (reason.code(), reason.lies_with_engine()),
-            Verdict::Runs(run) => panic!("{run:?}"),
+        match &plan(&facts, &policy).images[0].decision {
+            Decision::Not(reason) => (reason.code().as_str(), reason.code().lies_with_engine()),
+            Decision::Runs(run) => panic!("{run:?}"),
         }
     };
     assert_eq!(code(&[Engine::Online]), ("kernel", true));
@@ -195,36 +195,26 @@ fn what_lies_with_the_image() {
         |facts, _| facts.images[0].obstacles = vec![Obstacle::SwapFile, Obstacle::Immutable],
         ": is immutable (chattr +i)",
     );
-    says(
-        |facts, _| {
+    let last_run = |ended: &'static str, effect, times| {
+        move |facts: &mut PlanFacts, _: &mut Policy| {
             facts.images[0].last_run = Some(LastRun {
-                ended: at("2026-11-20T03:12Z"),
-                came: Came::Improved,
-            });
-        },
-        ": cooling down until Fri 2026-11-27 03:12",
-    );
-    says(
-        |facts, _| {
-            facts.images[0].last_run = Some(LastRun {
-                ended: at("2026-11-07T03:12Z"),
-                came: Came::Nothing(2),
-            });
-        },
-        ": cooling down until Sat 2026-12-05 03:12 (the last 2 runs brought nothing)",
-    );
-    // Not for days: whoever had it may have gone.
-    let put_off = |times| {
-        move |facts: &mut Facts, _: &mut Policy| {
-            facts.images[0].last_run = Some(LastRun {
-                ended: at("2026-11-21T01:45Z"),
-                came: Came::PutOff {
-                    times,
-                    why: "in use by tail (pid 7)".to_owned(),
-                },
+                ended: at(ended),
+                effect,
+                times,
+                reason: "in use by tail (pid 7)".to_owned(),
             });
         }
     };
+    says(
+        last_run("2026-11-20T03:12Z", Effect::Improved, 1),
+        ": cooling down until Fri 2026-11-27 03:12",
+    );
+    says(
+        last_run("2026-11-07T03:12Z", Effect::InVain, 2),
+        ": cooling down until Sat 2026-12-05 03:12 (the last 2 runs brought nothing)",
+    );
+    // Not for days: whoever had it may have gone.
+    let put_off = |times| last_run("2026-11-21T01:45Z", Effect::PutOff, times);
     says(put_off(1), " xfs_fsr 02:00");
     says(put_off(2), ": put off until 02:05: in use by tail (pid 7)");
 }
@@ -244,7 +234,7 @@ fn outlook(holes: u64, shared: u64, unwritten: u64) -> Option<Outlook> {
 #[test]
 fn what_holes_sharing_and_unwritten_parts_leave() {
     let with = |seen: Option<Outlook>, used: bool| {
-        move |facts: &mut Facts, _: &mut Policy| {
+        move |facts: &mut PlanFacts, _: &mut Policy| {
             facts.images[0].outlook = seen;
             facts.images[0].user = vm().filter(|_| used);
         }
@@ -265,7 +255,7 @@ fn what_holes_sharing_and_unwritten_parts_leave() {
          the image open",
     );
     let only_online = |seen: Option<Outlook>| {
-        move |facts: &mut Facts, policy: &mut Policy| {
+        move |facts: &mut PlanFacts, policy: &mut Policy| {
             facts.images[0].outlook = seen;
             policy.engines = vec![Engine::Online];
         }
@@ -399,7 +389,7 @@ fn the_first_engine_that_can() {
         },
         ": not enough free space (needs 100 GiB, has 149 GiB, keeps 50.0 GiB)",
     );
-    let rmapbt = |facts: &mut Facts| {
+    let rmapbt = |facts: &mut PlanFacts| {
         facts.filesystems[0].features = Some(Features {
             rmapbt: true,
             reflink: true,
@@ -435,7 +425,7 @@ fn the_first_engine_that_can() {
 
 #[test]
 fn what_lies_with_the_time() {
-    let huge = |facts: &mut Facts| {
+    let huge = |facts: &mut PlanFacts| {
         facts.images[0].allocated = Bytes(2000 * GIB);
         facts.filesystems[0].size = Bytes(5000 * GIB);
         facts.filesystems[0].free = Bytes(4000 * GIB);
@@ -455,7 +445,7 @@ fn what_lies_with_the_time() {
         |facts, policy| {
             huge(facts);
             only_fsr(policy);
-            facts.filesystems[0].paces = Paces::default();
+            facts.filesystems[0].speeds = Speeds::default();
             policy.bandwidth = BytesPerSecond(50 << 20);
         },
         ": would not finish before the window closes at 05:00 (about 22 h 45 min at 25.0 MiB/s, \
@@ -489,7 +479,7 @@ fn a_full_window_lets_smaller_ones_pass() {
     };
     facts.filesystems[0].free = Bytes(500 * GIB);
     assert_eq!(
-        verdicts(&facts, &policy),
+        decisions(&facts, &policy),
         [
             "/srv/big xfs_fsr 03:20",
             "/srv/small xfs_fsr 04:19",
@@ -514,7 +504,7 @@ fn severity_then_what_it_brings_for_what_it_costs() {
         named("worst", Severity::Critical, 400_000, 20, -1e9),
     ];
     let mut facts = facts(images);
-    let names = |facts: &Facts| -> Vec<String> {
+    let names = |facts: &PlanFacts| -> Vec<String> {
         let plan = plan(facts, &Policy::default());
         let name = |planned: &Planned| planned.path.file_name().unwrap().to_string_lossy().into();
         plan.images.iter().map(name).collect()
@@ -545,21 +535,21 @@ fn several_file_systems_share_the_room() {
         "/srv/a2 xfs_fsr 02:17",
         "/srv/b xfs_fsr 02:00",
     ];
-    assert_eq!(verdicts(&facts, &policy), expected);
+    assert_eq!(decisions(&facts, &policy), expected);
     policy.parallel = 1;
     let expected = [
         "/srv/a1 xfs_fsr 02:00",
         "/srv/a2 xfs_fsr 02:17",
         "/srv/b xfs_fsr 02:34",
     ];
-    assert_eq!(verdicts(&facts, &policy), expected);
+    assert_eq!(decisions(&facts, &policy), expected);
     // A run that is under way counts.
     facts.filesystems[1].active = Some(Active {
         path: PathBuf::from("/elsewhere"),
         ends: at("2026-11-21T02:30Z"),
     });
     facts.images.truncate(1);
-    assert_eq!(verdicts(&facts, &policy), ["/srv/a1 xfs_fsr 02:30"]);
+    assert_eq!(decisions(&facts, &policy), ["/srv/a1 xfs_fsr 02:30"]);
 }
 
 fn any_image() -> impl Strategy<Value = ImageFacts> {
@@ -571,13 +561,14 @@ fn any_image() -> impl Strategy<Value = ImageFacts> {
         1 => Just(vec![Obstacle::Dax]),
         1 => Just(vec![Obstacle::Immutable]),
     ];
-    let put_off = Came::PutOff {
-        times: 3,
-        why: "in use".to_owned(),
-    };
-    let came = vec![Came::Improved, Came::Interrupted, Came::Nothing(1), put_off];
-    let came = prop::sample::select(came);
-    let last = prop::option::weighted(0.3, (0..30 * 86_400_i64, came));
+    let effects = [
+        (Effect::Improved, 1),
+        (Effect::Interrupted, 1),
+        (Effect::InVain, 1),
+        (Effect::PutOff, 3),
+    ];
+    let effect = prop::sample::select(effects.to_vec());
+    let last = prop::option::weighted(0.3, (0..30 * 86_400_i64, effect));
     let place = (0..12_u32, prop::sample::select(vec!["a", "b", "c", "gone"]));
     (
         place,
@@ -609,9 +600,11 @@ fn any_image() -> impl Strategy<Value = ImageFacts> {
                     user,
                     shares_blocks: shares && gib % 3 == 0,
                     obstacles,
-                    last_run: last.map(|(ago, came)| LastRun {
+                    last_run: last.map(|(ago, (effect, times))| LastRun {
                         ended: at("2026-11-21T02:00Z") - jiff::SignedDuration::from_secs(ago),
-                        came,
+                        effect,
+                        times,
+                        reason: "in use".to_owned(),
                     }),
                     ..image("x")
                 }
@@ -645,19 +638,19 @@ fn any_filesystem(id: &'static str) -> impl Strategy<Value = FilesystemFacts> {
                     path: PathBuf::from(format!("/{id}/0")),
                     ends: at("2026-11-21T02:00Z") + jiff::SignedDuration::from_secs(ends),
                 }),
-                paces: Paces {
-                    xfs_fsr: speed.map(|(mib, runs)| Pace {
-                        speed: BytesPerSecond(mib << 20),
+                speeds: Speeds {
+                    xfs_fsr: speed.map(|(mib, runs)| Speed {
+                        median: BytesPerSecond(mib << 20),
                         runs,
                     }),
-                    ..Paces::default()
+                    ..Speeds::default()
                 },
                 ..filesystem(id)
             },
         )
 }
 
-fn any_facts() -> impl Strategy<Value = Facts> {
+fn any_facts() -> impl Strategy<Value = PlanFacts> {
     let images = prop::collection::vec(any_image(), 0..30).prop_map(|mut images| {
         images.sort_by(|a: &ImageFacts, b: &ImageFacts| a.path.cmp(&b.path));
         images.dedup_by(|a, b| a.path == b.path);
@@ -685,7 +678,7 @@ fn any_facts() -> impl Strategy<Value = Facts> {
         any::<bool>(),
     )
         .prop_map(
-            |(images, (a, b, c), allowed, incident, paused, recent_incident)| Facts {
+            |(images, (a, b, c), allowed, incident, paused, recent_incident)| PlanFacts {
                 allowed,
                 incident,
                 paused,
@@ -719,10 +712,10 @@ fn any_policy() -> impl Strategy<Value = Policy> {
 /// The runs of a plan with what they are about.
 fn runs<'f>(
     plan: &Plan,
-    facts: &'f Facts,
-) -> Vec<(&'f ImageFacts, Option<&'f FilesystemFacts>, Run)> {
+    facts: &'f PlanFacts,
+) -> Vec<(&'f ImageFacts, Option<&'f FilesystemFacts>, PlannedRun)> {
     let run = |planned: &Planned| {
-        let Verdict::Runs(run) = planned.verdict else {
+        let Decision::Runs(run) = planned.decision else {
             return None;
         };
         let image = facts
@@ -742,15 +735,15 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
 
     #[test]
-    fn every_image_gets_its_verdict(facts in any_facts(), policy in any_policy(), turn in 0..30_usize) {
+    fn every_image_gets_its_decision(facts in any_facts(), policy in any_policy(), turn in 0..30_usize) {
         let plan = plan(&facts, &policy);
         let mut paths: Vec<_> = plan.images.iter().map(|planned| planned.path.clone()).collect();
         paths.sort();
         let expected: Vec<_> = facts.images.iter().map(|image| image.path.clone()).collect();
         prop_assert_eq!(paths, expected);
         for planned in &plan.images {
-            if let Verdict::Not(reason) = &planned.verdict {
-                prop_assert!(!reason.to_string().is_empty() && !reason.code().is_empty());
+            if let Decision::Not(reason) = &planned.decision {
+                prop_assert!(!reason.to_string().is_empty());
             }
         }
         // In whatever order they are told.
@@ -820,7 +813,7 @@ proptest! {
                     prop_assert!(other.severity >= image.severity);
                 }
             }
-            let is_then = |run: &Run, then| run.begins <= then && then < run.ends;
+            let is_then = |run: &PlannedRun, then| run.begins <= then && then < run.ends;
             let others = runs.iter().filter(|(_, _, other)| is_then(other, run.begins)).count();
             let still = active.iter().filter(|active| active.ends > run.begins).count();
             prop_assert!(others + still <= policy.parallel.max(1) || run.begins == run.ends);

@@ -3,8 +3,7 @@
 
 use std::path::Path;
 
-use super::float;
-use super::text::{Text, label};
+use super::text::{Text, float, label};
 use crate::model::path::shown;
 use crate::model::{Filesystem, Severity};
 use crate::rescue::proof::Counters;

@@ -70,6 +70,12 @@ pub(super) fn label(text: &str) -> String {
         .replace('\n', "\\n")
 }
 
+/// Numbers above 2^53 lose their last digits in Prometheus, whose values are floating-point.
+#[allow(clippy::cast_precision_loss)]
+pub(super) fn float(value: u64) -> f64 {
+    value as f64
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -32,15 +32,21 @@ pub(super) struct Source {
     pub(super) text: String,
 }
 
-/// Where a value stands.
-#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Place {
-    /// Which of the files, in the order in which they were read.
-    pub(super) file: usize,
-    /// First byte of the value in its file.
-    pub(super) start: usize,
-    /// The byte behind its last one.
-    pub(super) end: usize,
+/// Bytes of all files together, as if they lay one behind the other with a byte between them: a
+/// place in any of them.
+pub(super) type Place = Range<usize>;
+
+/// The file that a place lies in, and the bytes of its text.
+pub(super) fn locate<'s>(sources: &'s [Source], place: &Place) -> Option<(&'s Source, Place)> {
+    let mut begin = 0;
+    for source in sources {
+        let end = begin + source.text.len();
+        if (begin..=end).contains(&place.start) {
+            return Some((source, place.start - begin..place.end.min(end) - begin));
+        }
+        begin = end + 1;
+    }
+    None
 }
 
 /// A problem, still without the text around it.
@@ -57,13 +63,18 @@ pub(super) struct Finding {
 }
 
 impl Finding {
-    /// A finding that says what to write.
+    /// A finding with what to write.
     pub(super) fn new(place: Place, message: String, write: &str) -> Finding {
+        Finding::with_help(place, message, format!("write: {write}"))
+    }
+
+    /// A finding with what to do, and its label.
+    pub(super) fn with_help(place: Place, message: String, help: String) -> Finding {
         Finding {
             place,
             message,
             other: None,
-            help: format!("write: {write}"),
+            help,
         }
     }
 
@@ -118,28 +129,21 @@ impl Problem {
     }
 
     fn of_finding(finding: &Finding, sources: &[Source]) -> Problem {
-        let mut problem = Problem {
-            headline: String::new(),
-            details: Vec::new(),
-        };
-        if let Some(source) = sources.get(finding.place.file) {
-            let excerpt = Excerpt::of(source, &finding.place);
-            problem.headline = excerpt.headline(&source.path, &finding.message);
-            problem.details = excerpt.lines();
+        let mut lines = Vec::new();
+        let first = (&finding.place, &finding.message);
+        let other = finding.other.as_ref();
+        for (place, message) in std::iter::once(first).chain(other.map(|(at, text)| (at, text))) {
+            if let Some((source, bytes)) = locate(sources, place) {
+                let excerpt = Excerpt::new(source.text.as_bytes(), bytes);
+                lines.push(excerpt.headline(&source.path, message));
+                lines.extend(excerpt.lines());
+            }
         }
-        if let Some((place, message)) = &finding.other
-            && let Some(source) = sources.get(place.file)
-        {
-            let excerpt = Excerpt::of(source, place);
-            problem
-                .details
-                .push(excerpt.headline(&source.path, message));
-            problem.details.extend(excerpt.lines());
+        lines.push(format!("    {}", one_line(&finding.help)));
+        Problem {
+            headline: lines.remove(0),
+            details: lines,
         }
-        problem
-            .details
-            .push(format!("    {}", one_line(&finding.help)));
-        problem
     }
 }
 
@@ -170,7 +174,7 @@ impl ConfigError {
         mut findings: Vec<Finding>,
         sources: &[Source],
     ) -> ConfigError {
-        findings.sort_by(|a, b| a.place.cmp(&b.place));
+        findings.sort_by_key(|finding| finding.place.start);
         let total = problems.len() + findings.len();
         problems.truncate(MAX_PROBLEMS);
         let room = MAX_PROBLEMS - problems.len();
@@ -220,10 +224,6 @@ struct Excerpt {
 }
 
 impl Excerpt {
-    fn of(source: &Source, place: &Place) -> Excerpt {
-        Excerpt::new(source.text.as_bytes(), place.start..place.end)
-    }
-
     fn new(text: &[u8], bytes: Range<usize>) -> Excerpt {
         // A byte order mark takes no column.
         let body = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
@@ -391,7 +391,7 @@ mod tests {
             path: PathBuf::from("f"),
             text: "a".to_owned(),
         }];
-        let finding = Finding::new(Place::default(), "wrong".to_owned(), "right");
+        let finding = Finding::new(0..0, "wrong".to_owned(), "right");
         let error = ConfigError::new(Vec::new(), vec![finding; 25], &sources);
         assert_eq!(error.problems().len(), 20);
         assert!(error.to_string().ends_with("\n\nand 5 more"), "{error}");

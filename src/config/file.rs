@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
-use super::diagnose::{Problem, Source};
+use super::report::{Problem, Source};
 
 /// Bytes that a file may have. Ours has a few thousand; anything larger is a mistake.
 const LARGEST: u64 = 1 << 20;

@@ -1,0 +1,104 @@
+//! Time zones by their names.
+
+use jiff::tz::{TimeZone, TimeZoneDatabase};
+use serde::{Deserialize, Serialize};
+
+use super::text::nearest;
+use super::units::ParseError;
+
+/// A time zone, by the name that it was configured with.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Zone {
+    name: String,
+    zone: TimeZone,
+}
+
+impl Zone {
+    /// The name of the host's own time zone.
+    const LOCAL: &'static str = "local";
+
+    /// The time zone of that name: `local`, or an IANA name, in small letters or large.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Zone> {
+        if name == Zone::LOCAL {
+            return Some(Zone::default());
+        }
+        // jiff asks its own database only where there is no zoneinfo directory at all. Debian 13 and
+        // Ubuntu 24.04 moved names such as US/Central to the package tzdata-legacy: an upgrade
+        // must not invalidate a configuration.
+        let own = || TimeZoneDatabase::bundled().get(name);
+        let zone = TimeZone::get(name).or_else(|_| own()).ok()?;
+        let name = zone.iana_name()?.to_owned();
+        Some(Zone { name, zone })
+    }
+
+    /// The zone that /etc/localtime names, if the link leads nowhere (localtime(5)): its file went
+    /// to tzdata-legacy.
+    fn linked() -> Option<TimeZone> {
+        let target = std::fs::read_link("/etc/localtime").ok()?;
+        let (_, name) = target.to_str()?.rsplit_once("zoneinfo/")?;
+        TimeZoneDatabase::bundled().get(name).ok()
+    }
+
+    /// Its name, `local` for the host's own.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its rules, as they were when the settings were read: a host that is given another time zone,
+    /// or newer rules, is to read them anew.
+    #[must_use]
+    pub fn rules(&self) -> &TimeZone {
+        &self.zone
+    }
+}
+
+impl Default for Zone {
+    /// The host's own, which is UTC if it has none.
+    fn default() -> Zone {
+        let zone = TimeZone::try_system().ok().or_else(Zone::linked);
+        Zone {
+            name: Zone::LOCAL.to_owned(),
+            zone: zone.unwrap_or(TimeZone::UTC),
+        }
+    }
+}
+
+impl PartialEq for Zone {
+    fn eq(&self, other: &Zone) -> bool {
+        self.name == other.name
+    }
+}
+
+impl TryFrom<String> for Zone {
+    type Error = ParseError;
+
+    fn try_from(name: String) -> Result<Zone, ParseError> {
+        let error = || ParseError::new("is not a time zone", guess(&name));
+        Zone::named(&name).ok_or_else(error)
+    }
+}
+
+impl From<Zone> for String {
+    fn from(zone: Zone) -> String {
+        zone.name
+    }
+}
+
+/// The zone that was meant by `Berlin`, `Europe/Berln`, `New York`, `Local`.
+fn guess(text: &str) -> Option<String> {
+    let text = text.to_lowercase().replace(' ', "_");
+    let mut names: Vec<String> = jiff::tz::db()
+        .available()
+        .chain(TimeZoneDatabase::bundled().available())
+        .map(|zone| zone.to_string())
+        .collect();
+    names.push(Zone::LOCAL.to_owned());
+    names.sort_unstable();
+    // Berlin is at the end of Europe/Berlin.
+    let city = |name: &&String| name.to_lowercase().rsplit('/').next() == Some(text.as_str());
+    let near = || nearest(&text, names.iter().map(String::as_str)).map(str::to_owned);
+    names.iter().find(city).cloned().or_else(near)
+}

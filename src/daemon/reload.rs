@@ -1,0 +1,95 @@
+//! Reads the configuration again, on a thread that may be left behind: /etc may lie on a file system
+//! that hangs.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::bail;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout_at};
+
+use crate::config::{self, ConfigError, Loaded};
+
+/// What reading the configuration may take.
+const READ_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// See the module.
+pub(super) struct ConfigReader {
+    config: Option<PathBuf>,
+    reading: Option<Reading>,
+    /// A reload was requested while the configuration was being read: it may have changed since.
+    again: bool,
+}
+
+struct Reading {
+    task: JoinHandle<Result<Loaded, ConfigError>>,
+    /// When it is given up; `None` once it was.
+    deadline: Option<Instant>,
+}
+
+impl ConfigReader {
+    pub(super) fn new(config: Option<&Path>) -> Self {
+        ConfigReader {
+            config: config.map(Path::to_owned),
+            reading: None,
+            again: false,
+        }
+    }
+
+    /// Begins to read it.
+    ///
+    /// # Errors
+    /// If an earlier reading was given up and has not come back since.
+    pub(super) fn request(&mut self) -> anyhow::Result<()> {
+        match &self.reading {
+            None => self.start(),
+            Some(reading) if reading.deadline.is_some() => self.again = true,
+            Some(_) => bail!(
+                "the configuration cannot be read: the file system that it lies on does not answer"
+            ),
+        }
+        Ok(())
+    }
+
+    fn start(&mut self) {
+        let config = self.config.clone();
+        let read = move || {
+            // jiff keeps the rules of a time zone, and which one is the system's, for five minutes
+            // (jiff 0.2, DEFAULT_TTL in src/tz/db/zoneinfo/enabled.rs and src/tz/system/mod.rs).
+            jiff::tz::db().reset();
+            jiff::tz::reset_system_time_zone_cache();
+            match config {
+                Some(path) => config::load(&path),
+                None => config::load_default(),
+            }
+        };
+        self.reading = Some(Reading {
+            task: tokio::task::spawn_blocking(read),
+            deadline: Some(Instant::now() + READ_TIMEOUT),
+        });
+    }
+
+    /// Waits for what is read, at the latest until it is given up; for ever if nothing is being read.
+    /// What a reading that was given up has read is dropped. Cancel-safe.
+    pub(super) async fn read(&mut self) -> anyhow::Result<Loaded> {
+        loop {
+            let Some(Reading { task, deadline }) = &mut self.reading else {
+                return std::future::pending().await;
+            };
+            let Some(until) = *deadline else {
+                let _ = task.await;
+                self.reading = None;
+                continue;
+            };
+            let Ok(read) = timeout_at(until, task).await else {
+                (*deadline, self.again) = (None, false);
+                bail!("reading it takes longer than {READ_TIMEOUT:?}: does its file system hang?");
+            };
+            self.reading = None;
+            if !std::mem::take(&mut self.again) {
+                return Ok(read??);
+            }
+            self.start();
+        }
+    }
+}

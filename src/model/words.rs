@@ -1,0 +1,33 @@
+//! Enumerations whose values are words for programs: in JSON, in the database, as labels of metrics.
+
+/// Defines an enumeration of words, each given once: `as_str` and serde write it, `named` reads it.
+macro_rules! words {
+    ($(#[$meta:meta])* pub enum $name:ident {
+        $($(#[$doc:meta])* $variant:ident = $word:literal,)+
+    }) => {
+        $(#[$meta])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[derive(serde::Serialize, serde::Deserialize)]
+        pub enum $name { $($(#[$doc])* #[serde(rename = $word)] $variant,)+ }
+
+        #[allow(dead_code, reason = "not every enumeration of words needs each of these")]
+        impl $name {
+            /// All values.
+            pub const ALL: [$name; [$($word),+].len()] = [$($name::$variant),+];
+
+            /// The word for programs, which does not change.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self { $($name::$variant => $word,)+ }
+            }
+
+            /// The value with this word.
+            #[must_use]
+            pub fn named(word: &str) -> Option<$name> {
+                $name::ALL.into_iter().find(|value| value.as_str() == word)
+            }
+        }
+    };
+}
+
+pub(crate) use words;
