@@ -136,6 +136,8 @@ struct Daemon {
     status: Arc<SharedStatus>,
     server: PageServer,
     last_good: LastGood,
+    /// Whether the settings are those of an empty main file.
+    is_blank: bool,
     /// `None` if it cannot be had: the daemon counts and rescues all the same.
     control: Option<ControlServer>,
     pages: control::Pages,
@@ -159,7 +161,7 @@ impl Daemon {
         let lifetime = Lifetime::install().context("cannot set up metrics")?;
         let last_good = LastGood::start(config);
         if start.in_force == InForce::Configured {
-            last_good.keep(&start.settings);
+            last_good.keep(&start.settings, start.is_blank);
         }
         let settings = Arc::new(start.settings);
         let timeout = sweep_timeout(&settings);
@@ -213,6 +215,7 @@ impl Daemon {
             status,
             server,
             last_good,
+            is_blank: start.is_blank,
             control,
             pages,
             chronicle,
@@ -277,7 +280,12 @@ impl Daemon {
             return self.begin_reload();
         }
         let result = match read {
-            Ok(loaded) => self.adopt(loaded.settings).await,
+            Ok(loaded) if loaded.is_blank && !self.is_blank => {
+                let path = self.config.as_deref();
+                let path = path.unwrap_or(Path::new(config::DEFAULT_PATH));
+                Err(config::blank_file(path).into())
+            }
+            Ok(loaded) => self.adopt(loaded).await,
             Err(error) => Err(error),
         };
         self.answer_reload(result);
@@ -301,7 +309,8 @@ impl Daemon {
         notify(&[NotifyState::Ready]);
     }
 
-    async fn adopt(&mut self, settings: Settings) -> anyhow::Result<()> {
+    async fn adopt(&mut self, loaded: Loaded) -> anyhow::Result<()> {
+        let settings = loaded.settings;
         self.server.move_to(settings.metrics.listen).await?;
         let socket = |server: &ControlServer| server.control == settings.control;
         if !self.control.as_ref().is_some_and(socket) {
@@ -313,7 +322,8 @@ impl Daemon {
         self.chronicle
             .teller()
             .set_retention(settings.history.retention);
-        self.last_good.keep(&settings);
+        self.is_blank = loaded.is_blank;
+        self.last_good.keep(&settings, loaded.is_blank);
         let settings = Arc::new(settings);
         // Fails only without a receiver: then the sampler has ended, and the daemon ends too.
         let _ = self.settings.send(Arc::clone(&settings));
