@@ -141,6 +141,8 @@ struct Daemon {
     status: Arc<SharedStatus>,
     server: PageServer,
     last_good: LastGood,
+    /// Whether the settings are those of an empty main file.
+    is_blank: bool,
     /// `None` if it cannot be had: the daemon counts and rescues all the same.
     control: Option<ControlServer>,
     pages: control::Pages,
@@ -170,7 +172,7 @@ impl Daemon {
         let lifetime = Lifetime::install().context("cannot set up metrics")?;
         let last_good = LastGood::start(config);
         if start.in_force == InForce::Configured {
-            last_good.keep(&start.settings);
+            last_good.keep(&start.settings, start.is_blank);
         }
         let settings = Arc::new(start.settings);
         let timeout = sweep_timeout(&settings);
@@ -226,6 +228,7 @@ impl Daemon {
             status,
             server,
             last_good,
+            is_blank: start.is_blank,
             control,
             pages,
             tasks,
@@ -287,7 +290,12 @@ impl Daemon {
     /// Adopts a new configuration, or keeps the former one as a whole.
     async fn end_reload(&mut self, read: anyhow::Result<Loaded>) {
         let result = match read {
-            Ok(loaded) => self.adopt(loaded.settings).await,
+            Ok(loaded) if loaded.is_blank && !self.is_blank => {
+                let path = self.config.as_deref();
+                let path = path.unwrap_or(Path::new(config::DEFAULT_PATH));
+                Err(config::blank_file(path).into())
+            }
+            Ok(loaded) => self.adopt(loaded).await,
             Err(error) => Err(error),
         };
         self.answer_reload(result);
@@ -311,7 +319,8 @@ impl Daemon {
         notify(&[NotifyState::Ready]);
     }
 
-    async fn adopt(&mut self, settings: Settings) -> anyhow::Result<()> {
+    async fn adopt(&mut self, loaded: Loaded) -> anyhow::Result<()> {
+        let settings = loaded.settings;
         self.server.move_to(settings.metrics.listen).await?;
         let socket = |server: &ControlServer| server.control == settings.control;
         if !self.control.as_ref().is_some_and(socket) {
@@ -323,7 +332,8 @@ impl Daemon {
         self.history
             .handle()
             .set_retention(settings.history.retention);
-        self.last_good.keep(&settings);
+        self.is_blank = loaded.is_blank;
+        self.last_good.keep(&settings, loaded.is_blank);
         let settings = Arc::new(settings);
         // Fails only without a receiver: then the sampler has ended, and the daemon ends too.
         let _ = self.settings.send(Arc::clone(&settings));
