@@ -280,6 +280,8 @@ fn imports(source: &Source) -> Vec<(String, usize)> {
             "mod" if tokens.get(at + 2) == Some(&"{") => {
                 inner.push((depth + 1, tokens[at + 1].to_owned()));
             }
+            // `pub(in crate::room)` imports nothing.
+            "crate" | "super" if at > 1 && tokens[at - 2..at] == ["(", "in"] => {}
             "crate" | "super" | "self" | "fragwatch" if tokens.get(at + 1) == Some(&"::") => {
                 let here = inner
                     .iter()
@@ -445,6 +447,7 @@ fn imports_are_understood() {
         mod tests { use crate::cli; }
         #[cfg(test)]
         mod elsewhere;
+        pub(in crate::visible) const VISIBLE: u8 = 0;
         mod inner {
             use super::super::worker;
             fn g() { crate::daemon::run() }

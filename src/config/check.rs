@@ -513,5 +513,4 @@ pub(super) fn adapt(settings: &mut Settings, table: &DeTable<'_>) {
     if !written("rescue.min_interval") {
         rescue.min_interval = rescue.min_interval.min(rescue.quiet_after);
     }
-    super::limits::adapt(&mut settings.thresholds, table);
 }

@@ -156,6 +156,7 @@ fn assemble(sources: &[Source], problems: &[Problem]) -> (Settings, Vec<Finding>
         findings.extend(rules::check(&settings.klog.rules, &table, sources));
     }
     check::adapt(&mut settings, &table);
+    limits::adapt(&mut settings.thresholds, &table);
     if problems.is_empty() && findings.iter().all(|it| it.is_in(MAINTENANCE)) {
         let mut more = Check::new(&table, &settings).contradictions();
         // An example in the place of a value that could not be read contradicts values that are right.

@@ -9,6 +9,7 @@
 //! Runs that an earlier daemon left are finished first ([`note`]); until then nothing begins.
 
 mod child;
+mod control;
 mod engines;
 mod note;
 mod phase;
@@ -47,9 +48,10 @@ use crate::serve::shared_status::SharedStatus;
 use crate::serve::{metrics, status};
 use crate::state_dir::StateDir;
 use crate::sys;
+use control::{Control, NotReady};
 use engines::Engines;
 use note::{Note, NoteFile, left_behind};
-use runner::{Control, Ended, Task};
+use runner::{Ended, Task};
 
 const TICK: Duration = Duration::from_secs(1);
 /// From one plan to the next while a window is open.
@@ -512,7 +514,7 @@ impl Maintenance {
         let report = match ended.result {
             // The next daemon finishes it.
             None => return,
-            Some(Err(runner::NotReady(why))) => {
+            Some(Err(NotReady(why))) => {
                 if let Some(note) = ended.note {
                     note.remove();
                 }
@@ -574,7 +576,7 @@ impl Maintenance {
 /// TimeoutStopSec= (sd_notify(3), EXTEND_TIMEOUT_USEC).
 fn extend_stop() {
     let more = u32::try_from((TICK * 15).as_micros()).unwrap_or(u32::MAX);
-    super::notify(&[sd_notify::NotifyState::ExtendTimeoutUsec(more)]);
+    super::systemd::notify(&[sd_notify::NotifyState::ExtendTimeoutUsec(more)]);
 }
 
 /// The notes of an earlier daemon. A disk that does not answer has none for us.

@@ -286,7 +286,7 @@ async fn feed_watchdog() {
         return std::future::pending().await;
     };
     loop {
-        super::notify(&[sd_notify::NotifyState::Watchdog]);
+        super::systemd::notify(&[sd_notify::NotifyState::Watchdog]);
         tokio::time::sleep(interval / 3).await;
     }
 }

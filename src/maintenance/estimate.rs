@@ -5,12 +5,8 @@ use std::time::Duration;
 
 use super::facts::{FilesystemFacts, ImageFacts};
 use super::policy::Policy;
-use crate::model::{Bytes, BytesPerSecond, Engine, RunRecord, swap_stall};
-
-/// Past runs that are looked at, the last ones: disks and neighbours change.
-const RUNS: usize = 9;
-/// Runs that copied less say nothing of the speed.
-const LEAST_COPIED: Bytes = Bytes(64 << 20);
+use super::speed::Speed;
+use crate::model::{Bytes, BytesPerSecond, Engine, swap_stall};
 
 /// What `xfs_fsr` copies where nothing was measured. An SSD does three times that; a run that takes
 /// less long than it was told is no harm.
@@ -23,57 +19,6 @@ const AROUND_IT: Duration = Duration::from_secs(2);
 
 /// What `online` needs beside what the image has: one segment, generously.
 const ONLINE_NEEDS: Bytes = Bytes(64 << 20);
-
-/// How fast the runs on a file system were. `None` where there are none.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Speeds {
-    /// What `xfs_fsr` copies.
-    pub xfs_fsr: Option<Speed>,
-    /// What `online` copies.
-    pub online: Option<Speed>,
-}
-
-/// A measured speed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Speed {
-    /// The median of the last runs.
-    pub median: BytesPerSecond,
-    /// How many runs these are.
-    pub runs: u32,
-}
-
-impl Speeds {
-    /// By the runs on a file system, the oldest first.
-    #[must_use]
-    pub fn of(runs: &[&RunRecord]) -> Speeds {
-        let by = |engine| {
-            let counts = |run: &&&RunRecord| run.engine == engine && run.bytes >= LEAST_COPIED;
-            let speed = |run: &&RunRecord| {
-                let rate = u128::from(run.bytes.0) * 1000 / run.took.as_millis().max(1);
-                u64::try_from(rate).ok()
-            };
-            let last = runs.iter().rev().filter(counts);
-            let (median, runs) = median(last.filter_map(speed))?;
-            Some(Speed {
-                median: BytesPerSecond(median),
-                runs,
-            })
-        };
-        Speeds {
-            xfs_fsr: by(Engine::XfsFsr),
-            online: by(Engine::Online),
-        }
-    }
-}
-
-/// The median of the first few numbers that are not zero, the lower one of two, and how many there
-/// are.
-fn median(numbers: impl Iterator<Item = u64>) -> Option<(u64, u32)> {
-    let mut numbers: Vec<u64> = numbers.filter(|number| *number > 0).take(RUNS).collect();
-    numbers.sort_unstable();
-    let middle = numbers.len().checked_sub(1)? / 2;
-    Some((*numbers.get(middle)?, u32::try_from(numbers.len()).ok()?))
-}
 
 /// What a speed was taken from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -136,62 +81,5 @@ pub fn estimate(
         speed,
         basis,
         stall,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::model::{ExtentCount, ImageKey, ImageRef, OutcomeKind, UnixTime};
-
-    fn run(engine: Engine, mib: u64, seconds: u64) -> RunRecord {
-        RunRecord {
-            image: ImageRef {
-                key: ImageKey {
-                    filesystem: "u".to_owned(),
-                    inode: 1,
-                    generation: 0,
-                },
-                path: "/srv/a".into(),
-            },
-            at: UnixTime(0),
-            engine,
-            from: ExtentCount(44_000),
-            to: ExtentCount(1),
-            bytes: Bytes(mib << 20),
-            took: Duration::from_secs(seconds),
-            outcome: OutcomeKind::Improved,
-            reason: String::new(),
-        }
-    }
-
-    fn speeds(runs: &[RunRecord]) -> Speeds {
-        Speeds::of(&runs.iter().collect::<Vec<_>>())
-    }
-
-    #[test]
-    fn the_last_runs_give_the_speed() {
-        assert_eq!(speeds(&[]), Speeds::default());
-        let mut runs = vec![run(Engine::XfsFsr, 1000, 1); 20];
-        runs.extend(vec![run(Engine::XfsFsr, 1000, 10); 6]);
-        // One that was held up, and one that had hardly begun.
-        runs.push(run(Engine::XfsFsr, 1000, 10_000));
-        runs.push(run(Engine::XfsFsr, 1, 100));
-        runs.push(run(Engine::Online, 100, 10));
-        let speed = |mib: u64, runs| {
-            let median = BytesPerSecond(mib << 20);
-            Some(Speed { median, runs })
-        };
-        let (xfs_fsr, online) = (speed(100, 9), speed(10, 1));
-        assert_eq!(speeds(&runs), Speeds { xfs_fsr, online });
-    }
-
-    #[test]
-    fn a_run_that_took_no_time_is_no_trouble() {
-        let runs = [
-            run(Engine::XfsFsr, u64::MAX >> 20, 0),
-            run(Engine::XfsFsr, 0, 5),
-        ];
-        assert!(speeds(&runs).xfs_fsr.is_none_or(|speed| speed.runs == 1));
     }
 }

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
 use super::calendar::{Calendar, Opening, between};
-use super::estimate::Speeds;
+use super::speed::Speeds;
 use crate::model::{
     Bytes, Effect, Engine, EngineState, ExtentCount, ExtentsPerDay, Features, FilesystemKind,
     Obstacle, Outlook, Severity, Unusable,

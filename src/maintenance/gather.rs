@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use jiff::Timestamp;
 
-use super::estimate::Speeds;
 use super::facts::{Active, FilesystemFacts, ImageFacts, LastRun, User, ideal};
+use super::speed::Speeds;
 use crate::model::{
     ExtentMap, ExtentsPerDay, Filesystem, ImageKey, OutcomeKind, Outlook, Owner, RunRecord, Sample,
     Severity, UnixTime,

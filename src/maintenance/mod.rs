@@ -4,7 +4,8 @@
 //! - [`calendar`]: when it is allowed
 //! - [`policy`]: what the operator wants
 //! - [`facts`]: all that a plan depends on beside that
-//! - [`estimate`]: how long a run takes, judged by past ones
+//! - [`speed`]: how fast past runs were
+//! - [`estimate`]: how long a run takes, judged by that
 //! - [`reason`]: why an image is left alone, in words
 //! - [`planner`]: from all of these to a decision on every image
 
@@ -15,10 +16,12 @@ pub mod gather;
 pub mod planner;
 pub mod policy;
 pub mod reason;
+pub mod speed;
 
 pub use calendar::{Calendar, JitterSeed, Opening};
-pub use estimate::{Basis, Speeds};
+pub use estimate::Basis;
 pub use facts::{Active, Allowed, FilesystemFacts, ImageFacts, LastRun, PlanFacts, User};
 pub use planner::{Decision, Plan, Planned, PlannedRun, passed_over, plan};
 pub use policy::Policy;
 pub use reason::Reason;
+pub use speed::Speeds;

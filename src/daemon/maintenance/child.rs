@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use tracing::warn;
 
-use super::runner::{Control, NotReady};
+use super::control::{Control, NotReady};
 use crate::defrag::job::{self, DefragJob, JobMessage, JobReport};
 use crate::model::{RunOutcome, RunReport};
 use crate::sys::child::kill_with_parent;

@@ -6,8 +6,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -15,13 +14,14 @@ use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 
 use super::child;
+use super::control::{Control, NotReady};
 use super::note::{HookProcess, Note, NoteFile};
 use super::phase::{Hooks, Phase, PhaseEnd};
-use crate::defrag::job::{DefragJob, JobProgress, JobReport};
+use crate::defrag::job::{DefragJob, JobReport};
 use crate::hook::{self, Attendant, Call, HookOutcome};
 use crate::model::path::shown;
 use crate::model::{
-    Engine, ExtentCount, ImageRef, ReasonCode, RunOutcome, RunReport, Stop, UnixTime, Vm,
+    Engine, ExtentCount, ImageRef, ReasonCode, RunOutcome, RunReport, UnixTime, Vm,
 };
 
 /// How long one of the operator's commands may take: it may shut a VM down.
@@ -39,11 +39,6 @@ pub(super) struct Task {
     pub(super) state: PathBuf,
 }
 
-/// Why nothing was done, where that is no fault of the image: the state directory cannot be written,
-/// or no process can be started.
-#[derive(Debug)]
-pub(super) struct NotReady(pub(super) String);
-
 /// How a run ended.
 pub(super) struct Ended {
     /// Of the image.
@@ -56,56 +51,6 @@ pub(super) struct Ended {
     pub(super) hook_after: Option<String>,
     /// To be removed when the history has the run.
     pub(super) note: Option<NoteFile>,
-}
-
-/// The orders to a run, from outside of its thread.
-#[derive(Debug, Default)]
-pub(super) struct Control {
-    stop: AtomicBool,
-    why: Mutex<Option<Stop>>,
-    cancel_hooks: AtomicBool,
-    progress: Mutex<Option<JobProgress>>,
-}
-
-impl Control {
-    /// Ends the job soon. A command that runs is waited for: `hook_before` killed half-way could
-    /// leave a VM that goes down after `hook_after` has started it. The first reason counts.
-    pub(super) fn stop(&self, why: Stop) {
-        lock(&self.why).get_or_insert(why);
-        self.stop.store(true, Ordering::Relaxed);
-    }
-
-    /// Ends a command that runs too: the daemon ends now. The next one finishes the run.
-    pub(super) fn cancel_hooks(&self) {
-        self.cancel_hooks.store(true, Ordering::Relaxed);
-    }
-
-    /// Why it was stopped, if it was.
-    pub(super) fn stopped(&self) -> Option<Stop> {
-        *lock(&self.why)
-    }
-
-    /// Whether it is to stop.
-    pub(super) fn is_stopped(&self) -> bool {
-        self.stop.load(Ordering::Relaxed)
-    }
-
-    /// How far the job is.
-    pub(super) fn progress(&self) -> Option<JobProgress> {
-        *lock(&self.progress)
-    }
-
-    pub(super) fn set_progress(&self, progress: JobProgress) {
-        *lock(&self.progress) = Some(progress);
-    }
-
-    fn is_cancelled(&self) -> bool {
-        self.cancel_hooks.load(Ordering::Relaxed)
-    }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Starts a run. Its end is sent to `ended`.

@@ -4,8 +4,9 @@ use jiff::tz::TimeZone;
 use proptest::prelude::*;
 
 use super::*;
-use crate::maintenance::estimate::{Basis, Speed, Speeds};
+use crate::maintenance::estimate::Basis;
 use crate::maintenance::facts::{Active, LastRun, User};
+use crate::maintenance::speed::{Speed, Speeds};
 use crate::model::{
     Borders, Bytes, BytesPerSecond, EngineState, ExtentsPerDay, Features, Unusable, UnusableReason,
 };
