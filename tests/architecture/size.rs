@@ -14,7 +14,6 @@ const COPIED_LINES: usize = 10;
 const LONG_TESTS: &[&str] = &[
     "config::units",
     "defrag::run",
-    "history::pack",
     "klog::rules",
     "klog::tail",
     "rescue::evidence",
