@@ -19,6 +19,7 @@
 //! A daemon takes the [`lock`] of the directory before it opens anything, so that two never write the
 //! same history. `schema.sql` documents the tables for operators.
 
+mod error;
 mod file;
 mod join;
 pub mod lock;

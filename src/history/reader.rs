@@ -13,7 +13,8 @@ use std::time::Duration;
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _, Transaction, params};
 use serde::{Deserialize, Serialize};
 
-use super::store::{NOTED, StoreError, bytes, stored};
+use super::error::StoreError;
+use super::store::{NOTED, bytes, stored};
 use super::{file, schema};
 use crate::model::path::shown;
 use crate::model::{

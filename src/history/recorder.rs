@@ -12,8 +12,9 @@ use std::time::{Duration, Instant};
 
 use tracing::{error, info, warn};
 
+use super::error::StoreError;
 use super::record::Record;
-use super::store::{QuarantinedDb, Store, StoreError};
+use super::store::{QuarantinedDb, Store};
 use crate::background::{Background, Jobs, STACK};
 use crate::config::settings;
 use crate::model::path::shown;
