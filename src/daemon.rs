@@ -62,7 +62,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
 
-use crate::config::{Loaded, Settings};
+use crate::config::{Loaded, Settings, blank_file};
 use crate::model::path::shown;
 use crate::serve::control;
 use crate::serve::metrics::{self, Lifetime};
@@ -291,9 +291,7 @@ impl Daemon {
     async fn end_reload(&mut self, read: anyhow::Result<Loaded>) {
         let result = match read {
             Ok(loaded) if loaded.is_blank && !self.is_blank => {
-                let path = self.config.as_deref();
-                let path = path.unwrap_or(Path::new(config::DEFAULT_PATH));
-                Err(config::blank_file(path).into())
+                Err(blank_file(self.config.path()).into())
             }
             Ok(loaded) => self.adopt(loaded).await,
             Err(error) => Err(error),

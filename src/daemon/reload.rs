@@ -36,6 +36,13 @@ impl ConfigReader {
         }
     }
 
+    /// The main file.
+    pub(super) fn path(&self) -> &Path {
+        self.config
+            .as_deref()
+            .unwrap_or(Path::new(config::DEFAULT_PATH))
+    }
+
     /// Begins to read it.
     ///
     /// # Errors

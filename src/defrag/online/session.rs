@@ -15,19 +15,6 @@ use crate::defrag::{Host, holders};
 use crate::model::{Bytes, Extent, ExtentCount, RunOutcome, RunReport, Stop};
 use crate::sys::geometry;
 
-/// What was done so far.
-#[derive(Debug, Default)]
-pub(super) struct Work {
-    /// Segments that were moved.
-    pub(super) segments: u64,
-    /// The calls that locked the image: a clone and an unsharing for each segment.
-    pub(super) calls: CallTimes,
-    /// Time spent on segments.
-    pub(super) busy: Duration,
-    /// Extents that were removed, by what the survey counted.
-    pub(super) joined: ExtentCount,
-}
-
 /// How often orders are checked in a rest.
 const INTERVAL: Duration = Duration::from_millis(20);
 /// Without a segment for so long a run is stuck.
