@@ -110,7 +110,7 @@ impl Packed<19> for Entry {
             sequence: words[0],
             rule: words[1],
             text,
-            length: words[2] as usize,
+            length: usize::try_from(words[2]).unwrap_or(0),
         }
     }
 }
