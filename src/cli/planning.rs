@@ -15,6 +15,7 @@ use crate::config::Settings;
 use crate::daemon::{is_recent, read_last_incident, read_runs};
 use crate::defrag::job::PassedOver;
 use crate::defrag::pressure::{Asked, Gauge, before_runs};
+use crate::defrag::refusal::Refusal;
 use crate::defrag::{self, guard, usable};
 use crate::discover::mounts::MountTable;
 use crate::maintenance::gather::{self, ImageNow, Runs};
@@ -229,7 +230,7 @@ fn obstacle(image: &Image, settings: &Settings) -> Option<Obstacle> {
     let host = defrag::Host::to_look_at();
     let target = guard::open(&image.sample.path, &host).ok()?;
     match guard::check_quick(&target, &settings.defrag, &host) {
-        Err(guard::Refusal::Forbidden(obstacle)) => Some(obstacle),
+        Err(Refusal::Forbidden(obstacle)) => Some(obstacle),
         _ => None,
     }
 }

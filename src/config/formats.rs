@@ -10,16 +10,11 @@ use super::units::{ParseError, Unit};
 pub(super) mod text {
     use super::*;
 
-    pub(in crate::config) fn serialize<T: Unit, S: Serializer>(
-        value: &T,
-        to: S,
-    ) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<T: Unit, S: Serializer>(value: &T, to: S) -> Result<S::Ok, S::Error> {
         to.serialize_str(&value.write())
     }
 
-    pub(in crate::config) fn deserialize<'de, T: Unit, D: Deserializer<'de>>(
-        from: D,
-    ) -> Result<T, D::Error> {
+    pub(crate) fn deserialize<'de, T: Unit, D: Deserializer<'de>>(from: D) -> Result<T, D::Error> {
         T::parse(&String::deserialize(from)?).map_err(D::Error::custom)
     }
 }
@@ -28,14 +23,14 @@ pub(super) mod text {
 pub(super) mod texts {
     use super::*;
 
-    pub(in crate::config) fn serialize<T: Unit, S: Serializer>(
+    pub(crate) fn serialize<T: Unit, S: Serializer>(
         values: &[T],
         to: S,
     ) -> Result<S::Ok, S::Error> {
         to.collect_seq(values.iter().map(Unit::write))
     }
 
-    pub(in crate::config) fn deserialize<'de, T: Unit, D: Deserializer<'de>>(
+    pub(crate) fn deserialize<'de, T: Unit, D: Deserializer<'de>>(
         from: D,
     ) -> Result<Vec<T>, D::Error> {
         let texts = Vec::<String>::deserialize(from)?;
@@ -50,16 +45,11 @@ pub(super) mod rate {
     use crate::config::units::Rate;
     use crate::model::Bytes;
 
-    pub(in crate::config) fn serialize<S: Serializer>(
-        bytes: &Bytes,
-        to: S,
-    ) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<S: Serializer>(bytes: &Bytes, to: S) -> Result<S::Ok, S::Error> {
         text::serialize(&Rate(*bytes), to)
     }
 
-    pub(in crate::config) fn deserialize<'de, D: Deserializer<'de>>(
-        from: D,
-    ) -> Result<Bytes, D::Error> {
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Bytes, D::Error> {
         text::deserialize(from).map(|Rate(bytes)| bytes)
     }
 }
@@ -69,16 +59,11 @@ pub(super) mod factor {
     use super::*;
     use crate::model::Share;
 
-    pub(in crate::config) fn serialize<S: Serializer>(
-        share: &Share,
-        to: S,
-    ) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<S: Serializer>(share: &Share, to: S) -> Result<S::Ok, S::Error> {
         to.serialize_f64(f64::from(share.0) / f64::from(Share::WHOLE.0))
     }
 
-    pub(in crate::config) fn deserialize<'de, D: Deserializer<'de>>(
-        from: D,
-    ) -> Result<Share, D::Error> {
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Share, D::Error> {
         let factor = f64::deserialize(from)?;
         if !(0.0..=1.0).contains(&factor) {
             let error = ParseError::new("is not a number from 0 to 1", None);
@@ -103,7 +88,7 @@ pub(super) mod per_day {
         Text(String),
     }
 
-    pub(in crate::config) fn serialize<S: Serializer>(
+    pub(crate) fn serialize<S: Serializer>(
         rate: &Option<ExtentsPerDay>,
         to: S,
     ) -> Result<S::Ok, S::Error> {
@@ -112,7 +97,7 @@ pub(super) mod per_day {
         rate.map_or(never, count).serialize(to)
     }
 
-    pub(in crate::config) fn deserialize<'de, D: Deserializer<'de>>(
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
         from: D,
     ) -> Result<Option<ExtentsPerDay>, D::Error> {
         match Written::deserialize(from)? {
@@ -126,17 +111,17 @@ pub(super) mod per_day {
     }
 
     /// The same for a key that may be absent.
-    pub(in crate::config) mod changed {
+    pub(crate) mod changed {
         use super::*;
 
-        pub(in crate::config) fn serialize<S: Serializer>(
+        pub(crate) fn serialize<S: Serializer>(
             rate: &Option<Option<ExtentsPerDay>>,
             to: S,
         ) -> Result<S::Ok, S::Error> {
             super::serialize(&rate.flatten(), to)
         }
 
-        pub(in crate::config) fn deserialize<'de, D: Deserializer<'de>>(
+        pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
             from: D,
         ) -> Result<Option<Option<ExtentsPerDay>>, D::Error> {
             super::deserialize(from).map(Some)
@@ -150,10 +135,7 @@ pub(super) mod date {
     use jiff::civil::Date;
     use toml::value::{Date as TomlDate, Datetime};
 
-    pub(in crate::config) fn serialize<S: Serializer>(
-        date: &Date,
-        to: S,
-    ) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<S: Serializer>(date: &Date, to: S) -> Result<S::Ok, S::Error> {
         let part = |number: i8| u8::try_from(number).unwrap_or_default();
         let date = TomlDate {
             year: u16::try_from(date.year()).unwrap_or_default(),
@@ -163,9 +145,7 @@ pub(super) mod date {
         Datetime::from(date).serialize(to)
     }
 
-    pub(in crate::config) fn deserialize<'de, D: Deserializer<'de>>(
-        from: D,
-    ) -> Result<Date, D::Error> {
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Date, D::Error> {
         let written = Datetime::deserialize(from)?;
         let date: Option<Date> = written.date.and_then(|date| date.to_string().parse().ok());
         match (date, written.time) {

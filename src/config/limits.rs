@@ -50,6 +50,7 @@ impl Check<'_> {
         let below_all = Share(Share::WHOLE.0 - 1);
         self.range("thresholds.host.warning", host.warning, ..=below_all);
         self.range("thresholds.host.critical", host.critical, Share(1)..);
+        let all = |limits| only(limits, [true; 3]);
         let (warning, critical) = (all(&thresholds.warning), all(&thresholds.critical));
         self.limits("thresholds", &warning, &critical);
         for (i, over) in thresholds.overrides.iter().enumerate() {
@@ -213,8 +214,8 @@ pub(super) fn adapt(thresholds: &mut Thresholds, table: &DeTable<'_>) {
             either(&over.critical, &base.1),
         );
         adapt_limits(&mut warning, &mut critical, &written, reach);
-        add_differences(&mut over.warning, &before.0, &warning);
-        add_differences(&mut over.critical, &before.1, &critical);
+        over.warning = either(&differences(&before.0, &warning), &over.warning);
+        over.critical = either(&differences(&before.1, &critical), &over.critical);
     }
     let HostLimits { warning, critical } = &mut thresholds.host;
     if *critical <= *warning {
@@ -277,23 +278,28 @@ fn window_for(time: Duration) -> Duration {
 
 /// Those of the `limits` of a section that were written.
 fn written(table: &DeTable<'_>, section: &str, limits: &Limits) -> LimitChanges {
-    let is_written = |key: &str| read::place(table, &format!("{section}.{key}")).is_some();
-    let all = all(limits);
+    let keys = ["extents", "growth_per_day", "time_to_critical"];
+    let is_written = |key| read::place(table, &format!("{section}.{key}")).is_some();
+    only(limits, keys.map(is_written))
+}
+
+/// The limits that are `set`, in the order of their declaration.
+fn only(limits: &Limits, set: [bool; 3]) -> LimitChanges {
     LimitChanges {
-        extents: all.extents.filter(|_| is_written("extents")),
-        growth_per_day: all.growth_per_day.filter(|_| is_written("growth_per_day")),
-        time_to_critical: all
-            .time_to_critical
-            .filter(|_| is_written("time_to_critical")),
+        extents: set[0].then_some(limits.extents),
+        growth_per_day: set[1].then_some(limits.growth_per_day),
+        time_to_critical: set[2].then_some(limits.time_to_critical),
     }
 }
 
-fn all(limits: &Limits) -> LimitChanges {
-    LimitChanges {
-        extents: Some(limits.extents),
-        growth_per_day: Some(limits.growth_per_day),
-        time_to_critical: Some(limits.time_to_critical),
-    }
+/// What is different in `after`.
+fn differences(before: &Limits, after: &Limits) -> LimitChanges {
+    let set = [
+        before.extents != after.extents,
+        before.growth_per_day != after.growth_per_day,
+        before.time_to_critical != after.time_to_critical,
+    ];
+    only(after, set)
 }
 
 /// The changes, and where there are none the `others`.
@@ -303,23 +309,4 @@ fn either(changes: &LimitChanges, others: &LimitChanges) -> LimitChanges {
         growth_per_day: changes.growth_per_day.or(others.growth_per_day),
         time_to_critical: changes.time_to_critical.or(others.time_to_critical),
     }
-}
-
-/// Adds what is different in `after`.
-fn add_differences(changes: &mut LimitChanges, before: &Limits, after: &Limits) {
-    let (old, new) = (all(before), all(after));
-    *changes = LimitChanges {
-        extents: new
-            .extents
-            .filter(|_| old.extents != new.extents)
-            .or(changes.extents),
-        growth_per_day: new
-            .growth_per_day
-            .filter(|_| old.growth_per_day != new.growth_per_day)
-            .or(changes.growth_per_day),
-        time_to_critical: new
-            .time_to_critical
-            .filter(|_| old.time_to_critical != new.time_to_critical)
-            .or(changes.time_to_critical),
-    };
 }

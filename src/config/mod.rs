@@ -7,7 +7,7 @@
 //!
 //! To add a key, give it a field and a default in [`settings`], its bounds in [`check`], and describe
 //! it in `config/fragwatch.toml`; the tests ask for what is forgotten. A section that can be there
-//! several times also has an example in [`read`].
+//! several times also has an example in [`schema`].
 
 mod check;
 mod file;
@@ -15,8 +15,10 @@ mod formats;
 mod globs;
 mod limits;
 mod read;
+mod refusal;
 mod report;
 mod rules;
+mod schema;
 pub mod settings;
 mod text;
 pub mod units;
@@ -44,6 +46,18 @@ pub struct Loaded {
     /// The files that were read, in order: the later one wins. Empty if there are none and all
     /// settings are defaults.
     pub files: Vec<PathBuf>,
+    /// Whether the main file is there and holds nothing, not even a comment.
+    pub is_blank: bool,
+}
+
+/// Why a main file that holds nothing is refused where another one was in force: an editor or a
+/// full disk leaves such a file behind.
+#[must_use]
+pub fn blank_file(path: &Path) -> ConfigError {
+    let message = "is empty, but the configuration before it was not";
+    let help = "write the settings into it, or a comment if the defaults are to be in force";
+    let problem = Problem::of_file(path, message, help);
+    ConfigError::new(vec![problem], Vec::new(), &[])
 }
 
 /// Reads the file at `path`, then every `conf.d/*.toml` in its directory, in the order of their
@@ -79,42 +93,50 @@ pub fn load_to_start(path: Option<&Path>) -> Result<(Loaded, Option<ConfigError>
         None => file::Missing::IsEmpty,
     };
     let path = path.unwrap_or(Path::new(DEFAULT_PATH));
-    let (sources, problems) = file::read_all(path, missing);
-    let (mut settings, findings) = assemble(&sources, &problems);
-    if problems.is_empty() && findings.is_empty() {
-        return Ok((loaded(settings, sources), None));
-    }
-    let tolerable = problems.is_empty() && findings.iter().all(|it| it.is_in(MAINTENANCE));
-    let error = ConfigError::new(problems, findings, &sources);
-    if !tolerable {
-        return Err(error);
-    }
-    settings.maintenance.windows.clear();
-    Ok((loaded(settings, sources), Some(error)))
+    read_files(path, missing, |finding| finding.is_in(MAINTENANCE)).map(|(mut loaded, error)| {
+        if error.is_some() {
+            loaded.settings.maintenance.windows.clear();
+        }
+        (loaded, error)
+    })
 }
 
 /// The settings of a file that begins with `head` and goes on as [`Settings::to_toml`] has written
-/// it. Nothing if there is no such file, or if anything is wrong with it.
+/// it, and its text. None if there is no such file, or if anything is wrong with it.
 #[must_use]
-pub fn load_copy(path: &Path, head: &str) -> Option<Settings> {
+pub fn load_copy(path: &Path, head: &str) -> Option<(Settings, String)> {
     let source = file::read_one(path)?;
     let (settings, findings) = assemble(std::slice::from_ref(&source), &[]);
-    (source.text.starts_with(head) && findings.is_empty()).then_some(settings)
+    (source.text.starts_with(head) && findings.is_empty()).then_some((settings, source.text))
 }
 
 fn load_files(path: &Path, missing: file::Missing) -> Result<Loaded, ConfigError> {
-    let (sources, problems) = file::read_all(path, missing);
-    let (settings, findings) = assemble(&sources, &problems);
-    if problems.is_empty() && findings.is_empty() {
-        Ok(loaded(settings, sources))
-    } else {
-        Err(ConfigError::new(problems, findings, &sources))
-    }
+    read_files(path, missing, |_| false).map(|(loaded, _)| loaded)
 }
 
-fn loaded(settings: Settings, sources: Vec<Source>) -> Loaded {
-    let files = sources.into_iter().map(|source| source.path).collect();
-    Loaded { settings, files }
+/// What the files make together, with what is wrong if all of it `is_tolerable`.
+fn read_files(
+    path: &Path,
+    missing: file::Missing,
+    is_tolerable: impl Fn(&Finding) -> bool,
+) -> Result<(Loaded, Option<ConfigError>), ConfigError> {
+    let (sources, problems) = file::read_all(path, missing);
+    let (settings, findings) = assemble(&sources, &problems);
+    let tolerable = problems.is_empty() && findings.iter().all(is_tolerable);
+    let is_right = problems.is_empty() && findings.is_empty();
+    let error = (!is_right).then(|| ConfigError::new(problems, findings, &sources));
+    match error {
+        Some(error) if !tolerable => Err(error),
+        error => {
+            let is_blank = |source: &Source| source.path == path && source.text.trim().is_empty();
+            let loaded = Loaded {
+                settings,
+                is_blank: sources.first().is_some_and(is_blank),
+                files: sources.into_iter().map(|source| source.path).collect(),
+            };
+            Ok((loaded, error))
+        }
+    }
 }
 
 /// The settings that `sources` make together, and what is wrong with them beside `problems`.

@@ -5,18 +5,19 @@
 //! does not fit is read once more key by key, each in a table of its own.
 
 use std::borrow::Cow;
-use std::sync::LazyLock;
 
 use serde::Deserialize as _;
 use serde::de::IntoDeserializer as _;
 use toml::Spanned;
-use toml::de::{DeArray, DeTable, DeValue};
+use toml::de::{DeTable, DeValue};
 
+use super::refusal::{Refusal, Slot, Step, dotted, missing_field, nested};
 use super::report::{Finding, Place, keep_first};
+use super::schema::{
+    SCHEMA, Value, example_of, header, home, is_list_of_tables, is_table, names, section,
+};
 use super::settings::Settings;
-use super::text::{grouped, join, literal, nearest, quoted};
-use super::units::{INSTEAD, Unit as _};
-use crate::model::{ExtentCount, ExtentsPerDay, Share};
+use super::text::{join, literal, nearest, quoted};
 
 /// Characters of a value that a message repeats; the line below shows more.
 const MAX_REPEATED: usize = 40;
@@ -24,43 +25,6 @@ const MAX_REPEATED: usize = 40;
 const MAX_SYNTAX_ERRORS: usize = 100;
 /// How the parser's error for a string like `"\d"` begins.
 const NO_ESCAPE: &str = "missing escaped value";
-
-/// Sections of which there may be several, each with an example.
-const EXAMPLES: &str = r#"
-[[klog.rule]]
-name = "disk_failed"
-pattern = 'md/raid.*Disk failure on'
-action = "observe"
-
-[[thresholds.override]]
-images = ["/srv/db-*"]
-warning = { extents = 100_000, growth_per_day = 250_000, time_to_critical = "14d" }
-critical = { extents = 1_000_000, growth_per_day = 500_000, time_to_critical = "1d" }
-
-[[maintenance.window]]
-days = ["Sat", "Sun"]
-start = "01:00"
-duration = "4h"
-
-[[maintenance.blackout]]
-from = 2026-12-20
-to = 2027-01-06
-"#;
-
-/// A file that sets every key there is, to a value that is valid.
-pub(super) static EVERY_KEY: LazyLock<String> = LazyLock::new(|| {
-    let mut settings = Settings::default();
-    // Either may be a number or "never".
-    settings.thresholds.critical.growth_per_day =
-        Some(ExtentsPerDay::from_count(ExtentCount(500_000)));
-    settings.to_toml() + EXAMPLES
-});
-
-/// What [`EVERY_KEY`] holds: the keys and sections that a file may have.
-static SCHEMA: LazyLock<DeTable<'static>> =
-    LazyLock::new(|| DeTable::parse_recoverable(&EVERY_KEY).0.into_inner());
-
-type Value<'t> = Spanned<DeValue<'t>>;
 
 /// The keys of a file that holds `text` and begins at the place `begin`, with what is wrong in it.
 /// A value that is wrong is replaced by a valid one.
@@ -130,20 +94,6 @@ pub(super) fn place(table: &DeTable<'_>, path: &str) -> Option<Place> {
     Some(value.span())
 }
 
-fn is_list_of_tables(value: &DeValue<'_>) -> bool {
-    let items = value.as_array();
-    items.is_some_and(|items| !items.is_empty() && items.iter().all(is_table))
-}
-
-/// The keys of a section, or of the first of a list of them. None for any other value.
-fn section<'s, 'v>(value: &'s DeValue<'v>) -> Option<&'s DeTable<'v>> {
-    value.get(0).map_or(value, Spanned::get_ref).as_table()
-}
-
-fn is_table(value: &Value<'_>) -> bool {
-    value.get_ref().is_table()
-}
-
 /// The table with every place moved by `by` bytes.
 fn moved(table: DeTable<'_>, by: usize) -> DeTable<'_> {
     fn place<T>(spanned: &Spanned<T>, by: usize) -> Place {
@@ -166,9 +116,6 @@ fn moved(table: DeTable<'_>, by: usize) -> DeTable<'_> {
     });
     moved.collect()
 }
-
-/// A section on the way to a value, and whether it is an item of a list.
-type Step<'t> = (Cow<'t, str>, bool);
 
 /// Reads one file and collects what is wrong with it.
 struct Reader<'t> {
@@ -463,196 +410,6 @@ fn repeated(text: &str) -> String {
     keep_first(text.to_owned(), MAX_REPEATED)
 }
 
-/// Where a value stands.
-struct Slot<'s> {
-    path: &'s [Step<'s>],
-    /// Whether it is an item of the list at that path.
-    is_item: bool,
-    /// A value that fits. None for an item of a list of texts.
-    expected: Option<&'static Value<'static>>,
-}
-
-impl Slot<'_> {
-    /// Why a value does not fit; None if it does. That other keys are missing is no reason.
-    fn reject(&self, mut value: Value<'_>) -> Option<String> {
-        if self.is_item {
-            let span = value.span();
-            value = Spanned::new(span, DeValue::Array(std::iter::once(value).collect()));
-        }
-        let error = nested(self.path, value).err()?;
-        missing_field(&error)
-            .is_none()
-            .then(|| error.message().to_owned())
-    }
-
-    /// The same of a value as TOML.
-    fn reject_text(&self, text: &str) -> Option<String> {
-        match DeValue::parse(text) {
-            Ok(value) => self.reject(value),
-            Err(error) => Some(error.message().to_owned()),
-        }
-    }
-}
-
-/// A value that does not fit.
-struct Refusal<'r> {
-    value: &'r DeValue<'r>,
-    /// The value as it was written.
-    raw: &'r str,
-    slot: &'r Slot<'r>,
-}
-
-impl Refusal<'_> {
-    /// What is wrong, to be read after the value, and what was probably meant, as TOML.
-    fn explain(&self, mut error: String) -> (String, Option<String>) {
-        if self.raw.is_empty() {
-            return ("has no value".to_owned(), None);
-        }
-        let expected = self.slot.expected.map(Spanned::get_ref);
-        let expects_text = expected.is_none_or(DeValue::is_str);
-        let is_nested = self.value.is_array() || self.value.is_table();
-        if expects_text && !is_nested && !self.value.is_str() {
-            let text = quoted(self.raw);
-            match self.slot.reject_text(&text) {
-                None => return ("must stand in quotes".to_owned(), Some(text)),
-                Some(other) => error = other,
-            }
-        }
-        let inner = self.value.as_str().unwrap_or(self.raw);
-        if let (true, Some((_, names))) = (
-            error.starts_with("unknown variant"),
-            error.rsplit_once(", expected "),
-        ) {
-            let names: Vec<&str> = names.split('`').skip(1).step_by(2).collect();
-            let near = nearest(inner, names.iter().copied()).map(quoted);
-            return (format!("is none of {}", names.join(", ")), near);
-        }
-        let (reason, instead) = error.split_once(INSTEAD).unwrap_or_default();
-        if !instead.is_empty() {
-            let instead = if expects_text {
-                quoted(instead)
-            } else {
-                instead.to_owned()
-            };
-            return (reason.to_owned(), Some(instead));
-        }
-        let instead = self.guesses(inner).into_iter().flatten();
-        let instead = { instead }.find(|guess| self.slot.reject_text(guess).is_none());
-        let without_quotes = self.value.is_str() && instead.as_deref() == Some(inner);
-        let message = match expected {
-            _ if without_quotes => "must stand without quotes".to_owned(),
-            _ if !reason.is_empty() => reason.to_owned(),
-            Some(DeValue::Integer(_)) if self.raw.starts_with('-') => "is negative".to_owned(),
-            Some(DeValue::Integer(_)) if self.value.is_integer() => "is too large".to_owned(),
-            Some(DeValue::Integer(_)) => "is not a whole number".to_owned(),
-            Some(DeValue::Boolean(_)) => "is neither true nor false".to_owned(),
-            Some(DeValue::Float(_)) => "is not a number from 0 to 1".to_owned(),
-            Some(DeValue::Datetime(_)) => "is not a date".to_owned(),
-            Some(DeValue::Array(_)) => "is not a list".to_owned(),
-            _ => format!("must be text, not a TOML {}", self.value.type_str()),
-        };
-        (message, instead)
-    }
-
-    /// What may have been meant, as TOML.
-    fn guesses(&self, inner: &str) -> [Option<String>; 6] {
-        let factor = |share: Share| format!("{:?}", f64::from(share.0) / f64::from(Share::WHOLE.0));
-        [
-            self.value.as_str().map(str::to_owned),
-            guess_count(inner).map(grouped),
-            guess_switch(inner).map(|switch| switch.to_string()),
-            Share::parse(inner).ok().map(factor),
-            inner.split(['T', 't', ' ']).next().map(str::to_owned),
-            Some(format!("[{}]", quoted(inner))),
-        ]
-    }
-}
-
-fn missing_field(error: &toml::de::Error) -> Option<String> {
-    let (_, rest) = error.message().split_once("missing field `")?;
-    rest.strip_suffix('`').map(str::to_owned)
-}
-
-/// Reads a file that has nothing but this value, at the end of `path`.
-fn nested<'v>(path: &'v [Step<'v>], mut value: Value<'v>) -> Result<Settings, toml::de::Error> {
-    for (name, is_list) in path.iter().rev() {
-        let span = value.span();
-        if *is_list {
-            let list: DeArray<'_> = std::iter::once(value).collect();
-            value = Spanned::new(span.clone(), DeValue::Array(list));
-        }
-        let mut table = DeTable::new();
-        let key = Spanned::new(span.clone(), Cow::Borrowed(name.as_ref()));
-        table.insert(key, value);
-        value = Spanned::new(span, DeValue::Table(table));
-    }
-    Settings::deserialize(value.into_deserializer())
-}
-
-fn dotted(path: &[Step<'_>]) -> String {
-    let names: Vec<&str> = path.iter().map(|(name, _)| name.as_ref()).collect();
-    names.join(".")
-}
-
-fn names<'s>(schema: &'s DeTable<'_>) -> Vec<&'s str> {
-    schema.keys().map(|key| key.get_ref().as_ref()).collect()
-}
-
-/// How a section is headed: `[sampling]`, `[[klog.rule]]`. None if there is no such section.
-fn header(path: &str) -> Option<String> {
-    let mut keys: &DeTable<'_> = &SCHEMA;
-    let mut is_list = false;
-    for name in path.split('.') {
-        let value = keys.get(name)?.get_ref();
-        is_list = value.is_array();
-        keys = section(value)?;
-    }
-    Some(if is_list {
-        format!("[[{path}]]")
-    } else {
-        format!("[{path}]")
-    })
-}
-
-/// The header of the first section that has a key of this name.
-fn home(keys: &DeTable<'_>, name: &str, path: &str) -> Option<String> {
-    let is_value = |value: &Value<'_>| header(&join(path, name)).is_none() && !is_table(value);
-    if keys.get(name).is_some_and(is_value) {
-        return header(path);
-    }
-    keys.iter().find_map(|(key, value)| {
-        let value = value.get_ref();
-        let keys = section(value)?;
-        home(keys, name, &join(path, key.get_ref()))
-    })
-}
-
-/// How a value of the schema is written.
-fn example_of(value: &Value<'_>) -> &'static str {
-    EVERY_KEY.get(value.span()).unwrap_or_default()
-}
-
-/// The number that was meant by `"500000"`, `500k`, `5 M`, `1,000`.
-fn guess_count(text: &str) -> Option<u64> {
-    let is_digit = |c: &char| !matches!(c, ' ' | ',' | '_');
-    let text: String = text.chars().filter(is_digit).collect();
-    let (digits, factor) = match (text.strip_suffix(['k', 'K']), text.strip_suffix('M')) {
-        (Some(digits), _) => (digits, 1000),
-        (_, Some(digits)) => (digits, 1_000_000),
-        _ => (text.as_str(), 1),
-    };
-    digits.parse::<u64>().ok()?.checked_mul(factor)
-}
-
-/// What was meant by `yes`, `On`, `1`.
-fn guess_switch(text: &str) -> Option<bool> {
-    match text.to_lowercase().as_str() {
-        "true" | "yes" | "y" | "on" | "1" | "enabled" => Some(true),
-        "false" | "no" | "n" | "off" | "0" | "disabled" | "never" => Some(false),
-        _ => None,
-    }
-}
-
 /// A message of the parser in plain words, and what to do; `raw` is the text that it points to.
 fn explain(message: &str, raw: &str) -> (String, String) {
     let (message, help) = match message {
@@ -674,27 +431,4 @@ fn explain(message: &str, raw: &str) -> (String, String) {
         ),
     };
     (message, help)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_number_as_people_write_it_is_understood() {
-        assert_eq!(guess_count("500000"), Some(500_000));
-        assert_eq!(guess_count("500k"), Some(500_000));
-        assert_eq!(guess_count("5 M"), Some(5_000_000));
-        assert_eq!(guess_count("1,000"), Some(1000));
-        assert_eq!(guess_count("many"), None);
-        assert_eq!(guess_count("99999999999999999999M"), None);
-    }
-
-    #[test]
-    fn yes_and_no_are_understood() {
-        assert_eq!(guess_switch("Yes"), Some(true));
-        assert_eq!(guess_switch("1"), Some(true));
-        assert_eq!(guess_switch("OFF"), Some(false));
-        assert_eq!(guess_switch("2"), None);
-    }
 }

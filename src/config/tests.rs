@@ -201,7 +201,7 @@ fn every_key_stands_in_the_delivered_file() {
     assert_eq!(loaded.maintenance.blackouts.len(), 1);
     assert_eq!(settings(&[DELIVERED, &examples]), Ok(loaded));
 
-    assert_eq!(keys(&text), keys(&read::EVERY_KEY));
+    assert_eq!(keys(&text), keys(&schema::EVERY_KEY));
 }
 
 #[test]

@@ -87,7 +87,7 @@ impl fmt::Display for ParseError {
 pub(super) const INSTEAD: &str = "; write: ";
 
 /// A value that is configured as text.
-pub(super) trait Unit: Sized {
+pub(crate) trait Unit: Sized {
     /// The value of `text`.
     fn parse(text: &str) -> Result<Self, ParseError>;
     /// The text of the value, for [`Unit::parse`].

@@ -7,6 +7,7 @@
 //! | wrong in `[maintenance]` alone | the rest of it | none |
 //! | cannot be read, or wrong elsewhere | the last one that was right | none |
 //! | the same, and there is no such copy | the defaults | none |
+//! | empty, and the copy is of one that was not | the last one that was right | none |
 //!
 //! The copy lies in the [state directory](crate::state_dir). Reading it and reading the configuration
 //! take at most [`READ_TIMEOUT`] each: their disks may hang.
@@ -29,6 +30,8 @@ use crate::state_dir;
 const READ_TIMEOUT: Duration = Duration::from_secs(2);
 /// The name of the copy.
 const COPY: &str = "last-good.toml";
+/// The text of the copy of a configuration whose main file is empty.
+const BLANK: &str = "# Its main file was empty.\n";
 /// For root only: it may hold the commands of hooks.
 const MODE: u32 = 0o600;
 
@@ -41,6 +44,8 @@ pub(crate) struct Start {
     pub(super) in_force: InForce,
     /// What is wrong with the configuration.
     pub(crate) error: Option<String>,
+    /// Whether they are those of an empty main file: another such file is no mistake then.
+    pub(super) is_blank: bool,
 }
 
 impl Start {
@@ -52,47 +57,55 @@ impl Start {
         });
         let read = read.unwrap_or_else(|| Err(no_answer(config)));
         let copy = copy_of(config);
-        Start::from(read, || within(READ_TIMEOUT, move || copy.read()).flatten())
+        let copy = || within(READ_TIMEOUT, move || copy.read()).flatten();
+        Start::from(config, read, copy)
     }
 
     /// As [`Start::read`], for a command that asks the daemon: it may wait for a disk.
     pub(crate) fn read_patiently(config: Option<&Path>) -> Start {
         let read = config::load_to_start(config).map_err(|error| error.to_string());
-        Start::from(read, || copy_of(config).read())
+        Start::from(config, read, || copy_of(config).read())
     }
 
     fn from(
+        config: Option<&Path>,
         read: Result<(Loaded, Option<ConfigError>), String>,
-        copy: impl FnOnce() -> Option<Settings>,
+        copy: impl FnOnce() -> Option<Loaded>,
     ) -> Start {
-        let (
-            Loaded {
-                mut settings,
-                files,
-            },
-            in_force,
-            error,
-        ) = match read {
-            Ok((loaded, None)) => (loaded, InForce::Configured, None),
-            Ok((loaded, Some(error))) => {
+        let kept = match &read {
+            Ok((loaded, _)) if !loaded.is_blank => None,
+            _ => copy(),
+        };
+        let read = match (read, &kept) {
+            (Ok(_), Some(kept)) if !kept.is_blank => {
+                let path = config.unwrap_or(Path::new(config::DEFAULT_PATH));
+                Err(config::blank_file(path).to_string())
+            }
+            (read, _) => read,
+        };
+        let (mut loaded, in_force, error) = match (read, kept) {
+            (Ok((loaded, None)), _) => (loaded, InForce::Configured, None),
+            (Ok((loaded, Some(error))), _) => {
                 (loaded, InForce::WithoutMaintenance, Some(error.to_string()))
             }
-            Err(error) => {
-                let (settings, in_force) = match copy() {
-                    Some(settings) => (settings, InForce::LastGood),
-                    None => (Settings::default(), InForce::Defaults),
+            (Err(error), Some(kept)) => (kept, InForce::LastGood, Some(error)),
+            (Err(error), None) => {
+                let defaults = Loaded {
+                    settings: Settings::default(),
+                    files: Vec::new(),
+                    is_blank: true,
                 };
-                let files = Vec::new();
-                (Loaded { settings, files }, in_force, Some(error))
+                (defaults, InForce::Defaults, Some(error))
             }
         };
         if error.is_some() {
             // The operator may have changed them since.
-            settings.maintenance.windows.clear();
+            loaded.settings.maintenance.windows.clear();
         }
         Start {
-            settings,
-            files,
+            settings: loaded.settings,
+            files: loaded.files,
+            is_blank: loaded.is_blank,
             in_force,
             error,
         }
@@ -141,12 +154,18 @@ fn copy_of(config: Option<&Path>) -> Copy {
 }
 
 impl Copy {
-    fn read(&self) -> Option<Settings> {
-        config::load_copy(&self.path, &self.head)
+    fn read(&self) -> Option<Loaded> {
+        let (settings, text) = config::load_copy(&self.path, &self.head)?;
+        Some(Loaded {
+            settings,
+            files: Vec::new(),
+            is_blank: text[self.head.len()..].starts_with(BLANK),
+        })
     }
 
-    fn write(&self, settings: &Settings) {
-        let text = format!("{}\n{}", self.head, settings.to_toml());
+    fn write(&self, settings: &Settings, is_blank: bool) {
+        let blank = if is_blank { BLANK } else { "" };
+        let text = format!("{}{blank}\n{}", self.head, settings.to_toml());
         match durable::replace(&self.path, text.as_bytes(), MODE) {
             Ok(()) => info!(
                 "a copy of the configuration is kept in {}",
@@ -162,27 +181,28 @@ impl Copy {
 }
 
 /// Keeps the copy. On a thread of its own, because its disk may hang.
-pub(super) struct LastGood(Option<mpsc::Sender<Settings>>);
+pub(super) struct LastGood(Option<mpsc::Sender<(Settings, bool)>>);
 
 impl LastGood {
     pub(super) fn start(config: Option<&Path>) -> LastGood {
         let copy = copy_of(config);
-        let (sender, settings) = mpsc::channel::<Settings>();
+        let (sender, settings) = mpsc::channel::<(Settings, bool)>();
         let keeping = thread::Builder::new().name("last-good".to_owned());
         let spawned = keeping.spawn(move || {
             while let Ok(first) = settings.recv() {
                 // Only the newest counts.
-                copy.write(&settings.try_iter().last().unwrap_or(first));
+                let (settings, is_blank) = settings.try_iter().last().unwrap_or(first);
+                copy.write(&settings, is_blank);
             }
         });
         LastGood(spawned.map(|_| sender).ok())
     }
 
-    /// Keeps these.
-    pub(super) fn keep(&self, settings: &Settings) {
+    /// Keeps these, which are or are not those of an empty main file.
+    pub(super) fn keep(&self, settings: &Settings, is_blank: bool) {
         if let Some(sender) = &self.0 {
             // Its thread ends only with us.
-            let _ = sender.send(settings.clone());
+            let _ = sender.send((settings.clone(), is_blank));
         }
     }
 }
@@ -206,14 +226,17 @@ mod tests {
         let mut settings = Settings::default();
         settings.rescue.enabled = false;
         settings.images.paths = vec!["/srv/\"a\"".to_owned()];
-        copy("/etc/a.toml").write(&settings);
-        assert_eq!(copy("/etc/a.toml").read(), Some(settings));
+        for is_blank in [true, false] {
+            copy("/etc/a.toml").write(&settings, is_blank);
+            let read = copy("/etc/a.toml").read().unwrap();
+            assert_eq!((read.settings, read.is_blank), (settings.clone(), is_blank));
+        }
         assert_eq!(copy("/etc/b.toml").read(), None);
     }
 
     #[test]
     fn without_a_copy_the_defaults_count_and_rescue() {
-        let start = Start::from(wrong(), || None);
+        let start = Start::from(None, wrong(), || None);
         assert_eq!(start.in_force, InForce::Defaults);
         assert!(start.settings.rescue.enabled && !start.settings.rescue.dry_run);
         assert!(start.settings.maintenance.windows.is_empty());

@@ -10,9 +10,10 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::time::{ClockId, clock_gettime};
 
 use super::Host;
-use super::guard::{self, Halt, Refusal, Target};
+use super::guard::{self, Target};
 use super::meter::Meter;
 use super::pressure::{Asked, Gauge, WithoutIo};
+use super::refusal::{Halt, Refusal};
 use super::run::{Hold, Input};
 use crate::config::settings::Defrag;
 use crate::model::{Bytes, Engine, ExtentCount, RunOutcome, RunReport, Stop};
@@ -73,7 +74,6 @@ pub struct Progress {
 
 impl Progress {
     /// At the beginning of a run.
-    #[must_use]
     pub fn new(engine: Engine, total: u64, extents: ExtentCount) -> Progress {
         Progress {
             engine,

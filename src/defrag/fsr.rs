@@ -27,9 +27,10 @@ use super::engine::{
     self, Controls, Event, Presence, Progress, Request, count, failed, lock_filesystem, monotonic,
 };
 use super::gate::Gate;
-use super::guard::{self, Checked, Halt, Refusal, Target};
+use super::guard::{self, Checked, Target};
 use super::messages::{self, Messages};
 use super::pressure::Gauge;
+use super::refusal::{Halt, Refusal};
 use super::run::{Input, Machine, State};
 use super::{Host, leftovers};
 use crate::model::{

@@ -1,7 +1,6 @@
 //! The conditions for a run on an image. They are checked immediately before it, and change nothing.
 
 use std::cell::Cell;
-use std::fmt;
 use std::fs::File;
 use std::io;
 use std::ops::ControlFlow;
@@ -14,18 +13,18 @@ use rustix::fs::{CWD, FileType, Mode, OFlags, StatVfsMountFlags, fstat, fstatvfs
 
 use super::gate::Gate;
 use super::pressure::{Asked, Found, Gauge, Pressure};
+use super::refusal::{Halt, Refusal};
 use super::{Host, KernelCheck, holders, kernels};
 use crate::config::settings::Defrag;
 use crate::discover::mounts::{Mount, MountTable};
 use crate::model::borders::BorderCount;
-use crate::model::path::shown;
 use crate::model::sampling::SAMPLED_FROM;
 use crate::model::{
-    Borders, Bytes, Engine, Extent, ExtentCount, FilesystemKind, NamedProcess, Obstacle, Outlook,
-    ReasonCode, RunOutcome, Share, Stop, swap_stall,
+    Borders, Bytes, Engine, Extent, ExtentCount, FilesystemKind, Obstacle, Outlook, Share, Stop,
+    swap_stall,
 };
 use crate::probe::extents::{MapReader, ReadPace};
-use crate::probe::{open as opening, reason};
+use crate::probe::open as opening;
 use crate::sys::{fsxattr, geometry, locks, mounts};
 
 /// FS_XFLAG_* (include/uapi/linux/fs.h).
@@ -49,232 +48,6 @@ const UNSEEN_TIMEOUT: Duration = Duration::from_secs(5);
 const MAP_TIME: Duration = Duration::from_secs(60);
 /// What one extent can be at most on XFS (BMBT_BLOCKCOUNT_BITLEN): 2^21 blocks, here of 4 KiB.
 const LONGEST_EXTENT: u64 = 8 << 30;
-
-/// Why a run may not begin.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Refusal {
-    /// The path is not absolute, or has `..` in it.
-    NotAbsolute,
-    /// A part of the path is a symbolic link.
-    Link(PathBuf),
-    /// It cannot be opened, or something cannot be asked.
-    Unreadable(String),
-    /// It is no regular file.
-    NotAFile(String),
-    /// The kernel knows it by another path: a mount lies over it, or it was renamed.
-    Elsewhere(PathBuf),
-    /// It lies on another kind of file system.
-    NotXfs(String),
-    /// Its file system is mounted read-only.
-    ReadOnly,
-    /// Another run is at work on the file system.
-    OtherRun,
-    /// Something forbids touching it.
-    Forbidden(Obstacle),
-    /// Somebody has it open.
-    InUse(Option<NamedProcess>),
-    /// A QEMU has locked it, perhaps on another host.
-    QemuLock,
-    /// The kernel does not say whether somebody has it open.
-    UseUnknown,
-    /// It was modified a moment ago, time and again.
-    Changing,
-    /// Some of its blocks belong to another file as well.
-    Shared,
-    /// Reading its map takes too long.
-    MapTooLong(ExtentCount),
-    /// It has as few extents as it can have, or nearly.
-    NearIdeal(ExtentCount),
-    /// Holes, sharing or unwritten parts keep its extents apart.
-    LittleGain(String),
-    /// There is too little free space.
-    NoSpace {
-        /// What the copy takes.
-        needs: Bytes,
-        /// What there is.
-        free: Bytes,
-        /// What is to stay free, and what share that is.
-        keeps: (Bytes, Share),
-    },
-    /// The final swap would keep readers waiting too long.
-    SwapStall {
-        /// How long.
-        stall: Duration,
-        /// How long it may be.
-        most: Duration,
-    },
-    /// Others wait for the disks too much.
-    Pressure {
-        /// How much, and how much it may be, in hundredths.
-        is: f32,
-        /// The limit.
-        most: u32,
-    },
-    /// Its file system cannot share blocks.
-    NoReflink,
-    /// Its file system is too full.
-    TooFull,
-    /// The kernel is not proven to do it right.
-    Kernel(String),
-    /// There is no gate to be had.
-    NoGate(String),
-    /// xfs_fsr is not installed.
-    NoEngine,
-}
-
-impl Refusal {
-    /// In one word, for programs.
-    #[must_use]
-    pub fn code(&self) -> ReasonCode {
-        match self {
-            Refusal::NotAbsolute => ReasonCode::NotAbsolute,
-            Refusal::Link(_) => ReasonCode::Link,
-            Refusal::Unreadable(_) => ReasonCode::Unreadable,
-            Refusal::NotAFile(_) => ReasonCode::NotAFile,
-            Refusal::Elsewhere(_) => ReasonCode::Elsewhere,
-            Refusal::NotXfs(_) => ReasonCode::NotXfs,
-            Refusal::ReadOnly => ReasonCode::ReadOnly,
-            Refusal::OtherRun => ReasonCode::OtherRun,
-            Refusal::Forbidden(obstacle) => obstacle.code(),
-            Refusal::InUse(_) => ReasonCode::InUse,
-            Refusal::QemuLock => ReasonCode::QemuLock,
-            Refusal::UseUnknown => ReasonCode::UseUnknown,
-            Refusal::Changing => ReasonCode::Changing,
-            Refusal::Shared => ReasonCode::SharesBlocks,
-            Refusal::MapTooLong(_) => ReasonCode::MapTooLong,
-            Refusal::NearIdeal(_) => ReasonCode::NearIdeal,
-            Refusal::LittleGain(_) => ReasonCode::LittleGain,
-            Refusal::NoSpace { .. } => ReasonCode::NoSpace,
-            Refusal::SwapStall { .. } => ReasonCode::SwapStall,
-            Refusal::Pressure { .. } => ReasonCode::IoPressure,
-            Refusal::NoReflink => ReasonCode::NoReflink,
-            Refusal::TooFull => ReasonCode::AlmostFull,
-            Refusal::Kernel(_) => ReasonCode::Kernel,
-            Refusal::NoGate(_) => ReasonCode::NoGate,
-            Refusal::NoEngine => ReasonCode::NoXfsFsr,
-        }
-    }
-}
-
-impl fmt::Display for Refusal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Refusal::NotAbsolute => f.write_str("its path is not absolute and without .."),
-            Refusal::Link(at) => write!(
-                f,
-                "{} is a symbolic link: name the image by its real path",
-                shown(at)
-            ),
-            Refusal::Unreadable(error) => f.write_str(error),
-            Refusal::NotAFile(what) => f.write_str(what),
-            Refusal::Elsewhere(path) => write!(f, "the kernel knows it as {}", shown(path)),
-            Refusal::NotXfs(kind) => write!(f, "lies on {kind}, and only XFS is defragmented"),
-            Refusal::ReadOnly => f.write_str("its file system is mounted read-only"),
-            Refusal::OtherRun => f.write_str("another run is at work on its file system"),
-            Refusal::Forbidden(obstacle) => obstacle.fmt(f),
-            Refusal::InUse(Some(by)) => write!(f, "in use by {by}"),
-            Refusal::InUse(None) => f.write_str(
-                "in use by somebody that /proc does not show: a loop device, the NFS server, \
-                 or a process in another namespace",
-            ),
-            Refusal::QemuLock => f.write_str("a QEMU has locked it"),
-            Refusal::UseUnknown => f.write_str(
-                "the kernel does not say whether somebody has it open: run as root, with CAP_LEASE",
-            ),
-            Refusal::Changing => f.write_str("it was modified a moment ago"),
-            Refusal::Shared => {
-                f.write_str("shares blocks with a reflink copy, which would take twice the space")
-            }
-            Refusal::MapTooLong(extents) => write!(
-                f,
-                "its map of {extents} extents takes longer than a minute to read"
-            ),
-            Refusal::NearIdeal(extents) => write!(
-                f,
-                "already near its ideal: {extents} {}",
-                if extents.0 == 1 { "extent" } else { "extents" }
-            ),
-            Refusal::LittleGain(why) => f.write_str(why),
-            Refusal::NoSpace { needs, free, keeps } => write!(
-                f,
-                "not enough free space: needs {needs}, has {free}, keeps {} ({})",
-                keeps.0, keeps.1
-            ),
-            Refusal::SwapStall { stall, most } => write!(
-                f,
-                "the final swap would stall readers for about {:.1} s, and \
-                 defrag.max_swap_stall is {:.1} s",
-                stall.as_secs_f32(),
-                most.as_secs_f32()
-            ),
-            Refusal::Pressure { is, most } => write!(
-                f,
-                "I/O pressure too high: {is:.1} %, and defrag.max_io_pressure is {most}"
-            ),
-            Refusal::NoReflink => f.write_str(
-                "its XFS was made without reflink: use xfs_fsr, or copy the image to one with it",
-            ),
-            Refusal::TooFull => f.write_str(
-                "its file system is more than 95 % full: what is free is in pieces by then, and \
-                 moving blocks makes smaller ones of them",
-            ),
-            Refusal::Kernel(why) => f.write_str(why),
-            Refusal::NoGate(error) => write!(
-                f,
-                "who opens it could not be held meanwhile (fanotify: {error}): \
-                 run as root, with CAP_SYS_ADMIN"
-            ),
-            Refusal::NoEngine => {
-                f.write_str("xfs_fsr is not installed: it comes with xfsprogs, or xfsdump on RHEL")
-            }
-        }
-    }
-}
-
-impl From<io::Error> for Refusal {
-    fn from(error: io::Error) -> Refusal {
-        Refusal::Unreadable(reason(&error))
-    }
-}
-
-impl From<rustix::io::Errno> for Refusal {
-    fn from(error: rustix::io::Errno) -> Refusal {
-        io::Error::from(error).into()
-    }
-}
-
-/// Why a run ends before its engine works.
-#[derive(Debug)]
-pub enum Halt {
-    /// It may not begin.
-    Refused(Refusal),
-    /// It was stopped while the guards looked.
-    Stopped(Stop),
-}
-
-impl From<Refusal> for Halt {
-    fn from(refusal: Refusal) -> Halt {
-        Halt::Refused(refusal)
-    }
-}
-
-impl From<io::Error> for Halt {
-    fn from(error: io::Error) -> Halt {
-        Halt::Refused(error.into())
-    }
-}
-
-impl From<Halt> for RunOutcome {
-    fn from(halt: Halt) -> RunOutcome {
-        match halt {
-            Halt::Stopped(why) => RunOutcome::Stopped { why },
-            Halt::Refused(refusal) => RunOutcome::Refused {
-                guard: refusal.code(),
-                reason: refusal.to_string(),
-            },
-        }
-    }
-}
 
 /// An image, held by a descriptor.
 #[derive(Debug)]

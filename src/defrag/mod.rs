@@ -39,6 +39,7 @@ pub mod meter;
 pub mod mover;
 pub mod online;
 pub mod pressure;
+pub mod refusal;
 pub mod run;
 pub mod segments;
 pub mod usable;

@@ -26,9 +26,10 @@ use std::path::Path;
 
 use super::Host;
 use super::engine::{self, Controls, Event, Progress, Request, failed, lock_filesystem};
-use super::guard::{self, Halt, Refusal, Target};
+use super::guard::{self, Target};
 use super::hint;
 use super::pressure::Gauge;
+use super::refusal::{Halt, Refusal};
 use super::segments::{Plan, Survey};
 use crate::model::path::shown;
 use crate::model::{

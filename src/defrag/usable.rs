@@ -26,7 +26,7 @@ fn unusable(engine: Engine, limits: &Defrag, host: &Host) -> Option<Unusable> {
         return Some(Unusable {
             reason: UnusableReason::NoXfsFsr,
             brief: "xfs_fsr is not installed".to_owned(),
-            text: super::guard::Refusal::NoEngine.to_string(),
+            text: super::refusal::Refusal::NoEngine.to_string(),
         });
     }
     if host.kernel == KernelCheck::Overridden {

@@ -1,4 +1,4 @@
-//! Which metrics there are, as the source has them in one place.
+//! Which metrics there are, as the source names them in one room.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -7,8 +7,17 @@ use crate::tree;
 
 /// Every metric that the daemon can serve.
 pub fn known() -> BTreeSet<String> {
-    let names = in_text(&fs::read_to_string(tree("src/serve/metrics.rs")).unwrap());
+    let room = tree("src/serve/metrics");
+    let files = fs::read_dir(&room)
+        .unwrap()
+        .map(|file| file.unwrap().path());
+    let files = files.filter(|file| file.extension().is_some_and(|ending| ending == "rs"));
+    let mut names = BTreeSet::new();
+    for file in files.chain([room.with_extension("rs")]) {
+        names.extend(in_text(&fs::read_to_string(file).unwrap()));
+    }
     assert!(names.contains("fragwatch_image_extents"), "{names:?}");
+    assert!(names.contains("fragwatch_build_info"), "{names:?}");
     names
 }
 

@@ -5,13 +5,12 @@ use std::time::{Duration, Instant};
 
 use super::change::{Change, SeverityChange, Subject};
 use crate::assess::{Assessor, Judge, Observed, Reason};
-use crate::history::growth::forecast;
-use crate::history::recent::Recent;
-use crate::history::{ImageRef, SampleRow};
+use crate::growth::{Recent, forecast};
+use crate::history::SampleRow;
 use crate::model::path::shown;
 use crate::model::{
-    DeviceNumber, ExtentMap, Filesystem, Forecast, Growth, Outlook, Owner, Point, Sample, Severity,
-    UnixTime,
+    DeviceNumber, ExtentMap, Filesystem, Forecast, Growth, ImageRef, Outlook, Owner, Point, Sample,
+    Severity, UnixTime,
 };
 use crate::serve::view::ImageView;
 

@@ -40,6 +40,19 @@ const SPACE_INTERVAL: Duration = Duration::from_millis(50);
 /// so much each.
 const MODEST: Bytes = Bytes(1 << 20);
 
+/// What was done so far.
+#[derive(Debug, Default)]
+pub(super) struct Work {
+    /// Segments that were moved.
+    pub(super) segments: u64,
+    /// The calls that locked the image: a clone and an unsharing for each segment.
+    pub(super) calls: CallTimes,
+    /// Time spent on segments.
+    pub(super) busy: Duration,
+    /// Extents that were removed, by what the survey counted.
+    pub(super) joined: ExtentCount,
+}
+
 /// Why the work ended.
 pub(super) enum End {
     /// The plan is done.
