@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use tracing::warn;
 
-use super::history::READ_TIMEOUT;
 use crate::config::Settings;
 use crate::history::lock::{self, Lock, LockError};
 use crate::model::path::shown;
@@ -19,6 +18,8 @@ use crate::state_dir::StateDir;
 
 /// How long the rescue waits for the lock before it is armed.
 const BEFORE_ARMING: Duration = Duration::from_millis(250);
+/// How long the start of the daemon waits for the lock after that.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A lock that is being taken, or is held.
 pub(super) struct InstanceLock {
@@ -59,7 +60,7 @@ impl InstanceLock {
     /// # Errors
     /// If another daemon holds it.
     pub(super) fn finish(mut self) -> Result<Option<Lock>, LockError> {
-        if self.lock.is_none() && !self.wait(READ_TIMEOUT)? {
+        if self.lock.is_none() && !self.wait(LOCK_TIMEOUT)? {
             warn!(
                 "{} does not answer; there may be a second daemon beside this one",
                 shown(&self.directory)
