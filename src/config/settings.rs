@@ -14,8 +14,6 @@ use serde::{Deserialize, Serialize};
 
 pub use super::globs::{GlobLists, Globs, compile_globs, is_glob};
 pub use super::zone::Zone;
-#[cfg(test)]
-pub use thresholds::Override;
 pub use thresholds::{HostLimits, LimitChanges, Limits, Thresholds};
 
 use super::formats::{date, rate, text, texts};
@@ -363,3 +361,6 @@ impl Settings {
         document(&written.parse().unwrap_or_default())
     }
 }
+
+#[cfg(test)]
+pub use thresholds::Override;
