@@ -73,7 +73,6 @@ pub struct Progress {
 
 impl Progress {
     /// At the beginning of a run.
-    #[must_use]
     pub fn new(engine: Engine, total: u64, extents: ExtentCount) -> Progress {
         Progress {
             engine,

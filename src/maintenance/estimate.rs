@@ -44,7 +44,6 @@ pub struct Speed {
 
 impl Speeds {
     /// By the runs on a file system, the oldest first.
-    #[must_use]
     pub fn of(runs: &[&RunRecord]) -> Speeds {
         let by = |engine| {
             let counts = |run: &&&RunRecord| run.engine == engine && run.bytes >= LEAST_COPIED;
@@ -103,7 +102,6 @@ pub struct Estimate {
 }
 
 /// What a run on an image would take.
-#[must_use]
 pub fn estimate(
     engine: Engine,
     image: &ImageFacts,
