@@ -23,11 +23,9 @@ mod session;
 use std::cell::Cell;
 use std::ops::ControlFlow;
 use std::path::Path;
-use std::time::Duration;
 
 use super::Host;
 use super::engine::{self, Controls, Event, Progress, Request, failed, lock_filesystem};
-use super::governor::CallTimes;
 use super::guard::{self, Halt, Refusal, Target};
 use super::hint;
 use super::pressure::Gauge;
@@ -39,20 +37,7 @@ use crate::model::{
 use crate::probe::extents::{MapReader, ReadPace};
 use crate::probe::reason;
 use crate::sys::locks;
-use session::Session;
-
-/// What was done so far.
-#[derive(Debug, Default)]
-struct Work {
-    /// Segments that were moved.
-    segments: u64,
-    /// The calls that locked the image: a clone and an unsharing for each segment.
-    calls: CallTimes,
-    /// Time spent on segments.
-    busy: Duration,
-    /// Extents that were removed, by what the survey counted.
-    joined: ExtentCount,
-}
+use session::{Session, Work};
 
 /// Checks the guards and surveys the map, as [`run`] does, and changes nothing. Returns the extents,
 /// and what a run would do.

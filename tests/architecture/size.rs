@@ -14,7 +14,7 @@ const COPIED_LINES: usize = 10;
 const LONG_TESTS: &[&str] = &["defrag::run", "history::pack", "serve::plan"];
 
 /// Files that still have copied lines, in the order of their names. This list shrinks likewise.
-const COPIES: &[(&str, &str)] = &[("cli::defrag", "cli::online")];
+const COPIES: &[(&str, &str)] = &[];
 
 /// The lines before the tests inside a file, and how many lines those have.
 fn parts(text: &str) -> (Vec<&str>, usize) {

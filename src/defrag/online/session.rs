@@ -4,9 +4,8 @@ use std::io;
 use std::os::fd::AsFd as _;
 use std::time::{Duration, Instant};
 
-use super::Work;
 use crate::defrag::engine::{Controls, Event, Progress, Request, count, failed, monotonic};
-use crate::defrag::governor::Governor;
+use crate::defrag::governor::{CallTimes, Governor};
 use crate::defrag::guard::{self, Target};
 use crate::defrag::hint::Hint;
 use crate::defrag::mover::Mover;
@@ -38,6 +37,19 @@ pub(super) enum End {
     NoSpace,
     /// A call failed.
     Failed(&'static str, io::Error),
+}
+
+/// What was done so far.
+#[derive(Debug, Default)]
+pub(super) struct Work {
+    /// Segments that were moved.
+    pub(super) segments: u64,
+    /// The calls that locked the image: a clone and an unsharing for each segment.
+    pub(super) calls: CallTimes,
+    /// Time spent on segments.
+    pub(super) busy: Duration,
+    /// Extents that were removed, by what the survey counted.
+    pub(super) joined: ExtentCount,
 }
 
 /// A run at work.
