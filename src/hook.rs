@@ -1,4 +1,4 @@
-//! Runs the operator's commands: one at a time, in a room of their own.
+//! Runs the operator's commands, one at a time, in process groups of their own.
 //!
 //! A command gets what happened in its environment and as JSON on its standard input, and may do
 //! with it what it likes: fork, hang, never read. Whatever it does, nobody waits for it but a thread
@@ -27,14 +27,14 @@ pub const TIMEOUT: Duration = Duration::from_secs(30);
 /// From SIGTERM to SIGKILL.
 const GRACE: Duration = Duration::from_secs(2);
 /// How long an ended process may take to be gone before it is left to a thread of its own.
-const LAST_WAIT: Duration = Duration::from_secs(2);
-/// How often it is looked whether the hook has ended.
-const BEAT: Timespec = Timespec {
+const EXIT_TIMEOUT: Duration = Duration::from_secs(2);
+/// How often is checked whether the hook has ended.
+const INTERVAL: Timespec = Timespec {
     tv_sec: 0,
     tv_nsec: 20_000_000,
 };
-/// What the hook could speak to our systemd with.
-const OURS_ALONE: [&str; 5] = [
+/// With these the hook could send notifications to systemd in our name.
+const SYSTEMD_VARIABLES: [&str; 5] = [
     "NOTIFY_SOCKET",
     "WATCHDOG_USEC",
     "WATCHDOG_PID",
@@ -164,7 +164,6 @@ impl<T: Send + 'static> Hook<T> {
     }
 
     /// Runs that were asked for and never made.
-    #[must_use]
     pub fn dropped(&self) -> u64 {
         self.calls.dropped()
     }
@@ -230,7 +229,7 @@ impl Runner {
             .current_dir("/")
             .stdin(Stdio::piped())
             .process_group(0);
-        for name in OURS_ALONE {
+        for name in SYSTEMD_VARIABLES {
             command.env_remove(name);
         }
         Ok(command)
@@ -261,7 +260,7 @@ fn attend(
             food.as_ref()
                 .map(|food| PollFd::new(&food.stdin, PollFlags::OUT)),
         );
-        let _ = poll(&mut events, Some(&BEAT));
+        let _ = poll(&mut events, Some(&INTERVAL));
     }
     match child.wait() {
         Ok(status) => outcome(status),
@@ -320,7 +319,7 @@ fn end_group(mut child: Child) {
     wait_for_end(&child, GRACE);
     // Also when the hook itself is gone: its children may not be.
     let _ = kill_process_group(group, Signal::KILL);
-    wait_for_end(&child, LAST_WAIT);
+    wait_for_end(&child, EXIT_TIMEOUT);
     if has_ended(&child) {
         let _ = child.wait();
     } else {

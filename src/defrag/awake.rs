@@ -25,7 +25,7 @@ use crate::sys::proc::Stat;
 /// The hidden subcommand of the small process.
 pub const COMMAND: &str = "keep-awake";
 /// How often it looks.
-const BEAT: Duration = Duration::from_millis(100);
+const INTERVAL: Duration = Duration::from_millis(100);
 
 /// The small process. Ended when this goes out of scope.
 #[derive(Debug)]
@@ -67,7 +67,7 @@ pub fn keep_parent_awake() {
             let _ = kill_process(parent, Signal::CONT);
             let _ = kill_process(parent, Signal::TSTP);
         }
-        thread::sleep(BEAT);
+        thread::sleep(INTERVAL);
     }
 }
 

@@ -171,7 +171,6 @@ fn write(directory: &Path, file: &Path, record: &Record) -> io::Result<File> {
 
 /// Restores the hints of runs that were killed. Gives the images whose hint was restored, and what
 /// could not be done: their records stay where they are.
-#[must_use]
 pub fn restore_all(directory: &Path) -> (Vec<PathBuf>, Vec<(PathBuf, io::Error)>) {
     let (mut restored, mut failed) = (Vec::new(), Vec::new());
     let Ok(entries) = fs::read_dir(directory) else {
@@ -188,7 +187,7 @@ pub fn restore_all(directory: &Path) -> (Vec<PathBuf>, Vec<(PathBuf, io::Error)>
     (restored, failed)
 }
 
-/// Nothing if a run that is alive will do it, the image is gone, or its hint is not ours.
+/// `None` if a run that is alive will do it, the image is gone, or its hint is not ours.
 fn restore(file: &Path) -> io::Result<Option<PathBuf>> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let lock: File = match open(file, flags, Mode::empty()) {

@@ -71,7 +71,6 @@ pub struct JobProgress {
 
 impl JobProgress {
     /// What is done, from 0 to 1; `None` if there is nothing to do.
-    #[must_use]
     // A share that is shown needs no more digits than a float has.
     #[allow(clippy::cast_precision_loss)]
     pub fn share(self) -> Option<f64> {
@@ -91,7 +90,6 @@ pub enum JobMessage {
 
 impl DefragJob {
     /// A job for this build.
-    #[must_use]
     pub fn new(
         image: PathBuf,
         engine: Engine,
@@ -186,7 +184,6 @@ impl DefragJob {
 
 impl JobReport {
     /// The public form of `fragwatch defrag --json`, which the operator's commands get too.
-    #[must_use]
     pub fn to_json(&self) -> Value {
         let mut json = run_json(&self.run);
         json["passed_over"] = json!(self.passed_over);

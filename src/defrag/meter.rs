@@ -22,7 +22,6 @@ pub struct Meter {
 
 impl Meter {
     /// `rate` is in bytes a second.
-    #[must_use]
     // A rate of 2^53 bytes a second is not to be had, so nothing is lost.
     #[allow(clippy::cast_precision_loss)]
     pub fn new(rate: Bytes) -> Meter {

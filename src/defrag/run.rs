@@ -19,7 +19,7 @@ const GRACE: Duration = Duration::from_secs(2);
 /// The same where somebody is waiting.
 const URGENT_GRACE: Duration = Duration::from_millis(100);
 /// How long after SIGKILL a fragwatch that is to end waits for a process that hangs in the kernel.
-const LAST_WAIT: Duration = Duration::from_secs(20);
+const EXIT_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Why a run is made to stand still for a while.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,7 +103,6 @@ pub struct Machine {
 
 impl Machine {
     /// `patience` is how long an engine that is let run may do nothing.
-    #[must_use]
     pub fn new(patience: Duration) -> Machine {
         Machine {
             state: State::Idle,
@@ -118,19 +117,16 @@ impl Machine {
     }
 
     /// Where it is.
-    #[must_use]
     pub fn state(&self) -> State {
         self.state
     }
 
     /// Why it was ended; the first reason, if there are several.
-    #[must_use]
     pub fn stopped_by(&self) -> Option<Stop> {
         self.stop
     }
 
     /// Why it stands still, if it does.
-    #[must_use]
     pub fn held_by(&self) -> Option<Hold> {
         match (self.state, self.pressure) {
             (State::Paused, true) => Some(Hold::Pressure),
@@ -241,7 +237,7 @@ impl Machine {
                 self.killed = true;
                 vec![Action::Kill]
             }
-            State::Ending if self.killed && now >= self.kill + LAST_WAIT => self.abandon(),
+            State::Ending if self.killed && now >= self.kill + EXIT_TIMEOUT => self.abandon(),
             _ => Vec::new(),
         }
     }

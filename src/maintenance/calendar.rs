@@ -46,13 +46,11 @@ pub struct Opening {
 
 impl Opening {
     /// How long it is open.
-    #[must_use]
     pub fn length(&self) -> Duration {
         between(self.opens, self.closes)
     }
 
     /// Whether it is open then.
-    #[must_use]
     pub fn is_open(&self, at: Timestamp) -> bool {
         self.opens <= at && at < self.closes
     }
@@ -69,7 +67,6 @@ pub struct JitterSeed(u64);
 
 impl JitterSeed {
     /// The host with that machine-id(5).
-    #[must_use]
     pub fn from_machine_id(id: &str) -> JitterSeed {
         // FNV-1a, then the finalizer of MurmurHash3, so that every bit of the result depends on
         // every bit of the id. Written out, because the standard library may change its own.
@@ -86,7 +83,6 @@ impl JitterSeed {
     }
 
     /// This host's share of a time: less than all of it, in whole seconds.
-    #[must_use]
     pub fn share_of(self, time: Duration) -> Duration {
         let share = (u128::from(time.as_secs()) * u128::from(self.0)) >> 64;
         Duration::from_secs(u64::try_from(share).unwrap_or(0))
@@ -130,7 +126,6 @@ enum Twice {
 
 impl Calendar {
     /// The calendar of a host. Settings that were accepted make one.
-    #[must_use]
     pub fn new(settings: &Maintenance, host: JitterSeed) -> Calendar {
         let zone = settings.timezone.rules().clone();
         let mut blackouts: Vec<Blocked> = settings
@@ -159,33 +154,28 @@ impl Calendar {
     }
 
     /// The time zone that days and times are read in.
-    #[must_use]
     pub fn zone(&self) -> &TimeZone {
         &self.zone
     }
 
     /// Whether there is a window at all. It may be that all of them lie in blackouts.
-    #[must_use]
     pub fn has_windows(&self) -> bool {
         !self.windows.is_empty()
     }
 
     /// Until when it is allowed, if it is allowed now.
-    #[must_use]
     pub fn open_until(&self, now: Timestamp) -> Option<Timestamp> {
         let first = self.openings(now).next()?;
         first.is_open(now).then_some(first.closes)
     }
 
     /// When it will next become allowed.
-    #[must_use]
     pub fn next_opening(&self, now: Timestamp) -> Option<Opening> {
         self.openings(now).find(|opening| opening.opens > now)
     }
 
     /// The next `count` times in which it is allowed, the present one among them. There can be
     /// fewer.
-    #[must_use]
     pub fn next(&self, now: Timestamp, count: usize) -> Vec<Opening> {
         self.openings(now).take(count).collect()
     }
@@ -257,7 +247,7 @@ impl Calendar {
 }
 
 impl Blocked {
-    /// Nothing if all of it lies beyond the calendar, or the zone leaves it out.
+    /// `None` if all of it lies beyond the calendar, or the zone leaves it out.
     fn new(zone: &TimeZone, from: Date, to: Date) -> Option<Blocked> {
         let after = to.tomorrow().ok()?;
         let begins = moment(zone, from.to_datetime(Time::midnight()), Twice::First)?;

@@ -48,7 +48,6 @@ pub struct Estimate {
 }
 
 /// What a run on an image would take.
-#[must_use]
 pub fn estimate(
     engine: Engine,
     image: &ImageFacts,

@@ -52,7 +52,6 @@ pub struct PlanFacts {
 
 impl PlanFacts {
     /// Why an engine cannot be used on this host.
-    #[must_use]
     pub fn unusable(&self, engine: Engine) -> Option<&Unusable> {
         let mut states = self.engines.iter();
         states.find(|it| it.engine == engine)?.unusable.as_ref()
@@ -74,7 +73,6 @@ pub enum Allowed {
 
 impl Allowed {
     /// What the calendar says.
-    #[must_use]
     pub fn by(calendar: &Calendar, now: Timestamp) -> Allowed {
         let is_in_sight = |opening: &Opening| between(now, opening.opens) < IN_SIGHT;
         match calendar.next(now, 1).pop().filter(is_in_sight) {
@@ -118,7 +116,6 @@ pub struct ImageFacts {
 
 /// How many extents are left of an image at best: one for every 8 GiB, which is the longest that
 /// XFS has with blocks of 4 KiB, and its holes with the data between them, which no engine fills.
-#[must_use]
 pub fn ideal(size: Bytes, holes: u64) -> ExtentCount {
     let full = size.0.div_ceil(8 << 30);
     ExtentCount(full.max(1).saturating_add(holes))
@@ -174,7 +171,6 @@ pub struct LastRun {
 
 impl LastRun {
     /// Until when the image is left alone.
-    #[must_use]
     pub fn cools_until(&self, cooldown: Duration) -> Timestamp {
         let doubled = |times: u32| 2_u32.pow(times.min(MAX_DOUBLINGS));
         let wait = match self.effect {

@@ -20,7 +20,6 @@ const MOST: usize = 4096;
 
 impl Runs {
     /// Of runs in any order.
-    #[must_use]
     pub fn new(mut runs: Vec<RunRecord>) -> Self {
         runs.sort_by_key(RunRecord::ended);
         Runs(runs)
@@ -35,14 +34,12 @@ impl Runs {
     }
 
     /// Whether the run on an image that began then is among them.
-    #[must_use]
     pub fn contains(&self, key: &ImageKey, began: UnixTime) -> bool {
         let is_it = |run: &RunRecord| run.image.key == *key && run.at == began;
         self.0.iter().any(is_it)
     }
 
     /// How the last run on an image went.
-    #[must_use]
     pub fn last(&self, key: &ImageKey) -> Option<LastRun> {
         let its = || self.0.iter().rev().filter(|run| run.image.key == *key);
         let last = its().next()?;
@@ -57,7 +54,6 @@ impl Runs {
     }
 
     /// How fast runs on each file system were: those that improved their image.
-    #[must_use]
     pub fn speeds(&self) -> HashMap<String, Speeds> {
         let mut by_filesystem: HashMap<&str, Vec<&RunRecord>> = HashMap::new();
         for run in &self.0 {
@@ -91,7 +87,6 @@ pub struct ImageNow<'a> {
 }
 
 /// The facts of an image.
-#[must_use]
 pub fn image(now: &ImageNow<'_>, runs: &Runs) -> ImageFacts {
     let sample = now.sample;
     let holes = now.map.map_or(0, |map| map.holes);
@@ -128,7 +123,6 @@ fn user(owner: &Owner) -> Option<User> {
 }
 
 /// The facts of a file system.
-#[must_use]
 pub fn filesystem(
     filesystem: &Filesystem,
     stalled: bool,

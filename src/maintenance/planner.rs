@@ -113,7 +113,6 @@ impl Plan {
 }
 
 /// Judges every image. The same facts give the same plan, in whatever order they come.
-#[must_use]
 pub fn plan(facts: &PlanFacts, policy: &Policy) -> Plan {
     let filesystems = facts.filesystems.iter();
     let planner = Planner {
@@ -143,7 +142,6 @@ pub fn plan(facts: &PlanFacts, policy: &Policy) -> Plan {
 /// The engines that are not to be used for an image that is defragmented by hand, although their turn
 /// comes before that of the first one that is: each with the reason. The last one is never passed
 /// over, so that there is an answer.
-#[must_use]
 pub fn passed_over(facts: &PlanFacts, policy: &Policy) -> Vec<(Engine, Reason)> {
     let against = |engine: &Engine| {
         let only = Policy {
@@ -177,7 +175,7 @@ impl Planned {
 #[derive(Debug, Clone, Copy)]
 struct Frame {
     begins: Timestamp,
-    /// Nothing: it does not end.
+    /// `None` if it does not end.
     closes: Option<Timestamp>,
 }
 

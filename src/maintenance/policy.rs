@@ -29,16 +29,7 @@ pub struct Policy {
 
 impl Default for Policy {
     fn default() -> Policy {
-        Policy {
-            from: Severity::Warning,
-            engines: vec![Engine::XfsFsr, Engine::Online],
-            keep_free: Share::percent(5),
-            cooldown: Duration::from_secs(7 * 86_400),
-            bandwidth: BytesPerSecond(200 << 20),
-            max_io_pressure: 40.0,
-            max_swap_stall: Duration::from_secs(2),
-            parallel: 2,
-        }
+        Policy::from(&Defrag::default())
     }
 }
 

@@ -23,7 +23,6 @@ pub struct Moment {
 
 impl Moment {
     /// The moment as it is told at `now` by the clock of a zone.
-    #[must_use]
     pub fn new(at: Timestamp, now: Timestamp, zone: &TimeZone) -> Moment {
         let is_near = at.duration_since(now).abs() < SignedDuration::from_hours(24);
         let form = if is_near { "%H:%M" } else { "%a %F %H:%M" };
@@ -167,7 +166,6 @@ pub enum Reason {
 
 impl Reason {
     /// In one word, for programs.
-    #[must_use]
     pub fn code(&self) -> ReasonCode {
         match self {
             Reason::RunningNow => ReasonCode::RunningNow,

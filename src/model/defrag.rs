@@ -88,7 +88,6 @@ words! {
 
 impl Stop {
     /// Whether somebody is waiting for the end of the run.
-    #[must_use]
     pub fn is_urgent(self) -> bool {
         matches!(
             self,
@@ -183,7 +182,6 @@ pub enum RunOutcome {
 
 impl RunOutcome {
     /// The value of the label `outcome` of the metrics.
-    #[must_use]
     pub fn as_str(&self) -> &'static str {
         match self {
             RunOutcome::Improved => "improved",
@@ -199,7 +197,6 @@ impl RunOutcome {
     }
 
     /// The outcome as the history and the metrics name it.
-    #[must_use]
     pub fn kind(&self) -> OutcomeKind {
         match self {
             RunOutcome::Improved => OutcomeKind::Improved,
@@ -220,7 +217,6 @@ impl RunOutcome {
 
     /// Why another engine may work on the image, if one may: the reason lies with this engine, or
     /// somebody opened or changed the image.
-    #[must_use]
     pub fn left_to_another(&self) -> Option<String> {
         match self {
             RunOutcome::Refused { guard, .. } if guard.lies_with_engine() => self.reason(),
@@ -230,7 +226,6 @@ impl RunOutcome {
     }
 
     /// Why it came out so, in words, where there is more to it than its name.
-    #[must_use]
     pub fn reason(&self) -> Option<String> {
         match self {
             RunOutcome::Improved
@@ -280,7 +275,6 @@ words! {
 
 impl OutcomeKind {
     /// What it means for the next run on the image.
-    #[must_use]
     pub fn effect(self) -> Effect {
         match self {
             OutcomeKind::Improved => Effect::Improved,
@@ -332,7 +326,6 @@ pub enum RunForecast {
 }
 
 /// The reason of a run that changed nothing, if that is not known; see [`RunOutcome::Unchanged`].
-#[must_use]
 pub fn unknown_reason(message: &str) -> String {
     match message {
         "" => "unchanged for an unknown reason: xfs_fsr printed nothing; see journalctl -t fsr"
@@ -363,7 +356,6 @@ pub struct Account {
 
 impl Account {
     /// Of a run on extents between these borders, of which so many were joined and `to` are left.
-    #[must_use]
     pub fn new(
         before: &Borders,
         can_join: ExtentCount,
@@ -390,7 +382,6 @@ impl Account {
 
     /// Of a run of xfs_fsr, after which `to` are left: nobody wrote meanwhile, and it joins all that
     /// no hole keeps apart.
-    #[must_use]
     pub fn of_whole_copy(before: &Borders, to: ExtentCount) -> Account {
         let holes = ExtentCount(before.holes);
         Account {
@@ -490,7 +481,6 @@ pub struct RunRecord {
 
 impl RunRecord {
     /// When it ended.
-    #[must_use]
     pub fn ended(&self) -> UnixTime {
         let seconds = i64::try_from(self.took.as_secs()).unwrap_or(i64::MAX);
         UnixTime(self.at.0.saturating_add(seconds))
@@ -499,7 +489,6 @@ impl RunRecord {
 
 impl RunReport {
     /// Why it came out so, in words: for a run that changed nothing, what keeps the extents apart.
-    #[must_use]
     pub fn reason(&self) -> Option<String> {
         match (&self.outcome, &self.account) {
             (RunOutcome::Unchanged { message: None }, Some(account)) => Some(account.to_string()),
@@ -508,7 +497,6 @@ impl RunReport {
     }
 
     /// A run of which nothing is known but what came of it.
-    #[must_use]
     pub fn of(engine: Engine, outcome: RunOutcome) -> RunReport {
         RunReport {
             engine,
@@ -528,7 +516,6 @@ impl RunReport {
 /// How long the final swap of xfs_fsr keeps everybody from the file. With reverse mapping, one
 /// extent after the other is moved under the file's locks: 22,000 a second, measured with 131,000;
 /// without, the roots of the maps change places.
-#[must_use]
 pub fn swap_stall(extents: ExtentCount, rmapbt: bool) -> Duration {
     let per_second = if rmapbt { 22_000 } else { 450_000 };
     Duration::from_millis(extents.0.saturating_mul(1000) / per_second)

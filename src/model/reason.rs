@@ -103,7 +103,6 @@ words! {
 impl ReasonCode {
     /// Whether it lies with the engine, not with the image, its file system or the host: another
     /// engine may work on the image.
-    #[must_use]
     pub fn lies_with_engine(self) -> bool {
         use ReasonCode as R;
         matches!(
@@ -128,7 +127,6 @@ impl ReasonCode {
     }
 
     /// Whether there is too little to gain: that does not change soon.
-    #[must_use]
     pub fn is_no_gain(self) -> bool {
         matches!(self, ReasonCode::NearIdeal | ReasonCode::LittleGain)
     }
@@ -153,7 +151,6 @@ pub enum Obstacle {
 
 impl Obstacle {
     /// Its word for programs.
-    #[must_use]
     pub fn code(self) -> ReasonCode {
         match self {
             Obstacle::Immutable => ReasonCode::Immutable,

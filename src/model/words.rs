@@ -16,13 +16,11 @@ macro_rules! words {
             pub const ALL: [$name; [$($word),+].len()] = [$($name::$variant),+];
 
             /// The word for programs, which does not change.
-            #[must_use]
             pub const fn as_str(self) -> &'static str {
                 match self { $($name::$variant => $word,)+ }
             }
 
             /// The value with this word.
-            #[must_use]
             pub fn named(word: &str) -> Option<$name> {
                 $name::ALL.into_iter().find(|value| value.as_str() == word)
             }

@@ -21,7 +21,6 @@ use crate::table::TextTable;
 const WINDOWS: usize = 7;
 
 /// What is told of a plan, for people; `width` is that of their terminal.
-#[must_use]
 pub fn render(
     plan: &Plan,
     engines: &[EngineState],

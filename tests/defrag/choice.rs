@@ -38,7 +38,7 @@ fn json(bed: &Bed, config: &Path, image: &Path) -> Value {
     said(choose(bed, config, image).args(["--json", "--force-window"]))
 }
 
-/// It becomes whole by online, and this is why not by xfs_fsr; a rehearsal says so too.
+/// It becomes whole by online, and this is why not by xfs_fsr; a dry run reports it too.
 fn goes_online(bed: &Bed, config: &Path, image: &Path, why: &str) {
     let would = said(choose(bed, config, image).args(["--json", "--dry-run"]));
     let run = json(bed, config, image);

@@ -28,11 +28,11 @@ fn fragmented(mkfs: &[&str]) -> support::Here<(Bed, PathBuf)> {
     Ok((bed, path))
 }
 
-/// The image is left alone, by this guard and in these words; by a rehearsal too.
+/// The image is left alone, by this guard and in these words; by a dry run too.
 fn refused(path: &Path, config: &Path, guard: &str, words: &str) {
-    for rehearse in [true, false] {
+    for dry_run in [true, false] {
         let mut command = defrag(path, config);
-        if rehearse {
+        if dry_run {
             command.arg("--dry-run");
         }
         let said = said(&mut command);

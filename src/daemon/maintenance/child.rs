@@ -18,7 +18,7 @@ use crate::model::{RunOutcome, RunReport};
 use crate::sys::child::kill_with_parent;
 
 /// How often the process is looked at.
-const BEAT: Duration = Duration::from_millis(50);
+const INTERVAL: Duration = Duration::from_millis(50);
 /// A process that has not ended so long after SIGTERM is killed.
 const TERM_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long a process may take to end after SIGKILL before it is left behind.
@@ -117,7 +117,7 @@ fn wait(child: &mut Child, control: &Control) -> io::Result<Option<ExitStatus>> 
             }
             _ => {}
         }
-        thread::sleep(BEAT);
+        thread::sleep(INTERVAL);
     }
 }
 

@@ -27,7 +27,7 @@ use crate::model::{
 /// How long one of the operator's commands may take: it may shut a VM down.
 pub(super) const HOOK_TIMEOUT: Duration = Duration::from_secs(600);
 /// How often a process of an earlier daemon is looked at.
-const BEAT: Duration = Duration::from_millis(200);
+const INTERVAL: Duration = Duration::from_millis(200);
 
 /// What is to be done.
 pub(super) struct Task {
@@ -106,7 +106,7 @@ fn finish_here(
         if control.is_cancelled() {
             return None;
         }
-        thread::sleep(BEAT);
+        thread::sleep(INTERVAL);
     }
     let hooks = Hooks {
         before: false,
