@@ -14,8 +14,7 @@
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use fragwatch::internals::history::Recent;
-use fragwatch::internals::history::{forecast, growth};
+use fragwatch::internals::growth::{Recent, forecast, growth};
 use fragwatch::internals::model::{ExtentCount, Point, UnixTime};
 
 const DAY: Duration = Duration::from_secs(86_400);

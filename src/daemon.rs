@@ -33,9 +33,10 @@
 //! Health is the name of the [`Part`], whose state `fragwatch status`, `check`, `/metrics`
 //! (`fragwatch_part_severity`, `fragwatch_klog_source_up`) and the alerts are answered from.
 
-mod chronicle;
 mod clock;
+mod history;
 mod incident_monitor;
+mod instance_lock;
 mod klog_files;
 mod logging;
 mod maintenance;
@@ -71,9 +72,10 @@ use crate::serve::status::InForce;
 use crate::serve::textfile::Textfile;
 use crate::state_dir::StateDir;
 use crate::sys::heap;
-use chronicle::{Chronicle, Claim, Teller};
-pub(crate) use chronicle::{read_last_incident, read_runs};
 use clock::now;
+use history::{HistoryHandle, HistoryService};
+pub(crate) use history::{read_last_incident, read_runs};
+use instance_lock::InstanceLock;
 use maintenance::Maintenance;
 pub(crate) use maintenance::is_recent;
 use reload::ConfigReader;
@@ -108,7 +110,7 @@ pub fn run(config: Option<&Path>) -> anyhow::Result<()> {
         error!("{}:\n{error}", start.in_force.in_words());
     }
     // A second daemon ends here, before its rescue is armed: it would act beside the first.
-    let claim = Claim::of(&start.settings)?;
+    let lock = InstanceLock::take(&start.settings)?;
     // Before all else, so that nothing of the slow side can keep it from being armed.
     let armed = rescue::start(&start.settings);
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -121,7 +123,7 @@ pub fn run(config: Option<&Path>) -> anyhow::Result<()> {
             .inspect_err(|error| error!("signals are not handled, reload does not work: {error}"))
             .ok();
         info!("fragwatch {} starting", env!("CARGO_PKG_VERSION"));
-        let mut daemon = Daemon::start(config, start, claim, armed).await?;
+        let mut daemon = Daemon::start(config, start, lock, armed).await?;
         let ended = daemon.serve(&mut signals).await;
         daemon.stop().await;
         ended
@@ -143,7 +145,7 @@ struct Daemon {
     control: Option<ControlServer>,
     pages: control::Pages,
     tasks: Tasks,
-    chronicle: Chronicle,
+    history: HistoryService,
 }
 
 /// What runs until the daemon ends.
@@ -160,11 +162,11 @@ impl Daemon {
     async fn start(
         config: Option<&Path>,
         start: Start,
-        claim: Claim,
+        lock: InstanceLock,
         armed: Armed,
     ) -> anyhow::Result<Daemon> {
         // Before anything that another daemon would notice.
-        let chronicle = Chronicle::start(&start.settings, claim)?;
+        let history = HistoryService::start(&start.settings, lock)?;
         let lifetime = Lifetime::install().context("cannot set up metrics")?;
         let last_good = LastGood::start(config);
         if start.in_force == InForce::Configured {
@@ -176,7 +178,7 @@ impl Daemon {
         let status = Arc::new(status);
         let server = PageServer::start(settings.metrics.listen, Arc::clone(&status)).await;
         let (plans, plan_requests) = mpsc::channel(PLAN_REQUESTS);
-        let pages = control::Pages::new(Arc::clone(&status), chronicle.state(), plans);
+        let pages = control::Pages::new(Arc::clone(&status), history.state(), plans);
         let control = ControlServer::start(&settings.control, &pages, &status).await;
         match start.error {
             None => metrics::config_read(now()),
@@ -191,20 +193,20 @@ impl Daemon {
             armed,
             settings,
             Arc::clone(&status),
-            chronicle.teller(),
-            chronicle.state().incidents(),
+            history.handle(),
+            history.state().incidents(),
         );
         let rescue_settings = rescue.settings();
         let (end_rescue, rescue_end) = watch::channel(false);
         let rescue = tokio::spawn(rescue.run(sender.subscribe(), rescue_end));
-        let sampler = Sampler::new(receiver, Arc::clone(&status), chronicle.teller());
-        sampler.look_back(chronicle.state().database()).await;
+        let sampler = Sampler::new(receiver, Arc::clone(&status), history.handle());
+        sampler.look_back(history.state().database()).await;
         let maintenance = Maintenance::new(
             sender.subscribe(),
             sampler.registry(),
             Arc::clone(&status),
-            chronicle.teller(),
-            chronicle.state(),
+            history.handle(),
+            history.state(),
             plan_requests,
         );
         let (end_maintenance, end) = watch::channel(false);
@@ -216,7 +218,7 @@ impl Daemon {
             end_rescue,
             export: tokio::spawn(export(sender.subscribe(), Arc::clone(&status))),
         };
-        tokio::spawn(upkeep(lifetime, Arc::clone(&status), chronicle.teller()));
+        tokio::spawn(upkeep(lifetime, Arc::clone(&status), history.handle()));
         Ok(Daemon {
             config: ConfigReader::new(config),
             settings: sender,
@@ -227,7 +229,7 @@ impl Daemon {
             control,
             pages,
             tasks,
-            chronicle,
+            history,
         })
     }
 
@@ -318,8 +320,8 @@ impl Daemon {
             self.control = started.await;
         }
         self.note_what_needs_a_restart(&settings);
-        self.chronicle
-            .teller()
+        self.history
+            .handle()
             .set_retention(settings.history.retention);
         self.last_good.keep(&settings);
         let settings = Arc::new(settings);
@@ -336,7 +338,7 @@ impl Daemon {
     /// The history keeps its database open, and all other state lies beside it.
     fn note_what_needs_a_restart(&self, settings: &Settings) {
         let wanted = StateDir::of(&settings.history);
-        let current = self.chronicle.state();
+        let current = self.history.state();
         let state = if wanted == *current {
             State::Up
         } else {
@@ -384,14 +386,14 @@ async fn export(mut settings: watch::Receiver<Arc<Settings>>, status: Arc<Shared
 }
 
 /// What is done every minute.
-async fn upkeep(lifetime: Lifetime, status: Arc<SharedStatus>, teller: Teller) {
+async fn upkeep(lifetime: Lifetime, status: Arc<SharedStatus>, history: HistoryHandle) {
     let mut ticks = tokio::time::interval(Lifetime::UPKEEP_INTERVAL);
     // At once: the history needs a moment before it can be asked.
     ticks.tick().await;
     loop {
         ticks.tick().await;
         lifetime.upkeep();
-        status.set_part(Part::History, teller.state());
+        status.set_part(Part::History, history.state());
     }
 }
 

@@ -31,14 +31,17 @@ pub mod discover {
     pub use crate::discover::owner::OwnerSearch;
 }
 
+/// Of `growth`.
+pub mod growth {
+    pub use crate::growth::{Recent, forecast, growth};
+}
+
 /// Of `history`.
 pub mod history {
-    pub use crate::history::growth::{forecast, growth};
     pub use crate::history::lock::{self, LockError};
-    pub use crate::history::recent::Recent;
     pub use crate::history::{
-        Health, ImageInfo, ImageRef, IncidentRow, Keeper, Reader, Record, Recorder, SampleRow,
-        SeverityRow, Store, Sweep, open,
+        Health, ImageInfo, ImageRef, IncidentRow, Reader, Record, Recorder, SampleRow, SeverityRow,
+        Store, Sweep, WriterGuard, open,
     };
 }
 

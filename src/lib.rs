@@ -43,7 +43,8 @@
 //! | [`sys`] | interfaces of the kernel; the only unsafe code |
 //! | [`discover`] | which files are images, and which process has them open |
 //! | [`probe`] | counting extents and reading maps, in helper processes |
-//! | [`history`] | the database and its writer thread; growth |
+//! | [`growth`] | how fast images gain extents, and when they have too many (pure) |
+//! | [`history`] | the database and its writer thread |
 //! | [`assess`] | thresholds, hysteresis, severity (pure) |
 //! | [`maintenance`] | windows, the plan, and the reasons against a run (pure) |
 //! | [`defrag`] | the engines, their guards, and the job that a child process carries out |
@@ -74,6 +75,7 @@ mod daemon;
 mod defrag;
 mod discover;
 mod durable;
+mod growth;
 mod history;
 mod hook;
 mod incident;

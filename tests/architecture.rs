@@ -33,9 +33,8 @@ const LAW: &[(&str, &[&str])] = &[
     ("discover::vm", &[]),
     ("discover::watch", &[]),
     ("probe::map_schedule", &["model"]),
-    ("history::growth", &["model"]),
-    ("history::recent", &["model", "history::growth"]),
-    ("history::pack", &["model"]),
+    ("growth", &["model"]),
+    ("history::retention", &["model"]),
     ("history::record", &["model"]),
     // The kernel's interfaces know nobody.
     ("sys", &[]),
@@ -419,7 +418,7 @@ fn the_law_knows_right_from_wrong() {
         ("incident::hook", "hook", true),
         ("rescue::reader", "incident", false),
         ("hook", "rescue", false),
-        ("history::growth", "history", false),
+        ("growth", "history", false),
         ("klog::rules", "klog::record", true),
         // As long a name is not the same name.
         ("model::map", "modelling", false),

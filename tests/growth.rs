@@ -23,8 +23,7 @@ use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use fragwatch::internals::history::Recent;
-use fragwatch::internals::history::forecast;
+use fragwatch::internals::growth::{Recent, forecast};
 use fragwatch::internals::model::{
     ExtentCount, FilesystemKind, Forecast, Growth, Pace, Point, UnixTime, Unknown,
 };

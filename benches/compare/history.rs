@@ -15,9 +15,9 @@ use super::table::Row;
 
 const IMAGES: u64 = 1000;
 const DAYS: i64 = 90;
-/// So many of them a count each minute: as many as are kept in full, and some that are thinned
-/// meanwhile. Those before are long thinned, and one an hour leaves the same of them.
-const DAYS_IN_FULL: i64 = 10;
+/// Days with a count each minute: those that are kept in full, and some that are merged meanwhile. One
+/// an hour leaves the same of those before.
+const DAYS_IN_FULL: i64 = 5;
 const MINUTES: i64 = 24 * 60;
 const DAY: i64 = 86_400;
 /// A Monday at midnight.
@@ -135,14 +135,13 @@ fn sample(image: ImageRef, extents: u64) -> SampleRow {
 fn read(path: &Path) -> f64 {
     let before = processor_time();
     let reader = Reader::open(path).unwrap();
-    let mut images = 0;
+    let mut counts = 0;
     let since = UnixTime(MONDAY + (DAYS - 1) * DAY);
+    // As many as the daemon keeps of an image.
     reader
-        .each_image_between(since..=UnixTime(i64::MAX), 1440, |_, readings| {
-            images += readings.len().min(1)
-        })
+        .each_count(since..=UnixTime(i64::MAX), 96, |_, _| counts += 1)
         .unwrap();
-    assert_eq!(images, IMAGES as usize);
+    assert_eq!(counts, 2 * 96 * IMAGES as usize);
     (processor_time() - before).as_secs_f64()
 }
 

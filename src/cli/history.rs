@@ -14,7 +14,7 @@ use crate::assess::Assessor;
 use crate::config::units::parse_duration;
 use crate::model::utc::rfc3339_seconds;
 use crate::model::{ExtentCount, Roughly, UnixTime};
-use crate::serve::past::{Past, Question};
+use crate::serve::history::{HistoryQuery, HistoryResponse};
 
 /// Columns where the terminal does not say how many it has.
 const WIDTH: usize = 80;
@@ -25,12 +25,12 @@ pub(super) fn run(arguments: &HistoryArguments, config: Option<&Path>) -> anyhow
         .map_err(|error| anyhow::anyhow!("--since: {}", error.message))?;
     let now = status::now();
     let seconds = i64::try_from(window.as_secs()).unwrap_or(i64::MAX);
-    let question = Question {
+    let question = HistoryQuery {
         image: name(&arguments.image)?,
         since: UnixTime(now.0.saturating_sub(seconds)),
     };
     let query = serde_urlencoded::to_string(&question)?;
-    let past: Past = client::get(&settings, &format!("/v1/history?{query}"))?;
+    let past: HistoryResponse = client::get(&settings, &format!("/v1/history?{query}"))?;
     if arguments.json {
         output::print_json(&past)?;
         return Ok(SUCCESS);
@@ -56,7 +56,7 @@ fn name(image: &Path) -> anyhow::Result<String> {
 }
 
 fn render(
-    past: &Past,
+    past: &HistoryResponse,
     span: (UnixTime, UnixTime),
     thresholds: &[(char, ExtentCount)],
     width: usize,
@@ -108,7 +108,7 @@ fn render(
     text
 }
 
-fn events(past: &Past) -> String {
+fn events(past: &HistoryResponse) -> String {
     let mut events: Vec<(UnixTime, String)> = Vec::new();
     for run in &past.runs {
         let took = Roughly(Duration::from_secs_f64(run.seconds.clamp(0.0, 1e9)));
@@ -144,7 +144,8 @@ fn events(past: &Past) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::serve::past::{Change, Reading, Run};
+    use crate::history::{PastSeverity, Reading};
+    use crate::serve::history::Run;
 
     #[test]
     fn the_past_of_an_image() {
@@ -153,7 +154,7 @@ mod tests {
             extents: ExtentCount(extents),
             peak: ExtentCount(extents),
         };
-        let past = Past {
+        let past = HistoryResponse {
             path: "/srv/db.img".to_owned(),
             readings: vec![reading(100, 5), reading(3700, 900), reading(7200, 7)],
             runs: vec![Run {
@@ -165,14 +166,15 @@ mod tests {
                 outcome: "improved".to_owned(),
                 reason: String::new(),
             }],
-            severities: vec![Change {
+            severities: vec![PastSeverity {
+                image: 0,
                 at: UnixTime(3700),
                 from: "ok".to_owned(),
                 to: "warning".to_owned(),
                 extents: ExtentCount(900),
                 reason: "it has 900 extents".to_owned(),
             }],
-            ..Past::default()
+            ..HistoryResponse::default()
         };
         let text = render(
             &past,
@@ -192,9 +194,9 @@ mod tests {
 
     #[test]
     fn nothing_in_this_time() {
-        let past = Past {
+        let past = HistoryResponse {
             path: "/srv/db.img".to_owned(),
-            ..Past::default()
+            ..HistoryResponse::default()
         };
         let text = render(&past, (UnixTime(0), UnixTime(10)), &[], 80);
         assert!(text.contains("--since reaches further back"));

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tracing::{error, info, warn};
 
-use super::chronicle::{Teller, incident_listener};
+use super::history::{HistoryHandle, incident_listener};
 use crate::config::settings::Rescue;
 use crate::incident::evidence::ImageEvidence;
 use crate::incident::recorder::{HANGS, Recorder, RecorderSettings};
@@ -25,7 +25,7 @@ const SHUTDOWN_TIMEOUT: Duration = Duration::from_millis(300);
 /// See the module.
 pub(super) struct IncidentMonitor {
     board: Arc<SharedStatus>,
-    teller: Teller,
+    history: HistoryHandle,
     /// Where incident files go.
     incidents: PathBuf,
     recorder: Option<Arc<Recorder>>,
@@ -42,11 +42,15 @@ pub(super) struct IncidentMonitor {
 
 impl IncidentMonitor {
     /// Neither runs yet.
-    pub(super) fn new(board: Arc<SharedStatus>, teller: Teller, incidents: PathBuf) -> Self {
+    pub(super) fn new(
+        board: Arc<SharedStatus>,
+        history: HistoryHandle,
+        incidents: PathBuf,
+    ) -> Self {
         IncidentMonitor {
             incidents,
             board,
-            teller,
+            history,
             recorder: None,
             hook: Vec::new(),
             detector: None,
@@ -61,7 +65,8 @@ impl IncidentMonitor {
     pub(super) fn apply(&mut self, settings: &Rescue, exchange: &Arc<Exchange>) {
         match &self.recorder {
             None if settings.enabled => {
-                let recorder = start_recorder(settings, &self.incidents, &self.board, &self.teller);
+                let recorder =
+                    start_recorder(settings, &self.incidents, &self.board, &self.history);
                 self.recorder = recorder.map(Arc::new);
                 self.hook.clone_from(&settings.hook);
             }
@@ -194,7 +199,7 @@ fn start_recorder(
     settings: &Rescue,
     incidents: &Path,
     board: &Arc<SharedStatus>,
-    teller: &Teller,
+    history: &HistoryHandle,
 ) -> Option<Recorder> {
     let board = Arc::clone(board);
     let images = move || {
@@ -210,7 +215,7 @@ fn start_recorder(
         directory: incidents.to_owned(),
         hook: settings.hook.clone(),
         images: Arc::new(images),
-        on_change: incident_listener(teller.clone()),
+        on_change: incident_listener(history.clone()),
         ..RecorderSettings::default()
     });
     recorder

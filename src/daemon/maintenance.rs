@@ -24,7 +24,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{error, info, warn};
 
-use super::chronicle::{LOOKING_BACK, Teller, is_paused, last_incident, past_runs};
+use super::history::{HistoryHandle, READ_TIMEOUT, is_paused, last_incident, past_runs};
 use super::registry::SharedRegistry;
 use crate::config::Settings;
 use crate::config::settings::Defrag;
@@ -74,7 +74,7 @@ pub(super) struct Maintenance {
     settings: watch::Receiver<Arc<Settings>>,
     inventory: SharedRegistry,
     board: Arc<SharedStatus>,
-    teller: Teller,
+    history: HistoryHandle,
     runs: Runs,
     state: StateDir,
     seed: JitterSeed,
@@ -120,7 +120,7 @@ impl Maintenance {
         settings: watch::Receiver<Arc<Settings>>,
         inventory: SharedRegistry,
         board: Arc<SharedStatus>,
-        teller: Teller,
+        history: HistoryHandle,
         state: &StateDir,
         queries: mpsc::Receiver<PlanRequest>,
     ) -> Self {
@@ -134,7 +134,7 @@ impl Maintenance {
             settings,
             inventory,
             board,
-            teller,
+            history,
             runs: Runs::default(),
             state: state.clone(),
             seed,
@@ -566,7 +566,7 @@ impl Maintenance {
 
     fn record(&mut self, row: RunRecord, note: Option<NoteFile>) {
         self.runs.push(row.clone());
-        self.teller.run(row, note.map(NoteFile::into_path));
+        self.history.run(row, note.map(NoteFile::into_path));
     }
 }
 
@@ -581,7 +581,7 @@ fn extend_stop() {
 async fn notes(state: &Path) -> Vec<(Note, NoteFile)> {
     let state = state.to_owned();
     let reading = tokio::task::spawn_blocking(move || left_behind(&state));
-    match tokio::time::timeout(LOOKING_BACK, reading).await {
+    match tokio::time::timeout(READ_TIMEOUT, reading).await {
         Ok(Ok(notes)) => notes,
         _ => {
             error!("the state directory does not answer: runs that were cut off are not finished");

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Mutex, mpsc};
 use tracing::debug;
 
-use super::chronicle::Teller;
 use super::clock;
+use super::history::HistoryHandle;
 use super::registry::{KnownImage, SharedRegistry};
 use crate::config::Settings;
 use crate::model::{DeviceNumber, ExtentCount, ExtentMap, ImageId, MapBuilder, Outlook, Sample};
@@ -25,7 +25,7 @@ const PART_BUDGET: Duration = Duration::from_millis(500);
 /// See the module.
 pub(super) struct Mapper {
     registry: SharedRegistry,
-    teller: Teller,
+    history: HistoryHandle,
     schedules: BTreeMap<DeviceNumber, MapSchedule>,
     running: BTreeSet<DeviceNumber>,
     finished: mpsc::UnboundedReceiver<Finished>,
@@ -56,11 +56,11 @@ enum Unread {
 }
 
 impl Mapper {
-    pub(super) fn new(registry: SharedRegistry, teller: Teller) -> Self {
+    pub(super) fn new(registry: SharedRegistry, history: HistoryHandle) -> Self {
         let (finish, finished) = mpsc::unbounded_channel();
         Mapper {
             registry,
-            teller,
+            history,
             schedules: BTreeMap::new(),
             running: BTreeSet::new(),
             finished,
@@ -132,7 +132,7 @@ impl Mapper {
                     // The history may be slow to take it: not under the guard.
                     drop(registry);
                     if let Some(reference) = reference {
-                        self.teller.map(clock::wall(), reference, map);
+                        self.history.map(clock::wall(), reference, map);
                     }
                 }
                 Err(Unread::Refused(_)) => image.map_refused(now),

@@ -7,19 +7,18 @@ mod image;
 use std::collections::{BTreeMap, BTreeSet, btree_map};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 pub(super) use change::{Change, SeverityChange, Subject};
 pub(super) use image::KnownImage;
 
 use crate::assess::{Assessor, HostJudge, Judge};
-use crate::history::recent::Recent;
+use crate::growth::Recent;
 use crate::history::{ImageRef, SampleRow};
 use crate::model::memory::extent_map_memory;
 use crate::model::path::shown;
 use crate::model::{
-    Bytes, DeviceNumber, Filesystem, FilesystemKind, ImageId, ImageKey, Owner, Point, Sample,
-    Severity, UnixTime,
+    Bytes, DeviceNumber, Filesystem, FilesystemKind, ImageId, ImageKey, Owner, Sample, Severity,
+    UnixTime,
 };
 use crate::probe::protocol::Fault;
 use crate::serve::snapshot::Snapshot;
@@ -68,18 +67,9 @@ impl Registry {
         self.filesystems.insert(device, filesystem);
     }
 
-    /// Restores the past of an image that a sweep will meet: its last counts, oldest first, and its
-    /// severity then. Otherwise a bad image would be reported anew, and its growth would be unknown
-    /// for an hour.
-    pub(super) fn restore(
-        &mut self,
-        key: ImageKey,
-        points: &[Point],
-        severity: Severity,
-        window: Duration,
-    ) {
-        let mut recent = Recent::default();
-        points.iter().for_each(|point| recent.push(*point, window));
+    /// Restores the last counts and the severity of an image that a sweep will meet. Otherwise a bad
+    /// image would be reported anew, and its growth would be unknown for an hour.
+    pub(super) fn restore(&mut self, key: ImageKey, recent: Recent, severity: Severity) {
         let past = (recent, Judge::remembering(severity));
         self.restored.insert(key, past);
     }

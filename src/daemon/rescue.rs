@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use self::armed::keep_in_memory;
 use self::reporter::Reporter;
-use super::chronicle::Teller;
+use super::history::HistoryHandle;
 use super::incident_monitor::IncidentMonitor;
 use super::klog_files::{FileMatch, LogFiles};
 use crate::config::Settings;
@@ -60,7 +60,7 @@ impl Rescue {
         armed: Armed,
         settings: Arc<Settings>,
         board: Arc<SharedStatus>,
-        teller: Teller,
+        history: HistoryHandle,
         incidents: PathBuf,
     ) -> Self {
         let mut rescue = Rescue {
@@ -70,7 +70,7 @@ impl Rescue {
             events: None,
             reporter: Reporter::new(Arc::clone(&board)),
             files: LogFiles::new(),
-            monitor: IncidentMonitor::new(Arc::clone(&board), teller, incidents),
+            monitor: IncidentMonitor::new(Arc::clone(&board), history, incidents),
             memory: Files::open(Path::new("/proc")),
             drill_due: None,
             board,

@@ -11,8 +11,8 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
-use super::chronicle::{Teller, look_back};
 use super::clock::{self, MonotonicWallClock};
+use super::history::{HistoryHandle, look_back};
 use super::mapper::Mapper;
 use super::registry::{Change, SharedRegistry};
 use super::severity_hook::SeverityHook;
@@ -46,7 +46,7 @@ pub(super) struct Sampler {
     clock: MonotonicWallClock,
     assessor: Assessor,
     hook: SeverityHook,
-    teller: Teller,
+    history: HistoryHandle,
     unanswering: Unanswering,
     /// When the last sweep ended, in seconds since 1970.
     swept: Option<f64>,
@@ -64,7 +64,7 @@ impl Sampler {
     pub(super) fn new(
         settings: watch::Receiver<Arc<Settings>>,
         status: Arc<SharedStatus>,
-        teller: Teller,
+        history: HistoryHandle,
     ) -> Self {
         let registry = SharedRegistry::default();
         let mut pool = WorkerPool::new(Path::new("/proc"));
@@ -77,8 +77,8 @@ impl Sampler {
             clock: MonotonicWallClock::start(),
             assessor,
             hook: SeverityHook::default(),
-            mapper: Mapper::new(registry.clone(), teller.clone()),
-            teller,
+            mapper: Mapper::new(registry.clone(), history.clone()),
+            history,
             registry,
             status,
             pool,
@@ -95,7 +95,7 @@ impl Sampler {
     /// Restores the past from the history at `path`. To be called before [`run`](Sampler::run).
     pub(super) async fn look_back(&self, path: &Path) {
         let (window, now) = (self.assessor.window(), self.clock.now());
-        look_back(&self.teller, path, window, now, &self.registry).await;
+        look_back(&self.history, path, window, now, &self.registry).await;
     }
 
     /// Sweeps until there are no more settings.
@@ -160,7 +160,7 @@ impl Sampler {
             status: &self.status,
             assessor: &self.assessor,
             clock: &self.clock,
-            teller: &self.teller,
+            history: &self.history,
             hook: &self.hook,
             swept_before: self.swept,
             unanswered_before: std::mem::take(&mut self.unanswering),
@@ -197,7 +197,7 @@ struct Sweep<'s> {
     status: &'s SharedStatus,
     assessor: &'s Assessor,
     clock: &'s MonotonicWallClock,
-    teller: &'s Teller,
+    history: &'s HistoryHandle,
     hook: &'s SeverityHook,
     /// When the sweep before it ended.
     swept_before: Option<f64>,
@@ -273,7 +273,7 @@ impl Sweep<'_> {
         let change = self.registry.lock().host(self.assessor, host_memory());
         self.report(change);
         let rows = self.registry.lock().counted_rows();
-        self.teller.swept(clock::wall(), rows);
+        self.history.swept(clock::wall(), rows);
     }
 
     fn report(&self, changes: impl IntoIterator<Item = Change>) {
@@ -282,7 +282,7 @@ impl Sweep<'_> {
                 let registry = self.registry.lock();
                 let image = change.image().and_then(|id| registry.reference(id));
                 drop(registry);
-                self.teller.severity(clock::wall(), change, image);
+                self.history.severity(clock::wall(), change, image);
             }
             log(change, self.hook);
         }

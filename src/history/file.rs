@@ -9,7 +9,7 @@ use std::time::SystemTime;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
 
-use super::store::StoreError;
+use super::error::StoreError;
 use crate::model::path::shown;
 use crate::model::utc;
 

@@ -1,7 +1,7 @@
 //! Reads the history, on a connection of its own.
 //!
-//! Every call may take as long as the disk does: a daemon calls this where it may wait. While it
-//! lasts nothing is written; records wait in their queue.
+//! Every call may take as long as the disk does. While it lasts nothing is written; records wait in
+//! their queue.
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
@@ -11,9 +11,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _, Transaction, params};
+use serde::{Deserialize, Serialize};
 
-use super::pack::{self, Reading};
-use super::store::{StoreError, bytes, read_row, stored};
+use super::error::StoreError;
+use super::store::{NOTED, bytes, stored};
 use super::{file, schema};
 use crate::model::path::shown;
 use crate::model::{
@@ -22,11 +23,7 @@ use crate::model::{
 };
 
 /// How long a read waits for the writer.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// From all time on.
-const EVER: UnixTime = UnixTime(i64::MIN);
-/// Until the end of all time.
-const END: UnixTime = UnixTime(i64::MAX);
+const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Why the history cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -67,8 +64,10 @@ pub struct LastSample {
 }
 
 /// A change of severity. Names are those of [`SeverityRow`](super::SeverityRow).
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct PastSeverity {
+    #[serde(skip)]
     pub image: i64,
     pub at: UnixTime,
     pub from: String,
@@ -77,31 +76,27 @@ pub struct PastSeverity {
     pub reason: String,
 }
 
-/// An incident. Names are those of [`IncidentRow`](super::IncidentRow).
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PastIncident {
-    pub name: String,
+/// A sample of an image.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Reading {
+    /// When it was counted.
     pub at: UnixTime,
-    pub ended: Option<UnixTime>,
-    pub trigger: Option<String>,
-    pub actions: u32,
-    pub outcome: Option<String>,
-    pub freed: Bytes,
+    /// The count.
+    pub extents: ExtentCount,
+    /// The largest count since the reading before. The same as the last one unless samples were
+    /// merged.
+    pub peak: ExtentCount,
 }
 
-/// An extent map that was read.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PastMap {
-    /// When.
-    pub at: UnixTime,
-    /// Its extents.
-    pub extents: ExtentCount,
-    /// Physically contiguous runs.
-    pub fragments: u64,
-    /// Gaps in the file.
-    pub holes: u64,
-    /// The longest extent.
-    pub longest: Bytes,
+impl Reading {
+    /// This reading and a later one as one.
+    fn merged_into(self, later: Reading) -> Reading {
+        Reading {
+            peak: self.peak.max(later.peak),
+            ..later
+        }
+    }
 }
 
 /// A connection that only reads.
@@ -124,7 +119,7 @@ impl Reader {
                 | OpenFlags::SQLITE_OPEN_NO_MUTEX
                 | OpenFlags::SQLITE_OPEN_NOFOLLOW;
             let connection = Connection::open_with_flags(file, flags)?;
-            connection.busy_timeout(PATIENCE)?;
+            connection.busy_timeout(BUSY_TIMEOUT)?;
             connection.pragma_update(None, "query_only", true)?;
             match schema::check(&connection, schema::current())? {
                 number if number == schema::current() => Ok(connection),
@@ -142,7 +137,7 @@ impl Reader {
         }
     }
 
-    /// Runs `read` on one state of the database.
+    /// Runs `read` in one transaction.
     fn read<T>(
         &self,
         read: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>,
@@ -157,27 +152,12 @@ impl Reader {
         })
     }
 
-    /// All images that there is something of, by their paths.
+    /// All recorded images, by path.
     ///
     /// # Errors
-    /// Those of SQLite, as for all that reads.
+    /// Those of SQLite, as for all methods.
     pub fn images(&self) -> Result<Vec<ImageInfo>, ReadError> {
-        self.read(|state| {
-            let mut images = select_images(state, "ORDER BY path, id", params![])?;
-            let mut last = state.prepare(
-                "SELECT image, at, extents, size, allocated, max(sweep)
-                 FROM recent JOIN sweeps ON sweeps.id = recent.sweep GROUP BY image",
-            )?;
-            let mut recent = HashMap::new();
-            let mut rows = last.query([])?;
-            while let Some(row) = rows.next()? {
-                recent.insert(row.get::<_, i64>(0)?, last_sample(row, 1)?);
-            }
-            for image in &mut images {
-                image.last = recent.get(&image.id).copied().flatten().or(image.last);
-            }
-            Ok(images)
-        })
+        self.read(|state| select_images(state, "ORDER BY path, images.id", params![]))
     }
 
     /// The image with this key.
@@ -186,26 +166,23 @@ impl Reader {
     /// See [`Reader::images`].
     pub fn image(&self, key: &ImageKey) -> Result<Option<ImageInfo>, ReadError> {
         let clause = "WHERE filesystem = ?1 AND inode = ?2 AND generation = ?3";
-        self.read(|state| {
-            let key = params![key.filesystem, key.inode.cast_signed(), key.generation];
-            with_last(state, select_images(state, clause, key)?)
-        })
+        let key = params![key.filesystem, key.inode.cast_signed(), key.generation];
+        self.read(|state| Ok(select_images(state, clause, key)?.pop()))
     }
 
-    /// The image that was last seen at a path. Of several, which followed one another there, the
-    /// newest.
+    /// The image last seen at a path. If several followed one another there, the newest.
     ///
     /// # Errors
     /// See [`Reader::images`].
     pub fn image_at(&self, path: &Path) -> Result<Option<ImageInfo>, ReadError> {
         let (text, bytes) = stored(path);
-        let clause =
-            "WHERE path = ?1 AND path_bytes IS ?2 ORDER BY last_seen DESC, id DESC LIMIT 1";
-        self.read(|state| with_last(state, select_images(state, clause, params![text, bytes])?))
+        let clause = "WHERE path = ?1 AND path_bytes IS ?2
+            ORDER BY last_seen DESC, images.id DESC LIMIT 1";
+        self.read(|state| Ok(select_images(state, clause, params![text, bytes])?.pop()))
     }
 
-    /// What is known of an image from `since` on, in the order of time; at most `most` readings,
-    /// evenly chosen.
+    /// The readings of an image since a time, oldest first: at most `most`, each of which stands for an
+    /// equal share of all.
     ///
     /// # Errors
     /// See [`Reader::images`].
@@ -215,26 +192,49 @@ impl Reader {
         since: UnixTime,
         most: usize,
     ) -> Result<Vec<Reading>, ReadError> {
-        self.read(|state| Source::new(state, since..=END)?.readings(image, most))
+        let readings = self.read(|state| {
+            // The cross join as in the view: otherwise all counts would be read.
+            let mut select = state.prepare(
+                "SELECT at, extents, coalesce(peak, extents)
+                 FROM sweeps CROSS JOIN counts ON counts.sweep = sweeps.id AND counts.image = ?1
+                 WHERE at >= ?2 ORDER BY at, sweeps.id",
+            )?;
+            let rows = select.query_map([image, since.0], |row| {
+                Ok(Reading {
+                    at: UnixTime(row.get(0)?),
+                    extents: extents(row.get(1)?),
+                    peak: extents(row.get(2)?),
+                })
+            })?;
+            rows.collect()
+        })?;
+        Ok(thin_evenly(readings, most))
     }
 
-    /// The same of all images in a time, one after another: the start of a daemon. Holds the readings
-    /// of no more than one image in memory.
+    /// Passes counts of all images within `times` to `visit`, with the number of the image, in the
+    /// order of time: those of the last `most` sweeps, and of `most` earlier ones evenly chosen.
     ///
     /// # Errors
     /// See [`Reader::images`].
-    pub fn each_image_between(
+    pub fn each_count(
         &self,
         times: RangeInclusive<UnixTime>,
         most: usize,
-        mut visit: impl FnMut(&ImageInfo, Vec<Reading>),
+        mut visit: impl FnMut(i64, Point),
     ) -> Result<(), ReadError> {
         self.read(|state| {
-            let mut source = Source::new(state, times)?;
-            for image in select_images(state, "ORDER BY id", params![])? {
-                let readings = source.readings(image.id, most)?;
-                if !readings.is_empty() {
-                    visit(&image, readings);
+            let mut select = state
+                .prepare("SELECT id, at FROM sweeps WHERE at BETWEEN ?1 AND ?2 ORDER BY at, id")?;
+            let times = [times.start().0, times.end().0];
+            let sweeps = select.query_map(times, |row| Ok((row.get(0)?, row.get(1)?)))?;
+            let sweeps: Vec<(i64, i64)> = sweeps.collect::<Result<_, _>>()?;
+            let (earlier, last) = sweeps.split_at(sweeps.len().saturating_sub(most));
+            let mut select = state.prepare("SELECT image, extents FROM counts WHERE sweep = ?1")?;
+            for (sweep, at) in evenly(earlier, most).chain(last) {
+                let mut rows = select.query([sweep])?;
+                while let Some(row) = rows.next()? {
+                    let (at, extents) = (UnixTime(*at), extents(row.get(1)?));
+                    visit(row.get(0)?, Point { at, extents });
                 }
             }
             Ok(())
@@ -249,13 +249,13 @@ impl Reader {
     pub fn runs(&self, image: Option<i64>, most: u32) -> Result<Vec<RunRecord>, ReadError> {
         const SELECT: &str = "SELECT image, at, seconds, engine, extents_before, extents_after,
             bytes, outcome, reason FROM runs";
-        let clause = "WHERE ?1 IS NULL OR id = ?1";
+        let clause = "WHERE ?1 IS NULL OR images.id = ?1";
         let images = self.read(|state| select_images(state, clause, params![image]))?;
         let images: HashMap<i64, ImageRef> = images
             .into_iter()
             .map(|ImageInfo { id, key, path, .. }| (id, ImageRef { key, path }))
             .collect();
-        let runs = self.of_image(SELECT, image, EVER, most, |row| {
+        let runs = self.of_image(SELECT, image, most, |row| {
             let (image, seconds): (i64, f64) = (row.get(0)?, row.get(2)?);
             let (engine, outcome): (String, String) = (row.get(3)?, row.get(7)?);
             let names = Engine::named(&engine).zip(OutcomeKind::named(&outcome));
@@ -287,7 +287,7 @@ impl Reader {
         most: u32,
     ) -> Result<Vec<PastSeverity>, ReadError> {
         const SELECT: &str = "SELECT image, at, before, severity, extents, reason FROM severities";
-        self.of_image(SELECT, image, EVER, most, |row| {
+        self.of_image(SELECT, image, most, |row| {
             Ok(PastSeverity {
                 image: row.get(0)?,
                 at: UnixTime(row.get(1)?),
@@ -299,8 +299,7 @@ impl Reader {
         })
     }
 
-    /// The severity that was recorded last of each image of which one was: by the order in which they
-    /// were recorded, whatever the clock was then.
+    /// The severity recorded last of each image, in the order of recording, whatever the clock was.
     ///
     /// # Errors
     /// See [`Reader::images`].
@@ -316,69 +315,37 @@ impl Reader {
         })
     }
 
-    /// The extent maps of an image since then, newest first, `most` of them.
+    /// When the last incident ended, or began if its end is not recorded.
     ///
     /// # Errors
     /// See [`Reader::images`].
-    pub fn maps(&self, image: i64, since: UnixTime, most: u32) -> Result<Vec<PastMap>, ReadError> {
-        const SELECT: &str = "SELECT at, extents, fragments, holes, longest FROM maps";
-        self.of_image(SELECT, Some(image), since, most, |row| {
-            Ok(PastMap {
-                at: UnixTime(row.get(0)?),
-                extents: extents(row.get(1)?),
-                fragments: bytes(row.get(2)?).0,
-                holes: bytes(row.get(3)?).0,
-                longest: bytes(row.get(4)?),
-            })
-        })
-    }
-
-    /// The last `most` incidents, newest first.
-    ///
-    /// # Errors
-    /// See [`Reader::images`].
-    pub fn incidents(&self, most: u32) -> Result<Vec<PastIncident>, ReadError> {
+    pub fn last_incident(&self) -> Result<Option<UnixTime>, ReadError> {
+        const SELECT: &str = "SELECT coalesce(ended, at) FROM incidents
+            ORDER BY at DESC, name DESC LIMIT 1";
         self.read(|state| {
-            let mut select = state.prepare(
-                "SELECT name, at, ended, cause, actions, outcome, freed FROM incidents
-                 ORDER BY at DESC, name DESC LIMIT ?1",
-            )?;
-            let rows = select.query_map([most], |row| {
-                Ok(PastIncident {
-                    name: row.get(0)?,
-                    at: UnixTime(row.get(1)?),
-                    ended: row.get::<_, Option<i64>>(2)?.map(UnixTime),
-                    trigger: row.get(3)?,
-                    actions: row.get(4)?,
-                    outcome: row.get(5)?,
-                    freed: bytes(row.get(6)?),
-                })
-            })?;
-            rows.collect()
+            state
+                .query_row(SELECT, [], |row| row.get(0).map(UnixTime))
+                .optional()
         })
     }
 
+    /// The last `most` rows, newest first, of one image or of all.
     fn of_image<T>(
         &self,
         select: &str,
         image: Option<i64>,
-        since: UnixTime,
         most: u32,
-        make: impl FnMut(&rusqlite::Row<'_>) -> rusqlite::Result<T>,
+        make: impl Fn(&rusqlite::Row<'_>) -> rusqlite::Result<T>,
     ) -> Result<Vec<T>, ReadError> {
-        // So written that an index is used in either case.
-        let which = if image.is_some() {
+        let filter = if image.is_some() {
             "image = ?1"
         } else {
             "?1 IS NULL"
         };
-        let sql =
-            format!("{select} WHERE {which} AND at >= ?2 ORDER BY at DESC, rowid DESC LIMIT ?3");
+        let sql = format!("{select} WHERE {filter} ORDER BY at DESC, rowid DESC LIMIT ?2");
         self.read(|state| {
             let mut select = state.prepare(&sql)?;
-            select
-                .query_map(params![image, since.0, most], make)?
-                .collect()
+            select.query_map(params![image, most], make)?.collect()
         })
     }
 }
@@ -387,15 +354,23 @@ fn extents(number: i64) -> ExtentCount {
     ExtentCount(u64::try_from(number).unwrap_or(0))
 }
 
+/// Images with their last sample: that of the table of images, unless a later sweep counted them.
 fn select_images(
     state: &Transaction<'_>,
     clause: &str,
     values: impl rusqlite::Params,
 ) -> rusqlite::Result<Vec<ImageInfo>> {
     let sql = format!(
-        "SELECT last_seen, extents, size, allocated, id, filesystem, inode, generation, path,
-                path_bytes, format, first_seen
-         FROM images {clause}"
+        "SELECT coalesce(sweeps.at, last_seen), coalesce(last.extents, images.extents),
+                coalesce(last.size, images.size), coalesce(last.allocated, images.allocated),
+                images.id, filesystem, inode, generation, path, path_bytes, format, first_seen
+         FROM images
+             LEFT JOIN sweeps ON sweeps.id = (
+                 SELECT later.id FROM sweeps AS later
+                     CROSS JOIN counts ON counts.sweep = later.id AND counts.image = images.id
+                 WHERE later.id > {NOTED} ORDER BY later.id DESC LIMIT 1)
+             LEFT JOIN counts AS last ON last.sweep = sweeps.id AND last.image = images.id
+         {clause}"
     );
     let mut select = state.prepare(&sql)?;
     let rows = select.query_map(values, |row| {
@@ -415,101 +390,66 @@ fn select_images(
             path,
             format: row.get(10)?,
             first_seen: UnixTime(row.get(11)?),
-            last: last_sample(row, 0)?,
+            last: last_sample(row)?,
         })
     })?;
     rows.collect()
 }
 
-/// From four columns, the time first; nothing if it was never counted.
-fn last_sample(row: &rusqlite::Row<'_>, first: usize) -> rusqlite::Result<Option<LastSample>> {
-    let at = UnixTime(row.get(first)?);
-    let Some(count) = row.get(first + 1)? else {
+/// From the first four columns; None if the image was never counted.
+fn last_sample(row: &rusqlite::Row<'_>) -> rusqlite::Result<Option<LastSample>> {
+    let at = UnixTime(row.get(0)?);
+    let Some(count) = row.get(1)? else {
         return Ok(None);
     };
+    let extents = extents(count);
     Ok(Some(LastSample {
-        point: Point {
-            at,
-            extents: extents(count),
-        },
-        size: bytes(row.get(first + 2)?),
-        allocated: bytes(row.get(first + 3)?),
+        point: Point { at, extents },
+        size: bytes(row.get(2)?),
+        allocated: bytes(row.get(3)?),
     }))
 }
 
-/// The only one of these images, with its last sample even if that is not packed yet.
-fn with_last(
-    state: &Transaction<'_>,
-    images: Vec<ImageInfo>,
-) -> rusqlite::Result<Option<ImageInfo>> {
-    let Some(mut image) = images.into_iter().next() else {
-        return Ok(None);
-    };
-    let last = "SELECT at, extents, size, allocated
-        FROM sweeps JOIN recent ON recent.sweep = sweeps.id AND recent.image = ?1
-        ORDER BY sweeps.id DESC LIMIT 1";
-    let recent = state
-        .query_row(last, [image.id], |row| last_sample(row, 0))
-        .optional()?;
-    image.last = recent.flatten().or(image.last);
-    Ok(Some(image))
+/// The last of each of `most` equal shares; all if they are not more.
+fn evenly<T>(all: &[T], most: usize) -> impl Iterator<Item = &T> {
+    let shares = all.len().min(most);
+    (1..=shares).filter_map(move |n| all.get(n * all.len() / shares - 1))
 }
 
-/// Where the readings of images come from, one image after another.
-struct Source<'s> {
-    wanted: RangeInclusive<UnixTime>,
-    /// Blocks that reach beyond its begin, in the order of their recording, and their times.
-    blocks: Vec<(i64, Vec<UnixTime>)>,
-    sweeps: Vec<(i64, UnixTime)>,
-    packed: rusqlite::Statement<'s>,
-    recent: rusqlite::Statement<'s>,
-}
-
-impl<'s> Source<'s> {
-    fn new(
-        state: &'s Transaction<'_>,
-        wanted: RangeInclusive<UnixTime>,
-    ) -> rusqlite::Result<Source<'s>> {
-        let since = *wanted.start();
-        let mut select =
-            state.prepare("SELECT id, times FROM blocks WHERE last_at >= ?1 ORDER BY id")?;
-        let blocks = select.query_map([since.0], |row| {
-            Ok((row.get(0)?, pack::unpack_times(&row.get::<_, String>(1)?)))
-        })?;
-        let blocks = blocks.collect::<Result<_, _>>()?;
-        let mut select = state.prepare("SELECT id, at FROM sweeps WHERE at >= ?1 ORDER BY id")?;
-        let sweeps = select.query_map([since.0], |row| Ok((row.get(0)?, UnixTime(row.get(1)?))))?;
-        let sweeps = sweeps.collect::<Result<_, _>>()?;
-        Ok(Source {
-            wanted,
-            blocks,
-            sweeps,
-            packed: state.prepare(
-                "SELECT base, extents, peaks FROM packed WHERE block = ?1 AND image = ?2",
-            )?,
-            recent: state.prepare("SELECT extents FROM recent WHERE sweep = ?1 AND image = ?2")?,
-        })
+/// At most `most` readings: of each of `most` equal shares the last and the largest.
+fn thin_evenly(readings: Vec<Reading>, most: usize) -> Vec<Reading> {
+    if readings.len() <= most || most == 0 {
+        return readings;
     }
+    let share = |n: usize| n * readings.len() / most;
+    let merged = |n: usize| {
+        let share = readings.get(share(n)..share(n + 1))?;
+        share.iter().copied().reduce(Reading::merged_into)
+    };
+    (0..most).filter_map(merged).collect()
+}
 
-    fn readings(&mut self, image: i64, most: usize) -> rusqlite::Result<Vec<Reading>> {
-        let mut readings = Vec::new();
-        for (block, times) in &self.blocks {
-            let row = self
-                .packed
-                .query_row([*block, image], |row| read_row(row, 0))
-                .optional()?;
-            readings.extend(row.iter().flat_map(|row| row.unpack(times)));
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn an_even_choice_is_short_and_keeps_the_ends_and_the_peak(
+            counts in prop::collection::vec(0..1000_u64, 0..300), most in 1..50_usize,
+        ) {
+            let readings: Vec<_> = counts.iter().zip(0..).map(|(n, at)| {
+                let extents = ExtentCount(*n);
+                Reading { at: UnixTime(at), extents, peak: extents }
+            }).collect();
+            let thin = thin_evenly(readings.clone(), most);
+            prop_assert_eq!(thin.len(), readings.len().min(most));
+            prop_assert_eq!(thin.last().map(|r| (r.at, r.extents)), readings.last().map(|r| (r.at, r.extents)));
+            let peak = |readings: &[Reading]| readings.iter().map(|r| r.peak).max();
+            prop_assert_eq!(peak(&thin), peak(&readings));
+            let chosen: Vec<_> = evenly(&readings, most).map(|r| r.at).collect();
+            prop_assert_eq!(chosen, thin.iter().map(|r| r.at).collect::<Vec<_>>());
         }
-        for (sweep, at) in &self.sweeps {
-            let count = self
-                .recent
-                .query_row([*sweep, image], |row| row.get(0))
-                .optional()?;
-            readings.extend(count.map(|count| Reading::sampled(*at, extents(count))));
-        }
-        readings.retain(|reading| self.wanted.contains(&reading.point.at));
-        // What was recorded first stays first if the clock stood still.
-        readings.sort_by_key(|reading| reading.point.at);
-        Ok(pack::thin_evenly(readings, most))
     }
 }

@@ -1,8 +1,7 @@
-//! The way to the history: a bounded queue to a thread of its own.
+//! The thread that writes the history, and the bounded queue to it.
 //!
-//! Whoever records something never waits. The lock of the queue is held for a few instructions, and
-//! never while a file is touched. What does not fit is lost and counted, and so is what cannot be
-//! written: an old count that comes late is worth less than memory on a host that is in trouble.
+//! Recording never waits. Records that do not fit into the queue or cannot be written are lost and
+//! counted: a late count is worth less than memory on a host in trouble.
 
 use std::fs;
 use std::io;
@@ -13,29 +12,33 @@ use std::time::{Duration, Instant};
 
 use tracing::{error, info, warn};
 
+use super::error::StoreError;
 use super::record::Record;
-use super::store::{Aside, Store, StoreError};
+use super::store::{QuarantinedDb, Store};
 use crate::background::{Background, Jobs, STACK};
 use crate::config::settings;
 use crate::model::path::shown;
 
-/// Rows of sweeps that may wait to be written: a quarter of an hour of a thousand images, some
-/// megabytes. A single sweep may have more.
+/// Most rows of sweeps in the queue: a quarter of an hour of a thousand images, some megabytes. A single
+/// sweep may have more.
 const WAITING_ROWS: usize = 16_384;
-/// Records that may wait.
+/// Most records in the queue.
 const WAITING: usize = 256;
-/// A database that cannot be opened is tried again after this.
+/// How long the start of the daemon waits for an upgrade of the database. Of 1,000 images it takes nine
+/// seconds of processor time.
+const UPGRADE_TIMEOUT: Duration = Duration::from_secs(60);
+/// Time after which opening the database is tried again.
 const RETRY: Duration = Duration::from_secs(60);
-/// Who takes longer over one record is not healthy: the disk hangs. A little longer than a
-/// statement waits for other processes.
-const HANGS: Duration = Duration::from_secs(90);
+/// A record that takes longer shows that the disk hangs. Longer than a statement waits for other
+/// processes.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(90);
 
-/// Starts the history. The database is opened on its thread: what is wrong with it is in the log and
-/// in [`Health`], and is never a reason not to start.
+/// Starts the history. The database is opened on its thread; an error of it is logged and in
+/// [`Health`].
 ///
 /// # Errors
-/// When there is no thread to be had.
-pub fn open(settings: &settings::History) -> io::Result<(Recorder, Keeper)> {
+/// If no thread can be made.
+pub fn open(settings: &settings::History) -> io::Result<(Recorder, WriterGuard)> {
     let shared = Arc::new(Shared {
         path: settings.path.clone(),
         retention: Mutex::new(settings.retention),
@@ -43,16 +46,17 @@ pub fn open(settings: &settings::History) -> io::Result<(Recorder, Keeper)> {
         lost: AtomicU64::new(0),
         moved_aside: AtomicU64::new(0),
         healthy: AtomicBool::new(false),
+        upgrading: AtomicBool::new(false),
     });
     let at_work = Arc::clone(&shared);
     let queue = Background::start("history", WAITING, STACK, move |jobs| {
         Writer::new(&at_work).run(jobs);
     })?;
-    let keeper = Keeper(queue.clone());
-    Ok((Recorder { shared, queue }, keeper))
+    let guard = WriterGuard(queue.clone());
+    Ok((Recorder { shared, queue }, guard))
 }
 
-/// Tells the history something. A copy speaks to the same thread.
+/// Records in the history. A copy has the same queue.
 #[derive(Debug, Clone)]
 pub struct Recorder {
     shared: Arc<Shared>,
@@ -60,13 +64,13 @@ pub struct Recorder {
 }
 
 impl Recorder {
-    /// Has a record written. Never waits; false if it is lost, because too much waits already.
+    /// Queues a record. Never waits; false if the queue is full and the record lost.
     pub fn record(&self, record: Record) -> bool {
         self.queue(record, None)
     }
 
-    /// The same for what is in a file too, for as long as the history may lose it: the file `note` is
-    /// removed once the record is in the database for good, and stays if that never happens.
+    /// The same for a record that is also in the file `note`, which is removed once the record is
+    /// written, and stays if it is lost.
     pub fn record_noted(&self, record: Record, note: PathBuf) -> bool {
         self.queue(record, Some(note))
     }
@@ -75,7 +79,7 @@ impl Recorder {
         let weight = record.weight();
         let queued = self.queue.push_with(|jobs| {
             let rows: usize = jobs.iter().map(|job| job.record.weight()).sum();
-            // What happens seldom is worth more than one count of many.
+            // A rare event is worth more than one count of many.
             let is_light = weight == 1 || rows.saturating_add(weight) <= WAITING_ROWS;
             let fits = jobs.is_empty() || (is_light && jobs.len() < WAITING);
             fits.then(|| jobs.push_back(Job { record, note })).is_some()
@@ -86,22 +90,24 @@ impl Recorder {
         queued
     }
 
-    /// From now on what is older goes: after a reload.
+    /// Sets for how long records are kept.
     pub fn set_retention(&self, retention: Duration) {
         *self.shared.retention() = retention;
     }
 
-    /// Until the database was opened and brought up to date, or cannot be, but no longer than
-    /// `within`: whoever reads before would find nothing, or a schema that is none of ours any more.
-    pub fn wait_for_opening(&self, within: Duration) {
-        self.queue.wait_until_ready(within);
+    /// Waits until the database is opened, or cannot be, for at most `within`, or [`UPGRADE_TIMEOUT`]
+    /// if it is of an older schema. False if it is still being opened: it cannot be read then.
+    pub fn wait_for_opening(&self, within: Duration) -> bool {
+        let is_upgraded = || self.shared.upgrading.load(Ordering::Relaxed);
+        self.queue.wait_until_ready(within)
+            || (is_upgraded() && self.queue.wait_until_ready(UPGRADE_TIMEOUT))
     }
 
-    /// How it goes.
+    /// The state of the history.
     #[must_use]
     pub fn health(&self) -> Health {
         let load = self.queue.load();
-        let is_alive = load.busy_for.is_none_or(|busy| busy < HANGS);
+        let is_alive = load.busy_for.is_none_or(|busy| busy < WRITE_TIMEOUT);
         Health {
             written: self.shared.written.load(Ordering::Relaxed),
             lost: self.shared.lost.load(Ordering::Relaxed),
@@ -113,12 +119,12 @@ impl Recorder {
     }
 }
 
-/// Ends the history.
+/// Ends the history's thread.
 #[derive(Debug)]
-pub struct Keeper(Background<Job>);
+pub struct WriterGuard(Background<Job>);
 
-impl Keeper {
-    /// Ends it once everything is written. False if that is not within the time; then the thread is
+impl WriterGuard {
+    /// Ends it once everything is written. False if that takes longer than `within`; the thread is then
     /// left behind.
     #[must_use]
     pub fn stop(self, within: Duration) -> bool {
@@ -126,20 +132,20 @@ impl Keeper {
     }
 }
 
-/// How the history goes: its metrics.
+/// The state of the history, for its metrics.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Health {
-    /// Records that are in the database for good.
+    /// Records that were committed.
     pub written: u64,
-    /// Records that are not and never will be.
+    /// Records that were lost.
     pub lost: u64,
     /// Damaged databases that were moved aside.
     pub moved_aside: u64,
-    /// The database is open, and the last thing done with it succeeded, and did not take too long.
+    /// The database is open, and the last record was written in time.
     pub healthy: bool,
-    /// Records that wait, or are being written.
+    /// Records that wait or are being written.
     pub waiting: usize,
-    /// For how long the one has been that is being written.
+    /// How long the present record has been written.
     pub busy_for: Option<Duration>,
 }
 
@@ -152,9 +158,11 @@ struct Shared {
     lost: AtomicU64,
     moved_aside: AtomicU64,
     healthy: AtomicBool,
+    /// The database is of an older schema.
+    upgrading: AtomicBool,
 }
 
-/// A record, and the file that is to be removed once it is written.
+/// A record, and the file to be removed once it is written.
 #[derive(Debug)]
 struct Job {
     record: Record,
@@ -174,7 +182,7 @@ struct Writer<'s> {
     store: Option<Store>,
     /// When opening failed.
     failed_at: Option<Instant>,
-    /// What was last said to be wrong.
+    /// The last error that was logged.
     trouble: Option<String>,
 }
 
@@ -191,11 +199,11 @@ impl<'s> Writer<'s> {
     fn run(mut self, jobs: &mut Jobs<Job>) {
         let retention = *self.shared.retention();
         let opened = self.open(retention);
-        self.told(opened);
+        self.report(opened);
         for job in jobs {
             let retention = *self.shared.retention();
             let result = self.take(&job, retention);
-            self.told(result);
+            self.report(result);
         }
     }
 
@@ -203,7 +211,7 @@ impl<'s> Writer<'s> {
     fn take(&mut self, job: &Job, retention: Duration) -> Result<(), StoreError> {
         let Job { record, note } = job;
         let written = match self.write(record, retention) {
-            // The one that is begun now is as good as any.
+            // It is written to the new database.
             Err(StoreError::Damaged(damage)) => self
                 .move_aside(damage)
                 .and_then(|()| self.write(record, retention)),
@@ -242,7 +250,7 @@ impl<'s> Writer<'s> {
         store.write(record)
     }
 
-    /// Opens the database, unless it is open or failed to a moment ago.
+    /// Opens the database, unless it is open or could not be opened a moment ago.
     fn open(&mut self, retention: Duration) -> Result<(), StoreError> {
         let too_early = self
             .failed_at
@@ -250,11 +258,12 @@ impl<'s> Writer<'s> {
         if self.store.is_some() || too_early {
             return Ok(());
         }
-        match Store::open(&self.shared.path, retention) {
-            Ok((store, aside)) => {
+        let upgrading = |is| self.shared.upgrading.store(is, Ordering::Relaxed);
+        match Store::open_with(&self.shared.path, retention, || upgrading(true)) {
+            Ok((store, quarantined)) => {
                 self.store = Some(store);
                 self.failed_at = None;
-                if let Some(Aside { to, damage }) = aside {
+                if let Some(QuarantinedDb { to, damage }) = quarantined {
                     self.moved(&to, &damage);
                 }
                 Ok(())
@@ -266,7 +275,7 @@ impl<'s> Writer<'s> {
         }
     }
 
-    /// Moves a database aside in which damage was met. The next write begins a new one.
+    /// Moves a damaged database aside. The next write begins a new one.
     fn move_aside(&mut self, damage: String) -> Result<(), StoreError> {
         let Some(store) = self.store.take() else {
             return Err(StoreError::Damaged(damage));
@@ -288,8 +297,8 @@ impl<'s> Writer<'s> {
         );
     }
 
-    /// Says when it begins to fail, when it fails in another way, and when it works again.
-    fn told(&mut self, result: Result<(), StoreError>) {
+    /// Logs when it begins to fail, when it fails in another way, and when it works again.
+    fn report(&mut self, result: Result<(), StoreError>) {
         let path = shown(&self.shared.path);
         let trouble = result.err().map(|error| error.to_string());
         let healthy = trouble.is_none() && self.store.is_some();

@@ -1,19 +1,21 @@
-//! The schema of the database, and the way from older ones to it.
+//! The schema of the database, and upgrades from older ones.
 //!
-//! `PRAGMA user_version` has the number of the schema, `PRAGMA application_id` says that the
-//! database is ours. To change the schema: change `schema.sql`, add the statements that lead from
-//! the one before to [`UPGRADES`], and add a fixture of the old one to the tests. A database is
-//! upgraded in one transaction, when it is opened. One that is newer than this program is refused:
-//! there is no way back.
+//! `PRAGMA user_version` is the number of the schema, `PRAGMA application_id` marks the database as
+//! ours. To change the schema: change `schema.sql`, add the statements that lead from the one before to
+//! [`UPGRADES`], and add a fixture of the old one to the tests. A database is upgraded in one
+//! transaction when it is opened: killed or without room, it stays as it was. A database that is newer
+//! than this program is refused.
 
-use rusqlite::{Connection, TransactionBehavior};
+use rusqlite::{Connection, ErrorCode, TransactionBehavior};
 
-use super::store::StoreError;
+use super::error::StoreError;
 
-/// All tables, as they are made in an empty file.
+/// The tables of an empty database.
 const SCHEMA: &str = include_str!("schema.sql");
-/// What leads from schema 1 to 2, from 2 to 3 and so on.
-const UPGRADES: &[&str] = &[];
+/// The statements from schema 1 to 2, from 2 to 3 and so on.
+const UPGRADES: &[&str] = &[include_str!("schema-2.sql")];
+/// Size of the page cache in an upgrade, in KiB: rows are not written in the order of their table.
+const UPGRADE_CACHE: i64 = 16_384;
 /// "fwhi": marks our databases. file(1) shows it.
 const APPLICATION_ID: i64 = 0x6677_6869;
 
@@ -81,143 +83,27 @@ fn prepare_with(
             [env!("CARGO_PKG_VERSION")],
         )?;
     }
+    let cache: i64 = transaction.pragma_query_value(None, "cache_size", |row| row.get(0))?;
+    transaction.pragma_update(None, "cache_size", -UPGRADE_CACHE)?;
     for upgrade in upgrades.iter().skip(version.saturating_sub(1)) {
         if version > 0 {
-            transaction.execute_batch(upgrade)?;
+            transaction.execute_batch(upgrade).map_err(upgrade_error)?;
         }
     }
     transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
     transaction.pragma_update(None, "user_version", i64::try_from(current).unwrap_or(0))?;
     transaction.commit()?;
+    connection.pragma_update(None, "cache_size", cache)?;
     Ok(())
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A database of schema 1 with something in each table.
-    const FIXTURE: &str = include_str!("../../tests/data/history-1.sql");
-
-    fn tables(connection: &Connection) -> Vec<(String, String)> {
-        let mut statement = connection
-            .prepare("SELECT name, coalesce(sql, '') FROM sqlite_master ORDER BY name")
-            .unwrap();
-        let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)));
-        rows.unwrap().map(Result::unwrap).collect()
-    }
-
-    /// The names of columns, whatever the comments between them.
-    fn columns(connection: &Connection) -> Vec<(String, Vec<String>)> {
-        let names = tables(connection).into_iter().map(|(name, _)| name);
-        let columns = |name: &str| -> Vec<String> {
-            let mut info = connection
-                .prepare("SELECT name || type || pk FROM pragma_table_info(?1)")
-                .unwrap();
-            let rows = info.query_map([name], |row| row.get(0)).unwrap();
-            rows.map(Result::unwrap).collect()
-        };
-        names.map(|name| (name.clone(), columns(&name))).collect()
-    }
-
-    #[test]
-    fn every_older_schema_becomes_the_current_one() {
-        let mut fresh = Connection::open_in_memory().unwrap();
-        prepare(&mut fresh).unwrap();
-        let mut old = Connection::open_in_memory().unwrap();
-        old.execute_batch(FIXTURE).unwrap();
-        prepare(&mut old).unwrap();
-        assert_eq!(columns(&old), columns(&fresh));
-        assert_eq!(check(&old, current()).unwrap(), current());
-        let samples = "SELECT count(*), max(extents), max(peak) FROM samples";
-        let found = old.query_row(samples, [], |row| {
-            Ok((
-                row.get::<_, i64>(0)?,
-                row.get::<_, i64>(1)?,
-                row.get::<_, i64>(2)?,
-            ))
-        });
-        assert_eq!(found.unwrap(), (8, 1007, 1090));
-    }
-
-    #[test]
-    fn an_upgrade_keeps_what_is_there_and_happens_once() {
-        let mut connection = Connection::open_in_memory().unwrap();
-        connection.execute_batch(FIXTURE).unwrap();
-        let upgrades = [
-            "ALTER TABLE runs ADD COLUMN window TEXT",
-            "UPDATE runs SET window = 'night'; CREATE TABLE more (a)",
-        ];
-        prepare_with(&mut connection, "no SQL at all", &upgrades).unwrap();
-        prepare_with(&mut connection, "no SQL at all", &upgrades).unwrap();
-        let window = "SELECT window, engine FROM runs";
-        let found: (String, String) = connection
-            .query_row(window, [], |row| Ok((row.get(0)?, row.get(1)?)))
-            .unwrap();
-        assert_eq!(found, ("night".to_owned(), "xfs_fsr".to_owned()));
-        // Now it is newer than we are.
-        let refused = prepare(&mut connection).unwrap_err();
-        assert!(
-            refused.to_string().contains("newer fragwatch (schema 3,"),
-            "{refused}"
-        );
-    }
-
-    #[test]
-    fn an_upgrade_that_fails_changes_nothing() {
-        let mut connection = Connection::open_in_memory().unwrap();
-        connection.execute_batch(FIXTURE).unwrap();
-        let before = tables(&connection);
-        let upgrades = ["CREATE TABLE more (a); CREATE TABLE runs (a)"];
-        prepare_with(&mut connection, SCHEMA, &upgrades).unwrap_err();
-        assert_eq!(tables(&connection), before);
-        assert_eq!(check(&connection, 1).unwrap(), 1);
-    }
-
-    #[test]
-    fn a_database_of_another_program_is_left_alone() {
-        let mut connection = Connection::open_in_memory().unwrap();
-        connection.execute_batch("CREATE TABLE theirs (a)").unwrap();
-        let refused = prepare(&mut connection).unwrap_err();
-        assert!(refused.to_string().contains("another program"), "{refused}");
-        assert_eq!(tables(&connection).len(), 1);
-    }
-
-    #[test]
-    fn the_examples_in_the_schema_run() {
-        let connection = Connection::open_in_memory().unwrap();
-        connection.execute_batch(FIXTURE).unwrap();
-        let examples: String = SCHEMA
-            .lines()
-            .filter_map(|line| line.strip_prefix("--     "))
-            .filter(|line| !line.starts_with("sqlite3 "))
-            .collect::<Vec<_>>()
-            .join("\n");
-        let mut rows = Vec::new();
-        for query in examples.split_inclusive(';') {
-            let mut statement = connection.prepare(query).unwrap();
-            let mut found = statement.query([]).unwrap();
-            let mut count = 0;
-            while let Some(row) = found.next().unwrap() {
-                row.get_ref(0).unwrap();
-                count += 1;
-            }
-            rows.push(count);
-        }
-        // The fixture is old: nothing grew within the last day.
-        assert_eq!(rows, [3, 0, 1]);
-    }
-
-    /// JSON operators and STRICT tables would make the whole database unreadable to the sqlite3 of
-    /// an older distribution.
-    #[test]
-    fn the_schema_asks_for_no_new_sqlite() {
-        let sql: String = SCHEMA
-            .lines()
-            .filter(|line| !line.trim_start().starts_with("--"))
-            .collect();
-        for new in ["->", "STRICT", "iif(", "GENERATED", "OVER (", "unixepoch("] {
-            assert!(!sql.contains(new), "{new}");
-        }
+/// An upgrade that fails for another reason than its environment met rows that it cannot read.
+fn upgrade_error(error: rusqlite::Error) -> StoreError {
+    match error.sqlite_error_code() {
+        Some(ErrorCode::Unknown) => StoreError::Damaged(error.to_string()),
+        _ => error.into(),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,16 +1,16 @@
--- The history of fragwatch, schema 1. This is an SQLite database: while the daemon runs,
+-- The history of fragwatch, schema 2. This is an SQLite database: while the daemon runs,
 --
 --     sqlite3 -readonly /var/lib/fragwatch/history.db
 --
--- reads it. As long as a question takes, or a transaction is open, nothing is written: after some
--- minutes samples would be lost. To copy it while the daemon runs, use
+-- reads it. While a query runs or a transaction is open nothing is written; after some minutes samples
+-- are lost. To copy it while the daemon runs, use
 --
 --     sqlite3 /var/lib/fragwatch/history.db ".backup copy.db"
 --
 -- All times are seconds since 1970 by the clock of the host: datetime(at, 'unixepoch', 'localtime').
 -- All sizes are bytes. Numbers are signed 64-bit integers. What operators may rely on: the table
--- images, the view samples, and the tables maps, runs, severities and incidents. The others are how
--- samples are kept small; the next schema may do that in another way.
+-- images, the view samples, and the tables maps, runs, severities and incidents. How samples are stored
+-- may change with the next schema.
 --
 -- Nothing here is newer than SQLite 3.26, so that the sqlite3 of every supported distribution can
 -- read it.
@@ -36,13 +36,13 @@
 --            round(sum(seconds) / 3600, 1) AS hours
 --     FROM runs GROUP BY engine, outcome;
 
--- Every image that was ever seen, for as long as there is something to tell of it.
+-- Every image of which anything is recorded.
 CREATE TABLE images (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     -- UUID of its file system; on btrfs with a slash and the number of the subvolume behind it.
     filesystem TEXT NOT NULL,
     inode INTEGER NOT NULL,
-    -- Tells files apart that had the same inode one after another.
+    -- Distinguishes files that had the same inode one after another.
     generation INTEGER NOT NULL,
     -- Where it was last seen, exactly. Only if that is no UTF-8, what is none (and control
     -- characters) is written \xNN here, and path_bytes has the path as it really is.
@@ -62,78 +62,36 @@ CREATE TABLE images (
 );
 CREATE INDEX images_by_path ON images (path);
 
--- The sweeps of the current hour, in the order in which they were made. That is not the order of
--- their times if the clock was set.
+-- The sweeps, in the order in which they were made. That is not the order of their times if the clock
+-- was set.
 CREATE TABLE sweeps (
     id INTEGER PRIMARY KEY,
     at INTEGER NOT NULL
 );
 
--- What was counted in them. Written at the end of the table only, so a sweep costs a few pages.
-CREATE TABLE recent (
+-- What was counted in a sweep. No row: the image was not counted in it.
+CREATE TABLE counts (
     sweep INTEGER NOT NULL,
     image INTEGER NOT NULL,
     extents INTEGER NOT NULL,
+    -- The largest count of the sweeps that were merged into this one. NULL: none was larger.
+    peak INTEGER,
     size INTEGER NOT NULL,
     allocated INTEGER NOT NULL,
     PRIMARY KEY (sweep, image)
 ) WITHOUT ROWID;
 
--- A series of sweeps that is complete: an hour (or 64 sweeps, if they are many), later one for each
--- hour of a day, later one for the day.
-CREATE TABLE blocks (
-    id INTEGER PRIMARY KEY,
-    -- 0 every sample, 1 the last of each hour, 2 the last of the day.
-    tier INTEGER NOT NULL,
-    -- Days since 1970, UTC.
-    day INTEGER NOT NULL,
-    -- The earliest and the latest of its times.
-    first_at INTEGER NOT NULL,
-    last_at INTEGER NOT NULL,
-    -- The times of its sweeps: a JSON array.
-    times TEXT NOT NULL
-);
-CREATE INDEX blocks_by_day ON blocks (day, tier);
-
--- What was counted in a block, one row an image.
-CREATE TABLE packed (
-    block INTEGER NOT NULL,
-    image INTEGER NOT NULL,
-    -- The smallest count.
-    base INTEGER NOT NULL,
-    -- Of each sweep of the block what was counted above base: a JSON array. null, or beyond its
-    -- end: not sampled in that sweep. The column itself NULL: base in every sweep.
-    extents TEXT,
-    -- The largest count in the time that the sweep stands for, likewise. NULL: as extents.
-    peaks TEXT,
-    -- As the last sweep of the block found them.
-    size INTEGER NOT NULL,
-    allocated INTEGER NOT NULL,
-    PRIMARY KEY (block, image)
-) WITHOUT ROWID;
-
 -- Every sample: image, time, extents, and the peak, which is the largest count since the sample
--- before. Of the last 7 days there is every sample, then one an hour up to 30 days, then one a day:
--- the last in the hour or day, with the time of its last sweep. No row: not sampled then.
--- Size and allocation are those at the end of the block. CROSS JOIN keeps SQLite to this order of
--- tables: so a question about one image looks at no other.
+-- before. All samples of the last 48 hours, then one an hour up to 30 days, then one a day: the last of
+-- the hour or day, with the time of its last sweep. CROSS JOIN fixes the order of the tables, so that
+-- a query for one image reads no other.
 CREATE VIEW samples AS
-    SELECT recent.image AS image, sweeps.at AS at, recent.extents AS extents,
-           recent.extents AS peak, recent.size AS size, recent.allocated AS allocated
-    FROM sweeps CROSS JOIN recent ON recent.sweep = sweeps.id
-    UNION ALL
-    SELECT packed.image, time.value,
-           packed.base + CASE WHEN packed.extents IS NULL THEN 0
-                              ELSE json_extract(packed.extents, '$[' || time.key || ']') END,
-           packed.base + coalesce(json_extract(packed.peaks, '$[' || time.key || ']'),
-                                  json_extract(packed.extents, '$[' || time.key || ']'), 0),
-           packed.size, packed.allocated
-    FROM blocks CROSS JOIN packed ON packed.block = blocks.id
-         CROSS JOIN json_each(blocks.times) AS time
-    WHERE packed.extents IS NULL
-       OR json_extract(packed.extents, '$[' || time.key || ']') IS NOT NULL;
+    SELECT counts.image AS image, sweeps.at AS at, counts.extents AS extents,
+           coalesce(counts.peak, counts.extents) AS peak, counts.size AS size,
+           counts.allocated AS allocated
+    FROM sweeps CROSS JOIN counts ON counts.sweep = sweeps.id;
 
--- Extent maps that were read. From 7 days on the last one of each day.
+-- Extent maps that were read. After two days the last one of each day.
 CREATE TABLE maps (
     image INTEGER NOT NULL,
     at INTEGER NOT NULL,
@@ -202,7 +160,8 @@ CREATE TABLE incidents (
 );
 CREATE INDEX incidents_by_time ON incidents (at);
 
--- Facts about the database itself: created_by is the version of fragwatch that made it.
+-- About the database itself: created_by is the version of fragwatch that made it, noted the last sweep
+-- whose counts are in the table images.
 CREATE TABLE meta (
     key TEXT PRIMARY KEY,
     value TEXT NOT NULL

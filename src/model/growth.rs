@@ -1,5 +1,5 @@
-//! How an image grows, and when it becomes too much: the words. What makes them of counts is in
-//! `history::growth`.
+//! How an image grows and when it reaches a threshold: the types. [`growth`](crate::growth) computes
+//! them.
 
 use std::fmt;
 use std::time::Duration;

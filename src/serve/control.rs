@@ -20,8 +20,8 @@ use tokio::net::UnixListener;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tracing::info;
 
+use super::history;
 use super::listener::Peer;
-use super::past;
 use super::shared_status::SharedStatus;
 use crate::config::settings::{Control, DEFAULT_SOCKET};
 use crate::state_dir::StateDir;
@@ -102,7 +102,10 @@ async fn status(State(pages): State<Pages>) -> Response {
 }
 
 /// After [`READ_TIMEOUT`] the client gets an error; the reading goes on, and the next one waits for it.
-async fn history(State(pages): State<Pages>, Query(asked): Query<past::Question>) -> Response {
+async fn history(
+    State(pages): State<Pages>,
+    Query(asked): Query<history::HistoryQuery>,
+) -> Response {
     let Ok(turn) = Arc::clone(&pages.reading).try_acquire_owned() else {
         let busy = "the history is being read already; if that lasts, its disk hangs";
         return refuse(StatusCode::SERVICE_UNAVAILABLE, busy);
@@ -110,7 +113,7 @@ async fn history(State(pages): State<Pages>, Query(asked): Query<past::Question>
     let database = Arc::clone(&pages.database);
     let reading = tokio::task::spawn_blocking(move || {
         let _turn = turn;
-        past::read(&database, &asked)
+        history::read(&database, &asked)
     });
     match tokio::time::timeout(READ_TIMEOUT, reading).await {
         Ok(Ok(Ok(mut past))) => {

@@ -3,11 +3,11 @@
 //! Everything here answers from the [`board`], which is in memory: a scrape never waits for a disk.
 
 pub mod control;
+pub mod history;
 pub mod http;
 pub mod listener;
 pub mod metrics;
 pub mod parts;
-pub mod past;
 pub mod plan;
 pub mod shared_status;
 pub mod snapshot;

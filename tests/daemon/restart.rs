@@ -61,11 +61,9 @@ fn samples(database: &Path) -> Samples {
     let mut samples = Samples::new();
     let ever = UnixTime(i64::MIN)..=UnixTime(i64::MAX);
     reader
-        .each_image_between(ever, usize::MAX, |image, readings| {
-            let counts = readings
-                .iter()
-                .map(|one| (one.point.at.0, one.point.extents.0));
-            samples.insert(image.id, counts.collect());
+        .each_count(ever, usize::MAX, |image, point| {
+            let counts: &mut Vec<_> = samples.entry(image).or_default();
+            counts.push((point.at.0, point.extents.0));
         })
         .unwrap();
     samples

@@ -5,8 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::change::{Change, SeverityChange, Subject};
 use crate::assess::{Assessor, Judge, Observed, Reason};
-use crate::history::growth::forecast;
-use crate::history::recent::Recent;
+use crate::growth::{Recent, forecast};
 use crate::history::{ImageRef, SampleRow};
 use crate::model::path::shown;
 use crate::model::{

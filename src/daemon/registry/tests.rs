@@ -2,10 +2,9 @@ use super::*;
 use crate::config::settings::Thresholds;
 use crate::model::{ExtentCount, ExtentMap, Format, Opener, Unknown};
 use image::LONGEST_MAP_RETRY;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 const DEVICE: DeviceNumber = DeviceNumber { major: 7, minor: 0 };
-const DAY: Duration = Duration::from_secs(86_400);
 
 fn sample(inode: u64, path: &str, extents: u64) -> Sample {
     Sample {
@@ -110,7 +109,9 @@ fn a_file_that_took_the_inode_of_an_image_is_another_image() {
 fn an_image_that_cannot_be_identified_stays_as_it_was() {
     let mut sweeps = Sweeps::default();
     let known = sample(1, "/a", 500_000);
-    sweeps.0.restore(key(&known), &[], Severity::Warning, DAY);
+    sweeps
+        .0
+        .restore(key(&known), Recent::default(), Severity::Warning);
     let unidentified = || Sample {
         key: Err("EIO".to_owned()),
         ..sample(1, "/a", 7)
@@ -237,12 +238,9 @@ fn an_image_that_appears_bad_is_reported_once() {
     // And not at all if it was bad before we began.
     let mut sweeps = Sweeps::default();
     let id = bad[0].id;
-    sweeps.0.restore(
-        key(&bad[0]),
-        &[],
-        Severity::Critical,
-        Duration::from_secs(86_400),
-    );
+    sweeps
+        .0
+        .restore(key(&bad[0]), Recent::default(), Severity::Critical);
     assert_eq!(severities(&sweeps.sweep(&bad, true)), []);
     assert_eq!(sweeps.0.get(id).unwrap().severity(), Severity::Critical);
 }
@@ -270,11 +268,9 @@ fn growth_is_known_after_an_hour_or_at_once_from_the_history() {
 
     let mut restored = Sweeps(Registry::default(), 3600);
     let image = sweeps.0.get(sample(1, "/a", 0).id).unwrap();
-    let window = Duration::from_secs(86_400);
-    let points = image.recent.points();
     restored
         .0
-        .restore(key(&image.sample), points, Severity::Warning, window);
+        .restore(key(&image.sample), image.recent.clone(), Severity::Warning);
     assert_eq!(severities(&gains(&mut restored, 61)), []);
     let image = restored.0.get(image.sample.id).unwrap();
     assert_eq!(image.severity(), Severity::Warning);

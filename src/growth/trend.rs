@@ -1,50 +1,44 @@
-//! How fast an image gains extents, and when that becomes too much. Pure.
+//! The rate at which an image gains extents.
 //!
-//! The rate is the median of the slopes between all pairs of counts (Theil–Sen) with the interval
-//! that Kendall's rank statistic gives it (Sen 1968). Extents come in bursts: a least-squares line,
-//! or the difference of the last and the first count, follows every burst, while the median stands
-//! until nearly a third of the counts are out of line, and a single step, however high, leaves it
-//! where it was. It asks nothing of how the errors are spread, and its interval says when a rate
-//! cannot be told from none.
+//! The rate is the median of the slopes between all pairs of counts (Theil–Sen), with the confidence
+//! interval of Kendall's rank statistic (Sen 1968). Extents come in bursts: a least-squares line, or
+//! the difference of the last and the first count, follows every burst; the median is unchanged until
+//! nearly a third of the counts are outliers, and a single step of any height does not move it. It
+//! assumes nothing about the distribution of the errors, and its interval decides whether there is
+//! a rate at all.
 //!
-//! What is done about the rest:
-//! - **A fall by half** (a defragmentation) begins everything anew, at the lowest count behind it.
-//! - **A rise that tapers off** is what follows a defragmentation. If the later half of the time
-//!   rises more slowly than the earlier one, and surely so, only the later half counts, and again
-//!   its later half. How much slower it became says where the rise levels off.
-//! - **No forecast reaches far beyond the past** that it was made from: four times as long, and
-//!   sixty times once the whole window was seen, with its nights and its days. The steep rise
-//!   after a defragmentation cannot cry wolf before it has begun to taper.
-//! - A rise that **becomes faster** is told, but all of it counts: every morning looks like this.
-//! - Counts may come in any order and twice. Those of the future, from before a clock was set back,
-//!   are left out.
+//! - **A fall by half** (a defragmentation) starts a new series at the lowest count after it.
+//! - **A rise that tapers off** follows a defragmentation. If the later half of the time rises
+//!   significantly more slowly than the earlier one, only the later half is used, then its later half
+//!   again. The ratio of the two rates gives the level at which the rise ends.
+//! - A rise that **accelerates** is reported, but all counts are used: every morning looks like this.
+//! - Counts may come in any order and twice. Counts of the future, from before a clock was set back,
+//!   are ignored.
 
 use std::time::Duration;
 
 use crate::model::growth::REACH_OF_WINDOW;
-use crate::model::{
-    ExtentCount, ExtentsPerDay, Forecast, Growth, Pace, Point, Trend, UnixTime, Unknown,
-};
+use crate::model::{ExtentCount, ExtentsPerDay, Growth, Pace, Point, Trend, UnixTime, Unknown};
 
-/// Fewer samples say nothing.
-pub const FEWEST_SAMPLES: usize = 10;
-/// Samples from a shorter part of the window say nothing: of an hour in a window of a day.
-pub const SHORTEST_PART: u32 = 24;
-/// More samples are thinned to as many, evenly in time: the work grows with their square.
-pub const MOST_SAMPLES: usize = 96;
+/// Fewest samples that give a trend.
+pub(super) const FEWEST_SAMPLES: usize = 10;
+/// Samples must cover this part of the window: an hour of a window of a day.
+pub(super) const SHORTEST_PART: u32 = 24;
+/// More samples are thinned to this number, evenly in time: the work grows with their square.
+pub(super) const MOST_SAMPLES: usize = 96;
 /// How many times as long as an image was watched a forecast may reach; [`REACH_OF_WINDOW`] times
-/// once it was watched for a whole window.
+/// after a whole window.
 const REACH: u32 = 4;
 /// A window counts as whole from here on: samples do not fall on its edges.
 const WHOLE_WINDOW: f64 = 0.9;
 /// Standard deviations of Kendall's statistic on either side: 99 % of a normal distribution. More
 /// than the usual 95 %, because counts that follow each other are not independent.
 const DEVIATIONS: f64 = 2.576;
-/// A rate changes if it becomes this part of what it was, or the other way round.
+/// A rate has changed if the smaller one is less than this part of the larger one.
 const CHANGE: f64 = 0.9;
 /// How often the later half is taken.
 const MOST_HALVES: usize = 3;
-/// Falls by fewer extents than this are none: a small file goes from two extents to one and back.
+/// Smaller falls are ignored: a small file alternates between one and two extents.
 const SMALLEST_FALL: u64 = 16;
 
 /// How an image has grown in the time of `window` before `now`.
@@ -55,50 +49,13 @@ pub fn growth(points: &[Point], window: Duration, now: UnixTime) -> Growth {
     grown(points.get(begin..).unwrap_or_default(), window, now)
 }
 
-/// When an image of so many `extents`, which grows like this, has `critical` of them.
-#[must_use]
-pub fn forecast(growth: &Growth, extents: ExtentCount, critical: ExtentCount) -> Forecast {
-    if extents >= critical {
-        return Forecast::Reached;
-    }
-    let needed = float(critical.0 - extents.0);
-    let within = |rate: ExtentsPerDay| {
-        let time = seconds(needed / rate.per_second());
-        time.filter(|time| *time <= growth.reach)
-    };
-    let trend = match (growth.trend, growth.at_most) {
-        (Ok(trend), _) => trend,
-        (Err(_), Some(at_most)) if within(at_most).is_none() => {
-            return Forecast::NotWithin(growth.reach);
-        }
-        (Err(unknown), _) => return Forecast::Unknown(unknown),
-    };
-    match trend.pace {
-        Pace::Silent | Pace::Shrinking => Forecast::Never,
-        Pace::Steady | Pace::Accelerating => {
-            within(trend.rate).map_or(Forecast::NotWithin(growth.reach), Forecast::In)
-        }
-        // It rises no faster than now, so what is not reached at the rate of now is not reached.
-        Pace::Tapering { .. } if within(trend.high).is_none() => Forecast::NotWithin(growth.reach),
-        Pace::Tapering { level } if level <= critical => Forecast::Unknown(Unknown::TapersOff),
-        Pace::Tapering { level } => {
-            // The rise decays by half in equal times: an exponential approach to `level`.
-            let left = float(level.0.saturating_sub(extents.0)).max(1.0);
-            let constant = left / trend.rate.per_second();
-            let time = seconds(-constant * (1.0 - needed / left).ln());
-            let time = time.filter(|time| *time <= growth.reach);
-            time.map_or(Forecast::NotWithin(growth.reach), Forecast::In)
-        }
-    }
-}
-
 /// The counts within the window, oldest first, one for each time.
 fn in_order(points: &[Point], window: Duration, now: UnixTime) -> Vec<Point> {
     let window = i64::try_from(window.as_secs()).unwrap_or(i64::MAX);
     let oldest = now.0.saturating_sub(window);
     let is_inside = |point: &&Point| (oldest..=now.0).contains(&point.at.0);
     let mut inside: Vec<Point> = points.iter().filter(is_inside).copied().collect();
-    // Keeps the order of those of one time; of these the last one told is right.
+    // A stable sort: of several counts of one time the last is kept.
     inside.sort_by_key(|point| point.at);
     inside.reverse();
     inside.dedup_by_key(|point| point.at);
@@ -107,15 +64,13 @@ fn in_order(points: &[Point], window: Duration, now: UnixTime) -> Vec<Point> {
 }
 
 /// Whether a count is so much lower than one before it that the image was defragmented.
-#[must_use]
-pub fn has_fallen(from: ExtentCount, to: ExtentCount) -> bool {
+pub(super) fn has_fallen(from: ExtentCount, to: ExtentCount) -> bool {
     from.0.saturating_sub(to.0) >= SMALLEST_FALL && to.0 <= from.0 / 2
 }
 
-/// Where what is seen now has begun: at the first of the points, which are in the order of their
-/// times, or at the lowest one behind the last fall.
-#[must_use]
-pub fn begin(points: &[Point]) -> usize {
+/// Where the present series begins in points in the order of time: at the first, or at the lowest
+/// after the last fall.
+pub(super) fn begin(points: &[Point]) -> usize {
     let mut begin = 0;
     let mut highest = ExtentCount(0);
     let mut fell = false;
@@ -129,7 +84,7 @@ pub fn begin(points: &[Point]) -> usize {
     begin
 }
 
-/// Growth of points in the order of their times, none of which fell.
+/// Growth of points in the order of time without a fall.
 fn grown(points: &[Point], window: Duration, now: UnixTime) -> Growth {
     let first = points.first().map_or(now, |first| first.at);
     let last = points.last().map_or(now, |last| last.at);
@@ -382,7 +337,7 @@ fn span(samples: &[Sample]) -> f64 {
 /// Counts and times are far below 2^53, where floats begin to lose digits; and if not, a forecast
 /// does not need them.
 #[allow(clippy::cast_precision_loss)]
-fn float(number: u64) -> f64 {
+pub(super) fn float(number: u64) -> f64 {
     number as f64
 }
 
@@ -394,14 +349,6 @@ fn round(number: f64) -> i64 {
 
 /// The nearest whole number from 0 on there is.
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-fn unsigned(number: f64) -> u64 {
+pub(super) fn unsigned(number: f64) -> u64 {
     number.round() as u64
 }
-
-/// A time of so many seconds; nothing if there is none, or none so long.
-fn seconds(seconds: f64) -> Option<Duration> {
-    Duration::try_from_secs_f64(seconds).ok()
-}
-
-#[cfg(test)]
-mod tests;

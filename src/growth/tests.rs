@@ -10,7 +10,11 @@
 
 use proptest::prelude::*;
 
+use std::time::Duration;
+
+use super::trend::{FEWEST_SAMPLES, has_fallen, unsigned};
 use super::*;
+use crate::model::{ExtentCount, ExtentsPerDay, Forecast, Growth, Pace, Point, UnixTime, Unknown};
 
 const WINDOW: Duration = Duration::from_secs(86_400);
 const DAY: f64 = 86_400.0;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::growth::{begin, growth, has_fallen};
+use super::trend::{begin, growth, has_fallen};
 use crate::model::{Growth, Point, UnixTime};
 
 /// Counts that are kept at most: 1.5 KiB an image.
@@ -21,17 +21,17 @@ pub struct Recent {
 }
 
 impl Recent {
-    /// Takes in a count and forgets what growth in `window` does not need.
+    /// Adds a count, and removes those that growth in `window` does not need.
     pub fn push(&mut self, point: Point, window: Duration) {
         // From before a clock was set back.
         let past = self.points.partition_point(|before| before.at < point.at);
         self.points.truncate(past);
-        self.forget_before(point.at, window);
+        self.remove_before(point.at, window);
         if self.is_too_near(&point) {
             self.points.pop();
         }
         self.points.push(point);
-        // One before what has begun anew stays: it tells that it has.
+        // The one before a new series is kept: it shows the fall.
         let before = begin(&self.points).saturating_sub(1);
         if before > 0 {
             self.points.drain(..before);
@@ -42,7 +42,7 @@ impl Recent {
         }
     }
 
-    /// Forgets everything: the image was defragmented.
+    /// Removes all counts: the image was defragmented.
     pub fn clear(&mut self) {
         *self = Recent::default();
     }
@@ -59,15 +59,14 @@ impl Recent {
         &self.points
     }
 
-    fn forget_before(&mut self, now: UnixTime, window: Duration) {
+    fn remove_before(&mut self, now: UnixTime, window: Duration) {
         let window = i64::try_from(window.as_secs()).unwrap_or(i64::MAX);
         let oldest = now.0.saturating_sub(window);
         let old = self.points.partition_point(|point| point.at.0 < oldest);
         self.points.drain(..old);
     }
 
-    /// Whether the newest count stands in for `point`, which replaces it. Not if it is the height
-    /// that `point` fell from.
+    /// Whether `point` replaces the newest count. Not if `point` is a fall from it.
     fn is_too_near(&self, point: &Point) -> bool {
         let [.., before, newest] = self.points.as_slice() else {
             return false;

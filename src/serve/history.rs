@@ -1,71 +1,58 @@
-//! What `fragwatch history` is told of one image, as JSON. Keys are only ever added.
+//! The answer to `fragwatch history`, as JSON. Keys are only ever added.
 //!
 //! Reads the database, so it may wait for a disk; only [`control`](super::control) calls it, where
-//! that hurts nobody.
+//! nobody else waits.
 
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::history::{ImageInfo, ReadError, Reader};
+use crate::history::{ImageInfo, PastSeverity, ReadError, Reader, Reading};
 use crate::model::path::shown;
-use crate::model::{Bytes, ExtentCount, UnixTime};
+use crate::model::{Bytes, ExtentCount, RunRecord, UnixTime};
 
 use super::status::SCHEMA;
 
-/// Readings that are told at most; more than any terminal has columns.
+/// Most readings in an answer; more than any terminal has columns.
 const MOST_READINGS: usize = 2000;
-/// Runs and changes of severity that are told at most.
+/// Most runs and changes of severity in an answer.
 const MOST_EVENTS: u32 = 100;
 
-/// What is asked.
+/// The query.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Question {
-    /// The path of an image as it is shown, or the end of it from a slash on, if that is the end of
-    /// one image only.
+pub struct HistoryQuery {
+    /// The path of an image as it is shown, or its end from a slash on, if only one image has that end.
     pub image: String,
-    /// Nothing from before is wanted, in seconds since 1970.
+    /// The earliest time, in seconds since 1970.
     pub since: UnixTime,
 }
 
-/// What is known of an image.
+/// The history of an image.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Past {
+pub struct HistoryResponse {
     /// The version of this form.
     pub schema: u32,
     /// Its path, on one line.
     pub path: String,
     /// The name of the VM that has it open now.
     pub vm: Option<String>,
-    /// Its file system's UUID, or what stands for it.
+    /// The UUID of its file system, or its substitute.
     pub filesystem: String,
     /// Its inode.
     pub inode: u64,
-    /// When it was seen for the first time.
+    /// When it was first seen.
     pub first_seen: UnixTime,
-    /// Its length and what it occupies, when it was counted last.
+    /// Its length when it was last counted.
     pub size_bytes: Option<Bytes>,
-    /// See there.
+    /// What it occupied on disk then.
     pub allocated_bytes: Option<Bytes>,
     /// Its counts, oldest first.
     pub readings: Vec<Reading>,
     /// Its defragmentations, newest first.
     pub runs: Vec<Run>,
     /// Changes of its severity, newest first.
-    pub severities: Vec<Change>,
-}
-
-/// A count.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Reading {
-    /// When.
-    pub at: UnixTime,
-    /// How many.
-    pub extents: ExtentCount,
-    /// The most since the reading before.
-    pub peak: ExtentCount,
+    pub severities: Vec<PastSeverity>,
 }
 
 /// A defragmentation.
@@ -76,37 +63,21 @@ pub struct Run {
     pub at: UnixTime,
     /// How long it took.
     pub seconds: f64,
-    /// What did it.
+    /// The engine.
     pub engine: String,
     /// Extents before.
     pub from: ExtentCount,
     /// Extents after.
     pub to: ExtentCount,
-    /// How it came out.
+    /// The outcome.
     pub outcome: String,
     /// Why, for a person.
     pub reason: String,
 }
 
-/// A change of severity.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Change {
-    /// When.
-    pub at: UnixTime,
-    /// How bad it was before.
-    pub from: String,
-    /// How bad it was from then on.
-    pub to: String,
-    /// Its extents then.
-    pub extents: ExtentCount,
-    /// Which threshold decided.
-    pub reason: String,
-}
-
-/// Why there is no answer.
+/// Why the query has no answer.
 #[derive(Debug, thiserror::Error)]
-pub enum PastError {
+pub enum HistoryError {
     /// The database cannot be read.
     #[error(transparent)]
     Unreadable(#[from] ReadError),
@@ -115,27 +86,29 @@ pub enum PastError {
         "the history knows no image {0}; `fragwatch status` lists the worst, `fragwatch scan` all"
     )]
     Unknown(String),
-    /// Several are.
+    /// Several images are.
     #[error("several images are called {name}: {}", paths.join(", "))]
     Ambiguous {
-        /// What was asked for.
+        /// The name in the query.
         name: String,
-        /// What they are called in full.
+        /// Their paths.
         paths: Vec<String>,
     },
 }
 
-/// Reads what is asked from the database, which knows of no VMs.
+/// Answers a query from the database, which has no VMs.
 ///
 /// # Errors
-/// If it cannot be read, or knows no such image, or several.
-pub fn read(database: &Path, asked: &Question) -> Result<Past, PastError> {
+/// If it cannot be read, or has no such image, or several.
+pub fn read(database: &Path, query: &HistoryQuery) -> Result<HistoryResponse, HistoryError> {
     let reader = Reader::open(database)?;
-    let image = find(reader.images()?, &asked.image)?;
-    let readings = reader.readings(image.id, asked.since, MOST_READINGS)?;
-    let runs = reader.runs(Some(image.id), MOST_EVENTS)?;
-    let severities = reader.severities(Some(image.id), MOST_EVENTS)?;
-    Ok(Past {
+    let image = find(reader.images()?, &query.image)?;
+    let readings = reader.readings(image.id, query.since, MOST_READINGS)?;
+    let mut runs = reader.runs(Some(image.id), MOST_EVENTS)?;
+    runs.retain(|run| run.at >= query.since);
+    let mut severities = reader.severities(Some(image.id), MOST_EVENTS)?;
+    severities.retain(|change| change.at >= query.since);
+    Ok(HistoryResponse {
         schema: SCHEMA,
         path: shown(&image.path),
         vm: None,
@@ -144,44 +117,29 @@ pub fn read(database: &Path, asked: &Question) -> Result<Past, PastError> {
         first_seen: image.first_seen,
         size_bytes: image.last.map(|last| last.size),
         allocated_bytes: image.last.map(|last| last.allocated),
-        readings: readings
-            .into_iter()
-            .map(|reading| Reading {
-                at: reading.point.at,
-                extents: reading.point.extents,
-                peak: reading.peak,
-            })
-            .collect(),
-        runs: runs
-            .into_iter()
-            .filter(|run| run.at >= asked.since)
-            .map(|run| Run {
-                at: run.at,
-                seconds: run.took.as_secs_f64(),
-                engine: run.engine.as_str().to_owned(),
-                from: run.from,
-                to: run.to,
-                outcome: run.outcome.as_str().to_owned(),
-                reason: run.reason,
-            })
-            .collect(),
-        severities: severities
-            .into_iter()
-            .filter(|change| change.at >= asked.since)
-            .map(|change| Change {
-                at: change.at,
-                from: change.from,
-                to: change.to,
-                extents: change.extents,
-                reason: change.reason,
-            })
-            .collect(),
+        readings,
+        runs: runs.into_iter().map(Run::from).collect(),
+        severities,
     })
 }
 
-/// The image of that path, or of that end of a path. Of several that followed one another at a
-/// path, the one that was counted last.
-fn find(images: Vec<ImageInfo>, name: &str) -> Result<ImageInfo, PastError> {
+impl From<RunRecord> for Run {
+    fn from(run: RunRecord) -> Run {
+        Run {
+            at: run.at,
+            seconds: run.took.as_secs_f64(),
+            engine: run.engine.as_str().to_owned(),
+            from: run.from,
+            to: run.to,
+            outcome: run.outcome.as_str().to_owned(),
+            reason: run.reason,
+        }
+    }
+}
+
+/// The image with that path, or that end of a path. Of several that followed one another at a path,
+/// the one counted last.
+fn find(images: Vec<ImageInfo>, name: &str) -> Result<ImageInfo, HistoryError> {
     let end = format!("/{}", name.trim_start_matches('/'));
     let matches = |image: &ImageInfo| {
         let path = shown(&image.path);
@@ -194,8 +152,8 @@ fn find(images: Vec<ImageInfo>, name: &str) -> Result<ImageInfo, PastError> {
     paths.dedup();
     match (paths.len(), found.pop()) {
         (1, Some(image)) => Ok(image),
-        (_, None) => Err(PastError::Unknown(name.to_owned())),
-        _ => Err(PastError::Ambiguous {
+        (_, None) => Err(HistoryError::Unknown(name.to_owned())),
+        _ => Err(HistoryError::Ambiguous {
             name: name.to_owned(),
             paths: paths.iter().map(|path| shown(path)).collect(),
         }),
@@ -205,7 +163,7 @@ fn find(images: Vec<ImageInfo>, name: &str) -> Result<ImageInfo, PastError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::history::reader::LastSample;
+    use crate::history::LastSample;
     use crate::model::{ImageKey, Point};
 
     fn image(id: i64, path: &str, counted: i64) -> ImageInfo {
@@ -245,8 +203,11 @@ mod tests {
         assert_eq!(found("/srv/a/db.img").unwrap(), 1);
         assert_eq!(found("b/db.img").unwrap(), 2);
         assert_eq!(found("web.img").unwrap(), 4);
-        assert!(matches!(found("db.img"), Err(PastError::Ambiguous { .. })));
-        assert!(matches!(found("eb.img"), Err(PastError::Unknown(_))));
-        assert!(matches!(found("/db.img"), Err(PastError::Unknown(_))));
+        assert!(matches!(
+            found("db.img"),
+            Err(HistoryError::Ambiguous { .. })
+        ));
+        assert!(matches!(found("eb.img"), Err(HistoryError::Unknown(_))));
+        assert!(matches!(found("/db.img"), Err(HistoryError::Unknown(_))));
     }
 }

@@ -1,0 +1,311 @@
+//! The daemon's part of the history: what it records, and what it reads when it starts. Recording never
+//! waits for the database, see [`crate::history`].
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tracing::{info, warn};
+
+use super::instance_lock::InstanceLock;
+use super::registry::{SeverityChange, SharedRegistry, Subject};
+use crate::config::Settings;
+use crate::config::settings::History;
+use crate::growth::{CAPACITY, Recent};
+use crate::history::lock::{Lock, LockError};
+use crate::history::{
+    IncidentRow, MapRow, ReadError, Reader, Record, Recorder, SampleRow, SeverityRow, Sweep,
+    WriterGuard, open,
+};
+use crate::incident::format::{Incident, State, What};
+use crate::incident::recorder::Listener;
+use crate::maintenance::gather::Runs;
+use crate::model::path::shown;
+use crate::model::{Bytes, ExtentMap, ImageKey, ImageRef, RunRecord, Severity, UnixTime};
+use crate::serve::metrics;
+use crate::serve::parts::State as PartState;
+use crate::state_dir::StateDir;
+
+/// How long the end of the daemon waits for the last records.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_millis(500);
+/// How long the start of the daemon waits for each read of the state directory.
+pub(super) const READ_TIMEOUT: Duration = Duration::from_secs(5);
+/// Most defragmentations that are read.
+const MOST_RUNS: u32 = 4096;
+
+/// The history while the daemon runs; ends it when dropped.
+pub(super) struct HistoryService {
+    /// Of the directory.
+    _lock: Option<Lock>,
+    handle: HistoryHandle,
+    writer: Option<WriterGuard>,
+    state: StateDir,
+}
+
+/// Records in the history, if there is one.
+#[derive(Debug, Clone, Default)]
+pub(super) struct HistoryHandle(Option<Recorder>);
+
+impl HistoryService {
+    /// Starts the history in the directory that is locked.
+    ///
+    /// # Errors
+    /// If another daemon holds the lock. Any other error is logged, and the daemon runs without
+    /// history.
+    pub(super) fn start(settings: &Settings, lock: InstanceLock) -> Result<Self, LockError> {
+        let lock = lock.finish()?;
+        let state = StateDir::of(&settings.history);
+        let started = open(&History {
+            path: state.database().to_owned(),
+            ..settings.history.clone()
+        });
+        let (recorder, writer) = started
+            .inspect_err(|error| warn!("history unavailable; growth unknown: {error}"))
+            .ok()
+            .unzip();
+        let handle = HistoryHandle(recorder);
+        handle.export_health();
+        Ok(HistoryService {
+            _lock: lock,
+            handle,
+            writer,
+            state,
+        })
+    }
+
+    /// What records in it.
+    pub(super) fn handle(&self) -> HistoryHandle {
+        self.handle.clone()
+    }
+
+    /// The directory of the history and of all other state.
+    pub(super) fn state(&self) -> &StateDir {
+        &self.state
+    }
+}
+
+impl Drop for HistoryService {
+    fn drop(&mut self) {
+        if let Some(writer) = self.writer.take()
+            && !writer.stop(SHUTDOWN_TIMEOUT)
+        {
+            warn!(
+                "the last samples were not written to {}",
+                shown(self.state.database())
+            );
+        }
+    }
+}
+
+/// Runs `read` where it may wait for a disk; None if it takes longer than [`READ_TIMEOUT`].
+pub(super) async fn read_within<T: Send + 'static>(
+    read: impl FnOnce() -> T + Send + 'static,
+) -> Option<T> {
+    let reading = tokio::task::spawn_blocking(read);
+    tokio::time::timeout(READ_TIMEOUT, reading).await.ok()?.ok()
+}
+
+/// Gives the last counts within `window` and the severities to the registry, before the first sweep:
+/// otherwise growth would be unknown after each restart, and bad images be reported again.
+pub(super) async fn look_back(
+    handle: &HistoryHandle,
+    path: &Path,
+    window: Duration,
+    now: UnixTime,
+    registry: &SharedRegistry,
+) {
+    if let Some(recorder) = handle.0.clone() {
+        // Ends on its own: it waits for a thread, not for the disk.
+        let opening = tokio::task::spawn_blocking(move || recorder.wait_for_opening(READ_TIMEOUT));
+        if !opening.await.unwrap_or(false) {
+            warn!("starting without history: {} does not answer", shown(path));
+            return;
+        }
+    }
+    let database = path.to_owned();
+    match read_within(move || read_past(&database, window, now)).await {
+        // The first start.
+        Some(Ok(past)) if past.is_empty() => {}
+        Some(Ok(past)) => {
+            info!("the history of {} images is known", past.len());
+            let mut registry = registry.lock();
+            for (key, (recent, severity)) in past {
+                registry.restore(key, recent, severity);
+            }
+        }
+        Some(Err(error)) => warn!("starting without history: {error}"),
+        None => warn!("starting without history: {} does not answer", shown(path)),
+    }
+}
+
+/// Whether the operator paused defragmentation before this daemon was started. If the disk does not
+/// answer, nothing is defragmented.
+pub(super) async fn is_paused(state: &StateDir) -> bool {
+    let file = state.pause_file();
+    read_within(move || file.exists()).await != Some(false)
+}
+
+/// The defragmentations that the history has.
+pub(super) async fn past_runs(path: &Path) -> Runs {
+    let database = path.to_owned();
+    let runs = read_within(move || match database.exists() {
+        true => read_runs(&database).map_err(|error| error.to_string()),
+        false => Ok(Vec::new()),
+    });
+    let runs = runs.await.unwrap_or_else(|| Err("no answer".to_owned()));
+    Runs::new(runs.unwrap_or_else(|error| {
+        warn!("nothing is known of earlier defragmentations: {error}");
+        Vec::new()
+    }))
+}
+
+/// When the last incident was, according to the history.
+pub(super) async fn last_incident(path: &Path) -> Option<UnixTime> {
+    let database = path.to_owned();
+    read_within(move || read_last_incident(&database)).await?
+}
+
+/// The same, in a process that may wait.
+pub(crate) fn read_last_incident(database: &Path) -> Option<UnixTime> {
+    // Opening reports a database that is not there as an error.
+    Reader::open(database).ok()?.last_incident().ok()?
+}
+
+/// The defragmentations that the history has, in a process that may wait.
+pub(crate) fn read_runs(database: &Path) -> Result<Vec<RunRecord>, ReadError> {
+    Reader::open(database)?.runs(None, MOST_RUNS)
+}
+
+/// The last counts and the severity of each image that has any.
+type Past = Vec<(ImageKey, (Recent, Severity))>;
+
+fn read_past(path: &Path, window: Duration, now: UnixTime) -> Result<Past, ReadError> {
+    if !path.exists() {
+        return Ok(Past::new());
+    }
+    let reader = Reader::open(path)?;
+    let seconds = i64::try_from(window.as_secs()).unwrap_or(i64::MAX);
+    let since = UnixTime(now.0.saturating_sub(seconds));
+    // Not what lies ahead of the clock: it is from before the clock was set back.
+    let mut counts: HashMap<i64, Recent> = HashMap::new();
+    reader.each_count(since..=now, CAPACITY, |image, point| {
+        counts.entry(image).or_default().push(point, window);
+    })?;
+    // In the order of recording, not of time, for the same reason.
+    let mut severities = reader.last_severities()?;
+    let past = reader.images()?.into_iter().filter_map(|image| {
+        let counts = counts.remove(&image.id);
+        let severity = severities.remove(&image.id).unwrap_or_default();
+        // An image that was not counted lately keeps its severity.
+        let is_known = counts.is_some() || severity > Severity::Ok;
+        is_known.then(|| (image.key, (counts.unwrap_or_default(), severity)))
+    });
+    Ok(past.collect())
+}
+
+impl HistoryHandle {
+    /// A sweep has ended.
+    pub(super) fn swept(&self, at: UnixTime, images: Vec<SampleRow>) {
+        self.record(|| Record::Sweep(Sweep { at, images }));
+        self.export_health();
+    }
+
+    /// The map of an image was read.
+    pub(super) fn map(&self, at: UnixTime, image: ImageRef, map: ExtentMap) {
+        self.record(|| Record::Map(MapRow { image, at, map }));
+    }
+
+    /// The severity of an image has changed.
+    pub(super) fn severity(&self, at: UnixTime, change: &SeverityChange, image: Option<ImageRef>) {
+        if let (Some(image), Subject::Image { extents, .. }) = (image, &change.subject) {
+            self.record(|| {
+                Record::Severity(SeverityRow {
+                    image,
+                    at,
+                    from: change.from,
+                    to: change.to,
+                    extents: *extents,
+                    reason: change.reason.to_string(),
+                })
+            });
+        }
+    }
+
+    /// A defragmentation has ended. Its note stays until the row is in the database: if it is never
+    /// written, the next start of the daemon finds the note.
+    pub(super) fn run(&self, row: RunRecord, note: Option<PathBuf>) {
+        match (&self.0, note) {
+            (Some(recorder), Some(note)) => drop(recorder.record_noted(Record::Run(row), note)),
+            _ => self.record(|| Record::Run(row)),
+        }
+    }
+
+    /// How an incident stands.
+    pub(super) fn incident(&self, incident: &Incident, began: SystemTime) {
+        self.record(|| Record::Incident(incident_row(incident, began)));
+    }
+
+    /// After a reload.
+    pub(super) fn set_retention(&self, retention: Duration) {
+        if let Some(recorder) = &self.0 {
+            recorder.set_retention(retention);
+        }
+    }
+
+    /// Its state; not to be read in its first seconds, in which it opens its database.
+    pub(super) fn state(&self) -> PartState {
+        match &self.0 {
+            None => PartState::Down("it could not be started, see the log".to_owned()),
+            Some(recorder) if recorder.health().healthy => PartState::Up,
+            Some(_) => {
+                PartState::Down("its database cannot be opened or written, see the log".to_owned())
+            }
+        }
+    }
+
+    fn export_health(&self) {
+        if let Some(recorder) = &self.0 {
+            metrics::history(&recorder.health());
+        }
+    }
+
+    fn record(&self, record: impl FnOnce() -> Record) {
+        if let Some(recorder) = &self.0 {
+            // A lost record is counted there.
+            recorder.record(record());
+        }
+    }
+}
+
+fn incident_row(incident: &Incident, began: SystemTime) -> IncidentRow {
+    let at = unix(began);
+    let last = incident
+        .events
+        .iter()
+        .rev()
+        .find_map(|event| match &event.what {
+            What::Action(action) => Some(action.outcome),
+            _ => None,
+        });
+    let duration = Duration::from_millis(incident.duration_ms.unwrap_or(0));
+    IncidentRow {
+        name: incident.id.clone(),
+        at,
+        ended: (incident.state != State::Open).then(|| unix(began + duration)),
+        trigger: incident.trigger,
+        actions: incident.actions,
+        outcome: last,
+        freed: Bytes(incident.slab_freed_kib.saturating_mul(1024)),
+    }
+}
+
+fn unix(time: SystemTime) -> UnixTime {
+    let since = time.duration_since(UNIX_EPOCH);
+    UnixTime::from_seconds(since.map_or(0.0, |since| since.as_secs_f64()))
+}
+
+/// Records incidents.
+pub(super) fn incident_listener(handle: HistoryHandle) -> Listener {
+    Arc::new(move |incident, began| handle.incident(incident, began))
+}

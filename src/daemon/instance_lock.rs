@@ -1,0 +1,83 @@
+//! The lock of the state directory while the daemon starts.
+//!
+//! It is taken on a thread of its own, because the disk may hang: the rescue is armed after
+//! [`BEFORE_ARMING`] at the latest. A healthy disk answers within that time, so that a second daemon
+//! ends before it can act.
+
+use std::path::PathBuf;
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use tracing::warn;
+
+use super::history::READ_TIMEOUT;
+use crate::config::Settings;
+use crate::history::lock::{self, Lock, LockError};
+use crate::model::path::shown;
+use crate::state_dir::StateDir;
+
+/// How long the rescue waits for the lock before it is armed.
+const BEFORE_ARMING: Duration = Duration::from_millis(250);
+
+/// A lock that is being taken, or is held.
+pub(super) struct InstanceLock {
+    directory: PathBuf,
+    answer: mpsc::Receiver<Result<Lock, LockError>>,
+    lock: Option<Lock>,
+}
+
+impl InstanceLock {
+    /// Begins to take the lock.
+    ///
+    /// # Errors
+    /// If another daemon holds it.
+    pub(super) fn take(settings: &Settings) -> Result<InstanceLock, LockError> {
+        let directory = StateDir::of(&settings.history).path().to_owned();
+        let (sender, answer) = mpsc::channel();
+        let there = directory.clone();
+        let locking = thread::Builder::new().name("lock".to_owned());
+        let spawned = locking.spawn(move || {
+            // An error here: nobody waits any more.
+            let _ = sender.send(lock::acquire(&there));
+        });
+        if let Err(error) = spawned {
+            warn!("{}: cannot be locked: {error}", shown(&directory));
+        }
+        let mut lock = InstanceLock {
+            directory,
+            answer,
+            lock: None,
+        };
+        lock.wait(BEFORE_ARMING)?;
+        Ok(lock)
+    }
+
+    /// Waits for the lock. If the disk does not answer, or cannot be locked, the daemon starts without
+    /// it: it is needed now.
+    ///
+    /// # Errors
+    /// If another daemon holds it.
+    pub(super) fn finish(mut self) -> Result<Option<Lock>, LockError> {
+        if self.lock.is_none() && !self.wait(READ_TIMEOUT)? {
+            warn!(
+                "{} does not answer; there may be a second daemon beside this one",
+                shown(&self.directory)
+            );
+        }
+        Ok(self.lock)
+    }
+
+    /// False if there is no answer in this time.
+    fn wait(&mut self, within: Duration) -> Result<bool, LockError> {
+        match self.answer.recv_timeout(within) {
+            Ok(Ok(lock)) => self.lock = Some(lock),
+            Ok(Err(error @ LockError::LockedBy { .. })) => return Err(error),
+            Ok(Err(error)) => warn!("{error}; there may be a second daemon beside this one"),
+            // It answered before that the directory cannot be locked.
+            Err(mpsc::RecvTimeoutError::Disconnected) => {}
+            Err(mpsc::RecvTimeoutError::Timeout) => return Ok(false),
+        }
+        Ok(true)
+    }
+}

@@ -1,0 +1,16 @@
+//! How fast images gain extents, and when they have too many. Pure.
+//!
+//! - [`recent`]: the last counts of an image, few enough to be kept in memory
+//! - [`trend`]: the growth rate of counts
+//! - [`forecast`]: when a threshold is reached
+
+mod forecast;
+mod recent;
+mod trend;
+
+pub use forecast::forecast;
+pub use recent::{CAPACITY, Recent};
+pub use trend::growth;
+
+#[cfg(test)]
+mod tests;
