@@ -249,7 +249,7 @@ impl Reader {
     pub fn runs(&self, image: Option<i64>, most: u32) -> Result<Vec<RunRecord>, ReadError> {
         const SELECT: &str = "SELECT image, at, seconds, engine, extents_before, extents_after,
             bytes, outcome, reason FROM runs";
-        let clause = "WHERE ?1 IS NULL OR id = ?1";
+        let clause = "WHERE ?1 IS NULL OR images.id = ?1";
         let images = self.read(|state| select_images(state, clause, params![image]))?;
         let images: HashMap<i64, ImageRef> = images
             .into_iter()
