@@ -52,19 +52,6 @@ pub(super) enum End {
     Failed(&'static str, io::Error),
 }
 
-/// What was done so far.
-#[derive(Debug, Default)]
-pub(super) struct Work {
-    /// Segments that were moved.
-    pub(super) segments: u64,
-    /// The calls that locked the image: a clone and an unsharing for each segment.
-    pub(super) calls: CallTimes,
-    /// Time spent on segments.
-    pub(super) busy: Duration,
-    /// Extents that were removed, by what the survey counted.
-    pub(super) joined: ExtentCount,
-}
-
 /// A run at work.
 pub(super) struct Session<'a> {
     request: &'a Request<'a>,
