@@ -1,6 +1,6 @@
 //! The configuration: one file, `/etc/fragwatch/fragwatch.toml`, and fragments beside it.
 //!
-//! The files ([`file`]) become one table of keys with their places ([`read`]), the table becomes
+//! The files ([`mod@file`]) become one table of keys with their places ([`read`]), the table becomes
 //! [`Settings`] ([`settings`], by serde), and what cannot work is refused ([`check`]). All that is
 //! wrong is reported at once, with file, line and column ([`ConfigError`]). An unknown key is an
 //! error: a mistake in the name of a threshold must not leave a host unwatched.

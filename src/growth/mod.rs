@@ -2,7 +2,7 @@
 //!
 //! - [`recent`]: the last counts of an image, few enough to be kept in memory
 //! - [`trend`]: the growth rate of counts
-//! - [`forecast`]: when a threshold is reached
+//! - [`mod@forecast`]: when a threshold is reached
 
 mod forecast;
 mod recent;

@@ -1,6 +1,6 @@
 //! What the daemon tells the world: metrics over HTTP.
 //!
-//! Everything here answers from the [`board`], which is in memory: a scrape never waits for a disk.
+//! Everything here answers from the [`shared_status`], which is in memory: a scrape never waits for a disk.
 
 pub mod control;
 pub mod history;
