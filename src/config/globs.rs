@@ -8,7 +8,6 @@ use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 
 /// Whether a path of [`Images::paths`](super::settings::Images::paths) is a glob rather than the
 /// name of a file or directory.
-#[must_use]
 pub fn is_glob(path: impl AsRef<OsStr>) -> bool {
     path.as_ref()
         .as_bytes()
@@ -55,7 +54,6 @@ impl Globs {
     }
 
     /// Whether one of them speaks of this path.
-    #[must_use]
     pub fn matches(&self, path: &Path) -> bool {
         self.paths.is_match(path)
             || path
@@ -80,7 +78,6 @@ struct Part {
 
 impl GlobLists {
     /// Compiles them. What is no glob matches nothing.
-    #[must_use]
     pub fn new<'g>(lists: impl IntoIterator<Item = &'g [String]>) -> GlobLists {
         let globs = lists.into_iter().enumerate();
         let globs =
@@ -93,7 +90,6 @@ impl GlobLists {
     }
 
     /// The lists of which a glob speaks of this path, by their numbers, in their order.
-    #[must_use]
     pub fn matching(&self, path: &Path) -> Vec<usize> {
         let mut lists = Vec::new();
         let mut ask = |parts: &[Part], text: &Path| {

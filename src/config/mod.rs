@@ -52,7 +52,6 @@ pub struct Loaded {
 
 /// Why a main file that holds nothing is refused where another one was in force: an editor or a
 /// full disk leaves such a file behind.
-#[must_use]
 pub fn blank_file(path: &Path) -> ConfigError {
     let message = "is empty, but the configuration before it was not";
     let help = "write the settings into it, or a comment if the defaults are to be in force";
@@ -103,7 +102,6 @@ pub fn load_to_start(path: Option<&Path>) -> Result<(Loaded, Option<ConfigError>
 
 /// The settings of a file that begins with `head` and goes on as [`Settings::to_toml`] has written
 /// it, and its text. None if there is no such file, or if anything is wrong with it.
-#[must_use]
 pub fn load_copy(path: &Path, head: &str) -> Option<(Settings, String)> {
     let source = file::read_one(path)?;
     let (settings, findings) = assemble(std::slice::from_ref(&source), &[]);

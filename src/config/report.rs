@@ -98,7 +98,6 @@ impl Problem {
     /// `FILE:LINE:COLUMN: message`, or `FILE: message` if the file could not be read. One line, for
     /// a log. Lines and columns count from one, columns in characters.
     #[cfg(test)]
-    #[must_use]
     pub fn headline(&self) -> &str {
         &self.headline
     }
@@ -190,7 +189,6 @@ impl ConfigError {
 
     /// The problems, at least one and at most twenty.
     #[cfg(test)]
-    #[must_use]
     pub fn problems(&self) -> &[Problem] {
         &self.problems
     }

@@ -353,7 +353,6 @@ impl Default for Control {
 impl Settings {
     /// Every setting as TOML that reads back as these settings. Holds no control characters, so
     /// that it can be printed to a terminal.
-    #[must_use]
     pub fn to_toml(&self) -> String {
         // Written and read, because a table has no dates of its own. Neither fails: the keys are
         // text, the numbers below 2^63.

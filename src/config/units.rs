@@ -66,7 +66,6 @@ pub struct ParseError {
 
 impl ParseError {
     /// An error with `message`, and `instead` if what was meant is known.
-    #[must_use]
     pub fn new(message: impl Into<String>, instead: Option<String>) -> ParseError {
         ParseError {
             message: message.into(),

@@ -19,7 +19,6 @@ impl Zone {
     const LOCAL: &'static str = "local";
 
     /// The time zone of that name: `local`, or an IANA name, in small letters or large.
-    #[must_use]
     pub fn named(name: &str) -> Option<Zone> {
         if name == Zone::LOCAL {
             return Some(Zone::default());
@@ -42,14 +41,12 @@ impl Zone {
     }
 
     /// Its name, `local` for the host's own.
-    #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
     /// Its rules, as they were when the settings were read: a host that is given another time zone,
     /// or newer rules, is to read them anew.
-    #[must_use]
     pub fn rules(&self) -> &TimeZone {
         &self.zone
     }

@@ -10,7 +10,6 @@ use super::trend::float;
 use crate::model::{ExtentCount, ExtentsPerDay, Forecast, Growth, Pace, Unknown};
 
 /// When an image with this many `extents` and this growth has `critical` of them.
-#[must_use]
 pub fn forecast(growth: &Growth, extents: ExtentCount, critical: ExtentCount) -> Forecast {
     if extents >= critical {
         return Forecast::Reached;

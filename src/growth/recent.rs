@@ -48,13 +48,11 @@ impl Recent {
     }
 
     /// How the image has grown.
-    #[must_use]
     pub fn growth(&self, window: Duration, now: UnixTime) -> Growth {
         growth(&self.points, window, now)
     }
 
     /// The counts, oldest first.
-    #[must_use]
     pub fn points(&self) -> &[Point] {
         &self.points
     }

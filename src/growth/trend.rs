@@ -42,7 +42,6 @@ const MOST_HALVES: usize = 3;
 const SMALLEST_FALL: u64 = 16;
 
 /// How an image has grown in the time of `window` before `now`.
-#[must_use]
 pub fn growth(points: &[Point], window: Duration, now: UnixTime) -> Growth {
     let points = in_order(points, window, now);
     let begin = begin(&points);

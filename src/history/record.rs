@@ -24,7 +24,6 @@ pub enum Record {
 
 impl Record {
     /// How many rows it makes: what the queue is measured by.
-    #[must_use]
     pub fn weight(&self) -> usize {
         match self {
             Record::Sweep(sweep) => sweep.images.len().max(1),

@@ -104,7 +104,6 @@ impl Recorder {
     }
 
     /// The state of the history.
-    #[must_use]
     pub fn health(&self) -> Health {
         let load = self.queue.load();
         let is_alive = load.busy_for.is_none_or(|busy| busy < WRITE_TIMEOUT);
@@ -126,7 +125,6 @@ pub struct WriterGuard(Background<Job>);
 impl WriterGuard {
     /// Ends it once everything is written. False if that takes longer than `within`; the thread is then
     /// left behind.
-    #[must_use]
     pub fn stop(self, within: Duration) -> bool {
         self.0.stop(within)
     }

@@ -77,7 +77,6 @@ pub enum State {
 
 impl State {
     /// The name in the file.
-    #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             State::Open => "open",
@@ -183,7 +182,6 @@ impl From<&Report> for Action {
 
 impl Action {
     /// Slab memory that it gave back, in KiB; 0 if it was not a drop, or not done.
-    #[must_use]
     pub fn slab_freed_kib(&self) -> u64 {
         let drops = matches!(self.step, RescueStep::DropSlab | RescueStep::DropAll);
         if !drops || self.outcome != Outcome::Done {
@@ -217,7 +215,6 @@ pub struct Memory {
 
 impl Memory {
     /// All slab memory.
-    #[must_use]
     pub fn slab_kib(&self) -> u64 {
         self.slab_reclaimable_kib
             .saturating_add(self.slab_unreclaimable_kib)

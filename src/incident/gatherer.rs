@@ -115,7 +115,6 @@ const COLLECTORS: [(&str, Collect); 9] = [
 
 impl Gatherer {
     /// Collects below `proc`; all together may take `deadline`.
-    #[must_use]
     pub fn new(proc: PathBuf, images: Images, deadline: Duration) -> Gatherer {
         Gatherer {
             sources: Arc::new(Sources { proc, images }),
@@ -125,7 +124,6 @@ impl Gatherer {
     }
 
     /// Collects everything. Returns after the deadline at the latest.
-    #[must_use]
     pub fn gather(&self) -> Evidence {
         let began = Instant::now();
         let mut evidence = Evidence {

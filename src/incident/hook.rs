@@ -27,7 +27,6 @@ pub enum Moment {
 
 impl Moment {
     /// The value of `FRAGWATCH_EVENT`.
-    #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Moment::Begin => "begin",
@@ -86,7 +85,6 @@ impl Hooks {
     }
 
     /// Asks for a run. Never waits: false if too many wait already; then this one is dropped.
-    #[must_use]
     pub fn call(&self, moment: Moment, incident: IncidentId, call: Call) -> bool {
         let hook = match moment {
             Moment::Begin => &self.begin,

@@ -228,7 +228,6 @@ impl Recorder {
     }
 
     /// Its state.
-    #[must_use]
     pub fn health(&self) -> RecorderHealth {
         RecorderHealth {
             files: self.writer.health(),
@@ -239,7 +238,6 @@ impl Recorder {
 
     /// Writes what was handed over before, and ends. An incident that goes on stays open in its file,
     /// which the next start marks as interrupted. False if not all could be written in time.
-    #[must_use]
     pub fn stop(&self, within: Duration) -> bool {
         let deadline = Instant::now() + within;
         let (done, is_done) = mpsc::sync_channel(1);

@@ -78,7 +78,6 @@ impl Writer {
 
     /// Queues a file in its newest state. Never waits for the directory: false if too many files
     /// wait already; then this one is refused.
-    #[must_use]
     pub(super) fn put(&self, name: &str, bytes: Vec<u8>) -> bool {
         self.jobs.push_with(|jobs| {
             let full = jobs.len() >= QUEUE;
@@ -100,7 +99,6 @@ impl Writer {
     }
 
     /// Its state.
-    #[must_use]
     pub(super) fn health(&self) -> WriterHealth {
         let load = self.jobs.load();
         WriterHealth {
@@ -115,7 +113,6 @@ impl Writer {
 
     /// Ends the thread once everything is written, or cannot be. False if that takes longer than
     /// `within`; then the thread is left behind.
-    #[must_use]
     pub(super) fn stop(&self, within: Duration) -> bool {
         self.jobs.stop(within)
     }

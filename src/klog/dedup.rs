@@ -43,7 +43,6 @@ impl Dedup {
     pub const PLACES: usize = 64;
 
     /// Records further apart than `window` are two events.
-    #[must_use]
     pub fn new(window: Duration) -> Dedup {
         Dedup {
             window,

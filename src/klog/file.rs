@@ -137,7 +137,6 @@ impl FileSource {
     }
 
     /// The state of the file.
-    #[must_use]
     pub fn state(&self) -> FileState {
         let mut state = self.shared.state().clone();
         if let Some(time) = self.shared.busy_for().filter(|time| *time >= HANG) {

@@ -47,7 +47,6 @@ pub struct Past {
 
 impl Past {
     /// Whether a record is too old to count.
-    #[must_use]
     pub fn is_too_old(&self, record: &Record<'_>) -> bool {
         record.sequence < self.end && record.time < self.since
     }
@@ -140,7 +139,6 @@ impl Kmsg {
     }
 
     /// Whether a record was written too long before the log was opened to count.
-    #[must_use]
     pub fn is_too_old(&self, record: &Record<'_>) -> bool {
         self.past.is_too_old(record)
     }

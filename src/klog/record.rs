@@ -58,7 +58,6 @@ impl<'a> Record<'a> {
     /// Parses one record; `None` if the bytes do not begin with the header of one. What follows the
     /// first line is skipped; fields of the header that are not known are ignored, as the kernel's
     /// documentation asks.
-    #[must_use]
     pub fn parse(bytes: &'a [u8]) -> Option<Record<'a>> {
         // The header holds no newline, so a `;` in a later line belongs to no header.
         let line = bytes.split(|byte| *byte == b'\n').next().unwrap_or(bytes);
@@ -84,7 +83,6 @@ impl<'a> Record<'a> {
 
     /// Whether the kernel wrote it. A write to /dev/kmsg cannot claim facility 0
     /// (`devkmsg_write`, kernel/printk/printk.c), so every other facility may be forged.
-    #[must_use]
     pub fn is_genuine(&self) -> bool {
         self.facility == 0
     }

@@ -242,7 +242,6 @@ impl RuleError {
 
     /// The bytes of the pattern that are to blame; `None` when it is the pattern as a whole, or
     /// not the pattern.
-    #[must_use]
     pub fn in_pattern(&self) -> Option<Range<usize>> {
         match &self.problem {
             RuleProblem::Syntax { at, .. } => Some(at.clone()),
@@ -347,7 +346,6 @@ impl Rules {
     /// `[  T123] `) is skipped.
     ///
     /// [`Text::unescape`]: super::record::Text::unescape
-    #[must_use]
     pub fn find(&self, text: &[u8]) -> Option<Match<'_>> {
         let text = without_printk_prefix(text);
         if text.starts_with(DRILL_MARKER) {
@@ -377,14 +375,12 @@ impl Rules {
     }
 
     /// The name of a rule.
-    #[must_use]
     pub fn name(&self, rule: RuleId) -> Option<&str> {
         let (name, _) = self.names.get(usize::from(rule.0))?;
         Some(name)
     }
 
     /// What the tables take.
-    #[must_use]
     pub fn memory(&self) -> Bytes {
         let bytes = self.tables.iter().map(|table| table.dfa.memory_usage());
         Bytes(u64::try_from(bytes.sum::<usize>()).unwrap_or(u64::MAX))

@@ -18,7 +18,6 @@ use crate::sys::proc::number;
 ///
 /// The program's name must stand where it belongs: what a guest writes to its console may quote any
 /// of these lines, in a line of qemu's.
-#[must_use]
 pub fn kernel_text(line: &[u8]) -> Option<&[u8]> {
     let line = line.trim_ascii_end();
     let (marked, line) = match line.strip_prefix(b"<") {

@@ -106,32 +106,27 @@ pub struct Position {
 
 impl Position {
     /// At an offset, with the first bytes of the file and the last ones before the offset.
-    #[must_use]
     pub fn new(offset: u64, head: Vec<u8>, tail: Vec<u8>) -> Position {
         Position { offset, head, tail }
     }
 
     /// How far the file has been read.
-    #[must_use]
     pub fn offset(&self) -> u64 {
         self.offset
     }
 
     /// Where the next read has to begin.
-    #[must_use]
     pub fn read_from(&self) -> u64 {
         self.offset.saturating_sub(self.overlap() as u64)
     }
 
     /// How much of the next read was read before.
-    #[must_use]
     pub fn overlap(&self) -> usize {
         self.tail.len()
     }
 
     /// What is new in the bytes that were read from [`read_from`](Position::read_from) on; `None`
     /// if the file is not what it was.
-    #[must_use]
     pub fn new_bytes<'a>(&self, read: &'a [u8]) -> Option<&'a [u8]> {
         read.strip_prefix(self.tail.as_slice())
     }
@@ -155,7 +150,6 @@ impl Position {
 
     /// Whether a file that begins with these bytes has begun so before: then it was cut shorter,
     /// and what is left of it is old. A hole proves nothing.
-    #[must_use]
     pub fn begins_like(&self, head: &[u8]) -> bool {
         let length = head.len().min(self.head.len());
         let is_hole = head.iter().all(|byte| *byte == 0);

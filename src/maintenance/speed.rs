@@ -27,7 +27,6 @@ pub struct Speed {
 
 impl Speeds {
     /// By the runs on a file system, the oldest first.
-    #[must_use]
     pub fn of(runs: &[&RunRecord]) -> Speeds {
         let by = |engine| {
             let counts = |run: &&&RunRecord| run.engine == engine && run.bytes >= LEAST_COPIED;

@@ -96,7 +96,6 @@ pub enum Forecast {
 
 impl Growth {
     /// What the image gains, if that is known.
-    #[must_use]
     pub fn rate(&self) -> Option<ExtentsPerDay> {
         self.trend.ok().map(|trend| trend.rate)
     }
@@ -104,7 +103,6 @@ impl Growth {
 
 impl Forecast {
     /// The time that is left, if it is known: none when it is over.
-    #[must_use]
     pub fn time_left(self) -> Option<Duration> {
         match self {
             Forecast::Reached => Some(Duration::ZERO),

@@ -15,7 +15,6 @@ pub struct UnixTime(pub i64);
 
 impl UnixTime {
     /// From seconds since 1970 as Prometheus writes them.
-    #[must_use]
     pub fn from_seconds(seconds: f64) -> Self {
         // Rounds down; what lies beyond the ends becomes the end.
         #[allow(clippy::cast_possible_truncation)]
@@ -23,7 +22,6 @@ impl UnixTime {
     }
 
     /// How long after `earlier` this is; zero if it is before.
-    #[must_use]
     pub fn since(self, earlier: UnixTime) -> std::time::Duration {
         let seconds = self.0.saturating_sub(earlier.0);
         std::time::Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
@@ -63,14 +61,12 @@ pub struct ExtentsPerDay(pub f64);
 
 impl ExtentsPerDay {
     /// So many in a day. Above 2^53 the last digits are lost.
-    #[must_use]
     #[allow(clippy::cast_precision_loss)]
     pub fn from_count(extents: ExtentCount) -> ExtentsPerDay {
         ExtentsPerDay(extents.0 as f64)
     }
 
     /// The nearest count of extents that it gains, or loses, in a day.
-    #[must_use]
     pub fn count(self) -> ExtentCount {
         // A float becomes the nearest number there is, and not a number becomes zero.
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
@@ -78,7 +74,6 @@ impl ExtentsPerDay {
     }
 
     /// In few columns: `+1.2k/d`, `-7/d`, `0/d`.
-    #[must_use]
     pub fn short(self) -> String {
         format!("{}{}/d", self.sign(), self.count().short())
     }
@@ -92,13 +87,11 @@ impl ExtentsPerDay {
     }
 
     /// From what is gained in a second.
-    #[must_use]
     pub fn from_per_second(rate: f64) -> ExtentsPerDay {
         ExtentsPerDay(rate * 86_400.0)
     }
 
     /// As Prometheus counts: in a second.
-    #[must_use]
     pub fn per_second(self) -> f64 {
         self.0 / 86_400.0
     }

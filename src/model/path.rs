@@ -12,7 +12,6 @@ pub fn shown(path: &Path) -> String {
 }
 
 /// Any bytes as [`shown`] writes a path.
-#[must_use]
 pub fn printable(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len());
     for chunk in bytes.utf8_chunks() {

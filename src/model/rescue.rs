@@ -17,14 +17,12 @@ pub struct Monotonic(pub u64);
 
 impl Monotonic {
     /// The moment `later` after this one, or the last there is.
-    #[must_use]
     pub fn plus(self, later: Duration) -> Monotonic {
         let nanoseconds = u64::try_from(later.as_nanos()).unwrap_or(u64::MAX);
         Monotonic(self.0.saturating_add(nanoseconds))
     }
 
     /// How long after `earlier` this is; zero if it is before.
-    #[must_use]
     pub fn since(self, earlier: Monotonic) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }
@@ -57,7 +55,6 @@ macro_rules! named {
             pub const ALL: [$name; [$($text),+].len()] = [$($name::$value),+];
 
             /// Its name.
-            #[must_use]
             pub fn as_str(self) -> &'static str {
                 match self {
                     $($name::$value => $text,)+

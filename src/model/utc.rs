@@ -7,20 +7,17 @@ use jiff::Timestamp;
 use super::UnixTime;
 
 /// `2026-11-20T12:03:05.123Z`
-#[must_use]
 pub fn rfc3339(time: SystemTime) -> String {
     format(time, "%FT%T%.3fZ")
 }
 
 /// `2026-11-20T12:03:05Z`
-#[must_use]
 pub fn rfc3339_seconds(time: UnixTime) -> String {
     let time = Timestamp::from_second(time.0.max(0)).unwrap_or(Timestamp::MAX);
     time.strftime("%FT%TZ").to_string()
 }
 
 /// `20261120T120305.123Z`: sorts by time, and is a valid file name everywhere.
-#[must_use]
 pub fn compact(time: SystemTime) -> String {
     format(time, "%Y%m%dT%H%M%S%.3fZ")
 }

@@ -5,7 +5,6 @@ use rustix::time::{ClockId, clock_gettime};
 use crate::model::Monotonic;
 
 /// The time now.
-#[must_use]
 pub fn now() -> Monotonic {
     let time = clock_gettime(ClockId::Monotonic);
     // The monotonic clock begins at 0 and never goes back.

@@ -24,7 +24,6 @@ pub struct Line {
 
 impl Line {
     /// Keeps the first [`LINE_MAX`] bytes.
-    #[must_use]
     pub fn new(text: &[u8]) -> Line {
         let mut bytes = [0; LINE_MAX];
         bytes
@@ -38,7 +37,6 @@ impl Line {
     }
 
     /// The bytes.
-    #[must_use]
     pub fn bytes(&self) -> &[u8] {
         self.bytes.get(..self.length.into()).unwrap_or_default()
     }

@@ -117,19 +117,16 @@ impl Exchange {
     }
 
     /// Records that were read from the kernel's log.
-    #[must_use]
     pub fn records(&self) -> u64 {
         self.records.load(Ordering::Relaxed)
     }
 
     /// Records that were overwritten before they could be read.
-    #[must_use]
     pub fn lost(&self) -> u64 {
         self.lost.load(Ordering::Relaxed)
     }
 
     /// For how long the action in flight has run.
-    #[must_use]
     pub fn acting_for(&self, now: Monotonic) -> Option<Duration> {
         let since = self.acting_since.load(Ordering::Relaxed);
         (since != 0).then(|| now.since(Monotonic(since)))
@@ -159,7 +156,6 @@ impl Exchange {
     }
 
     /// The socket that becomes readable when there is something in a ring.
-    #[must_use]
     pub fn slow_side(&self) -> &UnixStream {
         &self.slow_side
     }

@@ -323,7 +323,6 @@ impl Ladder {
 
     /// When [`tick`](Ladder::tick) has something to do, unless another event comes first. `None`:
     /// only an event can change anything.
-    #[must_use]
     pub fn next_deadline(&self) -> Option<Monotonic> {
         if self.in_flight {
             return None;
@@ -340,13 +339,11 @@ impl Ladder {
     }
 
     /// The incident that goes on.
-    #[must_use]
     pub fn incident(&self) -> Option<IncidentId> {
         self.open.as_ref().map(|incident| incident.tally.incident)
     }
 
     /// Whether an action was ordered that has not come to its end.
-    #[must_use]
     pub fn in_flight(&self) -> bool {
         self.in_flight
     }

@@ -38,7 +38,6 @@ pub struct Counters {
 
 impl Counters {
     /// Whether the kernel counted the step between `before` and these.
-    #[must_use]
     pub fn show(&self, step: RescueStep, before: &Counters) -> bool {
         let dropped_slab = self.drop_slab > before.drop_slab;
         match step {
@@ -49,7 +48,6 @@ impl Counters {
     }
 
     /// What an action brought, for the log.
-    #[must_use]
     pub fn compared_with(&self, before: &Counters) -> String {
         let kib = |kib: u64| Bytes(kib.saturating_mul(1024));
         // Blocks of 64 KiB and more: what the older kernels' extent lists need (order 4).

@@ -72,7 +72,6 @@ pub struct Consumer<T, const W: usize> {
 }
 
 /// A ring of `slots` entries, at least one. All its memory is taken here.
-#[must_use]
 pub fn ring<T: Packed<W>, const W: usize>(slots: usize) -> (Producer<T, W>, Consumer<T, W>) {
     let slot = |_| Slot {
         owner: AtomicU64::new(0),
@@ -138,7 +137,6 @@ impl<T: Packed<W>, const W: usize> Consumer<T, W> {
 
     /// Entries that were overwritten before they were read, so far as [`pop`](Consumer::pop) came
     /// across them: after it returned `None`, all of them.
-    #[must_use]
     pub fn lost(&self) -> u64 {
         self.lost
     }

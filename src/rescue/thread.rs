@@ -162,7 +162,6 @@ impl FastSide {
 
     /// The oldest edition of the settings that notices to come can refer to. To be called before
     /// the notices are popped; afterwards [`FastSide::forget`] frees the editions before it.
-    #[must_use]
     pub fn oldest_in_use(&self) -> u64 {
         let mut shared = self.editions.iter().filter(|of| Arc::strong_count(of) > 1);
         let oldest = shared.next().map_or(0, |edition| edition.number);
@@ -177,14 +176,12 @@ impl FastSide {
     }
 
     /// The name of a rule of an edition of the settings.
-    #[must_use]
     pub fn rule_name(&self, edition: u64, rule: RuleId) -> Option<&str> {
         let edition = self.editions.iter().find(|of| of.number == edition)?;
         edition.settings.rules.name(rule)
     }
 
     /// Whether both threads run. One that panicked does not.
-    #[must_use]
     pub fn is_alive(&self) -> bool {
         !self.threads.iter().any(JoinHandle::is_finished)
     }

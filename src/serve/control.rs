@@ -70,7 +70,6 @@ struct PlanQuery {
 
 impl Pages {
     /// From a status and the state directory. Requests for the plan are sent to `plans`.
-    #[must_use]
     pub fn new(
         status: Arc<SharedStatus>,
         state: &StateDir,
@@ -212,7 +211,6 @@ fn answer(value: &impl Serialize) -> Response {
 
 /// Where the socket is: as configured; unless that is the default and systemd has given a runtime
 /// directory (systemd.exec(5), RuntimeDirectory=).
-#[must_use]
 pub fn socket_path(control: &Control) -> PathBuf {
     match std::env::var_os("RUNTIME_DIRECTORY") {
         Some(directory) if control.socket == Path::new(DEFAULT_SOCKET) => {

@@ -65,7 +65,6 @@ pub struct Bounded<L> {
 
 impl<L> Bounded<L> {
     /// Puts `limits` on `listener`.
-    #[must_use]
     pub fn new(listener: L, limits: Limits) -> Self {
         Bounded {
             listener,

@@ -215,7 +215,6 @@ impl Lifetime {
     }
 
     /// Everything so far, as text for Prometheus.
-    #[must_use]
     pub fn render(&self) -> String {
         self.0.render()
     }

@@ -53,7 +53,6 @@ impl Part {
     }
 
     /// The label `source` of `fragwatch_klog_source_up`, if the part is one.
-    #[must_use]
     pub fn source(&self) -> Option<&str> {
         match self {
             Part::KernelLog => Some("kmsg"),
@@ -142,7 +141,6 @@ impl Parts {
     }
 
     /// All, for `status` and `check`.
-    #[must_use]
     pub fn status(&self) -> Vec<PartStatus> {
         let status = |(part, state): (&Part, &State)| {
             let (name, reason) = match state {
@@ -172,7 +170,6 @@ fn severity(part: &Part, state: &State) -> Severity {
 
 impl PartStatus {
     /// Whether it is switched off.
-    #[must_use]
     pub fn is_off(&self) -> bool {
         self.state == "off"
     }

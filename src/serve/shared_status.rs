@@ -58,7 +58,6 @@ impl Pause {
 
 impl SharedStatus {
     /// Of a daemon that was started at `started`. Its first sweep must end within `sweep_timeout`.
-    #[must_use]
     pub fn new(lifetime: Lifetime, started: UnixTime, sweep_timeout: Duration) -> Self {
         let now = Now {
             started,
@@ -104,19 +103,16 @@ impl SharedStatus {
     }
 
     /// The snapshot.
-    #[must_use]
     pub fn snapshot(&self) -> Arc<Snapshot> {
         Arc::clone(&self.lock().snapshot)
     }
 
     /// Mount points whose file systems hang, and for how long.
-    #[must_use]
     pub fn stalled(&self) -> Vec<(String, Duration)> {
         self.lock().stalled().collect()
     }
 
     /// For how long a sweep is overdue; `None` while all is well.
-    #[must_use]
     pub fn overdue(&self) -> Option<Duration> {
         self.lock().overdue()
     }
@@ -127,7 +123,6 @@ impl SharedStatus {
     }
 
     /// The state of the rescue.
-    #[must_use]
     pub fn rescue(&self) -> status::Rescue {
         self.lock().rescue.clone()
     }
@@ -143,7 +138,6 @@ impl SharedStatus {
     }
 
     /// Whether the operator has paused defragmentation.
-    #[must_use]
     pub fn paused(&self) -> bool {
         self.lock().pause.is_on()
     }
@@ -194,7 +188,6 @@ impl SharedStatus {
     }
 
     /// What `fragwatch status` gets.
-    #[must_use]
     pub fn status(&self) -> Status {
         let now = self.lock();
         let stalled = now.stalled().map(|(mount, since)| status::Stalled {
@@ -226,7 +219,6 @@ impl SharedStatus {
     }
 
     /// All metrics, as text for Prometheus in two parts. The second, by far the larger, is shared.
-    #[must_use]
     pub fn metrics(&self) -> [Bytes; 2] {
         let mut text = self.lifetime.render();
         let now = self.lock();

@@ -32,7 +32,6 @@ pub struct Snapshot {
 
 impl Snapshot {
     /// Renders images, file systems and host; `swept` in seconds since 1970.
-    #[must_use]
     pub fn new(
         images: &[ImageView<'_>],
         filesystems: &[FilesystemView<'_>],

@@ -75,7 +75,6 @@ pub enum InForce {
 
 impl InForce {
     /// What a refused configuration means, as half a sentence.
-    #[must_use]
     pub fn in_words(self) -> &'static str {
         match self {
             InForce::Configured => {

@@ -51,14 +51,12 @@ impl Textfile {
     }
 
     /// The file.
-    #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
     /// Replaces the file, and returns the state of the writing. A text is dropped if the disk has
     /// not answered since the one before the last.
-    #[must_use]
     pub fn write(&self, text: [Bytes; 2]) -> State {
         let path = shown(&self.path);
         if !self.texts.push(text) {

@@ -141,7 +141,6 @@ impl StallDetector {
     }
 
     /// Its state.
-    #[must_use]
     pub fn health(&self) -> StallHealth {
         let counts = &self.counts;
         let hangs_at = counts.hangs_at.load(Ordering::Relaxed);

@@ -91,7 +91,6 @@ const CGROUP: [&[u8]; 3] = [
 ];
 
 /// The verdict on the text of /proc/PID/stack.
-#[must_use]
 pub fn verdict(stack: &[u8]) -> StackVerdict {
     let mut frames = 0;
     let mut allocates = false;

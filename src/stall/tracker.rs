@@ -39,7 +39,6 @@ struct Starvation {
 
 impl StallTracker {
     /// Tasks are stuck that are starved in each scan for `stall_after`.
-    #[must_use]
     pub fn new(stall_after: Duration) -> StallTracker {
         StallTracker {
             stall_after,
@@ -102,7 +101,6 @@ impl StallTracker {
 
     /// The tasks that are starved, if not for long enough yet; the longest first. They are to be
     /// looked at again at the next scan, whatever their state.
-    #[must_use]
     pub fn tracked(&self) -> Vec<TaskKey> {
         let mut tracked: Vec<_> = self.starved.iter().collect();
         tracked.sort_by_key(|(_, stall)| stall.since);

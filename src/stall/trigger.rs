@@ -15,7 +15,6 @@ pub enum Message {
 
 impl Message {
     /// Of a kernel, by its release (`uname -r`).
-    #[must_use]
     pub fn of(release: &str) -> Message {
         // RHEL and what is made of it, Oracle's UEK, SUSE, Amazon, Tencent, openEuler, Anolis take
         // XFS from later kernels.
@@ -39,7 +38,6 @@ impl Message {
 }
 
 /// Which trigger is effective on a kernel, for the operator.
-#[must_use]
 pub fn effective_trigger(release: &str, detects_stalls: bool) -> String {
     let kernel = printable(release.as_bytes());
     let logs = match Message::of(release) {
