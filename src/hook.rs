@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::background::{Background, Jobs, STACK};
 
-/// How long a command may take unless told otherwise.
+/// How long a command may take unless another limit is given.
 pub const TIMEOUT: Duration = Duration::from_secs(30);
 /// From SIGTERM to SIGKILL.
 const GRACE: Duration = Duration::from_secs(2);
@@ -42,7 +42,7 @@ const SYSTEMD_VARIABLES: [&str; 5] = [
     "LISTEN_PID",
 ];
 
-/// What a command is told.
+/// The environment of a command.
 #[derive(Debug, Clone, Default)]
 pub struct Call {
     /// What is put into its environment.

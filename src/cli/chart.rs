@@ -26,7 +26,7 @@ pub(super) struct Chart<'c> {
 }
 
 impl Chart<'_> {
-    /// The chart, at most `width` columns wide. Nothing if there is nothing to draw.
+    /// The chart, at most `width` columns wide. `None` if there is nothing to draw.
     pub(super) fn render(&self, width: usize) -> String {
         let columns = self.columns(width.saturating_sub(SCALE).max(LEAST_WIDTH));
         let Some(most) = columns.iter().flatten().max().copied() else {

@@ -48,7 +48,7 @@ pub(super) fn read_all(path: &Path, missing: Missing) -> (Vec<Source>, Vec<Probl
     (sources, problems)
 }
 
-/// The file at `path` alone; nothing if it cannot be read.
+/// The file at `path` alone; `None` if it cannot be read.
 pub(super) fn read_one(path: &Path) -> Option<Source> {
     read(path, MAIN_HELP).ok()?
 }
@@ -92,7 +92,7 @@ fn read_fragment(path: &Path) -> Result<Option<Source>, Problem> {
     }
 }
 
-/// The file at `path`; nothing if there is none. `help` is what can be done about it if it is of no
+/// The file at `path`; `None` if there is none. `help` is what can be done about it if it is of no
 /// use as it is.
 fn read(path: &Path, help: &str) -> Result<Option<Source>, Problem> {
     let refused = |message: &str, help: &str| Err(Problem::of_file(path, message, help));
@@ -144,7 +144,7 @@ impl From<io::Error> for Failure {
 
 fn read_bytes(path: &Path) -> Result<Vec<u8>, Failure> {
     let file = open(path).map_err(|error| match fs::metadata(path) {
-        // A socket cannot be opened at all, and the error of the kernel tells nobody why.
+        // A socket cannot be opened at all, and the error of the kernel does not say why.
         Ok(metadata) if metadata.file_type().is_socket() => Failure::Kind(metadata.file_type()),
         _ => Failure::Io(error),
     })?;

@@ -156,7 +156,7 @@ impl fmt::Display for Problem {
     }
 }
 
-/// Why a configuration was refused: everything that is wrong with it, as far as that can be told
+/// Why a configuration was refused: everything that is wrong with it, as far as that can be determined
 /// at once.
 ///
 /// Displayed as several lines, without a newline at the end.

@@ -179,7 +179,7 @@ impl Maintenance {
         }
     }
 
-    /// Finds out what an earlier daemon was told and has done.
+    /// Reads what an earlier daemon was commanded and has done.
     async fn look_back(&mut self) {
         if let Err(error) = child::restore_hints(self.state.hints()) {
             warn!("extent-size hints of runs that were killed are not restored: {error}");

@@ -145,7 +145,7 @@ fn copy_of(config: Option<&Path>) -> Copy {
         "# Written by fragwatch after each configuration that was right, and read by it at a start \
          with one that is wrong.\n",
     );
-    // Writing to a String cannot fail. The name tells apart the copies of two configurations.
+    // Writing to a String cannot fail. The name distinguishes the copies of two configurations.
     let _ = writeln!(head, "# The configuration: {}", shown(config));
     Copy {
         path: state_dir::given().join(COPY),

@@ -1,4 +1,4 @@
-//! Who has which image open: one pass over /proc for all images.
+//! Which process has which image open: one pass over /proc for all images.
 //!
 //! The pass asks no file system anything ([`processes`](crate::sys::processes) says how), so it
 //! does not hang with one. It yields the inode and the mount of each open file; the mount
@@ -48,7 +48,7 @@ impl OwnerSearch {
         }
     }
 
-    /// Who has which files open now.
+    /// Which process has which files open now.
     ///
     /// # Errors
     /// When procfs cannot be read.
@@ -77,7 +77,7 @@ impl OwnerSearch {
         Ok(holders)
     }
 
-    /// Who a process is for good, where that is needed.
+    /// The lasting identity of a process, where that is needed.
     fn key(
         &self,
         process: &Process,
@@ -201,7 +201,7 @@ fn libvirt(run: &Path) -> HashMap<u32, VmFacts> {
         .collect()
 }
 
-/// Who has which files open, as one pass has seen it.
+/// Which process has which files open, as one pass has seen it.
 #[derive(Debug, Default)]
 pub struct Holders {
     processes: Vec<Holder>,
@@ -265,7 +265,7 @@ impl Holders {
         files.map(|file| file.path.as_path())
     }
 
-    /// Who has an image open that lies on the file system `device`.
+    /// The processes that have an image open that lies on the file system `device`.
     pub fn owner(&self, image: &Sample, device: DeviceNumber) -> Owner {
         // A btrfs has an inode of the same number in each of its subvolumes: there the name has to
         // be the same too.

@@ -40,7 +40,7 @@ pub struct ReadError {
 pub struct ImageInfo {
     /// Its number in this database.
     pub id: i64,
-    /// Who it is for good.
+    /// Its lasting identity.
     pub key: ImageKey,
     /// Where it was last seen.
     pub path: PathBuf,

@@ -1,6 +1,6 @@
-//! What is recorded: the words in which the rest of the program tells the history something.
+//! The records that the rest of the program gives to the history.
 //!
-//! Pure data. A record is told once, and is written whole or not at all.
+//! Pure data. A record is written whole or not at all.
 
 use crate::model::{
     Bytes, ExtentCount, ExtentMap, Format, ImageRef, Outcome, RunRecord, Severity, Trigger,

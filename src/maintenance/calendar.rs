@@ -37,7 +37,7 @@ const DAYS_AHEAD: i32 = 400;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Opening {
     /// Its first moment. If windows have followed each other without a gap for more than a week, it
-    /// may have been open for longer than this tells.
+    /// may have been open for longer than this shows.
     pub opens: Timestamp,
     /// The moment from which on it is over. If it is open for more than a year, this is no sooner
     /// than a year ahead.
@@ -56,7 +56,7 @@ impl Opening {
     }
 }
 
-/// From one moment to a later one; nothing if it is not later.
+/// From one moment to a later one; `None` if it is not later.
 pub(super) fn between(from: Timestamp, to: Timestamp) -> Duration {
     Duration::try_from(to.duration_since(from)).unwrap_or_default()
 }

@@ -72,7 +72,7 @@ impl Runs {
 pub struct ImageNow<'a> {
     /// Its last count.
     pub sample: &'a Sample,
-    /// Who it is for good.
+    /// Its lasting identity.
     pub key: &'a ImageKey,
     /// Who has it open.
     pub owner: &'a Owner,

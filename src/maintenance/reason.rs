@@ -13,7 +13,7 @@ use crate::model::{
     UnusableReason,
 };
 
-/// A moment, and how it is told: `05:00` within a day, `Sat 2026-11-28 05:00` beyond.
+/// A moment, and how it is written: `05:00` within a day, `Sat 2026-11-28 05:00` beyond.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Moment {
     /// The moment.
@@ -22,7 +22,7 @@ pub struct Moment {
 }
 
 impl Moment {
-    /// The moment as it is told at `now` by the clock of a zone.
+    /// The moment as it is written at `now` by the clock of a zone.
     pub fn new(at: Timestamp, now: Timestamp, zone: &TimeZone) -> Moment {
         let is_near = at.duration_since(now).abs() < SignedDuration::from_hours(24);
         let form = if is_near { "%H:%M" } else { "%a %F %H:%M" };
@@ -114,7 +114,7 @@ pub enum Reason {
     InUse {
         /// Who.
         user: User,
-        /// Why `online`, which can, will not; nothing if it is not configured.
+        /// Why `online`, which can, will not; `None` if it is not configured.
         online: Option<Box<Reason>>,
     },
     /// `xfs_fsr` would copy what is shared.

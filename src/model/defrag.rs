@@ -33,7 +33,7 @@ impl fmt::Display for Engine {
 pub struct EngineState {
     /// The engine.
     pub engine: Engine,
-    /// Why it cannot, on no image at all; nothing if it can.
+    /// Why it cannot, on no image at all; `None` if it can.
     pub unusable: Option<Unusable>,
 }
 
@@ -423,7 +423,7 @@ pub struct RunReport {
     /// What came of it.
     #[serde(flatten)]
     pub outcome: RunOutcome,
-    /// Extents before; nothing if it did not come so far.
+    /// Extents before; `None` if it did not come so far.
     pub from: Option<ExtentCount>,
     /// Extents after.
     pub to: Option<ExtentCount>,

@@ -19,7 +19,7 @@ pub struct Growth {
     pub trend: Result<Trend, Unknown>,
     /// The fastest rise that the counts allow for. Known sooner than the trend: of an image that
     /// hardly changes it can be said that nothing is near although its trend is lost in noise.
-    /// Nothing if they are too few for that, too.
+    /// `None` if they are too few for that, too.
     pub at_most: Option<ExtentsPerDay>,
     /// Counts that this was taken from.
     pub samples: usize,
@@ -72,7 +72,7 @@ pub enum Unknown {
     TooFewSamples,
     /// There are enough, but from too short a time.
     TooShort,
-    /// They go up and down, or up once: no rate can be told from none.
+    /// They go up and down, or up once: no rate can be distinguished from none.
     Unsettled,
     /// The rise tapers off, below the limit as it seems.
     TapersOff,
@@ -90,7 +90,7 @@ pub enum Forecast {
     NotWithin(Duration),
     /// It does not grow.
     Never,
-    /// That cannot be told.
+    /// Unknown.
     Unknown(Unknown),
 }
 

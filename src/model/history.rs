@@ -1,4 +1,4 @@
-//! What is remembered of an image: who it is for good, and its count at a time.
+//! What is recorded of an image: its lasting identity, and its count at a time.
 
 use std::fmt;
 
@@ -28,7 +28,7 @@ impl UnixTime {
     }
 }
 
-/// Who an image is for good: a rename keeps it, a file put in its place does not have it, and
+/// The lasting identity of an image: a rename keeps it, a file put in its place does not have it, and
 /// neither has one that was restored from a backup.
 ///
 /// Not the device number, which changes from boot to boot ([`ImageId`](super::ImageId)).

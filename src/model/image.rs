@@ -61,9 +61,9 @@ impl fmt::Display for Format {
 /// One count of one image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sample {
-    /// Who it is.
+    /// Its identity while it exists.
     pub id: ImageId,
-    /// Who it is for good; or why that could not be read, and then nothing is recorded of it.
+    /// Its lasting identity; or why that could not be read, and then nothing is recorded of it.
     pub key: Result<ImageKey, String>,
     /// Where it was found: absolute, without symbolic links.
     #[serde(with = "path::wire")]
@@ -92,7 +92,7 @@ impl Sample {
 /// An image, and where it was when something was noted of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImageRef {
-    /// Who it is for good.
+    /// Its lasting identity.
     pub key: ImageKey,
     /// Its path.
     pub path: PathBuf,

@@ -93,7 +93,7 @@ impl MapReader {
                 return Ok(End::Last);
             }
             at = end;
-            // Who was woken up on our processor meanwhile would wait until we sleep: the scheduler lets
+            // A task that was woken up on our processor meanwhile would wait until we sleep: the scheduler lets
             // a thread that has just begun have its turn (RUN_TO_PARITY, kernel/sched/features.h).
             std::thread::yield_now();
             if worked >= PIECE {

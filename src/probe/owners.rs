@@ -30,7 +30,7 @@ impl Owners {
         }
     }
 
-    /// Who has which files open now. None if that takes too long. A pass that hangs stays the only
+    /// Which process has which files open now. `None` if that takes too long. A pass that hangs stays the only
     /// one.
     pub(super) async fn look(&mut self) -> Option<Holders> {
         let mut pass = match self.late.take() {

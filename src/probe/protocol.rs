@@ -129,7 +129,7 @@ pub struct SampleRequest {
     /// The image.
     #[serde(with = "wire")]
     pub path: PathBuf,
-    /// Who it must be.
+    /// The identity that it must have.
     pub id: ImageId,
     /// How many extents it had when it was counted.
     pub expected: ExtentCount,

@@ -83,7 +83,7 @@ pub struct Counted {
     pub sample: Sample,
     /// How long that took.
     pub took: Duration,
-    /// Who had it open when the sweep began. None if that could not be determined.
+    /// Who had it open when the sweep began. `None` if that could not be determined.
     pub owner: Option<Owner>,
 }
 

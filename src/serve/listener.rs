@@ -142,7 +142,7 @@ struct Progress {
     breaks: u8,
     /// It is to end: another one needs its place.
     closed: bool,
-    /// Who waits for bytes.
+    /// The task that waits for bytes.
     waker: Option<Waker>,
 }
 
@@ -275,7 +275,7 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Connection<I> {
     }
 }
 
-/// Who is at the other end of a Unix socket (SO_PEERCRED, unix(7)); nothing if the kernel does not
+/// The process at the other end of a Unix socket (SO_PEERCRED, unix(7)); `None` if the kernel does not
 /// say.
 #[derive(Debug, Clone, Copy)]
 pub struct Peer(pub Option<UCred>);

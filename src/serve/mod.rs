@@ -1,4 +1,4 @@
-//! What the daemon tells the world: metrics over HTTP.
+//! What the daemon publishes: metrics over HTTP.
 //!
 //! Everything here answers from the [`shared_status`], which is in memory: a scrape never waits for a disk.
 

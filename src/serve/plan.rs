@@ -20,7 +20,7 @@ use crate::table::TextTable;
 /// Windows that are shown.
 const WINDOWS: usize = 7;
 
-/// What is told of a plan, for people; `width` is that of their terminal.
+/// The plan as text for people; `width` is that of their terminal.
 pub fn render(
     plan: &Plan,
     engines: &[EngineState],
@@ -179,7 +179,7 @@ fn windows(calendar: &Calendar, now: Timestamp) -> String {
 fn span(opening: Opening, zone: &TimeZone) -> String {
     let local = |at: Timestamp| at.to_zoned(zone.clone());
     let (opens, closes) = (local(opening.opens), local(opening.closes));
-    // On the night on which the clock is changed, both are told.
+    // On the night on which the clock is changed, both are named.
     let changes = opens.offset() != closes.offset();
     let first = if changes {
         "%a %F %H:%M %Z"
@@ -279,7 +279,7 @@ struct ImageObject {
     severity: Severity,
     extents: ExtentCount,
     ideal_extents: ExtentCount,
-    /// What could be gained; nothing if its map was not looked at.
+    /// What could be gained; `None` if its map was not read.
     outlook: Option<Outlook>,
     run: Option<RunObject>,
     why_not: Option<WhyNotObject>,
@@ -297,7 +297,7 @@ struct RunObject {
     /// Past runs that the speed was taken from; 0 if it is assumed.
     measured_runs: u32,
     stall_seconds: f64,
-    /// Extents that it takes away; nothing if its map was not looked at.
+    /// Extents that it takes away; `None` if its map was not read.
     gain_extents: Option<Between>,
 }
 

@@ -12,7 +12,7 @@ use crate::model::{
 pub struct ImageView<'a> {
     /// Its last count.
     pub sample: &'a Sample,
-    /// Who has it open.
+    /// The processes that have it open.
     pub owner: &'a Owner,
     /// Its last map, if one was read.
     pub map: Option<&'a ExtentMap>,

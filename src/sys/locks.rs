@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn who_opens_it_while_it_is_pending_for_ends_nobody() {
+    fn who_opens_it_while_it_is_pending_ends_nobody() {
         let (_dir, path) = file();
         let ours = File::open(&path).unwrap();
         std::thread::scope(|scope| {

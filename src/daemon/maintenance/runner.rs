@@ -148,7 +148,7 @@ struct Run<'a> {
     file: Option<NoteFile>,
     /// What is known of its end so far.
     result: Option<Result<JobReport, NotReady>>,
-    /// What `hook_after` is told that the run came to, in one word.
+    /// The outcome of the run for `hook_after`, in one word.
     ending: String,
     hook_after: Option<String>,
 }

@@ -24,7 +24,7 @@ pub(super) const LONGEST_MAP_RETRY: Duration = Duration::from_secs(12 * 3600);
 pub(in crate::daemon) struct KnownImage {
     pub(in crate::daemon) device: DeviceNumber,
     pub(in crate::daemon) sample: Sample,
-    /// Who had it open when it was counted last.
+    /// The processes that had it open when it was counted last.
     pub(in crate::daemon) owner: Owner,
     /// Its last counts.
     pub(super) recent: Recent,

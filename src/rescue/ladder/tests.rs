@@ -297,7 +297,7 @@ enum Event {
     Done,
 }
 
-/// The rules, told a second time and slowly: nothing is kept but the whole history, and every
+/// The rules, written a second time and slowly: nothing is kept but the whole history, and every
 /// question is answered by reading it.
 #[derive(Default)]
 struct History {
