@@ -237,8 +237,11 @@ impl Registry {
 
     /// What is known now, as it is served; `swept` in seconds since 1970.
     pub(super) fn snapshot(&self, swept: Option<f64>) -> Snapshot {
-        let images: Vec<_> = self
-            .images()
+        let mut images: Vec<_> = self.images().collect();
+        // Of two at the same path the one that was found there is the last.
+        images.sort_by_key(|image| image.met);
+        let images: Vec<_> = images
+            .into_iter()
             .map(|image| image.view(self.filesystems.get(&image.device)))
             .collect();
         let filesystem = |(device, filesystem): (&DeviceNumber, _)| {

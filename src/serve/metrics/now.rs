@@ -1,6 +1,7 @@
 //! The metrics of what is true now, rendered anew from the state: a series must vanish with its
 //! image, and the recorder cannot forget one.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::text::{Text, float, label};
@@ -80,6 +81,13 @@ const FILESYSTEM_GAUGES: [FilesystemGauge; 3] = [
     ),
 ];
 
+/// The views by the value of their label. Of several with the same value the last one counts: a series
+/// that is there twice makes Prometheus refuse the whole page. Names can look alike once they are
+/// [`shown`], and while a file system hangs, an image that was replaced cannot be forgotten yet.
+fn by_label<T>(views: impl Iterator<Item = (String, T)>) -> BTreeMap<String, T> {
+    views.map(|(name, view)| (label(&name), view)).collect()
+}
+
 /// Renders images, file systems and host as they are at the end of a sweep, at `swept` seconds since
 /// 1970.
 pub fn render_sweep(
@@ -89,11 +97,14 @@ pub fn render_sweep(
     swept: Option<f64>,
 ) -> String {
     let mut text = Text::default();
-    let name = |image: &ImageView<'_>| label(&shown(&image.sample.path));
-    let names: Vec<_> = images.iter().map(name).collect();
+    let images = by_label(
+        images
+            .iter()
+            .map(|image| (shown(&image.sample.path), image)),
+    );
     for (gauge, help, value) in IMAGE_GAUGES {
         let mut gauge = text.gauge(gauge, help);
-        for (image, name) in images.iter().zip(&names) {
+        for (name, image) in &images {
             if let Some(value) = value(image) {
                 gauge.set(&[("image", name)], value);
             }
@@ -101,7 +112,7 @@ pub fn render_sweep(
     }
     let mount = |filesystem: &Filesystem| label(&shown(&filesystem.mount));
     let mut info = text.gauge("fragwatch_image_info", "What the image is; always 1.");
-    for (image, name) in images.iter().zip(&names) {
+    for (name, image) in &images {
         let vm = image.owner.vm().and_then(|vm| vm.name.as_deref());
         let labels = [
             ("image", name.as_str()),
@@ -114,11 +125,12 @@ pub fn render_sweep(
         ];
         info.set(&labels, 1.0);
     }
+    let filesystems = filesystems.iter();
+    let filesystems = by_label(filesystems.map(|view| (shown(&view.filesystem.mount), view)));
     for (gauge, help, value) in FILESYSTEM_GAUGES {
         let mut gauge = text.gauge(gauge, help);
-        for view in filesystems {
-            let value = float(value(view));
-            gauge.set(&[("filesystem", &mount(view.filesystem))], value);
+        for (mount, view) in &filesystems {
+            gauge.set(&[("filesystem", mount)], float(value(view)));
         }
     }
     let help = "Kernel memory that the extent maps of all images on XFS take when they are loaded (estimate).";
@@ -141,8 +153,8 @@ pub fn render_stalls<'a>(stalls: impl Iterator<Item = (&'a str, bool)>) -> Strin
     let mut text = Text::default();
     let help = "Whether a probe of this file system hangs (1); its counts are then old.";
     let mut gauge = text.gauge("fragwatch_probe_stalled", help);
-    for (mount, stalled) in stalls {
-        gauge.set(&[("filesystem", &label(mount))], stalled.into());
+    for (mount, stalled) in by_label(stalls.map(|(mount, stalled)| (mount.to_owned(), stalled))) {
+        gauge.set(&[("filesystem", &mount)], stalled.into());
     }
     text.into_string()
 }

@@ -161,3 +161,31 @@ fn any_name_gives_a_right_label() {
         assert_eq!(lines(&text, "image_extents"), [line]);
     }
 }
+
+#[test]
+fn images_with_the_same_label_have_one_series() {
+    let (first, mut second) = (sample(b"/srv/a\nb"), sample(br"/srv/a\x0ab"));
+    second.extents = ExtentCount(7);
+    assert_eq!(shown(&first.path), shown(&second.path));
+    let owner = Owner::default();
+    let [first, second] = [&first, &second].map(|sample| ImageView {
+        sample,
+        owner: &owner,
+        map: None,
+        growth: None,
+        time_left: None,
+        severity: Severity::Ok,
+        reason: Reason::BelowAll,
+        filesystem: None,
+    });
+    let text = render_sweep(&[first, second], &[], &HostView::default(), None);
+    let extents = lines(&text, "image_extents");
+    assert_eq!(extents.len(), 1, "{text}");
+    assert!(extents[0].ends_with(" 7"), "{text}");
+    assert_eq!(lines(&text, "image_info").len(), 1, "{text}");
+    let text = render_stalls([("/srv", false), ("/srv", true)].into_iter());
+    assert_eq!(
+        lines(&text, "probe_stalled"),
+        ["fragwatch_probe_stalled{filesystem=\"/srv\"} 1"]
+    );
+}
