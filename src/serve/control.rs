@@ -6,9 +6,10 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, PermissionsExt as _};
 use std::os::unix::net;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use anyhow::Context as _;
 use axum::Router;
 use axum::extract::{ConnectInfo, Query, State};
 use axum::http::{StatusCode, header};
@@ -39,7 +40,7 @@ pub struct Pages {
     status: Arc<SharedStatus>,
     database: Arc<Path>,
     /// A file that exists while the operator has paused defragmentation.
-    pause: Arc<Path>,
+    pause: Arc<Mutex<PathBuf>>,
     /// One reading of the history at a time: its disk may hang.
     reading: Arc<Semaphore>,
     plans: mpsc::Sender<PlanRequest>,
@@ -79,7 +80,7 @@ impl Pages {
             plans,
             status,
             database: state.database().into(),
-            pause: state.pause_file().into(),
+            pause: Arc::new(Mutex::new(state.pause_file())),
             reading: Arc::new(Semaphore::new(1)),
         }
     }
@@ -167,15 +168,11 @@ async fn set_pause(pages: Pages, paused: bool, peer: Peer) -> Response {
     let verb = if paused { "paused" } else { "resumed" };
     info!("defragmentation is {verb} by {peer}");
     pages.status.pause(paused);
-    let file = Arc::clone(&pages.pause);
-    let noting = tokio::task::spawn_blocking(move || note_pause(&file, paused));
+    let noting = tokio::task::spawn_blocking(move || note_pause(&pages.pause, &pages.status));
     match tokio::time::timeout(READ_TIMEOUT, noting).await {
         Ok(Ok(Ok(()))) => (StatusCode::OK, format!("\"{verb}\"")).into_response(),
         Ok(Ok(Err(error))) => {
-            let why = format!(
-                "{verb}, but a restart will forget it: {}: {error}",
-                pages.pause.display()
-            );
+            let why = format!("{verb}, but a restart will forget it: {error:#}");
             refuse(StatusCode::INTERNAL_SERVER_ERROR, &why)
         }
         _ => refuse(
@@ -185,16 +182,23 @@ async fn set_pause(pages: Pages, paused: bool, peer: Peer) -> Response {
     }
 }
 
-fn note_pause(file: &Path, paused: bool) -> io::Result<()> {
-    if paused {
-        fs::File::create(file)?.sync_all()?;
-    } else if let Err(error) = fs::remove_file(file)
-        && error.kind() != io::ErrorKind::NotFound
-    {
-        return Err(error);
-    }
-    let directory = file.parent().unwrap_or(Path::new("/"));
-    fs::File::open(directory)?.sync_all()
+/// Makes the file say what is in force. Of two commands at once, the one that comes second here finds
+/// what both have made of it.
+fn note_pause(file: &Mutex<PathBuf>, status: &SharedStatus) -> anyhow::Result<()> {
+    // The path is never changed.
+    let file = file.lock().unwrap_or_else(PoisonError::into_inner);
+    let note = || {
+        if status.paused() {
+            fs::File::create(&*file)?.sync_all()?;
+        } else if let Err(error) = fs::remove_file(&*file)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            return Err(error);
+        }
+        let directory = file.parent().unwrap_or(Path::new("/"));
+        fs::File::open(directory)?.sync_all()
+    };
+    note().with_context(|| file.display().to_string())
 }
 
 fn refuse(status: StatusCode, why: &str) -> Response {
@@ -307,6 +311,7 @@ fn group_id(name: &str, groups: &Path) -> io::Result<Gid> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::UnixTime;
 
     #[test]
     fn groups_are_found_by_name_and_number() {
@@ -322,6 +327,27 @@ mod tests {
             error.to_string().contains("no group \"libvert\""),
             "{error}"
         );
+    }
+
+    #[test]
+    fn the_file_says_what_the_last_of_many_commands_left_in_force() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("paused");
+        let lifetime = crate::serve::metrics::Lifetime::detached();
+        let status = SharedStatus::new(lifetime, UnixTime(0), Duration::ZERO);
+        let pause = Mutex::new(file.clone());
+        for _ in 0..50 {
+            std::thread::scope(|scope| {
+                for paused in [true, false, true, false] {
+                    let (pause, status) = (&pause, &status);
+                    scope.spawn(move || {
+                        status.pause(paused);
+                        note_pause(pause, status).unwrap();
+                    });
+                }
+            });
+            assert_eq!(file.exists(), status.paused());
+        }
     }
 
     #[tokio::test]
