@@ -1,7 +1,7 @@
-//! A bounded queue with a thread that works it off, for work that may hang: adding a job never waits.
+//! A bounded queue with a worker thread, for work that may hang: adding a job never blocks on it.
 //!
-//! The lock of the queue is held for a few instructions and never while a job is done. The rescue's
-//! fast side does not use it: adding a job takes a lock and may allocate.
+//! The lock is held for a few instructions only, never while a job runs. The rescue's fast side
+//! does not use the queue, because adding a job takes a lock and may allocate.
 
 use std::collections::VecDeque;
 use std::io;
@@ -10,13 +10,12 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Stack of a thread that does little. mlockall(2) can keep all of a stack in memory.
+/// Stack size of a thread that does little. mlockall(2) can keep a whole stack in memory.
 pub const SMALL_STACK: usize = 64 * 1024;
-/// The usual stack of a thread (std::thread).
+/// The default stack size of std::thread.
 pub const STACK: usize = 2 * 1024 * 1024;
 
-/// The queue, on the side of those who add jobs. A copy is the same queue; when the last one is
-/// dropped, the thread does what is waiting and ends.
+/// The sending side. When the last clone is dropped, the thread does the waiting jobs and ends.
 #[derive(Debug)]
 pub struct Background<T>(Arc<Owner<T>>);
 
@@ -36,17 +35,17 @@ impl<T> Drop for Owner<T> {
     }
 }
 
-/// The queue, on the side of its thread: an iterator over the jobs, which waits for the next one and
-/// ends when none is left after [`Background::stop`] or the drop of the last [`Background`].
+/// The thread's side of the queue: an iterator that waits for the next job. It ends when no job is
+/// left after [`Background::stop`] or the drop of the last [`Background`].
 #[derive(Debug)]
 pub struct Jobs<T>(Arc<Shared<T>>);
 
-/// How much a queue has to do.
+/// The load of a queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Load {
-    /// Jobs that wait; not the one being done.
+    /// Number of waiting jobs, without the current one.
     pub waiting: usize,
-    /// How long the thread has been at work on one job, or on its start. None while it waits.
+    /// How long the thread has worked on the current job or its start; `None` while it waits.
     pub busy_for: Option<Duration>,
 }
 
@@ -61,20 +60,17 @@ struct Shared<T> {
 #[derive(Debug)]
 struct Queue<T> {
     jobs: VecDeque<T>,
-    /// None while the thread waits for a job.
+    /// `None` while the thread waits for a job.
     busy_since: Option<Instant>,
-    /// The thread has asked for its first job.
+    /// Whether the thread has requested its first job.
     ready: bool,
     stopping: bool,
     ended: bool,
 }
 
 impl<T: Send + 'static> Background<T> {
-    /// Starts the thread, which ends when `work` returns. Up to `capacity` jobs wait. `stack` is in
-    /// bytes: [`SMALL_STACK`], [`STACK`].
-    ///
-    /// # Errors
-    /// When no thread can be started.
+    /// Starts the thread, which ends when `work` returns. `capacity` is the maximum number of
+    /// waiting jobs, `stack` a size in bytes: [`SMALL_STACK`] or [`STACK`].
     pub fn start(
         name: &str,
         capacity: usize,
@@ -101,7 +97,7 @@ impl<T: Send + 'static> Background<T> {
 }
 
 impl<T> Background<T> {
-    /// Adds a job. False, and counted as dropped, if the queue is full or stopping.
+    /// Adds a job. If the queue is full or stopping, counts the job as dropped and returns false.
     pub fn push(&self, job: T) -> bool {
         let capacity = self.shared().capacity;
         let pushed = self.push_with(|jobs| {
@@ -114,8 +110,7 @@ impl<T> Background<T> {
         pushed
     }
 
-    /// Changes the waiting jobs in another way: by weight, or one replaces another. Returns what
-    /// `change` returns, or false if the queue is stopping.
+    /// Modifies the waiting jobs. Returns the result of `change`, or false if stopping.
     pub fn push_with(&self, change: impl FnOnce(&mut VecDeque<T>) -> bool) -> bool {
         let mut queue = self.shared().lock();
         let changed = !queue.stopping && !queue.ended && change(&mut queue.jobs);
@@ -128,12 +123,12 @@ impl<T> Background<T> {
         self.shared().dropped.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Jobs that were dropped.
+    /// Number of dropped jobs.
     pub fn dropped(&self) -> u64 {
         self.shared().dropped.load(Ordering::Relaxed)
     }
 
-    /// How much there is to do.
+    /// The current load.
     pub fn load(&self) -> Load {
         let queue = self.shared().lock();
         Load {
@@ -142,21 +137,21 @@ impl<T> Background<T> {
         }
     }
 
-    /// Waits until the thread has asked for its first job. False if that takes longer than `within`.
+    /// Waits until the thread has requested its first job or ended. Returns false after `within`.
     pub fn wait_until_ready(&self, within: Duration) -> bool {
         self.shared()
             .wait(within, |queue| queue.ready || queue.ended)
     }
 
-    /// Waits until all jobs are done. False if that takes longer than `within`.
+    /// Waits until all jobs are done. Returns false after `within`.
     pub fn drain(&self, within: Duration) -> bool {
         self.shared().wait(within, |queue| {
             queue.ended || (queue.jobs.is_empty() && queue.busy_since.is_none())
         })
     }
 
-    /// Accepts no further jobs and waits until the others are done and the thread has ended. False
-    /// if that takes longer than `within`; the thread is then left behind.
+    /// Rejects further jobs and waits until the others are done and the thread has ended. Returns
+    /// false after `within`; the thread is then left behind.
     pub fn stop(&self, within: Duration) -> bool {
         self.shared().lock().stopping = true;
         self.shared().changed.notify_all();
@@ -169,19 +164,18 @@ impl<T> Background<T> {
 }
 
 impl<T> Jobs<T> {
-    /// Jobs that were dropped.
+    /// Number of dropped jobs.
     pub fn dropped(&self) -> u64 {
         self.0.dropped.load(Ordering::Relaxed)
     }
 
-    /// Does nothing for `time`, or until the queue is stopping.
+    /// Sleeps for `time`, or until the queue is stopping.
     pub fn pause(&self, time: Duration) {
         self.0.lock().busy_since = None;
         self.0.wait(time, |queue| queue.stopping);
     }
 
-    /// Puts a job back in front of the others, unless `replaced` returns true for one of them. It is
-    /// dropped if the queue is stopping.
+    /// Puts a job back in front unless `replaced` is true for a waiting one. Drops it if stopping.
     pub fn put_back(&self, job: T, replaced: impl Fn(&T, &T) -> bool) {
         let mut queue = self.0.lock();
         if queue.stopping {
@@ -224,7 +218,6 @@ impl<T> Shared<T> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether `done` becomes true within this time.
     fn wait(&self, within: Duration, done: impl Fn(&Queue<T>) -> bool) -> bool {
         let waited = self
             .changed

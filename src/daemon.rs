@@ -1,37 +1,38 @@
-//! `fragwatch run`: what runs beside what, and how it starts, reloads and ends.
+//! `fragwatch run`: the parts of the daemon, and how they start, reload and stop.
 //!
 //! ```text
 //! signals (thread) ─► main loop ─► settings (watch channel) ─► sampler ─► registry ─► status ─► http
 //!                                                              mapper ──────┘
 //! ```
 //!
-//! One thread, on which nothing blocks: what touches images runs in the probe helpers, and files are
-//! read on threads that may be left behind.
+//! All of this runs on one thread, which never blocks: the probe helpers access the images, and
+//! files are read on threads that may be left behind.
 //!
 //! # The parts and their lives
 //!
-//! The rescue is armed before the runtime is there, and ends last but for the history, which takes
-//! the final state of an incident. A reload reads the files on a thread of its own (given up after 10 s;
-//! the settings in force stay), and every part compares the new settings with its own and changes only
-//! what has changed. SIGHUP is answered (READY=1) when the rescue has adopted the new settings.
+//! The rescue is armed before the runtime exists, and ends after maintenance but before the
+//! history, which records the final state of an incident. A reload reads the files on its own
+//! thread (given up after 10 s; the settings in force stay), and every part compares the new
+//! settings with its own and applies only the differences. The reply to SIGHUP (READY=1) waits, for
+//! at most 1 s, until the rescue has adopted the new settings.
 //!
 //! | part | start | reload | stop | health |
 //! |---|---|---|---|---|
-//! | kernel-log reader | opens /dev/kmsg, looks back 10 s; a thread, armed | takes an edition of the settings from a cell, between two records; keeps incident, limits, place in the log; a log that is switched on is opened at its end | with the process | `rescue`, `kernel_log`, the drill |
-//! | actor | a thread, armed | nothing: each order says whether it is a dry run | with the process; a write that hangs is left | `rescue`: alive, and its write returns within 30 s |
-//! | stall detector | after the recorder | begun anew if `stall_after` changed, else untouched | its threads end; readers that hang are left | `stall_detector` |
-//! | incident recorder | when the rescue is first enabled | another `hook` gets threads of its own, the former ones end after their runs; the incident goes on | takes what the rings and log files still hold, then writes its files: 300 ms | `incident_files` |
-//! | log files | two threads a file | those that stay go on at their place, by the new rules; those that go are ended, and their series with them | lines that were found are handed over | `log_file PATH` |
+//! | kernel-log reader | opens /dev/kmsg, looks back 10 s; a thread, armed | takes an edition of the settings from a cell, between two records; keeps the incident, the limits and the position in the log; a log that is switched on is opened at its end | with the process | `rescue`, `kernel_log`, the drill |
+//! | actor | a thread, armed | none: each order carries the dry-run flag | with the process; a write that hangs is left | `rescue`: alive, and its write returns within 30 s |
+//! | stall detector | after the recorder | restarted if `stall_after` changed, else untouched | its threads end; readers that hang are left | `stall_detector` |
+//! | incident recorder | when the rescue is first enabled | another `hook` gets its own threads, the former ones end after their runs; the incident continues | takes what the rings and log files still hold, then writes its files: 300 ms | `incident_files` |
+//! | log files | two threads a file | those that stay continue at their position, by the new rules; those that go are ended, and their series with them | matching lines are handed over | `log_file PATH` |
 //! | sampler | one pass | a pass with the new settings | dropped, its helpers end | `sampler`: down while a sweep is overdue |
-//! | history | opens in the background | retention; another path needs a restart, until which `configuration` is impaired | 500 ms for what waits | `history` |
-//! | maintenance | reads the past runs | calendar and plan anew | ends its run | `maintenance`: down once its task has ended |
-//! | hooks (`rescue.hook`, `thresholds.hook`) | threads that wait | as the recorder; as the sampler | what runs is left to end | the log, the incident's file |
+//! | history | opens in the background | retention; another path needs a restart, until which `configuration` is impaired | 500 ms for pending records | `history` |
+//! | maintenance | reads the past runs | new calendar and plan | ends its run | `maintenance`: down once its task has ended |
+//! | hooks (`rescue.hook`, `thresholds.hook`) | threads that wait | as the recorder; as the sampler | runs under way are left to end | the log, the incident's file |
 //! | HTTP | binds `metrics.listen` | binds the new address, then leaves the former; else refused as a whole | closed | `http` |
 //! | control socket | on a thread, 2 s | as at the start, if `[control]` changed or there is none | its file is removed | `control_socket` |
 //! | textfile | a thread | the former file is removed first | its file is removed: 300 ms | `textfile` |
 //!
-//! Health is the name of the [`Part`], whose state `fragwatch status`, `check`, `/metrics`
-//! (`fragwatch_part_severity`, `fragwatch_klog_source_up`) and the alerts are answered from.
+//! The health column names the [`Part`] whose state `fragwatch status`, `check`, `/metrics`
+//! (`fragwatch_part_severity`, `fragwatch_klog_source_up`) and the alerts report.
 
 mod clock;
 mod history;
@@ -87,21 +88,17 @@ use start::LastGood;
 pub(crate) use start::Start;
 use systemd::notify;
 
-/// Requests for the plan that wait for their turn.
 const PLAN_REQUESTS: usize = 8;
-/// What the rescue may take to adopt new settings; it needs a moment.
 const RESCUE_RELOAD_TIMEOUT: Duration = Duration::from_secs(1);
-/// What the rescue may take at the end for its last reports.
 const RESCUE_STOP_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// node_exporter is scraped about as often.
+/// About the interval at which node_exporter is scraped.
 const TEXTFILE_INTERVAL: Duration = Duration::from_secs(15);
 
 /// Runs until SIGTERM or SIGINT.
 ///
 /// # Errors
-/// When it must not start, because another daemon has the state directory, or cannot, because there
-/// is no event loop.
+/// If another daemon has the state directory, or there is no event loop.
 pub fn run(config: Option<&Path>) -> anyhow::Result<()> {
     heap::configure();
     let _logging = logging::init();
@@ -109,16 +106,16 @@ pub fn run(config: Option<&Path>) -> anyhow::Result<()> {
     if let Some(error) = &start.error {
         error!("{}:\n{error}", start.in_force.in_words());
     }
-    // A second daemon ends here, before its rescue is armed: it would act beside the first.
+    // A second daemon ends here, before its rescue is armed and acts beside the first.
     let lock = InstanceLock::take(&start.settings)?;
-    // Before all else, so that nothing of the slow side can keep it from being armed.
+    // First, so that the slow side cannot delay it.
     let armed = rescue::start(&start.settings);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(4)
         .build()?;
     let result = runtime.block_on(async {
-        // Without them it can still be ended, by the kernel's own means.
+        // Without a handler, signals still end the process by their default action.
         let mut signals = signals::listen()
             .inspect_err(|error| error!("signals are not handled, reload does not work: {error}"))
             .ok();
@@ -128,7 +125,7 @@ pub fn run(config: Option<&Path>) -> anyhow::Result<()> {
         daemon.stop().await;
         ended
     });
-    // Not dropped: that would wait for what still blocks.
+    // Not dropped: that would wait for blocked threads.
     runtime.shutdown_background();
     result
 }
@@ -136,21 +133,18 @@ pub fn run(config: Option<&Path>) -> anyhow::Result<()> {
 struct Daemon {
     config: ConfigReader,
     settings: watch::Sender<Arc<Settings>>,
-    /// Those that the rescue has adopted.
     rescue_settings: watch::Receiver<Arc<Settings>>,
     status: Arc<SharedStatus>,
     server: PageServer,
     last_good: LastGood,
-    /// Whether the settings are those of an empty main file.
     is_blank: bool,
-    /// `None` if it cannot be had: the daemon counts and rescues all the same.
+    /// `None` if it cannot be created; counting and the rescue do not need it.
     control: Option<ControlServer>,
     pages: control::Pages,
     tasks: Tasks,
     history: HistoryService,
 }
 
-/// What runs until the daemon ends.
 struct Tasks {
     sampler: JoinHandle<()>,
     maintenance: JoinHandle<()>,
@@ -236,7 +230,6 @@ impl Daemon {
         })
     }
 
-    /// Runs until a signal ends it.
     async fn serve(
         &mut self,
         signals: &mut Option<UnboundedReceiver<Signal>>,
@@ -264,14 +257,13 @@ impl Daemon {
         let tasks = self.tasks;
         let _ = tasks.end_maintenance.send(true);
         let _ = tasks.maintenance.await;
-        // Not before: until here an emergency is acted upon. After it only the history goes on, which
-        // takes the last state of an incident.
+        // Not earlier: emergencies are acted on until here. The history ends later.
         let _ = tasks.end_rescue.send(true);
         let stopped = tokio::time::timeout(RESCUE_STOP_TIMEOUT, tasks.rescue).await;
         if stopped.is_err() {
             warn!("the last reports of the rescue were not written in time");
         }
-        // It removes its file.
+        // Dropping the task's state removes the file.
         tasks.export.abort();
         let _ = tasks.export.await;
         systemd::flush();
@@ -343,7 +335,7 @@ impl Daemon {
         Ok(())
     }
 
-    /// The history keeps its database open, and all other state lies beside it.
+    /// The history keeps its database open, and all other state is in the same directory.
     fn note_what_needs_a_restart(&self, settings: &Settings) {
         let wanted = StateDir::of(&settings.history);
         let current = self.history.state();
@@ -362,14 +354,13 @@ impl Daemon {
     }
 }
 
-/// Writes the metrics to a file as well, if the settings name one.
 async fn export(mut settings: watch::Receiver<Arc<Settings>>, status: Arc<SharedStatus>) {
     let mut ticks = tokio::time::interval(TEXTFILE_INTERVAL);
     let mut textfile: Option<Textfile> = None;
     loop {
         let wanted = settings.borrow_and_update().metrics.textfile.clone();
         if textfile.as_ref().map(Textfile::path) != wanted.as_deref() {
-            // The former file goes before the new one comes. Its disk may hang.
+            // The former file is removed before the new one is created. Its disk may hang.
             let former = textfile.take();
             let _ = tokio::task::spawn_blocking(move || drop(former)).await;
             status.retain_parts(|part| *part != Part::Textfile);
@@ -393,10 +384,9 @@ async fn export(mut settings: watch::Receiver<Arc<Settings>>, status: Arc<Shared
     }
 }
 
-/// What is done every minute.
 async fn upkeep(lifetime: Lifetime, status: Arc<SharedStatus>, history: HistoryHandle) {
     let mut ticks = tokio::time::interval(Lifetime::UPKEEP_INTERVAL);
-    // At once: the history needs a moment before it can be asked.
+    // The first tick is immediate, but the state of the history is not known that early.
     ticks.tick().await;
     loop {
         ticks.tick().await;
@@ -405,7 +395,7 @@ async fn upkeep(lifetime: Lifetime, status: Arc<SharedStatus>, history: HistoryH
     }
 }
 
-/// Runs a part of the daemon that ends only with it. Should it end earlier, it is down.
+/// Runs a part that must run as long as the daemon, and reports it as down if it ends earlier.
 fn supervise(
     part: Part,
     task: impl Future<Output = ()> + Send + 'static,

@@ -1,5 +1,4 @@
-//! Replacing a file so that it is there as a whole, the old one or the new one, also after a power
-//! failure.
+//! Replaces a file atomically: even after a power failure, it is either the old or the new one.
 
 use std::ffi::OsStr;
 use std::fs::{File, Permissions};
@@ -7,24 +6,20 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
-/// How the name of the temporary file begins.
+/// Prefix and suffix of the temporary file's name.
 const PREFIX: &str = ".fragwatch-";
-/// How it ends.
 const SUFFIX: &str = ".tmp";
 
-/// Replaces the file at `path`: a temporary file beside it, fsync, rename, fsync of the directory,
-/// because a rename alone can be lost. A link at `path` is replaced, not followed.
+/// Replaces the file at `path`: temporary file in the same directory, fsync, rename, fsync of the
+/// directory, because a rename alone can be lost. A link at `path` is replaced, not followed.
 ///
 /// # Errors
-/// Those of each step. The old file is still there then, unless it was the last step that failed.
+/// Those of each step. The old file is still there then, unless the last step failed.
 pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     replace_with(path, mode, |file| file.write_all(bytes)).map(drop)
 }
 
-/// The same; `write` fills the new file, which is returned open for reading and writing.
-///
-/// # Errors
-/// As those of [`replace`].
+/// Like [`replace`], but `write` fills the new file, which is returned open for read and write.
 pub fn replace_with(
     path: &Path,
     mode: u32,
@@ -43,7 +38,7 @@ pub fn replace_with(
     Ok(file)
 }
 
-/// Whether a file of this name was left behind by a crash during [`replace`].
+/// Whether a file of this name is a leftover of a crash during [`replace`].
 pub fn is_left_over(name: &OsStr) -> bool {
     let name = name.as_encoded_bytes();
     name.starts_with(PREFIX.as_bytes()) && name.ends_with(SUFFIX.as_bytes())

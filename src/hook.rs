@@ -1,11 +1,9 @@
-//! Runs the operator's commands, one at a time, in process groups of their own.
+//! Runs the operator's commands, one at a time, each in its own process group.
 //!
-//! A command gets what happened in its environment and as JSON on its standard input, and may do
-//! with it what it likes: fork, hang, never read. Whatever it does, nobody waits for it but a thread
-//! that has nothing else to do, and after its timeout its whole process group is ended.
-//!
-//! Even to *start* it can hang: the kernel reads the program from a file system, and our thread
-//! waits for that in vfork(2). So it is started on a thread that may be left behind.
+//! A command receives the event in its environment and as JSON on its standard input. It may fork,
+//! hang or not read its input: only a dedicated thread waits for it, and after the timeout its
+//! whole process group is terminated. Even its start can hang, as the caller waits in vfork(2)
+//! while the kernel reads the program from a file system; so it is started on an expendable thread.
 
 use std::io::{self, Write as _};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
@@ -22,18 +20,18 @@ use serde::{Deserialize, Serialize};
 
 use crate::background::{Background, Jobs, STACK};
 
-/// How long a command may take unless another limit is given.
+/// Default time limit of a command.
 pub const TIMEOUT: Duration = Duration::from_secs(30);
-/// From SIGTERM to SIGKILL.
+/// Time from SIGTERM to SIGKILL.
 const GRACE: Duration = Duration::from_secs(2);
-/// How long an ended process may take to be gone before it is left to a thread of its own.
+/// Time from SIGKILL until waiting for the exit is left to a separate thread.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(2);
-/// How often is checked whether the hook has ended.
+/// Interval at which the exit of the command is checked.
 const INTERVAL: Timespec = Timespec {
     tv_sec: 0,
     tv_nsec: 20_000_000,
 };
-/// With these the hook could send notifications to systemd in our name.
+/// Variables with which the command could send notifications to systemd in the daemon's name.
 const SYSTEMD_VARIABLES: [&str; 5] = [
     "NOTIFY_SOCKET",
     "WATCHDOG_USEC",
@@ -42,30 +40,30 @@ const SYSTEMD_VARIABLES: [&str; 5] = [
     "LISTEN_PID",
 ];
 
-/// The environment of a command.
+/// The input of a command.
 #[derive(Debug, Clone, Default)]
 pub struct Call {
-    /// What is put into its environment.
+    /// Environment variables.
     pub variables: Vec<(&'static str, String)>,
-    /// What it can read from its standard input.
+    /// Standard input.
     pub json: Vec<u8>,
 }
 
-/// How a run of the hook ended.
+/// How a run of a command ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum HookOutcome {
-    /// By itself, with this status.
+    /// It exited with this status.
     Exited(i32),
-    /// By a signal that was not ours.
+    /// It was killed by a signal that fragwatch did not send.
     Killed(i32),
-    /// By us, because it took too long.
+    /// It exceeded its time limit and was terminated.
     TimedOut,
-    /// It could not be started in time: its program lies on a file system that does not answer.
+    /// It could not be started in time: its program is on a file system that does not respond.
     NotStartedInTime,
-    /// It could not be started at all.
+    /// It could not be started.
     Failed(String),
-    /// By us, because the caller asked for it.
+    /// It was terminated at the caller's request.
     Cancelled,
 }
 
@@ -85,15 +83,15 @@ impl std::fmt::Display for HookOutcome {
     }
 }
 
-/// What goes on while a command runs, and whether it is to be ended.
+/// Observes a running command and can cancel it.
 pub trait Attendant {
-    /// The command has been started as this process, which leads a process group of its own.
+    /// The command was started as this process, which leads its own process group.
     fn started(&mut self, pid: u32);
-    /// Whether the command is to be ended now. Asked some fifty times a second.
+    /// Whether to cancel the command now. Called about 50 times per second.
     fn is_cancelled(&mut self) -> bool;
 }
 
-/// For a command that runs to its end or to its timeout.
+/// Lets a command run until it exits or exceeds its time limit.
 struct Unattended;
 
 impl Attendant for Unattended {
@@ -120,19 +118,15 @@ pub fn run_once(
     runner.run(call, attendant)
 }
 
-/// A command that is run again and again, one run at a time. `T` is what a run is known by.
+/// A command that is run repeatedly, one run at a time. `T` identifies a run.
 #[derive(Debug)]
 pub struct Hook<T> {
     calls: Background<(T, Call)>,
 }
 
 impl<T: Send + 'static> Hook<T> {
-    /// `command` is the program and its arguments; no shell is involved. `name` is that of its
-    /// thread, on which `on_end` is called with how each run ended and how long it took. At most
-    /// `queue` runs wait for the one under way.
-    ///
-    /// # Errors
-    /// When there is no thread to be had.
+    /// `command` is the program and its arguments, without a shell. `name` is the name of the
+    /// thread, on which `on_end` gets outcome and duration of each run. Up to `queue` runs wait.
     pub fn start(
         name: &str,
         command: Vec<String>,
@@ -157,13 +151,12 @@ impl<T: Send + 'static> Hook<T> {
         })
     }
 
-    /// Asks for a run. Never waits: if too many are asked for already, this one is dropped and
-    /// counted, and the answer is false.
+    /// Requests a run without blocking. If too many wait, drops it and returns false.
     pub fn call(&self, what: T, call: Call) -> bool {
         self.calls.push((what, call))
     }
 
-    /// Runs that were asked for and never made.
+    /// Number of dropped runs.
     pub fn dropped(&self) -> u64 {
         self.calls.dropped()
     }
@@ -172,7 +165,7 @@ impl<T: Send + 'static> Hook<T> {
 struct Runner {
     command: Vec<String>,
     timeout: Duration,
-    /// Whether a thread is at starting it, perhaps since an earlier call.
+    /// Whether a thread is starting the command, possibly since an earlier call.
     starting: Arc<AtomicBool>,
 }
 
@@ -206,7 +199,7 @@ impl Runner {
         let body = move || {
             let result = command.spawn();
             starting.store(false, Ordering::Release);
-            // If nobody waits for it any more it comes too late.
+            // If nothing waits for it any more, it has started too late.
             if let Err(mpsc::SendError(Ok(mut child))) = sender.send(result) {
                 let _ = kill_process_group(Pid::from_child(&child), Signal::KILL);
                 let _ = child.wait();
@@ -236,7 +229,7 @@ impl Runner {
     }
 }
 
-/// Feeds the hook and waits for its end, or makes it end.
+/// Writes the command's input and waits for its exit, or terminates it.
 fn attend(
     mut child: Child,
     json: &[u8],
@@ -254,7 +247,7 @@ fn attend(
             return HookOutcome::TimedOut;
         }
         food = food.and_then(Food::give);
-        // Wakes up when the hook reads; if it does not, or there is nothing more to read, by time.
+        // Returns when the command can read more input, otherwise after the interval.
         let mut events: Vec<PollFd<'_>> = Vec::new();
         events.extend(
             food.as_ref()
@@ -275,7 +268,7 @@ fn outcome(status: ExitStatus) -> HookOutcome {
     }
 }
 
-/// What is still to be written to its standard input.
+/// The rest of the standard input.
 struct Food<'a> {
     stdin: ChildStdin,
     rest: &'a [u8],
@@ -287,8 +280,7 @@ impl<'a> Food<'a> {
         Some(Food { stdin, rest: json })
     }
 
-    /// As much as it takes at once. Nothing remains, and the pipe is closed, when it has all or
-    /// wants no more.
+    /// Writes without blocking. Returns `None`, closing the pipe, when done or on failure.
     fn give(mut self) -> Option<Food<'a>> {
         while !self.rest.is_empty() {
             match self.stdin.write(self.rest) {
@@ -302,8 +294,7 @@ impl<'a> Food<'a> {
     }
 }
 
-/// Whether the hook itself has ended. It is not taken off the kernel's list by that: as long as it
-/// is there its number stands for its group and for no other.
+/// Whether the command has exited. It stays a zombie, so its PID still denotes its own group.
 fn has_ended(child: &Child) -> bool {
     let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
     !matches!(
@@ -312,18 +303,18 @@ fn has_ended(child: &Child) -> bool {
     )
 }
 
-/// Ends the hook and all it has forked into its group.
+/// Terminates the command and all its descendants in its process group.
 fn end_group(mut child: Child) {
     let group = Pid::from_child(&child);
     let _ = kill_process_group(group, Signal::TERM);
     wait_for_end(&child, GRACE);
-    // Also when the hook itself is gone: its children may not be.
+    // Even if the command itself has exited, its children may still run.
     let _ = kill_process_group(group, Signal::KILL);
     wait_for_end(&child, EXIT_TIMEOUT);
     if has_ended(&child) {
         let _ = child.wait();
     } else {
-        // It hangs in the kernel. Somebody has to take note of its end, some day.
+        // It hangs in the kernel: a separate thread reaps it.
         let thread = thread::Builder::new().name("hook-reap".to_owned());
         let _ = thread.spawn(move || child.wait());
     }

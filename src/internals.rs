@@ -1,7 +1,5 @@
-//! What the project's own tests, benchmarks and fuzz targets use. It is no interface: it changes
-//! with the code.
-//!
-//! All other modules are private to the crate, so that the compiler reports what nobody uses.
+//! Re-exports for the project's own tests, benchmarks and fuzz targets; not a stable interface. All
+//! other modules are private to the crate, so that the compiler reports unused code.
 
 pub use crate::assess::Assessor;
 pub use crate::sys::clone::clone_range;

@@ -30,14 +30,15 @@
 //!
 //! # Rooms
 //!
-//! Each directory of `src` is a room. `tests/architecture.rs` checks which room may use which: `model`
-//! may be used by all, `sys` uses none, the pure rooms use only `model` and settings, the fast side uses
-//! only `model`, `klog` and `sys`, nothing uses `cli`, and there is no circle of files.
+//! Each directory of `src` is a room. `tests/architecture.rs` checks which room may use which: all
+//! may use `model`, `sys` uses none, the pure rooms use only `model` and settings, the fast side
+//! uses only `model`, `klog` and `sys`, nothing uses `cli`, and files have no circular
+//! dependencies.
 //!
 //! | room | purpose |
 //! |---|---|
 //! | [`cli`] | the command line; one file for each subcommand |
-//! | [`daemon`] | `fragwatch run`: starts, reloads and stops all parts; has the table of their lives |
+//! | [`daemon`] | `fragwatch run`: starts, reloads and stops all parts; has the table of their lifecycles |
 //! | [`config`] | the configuration file, its defaults and its error messages |
 //! | [`model`] | image, extent, extent map, file system, severity (pure) |
 //! | [`sys`] | interfaces of the kernel; the only unsafe code |

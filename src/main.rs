@@ -1,4 +1,4 @@
-//! The `fragwatch` program: see the library for what it is made of.
+//! The `fragwatch` program; its parts are described in the library.
 
 use std::process::ExitCode;
 

@@ -1,15 +1,14 @@
-//! Where state is kept: one directory, found here and nowhere else.
+//! The state directory, which is determined only here.
 //!
-//! It is the directory of `history.path`. Where that is the default, the directory that systemd
-//! gives ([`systemd.exec(5)`, `StateDirectory=`]) takes its place. So the daemon and a
-//! `fragwatch defrag` that is started by hand find the same one.
+//! It is the directory of `history.path`, or by default the directory set by systemd
+//! ([`systemd.exec(5)`, `StateDirectory=`]). A `fragwatch defrag` started by hand uses the same.
 //!
 //! | file | what |
 //! |---|---|
 //! | `history.db` | the history; its name is that of `history.path` |
-//! | `fragwatch.lock` | one daemon a directory |
+//! | `fragwatch.lock` | allows one daemon per directory |
 //! | `paused` | defragmentation is paused |
-//! | `running-*.json` | runs under way |
+//! | `running-*.json` | runs in progress |
 //! | `defrag/*.hint` | extent-size hints to be restored |
 //! | `incidents/*.json` | incidents |
 //! | `last-good.toml` | the last configuration that could be read; see [`given`] |
@@ -20,7 +19,7 @@ use std::path::{Path, PathBuf};
 
 use crate::config::settings::History;
 
-/// Where it is if neither systemd nor the configuration names one.
+/// The directory if neither systemd nor the configuration sets one.
 pub const DEFAULT: &str = "/var/lib/fragwatch";
 
 /// The state directory of a configuration.
@@ -30,7 +29,7 @@ pub struct StateDir {
 }
 
 impl StateDir {
-    /// The one that these settings name.
+    /// The directory for these settings.
     pub fn of(history: &History) -> StateDir {
         let name = history.path.file_name().unwrap_or_default();
         let database = match history.path == History::default().path {
@@ -45,28 +44,28 @@ impl StateDir {
         self.database.parent().unwrap_or(Path::new("/"))
     }
 
-    /// The database of the history.
+    /// Path of the history database.
     pub fn database(&self) -> &Path {
         &self.database
     }
 
-    /// The file that is there while defragmentation is paused.
+    /// Path of the file that exists while defragmentation is paused.
     pub fn pause_file(&self) -> PathBuf {
         self.path().join("paused")
     }
 
-    /// The directory of the [hints](crate::defrag::hint) to be restored.
+    /// Directory of the extent-size [hints](crate::defrag::hint) to be restored.
     pub fn hints(&self) -> PathBuf {
         self.path().join("defrag")
     }
 
-    /// The directory of the incident files.
+    /// Directory of the incident files.
     pub fn incidents(&self) -> PathBuf {
         self.path().join("incidents")
     }
 }
 
-/// The directory that systemd gives, or [`DEFAULT`]: known before any configuration is read.
+/// The directory set by systemd, or [`DEFAULT`]; known before any configuration is read.
 pub fn given() -> PathBuf {
     let given = std::env::var_os("STATE_DIRECTORY").filter(|given| !given.is_empty());
     given.map_or_else(|| PathBuf::from(DEFAULT), PathBuf::from)

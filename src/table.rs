@@ -1,15 +1,15 @@
-//! Text tables for a terminal: no lines, two blanks between columns.
+//! Text tables for a terminal, without lines between cells.
 
 use comfy_table::{Cell, CellAlignment, ContentArrangement, Row, Table, presets};
 
-/// Blanks between two columns.
+/// Number of spaces between two columns.
 pub const GAP: u16 = 2;
 
 /// A table that is built row by row and rendered once.
 pub struct TextTable(Table);
 
 impl TextTable {
-    /// A table without rows. A header that begins with `>` aligns its column to the right.
+    /// Creates a table without rows. A header with a `>` prefix aligns its column to the right.
     pub fn new(headers: &[&str]) -> TextTable {
         let mut table = Table::new();
         table.load_style(presets::NOTHING).force_no_tty();
@@ -24,7 +24,7 @@ impl TextTable {
         TextTable(table)
     }
 
-    /// Wraps cells so that lines have at most so many columns; `None` wraps nothing.
+    /// Wraps cells so that lines have at most `width` columns; `None` disables wrapping.
     pub fn wrapped(mut self, width: Option<u16>) -> TextTable {
         if let Some(width) = width {
             self.0
@@ -34,7 +34,7 @@ impl TextTable {
         self
     }
 
-    /// Whether cells have their colours.
+    /// Sets whether cells are coloured.
     pub fn coloured(mut self, colours: bool) -> TextTable {
         if colours {
             self.0.enforce_styling();
@@ -52,13 +52,13 @@ impl TextTable {
         self.0.is_empty()
     }
 
-    /// The lines, the last one with its newline.
+    /// The lines, including a final newline.
     pub fn render(&self) -> String {
         self.0.trim_fmt() + "\n"
     }
 }
 
-/// A value, or a dash where there is none.
+/// A value, or a dash if there is none.
 pub fn or_dash(value: Option<impl ToString>) -> String {
     value.map_or_else(|| "–".to_owned(), |value| value.to_string())
 }

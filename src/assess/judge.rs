@@ -13,7 +13,7 @@ use crate::model::{Bytes, ExtentCount, ExtentsPerDay, Forecast, Growth, Severity
 pub struct Observed<'a> {
     pub extents: ExtentCount,
     pub growth: &'a Growth,
-    /// When it reaches the critical number of extents.
+    /// The time until the critical number of extents.
     pub forecast: Forecast,
 }
 
@@ -21,15 +21,15 @@ pub struct Observed<'a> {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Reason {
     BelowAll,
-    /// It has this many extents, the threshold, or slightly fewer after it had more.
+    /// The extents reach the threshold, or are slightly below after having reached it.
     Extents(ExtentCount),
-    /// It grows by so much, or did; the threshold comes second.
+    /// The growth rate, and the threshold.
     Growth(ExtentsPerDay, ExtentsPerDay),
-    /// It will be critical in this time; the threshold comes second.
+    /// The time until the image is critical, and the threshold.
     TimeToCritical(Duration, Duration),
-    /// It was that near or grew that fast, and its growth is unknown now.
+    /// Growth or time held the severity before, and is unknown now.
     Unknown(Unknown),
-    /// The extent maps take so much memory of so much; the threshold comes last.
+    /// The memory of the extent maps, the host's memory, and the threshold.
     Memory(Bytes, Bytes, Share),
 }
 
@@ -41,7 +41,7 @@ pub struct Judge {
     critical: Held,
 }
 
-/// Which thresholds of a severity were reached and not left since.
+/// The thresholds of a severity that were reached and not left since.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Held {
     extents: bool,
@@ -50,8 +50,7 @@ struct Held {
 }
 
 impl Judge {
-    /// Continues with the severity that the image had: it keeps each threshold of it until the value is
-    /// well below.
+    /// Continues with a known severity, whose thresholds hold until their values are well below.
     pub fn remembering(severity: Severity) -> Judge {
         let held = |level: Severity| {
             let held = severity >= level;
@@ -91,7 +90,7 @@ impl Judge {
     }
 }
 
-/// Where a value stands to its threshold.
+/// The position of a value relative to its threshold.
 enum Standing {
     Reached,
     /// Below it, but not well below.
@@ -109,7 +108,7 @@ impl Standing {
         }
     }
 
-    /// What is unknown *yet* counts as left.
+    /// A value that is unknown *yet* counts as left.
     fn unknown(unknown: Unknown) -> Standing {
         match unknown {
             Unknown::Unsettled | Unknown::TapersOff => Standing::Open(unknown),
@@ -117,7 +116,7 @@ impl Standing {
         }
     }
 
-    /// Whether the threshold holds now, if it did before; with the unknown that keeps it, if one does.
+    /// Whether the threshold still holds; if only because a value is unknown, with that reason.
     fn settle(self, held: &mut bool) -> Option<Option<Unknown>> {
         let why = match self {
             Standing::Open(unknown) => Some(unknown),
@@ -133,7 +132,7 @@ impl Standing {
 }
 
 impl Held {
-    /// The first reason that holds: extents are certain, a forecast is better than a rate.
+    /// The first reason that holds: extents are exact, and a forecast is more relevant than a rate.
     fn update(
         &mut self,
         limits: &Limits,
@@ -189,14 +188,14 @@ fn time_left(forecast: Forecast, limit: Duration, hysteresis: Share) -> Standing
             left <= limit,
             left.as_secs_f64() * hysteresis.factor() <= limit.as_secs_f64(),
         ),
-        // Not within a time that is shorter than the limit leaves it open.
+        // If the forecast reaches less far than the limit, the result is open.
         Forecast::NotWithin(time) if time < limit => Standing::Open(Unknown::TooShort),
         Forecast::NotWithin(_) | Forecast::Never => Standing::Left,
         Forecast::Unknown(unknown) => Standing::unknown(unknown),
     }
 }
 
-/// The severity of the host from sweep to sweep: by the memory that all extent maps take.
+/// The severity of the host from sweep to sweep, by the memory of all extent maps.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct HostJudge {
     severity: Severity,
@@ -207,7 +206,7 @@ impl HostJudge {
         self.severity
     }
 
-    /// Updates the severity by the memory that the extent maps take of `ram`, and returns its reason.
+    /// Updates the severity by the share of the extent maps in `ram`, and returns its reason.
     pub fn judge(
         &mut self,
         limits: &HostLimits,
@@ -242,7 +241,7 @@ impl HostJudge {
 }
 
 impl fmt::Display for Reason {
-    /// As the end of a line of the log: `the threshold is 500,000 extents`.
+    /// For the end of a log line: `the threshold is 500,000 extents`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Reason::BelowAll => f.write_str("below all thresholds"),

@@ -6,20 +6,19 @@ use std::time::Duration;
 use crate::config::settings::{GlobLists, Limits, Thresholds};
 use crate::model::{ExtentCount, Severity};
 
-/// The thresholds, with their globs compiled.
+/// The thresholds, with compiled globs.
 #[derive(Debug)]
 pub struct Assessor {
     thresholds: Thresholds,
-    /// The globs of the overrides.
     overridden: GlobLists,
 }
 
 /// The thresholds of one image.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ImageLimits {
-    /// From here on it needs attention.
+    /// At these limits it needs attention.
     pub warning: Limits,
-    /// From here on it endangers the host.
+    /// At these limits it endangers the host.
     pub critical: Limits,
 }
 
@@ -43,8 +42,7 @@ impl Assessor {
         self.thresholds.growth_window
     }
 
-    /// The thresholds of the image at this path: each one is that of the last matching override that
-    /// sets it.
+    /// The thresholds of an image: each one is that of the last matching override that sets it.
     pub fn limits(&self, image: &Path) -> ImageLimits {
         let mut limits = ImageLimits {
             warning: self.thresholds.warning.clone(),
@@ -58,7 +56,7 @@ impl Assessor {
         limits
     }
 
-    /// Severity by extents alone. A threshold itself counts as reached.
+    /// The severity by extents alone. A count equal to the threshold reaches it.
     pub fn of_count(&self, image: &Path, extents: ExtentCount) -> Severity {
         let ImageLimits { warning, critical } = self.limits(image);
         if extents >= critical.extents {

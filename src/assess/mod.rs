@@ -1,9 +1,9 @@
 //! The severity of images and of the host, by the configured thresholds. Pure.
 //!
-//! A severity that was reached is left only when its value is well below the threshold
-//! ([`Thresholds::hysteresis`](crate::config::settings::Thresholds::hysteresis)), each threshold by
-//! itself, so that an image at a threshold is reported once. An **unknown** value neither raises a
-//! severity nor ends one; but after a defragmentation, when nothing is known *yet*, it ends.
+//! A threshold that was reached holds until its value is well below
+//! ([`Thresholds::hysteresis`](crate::config::settings::Thresholds::hysteresis)), so that an image
+//! at a threshold is reported once. An **unknown** value neither raises nor ends a severity; one
+//! that is unknown *yet*, after a defragmentation, ends it.
 
 mod judge;
 mod limits;

@@ -21,7 +21,7 @@ use crate::table::{TextTable, or_dash};
 
 /// How many files are named without `--top`.
 const WORST: usize = 20;
-/// How many links from one file system to another are followed.
+/// Maximum number of links between file systems to follow.
 const MAX_CROSSINGS: u32 = 40;
 
 pub(super) fn run(
@@ -39,7 +39,7 @@ pub(super) fn run(
     Ok(SUCCESS)
 }
 
-/// Counts the file system that the path leads to, through links on other ones if need be.
+/// Counts the file system that the path leads to, following links across other file systems.
 async fn count(
     mut path: PathBuf,
     worst: usize,

@@ -1,32 +1,29 @@
-//! A chart of counts over time in a terminal: columns of eighths, thresholds as dotted lines,
-//! defragmentations as marks underneath. Pure.
+//! A terminal chart of counts over time, with thresholds as dotted lines and marks below. Pure.
 
 use crate::model::{ExtentCount, Roughly, UnixTime};
 
-/// Rows of the plot.
 const HEIGHT: usize = 12;
-/// Columns of the scale on the left, its line included.
+/// Columns of the scale on the left, including its line.
 const SCALE: usize = 8;
-/// Narrower than this it says nothing.
+/// Minimum columns of the plot; a narrower one shows nothing useful.
 const LEAST_WIDTH: usize = 20;
-/// A column that is filled so many eighths.
+/// A column filled by 0 to 8 eighths.
 const EIGHTHS: [char; 9] = [' ', '▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
 
-/// What is drawn.
 #[derive(Debug, Clone)]
 pub(super) struct Chart<'c> {
-    /// Counts, oldest first: when, and the most since the one before.
+    /// Counts, oldest first: time, and the maximum since the previous count.
     pub(super) points: &'c [(UnixTime, ExtentCount)],
-    /// Drawn from here to there.
+    /// Start and end of the chart.
     pub(super) span: (UnixTime, UnixTime),
     /// Thresholds, with a letter for the scale.
     pub(super) thresholds: &'c [(char, ExtentCount)],
-    /// When something happened that is marked.
+    /// Times of events to mark.
     pub(super) marks: &'c [UnixTime],
 }
 
 impl Chart<'_> {
-    /// The chart, at most `width` columns wide. `None` if there is nothing to draw.
+    /// The chart, `width` columns wide, but at least `SCALE + LEAST_WIDTH`; empty without counts.
     pub(super) fn render(&self, width: usize) -> String {
         let columns = self.columns(width.saturating_sub(SCALE).max(LEAST_WIDTH));
         let Some(most) = columns.iter().flatten().max().copied() else {
@@ -52,14 +49,14 @@ impl Chart<'_> {
         text
     }
 
-    /// The most in the time of each column; nothing where nothing was counted.
+    /// The maximum count in the time of each column; `None` where nothing was counted.
     fn columns(&self, width: usize) -> Vec<Option<u64>> {
         let mut columns = vec![None; width];
         for (number, (at, extents)) in self.points.iter().enumerate() {
             let Some(column) = self.column(*at, width) else {
                 continue;
             };
-            // A count says what was since the one before.
+            // A count is the maximum since the previous one.
             let before = number.checked_sub(1).filter(|_| !self.is_gap(number));
             let before = before.and_then(|before| self.column(self.points[before].0, width));
             let first = before.map_or(column, |before| column.min(before + 1));
@@ -70,8 +67,8 @@ impl Chart<'_> {
         columns
     }
 
-    /// Whether nobody counted for a time before this point: far longer than just before or after. Of
-    /// old counts fewer are kept, so that what is long differs from place to place.
+    /// Whether counting paused before this point: far longer than just before or after it. An
+    /// absolute limit would not do, because older counts are kept at longer intervals.
     fn is_gap(&self, number: usize) -> bool {
         let length = |number: usize| {
             let (before, at) = (
@@ -96,7 +93,6 @@ impl Chart<'_> {
         format!("{}{from}{:gap$}now\n", " ".repeat(SCALE), "")
     }
 
-    /// Which column a moment belongs to.
     fn column(&self, at: UnixTime, width: usize) -> Option<usize> {
         let (from, to) = self.span;
         if at < from || at > to {
@@ -108,23 +104,21 @@ impl Chart<'_> {
         Some(usize::try_from(column).ok()?.min(width - 1))
     }
 
-    /// The upper end of the scale: a threshold is shown when it is near, not when it would press
-    /// everything else flat.
+    /// The upper end of the scale: includes a threshold unless it would flatten everything else.
     fn top(&self, most: u64) -> u64 {
         let near = |threshold: &u64| *threshold <= most.saturating_mul(3);
         let thresholds = self.thresholds.iter().map(|(_, threshold)| threshold.0);
         let top = thresholds.filter(near).fold(most, u64::max);
-        // A little more, so that the highest line is not the frame.
+        // Some headroom, so that the highest line is not the frame.
         top.saturating_add(top / 10).max(8)
     }
 
-    /// How many eighths of the whole height a count fills.
     fn eighths(count: u64, top: u64) -> usize {
         let height = u128::from(count) * (HEIGHT as u128 * 8) / u128::from(top);
         let eighths = usize::try_from(height)
             .unwrap_or(usize::MAX)
             .min(HEIGHT * 8);
-        // Something is never nothing.
+        // A count above zero is always visible.
         eighths.max(usize::from(count > 0))
     }
 
@@ -142,7 +136,7 @@ impl Chart<'_> {
         }
     }
 
-    /// `  1.2M │`, `     C ┤`: every fourth row its value, rows with a threshold its letter.
+    /// `  1.2M │`, `     C ┤`: the value in every fourth row, the letter in rows with a threshold.
     fn scale(&self, row: usize, top: u64) -> String {
         let width = SCALE - 1;
         if let Some(letter) = self.threshold_in(row, top) {

@@ -13,7 +13,6 @@ use crate::config::settings::Thresholds;
 use crate::model::Severity;
 use crate::serve::status::{Row, Status};
 
-/// Exit code of a check that could not be made.
 const UNKNOWN: u8 = 3;
 
 #[derive(Debug, Serialize)]
@@ -71,7 +70,7 @@ fn judge(status: &Status, thresholds: &Thresholds) -> CheckResult {
             ));
         }
     }
-    // Not a problem, but to be seen.
+    // Not a problem, but should be visible.
     let off = status.parts.iter().filter(|part| part.is_off());
     found.extend(off.map(ToString::to_string));
     CheckResult {
@@ -82,8 +81,7 @@ fn judge(status: &Status, thresholds: &Thresholds) -> CheckResult {
     }
 }
 
-/// The problems, and the code of the worst. Old counts are as bad as none: unknown, unless something
-/// known is bad.
+/// The problems and the worst code; without current counts UNKNOWN, unless a problem is critical.
 fn problems(status: &Status) -> (u8, Vec<String>) {
     let (images, rescue) = (&status.images, &status.rescue);
     let mut found = Vec::new();
@@ -144,7 +142,6 @@ fn problems(status: &Status) -> (u8, Vec<String>) {
     (code, found)
 }
 
-/// The path of an image, and the name of the VM that has it open.
 fn image(row: &Row) -> String {
     match &row.vm {
         Some(vm) => format!("{} (VM {vm})", row.path),
@@ -194,7 +191,7 @@ fn line(result: &CheckResult) -> String {
     line
 }
 
-/// Performance data begin at the first `|`; a second line is not displayed.
+/// Performance data begins at the first `|`, and a second line is not displayed.
 fn one_line(text: &str) -> String {
     text.split_whitespace()
         .collect::<Vec<_>>()

@@ -1,4 +1,4 @@
-//! `fragwatch check-config`: checks the configuration; the error has place and remedy.
+//! `fragwatch check-config`: checks the configuration; an error states place and remedy.
 
 use std::path::Path;
 

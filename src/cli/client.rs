@@ -17,9 +17,9 @@ use super::command::block_on;
 use crate::config::settings::Settings;
 use crate::serve::control::socket_path;
 
-/// The daemon answers from memory, at most from its history.
+/// The daemon answers from memory, or at most from its history.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
-/// Longest answer, in bytes.
+/// Maximum length of an answer, in bytes.
 const LONGEST: usize = 64 << 20;
 
 /// The socket does not answer: no daemon runs, or it listens elsewhere.
@@ -32,26 +32,17 @@ pub(super) struct NotRunning {
     reason: io::Error,
 }
 
-/// The daemon's answer to a GET of `path`.
-///
-/// # Errors
-/// [`NotRunning`] if the socket does not answer; otherwise what is wrong with the answer.
+/// The daemon's answer to a GET of `path`. Fails with [`NotRunning`] if the socket does not answer.
 pub(super) fn get<T: DeserializeOwned>(settings: &Settings, path: &str) -> anyhow::Result<T> {
     call(settings, Method::GET, path)
 }
 
-/// The daemon's answer to a POST to `path`.
-///
-/// # Errors
-/// As [`get`].
+/// The daemon's answer to a POST to `path`. Fails as [`get`].
 pub(super) fn post<T: DeserializeOwned>(settings: &Settings, path: &str) -> anyhow::Result<T> {
     call(settings, Method::POST, path)
 }
 
-/// The daemon's answer to a GET of `path`, as text.
-///
-/// # Errors
-/// As [`get`].
+/// The daemon's answer to a GET of `path`, as text. Fails as [`get`].
 pub(super) fn get_text(settings: &Settings, path: &str) -> anyhow::Result<String> {
     let body = body(settings, Method::GET, path)?;
     String::from_utf8(body.into()).context("the daemon's answer is not text")

@@ -1,4 +1,4 @@
-//! What subcommands share: the configuration, and a runtime for one future.
+//! Shared by the subcommands: loading the configuration, and a runtime for one future.
 
 use std::path::Path;
 
@@ -6,10 +6,7 @@ use super::output;
 use crate::config::{self, ConfigError, Loaded, Settings};
 use crate::daemon::Start;
 
-/// The configuration in `path`, or the default one if there is one.
-///
-/// # Errors
-/// Everything that is wrong with it.
+/// Loads the configuration in `path`, or the default one if it exists.
 pub(super) fn load_config(path: Option<&Path>) -> Result<Loaded, ConfigError> {
     match path {
         Some(path) => config::load(path),
@@ -17,8 +14,7 @@ pub(super) fn load_config(path: Option<&Path>) -> Result<Loaded, ConfigError> {
     }
 }
 
-/// The settings by which the daemon is found. A wrong configuration is reported and read as far as
-/// it can be, as the daemon does at its start.
+/// The settings for contacting the daemon. Reports an invalid configuration, but reads what it can.
 pub(super) fn load_to_ask(path: Option<&Path>) -> Settings {
     let start = Start::read_patiently(path);
     if let Some(error) = start.error {
@@ -28,10 +24,7 @@ pub(super) fn load_to_ask(path: Option<&Path>) -> Settings {
     start.settings
 }
 
-/// Runs a future on this thread.
-///
-/// # Errors
-/// Its own, and those of creating the runtime.
+/// Runs a future on this thread. Fails also if the runtime cannot be created.
 pub(super) fn block_on<T>(future: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -1,5 +1,5 @@
-//! `fragwatch defrag`: defragments images now, here, without the daemon. And `fragwatch defrag-job`, the
-//! process of a defragmentation by the daemon.
+//! `fragwatch defrag`: defragments images immediately, without the daemon. `fragwatch defrag-job`:
+//! the process in which the daemon runs a defragmentation.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -27,7 +27,7 @@ use crate::model::{Engine, ReasonCode, RunForecast, RunOutcome, RunReport, Stop,
 use crate::state_dir::StateDir;
 use crate::sys::child::ignore;
 
-/// From one report of progress to the daemon to the next at least.
+/// Minimum interval between progress reports to the daemon.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 
 pub(super) fn run(arguments: &DefragArguments, config: Option<&Path>) -> anyhow::Result<u8> {
@@ -65,7 +65,7 @@ pub(super) fn run(arguments: &DefragArguments, config: Option<&Path>) -> anyhow:
     Ok(if fine { SUCCESS } else { INCOMPLETE })
 }
 
-/// Whether a maintenance window is open. Whoever defragments by hand outside of them must say so.
+/// Fails unless a maintenance window is open; a manual run at other times needs `--force-window`.
 fn check_window(settings: &Settings) -> anyhow::Result<()> {
     let (calendar, now) = (planning::calendar(settings), Timestamp::now());
     if calendar.open_until(now).is_some() {
@@ -82,7 +82,6 @@ fn check_window(settings: &Settings) -> anyhow::Result<()> {
     }
 }
 
-/// When the window that is open closes.
 fn window_end(settings: &Settings) -> Option<Instant> {
     let now = Timestamp::now();
     let closes = planning::calendar(settings).open_until(now)?;
@@ -90,10 +89,9 @@ fn window_end(settings: &Settings) -> Option<Instant> {
     Instant::now().checked_add(left)
 }
 
-/// Defragments one image by the engines that were named; without a name by those of the
-/// configuration, without the ones that the planner passes over. The planner sees what the guards
-/// cannot: the name of the VM, and whether a run would be done when the window closes. The guards have
-/// the last word. `None` if there is no engine.
+/// Defragments one image with the named engines, else with the configured ones except those that
+/// the planner passes over: unlike the guards, which decide last, it knows the VM's name and
+/// whether a run would end before the window closes. `None` if no engine is left.
 fn on(
     path: &Path,
     arguments: &DefragArguments,
@@ -130,7 +128,7 @@ fn on(
     Some(report)
 }
 
-/// Carries out the job on standard input, for the daemon.
+/// Carries out the daemon's job from standard input.
 pub(super) fn job() -> anyhow::Result<u8> {
     let job = DefragJob::read(io::stdin().lock())?;
     let signals = Signals::handle()?;
@@ -146,7 +144,7 @@ pub(super) fn job() -> anyhow::Result<u8> {
         if last.is_none_or(|last| last.elapsed() >= PROGRESS_INTERVAL) {
             last = Some(Instant::now());
             let done = done.min(total);
-            // A daemon that has ended reads nothing; it has this process killed.
+            // If the daemon has ended, nobody reads this, and the process will be killed.
             drop(write(JobMessage::Progress(JobProgress { done, total })));
         }
     };
@@ -155,8 +153,7 @@ pub(super) fn job() -> anyhow::Result<u8> {
     Ok(SUCCESS)
 }
 
-/// Restores the hints that killed runs have left, and reports on standard error. What cannot be
-/// restored is no reason to fail: it stays noted.
+/// Restores the hints left by killed runs. Never fails: what cannot be restored stays recorded.
 pub(super) fn restore_hints(hints: &Path) -> u8 {
     online::restore_hints(hints, &mut |event| {
         if let Event::Notice(text) = event {
@@ -166,7 +163,6 @@ pub(super) fn restore_hints(hints: &Path) -> u8 {
     SUCCESS
 }
 
-/// What signals ask for.
 struct Signals {
     ended: Arc<AtomicBool>,
     suspended: Arc<AtomicBool>,
@@ -175,10 +171,10 @@ struct Signals {
 }
 
 impl Signals {
-    /// The first signal to end ends the run. The second one ends us on the spot, and with us, by the
-    /// kernel's hand, xfs_fsr. Ctrl-Z ends the run, and then stops us: a process that is stopped
-    /// would let nobody through the gate. Writing to the terminal does not stop us in the background,
-    /// whatever `stty tostop` says, for the same reason.
+    /// The first SIGINT, SIGTERM or SIGHUP ends the run; the second ends this process immediately,
+    /// and the kernel then ends xfs_fsr. Ctrl-Z ends the run before it stops the process: a stopped
+    /// process would block every process waiting at the gate. SIGTTOU is ignored for the same
+    /// reason: writing to the terminal must not stop a background process (`stty tostop`).
     fn handle() -> anyhow::Result<Signals> {
         let ended = Arc::new(AtomicBool::new(false));
         for signal in [SIGINT, SIGTERM, SIGHUP] {
@@ -200,7 +196,6 @@ impl Signals {
         self.ended.load(Ordering::Relaxed)
     }
 
-    /// Why the run is to end, if it is.
     fn order(&self) -> Option<Stop> {
         let is_over = |until| Instant::now() >= until;
         match () {
@@ -211,8 +206,8 @@ impl Signals {
         }
     }
 
-    /// Stops now, if that was asked for; the next image has its turn after SIGCONT. Without a
-    /// terminal, where nobody would continue it and the daemon waits for it, it ends instead.
+    /// Stops the process if that was requested; the next image follows after SIGCONT. Without a
+    /// terminal nobody would continue it and the daemon would wait, so it ends instead.
     fn stop_if_suspended(&self) {
         if !self.suspended.swap(false, Ordering::Relaxed) {
             return;
@@ -227,7 +222,6 @@ impl Signals {
     }
 }
 
-/// What is shown of a run on standard error while it works.
 struct View {
     path: String,
     name: String,
@@ -307,7 +301,6 @@ fn calls(median: Duration, worst: Duration) -> String {
     format!("calls {median:.1} ms (worst {worst:.1} ms)")
 }
 
-/// Whether the image is as good as it can be.
 fn is_fine(run: &RunReport) -> bool {
     match run.outcome {
         RunOutcome::Improved | RunOutcome::WouldRun { .. } => true,
@@ -316,7 +309,6 @@ fn is_fine(run: &RunReport) -> bool {
     }
 }
 
-/// What came of a run, for people.
 fn in_words(run: &RunReport, dry_run: bool) -> String {
     let (engine, from) = (run.engine, run.from.unwrap_or_default());
     let online = engine == Engine::Online;
@@ -358,7 +350,6 @@ fn in_words(run: &RunReport, dry_run: bool) -> String {
     before + &work_in_words(run)
 }
 
-/// What was done, and what became of the extents.
 fn work_in_words(run: &RunReport) -> String {
     let (from, to) = (run.from.unwrap_or_default(), run.to.unwrap_or_default());
     let seconds = run.took.as_secs_f64();

@@ -1,5 +1,4 @@
-//! `fragwatch drill`: proves that the rescue path works on this host, now: the kernel's log, the
-//! reader, the ladder, the actor, the kernel's counters.
+//! `fragwatch drill`: tests the rescue path on this host, from the kernel's log to its counters.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -23,7 +22,6 @@ use crate::rescue::settings::Settings;
 use crate::rescue::thread::{FastSide, Setup};
 use crate::sys::realtime::SchedPolicy;
 
-/// A drill that takes longer has failed.
 const DRILL_TIMEOUT: Duration = Duration::from_secs(10);
 
 pub(super) fn run(act: bool, config: Option<&Path>) -> anyhow::Result<u8> {
@@ -65,7 +63,6 @@ pub(super) fn run(act: bool, config: Option<&Path>) -> anyhow::Result<u8> {
     Ok(if success { SUCCESS } else { FAILURE })
 }
 
-/// How far the path is armed.
 fn start_report(fast: &FastSide, no_log: Option<&std::io::Error>) -> String {
     let mut text = String::new();
     let report = &fast.start_report;
@@ -95,7 +92,6 @@ fn start_report(fast: &FastSide, no_log: Option<&std::io::Error>) -> String {
     text
 }
 
-/// The progress of the drill.
 #[derive(Default)]
 struct Progress {
     seen: Option<Monotonic>,
@@ -114,7 +110,7 @@ fn wait(fast: &mut FastSide, nonce: u64, since: Monotonic) -> Progress {
             tv_sec: 1,
             tv_nsec: 0,
         };
-        // Whatever poll(2) returns, the rings are read.
+        // The rings are read whatever poll(2) returns.
         let _ = poll(&mut [PollFd::new(events, PollFlags::IN)], Some(&timeout));
         clear_wakeup(events);
         while let Some(notice) = fast.notices.pop() {
@@ -134,7 +130,6 @@ fn wait(fast: &mut FastSide, nonce: u64, since: Monotonic) -> Progress {
     progress
 }
 
-/// Adds a line for each remaining stage. True if all were reached.
 fn stages(text: &mut String, progress: &Progress, began: Monotonic, act: bool) -> bool {
     let after = |at: Monotonic| Some(at.since(began));
     stage(

@@ -1,4 +1,4 @@
-//! Completions and manual pages, made from the command line's own description.
+//! Generates completions and manual pages from the definition of the command line.
 
 use std::fs;
 use std::path::Path;
@@ -17,8 +17,7 @@ pub(super) fn completions(shell: clap_complete::Shell) -> anyhow::Result<u8> {
     Ok(SUCCESS)
 }
 
-/// The command line without the subcommands that only the program itself starts: completions would
-/// offer them too.
+/// The command line without hidden subcommands, which completions would otherwise offer.
 fn visible() -> clap::Command {
     let all = Arguments::command();
     let subcommands = all

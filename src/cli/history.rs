@@ -1,5 +1,4 @@
-//! `fragwatch history IMAGE`: its extents over time, with thresholds, defragmentations, and changes
-//! of severity.
+//! `fragwatch history IMAGE`: its extents, defragmentations and severities over time.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -16,7 +15,7 @@ use crate::model::utc::rfc3339_seconds;
 use crate::model::{ExtentCount, Roughly, UnixTime};
 use crate::serve::history::{HistoryQuery, HistoryResponse};
 
-/// Columns where the terminal does not say how many it has.
+/// Columns if the width of the terminal is unknown.
 const WIDTH: usize = 80;
 
 pub(super) fn run(arguments: &HistoryArguments, config: Option<&Path>) -> anyhow::Result<u8> {
@@ -46,7 +45,7 @@ pub(super) fn run(arguments: &HistoryArguments, config: Option<&Path>) -> anyhow
     Ok(SUCCESS)
 }
 
-/// A path that exists is meant as it is from here; any other is looked for by its end.
+/// An existing path is made absolute; any other is matched by its end.
 fn name(image: &Path) -> anyhow::Result<String> {
     let path = match std::path::absolute(image) {
         Ok(path) if std::fs::symlink_metadata(&path).is_ok() => path,
@@ -84,7 +83,7 @@ fn render(
         .map(|reading| (reading.at, reading.peak.max(reading.extents)))
         .collect();
     let marks: Vec<_> = past.runs.iter().map(|run| run.at).collect();
-    // What was not yet counted would be empty space.
+    // The time before the first count would be empty.
     let chart = Chart {
         points: &points,
         span: (first.at.max(span.0), span.1),

@@ -11,8 +11,7 @@ use crate::model::path::shown;
 use crate::model::{Bytes, ExtentCount, Opener, Owner, Severity, Vm};
 use crate::table::{TextTable, or_dash};
 
-/// From this share of the number of extents at which its writes fail an image has a line of its own:
-/// percent.
+/// From this percentage of the extent limit on, an image is mentioned below the table.
 const NEAR_LIMIT: u64 = 10;
 
 /// The table and the notes below it.
@@ -73,7 +72,7 @@ fn colour(severity: Severity) -> Color {
     }
 }
 
-/// The name of the VM that has the image open, or its process if it has no name.
+/// The name of the VM that has the image open, or its PID if it has no name.
 fn vm(image: &Image) -> String {
     let vm = image.owner.as_ref().and_then(Owner::vm);
     let name = |vm: &Vm| match &vm.name {
@@ -114,7 +113,6 @@ fn summary(found: &Found) -> String {
     text
 }
 
-/// A line for an image that comes near the number of extents at which its writes fail.
 fn limit_line(found: &Found, image: &Image) -> Option<String> {
     let limit = found.extent_limit(image)?;
     let percent = image.sample.extents.0.saturating_mul(100) / limit.0;
@@ -126,7 +124,7 @@ fn limit_line(found: &Found, image: &Image) -> Option<String> {
     })
 }
 
-/// A line for an image that is read through the page cache and past it while it is written to.
+/// A line for an image that is accessed with and without the page cache while it is written.
 fn mixed_line(image: &Image) -> Option<String> {
     let owner = image.owner.as_ref().filter(|owner| owner.is_mixed())?;
     let name = |opener: &Opener| format!("{} {}", opener.pid, shown(Path::new(&opener.name)));

@@ -1,5 +1,4 @@
-//! Counts images once through the probe helpers, and reads their extent maps, for `scan`, `plan` and
-//! `defrag`.
+//! Counts images once and reads their extent maps, for `scan`, `plan` and `defrag`.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -22,11 +21,11 @@ use crate::model::{
 use crate::probe::protocol::{Fault, MapRequest, PassedOver, Reply, Request, Root, SampleRequest};
 use crate::probe::sweep::{Event, Scope, WorkerPool};
 
-/// How long one part of a map may take: short enough for the progress bar to move.
+/// Time for one part of a map: short enough for a smooth progress bar.
 const MAP_PART: Duration = Duration::from_millis(250);
 const NO_MOUNTS: &str = "cannot read /proc/self/mountinfo";
 
-/// Everything that a scan found.
+/// The result of a scan.
 #[derive(Debug, Default)]
 pub(super) struct Found {
     pub(super) filesystems: BTreeMap<DeviceNumber, Filesystem>,
@@ -40,11 +39,11 @@ pub(super) struct Found {
 pub(super) struct Image {
     pub(super) device: DeviceNumber,
     pub(super) sample: Sample,
-    /// The processes that have it open; `None` if that cannot be determined.
+    /// The processes that have it open; `None` if that could not be determined.
     pub(super) owner: Option<Owner>,
     pub(super) severity: Severity,
     pub(super) map: Option<ExtentMap>,
-    /// What could be gained, if its map was read or sampled.
+    /// The gain to be expected, if its map was read or sampled.
     pub(super) outlook: Option<Outlook>,
 }
 
@@ -53,7 +52,7 @@ impl Found {
         self.filesystems.get(&image.device)
     }
 
-    /// Kernel memory of the extent map once it is loaded; known for XFS only.
+    /// Kernel memory of the loaded extent map; `None` if it is not on XFS.
     pub(super) fn map_memory(&self, image: &Image) -> Option<Bytes> {
         let is_xfs = self.filesystem(image)?.kind == FilesystemKind::Xfs;
         is_xfs.then(|| extent_map_memory(image.sample.extents))
@@ -105,11 +104,10 @@ impl Found {
     }
 }
 
-/// The probe helpers and the mounts that they are for.
+/// The probe helpers, and the mounts of the host.
 pub(super) struct Probes {
     pool: WorkerPool,
     pub(super) mounts: MountTable,
-    /// How long one answer may take.
     deadline: Duration,
 }
 
@@ -142,7 +140,7 @@ impl Probes {
         Ok(found)
     }
 
-    /// Reads the map of an image; one of more than `cap` extents is not read.
+    /// Reads the map of an image, unless it has more than `cap` extents.
     pub(super) async fn read_map(
         &mut self,
         image: &mut Image,
@@ -176,7 +174,6 @@ impl Probes {
         }
     }
 
-    /// Estimates from a sample of the map what could be gained.
     async fn sample_map(&mut self, image: &mut Image) -> Result<(), Fault> {
         let request = Request::Sample(SampleRequest {
             path: image.sample.path.clone(),
@@ -200,7 +197,7 @@ impl Probes {
         }
     }
 
-    /// Sends a request to the helper of a file system. `on_beat` is called while it works.
+    /// Sends a request to the helper of a file system; calls `on_beat` while it works.
     pub(super) async fn call(
         &mut self,
         mount: &Mount,
@@ -226,7 +223,7 @@ fn fault(image: &Image, error: &str) -> Fault {
     }
 }
 
-/// All configured images, counted once.
+/// Counts all configured images once.
 pub(super) fn configured(settings: &Settings) -> anyhow::Result<Found> {
     block_on(async {
         let mut probes = Probes::new(settings)?;
@@ -234,14 +231,14 @@ pub(super) fn configured(settings: &Settings) -> anyhow::Result<Found> {
     })
 }
 
-/// One image, wherever it lies and whatever it looks like.
+/// Counts one image, wherever it lies and whatever its format.
 pub(super) fn one(settings: &Settings, image: &Path) -> anyhow::Result<Found> {
     let scope = scope(settings, &[image.to_owned()])?;
     block_on(async { Probes::new(settings)?.count(&scope, settings).await })
 }
 
-/// Reads the maps of the images that are wanted. One that is longer than may be read is sampled if
-/// the image is in use: then the kernel has loaded it already.
+/// Reads the maps of the wanted images. A map that is too long to be read is sampled if the image
+/// is in use, because the kernel has then loaded it already.
 pub(super) fn read_wanted_maps(
     settings: &Settings,
     found: &mut Found,
@@ -268,7 +265,7 @@ pub(super) fn read_wanted_maps(
     })
 }
 
-/// What is scanned: these paths, or those of the configuration if there are none.
+/// The scope of a scan: these paths, or the configured ones if there are none.
 pub(super) fn scope(settings: &Settings, paths: &[PathBuf]) -> anyhow::Result<Scope> {
     let mut scope = Scope::configured(settings);
     if !paths.is_empty() {
@@ -278,7 +275,7 @@ pub(super) fn scope(settings: &Settings, paths: &[PathBuf]) -> anyhow::Result<Sc
     Ok(scope)
 }
 
-/// The absolute form of a path, without access to any file system.
+/// The absolute form of a path, without accessing any file system.
 pub(super) fn absolute(path: &Path) -> anyhow::Result<PathBuf> {
     if path.as_os_str().is_empty() {
         bail!("an empty path names nothing; `.` is the current directory");

@@ -1,6 +1,5 @@
-//! `fragwatch incidents [N]`: what happened in an emergency, and what the rescue brought.
-//!
-//! Reads the files, and works without the daemon.
+//! `fragwatch incidents [N]`: what happened in an emergency and what the rescue achieved. Reads the
+//! incident files; works without the daemon.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -20,18 +19,14 @@ use crate::model::path::shown;
 use crate::model::{Bytes, ExtentCount, Outcome, Trigger};
 use crate::table::TextTable;
 
-/// Columns of a bar.
 const BAR: usize = 12;
-/// Of a long list in the detailed view; `--json` has all.
+/// Limits of lists in the detailed view; `--json` shows everything.
 const SHOWN_EVENTS: usize = 200;
 const SHOWN_TASKS: usize = 20;
 const SHOWN_FRAMES: usize = 8;
 const SHOWN_SLABS: usize = 5;
 
 /// Lists the incidents in `directory`, newest first, or shows the `n`th of that list.
-///
-/// # Errors
-/// When the directory or the file cannot be read, and those of printing.
 pub fn run(n: Option<usize>, json: bool, directory: &Path) -> anyhow::Result<u8> {
     let files = files(directory)?;
     match n {
@@ -40,7 +35,7 @@ pub fn run(n: Option<usize>, json: bool, directory: &Path) -> anyhow::Result<u8>
     }
 }
 
-/// A directory that is not there yet holds no incident.
+/// A missing directory holds no incidents.
 fn files(directory: &Path) -> anyhow::Result<Vec<PathBuf>> {
     match archive::list(directory) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
@@ -62,7 +57,7 @@ fn show(n: usize, json: bool, files: &[PathBuf]) -> anyhow::Result<u8> {
         );
     };
     if json {
-        // As it is in the file, with keys of later versions.
+        // The file unchanged, including keys of later versions.
         let mut text = archive::read(path)?;
         text.push(b'\n');
         output::print(&String::from_utf8_lossy(&text))?;
@@ -217,7 +212,7 @@ fn dash() -> String {
     "–".to_owned()
 }
 
-/// Files are ours, but what is in them came from others.
+/// The files are ours, but contain text from elsewhere.
 fn clean(text: &str) -> String {
     shown(Path::new(text))
 }
@@ -230,7 +225,6 @@ fn detail(incident: &Incident) -> String {
     );
     // Writing to a String cannot fail, here and below.
     let mut line = |name: &str, value: String| {
-        // Writing to a String cannot fail.
         let _ = writeln!(text, "  {name:<10} {value}");
     };
     line("began", clean(&incident.began));
@@ -338,7 +332,7 @@ fn action_text(action: &Action) -> String {
     )
 }
 
-/// Before the first action and after the last one.
+/// Free blocks before the first action and after the last one.
 fn free_blocks(incident: &Incident) -> String {
     let mut actions = incident
         .events
@@ -371,13 +365,12 @@ fn free_blocks(incident: &Incident) -> String {
     text
 }
 
-/// As long as the logarithm of `value` is of that of `most`: the smallest blocks are a thousand
-/// times as many as the largest, and these are what matters.
+/// Logarithmic, to show the largest blocks, which matter and are a thousand times fewer.
 fn bar(value: u64, most: u64) -> String {
     if value == 0 {
         return String::new();
     }
-    // In 256ths of a doubling, at one for a single block.
+    // In 1/256 of a doubling, plus one doubling, so that a single block is visible.
     let length = |value: u64| {
         let doublings = value.ilog2();
         let rest = (u128::from(value) << 8 >> doublings) - 256;

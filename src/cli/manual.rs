@@ -1,6 +1,5 @@
-//! Manual pages, each made from the one text that exists already: the description of the command
-//! line, the annotated configuration file, the tables of metrics and alerts. `packaging/man` adds
-//! the sections that none of these has.
+//! Generates the manual pages from existing texts: the definition of the command line, the
+//! annotated configuration file, the tables of metrics and alerts. `packaging/man` adds the rest.
 
 use std::fmt::Write as _;
 use std::io;
@@ -16,7 +15,7 @@ macro_rules! sections {
     };
 }
 
-/// Sections beside those of the command line, in Markdown, by the name of the page.
+/// Additional sections in Markdown, by page name.
 const SECTIONS: [(&str, &str); 9] = sections!(
     "fragwatch" "fragwatch-check" "fragwatch-defrag" "fragwatch-drill" "fragwatch-history"
     "fragwatch-plan" "fragwatch-run" "fragwatch-scan" "fragwatch-status"
@@ -31,14 +30,11 @@ const SEE_ALSO: &str = "\
 .BR fragwatch.toml (5),
 .BR fragwatch\\-metrics (7)
 ";
-/// The day of this version, as in `packaging/deb/changelog`.
+/// Release date of this version, as in `packaging/deb/changelog`.
 const DATE: &str = "2026-11-21";
 const SOURCE: &str = concat!("fragwatch ", env!("CARGO_PKG_VERSION"));
 
-/// All pages: the name of the file, and its text.
-///
-/// # Errors
-/// None that a page in memory could have; clap writes it as it would write a file.
+/// All pages: file name and text. Writing to memory does not fail.
 pub(super) fn pages() -> io::Result<Vec<(String, String)>> {
     let mut command = Arguments::command().disable_help_subcommand(true);
     command.build();
@@ -75,13 +71,13 @@ fn plain_page(name: &str, section: &str, text: &str) -> (String, String) {
     (format!("{name}.{section}"), page)
 }
 
-/// Markdown as far as these texts use it: headings, paragraphs, lists, tables, fenced blocks, code. A row
-/// of a table becomes an item: its first cell, and the others as text.
+/// Converts the Markdown used in these texts: headings, paragraphs, lists, tables, fenced blocks,
+/// code. A table row becomes an item: its first cell, then the others as text.
 fn markdown(text: &str) -> String {
     let mut page = String::new();
     let mut lines = text.lines();
     let mut heads: Vec<&str> = Vec::new();
-    // After a heading no paragraph has to be ended.
+    // No paragraph break after a heading.
     let (mut after_heading, mut gap) = (true, false);
     while let Some(line) = lines.next() {
         if line.is_empty() {
@@ -119,7 +115,7 @@ fn markdown(text: &str) -> String {
     page
 }
 
-/// The cells after the first; those after the second behind the names of their columns.
+/// The cells after the first; from the third on prefixed with their column heading.
 fn row_text(heads: &[&str], cells: &[&str]) -> String {
     let named = heads.iter().zip(cells).skip(2);
     let others = named.map(|(head, cell)| format!(". {head}: {cell}"));
@@ -129,7 +125,7 @@ fn row_text(heads: &[&str], cells: &[&str]) -> String {
         + &others.collect::<String>()
 }
 
-/// The keys of an annotated configuration file: blocks of comments, each above what it describes.
+/// The keys of an annotated configuration file: comment blocks, each above what it describes.
 fn keys(text: &str) -> String {
     let mut page = String::from(".SH KEYS\n");
     // The first block describes the file as a whole.
@@ -166,7 +162,7 @@ fn keys(text: &str) -> String {
 fn comment(lines: &[&str]) -> String {
     let mut page = String::new();
     let mut in_items = false;
-    // The end is a line without items.
+    // The extra line ends open items.
     for line in lines.iter().copied().chain([" "]) {
         let item = line
             .strip_prefix("  ")
@@ -207,8 +203,7 @@ fn inline(text: &str) -> String {
     out
 }
 
-/// Text in which troff finds nothing of its own: no request at the beginning of a line, no escape, no
-/// character that it would print as another one.
+/// Escapes requests at the beginning, escapes, and characters that troff prints differently.
 fn escaped(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     if text.starts_with(['.', '\'']) {

@@ -1,4 +1,4 @@
-//! What `fragwatch scan --map` adds: the shape of each extent map.
+//! The output of `fragwatch scan --map`: the shape of each extent map.
 
 use std::fmt::Write as _;
 
@@ -36,7 +36,6 @@ fn left_out(image: &Image, sampling: &Sampling) -> String {
     )
 }
 
-/// What reading a large map costs.
 fn cost(image: &Image) -> String {
     let memory = extent_map_memory(image.sample.extents);
     let has = if image.map.is_some() {

@@ -1,5 +1,4 @@
-//! What commands print and how they end: text, JSON, bars, exit codes. Colour only to a terminal; a
-//! closed pipe is not an error.
+//! Output and exit codes. Colour only on a terminal; a closed pipe is not an error.
 
 use std::io::{self, IsTerminal as _, Write as _};
 
@@ -11,15 +10,15 @@ use crate::model::ExtentCount;
 pub(super) const SUCCESS: u8 = 0;
 /// Exit code: something could not be read.
 pub(super) const INCOMPLETE: u8 = 1;
-/// Exit code: wrong usage, a wrong configuration, or nothing was done.
+/// Exit code: wrong usage, invalid configuration, or nothing was done.
 pub(super) const FAILURE: u8 = 2;
 
-/// Version of the JSON documents. Keys are only added; it rises if one ever changes its meaning.
+/// Version of the JSON documents. Keys are only added; incremented if one ever changes its meaning.
 pub(super) const SCHEMA: u32 = 1;
 
-/// Columns of the longest [`linear_bar`], and those that it pads to.
+/// Columns of the longest [`linear_bar`]; shorter ones are padded to it.
 const BAR: usize = 40;
-/// Eighths of a column, from one to seven.
+/// One to seven eighths of a column.
 const EIGHTHS: [char; 7] = ['▏', '▎', '▍', '▌', '▋', '▊', '▉'];
 
 /// Whether to colour standard output: a terminal, and NO_COLOR not set (<https://no-color.org>).
@@ -35,10 +34,7 @@ pub(super) fn width() -> Option<u16> {
     (size.ws_col > 0).then_some(size.ws_col)
 }
 
-/// Prints a text, in one write where the pipe takes it.
-///
-/// # Errors
-/// Those of writing; see [`is_broken_pipe`].
+/// Prints a text, in a single write if the pipe accepts it. For errors see [`is_broken_pipe`].
 pub(super) fn print(text: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
     out.write_all(text.as_bytes())?;
@@ -46,14 +42,11 @@ pub(super) fn print(text: &str) -> io::Result<()> {
 }
 
 /// Prints a JSON document on one line.
-///
-/// # Errors
-/// Those of writing.
 pub(super) fn print_json(document: &impl Serialize) -> anyhow::Result<()> {
     Ok(print(&(serde_json::to_string(document)? + "\n"))?)
 }
 
-/// Writes a line to standard error. An error of writing it is ignored: the exit code remains.
+/// Writes a line to standard error. A write error is ignored; the exit code still reports failure.
 pub(super) fn eprint_error(line: &str) {
     let _ = writeln!(io::stderr(), "fragwatch: {line}");
 }
@@ -72,7 +65,7 @@ pub(super) fn counted(number: u64, noun: &str) -> String {
     format!("{} {noun}{plural}", ExtentCount(number))
 }
 
-/// A horizontal bar of so many eighths of a column.
+/// A horizontal bar of the given number of eighths of a column.
 pub(super) fn bar(eighths: usize) -> String {
     let mut bar = "█".repeat(eighths / 8);
     let part = (eighths % 8).checked_sub(1);
@@ -80,12 +73,11 @@ pub(super) fn bar(eighths: usize) -> String {
     bar
 }
 
-/// A bar in proportion to `value`, padded to the length of that of `most`. Anything above zero is
-/// visible.
+/// A bar proportional to `value`, padded to the length of that of `most`. Visible if above zero.
 pub(super) fn linear_bar(value: u64, most: u64) -> String {
     let eighths = match value {
         0 => 0,
-        // Far below 2^58 each: counts of extents and files.
+        // Counts of extents and files are far below 2^58.
         _ => (value.saturating_mul(BAR as u64 * 8) / most.max(1)).max(1),
     };
     let bar = bar(usize::try_from(eighths).unwrap_or(0));

@@ -1,6 +1,6 @@
-//! `fragwatch plan`: asks the daemon for its plan. Without a daemon, or for another configuration, it
-//! judges by the counts of this moment alone, so that a configuration can be tried before it runs.
-//! And which engines the planner passes over for an image that is defragmented by hand.
+//! `fragwatch plan`: prints the daemon's plan. Without a daemon, or for another configuration, it
+//! plans by the current counts alone, so that a configuration can be tried before use. Also
+//! determines the engines that the planner passes over for an image defragmented by hand.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -47,7 +47,6 @@ pub(super) fn run(json: bool, config: Option<&Path>) -> anyhow::Result<u8> {
     by_counts(&settings, json)
 }
 
-/// The plan in force.
 fn of_the_daemon(settings: &Settings, json: bool) -> anyhow::Result<String> {
     let path = match json {
         true => "/v1/plan".to_owned(),
@@ -58,7 +57,7 @@ fn of_the_daemon(settings: &Settings, json: bool) -> anyhow::Result<String> {
 
 fn by_counts(settings: &Settings, json: bool) -> anyhow::Result<u8> {
     let mut found = images::configured(settings)?;
-    // Shared blocks and holes are seen only in the map. An engine would read it too.
+    // Shared blocks and holes show only in the map, which an engine would read too.
     images::read_wanted_maps(settings, &mut found, |image, filesystem| {
         is_candidate(image, filesystem, settings)
     })?;
@@ -77,7 +76,7 @@ fn by_counts(settings: &Settings, json: bool) -> anyhow::Result<u8> {
     Ok(found.exit_code())
 }
 
-/// The windows of this host.
+/// The maintenance windows of this host.
 pub(super) fn calendar(settings: &Settings) -> Calendar {
     let machine = std::fs::read_to_string("/etc/machine-id").unwrap_or_default();
     Calendar::new(&settings.maintenance, JitterSeed::from_machine_id(&machine))
@@ -87,7 +86,6 @@ fn is_candidate(image: &Image, filesystem: &Filesystem, settings: &Settings) -> 
     image.severity >= settings.defrag.from && filesystem.kind == FilesystemKind::Xfs
 }
 
-/// What is known of the host alone.
 fn host_facts(settings: &Settings, calendar: &Calendar, now: Timestamp) -> PlanFacts {
     PlanFacts {
         now,
@@ -103,8 +101,7 @@ fn host_facts(settings: &Settings, calendar: &Calendar, now: Timestamp) -> PlanF
     }
 }
 
-/// The runs in the history. There may be none yet, or we may not read it: then estimates are assumed,
-/// and marked so.
+/// The runs in the history; none (estimates are then assumed, and marked) if it is unreadable.
 fn past_runs(settings: &Settings) -> Runs {
     let state = StateDir::of(&settings.history);
     Runs::new(read_runs(state.database()).unwrap_or_default())
@@ -141,7 +138,7 @@ fn facts(settings: &Settings, found: &Found, calendar: &Calendar, now: Timestamp
     }
 }
 
-/// The I/O pressure that counts on each file system that is mounted.
+/// The relevant I/O pressure on each mounted file system.
 fn io_pressures<'f>(settings: &Settings, found: &'f Found) -> HashMap<&'f Path, f64> {
     let host = defrag::Host::to_look_at();
     let mounts = MountTable::new(sys::mounts::read(&host.proc).unwrap_or_default());
@@ -160,7 +157,7 @@ fn io_pressures<'f>(settings: &Settings, found: &'f Found) -> HashMap<&'f Path, 
         .collect()
 }
 
-/// `None` for an image that cannot be identified: the daemon does not plan it either.
+/// `None` if the image cannot be identified; the daemon does not plan it either.
 fn image_facts(image: &Image, runs: &Runs) -> Option<ImageFacts> {
     let nobody = Owner::default();
     let now = ImageNow {
@@ -175,9 +172,8 @@ fn image_facts(image: &Image, runs: &Runs) -> Option<ImageFacts> {
     Some(gather::image(&now, runs))
 }
 
-/// The engines that the planner passes over for an image that is defragmented by hand, by what can be
-/// seen of it now; see [`maintenance::passed_over`]. None if the image cannot be seen: the guards state
-/// what is wrong with it.
+/// The engines that the planner passes over for an image defragmented by hand, by its current
+/// state; see [`maintenance::passed_over`]. Empty if the image cannot be examined.
 pub(super) fn passed_over(settings: &Settings, image: &Path, always: bool) -> Vec<PassedOver> {
     let policy = Policy {
         from: Severity::Ok,
@@ -199,7 +195,7 @@ pub(super) fn passed_over(settings: &Settings, image: &Path, always: bool) -> Ve
         .collect()
 }
 
-/// The facts of one image, without those that hold up the daemon only.
+/// The facts of one image, without those that delay only the daemon.
 fn by_hand(settings: &Settings, image: &Path, always: bool) -> Option<PlanFacts> {
     // A directory would be searched.
     if !std::fs::symlink_metadata(image).ok()?.is_file() {
@@ -225,7 +221,7 @@ fn by_hand(settings: &Settings, image: &Path, always: bool) -> Option<PlanFacts>
     Some(facts)
 }
 
-/// What the guards would have against the image for good, as far as a look at the file shows.
+/// The guards' permanent objection to the image, as far as a look at the file shows.
 fn obstacle(image: &Image, settings: &Settings) -> Option<Obstacle> {
     let host = defrag::Host::to_look_at();
     let target = guard::open(&image.sample.path, &host).ok()?;

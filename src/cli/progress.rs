@@ -1,5 +1,4 @@
-//! A sign of life on standard error while a long command works. Nothing where that is no terminal,
-//! and nothing before there was time to wonder.
+//! Progress of long commands on standard error, if that is a terminal.
 
 use std::fmt::Write;
 use std::io::IsTerminal as _;
@@ -7,10 +6,9 @@ use std::time::{Duration, Instant};
 
 use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
-/// Commands that are done by then show nothing.
+/// Commands that finish sooner show nothing.
 const PATIENCE: Duration = Duration::from_millis(400);
 
-/// What a command has done so far.
 pub(super) struct Progress {
     bar: ProgressBar,
     began: Instant,
@@ -23,7 +21,7 @@ impl Progress {
         Self::new(ProgressBar::new_spinner(), "{spinner} {msg}")
     }
 
-    /// Work of a known length, counted in extents.
+    /// Work of known length in extents.
     pub(super) fn bar(extents: u64) -> Self {
         Self::new(
             ProgressBar::new(extents),
@@ -31,7 +29,7 @@ impl Progress {
         )
     }
 
-    /// Work of a known length, counted in bytes.
+    /// Work of known length in bytes.
     pub(super) fn bytes(bytes: u64) -> Self {
         Self::new(
             ProgressBar::new(bytes),
@@ -41,7 +39,7 @@ impl Progress {
 
     fn new(bar: ProgressBar, template: &str) -> Self {
         bar.set_draw_target(ProgressDrawTarget::hidden());
-        // A template that is none would leave the default look.
+        // An invalid template leaves the default style.
         if let Ok(style) = ProgressStyle::with_template(template) {
             bar.set_style(style.progress_chars("█▉▊▋▌▍▎▏ ").with_key("left", left));
         }
@@ -52,7 +50,7 @@ impl Progress {
         }
     }
 
-    /// Says what was reached.
+    /// Reports the position reached.
     pub(super) fn at(&mut self, position: u64, message: String) {
         if !self.shown && self.began.elapsed() >= PATIENCE && std::io::stderr().is_terminal() {
             self.bar.set_draw_target(ProgressDrawTarget::stderr());
@@ -63,7 +61,7 @@ impl Progress {
     }
 }
 
-/// Before the first extents there is nothing to judge by: the kernel may be loading the whole map.
+/// No estimate before the first extents: the kernel may be loading the whole map.
 fn left(state: &ProgressState, text: &mut dyn Write) {
     // Writing to the bar's own buffer cannot fail.
     let _ = match state.pos() {

@@ -155,7 +155,7 @@ fn openers(owner: &Owner) -> Vec<OpenerObject> {
 fn map_object(map: &ExtentMap) -> MapObject {
     let class = |(class, extents): (usize, &u64)| HistogramObject {
         from_bytes: 1 << class,
-        // The class of 2^63 and more has no end that fits.
+        // The upper end of the class of 2^63 does not fit.
         to_bytes: (1u64 << class).saturating_mul(2),
         extents: *extents,
     };

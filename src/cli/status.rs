@@ -13,7 +13,6 @@ use crate::model::{ExtentsPerDay, Roughly, Severity, UnixTime};
 use crate::serve::status::{EngineState, Rescue, Row, Status};
 use crate::table::{GAP, TextTable, or_dash};
 
-/// Columns of the table.
 const COLUMNS: usize = 7;
 const HEADERS: [&str; COLUMNS] = [
     "IMAGE",
@@ -24,7 +23,7 @@ const HEADERS: [&str; COLUMNS] = [
     "VM",
     "SEVERITY",
 ];
-/// Columns that a path keeps.
+/// Minimum columns of a path.
 const LEAST_PATH: usize = 12;
 
 pub(super) fn run(json: bool, config: Option<&Path>) -> anyhow::Result<u8> {
@@ -79,7 +78,6 @@ fn render(status: &Status, now: UnixTime, width: Option<u16>) -> String {
     text
 }
 
-/// What is wrong with the daemon, a line each.
 fn problems(status: &Status) -> String {
     let daemon = &status.daemon;
     let mut lines = Vec::new();
@@ -142,7 +140,7 @@ fn images(status: &Status, width: Option<u16>) -> String {
     text
 }
 
-/// The reasons of severities, below the table: it has no room for sentences.
+/// The reasons for severities, below the table, which has no room for sentences.
 fn reasons(rows: &[Row]) -> String {
     let mut text = String::new();
     for row in rows {
@@ -164,7 +162,7 @@ fn table(rows: &[Row], width: Option<u16>) -> String {
     table.render()
 }
 
-/// Shortens paths at their beginnings until a row fits into a line, down to [`LEAST_PATH`].
+/// Shortens paths at the beginning until each row fits into a line, down to [`LEAST_PATH`].
 fn fit(cells: &mut [[String; COLUMNS]], width: Option<u16>) {
     let Some(width) = width else { return };
     let widest = |column: usize| {
@@ -179,7 +177,7 @@ fn fit(cells: &mut [[String; COLUMNS]], width: Option<u16>) {
     }
 }
 
-/// The end of a text, at most so wide, with an ellipsis if something is missing.
+/// The end of a text, at most `width` columns, with an ellipsis if something was cut off.
 fn end_of(text: &str, width: usize) -> String {
     if text.width() <= width {
         return text.to_owned();
@@ -195,7 +193,6 @@ fn end_of(text: &str, width: usize) -> String {
     std::iter::once('…').chain(end.into_iter().rev()).collect()
 }
 
-/// A dash for what is not known.
 fn cells(row: &Row) -> [String; COLUMNS] {
     let critical = row.seconds_to_critical.map(Duration::from_secs);
     [
@@ -209,7 +206,6 @@ fn cells(row: &Row) -> [String; COLUMNS] {
     ]
 }
 
-/// Which engines can be used, and why a configured one cannot.
 fn engines(engines: &[EngineState]) -> String {
     let usable = engines.iter().filter(|it| it.usable);
     let usable: Vec<_> = usable.map(|it| it.engine.as_str()).collect();

@@ -1,6 +1,5 @@
-//! What serde cannot refuse: values that are out of range, and what contradicts what.
-//!
-//! Only what was written can be wrong. Defaults [adapt] to it.
+//! Checks that serde cannot do: ranges and contradictions. Only keys that are set can be invalid;
+//! defaults [adapt] to them.
 
 use std::fmt::Display;
 use std::ops::{Bound, RangeBounds};
@@ -20,28 +19,27 @@ use crate::model::{Bytes, ExtentCount, Share};
 
 const DAY: Duration = Duration::from_secs(86_400);
 const MINUTE: Duration = Duration::from_secs(60);
-/// The shortest interval: a sweep over a thousand images takes its time. The stall detector looks
-/// once a second, and a shorter silence between two messages of the kernel ends no incident.
+/// The shortest interval: a sweep over a thousand images needs time, the stall detector checks once
+/// a second, and a shorter gap between two kernel messages does not end an incident.
 const SECOND: Duration = Duration::from_secs(1);
-/// A disk that spins up or a loaded host takes longer than a few milliseconds without anything
-/// being wrong.
+/// A disk that spins up or a loaded host causes normal delays of more than a few milliseconds.
 const MIN_TIMEOUT: Duration = Duration::from_millis(100);
-/// Most actions that may be allowed in an hour: one a second. The rescue keeps as many times.
+/// Maximum number of actions per hour: one a second. The rescue stores as many times.
 pub(super) const MAX_ACTIONS_PER_HOUR: u32 = 3600;
-/// Below, one call of the online engine would move nothing.
+/// With less, one call of the online engine would move nothing.
 const MIN_TARGET: Duration = Duration::from_millis(1);
-/// Slower, and a run holds its image for days.
+/// At a lower rate, a run would take days for an image.
 const MIN_BANDWIDTH: Rate = Rate(Bytes(1 << 20));
-/// Beyond, nothing ever runs.
+/// Above this, no run would ever start.
 const MAX_FREE: Share = Share::percent(90);
-/// From then on a window meets itself of the week before.
+/// A longer window would overlap its own repetition a week later.
 const MAX_WINDOW: Duration = Duration::from_secs(7 * 86_400);
-/// More file systems than a host has.
+/// More file systems than any host has.
 const MAX_PARALLEL: u32 = 64;
-/// The longest path that a socket can have (`sun_path`, unix(7), without the final NUL).
+/// The longest path of a socket (`sun_path`, unix(7), without the final NUL).
 const MAX_SOCKET: usize = 107;
 
-/// A value as it stands in a file.
+/// A value in TOML syntax.
 pub(super) trait Toml {
     fn toml(&self) -> String;
 }
@@ -64,9 +62,8 @@ impl Toml for u32 {
     }
 }
 
-/// Finds what is wrong with settings.
 pub(super) struct Check<'s> {
-    /// What was written.
+    /// The keys that are set.
     table: &'s DeTable<'s>,
     pub(super) settings: &'s Settings,
     findings: Vec<Finding>,
@@ -81,7 +78,7 @@ impl<'s> Check<'s> {
         }
     }
 
-    /// The values that are wrong by themselves.
+    /// Checks each value by itself.
     pub(super) fn values(mut self) -> Vec<Finding> {
         self.images();
         self.sampling_and_history();
@@ -93,8 +90,8 @@ impl<'s> Check<'s> {
         self.findings
     }
 
-    /// Where values contradict each other. To be asked only of settings without a wrong value: a
-    /// default in the place of one would contradict values that are right.
+    /// Checks for contradictions. Only for settings without invalid values: the default in the
+    /// place of an invalid value would contradict valid ones.
     pub(super) fn contradictions(mut self) -> Vec<Finding> {
         self.intervals();
         self.threshold_order();
@@ -104,12 +101,12 @@ impl<'s> Check<'s> {
         self.findings
     }
 
-    /// Where a key was written, by its path. The items of a list have their number in it.
+    /// The place of a key, by its path, which contains the numbers of list items.
     pub(super) fn place(&self, path: &str) -> Option<Place> {
         read::place(self.table, path)
     }
 
-    /// `problem` is read after the name of the key; `write` is what to write instead.
+    /// `problem` is appended to the name of the key; `write` is the suggestion.
     pub(super) fn refuse(&mut self, path: &str, problem: impl Display, write: impl Display) {
         if let Some(place) = self.place(path) {
             let message = format!("{}{problem}", name(path));
@@ -118,13 +115,13 @@ impl<'s> Check<'s> {
     }
 
     fn add(&mut self, finding: Finding) {
-        // What is wrong by itself is also wrong with each override.
+        // An invalid value is found again in each override.
         if !self.findings.contains(&finding) {
             self.findings.push(finding);
         }
     }
 
-    /// Refuses what lies outside of `allowed`.
+    /// Refuses a value outside `allowed`.
     pub(super) fn range<T: Toml + PartialOrd>(
         &mut self,
         path: &str,
@@ -145,7 +142,7 @@ impl<'s> Check<'s> {
         );
     }
 
-    /// `one` contradicts `other`, each a path and a value.
+    /// Reports that `one` contradicts `other`, each a path and a value.
     pub(super) fn contradiction(
         &mut self,
         one: (&str, &dyn Toml),
@@ -196,7 +193,7 @@ impl<'s> Check<'s> {
             self.range("sampling.map_interval", maps, SECOND..);
         }
         let path = history.path.to_string_lossy();
-        // As a path, `/a/` is `/a`, and what ends in `..` has no name.
+        // As a path, `/a/` equals `/a`, and a path that ends in `..` has no file name.
         let has_name = history.path.file_name().is_some() && !path.ends_with(['/', '.']);
         if self.absolute("history.path", &path) && !has_name {
             let write = "path = \"/var/lib/fragwatch/history.db\"";
@@ -210,7 +207,7 @@ impl<'s> Check<'s> {
         let Settings { klog, rescue, .. } = self.settings;
         for (i, path) in klog.files.iter().enumerate() {
             let (key, path) = (format!("klog.files.{i}"), path.to_string_lossy());
-            // Would be followed as a file of that name, which never comes. `[` and `{` do occur.
+            // A glob would be followed as a literal, missing file. `[` and `{` do occur in names.
             if self.absolute(&key, &path) && path.contains(['*', '?']) {
                 let problem = format!(": {} is a glob", quoted(&path));
                 self.refuse(&key, problem, "the path of each file");
@@ -246,7 +243,7 @@ impl<'s> Check<'s> {
         self.range("defrag.stall_target", defrag.stall_target, MIN_TARGET..);
         self.range("defrag.parallel", defrag.parallel, 1..=MAX_PARALLEL);
         for (i, release) in defrag.trusted_kernels.iter().enumerate() {
-            // No patterns: one would vouch for kernels that nobody has looked at.
+            // No patterns: one would vouch for kernels that were not examined.
             let usual = |c: char| c.is_ascii_alphanumeric() || "._+~-".contains(c);
             let is_release = release.starts_with(|c: char| c.is_ascii_digit());
             if !(is_release && release.contains('.') && release.chars().all(usual)) {
@@ -292,7 +289,7 @@ impl<'s> Check<'s> {
         }
     }
 
-    /// Whether a path is absolute and can be one; if not, it is refused.
+    /// Whether a path is absolute and valid; refuses it if not.
     fn absolute(&mut self, key: &str, path: &str) -> bool {
         let (problem, write) = match path {
             _ if !path.starts_with('/') => ("is not absolute", "\"/…\", the path from the root on"),
@@ -303,7 +300,6 @@ impl<'s> Check<'s> {
         false
     }
 
-    /// A command and its arguments.
     pub(super) fn hook(&mut self, key: &str, command: &[String]) {
         let Some((program, arguments)) = command.split_first() else {
             return;
@@ -324,12 +320,12 @@ impl<'s> Check<'s> {
         }
     }
 
-    /// The globs of a list, each for itself and all together.
+    /// Checks globs one by one and all together.
     pub(super) fn globs(&mut self, key: &str, globs: &[String]) {
         let before = self.findings.len();
         for (i, glob) in globs.iter().enumerate() {
             let key = format!("{key}.{i}");
-            // Its syntax: compiling is what takes time, and the list is compiled below.
+            // Only the syntax: compiling is slow, and the list is compiled below.
             if self.glob(&key, glob, GlobBuilder::new(glob).build().err()) {
                 self.anchor(&key, glob);
             }
@@ -355,8 +351,7 @@ impl<'s> Check<'s> {
         error.is_none()
     }
 
-    /// A glob with a slash is held against the whole path, so it can only match if it may begin
-    /// with a slash.
+    /// A glob with a slash is matched against the whole path, so it must be able to begin with one.
     fn anchor(&mut self, key: &str, glob: &str) {
         if glob.is_empty() {
             self.refuse(key, ": \"\" matches nothing", "\"*\" for every file");
@@ -378,7 +373,7 @@ impl<'s> Check<'s> {
             sampling, rescue, ..
         } = self.settings;
         let maps = ("sampling.map_interval", &sampling.map_interval as &dyn Toml);
-        // An interval that was not written is no longer than that of the maps.
+        // A default interval never exceeds that of the maps.
         let interval = match self.place("sampling.interval") {
             Some(_) => ("sampling.interval", &sampling.interval as &dyn Toml),
             None => maps,
@@ -409,7 +404,6 @@ impl<'s> Check<'s> {
         }
     }
 
-    /// Lists that must have an item.
     fn empty_lists(&mut self) {
         if self.settings.rescue.steps.is_empty() {
             let write = "steps = [\"drop_slab\"], or enabled = false if there is to be no rescue";
@@ -429,14 +423,14 @@ impl<'s> Check<'s> {
         }
     }
 
-    /// A rescue that nothing can start. Whoever wants that turns it off.
+    /// Refuses a rescue that nothing can start; it can be disabled instead.
     fn rescue_trigger(&mut self) {
         let Settings { klog, rescue, .. } = self.settings;
         let by_file = klog.files_may_rescue && !klog.files.is_empty();
         if !rescue.enabled || klog.kmsg || by_file || rescue.stall_after.is_some() {
             return;
         }
-        // Neither is the default, so both are written.
+        // Neither value is the default, so both keys are set.
         let places = (self.place("klog.kmsg"), self.place("rescue.stall_after"));
         if let (Some(kmsg), Some(stall)) = places {
             let message = "klog.kmsg = false, and rescue.stall_after = \"never\", and no log file \
@@ -481,7 +475,7 @@ impl Toml for jiff::civil::Date {
     }
 }
 
-/// The name of a key: its path without the numbers of items.
+/// The name of a key: its path without item numbers.
 fn name(path: &str) -> String {
     let is_name = |part: &&str| !part.starts_with(|c: char| c.is_ascii_digit());
     path.split('.')
@@ -490,7 +484,7 @@ fn name(path: &str) -> String {
         .join(".")
 }
 
-/// Makes the defaults fit what was written in `table`.
+/// Adapts the defaults to the keys that are set in `table`.
 pub(super) fn adapt(settings: &mut Settings, table: &DeTable<'_>) {
     let written = |path: &str| read::place(table, path).is_some();
     let (sampling, rescue) = (&mut settings.sampling, &mut settings.rescue);

@@ -1,4 +1,4 @@
-//! Reads the files of the configuration, and hangs on none of them.
+//! Reads the configuration files without blocking on any of them.
 
 use std::ffi::OsStr;
 use std::fs::{self, File, FileType, OpenOptions};
@@ -9,23 +9,22 @@ use std::path::{Path, PathBuf};
 
 use super::report::{Problem, Source};
 
-/// Bytes that a file may have. Ours has a few thousand; anything larger is a mistake.
+/// Maximum size of a file in bytes. Real ones have a few thousand; a larger one is a mistake.
 const LARGEST: u64 = 1 << 20;
 
-/// What it means that the main file does not exist.
+/// How to handle a missing main file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Missing {
-    /// Somebody named it.
+    /// It was named by the user.
     IsAnError,
-    /// Nobody wrote one.
+    /// The default path.
     IsEmpty,
 }
 
-/// What can be done about a file that cannot be read.
 const MAIN_HELP: &str = "repair the file, or name another one with --config FILE";
 const FRAGMENT_HELP: &str = "repair the file, or move it out of the directory";
 
-/// The main file, the fragments beside it, and what is wrong with those that cannot be read.
+/// The main file, its fragments, and the problems of those that cannot be read.
 pub(super) fn read_all(path: &Path, missing: Missing) -> (Vec<Source>, Vec<Problem>) {
     let mut sources = Vec::new();
     let mut problems = Vec::new();
@@ -53,7 +52,7 @@ pub(super) fn read_one(path: &Path) -> Option<Source> {
     read(path, MAIN_HELP).ok()?
 }
 
-/// The fragments beside the main file, in the order of their names. None if there is no directory.
+/// The fragments beside the main file, sorted by name; empty if there is no directory.
 fn fragments(main: &Path) -> Result<Vec<PathBuf>, Problem> {
     let directory = main.parent().unwrap_or(Path::new("")).join("conf.d");
     let list = || -> io::Result<Vec<PathBuf>> {
@@ -82,7 +81,7 @@ fn fragments(main: &Path) -> Result<Vec<PathBuf>, Problem> {
 
 fn read_fragment(path: &Path) -> Result<Option<Source>, Problem> {
     match read(path, FRAGMENT_HELP)? {
-        // A link to nowhere, or removed since the directory was read.
+        // A dangling link, or a file removed since the directory was read.
         None => Err(Problem::of_file(
             path,
             "the file, or what it links to, does not exist",
@@ -92,8 +91,7 @@ fn read_fragment(path: &Path) -> Result<Option<Source>, Problem> {
     }
 }
 
-/// The file at `path`; `None` if there is none. `help` is what can be done about it if it is of no
-/// use as it is.
+/// The file at `path`; `None` if it does not exist. `help` is the hint if it is unusable.
 fn read(path: &Path, help: &str) -> Result<Option<Source>, Problem> {
     let refused = |message: &str, help: &str| Err(Problem::of_file(path, message, help));
     match read_bytes(path) {
@@ -144,7 +142,7 @@ impl From<io::Error> for Failure {
 
 fn read_bytes(path: &Path) -> Result<Vec<u8>, Failure> {
     let file = open(path).map_err(|error| match fs::metadata(path) {
-        // A socket cannot be opened at all, and the error of the kernel does not say why.
+        // Opening a socket fails with an error that does not name the cause.
         Ok(metadata) if metadata.file_type().is_socket() => Failure::Kind(metadata.file_type()),
         _ => Failure::Io(error),
     })?;
@@ -152,7 +150,7 @@ fn read_bytes(path: &Path) -> Result<Vec<u8>, Failure> {
     if !metadata.is_file() {
         return Err(Failure::Kind(metadata.file_type()));
     }
-    // Not by its length alone: it may grow, and in /proc every file has length 0.
+    // The length is not sufficient: the file may grow, and in /proc every file has length 0.
     let mut bytes = Vec::new();
     file.take(LARGEST + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > LARGEST {
@@ -161,8 +159,7 @@ fn read_bytes(path: &Path) -> Result<Vec<u8>, Failure> {
     Ok(bytes)
 }
 
-/// Without O_NONBLOCK, opening a pipe that nobody writes to would wait for ever; without O_NOCTTY,
-/// opening a terminal could make it ours.
+/// `O_NONBLOCK`: do not wait for the writer of a FIFO. `O_NOCTTY`: do not acquire a terminal.
 fn open(path: &Path) -> io::Result<File> {
     OpenOptions::new()
         .read(true)

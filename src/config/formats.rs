@@ -1,12 +1,11 @@
-//! How the fields of the settings are written where serde's own form is not the configured one:
-//! modules for `#[serde(with = "…")]`.
+//! Modules for `#[serde(with = "…")]`: fields whose configured form differs from that of serde.
 
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::units::{ParseError, Unit};
 
-/// As text, in its unit.
+/// A value as text with its unit.
 pub(super) mod text {
     use super::*;
 
@@ -39,7 +38,7 @@ pub(super) mod texts {
     }
 }
 
-/// Bytes as so many in a second: `200MiB/s`.
+/// Bytes as a rate per second: `200MiB/s`.
 pub(super) mod rate {
     use super::*;
     use crate::config::units::Rate;
@@ -69,14 +68,14 @@ pub(super) mod factor {
             let error = ParseError::new("is not a number from 0 to 1", None);
             return Err(D::Error::custom(error));
         }
-        // In the range, so at most a million.
+        // In range, so at most a million.
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
         let millionths = (factor * f64::from(Share::WHOLE.0)).round() as u32;
         Ok(Share(millionths))
     }
 }
 
-/// A number of extents, or `"never"`, which is None.
+/// A number of extents, or `"never"` for `None`.
 pub(super) mod per_day {
     use super::*;
     use crate::model::{ExtentCount, ExtentsPerDay};
@@ -110,7 +109,7 @@ pub(super) mod per_day {
         }
     }
 
-    /// The same for a key that may be absent.
+    /// The same for an optional key.
     pub(crate) mod changed {
         use super::*;
 
@@ -129,7 +128,7 @@ pub(super) mod per_day {
     }
 }
 
-/// A date, which TOML writes without quotes.
+/// A date, unquoted in TOML.
 pub(super) mod date {
     use super::*;
     use jiff::civil::Date;

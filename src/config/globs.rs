@@ -1,4 +1,4 @@
-//! Globs as the configuration means them.
+//! Globs of the configuration.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
@@ -6,8 +6,7 @@ use std::path::Path;
 
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 
-/// Whether a path of [`Images::paths`](super::settings::Images::paths) is a glob rather than the
-/// name of a file or directory.
+/// Whether an entry of [`Images::paths`](super::settings::Images::paths) is a glob, not a path.
 pub fn is_glob(path: impl AsRef<OsStr>) -> bool {
     path.as_ref()
         .as_bytes()
@@ -15,11 +14,10 @@ pub fn is_glob(path: impl AsRef<OsStr>) -> bool {
         .any(|byte| b"*?[{".contains(byte))
 }
 
-/// Compiles globs the way that the configuration means them: `*` and `?` match no `/`, `**`
-/// matches any number of directories.
+/// Compiles globs: `*` and `?` do not match `/`, `**` matches any number of directories.
 ///
 /// # Errors
-/// If one of them is no glob, or all together are too large. Those of valid settings are fine.
+/// If one of them is invalid, or all together are too large. The globs of valid settings compile.
 pub fn compile_globs<'g>(
     globs: impl IntoIterator<Item = &'g str>,
 ) -> Result<GlobSet, globset::Error> {
@@ -30,7 +28,7 @@ pub fn compile_globs<'g>(
     set.build()
 }
 
-/// Globs with a `/` speak of the whole path, the others of the file name.
+/// Globs with a `/` are matched against the whole path, others against the file name.
 #[derive(Debug, Default)]
 pub struct Globs {
     paths: GlobSet,
@@ -38,10 +36,7 @@ pub struct Globs {
 }
 
 impl Globs {
-    /// Compiles them.
-    ///
-    /// # Errors
-    /// Those of [`compile_globs`].
+    /// Compiles `patterns`; fails as [`compile_globs`] does.
     pub fn new(patterns: &[String]) -> Result<Self, globset::Error> {
         let (paths, names): (Vec<_>, Vec<_>) = patterns
             .iter()
@@ -53,7 +48,7 @@ impl Globs {
         })
     }
 
-    /// Whether one of them speaks of this path.
+    /// Whether any of the globs matches the path.
     pub fn matches(&self, path: &Path) -> bool {
         self.paths.is_match(path)
             || path
@@ -62,14 +57,14 @@ impl Globs {
     }
 }
 
-/// Several lists of globs, asked all at once.
+/// Several lists of globs, matched all at once.
 #[derive(Debug, Default)]
 pub struct GlobLists {
     paths: Vec<Part>,
     names: Vec<Part>,
 }
 
-/// Globs that are compiled together, and the list that each belongs to.
+/// Globs compiled together, and the list of each.
 #[derive(Debug)]
 struct Part {
     globs: GlobSet,
@@ -77,7 +72,7 @@ struct Part {
 }
 
 impl GlobLists {
-    /// Compiles them. What is no glob matches nothing.
+    /// Compiles the lists. An invalid glob matches nothing.
     pub fn new<'g>(lists: impl IntoIterator<Item = &'g [String]>) -> GlobLists {
         let globs = lists.into_iter().enumerate();
         let globs =
@@ -89,7 +84,7 @@ impl GlobLists {
         }
     }
 
-    /// The lists of which a glob speaks of this path, by their numbers, in their order.
+    /// The numbers of the lists that match the path, in ascending order.
     pub fn matching(&self, path: &Path) -> Vec<usize> {
         let mut lists = Vec::new();
         let mut ask = |parts: &[Part], text: &Path| {
@@ -108,7 +103,7 @@ impl GlobLists {
     }
 }
 
-/// In one part, unless that is too large for the compiler of regular expressions.
+/// Compiles the globs into one part, or into several if one is too large for the regex compiler.
 fn compile_parts(globs: &[(usize, &str)]) -> Vec<Part> {
     match compile_globs(globs.iter().map(|(_, glob)| *glob)) {
         _ if globs.is_empty() => Vec::new(),

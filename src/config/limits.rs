@@ -1,4 +1,4 @@
-//! The limits of `[thresholds]`: their ranges, their order, and how defaults adapt to it.
+//! The limits of `[thresholds]`: ranges, order, and the adaptation of defaults.
 
 use std::time::Duration;
 
@@ -11,16 +11,13 @@ use crate::model::growth::REACH_OF_WINDOW;
 use crate::model::memory::EXTENT_LIMIT_64;
 use crate::model::{ExtentCount, ExtentsPerDay, Share};
 
-/// The shortest window of growth.
 const MIN_WINDOW: Duration = Duration::from_secs(60);
-/// The shortest time to critical.
 const MIN_TIME: Duration = Duration::from_secs(1);
-/// How many times the warning's a critical limit is, if only one of the two was written: as by
-/// default, of counts and of the host's memory.
+/// Ratios of critical to warning, as by default, if only one is set: for counts, and for the host.
 const TIMES_WARNING: u64 = 10;
 const HOST_TIMES_WARNING: u32 = 5;
 
-/// A share that is written as a number from 0 to 1.
+/// A share, written as a number from 0 to 1.
 #[derive(PartialEq, PartialOrd)]
 struct Factor(Share);
 
@@ -31,7 +28,7 @@ impl Toml for Factor {
 }
 
 impl Check<'_> {
-    /// The values of `[thresholds]` that are wrong by themselves.
+    /// Checks the values of `[thresholds]` one by one.
     pub(super) fn threshold_values(&mut self) {
         let thresholds = &self.settings.thresholds;
         self.range(
@@ -66,7 +63,7 @@ impl Check<'_> {
     }
 
     fn limits(&mut self, path: &str, warning: &LimitChanges, critical: &LimitChanges) {
-        // There is room for the other severity below and above.
+        // Leaves room for the limit of the other severity.
         let below = ExtentCount(1)..=ExtentCount(EXTENT_LIMIT_64.0 - 1);
         let above = ExtentCount(2)..=EXTENT_LIMIT_64;
         let both = [("warning", warning, below), ("critical", critical, above)];
@@ -85,7 +82,7 @@ impl Check<'_> {
         }
     }
 
-    /// Whether what is critical lies beyond what is a warning, also with each override.
+    /// Checks that critical limits are beyond warning limits, also with each override.
     pub(super) fn threshold_order(&mut self) {
         let thresholds = &self.settings.thresholds;
         self.order("thresholds", &thresholds.warning, &thresholds.critical);
@@ -134,7 +131,7 @@ impl Check<'_> {
             );
         }
         self.reach(&self.key(section, "warning.time_to_critical"), w);
-        // One that is not even nearer than the warning was found already.
+        // A critical time not below that of the warning was already reported.
         if w.is_none() || c < w {
             self.reach(&self.key(section, "critical.time_to_critical"), c);
         }
@@ -160,7 +157,7 @@ impl Check<'_> {
         }
     }
 
-    /// A time that no forecast reaches would never be reported.
+    /// A time beyond the reach of the forecast would never be reported.
     fn reach(&mut self, key: &str, time: Option<Duration>) {
         let window = self.settings.thresholds.growth_window;
         if let Some(time) = time.filter(|time| *time > window.saturating_mul(REACH_OF_WINDOW)) {
@@ -173,7 +170,7 @@ impl Check<'_> {
         }
     }
 
-    /// The path of a limit: in the override, if it was written there.
+    /// The path of a limit: in the override if it is set there.
     fn key(&self, section: &str, name: &str) -> String {
         let own = format!("{section}.{name}");
         match self.place(&own) {
@@ -183,7 +180,7 @@ impl Check<'_> {
     }
 }
 
-/// Makes the defaults fit what was written in `table`.
+/// Adapts the defaults to the keys that are set in `table`.
 pub(super) fn adapt(thresholds: &mut Thresholds, table: &DeTable<'_>) {
     let is_written = |path: &str| read::place(table, path).is_some();
     let base = (
@@ -228,7 +225,7 @@ pub(super) fn adapt(thresholds: &mut Thresholds, table: &DeTable<'_>) {
     }
 }
 
-/// Makes limits that were not `written` fit those that were, of warning and critical.
+/// Adapts the limits of both severities that are not set to those that are.
 fn adapt_limits(
     warning: &mut Limits,
     critical: &mut Limits,
@@ -257,7 +254,7 @@ fn adapt_limits(
     if let Some(time) = warning.time_to_critical
         && w.time_to_critical.is_none()
     {
-        // As far ahead as a forecast reaches, and further than what is critical; or never.
+        // As far as the forecast reaches and beyond the critical time; otherwise never.
         let least = critical.time_to_critical.unwrap_or_default();
         let time = if time <= least {
             least.saturating_mul(2)
@@ -268,7 +265,7 @@ fn adapt_limits(
     }
 }
 
-/// The window of growth from which on a forecast reaches as far as `time`: whole minutes, or hours.
+/// The smallest window, in whole minutes or hours, for which a forecast reaches `time`.
 fn window_for(time: Duration) -> Duration {
     let reach = u128::from(REACH_OF_WINDOW) * 1000;
     // Times are at most a hundred years.
@@ -276,14 +273,13 @@ fn window_for(time: Duration) -> Duration {
     Duration::from_secs(needed.next_multiple_of(if needed > 3600 { 3600 } else { 60 }))
 }
 
-/// Those of the `limits` of a section that were written.
 fn written(table: &DeTable<'_>, section: &str, limits: &Limits) -> LimitChanges {
     let keys = ["extents", "growth_per_day", "time_to_critical"];
     let is_written = |key| read::place(table, &format!("{section}.{key}")).is_some();
     only(limits, keys.map(is_written))
 }
 
-/// The limits that are `set`, in the order of their declaration.
+/// The limits selected by `set`, in the order of declaration.
 fn only(limits: &Limits, set: [bool; 3]) -> LimitChanges {
     LimitChanges {
         extents: set[0].then_some(limits.extents),
@@ -292,7 +288,6 @@ fn only(limits: &Limits, set: [bool; 3]) -> LimitChanges {
     }
 }
 
-/// What is different in `after`.
 fn differences(before: &Limits, after: &Limits) -> LimitChanges {
     let set = [
         before.extents != after.extents,
@@ -302,7 +297,7 @@ fn differences(before: &Limits, after: &Limits) -> LimitChanges {
     only(after, set)
 }
 
-/// The changes, and where there are none the `others`.
+/// The changes, completed by the `others`.
 fn either(changes: &LimitChanges, others: &LimitChanges) -> LimitChanges {
     LimitChanges {
         extents: changes.extents.or(others.extents),

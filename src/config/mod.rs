@@ -1,13 +1,12 @@
-//! The configuration: one file, `/etc/fragwatch/fragwatch.toml`, and fragments beside it.
+//! The configuration: the file `/etc/fragwatch/fragwatch.toml` and fragments in `conf.d` beside it.
 //!
-//! The files ([`mod@file`]) become one table of keys with their places ([`read`]), the table becomes
-//! [`Settings`] ([`settings`], by serde), and what cannot work is refused ([`check`]). All that is
-//! wrong is reported at once, with file, line and column ([`ConfigError`]). An unknown key is an
-//! error: a mistake in the name of a threshold must not leave a host unwatched.
+//! The files ([`mod@file`]) are merged into a table of keys with their places ([`read`]),
+//! deserialized to [`Settings`] ([`settings`]) and validated ([`check`]). All mistakes are reported
+//! at once, with file, line and column ([`ConfigError`]). An unknown key is an error: a misspelled
+//! threshold must not leave a host unwatched.
 //!
-//! To add a key, give it a field and a default in [`settings`], its bounds in [`check`], and describe
-//! it in `config/fragwatch.toml`; the tests ask for what is forgotten. A section that can be there
-//! several times also has an example in [`schema`].
+//! A new key needs a field and a default in [`settings`], bounds in [`check`] and a description in
+//! `config/fragwatch.toml` (tests check this); a repeatable section, an example in [`schema`].
 
 mod check;
 mod file;
@@ -33,25 +32,22 @@ use check::Check;
 use report::{Finding, Source};
 use toml::de::DeTable;
 
-/// The file that is read when none is named.
+/// The main file if none is named on the command line.
 pub const DEFAULT_PATH: &str = "/etc/fragwatch/fragwatch.toml";
-/// The section without which a daemon can start.
 const MAINTENANCE: &str = "maintenance";
 
 /// A configuration and where it came from.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Loaded {
-    /// What is configured.
+    /// The effective settings.
     pub settings: Settings,
-    /// The files that were read, in order: the later one wins. Empty if there are none and all
-    /// settings are defaults.
+    /// The files read, in order of increasing precedence. Empty if there are none: all defaults.
     pub files: Vec<PathBuf>,
-    /// Whether the main file is there and holds nothing, not even a comment.
+    /// Whether the main file exists and is empty, without even a comment.
     pub is_blank: bool,
 }
 
-/// Why a main file that holds nothing is refused where another one was in force: an editor or a
-/// full disk leaves such a file behind.
+/// The error for an empty main file (left by an editor or a full disk) that was not empty before.
 pub fn blank_file(path: &Path) -> ConfigError {
     let message = "is empty, but the configuration before it was not";
     let help = "write the settings into it, or a comment if the defaults are to be in force";
@@ -59,33 +55,27 @@ pub fn blank_file(path: &Path) -> ConfigError {
     ConfigError::new(vec![problem], Vec::new(), &[])
 }
 
-/// Reads the file at `path`, then every `conf.d/*.toml` in its directory, in the order of their
-/// names; hidden ones are left out. A later file wins key by key, and its lists replace lists;
-/// sections of which there may be several, such as `[[klog.rule]]`, are added up in the order of
-/// the files.
+/// Reads the file at `path`, then each `conf.d/*.toml` in its directory, sorted by name and without
+/// hidden files. A later file overrides earlier ones key by key, and its lists replace lists;
+/// repeatable sections, such as `[[klog.rule]]`, are appended in the order of the files.
 ///
 /// # Errors
-/// If a file cannot be read, is no regular file, is larger than 1 MiB or is no UTF-8; if it is no
-/// TOML, sets an unknown key or a value that cannot be; if values contradict each other.
+/// If a file cannot be read, is not a regular file, is larger than 1 MiB or is not UTF-8; if it is
+/// not TOML, or has an unknown key or an invalid value; if values contradict each other.
 pub fn load(path: &Path) -> Result<Loaded, ConfigError> {
     load_files(path, file::Missing::IsAnError)
 }
 
-/// As [`load`], from [`DEFAULT_PATH`], which may be missing: then the defaults hold, and the
-/// fragments are read all the same.
-///
-/// # Errors
-/// Those of [`load`].
+/// As [`load`], from [`DEFAULT_PATH`], which may be missing: then defaults and fragments apply.
 pub fn load_default() -> Result<Loaded, ConfigError> {
     load_files(Path::new(DEFAULT_PATH), file::Missing::IsEmpty)
 }
 
-/// As [`load`], or as [`load_default`] without a path, for a daemon that has to start: a
-/// configuration of which only the section `[maintenance]` is wrong is taken, without maintenance
-/// windows, and comes with what is wrong.
+/// As [`load`], or [`load_default`] without a path, for the start of the daemon: if only
+/// `[maintenance]` is invalid, returns the error beside settings without maintenance windows.
 ///
 /// # Errors
-/// If anything else is wrong.
+/// If anything else is invalid.
 pub fn load_to_start(path: Option<&Path>) -> Result<(Loaded, Option<ConfigError>), ConfigError> {
     let missing = match path {
         Some(_) => file::Missing::IsAnError,
@@ -100,8 +90,8 @@ pub fn load_to_start(path: Option<&Path>) -> Result<(Loaded, Option<ConfigError>
     })
 }
 
-/// The settings of a file that begins with `head` and goes on as [`Settings::to_toml`] has written
-/// it, and its text. None if there is no such file, or if anything is wrong with it.
+/// The settings and the text of a file that consists of `head` and the output of
+/// [`Settings::to_toml`]. `None` if it cannot be read or anything in it is invalid.
 pub fn load_copy(path: &Path, head: &str) -> Option<(Settings, String)> {
     let source = file::read_one(path)?;
     let (settings, findings) = assemble(std::slice::from_ref(&source), &[]);
@@ -112,7 +102,7 @@ fn load_files(path: &Path, missing: file::Missing) -> Result<Loaded, ConfigError
     read_files(path, missing, |_| false).map(|(loaded, _)| loaded)
 }
 
-/// What the files make together, with what is wrong if all of it `is_tolerable`.
+/// The merged settings, and the findings if all of them are tolerable.
 fn read_files(
     path: &Path,
     missing: file::Missing,
@@ -137,7 +127,7 @@ fn read_files(
     }
 }
 
-/// The settings that `sources` make together, and what is wrong with them beside `problems`.
+/// The merged settings of `sources`, and what is wrong with them in addition to `problems`.
 fn assemble(sources: &[Source], problems: &[Problem]) -> (Settings, Vec<Finding>) {
     let mut table = DeTable::new();
     let mut findings = Vec::new();
@@ -157,7 +147,7 @@ fn assemble(sources: &[Source], problems: &[Problem]) -> (Settings, Vec<Finding>
     limits::adapt(&mut settings.thresholds, &table);
     if problems.is_empty() && findings.iter().all(|it| it.is_in(MAINTENANCE)) {
         let mut more = Check::new(&table, &settings).contradictions();
-        // An example in the place of a value that could not be read contradicts values that are right.
+        // The example that replaces an unreadable value would contradict valid values.
         more.retain(|it| findings.is_empty() || !it.is_in(MAINTENANCE));
         findings.extend(more);
     }

@@ -1,8 +1,6 @@
-//! From the texts of the files to [`Settings`]: the shape of each file, then its values, then all
-//! files together.
-//!
-//! serde ends at the first mistake, and an operator is to get all of them at once. So a file that
-//! does not fit is read once more key by key, each in a table of its own.
+//! Converts the texts of the files to [`Settings`]: structure and values of each file, then the
+//! whole. serde stops at the first mistake, but all of them are to be reported: a file that does
+//! not fit is read again key by key, each in a table of its own.
 
 use std::borrow::Cow;
 
@@ -19,15 +17,15 @@ use super::schema::{
 use super::settings::Settings;
 use super::text::{join, literal, nearest, quoted};
 
-/// Characters of a value that a message repeats; the line below shows more.
+/// Maximum number of characters of a value in a message; the line below it shows more.
 const MAX_REPEATED: usize = 40;
-/// Errors of the parser that are looked at. A megabyte of nonsense gives a million.
+/// Maximum number of parser errors examined. A megabyte of garbage causes a million.
 const MAX_SYNTAX_ERRORS: usize = 100;
-/// How the parser's error for a string like `"\d"` begins.
+/// The start of the parser error for a string like `"\d"`.
 const NO_ESCAPE: &str = "missing escaped value";
 
-/// The keys of a file that holds `text` and begins at the place `begin`, with what is wrong in it.
-/// A value that is wrong is replaced by a valid one.
+/// The keys of a file with the content `text` that begins at the place `begin`, and what is wrong
+/// in it. Invalid values are replaced by valid ones.
 pub(super) fn read(text: &str, begin: usize) -> (DeTable<'_>, Vec<Finding>) {
     let (table, mut syntax) = DeTable::parse_recoverable(text);
     syntax.truncate(MAX_SYNTAX_ERRORS);
@@ -48,9 +46,9 @@ pub(super) fn read(text: &str, begin: usize) -> (DeTable<'_>, Vec<Finding>) {
     (moved(table, begin), findings)
 }
 
-/// The settings that a table makes which [`read`] has returned.
+/// The settings of a table returned by [`read`].
 pub(super) fn settings(table: DeTable<'_>) -> Settings {
-    // Its values were read one by one or are examples.
+    // Cannot fail: the values were read one by one or are examples.
     parse(table).unwrap_or_default()
 }
 
@@ -59,8 +57,7 @@ fn parse(table: DeTable<'_>) -> Result<Settings, toml::de::Error> {
     Settings::deserialize(root.into_deserializer())
 }
 
-/// Takes over every key that `later` sets. A list of values replaces a list, one of sections is
-/// added to it.
+/// Copies every key of `later`. Lists of values are replaced, lists of sections are extended.
 pub(super) fn merge<'t>(table: &mut DeTable<'t>, later: DeTable<'t>) {
     for (key, value) in later {
         let span = value.span();
@@ -80,7 +77,7 @@ pub(super) fn merge<'t>(table: &mut DeTable<'t>, later: DeTable<'t>) {
     }
 }
 
-/// Where the value of a key was written, by its path: `klog.rule.0.name`. None if it was not.
+/// The place of the value with a path such as `klog.rule.0.name`; `None` if it is not set.
 pub(super) fn place(table: &DeTable<'_>, path: &str) -> Option<Place> {
     let mut names = path.split('.');
     let mut value = table.get(names.next()?)?;
@@ -94,7 +91,7 @@ pub(super) fn place(table: &DeTable<'_>, path: &str) -> Option<Place> {
     Some(value.span())
 }
 
-/// The table with every place moved by `by` bytes.
+/// Moves every place by `by` bytes.
 fn moved(table: DeTable<'_>, by: usize) -> DeTable<'_> {
     fn place<T>(spanned: &Spanned<T>, by: usize) -> Place {
         spanned.span().start + by..spanned.span().end + by
@@ -121,12 +118,11 @@ fn moved(table: DeTable<'_>, by: usize) -> DeTable<'_> {
 struct Reader<'t> {
     text: &'t str,
     begin: usize,
-    /// The errors of the parser that no value explains: text without quotes is explained.
+    /// Parser errors that are not explained by a value, such as text without quotes.
     syntax: Vec<toml::de::Error>,
-    /// What explains an error of the parser.
+    /// The findings that explain parser errors.
     explained: Vec<Finding>,
     findings: Vec<Finding>,
-    /// The names of unknown keys.
     unknown: Vec<String>,
 }
 
@@ -141,20 +137,17 @@ impl<'t> Reader<'t> {
         self.findings.push(finding);
     }
 
-    /// The value as it stands in the file.
     fn raw(&self, place: &Place) -> &'t str {
         self.text.get(place.clone()).unwrap_or_default()
     }
 
-    /// All findings, once everything was read.
     fn finish(mut self) -> Vec<Finding> {
         let mut findings = std::mem::take(&mut self.explained);
         if self.syntax.is_empty() {
             findings.append(&mut self.findings);
             return findings;
         }
-        // A bracket that is missing puts keys into sections where they were never meant to be:
-        // what was found without the parser is not reliable.
+        // A missing bracket moves keys into wrong sections, which makes `self.findings` unreliable.
         self.syntax
             .sort_by_key(|error| error.span().map(|span| span.start));
         let line_of = |at: usize| {
@@ -179,8 +172,7 @@ impl<'t> Reader<'t> {
         findings
     }
 
-    /// Takes out the keys and sections that `schema` does not have, and what is a value where it
-    /// has a section.
+    /// Removes keys and sections that are not in `schema`, and values in the place of sections.
     fn shape(&mut self, table: &mut DeTable<'_>, schema: &DeTable<'_>, path: &str) {
         for (key, mut value) in std::mem::take(table) {
             let path = join(path, key.get_ref());
@@ -225,7 +217,7 @@ impl<'t> Reader<'t> {
         true
     }
 
-    /// Reports a key that the section with `schema` does not have, which is not kept.
+    /// Reports a key that is not in the section `schema`; returns false, so that it is not kept.
     fn unknown(
         &mut self,
         key: &Spanned<Cow<'_, str>>,
@@ -260,7 +252,7 @@ impl<'t> Reader<'t> {
         false
     }
 
-    /// Replaces the values that do not fit by those of `schema`, and adds keys that are missing.
+    /// Replaces invalid values by those of `schema`, and adds missing keys.
     fn values<'v>(
         &mut self,
         table: &mut DeTable<'v>,
@@ -288,7 +280,6 @@ impl<'t> Reader<'t> {
         }
     }
 
-    /// An item of a list of sections.
     fn item<'v>(
         &mut self,
         item: &mut Value<'v>,
@@ -311,7 +302,7 @@ impl<'t> Reader<'t> {
                 return;
             };
             let name = key.get_ref().as_ref();
-            // A mistake in its name was reported already.
+            // A misspelled name was already reported.
             if !self.unknown.iter().any(|it| nearest(it, [name]).is_some()) {
                 self.report(
                     span.clone(),
@@ -323,7 +314,6 @@ impl<'t> Reader<'t> {
         }
     }
 
-    /// A value, or a list of them, each of which is read by itself.
     fn value<'v>(
         &mut self,
         value: &mut Value<'v>,
@@ -349,7 +339,7 @@ impl<'t> Reader<'t> {
         }
     }
 
-    /// Whether the value is accepted; reports why not.
+    /// Whether the value is accepted; reports the reason if not.
     fn fits(&mut self, value: &Value<'_>, slot: &Slot<'_>) -> bool {
         let span = value.span();
         let raw = self.raw(&span);
@@ -367,9 +357,9 @@ impl<'t> Reader<'t> {
                 let message = "holds a backslash that begins no escape".to_owned();
                 (message, Some(literal(text)))
             }
-            // The parser's own message is as good.
+            // The parser's own message is sufficient.
             _ if raw.starts_with(['"', '\'']) => return true,
-            // Whatever the parser made of it, it is no text.
+            // Whatever the parser took it for, it is not text.
             _ => refusal(&DeValue::Boolean(true), String::new()),
         };
         let found = match value.get_ref() {
@@ -395,8 +385,7 @@ impl<'t> Reader<'t> {
     }
 }
 
-/// Whether the parser's error is inside of `span`. Behind its last character it is rather something
-/// that should follow which is missing.
+/// Whether a parser error is inside `span`; one behind it is about something missing after it.
 fn lies_within(error: &toml::de::Error, span: &Place) -> bool {
     error.span().is_some_and(|error| {
         error.start >= span.start
@@ -405,12 +394,11 @@ fn lies_within(error: &toml::de::Error, span: &Place) -> bool {
     })
 }
 
-/// The beginning of a text, to be repeated in a message.
 fn repeated(text: &str) -> String {
     keep_first(text.to_owned(), MAX_REPEATED)
 }
 
-/// A message of the parser in plain words, and what to do; `raw` is the text that it points to.
+/// A parser message in plain words, and a hint; `raw` is the text that it refers to.
 fn explain(message: &str, raw: &str) -> (String, String) {
     let (message, help) = match message {
         "duplicate key" => (

@@ -1,4 +1,4 @@
-//! What is wrong with a value, and what was probably meant.
+//! Explains why a value is invalid, and suggests what was probably meant.
 
 use std::borrow::Cow;
 
@@ -13,20 +13,20 @@ use super::text::{grouped, nearest, quoted};
 use super::units::{INSTEAD, Unit as _};
 use crate::model::Share;
 
-/// A section on the way to a value, and whether it is an item of a list.
+/// The name of a section on the path to a value, and whether it is an item of a list.
 pub(super) type Step<'t> = (Cow<'t, str>, bool);
 
-/// Where a value stands.
+/// The position of a value.
 pub(super) struct Slot<'s> {
     pub(super) path: &'s [Step<'s>],
-    /// Whether it is an item of the list at that path.
+    /// Whether the value is an item of the list at `path`.
     pub(super) is_item: bool,
-    /// A value that fits. None for an item of a list of texts.
+    /// A valid value. `None` for an item of a list of texts.
     pub(super) expected: Option<&'static Value<'static>>,
 }
 
 impl Slot<'_> {
-    /// Why a value does not fit; None if it does. That other keys are missing is no reason.
+    /// Why a value is invalid; `None` if it is valid. Other, missing keys are ignored.
     pub(super) fn reject(&self, mut value: Value<'_>) -> Option<String> {
         if self.is_item {
             let span = value.span();
@@ -38,7 +38,6 @@ impl Slot<'_> {
             .then(|| error.message().to_owned())
     }
 
-    /// The same of a value as TOML.
     fn reject_text(&self, text: &str) -> Option<String> {
         match DeValue::parse(text) {
             Ok(value) => self.reject(value),
@@ -47,16 +46,16 @@ impl Slot<'_> {
     }
 }
 
-/// A value that does not fit.
+/// An invalid value.
 pub(super) struct Refusal<'r> {
     pub(super) value: &'r DeValue<'r>,
-    /// The value as it was written.
+    /// The value as written in the file.
     pub(super) raw: &'r str,
     pub(super) slot: &'r Slot<'r>,
 }
 
 impl Refusal<'_> {
-    /// What is wrong, to be read after the value, and what was probably meant, as TOML.
+    /// What is wrong, to be appended to the value, and the probable intention as TOML.
     pub(super) fn explain(&self, mut error: String) -> (String, Option<String>) {
         if self.raw.is_empty() {
             return ("has no value".to_owned(), None);
@@ -107,7 +106,6 @@ impl Refusal<'_> {
         (message, instead)
     }
 
-    /// What may have been meant, as TOML.
     fn guesses(&self, inner: &str) -> [Option<String>; 6] {
         let factor = |share: Share| format!("{:?}", f64::from(share.0) / f64::from(Share::WHOLE.0));
         [
@@ -121,13 +119,13 @@ impl Refusal<'_> {
     }
 }
 
-/// The key without which a section cannot be.
+/// The name of a missing mandatory key, if `error` is about one.
 pub(super) fn missing_field(error: &toml::de::Error) -> Option<String> {
     let (_, rest) = error.message().split_once("missing field `")?;
     rest.strip_suffix('`').map(str::to_owned)
 }
 
-/// Reads a file that has nothing but this value, at the end of `path`.
+/// Parses a file that contains only this value, at `path`.
 pub(super) fn nested<'v>(
     path: &'v [Step<'v>],
     mut value: Value<'v>,
@@ -146,13 +144,13 @@ pub(super) fn nested<'v>(
     Settings::deserialize(value.into_deserializer())
 }
 
-/// The path as it stands in a message.
+/// The path for messages.
 pub(super) fn dotted(path: &[Step<'_>]) -> String {
     let names: Vec<&str> = path.iter().map(|(name, _)| name.as_ref()).collect();
     names.join(".")
 }
 
-/// The number that was meant by `"500000"`, `500k`, `5 M`, `1,000`.
+/// The number meant by `"500000"`, `500k`, `5 M`, `1,000`.
 fn guess_count(text: &str) -> Option<u64> {
     let is_digit = |c: &char| !matches!(c, ' ' | ',' | '_');
     let text: String = text.chars().filter(is_digit).collect();
@@ -164,7 +162,6 @@ fn guess_count(text: &str) -> Option<u64> {
     digits.parse::<u64>().ok()?.checked_mul(factor)
 }
 
-/// What was meant by `yes`, `On`, `1`.
 fn guess_switch(text: &str) -> Option<bool> {
     match text.to_lowercase().as_str() {
         "true" | "yes" | "y" | "on" | "1" | "enabled" => Some(true),

@@ -1,8 +1,6 @@
-//! What is wrong with a configuration, and where: file, line and column, the line itself, a caret
-//! under the value, and what to write instead.
-//!
-//! What comes out of a file never reaches the terminal as it is: control characters are escaped and
-//! long lines cut, so that neither a binary file nor a hostile one can do more than look odd.
+//! Error messages: file, line and column, the line itself, a caret below the value, and what to
+//! write instead. Control characters are escaped and long lines cut, so that a binary or hostile
+//! file cannot affect the terminal.
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -14,29 +12,26 @@ use unicode_width::UnicodeWidthStr as _;
 
 use crate::model::path::shown;
 
-/// Problems that are shown; the others are counted. Beyond this nobody reads on.
 const MAX_PROBLEMS: usize = 20;
-/// Characters of a source line that are shown before the value, of the value, and behind it.
+/// Maximum number of characters displayed before, of, and behind a value.
 const MAX_BEFORE: usize = 50;
 const MAX_VALUE: usize = 60;
 const MAX_BEHIND: usize = 40;
-/// Characters of a message or of a proposal.
+/// Maximum number of characters of a message or a suggestion.
 const MAX_MESSAGE: usize = 300;
 
-/// A file that was read.
 #[derive(Debug, Clone)]
 pub(super) struct Source {
-    /// Its name as it was opened.
+    /// The name under which it was opened.
     pub(super) path: PathBuf,
-    /// What it holds.
+    /// Its content.
     pub(super) text: String,
 }
 
-/// Bytes of all files together, as if they lay one behind the other with a byte between them: a
-/// place in any of them.
+/// A range of bytes in the concatenation of all files, with one byte between two files.
 pub(super) type Place = Range<usize>;
 
-/// The file that a place lies in, and the bytes of its text.
+/// The file that contains a place, and the range in its text.
 pub(super) fn locate<'s>(sources: &'s [Source], place: &Place) -> Option<(&'s Source, Place)> {
     let mut begin = 0;
     for source in sources {
@@ -49,26 +44,26 @@ pub(super) fn locate<'s>(sources: &'s [Source], place: &Place) -> Option<(&'s So
     None
 }
 
-/// A problem, still without the text around it.
+/// A problem without its source excerpt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Finding {
-    /// Where to look.
+    /// The place of the invalid value.
     pub(super) place: Place,
     /// What is wrong, in one line.
     pub(super) message: String,
-    /// The other place of a contradiction, and what stands there.
+    /// The other place of a contradiction, and its description.
     pub(super) other: Option<(Place, String)>,
-    /// What to do about it, with its label: `write: …` or `help: …`.
+    /// The hint with its label: `write: …` or `help: …`.
     pub(super) help: String,
 }
 
 impl Finding {
-    /// A finding with what to write.
+    /// A finding that suggests what to write.
     pub(super) fn new(place: Place, message: String, write: &str) -> Finding {
         Finding::with_help(place, message, format!("write: {write}"))
     }
 
-    /// A finding with what to do, and its label.
+    /// A finding with a labelled hint.
     pub(super) fn with_help(place: Place, message: String, help: String) -> Finding {
         Finding {
             place,
@@ -78,16 +73,14 @@ impl Finding {
         }
     }
 
-    /// Whether a value in this section is wrong: the message begins with the path of its key.
+    /// Whether a value in this section is invalid: the message begins with the path of its key.
     pub(super) fn is_in(&self, section: &str) -> bool {
         let rest = self.message.strip_prefix(section);
         rest.is_some_and(|rest| rest.starts_with('.'))
     }
 }
 
-/// One thing that is wrong with a configuration.
-///
-/// Displayed as several lines, without a newline at the end.
+/// One problem of a configuration. Displayed as several lines, without a final newline.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
     headline: String,
@@ -96,13 +89,13 @@ pub struct Problem {
 
 impl Problem {
     /// `FILE:LINE:COLUMN: message`, or `FILE: message` if the file could not be read. One line, for
-    /// a log. Lines and columns count from one, columns in characters.
+    /// a log. Lines and columns count from 1, columns in characters.
     #[cfg(test)]
     pub fn headline(&self) -> &str {
         &self.headline
     }
 
-    /// A problem with a file as a whole.
+    /// A problem of a whole file.
     pub(super) fn of_file(path: &Path, message: &str, help: &str) -> Problem {
         Problem {
             headline: format!("{}: {}", shown(path), one_line(message)),
@@ -110,7 +103,7 @@ impl Problem {
         }
     }
 
-    /// A problem at `bytes` of a file that holds `text`, which need not be UTF-8.
+    /// A problem at `bytes` of `text`, which need not be UTF-8.
     pub(super) fn at(
         path: &Path,
         text: &[u8],
@@ -156,10 +149,8 @@ impl fmt::Display for Problem {
     }
 }
 
-/// Why a configuration was refused: everything that is wrong with it, as far as that can be determined
-/// at once.
-///
-/// Displayed as several lines, without a newline at the end.
+/// All problems of a configuration that can be determined at once. Displayed as several lines,
+/// without a final newline.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigError {
     problems: Vec<Problem>,
@@ -167,7 +158,7 @@ pub struct ConfigError {
 }
 
 impl ConfigError {
-    /// `problems` first, then what the `findings` say, in the order of the files.
+    /// First `problems`, then `findings` in the order of the files.
     pub(super) fn new(
         mut problems: Vec<Problem>,
         mut findings: Vec<Finding>,
@@ -187,7 +178,7 @@ impl ConfigError {
         ConfigError { problems, more }
     }
 
-    /// The problems, at least one and at most twenty.
+    /// The displayed problems: 1 to 20.
     #[cfg(test)]
     pub fn problems(&self) -> &[Problem] {
         &self.problems
@@ -211,8 +202,7 @@ impl fmt::Display for ConfigError {
 
 impl std::error::Error for ConfigError {}
 
-/// The line of a value, cut into what stands before it, the value, and what stands behind; each
-/// safe to print.
+/// The line of a value in printable parts: before the value, the value, and behind it.
 struct Excerpt {
     line: usize,
     column: usize,
@@ -223,7 +213,7 @@ struct Excerpt {
 
 impl Excerpt {
     fn new(text: &[u8], bytes: Range<usize>) -> Excerpt {
-        // A byte order mark takes no column.
+        // A byte order mark does not count as a column.
         let body = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
         let mark = text.len() - body.len();
         let text = body;
@@ -259,18 +249,16 @@ impl Excerpt {
         format!("{}:{line}:{column}: {}", shown(path), one_line(message))
     }
 
-    /// The line, and below it the caret.
     fn lines(&self) -> Vec<String> {
         let line = format!("    {}{}{}", self.before, self.value, self.behind);
-        // Columns of a terminal, where a Chinese character takes two.
+        // Terminal columns: a Chinese character takes two.
         let indent = " ".repeat(self.before.width());
         let caret = "^".repeat(self.value.width().max(1));
         vec![line.trim_end().to_owned(), format!("    {indent}{caret}")]
     }
 }
 
-/// A part of a line as it can be printed. A tab becomes one space, so that the caret still stands
-/// below the value.
+/// Part of a line in printable form. A tab becomes one space: the caret stays below the value.
 fn printable(bytes: &[u8]) -> String {
     let bytes: Vec<u8> = bytes
         .iter()
@@ -279,7 +267,7 @@ fn printable(bytes: &[u8]) -> String {
     shown(Path::new(OsStr::from_bytes(&bytes)))
 }
 
-/// A message as it can be printed: names and values in it come from the file.
+/// A printable message: it may contain names and values from the file.
 fn one_line(text: &str) -> String {
     keep_first(shown(Path::new(text)), MAX_MESSAGE)
 }
@@ -293,7 +281,6 @@ pub(super) fn keep_first(mut text: String, count: usize) -> String {
     text
 }
 
-/// At most `count` characters from the end of `text`.
 fn keep_last(text: String, count: usize) -> String {
     match text.chars().count().checked_sub(count) {
         None | Some(0) => text,

@@ -1,4 +1,4 @@
-//! What is wrong with the rules of the operator: compiling them finds out, and this finds the place.
+//! Reports mistakes in the operator's rules: compiles the rules and finds the places of the errors.
 
 use std::ops::Range;
 
@@ -10,10 +10,10 @@ use super::text::{literal, quoted};
 use crate::klog::rules::{RuleProblem, Rules};
 use crate::model::RuleDefinition;
 
-/// Rules with a mistake that are named at once. To find the next one, the rules are compiled again.
+/// Maximum number of rules reported at once; each requires the rules to be compiled again.
 const MAX_FINDINGS: usize = 20;
 
-/// What is wrong with the rules, which were written in `table`.
+/// The mistakes in the rules, which were read from `table`.
 pub(super) fn check(
     rules: &[RuleDefinition],
     table: &DeTable<'_>,
@@ -24,7 +24,7 @@ pub(super) fn check(
     let mut definitions: Vec<RuleDefinition> =
         rules.iter().map(|rule| rule.definition.clone()).collect();
     let mut findings: Vec<Finding> = rules.iter().filter_map(Rule::backspace).collect();
-    // Without rules there is nothing to be wrong, and every subcommand saves the time.
+    // Saves the compilation in every subcommand if there are no rules.
     while !definitions.is_empty() && findings.len() < MAX_FINDINGS {
         let Err(error) = Rules::compile(&definitions) else {
             break;
@@ -37,8 +37,7 @@ pub(super) fn check(
         if error.problem == RuleProblem::TooMany {
             break;
         }
-        // Those before it are fine. Only their names still matter, and no time is to be spent on
-        // them again.
+        // The rules before it are valid and not compiled again; only their names are still needed.
         for fine in &mut definitions[..error.index] {
             fine.pattern = "fine".to_owned();
         }
@@ -48,7 +47,6 @@ pub(super) fn check(
     findings
 }
 
-/// A rule, and where it was written.
 struct Rule<'r> {
     definition: &'r RuleDefinition,
     header: Place,
@@ -67,8 +65,7 @@ impl<'r> Rule<'r> {
         })
     }
 
-    /// `"\bsda\b"` is valid TOML, a fine regular expression, and matches nothing that any kernel
-    /// says.
+    /// `"\bsda\b"` is valid TOML and a valid regular expression, but matches no kernel message.
     fn backspace(&self) -> Option<Finding> {
         let pattern = &self.definition.pattern;
         if !pattern.contains('\u{8}') {
@@ -84,7 +81,7 @@ impl<'r> Rule<'r> {
         ))
     }
 
-    /// `before` are the rules that it comes after.
+    /// `before` are the preceding rules.
     fn finding(&self, problem: &RuleProblem, before: &[Rule<'_>], sources: &[Source]) -> Finding {
         let RuleDefinition { name, pattern, .. } = self.definition;
         let at_name = |write: &str| {
@@ -132,8 +129,7 @@ impl<'r> Rule<'r> {
     }
 }
 
-/// What to write if an expression was meant as text: the bytes `at` of it, or, if that does not
-/// mend it, all of it.
+/// A suggestion for literal text: escapes the bytes `at`, or everything if that is not sufficient.
 fn as_it_is(pattern: &str, at: &Range<usize>) -> String {
     let parts = (
         pattern.get(..at.start),
@@ -153,7 +149,7 @@ fn as_it_is(pattern: &str, at: &Range<usize>) -> String {
     format!("pattern = {plain} if every character is meant as it is")
 }
 
-/// The name as it could be: lower case, with `_` for whatever does not fit.
+/// A valid name: lower case, with `_` for invalid characters.
 fn fit_name(name: &str) -> String {
     let name = name.trim_start_matches(|c: char| !c.is_ascii_alphabetic());
     let fit = |c: char| match c.to_ascii_lowercase() {
@@ -166,8 +162,8 @@ fn fit_name(name: &str) -> String {
     }
 }
 
-/// Where the bytes `at` of the string `value` stand, which was read from `place`. None unless the
-/// string as it was written holds that text once.
+/// The place of the bytes `at` of the string `value`, which was read from `place`. `None` unless
+/// the string as written contains that text exactly once.
 fn part_of(place: &Place, at: &Range<usize>, value: &str, sources: &[Source]) -> Option<Place> {
     let (source, bytes) = locate(sources, place)?;
     let part = value.get(at.clone()).filter(|part| !part.is_empty())?;

@@ -1,4 +1,4 @@
-//! The keys and sections that a file may have, each with an example: a file that sets all of them.
+//! The keys and sections that a file may have, with examples: a file that sets all of them.
 
 use std::sync::LazyLock;
 
@@ -9,7 +9,6 @@ use super::settings::Settings;
 use super::text::join;
 use crate::model::{ExtentCount, ExtentsPerDay};
 
-/// Sections of which there may be several, each with an example.
 const EXAMPLES: &str = r#"
 [[klog.rule]]
 name = "disk_failed"
@@ -31,29 +30,29 @@ from = 2026-12-20
 to = 2027-01-06
 "#;
 
-/// A file that sets every key there is, to a value that is valid.
+/// A file that sets every key to a valid value.
 pub(super) static EVERY_KEY: LazyLock<String> = LazyLock::new(|| {
     let mut settings = Settings::default();
-    // Either may be a number or "never".
+    // Both limits may be a number or "never".
     settings.thresholds.critical.growth_per_day =
         Some(ExtentsPerDay::from_count(ExtentCount(500_000)));
     settings.to_toml() + EXAMPLES
 });
 
-/// What [`EVERY_KEY`] holds: the keys and sections that a file may have.
+/// The parsed [`EVERY_KEY`]: the keys and sections that a file may have.
 pub(super) static SCHEMA: LazyLock<DeTable<'static>> =
     LazyLock::new(|| DeTable::parse_recoverable(&EVERY_KEY).0.into_inner());
 
-/// A value and where it was written.
+/// A value and its place in the file.
 pub(super) type Value<'t> = Spanned<DeValue<'t>>;
 
-/// Whether a value is a list of sections with one item at least.
+/// Whether a value is a non-empty list of sections.
 pub(super) fn is_list_of_tables(value: &DeValue<'_>) -> bool {
     let items = value.as_array();
     items.is_some_and(|items| !items.is_empty() && items.iter().all(is_table))
 }
 
-/// The keys of a section, or of the first of a list of them. None for any other value.
+/// The keys of a section, or of the first in a list of sections. `None` for any other value.
 pub(super) fn section<'s, 'v>(value: &'s DeValue<'v>) -> Option<&'s DeTable<'v>> {
     value.get(0).map_or(value, Spanned::get_ref).as_table()
 }
@@ -68,7 +67,7 @@ pub(super) fn names<'s>(schema: &'s DeTable<'_>) -> Vec<&'s str> {
     schema.keys().map(|key| key.get_ref().as_ref()).collect()
 }
 
-/// How a section is headed: `[sampling]`, `[[klog.rule]]`. None if there is no such section.
+/// The header of a section: `[sampling]`, `[[klog.rule]]`. `None` if there is no such section.
 pub(super) fn header(path: &str) -> Option<String> {
     let mut keys: &DeTable<'_> = &SCHEMA;
     let mut is_list = false;
@@ -97,7 +96,7 @@ pub(super) fn home(keys: &DeTable<'_>, name: &str, path: &str) -> Option<String>
     })
 }
 
-/// How a value of the schema is written.
+/// A value of the schema as TOML.
 pub(super) fn example_of(value: &Value<'_>) -> &'static str {
     EVERY_KEY.get(value.span()).unwrap_or_default()
 }

@@ -1,7 +1,6 @@
-//! The settings: every key, its type and its default. What they are read and printed by is derived.
-//!
-//! Pure: nothing here opens a file. What cannot work is refused by [`check`](super::check), so that
-//! no other room has to think of an interval of zero or a glob that does not compile.
+//! The settings: every key, its type and its default. Pure: nothing here opens a file.
+//! [`check`](super::check) refuses invalid values, so no other module has to handle an interval of
+//! zero or a glob that does not compile.
 
 mod thresholds;
 
@@ -20,32 +19,32 @@ use super::formats::{date, rate, text, texts};
 use super::text::document;
 use crate::model::{Bytes, Engine, ExtentCount, RescueStep, RuleDefinition, Severity, Share};
 
-/// The control socket, unless another is configured.
+/// The default path of the control socket.
 pub const DEFAULT_SOCKET: &str = "/run/fragwatch/control.sock";
 
-/// Everything that can be configured.
+/// All settings.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
     /// Which files are watched.
     pub images: Images,
-    /// How often they are looked at.
+    /// How often the images are counted.
     pub sampling: Sampling,
-    /// Where the past is kept, and for how long.
+    /// Where measurements are stored, and for how long.
     pub history: History,
-    /// What is too much.
+    /// The limits of each severity.
     pub thresholds: Thresholds,
-    /// Where the kernel's messages are read, and which of them matter.
+    /// Sources and rules of kernel messages.
     pub klog: Klog,
-    /// What is done in an emergency.
+    /// Emergency actions.
     pub rescue: Rescue,
     /// When images may be defragmented.
     pub maintenance: Maintenance,
     /// How images are defragmented.
     pub defrag: Defrag,
-    /// Where the metrics are served.
+    /// Where the metrics are exported.
     pub metrics: Metrics,
-    /// Where commands ask the daemon.
+    /// The control socket.
     pub control: Control,
 }
 
@@ -53,136 +52,128 @@ pub struct Settings {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Images {
-    /// Absolute paths of files and of directories, which are searched in depth, or globs
-    /// ([`is_glob`]). May be empty: then nothing is watched.
+    /// Absolute paths of files or directories (recursive), or globs ([`is_glob`]). May be empty.
     pub paths: Vec<String>,
-    /// Globs of the files that are images; if there are none, every file that looks like a disk
-    /// image. A glob without `/` is meant for the name of a file, any other for its whole path.
+    /// Globs of the image files; if empty, every file that looks like a disk image. A glob without
+    /// `/` is matched against the file name, any other against the whole path.
     pub include: Vec<String>,
-    /// Globs, likewise, of the files that are none. They win over `include`.
+    /// Globs of files to ignore, in the same form. They take precedence over `include`.
     pub exclude: Vec<String>,
-    /// Files of fewer bytes than this are none.
+    /// Smaller files are not images.
     #[serde(with = "text")]
     pub min_size: Bytes,
-    /// Files and directories that the search of one of `paths` meets at most; the rest is not looked
-    /// at. One at least.
+    /// Maximum number of files and directories visited per entry of `paths`; at least 1.
     pub limit: u32,
 }
 
-/// How often images are looked at.
+/// How often images are counted.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Sampling {
-    /// From one count of the extents of all images to the next. A second at least.
+    /// Time between two counts of the extents of all images. At least 1 s.
     #[serde(with = "text")]
     pub interval: Duration,
-    /// From one reading of the whole extent maps to the next, `interval` at least. None: they
-    /// are never read.
+    /// Time between two readings of the whole extent maps, at least `interval`. `None`: never.
     #[serde(with = "text")]
     pub map_interval: Option<Duration>,
-    /// An extent map with more extents than this is not read: the kernel would have to hold it in
-    /// memory. One at least.
+    /// Maps with more extents are not read: the kernel would hold them in memory. At least 1.
     pub map_max_extents: ExtentCount,
-    /// How long a call on an image may take before its file system counts as stalled. 100 ms at
-    /// least, `interval` at most.
+    /// Time limit of a call on an image, then its file system is stalled. 100 ms to `interval`.
     #[serde(with = "text")]
     pub probe_timeout: Duration,
 }
 
-/// Where the past is kept, and for how long.
+/// Where measurements are stored, and for how long.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct History {
-    /// Absolute path of the database. It has a directory and a name.
+    /// Absolute path of the database, with a directory and a file name.
     pub path: PathBuf,
-    /// What is older than this is removed. A day at least.
+    /// Older records are removed. At least one day.
     #[serde(with = "text")]
     pub retention: Duration,
 }
 
-/// Where the kernel's messages are read, and which of them matter.
+/// Sources and rules of kernel messages.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Klog {
     /// Whether /dev/kmsg is read.
     pub kmsg: bool,
-    /// Absolute paths of log files that are followed as well.
+    /// Absolute paths of additional log files to follow.
     pub files: Vec<PathBuf>,
     /// Whether a line of one of these files may start the rescue.
     pub files_may_rescue: bool,
-    /// Rules beside the built-in ones. All together compile.
+    /// Rules in addition to the built-in ones. All rules compile together.
     #[serde(rename = "rule", skip_serializing_if = "Vec::is_empty")]
     pub rules: Vec<RuleDefinition>,
 }
 
-/// What is done in an emergency.
+/// Emergency actions.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Rescue {
-    /// Whether anything is.
+    /// Whether the rescue is active.
     pub enabled: bool,
-    /// Everything but the writes that have an effect.
+    /// Do everything except the writes that take effect.
     pub dry_run: bool,
-    /// The steps of an incident, one at least; the last one is repeated.
+    /// The steps of an incident, at least one; the last one is repeated.
     pub steps: Vec<RescueStep>,
-    /// From one action to the next. May be zero; `quiet_after` at most.
+    /// Minimum time between two actions: from zero to `quiet_after`.
     #[serde(with = "text")]
     pub min_interval: Duration,
-    /// Without message and action for this long, an incident is over. A second at least.
+    /// An incident ends after this time without message and action. At least 1 s.
     #[serde(with = "text")]
     pub quiet_after: Duration,
-    /// Most actions in any hour: 1 to 3600.
+    /// Maximum number of actions in any hour: 1 to 3600.
     pub max_actions_per_hour: u32,
-    /// A task that is stuck for this long in the allocator underneath XFS starts the rescue. A
-    /// second at least. None: no task does.
+    /// Tasks stuck this long in the allocator below XFS start the rescue. From 1 s; `None`: never.
     #[serde(with = "text")]
     pub stall_after: Option<Duration>,
-    /// A command and its arguments, run after an incident begins and after it ends. The command is
-    /// an absolute path. Empty: there is none.
+    /// Command (absolute path) and arguments, run after an incident begins and ends. May be empty.
     pub hook: Vec<String>,
 }
 
-/// When images may be defragmented: never, unless there is a window.
+/// When images may be defragmented: never if there is no window.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Maintenance {
-    /// Where the clock hangs that days and times are read from.
+    /// The time zone of days and times.
     pub timezone: Zone,
-    /// By how much the beginnings of windows are spread over the hosts, half of the shortest window
-    /// at most.
+    /// Spread of window starts over the hosts; at most half of the shortest window and one day.
     #[serde(with = "text")]
     pub jitter: Duration,
-    /// When it is allowed. They may touch and overlap.
+    /// When defragmentation is allowed. Windows may touch and overlap.
     #[serde(rename = "window", skip_serializing_if = "Vec::is_empty")]
     pub windows: Vec<Window>,
-    /// When it is forbidden, whatever the windows say.
+    /// When it is forbidden, regardless of the windows.
     #[serde(rename = "blackout", skip_serializing_if = "Vec::is_empty")]
     pub blackouts: Vec<Blackout>,
 }
 
-/// A time of the week.
+/// A weekly maintenance window.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Window {
-    /// The days on which it opens; one at least.
+    /// The days on which it opens, at least one.
     #[serde(with = "texts")]
     pub days: Vec<Weekday>,
     /// When it opens on these days, to the minute.
     #[serde(with = "text")]
     pub start: Time,
-    /// For how long it stays open, in real time: from a minute to a week.
+    /// How long it stays open, in elapsed time: one minute to one week.
     #[serde(with = "text")]
     pub duration: Duration,
 }
 
-/// Dates on which nothing is done.
+/// Dates without defragmentation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Blackout {
     /// The first day.
     #[serde(with = "date")]
     pub from: Date,
-    /// The last day, not before the first.
+    /// The last day, not before `from`.
     #[serde(with = "date")]
     pub to: Date,
 }
@@ -191,59 +182,58 @@ pub struct Blackout {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Defrag {
-    /// The severity from which an image is a candidate.
+    /// The lowest severity at which an image is a candidate.
     pub from: Severity,
-    /// What may be used, the first that can work on an image first; one at least.
+    /// The engines, in order of preference; the first that can handle an image runs. At least one.
     pub engines: Vec<Engine>,
-    /// Everything but the runs themselves.
+    /// Do everything except the runs themselves.
     pub dry_run: bool,
-    /// What is to stay free of a file system during a run; 90 % at most.
+    /// The part of a file system that stays free during a run; at most 90 %.
     #[serde(with = "text")]
     pub keep_free: Share,
-    /// From the end of a run to the next one of the same image at least.
+    /// Minimum time from the end of a run to the next run on the same image.
     #[serde(with = "text")]
     pub cooldown: Duration,
-    /// What a run reads and writes together, in bytes a second; 1 MiB at least.
+    /// Limit for reads and writes together, in bytes per second; at least 1 MiB.
     #[serde(with = "rate")]
     pub bandwidth: Bytes,
-    /// Pressure of others, in hundredths, above which a run waits: 1 to 100.
+    /// I/O pressure of other processes, in percent, above which a run waits: 1 to 100.
     pub max_io_pressure: u32,
     /// xfs_fsr: the longest predicted stall of the final swap.
     #[serde(with = "text")]
     pub max_swap_stall: Duration,
-    /// online: the aim of one kernel call; a millisecond at least.
+    /// online: the target duration of one kernel call; at least 1 ms.
     #[serde(with = "text")]
     pub stall_target: Duration,
-    /// Runs at a time, each on another file system: 1 to 64.
+    /// Maximum number of concurrent runs, each on a different file system: 1 to 64.
     pub parallel: u32,
-    /// Releases of kernels (`uname -r`) that the operator vouches for.
+    /// Kernel releases (`uname -r`) that the operator vouches for.
     pub trusted_kernels: Vec<String>,
-    /// A command and its arguments, run before a run; it may make the image free. Empty: none.
+    /// A command and its arguments, run before a run; it may release the image. Empty: none.
     pub hook_before: Vec<String>,
-    /// Likewise, run after it.
+    /// Likewise, after the run.
     pub hook_after: Vec<String>,
 }
 
-/// Where the metrics are served.
+/// Where the metrics are exported.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Metrics {
-    /// Address and port of the HTTP server. Port 0 is one that the kernel chooses.
+    /// Address and port of the HTTP server. With port 0 the kernel chooses one.
     #[serde(with = "text")]
     pub listen: SocketAddr,
-    /// A file that the metrics are written to as well, for node_exporter: absolute, and its name
-    /// ends in `.prom`. None: there is no such file.
+    /// Absolute path of a textfile for node_exporter, which ends in `.prom`. `None`: not written.
     #[serde(with = "text")]
     pub textfile: Option<PathBuf>,
 }
 
-/// Where commands such as `fragwatch status` ask the daemon.
+/// The socket for commands such as `fragwatch status`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Control {
     /// Absolute path of the Unix socket.
     pub socket: PathBuf,
-    /// The group that may use it, beside root.
+    /// The group that may use it, in addition to root.
     pub group: String,
 }
 
@@ -254,8 +244,8 @@ impl Default for Images {
             include: Vec::new(),
             exclude: vec!["*.iso".to_owned()],
             min_size: Bytes(256 << 20),
-            // Ten times what the largest hosts have. A path that was not meant so (`/`, a mail
-            // store) ends here, before a sweep takes minutes.
+            // Ten times the number on the largest hosts; an unintended path (`/`, a mail store)
+            // ends here, before a sweep takes minutes.
             limit: 100_000,
         }
     }
@@ -351,11 +341,10 @@ impl Default for Control {
 }
 
 impl Settings {
-    /// Every setting as TOML that reads back as these settings. Holds no control characters, so
-    /// that it can be printed to a terminal.
+    /// All settings as TOML, which reads back unchanged and has no control characters but newlines.
     pub fn to_toml(&self) -> String {
-        // Written and read, because a table has no dates of its own. Neither fails: the keys are
-        // text, the numbers below 2^63.
+        // Serialized and parsed again, because a table has no dates of its own. Neither can fail:
+        // the keys are text, the numbers are below 2^63.
         let written = toml::to_string(self).unwrap_or_default();
         document(&written.parse().unwrap_or_default())
     }

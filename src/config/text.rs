@@ -1,4 +1,4 @@
-//! How values and whole settings are written as TOML, and which word was meant by a wrong one.
+//! Prints values and settings as TOML, and suggests corrections for misspelled words.
 
 use std::path::Path;
 
@@ -7,10 +7,9 @@ use toml::Value;
 use crate::model::ExtentCount;
 use crate::model::path::shown;
 
-/// The word of `known` that was probably meant by `word`: one letter is wrong, or one of three.
+/// The word of `known` that is nearest to `word`, with at most one wrong letter, or one in three.
 pub(super) fn nearest<'k>(word: &str, known: impl IntoIterator<Item = &'k str>) -> Option<&'k str> {
     let distance = |candidate: &str| {
-        // A key may be as long as the file.
         let is_near = word.len() <= 2 * candidate.len();
         is_near.then(|| strsim::levenshtein(word, &candidate.to_lowercase()))
     };
@@ -22,8 +21,7 @@ pub(super) fn nearest<'k>(word: &str, known: impl IntoIterator<Item = &'k str>) 
         .map(|(_, candidate)| candidate)
 }
 
-/// The text as TOML, in quotes and on one line. What could upset a terminal is escaped, as
-/// [`shown`] does it.
+/// The text as a TOML string in double quotes, on one line, escaped for terminals as by [`shown`].
 pub(super) fn quoted(text: &str) -> String {
     let mut quoted = String::with_capacity(text.len() + 2);
     quoted.push('"');
@@ -38,8 +36,8 @@ pub(super) fn quoted(text: &str) -> String {
     quoted
 }
 
-/// The text as TOML in which a backslash stands for itself, if there is one and that can be: so
-/// can a regular expression be read.
+/// The text in single quotes (TOML literal string), for readable regular expressions, if it
+/// contains a backslash or quote and can be written so; otherwise as by `quoted`.
 pub(super) fn literal(text: &str) -> String {
     let fits = |character| character != '\'' && is_plain(character);
     if text.contains(['\\', '"']) && text.chars().all(fits) {
@@ -49,24 +47,23 @@ pub(super) fn literal(text: &str) -> String {
     }
 }
 
-/// Whether a character can upset no terminal.
 fn is_plain(character: char) -> bool {
     let alone = character.to_string();
     character == '\\' || shown(Path::new(&alone)) == alone
 }
 
-/// A whole number with `_` between its thousands.
+/// A whole number with `_` as thousands separator.
 pub(super) fn grouped(number: u64) -> String {
     ExtentCount(number).to_string().replace(',', "_")
 }
 
-/// The path of `name` in `section`, which is empty for the file itself.
+/// The path of `name` in `section`, which is empty for the top level.
 pub(super) fn join(section: &str, name: &str) -> String {
     let dot = if section.is_empty() { "" } else { "." };
     format!("{section}{dot}{name}")
 }
 
-/// A table as TOML: its keys, then its sections. Holds no control characters but newlines.
+/// A table as TOML: first its keys, then its sections. Contains no control characters but newlines.
 pub(super) fn document(table: &toml::Table) -> String {
     let mut text = String::new();
     section(&mut text, "", table);
@@ -78,7 +75,7 @@ fn section(text: &mut String, path: &str, table: &toml::Table) {
         text.push_str(&format!("{name} = {}\n", written(value)));
     }
     let mut headed = |header: String, path: &str, table: &toml::Table| {
-        // Without a key of its own it needs no header.
+        // A section without keys of its own needs no header.
         if !table.values().all(is_section) {
             let gap = if text.is_empty() { "" } else { "\n" };
             text.push_str(&format!("{gap}{header}\n"));

@@ -1,8 +1,6 @@
-//! Durations, sizes, shares, times and addresses as an operator writes them: `90s`, `1h30m`,
-//! `64KiB`, `5%`, `01:00`.
-//!
-//! A number without a unit is refused rather than guessed at, and an error carries what to write
-//! instead. What is written here reads back as the same value.
+//! Durations, sizes, shares, times and addresses as configured: `90s`, `1h30m`, `64KiB`, `5%`,
+//! `01:00`. A number without a unit is an error, which suggests what to write. Values read back as
+//! written.
 
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -14,7 +12,7 @@ use jiff::civil::{Time, Weekday};
 use super::text::nearest;
 use crate::model::{Bytes, Share};
 
-/// Milliseconds of each unit of time, largest first: the order in which `1h30m` is written.
+/// Milliseconds of each unit of time, largest first: the order of the units in `1h30m`.
 const TIME_UNITS: [(&str, u64); 5] = [
     ("d", 86_400_000),
     ("h", 3_600_000),
@@ -23,11 +21,10 @@ const TIME_UNITS: [(&str, u64); 5] = [
     ("ms", 1),
 ];
 
-/// A hundred years. Longer ones are mistakes, and adding them to a clock could overflow it.
+/// A hundred years. Longer durations are mistakes, and could overflow a clock.
 const MAX_DURATION: Duration = Duration::from_secs(36_500 * 86_400);
 
-/// Bytes of each unit of size, largest first; binary before decimal, so that binary wins when both
-/// are as short.
+/// Bytes of each unit of size, largest first; binary before decimal, which breaks ties in length.
 const SIZE_UNITS: [(&str, u64); 13] = [
     ("EiB", 1 << 60),
     ("PiB", 1 << 50),
@@ -44,7 +41,6 @@ const SIZE_UNITS: [(&str, u64); 13] = [
     ("B", 1),
 ];
 
-/// The days of the week as they are written.
 const DAYS: [(&str, Weekday); 7] = [
     ("Mon", Weekday::Monday),
     ("Tue", Weekday::Tuesday),
@@ -55,17 +51,17 @@ const DAYS: [(&str, Weekday); 7] = [
     ("Sun", Weekday::Sunday),
 ];
 
-/// Why a text is not the value that it should be.
+/// Why a text is not a valid value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ParseError {
-    /// What is wrong with it, to be read after the text itself: `has no unit`.
+    /// What is wrong, to be appended to the text: `has no unit`.
     pub message: String,
-    /// What was probably meant; None if that is unknown.
+    /// What was probably meant, if known.
     pub instead: Option<String>,
 }
 
 impl ParseError {
-    /// An error with `message`, and `instead` if what was meant is known.
+    /// An error with `message` and the probable intention.
     pub fn new(message: impl Into<String>, instead: Option<String>) -> ParseError {
         ParseError {
             message: message.into(),
@@ -75,21 +71,20 @@ impl ParseError {
 }
 
 impl fmt::Display for ParseError {
-    /// The message, then [`INSTEAD`] and what to write, so that both survive a serde error.
+    /// The message, [`INSTEAD`] and the suggestion, so that both survive a serde error.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}{INSTEAD}", self.message)?;
         f.write_str(self.instead.as_deref().unwrap_or_default())
     }
 }
 
-/// Separates the two halves of a displayed [`ParseError`].
+/// Separates the two parts of a displayed [`ParseError`].
 pub(super) const INSTEAD: &str = "; write: ";
 
 /// A value that is configured as text.
 pub(crate) trait Unit: Sized {
-    /// The value of `text`.
     fn parse(text: &str) -> Result<Self, ParseError>;
-    /// The text of the value, for [`Unit::parse`].
+    /// The text of the value; [`Unit::parse`] reads it back.
     fn write(&self) -> String;
 }
 
@@ -98,7 +93,7 @@ impl Unit for Duration {
         parse_duration(text)
     }
 
-    /// In the largest unit that holds it exactly. What is below a millisecond is dropped.
+    /// In the largest unit that is exact. Fractions of a millisecond are dropped.
     fn write(&self) -> String {
         let milliseconds = self.as_millis();
         TIME_UNITS
@@ -110,7 +105,7 @@ impl Unit for Duration {
     }
 }
 
-/// `never` is None.
+/// `never` is `None`.
 impl Unit for Option<Duration> {
     fn parse(text: &str) -> Result<Self, ParseError> {
         match text {
@@ -125,7 +120,7 @@ impl Unit for Option<Duration> {
     }
 }
 
-/// None on the outside is a key that is not written.
+/// The outer `None` is a key that is not set.
 impl Unit for Option<Option<Duration>> {
     fn parse(text: &str) -> Result<Self, ParseError> {
         Unit::parse(text).map(Some)
@@ -141,7 +136,7 @@ impl Unit for Bytes {
         parse_size(text)
     }
 
-    /// In the unit that makes it shortest and is exact.
+    /// In the exact unit with the shortest text.
     fn write(&self) -> String {
         SIZE_UNITS
             .iter()
@@ -152,7 +147,7 @@ impl Unit for Bytes {
     }
 }
 
-/// Bytes a second.
+/// Bytes per second.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd)]
 pub(super) struct Rate(pub(super) Bytes);
 
@@ -177,7 +172,7 @@ impl Unit for Rate {
 }
 
 impl Unit for Share {
-    /// With four decimals at most.
+    /// With up to four decimals.
     fn parse(text: &str) -> Result<Share, ParseError> {
         if let Some(error) = common_error(text, "%") {
             return Err(error);
@@ -189,7 +184,7 @@ impl Unit for Share {
             })?;
             let digits = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
             let is_decimal = digits(&whole) && digits(&rest) && rest.len() <= 4;
-            // Too long a number is refused as too large.
+            // A number too long for `u32` is reported as too large.
             is_decimal.then(|| format!("{whole}{rest:0<4}").parse().unwrap_or(u32::MAX))
         };
         match share(text) {
@@ -214,7 +209,7 @@ impl Unit for SocketAddr {
             return Ok(address);
         }
         let host_and_port = text.rsplit_once(':');
-        // `::1:9843` is an IPv6 address without a port; hardly ever is that what was meant.
+        // `::1:9843` is an IPv6 address without a port, but rarely meant as one.
         let has_port = host_and_port.is_some_and(|(_, port)| port.len() >= 4);
         let no_port = |instead| Err(ParseError::new("has no port", Some(instead)));
         if text.parse::<Ipv4Addr>().is_ok() {
@@ -240,7 +235,7 @@ impl Unit for SocketAddr {
     }
 }
 
-/// An empty text is None.
+/// An empty text is `None`.
 impl Unit for Option<PathBuf> {
     fn parse(text: &str) -> Result<Self, ParseError> {
         Ok((!text.is_empty()).then(|| PathBuf::from(text)))
@@ -282,11 +277,10 @@ impl Unit for Time {
     }
 }
 
-/// Reads a duration: whole numbers of `d`, `h`, `m`, `s`, `ms`, the larger unit first and none
-/// twice.
+/// Parses a duration: whole numbers of `d`, `h`, `m`, `s`, `ms`, larger units first, none twice.
 ///
 /// # Errors
-/// Everything else, and durations of more than a hundred years.
+/// If the text has another form, or the duration is longer than a hundred years.
 pub fn parse_duration(text: &str) -> Result<Duration, ParseError> {
     if let Some(error) = common_error(text, "s") {
         return Err(error);
@@ -305,11 +299,10 @@ pub fn parse_duration(text: &str) -> Result<Duration, ParseError> {
     }
 }
 
-/// Reads a size: a whole number with a unit, binary (`KiB` … `EiB`), decimal (`kB` or `KB`, `MB` …
-/// `EB`) or `B`.
+/// Parses a size: a whole number and `B`, `KiB` … `EiB`, or `kB` (or `KB`), `MB` … `EB`.
 ///
 /// # Errors
-/// Everything else, and sizes of 2^64 bytes or more.
+/// If the text has another form, or the size is 2^64 bytes or more.
 pub fn parse_size(text: &str) -> Result<Bytes, ParseError> {
     if let Some(error) = common_error(text, "B") {
         return Err(error);
@@ -326,22 +319,21 @@ pub fn parse_size(text: &str) -> Result<Bytes, ParseError> {
     }
 }
 
-/// The sum of numbers with units, in the order of `units` and none twice. None if the text has
-/// another form.
+/// The sum of numbers with units, in the order of `units`, none twice; `None` for other texts.
 fn sum_of(text: &str, units: &[(&str, u64)]) -> Option<u128> {
     let mut units = units.iter();
     let mut total: u128 = 0;
     for (number, unit) in parts(text)? {
-        // Going on where the search before ended is what refuses `30m1h` and `1h1h`.
+        // Each search continues behind the unit found last, which rejects `30m1h` and `1h1h`.
         let (_, factor) = units.find(|(name, _)| *name == unit)?;
-        // Only digits: what cannot be read is too large.
+        // Only digits, so a number that does not parse is too large.
         let number: u128 = number.parse().unwrap_or(u128::MAX);
         total = total.saturating_add(number.saturating_mul(u128::from(*factor)));
     }
     Some(total)
 }
 
-/// What all kinds refuse in the same words. `unit` is the one that a bare number probably meant.
+/// The errors common to all kinds. `unit` is the most probable one for a bare number.
 fn common_error(text: &str, unit: &str) -> Option<ParseError> {
     if text.is_empty() {
         return Some(ParseError::new("is empty", None));
@@ -354,8 +346,7 @@ fn common_error(text: &str, unit: &str) -> Option<ParseError> {
     is_number.then(|| ParseError::new("has no unit", Some(format!("{digits}{unit}"))))
 }
 
-/// Splits `1h30m` into numbers and units; None if the text does not alternate between them or is
-/// empty.
+/// Splits `1h30m` into numbers and units; `None` if they do not alternate or `text` is empty.
 fn parts(text: &str) -> Option<Vec<(&str, &str)>> {
     let mut parts = Vec::new();
     let mut rest = text;
@@ -373,8 +364,7 @@ fn parts(text: &str) -> Option<Vec<(&str, &str)>> {
     (!parts.is_empty()).then_some(parts)
 }
 
-/// What was probably meant by `1 minute`, `64K`, `1_000 MB`: the text without blanks and
-/// underscores, each unit replaced by the one that `known` takes it for.
+/// The probable intention of `1 minute`, `64K`, `1_000 MB`; `known` maps units to valid ones.
 fn guess(text: &str, known: impl Fn(&str) -> Option<&'static str>) -> Option<String> {
     let is_kept = |c: &char| !c.is_whitespace() && *c != '_';
     let text: String = text.chars().filter(is_kept).collect();
@@ -384,7 +374,6 @@ fn guess(text: &str, known: impl Fn(&str) -> Option<&'static str>) -> Option<Str
         .collect()
 }
 
-/// The unit of time that was meant by `minutes`, `min`, `H`.
 fn time_unit(unit: &str) -> Option<&'static str> {
     Some(match unit.to_lowercase().as_str() {
         "d" | "day" | "days" => "d",
@@ -396,20 +385,20 @@ fn time_unit(unit: &str) -> Option<&'static str> {
     })
 }
 
-/// The unit of size that was meant by `gib`, `gb`, `G`, `bytes`.
+/// The unit of size meant by `gib`, `gb`, `G`, `bytes`.
 fn size_unit(unit: &str) -> Option<&'static str> {
     let unit = unit.to_lowercase();
     if matches!(unit.as_str(), "byte" | "bytes") {
         return Some("B");
     }
-    // A lone letter is binary, as with qemu-img and truncate.
+    // A single letter is binary, as in qemu-img and truncate.
     SIZE_UNITS.iter().map(|(name, _)| *name).find(|name| {
         let name = name.to_lowercase();
         name == unit || name.strip_suffix("ib") == Some(unit.as_str())
     })
 }
 
-/// The day that was meant by `saturday`, `SAT`, `Sa`, `Thurs`.
+/// The day meant by `saturday`, `SAT`, `Sa`, `Thurs`.
 fn guess_day(text: &str) -> Option<String> {
     const NAMES: [&str; 7] = [
         "Monday",
@@ -427,7 +416,7 @@ fn guess_day(text: &str) -> Option<String> {
     day.get(..3).map(str::to_owned)
 }
 
-/// The time that was meant by `1:00`, `01:00:00`, `24:00`, `1am`, `3 PM`, `22`.
+/// The time meant by `1:00`, `01:00:00`, `24:00`, `1am`, `3 PM`, `22`.
 fn guess_time(text: &str) -> Option<Time> {
     let text = text.to_lowercase();
     let (text, noon) = match (text.strip_suffix("am"), text.strip_suffix("pm")) {
@@ -444,7 +433,7 @@ fn guess_time(text: &str) -> Option<Time> {
         (None, 24) if minute == 0 => 0,
         (None, hour) => hour,
     };
-    // Seconds are dropped: windows are to the minute.
+    // Seconds are dropped: windows have a resolution of one minute.
     Time::new(hour, minute, 0, 0).ok()
 }
 

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::text::nearest;
 use super::units::ParseError;
 
-/// A time zone, by the name that it was configured with.
+/// A time zone and its configured name.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Zone {
@@ -15,16 +15,15 @@ pub struct Zone {
 }
 
 impl Zone {
-    /// The name of the host's own time zone.
     const LOCAL: &'static str = "local";
 
-    /// The time zone of that name: `local`, or an IANA name, in small letters or large.
+    /// The time zone of that name: `local`, or an IANA name in upper or lower case.
     pub fn named(name: &str) -> Option<Zone> {
         if name == Zone::LOCAL {
             return Some(Zone::default());
         }
-        // jiff asks its own database only where there is no zoneinfo directory at all. Debian 13 and
-        // Ubuntu 24.04 moved names such as US/Central to the package tzdata-legacy: an upgrade
+        // jiff falls back to its bundled database only if there is no zoneinfo directory. Debian 13
+        // and Ubuntu 24.04 moved names such as US/Central to the package tzdata-legacy; an upgrade
         // must not invalidate a configuration.
         let own = || TimeZoneDatabase::bundled().get(name);
         let zone = TimeZone::get(name).or_else(|_| own()).ok()?;
@@ -32,28 +31,26 @@ impl Zone {
         Some(Zone { name, zone })
     }
 
-    /// The zone that /etc/localtime names, if the link leads nowhere (localtime(5)): its file went
-    /// to tzdata-legacy.
+    /// The zone that a dangling link /etc/localtime names (localtime(5)): now in tzdata-legacy.
     fn linked() -> Option<TimeZone> {
         let target = std::fs::read_link("/etc/localtime").ok()?;
         let (_, name) = target.to_str()?.rsplit_once("zoneinfo/")?;
         TimeZoneDatabase::bundled().get(name).ok()
     }
 
-    /// Its name, `local` for the host's own.
+    /// The name, `local` for the time zone of the host.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Its rules, as they were when the settings were read: a host that is given another time zone,
-    /// or newer rules, is to read them anew.
+    /// The rules as of reading the settings: a change of zone or rules requires reading them again.
     pub fn rules(&self) -> &TimeZone {
         &self.zone
     }
 }
 
 impl Default for Zone {
-    /// The host's own, which is UTC if it has none.
+    /// The time zone of the host, UTC if it has none.
     fn default() -> Zone {
         let zone = TimeZone::try_system().ok().or_else(Zone::linked);
         Zone {
@@ -84,7 +81,7 @@ impl From<Zone> for String {
     }
 }
 
-/// The zone that was meant by `Berlin`, `Europe/Berln`, `New York`, `Local`.
+/// The zone probably meant by `Berlin`, `Europe/Berln`, `New York`, `Local`.
 fn guess(text: &str) -> Option<String> {
     let text = text.to_lowercase().replace(' ', "_");
     let mut names: Vec<String> = jiff::tz::db()
@@ -94,7 +91,6 @@ fn guess(text: &str) -> Option<String> {
         .collect();
     names.push(Zone::LOCAL.to_owned());
     names.sort_unstable();
-    // Berlin is at the end of Europe/Berlin.
     let city = |name: &&String| name.to_lowercase().rsplit('/').next() == Some(text.as_str());
     let near = || nearest(&text, names.iter().map(String::as_str)).map(str::to_owned);
     names.iter().find(city).cloned().or_else(near)

@@ -6,7 +6,7 @@ use rustix::time::{ClockId, clock_gettime};
 
 use crate::model::UnixTime;
 
-/// Seconds since 1970, as Prometheus counts them.
+/// Seconds since 1970, for Prometheus.
 pub(super) fn now() -> f64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     since.map_or(0.0, |since| since.as_secs_f64())
@@ -17,12 +17,10 @@ pub(super) fn wall() -> UnixTime {
     UnixTime::from_seconds(now())
 }
 
-/// Wall-clock time that never jumps: that of the daemon's start, and what has gone by since, suspend
-/// included (`CLOCK_BOOTTIME`). Growth is computed by it, so that a clock that is set, forwards or
-/// back, does not change the growth of images.
+/// A wall clock that never jumps: the daemon's start time plus the time elapsed since, suspend
+/// included (`CLOCK_BOOTTIME`). Growth is computed with it, so it ignores clock changes.
 #[derive(Debug)]
 pub(super) struct MonotonicWallClock {
-    /// The wall-clock time of the boot.
     boot: i64,
 }
 

@@ -1,5 +1,5 @@
-//! The daemon's part of the history: what it records, and what it reads when it starts. Recording never
-//! waits for the database, see [`crate::history`].
+//! The daemon's part of the history: what it records, and what it reads at the start. Recording
+//! never waits for the database, see [`crate::history`].
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -27,16 +27,13 @@ use crate::serve::metrics;
 use crate::serve::parts::State as PartState;
 use crate::state_dir::StateDir;
 
-/// How long the end of the daemon waits for the last records.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_millis(500);
-/// How long the start of the daemon waits for each read of the state directory.
+/// Limit for each read of the state directory at the start.
 pub(super) const READ_TIMEOUT: Duration = Duration::from_secs(5);
-/// Most defragmentations that are read.
 const MOST_RUNS: u32 = 4096;
 
-/// The history while the daemon runs; ends it when dropped.
+/// The history while the daemon runs; ended on drop.
 pub(super) struct HistoryService {
-    /// Of the directory.
     _lock: Option<Lock>,
     handle: HistoryHandle,
     writer: Option<WriterGuard>,
@@ -48,11 +45,8 @@ pub(super) struct HistoryService {
 pub(super) struct HistoryHandle(Option<Recorder>);
 
 impl HistoryService {
-    /// Starts the history in the directory that is locked.
-    ///
-    /// # Errors
-    /// If another daemon holds the lock. Any other error is logged, and the daemon runs without
-    /// history.
+    /// Starts the history in the locked directory. Fails only if another daemon holds the lock;
+    /// other errors are logged, and there is no history.
     pub(super) fn start(settings: &Settings, lock: InstanceLock) -> Result<Self, LockError> {
         let lock = lock.finish()?;
         let state = StateDir::of(&settings.history);
@@ -74,7 +68,7 @@ impl HistoryService {
         })
     }
 
-    /// What records in it.
+    /// A handle for recording.
     pub(super) fn handle(&self) -> HistoryHandle {
         self.handle.clone()
     }
@@ -98,7 +92,7 @@ impl Drop for HistoryService {
     }
 }
 
-/// Runs `read` where it may wait for a disk; None if it takes longer than [`READ_TIMEOUT`].
+/// Runs `read` on a blocking thread; `None` if it takes longer than [`READ_TIMEOUT`].
 pub(super) async fn read_within<T: Send + 'static>(
     read: impl FnOnce() -> T + Send + 'static,
 ) -> Option<T> {
@@ -106,8 +100,8 @@ pub(super) async fn read_within<T: Send + 'static>(
     tokio::time::timeout(READ_TIMEOUT, reading).await.ok()?.ok()
 }
 
-/// Gives the last counts within `window` and the severities to the registry, before the first sweep:
-/// otherwise growth would be unknown after each restart, and bad images be reported again.
+/// Restores counts within `window` and severities in the registry, before the first sweep.
+/// Otherwise growth would be unknown and bad images reported again after each restart.
 pub(super) async fn look_back(
     handle: &HistoryHandle,
     path: &Path,
@@ -116,7 +110,7 @@ pub(super) async fn look_back(
     registry: &SharedRegistry,
 ) {
     if let Some(recorder) = handle.0.clone() {
-        // Ends on its own: it waits for a thread, not for the disk.
+        // Ends by itself: it waits for a thread, not for the disk.
         let opening = tokio::task::spawn_blocking(move || recorder.wait_for_opening(READ_TIMEOUT));
         if !opening.await.unwrap_or(false) {
             warn!("starting without history: {} does not answer", shown(path));
@@ -125,7 +119,6 @@ pub(super) async fn look_back(
     }
     let database = path.to_owned();
     match read_within(move || read_past(&database, window, now)).await {
-        // The first start.
         Some(Ok(past)) if past.is_empty() => {}
         Some(Ok(past)) => {
             info!("the history of {} images is known", past.len());
@@ -139,14 +132,13 @@ pub(super) async fn look_back(
     }
 }
 
-/// Whether the operator paused defragmentation before this daemon was started. If the disk does not
-/// answer, nothing is defragmented.
+/// Whether the operator paused defragmentation before this start; true if the disk does not answer.
 pub(super) async fn is_paused(state: &StateDir) -> bool {
     let file = state.pause_file();
     read_within(move || file.exists()).await != Some(false)
 }
 
-/// The defragmentations that the history has.
+/// The defragmentations in the history.
 pub(super) async fn past_runs(path: &Path) -> Runs {
     let database = path.to_owned();
     let runs = read_within(move || match database.exists() {
@@ -160,24 +152,22 @@ pub(super) async fn past_runs(path: &Path) -> Runs {
     }))
 }
 
-/// When the last incident was, according to the history.
+/// The time of the last incident in the history.
 pub(super) async fn last_incident(path: &Path) -> Option<UnixTime> {
     let database = path.to_owned();
     read_within(move || read_last_incident(&database)).await?
 }
 
-/// The same, in a process that may wait.
+/// The same, for a process that may wait.
 pub(crate) fn read_last_incident(database: &Path) -> Option<UnixTime> {
-    // Opening reports a database that is not there as an error.
     Reader::open(database).ok()?.last_incident().ok()?
 }
 
-/// The defragmentations that the history has, in a process that may wait.
+/// The defragmentations in the history, for a process that may wait.
 pub(crate) fn read_runs(database: &Path) -> Result<Vec<RunRecord>, ReadError> {
     Reader::open(database)?.runs(None, MOST_RUNS)
 }
 
-/// The last counts and the severity of each image that has any.
 type Past = Vec<(ImageKey, (Recent, Severity))>;
 
 fn read_past(path: &Path, window: Duration, now: UnixTime) -> Result<Past, ReadError> {
@@ -187,12 +177,12 @@ fn read_past(path: &Path, window: Duration, now: UnixTime) -> Result<Past, ReadE
     let reader = Reader::open(path)?;
     let seconds = i64::try_from(window.as_secs()).unwrap_or(i64::MAX);
     let since = UnixTime(now.0.saturating_sub(seconds));
-    // Not what lies ahead of the clock: it is from before the clock was set back.
+    // Counts ahead of the clock are left out: they are from before it was set back.
     let mut counts: HashMap<i64, Recent> = HashMap::new();
     reader.each_count(since..=now, CAPACITY, |image, point| {
         counts.entry(image).or_default().push(point, window);
     })?;
-    // In the order of recording, not of time, for the same reason.
+    // By order of recording, not by time, for the same reason.
     let mut severities = reader.last_severities()?;
     let past = reader.images()?.into_iter().filter_map(|image| {
         let counts = counts.remove(&image.id);
@@ -205,18 +195,18 @@ fn read_past(path: &Path, window: Duration, now: UnixTime) -> Result<Past, ReadE
 }
 
 impl HistoryHandle {
-    /// A sweep has ended.
+    /// Records a finished sweep.
     pub(super) fn swept(&self, at: UnixTime, images: Vec<SampleRow>) {
         self.record(|| Record::Sweep(Sweep { at, images }));
         self.export_health();
     }
 
-    /// The map of an image was read.
+    /// Records an extent map.
     pub(super) fn map(&self, at: UnixTime, image: ImageRef, map: ExtentMap) {
         self.record(|| Record::Map(MapRow { image, at, map }));
     }
 
-    /// The severity of an image has changed.
+    /// Records a change of an image's severity.
     pub(super) fn severity(&self, at: UnixTime, change: &SeverityChange, image: Option<ImageRef>) {
         if let (Some(image), Subject::Image { extents, .. }) = (image, &change.subject) {
             self.record(|| {
@@ -232,8 +222,8 @@ impl HistoryHandle {
         }
     }
 
-    /// A defragmentation has ended. Its note stays until the row is in the database: if it is never
-    /// written, the next start of the daemon finds the note.
+    /// Records a finished defragmentation. Its note is kept until the row is in the database: if
+    /// the row is never written, the next start of the daemon finds the note.
     pub(super) fn run(&self, row: RunRecord, note: Option<PathBuf>) {
         match (&self.0, note) {
             (Some(recorder), Some(note)) => drop(recorder.record_noted(Record::Run(row), note)),
@@ -241,19 +231,19 @@ impl HistoryHandle {
         }
     }
 
-    /// How an incident stands.
+    /// Records the state of an incident.
     pub(super) fn incident(&self, incident: &Incident, began: SystemTime) {
         self.record(|| Record::Incident(incident_row(incident, began)));
     }
 
-    /// After a reload.
+    /// Applies a changed retention.
     pub(super) fn set_retention(&self, retention: Duration) {
         if let Some(recorder) = &self.0 {
             recorder.set_retention(retention);
         }
     }
 
-    /// Its state; not to be read in its first seconds, in which it opens its database.
+    /// The state; not meaningful in the first seconds, while the database is opened.
     pub(super) fn state(&self) -> PartState {
         match &self.0 {
             None => PartState::Down("it could not be started, see the log".to_owned()),
@@ -272,7 +262,7 @@ impl HistoryHandle {
 
     fn record(&self, record: impl FnOnce() -> Record) {
         if let Some(recorder) = &self.0 {
-            // A lost record is counted there.
+            // The recorder counts lost records.
             recorder.record(record());
         }
     }

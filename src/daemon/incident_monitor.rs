@@ -1,4 +1,4 @@
-//! The incident recorder and the stall detector, as the settings want them.
+//! The incident recorder and the stall detector, started and changed as configured.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -19,29 +19,23 @@ use crate::serve::parts::{Part, State};
 use crate::serve::shared_status::SharedStatus;
 use crate::stall::{INTERVAL, StallDetector, StallHealth, StallSettings, effective_trigger};
 
-/// What the last file may take when the daemon ends.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_millis(300);
 
-/// See the module.
+/// The recorder and the detector, and their settings.
 pub(super) struct IncidentMonitor {
     board: Arc<SharedStatus>,
     history: HistoryHandle,
-    /// Where incident files go.
     incidents: PathBuf,
     recorder: Option<Arc<Recorder>>,
-    /// The hook of the recorder.
     hook: Vec<String>,
     detector: Option<StallDetector>,
-    /// The setting that the detector was started with, or could not be.
     stall_after: Option<Duration>,
-    /// Why the detector could not be started.
     no_detector: Option<String>,
-    /// Whether the log reports the detector as down.
     down_logged: AtomicBool,
 }
 
 impl IncidentMonitor {
-    /// Neither runs yet.
+    /// Starts neither of them yet.
     pub(super) fn new(
         board: Arc<SharedStatus>,
         history: HistoryHandle,
@@ -60,8 +54,8 @@ impl IncidentMonitor {
         }
     }
 
-    /// Follows a change of the settings. The recorder goes on whatever they are, with the incident
-    /// that it is at; the detector begins anew when `stall_after` is another.
+    /// Applies changed settings. The recorder and its incident always continue; the detector is
+    /// restarted if `stall_after` changed.
     pub(super) fn apply(&mut self, settings: &Rescue, exchange: &Arc<Exchange>) {
         match &self.recorder {
             None if settings.enabled => {
@@ -79,7 +73,7 @@ impl IncidentMonitor {
         }
         let stall_after = settings.stall_after.filter(|_| settings.enabled);
         if stall_after != self.stall_after || self.no_detector.is_some() {
-            // Out of scope it ends.
+            // Dropping the detector ends it.
             self.detector = None;
             self.stall_after = stall_after;
             self.no_detector = None;
@@ -130,7 +124,7 @@ impl IncidentMonitor {
         self.recorder.as_deref()
     }
 
-    /// Publishes the states of both; while the rescue does not run they are not listed.
+    /// Publishes both states; while the rescue does not run they are not listed.
     pub(super) fn update_states(&self, runs: bool) {
         if !runs {
             let ours = |part: &Part| matches!(part, Part::IncidentFiles | Part::StallDetector);
@@ -163,7 +157,7 @@ impl IncidentMonitor {
         self.board.set_part(Part::StallDetector, detector);
     }
 
-    /// As long as one reader works, those that hang cost only the tasks at which they hang.
+    /// While one reader works, hanging readers cost only the tasks at which they hang.
     fn detector_state(&self, health: StallHealth) -> State {
         let down = health.trouble.is_some();
         match (
@@ -184,7 +178,7 @@ impl IncidentMonitor {
         }
     }
 
-    /// Ends both, after what was handed to the recorder is written.
+    /// Ends both, after writing what the recorder holds.
     pub(super) fn stop(self) {
         drop(self.detector);
         if let Some(recorder) = self.recorder

@@ -1,8 +1,6 @@
-//! The lock of the state directory while the daemon starts.
-//!
-//! It is taken on a thread of its own, because the disk may hang: the rescue is armed after
-//! [`BEFORE_ARMING`] at the latest. A healthy disk answers within that time, so that a second daemon
-//! ends before it can act.
+//! The lock of the state directory while the daemon starts. It is taken on a separate thread,
+//! because the disk may hang: the rescue is armed after [`BEFORE_ARMING`] at the latest. A healthy
+//! disk answers within that time, so a second daemon ends before it can act.
 
 use std::path::PathBuf;
 use std::sync::mpsc;
@@ -18,7 +16,6 @@ use crate::state_dir::StateDir;
 
 /// How long the rescue waits for the lock before it is armed.
 const BEFORE_ARMING: Duration = Duration::from_millis(250);
-/// How long the start of the daemon waits for the lock after that.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A lock that is being taken, or is held.
@@ -29,17 +26,14 @@ pub(super) struct InstanceLock {
 }
 
 impl InstanceLock {
-    /// Begins to take the lock.
-    ///
-    /// # Errors
-    /// If another daemon holds it.
+    /// Begins to take the lock; fails if another daemon holds it.
     pub(super) fn take(settings: &Settings) -> Result<InstanceLock, LockError> {
         let directory = StateDir::of(&settings.history).path().to_owned();
         let (sender, answer) = mpsc::channel();
         let there = directory.clone();
         let locking = thread::Builder::new().name("lock".to_owned());
         let spawned = locking.spawn(move || {
-            // An error here: nobody waits any more.
+            // Fails when the start has stopped waiting.
             let _ = sender.send(lock::acquire(&there));
         });
         if let Err(error) = spawned {
@@ -54,11 +48,8 @@ impl InstanceLock {
         Ok(lock)
     }
 
-    /// Waits for the lock. If the disk does not answer, or cannot be locked, the daemon starts without
-    /// it: it is needed now.
-    ///
-    /// # Errors
-    /// If another daemon holds it.
+    /// Waits for the lock; fails if another daemon holds it. If the disk does not answer, or cannot
+    /// be locked, the daemon starts without it.
     pub(super) fn finish(mut self) -> Result<Option<Lock>, LockError> {
         if self.lock.is_none() && !self.wait(LOCK_TIMEOUT)? {
             warn!(
@@ -69,13 +60,12 @@ impl InstanceLock {
         Ok(self.lock)
     }
 
-    /// False if there is no answer in this time.
     fn wait(&mut self, within: Duration) -> Result<bool, LockError> {
         match self.answer.recv_timeout(within) {
             Ok(Ok(lock)) => self.lock = Some(lock),
             Ok(Err(error @ LockError::LockedBy { .. })) => return Err(error),
             Ok(Err(error)) => warn!("{error}; there may be a second daemon beside this one"),
-            // It answered before that the directory cannot be locked.
+            // An earlier call has received and logged the error.
             Err(mpsc::RecvTimeoutError::Disconnected) => {}
             Err(mpsc::RecvTimeoutError::Timeout) => return Ok(false),
         }

@@ -1,5 +1,5 @@
-//! The followed log files, each on threads of its own, so that one on a file system that hangs does
-//! not delay the others. What they find goes to the slow side of the rescue.
+//! The followed log files, each on its own threads, so that a hanging file system does not delay
+//! the others. Matches go to the slow side of the rescue.
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
@@ -21,12 +21,11 @@ use crate::rescue::entry::Line;
 use crate::serve::parts::{Part, State};
 use crate::serve::shared_status::SharedStatus;
 
-/// Matches that may wait. More are a storm, of which one is enough.
+/// Maximum queued matches. More are a storm, of which one is enough.
 const WAITING: usize = 256;
-/// An event appears in the kernel's log and in a file at nearly the same time; within this time the
-/// second is a duplicate.
+/// Time within which a line in the kernel log and in a file, or in two files, is the same event.
 const SAME_EVENT: Duration = Duration::from_secs(10);
-/// How long a line of a file waits for its duplicate from the kernel's log, which goes first.
+/// How long a line of a file waits for its duplicate from the kernel log, which takes precedence.
 const KMSG_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A line of a file that matched a rule.
@@ -43,12 +42,11 @@ pub(super) struct FileMatch {
 
 /// The files that are followed.
 pub(super) struct LogFiles {
-    /// Those of the settings.
     files: Vec<PathBuf>,
     sources: Vec<(Arc<Path>, FileSource)>,
-    /// The number of the next source; none is used again soon.
+    /// The number of the next source; not reused soon.
     next: u16,
-    /// The rules of the threads of the sources. Locked for a copy only.
+    /// The rules for the threads of the sources. Locked only for copying.
     rules: Arc<Mutex<Arc<Rules>>>,
     found: mpsc::Sender<FileMatch>,
     matches: mpsc::Receiver<FileMatch>,
@@ -57,7 +55,7 @@ pub(super) struct LogFiles {
 }
 
 impl LogFiles {
-    /// Follows none yet.
+    /// Follows no file yet.
     pub(super) fn new() -> Self {
         let (found, matches) = mpsc::channel(WAITING);
         LogFiles {
@@ -72,8 +70,8 @@ impl LogFiles {
         }
     }
 
-    /// Follows these files, by these rules. Those that were followed before go on where they are. One
-    /// that cannot be followed is logged and left out.
+    /// Follows these files, by these rules. Files followed before continue at their position. A
+    /// file that cannot be followed is logged and left out.
     pub(super) fn follow(&mut self, files: &[PathBuf], rules: &Arc<Rules>, board: &SharedStatus) {
         *self.rules.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(rules);
         let (kept, gone) = std::mem::take(&mut self.sources)
@@ -107,7 +105,7 @@ impl LogFiles {
         let on_line = move |line: FileLine<'_>| {
             let rules = Arc::clone(&rules.lock().unwrap_or_else(PoisonError::into_inner));
             if let Some(found_line) = matched(&rules, number, &name, line.bytes) {
-                // Full: there are more than enough.
+                // A full queue holds more than enough.
                 let _ = found.try_send(found_line);
             }
         };
@@ -124,7 +122,7 @@ impl LogFiles {
         }
     }
 
-    /// A record of the kernel's log matched: the same line in a file is a duplicate.
+    /// Registers a match in the kernel log, so that the same line in a file is a duplicate.
     pub(super) fn kernel_matched(&mut self, line: &Line, at: Monotonic) {
         // The kernel's record always counts.
         let _ = self.dedup.is_first(Source::Kmsg, line.bytes(), at);
@@ -150,7 +148,7 @@ impl LogFiles {
         }
     }
 
-    /// What was found and not yet returned by [`LogFiles::next`], for the end of the daemon.
+    /// Matches not yet returned by [`LogFiles::next`], for the end of the daemon.
     pub(super) fn drain(&mut self) -> Vec<FileMatch> {
         while let Ok(found) = self.matches.try_recv() {
             self.waiting.push_back(found);
@@ -176,7 +174,7 @@ impl LogFiles {
             };
             let state = match down {
                 None => State::Up,
-                // Within a second.
+                // Known within a second.
                 Some(Down::NotYet) => continue,
                 Some(down) => State::Down(down.to_string()),
             };
@@ -185,9 +183,9 @@ impl LogFiles {
     }
 }
 
-/// Ends a source. One that hangs is left behind.
+/// Ends a source on another thread, because that may take 2 s; a hanging one is left behind.
 fn end(source: FileSource) {
-    // It waits two seconds at most; not here. Without a thread it is left running.
+    // Without a thread, dropping it asks its threads to end.
     let _ = std::thread::Builder::new().spawn(move || source.stop());
 }
 

@@ -1,8 +1,7 @@
-//! Where log lines go: to standard error, which systemd connects to the journal.
-//!
-//! Logging never waits: a journal that is stuck, or a pipe that nobody reads, would otherwise stop the
-//! thread that logs, and /metrics with it. Lines go through a bounded queue to a thread of their own;
-//! when the queue is full they are lost, and their number is logged as soon as there is room.
+//! Writes log lines to standard error, which systemd connects to the journal. Logging never waits:
+//! a stuck journal or a full pipe would otherwise stop the logging thread, and /metrics with it.
+//! Lines go through a bounded queue to a separate thread. When the queue is full they are dropped,
+//! and their number is logged as soon as there is room.
 
 use std::fmt;
 use std::io::{self, Write};
@@ -17,13 +16,12 @@ use tracing_subscriber::registry::LookupSpan;
 
 use crate::background::{Background, Jobs, SMALL_STACK};
 
-/// Lines that wait at most: an hour of trouble, and less than a megabyte.
+/// Maximum queue length: an hour of trouble, and less than a megabyte.
 const CAPACITY: usize = 1024;
 
-/// How long the queue may take at the end of the process to be written.
 const FLUSH_TIMEOUT: Duration = Duration::from_millis(200);
 
-/// When dropped, waits a moment until the last lines are written.
+/// Waits briefly on drop until the last lines are written.
 pub(super) struct Logging(Option<Background<Vec<u8>>>);
 
 impl Drop for Logging {
@@ -34,7 +32,7 @@ impl Drop for Logging {
     }
 }
 
-/// Sets up logging; once a process.
+/// Sets up logging; once per process.
 pub(super) fn init() -> Logging {
     let Ok(queue) = Background::start("log", CAPACITY, SMALL_STACK, write_lines) else {
         // Without threads the daemon fails soon, and reports that itself.
@@ -51,8 +49,8 @@ pub(super) fn init() -> Logging {
     Logging(Some(queue))
 }
 
-/// Whether standard error leads to the journal: JOURNAL_STREAM names its device and inode
-/// (systemd.exec(5)). The variable alone proves nothing: shells inherit it.
+/// Whether standard error leads to the journal: JOURNAL_STREAM holds its device and inode
+/// (systemd.exec(5)). The variable alone proves nothing, because shells inherit it.
 fn is_connected_to_journal() -> bool {
     let Some(stream) = std::env::var("JOURNAL_STREAM").ok() else {
         return false;
@@ -60,7 +58,6 @@ fn is_connected_to_journal() -> bool {
     fstat(io::stderr()).is_ok_and(|stat| stream == format!("{}:{}", stat.st_dev, stat.st_ino))
 }
 
-/// The way to the writing thread.
 #[derive(Debug, Clone)]
 struct Queue(Background<Vec<u8>>);
 
@@ -87,7 +84,7 @@ fn write_lines(lines: &mut Jobs<Vec<u8>>) {
     let mut stderr = io::stderr();
     let mut reported = 0;
     while let Some(line) = lines.next() {
-        // Closed, or its reader gone: nobody reads it.
+        // Fails if standard error is closed: nobody reads it.
         let _ = stderr.write_all(&line);
         let lost = lines.dropped();
         if lost > reported {
@@ -101,7 +98,7 @@ fn write_lines(lines: &mut Jobs<Vec<u8>>) {
     }
 }
 
-/// A line as the journal wants it (`<priority>text`, sd-daemon(3)), or as a person does.
+/// A line as the journal expects it (`<priority>text`, sd-daemon(3)), or as people do.
 struct Format {
     journal: bool,
 }
@@ -132,7 +129,7 @@ where
     }
 }
 
-/// As syslog(3) numbers them.
+/// syslog(3) priorities.
 fn priority(level: Level) -> u8 {
     match level {
         Level::ERROR => 3,

@@ -1,12 +1,12 @@
-//! Defragments by itself what the planner says, when it says so: a tick a second looks at the
-//! window, the pause and the rescue; a plan every few seconds starts what is due.
+//! Defragments images automatically as the planner decides. A tick every second checks the window,
+//! the pause and the rescue; a plan every few seconds starts the runs that are due.
 //!
 //! ```text
 //! calendar, inventory, history ─► facts ─► plan ─► runner (a thread) ─► child (a process) ─► history
 //!         window closes, pause, incident, the end of the daemon ──► stop
 //! ```
 //!
-//! Runs that an earlier daemon left are finished first ([`note`]); until then nothing begins.
+//! Runs left by an earlier daemon are finished first ([`note`]); until then none begins.
 
 mod child;
 mod control;
@@ -54,24 +54,20 @@ use note::{Note, NoteFile, left_behind};
 use runner::{Ended, Task};
 
 const TICK: Duration = Duration::from_secs(1);
-/// From one plan to the next while a window is open.
 const PLANNING: Duration = Duration::from_secs(5);
-/// What reading the I/O pressure may take.
 const PRESSURE_TIMEOUT: Duration = Duration::from_secs(2);
-/// For so long after an incident the worst images come first.
+/// Time after an incident during which the worst images come first.
 const AFTER_INCIDENT: Duration = Duration::from_secs(24 * 3600);
-/// What the runs may take to end when the daemon does.
+/// Limit for the runs to end at shutdown.
 pub(super) const LAST_RUNS: Duration = Duration::from_millis(1200);
-/// What the operator's commands may take when the daemon ends. One that is ended by us then is run
-/// again by the next start.
+/// Limit for the operator's commands at shutdown; the next start reruns a cancelled one.
 const LAST_HOOKS: Duration = Duration::from_secs(60);
-/// What a command may take to end once it is asked to: see `hook::run_once`.
+/// Limit for a cancelled command to end, see `hook::run_once`.
 const LAST_KILL: Duration = Duration::from_secs(5);
-/// When nothing could be started, for reasons that lie with no image, it is tried again so much
-/// later.
+/// Delay after a failed start that is no fault of an image.
 const NOT_READY_PAUSE: Duration = Duration::from_secs(60);
 
-/// See the module.
+/// The scheduler of defragmentations.
 pub(super) struct Maintenance {
     settings: watch::Receiver<Arc<Settings>>,
     inventory: SharedRegistry,
@@ -84,26 +80,23 @@ pub(super) struct Maintenance {
     active: BTreeMap<String, Running>,
     ended: mpsc::UnboundedReceiver<Ended>,
     on_end: mpsc::UnboundedSender<Ended>,
-    /// Runs that an earlier daemon left and whose `hook_after` runs now.
+    /// Runs left by an earlier daemon whose `hook_after` runs now.
     unfinished: Vec<Arc<Control>>,
     finished: mpsc::UnboundedReceiver<(Note, NoteFile)>,
     on_finish: mpsc::UnboundedSender<(Note, NoteFile)>,
-    /// Why nothing can be started, and until when that is not tried again.
+    /// Why no run can start, and until when no start is tried.
     not_ready: Option<(Instant, String)>,
     queries: mpsc::Receiver<PlanRequest>,
     planned: Option<Instant>,
     engines: Engines,
-    /// When the last incident was.
     incident: Option<UnixTime>,
-    /// What a dry run would do and was logged already.
     dry_runs: Vec<PathBuf>,
-    /// The pressure on each file system, by its mount point, while a window is open.
+    /// The pressure gauge of each file system, by mount point, while a window is open.
     gauges: BTreeMap<PathBuf, Gauge>,
-    /// What they showed last, in percent.
+    /// Their last readings, in percent.
     pressures: BTreeMap<PathBuf, f64>,
 }
 
-/// A run under way on a file system.
 struct Running {
     image: ImageId,
     reference: ImageRef,
@@ -111,13 +104,13 @@ struct Running {
     engine: Engine,
     began: Timestamp,
     active: Active,
-    /// Whether the operator's commands belong to it.
+    /// Whether operator's commands are configured for it.
     has_hooks: bool,
     control: Arc<Control>,
 }
 
 impl Maintenance {
-    /// `queries` ask for the plan.
+    /// `queries` are requests for the plan.
     pub(super) fn new(
         settings: watch::Receiver<Arc<Settings>>,
         inventory: SharedRegistry,
@@ -158,7 +151,7 @@ impl Maintenance {
         }
     }
 
-    /// Runs until `end` asks for the end, then ends what is under way.
+    /// Runs until `end`, then ends the current runs.
     pub(super) async fn run(mut self, mut end: watch::Receiver<bool>) {
         self.engines.judge(&self.settings.borrow().defrag);
         tokio::select! {
@@ -179,7 +172,7 @@ impl Maintenance {
         }
     }
 
-    /// Reads what an earlier daemon was commanded and has done.
+    /// Reads the pause, the past runs and the unfinished runs of an earlier daemon.
     async fn look_back(&mut self) {
         if let Err(error) = child::restore_hints(self.state.hints()) {
             warn!("extent-size hints of runs that were killed are not restored: {error}");
@@ -188,8 +181,8 @@ impl Maintenance {
         self.runs = past_runs(self.state.database()).await;
         self.incident = last_incident(self.state.database()).await;
         for (note, file) in notes(self.state.path()).await {
-            // The daemon was killed after the row was written and before the note was removed; or the
-            // row is that of another run, begun in the same second: so hook_after runs in any case.
+            // Either the daemon was killed before it removed the note, or the row is of another run
+            // that began in the same second. So `hook_after` runs in any case.
             if note.hook_after.is_empty() && self.is_recorded(&note) {
                 file.remove();
                 continue;
@@ -208,9 +201,8 @@ impl Maintenance {
         }
     }
 
-    /// Ends the runs and waits for them. The operator's commands get more time; a second signal ends
-    /// the process on the spot ([`signals`](super::signals)). What is cut off is finished by the next
-    /// start.
+    /// Ends the runs and waits for them, longer if they have commands. A second signal ends the
+    /// process at once ([`signals`](super::signals)). The next start finishes what is cut off.
     async fn end_all(mut self) {
         self.stop_all(Stop::Shutdown);
         let began = Instant::now();
@@ -225,7 +217,7 @@ impl Maintenance {
             };
             if Instant::now() >= deadline {
                 if cancelled.is_some() || !has_hooks {
-                    // The kernel kills them with us; an image is then as it was.
+                    // The kernel kills them with this process; an image is then unchanged.
                     return warn!("{} runs are killed, not ended", self.active.len());
                 }
                 cancelled = Some(self.cancel_hooks());
@@ -299,7 +291,7 @@ impl Maintenance {
 
     async fn start_what_is_due(&mut self, now: Timestamp) {
         let early = |planned: Instant| planned.elapsed() < PLANNING;
-        // Nothing runs before the kernel was judged.
+        // No run starts before the kernel is judged.
         if self.planned.is_some_and(early) || self.engines.states().is_none() {
             return;
         }
@@ -318,8 +310,8 @@ impl Maintenance {
         }
     }
 
-    /// Reads the I/O pressure that counts on each file system; not on this thread, for procfs, sysfs
-    /// and cgroupfs may wait for locks of the kernel.
+    /// Reads the I/O pressure of each file system; on another thread, because procfs, sysfs and
+    /// cgroupfs may wait for kernel locks.
     async fn read_pressures(&mut self, most: u32) {
         let mounts: Vec<PathBuf> = {
             let inventory = self.inventory.lock();
@@ -335,7 +327,6 @@ impl Maintenance {
         }
     }
 
-    /// What the planner is to know.
     fn facts(&self, defrag: &Defrag, now: Timestamp) -> PlanFacts {
         let inventory = self.inventory.lock();
         let stalled = self.board.stalled();
@@ -362,7 +353,7 @@ impl Maintenance {
                 },
                 &self.runs,
             );
-            // The operator's command may make it free; the guards ask after it.
+            // `hook_before` may free the image; the guards check that.
             if !defrag.hook_before.is_empty() {
                 facts.user = None;
             }
@@ -458,7 +449,6 @@ impl Maintenance {
         (Instant::now() < *until).then(|| why.clone())
     }
 
-    /// Answers with the plan in force.
     fn answer(&self, query: PlanRequest) {
         let settings = Arc::clone(&self.settings.borrow());
         let now = Timestamp::now();
@@ -469,11 +459,11 @@ impl Maintenance {
             None => render_json(&plan, &facts.engines, &self.calendar, now, JudgedBy::Daemon)
                 .unwrap_or_else(|error| error.to_string()),
         };
-        // A client that has gone away reads nothing.
+        // The client may have disconnected.
         let _ = query.answer.send(text);
     }
 
-    /// Nothing can be started, and no image is to blame. Logged once, however long it lasts.
+    /// Delays further starts for a reason that is no fault of an image. Logged once.
     fn is_not_ready(&mut self, why: String) {
         let known = self.not_ready.as_ref();
         if known.is_none_or(|(_, known)| *known != why) {
@@ -482,7 +472,6 @@ impl Maintenance {
         self.not_ready = Some((Instant::now() + NOT_READY_PAUSE, why));
     }
 
-    /// The engines were judged.
     fn post_engines(&mut self, states: Vec<EngineState>) {
         self.board
             .post_engines(states.iter().map(status::EngineState::from).collect());
@@ -490,7 +479,6 @@ impl Maintenance {
         self.planned = None;
     }
 
-    /// Puts up what is under way, for whoever asks.
     fn post_runs(&self) {
         let run = |running: &Running| status::Run {
             path: shown(&running.reference.path),
@@ -503,7 +491,6 @@ impl Maintenance {
             .post_runs(self.active.values().map(run).collect());
     }
 
-    /// A run has ended.
     fn take_in(&mut self, ended: Ended) {
         let Some(running) = self.active.remove(&ended.filesystem) else {
             return;
@@ -551,7 +538,7 @@ impl Maintenance {
         self.record(row, ended.note);
     }
 
-    /// `hook_after` of a run that was cut off has ended.
+    /// Records a run that was cut off, once its `hook_after` has ended.
     fn take_in_finished(&mut self, (note, file): (Note, NoteFile)) {
         self.unfinished.pop();
         if self.is_recorded(&note) {
@@ -561,7 +548,6 @@ impl Maintenance {
         self.record(row, Some(file));
     }
 
-    /// Whether the history has a run of this image that began in this second.
     fn is_recorded(&self, note: &Note) -> bool {
         self.runs.contains(&note.image().key, note.began)
     }
@@ -572,14 +558,14 @@ impl Maintenance {
     }
 }
 
-/// Asks systemd for more time: a command that starts a VM again must not be killed by
+/// Extends systemd's stop timeout: a command that restarts a VM must not be killed by
 /// TimeoutStopSec= (sd_notify(3), EXTEND_TIMEOUT_USEC).
 fn extend_stop() {
     let more = u32::try_from((TICK * 15).as_micros()).unwrap_or(u32::MAX);
     super::systemd::notify(&[sd_notify::NotifyState::ExtendTimeoutUsec(more)]);
 }
 
-/// The notes of an earlier daemon. A disk that does not answer has none for us.
+/// The notes of an earlier daemon; none if the disk does not answer.
 async fn notes(state: &Path) -> Vec<(Note, NoteFile)> {
     let state = state.to_owned();
     let reading = tokio::task::spawn_blocking(move || left_behind(&state));
@@ -592,7 +578,6 @@ async fn notes(state: &Path) -> Vec<(Note, NoteFile)> {
     }
 }
 
-/// A run as the history records it.
 fn row(image: &ImageRef, at: UnixTime, from: ExtentCount, report: &JobReport) -> RunRecord {
     let run = &report.run;
     let from = run.from.unwrap_or(from);
@@ -616,7 +601,6 @@ fn join(reasons: impl IntoIterator<Item = String>) -> String {
     reasons.collect::<Vec<_>>().join("; ")
 }
 
-/// The pressure on each of these mount points, and the gauges that read it.
 fn pressures(
     mounts: Vec<PathBuf>,
     mut gauges: BTreeMap<PathBuf, Gauge>,
@@ -642,21 +626,19 @@ fn pressures(
     (gauges, pressures)
 }
 
-/// Whether the last incident was so short a time ago that the worst images come first.
+/// Whether the last incident is recent enough that the worst images come first.
 pub(crate) fn is_recent(incident: Option<UnixTime>, now: Timestamp) -> bool {
     let now = UnixTime(now.as_second());
     incident.is_some_and(|at| now.since(at) < AFTER_INCIDENT)
 }
 
-/// The engines that are tried after the planner's choice. What the planner does not see, a loop
-/// device for instance, the guards do; then the next one has its turn.
+/// The engines to try if the guards find what the planner does not see, such as a loop device.
 fn after(chosen: Engine, configured: &[Engine]) -> Vec<Engine> {
     let others = configured.iter().copied();
     let others = others.skip_while(|engine| *engine != chosen);
     others.filter(|engine| *engine != chosen).collect()
 }
 
-/// Runs that the plan has for this window.
 fn queue(plan: &Plan) -> usize {
     let decisions = plan.images.iter().map(|planned| &planned.decision);
     decisions
@@ -664,7 +646,6 @@ fn queue(plan: &Plan) -> usize {
         .count()
 }
 
-/// Of a run that was cut off nothing is known but that it began.
 fn interrupted(note: &Note) -> RunRecord {
     RunRecord {
         image: note.image(),

@@ -1,5 +1,5 @@
-//! Reads extent maps: on each file system one at a time, in parts, between which the file system's
-//! worker serves sweeps.
+//! Reads extent maps, one at a time on each file system, in parts. Between the parts the file
+//! system's worker serves sweeps.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -19,10 +19,10 @@ use crate::probe::sweep::WorkerPool;
 use crate::probe::worker::{CallError, Worker};
 use crate::serve::metrics::{Method, probe_failed, probed};
 
-/// How long one part of a map may take. A sweep waits at most so long for its turn.
+/// Limit for one part of a map, and so the usual wait of a sweep for the worker.
 const PART_BUDGET: Duration = Duration::from_millis(500);
 
-/// See the module.
+/// Schedules the reading of maps, and stores the results.
 pub(super) struct Mapper {
     registry: SharedRegistry,
     history: HistoryHandle,
@@ -38,19 +38,17 @@ struct Finished {
     result: Result<Seen, Unread>,
 }
 
-/// What was seen of a map.
 enum Seen {
     Whole(ExtentMap),
     Sampled(Outlook),
 }
 
-/// Why there is no map.
 #[derive(Debug, thiserror::Error)]
 enum Unread {
     /// The image cannot be read, or has grown above the cap.
     #[error("{0}")]
     Refused(String),
-    /// The file system does not answer, or the helper failed: soon it may be otherwise.
+    /// The file system does not answer, or the helper failed; a retry may succeed.
     #[error("{0}")]
     NotNow(#[source] CallError),
 }
@@ -68,8 +66,7 @@ impl Mapper {
         }
     }
 
-    /// Takes in the maps that were read since, and begins to read those that are due. Returns whether
-    /// there are new maps.
+    /// Stores the results that have arrived (true if any), and starts the readings that are due.
     pub(super) fn launch(&mut self, settings: &Settings, pool: &mut WorkerPool) -> bool {
         let taken = self.take_finished();
         let Some(interval) = settings.sampling.map_interval else {
@@ -129,7 +126,7 @@ impl Mapper {
                 Ok(Seen::Whole(map)) => {
                     let reference = image.reference();
                     image.set_map(map.clone(), now);
-                    // The history may be slow to take it: not under the guard.
+                    // Recorded outside the lock.
                     drop(registry);
                     if let Some(reference) = reference {
                         self.history.map(clock::wall(), reference, map);
@@ -148,7 +145,6 @@ impl Mapper {
         all.difference(&self.running).copied().collect()
     }
 
-    /// The image of a file system whose map is due, if any.
     fn due(
         &mut self,
         device: DeviceNumber,
@@ -157,8 +153,8 @@ impl Mapper {
     ) -> Option<Sample> {
         let now = Instant::now();
         let registry = self.registry.lock();
-        // Above the cap the map is not to be loaded; that of an image in use is loaded already, and
-        // a sample of it costs nothing (xfs_iread_extents, at the first read or write).
+        // Above the cap no map is to be loaded. That of an image in use is already loaded
+        // (xfs_iread_extents, at the first read or write), so sampling it costs nothing.
         let is_xfs = registry.is_xfs(device);
         let is_readable = |image: &&KnownImage| {
             image.device == device
@@ -175,7 +171,7 @@ impl Mapper {
     }
 }
 
-/// The map of an image. Why it cannot be read is logged by the sweep, which meets the same trouble.
+/// Reads the map of an image. Failures are logged by the sweep, which hits the same error.
 async fn read_map(
     worker: &Arc<Mutex<Worker>>,
     sample: &Sample,
@@ -202,7 +198,7 @@ async fn read_map(
     }
 }
 
-/// What could be gained of an image in use whose map is too long to be read.
+/// Samples the map of an image in use that has too many extents to be read whole.
 async fn sample_map(
     worker: &Arc<Mutex<Worker>>,
     sample: &Sample,
@@ -221,7 +217,6 @@ async fn sample_map(
     }
 }
 
-/// The last reply to a request, if it is no fault.
 async fn call(
     worker: &Arc<Mutex<Worker>>,
     request: &Request,

@@ -1,5 +1,5 @@
-//! The images and file systems that the daemon knows, from sweep to sweep. Pure: it is given what a
-//! sweep meets, and returns what has changed.
+//! The images and file systems known to the daemon, from sweep to sweep. Pure: takes what a sweep
+//! finds, and returns what has changed.
 
 mod change;
 mod image;
@@ -24,13 +24,13 @@ use crate::probe::protocol::Fault;
 use crate::serve::snapshot::Snapshot;
 use crate::serve::view::{FilesystemView, HostView};
 
-/// The registry, shared by sampler, mapper and maintenance. Its guard is never held across a wait.
+/// The registry, shared by sampler, mapper and maintenance. Never locked across a wait.
 #[derive(Debug, Clone, Default)]
 pub(super) struct SharedRegistry(Arc<Mutex<Registry>>);
 
 impl SharedRegistry {
     pub(super) fn lock(&self) -> MutexGuard<'_, Registry> {
-        // A sample is taken in whole or not at all.
+        // A sample is stored as a whole or not at all.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -39,7 +39,7 @@ impl SharedRegistry {
 #[derive(Debug, Default)]
 pub(super) struct Registry {
     images: BTreeMap<ImageId, KnownImage>,
-    /// The past, from the history, of images that no sweep has met yet.
+    /// Past of images that no sweep has found yet, from the history.
     restored: BTreeMap<ImageKey, (Recent, Judge)>,
     judge: HostJudge,
     host: HostView,
@@ -48,7 +48,7 @@ pub(super) struct Registry {
     /// What could not be read in the last sweep, and why.
     faults: BTreeMap<PathBuf, (DeviceNumber, String)>,
     met_faults: BTreeMap<PathBuf, (DeviceNumber, String)>,
-    /// Images that the sweep under way has met, but could not identify.
+    /// Images that the current sweep has found but could not identify.
     unidentified: BTreeSet<ImageId>,
 }
 
@@ -61,21 +61,21 @@ impl Registry {
         self.unidentified.clear();
     }
 
-    /// A file system was met.
+    /// Stores a file system that a sweep has found.
     pub(super) fn filesystem(&mut self, device: DeviceNumber, filesystem: Filesystem) {
         self.met_filesystems.insert(device);
         self.filesystems.insert(device, filesystem);
     }
 
-    /// Restores the last counts and the severity of an image that a sweep will meet. Otherwise a bad
-    /// image would be reported anew, and its growth would be unknown for an hour.
+    /// Restores the last counts and the severity of an image not yet found by a sweep. Otherwise a
+    /// bad image would be reported again, and its growth be unknown for 1/24 of the growth window.
     pub(super) fn restore(&mut self, key: ImageKey, recent: Recent, severity: Severity) {
         let past = (recent, Judge::remembering(severity));
         self.restored.insert(key, past);
     }
 
-    /// An image was counted. One whose identity could not be read stays as it was: the count could
-    /// be that of another file.
+    /// Stores and judges a counted image. If its identity could not be read, the former count
+    /// stays, because the new one could be that of another file.
     pub(super) fn image(
         &mut self,
         device: DeviceNumber,
@@ -95,7 +95,7 @@ impl Registry {
             }
         };
         let mut changes = Vec::new();
-        // The inode of an image that is gone, with another generation.
+        // The inode of a deleted image, reused with another generation.
         let is_other = |known: &KnownImage| known.generation() != Some(key.generation);
         if self.images.get(&id).is_some_and(is_other)
             && let Some(gone) = self.images.remove(&id)
@@ -124,7 +124,7 @@ impl Registry {
         changes
     }
 
-    /// Judges the host, which has so much memory, by what all extent maps take.
+    /// Judges the host, whose memory is `ram`, by the memory of all extent maps.
     pub(super) fn host(&mut self, assessor: &Assessor, ram: Bytes) -> Option<Change> {
         let memory = self.memory();
         let thresholds = assessor.thresholds();
@@ -140,7 +140,7 @@ impl Registry {
         SeverityChange::between((from, to), reason, || Subject::Host { memory })
     }
 
-    /// Something could not be read. Reported once, not each sweep.
+    /// Stores a failed read. Reported once, not each sweep.
     pub(super) fn fault(&mut self, device: DeviceNumber, fault: Fault) -> Option<Change> {
         let before = self.faults.get(&fault.path);
         let known = before.is_some_and(|(_, error)| *error == fault.error);
@@ -149,8 +149,8 @@ impl Registry {
         (!known).then_some(Change::Fault(fault))
     }
 
-    /// Ends a sweep: forgets images that were not met, but for those on `unanswering` file systems,
-    /// of which nothing is known.
+    /// Ends a sweep: forgets images that were not found, unless they could not be identified or
+    /// their file system is `unanswering`.
     pub(super) fn end(&mut self, unanswering: &BTreeSet<DeviceNumber>) -> Vec<Change> {
         let mut changes = Vec::new();
         self.images.retain(|_, image| {
@@ -176,12 +176,12 @@ impl Registry {
         changes
     }
 
-    /// An image as the history identifies it; `None` if it is not met any more.
+    /// The identity of an image in the history; `None` if it is no longer known.
     pub(super) fn reference(&self, id: ImageId) -> Option<ImageRef> {
         self.get(id)?.reference()
     }
 
-    /// All images that the sweep has counted, as the history records them.
+    /// History rows of the images counted by the sweep.
     pub(super) fn counted_rows(&self) -> Vec<SampleRow> {
         let met = self.images.values().filter(|image| image.met);
         met.filter_map(KnownImage::row).collect()
@@ -207,20 +207,20 @@ impl Registry {
         self.images.get_mut(&id)
     }
 
-    /// An image was defragmented.
+    /// Resets the growth and the map of a defragmented image.
     pub(super) fn defragmented(&mut self, id: ImageId) {
         if let Some(image) = self.get_mut(id) {
             image.defragmented();
         }
     }
 
-    /// Whether a file system is an XFS.
+    /// Whether a file system is XFS.
     pub(super) fn is_xfs(&self, device: DeviceNumber) -> bool {
         let filesystem = self.filesystems.get(&device);
         filesystem.is_some_and(|it| it.kind == FilesystemKind::Xfs)
     }
 
-    /// In one line, for `systemctl status`: `12 images, worst 1.2M extents in db-1.qcow2`.
+    /// One line for `systemctl status`: `12 images, worst 1.2M extents in db-1.qcow2`.
     pub(super) fn summary(&self) -> String {
         let plural = if self.images.len() == 1 { "" } else { "s" };
         let count = format!("{} image{plural}", self.images.len());
@@ -235,10 +235,10 @@ impl Registry {
         )
     }
 
-    /// What is known now, as it is served; `swept` in seconds since 1970.
+    /// The current state for the servers; `swept` in seconds since 1970.
     pub(super) fn snapshot(&self, swept: Option<f64>) -> Snapshot {
         let mut images: Vec<_> = self.images().collect();
-        // Of two at the same path the one that was found there is the last.
+        // Of two images at the same path, the one that the sweep found comes last.
         images.sort_by_key(|image| image.met);
         let images: Vec<_> = images
             .into_iter()
@@ -259,7 +259,7 @@ impl Registry {
         Snapshot::new(&images, &filesystems, host, swept)
     }
 
-    /// What the extent maps of all images on XFS take when they are loaded.
+    /// Memory of the loaded extent maps of all images on XFS.
     fn memory(&self) -> Bytes {
         let on_xfs = self.images().filter(|image| self.is_xfs(image.device));
         on_xfs

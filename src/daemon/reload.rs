@@ -1,5 +1,5 @@
-//! Reads the configuration again, on a thread that may be left behind: /etc may lie on a file system
-//! that hangs.
+//! Rereads the configuration on a thread that may be left behind: /etc may be on a hanging file
+//! system.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -10,20 +10,19 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::config::{self, ConfigError, Loaded};
 
-/// What reading the configuration may take.
 const READ_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// See the module.
+/// The reader, and the reading under way.
 pub(super) struct ConfigReader {
     config: Option<PathBuf>,
     reading: Option<Reading>,
-    /// A reload was requested while the configuration was being read: it may have changed since.
+    /// A reload was requested during the reading: the files may have changed since.
     again: bool,
 }
 
 struct Reading {
     task: JoinHandle<Result<Loaded, ConfigError>>,
-    /// When it is given up; `None` once it was.
+    /// `None` once the reading was given up.
     deadline: Option<Instant>,
 }
 
@@ -43,10 +42,7 @@ impl ConfigReader {
             .unwrap_or(Path::new(config::DEFAULT_PATH))
     }
 
-    /// Begins to read it.
-    ///
-    /// # Errors
-    /// If an earlier reading was given up and has not come back since.
+    /// Begins to read the configuration. Fails if an earlier reading was given up and still hangs.
     pub(super) fn request(&mut self) -> anyhow::Result<()> {
         match &self.reading {
             None => self.start(),
@@ -61,7 +57,7 @@ impl ConfigReader {
     fn start(&mut self) {
         let config = self.config.clone();
         let read = move || {
-            // jiff keeps the rules of a time zone, and which one is the system's, for five minutes
+            // jiff caches the rules of time zones, and the system's time zone, for five minutes
             // (jiff 0.2, DEFAULT_TTL in src/tz/db/zoneinfo/enabled.rs and src/tz/system/mod.rs).
             jiff::tz::db().reset();
             jiff::tz::reset_system_time_zone_cache();
@@ -76,8 +72,8 @@ impl ConfigReader {
         });
     }
 
-    /// Waits for what is read, at the latest until it is given up; for ever if nothing is being read.
-    /// What a reading that was given up has read is dropped. Cancel-safe.
+    /// Waits until the configuration is read or the reading is given up; forever if none is under
+    /// way. The result of a reading that was given up is dropped. Cancel-safe.
     pub(super) async fn read(&mut self) -> anyhow::Result<Loaded> {
         loop {
             let Some(Reading { task, deadline }) = &mut self.reading else {

@@ -1,5 +1,5 @@
-//! The slow side of the rescue: starts the fast side, passes on new settings, and reports what it did
-//! to the log, the metrics and the recorder. A rescue needs nothing of it.
+//! The slow side of the rescue: starts the fast side, passes on new settings, and reports its
+//! actions to the log, the metrics and the recorder. The rescue itself does not depend on it.
 
 mod armed;
 mod reporter;
@@ -30,16 +30,14 @@ use crate::serve::shared_status::SharedStatus;
 pub(crate) use self::armed::fast_settings;
 pub(super) use self::armed::{Armed, start};
 
-/// How often the path from the kernel's log to the actor is drilled.
 const DRILL_INTERVAL: Duration = Duration::from_secs(24 * 3600);
-/// The same after a drill that failed.
 const DRILL_RETRY: Duration = Duration::from_secs(60);
-/// How often the memory counters, the states of the parts and the rings are read at least.
+/// Maximum interval at which memory counters, part states and rings are read.
 const TICK: Duration = Duration::from_secs(10);
-/// An action that takes longer hangs. A drop of a large cache takes seconds.
+/// An action that takes longer hangs. Dropping a large cache takes seconds.
 const ACTION_HANGS: Duration = Duration::from_secs(30);
 
-/// See the module.
+/// The task of the slow side.
 pub(super) struct Rescue {
     settings: Arc<Settings>,
     taken_on: watch::Sender<Arc<Settings>>,
@@ -49,13 +47,13 @@ pub(super) struct Rescue {
     files: LogFiles,
     monitor: IncidentMonitor,
     memory: io::Result<Files>,
-    /// When the next drill is due; `None` if the kernel's log is not read.
+    /// `None` if the kernel log is not read.
     drill_due: Option<Instant>,
     board: Arc<SharedStatus>,
 }
 
 impl Rescue {
-    /// Continues with what [`start`] has started. Incident files go to `incidents`.
+    /// Takes over what [`start`] has started. Incident files go to `incidents`.
     pub(super) fn new(
         armed: Armed,
         settings: Arc<Settings>,
@@ -79,12 +77,12 @@ impl Rescue {
         rescue
     }
 
-    /// The settings in force.
+    /// The settings that the rescue has adopted.
     pub(super) fn settings(&self) -> watch::Receiver<Arc<Settings>> {
         self.taken_on.subscribe()
     }
 
-    /// Runs until `end`; what the fast side and the log files have found until then is recorded.
+    /// Runs until `end`; then records what the fast side and the log files have found.
     pub(super) async fn run(
         mut self,
         mut settings: watch::Receiver<Arc<Settings>>,
@@ -123,7 +121,7 @@ impl Rescue {
         let changed = new.klog != self.settings.klog || new.rescue != self.settings.rescue;
         self.settings = new;
         if changed || self.armed.is_wanting() {
-            // What was found under the former settings is reported as such.
+            // Findings under the former settings are reported as such.
             self.take_reports();
             self.armed.reload(&self.settings);
             self.follow_settings();
@@ -131,7 +129,6 @@ impl Rescue {
         self.taken_on.send_replace(Arc::clone(&self.settings));
     }
 
-    /// Brings the parts of the slow side in line with the settings.
     fn follow_settings(&mut self) {
         let settings = Arc::clone(&self.settings);
         let armed = self.armed.armed;
@@ -148,7 +145,7 @@ impl Rescue {
             let names = self.armed.rules.iter().map(|(_, name, _)| name.to_owned());
             metrics::rescue_begins(&names.collect::<Vec<_>>());
             self.monitor.apply(&settings.rescue, &fast.exchange);
-            // The memory of the stall detector too.
+            // Includes the memory of the stall detector.
             keep_in_memory(fast);
         }
         match self.armed.kmsg.is_some() && armed {
@@ -169,7 +166,6 @@ impl Rescue {
         }
     }
 
-    /// Publishes the state of each part.
     fn update_states(&self) {
         let rescue = self.armed.rescue_state.clone().unwrap_or(State::Up);
         self.board.set_part(Part::Rescue, self.rescue_state(rescue));
@@ -183,7 +179,7 @@ impl Rescue {
         self.monitor.update_states(runs);
     }
 
-    /// The state of the rescue; `state` is that of its start.
+    /// `state` is that of its start.
     fn rescue_state(&self, state: State) -> State {
         let (Some(fast), State::Up) = (&self.armed.fast, &state) else {
             return state;
@@ -219,7 +215,6 @@ impl Rescue {
         }
     }
 
-    /// Empties the rings of the fast side.
     fn take_reports(&mut self) {
         let Some(fast) = &mut self.armed.fast else {
             return;
@@ -270,7 +265,7 @@ impl Rescue {
     }
 }
 
-/// Waits until there is something to read; for ever without a stream.
+/// Waits until the stream is readable; forever without a stream.
 async fn readable(events: Option<&UnixStream>) {
     match events {
         Some(events) if events.readable().await.is_ok() => {
@@ -280,7 +275,7 @@ async fn readable(events: Option<&UnixStream>) {
     }
 }
 
-/// Feeds systemd's watchdog for as long as there is no fast side to do it.
+/// Feeds systemd's watchdog while there is no fast side to do it.
 async fn feed_watchdog() {
     let Some(interval) = sd_notify::watchdog_enabled() else {
         return std::future::pending().await;

@@ -28,18 +28,17 @@ use crate::serve::metrics::{Method, probe_failed, probed};
 use crate::serve::shared_status::SharedStatus;
 use crate::sys::heap;
 
-/// A sweep may be late by this, beside its interval and its deadlines, before it is overdue.
+/// Extra time, beyond intervals and deadlines, before a sweep is overdue.
 const SWEEP_GRACE: Duration = Duration::from_secs(60);
 
-/// See the module.
+/// The task that sweeps and publishes.
 pub(super) struct Sampler {
     settings: watch::Receiver<Arc<Settings>>,
     status: Arc<SharedStatus>,
     pool: WorkerPool,
-    /// Events of the watched directories, and when to sweep because of them.
     news: mpsc::UnboundedReceiver<News>,
     pace: SweepPace,
-    /// File systems not all of whose directories are watched, and why.
+    /// File systems whose directories are not all watched, and why.
     unwatched: BTreeMap<DeviceNumber, String>,
     registry: SharedRegistry,
     mapper: Mapper,
@@ -48,14 +47,14 @@ pub(super) struct Sampler {
     hook: SeverityHook,
     history: HistoryHandle,
     unanswering: Unanswering,
-    /// When the last sweep ended, in seconds since 1970.
+    /// Seconds since 1970.
     swept: Option<f64>,
 }
 
-/// File systems that did not answer a sweep: where they are mounted, and the kind of the error.
+/// File systems that did not answer a sweep: the mount point and the kind of error.
 type Unanswering = BTreeMap<DeviceNumber, (PathBuf, Discriminant<CallError>)>;
 
-/// How long after one sweep the next one must have ended.
+/// The time from the end of one sweep to the latest end of the next.
 pub(super) fn sweep_timeout(settings: &Settings) -> Duration {
     2 * settings.sampling.interval + settings.sampling.probe_timeout + SWEEP_GRACE
 }
@@ -87,7 +86,7 @@ impl Sampler {
         }
     }
 
-    /// What it fills.
+    /// The registry that the sweeps fill.
     pub(super) fn registry(&self) -> SharedRegistry {
         self.registry.clone()
     }
@@ -98,7 +97,7 @@ impl Sampler {
         look_back(&self.history, path, window, now, &self.registry).await;
     }
 
-    /// Sweeps until there are no more settings.
+    /// Sweeps until the settings channel closes.
     pub(super) async fn run(mut self) {
         loop {
             let began = Instant::now();
@@ -117,8 +116,7 @@ impl Sampler {
         }
     }
 
-    /// Reads maps until the next sweep is due, names have come or gone, or there are new settings.
-    /// False if there will be no more settings: the daemon ends.
+    /// Reads maps until a sweep is due or the settings change. False if the daemon ends.
     async fn wait_until(&mut self, next: Instant, settings: &Settings) -> bool {
         loop {
             if self.mapper.launch(settings, &mut self.pool) {
@@ -191,7 +189,6 @@ impl Sampler {
     }
 }
 
-/// A sweep under way.
 struct Sweep<'s> {
     registry: &'s SharedRegistry,
     status: &'s SharedStatus,
@@ -199,11 +196,10 @@ struct Sweep<'s> {
     clock: &'s MonotonicWallClock,
     history: &'s HistoryHandle,
     hook: &'s SeverityHook,
-    /// When the sweep before it ended.
     swept_before: Option<f64>,
     unanswered_before: Unanswering,
     unanswering: Unanswering,
-    /// Why not all directories of a file system are watched, if so.
+    /// For each file system, why not all of its directories are watched.
     watched: BTreeMap<DeviceNumber, Option<String>>,
 }
 
@@ -228,7 +224,7 @@ impl Sweep<'_> {
                 self.report(change);
             }
             Event::PassedOver(_) => {}
-            // A file system is surveyed again when more of it is met; then any refusal counts.
+            // A file system can be surveyed several times in a sweep; any refusal counts.
             Event::Watched(refusal) => {
                 let known = self.watched.entry(device).or_default();
                 *known = known.take().or(refusal);
@@ -241,7 +237,7 @@ impl Sweep<'_> {
                 if let Err(error) = result {
                     self.unanswered(device, mount, &error);
                 }
-                // Not only when all are done: the others may take a deadline longer.
+                // Not only at the end: the other file systems may take a deadline longer.
                 if others {
                     let snapshot = self.registry.lock().snapshot(self.swept_before);
                     self.status.set_snapshot(snapshot);
@@ -250,7 +246,7 @@ impl Sweep<'_> {
         }
     }
 
-    /// Logged once, not each sweep. That a helper was busy does not mean yet that it hangs.
+    /// Logged once, not each sweep. A busy helper does not necessarily hang.
     fn unanswered(&mut self, device: DeviceNumber, mount: PathBuf, error: &CallError) {
         probe_failed();
         let kind = std::mem::discriminant(error);
@@ -289,7 +285,6 @@ impl Sweep<'_> {
     }
 }
 
-/// Logs once why not all directories of a file system are watched.
 fn log_watched(
     unwatched: &mut BTreeMap<DeviceNumber, String>,
     watched: BTreeMap<DeviceNumber, Option<String>>,
@@ -348,10 +343,10 @@ fn openers(owner: &Owner) -> String {
     openers.join(", ")
 }
 
-/// The host's memory (sysinfo(2)).
+/// sysinfo(2).
 fn host_memory() -> Bytes {
     let info = rustix::system::sysinfo();
-    // The types of its fields differ from one architecture to the next.
+    // The field types differ between architectures.
     #[allow(clippy::useless_conversion)]
     let (pages, unit) = (u64::from(info.totalram), u64::from(info.mem_unit));
     Bytes(pages.saturating_mul(unit))

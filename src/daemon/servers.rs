@@ -1,5 +1,4 @@
-//! The servers of the pages over TCP and of the control socket, each a task that starts, moves and
-//! ends with the settings.
+//! The page server (TCP) and the control socket's server, started and moved with the settings.
 
 use std::io;
 use std::net::SocketAddr;
@@ -19,13 +18,11 @@ use crate::serve::listener::{Bounded, Limits, Peer};
 use crate::serve::parts::{Part, State};
 use crate::serve::shared_status::SharedStatus;
 
-/// What making the control socket may take.
 const LISTEN_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How often an address that cannot be had is tried again.
 const RETRY_INTERVAL: Duration = Duration::from_secs(5);
 
-/// The pages: where they are to be served, and their server, if there can be one.
+/// The configured address of the pages, and their server while it can run.
 pub(super) struct PageServer {
     listen: SocketAddr,
     status: Arc<SharedStatus>,
@@ -33,7 +30,6 @@ pub(super) struct PageServer {
     retries: Interval,
 }
 
-/// A server of the pages.
 struct Server {
     address: SocketAddr,
     task: JoinHandle<()>,
@@ -47,7 +43,7 @@ pub(super) struct ControlServer {
 }
 
 impl ControlServer {
-    /// Logs why there is none, and sets the state of the part.
+    /// Sets the state of the part, and logs why there is no socket.
     pub(super) async fn start(
         control: &Control,
         pages: &control::Pages,
@@ -80,8 +76,8 @@ impl ControlServer {
     }
 }
 
-/// On a thread that may be left behind: what it needs of /etc and /run may hang. If it comes back
-/// later, its socket is removed again.
+/// On a thread that may be left behind: /etc and /run may hang. If it returns later, its socket is
+/// removed again.
 async fn listen(control: Control) -> io::Result<(UnixListener, SocketFile)> {
     let listening = tokio::task::spawn_blocking(move || control::listen(&control));
     match tokio::time::timeout(LISTEN_TIMEOUT, listening).await {
@@ -101,7 +97,7 @@ impl Drop for ControlServer {
 }
 
 impl PageServer {
-    /// Serves them, now or as soon as the address is free: another program may have it, or its
+    /// Serves the pages now, or as soon as the address is free: another program may use it, or its
     /// interface may come up later.
     pub(super) async fn start(listen: SocketAddr, status: Arc<SharedStatus>) -> Self {
         let mut retries = interval(RETRY_INTERVAL);
@@ -121,12 +117,12 @@ impl PageServer {
         pages
     }
 
-    /// Tries again, every few seconds, to serve them if they are not served. Cancel-safe.
+    /// Retries every few seconds while the pages are not served. Cancel-safe.
     pub(super) async fn keep_listening(&mut self) {
         self.retries.tick().await;
         let serves = |server: &Server| !server.task.is_finished();
         if !self.server.as_ref().is_some_and(serves) {
-            // Logged when it began, and in the status since.
+            // Logged at the start, and in the status since.
             let _ = self.listen().await;
         }
     }
@@ -139,17 +135,14 @@ impl PageServer {
         Ok(())
     }
 
-    /// Serves them elsewhere.
-    ///
-    /// # Errors
-    /// If that cannot be done; then all stays as it is.
+    /// Serves the pages at another address; on an error the former one stays.
     pub(super) async fn move_to(&mut self, listen: SocketAddr) -> anyhow::Result<()> {
         if listen == self.listen {
             return Ok(());
         }
         let start = || Server::start(listen, Arc::clone(&self.status));
         let moved = match (start().await, &mut self.server) {
-            // 0.0.0.0 includes where we listen: from 127.0.0.1 it can be had only by leaving that.
+            // 0.0.0.0 conflicts with 127.0.0.1 on the same port: leave the former address first.
             (Err(_), Some(server)) if listen.port() == server.address.port() => {
                 server.stop().await;
                 start().await
@@ -165,7 +158,7 @@ impl PageServer {
             }
             Err(error) => {
                 if self.server.as_ref().is_some_and(|it| it.task.is_finished()) {
-                    // If it fails, it is tried again later.
+                    // Retried later if it fails.
                     let _ = self.listen().await;
                 }
                 Err(error)
@@ -190,10 +183,9 @@ impl Server {
         Ok(Server { address, task })
     }
 
-    /// Closes the address.
     async fn stop(&mut self) {
         self.task.abort();
-        // It was aborted.
+        // An aborted task has no result.
         let _ = (&mut self.task).await;
     }
 }

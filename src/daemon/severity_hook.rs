@@ -1,5 +1,4 @@
-//! Reports a severity that has changed: a line in the log, and the operator's command
-//! (`thresholds.hook`).
+//! Reports a change of severity: a line in the log, and the operator's command (`thresholds.hook`).
 
 use std::time::Duration;
 
@@ -11,10 +10,10 @@ use crate::hook::{self, Call, Hook, HookOutcome};
 use crate::model::path::{hex_unless_exact, shown};
 use crate::model::{Bytes, ExtentCount, Severity};
 
-/// Runs that may wait: a threshold that is set too low makes every image change at once.
+/// Maximum queued runs: a threshold that is too low makes every image change at once.
 const QUEUE: usize = 64;
 
-/// The command of `thresholds.hook`, or none.
+/// The command of `thresholds.hook`, if any.
 #[derive(Debug, Default)]
 pub(super) struct SeverityHook {
     command: Vec<String>,
@@ -22,7 +21,7 @@ pub(super) struct SeverityHook {
 }
 
 impl SeverityHook {
-    /// Uses this command from now on. Runs that wait are still done.
+    /// Uses this command from now on. Runs already queued are still done.
     pub(super) fn configure(&mut self, command: &[String]) {
         if self.command == command {
             return;
@@ -94,7 +93,6 @@ fn log(change: &SeverityChange) {
     }
 }
 
-/// What changed, in a few words.
 fn name(change: &SeverityChange) -> String {
     let SeverityChange { from, to, .. } = change;
     match &change.subject {
@@ -125,7 +123,7 @@ fn variables(change: &SeverityChange) -> Vec<(&'static str, String)> {
     variables
 }
 
-/// What the command reads from its standard input. Keys are only ever added.
+/// The JSON document on the command's standard input. Keys are only ever added.
 #[derive(Debug, Default, Serialize)]
 struct Document {
     schema: u32,
@@ -133,20 +131,19 @@ struct Document {
     severity: Severity,
     severity_before: Severity,
     reason: String,
-    /// `None` if it is the host's.
+    /// `None` for the host.
     image: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     image_hex: Option<String>,
-    /// The name of the VM that has it open.
     vm: Option<String>,
     extents: Option<ExtentCount>,
-    /// `None` while it is unknown.
+    /// `None` while unknown.
     growth_per_day: Option<f64>,
-    /// `None` while it is unknown, or far.
+    /// `None` while unknown or far.
     seconds_to_critical: Option<u64>,
     /// In words: `in 3 days`, `unknown: too few samples`.
     forecast: Option<String>,
-    /// `None` if it is an image's.
+    /// `None` for an image.
     extent_map_memory_bytes: Option<Bytes>,
 }
 

@@ -1,4 +1,4 @@
-//! Signals, on a thread of their own.
+//! Handles signals on a separate thread.
 
 use std::io;
 use std::sync::Arc;
@@ -8,20 +8,20 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use tokio::sync::mpsc;
 
-/// What a signal asks for.
+/// The request that a signal stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Signal {
-    /// SIGHUP: read the configuration again.
+    /// SIGHUP: reload the configuration.
     Reload,
     /// SIGTERM, SIGINT: end.
     End,
 }
 
-/// Starts the thread. The second SIGTERM or SIGINT ends the process at once.
+/// Starts the thread. A second SIGTERM or SIGINT ends the process at once.
 pub(super) fn listen() -> io::Result<mpsc::UnboundedReceiver<Signal>> {
     let ending = Arc::new(AtomicBool::new(false));
     for signal in [SIGTERM, SIGINT] {
-        // The order matters: the first registration sees the flag that an earlier signal has set.
+        // In this order: the shutdown must see the flag of an earlier signal only.
         signal_hook::flag::register_conditional_shutdown(signal, 1, Arc::clone(&ending))?;
         signal_hook::flag::register(signal, Arc::clone(&ending))?;
     }

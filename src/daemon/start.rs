@@ -1,5 +1,5 @@
-//! The settings that the daemon starts with. A wrong configuration keeps it from defragmenting, and
-//! from nothing else: the rescue of the host does not depend on it.
+//! The settings that the daemon starts with. A wrong configuration prevents defragmentation only:
+//! the rescue of the host does not depend on it.
 //!
 //! | configuration | in force | maintenance windows |
 //! |---|---|---|
@@ -9,7 +9,7 @@
 //! | the same, and there is no such copy | the defaults | none |
 //! | empty, and the copy is of one that was not | the last one that was right | none |
 //!
-//! The copy lies in the [state directory](crate::state_dir). Reading it and reading the configuration
+//! The copy is in the [state directory](crate::state_dir). Reading it and reading the configuration
 //! take at most [`READ_TIMEOUT`] each: their disks may hang.
 
 use std::fmt::Write as _;
@@ -26,11 +26,9 @@ use crate::model::path::shown;
 use crate::serve::status::InForce;
 use crate::state_dir;
 
-/// What reading the configuration, and then the copy, may take.
 const READ_TIMEOUT: Duration = Duration::from_secs(2);
-/// The name of the copy.
 const COPY: &str = "last-good.toml";
-/// The text of the copy of a configuration whose main file is empty.
+/// The text of a copy whose main file was empty.
 const BLANK: &str = "# Its main file was empty.\n";
 /// For root only: it may hold the commands of hooks.
 const MODE: u32 = 0o600;
@@ -40,16 +38,16 @@ pub(crate) struct Start {
     pub(crate) settings: Settings,
     /// The files that were read.
     pub(super) files: Vec<PathBuf>,
-    /// Where they come from.
+    /// Where the settings come from.
     pub(super) in_force: InForce,
     /// What is wrong with the configuration.
     pub(crate) error: Option<String>,
-    /// Whether they are those of an empty main file: another such file is no mistake then.
+    /// Whether the main file was empty: then another empty one is no mistake.
     pub(super) is_blank: bool,
 }
 
 impl Start {
-    /// Reads the configuration; never fails, and does not hang.
+    /// Reads the configuration; never fails or hangs.
     pub(super) fn read(config: Option<&Path>) -> Start {
         let path = config.map(Path::to_owned);
         let read = within(READ_TIMEOUT, move || {
@@ -61,7 +59,7 @@ impl Start {
         Start::from(config, read, copy)
     }
 
-    /// As [`Start::read`], for a command that asks the daemon: it may wait for a disk.
+    /// As [`Start::read`], for a client command, which may wait for a disk.
     pub(crate) fn read_patiently(config: Option<&Path>) -> Start {
         let read = config::load_to_start(config).map_err(|error| error.to_string());
         Start::from(config, read, || copy_of(config).read())
@@ -99,7 +97,7 @@ impl Start {
             }
         };
         if error.is_some() {
-            // The operator may have changed them since.
+            // The operator may have changed the windows since.
             loaded.settings.maintenance.windows.clear();
         }
         Start {
@@ -112,7 +110,6 @@ impl Start {
     }
 }
 
-/// The result of `work`; `None` if it takes longer than `time`.
 fn within<T: Send + 'static>(
     time: Duration,
     work: impl FnOnce() -> T + Send + 'static,
@@ -132,7 +129,6 @@ fn no_answer(config: Option<&Path>) -> String {
     )
 }
 
-/// Where the copy of a configuration lies, and how it begins.
 #[derive(Debug, Clone)]
 struct Copy {
     path: PathBuf,
@@ -180,7 +176,7 @@ impl Copy {
     }
 }
 
-/// Keeps the copy. On a thread of its own, because its disk may hang.
+/// Writes the copy on a separate thread, because its disk may hang.
 pub(super) struct LastGood(Option<mpsc::Sender<(Settings, bool)>>);
 
 impl LastGood {
@@ -198,10 +194,10 @@ impl LastGood {
         LastGood(spawned.map(|_| sender).ok())
     }
 
-    /// Keeps these, which are or are not those of an empty main file.
+    /// Writes a copy of the settings; `is_blank` if the main file is empty.
     pub(super) fn keep(&self, settings: &Settings, is_blank: bool) {
         if let Some(sender) = &self.0 {
-            // Its thread ends only with us.
+            // The thread ends only with the daemon.
             let _ = sender.send((settings.clone(), is_blank));
         }
     }

@@ -1,8 +1,6 @@
-//! Notifies systemd (sd_notify(3)), and never waits for it.
-//!
-//! In an emergency systemd may hang, and then its socket blocks after a few messages: on the thread
-//! of the slow side that would cost metrics and incident files. So messages go through a bounded
-//! queue to a thread of their own; when the queue is full they are lost.
+//! Notifies systemd (sd_notify(3)) without ever waiting for it. In an emergency systemd may hang;
+//! its socket then blocks after a few messages, which would delay metrics and incident files. So
+//! messages go through a bounded queue to a separate thread and are dropped when the queue is full.
 
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -12,14 +10,13 @@ use tracing::warn;
 
 use crate::background::{Background, Jobs, SMALL_STACK};
 
-/// Messages that wait at most: a start, some reloads, and a status now and then.
+/// Maximum queue length: a start, some reloads, and an occasional status.
 const CAPACITY: usize = 64;
-/// How long the queue may take at the end of the process to be sent.
 const FLUSH_TIMEOUT: Duration = Duration::from_millis(200);
 
 static QUEUE: OnceLock<Option<Background<String>>> = OnceLock::new();
 
-/// Notifies systemd, if it started us.
+/// Notifies systemd, if it started this process.
 pub(super) fn notify(state: &[NotifyState<'_>]) {
     if let Some(queue) = QUEUE.get_or_init(start) {
         let lines = state.iter().map(ToString::to_string);
@@ -27,7 +24,7 @@ pub(super) fn notify(state: &[NotifyState<'_>]) {
     }
 }
 
-/// Waits a moment until the last messages are sent.
+/// Waits briefly until the last messages are sent.
 pub(super) fn flush() {
     if let Some(Some(queue)) = QUEUE.get() {
         queue.drain(FLUSH_TIMEOUT);

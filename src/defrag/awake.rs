@@ -1,15 +1,13 @@
-//! Sees to it that nobody is left waiting at the [gate](super::gate) of a fragwatch that is stopped.
+//! Ensures that no process is left waiting at the [gate](super::gate) of a stopped fragwatch.
 //!
-//! Ctrl-Z (SIGTSTP) can be handled, and ends the run before the process stops. SIGSTOP cannot: a
-//! stopped process answers no opener, and xfs_fsr, which has inherited the gate's descriptor, and
-//! the stopped process itself keep the kernel from opening the gate (fanotify_release,
-//! fs/notify/fanotify/fanotify_user.c, comes with the last descriptor). So as long as xfs_fsr works,
-//! a small process in a process group of its own looks at the state of this one. It continues one
-//! that is stopped and sends it SIGTSTP, in this order, because SIGCONT takes back stop signals that
-//! are pending (prepare_signal, kernel/signal.c): the run ends, the gate opens, then it stops.
-//!
-//! What remains is a freezer (cgroup.freeze, `systemctl freeze`), which holds both: openers wait
-//! until it is thawed.
+//! Ctrl-Z (SIGTSTP) is handled: the run ends before the process stops. SIGSTOP cannot be handled: a
+//! stopped process answers no opener, and its own gate descriptor and the one inherited by xfs_fsr
+//! keep the kernel from opening the gate (fanotify_release, fs/notify/fanotify/fanotify_user.c,
+//! runs with the last descriptor). So while xfs_fsr works, a helper in its own process group
+//! watches the state of this process. If it is stopped, the helper continues it and then sends
+//! SIGTSTP, in this order, because SIGCONT discards pending stop signals (prepare_signal,
+//! kernel/signal.c): the run ends, the gate opens, then the process stops. A freezer
+//! (cgroup.freeze, `systemctl freeze`) holds both: openers then wait until it is thawed.
 
 use std::fs;
 use std::os::unix::process::CommandExt as _;
@@ -22,17 +20,16 @@ use rustix::process::{Signal, getppid, kill_process};
 use crate::sys::child::kill_with_parent;
 use crate::sys::proc::Stat;
 
-/// The hidden subcommand of the small process.
+/// The hidden subcommand of the helper.
 pub const COMMAND: &str = "keep-awake";
-/// How often it looks.
 const INTERVAL: Duration = Duration::from_millis(100);
 
-/// The small process. Ended when this goes out of scope.
+/// The helper; ended on drop.
 #[derive(Debug)]
 pub(super) struct Awake(Option<Child>);
 
 impl Awake {
-    /// Starts it. Where that fails, the run goes on without it.
+    /// Starts the helper. If that fails, the run continues without it.
     pub(super) fn start() -> Awake {
         let mut command = Command::new("/proc/self/exe");
         command
@@ -57,11 +54,11 @@ impl Drop for Awake {
     }
 }
 
-/// What the small process does, until it is killed.
+/// The main function of the helper; runs until it is killed.
 pub fn keep_parent_awake() {
     let Some(parent) = getppid() else { return };
     let stat = format!("/proc/{}/stat", parent.as_raw_nonzero());
-    // Its number is its own as long as it is our parent.
+    // The PID belongs to it as long as it is our parent.
     while getppid() == Some(parent) {
         if fs::read(&stat).is_ok_and(|stat| is_stopped(&stat)) {
             let _ = kill_process(parent, Signal::CONT);

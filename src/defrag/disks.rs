@@ -1,4 +1,4 @@
-//! How much of the time the disks below a file system are busy, by /sys/dev/block
+//! Measures how busy the disks below a file system are, from /sys/dev/block
 //! (Documentation/block/stat.rst). Reading it accesses no disk and no file system.
 //!
 //! A file system lies on a partition, an LVM volume, an array or a loop device:
@@ -6,17 +6,15 @@
 //! | device | its disks |
 //! |---|---|
 //! | partition | the device above it in sysfs |
-//! | device mapper, md, bcache | what `slaves/` names |
+//! | device mapper, md, bcache | the entries of `slaves/` |
 //! | loop | the device of the file system that the backing file lies on |
 //! | NVMe with native multipath | its paths: `nvme0c1n1`, `nvme0c2n1` of `nvme0n1` |
 //! | any other | itself |
 //!
-//! The layers above the disks count as well: dm-crypt, a thin pool or a loop device works partly while
-//! the disks are idle, with requests in flight all the time.
-//!
-//! The disks are unknown where the device number is an anonymous one (btrfs, overlay, tmpfs, NFS: major
-//! 0), where /sys does not show the device, and where a disk does not count its I/O (`queue/iostats` is
-//! 0, or nothing was ever counted).
+//! The layers above the disks count too: dm-crypt, a thin pool or a loop device may be busy, with
+//! requests in flight all the time, while the disks are partly idle. The disks are unknown if the
+//! device number is anonymous (btrfs, overlay, tmpfs, NFS: major 0), if /sys does not show the
+//! device, or if a disk counts no I/O (`queue/iostats` is 0, or all counters are 0).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -28,16 +26,14 @@ use crate::discover::mounts::MountTable;
 use crate::model::DeviceNumber;
 use crate::sys::mounts;
 
-/// Most layers from a file system to its disks.
 const MAX_LAYERS: u32 = 16;
-/// Most disks of one file system.
 const MAX_DISKS: usize = 1024;
 
 /// The counters of the devices below a file system, at one time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Counters {
     disks: BTreeMap<PathBuf, Disk>,
-    /// The layers above them, as far as they count their I/O: md of older kernels does not.
+    /// The layers above them that count their I/O; md of older kernels does not.
     layers: BTreeMap<PathBuf, Disk>,
 }
 
@@ -47,14 +43,14 @@ struct Disk {
     in_flight: u64,
     /// Time with a request in flight (`io_ticks`), in milliseconds.
     busy: u64,
-    /// Time of all requests together (`time_in_queue`), in milliseconds.
+    /// Total time of all requests (`time_in_queue`), in milliseconds.
     queued: u64,
-    /// The same as the sum of reads, writes, discards and flushes.
+    /// The same as the sum for reads, writes, discards and flushes.
     ticks: u64,
 }
 
 impl Counters {
-    /// Those of the devices below this one; `None` if its disks are unknown.
+    /// The counters below this device; `None` if its disks are unknown.
     pub(super) fn read(device: DeviceNumber, host: &Host) -> Option<Counters> {
         let mut tree = Tree {
             host,
@@ -69,9 +65,9 @@ impl Counters {
         })
     }
 
-    /// How much of the time between two readings they were busy, in percent. Of the disks that is the
-    /// sum over all of them, 100 at most: a reader that waits for one of twelve disks after the other
-    /// keeps each busy for only a twelfth of the time. `None` if they are not the same disks.
+    /// The share of the time between two readings in which they were busy, in percent. For the
+    /// disks it is the sum over all, at most 100: a reader that waits for twelve disks in turn
+    /// keeps each busy for only a twelfth of the time. `None` if the disks are not the same.
     pub(super) fn busy_since(&self, before: &Counters, elapsed: Duration) -> Option<f32> {
         let busy = |(path, now): (&PathBuf, &Disk), before: &BTreeMap<_, _>| {
             now.busy_since(before.get(path)?, elapsed)
@@ -96,8 +92,7 @@ impl Disk {
         Disk::parse(&fs::read_to_string(directory.join("stat")).ok()?)
     }
 
-    /// `None` if nothing was counted: a mounted file system was read at least once, so that disk does
-    /// not count.
+    /// `None` if nothing was counted: reading a mounted file system counts unless counting is off.
     fn parse(stat: &str) -> Option<Disk> {
         let fields = stat.split_ascii_whitespace().map(str::parse);
         let fields: Vec<u64> = fields.collect::<Result<_, _>>().ok()?;
@@ -115,14 +110,13 @@ impl Disk {
         (done > 0).then_some(disk)
     }
 
-    /// `io_ticks` is too large before Linux 6.10 ("block: support to account io_ticks precisely"): a
-    /// request that begins on an idle disk counts a whole tick, up to 10 ms (update_io_ticks,
-    /// block/blk-core.c), so that 250 short requests a second look like a busy disk. The time of all
-    /// requests together is too large where requests overlap. The smaller of the two is nearer.
-    /// `time_in_queue` itself is too small from Linux 5.0 to 5.5, which round the time of each request
-    /// down to ticks (blk_account_io_done); the sum of its parts is not.
-    ///
-    /// All of them change only when a request begins or ends: a disk that completes none is busy.
+    /// `io_ticks` is too large before Linux 6.10 ("block: support to account io_ticks precisely"):
+    /// a request that begins on an idle disk counts a whole tick, up to 10 ms (update_io_ticks,
+    /// block/blk-core.c), so that 250 short requests a second look like a busy disk. The total time
+    /// of all requests is too large if requests overlap. The smaller value is more accurate.
+    /// `time_in_queue` is too small from Linux 5.0 to 5.5, which round each request's time down to
+    /// ticks (blk_account_io_done), but the sum of its parts is not. All change only when a request
+    /// begins or ends: a disk with requests in flight that completes none is busy.
     fn busy_since(&self, before: &Disk, elapsed: Duration) -> Option<Duration> {
         let done = self.done.checked_sub(before.done)?;
         let busy = self.busy.checked_sub(before.busy)?;
@@ -134,7 +128,6 @@ impl Disk {
     }
 }
 
-/// The block devices below one of them.
 struct Tree<'a> {
     host: &'a Host,
     disks: BTreeSet<PathBuf>,
@@ -169,8 +162,7 @@ impl Tree<'_> {
             .try_for_each(|carrier| self.directory(&fs::canonicalize(carrier).ok()?, layers))
     }
 
-    /// The device of the file system that a loop device's file lies on, by its path: a call on the file
-    /// could hang.
+    /// The device of the file system that holds a loop device's file. By path: a call could hang.
     fn device_of(&self, file: &[u8]) -> Option<DeviceNumber> {
         use std::os::unix::ffi::OsStrExt as _;
         let file = file.strip_suffix(b"\n").unwrap_or(file);
@@ -179,10 +171,9 @@ impl Tree<'_> {
         Some(mount.device)
     }
 
-    /// The hidden disks `nvme0c1n1`, `nvme0c2n1` of the NVMe name space `nvme0n1`
-    /// (nvme_mpath_set_disk_name, drivers/nvme/host/multipath.c): they are in /sys/block, but in no
-    /// `slaves/`. `nvme0n1` itself counts nothing before Linux 6.3 ("nvme-multipath: support io stats
-    /// on the mpath device").
+    /// The hidden disks `nvme0c1n1`, `nvme0c2n1` of the NVMe namespace `nvme0n1`: in /sys/block,
+    /// but in no `slaves/` (nvme_mpath_set_disk_name, drivers/nvme/host/multipath.c). Before Linux
+    /// 6.3 `nvme0n1` counts nothing ("nvme-multipath: support io stats on the mpath device").
     fn paths(&self, device: &Path) -> Vec<PathBuf> {
         let name = device.file_name().and_then(|name| name.to_str());
         let parts = name.and_then(|name| name.strip_prefix("nvme")?.split_once('n'));

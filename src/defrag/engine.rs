@@ -1,5 +1,4 @@
-//! What all engines share: the request, one run at a time on a file system, and the checks between
-//! two steps of a run.
+//! Common to all engines: the request, the lock of the file system, and the checks between steps.
 
 use std::fs::File;
 use std::io;
@@ -20,60 +19,58 @@ use crate::model::{Bytes, Engine, ExtentCount, RunOutcome, RunReport, Stop};
 use crate::probe::{open, reason};
 use crate::sys::fsxattr;
 
-/// How often the I/O pressure is read: it is an average of ten seconds.
+/// Interval for reading the I/O pressure, which is a ten-second average.
 const PRESSURE_INTERVAL: Duration = Duration::from_secs(1);
-/// How often is checked whether the image still exists.
 const GONE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// An order to defragment an image.
+/// A request to defragment an image.
 #[derive(Debug)]
 pub struct Request<'a> {
     /// The image.
     pub path: &'a Path,
-    /// Limits of all kinds.
+    /// All limits.
     pub limits: &'a Defrag,
 }
 
-/// What happens in a run.
+/// An event of a run.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
-    /// Something that the operator may want to know, in words.
+    /// A message for the operator.
     Notice(String),
-    /// The guards let it pass; of the progress only `done` changes from here on.
+    /// The guards passed; from here on only `done` of the progress changes.
     Cleared(Progress),
-    /// So far it has come.
+    /// The current progress.
     Progress(Progress),
-    /// An engine left the image to the next one.
+    /// An engine passed the image on to the next one.
     PassedOver {
-        /// Which.
+        /// The engine that passed it on.
         engine: Engine,
-        /// Why, in words.
+        /// The reason, as text.
         reason: String,
-        /// The one whose turn it is now.
+        /// The engine that is tried next.
         next: Engine,
     },
 }
 
-/// How far a run is.
+/// The progress of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Progress {
-    /// What works.
+    /// The active engine.
     pub engine: Engine,
-    /// What is done of `total`: bytes for `xfs_fsr`, which has its final swap left when it has all;
-    /// extents that are gone for `online`.
+    /// Done of `total`: bytes for `xfs_fsr`, before its final swap; removed extents for `online`.
     pub done: u64,
-    /// All that is to be done.
+    /// The total to be done.
     pub total: u64,
     /// Extents of the image before the run.
     pub extents: ExtentCount,
-    /// Why it stands still, if it does.
+    /// The reason if the run is held.
     pub held: Option<Hold>,
-    /// Of `online`: the segments so far, the longest call that locked the image, and the median.
+    /// For `online`: segments so far, the longest call that locked the image, and the median.
     pub calls: (u64, Duration, Duration),
 }
 
 impl Progress {
-    /// At the beginning of a run.
+    /// The progress at the beginning of a run.
     pub fn new(engine: Engine, total: u64, extents: ExtentCount) -> Progress {
         Progress {
             engine,
@@ -86,7 +83,7 @@ impl Progress {
     }
 }
 
-/// Makes the report of an attempt: its outcome, and how long it took.
+/// Runs an attempt and reports its outcome and duration.
 pub(super) fn report(
     engine: Engine,
     attempt: impl FnOnce(&mut RunReport) -> Result<RunOutcome, Halt>,
@@ -98,17 +95,14 @@ pub(super) fn report(
     report
 }
 
-/// A run that failed because of an error.
+/// The outcome of a run that failed because of an error.
 pub(super) fn failed(what: &str, error: &io::Error) -> RunOutcome {
     let reason = format!("{what}: {}", reason(error));
     RunOutcome::Failed { reason }
 }
 
 /// Locks the root directory of the image's file system, so that only one run at a time works on it,
-/// whoever starts it.
-///
-/// # Errors
-/// [`Refusal::OtherRun`] while another run holds the lock.
+/// whichever process starts it. Fails with [`Refusal::OtherRun`] while another run holds the lock.
 pub(super) fn lock_filesystem(target: &Target) -> Result<File, Refusal> {
     let root = open::mount_point(&target.mount.point)?;
     match flock(&root, FlockOperation::NonBlockingLockExclusive) {
@@ -118,19 +112,13 @@ pub(super) fn lock_filesystem(target: &Target) -> Result<File, Refusal> {
     }
 }
 
-/// Counts the extents of the image.
-///
-/// # Errors
-/// Those of FS_IOC_FSGETXATTR.
+/// Counts the extents of the image, by FS_IOC_FSGETXATTR.
 pub(super) fn count(target: &Target) -> io::Result<ExtentCount> {
     let attributes = fsxattr::attributes(&target.file)?;
     Ok(ExtentCount(attributes.extents.into()))
 }
 
-/// The pressure gauge of the image's file system, below the limit at this moment.
-///
-/// # Errors
-/// [`Refusal::Pressure`].
+/// The pressure gauge of the image's file system; [`Refusal::Pressure`] if above the limit now.
 pub(super) fn gauge(target: &Target, request: &Request<'_>, host: &Host) -> Result<Gauge, Refusal> {
     let mut gauge = Gauge::new(target.mount.device);
     guard::check_pressure(&mut gauge, request.limits.max_io_pressure, host)?;
@@ -146,7 +134,6 @@ pub(super) fn monotonic() -> Duration {
     )
 }
 
-/// Checks now and then whether the image still exists.
 pub(super) struct Presence<'a> {
     target: &'a Target,
     host: &'a Host,
@@ -159,7 +146,7 @@ impl<'a> Presence<'a> {
         Presence { target, host, at }
     }
 
-    /// Whether it was removed or its file system unmounted.
+    /// Whether the image was removed or its file system unmounted.
     pub(super) fn is_gone(&mut self) -> bool {
         if self.at.elapsed() < GONE_INTERVAL {
             return false;
@@ -169,8 +156,7 @@ impl<'a> Presence<'a> {
     }
 }
 
-/// The checks between two steps: orders, bandwidth, I/O pressure, and whether the image
-/// still exists.
+/// The checks between two steps: orders, bandwidth, I/O pressure, and presence of the image.
 pub(super) struct Controls<'a> {
     request: &'a Request<'a>,
     host: &'a Host,
@@ -187,8 +173,7 @@ pub(super) struct Controls<'a> {
 }
 
 impl<'a> Controls<'a> {
-    /// `gauge` is the one that the guards have read. `orders` returns why the run is to stop, if it
-    /// is.
+    /// `gauge` was read by the guards. `orders` returns the reason if the run is to stop.
     pub(super) fn new(
         request: &'a Request<'a>,
         host: &'a Host,
@@ -219,7 +204,7 @@ impl<'a> Controls<'a> {
         ordered.into_iter().chain(gone).collect()
     }
 
-    /// The inputs for the machine of a run that has moved so many bytes in all.
+    /// The inputs for the machine of a run that has moved `moved` bytes in total.
     pub(super) fn inputs(&mut self, moved: Bytes) -> Vec<Input> {
         let mut inputs: Vec<_> = self.stops().into_iter().map(Input::Stop).collect();
         let is_over = self.meter.is_over(self.began.elapsed(), moved);
@@ -228,13 +213,13 @@ impl<'a> Controls<'a> {
         inputs
     }
 
-    /// I/O pressure that does not hold the run, once.
+    /// Reports, once, I/O pressure that does not hold the run.
     pub(super) fn notice(&mut self) -> Option<Event> {
         let pressure = self.unreported.take()?;
         Some(Event::Notice(pressure.to_string()))
     }
 
-    /// Adds up the time in which the run is held.
+    /// Adds up the time during which the run is held.
     pub(super) fn note_held(&mut self, is_held: bool) {
         let now = Instant::now();
         if let Some(since) = std::mem::replace(&mut self.held_since, is_held.then_some(now)) {
@@ -242,20 +227,20 @@ impl<'a> Controls<'a> {
         }
     }
 
-    /// How long the run was held in all.
+    /// The total time during which the run was held.
     pub(super) fn held(&self) -> Duration {
         self.held
     }
 
-    /// Once held, the run continues when the pressure is well below the limit.
+    /// A held run continues only when the pressure is at most about three quarters of the limit.
     fn pressure(&mut self) -> Option<Input> {
         let is_recent = |at: Instant| at.elapsed() < PRESSURE_INTERVAL;
         if self.pressure_at.is_some_and(is_recent) {
             return None;
         }
         self.pressure_at = Some(Instant::now());
-        // A run that was held since the last reading at least makes no pressure itself, so the number
-        // of the host counts, and does not keep the disks at work.
+        // A run held since the last reading or longer causes no pressure itself, so the host's
+        // value is valid, and the run does not keep the disks busy.
         let held = self.is_pressed;
         let asked = if held { Asked::OrHost } else { Asked::Others };
         let found = self.gauge.look(self.host, asked, held)?;

@@ -1,16 +1,14 @@
 //! Runs xfs_fsr on one image, behind the guards and the gate, and ends it.
 //!
-//! - Its argument is the image's path, absolute and canonical. For a directory or a mount point it
-//!   would defragment the whole file system; only regular files come here.
-//! - Its standard input is a pseudo-terminal: with anything else it writes to syslog instead of its
-//!   standard output (`gflag = !isatty(0)`, fsr/xfs_fsr.c). Where no terminal can be had it is
-//!   /dev/null, and the messages are in syslog.
-//! - Disk class idle, nice 19, a process group of its own. Bandwidth and pressure are limited by
-//!   SIGSTOP and SIGCONT: these take effect between two of its system calls, so never while it holds
-//!   a lock. io.max would be smoother, but needs a cgroup delegated to the service and the number of
-//!   the disk below.
-//! - Progress is read from /proc/PID/io. The image itself is not accessed while xfs_fsr works: in its
-//!   final swap it holds the file's locks, and the call would hang.
+//! - Its argument is the absolute, canonical path of a regular file. Given a directory or a mount
+//!   point, it would defragment the whole file system.
+//! - Its standard input is a pseudo-terminal: with anything else, such as /dev/null if there is
+//!   none, it writes to syslog instead of standard output (`gflag = !isatty(0)`, fsr/xfs_fsr.c).
+//! - It runs in disk class idle, at nice 19, in its own process group. Bandwidth and pressure are
+//!   limited by SIGSTOP and SIGCONT, which take effect between two of its system calls, so never
+//!   while it holds a lock. io.max is smoother, but needs a delegated cgroup and the disk number.
+//! - Progress is read from /proc/PID/io. The image itself is not accessed while xfs_fsr works:
+//!   during its final swap it holds the file's locks, and the call would hang.
 //! - Time limits are ours; its own (`-t`) has no effect on single files.
 
 mod process;
@@ -40,20 +38,15 @@ use crate::probe::reason;
 pub(super) use process::program;
 use process::{End, XfsFsr};
 
-/// How long xfs_fsr may do nothing. Its final swap moves nothing that /proc/PID/io shows, and takes
+/// Maximum time without progress. The final swap moves nothing that /proc/PID/io shows, and takes
 /// minutes with millions of extents and reverse mapping.
 const STUCK_TIMEOUT: Duration = Duration::from_secs(600);
-/// How often it is looked at.
 const INTERVAL: Duration = Duration::from_millis(20);
-/// The same while it is being ended.
 const ENDING_INTERVAL: Duration = Duration::from_millis(10);
-/// How much of a printed line is quoted.
+/// Maximum length of a quoted line, in characters.
 const LONGEST_QUOTE: usize = 300;
 
-/// Checks the guards, as [`run`] does, and starts nothing. Returns the extents, and what a run would do.
-///
-/// # Errors
-/// The first guard that refuses.
+/// Checks the guards as [`run`] does. Returns the extents and a forecast, or the first refusal.
 pub fn dry_run(
     request: &Request<'_>,
     host: &Host,
@@ -68,10 +61,8 @@ pub fn dry_run(
     Ok((checked.extents, forecast))
 }
 
-/// Defragments one image. `orders` is called some fifty times a second and returns why to stop;
-/// `watch` receives the events.
-///
-/// The calling thread must live as long as the run: the kernel kills xfs_fsr with it.
+/// Defragments one image. `orders` is called about fifty times a second and returns the reason to
+/// stop; `watch` receives the events. If the calling thread ends, the kernel kills xfs_fsr.
 pub fn run(
     request: &Request<'_>,
     host: &Host,
@@ -109,10 +100,10 @@ pub fn run(
         drop(cleared.awake);
         report.held = controls.held();
         if end.status.is_none() {
-            // Whatever it hangs in, we would hang in too.
+            // Calls on the file system would hang like xfs_fsr.
             return Ok(judge(&cleared.checked, None, &machine, end, &target.path));
         }
-        // What a killed xfs_fsr leaves; the next run would find it as well.
+        // Files left by a killed xfs_fsr; the next run would find them as well.
         let _ = leftovers::sweep(target.directory.as_fd(), &host.proc);
         drop(turn);
         let counted = count(&target);
@@ -125,7 +116,6 @@ pub fn run(
     })
 }
 
-/// Watches xfs_fsr to its end.
 fn work(
     mut process: XfsFsr,
     machine: &mut Machine,
@@ -156,8 +146,8 @@ fn work(
     process.end()
 }
 
-/// Without the count after it a run that seems to have changed nothing has an unknown result. It is
-/// not refused: xfs_fsr has run.
+/// If the extents cannot be counted afterwards, the result of an apparently unchanged image is
+/// unknown. It is a failure, not a refusal: xfs_fsr has run.
 fn as_counted(outcome: RunOutcome, error: Option<io::Error>) -> RunOutcome {
     match (outcome, error) {
         (RunOutcome::Unchanged { .. }, Some(error)) => {
@@ -168,8 +158,8 @@ fn as_counted(outcome: RunOutcome, error: Option<io::Error>) -> RunOutcome {
     }
 }
 
-/// The outcome: first by the counts of extents, then by what we did ourselves, then by the
-/// [`messages`], and last by the status, which is 0 after most refusals.
+/// The outcome: first by the extent counts, then by our own actions, then by the [`messages`], and
+/// last by the exit status, which is 0 after most refusals.
 fn judge(
     checked: &Checked,
     to: Option<ExtentCount>,
@@ -184,7 +174,7 @@ fn judge(
         RunOutcome::Failed { reason }
     };
     let status = match end.status {
-        // It may have finished a moment before our signal.
+        // It may have finished just before our signal.
         _ if to.is_some_and(|to| to < checked.extents) => return RunOutcome::Improved,
         None => return failed("xfs_fsr hangs in the kernel and was left behind".to_owned()),
         Some(status) => status,
@@ -215,12 +205,10 @@ fn judge(
     }
 }
 
-/// The beginning of a line, for a report.
 fn quoted(line: &str) -> String {
     line.chars().take(LONGEST_QUOTE).collect()
 }
 
-/// An image that a run may begin with.
 struct Cleared {
     target: Target,
     gate: Gate,
@@ -228,9 +216,8 @@ struct Cleared {
     gauge: Gauge,
     /// Its extents by the border before them.
     borders: Borders,
-    /// The lock of its file system.
     turn: File,
-    /// While processes wait for us at the gate, we must not be stopped.
+    /// While processes wait at the gate, this process must not be stopped.
     awake: Awake,
 }
 
@@ -258,7 +245,7 @@ fn clear(
     let mut presence = Presence::new(&target, host);
     let mut stop = || orders().or_else(|| presence.is_gone().then_some(Stop::Gone));
     let borders = guard::check_map(&target, count(&target)?, &mut gate, &mut stop)?;
-    // Again, behind the gate: until it was raised everything could change.
+    // Checked again behind the gate: before it was raised, everything could change.
     let checked = guard::check_quick(&target, request.limits, host)?;
     guard::recheck_pressure(&mut gauge, request.limits.max_io_pressure, host)?;
     Ok(Cleared {

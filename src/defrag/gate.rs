@@ -2,50 +2,52 @@
 //!
 //! # Why no write can be lost
 //!
-//! xfs_fsr copies a file and has the kernel exchange the two. A write to the file between the copy
-//! and the exchange would be lost; the kernel looks for one only by comparing times of modification,
-//! which are as coarse as its tick. So there are two lines.
+//! xfs_fsr copies a file and has the kernel exchange the two. A write to the file between copy and
+//! exchange would be lost; the kernel detects one only by comparing modification times, which are
+//! as coarse as its tick. So there are two lines of defence.
 //!
-//! **First line: while xfs_fsr lives, nobody else has the file open, so nobody can write to it.**
+//! **First line: while xfs_fsr runs, no other process has the file open, so none can write to it.**
 //!
-//! 1. The gate is raised first: a permission mark for FAN_OPEN_PERM on the inode. Only then the
-//!    kernel is asked, by a write lease ([`locks`](crate::sys::locks)), whether somebody has the
-//!    file open. do_dentry_open (fs/open.c) raises i_writecount or i_readcount *before* it comes to
-//!    the permission event, and both are atomic operations with full barriers; so an opener either
-//!    shows in the lease (check_conflicting_open, fs/locks.c) or meets the mark. No gap is left.
-//! 2. The counts stay up as long as there is a `struct file`. So an earlier opener shows, however it
-//!    holds the file: as a descriptor, passed on over a socket or in flight in one, taken with
-//!    pidfd_getfd, registered with io_uring, as a mapping (vm_file), a request in flight (ki_filp), a
-//!    loop device (lo_backing_file), swap, a file of the kernel's NFS server.
-//! 3. Every later opener comes through do_dentry_open: open, openat2, io_uring's open, a re-opening
+//! 1. The gate is raised first: a permission mark for FAN_OPEN_PERM on the inode. Only then a write
+//!    lease ([`locks`](crate::sys::locks)) shows whether the file is open. do_dentry_open
+//!    (fs/open.c) raises i_writecount or i_readcount *before* the permission event, both by atomic
+//!    operations with full barriers; so each opener is detected by the lease
+//!    (check_conflicting_open, fs/locks.c) or meets the mark. There is no gap.
+//! 2. The counts stay raised as long as there is a `struct file`. So an earlier opener is detected,
+//!    however it holds the file: as a descriptor, also one passed over a socket or in flight in
+//!    one, taken with pidfd_getfd or registered with io_uring; as a mapping (vm_file), a request in
+//!    flight (ki_filp), a loop device (lo_backing_file), swap, or a file of the kernel's NFS
+//!    server.
+//! 3. Every later opener passes through do_dentry_open: open, openat2, io_uring's open, a re-open
 //!    through /proc/PID/fd (also of an O_PATH descriptor, which itself gives no access),
-//!    open_by_handle_at, XFS_IOC_OPEN_BY_HANDLE, a new loop device, nfsd for each file that it has
-//!    not cached. There it waits (fanotify_get_response) for our answer, which comes after xfs_fsr
-//!    has been ended *and is a zombie*: the exit of a process closes its files and finishes their
-//!    last references (exit_files, exit_task_work) before it becomes one (exit_notify,
-//!    kernel/exit.c), and a kill does not interrupt the exchange but waits for it.
-//! 4. Our own opens and those of xfs_fsr are allowed. Ours are all for reading, by processes that run
-//!    this very program, identified by device and inode of /proc/PID/exe. A process can put itself
-//!    neither into that nor into the process group of xfs_fsr.
+//!    open_by_handle_at, XFS_IOC_OPEN_BY_HANDLE, a new loop device, nfsd for each file not cached.
+//!    There it waits (fanotify_get_response) for our answer, which comes after xfs_fsr has been
+//!    ended *and is a zombie*: an exiting process closes its files and finishes their last
+//!    references (exit_files, exit_task_work) before it becomes one (exit_notify, kernel/exit.c),
+//!    and a kill does not interrupt the exchange but waits for it.
+//! 4. Our own opens and those of xfs_fsr are allowed. Ours are all for reading, by processes that
+//!    run this program (device and inode of /proc/PID/exe); xfs_fsr is known by its process group.
+//!    No process gets into either by accident: setpgid(2) works only within a session, and only
+//!    prctl(2) with PR_SET_MM_EXE_FILE or PR_SET_MM_MAP changes /proc/PID/exe without execve(2).
 //! 5. The gate does not open before xfs_fsr ends. It opens when the last descriptor of the fanotify
-//!    group is closed, and xfs_fsr has inherited one. If we are killed, the kernel kills xfs_fsr with
-//!    us (PR_SET_PDEATHSIG), and its end opens the gate. If xfs_fsr is killed, we open it. It does not
-//!    outlive both: the kernel allows all that waits when a group is released (fanotify_release).
-//!    Where SELinux changes the label for xfs_fsr, the kernel does not kill it; then openers wait
-//!    until it has finished. Nothing is lost. systemd ends it with the service.
-//! 6. The queue has no limit: with one, what does not fit in is allowed without a question.
+//!    group is closed, because the kernel then allows all waiting openers (fanotify_release), and
+//!    xfs_fsr has inherited one. If this process is killed, the kernel kills xfs_fsr too
+//!    (PR_SET_PDEATHSIG), which opens the gate; if xfs_fsr is killed, this process opens it. Where
+//!    SELinux changes the label for xfs_fsr, the kernel does not kill it; then openers wait until
+//!    it has finished, and nothing is lost. systemd ends it with the service.
+//! 6. The queue is unlimited: with a limit, events that do not fit are allowed unasked.
 //!
-//! **Second line: the kernel notices what gets past the gate.** overlayfs opens the files of
-//! its layers with FMODE_NONOTIFY (OVL_OPEN_FLAGS, fs/overlayfs/file.c), so a container that has the
-//! image in a layer is seen by the lease but not blocked by the mark; and truncate(2) changes a file
-//! without opening it. Both set the times of modification. xfs_swap_extents and
-//! XFS_IOC_COMMIT_RANGE compare these under the locks that exclude writers, with what they were
-//! before the copy, and refuse with EBUSY. That goes wrong only if the file was modified within the
-//! same tick (10 ms at most) in which the copy began; so a run does not begin before the last
-//! modification is ten times as old ([`guard`](super::guard)).
+//! **Second line: the kernel detects writes that bypass the gate.** overlayfs opens the files of
+//! its layers with FMODE_NONOTIFY (OVL_OPEN_FLAGS, fs/overlayfs/file.c), so a container that has
+//! the image in a layer is detected by the lease but not blocked by the mark; and truncate(2)
+//! changes a file without opening it. Both set the modification times. xfs_swap_extents and
+//! XFS_IOC_COMMIT_RANGE compare these with the values before the copy, under the locks that exclude
+//! writers, and refuse with EBUSY. That fails only if the file was modified in the same tick (10 ms
+//! at most) in which the copy began; so a run does not begin before the last modification is ten
+//! times as old ([`guard`](super::guard)).
 //!
-//! What remains: a program that writes without setting times past a gate that does not block it, such
-//! as a second xfs_fsr started on the same file in an overlay.
+//! The remaining risk is a program that writes without setting times and bypasses the gate, such as
+//! a second xfs_fsr started on the same file in an overlay.
 
 use std::fs;
 use std::io;
@@ -73,11 +75,8 @@ pub struct Gate {
 }
 
 impl Gate {
-    /// Raises the gate of an open file. `proc` is where procfs is mounted.
-    ///
-    /// # Errors
-    /// Those of fanotify: without CAP_SYS_ADMIN, or in a kernel without permission events, there is
-    /// no gate, and so no run.
+    /// Raises the gate of an open file. `proc` is where procfs is mounted. Fails as fanotify does:
+    /// without CAP_SYS_ADMIN or permission events there is no gate, and so no run.
     pub fn raise(file: impl AsFd, proc: &Path) -> io::Result<Gate> {
         let group = Group::new()?;
         group.hold_openings(file)?;
@@ -101,7 +100,7 @@ impl Gate {
         self.group.descriptor()
     }
 
-    /// Allows this process and its group. Its number is its own until it is waited for.
+    /// Allows this process and its group. Its PID stays valid until it is waited for.
     pub fn set_worker(&mut self, pid: i32) {
         self.worker = Some(pid);
     }
@@ -111,10 +110,7 @@ impl Gate {
         self.worker_came
     }
 
-    /// Allows all that wait, before there is a worker. Returns the first that is not ours.
-    ///
-    /// # Errors
-    /// Those of reading the events.
+    /// Allows all waiting openers, before there is a worker. Returns the first that is not ours.
     pub fn let_all_in(&mut self) -> io::Result<Option<NamedProcess>> {
         let mut foreign = None;
         while let Some(opening) = self.group.next()? {
@@ -125,10 +121,7 @@ impl Gate {
         Ok(foreign)
     }
 
-    /// Allows ours and the worker. Returns the first other process; it waits, and all after it.
-    ///
-    /// # Errors
-    /// Those of reading the events.
+    /// Allows ours and the worker. Returns the first other process; it and all after it wait.
     pub fn let_ours_in(&mut self) -> io::Result<Option<NamedProcess>> {
         while let Some(opening) = self.group.next()? {
             if self.is_worker(opening.pid) {
@@ -160,8 +153,7 @@ impl Gate {
         })
     }
 
-    /// Whether it runs our program, which only reads. The link is compared first: another program's file
-    /// system may hang.
+    /// Whether it runs our program. The link comes first: another program's file system may hang.
     fn is_ours(&self, pid: i32) -> bool {
         let Some((name, device, inode)) = &self.own else {
             return false;

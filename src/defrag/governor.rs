@@ -1,18 +1,16 @@
-//! How much one kernel call may do, so that others do not wait for it too long. Pure.
-//!
-//! What a call costs depends on the number of extents (each is at least one transaction of the file
-//! system) and on the bytes (each page is copied and written). How much of both this machine does in
-//! the target time is learned from the last calls.
+//! Limits the work of one kernel call, so that other users of the image do not wait too long. Pure.
+//! The cost of a call depends on the number of extents (each is at least one transaction) and of
+//! bytes (each page is copied and written). The last calls show how much fits into the target time.
 
 use std::time::Duration;
 
 use crate::model::{Bytes, Extent};
 
-/// The unit of copying.
+/// The unit of copying, in bytes.
 pub const PAGE: u64 = 4096;
-/// The cost of an extent, in pages: measured, 15 µs to 30 µs against 3 µs to 6 µs.
+/// The cost of an extent, in pages: 15 µs to 30 µs against 3 µs to 6 µs, measured.
 const EXTENT_COST: u64 = 5;
-/// The first call: eight extents of a page.
+/// Work of the first call: eight extents of a page.
 const FIRST: f64 = 48.0;
 /// The least work: two extents, as one would move nothing.
 const LEAST: f64 = 12.0;
@@ -20,11 +18,9 @@ const LEAST: f64 = 12.0;
 const MOST: f64 = 4096.0;
 /// The work grows while calls stay below this share of the target.
 const ROOM: f64 = 0.5;
-/// The factor by which it grows.
 const GROWTH: f64 = 1.25;
-/// The least factor by which it shrinks.
+/// The smallest factor by which it shrinks.
 const FALL: f64 = 0.125;
-/// The longest rest.
 const LONGEST_REST: Duration = Duration::from_secs(2);
 
 /// The cost of a call, in pages.
@@ -32,7 +28,7 @@ const LONGEST_REST: Duration = Duration::from_secs(2);
 pub struct Work(pub u64);
 
 impl Work {
-    /// Of an extent, or of a part of one.
+    /// The cost of an extent, or of a part of one.
     pub fn of(extent: &Extent) -> Work {
         Work(EXTENT_COST.saturating_add(extent.length.0.div_ceil(PAGE)))
     }
@@ -52,7 +48,7 @@ pub struct Governor {
 }
 
 impl Governor {
-    /// `target`: how long a call may take.
+    /// `target` is the longest allowed duration of a call.
     pub fn new(target: Duration) -> Governor {
         Governor {
             target: target.max(Duration::from_millis(1)),
@@ -67,15 +63,14 @@ impl Governor {
         Work(self.work as u64)
     }
 
-    /// The longest call of a segment that cost `work` took so long.
+    /// Records that the longest call of a segment that cost `work` took `longest`.
     // Far from 2^53.
     #[allow(clippy::cast_precision_loss)]
     pub fn took(&mut self, work: Work, longest: Duration) {
         let share = longest.as_secs_f64() / self.target.as_secs_f64();
         self.slow = share > 1.0;
         if share > 1.0 {
-            // Down at once, to what would have been in time with room to spare; after a call that was
-            // slow with less work, from that.
+            // Shrink at once, with room to spare; after a slow call with less work, from that.
             let done = (work.0 as f64).min(self.work);
             self.work = done * (ROOM / share).max(FALL);
         } else if share < ROOM && work.0 as f64 * 2.0 >= self.work {
@@ -84,8 +79,8 @@ impl Governor {
         self.work = self.work.clamp(LEAST, MOST);
     }
 
-    /// How long to rest after a segment whose calls took `busy`: as long while the image is in use, and
-    /// longer after a slow call. Nobody waits for an image that nobody has open.
+    /// The rest after a segment whose calls took `busy`: as long while the image is in use, none
+    /// while no process has it open, and longer after a slow call.
     pub fn rest(&self, busy: Duration, in_use: bool) -> Duration {
         let factor = match (in_use, self.slow) {
             (_, true) => 4,
@@ -96,11 +91,11 @@ impl Governor {
     }
 }
 
-/// Buckets for each doubling.
+/// Buckets per doubling.
 const FINENESS: f64 = 8.0;
 const BUCKETS: usize = 320;
 
-/// The durations of calls: the longest exactly, the median to a tenth.
+/// The durations of calls.
 #[derive(Debug, Clone)]
 pub struct CallTimes {
     count: u64,

@@ -1,4 +1,4 @@
-//! The conditions for a run on an image. They are checked immediately before it, and change nothing.
+//! The conditions for a run on an image. They are checked immediately before it and change nothing.
 
 use std::cell::Cell;
 use std::fs::File;
@@ -34,40 +34,36 @@ const APPEND: u32 = 0x10;
 const NODEFRAG: u32 = 0x2000;
 const DAX: u32 = 0x8000;
 
-/// How old the last modification must be: ten ticks of the slowest kernel. See
-/// [`gate`](super::gate), second line.
+/// Minimum age of the last modification: ten ticks of the slowest kernel ([`gate`](super::gate)).
 const SETTLED: Duration = Duration::from_millis(100);
 /// Free space that the online engine needs: two segments, and what the allocator sets aside.
 const ROOM: Bytes = Bytes(64 << 20);
-/// How long a probe of ours may have the image open.
+/// How long our own probe may have the image open; also the time limit for [`check_settled`].
 const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long a process that /proc does not show may have it open: that of a killed process has no files
-/// any more while the kernel still closes them (do_exit, kernel/exit.c).
+/// How long a process not shown by /proc may have it open: a killed process has no files there
+/// while the kernel still closes them (do_exit, kernel/exit.c).
 const UNSEEN_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long the map may be read.
 const MAP_TIME: Duration = Duration::from_secs(60);
-/// What one extent can be at most on XFS (BMBT_BLOCKCOUNT_BITLEN): 2^21 blocks, here of 4 KiB.
+/// Maximum length of an extent on XFS (BMBT_BLOCKCOUNT_BITLEN): 2^21 blocks, here of 4 KiB.
 const LONGEST_EXTENT: u64 = 8 << 30;
 
 /// An image, held by a descriptor.
 #[derive(Debug)]
 pub struct Target {
-    /// Its path: absolute, canonical, and that of the descriptor when it was opened.
+    /// Absolute, canonical, and that of the descriptor when it was opened.
     pub path: PathBuf,
     /// Its directory.
     pub directory: OwnedFd,
     /// Open for reading.
     pub file: File,
-    /// Where its file system is mounted.
+    /// The mount of its file system.
     pub mount: Mount,
 }
 
 impl Target {
-    /// Whether the image was removed, or its file system unmounted lazily: then the run keeps the space
-    /// and the device.
-    ///
-    /// This does not block on the image: fstat(2) takes none of its locks on XFS (xfs_vn_getattr,
-    /// fs/xfs/xfs_iops.c), and procfs uses no other file system.
+    /// Whether the image was removed, or its file system unmounted lazily, in which case the run
+    /// keeps the space or the device in use. Does not block on the image: fstat(2) takes none of
+    /// its locks on XFS (xfs_vn_getattr, fs/xfs/xfs_iops.c), and procfs uses no other file system.
     pub fn is_gone(&self, host: &Host) -> bool {
         if fstat(&self.file).is_ok_and(|stat| stat.st_nlink == 0) {
             return true;
@@ -83,16 +79,14 @@ impl Target {
 pub struct Checked {
     /// Its extents.
     pub extents: ExtentCount,
-    /// What it occupies, and so what is copied.
+    /// What it occupies, which is what is copied.
     pub allocated: Bytes,
     /// Predicted stall of the final swap.
     pub stall: Duration,
 }
 
-/// Opens an image, following no link in any part of its path.
-///
-/// # Errors
-/// If it is not a regular file on a writable XFS, or has another path.
+/// Opens an image, following no symbolic link in any part of its path. Fails if it is not a regular
+/// file on a writable XFS, or has another path.
 pub fn open(path: &Path, host: &Host) -> Result<Target, Refusal> {
     let (directory, file) = walk(path)?;
     let held = std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
@@ -149,10 +143,8 @@ fn walk(path: &Path) -> Result<(OwnedFd, File), Refusal> {
     Ok((directory, file))
 }
 
-/// The conditions that can be checked at any time: flags, space, the length of the swap.
-///
-/// # Errors
-/// The first thing that is not right.
+/// Checks the conditions that can be checked at any time: flags, space, the length of the swap.
+/// Returns the first that does not hold as an error.
 pub fn check_quick(target: &Target, limits: &Defrag, host: &Host) -> Result<Checked, Refusal> {
     let attributes = fsxattr::attributes(&target.file)?;
     check_flags(attributes.flags)?;
@@ -194,7 +186,6 @@ fn check_swap(target: &Target, host: &Host) -> Result<(), Refusal> {
     }
 }
 
-/// Counts the extents; a single one cannot be improved.
 fn at_least_two(extents: u32) -> Result<ExtentCount, Refusal> {
     let extents = ExtentCount(extents.into());
     match extents.0 {
@@ -203,11 +194,8 @@ fn at_least_two(extents: u32) -> Result<ExtentCount, Refusal> {
     }
 }
 
-/// The conditions of the online engine: as [`check_quick`], but the image may be in use, and is copied
-/// segment by segment. Returns its extents.
-///
-/// # Errors
-/// The first one that does not hold.
+/// Checks the conditions of the online engine, as [`check_quick`], but the image may be in use and
+/// is copied segment by segment. Returns its extents, or the first condition that does not hold.
 pub fn check_online(target: &Target, limits: &Defrag, host: &Host) -> Result<ExtentCount, Refusal> {
     check_kernel(limits, host)?;
     let attributes = fsxattr::attributes(&target.file)?;
@@ -239,10 +227,7 @@ fn check_kernel(limits: &Defrag, host: &Host) -> Result<(), Refusal> {
         .map_or(Ok(()), |why| Err(Refusal::Kernel(why)))
 }
 
-/// Whether there is enough free space to continue.
-///
-/// # Errors
-/// If there is not, or it cannot be read.
+/// Checks that there is enough free space to continue.
 pub(super) fn check_room(target: &Target, keep_free: Share) -> Result<(), Refusal> {
     check_space(target, ROOM, keep_free)
 }
@@ -263,18 +248,12 @@ pub(super) fn check_space(target: &Target, needs: Bytes, keep_free: Share) -> Re
     })
 }
 
-/// Checks the I/O pressure. Takes a second if it seems too high.
-///
-/// # Errors
-/// If it is.
+/// Checks the I/O pressure; takes a second if it seems too high.
 pub(super) fn check_pressure(gauge: &mut Gauge, most: u32, host: &Host) -> Result<(), Refusal> {
     judge_pressure(gauge.before_a_run(host, Asked::OrHost, most), most)
 }
 
-/// Checks it again without delay, because processes may wait at the gate.
-///
-/// # Errors
-/// If it is too high.
+/// Checks the pressure again without delay, because processes may wait at the gate.
 pub(super) fn recheck_pressure(gauge: &mut Gauge, most: u32, host: &Host) -> Result<(), Refusal> {
     judge_pressure(gauge.look(host, Asked::OrHost, true), most)
 }
@@ -287,7 +266,7 @@ fn judge_pressure(found: Option<Found>, most: u32) -> Result<(), Refusal> {
     }
 }
 
-/// /proc/swaps names swap files in its first column, blanks written as in mount tables.
+/// /proc/swaps lists swap files in its first column, with blanks escaped as in mount tables.
 pub(super) fn is_swap(proc: &Path, path: &Path) -> bool {
     let Ok(text) = std::fs::read(proc.join("swaps")) else {
         return false;
@@ -298,10 +277,7 @@ pub(super) fn is_swap(proc: &Path, path: &Path) -> bool {
         .any(|name| mounts::unescape(name) == path.as_os_str().as_encoded_bytes())
 }
 
-/// Checks behind a raised gate, which is served meanwhile, that nobody else has the image open.
-///
-/// # Errors
-/// The process that has.
+/// Checks behind a raised gate, serving it, that no other process has the image open.
 pub fn check_unused(target: &Target, gate: &mut Gate, host: &Host) -> Result<(), Refusal> {
     let began = Instant::now();
     loop {
@@ -314,7 +290,7 @@ pub fn check_unused(target: &Target, gate: &mut Gate, host: &Host) -> Result<(),
         match in_use.open {
             Some(false) => return Ok(()),
             None => return Err(Refusal::UseUnknown),
-            // Perhaps a probe of ours, which takes a moment.
+            // Possibly a short probe of our own.
             Some(true) if began.elapsed() < PROBE_TIMEOUT => {
                 std::thread::sleep(Duration::from_millis(20));
             }
@@ -329,7 +305,7 @@ pub fn check_unused(target: &Target, gate: &mut Gate, host: &Host) -> Result<(),
     }
 }
 
-/// Lets all waiting processes open the image: nothing has begun. One that is not ours uses it.
+/// Lets all waiting processes open the image: the run has not begun. One that is not ours uses it.
 fn let_in(gate: &mut Gate) -> Result<(), Refusal> {
     match gate.let_all_in()? {
         Some(process) => Err(Refusal::InUse(Some(process))),
@@ -337,10 +313,7 @@ fn let_in(gate: &mut Gate) -> Result<(), Refusal> {
     }
 }
 
-/// Waits until the last modification is old enough ([`gate`](super::gate), second line).
-///
-/// # Errors
-/// If the image is modified again and again.
+/// Waits, for a limited time, until the last modification is old enough ([`gate`](super::gate)).
 pub fn check_settled(target: &Target, gate: &mut Gate) -> Result<(), Refusal> {
     let began = Instant::now();
     while !is_settled(&target.file)? {
@@ -368,12 +341,9 @@ fn is_settled(file: &File) -> io::Result<bool> {
         && is_old(metadata.ctime(), metadata.ctime_nsec()))
 }
 
-/// Reads the map, as xfs_fsr does too: whether blocks are shared, and whether there is something to
-/// gain. The gate is served meanwhile, and `stop` is asked whether to stop. Returns its extents by what
-/// keeps them apart.
-///
-/// # Errors
-/// If they are, or there is not, or somebody came, or it was stopped.
+/// Reads the map as xfs_fsr does, serving the gate and calling `stop`. Returns its extents by
+/// border. Fails if blocks are shared, the gain is little, another process opens the image, the run
+/// is stopped, or reading takes too long.
 pub fn check_map(
     target: &Target,
     extents: ExtentCount,
@@ -418,10 +388,7 @@ pub fn check_map(
     Ok(count.borders)
 }
 
-/// Samples a long map, before the online engine reads all of it.
-///
-/// # Errors
-/// If it is certain that little can be gained.
+/// Samples a long map before the online engine reads all of it. Fails if the gain is surely little.
 pub(super) fn check_gain(target: &Target, extents: ExtentCount) -> Result<(), Refusal> {
     if extents <= SAMPLED_FROM {
         return Ok(());
@@ -430,8 +397,7 @@ pub(super) fn check_gain(target: &Target, extents: ExtentCount) -> Result<(), Re
     worth_it(outlook, Engine::Online)
 }
 
-/// Refuses if it is certain that little can be gained of a long map. With a short one a run costs
-/// little, too.
+/// Refuses a long map if the gain is surely little. With a short map a run costs little, too.
 fn worth_it(outlook: Outlook, engine: Engine) -> Result<(), Refusal> {
     match outlook.extents > SAMPLED_FROM && outlook.is_little(engine) {
         true => Err(Refusal::LittleGain(outlook.why_little(&[engine]))),
@@ -439,8 +405,8 @@ fn worth_it(outlook: Outlook, engine: Engine) -> Result<(), Refusal> {
     }
 }
 
-/// How many more extents than pieces a file of its size must have: an extent does not reach beyond
-/// its allocation group, and has a largest length.
+/// How many more extents than contiguous pieces a file of its size must have: an extent has a
+/// maximum length and lies within one allocation group.
 fn breaks(target: &Target) -> io::Result<u64> {
     let geometry = geometry::geometry(&target.file)?;
     let group = u64::from(geometry.group_blocks) * u64::from(geometry.block_size);

@@ -1,12 +1,12 @@
-//! The extent-size hint for copy on write, as long as a run needs another one than the image has.
+//! The extent-size hint for copy on write, changed for the duration of a run.
 //!
-//! Before it is changed, what it was is written to a file of its own in our state directory; after
-//! it was restored, that file is removed. So whatever becomes of us, the next start finds what is to
-//! be restored. The file is locked as long as the run lives: what is locked is not left over.
+//! Before the change, the previous hint is written to a record in our state directory, which is
+//! removed after the hint was restored; so after any crash the next start knows what to restore.
+//! The record is locked while the run lives: a locked record is not left over.
 //!
-//! Restored is only what we have set. A hint that somebody else has set since, an operator say, is
-//! his: the run goes on with it and leaves it. (Between our look and our change he could still come;
-//! the kernel offers nothing to compare and set in one.)
+//! Only a hint that we have set is restored. If another process or an operator has changed it
+//! since, the run continues with that hint and leaves it. (Such a change between our check and our
+//! own change is overwritten; the kernel has no atomic compare and set.)
 
 use std::fs::{self, DirBuilder, File};
 use std::io;
@@ -26,46 +26,40 @@ use crate::sys::{generation, geometry, handle};
 
 /// The hidden subcommand that restores hints.
 pub const RESTORE_COMMAND: &str = "restore-hints";
-/// How a record is called behind the name of its image.
 const SUFFIX: &str = "hint";
 
-/// What is to be restored, and of whom.
+/// What is to be restored, and for which image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Record {
     #[serde(with = "wire")]
     path: PathBuf,
-    /// Where its file system was mounted.
     #[serde(with = "wire")]
     mount: PathBuf,
     filesystem: [u8; 16],
     inode: u64,
     generation: u32,
-    /// The hint that it had, nothing if none was in force.
+    /// The previous hint; `None` if none was in force.
     had: Option<u32>,
-    /// What the run may set. Anything else was set by somebody else, and since.
+    /// The hints that the run may set. Any other was set later by another process.
     ours: Vec<u32>,
 }
 
-/// A hint that belongs to a run. Restored when it goes out of scope.
+/// A hint that belongs to a run; restored on drop.
 #[derive(Debug)]
 pub struct Hint {
     image: File,
     record: Record,
     file: PathBuf,
-    /// Locked.
     _lock: File,
-    /// What it is if nobody else has changed it.
+    /// The current hint, unless another process has changed it.
     is: Option<u32>,
-    /// Somebody else has.
+    /// Another process has changed it.
     is_theirs: bool,
 }
 
 impl Hint {
-    /// Writes down what hint the image has, and which ones the run may [set](Hint::set). `image`
-    /// must be open for writing.
-    ///
-    /// # Errors
-    /// When that cannot be done; then nothing was changed.
+    /// Records the hint of the image, and those that the run may [set](Hint::set). `image` must be
+    /// open for writing. On failure nothing was changed.
     pub fn keep(
         directory: &Path,
         path: &Path,
@@ -101,11 +95,7 @@ impl Hint {
         })
     }
 
-    /// From now on new blocks of the image come in pieces of this size, unless somebody else has
-    /// set another one. 0 is what the image had.
-    ///
-    /// # Errors
-    /// Those of FS_IOC_FSSETXATTR.
+    /// Sets the hint to `size`, or for 0 to the previous one, unless another process changed it.
     pub fn set(&mut self, size: Bytes) -> io::Result<()> {
         let wanted = match size.0 {
             0 => self.record.had,
@@ -121,14 +111,13 @@ impl Hint {
 
 impl Drop for Hint {
     fn drop(&mut self) {
-        // If it cannot be restored, the record stays and the next start tries.
+        // If it cannot be restored, the record stays, and the next start tries again.
         if self.set(Bytes(0)).is_ok() {
             let _ = fs::remove_file(&self.file);
         }
     }
 }
 
-/// As the kernel takes it.
 fn in_bytes(size: Bytes) -> u32 {
     u32::try_from(size.0).unwrap_or(1 << 30)
 }
@@ -138,7 +127,7 @@ fn hint_of(attributes: &Attributes) -> Option<u32> {
     in_force.then_some(attributes.cow_extent_size)
 }
 
-/// Sets it if what it is may be changed. Whether it might.
+/// Sets the hint if the current one may be changed. Returns whether it may.
 fn change(
     image: &File,
     hint: Option<u32>,
@@ -157,7 +146,7 @@ fn change(
     Ok(true)
 }
 
-/// So that after a power cut it is there as a whole or not at all. Gives the file back, locked.
+/// Writes the record atomically and durably. Returns the file, locked.
 fn write(directory: &Path, file: &Path, record: &Record) -> io::Result<File> {
     DirBuilder::new()
         .recursive(true)
@@ -169,8 +158,7 @@ fn write(directory: &Path, file: &Path, record: &Record) -> io::Result<File> {
     })
 }
 
-/// Restores the hints of runs that were killed. Gives the images whose hint was restored, and what
-/// could not be done: their records stay where they are.
+/// Restores the hints of killed runs. Returns these images, and the records that failed and stay.
 pub fn restore_all(directory: &Path) -> (Vec<PathBuf>, Vec<(PathBuf, io::Error)>) {
     let (mut restored, mut failed) = (Vec::new(), Vec::new());
     let Ok(entries) = fs::read_dir(directory) else {
@@ -187,11 +175,11 @@ pub fn restore_all(directory: &Path) -> (Vec<PathBuf>, Vec<(PathBuf, io::Error)>
     (restored, failed)
 }
 
-/// `None` if a run that is alive will do it, the image is gone, or its hint is not ours.
+/// `None` if a live run will do it, the image is gone, or its hint is not ours.
 fn restore(file: &Path) -> io::Result<Option<PathBuf>> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let lock: File = match open(file, flags, Mode::empty()) {
-        // A run has ended a moment ago.
+        // A run has just ended.
         Err(rustix::io::Errno::NOENT) => return Ok(None),
         other => other?.into(),
     };
@@ -214,7 +202,7 @@ fn restore(file: &Path) -> io::Result<Option<PathBuf>> {
     Ok(restored.then_some(record.path))
 }
 
-/// The image, by its path or, if it was renamed, by its inode; nothing if it was removed.
+/// Finds the image by path or, if it was renamed, by inode; `None` if it was removed.
 fn find(record: &Record) -> io::Result<Option<File>> {
     let is_it = |file: &File| -> io::Result<bool> {
         Ok(file.metadata()?.ino() == record.inode

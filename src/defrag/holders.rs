@@ -5,8 +5,8 @@ use std::path::Path;
 
 use crate::model::NamedProcess;
 
-/// A process that has the file open under this path and does not run our program: our probes open
-/// images too, for a moment. No call is made on its file system.
+/// A process that has the file open under this path and does not run our program, whose probes open
+/// images briefly too. No call is made on the file system of the file.
 pub(super) fn holder_of(proc: &Path, path: &Path) -> Option<NamedProcess> {
     let program = |pid: &str| fs::read_link(proc.join(pid).join("exe")).ok();
     let own = program("self");
@@ -30,7 +30,7 @@ fn has_open(proc: &Path, pid: i32, path: &Path) -> bool {
 pub(super) fn process(proc: &Path, pid: i32) -> NamedProcess {
     let name = fs::read(proc.join(format!("{pid}/comm"))).unwrap_or_default();
     let name = String::from_utf8_lossy(name.strip_suffix(b"\n").unwrap_or(&name)).into_owned();
-    // Chosen by the process: without escape sequences.
+    // The process chooses its name: replace control characters.
     let name = name
         .chars()
         .map(|c| if c.is_control() { '?' } else { c })

@@ -1,10 +1,8 @@
-//! One defragmentation as a document: what is to be done with the settings in force, and what came of
-//! it. `fragwatch defrag` carries a [`DefragJob`] out itself; the daemon writes it to the standard input
-//! of a child process, which answers on its standard output with [`JobMessage`]s, one a line.
-//!
-//! Both are the same program: the child is started from `/proc/self/exe`, which stays the running
-//! program when a package replaces its file (proc_pid_exe(5)). A job of another build is refused all
-//! the same.
+//! A defragmentation as a document: the task, with the settings in force, and its result.
+//! `fragwatch defrag` runs a [`DefragJob`] itself; the daemon writes it to the standard input of a
+//! child process, which answers on its standard output with [`JobMessage`]s, one per line. The
+//! child is started from `/proc/self/exe`, which remains the running program when a package
+//! replaces its file (proc_pid_exe(5)). Even so, a job of another build is refused.
 
 use std::io::{self, Read};
 use std::path::PathBuf;
@@ -18,26 +16,25 @@ use crate::config::settings::Defrag;
 use crate::model::path::wire;
 use crate::model::{Engine, RunForecast, RunOutcome, RunReport, Stop};
 
-/// The hidden subcommand that carries out a job.
+/// The hidden subcommand that runs a job.
 pub const COMMAND: &str = "defrag-job";
-/// No job is longer: a path and the section `[defrag]`.
+/// Maximum length of a job, in bytes: a path and the section `[defrag]`.
 const LONGEST_JOB: u64 = 1 << 20;
 
-/// What is to be done.
+/// The task.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct DefragJob {
-    /// The version of the program that wrote it.
     build: String,
     /// The image.
     #[serde(with = "wire")]
     pub image: PathBuf,
     /// The engine that is tried first.
     pub engine: Engine,
-    /// The engines that are tried after it, in this order, where it cannot work on the image.
+    /// The engines tried after it, in this order, if it cannot work on the image.
     pub then: Vec<Engine>,
-    /// The limits in force. With `dry_run` all guards are asked and nothing is done.
+    /// The limits in force. With `dry_run` all guards are checked, and nothing is changed.
     pub limits: Defrag,
-    /// Where extent-size hints are noted while they are changed.
+    /// Where extent-size hints are recorded while they are changed.
     #[serde(with = "wire")]
     pub hints: PathBuf,
 }
@@ -45,33 +42,33 @@ pub struct DefragJob {
 /// An engine that was passed over.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PassedOver {
-    /// Which.
+    /// The engine.
     pub engine: Engine,
-    /// Why, in words.
+    /// The reason, as text.
     pub reason: String,
 }
 
-/// What came of a job.
+/// The result of a job.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct JobReport {
-    /// What the last engine did.
+    /// The run of the last engine.
     pub run: RunReport,
-    /// The engines that were tried before it.
+    /// The engines tried before it.
     pub passed_over: Vec<PassedOver>,
 }
 
-/// How far a job is.
+/// The progress of a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JobProgress {
-    /// What is done of `total`.
+    /// The part of `total` that is done.
     pub done: u64,
-    /// All that is to be done.
+    /// The total to be done.
     pub total: u64,
 }
 
 impl JobProgress {
-    /// What is done, from 0 to 1; `None` if there is nothing to do.
-    // A share that is shown needs no more digits than a float has.
+    /// The share done, from 0 to 1; `None` if there is nothing to do.
+    // A displayed share needs no more digits than a float has.
     #[allow(clippy::cast_precision_loss)]
     pub fn share(self) -> Option<f64> {
         (self.total > 0).then(|| self.done as f64 / self.total as f64)
@@ -82,9 +79,9 @@ impl JobProgress {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum JobMessage {
-    /// How far it is.
+    /// The current progress.
     Progress(JobProgress),
-    /// Its end.
+    /// The result.
     Report(Box<JobReport>),
 }
 
@@ -107,10 +104,7 @@ impl DefragJob {
         }
     }
 
-    /// Reads a job.
-    ///
-    /// # Errors
-    /// Those of reading; InvalidData for what is no job, or the job of another build.
+    /// Reads a job. Fails with InvalidData if it is no job, or that of another build.
     pub fn read(from: impl Read) -> io::Result<DefragJob> {
         let invalid = |why: String| io::Error::new(io::ErrorKind::InvalidData, why);
         let job: DefragJob = serde_json::from_reader(from.take(LONGEST_JOB))
@@ -123,10 +117,8 @@ impl DefragJob {
         Ok(job)
     }
 
-    /// Carries it out: one engine after the other until one can work on the image. `orders` is asked
-    /// again and again whether to stop; `watch` gets what happens.
-    ///
-    /// To be called on a thread that lives as long as the job: see [`fsr::run`].
+    /// Runs the engines in turn until one can work on the image. `orders` is called repeatedly and
+    /// returns the reason to stop; `watch` receives the events. On threads see [`fsr::run`].
     pub fn run(
         &self,
         orders: &mut dyn FnMut() -> Option<Stop>,
@@ -183,7 +175,7 @@ impl DefragJob {
 }
 
 impl JobReport {
-    /// The public form of `fragwatch defrag --json`, which the operator's commands get too.
+    /// The public form of `fragwatch defrag --json`, also passed to the operator's commands.
     pub fn to_json(&self) -> Value {
         let mut json = run_json(&self.run);
         json["passed_over"] = json!(self.passed_over);
@@ -191,7 +183,6 @@ impl JobReport {
     }
 }
 
-/// A run in the public form of `fragwatch defrag --json`.
 fn run_json(report: &RunReport) -> Value {
     let mut json = json!({
         "outcome": report.outcome.as_str(),

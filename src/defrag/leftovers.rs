@@ -1,9 +1,7 @@
-//! Temporary files that a killed xfs_fsr has left behind.
-//!
-//! It makes `.fsrPID` beside the image and removes the name at once, before it copies (fsr/xfs_fsr.c,
-//! fsrfile_common); only a kill between the two leaves a name. So what is removed here is empty or
-//! nearly so, and there is next to never one. Still, it is somebody's directory: a file is removed
-//! only if all says that it is one of those.
+//! Removes temporary files left by a killed xfs_fsr, which creates `.fsrPID` beside the image and
+//! unlinks it at once, before it copies (fsr/xfs_fsr.c, fsrfile_common). Only a kill between the
+//! two leaves a name, so such files are rare, and empty or nearly so. As the directory belongs to a
+//! user, a file is removed only if everything about it fits.
 
 use std::ffi::OsStr;
 use std::io;
@@ -16,10 +14,7 @@ use rustix::fs::{AtFlags, Dir, FileType, statat, unlinkat};
 use crate::probe::open;
 use crate::sys::locks;
 
-/// Removes them from a directory. Returns how many there were.
-///
-/// # Errors
-/// When the directory cannot be read.
+/// Removes them from a directory. Returns their number; fails if the directory cannot be read.
 pub fn sweep(directory: BorrowedFd<'_>, proc: &Path) -> io::Result<usize> {
     let mut names = Vec::new();
     for entry in Dir::read_from(directory)? {
@@ -31,7 +26,7 @@ pub fn sweep(directory: BorrowedFd<'_>, proc: &Path) -> io::Result<usize> {
     }
     let mut removed = 0;
     for name in names {
-        // What cannot be looked at is not removed.
+        // A file that cannot be checked is not removed.
         removed += usize::from(remove(directory, &name, proc).unwrap_or(false));
     }
     Ok(removed)
@@ -50,7 +45,7 @@ fn remove(directory: BorrowedFd<'_>, name: &[u8], proc: &Path) -> io::Result<boo
     };
     let name = OsStr::from_bytes(name);
     let (file, stat) = open::regular_file(directory, name)?;
-    // xfs_fsr creates it as root and gives it to the image's owner only when it has copied all.
+    // xfs_fsr creates it as root and gives it to the image's owner only after copying.
     let is_of_its_kind = stat.st_uid == rustix::process::geteuid().as_raw() && stat.st_nlink == 1;
     if !is_of_its_kind || is_fsr(proc, pid) || locks::in_use(&file)?.open != Some(false) {
         return Ok(false);
@@ -64,7 +59,6 @@ fn remove(directory: BorrowedFd<'_>, name: &[u8], proc: &Path) -> io::Result<boo
     Ok(true)
 }
 
-/// Whether an xfs_fsr of that number works right now.
 fn is_fsr(proc: &Path, pid: u32) -> bool {
     std::fs::read(proc.join(format!("{pid}/comm"))).is_ok_and(|name| name == b"xfs_fsr\n")
 }

@@ -1,13 +1,12 @@
-//! The messages of xfs_fsr, and what each means for a run. Pure.
+//! The messages of xfs_fsr and their meaning for a run. Pure.
 //!
-//! The forms are those of every release of xfsprogs from 3.0.1 to 6.15.0 (fsr/xfs_fsr.c, compared
-//! release by release), as far as `xfs_fsr -v FILE` can print them. A message is recognized by the text
-//! beside the path of the image: the path itself may contain any words.
+//! The forms cover all xfsprogs releases from 3.0.1 to 6.15.0 (fsr/xfs_fsr.c, compared release by
+//! release), as far as `xfs_fsr -v FILE` can print them. A message is recognized by the text around
+//! the image path, because the path may contain any words.
 //!
 //! From 6.12.0 on (commit ea1626b8, "xfs_fsr: port to new file exchange library function"), a
-//! refused exchange is printed as `Unknown error -N`, and the line of success follows: the errno reaches
-//! the switch with the wrong sign (xfrog_defragrange, libfrog/file_exchange.c), where no case matches
-//! and the function goes on. The status is 0, too.
+//! refused exchange is printed as `Unknown error -N`, followed by the success line, with status 0:
+//! the errno has the wrong sign in the switch (xfrog_defragrange, libfrog/file_exchange.c).
 
 use std::path::Path;
 
@@ -18,18 +17,17 @@ enum Meaning {
     Note,
     /// There is nothing to gain.
     Nothing,
-    /// The image was in use.
     Busy,
-    /// There was not enough free space, or not in one piece.
+    /// Not enough free space, or not enough in one piece.
     NoSpace,
-    /// It went wrong; an error at the end of the message may make it [`NoSpace`].
+    /// Failure; an error at the end of the message may change it to [`NoSpace`].
     Failed,
-    /// The exchange at the end was refused; the error decides.
+    /// The final exchange was refused; the error decides.
     Swap,
 }
 
-/// The forms of messages: `{path}` is the image, `{temp}` the temporary file in its directory, `{number}`
-/// a decimal number, `{error}` the rest of the line.
+/// Message forms: `{path}` is the image, `{temp}` the temporary file in its directory, `{number}` a
+/// decimal number, `{error}` the rest of the line.
 #[rustfmt::skip]
 static FORMS: &[(Meaning, &str)] = &[
     (Note, "{path}"),
@@ -96,21 +94,21 @@ static FORMS: &[(Meaning, &str)] = &[
     (Failed, "failed reading extents"),
 ];
 
-/// What all messages of a run mean.
+/// The combined meaning of all messages of a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Messages {
     Fine,
     /// The image was in use.
     Busy,
-    /// There was not enough free space, or not in one piece.
+    /// There was not enough free space, or not enough in one piece.
     NoSpace,
-    /// It failed; the message says why.
+    /// The run failed with this message.
     Failed(String),
-    /// No failure is known, and this message is not; empty if there was none.
+    /// No known failure, but this unknown message; empty if there was no message to interpret.
     Unknown(String),
 }
 
-/// Interprets what was printed about the image `path`, both as [`printable`] text.
+/// Interprets the output about the image `path`; both are [`printable`] text.
 pub(super) fn interpret(printed: &str, path: &str) -> Messages {
     let image = Image::new(path);
     let mut unknown = None;
@@ -128,7 +126,7 @@ pub(super) fn interpret(printed: &str, path: &str) -> Messages {
             None if line.trim().is_empty() => {}
             None => unknown = Some(line.trim().to_owned()),
         }
-        // The line of success, which proves nothing.
+        // The success line proves nothing.
         any |= line.starts_with("extents before:");
     }
     match unknown {
@@ -138,7 +136,7 @@ pub(super) fn interpret(printed: &str, path: &str) -> Messages {
     }
 }
 
-/// The first message, the text after it, and its meaning if it is known.
+/// Returns the first message, the text after it, and its meaning if known.
 fn first_message<'a>(text: &'a str, image: &Image<'_>) -> (&'a str, &'a str, Option<Meaning>) {
     for (meaning, form) in FORMS {
         if let Some((length, error)) = image.matches(form, text) {
@@ -151,7 +149,7 @@ fn first_message<'a>(text: &'a str, image: &Image<'_>) -> (&'a str, &'a str, Opt
     (line, after, by_words(line, image))
 }
 
-/// The meaning of a message of no known form, as a later release may print it.
+/// The meaning of a message of unknown form, as a later release may print.
 fn by_words(line: &str, image: &Image<'_>) -> Option<Meaning> {
     let beside = line.replace(image.path, "");
     let beside = match image.directory {
@@ -165,8 +163,8 @@ fn by_words(line: &str, image: &Image<'_>) -> Option<Meaning> {
     }
 }
 
-/// The meaning of a message that ends in this error: text of strerror(3) of glibc or musl in the locale
-/// C, or the number with the wrong sign.
+/// The meaning of a message that ends in `error`: text of strerror(3) of glibc or musl in the C
+/// locale, or the number with the wrong sign.
 fn by_error(meaning: Meaning, error: &str) -> Meaning {
     let error = error.trim();
     let number = error
@@ -186,7 +184,6 @@ fn by_error(meaning: Meaning, error: &str) -> Meaning {
     }
 }
 
-/// The image that the messages are about.
 struct Image<'a> {
     path: &'a str,
     directory: &'a str,
@@ -198,7 +195,7 @@ impl<'a> Image<'a> {
         Image { path, directory }
     }
 
-    /// The length of the message at the beginning of `text`, if it has this form, and its error.
+    /// The length of the message at the beginning of `text` and its error, if it has this form.
     fn matches<'t>(&self, form: &str, text: &'t str) -> Option<(usize, Option<&'t str>)> {
         let (mut form, mut rest, mut error) = (form, text, None);
         while !form.is_empty() {
@@ -222,7 +219,7 @@ impl<'a> Image<'a> {
         ends.then_some((text.len() - rest.len(), error))
     }
 
-    /// The text after the temporary file's name (gettmpname: `DIRECTORY/.fsrPID`).
+    /// The text after the name of the temporary file (gettmpname: `DIRECTORY/.fsrPID`).
     fn after_temp<'t>(&self, text: &'t str) -> Option<&'t str> {
         let rest = text.strip_prefix(self.directory)?.strip_prefix("/.fsr")?;
         after_number(rest)
@@ -235,12 +232,12 @@ fn after_number(text: &str) -> Option<&str> {
     (rest.len() < digits.len()).then_some(rest)
 }
 
-/// A path as in the messages.
+/// A path as it appears in the messages.
 pub(super) fn of_path(path: &Path) -> String {
     printable(path.as_os_str().as_encoded_bytes())
 }
 
-/// What xfs_fsr printed, without control characters that could change a terminal.
+/// The output of xfs_fsr, without control characters that could affect a terminal.
 pub(super) fn printable(printed: &[u8]) -> String {
     let text = String::from_utf8_lossy(printed);
     let harmless = |c: char| if c.is_control() && c != '\n' { '?' } else { c };

@@ -1,28 +1,27 @@
-//! How much a run may move: a bucket of bytes that fills with time. Pure.
+//! Limits the bandwidth of a run: a token bucket of bytes. Pure.
 
 use std::time::Duration;
 
 use crate::model::Bytes;
 
-/// What may be moved at once after a rest: a quarter of a second's worth. Less than a step of
-/// xfs_fsr, which reads and writes 16 MiB, does no harm: what is too much is made up for by rest.
+/// The burst after a rest. A step of xfs_fsr (16 MiB) may exceed it; rest compensates for that.
 const BURST: Duration = Duration::from_millis(250);
 
-/// Says when a process that has moved too much is to stand still.
+/// Determines when a process that has moved too much must pause.
 #[derive(Debug, Clone)]
 pub struct Meter {
-    /// Bytes a second.
+    /// Bytes per second.
     rate: f64,
     burst: f64,
-    /// Below zero: that much too much.
+    /// Below zero: the excess.
     left: f64,
     at: Duration,
     seen: Bytes,
 }
 
 impl Meter {
-    /// `rate` is in bytes a second.
-    // A rate of 2^53 bytes a second is not to be had, so nothing is lost.
+    /// `rate` is in bytes per second.
+    // Rates above 2^53 bytes per second do not occur, so nothing is lost.
     #[allow(clippy::cast_precision_loss)]
     pub fn new(rate: Bytes) -> Meter {
         let rate = (rate.0 as f64).max(1.0);
@@ -36,7 +35,7 @@ impl Meter {
         }
     }
 
-    /// Takes in that `moved` bytes were moved in all until `now`. Whether it is to stand still.
+    /// Records that `moved` bytes were moved in total until `now`. Returns whether to pause.
     #[allow(clippy::cast_precision_loss)]
     pub fn is_over(&mut self, now: Duration, moved: Bytes) -> bool {
         let time = now.saturating_sub(self.at).as_secs_f64();

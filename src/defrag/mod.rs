@@ -1,4 +1,4 @@
-//! Defragmentation, with two engines. What they share is in [`engine`].
+//! Defragmentation with two engines, which share [`engine`].
 //!
 //! ```text
 //! guard ─► gate raised ─► guard, the rest ─► fsr: xfs_fsr works, run (pure) stops it
@@ -6,12 +6,11 @@
 //!                             └── refusal          └► gate opened ─► extents counted ─► outcome
 //! ```
 //!
-//! Neither status nor output of xfs_fsr are reliable: the status is 0 whatever happened, and the text
-//! is wrong in some versions. The outcome of a run is by our own counts. The contents of an image are
-//! written by xfs_fsr and the kernel alone.
+//! The exit status and output of xfs_fsr are unreliable: the status is 0 in every case, and some
+//! versions print wrong messages. The outcome is determined by our own extent counts. Image
+//! contents are written only by xfs_fsr and the kernel.
 //!
-//! An image that a VM is using goes to the engine [`online`]: the kernel itself moves its blocks, a
-//! segment at a time.
+//! An image in use by a VM is left to the engine [`online`]: the kernel moves it in segments.
 //!
 //! ```text
 //! guard ─► survey ─► segments (pure) ─► mover: clone, unshare, release ─► extents counted ─► outcome
@@ -19,8 +18,8 @@
 //!                        └── run (pure): holds, stops ───────┘         hint: restored, also later
 //! ```
 //!
-//! A run makes calls that hang with the file system, so it runs in a process of its own, such as that
-//! of `fragwatch defrag`, and not in the daemon.
+//! A run makes calls that can hang with the file system, so it runs in a separate process, such as
+//! that of `fragwatch defrag`, not in the daemon.
 
 pub mod awake;
 mod disks;
@@ -49,23 +48,23 @@ use std::path::PathBuf;
 /// The interfaces of the host.
 #[derive(Debug, Clone)]
 pub struct Host {
-    /// Where procfs is mounted.
+    /// Mount point of procfs.
     pub proc: PathBuf,
-    /// Where sysfs is mounted.
+    /// Mount point of sysfs.
     pub sys: PathBuf,
-    /// Where the [hints](hint) of running jobs are recorded.
+    /// Directory in which the [hints](hint) of active runs are recorded.
     pub hints: PathBuf,
-    /// Whether its kernel is checked.
+    /// Whether the kernel is checked.
     pub kernel: KernelCheck,
 }
 
-/// Whether the kernel must be proven good for an engine; see [`kernels`].
+/// Whether an engine requires a kernel that is proven good; see [`kernels`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum KernelCheck {
-    /// It must.
+    /// Required.
     #[default]
     Judge,
-    /// It need not: for tests on bad kernels.
+    /// Not required: for tests on bad kernels.
     Overridden,
 }
 

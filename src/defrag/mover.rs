@@ -1,4 +1,4 @@
-//! Moves one segment of an image to new blocks while it is in use.
+//! Moves one segment of an image to new blocks while the image is in use.
 //!
 //! ```text
 //! read into the page cache     shared locks, in small pieces
@@ -7,17 +7,16 @@
 //! cut the temporary file       only its own locks; the old blocks are free
 //! ```
 //!
-//! Each step is a kernel call that keeps the contents right whatever is written meanwhile: a guest's
-//! write between clone and unshare goes to new blocks, as in any file that shares its blocks.
+//! Each step is a kernel call that keeps the contents correct under concurrent writes: a guest's
+//! write between clone and unshare goes to new blocks, as in any file with shared blocks.
 //!
-//! What keeps the two locked steps short:
-//! - the segment is small, see [`governor`](super::governor);
-//! - its pages are in memory before: else the kernel would read them one by one under the lock;
-//! - nothing waits for the disk's queue twice: unsharing writes the new blocks and waits for that,
-//!   so no fsync is needed;
-//! - one block stays shared during the whole run (the *anchor*), the first that is written. After
-//!   each unsharing the kernel searches for a block that is still shared, to clear the reflink flag of
-//!   the file; without the anchor it would read the whole map each time, 1.5 s with 6.4 million extents
+//! The two locked steps are kept short:
+//! - The segment is small, see [`governor`](super::governor).
+//! - Its pages are read first: otherwise the kernel would read them singly under the lock.
+//! - Unsharing writes the new blocks and waits for them, so no fsync is needed.
+//! - One block, the first written one (the *anchor*), stays shared during the whole run. After each
+//!   unshare the kernel searches for a block that is still shared, to clear the file's reflink
+//!   flag; without the anchor it would read the whole map each time, 1.5 s with 6.4 million extents
 //!   (xfs_reflink_try_clear_inode_flag, fs/xfs/xfs_reflink.c).
 
 use std::fs::File;
@@ -33,16 +32,16 @@ use crate::model::{Bytes, Extent, ExtentCount};
 use crate::probe::extents::MapReader;
 use crate::sys::{clone::clone_range, pagecache};
 
-/// Where segments lie in the temporary file; the anchor is before it.
+/// Offset of segments in the temporary file; the anchor is before it.
 const BEHIND_ANCHOR: u64 = 1 << 20;
-/// In what pieces a segment is read, in bytes: each holds the image's lock, shared.
+/// Size of a read, in bytes: each holds the image's lock, shared.
 const PIECE: usize = 64 << 10;
-/// For how many segments the anchor is assumed to be shared. A guest's write to it ends that.
+/// For how many segments the anchor is assumed to stay shared. A guest's write to it unshares it.
 const ANCHORED: u32 = 32;
-/// At the end, the kernel may search a map of so many extents for one that is shared.
+/// Largest map that the kernel may search for a shared extent at the end of the run.
 const SHORT_MAP: ExtentCount = ExtentCount(100_000);
 
-/// The durations of the steps that lock the image, and of all.
+/// The durations of the steps that lock the image, and of all steps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Took {
     pub clone: Duration,
@@ -68,14 +67,11 @@ pub struct Mover {
 }
 
 impl Mover {
-    /// `directory` is that of the image: the temporary file, which never has a name, lies on its
-    /// file system.
-    ///
-    /// # Errors
-    /// If the image cannot be opened for writing, or there is no temporary file to be had.
+    /// The temporary file, which never has a name, lies in `directory`, that of the image. Fails if
+    /// the image cannot be opened for writing, or no temporary file can be created.
     pub fn new(image: &File, directory: &OwnedFd, block: Bytes) -> io::Result<Mover> {
         let path = format!("/proc/self/fd/{}", image.as_raw_fd());
-        // NONBLOCK: a lease that somebody holds on it must not make us wait.
+        // NONBLOCK: do not wait for a lease that another process holds on it.
         let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let image = open(path, flags, Mode::empty())?.into();
         let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
@@ -101,7 +97,7 @@ impl Mover {
         Bytes(self.block)
     }
 
-    /// The map from `start` to `end`, as far as one call returns it, and up to where that is.
+    /// The map from `start` to `end`, as far as one call returns it, and where that ends.
     pub fn map(&mut self, start: Bytes, end: Bytes) -> io::Result<(Vec<Extent>, Bytes)> {
         // After the last whole block of the file nothing can be cloned.
         let size = self.image.metadata()?.len();
@@ -113,9 +109,8 @@ impl Mover {
         self.reader.read_range(&self.image, start, length)
     }
 
-    /// # Errors
-    /// Those of FICLONERANGE and fallocate(2): EINVAL if the image has become shorter, ENOSPC. The
-    /// contents are unchanged in any case.
+    /// Moves one segment. Fails as FICLONERANGE and fallocate(2) do: EINVAL if the image has become
+    /// shorter, ENOSPC. The contents are unchanged in any case.
     pub fn move_segment(&mut self, segment: &Segment) -> io::Result<Took> {
         let began = Instant::now();
         let (start, length) = (segment.start.0, segment.length.0);
@@ -128,10 +123,10 @@ impl Mover {
         let before = Instant::now();
         let unshared = cloned.and_then(|()| self.unshare(start, length));
         let unshare = before.elapsed();
-        // Also after an error: what stays shared would be copied by the guest's writes.
+        // Also after an error: blocks that stay shared would be copied by the guest's writes.
         let cut = rustix::fs::ftruncate(&self.temporary, self.block);
         if !was_cached {
-            // The host's memory is for guests, and those that read past the cache have no use for it.
+            // Host memory is for guests; those with direct I/O do not use the page cache.
             let _ = fadvise(&self.image, start, length.try_into().ok(), Advice::DontNeed);
         }
         unshared?;
@@ -143,14 +138,14 @@ impl Mover {
         })
     }
 
-    /// Keeping the size: the image may have become shorter a moment ago.
+    /// Keeps the size: the image may just have become shorter.
     fn unshare(&self, start: u64, length: u64) -> io::Result<()> {
         let mode = FallocateFlags::UNSHARE_RANGE | FallocateFlags::KEEP_SIZE;
         Ok(fallocate(&self.image, mode, start, length)?)
     }
 
     fn read(&mut self, start: u64, length: u64) -> io::Result<()> {
-        // All at once, so that the disk can sort them. Where that fails it is only slower.
+        // All at once, so that the disk can sort the requests. If it fails, reading is only slower.
         let _ = fadvise(&self.image, start, length.try_into().ok(), Advice::WillNeed);
         let (mut at, end) = (start, start + length);
         while at < end {
@@ -163,7 +158,7 @@ impl Mover {
         Ok(())
     }
 
-    /// Shares the first written block of the image, unless it is shared.
+    /// Shares the first written block of the image, unless it is shared already.
     fn keep_anchor(&mut self) -> io::Result<()> {
         if self.anchored > 0 {
             self.anchored -= 1;
@@ -190,7 +185,7 @@ impl Mover {
             Some(extent) => {
                 let (from, block) = (extent.logical.0, self.block);
                 match clone_range(&self.image, from, block, &self.temporary, 0) {
-                    // Cut off a moment ago.
+                    // It was just truncated.
                     Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(()),
                     other => other,
                 }
@@ -199,9 +194,8 @@ impl Mover {
         }
     }
 
-    /// Releases the anchor and, if nothing else of the image is shared, has the kernel clear its reflink
-    /// flag: writes then need not check for shared blocks. With a map that is still long that is left
-    /// to the kernel.
+    /// Releases the anchor. If no other block of the image is shared and the map is short, the
+    /// kernel then clears the reflink flag, so that writes need not check for shared blocks.
     pub fn finish(self, extents: ExtentCount, shares: bool) {
         // The file is closed soon in any case, and a remaining flag costs only that check.
         let _ = rustix::fs::ftruncate(&self.temporary, 0);

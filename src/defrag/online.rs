@@ -1,4 +1,4 @@
-//! Defragments an image under a running VM, segment by segment: each one is cloned, unshared and
+//! Defragments an image under a running VM, segment by segment: each is cloned, unshared and
 //! released, so that the kernel itself copies it to new blocks (see [`mover`](super::mover)).
 //!
 //! ```text
@@ -7,16 +7,16 @@
 //!                    governor: how much, how long ───┘  └── run (pure): holds, stops
 //! ```
 //!
-//! - While the image is in use there is as much rest as work; while nobody has it open, none.
-//! - Between two segments everything is checked that can end or hold a run. So it stops within one
-//!   segment, and a later run begins anew: the survey skips what is done.
-//! - Large new extents come from a hint for copy on write of the size of a region: the first segment
-//!   that is unshared reserves room for its whole region, and the following ones go there. It is set
-//!   only for regions of which nearly everything is moved, because what is reserved and not used is
-//!   given back only later. Elsewhere a segment becomes one extent.
+//! - While the image is in use, rests are as long as the work; while it is not open, there are
+//!   none. After a slow call they are longer in both cases.
+//! - Everything that can end or hold a run is checked between two segments. So it stops within one
+//!   segment; a later run begins anew, and its survey skips what is done.
+//! - Large new extents come from a copy-on-write hint of the size of a region: the first unshared
+//!   segment reserves space for its whole region, and the following ones go there. It is set only
+//!   for regions that are moved nearly completely, because unused reservations are returned only
+//!   later. Elsewhere a segment becomes one extent.
 //! - Each region is done once. What a guest fragments again meanwhile is left to the next run.
-//! - Disk and processor priority are the usual ones: whoever waits for a lock that we hold would wait
-//!   with us.
+//! - Disk and CPU priority are normal: lower ones would also delay processes waiting for our locks.
 
 mod session;
 
@@ -40,11 +40,7 @@ use crate::probe::reason;
 use crate::sys::locks;
 use session::{Session, Work};
 
-/// Checks the guards and surveys the map, as [`run`] does, and changes nothing. Returns the extents,
-/// and what a run would do.
-///
-/// # Errors
-/// The first guard that refuses.
+/// Checks the guards and surveys the map as [`run`] does. Returns the extents and a forecast.
 pub fn dry_run(
     request: &Request<'_>,
     host: &Host,
@@ -62,15 +58,15 @@ pub fn dry_run(
     Ok((extents, RunForecast::Segments { gain, shared }))
 }
 
-/// What can be checked without the map.
+/// Checks everything that does not need the map.
 fn check(request: &Request<'_>, host: &Host, target: &Target) -> Result<Gauge, Refusal> {
     let extents = guard::check_online(target, request.limits, host)?;
     guard::check_gain(target, extents)?;
     engine::gauge(target, request, host)
 }
 
-/// Defragments one image. `orders` is called before each segment, and in rests all the time, and
-/// returns why to stop; `watch` receives the events.
+/// Defragments one image. `orders` is called before each segment and repeatedly during rests, and
+/// returns the reason to stop; `watch` receives the events.
 pub fn run(
     request: &Request<'_>,
     host: &Host,
@@ -83,7 +79,7 @@ pub fn run(
     })
 }
 
-/// Restores the hints that killed runs have left. What cannot be restored stays noted.
+/// Restores the hints left by killed runs. Records of hints that cannot be restored are kept.
 pub fn restore_hints(directory: &Path, watch: &mut dyn FnMut(Event)) {
     let (restored, failed) = hint::restore_all(directory);
     for path in restored {
@@ -143,13 +139,13 @@ fn attempt(
 fn account(plan: &Plan, joined: ExtentCount, to: ExtentCount, in_use: bool) -> Account {
     let joined = match in_use {
         true => joined,
-        // Nobody split any, so those that are left were not joined.
+        // No process split any, so those that are left were not joined.
         false => joined.min(plan.extents.saturating_sub(to)),
     };
     Account::new(&plan.borders, plan.gain, joined, to)
 }
 
-/// Reads the map once, in chunks, with as much rest as work, until the run is stopped.
+/// Reads the map once, in chunks, resting as long as working, until the run is stopped.
 fn survey(target: &Target, controls: &mut Controls<'_>) -> Result<Plan, Halt> {
     let mut survey = Survey::new(Bytes(target.file.metadata()?.len()));
     let stopped = Cell::new(None);

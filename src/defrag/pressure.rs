@@ -1,39 +1,37 @@
-//! How much others wait for the disks: pressure stall information (Documentation/accounting/psi.rst).
+//! How much others wait for the disks: pressure stall information
+//! (Documentation/accounting/psi.rst).
 //!
-//! /proc/pressure/io, the number of the whole host, includes a run itself: xfs_fsr does nothing but
-//! wait for the disk, so it alone makes 90 % of it. While it works, the control groups beside our own
-//! are read instead, and the one that waits most counts. Where there are none, on hosts without cgroup
-//! v2, only the host can be read, and only while no run works.
+//! The host's value, /proc/pressure/io, includes a run itself: xfs_fsr only waits for the disk and
+//! alone causes 90 %. While a run works, the control groups beside our own are read instead, and
+//! the maximum counts. Without them (no cgroup v2), the host is read, and only while no run works.
 //!
 //! # Pressure without I/O
 //!
-//! The kernel counts a task as waiting for I/O when it sleeps in io_schedule(), whatever it waits for.
-//! From Linux 6.5 on ("io_uring: Use io_schedule* in cqring wait", also in stable kernels) that is
-//! every task that waits in io_uring_enter(2) with a request in flight, also for a network packet or
-//! an empty pipe: QEMU from 10.2 on keeps its group's pressure near 100 while all disks are idle.
+//! The kernel counts a task as waiting for I/O when it sleeps in io_schedule(), whatever it waits
+//! for. From Linux 6.5 on ("io_uring: Use io_schedule* in cqring wait", also in stable kernels)
+//! this includes every task in io_uring_enter(2) with a request in flight, even for a network
+//! packet or an empty pipe: QEMU from 10.2 on keeps its group's pressure near 100 on idle disks.
 //!
-//! While a task really waits for a disk, that disk is busy. So of the share of time that a group has
-//! waited, no more than the share that the disks of the image were busy can be due to them. Twice that
-//! share is allowed for, because the counters of the disks are not exact. The rest is pressure without
-//! I/O, and is subtracted:
+//! While a task really waits for a disk, that disk is busy. So of the share of time that a group
+//! has waited, at most the share that the image's disks were busy can be due to them; twice that
+//! share is allowed, because the disk counters are not exact. The rest is without I/O and does not
+//! count:
 //!
 //! ```text
 //! counts = avg10 − (waited − 2 × busy)          avg10 100 %, waited 100 %, disks busy 5 %: 10 %
 //! ```
 //!
-//! So with the default of `defrag.max_io_pressure`, 40, disks that are busy for less than 20 % of the
-//! time hold no run. `waited` and `busy` are taken between the same two readings, a second or more
-//! apart, and not from averages: a load that has just ended is still in `avg10`, but the disks are
-//! idle already.
+//! With the default `defrag.max_io_pressure` of 40, disks busy for less than 20 % of the time hold
+//! no run. `waited` and `busy` are taken between the same two readings, a second or more apart, not
+//! from averages: a load that has just ended is still in `avg10`, while the disks are already idle.
 //!
-//! A run keeps the disks busy itself, and then less is recognized as pressure without I/O. So a run is
-//! held first, as by any pressure; what is without I/O in that second is taken to be so for half a
-//! minute. On a host with such tasks that costs a run one or two seconds of each half minute.
+//! A run keeps the disks busy itself, so that less is recognized as pressure without I/O. So the
+//! run is first held, as by any pressure; the part without I/O in that second is assumed for half a
+//! minute. On a host with such tasks this costs a run one or two seconds of each half minute.
 //!
-//! Where the disks are unknown, all pressure counts; where the kernel has no pressure stall
-//! information (`psi=0`, CONFIG_PSI_DEFAULT_DISABLED), there is no limit. The `io.stat` of the groups
-//! is not used: it exists only with the io controller, it counts requests and no time, and a group of
-//! many VMs always has some I/O.
+//! If the disks are unknown, all pressure counts; without pressure stall information (`psi=0`,
+//! CONFIG_PSI_DEFAULT_DISABLED) there is no limit. The `io.stat` of the groups is not used: it
+//! needs the io controller, counts requests but no time, and is never idle for a group of many VMs.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -46,24 +44,23 @@ use super::disks::Counters;
 use crate::model::DeviceNumber;
 use crate::sys::{mounts, proc};
 
-/// Percent of the last ten seconds in which a task waited for a disk.
+/// Percent of the last ten seconds in which a task waited for I/O.
 #[derive(Debug, Clone, Copy, PartialEq, PartialOrd)]
 pub struct Pressure(pub f32);
 
 impl Pressure {
     /// Whether it is above a limit in percent.
-    // A limit is a hundred at most.
+    // A limit is at most 100.
     #[allow(clippy::cast_precision_loss)]
     pub fn is_above(self, most: u32) -> bool {
         self.0 > most as f32
     }
 }
 
-/// Most groups that are read at one level.
 const MOST_GROUPS: usize = 1000;
-/// Readings this far apart are compared: the disks count in ticks of up to 10 ms.
+/// Minimum age of a reading to compare with: the disks count in ticks of up to 10 ms.
 const COMPARED_AFTER: Duration = Duration::from_secs(1);
-/// Older readings are not compared with.
+/// Maximum age of a reading to compare with.
 const STALE: Duration = Duration::from_secs(60);
 /// How long pressure without I/O that was found while no run works is assumed while one does.
 const REMEMBERED: Duration = Duration::from_secs(30);
@@ -71,14 +68,12 @@ const REMEMBERED: Duration = Duration::from_secs(30);
 /// How long a group, or the host, has waited for I/O.
 #[derive(Debug, Clone, PartialEq)]
 struct Waited {
-    /// Its file.
     of: PathBuf,
     average: Pressure,
-    /// Since its beginning.
+    /// Since the group was created, or the host booted.
     total: Duration,
 }
 
-/// All that have waited, and the counters of the disks, at one time.
 #[derive(Debug, Clone)]
 struct Reading {
     at: Instant,
@@ -89,14 +84,14 @@ struct Reading {
 /// Whose pressure is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Asked {
-    /// Only the groups beside our own: a run works, and is part of the host's.
+    /// Only the groups beside our own: a run works, and is part of the host's value.
     Others,
     /// These, or the host where there are none.
     OrHost,
 }
 
 impl Asked {
-    /// For a run that is to begin.
+    /// The choice, by whether a run works.
     pub fn while_a_run(works: bool) -> Asked {
         if works { Asked::Others } else { Asked::OrHost }
     }
@@ -107,7 +102,7 @@ impl Asked {
 pub struct Found {
     /// All pressure, as the kernel counts it.
     pub all: Pressure,
-    /// The same without that for which there is no I/O.
+    /// The same without pressure without I/O.
     pub counts: Pressure,
 }
 
@@ -115,7 +110,7 @@ pub struct Found {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct WithoutIo {
     pub all: Pressure,
-    /// How much of the time the disks were busy, in percent.
+    /// The share of time that the disks were busy, in percent.
     pub busy: f32,
 }
 
@@ -130,20 +125,20 @@ impl fmt::Display for WithoutIo {
     }
 }
 
-/// Measures the pressure on one file system, and remembers what of it is without I/O.
+/// Measures the pressure on one file system, and remembers its part without I/O.
 #[derive(Debug)]
 pub struct Gauge {
     device: DeviceNumber,
     before: Option<Reading>,
-    /// How much of the time between the last two readings the disks were busy, in percent.
+    /// The share of time between the last two readings that the disks were busy, in percent.
     busy: f32,
-    /// The share that each group has waited without I/O, in percent, and when that was.
+    /// The share that each group has waited without I/O, in percent, and when it was found.
     without_io: HashMap<PathBuf, (f32, Instant)>,
     reported: bool,
 }
 
 impl Gauge {
-    /// For the file system of this number.
+    /// A gauge for the file system on this device.
     pub fn new(device: DeviceNumber) -> Gauge {
         Gauge {
             device,
@@ -154,8 +149,8 @@ impl Gauge {
         }
     }
 
-    /// The pressure now; `None` where there is none to read. `idle`: whether no run of ours has used the
-    /// disks since the last reading.
+    /// The pressure now; `None` if unreadable. `idle`: no run of ours used the disks since last
+    /// time.
     pub fn look(&mut self, host: &Host, asked: Asked, idle: bool) -> Option<Found> {
         let now = Reading {
             at: Instant::now(),
@@ -165,14 +160,13 @@ impl Gauge {
         self.take(now, idle)
     }
 
-    /// The pressure before a run. If it is above the limit, it is read again a second later, when
-    /// pressure without I/O is known.
+    /// As [`before_runs`], for one run.
     pub fn before_a_run(&mut self, host: &Host, asked: Asked, most: u32) -> Option<Found> {
         let mut gauges = [self];
         before_runs(&mut gauges, host, asked, most).pop()?
     }
 
-    /// The pressure that does not hold runs because it is without I/O, once.
+    /// Reports, once, pressure that does not hold runs because it is without I/O.
     pub fn news(&mut self, found: Option<Found>, most: u32) -> Option<WithoutIo> {
         let Found { all, counts } = found?;
         let is_news = all.is_above(most) && !counts.is_above(most) && !self.reported;
@@ -218,7 +212,7 @@ impl Gauge {
             };
             let share = without_io(share, busy);
             let known = self.without_io.get(&waited.of);
-            // Beside a run less of it is recognized, but no less is there.
+            // During a run less of it is recognized, but there is no less of it.
             if idle || known.is_none_or(|(known, _)| *known < share) {
                 self.without_io.insert(waited.of.clone(), (share, now.at));
             }
@@ -236,8 +230,7 @@ impl Waited {
     }
 }
 
-/// The share of waiting that busy disks do not explain; all in percent of the same time. See the
-/// module.
+/// The share of waiting that busy disks do not explain; all in percent of the same time.
 fn without_io(waited: f32, busy: f32) -> f32 {
     (waited - 2.0 * busy).max(0.0)
 }
@@ -246,8 +239,8 @@ fn worst(pressures: impl Iterator<Item = Pressure>) -> Option<Pressure> {
     pressures.max_by(|a, b| a.0.total_cmp(&b.0))
 }
 
-/// The pressure before runs, each on the file system of its gauge. If it is above the limit for one of
-/// them, all are read again a second later, when pressure without I/O is known.
+/// The pressure before runs, one per gauge. If any is above the limit, all are read again a second
+/// later, when pressure without I/O is known.
 pub fn before_runs(
     gauges: &mut [&mut Gauge],
     host: &Host,
@@ -303,7 +296,7 @@ fn own_group(proc: &Path) -> Option<(PathBuf, PathBuf)> {
 
 fn read(of: PathBuf) -> Option<Waited> {
     let some = proc::pressure(&fs::read(&of).ok()?, "some")?;
-    // A hundred at most.
+    // At most 100.
     #[allow(clippy::cast_possible_truncation)]
     let average = Pressure(some.avg10 as f32);
     let total = Duration::from_micros(some.total);

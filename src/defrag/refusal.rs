@@ -1,4 +1,4 @@
-//! Why a run may not begin.
+//! Reasons why a run is not allowed to begin.
 
 use std::io;
 use std::path::PathBuf;
@@ -10,7 +10,7 @@ use crate::model::{
 };
 use crate::probe::reason;
 
-/// A guard's reason for refusing a run.
+/// The reason for which a guard refuses a run.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum Refusal {
     #[error("its path is not absolute and without ..")]
@@ -21,7 +21,7 @@ pub enum Refusal {
     Unreadable(String),
     #[error("{0}")]
     NotAFile(String),
-    /// A mount lies over it, or it was renamed.
+    /// A mount covers it, or it was renamed.
     #[error("the kernel knows it as {}", shown(.0))]
     Elsewhere(PathBuf),
     #[error("lies on {0}, and only XFS is defragmented")]
@@ -34,12 +34,12 @@ pub enum Refusal {
     Forbidden(Obstacle),
     #[error("in use by {}", user(.0.as_ref()))]
     InUse(Option<NamedProcess>),
-    /// Perhaps on another host.
+    /// Possibly a QEMU on another host.
     #[error("a QEMU has locked it")]
     QemuLock,
     #[error("the kernel does not say whether somebody has it open: run as root, with CAP_LEASE")]
     UseUnknown,
-    /// Again and again.
+    /// The image is modified repeatedly.
     #[error("it was modified a moment ago")]
     Changing,
     #[error("shares blocks with a reflink copy, which would take twice the space")]
@@ -67,7 +67,7 @@ pub enum Refusal {
         .stall.as_secs_f32(), .most.as_secs_f32()
     )]
     SwapStall { stall: Duration, most: Duration },
-    /// In percent.
+    /// `is` and `most` are in percent.
     #[error("I/O pressure too high: {is:.1} %, and defrag.max_io_pressure is {most}")]
     Pressure { is: f32, most: u32 },
     #[error("its XFS was made without reflink: use xfs_fsr, or copy the image to one with it")]
@@ -105,7 +105,7 @@ fn counted(extents: ExtentCount) -> String {
 }
 
 impl Refusal {
-    /// In one word, for programs.
+    /// The reason as one word, for programs.
     pub fn code(&self) -> ReasonCode {
         match self {
             Refusal::NotAbsolute => ReasonCode::NotAbsolute,
@@ -149,12 +149,12 @@ impl From<rustix::io::Errno> for Refusal {
     }
 }
 
-/// Why a run ends before its engine works.
+/// Why a run ends before its engine starts.
 #[derive(Debug)]
 pub enum Halt {
-    /// It may not begin.
+    /// A guard refused it.
     Refused(Refusal),
-    /// It was stopped while the guards looked.
+    /// It was stopped during the guard checks.
     Stopped(Stop),
 }
 

@@ -1,5 +1,4 @@
-//! The life of one run, as a machine that knows neither clock nor kernel: what happens goes in,
-//! what is to be done comes out.
+//! The life of one run, as a state machine without clock or system calls.
 //!
 //! ```text
 //! idle ─► guarded ─► running ◄─► paused
@@ -7,60 +6,59 @@
 //!   └────────┴───────────────► ended
 //! ```
 //!
-//! It says when a run is to end and how it is made to. What came of the run it does not say: that
-//! is for the counts of extents to tell.
+//! It decides when a run ends and how it is made to; the outcome is determined by extent counts.
 
 use std::time::Duration;
 
 use crate::model::Stop;
 
-/// From SIGTERM to SIGKILL. Both are safe while xfs_fsr copies, so this is for its own comfort.
+/// From SIGTERM to SIGKILL. Both are safe while xfs_fsr copies; it only allows a tidy exit.
 const GRACE: Duration = Duration::from_secs(2);
-/// The same where somebody is waiting.
+/// The same while a process is waiting.
 const URGENT_GRACE: Duration = Duration::from_millis(100);
-/// How long after SIGKILL a fragwatch that is to end waits for a process that hangs in the kernel.
+/// How long after SIGKILL a terminating fragwatch waits for a process that hangs in the kernel.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Why a run is made to stand still for a while.
+/// Why a run is held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Hold {
-    /// Others wait for the disks too much.
+    /// Other processes wait too much for the disks.
     Pressure,
     /// It has moved more than its bandwidth allows.
     Bandwidth,
 }
 
-/// Where a run is.
+/// The state of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
     /// Nothing has happened.
     Idle,
-    /// Its guards have let it pass; it is about to start.
+    /// The guards passed; it is about to start.
     Guarded,
     /// The engine's process works.
     Running,
-    /// The engine's process stands still.
+    /// The engine's process is stopped.
     Paused,
-    /// The engine's process has been told to end.
+    /// The engine's process was signalled to end.
     Ending,
     /// There is no process (any more).
     Ended,
 }
 
-/// What happens.
+/// An event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Input {
-    /// The guards let it pass.
+    /// The guards passed.
     Cleared,
-    /// The engine's process is there.
+    /// The engine's process was started.
     Started,
-    /// There is a reason to stand still.
+    /// There is a reason to hold the run.
     Held(Hold),
     /// That reason is gone.
     Freed(Hold),
     /// The engine has read or written something.
     Moved,
-    /// It is to end.
+    /// The run is to end.
     Stop(Stop),
     /// Time has passed.
     Tick,
@@ -68,7 +66,7 @@ pub enum Input {
     Exited,
 }
 
-/// What is to be done.
+/// An action for the caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
     /// Start the engine's process.
@@ -81,7 +79,7 @@ pub enum Action {
     Terminate,
     /// SIGKILL.
     Kill,
-    /// Wait no longer for a process that does not die.
+    /// Stop waiting for a process that does not die.
     Abandon,
 }
 
@@ -92,17 +90,16 @@ pub struct Machine {
     pressure: bool,
     bandwidth: bool,
     stop: Option<Stop>,
-    /// When it last moved, or was let go on.
+    /// When it last moved something, was started or continued.
     moved: Duration,
-    /// When SIGKILL is due, and whether it was sent.
+    /// When SIGKILL is due.
     kill: Duration,
     killed: bool,
-    /// Without moving for so long it is stuck.
     patience: Duration,
 }
 
 impl Machine {
-    /// `patience` is how long an engine that is let run may do nothing.
+    /// `patience` is how long a running engine may move nothing before it is stuck.
     pub fn new(patience: Duration) -> Machine {
         Machine {
             state: State::Idle,
@@ -116,17 +113,17 @@ impl Machine {
         }
     }
 
-    /// Where it is.
+    /// The current state.
     pub fn state(&self) -> State {
         self.state
     }
 
-    /// Why it was ended; the first reason, if there are several.
+    /// The first reason why it was ended.
     pub fn stopped_by(&self) -> Option<Stop> {
         self.stop
     }
 
-    /// Why it stands still, if it does.
+    /// The reason if it is held.
     pub fn held_by(&self) -> Option<Hold> {
         match (self.state, self.pressure) {
             (State::Paused, true) => Some(Hold::Pressure),
@@ -135,7 +132,7 @@ impl Machine {
         }
     }
 
-    /// Takes in what happens at `now`, by a clock that never goes back.
+    /// Processes an input at the time `now` of a monotonic clock.
     pub fn step(&mut self, now: Duration, input: Input) -> Vec<Action> {
         match input {
             Input::Cleared if self.state == State::Idle => {
@@ -203,7 +200,7 @@ impl Machine {
                 Vec::new()
             }
             State::Running | State::Paused => self.end(now, stop),
-            // It is being ended; if somebody waits now, without further comfort.
+            // It is being ended; if a process waits now, more quickly.
             State::Ending if stop.is_urgent() => {
                 self.kill = self.kill.min(now + URGENT_GRACE);
                 Vec::new()
@@ -222,7 +219,7 @@ impl Machine {
             GRACE
         };
         self.kill = now + grace;
-        // A process that stands still takes no notice of SIGTERM until it goes on.
+        // A stopped process does not handle SIGTERM until it is continued.
         let mut actions = vec![Action::Terminate];
         actions.extend(paused.then_some(Action::Continue));
         actions

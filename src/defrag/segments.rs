@@ -1,11 +1,9 @@
-//! What of an image is moved, in which order, and in what pieces. Pure.
+//! Which parts of an image are moved, in which order, and in what pieces. Pure.
 //!
-//! The image is divided into *regions*. A survey of the map keeps two numbers of each, so a map of any
-//! length needs little memory. Regions are sorted by gain: first those in which a copied byte removes
-//! the most extents, because a window may close before the end. Gains that differ by less than a
-//! doubling count as equal; these regions stay in file order, so that the new blocks of neighbours lie
-//! side by side.
-//!
+//! The image is divided into *regions*. A survey of the map keeps two numbers per region, so any
+//! map needs little memory. Regions in which a copied byte removes the most extents come first,
+//! because a window may close before the end. Gains that differ by less than a factor of two count
+//! as equal; such regions stay in file order, so that the new blocks of neighbours are adjacent.
 //! Within a region, [`cut`] takes *segments* from the map as it is at that moment.
 
 use crate::model::borders::{BorderCount, LONG, WORTH};
@@ -13,12 +11,12 @@ use crate::model::{Borders, Bytes, Extent, ExtentCount};
 
 use super::governor::{PAGE, Work};
 
-/// The size of a region, and of the pieces that are asked of the allocator.
+/// The size of a region, and of the pieces requested from the allocator, in bytes.
 pub const REGION: u64 = 16 << 20;
-/// Most regions, to save memory; above that they are larger.
+/// Maximum number of regions, to save memory; longer images have larger regions.
 const MOST_REGIONS: u64 = 1 << 16;
 
-/// Whether an extent may be moved: written, placed on disk, not shared, not long.
+/// Whether an extent may be moved: written, allocated, not shared, not long.
 pub fn is_movable(extent: &Extent) -> bool {
     let flags = extent.flags;
     !flags.unwritten && !flags.shared && !flags.delayed && extent.length < LONG
@@ -26,22 +24,21 @@ pub fn is_movable(extent: &Extent) -> bool {
 
 #[derive(Debug, Clone, Copy, Default)]
 struct Tally {
-    /// Extents that would go if all that touch each other were joined.
+    /// Extents that would be removed if all adjacent ones were joined.
     gain: u32,
-    /// What is movable, in pages.
     pages: u32,
 }
 
-/// A part of the image that is worth its copy.
+/// A part of the image that is worth copying.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Region {
-    /// Where it begins.
+    /// Its start.
     pub start: Bytes,
-    /// Where it ends.
+    /// Its end.
     pub end: Bytes,
-    /// Extents that can go away.
+    /// Extents that can be removed.
     pub gain: ExtentCount,
-    /// Nearly all of it will be moved, so room for all of it may be reserved in one piece.
+    /// Nearly all of it will be moved, so space for all of it may be reserved in one piece.
     pub dense: bool,
 }
 
@@ -60,18 +57,18 @@ pub struct Survey {
 pub struct Plan {
     /// The regions to move, in this order.
     pub regions: Vec<Region>,
-    /// Extents that can go away, in all of them.
+    /// Extents that can be removed, in all regions.
     pub gain: ExtentCount,
     /// Extents of the map.
     pub extents: ExtentCount,
-    /// The same by the border before them.
+    /// The extents of the map by the border before them.
     pub borders: Borders,
-    /// What belongs to another file as well, and stays so.
+    /// Bytes that also belong to another file, which are not moved.
     pub shared: Bytes,
 }
 
 impl Survey {
-    /// Of an image of this size.
+    /// A survey of an image of this size.
     pub fn new(size: Bytes) -> Survey {
         let region = size
             .0
@@ -88,7 +85,7 @@ impl Survey {
         }
     }
 
-    /// The next extent.
+    /// Adds the next extent.
     pub fn push(&mut self, extent: Extent) {
         self.borders.push(&extent);
         if extent.flags.shared {
@@ -116,7 +113,7 @@ impl Survey {
 
     fn tally(&mut self, at: u64, change: impl FnOnce(&mut Tally)) {
         let index = usize::try_from(at / self.region).unwrap_or(usize::MAX);
-        // What the image has grown meanwhile is left out.
+        // Parts by which the image has grown meanwhile are ignored.
         if let Some(tally) = self.tallies.get_mut(index) {
             change(tally);
         }
@@ -159,28 +156,27 @@ fn step(region: u64) -> usize {
 /// A part of an image that is moved at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Segment {
-    /// Where it begins.
+    /// Its start.
     pub start: Bytes,
-    /// How long it is.
+    /// Its length.
     pub length: Bytes,
-    /// Of how many extents it consists.
+    /// The number of its extents.
     pub extents: ExtentCount,
-    /// What moving it costs.
+    /// The cost of moving it.
     pub work: Work,
 }
 
 impl Segment {
-    /// Where it ends.
+    /// Its end.
     pub fn end(&self) -> Bytes {
         self.start.saturating_add(self.length)
     }
 }
 
-/// Where the new blocks of a region lie: their distance from the place in the file.
-///
-/// A guest's write to a block that is still to be moved goes there by itself once room for its region
-/// is reserved (xfs_direct_write_iomap_begin reads the copy-on-write fork first, fs/xfs/xfs_iomap.c).
-/// Such a block must not be moved again.
+/// Where the new blocks of a region lie: their distance from the position in the file. Once space
+/// for a region is reserved, a guest's write to a block not yet moved goes there directly
+/// (xfs_direct_write_iomap_begin reads the copy-on-write fork first, fs/xfs/xfs_iomap.c). Such a
+/// block must not be moved again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Place(u64);
 
@@ -194,7 +190,7 @@ impl Place {
 /// The part of the region before the piece of the map that is cut.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Before {
-    /// Up to where it was moved just now.
+    /// The end of the part just moved.
     pub end: Option<Bytes>,
     /// Where it was moved to.
     pub place: Option<Place>,
@@ -206,10 +202,8 @@ impl Before {
     }
 }
 
-/// The first segment of a piece of the map: extents that touch each other, up to `most`. A single extent
-/// is moved only if it joins moved blocks on one of its sides.
-///
-/// A long extent may be cut, at a page; the rest joins later.
+/// The first segment of a piece of the map: adjacent extents, up to `most`. A single extent is
+/// moved only if adjacent to moved blocks. A long extent may be cut at a page; the rest follows.
 pub fn cut(extents: &[Extent], most: Work, before: Before) -> Option<Segment> {
     let mut rest = extents;
     let mut arrived = before.end;
@@ -229,7 +223,7 @@ pub fn cut(extents: &[Extent], most: Work, before: Before) -> Option<Segment> {
     None
 }
 
-/// The extents at the beginning that are to move and touch each other.
+/// The adjacent movable extents at the beginning.
 fn run<'a>(extents: &'a [Extent], before: &Before) -> &'a [Extent] {
     let mut length = 0;
     let mut at = None;
@@ -254,7 +248,7 @@ fn take(run: &[Extent], most: Work) -> Segment {
     for extent in run {
         let left = Work(most.0.saturating_sub(segment.work.0));
         let mut part = *extent;
-        // At least a page of the first one, or nothing would ever move.
+        // At least a page of the first one, or nothing would ever be moved.
         let least = if segment.extents.0 == 0 { PAGE } else { 0 };
         part.length.0 = part.length.0.min(left.bytes_left().0.max(least));
         if part.length.0 == 0 {

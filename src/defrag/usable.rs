@@ -1,4 +1,4 @@
-//! Which engines can be used on this host, whatever the image.
+//! Which engines are usable on this host, independent of the image.
 
 use super::kernels::{self, Sources, Trust};
 use super::{Host, KernelCheck, fsr};

@@ -1,8 +1,7 @@
-//! Command lines of processes, read without waiting for a process that is stuck.
+//! Reads command lines of processes without waiting for a process that is stuck.
 //!
-//! Reading one can hang ([`command_line`]). So it is done once
-//! for each process, by threads that are left behind where they hang: one process holds up one
-//! thread, and its command line comes later, if ever.
+//! Reading one can block indefinitely ([`command_line`]), so each is read once, on a separate
+//! thread: a stuck process blocks only that thread, and its command line arrives late or never.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::path::PathBuf;
@@ -13,27 +12,25 @@ use std::time::Duration;
 
 use crate::sys::processes::command_line;
 
-/// What one process may take; tens of microseconds is what it does take.
+/// Maximum wait for one answer; a read normally takes tens of microseconds.
 const DEADLINE: Duration = Duration::from_millis(100);
-/// Threads that may hang at a time. Then nothing new is read until one of them comes back.
+/// Maximum number of reader threads. While all of them hang, no further command line is read.
 const MOST_THREADS: usize = 4;
 
-/// A process for good: its number and when it started.
+/// Identifies a process uniquely: PID and start time.
 pub(super) type Key = (u32, u64);
 
-/// A command line. None if it cannot be read.
+/// A command line; `None` if it could not be read.
 pub(super) type Answer = (Key, Option<Vec<Vec<u8>>>);
 
-/// See the module.
+/// Reads command lines; see the module documentation.
 #[derive(Debug)]
 pub(super) struct CommandLines {
     proc: PathBuf,
     queue: Arc<Mutex<VecDeque<Key>>>,
-    /// Threads that run, each with one process at hand.
     threads: Arc<AtomicUsize>,
     sender: Sender<Answer>,
     answers: Receiver<Answer>,
-    /// Requested and not answered.
     pending: BTreeSet<Key>,
 }
 
@@ -50,8 +47,7 @@ impl CommandLines {
         }
     }
 
-    /// Requests the command lines of `new` processes and returns those that were read by now, of
-    /// earlier processes too.
+    /// Requests the command lines of `new` processes; returns all answers not yet returned.
     pub(super) fn read(&mut self, new: &[Key]) -> Vec<Answer> {
         let mut read: Vec<_> = self.answers.try_iter().collect();
         for (key, _) in &read {
@@ -60,7 +56,7 @@ impl CommandLines {
         let mut waited_for: BTreeSet<_> = new.iter().copied().collect();
         self.pending.extend(&waited_for);
         self.queue().extend(new);
-        // One that hangs is left behind, and the next one goes on with the queue.
+        // A thread that hangs is left behind; the next one continues with the queue.
         while !self.queue().is_empty() && self.start_thread() {
             while let Ok(answer) = self.answers.recv_timeout(DEADLINE) {
                 waited_for.remove(&answer.0);
@@ -74,17 +70,16 @@ impl CommandLines {
         read
     }
 
-    /// Whether it was requested and not answered.
+    /// Whether the command line was requested but not yet answered.
     pub(super) fn is_pending(&self, key: Key) -> bool {
         self.pending.contains(&key)
     }
 
     fn queue(&self) -> std::sync::MutexGuard<'_, VecDeque<Key>> {
-        // Numbers are whole at any time.
+        // A push or pop cannot panic half-way, so a poisoned queue is still consistent.
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Starts another thread, unless too many hang.
     fn start_thread(&self) -> bool {
         if self.threads.load(Ordering::SeqCst) >= MOST_THREADS {
             return false;
@@ -101,7 +96,7 @@ impl CommandLines {
             .stack_size(64 * 1024)
             .spawn(move || {
                 while let Some(key) = next() {
-                    // Fails when the program ends.
+                    // Fails only if the receiver is gone, when the program ends.
                     let _ = sender.send((key, command_line(&proc, key.0).ok()));
                 }
                 threads.fetch_sub(1, Ordering::SeqCst);

@@ -1,4 +1,4 @@
-//! What makes a file a disk image: the magic of a known format, or a name that raw images have.
+//! Recognises disk images by magic number, and raw images by file name.
 
 use std::fs::File;
 use std::io;
@@ -10,11 +10,10 @@ use rustix::fs::{Advice, OFlags};
 
 use crate::model::Format;
 
-/// Bytes of a file that show its format. A multiple of every disk's sector, so that they can be
-/// read past the page cache.
+/// Bytes to read for the magic number. A multiple of every sector size, as O_DIRECT requires.
 const HEADER: usize = 4096;
 
-/// The format that the first bytes of a file announce.
+/// The format indicated by the first bytes of a file.
 pub fn by_magic(header: &[u8]) -> Option<Format> {
     let at =
         |offset: usize, magic: &[u8]| header.get(offset..).is_some_and(|h| h.starts_with(magic));
@@ -32,8 +31,7 @@ pub fn by_magic(header: &[u8]) -> Option<Format> {
     }
 }
 
-/// The format that a file's name promises. Only for raw images is that enough to be one: they have
-/// no header.
+/// The format indicated by a file name; sufficient only for raw images, which have no header.
 pub fn by_name(path: &Path) -> Option<Format> {
     let extension = path.extension()?.to_str()?.to_ascii_lowercase();
     match extension.as_str() {
@@ -46,13 +44,10 @@ pub fn by_name(path: &Path) -> Option<Format> {
     }
 }
 
-/// The format by the first bytes of an open file.
+/// Determines the format of an open file from its first bytes.
 ///
-/// They are read with O_DIRECT where that works: a page of the image in the page cache would have
-/// to be thrown out again by each direct write of the guest.
-///
-/// # Errors
-/// Those of reading.
+/// Uses O_DIRECT where that works: each direct write of the guest would have to invalidate a page
+/// of the image in the page cache.
 pub fn read_magic(file: &File) -> io::Result<Option<Format>> {
     let flags = rustix::fs::fcntl_getfl(file)?;
     let mut buffer = vec![0; 2 * HEADER];
@@ -67,7 +62,7 @@ pub fn read_magic(file: &File) -> io::Result<Option<Format>> {
         Err(_) => {
             rustix::fs::fcntl_setfl(file, flags)?;
             let read = file.read_at(header, 0)?;
-            // Only a hint; where it is refused the page stays until it is needed elsewhere.
+            // Only a hint; if it is refused, the page stays cached until it is reclaimed.
             let _ = rustix::fs::fadvise(file.as_fd(), 0, None, Advice::DontNeed);
             read
         }

@@ -1,11 +1,10 @@
-//! Which files are VM images: configured paths, globs, directories in depth, and what makes a file
-//! an image.
+//! Finds VM images: resolves configured paths and globs, searches directories, recognises images.
 //!
-//! [`mounts`] decides whose file system a path belongs to without touching it; [`paths`] follows a
-//! configured path to real files and directories; [`walk`] searches a directory; [`rules`] and
-//! [`mod@format`] say what is an image. All of these but the first run in the worker of their file
-//! system. [`owner`] finds out which VM has which image open, and asks procfs only;
-//! [`watch`] reports names that appear and vanish.
+//! [`mounts`] determines the file system of a path without accessing it; [`paths`] resolves a
+//! configured path to files and directories; [`walk`] searches a directory; [`rules`] and
+//! [`mod@format`] decide what is an image. All but the first run in the worker of their file
+//! system. [`owner`] determines from procfs alone which VM has which image open; [`watch`] reports
+//! names that appear and disappear.
 
 mod command_lines;
 pub mod format;

@@ -1,8 +1,7 @@
-//! Which file system a path lies on, by its text alone.
+//! Determines the file system of a path from the path's text alone.
 //!
-//! Asking the kernel (stat, statfs) would hang with the file system; so would leave everyone who
-//! asks. The mount table answers the same from memory. It can be older than a mount, so a file that
-//! was opened is compared with the table ([`Mount::holds`]).
+//! stat(2) or statfs(2) would hang with the file system; the mount table is in memory. It may be
+//! older than a mount, so an opened file is checked against it ([`Mount::holds`]).
 
 use std::ffi::OsStr;
 use std::os::fd::AsFd;
@@ -15,23 +14,23 @@ use serde::{Deserialize, Serialize};
 use crate::model::{DeviceNumber, FilesystemKind, path::wire};
 use crate::sys;
 
-/// One mount, as far as we care.
+/// One mount.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mount {
-    /// The file system's device number.
+    /// Device number of the file system.
     pub device: DeviceNumber,
-    /// The directory of the file system that is seen there: `/` if all of it is.
+    /// The directory of the file system that is mounted here; `/` for all of it.
     #[serde(with = "wire")]
     pub root: PathBuf,
-    /// Where it is mounted.
+    /// The mount point.
     #[serde(with = "wire")]
     pub point: PathBuf,
-    /// The kernel's name of its type.
+    /// The kernel's name for the file system type.
     pub type_name: String,
 }
 
 impl Mount {
-    /// What the type means for counting.
+    /// The kind of file system, which decides how extents are counted.
     pub fn kind(&self) -> FilesystemKind {
         match self.type_name.as_str() {
             "xfs" => FilesystemKind::Xfs,
@@ -39,12 +38,12 @@ impl Mount {
         }
     }
 
-    /// Whether an open file, whose `st_dev` is `device`, lies on its file system, and not on one that
-    /// was mounted in the way after the mount table was read.
+    /// Whether an open file with `st_dev` `device` lies on this file system, not on one that was
+    /// mounted over the path after the mount table was read.
     ///
-    /// Files of XFS and ext4 have the device number of their file system (generic_fillattr, fs/stat.c:
-    /// `s_dev`). Others can have numbers of their own, as in the subvolumes of btrfs (btrfs_getattr,
-    /// fs/btrfs/inode.c) and on overlayfs (ovl_getattr, fs/overlayfs/inode.c).
+    /// Files on XFS and ext4 have the device number of their file system (generic_fillattr,
+    /// fs/stat.c: `s_dev`). Other file systems may use different numbers, as for btrfs subvolumes
+    /// (btrfs_getattr, fs/btrfs/inode.c) and on overlayfs (ovl_getattr, fs/overlayfs/inode.c).
     pub fn holds(&self, file: impl AsFd, device: u64) -> bool {
         const XFS: i64 = 0x5846_5342;
         const EXT: i64 = 0xEF53;
@@ -52,14 +51,14 @@ impl Mount {
             return true;
         }
         let one_number = matches!(self.type_name.as_str(), "xfs" | "ext2" | "ext3" | "ext4");
-        // The type of the field differs from one architecture to the next.
+        // The type of the field depends on the architecture.
         #[allow(clippy::unnecessary_cast, clippy::cast_possible_wrap)]
         let magic = |file| fstatfs(file).map(|statfs| statfs.f_type as i64);
         !one_number && !matches!(magic(file), Ok(XFS | EXT) | Err(_))
     }
 
-    /// Whether it is one of the kernel's own, which hold no images; searching them has effects
-    /// (autofs mounts, /proc/kcore is as long as the memory).
+    /// Whether it is a pseudo file system. These hold no images, and searching them has side
+    /// effects (autofs mounts, /proc/kcore appears as large as memory).
     pub fn is_pseudo(&self) -> bool {
         const PSEUDO: [&str; 21] = [
             "autofs",
@@ -93,7 +92,7 @@ impl Mount {
 pub struct MountTable(Vec<Mount>);
 
 impl MountTable {
-    /// Made from what the kernel lists.
+    /// Converts the list of mounts from the kernel.
     pub fn new(mounts: Vec<sys::mounts::Mount>) -> Self {
         let ours = |mount: sys::mounts::Mount| Mount {
             device: DeviceNumber {
@@ -107,8 +106,8 @@ impl MountTable {
         MountTable(mounts.into_iter().map(ours).collect())
     }
 
-    /// The mount that an absolute path without `.` and `..` lies on: the one with the longest
-    /// mount point that leads to it, and of several on one point the last, which hides the others.
+    /// The mount of an absolute path without `.` and `..`: the one with the longest matching mount
+    /// point; among several on one point the last, which hides the others.
     pub fn of(&self, path: &Path) -> Option<&Mount> {
         self.0
             .iter()
@@ -116,8 +115,8 @@ impl MountTable {
             .max_by_key(|mount| mount.point.components().count())
     }
 
-    /// The mount that stands for a file system mounted in several places: the one that shows the
-    /// most of it, and of several such the shortest path. One behind another mount shows nothing.
+    /// The representative mount of a file system mounted in several places: the one that exposes
+    /// the most of it, then the one with the shortest path. Mounts hidden by another do not count.
     pub fn principal(&self, device: DeviceNumber) -> Option<&Mount> {
         let is_seen = |mount: &&Mount| {
             let on_top = self.of(&mount.point);
@@ -128,7 +127,7 @@ impl MountTable {
         mounts.min_by_key(|mount| (length(&mount.root), length(&mount.point), &mount.point))
     }
 
-    /// Names in the directory `path` on which something is mounted.
+    /// The names in the directory `path` that are mount points.
     pub fn names_in(&self, path: &Path) -> Vec<&OsStr> {
         let inside = self
             .0
@@ -138,31 +137,31 @@ impl MountTable {
     }
 }
 
-/// The one file system that a worker may touch.
+/// The single file system that a worker may access.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FilesystemScope {
-    /// All mounts.
+    /// All mounts of the host.
     pub mounts: MountTable,
-    /// Its own file system.
+    /// The file system's device number.
     pub device: DeviceNumber,
 }
 
 impl FilesystemScope {
-    /// Whether an absolute path without links lies on it.
+    /// Whether an absolute path without links lies on this file system.
     pub fn is_here(&self, path: &Path) -> bool {
         self.mounts
             .of(path)
             .is_some_and(|mount| mount.device == self.device)
     }
 
-    /// Whether an open file lies on it: see [`Mount::holds`].
+    /// Whether an open file lies on this file system; see [`Mount::holds`].
     pub fn holds(&self, file: impl AsFd, device: u64) -> bool {
         let mut mounts = self.mounts.0.iter();
         let ours = mounts.find(|mount| mount.device == self.device);
         ours.is_some_and(|mount| mount.holds(file, device))
     }
 
-    /// The same with the device number of real files.
+    /// Replaces the made-up device number with that of real files.
     #[cfg(test)]
     pub(super) fn on_device(mut self, device: u64) -> FilesystemScope {
         let real = DeviceNumber {
@@ -179,7 +178,7 @@ impl FilesystemScope {
     }
 }
 
-/// A made-up scope: mount points with minor device numbers, and our own minor number.
+/// A scope for tests: mount points with minor device numbers, and the scope's own minor number.
 #[cfg(test)]
 pub(super) fn scope(mounts: &[(&str, u32)], ours: u32) -> FilesystemScope {
     let device = |minor| DeviceNumber { major: 7, minor };

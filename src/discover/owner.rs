@@ -1,13 +1,12 @@
-//! Which process has which image open: one pass over /proc for all images.
+//! Finds the processes that have images open, in one pass over /proc for all images.
 //!
-//! The pass asks no file system anything ([`processes`](crate::sys::processes) says how), so it
-//! does not hang with one. It yields the inode and the mount of each open file; the mount
-//! gives the file system, and both together the image, whatever its name is by now and whichever hard
-//! link was opened. Before kernel 5.14 there is no inode; there the name is compared.
+//! The pass accesses no other file system ([`processes`](crate::sys::processes) explains how), so
+//! it cannot hang with one. It yields the inode and the mount of each open file. The mount gives
+//! the file system; both together identify the image, regardless of renames and hard links. Before
+//! kernel 5.14 the inode is not available and the name is compared instead.
 //!
-//! A descriptor that was closed again, an image that lies in a VM's memory only as a mapping, and
-//! who reads it over the network do not show. [`locks`](crate::sys::locks) asks the kernel where
-//! that matters.
+//! Not visible: descriptors already closed, images that a VM only has mapped, and readers over the
+//! network. Where that matters, [`locks`](crate::sys::locks) queries the kernel.
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
@@ -21,23 +20,23 @@ use crate::sys::mounts;
 use crate::sys::proc::start_time;
 use crate::sys::processes::{OpenFile, Process, with_open_files};
 
-/// Longer than any file of libvirt on a domain.
+/// Size limit for libvirt's status files, in bytes; none is that large.
 const MOST_XML: u64 = 4 << 20;
 
-/// Looks for owners, and remembers what is the same the next time.
+/// Searches for owners and caches what does not change between passes.
 #[derive(Debug)]
 pub struct OwnerSearch {
     proc: PathBuf,
     run: PathBuf,
     command_lines: CommandLines,
     vms: HashMap<Key, VmFacts>,
-    /// The mounts of processes that live in a mount namespace of their own, as libvirt's VMs do:
-    /// mount numbers and file systems, None for a mount that is no longer listed.
+    /// Mounts of processes in their own mount namespace, such as libvirt's VMs: mount ID and file
+    /// system, `None` for a mount that is no longer listed.
     foreign: HashMap<Key, HashMap<u32, Option<DeviceNumber>>>,
 }
 
 impl OwnerSearch {
-    /// `proc` is where procfs is mounted, `run` is `/run`.
+    /// `proc` is the mount point of procfs, `run` is `/run`.
     pub fn new(proc: &Path, run: &Path) -> Self {
         OwnerSearch {
             proc: proc.to_owned(),
@@ -48,14 +47,11 @@ impl OwnerSearch {
         }
     }
 
-    /// Which process has which files open now.
-    ///
-    /// # Errors
-    /// When procfs cannot be read.
+    /// Determines which process has which files open. Fails if procfs cannot be read.
     pub fn look(&mut self) -> io::Result<Holders> {
         let own = fs::read_link(self.proc.join("self/exe")).ok();
         let mut processes = with_open_files(&self.proc)?;
-        // A probe has images open as well, but that is us.
+        // Probe helpers also have images open, but belong to fragwatch.
         processes.retain(|process| own.is_none() || process.program != own);
         let mounts = mount_numbers(mounts::read(&self.proc)?);
         let programs: Vec<_> = processes.iter().map(program).collect();
@@ -77,7 +73,7 @@ impl OwnerSearch {
         Ok(holders)
     }
 
-    /// The lasting identity of a process, where that is needed.
+    /// The key of a process, if it is needed (VMs and processes with unknown mounts) and available.
     fn key(
         &self,
         process: &Process,
@@ -90,7 +86,7 @@ impl OwnerSearch {
         Some((process.pid, start))
     }
 
-    /// Finds out which VMs those processes are, and forgets all others.
+    /// Identifies the VMs among these processes and drops all others from the cache.
     fn learn_of(&mut self, vms: HashSet<Key>) {
         self.vms.retain(|key, _| vms.contains(key));
         let is_new =
@@ -137,7 +133,7 @@ impl OwnerSearch {
         });
         let holder = holders.processes.len();
         for file in process.files {
-            // Without access: a name that is kept, no more (open(2), O_PATH).
+            // O_PATH gives no access to the contents, it only refers to the file (open(2)).
             if file.flags & flag(libc::O_PATH) != 0 {
                 continue;
             }
@@ -153,7 +149,6 @@ impl OwnerSearch {
         });
     }
 
-    /// The file system of a mount in the namespace of another process.
     fn foreign_mount(&mut self, key: Key, mount: u32) -> Option<DeviceNumber> {
         let known = self.foreign.get(&key).and_then(|mounts| mounts.get(&mount));
         if let Some(device) = known {
@@ -180,12 +175,11 @@ fn mount_numbers(mounts: Vec<mounts::Mount>) -> HashMap<u32, DeviceNumber> {
     mounts.into_iter().map(pair).collect()
 }
 
-/// A flag as the kernel shows it.
+/// A flag in the representation of /proc/PID/fdinfo.
 fn flag(flag: i32) -> u32 {
     flag.cast_unsigned()
 }
 
-/// What libvirt has written down of the domains that run, by their processes.
 fn libvirt(run: &Path) -> HashMap<u32, VmFacts> {
     let Ok(entries) = fs::read_dir(run.join("libvirt/qemu")) else {
         return HashMap::new();
@@ -201,12 +195,12 @@ fn libvirt(run: &Path) -> HashMap<u32, VmFacts> {
         .collect()
 }
 
-/// Which process has which files open, as one pass has seen it.
+/// Which process has which files open, as of one pass.
 #[derive(Debug, Default)]
 pub struct Holders {
     processes: Vec<Holder>,
     files: Vec<Held>,
-    /// Places in `files`, by inode, and where that is not known by name.
+    /// Indices into `files`: by inode, or by name if the inode is unknown.
     by_inode: HashMap<u64, Vec<usize>>,
     by_name: HashMap<PathBuf, Vec<usize>>,
 }
@@ -221,7 +215,7 @@ struct Holder {
 
 #[derive(Debug)]
 struct Held {
-    /// Place in `processes`.
+    /// Index into `processes`.
     holder: usize,
     path: PathBuf,
     device: Option<DeviceNumber>,
@@ -248,27 +242,26 @@ impl Holders {
         });
     }
 
-    /// How many files are open; one that is open twice counts twice.
+    /// The number of open files; one that is open twice counts twice.
     pub fn len(&self) -> usize {
         self.files.len()
     }
 
-    /// Whether no file is open at all.
+    /// Whether no file is open.
     pub fn is_empty(&self) -> bool {
         self.files.is_empty()
     }
 
-    /// The files that QEMU has open, by name. Images, whatever they look like.
+    /// The paths of files that QEMU has open. They are images regardless of their format.
     pub fn held_by_qemu(&self) -> impl Iterator<Item = &Path> {
         let by_qemu = |file: &&Held| self.processes[file.holder].is_qemu;
         let files = self.files.iter().filter(by_qemu);
         files.map(|file| file.path.as_path())
     }
 
-    /// The processes that have an image open that lies on the file system `device`.
+    /// The processes that have `image`, on the file system `device`, open.
     pub fn owner(&self, image: &Sample, device: DeviceNumber) -> Owner {
-        // A btrfs has an inode of the same number in each of its subvolumes: there the name has to
-        // be the same too.
+        // Each btrfs subvolume has its own inode numbers, so the name must match there as well.
         let st_dev = image.id.device;
         let one_space =
             rustix::fs::major(st_dev) == device.major && rustix::fs::minor(st_dev) == device.minor;

@@ -1,7 +1,7 @@
-//! From a configured path to what it stands for: symbolic links followed, globs expanded.
+//! Resolves a configured path: follows symbolic links and expands globs.
 //!
-//! Runs in the worker of one file system and touches no other: where a path leads to another file
-//! system it is handed back, to be followed there.
+//! Runs in the worker of one file system and accesses no other: a path that leads to another file
+//! system is returned, to be resolved there.
 
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
@@ -15,32 +15,32 @@ use globset::GlobSet;
 use super::mounts::FilesystemScope;
 use crate::config::settings::{compile_globs, is_glob};
 
-/// Links that are followed before it is called a loop (`MAXSYMLINKS`, path_resolution(7)).
+/// Maximum number of links to follow before ELOOP (`MAXSYMLINKS`, path_resolution(7)).
 const MAX_LINKS: u32 = 40;
 
-/// Directories that one glob may look into. Far above any sensible pattern; `/**` ends here.
+/// Maximum number of directories that one glob may read; stops `/**`, but no sensible pattern.
 const MAX_GLOB_DIRECTORIES: u32 = 100_000;
 
-/// Where a path leads to.
+/// Where a path leads.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Followed {
-    /// To this place on our own file system, free of links.
+    /// To this path, free of links, on the worker's file system.
     Here(PathBuf),
-    /// To another file system, to be followed there; may still hold links and globs.
+    /// To another file system, to be resolved there; may still contain links and globs.
     Elsewhere(PathBuf),
 }
 
-/// The part of a glob before its first special component: where its search begins.
+/// The part of a glob before its first component with a wildcard, where the search begins.
 pub fn literal_part(path: &Path) -> PathBuf {
     path.components()
         .take_while(|component| !is_glob(component))
         .collect()
 }
 
-/// Follows an absolute path, all symbolic links in it included, as far as the file system goes.
+/// Resolves all symbolic links in an absolute path, as far as the file system extends.
 ///
 /// # Errors
-/// ELOOP, ENOENT, EACCES and whatever else reading a link returns.
+/// ELOOP, ENOENT, EACCES and any other error of lstat(2) or readlink(2).
 pub fn follow(path: &Path, scope: &FilesystemScope) -> io::Result<Followed> {
     let mut todo: VecDeque<OsString> = names(path);
     let mut at = PathBuf::from("/");
@@ -52,8 +52,7 @@ pub fn follow(path: &Path, scope: &FilesystemScope) -> io::Result<Followed> {
         }
         let next = at.join(&name);
         let rest = || todo.iter().fold(next.clone(), |path, name| path.join(name));
-        // Foreign directories on the way to our own mount point are passed without a look: the
-        // kernel names mount points without links.
+        // Directories above our mount point are not accessed: mount points contain no links.
         if !scope.is_here(&next) {
             if !scope.is_here(&rest()) {
                 return Ok(Followed::Elsewhere(rest()));
@@ -89,19 +88,18 @@ fn names(path: &Path) -> VecDeque<OsString> {
     path.components().filter_map(name).collect()
 }
 
-/// What a glob finds.
+/// The result of expanding a glob.
 #[derive(Debug, Default)]
 pub struct Expanded {
-    /// Files and directories that match, and paths on other file systems that may still be globs.
+    /// Matching files and directories, and paths on other file systems that may still be globs.
     pub found: Vec<Followed>,
-    /// Directories that could not be read.
+    /// Directories that could not be read, and patterns that could not be followed or compiled.
     pub faults: Vec<(PathBuf, io::Error)>,
 }
 
-/// Expands an absolute glob, component by component, as a shell does: `*` matches within one name
-/// (and no name that begins with a dot unless the pattern does), `**` any number of directories.
-///
-/// `before` is called with each directory before it is listed.
+/// Expands an absolute glob component by component, as a shell does: `*` matches within one name (a
+/// leading dot only if the pattern has one), `**` any number of directories. `before` is called
+/// with each directory before it is listed.
 pub fn expand(pattern: &Path, scope: &FilesystemScope, before: &mut dyn FnMut(&Path)) -> Expanded {
     let mut search = GlobSearch {
         scope,
@@ -135,7 +133,7 @@ impl GlobSearch<'_> {
                 self.result.found.push(Followed::Elsewhere(path));
                 return;
             }
-            // Behind a wildcard a missing name is no match; the first part of the pattern must be.
+            // After a wildcard, a missing name is no match; the literal part before it must exist.
             Err(error) if error.kind() == io::ErrorKind::NotFound && at != Path::new("/") => return,
             Err(error) => return self.result.faults.push((base, error)),
         };
@@ -183,7 +181,7 @@ impl GlobSearch<'_> {
         compile_globs([text]).map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))
     }
 
-    /// Names in a directory, sorted, with whether they are directories themselves (no link to one).
+    /// The sorted names in a directory, and whether each is itself a directory (not a link to one).
     fn list(&mut self, at: &Path) -> Vec<(OsString, bool)> {
         (self.before)(at);
         let Some(budget) = self.budget.checked_sub(1) else {

@@ -1,4 +1,4 @@
-//! Which of the files that a search finds are wanted: minimum size, globs to include and exclude.
+//! Selects among the files found: minimum size, include and exclude globs.
 
 use std::path::Path;
 
@@ -7,15 +7,15 @@ use serde::{Deserialize, Serialize};
 use crate::config::settings::Globs;
 use crate::model::Bytes;
 
-/// Which files the configuration asks for.
+/// Which files the configuration selects.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Selection {
-    /// Globs; a file that matches one is an image whatever it looks like, and then nothing else
-    /// is. Empty: every file that looks like a disk image.
+    /// Globs. If there are any, exactly the files that match one are images, whatever their
+    /// contents; otherwise every file that looks like a disk image is.
     pub include: Vec<String>,
-    /// Globs of files and directories to pass over.
+    /// Globs of files and directories to skip.
     pub exclude: Vec<String>,
-    /// Smaller files are passed over.
+    /// Smaller files are skipped.
     pub min_size: Bytes,
 }
 
@@ -27,24 +27,21 @@ pub struct Rules {
     min_size: Bytes,
 }
 
-/// Why a file that a search found is not looked at.
+/// Whether a found file is an image, or why it is skipped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FileVerdict {
-    /// It is an image by a glob.
+    /// An image, because it matches a glob.
     Image,
-    /// It is an image if it looks like one.
+    /// An image if it looks like one.
     Look,
-    /// Smaller than the minimum.
+    /// Smaller than the minimum size.
     TooSmall,
     /// Excluded, or not included.
     Unwanted,
 }
 
 impl Rules {
-    /// Compiles the globs.
-    ///
-    /// # Errors
-    /// The first glob that is none.
+    /// Compiles the globs. Fails at the first invalid one.
     pub fn new(selection: &Selection) -> Result<Self, globset::Error> {
         let include = (!selection.include.is_empty()).then(|| Globs::new(&selection.include));
         Ok(Rules {
@@ -59,7 +56,7 @@ impl Rules {
         !self.exclude.matches(directory)
     }
 
-    /// What is to be done with a file.
+    /// How to treat a file.
     pub fn verdict(&self, path: &Path, size: Bytes) -> FileVerdict {
         if self.exclude.matches(path) {
             return FileVerdict::Unwanted;

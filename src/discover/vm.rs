@@ -1,26 +1,23 @@
-//! Which VM a QEMU process is: by its command line, or by what libvirt has written down. Pure.
+//! Identifies the VM of a QEMU process by its command line or by libvirt's status files. Pure.
 
 use std::path::Path;
 
-/// What kind of program a process runs.
+/// The kind of program that a process runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Program {
-    /// QEMU as a virtual machine.
     Vm,
-    /// Another program of QEMU, which uses images as one: `qemu-img`, `qemu-nbd`,
-    /// `qemu-storage-daemon`.
+    /// Another QEMU program that opens images: `qemu-img`, `qemu-nbd`, `qemu-storage-daemon`.
     Tool,
-    /// Any other.
     Other,
 }
 
 impl Program {
-    /// By the name that the process bears, cut to 15 bytes by the kernel, and by the program: a VM
-    /// may rename its process (`-name process=…`).
+    /// Classifies by the process name, which the kernel truncates to 15 bytes, and by the
+    /// executable, because a VM may rename its process (`-name process=…`).
     pub(super) fn of(name: &str, program: Option<&Path>) -> Program {
         let file = program.and_then(Path::file_name).unwrap_or_default();
         let names = [name, file.to_str().unwrap_or_default()];
-        // A program that was upgraded while it ran is called `… (deleted)`.
+        // The kernel appends ` (deleted)` if the executable was replaced while it ran.
         let is_vm = |name: &str| {
             let name = name.strip_suffix(" (deleted)").unwrap_or(name);
             name.starts_with("qemu-system-") || name == "qemu-kvm" || name == "kvm"
@@ -35,7 +32,7 @@ impl Program {
     }
 }
 
-/// What is known of a VM beside its process.
+/// What is known of a VM besides its process.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct VmFacts {
     pub(super) name: Option<String>,
@@ -43,7 +40,7 @@ pub(super) struct VmFacts {
 }
 
 impl VmFacts {
-    /// Takes from another source what is not known yet.
+    /// Fills in from `other` what is not yet known.
     pub(super) fn or(self, other: VmFacts) -> VmFacts {
         VmFacts {
             name: self.name.or(other.name),
@@ -51,8 +48,8 @@ impl VmFacts {
         }
     }
 
-    /// From the command line of QEMU: `-name guest=db-1,debug-threads=on -uuid …`. Proxmox
-    /// gives the UUID as `-smbios type=1,uuid=…` only.
+    /// From a QEMU command line: `-name guest=db-1,debug-threads=on -uuid …`. Proxmox passes the
+    /// UUID only as `-smbios type=1,uuid=…`.
     pub(super) fn of_command_line(arguments: &[Vec<u8>]) -> VmFacts {
         let mut facts = VmFacts::default();
         for pair in arguments.windows(2) {
@@ -71,13 +68,12 @@ impl VmFacts {
         facts
     }
 
-    /// From libvirt's file on a running domain, with the number of its process:
-    /// `<domstatus state='running' reason='booted' pid='1234'>…<name>db-1</name>`.
+    /// From libvirt's status file of a running domain, with the PID: `<domstatus state='running'
+    /// reason='booted' pid='1234'>…<name>db-1</name>`.
     pub(super) fn of_libvirt(xml: &str) -> Option<(u32, VmFacts)> {
         let status = &xml[xml.find("<domstatus ")?..];
         let pid = attribute(status.split('>').next()?, "pid")?.parse().ok()?;
-        // Elements of other things that have a name come before or after; those of the domain come
-        // first in it.
+        // Other elements with a name precede `<domain>` or come later in it; its own come first.
         let domain = &status[status.find("<domain ")?..];
         let facts = VmFacts {
             name: element(domain, "name"),
@@ -87,7 +83,7 @@ impl VmFacts {
     }
 }
 
-/// The settings of an option of QEMU: parted by commas, a comma in a value written twice.
+/// The comma-separated settings of a QEMU option; a doubled comma is a literal comma.
 fn settings(value: &str) -> Vec<String> {
     let mut settings = vec![String::new()];
     let mut rest = value.chars().peekable();
@@ -109,7 +105,7 @@ fn option(value: &str, name: &str) -> Option<String> {
     values.next().map(str::to_owned)
 }
 
-/// `-name db-1`: the first setting needs no name.
+/// The first setting may omit its key: `-name db-1`.
 fn first(value: &str) -> Option<String> {
     let first = settings(value).into_iter().next()?;
     let is_named = ["process=", "debug-threads="];
@@ -136,7 +132,7 @@ fn unescaped(text: &str) -> String {
         ("&gt;", ">"),
         ("&quot;", "\""),
         ("&apos;", "'"),
-        // Last, or it would make others.
+        // Must come last, or the result would be unescaped twice.
         ("&amp;", "&"),
     ]
     .iter()

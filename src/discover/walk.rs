@@ -1,8 +1,8 @@
-//! Searching a directory in depth for files that could be images.
+//! Recursive search of a directory for files that could be images.
 //!
-//! Each step goes from an open directory to a name in it, never through a path a second time, and
-//! follows no symbolic link: who may write in a directory can change it under our feet, but not
-//! lead us out of it.
+//! Each step opens a name relative to an open directory, never by its full path, and follows no
+//! symbolic link: a user who can write to a directory can change it during the search, but cannot
+//! redirect the search out of it.
 
 use std::ffi::OsStr;
 use std::io;
@@ -17,17 +17,16 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, fstat, openat, statat}
 use super::mounts::FilesystemScope;
 use super::rules::Rules;
 
-/// Directories within directories, at the most: far deeper than any image store, and far from the
-/// end of the stack.
+/// Maximum nesting of directories: far deeper than any image store, and well within the stack.
 const MAX_DEPTH: usize = 128;
 
-/// Bytes of directory entries that are read at a time.
+/// Buffer size for directory entries, in bytes.
 const ENTRIES: usize = 32 * 1024;
 
-/// Receives what a walk meets.
+/// Receives what a walk finds.
 pub trait Visitor {
-    /// A regular file: its directory, its name there, its whole path, and the inode number that
-    /// the directory gives. Breaking off ends the walk.
+    /// A regular file: its directory, its name there, its full path, and the inode number from the
+    /// directory entry. `Break` ends the walk.
     fn file(
         &mut self,
         directory: BorrowedFd<'_>,
@@ -37,11 +36,11 @@ pub trait Visitor {
     ) -> ControlFlow<()>;
     /// A directory is about to be opened.
     fn directory(&mut self, _path: &Path) {}
-    /// A directory, by its device and inode, is about to be listed. Breaking off ends the walk.
+    /// A directory is about to be listed; `_id` is its device and inode. `Break` ends the walk.
     fn listed(&mut self, _path: &Path, _id: (u64, u64)) -> ControlFlow<()> {
         ControlFlow::Continue(())
     }
-    /// Something is mounted here; what lies behind is for another walk.
+    /// A mount point; what is mounted there is left to another walk.
     fn mount_point(&mut self, path: &Path);
     /// Something could not be read.
     fn fault(&mut self, path: &Path, error: &io::Error);
@@ -49,7 +48,7 @@ pub trait Visitor {
     fn beat(&mut self);
 }
 
-/// Searches the directory at `path`: absolute, on our file system, without links.
+/// Searches the directory `path`: absolute, free of links and on the file system of `scope`.
 pub fn walk(path: &Path, scope: &FilesystemScope, rules: &Rules, visitor: &mut dyn Visitor) {
     let mut walk = Walk {
         scope,
@@ -57,18 +56,16 @@ pub fn walk(path: &Path, scope: &FilesystemScope, rules: &Rules, visitor: &mut d
         visitor,
         above: Vec::new(),
     };
-    // Broken off or finished: either way that is all.
+    // The walk is over in either case, complete or broken off.
     let _ = match open_directory(rustix::fs::CWD, path.as_os_str()) {
         Ok(directory) => walk.enter(&directory, path),
         Err(error) => walk.fault(path, &error),
     };
 }
 
-/// Opens a directory to be read, following no link in its last component.
 fn open_directory(at: BorrowedFd<'_>, name: &OsStr) -> io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    // Reading must not change the access time of every directory each minute; only owner and root
-    // may ask for that (open(2), O_NOATIME).
+    // O_NOATIME keeps sweeps from updating access times; for owner and root only (open(2)).
     match openat(at, name, flags | OFlags::NOATIME, Mode::empty()) {
         Err(rustix::io::Errno::PERM) => Ok(openat(at, name, flags, Mode::empty())?),
         other => Ok(other?),
@@ -79,8 +76,7 @@ struct Walk<'a> {
     scope: &'a FilesystemScope,
     rules: &'a Rules,
     visitor: &'a mut dyn Visitor,
-    /// Device and inode of the directories that lead here. A file system that is no tree (a broken
-    /// FUSE) must not keep us for ever.
+    /// Device and inode of the ancestors, to detect cycles (in a faulty FUSE).
     above: Vec<(u64, u64)>,
 }
 
@@ -91,8 +87,7 @@ impl Walk<'_> {
             Ok(stat) => stat,
             Err(error) => return self.fault(path, &error.into()),
         };
-        // Something was mounted on it since the mount table was read: not ours to touch, and the next
-        // sweep knows of it.
+        // Something was mounted here after the mount table was read; the next sweep handles it.
         if !self.scope.holds(directory, stat.st_dev) {
             return ControlFlow::Continue(());
         }
@@ -114,8 +109,8 @@ impl Walk<'_> {
         ControlFlow::Continue(())
     }
 
-    /// Visits the files of a directory and returns the names of the directories in it: they are
-    /// entered after it has been read to its end, so that one buffer is in use at a time.
+    /// Visits the files of a directory and returns the names of its subdirectories. They are
+    /// entered after the directory has been read completely, so that only one buffer is in use.
     fn files_then_directories(
         &mut self,
         directory: &OwnedFd,
@@ -151,14 +146,14 @@ impl Walk<'_> {
                 FileType::Directory if self.rules.searches(&whole) => {
                     directories.push(PathBuf::from(name));
                 }
-                // Links, FIFOs, sockets and devices in a directory are no images.
+                // Links, FIFOs, sockets and devices in a directory are not images.
                 _ => {}
             }
         }
         ControlFlow::Continue(directories)
     }
 
-    /// Some file systems (XFS without the ftype feature) leave the type out of the directory.
+    /// Some file systems (XFS without the ftype feature) omit the type from the directory entry.
     fn kind(
         &mut self,
         at: BorrowedFd<'_>,
@@ -185,12 +180,12 @@ impl Walk<'_> {
         self.visitor.directory(path);
         match open_directory(parent.as_fd(), name) {
             Ok(directory) => self.enter(&directory, path),
-            // Gone, or replaced by a link, since it was listed.
+            // Removed or replaced by a link since it was listed.
             Err(error) => self.fault(path, &error),
         }
     }
 
-    /// One fault never ends a walk.
+    /// Reports a fault; it never ends a walk.
     fn fault(&mut self, path: &Path, error: &io::Error) -> ControlFlow<()> {
         self.visitor.fault(path, error);
         ControlFlow::Continue(())

@@ -1,15 +1,15 @@
 //! Reports when a directory gains, renames or loses a name, so that a sweep can follow at once.
 //!
-//! A hint, no more: the periodic sweep stays the truth. What another host does on a network file
-//! system raises no event, nor does what is mounted.
+//! Only a hint; the periodic sweep remains authoritative. Changes made by other hosts on a network
+//! file system raise no event, nor do mounts.
 //!
-//! [`DirectoryWatch`] runs in the probe helper of a file system, for inotify_add_watch(2) looks up a
-//! path and hangs with its file system. The survey adds each directory *before* it lists it: what
-//! comes in between is in the list or raises an event, or both. So new directories need no care of
-//! their own, they are names that appear, and the sweep that follows watches them.
+//! [`DirectoryWatch`] runs in the probe helper of a file system, because inotify_add_watch(2) looks
+//! up a path and hangs with its file system. The survey adds each directory *before* listing it, so
+//! a new name is listed, raises an event, or both. A new directory is itself a new name; the sweep
+//! that follows watches it.
 //!
-//! The kernel filters by the mask. With notify's usual one (MODIFY, OPEN) each write of a guest and
-//! each of our own looks would raise an event; a writer was 2.5 times slower for it.
+//! The kernel filters by the mask. notify's default mask (MODIFY, OPEN) would raise an event for
+//! each write of a guest and each of our own reads; it made a writer 2.5 times slower.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -19,32 +19,32 @@ use notify::{
     Config, ErrorKind, Event, EventKind, EventKindMask, RecommendedWatcher, RecursiveMode, Watcher,
 };
 
-/// From the first event until something is done about it: those that belong together come together.
+/// Delay from the first event to the sweep, so that related events are handled together.
 const GATHER: Duration = Duration::from_millis(200);
-/// Rest after a sweep, at the least.
+/// Minimum rest after a sweep.
 const SHORTEST_REST: Duration = Duration::from_millis(500);
-/// Sweeps because of events take this part of the time at most: one in ten.
+/// Rest as a multiple of a sweep's duration, so that sweeps take at most a tenth of the time.
 const REST_FOR_WORK: u32 = 9;
-/// So many sweeps one behind the other are a burst of work, as when images are copied in. From then
-/// on it is a directory in which something is always going on, and each rest is twice the last.
+/// Number of consecutive sweeps that counts as a burst, as when images are copied in. Beyond it the
+/// directory is considered permanently busy, and each rest is twice the previous one.
 const BURST: u32 = 8;
-/// The rest does not grow beyond this.
+/// Doubling does not extend the rest beyond this.
 const LONGEST_REST: Duration = Duration::from_secs(10);
 
 /// What a watch reports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum News {
-    /// Some name has come, changed or gone.
+    /// A name has appeared, changed or disappeared.
     Changed,
-    /// Events were lost: anything can have happened.
+    /// Events were lost; anything may have changed.
     Lost,
 }
 
 impl News {
-    /// The meaning of an event. None if it is not about names.
+    /// The meaning of an event; `None` if it does not concern names.
     pub fn of(event: &notify::Result<Event>) -> Option<News> {
         match event {
-            // Carries no path, and stands in any kind of event.
+            // Has no path, and occurs with any kind of event.
             Ok(event) if event.need_rescan() => Some(News::Lost),
             Ok(event) if matches!(event.kind, EventKind::Access(_)) => None,
             Ok(_) => Some(News::Changed),
@@ -53,7 +53,7 @@ impl News {
         }
     }
 
-    /// As one byte.
+    /// The encoding as one byte.
     pub fn to_byte(self) -> u8 {
         match self {
             News::Changed => b'c',
@@ -61,7 +61,7 @@ impl News {
         }
     }
 
-    /// The sum of some bytes.
+    /// The combined meaning of several encoded bytes.
     pub fn of_bytes(bytes: &[u8]) -> News {
         if bytes.contains(&News::Lost.to_byte()) {
             News::Lost
@@ -74,11 +74,10 @@ impl News {
 /// Device and inode of a directory.
 type DirectoryId = (u64, u64);
 
-/// The directories of one file system that are watched.
 pub struct DirectoryWatch<W = RecommendedWatcher> {
     watcher: W,
     watched: BTreeMap<PathBuf, DirectoryId>,
-    /// Number of the sweep under way, and which directories it has met.
+    /// Number of the current sweep, and the directories that it has met.
     sweep: u64,
     met: BTreeSet<PathBuf>,
     refused: Option<WatchRefusal>,
@@ -87,7 +86,7 @@ pub struct DirectoryWatch<W = RecommendedWatcher> {
 /// Why directories are not watched.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum WatchRefusal {
-    /// The user has as many watches as he may.
+    /// The user's limit on watches is reached.
     #[error(
         "no more directories can be watched: fs.inotify.max_user_watches is reached; raise it \
          (sysctl). Until then new images there are found by the periodic sweep only"
@@ -102,10 +101,7 @@ pub enum WatchRefusal {
 }
 
 impl DirectoryWatch {
-    /// Watches nothing yet. `on_news` is called on a thread of its own.
-    ///
-    /// # Errors
-    /// When inotify gives no more instances.
+    /// Watches nothing yet; calls `on_news` on a separate thread. Fails if inotify does not work.
     pub fn new(on_news: impl Fn(News) + Send + 'static) -> Result<Self, WatchRefusal> {
         let names = EventKindMask::CREATE | EventKindMask::REMOVE | EventKindMask::MODIFY_NAME;
         let config = Config::default()
@@ -134,8 +130,8 @@ impl<W: Watcher> DirectoryWatch<W> {
         }
     }
 
-    /// Begins a survey. A sweep can have several, and has the same number in all of them;
-    /// directories that the sweep before did not meet are watched no more.
+    /// Begins a survey. A sweep may consist of several, all with the same number; directories that
+    /// the previous sweep did not meet are no longer watched.
     pub fn begin(&mut self, sweep: u64) {
         if self.sweep == sweep {
             return;
@@ -149,27 +145,26 @@ impl<W: Watcher> DirectoryWatch<W> {
         }
     }
 
-    /// Watches a directory that is about to be listed, if it is not watched already. **May hang**
-    /// with its file system.
+    /// Watches a directory before it is listed. **May hang** with its file system.
     pub fn directory(&mut self, path: &Path, id: DirectoryId) {
         if !self.met.insert(path.to_owned()) {
             return;
         }
-        // Another directory has the path now; notify would take it for the one that it knows.
+        // Another directory has this path now; notify would take it for the known one.
         if self.watched.get(path).is_some_and(|known| *known != id) {
             self.forget(path);
         }
-        // At the limit each further one would be refused as well.
+        // Once the limit is reached, further directories would be refused too.
         if self.refused == Some(WatchRefusal::Limit) && !self.watched.contains_key(path) {
             return;
         }
-        // Also if we think that it is watched: one that was removed and made anew may have the
-        // same inode, and notify knows of its end. It does nothing for one that it knows.
+        // Also if it is in `watched`: a directory that was removed and recreated may have the same
+        // inode, and notify knows that its watch ended. For one that it knows, this is a no-op.
         match self.watcher.watch(path, RecursiveMode::NonRecursive) {
             Ok(()) => drop(self.watched.insert(path.to_owned(), id)),
             Err(error) => {
                 self.watched.remove(path);
-                // Gone by now; listing it reports that too.
+                // Gone by now; the listing reports that too.
                 if !is_gone(&error) {
                     self.refused.get_or_insert_with(|| refusal(&error));
                 }
@@ -177,12 +172,12 @@ impl<W: Watcher> DirectoryWatch<W> {
         }
     }
 
-    /// Why not all directories of this sweep are watched, if so.
+    /// Why not all directories of this sweep are watched; `None` if all are.
     pub fn refused(&self) -> Option<&WatchRefusal> {
         self.refused.as_ref()
     }
 
-    /// How many directories are watched.
+    /// The number of watched directories.
     #[cfg(test)]
     pub fn watched(&self) -> usize {
         self.watched.len()
@@ -190,7 +185,7 @@ impl<W: Watcher> DirectoryWatch<W> {
 
     fn forget(&mut self, path: &Path) {
         self.watched.remove(path);
-        // Fails if the directory has ended and its watch with it.
+        // Fails if the directory is gone and its watch with it.
         let _ = self.watcher.unwatch(path);
     }
 }
@@ -211,12 +206,12 @@ fn refusal(error: &notify::Error) -> WatchRefusal {
     }
 }
 
-/// When to sweep because of events: soon after the first, but not all the time. Pure.
+/// Schedules event-driven sweeps: soon after the first event, but not continuously. Pure.
 #[derive(Debug, Default)]
 pub struct SweepPace {
     due: Option<Instant>,
     rested: Option<Rest>,
-    /// Sweeps because of events, one behind the other.
+    /// Number of consecutive event-driven sweeps.
     streak: u32,
 }
 
@@ -227,7 +222,7 @@ struct Rest {
 }
 
 impl SweepPace {
-    /// News has come.
+    /// Records an event.
     pub fn heard(&mut self, now: Instant) {
         if self.due.is_some() {
             return;
@@ -237,7 +232,7 @@ impl SweepPace {
             Some(rest) => soon.max(rest.since + rest.length),
             None => soon,
         });
-        // Something is always going on if news comes before twice the rest is over.
+        // Activity is continuous if an event comes before twice the rest is over.
         let again = |rest: Rest| now < rest.since + 2 * rest.length;
         self.streak = match self.rested.is_some_and(again) {
             true => self.streak.saturating_add(1),
@@ -245,13 +240,13 @@ impl SweepPace {
         };
     }
 
-    /// When a sweep is due because of events. None if there were none.
+    /// When the next event-driven sweep is due; `None` without events.
     pub fn due(&self) -> Option<Instant> {
         self.due
     }
 
-    /// A sweep has ended, for whatever reason it was begun. News from now on may be of names that it
-    /// had passed already.
+    /// Records the end of a sweep, for whatever reason it was begun. An event received after this
+    /// may concern names that the sweep had already passed.
     pub fn swept(&mut self, began: Instant, ended: Instant) {
         let work = ended.saturating_duration_since(began);
         let rest = (work * REST_FOR_WORK).max(SHORTEST_REST);

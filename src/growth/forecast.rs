@@ -1,7 +1,7 @@
 //! When an image reaches a number of extents.
 //!
-//! **No forecast reaches far beyond the counts that it is made from** ([`Growth::reach`]): four times
-//! as long, or sixty times once a whole window was watched, with its nights and days. The steep rise
+//! **A forecast does not reach far beyond its counts** ([`Growth::reach`]): four times the time
+//! observed, or sixty times once that is a whole window, with its nights and days. The steep rise
 //! after a defragmentation therefore raises no alarm before it tapers off.
 
 use std::time::Duration;
@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::trend::float;
 use crate::model::{ExtentCount, ExtentsPerDay, Forecast, Growth, Pace, Unknown};
 
-/// When an image with this many `extents` and this growth has `critical` of them.
+/// When an image with this number of extents and this growth has `critical` extents.
 pub fn forecast(growth: &Growth, extents: ExtentCount, critical: ExtentCount) -> Forecast {
     if extents >= critical {
         return Forecast::Reached;
@@ -31,7 +31,7 @@ pub fn forecast(growth: &Growth, extents: ExtentCount, critical: ExtentCount) ->
     let time = match trend.pace {
         Pace::Silent | Pace::Shrinking => return Forecast::Never,
         Pace::Steady | Pace::Accelerating => at_rate(trend.rate),
-        // The rate only decreases: what the present rate does not reach is not reached.
+        // The rate only decreases, so what the present rate does not reach is not reached.
         Pace::Tapering { .. } if at_rate(trend.high).is_none() => None,
         Pace::Tapering { level } if level <= critical => {
             return Forecast::Unknown(Unknown::TapersOff);

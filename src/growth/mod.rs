@@ -1,4 +1,4 @@
-//! How fast images gain extents, and when they have too many. Pure.
+//! The growth of images in extents, and the forecast of their thresholds. Pure.
 //!
 //! - [`recent`]: the last counts of an image, few enough to be kept in memory
 //! - [`trend`]: the growth rate of counts

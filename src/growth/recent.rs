@@ -1,29 +1,28 @@
-//! The last counts of an image, few enough to be kept for every image in memory. Pure.
+//! The last counts of each image, few enough to be kept in memory. Pure.
 
 use std::time::Duration;
 
 use super::trend::{begin, growth, has_fallen};
 use crate::model::{Growth, Point, UnixTime};
 
-/// Counts that are kept at most: 1.5 KiB an image.
+/// Maximum number of counts: 1.5 KiB per image.
 pub const CAPACITY: usize = 96;
 
-/// Intervals that are left when there were too many.
+/// The number of intervals after thinning.
 const FEWEST_INTERVALS: i64 = 48;
 
-/// The last counts of an image, oldest first: all of them at first; when there are too many, fewer
-/// and further apart, evenly, but always the newest one.
+/// The last counts of an image, oldest first, thinned evenly in time; the newest one is kept.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Recent {
     points: Vec<Point>,
-    /// Seconds from each to the next, at least; but the newest may be nearer.
+    /// Minimum number of seconds between two counts, except before the newest one.
     spacing: i64,
 }
 
 impl Recent {
-    /// Adds a count, and removes those that growth in `window` does not need.
+    /// Adds a count, and removes those not needed for the growth in `window`.
     pub fn push(&mut self, point: Point, window: Duration) {
-        // From before a clock was set back.
+        // Counts from before the clock was set back.
         let past = self.points.partition_point(|before| before.at < point.at);
         self.points.truncate(past);
         self.remove_before(point.at, window);
@@ -31,7 +30,7 @@ impl Recent {
             self.points.pop();
         }
         self.points.push(point);
-        // The one before a new series is kept: it shows the fall.
+        // The count before a new series is kept, because it shows the fall.
         let before = begin(&self.points).saturating_sub(1);
         if before > 0 {
             self.points.drain(..before);
@@ -42,12 +41,12 @@ impl Recent {
         }
     }
 
-    /// Removes all counts: the image was defragmented.
+    /// Removes all counts, after a defragmentation.
     pub fn clear(&mut self) {
         *self = Recent::default();
     }
 
-    /// How the image has grown.
+    /// The growth in the `window` before `now`.
     pub fn growth(&self, window: Duration, now: UnixTime) -> Growth {
         growth(&self.points, window, now)
     }
@@ -64,7 +63,7 @@ impl Recent {
         self.points.drain(..old);
     }
 
-    /// Whether `point` replaces the newest count. Not if `point` is a fall from it.
+    /// Whether `point` replaces the newest count, which it does not if it is a fall from it.
     fn is_too_near(&self, point: &Point) -> bool {
         let [.., before, newest] = self.points.as_slice() else {
             return false;

@@ -1,60 +1,57 @@
 //! The rate at which an image gains extents.
 //!
-//! The rate is the median of the slopes between all pairs of counts (Theil–Sen), with the confidence
-//! interval of Kendall's rank statistic (Sen 1968). Extents come in bursts: a least-squares line, or
-//! the difference of the last and the first count, follows every burst; the median is unchanged until
-//! nearly a third of the counts are outliers, and a single step of any height does not move it. It
-//! assumes nothing about the distribution of the errors, and its interval decides whether there is
-//! a rate at all.
+//! The rate is the median of the slopes between all pairs of counts (Theil–Sen), with the
+//! confidence interval of Kendall's rank statistic (Sen 1968), which decides whether there is a
+//! rate at all. Extents come in bursts, which a least-squares line or the difference of the last
+//! and the first count would follow. The median is unchanged until nearly a third of the counts are
+//! outliers, is not moved by a single step of any height, and assumes no error distribution.
 //!
 //! - **A fall by half** (a defragmentation) starts a new series at the lowest count after it.
 //! - **A rise that tapers off** follows a defragmentation. If the later half of the time rises
-//!   significantly more slowly than the earlier one, only the later half is used, then its later half
-//!   again. The ratio of the two rates gives the level at which the rise ends.
-//! - A rise that **accelerates** is reported, but all counts are used: every morning looks like this.
-//! - Counts may come in any order and twice. Counts of the future, from before a clock was set back,
-//!   are ignored.
+//!   significantly more slowly than the earlier one, only the later half is used, then its later
+//!   half again. The ratio of the two rates gives the level at which the rise ends.
+//! - A rise that **accelerates** is reported, but all counts are used: it happens every morning.
+//! - Counts may be unordered and duplicated. Those of the future (a clock set back) are ignored.
 
 use std::time::Duration;
 
 use crate::model::growth::REACH_OF_WINDOW;
 use crate::model::{ExtentCount, ExtentsPerDay, Growth, Pace, Point, Trend, UnixTime, Unknown};
 
-/// Fewest samples that give a trend.
+/// Minimum number of samples for a trend.
 pub(super) const FEWEST_SAMPLES: usize = 10;
-/// Samples must cover this part of the window: an hour of a window of a day.
+/// The samples must cover the window divided by this: an hour of a one-day window.
 pub(super) const SHORTEST_PART: u32 = 24;
-/// More samples are thinned to this number, evenly in time: the work grows with their square.
+/// More samples are thinned to this number, evenly in time: the work is quadratic.
 pub(super) const MOST_SAMPLES: usize = 96;
-/// How many times as long as an image was watched a forecast may reach; [`REACH_OF_WINDOW`] times
-/// after a whole window.
+/// Reach of a forecast in observed times; [`REACH_OF_WINDOW`] after a whole window.
 const REACH: u32 = 4;
-/// A window counts as whole from here on: samples do not fall on its edges.
+/// The part of a window that counts as whole: samples do not fall on its edges.
 const WHOLE_WINDOW: f64 = 0.9;
 /// Standard deviations of Kendall's statistic on either side: 99 % of a normal distribution. More
-/// than the usual 95 %, because counts that follow each other are not independent.
+/// than the usual 95 %, because successive counts are not independent.
 const DEVIATIONS: f64 = 2.576;
 /// A rate has changed if the smaller one is less than this part of the larger one.
 const CHANGE: f64 = 0.9;
-/// How often the later half is taken.
+/// Maximum number of times that the later half is taken.
 const MOST_HALVES: usize = 3;
 /// Smaller falls are ignored: a small file alternates between one and two extents.
 const SMALLEST_FALL: u64 = 16;
 
-/// How an image has grown in the time of `window` before `now`.
+/// The growth of an image in the `window` before `now`.
 pub fn growth(points: &[Point], window: Duration, now: UnixTime) -> Growth {
     let points = in_order(points, window, now);
     let begin = begin(&points);
     grown(points.get(begin..).unwrap_or_default(), window, now)
 }
 
-/// The counts within the window, oldest first, one for each time.
+/// The counts within the window, oldest first, one per time.
 fn in_order(points: &[Point], window: Duration, now: UnixTime) -> Vec<Point> {
     let window = i64::try_from(window.as_secs()).unwrap_or(i64::MAX);
     let oldest = now.0.saturating_sub(window);
     let is_inside = |point: &&Point| (oldest..=now.0).contains(&point.at.0);
     let mut inside: Vec<Point> = points.iter().filter(is_inside).copied().collect();
-    // A stable sort: of several counts of one time the last is kept.
+    // The sort is stable: of several counts of one time the last is kept.
     inside.sort_by_key(|point| point.at);
     inside.reverse();
     inside.dedup_by_key(|point| point.at);
@@ -62,13 +59,12 @@ fn in_order(points: &[Point], window: Duration, now: UnixTime) -> Vec<Point> {
     inside
 }
 
-/// Whether a count is so much lower than one before it that the image was defragmented.
+/// Whether the decrease between two counts indicates a defragmentation.
 pub(super) fn has_fallen(from: ExtentCount, to: ExtentCount) -> bool {
     from.0.saturating_sub(to.0) >= SMALLEST_FALL && to.0 <= from.0 / 2
 }
 
-/// Where the present series begins in points in the order of time: at the first, or at the lowest
-/// after the last fall.
+/// The start of the present series in points ordered by time: 0, or the lowest after the last fall.
 pub(super) fn begin(points: &[Point]) -> usize {
     let mut begin = 0;
     let mut highest = ExtentCount(0);
@@ -83,7 +79,7 @@ pub(super) fn begin(points: &[Point]) -> usize {
     begin
 }
 
-/// Growth of points in the order of time without a fall.
+/// The growth of points ordered by time, without a fall.
 fn grown(points: &[Point], window: Duration, now: UnixTime) -> Growth {
     let first = points.first().map_or(now, |first| first.at);
     let last = points.last().map_or(now, |last| last.at);
@@ -134,14 +130,14 @@ fn grown(points: &[Point], window: Duration, now: UnixTime) -> Growth {
     }
 }
 
-/// A count as the arithmetic wants it: seconds since the first one, and extents.
+/// A count as floats: seconds since the first one, and extents.
 #[derive(Debug, Clone, Copy)]
 struct Sample {
     at: f64,
     extents: f64,
 }
 
-/// At most [`MOST_SAMPLES`], the last among them, evenly in time as far as there are any.
+/// At most [`MOST_SAMPLES`] with the last one, as evenly spaced in time as possible.
 fn thinned(points: &[Point]) -> Vec<Sample> {
     let Some(first) = points.first() else {
         return Vec::new();
@@ -166,7 +162,7 @@ fn thinned(points: &[Point]) -> Vec<Sample> {
     samples
 }
 
-/// The line through some samples, in extents a second.
+/// The line through some samples, in extents per second.
 #[derive(Debug, Clone, Copy)]
 struct Line {
     slope: f64,
@@ -175,7 +171,7 @@ struct Line {
 }
 
 impl Line {
-    /// Three samples at least, with rising times.
+    /// Requires at least three samples with increasing times.
     fn through(samples: &[Sample], slopes: &mut Vec<f64>) -> Line {
         slopes.clear();
         for (number, later) in samples.iter().enumerate() {
@@ -185,7 +181,7 @@ impl Line {
         let count = slopes.len();
         let middle = count / 2;
         let half_width = DEVIATIONS * kendall_variance(samples).sqrt() / 2.0;
-        // A float that is negative becomes zero.
+        // A negative float becomes 0.
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
         let low = (float(count as u64) / 2.0 - half_width).floor() as usize;
         let high = count.saturating_sub(1).saturating_sub(low);
@@ -211,8 +207,7 @@ impl Line {
     }
 }
 
-/// Variance of Kendall's statistic of samples without a trend: of their order alone, less for each
-/// group of equal ones.
+/// The variance of Kendall's statistic without a trend: by order alone, less a term for each tie.
 fn kendall_variance(samples: &[Sample]) -> f64 {
     let term = |n: usize| {
         let n = float(n as u64);
@@ -225,18 +220,15 @@ fn kendall_variance(samples: &[Sample]) -> f64 {
     (term(samples.len()) - ties) / 18.0
 }
 
-/// A rate that has changed from one half to the next.
+/// A change of the rate from one half to the next.
 #[derive(Debug, Clone, Copy)]
 enum Bend {
-    /// It has become smaller: in the time constant (in seconds) to a third of it. None if nothing
-    /// was left of it.
+    /// The rate decreases, with this time constant in seconds. Zero if it decreased to nothing.
     Slower(f64),
     Faster,
 }
 
-/// What the samples come down to.
 struct Course<'s> {
-    /// The samples that count.
     part: &'s [Sample],
     line: Line,
     bend: Option<Bend>,
@@ -297,18 +289,18 @@ impl<'s> Course<'s> {
         })
     }
 
-    /// Where a rise levels off whose rate decays with `constant`.
+    /// The level at which a rise ends whose rate decays with `constant`.
     fn level(&self, constant: f64) -> ExtentCount {
         let last = self.part.last().map_or(0.0, |last| last.extents);
         if constant <= 0.0 || self.line.slope <= 0.0 {
             return ExtentCount(unsigned(last));
         }
-        // The line has the slope of the middle of its part.
+        // The slope of the line is that of the middle of its part.
         let now = self.line.slope * (-span(self.part) / 2.0 / constant).exp();
         ExtentCount(unsigned(now.mul_add(constant, last)))
     }
 
-    /// The fastest rise that its samples allow for: that of its line, or all that it rose.
+    /// The fastest rise consistent with the samples: that of the line, or the whole rise.
     fn steepest(&self) -> f64 {
         let extents = self.part.iter().map(|sample| sample.extents);
         let most = extents.clone().fold(f64::MIN, f64::max);
@@ -317,7 +309,7 @@ impl<'s> Course<'s> {
     }
 }
 
-/// The earlier and the later half of the time, if there are samples enough in both.
+/// The earlier and the later half of the time, if both have enough samples.
 fn halves(samples: &[Sample]) -> Option<(&[Sample], &[Sample])> {
     let (first, last) = (samples.first()?, samples.last()?);
     let middle = f64::midpoint(first.at, last.at);
@@ -333,20 +325,18 @@ fn span(samples: &[Sample]) -> f64 {
     }
 }
 
-/// Counts and times are far below 2^53, where floats begin to lose digits; and if not, a forecast
-/// does not need them.
+/// Exact below 2^53, far above all counts and times; a forecast does not need the digits beyond.
 #[allow(clippy::cast_precision_loss)]
 pub(super) fn float(number: u64) -> f64 {
     number as f64
 }
 
-/// The nearest whole number there is.
 #[allow(clippy::cast_possible_truncation)]
 fn round(number: f64) -> i64 {
     number.round() as i64
 }
 
-/// The nearest whole number from 0 on there is.
+/// The nearest `u64`; 0 for negative numbers.
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
 pub(super) fn unsigned(number: f64) -> u64 {
     number.round() as u64

@@ -1,14 +1,14 @@
-//! What can go wrong with the database.
+//! Errors of the database.
 
 use rusqlite::ErrorCode;
 
-/// What can go wrong with a database. The text continues after its path.
+/// An error of the database. The text is appended to its path.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// It must not be touched; the operator has to decide what to do.
+    /// It must not be touched; the operator has to act.
     #[error("{0}")]
     Refused(String),
-    /// An error of its files.
+    /// A file operation failed.
     #[error("{0}")]
     File(String),
     /// It is damaged.
@@ -30,7 +30,6 @@ impl From<rusqlite::Error> for StoreError {
     }
 }
 
-/// The error, with a hint for the operator.
 fn explain(error: &rusqlite::Error) -> String {
     let hint = match error.sqlite_error_code() {
         Some(ErrorCode::DiskFull) => "; make room on its file system",

@@ -1,4 +1,4 @@
-//! The files of the database: where they may lie, and what becomes of damaged ones.
+//! The files of the database: creation, checks, and quarantine of damaged ones.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
@@ -13,22 +13,17 @@ use super::error::StoreError;
 use crate::model::path::shown;
 use crate::model::utc;
 
-/// Of the directory, if it has to be made: names of VMs are nobody's business.
+/// Mode of a directory that is created: names of VMs are confidential.
 const DIRECTORY_MODE: u32 = 0o750;
-/// Of the database. SQLite gives the files beside it the same.
+/// Mode of the database, which SQLite copies to its companion files.
 const FILE_MODE: u32 = 0o640;
-/// Damaged databases that may lie beside the good one. More than that is a disk that is going
-/// bad, and a new history every minute would only fill it.
+/// Maximum number of damaged databases kept: more indicate a failing disk, and would fill it.
 const MOST_DAMAGED: usize = 8;
-/// What SQLite keeps beside a database: how to undo the last change. If somebody has changed its
-/// mode, a log and the index of it.
+/// The companion files of a database: rollback journal; log and index if WAL mode was set.
 const COMPANIONS: [&str; 3] = ["-journal", "-wal", "-shm"];
 
-/// Makes sure that there is a regular file at `path`, in a directory that not everybody can write
-/// to, and returns the path without symbolic links.
-///
-/// # Errors
-/// If there is something else at `path`, or files cannot be made there.
+/// Creates the file at `path` if it is missing, and returns its path without symbolic links. Fails
+/// for anything but a regular file in a directory that is not world-writable.
 pub(super) fn prepare(path: &Path) -> Result<PathBuf, StoreError> {
     let failed = |what: &str, at: &Path, error: io::Error| {
         StoreError::File(format!("{}: {what}: {error}", shown(at)))
@@ -41,7 +36,7 @@ pub(super) fn prepare(path: &Path) -> Result<PathBuf, StoreError> {
             .create(directory)
             .map_err(|error| failed("cannot be made", directory, error))?;
     }
-    // The way to the directory is the operator's; a link in the place of the file need not be.
+    // The path to the directory is trusted, but not a link in place of the file.
     let real = fs::canonicalize(directory)
         .map_err(|error| failed("cannot be opened", directory, error))?;
     let mode = fs::metadata(&real).map_err(|error| failed("cannot be read", &real, error))?;
@@ -57,16 +52,13 @@ pub(super) fn prepare(path: &Path) -> Result<PathBuf, StoreError> {
     Ok(file)
 }
 
-/// The path, without symbolic links on the way, of a database that is there.
-///
-/// # Errors
-/// If there is none.
+/// The path of an existing database, with the symbolic links of its directory resolved.
 pub(super) fn existing(path: &Path) -> Result<PathBuf, StoreError> {
     let directory = fs::canonicalize(parent(path));
     let file = directory.map(|directory| directory.join(path.file_name().unwrap_or_default()));
     let found = file.and_then(|file| {
         let kind = fs::symlink_metadata(&file)?.file_type();
-        // A FIFO would be waited for.
+        // Opening a FIFO would block.
         if kind.is_file() {
             Ok(file)
         } else {
@@ -113,11 +105,8 @@ fn parent(path: &Path) -> &Path {
     path.parent().unwrap_or(Path::new("/"))
 }
 
-/// Moves a damaged database aside, with what SQLite has beside it, and returns its new name:
-/// `history.db.damaged-2026-11-21T03-04-05Z`. Overwrites nothing.
-///
-/// # Errors
-/// If it cannot be moved, or there are too many of them already.
+/// Moves a damaged database and its companion files aside, and returns the new name:
+/// `history.db.damaged-2026-11-21T03-04-05Z`. Overwrites nothing; fails at `MOST_DAMAGED` files.
 pub(super) fn move_aside(file: &Path, now: SystemTime) -> Result<PathBuf, StoreError> {
     let failed = |error: io::Error| {
         StoreError::File(format!("is damaged and cannot be moved aside: {error}"))
@@ -140,8 +129,7 @@ pub(super) fn move_aside(file: &Path, now: SystemTime) -> Result<PathBuf, StoreE
         if aside.symlink_metadata().is_ok() {
             continue;
         }
-        // The database last: a journal without its database is removed by SQLite, but one beside a
-        // new database could be taken for its own.
+        // The database last: SQLite removes a journal without one, but could apply it to a new one.
         for companion in COMPANIONS {
             let moved = rename(
                 &with_suffix(file, companion),
@@ -168,10 +156,10 @@ fn unless_missing(error: io::Error) -> io::Result<()> {
     }
 }
 
-/// Renames, but never over something.
+/// Renames without overwriting.
 fn rename(from: &Path, to: &Path) -> io::Result<()> {
     match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
-        // A file system that does not know the flag.
+        // The file system does not support the flag.
         Err(Errno::INVAL | Errno::NOSYS) if to.symlink_metadata().is_err() => fs::rename(from, to),
         ended => ended.map_err(io::Error::from),
     }

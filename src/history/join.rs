@@ -1,18 +1,17 @@
 //! Joins the rows of an image that was recorded under two identities.
 //!
-//! fragwatch 0.1.0 recorded a substitute for what it could not read: type and mount point for the UUID
-//! of the file system, which could be those of another one while an image was mounted
-//! ([`lasting_name`](crate::model::filesystem::lasting_name)), and 0 for the generation. A kernel that
-//! is the first to return a UUID splits rows in the same way. Rows are joined in the transaction that
-//! records the image.
+//! fragwatch 0.1.0 recorded substitutes for values that it could not read: type and mount point for
+//! the UUID of the file system, which could be those of another one while an image was mounted
+//! ([`lasting_name`](crate::model::filesystem::lasting_name)), and 0 for the generation. An upgrade
+//! to the first kernel that returns a UUID also splits rows. Recording an image joins its rows.
 
 use rusqlite::Transaction;
 
-/// Substitutes for an image (?1 is its row): the same inode at the same path, and
-/// - the same generation, on a file system that was named by its mount point. The generation is drawn
-///   at random for a new inode, so it is the same file.
-/// - or no generation, recorded later than the image was for the first time: before and after it its
-///   inode had the same generation, so in between it was no other file's.
+/// Substitutes for an image (?1 is its row): rows with the same inode and path, and
+/// - the same generation, on a file system named by its mount point. A new inode gets a random
+///   generation, so it is the same file.
+/// - or no generation, recorded after the first record of the image: its inode had the same
+///   generation before and after, so no other file had it in between.
 const SUBSTITUTES: &str = "SELECT other.id FROM images AS its JOIN images AS other
         ON other.path = its.path AND other.path_bytes IS its.path_bytes AND other.inode = its.inode
     WHERE its.id = ?1 AND its.generation <> 0 AND other.id <> its.id
@@ -20,8 +19,7 @@ const SUBSTITUTES: &str = "SELECT other.id FROM images AS its JOIN images AS oth
         OR (other.generation = 0 AND other.id > its.id
             AND (other.filesystem = its.filesystem OR other.filesystem LIKE '%:%')))";
 
-/// Joins what was recorded under substitutes to the image of this row, which was found at its path.
-/// Returns the rows that were removed.
+/// Joins the rows of substitutes to `image`, found at its path. Returns the removed rows.
 pub(super) fn join(transaction: &Transaction<'_>, image: i64) -> rusqlite::Result<Vec<i64>> {
     let substitutes = {
         let mut select = transaction.prepare(SUBSTITUTES)?;
@@ -34,13 +32,12 @@ pub(super) fn join(transaction: &Transaction<'_>, image: i64) -> rusqlite::Resul
     Ok(substitutes)
 }
 
-/// Joins all that was recorded of the image `from` to the image `to`.
 fn merge(transaction: &Transaction<'_>, from: i64, to: i64) -> rusqlite::Result<()> {
     for table in ["maps", "runs", "severities"] {
         let update = format!("UPDATE {table} SET image = ?2 WHERE image = ?1");
         transaction.execute(&update, [from, to])?;
     }
-    // Sweep by sweep: there is no index by image. Sweeps in which both were counted are merged ones.
+    // Sweep by sweep: there is no index by image. Only a merged sweep has counted both.
     const OF_IT: &str = "image = ?1 AND sweep IN (SELECT id FROM sweeps)";
     let update = format!("UPDATE OR IGNORE counts SET image = ?2 WHERE {OF_IT}");
     transaction.execute(&update, [from, to])?;

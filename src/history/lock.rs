@@ -1,9 +1,6 @@
-//! One daemon a state directory: a file beside the database that the daemon holds locked for its
-//! life.
-//!
-//! The kernel keeps the lock (flock(2)) and gives it back when the daemon dies, however it dies; the
-//! number in the file only says who has it. The file stays: removing it would let two daemons lock
-//! two files of the same name.
+//! One daemon per state directory: a file beside the database, locked while the daemon runs. The
+//! kernel releases the lock (flock(2)) whenever the daemon dies; the process id in the file is only
+//! informative. The file is not removed: two daemons could otherwise lock two files of that name.
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Read as _, Seek as _, Write as _};
@@ -15,35 +12,35 @@ use rustix::io::Errno;
 
 use crate::model::path::shown;
 
-/// The name of the file.
+/// The file name.
 pub const NAME: &str = "fragwatch.lock";
 
-/// The directory is ours until this goes.
+/// The lock of a directory, released on drop.
 #[derive(Debug)]
 pub struct Lock {
     _file: File,
 }
 
-/// Why the directory is not ours.
+/// Why the directory cannot be locked.
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
-    /// Another daemon has it.
+    /// Another daemon holds the lock.
     #[error(
         "{}: another fragwatch{} uses this directory; stop it, or give this one another history.path",
         shown(directory), process(*pid)
     )]
     LockedBy {
-        /// Its process id, if it could be read.
+        /// Its process id, if readable.
         pid: Option<u32>,
         /// The directory.
         directory: PathBuf,
     },
-    /// The file cannot be made or locked.
+    /// The file cannot be created or locked.
     #[error("{}: cannot be locked: {error}", shown(path))]
     Failed {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         error: io::Error,
     },
 }
@@ -53,11 +50,10 @@ fn process(pid: Option<u32>) -> String {
         .unwrap_or_default()
 }
 
-/// Locks a directory, and makes it first if need be. Touches the disk, so it can hang where the
-/// disk does.
+/// Locks a directory, and creates it if necessary. Accesses the disk, so it may block.
 ///
 /// # Errors
-/// If another process has it locked, or it cannot be locked at all.
+/// If another process holds the lock, or the file cannot be created or locked.
 pub fn acquire(directory: &Path) -> Result<Lock, LockError> {
     let path = directory.join(NAME);
     let failed = |error| LockError::Failed {
@@ -76,7 +72,7 @@ pub fn acquire(directory: &Path) -> Result<Lock, LockError> {
         }
         Err(error) => return Err(failed(error.into())),
     }
-    // Full disk or not, the lock is ours; without the number it only says less to the next one.
+    // The lock is held even on a full disk; only the process id would be missing from errors.
     let _ = write_pid(&mut file);
     Ok(Lock { _file: file })
 }

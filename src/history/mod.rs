@@ -6,18 +6,16 @@
 //!                                        Reader ◄─────────────┘   (a connection of its own)
 //! ```
 //!
-//! **Nobody waits for it.** The database may lie on the file system that hangs, or on a full disk: a
-//! record is queued or lost at once, and lost records are counted ([`Health`]). All statements run on
-//! one thread ([`open`]); the queue is bounded by rows.
+//! - **Recording never blocks.** The database may be on a stalled file system or a full disk: a
+//!   record is queued or lost at once, and lost records are counted ([`Health`]). All statements
+//!   run on one thread ([`open`]); the queue is bounded by rows.
+//! - **It survives a kill and a power failure.** A sweep is one transaction, flushed to disk at
+//!   commit. A damaged file is renamed, with the time, and a new one created. A file of another
+//!   program or of a newer version is not touched.
+//! - **It stays small**: sweeps are merged, and later removed, as they age ([`mod@retention`]).
 //!
-//! **It survives a kill and a power cut.** A sweep is one transaction, flushed to the disk when it is
-//! committed. A damaged file is moved aside under a name with the time, and a new one begun. A file
-//! that is not ours, or from a newer version, is left alone.
-//!
-//! **It stays small**: sweeps are merged, and later removed, as they grow old ([`mod@retention`]).
-//!
-//! A daemon takes the [`lock`] of the directory before it opens anything, so that two never write the
-//! same history. `schema.sql` documents the tables for operators.
+//! The daemon takes the [`lock`] of the directory first, so that two daemons never write the same
+//! history. `schema.sql` documents the tables for operators.
 
 mod error;
 mod file;

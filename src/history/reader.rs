@@ -1,7 +1,5 @@
-//! Reads the history, on a connection of its own.
-//!
-//! Every call may take as long as the disk does. While it lasts nothing is written; records wait in
-//! their queue.
+//! Reads the history, on a separate connection. Every call may take as long as the disk; nothing is
+//! written meanwhile, and records wait in the queue.
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
@@ -29,26 +27,24 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 #[derive(Debug, thiserror::Error)]
 #[error("history {}: {error}", shown(path))]
 pub struct ReadError {
-    /// The database.
     path: PathBuf,
-    /// What is wrong.
     error: StoreError,
 }
 
 /// An image that was seen.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImageInfo {
-    /// Its number in this database.
+    /// Its row number.
     pub id: i64,
-    /// Its lasting identity.
+    /// Its permanent identity.
     pub key: ImageKey,
-    /// Where it was last seen.
+    /// Its last known path.
     pub path: PathBuf,
-    /// What it is, if that is known: [`Format::name`](crate::model::Format::name).
+    /// Its format, if known: [`Format::name`](crate::model::Format::name).
     pub format: Option<String>,
-    /// When it was seen for the first time.
+    /// When it was first seen.
     pub first_seen: UnixTime,
-    /// When it was counted for the last time, and what was found.
+    /// Its last sample.
     pub last: Option<LastSample>,
 }
 
@@ -57,9 +53,9 @@ pub struct ImageInfo {
 pub struct LastSample {
     /// The count.
     pub point: Point,
-    /// Its length as a file.
+    /// The file size.
     pub size: Bytes,
-    /// What it occupied on disk.
+    /// The space allocated on disk.
     pub allocated: Bytes,
 }
 
@@ -84,13 +80,11 @@ pub struct Reading {
     pub at: UnixTime,
     /// The count.
     pub extents: ExtentCount,
-    /// The largest count since the reading before. The same as the last one unless samples were
-    /// merged.
+    /// The largest count since the previous reading; equals `extents` unless samples were merged.
     pub peak: ExtentCount,
 }
 
 impl Reading {
-    /// This reading and a later one as one.
     fn merged_into(self, later: Reading) -> Reading {
         Reading {
             peak: self.peak.max(later.peak),
@@ -99,7 +93,7 @@ impl Reading {
     }
 }
 
-/// A connection that only reads.
+/// A read-only connection.
 #[derive(Debug)]
 pub struct Reader {
     path: PathBuf,
@@ -110,11 +104,10 @@ impl Reader {
     /// Opens the database at `path`.
     ///
     /// # Errors
-    /// If there is none, it is not ours, or it cannot be read.
+    /// If it does not exist, belongs to another program or version, or cannot be read.
     pub fn open(path: &Path) -> Result<Reader, ReadError> {
         let opened = file::existing(path).and_then(|file| {
-            // Not read-only: after the death of a writer, whoever comes first has to undo what it
-            // had not finished.
+            // Not read-only: the next process after the death of a writer has to roll back.
             let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
                 | OpenFlags::SQLITE_OPEN_NO_MUTEX
                 | OpenFlags::SQLITE_OPEN_NOFOLLOW;
@@ -137,7 +130,6 @@ impl Reader {
         }
     }
 
-    /// Runs `read` in one transaction.
     fn read<T>(
         &self,
         read: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>,
@@ -161,19 +153,13 @@ impl Reader {
     }
 
     /// The image with this key.
-    ///
-    /// # Errors
-    /// See [`Reader::images`].
     pub fn image(&self, key: &ImageKey) -> Result<Option<ImageInfo>, ReadError> {
         let clause = "WHERE filesystem = ?1 AND inode = ?2 AND generation = ?3";
         let key = params![key.filesystem, key.inode.cast_signed(), key.generation];
         self.read(|state| Ok(select_images(state, clause, key)?.pop()))
     }
 
-    /// The image last seen at a path. If several followed one another there, the newest.
-    ///
-    /// # Errors
-    /// See [`Reader::images`].
+    /// The image last seen at a path; the newest if there were several.
     pub fn image_at(&self, path: &Path) -> Result<Option<ImageInfo>, ReadError> {
         let (text, bytes) = stored(path);
         let clause = "WHERE path = ?1 AND path_bytes IS ?2
@@ -181,11 +167,7 @@ impl Reader {
         self.read(|state| Ok(select_images(state, clause, params![text, bytes])?.pop()))
     }
 
-    /// The readings of an image since a time, oldest first: at most `most`, each of which stands for an
-    /// equal share of all.
-    ///
-    /// # Errors
-    /// See [`Reader::images`].
+    /// The readings of an image since a time, oldest first, merged into up to `most` equal groups.
     pub fn readings(
         &self,
         image: i64,
@@ -193,7 +175,7 @@ impl Reader {
         most: usize,
     ) -> Result<Vec<Reading>, ReadError> {
         let readings = self.read(|state| {
-            // The cross join as in the view: otherwise all counts would be read.
+            // The cross join, as in the view, avoids reading all counts.
             let mut select = state.prepare(
                 "SELECT at, extents, coalesce(peak, extents)
                  FROM sweeps CROSS JOIN counts ON counts.sweep = sweeps.id AND counts.image = ?1
@@ -211,11 +193,8 @@ impl Reader {
         Ok(thin_evenly(readings, most))
     }
 
-    /// Passes counts of all images within `times` to `visit`, with the number of the image, in the
-    /// order of time: those of the last `most` sweeps, and of `most` earlier ones evenly chosen.
-    ///
-    /// # Errors
-    /// See [`Reader::images`].
+    /// Calls `visit` with the row number of the image and each count within `times`, in order of
+    /// time: the counts of the last `most` sweeps and of up to `most` earlier ones, evenly chosen.
     pub fn each_count(
         &self,
         times: RangeInclusive<UnixTime>,
@@ -241,11 +220,8 @@ impl Reader {
         })
     }
 
-    /// The last `most` defragmentations, newest first, of one image or of all. Left out are those
-    /// whose engine or outcome this version does not have.
-    ///
-    /// # Errors
-    /// See [`Reader::images`].
+    /// The last `most` defragmentations, newest first, of one image or of all. Runs with an engine
+    /// or outcome unknown to this version are left out.
     pub fn runs(&self, image: Option<i64>, most: u32) -> Result<Vec<RunRecord>, ReadError> {
         const SELECT: &str = "SELECT image, at, seconds, engine, extents_before, extents_after,
             bytes, outcome, reason FROM runs";
@@ -278,9 +254,6 @@ impl Reader {
     }
 
     /// The last `most` changes of severity, newest first, of one image or of all.
-    ///
-    /// # Errors
-    /// See [`Reader::images`].
     pub fn severities(
         &self,
         image: Option<i64>,
@@ -299,10 +272,7 @@ impl Reader {
         })
     }
 
-    /// The severity recorded last of each image, in the order of recording, whatever the clock was.
-    ///
-    /// # Errors
-    /// See [`Reader::images`].
+    /// The severity recorded last for each image, regardless of the clock.
     pub fn last_severities(&self) -> Result<HashMap<i64, Severity>, ReadError> {
         self.read(|state| {
             let mut select =
@@ -316,9 +286,6 @@ impl Reader {
     }
 
     /// When the last incident ended, or began if its end is not recorded.
-    ///
-    /// # Errors
-    /// See [`Reader::images`].
     pub fn last_incident(&self) -> Result<Option<UnixTime>, ReadError> {
         const SELECT: &str = "SELECT coalesce(ended, at) FROM incidents
             ORDER BY at DESC, name DESC LIMIT 1";
@@ -329,7 +296,6 @@ impl Reader {
         })
     }
 
-    /// The last `most` rows, newest first, of one image or of all.
     fn of_image<T>(
         &self,
         select: &str,
@@ -354,7 +320,7 @@ fn extents(number: i64) -> ExtentCount {
     ExtentCount(u64::try_from(number).unwrap_or(0))
 }
 
-/// Images with their last sample: that of the table of images, unless a later sweep counted them.
+/// Images with their last sample: that of the images table, unless a later sweep counted them.
 fn select_images(
     state: &Transaction<'_>,
     clause: &str,
@@ -396,7 +362,7 @@ fn select_images(
     rows.collect()
 }
 
-/// From the first four columns; None if the image was never counted.
+/// From the first four columns; `None` if the image was never counted.
 fn last_sample(row: &rusqlite::Row<'_>) -> rusqlite::Result<Option<LastSample>> {
     let at = UnixTime(row.get(0)?);
     let Some(count) = row.get(1)? else {
@@ -410,13 +376,13 @@ fn last_sample(row: &rusqlite::Row<'_>) -> rusqlite::Result<Option<LastSample>> 
     }))
 }
 
-/// The last of each of `most` equal shares; all if they are not more.
+/// The last item of each of `most` equal groups; all items if there are no more than `most`.
 fn evenly<T>(all: &[T], most: usize) -> impl Iterator<Item = &T> {
     let shares = all.len().min(most);
     (1..=shares).filter_map(move |n| all.get(n * all.len() / shares - 1))
 }
 
-/// At most `most` readings: of each of `most` equal shares the last and the largest.
+/// At most `most` readings: the last one and the peak of each of `most` equal groups.
 fn thin_evenly(readings: Vec<Reading>, most: usize) -> Vec<Reading> {
     if readings.len() <= most || most == 0 {
         return readings;

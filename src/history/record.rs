@@ -1,13 +1,11 @@
-//! The records that the rest of the program gives to the history.
-//!
-//! Pure data. A record is written whole or not at all.
+//! The records of the history. Pure data; a record is written as a whole or not at all.
 
 use crate::model::{
     Bytes, ExtentCount, ExtentMap, Format, ImageRef, Outcome, RunRecord, Severity, Trigger,
     UnixTime,
 };
 
-/// Something to remember.
+/// A record of the history.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Record {
     /// All images were counted.
@@ -23,7 +21,7 @@ pub enum Record {
 }
 
 impl Record {
-    /// How many rows it makes: what the queue is measured by.
+    /// The number of rows, which bounds the queue.
     pub fn weight(&self) -> usize {
         match self {
             Record::Sweep(sweep) => sweep.images.len().max(1),
@@ -32,72 +30,72 @@ impl Record {
     }
 }
 
-/// One pass over all images. All that were counted in it have its time.
+/// One pass over all images, recorded with one time.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Sweep {
-    /// When it ended, by the wall clock, which may have been set back since the one before.
+    /// The end, by the wall clock, which may have been set back since the sweep before.
     pub at: UnixTime,
-    /// What was counted. An image that is missing here was not: the history shows a gap.
+    /// The counts. The history has a gap for an image that is missing here.
     pub images: Vec<SampleRow>,
 }
 
 /// One image in a sweep.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SampleRow {
-    /// Which image.
+    /// The image.
     pub image: ImageRef,
-    /// What it is.
+    /// The image format.
     pub format: Format,
-    /// Records of its extent map.
+    /// The number of extents.
     pub extents: ExtentCount,
-    /// Its length as a file.
+    /// The file size.
     pub size: Bytes,
-    /// What it occupies on disk.
+    /// The space allocated on disk.
     pub allocated: Bytes,
 }
 
 /// One reading of an extent map.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MapRow {
-    /// Of which image.
+    /// The image.
     pub image: ImageRef,
-    /// When.
+    /// When the map was read.
     pub at: UnixTime,
-    /// What was read.
+    /// The map.
     pub map: ExtentMap,
 }
 
 /// A change of severity.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SeverityRow {
-    /// Of which image.
+    /// The image.
     pub image: ImageRef,
-    /// When.
+    /// When the severity changed.
     pub at: UnixTime,
-    /// How bad it was before.
+    /// The severity before.
     pub from: Severity,
-    /// How bad it is now.
+    /// The severity since.
     pub to: Severity,
-    /// Its extents then.
+    /// The extents at that time.
     pub extents: ExtentCount,
-    /// Which threshold decided, for a person: `extents 612,000 of 500,000`.
+    /// The threshold that decided, as text: `the threshold is 500,000 extents`.
     pub reason: String,
 }
 
-/// An incident, as far as it is known. A later record of the same name takes its place.
+/// An incident so far. A later record of the same name replaces it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IncidentRow {
     /// The name of its file without `.json`: `20261120T120305.123Z-1`.
     pub name: String,
     /// When it began.
     pub at: UnixTime,
-    /// When it ended; nothing while it goes on.
+    /// When it ended; `None` if it has not.
     pub ended: Option<UnixTime>,
-    /// What made it begin.
+    /// The cause of the incident.
     pub trigger: Option<Trigger>,
-    /// Actions of the rescue.
+    /// Number of rescue actions.
     pub actions: u32,
-    /// How the last of them came out.
+    /// The outcome of the last action.
     pub outcome: Option<Outcome>,
     /// Slab memory that was freed.
     pub freed: Bytes,

@@ -1,7 +1,5 @@
-//! The thread that writes the history, and the bounded queue to it.
-//!
-//! Recording never waits. Records that do not fit into the queue or cannot be written are lost and
-//! counted: a late count is worth less than memory on a host in trouble.
+//! The thread that writes the history, and its bounded queue. Recording never blocks: records that
+//! do not fit or cannot be written are lost and counted, to save memory on a host in trouble.
 
 use std::fs;
 use std::io;
@@ -19,25 +17,20 @@ use crate::background::{Background, Jobs, STACK};
 use crate::config::settings;
 use crate::model::path::shown;
 
-/// Most rows of sweeps in the queue: a quarter of an hour of a thousand images, some megabytes. A single
-/// sweep may have more.
+/// Maximum number of sweep rows in the queue, except for a single larger sweep: a quarter of an
+/// hour of a thousand images, some megabytes.
 const WAITING_ROWS: usize = 16_384;
-/// Most records in the queue.
+/// Maximum number of records in the queue.
 const WAITING: usize = 256;
-/// How long the start of the daemon waits for an upgrade of the database. Of 1,000 images it takes nine
-/// seconds of processor time.
+/// How long the daemon waits for an upgrade at start. 1,000 images take nine seconds of CPU time.
 const UPGRADE_TIMEOUT: Duration = Duration::from_secs(60);
-/// Time after which opening the database is tried again.
+/// Interval between attempts to open the database.
 const RETRY: Duration = Duration::from_secs(60);
-/// A record that takes longer shows that the disk hangs. Longer than a statement waits for other
-/// processes.
+/// A write that takes longer means a stalled disk. Longer than the busy timeout of a statement.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(90);
 
-/// Starts the history. The database is opened on its thread; an error of it is logged and in
-/// [`Health`].
-///
-/// # Errors
-/// If no thread can be made.
+/// Starts the thread, and fails if it cannot be created. The thread opens the database; its errors
+/// are logged and reflected in [`Health`].
 pub fn open(settings: &settings::History) -> io::Result<(Recorder, WriterGuard)> {
     let shared = Arc::new(Shared {
         path: settings.path.clone(),
@@ -56,7 +49,7 @@ pub fn open(settings: &settings::History) -> io::Result<(Recorder, WriterGuard)>
     Ok((Recorder { shared, queue }, guard))
 }
 
-/// Records in the history. A copy has the same queue.
+/// Records in the history. Clones share one queue.
 #[derive(Debug, Clone)]
 pub struct Recorder {
     shared: Arc<Shared>,
@@ -64,13 +57,12 @@ pub struct Recorder {
 }
 
 impl Recorder {
-    /// Queues a record. Never waits; false if the queue is full and the record lost.
+    /// Queues a record without blocking. Returns false if the queue is full and the record lost.
     pub fn record(&self, record: Record) -> bool {
         self.queue(record, None)
     }
 
-    /// The same for a record that is also in the file `note`, which is removed once the record is
-    /// written, and stays if it is lost.
+    /// As `record`, for a record also in the file `note`, which is removed once that is written.
     pub fn record_noted(&self, record: Record, note: PathBuf) -> bool {
         self.queue(record, Some(note))
     }
@@ -79,7 +71,7 @@ impl Recorder {
         let weight = record.weight();
         let queued = self.queue.push_with(|jobs| {
             let rows: usize = jobs.iter().map(|job| job.record.weight()).sum();
-            // A rare event is worth more than one count of many.
+            // A single event is worth more than one of many counts.
             let is_light = weight == 1 || rows.saturating_add(weight) <= WAITING_ROWS;
             let fits = jobs.is_empty() || (is_light && jobs.len() < WAITING);
             fits.then(|| jobs.push_back(Job { record, note })).is_some()
@@ -90,13 +82,13 @@ impl Recorder {
         queued
     }
 
-    /// Sets for how long records are kept.
+    /// Sets how long records are kept.
     pub fn set_retention(&self, retention: Duration) {
         *self.shared.retention() = retention;
     }
 
-    /// Waits until the database is opened, or cannot be, for at most `within`, or [`UPGRADE_TIMEOUT`]
-    /// if it is of an older schema. False if it is still being opened: it cannot be read then.
+    /// Waits up to `within`, and [`UPGRADE_TIMEOUT`] more during an upgrade, until opening the
+    /// database succeeded or failed. Returns false if it is still being opened and cannot be read.
     pub fn wait_for_opening(&self, within: Duration) -> bool {
         let is_upgraded = || self.shared.upgrading.load(Ordering::Relaxed);
         self.queue.wait_until_ready(within)
@@ -118,49 +110,48 @@ impl Recorder {
     }
 }
 
-/// Ends the history's thread.
+/// Ends the thread of the history.
 #[derive(Debug)]
 pub struct WriterGuard(Background<Job>);
 
 impl WriterGuard {
-    /// Ends it once everything is written. False if that takes longer than `within`; the thread is then
-    /// left behind.
+    /// Ends the thread after the last write; after `within`, leaves it running and returns false.
     pub fn stop(self, within: Duration) -> bool {
         self.0.stop(within)
     }
 }
 
-/// The state of the history, for its metrics.
+/// The state of the history, for metrics.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Health {
-    /// Records that were committed.
+    /// Committed records.
     pub written: u64,
-    /// Records that were lost.
+    /// Lost records.
     pub lost: u64,
     /// Damaged databases that were moved aside.
     pub moved_aside: u64,
-    /// The database is open, and the last record was written in time.
+    /// Whether the database is open and the last record was written in time.
     pub healthy: bool,
-    /// Records that wait or are being written.
+    /// Records that are queued or being written.
     pub waiting: usize,
-    /// How long the present record has been written.
+    /// How long the current record has been written.
     pub busy_for: Option<Duration>,
 }
 
 #[derive(Debug)]
 struct Shared {
     path: PathBuf,
-    /// Locked for a copy and no longer.
+    /// Locked only to copy the value.
     retention: Mutex<Duration>,
     written: AtomicU64,
     lost: AtomicU64,
     moved_aside: AtomicU64,
     healthy: AtomicBool,
-    /// The database is of an older schema.
+    /// Whether the database has an older schema.
     upgrading: AtomicBool,
 }
 
-/// A record, and the file to be removed once it is written.
+/// A record, and the file to remove once it is written.
 #[derive(Debug)]
 struct Job {
     record: Record,
@@ -174,13 +165,12 @@ impl Shared {
     }
 }
 
-/// The thread.
 struct Writer<'s> {
     shared: &'s Shared,
     store: Option<Store>,
-    /// When opening failed.
+    /// When opening last failed.
     failed_at: Option<Instant>,
-    /// The last error that was logged.
+    /// The last error logged.
     trouble: Option<String>,
 }
 
@@ -205,11 +195,11 @@ impl<'s> Writer<'s> {
         }
     }
 
-    /// Writes a record, and counts it.
+    /// Writes a record and counts it as written or lost.
     fn take(&mut self, job: &Job, retention: Duration) -> Result<(), StoreError> {
         let Job { record, note } = job;
         let written = match self.write(record, retention) {
-            // It is written to the new database.
+            // Written to the new database.
             Err(StoreError::Damaged(damage)) => self
                 .move_aside(damage)
                 .and_then(|()| self.write(record, retention)),
@@ -248,7 +238,7 @@ impl<'s> Writer<'s> {
         store.write(record)
     }
 
-    /// Opens the database, unless it is open or could not be opened a moment ago.
+    /// Opens the database unless it is open or opening failed recently.
     fn open(&mut self, retention: Duration) -> Result<(), StoreError> {
         let too_early = self
             .failed_at
@@ -273,7 +263,7 @@ impl<'s> Writer<'s> {
         }
     }
 
-    /// Moves a damaged database aside. The next write begins a new one.
+    /// Moves a damaged database aside. The next write creates a new one.
     fn move_aside(&mut self, damage: String) -> Result<(), StoreError> {
         let Some(store) = self.store.take() else {
             return Err(StoreError::Damaged(damage));
@@ -295,7 +285,7 @@ impl<'s> Writer<'s> {
         );
     }
 
-    /// Logs when it begins to fail, when it fails in another way, and when it works again.
+    /// Logs the first failure, each different failure, and the recovery.
     fn report(&mut self, result: Result<(), StoreError>) {
         let path = shown(&self.shared.path);
         let trouble = result.err().map(|error| error.to_string());

@@ -1,40 +1,39 @@
-//! Which samples are kept as they grow old, and what is done to get there. Pure.
+//! Which samples are kept as they age, and the steps to get there. Pure.
 //!
-//! Time is only a label of a sweep: a clock that jumps in either direction makes nothing unreadable,
-//! and what was recorded by a clock that was ahead grows old as the past does.
+//! Time only labels a sweep: a clock that jumps in either direction makes nothing unreadable, and
+//! samples of a clock that was ahead age like those of the past.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::model::UnixTime;
 
-/// For this number of hours every sample is kept.
+/// Hours for which every sample is kept.
 const FULL_HOURS: u64 = 48;
-/// For this number of days one sample an hour is kept.
+/// Days for which one sample per hour is kept.
 const HOURLY_DAYS: u64 = 30;
-/// Hours that are merged at once: no sweep waits longer than that to be written.
+/// Maximum number of hours merged at once, which bounds how long a sweep waits to be written.
 const MOST_HOURS: usize = 24;
 
 const HOUR: i64 = 3600;
 const DAY: i64 = 86_400;
 
-/// How many samples of a time are kept.
+/// How many samples of a period are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Tier {
-    /// Every sample.
     Full,
     /// The last sample of each hour, and the largest count.
     Hourly,
-    /// The last sample of the day, and the largest count.
+    /// The last sample of each day, and the largest count.
     Daily,
 }
 
-/// A step that keeps the history small.
+/// A step of the retention.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum RetentionTask {
     /// Removes everything recorded on a day (days since 1970, UTC).
     RemoveDay(i64),
-    /// Merges sweeps, given by number in the order of recording, into the last of them.
+    /// Merges sweeps (row numbers in the order of recording) into the last of them.
     Merge(Vec<i64>),
 }
 
@@ -56,7 +55,7 @@ pub(super) fn day_bounds(day: i64) -> (i64, i64) {
     )
 }
 
-/// What a sweep belongs to at its age; None if it is to be removed.
+/// The tier of a sweep by its age; `None` if it is to be removed.
 fn target_tier(at: UnixTime, now: UnixTime, retention: Duration) -> Option<Tier> {
     let days = day(now).abs_diff(day(at));
     if days > retention.as_secs().div_ceil(DAY.unsigned_abs()) {
@@ -70,11 +69,9 @@ fn target_tier(at: UnixTime, now: UnixTime, retention: Duration) -> Option<Tier>
     }
 }
 
-/// The next steps for these sweeps (number and time, in the order of recording) and the days on which
-/// anything else was recorded.
-///
-/// At most one day is removed and one merged, those farthest from `now`: a clock that is wrong for an
-/// hour costs a day, not the history.
+/// The next steps for these sweeps (row number and time, in the order of recording) and the days
+/// with other records. At most one day is removed and one merged, those farthest from `now`: a
+/// clock that is wrong for an hour costs a day, not the history.
 pub(super) fn tasks(
     sweeps: &[(i64, UnixTime)],
     days: &BTreeSet<i64>,

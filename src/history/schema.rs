@@ -1,42 +1,35 @@
 //! The schema of the database, and upgrades from older ones.
 //!
-//! `PRAGMA user_version` is the number of the schema, `PRAGMA application_id` marks the database as
-//! ours. To change the schema: change `schema.sql`, add the statements that lead from the one before to
-//! [`UPGRADES`], and add a fixture of the old one to the tests. A database is upgraded in one
-//! transaction when it is opened: killed or without room, it stays as it was. A database that is newer
-//! than this program is refused.
+//! `PRAGMA user_version` is the number of the schema, `PRAGMA application_id` identifies the
+//! database. To change the schema, change `schema.sql`, add the statements that upgrade the
+//! previous one to [`UPGRADES`], and add a fixture of it to the tests. Opening a database upgrades
+//! it in one transaction: a kill or a full disk leaves it unchanged. A newer database is refused.
 
 use rusqlite::{Connection, ErrorCode, TransactionBehavior};
 
 use super::error::StoreError;
 
-/// The tables of an empty database.
 const SCHEMA: &str = include_str!("schema.sql");
 /// The statements from schema 1 to 2, from 2 to 3 and so on.
 const UPGRADES: &[&str] = &[include_str!("schema-2.sql")];
-/// Size of the page cache in an upgrade, in KiB: rows are not written in the order of their table.
+/// Page cache of an upgrade in KiB; rows are not written in the order of their table.
 const UPGRADE_CACHE: i64 = 16_384;
-/// "fwhi": marks our databases. file(1) shows it.
+/// "fwhi": identifies the databases of fragwatch. file(1) shows it.
 const APPLICATION_ID: i64 = 0x6677_6869;
 
-/// Makes the tables, or brings them up to date.
-///
-/// # Errors
-/// If the database is another program's or from a newer version, and those of SQLite.
+/// Creates or upgrades the tables; fails for a database of another program or a newer version.
 pub(super) fn prepare(connection: &mut Connection) -> Result<(), StoreError> {
     prepare_with(connection, SCHEMA, UPGRADES)
 }
 
-/// Whether there is nothing in the database.
+/// Whether the database has no tables.
 pub(super) fn is_empty(connection: &Connection) -> rusqlite::Result<bool> {
     let count = "SELECT count(*) FROM sqlite_master";
     Ok(connection.query_row(count, [], |row| row.get::<_, i64>(0))? == 0)
 }
 
-/// The number of the schema, if this program knows it.
-///
-/// # Errors
-/// If it does not, or the database is another program's; those of SQLite.
+/// The number of the schema, 0 if the database is empty. Fails if the number is above `known`, or
+/// the database belongs to another program.
 pub(super) fn check(connection: &Connection, known: usize) -> Result<usize, StoreError> {
     let pragma = |name| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
     let (id, version) = (pragma("application_id")?, pragma("user_version")?);
@@ -73,7 +66,7 @@ fn prepare_with(
     if check(connection, current)? == current {
         return Ok(());
     }
-    // Looked at again under the lock: a second process may have been quicker.
+    // Checked again under the lock: another process may have upgraded it meanwhile.
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let version = check(&transaction, current)?;
     if version == 0 {
@@ -97,7 +90,7 @@ fn prepare_with(
     Ok(())
 }
 
-/// An upgrade that fails for another reason than its environment met rows that it cannot read.
+/// An upgrade that fails for a reason other than its environment found unreadable rows.
 fn upgrade_error(error: rusqlite::Error) -> StoreError {
     match error.sqlite_error_code() {
         Some(ErrorCode::Unknown) => StoreError::Damaged(error.to_string()),

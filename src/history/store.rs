@@ -1,8 +1,8 @@
-//! The database: records become rows, and old sweeps are merged.
+//! The database: writes records as rows and merges old sweeps.
 //!
-//! Each sweep writes one row an image at the end of one table; merging ([`retention`]) is done by SQL.
-//! Measured on 2026-11-29 (debug build, busy two-core machine, 1,000 images of which each changes
-//! each minute, 90 days), beside schema 1, which packed an hour of an image into one JSON array:
+//! Each sweep appends one row per image to one table; merging ([`retention`]) is done by SQL.
+//! Measured on 2026-11-29 (debug build, busy two-core machine, 1,000 images that each change every
+//! minute, 90 days), compared with schema 1, which packed an hour of an image into one JSON array:
 //!
 //! |                                          | rows   | packed |
 //! |------------------------------------------|--------|--------|
@@ -11,12 +11,11 @@
 //! | longest upkeep                           | 0.6 s  | 1.9 s  |
 //! | all readings of one image                | 42 ms  | 39 ms  |
 //!
-//! Rows written only on change would take 36 MB if 30 % of the images change, and as much as above if
-//! all do; they would need markers where an image was not counted, and are not needed to hold the
-//! promise.
+//! Rows written only on change would take 36 MB if 30 % of the images change and as much as above
+//! if all do, would need markers for images not counted, and are not needed to stay within 200 MB.
 //!
-//! Every call may take as long as the disk does. The daemon calls this only on the thread of
-//! [`Recorder`](super::Recorder).
+//! Every call may take as long as the disk: only the thread of [`Recorder`](super::Recorder) calls
+//! it.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::os::unix::ffi::OsStrExt as _;
@@ -34,15 +33,13 @@ use super::{file, schema};
 use crate::model::path::shown;
 use crate::model::{Bytes, Format, ImageKey, ImageRef, RunRecord, UnixTime};
 
-/// How long a statement waits for another process that reads or writes, such as an operator's
-/// sqlite3. Meanwhile records wait in the queue.
+/// How long a statement waits for another process, such as an operator's sqlite3.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(60);
-/// How long the file is searched for damage when it is opened. Damage not found in that time is found
-/// when it is read.
+/// Time limit of the search for damage on opening. Damage beyond it is found when it is read.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(10);
-/// Sweeps after which the table of images is brought up to date within an hour.
+/// The number of sweeps after which the images table is updated before the hour has passed.
 const MOST_UNNOTED: usize = 64;
-/// Pages that one vacuum returns to the file system.
+/// Maximum number of pages that one vacuum returns to the file system.
 const VACUUM_PAGES: u32 = 1024;
 /// Free pages that are kept for the next day.
 const SPARE_PAGES: i64 = 512;
@@ -52,13 +49,12 @@ const SPARE_PAGES: i64 = 512;
 pub struct Store {
     connection: Connection,
     retention: Duration,
-    /// Images whose rows are known to be up to date.
+    /// Images whose rows are up to date.
     known: HashMap<ImageKey, Known>,
-    /// When the last sweep was.
     newest: Option<UnixTime>,
     /// The hour of the last [`Store::retain`].
     tidied: Option<i64>,
-    /// Sweeps since [`Store::note_images`].
+    /// Sweeps since the last [`Store::note_images`].
     unnoted: usize,
 }
 
@@ -70,11 +66,11 @@ struct Known {
 }
 
 impl Store {
-    /// Opens the database at `path`, or makes it, upgrades it and checks it for damage. A damaged one is
-    /// moved aside, and its new name returned beside the store.
+    /// Opens, creates or upgrades the database at `path`, and checks it for damage. A damaged one
+    /// is moved aside, and its new name returned beside a new database.
     ///
     /// # Errors
-    /// If there is something at `path` that must not be touched, or it cannot be opened.
+    /// If the file at `path` must not be touched, or cannot be opened.
     pub fn open(
         path: &Path,
         retention: Duration,
@@ -82,7 +78,7 @@ impl Store {
         Store::open_with(path, retention, || {})
     }
 
-    /// The same; `on_upgrade` is called before a database of an older schema is upgraded.
+    /// As `open`; calls `on_upgrade` before a database of an older schema is upgraded.
     pub(super) fn open_with(
         path: &Path,
         retention: Duration,
@@ -107,12 +103,12 @@ impl Store {
             | OpenFlags::SQLITE_OPEN_NO_MUTEX
             | OpenFlags::SQLITE_OPEN_NOFOLLOW;
         let mut connection = Connection::open_with_flags(file, flags)?;
-        // A database that turns out to be damaged or another program's is not changed.
+        // A damaged database, or that of another program, is not changed.
         connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
         connection.busy_timeout(BUSY_TIMEOUT)?;
         let version = schema::check(&connection, schema::current())?;
         if version == 0 {
-            // Only takes effect before the first page is written.
+            // Only effective before the first page is written.
             connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
         } else {
             if version < schema::current() {
@@ -134,12 +130,9 @@ impl Store {
     }
 
     /// Closes a damaged database unchanged, and moves it aside.
-    ///
-    /// # Errors
-    /// If it cannot be moved.
     pub fn move_aside(self, path: &Path) -> Result<PathBuf, StoreError> {
         let file = file::prepare(path)?;
-        // Fails only if statements are open; it is closed all the same.
+        // Fails only if statements are open; the connection is closed anyway.
         let _ = self
             .connection
             .set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);
@@ -147,19 +140,16 @@ impl Store {
         file::move_aside(&file, SystemTime::now())
     }
 
-    /// Sets for how long records are kept.
+    /// Sets how long records are kept.
     pub fn set_retention(&mut self, retention: Duration) {
         self.retention = retention;
     }
 
-    /// Writes a record in one transaction.
-    ///
-    /// # Errors
-    /// Those of SQLite.
+    /// Writes a record in one transaction; fails if SQLite does.
     pub fn write(&mut self, record: &Record) -> Result<(), StoreError> {
         let written = self.try_write(record);
         if written.is_err() {
-            // The rows of images that the transaction made do not exist.
+            // The image rows inserted by the transaction were rolled back.
             self.known.clear();
         }
         written
@@ -186,11 +176,11 @@ impl Store {
         Ok(())
     }
 
-    /// Keeps the history small and the table of images up to date. To be called after each sweep;
-    /// does something once an hour.
+    /// Hourly: removes and merges old records. Hourly and after 64 sweeps: updates the images
+    /// table. To be called after each sweep.
     ///
     /// # Errors
-    /// Those of SQLite. What could not be done is done the next time.
+    /// Those of SQLite. Incomplete work is done the next time.
     pub fn upkeep(&mut self) -> Result<(), StoreError> {
         let Some(now) = self.newest else {
             return Ok(());
@@ -207,7 +197,7 @@ impl Store {
         Ok(())
     }
 
-    /// Writes the last counts of each image to the table of images.
+    /// Writes the last counts of each image to the images table.
     fn note_images(&mut self) -> Result<(), StoreError> {
         let transaction = begin(&mut self.connection)?;
         let sweeps = select_sweeps(&transaction, &format!("WHERE id > {NOTED}"))?;
@@ -239,7 +229,7 @@ impl Store {
         Ok(())
     }
 
-    /// Removes and merges what is due.
+    /// Executes the retention tasks that are due.
     pub(super) fn retain(&mut self, now: UnixTime) -> Result<(), StoreError> {
         let sweeps = select_sweeps(&self.connection, "")?;
         let tasks = retention::tasks(&sweeps, &self.event_days()?, now, self.retention);
@@ -257,7 +247,7 @@ impl Store {
         Ok(())
     }
 
-    /// The first and the last day of which there are rows other than sweeps.
+    /// The first and the last day in each of `EVENT_TABLES`.
     fn event_days(&self) -> rusqlite::Result<BTreeSet<i64>> {
         let mut days = BTreeSet::new();
         for table in EVENT_TABLES {
@@ -275,8 +265,7 @@ impl Store {
         Ok(days)
     }
 
-    /// Removes all rows of a day, and images not seen since. The sweeps go in transactions of an hour
-    /// each.
+    /// Removes all rows of a day, sweeps in one transaction per hour, and images not seen since.
     fn remove_day(&mut self, which: i64, sweeps: &[(i64, UnixTime)]) -> Result<(), StoreError> {
         let of_day: Vec<_> = sweeps.iter().filter(|(_, at)| day(*at) == which).collect();
         for hour in of_day.chunk_by(|a, b| hour(a.1) == hour(b.1)) {
@@ -301,8 +290,7 @@ impl Store {
         Ok(())
     }
 
-    /// Of extent maps that are older than two days, keeps the last of each day. Looks back no further
-    /// than ten days: older ones were thinned then.
+    /// Keeps each image's last extent map of each day, 10 to 3 days ago; older days are done.
     fn thin_maps(&self, today: i64) -> rusqlite::Result<()> {
         let (from, to) = (day_bounds(today - 10).0, day_bounds(today - 2).0);
         self.connection.execute(
@@ -314,7 +302,7 @@ impl Store {
         Ok(())
     }
 
-    /// Returns free pages to the file system once there are far more than the next day needs.
+    /// Returns free pages to the file system if there are far more than the next day needs.
     fn vacuum(&self) -> rusqlite::Result<()> {
         let pragma = |name| {
             self.connection
@@ -331,27 +319,26 @@ impl Store {
     }
 }
 
-/// A damaged database that was moved out of the way.
+/// A damaged database that was moved aside.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct QuarantinedDb {
-    /// Its new name.
+    /// Its new path.
     pub to: PathBuf,
     /// What is wrong with it.
     pub damage: String,
 }
 
-/// Tables of what happens at a time, besides the sweeps.
+/// The tables of events, which are not part of a sweep.
 const EVENT_TABLES: [&str; 4] = ["maps", "runs", "severities", "incidents"];
-/// The last sweep whose counts are in the table of images.
+/// The last sweep whose counts are in the images table.
 pub(super) const NOTED: &str =
     "(SELECT coalesce(max(CAST(value AS INTEGER)), 0) FROM meta WHERE key = 'noted')";
 
-/// Begins a transaction that writes.
 fn begin(connection: &mut Connection) -> rusqlite::Result<Transaction<'_>> {
     connection.transaction_with_behavior(TransactionBehavior::Immediate)
 }
 
-/// Number and time of sweeps, in the order of recording.
+/// Row number and time of sweeps, in the order of recording.
 pub(super) fn select_sweeps(
     connection: &Connection,
     clause: &str,
@@ -362,13 +349,12 @@ pub(super) fn select_sweeps(
     rows.collect()
 }
 
-/// A rollback journal, not a write-ahead log: the index of the log is a file that is mapped into
-/// memory, and a thread that touches it while the file system hangs may hold the lock of the process's
-/// address space (`mmap_lock`), on which every other thread stops at its next allocation. With the
-/// journal only this thread can hang, in a read, a write or a flush. TRUNCATE: the journal is not
-/// created and removed each time.
-///
-/// FULL: what is committed survives a power cut, at five flushes a sweep. The rest bounds memory.
+/// A rollback journal, not a write-ahead log, whose index is mapped into memory: a thread that
+/// touches it while the file system is stalled may hold the lock of the address space
+/// (`mmap_lock`), which blocks every other thread at its next allocation. With the journal only
+/// this thread can block, in a read, a write or a flush. TRUNCATE does not recreate the journal
+/// each time. FULL: committed data survives a power failure, at five flushes per sweep. The rest
+/// bounds memory.
 fn configure(connection: &Connection) -> rusqlite::Result<()> {
     connection.pragma_update_and_check(None, "journal_mode", "TRUNCATE", |_| Ok(()))?;
     connection.pragma_update(None, "synchronous", "FULL")?;
@@ -376,7 +362,6 @@ fn configure(connection: &Connection) -> rusqlite::Result<()> {
     connection.pragma_update(None, "temp_store", "MEMORY")
 }
 
-/// Searches for damage for at most [`CHECK_TIMEOUT`].
 fn check_integrity(connection: &mut Connection) -> Result<(), StoreError> {
     let deadline = Instant::now() + CHECK_TIMEOUT;
     connection.progress_handler(10_000, Some(move || Instant::now() > deadline))?;
@@ -391,14 +376,13 @@ fn check_integrity(connection: &mut Connection) -> Result<(), StoreError> {
     }
 }
 
-/// Finds and inserts the rows of images.
 struct Images<'s> {
     known: &'s mut HashMap<ImageKey, Known>,
     transaction: &'s Transaction<'s>,
 }
 
 impl Images<'_> {
-    /// The number of an image, which is at its path at that time.
+    /// The row number of an image that is at its path at that time.
     fn id(
         &mut self,
         image: &ImageRef,
@@ -412,7 +396,7 @@ impl Images<'_> {
         {
             return Ok(known.id);
         }
-        // At this path, for the first time since the database was opened.
+        // First time at this path since the database was opened.
         let is_new = known.is_none();
         let ImageKey {
             filesystem,
@@ -453,7 +437,7 @@ impl Images<'_> {
     }
 }
 
-/// A path as text, with `\xNN` for what is no UTF-8, and its bytes if there is such.
+/// A path as text, with `\xNN` for bytes that are not UTF-8, and its bytes if there are any such.
 pub(super) fn stored(path: &Path) -> (String, Option<&[u8]>) {
     match path.to_str() {
         Some(text) => (text.to_owned(), None),
@@ -461,7 +445,7 @@ pub(super) fn stored(path: &Path) -> (String, Option<&[u8]>) {
     }
 }
 
-/// SQLite knows no larger numbers, and neither does any file system.
+/// Saturates at the largest SQLite integer; no file system has larger numbers.
 fn signed(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
@@ -471,7 +455,7 @@ fn write_sweep(mut images: Images<'_>, sweep: &Sweep) -> rusqlite::Result<()> {
     for row in &sweep.images {
         rows.push((images.id(&row.image, Some(row.format), sweep.at)?, row));
     }
-    // In the order of the table, each row is appended.
+    // In the order of the table, so that each row is appended.
     rows.sort_unstable_by_key(|(id, _)| *id);
     let transaction = images.transaction;
     transaction.execute("INSERT INTO sweeps (at) VALUES (?1)", [sweep.at.0])?;
@@ -562,8 +546,7 @@ fn write_incident(transaction: &Transaction<'_>, incident: &IncidentRow) -> rusq
     Ok(())
 }
 
-/// Merges sweeps, in the order of recording, into the last of them: of each image the last count and
-/// the largest.
+/// Merges sweeps, ordered by recording, into the last: keeps each image's last and largest count.
 fn merge(transaction: &Transaction<'_>, sweeps: &[i64]) -> rusqlite::Result<()> {
     let Some((last, earlier)) = sweeps.split_last() else {
         return Ok(());

@@ -1,4 +1,4 @@
-//! The directory of incident files: their names, reading them, putting them in order.
+//! The directory of incident files: names, reading, writing, recovery after a crash, pruning.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -10,18 +10,15 @@ use serde_json::{Value, json};
 use super::format::State;
 use crate::durable;
 
-/// How the names of temporary files began in former versions.
+/// Prefix of temporary files in former versions.
 const FORMER_TEMPORARY: &str = ".incident-";
 const SUFFIX: &str = ".json";
-/// No incident file is larger.
+/// Larger files are refused.
 const LARGEST: u64 = 64 << 20;
-/// Only root reads them: they quote the kernel's log.
+/// Readable by root only: the files quote the kernel log.
 const MODE: u32 = 0o600;
 
-/// The files in a directory, newest first. Other files are left out.
-///
-/// # Errors
-/// When the directory cannot be read.
+/// Returns the incident files in `directory`, newest first; ignores other files.
 pub fn list(directory: &Path) -> io::Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for entry in fs::read_dir(directory)? {
@@ -35,10 +32,10 @@ pub fn list(directory: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// The whole of a file.
+/// Reads an incident file.
 ///
 /// # Errors
-/// Those of reading, and a file that is too large to be an incident.
+/// Those of reading, and `FileTooLarge` for a file larger than any incident.
 pub fn read(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     File::open(path)?
@@ -50,25 +47,22 @@ pub fn read(path: &Path) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// The file name of an incident.
+/// File name of an incident.
 pub(super) fn file_name(id: &str) -> String {
     format!("{id}{SUFFIX}")
 }
 
-/// Writes a file, as a whole or not at all.
-///
-/// # Errors
-/// See [`durable::replace`].
+/// Writes a file atomically ([`durable::replace`]).
 pub fn save(directory: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
     durable::replace(&directory.join(name), bytes, MODE)
 }
 
-/// Puts the directory in order after a crash: temporary files are removed, and incidents that were
-/// going on are marked as interrupted. Only those from before `now`, as
-/// [`compact`](crate::model::utc::compact) writes it: later ones belong to this process.
+/// Recovers the directory after a crash: removes temporary files, and marks open incidents from
+/// before `now` (in the format of [`compact`](crate::model::utc::compact)) as interrupted. Later
+/// ones belong to this process.
 ///
 /// # Errors
-/// When the directory can neither be read nor made, or something in it cannot be written.
+/// If the directory cannot be created or read, or a file in it cannot be read, written or removed.
 pub fn recover(directory: &Path, now: &str) -> io::Result<()> {
     fs::create_dir_all(directory)?;
     for entry in fs::read_dir(directory)? {
@@ -91,8 +85,7 @@ pub fn recover(directory: &Path, now: &str) -> io::Result<()> {
     Ok(())
 }
 
-/// The file of an open incident, marked as interrupted; `None` if it is not one. Keys that this
-/// version does not know are kept.
+/// Marks an open incident as interrupted, preserving unknown keys; `None` for other contents.
 fn interrupted(bytes: &[u8]) -> Option<Vec<u8>> {
     let mut incident: Value = serde_json::from_slice(bytes).ok()?;
     let state = incident.get_mut("state")?;
@@ -103,7 +96,7 @@ fn interrupted(bytes: &[u8]) -> Option<Vec<u8>> {
     serde_json::to_vec(&incident).ok()
 }
 
-/// Removes all but the newest `keep`. `latest` stays in any case: the clock may have gone back.
+/// Removes all files but the newest `keep` and `latest`, which may be old if the clock went back.
 pub(super) fn prune(directory: &Path, keep: usize, latest: &str) -> io::Result<()> {
     for path in list(directory)?.into_iter().skip(keep) {
         if path.file_name() != Some(OsStr::new(latest)) {

@@ -1,4 +1,4 @@
-//! An incident in the making.
+//! An incident held in memory while it is recorded.
 
 use std::collections::VecDeque;
 use std::time::{Instant, SystemTime};
@@ -13,22 +13,21 @@ use crate::model::{IncidentId, Monotonic, Outcome, Trigger, utc};
 use crate::rescue::Ended;
 use crate::rescue::clock::now;
 
-/// Events kept from the beginning of an incident, and from its end.
+/// Events kept from the beginning and from the end of an incident.
 const FIRST_EVENTS: usize = 1000;
 const LAST_EVENTS: usize = 500;
 
-/// See the module.
 pub(super) struct Entry {
     pub(super) number: IncidentId,
     began: Monotonic,
     pub(super) began_at: SystemTime,
-    /// All but the events.
+    /// Everything except the events.
     pub(super) incident: Incident,
     first: Vec<(Monotonic, What)>,
     last: VecDeque<(Monotonic, What)>,
-    /// It has changed since it was handed to the writer.
+    /// Changed since it was last queued for writing.
     pub(super) stale: bool,
-    /// When it was handed to the writer.
+    /// When it was last queued for writing.
     pub(super) put_at: Option<Instant>,
 }
 
@@ -60,7 +59,7 @@ impl Entry {
         }
     }
 
-    /// Hands its state to the writer; if the writer refuses it, it stays stale.
+    /// Queues its state for writing; it stays stale if the queue is full.
     pub(super) fn put(&mut self, writer: &Writer) {
         self.put_at = Some(Instant::now());
         let document = self.document();
@@ -77,7 +76,7 @@ impl Entry {
         self.stale = !taken;
     }
 
-    /// Its last chance to be written.
+    /// Queues pending changes a last time; counts the file as dropped on failure.
     pub(super) fn let_go(mut self, writer: &Writer) {
         if self.stale {
             self.put(writer);
@@ -107,8 +106,7 @@ impl Entry {
         }
     }
 
-    /// The number of matches that the hourly limit held back, if it is among the events. Of several
-    /// such events in one incident, which then lasts for hours, the last.
+    /// The count in the latest `Limited` event, if any; an incident of hours can have several.
     fn noted_limit(&mut self) -> Option<&mut u64> {
         let mut events = self.first.iter_mut().chain(&mut self.last).rev();
         events.find_map(|(_, what)| match what {
@@ -130,7 +128,7 @@ impl Entry {
         incident.ended = Some(utc::rfc3339(self.began_at + at.since(self.began)));
         incident.duration_ms = Some(millis(at.since(self.began)));
         incident.last_match_ms = Some(millis(ended.last_match.since(self.began)));
-        // The ladder has counted all of them.
+        // The ladder has counted all matches and actions.
         incident.matches = ended.matches;
         incident.matches_in_flight = ended.matches_in_flight;
         incident.actions = ended.actions;
@@ -142,10 +140,10 @@ impl Entry {
         }
     }
 
-    /// As it is written.
+    /// The incident in its file format.
     pub(super) fn document(&self) -> Incident {
         let mut events: Vec<&(Monotonic, What)> = self.first.iter().chain(&self.last).collect();
-        // The rings of reader and actor are emptied one after the other.
+        // The rings of reader and actor are drained one after the other.
         events.sort_by_key(|(at, _)| *at);
         let event = |(at, what): &(Monotonic, What)| {
             let (after, before) = (at.since(self.began), self.began.since(*at));

@@ -1,4 +1,4 @@
-//! What a host looks like while XFS waits for memory, for later analysis.
+//! State of the host while XFS waits for memory, for later analysis.
 
 use std::collections::BTreeMap;
 
@@ -6,18 +6,18 @@ use serde::{Deserialize, Serialize};
 
 use crate::sys::proc::{self, Pressure, Slab};
 
-/// What was found, and what could not be collected.
+/// Collected evidence, and what could not be collected.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Evidence {
-    /// When: RFC 3339.
+    /// Time of collection: RFC 3339.
     pub at: String,
-    /// How long it took.
+    /// Duration of the collection.
     pub took_ms: u64,
-    /// Free blocks by order, of each zone.
+    /// Free blocks by order, per zone.
     pub buddyinfo: Vec<Zone>,
-    /// Counters of /proc/vmstat: of write-back (with the thresholds that nr_dirty is held
-    /// against), compaction, allocation stalls and drops. Those named `nr_` are pages.
+    /// Counters of /proc/vmstat: write-back and its thresholds, compaction, reclaim, allocation
+    /// stalls, drops, free and slab pages, OOM kills. Those named `nr_` are in pages.
     pub vmstat: BTreeMap<String, u64>,
     /// /proc/meminfo, in KiB.
     pub meminfo_kib: BTreeMap<String, u64>,
@@ -25,15 +25,15 @@ pub struct Evidence {
     pub pressure: BTreeMap<String, BTreeMap<String, Pressure>>,
     /// The largest slabs.
     pub slabs: Vec<Slab>,
-    /// Tasks in state D, those that are not named among `tasks` as well.
+    /// Number of tasks in state D, including those not listed in `tasks`.
     pub tasks_blocked: u64,
-    /// Tasks in state D.
+    /// Tasks in state D, up to a limit.
     pub tasks: Vec<BlockedTask>,
-    /// What is mounted.
+    /// Mount points.
     pub mounts: Vec<MountPoint>,
     /// The most fragmented images.
     pub images: Vec<ImageEvidence>,
-    /// What could not be collected.
+    /// Collectors that failed or did not finish.
     pub left_out: Vec<LeftOut>,
 }
 
@@ -42,9 +42,9 @@ pub struct Evidence {
 pub struct Zone {
     /// The NUMA node.
     pub node: u64,
-    /// Its name: `DMA32`, `Normal`, …
+    /// Name: `DMA32`, `Normal`, …
     pub zone: String,
-    /// Free blocks of 2^n pages.
+    /// Free blocks of 2^n pages at index n.
     pub free_blocks: Vec<u64>,
 }
 
@@ -58,65 +58,65 @@ impl From<proc::BuddyZone<'_>> for Zone {
     }
 }
 
-/// A task that cannot be interrupted.
+/// A task in uninterruptible sleep.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct BlockedTask {
-    /// The thread.
+    /// Thread ID.
     pub tid: u32,
-    /// Its process.
+    /// Process ID.
     pub pid: u32,
-    /// Its name.
+    /// Name.
     pub comm: String,
-    /// Its role for the file systems.
+    /// Role in file system work.
     pub kind: TaskKind,
-    /// The function it waits in.
+    /// The function in which it waits.
     pub wchan: Option<String>,
-    /// Its kernel stack, innermost function first. Empty without CAP_SYS_ADMIN.
+    /// Kernel stack, innermost function first. Empty without CAP_SYS_ADMIN.
     pub stack: Vec<String>,
 }
 
-/// The role of a task for the file systems.
+/// Role of a task in file system work.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TaskKind {
-    /// A thread of some program.
+    /// A thread of a program.
     #[default]
     Task,
-    /// A thread of the kernel's work queues, for example one that writes back.
+    /// A kernel worker thread, for example for write-back.
     Kworker,
     /// A thread of a file system's journal.
     Journal,
 }
 
-/// Where something is mounted.
+/// A mount point.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MountPoint {
     /// The path.
     pub point: String,
-    /// The file system's type.
+    /// File system type.
     #[serde(rename = "type")]
     pub type_name: String,
-    /// Its device: `253:0`.
+    /// Device number: `253:0`.
     pub device: String,
 }
 
-/// An image, as its last sample had it.
+/// An image as of its last sample.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImageEvidence {
-    /// Its path.
+    /// Path.
     pub path: String,
-    /// Its extents.
+    /// Number of extents.
     pub extents: u64,
-    /// Its size.
+    /// File size.
     pub size_bytes: u64,
 }
 
-/// A collector that returned nothing, or not all.
+/// A collector that failed, or returned only part of its data.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeftOut {
-    /// Which.
+    /// Its name.
     pub collector: String,
-    /// Why.
+    /// The reason.
     pub reason: String,
 }

@@ -1,4 +1,4 @@
-//! The file of an incident: JSON, read by `fragwatch incidents` and by the operator's hook.
+//! The JSON format of incident files, read by `fragwatch incidents` and by the operator's hook.
 
 use std::io;
 use std::time::Duration;
@@ -11,72 +11,72 @@ use crate::model::{Outcome, RescueStep, Trigger};
 use crate::rescue::entry::Report;
 use crate::rescue::proof::Counters;
 
-/// Raised only if a key has to change its meaning.
+/// Incremented only if the meaning of a key changes.
 pub const SCHEMA: u32 = 1;
 
-/// An incident, as its file has it. Keys are only ever added.
+/// An incident as stored in its file. Keys are only ever added.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Incident {
     /// [`SCHEMA`].
     pub schema: u32,
-    /// Its permanent name: `20261120T120305.123Z-1`.
+    /// Permanent name: `20261120T120305.123Z-1`.
     pub id: String,
-    /// Its number since the start of the daemon.
+    /// Number since the start of the daemon.
     pub number: u64,
-    /// How far it is.
+    /// State.
     pub state: State,
-    /// Its trigger; `None` if the notice of its begin was lost.
+    /// Trigger; `None` if the notice of its start was lost.
     pub trigger: Option<Trigger>,
-    /// When it began: RFC 3339.
+    /// Start: RFC 3339.
     pub began: String,
-    /// When its end was noticed.
+    /// When the end was detected: RFC 3339.
     pub ended: Option<String>,
-    /// From its begin to the noticing of its end.
+    /// Time from the start to `ended`.
     pub duration_ms: Option<u64>,
-    /// From its begin to the last sign of XFS waiting for memory.
+    /// Time from the start to the last sign that XFS waits for memory.
     pub last_match_ms: Option<u64>,
-    /// The kernel's release.
+    /// Kernel release.
     pub kernel: String,
-    /// The name of the host.
+    /// Host name.
     pub host: String,
-    /// The version of fragwatch.
+    /// Version of fragwatch.
     pub version: String,
-    /// Signs of XFS waiting for memory; while it goes on, all lines and stalls that were recorded.
+    /// Signs that XFS waits for memory; in an open incident, all lines and stalls recorded so far.
     pub matches: u64,
-    /// Those among them that came while an action was in flight.
+    /// Matches that arrived while an action was in flight.
     pub matches_in_flight: u64,
-    /// Actions.
+    /// Number of actions.
     pub actions: u32,
-    /// Those among them that failed.
+    /// Number of failed actions.
     pub failed: u32,
-    /// Slab memory that drops gave back, in KiB.
+    /// Slab memory freed by drops, in KiB.
     pub slab_freed_kib: u64,
-    /// What happened, in order.
+    /// Events in chronological order.
     pub events: Vec<Event>,
-    /// Events in the middle that were too many to keep.
+    /// Events omitted from the middle because there were too many.
     pub events_left_out: u64,
-    /// How the host looked, at the begin and at the end.
+    /// Evidence from the start and from the end.
     pub evidence: Vec<TakenEvidence>,
-    /// The outcomes of the hooks.
+    /// Results of the hooks.
     pub hooks: Vec<HookReport>,
 }
 
-/// How far an incident is.
+/// State of an incident.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
-    /// It goes on.
+    /// In progress.
     #[default]
     Open,
-    /// It is over.
+    /// Over.
     Ended,
-    /// The daemon ended before it did.
+    /// The daemon ended before the incident did.
     Interrupted,
 }
 
 impl State {
-    /// The name in the file.
+    /// Name in the file.
     pub fn as_str(self) -> &'static str {
         match self {
             State::Open => "open",
@@ -86,79 +86,79 @@ impl State {
     }
 }
 
-/// Something that happened in an incident.
+/// An event of an incident.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Event {
-    /// When: RFC 3339.
+    /// Time: RFC 3339.
     pub at: String,
-    /// The same, from the begin of the incident; below zero if before it.
+    /// Time since the start of the incident; negative before it.
     pub after_ms: i64,
-    /// What.
+    /// The event itself.
     #[serde(flatten)]
     pub what: What,
 }
 
-/// What happened.
+/// Kinds of events.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum What {
     /// A line matched a rule.
     Line {
-        /// The rule.
+        /// Name of the rule.
         rule: String,
-        /// The line, as much of it as is kept.
+        /// The line, truncated.
         text: String,
-        /// The kernel's own time of it, in microseconds since boot.
+        /// The kernel's timestamp, in microseconds since boot.
         #[serde(default)]
         kernel_us: Option<u64>,
-        /// The log file it came from, if not from the kernel itself.
+        /// The log file; `None` for a line of the kernel log.
         #[serde(default)]
         file: Option<String>,
     },
-    /// A task that is stuck in the allocator underneath XFS.
+    /// A task is stuck in the allocator, called by XFS.
     Stall {
-        /// The thread.
+        /// Thread ID.
         tid: u32,
-        /// Its name.
+        /// Name of the task.
         comm: String,
-        /// For how long.
+        /// Duration of the stall.
         for_ms: u64,
-        /// Its kernel stack, innermost function first.
+        /// Kernel stack, innermost function first.
         stack: Vec<String>,
     },
     /// An action.
     Action(Box<Action>),
     /// Actions were due, but the hourly limit was reached.
     Limited {
-        /// For how many matches, as far as known.
+        /// Number of matches held back, as far as known.
         times: u64,
     },
-    /// Something of a later version.
+    /// An event kind of a later version.
     #[serde(other)]
     Unknown,
 }
 
-/// An action and what it brought.
+/// An action and its effect.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Action {
-    /// What was done.
+    /// The step.
     pub step: RescueStep,
-    /// Which action of the incident it was, from 1.
+    /// Number within the incident, from 1.
     pub number: u32,
-    /// How it came out.
+    /// Outcome.
     pub outcome: Outcome,
-    /// The error of the write.
+    /// Error of the write.
     #[serde(default)]
     pub error: Option<String>,
-    /// From the reading of its reason to its begin.
+    /// Time from reading the trigger to the start of the write.
     pub reaction_us: u64,
-    /// How long the write took.
+    /// Duration of the write.
     pub duration_us: u64,
-    /// How long before the write `before` was read.
+    /// Age of `before` when the write began.
     pub before_age_ms: u64,
-    /// The counters before.
+    /// Counters before the write.
     pub before: Memory,
-    /// The counters after.
+    /// Counters after the write.
     pub after: Memory,
 }
 
@@ -181,7 +181,7 @@ impl From<&Report> for Action {
 }
 
 impl Action {
-    /// Slab memory that it gave back, in KiB; 0 if it was not a drop, or not done.
+    /// Slab memory freed, in KiB; 0 if the step was not a drop or did not succeed.
     pub fn slab_freed_kib(&self) -> u64 {
         let drops = matches!(self.step, RescueStep::DropSlab | RescueStep::DropAll);
         if !drops || self.outcome != Outcome::Done {
@@ -191,7 +191,7 @@ impl Action {
     }
 }
 
-/// Counters of the kernel's memory; see [`Counters`].
+/// Memory counters of the kernel; see [`Counters`].
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Memory {
@@ -199,22 +199,22 @@ pub struct Memory {
     pub drop_slab: u64,
     /// Drops of the page cache since boot.
     pub drop_pagecache: u64,
-    /// Pages that compaction looked at.
+    /// Pages scanned by compaction.
     pub compact_scanned: u64,
-    /// Compactions that failed.
+    /// Failed compactions.
     pub compact_fail: u64,
-    /// Tasks that had to reclaim memory themselves.
+    /// Direct reclaims by allocating tasks.
     pub allocation_stalls: u64,
     /// Reclaimable slab memory.
     pub slab_reclaimable_kib: u64,
-    /// Slab memory that cannot be reclaimed.
+    /// Unreclaimable slab memory.
     pub slab_unreclaimable_kib: u64,
-    /// Free blocks of 2^n pages.
+    /// Free blocks of 2^n pages at index n.
     pub free_blocks: Vec<u64>,
 }
 
 impl Memory {
-    /// All slab memory.
+    /// Total slab memory.
     pub fn slab_kib(&self) -> u64 {
         self.slab_reclaimable_kib
             .saturating_add(self.slab_unreclaimable_kib)
@@ -236,17 +236,16 @@ impl From<&Counters> for Memory {
     }
 }
 
-/// Evidence, and when it was taken.
+/// Evidence and when it was collected.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TakenEvidence {
-    /// At the begin or at the end.
+    /// Start or end of the incident.
     pub moment: Moment,
-    /// What was found.
+    /// The evidence.
     #[serde(flatten)]
     pub evidence: Evidence,
 }
 
-/// Whole milliseconds.
 pub(super) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

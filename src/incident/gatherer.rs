@@ -1,11 +1,9 @@
 //! Collects the evidence of an incident.
 //!
-//! Every reading is a collector on a thread of its own; the deadline is the same for all. One that
-//! does not return is noted and left out; what it found until then is kept. Its thread stays behind,
-//! because nothing can end it, and until it returns it is not started again.
-//!
-//! No collector reads a process's command line or maps: that waits for the process's memory lock, and
-//! a process that is stuck in a page fault holds it.
+//! Each source has a collector thread; all share one deadline. A collector that misses it is listed
+//! as left out, and the data it delivered before is kept. Its thread cannot be ended, and the
+//! collector is not started again until it returns. No collector reads a process's command line or
+//! maps: both take the mmap lock, which a task stuck in a page fault holds.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -25,25 +23,22 @@ use crate::model::utc;
 use crate::sys;
 use crate::sys::proc::{self, PF_WQ_WORKER, TaskStat};
 
-/// How long the collectors may take.
+/// Default deadline of the collectors.
 pub const DEADLINE: Duration = Duration::from_secs(2);
-/// Slabs that are named.
 const SLABS: usize = 15;
-/// Tasks that are named; the others are counted.
+/// Maximum number of tasks listed; further ones are only counted.
 const TASKS: usize = 500;
-/// Mounts that are named.
 const MOUNTS: usize = 1000;
-/// Stack of a collector's thread.
 const STACK: usize = 256 * 1024;
 
-/// Returns the most fragmented images. It is called on a thread that may hang.
+/// Returns the most fragmented images; called on a thread that may hang.
 pub type Images = Arc<dyn Fn() -> Vec<ImageEvidence> + Send + Sync>;
 
-/// Collects, again and again.
+/// Collects evidence, any number of times.
 pub struct Gatherer {
     sources: Arc<Sources>,
     deadline: Duration,
-    /// Whether each of the [`COLLECTORS`] is at work.
+    /// Whether each of the [`COLLECTORS`] is running.
     busy: [Arc<AtomicBool>; COLLECTORS.len()],
 }
 
@@ -58,10 +53,9 @@ impl Sources {
     }
 }
 
-/// Adds what a collector found.
 type Change = Box<dyn FnOnce(&mut Evidence) + Send>;
 
-/// A collector. It hands over what it finds, in one part or several.
+/// A collector; delivers its data in one or more parts.
 type Collect = fn(&Sources, &dyn Fn(Change)) -> io::Result<()>;
 
 enum Message {
@@ -114,7 +108,7 @@ const COLLECTORS: [(&str, Collect); 9] = [
 ];
 
 impl Gatherer {
-    /// Collects below `proc`; all together may take `deadline`.
+    /// Reads procfs at `proc`; one collection takes at most `deadline`.
     pub fn new(proc: PathBuf, images: Images, deadline: Duration) -> Gatherer {
         Gatherer {
             sources: Arc::new(Sources { proc, images }),
@@ -123,7 +117,7 @@ impl Gatherer {
         }
     }
 
-    /// Collects everything. Returns after the deadline at the latest.
+    /// Runs all collectors. Returns after the deadline at the latest.
     pub fn gather(&self) -> Evidence {
         let began = Instant::now();
         let mut evidence = Evidence {
@@ -182,7 +176,7 @@ impl Gatherer {
     ) -> io::Result<()> {
         let sources = Arc::clone(&self.sources);
         let body = move || {
-            // Fails when the deadline is over.
+            // Fails after the deadline.
             let give = |change| drop(sender.send(Message::Found(change)));
             let result = collect(&sources, &give);
             busy.store(false, Ordering::Release);
@@ -195,7 +189,7 @@ impl Gatherer {
     }
 }
 
-/// The counters of /proc/vmstat that show why memory is short.
+/// Counters of /proc/vmstat that show why memory is short.
 fn is_relevant(name: &str) -> bool {
     const BEGINNINGS: [&str; 7] = [
         "nr_dirty",
@@ -240,11 +234,12 @@ fn mount_point(mount: sys::mounts::Mount) -> MountPoint {
     }
 }
 
-/// First where each task is blocked; then the stacks, because reading one can hang by itself (while its task is at execve: lock_trace, fs/proc/base.c).
+/// Delivers the tasks first, then their stacks: reading a stack can hang while the task is in
+/// execve (`lock_trace`, fs/proc/base.c).
 fn blocked_tasks(sources: &Sources, give: &dyn Fn(Change)) -> io::Result<()> {
     let mut named = Vec::new();
     for process in numbered(&sources.proc)? {
-        // A process may be gone by now, and a task too.
+        // Processes and tasks may have ended meanwhile.
         let Ok(tasks) = numbered(&process.join("task")) else {
             continue;
         };

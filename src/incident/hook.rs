@@ -1,5 +1,5 @@
-//! The operator's command that is run when an incident begins and when it is over: at most one of
-//! each moment at a time ([`hook`](crate::hook)).
+//! Runs the operator's command when an incident begins and when it ends: at most one run per moment
+//! at a time ([`hook`](crate::hook)).
 
 use std::io;
 use std::sync::Arc;
@@ -12,16 +12,16 @@ use crate::model::IncidentId;
 
 pub use crate::hook::{HookOutcome, TIMEOUT};
 
-/// Runs of one moment that may wait for the one under way.
+/// Runs per moment that may wait.
 const QUEUE: usize = 8;
 
 /// When a hook runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Moment {
-    /// An incident has begun.
+    /// At the start of an incident.
     Begin,
-    /// An incident is over.
+    /// At the end of an incident.
     End,
 }
 
@@ -35,18 +35,18 @@ impl Moment {
     }
 }
 
-/// The result of a run.
+/// Result of a run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HookReport {
-    /// Why it was run.
+    /// The moment that caused the run.
     pub moment: Moment,
-    /// How it ended.
+    /// Outcome.
     pub outcome: HookOutcome,
-    /// How long it took.
+    /// Duration.
     pub took_ms: u64,
 }
 
-/// The command, with one thread and one queue for each moment.
+/// The command, with one thread and one queue per moment.
 #[derive(Debug)]
 pub struct Hooks {
     begin: Hook<IncidentId>,
@@ -54,11 +54,8 @@ pub struct Hooks {
 }
 
 impl Hooks {
-    /// `command` is the program and its arguments; no shell is involved. `on_report` is called on
-    /// the hooks' own threads.
-    ///
-    /// # Errors
-    /// When no thread can be started.
+    /// Starts both threads. `command` is a program and its arguments, run without a shell.
+    /// `on_report` is called on the hook threads.
     pub fn start(
         command: &[String],
         timeout: Duration,
@@ -84,7 +81,7 @@ impl Hooks {
         })
     }
 
-    /// Asks for a run. Never waits: false if too many wait already; then this one is dropped.
+    /// Queues a run without blocking. Returns false and drops it if the queue is full.
     pub fn call(&self, moment: Moment, incident: IncidentId, call: Call) -> bool {
         let hook = match moment {
             Moment::Begin => &self.begin,

@@ -1,5 +1,4 @@
-//! The slow half of the rescue: what happened in an emergency, kept for later. One file an incident,
-//! with evidence of the host's state, and the operator's hook.
+//! The slow side of the rescue: incident files with evidence of the host's state, and a hook.
 
 pub mod archive;
 mod entry;

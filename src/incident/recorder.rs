@@ -1,4 +1,4 @@
-//! The recorder of incidents.
+//! Records incidents: collects events and evidence, writes the files and runs the hooks.
 //!
 //! ```text
 //! slow side ─► queue ─► recorder ─┬─► writer ─► directory
@@ -7,14 +7,13 @@
 //!                          └── their results
 //! ```
 //!
-//! Handing something to the recorder only puts it into a bounded queue. The recorder touches no file:
-//! it keeps the incidents together ([`entry`](super::entry)) and hands their states to the writer
-//! ([`writer`](super::writer)). So a directory that hangs, a full disk or a hook that never ends delays
-//! neither metrics nor the log; what is lost by it is counted ([`Recorder::health`]).
+//! Callers only put commands into a bounded queue. The recorder accesses no file: it keeps
+//! incidents in memory ([`entry`](super::entry)) and queues their states for the
+//! [`writer`](super::writer). A hanging directory, a full disk or a hook that never ends thus
+//! delays neither metrics nor the log; what is lost is counted ([`Recorder::health`]).
 //!
-//! The file is written when the incident begins, when the evidence is there, from time to time
-//! while it goes on, and when it is over. The hooks run after the evidence is there, at most
-//! [`super::gatherer::DEADLINE`] later.
+//! The file is written when the incident begins, when evidence arrives, periodically, and at the
+//! end. The hooks run once the evidence is there, at most [`super::gatherer::DEADLINE`] later.
 
 use std::collections::VecDeque;
 use std::io;
@@ -40,46 +39,44 @@ use crate::model::{IncidentId, Monotonic, StuckTask, Trigger};
 use crate::rescue::entry::{LINE_MAX, Notice, Report};
 use crate::rescue::{Began, Ended, Limit};
 
-/// The default directory.
+/// Default directory.
 pub const DIRECTORY: &str = "/var/lib/fragwatch/incidents";
-/// Files that are kept by default.
+/// Default number of files kept.
 pub const KEEP: usize = 100;
 
-/// Commands that may wait for the recorder.
 const QUEUE: usize = 4096;
-/// Lines from before an incident that are recorded with it.
+/// Earlier lines and stalls that are recorded with an incident.
 const PRELUDE: usize = 50;
 const PRELUDE_AGE: Duration = Duration::from_secs(60);
-/// An open incident is written again at most this often.
+/// Minimum interval between periodic writes of an incident.
 const FLUSH: Duration = Duration::from_secs(5);
-/// Incidents that are over but may still get evidence and the outcome of a hook.
+/// Incidents kept in memory: those that ended may still get evidence and the result of a hook.
 const AFTERMATH: usize = 4;
-/// A directory that takes longer is reported to hang.
+/// An operation that takes longer is reported as a hanging directory.
 pub const HANGS: Duration = Duration::from_secs(5);
 
-/// The settings of a recorder.
+/// Settings of the recorder.
 #[derive(Clone)]
 pub struct RecorderSettings {
-    /// Where the files go.
+    /// Directory of the incident files.
     pub directory: PathBuf,
-    /// How many of them are kept.
+    /// Number of files kept.
     pub keep: usize,
-    /// Where procfs is mounted.
+    /// Mount point of procfs.
     pub proc: PathBuf,
-    /// The operator's command and its arguments; empty if there is none.
+    /// The operator's command and its arguments; empty for none.
     pub hook: Vec<String>,
-    /// How long a hook may take.
+    /// Time limit of a hook.
     pub hook_timeout: Duration,
-    /// How long the collecting of evidence may take.
+    /// Time limit for collecting evidence.
     pub evidence_deadline: Duration,
     /// Returns the most fragmented images.
     pub images: Images,
-    /// Called with the state of an incident and when it began, each time that it changes in more
-    /// than its events. Must not wait.
+    /// Called with an incident and its start time whenever its state is queued. Must not block.
     pub on_change: Listener,
 }
 
-/// See [`RecorderSettings::on_change`].
+/// Type of [`RecorderSettings::on_change`].
 pub type Listener = Arc<dyn Fn(&Incident, SystemTime) + Send + Sync>;
 
 impl Default for RecorderSettings {
@@ -97,18 +94,18 @@ impl Default for RecorderSettings {
     }
 }
 
-/// The state of the recorder.
+/// State of the recorder.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RecorderHealth {
-    /// Of the files.
+    /// State of the writer.
     pub files: WriterHealth,
-    /// What came while too much waited, and is recorded nowhere.
+    /// Commands lost because the queue was full.
     pub lost: u64,
-    /// Runs of the hook that were given up because too many waited.
+    /// Hook runs dropped because the queue was full.
     pub hooks_dropped: u64,
 }
 
-/// Records incidents. Handing it something never waits.
+/// Records incidents. Recording never blocks.
 #[derive(Debug)]
 pub struct Recorder {
     commands: SyncSender<Command>,
@@ -130,10 +127,7 @@ enum Command {
 }
 
 impl Recorder {
-    /// Starts it, and puts the directory in order in the background.
-    ///
-    /// # Errors
-    /// When threads cannot be started.
+    /// Starts the threads; the directory is recovered in the background.
     pub fn start(settings: RecorderSettings) -> io::Result<Recorder> {
         let (commands, queue) = mpsc::sync_channel(QUEUE);
         let writer = Writer::start(settings.directory.clone(), settings.keep)?;
@@ -161,18 +155,17 @@ impl Recorder {
         })
     }
 
-    /// Has another command run from now on; none if it is empty. Runs that were asked for before are
-    /// still made with the former one.
+    /// Replaces the hook; an empty `command` disables it. Queued runs still use the former hook.
     ///
     /// # Errors
-    /// When threads cannot be started or the queue is full; then the former one stays.
+    /// If threads cannot be started or the queue is full; the former hook then stays.
     pub fn set_hook(&self, command: &[String]) -> io::Result<()> {
         let hooks = start_hooks(command, self.hook_timeout, &self.commands)?;
         let sent = self.commands.try_send(Command::SetHook(hooks));
         sent.map_err(|_| io::ErrorKind::WouldBlock.into())
     }
 
-    /// An entry of the reader; `rule` is the name of the rule of a match.
+    /// Records a notice of the reader; `rule` is the name of the rule that matched.
     pub fn notice(&self, notice: &Notice, rule: &str) {
         match *notice {
             Notice::Began(began, at) => self.send(Command::Begin(began, at)),
@@ -197,7 +190,7 @@ impl Recorder {
         }
     }
 
-    /// An entry of the actor.
+    /// Records a report of the actor; drills are ignored.
     pub fn report(&self, report: &Report) {
         if !report.drill {
             let action = Box::new(Action::from(report));
@@ -205,7 +198,7 @@ impl Recorder {
         }
     }
 
-    /// A line of a log file matched a rule.
+    /// Records a line of a log file that matched a rule.
     pub fn file_line(&self, at: Monotonic, rule: &str, file: &Path, line: &[u8]) {
         let what = What::Line {
             rule: rule.to_owned(),
@@ -216,7 +209,7 @@ impl Recorder {
         self.send(Command::Event(at, what));
     }
 
-    /// The stall detector found a task stuck.
+    /// Records a stuck task.
     pub fn stall(&self, at: Monotonic, stuck: &StuckTask) {
         let what = What::Stall {
             tid: stuck.tid,
@@ -227,7 +220,7 @@ impl Recorder {
         self.send(Command::Event(at, what));
     }
 
-    /// Its state.
+    /// Returns the state of the recorder.
     pub fn health(&self) -> RecorderHealth {
         RecorderHealth {
             files: self.writer.health(),
@@ -236,13 +229,13 @@ impl Recorder {
         }
     }
 
-    /// Writes what was handed over before, and ends. An incident that goes on stays open in its file,
-    /// which the next start marks as interrupted. False if not all could be written in time.
+    /// Processes queued commands, writes the files and stops; the next start marks an open incident
+    /// as interrupted. Returns false after `within`, or if files are left or were ever dropped.
     pub fn stop(&self, within: Duration) -> bool {
         let deadline = Instant::now() + within;
         let (done, is_done) = mpsc::sync_channel(1);
         let mut stop = Command::Stop(done);
-        // Behind all that waits, and when there is room.
+        // After all queued commands, as soon as the queue has room.
         while let Err(TrySendError::Full(full)) = self.commands.try_send(stop) {
             if Instant::now() >= deadline {
                 return false;
@@ -278,7 +271,6 @@ fn start_hooks(
     Hooks::start(command, timeout, on_report).map(Some)
 }
 
-/// Starts the thread that gathers evidence, one request after the other.
 fn start_gathering(
     settings: &RecorderSettings,
     commands: SyncSender<Command>,
@@ -301,18 +293,16 @@ fn start_gathering(
     Ok(sender)
 }
 
-/// The recorder's own thread.
 struct RecorderThread {
     directory: PathBuf,
     writer: Writer,
     evidence: SyncSender<(IncidentId, Moment)>,
     hooks: Option<Hooks>,
     hooks_dropped: Arc<AtomicU64>,
-    /// The last one may go on.
+    /// Only the last one can be open.
     entries: VecDeque<Entry>,
     on_change: Listener,
     prelude: VecDeque<(Monotonic, What)>,
-    /// Whether the directory hangs.
     hangs: bool,
 }
 
@@ -336,7 +326,6 @@ impl RecorderThread {
         }
     }
 
-    /// How long to wait for a command.
     fn poll_interval(&self) -> Duration {
         let files = self.writer.health();
         let changed = self.entries.iter().any(|entry| entry.stale);
@@ -353,7 +342,7 @@ impl RecorderThread {
             Command::End(ended, at) => self.end(&ended, at),
             Command::Event(at, what) => self.event(at, what),
             Command::Action(number, at, action) => {
-                // The notice of its begin may have been lost.
+                // The notice of its start may have been lost.
                 if self.find(number).is_none() {
                     self.begin(number, None, at);
                 }
@@ -378,7 +367,7 @@ impl RecorderThread {
     }
 
     fn begin(&mut self, number: IncidentId, trigger: Option<Trigger>, at: Monotonic) {
-        // The notice of the end of the one before may have been lost.
+        // The notice of the previous incident's end may have been lost.
         if let Some(before) = self.open() {
             before.incident.state = State::Ended;
             let before = before.number;
@@ -436,7 +425,7 @@ impl RecorderThread {
     }
 
     fn find(&mut self, number: IncidentId) -> Option<&mut Entry> {
-        // A fast side that was started anew counts from 1 again.
+        // Newest first: a restarted fast side numbers incidents from 1 again.
         let mut entries = self.entries.iter_mut().rev();
         entries.find(|entry| entry.number == number)
     }
@@ -446,7 +435,7 @@ impl RecorderThread {
         last.filter(|entry| entry.incident.state == State::Open)
     }
 
-    /// The hook is run when the evidence is there; if none can be gathered, at once.
+    /// Requests evidence; the hook runs when it arrives, or at once if the queue is full.
     fn gather_evidence(&mut self, number: IncidentId, moment: Moment) {
         if self.evidence.try_send((number, moment)).is_err() {
             self.call_hook(number, moment);
@@ -469,7 +458,7 @@ impl RecorderThread {
         }
     }
 
-    /// Hands the incidents that have changed to the writer, each at most every [`FLUSH`].
+    /// Queues changed incidents for writing, each at most once per [`FLUSH`].
     fn flush(&mut self) {
         let is_due =
             |entry: &&Entry| entry.stale && entry.put_at.is_none_or(|put| put.elapsed() >= FLUSH);
@@ -487,8 +476,7 @@ impl RecorderThread {
         }
     }
 
-    /// Logs when the directory begins to hang and when it answers again: the writer, which hangs
-    /// with it, cannot.
+    /// Logs when the directory begins to hang and when it recovers; the blocked writer cannot.
     fn check_writer(&mut self) {
         let health = self.writer.health();
         let hangs = health.hung_for.is_some_and(|since| since > HANGS);
@@ -510,7 +498,6 @@ impl RecorderThread {
     }
 }
 
-/// The environment of a hook.
 fn variables(incident: &Incident, moment: Moment, directory: &Path) -> Vec<(&'static str, String)> {
     let trigger = incident.trigger.map_or("unknown", Trigger::as_str);
     let file = directory.join(file_name(&incident.id));

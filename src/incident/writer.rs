@@ -1,6 +1,5 @@
-//! The thread that writes incident files, to a directory that may lie on the very file system that
-//! hangs. Nobody waits for it: it takes its jobs from a short queue, in which a newer state of a file
-//! replaces the older one.
+//! The thread that writes incident files, possibly to the file system that hangs. Callers never
+//! block: they use a short queue, in which a newer state of a file replaces the older one.
 
 use std::io;
 use std::path::PathBuf;
@@ -15,29 +14,27 @@ use crate::background::{Background, Jobs, STACK};
 use crate::model::path::shown;
 use crate::model::utc;
 
-/// Files that may wait to be written.
 const QUEUE: usize = 16;
-/// After this time a file that could not be written is tried again.
 const RETRY: Duration = Duration::from_secs(10);
 
-/// The state of the writer.
+/// State of the writer.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct WriterHealth {
     /// Files written.
     pub written: u64,
-    /// Attempts that failed.
+    /// Failed attempts.
     pub failed: u64,
-    /// Files that were given up, because too many waited or because the daemon ended.
+    /// Files dropped because the queue was full or the daemon ended.
     pub dropped: u64,
-    /// Files that wait.
+    /// Files waiting.
     pub waiting: usize,
     /// Whether the last attempt failed.
     pub failing: bool,
-    /// For how long the directory has not answered.
+    /// How long the current operation on the directory has been running.
     pub hung_for: Option<Duration>,
 }
 
-/// The writer. A clone hands its files to the same thread.
+/// A handle to the writer thread; clones share the thread.
 #[derive(Debug, Clone)]
 pub(super) struct Writer {
     jobs: Background<Job>,
@@ -48,7 +45,6 @@ pub(super) struct Writer {
 struct Counts {
     written: AtomicU64,
     failed: AtomicU64,
-    /// Whether the last attempt failed.
     failing: AtomicBool,
 }
 
@@ -59,10 +55,7 @@ struct Job {
 }
 
 impl Writer {
-    /// Starts the thread. Up to `keep` files are kept.
-    ///
-    /// # Errors
-    /// When no thread can be started.
+    /// Starts the thread. The newest `keep` files are kept.
     pub(super) fn start(directory: PathBuf, keep: usize) -> io::Result<Writer> {
         let counts = Arc::new(Counts::default());
         let archive = Archive {
@@ -76,8 +69,7 @@ impl Writer {
         Ok(Writer { jobs, counts })
     }
 
-    /// Queues a file in its newest state. Never waits for the directory: false if too many files
-    /// wait already; then this one is refused.
+    /// Queues the newest state of a file without blocking. Returns false if the queue is full.
     pub(super) fn put(&self, name: &str, bytes: Vec<u8>) -> bool {
         self.jobs.push_with(|jobs| {
             let full = jobs.len() >= QUEUE;
@@ -93,12 +85,12 @@ impl Writer {
         })
     }
 
-    /// Counts a file that was refused and will not be queued again.
+    /// Counts a refused file that will not be queued again.
     pub(super) fn give_up(&self) {
         self.jobs.count_dropped();
     }
 
-    /// Its state.
+    /// Returns the state of the writer.
     pub(super) fn health(&self) -> WriterHealth {
         let load = self.jobs.load();
         WriterHealth {
@@ -111,14 +103,13 @@ impl Writer {
         }
     }
 
-    /// Ends the thread once everything is written, or cannot be. False if that takes longer than
-    /// `within`; then the thread is left behind.
+    /// Stops the thread after a last attempt to write all queued files. Returns false, and leaves
+    /// the thread running, if that takes longer than `within`.
     pub(super) fn stop(&self, within: Duration) -> bool {
         self.jobs.stop(within)
     }
 }
 
-/// The thread's side.
 struct Archive {
     directory: PathBuf,
     keep: usize,
@@ -141,7 +132,7 @@ impl Archive {
             if self.counts.failing.load(Ordering::Relaxed) {
                 jobs.pause(RETRY);
             }
-            // A file that failed is tried once more at the end, and then given up.
+            // A failed file is retried once when the writer stops, and then dropped.
             let Some(job) = jobs.next() else { break };
             let saved = save(&self.directory, &job.name, &job.bytes);
             let written = saved.is_ok();
@@ -153,13 +144,13 @@ impl Archive {
                 }
             } else {
                 self.counts.failed.fetch_add(1, Ordering::Relaxed);
-                // Unless a newer state of its file has come meanwhile.
+                // Unless a newer state of the file has been queued meanwhile.
                 jobs.put_back(job, |job, newer| newer.name == job.name);
             }
         }
     }
 
-    /// Logs when writing begins to fail, and when it works again.
+    /// Logs the first failure and the recovery.
     fn log_change(&self, name: &str, result: io::Result<()>) {
         let failed_before = self.counts.failing.swap(result.is_err(), Ordering::Relaxed);
         let directory = shown(&self.directory);

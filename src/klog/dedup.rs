@@ -1,4 +1,4 @@
-//! One event that several sources show. Pure.
+//! Recognises one event that several sources report. Pure.
 
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher as _;
@@ -6,24 +6,22 @@ use std::time::Duration;
 
 use crate::model::Monotonic;
 
-/// Where a text of the kernel was seen.
+/// Where a kernel message was seen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Source {
     /// /dev/kmsg.
     Kmsg,
-    /// A log file, by its place in the configuration.
+    /// A log file, by its index in the configuration.
     File(u16),
 }
 
 /// Separates the first record of an event from its duplicates in other sources.
 ///
-/// A record of /dev/kmsg is never a duplicate. A line of a file is one if another source has shown the
-/// same text at about that time; what one source shows twice are two events. Sources show an event at
-/// different moments, so that a line of a file is best checked a moment after it was read, with the
-/// time at which it was.
-///
-/// Fixed memory: only texts that matched a rule belong in here; if there are more of them than
-/// places, the oldest is forgotten, which at worst leads to acting twice.
+/// A record of /dev/kmsg is never a duplicate. A line of a file is one if another source reported
+/// the same text at about that time; the same text twice from one source is two events. Sources
+/// differ in delay, so a line of a file is best checked a little later, with the time at which it
+/// was read. Memory is fixed: only texts that matched a rule are to be stored, and the oldest is
+/// overwritten when all places are taken, which at worst causes a second reaction to one event.
 #[derive(Debug)]
 pub struct Dedup {
     window: Duration,
@@ -39,7 +37,7 @@ struct Shown {
 }
 
 impl Dedup {
-    /// How many different texts are remembered.
+    /// Maximum number of texts remembered.
     pub const PLACES: usize = 64;
 
     /// Records further apart than `window` are two events.
@@ -51,7 +49,7 @@ impl Dedup {
         }
     }
 
-    /// Notes a text that a source showed at a time. True if it is not a duplicate.
+    /// Registers a text that a source reported at a time. Returns true if it is not a duplicate.
     pub fn is_first(&mut self, by: Source, text: &[u8], at: Monotonic) -> bool {
         let text = self.hasher.hash_one(text.trim_ascii());
         let known = self.shown.iter().position(|shown| {
@@ -64,7 +62,7 @@ impl Dedup {
             return false;
         }
         let place = known.or_else(|| {
-            // A place that was never taken counts as the oldest.
+            // An unused place counts as the oldest.
             (0..)
                 .zip(&self.shown)
                 .min_by_key(|(_, shown)| shown.map(|shown| shown.at))

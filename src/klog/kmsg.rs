@@ -1,4 +1,4 @@
-//! /dev/kmsg: one read, one record (Documentation/ABI/testing/dev-kmsg).
+//! Reads /dev/kmsg, one record per read (Documentation/ABI/testing/dev-kmsg).
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
@@ -13,35 +13,35 @@ use tracing::warn;
 
 use super::record::{KernelTime, Record};
 
-/// Its path.
+/// Path of the kernel log device.
 pub const KMSG: &str = "/dev/kmsg";
-/// The longest record that a read returns (`PRINTK_MESSAGE_MAX`, kernel/printk/internal.h:
-/// 2048; kernels before 6.4 gave up to `CONSOLE_EXT_LOG_MAX`, 8192).
+/// Maximum length of a record in bytes: `CONSOLE_EXT_LOG_MAX`, 8192, before Linux 6.4;
+/// `PRINTK_MESSAGE_MAX`, 2048, since (kernel/printk/internal.h).
 pub const RECORD_MAX: usize = 8192;
 
-/// How the text of a mark begins; see [`Kmsg::open`].
+/// Prefix of a mark; see [`Kmsg::open`].
 const MARK: &str = "fragwatch reads the kernel log, mark ";
-/// Records of others that may come between a mark and its reading.
+/// Maximum number of other records between the end of the log and the mark.
 const BETWEEN: usize = 1024;
-/// How long a mark may take to be readable: a record before it may not be complete yet.
+/// How long to wait for the mark: a record before it may not be complete yet.
 const MARK_TIMEOUT: Timespec = Timespec {
     tv_sec: 0,
     tv_nsec: 100_000_000,
 };
 
-/// The kernel's log, open for reading.
+/// The kernel log, open for reading.
 #[derive(Debug)]
 pub struct Kmsg {
     file: File,
     past: Past,
 }
 
-/// Which records were written before the log was opened, and how old they may be to count.
+/// Which records were written before the log was opened, and how old they may be.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Past {
-    /// The number of the first record that is new.
+    /// Sequence number of the first new record.
     pub end: u64,
-    /// Records before that count from this stamp on.
+    /// Older records count only from this timestamp on.
     pub since: KernelTime,
 }
 
@@ -52,39 +52,38 @@ impl Past {
     }
 }
 
-/// What a read brought.
+/// The result of a read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Read {
-    /// A record of so many bytes.
+    /// A record of this many bytes.
     Record(usize),
-    /// There is none (yet).
+    /// No record is available (yet).
     Nothing,
-    /// Records were overwritten before they were read. The next read gives the oldest one left.
+    /// Records were overwritten before they were read. The next read returns the oldest one left.
     Overrun,
-    /// The kernel's log cannot be read any more.
+    /// The kernel log cannot be read any more.
     Failed(Errno),
 }
 
 impl Kmsg {
-    /// Opens it at its end, or, to look back, at its oldest record; then those that are older than
-    /// `look_back` are known by [`Kmsg::is_too_old`]. Reading never waits.
+    /// Opens the log at its end, or at its oldest record if `look_back` is not zero; then
+    /// [`Kmsg::is_too_old`] identifies records that are older than `look_back`. Reads never block.
     ///
-    /// How old a record is can only be measured by the clock that stamps it, `local_clock` (`vprintk_store`,
-    /// kernel/printk/printk.c). No system call reads that clock, and it is not `CLOCK_MONOTONIC`: it is
-    /// not disciplined by NTP, so that the two are minutes apart after some months, and a time
-    /// namespace shifts only the latter. So a mark is written to the log and read back: its stamp is
-    /// the time now. Without it (printk.devkmsg=off ignores what is written) there is no look back.
+    /// Only `local_clock`, which stamps the records (`vprintk_store`, kernel/printk/printk.c),
+    /// measures their age. No system call reads it, and it differs from `CLOCK_MONOTONIC`: NTP does
+    /// not discipline it, so the two are minutes apart after some months, and time namespaces shift
+    /// only the latter. So a mark is written to the log and read back: its stamp is the current
+    /// time. If that fails (printk.devkmsg=off ignores writes), there is no look back.
     ///
     /// # Errors
-    /// EPERM without CAP_SYSLOG where kernel.dmesg_restrict is set; ENOENT in a sandbox that hides
-    /// it (ProtectKernelLogs=).
+    /// EPERM without CAP_SYSLOG if kernel.dmesg_restrict is set; ENOENT under ProtectKernelLogs=.
     pub fn open(path: &Path, look_back: Duration) -> io::Result<Kmsg> {
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let mut kmsg = Kmsg {
             file: File::from(open(path, flags, Mode::empty())?),
             past: Past::default(),
         };
-        // Fails on what only stands for the log, a pipe: that has no past.
+        // Fails on a pipe used in place of the log: it has no past records.
         if seek(&kmsg.file, SeekFrom::End(0)).is_ok() && !look_back.is_zero() {
             match kmsg.mark(path) {
                 Ok(mark) => {
@@ -103,7 +102,7 @@ impl Kmsg {
         Ok(kmsg)
     }
 
-    /// Writes a mark and reads it back: its number and its stamp.
+    /// Writes a mark and returns the sequence number and timestamp with which it is read back.
     fn mark(&self, path: &Path) -> io::Result<(u64, KernelTime)> {
         let text = format!("{MARK}{}", std::process::id());
         OpenOptions::new()
@@ -143,7 +142,7 @@ impl Kmsg {
         self.past.is_too_old(record)
     }
 
-    /// Reads one record into the buffer, which must hold [`RECORD_MAX`].
+    /// Reads one record into the buffer, which must hold [`RECORD_MAX`] bytes.
     pub fn read(&self, buffer: &mut [u8]) -> Read {
         loop {
             return match read(&self.file, &mut *buffer) {
@@ -164,7 +163,6 @@ impl AsFd for Kmsg {
     }
 }
 
-/// What was before a mark.
 fn before((sequence, time): (u64, KernelTime), look_back: Duration) -> Past {
     let look_back = u64::try_from(look_back.as_micros()).unwrap_or(u64::MAX);
     Past {

@@ -1,8 +1,7 @@
-//! The kernel's log: its records, and the rules for those that matter.
+//! The kernel log: sources, records, and the rules that match records.
 //!
-//! [`record`] and [`rules`] are pure. They run on the thread that must not get stuck when XFS does:
-//! once the rules are compiled they allocate nothing, take no lock and do not panic, whatever the
-//! bytes.
+//! [`record`] and [`rules`] are pure. They run on the thread that must not block when XFS does:
+//! once the rules are compiled, they do not allocate, lock or panic, whatever the input.
 
 pub mod dedup;
 pub mod file;

@@ -1,4 +1,4 @@
-//! One record of /dev/kmsg, as one read returns it (Documentation/ABI/testing/dev-kmsg):
+//! One record of /dev/kmsg, as returned by one read (Documentation/ABI/testing/dev-kmsg):
 //!
 //! ```text
 //! 6,339,5140900,-;NET: Registered protocol family 10
@@ -8,58 +8,52 @@
 //!  DEVICE=+acpi:PNP0A03:00
 //! ```
 //!
-//! Priority (facility × 8 + level), sequence number, microseconds since boot, flag, perhaps more
-//! fields to come; the text; lines of properties, each after a space. Whatever is not printable
-//! ASCII, and the backslash, is written `\xNN`.
+//! Priority (facility × 8 + level), sequence number, microseconds since boot, flag, possibly
+//! further fields; the text; then property lines, each indented by a space. Bytes other than
+//! printable ASCII, and the backslash, are written as `\xNN`.
 
 use crate::sys::proc::number;
 
-/// How the text of the record begins that a drill writes to /dev/kmsg; the rest names the drill.
-///
-/// No rule matches it: a drill must not be taken for an emergency, not even by a rule of an
-/// operator that matches everything.
+/// Prefix of the record that a drill writes to /dev/kmsg; the name of the drill follows. No rule
+/// matches it, not even an operator's rule that matches everything: a drill is no emergency.
 pub const DRILL_MARKER: &[u8] = b"fragwatch drill: ";
 
-/// Microseconds since boot by the clock that stamps the kernel's log (`local_clock`).
-///
-/// Close to `CLOCK_MONOTONIC`, but not the same clock: fit for an age in seconds, not for a
-/// latency.
+/// Microseconds since boot by the clock that stamps kernel log records (`local_clock`). It is close
+/// to `CLOCK_MONOTONIC` but a different clock: suitable for ages in seconds, not for latencies.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct KernelTime(pub u64);
 
-/// Whether a record is a line or a piece of one (kernels before 4.10 store lines in pieces).
+/// Whether a record is a line or a fragment of one (kernels before 4.10 store lines in fragments).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Piece {
-    /// `-`: the whole line.
+    /// `-`: a whole line.
     Whole,
-    /// `c`: the first piece.
+    /// `c`: the first fragment.
     First,
-    /// `+`: a further piece. Its text is not the beginning of a line, so the rules are not for it;
-    /// XFS writes whole lines.
+    /// `+`: a further fragment, to which rules do not apply; XFS writes whole lines.
     Further,
 }
 
 /// One record, borrowed from the bytes that were read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Record<'a> {
-    /// Its facility: 0 for the kernel. See [`is_genuine`](Record::is_genuine).
+    /// Facility: 0 for the kernel; see [`is_genuine`](Record::is_genuine).
     pub facility: u32,
-    /// Its number: one more than that of the record before it.
+    /// Sequence number: one more than that of the previous record.
     pub sequence: u64,
     /// When it was written.
     pub time: KernelTime,
-    /// Line or piece of a line.
+    /// Line or fragment.
     pub piece: Piece,
-    /// Its text, without the properties.
+    /// The text, without properties.
     pub text: Text<'a>,
 }
 
 impl<'a> Record<'a> {
-    /// Parses one record; `None` if the bytes do not begin with the header of one. What follows the
-    /// first line is skipped; fields of the header that are not known are ignored, as the kernel's
-    /// documentation asks.
+    /// Parses one record; `None` if the bytes do not start with a record header. Everything after
+    /// the first line and unknown header fields are ignored, as the kernel's documentation demands.
     pub fn parse(bytes: &'a [u8]) -> Option<Record<'a>> {
-        // The header holds no newline, so a `;` in a later line belongs to no header.
+        // The header contains no newline, so a `;` in a later line does not end a header.
         let line = bytes.split(|byte| *byte == b'\n').next().unwrap_or(bytes);
         let (header, text) = split_once(line, b';')?;
         let mut fields = header.split(|byte| *byte == b',');
@@ -81,21 +75,20 @@ impl<'a> Record<'a> {
         })
     }
 
-    /// Whether the kernel wrote it. A write to /dev/kmsg cannot claim facility 0
-    /// (`devkmsg_write`, kernel/printk/printk.c), so every other facility may be forged.
+    /// Whether the kernel wrote it. A write to /dev/kmsg cannot claim facility 0 (`devkmsg_write`,
+    /// kernel/printk/printk.c); a record of any other facility may be forged.
     pub fn is_genuine(&self) -> bool {
         self.facility == 0
     }
 }
 
-/// The text of a record as the kernel escaped it.
+/// The text of a record as escaped by the kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Text<'a>(pub &'a [u8]);
 
 impl<'a> Text<'a> {
-    /// The text as the kernel had it, `\xNN` turned back into bytes. A text with nothing to turn
-    /// back, which is nearly every one, is returned as it is; another is written into `buffer` and
-    /// cut off where the buffer ends. An escape that is none stays as it is.
+    /// The text with `\xNN` decoded; invalid escapes are kept. Text without a backslash (nearly
+    /// all) is returned unchanged; other text is decoded into `buffer` and truncated to its length.
     pub fn unescape<'b>(self, buffer: &'b mut [u8]) -> &'b [u8]
     where
         'a: 'b,
@@ -117,7 +110,7 @@ impl<'a> Text<'a> {
     }
 }
 
-/// The first byte of an escaped text, and what follows it.
+/// The first byte of an escaped text, decoded, and the remaining text.
 fn next_byte(text: &[u8]) -> Option<(u8, &[u8])> {
     if let [b'\\', b'x', high, low, tail @ ..] = text
         && let (Some(high), Some(low)) = (hexadecimal(*high), hexadecimal(*low))
@@ -136,32 +129,32 @@ fn hexadecimal(digit: u8) -> Option<u8> {
     }
 }
 
-/// What is before and after the first `separator`.
+/// The parts before and after the first `separator`.
 pub(super) fn split_once(text: &[u8], separator: u8) -> Option<(&[u8], &[u8])> {
     let at = text.iter().position(|byte| *byte == separator)?;
     Some((text.get(..at)?, text.get(at + 1..)?))
 }
 
-/// The sequence numbers so far: shows what was lost and what was read before.
+/// Tracks sequence numbers to detect lost and repeated records.
 #[derive(Debug, Clone, Default)]
 pub struct Sequence {
     next: Option<u64>,
 }
 
-/// What a sequence number shows.
+/// What a sequence number indicates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Arrival {
-    /// It comes next, after `lost` records that never came.
+    /// A new record.
     New {
-        /// How many were overwritten before they were read.
+        /// Number of records overwritten before they were read.
         lost: u64,
     },
-    /// It came before: the log was read again from an earlier place.
+    /// Read before: the log was read again from an earlier position.
     Seen,
 }
 
 impl Sequence {
-    /// Notes the number of a record. Before the first one nothing can be lost.
+    /// Registers a sequence number. Nothing counts as lost before the first one.
     pub fn arrived(&mut self, sequence: u64) -> Arrival {
         let expected = self.next.unwrap_or(sequence);
         let Some(lost) = sequence.checked_sub(expected) else {

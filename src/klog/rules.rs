@@ -1,29 +1,27 @@
-//! Which records of the kernel's log matter.
+//! Rules that select the relevant records of the kernel log.
 //!
-//! # How a record is matched
+//! # Matching
 //!
-//! Every built-in rule begins where the text begins, so that a text which merely quotes one (the
-//! console of a guest, say) does not match. Each rule is a dense DFA, tried in order of precedence: the
-//! search reads each byte at most once, needs no memory, cannot fail and cannot be made slow by the
-//! text. Of the other engines of `regex-automata` the lazy DFA, PikeVM and the backtracker allocate
-//! while they search, the one-pass DFA cannot hold patterns like these, and `regex` itself takes its
-//! memory from a pool behind a lock.
+//! Every built-in rule is anchored at the start of the text, so that a text which quotes a message,
+//! as a guest's console may, does not match. Each rule is a dense DFA; they are tried in order of
+//! precedence. A search reads each byte at most once, does not allocate, cannot fail, and no text
+//! can slow it down. Of the other engines of `regex-automata`, the lazy DFA, PikeVM and the
+//! backtracker allocate while they search and the one-pass DFA cannot represent these patterns;
+//! `regex` takes its memory from a pool behind a lock. One table for all built-in rules would save
+//! 0.07 µs per record and need four times the memory, all of it locked.
 //!
-//! One table for all built-in rules would save 0.07 µs a record and cost four times the memory, all
-//! of it locked.
-//!
-//! Measured on two virtual cores: 0.1 to 0.3 µs to find that a record of a real log matches no
-//! built-in rule, and 0.06 µs more for each rule of an operator; 345 KiB of tables, compiled in
-//! 6 ms. PikeVM takes 0.4 to 3.4 µs for one rule.
+//! Measured on two virtual cores: 0.1 to 0.3 µs per record of a real log that matches no built-in
+//! rule, plus 0.06 µs per operator rule; 345 KiB of tables, compiled in 6 ms. PikeVM takes 0.4 to
+//! 3.4 µs for one rule.
 //!
 //! # Precedence
 //!
-//! A record has at most one match, so that no rule of an operator can hide an emergency:
+//! A record has at most one match, so no operator rule can hide an emergency:
 //!
 //! 1. built-in rules that rescue;
-//! 2. rules of the operator that rescue, in the order of the configuration;
-//! 3. rules of the operator that observe, likewise;
-//! 4. built-in rules that observe, in the order of their numbers.
+//! 2. operator rules that rescue, in configuration order;
+//! 3. operator rules that observe, in configuration order;
+//! 4. built-in rules that observe, in numerical order.
 
 use std::ops::Range;
 
@@ -37,41 +35,38 @@ use super::record::{DRILL_MARKER, split_once};
 use crate::model::{Bytes, RuleAction, RuleDefinition};
 use crate::sys::proc::number;
 
-/// The most rules of an operator: each is a pass over every record.
+/// Maximum number of operator rules: each is a pass over every record.
 pub const MAX_OPERATOR_RULES: usize = 64;
-/// The largest table of a rule: it stays locked for as long as the daemon runs.
+/// Maximum size of a rule's table: it stays locked while the daemon runs.
 const DFA_BYTES: usize = 1 << 20;
-/// The most memory for building a table, which bounds the time as well: half a second at worst.
+/// Maximum memory for building a table; also bounds the time, to half a second at worst.
 const DETERMINIZE_BYTES: usize = 16 << 20;
-/// The same for the step before.
+/// The same limit for the NFA.
 const NFA_BYTES: usize = 1 << 20;
-/// The longest name of a rule: it is a metric label.
+/// Maximum length of a rule name: it is a metric label.
 const MAX_NAME: usize = 64;
 
-/// The beginning of a message of XFS. 2.4 and 2.6 had `Filesystem "sda2": ` before most messages.
+/// Prefix of XFS messages. In Linux 2.4 and 2.6 most started with `Filesystem "sda2": `.
 macro_rules! xfs {
     () => {
         r#"^(?:XFS(?: \([^)]+\))?|xfs|Filesystem "[^"]+"): "#
     };
 }
 
-/// A built-in rule.
 struct Builtin {
     name: &'static str,
     action: RuleAction,
     pattern: &'static str,
 }
 
-/// The built-in rules, most important first. The names are labels of metrics: they stay.
-///
-/// Two things about the patterns: a task's name may hold any byte (`CPU 0/KVM`, `runc:[1:CHILD]`,
-/// `a(b)`), and vendors append to messages, so no end is anchored.
+/// The built-in rules, most important first. The names are metric labels and must not change. A
+/// task name in a message may contain any byte (`CPU 0/KVM`, `runc:[1:CHILD]`, `a(b)`), and vendors
+/// append to messages, so no pattern is anchored at the end.
 const BUILTIN: [Builtin; 10] = [
-    // XFS retries an allocation for ever. All spellings from 2.4 to 6.8, with an unneeded device as
-    // well; 2.4's own form has no prefix, so there the function must be one of kmem.c. The last is
-    // Zadara's; without `retries=` it reports a first failure, which is no deadlock yet.
-    // Not matched, on purpose: `Possible memory allocation deadlock: size=…` of the Solaris
-    // porting layer under ZFS.
+    // XFS retries an allocation forever. All spellings from 2.4 to 6.8, also with a device name,
+    // which is not required. 2.4's own form has no prefix, so its function must be one of kmem.c.
+    // The last form is Zadara's; without `retries=` it reports a first failure, no deadlock yet.
+    // Not matched: `Possible memory allocation deadlock: size=…` of ZFS's Solaris porting layer.
     Builtin {
         name: "xfs_deadlock",
         action: RuleAction::Rescue,
@@ -156,8 +151,7 @@ const BUILTIN: [Builtin; 10] = [
             r"|^oom-kill:constraint=",
         ),
     },
-    // The only rule that begins with a task's name, so the only one that looks beyond the first
-    // few bytes of a record of another kind.
+    // Starts with a task name, so it alone has to read more than a few bytes of other records.
     Builtin {
         name: "page_allocation_failure",
         action: RuleAction::Observe,
@@ -169,8 +163,7 @@ const BUILTIN: [Builtin; 10] = [
     },
 ];
 
-/// Number of a rule: first the built-in ones, then the operator's in the order of the
-/// configuration. It stays for as long as the [`Rules`] do.
+/// Number of a rule in its [`Rules`]: first built-in rules, then operator rules as configured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RuleId(pub u16);
 
@@ -185,11 +178,11 @@ pub struct Match<'r> {
     pub action: RuleAction,
 }
 
-/// A rule that cannot be used.
+/// An invalid rule.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("rule {name:?}: {problem}")]
 pub struct RuleError {
-    /// Its place among the rules of the operator.
+    /// Its index among the operator's rules.
     pub index: usize,
     /// Its name.
     pub name: String,
@@ -200,18 +193,18 @@ pub struct RuleError {
 /// What is wrong with a rule.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum RuleProblem {
-    /// It is no fit metric label.
+    /// The name is not a valid metric label.
     #[error("a name has up to {MAX_NAME} lower-case letters, digits and _, a letter first")]
     Name,
-    /// Another rule, perhaps a built-in one, is called the same.
+    /// Another rule, possibly a built-in one, has the same name.
     #[error("there is a rule of that name already")]
     Duplicate,
-    /// The pattern is no regular expression.
+    /// The pattern is not a regular expression.
     #[error("{reason} (byte {} of the pattern)", at.start)]
     Syntax {
-        /// Which bytes of the pattern.
+        /// The affected bytes of the pattern.
         at: Range<usize>,
-        /// Why.
+        /// The error of the parser.
         reason: String,
     },
     /// The pattern matches every record.
@@ -223,7 +216,7 @@ pub enum RuleProblem {
          `.*` takes less than `.{{1,30}}`"
     )]
     TooLarge,
-    /// The pattern cannot be matched in one pass over bytes.
+    /// The pattern is not supported by the DFA.
     #[error("the pattern cannot be used: {0}")]
     Unsupported(String),
     /// There are more than [`MAX_OPERATOR_RULES`].
@@ -240,8 +233,7 @@ impl RuleError {
         }
     }
 
-    /// The bytes of the pattern that are to blame; `None` when it is the pattern as a whole, or
-    /// not the pattern.
+    /// The faulty bytes of the pattern; `None` if the whole pattern or something else is wrong.
     pub fn in_pattern(&self) -> Option<Range<usize>> {
         match &self.problem {
             RuleProblem::Syntax { at, .. } => Some(at.clone()),
@@ -250,7 +242,7 @@ impl RuleError {
     }
 }
 
-/// The rules, compiled.
+/// The compiled rules.
 #[derive(Debug, Default)]
 pub struct Rules {
     /// In order of [`RuleId`].
@@ -266,7 +258,7 @@ struct Table {
     dfa: dense::DFA<Vec<u32>>,
 }
 
-/// Precedence, as the documentation of this module gives it.
+/// Precedence, as in the documentation of this module.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Rank {
     BuiltinRescue,
@@ -276,13 +268,9 @@ enum Rank {
 }
 
 impl Rules {
-    /// Compiles the built-in rules and those of the operator.
-    ///
-    /// An operator's pattern is a regular expression over bytes, found anywhere in the text: `\w`
-    /// and `\b` mean ASCII, `^` the beginning of the text.
-    ///
-    /// # Errors
-    /// The first rule that is wrong.
+    /// Compiles the built-in rules and those of the operator, up to the first invalid one. An
+    /// operator's pattern is a regular expression over bytes and matches anywhere in the text: `\w`
+    /// and `\b` are ASCII, `^` is the start of the text.
     pub fn compile(operator: &[RuleDefinition]) -> Result<Rules, RuleError> {
         let mut rules = Rules {
             names: Vec::with_capacity(BUILTIN.len() + operator.len()),
@@ -302,7 +290,7 @@ impl Rules {
                 .add_operators(index, definition)
                 .map_err(|problem| RuleError::new(index, &definition.name, problem))?;
         }
-        // A stable sort: within a rank the order stays.
+        // A stable sort: the order within a rank is kept.
         rules.tables.sort_by_key(|table| table.rank);
         Ok(rules)
     }
@@ -341,18 +329,15 @@ impl Rules {
         Ok(())
     }
 
-    /// The rule that matches a text, as the kernel had it ([`Text::unescape`]) or as a log file has
-    /// it after its own header. What printk puts before a text on request (`[   12.345678] `,
-    /// `[  T123] `) is skipped.
-    ///
-    /// [`Text::unescape`]: super::record::Text::unescape
+    /// The rule that matches an unescaped record or a log line without its header. Optional printk
+    /// prefixes (`[   12.345678] `, `[  T123] `) are skipped.
     pub fn find(&self, text: &[u8]) -> Option<Match<'_>> {
         let text = without_printk_prefix(text);
         if text.starts_with(DRILL_MARKER) {
             return None;
         }
         let input = Input::new(text).earliest(true);
-        // A search fails only at a byte at which the DFA was built to give up; there is none.
+        // A search fails only at a quit byte; these DFAs have none.
         let table = self
             .tables
             .iter()
@@ -365,8 +350,7 @@ impl Rules {
         })
     }
 
-    /// Every rule with its name and action, in order of number: for metrics that exist before
-    /// their first event.
+    /// All rules in numerical order, for metrics that exist before their first event.
     pub fn iter(&self) -> impl Iterator<Item = (RuleId, &str, RuleAction)> {
         let numbers = 0_u16..;
         numbers
@@ -380,7 +364,7 @@ impl Rules {
         Some(name)
     }
 
-    /// What the tables take.
+    /// Memory of the tables.
     pub fn memory(&self) -> Bytes {
         let bytes = self.tables.iter().map(|table| table.dfa.memory_usage());
         Bytes(u64::try_from(bytes.sum::<usize>()).unwrap_or(u64::MAX))
@@ -425,7 +409,7 @@ fn compile(pattern: &str) -> Result<dense::DFA<Vec<u32>>, RuleProblem> {
         })
 }
 
-/// A pattern over bytes: the kernel's texts need not be UTF-8.
+/// Parses a pattern over bytes: kernel messages need not be UTF-8.
 fn parse(pattern: &str) -> Result<Hir, RuleProblem> {
     let mut parser = regex_syntax::ParserBuilder::new()
         .unicode(false)
@@ -444,8 +428,7 @@ fn parse(pattern: &str) -> Result<Hir, RuleProblem> {
     })
 }
 
-/// The text without `[   12.345678] ` and `[  T123] ` or `[   C1] ` at its beginning, which printk
-/// adds on request.
+/// The text without the optional printk prefixes `[   12.345678] ` and `[  T123] ` or `[   C1] `.
 pub(super) fn without_printk_prefix(text: &[u8]) -> &[u8] {
     let mut rest = text;
     while let Some(inside) = rest.strip_prefix(b"[") {

@@ -1,11 +1,10 @@
-//! The kernel's own text in a line of a log file. Pure.
+//! Extracts the kernel's own text from a line of a log file. Pure.
 
 use super::record::split_once;
 use super::rules::without_printk_prefix;
 use crate::sys::proc::number;
 
-/// The kernel's own text in a line of a log file, where the rules can be applied; `None` if another
-/// program wrote the line, or its writer is unknown.
+/// The kernel's own text in a log line; `None` if another or an unknown program wrote it.
 ///
 /// ```text
 /// Nov 20 22:58:01 host kernel: [12345.678901] XFS: a text        traditional, and journalctl
@@ -16,8 +15,7 @@ use crate::sys::proc::number;
 /// <3>XFS: a text                                                 dmesg -r
 /// ```
 ///
-/// The program's name must stand where it belongs: what a guest writes to its console may quote any
-/// of these lines, in a line of qemu's.
+/// The program name must be in its place: a line of qemu may quote these from a guest's console.
 pub fn kernel_text(line: &[u8]) -> Option<&[u8]> {
     let line = line.trim_ascii_end();
     let (marked, line) = match line.strip_prefix(b"<") {
@@ -50,7 +48,7 @@ pub fn kernel_text(line: &[u8]) -> Option<&[u8]> {
     is_calendar_time(time).then(|| text.strip_prefix(b" ").unwrap_or(text))
 }
 
-/// After `host`, `kernel` and two fields that do not matter, no structured data, the message.
+/// Parses what follows the timestamp; the message must have no structured data.
 fn text_of_rfc5424(rest: &[u8]) -> Option<&[u8]> {
     let mut fields = rest.splitn(6, |byte| *byte == b' ');
     let [_host, program, _process, _id, data, message] =
@@ -58,7 +56,6 @@ fn text_of_rfc5424(rest: &[u8]) -> Option<&[u8]> {
     (program == b"kernel" && data == b"-").then(|| text_of_message(message))
 }
 
-/// The kernel's text, out of the message of a syslog daemon.
 fn text_of_message(message: &[u8]) -> &[u8] {
     let message = message.trim_ascii_start();
     let repeated = || {
@@ -69,7 +66,6 @@ fn text_of_message(message: &[u8]) -> &[u8] {
     without_printk_prefix(repeated().unwrap_or(message).trim_ascii_start())
 }
 
-/// What follows the time at the beginning of a line of a syslog daemon.
 fn after_time(line: &[u8]) -> Option<&[u8]> {
     // `Nov  1 22:58:01 `
     if let Some((time, rest)) = line.split_at_checked(16)
@@ -81,7 +77,7 @@ fn after_time(line: &[u8]) -> Option<&[u8]> {
     is_iso_time(time).then_some(rest)
 }
 
-/// `2026-11-20T22:58:01`, with a fraction, a zone, both or neither.
+/// `2026-11-20T22:58:01`, optionally with a fraction and a zone.
 fn is_iso_time(time: &[u8]) -> bool {
     time.split_at_checked(19).is_some_and(|(time, zone)| {
         fits(time, b"9999-99-99T99:99:99")
@@ -96,7 +92,7 @@ fn is_calendar_time(time: &[u8]) -> bool {
     fits(time, b"aaa aaa 99 99:99:99 9999")
 }
 
-/// Whether a text has the form: `a` is any letter, `9` a digit or the space that pads a number.
+/// Whether a text has the given form: `a` is any letter, `9` a digit or a padding space.
 fn fits(text: &[u8], form: &[u8]) -> bool {
     text.len() == form.len()
         && text.iter().zip(form).all(|(byte, form)| match form {

@@ -1,44 +1,41 @@
-//! The pure half of following a log file: lines out of pieces, where reading stands and whether the
-//! file is still the same there.
+//! The pure part of following a log file: lines, read position, detection of changed files.
 
 use super::record::split_once;
 
-/// Longest line that is kept whole: what rsyslog keeps of one by default (`$MaxMessageSize`), and
-/// several times what a record of the kernel can hold.
+/// Maximum line length: rsyslog's default (`$MaxMessageSize`), far above that of kernel records.
 pub const MAX_LINE: usize = 8 * 1024;
-/// The bytes by which a file is recognised: a few lines, with a time in each.
+/// Number of bytes by which a file is recognised: a few lines, each with a timestamp.
 pub const FINGERPRINT: usize = 256;
 
 /// A line of a log file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Line<'a> {
-    /// Its bytes, any of them, without the newline. NULs at its beginning are left out: they are
-    /// the hole of a writer that goes on at its old place after its file was truncated.
+    /// The bytes without the newline; they may be any. Leading NULs are removed: they are the hole
+    /// left by a writer that continues at its old offset after its file was truncated.
     pub bytes: &'a [u8],
-    /// Whether it was longer than [`MAX_LINE`] and lost its end.
+    /// Whether it was longer than [`MAX_LINE`] and was truncated.
     pub cut: bool,
 }
 
-/// Makes lines out of what is read, wherever the reads end.
+/// Assembles lines from the data of consecutive reads.
 #[derive(Debug, Default)]
 pub struct Assembler {
-    /// The beginning of a line whose end was not read yet; never more than [`MAX_LINE`].
+    /// The start of an incomplete line; at most [`MAX_LINE`] bytes.
     begun: Vec<u8>,
     cut: bool,
-    /// In the middle of a line whose beginning was not read.
+    /// Whether the rest of the current line is to be skipped.
     skipping: bool,
 }
 
 impl Assembler {
-    /// Forgets the unfinished line. With `skipping`, what comes is the rest of a line that is not
-    /// wanted.
+    /// Discards the incomplete line. With `skipping`, the rest of an unwanted line follows.
     pub fn reset(&mut self, skipping: bool) {
         self.begun.clear();
         self.cut = false;
         self.skipping = skipping;
     }
 
-    /// Takes the next bytes and delivers every line that they end.
+    /// Takes the next bytes and delivers every line that is now complete.
     pub fn push(&mut self, mut bytes: &[u8], mut deliver: impl FnMut(Line<'_>)) {
         while let Some((piece, rest)) = split_once(bytes, b'\n') {
             self.finish(piece, &mut deliver);
@@ -82,7 +79,7 @@ fn without_leading_nuls(bytes: &[u8]) -> &[u8] {
     bytes.get(nuls..).unwrap_or_default()
 }
 
-/// At most so many bytes, and whether that was less than there were.
+/// At most the first `most` bytes, and whether bytes were cut off.
 fn shortened(bytes: &[u8], most: usize) -> (&[u8], bool) {
     match bytes.get(..most) {
         Some(kept) => (kept, bytes.len() > most),
@@ -90,22 +87,21 @@ fn shortened(bytes: &[u8], most: usize) -> (&[u8], bool) {
     }
 }
 
-/// Where reading stands in a file, and what the file looked like there.
+/// The read position in a file, and the content of the file there.
 ///
-/// Every read begins a little before that place, with bytes that were read before. If they are not
-/// there any more, the file was truncated, however much was written since: its size alone would not
-/// tell.
+/// Every read starts a little before the position, with bytes that were read before. If they have
+/// changed, the file was truncated; its size alone does not show this, as it may have grown since.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Position {
     offset: u64,
     /// The first bytes of the file, at most [`FINGERPRINT`].
     head: Vec<u8>,
-    /// The last bytes before `offset`, likewise.
+    /// The last bytes before `offset`, at most [`FINGERPRINT`].
     tail: Vec<u8>,
 }
 
 impl Position {
-    /// At an offset, with the first bytes of the file and the last ones before the offset.
+    /// A position with the first bytes of the file and the last bytes before the offset.
     pub fn new(offset: u64, head: Vec<u8>, tail: Vec<u8>) -> Position {
         Position { offset, head, tail }
     }
@@ -115,18 +111,17 @@ impl Position {
         self.offset
     }
 
-    /// Where the next read has to begin.
+    /// Where the next read must start.
     pub fn read_from(&self) -> u64 {
         self.offset.saturating_sub(self.overlap() as u64)
     }
 
-    /// How much of the next read was read before.
+    /// The number of bytes of the next read that were read before.
     pub fn overlap(&self) -> usize {
         self.tail.len()
     }
 
-    /// What is new in the bytes that were read from [`read_from`](Position::read_from) on; `None`
-    /// if the file is not what it was.
+    /// The new part of bytes read from `read_from()`; `None` if the file has changed.
     pub fn new_bytes<'a>(&self, read: &'a [u8]) -> Option<&'a [u8]> {
         read.strip_prefix(self.tail.as_slice())
     }
@@ -143,13 +138,13 @@ impl Position {
         self.offset = self.offset.saturating_add(new.len() as u64);
     }
 
-    /// Moves further ahead. What lies between is NULs, as what was read last.
+    /// Moves further ahead over NULs; the bytes read last must be NULs, too.
     pub fn skip_nuls(&mut self, to: u64) {
         self.offset = to;
     }
 
-    /// Whether a file that begins with these bytes has begun so before: then it was cut shorter,
-    /// and what is left of it is old. A hole proves nothing.
+    /// Whether `head` equals the start of the file as it was read before: then the file was only
+    /// shortened, and the rest is old. A hole proves nothing.
     pub fn begins_like(&self, head: &[u8]) -> bool {
         let length = head.len().min(self.head.len());
         let is_hole = head.iter().all(|byte| *byte == 0);

@@ -1,22 +1,20 @@
-//! When defragmenting is allowed: windows of the week, without the blackouts.
+//! When defragmentation is allowed: weekly windows minus blackouts.
 //!
 //! # The rules
 //!
-//! A window opens on each of its days when the clock of its zone first shows its start or a later
-//! time of that day:
-//! - A start that the clock leaps over, as 02:30 is when 02:00 becomes 03:00, is the moment of the
-//!   leap.
-//! - Of a start that comes twice, as 02:30 does when 03:00 becomes 02:00, it is the first.
-//! - A day that a zone leaves out altogether, as Samoa did with 30 December 2011, has no window.
+//! A window opens on each of its days when the zone's clock first shows its start or a later time:
+//! - If the clock skips the start, as 02:30 when 02:00 becomes 03:00, it opens at the change.
+//! - If the start occurs twice, as 02:30 when 03:00 becomes 02:00, it opens the first time.
+//! - On a day that the zone skips, as Samoa skipped 30 December 2011, it does not open.
 //!
-//! It closes after its duration of real time, whatever the clock has done meanwhile.
+//! It closes after its duration in real time, regardless of clock changes.
 //!
-//! Windows that overlap or touch are one, in truth or by the clock: of two that follow each other
-//! without a gap, the first stays open until the second opens also in the night in which the clock is
-//! put back. So windows of 24 hours on every day are always open. From the first moment of the first day of a blackout to
-//! the last moment of its last day nothing is open. What is left opens later by a share of the
-//! jitter that is the host's own, and closes on time. What a blackout has cut shorter than the
-//! jitter is treated as if the jitter were as long as that, so that no host is left out for good.
+//! Windows that overlap or adjoin, in real time or by the clock, are merged: of two that adjoin by
+//! the clock, the first stays open until the second opens, even if the clock is put back in
+//! between. So daily windows of 24 hours are always open. A blackout closes everything from the
+//! first moment of its first day to the last moment of its last day. Each remaining piece opens
+//! later by this host's share of the jitter, or of its own length if that is shorter, so that no
+//! host is excluded forever. It closes on time.
 
 use std::time::Duration;
 
@@ -26,21 +24,17 @@ use jiff::{SignedDuration, Span, Timestamp};
 
 use crate::config::settings::{Maintenance, Window};
 
-/// Days before the one asked for on which a window can open that is still of interest: a window may
-/// be open for seven days, what it opened may be delayed for another, and a time zone may be as
-/// much as a day ahead.
+/// How many days back to look up windows: 7 of duration, 1 of jitter, 1 of time-zone difference.
 const DAYS_BEHIND: i32 = 9;
-/// How far ahead is looked, in days, for a window to open or to close: a year and a month.
+/// How many days ahead to look up windows and their ends: a year and a month.
 const DAYS_AHEAD: i32 = 400;
 
-/// A time in which defragmenting is allowed.
+/// A time in which defragmentation is allowed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Opening {
-    /// Its first moment. If windows have followed each other without a gap for more than a week, it
-    /// may have been open for longer than this shows.
+    /// The start. It may lie further back if windows have adjoined for more than a week.
     pub opens: Timestamp,
-    /// The moment from which on it is over. If it is open for more than a year, this is no sooner
-    /// than a year ahead.
+    /// The end, exclusive. It is cut off, more than a year ahead, if windows adjoin for longer.
     pub closes: Timestamp,
 }
 
@@ -50,26 +44,26 @@ impl Opening {
         between(self.opens, self.closes)
     }
 
-    /// Whether it is open then.
+    /// Whether it is open at the given time.
     pub fn is_open(&self, at: Timestamp) -> bool {
         self.opens <= at && at < self.closes
     }
 }
 
-/// From one moment to a later one; `None` if it is not later.
+/// The time from `from` to `to`; zero if `to` is not later.
 pub(super) fn between(from: Timestamp, to: Timestamp) -> Duration {
     Duration::try_from(to.duration_since(from)).unwrap_or_default()
 }
 
-/// What makes this host differ from all others, the same for ever.
+/// A constant that distinguishes this host from others.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct JitterSeed(u64);
 
 impl JitterSeed {
-    /// The host with that machine-id(5).
+    /// The seed of the host with this machine-id(5).
     pub fn from_machine_id(id: &str) -> JitterSeed {
-        // FNV-1a, then the finalizer of MurmurHash3, so that every bit of the result depends on
-        // every bit of the id. Written out, because the standard library may change its own.
+        // FNV-1a, then the finalizer of MurmurHash3, so that every bit of the id affects every bit
+        // of the result. Implemented here because the standard library may change its hash.
         let mut hash = id
             .trim()
             .bytes()
@@ -89,7 +83,7 @@ impl JitterSeed {
     }
 }
 
-/// Dates on which nothing is done, and the moments in which they begin and end.
+/// A blackout: its first and last date, and the moments at which it begins and ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Blocked {
     from: Date,
@@ -98,26 +92,25 @@ struct Blocked {
     ends: Timestamp,
 }
 
-/// A window of one day.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Single {
     opening: Opening,
-    /// When it is over by the clock, if that is later: whatever opens until then continues it.
+    /// The later one of its ends by the clock and in real time: what opens until then adjoins.
     reaches: Timestamp,
 }
 
-/// When defragmenting is allowed on this host.
+/// When defragmentation is allowed on this host.
 #[derive(Debug, Clone)]
 pub struct Calendar {
     zone: TimeZone,
     windows: Vec<Window>,
-    /// In their order; none touches another.
+    /// In ascending order, neither overlapping nor adjoining.
     blackouts: Vec<Blocked>,
     jitter: Duration,
     host: JitterSeed,
 }
 
-/// Which of two moments is meant by a time that comes twice.
+/// Selects one of the two moments of a local time that occurs twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Twice {
     First,
@@ -125,7 +118,7 @@ enum Twice {
 }
 
 impl Calendar {
-    /// The calendar of a host. Settings that were accepted make one.
+    /// Creates the calendar of a host from valid settings.
     pub fn new(settings: &Maintenance, host: JitterSeed) -> Calendar {
         let zone = settings.timezone.rules().clone();
         let mut blackouts: Vec<Blocked> = settings
@@ -153,34 +146,33 @@ impl Calendar {
         }
     }
 
-    /// The time zone that days and times are read in.
+    /// The time zone of days and times.
     pub fn zone(&self) -> &TimeZone {
         &self.zone
     }
 
-    /// Whether there is a window at all. It may be that all of them lie in blackouts.
+    /// Whether any window is configured, even if blackouts cover all of them.
     pub fn has_windows(&self) -> bool {
         !self.windows.is_empty()
     }
 
-    /// Until when it is allowed, if it is allowed now.
+    /// When the present opening closes; `None` if none is open.
     pub fn open_until(&self, now: Timestamp) -> Option<Timestamp> {
         let first = self.openings(now).next()?;
         first.is_open(now).then_some(first.closes)
     }
 
-    /// When it will next become allowed.
+    /// The next opening that begins after `now`.
     pub fn next_opening(&self, now: Timestamp) -> Option<Opening> {
         self.openings(now).find(|opening| opening.opens > now)
     }
 
-    /// The next `count` times in which it is allowed, the present one among them. There can be
-    /// fewer.
+    /// Up to `count` openings, including the present one.
     pub fn next(&self, now: Timestamp, count: usize) -> Vec<Opening> {
         self.openings(now).take(count).collect()
     }
 
-    /// All openings that are not over at `from`, in their order.
+    /// All openings that are not over at `from`, in ascending order.
     fn openings(&self, from: Timestamp) -> impl Iterator<Item = Opening> {
         Runs::new(self, from)
             .flat_map(|run| self.without_blackouts(run))
@@ -188,7 +180,7 @@ impl Calendar {
             .filter(move |opening| opening.closes > from)
     }
 
-    /// When the windows of a day open and close, in the order in which they open.
+    /// The windows of a day, ordered by their start.
     fn on_day(&self, date: Date) -> Vec<Single> {
         let on_that_day = |window: &&Window| window.days.contains(&date.weekday());
         let single = |window: &Window| {
@@ -209,7 +201,6 @@ impl Calendar {
         singles
     }
 
-    /// What the blackouts leave of a time.
     fn without_blackouts(&self, run: Opening) -> Vec<Opening> {
         let mut pieces = Vec::new();
         let mut opens = run.opens;
@@ -226,15 +217,15 @@ impl Calendar {
         pieces
     }
 
-    /// What this host makes of a time.
+    /// Applies the jitter.
     fn delayed(&self, piece: Opening) -> Option<Opening> {
         let delay = self.host.share_of(self.jitter.min(piece.length()));
         let opens = piece.opens.checked_add(delay).ok()?;
         Some(Opening { opens, ..piece })
     }
 
-    /// The blackout on whose first days and week there is nothing to look for, if the date is one
-    /// of them: whatever opens then is over when the blackout is.
+    /// If `date` lies in a blackout that goes on for more than [`DAYS_BEHIND`] days, the date at
+    /// which to continue: windows that open before it are over before the blackout is.
     fn deep_in_blackout(&self, date: Date) -> Option<Date> {
         let week = Span::new().days(DAYS_BEHIND);
         let until = |blocked: &Blocked| blocked.to.checked_sub(week).ok();
@@ -247,7 +238,7 @@ impl Calendar {
 }
 
 impl Blocked {
-    /// `None` if all of it lies beyond the calendar, or the zone leaves it out.
+    /// `None` if it lies beyond the range of dates, or the zone skips all of it.
     fn new(zone: &TimeZone, from: Date, to: Date) -> Option<Blocked> {
         let after = to.tomorrow().ok()?;
         let begins = moment(zone, from.to_datetime(Time::midnight()), Twice::First)?;
@@ -262,16 +253,16 @@ impl Blocked {
     }
 }
 
-/// When a window opens on a day.
+/// When a window opens on a day; `None` if the zone skips the day.
 fn begin(zone: &TimeZone, date: Date, start: Time) -> Option<Timestamp> {
     let opens = moment(zone, date.to_datetime(start), Twice::First)?;
     let before = opens.checked_sub(SignedDuration::from_nanos(1)).ok()?;
-    // Either the clock shows that day now, or it did just before it leapt into the next one.
+    // The clock shows that day now, or did until it skipped to the next one.
     let is_that_day = |at| zone.to_datetime(at).date() == date;
     (is_that_day(opens) || is_that_day(before)).then_some(opens)
 }
 
-/// When the clock shows that time, or leaps over it.
+/// The moment at which the clock shows a time or skips it.
 fn moment(zone: &TimeZone, at: DateTime, twice: Twice) -> Option<Timestamp> {
     let ambiguous = zone.to_ambiguous_timestamp(at);
     match ambiguous.offset() {
@@ -286,15 +277,13 @@ fn moment(zone: &TimeZone, at: DateTime, twice: Twice) -> Option<Timestamp> {
     }
 }
 
-/// The times in which windows are open, those that touch each other put together, without regard
-/// to blackouts.
+/// Iterates over the openings of merged windows, ignoring blackouts.
 struct Runs<'c> {
     calendar: &'c Calendar,
-    /// The first day that was not looked at.
+    /// The next day to look up.
     date: Option<Date>,
-    /// The last one that will be.
     last: Date,
-    /// What opens next, already looked up.
+    /// Windows that were looked up already.
     ahead: std::collections::VecDeque<Single>,
 }
 
@@ -311,7 +300,7 @@ impl<'c> Runs<'c> {
         }
     }
 
-    /// What opens next by itself.
+    /// The next window, not merged.
     fn next_window(&mut self) -> Option<Single> {
         while self.ahead.is_empty() {
             let date = self.date.filter(|date| *date <= self.last)?;
@@ -340,7 +329,7 @@ impl Iterator for Runs<'_> {
             reaches = reaches.max(next.reaches);
             run.closes = run.closes.max(next.opening.closes);
             if run.closes.duration_since(run.opens) > limit {
-                // Always open. Nobody needs to know more.
+                // Practically always open: no need to look further.
                 self.date = None;
                 self.ahead.clear();
             }

@@ -1,5 +1,4 @@
-//! How long a run takes and what it needs: judged by past runs on the same file system, and where
-//! there are none, by what was measured elsewhere; which of the two is always stated.
+//! Estimates a run from past runs on its file system or else measurements elsewhere; states which.
 
 use std::time::Duration;
 
@@ -8,46 +7,44 @@ use super::policy::Policy;
 use super::speed::Speed;
 use crate::model::{Bytes, BytesPerSecond, Engine, swap_stall};
 
-/// What `xfs_fsr` copies where nothing was measured. An SSD does three times that; a run that takes
-/// less long than it was told is no harm.
+/// Assumed speed of `xfs_fsr`. An SSD is three times as fast; it does no harm if a run ends early.
 const ASSUMED_FSR: BytesPerSecond = BytesPerSecond(100 << 20);
-/// What `online` copies where nothing was measured: 512 MiB in 31 s underneath a writer of 500
-/// writes a second.
+/// Assumed speed of `online`: 512 MiB took 31 s while another process made 500 writes per second.
 const ASSUMED_ONLINE: BytesPerSecond = BytesPerSecond(16 << 20);
-/// What a run takes beside copying and swapping.
+/// Time besides copying and swapping.
 const AROUND_IT: Duration = Duration::from_secs(2);
 
-/// What `online` needs beside what the image has: one segment, generously.
+/// Space that `online` needs besides the image: one segment, with a generous margin.
 const ONLINE_NEEDS: Bytes = Bytes(64 << 20);
 
-/// What a speed was taken from.
+/// What a speed is based on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Basis {
-    /// So many runs on this file system.
+    /// Past runs on this file system.
     Measured {
-        /// How many.
+        /// Number of runs.
         runs: u32,
     },
     /// Runs on other hosts.
     Assumed,
 }
 
-/// What a run would take.
+/// The estimated cost of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Estimate {
-    /// Time, from its beginning to its end.
+    /// Duration from start to end.
     pub about: Duration,
-    /// Free space, for as long as it lasts.
+    /// Free space needed during the run.
     pub needs: Bytes,
-    /// How fast it copies.
+    /// Copying speed.
     pub speed: BytesPerSecond,
-    /// How that is known.
+    /// What the speed is based on.
     pub basis: Basis,
-    /// For how long readers are held up at the end; nothing for `online`.
+    /// How long readers are blocked at the end; zero for `online`.
     pub stall: Duration,
 }
 
-/// What a run on an image would take.
+/// Estimates a run on an image.
 pub fn estimate(
     engine: Engine,
     image: &ImageFacts,
@@ -61,10 +58,10 @@ pub fn estimate(
     let basis = measured.map_or(Basis::Assumed, |Speed { runs, .. }| Basis::Measured {
         runs,
     });
-    // What was measured may have been measured with a higher limit. Of that, half is reading.
+    // Past runs may have had a higher limit. Half of the bandwidth is for reading.
     let speed = measured.map_or(assumed, |speed| speed.median);
     let speed = speed.min(BytesPerSecond(policy.bandwidth.0 / 2));
-    // Reverse mapping is the default, so it is there unless it is known not to be.
+    // rmapbt is the default, so it is assumed unless known to be absent.
     let rmapbt = filesystem.features.is_none_or(|it| it.rmapbt);
     let stall = match engine {
         Engine::XfsFsr => swap_stall(image.extents, rmapbt),

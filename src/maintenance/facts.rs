@@ -1,4 +1,4 @@
-//! All that a plan depends on beside what the operator wants.
+//! The planner's input besides the operator's policy.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -14,35 +14,34 @@ use crate::model::{
     Obstacle, Outlook, Severity, Unusable,
 };
 
-/// How many times a cooldown is doubled at most.
+/// Maximum number of times a cooldown is doubled.
 const MAX_DOUBLINGS: u32 = 4;
-/// An image that a run could not have is tried again so much later, and later each time.
+/// Delay after a run that could not access its image; doubled each time.
 const AGAIN: Duration = Duration::from_secs(600);
-/// The least cooldown after a run that brought nothing, whatever is configured: the next one would
-/// hardly bring more.
+/// Minimum cooldown after a run without improvement: the next one would hardly do better.
 const LEAST_BACK_OFF: Duration = Duration::from_secs(86_400);
 
-/// What opens later is not planned for.
+/// Windows that open later are not planned for.
 const IN_SIGHT: Duration = Duration::from_secs(366 * 86_400);
 
-/// All that a plan depends on.
+/// The planner's input besides the policy.
 #[derive(Debug, Clone)]
 pub struct PlanFacts {
-    /// The time.
+    /// The current time.
     pub now: Timestamp,
-    /// Where the clock hangs that times are told by.
+    /// The time zone in which times are displayed.
     pub zone: TimeZone,
-    /// When something may run.
+    /// When runs are allowed.
     pub allowed: Allowed,
-    /// Whether the rescue is at work.
+    /// Whether a rescue is in progress.
     pub incident: bool,
-    /// Whether it was not long ago: then the images with the most extents come first.
+    /// Whether there was a rescue recently: then images with the most extents come first.
     pub recent_incident: bool,
-    /// Whether the operator has paused everything.
+    /// Whether the operator has paused defragmentation.
     pub paused: bool,
-    /// Why fragwatch itself cannot begin a run, if it cannot.
+    /// Why fragwatch cannot start a run; `None` if it can.
     pub not_ready: Option<String>,
-    /// Which engines can be used on this host. Of one that is not named nothing is known against it.
+    /// The states of engines on this host. An engine that is missing is taken to be usable.
     pub engines: Vec<EngineState>,
     /// The images.
     pub images: Vec<ImageFacts>,
@@ -51,28 +50,28 @@ pub struct PlanFacts {
 }
 
 impl PlanFacts {
-    /// Why an engine cannot be used on this host.
+    /// Why an engine is unusable on this host; `None` if it is usable.
     pub fn unusable(&self, engine: Engine) -> Option<&Unusable> {
         let mut states = self.engines.iter();
         states.find(|it| it.engine == engine)?.unusable.as_ref()
     }
 }
 
-/// When something may run.
+/// When runs are allowed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Allowed {
     /// No window is configured.
     Never,
-    /// There are windows, but none that opens within a year.
+    /// No window opens within a year.
     NotInSight,
-    /// In this window, which is open or opens next.
+    /// In this window, which is open or the next to open.
     During(Opening),
-    /// At any time: the operator has asked for it by hand.
+    /// At any time: the operator has started the run by hand.
     Always,
 }
 
 impl Allowed {
-    /// What the calendar says.
+    /// Looks up the calendar.
     pub fn by(calendar: &Calendar, now: Timestamp) -> Allowed {
         let is_in_sight = |opening: &Opening| between(now, opening.opens) < IN_SIGHT;
         match calendar.next(now, 1).pop().filter(is_in_sight) {
@@ -86,59 +85,59 @@ impl Allowed {
 /// An image.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ImageFacts {
-    /// Where it is.
+    /// Its path.
     pub path: PathBuf,
     /// The [`id`](FilesystemFacts::id) of its file system.
     pub filesystem: String,
-    /// How bad it is.
+    /// Its severity.
     pub severity: Severity,
-    /// What it has.
+    /// Its number of extents.
     pub extents: ExtentCount,
-    /// What is left when it is defragmented; see [`ideal`].
+    /// The number of extents after defragmentation; see [`ideal`].
     pub ideal: ExtentCount,
-    /// What could be gained, if its map was looked at.
+    /// The possible gain, if its map was examined.
     pub outlook: Option<Outlook>,
-    /// How fast it gets worse, if that is known.
+    /// How fast its number of extents grows, if known.
     pub growth: Option<ExtentsPerDay>,
-    /// Its length as a file.
+    /// Its file size.
     pub size: Bytes,
-    /// What it occupies: what a copy of it takes.
+    /// Its allocated space, which is the size of a copy.
     pub allocated: Bytes,
-    /// Who has it open.
+    /// The process that has it open.
     pub user: Option<User>,
     /// Whether it shares blocks with another file.
     pub shares_blocks: bool,
     /// What forbids touching it.
     pub obstacles: Vec<Obstacle>,
-    /// How its last run went.
+    /// Its last run.
     pub last_run: Option<LastRun>,
 }
 
-/// How many extents are left of an image at best: one for every 8 GiB, which is the longest that
-/// XFS has with blocks of 4 KiB, and its holes with the data between them, which no engine fills.
+/// The minimum number of extents of an image: one per 8 GiB (the maximum on XFS with 4 KiB blocks)
+/// plus its holes, each of which separates data and is never filled by an engine.
 pub fn ideal(size: Bytes, holes: u64) -> ExtentCount {
     let full = size.0.div_ceil(8 << 30);
     ExtentCount(full.max(1).saturating_add(holes))
 }
 
-/// Who has an image open.
+/// The process that has an image open.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum User {
     /// A virtual machine.
     Vm {
         /// Its name, if it has one.
         name: Option<String>,
-        /// Its process.
+        /// Its process ID.
         pid: u32,
     },
     /// Any other process.
     Process {
         /// Its name.
         name: String,
-        /// Its number.
+        /// Its process ID.
         pid: u32,
     },
-    /// Somebody, by a lock or a lease. Another host, for instance.
+    /// An unknown holder of a lock or lease, for example on another host.
     Unknown,
 }
 
@@ -156,21 +155,21 @@ impl fmt::Display for User {
     }
 }
 
-/// How the last run on an image went.
+/// The last run on an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LastRun {
     /// When it ended.
     pub ended: Timestamp,
-    /// What it means for the next one.
+    /// What its outcome means for the next run.
     pub effect: Effect,
-    /// So many runs in a row had this effect, this one included.
+    /// Number of consecutive runs with this effect, including this one.
     pub times: u32,
-    /// Why it came out so, in words.
+    /// The reason of its outcome.
     pub reason: String,
 }
 
 impl LastRun {
-    /// Until when the image is left alone.
+    /// When the cooldown ends.
     pub fn cools_until(&self, cooldown: Duration) -> Timestamp {
         let doubled = |times: u32| 2_u32.pow(times.min(MAX_DOUBLINGS));
         let wait = match self.effect {
@@ -189,35 +188,35 @@ impl LastRun {
 /// A file system.
 #[derive(Debug, Clone, PartialEq)]
 pub struct FilesystemFacts {
-    /// Its UUID, or what stands for it.
+    /// Its UUID, or a substitute.
     pub id: String,
-    /// Where it is mounted.
+    /// Its mount point.
     pub mount: PathBuf,
     /// The kernel's name of its type.
     pub type_name: String,
-    /// What that means.
+    /// The type.
     pub kind: FilesystemKind,
-    /// What it can, if it is an XFS that told.
+    /// Its features, if it is XFS and they are known.
     pub features: Option<Features>,
     /// Its size.
     pub size: Bytes,
-    /// What is free.
+    /// Its free space.
     pub free: Bytes,
-    /// Whether it does not answer.
+    /// Whether it does not respond.
     pub stalled: bool,
-    /// The run that is under way there.
+    /// The run in progress on it.
     pub active: Option<Active>,
-    /// Percent of the last ten seconds in which some task waited for I/O, without what its disks
-    /// cannot be the reason of; nothing if the kernel does not tell.
+    /// Percentage of the last 10 s in which some task waited for I/O, without pressure that its
+    /// disks cannot have caused; `None` if the kernel does not report it.
     pub io_pressure: Option<f64>,
-    /// How fast past runs were.
+    /// The speeds of past runs.
     pub speeds: Speeds,
 }
 
-/// A run that is under way.
+/// A run in progress.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Active {
-    /// The image.
+    /// The path of the image.
     pub path: PathBuf,
     /// When it is expected to end.
     pub ends: Timestamp,

@@ -1,4 +1,4 @@
-//! From what is known of images and file systems to what the planner asks for. Pure.
+//! Converts what is known of images and file systems to the planner's input. Pure.
 
 use std::collections::HashMap;
 
@@ -11,21 +11,21 @@ use crate::model::{
     Severity, UnixTime,
 };
 
-/// The runs of the past, oldest first.
+/// Past runs, oldest first.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Runs(Vec<RunRecord>);
 
-/// Runs that are remembered: enough for some of every image and every file system.
+/// Maximum number of runs kept: enough for some of every image and every file system.
 const MOST: usize = 4096;
 
 impl Runs {
-    /// Of runs in any order.
+    /// Takes runs in any order.
     pub fn new(mut runs: Vec<RunRecord>) -> Self {
         runs.sort_by_key(RunRecord::ended);
         Runs(runs)
     }
 
-    /// One more.
+    /// Adds the latest run; drops the oldest one if there are too many.
     pub fn push(&mut self, run: RunRecord) {
         if self.0.len() >= MOST {
             self.0.remove(0);
@@ -33,13 +33,13 @@ impl Runs {
         self.0.push(run);
     }
 
-    /// Whether the run on an image that began then is among them.
+    /// Whether they include the run on an image that began at this time.
     pub fn contains(&self, key: &ImageKey, began: UnixTime) -> bool {
         let is_it = |run: &RunRecord| run.image.key == *key && run.at == began;
         self.0.iter().any(is_it)
     }
 
-    /// How the last run on an image went.
+    /// The last run on an image.
     pub fn last(&self, key: &ImageKey) -> Option<LastRun> {
         let its = || self.0.iter().rev().filter(|run| run.image.key == *key);
         let last = its().next()?;
@@ -53,7 +53,7 @@ impl Runs {
         })
     }
 
-    /// How fast runs on each file system were: those that improved their image.
+    /// Speeds by file system, from the runs that improved their image.
     pub fn speeds(&self) -> HashMap<String, Speeds> {
         let mut by_filesystem: HashMap<&str, Vec<&RunRecord>> = HashMap::new();
         for run in &self.0 {
@@ -67,22 +67,22 @@ impl Runs {
     }
 }
 
-/// What the planner asks of an image.
+/// What is known of an image.
 #[derive(Debug, Clone, Copy)]
 pub struct ImageNow<'a> {
     /// Its last count.
     pub sample: &'a Sample,
-    /// Its lasting identity.
+    /// Its permanent identity.
     pub key: &'a ImageKey,
-    /// Who has it open.
+    /// The processes that have it open.
     pub owner: &'a Owner,
-    /// How bad it is.
+    /// Its severity.
     pub severity: Severity,
-    /// How fast it gets worse.
+    /// How fast its number of extents grows.
     pub growth: Option<ExtentsPerDay>,
-    /// Its map, if one was read.
+    /// Its extent map, if one was read.
     pub map: Option<&'a ExtentMap>,
-    /// What could be gained, if its map was read or sampled.
+    /// The possible gain, if its map was read or sampled.
     pub outlook: Option<Outlook>,
 }
 
@@ -102,7 +102,7 @@ pub fn image(now: &ImageNow<'_>, runs: &Runs) -> ImageFacts {
         allocated: sample.allocated,
         user: user(now.owner),
         shares_blocks: now.map.is_some_and(|map| map.shared.0 > 0),
-        // What forbids touching it is found by the guards, which hold the file while they look.
+        // Obstacles are found by the guards, which hold the file open while they check.
         obstacles: Vec::new(),
         last_run: runs.last(now.key),
     }

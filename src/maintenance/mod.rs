@@ -1,13 +1,12 @@
-//! When which image is defragmented, and why another is not. Pure: what is to be known of the
-//! images and of the host is given, and nothing is done.
+//! Decides which image is defragmented when, and why others are not. Pure: all facts are passed in.
 //!
-//! - [`calendar`]: when it is allowed
-//! - [`policy`]: what the operator wants
-//! - [`facts`]: all that a plan depends on beside that
-//! - [`speed`]: how fast past runs were
-//! - [`estimate`]: how long a run takes, judged by that
-//! - [`reason`]: why an image is left alone, in words
-//! - [`planner`]: from all of these to a decision on every image
+//! - [`calendar`]: when runs are allowed
+//! - [`policy`]: the operator's settings
+//! - [`facts`]: all other input of a plan; [`gather`] collects it
+//! - [`speed`]: the speed of past runs
+//! - [`estimate`]: the duration of a run, based on that speed
+//! - [`reason`]: why an image is not defragmented
+//! - [`planner`]: a decision on every image
 
 pub mod calendar;
 pub mod estimate;

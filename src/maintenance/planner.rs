@@ -1,24 +1,26 @@
-//! Which image is defragmented next, by what, and why another is not: a decision on every image.
+//! Decides which image is defragmented next and by which engine, and why another is not.
 //!
-//! # The order
+//! # Order
 //!
-//! Worse severity first; then what brings most for what it costs. It brings the extents that can go,
-//! or where the map was not looked at those above the ideal, and those of the next week, as it grows
-//! now: of two images that are as bad, the one that gets worse is more urgent. It costs the bytes to copy. After an incident, which was about kernel
-//! memory, the images with most extents come first within their severity.
+//! Higher severity first, then the best ratio of gain to cost. The gain is the number of extents
+//! that can be removed (those above the ideal if the map was not examined) plus a week's growth at
+//! the present rate, because an image that gets worse is more urgent. The cost is the number of
+//! bytes to copy. After an incident (about kernel memory), more extents come first within a
+//! severity.
 //!
-//! # The engine
+//! # Engine
 //!
-//! The first of the configured ones that can: `xfs_fsr` cannot while somebody has the image open,
-//! while it shares blocks, without free space for a copy, if the swap at its end would hold up
-//! readers for too long, or if it would not be done when the window closes; `online` cannot without
-//! reflink, and neither can where the host's kernel rules it out. What `online` has not done when the window closes, it does in the next one.
+//! The first suitable engine as configured. `xfs_fsr` is unsuitable if the image is open or shares
+//! blocks, if its final swap would block readers for too long, or if it would not finish before the
+//! window closes; `online` is unsuitable without reflink or with DAX; both are if the host's kernel
+//! rules them out, or if free space or the possible gain is too small. `online` continues
+//! unfinished work in the next window.
 //!
-//! # The time
+//! # Time
 //!
-//! One run at a time on a file system, and so many file systems at once as the policy allows. An
-//! image that does not fit into what is left of a window lets the next one go first. What is
-//! planned here is planned anew whenever something has changed, so only what begins now is binding.
+//! One run at a time per file system, on as many file systems at once as the policy allows. The
+//! next image takes the place of one that does not fit into the rest of a window. The plan is made
+//! anew after every change, so only runs that begin now are binding.
 
 use std::cmp::{Ordering, Reverse};
 use std::collections::BTreeMap;
@@ -37,66 +39,66 @@ use crate::model::{
     Effect, Engine, ExtentCount, FilesystemKind, Obstacle, Outlook, Severity, Share,
 };
 
-/// From here on a file system is too full for any run: what it copies would itself be fragmented.
+/// Above this, a file system is too full for any run: the copy would itself be fragmented.
 const ALMOST_FULL: Share = Share::percent(95);
-/// An image whose extents above the ideal are fewer than one in so many is near it.
+/// An image with fewer than 1/N of its extents above the ideal is near the ideal.
 const NEAR_IDEAL: u64 = LITTLE;
-/// The growth of so many days counts as if it were there.
+/// Number of days for which growth is added to the present extents.
 const GROWTH_DAYS: f64 = 7.0;
-/// An estimate may be wrong by one part in so many without a run being cut off.
+/// 1/N of an estimate is added as a safety margin, so that a run is not cut off.
 const MARGIN: u32 = 10;
-/// What `online` begins for: less is not worth beginning.
+/// Minimum time for starting `online`.
 const SHORTEST_TURN: Duration = Duration::from_secs(60);
-/// Copying less than this costs as much.
+/// Minimum cost in bytes.
 const LEAST_COST: f64 = 1_048_576.0;
 
 /// A decision on every image.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Plan {
-    /// First those that run, in the order in which they come first; then the others, worst first.
+    /// First the images to be defragmented, in order of rank; then the others, worst first.
     pub images: Vec<Planned>,
 }
 
-/// What is to become of an image.
+/// An image and the decision on it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Planned {
-    /// Where it is.
+    /// Its path.
     pub path: PathBuf,
-    /// Where its file system is mounted, if that is known.
+    /// Mount point of its file system, if known.
     pub mount: Option<PathBuf>,
-    /// How bad it is.
+    /// Its severity.
     pub severity: Severity,
-    /// What it has.
+    /// Its number of extents.
     pub extents: ExtentCount,
-    /// What would be left.
+    /// The number of extents after defragmentation.
     pub ideal: ExtentCount,
-    /// What could be gained, if its map was looked at.
+    /// The possible gain, if its map was examined.
     pub outlook: Option<Outlook>,
-    /// What is done.
+    /// The decision.
     pub decision: Decision,
 }
 
-/// What is done with an image.
+/// Whether an image is defragmented.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Decision {
-    /// It is defragmented in this window, or in the one that opens next.
+    /// It is defragmented in the current or next window.
     Runs(PlannedRun),
-    /// It is left alone.
+    /// It is not defragmented.
     Not(Reason),
 }
 
-/// A run to come.
+/// A future run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PlannedRun {
-    /// By what.
+    /// The engine.
     pub engine: Engine,
-    /// Which one of all runs it is by rank: 1 is the first.
+    /// Its rank among all runs, starting with 1.
     pub order: usize,
     /// When it begins.
     pub begins: Timestamp,
-    /// When it has ended: because it is done, or because the window closes.
+    /// When it ends: when it is done, or when the window closes.
     pub ends: Timestamp,
-    /// What it takes.
+    /// Its estimated cost.
     pub estimate: Estimate,
 }
 
@@ -112,7 +114,7 @@ impl Plan {
     }
 }
 
-/// Judges every image. The same facts give the same plan, in whatever order they come.
+/// Decides on every image. The result does not depend on the order of the facts.
 pub fn plan(facts: &PlanFacts, policy: &Policy) -> Plan {
     let filesystems = facts.filesystems.iter();
     let planner = Planner {
@@ -139,9 +141,8 @@ pub fn plan(facts: &PlanFacts, policy: &Policy) -> Plan {
     Plan { images }
 }
 
-/// The engines that are not to be used for an image that is defragmented by hand, although their turn
-/// comes before that of the first one that is: each with the reason. The last one is never passed
-/// over, so that there is an answer.
+/// The engines, with reasons, before the first one usable for an image that is defragmented by
+/// hand. The last configured engine is never passed over, so there is an answer.
 pub fn passed_over(facts: &PlanFacts, policy: &Policy) -> Vec<(Engine, Reason)> {
     let against = |engine: &Engine| {
         let only = Policy {
@@ -161,7 +162,6 @@ pub fn passed_over(facts: &PlanFacts, policy: &Policy) -> Vec<(Engine, Reason)> 
 }
 
 impl Planned {
-    /// Where it stands in the plan.
     fn place(&self) -> impl Ord + '_ {
         let rank = match &self.decision {
             Decision::Runs(run) => run.order,
@@ -171,16 +171,16 @@ impl Planned {
     }
 }
 
-/// The time in which runs may lie.
+/// The time available for runs.
 #[derive(Debug, Clone, Copy)]
 struct Frame {
     begins: Timestamp,
-    /// `None` if it does not end.
+    /// `None` if unlimited.
     closes: Option<Timestamp>,
 }
 
 impl Frame {
-    /// Of the window that is open or opens next. Where there is none, nothing will be placed.
+    /// From the window that is open or opens next; without one, no run is placed.
     fn new(facts: &PlanFacts) -> Frame {
         match facts.allowed {
             Allowed::During(Opening { opens, closes }) => Frame {
@@ -194,7 +194,6 @@ impl Frame {
         }
     }
 
-    /// How much of it is left from then on.
     fn left(&self, from: Timestamp) -> Duration {
         self.closes
             .map_or(Duration::MAX, |closes| between(from, closes))
@@ -208,13 +207,12 @@ struct Planner<'f> {
     frame: Frame,
 }
 
-/// An image that nothing but time can keep from being defragmented.
+/// An image for which only time can be lacking.
 struct Candidate<'f> {
     image: &'f ImageFacts,
     filesystem: &'f FilesystemFacts,
-    /// What could do it, best first; one at least.
+    /// The suitable engines in configured order; at least one.
     options: Vec<(Engine, Estimate)>,
-    /// What it brings for what it costs.
     worth: f64,
 }
 
@@ -248,8 +246,7 @@ impl<'f> Planner<'f> {
         Moment::new(at, self.facts.now, &self.facts.zone)
     }
 
-    /// Everything but the time: first what lies with the image, then with the host, then with its
-    /// file system, then with the engines.
+    /// Checks everything except time: image, host, file system and engines, in this order.
     fn judge(&self, image: &'f ImageFacts) -> Result<Candidate<'f>, Reason> {
         let filesystem = self.filesystems.get(image.filesystem.as_str()).copied();
         let active = filesystem.and_then(|filesystem| filesystem.active.as_ref());
@@ -294,7 +291,7 @@ impl<'f> Planner<'f> {
         if !engines.is_empty() {
             gains(image, engines)?;
         }
-        // What matters to one engine only is not said of the image.
+        // DAX concerns one engine only, so it does not forbid touching the image.
         let forbidding = |obstacle: &&Obstacle| **obstacle != Obstacle::Dax;
         match image.obstacles.iter().filter(forbidding).min() {
             Some(obstacle) => Err(Reason::Forbidden(*obstacle)),
@@ -319,7 +316,7 @@ impl<'f> Planner<'f> {
         }
     }
 
-    /// Whether it may run by the time that it could.
+    /// Checks whether the cooldown ends before the image could be defragmented.
     fn has_cooled_down(&self, image: &ImageFacts) -> Result<(), Reason> {
         let Some(last) = &image.last_run else {
             return Ok(());
@@ -345,7 +342,7 @@ impl<'f> Planner<'f> {
         })
     }
 
-    /// How busy the disks are now says nothing of a window that is not open yet.
+    /// Checks the I/O pressure, which matters only if runs can begin now.
     fn disks_are_idle(&self, filesystem: &FilesystemFacts) -> Result<(), Reason> {
         let limit = self.policy.max_io_pressure;
         match filesystem.io_pressure {
@@ -356,7 +353,7 @@ impl<'f> Planner<'f> {
         }
     }
 
-    /// The engines that could do it, in their order; if there is none, why not.
+    /// The suitable engines in configured order; if there are none, the reason.
     fn options(
         &self,
         image: &ImageFacts,
@@ -379,13 +376,13 @@ impl<'f> Planner<'f> {
                 user: user.clone(),
                 online: online.map(Box::new),
             }),
-            // An idle image is the business of xfs_fsr, if that may be used.
+            // For an idle image, the reason against xfs_fsr takes precedence.
             (_, Some(reason), _) | (_, None, Some(reason)) => Err(reason),
             (_, None, None) => Err(Reason::NoEngine),
         }
     }
 
-    /// What an engine would take; if it cannot, why not.
+    /// The estimate for an engine; if it is unsuitable, the reason.
     fn option(
         &self,
         engine: Engine,
@@ -416,7 +413,7 @@ impl<'f> Planner<'f> {
         Ok(estimate)
     }
 
-    /// What `xfs_fsr` asks of an image.
+    /// Checks what `xfs_fsr` requires of an image.
     fn idle_image(&self, image: &ImageFacts, estimate: &Estimate) -> Result<(), Reason> {
         if let Some(user) = &image.user {
             let (user, online) = (user.clone(), None);
@@ -433,7 +430,7 @@ impl<'f> Planner<'f> {
     }
 }
 
-/// Whether one of the engines may gain more than a little.
+/// Checks whether one of the engines can gain more than a little.
 fn gains(image: &ImageFacts, engines: &[Engine]) -> Result<(), Reason> {
     match image.outlook {
         Some(outlook) if engines.iter().all(|engine| outlook.is_little(*engine)) => {
@@ -451,7 +448,7 @@ fn filesystem_allows(filesystem: &FilesystemFacts) -> Result<(), Reason> {
     let used = filesystem.size.0.saturating_sub(filesystem.free.0);
     let millionths = u128::from(used) * u128::from(Share::WHOLE.0);
     let used = millionths.checked_div(u128::from(filesystem.size.0));
-    // Told in whole percent, so one that is just above is not told to be at the limit.
+    // Rounded up, so that a value just above the limit is not displayed as the limit.
     let percent = used.map_or(0, |used| used.div_ceil(10_000));
     if used.is_some_and(|used| used > u128::from(ALMOST_FULL.0)) {
         let used = Share::percent(u32::try_from(percent).unwrap_or(100));
@@ -460,7 +457,7 @@ fn filesystem_allows(filesystem: &FilesystemFacts) -> Result<(), Reason> {
     Ok(())
 }
 
-/// What defragmenting an image brings for what it costs.
+/// Gain divided by cost.
 fn worth(image: &ImageFacts) -> f64 {
     let best = |outlook: &Outlook| {
         let gains = Engine::ALL.map(|engine| outlook.gain(engine).likely.0);
@@ -469,22 +466,21 @@ fn worth(image: &ImageFacts) -> f64 {
     let above_ideal = image.extents.0.saturating_sub(image.ideal.0);
     let gain = image.outlook.as_ref().and_then(best).unwrap_or(above_ideal);
     let growth = image.growth.map_or(0.0, |growth| growth.0);
-    // One that shrinks, or whose growth is no number, is as bad as it is.
+    // Negative growth and NaN count as none.
     let growth = if growth > 0.0 { growth } else { 0.0 };
-    // Beyond 2^53 the last digits do not matter.
+    // Precision loss beyond 2^53 does not matter.
     #[allow(clippy::cast_precision_loss)]
     let (gain, cost) = (gain as f64, image.allocated.0 as f64);
     (gain + growth * GROWTH_DAYS) / cost.max(LEAST_COST)
 }
 
-/// Who runs when.
 struct Lanes<'p, 'f> {
     planner: &'p Planner<'f>,
-    /// From when on nothing runs on a file system any more.
+    /// When the last run on a file system ends.
     idle_from: BTreeMap<&'f str, Timestamp>,
-    /// From when on there is room for another run.
+    /// When each slot for parallel runs becomes free.
     slots: Vec<Timestamp>,
-    /// What was placed on each file system.
+    /// Number of runs placed on each file system.
     placed: BTreeMap<&'f str, usize>,
     order: usize,
 }
@@ -496,7 +492,7 @@ impl<'p, 'f> Lanes<'p, 'f> {
         let mut slots = Vec::new();
         for filesystem in planner.filesystems.values() {
             if let Some(active) = &filesystem.active {
-                // One that takes longer than expected may end at any moment.
+                // A run that takes longer than expected may end at any moment.
                 let ends = active.ends.max(soon(planner.facts.now));
                 idle_from.insert(filesystem.id.as_str(), ends);
                 slots.push(ends);
@@ -504,7 +500,7 @@ impl<'p, 'f> Lanes<'p, 'f> {
         }
         let parallel = planner.policy.parallel.max(1);
         slots.resize(parallel.max(slots.len()), begins);
-        // More than allowed are under way: room is only when enough of them have ended.
+        // If more runs than allowed are active, a slot becomes free only when enough have ended.
         slots.sort();
         slots.drain(..slots.len() - parallel);
         Lanes {
@@ -516,7 +512,7 @@ impl<'p, 'f> Lanes<'p, 'f> {
         }
     }
 
-    /// The decision on an image that comes after all that were placed.
+    /// Places the next candidate in order of rank.
     fn place(&mut self, candidate: &Candidate<'f>) -> Decision {
         let id = candidate.filesystem.id.as_str();
         let frame = self.planner.frame;
@@ -544,8 +540,8 @@ impl<'p, 'f> Lanes<'p, 'f> {
         })
     }
 
-    /// The slot that is free by then and has been for the shortest time, so that the others are
-    /// left to those who can begin earlier; or the one that is free first.
+    /// Of the slots that are free at `from`, the one that became free last, so that the others
+    /// remain for runs that can begin earlier; if there is none, the slot that becomes free first.
     fn earliest(&self, from: Timestamp) -> (usize, Timestamp) {
         let slots = || self.slots.iter().copied().enumerate();
         let by_then = slots().filter(|(_, free)| *free <= from);
@@ -555,7 +551,7 @@ impl<'p, 'f> Lanes<'p, 'f> {
         slot.map_or((0, from), |(slot, free)| (slot, free.max(from)))
     }
 
-    /// Why there is no time: too little altogether, or too little because of others.
+    /// The reason for lack of time: the window is too short, or other images come first.
     fn too_late(&self, candidate: &Candidate<'f>) -> Reason {
         let frame = self.planner.frame;
         let closes = frame.closes.unwrap_or(Timestamp::MAX);
@@ -569,11 +565,11 @@ impl<'p, 'f> Lanes<'p, 'f> {
             let filesystem = candidate.filesystem;
             let there = self.placed.get(filesystem.id.as_str()).copied();
             let ahead = there.unwrap_or(0) + usize::from(filesystem.active.is_some());
-            // If none is on the same file system, those on others have taken the room.
+            // Without a run on the same file system, runs on others have taken the slots.
             let ahead = if ahead == 0 { self.order.max(1) } else { ahead };
             return Reason::NoTurn { closes, ahead };
         }
-        // What takes least is nearest to fitting.
+        // The shortest run is the closest to fitting.
         let shortest = options
             .iter()
             .map(|(_, estimate)| estimate)
@@ -590,12 +586,11 @@ impl<'p, 'f> Lanes<'p, 'f> {
     }
 }
 
-/// A moment from now: what should have ended already is not planned with before.
+/// The assumed end of a run that should have ended already.
 fn soon(now: Timestamp) -> Timestamp {
     now.checked_add(SHORTEST_TURN).unwrap_or(now)
 }
 
-/// Whether a run fits into so much time.
 fn fits(engine: Engine, estimate: &Estimate, left: Duration) -> bool {
     match engine {
         Engine::XfsFsr => {

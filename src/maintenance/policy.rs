@@ -1,29 +1,29 @@
-//! What the operator wants of defragmenting.
+//! The operator's settings for defragmentation.
 
 use std::time::Duration;
 
 use crate::config::settings::Defrag;
 use crate::model::{BytesPerSecond, Engine, Severity, Share};
 
-/// What the operator wants of defragmenting.
+/// The operator's settings for defragmentation.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Policy {
-    /// Images of this severity or worse are defragmented.
+    /// Minimum severity of images to be defragmented.
     pub from: Severity,
-    /// The engines that may be used. Of those that can do it, the first does.
+    /// The allowed engines; the first suitable one is used.
     pub engines: Vec<Engine>,
-    /// So much of a file system stays free.
+    /// The share of a file system that must stay free.
     pub keep_free: Share,
-    /// From the end of a run to the next one on the same image.
+    /// Minimum time from the end of a run to the next one on the same image.
     pub cooldown: Duration,
-    /// No run reads and writes more than this together.
+    /// Limit of a run's reads and writes together.
     pub bandwidth: BytesPerSecond,
-    /// Above this I/O pressure nothing begins: percent of the time in which some task waited (`some
-    /// avg10` of io.pressure), where the disks were at work.
+    /// I/O pressure above which no run begins, in percent of time in which some task waited (`some
+    /// avg10` of io.pressure) while the disks were active.
     pub max_io_pressure: f64,
-    /// For so long may the swap at the end of `xfs_fsr` hold up readers.
+    /// Maximum time for which the final swap of `xfs_fsr` may block readers.
     pub max_swap_stall: Duration,
-    /// Runs at once, each on a file system of its own; one at least.
+    /// Maximum number of parallel runs, each on its own file system; at least one.
     pub parallel: usize,
 }
 

@@ -1,4 +1,4 @@
-//! Why an image is left alone, in words for whoever asks why it still is as it is.
+//! The reasons why an image is not defragmented, and their texts.
 
 use std::fmt;
 use std::time::Duration;
@@ -13,16 +13,16 @@ use crate::model::{
     UnusableReason,
 };
 
-/// A moment, and how it is written: `05:00` within a day, `Sat 2026-11-28 05:00` beyond.
+/// A time and its text: `05:00` within 24 hours, `Sat 2026-11-28 05:00` otherwise.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Moment {
-    /// The moment.
+    /// The time.
     pub at: Timestamp,
     local: String,
 }
 
 impl Moment {
-    /// The moment as it is written at `now` by the clock of a zone.
+    /// Formats a time in a time zone, relative to `now`.
     pub fn new(at: Timestamp, now: Timestamp, zone: &TimeZone) -> Moment {
         let is_near = at.duration_since(now).abs() < SignedDuration::from_hours(24);
         let form = if is_near { "%H:%M" } else { "%a %F %H:%M" };
@@ -37,25 +37,25 @@ impl fmt::Display for Moment {
     }
 }
 
-/// Why an image is left alone.
+/// Why an image is not defragmented.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Reason {
-    /// A run on it is under way.
+    /// It is being defragmented.
     RunningNow,
-    /// It is not bad enough.
+    /// Its severity is too low.
     BelowSeverity {
-        /// What it has.
+        /// Its severity.
         severity: Severity,
-        /// What it would need.
+        /// The minimum severity.
         from: Severity,
     },
-    /// There is nothing to gain.
+    /// Hardly any extents can be removed.
     NearIdeal {
-        /// What it has.
+        /// The present number of extents.
         extents: ExtentCount,
-        /// What would be left.
+        /// The number after defragmentation.
         ideal: ExtentCount,
-        /// What keeps its extents apart, if that is known, and what would help.
+        /// What keeps its extents apart, if known, and what would help.
         kept: Option<String>,
     },
     /// There is little to gain: holes, sharing or unwritten parts keep its extents apart.
@@ -65,107 +65,107 @@ pub enum Reason {
     },
     /// Something forbids touching it.
     Forbidden(Obstacle),
-    /// No engine knows its file system.
+    /// No engine supports its file system.
     NotXfs {
-        /// The kernel's name of its type.
+        /// The kernel's name of the file system type.
         type_name: String,
     },
-    /// Its file system was not looked at yet.
+    /// Its file system was not examined yet.
     NothingKnown,
-    /// The operator has paused everything.
+    /// The operator has paused defragmentation.
     Paused,
-    /// The rescue is at work.
+    /// A rescue is in progress.
     Incident,
-    /// fragwatch itself cannot begin a run.
+    /// fragwatch cannot start a run.
     NotReady {
         /// Why.
         why: String,
     },
-    /// There is no window.
+    /// No window is configured.
     NoWindow,
-    /// All windows of the next year are in blackouts.
+    /// Blackouts cover all windows of the next year.
     NoWindowInSight,
-    /// Its file system does not answer.
+    /// Its file system does not respond.
     Stalled,
     /// Its file system is too full for any run.
     AlmostFull {
-        /// What of it is used.
+        /// The used share.
         used: Share,
     },
-    /// It had a run not long ago.
+    /// Its last run was too recent.
     CoolingDown {
-        /// Until when it is left alone.
+        /// End of the cooldown.
         until: Moment,
-        /// How many runs in a row have brought nothing.
+        /// Number of consecutive runs without improvement.
         in_vain: u32,
     },
-    /// A run could not have it not long ago.
+    /// A recent run could not access it.
     PutOff {
-        /// Until when it is left alone.
+        /// Time of the next attempt.
         until: Moment,
-        /// Why it could not.
+        /// Why it was not accessible.
         why: String,
     },
     /// No engine is configured.
     NoEngine,
-    /// The engine cannot be used on this host.
+    /// The engine is unusable on this host.
     Unusable(Unusable),
-    /// Somebody has it open, which `xfs_fsr` cannot have.
+    /// It is open, which `xfs_fsr` does not allow.
     InUse {
-        /// Who.
+        /// The process that has it open.
         user: User,
-        /// Why `online`, which can, will not; `None` if it is not configured.
+        /// Why `online`, which allows that, is not used; `None` if it is not configured.
         online: Option<Box<Reason>>,
     },
-    /// `xfs_fsr` would copy what is shared.
+    /// It has shared blocks, which `xfs_fsr` would copy.
     SharesBlocks,
     /// It would take too much of the free space.
     NoSpace {
-        /// What the run needs.
+        /// The space that the run needs.
         needs: Bytes,
-        /// What is free.
+        /// The free space.
         has: Bytes,
-        /// What must stay free.
+        /// The space that must stay free.
         keeps: Bytes,
     },
-    /// The end of `xfs_fsr` would hold up readers.
+    /// The final swap of `xfs_fsr` would block readers for too long.
     SwapStall {
-        /// For how long.
+        /// The expected duration.
         stall: Duration,
-        /// For how long it may.
+        /// The limit.
         limit: Duration,
     },
     /// `online` needs reflink.
     NoReflink,
     /// The disks are busy.
     Pressure {
-        /// How busy.
+        /// The I/O pressure in percent.
         avg10: f64,
-        /// From where on nothing begins.
+        /// The limit in percent.
         limit: f64,
     },
-    /// It takes longer than the window is open.
+    /// It would take longer than the window is open.
     WouldNotFinish {
         /// When the window closes.
         closes: Moment,
-        /// What the run takes.
+        /// The estimated duration.
         about: Duration,
-        /// How fast it would copy.
+        /// The estimated copying speed.
         speed: BytesPerSecond,
-        /// How that is known.
+        /// What the speed is based on.
         basis: Basis,
     },
     /// The window is full.
     NoTurn {
         /// When the window closes.
         closes: Moment,
-        /// How many come before it.
+        /// The number of images before it.
         ahead: usize,
     },
 }
 
 impl Reason {
-    /// In one word, for programs.
+    /// The reason as a code, for programs.
     pub fn code(&self) -> ReasonCode {
         match self {
             Reason::RunningNow => ReasonCode::RunningNow,
@@ -300,7 +300,7 @@ impl fmt::Display for Basis {
     }
 }
 
-/// A short time with the precision that it deserves: `9 s`, `0.4 s`, `3 min`.
+/// A short duration with adaptive precision: `9 s`, `0.4 s`, `3 min`.
 struct Seconds(Duration);
 
 impl fmt::Display for Seconds {

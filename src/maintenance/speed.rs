@@ -1,32 +1,32 @@
-//! How fast past runs on a file system were.
+//! The speed of past runs on a file system.
 
 use crate::model::{Bytes, BytesPerSecond, Engine, RunRecord};
 
-/// Past runs that are looked at, the last ones: disks and neighbours change.
+/// Only this many of the latest runs count, because disks and their load change.
 const RUNS: usize = 9;
-/// Runs that copied less say nothing of the speed.
+/// Runs that copied less do not count.
 const LEAST_COPIED: Bytes = Bytes(64 << 20);
 
-/// How fast the runs on a file system were. `None` where there are none.
+/// The speed of past runs on a file system by engine; `None` without such runs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Speeds {
-    /// What `xfs_fsr` copies.
+    /// Copying speed of `xfs_fsr`.
     pub xfs_fsr: Option<Speed>,
-    /// What `online` copies.
+    /// Copying speed of `online`.
     pub online: Option<Speed>,
 }
 
 /// A measured speed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Speed {
-    /// The median of the last runs.
+    /// The median of the latest runs.
     pub median: BytesPerSecond,
-    /// How many runs these are.
+    /// The number of these runs.
     pub runs: u32,
 }
 
 impl Speeds {
-    /// By the runs on a file system, the oldest first.
+    /// Computes the speeds from the runs on one file system, which must be ordered oldest first.
     pub fn of(runs: &[&RunRecord]) -> Speeds {
         let by = |engine| {
             let counts = |run: &&&RunRecord| run.engine == engine && run.bytes >= LEAST_COPIED;
@@ -48,8 +48,7 @@ impl Speeds {
     }
 }
 
-/// The median of the first few numbers that are not zero, the lower one of two, and how many there
-/// are.
+/// The (lower) median of the first [`RUNS`] nonzero numbers, and how many there are.
 fn median(numbers: impl Iterator<Item = u64>) -> Option<(u64, u32)> {
     let mut numbers: Vec<u64> = numbers.filter(|number| *number > 0).take(RUNS).collect();
     numbers.sort_unstable();

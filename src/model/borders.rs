@@ -1,28 +1,27 @@
-//! What lies between an extent and the one before it in the file, and so whether an engine can join
-//! the two.
+//! What separates an extent from its predecessor in the file: whether an engine can join the two.
 
 use serde::{Deserialize, Serialize};
 
 use super::extent::Extent;
 use super::units::Bytes;
 
-/// An extent of this length or more is left as it is.
+/// Extents of this length or more are left as they are.
 pub const LONG: Bytes = Bytes(4 << 20);
-/// A copy is worth its bytes if it removes an extent for each so many of them.
+/// The most bytes worth copying for each extent removed.
 pub const WORTH: Bytes = Bytes(1 << 20);
 
-/// Extents by the border before them: numbers, or estimates of these.
+/// Extents by the border before them: counts or estimates.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Borders<T = u64> {
-    /// Nothing: the two can become one.
+    /// No obstacle: the two can become one.
     pub joins: T,
     /// A hole, which no engine fills.
     pub holes: T,
-    /// One of the two belongs to another file as well.
+    /// One of the two is shared with another file.
     pub shared: T,
-    /// One of the two is unwritten.
+    /// One of the two is unwritten or delayed.
     pub unwritten: T,
-    /// Both are so long that a copy is not worth it; or there is none before it.
+    /// Too long for a copy to be worthwhile; or the extent at the beginning of the file.
     pub long: T,
 }
 
@@ -34,7 +33,7 @@ impl Borders {
 }
 
 impl<T> Borders<T> {
-    /// The same with a value made of each.
+    /// Applies a function to each value.
     pub fn map<U>(self, mut of: impl FnMut(T) -> U) -> Borders<U> {
         Borders {
             joins: of(self.joins),
@@ -46,7 +45,7 @@ impl<T> Borders<T> {
     }
 }
 
-/// Counts borders from extents in the order of the file.
+/// Counts the borders of extents in file order.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BorderCount {
     /// The counts so far.
@@ -61,7 +60,7 @@ impl BorderCount {
         self.skip(extent);
     }
 
-    /// Takes the next extent without counting it.
+    /// Passes the next extent without counting it.
     pub fn skip(&mut self, extent: &Extent) {
         self.before = Some(*extent);
     }

@@ -1,4 +1,4 @@
-//! The count of all files of a file system.
+//! The extent counts of all files of a file system.
 
 use std::path::PathBuf;
 
@@ -16,31 +16,30 @@ pub struct CensusFile {
     pub extents: ExtentCount,
     /// Its length.
     pub size: Bytes,
-    /// What it occupies.
+    /// Its allocated size.
     pub allocated: Bytes,
-    /// One of its names, found from the inode; `None` if none can be found.
+    /// One of its names, found from the inode; `None` if none was found.
     #[serde(with = "optional_path")]
     pub path: Option<PathBuf>,
 }
 
-/// What a census found.
+/// The result of a census.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Census {
-    /// Regular files.
+    /// Number of regular files.
     pub files: u64,
-    /// Extents of their data, all together.
+    /// Total extents of their data.
     pub extents: ExtentCount,
     /// Kernel memory that all their extent maps would take.
     pub extent_map_memory: Bytes,
-    /// Files by number of extents: index 0 counts the files with none, index n those with
-    /// 10^(n-1) or more and fewer than 10^n.
+    /// Files by number of extents: index 0 for none, index n for 10^(n-1) or more, below 10^n.
     pub classes: Vec<u64>,
     /// The most fragmented files, worst first.
     pub worst: Vec<CensusFile>,
 }
 
 impl Census {
-    /// The class of [`classes`](Census::classes) that a file with `extents` belongs to.
+    /// Index in [`classes`](Census::classes) of a file with `extents`.
     pub fn class_of(extents: ExtentCount) -> usize {
         extents.0.checked_ilog10().map_or(0, |it| it as usize + 1)
     }

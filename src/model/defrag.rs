@@ -1,4 +1,4 @@
-//! Defragmenting: by what, why it ends, what came of it.
+//! Defragmentation runs: engines, reasons to stop, outcomes, reports.
 
 use std::fmt;
 use std::time::Duration;
@@ -13,11 +13,11 @@ use super::units::{Bytes, ExtentCount};
 use super::words::words;
 
 words! {
-    /// What takes the fragmentation away.
+    /// A defragmentation engine.
     pub enum Engine {
-        /// xfs_fsr(8): for an image that nobody has open.
+        /// xfs_fsr(8), for images that no process has open.
         XfsFsr = "xfs_fsr",
-        /// By segments, under a running VM.
+        /// Moves segments of an image while its VM runs.
         Online = "online",
     }
 }
@@ -33,23 +33,23 @@ impl fmt::Display for Engine {
 pub struct EngineState {
     /// The engine.
     pub engine: Engine,
-    /// Why it cannot, on no image at all; `None` if it can.
+    /// Why it cannot be used on any image; `None` if it can.
     pub unusable: Option<Unusable>,
 }
 
 /// Why an engine cannot be used on this host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unusable {
-    /// Of what kind that is.
+    /// The kind of reason.
     pub reason: UnusableReason,
-    /// In a few words.
+    /// A few words.
     pub brief: String,
-    /// In a sentence, with what to do.
+    /// A sentence that includes the remedy.
     pub text: String,
 }
 
 words! {
-    /// Of what kind the reason is for which an engine cannot be used on this host.
+    /// The kind of reason why an engine cannot be used on this host.
     pub enum UnusableReason {
         /// It is not in `defrag.engines`.
         NotConfigured = "not_configured",
@@ -57,27 +57,27 @@ words! {
         NoXfsFsr = "no_xfs_fsr",
         /// The kernel has a defect that endangers images.
         KernelKnownBad = "kernel_known_bad",
-        /// The kernel may have one.
+        /// The kernel may have such a defect.
         KernelUnknown = "kernel_unknown",
     }
 }
 
 words! {
-    /// Why a run is ended before its time.
+    /// Why a run is stopped early.
     pub enum Stop {
         /// The maintenance window closes.
         WindowClosed = "window_closed",
         /// The operator has paused defragmentation.
         Paused = "paused",
-        /// fragwatch itself is ended.
+        /// fragwatch is shutting down.
         Shutdown = "shutdown",
-        /// The rescue is at work: the host needs its memory and its disks.
+        /// The rescue is active: the host needs its memory and its disks.
         Incident = "incident",
-        /// Somebody wants to open the image and waits for us.
+        /// A process is waiting to open the image.
         Opened = "opened",
-        /// It has done nothing for too long.
+        /// It made no progress for too long.
         Stuck = "stuck",
-        /// It works on something else than the image.
+        /// It works on something other than the image.
         Astray = "astray",
         /// The image was removed, or its file system unmounted (`umount --lazy`).
         Gone = "gone",
@@ -87,7 +87,7 @@ words! {
 }
 
 impl Stop {
-    /// Whether somebody is waiting for the end of the run.
+    /// Whether the run must end without delay.
     pub fn is_urgent(self) -> bool {
         matches!(
             self,
@@ -112,12 +112,12 @@ impl fmt::Display for Stop {
     }
 }
 
-/// A process that has or opens an image.
+/// A process that has an image open or is opening it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NamedProcess {
-    /// Its number; 0 if it is in another namespace.
+    /// Process ID; 0 if it is in another PID namespace.
     pub pid: i32,
-    /// Its name; empty if unknown.
+    /// Name; empty if unknown.
     pub name: String,
 }
 
@@ -131,49 +131,49 @@ impl fmt::Display for NamedProcess {
     }
 }
 
-/// What came of a run, by our own counts of extents before and after it.
+/// Outcome of a run, by our own counts of extents before and after it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "outcome")]
 pub enum RunOutcome {
     /// Fewer extents than before.
     Improved,
-    /// It came to its end, and there are no fewer.
+    /// Completed, but the extents are no fewer.
     Unchanged {
-        /// Where the reason is unknown: what the engine printed, which may be nothing.
+        /// If the reason is unknown: what the engine printed, which may be nothing.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         message: Option<String>,
     },
-    /// Somebody wanted the image meanwhile.
+    /// A process opened or changed the image during the run.
     Busy {
-        /// Who, if that is known.
+        /// The process, if known.
         by: Option<NamedProcess>,
     },
-    /// There was not enough free space in one piece, or at all.
+    /// Too little free space, in one piece or at all.
     NoSpace,
-    /// Ended before its time.
+    /// Stopped early.
     Stopped {
         /// Why.
         why: Stop,
     },
-    /// A guard did not let it begin.
+    /// Refused by a guard before it began.
     Refused {
-        /// Which.
+        /// The guard.
         guard: ReasonCode,
         /// In words.
         reason: String,
     },
-    /// A dry run: no guard is against it.
+    /// Dry run: no guard refuses the run.
     WouldRun {
         /// What it would do.
         forecast: RunForecast,
     },
-    /// It went wrong.
+    /// The run failed.
     Failed {
-        /// How, in words.
+        /// Why, in words.
         reason: String,
     },
-    /// The process that carried it out ended, or had to be left behind, without a report: killed for
-    /// want of memory, for instance. Nothing is known against the image.
+    /// The process of the run ended or was abandoned without a report (killed for lack of memory,
+    /// for instance), which implies nothing about the image.
     NoReport {
         /// How the process ended.
         reason: String,
@@ -181,7 +181,7 @@ pub enum RunOutcome {
 }
 
 impl RunOutcome {
-    /// The value of the label `outcome` of the metrics.
+    /// The word for the outcome, as in JSON and for the hooks.
     pub fn as_str(&self) -> &'static str {
         match self {
             RunOutcome::Improved => "improved",
@@ -201,7 +201,7 @@ impl RunOutcome {
         match self {
             RunOutcome::Improved => OutcomeKind::Improved,
             RunOutcome::Unchanged { message: Some(_) } => OutcomeKind::Unexplained,
-            // A dry run is not recorded.
+            // Dry runs are not recorded.
             RunOutcome::Unchanged { message: None } | RunOutcome::WouldRun { .. } => {
                 OutcomeKind::Unchanged
             }
@@ -215,8 +215,7 @@ impl RunOutcome {
         }
     }
 
-    /// Why another engine may work on the image, if one may: the reason lies with this engine, or
-    /// somebody opened or changed the image.
+    /// Why another engine may work on the image, if one may: this engine cannot, or it was in use.
     pub fn left_to_another(&self) -> Option<String> {
         match self {
             RunOutcome::Refused { guard, .. } if guard.lies_with_engine() => self.reason(),
@@ -225,7 +224,7 @@ impl RunOutcome {
         }
     }
 
-    /// Why it came out so, in words, where there is more to it than its name.
+    /// The reason in words, if it adds to the name of the outcome.
     pub fn reason(&self) -> Option<String> {
         match self {
             RunOutcome::Improved
@@ -246,29 +245,29 @@ impl RunOutcome {
 }
 
 words! {
-    /// What came of a run: the column `outcome` of the history, and the label of the metrics.
+    /// Kind of outcome: the column `outcome` of the history, and the metric label.
     pub enum OutcomeKind {
         /// Fewer extents than before.
         Improved = "improved",
-        /// It came to its end, and there are no fewer.
+        /// Completed, but the extents are no fewer.
         Unchanged = "unchanged",
-        /// The same, for a reason that is not known.
+        /// The same, for an unknown reason.
         Unexplained = "unexplained",
-        /// Somebody needed the image.
+        /// A process needed the image.
         Busy = "busy",
-        /// There was not enough free space.
+        /// Too little free space.
         NoSpace = "no_space",
-        /// Ended before its time.
+        /// Stopped early.
         Stopped = "stopped",
-        /// A guard did not let it begin.
+        /// Refused by a guard.
         Refused = "refused",
-        /// A guard did not let it begin: there is too little to gain.
+        /// Refused by a guard, because there is too little to gain.
         NoGain = "no_gain",
-        /// It went wrong.
+        /// The run failed.
         Failed = "failed",
         /// Its process ended without a report.
         NoReport = "no_report",
-        /// The daemon was killed while it worked.
+        /// The daemon was killed during the run.
         Interrupted = "interrupted",
     }
 }
@@ -283,7 +282,7 @@ impl OutcomeKind {
             | OutcomeKind::Refused
             | OutcomeKind::NoReport
             | OutcomeKind::Unexplained => Effect::PutOff,
-            // What there is to gain does not change in minutes, and finding it out loads the map.
+            // The possible gain does not change within minutes, and determining it loads the map.
             OutcomeKind::Unchanged
             | OutcomeKind::NoSpace
             | OutcomeKind::NoGain
@@ -295,37 +294,37 @@ impl OutcomeKind {
 /// What a run means for the next one on the same image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Effect {
-    /// It has fewer extents.
+    /// The image has fewer extents.
     Improved,
-    /// It was stopped before it could do what it could: by the window's end, a pause, an incident.
+    /// Stopped before it was done: by the end of the window, a pause, an incident.
     Interrupted,
-    /// The guards did not let it begin, or somebody wanted the image: that may soon be over.
+    /// Refused by a guard, or the image was needed: a state that may soon end.
     PutOff,
-    /// It brought nothing.
+    /// No gain.
     InVain,
 }
 
-/// What a run would do, by a dry run.
+/// What a run would do, from a dry run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RunForecast {
-    /// By `xfs_fsr`.
+    /// With `xfs_fsr`.
     Copy {
-        /// So much would be copied.
+        /// Bytes to copy.
         copies: Bytes,
-        /// For so long the final swap would stall readers.
+        /// How long the final swap would stall readers.
         stall: Duration,
     },
-    /// By `online`.
+    /// With `online`.
     Segments {
-        /// Extents that could go.
+        /// Extents that could be removed.
         gain: ExtentCount,
-        /// What belongs to another file too, and would stay so.
+        /// Bytes shared with another file, which would stay shared.
         shared: Bytes,
     },
 }
 
-/// The reason of a run that changed nothing, if that is not known; see [`RunOutcome::Unchanged`].
+/// Text for [`RunOutcome::Unchanged`] with an unknown reason.
 pub fn unknown_reason(message: &str) -> String {
     match message {
         "" => "unchanged for an unknown reason: xfs_fsr printed nothing; see journalctl -t fsr"
@@ -334,28 +333,27 @@ pub fn unknown_reason(message: &str) -> String {
     }
 }
 
-/// What became of the extents of an image in a run, as far as that is known: what is left of it is
-/// what was not joined, for these reasons.
+/// What became of the extents of an image in a run, as far as known: joined, or left for a reason.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Account {
-    /// Extents that became part of others.
+    /// Extents merged into others.
     pub joined: ExtentCount,
-    /// Left, because a hole is before them.
+    /// Left because a hole precedes them.
     pub holes: ExtentCount,
-    /// Left, because a snapshot or reflink copy has them as well.
+    /// Left because a snapshot or reflink copy shares them.
     pub shared: ExtentCount,
-    /// Left, because they, or their neighbours, were not written yet.
+    /// Left because they or their neighbours are unwritten.
     pub unwritten: ExtentCount,
-    /// Left, because they are as long as is worth it, or as can be.
+    /// Left because they are as long as is worthwhile or possible.
     pub long: ExtentCount,
-    /// Left, because the run ended before, or free space was in pieces itself.
+    /// Left because the run ended first, or because free space was itself fragmented.
     pub not_reached: ExtentCount,
-    /// Came since the run began: the guest's writes tore others.
+    /// New since the run began: split off by the guest's writes.
     pub torn: ExtentCount,
 }
 
 impl Account {
-    /// Of a run on extents between these borders, of which so many were joined and `to` are left.
+    /// Account of a run that joined `joined` of `can_join` extents and left `to`.
     pub fn new(
         before: &Borders,
         can_join: ExtentCount,
@@ -364,9 +362,9 @@ impl Account {
     ) -> Account {
         let all = ExtentCount(before.total());
         let left = all.saturating_sub(joined);
-        // Pieces that were moved may have come to lie beside each other, and be one.
+        // Moved pieces may have become adjacent, and so one extent.
         let more = left.saturating_sub(to);
-        // What is between extents that join, but in places where it was not worth it.
+        // Extents that could be joined, but where it was not worthwhile.
         let passed = ExtentCount(before.joins).saturating_sub(can_join);
         let long = ExtentCount(before.long).saturating_add(passed);
         Account {
@@ -380,8 +378,7 @@ impl Account {
         }
     }
 
-    /// Of a run of xfs_fsr, after which `to` are left: nobody wrote meanwhile, and it joins all that
-    /// no hole keeps apart.
+    /// Account of a run of xfs_fsr that left `to`: nothing was written, only holes prevent joins.
     pub fn of_whole_copy(before: &Borders, to: ExtentCount) -> Account {
         let holes = ExtentCount(before.holes);
         Account {
@@ -415,67 +412,67 @@ impl fmt::Display for Account {
     }
 }
 
-/// A run that is over.
+/// A finished run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunReport {
-    /// What it was done by.
+    /// The engine.
     pub engine: Engine,
-    /// What came of it.
+    /// Its outcome.
     #[serde(flatten)]
     pub outcome: RunOutcome,
-    /// Extents before; `None` if it did not come so far.
+    /// Extents before; `None` if the run did not get that far.
     pub from: Option<ExtentCount>,
     /// Extents after.
     pub to: Option<ExtentCount>,
-    /// Read from disk.
+    /// Bytes read from disk.
     pub read: Bytes,
-    /// Written to disk.
+    /// Bytes written to disk.
     pub written: Bytes,
-    /// From its begin to its end.
+    /// Duration.
     pub took: Duration,
-    /// How long of that it was made to stand still.
+    /// Part of the duration in which it was suspended.
     pub held: Duration,
-    /// What became of its extents; `None` if it did not come so far.
+    /// What became of its extents; `None` if the run did not get that far.
     pub account: Option<Account>,
-    /// How `online` did it.
+    /// Details of a run of `online`.
     pub segments: Option<SegmentWork>,
 }
 
 /// What the engine `online` did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SegmentWork {
-    /// Segments that were moved.
+    /// Segments moved.
     pub segments: u64,
-    /// Time in which a segment was at work.
+    /// Time spent on segments.
     pub busy: Duration,
     /// The longest call that locked the image.
     pub worst_call: Duration,
-    /// Half of these calls took no longer.
+    /// Median duration of these calls.
     pub median_call: Duration,
-    /// What belongs to another file too, and stayed so.
+    /// Bytes shared with another file, which stayed shared.
     pub shared: Bytes,
 }
 
 /// A run as the history records it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RunRecord {
-    /// Of which image.
+    /// The image.
     pub image: ImageRef,
     /// When it began.
     pub at: UnixTime,
-    /// What did it.
+    /// The engine.
     pub engine: Engine,
     /// Extents before.
     pub from: ExtentCount,
     /// Extents after.
     pub to: ExtentCount,
-    /// What was copied.
+    /// Bytes copied.
     pub bytes: Bytes,
-    /// How long it took.
+    /// Duration.
     pub took: Duration,
-    /// What came of it.
+    /// Outcome.
     pub outcome: OutcomeKind,
-    /// Why, for a person.
+    /// Reason, for people.
     pub reason: String,
 }
 
@@ -488,7 +485,7 @@ impl RunRecord {
 }
 
 impl RunReport {
-    /// Why it came out so, in words: for a run that changed nothing, what keeps the extents apart.
+    /// The reason in words; for a run that changed nothing, what keeps the extents apart.
     pub fn reason(&self) -> Option<String> {
         match (&self.outcome, &self.account) {
             (RunOutcome::Unchanged { message: None }, Some(account)) => Some(account.to_string()),
@@ -496,7 +493,7 @@ impl RunReport {
         }
     }
 
-    /// A run of which nothing is known but what came of it.
+    /// A report of which only the outcome is known.
     pub fn of(engine: Engine, outcome: RunOutcome) -> RunReport {
         RunReport {
             engine,
@@ -513,9 +510,9 @@ impl RunReport {
     }
 }
 
-/// How long the final swap of xfs_fsr keeps everybody from the file. With reverse mapping, one
-/// extent after the other is moved under the file's locks: 22,000 a second, measured with 131,000;
-/// without, the roots of the maps change places.
+/// How long the final swap of xfs_fsr blocks access to the file. With reverse mapping, extents are
+/// moved one by one under the file's locks: 22,000 a second, measured with 131,000. Without, the
+/// roots of the extent maps are swapped.
 pub fn swap_stall(extents: ExtentCount, rmapbt: bool) -> Duration {
     let per_second = if rmapbt { 22_000 } else { 450_000 };
     Duration::from_millis(extents.0.saturating_mul(1000) / per_second)

@@ -9,18 +9,18 @@ use super::units::Bytes;
 pub struct ExtentFlags {
     /// Reserved but not written: reads as zeros.
     pub unwritten: bool,
-    /// Its blocks belong to another file as well.
+    /// Its blocks are shared with another file.
     pub shared: bool,
-    /// Not yet placed on disk: its physical address means nothing.
+    /// Not yet placed on disk: its physical address is meaningless.
     pub delayed: bool,
 }
 
 /// One record of an extent map.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Extent {
-    /// Where it begins in the file.
+    /// Offset in the file.
     pub logical: Bytes,
-    /// Where it begins on the device.
+    /// Offset on the device.
     pub physical: Bytes,
     /// Its length.
     pub length: Bytes,
@@ -29,7 +29,7 @@ pub struct Extent {
 }
 
 impl Extent {
-    /// Where it ends in the file.
+    /// End offset in the file.
     pub fn end(&self) -> Bytes {
         self.logical.saturating_add(self.length)
     }

@@ -9,11 +9,9 @@ use serde::{Deserialize, Serialize};
 use super::path;
 use super::units::Bytes;
 
-/// The device number of a mounted file system, as the third field of /proc/self/mountinfo gives it
-/// (`major:minor`, proc_pid_mountinfo(5)).
-///
-/// It identifies the whole file system: on btrfs, whose files carry the device number of their
-/// subvolume, `st_dev` differs.
+/// Device number of a mounted file system: the third field of /proc/self/mountinfo (`major:minor`,
+/// proc_pid_mountinfo(5)). It identifies the whole file system; on btrfs `st_dev` differs, because
+/// it is that of the subvolume.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct DeviceNumber {
     /// Major number.
@@ -40,63 +38,62 @@ impl FromStr for DeviceNumber {
     }
 }
 
-/// Which kind of file system, as far as it decides how extents are counted.
+/// Kind of file system, as far as it determines how extents are counted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum FilesystemKind {
     /// XFS: FS_IOC_FSGETXATTR counts in constant time.
     Xfs,
-    /// Any other: FS_IOC_FIEMAP counts, if the file system knows it.
+    /// Any other: FS_IOC_FIEMAP counts, where supported.
     #[default]
     Other,
 }
 
-/// Features of an XFS that change what can be done with its images
-/// (flags of `XFS_IOC_FSGEOMETRY`, fs/xfs/libxfs/xfs_fs.h).
+/// Features of an XFS, from the flags of `XFS_IOC_FSGEOMETRY` (fs/xfs/libxfs/xfs_fs.h).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Features {
     /// Files can share blocks (`XFS_FSOP_GEOM_FLAGS_REFLINK`).
     pub reflink: bool,
-    /// Reverse-mapping tree: swapping the extents of two files takes one step an extent
+    /// Reverse-mapping tree: swapping the extents of two files takes one step per extent
     /// (`XFS_FSOP_GEOM_FLAGS_RMAPBT`).
     pub rmapbt: bool,
-    /// Extent counters of 64 bits (`XFS_FSOP_GEOM_FLAGS_NREXT64`).
+    /// 64-bit extent counters (`XFS_FSOP_GEOM_FLAGS_NREXT64`).
     pub nrext64: bool,
     /// Contents of two files can be exchanged atomically (`XFS_FSOP_GEOM_FLAGS_EXCHANGE_RANGE`).
     pub exchange_range: bool,
 }
 
-/// A mounted file system and how full it is.
+/// A mounted file system and its free space.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Filesystem {
-    /// Where it is mounted.
+    /// Its mount point.
     #[serde(with = "path::wire")]
     pub mount: PathBuf,
-    /// The kernel's name of its type: `xfs`, `ext4`, `btrfs`, …
+    /// Its type as the kernel names it: `xfs`, `ext4`, `btrfs`, …
     pub type_name: String,
     /// How its extents are counted.
     pub kind: FilesystemKind,
-    /// Its UUID with hyphens, where the kernel reports it.
+    /// Its UUID with hyphens, if the kernel reports it.
     pub uuid: Option<String>,
     /// Its features, if it is an XFS that reports them.
     pub features: Option<Features>,
     /// Its size.
     pub size: Bytes,
-    /// What is free for all users (`f_bavail`, statvfs(3)).
+    /// Space free for unprivileged users (`f_bavail`, statvfs(3)).
     pub free: Bytes,
     /// Its block size.
     pub block_size: Bytes,
 }
 
 impl Filesystem {
-    /// Its [`lasting_name`], as far as its mount point could be read.
+    /// Its [`lasting_name`], from what could be read at its mount point.
     pub fn lasting_name(&self) -> String {
         lasting_name(self.uuid.clone(), &self.type_name, &self.mount)
     }
 }
 
-/// The name of a file system that outlasts mounts and boots: its UUID. Where it has none, or the kernel
-/// has no call for it, its type and mount point; no UUID contains a colon. If the UUID could not be
+/// A name of a file system that survives mounts and boots: its UUID, or its type and mount point if
+/// it has none or the kernel cannot report it; no UUID contains a colon. If the UUID could not be
 /// read, there is no name.
 pub fn lasting_name(uuid: Option<String>, type_name: &str, mount: &Path) -> String {
     uuid.unwrap_or_else(|| format!("{type_name}:{}", path::shown(mount)))

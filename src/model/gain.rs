@@ -1,4 +1,4 @@
-//! What a defragmentation could bring: the extents that can go, and what keeps the others.
+//! What a defragmentation could gain: the extents that can be removed, and what keeps the others.
 
 use serde::{Deserialize, Serialize};
 
@@ -7,18 +7,18 @@ use super::defrag::Engine;
 use super::sampling::{Between, Sampling};
 use super::units::ExtentCount;
 
-/// Less than one extent in so many is little gain. It is the hysteresis of a severity (0.9): a run
-/// that brings less leaves the image as bad as it was, with as much kernel memory for its map.
+/// A gain below one extent in this many is little. This is the hysteresis of a severity (0.9):
+/// after less, the image keeps its severity and the kernel memory of its map.
 pub const LITTLE: u64 = 10;
 
-/// What could be gained of an image, in extents.
+/// The possible gain of an image, in extents.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Outlook {
-    /// Its extents.
+    /// Extents of the image.
     pub extents: ExtentCount,
-    /// How many of these were read.
+    /// Extents that were examined.
     pub looked_at: ExtentCount,
-    /// All of them by the border before them.
+    /// All extents by the border before them.
     #[serde(flatten)]
     pub borders: Borders<Between>,
 }
@@ -43,8 +43,7 @@ impl Outlook {
         }
     }
 
-    /// The same for another number of extents: nothing is known of those that came since, nor which
-    /// ones went.
+    /// Adjusts it to another number of extents; which ones were added or removed is unknown.
     pub fn with(&self, extents: ExtentCount) -> Outlook {
         let came = extents.saturating_sub(self.extents);
         let went = self.extents.saturating_sub(extents);
@@ -67,8 +66,7 @@ impl Outlook {
         }
     }
 
-    /// Extents that an engine can remove, if nothing else prevents it. xfs_fsr leaves only the holes;
-    /// it copies what is shared, and writes what is unwritten.
+    /// Extents that an engine can remove at best; xfs_fsr copies shared and writes unwritten ones.
     pub fn gain(&self, engine: Engine) -> Between {
         match engine {
             Engine::XfsFsr => self.borders.holes.left_of(self.extents),
@@ -76,7 +74,7 @@ impl Outlook {
         }
     }
 
-    /// Whether it is certain that an engine can gain only little.
+    /// Whether an engine can certainly gain only little.
     pub fn is_little(&self, engine: Engine) -> bool {
         is_little(self.gain(engine).high, self.extents)
     }
@@ -118,7 +116,7 @@ impl Outlook {
     }
 }
 
-/// Whether a gain is little for so many extents.
+/// Whether a gain is little for this many extents.
 pub fn is_little(gain: ExtentCount, extents: ExtentCount) -> bool {
     gain.0.saturating_mul(LITTLE) < extents.0
 }

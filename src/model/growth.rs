@@ -1,5 +1,4 @@
-//! How an image grows and when it reaches a threshold: the types. [`growth`](crate::growth) computes
-//! them.
+//! Types for the growth of images and for forecasts, computed by [`growth`](crate::growth).
 
 use std::fmt;
 use std::time::Duration;
@@ -9,72 +8,70 @@ use serde::{Deserialize, Serialize};
 use super::history::{ExtentsPerDay, UnixTime};
 use super::units::{ExtentCount, roughly};
 
-/// How many times as long as the window of growth a forecast may reach.
+/// Maximum reach of a forecast, as a multiple of the growth window.
 pub const REACH_OF_WINDOW: u32 = 60;
 
-/// How an image has grown lately.
+/// Recent growth of an image.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Growth {
-    /// What the counts say, or why they say nothing.
+    /// The trend, or why it is unknown.
     pub trend: Result<Trend, Unknown>,
-    /// The fastest rise that the counts allow for. Known sooner than the trend: of an image that
-    /// hardly changes it can be said that nothing is near although its trend is lost in noise.
-    /// `None` if they are too few for that, too.
+    /// The fastest rise that the counts allow for; `None` if they are too few. Known before the
+    /// trend: an image that hardly changes is near no limit, even if its trend is lost in noise.
     pub at_most: Option<ExtentsPerDay>,
-    /// Counts that this was taken from.
+    /// Number of counts used.
     pub samples: usize,
-    /// When the first of them was taken.
+    /// Time of the first of them.
     pub since: UnixTime,
-    /// For how long the image has been watched since it was last defragmented, `growth_window` at
-    /// most.
+    /// How long the image was watched since its last defragmentation, at most `growth_window`.
     pub watched: Duration,
-    /// How far ahead anything can be said.
+    /// How far ahead a forecast may reach.
     pub reach: Duration,
 }
 
-/// What the counts of an image say.
+/// The trend of an image's extent counts.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Trend {
-    /// What it gains now.
+    /// The present rate.
     pub rate: ExtentsPerDay,
-    /// It gains this at least, in 99 of 100 cases if the counts were independent of each other.
+    /// Lower bound of the rate, in 99 of 100 cases if the counts were independent.
     pub low: ExtentsPerDay,
-    /// It gains this at most, likewise.
+    /// Upper bound, likewise.
     pub high: ExtentsPerDay,
-    /// How the rate itself has changed.
+    /// How the rate changes.
     pub pace: Pace,
 }
 
-/// How a rate has changed.
+/// How a rate changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Pace {
-    /// Every count was the same.
+    /// All counts were the same.
     Silent,
-    /// It gains extents as fast as before.
+    /// The rate is constant.
     Steady,
-    /// It gains fewer and fewer; at this pace never more than `level` in all.
+    /// The rate falls; if it goes on like this, the image never has more than `level` extents.
     Tapering {
         /// Where it would level off.
         level: ExtentCount,
     },
-    /// It gains more and more.
+    /// The rate rises.
     Accelerating,
-    /// It loses extents.
+    /// The image loses extents.
     Shrinking,
 }
 
-/// Why something is not known.
+/// Why something is unknown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Unknown {
-    /// There are too few counts since the image appeared or was defragmented.
+    /// Too few counts since the image appeared or was defragmented.
     TooFewSamples,
-    /// There are enough, but from too short a time.
+    /// Enough counts, but over too short a time.
     TooShort,
-    /// They go up and down, or up once: no rate can be distinguished from none.
+    /// The counts go up and down, or up once: the rate cannot be distinguished from zero.
     Unsettled,
-    /// The rise tapers off, below the limit as it seems.
+    /// Growth tapers off, apparently below the limit.
     TapersOff,
 }
 
@@ -82,11 +79,11 @@ pub enum Unknown {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Forecast {
-    /// It has.
+    /// It has too many now.
     Reached,
-    /// After this time, if it goes on like this.
+    /// After this time, at the present pace.
     In(Duration),
-    /// Not in this time; what comes later nobody can tell from so short a past.
+    /// Not within this time; the counts cover too short a time to look further ahead.
     NotWithin(Duration),
     /// It does not grow.
     Never,
@@ -95,14 +92,14 @@ pub enum Forecast {
 }
 
 impl Growth {
-    /// What the image gains, if that is known.
+    /// The rate, if known.
     pub fn rate(&self) -> Option<ExtentsPerDay> {
         self.trend.ok().map(|trend| trend.rate)
     }
 }
 
 impl Forecast {
-    /// The time that is left, if it is known: none when it is over.
+    /// The time left, if known; zero if the threshold is reached.
     pub fn time_left(self) -> Option<Duration> {
         match self {
             Forecast::Reached => Some(Duration::ZERO),

@@ -1,4 +1,4 @@
-//! What is recorded of an image: its lasting identity, and its count at a time.
+//! What is recorded of an image: its lasting identity and its extent counts.
 
 use std::fmt;
 
@@ -14,66 +14,63 @@ use super::units::ExtentCount;
 pub struct UnixTime(pub i64);
 
 impl UnixTime {
-    /// From seconds since 1970 as Prometheus writes them.
+    /// Converts seconds since 1970 as Prometheus writes them, rounding down.
     pub fn from_seconds(seconds: f64) -> Self {
-        // Rounds down; what lies beyond the ends becomes the end.
+        // The cast saturates.
         #[allow(clippy::cast_possible_truncation)]
         UnixTime(seconds.floor() as i64)
     }
 
-    /// How long after `earlier` this is; zero if it is before.
+    /// Time elapsed since `earlier`; zero if `earlier` is later.
     pub fn since(self, earlier: UnixTime) -> std::time::Duration {
         let seconds = self.0.saturating_sub(earlier.0);
         std::time::Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
     }
 }
 
-/// The lasting identity of an image: a rename keeps it, a file put in its place does not have it, and
-/// neither has one that was restored from a backup.
-///
-/// Not the device number, which changes from boot to boot ([`ImageId`](super::ImageId)).
+/// Lasting identity of an image, kept by renames but not by replacements or restored backups. No
+/// device number, which changes from boot to boot (unlike [`ImageId`](super::ImageId)).
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ImageKey {
-    /// UUID of its file system, or [what names one that has none](super::filesystem::lasting_name). On
-    /// btrfs a slash and the number of its subvolume follow: a snapshot has the inodes and generations
-    /// of its original.
+    /// UUID of its file system, or [its substitute](super::filesystem::lasting_name). On btrfs plus
+    /// a slash and the subvolume number: a snapshot has the inodes and generations of its original.
     pub filesystem: String,
     /// Inode number.
     pub inode: u64,
-    /// The inode's generation: a number that changes when an inode number is given to a new file
-    /// (`FS_IOC_GETVERSION`, ioctl_iflags(2)). 0 where the file system has none.
+    /// Generation of the inode, which changes when the inode number is reused (`FS_IOC_GETVERSION`,
+    /// ioctl_iflags(2)); 0 where the file system has none.
     pub generation: u32,
 }
 
-/// How many extents an image had when.
+/// An extent count and its time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Point {
     /// When it was counted.
     pub at: UnixTime,
-    /// What was counted.
+    /// The count.
     pub extents: ExtentCount,
 }
 
-/// How fast an image gains extents. Negative while it loses some.
+/// Growth rate of an image in extents per day; negative if it loses extents.
 #[derive(Debug, Clone, Copy, Default, PartialEq, PartialOrd, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct ExtentsPerDay(pub f64);
 
 impl ExtentsPerDay {
-    /// So many in a day. Above 2^53 the last digits are lost.
+    /// Converts a count per day; above 2^53 the last digits are lost.
     #[allow(clippy::cast_precision_loss)]
     pub fn from_count(extents: ExtentCount) -> ExtentsPerDay {
         ExtentsPerDay(extents.0 as f64)
     }
 
-    /// The nearest count of extents that it gains, or loses, in a day.
+    /// The absolute rate, rounded to a whole number of extents.
     pub fn count(self) -> ExtentCount {
-        // A float becomes the nearest number there is, and not a number becomes zero.
+        // The cast saturates, and NaN becomes zero.
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
         ExtentCount(self.0.abs().round() as u64)
     }
 
-    /// In few columns: `+1.2k/d`, `-7/d`, `0/d`.
+    /// In compact form: `+1.2k/d`, `-7/d`, `0/d`.
     pub fn short(self) -> String {
         format!("{}{}/d", self.sign(), self.count().short())
     }
@@ -86,19 +83,19 @@ impl ExtentsPerDay {
         }
     }
 
-    /// From what is gained in a second.
+    /// Converts extents per second.
     pub fn from_per_second(rate: f64) -> ExtentsPerDay {
         ExtentsPerDay(rate * 86_400.0)
     }
 
-    /// As Prometheus counts: in a second.
+    /// Extents per second, the unit of Prometheus.
     pub fn per_second(self) -> f64 {
         self.0 / 86_400.0
     }
 }
 
 impl fmt::Display for ExtentsPerDay {
-    /// As a person reads it: `+12,345/d`, `-7/d`, `0/d`.
+    /// For people: `+12,345/d`, `-7/d`, `0/d`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(&format!("{}{}/d", self.sign(), self.count()))
     }

@@ -1,5 +1,4 @@
-//! The extent map of an image, summed up while it is read: a map of ten million extents is never
-//! kept in memory.
+//! Summary of an extent map, built while reading: ten million extents are never kept in memory.
 
 use serde::{Deserialize, Serialize};
 
@@ -10,13 +9,13 @@ use super::units::{Bytes, ExtentCount};
 /// Summary of an extent map.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExtentMap {
-    /// Records that were read.
+    /// Records read.
     pub extents: ExtentCount,
-    /// Physically contiguous runs: what a disk has to seek for.
+    /// Physically contiguous runs: a disk seeks between them.
     pub fragments: u64,
-    /// Gaps in the file, the one behind the last extent included.
+    /// Gaps in the file, including one after the last extent.
     pub holes: u64,
-    /// Bytes that the extents cover.
+    /// Bytes covered by extents.
     pub mapped: Bytes,
     /// Bytes reserved but not written.
     pub unwritten: Bytes,
@@ -24,45 +23,43 @@ pub struct ExtentMap {
     pub shared: Bytes,
     /// Bytes not yet placed on disk.
     pub delayed: Bytes,
-    /// The longest extent.
+    /// Length of the longest extent.
     pub longest: Bytes,
-    /// Extents by length: index n counts the extents of 2^n bytes or more, below 2^(n+1).
-    /// Ends with the longest extent's class.
+    /// Extents by length: index n counts those of 2^n to 2^(n+1)-1 bytes, up to the longest.
     pub histogram: Vec<u64>,
-    /// False if reading stopped at a cap before the last extent.
+    /// False if reading stopped at a limit before the last extent.
     pub complete: bool,
-    /// Extents by the border before them; zeros in a map of the history.
+    /// Extents by the border before them; zeros in maps from the history.
     #[serde(default)]
     pub borders: Borders,
 }
 
 impl ExtentMap {
-    /// Mean length of an extent; `None` for a map without extents.
+    /// Mean length of an extent; `None` without extents.
     pub fn mean(&self) -> Option<Bytes> {
         self.mapped.0.checked_div(self.extents.0).map(Bytes)
     }
 }
 
-/// Builds an [`ExtentMap`] from extents in the order of the file. It can be sent to another process
-/// and continued there.
+/// Builds an [`ExtentMap`] from extents in file order. Another process can continue it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MapBuilder {
     map: ExtentMap,
-    /// Where the extent before ended in the file.
+    /// Where the previous extent ended in the file.
     logical_end: Bytes,
-    /// Where it ended on the device, if that is known.
+    /// Where it ended on the device, if known.
     physical_end: Option<Bytes>,
     borders: BorderCount,
 }
 
 impl MapBuilder {
-    /// Adds the next extent. Extents come in ascending order and do not overlap.
+    /// Adds the next extent; extents must be in ascending order and must not overlap.
     pub fn push(&mut self, extent: Extent) {
         self.borders.push(&extent);
         let map = &mut self.map;
         map.holes += u64::from(extent.logical > self.logical_end);
         let placed = !extent.flags.delayed;
-        // A hole between two extents that are neighbours on disk is still one run on disk.
+        // Extents that are adjacent on disk are one run, even with a hole between them in the file.
         if !placed || self.physical_end != Some(extent.physical) {
             map.fragments += 1;
         }
@@ -96,13 +93,12 @@ impl MapBuilder {
         self.map.extents
     }
 
-    /// From where the next extent is searched.
+    /// File offset at which to search for the next extent.
     pub fn logical_end(&self) -> Bytes {
         self.logical_end
     }
 
-    /// The finished map of a file of `size` bytes; `complete` says whether its last extent was
-    /// reached.
+    /// Finishes the map of a file of `size` bytes; `complete`: whether its last extent was reached.
     pub fn finish(mut self, size: Bytes, complete: bool) -> ExtentMap {
         if complete && size > self.logical_end {
             self.map.holes += 1;

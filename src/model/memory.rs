@@ -1,26 +1,25 @@
-//! The kernel memory of an extent map, and the largest number of extents.
+//! Kernel memory of an extent map, and the maximum number of extents.
 
 use super::units::{Bytes, ExtentCount};
 
-/// Bytes of one node of the in-core extent tree (`NODE_SIZE`, fs/xfs/libxfs/xfs_iext_tree.c).
+/// Bytes of a node of the in-core extent tree (`NODE_SIZE`, fs/xfs/libxfs/xfs_iext_tree.c).
 const NODE_BYTES: u64 = 256;
-/// Extent records of 16 bytes in a leaf (`RECS_PER_LEAF`, same file).
+/// Extent records in a leaf (`RECS_PER_LEAF`, same file).
 const RECORDS_PER_LEAF: u64 = 15;
-/// Bytes of one packed extent record (`struct xfs_iext_rec`, same file).
+/// Bytes of a packed extent record (`struct xfs_iext_rec`, same file).
 const RECORD_BYTES: u64 = 16;
 /// Children of an inner node (`KEYS_PER_NODE`, same file).
 const KEYS_PER_NODE: u64 = 16;
 
-/// Most extents that the data fork of an inode can have without the `nrext64` feature
+/// Maximum extents of an inode's data fork without the `nrext64` feature
 /// (`XFS_MAX_EXTCNT_DATA_FORK_SMALL`, fs/xfs/libxfs/xfs_format.h).
 pub const EXTENT_LIMIT_32: ExtentCount = ExtentCount((1 << 31) - 1);
 /// The same with the `nrext64` feature (`XFS_MAX_EXTCNT_DATA_FORK_LARGE`, same file).
 pub const EXTENT_LIMIT_64: ExtentCount = ExtentCount((1 << 48) - 1);
 
-/// Kernel memory that XFS needs for the extent map of a file once it is loaded: a b+tree with full
-/// leaves, as loading in order builds it. About 18 bytes an extent; up to 34 after many punched
-/// holes, whose leaves stay half full. It cannot be reclaimed while the file is open
-/// (kernels from 4.15 on; measured 620 MB for 34,694,398 extents on 6.18).
+/// Kernel memory of a loaded extent map: a b+tree with full leaves, as loading in order builds it.
+/// About 18 bytes per extent, up to 34 after much hole punching (half-full leaves). Not reclaimable
+/// while the file is open. Kernels from 4.15 on; measured on 6.18: 620 MB for 34,694,398 extents.
 pub fn extent_map_memory(extents: ExtentCount) -> Bytes {
     if extents.0 <= RECORDS_PER_LEAF {
         // A single leaf that is the root is only as large as its records (xfs_iext_realloc_root).
@@ -35,8 +34,8 @@ pub fn extent_map_memory(extents: ExtentCount) -> Bytes {
     Bytes(nodes.saturating_mul(NODE_BYTES))
 }
 
-/// The number of extents at which a guest's write fails with EFBIG
-/// (xfs_iext_count_extend, fs/xfs/libxfs/xfs_inode_fork.c).
+/// The number of extents at which a guest's write fails with EFBIG (xfs_iext_count_extend,
+/// fs/xfs/libxfs/xfs_inode_fork.c).
 pub fn extent_limit(nrext64: bool) -> ExtentCount {
     if nrext64 {
         EXTENT_LIMIT_64

@@ -1,5 +1,4 @@
-//! Images, extents, extent maps, file systems: data and arithmetic, without files or clocks. Every
-//! other module may import it.
+//! Data types and arithmetic, without files or clocks. Every other module may import them.
 
 pub mod borders;
 pub mod census;

@@ -2,21 +2,21 @@
 
 use serde::{Deserialize, Serialize};
 
-/// A virtual machine, by its QEMU process.
+/// A virtual machine, identified by its QEMU process.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Vm {
     /// Its name, if it has one that can be read.
     pub name: Option<String>,
     /// Its UUID, if it has one that can be read.
     pub uuid: Option<String>,
-    /// Its process.
+    /// Its process ID.
     pub pid: u32,
 }
 
 /// A process that has an image open.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Opener {
-    /// Its number.
+    /// Its process ID.
     pub pid: u32,
     /// Its name (`comm`).
     pub name: String,
@@ -24,27 +24,26 @@ pub struct Opener {
     pub vm: Option<Vm>,
     /// Whether it can write to the image.
     pub writes: bool,
-    /// Whether it has opened it past the page cache (O_DIRECT).
+    /// Whether it opened the image with O_DIRECT.
     pub direct: bool,
-    /// Whether it has opened it through the page cache. Both, if it has done both.
+    /// Whether it opened the image through the page cache; it may have done both.
     pub buffered: bool,
 }
 
 /// All processes that have an image open.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Owner {
-    /// By their numbers.
+    /// In order of their process IDs.
     pub openers: Vec<Opener>,
 }
 
 impl Owner {
-    /// Whether anybody has it open.
+    /// Whether any process has it open.
     pub fn in_use(&self) -> bool {
         !self.openers.is_empty()
     }
 
-    /// The VM of the image: the one that writes to it, or the first of several that only read it, as a
-    /// common base image.
+    /// The VM that writes to the image, or the first of those that only read it, as a common base.
     pub fn vm(&self) -> Option<&Vm> {
         let writer = self.openers.iter().filter(|opener| opener.writes);
         writer
@@ -52,8 +51,8 @@ impl Owner {
             .find_map(|opener| opener.vm.as_ref())
     }
 
-    /// Whether it is written to while it is open both through the page cache and past it: reads through
-    /// the cache can then return old contents (open(2), O_DIRECT).
+    /// Whether it is written to while open both with and without O_DIRECT: reads through the page
+    /// cache can then return old contents (open(2), O_DIRECT).
     pub fn is_mixed(&self) -> bool {
         let any = |is: fn(&Opener) -> bool| self.openers.iter().any(is);
         any(|opener| opener.direct) && any(|opener| opener.buffered) && any(|opener| opener.writes)

@@ -1,17 +1,17 @@
-//! Paths may contain newlines, quotes, escape sequences and bytes that are not UTF-8. [`shown`] makes
-//! one line that is safe to print; [`wire`] keeps the exact bytes between our own processes.
+//! Text forms of paths, which may hold control characters and bytes that are not UTF-8: [`shown`]
+//! is one line that is safe to print, [`wire`] keeps the exact bytes between our processes.
 
 use std::fmt::Write as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
-/// The path as text on one line, for tables, logs, JSON and metric labels: control characters and
+/// The path as one line of text, for tables, logs, JSON and metric labels: control characters and
 /// bytes that are not UTF-8 become `\xNN`.
 pub fn shown(path: &Path) -> String {
     printable(path.as_os_str().as_bytes())
 }
 
-/// Any bytes as [`shown`] writes a path.
+/// Any bytes, escaped as by [`shown`].
 pub fn printable(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len());
     for chunk in bytes.utf8_chunks() {
@@ -28,8 +28,7 @@ pub fn printable(bytes: &[u8]) -> String {
     text
 }
 
-/// Control characters, and the invisible ones that change the direction of writing: either could make
-/// a terminal display something else.
+/// Control characters, line separators and direction marks: they could falsify a terminal's output.
 fn is_unprintable(character: char) -> bool {
     character.is_control()
         || matches!(character, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
@@ -42,8 +41,8 @@ fn escape(text: &mut String, bytes: &[u8]) {
     }
 }
 
-/// The bytes of the path in hexadecimal if [`shown`] escapes some of them, for JSON: a name may look
-/// like the escaped form of another.
+/// The bytes of the path in hexadecimal if [`shown`] escapes any of them, for JSON: the escaped
+/// form of one name may itself be a name.
 pub fn hex_unless_exact(path: &Path) -> Option<String> {
     let bytes = path.as_os_str().as_bytes();
     if shown(path).as_bytes() == bytes {
@@ -52,8 +51,8 @@ pub fn hex_unless_exact(path: &Path) -> Option<String> {
     Some(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-/// Serde module (`#[serde(with = "path::wire")]`): the exact bytes as a string, `%` and what is not
-/// UTF-8 as `%NN`. Serde's own form refuses a path that is not UTF-8.
+/// Serde module (`#[serde(with = "path::wire")]`): the exact bytes as a string, with `%` and bytes
+/// that are not UTF-8 as `%NN`. Serde's own form rejects paths that are not UTF-8.
 pub mod wire {
     use std::ffi::OsString;
     use std::fmt::Write as _;
@@ -62,18 +61,12 @@ pub mod wire {
 
     use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
-    /// Writes the path.
-    ///
-    /// # Errors
-    /// Only those of the serializer.
+    /// Writes the path. Fails only if the serializer does.
     pub fn serialize<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
         encode(path).serialize(serializer)
     }
 
-    /// Reads what [`serialize`] wrote.
-    ///
-    /// # Errors
-    /// Those of the deserializer, and a `%` that is not followed by two hexadecimal digits.
+    /// Reads what [`serialize`] wrote. Fails on a `%` without two hexadecimal digits after it.
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PathBuf, D::Error> {
         let text = String::deserialize(deserializer)?;
         decode(&text).ok_or_else(|| D::Error::custom("a path with a broken % escape"))

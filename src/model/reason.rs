@@ -1,4 +1,4 @@
-//! Why an image is left alone, in one word: the same vocabulary for the planner and the guards.
+//! Why an image is left alone, as one word: the vocabulary shared by the planner and the guards.
 
 use std::fmt;
 
@@ -7,11 +7,11 @@ use super::words::words;
 words! {
     /// Why an image is left alone: `code` in a plan, `guard` in the report of a run.
     pub enum ReasonCode {
-        /// A run on it is under way.
+        /// A run on it is in progress.
         RunningNow = "running_now",
         /// Its severity is below `defrag.from`.
         BelowSeverity = "below_severity",
-        /// It has as few extents as it can have, or nearly.
+        /// It has as few extents as possible, or nearly.
         NearIdeal = "near_ideal",
         /// Holes, sharing or unwritten parts keep its extents apart.
         LittleGain = "little_gain",
@@ -29,41 +29,41 @@ words! {
         Dax = "dax",
         /// Its file system is not XFS.
         NotXfs = "not_xfs",
-        /// Its file system was not looked at yet.
+        /// Its file system has not been examined yet.
         NothingKnown = "nothing_known",
         /// Defragmentation is paused.
         Paused = "paused",
-        /// The rescue is at work.
+        /// The rescue is active.
         Incident = "incident",
-        /// fragwatch itself cannot begin a run.
+        /// fragwatch itself cannot start a run.
         NotReady = "not_ready",
         /// No window is configured.
         NoWindow = "no_window",
         /// All windows of the next year are in blackouts.
         NoWindowInSight = "no_window_in_sight",
-        /// Its file system does not answer.
+        /// Its file system does not respond.
         Stalled = "stalled",
         /// Its file system is too full.
         AlmostFull = "almost_full",
-        /// It had a run not long ago.
+        /// Its last run is too recent.
         CoolingDown = "cooling_down",
-        /// A run could not have it not long ago.
+        /// A recent run could not be done; it is retried soon.
         PutOff = "put_off",
         /// No engine is configured.
         NoEngine = "no_engine",
         /// xfs_fsr is not installed.
         NoXfsFsr = "no_xfs_fsr",
-        /// The kernel is not proven good for the engine.
+        /// The kernel is not known to be safe for the engine.
         Kernel = "kernel",
-        /// Somebody has it open.
+        /// A process has it open.
         InUse = "in_use",
-        /// A QEMU has locked it, perhaps on another host.
+        /// A QEMU process, possibly on another host, holds a lock on it.
         QemuLock = "qemu_lock",
-        /// The kernel does not tell whether somebody has it open.
+        /// The kernel does not report whether it is open elsewhere.
         UseUnknown = "use_unknown",
-        /// It was modified a moment ago.
+        /// It was modified very recently.
         Changing = "changing",
-        /// Some of its blocks belong to another file as well.
+        /// Some of its blocks are shared with another file.
         SharesBlocks = "shares_blocks",
         /// Reading its map takes too long.
         MapTooLong = "map_too_long",
@@ -73,36 +73,35 @@ words! {
         SwapStall = "swap_stall",
         /// Its file system cannot share blocks.
         NoReflink = "no_reflink",
-        /// Others wait for the disks.
+        /// The disks are busy: other tasks wait for I/O.
         IoPressure = "io_pressure",
-        /// It would take longer than the window is open.
+        /// It would take longer than the window remains open.
         WouldNotFinish = "would_not_finish",
-        /// The window is full.
+        /// The window is taken up by other images.
         NoTurn = "no_turn",
-        /// The path is not absolute, or has `..` in it.
+        /// The path is relative or contains `..`.
         NotAbsolute = "not_absolute",
-        /// A part of the path is a symbolic link.
+        /// A component of the path is a symbolic link.
         Link = "link",
-        /// It cannot be opened, or the kernel does not answer a question.
+        /// It cannot be opened, or the kernel does not answer a query about it.
         Unreadable = "unreadable",
-        /// It is no regular file.
+        /// It is not a regular file.
         NotAFile = "not_a_file",
-        /// The kernel has another path for it.
+        /// The kernel reports another path for it.
         Elsewhere = "elsewhere",
         /// Its file system is mounted read-only.
         ReadOnly = "read_only",
-        /// Another run is at work on its file system.
+        /// Another run is in progress on its file system.
         OtherRun = "other_run",
-        /// Openers cannot be held during a run.
+        /// Openers cannot be made to wait during a run.
         NoGate = "no_gate",
-        /// `defrag.hook_before` did not succeed.
+        /// `defrag.hook_before` failed.
         Hook = "hook",
     }
 }
 
 impl ReasonCode {
-    /// Whether it lies with the engine, not with the image, its file system or the host: another
-    /// engine may work on the image.
+    /// Whether the reason concerns only the engine, so that another one may work on the image.
     pub fn lies_with_engine(self) -> bool {
         use ReasonCode as R;
         matches!(
@@ -126,13 +125,13 @@ impl ReasonCode {
         )
     }
 
-    /// Whether there is too little to gain: that does not change soon.
+    /// Whether there is too little to gain, which does not change soon.
     pub fn is_no_gain(self) -> bool {
         matches!(self, ReasonCode::NearIdeal | ReasonCode::LittleGain)
     }
 }
 
-/// What forbids touching an image, in the order in which it is stated.
+/// What forbids touching an image, in order of precedence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Obstacle {
     /// It is immutable (chattr(1), `i`).
@@ -150,7 +149,7 @@ pub enum Obstacle {
 }
 
 impl Obstacle {
-    /// Its word for programs.
+    /// The corresponding code.
     pub fn code(self) -> ReasonCode {
         match self {
             Obstacle::Immutable => ReasonCode::Immutable,

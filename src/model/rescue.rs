@@ -1,14 +1,12 @@
-//! The vocabulary of the rescue: triggers, steps, outcomes, rules.
+//! Types of the rescue: triggers, steps, outcomes, rules.
 
 use std::fmt;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// A moment on the clock that never goes back (`CLOCK_MONOTONIC`), in nanoseconds since its zero.
-///
-/// One word, so that it goes through the rings of the rescue unchanged. It overflows after 584
-/// years.
+/// A time of `CLOCK_MONOTONIC`, in nanoseconds. It is one word, so that it goes through the rings
+/// of the rescue unchanged; it overflows after 584 years.
 #[derive(
     Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
@@ -16,32 +14,32 @@ use serde::{Deserialize, Serialize};
 pub struct Monotonic(pub u64);
 
 impl Monotonic {
-    /// The moment `later` after this one, or the last there is.
+    /// This time plus `later`, saturating.
     pub fn plus(self, later: Duration) -> Monotonic {
         let nanoseconds = u64::try_from(later.as_nanos()).unwrap_or(u64::MAX);
         Monotonic(self.0.saturating_add(nanoseconds))
     }
 
-    /// How long after `earlier` this is; zero if it is before.
+    /// Time elapsed since `earlier`; zero if `earlier` is later.
     pub fn since(self, earlier: Monotonic) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }
 }
 
-/// A task that is stuck in the allocator underneath XFS.
+/// A task that is stuck in the allocator below XFS.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StuckTask {
-    /// The thread.
+    /// Thread ID.
     pub tid: u32,
-    /// Its name.
+    /// Its name (`comm`).
     pub comm: String,
-    /// For how long it has been seen starved.
+    /// How long it has been observed to starve.
     pub lasted: Duration,
     /// Its kernel stack, innermost function first.
     pub stack: Vec<String>,
 }
 
-/// An enum whose values have names: in the configuration, in JSON and as labels of metrics.
+/// Defines an enum whose values have names: in the configuration, in JSON and as metric labels.
 macro_rules! named {
     ($(#[$about:meta])* $name:ident { $($(#[$value_about:meta])* $value:ident = $text:literal,)+ }) => {
         $(#[$about])*
@@ -51,7 +49,7 @@ macro_rules! named {
         }
 
         impl $name {
-            /// Every value, in order of declaration.
+            /// All values, in order of declaration.
             pub const ALL: [$name; [$($text),+].len()] = [$($name::$value),+];
 
             /// Its name.
@@ -71,23 +69,23 @@ macro_rules! named {
 }
 
 named! {
-    /// A step of the rescue: what is done to give XFS the memory it waits for.
+    /// A step of the rescue, which frees memory for XFS.
     RescueStep {
-        /// Drop dentries, inodes and other slab objects: 2 into /proc/sys/vm/drop_caches.
+        /// Drop dentries, inodes and other slab objects: write 2 to /proc/sys/vm/drop_caches.
         DropSlab = "drop_slab",
-        /// Drop these and the clean page cache: 3 into /proc/sys/vm/drop_caches.
+        /// Drop these and the clean page cache: write 3 to /proc/sys/vm/drop_caches.
         DropAll = "drop_all",
-        /// Join free pages to larger blocks: 1 into /proc/sys/vm/compact_memory.
+        /// Compact free pages into larger blocks: write 1 to /proc/sys/vm/compact_memory.
         CompactMemory = "compact_memory",
     }
 }
 
 named! {
-    /// What made the rescue act.
+    /// What triggered the rescue.
     Trigger {
-        /// A record of the kernel's own log.
+        /// A record of the kernel log.
         KernelLog = "kernel_log",
-        /// A task that is stuck in the allocator underneath XFS.
+        /// A task that is stuck in the allocator below XFS.
         Stall = "stall",
         /// A line of a followed log file.
         File = "file",
@@ -99,32 +97,32 @@ named! {
 named! {
     /// The outcome of an action of the rescue.
     Outcome {
-        /// The kernel's own counter shows that it ran.
+        /// The kernel's own counter confirms that it ran.
         Done = "done",
-        /// The write failed, or the counter did not move.
+        /// The write failed, or the counter did not change.
         Failed = "failed",
-        /// Everything but the write was done.
+        /// Everything except the write was done.
         DryRun = "dry_run",
     }
 }
 
-/// The number of an incident: 1 for the first since the start of the daemon.
+/// Number of an incident, counted from 1 since the start of the daemon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct IncidentId(pub u64);
 
-/// What a match of a rule of the kernel log leads to.
+/// What a match of a kernel-log rule leads to.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RuleAction {
-    /// It is counted and reported.
+    /// The match is counted and reported.
     #[default]
     Observe,
-    /// It starts the rescue.
+    /// The match starts the rescue.
     Rescue,
 }
 
-/// A rule as an operator writes it.
+/// A rule from the configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RuleDefinition {

@@ -1,10 +1,10 @@
-//! Estimates the borders of an extent map from a sample of it.
+//! Estimates the borders of an extent map from a sample.
 //!
-//! The file is divided into equal parts, and of each part a *window* of the same length is read.
-//! Extents that begin in a window are counted by the border before them; the share of each kind is a
-//! ratio estimate, with the windows as its clusters (Cochran, Sampling Techniques, 3rd edition, 2.11
-//! and 6.3). Neighbours are alike, so a window with a hundred extents is little more evidence than
-//! one extent; the variance between windows takes that into account.
+//! The file is divided into equal parts; one *window* of the same length is read in each. Extents
+//! that begin in a window are counted by the border before them; the share of each kind is a ratio
+//! estimate with windows as clusters (Cochran, Sampling Techniques, 3rd edition, 2.11 and 6.3).
+//! Neighbours are alike, so a hundred extents in a window are little more evidence than one; the
+//! variance between windows accounts for that.
 
 use std::fmt;
 
@@ -13,26 +13,26 @@ use serde::{Deserialize, Serialize};
 use super::borders::Borders;
 use super::units::{Bytes, ExtentCount};
 
-/// Windows of a sample.
+/// Windows per sample.
 const WINDOWS: u64 = 512;
-/// Extents that are expected in each.
+/// Expected extents per window.
 const EXPECTED: u64 = 64;
-/// The map of an image with no more extents is read as a whole: it costs as much as a sample.
+/// Maps with no more extents are read whole, which costs as much as a sample.
 pub const SAMPLED_FROM: ExtentCount = ExtentCount(WINDOWS * EXPECTED);
 
-/// A number and its confidence interval: with a probability of 95 % it lies from `low` to `high`.
+/// An estimate and its 95 % confidence interval, from `low` to `high`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Between {
-    /// At least.
+    /// Lower bound.
     pub low: ExtentCount,
-    /// The best guess.
+    /// Best estimate.
     pub likely: ExtentCount,
-    /// At most.
+    /// Upper bound.
     pub high: ExtentCount,
 }
 
 impl Between {
-    /// A number that is known.
+    /// A known number.
     pub fn exactly(number: u64) -> Between {
         let number = ExtentCount(number);
         Between {
@@ -42,13 +42,13 @@ impl Between {
         }
     }
 
-    /// The larger distance to an end of the interval.
+    /// The larger distance from `likely` to an end of the interval.
     pub fn spread(&self) -> ExtentCount {
         let up = self.high.saturating_sub(self.likely);
         up.max(self.likely.saturating_sub(self.low))
     }
 
-    /// The rest of so many.
+    /// `all` minus this number.
     pub(super) fn left_of(self, all: ExtentCount) -> Between {
         Between {
             low: all.saturating_sub(self.high),
@@ -78,15 +78,14 @@ pub struct Sampling {
 }
 
 impl Sampling {
-    /// The length of a window.
+    /// Length of a window in bytes.
     fn length(&self) -> u64 {
         let length =
             u128::from(self.size.0) * u128::from(EXPECTED) / u128::from(self.extents.0.max(1));
         u64::try_from(length).unwrap_or(u64::MAX).max(1)
     }
 
-    /// The windows, as half-open ranges that do not overlap: the same ones for the same image, at
-    /// irregular distances because images may have a pattern.
+    /// The windows, disjoint half-open ranges: fixed for an image, irregular as it may be periodic.
     pub fn windows(self) -> impl Iterator<Item = (Bytes, Bytes)> {
         let mut random = self.size.0 ^ self.extents.0.rotate_left(32);
         let part = (self.size.0 / WINDOWS).max(1);
@@ -98,7 +97,7 @@ impl Sampling {
         })
     }
 
-    /// The kinds of all extents, from the counts of all windows.
+    /// Estimates the kinds of all extents from the counts of all windows.
     pub fn estimate(&self, counts: &[Borders]) -> Borders<Between> {
         Borders {
             joins: estimate(counts, |it| it.joins, self),
@@ -119,7 +118,7 @@ pub(super) fn next_random(state: &mut u64) -> u64 {
     z ^ (z >> 31)
 }
 
-/// How many extents of all are of one kind.
+/// Estimates how many of all extents are of one kind.
 #[expect(
     clippy::cast_precision_loss,
     clippy::cast_possible_truncation,
@@ -147,17 +146,17 @@ fn estimate(counts: &[Borders], part: fn(&Borders) -> u64, sample: &Sampling) ->
         .map(|(it, size)| (part(it) as f64 - share * size).powi(2))
         .sum();
     let error = (n / (n - 1.0).max(1.0) * squares * unseen_part).sqrt() / sum;
-    // As many windows of even size say as much (Kish): where all extents are in one, it is one.
+    // Number of windows of equal size with the same evidence (Kish): 1 if one holds all extents.
     let effective = sum.powi(2) / sizes.iter().map(|size| size * size).sum::<f64>();
-    // What lies in less than this share of the windows may not have been met (0.95^effective).
+    // What is in a smaller share of the windows may have been missed: (1 - 3/n)^n is about 5 %.
     let unmet = (3.0 / effective).min(1.0) * unseen_part;
     let spread = (student(effective - 1.0) * error).max(unmet);
-    // Where windows hold clearly fewer extents than there are, the others lie where none was.
+    // If windows hold clearly fewer extents than expected, the others lie outside of them.
     let hidden = hidden(&sizes, sample);
     let low = ((share - spread).max(0.0) * (1.0 - hidden)).min(share);
     let high = ((share + spread).min(1.0) * (1.0 - hidden) + hidden).max(share);
     let number = |share: f64| (share * all as f64).round() as u64;
-    // What was seen is there.
+    // What was seen exists.
     let not_it = seen.saturating_sub(of_it);
     let low = number(low).max(of_it).min(all);
     let high = number(high).min(all.saturating_sub(not_it)).max(low);
@@ -168,7 +167,7 @@ fn estimate(counts: &[Borders], part: fn(&Borders) -> u64, sample: &Sampling) ->
     }
 }
 
-/// Which share of all extents lies certainly outside of what the windows stand for.
+/// Share of all extents that certainly lies outside what the windows represent.
 #[expect(clippy::cast_precision_loss, reason = "an estimate")]
 fn hidden(sizes: &[f64], sample: &Sampling) -> f64 {
     let n = sizes.len() as f64;
@@ -179,7 +178,7 @@ fn hidden(sizes: &[f64], sample: &Sampling) -> f64 {
     (1.0 - most / sample.extents.0.max(1) as f64).clamp(0.0, 1.0)
 }
 
-/// The two-sided 95 % quantile of Student's distribution, to a few hundredths.
+/// Two-sided 95 % quantile of Student's t, up to 0.12 too low for 2 to 5 degrees of freedom.
 fn student(freedom: f64) -> f64 {
     if freedom < 1.0 {
         return 12.7;

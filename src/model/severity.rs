@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// A severity by the configured thresholds.
+/// Severity by the configured thresholds.
 #[derive(
     Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
@@ -20,7 +20,7 @@ pub enum Severity {
 }
 
 impl Severity {
-    /// The severity of this name; `Ok` for any other word.
+    /// The severity with this name; `Ok` for any other word.
     pub fn named(name: &str) -> Severity {
         match name {
             "warning" => Severity::Warning,

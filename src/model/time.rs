@@ -1,10 +1,9 @@
-//! Durations in their two largest units.
+//! Durations in at most two units.
 
 use std::fmt;
 use std::time::Duration;
 
-/// Prints a duration in its two largest units: `45 s`, `12 min`, `3 h 20 min`, `5 d 4 h`. Rounds
-/// down; below a second it is `0 s`.
+/// Prints a duration, rounded down: `45 s`, `12 min`, `3 h 20 min`, `5 d 4 h`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Roughly(pub Duration);
 

@@ -1,4 +1,4 @@
-//! A type for each unit, so that extents are never added to bytes, and its display.
+//! One type for each unit, so that extents are never added to bytes, and its display.
 
 use std::fmt;
 use std::time::Duration;
@@ -12,10 +12,8 @@ use serde::{Deserialize, Serialize};
 #[serde(transparent)]
 pub struct Bytes(pub u64);
 
-/// A number of extents: records of an extent map, what XFS calls `nextents`.
-///
-/// Not the number of physical fragments: an unwritten range next to a written one is two extents
-/// and one fragment (see [`ExtentMap`](super::ExtentMap)).
+/// Extents: records of an extent map, `nextents` of XFS. Not physical fragments: an unwritten range
+/// next to a written one is two extents, but one fragment (see [`ExtentMap`](super::ExtentMap)).
 #[derive(
     Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
@@ -29,7 +27,7 @@ pub struct ExtentCount(pub u64);
 #[serde(transparent)]
 pub struct Share(pub u32);
 
-/// How fast data moves.
+/// A data rate.
 #[derive(
     Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
@@ -42,7 +40,7 @@ const DECIMAL_UNITS: [&str; 6] = ["k", "M", "G", "T", "P", "E"];
 macro_rules! sums {
     ($($unit:ident),*) => {$(
         impl $unit {
-            /// The sum, or the largest number if that overflows.
+            /// The sum, saturating.
             pub fn saturating_add(self, other: $unit) -> $unit {
                 $unit(self.0.saturating_add(other.0))
             }
@@ -59,12 +57,12 @@ macro_rules! sums {
 sums!(Bytes, ExtentCount);
 
 impl ExtentCount {
-    /// The difference, or 0 if the other is larger.
+    /// The difference, saturating at 0.
     pub fn saturating_sub(self, other: ExtentCount) -> ExtentCount {
         ExtentCount(self.0.saturating_sub(other.0))
     }
 
-    /// As a person reads it: `999`, `12.3k`, `34.7M`.
+    /// In compact form: `999`, `12.3k`, `34.7M`.
     pub fn short(self) -> String {
         match self.0 {
             0..1000 => self.0.to_string(),
@@ -74,10 +72,10 @@ impl ExtentCount {
 }
 
 impl Share {
-    /// All of it.
+    /// 100 %.
     pub const WHOLE: Share = Share(1_000_000);
 
-    /// So many hundredths.
+    /// A share in percent.
     pub const fn percent(percent: u32) -> Share {
         Share(percent.saturating_mul(10_000))
     }
@@ -87,18 +85,18 @@ impl Share {
         f64::from(self.0) / f64::from(Share::WHOLE.0)
     }
 
-    /// A share of this share: 90 % of 5 %.
+    /// This share of another share: 90 % of 5 %.
     pub fn of(self, other: Share) -> Share {
         let share = u64::from(self.0) * u64::from(other.0) / u64::from(Share::WHOLE.0);
         Share(u32::try_from(share).unwrap_or(u32::MAX))
     }
 
-    /// Whether `part` is this share of `whole` or more.
+    /// Whether `part` is at least this share of `whole`.
     pub fn is_reached_by(self, part: Bytes, whole: Bytes) -> bool {
         u128::from(part.0) * u128::from(Share::WHOLE.0) >= u128::from(whole.0) * u128::from(self.0)
     }
 
-    /// So much of `whole`, rounded up.
+    /// This share of `whole`, rounded up.
     pub fn of_bytes(self, whole: Bytes) -> Bytes {
         let share = u128::from(whole.0) * u128::from(self.0);
         let share = share.div_ceil(u128::from(Share::WHOLE.0));
@@ -107,7 +105,7 @@ impl Share {
 }
 
 impl BytesPerSecond {
-    /// How long so many bytes take; [`Duration::MAX`] at speed 0.
+    /// Time to transfer this many bytes; [`Duration::MAX`] at speed 0.
     pub fn time_for(self, bytes: Bytes) -> Duration {
         let nanoseconds = u128::from(bytes.0) * 1_000_000_000;
         let nanoseconds = nanoseconds.checked_div(u128::from(self.0));
@@ -118,7 +116,7 @@ impl BytesPerSecond {
 }
 
 impl fmt::Display for Bytes {
-    /// As a person reads it: `0 B`, `64 KiB`, `265.0 GiB`.
+    /// For people: `0 B`, `64.0 KiB`, `265 GiB`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(&match self.0 {
             0..1024 => format!("{} B", self.0),
@@ -128,7 +126,7 @@ impl fmt::Display for Bytes {
 }
 
 impl fmt::Display for Share {
-    /// As it is configured: `5%`, `0.25%`.
+    /// As in the configuration: `5%`, `0.25%`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (whole, rest) = (self.0 / 10_000, self.0 % 10_000);
         if rest == 0 {
@@ -140,14 +138,13 @@ impl fmt::Display for Share {
 }
 
 impl fmt::Display for BytesPerSecond {
-    /// As a person reads it: `118 MiB/s`.
+    /// For people: `118 MiB/s`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(&format!("{}/s", Bytes(self.0)))
     }
 }
 
-/// A time in the largest unit of which there are at least two: `90 seconds`, `36 hours`, `14 days`.
-/// Rounds down.
+/// A time, rounded down, in the largest unit with a count of two or more: `90 seconds`, `36 hours`.
 pub fn roughly(time: Duration) -> String {
     const UNITS: [(&str, u64); 3] = [("days", 86_400), ("hours", 3_600), ("minutes", 60)];
     let seconds = time.as_secs();
@@ -160,7 +157,7 @@ pub fn roughly(time: Duration) -> String {
 }
 
 impl fmt::Display for ExtentCount {
-    /// Every digit, in groups of three: `34,694,398`.
+    /// All digits, in groups of three: `34,694,398`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let digits = self.0.to_string();
         let groups: Vec<_> = digits.as_bytes().rchunks(3).rev().collect();
@@ -168,9 +165,8 @@ impl fmt::Display for ExtentCount {
     }
 }
 
-/// `value` in the largest unit that keeps it at or above one, with three significant digits at
-/// least: `1.5 MiB`, `12.0 MiB`, `265 GiB`. Rounds down, so that nothing ever reads as the next
-/// unit (`1023.99 KiB` is not `1.0 MiB`).
+/// `value` in the largest unit that keeps it at or above one, with at least two significant digits:
+/// `1.5 MiB`, `12.0 MiB`, `265 GiB`. Rounds down: `1023.99 KiB` is not `1.0 MiB`.
 fn scaled(value: u64, base: u64, units: &[&str], space: &str) -> String {
     let mut divisor = base;
     let mut unit = 0;

@@ -1,4 +1,4 @@
-//! Times as they are written: UTC, by the calendar of ISO 8601. A clock before 1970 counts as 1970.
+//! Times as UTC text in the calendar of ISO 8601; times before 1970 count as 1970.
 
 use std::time::SystemTime;
 
@@ -17,7 +17,7 @@ pub fn rfc3339_seconds(time: UnixTime) -> String {
     time.strftime("%FT%TZ").to_string()
 }
 
-/// `20261120T120305.123Z`: sorts by time, and is a valid file name everywhere.
+/// `20261120T120305.123Z`: sorts by time and is a valid file name everywhere.
 pub fn compact(time: SystemTime) -> String {
     format(time, "%Y%m%dT%H%M%S%.3fZ")
 }

@@ -1,6 +1,6 @@
-//! Enumerations whose values are words for programs: in JSON, in the database, as labels of metrics.
+//! Enumerations whose values are words for programs: in JSON, in the database, as metric labels.
 
-/// Defines an enumeration of words, each given once: `as_str` and serde write it, `named` reads it.
+/// Defines such an enumeration: `as_str` and serde write the words, `named` reads them.
 macro_rules! words {
     ($(#[$meta:meta])* pub enum $name:ident {
         $($(#[$doc:meta])* $variant:ident = $word:literal,)+
@@ -15,7 +15,7 @@ macro_rules! words {
             /// All values.
             pub const ALL: [$name; [$($word),+].len()] = [$($name::$variant),+];
 
-            /// The word for programs, which does not change.
+            /// The word for programs; it never changes.
             pub const fn as_str(self) -> &'static str {
                 match self { $($name::$variant => $word,)+ }
             }

@@ -1,5 +1,5 @@
-//! The census of a whole XFS: every inode by XFS_IOC_BULKSTAT, none of them opened, no extent map
-//! loaded, and neither the block device nor gigabytes needed (as `xfs_db -c "frag -f"` does).
+//! Census of a whole XFS: reads every inode by XFS_IOC_BULKSTAT, opens none, loads no extent map,
+//! and needs neither the block device nor gigabytes of memory (unlike `xfs_db -c "frag -f"`).
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
@@ -24,14 +24,14 @@ use crate::sys::bulkstat::{Bulkstat, Inode};
 use crate::sys::geometry::geometry;
 use crate::sys::handle::open_inode;
 
-/// Threads that count at most: a census is in no hurry where guests wait for the same processors.
+/// Maximum number of counting threads: guests need the same processors, and a census is not urgent.
 const MOST_THREADS: usize = 4;
 
 /// Counts all files of the file system.
 ///
 /// # Errors
-/// PermissionDenied without CAP_SYS_ADMIN, Unsupported where it is no XFS or the kernel is older
-/// than 5.3, and those of opening the mount point.
+/// PermissionDenied without CAP_SYS_ADMIN, Unsupported if it is not XFS or the kernel is older than
+/// 5.3, and errors of opening the mount point.
 pub fn census(request: &CensusRequest, beat: &mut dyn FnMut()) -> io::Result<Census> {
     if request.mount.kind() != FilesystemKind::Xfs {
         let refusal = needs_xfs(&request.mount.type_name);
@@ -44,9 +44,8 @@ pub fn census(request: &CensusRequest, beat: &mut dyn FnMut()) -> io::Result<Cen
     Ok(census)
 }
 
-/// Counts the allocation groups side by side: each has its own locks and its own trees of inodes.
-///
-/// Each batch of any of them is a beat. If one hangs, the others soon end, and with them the beats.
+/// Counts the allocation groups in parallel; each has its own locks and inode B+trees. Each batch
+/// of any thread is a beat. If one thread hangs, the others soon finish, and the beats cease.
 fn count(root: &File, worst: usize, beat: &mut dyn FnMut()) -> io::Result<Tally> {
     let groups = geometry(root).map_err(explained)?.groups;
     let next = AtomicU32::new(0);
@@ -60,7 +59,7 @@ fn count(root: &File, worst: usize, beat: &mut dyn FnMut()) -> io::Result<Tally>
             let work = move || count_groups(root, next, groups, worst, &batches);
             match std::thread::Builder::new().spawn_scoped(scope, work) {
                 Ok(counter) => counters.push(counter),
-                // The others do its part.
+                // The other threads do its share.
                 Err(_) if number > 0 => break,
                 Err(error) => return Err(error),
             }
@@ -69,7 +68,7 @@ fn count(root: &File, worst: usize, beat: &mut dyn FnMut()) -> io::Result<Tally>
         counted.iter().for_each(|()| beat());
         let mut sum = Tally::new(worst);
         for counter in counters {
-            // A panic aborts the helper; it does not come here.
+            // A panic aborts the helper, so a join never fails.
             let tally = counter.join().map_err(|_| io::Error::other("panicked"))??;
             sum.take_in(tally);
         }
@@ -77,7 +76,6 @@ fn count(root: &File, worst: usize, beat: &mut dyn FnMut()) -> io::Result<Tally>
     })
 }
 
-/// Takes the next group that is not yet counted, until there is none.
 fn count_groups(
     root: &File,
     next: &AtomicU32,
@@ -93,7 +91,7 @@ fn count_groups(
         }
         let mut bulkstat = Bulkstat::of_group(group);
         loop {
-            // The receiver waits for all of us.
+            // Cannot fail: the receiver outlives all senders.
             let _ = batches.send(());
             let inodes = bulkstat.next(root).map_err(explained)?;
             if inodes.is_empty() {
@@ -107,7 +105,7 @@ fn count_groups(
     }
 }
 
-/// Why there is no census of a file system of this type.
+/// Why a census of a file system of this type is not possible.
 pub fn needs_xfs(type_name: &str) -> String {
     format!(
         "lies on {type_name}; a census needs XFS. `fragwatch scan PATH` counts images on any file system"
@@ -123,11 +121,10 @@ fn explained(error: io::Error) -> io::Error {
     io::Error::new(error.kind(), text)
 }
 
-/// Sums over all inodes, and the worst of them.
 struct Tally {
     census: Census,
     most: usize,
-    /// The worst so far, the least bad of them on top: extents, inode, and the rest.
+    /// The most fragmented files so far, the least fragmented on top: extents, inode, other facts.
     worst: BinaryHeap<Reverse<(u64, u64, Rest)>>,
 }
 
@@ -183,7 +180,6 @@ impl Tally {
         }
     }
 
-    /// Adds what another one has counted.
     fn take_in(&mut self, other: Tally) {
         let (ours, theirs) = (&mut self.census, other.census);
         ours.files += theirs.files;
@@ -199,11 +195,11 @@ impl Tally {
         other.worst.into_iter().for_each(|file| self.keep(file));
     }
 
-    /// The census, still without names, and the generation of each of the worst inodes.
+    /// The census, without names, and the generation of each inode in its list.
     fn finish(self) -> (Census, HashMap<u64, u32>) {
         let mut generations = HashMap::new();
         let mut census = self.census;
-        // Sorted ascending in `Reverse`, which is worst first.
+        // Ascending order of `Reverse` is descending order of extents.
         for Reverse((extents, inode, rest)) in self.worst.into_sorted_vec() {
             generations.insert(inode, rest.generation);
             census.worst.push(CensusFile {
@@ -218,8 +214,7 @@ impl Tally {
     }
 }
 
-/// Names for inodes: from the kernel's memory where it has the name there, else by a search of all
-/// directories for their inode numbers, which ends with the last one found.
+/// Finds names for inodes in the kernel's dentry cache, else by searching all directories.
 fn find_names(
     files: &mut [CensusFile],
     generations: &HashMap<u64, u32>,
@@ -238,7 +233,7 @@ fn find_names(
         left: files.iter().filter(|file| file.path.is_none()).count(),
         beat,
     };
-    // An empty selection passes nothing over, and has no globs that could be wrong.
+    // Cannot fail: an empty selection skips nothing and has no globs.
     let Ok(rules) = Rules::new(&Selection::default()) else {
         return;
     };
@@ -251,7 +246,6 @@ fn find_names(
     }
 }
 
-/// The name under which the kernel has the inode in its directory cache, if it does.
 fn remembered_name(
     root: &File,
     inode: u64,
@@ -260,7 +254,7 @@ fn remembered_name(
 ) -> Option<PathBuf> {
     let handle = open_inode(root, inode, generation).ok()?;
     let path = fs::read_link(format!("/proc/self/fd/{}", handle.as_raw_fd())).ok()?;
-    // An inode without a name in the cache appears as `/`; and a name may be out of date.
+    // An inode without a cached name appears as `/`, and a name may be stale.
     let is_it = here.is_here(&path) && fs::symlink_metadata(&path).ok()?.ino() == inode;
     is_it.then_some(path)
 }
@@ -286,7 +280,7 @@ impl Visitor for NameSearch<'_> {
 
     fn mount_point(&mut self, _: &Path) {}
 
-    /// A directory that cannot be read hides names; the file is then shown by its inode number.
+    /// Files in an unreadable directory are shown by inode number.
     fn fault(&mut self, _: &Path, _: &io::Error) {}
 
     fn beat(&mut self) {

@@ -1,9 +1,9 @@
-//! Counting the extents of an open file.
+//! Counts the extents of an open file.
 //!
-//! On XFS the inode itself holds the number, so a count takes a microsecond and loads nothing,
-//! whatever the number (xfs_fill_fsxattr, fs/xfs/xfs_ioctl.c). On any other file system that has
-//! FIEMAP (ext4, btrfs, …) the extents are counted one by one; those file systems give the memory of
-//! extent maps back under pressure, so that the count pins nothing.
+//! On XFS the inode holds the count, so counting takes a microsecond and loads no extent map,
+//! whatever the number (xfs_fill_fsxattr, fs/xfs/xfs_ioctl.c). On other file systems with FIEMAP
+//! (ext4, btrfs, …) the extents are counted one by one; these file systems release extent-map
+//! memory under pressure, so counting pins none.
 
 use std::fs::File;
 use std::io;
@@ -17,24 +17,24 @@ use crate::sys::{fsxattr, geometry};
 /// The count of an open image.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Count {
-    /// Records of the extent map.
+    /// Number of records in the extent map.
     pub extents: ExtentCount,
-    /// Extent-size hint of the file; 0: none.
+    /// The file's extent-size hint; 0 if none.
     pub hint: Bytes,
-    /// Extent-size hint that its directory gives to new files; 0: none.
+    /// The extent-size hint that its directory passes on to new files; 0 if none.
     pub directory_hint: Bytes,
 }
 
-/// How the files of a kind of file system are counted.
+/// How to count the extents of a file.
 pub enum Probe {
-    /// XFS: by the number in the inode.
+    /// XFS: reads the count from the inode.
     Xfs,
-    /// Any other: by reading the extent map.
+    /// Other file systems: reads the extent map.
     Generic(MapReader),
 }
 
 impl Probe {
-    /// For a kind of file system.
+    /// The method for a kind of file system.
     pub fn new(kind: FilesystemKind) -> Probe {
         match kind {
             FilesystemKind::Xfs => Probe::Xfs,
@@ -42,10 +42,7 @@ impl Probe {
         }
     }
 
-    /// Counts the extents of an open image. `beat` is called where that takes several steps.
-    ///
-    /// # Errors
-    /// Those of the system call.
+    /// Counts the extents of an open image. `beat` is called between steps if there are several.
     pub fn count(
         &mut self,
         image: &File,
@@ -64,12 +61,12 @@ impl Probe {
         Ok(count)
     }
 
-    /// Whether reading a byte of a file loads its whole extent map into kernel memory for good.
+    /// Whether reading a byte of a file loads its whole extent map into kernel memory permanently.
     pub fn loads_whole_maps(&self) -> bool {
         matches!(self, Probe::Xfs)
     }
 
-    /// Features of the file system that the open directory lies on.
+    /// Features of the file system of the open directory; `None` if it is not XFS.
     pub fn features(&self, directory: &File) -> Option<Features> {
         let Probe::Xfs = self else { return None };
         let geometry = geometry::geometry(directory).ok()?;
@@ -84,13 +81,13 @@ impl Probe {
 }
 
 fn count_xfs(image: &File, directory: BorrowedFd<'_>) -> io::Result<Count> {
-    // A hint is in force only with its flag; the number alone may be left over.
+    // A hint is effective only with its flag; the number may be stale.
     let hint = |attributes: fsxattr::Attributes, flag| match attributes.flags & flag {
         0 => Bytes(0),
         _ => Bytes(attributes.extent_size.into()),
     };
     let image = fsxattr::attributes(image)?;
-    // A directory that may not be read gives no answer; the count does not need one.
+    // The count does not need the directory, which may be unreadable (O_PATH).
     let directory_hint = fsxattr::attributes(directory).map_or(Bytes(0), |directory| {
         hint(directory, fsxattr::FLAG_EXTENT_SIZE_INHERIT)
     });

@@ -1,4 +1,4 @@
-//! Reading an extent map chunk by chunk, with rests in which the guest gets its turn.
+//! Reads an extent map chunk by chunk, resting in between to let the guest proceed.
 
 use std::fs::File;
 use std::io;
@@ -10,27 +10,26 @@ use crate::model::sampling::{SAMPLED_FROM, Sampling};
 use crate::model::{Bytes, Extent, ExtentCount, ExtentFlags, ExtentMap, MapBuilder, Outlook};
 use crate::sys::fiemap;
 
-/// How long to rest after a piece of work, as a share of the time that it took.
-///
-/// A chunk holds the file's I/O lock; a writer that waits for it makes all readers behind it wait
-/// too. Between chunks they all get through.
+/// Rest after a piece of work, as a fraction of the time it took. Reading a chunk holds the file's
+/// I/O lock, and a writer waiting for the lock also blocks all readers behind it. All of them
+/// proceed between chunks.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ReadPace(f32);
 
 impl ReadPace {
-    /// For someone who waits: a tenth of the time is rest.
+    /// For interactive use: rests for a tenth of the working time.
     pub const QUICK: ReadPace = ReadPace(0.1);
-    /// For the daemon, which has time: as much rest as work.
+    /// For the daemon: rests for as long as it works.
     pub const GENTLE: ReadPace = ReadPace(1.0);
 
     fn rest(self, worked: Duration) -> Duration {
-        // Short enough for a deadline of seconds even after a call that was slow once.
+        // Short enough for a deadline of seconds, even after one slow call.
         worked.mul_f32(self.0).min(Duration::from_millis(50))
     }
 }
 
-/// After so much work comes a rest: so long that it matters little how long the shortest sleep takes
-/// (timer slack, prctl(2)), and that few guests wake up on the processor on which we just did.
+/// Work between rests: long enough that the minimum sleep time (timer slack, prctl(2)) hardly
+/// matters and that few guests wake up on the processor in use.
 const PIECE: Duration = Duration::from_millis(4);
 
 /// Reads extent maps.
@@ -43,26 +42,25 @@ pub struct MapReader {
 pub enum End {
     /// The last extent was read.
     Last,
-    /// The visitor had enough.
+    /// The visitor broke off.
     Stopped,
 }
 
 impl MapReader {
-    /// With a buffer of its own (7 KB).
+    /// Allocates its own buffer (7 KB).
     pub fn new() -> Self {
         MapReader {
             chunk: fiemap::Chunk::new(),
         }
     }
 
-    /// Visits the extents from byte `start` on, in ascending order and without overlap, until the
-    /// last one or until the visitor breaks off. `beat` is called before each system call.
-    ///
-    /// The map may change while it is read; what is seen is then a mixture, but never an extent
-    /// twice and never without an end.
+    /// Visits the extents from byte `start` in ascending order without overlap, until the last one
+    /// or until the visitor breaks off. `beat` is called before each system call. The map may
+    /// change meanwhile; the result then mixes old and new state, but no extent is visited twice,
+    /// and it ends.
     ///
     /// # Errors
-    /// Those of FIEMAP; EOPNOTSUPP where the file system has none.
+    /// Errors of FIEMAP; EOPNOTSUPP if the file system does not support it.
     pub fn read(
         &mut self,
         file: &File,
@@ -78,7 +76,7 @@ impl MapReader {
             let began = Instant::now();
             let extents = self.chunk.read(file, at)?;
             worked += began.elapsed();
-            // No extent beyond `at`: the end, also of a file that has shrunk meanwhile.
+            // No extent beyond `at`: the end of the map, also if the file has shrunk meanwhile.
             let Some(last) = extents.last().copied() else {
                 return Ok(End::Last);
             };
@@ -89,12 +87,12 @@ impl MapReader {
             }
             let end = last.logical.saturating_add(last.length);
             if last.flags & fiemap::EXTENT_LAST != 0 || end <= at {
-                // The second is no progress: a file system that answers so would do it for ever.
+                // `end <= at` is no progress: such a file system would keep us here forever.
                 return Ok(End::Last);
             }
             at = end;
-            // A task that was woken up on our processor meanwhile would wait until we sleep: the scheduler lets
-            // a thread that has just begun have its turn (RUN_TO_PARITY, kernel/sched/features.h).
+            // A task woken on our processor would otherwise wait until we sleep: the scheduler lets
+            // a thread that has just begun run its slice (RUN_TO_PARITY, kernel/sched/features.h).
             std::thread::yield_now();
             if worked >= PIECE {
                 std::thread::sleep(pace.rest(worked));
@@ -103,11 +101,9 @@ impl MapReader {
         }
     }
 
-    /// The extents of `length` bytes from `start` on, but only so many as one call gives, cut to
-    /// that range. With them, up to where they are all that there are.
-    ///
-    /// # Errors
-    /// As [`read`](MapReader::read).
+    /// The extents in the `length` bytes from `start`, cut to that range, but only as many as one
+    /// call returns. Also returns the offset up to which they are complete. Errors as for
+    /// [`read`](MapReader::read).
     pub fn read_range(
         &mut self,
         file: &File,
@@ -130,12 +126,10 @@ impl MapReader {
         Ok((extents, Bytes(known)))
     }
 
-    /// What could be gained of a file of so many extents, by a sample of its map: some hundred calls
-    /// of some 50 µs. The first of them loads the whole map if it is not loaded yet. A map that is no
-    /// longer than a sample is read as a whole.
-    ///
-    /// # Errors
-    /// As [`read`](MapReader::read).
+    /// Estimates from a sample of the map what defragmenting a file with this many extents could
+    /// gain: some hundred calls of about 50 µs each; the first one loads the whole map if it is not
+    /// loaded yet. A map no longer than a sample is read completely. Errors as for
+    /// [`read`](MapReader::read).
     pub fn sample(
         &mut self,
         file: &File,
@@ -167,7 +161,7 @@ impl MapReader {
                     ControlFlow::Continue(())
                 }
             };
-            // With the byte before it, in which the extent before it ends.
+            // Starts one byte earlier, to include the extent that ends there.
             let before = Bytes(start.0.saturating_sub(1));
             self.read(file, before, ReadPace::GENTLE, visit, beat)?;
             counts.push(count.borders);
@@ -175,12 +169,9 @@ impl MapReader {
         Ok(Outlook::of_sample(&counts, &sampling))
     }
 
-    /// Continues a map for about `budget`. Returns the finished map, or None if there is more to
-    /// read; then `builder` holds what was read so far. Stops at `max_extents` with a map that is
-    /// marked as incomplete.
-    ///
-    /// # Errors
-    /// As [`read`](MapReader::read).
+    /// Continues reading a map for about `budget`. Returns the finished map, or `None` if there is
+    /// more to read; `builder` then holds what was read so far. Stops at `max_extents` with a map
+    /// marked as incomplete. Errors as for [`read`](MapReader::read).
     pub fn read_part(
         &mut self,
         file: &File,
@@ -197,7 +188,7 @@ impl MapReader {
             start,
             bounds.pace,
             |extent| {
-                // The clock is looked at once a chunk.
+                // The clock is read once per chunk.
                 let chunk_done = visited > 0 && visited.is_multiple_of(fiemap::CHUNK as u64);
                 if builder.extents() >= bounds.max_extents
                     || (chunk_done && began.elapsed() >= bounds.budget)
@@ -222,18 +213,18 @@ impl Default for MapReader {
     }
 }
 
-/// Within what a part of a map is read.
+/// Limits for reading a part of a map.
 #[derive(Debug, Clone, Copy)]
 pub struct Bounds {
-    /// No more extents than this, in all parts together.
+    /// Maximum number of extents in all parts together.
     pub max_extents: ExtentCount,
-    /// About so long, for this part.
+    /// Approximate time for this part.
     pub budget: Duration,
-    /// How to rest between chunks.
+    /// Rests between chunks.
     pub pace: ReadPace,
 }
 
-/// The part of a kernel's extent from `at` on. None if it ends before.
+/// The part of a kernel extent from `at` on; `None` if it ends before.
 fn beyond(extent: &fiemap::Extent, at: u64) -> Option<Extent> {
     let skip = at.saturating_sub(extent.logical);
     let length = extent

@@ -1,5 +1,4 @@
-//! Formats of files that were looked into before, so that a sweep each minute does not read the
-//! header of every image each minute.
+//! Caches the formats of files, so that a sweep each minute need not read every header again.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -11,10 +10,9 @@ use rustix::fs::Stat;
 use crate::discover::format;
 use crate::model::{Format, ImageId};
 
-/// A guest's writes change an image all the time, but hardly ever what it is: looked at again
-/// after this time.
+/// How long an image's format is trusted although the guest writes to the file.
 const IMAGE_STAYS: Duration = Duration::from_secs(3600);
-/// Files remembered at most; then all are forgotten and looked at again.
+/// Maximum number of entries; the cache is cleared when it is full.
 const MOST: usize = 100_000;
 
 struct Known {
@@ -31,38 +29,36 @@ impl Known {
     }
 }
 
-/// What the helper remembers of the files that it has looked into.
+/// The helper's cache of file formats.
 #[derive(Default)]
 pub(super) struct FormatCache(HashMap<ImageId, Known>);
 
 impl FormatCache {
-    /// The format of a file by its header, if that is remembered: `Some(None)` is a file
-    /// that is known to have no header of an image.
+    /// The cached format of a file by its header; `Some(None)` if it has no image header.
     pub(super) fn get(&self, id: ImageId, generation: u32, stat: &Stat) -> Option<Option<Format>> {
         let known = self.of(id, generation)?;
         let fresh = known.format.is_some() && known.since.elapsed() < IMAGE_STAYS;
         (known.is_unchanged(stat) || fresh).then_some(known.format)
     }
 
-    /// Whether a file that was not opened is known to be no image. One that has taken the inode of
-    /// such a file is taken for it only if it is as long and was written in the same nanosecond.
+    /// Whether an unopened file is known not to be an image. A new file with the same inode passes
+    /// for the old one only if size and modification time (ns) match.
     pub(super) fn is_no_image(&self, id: ImageId, stat: &Stat) -> bool {
         let known = self.0.get(&id).filter(|known| known.format.is_none());
         known.is_some_and(|known| known.is_unchanged(stat))
     }
 
-    /// What was known of the format of a file before, however long ago.
+    /// The last known format of a file, however old.
     pub(super) fn last_known(&self, id: ImageId, generation: u32) -> Option<Format> {
         self.of(id, generation)?.format
     }
 
-    /// A new file may have the inode of an old one.
+    /// The entry, unless the inode number was reused by a new file.
     fn of(&self, id: ImageId, generation: u32) -> Option<&Known> {
         let known = self.0.get(&id)?;
         (known.generation == generation).then_some(known)
     }
 
-    /// Reads the header of a file and remembers its format.
     pub(super) fn read(
         &mut self,
         id: ImageId,

@@ -1,7 +1,8 @@
-//! The process that makes the calls that may hang: reads requests from its standard input, a socket
-//! that a [`worker`](super::worker) holds the other end of, and answers there.
+//! The helper process, which makes the calls that may hang. It reads requests from its standard
+//! input, a socket whose other end a [`worker`](super::worker) holds, and answers there.
 //!
-//! It keeps no file open between requests, so that a file system can be unmounted. (A watch does not either: it ends with the mount, inotify(7), IN_UNMOUNT.)
+//! It keeps no file open between requests, so that file systems can be unmounted. A watch does not
+//! prevent that either: it ends with the mount (inotify(7), IN_UNMOUNT).
 
 use std::io;
 use std::os::unix::net::UnixStream;
@@ -21,14 +22,14 @@ use super::{census, open};
 use crate::discover::paths::{self, Followed};
 use crate::model::Bytes;
 
-/// Serves until the other side closes.
+/// Serves requests until the other side closes the socket.
 ///
 /// # Errors
-/// When standard input is no socket of ours, or sends what is no request.
+/// If standard input is not a socket, or for an invalid request.
 pub fn serve() -> io::Result<()> {
-    // Started by a link in procfs, it would be called "exe" in lists of processes. Only the name.
+    // Cosmetic, may fail: started by a link in procfs, it would appear as "exe" in process lists.
     let _ = rustix::thread::set_name(c"fragwatch-probe");
-    // A working directory keeps its file system from being unmounted.
+    // A working directory would keep its file system from being unmounted.
     std::env::set_current_dir("/")?;
     let mut socket = UnixStream::from(stdin().try_clone_to_owned()?);
     let flags = rustix::fs::fcntl_getfl(stdout())?;

@@ -1,5 +1,4 @@
-//! The lasting identity of an image, read from the open file itself and never from a path or a mount
-//! table at another moment.
+//! The permanent identity of an image, read from the open file: a path may have changed meanwhile.
 
 use std::fs::File;
 use std::io;
@@ -15,7 +14,7 @@ use crate::model::filesystem::lasting_name;
 use crate::model::{Bytes, Filesystem, FilesystemKind, ImageKey};
 use crate::sys::{generation, geometry, subvolume, uuid};
 
-/// The identity of the open file, which lies on `mount`, or why it cannot be read.
+/// The identity of an open file on `mount`, or why it cannot be read.
 pub(super) fn key(file: &File, stat: &Stat, mount: &Mount) -> Result<ImageKey, String> {
     let failed =
         |call: &'static str| move |error: io::Error| format!("{call} failed: {}", reason(&error));
@@ -34,23 +33,18 @@ pub(super) fn key(file: &File, stat: &Stat, mount: &Mount) -> Result<ImageKey, S
     })
 }
 
-/// The UUID of the file system that an open file lies on. None if it has none, or the kernel has no
-/// call for it.
-///
-/// # Errors
-/// Those of the call.
+/// The UUID of an open file's file system. `None` if it has none or the kernel lacks the call.
 pub(super) fn uuid(file: &File, kind: FilesystemKind) -> io::Result<Option<String>> {
     let uuid = match kind {
         FilesystemKind::Xfs => Some(geometry::geometry(file)?.uuid),
         FilesystemKind::Other => if_known(uuid::uuid(file))?,
     };
-    // One that was cleared is not the only one of its kind.
+    // A UUID that was cleared to zeros is not unique.
     Ok(uuid.filter(|uuid| *uuid != [0; 16]).map(hyphenated))
 }
 
-/// None if the file system does not have the call, which it always answers in the same way:
-/// ENOTTY (vfs_ioctl, fs/ioctl.c), or one of those that other drivers give. Any other error is a
-/// failure of the moment.
+/// `None` if the file system lacks the call, which is a permanent answer: ENOTTY (vfs_ioctl,
+/// fs/ioctl.c) or one of the errors that other drivers return. Any other error may be transient.
 fn if_known<T>(answer: io::Result<T>) -> io::Result<Option<T>> {
     let unknown = [Errno::NOTTY, Errno::OPNOTSUPP, Errno::NOSYS, Errno::INVAL];
     match answer {
@@ -64,11 +58,10 @@ fn if_known<T>(answer: io::Result<T>) -> io::Result<Option<T>> {
     }
 }
 
-/// What is known of a mounted file system. Features and UUID stay unknown when its mount point may
-/// not be opened.
+/// Describes a mounted file system; without features and UUID if it cannot be opened.
 ///
 /// # Errors
-/// When not even its size can be asked, or something else is mounted there now.
+/// If its size cannot be read either, or another file system is mounted there now.
 pub(super) fn filesystem(probe: &Probe, mount: &Mount) -> io::Result<Filesystem> {
     let opened = open::mount_point(&mount.point).ok();
     let size = match &opened {
@@ -97,7 +90,7 @@ pub(super) fn filesystem(probe: &Probe, mount: &Mount) -> io::Result<Filesystem>
     })
 }
 
-/// `0fc63daf-8483-4772-8e79-3d69d8477de4`
+/// Formats as `0fc63daf-8483-4772-8e79-3d69d8477de4`.
 fn hyphenated(uuid: [u8; 16]) -> String {
     let mut text = String::with_capacity(36);
     for (i, byte) in uuid.iter().enumerate() {

@@ -1,31 +1,27 @@
-//! Which extent map is read next, and when. Pure: the clock is an argument.
-//!
-//! One file system's maps are read one at a time, spread over the interval, so that the disk never
-//! has to read all of them at once.
+//! Decides which extent map is read next, and when. The maps of one file system are read one at a
+//! time, spread over the interval, to limit the load on the disk. Pure: the clock is an argument.
 
 use std::time::{Duration, Instant};
 
 use crate::model::ImageId;
 
-/// Rest between the first maps after a start, at most. They are wanted soon, but not at once.
+/// Maximum rest between the first maps after a start: they are needed soon, but not at once.
 const FIRST_REST: Duration = Duration::from_secs(10);
 
 /// When the maps of one file system are read.
 #[derive(Debug, Default)]
 pub struct MapSchedule {
-    /// When the last one was finished.
     last: Option<Instant>,
 }
 
 impl MapSchedule {
-    /// Notes that a map was finished.
+    /// Records that a map was finished.
     pub fn finished(&mut self, now: Instant) {
         self.last = Some(now);
     }
 
-    /// The image whose map is to be read now, if any: one that was never read before all others,
-    /// else the one whose turn is longest past. `images` are those that may be read, with when they
-    /// were.
+    /// The image whose map is to be read now, if any: images never read come first, then the one
+    /// that is most overdue. `images` are the candidates, with the time of their last reading.
     pub fn next(
         &self,
         now: Instant,
@@ -38,7 +34,7 @@ impl MapSchedule {
             self.last
                 .is_none_or(|last| now.saturating_duration_since(last) >= rest)
         };
-        // `None` is less than any time: never read comes first.
+        // `None` is less than any time, so images never read come first.
         let (id, read) = images.into_iter().min_by_key(|(id, read)| (*read, *id))?;
         let due = match read {
             None => rested(share.min(FIRST_REST)),

@@ -1,15 +1,15 @@
-//! Counting extents, without being taken along by a file system that hangs.
+//! Counts extents without being blocked by a file system that hangs.
 //!
 //! ```text
-//! sweep ─► worker (one a file system, in our process)     deadline, one call at a time
+//! sweep ─► worker (one per file system, in our process)   deadline, one call at a time
 //!             │  socket pair, protocol
-//!          helper (a process of its own)                  may hang without holding us up
+//!          helper (separate process)                      may hang without blocking us
 //!             └─► survey ─► discover::walk ─► count::Probe (xfs | generic)
 //! ```
 //!
-//! The call that may hang runs in a helper *process*, not in a thread: a thread in
-//! uninterruptible sleep cannot be killed and keeps its whole process from ending. SIGTERM, a panic
-//! or systemd's restart would then wait for the very file system that we are to outlive.
+//! The helper is a *process*, not a thread: a thread in uninterruptible sleep cannot be killed and
+//! keeps its whole process from ending. SIGTERM, a panic or a restart by systemd would then wait
+//! for the very file system that hangs.
 
 pub mod census;
 mod count;

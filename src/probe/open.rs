@@ -1,4 +1,4 @@
-//! Opening what is to be probed, so that only a regular file is ever opened for reading.
+//! Opens what is to be probed; opens nothing but regular files for reading.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -12,12 +12,12 @@ use crate::model::ImageId;
 
 /// Opens a regular file by its name in an open directory, following no link.
 ///
-/// First without access (O_PATH), which has no effect on anything; only what turns out to be a
-/// regular file is opened for reading, through the descriptor and so without a second look at the
-/// name. A FIFO or a device that took the name meanwhile is never opened.
+/// Opens it with O_PATH first, which has no side effects. Only if it is a regular file is it opened
+/// for reading, through the descriptor and so without a second lookup. A FIFO or device that has
+/// taken the name meanwhile is never opened.
 ///
 /// # Errors
-/// Those of opening; InvalidInput if it is no regular file.
+/// Errors of openat(2); InvalidInput if it is not a regular file.
 pub fn regular_file(at: BorrowedFd<'_>, name: &OsStr) -> io::Result<(File, Stat)> {
     let handle = openat(
         at,
@@ -33,10 +33,7 @@ pub fn regular_file(at: BorrowedFd<'_>, name: &OsStr) -> io::Result<(File, Stat)
     Ok((reopen(&handle)?, stat))
 }
 
-/// Opens an image by its path, if it still is the same one.
-///
-/// # Errors
-/// Those of opening; NotFound if another file has taken its path.
+/// Opens an image by its path. Fails with NotFound if another file has taken the path.
 pub fn image(path: &Path, id: ImageId) -> io::Result<(File, Stat)> {
     let (file, stat) = regular_file(CWD, path.as_os_str())?;
     if (ImageId {
@@ -53,15 +50,12 @@ pub fn image(path: &Path, id: ImageId) -> io::Result<(File, Stat)> {
 }
 
 /// Opens the root of a mounted file system for ioctls.
-///
-/// # Errors
-/// Those of opening.
 pub fn mount_point(path: &Path) -> io::Result<File> {
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     Ok(open(path, flags, Mode::empty())?.into())
 }
 
-/// The error for something that is named as an image and is none.
+/// The error for a path that is configured as an image but is not a regular file.
 pub fn not_a_file(kind: FileType) -> io::Error {
     let kind = match kind {
         FileType::Fifo => "a FIFO",
@@ -78,12 +72,12 @@ pub fn not_a_file(kind: FileType) -> io::Error {
     )
 }
 
-/// Opens for reading what an O_PATH descriptor stands for (proc_pid_fd(5)).
+/// Opens for reading what an O_PATH descriptor refers to (proc_pid_fd(5)).
 fn reopen(handle: &OwnedFd) -> io::Result<File> {
     let path = PathBuf::from(format!("/proc/self/fd/{}", handle.as_fd().as_raw_fd()));
-    // O_NONBLOCK: a lease that someone holds on the file must not make us wait (fcntl(2), F_SETLEASE).
+    // O_NONBLOCK: do not wait for another process's lease on the file (fcntl(2), F_SETLEASE).
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    // O_NOATIME is for the owner and root only; others get EPERM.
+    // O_NOATIME is allowed for the owner and root only; others get EPERM.
     match open(&path, flags | OFlags::NOATIME, Mode::empty()) {
         Err(rustix::io::Errno::PERM) => Ok(open(&path, flags, Mode::empty())?.into()),
         other => Ok(other?.into()),

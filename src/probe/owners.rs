@@ -1,4 +1,4 @@
-//! The search for owners, off the thread that everything else runs on, and with a deadline.
+//! Runs the search for owners on a separate thread, with a deadline.
 
 use std::time::Duration;
 
@@ -7,18 +7,18 @@ use tokio::time::timeout;
 
 use crate::discover::owner::{Holders, OwnerSearch};
 
-/// What a pass over /proc may take. It takes milliseconds and asks no file system; so that not even
-/// a kernel in trouble holds up the sweep.
+/// Maximum wait for a pass over /proc, which normally takes milliseconds and accesses no other file
+/// system. Not even a kernel in trouble then blocks the sweep.
 const DEADLINE: Duration = Duration::from_secs(5);
 
 type Pass = (OwnerSearch, Option<Holders>);
 
-/// See the module.
+/// Searches for owners; see the module documentation.
 #[derive(Debug)]
 pub(super) struct Owners {
-    /// None while a pass runs, and after one that panicked.
+    /// `None` while a pass runs, and after one that panicked.
     idle: Option<OwnerSearch>,
-    /// A pass that was not waited for to its end.
+    /// A pass that exceeded the deadline.
     late: Option<JoinHandle<Pass>>,
 }
 
@@ -30,8 +30,8 @@ impl Owners {
         }
     }
 
-    /// Which process has which files open now. `None` if that takes too long. A pass that hangs stays the only
-    /// one.
+    /// Which process has which files open; `None` if that takes too long. No second pass is started
+    /// while one hangs; the next call after its end returns its result.
     pub(super) async fn look(&mut self) -> Option<Holders> {
         let mut pass = match self.late.take() {
             Some(pass) if !pass.is_finished() => {

@@ -1,5 +1,5 @@
-//! The protocol of a worker and its helper: frames of JSON over a socket pair, each after its length
-//! as four bytes, least significant first.
+//! The protocol between a worker and its helper: JSON frames over a socket pair, each preceded by
+//! its length as four bytes, little-endian.
 
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -15,16 +15,15 @@ use crate::model::{
     path::wire,
 };
 
-/// A frame longer than this is no message of ours.
+/// Maximum length of a frame; a longer one is a protocol error.
 const MAX_FRAME: u32 = 64 << 20;
 
-/// A request to a helper, which answers with any number of replies, the last of which is
-/// [`Reply::Done`].
+/// A request to a helper. It sends any number of replies, the last of which is [`Reply::Done`].
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum Request {
     /// Search for images and count their extents.
     Survey(SurveyRequest),
-    /// Go on reading the map of one image.
+    /// Continue reading the map of one image.
     Map(Box<MapRequest>),
     /// Sample the map of one image.
     Sample(SampleRequest),
@@ -32,16 +31,14 @@ pub enum Request {
     Census(CensusRequest),
 }
 
-/// What it can take to load an extent into kernel memory: a disk seeks once for each block of about
-/// 250 records, in 10 ms.
+/// Worst-case time to load an extent: one disk seek of 10 ms per block of about 250 records.
 const LOAD_PER_EXTENT: Duration = Duration::from_micros(40);
 
 impl Request {
-    /// Time that one step of it may rightly take beyond that of a count.
+    /// Time that one step of the request may take in addition to the deadline for a count.
     pub fn extra_time(&self) -> Duration {
         match self {
-            // The first chunk of a map loads all of it (xfs_iread_extents, which cannot be
-            // interrupted); whether it is the first since the image was opened we cannot know.
+            // The first chunk may load the whole map (xfs_iread_extents, cannot be interrupted).
             Request::Map(map) => load_time(map.expected),
             Request::Sample(sample) => load_time(sample.expected),
             Request::Survey(_) | Request::Census(_) => Duration::ZERO,
@@ -59,40 +56,40 @@ fn load_time(extents: ExtentCount) -> Duration {
 pub struct SurveyRequest {
     /// The mount of the file system to describe.
     pub mount: Mount,
-    /// What may be touched.
+    /// The file system that may be accessed.
     pub scope: FilesystemScope,
     /// Where to search.
     pub roots: Vec<Root>,
-    /// What to look for.
+    /// Which files are images.
     pub selection: Selection,
-    /// Files and directories that the search of one root meets at most.
+    /// Maximum number of files and directories in the search of one root.
     pub limit: u32,
-    /// Files that QEMU has open: images whatever they look like.
+    /// Files that QEMU has open; these are images regardless of their format.
     pub held: Vec<PlainPath>,
-    /// Number of the sweep, if the directories are to be watched from then on. The news of the watch
-    /// come as bytes on standard output ([`News`](crate::discover::watch::News)), at any time.
+    /// Number of the sweep if the directories are to be watched. The watch reports at any time, as
+    /// bytes on standard output ([`News`](crate::discover::watch::News)).
     pub watch: Option<u64>,
 }
 
 /// Where to search.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Root {
-    /// An absolute path; may lead through symbolic links.
+    /// An absolute path; may contain symbolic links.
     #[serde(with = "wire")]
     pub path: PathBuf,
-    /// Whether `*`, `?`, `[` and `{` in it are wildcards. A path from the command line has passed
-    /// the shell and is meant as it is.
+    /// Whether `*`, `?`, `[` and `{` in it are wildcards. A path from the command line was already
+    /// expanded by the shell and is literal.
     pub glob: bool,
 }
 
 impl Root {
-    /// A path as the configuration writes it: a glob if it has wildcards.
+    /// A path from the configuration; a glob if it has wildcards.
     pub fn configured(path: PathBuf) -> Self {
         let glob = is_glob(&path);
         Root { path, glob }
     }
 
-    /// A path that means itself.
+    /// A path without wildcards.
     pub fn literal(path: PathBuf) -> Self {
         Root { path, glob: false }
     }
@@ -106,44 +103,44 @@ pub struct PlainPath(#[serde(with = "wire")] pub PathBuf);
 /// See [`Request::Map`].
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct MapRequest {
-    /// Where the image is.
+    /// Path of the image.
     #[serde(with = "wire")]
     pub path: PathBuf,
-    /// Which image it must be.
+    /// The required identity.
     pub id: ImageId,
-    /// How many extents it had when it was counted.
+    /// Number of extents at the last count.
     pub expected: ExtentCount,
     /// What was read so far.
     pub builder: MapBuilder,
-    /// Extents to stop at.
+    /// Maximum number of extents.
     pub max_extents: ExtentCount,
-    /// How long this part may take, about.
+    /// Approximate time for this part.
     pub budget: Duration,
-    /// Whether someone waits for it.
+    /// Whether a user is waiting.
     pub quick: bool,
 }
 
 /// See [`Request::Sample`].
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct SampleRequest {
-    /// The image.
+    /// Path of the image.
     #[serde(with = "wire")]
     pub path: PathBuf,
-    /// The identity that it must have.
+    /// The required identity.
     pub id: ImageId,
-    /// How many extents it had when it was counted.
+    /// Number of extents at the last count.
     pub expected: ExtentCount,
 }
 
 /// See [`Request::Census`].
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct CensusRequest {
-    /// A path that leads to the file system, or to another one, where the census is then.
+    /// A path to the file system, or by links to another one, where the census then takes place.
     #[serde(with = "wire")]
     pub path: PathBuf,
     /// The mount of the file system.
     pub mount: Mount,
-    /// What may be touched in search of names.
+    /// The file system that may be searched for names.
     pub scope: FilesystemScope,
     /// How many of the most fragmented files to name.
     pub worst: usize,
@@ -152,9 +149,9 @@ pub struct CensusRequest {
 /// A reply of a helper.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum Reply {
-    /// Still at work: nothing hangs.
+    /// Still working; nothing hangs.
     Beat,
-    /// One step takes long: the file that it is about. It is no sign of progress.
+    /// The file that a slow step concerns. Not a sign of progress.
     Slow(PlainPath),
     /// The file system of the survey.
     Filesystem(Filesystem),
@@ -164,34 +161,34 @@ pub enum Reply {
     Fault(Fault),
     /// A path leads to another file system.
     Elsewhere(Root),
-    /// Files that were passed over.
+    /// Files that were skipped.
     PassedOver(PassedOver),
-    /// The directories are watched; why not all of them, if so.
+    /// The directories are watched; if not all of them, the reason.
     Watched(Option<String>),
     /// The map so far.
     MapPart(Box<MapBuilder>),
     /// The whole map.
     Map(Box<ExtentMap>),
-    /// What could be gained, by a sample of the map.
+    /// The gain to be expected, from a sample of the map.
     Sampled(Outlook),
     /// The census.
     Census(Box<Census>),
-    /// The request has been carried out.
+    /// The request is complete.
     Done,
 }
 
 /// Something that could not be read.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fault {
-    /// What.
+    /// Its path.
     #[serde(with = "wire")]
     pub path: PathBuf,
-    /// Why, in words.
+    /// The error text.
     pub error: String,
 }
 
 impl Fault {
-    /// For the error of a call about this path.
+    /// From the error of a call on this path.
     pub fn new(path: &Path, error: &io::Error) -> Fault {
         Fault {
             path: path.to_owned(),
@@ -200,7 +197,7 @@ impl Fault {
     }
 }
 
-/// An I/O error in words for an operator: without Rust's `(os error 2)`.
+/// An I/O error in words for an operator, without Rust's `(os error 2)`.
 pub fn reason(error: &io::Error) -> String {
     let text = error.to_string();
     match text.find(" (os error") {
@@ -209,19 +206,19 @@ pub fn reason(error: &io::Error) -> String {
     }
 }
 
-/// Files that a survey met and did not take for images.
+/// Files that a survey found and did not take for images.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PassedOver {
     /// Smaller than the minimum size.
     pub too_small: u64,
     /// Excluded, not included, or not looking like an image.
     pub unwanted: u64,
-    /// The sum of their sizes, of the too small ones.
+    /// Total size of the files counted in `too_small`.
     pub too_small_bytes: Bytes,
 }
 
 impl PassedOver {
-    /// Adds what another survey passed over.
+    /// Adds the numbers of another survey.
     pub fn add(&mut self, other: PassedOver) {
         self.too_small += other.too_small;
         self.unwanted += other.unwanted;
@@ -229,10 +226,7 @@ impl PassedOver {
     }
 }
 
-/// Appends a message as a frame.
-///
-/// # Errors
-/// When the message cannot be written as JSON, which would be a mistake in its type.
+/// Appends a message as a frame. Fails if it cannot be serialised, which is a bug in its type.
 pub fn append(frames: &mut Vec<u8>, message: &impl Serialize) -> io::Result<()> {
     let begin = frames.len();
     frames.extend([0; 4]);
@@ -242,10 +236,7 @@ pub fn append(frames: &mut Vec<u8>, message: &impl Serialize) -> io::Result<()> 
     Ok(())
 }
 
-/// The length that a frame's first four bytes announce.
-///
-/// # Errors
-/// InvalidData if no message is so long.
+/// The length in a frame's first four bytes. Fails with InvalidData above `MAX_FRAME`.
 pub fn frame_length(prefix: [u8; 4]) -> io::Result<usize> {
     let length = u32::from_le_bytes(prefix);
     if length > MAX_FRAME {
@@ -257,10 +248,7 @@ pub fn frame_length(prefix: [u8; 4]) -> io::Result<usize> {
     Ok(length as usize)
 }
 
-/// Reads one request; none when the other side has closed.
-///
-/// # Errors
-/// Those of reading, and InvalidData for what is no request.
+/// Reads one request; `None` if the other side has closed, InvalidData if it is malformed.
 pub fn read_request(from: &mut impl Read) -> io::Result<Option<Request>> {
     let mut prefix = [0; 4];
     match from.read_exact(&mut prefix) {

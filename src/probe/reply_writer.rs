@@ -1,7 +1,5 @@
-//! The helper's replies on their way out.
-//!
-//! A thread of its own sends them: what was found before a step that hangs must not hang with it,
-//! and sending each reply by itself would cost two context switches an image.
+//! Sends the helper's replies on a separate thread: replies found before a step that hangs must not
+//! hang with it, and sending each one separately would cost two context switches per image.
 
 use std::io::{self, Write};
 use std::os::unix::net::UnixStream;
@@ -11,17 +9,17 @@ use std::time::{Duration, Instant};
 
 use super::protocol::{PlainPath, Reply, append};
 
-/// Replies wait at most this long for others to be sent with.
+/// Maximum time that replies are held back to be sent together.
 const GATHER: Duration = Duration::from_millis(10);
-/// A beat is sent at least this often, as long as no step hangs.
+/// Maximum time between beats as long as no step hangs.
 const BEAT: Duration = Duration::from_millis(100);
-/// What takes longer is reported by name. Shorter than any deadline, or it would come too late.
+/// A step that takes longer is reported by name. Must be shorter than any deadline.
 const SLOW: Duration = Duration::from_millis(50);
 
 #[derive(Default)]
 struct Waiting {
     frames: Vec<u8>,
-    /// The file at hand and since when, until it was reported as slow.
+    /// The current file and since when, until it was reported as slow.
     at_hand: Option<(PathBuf, Instant)>,
 }
 
@@ -32,7 +30,7 @@ struct Shared {
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, Waiting> {
-        // Bytes and a path are whole at any time; a panic elsewhere does not make them wrong.
+        // A panic elsewhere cannot leave bytes or a path inconsistent.
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -63,13 +61,12 @@ impl ReplyWriter {
         })
     }
 
-    /// Takes a reply; it is sent within [`GATHER`].
+    /// Queues a reply; it is sent within [`GATHER`].
     pub(super) fn push(&mut self, reply: &Reply) {
         let mut waiting = self.shared.lock();
         let was_empty = waiting.frames.is_empty();
         if append(&mut waiting.frames, reply).is_err() {
-            // Cannot happen with the types of the protocol; without an answer the other side
-            // would wait, so end instead.
+            // Cannot happen with the protocol's types; without an answer the other side would wait.
             std::process::abort();
         }
         drop(waiting);
@@ -79,19 +76,19 @@ impl ReplyWriter {
         }
     }
 
-    /// Sends a beat if nothing was sent for a while. Called between steps.
+    /// Sends a beat if nothing was sent for `BEAT`. Called between steps.
     pub(super) fn beat(&mut self) {
         if self.last.elapsed() >= BEAT {
             self.push(&Reply::Beat);
         }
     }
 
-    /// Names the file that the next steps are about, in case they hang.
+    /// Records the file that the next steps concern, in case they hang.
     pub(super) fn at_hand(&mut self, path: &Path) {
         let mut waiting = self.shared.lock();
         let file = (path.to_owned(), Instant::now());
         if waiting.at_hand.replace(file).is_none() {
-            // The thread may wait for something to send, and would not look at the clock.
+            // The thread may be waiting without a timeout.
             self.shared.something.notify_one();
         }
     }
@@ -102,7 +99,7 @@ impl ReplyWriter {
         waiting.at_hand = None;
         let mut frames = std::mem::take(&mut waiting.frames);
         append(&mut frames, &Reply::Done)?;
-        // Under the lock, so that the sending thread cannot get in between.
+        // Under the lock, so that the sending thread cannot send in between.
         self.socket.write_all(&frames)
     }
 }
@@ -116,7 +113,7 @@ fn send_for_ever(shared: &Shared, mut out: UnixStream) {
             waiting = match left {
                 Some(Duration::ZERO) => {
                     if let Some((path, _)) = waiting.at_hand.take() {
-                        // The message is one of the protocol's and can be written.
+                        // Messages of the protocol can always be serialised.
                         let _ = append(&mut waiting.frames, &Reply::Slow(PlainPath(path)));
                     }
                     waiting
@@ -137,7 +134,7 @@ fn send_for_ever(shared: &Shared, mut out: UnixStream) {
         let mut waiting = shared.lock();
         let frames = std::mem::take(&mut waiting.frames);
         if out.write_all(&frames).is_err() {
-            // The other side is gone; this process has no other purpose.
+            // The other side is gone, so this process has no further purpose.
             std::process::exit(0);
         }
     }

@@ -1,4 +1,4 @@
-//! One pass over the images of one file system: find them and count each while it is open.
+//! One pass over the images of one file system: finds them and counts each while it is open.
 
 use std::collections::HashSet;
 use std::ffi::OsStr;
@@ -25,23 +25,22 @@ use crate::discover::walk::{Visitor, walk};
 use crate::discover::watch::{DirectoryWatch, News, WatchRefusal};
 use crate::model::{Bytes, ExtentCount, Format, ImageId, Sample};
 
-/// A file with more extents is not looked into on XFS: up to here that costs some milliseconds and
-/// less than 200 KB.
+/// Up to this many extents, reading a header on XFS costs a few milliseconds and less than 200 KB.
 const LOOK_INTO: ExtentCount = ExtentCount(10_000);
 
-/// What is kept from one survey to the next.
+/// State kept between surveys.
 #[derive(Default)]
 pub(super) struct Memory {
     pub(super) formats: FormatCache,
     pub(super) watch: Watch,
 }
 
-/// The watch of the directories, once one was requested.
+/// The directory watch, once requested.
 #[derive(Default)]
 pub(super) struct Watch(Option<Result<DirectoryWatch, WatchRefusal>>);
 
 impl Watch {
-    /// Begins a survey with it. None if it cannot be had.
+    /// Begins a survey with the watch; `None` if watching is not possible.
     pub(super) fn begin(&mut self, sweep: u64) -> Option<&mut DirectoryWatch> {
         if !matches!(self.0, Some(Ok(_))) {
             self.0 = Some(DirectoryWatch::new(send_news));
@@ -51,7 +50,7 @@ impl Watch {
         Some(watch)
     }
 
-    /// Why not all directories of this sweep are watched, if so.
+    /// Why not all directories of this sweep are watched; `None` if all are.
     pub(super) fn refused(&self) -> Option<&WatchRefusal> {
         match self.0.as_ref()? {
             Ok(watch) => watch.refused(),
@@ -60,15 +59,12 @@ impl Watch {
     }
 }
 
-/// Writes to the pipe without waiting: a full one has the same news in it already.
+/// Writes to the pipe without blocking; if it is full, the same news is already in it.
 fn send_news(news: News) {
     let _ = rustix::io::write(stdout(), &[news.to_byte()]);
 }
 
-/// Carries out a survey.
-///
-/// # Errors
-/// When a glob of the selection is none: the configuration should have been refused.
+/// Carries out a survey. Fails if a glob is invalid, which the configuration should have refused.
 pub(super) fn run(
     request: &SurveyRequest,
     probe: &mut Probe,
@@ -118,17 +114,15 @@ struct Survey<'a> {
     out: &'a mut ReplyWriter,
     rules: &'a Rules,
     held: HashSet<PathBuf>,
-    /// Images that were counted: a hard link, or a path named twice, is the same one.
+    /// Images already counted; hard links and paths named twice are the same image.
     seen: HashSet<ImageId>,
     passed_over: PassedOver,
-    /// Files and directories that the search of one root meets at most, and those that are left.
+    /// Maximum and remaining number of files and directories in the search of one root.
     limit: u32,
     left: u32,
-    /// The search of this root has met more.
     ended: bool,
 }
 
-/// A file that is open.
 struct Inode<'a> {
     file: &'a File,
     stat: &'a Stat,
@@ -166,7 +160,7 @@ impl Survey<'_> {
         }
     }
 
-    /// Counts what a search meets; breaks off at the limit.
+    /// Counts a file or directory of the search; breaks off at the limit.
     fn met(&mut self, path: &Path) -> ControlFlow<()> {
         if let Some(left) = self.left.checked_sub(1) {
             self.left = left;
@@ -205,14 +199,14 @@ impl Survey<'_> {
         }
     }
 
-    /// A file that the operator has named is an image, however small and whatever it looks like.
+    /// A file named by the operator is an image, whatever its size and format.
     fn named_file(&mut self, path: &Path) {
         let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
             return;
         };
         self.watch(parent);
         let flags = OFlags::DIRECTORY | OFlags::CLOEXEC;
-        // Without the right to read the directory only its hint stays unknown.
+        // If the directory is unreadable, only its hint stays unknown.
         let counted = openat(CWD, parent, flags, Mode::empty())
             .or_else(|_| openat(CWD, parent, flags | OFlags::PATH, Mode::empty()))
             .map_err(io::Error::from)
@@ -235,7 +229,7 @@ impl Survey<'_> {
             FileVerdict::Image => self.count(at, name, path, true)?,
             FileVerdict::Look => {
                 let certain = by_name(path) == Some(Format::Raw) || self.held.contains(path);
-                // Known to be no image: not even opened.
+                // Known not to be an image: not even opened.
                 if self.formats.is_no_image(id(&stat), &stat) && !certain {
                     self.passed_over.unwanted += 1;
                 } else {
@@ -246,7 +240,7 @@ impl Survey<'_> {
         Ok(())
     }
 
-    /// Counts a file. Unless it is `certain` to be an image, it is reported only if it looks like one.
+    /// Counts a file. Unless it is `certain` to be an image, it must look like one to be reported.
     fn count(
         &mut self,
         at: BorrowedFd<'_>,
@@ -256,7 +250,7 @@ impl Survey<'_> {
     ) -> io::Result<()> {
         let (file, stat) = open::regular_file(at, name)?;
         let id = id(&stat);
-        // Something was mounted in the way since the mount table was read; the next sweep knows of it.
+        // Something was mounted over it since the mount table was read; the next sweep handles it.
         if !self.mount.holds(&file, stat.st_dev) {
             return Ok(());
         }
@@ -285,7 +279,7 @@ impl Survey<'_> {
             format,
             extents: count.extents,
             size: size(&stat),
-            // st_blocks counts 512 bytes on every file system (stat(2)).
+            // st_blocks counts units of 512 bytes on every file system (stat(2)).
             allocated: Bytes(
                 u64::try_from(stat.st_blocks)
                     .unwrap_or(0)
@@ -298,13 +292,12 @@ impl Survey<'_> {
         Ok(())
     }
 
-    /// The format of an image. None if the file does not look like one and is not `certain` to be
-    /// one.
+    /// The format of an image; `None` if it is neither `certain` to be one nor looks like one.
     ///
     /// The header is read only after the count: reading a single byte makes XFS load the whole
-    /// extent map (xfs_bmapi_read calls xfs_iread_extents, fs/xfs/libxfs/xfs_bmap.c; 10 s and
-    /// 600 MB for the image of 34,694,398 extents). A file with too many extents is reported in
-    /// any case: it costs the kernel as much as an image.
+    /// extent map (xfs_bmapi_read calls xfs_iread_extents, fs/xfs/libxfs/xfs_bmap.c; 10 s and 600
+    /// MB for an image with 34,694,398 extents). A file with too many extents is always reported:
+    /// it costs the kernel as much as an image.
     fn format(
         &mut self,
         inode: &Inode<'_>,
@@ -332,11 +325,10 @@ impl Survey<'_> {
         Ok(magic.or(certain.then_some(Format::Raw)))
     }
 
-    /// Watches a directory, before it is listed, for names that come and go.
     fn watch(&mut self, directory: &Path) {
         let Some(watch) = &mut self.watch else { return };
         self.out.at_hand(directory);
-        // A missing one is reported by the search.
+        // The search reports a missing directory.
         if let Ok(stat) = statat(CWD, directory, AtFlags::empty()) {
             watch.directory(directory, (stat.st_dev, stat.st_ino));
         }

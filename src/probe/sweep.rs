@@ -1,4 +1,4 @@
-//! One pass over all images: each file system surveyed by its own worker, all at the same time.
+//! One pass over all images: each file system is surveyed by its own worker, all in parallel.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
@@ -20,16 +20,16 @@ use crate::discover::watch::News;
 use crate::model::{DeviceNumber, Filesystem, ImageId, Owner, Sample};
 use crate::sys;
 
-/// Where to look and for what.
+/// Where to search, and for what.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Scope {
     /// Files, directories, globs.
     pub roots: Vec<Root>,
-    /// Which of the files found there.
+    /// Which of the files found there are images.
     pub selection: Selection,
-    /// Files and directories that the search of one root meets at most.
+    /// Maximum number of files and directories in the search of one root.
     pub limit: u32,
-    /// What one step of a probe may take.
+    /// Deadline for one step of a probe.
     pub probe_timeout: Duration,
 }
 
@@ -51,27 +51,26 @@ impl Scope {
     }
 }
 
-/// What a sweep meets, as it meets it.
+/// What a sweep finds, as it finds it.
 #[derive(Debug)]
 pub enum Event {
-    /// A file system on which images may lie.
+    /// A file system that may hold images.
     Filesystem(Filesystem),
     /// An image.
     Image(Box<Counted>),
     /// Something that could not be read.
     Fault(Fault),
-    /// Files that were no images.
+    /// Files that are not images.
     PassedOver(PassedOver),
-    /// The directories that were searched are watched; why not all of them, if so.
+    /// The searched directories are watched; if not all of them, the reason.
     Watched(Option<String>),
-    /// All of a file system was surveyed, or it ended in an error. Follows again for the same file
-    /// system when more of it is met later.
+    /// The survey of a file system ended; repeated if more of that file system is found later.
     Surveyed {
-        /// Where it is mounted.
+        /// Its mount point.
         mount: PathBuf,
-        /// How it ended.
+        /// How the survey ended.
         result: Result<(), CallError>,
-        /// Whether the sweep goes on: other file systems are not yet done.
+        /// Whether the sweep continues with other file systems.
         others: bool,
     },
 }
@@ -79,25 +78,24 @@ pub enum Event {
 /// An image that was counted.
 #[derive(Debug)]
 pub struct Counted {
-    /// What was counted.
+    /// The count and other facts.
     pub sample: Sample,
-    /// How long that took.
+    /// How long counting took.
     pub took: Duration,
-    /// Who had it open when the sweep began. `None` if that could not be determined.
+    /// The processes that had it open when the sweep began; `None` if that could not be determined.
     pub owner: Option<Owner>,
 }
 
 /// Called with each event and its file system.
 pub type OnEvent<'a> = dyn FnMut(DeviceNumber, Event) + Send + 'a;
 
-/// The workers of all file systems that have been met.
+/// The workers of all file systems met so far.
 #[derive(Debug)]
 pub struct WorkerPool {
     proc: PathBuf,
     owners: Owners,
     slots: BTreeMap<DeviceNumber, WorkerSlot>,
     listener: Option<Listener>,
-    /// Sweeps that were begun.
     sweeps: u64,
 }
 
@@ -106,12 +104,12 @@ struct WorkerSlot {
     worker: Arc<Mutex<Worker>>,
     flag: StallFlag,
     mount: Mount,
-    /// Whether the last sweep came there.
+    /// Whether the last sweep surveyed it.
     met: bool,
 }
 
 impl WorkerPool {
-    /// No workers yet. `proc` is where procfs is mounted.
+    /// No workers yet. `proc` is the mount point of procfs.
     pub fn new(proc: &Path) -> Self {
         WorkerPool {
             proc: proc.to_owned(),
@@ -122,23 +120,19 @@ impl WorkerPool {
         }
     }
 
-    /// Watches the directories that the next sweeps search, and sends when names in them appear,
-    /// change or vanish. To be called before the first sweep.
+    /// Has sweeps watch their directories; reports changed names. Call before the first sweep.
     pub fn listen(&mut self) -> mpsc::UnboundedReceiver<News> {
         let (listener, news) = mpsc::unbounded_channel();
         self.listener = Some(listener);
         news
     }
 
-    /// The mount table as it is now.
-    ///
-    /// # Errors
-    /// When procfs cannot be read.
+    /// The current mount table. Fails if procfs cannot be read.
     pub fn mounts(&self) -> io::Result<MountTable> {
         Ok(MountTable::new(sys::mounts::read(&self.proc)?))
     }
 
-    /// The worker of a file system; it is made if there is none yet.
+    /// The worker of a file system; created if there is none yet.
     pub fn worker(&mut self, mount: &Mount) -> Arc<Mutex<Worker>> {
         let slot = self.slots.entry(mount.device).or_insert_with(|| {
             let worker = Worker::with_listener(self.listener.clone());
@@ -152,26 +146,21 @@ impl WorkerPool {
         Arc::clone(&slot.worker)
     }
 
-    /// The worker of a file system that the last sweep has met, unless that hangs.
+    /// The worker of a file system that the last sweep surveyed, unless it hangs.
     pub fn answering_worker(&self, device: DeviceNumber) -> Option<Arc<Mutex<Worker>>> {
         let slot = self.slots.get(&device)?;
         let answers = slot.met && slot.flag.stalled_for().is_none();
         answers.then(|| Arc::clone(&slot.worker))
     }
 
-    /// Every file system that the last sweep has met, and whether it hangs.
+    /// Every file system that the last sweep surveyed, with its stall flag.
     pub fn stalls(&self) -> impl Iterator<Item = (&Mount, StallFlag)> {
         let met = self.slots.values().filter(|slot| slot.met);
         met.map(|slot| (&slot.mount, slot.flag.clone()))
     }
 
-    /// Finds and counts all images of `scope`.
-    ///
-    /// A file system that hangs costs this sweep one deadline and the next ones nothing; the others
-    /// are surveyed meanwhile.
-    ///
-    /// # Errors
-    /// When the mount table cannot be read.
+    /// Finds and counts all images of `scope`. A file system that hangs costs one deadline once and
+    /// does not delay the others. Fails if the mount table cannot be read.
     pub async fn sweep(&mut self, scope: &Scope, on_event: &mut OnEvent<'_>) -> io::Result<()> {
         let mounts = self.mounts()?;
         let holders = self.owners.look().await;
@@ -184,21 +173,19 @@ impl WorkerPool {
         let met = sweep.met;
         self.slots.retain(|device, slot| {
             slot.met = met.contains(device);
-            // One that hangs is kept for the case that it is met again: a new worker would make a
-            // second call.
+            // One that hangs is kept: for the same file system a new one would hang too.
             slot.met || slot.flag.stalled_for().is_some()
         });
         Ok(())
     }
 }
 
-/// A sweep under way.
 struct Sweep<'a> {
     pool: &'a mut WorkerPool,
     scope: &'a Scope,
     mounts: MountTable,
     holders: Option<Holders>,
-    /// Roots that wait for the survey of their file system to end.
+    /// Roots waiting for the current survey of their file system to end.
     waiting: HashMap<DeviceNumber, Vec<Root>>,
     running: HashSet<DeviceNumber>,
     met: HashSet<DeviceNumber>,
@@ -265,7 +252,7 @@ impl<'a> Sweep<'a> {
             if self.running.is_empty() {
                 return;
             }
-            // The sender is ours, so that the channel cannot close.
+            // Never closed: this struct holds a sender.
             let Some((device, message)) = self.messages.recv().await else {
                 return;
             };
@@ -287,7 +274,7 @@ impl<'a> Sweep<'a> {
         }
     }
 
-    /// Starts a survey on every file system that has roots waiting and none running.
+    /// Starts a survey on every file system with waiting roots and no running survey.
     fn launch(&mut self) {
         let ready: Vec<_> = self
             .waiting
@@ -324,7 +311,7 @@ impl<'a> Sweep<'a> {
             let deadline = self.scope.probe_timeout;
             tokio::spawn(async move {
                 let result = match tokio::time::timeout(deadline, worker.lock()).await {
-                    // Sending fails only when the sweep is over; the reply is not needed then.
+                    // Sending fails only when the sweep is over and the reply no longer needed.
                     Ok(mut worker) => {
                         let on_reply =
                             |reply| drop(replies.send((device, SurveyMessage::Reply(reply))));
@@ -340,7 +327,7 @@ impl<'a> Sweep<'a> {
     fn take(&mut self, device: DeviceNumber, reply: Reply, on_event: &mut OnEvent<'_>) {
         let event = match reply {
             Reply::Filesystem(filesystem) => Event::Filesystem(filesystem),
-            // Met twice when two configured paths lead there in two surveys.
+            // Found twice if two configured paths lead there in two surveys.
             Reply::Image(sample, _) if !self.images.insert(sample.id) => return,
             Reply::Image(sample, took) => {
                 let holders = self.holders.as_ref();
@@ -365,8 +352,7 @@ impl<'a> Sweep<'a> {
         on_event(device, event);
     }
 
-    /// Another file system met inside a directory is searched too, but one that holds no files is
-    /// no fault there.
+    /// Searches file systems found inside a directory; a pseudo file system is no fault there.
     fn add_crossing(&mut self, root: Root, on_event: &mut OnEvent<'_>) {
         let mount = self.mount_of(&root);
         if !mount.is_some_and(|mount| mount.is_pseudo() && mount.point == root.path) {

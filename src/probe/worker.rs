@@ -1,8 +1,8 @@
-//! Our side of a helper process: one a file system, one call at a time, each step with a deadline.
+//! Our end of a helper process: one per file system, one call at a time, each step with a deadline.
 //!
-//! When a step does not return in time the call ends with [`CallError::Stalled`]; what was answered
-//! before counts. The helper stays as it is, for it cannot be helped, and until its step returns
-//! every further call ends at once with the same error: a second one would only hang beside it.
+//! If a step exceeds the deadline, the call ends with [`CallError::Stalled`]; earlier replies
+//! remain valid. The helper is left alone, since it cannot be interrupted. Until its step returns,
+//! every further call fails at once with the same error: a second helper would only hang too.
 
 use std::io::{self, Read as _};
 use std::os::fd::OwnedFd;
@@ -23,38 +23,38 @@ use super::protocol::{Reply, Request, append, frame_length};
 use crate::discover::watch::News;
 use crate::model::path::shown;
 
-/// The hidden subcommand that makes the program a helper.
+/// The hidden subcommand that runs the program as a helper.
 pub const HELPER_COMMAND: &str = "probe-helper";
 
-/// Bytes of what an ended helper wrote to standard error that are reported at most.
+/// Maximum number of bytes reported of an ended helper's standard error.
 const EXIT_DIAGNOSTICS_BYTES: u64 = 2000;
 
-/// What of the replies is read at once, more or less.
+/// Approximate number of bytes of replies read at once.
 const MOST_READ: usize = 32 << 10;
 
-/// From one piece of news to the next: one sweep answers all that comes in between.
+/// Minimum interval between pieces of news: one sweep handles all that arrive meanwhile.
 const NEWS_INTERVAL: Duration = Duration::from_millis(50);
 
-/// How long a late reply is still waited for: a helper at work sends a beat this often.
+/// How long to wait for a late reply: a working helper sends a beat this often.
 const LATE_REPLY_TIMEOUT: Duration = Duration::from_millis(100);
 
-/// Why a call did not come to its end.
+/// Why a call did not complete.
 #[derive(Debug, thiserror::Error)]
 pub enum CallError {
-    /// A step did not return within the deadline, or an earlier one still has not.
+    /// A step exceeded the deadline, or an earlier one still hangs.
     #[error("{}", stalled_text(.on.as_ref(), *.elapsed))]
     Stalled {
-        /// The file that the step is about, if the helper reported it.
+        /// The file that the step concerns, if the helper reported it.
         on: Option<PathBuf>,
-        /// For how long it has hung.
+        /// How long it has hung.
         elapsed: Duration,
     },
-    /// Another call has kept the worker for longer than a step may take.
+    /// Another call has held the worker for longer than a step may take.
     #[error(
         "the file system's worker is busy with another image; it is asked again at the next sweep"
     )]
     Busy,
-    /// The helper ended, or broke the protocol.
+    /// The helper ended, or violated the protocol.
     #[error("the probe helper failed: {0}")]
     Helper(#[source] io::Error),
     /// The helper could not be started.
@@ -71,12 +71,12 @@ fn stalled_text(on: Option<&PathBuf>, elapsed: Duration) -> String {
     )
 }
 
-/// Since when a worker's file system has hung. Can be read at any time, by anyone.
+/// Since when a worker's file system has hung. Can be read at any time by any thread.
 #[derive(Debug, Clone, Default)]
 pub struct StallFlag(Arc<Mutex<Option<Instant>>>);
 
 impl StallFlag {
-    /// For how long the file system has not answered. None while it does.
+    /// How long the file system has not answered; `None` while it does.
     pub fn stalled_for(&self) -> Option<Duration> {
         self.lock().map(|since| since.elapsed())
     }
@@ -95,7 +95,6 @@ impl StallFlag {
 pub struct Worker {
     state: HelperState,
     flag: StallFlag,
-    /// Receives the news of the helper's directory watch.
     listener: Option<Listener>,
 }
 
@@ -104,12 +103,11 @@ pub type Listener = UnboundedSender<News>;
 
 #[derive(Debug, Default)]
 enum HelperState {
-    /// No helper runs, or the call that had it was given up.
+    /// No helper runs, or the call that held it was cancelled.
     #[default]
     Absent,
-    /// Waiting for a request.
     Idle(Connection),
-    /// A step hangs. The task reads on until the call ends and then gives the connection back.
+    /// A step hangs. The task keeps reading until the call ends, then returns the connection.
     Stalled {
         since: Instant,
         on: Option<PathBuf>,
@@ -118,7 +116,7 @@ enum HelperState {
 }
 
 impl Worker {
-    /// One whose helper is to watch directories.
+    /// A worker whose helper watches directories if there is a listener.
     pub fn with_listener(listener: Option<Listener>) -> Self {
         Worker {
             listener,
@@ -126,17 +124,13 @@ impl Worker {
         }
     }
 
-    /// Shows whether the file system hangs.
+    /// The flag that shows whether the file system hangs.
     pub fn flag(&self) -> StallFlag {
         self.flag.clone()
     }
 
-    /// Has the helper carry out a request, each step of which may take `deadline` (and what the
-    /// request rightly takes beyond), and hands out its replies as they come. The first call starts
-    /// the helper.
-    ///
-    /// # Errors
-    /// [`CallError`]; replies that came before it were handed out.
+    /// Has the helper carry out a request; passes on its replies as they arrive, also before an
+    /// error. Each step may take `deadline` plus `extra_time`. The first call starts the helper.
     pub async fn call(
         &mut self,
         request: &Request,
@@ -157,11 +151,11 @@ impl Worker {
                     return Err(CallError::Helper(connection.exit_diagnostics(error)));
                 }
                 Ok(Ok(Reply::Done)) => break,
-                // Names what hangs, but is no sign that it does not.
+                // Identifies what hangs, but is no sign of progress.
                 Ok(Ok(Reply::Slow(path))) => slow = Some(path.0),
                 Ok(Ok(reply)) => {
                     last = Instant::now();
-                    // It came out of that step.
+                    // The slow step has returned.
                     slow = None;
                     on_reply(reply);
                 }
@@ -171,8 +165,8 @@ impl Worker {
         Ok(())
     }
 
-    /// An idle connection, taken out of the state: a call that is dropped half-way leaves none
-    /// behind: its replies could not be matched to requests.
+    /// Takes an idle connection out of the state. A call that is dropped half-way thus leaves none
+    /// behind; its replies could not be matched to requests.
     async fn connection(&mut self) -> Result<Connection, CallError> {
         match std::mem::replace(&mut self.state, HelperState::Absent) {
             HelperState::Idle(connection) => Ok(connection),
@@ -219,12 +213,11 @@ impl Worker {
     }
 }
 
-/// A running helper and the socket to it.
 #[derive(Debug)]
 struct Connection {
     helper: Option<Child>,
     socket: UnixStream,
-    /// Bytes that were received, from `used` on not yet understood.
+    /// Received bytes; those from `used` on are not yet parsed.
     received: Vec<u8>,
     used: usize,
 }
@@ -242,7 +235,7 @@ impl Connection {
                 Some(_) => Stdio::piped(),
                 None => Stdio::null(),
             })
-            // Not ours: a reader of ours would wait for a helper that hangs.
+            // Not inherited: a reader of our standard error would wait for a helper that hangs.
             .stderr(Stdio::piped())
             // Ctrl-C in a terminal is for the command, which then closes the socket.
             .process_group(0)
@@ -264,7 +257,7 @@ impl Connection {
         self.socket.write_all(&frame).await
     }
 
-    /// The next reply. May be dropped at any point and called again: bytes are kept.
+    /// The next reply. Cancel-safe: received bytes are kept.
     async fn receive(&mut self) -> io::Result<Reply> {
         loop {
             if let Some(reply) = self.next_received()? {
@@ -272,7 +265,7 @@ impl Connection {
             }
             self.received.drain(..self.used);
             self.used = 0;
-            // By itself it would make room for 64 bytes and read an image at a time.
+            // By default it would reserve 64 bytes and read one image at a time.
             self.received.reserve(MOST_READ);
             if self.socket.read_buf(&mut self.received).await? == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
@@ -280,11 +273,9 @@ impl Connection {
         }
     }
 
-    /// The next reply, if it comes in time.
     async fn receive_within(&mut self, left: Duration) -> Result<io::Result<Reply>, Elapsed> {
         match timeout(left, self.receive()).await {
-            // It may be us who were away, stopped or not scheduled, and the reply lies there: woken
-            // so, we first see what time it is.
+            // We may have been stopped or not scheduled while the reply arrived; read once more.
             Err(_) => timeout(LATE_REPLY_TIMEOUT, self.receive()).await,
             in_time => in_time,
         }
@@ -303,13 +294,12 @@ impl Connection {
         Ok(Some(reply))
     }
 
-    /// Reads replies up to the last one of the request.
     async fn drain(&mut self) -> io::Result<()> {
         while !matches!(self.receive().await?, Reply::Done) {}
         Ok(())
     }
 
-    /// How the helper ended, if it did, and its standard error, as the reason for a failed read.
+    /// Adds the exit status and standard error of an ended helper to the error of a failed read.
     fn exit_diagnostics(&mut self, error: io::Error) -> io::Error {
         let Some(helper) = &mut self.helper else {
             return error;
@@ -319,7 +309,7 @@ impl Connection {
         };
         let mut words = Vec::new();
         if let Some(stderr) = helper.stderr.take() {
-            // It has ended, so that this read ends. Without it there are no diagnostics.
+            // The helper has ended, so this read ends too. If it fails, there are no diagnostics.
             let _ = stderr.take(EXIT_DIAGNOSTICS_BYTES).read_to_end(&mut words);
         }
         let words = String::from_utf8_lossy(&words);
@@ -332,16 +322,14 @@ impl Connection {
 impl Drop for Connection {
     fn drop(&mut self) {
         if let Some(mut helper) = self.helper.take() {
-            // Fails only if it has ended already.
+            // Fails only if it has already ended.
             let _ = helper.kill();
-            // Its diagnostics are not needed any more.
             helper.stderr = None;
             reap_later(helper);
         }
     }
 }
 
-/// Forwards the news of a helper's watch, until the helper ends.
 fn listen(news: OwnedFd, listener: Listener) -> io::Result<()> {
     let mut news = pipe::Receiver::from_owned_fd(news)?;
     tokio::spawn(async move {
@@ -356,8 +344,8 @@ fn listen(news: OwnedFd, listener: Listener) -> io::Result<()> {
     Ok(())
 }
 
-/// Waits for ended helpers without waiting: one that hangs ends only when its call returns. Each
-/// further helper that ends is the occasion to look at the earlier ones.
+/// Reaps ended helpers without blocking: one that hangs ends only when its call returns. Each new
+/// one is the occasion to check the earlier ones.
 fn reap_later(helper: Child) {
     static ENDED: Mutex<Vec<Child>> = Mutex::new(Vec::new());
     let mut ended = ENDED.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,5 +1,5 @@
-//! The thread that writes to /proc/sys/vm. It is not the reader, because writing drop_caches runs
-//! the shrinkers in the writer (drop_slab, mm/vmscan.c), and one of them may wait for XFS.
+//! Writes to /proc/sys/vm on its own thread: a write to drop_caches runs the shrinkers in the
+//! writer (`drop_slab`, mm/vmscan.c), and these may wait for XFS.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -16,15 +16,14 @@ use super::proof::{Counters, Files};
 use super::ring::Producer;
 use crate::model::{Monotonic, Outcome, RescueStep};
 
-/// How often the counters are read at rest, so that the values before an action are known without
-/// reading them then: a read of /proc/vmstat takes memory in the kernel, and a millisecond on a host
-/// of many processors.
+/// How often the counters are read at rest, as values before an action: reading them just before it
+/// would take kernel memory, and a millisecond on hosts with many processors.
 const BASELINE_INTERVAL: Timespec = Timespec {
     tv_sec: 10,
     tv_nsec: 0,
 };
 
-/// The files that the actor writes to and reads from, opened before it is armed.
+/// Files opened before the actor is armed.
 #[derive(Debug)]
 pub(super) struct VmSysctls {
     drop_caches: File,
@@ -33,7 +32,7 @@ pub(super) struct VmSysctls {
 }
 
 impl VmSysctls {
-    /// Opens them below `proc`. Without CONFIG_COMPACTION there is no compact_memory.
+    /// Opens the files below `proc`. compact_memory is missing without CONFIG_COMPACTION.
     pub(super) fn open(proc: &Path) -> io::Result<VmSysctls> {
         let open = |name: &str| {
             let path = proc.join("sys/vm").join(name);
@@ -49,9 +48,8 @@ impl VmSysctls {
         })
     }
 
-    /// Carries out a step (Documentation/admin-guide/sysctl/vm.rst). Always at offset 0: a further
-    /// write at the descriptor's own position is ignored by the kernel (proc_first_pos_non_zero_ignore,
-    /// kernel/sysctl.c).
+    /// Writes a step (Documentation/admin-guide/sysctl/vm.rst), always at offset 0: the kernel
+    /// ignores writes at other positions (`proc_first_pos_non_zero_ignore`, kernel/sysctl.c).
     fn write(&self, step: RescueStep) -> Result<(), u32> {
         let (file, value) = match step {
             RescueStep::DropSlab => (Some(&self.drop_caches), b"2"),
@@ -68,7 +66,6 @@ impl VmSysctls {
     }
 }
 
-/// See the module.
 pub(super) struct Actor {
     pub(super) sysctls: VmSysctls,
     pub(super) exchange: Arc<Exchange>,
@@ -79,8 +76,7 @@ pub(super) struct Actor {
 }
 
 impl Actor {
-    /// Runs until it is stopped. Allocates nothing, and makes no system call but poll, read, pread,
-    /// pwrite and write.
+    /// Runs until stopped. Allocates nothing and calls only poll, read, pread, pwrite and write.
     pub(super) fn run(mut self) {
         self.refresh();
         while !self.exchange.is_stopping() {
@@ -102,7 +98,7 @@ impl Actor {
         self.before_at = now();
     }
 
-    /// Also run at the start, with `dry_run`: all but the write.
+    /// Carries out a job. Also run at the start with `dry_run`, which skips the write.
     pub(super) fn carry_out(&mut self, job: &Job) {
         let began = now();
         self.exchange.acting(Some(began));

@@ -1,4 +1,4 @@
-//! Drills: a record in the kernel's log that goes all the way of an emergency, up to the write.
+//! Drills: a record in the kernel log that takes the full path of an emergency, up to the write.
 
 use std::fs::OpenOptions;
 use std::io::{self, Write as _};
@@ -10,11 +10,8 @@ use crate::klog::DRILL_MARKER;
 use crate::model::RescueStep;
 use crate::sys::proc::number;
 
-/// Writes the record of a drill to the kernel's log, at level 6. Its facility is not the kernel's
-/// own, which only the kernel can write.
-///
-/// # Errors
-/// Those of opening and writing.
+/// Writes the record of a drill to the kernel log at level 6. Only the kernel itself can write
+/// records with its own facility, so the facility of this one differs.
 pub fn write(kmsg: &Path, nonce: u64) -> io::Result<()> {
     let mut record = b"<6>".to_vec();
     record.extend(DRILL_MARKER);
@@ -26,13 +23,13 @@ pub fn write(kmsg: &Path, nonce: u64) -> io::Result<()> {
         .write_all(&record)
 }
 
-/// The number of a drill in the text of its record; 0 if it is not the record of a drill.
+/// Number of a drill in the text of its record; 0 for other records.
 pub(super) fn nonce(text: &[u8]) -> u64 {
     let digits = text.strip_prefix(DRILL_MARKER);
     digits.and_then(number).unwrap_or(0)
 }
 
-/// A drill orders one step at once, whatever was drilled before.
+/// Settings under which each drill orders one step at once, regardless of earlier drills.
 pub(super) fn ladder() -> LadderSettings {
     LadderSettings {
         steps: vec![RescueStep::DropSlab],

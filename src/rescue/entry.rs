@@ -1,4 +1,4 @@
-//! The entries of the rings: what the fast side reports to the slow side.
+//! The ring entries: reports from the fast side to the slow side.
 
 use super::ladder::{Began, Ended, Limit, Order};
 use super::proof::{Counters, ORDERS};
@@ -7,14 +7,14 @@ use super::words::Words;
 use crate::klog::{KernelTime, RuleId};
 use crate::model::{IncidentId, Monotonic, Outcome, RescueStep, Trigger};
 
-/// Bytes of a kernel line that are kept.
+/// Bytes kept of a kernel line.
 pub const LINE_MAX: usize = 200;
-/// Words of an entry of the reader.
+/// Words of a notice.
 pub const NOTICE_WORDS: usize = 7 + LINE_MAX / 8;
-/// Words of an entry of the actor.
+/// Words of a report.
 pub const REPORT_WORDS: usize = 10 + 2 * (7 + ORDERS);
 
-/// A line of the kernel, as much of it as is kept.
+/// A kernel line, truncated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Line {
     bytes: [u8; LINE_MAX],
@@ -23,7 +23,7 @@ pub struct Line {
 }
 
 impl Line {
-    /// Keeps the first [`LINE_MAX`] bytes.
+    /// Copies the first [`LINE_MAX`] bytes.
     pub fn new(text: &[u8]) -> Line {
         let mut bytes = [0; LINE_MAX];
         bytes
@@ -42,59 +42,59 @@ impl Line {
     }
 }
 
-/// An entry of the reader.
+/// An entry from the reader.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Notice {
     /// A record matched a rule.
     Matched {
-        /// The settings in force, as [`FastSide`](super::thread::FastSide) numbers them.
+        /// Number of the settings in force, as assigned by [`FastSide`](super::thread::FastSide).
         edition: u64,
         /// The rule.
         rule: RuleId,
-        /// The record's number.
+        /// The record's sequence number.
         sequence: u64,
-        /// When the kernel wrote it.
+        /// The kernel's timestamp.
         time: KernelTime,
-        /// When it was read.
+        /// When the record was read.
         at: Monotonic,
-        /// Its text.
+        /// The record's text.
         line: Line,
     },
     /// An incident began.
     Began(Began, Monotonic),
     /// An incident ended.
     Ended(Ended, Monotonic),
-    /// The hourly limit begins or ends to hold actions back.
+    /// The hourly limit begins or ends.
     Limit(Limit, Monotonic),
-    /// The record of a drill came back.
+    /// The record of a drill was read.
     DrillSeen {
-        /// Which drill.
+        /// Number of the drill.
         nonce: u64,
         /// When it was read.
         at: Monotonic,
     },
-    /// The kernel's log can (0) or cannot (an error number) be read.
+    /// The kernel log can be read (0), or cannot (an error number).
     Source(u32),
 }
 
-/// An entry of the actor: an action that was carried out.
+/// An entry from the actor: an action that was carried out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Report {
     /// The order.
     pub order: Order,
-    /// Whether it was a drill's.
+    /// Whether it belongs to a drill.
     pub drill: bool,
     /// The outcome.
     pub outcome: Outcome,
-    /// The error of the write; 0 if there was none.
+    /// The error of the write; 0 for none.
     pub error: u32,
-    /// When the reason for the order was read.
+    /// When the trigger of the order was read.
     pub read: Monotonic,
     /// When the write began.
     pub began: Monotonic,
-    /// When it ended.
+    /// When the write ended.
     pub ended: Monotonic,
-    /// When `before` was read: some seconds earlier, so that the write need not wait for it.
+    /// When `before` was read: some seconds before the write, to avoid a delay.
     pub before_at: Monotonic,
     /// The counters before.
     pub before: Counters,
@@ -119,7 +119,6 @@ impl Packed<NOTICE_WORDS> for Notice {
 }
 
 impl Notice {
-    /// A notice of this kind, to be read into.
     fn blank(kind: u64) -> Notice {
         let at = Monotonic(0);
         match kind {

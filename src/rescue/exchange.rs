@@ -1,9 +1,7 @@
-//! What the threads of the rescue share: atomics, and eventfds (eventfd(2)) to wake each other with.
-//! No lock, so that no thread can block another.
-//!
-//! New settings come through a cell that holds one pointer and is swapped as a whole. The reader
-//! takes it and lets go of the one before. It never frees: the slow side keeps each edition until no
-//! other holder is left ([`FastSide::change`](super::thread::FastSide::change)).
+//! State shared by the threads of the rescue: atomics, and eventfds (eventfd(2)) for wake-ups.
+//! There is no lock, so no thread can block another. New settings are passed in an atomic cell that
+//! holds one pointer. The reader takes it and drops its previous one, but never frees: the slow
+//! side keeps each edition until no other holder is left.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -21,42 +19,39 @@ use super::settings::Edition;
 use super::words::{from, place};
 use crate::model::{IncidentId, Monotonic, Outcome, RescueStep, Trigger};
 
-/// An order on its way to the actor.
+/// An order for the actor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Job {
     pub(super) order: Order,
     pub(super) drill: bool,
     pub(super) dry_run: bool,
-    /// When the reason for it was read.
+    /// When its trigger was read.
     pub(super) read: Monotonic,
 }
 
-/// See the module.
+/// Shared state; see the module.
 pub struct Exchange {
-    /// The order at hand in one word, 0 if there is none.
+    /// The pending order in one word, 0 for none.
     job: AtomicU64,
     job_read: AtomicU64,
-    /// The outcome of the last order and one, 0 if the reader has taken it.
+    /// Outcome of the last order plus one; 0 if the reader has taken it.
     done: AtomicU64,
-    /// Triggers from outside the kernel's log that the reader has not taken yet.
+    /// Triggers other than the kernel log that the reader has not taken yet.
     stalls: AtomicU64,
     file_matches: AtomicU64,
-    /// The drill that is expected, 0 if none.
+    /// The expected drill, 0 for none.
     drill: AtomicU64,
     drill_acts: AtomicBool,
-    /// Records read, and records lost.
     records: AtomicU64,
     lost: AtomicU64,
     stopping: AtomicBool,
     /// Settings that the reader has not taken yet.
     settings: AtomicCell<Option<Arc<Edition>>>,
-    /// When the action in flight began, 0 if there is none.
+    /// When the action in flight began, 0 for none.
     acting_since: AtomicU64,
-    /// Wakes the reader.
     pub(super) to_reader: OwnedFd,
-    /// Wakes the actor.
     pub(super) to_actor: OwnedFd,
-    /// Wakes the slow side. A socket pair, which tokio can wait for as well as poll(2).
+    /// Wakes the slow side: a socket pair, which both tokio and poll(2) can wait for.
     to_slow: UnixStream,
     slow_side: UnixStream,
 }
@@ -70,10 +65,7 @@ const NUMBER_MASK: u64 = 0xff_ffff;
 const INCIDENT_MASK: u64 = 0xffff_ffff;
 
 impl Exchange {
-    /// Makes the eventfds.
-    ///
-    /// # Errors
-    /// When there are too many descriptors.
+    /// Creates the eventfds and the socket pair.
     pub fn new() -> io::Result<Exchange> {
         let event = || eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
         let (to_slow, slow_side) = UnixStream::pair()?;
@@ -99,34 +91,34 @@ impl Exchange {
         })
     }
 
-    /// Asks for a rescue for a reason other than a record of the kernel's log.
+    /// Requests a rescue for a trigger other than the kernel log.
     pub fn trigger(&self, trigger: Trigger) {
         match trigger {
             Trigger::Stall => self.stalls.fetch_add(1, Ordering::Relaxed),
             Trigger::File => self.file_matches.fetch_add(1, Ordering::Relaxed),
-            // These come through the kernel's log.
+            // These arrive through the kernel log.
             Trigger::KernelLog | Trigger::Drill => return,
         };
         wake(&self.to_reader);
     }
 
-    /// Announces a drill by its number, other than 0; `act`: whether it really writes.
+    /// Announces a drill by its nonzero number; `act` selects a real write.
     pub fn expect_drill(&self, nonce: u64, act: bool) {
         self.drill_acts.store(act, Ordering::Relaxed);
         self.drill.store(nonce, Ordering::Release);
     }
 
-    /// Records that were read from the kernel's log.
+    /// Records read from the kernel log.
     pub fn records(&self) -> u64 {
         self.records.load(Ordering::Relaxed)
     }
 
-    /// Records that were overwritten before they could be read.
+    /// Records overwritten before they could be read.
     pub fn lost(&self) -> u64 {
         self.lost.load(Ordering::Relaxed)
     }
 
-    /// For how long the action in flight has run.
+    /// How long the action in flight has been running.
     pub fn acting_for(&self, now: Monotonic) -> Option<Duration> {
         let since = self.acting_since.load(Ordering::Relaxed);
         (since != 0).then(|| now.since(Monotonic(since)))
@@ -137,8 +129,8 @@ impl Exchange {
         self.acting_since.store(since, Ordering::Relaxed);
     }
 
-    /// Hands settings to the reader, in the place of those that it has not taken yet. Only for the
-    /// slow side: what is replaced may be freed here.
+    /// Passes settings to the reader, replacing those not taken yet. For the slow side only:
+    /// replaced settings may be freed here.
     pub(super) fn offer(&self, settings: Arc<Edition>) {
         drop(self.settings.swap(Some(settings)));
         wake(&self.to_reader);
@@ -148,14 +140,14 @@ impl Exchange {
         self.settings.take()
     }
 
-    /// Ends both threads.
+    /// Stops both threads.
     pub fn stop(&self) {
         self.stopping.store(true, Ordering::Release);
         wake(&self.to_reader);
         wake(&self.to_actor);
     }
 
-    /// The socket that becomes readable when there is something in a ring.
+    /// The socket that becomes readable when a ring has new entries.
     pub fn slow_side(&self) -> &UnixStream {
         &self.slow_side
     }
@@ -179,7 +171,7 @@ impl Exchange {
         ]
     }
 
-    /// Whether the announced drill acts; `None` if another or none was announced. Each is taken once.
+    /// Takes the announced drill and returns whether it acts; `None` if `nonce` was not announced.
     pub(super) fn take_drill(&self, nonce: u64) -> Option<bool> {
         let expected = self
             .drill
@@ -187,7 +179,7 @@ impl Exchange {
         (nonce != 0 && expected.is_ok()).then(|| self.drill_acts.load(Ordering::Relaxed))
     }
 
-    /// Gives an order to the actor, which must be idle.
+    /// Passes an order to the actor, which must be idle.
     pub(super) fn give(&self, job: &Job) {
         let flag = |set: bool, flag: u64| if set { flag } else { 0 };
         let word = VALID
@@ -234,12 +226,12 @@ impl Exchange {
     }
 }
 
-/// Fails only when the counter or the socket is full; then a wake-up is pending already.
+/// Fails only if the counter or the socket is full; a wake-up is then pending already.
 fn wake(event: impl AsFd) {
     let _ = write(event, &1_u64.to_ne_bytes());
 }
 
-/// Reads pending wake-ups, so that poll(2) waits for the next one. Never waits.
+/// Drains pending wake-ups without blocking, so that poll(2) waits for the next one.
 pub fn clear_wakeup(event: impl AsFd) {
     let mut drained = [0_u8; 64];
     while read(&event, &mut drained) == Ok(drained.len()) {}

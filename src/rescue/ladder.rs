@@ -1,42 +1,37 @@
-//! Which step is taken when: a state machine that gets the time as an argument.
+//! Decides which step is taken when: a state machine that gets the time as an argument.
 //!
-//! # The rules
+//! An **incident** begins with the first match. Its first action is ordered at once; later actions
+//! take the steps in order and repeat the last one.
 //!
-//! An **incident** begins with the first match. Its first action is ordered at once; the actions
-//! after it take the steps in their order, the last one again and again.
+//! **Further matches.** A match means that an allocation has just failed. While an action is in
+//! flight it is only counted: the memory freed by the action may not have been available yet. A
+//! match after the end of the action proves that it did not suffice, and requests the next one,
+//! which is ordered, by a timer if need be, as soon as
 //!
-//! **While matches go on.** A match means that an allocation has just failed. One that comes while
-//! an action is in flight is only counted: the memory that the action brings may not have been
-//! there yet. One that comes after the action's end proves that it did not suffice, and asks for
-//! the next action. That action is ordered when all of these allow it, by a timer if need be:
-//!
-//! - no action is in flight;
-//! - the last one was ordered `min_interval` ago or more;
+//! - no action is in flight,
+//! - the last one was ordered at least `min_interval` ago, and
 //! - fewer than `max_actions_per_hour` were ordered in the last hour, in all incidents.
 //!
-//! So a match within `min_interval` is remembered, not dropped: kernels before 5.17 can stay silent
-//! for half a minute between two messages of a thread that is stuck all the time, and to wait for
-//! another message would leave it stuck as long. One remembered match asks for one action, however
-//! many came.
+//! A match within `min_interval` is remembered: kernels before 5.17 can be silent for half a minute
+//! between two messages of a stuck thread, and waiting for another message would leave it stuck as
+//! long. Any number of remembered matches requests one action.
 //!
-//! **The end.** An incident ends when there was neither a match nor an action for `quiet_after`;
-//! time in which an action is in flight does not count, for a drop that hangs is no recovery. Nor
-//! is silence: the kernel may just not have printed. That is why a new match after the end begins
-//! a new incident at the first step, and at once: `min_interval` is at most `quiet_after`, so it is
-//! always over by then. Only the hourly limit can hold back the first action of an incident.
+//! **The end.** An incident ends after `quiet_after` without a match or an action. Time with an
+//! action in flight does not count, since a drop that hangs is no recovery. Silence is no proof of
+//! recovery either: the kernel may just not have printed. So a match after the end begins a new
+//! incident at the first step, and at once: `min_interval` is at most `quiet_after` and has elapsed
+//! by then. Only the hourly limit can delay the first action of an incident. An action that became
+//! due before the end is ordered even if no event came until after it: a host that could not run
+//! this thread for a minute is not healthy.
 //!
-//! An action that fell due before the end is ordered even if no event came until after it: a host
-//! that could not run this thread for a minute is not well.
+//! **The hourly limit** is a state of its own, with or without an incident: entered when an action
+//! is due that the limit forbids, and left when the limit allows one again. Both changes are
+//! reported once, entering also for each incident that begins in this state. Its matches are
+//! counted.
 //!
-//! **The hourly limit** is a state of its own, entered when an action is due that the limit does not
-//! allow and left when the limit allows one again, whether an incident goes on or not. Entering and
-//! leaving are reported once each, and again for each incident that begins in it. The matches that
-//! came meanwhile are counted.
-//!
-//! **New settings** ([`Ladder::set`]) apply from the next event on. The incident that goes on, the
-//! action in flight and the orders of the last hour stay as they are.
-//!
-//! A drill needs a ladder of its own, or it would use up the interval and the hour of a rescue.
+//! **New settings** ([`Ladder::set`]) apply from the next event on. The open incident, the action
+//! in flight and the orders of the last hour are kept. A drill needs its own ladder; otherwise it
+//! would use up the interval and the hourly limit of a rescue.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,34 +40,34 @@ use thiserror::Error;
 
 use crate::model::{IncidentId, Monotonic, Outcome, RescueStep, Trigger};
 
-/// The hourly limit counts in a window of this length that slides.
+/// Length of the sliding window of the hourly limit.
 const WINDOW: Duration = Duration::from_secs(3600);
-/// Largest `max_actions_per_hour`: one a second. The ladder keeps as many times.
+/// Maximum of `max_actions_per_hour`: one per second. The ladder stores as many times.
 pub const MAX_ACTIONS_PER_HOUR: u32 = 3600;
 
-/// How a ladder behaves.
+/// Settings of a ladder.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LadderSettings {
-    /// The steps of an incident; the last one is repeated.
+    /// Steps of an incident; the last one is repeated.
     pub steps: Vec<RescueStep>,
-    /// Least time from one order to the next.
+    /// Minimum time between two orders.
     pub min_interval: Duration,
-    /// Least time without match or action that ends an incident.
+    /// Time without a match or an action after which an incident ends.
     pub quiet_after: Duration,
-    /// Most orders in any hour.
+    /// Maximum number of orders in any hour.
     pub max_actions_per_hour: u32,
 }
 
-/// Settings that make no ladder.
+/// Invalid settings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum LadderError {
-    /// There is no step.
+    /// There are no steps.
     #[error("there must be at least one step")]
     NoSteps,
-    /// The hourly limit is none or too large to be one.
+    /// The hourly limit is zero or too large.
     #[error("the number of actions per hour must be between 1 and {MAX_ACTIONS_PER_HOUR}")]
     HourlyLimit,
-    /// Incidents would end before they begin.
+    /// Incidents would end as soon as they begin.
     #[error("the time after which an incident ends must be longer than none")]
     NoQuiet,
     /// Incidents could follow each other faster than actions.
@@ -80,60 +75,60 @@ pub enum LadderError {
     IntervalLongerThanQuiet,
 }
 
-/// What is to be done now.
+/// An action to be carried out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Order {
-    /// Which incident it belongs to.
+    /// The incident it belongs to.
     pub incident: IncidentId,
     /// The step to take.
     pub step: RescueStep,
-    /// Which action of the incident it is, from 1.
+    /// Number of the action within the incident, from 1.
     pub number: u32,
 }
 
 /// An incident began.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Began {
-    /// Its number.
+    /// Number of the incident.
     pub incident: IncidentId,
-    /// What made it begin.
+    /// Trigger of the incident.
     pub trigger: Trigger,
 }
 
 /// An incident ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ended {
-    /// Its number.
+    /// Number of the incident.
     pub incident: IncidentId,
-    /// What made it begin.
+    /// Trigger of the incident.
     pub trigger: Trigger,
     /// When it began.
     pub began: Monotonic,
-    /// The last match.
+    /// Time of the last match.
     pub last_match: Monotonic,
-    /// All matches.
+    /// Number of matches.
     pub matches: u64,
-    /// Those among them that came while an action was in flight.
+    /// Matches that came while an action was in flight.
     pub matches_in_flight: u64,
-    /// Actions ordered.
+    /// Number of actions ordered.
     pub actions: u32,
-    /// Those among them that failed.
+    /// Number of failed actions.
     pub failed: u32,
-    /// Matches that came while the hourly limit was reached.
+    /// Matches held back by the hourly limit.
     pub held_back: u64,
 }
 
-/// What follows from an event, in this order.
+/// Results of an event, in this order.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[must_use = "an order that is not carried out blocks the ladder"]
 pub struct Reaction {
-    /// The incident before this event is over.
+    /// The previous incident has ended.
     pub ended: Option<Ended>,
-    /// This event is the first of an incident.
+    /// A new incident has begun.
     pub began: Option<Began>,
-    /// An action is due. The ladder orders no other before [`Ladder::action_done`].
+    /// An action is due. No other is ordered before [`Ladder::action_done`].
     pub order: Option<Order>,
-    /// The hourly limit begins or ends to hold actions back.
+    /// The hourly limit begins or ends.
     pub limit: Option<Limit>,
 }
 
@@ -144,7 +139,7 @@ pub enum Limit {
     Reached,
     /// Actions are allowed again.
     Over {
-        /// Matches of the incident that goes on that came while the limit was reached.
+        /// Matches held back in the open incident.
         held_back: u64,
     },
 }
@@ -153,33 +148,30 @@ pub enum Limit {
 #[derive(Debug)]
 pub struct Ladder {
     settings: Arc<LadderSettings>,
-    /// When the last orders were given, [`MAX_ACTIONS_PER_HOUR`] of them whatever the limit is, so
-    /// that a new limit needs no memory: a circle.
+    /// Ring buffer of the latest orders, of maximum size so that a new limit needs no memory.
     ordered: Box<[Option<Monotonic>]>,
-    /// Where the next order goes: after it is the oldest.
+    /// Index of the next order; the oldest order is overwritten.
     next: usize,
     last_ordered: Option<Monotonic>,
     in_flight: bool,
-    /// The hourly limit is reached.
     limited: bool,
     open: Option<Incident>,
     last_incident: IncidentId,
-    /// The latest time so far: no event is before it.
+    /// Latest time so far; no event is earlier.
     now: Monotonic,
 }
 
-/// The incident that goes on.
 #[derive(Debug)]
 struct Incident {
     tally: Ended,
-    /// The last match or end of an action.
+    /// Time of the last match or end of an action.
     last_sign: Monotonic,
-    /// A match asks for an action.
+    /// Whether a match requests an action.
     asked: bool,
 }
 
 impl Ended {
-    /// An incident that begins.
+    /// The tally of an incident that begins.
     pub(super) fn begin(incident: IncidentId, trigger: Trigger, began: Monotonic) -> Ended {
         Ended {
             incident,
@@ -195,16 +187,12 @@ impl Ended {
     }
 }
 
-/// Counts one more.
 fn count(number: &mut u64) {
     *number = number.saturating_add(1);
 }
 
 impl LadderSettings {
-    /// Whether a ladder can be made of them.
-    ///
-    /// # Errors
-    /// When they contradict the rules.
+    /// Checks the settings against the rules.
     pub fn check(&self) -> Result<(), LadderError> {
         if self.steps.is_empty() {
             return Err(LadderError::NoSteps);
@@ -223,10 +211,7 @@ impl LadderSettings {
 }
 
 impl Ladder {
-    /// A ladder at rest. All memory it will ever use is taken here.
-    ///
-    /// # Errors
-    /// When the settings contradict the rules.
+    /// Creates a ladder at rest with all the memory it will use. Fails if the settings are invalid.
     pub fn new(settings: impl Into<Arc<LadderSettings>>) -> Result<Ladder, LadderError> {
         let settings = settings.into();
         settings.check()?;
@@ -244,13 +229,12 @@ impl Ladder {
         })
     }
 
-    /// Replaces the settings by new ones, which have passed [`LadderSettings::check`]. Frees the old ones only
-    /// if there is no other holder.
+    /// Replaces the settings by checked ones. Frees the old ones only if there is no other holder.
     pub fn set(&mut self, settings: Arc<LadderSettings>) {
         self.settings = settings;
     }
 
-    /// XFS waits for memory.
+    /// Handles a match: XFS waits for memory.
     pub fn matched(&mut self, now: Monotonic, trigger: Trigger) -> Reaction {
         let now = self.advance(now);
         let mut reaction = Reaction {
@@ -279,7 +263,7 @@ impl Ladder {
         reaction
     }
 
-    /// Time has passed.
+    /// Handles the passage of time.
     pub fn tick(&mut self, now: Monotonic) -> Reaction {
         let now = self.advance(now);
         let mut reaction = Reaction {
@@ -291,7 +275,7 @@ impl Ladder {
         reaction
     }
 
-    /// The action in flight came to its end. Without one, nothing happens.
+    /// Handles the end of the action in flight. Does nothing if there is none.
     pub fn action_done(&mut self, now: Monotonic, outcome: Outcome) {
         let now = self.advance(now);
         if !std::mem::take(&mut self.in_flight) {
@@ -305,7 +289,7 @@ impl Ladder {
         }
     }
 
-    /// Forgets all but the number of the last incident, so that the next drill begins afresh.
+    /// Forgets everything but the last incident number, so that the next drill starts afresh.
     pub fn reset(&mut self) {
         self.ordered.fill(None);
         self.next = 0;
@@ -315,14 +299,12 @@ impl Ladder {
         self.open = None;
     }
 
-    /// Ends the incident that goes on, whatever its state, because nothing is to be done about it
-    /// any more.
+    /// Ends the open incident unconditionally; no further action will be taken.
     pub fn give_up(&mut self) -> Option<Ended> {
         Some(self.open.take()?.tally)
     }
 
-    /// When [`tick`](Ladder::tick) has something to do, unless another event comes first. `None`:
-    /// only an event can change anything.
+    /// When [`tick`](Ladder::tick) is needed next; `None` if only another event has an effect.
     pub fn next_deadline(&self) -> Option<Monotonic> {
         if self.in_flight {
             return None;
@@ -338,17 +320,17 @@ impl Ladder {
         [limit, incident].into_iter().flatten().min()
     }
 
-    /// The incident that goes on.
+    /// The open incident.
     pub fn incident(&self) -> Option<IncidentId> {
         self.open.as_ref().map(|incident| incident.tally.incident)
     }
 
-    /// Whether an action was ordered that has not come to its end.
+    /// Whether an ordered action has not ended yet.
     pub fn in_flight(&self) -> bool {
         self.in_flight
     }
 
-    /// A clock that went back is taken to stand still.
+    /// A clock that goes back is treated as standing still.
     fn advance(&mut self, now: Monotonic) -> Monotonic {
         self.now = self.now.max(now);
         self.now
@@ -431,7 +413,7 @@ impl Ladder {
         };
     }
 
-    /// From when on the interval and the hourly limit allow an order.
+    /// When the interval and the hourly limit next allow an order.
     fn allowed_from(&self) -> Monotonic {
         let interval_from = match self.last_ordered {
             Some(last) => last.plus(self.settings.min_interval),
@@ -440,8 +422,7 @@ impl Ladder {
         interval_from.max(self.hour_from())
     }
 
-    /// The same of the hourly limit alone: when the oldest of the orders that it counts is an hour
-    /// old.
+    /// When the hourly limit allows an order: an hour after the oldest order that it counts.
     fn hour_from(&self) -> Monotonic {
         let limit = usize::try_from(self.settings.max_actions_per_hour).unwrap_or(usize::MAX);
         let back = self.ordered.len().saturating_sub(limit);

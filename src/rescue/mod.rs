@@ -1,5 +1,5 @@
-//! The rescue: when XFS waits for memory, the slab cache is dropped, again and again until the kernel
-//! reports no more waiting. This is the fast side; what it did is kept by [`incident`](crate::incident).
+//! The fast side of the rescue: when XFS waits for memory, the slab cache is dropped, repeatedly
+//! until the kernel reports no more waiting. Events are recorded by [`incident`](crate::incident).
 //!
 //! ```text
 //! /dev/kmsg ─► reader ─► ladder ─► actor ─► /proc/sys/vm/drop_caches
@@ -7,10 +7,10 @@
 //!                └────── rings ──────┴──► slow side (log, metrics, incident file)
 //! ```
 //!
-//! **The fast side never waits for a file system.** When XFS is stuck everything that touches it
-//! hangs: log files, state, page faults. So the two threads open what they need before they are
-//! armed, are locked into memory, have run through their code once, and from then on allocate
-//! nothing, free nothing, take no lock, log nothing and open nothing. [`ladder`] decides what is done when,
+//! **The fast side never waits for a file system.** While XFS is stuck, everything that touches it
+//! hangs: log files, state, page faults. So its two threads open what they need before they are
+//! armed, are locked into memory and have run through their code once; from then on they do not
+//! allocate, free, lock, log or open anything. [`ladder`] decides which step is taken when,
 //! [`mod@ring`] passes reports to the slow side; both are pure.
 
 mod actor;

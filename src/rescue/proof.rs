@@ -1,8 +1,6 @@
-//! Whether the kernel counted an action, and what it freed: counters of /proc/vmstat, sizes of
-//! /proc/meminfo, free blocks of /proc/buddyinfo.
-//!
-//! Read through descriptors that were opened before, into a buffer that was there before: the
-//! parsers allocate nothing and pass over what they do not understand.
+//! Counters of /proc/vmstat, /proc/meminfo and /proc/buddyinfo that show whether an action took
+//! place and what it freed. They are read through open descriptors into an existing buffer; the
+//! parsers allocate nothing and skip what they do not recognise.
 
 use std::fs::File;
 use std::io;
@@ -11,33 +9,33 @@ use std::path::Path;
 use crate::model::{Bytes, RescueStep};
 use crate::sys::proc;
 
-/// Orders of free blocks that are counted separately (`MAX_PAGE_ORDER` + 1 is 11 on x86-64,
-/// include/linux/mmzone.h); what is larger counts as the last.
+/// Orders of free blocks counted separately (`MAX_PAGE_ORDER` + 1 is 11 on x86-64,
+/// include/linux/mmzone.h); larger blocks count as the last order.
 pub const ORDERS: usize = 11;
 
-/// What is read before and after an action.
+/// Counters read before and after an action.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counters {
     /// Writes that dropped slab objects (`drop_slab`; mm/vmstat.c).
     pub drop_slab: u64,
     /// Writes that dropped the page cache (`drop_pagecache`).
     pub drop_pagecache: u64,
-    /// Pages that compaction looked at (`compact_migrate_scanned` + `compact_free_scanned`).
+    /// Pages scanned by compaction (`compact_migrate_scanned` + `compact_free_scanned`).
     pub compact_scanned: u64,
-    /// Compactions that failed (`compact_fail`).
+    /// Failed compactions (`compact_fail`).
     pub compact_fail: u64,
-    /// Tasks that had to reclaim memory themselves (`allocstall_*`).
+    /// Direct reclaims by allocating tasks (`allocstall_*`).
     pub allocation_stalls: u64,
     /// Reclaimable slab memory, in KiB.
     pub slab_reclaimable: u64,
-    /// Slab memory that cannot be reclaimed, in KiB.
+    /// Unreclaimable slab memory, in KiB.
     pub slab_unreclaimable: u64,
-    /// Free blocks of 2^n pages, in all zones of all nodes together.
+    /// Free blocks of 2^n pages at index n, summed over all zones and nodes.
     pub free_blocks: [u64; ORDERS],
 }
 
 impl Counters {
-    /// Whether the kernel counted the step between `before` and these.
+    /// Whether the kernel counted `step` between `before` and these counters.
     pub fn show(&self, step: RescueStep, before: &Counters) -> bool {
         let dropped_slab = self.drop_slab > before.drop_slab;
         match step {
@@ -47,10 +45,10 @@ impl Counters {
         }
     }
 
-    /// What an action brought, for the log.
+    /// Describes the effect of an action, for the log.
     pub fn compared_with(&self, before: &Counters) -> String {
         let kib = |kib: u64| Bytes(kib.saturating_mul(1024));
-        // Blocks of 64 KiB and more: what the older kernels' extent lists need (order 4).
+        // Blocks of 64 KiB and more (order 4): needed by the extent lists of older kernels.
         let large = |counters: &Counters| counters.free_blocks.iter().skip(4).sum::<u64>();
         format!(
             "reclaimable slab {} to {}, free blocks of 64 KiB and more {} to {}",
@@ -98,7 +96,7 @@ impl Counters {
     }
 }
 
-/// The files, opened.
+/// The open files.
 #[derive(Debug)]
 pub struct Files {
     vmstat: File,
@@ -107,10 +105,7 @@ pub struct Files {
 }
 
 impl Files {
-    /// Opens them below `proc`.
-    ///
-    /// # Errors
-    /// When one of them is not there.
+    /// Opens the files below `proc`; fails if one is missing.
     pub fn open(proc: &Path) -> io::Result<Files> {
         Ok(Files {
             vmstat: File::open(proc.join("vmstat"))?,
@@ -119,10 +114,9 @@ impl Files {
         })
     }
 
-    /// Reads all of them. What cannot be read stays 0.
+    /// Reads all counters. Those that cannot be read stay 0.
     pub fn read(&self, buffer: &mut [u8]) -> Counters {
         let mut counters = Counters::default();
-        // What cannot be read stays 0.
         let _ = proc::each_part(&self.vmstat, buffer, |part| counters.take_vmstat(part));
         let _ = proc::each_part(&self.meminfo, buffer, |part| counters.take_meminfo(part));
         let _ = proc::each_part(&self.buddyinfo, buffer, |part| {

@@ -1,5 +1,4 @@
-//! The thread that reads the kernel's log, decides, and gives the orders. It waits for nothing but
-//! the next record, the next deadline and the end of an action.
+//! Reads the kernel log, decides and gives orders. Waits only for records, deadlines and wake-ups.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -20,12 +19,11 @@ use crate::klog::record::{Arrival, Piece};
 use crate::klog::{Record, Sequence};
 use crate::model::{Monotonic, Outcome, RuleAction, Trigger};
 
-/// Records that are read before deadlines are looked at again.
+/// Records read before deadlines are checked again.
 const BATCH: usize = 256;
-/// A log that cannot be read is tried again after this.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// The state of the reader, allocated before it is armed.
+/// State of the reader, allocated before it is armed.
 pub(super) struct Reader {
     pub(super) edition: Arc<Edition>,
     pub(super) ladder: Ladder,
@@ -36,28 +34,26 @@ pub(super) struct Reader {
     pub(super) sequence: Sequence,
     pub(super) record: Box<[u8]>,
     pub(super) text: Box<[u8]>,
-    /// Whether the actor is at work, and whether for a drill.
+    /// Whether the job of the actor is a drill; `None` if the actor is idle.
     pub(super) at_work: Option<bool>,
-    /// An order that waits for the actor to end a drill.
+    /// An order that waits for a drill to end, and when its trigger was read.
     pub(super) waiting: Option<(Order, Monotonic)>,
     pub(super) failed: bool,
 }
 
-/// systemd's watchdog. The reader feeds it: while this thread runs, the host can be rescued,
-/// whatever else hangs.
+/// systemd's watchdog, fed by the reader: while this thread runs, the host can be rescued.
 #[derive(Debug)]
 pub struct Watchdog {
-    /// A socket that is connected to systemd's and never waits.
+    /// A nonblocking socket connected to systemd's.
     pub socket: OwnedFd,
-    /// How often it is fed.
+    /// Interval between messages.
     pub interval: Duration,
-    /// When it was fed last.
+    /// Time of the last message.
     pub fed: Monotonic,
 }
 
 impl Reader {
-    /// Runs until it is stopped. Allocates nothing, and makes no system call but poll, read and
-    /// write.
+    /// Runs until stopped. Allocates nothing; its only system calls are poll, read and write.
     pub(super) fn run(mut self) {
         while !self.exchange.is_stopping() {
             self.wait();
@@ -77,7 +73,7 @@ impl Reader {
         let until = self.next_deadline();
         let timeout = until.map(|until| timespec(until.since(now())));
         let wake = PollFd::new(&self.exchange.to_reader, PollFlags::IN);
-        // Errors do not matter: all sources are checked afterwards anyway.
+        // Errors are irrelevant: all sources are checked afterwards.
         let kmsg = self.edition.settings.kmsg.as_deref();
         let _ = match kmsg.filter(|_| !self.failed) {
             Some(kmsg) => poll(
@@ -97,7 +93,7 @@ impl Reader {
             .min()
     }
 
-    /// Also run at the start. The incident, the limits and the action in flight stay.
+    /// Also run at the start. Keeps limits and the action in flight; disabling ends the incident.
     pub(super) fn take_settings(&mut self) {
         let Some(edition) = self.exchange.take_settings() else {
             return;
@@ -108,7 +104,7 @@ impl Reader {
             self.sequence = Sequence::default();
             self.failed = false;
         }
-        // Nothing is freed here: the slow side has both, too.
+        // Frees nothing: the slow side holds both as well.
         self.ladder.set(Arc::clone(&new.ladder));
         if !new.enabled {
             if self.waiting.take().is_some() {
@@ -160,12 +156,12 @@ impl Reader {
                     self.take_record(length);
                 }
                 Read::Nothing => return,
-                // The number of the next record shows how many were lost.
+                // The sequence number of the next record shows how many were lost.
                 Read::Overrun => {}
                 Read::Failed(error) => return self.source(error.raw_os_error().unsigned_abs()),
             }
         }
-        // There may be more: poll(2) returns at once.
+        // If there are more records, poll(2) returns at once.
     }
 
     fn source(&mut self, error: u32) {
@@ -177,7 +173,7 @@ impl Reader {
         }
     }
 
-    /// Also run at the start: all that happens between a record and an order.
+    /// Also run at the start: everything from a record to an order.
     pub(super) fn take_record(&mut self, length: usize) {
         let time = now();
         let bytes = self.record.get(..length).unwrap_or_default();
@@ -192,7 +188,7 @@ impl Reader {
         }
         let text = record.text.unescape(&mut self.text);
         if !record.is_genuine() {
-            // Known by its number, however old it seems to be.
+            // A drill is identified by its number, regardless of its age.
             let nonce = drill::nonce(text);
             return self.drill(nonce, time);
         }
@@ -227,7 +223,7 @@ impl Reader {
         };
         self.notices.push(&Notice::DrillSeen { nonce, at: time });
         self.exchange.wake_slow_side();
-        // A drill never keeps the actor from a rescue.
+        // A drill must not delay a rescue.
         if self.at_work.is_some() || self.ladder.incident().is_some() {
             return;
         }
@@ -242,7 +238,7 @@ impl Reader {
         }
     }
 
-    /// First the order, then the notices.
+    /// The order goes first, then the notices.
     fn react(&mut self, reaction: Reaction, time: Monotonic) {
         if let Some(order) = reaction.order {
             self.give(order, time);
@@ -278,7 +274,7 @@ impl Reader {
             && time.since(dog.fed) >= dog.interval
         {
             dog.fed = time;
-            // If the socket is full, enough messages wait for systemd.
+            // If the socket is full, enough messages are pending.
             let _ = write(&dog.socket, b"WATCHDOG=1");
         }
     }

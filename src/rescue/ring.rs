@@ -1,47 +1,40 @@
-//! From a thread that must never wait to one that may: a ring of fixed size.
+//! A ring of fixed size, from one producer that must never block to one consumer that may. When the
+//! ring is full, the oldest entry is overwritten, and the consumer counts it as lost. The producer
+//! takes no lock, allocates nothing and runs a fixed number of instructions.
 //!
-//! One producer, one consumer. When the ring is full the oldest entry is lost, and counted; the
-//! producer notices nothing. It takes no lock, allocates nothing and runs a fixed number of
-//! instructions, wherever the consumer is.
+//! Entry `n` goes to slot `n mod slots`, so the producer may overwrite what the consumer is
+//! reading. The producer writes `n` into the slot as its owner, then the words, then `n + 1` into
+//! `pushed`. The consumer learns from `pushed` that entry `n` is complete, and reads the words and
+//! then the owner. If the owner is no longer `n`, the copy may be torn and the entry is lost. Every
+//! word is atomic, so a racing read is not undefined behaviour; its copy is only discarded. Why no
+//! torn copy is ever kept:
 //!
-//! # How it works
-//!
-//! Entry `n` goes to slot `n mod slots`, so the producer may overwrite what the consumer is reading.
-//! The producer writes `n` into the slot as its owner, then the words, then `n + 1` into `pushed`.
-//! The consumer sees in `pushed` that entry `n` is complete, reads the words and then the owner:
-//! when that is no longer `n`, the copy may be torn, and the entry is lost.
-//!
-//! Every word is an atomic, so a read that races is no undefined behaviour, only a copy to throw
-//! away. Why no torn copy is ever kept:
-//!
-//! - `pushed` is written with release and read with acquire: the consumer sees every word of entry
-//!   `n`, and its owner, as entry `n` left them or later entries did, never older;
-//! - between owner and words the producer has a release fence, between words and owner the consumer
-//!   has an acquire fence: if it read even one word of a later entry, it also reads that entry's
-//!   owner, or one later still.
+//! - `pushed` is stored with release and loaded with acquire: the consumer sees every word of entry
+//!   `n`, and its owner, as written by entry `n` or later entries, never older;
+//! - the producer has a release fence between owner and words, the consumer an acquire fence
+//!   between words and owner: if it read even one word of a later entry, it also reads that entry's
+//!   owner, or a later one.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 
-/// An entry: a copy of `W` words.
-///
-/// `unpack` sees only what `pack` made.
+/// An entry, copied as `W` words. `unpack` only gets results of `pack`.
 pub trait Packed<const W: usize>: Copy {
-    /// The entry as words.
+    /// Converts the entry to words.
     fn pack(&self) -> [u64; W];
-    /// The words as an entry.
+    /// Converts words to an entry.
     fn unpack(words: &[u64; W]) -> Self;
 }
 
 struct Slot<const W: usize> {
-    /// The entry that is in the slot, or on its way there.
+    /// Number of the entry in the slot, set before its words are written.
     owner: AtomicU64,
     words: [AtomicU64; W],
 }
 
 struct Shared<const W: usize> {
     slots: Box<[Slot<W>]>,
-    /// Entries that are complete, those that were overwritten included.
+    /// Number of completed entries, including overwritten ones.
     pushed: AtomicU64,
 }
 
@@ -56,14 +49,14 @@ impl<const W: usize> Shared<W> {
     }
 }
 
-/// The side that writes.
+/// The writing side.
 pub struct Producer<T, const W: usize> {
     shared: Arc<Shared<W>>,
     next: u64,
     entry: std::marker::PhantomData<fn(T)>,
 }
 
-/// The side that reads.
+/// The reading side.
 pub struct Consumer<T, const W: usize> {
     shared: Arc<Shared<W>>,
     next: u64,
@@ -71,7 +64,7 @@ pub struct Consumer<T, const W: usize> {
     entry: std::marker::PhantomData<fn() -> T>,
 }
 
-/// A ring of `slots` entries, at least one. All its memory is taken here.
+/// Creates a ring of `slots` entries, at least one. Allocates all its memory.
 pub fn ring<T: Packed<W>, const W: usize>(slots: usize) -> (Producer<T, W>, Consumer<T, W>) {
     let slot = |_| Slot {
         owner: AtomicU64::new(0),
@@ -96,7 +89,7 @@ pub fn ring<T: Packed<W>, const W: usize>(slots: usize) -> (Producer<T, W>, Cons
 }
 
 impl<T: Packed<W>, const W: usize> Producer<T, W> {
-    /// Adds an entry, in place of the oldest one if the ring is full.
+    /// Adds an entry; overwrites the oldest one if the ring is full.
     pub fn push(&mut self, entry: &T) {
         let words = entry.pack();
         let Some(slot) = self.shared.slot(self.next) else {
@@ -113,14 +106,14 @@ impl<T: Packed<W>, const W: usize> Producer<T, W> {
 }
 
 impl<T: Packed<W>, const W: usize> Consumer<T, W> {
-    /// The oldest entry that is still there; `None` when there is none.
+    /// Returns the oldest entry left, or `None`.
     pub fn pop(&mut self) -> Option<T> {
         loop {
             let pushed = self.shared.pushed.load(Ordering::Acquire);
             if self.next == pushed {
                 return None;
             }
-            // What was certainly overwritten is skipped at once.
+            // Skip entries that are known to be overwritten.
             let oldest = pushed.saturating_sub(self.shared.capacity());
             if self.next < oldest {
                 self.lost = self.lost.saturating_add(oldest - self.next);
@@ -135,13 +128,12 @@ impl<T: Packed<W>, const W: usize> Consumer<T, W> {
         }
     }
 
-    /// Entries that were overwritten before they were read, so far as [`pop`](Consumer::pop) came
-    /// across them: after it returned `None`, all of them.
+    /// Entries overwritten before being read; final once [`pop`](Consumer::pop) returned `None`.
     pub fn lost(&self) -> u64 {
         self.lost
     }
 
-    /// The words of entry `next`, unless the producer has come to its slot again.
+    /// The words of entry `next`; `None` if the producer has reused its slot.
     fn read(&self) -> Option<[u64; W]> {
         let slot = self.shared.slot(self.next)?;
         let mut words = [0; W];

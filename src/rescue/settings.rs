@@ -1,4 +1,4 @@
-//! The settings of the fast side that a reload can change.
+//! Settings of the fast side that a reload can change.
 
 use std::sync::Arc;
 
@@ -6,14 +6,14 @@ use super::ladder::LadderSettings;
 use crate::klog::Rules;
 use crate::klog::kmsg::Kmsg;
 
-/// Made by the slow side, and freed by it.
+/// Allocated and freed by the slow side.
 #[derive(Debug)]
 pub struct Settings {
-    /// Whether to act. If not, an incident that goes on is given up.
+    /// Whether to act. If false, an open incident is abandoned.
     pub enabled: bool,
-    /// Whether to do all but the write.
+    /// Whether to skip the write itself.
     pub dry_run: bool,
-    /// The kernel's log; `None` if it is not read.
+    /// The kernel log; `None` if it is not read.
     pub kmsg: Option<Arc<Kmsg>>,
     /// The rules.
     pub rules: Arc<Rules>,

@@ -1,6 +1,5 @@
-//! Starts the two threads of the rescue and arms them: opens what they need, locks it into memory,
-//! and runs through all their code once, so that nothing is left to be read from a disk when the disk
-//! is what hangs.
+//! Starts and arms the two threads of the rescue: opens their files, locks memory and runs all
+//! their code once, so that nothing has to be read from a disk that hangs.
 
 use std::io;
 use std::path::PathBuf;
@@ -24,60 +23,59 @@ use crate::klog::{RuleId, Sequence};
 use crate::model::{IncidentId, Monotonic, RescueStep, Trigger};
 use crate::sys::realtime::{SchedPolicy, lock_memory, raise_policy, touch_stack};
 
-/// Entries of each ring: an incident of some minutes at full speed, or a storm of matches. The
-/// slow side takes them within milliseconds, unless it hangs.
+/// Entries per ring: some minutes of an incident at full rate, or a storm of matches. The slow side
+/// drains them within milliseconds unless it hangs.
 const RING: usize = 256;
-/// Stack of each thread. What they use of it is a few kilobytes; half of this is touched.
+/// Stack of each thread; a few KiB are used, half of it is touched.
 const STACK_KIB: usize = 128;
-/// A record that takes every path through the reader but that of a match.
+/// A record that takes every path of the reader except a match.
 const WARM_UP_RECORD: &[u8] = b"6,0,18446744073709551615,-;warm-up \\x41\n SUBSYSTEM=none\n";
 
-/// What the fast side is made of.
+/// Settings and resources of the fast side.
 #[derive(Debug)]
 pub struct Setup {
-    /// What may be changed later, by [`FastSide::change`].
+    /// Settings that [`FastSide::change`] can replace.
     pub settings: Settings,
-    /// Where procfs is mounted.
+    /// Mount point of procfs.
     pub proc: PathBuf,
-    /// systemd's watchdog, if it is on.
+    /// systemd's watchdog; `None` if it is off.
     pub watchdog: Option<Watchdog>,
 }
 
-/// Why the fast side cannot be started.
+/// Reasons why the fast side cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The files under /proc/sys/vm cannot be written.
+    /// Files below /proc cannot be opened.
     #[error("{0} (the rescue needs root)")]
     Sysctls(#[source] io::Error),
-    /// The ladder's settings contradict each other.
+    /// The settings of the ladder are invalid.
     #[error(transparent)]
     Ladder(#[from] LadderError),
-    /// Threads or descriptors are short.
+    /// Threads or file descriptors could not be created.
     #[error("cannot start the threads of the rescue: {0}")]
     Threads(#[source] io::Error),
 }
 
-/// How far the fast side is armed. Shortcomings are for the operator.
+/// How far the fast side is armed; shortcomings are reported to the operator.
 #[derive(Debug)]
 pub struct StartReport {
-    /// Why memory is not locked.
+    /// Whether memory is locked, or the reason why not.
     pub memory: Result<(), io::Error>,
-    /// The lower priority of the two threads.
+    /// The worse scheduling policy of the two threads.
     pub priority: SchedPolicy,
 }
 
 /// The running fast side.
 pub struct FastSide {
-    /// Shared with the threads.
+    /// State shared with the threads.
     pub exchange: Arc<Exchange>,
-    /// From the reader.
+    /// Entries from the reader.
     pub notices: Consumer<Notice, NOTICE_WORDS>,
-    /// From the actor.
+    /// Entries from the actor.
     pub reports: Consumer<Report, REPORT_WORDS>,
-    /// How far it is armed.
+    /// How far the threads are armed.
     pub start_report: StartReport,
-    /// The settings that the reader has or may still have, or that notices may refer to; the newest
-    /// is the last. As long as they are in here the reader does not free what it lets go of.
+    /// Settings in use by the reader or notices, newest last; while listed, the reader frees none.
     editions: Vec<Arc<Edition>>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -86,8 +84,7 @@ impl FastSide {
     /// Starts and arms both threads.
     ///
     /// # Errors
-    /// When nothing could be rescued with it; for lesser shortcomings see
-    /// [`FastSide::start_report`].
+    /// If a rescue would be impossible; for lesser shortcomings see [`FastSide::start_report`].
     pub fn start(setup: Setup) -> Result<FastSide, StartError> {
         let sysctls = VmSysctls::open(&setup.proc).map_err(StartError::Sysctls)?;
         let exchange = Arc::new(Exchange::new().map_err(StartError::Threads)?);
@@ -131,7 +128,7 @@ impl FastSide {
             )?,
             spawn("rescue-reader", armed, reader, warm_up_reader, Reader::run)?,
         ];
-        // Both report before they begin; a channel that closes early means that one has died.
+        // Both send before they run; the channel closes early if one has died.
         let priority = arming.iter().take(2).max_by_key(|priority| *priority as u8);
         Ok(FastSide {
             exchange,
@@ -146,11 +143,11 @@ impl FastSide {
         })
     }
 
-    /// Changes the settings, from the next record on; the state of the incident stays. Does not wait
-    /// for the threads, nor do they wait.
+    /// Changes the settings from the next record on; neither side waits for the other. An open
+    /// incident continues unless rescues are disabled.
     ///
     /// # Errors
-    /// When the ladder's settings contradict each other; then the former ones stay.
+    /// If the settings of the ladder are invalid; the former ones then stay.
     pub fn change(&mut self, settings: Settings) -> Result<(), LadderError> {
         settings.ladder.check()?;
         let number = self.editions.last().map_or(0, |last| last.number + 1);
@@ -160,44 +157,43 @@ impl FastSide {
         Ok(())
     }
 
-    /// The oldest edition of the settings that notices to come can refer to. To be called before
-    /// the notices are popped; afterwards [`FastSide::forget`] frees the editions before it.
+    /// The oldest edition that later notices can refer to. Call it before popping notices;
+    /// afterwards, [`FastSide::forget`] frees the earlier editions.
     pub fn oldest_in_use(&self) -> u64 {
         let mut shared = self.editions.iter().filter(|of| Arc::strong_count(of) > 1);
         let oldest = shared.next().map_or(0, |edition| edition.number);
-        // With the release by which the reader let go of an edition: its notices are seen as well.
+        // Pairs with the release by which the reader dropped an edition: its notices are visible.
         fence(Ordering::Acquire);
         oldest
     }
 
-    /// Frees the settings before this edition. The reader may still have a newer one only.
+    /// Frees the editions before this one, which the reader no longer holds.
     pub fn forget(&mut self, before: u64) {
         self.editions.retain(|edition| edition.number >= before);
     }
 
-    /// The name of a rule of an edition of the settings.
+    /// Name of a rule in an edition of the settings.
     pub fn rule_name(&self, edition: u64, rule: RuleId) -> Option<&str> {
         let edition = self.editions.iter().find(|of| of.number == edition)?;
         edition.settings.rules.name(rule)
     }
 
-    /// Whether both threads run. One that panicked does not.
+    /// Whether both threads are running; false after a panic.
     pub fn is_alive(&self) -> bool {
         !self.threads.iter().any(JoinHandle::is_finished)
     }
 
-    /// Ends both threads and waits for them; an action in flight is waited for as well.
+    /// Stops both threads and waits for them, including an action in flight.
     pub fn stop(self) {
         self.exchange.stop();
         for thread in self.threads {
-            // A thread that panicked is at its end too.
+            // A thread that panicked has ended too.
             let _ = thread.join();
         }
     }
 }
 
-/// Starts a thread that is armed before it runs: its priority raised, its stack touched, its code
-/// run through once.
+/// Starts a thread that is armed before it runs: priority raised, stack touched, code run once.
 fn spawn<T: Send + 'static>(
     name: &str,
     armed: mpsc::Sender<SchedPolicy>,
@@ -209,7 +205,7 @@ fn spawn<T: Send + 'static>(
         let priority = raise_policy();
         touch_stack::<{ STACK_KIB / 2 }>();
         warm_up(&mut state);
-        // Whoever starts us may have given up waiting.
+        // The starting thread may have stopped waiting.
         let _ = armed.send(priority);
         drop(armed);
         run(state);
@@ -232,7 +228,7 @@ fn warm_up_actor(actor: &mut Actor) {
         dry_run: true,
         read: now(),
     });
-    // The reader has not ordered it.
+    // The reader did not order it.
     let _ = actor.exchange.take_done();
 }
 
@@ -244,7 +240,7 @@ fn warm_up_reader(reader: &mut Reader) {
     }
     reader.take_record(WARM_UP_RECORD.len());
     reader.sequence = Sequence::default();
-    // The path of a match, without an effect.
+    // The path of a match, without effects.
     std::hint::black_box(
         reader
             .edition

@@ -1,11 +1,10 @@
 //! The layout of a ring's entry, written once for both directions.
 
-/// A cursor over the words of an entry that fills them or reads them. Past the last word nothing is
-/// filled, and values stay as they are.
+/// A cursor that fills or reads the words of an entry; past the last word, it does nothing.
 pub(super) enum Words<'a> {
-    /// Values go into the words.
+    /// Copies values into the words.
     Fill(&'a mut [u64]),
-    /// Values are replaced by the words.
+    /// Replaces values by the words.
     Read(&'a [u64]),
 }
 
@@ -39,7 +38,7 @@ impl Words<'_> {
         *value = word != 0;
     }
 
-    /// A value as its place among `all`.
+    /// Transfers a value as its index in `all`.
     pub(super) fn one_of<T: Copy + PartialEq, const N: usize>(
         &mut self,
         all: &[T; N],
@@ -50,7 +49,7 @@ impl Words<'_> {
         *value = from(all, word);
     }
 
-    /// Eight bytes a word.
+    /// Transfers eight bytes per word.
     pub(super) fn bytes(&mut self, bytes: &mut [u8]) {
         for part in bytes.chunks_mut(8) {
             let mut buffer = [0; 8];
@@ -66,7 +65,7 @@ impl Words<'_> {
     }
 }
 
-/// The place of a value among all; the inverse of [`from`].
+/// Index of a value in `all`; the inverse of [`from`].
 pub(super) fn place<T: PartialEq>(all: &[T], one: T) -> u64 {
     let place = all.iter().position(|other| *other == one);
     place
@@ -74,7 +73,7 @@ pub(super) fn place<T: PartialEq>(all: &[T], one: T) -> u64 {
         .unwrap_or(0)
 }
 
-/// The value at a place that [`place`] returned.
+/// The value at an index returned by [`place`].
 pub(super) fn from<T: Copy, const N: usize>(all: &[T; N], place: u64) -> T {
     const { assert!(N > 0) };
     let place = usize::try_from(place).unwrap_or(0);

@@ -1,5 +1,5 @@
 //! The control socket: HTTP over a Unix socket, for `fragwatch status`, `check`, `history`, `plan`,
-//! `pause` and `resume`. Only here can a client change something.
+//! `pause` and `resume`. The only interface through which a client can change something.
 
 use std::fs::{self, DirBuilder, Permissions};
 use std::io;
@@ -27,21 +27,19 @@ use super::shared_status::SharedStatus;
 use crate::config::settings::{Control, DEFAULT_SOCKET};
 use crate::state_dir::StateDir;
 
-/// What reading the history may take.
 const READ_TIMEOUT: Duration = Duration::from_secs(10);
-/// Root and the group may ask; nobody else.
 const MODE: u32 = 0o660;
-/// Where the names of groups stand. Not asked through NSS: that may wait for a directory server.
+/// Read directly and not through NSS, which may wait for a directory server.
 const GROUPS: &str = "/etc/group";
 
-/// What the answers are made from.
+/// The sources of the answers.
 #[derive(Debug, Clone)]
 pub struct Pages {
     status: Arc<SharedStatus>,
     database: Arc<Path>,
-    /// A file that exists while the operator has paused defragmentation.
+    /// Exists while the operator has paused defragmentation.
     pause: Arc<Mutex<PathBuf>>,
-    /// One reading of the history at a time: its disk may hang.
+    /// Allows one reading of the history at a time: its disk may hang.
     reading: Arc<Semaphore>,
     plans: mpsc::Sender<PlanRequest>,
 }
@@ -49,9 +47,9 @@ pub struct Pages {
 /// A request for the plan in force.
 #[derive(Debug)]
 pub struct PlanRequest {
-    /// As text for a terminal instead of JSON; `None` asks for JSON.
+    /// The form of text for a terminal; `None` for JSON.
     pub text: Option<PlanText>,
-    /// Gets the answer.
+    /// Receives the answer.
     pub answer: oneshot::Sender<String>,
 }
 
@@ -62,15 +60,14 @@ pub struct PlanText {
     pub width: Option<u16>,
 }
 
-/// The query of `/v1/plan`.
 #[derive(Debug, Deserialize)]
 struct PlanQuery {
-    /// Asks for text that fits so many columns, or any number of them if it is 0.
+    /// The number of columns of a plan as text; 0 for no limit.
     width: Option<u16>,
 }
 
 impl Pages {
-    /// From a status and the state directory. Requests for the plan are sent to `plans`.
+    /// Creates the pages; requests for the plan are sent to `plans`.
     pub fn new(
         status: Arc<SharedStatus>,
         state: &StateDir,
@@ -86,7 +83,7 @@ impl Pages {
     }
 }
 
-/// The pages themselves.
+/// The routes of the pages.
 pub fn router(pages: Pages) -> Router {
     Router::new()
         .route("/v1/status", get(status))
@@ -101,7 +98,7 @@ async fn status(State(pages): State<Pages>) -> Response {
     answer(&pages.status.status())
 }
 
-/// After [`READ_TIMEOUT`] the client gets an error; the reading goes on, and the next one waits for it.
+/// After [`READ_TIMEOUT`] the client gets an error; until the reading ends, so do further requests.
 async fn history(
     State(pages): State<Pages>,
     Query(asked): Query<history::HistoryQuery>,
@@ -129,7 +126,6 @@ async fn history(
     }
 }
 
-/// The plan in force: JSON, or text with `width`.
 async fn plan(State(pages): State<Pages>, Query(query): Query<PlanQuery>) -> Response {
     let text = query.width.map(|width| PlanText {
         width: Some(width).filter(|width| *width > 0),
@@ -163,7 +159,7 @@ async fn resume(State(pages): State<Pages>, ConnectInfo(peer): ConnectInfo<Peer>
     set_pause(pages, false, peer).await
 }
 
-/// At once in memory, and on disk for the next start.
+/// Effective at once in memory, and recorded on disk for the next start.
 async fn set_pause(pages: Pages, paused: bool, peer: Peer) -> Response {
     let verb = if paused { "paused" } else { "resumed" };
     info!("defragmentation is {verb} by {peer}");
@@ -182,8 +178,7 @@ async fn set_pause(pages: Pages, paused: bool, peer: Peer) -> Response {
     }
 }
 
-/// Makes the file say what is in force. Of two commands at once, the one that comes second here finds
-/// what both have made of it.
+/// Makes the file match the state in memory, which may include a later, concurrent command.
 fn note_pause(file: &Mutex<PathBuf>, status: &SharedStatus) -> anyhow::Result<()> {
     // The path is never changed.
     let file = file.lock().unwrap_or_else(PoisonError::into_inner);
@@ -205,7 +200,6 @@ fn refuse(status: StatusCode, why: &str) -> Response {
     (status, format!("{why}\n")).into_response()
 }
 
-/// The value as JSON.
 fn answer(value: &impl Serialize) -> Response {
     match serde_json::to_string(value) {
         Ok(text) => ([(header::CONTENT_TYPE, "application/json")], text).into_response(),
@@ -213,8 +207,8 @@ fn answer(value: &impl Serialize) -> Response {
     }
 }
 
-/// Where the socket is: as configured; unless that is the default and systemd has given a runtime
-/// directory (systemd.exec(5), RuntimeDirectory=).
+/// The configured path. Instead of the default, systemd's runtime directory is used, if there is
+/// one (systemd.exec(5), RuntimeDirectory=).
 pub fn socket_path(control: &Control) -> PathBuf {
     match std::env::var_os("RUNTIME_DIRECTORY") {
         Some(directory) if control.socket == Path::new(DEFAULT_SOCKET) => {
@@ -224,7 +218,7 @@ pub fn socket_path(control: &Control) -> PathBuf {
     }
 }
 
-/// The socket in the file system; removed when it goes out of scope.
+/// The socket in the file system; removed on drop.
 #[derive(Debug)]
 pub struct SocketFile(PathBuf);
 
@@ -234,14 +228,12 @@ impl Drop for SocketFile {
     }
 }
 
-/// Listens on the control socket.
-///
-/// It is made under another name and renamed once it has its mode and group, so that nobody else can
-/// connect in between.
+/// Listens on the control socket. It is created under another name and renamed once it has its mode
+/// and group, so that nobody else can connect in between.
 ///
 /// # Errors
-/// AddrInUse if another daemon answers there, AlreadyExists if something lies there that is no
-/// socket, NotFound for a group that does not exist, and those of making it.
+/// AddrInUse if another daemon answers there, AlreadyExists if the path is not a socket, NotFound
+/// for a group that does not exist, and errors of creating it.
 pub fn listen(control: &Control) -> io::Result<(UnixListener, SocketFile)> {
     let path = socket_path(control);
     let group = group_id(&control.group, Path::new(GROUPS))?;
@@ -270,7 +262,6 @@ pub fn listen(control: &Control) -> io::Result<(UnixListener, SocketFile)> {
     Ok((UnixListener::from_std(listener)?, file))
 }
 
-/// Checks that the path is free, or a socket that nobody listens on.
 fn check_free(path: &Path) -> io::Result<()> {
     let there = match fs::symlink_metadata(path) {
         Ok(there) => there,
@@ -292,7 +283,7 @@ fn check_free(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// The number of a group: of a line of group(5), or given as a number.
+/// A numeric group, or the GID from group(5).
 fn group_id(name: &str, groups: &Path) -> io::Result<Gid> {
     if let Ok(number) = name.parse() {
         return Ok(Gid::from_raw(number));

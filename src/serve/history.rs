@@ -1,7 +1,5 @@
-//! The answer to `fragwatch history`, as JSON. Keys are only ever added.
-//!
-//! Reads the database, so it may wait for a disk; only [`control`](super::control) calls it, where
-//! nobody else waits.
+//! The answer to `fragwatch history`, as JSON. Keys are only ever added. Reads the database, so it
+//! may wait for a disk; called only by [`control`](super::control), on a thread that may wait.
 
 use std::path::{Path, PathBuf};
 
@@ -13,15 +11,13 @@ use crate::model::{Bytes, ExtentCount, RunRecord, UnixTime};
 
 use super::status::SCHEMA;
 
-/// Most readings in an answer; more than any terminal has columns.
 const MOST_READINGS: usize = 2000;
-/// Most runs and changes of severity in an answer.
 const MOST_EVENTS: u32 = 100;
 
 /// The query.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct HistoryQuery {
-    /// The path of an image as it is shown, or its end from a slash on, if only one image has that end.
+    /// The displayed path of an image, or a unique end of it that follows a slash.
     pub image: String,
     /// The earliest time, in seconds since 1970.
     pub since: UnixTime,
@@ -31,27 +27,27 @@ pub struct HistoryQuery {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct HistoryResponse {
-    /// The version of this form.
+    /// The version of this format.
     pub schema: u32,
-    /// Its path, on one line.
+    /// The path, on one line.
     pub path: String,
-    /// The name of the VM that has it open now.
+    /// The name of the VM that has the image open now.
     pub vm: Option<String>,
-    /// The UUID of its file system, or its substitute.
+    /// The UUID of the file system, or its substitute.
     pub filesystem: String,
-    /// Its inode.
+    /// The inode.
     pub inode: u64,
-    /// When it was first seen.
+    /// When the image was first seen.
     pub first_seen: UnixTime,
-    /// Its length when it was last counted.
+    /// The length at the last count.
     pub size_bytes: Option<Bytes>,
-    /// What it occupied on disk then.
+    /// The disk space allocated then.
     pub allocated_bytes: Option<Bytes>,
-    /// Its counts, oldest first.
+    /// The counts, oldest first.
     pub readings: Vec<Reading>,
-    /// Its defragmentations, newest first.
+    /// The defragmentations, newest first.
     pub runs: Vec<Run>,
-    /// Changes of its severity, newest first.
+    /// Changes of the severity, newest first.
     pub severities: Vec<PastSeverity>,
 }
 
@@ -61,7 +57,7 @@ pub struct HistoryResponse {
 pub struct Run {
     /// When it began.
     pub at: UnixTime,
-    /// How long it took.
+    /// The duration.
     pub seconds: f64,
     /// The engine.
     pub engine: String,
@@ -71,7 +67,7 @@ pub struct Run {
     pub to: ExtentCount,
     /// The outcome.
     pub outcome: String,
-    /// Why, for a person.
+    /// The reason for the outcome, as text.
     pub reason: String,
 }
 
@@ -81,25 +77,22 @@ pub enum HistoryError {
     /// The database cannot be read.
     #[error(transparent)]
     Unreadable(#[from] ReadError),
-    /// No image is called so.
+    /// No image matches.
     #[error(
         "the history knows no image {0}; `fragwatch status` lists the worst, `fragwatch scan` all"
     )]
     Unknown(String),
-    /// Several images are.
+    /// Several images match.
     #[error("several images are called {name}: {}", paths.join(", "))]
     Ambiguous {
         /// The name in the query.
         name: String,
-        /// Their paths.
+        /// The matching paths.
         paths: Vec<String>,
     },
 }
 
 /// Answers a query from the database, which has no VMs.
-///
-/// # Errors
-/// If it cannot be read, or has no such image, or several.
 pub fn read(database: &Path, query: &HistoryQuery) -> Result<HistoryResponse, HistoryError> {
     let reader = Reader::open(database)?;
     let image = find(reader.images()?, &query.image)?;
@@ -137,8 +130,7 @@ impl From<RunRecord> for Run {
     }
 }
 
-/// The image with that path, or that end of a path. Of several that followed one another at a path,
-/// the one counted last.
+/// The image with that path or end of a path; of several in succession, the one counted last.
 fn find(images: Vec<ImageInfo>, name: &str) -> Result<ImageInfo, HistoryError> {
     let end = format!("/{}", name.trim_start_matches('/'));
     let matches = |image: &ImageInfo| {

@@ -1,5 +1,4 @@
-//! The HTTP pages: `/metrics` for Prometheus, `/healthz` for monitoring, and a landing page for
-//! people. All of them are read-only.
+//! The HTTP pages, all read-only: `/metrics`, `/healthz` for monitoring, and a landing page.
 
 use std::convert::Infallible;
 use std::fmt::Write as _;
@@ -17,11 +16,10 @@ use hyper::body::{Frame, SizeHint};
 use super::shared_status::SharedStatus;
 use crate::model::ExtentCount;
 
-/// The text format of Prometheus
-/// (<https://prometheus.io/docs/instrumenting/exposition_formats/>).
+/// The text format of Prometheus (<https://prometheus.io/docs/instrumenting/exposition_formats/>).
 const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// The pages over a status.
+/// The routes of the pages.
 pub fn router(status: Arc<SharedStatus>) -> Router {
     Router::new()
         .route("/", get(landing))
@@ -35,7 +33,7 @@ async fn metrics(State(status): State<Arc<SharedStatus>>) -> impl IntoResponse {
     ([(header::CONTENT_TYPE, METRICS_TYPE)], body)
 }
 
-/// A body in pieces, so that the text of all images is not copied for each scrape.
+/// A body in chunks, so that the text of all images is not copied for each scrape.
 struct Chunks(std::array::IntoIter<Bytes, 2>);
 
 impl hyper::body::Body for Chunks {
@@ -55,8 +53,7 @@ impl hyper::body::Body for Chunks {
     }
 }
 
-/// 200 while sweeps end in time. A file system that hangs has a metric of its own and does not count
-/// here.
+/// 200 while no sweep is overdue. A hanging file system has its own metric and does not count.
 async fn health(State(status): State<Arc<SharedStatus>>) -> (StatusCode, String) {
     match status.overdue() {
         None => (StatusCode::OK, "ok\n".to_owned()),
@@ -121,7 +118,7 @@ fn images(number: usize) -> String {
     format!("{} image{plural}", ExtentCount(number as u64))
 }
 
-/// A file name can hold anything, markup too.
+/// A file name may contain markup.
 fn escaped(text: &str) -> String {
     text.replace('&', "&amp;")
         .replace('<', "&lt;")

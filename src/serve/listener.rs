@@ -1,5 +1,5 @@
-//! A listener whose connections cannot be many, idle or long: whoever opens a thousand of them,
-//! never reads, or sends a byte a second takes nothing from the others but a little time.
+//! A listener that limits the number, idle time and lifetime of connections: a client that opens a
+//! thousand of them, never reads, or sends one byte per second only delays other clients a little.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -17,27 +17,26 @@ use tokio::net::unix::UCred;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
-/// How often a connection looks at the clock. One without a byte for so long makes way for a new one
-/// when there are too many.
+/// Interval of a connection's timeout checks. If all are in use, one idle that long may be
+/// replaced.
 pub const TICK: Duration = Duration::from_millis(250);
 
-/// What connections may take.
+/// Limits for connections.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Open at the same time. For one more, the oldest is closed that has not sent its request yet or
-    /// is idle; without one, the new one waits.
+    /// Open at the same time. For another one, the oldest is closed that is idle or has not sent
+    /// its request yet; if there is none, the new one waits.
     pub connections: usize,
-    /// From the connection, or from the first byte of a further request, to the end of its head.
+    /// From the connection, or the first byte of a further request, to the end of the request head.
     pub request: Duration,
-    /// Without a byte in either direction; while all connections are taken, [`TICK`].
+    /// Without a byte in either direction; [`TICK`] while all connections are taken.
     pub idle: Duration,
-    /// From the first byte to the last. A client that keeps its connection for the next request
-    /// opens another.
+    /// From the first byte to the last, over all requests.
     pub lifetime: Duration,
 }
 
 impl Limits {
-    /// Prometheus asks every few seconds, people now and then, and an answer takes milliseconds.
+    /// Prometheus scrapes every few seconds, people rarely, and an answer takes milliseconds.
     pub const PAGES: Limits = Limits {
         connections: 128,
         request: Duration::from_secs(5),
@@ -53,18 +52,18 @@ impl Limits {
     };
 }
 
-/// Keeps [`Limits`] on what another listener accepts.
+/// Applies [`Limits`] to the connections of another listener.
 #[derive(Debug)]
 pub struct Bounded<L> {
     listener: L,
     limits: Limits,
     free: Arc<Semaphore>,
-    /// The open ones, oldest first.
+    /// Oldest first.
     open: VecDeque<Weak<Mutex<Progress>>>,
 }
 
 impl<L> Bounded<L> {
-    /// Puts `limits` on `listener`.
+    /// Applies `limits` to `listener`.
     pub fn new(listener: L, limits: Limits) -> Self {
         Bounded {
             listener,
@@ -74,17 +73,15 @@ impl<L> Bounded<L> {
         }
     }
 
-    /// A permit for one more connection, and if need be in the place of another.
     async fn permit(&mut self) -> Option<OwnedSemaphorePermit> {
         loop {
             if self.free.available_permits() == 0 {
                 self.close_one();
             }
             let permit = Arc::clone(&self.free).acquire_owned();
-            // What is closed has ended in a moment.
+            // A closed connection ends soon.
             if let Ok(permit) = timeout(TICK, permit).await {
-                // Closed by nobody: without a permit there is none to be had, and then there is no
-                // limit.
+                // The semaphore is never closed. If it were, there would be no limit.
                 return permit.ok();
             }
         }
@@ -127,22 +124,18 @@ impl<L: Listener> Listener for Bounded<L> {
     }
 }
 
-/// How far a connection has come.
 #[derive(Debug)]
 struct Progress {
-    /// When the last byte passed.
     last: Instant,
-    /// When its request began.
     began: Instant,
-    /// Whether the head of its request is there. No request that is answered has a body.
+    /// Whether the request head is complete. No accepted request has a body.
     is_asked: bool,
-    /// Whether the answer has begun: what is read from now on is the next request.
+    /// Whether the answer has begun: bytes read from now on are the next request.
     is_answered: bool,
-    /// Line breaks at the end of what was read; two end the head.
+    /// Line breaks at the end of the bytes read; two end the head.
     breaks: u8,
-    /// It is to end: another one needs its place.
+    /// Closed in favour of another connection.
     closed: bool,
-    /// The task that waits for bytes.
     waker: Option<Waker>,
 }
 
@@ -167,11 +160,11 @@ impl Progress {
 }
 
 fn lock(progress: &Mutex<Progress>) -> MutexGuard<'_, Progress> {
-    // It is never left half changed.
+    // Never left half changed.
     progress.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A connection that ends itself.
+/// A connection that enforces its limits.
 #[derive(Debug)]
 pub struct Connection<I> {
     io: I,
@@ -179,7 +172,6 @@ pub struct Connection<I> {
     /// When its lifetime is over.
     end: Instant,
     progress: Arc<Mutex<Progress>>,
-    /// The next look at the clock.
     alarm: Pin<Box<Sleep>>,
     free: Arc<Semaphore>,
     _permit: Option<OwnedSemaphorePermit>,
@@ -212,7 +204,7 @@ impl<I> Connection<I> {
         }
     }
 
-    /// What came of a read or a write, unless the time is up. `note` notes what has passed.
+    /// The outcome, or an error if a limit is reached. `note` records the progress.
     fn bounded<T>(
         &mut self,
         context: &mut Context<'_>,
@@ -275,8 +267,7 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Connection<I> {
     }
 }
 
-/// The process at the other end of a Unix socket (SO_PEERCRED, unix(7)); `None` if the kernel does not
-/// say.
+/// The process at the other end of a Unix socket (SO_PEERCRED, unix(7)); `None` if unknown.
 #[derive(Debug, Clone, Copy)]
 pub struct Peer(pub Option<UCred>);
 

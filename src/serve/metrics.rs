@@ -1,7 +1,6 @@
-//! Every metric by name, in this file and in [`now`].
-//!
-//! Two kinds. What the daemon counts over its life (errors, durations, reloads) lies in the global
-//! recorder. What is true of an image or a file system *now* is rendered from the state.
+//! Every metric by name, in this file and in [`now`]. Counts over the daemon's life (errors,
+//! durations, reloads) are in the global recorder; the metrics of the current state of images and
+//! file systems are rendered from that state.
 
 mod now;
 mod text;
@@ -18,7 +17,6 @@ use text::float;
 use crate::history::Health;
 use crate::model::{Engine, ExtentCount, Outcome, RescueStep, Trigger};
 
-/// Name and help.
 type Described = (&'static str, &'static str);
 
 const PROBE_DURATION: Described = (
@@ -143,8 +141,8 @@ const GAUGES: [Described; 10] = [
     NEXT_WINDOW,
     HISTORY_UP,
 ];
-/// With their buckets, in seconds: a count on XFS takes microseconds, a map seconds, and a deadline is
-/// ten; from reading a record to writing drop_caches it is tens of microseconds at rest.
+/// With buckets in seconds: a count on XFS takes microseconds, a map seconds, and a deadline is
+/// ten; from reading a record to writing drop_caches it is tens of microseconds on an idle host.
 const HISTOGRAMS: [(Described, [f64; 8]); 2] = [
     (
         PROBE_DURATION,
@@ -156,7 +154,7 @@ const HISTOGRAMS: [(Described, [f64; 8]); 2] = [
     ),
 ];
 
-/// What a probe was about (label `method`).
+/// The label `method`: what a probe read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Method {
     /// Number of extents.
@@ -174,18 +172,15 @@ impl Method {
     }
 }
 
-/// What the daemon counts over its life.
+/// The counts over the daemon's life.
 #[derive(Debug, Clone)]
 pub struct Lifetime(PrometheusHandle);
 
 impl Lifetime {
-    /// How often [`upkeep`](Lifetime::upkeep) is due.
+    /// The interval for [`upkeep`](Lifetime::upkeep).
     pub const UPKEEP_INTERVAL: Duration = Duration::from_secs(60);
 
-    /// Installs the global recorder; once a process.
-    ///
-    /// # Errors
-    /// When there is one already.
+    /// Installs the global recorder; once per process.
     pub fn install() -> Result<Self, BuildError> {
         let mut builder = PrometheusBuilder::new();
         for ((name, _), buckets) in &HISTOGRAMS {
@@ -203,56 +198,55 @@ impl Lifetime {
             describe_gauge!(name, help);
         }
         gauge!(BUILD_INFO.0, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
-        // A counter that is not there until something goes wrong cannot be watched for increase.
+        // An absent counter cannot be watched for increase.
         counter!(PROBE_ERRORS.0).absolute(0);
         Ok(Lifetime(handle))
     }
 
-    /// One that nothing is recorded in.
+    /// A recorder that receives nothing.
     #[cfg(test)]
     pub(crate) fn detached() -> Lifetime {
         Lifetime(PrometheusBuilder::new().build_recorder().handle())
     }
 
-    /// Everything so far, as text for Prometheus.
+    /// All recorded metrics, as text for Prometheus.
     pub fn render(&self) -> String {
         self.0.render()
     }
 
-    /// Sorts measured durations into buckets; without it they would pile up in memory.
+    /// Sorts recorded durations into buckets, so that they do not accumulate in memory.
     pub fn upkeep(&self) {
         self.0.run_upkeep();
     }
 }
 
-/// Notes how long a probe took.
+/// Records the duration of a probe.
 pub fn probed(method: Method, took: Duration) {
     histogram!(PROBE_DURATION.0, "method" => method.label()).record(took);
 }
 
-/// Counts a probe that failed.
+/// Counts a failed probe.
 pub fn probe_failed() {
     counter!(PROBE_ERRORS.0).increment(1);
 }
 
-/// Notes that the configuration was read; `now` in seconds since 1970.
+/// Records that the configuration was read; `now` in seconds since 1970.
 pub fn config_read(now: f64) {
     gauge!(RELOAD_SUCCESS.0).set(1.0);
     gauge!(RELOAD_TIMESTAMP.0).set(now);
 }
 
-/// Notes that a new configuration was refused.
+/// Records that a new configuration was refused.
 pub fn config_refused() {
     gauge!(RELOAD_SUCCESS.0).set(0.0);
 }
 
-/// Notes whether metrics.listen is served.
+/// Records whether metrics.listen is served.
 pub fn listening(listening: bool) {
     gauge!(LISTENING.0).set(f64::from(listening));
 }
 
-/// Begins the metrics of the rescue at 0 that are not there yet, so that each increase is seen.
-/// `rules` are the names of all rules.
+/// Creates absent metrics of the rescue, with all `rules`, at 0, so that each increase is seen.
 pub fn rescue_begins(rules: &[String]) {
     for rule in rules {
         counter!(KLOG_MATCHES.0, "rule" => rule.clone()).absolute(0);
@@ -269,48 +263,47 @@ pub fn rescue_begins(rules: &[String]) {
     gauge!(RESCUE_ACTIVE.0).increment(0.0);
 }
 
-/// Records read from the kernel's log so far, and lost.
+/// Sets the records read from the kernel log so far, and those lost.
 pub fn klog_read(records: u64, lost: u64) {
     counter!(KLOG_RECORDS.0).absolute(records);
     counter!(KLOG_LOST.0).absolute(lost);
 }
 
-/// A record matched the rule of that name.
+/// Counts a record that matched this rule.
 pub fn klog_matched(rule: &str) {
     counter!(KLOG_MATCHES.0, "rule" => rule.to_owned()).increment(1);
 }
 
-/// An action of the rescue came to its end, and how long after its reason it began.
+/// Records a finished action of the rescue, and how long after its reason it began.
 pub fn rescue_acted(step: RescueStep, outcome: Outcome, reaction: Duration) {
     counter!(RESCUE_ACTIONS.0, "step" => step.as_str(), "outcome" => outcome.as_str()).increment(1);
     histogram!(RESCUE_REACTION.0).record(reaction);
 }
 
-/// An incident began.
+/// Counts an incident that began.
 pub fn incident_began(trigger: Trigger) {
     counter!(RESCUE_INCIDENTS.0, "trigger" => trigger.as_str()).increment(1);
     gauge!(RESCUE_ACTIVE.0).set(1.0);
 }
 
-/// The incident is over.
+/// Records the end of the incident.
 pub fn incident_ended() {
     gauge!(RESCUE_ACTIVE.0).set(0.0);
 }
 
-/// Incident files that were written and that failed, and what was lost because too much waited.
+/// Sets the incident files written and failed, and the data lost to full queues.
 pub fn incident_files(written: u64, failed: u64, lost: u64) {
     for (outcome, number) in [("written", written), ("failed", failed), ("lost", lost)] {
         counter!(INCIDENT_FILES.0, "outcome" => outcome).absolute(number);
     }
 }
 
-/// News of the rescue that were overwritten before they were read.
+/// Sets the news of the rescue overwritten before they were read.
 pub fn rescue_news_lost(lost: u64) {
     counter!(RESCUE_NEWS_LOST.0).absolute(lost);
 }
 
-/// Makes the metrics of defragmentation known before anything is defragmented: a counter that is not
-/// there cannot be watched for increase.
+/// Creates the metrics of defragmentation at 0: an absent counter cannot be watched for increase.
 pub fn defrag_begins() {
     for engine in Engine::ALL {
         for outcome in ["improved", "failed"] {
@@ -322,17 +315,17 @@ pub fn defrag_begins() {
     defrag_queue(0);
 }
 
-/// So many runs are under way.
+/// Sets the number of current runs.
 pub fn defrag_active(runs: usize) {
     gauge!(DEFRAG_ACTIVE.0).set(float(runs as u64));
 }
 
-/// So many runs are to come in this window.
+/// Sets the number of runs still to come in this window.
 pub fn defrag_queue(runs: usize) {
     gauge!(DEFRAG_QUEUE.0).set(float(runs as u64));
 }
 
-/// A run has ended.
+/// Counts a finished run.
 pub fn defrag_ended(engine: &str, outcome: &str, from: ExtentCount, to: ExtentCount) {
     let labels = [
         ("engine", engine.to_owned()),
@@ -342,7 +335,7 @@ pub fn defrag_ended(engine: &str, outcome: &str, from: ExtentCount, to: ExtentCo
     counter!(DEFRAG_EXTENTS_REMOVED.0).increment(from.0.saturating_sub(to.0));
 }
 
-/// Whether a window is open, and when the next one opens, in seconds since 1970.
+/// Sets whether a window is open, and when the next one opens, in seconds since 1970.
 pub fn maintenance(open: bool, next: Option<i64>) {
     gauge!(WINDOW_OPEN.0).set(f64::from(open));
     if let Some(next) = next.and_then(|next| u64::try_from(next).ok()) {
@@ -350,7 +343,7 @@ pub fn maintenance(open: bool, next: Option<i64>) {
     }
 }
 
-/// How the history goes.
+/// Sets the state of the history.
 pub fn history(health: &Health) {
     counter!(HISTORY_WRITTEN.0).absolute(health.written);
     counter!(HISTORY_LOST.0).absolute(health.lost);

@@ -1,6 +1,5 @@
-//! What the daemon publishes: metrics over HTTP.
-//!
-//! Everything here answers from the [`shared_status`], which is in memory: a scrape never waits for a disk.
+//! What the daemon publishes: HTTP pages, control socket, textfile. Metrics and status come from
+//! the [`shared_status`] in memory: a scrape never waits for a disk.
 
 pub mod control;
 pub mod history;

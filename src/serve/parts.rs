@@ -1,9 +1,8 @@
-//! The parts of the daemon and the state of each: `status`, `check`, `/metrics` and the alerts are
-//! all answered from here, so that they agree.
+//! The parts of the daemon and their states, as in `status`, `check`, `/metrics` and the alerts.
 //!
-//! The code that runs a part sets its state (`SharedStatus::set_part`) when it
-//! changes, or reads it every few seconds. A part that does not exist, such as a log file that is
-//! not followed any more, is removed, and its series with it.
+//! The code that runs a part sets its state (`SharedStatus::set_part`) on a change or every few
+//! seconds. A part that no longer exists, such as a log file no longer followed, is removed
+//! together with its series.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -17,19 +16,19 @@ use crate::model::Severity;
 pub enum Part {
     /// The threads that decide and act in an emergency.
     Rescue,
-    /// The reading of /dev/kmsg.
+    /// The reader of /dev/kmsg.
     KernelLog,
     /// A followed log file, by its path on one line.
     LogFile(String),
-    /// The search for stuck tasks.
+    /// The detector of stuck tasks.
     StallDetector,
     /// The recorder of incidents and its files.
     IncidentFiles,
-    /// The passes over all images.
+    /// The sweeps over all images.
     Sampler,
     /// The history.
     History,
-    /// The planning and running of defragmentations.
+    /// The scheduler of defragmentations.
     Maintenance,
     /// The pages at `metrics.listen`.
     Http,
@@ -42,7 +41,7 @@ pub enum Part {
 }
 
 impl Part {
-    /// How bad it is when the part does nothing at all: without these an emergency may pass by.
+    /// The severity when down: without the critical parts an emergency may go unnoticed.
     fn when_down(&self) -> Severity {
         match self {
             Part::Rescue | Part::KernelLog | Part::LogFile(_) | Part::StallDetector => {
@@ -52,7 +51,7 @@ impl Part {
         }
     }
 
-    /// The label `source` of `fragwatch_klog_source_up`, if the part is one.
+    /// The label `source` of `fragwatch_klog_source_up`, if the part is a source.
     pub fn source(&self) -> Option<&str> {
         match self {
             Part::KernelLog => Some("kmsg"),
@@ -83,10 +82,10 @@ impl fmt::Display for Part {
     }
 }
 
-/// How a part does.
+/// The state of a part.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum State {
-    /// As it should.
+    /// It works.
     Up,
     /// Switched off, by this setting.
     Off(String),
@@ -110,11 +109,11 @@ pub struct Parts(BTreeMap<Part, State>);
 /// A part in `status`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PartStatus {
-    /// Its name.
+    /// The name.
     pub part: String,
     /// `up`, `off`, `impaired` or `down`.
     pub state: String,
-    /// How bad that is.
+    /// The severity of the state.
     pub severity: Severity,
     /// Why it is not up.
     pub reason: Option<String>,
@@ -131,7 +130,7 @@ impl Parts {
         self.0.retain(|part, _| keep(part));
     }
 
-    /// Those that are not switched off, with how bad their states are.
+    /// The parts that are not switched off, and the severities of their states.
     pub fn severities(&self) -> impl Iterator<Item = (&Part, Severity)> {
         let on = |(_, state): &(&Part, &State)| !matches!(state, State::Off(_));
         self.0
@@ -140,7 +139,7 @@ impl Parts {
             .map(|(part, state)| (part, severity(part, state)))
     }
 
-    /// All, for `status` and `check`.
+    /// All parts, for `status` and `check`.
     pub fn status(&self) -> Vec<PartStatus> {
         let status = |(part, state): (&Part, &State)| {
             let (name, reason) = match state {

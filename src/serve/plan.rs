@@ -1,5 +1,5 @@
-//! A plan as `fragwatch plan` prints it: what is defragmented next, why everything else is left alone,
-//! and when the windows are. The daemon answers with it at `/v1/plan`.
+//! Formats a plan for `fragwatch plan` and for `/v1/plan`: what is defragmented next, why
+//! everything else is left alone, and when the windows are.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -17,7 +17,6 @@ use crate::model::{
 };
 use crate::table::TextTable;
 
-/// Windows that are shown.
 const WINDOWS: usize = 7;
 
 /// The plan as text for people; `width` is that of their terminal.
@@ -48,7 +47,6 @@ fn unusable_engines(engines: &[EngineState]) -> String {
     engines.iter().filter_map(line).collect()
 }
 
-/// What runs, in its order.
 fn runs(plan: &Plan, calendar: &Calendar, now: Timestamp, width: Option<u16>) -> String {
     let runs: Vec<(&Planned, PlannedRun)> = plan.images.iter().filter_map(run).collect();
     if runs.is_empty() {
@@ -82,7 +80,6 @@ fn runs(plan: &Plan, calendar: &Calendar, now: Timestamp, width: Option<u16>) ->
     text
 }
 
-/// Extents that a run takes away.
 fn gain(planned: &Planned, run: PlannedRun) -> String {
     let outlook = planned.outlook.as_ref();
     outlook.map_or("not looked at".to_owned(), |outlook| {
@@ -120,8 +117,7 @@ fn same_day(one: Timestamp, other: Timestamp, zone: &TimeZone) -> bool {
     zone.to_datetime(one).date() == zone.to_datetime(other).date()
 }
 
-/// What does not run, and why. Images that are not bad enough are only counted: of those there are
-/// many, and nothing is to be done about them.
+/// The images left alone, and why. The many that are not bad enough are only counted.
 fn left_alone(plan: &Plan, width: Option<u16>) -> String {
     let mut fine = 0_usize;
     let mut table = TextTable::new(&["IMAGE", ">EXTENTS", "WHY NOT"]).wrapped(width);
@@ -150,7 +146,6 @@ fn left_alone(plan: &Plan, width: Option<u16>) -> String {
     text
 }
 
-/// The next windows, by the clock of their zone.
 fn windows(calendar: &Calendar, now: Timestamp) -> String {
     if !calendar.has_windows() {
         return "No window is configured, so nothing is defragmented by itself: see \
@@ -179,7 +174,7 @@ fn windows(calendar: &Calendar, now: Timestamp) -> String {
 fn span(opening: Opening, zone: &TimeZone) -> String {
     let local = |at: Timestamp| at.to_zoned(zone.clone());
     let (opens, closes) = (local(opening.opens), local(opening.closes));
-    // On the night on which the clock is changed, both are named.
+    // Both zone abbreviations are shown on the night of a clock change.
     let changes = opens.offset() != closes.offset();
     let first = if changes {
         "%a %F %H:%M %Z"
@@ -188,18 +183,15 @@ fn span(opening: Opening, zone: &TimeZone) -> String {
     };
     let second = match closes.date().duration_since(opens.date()).as_hours() {
         0 => "%H:%M %Z",
-        // The same day of another week would look like that of this one.
+        // A week later the weekday alone would be ambiguous.
         hours if hours < 7 * 24 => "%a %H:%M %Z",
         _ => "%a %F %H:%M %Z",
     };
     format!("{} – {}", opens.strftime(first), closes.strftime(second))
 }
 
-/// The same as JSON. Keys are only ever added; points in time are seconds since 1970, and beside
-/// them stands what the clock of the zone shows.
-///
-/// # Errors
-/// None that could happen.
+/// The plan as JSON. Keys are only ever added. Times are in seconds since 1970; local times are
+/// beside them.
 pub fn render_json(
     plan: &Plan,
     engines: &[EngineState],
@@ -223,13 +215,13 @@ pub fn render_json(
     Ok(serde_json::to_string(&document)? + "\n")
 }
 
-/// What a plan was made of.
+/// The basis of a plan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum JudgedBy {
-    /// All that the daemon knows: counts, growth, forecasts, and what was severe before.
+    /// All data of the daemon: counts, growth, forecasts and past severities.
     Daemon,
-    /// The counts of this moment alone.
+    /// The current counts alone.
     Counts,
 }
 
@@ -255,7 +247,7 @@ struct WindowObject {
 
 impl WindowObject {
     fn new(opening: Opening, zone: &TimeZone) -> WindowObject {
-        // RFC 3339, which has an offset but no name of a zone.
+        // RFC 3339, which has an offset but no zone name.
         let local = |at: Timestamp| {
             let at: Zoned = at.to_zoned(zone.clone());
             at.strftime("%FT%T%:z").to_string()
@@ -279,7 +271,7 @@ struct ImageObject {
     severity: Severity,
     extents: ExtentCount,
     ideal_extents: ExtentCount,
-    /// What could be gained; `None` if its map was not read.
+    /// The possible gain; `None` if the map was not read.
     outlook: Option<Outlook>,
     run: Option<RunObject>,
     why_not: Option<WhyNotObject>,
@@ -294,10 +286,10 @@ struct RunObject {
     about_seconds: u64,
     needs_bytes: Bytes,
     bytes_per_second: BytesPerSecond,
-    /// Past runs that the speed was taken from; 0 if it is assumed.
+    /// Past runs that the speed is based on; 0 if it is assumed.
     measured_runs: u32,
     stall_seconds: f64,
-    /// Extents that it takes away; `None` if its map was not read.
+    /// Extents removed; `None` if the map was not read.
     gain_extents: Option<Between>,
 }
 
@@ -305,7 +297,7 @@ struct RunObject {
 struct WhyNotObject {
     code: ReasonCode,
     text: String,
-    /// Of an image that somebody has open: why `online` leaves it alone too.
+    /// For an image in use: why `online` leaves it alone too.
     #[serde(skip_serializing_if = "Option::is_none")]
     online: Option<Box<WhyNotObject>>,
 }

@@ -1,5 +1,4 @@
-//! The state of the daemon that every request is answered from. In memory: a scrape never waits for
-//! a disk.
+//! The state for answering requests, in memory: a scrape never waits for a disk.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -27,7 +26,6 @@ struct Now {
     stalls: Vec<(String, StallFlag)>,
     /// Metrics of the host's memory, as text for Prometheus.
     memory: String,
-    /// When the next sweep must have ended, at the latest.
     sweep_due: Instant,
     rescue: status::Rescue,
     parts: Parts,
@@ -39,8 +37,8 @@ struct Now {
     engines: Vec<status::EngineState>,
 }
 
-/// Whether defragmentation is paused. None until the file of the state directory is read or the
-/// operator commands something: paused until then.
+/// Whether defragmentation is paused. `None`, which counts as paused, until the file in the state
+/// directory is read or a command is given.
 #[derive(Debug, Default)]
 struct Pause(Option<bool>);
 
@@ -49,15 +47,14 @@ impl Pause {
         self.0.unwrap_or(true)
     }
 
-    /// Sets what an earlier daemon recorded. A command that came first is kept: the file may have
-    /// been read before that command changed it.
+    /// Keeps a command that came first: the file may have been read before that command changed it.
     fn restore(&mut self, recorded: bool) {
         self.0.get_or_insert(recorded);
     }
 }
 
 impl SharedStatus {
-    /// Of a daemon that was started at `started`. Its first sweep must end within `sweep_timeout`.
+    /// For a daemon started at `started`, whose first sweep must end within `sweep_timeout`.
     pub fn new(lifetime: Lifetime, started: UnixTime, sweep_timeout: Duration) -> Self {
         let now = Now {
             started,
@@ -83,11 +80,11 @@ impl SharedStatus {
     /// Replaces the snapshot.
     pub fn set_snapshot(&self, snapshot: Snapshot) {
         let snapshot = Arc::new(snapshot);
-        // The former one is dropped after the guard.
+        // Dropped after the lock is released.
         let _former = std::mem::replace(&mut self.lock().snapshot, snapshot);
     }
 
-    /// Sets which file systems can hang: mount points and their flags.
+    /// Sets the mount points of file systems that can hang, and their flags.
     pub fn set_stalls(&self, stalls: Vec<(String, StallFlag)>) {
         self.lock().stalls = stalls;
     }
@@ -97,7 +94,7 @@ impl SharedStatus {
         self.lock().memory = text;
     }
 
-    /// A sweep has ended; the next one must within `timeout`.
+    /// Records that a sweep has ended; the next one must end within `timeout`.
     pub fn swept(&self, timeout: Duration) {
         self.lock().sweep_due = Instant::now() + timeout;
     }
@@ -112,7 +109,7 @@ impl SharedStatus {
         self.lock().stalled().collect()
     }
 
-    /// For how long a sweep is overdue; `None` while all is well.
+    /// How long a sweep is overdue; `None` if none is.
     pub fn overdue(&self) -> Option<Duration> {
         self.lock().overdue()
     }
@@ -132,7 +129,7 @@ impl SharedStatus {
         self.lock().parts.set(part, state);
     }
 
-    /// Removes the parts for which this does not hold.
+    /// Keeps only the parts for which this holds.
     pub fn retain_parts(&self, keep: impl Fn(&Part) -> bool) {
         self.lock().parts.retain(keep);
     }
@@ -142,17 +139,17 @@ impl SharedStatus {
         self.lock().pause.is_on()
     }
 
-    /// Pauses or resumes defragmentation, as the operator commands.
+    /// Pauses or resumes defragmentation by an operator's command.
     pub fn pause(&self, paused: bool) {
         self.lock().pause = Pause(Some(paused));
     }
 
-    /// Sets what an earlier daemon recorded, unless the operator has commanded something since.
+    /// Sets what an earlier daemon recorded, unless there was a command since.
     pub fn restore_pause(&self, recorded: bool) {
         self.lock().pause.restore(recorded);
     }
 
-    /// Sets the defragmentations that are under way.
+    /// Sets the current defragmentations.
     pub fn post_runs(&self, runs: Vec<status::Run>) {
         self.lock().runs = runs;
     }
@@ -162,7 +159,7 @@ impl SharedStatus {
         self.lock().engines = engines;
     }
 
-    /// Sets why a new configuration was refused; `None` when it was accepted.
+    /// Sets why a new configuration was refused; `None` if it was accepted.
     pub fn config(&self, refused: Option<String>) {
         let mut now = self.lock();
         if refused.is_none() {
@@ -171,7 +168,7 @@ impl SharedStatus {
         now.config_refused = refused;
     }
 
-    /// Sets what the daemon was started with, and what is wrong with the configuration.
+    /// Sets the settings' origin at the start, and the error in the configuration.
     pub fn config_at_start(&self, in_force: status::InForce, error: Option<String>) {
         let mut now = self.lock();
         (now.config_in_force, now.config_refused) = (in_force, error);
@@ -187,7 +184,7 @@ impl SharedStatus {
         now.listen_error = error;
     }
 
-    /// What `fragwatch status` gets.
+    /// The answer to `fragwatch status`.
     pub fn status(&self) -> Status {
         let now = self.lock();
         let stalled = now.stalled().map(|(mount, since)| status::Stalled {
@@ -247,7 +244,7 @@ impl Now {
         Instant::now().checked_duration_since(self.sweep_due)
     }
 
-    /// All parts. That of the sampler is down as soon as a sweep is overdue.
+    /// All parts. The sampler is down while a sweep is overdue.
     fn parts(&self) -> Parts {
         let reason = |late: Duration| format!("its sweep is overdue by {} s", late.as_secs());
         let mut parts = self.parts.clone();

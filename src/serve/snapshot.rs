@@ -1,4 +1,4 @@
-//! What is known at the end of a sweep, as it is served.
+//! The state of images, file systems and host, as it is served.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -10,21 +10,21 @@ use crate::assess::Reason;
 use crate::model::path::shown;
 use crate::model::{Severity, UnixTime};
 
-/// Images on the landing page.
+/// Images on the landing page, in `status` and in incident files.
 const WORST: usize = 20;
 
-/// Made once, read by many.
+/// Rendered once per change, and shared by all readers.
 #[derive(Debug, Default)]
 pub struct Snapshot {
     /// Metrics of images and file systems, as text for Prometheus.
     pub text: axum::body::Bytes,
-    /// All images together.
+    /// Totals of all images.
     pub images: status::Images,
-    /// The worst images: those with the worst severity, and of these the most fragmented, first.
+    /// The worst images first: by severity, then by extents.
     pub worst: Vec<status::Row>,
-    /// All extent maps together.
+    /// The severity of all extent maps together.
     pub host: status::Host,
-    /// The names of the VMs that have images open, by the paths of the images as they are shown.
+    /// Names of the VMs that have images open, by the displayed paths of the images.
     pub vms: BTreeMap<String, String>,
     /// When the sweep ended.
     pub swept: Option<UnixTime>,
@@ -72,7 +72,7 @@ fn totals(images: &[ImageView<'_>], host: &HostView) -> status::Images {
 
 fn worst(images: &[ImageView<'_>]) -> Vec<status::Row> {
     let mut images: Vec<_> = images.iter().collect();
-    // One that is bad only for its growth is not hidden behind those that are ok.
+    // By severity first, so that images with fast growth only are not hidden behind ok ones.
     images.sort_by_key(|image| std::cmp::Reverse((image.severity, image.sample.extents)));
     let row = |image: &ImageView<'_>| status::Row {
         path: shown(&image.sample.path),
@@ -87,12 +87,10 @@ fn worst(images: &[ImageView<'_>]) -> Vec<status::Row> {
     images.into_iter().take(WORST).map(row).collect()
 }
 
-/// `None` while all is well.
 fn reason(severity: Severity, reason: Reason) -> Option<String> {
     (severity > Severity::Ok).then(|| reason.to_string())
 }
 
-/// The name of the VM that has an image open, in one line.
 fn vm(image: &ImageView<'_>) -> Option<String> {
     let name = image.owner.vm()?.name.as_deref()?;
     Some(shown(Path::new(name)))

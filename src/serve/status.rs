@@ -1,14 +1,14 @@
-//! What `fragwatch status` and `fragwatch check` get, as JSON. Keys are only ever added.
+//! The answer to `fragwatch status` and `fragwatch check`, as JSON. Keys are only ever added.
 
 use serde::{Deserialize, Serialize};
 
 use super::parts::PartStatus;
 use crate::model::{self, Bytes, Engine, ExtentCount, ExtentsPerDay, Severity, UnixTime};
 
-/// Version of this form; it grows only if a key ever changes its meaning.
+/// Version of this format; incremented only if a key changes its meaning.
 pub const SCHEMA: u32 = 1;
 
-/// All of it.
+/// The whole answer.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Status {
@@ -16,65 +16,65 @@ pub struct Status {
     pub schema: u32,
     /// The daemon.
     pub daemon: Daemon,
-    /// All images together.
+    /// Totals of all images.
     pub images: Images,
-    /// What all extent maps together mean for the host.
+    /// The effect of all extent maps on the host.
     pub host: Host,
-    /// The worst images: those with the worst severity, and of these the most fragmented, first.
+    /// The worst images first: by severity, then by extents.
     pub worst: Vec<Row>,
     /// Mount points whose file systems do not answer.
     pub stalled: Vec<Stalled>,
     /// The rescue.
     pub rescue: Rescue,
-    /// The parts of the daemon and how each does.
+    /// The parts of the daemon and their states.
     pub parts: Vec<PartStatus>,
     /// Whether the operator has paused defragmentation.
     pub paused: bool,
-    /// Defragmentations that are under way.
+    /// Current defragmentations.
     pub runs: Vec<Run>,
-    /// Which engines can be used on this host; empty until that is known, a moment after the start.
+    /// Which engines can be used on this host; empty for a moment after the start.
     pub engines: Vec<EngineState>,
 }
 
-/// The process that answers.
+/// The daemon process.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Daemon {
     /// Its version.
     pub version: String,
-    /// Its process id.
+    /// Its PID.
     pub pid: u32,
     /// When it was started.
     pub started: UnixTime,
     /// When the last sweep over all images ended.
     pub swept: Option<UnixTime>,
-    /// By how many seconds the next one is overdue.
+    /// How many seconds the next sweep is overdue.
     pub sweep_overdue_seconds: Option<u64>,
-    /// What is wrong with the configuration: the last new one, or that of the start.
+    /// The error in the last new configuration, or in that of the start.
     pub config_refused: Option<String>,
-    /// What is in force.
+    /// The origin of the settings in force.
     pub config_in_force: InForce,
     /// Why nothing listens at `metrics.listen`, if nothing does.
     pub listen_error: Option<String>,
 }
 
-/// Where the settings in force come from.
+/// The origin of the settings in force.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum InForce {
-    /// The configuration as it was when it was read last without a mistake.
+    /// The configuration as last read without an error.
     #[default]
     Configured,
-    /// The configuration of the start, but for its section `[maintenance]`, which is wrong.
+    /// The configuration of the start except its section `[maintenance]`, which is wrong.
     WithoutMaintenance,
-    /// The last good one before the start.
+    /// The last good configuration before the start.
     LastGood,
-    /// The defaults: there was no last good one.
+    /// The defaults, without a last good configuration.
     Defaults,
 }
 
 impl InForce {
-    /// What a refused configuration means, as half a sentence.
+    /// The meaning of a refused configuration, as a clause.
     pub fn in_words(self) -> &'static str {
         match self {
             InForce::Configured => {
@@ -95,34 +95,34 @@ impl InForce {
     }
 }
 
-/// All images together.
+/// Totals of all images.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Images {
-    /// How many there are.
+    /// The number of images.
     pub total: usize,
-    /// How many are ok.
+    /// Images with the severity ok.
     pub ok: usize,
-    /// How many are at or above a warning threshold.
+    /// Images with the severity warning.
     pub warning: usize,
-    /// How many are at or above a critical threshold.
+    /// Images with the severity critical.
     pub critical: usize,
-    /// Their extents.
+    /// All extents.
     pub extents: ExtentCount,
-    /// The extents of the one that has the most.
+    /// The largest number of extents of one image.
     pub most_extents: ExtentCount,
-    /// Kernel memory that all their extent maps take if they are loaded.
+    /// Kernel memory of all extent maps when loaded.
     #[serde(rename = "extent_map_memory_bytes")]
     pub extent_map_memory: Bytes,
 }
 
-/// The host, by what all extent maps together take of its memory.
+/// The severity of the memory of all extent maps, relative to the host's.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Host {
-    /// How bad that is.
+    /// The severity.
     pub severity: Severity,
-    /// How much it is, and which threshold it has reached; `None` while it is ok.
+    /// The memory and the threshold reached; `None` if ok.
     pub reason: Option<String>,
 }
 
@@ -130,20 +130,20 @@ pub struct Host {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Row {
-    /// Its path, on one line.
+    /// The path, on one line.
     pub path: String,
-    /// Its length.
+    /// The length.
     #[serde(rename = "size_bytes")]
     pub size: Bytes,
-    /// Its extents.
+    /// The number of extents.
     pub extents: ExtentCount,
-    /// How bad that is.
+    /// The severity.
     pub severity: Severity,
-    /// Which threshold it has reached; `None` while it is ok.
+    /// The threshold reached; `None` if ok.
     pub reason: Option<String>,
-    /// How fast it grows, as far as that is known.
+    /// The growth, if known.
     pub growth_per_day: Option<ExtentsPerDay>,
-    /// How long until it is critical, as far as that is known.
+    /// The time until it is critical, if known.
     pub seconds_to_critical: Option<u64>,
     /// The name of the VM that has it open.
     pub vm: Option<String>,
@@ -154,7 +154,7 @@ pub struct Row {
 pub struct EngineState {
     /// The engine.
     pub engine: Engine,
-    /// Whether it can.
+    /// Whether it can be used.
     pub usable: bool,
     /// Why not, as one word: `not_configured`, `no_xfs_fsr`, `kernel_known_bad`, `kernel_unknown`.
     pub reason: Option<String>,
@@ -174,18 +174,18 @@ impl From<&model::EngineState> for EngineState {
     }
 }
 
-/// A defragmentation that is under way.
+/// A current defragmentation.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Run {
     /// The image, on one line.
     pub path: String,
-    /// By what.
+    /// The engine.
     pub engine: Engine,
     /// When it began.
     pub began: UnixTime,
-    /// When it is expected to have ended.
+    /// When it is expected to end.
     pub ends: UnixTime,
-    /// How much of it is done, from 0 to 1, once that is known.
+    /// How much is done, from 0 to 1, once known.
     #[serde(default)]
     pub progress: Option<f64>,
 }
@@ -194,9 +194,9 @@ pub struct Run {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Stalled {
-    /// Where it is mounted.
+    /// The mount point.
     pub mount: String,
-    /// For how long.
+    /// How long it has not answered.
     pub seconds: u64,
 }
 
@@ -206,14 +206,14 @@ pub struct Stalled {
 pub struct Rescue {
     /// Whether it would act now.
     pub armed: bool,
-    /// Whether it does all but act.
+    /// Whether it only logs its actions.
     pub dry_run: bool,
-    /// What can start it on the running kernel, in words.
+    /// The triggers effective on the running kernel, in words.
     pub trigger: String,
     /// Whether there is an incident now.
     pub incident: bool,
-    /// When the path from the kernel's log to the actor was last tried out.
+    /// The last drill of the path from the kernel log to the actor.
     pub drilled: Option<UnixTime>,
-    /// How long that took; `None` if it failed.
+    /// Its duration; `None` if it failed.
     pub roundtrip_seconds: Option<f64>,
 }

@@ -1,6 +1,6 @@
-//! The metrics as a file for node_exporter's textfile collector, on hosts where nothing else may
-//! listen. Replaced as a whole, and removed when the daemon ends: node_exporter would go on serving
-//! its old counts.
+//! The metrics as a file for node_exporter's textfile collector, for hosts on which no other port
+//! may be opened. Replaced as a whole, and removed when the daemon ends: node_exporter would
+//! continue to serve the old values.
 
 use std::fs;
 use std::io;
@@ -17,27 +17,22 @@ use crate::background::{Background, Jobs, STACK};
 use crate::durable::replace;
 use crate::model::path::shown;
 
-/// How long the end waits for the file to be removed.
 const STOP_TIMEOUT: Duration = Duration::from_millis(300);
-/// node_exporter, which runs as another user, must read it. It reads no temporary file: only names
-/// that end in `.prom`.
+/// Readable for node_exporter, which runs as another user and reads only names ending in `.prom`,
+/// not the temporary file.
 const MODE: u32 = 0o644;
 
-/// Writes the file on a thread of its own: its disk may hang, and then nothing else does.
+/// Writes the file on a separate thread, because its disk may hang.
 #[derive(Debug)]
 pub struct Textfile {
     path: PathBuf,
-    /// Holds one text beside the one being written.
+    /// Queues one text besides the one being written.
     texts: Background<[Bytes; 2]>,
-    /// The last text could not be written.
     failing: Arc<AtomicBool>,
 }
 
 impl Textfile {
     /// Starts the thread.
-    ///
-    /// # Errors
-    /// When there can be no more threads.
     pub fn start(path: PathBuf) -> io::Result<Self> {
         let file = path.clone();
         let failing = Arc::new(AtomicBool::new(false));
@@ -50,13 +45,13 @@ impl Textfile {
         })
     }
 
-    /// The file.
+    /// The path of the file.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Replaces the file, and returns the state of the writing. A text is dropped if the disk has
-    /// not answered since the one before the last.
+    /// Queues a text, and returns the state of the part. The text is dropped if an earlier one is
+    /// still queued because the disk does not answer.
     pub fn write(&self, text: [Bytes; 2]) -> State {
         let path = shown(&self.path);
         if !self.texts.push(text) {
@@ -80,11 +75,10 @@ impl Drop for Textfile {
     }
 }
 
-/// Until there are no more texts; then the file is removed.
 fn write_all(path: &Path, texts: &mut Jobs<[Bytes; 2]>, failing: &AtomicBool) {
     for text in texts {
         let written = replace(path, &text.concat(), MODE);
-        // Once, not every 15 s.
+        // Logged once, not every 15 s.
         match (failing.swap(written.is_err(), Ordering::Relaxed), written) {
             (true, Ok(())) => info!("{} is written again", path.display()),
             (false, Err(error)) => {

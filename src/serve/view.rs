@@ -1,4 +1,4 @@
-//! What is rendered of images, file systems and host: metrics, status, landing page.
+//! The data of images, file systems and host that metrics, status and landing page render.
 
 use std::time::Duration;
 
@@ -16,13 +16,13 @@ pub struct ImageView<'a> {
     pub owner: &'a Owner,
     /// Its last map, if one was read.
     pub map: Option<&'a ExtentMap>,
-    /// What it gains, if that is known.
+    /// Its growth, if known.
     pub growth: Option<ExtentsPerDay>,
-    /// How long until it is critical, if that is known.
+    /// The time until it is critical, if known.
     pub time_left: Option<Duration>,
-    /// How bad it is.
+    /// Its severity.
     pub severity: Severity,
-    /// Why.
+    /// The reason for the severity.
     pub reason: Reason,
     /// Its file system.
     pub filesystem: Option<&'a Filesystem>,
@@ -31,7 +31,7 @@ pub struct ImageView<'a> {
 /// One file system.
 #[derive(Debug, Clone, Copy)]
 pub struct FilesystemView<'a> {
-    /// How full it is.
+    /// Its size and free space.
     pub filesystem: &'a Filesystem,
     /// Extents of all images on it.
     pub extents: ExtentCount,
@@ -40,10 +40,10 @@ pub struct FilesystemView<'a> {
 /// The host.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct HostView {
-    /// Kernel memory that all extent maps take when they are loaded.
+    /// Kernel memory of all extent maps when loaded.
     pub memory: Bytes,
-    /// How bad that is.
+    /// The severity of that.
     pub severity: Severity,
-    /// Why; `None` before it was judged.
+    /// The reason; `None` before the first assessment.
     pub reason: Option<Reason>,
 }

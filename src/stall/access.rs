@@ -1,21 +1,21 @@
-//! Whether the kernel stacks of other tasks can be read at all.
+//! Checks whether the kernel stacks of other tasks can be read.
 
 use std::io;
 use std::path::Path;
 
 use rustix::fs::{PROC_SUPER_MAGIC, statfs};
 
-/// Reads our own stack, which is always there, and that of kthreadd, which is not ours and takes the
-/// right to look at others.
+/// Reads the process's own stack, which always exists, and that of kthreadd, which requires the
+/// privilege to inspect other tasks.
 ///
 /// # Errors
-/// When they cannot be read, with what is missing; and when the tasks of the host are hidden.
+/// If they cannot be read, with what is missing, or if the tasks of the host are hidden.
 pub(super) fn check_stacks(proc: &Path) -> io::Result<()> {
     for (name, must_be_there) in [("self/stack", true), ("2/stack", false)] {
         let path = proc.join(name);
         match std::fs::read(&path) {
             Err(error) if must_be_there || error.kind() != io::ErrorKind::NotFound => {
-                // proc_pid_stack (fs/proc/base.c).
+                // See proc_pid_stack (fs/proc/base.c).
                 let hint = match error.kind() {
                     io::ErrorKind::NotFound => " (a kernel without CONFIG_STACKTRACE)",
                     io::ErrorKind::PermissionDenied => {
@@ -30,7 +30,7 @@ pub(super) fn check_stacks(proc: &Path) -> io::Result<()> {
         }
     }
     let is_procfs = statfs(proc).is_ok_and(|about| about.f_type == PROC_SUPER_MAGIC);
-    // Every kernel has it, with this number, and it never ends (rest_init, init/main.c).
+    // kthreadd has PID 2 on every kernel and never ends (rest_init, init/main.c).
     let kthreadd = || std::fs::read(proc.join("2/comm")).is_ok_and(|comm| comm == b"kthreadd\n");
     if is_procfs && !kthreadd() {
         let text = format!(

@@ -1,4 +1,4 @@
-//! The detector: its thread, and the readers that it can leave behind.
+//! The detector thread, and the readers that it can leave behind.
 
 use std::io;
 use std::path::PathBuf;
@@ -17,48 +17,45 @@ use crate::model::{Monotonic, StuckTask};
 use crate::rescue::clock::now;
 use crate::sys::realtime::touch_stack;
 
-/// How often the gate is checked.
+/// Interval between checks of the gate.
 pub const INTERVAL: Duration = Duration::from_secs(1);
-/// Readers that may hang.
+/// Maximum number of hanging readers.
 pub const LEFT_BEHIND: usize = 4;
-/// A reader that takes longer is left behind. Shorter than [`GAP`](super::tracker::GAP), so that a stall is
-/// not forgotten over it.
+/// Time limit of a reader; below [`GAP`](super::tracker::GAP), so that no stall is forgotten.
 const READER_DEADLINE: Duration = Duration::from_secs(3);
-/// What each thread touches of its stack and its heap before it is needed: chosen with room to spare,
-/// not measured.
+/// Stack and heap that each thread touches before use: a generous estimate, not measured.
 const STACK_KIB: usize = 128;
 const HEAP_KIB: usize = 96;
-/// Without an answer for so long the detector is not up. Longer than it takes to leave a few readers
-/// behind.
+/// The detector is down after this time without an answer; it allows for the loss of a few readers.
 pub const SILENT_AFTER: Duration = Duration::from_secs(15);
 
-/// What a detector is made of.
+/// Settings of the detector.
 #[derive(Debug, Clone)]
 pub struct StallSettings {
-    /// Where procfs is mounted.
+    /// Mount point of procfs.
     pub proc: PathBuf,
-    /// How long a task has to be starved.
+    /// How long a task must be starved to be stuck.
     pub stall_after: Duration,
-    /// How often the gate is checked; [`INTERVAL`] outside of tests.
+    /// Interval between checks of the gate; [`INTERVAL`] except in tests.
     pub interval: Duration,
 }
 
-/// The state of the detector.
+/// State of the detector.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct StallHealth {
     /// Checks of the gate.
     pub beats: u64,
     /// Scans of all tasks.
     pub scans: u64,
-    /// Readers that hang.
+    /// Number of hanging readers.
     pub left_behind: usize,
-    /// The thread at whose file the last of them hangs.
+    /// The thread at which the last of them hangs.
     pub hangs_at: Option<u32>,
-    /// Why a stall would not be noticed now; `None` if all is well.
+    /// Why stalls would currently go unnoticed; `None` if they would not.
     pub trouble: Option<String>,
 }
 
-/// The running stall detector. Ends when it goes out of scope.
+/// The running stall detector; stops when dropped.
 #[derive(Debug)]
 pub struct StallDetector {
     counts: Arc<Counts>,
@@ -68,14 +65,13 @@ pub struct StallDetector {
 #[derive(Debug, Default)]
 struct Counts {
     beats: AtomicU64,
-    /// When the last of them was, in nanoseconds ([`Monotonic`]).
+    /// Time of the last beat, in nanoseconds ([`Monotonic`]).
     beat_at: AtomicU64,
-    /// When a reader last answered.
     answered_at: AtomicU64,
     scans: AtomicU64,
     left_behind: AtomicUsize,
     hangs_at: AtomicU32,
-    /// Why stacks could not be read at the last scan. Locked for a copy only.
+    /// Why stacks could not be read at the last scan. Locked only for a copy.
     unreadable: Mutex<Option<String>>,
 }
 
@@ -103,12 +99,12 @@ impl Counts {
 }
 
 impl StallDetector {
-    /// Starts it. `on_stall` is called at each scan at which tasks are stuck, with the one that is
-    /// stuck the longest, on the detector's own thread: it must not wait.
+    /// Starts the detector. Each scan that finds stuck tasks calls `on_stall`, on the detector's
+    /// thread, with the longest stuck one; it must not block.
     ///
     /// # Errors
-    /// When stacks cannot be read, which takes CAP_SYS_ADMIN, CAP_SYS_PTRACE and CONFIG_STACKTRACE,
-    /// or threads are short.
+    /// If stacks cannot be read (requires CAP_SYS_ADMIN, CAP_SYS_PTRACE and CONFIG_STACKTRACE), or
+    /// threads cannot be started.
     pub fn start(
         settings: StallSettings,
         on_stall: impl FnMut(&StuckTask) + Send + 'static,
@@ -140,7 +136,7 @@ impl StallDetector {
         })
     }
 
-    /// Its state.
+    /// Returns the state of the detector.
     pub fn health(&self) -> StallHealth {
         let counts = &self.counts;
         let hangs_at = counts.hangs_at.load(Ordering::Relaxed);
@@ -191,20 +187,18 @@ fn run(
     }
 }
 
-/// Prepares the calling thread for work while memory is short, see the module: what it uses of its
-/// stack and its heap is there from now on.
+/// Prepares the calling thread for memory shortage: touches the stack and heap that it will use.
 fn prepare_thread() {
-    // It takes CAP_SYS_RESOURCE, and Linux 5.6.
+    // Requires CAP_SYS_RESOURCE and Linux 5.6.
     let _ = configure_io_flusher_behavior(true);
     touch_stack::<STACK_KIB>();
-    // Less than malloc(3) would give back (M_TRIM_THRESHOLD).
+    // Less than the free memory that malloc(3) would return to the kernel (M_TRIM_THRESHOLD).
     drop(std::hint::black_box(vec![1_u8; HEAP_KIB * 1024]));
 }
 
-/// The result of a scan; `None` if the gate was closed.
+/// Result of a scan; `None` if the gate was closed.
 type Scanned = io::Result<Option<Vec<Seen>>>;
 
-/// The reader at work, and those that hang.
 struct Readers {
     proc: PathBuf,
     current: Option<Reader>,
@@ -213,22 +207,18 @@ struct Readers {
 }
 
 struct Reader {
-    /// The tasks that are tracked.
     asked: SyncSender<Vec<TaskKey>>,
     scanned: Receiver<Scanned>,
     progress: Arc<Progress>,
 }
 
 impl Readers {
-    /// Scans by the reader.
-    ///
-    /// # Errors
-    /// When stacks cannot be read, and when the reader hangs.
+    /// Requests a scan. Fails if stacks cannot be read or the reader hangs.
     fn scan(&mut self, tracked: Vec<TaskKey>) -> Scanned {
         self.left_behind
             .retain(|(_, progress)| !progress.returned.load(Ordering::Acquire));
         if self.current.is_none() && self.left_behind.len() < LEFT_BEHIND {
-            // If there is no thread it is tried again at the next scan.
+            // If no thread can be started, the next scan retries.
             let _ = self.start();
         }
         let answer = match &self.current {

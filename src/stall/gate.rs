@@ -1,4 +1,4 @@
-//! When all tasks are scanned.
+//! The gate: decides when all tasks are scanned.
 
 use std::fs::File;
 use std::time::Duration;
@@ -8,17 +8,15 @@ use rustix::io::pread;
 use crate::model::Monotonic;
 use crate::sys::proc;
 
-/// The gate stays open for this time after a sign.
+/// How long the gate stays open after a sign.
 const HOLD: Duration = Duration::from_secs(5);
-/// The interval of scans while no task is starved. Ordinary pressure is a sign too, and some hosts
-/// always have some.
+/// Minimum interval while no task is starved: ordinary pressure, constant on some hosts, is a sign.
 const CALM_INTERVAL: Duration = Duration::from_secs(3);
-/// The interval of scans without any sign.
+/// Interval of scans without a sign.
 pub(super) const BLIND_INTERVAL: Duration = Duration::from_secs(60);
-/// The same where there is no PSI.
+/// The same without PSI.
 pub(super) const BLIND_INTERVAL_WITHOUT_PSI: Duration = Duration::from_secs(10);
 
-/// Opens when a scan is worth its price.
 #[derive(Debug)]
 pub(super) struct Gate {
     blind_interval: Duration,
@@ -37,7 +35,7 @@ impl Gate {
         }
     }
 
-    /// `sign` is a count that moves when tasks wait for memory; `None` if it cannot be read.
+    /// `sign` is a count that changes while tasks wait for memory; `None` if it cannot be read.
     pub(super) fn opens(&mut self, now: Monotonic, sign: Option<u64>, alarmed: bool) -> bool {
         if sign.is_none() || self.sign.is_some_and(|before| Some(before) != sign) {
             self.open_until = now.plus(HOLD);
@@ -53,24 +51,24 @@ impl Gate {
     }
 }
 
-/// The microseconds in which tasks waited for memory.
+/// Microseconds in which tasks waited for memory.
 pub(super) fn pressure_total(file: &File, buffer: &mut [u8]) -> Option<u64> {
     let length = pread(file, &mut *buffer, 0).ok()?;
     Some(proc::pressure(buffer.get(..length)?, "some")?.total)
 }
 
-/// How often tasks had to free memory themselves: by /proc/vmstat.
+/// Number of direct reclaims and compactions, from /proc/vmstat.
 pub(super) fn allocation_stalls(vmstat: &File, buffer: &mut [u8]) -> Option<u64> {
     sum_of(vmstat, buffer, |part| Some(proc::allocation_stalls(part)))
 }
 
-/// How often tasks were throttled because the memory reserves are used up: by /proc/vmstat. It
-/// counts in `throttle_direct_reclaim` (mm/vmscan.c), before each sleep.
+/// Number of times that tasks were throttled because the memory reserves were used up, from
+/// /proc/vmstat; counted in `throttle_direct_reclaim` (mm/vmscan.c) before each sleep.
 pub(super) fn direct_throttles(vmstat: &File, buffer: &mut [u8]) -> Option<u64> {
     sum_of(vmstat, buffer, proc::direct_throttles)
 }
 
-/// The sum of the counts in the parts of a file. None if it cannot be read or has none.
+/// Sum of the counts in a file; `None` if it cannot be read or has none.
 fn sum_of(file: &File, buffer: &mut [u8], count: impl Fn(&[u8]) -> Option<u64>) -> Option<u64> {
     let mut total: Option<u64> = None;
     proc::each_part(file, buffer, |part| {

@@ -1,4 +1,4 @@
-//! Reads /proc: which tasks may be starved, and their stacks.
+//! Reads /proc: finds tasks that may be starved, and reads their stacks.
 
 use rustix::fs::{CWD, Mode, OFlags, RawDir, openat};
 use rustix::io::{Errno, read};
@@ -23,26 +23,23 @@ use crate::model::path::printable;
 use crate::rescue::clock::now;
 use crate::sys::proc::{PF_KTHREAD, TaskStat, number, stack_frames, task_stat};
 
-/// Tasks that are looked at from their own processor, in one scan.
+/// Maximum number of tasks per scan that are read from their own processor.
 const PINNED: usize = 8;
-/// A task whose stack does not show is looked at from its own processor if it spent this share of
-/// the time since the last scan in the kernel: in clock ticks, of which there are 100 a second
-/// (USER_HZ).
+/// A task with an invisible stack is read from its own processor if it used at least this many
+/// clock ticks per second in the kernel since the last scan, of 100 (USER_HZ).
 const BUSY_TICKS_PER_SECOND: u64 = 20;
-/// Bytes of a file that are read, and of a directory at a time.
 const BUFFER: usize = 16 * 1024;
 
-/// A task whose stack was to be read.
+/// Result for one suspect task.
 #[derive(Debug, Clone)]
 pub(super) struct Seen {
     pub(super) key: TaskKey,
     pub(super) verdict: StackVerdict,
     pub(super) comm: String,
-    /// Of a starved one.
+    /// Frames; only of a starved task.
     pub(super) stack: Vec<String>,
 }
 
-/// A task whose stack is to be read.
 #[derive(Debug)]
 struct Suspect {
     key: TaskKey,
@@ -50,28 +47,25 @@ struct Suspect {
     processor: u64,
     /// Clock ticks in the kernel since the last scan.
     ticks: u64,
-    /// Whether it was starved before.
     tracked: bool,
 }
 
 /// Why a file of a task was not read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum NotRead {
-    /// The task has ended.
     Gone,
-    /// No memory, no permission, a task at which another reader hangs, …
+    /// No memory, no permission, another reader hangs at the task, …
     Unknown,
 }
 
-/// Where a reader is, for those who wait for it.
+/// Progress of a reader, for the thread that waits for it.
 #[derive(Debug, Default)]
 pub(super) struct Progress {
-    /// The thread whose file is being read, 0 if none.
+    /// The thread whose file is being read, 0 for none.
     pub(super) at: AtomicU32,
     pub(super) returned: AtomicBool,
 }
 
-/// Reads /proc.
 pub(super) struct Scanner {
     root: PathBuf,
     proc: OwnedFd,
@@ -80,18 +74,17 @@ pub(super) struct Scanner {
     pressure: Option<File>,
     gate: Gate,
     buffer: Vec<u8>,
-    /// Room for what a directory holds.
     entries: Vec<u8>,
     path: String,
     processes: Vec<u64>,
     threads: Vec<u64>,
-    /// Clock ticks in the kernel of all tasks at the last scan, in order.
+    /// Kernel-mode clock ticks of all tasks at the last scan, sorted.
     ticks: Vec<(TaskKey, u64)>,
     scanned: Monotonic,
-    /// How often tasks had been throttled at the last scan.
+    /// Throttle count at the last scan.
     throttled: Option<u64>,
     progress: Arc<Progress>,
-    /// Threads at which others hang.
+    /// Threads at which other readers hang.
     skip: Vec<u32>,
 }
 
@@ -102,7 +95,7 @@ impl Scanner {
         progress: Arc<Progress>,
     ) -> io::Result<Scanner> {
         let mut buffer = vec![0; BUFFER];
-        // Where PSI is off the file is there but cannot be opened or read (kernel/sched/psi.c).
+        // Where PSI is off, the file exists but cannot be opened or read (kernel/sched/psi.c).
         let pressure = File::open(proc.join("pressure/memory")).ok();
         let pressure = pressure.filter(|file| pressure_total(file, &mut buffer).is_some());
         let blind_interval = match pressure {
@@ -131,10 +124,7 @@ impl Scanner {
         })
     }
 
-    /// Scans all suspect tasks, and those in `tracked` in any case. `None` if the gate is closed.
-    ///
-    /// # Errors
-    /// When stacks cannot be read.
+    /// Scans suspect and `tracked` tasks; `None` if the gate is closed. Fails on unreadable stacks.
     pub(super) fn scan(&mut self, tracked: &[TaskKey]) -> io::Result<Option<Vec<Seen>>> {
         let time = now();
         let sign = match &self.pressure {
@@ -145,14 +135,14 @@ impl Scanner {
             return Ok(None);
         }
         if let Err(error) = check_stacks(&self.root) {
-            // It is tried again at the next second.
+            // Retried at the next check of the gate.
             self.gate.last_scan = None;
             return Err(error);
         }
         Ok(Some(self.scan_all(time, tracked)))
     }
 
-    /// Those that are tracked and not among the result have ended.
+    /// Tracked tasks missing from the result have ended.
     fn scan_all(&mut self, time: Monotonic, tracked: &[TaskKey]) -> Vec<Seen> {
         let since = time.since(std::mem::replace(&mut self.scanned, time));
         let mut seen = Vec::new();
@@ -165,7 +155,7 @@ impl Scanner {
             }
         }
         let mut others = self.find_others(tracked);
-        // Those that spend most of their time in the kernel first.
+        // Those that use the most kernel time first.
         others.sort_by_key(|task| std::cmp::Reverse(task.ticks));
         suspects.append(&mut others);
         let busy = since.as_secs().max(1).saturating_mul(BUSY_TICKS_PER_SECOND);
@@ -185,7 +175,6 @@ impl Scanner {
         seen
     }
 
-    /// A task that was starved at an earlier scan, whatever its state.
     fn find_tracked(&mut self, key: TaskKey) -> Result<Suspect, NotRead> {
         let TaskKey { pid, tid, start } = key;
         let length = self.read(tid.into(), format_args!("{pid}/task/{tid}/stat"))?;
@@ -203,7 +192,6 @@ impl Scanner {
         })
     }
 
-    /// Tasks that are not tracked and may be starved.
     fn find_others(&mut self, tracked: &[TaskKey]) -> Vec<Suspect> {
         let throttled = direct_throttles(&self.vmstat, &mut self.buffer);
         let mut search = Search {
@@ -226,7 +214,7 @@ impl Scanner {
     }
 
     fn scan_process(&mut self, pid: u64, search: &mut Search<'_>) {
-        // For a process with one thread this is enough, with fewer calls.
+        // Sufficient for a single-threaded process, and cheaper.
         let Ok(length) = self.read(pid, format_args!("{pid}/stat")) else {
             return;
         };
@@ -264,13 +252,13 @@ impl Scanner {
         })
     }
 
-    /// While we run on its processor the task does not, and its stack shows.
+    /// While this thread runs on its processor, the task does not, and its stack is visible.
     fn read_stack_pinned(&mut self, task: &Suspect) -> Option<Seen> {
         let _pinned = Pinned::to(task.processor)?;
         self.read_stack(task).ok()
     }
 
-    /// Reads the first part of a file of a thread into the buffer.
+    /// Reads the first part of a task's file into the buffer.
     fn read(&mut self, tid: u64, path: std::fmt::Arguments<'_>) -> Result<usize, NotRead> {
         let tid = u32::try_from(tid).map_err(|_| NotRead::Gone)?;
         if self.skip.contains(&tid) {
@@ -290,7 +278,7 @@ impl Scanner {
         })
     }
 
-    /// The numbers among the names in a directory; none if it cannot be read.
+    /// Lists the numeric names in a directory; empty if it cannot be read.
     fn list(&mut self, path: &str, numbers: &mut Vec<u64>) {
         numbers.clear();
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -304,12 +292,10 @@ impl Scanner {
     }
 }
 
-/// What one scan has found so far.
 struct Search<'a> {
     tracked: &'a [TaskKey],
     /// Whether tasks in state S are suspect.
     sleepers: bool,
-    /// Clock ticks at the last scan, in order.
     before: Vec<(TaskKey, u64)>,
     ticks: Vec<(TaskKey, u64)>,
     suspects: Vec<Suspect>,
@@ -342,7 +328,7 @@ impl Search<'_> {
         }
     }
 
-    /// Nothing is known of a task that is new.
+    /// 0 for a new task, whose earlier ticks are unknown.
     fn ticks_since_last(&self, key: TaskKey, ticks: u64) -> u64 {
         let place = self.before.binary_search_by_key(&key, |(key, _)| *key);
         let before = place.ok().and_then(|place| self.before.get(place));
@@ -359,7 +345,7 @@ fn unseen(key: TaskKey, comm: String) -> Seen {
     }
 }
 
-/// The calling thread runs on one processor only, until this goes out of scope.
+/// Pins the calling thread to one processor until dropped.
 struct Pinned {
     before: CpuSet,
 }
@@ -380,7 +366,7 @@ impl Pinned {
 
 impl Drop for Pinned {
     fn drop(&mut self) {
-        // It was possible before; only a processor that is gone meanwhile could forbid it.
+        // The old mask was valid before; this can fail only if a processor has been removed.
         let _ = sched_setaffinity(None, &self.before);
     }
 }

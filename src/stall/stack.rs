@@ -1,24 +1,23 @@
-//! Whether a kernel stack shows a task of XFS that waits for memory.
+//! Decides whether a kernel stack shows XFS waiting for memory.
 
 use crate::sys::proc;
 
-/// What the stack of a task shows.
+/// Verdict on a stack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StackVerdict {
     /// XFS waits for the allocator.
     Starved,
     /// The kernel shows no stack.
     Unseen,
-    /// It does something else.
+    /// The task does something else.
     Elsewhere,
 }
 
-/// Functions that belong to XFS, by how their names begin (fs/xfs). Where XFS is a module, `[xfs]`
-/// behind the name shows it as well.
+/// Prefixes of XFS functions (fs/xfs); in a module, `[xfs]` after the name marks them too.
 const XFS: [&[u8]; 5] = [b"xfs_", b"_xfs_", b"__xfs_", b"xlog_", b"xfsaild"];
 
-/// Functions of the allocators, by how their names begin: kernels differ in what follows
-/// (`__alloc_pages_noprof`, `kmem_cache_alloc_lru`, `__kmalloc_cache_noprof`, …).
+/// Prefixes of allocator functions; suffixes vary between kernels (`__alloc_pages_noprof`,
+/// `kmem_cache_alloc_lru`, `__kmalloc_cache_noprof`, …).
 const ALLOCATOR_BEGINNINGS: [&[u8]; 21] = [
     // mm/page_alloc.c, mm/mempolicy.c
     b"__alloc_pages",
@@ -47,8 +46,7 @@ const ALLOCATOR_BEGINNINGS: [&[u8]; 21] = [
     b"compact_zone",
 ];
 
-/// The same by their whole names, where the beginning is ambiguous: `shrink_dcache_parent`
-/// is called by rmdir.
+/// Full names where a prefix would be ambiguous: `shrink_dcache_parent` is called by rmdir.
 const ALLOCATOR_NAMES: [&[u8]; 27] = [
     // mm/slub.c
     b"allocate_slab",
@@ -75,7 +73,7 @@ const ALLOCATOR_NAMES: [&[u8]; 27] = [
     b"try_to_compact_pages",
     b"congestion_wait",
     b"out_of_memory",
-    // fs/xfs/kmem.c before 6.9 and fs/xfs/xfs_buf.c, which try again by themselves
+    // fs/xfs/kmem.c before 6.9 and fs/xfs/xfs_buf.c, which retry by themselves
     b"kmem_alloc",
     b"kmem_alloc_large",
     b"kmem_zone_alloc",
@@ -90,7 +88,7 @@ const CGROUP: [&[u8]; 3] = [
     b"try_charge_memcg",
 ];
 
-/// The verdict on the text of /proc/PID/stack.
+/// Judges the text of /proc/PID/stack.
 pub fn verdict(stack: &[u8]) -> StackVerdict {
     let mut frames = 0;
     let mut allocates = false;
@@ -99,7 +97,7 @@ pub fn verdict(stack: &[u8]) -> StackVerdict {
         frames += 1;
         let name = function(frame);
         limited |= CGROUP.contains(&name);
-        // From the inside to the outside: what comes later has called what came before.
+        // Innermost first: later frames called the earlier ones.
         if allocates && !limited && is_xfs(frame, name) {
             return StackVerdict::Starved;
         }
@@ -112,7 +110,7 @@ pub fn verdict(stack: &[u8]) -> StackVerdict {
     }
 }
 
-/// `xfs_ilock` of `xfs_ilock.part.0+0x8e/0x120 [xfs]`.
+/// Extracts `xfs_ilock` from `xfs_ilock.part.0+0x8e/0x120 [xfs]`.
 fn function(frame: &[u8]) -> &[u8] {
     let end = frame.iter().position(|byte| b"+. ".contains(byte));
     frame.get(..end.unwrap_or(frame.len())).unwrap_or_default()

@@ -1,4 +1,4 @@
-//! Since when each task has been starved, scan after scan.
+//! Tracks since when each task has been starved.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -6,21 +6,21 @@ use std::time::Duration;
 use super::stack::StackVerdict;
 use crate::model::Monotonic;
 
-/// Scans at which a task was starved may be so far apart and still count as one stall.
+/// Maximum time between two starved readings of one stall.
 pub const GAP: Duration = Duration::from_secs(5);
 
-/// Identifies a task: its number can be used again, but not with the same start time.
+/// Identifies a task: its number can be reused, but not with the same start time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TaskKey {
-    /// Its process.
+    /// Process ID.
     pub pid: u32,
-    /// The thread.
+    /// Thread ID.
     pub tid: u32,
-    /// Clock ticks after boot at which it began.
+    /// Start time in clock ticks since boot.
     pub start: u64,
 }
 
-/// How long each task has been starved: a state machine over times and verdicts.
+/// A state machine over times and verdicts.
 #[derive(Debug)]
 pub struct StallTracker {
     stall_after: Duration,
@@ -33,12 +33,12 @@ pub struct StallTracker {
 struct Starvation {
     since: Monotonic,
     last: Monotonic,
-    /// The scan at which the task was seen, starved or not to be judged.
+    /// The last scan that saw the task starved or could not judge it.
     scan: u64,
 }
 
 impl StallTracker {
-    /// Tasks are stuck that are starved in each scan for `stall_after`.
+    /// A task is stuck once it has been starved at each scan for `stall_after`.
     pub fn new(stall_after: Duration) -> StallTracker {
         StallTracker {
             stall_after,
@@ -48,8 +48,8 @@ impl StallTracker {
         }
     }
 
-    /// Adds a scan. Those of [`StallTracker::tracked`] that are missing have ended. Returns those that
-    /// are stuck and since when they have been starved.
+    /// Adds a scan. Tasks of [`StallTracker::tracked`] missing in it have ended. Returns the stuck
+    /// tasks and since when each has been starved.
     pub fn update(
         &mut self,
         now: Monotonic,
@@ -90,7 +90,7 @@ impl StallTracker {
         self.starved.iter().filter_map(stuck).collect()
     }
 
-    /// A scan that could not be made. The time that it took is not counted against [`GAP`].
+    /// Adds a failed scan. Its duration does not count against [`GAP`].
     pub fn missed(&mut self, now: Monotonic) {
         let took = now.since(self.updated);
         self.updated = now;
@@ -99,8 +99,7 @@ impl StallTracker {
         }
     }
 
-    /// The tasks that are starved, if not for long enough yet; the longest first. They are to be
-    /// looked at again at the next scan, whatever their state.
+    /// The starved tasks, stuck or not, longest first. The next scan must read them in any state.
     pub fn tracked(&self) -> Vec<TaskKey> {
         let mut tracked: Vec<_> = self.starved.iter().collect();
         tracked.sort_by_key(|(_, stall)| stall.since);

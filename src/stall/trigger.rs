@@ -2,19 +2,19 @@
 
 use crate::model::path::printable;
 
-/// Whether the running kernel logs that XFS waits for memory.
+/// Whether a kernel logs that XFS waits for memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Message {
     /// It does.
     Printed,
-    /// It never does: from 6.9 on.
+    /// It never does (6.9 and later).
     Never,
-    /// Its vendor mixes versions: the number does not show it.
+    /// Unknown: the vendor mixes versions.
     Uncertain,
 }
 
 impl Message {
-    /// Of a kernel, by its release (`uname -r`).
+    /// Determines this from a kernel release (`uname -r`).
     pub fn of(release: &str) -> Message {
         // RHEL and what is made of it, Oracle's UEK, SUSE, Amazon, Tencent, openEuler, Anolis take
         // XFS from later kernels.
@@ -37,7 +37,7 @@ impl Message {
     }
 }
 
-/// Which trigger is effective on a kernel, for the operator.
+/// Describes the effective trigger to the operator.
 pub fn effective_trigger(release: &str, detects_stalls: bool) -> String {
     let kernel = printable(release.as_bytes());
     let logs = match Message::of(release) {

@@ -1,6 +1,5 @@
-//! XFS_IOC_BULKSTAT: the inodes of a whole XFS, many a call, without opening them and without
-//! loading their extent maps (ioctl_xfs_bulkstat(2), fs/xfs/libxfs/xfs_fs.h). Kernels from 5.3 on;
-//! needs CAP_SYS_ADMIN.
+//! XFS_IOC_BULKSTAT: reads the inodes of an XFS in batches, without opening them or loading their
+//! extent maps (ioctl_xfs_bulkstat(2), fs/xfs/libxfs/xfs_fs.h). Since 5.3; needs CAP_SYS_ADMIN.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -8,11 +7,11 @@ use std::os::fd::AsFd;
 use rustix::io::Errno;
 use rustix::ioctl::{Opcode, Updater, ioctl, opcode};
 
-/// Inodes that one call returns at most.
+/// Maximum inodes per call.
 const BATCH: usize = 1024;
-/// Only inodes of one allocation group (`XFS_BULK_IREQ_AGNO`).
+/// Restricts the call to one allocation group (`XFS_BULK_IREQ_AGNO`).
 const REQUEST_GROUP: u32 = 1 << 0;
-/// Ask for 64-bit extent counts (`XFS_BULK_IREQ_NREXT64`, kernels from 5.19 on).
+/// Requests 64-bit extent counts (`XFS_BULK_IREQ_NREXT64`, kernels from 5.19 on).
 const REQUEST_NREXT64: u32 = 1 << 2;
 
 /// `struct xfs_bulkstat`, as far as it is read here.
@@ -50,8 +49,8 @@ pub struct Inode {
 }
 
 impl Inode {
-    /// Extents of the data fork. On kernels that do not know 64-bit counts the number ends at
-    /// 2^31-1 (xfs_bulkstat_one_int, fs/xfs/xfs_itable.c).
+    /// Extents of the data fork. At most 2^31-1 on kernels without 64-bit counts
+    /// (xfs_bulkstat_one_int, fs/xfs/xfs_itable.c).
     pub fn extents(&self) -> u64 {
         if self.extents64 != 0 {
             self.extents64
@@ -60,7 +59,7 @@ impl Inode {
         }
     }
 
-    /// A made-up regular file, for tests.
+    /// A regular file for tests.
     #[cfg(test)]
     pub(crate) fn example(inode: u64, extents64: u64) -> Inode {
         Inode {
@@ -99,14 +98,14 @@ const _: () = assert!(size_of::<Header>() == 64);
 const XFS_IOC_BULKSTAT: Opcode = opcode::read::<Header>(b'X', 127);
 const _: () = assert!(XFS_IOC_BULKSTAT == 0x8040_587f);
 
-/// Reads all inodes of an allocation group, batch by batch.
+/// Reads all inodes of an allocation group in batches.
 pub struct Bulkstat {
     request: Box<Request>,
     flags: u32,
 }
 
 impl Bulkstat {
-    /// From the first inode of a group on.
+    /// Starts at the first inode of a group.
     pub fn of_group(group: u32) -> Self {
         let request = Request {
             header: Header {
@@ -121,14 +120,13 @@ impl Bulkstat {
         }
     }
 
-    /// The next inodes; none when all were returned. `file` is any open file of the file system.
+    /// Returns the next inodes, none at the end. `file` is any open file of the file system.
     ///
     /// # Errors
-    /// EPERM without CAP_SYS_ADMIN, ENOTTY on another file system or before kernel 5.3, EINVAL if
-    /// there is no such group.
+    /// EPERM without CAP_SYS_ADMIN, ENOTTY before 5.3 or if not XFS, EINVAL without such a group.
     pub fn next(&mut self, file: impl AsFd) -> io::Result<&[Inode]> {
         match self.call(&file) {
-            // Kernels before 5.19 refuse the flag; they have no 64-bit counts to ask for.
+            // Kernels before 5.19 reject the flag; they have no 64-bit counts.
             Err(Errno::INVAL) if self.flags & REQUEST_NREXT64 != 0 => {
                 self.flags &= !REQUEST_NREXT64;
                 self.call(&file)?;

@@ -1,5 +1,5 @@
-//! How a process is prepared between fork and exec: what it dies with, what it keeps open, how
-//! little it may ask for (PR_SET_PDEATHSIG(2const), ioprio_set(2), setpriority(2)).
+//! Prepares a child process between fork and exec: its death signal, its open descriptors, its
+//! priority (PR_SET_PDEATHSIG(2const), ioprio_set(2), setpriority(2)).
 
 use std::io;
 use std::os::fd::{AsRawFd as _, OwnedFd};
@@ -11,22 +11,21 @@ use std::sync::Arc;
 const WHO_PROCESS: libc::c_int = 1;
 /// `IOPRIO_PRIO_VALUE(IOPRIO_CLASS_IDLE, 0)`.
 const CLASS_IDLE: libc::c_int = 3 << 13;
-/// The least urgent there is.
+/// The lowest CPU priority.
 const NICE: libc::c_int = 19;
 
-/// Makes what `command` starts a process that
+/// Makes `command` start a process that
 ///
-/// - is killed when the *thread* that starts it ends, however it ends. The kernel forgets that when
-///   the program that is executed changes the credentials (commit_creds, kernel/cred.c) or the
-///   label of SELinux (selinux_bprm_committing_creds);
+/// - is killed when the *thread* that starts it ends, unless exec changes the credentials
+///   (commit_creds, kernel/cred.c) or the SELinux label (selinux_bprm_committing_creds);
 /// - keeps `keeps` open as long as it lives;
-/// - gets disk and processor only when they are idle, where the kernel permits the request.
+/// - has the idle I/O class and nice 19, where the kernel permits them.
 pub fn lower_priority(command: &mut Command, keeps: Arc<OwnedFd>) {
     let parent = std::process::id();
     let prepare = move || {
         die_with_parent(parent)?;
         keep_open(&keeps)?;
-        // Refused, it is merely less polite.
+        // A refusal is harmless: the process only keeps a higher priority.
         // SAFETY: no memory is involved; 0 is the calling process.
         let _ = unsafe { libc::syscall(libc::SYS_ioprio_set, WHO_PROCESS, 0, CLASS_IDLE) };
         // SAFETY: likewise.
@@ -38,18 +37,14 @@ pub fn lower_priority(command: &mut Command, keeps: Arc<OwnedFd>) {
     unsafe { command.pre_exec(prepare) };
 }
 
-/// Makes what `command` starts a process that is killed when the thread that starts it ends; see
-/// [`lower_priority`].
+/// As [`lower_priority`], but the process is only killed when the thread that starts it ends.
 pub fn kill_with_parent(command: &mut Command) {
     let parent = std::process::id();
     // SAFETY: as in `lower_priority`.
     unsafe { command.pre_exec(move || die_with_parent(parent)) };
 }
 
-/// From now on the signal does nothing, to this process and to those that it starts (signal(7)).
-///
-/// # Errors
-/// EINVAL for a signal that there is not, or that cannot be ignored.
+/// Ignores a signal in this process and those it starts (signal(7)); EINVAL if that is impossible.
 pub fn ignore(signal: i32) -> io::Result<()> {
     // SAFETY: SIG_IGN is no handler that could be run; no memory is involved.
     if unsafe { libc::signal(signal, libc::SIG_IGN) } == libc::SIG_ERR {
@@ -64,7 +59,7 @@ fn die_with_parent(parent: u32) -> io::Result<()> {
     if unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, signal) } < 0 {
         return Err(io::Error::last_os_error());
     }
-    // If the parent died before that, the signal would never be sent.
+    // If the parent died before this, the signal is never sent.
     // SAFETY: as above.
     let now = unsafe { libc::getppid() };
     if now.cast_unsigned() == parent {

@@ -1,4 +1,4 @@
-//! FICLONERANGE: a range of a file that shares its blocks with a range of another
+//! FICLONERANGE: makes a range of a file share its blocks with a range of another file
 //! (ioctl_ficlonerange(2), include/uapi/linux/fs.h).
 
 use std::io;
@@ -19,13 +19,11 @@ const _: () = assert!(size_of::<Range>() == 32);
 const FICLONERANGE: Opcode = opcode::write::<Range>(0x94, 13);
 const _: () = assert!(FICLONERANGE == 0x4020_940d);
 
-/// Makes `length` bytes of `to` from `to_offset` on share the blocks that `from` has from
-/// `from_offset` on. Both are locked as long as it takes; what is being written to `from` is
-/// waited for.
+/// Makes `length` bytes of `to` at `to_offset` share the blocks of `from` at `from_offset`. Both
+/// files are locked meanwhile; pending writes to `from` are waited for.
 ///
 /// # Errors
-/// What the ioctl returns: EINVAL beyond the end of `from` and where blocks begin elsewhere,
-/// EOPNOTSUPP where the file system cannot.
+/// EINVAL beyond the end of `from` and off block boundaries, EOPNOTSUPP where not supported.
 pub fn clone_range(
     from: impl AsFd,
     from_offset: u64,

@@ -1,36 +1,34 @@
-//! Permission events (fanotify(7)): an open of a marked file waits until we allow it.
+//! Permission events (fanotify(7)): an open of a marked file waits until it is allowed.
 //!
-//! The event comes out of do_dentry_open (fs/open.c), which every way to open leads through: by
-//! name, by handle (also XFS's own, xfs_open_by_handle), by io_uring, by a link in procfs, by the
-//! kernel's NFS server. O_PATH returns before it, and gives no access to the contents.
+//! The event is raised in do_dentry_open (fs/open.c), which all ways to open lead through: by name,
+//! by handle (also xfs_open_by_handle), by io_uring, by a procfs link, by the kernel's NFS server.
+//! O_PATH returns before it, but gives no access to the contents.
 
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 use std::sync::Arc;
 
-/// A group of marks, and the events of them. When its last descriptor is closed the kernel allows
-/// all that waits (fanotify_release, fs/notify/fanotify/fanotify_user.c).
+/// A group of marks and their events. When its last descriptor is closed, the kernel allows all
+/// waiting opens (fanotify_release, fs/notify/fanotify/fanotify_user.c).
 #[derive(Debug)]
 pub struct Group(Arc<OwnedFd>);
 
-/// A process that waits for permission to open the file. Dropped, it waits until the group is closed.
+/// A process that waits to open the file. If dropped, it waits until the group is closed.
 #[derive(Debug)]
 pub struct Opening {
-    /// The process; 0 if our namespace does not show it.
+    /// Process ID; 0 if it is not visible in our namespace.
     pub pid: i32,
-    /// The kernel's name for the event, and the file opened once more for us.
+    /// Identifies the event to the kernel: the file, opened once more for us.
     file: OwnedFd,
 }
 
 impl Group {
-    /// A group without marks. Needs CAP_SYS_ADMIN.
-    ///
-    /// Its queue has no limit: beyond one the kernel allows without asking (fanotify_handle_event,
-    /// fs/notify/fanotify/fanotify.c, where an event that found no room is let go with 0).
+    /// Creates a group without marks. Its queue is unlimited, because the kernel allows opens that
+    /// find it full (fanotify_handle_event, fs/notify/fanotify/fanotify.c, returns 0).
     ///
     /// # Errors
-    /// EPERM without the capability, EINVAL or ENOSYS where the kernel has no permission events.
+    /// EPERM without CAP_SYS_ADMIN, EINVAL or ENOSYS where the kernel has no permission events.
     pub fn new() -> io::Result<Group> {
         let flags = libc::FAN_CLASS_CONTENT
             | libc::FAN_CLOEXEC
@@ -48,7 +46,7 @@ impl Group {
         Ok(Group(Arc::new(fd)))
     }
 
-    /// From now on each opening of this file, by whatever name, waits for us.
+    /// Makes each open of this file, by any name, wait for permission.
     ///
     /// # Errors
     /// EINVAL where the kernel has no permission events, ENOMEM, ENOSPC.
@@ -69,17 +67,13 @@ impl Group {
         Ok(())
     }
 
-    /// Its descriptor, for a process that is to keep the group alive. What is returned keeps it
-    /// alive too.
+    /// Its descriptor, for a process that is to keep the group alive, as does the result.
     pub fn descriptor(&self) -> Arc<OwnedFd> {
         Arc::clone(&self.0)
     }
 
-    /// The next process that waits, if there is one.
-    ///
-    /// # Errors
-    /// Those of read(2). EMFILE and ENFILE mean that the kernel had no descriptor for us and has
-    /// refused an open.
+    /// Returns the next waiting process, if any. Fails as read(2) does; EMFILE and ENFILE mean that
+    /// the kernel had no descriptor for us and denied an open.
     pub fn next(&self) -> io::Result<Option<Opening>> {
         let mut event = MaybeUninit::<libc::fanotify_event_metadata>::zeroed();
         let size = size_of::<libc::fanotify_event_metadata>();
@@ -104,10 +98,7 @@ impl Group {
         }))
     }
 
-    /// Permits the open.
-    ///
-    /// # Errors
-    /// ENOENT if the process no longer waits.
+    /// Permits the open. Fails with ENOENT if the process no longer waits.
     pub fn allow(&self, opening: Opening) -> io::Result<()> {
         let response = libc::fanotify_response {
             fd: opening.file.as_raw_fd(),

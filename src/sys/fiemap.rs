@@ -1,32 +1,30 @@
 //! FS_IOC_FIEMAP: where the extents of a file lie (Documentation/filesystems/fiemap.rst,
 //! include/uapi/linux/fiemap.h).
 //!
-//! Always in chunks. One call holds the file's I/O lock shared from its begin to its end and
-//! cannot be interrupted; a call over a whole large map stops the writers of the file, and behind
-//! them its readers, for as long (xfs_vn_fiemap, fs/xfs/xfs_iops.c; measured: guest reads fell from
-//! 4603 to 99 in 5 s). Never FIEMAP_FLAG_SYNC, which would write back the whole file under that lock.
+//! Maps are read in chunks. A call holds the file's I/O lock shared and cannot be interrupted; one
+//! over a whole large map blocks writers, and behind them readers, for as long (xfs_vn_fiemap,
+//! fs/xfs/xfs_iops.c; measured: guest reads fell from 4603 to 99 in 5 s). FIEMAP_FLAG_SYNC is never
+//! set: it would write back the whole file under that lock.
 
 use std::io;
 use std::os::fd::AsFd;
 
 use rustix::ioctl::{Opcode, Updater, ioctl, opcode};
 
-/// Extents that one call returns at most: some 50 µs on a map that is loaded.
-///
-/// Kernels without preemption (CONFIG_PREEMPT_NONE, usual on servers) let no other thread onto the
-/// processor before the call returns: with 1024 extents a call a guest's write that completes there
-/// waits for up to half a millisecond.
+/// Maximum extents per call: some 50 µs on a loaded map. Without preemption (CONFIG_PREEMPT_NONE,
+/// usual on servers) the kernel runs no other thread on the processor before the call returns: with
+/// 1024 extents, a guest's write that completes there waits for up to half a millisecond.
 pub const CHUNK: usize = 128;
 
 /// The last extent of the file.
 pub const EXTENT_LAST: u32 = 0x0001;
-/// The address on the device is not known.
+/// The address on the device is unknown.
 pub const EXTENT_UNKNOWN: u32 = 0x0002;
-/// Not yet allocated; written to memory only.
+/// Not yet allocated: in memory only.
 pub const EXTENT_DELALLOC: u32 = 0x0004;
 /// Allocated but not written.
 pub const EXTENT_UNWRITTEN: u32 = 0x0800;
-/// The blocks belong to another file too.
+/// The blocks are shared with another file.
 pub const EXTENT_SHARED: u32 = 0x2000;
 
 /// `struct fiemap_extent`.
@@ -67,7 +65,7 @@ const _: () = assert!(size_of::<Header>() == 32);
 const FS_IOC_FIEMAP: Opcode = opcode::read_write::<Header>(b'f', 11);
 const _: () = assert!(FS_IOC_FIEMAP == 0xc020_660b);
 
-/// A buffer for one chunk, to be used again and again.
+/// A reusable buffer for one chunk.
 pub struct Chunk(Box<Request>);
 
 impl Chunk {
@@ -79,19 +77,13 @@ impl Chunk {
         }))
     }
 
-    /// The extents of the file from byte `start` on, [`CHUNK`] at most, in ascending order. The
-    /// first one may begin before `start`. None means that there are no more.
-    ///
-    /// # Errors
-    /// What the ioctl returns: EOPNOTSUPP or ENOTTY where the file system does not know it.
+    /// Returns the extents from byte `start` on, at most [`CHUNK`], in ascending order; none at the
+    /// end. The first may begin before `start`. EOPNOTSUPP or ENOTTY where not supported.
     pub fn read(&mut self, file: impl AsFd, start: u64) -> io::Result<&[Extent]> {
         self.read_range(file, start, u64::MAX - start)
     }
 
-    /// As [`read`](Chunk::read), of `length` bytes only. The last one may reach beyond them.
-    ///
-    /// # Errors
-    /// As there.
+    /// Like [`read`](Chunk::read), for `length` bytes; the last extent may reach beyond them.
     pub fn read_range(
         &mut self,
         file: impl AsFd,

@@ -1,5 +1,5 @@
-//! FS_IOC_FSGETXATTR, FS_IOC_FSSETXATTR: the attributes of a file that XFS keeps in its inode, the
-//! number of extents among them (ioctl_xfs_fsgetxattr(2), include/uapi/linux/fs.h).
+//! FS_IOC_FSGETXATTR, FS_IOC_FSSETXATTR: attributes that XFS keeps in the inode, including the
+//! number of extents (ioctl_xfs_fsgetxattr(2), include/uapi/linux/fs.h).
 
 use std::io;
 use std::os::fd::AsFd;
@@ -22,8 +22,8 @@ pub struct Attributes {
     pub flags: u32,
     /// Extent-size hint in bytes (`fsx_extsize`).
     pub extent_size: u32,
-    /// Records of the data fork's extent map (`fsx_nextents`). Only XFS fills it in; elsewhere 0.
-    /// Delayed allocations count once the map is in memory.
+    /// Records of the data fork's extent map (`fsx_nextents`); 0 on other file systems than XFS.
+    /// Includes delayed allocations once the map is in memory.
     pub extents: u32,
     /// Project quota (`fsx_projid`).
     pub project: u32,
@@ -38,11 +38,8 @@ const _: () = assert!(FS_IOC_FSGETXATTR == 0x801c_581f);
 const FS_IOC_FSSETXATTR: Opcode = opcode::write::<Attributes>(b'X', 32);
 const _: () = assert!(FS_IOC_FSSETXATTR == 0x401c_5820);
 
-/// The attributes of an open file. Constant time on XFS, whatever the number of extents: the map
-/// is not loaded (xfs_fill_fsxattr, fs/xfs/xfs_ioctl.c).
-///
-/// # Errors
-/// What the ioctl returns: ENOTTY or EOPNOTSUPP where the file system does not know it.
+/// Returns the attributes of an open file; ENOTTY or EOPNOTSUPP where not supported. Constant time
+/// on XFS for any number of extents: the map is not loaded (xfs_fill_fsxattr, fs/xfs/xfs_ioctl.c).
 pub fn attributes(file: impl AsFd) -> io::Result<Attributes> {
     // SAFETY: the opcode takes a pointer to a `struct fsxattr` and fills it in; `Attributes` has
     // its size and layout (asserted above), and any bytes are a valid value of it.
@@ -53,11 +50,8 @@ pub fn attributes(file: impl AsFd) -> io::Result<Attributes> {
     Ok(attributes)
 }
 
-/// Sets them: what [`attributes`] gave, with what is to be another. The number of extents is not
-/// looked at.
-///
-/// # Errors
-/// What the ioctl returns: EINVAL for a hint that is no multiple of a block or too long.
+/// Sets the attributes that [`attributes`] returned, with changes; `extents` is ignored. EINVAL for
+/// a hint that is not a multiple of the block size or is too long.
 pub fn set_attributes(file: impl AsFd, attributes: Attributes) -> io::Result<()> {
     // SAFETY: the opcode takes a pointer to a `struct fsxattr` and reads it; `Attributes` has its
     // size and layout (asserted above).

@@ -1,11 +1,11 @@
 //! FS_IOC_GETVERSION: the generation of an inode (ioctl_iflags(2), include/uapi/linux/fs.h).
 //!
-//! The number of an inode is given to a new file soon after the old one was removed; the generation
-//! is another one then. XFS adds one when it frees an inode (xfs_ifree, fs/xfs/xfs_inode.c) and draws
-//! it at random for one that it had not in memory (xfs_iget_cache_miss, fs/xfs/xfs_icache.c), ext4
-//! draws it at random (__ext4_new_inode, fs/ext4/ialloc.c), btrfs takes the number of the
-//! transaction (btrfs_create_new_inode, fs/btrfs/inode.c). NFS needs it to know a stale handle, so
-//! file systems that can be exported have it, and it lasts over mounts.
+//! An inode number is reused soon after its file was removed, but with another generation. XFS
+//! increments it when it frees an inode (xfs_ifree, fs/xfs/xfs_inode.c) and draws it at random for
+//! an inode that was not in memory (xfs_iget_cache_miss, fs/xfs/xfs_icache.c); ext4 draws it at
+//! random (__ext4_new_inode, fs/ext4/ialloc.c); btrfs uses the transaction number
+//! (btrfs_create_new_inode, fs/btrfs/inode.c). NFS needs it to detect stale handles, so file
+//! systems that can be exported have it, and it is kept across mounts.
 
 use std::ffi::c_long;
 use std::io;
@@ -13,17 +13,14 @@ use std::os::fd::AsFd;
 
 use rustix::ioctl::{Opcode, Updater, ioctl, opcode};
 
-/// The opcode says `long`, but every file system that has the call writes an `int` there
-/// (`put_user(inode->i_generation, (int __user *)arg)`, fs/ext4/ioctl.c and others). FUSE goes by
+/// The opcode encodes `long`, but every file system that supports it writes an `int`
+/// (`put_user(inode->i_generation, (int __user *)arg)`, fs/ext4/ioctl.c and others). FUSE follows
 /// the opcode and may fill all of it.
 type Answer = [u32; size_of::<c_long>() / size_of::<u32>()];
 
 const FS_IOC_GETVERSION: Opcode = opcode::read::<c_long>(b'v', 1);
 
-/// The generation of an open file's inode.
-///
-/// # Errors
-/// ENOTTY where the file system has none.
+/// Returns the generation of an open file's inode; ENOTTY where the file system has none.
 pub fn generation(file: impl AsFd) -> io::Result<u32> {
     let mut answer: Answer = Default::default();
     // SAFETY: the opcode takes a pointer to at least as many bytes as a `long` has and fills in an

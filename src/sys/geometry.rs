@@ -16,7 +16,7 @@ pub const FLAG_NREXT64: u32 = 1 << 23;
 /// Atomic exchange of contents (`XFS_FSOP_GEOM_FLAGS_EXCHANGE_RANGE`).
 pub const FLAG_EXCHANGE_RANGE: u32 = 1 << 24;
 
-/// The first 112 bytes of `struct xfs_fsop_geom`, the same in all versions of the call.
+/// The first 112 bytes of `struct xfs_fsop_geom`, the same in both versions of the call.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub struct Geometry {
@@ -52,10 +52,7 @@ const _: () = assert!(size_of::<Geometry5>() == 256);
 const XFS_IOC_FSGEOMETRY_V4: Opcode = opcode::read::<Geometry>(b'X', 124);
 const XFS_IOC_FSGEOMETRY: Opcode = opcode::read::<Geometry5>(b'X', 126);
 
-/// Geometry of the XFS that the open file lies on.
-///
-/// # Errors
-/// ENOTTY if it is no XFS.
+/// Returns the geometry of the XFS of an open file; ENOTTY on another file system.
 pub fn geometry(file: impl AsFd) -> io::Result<Geometry> {
     // SAFETY: each opcode takes a pointer to its version of `struct xfs_fsop_geom` and fills it in;
     // the types have their sizes (asserted above), and any bytes are valid values of them.

@@ -1,5 +1,4 @@
-//! Opening a file by its inode number: open_by_handle_at(2) with a handle in the form of XFS.
-//! Needs CAP_DAC_READ_SEARCH.
+//! Opens files by inode number: open_by_handle_at(2) with XFS handles. Needs CAP_DAC_READ_SEARCH.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd as _, FromRawFd as _, OwnedFd};
@@ -19,10 +18,10 @@ struct XfsHandle {
 
 const _: () = assert!(size_of::<XfsHandle>() == 20);
 
-/// Opens an inode of the XFS that `mount` lies on, without access to its contents (O_PATH).
+/// Opens an inode of the XFS that contains `mount`, without access to its contents (O_PATH).
 ///
 /// # Errors
-/// ESTALE if there is no such inode (any more), EPERM without the capability.
+/// ESTALE if there is no such inode, EPERM without CAP_DAC_READ_SEARCH.
 pub fn open_inode(mount: impl AsFd, inode: u64, generation: u32) -> io::Result<OwnedFd> {
     let mut handle = XfsHandle {
         bytes: 12,

@@ -1,11 +1,11 @@
 //! The allocator, set up for a daemon that works a moment each minute (mallopt(3), malloc_trim(3)).
 
-/// From this size on an allocation is a mapping of its own, and goes back to the kernel when it is
-/// freed. Set, because glibc otherwise raises it after the first large one.
+/// Allocations from this size on are mappings of their own, returned to the kernel when freed. Set
+/// because glibc otherwise raises the threshold after the first large one.
 #[cfg(target_env = "gnu")]
 const MMAP_THRESHOLD: libc::c_int = 128 * 1024;
 
-/// Few arenas, and no large blocks in them. To be called before there are threads.
+/// Few arenas, without large blocks. To be called before there are threads.
 #[cfg(target_env = "gnu")]
 pub fn configure() {
     // SAFETY: takes no pointer, and locks what it works on.
@@ -16,8 +16,7 @@ pub fn configure() {
     }
 }
 
-/// Gives back what was freed and lies on whole pages. glibc keeps it otherwise, for most programs
-/// soon want it again; a daemon that works a moment each minute does not.
+/// Returns free whole pages to the kernel; glibc keeps them for reuse, which is rare here.
 #[cfg(target_env = "gnu")]
 pub fn trim() {
     // SAFETY: takes no pointer, and locks what it works on.
@@ -26,7 +25,7 @@ pub fn trim() {
     }
 }
 
-/// Other allocators do as they think best.
+/// Other allocators are left as they are.
 #[cfg(not(target_env = "gnu"))]
 pub fn configure() {}
 

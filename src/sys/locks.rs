@@ -1,32 +1,31 @@
 //! Whether a file is in use, where /proc cannot answer: leases and locks (fcntl(2)).
 //!
-//! /proc shows the processes of this host that may be looked into. A process that may not, or one
-//! behind a network export of this host, still shows in a lease; QEMU marks its images with locks
-//! on single bytes, whoever holds them.
+//! /proc shows the processes of this host that may be inspected. Others, and clients of a network
+//! export of this host, still show in a lease; QEMU's locks on single bytes of its images are
+//! visible whoever holds them.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd};
 
 use rustix::io::Errno;
 
-/// First byte of those that QEMU locks for what it does with an image: one byte for each
-/// permission (`RAW_LOCK_PERM_BASE`, block/file-posix.c).
+/// First of the bytes that QEMU locks for its own use of an image, one per permission
+/// (`RAW_LOCK_PERM_BASE`, block/file-posix.c).
 const PERMISSIONS: i64 = 100;
-/// First byte of those that it locks for the permissions it denies to others (`RAW_LOCK_SHARED_BASE`).
+/// First of those that it locks for permissions denied to others (`RAW_LOCK_SHARED_BASE`).
 const REFUSALS: i64 = 200;
-/// Bytes of either kind, of which QEMU uses the first five (`BLK_PERM_ALL`, include/block/block-common.h).
+/// Bytes of each kind; QEMU uses the first five (`BLK_PERM_ALL`, include/block/block-common.h).
 const BYTES: i64 = 100;
-/// The permissions to write and to resize: what a VM that may change its image holds
-/// (`BLK_PERM_WRITE`, `BLK_PERM_RESIZE`).
+/// Offset of the permission to write, which a VM that may change its image has (`BLK_PERM_WRITE`).
 const WRITE: i64 = 1;
 
-/// Which signal a lease sends (include/uapi/asm-generic/fcntl.h; the same on x86 and arm64).
+/// Sets the signal of a lease (include/uapi/asm-generic/fcntl.h; the same on x86 and arm64).
 const F_SETSIG: libc::c_int = 10;
 
-/// Which of QEMU's locks are held by others.
+/// QEMU's locks that are held by others.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct QemuLocks {
-    /// The image is used.
+    /// The image is in use.
     pub used: bool,
     /// It may be written to.
     pub written: bool,
@@ -41,13 +40,13 @@ impl QemuLocks {
     }
 }
 
-/// The use of a file by others, as the kernel reports it.
+/// Use of a file by others, as the kernel reports it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct InUse {
-    /// Whether another open file description exists. None if the kernel does not report it: the
-    /// caller neither owns the file nor has CAP_LEASE, or the file system knows no leases.
+    /// Whether another open file description exists; `None` if unknown: the caller neither owns the
+    /// file nor has CAP_LEASE, or the file system does not support leases.
     pub open: Option<bool>,
-    /// Which of QEMU's locks others hold. Images that are opened with `locking=off` have none.
+    /// QEMU's locks held by others; images opened with `locking=off` have none.
     pub qemu: QemuLocks,
 }
 
@@ -58,16 +57,15 @@ impl InUse {
     }
 }
 
-/// Whether others use an open file. It must not be open a second time in the calling process.
+/// Whether others use an open file, which must not be open twice in the calling process.
 ///
-/// For a moment the caller holds a write lease, which only a file with no other opener allows
-/// (check_conflicting_open, fs/locks.c). Whoever opens it in that moment waits until the lease is
-/// given back, some microseconds later, or gets EWOULDBLOCK if he does not want to wait. The kernel
-/// then sends us a signal; SIGIO would end a process that does not expect it, so it is made SIGURG,
-/// which is ignored by default.
+/// The caller holds a write lease for some microseconds; it is granted only without other openers
+/// (check_conflicting_open, fs/locks.c). A process that opens the file then waits until the lease
+/// is returned, or gets EWOULDBLOCK with O_NONBLOCK, and the kernel signals the caller: with
+/// SIGURG, ignored by default, because SIGIO would kill a process that does not expect it.
 ///
 /// # Errors
-/// Those of fcntl(2) for locks. Leases that cannot be had are no error.
+/// Those of fcntl(2) for locks; a refused lease is not an error.
 pub fn in_use(file: impl AsFd) -> io::Result<InUse> {
     let file = file.as_fd();
     let first = |from, length| is_locked(file, from, length);
@@ -82,13 +80,13 @@ pub fn in_use(file: impl AsFd) -> io::Result<InUse> {
     })
 }
 
-/// Whether a range of bytes is locked by another open file description.
-// The kernel's own constants, which fit the kernel's own field.
+/// Whether another open file description holds a lock in a range of bytes.
+// Constants of the kernel, which fit its own field.
 #[allow(clippy::cast_possible_truncation)]
 fn is_locked(file: BorrowedFd<'_>, from: i64, length: i64) -> io::Result<bool> {
     // SAFETY: all fields are integers, for which zero is a value.
     let mut lock: libc::flock = unsafe { std::mem::zeroed() };
-    // A lock for writing is in the way of each other lock.
+    // A write lock conflicts with every other lock.
     lock.l_type = libc::F_WRLCK as libc::c_short;
     lock.l_whence = libc::SEEK_SET as libc::c_short;
     lock.l_start = from;
@@ -103,11 +101,11 @@ fn is_locked(file: BorrowedFd<'_>, from: i64, length: i64) -> io::Result<bool> {
 }
 
 fn is_open_elsewhere(file: BorrowedFd<'_>) -> Option<bool> {
-    // Where that fails there must be no lease either.
+    // If this fails, no lease may be taken.
     fcntl(file, F_SETSIG, libc::SIGURG).ok()?;
     match fcntl(file, libc::F_SETLEASE, libc::F_WRLCK) {
         Ok(()) => {
-            // Cannot fail: we have it. Were it kept, it would go with the descriptor.
+            // Cannot fail: the lease is held. Otherwise it would end with the descriptor.
             let _ = fcntl(file, libc::F_SETLEASE, libc::F_UNLCK);
             Some(false)
         }

@@ -1,7 +1,7 @@
 //! The kernel's interfaces, one file each, and the only unsafe code of the crate.
 //!
-//! Nothing here imports the rest of the crate. Values are the kernel's own: what they mean to us
-//! is decided where they are used. Readers of /proc take its path, so that tests give them another.
+//! Nothing here imports the rest of the crate. Values are the kernel's own; their users interpret
+//! them. Readers of /proc take its path, so that tests can pass another.
 #![allow(unsafe_code)]
 
 pub mod bulkstat;

@@ -1,6 +1,5 @@
-//! /proc/PID/mountinfo: what is mounted where (proc_pid_mountinfo(5)).
-//!
-//! Reading it asks no file system anything, so it answers while one of them hangs.
+//! /proc/PID/mountinfo: the mounts of a process (proc_pid_mountinfo(5)). Reading it involves no
+//! other file system, so that it works while one hangs.
 
 use std::ffi::OsString;
 use std::io;
@@ -11,40 +10,31 @@ use std::path::{Path, PathBuf};
 /// One mount.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mount {
-    /// Its number, unique in the whole kernel as long as it is mounted; `mnt_id` of an fdinfo.
+    /// Mount ID, unique in the kernel while it is mounted; `mnt_id` of an fdinfo.
     pub id: u32,
     /// Major and minor device number of the file system.
     pub device: (u32, u32),
-    /// The directory of the file system that is seen there: `/` if all of it is.
+    /// The directory of the file system that is mounted: `/` for all of it.
     pub root: PathBuf,
-    /// Where it is mounted.
+    /// The mount point.
     pub point: PathBuf,
     /// Type of the file system: `xfs`, `fuse.sshfs`, …
     pub type_name: String,
 }
 
-/// All mounts that the calling process sees; `proc` is where procfs is mounted.
-///
-/// # Errors
-/// When the file cannot be read.
+/// The mounts of the calling process; `proc` is where procfs is mounted.
 pub fn read(proc: &Path) -> io::Result<Vec<Mount>> {
     Ok(parse(&std::fs::read(proc.join("self/mountinfo"))?))
 }
 
-/// All mounts that another process sees, which may live in a mount namespace of its own.
-///
-/// # Errors
-/// When the file cannot be read, as when the process has ended.
+/// The mounts of another process, which may be in another namespace. Fails if it has ended.
 pub fn read_of(proc: &Path, pid: u32) -> io::Result<Vec<Mount>> {
     let file = proc.join(pid.to_string()).join("mountinfo");
     Ok(parse(&std::fs::read(file)?))
 }
 
-/// The number of the mount that an open file was opened through; also of one that is no longer in
-/// the list, because it was unmounted lazily (proc_pid_fdinfo(5), `mnt_id`).
-///
-/// # Errors
-/// When fdinfo cannot be read, or does not have it.
+/// ID of the mount through which a file was opened, even if it was lazily unmounted since
+/// (proc_pid_fdinfo(5), `mnt_id`). Fails if fdinfo cannot be read or lacks it.
 pub fn of_descriptor(proc: &Path, file: BorrowedFd<'_>) -> io::Result<u32> {
     let path = proc.join(format!("self/fdinfo/{}", file.as_raw_fd()));
     let text = std::fs::read_to_string(path)?;
@@ -53,7 +43,7 @@ pub fn of_descriptor(proc: &Path, file: BorrowedFd<'_>) -> io::Result<u32> {
         .ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
-/// Understands the lines; leaves out what it does not understand.
+/// Parses the lines and skips those it does not understand.
 pub fn parse(text: &[u8]) -> Vec<Mount> {
     text.split(|&byte| byte == b'\n')
         .filter_map(parse_line)
@@ -78,8 +68,7 @@ fn parse_line(line: &[u8]) -> Option<Mount> {
     })
 }
 
-/// Space, tab, newline and backslash are written as `\` and three octal digits (mangle_path,
-/// fs/seq_file.c).
+/// Decodes space, tab, newline and backslash from octal escapes (mangle_path, fs/seq_file.c).
 pub fn unescape(field: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(field.len());
     let mut rest = field;

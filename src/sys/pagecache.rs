@@ -27,10 +27,7 @@ struct Pages {
 const _: () = assert!(size_of::<Range>() == 16);
 const _: () = assert!(size_of::<Pages>() == 40);
 
-/// Pages of a range that are in memory.
-///
-/// # Errors
-/// ENOSYS where the kernel does not know the call.
+/// Returns how many pages of a range are cached; ENOSYS where the kernel lacks the call.
 pub fn cached_pages(file: impl AsFd, offset: u64, length: u64) -> io::Result<u64> {
     let mut range = Range { offset, length };
     let mut pages = Pages::default();

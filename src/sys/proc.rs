@@ -1,7 +1,7 @@
-//! Text files of /proc: the state of a process or a thread, memory counters, pressure.
+//! Text files of /proc: process and thread state, memory counters, pressure.
 //!
-//! Parsers take bytes and skip what they do not understand. Those that return an iterator or a
-//! `Copy` value do not allocate. Functions that read take the path of /proc.
+//! Parsers take bytes and skip what they do not understand; those that return an iterator or a
+//! `Copy` value do not allocate. Functions that read files take the path of /proc.
 
 use std::fs::File;
 use std::io;
@@ -10,7 +10,7 @@ use std::path::Path;
 use rustix::io::pread;
 use serde::{Deserialize, Serialize};
 
-/// Decimal digits and nothing else, as a number that fits.
+/// Parses decimal digits and nothing else; `None` if the number does not fit.
 pub fn number(digits: &[u8]) -> Option<u64> {
     if digits.is_empty() {
         return None;
@@ -21,11 +21,8 @@ pub fn number(digits: &[u8]) -> Option<u64> {
     })
 }
 
-/// Reads a file of procfs from its beginning in parts of whole lines (seq_read_iter,
-/// fs/seq_file.c). Does not allocate.
-///
-/// # Errors
-/// Those of pread(2).
+/// Reads a procfs file from its beginning in parts of whole lines (seq_read_iter, fs/seq_file.c),
+/// without allocating. Fails as pread(2) does.
 pub fn each_part(file: &File, buffer: &mut [u8], mut take: impl FnMut(&[u8])) -> io::Result<()> {
     let mut offset = 0;
     loop {
@@ -41,11 +38,10 @@ pub fn each_part(file: &File, buffer: &mut [u8], mut take: impl FnMut(&[u8])) ->
 /// The line of /proc/PID/stat (proc_pid_stat(5)).
 #[derive(Debug, Clone, Copy)]
 pub struct Stat<'a> {
-    /// The process or thread.
+    /// Process or thread ID.
     pub id: u32,
-    /// Its name; any bytes.
+    /// Its name, which may contain any bytes.
     pub comm: &'a [u8],
-    /// What follows the name.
     rest: &'a [u8],
 }
 
@@ -68,7 +64,7 @@ impl<'a> Stat<'a> {
         words(self.rest).next()?.first().copied()
     }
 
-    /// Field `N` as the manual numbers them, from 4 on. None if it is missing or negative.
+    /// Field `N` as the manual numbers them, from 4 on; `None` if it is missing or negative.
     pub fn field<const N: usize>(&self) -> Option<u64> {
         const { assert!(N > 3) };
         number(words(self.rest).nth(N - 3)?)
@@ -81,42 +77,42 @@ pub fn stat_field<const N: usize>(proc: &Path, pid: u32) -> Option<u64> {
     Stat::parse(&text)?.field::<N>()
 }
 
-/// The start time of a process, in clock ticks after boot. With its number it identifies a process.
+/// Start time of a process in clock ticks after boot. With the PID it identifies the process.
 pub fn start_time(proc: &Path, pid: u32) -> Option<u64> {
     stat_field::<22>(proc, pid)
 }
 
-/// Of /proc/PID/task/TID/stat, as much of it as is needed (proc_pid_stat(5)).
+/// The required fields of /proc/PID/task/TID/stat (proc_pid_stat(5)).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TaskStat<'a> {
-    /// The thread.
+    /// Thread ID.
     pub tid: u32,
-    /// Its name; any bytes.
+    /// Its name, which may contain any bytes.
     pub comm: &'a [u8],
     /// `R`, `S`, `D`, …
     pub state: u8,
     /// PF_* (include/linux/sched.h).
     pub flags: u64,
-    /// Clock ticks spent in the kernel.
+    /// Clock ticks in kernel mode.
     pub system_ticks: u64,
-    /// Threads of its process.
+    /// Number of threads of its process.
     pub threads: u64,
-    /// Clock ticks after boot at which it began. With its number it names a task for good.
+    /// Start time in clock ticks after boot. With the TID it identifies the task.
     pub start: u64,
-    /// The processor it ran on last.
+    /// The processor it last ran on.
     pub processor: u64,
 }
 
-/// A thread of the kernel's own (include/linux/sched.h).
+/// Kernel thread (include/linux/sched.h).
 pub const PF_KTHREAD: u64 = 0x0020_0000;
-/// A kworker (include/linux/sched.h).
+/// Kworker (include/linux/sched.h).
 pub const PF_WQ_WORKER: u64 = 0x20;
 
-/// Parses the one line of the file.
+/// Parses the single line of the file.
 pub fn task_stat(text: &[u8]) -> Option<TaskStat<'_>> {
     let stat = Stat::parse(text)?;
     let mut fields = words(stat.rest);
-    // Fields are counted from 1 in the manual, and `state` is the third.
+    // The manual counts fields from 1; `state` is the third.
     let state = *fields.next()?.first()?;
     Some(TaskStat {
         tid: stat.id,
@@ -157,8 +153,7 @@ pub fn buddyinfo(text: &[u8]) -> impl Iterator<Item = BuddyZone<'_>> {
     })
 }
 
-/// Lines that begin with a name and a number: /proc/vmstat, and /proc/meminfo, where the name loses
-/// its colon and sizes are in KiB.
+/// Lines of a name and a number: /proc/vmstat; /proc/meminfo (name without colon, sizes in KiB).
 pub fn counters(text: &[u8]) -> impl Iterator<Item = (&[u8], u64)> {
     lines(text).filter_map(|line| {
         let mut words = words(line);
@@ -168,7 +163,7 @@ pub fn counters(text: &[u8]) -> impl Iterator<Item = (&[u8], u64)> {
     })
 }
 
-/// A line of a file of /proc/pressure: the share of time in which tasks waited, in percent.
+/// A line of a /proc/pressure file: the share of time in which tasks waited, in percent.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Pressure {
     /// Over the last 10 s.
@@ -177,11 +172,11 @@ pub struct Pressure {
     pub avg60: f64,
     /// Over the last 5 minutes.
     pub avg300: f64,
-    /// Since boot, in microseconds.
+    /// Total time since boot, in microseconds.
     pub total: u64,
 }
 
-/// The line `some` or `full` of a file of /proc/pressure (Documentation/accounting/psi.rst). None if
+/// The line `some` or `full` of a /proc/pressure file (Documentation/accounting/psi.rst); `None` if
 /// it is missing or lacks `avg10` or `total`.
 pub fn pressure(text: &[u8], of: &str) -> Option<Pressure> {
     let line = lines(text).find_map(|line| line.strip_prefix(of.as_bytes())?.strip_prefix(b" "))?;
@@ -202,23 +197,21 @@ pub fn pressure(text: &[u8], of: &str) -> Option<Pressure> {
     })
 }
 
-/// How often a task had to free memory itself: the sum of `allocstall*` and `compact_stall` of
-/// /proc/vmstat.
+/// Direct reclaims and compactions: `allocstall*` and `compact_stall` of /proc/vmstat, summed.
 pub fn allocation_stalls(vmstat: &[u8]) -> u64 {
     counters(vmstat)
         .filter(|(name, _)| name.starts_with(b"allocstall") || *name == b"compact_stall")
         .fold(0, |sum, (_, count)| sum.saturating_add(count))
 }
 
-/// How often a task was throttled in direct reclaim: `pgscan_direct_throttle` of /proc/vmstat (since
-/// 3.6).
+/// Tasks throttled in direct reclaim: `pgscan_direct_throttle` of /proc/vmstat (since 3.6).
 pub fn direct_throttles(vmstat: &[u8]) -> Option<u64> {
     let mut counters = counters(vmstat);
     let (_, count) = counters.find(|(name, _)| *name == b"pgscan_direct_throttle")?;
     Some(count)
 }
 
-/// One cache of the slab allocator.
+/// A slab cache.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Slab {
     /// Its name: `kmalloc-256`, `xfs_inode`, …
@@ -227,9 +220,9 @@ pub struct Slab {
     pub active: u64,
     /// Objects there is room for.
     pub objects: u64,
-    /// Size of one.
+    /// Size of an object.
     pub object_bytes: u64,
-    /// What all its slabs take.
+    /// Size of all its slabs.
     pub bytes: u64,
 }
 
@@ -257,8 +250,7 @@ pub fn slabinfo(text: &[u8], page_bytes: u64, top: usize) -> Vec<Slab> {
     slabs
 }
 
-/// The functions of /proc/PID/stack, innermost first: `xfs_ilock+0x8e/0x120 [xfs]`. The addresses
-/// before them are hidden anyway.
+/// Functions of /proc/PID/stack, innermost first (`xfs_ilock+0x8e/0x120 [xfs]`), without addresses.
 pub fn stack_frames(text: &[u8]) -> impl Iterator<Item = &[u8]> {
     lines(text).map(|line| match line.iter().position(|byte| *byte == b']') {
         Some(end) if line.starts_with(b"[<") => {

@@ -1,13 +1,10 @@
-//! /proc/PID: which files a process has open, and how (proc_pid_fd(5), proc_pid_fdinfo(5)).
+//! /proc/PID: the open files of processes (proc_pid_fd(5), proc_pid_fdinfo(5)).
 //!
-//! Only what procfs itself answers is read; the files behind it are not touched, for their file
-//! system may be the one that hangs. That leaves out what looks easiest: stat(2) of
-//! `/proc/PID/fd/N` goes through the link and asks the file system (vfs_getattr), which for XFS
-//! takes the inode's lock. The link as text (proc_pid_readlink, fs/proc/base.c: d_path, names from
-//! memory) and `/proc/PID/fdinfo/N` (seq_show, fs/proc/fd.c: flags, number of the mount and, since
-//! 5.14, of the inode, all from the open file in memory) give the same from memory.
-//!
-//! A process may end between any two steps: then it has nothing open.
+//! Only procfs itself is read, never the files behind it: their file system may hang. This excludes
+//! stat(2) of `/proc/PID/fd/N`, which follows the link to the file system (vfs_getattr); XFS takes
+//! the inode's lock for it. The text of the link (proc_pid_readlink, fs/proc/base.c: d_path) and
+//! `/proc/PID/fdinfo/N` (seq_show, fs/proc/fd.c: flags, mount ID and, since 5.14, inode number)
+//! come from memory. A process that ends between two steps counts as having no open files.
 
 use std::ffi::{CStr, CString, OsStr};
 use std::io;
@@ -20,47 +17,42 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rustix::fs::{Mode, OFlags, RawDir, openat, readlinkat_raw};
 
-/// Threads that read at most: the kernel makes an entry of procfs for each descriptor, and what
-/// that takes is nearly all of the time.
+/// Maximum number of reading threads; nearly all time goes into the kernel's procfs entries.
 const MOST_THREADS: usize = 4;
-/// Fewer processes are read sooner than a thread is started.
+/// Fewer processes are read faster than a thread is started.
 const WORTH_A_THREAD: usize = 64;
-/// The longest name of a program that a process bears (`TASK_COMM_LEN`), and more.
+/// Room for a process name, which `TASK_COMM_LEN` limits to less.
 const COMM: usize = 64;
 
 /// A file that a process has open.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OpenFile {
-    /// What the kernel calls it now: a renamed file has its new name, a removed one ` (deleted)`
-    /// behind it. As seen from the root of the process's own mounts.
+    /// Its current name, new after a rename, with ` (deleted)` appended after removal; relative to
+    /// the root of the process's own mounts.
     pub path: PathBuf,
     /// Flags of open(2) and fcntl(2).
     pub flags: u32,
-    /// The mount that it was opened on; see [`Mount::id`](super::mounts::Mount::id).
+    /// The mount on which it was opened; see [`Mount::id`](super::mounts::Mount::id).
     pub mount: u32,
-    /// Number of its inode. None before kernel 5.14.
+    /// Inode number; `None` before kernel 5.14.
     pub inode: Option<u64>,
 }
 
 /// A process that has files open.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Process {
-    /// Its number.
+    /// Process ID.
     pub pid: u32,
-    /// The name it bears (`comm`).
+    /// Its name (`comm`).
     pub name: String,
-    /// The program that it runs, where that may be known.
+    /// The program that it runs, if it can be read.
     pub program: Option<PathBuf>,
-    /// Its files, in the order of their descriptors. Sockets, pipes, devices and what else has no
-    /// file system are left out.
+    /// Its files by descriptor, without sockets, pipes, devices and others without a file system.
     pub files: Vec<OpenFile>,
 }
 
-/// All processes that have files open. Those that may not be looked into (for want of rights, or
-/// because they have just ended) are left out. `proc` is where procfs is mounted.
-///
-/// # Errors
-/// When procfs cannot be listed.
+/// Processes that have files open, except those that cannot be inspected (no permission, or just
+/// ended). `proc` is where procfs is mounted. Fails if it cannot be listed.
 pub fn with_open_files(proc: &Path) -> io::Result<Vec<Process>> {
     let proc = open_directory(rustix::fs::CWD, proc)?;
     let mut pids = Vec::new();
@@ -81,7 +73,7 @@ pub fn with_open_files(proc: &Path) -> io::Result<Vec<Process>> {
             let builder = std::thread::Builder::new().name("proc".to_owned());
             builder.spawn_scoped(scope, read_some).ok()
         };
-        // One fewer: we read as well.
+        // One fewer: this thread reads as well.
         let others: Vec<_> = (1..threads).filter_map(spawn).collect();
         let mut found = read_some();
         for other in others {
@@ -93,14 +85,11 @@ pub fn with_open_files(proc: &Path) -> io::Result<Vec<Process>> {
     Ok(processes)
 }
 
-/// The command line of a process.
+/// Returns the command line of a process.
 ///
-/// **May hang.** The text lies in the memory of that process, so its memory lock is taken and its
-/// page may have to come back from swap (get_mm_cmdline, fs/proc/base.c); a process that is stuck
-/// holds both up. To be called on a thread that can be left behind.
-///
-/// # Errors
-/// Those of reading.
+/// **May hang.** The text is in the memory of that process: reading takes its memory lock and may
+/// swap in a page (get_mm_cmdline, fs/proc/base.c), both of which a stuck process can delay. Call
+/// it on a thread that can be abandoned.
 pub fn command_line(proc: &Path, pid: u32) -> io::Result<Vec<Vec<u8>>> {
     let mut text = std::fs::read(proc.join(pid.to_string()).join("cmdline"))?;
     if text.last() == Some(&0) {
@@ -109,7 +98,7 @@ pub fn command_line(proc: &Path, pid: u32) -> io::Result<Vec<Vec<u8>>> {
     Ok(text.split(|&byte| byte == 0).map(<[u8]>::to_vec).collect())
 }
 
-/// Used for one process after the other.
+/// Reused from process to process.
 struct Buffers {
     entries: Vec<MaybeUninit<u8>>,
     link: Vec<MaybeUninit<u8>>,
@@ -118,7 +107,7 @@ struct Buffers {
 
 impl Default for Buffers {
     fn default() -> Self {
-        // Longest path that d_path gives: a page.
+        // The longest path from d_path is a page.
         Buffers {
             entries: vec![MaybeUninit::uninit(); 32 * 1024],
             link: vec![MaybeUninit::uninit(); 4096],
@@ -127,7 +116,6 @@ impl Default for Buffers {
     }
 }
 
-/// A process, if it has files open.
 fn process(proc: &OwnedFd, pid: &CStr, buffers: &mut Buffers) -> Option<Process> {
     let directory = open_directory(proc, Path::new(OsStr::from_bytes(pid.to_bytes()))).ok()?;
     let files = files(&directory, buffers)?;
@@ -140,7 +128,7 @@ fn process(proc: &OwnedFd, pid: &CStr, buffers: &mut Buffers) -> Option<Process>
     })
 }
 
-/// The files that a process has open. None if there are none.
+/// The files that a process has open; `None` if there are none.
 fn files(process: &OwnedFd, buffers: &mut Buffers) -> Option<Vec<OpenFile>> {
     let directory = open_directory(process, Path::new("fd")).ok()?;
     let mut infos = None;
@@ -172,7 +160,7 @@ fn files(process: &OwnedFd, buffers: &mut Buffers) -> Option<Vec<OpenFile>> {
     (!files.is_empty()).then_some(files)
 }
 
-/// What a descriptor stands for, by its link and the text of its fdinfo.
+/// A descriptor, from its link and the text of its fdinfo.
 fn open_file(target: &[u8], info: &[u8]) -> Option<OpenFile> {
     let field = |name: &str| {
         let mut lines = info.split(|&byte| byte == b'\n');
@@ -187,8 +175,8 @@ fn open_file(target: &[u8], info: &[u8]) -> Option<OpenFile> {
     })
 }
 
-/// By its name alone. A socket is `socket:[123]`; devices and memory that has a name are no files
-/// either. Not to read their fdinfo saves half of the time.
+/// By its name alone: sockets (`socket:[123]`), devices and named memory are not files. Not reading
+/// their fdinfo saves half of the time.
 fn can_be_a_file(target: &[u8]) -> bool {
     const NEVER: [&[u8]; 6] = [b"/dev/", b"/proc/", b"/sys/", b"/memfd:", b"/[", b"/SYSV"];
     let is_never = NEVER.iter().any(|prefix| target.starts_with(prefix));
@@ -212,7 +200,7 @@ fn read_link<'b>(
     Some(link)
 }
 
-/// As much of a file as fits; procfs gives it in one piece.
+/// As much of a file as fits; procfs returns it in one piece.
 fn read_file<'b>(at: BorrowedFd<'_>, name: &CStr, buffer: &'b mut [u8]) -> Option<&'b [u8]> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
     let file = openat(at, name, flags, Mode::empty()).ok()?;

@@ -1,15 +1,11 @@
-//! Memory that stays, and a processor that is given first: mlockall(2), sched_setscheduler(2),
-//! setpriority(2).
+//! Locked memory and scheduling priority: mlockall(2), sched_setscheduler(2), setpriority(2).
 
 use std::io;
 
 use rustix::mm::{MlockAllFlags, mlockall};
 
-/// Keeps what the process uses in memory: pages that are there, and each further one from its first
-/// use on (MCL_ONFAULT; kernels from 4.4 on).
-///
-/// What was never touched is not there. Code that must not wait for a disk has to run once after
-/// this.
+/// Locks the memory of the process: resident pages, and others from their first use on
+/// (MCL_ONFAULT, since 4.4). Code that must not wait for a disk has to run once afterwards.
 ///
 /// # Errors
 /// EPERM or ENOMEM without CAP_IPC_LOCK and beyond RLIMIT_MEMLOCK.
@@ -21,14 +17,12 @@ pub fn lock_memory() -> io::Result<()> {
     }
 }
 
-/// Keeps what the process has now, and no longer what it will take: to be called after
-/// [`lock_memory`], when all that must not wait for a disk has its memory.
-///
-/// What the rest of a daemon takes and gives back is not to be kept for ever; and locked pages cannot
-/// be given back (madvise(2), MADV_DONTNEED: EINVAL), so that the heap would stay at its largest.
+/// Keeps present memory locked, but no longer locks new memory. To be called after [`lock_memory`],
+/// when all that must not wait for a disk has its memory. Locked pages cannot be returned to the
+/// kernel (madvise(2), MADV_DONTNEED: EINVAL), so that the heap would stay at its largest.
 ///
 /// # Errors
-/// As [`lock_memory`]. A kernel before 4.4 locks on.
+/// As for [`lock_memory`]; EINVAL before kernel 4.4, where new memory is still locked.
 pub fn lock_no_more() -> io::Result<()> {
     Ok(mlockall(MlockAllFlags::CURRENT | MlockAllFlags::ONFAULT)?)
 }
@@ -36,11 +30,11 @@ pub fn lock_no_more() -> io::Result<()> {
 /// How the scheduler treats a thread.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SchedPolicy {
-    /// Before all ordinary threads (SCHED_FIFO at its lowest priority).
+    /// Ahead of all ordinary threads (SCHED_FIFO at its lowest priority).
     RealTime,
     /// The largest share among ordinary threads (nice -20).
     Raised,
-    /// The default: nothing else was permitted.
+    /// The default, if nothing else is permitted.
     Ordinary,
 }
 
@@ -61,7 +55,7 @@ pub fn raise_policy() -> SchedPolicy {
     }
 }
 
-/// Touches `KIB` kibibytes of the calling thread's stack, so that they are there from now on.
+/// Touches `KIB` kibibytes of the calling thread's stack to make them resident.
 #[inline(never)]
 pub fn touch_stack<const KIB: usize>() {
     let stack = [[0_u8; 1024]; KIB];

@@ -1,8 +1,8 @@
-//! BTRFS_IOC_INO_LOOKUP: which subvolume of a btrfs a file is in (include/uapi/linux/btrfs.h).
+//! BTRFS_IOC_INO_LOOKUP: the btrfs subvolume of a file (include/uapi/linux/btrfs.h).
 //!
-//! A snapshot has the inode numbers and the generations of its original; only the subvolume
-//! distinguishes their files. Its number is never given to another one (`btrfs_get_free_objectid`,
-//! fs/btrfs/disk-io.c). `st_dev` differs too, but is another one with each mount.
+//! A snapshot has the inode numbers and generations of its original; only the subvolume, whose
+//! number is never reused (`btrfs_get_free_objectid`, fs/btrfs/disk-io.c), distinguishes their
+//! files. `st_dev` differs too, but changes with each mount.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -20,16 +20,13 @@ struct Lookup {
 
 const _: () = assert!(size_of::<Lookup>() == 4096);
 const BTRFS_IOC_INO_LOOKUP: Opcode = opcode::read_write::<Lookup>(0x94, 18);
-/// `BTRFS_FIRST_FREE_OBJECTID`: the root directory of a subvolume. To ask for it needs no privilege,
-/// because the answer holds no name (btrfs_ioctl_ino_lookup, fs/btrfs/ioctl.c).
+/// `BTRFS_FIRST_FREE_OBJECTID`: the root directory of a subvolume. Looking it up needs no
+/// privilege, because no name is returned (btrfs_ioctl_ino_lookup, fs/btrfs/ioctl.c).
 const ROOT: u64 = 256;
 
-/// The number of the subvolume that an open file is in.
-///
-/// # Errors
-/// ENOTTY if its file system is no btrfs.
+/// Returns the number of the subvolume of an open file; ENOTTY on another file system.
 pub fn subvolume(file: impl AsFd) -> io::Result<u64> {
-    // Tree 0 asks for the one that the file is in.
+    // Tree 0 stands for that of the file.
     let mut lookup = Lookup {
         tree: 0,
         object: ROOT,

@@ -1,4 +1,4 @@
-//! The UUID of any file system: EXT4_IOC_GETFSUUID (kernels from 6.0 on, ext4_ioctl_getuuid,
+//! The UUID of a file system: EXT4_IOC_GETFSUUID (kernels from 6.0 on, ext4_ioctl_getuuid,
 //! fs/ext4/ioctl.c), FS_IOC_GETFSUUID (from 6.9 on, include/uapi/linux/fs.h) and BTRFS_IOC_FS_INFO
 //! (include/uapi/linux/btrfs.h).
 
@@ -26,7 +26,7 @@ struct BtrfsInfo {
     rest: [u64; 124],
 }
 
-/// `struct fsuuid` of ext4 with room for a UUID behind it; `length` says how much.
+/// `struct fsuuid` of ext4, followed by room for a UUID of `length` bytes.
 #[repr(C)]
 #[derive(Clone, Copy)]
 struct Ext4Uuid {
@@ -38,17 +38,14 @@ struct Ext4Uuid {
 const _: () = assert!(size_of::<Uuid2>() == 17);
 const _: () = assert!(size_of::<BtrfsInfo>() == 1024);
 const FS_IOC_GETFSUUID: Opcode = opcode::read::<Uuid2>(0x15, 0);
-/// The size in the opcode is that of the first two fields.
+/// The opcode encodes the size of the first two fields.
 const EXT4_IOC_GETFSUUID: Opcode = opcode::read::<[u32; 2]>(b'f', 44);
 const BTRFS_IOC_FS_INFO: Opcode = opcode::read::<BtrfsInfo>(0x94, 31);
 
-/// UUID of the file system that the open file lies on.
-///
-/// # Errors
-/// ENOTTY where none of the calls is known, and when the file system has no UUID of 16 bytes.
+/// UUID of an open file's file system; ENOTTY if no call is supported or it has no 16-byte UUID.
 pub fn uuid(file: impl AsFd) -> io::Result<[u8; 16]> {
-    // First: its UUID can be set while it is mounted (EXT4_IOC_SETFSUUID, as tune2fs -U does), and
-    // FS_IOC_GETFSUUID goes on to give what it was when it was mounted.
+    // First, because its UUID can be set while mounted (EXT4_IOC_SETFSUUID, as by tune2fs -U), and
+    // FS_IOC_GETFSUUID still returns the one it had when mounted.
     let mut answer = ext4(&file);
     if answer == Err(Errno::NOTTY) {
         // SAFETY: the opcode takes a pointer to a `struct fsuuid2` and fills it in; `Uuid2` has its
@@ -68,7 +65,6 @@ pub fn uuid(file: impl AsFd) -> io::Result<[u8; 16]> {
     Ok(answer?)
 }
 
-/// The UUID of an ext4.
 fn ext4(file: impl AsFd) -> rustix::io::Result<[u8; 16]> {
     let mut answer = Ext4Uuid {
         length: 16,

@@ -1,4 +1,4 @@
-//! `[thresholds]`: what is too much.
+//! `[thresholds]`: the limits of each severity.
 
 use std::time::Duration;
 
@@ -7,73 +7,71 @@ use serde::{Deserialize, Deserializer, Serialize};
 use crate::config::formats::{factor, per_day, text};
 use crate::model::{ExtentCount, ExtentsPerDay, Share};
 
-/// What is too much.
+/// The limits of each severity.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Thresholds {
-    /// Growth is that of this time. A minute at least.
+    /// The time over which growth is measured. At least one minute.
     #[serde(with = "text")]
     pub growth_window: Duration,
-    /// A severity that was reached is left below this part of its threshold. 50 to 100 %.
+    /// A severity ends when the value falls below this part of the threshold: 50 to 100 %.
     #[serde(with = "factor")]
     pub hysteresis: Share,
-    /// A command and its arguments, run when a severity changes. The command is an absolute path.
-    /// Empty: there is none.
+    /// A command (absolute path) and its arguments, run when a severity changes. Empty: none.
     pub hook: Vec<String>,
-    /// From here on an image wants attention.
+    /// At these limits an image needs attention.
     #[serde(deserialize_with = "warning")]
     pub warning: Limits,
-    /// From here on it endangers the host. Each limit is beyond that of the warning.
+    /// At these limits it endangers the host. Each one is beyond that of `warning`.
     #[serde(deserialize_with = "critical")]
     pub critical: Limits,
-    /// What all extent maps together may take.
+    /// Limits for all extent maps together.
     pub host: HostLimits,
-    /// Other limits for some images. Of those that match an image the last one that sets a limit
-    /// wins, limit by limit.
+    /// Limits for some images. For each limit, the last matching override that sets it applies.
     #[serde(rename = "override", skip_serializing_if = "Vec::is_empty")]
     pub overrides: Vec<Override>,
 }
 
-/// The thresholds of one severity. An image has it that reaches one of them.
+/// The limits of a severity, which applies to an image that reaches any of them.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Limits {
-    /// An image with this many extents or more. One at least.
+    /// Minimum number of extents. At least 1.
     pub extents: ExtentCount,
-    /// One that gains as many or more. None: however many it gains.
+    /// Minimum growth. `None`: growth is ignored.
     #[serde(with = "per_day")]
     pub growth_per_day: Option<ExtentsPerDay>,
-    /// One that has the extents of `critical` in this time or sooner. None: however soon.
+    /// Maximum time until the image has the extents of `critical`. `None`: that time is ignored.
     #[serde(with = "text")]
     pub time_to_critical: Option<Duration>,
 }
 
-/// Parts of the host's memory that the extent maps of all images take, as far as they are loaded.
+/// Limits for the share of the host's memory taken by the loaded extent maps of all images.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct HostLimits {
-    /// From here on it wants attention.
+    /// At this share the host needs attention.
     #[serde(with = "text")]
     pub warning: Share,
-    /// From here on it is a danger. Above `warning`.
+    /// At this share it is in danger. Above `warning`.
     #[serde(with = "text")]
     pub critical: Share,
 }
 
-/// Other limits for some images.
+/// Different limits for some images.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Override {
-    /// Globs of the images: with a `/` held against the whole path, without against the name.
+    /// Globs of the images; those with `/` match the whole path, others the file name.
     pub images: Vec<String>,
-    /// What is different for a warning.
+    /// Changes for a warning.
     #[serde(default)]
     pub warning: LimitChanges,
-    /// What is different for critical.
+    /// Changes for critical.
     #[serde(default)]
     pub critical: LimitChanges,
 }
 
-/// What an override sets, and None for what it leaves as it is.
+/// The limits that an override sets; `None` for those that it does not change.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LimitChanges {
@@ -119,12 +117,11 @@ impl Default for HostLimits {
     }
 }
 
-/// What is written of `[thresholds.warning]`, and the defaults for the rest.
+/// The limits that are set in `[thresholds.warning]`, completed by the defaults.
 fn warning<'de, D: Deserializer<'de>>(from: D) -> Result<Limits, D::Error> {
     changed(from, Thresholds::default().warning)
 }
 
-/// The same of `[thresholds.critical]`.
 fn critical<'de, D: Deserializer<'de>>(from: D) -> Result<Limits, D::Error> {
     changed(from, Thresholds::default().critical)
 }
@@ -135,7 +132,7 @@ fn changed<'de, D: Deserializer<'de>>(from: D, mut limits: Limits) -> Result<Lim
 }
 
 impl LimitChanges {
-    /// Sets what is different.
+    /// Sets the limits that differ.
     pub fn apply(&self, limits: &mut Limits) {
         limits.extents = self.extents.unwrap_or(limits.extents);
         limits.growth_per_day = self.growth_per_day.unwrap_or(limits.growth_per_day);

@@ -1,4 +1,4 @@
-//! The process of a job: started, fed, read, made to end. And the one that restores extent-size hints.
+//! The child processes: one carries out a job, one restores extent-size hints.
 
 use std::ffi::OsStr;
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
@@ -17,36 +17,30 @@ use crate::defrag::job::{self, DefragJob, JobMessage, JobReport};
 use crate::model::{RunOutcome, RunReport};
 use crate::sys::child::kill_with_parent;
 
-/// How often the process is looked at.
 const INTERVAL: Duration = Duration::from_millis(50);
-/// A process that has not ended so long after SIGTERM is killed.
 const TERM_TIMEOUT: Duration = Duration::from_secs(60);
-/// How long a process may take to end after SIGKILL before it is left behind.
+/// Time from SIGKILL until a process is left behind.
 const KILL_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long the report may take once the process has ended: it is in the pipe already.
+/// Limit for the report once the process has ended: it is already in the pipe.
 const REPORT_TIMEOUT: Duration = Duration::from_secs(5);
-/// What is read of the output at most.
 const LONGEST_OUTPUT: u64 = 16 << 20;
 
-/// Has a process carry out the job, and returns its report. It is sent SIGTERM when the run is to
-/// stop.
-///
-/// # Errors
-/// If no process can be started. One that ends without a report has one made for it.
+/// Runs the job in a child process (SIGTERM when the run is to stop) and returns its report, or a
+/// substitute if there is none. Fails if no process can be started.
 pub(super) fn run(job: &DefragJob, control: &Arc<Control>) -> Result<JobReport, NotReady> {
     let not_ready = |error: io::Error| NotReady(format!("no process can be started: {error}"));
     let mut child = spawn([job::COMMAND.as_ref()], Stdio::null()).map_err(not_ready)?;
     let (input, output) = (child.stdin.take(), child.stdout.take());
     let document = serde_json::to_vec(job).map_err(|error| not_ready(error.into()))?;
     if let Some(mut input) = input {
-        // A process that has ended already reads nothing: that is seen below.
+        // Fails if the process has already ended, which is detected below.
         let _ = input.write_all(&document);
     }
     let (sender, reported) = mpsc::channel();
     let ours = Arc::clone(control);
     let reader = thread::Builder::new().name("defrag-report".to_owned());
     let read = move || {
-        // Sent to nobody if the process was left behind.
+        // Without a receiver if the process was left behind.
         let _ = sender.send(output.and_then(|output| read_report(output, &ours)));
     };
     reader.spawn(read).map_err(not_ready)?;
@@ -68,7 +62,6 @@ pub(super) fn run(job: &DefragJob, control: &Arc<Control>) -> Result<JobReport, 
     })
 }
 
-/// Reads messages to the last one.
 fn read_report(output: ChildStdout, control: &Control) -> Option<JobReport> {
     let mut report = None;
     for line in BufReader::new(output.take(LONGEST_OUTPUT)).lines() {
@@ -81,7 +74,7 @@ fn read_report(output: ChildStdout, control: &Control) -> Option<JobReport> {
     report
 }
 
-/// The running program with other arguments. It is killed when this thread ends.
+/// Runs this program with other arguments. The child is killed when this thread ends.
 fn spawn<'a>(arguments: impl IntoIterator<Item = &'a OsStr>, errors: Stdio) -> io::Result<Child> {
     let mut command = Command::new("/proc/self/exe");
     command
@@ -97,7 +90,7 @@ fn spawn<'a>(arguments: impl IntoIterator<Item = &'a OsStr>, errors: Stdio) -> i
     command.spawn()
 }
 
-/// Waits for its end, and asks for it when it is time. `None` if it does not come.
+/// Waits for the child, and terminates it when the run is stopped; `None` if it does not end.
 fn wait(child: &mut Child, control: &Control) -> io::Result<Option<ExitStatus>> {
     let mut asked: Option<Instant> = None;
     loop {
@@ -106,7 +99,7 @@ fn wait(child: &mut Child, control: &Control) -> io::Result<Option<ExitStatus>> 
         }
         match asked {
             None if control.is_stopped() => {
-                // Not waited for yet, so the number is not another's.
+                // Not yet reaped, so the PID cannot have been reused.
                 let _ = kill_process(Pid::from_child(child), Signal::TERM);
                 asked = Some(Instant::now());
             }
@@ -121,11 +114,8 @@ fn wait(child: &mut Child, control: &Control) -> io::Result<Option<ExitStatus>> 
     }
 }
 
-/// Has a process restore the extent-size hints that killed runs have left noted in `hints`. It is not
-/// waited for: it opens the images.
-///
-/// # Errors
-/// If no thread can be had.
+/// Restores, in a child process, the extent-size hints of killed runs noted in `hints`. Does not
+/// wait for it, because it opens the images.
 pub(super) fn restore_hints(hints: PathBuf) -> io::Result<()> {
     let work = move || {
         let arguments = [

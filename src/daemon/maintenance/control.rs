@@ -1,4 +1,4 @@
-//! What passes between a run on its thread and the scheduler outside.
+//! Shared state of a run on its thread and the scheduler.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -6,12 +6,12 @@ use std::sync::{Mutex, PoisonError};
 use crate::defrag::job::JobProgress;
 use crate::model::Stop;
 
-/// Why nothing was done, where that is no fault of the image: the state directory cannot be written,
-/// or no process can be started.
+/// Why a run did nothing, if no fault of the image: the state directory is not writable, or no
+/// process can be started.
 #[derive(Debug)]
 pub(super) struct NotReady(pub(super) String);
 
-/// The orders to a run, from outside of its thread.
+/// The orders to a run and its progress.
 #[derive(Debug, Default)]
 pub(super) struct Control {
     stop: AtomicBool,
@@ -21,14 +21,14 @@ pub(super) struct Control {
 }
 
 impl Control {
-    /// Ends the job soon. A command that runs is waited for: `hook_before` killed half-way could
-    /// leave a VM that goes down after `hook_after` has started it. The first reason counts.
+    /// Ends the job soon, but waits for a running command: a `hook_before` killed half-way could
+    /// leave a VM that shuts down after `hook_after` has started it. The first reason counts.
     pub(super) fn stop(&self, why: Stop) {
         lock(&self.why).get_or_insert(why);
         self.stop.store(true, Ordering::Relaxed);
     }
 
-    /// Ends a command that runs too: the daemon ends now. The next one finishes the run.
+    /// Also ends a running command, because the daemon ends now. The next daemon finishes the run.
     pub(super) fn cancel_hooks(&self) {
         self.cancel_hooks.store(true, Ordering::Relaxed);
     }
@@ -43,7 +43,7 @@ impl Control {
         self.stop.load(Ordering::Relaxed)
     }
 
-    /// How far the job is.
+    /// The progress of the job.
     pub(super) fn progress(&self) -> Option<JobProgress> {
         *lock(&self.progress)
     }

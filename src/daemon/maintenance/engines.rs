@@ -1,5 +1,5 @@
-//! Which engines can be used on this host: judged on a thread of its own, because the changelog of
-//! the kernel's package is read by a program and from a disk that may hang.
+//! Judges which engines are usable on this host. On a separate thread, because a program reads the
+//! changelog of the kernel's package, from a disk that may hang.
 
 use std::thread;
 use std::time::Duration;
@@ -12,18 +12,17 @@ use crate::config::settings::Defrag;
 use crate::defrag::{Host, usable};
 use crate::model::{EngineState, UnusableReason};
 
-/// From one look to the next while an engine is not used: the changelog that was missing may have
-/// been installed, or the program that did not answer may answer.
+/// Retry interval while an engine is unusable: a missing changelog may be installed, or a hanging
+/// program may answer.
 const AGAIN: Duration = Duration::from_secs(3600);
 
-/// See the module.
+/// The usable engines, and the thread that judges them.
 pub(super) struct Engines {
     states: Option<Vec<EngineState>>,
     judged: mpsc::UnboundedReceiver<Vec<EngineState>>,
     tell: mpsc::UnboundedSender<Vec<EngineState>>,
-    /// Whether a thread is at it.
     at_work: bool,
-    /// What is to be judged by when it is done.
+    /// Settings to judge by when the thread is done.
     next: Option<Defrag>,
     at: Instant,
 }
@@ -43,12 +42,12 @@ impl Default for Engines {
 }
 
 impl Engines {
-    /// What is known; nothing before they were judged.
+    /// The last result; `None` until there is one.
     pub(super) fn states(&self) -> Option<&[EngineState]> {
         self.states.as_deref()
     }
 
-    /// Begins to judge them. One thread at a time: one that hangs is not joined by others.
+    /// Starts judging. Only one thread at a time, so that hanging ones do not accumulate.
     pub(super) fn judge(&mut self, defrag: &Defrag) {
         if self.at_work {
             self.next = Some(defrag.clone());
@@ -56,7 +55,7 @@ impl Engines {
         }
         let (defrag, tell) = (defrag.clone(), self.tell.clone());
         let judge = move || {
-            // Nobody listens any more when the daemon ends.
+            // Fails only when the daemon ends.
             let _ = tell.send(usable::engines(&defrag, &Host::to_look_at()));
         };
         self.at = Instant::now();
@@ -69,7 +68,7 @@ impl Engines {
         }
     }
 
-    /// Whether it is time to judge them again.
+    /// Whether to judge again.
     pub(super) fn is_due(&self) -> bool {
         let is_wanted = |state: &EngineState| {
             let reason = state.unusable.as_ref().map(|it| it.reason);
@@ -79,12 +78,12 @@ impl Engines {
         is_open && !self.at_work && self.at.elapsed() >= AGAIN
     }
 
-    /// Waits for a judgement.
+    /// Waits for a result.
     pub(super) async fn judged(&mut self) -> Option<Vec<EngineState>> {
         self.judged.recv().await
     }
 
-    /// They were judged.
+    /// Stores and logs a result.
     pub(super) fn take_in(&mut self, states: Vec<EngineState>) {
         self.at_work = false;
         for state in &states {

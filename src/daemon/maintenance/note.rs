@@ -1,10 +1,10 @@
-//! What is under way, written down for the next start of the daemon.
+//! The notes about current runs, for the next start of the daemon.
 //!
-//! One file a run, `running-INODE-GENERATION-FILESYSTEM.json` in the state directory, with a hash of the
-//! file system's lasting name: a clone of a file system has the same inodes and generations. It is
-//! replaced (write, fsync, rename, fsync of the directory) before each phase begins, and removed when the
-//! run is over and the history has it. Any file that begins with `running-` is read, for fragwatch 0.1.0
-//! had names without the hash.
+//! One file per run, `running-INODE-GENERATION-FILESYSTEM.json` in the state directory, with a hash
+//! of the file system's lasting name, because a clone of a file system has the same inodes and
+//! generations. It is replaced (write, fsync, rename, fsync of the directory) before each phase
+//! begins, and removed when the run is over and in the history. Any file that begins with
+//! `running-` is read: fragwatch 0.1.0 used names without the hash.
 
 use std::fs;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -20,9 +20,8 @@ use crate::model::path::{shown, wire};
 use crate::model::{Engine, ExtentCount, ImageKey, ImageRef, UnixTime, Vm};
 use crate::sys::proc;
 
-/// What the names of the files begin with.
 const PREFIX: &str = "running-";
-/// For root alone: the command of a note is run.
+/// For root only: the command of a note is run.
 const MODE: u32 = 0o600;
 
 /// A run under way. Fields with a default are missing in the notes of fragwatch 0.1.0.
@@ -33,7 +32,7 @@ pub(super) struct Note {
     generation: u32,
     #[serde(with = "wire")]
     path: PathBuf,
-    /// The engine that was to be tried first.
+    /// The engine to be tried first.
     pub(super) engine: Engine,
     /// Extents before the run.
     pub(super) extents: ExtentCount,
@@ -42,18 +41,18 @@ pub(super) struct Note {
     /// The VM that had the image open then.
     #[serde(default)]
     pub(super) vm: Option<Vm>,
-    /// The command that has to be run after this one, from the settings then in force.
+    /// The command to be run after the current one, from the settings then in force.
     #[serde(default)]
     pub(super) hook_after: Vec<String>,
-    /// What is under way.
+    /// The current phase.
     #[serde(default = "job")]
     pub(super) phase: Phase,
-    /// The process of the command that is under way.
+    /// The process of the current command.
     #[serde(default)]
     pub(super) process: Option<HookProcess>,
 }
 
-/// A process, named for good by its number and its start time in clock ticks after boot.
+/// A process, identified by its PID and its start time in clock ticks after boot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct HookProcess {
     pid: u32,
@@ -65,14 +64,14 @@ fn job() -> Phase {
 }
 
 impl HookProcess {
-    /// The process with this number; `None` if it has ended.
+    /// The process with this PID; `None` if it has ended.
     pub(super) fn of(pid: u32) -> Option<HookProcess> {
         let start = proc::start_time(Path::new("/proc"), pid)?;
         Some(HookProcess { pid, start })
     }
 
-    /// Whether it still runs. After a reboot another process may have both its number and its start
-    /// time, which delays the command after it by the timeout of a hook at most.
+    /// Whether it still runs. After a reboot another process may have the same PID and start time,
+    /// which delays the next command by at most the timeout of a hook.
     pub(super) fn runs(self) -> bool {
         HookProcess::of(self.pid) == Some(self)
     }
@@ -113,7 +112,7 @@ impl Note {
         }
     }
 
-    /// Writes it to the state directory, in the place of what is there of the same image.
+    /// Writes it to the state directory, replacing an earlier note of the same image.
     pub(super) fn write(&self, state: &Path) -> io::Result<NoteFile> {
         let mut hash = DefaultHasher::new();
         self.filesystem.hash(&mut hash);
@@ -130,7 +129,7 @@ impl Note {
 pub(super) struct NoteFile(PathBuf);
 
 impl NoteFile {
-    /// Where it is, for the history, which removes it when it has the run.
+    /// Its path, for the history, which removes the file once it has the run.
     pub(super) fn into_path(self) -> PathBuf {
         self.0
     }
@@ -143,7 +142,7 @@ impl NoteFile {
     }
 }
 
-/// The notes that an earlier daemon left. A file that cannot be understood is logged and stays.
+/// The notes of an earlier daemon. An invalid file is logged and stays.
 pub(super) fn left_behind(state: &Path) -> Vec<(Note, NoteFile)> {
     let Ok(entries) = fs::read_dir(state) else {
         return Vec::new();

@@ -12,19 +12,19 @@
 //! the daemon died in any phase ──► HookAfter ──► end       (the next start of the daemon)
 //! ```
 //!
-//! A phase is written to disk before it begins ([`note`](super::note)), so the next start knows which
-//! one was reached. `HookAfter` runs at least once for every `HookBefore` that began: a daemon that
-//! dies in `HookAfter` repeats it. Without a `hook_after` its phase is left out.
+//! A phase is written to disk before it begins ([`note`](super::note)), so the next start knows
+//! which one was reached. `HookAfter` runs at least once for every `HookBefore` that began: a
+//! daemon that dies in `HookAfter` repeats it. Without a `hook_after` its phase is skipped.
 
 use serde::{Deserialize, Serialize};
 
-/// What is under way.
+/// A phase of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Phase {
     /// `defrag.hook_before` runs.
     HookBefore,
-    /// The process that defragments runs.
+    /// The defragmenting process runs.
     Job,
     /// `defrag.hook_after` runs.
     HookAfter,
@@ -33,7 +33,7 @@ pub(super) enum Phase {
 /// How a phase ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum PhaseEnd {
-    /// It did what it is for, and nothing asks for the end of the run.
+    /// It succeeded, and the run is not to end.
     Done,
     /// The command was never executed.
     NotStarted,
@@ -67,7 +67,7 @@ impl Phase {
         }
     }
 
-    /// The phase that a new daemon begins with when the former one died in this one.
+    /// The phase in which a new daemon continues if the former one died in this one.
     pub(super) fn after_a_crash(self, hooks: Hooks) -> Option<Phase> {
         hooks.after.then_some(Phase::HookAfter)
     }

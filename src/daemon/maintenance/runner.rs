@@ -1,8 +1,8 @@
-//! One run on a thread of its own: the phases of [`phase`](super::phase), each written down before it
-//! begins. The thread may hang with the file system of the image.
+//! Carries out one run on a separate thread: the phases of [`phase`](super::phase), each written to
+//! disk before it begins. The thread may hang with the file system of the image.
 //!
-//! The process of the job is killed with this thread, and xfs_fsr with that process: neither
-//! outlives the daemon. The operator's commands are given time to end; see [`Control`].
+//! The job's process is killed with this thread, and xfs_fsr with that process: neither outlives
+//! the daemon. The operator's commands get time to end; see [`Control`].
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -24,12 +24,11 @@ use crate::model::{
     Engine, ExtentCount, ImageRef, ReasonCode, RunOutcome, RunReport, UnixTime, Vm,
 };
 
-/// How long one of the operator's commands may take: it may shut a VM down.
+/// Limit for an operator's command, which may shut a VM down.
 pub(super) const HOOK_TIMEOUT: Duration = Duration::from_secs(600);
-/// How often a process of an earlier daemon is looked at.
 const INTERVAL: Duration = Duration::from_millis(200);
 
-/// What is to be done.
+/// The input of a run.
 pub(super) struct Task {
     pub(super) image: ImageRef,
     pub(super) vm: Option<Vm>,
@@ -45,23 +44,20 @@ pub(super) struct Ended {
     pub(super) filesystem: String,
     pub(super) began: UnixTime,
     pub(super) took: Duration,
-    /// `None` if the end of the daemon came first: the next one finishes the run.
+    /// `None` if the daemon ends first: the next one finishes the run.
     pub(super) result: Option<Result<JobReport, NotReady>>,
-    /// What `hook_after` is to be blamed for.
+    /// Why `hook_after` failed.
     pub(super) hook_after: Option<String>,
     /// To be removed when the history has the run.
     pub(super) note: Option<NoteFile>,
 }
 
-/// Starts a run. Its end is sent to `ended`.
-///
-/// # Errors
-/// If no thread can be had.
+/// Starts a run on a thread, which sends its end to `ended`.
 pub(super) fn start(task: Task, ended: mpsc::UnboundedSender<Ended>) -> io::Result<Arc<Control>> {
     let control = Arc::new(Control::default());
     let ours = Arc::clone(&control);
     let work = move || {
-        // The receiver is gone when the daemon ends.
+        // Fails only when the daemon ends.
         let _ = ended.send(Run::new(&task, ours).go());
     };
     thread::Builder::new()
@@ -70,11 +66,8 @@ pub(super) fn start(task: Task, ended: mpsc::UnboundedSender<Ended>) -> io::Resu
     Ok(control)
 }
 
-/// Finishes a run that an earlier daemon left: waits for a command of it that still runs, and runs
-/// `hook_after` from the note.
-///
-/// # Errors
-/// If no thread can be had; the note stays.
+/// Finishes a run of an earlier daemon on a thread: waits for its command that still runs, and runs
+/// `hook_after` from the note. If no thread can be started, the note stays.
 pub(super) fn finish(
     note: Note,
     file: NoteFile,
@@ -94,7 +87,7 @@ pub(super) fn finish(
     Ok(control)
 }
 
-/// `None` if the daemon ended meanwhile: the note stays for the next one.
+/// `None` if the daemon ends meanwhile: the note stays for the next one.
 fn finish_here(
     mut note: Note,
     file: NoteFile,
@@ -140,13 +133,11 @@ fn finish_here(
     Some(file)
 }
 
-/// A run at work.
 struct Run<'a> {
     task: &'a Task,
     control: Arc<Control>,
     note: Note,
     file: Option<NoteFile>,
-    /// What is known of its end so far.
     result: Option<Result<JobReport, NotReady>>,
     /// The outcome of the run for `hook_after`, in one word.
     ending: String,
@@ -196,8 +187,8 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Writes the phase down. What cannot be written down is not begun, but for `hook_after`, which
-    /// the note of the phase before it makes the next start run as well.
+    /// Writes the phase to disk. Without that it does not begin, except for `hook_after`, which the
+    /// next start also runs if the note has an earlier phase.
     fn write_down(&mut self, phase: Phase) -> Result<(), PhaseEnd> {
         self.note.phase = phase;
         self.note.process = None;
@@ -262,8 +253,8 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// A run that `hook_before` did not let begin is put off, as one that the guards refuse: the
-    /// image is no worse for it, and the next time the command may succeed.
+    /// Puts off a run that `hook_before` prevented, like one that the guards refuse: the image is
+    /// unchanged, and the command may succeed the next time.
     fn not_begun(&mut self, reason: String) {
         let outcome = match self.control.stopped() {
             Some(why) => RunOutcome::Stopped { why },
@@ -281,7 +272,7 @@ impl<'a> Run<'a> {
     fn job(&mut self) {
         let result = child::run(&self.task.job, &self.control);
         let result = result.map(|mut report| {
-            // The child only knows that it was stopped.
+            // The child knows only that it was stopped.
             if let (RunOutcome::Stopped { why }, Some(reason)) =
                 (&mut report.run.outcome, self.control.stopped())
             {
@@ -334,7 +325,7 @@ fn hooks(task: &Task) -> Hooks {
     }
 }
 
-/// The value of `FRAGWATCH_ENDING`: why the run was stopped, or what came of it.
+/// The value of `FRAGWATCH_ENDING`: why the run was stopped, or its outcome.
 fn ending(outcome: &RunOutcome) -> String {
     match outcome {
         RunOutcome::Stopped { why } => why.as_str().to_owned(),
@@ -357,7 +348,6 @@ fn run_hook(
     hook::run_once(command, HOOK_TIMEOUT, call, &mut attendant)
 }
 
-/// Notes the process of a command that has been started.
 struct HookAttendant<'a> {
     note: &'a mut Note,
     state: &'a Path,
@@ -377,7 +367,7 @@ impl Attendant for HookAttendant<'_> {
     }
 }
 
-/// What the operator's commands get to know of a run.
+/// The data of a run for the operator's commands.
 struct Subject<'a> {
     image: &'a Path,
     engine: Engine,
@@ -386,7 +376,7 @@ struct Subject<'a> {
 }
 
 impl Subject<'_> {
-    /// `result` is what came of the run, in one word and in full.
+    /// `result` is the outcome of the run, in one word and in full.
     fn call(&self, moment: &str, ending: &str, result: Option<(&str, Option<&JobReport>)>) -> Call {
         let mut variables = vec![
             ("FRAGWATCH_EVENT", format!("defrag-{moment}")),

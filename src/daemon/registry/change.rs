@@ -1,4 +1,4 @@
-//! What has changed from one sweep to the next and is worth a line in the log.
+//! Changes from one sweep to the next that are worth a line in the log.
 
 use std::path::PathBuf;
 
@@ -10,45 +10,45 @@ use crate::probe::protocol::Fault;
 #[derive(Debug, PartialEq)]
 pub(in crate::daemon) enum Change {
     Appeared(PathBuf, ExtentCount),
-    /// From which path to which.
+    /// From the first path to the second.
     Renamed(PathBuf, PathBuf),
     Vanished(PathBuf),
     Severity(Box<SeverityChange>),
-    /// Some of its openers use the page cache and some do not, and it is written to.
+    /// Some openers use the page cache, some do not, and the image is written to.
     MixedOpeners(PathBuf, Owner),
     Fault(Fault),
-    /// What was a fault in the sweep before.
+    /// A fault of the previous sweep is gone.
     Mended(PathBuf),
 }
 
-/// A severity that is another one now.
+/// A changed severity.
 #[derive(Debug, PartialEq)]
 pub(in crate::daemon) struct SeverityChange {
     pub(in crate::daemon) subject: Subject,
     pub(in crate::daemon) from: Severity,
     pub(in crate::daemon) to: Severity,
-    /// Why it is what it is.
+    /// The reason for the new severity.
     pub(in crate::daemon) reason: Reason,
 }
 
-/// What has a severity.
+/// The subject of a severity.
 #[derive(Debug, PartialEq)]
 pub(in crate::daemon) enum Subject {
     Image {
         id: ImageId,
         path: PathBuf,
-        /// The name of the VM that has it open.
+        /// The name of the VM that has the image open.
         vm: Option<String>,
         extents: ExtentCount,
         growth: Growth,
         forecast: Forecast,
     },
-    /// All extent maps together take so much.
+    /// All extent maps together.
     Host { memory: Bytes },
 }
 
 impl SeverityChange {
-    /// The change from one severity to another; `None` if they are the same.
+    /// `None` if the severities are equal.
     pub(super) fn between(
         (from, to): (Severity, Severity),
         reason: Reason,
@@ -65,7 +65,7 @@ impl SeverityChange {
         })
     }
 
-    /// The image that has it; `None` if it is the host's.
+    /// The image; `None` for the host.
     pub(in crate::daemon) fn image(&self) -> Option<ImageId> {
         match self.subject {
             Subject::Image { id, .. } => Some(id),

@@ -14,9 +14,9 @@ use crate::model::{
 };
 use crate::serve::view::ImageView;
 
-/// Rest after a map that could not be read to its end; four times as long each further time.
+/// Delay after an incomplete map; four times as long after each further failure.
 const MAP_RETRY: Duration = Duration::from_secs(5);
-/// The rest does not grow beyond this.
+/// Maximum of that delay.
 pub(super) const LONGEST_MAP_RETRY: Duration = Duration::from_secs(12 * 3600);
 
 /// An image that a sweep has counted.
@@ -24,32 +24,31 @@ pub(super) const LONGEST_MAP_RETRY: Duration = Duration::from_secs(12 * 3600);
 pub(in crate::daemon) struct KnownImage {
     pub(in crate::daemon) device: DeviceNumber,
     pub(in crate::daemon) sample: Sample,
-    /// The processes that had it open when it was counted last.
+    /// Openers at the last count.
     pub(in crate::daemon) owner: Owner,
-    /// Its last counts.
+    /// Recent counts.
     pub(super) recent: Recent,
-    /// How it grows by its last counts.
+    /// Growth by the recent counts.
     pub(in crate::daemon) growth: Growth,
     /// When it will be critical.
     pub(in crate::daemon) forecast: Forecast,
     judge: Judge,
-    /// Why it has its severity.
     reason: Reason,
     pub(in crate::daemon) map: Option<ExtentMap>,
-    /// What could be gained, when its map was read or sampled.
+    /// The possible gain, when the map was last read or sampled.
     pub(in crate::daemon) outlook: Option<Outlook>,
-    /// When its map was last read, or reading it was refused.
+    /// When the map was last read, sampled or refused.
     pub(in crate::daemon) map_read: Option<Instant>,
-    /// How often in a row reading its map came to no end.
+    /// Consecutive incomplete readings of the map.
     map_failures: u32,
-    /// Until when its map is left alone for that.
+    /// Until when the map is not read after such a failure.
     map_retry: Option<Instant>,
-    /// Whether the sweep under way has met it.
+    /// Whether the current sweep has found it.
     pub(super) met: bool,
 }
 
 impl KnownImage {
-    /// One with a past: its last counts and its severity then.
+    /// Creates it with past counts and severity.
     pub(super) fn new(
         device: DeviceNumber,
         sample: Sample,
@@ -73,17 +72,17 @@ impl KnownImage {
         }
     }
 
-    /// How bad it is.
+    /// The severity by the last count.
     pub(in crate::daemon) fn severity(&self) -> Severity {
         self.judge.severity()
     }
 
-    /// That of its inode.
+    /// The generation of its inode.
     pub(super) fn generation(&self) -> Option<u32> {
         self.sample.key.as_ref().ok().map(|key| key.generation)
     }
 
-    /// As the history identifies it; `None` if its identity could not be read.
+    /// The identity in the history; `None` if it could not be read.
     pub(in crate::daemon) fn reference(&self) -> Option<ImageRef> {
         Some(ImageRef {
             key: self.sample.key.clone().ok()?,
@@ -91,7 +90,7 @@ impl KnownImage {
         })
     }
 
-    /// As the history records it.
+    /// The row for the history.
     pub(super) fn row(&self) -> Option<SampleRow> {
         Some(SampleRow {
             image: self.reference()?,
@@ -102,7 +101,7 @@ impl KnownImage {
         })
     }
 
-    /// As it is served.
+    /// The view for the servers.
     pub(super) fn view<'a>(&'a self, filesystem: Option<&'a Filesystem>) -> ImageView<'a> {
         ImageView {
             sample: &self.sample,
@@ -116,7 +115,7 @@ impl KnownImage {
         }
     }
 
-    /// Replaces its owner. Openers that have become mixed are reported once, not each sweep.
+    /// Replaces the owner. Openers that have become mixed are reported once, not each sweep.
     pub(super) fn set_owner(&mut self, owner: Owner) -> Option<Change> {
         let before = std::mem::replace(&mut self.owner, owner);
         let changed = self.owner.is_mixed() && !before.is_mixed();
@@ -148,13 +147,13 @@ impl KnownImage {
         })
     }
 
-    /// The name of the VM that has it open, in one line.
+    /// On one line.
     fn vm(&self) -> Option<String> {
         let name = self.owner.vm()?.name.as_deref()?;
         Some(shown(Path::new(name)))
     }
 
-    /// It was defragmented: its growth begins anew, and its map is another one.
+    /// Restarts the growth and discards the map after a defragmentation.
     pub(super) fn defragmented(&mut self) {
         self.recent.clear();
         self.map = None;
@@ -162,33 +161,32 @@ impl KnownImage {
         self.map_read = None;
     }
 
-    /// Its map was read.
+    /// Stores a map that was read.
     pub(in crate::daemon) fn set_map(&mut self, map: ExtentMap, now: Instant) {
         self.set_outlook(Outlook::of_map(&map.borders), now);
         self.map = Some(map);
     }
 
-    /// Its map was sampled.
+    /// Stores a sample of the map.
     pub(in crate::daemon) fn set_outlook(&mut self, outlook: Outlook, now: Instant) {
         self.outlook = Some(outlook);
         self.map_refused(now);
     }
 
-    /// Its map cannot be read before its next turn. The former one stays.
+    /// Postpones a refused map to its next turn. The former map stays.
     pub(in crate::daemon) fn map_refused(&mut self, now: Instant) {
         self.map_read = Some(now);
         (self.map_failures, self.map_retry) = (0, None);
     }
 
-    /// Reading its map came to no end. It is tried again soon; if that fails too, later and later,
-    /// because its file system may hang at this image.
+    /// Postpones an incomplete map, longer after each failure: the file system may hang at it.
     pub(in crate::daemon) fn map_failed(&mut self, now: Instant) {
         let rest = MAP_RETRY.saturating_mul(4_u32.saturating_pow(self.map_failures));
         self.map_failures = self.map_failures.saturating_add(1);
         self.map_retry = Some(now + rest.min(LONGEST_MAP_RETRY));
     }
 
-    /// Whether reading its map has failed a short time ago.
+    /// Whether reading its map failed a short time ago.
     pub(in crate::daemon) fn waits_for_map_retry(&self, now: Instant) -> bool {
         self.map_retry.is_some_and(|until| now < until)
     }

@@ -1,4 +1,4 @@
-//! The fast side as the settings want it: starting it, reloading it, and how far it is armed.
+//! Starts and reloads the fast side, and tracks how far it is armed.
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -19,14 +19,14 @@ use crate::rescue::{LadderSettings, Watchdog};
 use crate::serve::parts::State;
 use crate::sys::realtime::{SchedPolicy, lock_no_more};
 
-/// How far back the kernel's log is read at the start, so that a restart during an incident loses
-/// nothing. When it is opened later, old lines must not act.
+/// How far back the kernel log is read at the start, so that a restart during an incident misses
+/// nothing. If it is opened later, old lines must not act.
 const LOOK_BACK: Duration = Duration::from_secs(10);
 
-/// The fast side and the settings it was started with, so that a reload changes only what differs.
+/// The fast side and its settings, so that a reload changes only what differs.
 #[derive(Default)]
 pub(in crate::daemon) struct Armed {
-    /// `None` until it was enabled and could be started; then it runs as long as the daemon.
+    /// `None` until first enabled and started; then it runs as long as the daemon.
     pub(super) fast: Option<FastSide>,
     /// Whether it acts.
     pub(super) armed: bool,
@@ -38,8 +38,7 @@ pub(in crate::daemon) struct Armed {
     pub(super) kmsg_state: Option<State>,
 }
 
-/// Starts the fast side and logs how far it is armed. If it cannot be started, the daemon counts
-/// extents all the same.
+/// Starts the fast side and logs how far it is armed. On failure extents are still counted.
 pub(in crate::daemon) fn start(settings: &Settings) -> Armed {
     let mut armed = Armed::default();
     armed.apply(settings, LOOK_BACK);
@@ -47,7 +46,7 @@ pub(in crate::daemon) fn start(settings: &Settings) -> Armed {
 }
 
 impl Armed {
-    /// Follows a change of the settings.
+    /// Applies changed settings.
     pub(super) fn reload(&mut self, settings: &Settings) {
         self.apply(settings, Duration::ZERO);
     }
@@ -94,7 +93,6 @@ impl Armed {
         Ok(State::Up)
     }
 
-    /// Opens the kernel's log if it is wanted and not open.
     fn open_kmsg(&mut self, settings: &Settings, look_back: Duration) {
         if !settings.rescue.enabled || !settings.klog.kmsg {
             self.kmsg = None;
@@ -134,7 +132,7 @@ impl Armed {
     }
 }
 
-/// Locks what the process has mapped since, if it could lock memory at the start.
+/// Locks memory mapped since the start, if locking worked at the start.
 pub(super) fn keep_in_memory(fast: &FastSide) {
     if fast.start_report.memory.is_ok()
         && let Err(error) = lock_no_more()
@@ -179,7 +177,7 @@ fn log_start(report: &StartReport) {
     }
 }
 
-/// systemd's watchdog, if it is on (sd_watchdog_enabled(3)). Its socket is connected now, because
+/// systemd's watchdog, if enabled (sd_watchdog_enabled(3)). Its socket is connected now, because
 /// nothing is opened in an emergency.
 fn watchdog() -> Option<Watchdog> {
     let interval = sd_notify::watchdog_enabled()? / 3;

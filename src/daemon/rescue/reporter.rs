@@ -1,4 +1,4 @@
-//! What the fast side reported, for the log, the metrics and the status; and the daemon's drills.
+//! Reports of the fast side to the log, the metrics and the status; and the daemon's drills.
 
 use std::io;
 use std::path::Path;
@@ -20,19 +20,17 @@ use crate::serve::shared_status::SharedStatus;
 /// A drill that takes longer has failed.
 const DRILL_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// See the module.
+/// Reports of the fast side, and the drill under way.
 pub(super) struct Reporter {
     drill: Option<Drill>,
-    /// Whether an incident goes on.
     incident: bool,
     /// Whether the hourly limit is reached.
     pub(super) limited: bool,
-    /// Why the kernel's log cannot be read any more.
+    /// Why the kernel log is no longer readable.
     pub(super) kmsg_error: Option<State>,
     board: Arc<SharedStatus>,
 }
 
-/// A drill under way.
 struct Drill {
     nonce: u64,
     began: Monotonic,
@@ -56,7 +54,7 @@ impl Reporter {
             .update_rescue(|rescue| rescue.incident = incident);
     }
 
-    /// Publishes the result of a drill: how long it took, or `None` if it failed.
+    /// Publishes the duration of a drill, or `None` if it failed.
     fn set_roundtrip(&self, took: Option<Duration>) {
         self.board.update_rescue(|rescue| {
             rescue.drilled = Some(super::super::clock::wall());
@@ -64,7 +62,7 @@ impl Reporter {
         });
     }
 
-    /// The kernel's log is not read any more: no drill and no error applies.
+    /// Discards drill and error once the kernel log is no longer read.
     pub(super) fn forget_drills(&mut self) {
         self.drill = None;
         self.kmsg_error = None;
@@ -129,7 +127,7 @@ impl Reporter {
         }
     }
 
-    /// A line matched a rule.
+    /// Counts and logs a line that matched a rule.
     pub(super) fn matched(&self, source: &str, rule: &str, line: &Line) {
         metrics::klog_matched(rule);
         warn!(
@@ -163,7 +161,7 @@ impl Reporter {
         let began = now();
         let nonce = began.0.max(1);
         fast.exchange.expect_drill(nonce, false);
-        // A drill that could not be written fails at its timeout, as one that was lost.
+        // A drill that could not be written times out like a lost one.
         if let Err(reason) = drill::write(Path::new(KMSG), nonce) {
             error!("cannot write to {KMSG}: {reason}");
         }
@@ -186,8 +184,8 @@ impl Reporter {
         );
     }
 
-    /// Whether a drill has failed, because it did not end in time; not during an incident, which
-    /// keeps the actor busy and proves the rest better than a drill.
+    /// Whether a drill has timed out. One that was read back does not fail during an incident,
+    /// which keeps the actor busy and proves the rest better than a drill.
     pub(super) fn drill_has_failed(&mut self) -> bool {
         let late = |drill: &mut Drill| now().since(drill.began) >= DRILL_TIMEOUT;
         let Some(drill) = self.drill.take_if(late) else {

@@ -1,4 +1,4 @@
-//! xfs_fsr as a process: started behind the gate, watched, signalled, waited for.
+//! The xfs_fsr process: started behind the gate, monitored, signalled, reaped.
 
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -22,16 +22,16 @@ use crate::defrag::run::{Action, Input, Machine};
 use crate::model::{Bytes, NamedProcess, Stop};
 use crate::sys::child::lower_priority;
 
-/// From closing its output to its end.
+/// Delay from the closing of its output to its exit.
 const EXIT_DELAY: Duration = Duration::from_millis(1);
-/// What it may read and write without having opened the image.
+/// Maximum that it may read and write before it has opened the image.
 const ASTRAY: Bytes = Bytes(4 << 20);
-/// How much of its output is kept: a few lines with a path of 4096 bytes in each.
+/// Maximum length of kept output: a few lines with a path of 4096 bytes each.
 const LONGEST_OUTPUT: usize = 16_384;
-/// Directories that PATH lacks for many users.
+/// Directories missing from PATH for many users.
 const SYSTEM: [&str; 2] = ["/usr/sbin", "/sbin"];
 
-/// Where xfs_fsr is installed.
+/// The path of the installed xfs_fsr.
 pub(in crate::defrag) fn program() -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)
@@ -40,7 +40,7 @@ pub(in crate::defrag) fn program() -> Option<PathBuf> {
         .find(|file| file.is_absolute() && file.is_file())
 }
 
-/// xfs_fsr at work.
+/// A running xfs_fsr.
 pub(super) struct XfsFsr {
     child: Child,
     gate: Gate,
@@ -50,11 +50,11 @@ pub(super) struct XfsFsr {
     pub(super) moved: (Bytes, Bytes),
     /// The process that waits at the gate.
     pub(super) blocked: Option<NamedProcess>,
-    /// Our side of its terminal.
+    /// Our end of its terminal.
     _terminal: Option<OwnedFd>,
 }
 
-/// How it ended.
+/// The end of an xfs_fsr.
 pub(super) struct End {
     /// `None` if it has not ended.
     pub(super) status: Option<ExitStatus>,
@@ -102,10 +102,10 @@ impl XfsFsr {
         self.child.id()
     }
 
-    /// Waits until something happens, for this long at most.
+    /// Waits for an event, for `most` at most.
     pub(super) fn wait(&self, most: Duration) {
         let mut events = vec![PollFd::new(&self.output, PollFlags::IN)];
-        // A process that is known to wait there would wake us all the time.
+        // A process already known to wait there would make poll(2) return at once every time.
         if self.blocked.is_none() {
             events.push(PollFd::new(&self.gate, PollFlags::IN));
         }
@@ -121,12 +121,12 @@ impl XfsFsr {
         }
     }
 
-    /// What has happened since the last call.
+    /// The events since the last call.
     pub(super) fn inputs(&mut self, controls: &mut Controls<'_>, host: &Host) -> Vec<Input> {
         self.read_output();
         let has_ended = has_ended(&self.child);
         let before = self.moved;
-        // Of a process that has ended too, until it is waited for.
+        // /proc/PID/io remains readable after the exit, until the process is waited for.
         self.moved = moved(&host.proc, self.pid()).unwrap_or(before);
         if has_ended {
             return vec![Input::Exited];
@@ -142,8 +142,8 @@ impl XfsFsr {
         inputs
     }
 
-    /// Lets ours in. [`Stop::Opened`] for the first process that has to wait, and if the gate cannot
-    /// be served any more: then nobody may wait at it.
+    /// Lets ours in. Returns [`Stop::Opened`] for the first process that has to wait, and if the
+    /// gate cannot be served any more, because then no process may be left waiting at it.
     fn serve_gate(&mut self) -> Option<Stop> {
         if self.blocked.is_some() {
             return None;
@@ -157,7 +157,7 @@ impl XfsFsr {
         }
     }
 
-    /// Passes an input to the machine and does what it asks for.
+    /// Passes an input to the machine and carries out the resulting actions.
     pub(super) fn step(&self, machine: &mut Machine, now: Duration, input: Input) {
         for action in machine.step(now, input) {
             match action {
@@ -171,14 +171,13 @@ impl XfsFsr {
     }
 
     fn signal(&self, signal: Signal) {
-        // Not waited for yet, so the number still belongs to it.
+        // Not waited for yet, so the PID is still valid.
         let _ = kill_process_group(Pid::from_child(&self.child), signal);
     }
 
-    /// Reads what it printed, and keeps the last of it.
     fn read_output(&mut self) {
         let mut buffer = [0; 1024];
-        // As much as a pipe holds at a time, in case it never stops printing.
+        // At most the capacity of a pipe per call, in case it never stops printing.
         for _ in 0..64 {
             match self.output.read(&mut buffer) {
                 Ok(0) | Err(_) => break,
@@ -192,7 +191,7 @@ impl XfsFsr {
     /// Waits for the process if it has ended, and opens the gate.
     pub(super) fn end(mut self) -> End {
         let status = has_ended(&self.child).then(|| {
-            // Children of its own, if it had any.
+            // Its child processes, if any.
             self.signal(Signal::KILL);
             self.child.wait().ok()
         });
@@ -206,7 +205,6 @@ impl XfsFsr {
     }
 }
 
-/// A terminal: our side and its.
 fn terminal() -> io::Result<(OwnedFd, OwnedFd)> {
     let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
     let ours = openpt(flags)?;
@@ -216,7 +214,7 @@ fn terminal() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok((ours, its))
 }
 
-/// Bytes that a process has read from disk and written to it.
+/// Bytes read from and written to disk.
 fn moved(proc: &Path, pid: u32) -> Option<(Bytes, Bytes)> {
     let text = std::fs::read_to_string(proc.join(format!("{pid}/io"))).ok()?;
     let field = |name: &str| {
@@ -226,7 +224,7 @@ fn moved(proc: &Path, pid: u32) -> Option<(Bytes, Bytes)> {
     Some((field("read_bytes:")?, field("write_bytes:")?))
 }
 
-/// Whether a child has ended. It keeps its number until it is waited for.
+/// Whether a child has ended. Its PID stays valid until it is waited for.
 fn has_ended(child: &Child) -> bool {
     let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
     matches!(

@@ -1,15 +1,14 @@
-//! Searches the changelog of a kernel package for repairs: by CVE, and by the titles of commits.
-//!
-//! Debian, Ubuntu and Proxmox name both, or one of them; RHEL, its rebuilds and SUSE name each commit
-//! that they take over. Debian and SUSE break long titles across lines.
+//! Searches the changelog of a kernel package for repairs, by CVE and by commit title. Debian,
+//! Ubuntu and Proxmox list CVEs, titles or both; RHEL, its rebuilds and SUSE list every commit that
+//! they backport. Debian and SUSE break long titles across lines.
 
 use std::io::{self, BufRead, BufReader, Read};
 
 use super::table::Defect;
 
-/// A longer line is read in pieces, in bytes.
+/// Longer lines are read in pieces of this size, in bytes.
 const LONGEST_LINE: u64 = 4096;
-/// How much of the lines before is searched with each line, in bytes: a title that is broken in three.
+/// How much preceding text is searched with each line, in bytes: a title in three pieces.
 const OVERLAP: usize = 256;
 
 /// What a changelog names of a defect.
@@ -17,7 +16,7 @@ const OVERLAP: usize = 256;
 pub struct Named {
     /// Its CVE, or the title of a repair.
     pub repair: bool,
-    /// That a repair was reverted.
+    /// The revert of a repair.
     pub revert: bool,
     /// The title of the commit that introduced it.
     pub origin: bool,
@@ -30,11 +29,11 @@ impl Named {
     }
 }
 
-/// What the changelogs of a package name, for each defect.
+/// The results of searching the changelogs of a package, for each defect.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Found {
     named: Vec<(&'static Defect, Named)>,
-    /// Whether there was something to search: an entry, or that of the running version.
+    /// Whether there was anything to search: an entry, or the one of the running version.
     pub began: bool,
 }
 
@@ -69,7 +68,7 @@ impl Found {
     }
 }
 
-/// `CVE-2026-6460` is not in `CVE-2026-64600`.
+/// Finds whole numbers only: `CVE-2026-6460` is not in `CVE-2026-64600`.
 fn names_cve(text: &str, cve: &str) -> bool {
     let mut behind = text
         .match_indices(cve)
@@ -77,12 +76,9 @@ fn names_cve(text: &str, cve: &str) -> bool {
     behind.any(|rest| !rest.starts_with(|c: char| c.is_ascii_digit()))
 }
 
-/// Searches a changelog whose newest entry comes first, and adds to what was found. If the running
-/// kernel is of `version`, the entries above its own are of a later package that was installed since
-/// the boot, and do not count; without its entry nothing counts.
-///
-/// # Errors
-/// Those of reading.
+/// Searches a changelog, newest entry first, and adds the results to `found`. If the running kernel
+/// has a `version`, entries above its own belong to a package installed since the boot and do not
+/// count; without an entry for it, nothing counts.
 pub fn search(changelog: impl Read, version: Option<&str>, found: &mut Found) -> io::Result<()> {
     let mut began = false;
     let mut reader = BufReader::new(changelog);
@@ -114,8 +110,7 @@ pub fn search(changelog: impl Read, version: Option<&str>, found: &mut Found) ->
     }
 }
 
-/// `linux (6.1.192-3) bookworm-security; urgency=high`. The package of a signed image has a `+` for
-/// the `-`.
+/// `linux (6.1.192-3) bookworm-security; urgency=high`; for a signed image with `+` for `-`.
 fn is_entry_of(line: &str, version: &str) -> bool {
     let is_head = line.starts_with(|c: char| c.is_ascii_alphanumeric());
     let entry = || {

@@ -1,4 +1,4 @@
-//! Whether an engine may be used on a kernel, by evidence, and in words why not. Pure.
+//! Judges by evidence whether an engine may be used on a kernel, and gives the reason. Pure.
 
 use std::fmt::Write as _;
 
@@ -7,15 +7,15 @@ use super::release::{Level, Running};
 use super::table::{self, Defect};
 use crate::model::Engine;
 
-/// What a changelog names of the defects, and where; or why that cannot be known.
+/// What a changelog names of the defects, and where; or why this is unknown.
 pub type Evidence = Result<(Found, String), String>;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Trust {
-    /// The kernel has none of the defects that endanger the engine, or the operator vouches for it.
+    /// The kernel has none of the engine's defects, or the operator trusts it.
     Trusted(Proof),
     KnownBad(&'static Defect),
-    /// Whether it has this one is unknown.
+    /// Whether it has this defect is unknown.
     Unknown(&'static Defect),
 }
 
@@ -23,7 +23,7 @@ pub enum Trust {
 pub enum Proof {
     /// Its level has all repairs.
     Level(Level),
-    /// The changelog of its package names the repairs that its level lacks.
+    /// Its package's changelog names the repairs that its level lacks.
     Changelog,
     /// `defrag.trusted_kernels` names it.
     Vouched,
@@ -40,7 +40,7 @@ pub struct Judgement {
     looked_at: String,
 }
 
-/// Judges a kernel for an engine. `changelog` is called only if the kernel's level proves nothing.
+/// Judges a kernel for an engine. `changelog` is called only if level and `vouched` prove nothing.
 pub fn judge(
     engine: Engine,
     running: &Running,
@@ -70,7 +70,7 @@ pub fn judge(
     let is_open = |defect: &&&'static Defect| {
         let named = found.as_ref().map(|(found, _)| found.of(defect));
         let named = named.unwrap_or_default();
-        // A defect that is younger than the level was backported if its origin was.
+        // A defect newer than the level was backported if the commit that introduced it was.
         let is_absent = is_absent(defect) && !named.origin;
         !is_absent && !named.is_repaired()
     };
@@ -98,7 +98,7 @@ fn looked_at(running: &Running, found: &Evidence) -> String {
 }
 
 impl Judgement {
-    /// Why the engine is not used, in a few words; `None` if it may be.
+    /// A short reason why the engine is not used; `None` if it may be.
     pub fn brief(&self) -> Option<String> {
         let release = match self.release.as_str() {
             "" => "of unknown release",
@@ -117,7 +117,7 @@ impl Judgement {
         }
     }
 
-    /// The same in one sentence, with the evidence, what would settle it, and what to do meanwhile.
+    /// The same as one sentence, with the evidence, what would settle it, and an alternative.
     pub fn refusal(&self) -> Option<String> {
         let (Trust::KnownBad(defect) | Trust::Unknown(defect)) = self.verdict else {
             return None;

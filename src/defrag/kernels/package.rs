@@ -1,9 +1,8 @@
 //! What the running kernel reports about itself, and the changelog of its package.
 //!
-//! The changelog is read by a child process, `gzip` or `rpm`, because a disk or a database that hangs
-//! would hang us too. It has a deadline, and its output a limit. Its arguments are fixed; there is no
-//! shell. No crate in the tree decompresses gzip, and the program exists wherever such a file does: it
-//! is Essential on Debian.
+//! The changelog is read by a child process, `gzip` or `rpm`, with a deadline and an output limit,
+//! because a hanging disk or database would hang this process too. The arguments are fixed; there
+//! is no shell. No crate in the tree decompresses gzip; the program is Essential on Debian.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -21,22 +20,20 @@ use super::release::Running;
 use super::table::Defect;
 use crate::sys::child;
 
-/// How long all children together may take. rpm takes about a second for a changelog of 10 MB.
+/// Time limit for all children together. rpm takes about a second for a changelog of 10 MB.
 const DEADLINE: Duration = Duration::from_secs(10);
 /// How much of a changelog is read, in bytes. Debian's has 4 MB.
 const LONGEST_CHANGELOG: u64 = 32 << 20;
-/// How much of a file of /proc is read, in bytes.
 const LONGEST_TEXT: u64 = 4096;
-/// How often the end of a child is checked.
 const INTERVAL: Duration = Duration::from_millis(5);
 
 /// Where a changelog is searched.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sources {
     pub proc: PathBuf,
-    /// Documentation of packages, `/usr/share/doc`.
+    /// Package documentation, `/usr/share/doc`.
     pub doc: PathBuf,
-    /// Modules of kernels, `/lib/modules`: their directories identify the packages of rpm.
+    /// Kernel modules, `/lib/modules`: their directories identify the rpm packages.
     pub modules: PathBuf,
     pub gzip: PathBuf,
     pub rpm: PathBuf,
@@ -46,7 +43,7 @@ pub struct Sources {
 }
 
 impl Sources {
-    /// Those of this host, with its procfs at `proc`.
+    /// The sources of this host, with its procfs at `proc`.
     pub fn of(proc: &Path) -> Sources {
         Sources {
             proc: proc.to_owned(),
@@ -60,9 +57,9 @@ impl Sources {
     }
 }
 
-/// What the running kernel reports about itself, and the text of /proc/version, which identifies it.
+/// What the running kernel reports, and the text of /proc/version, which identifies it.
 pub fn running(proc: &Path) -> (Running, String) {
-    // What cannot be read proves nothing, as an empty text.
+    // An unreadable file proves nothing, like an empty text.
     let text = |name: &str| read(&proc.join(name)).unwrap_or_default();
     let version = text("version");
     let release = text("sys/kernel/osrelease");
@@ -77,10 +74,7 @@ fn read(path: &Path) -> io::Result<String> {
     Ok(text)
 }
 
-/// Searches the changelogs of the running kernel's package.
-///
-/// # Errors
-/// Why there is none, as a clause.
+/// Searches the changelogs of the running kernel's package. On failure, returns why, as a clause.
 pub fn search(sources: &Sources, running: &Running, defects: &[&'static Defect]) -> Evidence {
     let release = &running.release;
     if !is_usual(release) {
@@ -95,7 +89,7 @@ pub fn search(sources: &Sources, running: &Running, defects: &[&'static Defect])
             return Err("which of the versions in its changelog runs is unknown".to_owned());
         };
         for file in &files {
-            // -f: what is not compressed is copied as it is.
+            // -f: uncompressed files are copied unchanged.
             let arguments = [OsStr::new("-cdf"), OsStr::new("--"), file.as_os_str()];
             search_output(&sources.gzip, &arguments, limits, Some(version), &mut found)
                 .map_err(|why| format!("{} cannot be read: {why}", file.display()))?;
@@ -118,14 +112,13 @@ pub fn search(sources: &Sources, running: &Running, defects: &[&'static Defect])
     Ok((found, format!("rpm -q --changelog -f {}", image.display())))
 }
 
-/// Whether a release can be part of a path and of an argument.
+/// Whether a release is safe as part of a path and of an argument.
 fn is_usual(release: &str) -> bool {
     let usual = |c: char| c.is_ascii_alphanumeric() || "._+~-".contains(c);
     release.starts_with(|c: char| c.is_ascii_digit()) && release.chars().all(usual)
 }
 
-/// The changelogs that packages of this release have installed. On Ubuntu that of the signed image is
-/// empty, but that of the modules is not.
+/// The changelogs of this release's packages. On Ubuntu only the signed image's is empty.
 fn files(doc: &Path, release: &str) -> Vec<PathBuf> {
     let packages = [
         format!("linux-image-{release}"),
@@ -144,7 +137,7 @@ fn files(doc: &Path, release: &str) -> Vec<PathBuf> {
     packages.iter().filter_map(file).collect()
 }
 
-/// Has a program write a changelog to its standard output, and searches that. `limits` are its
+/// Runs a program that writes a changelog to its standard output, and searches it. `limits` are the
 /// deadline and the number of bytes that are read.
 fn search_output(
     program: &Path,
@@ -166,7 +159,7 @@ fn search_output(
     let cannot = |error: io::Error| format!("{}: {error}", program.display());
     let mut child = command.spawn().map_err(cannot)?;
     let output = child.stdout.take().map(|pipe| Output { pipe, until });
-    // The pipe is closed after that: a child that still writes ends by SIGPIPE.
+    // This closes the pipe: a child that still writes is ended by SIGPIPE.
     let searched = output.map_or(Ok(()), |output| {
         changelog::search(output.take(longest), version, found)
     });
@@ -203,8 +196,7 @@ impl Read for Output {
     }
 }
 
-/// Whether a child succeeded, or ended because its output was not read to the end; `None` if it has
-/// not ended in time.
+/// Whether a child succeeded, or got SIGPIPE as not all was read; `None` if it did not end in time.
 fn wait(child: &mut Child, until: Instant) -> Option<bool> {
     loop {
         match child.try_wait() {
@@ -217,11 +209,11 @@ fn wait(child: &mut Child, until: Instant) -> Option<bool> {
     }
 }
 
-/// Kills a child, and waits for its end in a thread: a process that hangs in the kernel may never end.
+/// Kills a child and waits for it in a thread: a process that hangs in the kernel may never end.
 fn reap(mut child: Child) {
     let _ = child.kill();
     let reaper = std::thread::Builder::new().name("reaper".to_owned());
-    // Without a thread it stays a zombie until we end.
+    // Without a thread it stays a zombie until this process ends.
     let _ = reaper.spawn(move || child.wait());
 }
 

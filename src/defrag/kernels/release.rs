@@ -1,24 +1,24 @@
-//! The stable level of a kernel, from the version that it reports. Pure.
+//! Derives the stable level of a kernel from the version that it reports. Pure.
 //!
-//! | where | what it proves |
+//! | source | proves |
 //! |---|---|
 //! | `uname -r` of kernel.org's own kernels, Arch, Fedora, Alpine, Gentoo: `6.18.44`, `6.17.4-200.fc42.x86_64` | exactly that level |
 //! | /proc/version of Debian, `#1 SMP PREEMPT_DYNAMIC Debian 6.1.192-3 (…)`: the version of the package | exactly that level; `uname -r` is only `6.1.0-57-amd64` |
 //! | /proc/version_signature of Ubuntu, `Ubuntu 5.15.0-144.157-generic 5.15.189`: the last word (`CONFIG_VERSION_SIGNATURE`, wiki.ubuntu.com/Kernel/FAQ) | at least that level |
 //! | `uname -r` of all others, `6.1.159-181.297.amzn2023.x86_64`, `6.8.12-9-pve`, `5.14.0-611.el9.x86_64` | at least that level |
 //!
-//! "At least": a distribution adds to the sources that the number names. A repair in these sources is in
-//! the kernel; whether another one was added, the number does not show. Some distributions keep the
-//! number: RHEL 9 5.14.0, SLES 15 6.4.0 or 5.14.21, Oracle's UEK 5.15.0 or 6.12.0, openEuler 6.6.0.
+//! "At least": a distribution adds to the sources that the number names. Repairs in them are in the
+//! kernel; the number does not show whether others were added. Some distributions keep the number:
+//! RHEL 9 5.14.0, SLES 15 6.4.0 or 5.14.21, Oracle's UEK 5.15.0 or 6.12.0, openEuler 6.6.0.
 //!
-//! Proxmox puts its own package version into /proc/version, `PMX 6.8.12-9`, and the same numbers into
-//! `uname -r`. The first three are those of the Makefile of the Ubuntu sources that it builds (only
-//! `EXTRAVERSION` is replaced, Makefile of pve-kernel), that is, the level that
-//! /proc/version_signature would show on Ubuntu. The number behind them is Proxmox's own.
+//! Proxmox puts its own package version into /proc/version, `PMX 6.8.12-9`, and the same numbers
+//! into `uname -r`. The first three are from the Makefile of the Ubuntu sources that it builds
+//! (only `EXTRAVERSION` is replaced, Makefile of pve-kernel), which is the level that
+//! /proc/version_signature would show on Ubuntu. The number after them is Proxmox's own.
 
 use std::fmt;
 
-/// The candidate number of a release.
+/// The candidate number that stands for a release.
 const RELEASED: u32 = u32::MAX;
 
 /// A level of the stable series, `6.1.178`, or a release candidate, `7.2-rc4`.
@@ -36,13 +36,13 @@ impl Level {
         (self.major, self.minor)
     }
 
-    /// The level that a text begins with.
+    /// Parses the level at the beginning of a text.
     pub fn parse(text: &str) -> Option<Level> {
         Some(parse(text)?.0)
     }
 }
 
-/// The level that a text begins with, and the text after its numbers.
+/// The level at the beginning of a text, and the text after its numbers.
 fn parse(text: &str) -> Option<(Level, &str)> {
     let (major, rest) = number(text)?;
     let (minor, rest) = number(rest.strip_prefix('.')?)?;
@@ -68,8 +68,7 @@ fn number(text: &str) -> Option<(u32, &str)> {
     Some((digits.parse().ok()?, rest))
 }
 
-/// `-rc2`, `~rc4-1~exp1` (Debian), `-0.rc3.20251023git…` (Fedora), `-060100rc5-generic` (Ubuntu's
-/// builds of kernel.org).
+/// `-rc2`, `~rc4-1~exp1` (Debian), `-0.rc3.20251023git…` (Fedora), `-060100rc5-generic` (Ubuntu).
 fn candidate(suffix: &str) -> Option<u32> {
     let behind = suffix
         .match_indices("rc")
@@ -88,23 +87,23 @@ impl fmt::Display for Level {
     }
 }
 
-/// The version that the running kernel reports.
+/// The version reported by the running kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Running {
     /// `uname -r`.
     pub release: String,
-    /// Its level, if it shows one.
+    /// Its level, if known.
     pub level: Option<Level>,
-    /// Where the level was found.
+    /// The source of the level.
     pub source: &'static str,
-    /// Whether it has nothing beyond its level: then it lacks what the level lacks.
+    /// Whether it has nothing beyond its level, and so lacks what the level lacks.
     pub exact: bool,
-    /// The version of its package, on Debian, Ubuntu and Proxmox.
+    /// The package version, on Debian, Ubuntu and Proxmox.
     pub package: Option<String>,
 }
 
 impl Running {
-    /// From `uname -r`, and the texts of /proc/version and /proc/version_signature.
+    /// From `uname -r` and the texts of /proc/version and /proc/version_signature.
     pub fn new(release: &str, version: &str, signature: &str) -> Running {
         let release = release.trim();
         let by_release = parse(release);
@@ -134,24 +133,22 @@ impl Running {
     }
 }
 
-/// `Ubuntu 5.15.0-144.157-generic 5.15.189`: the version of the package, and the level.
+/// `Ubuntu 5.15.0-144.157-generic 5.15.189`: the package version, and the level.
 fn ubuntu(signature: &str) -> Option<(String, Option<Level>)> {
     let mut words = signature.split_whitespace();
     if words.next() != Some("Ubuntu") {
         return None;
     }
-    // After the package's version comes the flavour: `generic`, `aws`, `lowlatency-64k`.
+    // The package version is followed by the flavour: `generic`, `aws`, `lowlatency-64k`.
     let parts: Vec<&str> = words.next()?.split('-').take(2).collect();
     Some((parts.join("-"), words.next_back().and_then(Level::parse)))
 }
 
-/// The part of /proc/version that describes the build, `#1 SMP …`. The compiler before it may be
-/// Debian's on any kernel.
+/// The build in /proc/version, `#1 SMP …`. The compiler before it may be Debian's on any kernel.
 fn build(version: &str) -> &str {
     version.rfind(" #").map_or("", |at| version.split_at(at).1)
 }
 
-/// The word after another one, if it begins with a digit.
 fn word_behind<'t>(text: &'t str, word: &str) -> Option<&'t str> {
     let mut words = text.split_whitespace();
     words.find(|it| *it == word)?;
@@ -160,8 +157,7 @@ fn word_behind<'t>(text: &'t str, word: &str) -> Option<&'t str> {
         .filter(|it| it.starts_with(|c: char| c.is_ascii_digit()))
 }
 
-/// Whether a release with this after its numbers is built from little more than the sources of that
-/// level.
+/// Whether a release with this suffix is built from little more than the sources of its level.
 fn is_plain(suffix: &str) -> bool {
     let is_fedora = || {
         let mut parts = suffix.split('.');

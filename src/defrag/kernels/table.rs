@@ -1,43 +1,39 @@
-//! The defects, a row each. Data.
-//!
-//! Levels of CVE records are those of the record (github.com/CVEProject/cvelistV5, under `cves`);
-//! those of other commits are from the announcements and ChangeLogs of the stable kernels
-//! (kernel.org/pub/linux/kernel) as Debian's changelogs list them.
+//! The defects, one per row. Levels of CVE records are those of the record
+//! (github.com/CVEProject/cvelistV5, under `cves`); those of other commits are from the stable
+//! kernels' announcements and ChangeLogs (kernel.org/pub/linux/kernel), as in Debian's changelogs.
 
 use super::release::Level;
 use crate::model::Engine;
 
-/// Reflink came with 4.9. A kernel with an older number that has it is a distribution's, and has the
-/// defects that came with it.
+/// Reflink came with 4.9. Older kernels that have it got it, with its defects, by a backport.
 const WITH_REFLINK: &str = "0.0";
 
 /// What a defect endangers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Meets {
-    /// The engine: it is not used on a kernel that has the defect.
+    /// The engine, which is not used on a kernel that has the defect.
     Engine(Engine),
-    /// The engine would be endangered, but for a guard of ours.
+    /// The engine, were it not protected by this guard.
     Guarded(Engine, &'static str),
-    /// No engine, but the host.
+    /// The host, but no engine.
     Host,
 }
 
 #[derive(Debug, PartialEq, Eq)]
 pub struct Defect {
-    /// The commit that repaired it, in the mainline kernel unless there was none.
+    /// The repairing commit, in the mainline kernel if there is one.
     pub commit: &'static str,
     pub cve: Option<&'static str>,
     /// The title of the commit, and titles of others that repair it.
     pub titles: &'static [&'static str],
-    /// What may happen, as a clause.
+    /// The possible harm, as a clause.
     pub harm: &'static str,
     pub meets: Meets,
     pub introduced: &'static str,
-    /// The title of the commit that introduced it, which names it in a kernel that is older by its
-    /// number.
+    /// The title of the commit that introduced it; identifies a backport of it to an older kernel.
     pub introduced_by: Option<&'static str>,
-    /// The first level of each series that does not have it any more. The last one is mainline's:
-    /// later series do not have it either. A series between two of them was never repaired.
+    /// The first repaired level of each series, mainline's last: later series are repaired too. A
+    /// series between two of them was never repaired.
     pub repaired: &'static [&'static str],
 }
 
@@ -71,13 +67,13 @@ impl Defect {
     }
 }
 
-/// Those that a kernel must not have for an engine to be used on it.
+/// The defects that a kernel must not have for the engine to be used on it.
 pub fn of(engine: Engine) -> impl Iterator<Item = &'static Defect> {
     let endangers = move |defect: &&Defect| defect.meets == Meets::Engine(engine);
     DEFECTS.iter().filter(endangers)
 }
 
-/// All of them, the gravest first.
+/// All defects, the most serious first.
 pub static DEFECTS: [Defect; 9] = [
     // cves/2026/64xxx/CVE-2026-64600.json. 5.4, 5.10, 6.13 to 6.17, 6.19 and 7.0 were not repaired.
     Defect {
@@ -92,10 +88,10 @@ pub static DEFECTS: [Defect; 9] = [
             "5.15.212", "6.1.178", "6.6.145", "6.12.96", "6.18.39", "7.1.4", "7.2-rc4",
         ],
     },
-    // Mainline 6.7; announcements of 6.6.17 (2024-02-16) and 6.1.128 (2025-02-01). No announcement of
-    // a 5.15 that has it was found. The end of one write to shared blocks remapped its neighbours too,
-    // whose own write was still under way: a power cut in these milliseconds leaves what was on the
-    // disk before, in place of data that may be old. Every segment that is moved is such a write.
+    // Mainline 6.7; announcements of 6.6.17 (2024-02-16) and 6.1.128 (2025-02-01); none of a
+    // repaired 5.15 was found. The completion of a write to shared blocks also remapped neighbours
+    // whose writes were in progress: a power cut in these milliseconds leaves the previous disk
+    // contents in place of data that may be old. Every move of a segment is such a write.
     Defect {
         commit: "55f669f34184",
         cve: None,
@@ -106,10 +102,10 @@ pub static DEFECTS: [Defect; 9] = [
         introduced_by: None,
         repaired: &["6.1.128", "6.6.17", "6.7"],
     },
-    // Mainline 6.2, ChangeLog-6.1.92. An unsharing goes on with a mapping although write-back has
-    // changed it: a page that was written back and reclaimed meanwhile is read from its old block
+    // Mainline 6.2, ChangeLog-6.1.92. An unshare continues with a mapping that write-back has
+    // changed: a page written back and reclaimed meanwhile is read from its old block
     // (iomap_unshare_iter, iomap_write_begin, fs/iomap/buffered-io.c), and a guest's write is lost.
-    // For guests that use the page cache; found by reading, never seen.
+    // Only for guests that use the page cache; found by code review, never observed.
     Defect {
         commit: "304a68b9c63b",
         cve: None,
@@ -120,8 +116,8 @@ pub static DEFECTS: [Defect; 9] = [
         introduced_by: None,
         repaired: &["6.1.92", "6.2"],
     },
-    // The stable commit's own text; announced with 5.4.70 (2020-10-07). Mainline was repaired by
-    // another change, in 5.5. Only files with an extent-size hint, as qemu-img sets it from 5.1 on.
+    // Text of the stable commit, announced with 5.4.70 (2020-10-07); mainline was repaired by
+    // another change in 5.5. Only files with an extent-size hint, as qemu-img sets it from 5.1 on.
     Defect {
         commit: "aee38af574a1",
         cve: None,
@@ -135,7 +131,7 @@ pub static DEFECTS: [Defect; 9] = [
         introduced_by: Some("xfs: don't use delalloc extents for COW on files with extsize hints"),
         repaired: &["5.4.70", "5.5"],
     },
-    // Came with a01b8f225248, 6.6-rc1; repaired in 6.6-rc3. What was not in the page cache was not
+    // Introduced by a01b8f225248, 6.6-rc1; repaired in 6.6-rc3. Data not in the page cache was not
     // read before it was written to its new blocks.
     Defect {
         commit: "35d30c9cf127",
@@ -147,8 +143,8 @@ pub static DEFECTS: [Defect; 9] = [
         introduced_by: Some("iomap: Allocate ifs in ->write_begin() early"),
         repaired: &["6.6-rc3"],
     },
-    // 4.19-rc8, says the merge of the rework of cloning into 4.20 (tag xfs-4.20-merge-2), which
-    // repaired the rest of its kind. A clone could share what lies beyond the end of a file.
+    // 4.19-rc8 according to the merge of the clone rework in 4.20 (tag xfs-4.20-merge-2), which
+    // repaired the other defects of this kind. A clone could share blocks beyond the end of a file.
     Defect {
         commit: "b39989009bdb",
         cve: None,
@@ -159,9 +155,8 @@ pub static DEFECTS: [Defect; 9] = [
         introduced_by: None,
         repaired: &["4.20"],
     },
-    // Change times were as coarse as a tick, and xfs_fsr compares them to see whether a file was
-    // written during the copy: a write in the tick of the comparison was lost. Multigrain
-    // timestamps, 6.13, make each change visible.
+    // Change times were as coarse as a tick, and xfs_fsr compares them to detect writes during the
+    // copy: a write in the tick of the comparison was lost. Multigrain timestamps came in 6.13.
     Defect {
         commit: "1cf7e834a6fb",
         cve: None,
@@ -177,8 +172,7 @@ pub static DEFECTS: [Defect; 9] = [
         repaired: &["6.13"],
     },
     // cves/2026/80xxx/CVE-2026-80530.json. xfs_fsr exchanges ranges from xfsprogs 6.12.0 on
-    // (XFS_IOC_COMMIT_RANGE, libfrog/file_exchange.c), where the file system has the feature, and
-    // without the flag that this takes.
+    // (XFS_IOC_COMMIT_RANGE, libfrog/file_exchange.c), if supported, without the required flag.
     Defect {
         commit: "b2d5a81dae38",
         cve: Some("CVE-2026-80530"),
@@ -207,8 +201,7 @@ pub static DEFECTS: [Defect; 9] = [
     },
 ];
 
-/// The first level of each series from which on a kernel has none of an engine's defects, the last
-/// one for all that come later.
+/// The first level of each series that has none of an engine's defects; the last covers all later.
 pub fn good_from(engine: Engine) -> Vec<Level> {
     let is_good = |level: &Level| !of(engine).any(|defect| defect.is_in(*level));
     let mut levels: Vec<Level> = of(engine).flat_map(Defect::repairs).collect();

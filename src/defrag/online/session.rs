@@ -1,4 +1,4 @@
-//! A run of the online engine at work: region by region, segment by segment.
+//! An online run in progress: region by region, segment by segment.
 
 use std::io;
 use std::os::fd::AsFd as _;
@@ -15,44 +15,36 @@ use crate::defrag::{Host, holders};
 use crate::model::{Bytes, Extent, ExtentCount, RunOutcome, RunReport, Stop};
 use crate::sys::geometry;
 
-/// How often orders are checked in a rest.
 const INTERVAL: Duration = Duration::from_millis(20);
-/// Without a segment for so long a run is stuck.
 const STUCK_TIMEOUT: Duration = Duration::from_secs(600);
-/// How often is checked who uses the image.
 const USERS_INTERVAL: Duration = Duration::from_secs(2);
-/// How often free space is checked.
 const SPACE_INTERVAL: Duration = Duration::from_millis(50);
-/// The hint where something of the image belongs to another file: guests' writes to that reserve
-/// so much each.
+/// The hint if the image shares blocks with another file: each guest write there reserves so much.
 const MODEST: Bytes = Bytes(1 << 20);
 
-/// What was done so far.
+/// The work done so far.
 #[derive(Debug, Default)]
 pub(super) struct Work {
     /// Segments that were moved.
     pub(super) segments: u64,
-    /// The calls that locked the image: a clone and an unsharing for each segment.
+    /// The calls that locked the image: a clone and an unshare per segment.
     pub(super) calls: CallTimes,
     /// Time spent on segments.
     pub(super) busy: Duration,
-    /// Extents that were removed, by what the survey counted.
+    /// Extents removed, by the survey's count.
     pub(super) joined: ExtentCount,
 }
 
 /// Why the work ended.
 pub(super) enum End {
-    /// The plan is done.
     Done,
-    /// It was stopped.
     Stopped,
     /// Free space reached its limit, or there was none.
     NoSpace,
-    /// A call failed.
     Failed(&'static str, io::Error),
 }
 
-/// A run at work.
+/// A run in progress.
 pub(super) struct Session<'a> {
     request: &'a Request<'a>,
     host: &'a Host,
@@ -65,7 +57,7 @@ pub(super) struct Session<'a> {
     governor: Governor,
     machine: Machine,
     moved: Bytes,
-    /// Whether somebody has the image open, or once had it open during the run.
+    /// Whether any process has, or had during the run, the image open.
     pub(super) in_use: bool,
     users_at: Instant,
     space_at: Option<Instant>,
@@ -85,7 +77,7 @@ impl<'a> Session<'a> {
         let mover = Mover::new(&target.file, &target.directory, block)?;
         let (path, mount) = (&target.path, &target.mount.point);
         let group = u64::from(geometry.group_blocks).saturating_mul(block.0);
-        // The kernel allows half a group; a quarter of it is found more easily.
+        // The kernel allows half a group; less than a quarter of it is found more easily.
         let largest = Bytes(segments::REGION.min((group / 4).next_power_of_two() / 2));
         let hints = [MODEST.min(largest), largest];
         let hint = Hint::keep(&host.hints, path, mount, mover.image(), &hints)?;
@@ -131,7 +123,7 @@ impl<'a> Session<'a> {
         End::Done
     }
 
-    /// Moves the segments of a region; `None` if it came to its end.
+    /// Moves the segments of a region; `None` if its end was reached.
     fn work_on(&mut self, region: &Region, done: ExtentCount, work: &mut Work) -> Option<End> {
         let (mut at, mut before, mut rest) = (region.start, Before::default(), Duration::ZERO);
         let mut gone = ExtentCount(0);
@@ -146,7 +138,7 @@ impl<'a> Session<'a> {
                 Err(error) => return Some(End::Failed("its map cannot be read", error)),
             };
             let Some(segment) = segments::cut(&map, self.governor.work(), before) else {
-                // A single extent at the end of what is known may have a neighbour after it.
+                // A single extent at the end of the known map may have a neighbour after it.
                 let last = map
                     .last()
                     .filter(|last| last.logical > at && known < region.end);
@@ -165,8 +157,7 @@ impl<'a> Session<'a> {
         None
     }
 
-    /// The map from `at` on, as [`Mover::map`]. The block before it shows where the last segment was
-    /// moved to.
+    /// As [`Mover::map`]. The block before `at` shows where the last segment was moved.
     fn map(
         &mut self,
         at: Bytes,
@@ -193,8 +184,7 @@ impl<'a> Session<'a> {
         Ok((map, known))
     }
 
-    /// Returns how long to rest after it. Fails with the end of the run, or `None` for that of the
-    /// region.
+    /// Returns how long to rest. The error is the end of the run, or `None` for that of the region.
     fn move_one(&mut self, segment: &Segment, work: &mut Work) -> Result<Duration, Option<End>> {
         let took = match self.mover.move_segment(segment) {
             Ok(took) => took,
@@ -210,7 +200,7 @@ impl<'a> Session<'a> {
         Ok(self.governor.rest(took.busy, self.in_use))
     }
 
-    /// `None` if the image was truncated before the segment's end: its region is done then.
+    /// `None` if the image was truncated before the segment's end, which ends the region.
     fn judge(&self, segment: &Segment, error: io::Error) -> Option<End> {
         let is_shorter = || {
             let metadata = self.target.file.metadata();
@@ -230,12 +220,12 @@ impl<'a> Session<'a> {
         (self.watch)(Event::Progress(self.progress));
     }
 
-    /// Rests, and then waits as long as the run is held. Returns why the run ends, if it does.
+    /// Rests, then waits while the run is held. Returns why the run ends, if it does.
     fn rest(&mut self, rest: Duration) -> Option<End> {
         let until = Instant::now() + rest;
         loop {
             self.check_users();
-            // What is read is written too.
+            // Every byte read is also written.
             for input in self.controls.inputs(self.moved.saturating_add(self.moved)) {
                 self.machine.step(monotonic(), input);
             }
@@ -278,7 +268,7 @@ impl<'a> Session<'a> {
         guard::check_room(self.target, self.request.limits.keep_free).is_ok()
     }
 
-    /// Restores the hint, releases the anchor and counts.
+    /// Restores the hint, releases the anchor and counts the extents.
     pub(super) fn end(self, report: &mut RunReport, shares: bool, end: End) -> RunOutcome {
         let Session { mover, hint, .. } = self;
         drop(hint);

@@ -1,4 +1,4 @@
-//! Reading a log file and the files that were at its path before: see the parent module.
+//! Reads a log file and its predecessors at the same path; see the parent module.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -10,15 +10,14 @@ use rustix::io::{Errno, pread, retry_on_intr};
 use super::shared::{Down, FileState};
 use crate::klog::tail::{Assembler, FINGERPRINT, Line, MAX_LINE, Position};
 
-/// Bytes of a read.
 const CHUNK: usize = 64 * 1024;
-/// Generations that are kept open. More of them within a minute is no rotation.
+/// Maximum number of generations kept open. More of them within a minute are not a rotation.
 const GENERATIONS: usize = 8;
 
-/// Called, on the follower's thread, for every line. It should not wait.
+/// Called on the follower's thread for every line. It should not block.
 pub type OnLine = Box<dyn FnMut(Line<'_>) + Send>;
 
-/// Identifies a file whatever its name.
+/// Identifies a file independently of its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct FileId {
     device: u64,
@@ -52,11 +51,11 @@ pub(super) struct Followed {
 /// What was at the path before the first generation was opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Before {
-    /// Not known: what is found may be old.
+    /// Not known: a file found now may be old.
     Unknown,
-    /// A file that could not be opened. It may be old.
+    /// A file that could not be opened and may be old.
     Closed(FileId),
-    /// Not what is there now: that is new.
+    /// Another file or none: a file found now is new.
     Nothing,
 }
 
@@ -72,17 +71,17 @@ impl Followed {
         }
     }
 
-    /// The file that is followed, if it is at its path.
+    /// The followed file, if it is at the path.
     pub(super) fn at_path(&self) -> Option<FileId> {
         let newest = self.generations.last()?;
         newest.at_path.then_some(newest.id)
     }
 
-    /// Checks what is at the path and reads what is new. True if the file at the path has grown.
+    /// Checks the path and reads new data. Returns true if the file at the path has grown.
     pub(super) fn look(&mut self, keep: Duration, going_on: &dyn Fn() -> bool) -> bool {
         let mut down = self.look_at_path().err();
 
-        // The sizes from the newest to the oldest, the reading the other way: see the parent module.
+        // Sizes from newest to oldest, data from oldest to newest: see the parent module.
         let mut marks = Vec::with_capacity(GENERATIONS);
         for generation in self.generations.iter().rev() {
             marks.push(fstat(&generation.file));
@@ -137,7 +136,7 @@ impl Followed {
             }
             generation.at_path = at_path;
         }
-        // Stable: only the one at the path moves, to the end.
+        // A stable sort: only the generation at the path moves, to the end.
         self.generations
             .sort_by_key(|generation| generation.at_path);
         found.map(drop)
@@ -154,15 +153,14 @@ impl Followed {
         let generation = Generation::open(&self.path, self.before)?;
         self.before = Before::Nothing;
         let id = generation.id;
-        // It may have been rotated since it was seen, and even back to one that is open.
+        // The file may have been rotated since `seen`, even back to one that is open already.
         if !self.is_open(id) {
             self.generations.push(generation);
         }
         Ok(id)
     }
 
-    /// Closes what has been silent for long, if it has a successor or no name any more; and what
-    /// there is too much of.
+    /// Closes surplus generations, and those silent for `keep` that have a successor or no name.
     fn retire(&mut self, keep: Duration) {
         let surplus = self.generations.len().saturating_sub(GENERATIONS);
         self.generations.drain(..surplus);
@@ -174,7 +172,7 @@ impl Followed {
     }
 }
 
-/// What is at the path, without opening it: opening a device may do something to it.
+/// The file at the path. It is not opened first: opening a device may have side effects.
 fn identify(path: &Path) -> Result<FileId, Down> {
     let stat = statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW);
     checked(&stat.map_err(|error| refused("look at", error))?)
@@ -183,7 +181,7 @@ fn identify(path: &Path) -> Result<FileId, Down> {
 fn refused(what: &'static str, error: Errno) -> Down {
     match error {
         Errno::NOENT | Errno::NOTDIR => Down::Missing,
-        // Of O_NOFOLLOW.
+        // Caused by O_NOFOLLOW.
         Errno::LOOP => Down::Link,
         error => Down::Failed(what, error),
     }
@@ -200,22 +198,21 @@ fn checked(stat: &Stat) -> Result<FileId, Down> {
     }
 }
 
-/// A file that was found at the path.
 struct Generation {
     file: File,
     id: FileId,
     position: Position,
     assembler: Assembler,
     at_path: bool,
-    /// Whether it has a name anywhere.
+    /// Whether it still has a name in any directory.
     linked: bool,
-    /// When it last grew, or left its path.
+    /// When it last grew or left the path.
     touched: Instant,
 }
 
 impl Generation {
     fn open(path: &Path, before: Before) -> Result<Generation, Down> {
-        // Should a FIFO have come in between, NONBLOCK does not wait for its writer.
+        // NONBLOCK: if a FIFO has taken the place of the file, open does not wait for a writer.
         let flags =
             OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
         let file = open(path, flags, Mode::empty()).map_err(|error| refused("open", error))?;
@@ -237,7 +234,7 @@ impl Generation {
         Ok(generation)
     }
 
-    /// Delivers what is new up to `mark`. True if anything was.
+    /// Delivers new data up to `mark`. Returns true if there was any.
     fn read_to(
         &mut self,
         mark: u64,
@@ -274,15 +271,15 @@ impl Generation {
         Ok(grew)
     }
 
-    /// After a truncation a writer may go on at its old place, which leaves a hole
-    /// before it, of any size. More NULs than a line can hold change nothing.
+    /// Skips a hole of any size, which a writer that continues at its old offset leaves after a
+    /// truncation. NULs beyond the maximum length of a line change nothing.
     fn skip_hole(&mut self, mark: u64) {
         let offset = self.position.offset();
         let data = seek(&self.file, SeekFrom::Data(offset)).unwrap_or(mark);
         self.position.skip_nuls(data.min(mark).max(offset));
     }
 
-    /// The file was truncated.
+    /// Called when the file was truncated.
     fn begin_again(&mut self) -> Result<(), Errno> {
         self.assembler.reset(false);
         let size = size_of(&fstat(&self.file)?);
@@ -293,8 +290,7 @@ impl Generation {
         Ok(())
     }
 
-    /// Goes to the end, which is at `size`, or rather to the beginning of the line that is not
-    /// finished there.
+    /// Moves to the start of the unfinished last line, or to the end, which is at `size`.
     fn pass_over(&mut self, size: u64) -> Result<(), Errno> {
         let from = size.saturating_sub(MAX_LINE as u64);
         let end = self.bytes(from, MAX_LINE)?;
@@ -312,7 +308,7 @@ impl Generation {
         let length = usize::try_from(known).unwrap_or(FINGERPRINT);
         let head = self.bytes(0, length)?;
         let tail = self.bytes(offset - known, length)?;
-        // Truncated since its size was taken: then what it holds now is new.
+        // Truncated since `size` was taken: the present content is new.
         if head.len() < length || tail.len() < length {
             self.assembler.reset(false);
             self.position = Position::default();

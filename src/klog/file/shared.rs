@@ -1,4 +1,4 @@
-//! What the threads that follow a log file share, and the state of the file.
+//! State that the follower and watcher threads of a log file share.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -11,22 +11,22 @@ use tokio::sync::Notify;
 /// Why a file is not followed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum Down {
-    /// The first look is still to come.
+    /// Not checked yet.
     #[error("not looked at yet")]
     NotYet,
-    /// Nothing is there.
+    /// The file does not exist.
     #[error("there is no such file")]
     Missing,
-    /// A link, which could lead anywhere.
+    /// A symbolic link, which could lead to any file.
     #[error("it is a symbolic link; configure the file that it leads to")]
     Link,
-    /// Something that is no file of lines.
+    /// Not a regular file.
     #[error("it is {0}, not a regular file")]
     NotRegular(&'static str),
-    /// The system refused.
+    /// A system call failed.
     #[error("cannot {0} it: {1}")]
     Failed(&'static str, Errno),
-    /// The follower has been busy for long: its file system hangs.
+    /// The follower has been busy for too long: the file system hangs.
     #[error("no answer from the file system for {} s", .0.as_secs())]
     Hangs(Duration),
 }
@@ -34,13 +34,13 @@ pub enum Down {
 /// The state of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FileState {
-    /// Why it is not followed; `None` if it is.
+    /// Why the file is not followed; `None` if it is.
     pub down: Option<Down>,
-    /// Inode number of the file at the path, and how far it has been read.
+    /// Inode number of the file at the path and the offset up to which it has been read.
     pub position: Option<(u64, u64)>,
-    /// Lines that were delivered.
+    /// Number of delivered lines.
     pub lines: u64,
-    /// Those of them that lost their end.
+    /// Number of delivered lines that were truncated.
     pub cut: u64,
 }
 
@@ -55,27 +55,26 @@ impl Default for FileState {
     }
 }
 
-/// Every lock is held for a copy only.
+/// Each lock is held only for a copy.
 #[derive(Debug)]
 pub(super) struct Shared {
     stopping: AtomicBool,
-    /// Whether the follower is to look.
+    /// Whether the follower is to check the file.
     woken: Mutex<bool>,
     bell: Condvar,
     state: Mutex<FileState>,
     epoch: Instant,
-    /// When the follower last began something, in milliseconds since the epoch plus 1; 0 while it
-    /// waits.
+    /// Start of the follower's current operation in ms since the epoch plus 1; 0 while it waits.
     busy_since: AtomicU64,
     wanted: Mutex<Wanted>,
     pub(super) wanted_changed: Notify,
 }
 
-/// What linemux is to do. A new number asks for a new linemux.
+/// What linemux is to do. A new number requests a new instance of linemux.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Wanted {
     number: u64,
-    /// Whether the file is there to be watched.
+    /// Whether the file exists and is to be watched.
     pub(super) watch: bool,
 }
 
@@ -118,7 +117,7 @@ impl Shared {
         self.bell.notify_one();
     }
 
-    /// Waits until woken, but no longer than `time`. True if it was woken.
+    /// Waits up to `time` to be woken. Returns true if it was woken.
     pub(super) fn wait(&self, time: Duration) -> bool {
         let woken = lock(&self.woken);
         let waited = self.bell.wait_timeout_while(woken, time, |woken| !*woken);
@@ -130,7 +129,7 @@ impl Shared {
         u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// Called by the follower before everything that could hang. False if it is to end.
+    /// Called by the follower before all that could hang. Returns false if it is to end.
     pub(super) fn goes_on(&self) -> bool {
         self.busy_since
             .store(self.milliseconds().saturating_add(1), Ordering::Relaxed);
@@ -151,7 +150,7 @@ impl Shared {
         *lock(&self.wanted)
     }
 
-    /// Asks for a new linemux, or for none.
+    /// Requests a new instance of linemux, or none.
     pub(super) fn request_watch(&self, watch: bool) {
         let mut wanted = lock(&self.wanted);
         wanted.number += 1;

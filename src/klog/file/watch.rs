@@ -1,4 +1,4 @@
-//! The watcher: runs linemux, which wakes the follower when the file changes.
+//! The watcher thread: runs linemux, which wakes the follower when the file changes.
 
 use std::future::Future as _;
 use std::path::Path;
@@ -12,26 +12,23 @@ use tokio::runtime::Runtime;
 
 use super::shared::{Shared, Wanted};
 
-/// Between two wakes: a busy log is read fifty times a second and not at every line.
+/// Pause after each wake: a busy log is read 50 times a second instead of at every line.
 const PAUSE: Duration = Duration::from_millis(20);
-/// Events within one pause that linemux may bring.
+/// Number of events within one pause from which on linemux is stopped.
 const FLOOD: u32 = 1000;
-/// How long it goes without linemux after more of them.
+/// Time without linemux after such a flood.
 const FLOOD_REST: Duration = Duration::from_secs(10);
-/// Between two linemuxes.
+/// Pause between two instances of linemux.
 const REST: Duration = Duration::from_millis(100);
 
-/// Why linemux was ended.
+/// Why linemux was stopped.
 enum End {
-    /// Something else is to be watched.
+    /// What is to be watched has changed.
     Changed,
-    /// It does not work.
     Failed,
-    /// It brings too many events.
     Flooded,
 }
 
-/// The watcher's thread.
 pub(super) fn run(runtime: &Runtime, shared: &Shared, path: &Path, check: Duration) {
     runtime.block_on(async {
         while !shared.is_stopping() {
@@ -58,7 +55,7 @@ pub(super) fn run(runtime: &Runtime, shared: &Shared, path: &Path, check: Durati
 
 /// Wakes the follower at every event of linemux.
 async fn watch(shared: &Shared, path: &Path, wanted: Wanted) -> End {
-    // notify, below linemux, starts a thread and panics later if that failed.
+    // notify, which linemux uses, starts a thread and panics later if that failed.
     let trial = Builder::new().name("klog-trial".to_owned()).spawn(|| ());
     if trial
         .map_err(drop)
@@ -84,7 +81,7 @@ async fn watch(shared: &Shared, path: &Path, wanted: Wanted) -> End {
                 continue;
             }
             event = events.next_event() => {
-                // None: it watches nothing any more.
+                // None: linemux watches nothing any more.
                 let Ok(Some(_)) = event else { return End::Failed };
             }
         }
@@ -99,7 +96,7 @@ async fn watch(shared: &Shared, path: &Path, wanted: Wanted) -> End {
     }
 }
 
-/// Takes all events that are there, and no more than a flood of them.
+/// Takes all pending events, but at most [`FLOOD`].
 fn drain(events: &mut MuxedEvents) -> Result<u32, End> {
     let mut context = Context::from_waker(Waker::noop());
     for count in 0..FLOOD {

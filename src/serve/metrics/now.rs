@@ -1,5 +1,5 @@
-//! The metrics of what is true now, rendered anew from the state: a series must vanish with its
-//! image, and the recorder cannot forget one.
+//! The metrics of the current state, rendered anew each time: a series must vanish with its image,
+//! and the global recorder cannot remove one.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -12,7 +12,6 @@ use crate::serve::parts::Parts;
 use crate::serve::status;
 use crate::serve::view::{FilesystemView, HostView, ImageView};
 
-/// A gauge of each image: name, help, value.
 type ImageGauge = (
     &'static str,
     &'static str,
@@ -61,7 +60,6 @@ const IMAGE_GAUGES: [ImageGauge; 8] = [
     ),
 ];
 
-/// A gauge of each file system: name, help, value.
 type FilesystemGauge = (&'static str, &'static str, fn(&FilesystemView<'_>) -> u64);
 const FILESYSTEM_GAUGES: [FilesystemGauge; 3] = [
     (
@@ -81,14 +79,14 @@ const FILESYSTEM_GAUGES: [FilesystemGauge; 3] = [
     ),
 ];
 
-/// The views by the value of their label. Of several with the same value the last one counts: a series
-/// that is there twice makes Prometheus refuse the whole page. Names can look alike once they are
-/// [`shown`], and while a file system hangs, an image that was replaced cannot be forgotten yet.
+/// The views by label value; the last of several with the same value counts. A duplicate series
+/// would make Prometheus refuse the whole page. Names can become equal by [`shown`], and while a
+/// file system hangs, an image that was replaced is not forgotten yet.
 fn by_label<T>(views: impl Iterator<Item = (String, T)>) -> BTreeMap<String, T> {
     views.map(|(name, view)| (label(&name), view)).collect()
 }
 
-/// Renders images, file systems and host as they are at the end of a sweep, at `swept` seconds since
+/// Renders images, file systems and host; `swept` is the end of the last sweep in seconds since
 /// 1970.
 pub fn render_sweep(
     images: &[ImageView<'_>],
@@ -172,8 +170,7 @@ pub fn render_engines(engines: &[status::EngineState]) -> String {
     text.into_string()
 }
 
-/// Renders the early warnings: free blocks of memory by order, and how often the kernel failed to
-/// make larger ones.
+/// Renders the early warnings: free blocks of memory by order, and failed compactions.
 pub fn render_memory(counters: &Counters) -> String {
     let mut text = Text::default();
     let help = "Free blocks of 2^order pages, in all zones. None left of order 4 and more is when the XFS of old kernels begins to wait.";
@@ -190,8 +187,7 @@ pub fn render_memory(counters: &Counters) -> String {
     text.into_string()
 }
 
-/// Renders how the parts of the daemon do, and how the last drill went. What is not there any more
-/// has no series.
+/// Renders the parts' states and the last drill. Parts that no longer exist have no series.
 pub fn render_parts(parts: &Parts, rescue: &status::Rescue) -> String {
     let mut text = Text::default();
     let help = "How bad the state of a part of the daemon is: 0 up, 1 impaired, 2 down; absent if it is switched off.";

@@ -1,5 +1,5 @@
-//! Prometheus's text format
-//! (<https://prometheus.io/docs/instrumenting/exposition_formats/>), written line by line.
+//! Prometheus's text format (<https://prometheus.io/docs/instrumenting/exposition_formats/>),
+//! written line by line.
 
 use std::fmt::Write as _;
 
@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 #[derive(Debug, Default)]
 pub(super) struct Text(String);
 
-/// One metric and its series. A metric without a series leaves no trace in the text.
+/// One metric and its series; without a series it is omitted from the text.
 pub(super) struct Family<'t> {
     text: &'t mut String,
     kind: &'static str,
@@ -41,7 +41,7 @@ impl Text {
 }
 
 impl Family<'_> {
-    /// Adds a series; the values of its labels are [escaped](label).
+    /// Adds a series; the values of its labels must be [escaped](label).
     pub(super) fn set(&mut self, labels: &[(&str, &str)], value: f64) -> &mut Self {
         let (kind, name, help) = (self.kind, self.name, self.help);
         // Writing to a String cannot fail, here and below.
@@ -63,14 +63,14 @@ impl Family<'_> {
     }
 }
 
-/// Text as the value of a label.
+/// Escapes a label value.
 pub(super) fn label(text: &str) -> String {
     text.replace('\\', "\\\\")
         .replace('"', "\\\"")
         .replace('\n', "\\n")
 }
 
-/// Numbers above 2^53 lose their last digits in Prometheus, whose values are floating-point.
+/// Numbers above 2^53 lose precision: Prometheus values are floating-point.
 #[allow(clippy::cast_precision_loss)]
 pub(super) fn float(value: u64) -> f64 {
     value as f64
