@@ -184,15 +184,17 @@ fn a_slow_side_that_does_not_listen_keeps_nothing_from_the_rescue() {
         host.drops() >= 3
     });
     drop(halted);
-    // What was not heard in time is counted; all records were read.
+    // What was not read in time is counted.
     host.wait("fragwatch_rescue_news_lost_total", 1.0);
     host.wait("fragwatch_klog_records_total", STORM as f64);
-    let heard = host.metric("fragwatch_klog_matches_total{rule=\"test_event\"}");
-    let lost = host.metric("fragwatch_rescue_news_lost_total");
-    assert!(
-        heard >= 1.0 && heard + lost >= STORM as f64,
-        "{heard} {lost}"
-    );
+    // The kernel too overwrites records that are not read in time. The counts are exported every few
+    // seconds.
+    until("each match is counted as read or as lost", || {
+        let read = host.metric("fragwatch_klog_matches_total{rule=\"test_event\"}");
+        let lost = host.metric("fragwatch_rescue_news_lost_total");
+        let overwritten = host.metric("fragwatch_klog_lost_total");
+        read >= 1.0 && read + lost + overwritten >= STORM as f64
+    });
     // And it listens again.
     let acted = host.done("drop_all", "done");
     until("it is heard of again", || {

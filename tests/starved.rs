@@ -164,11 +164,11 @@ fn is_as_it_was(incident: &Value, tid: i32) {
             (&"CPU 0/KVM".into(), &tid.into())
         );
         let stack = stall["stack"].to_string();
-        assert!(
-            stack.contains("__alloc_pages") && stack.contains("xfs_iread_extents"),
-            "{stack}"
-        );
+        assert!(stack.contains("xfs_iread_extents"), "{stack}");
     }
+    // A later one may be read between two allocations, when there is memory again.
+    let stack = stalls[0]["stack"].to_string();
+    assert!(stack.contains("__alloc_pages"), "{stack}");
     let first = stalls[0]["for_ms"].as_u64().unwrap();
     assert!((10_000..20_000).contains(&first), "{first} ms");
     assert!(actions.len() > 1, "{actions:?}");
