@@ -33,6 +33,7 @@ use super::format::{Action, Incident, State, TakenEvidence, What, millis};
 use super::gatherer::{self, Gatherer, Images};
 use super::hook::{self, HookOutcome, HookReport, Hooks, Moment};
 use super::writer::{Writer, WriterHealth};
+use crate::background::{Background, STACK};
 use crate::hook::Call;
 use crate::model::path::{printable, shown};
 use crate::model::{IncidentId, Monotonic, StuckTask, Trigger};
@@ -274,29 +275,24 @@ fn start_hooks(
 fn start_gathering(
     settings: &RecorderSettings,
     commands: SyncSender<Command>,
-) -> io::Result<SyncSender<(IncidentId, Moment)>> {
-    let (sender, requests) = mpsc::sync_channel(AFTERMATH);
+) -> io::Result<Background<(IncidentId, Moment)>> {
     let gatherer = Gatherer::new(
         settings.proc.clone(),
         Arc::clone(&settings.images),
         settings.evidence_deadline,
     );
-    let body = move || {
+    Background::start("evidence", AFTERMATH, STACK, move |requests| {
         for (incident, moment) in requests {
             let evidence = Box::new(gatherer.gather());
             let _ = commands.send(Command::Evidence(incident, moment, evidence));
         }
-    };
-    thread::Builder::new()
-        .name("evidence".to_owned())
-        .spawn(body)?;
-    Ok(sender)
+    })
 }
 
 struct RecorderThread {
     directory: PathBuf,
     writer: Writer,
-    evidence: SyncSender<(IncidentId, Moment)>,
+    evidence: Background<(IncidentId, Moment)>,
     hooks: Option<Hooks>,
     hooks_dropped: Arc<AtomicU64>,
     /// Only the last one can be open.
@@ -437,7 +433,7 @@ impl RecorderThread {
 
     /// Requests evidence; the hook runs when it arrives, or at once if the queue is full.
     fn gather_evidence(&mut self, number: IncidentId, moment: Moment) {
-        if self.evidence.try_send((number, moment)).is_err() {
+        if !self.evidence.push((number, moment)) {
             self.call_hook(number, moment);
         }
     }
