@@ -32,14 +32,16 @@ missing_compiler() {
     fi
 }
 
+# apt_get COMMAND ARGUMENT …: apt-get as root. Scripts that run at the same time wait for each other.
+apt_get() { as_root env DEBIAN_FRONTEND=noninteractive flock /var/lib/apt/lists apt-get "$@"; }
+
 # install_packages PACKAGE …
 install_packages() {
     [ $# -gt 0 ] || return 0
     echo "Installing from the distribution: $*" >&2
     if command -v apt-get >/dev/null; then
-        as_root apt-get update -qq
-        as_root env DEBIAN_FRONTEND=noninteractive \
-            apt-get install -y -qq --no-install-recommends "$@" >/dev/null
+        apt_get update -qq
+        apt_get install -y -qq --no-install-recommends "$@" >/dev/null
     elif command -v dnf >/dev/null; then
         as_root dnf install -y -q "$@"
     else
