@@ -5,6 +5,7 @@ pub mod census;
 pub mod defrag;
 pub mod extent;
 pub mod filesystem;
+pub mod free_space;
 pub mod gain;
 pub mod growth;
 pub mod history;
@@ -30,6 +31,7 @@ pub use defrag::{
 };
 pub use extent::{Extent, ExtentFlags};
 pub use filesystem::{DeviceNumber, Features, Filesystem, FilesystemKind};
+pub use free_space::{FreeSpace, Placement};
 pub use gain::Outlook;
 pub use growth::{Forecast, Growth, Pace, Trend, Unknown};
 pub use history::{ExtentsPerDay, ImageKey, Point, UnixTime};

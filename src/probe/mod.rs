@@ -22,6 +22,7 @@ pub mod open;
 mod owners;
 pub mod protocol;
 mod reply_writer;
+pub mod space;
 mod survey;
 pub mod sweep;
 pub mod worker;

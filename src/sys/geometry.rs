@@ -28,7 +28,9 @@ pub struct Geometry {
     /// Allocation groups.
     pub groups: u32,
     numbers: [u32; 4],
-    blocks: [u64; 4],
+    /// Blocks of the data section.
+    pub data_blocks: u64,
+    realtime_and_log: [u64; 3],
     /// UUID of the file system.
     pub uuid: [u8; 16],
     stripe: [u32; 2],

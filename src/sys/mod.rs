@@ -9,6 +9,7 @@ pub mod child;
 pub mod clone;
 pub mod fanotify;
 pub mod fiemap;
+pub mod fsmap;
 pub mod fsxattr;
 pub mod generation;
 pub mod geometry;
