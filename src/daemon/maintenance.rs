@@ -607,7 +607,7 @@ fn pressures(
     asked: Asked,
     most: u32,
 ) -> (BTreeMap<PathBuf, Gauge>, BTreeMap<PathBuf, f64>) {
-    let host = defrag::Host::to_look_at();
+    let host = defrag::HostInterfaces::to_look_at();
     let table = MountTable::new(sys::mounts::read(&host.proc).unwrap_or_default());
     gauges.retain(|mount, _| mounts.contains(mount));
     let mut pressures = BTreeMap::new();

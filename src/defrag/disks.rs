@@ -21,7 +21,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::Host;
+use super::HostInterfaces;
 use crate::discover::mounts::MountTable;
 use crate::model::DeviceNumber;
 use crate::sys::mounts;
@@ -51,7 +51,7 @@ struct Disk {
 
 impl Counters {
     /// The counters below this device; `None` if its disks are unknown.
-    pub(super) fn read(device: DeviceNumber, host: &Host) -> Option<Counters> {
+    pub(super) fn read(device: DeviceNumber, host: &HostInterfaces) -> Option<Counters> {
         let mut tree = Tree {
             host,
             disks: BTreeSet::new(),
@@ -129,7 +129,7 @@ impl Disk {
 }
 
 struct Tree<'a> {
-    host: &'a Host,
+    host: &'a HostInterfaces,
     disks: BTreeSet<PathBuf>,
     layers: BTreeSet<PathBuf>,
 }

@@ -34,12 +34,11 @@
 //! needs the io controller, counts requests but no time, and is never idle for a group of many VMs.
 
 use std::collections::HashMap;
-use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::Host;
+use super::HostInterfaces;
 use super::disks::Counters;
 use crate::model::DeviceNumber;
 use crate::sys::{mounts, proc};
@@ -106,25 +105,6 @@ pub struct Found {
     pub counts: Pressure,
 }
 
-/// Pressure that does not hold a run because it is without I/O.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct WithoutIo {
-    pub all: Pressure,
-    /// The share of time that the disks were busy, in percent.
-    pub busy: f32,
-}
-
-impl fmt::Display for WithoutIo {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "I/O pressure of {:.1} % without I/O does not count: the disks were at work {:.1} % of \
-             the time",
-            self.all.0, self.busy
-        )
-    }
-}
-
 /// Measures the pressure on one file system, and remembers its part without I/O.
 #[derive(Debug)]
 pub struct Gauge {
@@ -151,7 +131,7 @@ impl Gauge {
 
     /// The pressure now; `None` if unreadable. `idle`: no run of ours used the disks since last
     /// time.
-    pub fn look(&mut self, host: &Host, asked: Asked, idle: bool) -> Option<Found> {
+    pub fn look(&mut self, host: &HostInterfaces, asked: Asked, idle: bool) -> Option<Found> {
         let now = Reading {
             at: Instant::now(),
             waited: read_waited(&host.proc, asked),
@@ -161,20 +141,28 @@ impl Gauge {
     }
 
     /// As [`before_runs`], for one run.
-    pub fn before_a_run(&mut self, host: &Host, asked: Asked, most: u32) -> Option<Found> {
+    pub fn before_a_run(
+        &mut self,
+        host: &HostInterfaces,
+        asked: Asked,
+        most: u32,
+    ) -> Option<Found> {
         let mut gauges = [self];
         before_runs(&mut gauges, host, asked, most).pop()?
     }
 
     /// Reports, once, pressure that does not hold runs because it is without I/O.
-    pub fn news(&mut self, found: Option<Found>, most: u32) -> Option<WithoutIo> {
+    pub fn news(&mut self, found: Option<Found>, most: u32) -> Option<String> {
         let Found { all, counts } = found?;
-        let is_news = all.is_above(most) && !counts.is_above(most) && !self.reported;
-        self.reported |= is_news;
-        is_news.then_some(WithoutIo {
-            all,
-            busy: self.busy,
-        })
+        if self.reported || !all.is_above(most) || counts.is_above(most) {
+            return None;
+        }
+        self.reported = true;
+        Some(format!(
+            "I/O pressure of {:.1} % without I/O does not count: the disks were at work {:.1} % of \
+             the time",
+            all.0, self.busy
+        ))
     }
 
     fn take(&mut self, now: Reading, idle: bool) -> Option<Found> {
@@ -243,7 +231,7 @@ fn worst(pressures: impl Iterator<Item = Pressure>) -> Option<Pressure> {
 /// later, when pressure without I/O is known.
 pub fn before_runs(
     gauges: &mut [&mut Gauge],
-    host: &Host,
+    host: &HostInterfaces,
     asked: Asked,
     most: u32,
 ) -> Vec<Option<Found>> {

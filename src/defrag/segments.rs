@@ -9,7 +9,7 @@
 use crate::model::borders::{BorderCount, LONG, WORTH};
 use crate::model::{Borders, Bytes, Extent, ExtentCount};
 
-use super::governor::{PAGE, Work};
+use super::governor::{Cost, PAGE};
 
 /// The size of a region, and of the pieces requested from the allocator, in bytes.
 pub const REGION: u64 = 16 << 20;
@@ -54,7 +54,7 @@ pub struct Survey {
 
 /// The result of a survey.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Plan {
+pub struct MovePlan {
     /// The regions to move, in this order.
     pub regions: Vec<Region>,
     /// Extents that can be removed, in all regions.
@@ -120,7 +120,7 @@ impl Survey {
     }
 
     /// Ends the survey.
-    pub fn finish(self) -> Plan {
+    pub fn finish(self) -> MovePlan {
         let region = self.region;
         let mut regions: Vec<(u32, Region)> = Vec::new();
         for (tally, start) in self.tallies.iter().zip((0..).step_by(step(region))) {
@@ -139,7 +139,7 @@ impl Survey {
         }
         regions.sort_by_key(|(class, region)| (std::cmp::Reverse(*class), region.start));
         let regions: Vec<_> = regions.into_iter().map(|(_, region)| region).collect();
-        Plan {
+        MovePlan {
             gain: regions.iter().map(|region| region.gain).sum(),
             regions,
             extents: ExtentCount(self.borders.borders.total()),
@@ -163,7 +163,7 @@ pub struct Segment {
     /// The number of its extents.
     pub extents: ExtentCount,
     /// The cost of moving it.
-    pub work: Work,
+    pub cost: Cost,
 }
 
 impl Segment {
@@ -204,7 +204,7 @@ impl Before {
 
 /// The first segment of a piece of the map: adjacent extents, up to `most`. A single extent is
 /// moved only if adjacent to moved blocks. A long extent may be cut at a page; the rest follows.
-pub fn cut(extents: &[Extent], most: Work, before: Before) -> Option<Segment> {
+pub fn cut(extents: &[Extent], most: Cost, before: Before) -> Option<Segment> {
     let mut rest = extents;
     let mut arrived = before.end;
     while let Some(first) = rest.first() {
@@ -238,15 +238,15 @@ fn run<'a>(extents: &'a [Extent], before: &Before) -> &'a [Extent] {
     extents.get(..length).unwrap_or_default()
 }
 
-fn take(run: &[Extent], most: Work) -> Segment {
+fn take(run: &[Extent], most: Cost) -> Segment {
     let mut segment = Segment {
         start: run.first().map_or(Bytes(0), |extent| extent.logical),
         length: Bytes(0),
         extents: ExtentCount(0),
-        work: Work(0),
+        cost: Cost(0),
     };
     for extent in run {
-        let left = Work(most.0.saturating_sub(segment.work.0));
+        let left = Cost(most.0.saturating_sub(segment.cost.0));
         let mut part = *extent;
         // At least a page of the first one, or nothing would ever be moved.
         let least = if segment.extents.0 == 0 { PAGE } else { 0 };
@@ -256,7 +256,7 @@ fn take(run: &[Extent], most: Work) -> Segment {
         }
         segment.length = segment.length.saturating_add(part.length);
         segment.extents.0 += 1;
-        segment.work.0 = segment.work.0.saturating_add(Work::of(&part).0);
+        segment.cost.0 = segment.cost.0.saturating_add(Cost::of(&part).0);
         if part.length < extent.length {
             break;
         }

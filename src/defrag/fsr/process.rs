@@ -13,7 +13,6 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
 
-use crate::defrag::Host;
 use crate::defrag::engine::Controls;
 use crate::defrag::gate::Gate;
 use crate::defrag::guard::Target;
@@ -98,10 +97,6 @@ impl XfsFsr {
         })
     }
 
-    pub(super) fn pid(&self) -> u32 {
-        self.child.id()
-    }
-
     /// Waits for an event, for `most` at most.
     pub(super) fn wait(&self, most: Duration) {
         let mut events = vec![PollFd::new(&self.output, PollFlags::IN)];
@@ -122,12 +117,12 @@ impl XfsFsr {
     }
 
     /// The events since the last call.
-    pub(super) fn inputs(&mut self, controls: &mut Controls<'_>, host: &Host) -> Vec<Input> {
+    pub(super) fn inputs(&mut self, controls: &mut Controls<'_, '_>) -> Vec<Input> {
         self.read_output();
         let has_ended = has_ended(&self.child);
         let before = self.moved;
         // /proc/PID/io remains readable after the exit, until the process is waited for.
-        self.moved = moved(&host.proc, self.pid()).unwrap_or(before);
+        self.moved = moved(&controls.request.host.proc, self.child.id()).unwrap_or(before);
         if has_ended {
             return vec![Input::Exited];
         }
@@ -165,7 +160,7 @@ impl XfsFsr {
                 Action::Continue => self.signal(Signal::CONT),
                 Action::Terminate => self.signal(Signal::TERM),
                 Action::Kill => self.signal(Signal::KILL),
-                Action::Start | Action::Abandon => {}
+                Action::Abandon => {}
             }
         }
     }

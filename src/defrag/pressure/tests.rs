@@ -70,7 +70,7 @@ impl Made {
     /// At so many seconds, the host having waited for so many milliseconds in all.
     fn at(&mut self, second: u64, average: f32, waited: u64, idle: bool) -> Option<f32> {
         let total = Duration::from_millis(waited);
-        let host = Host {
+        let host = HostInterfaces {
             proc: self.root.path().join("proc"),
             sys: self.root.path().join("sys"),
             hints: self.root.path().to_owned(),
@@ -191,7 +191,7 @@ fn what_does_not_hold_up_a_run_is_news_once() {
 #[test]
 fn a_kernel_that_does_not_say_is_no_pressure_of_zero() {
     let mut made = Made::new();
-    let host = Host {
+    let host = HostInterfaces {
         proc: made.root.path().join("proc"),
         sys: made.root.path().join("sys"),
         hints: made.root.path().to_owned(),
