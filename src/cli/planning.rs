@@ -14,7 +14,7 @@ use super::output::{self, SUCCESS};
 use crate::config::Settings;
 use crate::daemon::{is_recent, read_last_incident, read_runs};
 use crate::defrag::job::PassedOver;
-use crate::defrag::pressure::{Asked, Gauge, before_runs};
+use crate::defrag::pressure::{Gauge, before_runs};
 use crate::defrag::{self, guard, usable};
 use crate::discover::mounts::MountTable;
 use crate::maintenance::gather::{self, ImageNow, Runs};
@@ -147,9 +147,8 @@ fn io_pressures<'f>(settings: &Settings, found: &'f Found) -> HashMap<&'f Path, 
     });
     let (places, mut gauges): (Vec<_>, Vec<_>) = gauged.unzip();
     let mut gauges: Vec<_> = gauges.iter_mut().collect();
-    let asked = Asked::while_a_run(false);
-    let pressures = before_runs(&mut gauges, &host, asked, settings.defrag.max_io_pressure);
-    let counts = pressures.into_iter().map(|it| Some(it?.counts.0.into()));
+    let pressures = before_runs(&mut gauges, &host, settings.defrag.max_io_pressure);
+    let counts = pressures.into_iter().map(|it| Some(it?.counts));
     let by_place = places.into_iter().zip(counts);
     by_place
         .filter_map(|(place, counts)| Some((place, counts?)))

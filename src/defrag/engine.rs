@@ -232,7 +232,7 @@ impl<'t, 'r> Controls<'t, 'r> {
             self.send(Event::Notice(news));
         }
         let limit = if held { limit / 4 * 3 } else { limit };
-        self.is_pressed = found.counts.is_above(limit);
+        self.is_pressed = found.counts > f64::from(limit);
         Some(Input::Held(Hold::Pressure, self.is_pressed))
     }
 }

@@ -93,37 +93,25 @@ impl Governor {
 
 /// Buckets per doubling.
 const FINENESS: f64 = 8.0;
-const BUCKETS: usize = 320;
 
 /// The durations of calls.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct CallTimes {
-    count: u64,
     worst: Duration,
     buckets: Vec<u64>,
 }
 
-impl Default for CallTimes {
-    fn default() -> CallTimes {
-        CallTimes {
-            count: 0,
-            worst: Duration::ZERO,
-            buckets: vec![0; BUCKETS],
-        }
-    }
-}
-
 impl CallTimes {
-    // The logarithm of a number of microseconds is below 64.
+    // The logarithm of a number of microseconds is below 100.
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
     pub fn add(&mut self, took: Duration) {
-        self.count += 1;
         self.worst = self.worst.max(took);
         let microseconds = (took.as_secs_f64() * 1e6).max(1.0);
         let bucket = (microseconds.log2() * FINENESS) as usize;
-        if let Some(count) = self.buckets.get_mut(bucket.min(BUCKETS - 1)) {
-            *count += 1;
+        if self.buckets.len() <= bucket {
+            self.buckets.resize(bucket + 1, 0);
         }
+        self.buckets[bucket] += 1;
     }
 
     pub fn worst(&self) -> Duration {
@@ -134,17 +122,14 @@ impl CallTimes {
     // There are few buckets.
     #[allow(clippy::cast_precision_loss)]
     pub fn median(&self) -> Duration {
-        let mut left = self.count.div_ceil(2);
-        for (bucket, count) in self.buckets.iter().enumerate() {
-            if left <= *count && left > 0 {
-                let middle = ((bucket as f64 + 0.5) / FINENESS).exp2() / 1e6;
-                return Duration::try_from_secs_f64(middle)
-                    .unwrap_or(self.worst)
-                    .min(self.worst);
-            }
+        let mut left = self.buckets.iter().sum::<u64>().div_ceil(2);
+        let middle = self.buckets.iter().position(|count| {
             left = left.saturating_sub(*count);
-        }
-        Duration::ZERO
+            left == 0
+        });
+        let seconds = |bucket| ((bucket as f64 + 0.5) / FINENESS).exp2() / 1e6;
+        let middle = middle.and_then(|bucket| Duration::try_from_secs_f64(seconds(bucket)).ok());
+        middle.unwrap_or(self.worst).min(self.worst)
     }
 }
 

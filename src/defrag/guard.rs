@@ -1,6 +1,6 @@
 //! The conditions for a run on an image. They are checked immediately before it and change nothing.
 
-use std::cell::Cell;
+use std::cell::RefCell;
 use std::fs::File;
 use std::io;
 use std::ops::ControlFlow;
@@ -12,7 +12,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use rustix::fs::{CWD, FileType, Mode, OFlags, StatVfsMountFlags, fstat, fstatvfs, openat};
 
 use super::gate::Gate;
-use super::pressure::{Asked, Gauge, Pressure};
+use super::pressure::{Asked, Gauge, before_runs};
 use super::{HostInterfaces, KernelCheck, holders, kernels};
 use crate::config::settings::Defrag;
 use crate::discover::mounts::{Mount, MountTable};
@@ -295,10 +295,10 @@ pub(super) fn check_pressure(
 ) -> Result<(), Refusal> {
     let found = match again {
         true => gauge.look(host, Asked::OrHost, true),
-        false => gauge.before_a_run(host, Asked::OrHost, most),
+        false => before_runs(&mut [gauge], host, most).pop().flatten(),
     };
     match found.map(|found| found.counts) {
-        Some(counts @ Pressure(is)) if counts.is_above(most) => {
+        Some(is) if is > f64::from(most) => {
             let text =
                 format!("I/O pressure too high: {is:.1} %, and defrag.max_io_pressure is {most}");
             Err(Refusal::new(ReasonCode::IoPressure, text))
@@ -383,17 +383,15 @@ pub fn check_settled(target: &Target, gate: &mut Gate) -> Result<(), Refusal> {
 
 fn is_settled(file: &File) -> io::Result<bool> {
     let metadata = file.metadata()?;
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default()
-        .as_nanos();
-    let is_old = |seconds: i64, nanoseconds: i64| {
-        let at = i128::from(seconds) * 1_000_000_000 + i128::from(nanoseconds);
-        // Also one in the future: that time will not come again soon.
-        i128::try_from(now).is_ok_and(|now| (now - at).unsigned_abs() > SETTLED.as_nanos())
+    let seconds = metadata.ctime().try_into().unwrap_or(0);
+    let changed =
+        UNIX_EPOCH + Duration::new(seconds, metadata.ctime_nsec().try_into().unwrap_or(0));
+    let is_old = |at: SystemTime| match at.elapsed() {
+        Ok(age) => age > SETTLED,
+        // That time will not come again soon.
+        Err(ahead) => ahead.duration() > SETTLED,
     };
-    Ok(is_old(metadata.mtime(), metadata.mtime_nsec())
-        && is_old(metadata.ctime(), metadata.ctime_nsec()))
+    Ok(is_old(metadata.modified()?) && is_old(changed))
 }
 
 /// Reads the map as xfs_fsr does, serving the gate and calling `stop`. Returns its extents by
@@ -406,14 +404,23 @@ pub fn check_map(
     stop: &mut dyn FnMut() -> Option<Stop>,
 ) -> Result<Borders, RunOutcome> {
     let deadline = Instant::now() + MAP_TIME;
-    let mut came = Ok(());
-    let enough = Cell::new(false);
-    let mut beat = || {
-        if came.is_ok() {
-            let stopped = stop().map_or(Ok(()), |why| Err(RunOutcome::Stopped { why }));
-            came = stopped.and_then(|()| Ok(let_in(gate)?));
+    let mut check = || -> Result<(), RunOutcome> {
+        if let Some(why) = stop() {
+            return Err(RunOutcome::Stopped { why });
         }
-        enough.set(came.is_err() || Instant::now() > deadline);
+        let_in(gate)?;
+        if Instant::now() > deadline {
+            let text = format!("its map of {extents} extents takes longer than a minute to read");
+            return Err(Refusal::new(ReasonCode::MapTooLong, text).into());
+        }
+        Ok(())
+    };
+    let checked = RefCell::new(Ok(()));
+    let mut beat = || {
+        let mut checked = checked.borrow_mut();
+        if checked.is_ok() {
+            *checked = check();
+        }
     };
     let (mut shared, mut pieces, mut end) = (false, 0_u64, Bytes(u64::MAX));
     let mut count = BorderCount::default();
@@ -422,17 +429,13 @@ pub fn check_map(
         shared |= extent.flags.shared;
         pieces += u64::from(extent.logical != end);
         end = extent.end();
-        match shared || enough.get() {
+        match shared || checked.borrow().is_err() {
             true => ControlFlow::Break(()),
             false => ControlFlow::Continue(()),
         }
     };
     MapReader::new().read(&target.file, Bytes(0), ReadPace::QUICK, visit, &mut beat)?;
-    came?;
-    if Instant::now() > deadline {
-        let text = format!("its map of {extents} extents takes longer than a minute to read");
-        return Err(Refusal::new(ReasonCode::MapTooLong, text).into());
-    }
+    checked.into_inner()?;
     if shared {
         return Err(Refusal::from(ReasonCode::SharesBlocks).into());
     }

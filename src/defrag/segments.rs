@@ -25,8 +25,8 @@ pub fn is_movable(extent: &Extent) -> bool {
 #[derive(Debug, Clone, Copy, Default)]
 struct Tally {
     /// Extents that would be removed if all adjacent ones were joined.
-    gain: u32,
-    pages: u32,
+    gain: u64,
+    pages: u64,
 }
 
 /// A part of the image that is worth copying.
@@ -47,6 +47,8 @@ pub struct Region {
 pub struct Survey {
     region: u64,
     tallies: Vec<Tally>,
+    /// The part behind the last region.
+    beyond: Tally,
     previous: Option<Extent>,
     borders: BorderCount,
     shared: Bytes,
@@ -79,6 +81,7 @@ impl Survey {
         Survey {
             region,
             tallies: vec![Tally::default(); usize::try_from(count).unwrap_or(0)],
+            beyond: Tally::default(),
             previous: None,
             borders: BorderCount::default(),
             shared: Bytes(0),
@@ -98,41 +101,36 @@ impl Survey {
         let previous = self.previous.replace(extent);
         let touches = previous.is_some_and(|previous| previous.end() == extent.logical);
         if touches && !extent.logical.0.is_multiple_of(self.region) {
-            self.tally(extent.logical.0, |tally| {
-                tally.gain = tally.gain.saturating_add(1);
-            });
+            self.tally(extent.logical.0).gain += 1;
         }
         let (mut at, end) = (extent.logical.0, extent.end().0);
         while at < end {
             let next = (at / self.region + 1).saturating_mul(self.region).min(end);
-            let pages = u32::try_from((next - at).div_ceil(PAGE)).unwrap_or(u32::MAX);
-            self.tally(at, |tally| tally.pages = tally.pages.saturating_add(pages));
+            self.tally(at).pages += (next - at).div_ceil(PAGE);
             at = next;
         }
     }
 
-    fn tally(&mut self, at: u64, change: impl FnOnce(&mut Tally)) {
+    fn tally(&mut self, at: u64) -> &mut Tally {
         let index = usize::try_from(at / self.region).unwrap_or(usize::MAX);
         // Parts by which the image has grown meanwhile are ignored.
-        if let Some(tally) = self.tallies.get_mut(index) {
-            change(tally);
-        }
+        self.tallies.get_mut(index).unwrap_or(&mut self.beyond)
     }
 
     /// Ends the survey.
     pub fn finish(self) -> MovePlan {
         let region = self.region;
         let mut regions: Vec<(u32, Region)> = Vec::new();
-        for (tally, start) in self.tallies.iter().zip((0..).step_by(step(region))) {
-            let bytes = u64::from(tally.pages) * PAGE;
-            if u64::from(tally.gain).saturating_mul(WORTH.0) < bytes || tally.gain == 0 {
+        for (tally, start) in self.tallies.iter().zip((0_u64..).map(|it| it * region)) {
+            let bytes = tally.pages * PAGE;
+            if tally.gain.saturating_mul(WORTH.0) < bytes || tally.gain == 0 {
                 continue;
             }
-            let class = (u64::from(tally.gain) * region / bytes.max(1)).ilog2();
+            let class = (tally.gain.saturating_mul(region) / bytes.max(1)).ilog2();
             let found = Region {
                 start: Bytes(start),
                 end: Bytes(start.saturating_add(region)),
-                gain: ExtentCount(tally.gain.into()),
+                gain: ExtentCount(tally.gain),
                 dense: bytes >= region / 8 * 7,
             };
             regions.push((class, found));
@@ -147,10 +145,6 @@ impl Survey {
             shared: self.shared,
         }
     }
-}
-
-fn step(region: u64) -> usize {
-    usize::try_from(region).unwrap_or(usize::MAX)
 }
 
 /// A part of an image that is moved at once.

@@ -20,6 +20,7 @@ use crate::defrag::messages::printable;
 use crate::defrag::run::{Action, Input, Machine};
 use crate::model::{Bytes, NamedProcess, Stop};
 use crate::sys::child::lower_priority;
+use crate::sys::proc::counters;
 
 /// Delay from the closing of its output to its exit.
 const EXIT_DELAY: Duration = Duration::from_millis(1);
@@ -211,12 +212,11 @@ fn terminal() -> io::Result<(OwnedFd, OwnedFd)> {
 
 /// Bytes read from and written to disk.
 fn moved(proc: &Path, pid: u32) -> Option<(Bytes, Bytes)> {
-    let text = std::fs::read_to_string(proc.join(format!("{pid}/io"))).ok()?;
-    let field = |name: &str| {
-        let value = text.lines().find_map(|line| line.strip_prefix(name))?;
-        value.trim().parse().ok().map(Bytes)
-    };
-    Some((field("read_bytes:")?, field("write_bytes:")?))
+    let text = std::fs::read(proc.join(format!("{pid}/io"))).ok()?;
+    let field = |name: &[u8]| counters(&text).find(|(is, _)| *is == name);
+    let (_, read) = field(b"read_bytes")?;
+    let (_, written) = field(b"write_bytes")?;
+    Some((Bytes(read), Bytes(written)))
 }
 
 /// Whether a child has ended. Its PID stays valid until it is waited for.
