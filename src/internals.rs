@@ -19,9 +19,9 @@ pub mod config {
 /// Of `defrag`.
 pub mod defrag {
     pub use crate::defrag::engine::{Event, Request};
+    pub use crate::defrag::job::run;
     pub use crate::defrag::segments::{Region, Survey};
-    pub use crate::defrag::{Host, KernelCheck};
-    pub use crate::defrag::{fsr, online};
+    pub use crate::defrag::{HostInterfaces, KernelCheck};
 }
 
 /// Of `discover`.

@@ -355,11 +355,7 @@ impl World {
         assert_eq!(plan.images.len(), self.images.len());
         for planned in &plan.images {
             if let Decision::Not(reason) = &planned.decision {
-                *self
-                    .tally
-                    .reasons
-                    .entry(reason.code().as_str())
-                    .or_default() += 1;
+                *self.tally.reasons.entry(reason.code.as_str()).or_default() += 1;
             }
         }
         for (planned, run) in plan.due(self.now) {

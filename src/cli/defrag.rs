@@ -19,8 +19,8 @@ use super::planning;
 use super::progress::Progress;
 use crate::config::Settings;
 use crate::defrag::engine::{self, Event};
+use crate::defrag::hint;
 use crate::defrag::job::{DefragJob, JobMessage, JobProgress, JobReport, PassedOver};
-use crate::defrag::online;
 use crate::defrag::run::Hold;
 use crate::model::path::{hex_unless_exact, shown};
 use crate::model::{Engine, ReasonCode, RunForecast, RunOutcome, RunReport, Stop, unknown_reason};
@@ -155,11 +155,7 @@ pub(super) fn job() -> anyhow::Result<u8> {
 
 /// Restores the hints left by killed runs. Never fails: what cannot be restored stays recorded.
 pub(super) fn restore_hints(hints: &Path) -> u8 {
-    online::restore_hints(hints, &mut |event| {
-        if let Event::Notice(text) = event {
-            output::eprint_error(&text);
-        }
-    });
+    hint::restore_all(hints, |text| output::eprint_error(&text));
     SUCCESS
 }
 

@@ -14,16 +14,15 @@ use super::output::{self, SUCCESS};
 use crate::config::Settings;
 use crate::daemon::{is_recent, read_last_incident, read_runs};
 use crate::defrag::job::PassedOver;
-use crate::defrag::pressure::{Asked, Gauge, before_runs};
-use crate::defrag::refusal::Refusal;
+use crate::defrag::pressure::{Gauge, before_runs};
 use crate::defrag::{self, guard, usable};
 use crate::discover::mounts::MountTable;
 use crate::maintenance::gather::{self, ImageNow, Runs};
 use crate::maintenance::{
-    self, Allowed, Calendar, ImageFacts, JitterSeed, PlanFacts, Policy, Reason, plan,
+    self, Allowed, Calendar, ImageFacts, JitterSeed, PlanFacts, Policy, plan,
 };
 use crate::model::path::shown;
-use crate::model::{Engine, Filesystem, FilesystemKind, Obstacle, Owner, Severity};
+use crate::model::{Engine, Filesystem, FilesystemKind, Owner, ReasonCode, Refusal, Severity};
 use crate::serve::plan::{JudgedBy, render, render_json};
 use crate::state_dir::StateDir;
 use crate::sys;
@@ -95,7 +94,7 @@ fn host_facts(settings: &Settings, calendar: &Calendar, now: Timestamp) -> PlanF
         recent_incident: false,
         paused: false,
         not_ready: None,
-        engines: usable::engines(&settings.defrag, &defrag::Host::to_look_at()),
+        engines: usable::engines(&settings.defrag, &defrag::HostInterfaces::to_look_at()),
         images: Vec::new(),
         filesystems: Vec::new(),
     }
@@ -140,7 +139,7 @@ fn facts(settings: &Settings, found: &Found, calendar: &Calendar, now: Timestamp
 
 /// The relevant I/O pressure on each mounted file system.
 fn io_pressures<'f>(settings: &Settings, found: &'f Found) -> HashMap<&'f Path, f64> {
-    let host = defrag::Host::to_look_at();
+    let host = defrag::HostInterfaces::to_look_at();
     let mounts = MountTable::new(sys::mounts::read(&host.proc).unwrap_or_default());
     let gauged = found.filesystems.values().filter_map(|filesystem| {
         let mount = filesystem.mount.as_path();
@@ -148,9 +147,8 @@ fn io_pressures<'f>(settings: &Settings, found: &'f Found) -> HashMap<&'f Path, 
     });
     let (places, mut gauges): (Vec<_>, Vec<_>) = gauged.unzip();
     let mut gauges: Vec<_> = gauges.iter_mut().collect();
-    let asked = Asked::while_a_run(false);
-    let pressures = before_runs(&mut gauges, &host, asked, settings.defrag.max_io_pressure);
-    let counts = pressures.into_iter().map(|it| Some(it?.counts.0.into()));
+    let pressures = before_runs(&mut gauges, &host, settings.defrag.max_io_pressure);
+    let counts = pressures.into_iter().map(|it| Some(it?.counts));
     let by_place = places.into_iter().zip(counts);
     by_place
         .filter_map(|(place, counts)| Some((place, counts?)))
@@ -184,7 +182,7 @@ pub(super) fn passed_over(settings: &Settings, image: &Path, always: bool) -> Ve
     }
     let facts = by_hand(settings, image, always);
     let passed_over = facts.map(|facts| maintenance::passed_over(&facts, &policy));
-    let named = |(engine, reason): (Engine, Reason)| PassedOver {
+    let named = |(engine, reason): (Engine, Refusal)| PassedOver {
         engine,
         reason: reason.to_string(),
     };
@@ -222,11 +220,11 @@ fn by_hand(settings: &Settings, image: &Path, always: bool) -> Option<PlanFacts>
 }
 
 /// The guards' permanent objection to the image, as far as a look at the file shows.
-fn obstacle(image: &Image, settings: &Settings) -> Option<Obstacle> {
-    let host = defrag::Host::to_look_at();
+fn obstacle(image: &Image, settings: &Settings) -> Option<ReasonCode> {
+    let host = defrag::HostInterfaces::to_look_at();
     let target = guard::open(&image.sample.path, &host).ok()?;
     match guard::check_quick(&target, &settings.defrag, &host) {
-        Err(Refusal::Forbidden(obstacle)) => Some(obstacle),
-        _ => None,
+        Err(refusal) => Some(refusal.code).filter(|code| code.is_obstacle()),
+        Ok(_) => None,
     }
 }

@@ -130,7 +130,7 @@ fn object(found: &Found, image: &Image) -> ImageObject {
         extent_limit: found.extent_limit(image),
         filesystem: found.filesystem(image).map(filesystem),
         inode: sample.id.inode,
-        format: sample.format.name(),
+        format: sample.format.as_str(),
         severity: image.severity,
         extent_size_hint_bytes: sample.extent_size_hint,
         directory_extent_size_hint_bytes: sample.directory_hint,

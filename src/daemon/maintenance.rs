@@ -319,7 +319,10 @@ impl Maintenance {
             filesystems.map(|it| it.mount.clone()).collect()
         };
         let gauges = std::mem::take(&mut self.gauges);
-        let asked = Asked::while_a_run(!self.active.is_empty());
+        let asked = match self.active.is_empty() {
+            true => Asked::OrHost,
+            false => Asked::Others,
+        };
         let reading = tokio::task::spawn_blocking(move || pressures(mounts, gauges, asked, most));
         if let Ok(Ok((gauges, pressures))) = tokio::time::timeout(PRESSURE_TIMEOUT, reading).await {
             self.gauges = gauges;
@@ -607,7 +610,7 @@ fn pressures(
     asked: Asked,
     most: u32,
 ) -> (BTreeMap<PathBuf, Gauge>, BTreeMap<PathBuf, f64>) {
-    let host = defrag::Host::to_look_at();
+    let host = defrag::HostInterfaces::to_look_at();
     let table = MountTable::new(sys::mounts::read(&host.proc).unwrap_or_default());
     gauges.retain(|mount, _| mounts.contains(mount));
     let mut pressures = BTreeMap::new();
@@ -620,7 +623,7 @@ fn pressures(
             info!("{}: {pressure}", shown(&mount));
         }
         if let Some(found) = found {
-            pressures.insert(mount, found.counts.0.into());
+            pressures.insert(mount, found.counts);
         }
     }
     (gauges, pressures)

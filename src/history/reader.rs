@@ -40,7 +40,7 @@ pub struct ImageInfo {
     pub key: ImageKey,
     /// Its last known path.
     pub path: PathBuf,
-    /// Its format, if known: [`Format::name`](crate::model::Format::name).
+    /// Its format, if known: [`Format::as_str`](crate::model::Format::as_str).
     pub format: Option<String>,
     /// When it was first seen.
     pub first_seen: UnixTime,
@@ -279,7 +279,7 @@ impl Reader {
                 state.prepare("SELECT image, severity, max(id) FROM severities GROUP BY image")?;
             let severity = |row: &rusqlite::Row<'_>| {
                 let name: String = row.get(1)?;
-                Ok((row.get(0)?, Severity::named(&name)))
+                Ok((row.get(0)?, Severity::named(&name).unwrap_or_default()))
             };
             select.query_map([], severity)?.collect()
         })

@@ -418,7 +418,7 @@ impl Images<'_> {
                 generation,
                 path,
                 bytes,
-                format.map(Format::name),
+                format.map(Format::as_str),
                 at.0
             ],
             |row| row.get(0),

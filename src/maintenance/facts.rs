@@ -11,7 +11,7 @@ use super::calendar::{Calendar, Opening, between};
 use super::speed::Speeds;
 use crate::model::{
     Bytes, Effect, Engine, EngineState, ExtentCount, ExtentsPerDay, Features, FilesystemKind,
-    Obstacle, Outlook, Severity, Unusable,
+    Outlook, ReasonCode, Severity, Unusable,
 };
 
 /// Maximum number of times a cooldown is doubled.
@@ -108,7 +108,7 @@ pub struct ImageFacts {
     /// Whether it shares blocks with another file.
     pub shares_blocks: bool,
     /// What forbids touching it.
-    pub obstacles: Vec<Obstacle>,
+    pub obstacles: Vec<ReasonCode>,
     /// Its last run.
     pub last_run: Option<LastRun>,
 }

@@ -22,5 +22,4 @@ pub use estimate::Basis;
 pub use facts::{Active, Allowed, FilesystemFacts, ImageFacts, LastRun, PlanFacts, User};
 pub use planner::{Decision, Plan, Planned, PlannedRun, passed_over, plan};
 pub use policy::Policy;
-pub use reason::Reason;
 pub use speed::Speeds;

@@ -33,10 +33,10 @@ use super::calendar::{Opening, between};
 use super::estimate::{Estimate, estimate};
 use super::facts::{Allowed, FilesystemFacts, ImageFacts, PlanFacts};
 use super::policy::Policy;
-use super::reason::{Moment, Reason};
+use super::reason::{self, Moment};
 use crate::model::gain::LITTLE;
 use crate::model::{
-    Effect, Engine, ExtentCount, FilesystemKind, Obstacle, Outlook, Severity, Share,
+    Effect, Engine, ExtentCount, FilesystemKind, Outlook, ReasonCode, Refusal, Severity, Share,
 };
 
 /// Above this, a file system is too full for any run: the copy would itself be fragmented.
@@ -84,7 +84,7 @@ pub enum Decision {
     /// It is defragmented in the current or next window.
     Runs(PlannedRun),
     /// It is not defragmented.
-    Not(Reason),
+    Not(Refusal),
 }
 
 /// A future run.
@@ -143,14 +143,14 @@ pub fn plan(facts: &PlanFacts, policy: &Policy) -> Plan {
 
 /// The engines, with reasons, before the first one usable for an image that is defragmented by
 /// hand. The last configured engine is never passed over, so there is an answer.
-pub fn passed_over(facts: &PlanFacts, policy: &Policy) -> Vec<(Engine, Reason)> {
+pub fn passed_over(facts: &PlanFacts, policy: &Policy) -> Vec<(Engine, Refusal)> {
     let against = |engine: &Engine| {
         let only = Policy {
             engines: vec![*engine],
             ..policy.clone()
         };
         match plan(facts, &only).images.pop()?.decision {
-            Decision::Not(reason) if reason.code().lies_with_engine() => Some((*engine, reason)),
+            Decision::Not(reason) if reason.code.lies_with_engine() => Some((*engine, reason)),
             _ => None,
         }
     };
@@ -247,17 +247,17 @@ impl<'f> Planner<'f> {
     }
 
     /// Checks everything except time: image, host, file system and engines, in this order.
-    fn judge(&self, image: &'f ImageFacts) -> Result<Candidate<'f>, Reason> {
+    fn judge(&self, image: &'f ImageFacts) -> Result<Candidate<'f>, Refusal> {
         let filesystem = self.filesystems.get(image.filesystem.as_str()).copied();
         let active = filesystem.and_then(|filesystem| filesystem.active.as_ref());
         if active.is_some_and(|active| active.path == image.path) {
-            return Err(Reason::RunningNow);
+            return Err(ReasonCode::RunningNow.into());
         }
         self.worthwhile(image)?;
-        let filesystem = filesystem.ok_or(Reason::NothingKnown)?;
+        let filesystem = filesystem.ok_or(ReasonCode::NothingKnown)?;
         if filesystem.kind != FilesystemKind::Xfs {
-            let type_name = filesystem.type_name.clone();
-            return Err(Reason::NotXfs { type_name });
+            let text = format!("on {}; only XFS is defragmented", filesystem.type_name);
+            return Err(Refusal::new(ReasonCode::NotXfs, text));
         }
         self.host_allows()?;
         filesystem_allows(filesystem)?;
@@ -272,52 +272,51 @@ impl<'f> Planner<'f> {
         })
     }
 
-    fn worthwhile(&self, image: &ImageFacts) -> Result<(), Reason> {
+    fn worthwhile(&self, image: &ImageFacts) -> Result<(), Refusal> {
         let (severity, from) = (image.severity, self.policy.from);
         if severity < from {
-            return Err(Reason::BelowSeverity { severity, from });
+            let text = format!("severity {severity}, below {from}");
+            return Err(Refusal::new(ReasonCode::BelowSeverity, text));
         }
         let (extents, ideal) = (image.extents, image.ideal);
         let gain = extents.0.saturating_sub(ideal.0);
         if gain == 0 || gain < extents.0 / NEAR_IDEAL {
             let kept = image.outlook.map(|outlook| outlook.what_keeps());
-            return Err(Reason::NearIdeal {
-                extents,
-                ideal,
-                kept,
-            });
+            let kept = kept.map_or_else(String::new, |kept| format!(": {kept}"));
+            let text = format!("already near its ideal ({extents} extents, {ideal} at best){kept}");
+            return Err(Refusal::new(ReasonCode::NearIdeal, text));
         }
         let engines = &self.policy.engines;
         if !engines.is_empty() {
             gains(image, engines)?;
         }
-        // DAX concerns one engine only, so it does not forbid touching the image.
-        let forbidding = |obstacle: &&Obstacle| **obstacle != Obstacle::Dax;
-        match image.obstacles.iter().filter(forbidding).min() {
-            Some(obstacle) => Err(Reason::Forbidden(*obstacle)),
+        let forbidding = image.obstacles.iter().filter(|it| it.is_obstacle());
+        match forbidding.min() {
+            Some(obstacle) => Err((*obstacle).into()),
             None => Ok(()),
         }
     }
 
-    fn host_allows(&self) -> Result<(), Reason> {
+    fn host_allows(&self) -> Result<(), Refusal> {
         if self.facts.incident {
-            return Err(Reason::Incident);
+            return Err(ReasonCode::Incident.into());
         }
         if self.facts.paused {
-            return Err(Reason::Paused);
+            return Err(ReasonCode::Paused.into());
         }
         if let Some(why) = &self.facts.not_ready {
-            return Err(Reason::NotReady { why: why.clone() });
+            let text = format!("no run can begin: {why}");
+            return Err(Refusal::new(ReasonCode::NotReady, text));
         }
         match self.facts.allowed {
-            Allowed::Never => Err(Reason::NoWindow),
-            Allowed::NotInSight => Err(Reason::NoWindowInSight),
+            Allowed::Never => Err(ReasonCode::NoWindow.into()),
+            Allowed::NotInSight => Err(ReasonCode::NoWindowInSight.into()),
             Allowed::During(_) | Allowed::Always => Ok(()),
         }
     }
 
     /// Checks whether the cooldown ends before the image could be defragmented.
-    fn has_cooled_down(&self, image: &ImageFacts) -> Result<(), Reason> {
+    fn has_cooled_down(&self, image: &ImageFacts) -> Result<(), Refusal> {
         let Some(last) = &image.last_run else {
             return Ok(());
         };
@@ -327,27 +326,25 @@ impl<'f> Planner<'f> {
         }
         let until = self.moment(until);
         Err(match last.effect {
-            Effect::PutOff => Reason::PutOff {
-                until,
-                why: last.reason.clone(),
-            },
-            effect => Reason::CoolingDown {
-                until,
-                in_vain: if effect == Effect::InVain {
-                    last.times
-                } else {
-                    0
-                },
-            },
+            Effect::PutOff => Refusal::new(
+                ReasonCode::PutOff,
+                format!("put off until {until}: {}", last.reason),
+            ),
+            Effect::InVain => reason::cooling_down(&until, last.times),
+            _ => reason::cooling_down(&until, 0),
         })
     }
 
     /// Checks the I/O pressure, which matters only if runs can begin now.
-    fn disks_are_idle(&self, filesystem: &FilesystemFacts) -> Result<(), Reason> {
+    fn disks_are_idle(&self, filesystem: &FilesystemFacts) -> Result<(), Refusal> {
         let limit = self.policy.max_io_pressure;
         match filesystem.io_pressure {
             Some(avg10) if avg10 > limit && self.frame.begins <= self.facts.now => {
-                Err(Reason::Pressure { avg10, limit })
+                let text = format!(
+                    "I/O pressure too high ({avg10:.0}% of the time some task waits, limit \
+                     {limit:.0}%)"
+                );
+                Err(Refusal::new(ReasonCode::IoPressure, text))
             }
             _ => Ok(()),
         }
@@ -358,7 +355,7 @@ impl<'f> Planner<'f> {
         &self,
         image: &ImageFacts,
         filesystem: &FilesystemFacts,
-    ) -> Result<Vec<(Engine, Estimate)>, Reason> {
+    ) -> Result<Vec<(Engine, Estimate)>, Refusal> {
         let mut options = Vec::new();
         let mut refused = BTreeMap::new();
         for engine in &self.policy.engines {
@@ -372,13 +369,12 @@ impl<'f> Planner<'f> {
         }
         let online = refused.remove(&Engine::Online);
         match (&image.user, refused.remove(&Engine::XfsFsr), online) {
-            (Some(user), _, online) if !self.policy.engines.is_empty() => Err(Reason::InUse {
-                user: user.clone(),
-                online: online.map(Box::new),
-            }),
+            (Some(user), _, online) if !self.policy.engines.is_empty() => {
+                Err(reason::in_use(user, online))
+            }
             // For an idle image, the reason against xfs_fsr takes precedence.
             (_, Some(reason), _) | (_, None, Some(reason)) => Err(reason),
-            (_, None, None) => Err(Reason::NoEngine),
+            (_, None, None) => Err(ReasonCode::NoEngine.into()),
         }
     }
 
@@ -388,19 +384,19 @@ impl<'f> Planner<'f> {
         engine: Engine,
         image: &ImageFacts,
         filesystem: &FilesystemFacts,
-    ) -> Result<Estimate, Reason> {
+    ) -> Result<Estimate, Refusal> {
         if let Some(unusable) = self.facts.unusable(engine) {
-            return Err(Reason::Unusable(unusable.clone()));
+            return Err(reason::unusable(unusable));
         }
         let estimate = estimate(engine, image, filesystem, self.policy);
         match engine {
             Engine::XfsFsr => self.idle_image(image, &estimate)?,
             Engine::Online => {
                 if !filesystem.features.is_some_and(|features| features.reflink) {
-                    return Err(Reason::NoReflink);
+                    return Err(ReasonCode::NoReflink.into());
                 }
-                if image.obstacles.contains(&Obstacle::Dax) {
-                    return Err(Reason::Forbidden(Obstacle::Dax));
+                if image.obstacles.contains(&ReasonCode::Dax) {
+                    return Err(ReasonCode::Dax.into());
                 }
             }
         }
@@ -408,42 +404,42 @@ impl<'f> Planner<'f> {
         let keeps = self.policy.keep_free.of_bytes(filesystem.size);
         let (needs, has) = (estimate.needs, filesystem.free);
         if needs.saturating_add(keeps) > has {
-            return Err(Reason::NoSpace { needs, has, keeps });
+            let text = format!("not enough free space (needs {needs}, has {has}, keeps {keeps})");
+            return Err(Refusal::new(ReasonCode::NoSpace, text));
         }
         Ok(estimate)
     }
 
     /// Checks what `xfs_fsr` requires of an image.
-    fn idle_image(&self, image: &ImageFacts, estimate: &Estimate) -> Result<(), Reason> {
+    fn idle_image(&self, image: &ImageFacts, estimate: &Estimate) -> Result<(), Refusal> {
         if let Some(user) = &image.user {
-            let (user, online) = (user.clone(), None);
-            return Err(Reason::InUse { user, online });
+            return Err(reason::in_use(user, None));
         }
         if image.shares_blocks {
-            return Err(Reason::SharesBlocks);
+            return Err(ReasonCode::SharesBlocks.into());
         }
         let (stall, limit) = (estimate.stall, self.policy.max_swap_stall);
         if stall > limit {
-            return Err(Reason::SwapStall { stall, limit });
+            return Err(Refusal::swap_stall(stall, limit));
         }
         Ok(())
     }
 }
 
 /// Checks whether one of the engines can gain more than a little.
-fn gains(image: &ImageFacts, engines: &[Engine]) -> Result<(), Reason> {
+fn gains(image: &ImageFacts, engines: &[Engine]) -> Result<(), Refusal> {
     match image.outlook {
         Some(outlook) if engines.iter().all(|engine| outlook.is_little(*engine)) => {
             let why = outlook.why_little(engines);
-            Err(Reason::LittleGain { why })
+            Err(Refusal::new(ReasonCode::LittleGain, why))
         }
         _ => Ok(()),
     }
 }
 
-fn filesystem_allows(filesystem: &FilesystemFacts) -> Result<(), Reason> {
+fn filesystem_allows(filesystem: &FilesystemFacts) -> Result<(), Refusal> {
     if filesystem.stalled {
-        return Err(Reason::Stalled);
+        return Err(ReasonCode::Stalled.into());
     }
     let used = filesystem.size.0.saturating_sub(filesystem.free.0);
     let millionths = u128::from(used) * u128::from(Share::WHOLE.0);
@@ -452,7 +448,9 @@ fn filesystem_allows(filesystem: &FilesystemFacts) -> Result<(), Reason> {
     let percent = used.map_or(0, |used| used.div_ceil(10_000));
     if used.is_some_and(|used| used > u128::from(ALMOST_FULL.0)) {
         let used = Share::percent(u32::try_from(percent).unwrap_or(100));
-        return Err(Reason::AlmostFull { used });
+        let text =
+            format!("the file system is {used} full; above 95% a run would fragment what is left");
+        return Err(Refusal::new(ReasonCode::AlmostFull, text));
     }
     Ok(())
 }
@@ -552,7 +550,7 @@ impl<'p, 'f> Lanes<'p, 'f> {
     }
 
     /// The reason for lack of time: the window is too short, or other images come first.
-    fn too_late(&self, candidate: &Candidate<'f>) -> Reason {
+    fn too_late(&self, candidate: &Candidate<'f>) -> Refusal {
         let frame = self.planner.frame;
         let closes = frame.closes.unwrap_or(Timestamp::MAX);
         let closes = self.planner.moment(closes);
@@ -567,7 +565,7 @@ impl<'p, 'f> Lanes<'p, 'f> {
             let ahead = there.unwrap_or(0) + usize::from(filesystem.active.is_some());
             // Without a run on the same file system, runs on others have taken the slots.
             let ahead = if ahead == 0 { self.order.max(1) } else { ahead };
-            return Reason::NoTurn { closes, ahead };
+            return reason::no_turn(&closes, ahead);
         }
         // The shortest run is the closest to fitting.
         let shortest = options
@@ -575,13 +573,8 @@ impl<'p, 'f> Lanes<'p, 'f> {
             .map(|(_, estimate)| estimate)
             .min_by_key(|it| it.about);
         match shortest {
-            Some(estimate) => Reason::WouldNotFinish {
-                closes,
-                about: estimate.about,
-                speed: estimate.speed,
-                basis: estimate.basis,
-            },
-            None => Reason::NoEngine,
+            Some(estimate) => reason::would_not_finish(&closes, estimate),
+            None => ReasonCode::NoEngine.into(),
         }
     }
 }

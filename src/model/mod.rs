@@ -36,7 +36,7 @@ pub use history::{ExtentsPerDay, ImageKey, Point, UnixTime};
 pub use image::{Format, ImageId, ImageRef, Sample};
 pub use map::{ExtentMap, MapBuilder};
 pub use owner::{Opener, Owner, Vm};
-pub use reason::{Obstacle, ReasonCode};
+pub use reason::{ReasonCode, Refusal};
 pub use rescue::{
     IncidentId, Monotonic, Outcome, RescueStep, RuleAction, RuleDefinition, StuckTask, Trigger,
 };

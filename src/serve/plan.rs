@@ -9,11 +9,11 @@ use jiff::{SignedDuration, Timestamp, Zoned};
 use serde::Serialize;
 
 use super::status;
-use crate::maintenance::{Basis, Calendar, Decision, Opening, Plan, Planned, PlannedRun, Reason};
+use crate::maintenance::{Basis, Calendar, Decision, Opening, Plan, Planned, PlannedRun};
 use crate::model::path::{hex_unless_exact, shown};
 use crate::model::{
-    Between, Bytes, BytesPerSecond, Engine, EngineState, ExtentCount, Outlook, ReasonCode, Roughly,
-    Severity,
+    Between, Bytes, BytesPerSecond, Engine, EngineState, ExtentCount, Outlook, ReasonCode, Refusal,
+    Roughly, Severity,
 };
 use crate::table::TextTable;
 
@@ -124,7 +124,7 @@ fn left_alone(plan: &Plan, width: Option<u16>) -> String {
     for planned in &plan.images {
         match &planned.decision {
             Decision::Runs(_) => {}
-            Decision::Not(Reason::BelowSeverity { .. }) => fine += 1,
+            Decision::Not(reason) if reason.code == ReasonCode::BelowSeverity => fine += 1,
             Decision::Not(reason) => {
                 table.row([
                     shown(&planned.path),
@@ -345,16 +345,12 @@ impl RunObject {
 }
 
 impl WhyNotObject {
-    fn new(reason: &Reason) -> WhyNotObject {
+    fn new(reason: &Refusal) -> WhyNotObject {
+        let online = reason.online.as_deref();
         WhyNotObject {
-            code: reason.code(),
-            text: reason.to_string(),
-            online: match reason {
-                Reason::InUse {
-                    online: Some(why), ..
-                } => Some(Box::new(WhyNotObject::new(why))),
-                _ => None,
-            },
+            code: reason.code,
+            text: reason.text.clone(),
+            online: online.map(|why| Box::new(WhyNotObject::new(why))),
         }
     }
 }
@@ -369,6 +365,7 @@ mod tests {
     use super::*;
     use crate::config::settings::{Maintenance, Window, Zone};
     use crate::maintenance::estimate::Estimate;
+    use crate::maintenance::reason::{self, in_use};
     use crate::maintenance::{JitterSeed, User};
     use crate::model::{Borders, Unusable, UnusableReason};
 
@@ -425,12 +422,10 @@ mod tests {
             pid: 4711,
         };
         let below = || {
-            Decision::Not(Reason::BelowSeverity {
-                severity: Severity::Ok,
-                from: Severity::Warning,
-            })
+            let text = "severity ok, below warning";
+            Decision::Not(Refusal::new(ReasonCode::BelowSeverity, text))
         };
-        let in_use = Reason::InUse { user, online: None };
+        let in_use = in_use(&user, None);
         let holes = Between {
             low: ExtentCount(81_000),
             likely: ExtentCount(90_000),
@@ -600,8 +595,8 @@ Sat 2026-04-18 01:00 – 05:00 CEST  4 h
         assert_eq!(unusable_engines(&states[..1]), "");
         let mut plan = plan();
         let user = User::Unknown;
-        let online = Some(Box::new(Reason::Unusable(unusable)));
-        plan.images[2].decision = Decision::Not(Reason::InUse { user, online });
+        let online = Some(reason::unusable(&unusable));
+        plan.images[2].decision = Decision::Not(in_use(&user, online));
         let now = at("2026-03-28T01:00Z");
         let line = render_json(&plan, &states, &calendar(1, 4), now, JudgedBy::Daemon).unwrap();
         let json: serde_json::Value = serde_json::from_str(&line).unwrap();

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use tracing::warn;
 
 use crate::config::settings::Defrag;
-use crate::defrag::{Host, usable};
+use crate::defrag::{HostInterfaces, usable};
 use crate::model::{EngineState, UnusableReason};
 
 /// Retry interval while an engine is unusable: a missing changelog may be installed, or a hanging
@@ -56,7 +56,7 @@ impl Engines {
         let (defrag, tell) = (defrag.clone(), self.tell.clone());
         let judge = move || {
             // Fails only when the daemon ends.
-            let _ = tell.send(usable::engines(&defrag, &Host::to_look_at()));
+            let _ = tell.send(usable::engines(&defrag, &HostInterfaces::to_look_at()));
         };
         self.at = Instant::now();
         match thread::Builder::new()

@@ -170,7 +170,7 @@ fn an_engine_that_the_kernel_rules_out_is_not_planned() {
             ..Policy::default()
         };
         match &plan(&facts, &policy).images[0].decision {
-            Decision::Not(reason) => (reason.code().as_str(), reason.code().lies_with_engine()),
+            Decision::Not(reason) => (reason.code.as_str(), reason.code.lies_with_engine()),
             Decision::Runs(run) => panic!("{run:?}"),
         }
     };
@@ -193,7 +193,7 @@ fn what_lies_with_the_image() {
         ": already near its ideal (25,999 extents, 25,000 at best)",
     );
     says(
-        |facts, _| facts.images[0].obstacles = vec![Obstacle::SwapFile, Obstacle::Immutable],
+        |facts, _| facts.images[0].obstacles = vec![ReasonCode::SwapFile, ReasonCode::Immutable],
         ": is immutable (chattr +i)",
     );
     let last_run = |ended: &'static str, effect, times| {
@@ -414,12 +414,12 @@ fn the_first_engine_that_can() {
     says(
         |facts, policy| {
             policy.engines = vec![Engine::Online];
-            facts.images[0].obstacles = vec![Obstacle::Dax];
+            facts.images[0].obstacles = vec![ReasonCode::Dax];
         },
         ": is mapped from persistent memory (DAX)",
     );
     says(
-        |facts, _| facts.images[0].obstacles = vec![Obstacle::Dax],
+        |facts, _| facts.images[0].obstacles = vec![ReasonCode::Dax],
         " xfs_fsr 02:00",
     );
 }
@@ -559,8 +559,8 @@ fn any_image() -> impl Strategy<Value = ImageFacts> {
     let user = prop_oneof![3 => Just(None), 1 => Just(vm()), 1 => Just(Some(User::Unknown))];
     let obstacles = prop_oneof![
         8 => Just(Vec::new()),
-        1 => Just(vec![Obstacle::Dax]),
-        1 => Just(vec![Obstacle::Immutable]),
+        1 => Just(vec![ReasonCode::Dax]),
+        1 => Just(vec![ReasonCode::Immutable]),
     ];
     let effects = [
         (Effect::Improved, 1),

@@ -119,7 +119,7 @@ pub fn render_sweep(
                 "filesystem",
                 &image.filesystem.map(mount).unwrap_or_default(),
             ),
-            ("format", image.sample.format.name()),
+            ("format", image.sample.format.as_str()),
         ];
         info.set(&labels, 1.0);
     }
