@@ -1,20 +1,21 @@
 //! The configuration: the file `/etc/fragwatch/fragwatch.toml` and fragments in `conf.d` beside it.
 //!
-//! The files ([`mod@file`]) are merged into a table of keys with their places ([`read`]),
-//! deserialized to [`Settings`] ([`settings`]) and validated ([`check`]). All mistakes are reported
-//! at once, with file, line and column ([`ConfigError`]). An unknown key is an error: a misspelled
-//! threshold must not leave a host unwatched.
+//! Each file ([`mod@file`]) is parsed to a table of values with their places and deserialized to
+//! [`Settings`] ([`settings`]); the tables are merged, and the values checked ([`check`]). All
+//! mistakes are reported at once, with file, line and column ([`ConfigError`]). An unknown key is an
+//! error: a misspelled threshold must not leave a host unwatched.
 //!
-//! A new key needs a field and a default in [`settings`], bounds in [`check`] and a description in
-//! `config/fragwatch.toml` (tests check this); a repeatable section, an example in [`schema`].
+//! A new key needs a field and a default in [`settings`], a check in [`check`] if not every value of
+//! its type is valid, and a description in `config/fragwatch.toml` (tests check this); a repeatable
+//! section, an example in [`schema`].
 
 mod check;
+mod explain;
 mod file;
 mod formats;
 mod globs;
 mod limits;
 mod read;
-mod refusal;
 mod report;
 mod rules;
 mod schema;
@@ -110,11 +111,11 @@ fn read_files(
 ) -> Result<(Loaded, Option<ConfigError>), ConfigError> {
     let (sources, problems) = file::read_all(path, missing);
     let (settings, findings) = assemble(&sources, &problems);
-    let tolerable = problems.is_empty() && findings.iter().all(is_tolerable);
     let is_right = problems.is_empty() && findings.is_empty();
+    let is_usable = problems.is_empty() && findings.iter().all(is_tolerable);
     let error = (!is_right).then(|| ConfigError::new(problems, findings, &sources));
     match error {
-        Some(error) if !tolerable => Err(error),
+        Some(error) if !is_usable => Err(error),
         error => {
             let is_blank = |source: &Source| source.path == path && source.text.trim().is_empty();
             let loaded = Loaded {
@@ -129,19 +130,18 @@ fn read_files(
 
 /// The merged settings of `sources`, and what is wrong with them in addition to `problems`.
 fn assemble(sources: &[Source], problems: &[Problem]) -> (Settings, Vec<Finding>) {
+    let texts = report::placed(sources);
     let mut table = DeTable::new();
     let mut findings = Vec::new();
-    let mut begin = 0;
-    for source in sources {
-        let (keys, found) = read::read(&source.text, begin);
+    for text in &texts {
+        let (keys, found) = read::read(text);
         findings.extend(found);
         findings.extend(Check::new(&keys, &read::settings(keys.clone())).values());
         read::merge(&mut table, keys);
-        begin += source.text.len() + 1;
     }
     let mut settings = read::settings(table.clone());
     if !findings.iter().any(|it| it.is_in("klog")) {
-        findings.extend(rules::check(&settings.klog.rules, &table, sources));
+        findings.extend(rules::check(&settings.klog.rules, &table, &texts));
     }
     check::adapt(&mut settings, &table);
     limits::adapt(&mut settings.thresholds, &table);

@@ -187,7 +187,7 @@ impl<'a> Controls<'a> {
             orders,
             presence: Presence::new(target, host),
             began: Instant::now(),
-            meter: Meter::new(request.limits.bandwidth),
+            meter: Meter::new(Bytes(request.limits.bandwidth.0)),
             gauge,
             pressure_at: None,
             is_pressed: false,

@@ -7,7 +7,7 @@ use fragwatch::internals::config::settings::Defrag;
 use fragwatch::internals::defrag::online;
 use fragwatch::internals::defrag::{Event, Request};
 use fragwatch::internals::defrag::{Host, KernelCheck};
-use fragwatch::internals::model::{Bytes, RunOutcome};
+use fragwatch::internals::model::{BytesPerSecond, RunOutcome};
 
 use super::support::guest::BLOCK;
 use super::support::{self, MIB, Stall, guest, tools};
@@ -48,7 +48,7 @@ impl Sizes {
 
 fn limits() -> Defrag {
     Defrag {
-        bandwidth: Bytes(64 << 30),
+        bandwidth: BytesPerSecond(64 << 30),
         max_io_pressure: 100,
         stall_target: AIM,
         ..Defrag::default()
