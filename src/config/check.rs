@@ -1,69 +1,15 @@
-//! Checks that serde cannot do: ranges, paths, globs and contradictions. Only keys that are set can
+//! Checks the values that are set, and whether they contradict each other. Only keys that are set can
 //! be invalid; defaults [adapt] to them.
 
 use std::fmt::Display;
-use std::ops::{Bound, RangeBounds};
-use std::path::Path;
-use std::time::Duration;
 
-use globset::GlobBuilder;
-use jiff::civil::Date;
 use toml::de::DeTable;
 
-use super::globs::{compile_globs, is_glob};
+use super::checks::{DAY, Invalid, SECOND, Toml, globs, within};
 use super::read::place;
 use super::report::{Finding, Place};
 use super::settings::Settings;
-use super::text::{grouped, key_of, quoted};
-use super::units::Unit;
-use crate::model::memory::EXTENT_LIMIT_64;
-use crate::model::{BytesPerSecond, ExtentCount, Share};
-
-/// The shortest interval: a sweep over a thousand images needs time, the stall detector checks once
-/// a second, and a shorter gap between two kernel messages does not end an incident.
-const SECOND: Duration = Duration::from_secs(1);
-const MINUTE: Duration = Duration::from_secs(60);
-const DAY: Duration = Duration::from_secs(86_400);
-/// Maximum number of actions per hour: one a second. The rescue stores as many times.
-pub(super) const MAX_ACTIONS_PER_HOUR: u32 = 3600;
-/// The longest path of a socket (`sun_path`, unix(7), without the final NUL).
-const MAX_SOCKET: usize = 107;
-
-/// A value in TOML syntax.
-pub(super) trait Toml {
-    fn toml(&self) -> String;
-}
-
-impl<T: Unit> Toml for T {
-    fn toml(&self) -> String {
-        quoted(&self.write())
-    }
-}
-
-impl Toml for ExtentCount {
-    fn toml(&self) -> String {
-        grouped(self.0)
-    }
-}
-
-impl Toml for u32 {
-    fn toml(&self) -> String {
-        grouped(u64::from(*self))
-    }
-}
-
-impl Toml for Date {
-    fn toml(&self) -> String {
-        self.to_string()
-    }
-}
-
-/// What is wrong with a text, to be appended to it, and what to write.
-type Verdict = Result<(), (String, String)>;
-
-fn wrong(problem: impl Into<String>, write: impl Into<String>) -> Verdict {
-    Err((problem.into(), write.into()))
-}
+use super::text::key_of;
 
 pub(super) struct Check<'s> {
     /// The keys that are set.
@@ -83,10 +29,44 @@ impl<'s> Check<'s> {
 
     /// Checks each value by itself.
     pub(super) fn values(mut self) -> Vec<Finding> {
-        self.ranges();
+        let it = self.settings;
+        self.section("images", it.images.invalid());
+        self.section("sampling", it.sampling.invalid());
+        self.section("history", it.history.invalid());
+        self.section("thresholds", it.thresholds.invalid());
+        self.section("thresholds.host", it.thresholds.host.invalid());
+        self.section("klog", it.klog.invalid());
+        self.section("rescue", it.rescue.invalid());
+        self.section("maintenance", it.maintenance.invalid());
+        self.section("defrag", it.defrag.invalid());
+        self.section("metrics", it.metrics.invalid());
+        self.section("control", it.control.invalid());
+        for (i, window) in it.maintenance.windows.iter().enumerate() {
+            let mut invalid = Invalid::new();
+            // A longer window would overlap its own repetition a week later.
+            within(SECOND * 60..=7 * DAY)(&window.duration, "duration", &mut invalid);
+            self.section(&format!("maintenance.window.{i}"), invalid);
+        }
+        for (i, over) in it.thresholds.overrides.iter().enumerate() {
+            let section = format!("thresholds.override.{i}");
+            let mut invalid = Invalid::new();
+            globs(&over.images, "images", &mut invalid);
+            if over.images.is_empty() {
+                let write = "images = [\"*\"] for every image";
+                let problem = ": without a glob it is for no image";
+                self.refuse(&format!("{section}.images"), problem, write);
+            }
+            self.section(&section, invalid);
+        }
         self.limit_ranges();
-        self.texts();
         self.findings
+    }
+
+    /// Refuses these values of a section.
+    pub(super) fn section(&mut self, section: &str, invalid: Invalid) {
+        for (key, problem, write) in invalid {
+            self.refuse(&format!("{section}.{key}"), problem, write);
+        }
     }
 
     /// Checks for contradictions. Only for settings without invalid values: the default in the
@@ -120,50 +100,6 @@ impl<'s> Check<'s> {
         }
     }
 
-    /// Refuses a value outside `allowed`.
-    pub(super) fn range<T>(&mut self, path: &str, value: T, allowed: impl RangeBounds<T>)
-    where
-        T: Toml + PartialOrd,
-    {
-        let (bound, is, or) = match (allowed.start_bound(), allowed.end_bound()) {
-            (Bound::Included(least), _) if value < *least => (least, "is below", "or more"),
-            (_, Bound::Included(most)) if value > *most => (most, "is above", "or less"),
-            _ => return,
-        };
-        let (value, bound) = (value.toml(), bound.toml());
-        let key = path.rsplit('.').next().unwrap_or(path);
-        let problem = format!(": {value} {is} {bound}");
-        self.refuse(path, problem, format!("{key} = {bound} {or}"));
-    }
-
-    /// As [`Check::range`], for a value that may be `"never"`.
-    pub(super) fn range_or_never<T>(
-        &mut self,
-        path: &str,
-        value: Option<T>,
-        allowed: impl RangeBounds<T>,
-    ) where
-        T: Toml + PartialOrd,
-    {
-        if let Some(value) = value {
-            self.range(path, value, allowed);
-        }
-    }
-
-    /// Refuses a text that `judge` refuses.
-    fn text(&mut self, path: &str, text: &str, judge: impl Fn(&str) -> Verdict) {
-        if let Err((problem, write)) = judge(text) {
-            self.refuse(path, format!(": {}{problem}", quoted(text)), write);
-        }
-    }
-
-    /// Likewise each text of a list.
-    fn each(&mut self, path: &str, texts: &[String], judge: impl Fn(&str) -> Verdict) {
-        for (i, text) in texts.iter().enumerate() {
-            self.text(&format!("{path}.{i}"), text, &judge);
-        }
-    }
-
     /// Reports that `one` contradicts `other`, each a path and its value.
     pub(super) fn contradiction(
         &mut self,
@@ -181,106 +117,6 @@ impl<'s> Check<'s> {
         let mut finding = Finding::new(place, message, &write);
         finding.other = Some((second, format!("{} is set here", key_of(other.0))));
         self.add(finding);
-    }
-
-    fn ranges(&mut self) {
-        let settings = self.settings;
-        self.range("images.limit", settings.images.limit, 1..);
-        let it = &settings.sampling;
-        self.range("sampling.interval", it.interval, SECOND..);
-        // A disk that spins up or a loaded host delays a call by more than a few milliseconds.
-        self.range("sampling.probe_timeout", it.probe_timeout, SECOND / 10..);
-        let extents = ExtentCount(1)..=EXTENT_LIMIT_64;
-        self.range("sampling.map_max_extents", it.map_max_extents, extents);
-        self.range_or_never("sampling.map_interval", it.map_interval, SECOND..);
-        self.range("history.retention", settings.history.retention, DAY..);
-        let it = &settings.rescue;
-        self.range("rescue.quiet_after", it.quiet_after, SECOND..);
-        let actions = 1..=MAX_ACTIONS_PER_HOUR;
-        self.range(
-            "rescue.max_actions_per_hour",
-            it.max_actions_per_hour,
-            actions,
-        );
-        self.range_or_never("rescue.stall_after", it.stall_after, SECOND..);
-        let it = &settings.maintenance;
-        self.range("maintenance.jitter", it.jitter, ..=DAY);
-        for (i, window) in it.windows.iter().enumerate() {
-            // A longer window would overlap its own repetition a week later.
-            let path = format!("maintenance.window.{i}.duration");
-            self.range(&path, window.duration, MINUTE..=7 * DAY);
-        }
-        let it = &settings.defrag;
-        // Above this, no run would ever start.
-        self.range("defrag.keep_free", it.keep_free, ..=Share::percent(90));
-        // At a lower rate, a run would take days for an image.
-        self.range("defrag.bandwidth", it.bandwidth, BytesPerSecond(1 << 20)..);
-        self.range("defrag.max_io_pressure", it.max_io_pressure, 1..=100);
-        // With less, one call of the online engine would move nothing.
-        self.range("defrag.stall_target", it.stall_target, SECOND / 1000..);
-        // More file systems than any host has.
-        self.range("defrag.parallel", it.parallel, 1..=64);
-    }
-
-    fn texts(&mut self) {
-        let Settings { images, klog, .. } = self.settings;
-        let Settings {
-            thresholds, defrag, ..
-        } = self.settings;
-        let Settings {
-            history, control, ..
-        } = self.settings;
-        self.each("images.paths", &images.paths, searched);
-        self.globs("images.include", &images.include);
-        self.globs("images.exclude", &images.exclude);
-        for (i, over) in thresholds.overrides.iter().enumerate() {
-            let path = format!("thresholds.override.{i}.images");
-            if over.images.is_empty() {
-                let write = "images = [\"*\"] for every image";
-                self.refuse(&path, ": without a glob it is for no image", write);
-            }
-            self.globs(&path, &over.images);
-        }
-        for (i, file) in klog.files.iter().enumerate() {
-            self.path(&format!("klog.files.{i}"), file, followed);
-        }
-        self.hook("thresholds.hook", &thresholds.hook);
-        self.hook("rescue.hook", &self.settings.rescue.hook);
-        self.hook("defrag.hook_before", &defrag.hook_before);
-        self.hook("defrag.hook_after", &defrag.hook_after);
-        self.each("defrag.trusted_kernels", &defrag.trusted_kernels, release);
-        self.path("history.path", &history.path, database);
-        if let Some(path) = &self.settings.metrics.textfile {
-            self.path("metrics.textfile", path, textfile);
-        }
-        self.path("control.socket", &control.socket, socket);
-        if control.group.is_empty() {
-            let write = "group = \"root\" for root alone";
-            self.refuse("control.group", " is empty", write);
-        }
-    }
-
-    fn path(&mut self, key: &str, path: &Path, judge: impl Fn(&str) -> Verdict) {
-        self.text(key, &path.to_string_lossy(), judge);
-    }
-
-    fn hook(&mut self, key: &str, command: &[String]) {
-        if let Some((program, arguments)) = command.split_first() {
-            self.text(&format!("{key}.0"), program, absolute);
-            for (i, argument) in arguments.iter().enumerate() {
-                self.text(&format!("{key}.{}", i + 1), argument, without_nul);
-            }
-        }
-    }
-
-    /// Checks globs one by one and all together.
-    fn globs(&mut self, key: &str, globs: &[String]) {
-        self.each(key, globs, matched);
-        let are_valid = globs.iter().all(|glob| matched(glob).is_ok());
-        if let (true, Err(error)) = (are_valid, compile_globs(globs.iter().map(String::as_str))) {
-            let problem = format!(": all globs together: {}", error.kind());
-            self.refuse(key, problem, "fewer or shorter globs");
-        }
     }
 
     fn intervals(&mut self) {
@@ -371,117 +207,6 @@ impl<'s> Check<'s> {
                 self.contradiction(to, "is before", (from, &blackout.from), write);
             }
         }
-    }
-}
-
-fn without_nul(argument: &str) -> Verdict {
-    match argument.contains('\0') {
-        true => wrong(
-            " holds a NUL, as no argument can",
-            "the argument without it",
-        ),
-        false => Ok(()),
-    }
-}
-
-fn absolute(path: &str) -> Verdict {
-    match path {
-        _ if !path.starts_with('/') => {
-            wrong(" is not absolute", "\"/…\", the path from the root on")
-        }
-        _ if path.contains('\0') => wrong(" holds a NUL, as no path can", "the path without it"),
-        _ => Ok(()),
-    }
-}
-
-/// An entry of `images.paths`.
-fn searched(path: &str) -> Verdict {
-    absolute(path)?;
-    match is_glob(path) {
-        true => glob(path, compile_globs([path]).err()),
-        false => Ok(()),
-    }
-}
-
-fn glob(glob: &str, error: Option<globset::Error>) -> Verdict {
-    let Some(error) = error else {
-        return Ok(());
-    };
-    let literal = quoted(&globset::escape(glob));
-    let write = format!("{literal} if every character is meant as it is");
-    wrong(format!(" is not a glob: {}", error.kind()), write)
-}
-
-/// A glob. With a slash it is matched against the whole path, so it must be able to begin with one.
-fn matched(text: &str) -> Verdict {
-    // Only the syntax: compiling is slow, and the list is compiled as a whole.
-    glob(text, GlobBuilder::new(text).build().err())?;
-    // A class or an alternative may begin with a slash.
-    let may_match = text.starts_with(['/', '{', '[', '\\']) || text.starts_with("**");
-    match text {
-        "" => wrong(" matches nothing", "\"*\" for every file"),
-        _ if text.contains('/') && !may_match => {
-            let problem = " matches nothing: with a slash in it, it is held against the whole path";
-            let rest = text.strip_prefix("./").unwrap_or(text);
-            wrong(problem, quoted(&format!("**/{rest}")))
-        }
-        _ => Ok(()),
-    }
-}
-
-fn database(path: &str) -> Verdict {
-    absolute(path)?;
-    // As a path, `/a/` equals `/a`, and a path that ends in `..` has no file name.
-    match Path::new(path).file_name() {
-        Some(_) if !path.ends_with(['/', '.']) => Ok(()),
-        _ => wrong(" names no file", "path = \"/var/lib/fragwatch/history.db\""),
-    }
-}
-
-/// A log file to follow.
-fn followed(path: &str) -> Verdict {
-    absolute(path)?;
-    // A glob would be followed as a literal, missing file. `[` and `{` do occur in names.
-    match path.contains(['*', '?']) {
-        true => wrong(" is a glob", "the path of each file"),
-        false => Ok(()),
-    }
-}
-
-/// A release of a kernel. No patterns: one would vouch for kernels that were not examined.
-fn release(text: &str) -> Verdict {
-    let usual = |c: char| c.is_ascii_alphanumeric() || "._+~-".contains(c);
-    let begins = text.starts_with(|c: char| c.is_ascii_digit());
-    match begins && text.contains('.') && text.chars().all(usual) {
-        true => Ok(()),
-        false => wrong(
-            " is no release of a kernel",
-            "the output of `uname -r`, e.g. \"5.14.0-611.el9.x86_64\"",
-        ),
-    }
-}
-
-/// The collector reads no other files (node_exporter, collector/textfile.go).
-fn textfile(path: &str) -> Verdict {
-    absolute(path)?;
-    match path.ends_with(".prom") {
-        true => Ok(()),
-        false => wrong(
-            " does not end in .prom",
-            "a file in node_exporter's textfile directory, such as \
-             \"/var/lib/prometheus/node-exporter/fragwatch.prom\"",
-        ),
-    }
-}
-
-fn socket(path: &str) -> Verdict {
-    absolute(path)?;
-    match path.len() {
-        ..=MAX_SOCKET => Ok(()),
-        length => wrong(
-            format!(" is {length} bytes long, more than a socket can have"),
-            format!("a path of at most {MAX_SOCKET} bytes"),
-        ),
     }
 }
 

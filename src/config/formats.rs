@@ -6,10 +6,11 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::units::{ParseError, Unit};
 
-/// Defines sections whose keys may be missing, with the default of each key.
+/// Defines sections whose keys may be missing, with the default of each key and, if not every value
+/// of its type is valid, its check (see [`checks`](super::checks)).
 macro_rules! sections {
     ($($(#[$meta:meta])* pub struct $name:ident {
-        $($(#[$key:meta])* pub $field:ident: $type:ty = $default:expr,)+
+        $($(#[$key:meta])* pub $field:ident: $type:ty = $default:expr $(, check $check:expr)?;)+
     })+) => {$(
         $(#[$meta])*
         #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -18,6 +19,16 @@ macro_rules! sections {
 
         impl Default for $name {
             fn default() -> $name { $name { $($field: $default,)+ } }
+        }
+
+        impl $name {
+            /// The invalid values of this section.
+            #[allow(unused_mut, dead_code, reason = "not every section has a check")]
+            pub(in crate::config) fn invalid(&self) -> $crate::config::checks::Invalid {
+                let mut invalid = $crate::config::checks::Invalid::default();
+                $($($check(&self.$field, stringify!($field), &mut invalid);)?)+
+                invalid
+            }
         }
     )+};
 }

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use toml::de::DeTable;
 
-use super::check::{Check, Toml};
+use super::check::Check;
+use super::checks::{Invalid, SECOND, Toml, set, within};
 use super::read::place;
 use super::settings::{HostLimits, LimitChanges, Limits, Thresholds};
 use crate::model::growth::REACH_OF_WINDOW;
@@ -19,38 +20,32 @@ const HOST_TIMES_WARNING: u32 = 5;
 type Set = [bool; 3];
 
 impl Check<'_> {
-    /// Checks the values of `[thresholds]` one by one.
+    /// Checks the limits of both severities one by one, also those of overrides.
     pub(super) fn limit_ranges(&mut self) {
         let it = &self.settings.thresholds;
-        let (minute, second) = (Duration::from_secs(60), Duration::from_secs(1));
-        self.range("thresholds.growth_window", it.growth_window, minute..);
-        let below_all = Share(Share::WHOLE.0 - 1);
-        self.range("thresholds.host.warning", it.host.warning, ..=below_all);
-        self.range("thresholds.host.critical", it.host.critical, Share(1)..);
-        let base = (
-            "thresholds".to_owned(),
-            it.warning.clone().into(),
-            it.critical.clone().into(),
-        );
-        let overrides = it.overrides.iter().enumerate().map(|(i, over)| {
-            let path = format!("thresholds.override.{i}");
-            (path, over.warning.clone(), over.critical.clone())
-        });
-        for (path, warning, critical) in std::iter::once(base).chain(overrides) {
-            // Leaves room for the limit of the other severity.
-            let below = ExtentCount(1)..=ExtentCount(EXTENT_LIMIT_64.0 - 1);
-            let above = ExtentCount(2)..=EXTENT_LIMIT_64;
-            let both: [(_, LimitChanges, _); 2] =
-                [("warning", warning, below), ("critical", critical, above)];
-            for (severity, limits, extents) in both {
-                let key = |name| format!("{path}.{severity}.{name}");
-                self.range_or_never(&key("extents"), limits.extents, extents);
-                let rate = limits.growth_per_day.flatten().map(ExtentsPerDay::count);
-                let rates = ExtentCount(1)..=EXTENT_LIMIT_64;
-                self.range_or_never(&key("growth_per_day"), rate, rates);
-                let time = limits.time_to_critical.flatten();
-                self.range_or_never(&key("time_to_critical"), time, second..);
-            }
+        let (warning, critical) = (it.warning.clone().into(), it.critical.clone().into());
+        self.limits("thresholds", &warning, &critical);
+        for (i, over) in it.overrides.iter().enumerate() {
+            let section = format!("thresholds.override.{i}");
+            self.limits(&section, &over.warning, &over.critical);
+        }
+    }
+
+    fn limits(&mut self, section: &str, warning: &LimitChanges, critical: &LimitChanges) {
+        // Leaves room for the limit of the other severity.
+        let below = ExtentCount(1)..=ExtentCount(EXTENT_LIMIT_64.0 - 1);
+        let above = ExtentCount(2)..=EXTENT_LIMIT_64;
+        for (severity, limits, extents) in
+            [("warning", warning, below), ("critical", critical, above)]
+        {
+            let mut invalid = Invalid::new();
+            set(within(extents))(&limits.extents, "extents", &mut invalid);
+            let rate = limits.growth_per_day.flatten().map(ExtentsPerDay::count);
+            let rates = set(within(ExtentCount(1)..=EXTENT_LIMIT_64));
+            rates(&rate, "growth_per_day", &mut invalid);
+            let time = limits.time_to_critical.flatten();
+            set(within(SECOND..))(&time, "time_to_critical", &mut invalid);
+            self.section(&format!("{section}.{severity}"), invalid);
         }
     }
 

@@ -34,7 +34,7 @@ pub(super) fn read(text: &str) -> (DeTable<'_>, Vec<Finding>) {
     }
     reader.shape(&mut table, &SCHEMA, "");
     while let Err(error) = parse(table.clone()) {
-        if reader.findings.len() > MAX_MISTAKES || !reader.value(&mut table, &error) {
+        if !reader.value(&mut table, &error) {
             return (DeTable::new(), reader.findings);
         }
     }
@@ -93,12 +93,8 @@ struct Reader<'t> {
     unknown: Vec<String>,
 }
 
-/// A value of a file, or a section in a list, and a valid one.
-struct Slot<'s, 't> {
-    path: String,
-    value: &'s mut Value<'t>,
-    example: &'static Value<'static>,
-}
+/// The path of a value of a file, or of a section in a list; the value, and a valid one.
+struct Slot<'s, 't>(String, &'s mut Value<'t>, &'static Value<'static>);
 
 impl Reader<'_> {
     fn report(&mut self, place: Place, message: String, help: String) {
@@ -135,15 +131,14 @@ impl Reader<'_> {
     /// Reports a parser error in a value that is not in quotes, such as `5m` or `yes`, or that has a
     /// wrong escape.
     fn unquoted(&mut self, slot: Slot<'_, '_>, place: &Place, error: &str) -> bool {
-        let (value, _) = item(slot.value, slot.example, place);
+        let (value, _) = item(slot.1, slot.2, place);
         let raw = self.text.get(value.span()).unwrap_or_default();
         // The start of the parser error for a string like `"\d"`.
         let is_escape = error.starts_with("missing escaped value");
         if value.get_ref().is_table() || (raw.starts_with(['"', '\'']) && !is_escape) {
             return false;
         }
-        self.refuse(slot, place, (!is_escape).then_some(""));
-        true
+        self.refuse(slot, place, (!is_escape).then_some(""))
     }
 
     /// Removes keys and sections that are not in `schema`, and values in the place of sections.
@@ -165,18 +160,17 @@ impl Reader<'_> {
             return true;
         };
         let place = value.span();
-        match (example.get_ref(), value.get_mut()) {
-            (DeValue::Table(_), DeValue::Table(table)) => self.shape(table, keys, path),
-            (DeValue::Array(_), DeValue::Array(items))
-                if items.iter().all(|item| item.get_ref().is_table()) =>
-            {
-                let tables = items.iter_mut().filter_map(|item| match item.get_mut() {
-                    DeValue::Table(table) => Some(table),
-                    _ => None,
-                });
-                tables.for_each(|table| self.shape(table, keys, path));
+        let is_list = example.get_ref().is_array();
+        match value.get_mut() {
+            DeValue::Table(table) if !is_list => self.shape(table, keys, path),
+            DeValue::Array(items) if is_list && items.iter().all(is_table) => {
+                for item in items.iter_mut() {
+                    if let DeValue::Table(table) = item.get_mut() {
+                        self.shape(table, keys, path);
+                    }
+                }
             }
-            (_, value) => {
+            value => {
                 let header = header(path).unwrap_or_default();
                 let (message, help) = if value.is_table() {
                     let message = format!("{path} is a list, each item has a header of its own");
@@ -204,7 +198,7 @@ impl Reader<'_> {
         let shown = keep_first(join(section, written), MAX_REPEATED);
         let (is_section, message) = match value.get_ref() {
             DeValue::Table(_) => (true, format!("unknown section [{shown}]")),
-            DeValue::Array(items) if items.iter().any(|item| item.get_ref().is_table()) => {
+            DeValue::Array(items) if items.iter().any(is_table) => {
                 (true, format!("unknown section [[{shown}]]"))
             }
             _ => (false, format!("unknown key {shown}")),
@@ -228,58 +222,52 @@ impl Reader<'_> {
         false
     }
 
-    /// Reports the error of serde and removes its cause. False if that cannot be found.
+    /// Reports the error of serde and removes its cause. False if that cannot be found, or there
+    /// were too many.
     fn value(&mut self, table: &mut DeTable<'_>, error: &toml::de::Error) -> bool {
         let place = error.span().unwrap_or_default();
         let slot = find(table, &SCHEMA, &place, "");
-        match (slot, missing_field(error)) {
+        let slot = slot.filter(|_| self.findings.len() < MAX_MISTAKES);
+        let is_removed = match (slot, missing_field(error)) {
             (Some(slot), Some(key)) => self.missing(slot, key),
             (Some(slot), None) => self.refuse(slot, &place, Some(error.message())),
-            (None, _) => {
-                let help = "help: `fragwatch check-config --show` prints a valid file".to_owned();
-                self.report(place, error.message().to_owned(), help);
-                return false;
-            }
+            (None, _) => false,
+        };
+        if !is_removed {
+            let help = "help: `fragwatch check-config --show` prints a valid file".to_owned();
+            self.report(place, error.message().to_owned(), help);
+        }
+        is_removed
+    }
+
+    /// Reports a missing key and adds it. A misspelled name was already reported.
+    fn missing(&mut self, slot: Slot<'_, '_>, name: &str) -> bool {
+        let Slot(path, value, example) = slot;
+        let place = value.span();
+        let keys = example.get_ref().as_table();
+        let example = keys.and_then(|keys| keys.get_key_value(name));
+        let (Some((key, example)), DeValue::Table(table)) = (example, value.get_mut()) else {
+            return false;
+        };
+        table.insert(key.clone(), example.clone());
+        if !self.unknown.iter().any(|it| nearest(it, [name]).is_some()) {
+            let message = format!("{}: {name} is missing", key_of(&path));
+            let help = format!("write: {name} = {}", example_of(example));
+            self.report(place, message, help);
         }
         true
     }
 
-    /// Reports a missing key and adds it. A misspelled name was already reported.
-    fn missing(&mut self, slot: Slot<'_, '_>, name: &str) {
-        let place = slot.value.span();
-        let keys = slot.example.get_ref().as_table();
-        let example = keys.and_then(|keys| keys.get_key_value(name));
-        if let (Some((key, example)), DeValue::Table(table)) = (example, slot.value.get_mut()) {
-            table.insert(key.clone(), example.clone());
-            if !self.unknown.iter().any(|it| nearest(it, [name]).is_some()) {
-                let message = format!("{}: {name} is missing", key_of(&slot.path));
-                self.report(
-                    place,
-                    message,
-                    format!("write: {name} = {}", example_of(example)),
-                );
-            }
-        }
-    }
-
     /// Reports an invalid value and replaces it by its example. `error` is that of serde, `Some("")`
     /// if the value could not be parsed, `None` if only its escapes are wrong.
-    fn refuse(&mut self, slot: Slot<'_, '_>, place: &Place, error: Option<&str>) {
-        let Slot {
-            path,
-            value,
-            example,
-        } = slot;
+    fn refuse(&mut self, slot: Slot<'_, '_>, place: &Place, error: Option<&str>) -> bool {
+        let Slot(path, value, example) = slot;
         let list = value.span();
         let old = std::mem::replace(value, Spanned::new(list.clone(), example.get_ref().clone()));
         let (old, example) = item(&old, example, place);
         let (place, is_item) = (old.span(), old.span() != list);
         let raw = self.text.get(place.clone()).unwrap_or_default();
-        let slot = if is_item {
-            format!("{path}.0")
-        } else {
-            path.clone()
-        };
+        let slot = format!("{path}{}", if is_item { ".0" } else { "" });
         let (message, instead) = match (error, old.get_ref()) {
             (None, text) => {
                 let message = "holds a backslash that begins no escape".to_owned();
@@ -290,21 +278,22 @@ impl Reader<'_> {
             (Some(error), value) => explain(&slot, raw, value, example, error),
         };
         let found = match old.get_ref() {
-            DeValue::Array(_) | DeValue::Table(_) => "",
-            _ => raw.lines().next().unwrap_or_default(),
+            DeValue::Array(_) | DeValue::Table(_) => String::new(),
+            _ => keep_first(
+                raw.lines().next().unwrap_or_default().to_owned(),
+                MAX_REPEATED,
+            ),
         };
-        let found = keep_first(found.to_owned(), MAX_REPEATED);
         let space = if found.is_empty() { "" } else { " " };
         let lead = match path.rsplit('.').next() {
             Some(name) if !is_item => format!("{name} = "),
             _ => String::new(),
         };
-        let instead = instead
-            .as_deref()
-            .or(example.map(example_of))
-            .unwrap_or("\"…\"");
+        let write = instead.as_deref().or(example.map(example_of));
         let message = format!("{}: {found}{space}{message}", key_of(&path));
-        self.report(place, message, format!("write: {lead}{instead}"));
+        let help = format!("write: {lead}{}", write.unwrap_or("\"…\""));
+        self.report(place, message, help);
+        true
     }
 }
 
@@ -322,11 +311,7 @@ fn find<'s, 't>(
         let path = join(path, key.get_ref());
         let Some(keys) = section(example.get_ref()) else {
             if lies_within(place, &value.span()) {
-                return Some(Slot {
-                    path,
-                    value,
-                    example,
-                });
+                return Some(Slot(path, value, example));
             }
             continue;
         };
@@ -341,11 +326,7 @@ fn find<'s, 't>(
                     let path = format!("{path}.{i}");
                     if value.span() == *place {
                         let example = example.get_ref().get(0)?;
-                        return Some(Slot {
-                            path,
-                            value,
-                            example,
-                        });
+                        return Some(Slot(path, value, example));
                     }
                     if let DeValue::Table(table) = value.get_mut()
                         && let Some(slot) = find(table, keys, place, &path)
@@ -378,6 +359,10 @@ fn item<'v, 't>(
 fn lies_within(error: &Place, span: &Place) -> bool {
     let begins_in = error.start < span.end || span.is_empty();
     error.start >= span.start && error.end <= span.end && begins_in
+}
+
+fn is_table(value: &Value<'_>) -> bool {
+    value.get_ref().is_table()
 }
 
 /// The names of the keys of a section.

@@ -19,10 +19,13 @@ pub(super) fn check(
     table: &DeTable<'_>,
     texts: &[String],
 ) -> Vec<Finding> {
-    let placed = |(i, definition)| Rule::new(i, definition, table);
-    let mut rules: Vec<Rule<'_>> = rules.iter().enumerate().filter_map(placed).collect();
-    let mut definitions: Vec<RuleDefinition> =
-        rules.iter().map(|rule| rule.definition.clone()).collect();
+    let rule = |(number, definition)| Rule {
+        definition,
+        number,
+        table,
+    };
+    let mut rules: Vec<Rule<'_>> = rules.iter().enumerate().map(rule).collect();
+    let mut definitions: Vec<_> = rules.iter().map(|rule| rule.definition.clone()).collect();
     let mut findings: Vec<Finding> = rules.iter().filter_map(Rule::backspace).collect();
     // Saves the compilation in every subcommand if there are no rules.
     while !definitions.is_empty() && findings.len() < MAX_FINDINGS {
@@ -49,20 +52,16 @@ pub(super) fn check(
 
 struct Rule<'r> {
     definition: &'r RuleDefinition,
-    header: Place,
-    name: Place,
-    pattern: Place,
+    /// Its number in the list.
+    number: usize,
+    table: &'r DeTable<'r>,
 }
 
-impl<'r> Rule<'r> {
-    fn new(i: usize, definition: &'r RuleDefinition, table: &DeTable<'_>) -> Option<Rule<'r>> {
-        let place = |key: &str| read::place(table, &format!("klog.rule.{i}{key}"));
-        Some(Rule {
-            definition,
-            header: place("")?,
-            name: place(".name")?,
-            pattern: place(".pattern")?,
-        })
+impl Rule<'_> {
+    /// The place of a key, which every rule has; with an empty key, of the rule.
+    fn place(&self, key: &str) -> Place {
+        let path = format!("klog.rule.{}{key}", self.number);
+        read::place(self.table, &path).unwrap_or_default()
     }
 
     /// `"\bsda\b"` is valid TOML and a valid regular expression, but matches no kernel message.
@@ -72,56 +71,53 @@ impl<'r> Rule<'r> {
         let message =
             "klog.rule.pattern: \\b in double quotes is a backspace, not the end of a word";
         pattern.contains('\u{8}').then(|| {
-            let place = self.pattern.clone();
-            Finding::new(place, message.to_owned(), &format!("pattern = {write}"))
+            let write = format!("pattern = {write}");
+            Finding::new(self.place(".pattern"), message.to_owned(), &write)
         })
     }
 
     /// `before` are the preceding rules.
     fn finding(&self, problem: &RuleProblem, before: &[Rule<'_>], texts: &[String]) -> Finding {
         let RuleDefinition { name, pattern, .. } = self.definition;
-        let at_name = format!("klog.rule.name: {}: {problem}", quoted(name));
-        let (place, message, help) = match problem {
-            RuleProblem::Name => {
-                let write = format!("write: name = {}", quoted(&fit_name(name)));
-                (&self.name, at_name, write)
-            }
+        let of_pattern = |help: &str| (".pattern", problem.to_string(), format!("help: {help}"));
+        let of_name = |help: String| (".name", format!("{}: {problem}", quoted(name)), help);
+        let mut place = None;
+        let mut other = None;
+        let (key, message, help) = match problem {
+            RuleProblem::Name => of_name(format!("write: name = {}", quoted(&fit_name(name)))),
             RuleProblem::Duplicate => {
-                let place = self.name.clone();
-                let Some(first) = before.iter().find(|rule| rule.definition.name == *name) else {
-                    let help = "help: a built-in rule is called so".to_owned();
-                    return Finding::with_help(place, at_name, help);
-                };
-                let mut finding = Finding::new(place, at_name, "another name");
-                finding.other = Some((first.name.clone(), "the first of that name".to_owned()));
-                return finding;
+                let first = before.iter().find(|rule| rule.definition.name == *name);
+                let first = first.map(|rule| rule.place(".name"));
+                other = first.map(|place| (place, "the first of that name".to_owned()));
+                of_name(match other {
+                    Some(_) => "write: another name".to_owned(),
+                    None => "help: a built-in rule is called so".to_owned(),
+                })
             }
             RuleProblem::Syntax { at, reason } => {
-                let place = part_of(&self.pattern, at, pattern, texts);
-                let place = place.unwrap_or_else(|| self.pattern.clone());
-                let message = format!("klog.rule.pattern: {reason}");
-                return Finding::new(place, message, &as_it_is(pattern, at));
+                place = part_of(&self.place(".pattern"), at, pattern, texts);
+                (
+                    ".pattern",
+                    reason.clone(),
+                    format!("write: {}", as_it_is(pattern, at)),
+                )
             }
-            RuleProblem::TooMany => (
-                &self.header,
-                format!("klog.rule: {problem}"),
-                "write: one pattern for several messages: 'this|that'".to_owned(),
-            ),
-            RuleProblem::MatchesEverything
-            | RuleProblem::TooLarge
-            | RuleProblem::Unsupported(_) => {
-                let help = match problem {
-                    RuleProblem::MatchesEverything => {
-                        "leave out a * or a ?, so that something must be there"
-                    }
-                    RuleProblem::TooLarge => "write * or + where a number stands in braces",
-                    _ => "say it with a simpler expression",
-                };
-                let message = format!("klog.rule.pattern: {problem}");
-                (&self.pattern, message, format!("help: {help}"))
+            RuleProblem::MatchesEverything => {
+                of_pattern("leave out a * or a ?, so that something must be there")
+            }
+            RuleProblem::TooLarge => of_pattern("write * or + where a number stands in braces"),
+            RuleProblem::Unsupported(_) => of_pattern("say it with a simpler expression"),
+            RuleProblem::TooMany => {
+                let help = "write: one pattern for several messages: 'this|that'";
+                ("", problem.to_string(), help.to_owned())
             }
         };
-        Finding::with_help(place.clone(), message, help)
+        Finding {
+            place: place.unwrap_or_else(|| self.place(key)),
+            message: format!("klog.rule{key}: {message}"),
+            other,
+            help,
+        }
     }
 }
 

@@ -9,10 +9,10 @@ use jiff::civil::{Weekday, date, time};
 use proptest::prelude::*;
 use tempfile::TempDir;
 
-use super::check::MAX_ACTIONS_PER_HOUR;
 use super::settings::{
     Blackout, Control, Defrag, History, HostLimits, Images, Klog, LimitChanges, Limits,
-    Maintenance, Metrics, Override, Rescue, Sampling, Thresholds, Window, Zone,
+    MAX_ACTIONS_PER_HOUR, Maintenance, Metrics, Override, Rescue, Sampling, Thresholds, Window,
+    Zone,
 };
 use super::*;
 use crate::model::{
@@ -316,6 +316,14 @@ fn rules_that_are_none() {
         |    help: it belongs in [[klog.rule]]
         "#,
     );
+}
+
+#[test]
+fn a_misspelled_key_is_the_only_mistake_of_its_rule() {
+    let rule = "[[klog.rule]]\nnam = 'a'\npattern = 'x'\n";
+    let error = settings(&[&rule.repeat(2)]).unwrap_err();
+    assert_eq!(error.matches("unknown key klog.rule.nam").count(), 2);
+    assert_eq!(error.matches("klog.rule").count(), 2, "{error}");
 }
 
 #[test]
@@ -1402,12 +1410,12 @@ fn fragments_are_read_in_the_order_of_their_names() {
 #[test]
 fn a_default_file_that_is_missing_is_empty() {
     let (directory, main) = directory(&[("conf.d/a.toml", b"[sampling]\ninterval = '2m'")]);
-    let loaded = load_files(&main, file::Missing::IsEmpty).unwrap();
+    let loaded = load_files(&main, true).unwrap();
     assert_eq!(loaded.settings.sampling.interval, Duration::from_secs(120));
     assert_eq!(loaded.files, [directory.path().join("conf.d/a.toml")]);
 
     let nowhere = directory.path().join("nowhere/fragwatch.toml");
-    let loaded = load_files(&nowhere, file::Missing::IsEmpty).unwrap();
+    let loaded = load_files(&nowhere, true).unwrap();
     assert_eq!(loaded.settings, Settings::default());
     assert!(loaded.files.is_empty());
 }
@@ -1659,6 +1667,24 @@ fn days_that_are_none() {
             ),
         );
     }
+}
+
+/// A file is not read to its end if there are too many mistakes in it; then its other sections are
+/// unknown, and a start without windows would be one with defaults.
+#[test]
+fn mistakes_in_maintenance_alone_are_tolerable_if_the_rest_is_read() {
+    let text = |count: usize| {
+        let wrong = "[[maintenance.blackout]]\nfrom = 'x'\nto = 2026-01-01\n";
+        format!("{}[images]\npaths = ['/mine']\n", wrong.repeat(count))
+    };
+    let read = |count: usize| {
+        let (_directory, main) = directory(&[("fragwatch.toml", text(count).as_bytes())]);
+        load_to_start(Some(&main))
+    };
+    let (loaded, error) = read(30).unwrap();
+    assert_eq!(loaded.settings.images.paths, ["/mine"]);
+    assert!(error.unwrap().to_string().contains("and 10 more"));
+    assert!(read(300).is_err());
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
+use crate::config::checks::{SECOND, command, within};
 use crate::config::formats::{factor, per_day, sections, text};
 use crate::model::{ExtentCount, ExtentsPerDay, Share};
 
@@ -12,41 +13,41 @@ sections! {
     pub struct Thresholds {
         /// The time over which growth is measured. At least one minute.
         #[serde(with = "text")]
-        pub growth_window: Duration = Duration::from_secs(86_400),
+        pub growth_window: Duration = Duration::from_secs(86_400), check within(SECOND * 60..);
         /// A severity ends when the value falls below this part of the threshold: 50 to 100 %.
         #[serde(with = "factor")]
-        pub hysteresis: Share = Share::percent(90),
+        pub hysteresis: Share = Share::percent(90);
         /// A command (absolute path) and its arguments, run when a severity changes. Empty: none.
-        pub hook: Vec<String> = Vec::new(),
+        pub hook: Vec<String> = Vec::new(), check command;
         /// At these limits an image needs attention.
         #[serde(deserialize_with = "warning")]
         pub warning: Limits = Limits {
             extents: ExtentCount(500_000),
             growth_per_day: Some(ExtentsPerDay(250_000.0)),
             time_to_critical: Some(Duration::from_secs(14 * 86_400)),
-        },
+        };
         /// At these limits it endangers the host. Each one is beyond that of `warning`.
         #[serde(deserialize_with = "critical")]
         pub critical: Limits = Limits {
             extents: ExtentCount(5_000_000),
             growth_per_day: None,
             time_to_critical: None,
-        },
+        };
         /// Limits for all extent maps together.
-        pub host: HostLimits = HostLimits::default(),
+        pub host: HostLimits = HostLimits::default();
         /// Limits for some images. For each limit, the last matching override that sets it applies.
         #[serde(rename = "override", skip_serializing_if = "Vec::is_empty")]
-        pub overrides: Vec<Override> = Vec::new(),
+        pub overrides: Vec<Override> = Vec::new();
     }
 
     /// Limits for the share of the host's memory taken by the loaded extent maps of all images.
     pub struct HostLimits {
         /// At this share the host needs attention.
         #[serde(with = "text")]
-        pub warning: Share = Share::percent(1),
+        pub warning: Share = Share::percent(1), check within(..=Share(Share::WHOLE.0 - 1));
         /// At this share it is in danger. Above `warning`.
         #[serde(with = "text")]
-        pub critical: Share = Share::percent(5),
+        pub critical: Share = Share::percent(5), check within(Share(1)..);
     }
 }
 
