@@ -1,6 +1,6 @@
-//! The settings: every key, its type and its default. Pure: nothing here opens a file.
-//! [`check`](super::check) refuses invalid values, so no other module has to handle an interval of
-//! zero or a glob that does not compile.
+//! The settings: every key with its type, its default and its check. Pure: nothing here opens a
+//! file. Invalid values are refused, so no other module has to handle an interval of zero or a glob
+//! that does not compile.
 
 mod thresholds;
 
