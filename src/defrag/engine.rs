@@ -155,7 +155,7 @@ impl<'t, 'r> Controls<'t, 'r> {
     pub(super) fn new(request: Request<'r>, target: &'t Target) -> Controls<'t, 'r> {
         let began = Instant::now();
         Controls {
-            meter: Meter::new(request.limits.bandwidth),
+            meter: Meter::new(Bytes(request.limits.bandwidth.0)),
             gauge: Gauge::new(target.mount.device),
             request,
             target,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use fragwatch::internals::config::settings::Defrag;
 use fragwatch::internals::defrag::{self, Event, HostInterfaces, KernelCheck, Request};
-use fragwatch::internals::model::{Bytes, Engine, RunOutcome};
+use fragwatch::internals::model::{BytesPerSecond, Engine, RunOutcome};
 
 use super::support::guest::BLOCK;
 use super::support::{self, MIB, Stall, guest, tools};
@@ -46,7 +46,7 @@ impl Sizes {
 
 fn limits() -> Defrag {
     Defrag {
-        bandwidth: Bytes(64 << 30),
+        bandwidth: BytesPerSecond(64 << 30),
         max_io_pressure: 100,
         stall_target: AIM,
         ..Defrag::default()

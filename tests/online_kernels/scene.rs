@@ -15,7 +15,7 @@ use fragwatch::internals::config::settings::Defrag;
 use fragwatch::internals::defrag::{
     self, Event, HostInterfaces, KernelCheck, Region, Request, Survey,
 };
-use fragwatch::internals::model::{Bytes, Engine, Extent, RunOutcome, RunReport, Share, Stop};
+use fragwatch::internals::model::{Bytes, BytesPerSecond, Engine, Extent, RunOutcome, RunReport, Share, Stop};
 use fragwatch::internals::probe::{MapReader, ReadPace};
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
@@ -141,7 +141,7 @@ impl Scene {
         let limits = Defrag {
             keep_free: Share::percent(0),
             max_io_pressure: 100,
-            bandwidth: Bytes(1 << 40),
+            bandwidth: BytesPerSecond(1 << 40),
             // After a call that took longer the engine rests four times as long: an emulated
             // processor is slow, and the writes would be over before the image was moved.
             stall_target: Duration::from_secs(1),
