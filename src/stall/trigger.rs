@@ -39,15 +39,15 @@ impl Message {
 
 /// Describes the effective trigger to the operator.
 pub fn effective_trigger(release: &str, detects_stalls: bool) -> String {
-    let kernel = printable(release.as_bytes());
-    let logs = match Message::of(release) {
+    let message = Message::of(release);
+    let logs = match message {
         Message::Printed => "logs when XFS waits for memory",
         Message::Never => "never logs when XFS waits for memory (none does from 6.9 on)",
         Message::Uncertain => {
             "may or may not log when XFS waits for memory (its vendor mixes versions)"
         }
     };
-    let detector = match (Message::of(release), detects_stalls) {
+    let detector = match (message, detects_stalls) {
         (Message::Never, true) => "the stall detector is the trigger",
         (_, true) => "the stall detector is on as well",
         (Message::Never, false) => {
@@ -55,6 +55,7 @@ pub fn effective_trigger(release: &str, detects_stalls: bool) -> String {
         }
         (_, false) => "the stall detector is off",
     };
+    let kernel = printable(release.as_bytes());
     format!("kernel {kernel} {logs}; {detector}")
 }
 

@@ -21,18 +21,42 @@ pub fn number(digits: &[u8]) -> Option<u64> {
     })
 }
 
-/// Reads a procfs file from its beginning in parts of whole lines (seq_read_iter, fs/seq_file.c),
-/// without allocating. Fails as pread(2) does.
+/// Reads a procfs file from its beginning in parts of whole lines, without allocating. A read ends
+/// within a line if the buffer is smaller than that of the kernel, which has at least a page
+/// (seq_read_iter, fs/seq_file.c): 64 KiB on some kernels.
+///
+/// # Errors
+/// Those of pread(2); InvalidData if a line does not fit into the buffer.
 pub fn each_part(file: &File, buffer: &mut [u8], mut take: impl FnMut(&[u8])) -> io::Result<()> {
-    let mut offset = 0;
+    let (mut offset, mut kept) = (0, 0);
     loop {
-        let length = pread(file, &mut *buffer, offset)?;
-        match buffer.get(..length) {
-            Some(part) if !part.is_empty() => take(part),
-            _ => return Ok(()),
+        // pread(2) returns at most the size of the rest of the buffer.
+        let length = pread(file, &mut buffer[kept..], offset)?;
+        let filled = kept + length;
+        let end = buffer[..filled].iter().rposition(|byte| *byte == b'\n');
+        let whole = match length {
+            // The last line of a file may lack its end.
+            0 => filled,
+            _ => end.map_or(0, |end| end + 1),
+        };
+        if whole > 0 {
+            take(&buffer[..whole]);
         }
-        offset = offset.saturating_add(u64::try_from(length).unwrap_or(0));
+        if length == 0 {
+            return Ok(());
+        }
+        buffer.copy_within(whole..filled, 0);
+        kept = filled - whole;
+        if kept == buffer.len() {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        offset = offset.saturating_add(length as u64);
     }
+}
+
+/// Size of a page of memory in bytes (sysconf(3)): 4096 on x86-64, up to 65536 on others.
+pub fn page_bytes() -> u64 {
+    rustix::param::page_size() as u64
 }
 
 /// The line of /proc/PID/stat (proc_pid_stat(5)).
@@ -197,18 +221,17 @@ pub fn pressure(text: &[u8], of: &str) -> Option<Pressure> {
     })
 }
 
-/// Direct reclaims and compactions: `allocstall*` and `compact_stall` of /proc/vmstat, summed.
-pub fn allocation_stalls(vmstat: &[u8]) -> u64 {
-    counters(vmstat)
-        .filter(|(name, _)| name.starts_with(b"allocstall") || *name == b"compact_stall")
-        .fold(0, |sum, (_, count)| sum.saturating_add(count))
-}
-
-/// Tasks throttled in direct reclaim: `pgscan_direct_throttle` of /proc/vmstat (since 3.6).
-pub fn direct_throttles(vmstat: &[u8]) -> Option<u64> {
-    let mut counters = counters(vmstat);
-    let (_, count) = counters.find(|(name, _)| *name == b"pgscan_direct_throttle")?;
-    Some(count)
+/// Bytes of memory that slabs can take: `MemTotal` of /proc/meminfo without the pages of hugetlbfs.
+/// It includes them (gather_bootmem_prealloc, mm/hugetlb.c), but the kernel uses them for nothing
+/// else, and hypervisors reserve most of their memory so.
+pub fn memory_for_slabs(meminfo: &[u8]) -> Option<u64> {
+    let value = |of: &[u8]| counters(meminfo).find_map(|(name, kib)| (name == of).then_some(kib));
+    // `Hugetlb` counts pages of all sizes (since 4.15), the others those of the default size.
+    let of_default_size =
+        || Some(value(b"HugePages_Total")?.saturating_mul(value(b"Hugepagesize")?));
+    let reserved = value(b"Hugetlb").or_else(of_default_size).unwrap_or(0);
+    let available = value(b"MemTotal")?.saturating_sub(reserved);
+    Some(available.saturating_mul(1024))
 }
 
 /// A slab cache.
@@ -229,15 +252,19 @@ pub struct Slab {
 /// The `top` largest of /proc/slabinfo (slabinfo(5)), largest first.
 pub fn slabinfo(text: &[u8], page_bytes: u64, top: usize) -> Vec<Slab> {
     let slab = |line: &[u8]| {
-        let mut words = words(line);
-        let name = std::str::from_utf8(words.next()?).ok()?.to_owned();
-        let (active, objects) = (number(words.next()?)?, number(words.next()?)?);
-        let object_bytes = number(words.next()?)?;
-        let pages = number(words.nth(1)?)?;
-        let mut words = words.skip_while(|word| *word != b"slabdata");
-        let slabs = number(words.nth(2)?)?;
+        let (mut front, slabdata) = std::str::from_utf8(line).ok()?.split_once(" : slabdata ")?;
+        let slabs = number(words(slabdata.as_bytes()).nth(1)?)?;
+        (front, _) = front.rsplit_once(" : tunables ")?;
+        // From the right: a name may contain blanks (kmem_cache_create accepts any name).
+        let mut last = || {
+            let (rest, column) = front.trim_end().rsplit_once(' ')?;
+            front = rest;
+            number(column.as_bytes())
+        };
+        let (pages, _objects_per_slab, object_bytes) = (last()?, last()?, last()?);
+        let (objects, active) = (last()?, last()?);
         Some(Slab {
-            name,
+            name: front.trim_end().to_owned(),
             active,
             objects,
             object_bytes,
@@ -341,14 +368,48 @@ mod tests {
     }
 
     #[test]
-    fn stalls_are_summed() {
-        let text = b"allocstall_dma 1\nallocstall_normal 20\ncompact_stall 300\ncompact_fail 9\nallocstall 4000\n";
-        assert_eq!(allocation_stalls(text), 4321);
-        assert_eq!(direct_throttles(text), None);
-        assert_eq!(
-            direct_throttles(b"a 1\npgscan_direct_throttle 7\n"),
-            Some(7)
-        );
+    fn huge_pages_are_no_memory_for_slabs() {
+        // One GiB of 2 MiB pages and four pages of 1 GiB.
+        let new = b"MemTotal:       16777216 kB\nHugePages_Total:     512\nHugepagesize:       2048 kB\nHugetlb:        5242880 kB\n";
+        assert_eq!(memory_for_slabs(new), Some(11 << 30));
+        // Before 4.15.
+        let old =
+            b"MemTotal:       16777216 kB\nHugePages_Total:     512\nHugepagesize:       2048 kB\n";
+        assert_eq!(memory_for_slabs(old), Some(15 << 30));
+        let none = b"MemTotal:       16777216 kB\n";
+        assert_eq!(memory_for_slabs(none), Some(16 << 30));
+        assert_eq!(memory_for_slabs(b"MemFree: 1 kB\n"), None);
+    }
+
+    #[test]
+    fn a_name_of_a_slab_may_have_blanks() {
+        let text = b"slabinfo - version: 2.1\n\
+            # name            <active_objs> <num_objs> <objsize> <objperslab> <pagesperslab> : tunables <limit> <batchcount> <sharedfactor> : slabdata <active_slabs> <num_slabs> <sharedavail>\n\
+            nvme tcp 7 queue      3      4    192   21    1 : tunables    0    0    0 : slabdata      1      2      0\n\
+            dentry             10     20    192   21    1 : tunables  120   60    8 : slabdata      7      9      0 : globalstat    1    2 : cpustat      3      4\n";
+        let slabs = slabinfo(text, 65536, 15);
+        let slab = |name: &str, active, objects, slabs: u64| Slab {
+            name: name.to_owned(),
+            active,
+            objects,
+            object_bytes: 192,
+            bytes: slabs * 65536,
+        };
+        let expected = [slab("dentry", 10, 20, 9), slab("nvme tcp 7 queue", 3, 4, 2)];
+        assert_eq!(slabs, expected);
+    }
+
+    #[test]
+    fn a_line_longer_than_the_buffer_is_an_error() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), "a 1\nlonger 2\n").unwrap();
+        let read = |size: usize| {
+            let mut text = Vec::<u8>::new();
+            let file = File::open(file.path()).unwrap();
+            each_part(&file, &mut vec![0; size], |part| text.extend(part)).map(|()| text)
+        };
+        assert_eq!(read(8).unwrap_err().kind(), io::ErrorKind::InvalidData);
+        assert_eq!(read(9).unwrap(), b"a 1\nlonger 2\n");
     }
 
     #[test]
@@ -385,10 +446,42 @@ mod tests {
             let _ = buddyinfo(&text).flat_map(|zone| zone.free_blocks()).count();
             let _ = counters(&text).count();
             let _ = pressure(&text, "some");
-            let _ = allocation_stalls(&text);
-            let _ = direct_throttles(&text);
+            let _ = memory_for_slabs(&text);
             let _ = slabinfo(&text, 4096, 1);
             let _ = stack_frames(&text).count();
+        }
+
+        /// However the reads cut the text: the parts are whole lines, and together the text.
+        #[test]
+        fn lines_that_reads_cut_are_joined(
+            lines in proptest::collection::vec("[a-z_]{1,20} [0-9]{1,9}", 0..40),
+            last in proptest::option::of("[a-z]{1,20}"),
+            size in 31_usize..200,
+        ) {
+            let mut text: String = lines.iter().flat_map(|line| [line, "\n"]).collect();
+            text.extend(last);
+            let file = tempfile::NamedTempFile::new().unwrap();
+            fs::write(file.path(), &text).unwrap();
+            let mut parts: Vec<Vec<u8>> = Vec::new();
+            let mut buffer = vec![0; size];
+            each_part(file.as_file(), &mut buffer, |part| parts.push(part.to_vec())).unwrap();
+            prop_assert_eq!(parts.concat(), text.as_bytes());
+            for part in parts.iter().rev().skip(1) {
+                prop_assert!(part.ends_with(b"\n"));
+            }
+            let sum = |text: &[u8]| counters(text).map(|(_, count)| count).sum::<u64>();
+            prop_assert_eq!(parts.iter().map(|part| sum(part)).sum::<u64>(), sum(text.as_bytes()));
+        }
+
+        #[test]
+        fn slabs_are_read_past_any_name(name in "[!-~]([ -~]{0,30}[!-~])?", numbers: [u32; 5]) {
+            let [active, objects, size, per_slab, pages] = numbers;
+            let text = format!("{name:<17} {active:>6} {objects:>6} {size:>6} {per_slab:>4} {pages:>4} : tunables    0    0    0 : slabdata      5      6      0\n");
+            let slabs = slabinfo(text.as_bytes(), 4096, 1);
+            prop_assert_eq!(&slabs[0].name, &name);
+            let read = (slabs[0].active, slabs[0].objects, slabs[0].object_bytes);
+            prop_assert_eq!(read, (active.into(), objects.into(), size.into()));
+            prop_assert_eq!(slabs[0].bytes, 6 * 4096 * u64::from(pages));
         }
 
         #[test]
