@@ -43,7 +43,7 @@ pub struct StuckTask {
 macro_rules! named {
     ($(#[$about:meta])* $name:ident { $($(#[$value_about:meta])* $value:ident = $text:literal,)+ }) => {
         $(#[$about])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+        #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
         pub enum $name {
             $($(#[$value_about])* #[serde(rename = $text)] $value,)+
         }
@@ -72,6 +72,7 @@ named! {
     /// A step of the rescue, which frees memory for XFS.
     RescueStep {
         /// Drop dentries, inodes and other slab objects: write 2 to /proc/sys/vm/drop_caches.
+        #[default]
         DropSlab = "drop_slab",
         /// Drop these and the clean page cache: write 3 to /proc/sys/vm/drop_caches.
         DropAll = "drop_all",
@@ -84,6 +85,7 @@ named! {
     /// What triggered the rescue.
     Trigger {
         /// A record of the kernel log.
+        #[default]
         KernelLog = "kernel_log",
         /// A task that is stuck in the allocator below XFS.
         Stall = "stall",
@@ -98,6 +100,7 @@ named! {
     /// The outcome of an action of the rescue.
     Outcome {
         /// The kernel's own counter confirms that it ran.
+        #[default]
         Done = "done",
         /// The write failed, or the counter did not change.
         Failed = "failed",
@@ -107,7 +110,9 @@ named! {
 }
 
 /// Number of an incident, counted from 1 since the start of the daemon.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 #[serde(transparent)]
 pub struct IncidentId(pub u64);
 
