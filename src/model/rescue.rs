@@ -100,9 +100,9 @@ named! {
     /// The outcome of an action of the rescue.
     Outcome {
         /// The kernel's own counter confirms that it ran.
-        #[default]
         Done = "done",
         /// The write failed, or the counter did not change.
+        #[default]
         Failed = "failed",
         /// Everything except the write was done.
         DryRun = "dry_run",

@@ -169,19 +169,14 @@ struct OpenIncident {
 impl LadderSettings {
     /// Checks the settings against the rules.
     pub fn check(&self) -> Result<(), LadderError> {
-        if self.steps.is_empty() {
-            return Err(LadderError::NoSteps);
+        let hourly = 1..=MAX_ACTIONS_PER_HOUR;
+        match self {
+            _ if self.steps.is_empty() => Err(LadderError::NoSteps),
+            _ if !hourly.contains(&self.max_actions_per_hour) => Err(LadderError::HourlyLimit),
+            _ if self.quiet_after.is_zero() => Err(LadderError::NoQuiet),
+            _ if self.min_interval > self.quiet_after => Err(LadderError::IntervalLongerThanQuiet),
+            _ => Ok(()),
         }
-        if !(1..=MAX_ACTIONS_PER_HOUR).contains(&self.max_actions_per_hour) {
-            return Err(LadderError::HourlyLimit);
-        }
-        if self.quiet_after.is_zero() {
-            return Err(LadderError::NoQuiet);
-        }
-        if self.min_interval > self.quiet_after {
-            return Err(LadderError::IntervalLongerThanQuiet);
-        }
-        Ok(())
     }
 }
 

@@ -3,8 +3,8 @@
 
 /// Few arenas, without large blocks. To be called before there are threads.
 pub fn configure() {
-    // SAFETY: takes no pointer, and locks what it works on.
     #[cfg(target_env = "gnu")]
+    // SAFETY: takes no pointer, and locks what it works on.
     unsafe {
         // One for the main thread, one for all others.
         libc::mallopt(libc::M_ARENA_MAX, 2);
@@ -16,8 +16,8 @@ pub fn configure() {
 
 /// Returns free whole pages to the kernel; glibc keeps them for reuse, which is rare here.
 pub fn trim() {
-    // SAFETY: takes no pointer, and locks what it works on.
     #[cfg(target_env = "gnu")]
+    // SAFETY: takes no pointer, and locks what it works on.
     unsafe {
         libc::malloc_trim(0);
     }
