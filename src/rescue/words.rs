@@ -70,11 +70,12 @@ choices! {
     Trigger: Trigger::ALL;
 }
 
-/// Types whose words are those of their fields, in this order.
+/// Types whose words are those of their fields, in this order. A list that lacks one is an error.
 macro_rules! fields {
-    ($($type:ty { $($field:tt)+ })+) => {
+    ($($type:ident { $($field:tt)+ })+) => {
         $(impl Words for $type {
             fn each(&mut self, on_word: &mut dyn FnMut(&mut u64)) {
+                let $type { $($field: _),+ } = self;
                 $(self.$field.each(on_word);)+
             }
         })+

@@ -120,13 +120,9 @@ impl StallDetector {
         };
         readers.start()?;
         let tracker = StallTracker::new(settings.stall_after);
-        let body = move || {
-            prepare_thread();
+        spawn("stall", move || {
             run(readers, tracker, settings.interval, &stopped, on_stall);
-        };
-        thread::Builder::new()
-            .name("stall".to_owned())
-            .spawn(body)?;
+        })?;
         Ok(StallDetector {
             counts,
             _stop: stop,
@@ -179,13 +175,21 @@ fn run(
     }
 }
 
-/// Prepares the calling thread for memory shortage: touches the stack and heap that it will use.
-fn prepare_thread() {
-    // Requires CAP_SYS_RESOURCE and Linux 5.6.
-    let _ = configure_io_flusher_behavior(true);
-    touch_stack::<STACK_KIB>();
-    // Less than the free memory that malloc(3) would return to the kernel (M_TRIM_THRESHOLD).
-    drop(std::hint::black_box(vec![1_u8; HEAP_KIB * 1024]));
+/// Starts a thread that is prepared for memory shortage: it touches the stack and heap that `body`
+/// will use.
+fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    let prepared = move || {
+        // Requires CAP_SYS_RESOURCE and Linux 5.6.
+        let _ = configure_io_flusher_behavior(true);
+        touch_stack::<STACK_KIB>();
+        // Less than the free memory that malloc(3) would return to the kernel (M_TRIM_THRESHOLD).
+        drop(std::hint::black_box(vec![1_u8; HEAP_KIB * 1024]));
+        body();
+    };
+    thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(prepared)?;
+    Ok(())
 }
 
 /// Result of a scan; `None` if the gate was closed.
@@ -254,25 +258,16 @@ impl ScanThreads {
         let (answers, scanned) = mpsc::sync_channel(1);
         let reader_progress = Arc::clone(&progress);
         let proc = self.proc.clone();
-        let body = move || {
-            prepare_thread();
-            match Scanner::open(&proc, skip, Arc::clone(&reader_progress)) {
-                Ok(mut scanner) => {
-                    for tracked in questions {
-                        if answers.send(scanner.scan(&tracked)).is_err() {
-                            break;
-                        }
-                    }
-                }
-                Err(error) => {
-                    let _ = answers.send(Err(error));
-                }
-            }
+        spawn("stall-reader", move || {
+            // Ends when nobody asks or waits any longer.
+            let _ = match Scanner::open(&proc, skip, Arc::clone(&reader_progress)) {
+                Ok(mut scanner) => questions
+                    .into_iter()
+                    .try_for_each(|tracked| answers.send(scanner.scan(&tracked))),
+                Err(error) => answers.send(Err(error)),
+            };
             reader_progress.returned.store(true, Ordering::Release);
-        };
-        thread::Builder::new()
-            .name("stall-reader".to_owned())
-            .spawn(body)?;
+        })?;
         self.current = Some(ScanThread {
             asked,
             scanned,

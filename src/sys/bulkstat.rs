@@ -24,23 +24,16 @@ pub struct Inode {
     pub size: u64,
     /// Allocated blocks of [`block_size`](Inode::block_size) bytes.
     pub blocks: u64,
-    xflags: u64,
-    times: [i64; 4],
+    xflags_and_times: [u64; 5],
     /// Generation of the inode number.
     pub generation: u32,
-    owner: [u32; 3],
-    nanoseconds: [u32; 4],
+    owner_and_nanoseconds: [u32; 7],
     /// Block size in bytes.
     pub block_size: u32,
-    rdev: u32,
-    hints: [u32; 2],
-    links: u32,
+    rdev_hints_and_links: [u32; 4],
     extents32: u32,
     attribute_extents: u32,
-    version: u16,
-    fork_offset: u16,
-    sick: u16,
-    checked: u16,
+    version_and_health: [u16; 4],
     /// `st_mode`.
     pub mode: u16,
     pad2: u16,
