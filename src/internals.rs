@@ -89,7 +89,7 @@ pub mod rescue {
     pub use crate::rescue::entry::{Line, Notice, Report};
     pub use crate::rescue::proof::Counters;
     pub use crate::rescue::ring::ring;
-    pub use crate::rescue::settings::Settings;
+    pub use crate::rescue::settings::FastSettings;
     pub use crate::rescue::thread::{FastSide, Setup};
     pub use crate::rescue::{Began, Ended, Ladder, LadderSettings, Order, Packed};
 }

@@ -18,7 +18,7 @@ use crate::rescue::clock::now;
 use crate::rescue::drill;
 use crate::rescue::entry::{Notice, Report};
 use crate::rescue::exchange::clear_wakeup;
-use crate::rescue::settings::Settings;
+use crate::rescue::settings::FastSettings;
 use crate::rescue::thread::{FastSide, Setup};
 use crate::sys::realtime::SchedPolicy;
 
@@ -33,7 +33,7 @@ pub(super) fn run(act: bool, config: Option<&Path>) -> anyhow::Result<u8> {
         Err(error) => (None, Some(error)),
     };
     let mut fast = FastSide::start(Setup {
-        settings: Settings {
+        settings: FastSettings {
             enabled: true,
             // In a real emergency the daemon acts.
             dry_run: true,

@@ -17,6 +17,8 @@ use crate::incident::format::{
 use crate::incident::hook::Moment;
 use crate::model::path::shown;
 use crate::model::{Bytes, ExtentCount, Outcome, Trigger};
+use crate::rescue::proof::large_blocks;
+use crate::sys::proc::page_bytes;
 use crate::table::TextTable;
 
 const BAR: usize = 12;
@@ -323,7 +325,7 @@ fn action_text(action: &Action) -> String {
     let error = action.error.as_ref();
     let error = error.map_or_else(String::new, |error| format!(": {}", clean(error)));
     let slab = [&action.before, &action.after].map(|memory| kib(memory.slab_kib()));
-    let blocks = |memory: &Memory| ExtentCount(memory.free_blocks.iter().skip(4).sum());
+    let blocks = |memory: &Memory| ExtentCount(large_blocks(&memory.free_blocks, page_bytes()));
     let blocks = [&action.before, &action.after].map(blocks);
     format!(
         "{number} {step} {outcome} in {took} ({reaction} after its reason){error}; \
@@ -353,7 +355,7 @@ fn free_blocks(incident: &Incident) -> String {
     );
     let pairs = before.free_blocks.iter().zip(&after.free_blocks);
     for (order, (before, after)) in (0..).zip(pairs) {
-        let size = Bytes(4096_u64.checked_shl(order).unwrap_or(0));
+        let size = Bytes(page_bytes().checked_shl(order).unwrap_or(0));
         let bars = [before, after].map(|blocks| bar(*blocks, most));
         let counts = [before, after].map(|blocks| ExtentCount(*blocks));
         let _ = writeln!(
@@ -389,7 +391,7 @@ fn evidence_of(taken: &TakenEvidence) -> String {
     let mut text = format!("\nThe host at the {moment} ({})\n", clean(&evidence.at));
     let pages = |name: &str| {
         let pages = evidence.vmstat.get(name)?;
-        Some(Bytes(pages.saturating_mul(4096)))
+        Some(Bytes(pages.saturating_mul(page_bytes())))
     };
     if let (Some(dirty), Some(threshold)) = (pages("nr_dirty"), pages("nr_dirty_threshold")) {
         let background = pages("nr_dirty_background_threshold").unwrap_or(Bytes(0));

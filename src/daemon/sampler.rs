@@ -27,6 +27,7 @@ use crate::probe::worker::CallError;
 use crate::serve::metrics::{Method, probe_failed, probed};
 use crate::serve::shared_status::SharedStatus;
 use crate::sys::heap;
+use crate::sys::proc::memory_for_slabs;
 
 /// Extra time, beyond intervals and deadlines, before a sweep is overdue.
 const SWEEP_GRACE: Duration = Duration::from_secs(60);
@@ -343,8 +344,13 @@ fn openers(owner: &Owner) -> String {
     openers.join(", ")
 }
 
-/// sysinfo(2).
+/// Memory that slabs, and with them extent maps, can take; all of it (sysinfo(2)) if the pages of
+/// hugetlbfs cannot be read.
 fn host_memory() -> Bytes {
+    let meminfo = std::fs::read("/proc/meminfo").unwrap_or_default();
+    if let Some(memory) = memory_for_slabs(&meminfo) {
+        return Bytes(memory);
+    }
     let info = rustix::system::sysinfo();
     // The field types differ between architectures.
     #[allow(clippy::useless_conversion)]

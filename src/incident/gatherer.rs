@@ -76,7 +76,14 @@ const COLLECTORS: [(&str, Collect); 9] = [
         Ok(())
     }),
     ("meminfo", |sources, give| {
-        let sizes = named_counters(&sources.read("meminfo")?, |_| true);
+        let mut sizes = named_counters(&sources.read("meminfo")?, |_| true);
+        let huge_page = sizes.get("Hugepagesize").copied().unwrap_or(0);
+        for (name, size) in &mut sizes {
+            // The only ones that are not in KiB.
+            if name.starts_with("HugePages_") {
+                *size = size.saturating_mul(huge_page);
+            }
+        }
         give(Box::new(|found| found.meminfo_kib = sizes));
         Ok(())
     }),
@@ -88,8 +95,7 @@ const COLLECTORS: [(&str, Collect); 9] = [
         pressure(sources, "cpu", give)
     }),
     ("slabs", |sources, give| {
-        let page = u64::try_from(rustix::param::page_size()).unwrap_or(4096);
-        let slabs = proc::slabinfo(&sources.read("slabinfo")?, page, SLABS);
+        let slabs = proc::slabinfo(&sources.read("slabinfo")?, proc::page_bytes(), SLABS);
         give(Box::new(|found| found.slabs = slabs));
         Ok(())
     }),

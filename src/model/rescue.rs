@@ -43,8 +43,10 @@ pub struct StuckTask {
 
 words! {
     /// A step of the rescue, which frees memory for XFS.
+    #[derive(Default)]
     pub enum RescueStep: Display {
         /// Drop dentries, inodes and other slab objects: write 2 to /proc/sys/vm/drop_caches.
+        #[default]
         DropSlab = "drop_slab",
         /// Drop these and the clean page cache: write 3 to /proc/sys/vm/drop_caches.
         DropAll = "drop_all",
@@ -55,8 +57,10 @@ words! {
 
 words! {
     /// What triggered the rescue.
+    #[derive(Default)]
     pub enum Trigger: Display {
         /// A record of the kernel log.
+        #[default]
         KernelLog = "kernel_log",
         /// A task that is stuck in the allocator below XFS.
         Stall = "stall",
@@ -69,10 +73,12 @@ words! {
 
 words! {
     /// The outcome of an action of the rescue.
+    #[derive(Default)]
     pub enum Outcome: Display {
         /// The kernel's own counter confirms that it ran.
         Done = "done",
         /// The write failed, or the counter did not change.
+        #[default]
         Failed = "failed",
         /// Everything except the write was done.
         DryRun = "dry_run",
@@ -80,7 +86,9 @@ words! {
 }
 
 /// Number of an incident, counted from 1 since the start of the daemon.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 #[serde(transparent)]
 pub struct IncidentId(pub u64);
 

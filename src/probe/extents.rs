@@ -50,7 +50,7 @@ impl MapReader {
     /// Allocates its own buffer (7 KB).
     pub fn new() -> Self {
         MapReader {
-            chunk: fiemap::Chunk::new(),
+            chunk: fiemap::Chunk::default(),
         }
     }
 
@@ -112,7 +112,7 @@ impl MapReader {
     ) -> io::Result<(Vec<Extent>, Bytes)> {
         let end = start.0.saturating_add(length.0);
         let extents = self.chunk.read_range(file, start.0, length.0)?;
-        let is_full = extents.len() >= fiemap::CHUNK;
+        let is_full = extents.len() >= fiemap::CHUNK as usize;
         let cut = |mut extent: Extent| {
             extent.length.0 = extent.length.0.min(end.checked_sub(extent.logical.0)?);
             (extent.length.0 > 0).then_some(extent)

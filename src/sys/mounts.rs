@@ -70,22 +70,16 @@ fn parse_line(line: &[u8]) -> Option<Mount> {
 
 /// Decodes space, tab, newline and backslash from octal escapes (mangle_path, fs/seq_file.c).
 pub fn unescape(field: &[u8]) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(field.len());
-    let mut rest = field;
-    while let Some((&first, tail)) = rest.split_first() {
-        let octal = tail
-            .get(..3)
-            .and_then(|digits| std::str::from_utf8(digits).ok());
-        let escaped = octal
-            .filter(|_| first == b'\\')
-            .and_then(|o| u8::from_str_radix(o, 8).ok());
-        if let Some(byte) = escaped {
-            bytes.push(byte);
-            rest = &tail[3..];
-        } else {
-            bytes.push(first);
-            rest = tail;
-        }
+    let mut parts = field.split(|byte| *byte == b'\\');
+    let mut bytes = parts.next().unwrap_or_default().to_vec();
+    for part in parts {
+        let escaped = part.split_at_checked(3).and_then(|(digits, rest)| {
+            let digits = std::str::from_utf8(digits).ok()?;
+            Some((u8::from_str_radix(digits, 8).ok()?, rest))
+        });
+        let (byte, rest) = escaped.unwrap_or((b'\\', part));
+        bytes.push(byte);
+        bytes.extend(rest);
     }
     bytes
 }

@@ -13,7 +13,7 @@ use crate::config::Settings;
 use crate::klog::Rules;
 use crate::klog::kmsg::{KMSG, Kmsg};
 use crate::model::{Monotonic, RuleDefinition};
-use crate::rescue::settings::Settings as FastSettings;
+use crate::rescue::settings::FastSettings;
 use crate::rescue::thread::{FastSide, Setup, StartReport};
 use crate::rescue::{LadderSettings, Watchdog};
 use crate::serve::parts::State;
