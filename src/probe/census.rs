@@ -114,12 +114,14 @@ fn explained(error: io::Error) -> io::Error {
     io::Error::new(error.kind(), text)
 }
 
+/// Extents, inode, size, allocated size, generation.
+type CountedFile = (ExtentCount, u64, Bytes, Bytes, u32);
+
 struct Tally {
     census: Census,
     most: usize,
-    /// The most fragmented files so far, the least fragmented on top: extents, inode, size,
-    /// allocated size, generation.
-    worst: BinaryHeap<Reverse<(ExtentCount, u64, Bytes, Bytes, u32)>>,
+    /// The most fragmented files so far, the least fragmented on top.
+    worst: BinaryHeap<Reverse<CountedFile>>,
 }
 
 impl Tally {
