@@ -38,8 +38,8 @@ pub mod growth {
 pub mod history {
     pub use crate::history::lock::{self, LockError};
     pub use crate::history::{
-        Health, ImageInfo, IncidentRow, Reader, Record, Recorder, SampleRow, SeverityRow, Store,
-        Sweep, WriterGuard, open,
+        Health, HistoryReader as Reader, ImageInfo, IncidentRow, Record, Recorder, SampleRow,
+        SeverityRow, Store, Sweep, open,
     };
     pub use crate::model::ImageRef;
 }
@@ -48,7 +48,7 @@ pub mod history {
 pub mod incidents {
     pub use crate::incident::archive;
     pub use crate::incident::evidence::ImageEvidence;
-    pub use crate::incident::format::{Incident, State, What};
+    pub use crate::incident::format::{EventKind, Incident, IncidentState};
     pub use crate::incident::gatherer::Images;
     pub use crate::incident::hook::{HookOutcome, Moment};
     pub use crate::incident::recorder::{Recorder, RecorderSettings};

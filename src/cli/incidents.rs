@@ -12,7 +12,7 @@ use super::output::{self, INCOMPLETE, SUCCESS, counted};
 use crate::incident::archive;
 use crate::incident::evidence::{BlockedTask, TaskKind};
 use crate::incident::format::{
-    Action, Event, Incident, Memory, SCHEMA, State, TakenEvidence, What,
+    Action, Event, EventKind, Incident, IncidentState, Memory, SCHEMA, TakenEvidence,
 };
 use crate::incident::hook::Moment;
 use crate::model::path::shown;
@@ -106,7 +106,7 @@ struct Document {
 struct Object {
     n: usize,
     id: String,
-    state: State,
+    state: IncidentState,
     trigger: Option<Trigger>,
     began: String,
     ended: Option<String>,
@@ -176,13 +176,13 @@ fn outcome(incident: &Incident) -> String {
         (failed, _) => format!(", {failed} actions failed"),
     };
     let dry = incident.events.iter().any(
-        |event| matches!(&event.what, What::Action(action) if action.outcome == Outcome::DryRun),
+        |event| matches!(&event.what, EventKind::Action(action) if action.outcome == Outcome::DryRun),
     );
     let state = match incident.state {
-        State::Open => "goes on",
-        State::Ended if dry => "over, dry run",
-        State::Ended => "over",
-        State::Interrupted => "interrupted: the daemon ended before it",
+        IncidentState::Open => "goes on",
+        IncidentState::Ended if dry => "over, dry run",
+        IncidentState::Ended => "over",
+        IncidentState::Interrupted => "interrupted: the daemon ended before it",
     };
     format!("{state}{failed}")
 }
@@ -287,14 +287,14 @@ fn event_line(event: &Event) -> String {
     let after = event.after_ms.unsigned_abs();
     let (seconds, millis) = (after / 1000, after % 1000);
     let what = match &event.what {
-        What::Line {
+        EventKind::Line {
             rule, text, file, ..
         } => {
             let file = file.as_ref().map(|file| format!(" ({})", clean(file)));
             let (rule, text, file) = (clean(rule), clean(text), file.unwrap_or_default());
             format!("line    {rule}: {text}{file}")
         }
-        What::Stall {
+        EventKind::Stall {
             tid,
             comm,
             for_ms,
@@ -304,12 +304,12 @@ fn event_line(event: &Event) -> String {
             let (comm, took) = (clean(comm), duration(*for_ms));
             format!("stall   {comm} (thread {tid}) for {took}, in {inner}")
         }
-        What::Action(action) => format!("action  {}", action_text(action)),
-        What::Limited { times } => {
+        EventKind::Action(action) => format!("action  {}", action_text(action)),
+        EventKind::Limited { times } => {
             let times = counted(*times, "time");
             format!("limit   an action was due {times}, but max_actions_per_hour was reached")
         }
-        What::Unknown => "an event of a later version".to_owned(),
+        EventKind::Unknown => "an event of a later version".to_owned(),
     };
     format!("  {sign}{seconds:>5}.{millis:03} s  {what}\n")
 }
@@ -340,7 +340,7 @@ fn free_blocks(incident: &Incident) -> String {
         .events
         .iter()
         .filter_map(|event| match &event.what {
-            What::Action(action) => Some(action),
+            EventKind::Action(action) => Some(action),
             _ => None,
         });
     let Some(first) = actions.next() else {
@@ -479,7 +479,7 @@ mod tests {
         }
     }
 
-    fn event(after_ms: i64, what: What) -> Event {
+    fn event(after_ms: i64, what: EventKind) -> Event {
         Event {
             at: "2026-11-20T12:03:05.123Z".to_owned(),
             after_ms,
@@ -488,7 +488,7 @@ mod tests {
     }
 
     fn incident() -> Incident {
-        let line = What::Line {
+        let line = EventKind::Line {
             rule: "xfs_deadlock".to_owned(),
             text: "XFS: possible memory allocation deadlock".to_owned(),
             kernel_us: Some(5),
@@ -497,7 +497,7 @@ mod tests {
         Incident {
             schema: SCHEMA,
             id: "20261120T120305.123Z-1".to_owned(),
-            state: State::Ended,
+            state: IncidentState::Ended,
             trigger: Some(Trigger::KernelLog),
             began: "2026-11-20T12:03:05.123Z".to_owned(),
             ended: Some("2026-11-20T12:04:17.123Z".to_owned()),
@@ -508,7 +508,7 @@ mod tests {
             events: vec![
                 event(-1500, line.clone()),
                 event(0, line),
-                event(1, What::Action(Box::new(action(1)))),
+                event(1, EventKind::Action(Box::new(action(1)))),
             ],
             ..Incident::default()
         }
@@ -517,7 +517,7 @@ mod tests {
     #[test]
     fn the_table_has_a_line_for_each() {
         let open = Incident {
-            state: State::Interrupted,
+            state: IncidentState::Interrupted,
             duration_ms: None,
             failed: 1,
             ..incident()
@@ -556,7 +556,7 @@ mod tests {
         let text = "b\x1b]0;title\x07\n".to_owned();
         evil.events.push(event(
             2,
-            What::Line {
+            EventKind::Line {
                 rule: "c\x1b".to_owned(),
                 text,
                 kernel_us: None,
@@ -593,7 +593,7 @@ mod tests {
     fn events_of_a_later_version_are_no_obstacle() {
         let json = r#"{"at":"x","after_ms":5,"kind":"teleport","where":"there"}"#;
         let event: Event = serde_json::from_str(json).unwrap();
-        assert_eq!(event.what, What::Unknown);
+        assert_eq!(event.what, EventKind::Unknown);
         let written = serde_json::to_string(&incident()).unwrap();
         assert_eq!(
             serde_json::from_str::<Incident>(&written).unwrap(),

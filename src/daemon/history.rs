@@ -15,10 +15,10 @@ use crate::config::settings::History;
 use crate::growth::{CAPACITY, Recent};
 use crate::history::lock::{Lock, LockError};
 use crate::history::{
-    IncidentRow, MapRow, ReadError, Reader, Record, Recorder, SampleRow, SeverityRow, Sweep,
-    WriterGuard, open,
+    HistoryReader, IncidentRow, MapRow, ReadError, Record, Recorder, SampleRow, SeverityRow, Sweep,
+    open,
 };
-use crate::incident::format::{Incident, State, What};
+use crate::incident::format::{EventKind, Incident, IncidentState};
 use crate::incident::recorder::Listener;
 use crate::maintenance::gather::Runs;
 use crate::model::path::shown;
@@ -36,7 +36,6 @@ const MOST_RUNS: u32 = 4096;
 pub(super) struct HistoryService {
     _lock: Option<Lock>,
     handle: HistoryHandle,
-    writer: Option<WriterGuard>,
     state: StateDir,
 }
 
@@ -54,16 +53,14 @@ impl HistoryService {
             path: state.database().to_owned(),
             ..settings.history.clone()
         });
-        let (recorder, writer) = started
+        let recorder = started
             .inspect_err(|error| warn!("history unavailable; growth unknown: {error}"))
-            .ok()
-            .unzip();
+            .ok();
         let handle = HistoryHandle(recorder);
         handle.export_health();
         Ok(HistoryService {
             _lock: lock,
             handle,
-            writer,
             state,
         })
     }
@@ -81,8 +78,8 @@ impl HistoryService {
 
 impl Drop for HistoryService {
     fn drop(&mut self) {
-        if let Some(writer) = self.writer.take()
-            && !writer.stop(SHUTDOWN_TIMEOUT)
+        if let Some(recorder) = &self.handle.0
+            && !recorder.stop(SHUTDOWN_TIMEOUT)
         {
             warn!(
                 "the last samples were not written to {}",
@@ -160,12 +157,12 @@ pub(super) async fn last_incident(path: &Path) -> Option<UnixTime> {
 
 /// The same, for a process that may wait.
 pub(crate) fn read_last_incident(database: &Path) -> Option<UnixTime> {
-    Reader::open(database).ok()?.last_incident().ok()?
+    HistoryReader::open(database).ok()?.last_incident().ok()?
 }
 
 /// The defragmentations in the history, for a process that may wait.
 pub(crate) fn read_runs(database: &Path) -> Result<Vec<RunRecord>, ReadError> {
-    Reader::open(database)?.runs(None, MOST_RUNS)
+    HistoryReader::open(database)?.runs(None, MOST_RUNS)
 }
 
 type Past = Vec<(ImageKey, (Recent, Severity))>;
@@ -174,7 +171,7 @@ fn read_past(path: &Path, window: Duration, now: UnixTime) -> Result<Past, ReadE
     if !path.exists() {
         return Ok(Past::new());
     }
-    let reader = Reader::open(path)?;
+    let reader = HistoryReader::open(path)?;
     let seconds = i64::try_from(window.as_secs()).unwrap_or(i64::MAX);
     let since = UnixTime(now.0.saturating_sub(seconds));
     // Counts ahead of the clock are left out: they are from before it was set back.
@@ -225,9 +222,8 @@ impl HistoryHandle {
     /// Records a finished defragmentation. Its note is kept until the row is in the database: if
     /// the row is never written, the next start of the daemon finds the note.
     pub(super) fn run(&self, row: RunRecord, note: Option<PathBuf>) {
-        match (&self.0, note) {
-            (Some(recorder), Some(note)) => drop(recorder.record_noted(Record::Run(row), note)),
-            _ => self.record(|| Record::Run(row)),
+        if let Some(recorder) = &self.0 {
+            recorder.record_noted(Record::Run(row), note);
         }
     }
 
@@ -275,14 +271,14 @@ fn incident_row(incident: &Incident, began: SystemTime) -> IncidentRow {
         .iter()
         .rev()
         .find_map(|event| match &event.what {
-            What::Action(action) => Some(action.outcome),
+            EventKind::Action(action) => Some(action.outcome),
             _ => None,
         });
     let duration = Duration::from_millis(incident.duration_ms.unwrap_or(0));
     IncidentRow {
         name: incident.id.clone(),
         at,
-        ended: (incident.state != State::Open).then(|| unix(began + duration)),
+        ended: (incident.state != IncidentState::Open).then(|| unix(began + duration)),
         trigger: incident.trigger,
         actions: incident.actions,
         outcome: last,

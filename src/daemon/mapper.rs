@@ -14,7 +14,7 @@ use super::registry::{KnownImage, SharedRegistry};
 use crate::config::Settings;
 use crate::model::{DeviceNumber, ExtentCount, ExtentMap, ImageId, MapBuilder, Outlook, Sample};
 use crate::probe::map_schedule::MapSchedule;
-use crate::probe::protocol::{MapRequest, Reply, Request, SampleRequest};
+use crate::probe::protocol::{MapPart, Reply, Request};
 use crate::probe::sweep::WorkerPool;
 use crate::probe::worker::{CallError, Worker};
 use crate::serve::metrics::{Method, probe_failed, probed};
@@ -180,15 +180,13 @@ async fn read_map(
 ) -> Result<Seen, Unread> {
     let mut builder = MapBuilder::default();
     loop {
-        let request = Request::Map(Box::new(MapRequest {
-            path: sample.path.clone(),
-            id: sample.id,
-            expected: sample.extents,
+        let part = MapPart {
             builder,
             max_extents: cap,
             budget: PART_BUDGET,
             quick: false,
-        }));
+        };
+        let request = Request::Map(sample.into(), Box::new(part));
         match call(worker, &request, deadline).await? {
             Reply::Map(map) if map.complete => return Ok(Seen::Whole(*map)),
             Reply::Map(_) => return Err(Unread::Refused("too many extents by now".to_owned())),
@@ -204,12 +202,7 @@ async fn sample_map(
     sample: &Sample,
     deadline: Duration,
 ) -> Result<Seen, Unread> {
-    let request = Request::Sample(SampleRequest {
-        path: sample.path.clone(),
-        id: sample.id,
-        expected: sample.extents,
-    });
-    match call(worker, &request, deadline).await? {
+    match call(worker, &Request::Sample(sample.into()), deadline).await? {
         Reply::Sampled(outlook) => Ok(Seen::Sampled(outlook)),
         _ => Err(Unread::Refused(
             "the probe helper gave no sample".to_owned(),

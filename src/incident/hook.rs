@@ -9,40 +9,28 @@ use serde::{Deserialize, Serialize};
 
 use crate::hook::{Call, Hook};
 use crate::model::IncidentId;
+use crate::model::words::words;
 
 pub use crate::hook::{HookOutcome, TIMEOUT};
 
 /// Runs per moment that may wait.
 const QUEUE: usize = 8;
 
-/// When a hook runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Moment {
-    /// At the start of an incident.
-    Begin,
-    /// At the end of an incident.
-    End,
-}
-
-impl Moment {
-    /// The value of `FRAGWATCH_EVENT`.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Moment::Begin => "begin",
-            Moment::End => "end",
-        }
+words! {
+    /// When a hook runs; the value of `FRAGWATCH_EVENT`.
+    pub enum Moment {
+        /// At the start of an incident.
+        Begin = "begin",
+        /// At the end of an incident.
+        End = "end",
     }
 }
 
 /// Result of a run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HookReport {
-    /// The moment that caused the run.
     pub moment: Moment,
-    /// Outcome.
     pub outcome: HookOutcome,
-    /// Duration.
     pub took_ms: u64,
 }
 

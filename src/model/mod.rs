@@ -20,7 +20,7 @@ pub mod severity;
 pub mod time;
 pub mod units;
 pub mod utc;
-mod words;
+pub(crate) mod words;
 
 pub use borders::Borders;
 pub use census::{Census, CensusFile};

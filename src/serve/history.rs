@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::history::{ImageInfo, PastSeverity, ReadError, Reader, Reading};
+use crate::history::{HistoryReader, ImageInfo, PastSeverity, ReadError, Reading};
 use crate::model::path::shown;
 use crate::model::{Bytes, ExtentCount, RunRecord, UnixTime};
 
@@ -94,7 +94,7 @@ pub enum HistoryError {
 
 /// Answers a query from the database, which has no VMs.
 pub fn read(database: &Path, query: &HistoryQuery) -> Result<HistoryResponse, HistoryError> {
-    let reader = Reader::open(database)?;
+    let reader = HistoryReader::open(database)?;
     let image = find(reader.images()?, &query.image)?;
     let readings = reader.readings(image.id, query.since, MOST_READINGS)?;
     let mut runs = reader.runs(Some(image.id), MOST_EVENTS)?;
@@ -167,7 +167,6 @@ mod tests {
                 generation: 0,
             },
             path: PathBuf::from(path),
-            format: None,
             first_seen: UnixTime(0),
             last: Some(LastSample {
                 point: Point {
