@@ -173,7 +173,7 @@ impl MapReader {
         let start = builder.logical_end();
         let visit = |extent| {
             // The clock is read once per chunk.
-            let chunk_done = visited > 0 && visited.is_multiple_of(fiemap::CHUNK as u64);
+            let chunk_done = visited > 0 && visited.is_multiple_of(u64::from(fiemap::CHUNK));
             let is_late = chunk_done && began.elapsed() >= bounds.budget;
             if builder.extents() >= bounds.max_extents || is_late {
                 return ControlFlow::Break(());
