@@ -48,13 +48,15 @@ pub enum Reading<'a> {
 /// Reads a line.
 pub fn read(line: &[u8]) -> Reading<'_> {
     let line = line.trim_ascii_end();
-    let line = match line.strip_prefix(b" ") {
+    let reading = match line.strip_prefix(b" ") {
+        None => head(line),
         // Korean writes ` 2월 11`. Other lines that begin with a blank continue a text (journalctl).
-        Some(rest) if !stamp_begins_ascii(rest) => rest,
-        Some(rest) => return last_output(rest.trim_ascii_start()),
-        None => line,
+        Some(rest) => match split_once(rest, b' ') {
+            Some((word, _)) if !word.is_ascii() => head(rest),
+            _ => repetition(rest.trim_ascii_start()).map(|times| repeated(times, None)),
+        },
     };
-    head(line).unwrap_or(Reading::Unknown)
+    reading.unwrap_or(Reading::Unknown)
 }
 
 /// The kernel's own text in a line; `None` if another or an unknown program wrote it.
@@ -65,29 +67,9 @@ pub fn kernel_text(line: &[u8]) -> Option<&[u8]> {
     }
 }
 
-fn stamp_begins_ascii(rest: &[u8]) -> bool {
-    let word = split_once(rest, b' ').map_or(rest, |(word, _)| word);
-    word.is_ascii()
-}
-
-/// metalog's `                - Last output repeated 5 times -`.
-fn last_output(rest: &[u8]) -> Reading<'_> {
-    let inside = rest
-        .strip_prefix(b"- ")
-        .and_then(|rest| rest.strip_suffix(b" -"));
-    let times = inside.and_then(|inside| match inside {
-        b"Last output repeated twice" => Some(1),
-        inside => times(inside.strip_prefix(b"Last output repeated ")?),
-    });
-    match times {
-        Some(times) => Reading::Repeated { times, stamp: None },
-        None => Reading::Unknown,
-    }
-}
-
 fn head(line: &[u8]) -> Option<Reading<'_>> {
     let (facility, rest) = priority(line);
-    if facility == Some(Facility::Other) {
+    if facility == Some(false) {
         return Some(Reading::Other);
     }
     if let Some(rest) = rest.strip_prefix(b"1 ") {
@@ -113,14 +95,8 @@ fn head(line: &[u8]) -> Option<Reading<'_>> {
     facility.map(|_| message(text, None))
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Facility {
-    Kernel,
-    Other,
-}
-
-/// The facility at the start of a line, and the rest of the line.
-fn priority(line: &[u8]) -> (Option<Facility>, &[u8]) {
+/// Whether the facility at the start of a line is the kernel's, and the rest of the line.
+fn priority(line: &[u8]) -> (Option<bool>, &[u8]) {
     let by_number = || {
         let (priority, rest) = split_once(line.strip_prefix(b"<")?, b'>')?;
         Some((by_priority(priority)?, rest)).filter(|(_, rest)| !rest.starts_with(b" "))
@@ -145,36 +121,28 @@ fn priority(line: &[u8]) -> (Option<Facility>, &[u8]) {
 }
 
 /// Facility × 8 + level; the kernel's facility is 0.
-fn by_priority(digits: &[u8]) -> Option<Facility> {
-    match number(digits)? {
-        0..=7 => Some(Facility::Kernel),
-        _ => Some(Facility::Other),
-    }
+fn by_priority(digits: &[u8]) -> Option<bool> {
+    number(digits).map(|priority| priority < 8)
 }
 
-fn by_name(facility: &[u8], level: &[u8]) -> Option<Facility> {
-    (is_one_of(FACILITIES, facility) && is_one_of(LEVELS, level)).then_some(match facility {
-        b"kern" => Facility::Kernel,
-        _ => Facility::Other,
-    })
+fn by_name(facility: &[u8], level: &[u8]) -> Option<bool> {
+    let is_known = is_one_of(FACILITIES, facility) && is_one_of(LEVELS, level);
+    is_known.then_some(facility == b"kern")
 }
 
 /// `kern.err`, `<kern.err>`, `<0.3>`, rsyslog's `kern.err<3>`, BusyBox's `<191>`.
-fn by_column(word: &[u8]) -> Option<Facility> {
-    let word = match word {
-        [b'<', inside @ .., b'>'] => match split_once(inside, b'.') {
-            None => return by_priority(inside),
-            Some((facility, level)) if number(level).is_some() => {
-                return number(facility).map(|number| match number {
-                    0 => Facility::Kernel,
-                    _ => Facility::Other,
-                });
-            }
-            Some(_) => inside,
-        },
-        _ => word,
+fn by_column(word: &[u8]) -> Option<bool> {
+    let inside = word
+        .strip_prefix(b"<")
+        .and_then(|word| word.strip_suffix(b">"));
+    let parts = split_once(inside.unwrap_or(word), b'.');
+    let (facility, level) = match (parts, inside) {
+        (None, inside) => return by_priority(inside?),
+        (Some((facility, level)), Some(_)) if number(level).is_some() => {
+            return number(facility).map(|facility| facility == 0);
+        }
+        (Some(parts), _) => parts,
     };
-    let (facility, level) = split_once(word, b'.')?;
     by_name(
         facility,
         split_once(level, b'<').map_or(level, |(level, _)| level),
@@ -203,17 +171,16 @@ fn after_time(mut rest: &[u8], stamp: Option<Stamp>) -> Option<Reading<'_>> {
             return Some(message(text, stamp));
         }
         if let Some(times) = repetition(rest) {
-            return Some(Reading::Repeated { times, stamp });
+            return Some(repeated(times, stamp));
         }
         let (word, after) = split_once(rest, b' ').unwrap_or((rest, b""));
         let facility = by_column(word).or_else(|| match (host, word) {
-            (true, b"kern") => Some(Facility::Kernel),
-            (true, word) if is_one_of(FACILITIES, word) => Some(Facility::Other),
+            (true, word) if is_one_of(FACILITIES, word) => Some(word == b"kern"),
             _ => None,
         });
         match facility {
-            Some(Facility::Other) => return Some(Reading::Other),
-            Some(Facility::Kernel) => {}
+            Some(false) => return Some(Reading::Other),
+            Some(true) => {}
             None if host && is_one_of(LEVELS, word) => {}
             None if !host && is_host(word) => host = true,
             None => return is_program(word).then_some(Reading::Other),
@@ -358,47 +325,49 @@ fn message(text: &[u8], stamp: Option<Stamp>) -> Reading<'_> {
         _ => text,
     };
     if let Some(times) = repetition(text) {
-        return Reading::Repeated { times, stamp };
+        return repeated(times, stamp);
     }
-    let (times, text) = match repeated(text) {
-        Some((times, text)) => (times, text),
-        None => (1, text),
-    };
+    let (times, text) = several(text).unwrap_or((1, text));
     let text = without_printk_prefix(text.trim_ascii_start());
     Reading::Kernel { text, times, stamp }
 }
 
+fn repeated(times: u32, stamp: Option<Stamp>) -> Reading<'static> {
+    Reading::Repeated { times, stamp }
+}
+
 /// rsyslog's `message repeated 5 times: [ a text]`.
-fn repeated(text: &[u8]) -> Option<(u32, &[u8])> {
+fn several(text: &[u8]) -> Option<(u32, &[u8])> {
     let (count, rest) = split_once(text.strip_prefix(b"message repeated ")?, b' ')?;
     let text = rest.strip_prefix(b"times: [")?.strip_suffix(b"]")?;
     Some((u32::try_from(number(count)?).ok()?, text))
 }
 
-/// `last message repeated 5 times` (BSD, old rsyslog), `buffered` (sysklogd), and syslog-ng's `Last
+/// How often the line before was repeated: `last message repeated 5 times` (BSD, old rsyslog),
+/// `last message buffered 5 times` (sysklogd), `- Last output repeated 5 times -` (metalog), `Last
 /// message 'the first 20 bytes' repeated 5 times, suppressed by syslog-ng on host`.
 fn repetition(text: &[u8]) -> Option<u32> {
-    if let Some(rest) = text.strip_prefix(b"last message ") {
-        let rest = rest
-            .strip_prefix(b"repeated ")
-            .or(rest.strip_prefix(b"buffered "));
-        return times(rest?);
+    if text == b"- Last output repeated twice -" {
+        return Some(1);
     }
-    let rest = text.strip_prefix(b"Last message '")?;
-    let quote = rest.windows(11).rposition(|part| part == b"' repeated ")?;
-    let rest = rest.get(quote + 11..)?;
-    let end = rest.iter().position(|byte| *byte == b',')?;
-    rest.get(end..)?
-        .starts_with(b", suppressed by syslog-ng on ")
-        .then_some(())?;
-    times(rest.get(..end)?)
-}
-
-/// `5 times`
-fn times(text: &[u8]) -> Option<u32> {
-    let (count, rest) = split_once(text, b' ')?;
-    let count = u32::try_from(number(count)?).ok()?;
-    matches!(rest, b"times" | b"time").then_some(count)
+    let text = std::str::from_utf8(text).ok()?;
+    let by_syslog_ng = || {
+        let (_, rest) = text
+            .strip_prefix("Last message '")?
+            .rsplit_once("' repeated ")?;
+        Some(rest.split_once(", suppressed by syslog-ng on ")?.0)
+    };
+    let plain = || {
+        let metalog = text.strip_prefix("- Last output repeated ");
+        let rest = metalog.and_then(|rest| rest.strip_suffix(" -"));
+        let rest = rest.or_else(|| text.strip_prefix("last message repeated "));
+        rest.or_else(|| text.strip_prefix("last message buffered "))
+    };
+    let (count, unit) = by_syslog_ng().or_else(plain)?.split_once(' ')?;
+    let count = number(count.as_bytes())?;
+    u32::try_from(count)
+        .ok()
+        .filter(|_| matches!(unit, "time" | "times"))
 }
 
 #[cfg(test)]

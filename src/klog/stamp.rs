@@ -102,36 +102,32 @@ pub struct Stamped<'a> {
 /// Parses the time at the start of a text.
 pub fn parse(text: &[u8]) -> Option<Stamped<'_>> {
     let mut date = DateWords::default();
-    let mut rest = text;
-    for words in 0..=DATE_WORDS {
-        let (word, after) = match words {
-            0 => next_word(rest),
-            _ => next_word(rest.trim_ascii_start()),
-        };
-        if words == 0
-            && let Some(stamp) = digits_only(word)
-        {
-            let (is_dmesg, rest) = (false, without_blank(after)?);
-            return Some(Stamped {
-                stamp,
-                is_dmesg,
-                rest,
-            });
-        }
+    let (mut word, mut rest) = next_word(text);
+    if let Some(stamp) = digits_only(word) {
+        return stamped(stamp, false, rest);
+    }
+    for _ in 0..=DATE_WORDS {
         if let Some((time, is_dmesg)) = time_of_day(&mut date, word) {
-            let rest = date.after_time(after);
-            let stamp = date.stamp(time)?;
-            let rest = without_blank(rest)?;
-            return Some(Stamped {
-                stamp,
-                is_dmesg,
-                rest,
-            });
+            rest = date.after_time(rest);
+            return stamped(date.stamp(time)?, is_dmesg, rest);
         }
         date.take(word)?;
-        rest = after;
+        (word, rest) = next_word(rest.trim_ascii_start());
     }
     None
+}
+
+/// The end of the line is as good as a blank.
+fn stamped(stamp: Stamp, is_dmesg: bool, rest: &[u8]) -> Option<Stamped<'_>> {
+    let rest = match rest {
+        [] => rest,
+        _ => rest.strip_prefix(b" ")?,
+    };
+    Some(Stamped {
+        stamp,
+        is_dmesg,
+        rest,
+    })
 }
 
 /// The time of `dmesg --reltime`: `Feb10 04:05`.
@@ -154,15 +150,6 @@ fn next_word(text: &[u8]) -> (&[u8], &[u8]) {
     let end = text.iter().position(|byte| *byte == b' ');
     text.split_at_checked(end.unwrap_or(text.len()))
         .unwrap_or_default()
-}
-
-/// What follows a blank; the end of the line is as good as one.
-fn without_blank(text: &[u8]) -> Option<&[u8]> {
-    match text {
-        [] => Some(text),
-        [b' ', rest @ ..] => Some(rest),
-        _ => None,
-    }
 }
 
 /// `1802228706.123456`, or rsyslog's `date-mysql`: `20270211040506`.
@@ -263,25 +250,20 @@ impl DateWords {
     fn take(&mut self, word: &[u8]) -> Option<()> {
         let digits = word.iter().take_while(|byte| byte.is_ascii_digit()).count();
         let (digits, suffix) = word.split_at_checked(digits)?;
-        // `11.` in German, `11日` in Japanese.
-        let is_suffix = suffix
-            .iter()
-            .all(|byte| !byte.is_ascii() || b".,".contains(byte));
+        // `11.` in German, `2月` in Japanese.
+        let is_suffix = |byte: &u8| !byte.is_ascii() || b".,".contains(byte);
         match digits.len() {
             4 if word.len() == 10 => self.take_iso(word),
-            4 if is_suffix && self.year.is_none() => self.set_year(digits),
-            1 | 2 if is_suffix && ["月", "월"].iter().any(|month| suffix == month.as_bytes()) => {
-                self.names += 1;
-                self.month = Some(small(digits)?);
-                Some(())
-            }
-            // Vietnamese writes `Thg 2 11`.
-            1 | 2 if is_suffix => {
+            0 => self.take_name(word),
+            _ if !suffix.iter().all(is_suffix) => None,
+            4 if self.year.is_none() => self.set_year(digits),
+            1 | 2 => {
+                self.names += u8::from(!suffix.is_ascii());
+                // Of two numbers, the first one is the month: `2月 11`, Vietnamese `Thg 2 11`.
                 self.month = self.day.or(self.month);
                 self.day = Some(small(digits)?);
                 Some(())
             }
-            0 => self.take_name(word),
             _ => None,
         }
     }
@@ -308,30 +290,23 @@ impl DateWords {
     }
 
     fn take_name(&mut self, word: &[u8]) -> Option<()> {
-        // Vietnamese: `Th02`.
-        let (name, number) = match word {
-            [b'T', b'h', digits @ ..] if digits.len() == 2 => match small(digits) {
-                Some(month) => (&b"Th"[..], Some(month)),
-                None => (word, None),
-            },
-            _ => (word, None),
+        let is_letter = |byte: &u8| byte.is_ascii_alphabetic() || !byte.is_ascii();
+        // Vietnamese writes `T5 Th02`.
+        let may_count = word.starts_with(b"T") && word.len() <= 4;
+        let is_name = |byte: &u8| {
+            is_letter(byte) || b".'-".contains(byte) || may_count && byte.is_ascii_digit()
         };
-        let is_name =
-            |byte: &u8| byte.is_ascii_alphabetic() || !byte.is_ascii() || b".'-".contains(byte);
-        let has_letter = name
-            .iter()
-            .any(|byte| byte.is_ascii_alphabetic() || !byte.is_ascii());
-        if !has_letter || !name.iter().all(is_name) || name.len() > 32 {
+        if !word.first().is_some_and(is_letter) || !word.iter().all(is_name) || word.len() > 32 {
             return None;
         }
         self.names += 1;
         if !self.is_iso {
             // The last name is the month, the one before it the weekday.
             let months = (1..).zip(MONTHS);
-            let named = months
-                .filter(|(_, month)| *month == name)
-                .map(|(number, _)| number);
-            self.month = number.or_else(|| named.last());
+            self.month = months
+                .filter(|(_, month)| *month == word)
+                .map(|(number, _)| number)
+                .last();
         }
         Some(())
     }
