@@ -57,9 +57,10 @@ pub mod incidents {
 /// Of `klog`.
 pub mod klog {
     pub use crate::klog::file::{Down, FileSource, FileState, Settings};
+    pub use crate::klog::head::{Reading, kernel_text, read};
     pub use crate::klog::kmsg::Kmsg;
     pub use crate::klog::record::Piece;
-    pub use crate::klog::syslog::kernel_text;
+    pub use crate::klog::stamp::Stamp;
     pub use crate::klog::tail::{Assembler, Line, MAX_LINE};
     pub use crate::klog::{DRILL_MARKER, KernelTime, Match, Record, RuleId, Rules, Sequence, Text};
 }

@@ -203,7 +203,8 @@ impl Rescue {
     }
 
     fn file_match(&mut self, found: &FileMatch) {
-        self.reporter.matched("log file", &found.rule, &found.line);
+        self.reporter
+            .matched("log file", &found.rule, &found.line, found.times);
         if let Some(recorder) = self.monitor.recorder() {
             recorder.file_line(now(), &found.rule, &found.file, found.line.bytes());
         }
@@ -233,7 +234,7 @@ impl Rescue {
             {
                 self.files.kernel_matched(line, *at);
                 rule = fast.rule_name(*edition, *id).unwrap_or("unknown");
-                self.reporter.matched("kernel log", rule, line);
+                self.reporter.matched("kernel log", rule, line, 1);
             }
             if let Some(recorder) = self.monitor.recorder() {
                 recorder.notice(&notice, rule);

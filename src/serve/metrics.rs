@@ -7,7 +7,9 @@ mod text;
 
 use std::time::Duration;
 
-use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+use metrics::{
+    Counter, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
+};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 
 pub use now::{render_engines, render_memory, render_parts, render_stalls, render_sweep};
@@ -51,6 +53,10 @@ const KLOG_LOST: Described = (
 const KLOG_MATCHES: Described = (
     "fragwatch_klog_matches_total",
     "Records that matched a rule.",
+);
+const KLOG_LINES: Described = (
+    "fragwatch_klog_lines_total",
+    "Lines read from a log file, by what they are.",
 );
 const RESCUE_ACTIONS: Described = (
     "fragwatch_rescue_actions_total",
@@ -114,11 +120,12 @@ const HISTORY_UP: Described = (
     "Whether the history's database is open and was last written without trouble.",
 );
 
-const COUNTERS: [Described; 13] = [
+const COUNTERS: [Described; 14] = [
     PROBE_ERRORS,
     KLOG_RECORDS,
     KLOG_LOST,
     KLOG_MATCHES,
+    KLOG_LINES,
     RESCUE_ACTIONS,
     RESCUE_INCIDENTS,
     INCIDENT_FILES,
@@ -269,9 +276,34 @@ pub fn klog_read(records: u64, lost: u64) {
     counter!(KLOG_LOST.0).absolute(lost);
 }
 
-/// Counts a record that matched this rule.
-pub fn klog_matched(rule: &str) {
-    counter!(KLOG_MATCHES.0, "rule" => rule.to_owned()).increment(1);
+/// Counts a record that matched this rule and was logged that many times.
+pub fn klog_matched(rule: &str, times: u32) {
+    counter!(KLOG_MATCHES.0, "rule" => rule.to_owned()).increment(times.into());
+}
+
+/// The counters of the lines of a log file.
+pub struct LineCounters {
+    /// Lines of the kernel.
+    pub kernel: Counter,
+    /// Lines of the kernel that matched a rule, from long ago.
+    pub old: Counter,
+    /// Lines of other programs.
+    pub other: Counter,
+    /// Lines of no known form.
+    pub unknown: Counter,
+}
+
+impl LineCounters {
+    /// Those of the file with that path.
+    pub fn new(source: &str) -> LineCounters {
+        let counter = |kind| counter!(KLOG_LINES.0, "source" => source.to_owned(), "kind" => kind);
+        LineCounters {
+            kernel: counter("kernel"),
+            old: counter("old"),
+            other: counter("other"),
+            unknown: counter("unknown"),
+        }
+    }
 }
 
 /// Records a finished action of the rescue, and how long after its reason it began.

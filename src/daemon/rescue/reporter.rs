@@ -127,9 +127,9 @@ impl Reporter {
         }
     }
 
-    /// Counts and logs a line that matched a rule.
-    pub(super) fn matched(&self, source: &str, rule: &str, line: &Line) {
-        metrics::klog_matched(rule);
+    /// Counts and logs a line that matched a rule and was logged that many times.
+    pub(super) fn matched(&self, source: &str, rule: &str, line: &Line, times: u32) {
+        metrics::klog_matched(rule, times);
         warn!(
             "{source}: rule {rule} matched: {}",
             String::from_utf8_lossy(line.bytes())
