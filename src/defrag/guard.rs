@@ -94,8 +94,11 @@ pub fn open(path: &Path, host: &Host) -> Result<Target, Refusal> {
     if held.as_os_str() != path.as_os_str() {
         return Err(Refusal::Elsewhere(held));
     }
-    let mount = MountTable::new(mounts::read(&host.proc)?)
-        .of(path)
+    let table = MountTable::new(mounts::read(&host.proc)?);
+    let id = mounts::of_descriptor(&host.proc, file.as_fd());
+    let opened_on = id.ok().and_then(|id| table.with_id(id));
+    let mount = opened_on
+        .or_else(|| table.of(path))
         .cloned()
         .ok_or_else(|| Refusal::Unreadable("no mount leads to it".to_owned()))?;
     if mount.kind() != FilesystemKind::Xfs {

@@ -22,7 +22,8 @@ pub struct ImageId {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Format {
-    /// No header; an image by its name, because QEMU has it open, or because the user named it.
+    /// No header; an image by its partition table or name, because QEMU has it open, or because the
+    /// user named it.
     Raw,
     /// QEMU copy-on-write.
     Qcow2,
@@ -32,12 +33,20 @@ pub enum Format {
     Vdi,
     /// Hyper-V.
     Vhdx,
+    /// Virtual PC, Hyper-V, Azure.
+    Vhd,
+    /// QEMU's former enhanced disk.
+    Qed,
+    /// Parallels, Virtuozzo.
+    Parallels,
+    /// Encrypted, version 1 or 2.
+    Luks,
     /// Not read, as one byte loads the whole extent map; an image by its name or extent count.
     Unknown,
 }
 
 impl Format {
-    /// The name used by QEMU and in our output.
+    /// The name used in our output; that of QEMU, except for `vhd`, which QEMU calls `vpc`.
     pub fn name(self) -> &'static str {
         match self {
             Format::Raw => "raw",
@@ -45,6 +54,10 @@ impl Format {
             Format::Vmdk => "vmdk",
             Format::Vdi => "vdi",
             Format::Vhdx => "vhdx",
+            Format::Vhd => "vhd",
+            Format::Qed => "qed",
+            Format::Parallels => "parallels",
+            Format::Luks => "luks",
             Format::Unknown => "unknown",
         }
     }

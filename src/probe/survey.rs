@@ -9,7 +9,7 @@ use std::os::fd::{AsFd as _, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat, openat, statat};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat, makedev, openat, statat};
 use rustix::stdio::stdout;
 
 use super::count::{Count, Probe};
@@ -78,6 +78,7 @@ pub(super) fn run(
         Err(error) => out.push(&Reply::Fault(Fault::new(&request.mount.point, &error))),
     }
     let held = request.held.iter().map(|held| held.0.clone()).collect();
+    let held_inodes = request.held_inodes.iter().copied().collect();
     let Memory { formats, watch } = memory;
     let watch = request.watch.and_then(|sweep| watch.begin(sweep));
     let mut survey = Survey {
@@ -88,6 +89,7 @@ pub(super) fn run(
         out,
         rules: &rules,
         held,
+        held_inodes,
         seen: HashSet::new(),
         passed_over: PassedOver::default(),
         limit: request.limit,
@@ -114,6 +116,7 @@ struct Survey<'a> {
     out: &'a mut ReplyWriter,
     rules: &'a Rules,
     held: HashSet<PathBuf>,
+    held_inodes: HashSet<u64>,
     /// Images already counted; hard links and paths named twice are the same image.
     seen: HashSet<ImageId>,
     passed_over: PassedOver,
@@ -210,7 +213,12 @@ impl Survey<'_> {
         let counted = openat(CWD, parent, flags, Mode::empty())
             .or_else(|_| openat(CWD, parent, flags | OFlags::PATH, Mode::empty()))
             .map_err(io::Error::from)
-            .and_then(|directory| self.count(directory.as_fd(), name, path, true));
+            .and_then(|directory| {
+                let at = directory.as_fd();
+                self.count(at, name, path, true)?;
+                let stat = statat(at, name, AtFlags::SYMLINK_NOFOLLOW)?;
+                self.data_files(at, &stat, path, true)
+            });
         if let Err(error) = counted {
             self.fault(path, &error);
         }
@@ -220,21 +228,82 @@ impl Survey<'_> {
         let stat = statat(at, name, AtFlags::SYMLINK_NOFOLLOW)?;
         let size = size(&stat);
         match self.rules.verdict(path, size) {
-            FileVerdict::Unwanted => self.passed_over.unwanted += 1,
+            FileVerdict::Unwanted => {
+                self.passed_over.unwanted += 1;
+                return Ok(());
+            }
             FileVerdict::TooSmall => {
                 self.passed_over.too_small += 1;
                 self.passed_over.too_small_bytes =
                     self.passed_over.too_small_bytes.saturating_add(size);
+                // The header of an image can be small where its data is not.
+                let names_others = matches!(by_name(path), Some(Format::Qcow2 | Format::Vmdk));
+                if names_others && !self.formats.knows(id(&stat), &stat) {
+                    self.read_header(at, name)?;
+                }
             }
             FileVerdict::Image => self.count(at, name, path, true)?,
             FileVerdict::Look => {
-                let certain = by_name(path) == Some(Format::Raw) || self.held.contains(path);
+                let certain = by_name(path) == Some(Format::Raw) || self.is_held(path, &stat);
                 // Known not to be an image: not even opened.
                 if self.formats.is_no_image(id(&stat), &stat) && !certain {
-                    self.passed_over.unwanted += 1;
+                    self.passed_over.unwanted += u64::from(!self.seen.contains(&id(&stat)));
                 } else {
                     self.count(at, name, path, certain)?;
                 }
+            }
+        }
+        self.data_files(at, &stat, path, false)
+    }
+
+    /// Whether QEMU has a file open. In a subvolume of btrfs another file has the same inode number.
+    fn is_held(&self, path: &Path, stat: &Stat) -> bool {
+        let device = self.mount.device;
+        let one_space = stat.st_dev == makedev(device.major, device.minor);
+        self.held.contains(path) || (one_space && self.held_inodes.contains(&stat.st_ino))
+    }
+
+    /// Reads the header of a file that may name others with the data of the image.
+    fn read_header(&mut self, at: BorrowedFd<'_>, name: &OsStr) -> io::Result<()> {
+        let (file, stat) = open::regular_file(at, name)?;
+        let out = &mut *self.out;
+        let count = self.probe.count(&file, at, &mut || out.beat())?;
+        if self.mount.holds(&file, stat.st_dev) && count.extents <= LOOK_INTO {
+            let key = identity::key(&file, &stat, self.mount);
+            let generation = key.map_or(0, |key| key.generation);
+            self.formats.read(id(&stat), generation, &stat, &file)?;
+        }
+        Ok(())
+    }
+
+    /// Counts the files that hold the data of an image with this header, if other files do: they
+    /// have the extents, and nothing in them shows that they are images. Only files in the same
+    /// directory count, because a guest can write a header that names any file.
+    fn data_files(
+        &mut self,
+        at: BorrowedFd<'_>,
+        header: &Stat,
+        path: &Path,
+        named: bool,
+    ) -> io::Result<()> {
+        for file in self.formats.data_files(id(header), header) {
+            let whole = path.with_file_name(&file);
+            let Some(name) = whole
+                .file_name()
+                .filter(|_| whole.parent() == path.parent())
+            else {
+                continue;
+            };
+            // It is missing if the image was not copied as a whole.
+            let stat = statat(at, name, AtFlags::SYMLINK_NOFOLLOW);
+            let is_file =
+                |stat: &Stat| FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+            let Some(stat) = stat.ok().filter(is_file) else {
+                continue;
+            };
+            let verdict = self.rules.verdict(&whole, size(&stat));
+            if named || matches!(verdict, FileVerdict::Image | FileVerdict::Look) {
+                self.count(at, name, &whole, true)?;
             }
         }
         Ok(())
@@ -311,8 +380,11 @@ impl Survey<'_> {
             generation,
         } = *inode;
         let id = id(stat);
+        // The data of a VMDK can lie in a file without a header, `db-flat.vmdk`.
+        let named = by_name(path).filter(|format| *format == Format::Vmdk);
+        let without_header = certain.then_some(named.unwrap_or(Format::Raw));
         if let Some(remembered) = self.formats.get(id, generation, stat) {
-            return Ok(remembered.or(certain.then_some(Format::Raw)));
+            return Ok(remembered.or(without_header));
         }
         if count.extents > LOOK_INTO && self.probe.loads_whole_maps() {
             let format = self
@@ -322,7 +394,7 @@ impl Survey<'_> {
             return Ok(Some(format.unwrap_or(Format::Unknown)));
         }
         let magic = self.formats.read(id, generation, stat, file)?;
-        Ok(magic.or(certain.then_some(Format::Raw)))
+        Ok(magic.or(without_header))
     }
 
     fn watch(&mut self, directory: &Path) {

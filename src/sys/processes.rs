@@ -47,6 +47,9 @@ pub struct Process {
     pub name: String,
     /// The program that it runs, if it can be read.
     pub program: Option<PathBuf>,
+    /// Whether it runs a VM with KVM: it has a descriptor of one (kvm_dev_ioctl_create_vm,
+    /// virt/kvm/kvm_main.c).
+    pub has_kvm: bool,
     /// Its files by descriptor, without sockets, pipes, devices and others without a file system.
     pub files: Vec<OpenFile>,
 }
@@ -118,21 +121,22 @@ impl Default for Buffers {
 
 fn process(proc: &OwnedFd, pid: &CStr, buffers: &mut Buffers) -> Option<Process> {
     let directory = open_directory(proc, Path::new(OsStr::from_bytes(pid.to_bytes()))).ok()?;
-    let files = files(&directory, buffers)?;
+    let (files, has_kvm) = files(&directory, buffers)?;
     Some(Process {
         pid: std::str::from_utf8(pid.to_bytes()).ok()?.parse().ok()?,
         name: name(&directory)?,
         program: read_link(directory.as_fd(), c"exe", &mut buffers.link)
             .map(|link| PathBuf::from(OsStr::from_bytes(link))),
+        has_kvm,
         files,
     })
 }
 
-/// The files that a process has open; `None` if there are none.
-fn files(process: &OwnedFd, buffers: &mut Buffers) -> Option<Vec<OpenFile>> {
+/// The files that a process has open, and whether it has a VM of KVM; `None` without files.
+fn files(process: &OwnedFd, buffers: &mut Buffers) -> Option<(Vec<OpenFile>, bool)> {
     let directory = open_directory(process, Path::new("fd")).ok()?;
     let mut infos = None;
-    let mut files = Vec::new();
+    let (mut files, mut has_kvm) = (Vec::new(), false);
     let Buffers {
         entries,
         link,
@@ -147,6 +151,7 @@ fn files(process: &OwnedFd, buffers: &mut Buffers) -> Option<Vec<OpenFile>> {
             continue;
         };
         if !can_be_a_file(target) {
+            has_kvm |= target == b"anon_inode:kvm-vm";
             continue;
         }
         if infos.is_none() {
@@ -157,7 +162,7 @@ fn files(process: &OwnedFd, buffers: &mut Buffers) -> Option<Vec<OpenFile>> {
             .and_then(|infos| read_file(infos.as_fd(), entry.file_name(), info));
         files.extend(read.and_then(|text| open_file(target, text)));
     }
-    (!files.is_empty()).then_some(files)
+    (!files.is_empty()).then_some((files, has_kvm))
 }
 
 /// A descriptor, from its link and the text of its fdinfo.
@@ -260,6 +265,7 @@ mod tests {
             ("/srv/a b", INFO),
             ("/memfd:pc.ram (deleted)", INFO),
             ("anon_inode:[eventfd]", INFO),
+            ("anon_inode:kvm-vm", INFO),
             ("/srv/old", "pos:\t0\nflags:\t02\nmnt_id:\t29\n"),
         ];
         process(proc.path(), 7, &open);
@@ -280,7 +286,7 @@ mod tests {
         ];
         assert_eq!(files, expected);
         assert_eq!((found.len(), found[0].pid), (1, 7));
-        assert_eq!(found[0].name, "db (1)");
+        assert_eq!((found[0].name.as_str(), found[0].has_kvm), ("db (1)", true));
         assert_eq!(found[0].program.as_deref(), Some(Path::new("/usr/bin/db")));
     }
 
