@@ -21,9 +21,6 @@ const VMDK_DESCRIPTOR: &[u8] = b"# Disk DescriptorFile";
 const VHD: &[u8] = b"conectix";
 /// Length of that footer.
 const VHD_FOOTER: u64 = 512;
-/// Smaller files may have it where a sector of the disk ends as well: disks of less than 136 MiB
-/// can have an odd number of heads.
-const ODD_HEADS: u64 = 256 << 20;
 
 /// What a file shows of itself.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -160,9 +157,9 @@ pub fn read(file: &File, size: u64) -> io::Result<Header> {
         header = read_at(file, 0, DESCRIPTOR)?;
     }
     let mut format = by_magic(&header);
-    // One whose size is fixed has only a footer. A disk is a multiple of 4 KiB; not to read the end
-    // of every raw image, its size must be that of such a disk and a footer.
-    let may_have_footer = size % HEADER as u64 != 0 || size < ODD_HEADS;
+    // A VHD of fixed size has only a footer. Not to read the end of every raw image, its size must
+    // be a multiple of 4 KiB and the footer: disks of more than 136 MiB have 16 heads.
+    let may_have_footer = !size.is_multiple_of(HEADER as u64);
     if matches!(format, None | Some(Format::Raw))
         && may_have_footer
         && let Some(footer) = size.checked_sub(VHD_FOOTER)

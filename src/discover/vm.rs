@@ -139,7 +139,7 @@ impl VmFacts {
         facts.or(VmFacts {
             name: socket,
             uuid: smbios,
-            serves_only: false,
+            ..VmFacts::default()
         })
     }
 
@@ -153,7 +153,7 @@ impl VmFacts {
         let facts = VmFacts {
             name: element(domain, "name"),
             uuid: element(domain, "uuid"),
-            serves_only: false,
+            ..VmFacts::default()
         };
         Some((pid, facts))
     }

@@ -86,7 +86,7 @@ fn the_header_is_read_from_files_of_any_length() {
 
 #[test]
 fn a_vhd_of_fixed_size_is_known_by_its_footer() {
-    for disk in [512, 1536, 4096, 1 << 20, (1 << 20) + 3584] {
+    for disk in [512, 1536, 4096, 1 << 20] {
         let mut content = vec![0; disk];
         content.extend(b"conectix");
         assert_eq!(read_back(&content).format, None, "{disk}");
