@@ -20,7 +20,7 @@ use super::systemd::notify;
 use crate::assess::Assessor;
 use crate::config::Settings;
 use crate::discover::watch::{News, SweepPace};
-use crate::model::path::shown;
+use crate::model::path::{distinct, shown};
 use crate::model::{Bytes, DeviceNumber, Opener, Owner};
 use crate::probe::sweep::{Event, Scope, WorkerPool};
 use crate::probe::worker::CallError;
@@ -175,7 +175,7 @@ impl Sampler {
         self.unanswering = sweep.unanswering;
         log_watched(&mut self.unwatched, sweep.watched);
         let stalls = self.pool.stalls();
-        let stalls = stalls.map(|(mount, flag)| (shown(&mount.point), flag));
+        let stalls = stalls.map(|(mount, flag)| (distinct(&mount.point), flag));
         self.status.set_stalls(stalls.collect());
         self.swept = Some(clock::now());
         self.publish();

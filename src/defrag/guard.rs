@@ -113,8 +113,11 @@ pub fn open(path: &Path, host: &HostInterfaces) -> Result<Target, Refusal> {
         let text = format!("the kernel knows it as {}", shown(&held));
         return Err(Refusal::new(ReasonCode::Elsewhere, text));
     }
-    let mount = MountTable::new(mounts::read(&host.proc)?)
-        .of(path)
+    let table = MountTable::new(mounts::read(&host.proc)?);
+    let id = mounts::of_descriptor(&host.proc, file.as_fd());
+    let opened_on = id.ok().and_then(|id| table.with_id(id));
+    let mount = opened_on
+        .or_else(|| table.of(path))
         .cloned()
         .ok_or_else(|| Refusal::new(ReasonCode::Unreadable, "no mount leads to it"))?;
     if mount.kind() != FilesystemKind::Xfs {

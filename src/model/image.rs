@@ -19,9 +19,10 @@ pub struct ImageId {
 }
 
 words! {
-    /// Format of a disk image, as QEMU names it.
+    /// Format of a disk image; the name is that of QEMU, except for `vhd`, which QEMU calls `vpc`.
     pub enum Format: Display {
-        /// No header; an image by its name, because QEMU has it open, or because the user named it.
+        /// No header; an image by its partition table or name, because QEMU has it open, or because
+        /// the user named it.
         Raw = "raw",
         /// QEMU copy-on-write.
         Qcow2 = "qcow2",
@@ -31,6 +32,14 @@ words! {
         Vdi = "vdi",
         /// Hyper-V.
         Vhdx = "vhdx",
+        /// Virtual PC, Hyper-V, Azure.
+        Vhd = "vhd",
+        /// QEMU's former enhanced disk.
+        Qed = "qed",
+        /// Parallels, Virtuozzo.
+        Parallels = "parallels",
+        /// Encrypted, version 1 or 2.
+        Luks = "luks",
         /// Not read, as one byte loads the whole extent map; an image by its name or extent count.
         Unknown = "unknown",
     }

@@ -56,6 +56,8 @@ pub struct SurveyRequest {
     pub limit: u32,
     /// Files that QEMU has open; these are images regardless of their format.
     pub held: Vec<PlainPath>,
+    /// Their inode numbers, as far as known.
+    pub held_inodes: Vec<u64>,
     /// Number of the sweep if the directories are to be watched. The watch reports at any time, as
     /// bytes on standard output ([`News`](crate::discover::watch::News)).
     pub watch: Option<u64>,

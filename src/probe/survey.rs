@@ -9,7 +9,7 @@ use std::os::fd::{AsFd as _, BorrowedFd};
 use std::path::Path;
 use std::time::Instant;
 
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat, openat, statat};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat, makedev, openat, statat};
 use rustix::stdio::stdout;
 
 use super::count::Probe;
@@ -84,6 +84,7 @@ pub(super) fn run(
         out,
         rules: &rules,
         held: request.held.iter().map(|held| held.0.as_path()).collect(),
+        held_inodes: request.held_inodes.iter().copied().collect(),
         seen: HashSet::new(),
         passed_over: PassedOver::default(),
         left: request.limit,
@@ -108,6 +109,7 @@ struct Survey<'a> {
     out: &'a mut ReplyWriter,
     rules: &'a Rules,
     held: HashSet<&'a Path>,
+    held_inodes: HashSet<u64>,
     /// Images already counted; hard links and paths named twice are the same image.
     seen: HashSet<ImageId>,
     passed_over: PassedOver,
@@ -199,7 +201,12 @@ impl Survey<'_> {
         let counted = openat(CWD, parent, flags, Mode::empty())
             .or_else(|_| openat(CWD, parent, flags | OFlags::PATH, Mode::empty()))
             .map_err(io::Error::from)
-            .and_then(|directory| self.count(directory.as_fd(), name, path, true));
+            .and_then(|directory| {
+                let at = directory.as_fd();
+                self.count(at, name, path, true)?;
+                let stat = statat(at, name, AtFlags::SYMLINK_NOFOLLOW)?;
+                self.data_files(at, &stat, path, true)
+            });
         if let Err(error) = counted {
             self.fault(path, &error);
         }
@@ -209,7 +216,7 @@ impl Survey<'_> {
         let stat = statat(at, name, AtFlags::SYMLINK_NOFOLLOW)?;
         let size = size(&stat);
         let passed_over = &mut self.passed_over;
-        let certain = match self.rules.verdict(path, size) {
+        match self.rules.verdict(path, size) {
             FileVerdict::Unwanted => {
                 passed_over.unwanted += 1;
                 return Ok(());
@@ -217,17 +224,74 @@ impl Survey<'_> {
             FileVerdict::TooSmall => {
                 passed_over.too_small += 1;
                 passed_over.too_small_bytes = passed_over.too_small_bytes.saturating_add(size);
-                return Ok(());
+                // The header of an image can be small where its data is not.
+                let names_others = matches!(by_name(path), Some(Format::Qcow2 | Format::Vmdk));
+                if names_others && !self.state.formats.knows(id(&stat), &stat) {
+                    self.read_header(at, name)?;
+                }
             }
-            FileVerdict::Image => true,
-            FileVerdict::Look => by_name(path) == Some(Format::Raw) || self.held.contains(path),
-        };
-        // Known not to be an image: not even opened.
-        if !certain && self.state.formats.is_no_image(id(&stat), &stat) {
-            passed_over.unwanted += 1;
-            return Ok(());
+            FileVerdict::Image => self.count(at, name, path, true)?,
+            FileVerdict::Look => {
+                let certain = by_name(path) == Some(Format::Raw) || self.is_held(path, &stat);
+                // Known not to be an image: not even opened.
+                if self.state.formats.is_no_image(id(&stat), &stat) && !certain {
+                    self.passed_over.unwanted += u64::from(!self.seen.contains(&id(&stat)));
+                } else {
+                    self.count(at, name, path, certain)?;
+                }
+            }
         }
-        self.count(at, name, path, certain)
+        self.data_files(at, &stat, path, false)
+    }
+
+    /// Whether QEMU has a file open. In a subvolume of btrfs another file has the same inode number.
+    fn is_held(&self, path: &Path, stat: &Stat) -> bool {
+        let device = self.request.mount.device;
+        let one_space = stat.st_dev == makedev(device.major, device.minor);
+        self.held.contains(path) || (one_space && self.held_inodes.contains(&stat.st_ino))
+    }
+
+    /// Reads the header of a file that may name others with the data of the image.
+    fn read_header(&mut self, at: BorrowedFd<'_>, name: &OsStr) -> io::Result<()> {
+        let (file, stat) = open::regular_file(at, name)?;
+        let mount = &self.request.mount;
+        let count = self.probe.count(&file, at, &mut || self.out.beat())?;
+        if mount.holds(&file, stat.st_dev) && count.extents <= LOOK_INTO {
+            let key = identity::key(&file, &stat, mount);
+            let generation = key.map_or(0, |key| key.generation);
+            self.state.formats.read(id(&stat), generation, &stat, &file)?;
+        }
+        Ok(())
+    }
+
+    /// Counts the files that hold the data of an image with this header, if other files do: they
+    /// have the extents, and nothing in them shows that they are images. Only files in the same
+    /// directory count, because a guest can write a header that names any file.
+    fn data_files(
+        &mut self,
+        at: BorrowedFd<'_>,
+        header: &Stat,
+        path: &Path,
+        named: bool,
+    ) -> io::Result<()> {
+        for file in self.state.formats.data_files(id(header), header) {
+            let whole = path.with_file_name(&file);
+            let in_directory = whole.parent() == path.parent();
+            let Some(name) = whole.file_name().filter(|_| in_directory) else {
+                continue;
+            };
+            // It is missing if the image was not copied as a whole.
+            let Ok(stat) = statat(at, name, AtFlags::SYMLINK_NOFOLLOW) else {
+                continue;
+            };
+            let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+            let verdict = self.rules.verdict(&whole, size(&stat));
+            let is_image = matches!(verdict, FileVerdict::Image | FileVerdict::Look);
+            if is_file && (named || is_image) {
+                self.count(at, name, &whole, true)?;
+            }
+        }
+        Ok(())
     }
 
     /// Counts a file. Unless it is `certain` to be an image, it must look like one to be reported.
@@ -250,7 +314,10 @@ impl Survey<'_> {
         let key = identity::key(&file, &stat, mount);
         let generation = key.as_ref().map_or(0, |key| key.generation);
         let format = self.format(&file, &stat, generation, path, count.extents)?;
-        let Some(format) = format.or(certain.then_some(Format::Raw)) else {
+        // The data of a VMDK can lie in a file without a header, `db-flat.vmdk`.
+        let named = by_name(path).filter(|format| *format == Format::Vmdk);
+        let without_header = certain.then_some(named.unwrap_or(Format::Raw));
+        let Some(format) = format.or(without_header) else {
             self.passed_over.unwanted += 1;
             return Ok(());
         };

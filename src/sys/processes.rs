@@ -46,6 +46,9 @@ pub struct Process {
     pub name: String,
     /// The program that it runs, if it can be read.
     pub program: Option<PathBuf>,
+    /// Whether it runs a VM with KVM: it has a descriptor of one (kvm_dev_ioctl_create_vm,
+    /// virt/kvm/kvm_main.c).
+    pub has_kvm: bool,
     /// Its files by descriptor, without sockets, pipes, devices and others without a file system.
     pub files: Vec<OpenFile>,
 }
@@ -106,29 +109,33 @@ pub fn command_line(proc: &Path, pid: u32) -> io::Result<Vec<Vec<u8>>> {
 
 fn process(proc: &OwnedFd, pid: &CStr) -> Option<Process> {
     let directory = open_directory(proc, pid).ok()?;
-    let files = files(&directory)?;
+    let (files, has_kvm) = files(&directory)?;
     let mut comm = [0; COMM];
     let comm = read_file(&directory, c"comm", &mut comm)?;
     Some(Process {
         pid: pid.to_str().ok()?.parse().ok()?,
         name: String::from_utf8_lossy(comm.strip_suffix(b"\n").unwrap_or(comm)).into_owned(),
         program: readlinkat(&directory, c"exe", []).ok().map(path),
+        has_kvm,
         files,
     })
 }
 
-/// The files that a process has open; `None` if there are none.
-fn files(process: &OwnedFd) -> Option<Vec<OpenFile>> {
+/// The files that a process has open, and whether it has a VM of KVM; `None` without files.
+fn files(process: &OwnedFd) -> Option<(Vec<OpenFile>, bool)> {
     let directory = open_directory(process, c"fd").ok()?;
     let mut infos = None;
     let mut info = [0; 4096];
-    let mut files = Vec::new();
+    let (mut files, mut has_kvm) = (Vec::new(), false);
     for entry in Dir::read_from(&directory).ok()?.map_while(Result::ok) {
         // Fails for what is no descriptor: `.` and `..`.
-        let link = readlinkat(&directory, entry.file_name(), []).ok();
-        let Some(target) = link.filter(|target| can_be_a_file(target.to_bytes())) else {
+        let Ok(target) = readlinkat(&directory, entry.file_name(), []) else {
             continue;
         };
+        if !can_be_a_file(target.to_bytes()) {
+            has_kvm |= target.to_bytes() == b"anon_inode:kvm-vm";
+            continue;
+        }
         if infos.is_none() {
             infos = Some(open_directory(process, c"fdinfo").ok()?);
         }
@@ -136,7 +143,7 @@ fn files(process: &OwnedFd) -> Option<Vec<OpenFile>> {
         let text = infos.and_then(|infos| read_file(infos, entry.file_name(), &mut info));
         files.extend(text.and_then(|text| open_file(target, text)));
     }
-    (!files.is_empty()).then_some(files)
+    (!files.is_empty()).then_some((files, has_kvm))
 }
 
 /// A descriptor, from its link and the text of its fdinfo.
@@ -211,6 +218,7 @@ mod tests {
             ("/srv/a b", INFO),
             ("/memfd:pc.ram (deleted)", INFO),
             ("anon_inode:[eventfd]", INFO),
+            ("anon_inode:kvm-vm", INFO),
             ("/srv/old", "pos:\t0\nflags:\t02\nmnt_id:\t29\n"),
         ];
         process(proc.path(), 7, &open);
@@ -231,7 +239,7 @@ mod tests {
         ];
         assert_eq!(files, expected);
         assert_eq!((found.len(), found[0].pid), (1, 7));
-        assert_eq!(found[0].name, "db (1)");
+        assert_eq!((found[0].name.as_str(), found[0].has_kvm), ("db (1)", true));
         assert_eq!(found[0].program.as_deref(), Some(Path::new("/usr/bin/db")));
     }
 

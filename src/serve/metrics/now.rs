@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::text::{Text, float, label};
-use crate::model::path::shown;
+use crate::model::path::{distinct, shown};
 use crate::model::{Filesystem, Severity};
 use crate::rescue::proof::Counters;
 use crate::serve::parts::Parts;
@@ -80,7 +80,7 @@ const FILESYSTEM_GAUGES: [FilesystemGauge; 3] = [
 ];
 
 /// The views by label value; the last of several with the same value counts. A duplicate series
-/// would make Prometheus refuse the whole page. Names can become equal by [`shown`], and while a
+/// would make Prometheus refuse the whole page. Different paths have different values; but while a
 /// file system hangs, an image that was replaced is not forgotten yet.
 fn by_label<T>(views: impl Iterator<Item = (String, T)>) -> BTreeMap<String, T> {
     views.map(|(name, view)| (label(&name), view)).collect()
@@ -98,7 +98,7 @@ pub fn render_sweep(
     let images = by_label(
         images
             .iter()
-            .map(|image| (shown(&image.sample.path), image)),
+            .map(|image| (distinct(&image.sample.path), image)),
     );
     for (gauge, help, value) in IMAGE_GAUGES {
         let mut gauge = text.gauge(gauge, help);
@@ -108,7 +108,7 @@ pub fn render_sweep(
             }
         }
     }
-    let mount = |filesystem: &Filesystem| label(&shown(&filesystem.mount));
+    let mount = |filesystem: &Filesystem| label(&distinct(&filesystem.mount));
     let mut info = text.gauge("fragwatch_image_info", "What the image is; always 1.");
     for (name, image) in &images {
         let vm = image.owner.vm().and_then(|vm| vm.name.as_deref());
@@ -124,7 +124,7 @@ pub fn render_sweep(
         info.set(&labels, 1.0);
     }
     let filesystems = filesystems.iter();
-    let filesystems = by_label(filesystems.map(|view| (shown(&view.filesystem.mount), view)));
+    let filesystems = by_label(filesystems.map(|view| (distinct(&view.filesystem.mount), view)));
     for (gauge, help, value) in FILESYSTEM_GAUGES {
         let mut gauge = text.gauge(gauge, help);
         for (mount, view) in &filesystems {

@@ -163,12 +163,15 @@ fn any_name_gives_a_right_label() {
 }
 
 #[test]
-fn images_with_the_same_label_have_one_series() {
+fn images_that_are_shown_alike_have_a_series_each() {
     let (first, mut second) = (sample(b"/srv/a\nb"), sample(br"/srv/a\x0ab"));
     second.extents = ExtentCount(7);
     assert_eq!(shown(&first.path), shown(&second.path));
+    // An image that was replaced while its file system hangs.
+    let mut third = second.clone();
+    third.extents = ExtentCount(8);
     let owner = Owner::default();
-    let [first, second] = [&first, &second].map(|sample| ImageView {
+    let images = [&first, &second, &third].map(|sample| ImageView {
         sample,
         owner: &owner,
         map: None,
@@ -178,11 +181,13 @@ fn images_with_the_same_label_have_one_series() {
         reason: Reason::BelowAll,
         filesystem: None,
     });
-    let text = render_sweep(&[first, second], &[], &HostView::default(), None);
-    let extents = lines(&text, "image_extents");
-    assert_eq!(extents.len(), 1, "{text}");
-    assert!(extents[0].ends_with(" 7"), "{text}");
-    assert_eq!(lines(&text, "image_info").len(), 1, "{text}");
+    let text = render_sweep(&images, &[], &HostView::default(), None);
+    let expected = [
+        r#"fragwatch_image_extents{image="/srv/a\\x0ab"} 34694398"#,
+        r#"fragwatch_image_extents{image="/srv/a\\x5cx0ab"} 8"#,
+    ];
+    assert_eq!(lines(&text, "image_extents"), expected);
+    assert_eq!(lines(&text, "image_info").len(), 2, "{text}");
     let text = render_stalls([("/srv", false), ("/srv", true)].into_iter());
     assert_eq!(
         lines(&text, "probe_stalled"),
