@@ -274,7 +274,10 @@ impl HistoryReader {
     pub fn last_severities(&self) -> Result<HashMap<i64, Severity>, ReadError> {
         const SELECT: &str = "SELECT image, severity, max(id) FROM severities GROUP BY image";
         self.rows(SELECT, (), |row| {
-            Ok((row.get(0)?, Severity::named(&row.get::<_, String>(1)?).unwrap_or_default()))
+            Ok((
+                row.get(0)?,
+                Severity::named(&row.get::<_, String>(1)?).unwrap_or_default(),
+            ))
         })
     }
 

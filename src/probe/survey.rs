@@ -259,7 +259,9 @@ impl Survey<'_> {
         if mount.holds(&file, stat.st_dev) && count.extents <= LOOK_INTO {
             let key = identity::key(&file, &stat, mount);
             let generation = key.map_or(0, |key| key.generation);
-            self.state.formats.read(id(&stat), generation, &stat, &file)?;
+            self.state
+                .formats
+                .read(id(&stat), generation, &stat, &file)?;
         }
         Ok(())
     }

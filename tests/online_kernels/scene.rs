@@ -15,7 +15,9 @@ use fragwatch::internals::config::settings::Defrag;
 use fragwatch::internals::defrag::{
     self, Event, HostInterfaces, KernelCheck, Region, Request, Survey,
 };
-use fragwatch::internals::model::{Bytes, BytesPerSecond, Engine, Extent, RunOutcome, RunReport, Share, Stop};
+use fragwatch::internals::model::{
+    Bytes, BytesPerSecond, Engine, Extent, RunOutcome, RunReport, Share, Stop,
+};
 use fragwatch::internals::probe::{MapReader, ReadPace};
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
