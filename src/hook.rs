@@ -5,16 +5,17 @@
 //! whole process group is terminated. Even its start can hang, as the caller waits in vfork(2)
 //! while the kernel reads the program from a file system; so it is started on an expendable thread.
 
-use std::io::{self, Write as _};
+use std::fs::File;
+use std::io::{self, Seek as _, Write as _};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
-use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 use serde::{Deserialize, Serialize};
 
@@ -27,10 +28,7 @@ const GRACE: Duration = Duration::from_secs(2);
 /// Time from SIGKILL until waiting for the exit is left to a separate thread.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Interval at which the exit of the command is checked.
-const INTERVAL: Timespec = Timespec {
-    tv_sec: 0,
-    tv_nsec: 20_000_000,
-};
+const INTERVAL: Duration = Duration::from_millis(20);
 /// Variables with which the command could send notifications to systemd in the daemon's name.
 const SYSTEMD_VARIABLES: [&str; 5] = [
     "NOTIFY_SOCKET",
@@ -83,39 +81,16 @@ impl std::fmt::Display for HookOutcome {
     }
 }
 
-/// Observes a running command and can cancel it.
-pub trait Attendant {
-    /// The command was started as this process, which leads its own process group.
-    fn started(&mut self, pid: u32);
-    /// Whether to cancel the command now. Called about 50 times per second.
-    fn is_cancelled(&mut self) -> bool;
-}
-
-/// Lets a command run until it exits or exceeds its time limit.
-struct Unattended;
-
-impl Attendant for Unattended {
-    fn started(&mut self, _: u32) {}
-
-    fn is_cancelled(&mut self) -> bool {
-        false
-    }
-}
-
-/// Runs a command once and returns when it has ended.
+/// Runs a command once and returns when it has ended. `started` gets its PID, which is also its
+/// process group. `is_cancelled` returns whether to terminate it now; called 50 times per second.
 pub fn run_once(
     command: Vec<String>,
     timeout: Duration,
     call: &Call,
-    attendant: &mut dyn Attendant,
+    started: impl FnOnce(u32),
+    is_cancelled: impl Fn() -> bool,
 ) -> HookOutcome {
-    let starting = Arc::new(AtomicBool::new(false));
-    let runner = Runner {
-        command,
-        timeout,
-        starting,
-    };
-    runner.run(call, attendant)
+    Runner::new(command, timeout).run(call, started, is_cancelled)
 }
 
 /// A command that is run repeatedly, one run at a time. `T` identifies a run.
@@ -134,15 +109,11 @@ impl<T: Send + 'static> Hook<T> {
         queue: usize,
         on_end: impl Fn(T, HookOutcome, Duration) + Send + 'static,
     ) -> io::Result<Hook<T>> {
-        let runner = Runner {
-            command,
-            timeout,
-            starting: Arc::new(AtomicBool::new(false)),
-        };
+        let runner = Runner::new(command, timeout);
         let work = move |calls: &mut Jobs<(T, Call)>| {
             for (what, call) in calls {
                 let began = Instant::now();
-                let outcome = runner.run(&call, &mut Unattended);
+                let outcome = runner.run(&call, |_| (), || false);
                 on_end(what, outcome, began.elapsed());
             }
         };
@@ -170,7 +141,20 @@ struct Runner {
 }
 
 impl Runner {
-    fn run(&self, call: &Call, attendant: &mut dyn Attendant) -> HookOutcome {
+    fn new(command: Vec<String>, timeout: Duration) -> Runner {
+        Runner {
+            command,
+            timeout,
+            starting: Arc::default(),
+        }
+    }
+
+    fn run(
+        &self,
+        call: &Call,
+        on_start: impl FnOnce(u32),
+        is_cancelled: impl Fn() -> bool,
+    ) -> HookOutcome {
         let deadline = Instant::now() + self.timeout;
         if self.starting.swap(true, Ordering::AcqRel) {
             return HookOutcome::NotStartedInTime;
@@ -184,8 +168,8 @@ impl Runner {
         };
         match started.recv_timeout(self.timeout) {
             Ok(Ok(child)) => {
-                attendant.started(child.id());
-                attend(child, &call.json, deadline, attendant)
+                on_start(child.id());
+                wait(child, deadline, is_cancelled)
             }
             Ok(Err(error)) => HookOutcome::Failed(error.to_string()),
             Err(_) => HookOutcome::NotStartedInTime,
@@ -220,7 +204,7 @@ impl Runner {
             .args(arguments)
             .envs(call.variables.iter().map(|(name, value)| (name, value)))
             .current_dir("/")
-            .stdin(Stdio::piped())
+            .stdin(input(&call.json)?)
             .process_group(0);
         for name in SYSTEMD_VARIABLES {
             command.env_remove(name);
@@ -229,16 +213,18 @@ impl Runner {
     }
 }
 
-/// Writes the command's input and waits for its exit, or terminates it.
-fn attend(
-    mut child: Child,
-    json: &[u8],
-    deadline: Instant,
-    attendant: &mut dyn Attendant,
-) -> HookOutcome {
-    let mut food = child.stdin.take().and_then(|stdin| Food::new(stdin, json));
+/// The command's input as a file in memory: unlike a pipe, nothing waits for it to be read.
+fn input(json: &[u8]) -> io::Result<File> {
+    let mut file = File::from(memfd_create("hook", MemfdFlags::CLOEXEC)?);
+    file.write_all(json)?;
+    file.rewind()?;
+    Ok(file)
+}
+
+/// Waits for the exit of the command, or terminates it.
+fn wait(mut child: Child, deadline: Instant, is_cancelled: impl Fn() -> bool) -> HookOutcome {
     while !has_ended(&child) {
-        if attendant.is_cancelled() {
+        if is_cancelled() {
             end_group(child);
             return HookOutcome::Cancelled;
         }
@@ -246,14 +232,7 @@ fn attend(
             end_group(child);
             return HookOutcome::TimedOut;
         }
-        food = food.and_then(Food::give);
-        // Returns when the command can read more input, otherwise after the interval.
-        let mut events: Vec<PollFd<'_>> = Vec::new();
-        events.extend(
-            food.as_ref()
-                .map(|food| PollFd::new(&food.stdin, PollFlags::OUT)),
-        );
-        let _ = poll(&mut events, Some(&INTERVAL));
+        thread::sleep(INTERVAL);
     }
     match child.wait() {
         Ok(status) => outcome(status),
@@ -265,32 +244,6 @@ fn outcome(status: ExitStatus) -> HookOutcome {
     match (status.code(), status.signal()) {
         (Some(code), _) => HookOutcome::Exited(code),
         (None, signal) => HookOutcome::Killed(signal.unwrap_or(0)),
-    }
-}
-
-/// The rest of the standard input.
-struct Food<'a> {
-    stdin: ChildStdin,
-    rest: &'a [u8],
-}
-
-impl<'a> Food<'a> {
-    fn new(stdin: ChildStdin, json: &'a [u8]) -> Option<Food<'a>> {
-        rustix::io::ioctl_fionbio(&stdin, true).ok()?;
-        Some(Food { stdin, rest: json })
-    }
-
-    /// Writes without blocking. Returns `None`, closing the pipe, when done or on failure.
-    fn give(mut self) -> Option<Food<'a>> {
-        while !self.rest.is_empty() {
-            match self.stdin.write(self.rest) {
-                Ok(written) => self.rest = self.rest.get(written..).unwrap_or_default(),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Some(self),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => return None,
-            }
-        }
-        None
     }
 }
 
@@ -323,7 +276,7 @@ fn end_group(mut child: Child) {
 fn wait_for_end(child: &Child, within: Duration) {
     let deadline = Instant::now() + within;
     while !has_ended(child) && Instant::now() < deadline {
-        thread::sleep(Duration::from_millis(20));
+        thread::sleep(INTERVAL);
     }
 }
 

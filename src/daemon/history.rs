@@ -29,7 +29,7 @@ use crate::state_dir::StateDir;
 
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_millis(500);
 /// Limit for each read of the state directory at the start.
-pub(super) const READ_TIMEOUT: Duration = Duration::from_secs(5);
+const READ_TIMEOUT: Duration = Duration::from_secs(5);
 const MOST_RUNS: u32 = 4096;
 
 /// The history while the daemon runs; ended on drop.

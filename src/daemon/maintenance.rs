@@ -25,7 +25,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{error, info, warn};
 
-use super::history::{HistoryHandle, READ_TIMEOUT, is_paused, last_incident, past_runs};
+use super::history::{HistoryHandle, is_paused, last_incident, past_runs, read_within};
 use super::registry::SharedRegistry;
 use crate::config::Settings;
 use crate::config::settings::Defrag;
@@ -38,20 +38,18 @@ use crate::maintenance::{
     Active, Allowed, Calendar, Decision, JitterSeed, Plan, PlanFacts, PlannedRun, Policy, plan,
 };
 use crate::model::path::shown;
-use crate::model::{
-    Bytes, Engine, EngineState, ExtentCount, ImageId, ImageRef, OutcomeKind, RunRecord, Stop,
-    UnixTime,
-};
+use crate::model::{Engine, ImageId, OutcomeKind, RunRecord, Stop, UnixTime};
 use crate::serve::control::PlanRequest;
 use crate::serve::plan::{JudgedBy, render, render_json};
 use crate::serve::shared_status::SharedStatus;
 use crate::serve::{metrics, status};
 use crate::state_dir::StateDir;
 use crate::sys;
-use control::{Control, NotReady};
+use control::Control;
 use engines::Engines;
 use note::{Note, NoteFile, left_behind};
-use runner::{Ended, Task};
+use phase::Phase;
+use runner::{End, Ended, Task};
 
 const TICK: Duration = Duration::from_secs(1);
 const PLANNING: Duration = Duration::from_secs(5);
@@ -80,10 +78,8 @@ pub(super) struct Maintenance {
     active: BTreeMap<String, Running>,
     ended: mpsc::UnboundedReceiver<Ended>,
     on_end: mpsc::UnboundedSender<Ended>,
-    /// Runs left by an earlier daemon whose `hook_after` runs now.
+    /// Runs left by an earlier daemon whose `hook_after` runs now. Until they end, none is active.
     unfinished: Vec<Arc<Control>>,
-    finished: mpsc::UnboundedReceiver<(Note, NoteFile)>,
-    on_finish: mpsc::UnboundedSender<(Note, NoteFile)>,
     /// Why no run can start, and until when no start is tried.
     not_ready: Option<(Instant, String)>,
     queries: mpsc::Receiver<PlanRequest>,
@@ -99,10 +95,8 @@ pub(super) struct Maintenance {
 
 struct Running {
     image: ImageId,
-    reference: ImageRef,
-    extents: ExtentCount,
     engine: Engine,
-    began: Timestamp,
+    began: UnixTime,
     active: Active,
     /// Whether operator's commands are configured for it.
     has_hooks: bool,
@@ -123,7 +117,6 @@ impl Maintenance {
         let seed = JitterSeed::from_machine_id(&machine);
         let calendar = Calendar::new(&settings.borrow().maintenance, seed);
         let (on_end, ended) = mpsc::unbounded_channel();
-        let (on_finish, finished) = mpsc::unbounded_channel();
         metrics::defrag_begins();
         Maintenance {
             settings,
@@ -138,8 +131,6 @@ impl Maintenance {
             ended,
             on_end,
             unfinished: Vec::new(),
-            finished,
-            on_finish,
             not_ready: None,
             queries,
             planned: None,
@@ -164,9 +155,8 @@ impl Maintenance {
             tokio::select! {
                 _ = ticks.tick() => self.tick().await,
                 Some(ended) = self.ended.recv() => self.take_in(ended),
-                Some(finished) = self.finished.recv() => self.take_in_finished(finished),
                 Some(query) = self.queries.recv() => self.answer(query),
-                Some(states) = self.engines.judged() => self.post_engines(states),
+                () = self.engines.judged() => self.post_engines(),
                 _ = end.changed() => return self.end_all().await,
             }
         }
@@ -187,14 +177,15 @@ impl Maintenance {
                 file.remove();
                 continue;
             }
-            let path = shown(&note.image().path);
+            let path = shown(&note.image.path);
             warn!("{path}: a run by {} was cut off", note.engine);
-            match runner::finish(
+            let task = Task {
                 note,
-                file,
-                self.state.path().to_owned(),
-                self.on_finish.clone(),
-            ) {
+                file: Some(file),
+                job: None,
+                state: self.state.path().to_owned(),
+            };
+            match task.start(self.on_end.clone()) {
                 Ok(control) => self.unfinished.push(control),
                 Err(error) => warn!("{path}: defrag.hook_after cannot be run: {error}"),
             }
@@ -228,7 +219,6 @@ impl Maintenance {
             }
             tokio::select! {
                 Some(ended) = self.ended.recv() => self.take_in(ended),
-                Some(finished) = self.finished.recv() => self.take_in_finished(finished),
                 () = tokio::time::sleep_until(deadline.min(Instant::now() + TICK)) => {}
             }
         }
@@ -385,52 +375,42 @@ impl Maintenance {
             }
             return;
         }
-        let (image, reference, owner, extents) = {
-            let inventory = self.inventory.lock();
-            let Some(entry) = inventory.images().find(|entry| entry.sample.path == path) else {
-                return;
-            };
-            let Some(reference) = inventory.reference(entry.sample.id) else {
-                return;
-            };
-            (
-                entry.sample.id,
-                reference,
-                entry.owner.clone(),
-                entry.sample.extents,
-            )
+        let inventory = self.inventory.lock();
+        let Some(entry) = inventory.images().find(|entry| entry.sample.path == path) else {
+            return;
         };
-        let filesystem = reference.key.filesystem.clone();
+        let Some(image) = entry.reference() else {
+            return;
+        };
+        let (id, extents, vm) = (entry.sample.id, entry.sample.extents, entry.owner.vm().cloned());
+        drop(inventory);
+        let (filesystem, began) = (image.key.filesystem.clone(), super::clock::wall());
+        let then = after(engine, &defrag.engines);
+        let hints = self.state.hints();
         let task = Task {
-            image: reference.clone(),
-            vm: owner.vm().cloned(),
-            extents,
-            job: DefragJob::new(
-                path.to_owned(),
+            note: Note {
+                image,
                 engine,
-                after(engine, &defrag.engines),
-                defrag.clone(),
-                self.state.hints(),
-            ),
+                extents,
+                began,
+                vm,
+                hook_after: defrag.hook_after.clone(),
+                phase: Phase::Job,
+                process: None,
+            },
+            file: None,
+            job: Some(DefragJob::new(path.to_owned(), engine, then, defrag.clone(), hints)),
             state: self.state.path().to_owned(),
         };
-        match runner::start(task, self.on_end.clone()) {
+        match task.start(self.on_end.clone()) {
             Ok(control) => {
-                info!(
-                    "defragmenting {} by {engine}: {extents} extents",
-                    shown(path)
-                );
-                let active = Active {
-                    path: path.to_owned(),
-                    ends: run.ends,
-                };
+                let path = path.to_owned();
+                info!("defragmenting {} by {engine}: {extents} extents", shown(&path));
                 let running = Running {
-                    image,
-                    reference,
-                    extents,
+                    image: id,
                     engine,
-                    began: Timestamp::now(),
-                    active,
+                    began,
+                    active: Active { path, ends: run.ends },
                     has_hooks: !defrag.hook_before.is_empty() || !defrag.hook_after.is_empty(),
                     control,
                 };
@@ -472,56 +452,59 @@ impl Maintenance {
         self.not_ready = Some((Instant::now() + NOT_READY_PAUSE, why));
     }
 
-    fn post_engines(&mut self, states: Vec<EngineState>) {
+    fn post_engines(&mut self) {
+        let states = self.engines.states().unwrap_or_default();
         self.board
             .post_engines(states.iter().map(status::EngineState::from).collect());
-        self.engines.take_in(states);
         self.planned = None;
     }
 
     fn post_runs(&self) {
         let run = |running: &Running| status::Run {
-            path: shown(&running.reference.path),
+            path: shown(&running.active.path),
             engine: running.engine,
-            began: UnixTime(running.began.as_second()),
+            began: running.began,
             ends: UnixTime(running.active.ends.as_second()),
-            progress: running.control.progress().and_then(JobProgress::share),
+            progress: running.control.progress.load().and_then(JobProgress::share),
         };
         self.board
             .post_runs(self.active.values().map(run).collect());
     }
 
     fn take_in(&mut self, ended: Ended) {
-        let Some(running) = self.active.remove(&ended.filesystem) else {
-            return;
-        };
+        let Ended { note, file, .. } = ended;
+        let running = self.active.remove(&note.image.key.filesystem);
+        if running.is_none() {
+            self.unfinished.pop();
+        }
         self.post_runs();
         self.planned = None;
         metrics::defrag_active(self.active.len());
-        let report = match ended.result {
+        let report = match ended.end {
             // The next daemon finishes it.
-            None => return,
-            Some(Err(NotReady(why))) => {
-                if let Some(note) = ended.note {
-                    note.remove();
-                }
+            End::Cancelled => return,
+            End::NotReady(why) => {
+                file.into_iter().for_each(NoteFile::remove);
                 return self.is_not_ready(why);
             }
-            Some(Ok(report)) => report,
+            End::CutOff if self.is_recorded(&note) => {
+                return file.into_iter().for_each(NoteFile::remove);
+            }
+            End::CutOff => return self.record(note.interrupted(), file),
+            End::Report(report) => report,
         };
         self.not_ready = None;
-        let path = &running.reference.path;
-        let mut row = row(&running.reference, ended.began, running.extents, &report);
+        let path = shown(&note.image.path);
+        let mut row = row(note, &report);
         row.reason = join([row.reason, ended.hook_after.unwrap_or_default()]);
         if row.took.is_zero() {
             row.took = ended.took;
         }
-        let engine = row.engine.as_str();
-        metrics::defrag_ended(engine, row.outcome.as_str(), row.from, row.to);
+        let (engine, outcome) = (row.engine.as_str(), row.outcome.as_str());
+        metrics::defrag_ended(engine, outcome, row.from, row.to);
         if row.outcome == OutcomeKind::Improved {
             info!(
-                "{}: {} → {} extents by {engine} in {:.1} s{}",
-                shown(path),
+                "{path}: {} → {} extents by {engine} in {:.1} s{}",
                 row.from,
                 row.to,
                 row.took.as_secs_f64(),
@@ -530,31 +513,20 @@ impl Maintenance {
                     reason => format!(" ({reason})"),
                 }
             );
-            self.inventory.lock().defragmented(running.image);
+            running.map(|running| self.inventory.lock().defragmented(running.image));
         } else {
-            let outcome = row.outcome.as_str();
-            warn!("{}: {engine} {outcome}: {}", shown(path), row.reason);
+            warn!("{path}: {engine} {outcome}: {}", row.reason);
         }
-        self.record(row, ended.note);
-    }
-
-    /// Records a run that was cut off, once its `hook_after` has ended.
-    fn take_in_finished(&mut self, (note, file): (Note, NoteFile)) {
-        self.unfinished.pop();
-        if self.is_recorded(&note) {
-            return file.remove();
-        }
-        let row = interrupted(&note);
-        self.record(row, Some(file));
+        self.record(row, file);
     }
 
     fn is_recorded(&self, note: &Note) -> bool {
-        self.runs.contains(&note.image().key, note.began)
+        self.runs.contains(&note.image.key, note.began)
     }
 
     fn record(&mut self, row: RunRecord, note: Option<NoteFile>) {
         self.runs.push(row.clone());
-        self.history.run(row, note.map(NoteFile::into_path));
+        self.history.run(row, note.map(|file| file.0));
     }
 }
 
@@ -568,24 +540,22 @@ fn extend_stop() {
 /// The notes of an earlier daemon; none if the disk does not answer.
 async fn notes(state: &Path) -> Vec<(Note, NoteFile)> {
     let state = state.to_owned();
-    let reading = tokio::task::spawn_blocking(move || left_behind(&state));
-    match tokio::time::timeout(READ_TIMEOUT, reading).await {
-        Ok(Ok(notes)) => notes,
-        _ => {
+    read_within(move || left_behind(&state))
+        .await
+        .unwrap_or_else(|| {
             error!("the state directory does not answer: runs that were cut off are not finished");
             Vec::new()
-        }
-    }
+        })
 }
 
-fn row(image: &ImageRef, at: UnixTime, from: ExtentCount, report: &JobReport) -> RunRecord {
+fn row(note: Note, report: &JobReport) -> RunRecord {
     let run = &report.run;
-    let from = run.from.unwrap_or(from);
+    let from = run.from.unwrap_or(note.extents);
     let passed = report.passed_over.iter();
     let passed = passed.map(|PassedOver { engine, reason }| format!("not by {engine}: {reason}"));
     RunRecord {
-        image: image.clone(),
-        at,
+        image: note.image,
+        at: note.began,
         engine: run.engine,
         from,
         to: run.to.unwrap_or(from),
@@ -644,21 +614,6 @@ fn queue(plan: &Plan) -> usize {
     decisions
         .filter(|it| matches!(it, Decision::Runs(_)))
         .count()
-}
-
-fn interrupted(note: &Note) -> RunRecord {
-    RunRecord {
-        image: note.image(),
-        at: note.began,
-        engine: note.engine,
-        from: note.extents,
-        to: note.extents,
-        bytes: Bytes(0),
-        took: Duration::ZERO,
-        outcome: OutcomeKind::Interrupted,
-        reason: "the daemon was killed while it worked; the image is as before, or defragmented"
-            .to_owned(),
-    }
 }
 
 #[cfg(test)]
