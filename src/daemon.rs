@@ -34,6 +34,7 @@
 //! The health column names the [`Part`] whose state `fragwatch status`, `check`, `/metrics`
 //! (`fragwatch_part_severity`, `fragwatch_klog_source_up`) and the alerts report.
 
+mod blocking;
 mod clock;
 mod history;
 mod incident_monitor;

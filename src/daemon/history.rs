@@ -4,10 +4,13 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
+use tokio::task::spawn_blocking;
 use tracing::{info, warn};
 
+use super::blocking::within;
+use super::clock::{unix, wall};
 use super::instance_lock::InstanceLock;
 use super::registry::{SeverityChange, SharedRegistry, Subject};
 use crate::config::Settings;
@@ -15,21 +18,21 @@ use crate::config::settings::History;
 use crate::growth::{CAPACITY, Recent};
 use crate::history::lock::{Lock, LockError};
 use crate::history::{
-    IncidentRow, MapRow, ReadError, Reader, Record, Recorder, SampleRow, SeverityRow, Sweep,
-    WriterGuard, open,
+    IncidentRow, ReadError, Reader, Record, Recorder, SampleRow, SeverityRow, Sweep, WriterGuard,
+    open,
 };
 use crate::incident::format::{Incident, State, What};
 use crate::incident::recorder::Listener;
-use crate::maintenance::gather::Runs;
+use crate::maintenance::gather::PastRuns;
 use crate::model::path::shown;
-use crate::model::{Bytes, ExtentMap, ImageKey, ImageRef, RunRecord, Severity, UnixTime};
+use crate::model::{Bytes, ImageKey, RunRecord, Severity, UnixTime};
 use crate::serve::metrics;
 use crate::serve::parts::State as PartState;
 use crate::state_dir::StateDir;
 
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_millis(500);
 /// Limit for each read of the state directory at the start.
-const READ_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const READ_TIMEOUT: Duration = Duration::from_secs(5);
 const MOST_RUNS: u32 = 4096;
 
 /// The history while the daemon runs; ended on drop.
@@ -92,14 +95,6 @@ impl Drop for HistoryService {
     }
 }
 
-/// Runs `read` on a blocking thread; `None` if it takes longer than [`READ_TIMEOUT`].
-pub(super) async fn read_within<T: Send + 'static>(
-    read: impl FnOnce() -> T + Send + 'static,
-) -> Option<T> {
-    let reading = tokio::task::spawn_blocking(read);
-    tokio::time::timeout(READ_TIMEOUT, reading).await.ok()?.ok()
-}
-
 /// Restores counts within `window` and severities in the registry, before the first sweep.
 /// Otherwise growth would be unknown and bad images reported again after each restart.
 pub(super) async fn look_back(
@@ -111,14 +106,14 @@ pub(super) async fn look_back(
 ) {
     if let Some(recorder) = handle.0.clone() {
         // Ends by itself: it waits for a thread, not for the disk.
-        let opening = tokio::task::spawn_blocking(move || recorder.wait_for_opening(READ_TIMEOUT));
+        let opening = spawn_blocking(move || recorder.wait_for_opening(READ_TIMEOUT));
         if !opening.await.unwrap_or(false) {
             warn!("starting without history: {} does not answer", shown(path));
             return;
         }
     }
     let database = path.to_owned();
-    match read_within(move || read_past(&database, window, now)).await {
+    match within(READ_TIMEOUT, move || read_past(&database, window, now)).await {
         Some(Ok(past)) if past.is_empty() => {}
         Some(Ok(past)) => {
             info!("the history of {} images is known", past.len());
@@ -135,18 +130,18 @@ pub(super) async fn look_back(
 /// Whether the operator paused defragmentation before this start; true if the disk does not answer.
 pub(super) async fn is_paused(state: &StateDir) -> bool {
     let file = state.pause_file();
-    read_within(move || file.exists()).await != Some(false)
+    within(READ_TIMEOUT, move || file.exists()).await != Some(false)
 }
 
 /// The defragmentations in the history.
-pub(super) async fn past_runs(path: &Path) -> Runs {
+pub(super) async fn past_runs(path: &Path) -> PastRuns {
     let database = path.to_owned();
-    let runs = read_within(move || match database.exists() {
+    let runs = within(READ_TIMEOUT, move || match database.exists() {
         true => read_runs(&database).map_err(|error| error.to_string()),
         false => Ok(Vec::new()),
     });
     let runs = runs.await.unwrap_or_else(|| Err("no answer".to_owned()));
-    Runs::new(runs.unwrap_or_else(|error| {
+    PastRuns::new(runs.unwrap_or_else(|error| {
         warn!("nothing is known of earlier defragmentations: {error}");
         Vec::new()
     }))
@@ -155,7 +150,7 @@ pub(super) async fn past_runs(path: &Path) -> Runs {
 /// The time of the last incident in the history.
 pub(super) async fn last_incident(path: &Path) -> Option<UnixTime> {
     let database = path.to_owned();
-    read_within(move || read_last_incident(&database)).await?
+    within(READ_TIMEOUT, move || read_last_incident(&database)).await?
 }
 
 /// The same, for a process that may wait.
@@ -196,29 +191,22 @@ fn read_past(path: &Path, window: Duration, now: UnixTime) -> Result<Past, ReadE
 
 impl HistoryHandle {
     /// Records a finished sweep.
-    pub(super) fn swept(&self, at: UnixTime, images: Vec<SampleRow>) {
-        self.record(|| Record::Sweep(Sweep { at, images }));
+    pub(super) fn swept(&self, images: Vec<SampleRow>) {
+        self.record(Record::Sweep(Sweep { at: wall(), images }));
         self.export_health();
     }
 
-    /// Records an extent map.
-    pub(super) fn map(&self, at: UnixTime, image: ImageRef, map: ExtentMap) {
-        self.record(|| Record::Map(MapRow { image, at, map }));
-    }
-
-    /// Records a change of an image's severity.
-    pub(super) fn severity(&self, at: UnixTime, change: &SeverityChange, image: Option<ImageRef>) {
-        if let (Some(image), Subject::Image { extents, .. }) = (image, &change.subject) {
-            self.record(|| {
-                Record::Severity(SeverityRow {
-                    image,
-                    at,
-                    from: change.from,
-                    to: change.to,
-                    extents: *extents,
-                    reason: change.reason.to_string(),
-                })
-            });
+    /// Records a changed severity of an image.
+    pub(super) fn severity(&self, change: &SeverityChange) {
+        if let Subject::Image { image, extents, .. } = &change.subject {
+            self.record(Record::Severity(SeverityRow {
+                image: image.clone(),
+                at: wall(),
+                from: change.from,
+                to: change.to,
+                extents: *extents,
+                reason: change.reason.to_string(),
+            }));
         }
     }
 
@@ -227,13 +215,8 @@ impl HistoryHandle {
     pub(super) fn run(&self, row: RunRecord, note: Option<PathBuf>) {
         match (&self.0, note) {
             (Some(recorder), Some(note)) => drop(recorder.record_noted(Record::Run(row), note)),
-            _ => self.record(|| Record::Run(row)),
+            _ => self.record(Record::Run(row)),
         }
-    }
-
-    /// Records the state of an incident.
-    pub(super) fn incident(&self, incident: &Incident, began: SystemTime) {
-        self.record(|| Record::Incident(incident_row(incident, began)));
     }
 
     /// Applies a changed retention.
@@ -260,10 +243,11 @@ impl HistoryHandle {
         }
     }
 
-    fn record(&self, record: impl FnOnce() -> Record) {
+    /// Records without blocking, if there is a history.
+    pub(super) fn record(&self, record: Record) {
         if let Some(recorder) = &self.0 {
             // The recorder counts lost records.
-            recorder.record(record());
+            recorder.record(record);
         }
     }
 }
@@ -290,12 +274,7 @@ fn incident_row(incident: &Incident, began: SystemTime) -> IncidentRow {
     }
 }
 
-fn unix(time: SystemTime) -> UnixTime {
-    let since = time.duration_since(UNIX_EPOCH);
-    UnixTime::from_seconds(since.map_or(0.0, |since| since.as_secs_f64()))
-}
-
 /// Records incidents.
 pub(super) fn incident_listener(handle: HistoryHandle) -> Listener {
-    Arc::new(move |incident, began| handle.incident(incident, began))
+    Arc::new(move |incident, began| handle.record(Record::Incident(incident_row(incident, began))))
 }

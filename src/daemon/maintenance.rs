@@ -25,7 +25,8 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{error, info, warn};
 
-use super::history::{HistoryHandle, is_paused, last_incident, past_runs, read_within};
+use super::blocking::within;
+use super::history::{HistoryHandle, READ_TIMEOUT, is_paused, last_incident, past_runs};
 use super::registry::SharedRegistry;
 use crate::config::Settings;
 use crate::config::settings::Defrag;
@@ -33,9 +34,9 @@ use crate::defrag;
 use crate::defrag::job::{DefragJob, JobProgress, JobReport, PassedOver};
 use crate::defrag::pressure::{Asked, Gauge};
 use crate::discover::mounts::MountTable;
-use crate::maintenance::gather::{self, ImageNow, Runs};
+use crate::maintenance::gather::{self, PastRuns};
 use crate::maintenance::{
-    Active, Allowed, Calendar, Decision, JitterSeed, Plan, PlanFacts, PlannedRun, Policy, plan,
+    Active, Allowed, Calendar, Decision, ImageFacts, JitterSeed, Plan, PlanFacts, PlannedRun, plan,
 };
 use crate::model::path::shown;
 use crate::model::{Engine, ImageId, OutcomeKind, RunRecord, Stop, UnixTime};
@@ -71,7 +72,7 @@ pub(super) struct Maintenance {
     inventory: SharedRegistry,
     board: Arc<SharedStatus>,
     history: HistoryHandle,
-    runs: Runs,
+    runs: PastRuns,
     state: StateDir,
     seed: JitterSeed,
     calendar: Calendar,
@@ -123,7 +124,7 @@ impl Maintenance {
             inventory,
             board,
             history,
-            runs: Runs::default(),
+            runs: PastRuns::default(),
             state: state.clone(),
             seed,
             calendar,
@@ -287,9 +288,8 @@ impl Maintenance {
         }
         self.planned = Some(Instant::now());
         let settings = Arc::clone(&self.settings.borrow());
-        let policy = Policy::from(&settings.defrag);
         self.read_pressures(settings.defrag.max_io_pressure).await;
-        let plan = plan(&self.facts(&settings.defrag, now), &policy);
+        let plan = plan(&self.facts(&settings.defrag, now), &settings.defrag);
         metrics::defrag_queue(queue(&plan));
         let due: Vec<_> = plan
             .due(now)
@@ -310,10 +310,9 @@ impl Maintenance {
         };
         let gauges = std::mem::take(&mut self.gauges);
         let asked = Asked::while_a_run(!self.active.is_empty());
-        let reading = tokio::task::spawn_blocking(move || pressures(mounts, gauges, asked, most));
-        if let Ok(Ok((gauges, pressures))) = tokio::time::timeout(PRESSURE_TIMEOUT, reading).await {
-            self.gauges = gauges;
-            self.pressures = pressures;
+        let read = move || pressures(mounts, gauges, asked, most);
+        if let Some(read) = within(PRESSURE_TIMEOUT, read).await {
+            (self.gauges, self.pressures) = read;
         }
     }
 
@@ -330,24 +329,15 @@ impl Maintenance {
             gather::filesystem(filesystem, stalled, active, pressure, &speeds)
         });
         let images = inventory.images().filter_map(|entry| {
-            let key = inventory.reference(entry.sample.id)?.key;
-            let mut facts = gather::image(
-                &ImageNow {
-                    sample: &entry.sample,
-                    key: &key,
-                    owner: &entry.owner,
-                    severity: entry.severity(),
-                    growth: entry.growth.rate(),
-                    map: entry.map.as_ref(),
-                    outlook: entry.outlook,
-                },
-                &self.runs,
-            );
-            // `hook_before` may free the image; the guards check that.
-            if !defrag.hook_before.is_empty() {
-                facts.user = None;
-            }
-            Some(facts)
+            let (map, outlook) = (entry.map.as_ref(), entry.outlook);
+            let facts = gather::image(&entry.sample, &entry.owner, map, outlook, &self.runs)?;
+            Some(ImageFacts {
+                severity: entry.severity(),
+                growth: entry.growth.rate(),
+                // `hook_before` may free the image; the guards check that.
+                user: facts.user.filter(|_| defrag.hook_before.is_empty()),
+                ..facts
+            })
         });
         PlanFacts {
             now,
@@ -382,7 +372,11 @@ impl Maintenance {
         let Some(image) = entry.reference() else {
             return;
         };
-        let (id, extents, vm) = (entry.sample.id, entry.sample.extents, entry.owner.vm().cloned());
+        let (id, extents, vm) = (
+            entry.sample.id,
+            entry.sample.extents,
+            entry.owner.vm().cloned(),
+        );
         drop(inventory);
         let (filesystem, began) = (image.key.filesystem.clone(), super::clock::wall());
         let then = after(engine, &defrag.engines);
@@ -399,18 +393,30 @@ impl Maintenance {
                 process: None,
             },
             file: None,
-            job: Some(DefragJob::new(path.to_owned(), engine, then, defrag.clone(), hints)),
+            job: Some(DefragJob::new(
+                path.to_owned(),
+                engine,
+                then,
+                defrag.clone(),
+                hints,
+            )),
             state: self.state.path().to_owned(),
         };
         match task.start(self.on_end.clone()) {
             Ok(control) => {
                 let path = path.to_owned();
-                info!("defragmenting {} by {engine}: {extents} extents", shown(&path));
+                info!(
+                    "defragmenting {} by {engine}: {extents} extents",
+                    shown(&path)
+                );
                 let running = Running {
                     image: id,
                     engine,
                     began,
-                    active: Active { path, ends: run.ends },
+                    active: Active {
+                        path,
+                        ends: run.ends,
+                    },
                     has_hooks: !defrag.hook_before.is_empty() || !defrag.hook_after.is_empty(),
                     control,
                 };
@@ -433,7 +439,7 @@ impl Maintenance {
         let settings = Arc::clone(&self.settings.borrow());
         let now = Timestamp::now();
         let facts = self.facts(&settings.defrag, now);
-        let plan = plan(&facts, &Policy::from(&settings.defrag));
+        let plan = plan(&facts, &settings.defrag);
         let text = match query.text {
             Some(text) => render(&plan, &facts.engines, &self.calendar, now, text.width),
             None => render_json(&plan, &facts.engines, &self.calendar, now, JudgedBy::Daemon)
@@ -513,7 +519,10 @@ impl Maintenance {
                     reason => format!(" ({reason})"),
                 }
             );
-            running.map(|running| self.inventory.lock().defragmented(running.image));
+            let mut inventory = self.inventory.lock();
+            if let Some(image) = running.and_then(|it| inventory.get_mut(it.image)) {
+                image.defragmented();
+            }
         } else {
             warn!("{path}: {engine} {outcome}: {}", row.reason);
         }
@@ -540,7 +549,7 @@ fn extend_stop() {
 /// The notes of an earlier daemon; none if the disk does not answer.
 async fn notes(state: &Path) -> Vec<(Note, NoteFile)> {
     let state = state.to_owned();
-    read_within(move || left_behind(&state))
+    within(READ_TIMEOUT, move || left_behind(&state))
         .await
         .unwrap_or_else(|| {
             error!("the state directory does not answer: runs that were cut off are not finished");

@@ -12,6 +12,7 @@ use super::clock;
 use super::history::HistoryHandle;
 use super::registry::{KnownImage, SharedRegistry};
 use crate::config::Settings;
+use crate::history::{MapRow, Record};
 use crate::model::{DeviceNumber, ExtentCount, ExtentMap, ImageId, MapBuilder, Outlook, Sample};
 use crate::probe::map_schedule::MapSchedule;
 use crate::probe::protocol::{MapRequest, Reply, Request, SampleRequest};
@@ -128,8 +129,9 @@ impl Mapper {
                     image.set_map(map.clone(), now);
                     // Recorded outside the lock.
                     drop(registry);
-                    if let Some(reference) = reference {
-                        self.history.map(clock::wall(), reference, map);
+                    if let Some(image) = reference {
+                        let at = clock::wall();
+                        self.history.record(Record::Map(MapRow { image, at, map }));
                     }
                 }
                 Err(Unread::Refused(_)) => image.map_refused(now),

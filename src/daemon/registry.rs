@@ -17,8 +17,8 @@ use crate::history::SampleRow;
 use crate::model::memory::extent_map_memory;
 use crate::model::path::shown;
 use crate::model::{
-    Bytes, DeviceNumber, Filesystem, FilesystemKind, ImageId, ImageKey, ImageRef, Owner, Sample,
-    Severity, UnixTime,
+    Bytes, DeviceNumber, Filesystem, FilesystemKind, ImageId, ImageKey, Owner, Sample, Severity,
+    UnixTime,
 };
 use crate::probe::protocol::Fault;
 use crate::serve::snapshot::Snapshot;
@@ -176,11 +176,6 @@ impl Registry {
         changes
     }
 
-    /// The identity of an image in the history; `None` if it is no longer known.
-    pub(super) fn reference(&self, id: ImageId) -> Option<ImageRef> {
-        self.get(id)?.reference()
-    }
-
     /// History rows of the images counted by the sweep.
     pub(super) fn counted_rows(&self) -> Vec<SampleRow> {
         let met = self.images.values().filter(|image| image.met);
@@ -205,13 +200,6 @@ impl Registry {
     /// One image, to be changed.
     pub(super) fn get_mut(&mut self, id: ImageId) -> Option<&mut KnownImage> {
         self.images.get_mut(&id)
-    }
-
-    /// Resets the growth and the map of a defragmented image.
-    pub(super) fn defragmented(&mut self, id: ImageId) {
-        if let Some(image) = self.get_mut(id) {
-            image.defragmented();
-        }
     }
 
     /// Whether a file system is XFS.

@@ -32,11 +32,11 @@ use jiff::Timestamp;
 use super::calendar::{Opening, between};
 use super::estimate::{Estimate, estimate};
 use super::facts::{Allowed, FilesystemFacts, ImageFacts, PlanFacts};
-use super::policy::Policy;
 use super::reason::{Moment, Reason};
+use crate::config::settings::Defrag;
 use crate::model::gain::LITTLE;
 use crate::model::{
-    Effect, Engine, ExtentCount, FilesystemKind, Obstacle, Outlook, Severity, Share,
+    Effect, Engine, ExtentCount, Filesystem, FilesystemKind, Obstacle, Outlook, Severity, Share,
 };
 
 /// Above this, a file system is too full for any run: the copy would itself be fragmented.
@@ -115,7 +115,7 @@ impl Plan {
 }
 
 /// Decides on every image. The result does not depend on the order of the facts.
-pub fn plan(facts: &PlanFacts, policy: &Policy) -> Plan {
+pub fn plan(facts: &PlanFacts, policy: &Defrag) -> Plan {
     let filesystems = facts.filesystems.iter();
     let planner = Planner {
         facts,
@@ -143,9 +143,9 @@ pub fn plan(facts: &PlanFacts, policy: &Policy) -> Plan {
 
 /// The engines, with reasons, before the first one usable for an image that is defragmented by
 /// hand. The last configured engine is never passed over, so there is an answer.
-pub fn passed_over(facts: &PlanFacts, policy: &Policy) -> Vec<(Engine, Reason)> {
+pub fn passed_over(facts: &PlanFacts, policy: &Defrag) -> Vec<(Engine, Reason)> {
     let against = |engine: &Engine| {
-        let only = Policy {
+        let only = Defrag {
             engines: vec![*engine],
             ..policy.clone()
         };
@@ -202,7 +202,7 @@ impl Frame {
 
 struct Planner<'f> {
     facts: &'f PlanFacts,
-    policy: &'f Policy,
+    policy: &'f Defrag,
     filesystems: BTreeMap<&'f str, &'f FilesystemFacts>,
     frame: Frame,
 }
@@ -233,7 +233,7 @@ impl<'f> Planner<'f> {
         let filesystem = self.filesystems.get(image.filesystem.as_str());
         Planned {
             path: image.path.clone(),
-            mount: filesystem.map(|filesystem| filesystem.mount.clone()),
+            mount: filesystem.map(|filesystem| filesystem.info.mount.clone()),
             severity: image.severity,
             extents: image.extents,
             ideal: image.ideal,
@@ -255,8 +255,8 @@ impl<'f> Planner<'f> {
         }
         self.worthwhile(image)?;
         let filesystem = filesystem.ok_or(Reason::NothingKnown)?;
-        if filesystem.kind != FilesystemKind::Xfs {
-            let type_name = filesystem.type_name.clone();
+        if filesystem.info.kind != FilesystemKind::Xfs {
+            let type_name = filesystem.info.type_name.clone();
             return Err(Reason::NotXfs { type_name });
         }
         self.host_allows()?;
@@ -344,7 +344,7 @@ impl<'f> Planner<'f> {
 
     /// Checks the I/O pressure, which matters only if runs can begin now.
     fn disks_are_idle(&self, filesystem: &FilesystemFacts) -> Result<(), Reason> {
-        let limit = self.policy.max_io_pressure;
+        let limit = f64::from(self.policy.max_io_pressure);
         match filesystem.io_pressure {
             Some(avg10) if avg10 > limit && self.frame.begins <= self.facts.now => {
                 Err(Reason::Pressure { avg10, limit })
@@ -396,7 +396,11 @@ impl<'f> Planner<'f> {
         match engine {
             Engine::XfsFsr => self.idle_image(image, &estimate)?,
             Engine::Online => {
-                if !filesystem.features.is_some_and(|features| features.reflink) {
+                if !filesystem
+                    .info
+                    .features
+                    .is_some_and(|features| features.reflink)
+                {
                     return Err(Reason::NoReflink);
                 }
                 if image.obstacles.contains(&Obstacle::Dax) {
@@ -405,8 +409,8 @@ impl<'f> Planner<'f> {
             }
         }
         gains(image, &[engine])?;
-        let keeps = self.policy.keep_free.of_bytes(filesystem.size);
-        let (needs, has) = (estimate.needs, filesystem.free);
+        let keeps = self.policy.keep_free.of_bytes(filesystem.info.size);
+        let (needs, has) = (estimate.needs, filesystem.info.free);
         if needs.saturating_add(keeps) > has {
             return Err(Reason::NoSpace { needs, has, keeps });
         }
@@ -445,9 +449,10 @@ fn filesystem_allows(filesystem: &FilesystemFacts) -> Result<(), Reason> {
     if filesystem.stalled {
         return Err(Reason::Stalled);
     }
-    let used = filesystem.size.0.saturating_sub(filesystem.free.0);
+    let Filesystem { size, free, .. } = filesystem.info;
+    let used = size.0.saturating_sub(free.0);
     let millionths = u128::from(used) * u128::from(Share::WHOLE.0);
-    let used = millionths.checked_div(u128::from(filesystem.size.0));
+    let used = millionths.checked_div(u128::from(size.0));
     // Rounded up, so that a value just above the limit is not displayed as the limit.
     let percent = used.map_or(0, |used| used.div_ceil(10_000));
     if used.is_some_and(|used| used > u128::from(ALMOST_FULL.0)) {
@@ -498,7 +503,7 @@ impl<'p, 'f> Lanes<'p, 'f> {
                 slots.push(ends);
             }
         }
-        let parallel = planner.policy.parallel.max(1);
+        let parallel = usize::try_from(planner.policy.parallel).map_or(1, |it| it.max(1));
         slots.resize(parallel.max(slots.len()), begins);
         // If more runs than allowed are active, a slot becomes free only when enough have ended.
         slots.sort();

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use crate::assess::Reason;
-use crate::model::{Bytes, ExtentCount, Forecast, Growth, ImageId, Owner, Severity};
+use crate::model::{Bytes, ExtentCount, Forecast, Growth, ImageRef, Owner, Severity};
 use crate::probe::protocol::Fault;
 
 /// A change.
@@ -35,8 +35,7 @@ pub(in crate::daemon) struct SeverityChange {
 #[derive(Debug, PartialEq)]
 pub(in crate::daemon) enum Subject {
     Image {
-        id: ImageId,
-        path: PathBuf,
+        image: ImageRef,
         /// The name of the VM that has the image open.
         vm: Option<String>,
         extents: ExtentCount,
@@ -63,13 +62,5 @@ impl SeverityChange {
                 reason,
             }))
         })
-    }
-
-    /// The image; `None` for the host.
-    pub(in crate::daemon) fn image(&self) -> Option<ImageId> {
-        match self.subject {
-            Subject::Image { id, .. } => Some(id),
-            Subject::Host { .. } => None,
-        }
     }
 }

@@ -137,9 +137,9 @@ impl KnownImage {
         let from = self.severity();
         let hysteresis = assessor.thresholds().hysteresis;
         self.reason = self.judge.judge(&limits, hysteresis, &observed);
+        let image = self.reference()?;
         SeverityChange::between((from, self.severity()), self.reason, || Subject::Image {
-            id: self.sample.id,
-            path: self.sample.path.clone(),
+            image,
             vm: self.vm(),
             extents,
             growth: self.growth,
@@ -154,7 +154,7 @@ impl KnownImage {
     }
 
     /// Restarts the growth and discards the map after a defragmentation.
-    pub(super) fn defragmented(&mut self) {
+    pub(in crate::daemon) fn defragmented(&mut self) {
         self.recent.clear();
         self.map = None;
         self.outlook = None;
