@@ -59,6 +59,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use sd_notify::NotifyState;
+use signal_hook::consts::SIGHUP;
 use tokio::sync::mpsc::{self, UnboundedReceiver};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -84,7 +85,6 @@ use reload::ConfigReader;
 use rescue::{Armed, Rescue};
 use sampler::{Sampler, sweep_timeout};
 use servers::{ControlServer, PageServer};
-use signals::Signal;
 use start::LastGood;
 pub(crate) use start::Start;
 use systemd::notify;
@@ -142,11 +142,7 @@ struct Daemon {
     /// `None` if it cannot be created; counting and the rescue do not need it.
     control: Option<ControlServer>,
     pages: control::Pages,
-    tasks: Tasks,
     history: HistoryService,
-}
-
-struct Tasks {
     sampler: JoinHandle<()>,
     maintenance: JoinHandle<()>,
     end_maintenance: watch::Sender<bool>,
@@ -207,44 +203,38 @@ impl Daemon {
             plan_requests,
         );
         let (end_maintenance, end) = watch::channel(false);
-        let tasks = Tasks {
+        tokio::spawn(upkeep(lifetime, Arc::clone(&status), history.handle()));
+        Ok(Daemon {
+            config: ConfigReader::new(config),
+            rescue_settings,
+            server,
+            last_good,
+            is_blank: start.is_blank,
+            control,
+            pages,
+            history,
             maintenance: supervise(Part::Maintenance, maintenance.run(end), &status),
             end_maintenance,
             sampler: tokio::spawn(sampler.run()),
             rescue,
             end_rescue,
             export: tokio::spawn(export(sender.subscribe(), Arc::clone(&status))),
-        };
-        tokio::spawn(upkeep(lifetime, Arc::clone(&status), history.handle()));
-        Ok(Daemon {
-            config: ConfigReader::new(config),
             settings: sender,
-            rescue_settings,
             status,
-            server,
-            last_good,
-            is_blank: start.is_blank,
-            control,
-            pages,
-            tasks,
-            history,
         })
     }
 
-    async fn serve(
-        &mut self,
-        signals: &mut Option<UnboundedReceiver<Signal>>,
-    ) -> anyhow::Result<()> {
+    async fn serve(&mut self, signals: &mut Option<UnboundedReceiver<i32>>) -> anyhow::Result<()> {
         notify(&[NotifyState::Ready]);
         loop {
             tokio::select! {
                 Some(signal) = async { Some(signals.as_mut()?.recv().await) } => match signal {
-                    Some(Signal::Reload) => self.begin_reload(),
-                    Some(Signal::End) | None => return Ok(()),
+                    Some(SIGHUP) => self.begin_reload(),
+                    Some(_) | None => return Ok(()),
                 },
                 read = self.config.read() => self.end_reload(read).await,
                 () = self.server.keep_listening() => {}
-                ended = &mut self.tasks.sampler => {
+                ended = &mut self.sampler => {
                     // Without it the daemon would serve old counts as new.
                     return Err(anyhow::anyhow!("the sampler has ended: {ended:?}"));
                 }
@@ -255,18 +245,17 @@ impl Daemon {
     async fn stop(self) {
         info!("shutting down");
         notify(&[NotifyState::Stopping]);
-        let tasks = self.tasks;
-        let _ = tasks.end_maintenance.send(true);
-        let _ = tasks.maintenance.await;
+        let _ = self.end_maintenance.send(true);
+        let _ = self.maintenance.await;
         // Not earlier: emergencies are acted on until here. The history ends later.
-        let _ = tasks.end_rescue.send(true);
-        let stopped = tokio::time::timeout(RESCUE_STOP_TIMEOUT, tasks.rescue).await;
+        let _ = self.end_rescue.send(true);
+        let stopped = tokio::time::timeout(RESCUE_STOP_TIMEOUT, self.rescue).await;
         if stopped.is_err() {
             warn!("the last reports of the rescue were not written in time");
         }
         // Dropping the task's state removes the file.
-        tasks.export.abort();
-        let _ = tasks.export.await;
+        self.export.abort();
+        let _ = self.export.await;
         systemd::flush();
     }
 

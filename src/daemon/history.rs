@@ -133,27 +133,27 @@ pub(super) async fn is_paused(state: &StateDir) -> bool {
     within(READ_TIMEOUT, move || file.exists()).await != Some(false)
 }
 
-/// The defragmentations in the history.
-pub(super) async fn past_runs(path: &Path) -> PastRuns {
+/// The defragmentations and the time of the last incident in the history.
+pub(super) async fn past_events(path: &Path) -> (PastRuns, Option<UnixTime>) {
     let database = path.to_owned();
-    let runs = within(READ_TIMEOUT, move || match database.exists() {
-        true => read_runs(&database).map_err(|error| error.to_string()),
-        false => Ok(Vec::new()),
-    });
-    let runs = runs.await.unwrap_or_else(|| Err("no answer".to_owned()));
-    PastRuns::new(runs.unwrap_or_else(|error| {
+    let read = move || match database.exists() {
+        true => (
+            read_runs(&database).map_err(|error| error.to_string()),
+            read_last_incident(&database),
+        ),
+        false => (Ok(Vec::new()), None),
+    };
+    let (runs, incident) = within(READ_TIMEOUT, read)
+        .await
+        .unwrap_or_else(|| (Err("no answer".to_owned()), None));
+    let runs = runs.unwrap_or_else(|error| {
         warn!("nothing is known of earlier defragmentations: {error}");
         Vec::new()
-    }))
+    });
+    (PastRuns::new(runs), incident)
 }
 
-/// The time of the last incident in the history.
-pub(super) async fn last_incident(path: &Path) -> Option<UnixTime> {
-    let database = path.to_owned();
-    within(READ_TIMEOUT, move || read_last_incident(&database)).await?
-}
-
-/// The same, for a process that may wait.
+/// The time of the last incident in the history, for a process that may wait.
 pub(crate) fn read_last_incident(database: &Path) -> Option<UnixTime> {
     Reader::open(database).ok()?.last_incident().ok()?
 }

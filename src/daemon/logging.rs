@@ -11,7 +11,7 @@ use rustix::fs::fstat;
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
-use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, MakeWriter};
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
 use crate::background::{Background, Jobs, SMALL_STACK};
@@ -38,10 +38,11 @@ pub(super) fn init() -> Logging {
         // Without threads the daemon fails soon, and reports that itself.
         return Logging(None);
     };
+    let writer = queue.clone();
     // Fails only if logging was set up before.
     let _ = tracing_subscriber::fmt()
         .with_max_level(Level::INFO)
-        .with_writer(Queue(queue.clone()))
+        .with_writer(move || Queue(writer.clone()))
         .event_format(Format {
             journal: is_connected_to_journal(),
         })
@@ -58,7 +59,6 @@ fn is_connected_to_journal() -> bool {
     fstat(io::stderr()).is_ok_and(|stat| stream == format!("{}:{}", stat.st_dev, stat.st_ino))
 }
 
-#[derive(Debug, Clone)]
 struct Queue(Background<Vec<u8>>);
 
 impl Write for Queue {
@@ -69,14 +69,6 @@ impl Write for Queue {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
-    }
-}
-
-impl<'a> MakeWriter<'a> for Queue {
-    type Writer = Queue;
-
-    fn make_writer(&'a self) -> Queue {
-        self.clone()
     }
 }
 

@@ -26,7 +26,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{error, info, warn};
 
 use super::blocking::within;
-use super::history::{HistoryHandle, READ_TIMEOUT, is_paused, last_incident, past_runs};
+use super::history::{HistoryHandle, READ_TIMEOUT, is_paused, past_events};
 use super::registry::SharedRegistry;
 use crate::config::Settings;
 use crate::config::settings::Defrag;
@@ -169,8 +169,7 @@ impl Maintenance {
             warn!("extent-size hints of runs that were killed are not restored: {error}");
         }
         self.board.restore_pause(is_paused(&self.state).await);
-        self.runs = past_runs(self.state.database()).await;
-        self.incident = last_incident(self.state.database()).await;
+        (self.runs, self.incident) = past_events(self.state.database()).await;
         for (note, file) in notes(self.state.path()).await {
             // Either the daemon was killed before it removed the note, or the row is of another run
             // that began in the same second. So `hook_after` runs in any case.
@@ -305,7 +304,7 @@ impl Maintenance {
     async fn read_pressures(&mut self, most: u32) {
         let mounts: Vec<PathBuf> = {
             let inventory = self.inventory.lock();
-            let filesystems = inventory.filesystems();
+            let filesystems = inventory.filesystems.values();
             filesystems.map(|it| it.mount.clone()).collect()
         };
         let gauges = std::mem::take(&mut self.gauges);
@@ -320,7 +319,7 @@ impl Maintenance {
         let inventory = self.inventory.lock();
         let stalled = self.board.stalled();
         let speeds = self.runs.speeds();
-        let filesystems = inventory.filesystems().map(|filesystem| {
+        let filesystems = inventory.filesystems.values().map(|filesystem| {
             let mount = shown(&filesystem.mount);
             let stalled = stalled.iter().any(|(stalled, _)| *stalled == mount);
             let active = self.active.get(&filesystem.lasting_name());
@@ -328,7 +327,7 @@ impl Maintenance {
             let pressure = self.pressures.get(&filesystem.mount).copied();
             gather::filesystem(filesystem, stalled, active, pressure, &speeds)
         });
-        let images = inventory.images().filter_map(|entry| {
+        let images = inventory.images.values().filter_map(|entry| {
             let (map, outlook) = (entry.map.as_ref(), entry.outlook);
             let facts = gather::image(&entry.sample, &entry.owner, map, outlook, &self.runs)?;
             Some(ImageFacts {
@@ -366,7 +365,11 @@ impl Maintenance {
             return;
         }
         let inventory = self.inventory.lock();
-        let Some(entry) = inventory.images().find(|entry| entry.sample.path == path) else {
+        let Some(entry) = inventory
+            .images
+            .values()
+            .find(|entry| entry.sample.path == path)
+        else {
             return;
         };
         let Some(image) = entry.reference() else {
@@ -520,7 +523,7 @@ impl Maintenance {
                 }
             );
             let mut inventory = self.inventory.lock();
-            if let Some(image) = running.and_then(|it| inventory.get_mut(it.image)) {
+            if let Some(image) = running.and_then(|it| inventory.images.get_mut(&it.image)) {
                 image.defragmented();
             }
         } else {

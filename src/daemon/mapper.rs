@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Mutex, mpsc};
+use tokio::sync::Mutex;
+use tokio::task::JoinSet;
 use tracing::debug;
 
 use super::clock;
@@ -29,8 +30,7 @@ pub(super) struct Mapper {
     history: HistoryHandle,
     schedules: BTreeMap<DeviceNumber, MapSchedule>,
     running: BTreeSet<DeviceNumber>,
-    finished: mpsc::UnboundedReceiver<Finished>,
-    finish: mpsc::UnboundedSender<Finished>,
+    readings: JoinSet<Finished>,
 }
 
 struct Finished {
@@ -56,14 +56,12 @@ enum Unread {
 
 impl Mapper {
     pub(super) fn new(registry: SharedRegistry, history: HistoryHandle) -> Self {
-        let (finish, finished) = mpsc::unbounded_channel();
         Mapper {
             registry,
             history,
             schedules: BTreeMap::new(),
             running: BTreeSet::new(),
-            finished,
-            finish,
+            readings: JoinSet::new(),
         }
     }
 
@@ -83,8 +81,7 @@ impl Mapper {
                 continue;
             };
             self.running.insert(device);
-            let finish = self.finish.clone();
-            tokio::spawn(async move {
+            self.readings.spawn(async move {
                 let (image, began) = (sample.id, Instant::now());
                 let is_short = sample.extents <= cap;
                 let result = match is_short {
@@ -99,12 +96,11 @@ impl Mapper {
                     }
                     Err(_) => {}
                 }
-                // Fails only when the daemon ends.
-                let _ = finish.send(Finished {
+                Finished {
                     device,
                     image,
                     result,
-                });
+                }
             });
         }
         taken
@@ -112,14 +108,14 @@ impl Mapper {
 
     fn take_finished(&mut self) -> bool {
         let mut any = false;
-        while let Ok(finished) = self.finished.try_recv() {
+        while let Some(Ok(finished)) = self.readings.try_join_next() {
             let now = Instant::now();
             self.running.remove(&finished.device);
             let schedule = self.schedules.entry(finished.device).or_default();
             schedule.finished(now);
             any = true;
             let mut registry = self.registry.lock();
-            let Some(image) = registry.get_mut(finished.image) else {
+            let Some(image) = registry.images.get_mut(&finished.image) else {
                 continue;
             };
             match finished.result {
@@ -143,7 +139,7 @@ impl Mapper {
 
     fn idle_filesystems(&self) -> BTreeSet<DeviceNumber> {
         let registry = self.registry.lock();
-        let all: BTreeSet<_> = registry.images().map(|image| image.device).collect();
+        let all: BTreeSet<_> = registry.images.values().map(|image| image.device).collect();
         all.difference(&self.running).copied().collect()
     }
 
@@ -164,12 +160,13 @@ impl Mapper {
                 && !image.waits_for_map_retry(now)
         };
         let readable = registry
-            .images()
+            .images
+            .values()
             .filter(is_readable)
             .map(|image| (image.sample.id, image.map_read));
         let schedule = self.schedules.entry(device).or_default();
         let image = schedule.next(now, interval, readable)?;
-        Some(registry.get(image)?.sample.clone())
+        Some(registry.images.get(&image)?.sample.clone())
     }
 }
 

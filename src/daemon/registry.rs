@@ -38,12 +38,12 @@ impl SharedRegistry {
 /// All images and file systems.
 #[derive(Debug, Default)]
 pub(super) struct Registry {
-    images: BTreeMap<ImageId, KnownImage>,
+    pub(super) images: BTreeMap<ImageId, KnownImage>,
     /// Past of images that no sweep has found yet, from the history.
     restored: BTreeMap<ImageKey, (Recent, Judge)>,
     judge: HostJudge,
     host: HostView,
-    filesystems: BTreeMap<DeviceNumber, Filesystem>,
+    pub(super) filesystems: BTreeMap<DeviceNumber, Filesystem>,
     met_filesystems: BTreeSet<DeviceNumber>,
     /// What could not be read in the last sweep, and why.
     faults: BTreeMap<PathBuf, (DeviceNumber, String)>,
@@ -182,26 +182,6 @@ impl Registry {
         met.filter_map(KnownImage::row).collect()
     }
 
-    /// All images.
-    pub(super) fn images(&self) -> impl Iterator<Item = &KnownImage> {
-        self.images.values()
-    }
-
-    /// All file systems.
-    pub(super) fn filesystems(&self) -> impl Iterator<Item = &Filesystem> {
-        self.filesystems.values()
-    }
-
-    /// One image.
-    pub(super) fn get(&self, id: ImageId) -> Option<&KnownImage> {
-        self.images.get(&id)
-    }
-
-    /// One image, to be changed.
-    pub(super) fn get_mut(&mut self, id: ImageId) -> Option<&mut KnownImage> {
-        self.images.get_mut(&id)
-    }
-
     /// Whether a file system is XFS.
     pub(super) fn is_xfs(&self, device: DeviceNumber) -> bool {
         let filesystem = self.filesystems.get(&device);
@@ -212,7 +192,11 @@ impl Registry {
     pub(super) fn summary(&self) -> String {
         let plural = if self.images.len() == 1 { "" } else { "s" };
         let count = format!("{} image{plural}", self.images.len());
-        let Some(worst) = self.images().max_by_key(|image| image.sample.extents) else {
+        let Some(worst) = self
+            .images
+            .values()
+            .max_by_key(|image| image.sample.extents)
+        else {
             return count;
         };
         let name = worst.sample.path.file_name().unwrap_or_default();
@@ -225,7 +209,7 @@ impl Registry {
 
     /// The current state for the servers; `swept` in seconds since 1970.
     pub(super) fn snapshot(&self, swept: Option<f64>) -> Snapshot {
-        let mut images: Vec<_> = self.images().collect();
+        let mut images: Vec<_> = self.images.values().collect();
         // Of two images at the same path, the one that the sweep found comes last.
         images.sort_by_key(|image| image.met);
         let images: Vec<_> = images
@@ -233,7 +217,7 @@ impl Registry {
             .map(|image| image.view(self.filesystems.get(&image.device)))
             .collect();
         let filesystem = |(device, filesystem): (&DeviceNumber, _)| {
-            let on = self.images().filter(|image| image.device == *device);
+            let on = self.images.values().filter(|image| image.device == *device);
             FilesystemView {
                 filesystem,
                 extents: on.map(|image| image.sample.extents).sum(),
@@ -249,7 +233,10 @@ impl Registry {
 
     /// Memory of the loaded extent maps of all images on XFS.
     fn memory(&self) -> Bytes {
-        let on_xfs = self.images().filter(|image| self.is_xfs(image.device));
+        let on_xfs = self
+            .images
+            .values()
+            .filter(|image| self.is_xfs(image.device));
         on_xfs
             .map(|image| extent_map_memory(image.sample.extents))
             .sum()

@@ -20,6 +20,7 @@ use std::time::Duration;
 
 use tracing::{info, warn};
 
+use crate::background::{Background, Jobs, STACK};
 use crate::config::{self, ConfigError, Loaded, Settings};
 use crate::durable;
 use crate::model::path::shown;
@@ -177,28 +178,26 @@ impl Copy {
 }
 
 /// Writes the copy on a separate thread, because its disk may hang.
-pub(super) struct LastGood(Option<mpsc::Sender<(Settings, bool)>>);
+pub(super) struct LastGood(Option<Background<(Settings, bool)>>);
 
 impl LastGood {
     pub(super) fn start(config: Option<&Path>) -> LastGood {
         let copy = copy_of(config);
-        let (sender, settings) = mpsc::channel::<(Settings, bool)>();
-        let keeping = thread::Builder::new().name("last-good".to_owned());
-        let spawned = keeping.spawn(move || {
-            while let Ok(first) = settings.recv() {
-                // Only the newest counts.
-                let (settings, is_blank) = settings.try_iter().last().unwrap_or(first);
-                copy.write(&settings, is_blank);
-            }
-        });
-        LastGood(spawned.map(|_| sender).ok())
+        let keep = move |jobs: &mut Jobs<(Settings, bool)>| {
+            jobs.for_each(|(settings, is_blank)| copy.write(&settings, is_blank));
+        };
+        LastGood(Background::start("last-good", 1, STACK, keep).ok())
     }
 
     /// Writes a copy of the settings; `is_blank` if the main file is empty.
     pub(super) fn keep(&self, settings: &Settings, is_blank: bool) {
-        if let Some(sender) = &self.0 {
-            // The thread ends only with the daemon.
-            let _ = sender.send((settings.clone(), is_blank));
+        if let Some(queue) = &self.0 {
+            queue.push_with(|jobs| {
+                // Only the newest counts.
+                jobs.clear();
+                jobs.push_back((settings.clone(), is_blank));
+                true
+            });
         }
     }
 }
