@@ -113,7 +113,7 @@ pub fn run(config: Option<&Path>) -> anyhow::Result<()> {
     let armed = rescue::start(&start.settings);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        .max_blocking_threads(4)
+        .max_blocking_threads(5)
         .build()?;
     let result = runtime.block_on(async {
         // Without a handler, signals still end the process by their default action.

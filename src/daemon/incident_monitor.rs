@@ -28,9 +28,9 @@ pub(super) struct IncidentMonitor {
     incidents: PathBuf,
     recorder: Option<Arc<Recorder>>,
     hook: Vec<String>,
-    detector: Option<StallDetector>,
     stall_after: Option<Duration>,
-    no_detector: Option<String>,
+    /// `None` if it is off; else the detector, or why there is none.
+    detector: Option<Result<StallDetector, String>>,
     down_logged: AtomicBool,
 }
 
@@ -47,9 +47,8 @@ impl IncidentMonitor {
             history,
             recorder: None,
             hook: Vec::new(),
-            detector: None,
             stall_after: None,
-            no_detector: None,
+            detector: None,
             down_logged: AtomicBool::new(false),
         }
     }
@@ -72,20 +71,17 @@ impl IncidentMonitor {
             _ => {}
         }
         let stall_after = settings.stall_after.filter(|_| settings.enabled);
-        if stall_after != self.stall_after || self.no_detector.is_some() {
+        if stall_after != self.stall_after || matches!(self.detector, Some(Err(_))) {
             // Dropping the detector ends it.
             self.detector = None;
             self.stall_after = stall_after;
-            self.no_detector = None;
-            if let Some(after) = stall_after {
-                self.start_detector(after, exchange);
-            }
+            self.detector = stall_after.map(|after| self.start_detector(after, exchange));
         }
         let release = rustix::system::uname()
             .release()
             .to_string_lossy()
             .into_owned();
-        let trigger = effective_trigger(&release, self.detector.is_some());
+        let trigger = effective_trigger(&release, matches!(self.detector, Some(Ok(_))));
         let changed = |rescue: &mut crate::serve::status::Rescue| {
             if rescue.trigger != trigger {
                 info!("{trigger}");
@@ -95,7 +91,11 @@ impl IncidentMonitor {
         self.board.update_rescue(changed);
     }
 
-    fn start_detector(&mut self, stall_after: Duration, exchange: &Arc<Exchange>) {
+    fn start_detector(
+        &self,
+        stall_after: Duration,
+        exchange: &Arc<Exchange>,
+    ) -> Result<StallDetector, String> {
         let settings = StallSettings {
             proc: PathBuf::from("/proc"),
             stall_after,
@@ -108,15 +108,12 @@ impl IncidentMonitor {
                 recorder.stall(now(), stuck);
             }
         });
-        match started {
-            Ok(detector) => self.detector = Some(detector),
-            Err(reason) => {
-                warn!(
-                    "stall detector disabled: {reason}; a stall that the kernel does not log will not be noticed"
-                );
-                self.no_detector = Some(reason.to_string());
-            }
-        }
+        started.map_err(|reason| {
+            warn!(
+                "stall detector disabled: {reason}; a stall that the kernel does not log will not be noticed"
+            );
+            reason.to_string()
+        })
     }
 
     /// The recorder; `None` if it could not be started.
@@ -149,10 +146,10 @@ impl IncidentMonitor {
             }
         };
         self.board.set_part(Part::IncidentFiles, files);
-        let detector = match (&self.detector, &self.no_detector) {
-            (Some(detector), _) => self.detector_state(detector.health()),
-            (None, Some(reason)) => State::Down(reason.clone()),
-            (None, None) => State::Off("rescue.stall_after = \"never\"".to_owned()),
+        let detector = match &self.detector {
+            Some(Ok(detector)) => self.detector_state(detector.health()),
+            Some(Err(reason)) => State::Down(reason.clone()),
+            None => State::Off("rescue.stall_after = \"never\"".to_owned()),
         };
         self.board.set_part(Part::StallDetector, detector);
     }
