@@ -33,7 +33,6 @@ use crate::state_dir::StateDir;
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_millis(500);
 /// Limit for each read of the state directory at the start.
 pub(super) const READ_TIMEOUT: Duration = Duration::from_secs(5);
-const MOST_RUNS: u32 = 4096;
 
 /// The history while the daemon runs; ended on drop.
 pub(super) struct HistoryService {
@@ -71,12 +70,10 @@ impl HistoryService {
         })
     }
 
-    /// A handle for recording.
     pub(super) fn handle(&self) -> HistoryHandle {
         self.handle.clone()
     }
 
-    /// The directory of the history and of all other state.
     pub(super) fn state(&self) -> &StateDir {
         &self.state
     }
@@ -160,7 +157,7 @@ pub(crate) fn read_last_incident(database: &Path) -> Option<UnixTime> {
 
 /// The defragmentations in the history, for a process that may wait.
 pub(crate) fn read_runs(database: &Path) -> Result<Vec<RunRecord>, ReadError> {
-    Reader::open(database)?.runs(None, MOST_RUNS)
+    Reader::open(database)?.runs(None, PastRuns::MOST)
 }
 
 type Past = Vec<(ImageKey, (Recent, Severity))>;
@@ -196,7 +193,6 @@ impl HistoryHandle {
         self.export_health();
     }
 
-    /// Records a changed severity of an image.
     pub(super) fn severity(&self, change: &SeverityChange) {
         if let Subject::Image { image, extents, .. } = &change.subject {
             self.record(Record::Severity(SeverityRow {
@@ -219,7 +215,6 @@ impl HistoryHandle {
         }
     }
 
-    /// Applies a changed retention.
     pub(super) fn set_retention(&self, retention: Duration) {
         if let Some(recorder) = &self.0 {
             recorder.set_retention(retention);
@@ -274,7 +269,6 @@ fn incident_row(incident: &Incident, began: SystemTime) -> IncidentRow {
     }
 }
 
-/// Records incidents.
 pub(super) fn incident_listener(handle: HistoryHandle) -> Listener {
     Arc::new(move |incident, began| handle.record(Record::Incident(incident_row(incident, began))))
 }

@@ -36,7 +36,8 @@ use crate::defrag::pressure::{Asked, Gauge};
 use crate::discover::mounts::MountTable;
 use crate::maintenance::gather::{self, PastRuns};
 use crate::maintenance::{
-    Active, Allowed, Calendar, Decision, ImageFacts, JitterSeed, Plan, PlanFacts, PlannedRun, plan,
+    Active, Allowed, Calendar, Decision, ImageFacts, JitterSeed, PlanFacts, Planned, PlannedRun,
+    plan,
 };
 use crate::model::path::shown;
 use crate::model::{Engine, ImageId, OutcomeKind, RunRecord, Stop, UnixTime};
@@ -289,7 +290,8 @@ impl Maintenance {
         let settings = Arc::clone(&self.settings.borrow());
         self.read_pressures(settings.defrag.max_io_pressure).await;
         let plan = plan(&self.facts(&settings.defrag, now), &settings.defrag);
-        metrics::defrag_queue(queue(&plan));
+        let runs = |planned: &&Planned| matches!(planned.decision, Decision::Runs(_));
+        metrics::defrag_queue(plan.images.iter().filter(runs).count());
         let due: Vec<_> = plan
             .due(now)
             .map(|(planned, run)| (planned.path.clone(), run))
@@ -619,13 +621,6 @@ fn after(chosen: Engine, configured: &[Engine]) -> Vec<Engine> {
     let others = configured.iter().copied();
     let others = others.skip_while(|engine| *engine != chosen);
     others.filter(|engine| *engine != chosen).collect()
-}
-
-fn queue(plan: &Plan) -> usize {
-    let decisions = plan.images.iter().map(|planned| &planned.decision);
-    decisions
-        .filter(|it| matches!(it, Decision::Runs(_)))
-        .count()
 }
 
 #[cfg(test)]

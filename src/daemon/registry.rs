@@ -35,7 +35,6 @@ impl SharedRegistry {
     }
 }
 
-/// All images and file systems.
 #[derive(Debug, Default)]
 pub(super) struct Registry {
     pub(super) images: BTreeMap<ImageId, KnownImage>,
@@ -53,7 +52,6 @@ pub(super) struct Registry {
 }
 
 impl Registry {
-    /// Begins a sweep.
     pub(super) fn begin(&mut self) {
         self.images.values_mut().for_each(|image| image.met = false);
         self.met_filesystems.clear();
@@ -61,7 +59,6 @@ impl Registry {
         self.unidentified.clear();
     }
 
-    /// Stores a file system that a sweep has found.
     pub(super) fn filesystem(&mut self, device: DeviceNumber, filesystem: Filesystem) {
         self.met_filesystems.insert(device);
         self.filesystems.insert(device, filesystem);
@@ -176,13 +173,11 @@ impl Registry {
         changes
     }
 
-    /// History rows of the images counted by the sweep.
     pub(super) fn counted_rows(&self) -> Vec<SampleRow> {
         let met = self.images.values().filter(|image| image.met);
         met.filter_map(KnownImage::row).collect()
     }
 
-    /// Whether a file system is XFS.
     pub(super) fn is_xfs(&self, device: DeviceNumber) -> bool {
         let filesystem = self.filesystems.get(&device);
         filesystem.is_some_and(|it| it.kind == FilesystemKind::Xfs)

@@ -76,7 +76,6 @@ impl Rescue {
         rescue
     }
 
-    /// The settings that the rescue has adopted.
     pub(super) fn settings(&self) -> watch::Receiver<Arc<Settings>> {
         self.settings.subscribe()
     }

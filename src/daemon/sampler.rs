@@ -99,7 +99,6 @@ impl Sampler {
         }
     }
 
-    /// The registry that the sweeps fill.
     pub(super) fn registry(&self) -> SharedRegistry {
         self.results.registry.clone()
     }

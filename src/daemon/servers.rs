@@ -201,7 +201,7 @@ mod tests {
             assert_eq!(pages.address, former);
             TcpStream::connect(former).await.unwrap();
         }
-        assert_eq!(pages.status.status().listen_error, None);
+        assert_eq!(pages.status.status().daemon.listen_error, None);
     }
 
     #[tokio::test]

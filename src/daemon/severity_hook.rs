@@ -30,7 +30,6 @@ impl SeverityHook {
         self.hook = (!command.is_empty()).then(|| start(command)).flatten();
     }
 
-    /// Logs the change and queues a run of the command.
     pub(super) fn report(&self, change: &SeverityChange) {
         log(change);
         let Some(hook) = &self.hook else { return };

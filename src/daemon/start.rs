@@ -34,12 +34,9 @@ const BLANK: &str = "# Its main file was empty.\n";
 /// For root only: it may hold the commands of hooks.
 const MODE: u32 = 0o600;
 
-/// The settings to start with.
 pub(crate) struct Start {
     pub(crate) settings: Settings,
-    /// The files that were read.
     pub(super) files: Vec<PathBuf>,
-    /// Where the settings come from.
     pub(super) in_force: InForce,
     /// What is wrong with the configuration.
     pub(crate) error: Option<String>,

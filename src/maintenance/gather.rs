@@ -15,23 +15,27 @@ use crate::model::{
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct PastRuns(Vec<RunRecord>);
 
-/// Maximum number of runs kept: enough for some of every image and every file system.
-const MOST: usize = 4096;
-
 impl PastRuns {
-    /// Takes runs in any order, and keeps the latest.
+    /// Maximum number of runs kept: enough for some of every image and every file system.
+    pub const MOST: u32 = 4096;
+
+    /// Takes runs in any order.
     pub fn new(mut runs: Vec<RunRecord>) -> Self {
         runs.sort_by_key(RunRecord::ended);
-        runs.drain(..runs.len().saturating_sub(MOST));
-        PastRuns(runs)
+        let mut runs = PastRuns(runs);
+        runs.drop_oldest();
+        runs
     }
 
     /// Adds the latest run; drops the oldest one if there are too many.
     pub fn push(&mut self, run: RunRecord) {
-        if self.0.len() >= MOST {
-            self.0.remove(0);
-        }
         self.0.push(run);
+        self.drop_oldest();
+    }
+
+    fn drop_oldest(&mut self) {
+        self.0
+            .drain(..self.0.len().saturating_sub(Self::MOST as usize));
     }
 
     /// Whether they include the run on an image that began at this time.
@@ -189,5 +193,23 @@ mod tests {
         assert_eq!(speed.runs, 3, "those that brought nothing do not count");
         runs.push(run(1, 40, O::Unexplained));
         assert_eq!(last(&runs, 1), because(Effect::PutOff, 1, 40));
+    }
+
+    #[test]
+    fn the_latest_runs_are_kept() {
+        let ended = |ended| run(1, ended, OutcomeKind::Improved);
+        let most = i64::from(PastRuns::MOST);
+        let mut runs = PastRuns::new((0..most + 5).rev().map(ended).collect());
+        let of = |runs: &PastRuns| {
+            (
+                runs.0.len(),
+                runs.0[0].ended(),
+                runs.0.last().unwrap().ended(),
+            )
+        };
+        let all = PastRuns::MOST as usize;
+        assert_eq!(of(&runs), (all, UnixTime(5), UnixTime(most + 4)));
+        runs.push(ended(most + 5));
+        assert_eq!(of(&runs), (all, UnixTime(6), UnixTime(most + 5)));
     }
 }

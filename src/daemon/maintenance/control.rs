@@ -12,7 +12,6 @@ use crate::model::Stop;
 pub(super) struct Control {
     stop: OnceLock<Stop>,
     cancelled: AtomicBool,
-    /// The progress of the job.
     pub(super) progress: AtomicCell<Option<JobProgress>>,
 }
 
@@ -23,7 +22,6 @@ impl Control {
         self.stop.get_or_init(|| why);
     }
 
-    /// Why it was stopped, if it was.
     pub(super) fn stopped(&self) -> Option<Stop> {
         self.stop.get().copied()
     }

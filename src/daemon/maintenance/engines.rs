@@ -18,7 +18,6 @@ const AGAIN: Duration = Duration::from_secs(3600);
 /// The usable engines, and the task that judges them.
 #[derive(Default)]
 pub(super) struct Engines {
-    /// The last result; `None` until there is one.
     states: Option<Vec<EngineState>>,
     /// Only one at a time, so that hanging ones do not accumulate.
     judging: Option<JoinHandle<Vec<EngineState>>>,
@@ -33,7 +32,6 @@ impl Engines {
         self.states.as_deref()
     }
 
-    /// Starts judging.
     pub(super) fn judge(&mut self, defrag: &Defrag) {
         let defrag = defrag.clone();
         if self.judging.is_some() {
@@ -46,7 +44,6 @@ impl Engines {
         }));
     }
 
-    /// Whether to judge again.
     pub(super) fn is_due(&self) -> bool {
         let is_wanted = |state: &EngineState| {
             let reason = state.unusable.as_ref().map(|it| it.reason);

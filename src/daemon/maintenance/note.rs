@@ -34,9 +34,7 @@ pub(super) struct Note {
     pub(super) image: ImageRef,
     /// The engine to be tried first.
     pub(super) engine: Engine,
-    /// Extents before the run.
     pub(super) extents: ExtentCount,
-    /// When the run began.
     pub(super) began: UnixTime,
     /// The VM that had the image open then.
     #[serde(default)]
@@ -44,10 +42,8 @@ pub(super) struct Note {
     /// The command to be run after the current one, from the settings then in force.
     #[serde(default)]
     pub(super) hook_after: Vec<String>,
-    /// The current phase.
     #[serde(default = "job")]
     pub(super) phase: Phase,
-    /// The process of the current command.
     #[serde(default)]
     pub(super) process: Option<HookProcess>,
 }
@@ -111,7 +107,6 @@ impl Note {
     }
 }
 
-/// The file of a note.
 #[derive(Debug)]
 pub(super) struct NoteFile(pub(super) PathBuf);
 

@@ -26,18 +26,15 @@ use crate::model::{OutcomeKind, ReasonCode, RunOutcome, RunReport};
 const HOOK_TIMEOUT: Duration = Duration::from_secs(600);
 const INTERVAL: Duration = Duration::from_millis(200);
 
-/// A run.
 pub(super) struct Task {
     pub(super) note: Note,
     /// The file of the note, once it is written.
     pub(super) file: Option<NoteFile>,
     /// `None` for a run that an earlier daemon left: its `hook_after` remains to be run.
     pub(super) job: Option<DefragJob>,
-    /// The state directory.
     pub(super) state: PathBuf,
 }
 
-/// How a run ended.
 pub(super) struct Ended {
     pub(super) note: Note,
     /// To be removed when the history has the run.
@@ -48,7 +45,6 @@ pub(super) struct Ended {
     pub(super) hook_after: Option<String>,
 }
 
-/// The result of a run.
 pub(super) enum End {
     /// The run was cut off by the end of an earlier daemon.
     CutOff,
@@ -57,7 +53,6 @@ pub(super) enum End {
     /// It did nothing, and its image is not the cause: the state directory is not writable, or no
     /// process can be started.
     NotReady(String),
-    /// The report of the job.
     Report(JobReport),
 }
 

@@ -6,7 +6,6 @@ use crate::assess::Reason;
 use crate::model::{Bytes, ExtentCount, Forecast, Growth, ImageRef, Owner, Severity};
 use crate::probe::protocol::Fault;
 
-/// A change.
 #[derive(Debug, PartialEq)]
 pub(in crate::daemon) enum Change {
     Appeared(PathBuf, ExtentCount),
@@ -21,7 +20,6 @@ pub(in crate::daemon) enum Change {
     Mended(PathBuf),
 }
 
-/// A changed severity.
 #[derive(Debug, PartialEq)]
 pub(in crate::daemon) struct SeverityChange {
     pub(in crate::daemon) subject: Subject,
@@ -31,7 +29,6 @@ pub(in crate::daemon) struct SeverityChange {
     pub(in crate::daemon) reason: Reason,
 }
 
-/// The subject of a severity.
 #[derive(Debug, PartialEq)]
 pub(in crate::daemon) enum Subject {
     Image {
