@@ -19,7 +19,7 @@ use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 use serde::{Deserialize, Serialize};
 
-use crate::background::{Background, Jobs, STACK};
+use crate::background::{Background, STACK};
 
 /// Default time limit of a command.
 pub const TIMEOUT: Duration = Duration::from_secs(30);
@@ -93,44 +93,27 @@ pub fn run_once(
     Runner::new(command, timeout).run(call, started, is_cancelled)
 }
 
-/// A command that is run repeatedly, one run at a time. `T` identifies a run.
-#[derive(Debug)]
-pub struct Hook<T> {
-    calls: Background<(T, Call)>,
-}
+/// The queue of a command that is run repeatedly, one run at a time. `T` identifies a run.
+pub type Hook<T> = Background<(T, Call)>;
 
-impl<T: Send + 'static> Hook<T> {
-    /// `command` is the program and its arguments, without a shell. `name` is the name of the
-    /// thread, on which `on_end` gets outcome and duration of each run. Up to `queue` runs wait.
-    pub fn start(
-        name: &str,
-        command: Vec<String>,
-        timeout: Duration,
-        queue: usize,
-        on_end: impl Fn(T, HookOutcome, Duration) + Send + 'static,
-    ) -> io::Result<Hook<T>> {
-        let runner = Runner::new(command, timeout);
-        let work = move |calls: &mut Jobs<(T, Call)>| {
-            for (what, call) in calls {
-                let began = Instant::now();
-                let outcome = runner.run(&call, |_| (), || false);
-                on_end(what, outcome, began.elapsed());
-            }
-        };
-        Ok(Hook {
-            calls: Background::start(name, queue, STACK, work)?,
-        })
-    }
-
-    /// Requests a run without blocking. If too many wait, drops it and returns false.
-    pub fn call(&self, what: T, call: Call) -> bool {
-        self.calls.push((what, call))
-    }
-
-    /// Number of dropped runs.
-    pub fn dropped(&self) -> u64 {
-        self.calls.dropped()
-    }
+/// Starts the thread of a command. `command` is the program and its arguments, without a shell.
+/// `name` is the name of the thread, on which `on_end` gets outcome and duration of each run. Up to
+/// `queue` runs wait; further ones are dropped.
+pub fn start<T: Send + 'static>(
+    name: &str,
+    command: Vec<String>,
+    timeout: Duration,
+    queue: usize,
+    on_end: impl Fn(T, HookOutcome, Duration) + Send + 'static,
+) -> io::Result<Hook<T>> {
+    let runner = Runner::new(command, timeout);
+    Background::start(name, queue, STACK, move |calls| {
+        for (what, call) in calls {
+            let began = Instant::now();
+            let outcome = runner.run(&call, |_| (), || false);
+            on_end(what, outcome, began.elapsed());
+        }
+    })
 }
 
 struct Runner {
@@ -293,9 +276,9 @@ mod tests {
         let (sender, ends) = mpsc::channel();
         let timeout = Duration::from_millis(timeout_ms);
         let on_end = move |(), outcome, _| drop(sender.send(outcome));
-        let hook = Hook::start("hook-test", command, timeout, 1, on_end).unwrap();
+        let hook = start("hook-test", command, timeout, 1, on_end).unwrap();
         let variables = vec![("FRAGWATCH_EVENT", "begin".to_owned())];
-        assert!(hook.call((), Call { variables, json }));
+        assert!(hook.push(((), Call { variables, json })));
         ends.recv_timeout(Duration::from_secs(20)).unwrap()
     }
 
@@ -335,9 +318,9 @@ mod tests {
         let command = vec!["/bin/sh".to_owned(), "-c".to_owned(), script];
         let (sender, ends) = mpsc::channel();
         let on_end = move |number, outcome, _| drop(sender.send((number, outcome)));
-        let hook = Hook::start("hook-test", command, TIMEOUT, 2, on_end).unwrap();
+        let hook = start("hook-test", command, TIMEOUT, 2, on_end).unwrap();
         let taken: Vec<u32> = (0..10)
-            .filter(|number| hook.call(*number, Call::default()))
+            .filter(|number| hook.push((*number, Call::default())))
             .collect();
         assert_eq!(hook.dropped(), 10 - taken.len() as u64);
         // Two wait, and one may run already.

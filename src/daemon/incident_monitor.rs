@@ -1,6 +1,6 @@
 //! The incident recorder and the stall detector, started and changed as configured.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -58,9 +58,7 @@ impl IncidentMonitor {
     pub(super) fn apply(&mut self, settings: &Rescue, exchange: &Arc<Exchange>) {
         match &self.recorder {
             None if settings.enabled => {
-                let recorder =
-                    start_recorder(settings, &self.incidents, &self.board, &self.history);
-                self.recorder = recorder.map(Arc::new);
+                self.recorder = self.start_recorder(&settings.hook).map(Arc::new);
                 self.hook.clone_from(&settings.hook);
             }
             Some(recorder) if settings.hook != self.hook => match recorder.set_hook(&settings.hook)
@@ -184,32 +182,27 @@ impl IncidentMonitor {
             warn!("the last incident file was not written in time");
         }
     }
-}
 
-fn start_recorder(
-    settings: &Rescue,
-    incidents: &Path,
-    board: &Arc<SharedStatus>,
-    history: &HistoryHandle,
-) -> Option<Recorder> {
-    let board = Arc::clone(board);
-    let images = move || {
-        let worst = &board.snapshot().worst;
-        let evidence = |row: &crate::serve::status::Row| ImageEvidence {
-            path: row.path.clone(),
-            extents: row.extents.0,
-            size_bytes: row.size.0,
+    fn start_recorder(&self, hook: &[String]) -> Option<Recorder> {
+        let board = Arc::clone(&self.board);
+        let images = move || {
+            let worst = &board.snapshot().worst;
+            let evidence = |row: &crate::serve::status::Row| ImageEvidence {
+                path: row.path.clone(),
+                extents: row.extents.0,
+                size_bytes: row.size.0,
+            };
+            worst.iter().map(evidence).collect()
         };
-        worst.iter().map(evidence).collect()
-    };
-    let recorder = Recorder::start(RecorderSettings {
-        directory: incidents.to_owned(),
-        hook: settings.hook.clone(),
-        images: Arc::new(images),
-        on_change: incident_listener(history.clone()),
-        ..RecorderSettings::default()
-    });
-    recorder
-        .inspect_err(|reason| warn!("incident recorder disabled: {reason}"))
-        .ok()
+        let recorder = Recorder::start(RecorderSettings {
+            directory: self.incidents.clone(),
+            hook: hook.to_vec(),
+            images: Arc::new(images),
+            on_change: incident_listener(self.history.clone()),
+            ..RecorderSettings::default()
+        });
+        recorder
+            .inspect_err(|reason| warn!("incident recorder disabled: {reason}"))
+            .ok()
+    }
 }

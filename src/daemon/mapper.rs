@@ -84,10 +84,7 @@ impl Mapper {
             self.readings.spawn(async move {
                 let (image, began) = (sample.id, Instant::now());
                 let is_short = sample.extents <= cap;
-                let result = match is_short {
-                    true => read_map(&worker, &sample, cap, deadline).await,
-                    false => sample_map(&worker, &sample, deadline).await,
-                };
+                let result = read(&worker, &sample, cap, deadline).await;
                 match &result {
                     Ok(_) => probed(Method::Map, began.elapsed()),
                     Err(reason) if is_short => {
@@ -170,66 +167,44 @@ impl Mapper {
     }
 }
 
-/// Reads the map of an image. Failures are logged by the sweep, which hits the same error.
-async fn read_map(
+/// Reads the map of an image, or samples it if it has too many extents to be read whole. Failures
+/// are logged by the sweep, which hits the same error.
+async fn read(
     worker: &Arc<Mutex<Worker>>,
     sample: &Sample,
     cap: ExtentCount,
     deadline: Duration,
 ) -> Result<Seen, Unread> {
-    let mut builder = MapBuilder::default();
-    loop {
-        let request = Request::Map(Box::new(MapRequest {
-            path: sample.path.clone(),
-            id: sample.id,
-            expected: sample.extents,
-            builder,
+    let (path, id, expected) = (sample.path.clone(), sample.id, sample.extents);
+    let mut request = match expected <= cap {
+        true => Request::Map(Box::new(MapRequest {
+            path,
+            id,
+            expected,
+            builder: MapBuilder::default(),
             max_extents: cap,
             budget: PART_BUDGET,
             quick: false,
-        }));
-        match call(worker, &request, deadline).await? {
-            Reply::Map(map) if map.complete => return Ok(Seen::Whole(*map)),
-            Reply::Map(_) => return Err(Unread::Refused("too many extents by now".to_owned())),
-            Reply::MapPart(part) => builder = *part,
+        })),
+        false => Request::Sample(SampleRequest { path, id, expected }),
+    };
+    loop {
+        let mut answer = Reply::Done;
+        let mut worker = worker.lock().await;
+        let called = worker
+            .call(&request, deadline, |reply| answer = reply)
+            .await;
+        drop(worker);
+        called.map_err(Unread::NotNow)?;
+        match (answer, &mut request) {
+            (Reply::Map(map), _) if map.complete => return Ok(Seen::Whole(*map)),
+            (Reply::Map(_), _) => {
+                return Err(Unread::Refused("too many extents by now".to_owned()));
+            }
+            (Reply::MapPart(part), Request::Map(map)) => map.builder = *part,
+            (Reply::Sampled(outlook), _) => return Ok(Seen::Sampled(outlook)),
+            (Reply::Fault(fault), _) => return Err(Unread::Refused(fault.error)),
             _ => return Err(Unread::Refused("the probe helper gave no map".to_owned())),
         }
-    }
-}
-
-/// Samples the map of an image in use that has too many extents to be read whole.
-async fn sample_map(
-    worker: &Arc<Mutex<Worker>>,
-    sample: &Sample,
-    deadline: Duration,
-) -> Result<Seen, Unread> {
-    let request = Request::Sample(SampleRequest {
-        path: sample.path.clone(),
-        id: sample.id,
-        expected: sample.extents,
-    });
-    match call(worker, &request, deadline).await? {
-        Reply::Sampled(outlook) => Ok(Seen::Sampled(outlook)),
-        _ => Err(Unread::Refused(
-            "the probe helper gave no sample".to_owned(),
-        )),
-    }
-}
-
-async fn call(
-    worker: &Arc<Mutex<Worker>>,
-    request: &Request,
-    deadline: Duration,
-) -> Result<Reply, Unread> {
-    let mut answer = Reply::Done;
-    let called = worker
-        .lock()
-        .await
-        .call(request, deadline, |reply| answer = reply)
-        .await;
-    called.map_err(Unread::NotNow)?;
-    match answer {
-        Reply::Fault(fault) => Err(Unread::Refused(fault.error)),
-        answer => Ok(answer),
     }
 }

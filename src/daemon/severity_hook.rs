@@ -34,7 +34,7 @@ impl SeverityHook {
         log(change);
         let Some(hook) = &self.hook else { return };
         let name = name(change);
-        if !hook.call(name.clone(), call(change)) {
+        if !hook.push((name.clone(), call(change))) {
             let dropped = hook.dropped();
             warn!(
                 "thresholds.hook is not run for {name}: {QUEUE} runs wait already ({dropped} left out so far); make it faster"
@@ -51,13 +51,8 @@ fn start(command: &[String]) -> Option<Hook<String>> {
             warn!("thresholds.hook ({name}) {outcome}");
         }
     };
-    let hook = Hook::start(
-        "hook-severity",
-        command.to_vec(),
-        hook::TIMEOUT,
-        QUEUE,
-        on_end,
-    );
+    let command = command.to_vec();
+    let hook = hook::start("hook-severity", command, hook::TIMEOUT, QUEUE, on_end);
     hook.inspect_err(|reason| warn!("thresholds.hook will not be run: {reason}"))
         .ok()
 }

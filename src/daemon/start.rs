@@ -12,14 +12,12 @@
 //! The copy is in the [state directory](crate::state_dir). Reading it and reading the configuration
 //! take at most [`READ_TIMEOUT`] each: their disks may hang.
 
-use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc;
-use std::thread;
 use std::time::Duration;
 
 use tracing::{info, warn};
 
+use super::blocking::on_thread;
 use crate::background::{Background, Jobs, STACK};
 use crate::config::{self, ConfigError, Loaded, Settings};
 use crate::durable;
@@ -112,10 +110,10 @@ fn within<T: Send + 'static>(
     time: Duration,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Option<T> {
-    let (sender, answer) = mpsc::channel();
-    let reading = thread::Builder::new().name("configuration".to_owned());
-    reading.spawn(move || drop(sender.send(work()))).ok()?;
-    answer.recv_timeout(time).ok()
+    on_thread("configuration", work)
+        .ok()?
+        .recv_timeout(time)
+        .ok()
 }
 
 fn no_answer(config: Option<&Path>) -> String {
@@ -135,12 +133,12 @@ struct Copy {
 
 fn copy_of(config: Option<&Path>) -> Copy {
     let config = config.unwrap_or(Path::new(config::DEFAULT_PATH));
-    let mut head = String::from(
+    // The name distinguishes the copies of two configurations.
+    let head = format!(
         "# Written by fragwatch after each configuration that was right, and read by it at a start \
-         with one that is wrong.\n",
+         with one that is wrong.\n# The configuration: {}\n",
+        shown(config)
     );
-    // Writing to a String cannot fail. The name distinguishes the copies of two configurations.
-    let _ = writeln!(head, "# The configuration: {}", shown(config));
     Copy {
         path: state_dir::given().join(COPY),
         head,
@@ -236,7 +234,7 @@ mod tests {
 
     #[test]
     fn a_disk_that_hangs_is_not_waited_for() {
-        let (_never, forever) = mpsc::channel::<()>();
+        let (_never, forever) = std::sync::mpsc::channel::<()>();
         let hangs = move || forever.recv().is_ok();
         assert_eq!(within(Duration::from_millis(20), hangs), None);
         assert_eq!(within(READ_TIMEOUT, || 5), Some(5));
