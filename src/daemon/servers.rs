@@ -8,7 +8,6 @@ use std::time::Duration;
 use anyhow::Context as _;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
-use tokio::time::{Interval, MissedTickBehavior, interval};
 use tracing::{error, info, warn};
 
 use super::blocking::within;
@@ -79,21 +78,17 @@ pub(super) struct PageServer {
     server: JoinSet<()>,
     /// Where the server listens: with port 0 the kernel has chosen one.
     address: SocketAddr,
-    retries: Interval,
 }
 
 impl PageServer {
     /// Serves the pages now, or as soon as the address is free: another program may use it, or its
     /// interface may come up later.
     pub(super) async fn start(listen: SocketAddr, status: Arc<SharedStatus>) -> Self {
-        let mut retries = interval(RETRY_INTERVAL);
-        retries.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut pages = PageServer {
             listen,
             status,
             server: JoinSet::new(),
             address: listen,
-            retries,
         };
         if let Err(error) = pages.listen(listen).await {
             error!(
@@ -104,9 +99,9 @@ impl PageServer {
         pages
     }
 
-    /// Retries every few seconds while the pages are not served. Cancel-safe.
+    /// Waits a few seconds, then listens again if the pages are not served. Cancel-safe.
     pub(super) async fn keep_listening(&mut self) {
-        self.retries.tick().await;
+        tokio::time::sleep(RETRY_INTERVAL).await;
         while self.server.try_join_next().is_some() {}
         if self.server.is_empty() {
             // Logged at the start, and in the status since.
