@@ -81,6 +81,7 @@ pub(crate) use history::{read_last_incident, read_runs};
 use instance_lock::InstanceLock;
 use maintenance::Maintenance;
 pub(crate) use maintenance::is_recent;
+use registry::SharedRegistry;
 use reload::ConfigReader;
 use rescue::{Armed, Rescue};
 use sampler::{Sampler, sweep_timeout};
@@ -108,9 +109,9 @@ pub fn run(config: Option<&Path>) -> anyhow::Result<()> {
         error!("{}:\n{error}", start.in_force.in_words());
     }
     // A second daemon ends here, before its rescue is armed and acts beside the first.
-    let lock = InstanceLock::take(&start.settings)?;
+    let lock = InstanceLock::take(&start.loaded.settings)?;
     // First, so that the slow side cannot delay it.
-    let armed = rescue::start(&start.settings);
+    let armed = rescue::start(&start.loaded.settings);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(5)
@@ -159,26 +160,31 @@ impl Daemon {
         armed: Armed,
     ) -> anyhow::Result<Daemon> {
         // Before anything that another daemon would notice.
-        let history = HistoryService::start(&start.settings, lock)?;
+        let Start {
+            loaded,
+            in_force,
+            error,
+        } = start;
+        let history = HistoryService::start(&loaded.settings, lock)?;
         let lifetime = Lifetime::install().context("cannot set up metrics")?;
         let last_good = LastGood::start(config);
-        if start.in_force == InForce::Configured {
-            last_good.keep(&start.settings, start.is_blank);
+        if in_force == InForce::Configured {
+            last_good.keep(&loaded.settings, loaded.is_blank);
         }
-        let settings = Arc::new(start.settings);
+        let settings = Arc::new(loaded.settings);
         let timeout = sweep_timeout(&settings);
         let status = SharedStatus::new(lifetime.clone(), clock::wall(), timeout);
         let status = Arc::new(status);
         let server = PageServer::start(settings.metrics.listen, Arc::clone(&status)).await;
         let (plans, plan_requests) = mpsc::channel(PLAN_REQUESTS);
-        let pages = control::Pages::new(Arc::clone(&status), history.state(), plans);
+        let pages = control::Pages::new(Arc::clone(&status), &history.state, plans);
         let control = ControlServer::start(&settings.control, &pages, &status).await;
-        match start.error {
+        match error {
             None => metrics::config_read(now()),
             Some(_) => metrics::config_refused(),
         }
-        status.config_at_start(start.in_force, start.error);
-        for file in &start.files {
+        status.config_at_start(in_force, error);
+        for file in &loaded.files {
             info!("configuration read from {}", file.display());
         }
         let (sender, receiver) = watch::channel(Arc::clone(&settings));
@@ -186,30 +192,40 @@ impl Daemon {
             armed,
             settings,
             Arc::clone(&status),
-            history.handle(),
-            history.state().incidents(),
+            history.handle.clone(),
+            history.state.incidents(),
         );
-        let rescue_settings = rescue.settings();
+        let rescue_settings = rescue.settings.subscribe();
         let (end_rescue, rescue_end) = watch::channel(false);
         let rescue = tokio::spawn(rescue.run(sender.subscribe(), rescue_end));
-        let sampler = Sampler::new(receiver, Arc::clone(&status), history.handle());
-        sampler.look_back(history.state().database()).await;
+        let registry = SharedRegistry::default();
+        let sampler = Sampler::new(
+            receiver,
+            Arc::clone(&status),
+            registry.clone(),
+            history.handle.clone(),
+        );
+        sampler.look_back(history.state.database()).await;
         let maintenance = Maintenance::new(
             sender.subscribe(),
-            sampler.registry(),
+            registry,
             Arc::clone(&status),
-            history.handle(),
-            history.state(),
+            history.handle.clone(),
+            &history.state,
             plan_requests,
         );
         let (end_maintenance, end) = watch::channel(false);
-        tokio::spawn(upkeep(lifetime, Arc::clone(&status), history.handle()));
+        tokio::spawn(upkeep(
+            lifetime,
+            Arc::clone(&status),
+            history.handle.clone(),
+        ));
         Ok(Daemon {
             config: ConfigReader::new(config),
             rescue_settings,
             server,
             last_good,
-            is_blank: start.is_blank,
+            is_blank: loaded.is_blank,
             control,
             pages,
             history,
@@ -310,7 +326,7 @@ impl Daemon {
         }
         self.note_what_needs_a_restart(&settings);
         self.history
-            .handle()
+            .handle
             .set_retention(settings.history.retention);
         self.is_blank = loaded.is_blank;
         self.last_good.keep(&settings, loaded.is_blank);
@@ -328,7 +344,7 @@ impl Daemon {
     /// The history keeps its database open, and all other state is in the same directory.
     fn note_what_needs_a_restart(&self, settings: &Settings) {
         let wanted = StateDir::of(&settings.history);
-        let current = self.history.state();
+        let current = &self.history.state;
         let state = if wanted == *current {
             State::Up
         } else {

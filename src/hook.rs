@@ -8,7 +8,7 @@
 use std::fs::File;
 use std::io::{self, Seek as _, Write as _};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
-use std::process::{Child, Command, ExitStatus};
+use std::process::{Child, Command};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver};
@@ -218,15 +218,11 @@ fn wait(mut child: Child, deadline: Instant, is_cancelled: impl Fn() -> bool) ->
         thread::sleep(INTERVAL);
     }
     match child.wait() {
-        Ok(status) => outcome(status),
+        Ok(status) => match status.code() {
+            Some(code) => HookOutcome::Exited(code),
+            None => HookOutcome::Killed(status.signal().unwrap_or(0)),
+        },
         Err(error) => HookOutcome::Failed(error.to_string()),
-    }
-}
-
-fn outcome(status: ExitStatus) -> HookOutcome {
-    match (status.code(), status.signal()) {
-        (Some(code), _) => HookOutcome::Exited(code),
-        (None, signal) => HookOutcome::Killed(signal.unwrap_or(0)),
     }
 }
 

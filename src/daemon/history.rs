@@ -37,9 +37,10 @@ pub(super) const READ_TIMEOUT: Duration = Duration::from_secs(5);
 /// The history while the daemon runs; ended on drop.
 pub(super) struct HistoryService {
     _lock: Option<Lock>,
-    handle: HistoryHandle,
+    pub(super) handle: HistoryHandle,
     writer: Option<WriterGuard>,
-    state: StateDir,
+    /// Where the history and all other state is.
+    pub(super) state: StateDir,
 }
 
 /// Records in the history, if there is one.
@@ -68,14 +69,6 @@ impl HistoryService {
             writer,
             state,
         })
-    }
-
-    pub(super) fn handle(&self) -> HistoryHandle {
-        self.handle.clone()
-    }
-
-    pub(super) fn state(&self) -> &StateDir {
-        &self.state
     }
 }
 

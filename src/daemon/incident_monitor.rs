@@ -26,7 +26,8 @@ pub(super) struct IncidentMonitor {
     board: Arc<SharedStatus>,
     history: HistoryHandle,
     incidents: PathBuf,
-    recorder: Option<Arc<Recorder>>,
+    /// `None` if it could not be started.
+    pub(super) recorder: Option<Arc<Recorder>>,
     hook: Vec<String>,
     stall_after: Option<Duration>,
     /// `None` if it is off; else the detector, or why there is none.
@@ -112,11 +113,6 @@ impl IncidentMonitor {
             );
             reason.to_string()
         })
-    }
-
-    /// The recorder; `None` if it could not be started.
-    pub(super) fn recorder(&self) -> Option<&Recorder> {
-        self.recorder.as_deref()
     }
 
     /// Publishes both states; while the rescue does not run they are not listed.

@@ -93,7 +93,9 @@ impl Registry {
         };
         let mut changes = Vec::new();
         // The inode of a deleted image, reused with another generation.
-        let is_other = |known: &KnownImage| known.generation() != Some(key.generation);
+        let is_other = |known: &KnownImage| {
+            known.sample.key.as_ref().ok().map(|key| key.generation) != Some(key.generation)
+        };
         if self.images.get(&id).is_some_and(is_other)
             && let Some(gone) = self.images.remove(&id)
         {

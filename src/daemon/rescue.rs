@@ -39,7 +39,7 @@ const ACTION_HANGS: Duration = Duration::from_secs(30);
 /// The task of the slow side.
 pub(super) struct Rescue {
     /// Those that it has adopted.
-    settings: watch::Sender<Arc<Settings>>,
+    pub(super) settings: watch::Sender<Arc<Settings>>,
     armed: Armed,
     events: Option<UnixStream>,
     reporter: Reporter,
@@ -74,10 +74,6 @@ impl Rescue {
         let settings = Arc::clone(&rescue.settings.borrow());
         rescue.follow_settings(&settings);
         rescue
-    }
-
-    pub(super) fn settings(&self) -> watch::Receiver<Arc<Settings>> {
-        self.settings.subscribe()
     }
 
     /// Runs until `end`; then records what the fast side and the log files have found.
@@ -201,7 +197,7 @@ impl Rescue {
 
     fn file_match(&mut self, found: &FileMatch) {
         self.reporter.matched("log file", &found.rule, &found.line);
-        if let Some(recorder) = self.monitor.recorder() {
+        if let Some(recorder) = &self.monitor.recorder {
             recorder.file_line(now(), &found.rule, &found.file, found.line.bytes());
         }
         if found.action == RuleAction::Rescue
@@ -232,14 +228,14 @@ impl Rescue {
                 rule = fast.rule_name(*edition, *id).unwrap_or("unknown");
                 self.reporter.matched("kernel log", rule, line);
             }
-            if let Some(recorder) = self.monitor.recorder() {
+            if let Some(recorder) = &self.monitor.recorder {
                 recorder.notice(&notice, rule);
             }
             self.reporter.notice(&notice);
         }
         fast.forget(in_use);
         while let Some(report) = fast.reports.pop() {
-            if let Some(recorder) = self.monitor.recorder() {
+            if let Some(recorder) = &self.monitor.recorder {
                 recorder.report(&report);
             }
             self.reporter.report(&report);

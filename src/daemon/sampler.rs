@@ -72,9 +72,9 @@ impl Sampler {
     pub(super) fn new(
         settings: watch::Receiver<Arc<Settings>>,
         status: Arc<SharedStatus>,
+        registry: SharedRegistry,
         history: HistoryHandle,
     ) -> Self {
-        let registry = SharedRegistry::default();
         let mut pool = WorkerPool::new(Path::new("/proc"));
         let assessor = Assessor::new(&settings.borrow().thresholds);
         Sampler {
@@ -97,10 +97,6 @@ impl Sampler {
                 unwatched: BTreeMap::new(),
             },
         }
-    }
-
-    pub(super) fn registry(&self) -> SharedRegistry {
-        self.results.registry.clone()
     }
 
     /// Restores the past from the history at `path`. To be called before [`run`](Sampler::run).

@@ -33,13 +33,11 @@ const BLANK: &str = "# Its main file was empty.\n";
 const MODE: u32 = 0o600;
 
 pub(crate) struct Start {
-    pub(crate) settings: Settings,
-    pub(super) files: Vec<PathBuf>,
+    /// With the settings in force.
+    pub(crate) loaded: Loaded,
     pub(super) in_force: InForce,
     /// What is wrong with the configuration.
     pub(crate) error: Option<String>,
-    /// Whether the main file was empty: then another empty one is no mistake.
-    pub(super) is_blank: bool,
 }
 
 impl Start {
@@ -97,9 +95,7 @@ impl Start {
             loaded.settings.maintenance.windows.clear();
         }
         Start {
-            settings: loaded.settings,
-            files: loaded.files,
-            is_blank: loaded.is_blank,
+            loaded,
             in_force,
             error,
         }
@@ -228,8 +224,8 @@ mod tests {
     fn without_a_copy_the_defaults_count_and_rescue() {
         let start = Start::from(None, wrong(), || None);
         assert_eq!(start.in_force, InForce::Defaults);
-        assert!(start.settings.rescue.enabled && !start.settings.rescue.dry_run);
-        assert!(start.settings.maintenance.windows.is_empty());
+        assert!(start.loaded.settings.rescue.enabled && !start.loaded.settings.rescue.dry_run);
+        assert!(start.loaded.settings.maintenance.windows.is_empty());
     }
 
     #[test]

@@ -72,10 +72,6 @@ impl KnownImage {
         self.judge.severity()
     }
 
-    pub(super) fn generation(&self) -> Option<u32> {
-        self.sample.key.as_ref().ok().map(|key| key.generation)
-    }
-
     /// The identity in the history; `None` if it could not be read.
     pub(in crate::daemon) fn reference(&self) -> Option<ImageRef> {
         Some(ImageRef {
