@@ -53,7 +53,7 @@ pub(super) enum End {
     /// It did nothing, and its image is not the cause: the state directory is not writable, or no
     /// process can be started.
     NotReady(String),
-    Report(JobReport),
+    Report(Box<JobReport>),
 }
 
 impl Task {
@@ -271,12 +271,12 @@ impl AtWork {
         } else {
             self.ending = outcome.as_str().to_owned();
         }
-        self.end = End::Report(report);
+        self.end = End::Report(Box::new(report));
     }
 
     fn hook_after(&mut self) {
         let (outcome, report) = match &self.end {
-            End::Report(report) => (report.run.outcome.as_str(), Some(report)),
+            End::Report(report) => (report.run.outcome.as_str(), Some(&**report)),
             End::NotReady(_) => ("failed", None),
             End::CutOff | End::Cancelled => (OutcomeKind::Interrupted.as_str(), None),
         };

@@ -30,6 +30,7 @@ pub(in crate::daemon) struct SeverityChange {
 }
 
 #[derive(Debug, PartialEq)]
+#[allow(clippy::large_enum_variant, reason = "it is in a box")]
 pub(in crate::daemon) enum Subject {
     Image {
         image: ImageRef,
