@@ -69,7 +69,7 @@ pub mod klog {
 pub mod maintenance {
     pub use crate::maintenance::{
         Active, Allowed, Calendar, Decision, FilesystemFacts, ImageFacts, JitterSeed, LastRun,
-        Opening, PlanFacts, PlannedRun, Policy, Speeds, User, facts::ideal, plan,
+        Opening, PlanFacts, PlannedRun, Speeds, User, facts::ideal, plan,
     };
 }
 

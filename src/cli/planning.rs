@@ -12,15 +12,14 @@ use super::command::load_config;
 use super::images::{self, Found, Image};
 use super::output::{self, SUCCESS};
 use crate::config::Settings;
+use crate::config::settings::Defrag;
 use crate::daemon::{is_recent, read_last_incident, read_runs};
 use crate::defrag::job::PassedOver;
 use crate::defrag::pressure::{Gauge, before_runs};
 use crate::defrag::{self, guard, usable};
 use crate::discover::mounts::MountTable;
-use crate::maintenance::gather::{self, ImageNow, Runs};
-use crate::maintenance::{
-    self, Allowed, Calendar, ImageFacts, JitterSeed, PlanFacts, Policy, plan,
-};
+use crate::maintenance::gather::{self, PastRuns};
+use crate::maintenance::{self, Allowed, Calendar, ImageFacts, JitterSeed, PlanFacts, plan};
 use crate::model::path::shown;
 use crate::model::{Engine, Filesystem, FilesystemKind, Owner, ReasonCode, Refusal, Severity};
 use crate::serve::plan::{JudgedBy, render, render_json};
@@ -63,7 +62,7 @@ fn by_counts(settings: &Settings, json: bool) -> anyhow::Result<u8> {
     let calendar = calendar(settings);
     let now = Timestamp::now();
     let facts = facts(settings, &found, &calendar, now);
-    let plan = plan(&facts, &Policy::from(&settings.defrag));
+    let plan = plan(&facts, &settings.defrag);
     if json {
         let text = render_json(&plan, &facts.engines, &calendar, now, JudgedBy::Counts)?;
         output::print(&text)?;
@@ -101,9 +100,9 @@ fn host_facts(settings: &Settings, calendar: &Calendar, now: Timestamp) -> PlanF
 }
 
 /// The runs in the history; none (estimates are then assumed, and marked) if it is unreadable.
-fn past_runs(settings: &Settings) -> Runs {
+fn past_runs(settings: &Settings) -> PastRuns {
     let state = StateDir::of(&settings.history);
-    Runs::new(read_runs(state.database()).unwrap_or_default())
+    PastRuns::new(read_runs(state.database()).unwrap_or_default())
 }
 
 fn facts(settings: &Settings, found: &Found, calendar: &Calendar, now: Timestamp) -> PlanFacts {
@@ -156,26 +155,28 @@ fn io_pressures<'f>(settings: &Settings, found: &'f Found) -> HashMap<&'f Path, 
 }
 
 /// `None` if the image cannot be identified; the daemon does not plan it either.
-fn image_facts(image: &Image, runs: &Runs) -> Option<ImageFacts> {
+fn image_facts(image: &Image, runs: &PastRuns) -> Option<ImageFacts> {
     let nobody = Owner::default();
-    let now = ImageNow {
-        sample: &image.sample,
-        key: image.sample.key.as_ref().ok()?,
-        owner: image.owner.as_ref().unwrap_or(&nobody),
+    let owner = image.owner.as_ref().unwrap_or(&nobody);
+    let facts = gather::image(
+        &image.sample,
+        owner,
+        image.map.as_ref(),
+        image.outlook,
+        runs,
+    )?;
+    Some(ImageFacts {
         severity: image.severity,
-        growth: None,
-        map: image.map.as_ref(),
-        outlook: image.outlook,
-    };
-    Some(gather::image(&now, runs))
+        ..facts
+    })
 }
 
 /// The engines that the planner passes over for an image defragmented by hand, by its current
 /// state; see [`maintenance::passed_over`]. Empty if the image cannot be examined.
 pub(super) fn passed_over(settings: &Settings, image: &Path, always: bool) -> Vec<PassedOver> {
-    let policy = Policy {
+    let policy = Defrag {
         from: Severity::Ok,
-        ..Policy::from(&settings.defrag)
+        ..settings.defrag.clone()
     };
     if policy.engines.len() < 2 {
         return Vec::new();

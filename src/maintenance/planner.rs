@@ -32,11 +32,12 @@ use jiff::Timestamp;
 use super::calendar::{Opening, between};
 use super::estimate::{Estimate, estimate};
 use super::facts::{Allowed, FilesystemFacts, ImageFacts, PlanFacts};
-use super::policy::Policy;
 use super::reason::{self, Moment};
+use crate::config::settings::Defrag;
 use crate::model::gain::LITTLE;
 use crate::model::{
-    Effect, Engine, ExtentCount, FilesystemKind, Outlook, ReasonCode, Refusal, Severity, Share,
+    Effect, Engine, ExtentCount, Filesystem, FilesystemKind, Outlook, ReasonCode, Refusal,
+    Severity, Share,
 };
 
 /// Above this, a file system is too full for any run: the copy would itself be fragmented.
@@ -115,13 +116,23 @@ impl Plan {
 }
 
 /// Decides on every image. The result does not depend on the order of the facts.
-pub fn plan(facts: &PlanFacts, policy: &Policy) -> Plan {
+pub fn plan(facts: &PlanFacts, policy: &Defrag) -> Plan {
     let filesystems = facts.filesystems.iter();
     let planner = Planner {
         facts,
         policy,
         filesystems: filesystems.map(|it| (it.id.as_str(), it)).collect(),
-        frame: Frame::new(facts),
+        // The window that is open or opens next; without one, no run is placed.
+        frame: match facts.allowed {
+            Allowed::During(Opening { opens, closes }) => Opening {
+                opens: opens.max(facts.now),
+                closes,
+            },
+            _ => Opening {
+                opens: facts.now,
+                closes: Timestamp::MAX,
+            },
+        },
     };
     let mut images: Vec<Planned> = Vec::with_capacity(facts.images.len());
     let mut candidates = Vec::new();
@@ -143,9 +154,9 @@ pub fn plan(facts: &PlanFacts, policy: &Policy) -> Plan {
 
 /// The engines, with reasons, before the first one usable for an image that is defragmented by
 /// hand. The last configured engine is never passed over, so there is an answer.
-pub fn passed_over(facts: &PlanFacts, policy: &Policy) -> Vec<(Engine, Refusal)> {
+pub fn passed_over(facts: &PlanFacts, policy: &Defrag) -> Vec<(Engine, Refusal)> {
     let against = |engine: &Engine| {
-        let only = Policy {
+        let only = Defrag {
             engines: vec![*engine],
             ..policy.clone()
         };
@@ -171,40 +182,12 @@ impl Planned {
     }
 }
 
-/// The time available for runs.
-#[derive(Debug, Clone, Copy)]
-struct Frame {
-    begins: Timestamp,
-    /// `None` if unlimited.
-    closes: Option<Timestamp>,
-}
-
-impl Frame {
-    /// From the window that is open or opens next; without one, no run is placed.
-    fn new(facts: &PlanFacts) -> Frame {
-        match facts.allowed {
-            Allowed::During(Opening { opens, closes }) => Frame {
-                begins: opens.max(facts.now),
-                closes: Some(closes),
-            },
-            _ => Frame {
-                begins: facts.now,
-                closes: None,
-            },
-        }
-    }
-
-    fn left(&self, from: Timestamp) -> Duration {
-        self.closes
-            .map_or(Duration::MAX, |closes| between(from, closes))
-    }
-}
-
 struct Planner<'f> {
     facts: &'f PlanFacts,
-    policy: &'f Policy,
+    policy: &'f Defrag,
     filesystems: BTreeMap<&'f str, &'f FilesystemFacts>,
-    frame: Frame,
+    /// The time available for runs.
+    frame: Opening,
 }
 
 /// An image for which only time can be lacking.
@@ -217,6 +200,16 @@ struct Candidate<'f> {
 }
 
 impl Candidate<'_> {
+    /// The first option for which there is enough time.
+    fn option_within(&self, from: Timestamp, to: Timestamp) -> Option<(Engine, Estimate)> {
+        let left = between(from, to);
+        let fits = |(engine, estimate): &&(Engine, Estimate)| match engine {
+            Engine::XfsFsr => estimate.about.saturating_add(estimate.about / MARGIN) <= left,
+            Engine::Online => left >= SHORTEST_TURN.min(estimate.about),
+        };
+        self.options.iter().find(fits).copied()
+    }
+
     fn cmp(&self, other: &Self, by_extents: bool) -> Ordering {
         let severity = other.image.severity.cmp(&self.image.severity);
         let extents = other.image.extents.cmp(&self.image.extents);
@@ -233,7 +226,7 @@ impl<'f> Planner<'f> {
         let filesystem = self.filesystems.get(image.filesystem.as_str());
         Planned {
             path: image.path.clone(),
-            mount: filesystem.map(|filesystem| filesystem.mount.clone()),
+            mount: filesystem.map(|filesystem| filesystem.info.mount.clone()),
             severity: image.severity,
             extents: image.extents,
             ideal: image.ideal,
@@ -255,8 +248,9 @@ impl<'f> Planner<'f> {
         }
         self.worthwhile(image)?;
         let filesystem = filesystem.ok_or(ReasonCode::NothingKnown)?;
-        if filesystem.kind != FilesystemKind::Xfs {
-            let text = format!("on {}; only XFS is defragmented", filesystem.type_name);
+        if filesystem.info.kind != FilesystemKind::Xfs {
+            let type_name = &filesystem.info.type_name;
+            let text = format!("on {type_name}; only XFS is defragmented");
             return Err(Refusal::new(ReasonCode::NotXfs, text));
         }
         self.host_allows()?;
@@ -321,7 +315,7 @@ impl<'f> Planner<'f> {
             return Ok(());
         };
         let until = last.cools_until(self.policy.cooldown);
-        if until <= self.frame.begins {
+        if until <= self.frame.opens {
             return Ok(());
         }
         let until = self.moment(until);
@@ -337,9 +331,9 @@ impl<'f> Planner<'f> {
 
     /// Checks the I/O pressure, which matters only if runs can begin now.
     fn disks_are_idle(&self, filesystem: &FilesystemFacts) -> Result<(), Refusal> {
-        let limit = self.policy.max_io_pressure;
+        let limit = f64::from(self.policy.max_io_pressure);
         match filesystem.io_pressure {
-            Some(avg10) if avg10 > limit && self.frame.begins <= self.facts.now => {
+            Some(avg10) if avg10 > limit && self.frame.opens <= self.facts.now => {
                 let text = format!(
                     "I/O pressure too high ({avg10:.0}% of the time some task waits, limit \
                      {limit:.0}%)"
@@ -392,7 +386,8 @@ impl<'f> Planner<'f> {
         match engine {
             Engine::XfsFsr => self.idle_image(image, &estimate)?,
             Engine::Online => {
-                if !filesystem.features.is_some_and(|features| features.reflink) {
+                let features = filesystem.info.features;
+                if !features.is_some_and(|features| features.reflink) {
                     return Err(ReasonCode::NoReflink.into());
                 }
                 if image.obstacles.contains(&ReasonCode::Dax) {
@@ -401,8 +396,8 @@ impl<'f> Planner<'f> {
             }
         }
         gains(image, &[engine])?;
-        let keeps = self.policy.keep_free.of_bytes(filesystem.size);
-        let (needs, has) = (estimate.needs, filesystem.free);
+        let keeps = self.policy.keep_free.of_bytes(filesystem.info.size);
+        let (needs, has) = (estimate.needs, filesystem.info.free);
         if needs.saturating_add(keeps) > has {
             let text = format!("not enough free space (needs {needs}, has {has}, keeps {keeps})");
             return Err(Refusal::new(ReasonCode::NoSpace, text));
@@ -441,9 +436,10 @@ fn filesystem_allows(filesystem: &FilesystemFacts) -> Result<(), Refusal> {
     if filesystem.stalled {
         return Err(ReasonCode::Stalled.into());
     }
-    let used = filesystem.size.0.saturating_sub(filesystem.free.0);
+    let Filesystem { size, free, .. } = filesystem.info;
+    let used = size.0.saturating_sub(free.0);
     let millionths = u128::from(used) * u128::from(Share::WHOLE.0);
-    let used = millionths.checked_div(u128::from(filesystem.size.0));
+    let used = millionths.checked_div(u128::from(size.0));
     // Rounded up, so that a value just above the limit is not displayed as the limit.
     let percent = used.map_or(0, |used| used.div_ceil(10_000));
     if used.is_some_and(|used| used > u128::from(ALMOST_FULL.0)) {
@@ -474,64 +470,59 @@ fn worth(image: &ImageFacts) -> f64 {
 
 struct Lanes<'p, 'f> {
     planner: &'p Planner<'f>,
-    /// When the last run on a file system ends.
-    idle_from: BTreeMap<&'f str, Timestamp>,
+    /// For each file system with runs: when the last one ends, and how many there are.
+    busy: BTreeMap<&'f str, (Timestamp, usize)>,
     /// When each slot for parallel runs becomes free.
     slots: Vec<Timestamp>,
-    /// Number of runs placed on each file system.
-    placed: BTreeMap<&'f str, usize>,
-    order: usize,
+    /// Number of runs placed.
+    placed: usize,
 }
 
 impl<'p, 'f> Lanes<'p, 'f> {
     fn new(planner: &'p Planner<'f>) -> Lanes<'p, 'f> {
-        let begins = planner.frame.begins;
-        let mut idle_from = BTreeMap::new();
+        let mut busy = BTreeMap::new();
         let mut slots = Vec::new();
         for filesystem in planner.filesystems.values() {
             if let Some(active) = &filesystem.active {
                 // A run that takes longer than expected may end at any moment.
-                let ends = active.ends.max(soon(planner.facts.now));
-                idle_from.insert(filesystem.id.as_str(), ends);
+                let soon = planner.facts.now.checked_add(SHORTEST_TURN);
+                let ends = soon.map_or(active.ends, |soon| active.ends.max(soon));
+                busy.insert(filesystem.id.as_str(), (ends, 1));
                 slots.push(ends);
             }
         }
-        let parallel = planner.policy.parallel.max(1);
-        slots.resize(parallel.max(slots.len()), begins);
+        let parallel = usize::try_from(planner.policy.parallel).map_or(1, |it| it.max(1));
+        slots.resize(parallel.max(slots.len()), planner.frame.opens);
         // If more runs than allowed are active, a slot becomes free only when enough have ended.
         slots.sort();
         slots.drain(..slots.len() - parallel);
         Lanes {
             planner,
-            idle_from,
+            busy,
             slots,
-            placed: BTreeMap::new(),
-            order: 0,
+            placed: 0,
         }
     }
 
     /// Places the next candidate in order of rank.
     fn place(&mut self, candidate: &Candidate<'f>) -> Decision {
         let id = candidate.filesystem.id.as_str();
-        let frame = self.planner.frame;
-        let idle_from = self.idle_from.get(id).copied().unwrap_or(frame.begins);
-        let (slot, begins) = self.earliest(idle_from.max(frame.begins));
-        let fits =
-            |(engine, estimate): &&(Engine, Estimate)| fits(*engine, estimate, frame.left(begins));
-        let Some((engine, estimate)) = candidate.options.iter().find(fits).copied() else {
-            return Decision::Not(self.too_late(candidate));
+        let Opening { opens, closes } = self.planner.frame;
+        let (idle_from, there) = self.busy.get(id).copied().unwrap_or((opens, 0));
+        let (slot, begins) = self.earliest(idle_from.max(opens));
+        let Some((engine, estimate)) = candidate.option_within(begins, closes) else {
+            return Decision::Not(self.too_late(candidate, there));
         };
-        let ends = begins.checked_add(estimate.about).unwrap_or(Timestamp::MAX);
-        let ends = frame.closes.map_or(ends, |closes| ends.min(closes));
-        self.idle_from.insert(id, ends);
+        let ends = begins.checked_add(estimate.about).unwrap_or(closes);
+        let ends = ends.min(closes);
+        self.busy.insert(id, (ends, there + 1));
         if let Some(slot) = self.slots.get_mut(slot) {
             *slot = ends;
         }
-        *self.placed.entry(id).or_default() += 1;
-        self.order += 1;
+        self.placed += 1;
         Decision::Runs(PlannedRun {
             engine,
-            order: self.order,
+            order: self.placed,
             begins,
             ends,
             estimate,
@@ -549,48 +540,27 @@ impl<'p, 'f> Lanes<'p, 'f> {
         slot.map_or((0, from), |(slot, free)| (slot, free.max(from)))
     }
 
-    /// The reason for lack of time: the window is too short, or other images come first.
-    fn too_late(&self, candidate: &Candidate<'f>) -> Refusal {
-        let frame = self.planner.frame;
-        let closes = frame.closes.unwrap_or(Timestamp::MAX);
+    /// The reason for lack of time: the window is too short, or other images come first, `there` of
+    /// them on the same file system.
+    fn too_late(&self, candidate: &Candidate<'f>, there: usize) -> Refusal {
+        let Opening { opens, closes } = self.planner.frame;
+        let alone = candidate.option_within(opens, closes);
         let closes = self.planner.moment(closes);
-        let alone = frame.left(frame.begins);
-        let options = &candidate.options;
-        if options
-            .iter()
-            .any(|(engine, estimate)| fits(*engine, estimate, alone))
-        {
-            let filesystem = candidate.filesystem;
-            let there = self.placed.get(filesystem.id.as_str()).copied();
-            let ahead = there.unwrap_or(0) + usize::from(filesystem.active.is_some());
+        if alone.is_some() {
             // Without a run on the same file system, runs on others have taken the slots.
-            let ahead = if ahead == 0 { self.order.max(1) } else { ahead };
+            let ahead = if there == 0 {
+                self.placed.max(1)
+            } else {
+                there
+            };
             return reason::no_turn(&closes, ahead);
         }
         // The shortest run is the closest to fitting.
-        let shortest = options
-            .iter()
-            .map(|(_, estimate)| estimate)
-            .min_by_key(|it| it.about);
-        match shortest {
+        let estimates = candidate.options.iter().map(|(_, estimate)| estimate);
+        match estimates.min_by_key(|it| it.about) {
             Some(estimate) => reason::would_not_finish(&closes, estimate),
             None => ReasonCode::NoEngine.into(),
         }
-    }
-}
-
-/// The assumed end of a run that should have ended already.
-fn soon(now: Timestamp) -> Timestamp {
-    now.checked_add(SHORTEST_TURN).unwrap_or(now)
-}
-
-fn fits(engine: Engine, estimate: &Estimate, left: Duration) -> bool {
-    match engine {
-        Engine::XfsFsr => {
-            let margin = estimate.about / MARGIN;
-            estimate.about.saturating_add(margin) <= left
-        }
-        Engine::Online => left >= SHORTEST_TURN.min(estimate.about),
     }
 }
 

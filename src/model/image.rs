@@ -77,10 +77,12 @@ impl Sample {
 }
 
 /// An image and its path at the time of a record.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImageRef {
     /// Its lasting identity.
+    #[serde(flatten)]
     pub key: ImageKey,
     /// Its path.
+    #[serde(with = "path::wire")]
     pub path: PathBuf,
 }

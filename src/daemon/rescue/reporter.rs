@@ -23,7 +23,6 @@ const DRILL_TIMEOUT: Duration = Duration::from_secs(5);
 /// Reports of the fast side, and the drill under way.
 pub(super) struct Reporter {
     drill: Option<Drill>,
-    incident: bool,
     /// Whether the hourly limit is reached.
     pub(super) limited: bool,
     /// Why the kernel log is no longer readable.
@@ -41,15 +40,13 @@ impl Reporter {
     pub(super) fn new(board: Arc<SharedStatus>) -> Self {
         Reporter {
             drill: None,
-            incident: false,
             limited: false,
             kmsg_error: None,
             board,
         }
     }
 
-    fn set_incident(&mut self, incident: bool) {
-        self.incident = incident;
+    fn set_incident(&self, incident: bool) {
         self.board
             .update_rescue(|rescue| rescue.incident = incident);
     }
@@ -57,7 +54,7 @@ impl Reporter {
     /// Publishes the duration of a drill, or `None` if it failed.
     fn set_roundtrip(&self, took: Option<Duration>) {
         self.board.update_rescue(|rescue| {
-            rescue.drilled = Some(super::super::clock::wall());
+            rescue.drilled = Some(crate::daemon::clock::wall());
             rescue.roundtrip_seconds = took.map(|took| took.as_secs_f64());
         });
     }
@@ -191,7 +188,7 @@ impl Reporter {
         let Some(drill) = self.drill.take_if(late) else {
             return false;
         };
-        if drill.seen && self.incident {
+        if drill.seen && self.board.rescue().incident {
             return false;
         }
         self.set_roundtrip(None);
