@@ -11,7 +11,7 @@
 //! Not visible: descriptors already closed, images that a VM only has mapped, and readers over the
 //! network. Where that matters, [`locks`](crate::sys::locks) queries the kernel.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -139,7 +139,7 @@ impl Places<'_> {
         let namespace = fs::read_link(self.proc.join(&process).join("ns/mnt")).ok();
         let mut device = None;
         for tables in namespace.into_iter().chain([process]) {
-            let read = || self_mounts(self.proc, pid);
+            let read = || mounts_of(self.proc, pid);
             let mounts = self.others.entry(tables).or_insert_with(read);
             let Some(mount) = mounts.get(&file.mount) else {
                 continue;
@@ -155,19 +155,14 @@ impl Places<'_> {
 
 /// The mounts of a process. The kernel lists their points below the root directory of the process,
 /// but the paths of its open files from the root of its mount namespace (d_path, fs/d_path.c).
-fn self_mounts(proc: &Path, pid: u32) -> HashMap<u32, Mount> {
+fn mounts_of(proc: &Path, pid: u32) -> HashMap<u32, Mount> {
     let root = fs::read_link(proc.join(pid.to_string()).join("root")).unwrap_or_default();
     let mounts = mounts::read_of(proc, pid).unwrap_or_default();
     let mut mounts = MountTable::new(mounts).by_id();
     for mount in mounts.values_mut() {
-        mount.point = match mount.point.strip_prefix("/") {
-            Ok(below) => Path::new("/")
-                .join(&root)
-                .join(below)
-                .components()
-                .collect(),
-            Err(_) => continue,
-        };
+        let below = mount.point.strip_prefix("/").unwrap_or(&mount.point);
+        let point = Path::new("/").join(&root).join(below);
+        mount.point = point.components().collect();
     }
     mounts
 }
@@ -226,15 +221,6 @@ struct Held {
     inside: Option<PathBuf>,
     writes: bool,
     direct: bool,
-}
-
-/// An open file of QEMU or of another program that runs VMs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct HeldImage<'a> {
-    /// Its path as we see it.
-    pub path: &'a Path,
-    /// Inode number; `None` before kernel 5.14.
-    pub inode: Option<u64>,
 }
 
 impl Holders {
@@ -315,19 +301,15 @@ impl Holders {
         self.held().map(|file| file.name.as_path())
     }
 
-    /// Of these files, those that lie on the file system `device`, as far as that is known.
-    pub fn held_on(&self, device: DeviceNumber) -> impl Iterator<Item = HeldImage<'_>> {
-        let here = move |file: &&Held| match file.device {
+    /// Of these files, those that lie on the file system `device`, with their inode numbers, as far
+    /// as that is known.
+    pub fn held_on(&self, device: DeviceNumber) -> impl Iterator<Item = (&Path, Option<u64>)> {
+        let is_here = move |path: &Path| self.mounts.of(path).is_some_and(|it| it.device == device);
+        let here = self.held().filter(move |file| match file.device {
             Some(its) => its == device,
-            None => self
-                .mounts
-                .of(&file.name)
-                .is_some_and(|mount| mount.device == device),
-        };
-        self.held().filter(here).map(|file| HeldImage {
-            path: &file.name,
-            inode: file.inode.filter(|_| file.device.is_some()),
-        })
+            None => is_here(&file.name),
+        });
+        here.map(|file| (file.name.as_path(), file.device.and(file.inode)))
     }
 
     /// The processes that have `image`, on the file system `device`, open.
@@ -346,11 +328,8 @@ impl Holders {
             Some(its) => its == device && (one_space || same_path(file)),
             None => same_path(file),
         };
-        let paths = inside.iter().chain([&image.path]).collect::<HashSet<_>>();
-        let by_path = paths
-            .into_iter()
-            .filter_map(|path| self.by_path.get(path))
-            .flatten();
+        let by_path = inside.iter().chain([&image.path]);
+        let by_path = by_path.filter_map(|path| self.by_path.get(path)).flatten();
         let is_there =
             |file: &&Held| file.device.is_none_or(|its| its == device) && same_path(file);
         let file = |index: &usize| &self.files[*index];

@@ -13,7 +13,7 @@ use super::protocol::{Fault, PassedOver, PlainPath, Reply, Request, Root, Survey
 use super::worker::{CallError, Listener, StallFlag, Worker};
 use crate::config::settings::Settings;
 use crate::discover::mounts::{FilesystemScope, Mount, MountTable};
-use crate::discover::owner::{HeldImage, Holders, OwnerSearch};
+use crate::discover::owner::{Holders, OwnerSearch};
 use crate::discover::paths::literal_part;
 use crate::discover::rules::Selection;
 use crate::discover::watch::News;
@@ -272,10 +272,10 @@ impl Sweep<'_> {
             let held: Vec<_> = holders
                 .flat_map(|holders| holders.held_on(device))
                 .collect();
-            let path = |held: &HeldImage<'_>| PlainPath(held.path.to_owned());
+            let path = |(path, _): &(&Path, _)| PlainPath((*path).to_owned());
             let request = Request::Survey(SurveyRequest {
                 held: held.iter().map(path).collect(),
-                held_inodes: held.iter().filter_map(|held| held.inode).collect(),
+                held_inodes: held.iter().filter_map(|(_, inode)| *inode).collect(),
                 watch: self.pool.listener.as_ref().map(|_| self.pool.sweeps),
                 selection: self.scope.selection.clone(),
                 limit: self.scope.limit,

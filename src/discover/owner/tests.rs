@@ -314,7 +314,7 @@ fn case_c04() {
     assert_eq!(vm_of(&holders, a, 131), Some((some("inst-1"), None)));
     assert_eq!(vm_of(&holders, b, 132), Some((some("inst-2"), None)));
     assert_eq!(vm_of(&holders, "/pool/b/disk", 133), None);
-    let here: Vec<_> = holders.held_on(DEVICE).map(|held| held.inode).collect();
+    let here: Vec<_> = holders.held_on(DEVICE).map(|held| held.1).collect();
     assert_eq!(here, [Some(131), None]);
     let elsewhere = DeviceNumber { major: 7, minor: 4 };
     assert_eq!(holders.held_on(elsewhere).count(), 0);
@@ -374,7 +374,7 @@ fn a_path_is_translated_through_every_kind_of_mount() {
     assert_eq!(name("/srv/vols/v2/disk"), some("vm-8"));
     assert_eq!(name("/short/disk"), some("vm-8"));
     assert_eq!(name("/srv/disk"), None);
-    let mut here: Vec<_> = holders.held_on(DEVICE).map(|held| held.path).collect();
+    let mut here: Vec<_> = holders.held_on(DEVICE).map(|held| held.0).collect();
     here.sort_unstable();
     // Where another file system hides it, it has no name of ours.
     let expected = [
