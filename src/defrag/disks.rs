@@ -64,8 +64,8 @@ impl Counters {
         self.add(&fs::canonicalize(link).ok()?, host, left)
     }
 
-    /// Adds a device and, in at most `left` layers, those below it. `None` if a disk is unknown: the
-    /// others alone would look too idle.
+    /// Adds a device and, in at most `left` layers, those below it. `None` if a disk is unknown:
+    /// the others alone would look too idle.
     fn add(&mut self, device: &Path, host: &HostInterfaces, left: u32) -> Option<()> {
         let left = left.checked_sub(1)?;
         if device.join("partition").exists() {

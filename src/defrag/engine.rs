@@ -6,8 +6,8 @@
 //!    [`Outlook::gain`](crate::model::Outlook::gain) and the planner's estimate.
 //! 2. A file with one function, `run(&mut Controls, &mut RunReport)`, called by
 //!    [`job::run`](super::job::run). The image is open and not checked. The function
-//!    - locks the file system ([`lock_filesystem`]) and checks the [guards](super::guard); a refusal
-//!      is returned as the error;
+//!    - locks the file system ([`lock_filesystem`]) and checks the [guards](super::guard), whose
+//!      refusal is its error;
 //!    - returns [`RunOutcome::WouldRun`] if the request is a dry run;
 //!    - sends [`Event::Cleared`], then works in steps, and passes [`Controls::inputs`] to a
 //!      [`Machine`](super::run::Machine) between two of them;

@@ -25,7 +25,8 @@ use crate::model::{
 };
 use crate::probe::extents::{MapReader, ReadPace};
 use crate::probe::{open as opening, reason};
-use crate::sys::{fsxattr, geometry, locks, mounts};
+use crate::sys::fsxattr::{self, Attributes};
+use crate::sys::{geometry, locks, mounts};
 
 /// FS_XFLAG_* (include/uapi/linux/fs.h).
 const REALTIME: u32 = 0x1;
@@ -176,9 +177,7 @@ pub fn check_quick(
     limits: &Defrag,
     host: &HostInterfaces,
 ) -> Result<Checked, Refusal> {
-    let attributes = fsxattr::attributes(&target.file)?;
-    check_flags(attributes.flags)?;
-    check_swap(target, host)?;
+    let attributes = check_marks(target, host)?;
     let extents = at_least_two(attributes.extents)?;
     let allocated = Bytes(target.file.metadata()?.blocks().saturating_mul(512));
     check_space(target, allocated, limits.keep_free)?;
@@ -207,10 +206,13 @@ fn check_flags(marks: u32) -> Result<(), Refusal> {
     }
 }
 
-fn check_swap(target: &Target, host: &HostInterfaces) -> Result<(), Refusal> {
+/// Checks that neither its flags nor its use as a swap file forbid touching it.
+fn check_marks(target: &Target, host: &HostInterfaces) -> Result<Attributes, Refusal> {
+    let attributes = fsxattr::attributes(&target.file)?;
+    check_flags(attributes.flags)?;
     match is_swap(&host.proc, &target.path) {
         true => Err(ReasonCode::SwapFile.into()),
-        false => Ok(()),
+        false => Ok(attributes),
     }
 }
 
@@ -235,9 +237,7 @@ pub fn check_online(
     host: &HostInterfaces,
 ) -> Result<ExtentCount, Refusal> {
     check_kernel(limits, host)?;
-    let attributes = fsxattr::attributes(&target.file)?;
-    check_flags(attributes.flags)?;
-    check_swap(target, host)?;
+    let attributes = check_marks(target, host)?;
     if attributes.flags & DAX != 0 {
         return Err(ReasonCode::Dax.into());
     }

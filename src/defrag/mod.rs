@@ -1,4 +1,4 @@
-//! Defragmentation with two engines, which share [`engine`].
+//! Defragmentation with two engines, which share [`engine`]; its comment is how to add another.
 //!
 //! ```text
 //! guard ─► gate raised ─► guard, the rest ─► fsr: xfs_fsr works, run (pure) stops it
