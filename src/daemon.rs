@@ -180,7 +180,10 @@ impl Daemon {
             None => metrics::config_read(now()),
             Some(_) => metrics::config_refused(),
         }
-        status.config_at_start(start.in_force, start.error);
+        status.update(|status| {
+            status.daemon.config_in_force = start.in_force;
+            status.daemon.config_refused = start.error;
+        });
         for file in &start.files {
             info!("configuration read from {}", file.display());
         }

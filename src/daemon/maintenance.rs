@@ -255,7 +255,7 @@ impl Maintenance {
         }
         let now = Timestamp::now();
         let open = self.calendar.open_until(now).is_some();
-        let incident = self.board.rescue().incident;
+        let incident = self.board.incident();
         if incident {
             self.incident = Some(UnixTime(now.as_second()));
         }
@@ -333,7 +333,7 @@ impl Maintenance {
         let speeds = self.runs.speeds();
         let filesystems = inventory.filesystems().map(|filesystem| {
             let mount = shown(&filesystem.mount);
-            let stalled = stalled.iter().any(|(stalled, _)| *stalled == mount);
+            let stalled = stalled.iter().any(|stalled| stalled.mount == mount);
             let active = self.active.get(&filesystem.lasting_name());
             let active = active.map(|running| running.active.clone());
             let pressure = self.pressures.get(&filesystem.mount).copied();
@@ -363,7 +363,7 @@ impl Maintenance {
             now,
             zone: self.calendar.zone().clone(),
             allowed: Allowed::by(&self.calendar, now),
-            incident: self.board.rescue().incident,
+            incident: self.board.incident(),
             recent_incident: is_recent(self.incident, now),
             paused: self.board.paused(),
             not_ready: self.why_not_ready(),
@@ -454,10 +454,10 @@ impl Maintenance {
         let now = Timestamp::now();
         let facts = self.facts(&settings.defrag, now);
         let plan = plan(&facts, &Policy::from(&settings.defrag));
-        let text = match query.text {
-            Some(text) => render(&plan, &facts.engines, &self.calendar, now, text.width),
-            None => render_json(&plan, &facts.engines, &self.calendar, now, JudgedBy::Daemon)
-                .unwrap_or_else(|error| error.to_string()),
+        let text = match query.columns {
+            Some(0) => render(&plan, &facts.engines, &self.calendar, now, None),
+            width @ Some(_) => render(&plan, &facts.engines, &self.calendar, now, width),
+            None => render_json(&plan, &facts.engines, &self.calendar, now, JudgedBy::Daemon),
         };
         // The client may have disconnected.
         let _ = query.answer.send(text);
@@ -473,8 +473,8 @@ impl Maintenance {
     }
 
     fn post_engines(&mut self, states: Vec<EngineState>) {
-        self.board
-            .post_engines(states.iter().map(status::EngineState::from).collect());
+        let engines = states.iter().map(status::EngineState::from).collect();
+        self.board.update(|status| status.engines = engines);
         self.engines.take_in(states);
         self.planned = None;
     }
@@ -487,8 +487,8 @@ impl Maintenance {
             ends: UnixTime(running.active.ends.as_second()),
             progress: running.control.progress().and_then(JobProgress::share),
         };
-        self.board
-            .post_runs(self.active.values().map(run).collect());
+        let runs = self.active.values().map(run).collect();
+        self.board.update(|status| status.runs = runs);
     }
 
     fn take_in(&mut self, ended: Ended) {

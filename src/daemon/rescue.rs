@@ -132,9 +132,9 @@ impl Rescue {
     fn follow_settings(&mut self) {
         let settings = Arc::clone(&self.settings);
         let armed = self.armed.armed;
-        self.board.update_rescue(|rescue| {
-            rescue.armed = armed;
-            rescue.dry_run = settings.rescue.dry_run;
+        self.board.update(|status| {
+            status.rescue.armed = armed;
+            status.rescue.dry_run = settings.rescue.dry_run;
         });
         let files: &[_] = if armed { &settings.klog.files } else { &[] };
         self.files.follow(files, &self.armed.rules, &self.board);

@@ -51,14 +51,14 @@ impl Reporter {
     fn set_incident(&mut self, incident: bool) {
         self.incident = incident;
         self.board
-            .update_rescue(|rescue| rescue.incident = incident);
+            .update(|status| status.rescue.incident = incident);
     }
 
     /// Publishes the duration of a drill, or `None` if it failed.
     fn set_roundtrip(&self, took: Option<Duration>) {
-        self.board.update_rescue(|rescue| {
-            rescue.drilled = Some(super::super::clock::wall());
-            rescue.roundtrip_seconds = took.map(|took| took.as_secs_f64());
+        self.board.update(|status| {
+            status.rescue.drilled = Some(super::super::clock::wall());
+            status.rescue.roundtrip_seconds = took.map(|took| took.as_secs_f64());
         });
     }
 
@@ -66,9 +66,9 @@ impl Reporter {
     pub(super) fn forget_drills(&mut self) {
         self.drill = None;
         self.kmsg_error = None;
-        self.board.update_rescue(|rescue| {
-            rescue.drilled = None;
-            rescue.roundtrip_seconds = None;
+        self.board.update(|status| {
+            status.rescue.drilled = None;
+            status.rescue.roundtrip_seconds = None;
         });
     }
 
