@@ -54,6 +54,8 @@ use note::{Note, NoteFile, left_behind};
 use runner::{Ended, Task};
 
 const TICK: Duration = Duration::from_secs(1);
+/// While nothing runs and no window is open.
+const IDLE_TICK: Duration = Duration::from_secs(5);
 const PLANNING: Duration = Duration::from_secs(5);
 const PRESSURE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Time after an incident during which the worst images come first.
@@ -162,7 +164,14 @@ impl Maintenance {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                _ = ticks.tick() => self.tick().await,
+                _ = ticks.tick() => {
+                    self.tick().await;
+                    ticks.reset_after(self.pause());
+                }
+                Ok(()) = self.settings.changed() => {
+                    self.settings.mark_changed();
+                    self.tick().await;
+                }
                 Some(ended) = self.ended.recv() => self.take_in(ended),
                 Some(finished) = self.finished.recv() => self.take_in_finished(finished),
                 Some(query) = self.queries.recv() => self.answer(query),
@@ -241,6 +250,19 @@ impl Maintenance {
             .chain(&self.unfinished)
             .for_each(|control| control.cancel_hooks());
         Instant::now()
+    }
+
+    /// How long until the next tick: each one wakes the process. None may miss an incident.
+    fn pause(&self) -> Duration {
+        let is_open = || self.calendar.open_until(Timestamp::now()).is_some();
+        if !self.active.is_empty() || is_open() {
+            return TICK;
+        }
+        self.settings
+            .borrow()
+            .rescue
+            .quiet_after
+            .clamp(TICK, IDLE_TICK)
     }
 
     async fn tick(&mut self) {

@@ -21,12 +21,14 @@ use super::survey::{self, Memory};
 use super::{census, open};
 use crate::discover::paths::{self, Followed};
 use crate::model::Bytes;
+use crate::sys::heap;
 
 /// Serves requests until the other side closes the socket.
 ///
 /// # Errors
 /// If standard input is not a socket, or for an invalid request.
 pub fn serve() -> io::Result<()> {
+    heap::configure();
     // Cosmetic, may fail: started by a link in procfs, it would appear as "exe" in process lists.
     let _ = rustix::thread::set_name(c"fragwatch-probe");
     // A working directory would keep its file system from being unmounted.
@@ -39,6 +41,7 @@ pub fn serve() -> io::Result<()> {
     while let Some(request) = read_request(&mut socket)? {
         answer(&request, &mut memory, &mut out);
         out.done()?;
+        heap::trim();
     }
     Ok(())
 }

@@ -11,9 +11,9 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{Html, IntoResponse};
 use axum::{Router, routing::get};
-use hyper::body::{Frame, SizeHint};
+use hyper::body::Frame;
 
-use super::shared_status::SharedStatus;
+use super::shared_status::{Page, SharedStatus};
 use crate::table::counted;
 
 /// The text format of Prometheus (<https://prometheus.io/docs/instrumenting/exposition_formats/>).
@@ -29,14 +29,14 @@ pub fn router(status: Arc<SharedStatus>) -> Router {
 }
 
 async fn metrics(State(status): State<Arc<SharedStatus>>) -> impl IntoResponse {
-    let body = Body::new(Chunks(status.metrics().into_iter()));
+    let body = Body::new(Written(status.metrics()));
     ([(header::CONTENT_TYPE, METRICS_TYPE)], body)
 }
 
-/// A body in chunks, so that the text of all images is not copied for each scrape.
-struct Chunks(std::array::IntoIter<Bytes, 2>);
+/// A body that is written while it is sent.
+struct Written(Page);
 
-impl hyper::body::Body for Chunks {
+impl hyper::body::Body for Written {
     type Data = Bytes;
     type Error = Infallible;
 
@@ -45,11 +45,6 @@ impl hyper::body::Body for Chunks {
         _: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         Poll::Ready(self.0.next().map(|chunk| Ok(Frame::data(chunk))))
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        let length: usize = self.0.as_slice().iter().map(Bytes::len).sum();
-        SizeHint::with_exact(length as u64)
     }
 }
 

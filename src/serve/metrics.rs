@@ -1,7 +1,8 @@
 //! The metrics, all in one [`table`]. Counts over the daemon's life (errors, durations, reloads) are
-//! in the global recorder; the metrics of the current state of images and file systems are rendered
-//! from that state by [`now`].
+//! in the global recorder; the metrics of the current state of [`images`] and of the rest ([`now`])
+//! are rendered from that state.
 
+mod images;
 mod now;
 mod table;
 mod text;
@@ -11,6 +12,7 @@ use std::time::Duration;
 use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 
+pub use images::ImageMetrics;
 pub use now::{render_engines, render_memory, render_parts, render_stalls, render_sweep};
 
 use table::*;

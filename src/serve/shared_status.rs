@@ -171,8 +171,8 @@ impl SharedStatus {
         }
     }
 
-    /// All metrics, as text for Prometheus in two parts. The second, by far the larger, is shared.
-    pub fn metrics(&self) -> [Bytes; 2] {
+    /// All metrics, as text for Prometheus.
+    pub fn metrics(&self) -> Page {
         let mut text = self.lifetime.render();
         let now = self.lock();
         let stalls = now.stalls.iter();
@@ -181,12 +181,35 @@ impl SharedStatus {
         text.push_str(&metrics::render_engines(&now.status.engines));
         text.push_str(&now.memory);
         text.push_str(&metrics::render_parts(&now.parts(), &now.status.rescue));
-        [text.into(), now.snapshot.text.clone()]
+        text.push_str(&now.snapshot.text);
+        Page {
+            head: Some(text),
+            snapshot: Arc::clone(&now.snapshot),
+            place: 0,
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Now> {
         // Every field is replaced as a whole.
         self.now.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The text of all metrics, in parts.
+#[derive(Debug)]
+pub struct Page {
+    head: Option<String>,
+    snapshot: Arc<Snapshot>,
+    place: usize,
+}
+
+impl Iterator for Page {
+    type Item = Bytes;
+
+    fn next(&mut self) -> Option<Bytes> {
+        let metrics = &self.snapshot.metrics;
+        let part = self.head.take().or_else(|| metrics.chunk(&mut self.place));
+        part.map(Bytes::from)
     }
 }
 
@@ -251,8 +274,8 @@ mod tests {
         let hour = Duration::from_secs(3600);
         let status = shared();
         let seen = || {
-            let [text, _] = status.metrics();
-            let text = String::from_utf8(text.to_vec()).unwrap();
+            let text = status.metrics().collect::<Vec<_>>().concat();
+            let text = String::from_utf8(text).unwrap();
             let line = text.lines().find(|line| line.contains("part=\"sampler\""));
             let (line, status) = (line.map(str::to_owned), status.status());
             let is_late = status.daemon.sweep_overdue_seconds.is_some();

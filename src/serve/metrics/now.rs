@@ -1,87 +1,30 @@
-//! The metrics of the current state, rendered anew each time: a series must vanish with its image,
-//! and the global recorder cannot remove one.
+//! The metrics of the current state, rendered anew each time: a series must vanish with what it is
+//! about, and the global recorder cannot remove one.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use super::table::*;
 use super::text::{Text, float, label};
+use crate::model::Severity;
 use crate::model::path::shown;
-use crate::model::{Filesystem, Severity};
 use crate::rescue::proof::Counters;
 use crate::serve::parts::Parts;
 use crate::serve::status;
-use crate::serve::view::{FilesystemView, HostView, ImageView};
+use crate::serve::view::{FilesystemView, HostView};
 
-/// The metrics of an image that have no label beside its path.
-const IMAGE_GAUGES: [Metric; 8] = [
-    IMAGE_EXTENTS,
-    IMAGE_FRAGMENTS,
-    IMAGE_SIZE,
-    IMAGE_ALLOCATED,
-    IMAGE_GROWTH,
-    IMAGE_SECONDS_TO_CRITICAL,
-    IMAGE_SEVERITY,
-    IMAGE_IN_USE,
-];
-
-/// Their values; `None` if a series is absent.
-fn values(image: &ImageView<'_>) -> [Option<f64>; 8] {
-    [
-        Some(float(image.sample.extents.0)),
-        image.map.map(|map| float(map.fragments)),
-        Some(float(image.sample.size.0)),
-        Some(float(image.sample.allocated.0)),
-        image.growth.map(|growth| growth.per_second()),
-        image.time_left.map(|left| left.as_secs_f64()),
-        Some(image.severity.as_number().into()),
-        Some(image.owner.in_use().into()),
-    ]
-}
-
-/// The views by label value; the last of several with the same value counts. A duplicate series
-/// would make Prometheus refuse the whole page. Names can become equal by [`shown`], and while a
-/// file system hangs, an image that was replaced is not forgotten yet.
+/// The views by label value; the last of several with the same value counts, as with
+/// [images](super::images::ImageMetrics::new).
 fn by_label<T>(views: impl Iterator<Item = (String, T)>) -> BTreeMap<String, T> {
     views.map(|(name, view)| (label(&name), view)).collect()
 }
 
-/// Renders images, file systems and host; `swept` is the end of the last sweep in seconds since
-/// 1970.
+/// Renders file systems and host; `swept` is the end of the last sweep in seconds since 1970.
 pub fn render_sweep(
-    images: &[ImageView<'_>],
     filesystems: &[FilesystemView<'_>],
     host: &HostView,
     swept: Option<f64>,
 ) -> String {
     let mut text = Text::default();
-    let images = by_label(
-        images
-            .iter()
-            .map(|image| (shown(&image.sample.path), image)),
-    );
-    for (number, metric) in IMAGE_GAUGES.into_iter().enumerate() {
-        let mut family = text.family(metric);
-        for (name, image) in &images {
-            if let Some(value) = values(image)[number] {
-                family.set(&[("image", name)], value);
-            }
-        }
-    }
-    let mount = |filesystem: &Filesystem| label(&shown(&filesystem.mount));
-    let mut info = text.family(IMAGE_INFO);
-    for (name, image) in &images {
-        let vm = image.owner.vm().and_then(|vm| vm.name.as_deref());
-        let vm = label(&shown(Path::new(vm.unwrap_or_default())));
-        let mount = image.filesystem.map(mount).unwrap_or_default();
-        let labels = [
-            ("image", name.as_str()),
-            ("vm", &vm),
-            ("filesystem", &mount),
-            ("format", image.sample.format.name()),
-        ];
-        info.set(&labels, 1.0);
-    }
     let filesystems = filesystems.iter();
     let filesystems = by_label(filesystems.map(|view| (shown(&view.filesystem.mount), view)));
     let gauges: [(Metric, fn(&FilesystemView<'_>) -> u64); 3] = [
