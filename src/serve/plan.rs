@@ -43,7 +43,7 @@ fn unusable_engines(engines: &[EngineState]) -> String {
 
 fn runs(plan: &Plan, calendar: &Calendar, now: Timestamp, width: Option<u16>) -> String {
     let run = |planned: &Planned| match &planned.decision {
-        Decision::Runs(run) => Some(run.clone()),
+        Decision::Runs(run) => Some(*run),
         Decision::Not(_) => None,
     };
     let runs = plan.images.iter();

@@ -18,6 +18,8 @@ fn by_label<T>(views: impl Iterator<Item = (String, T)>) -> BTreeMap<String, T> 
     views.map(|(name, view)| (label(&name), view)).collect()
 }
 
+type Value = fn(&FilesystemView<'_>) -> u64;
+
 /// Renders file systems and host; `swept` is the end of the last sweep in seconds since 1970.
 pub fn render_sweep(
     filesystems: &[FilesystemView<'_>],
@@ -27,7 +29,7 @@ pub fn render_sweep(
     let mut text = Text::default();
     let filesystems = filesystems.iter();
     let filesystems = by_label(filesystems.map(|view| (shown(&view.filesystem.mount), view)));
-    let gauges: [(Metric, fn(&FilesystemView<'_>) -> u64); 3] = [
+    let gauges: [(Metric, Value); 3] = [
         (FILESYSTEM_EXTENTS, |view| view.extents.0),
         (FILESYSTEM_FREE, |view| view.filesystem.free.0),
         (FILESYSTEM_SIZE, |view| view.filesystem.size.0),
