@@ -183,7 +183,10 @@ impl Daemon {
             None => metrics::config_read(now()),
             Some(_) => metrics::config_refused(),
         }
-        status.config_at_start(in_force, error);
+        status.update(|status| {
+            status.daemon.config_in_force = in_force;
+            status.daemon.config_refused = error;
+        });
         for file in &loaded.files {
             info!("configuration read from {}", file.display());
         }

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::model::Engine;
+
 /// Watches the extent fragmentation of VM disk images
 ///
 /// Counts the extents of disk images on XFS (and other file systems), in constant time and without
@@ -201,6 +203,15 @@ pub enum EngineName {
     XfsFsr,
     /// Under a running VM
     Online,
+}
+
+impl EngineName {
+    pub(super) fn engine(self) -> Engine {
+        match self {
+            EngineName::XfsFsr => Engine::XfsFsr,
+            EngineName::Online => Engine::Online,
+        }
+    }
 }
 
 /// What `fragwatch scan` sorts by.

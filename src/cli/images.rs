@@ -91,15 +91,12 @@ impl Found {
             Event::Fault(fault) => self.errors.push(fault),
             Event::PassedOver(passed_over) => self.passed_over.add(passed_over),
             // A single pass watches nothing.
-            Event::Watched(_) | Event::Surveyed { result: Ok(()), .. } => {}
-            Event::Surveyed {
-                mount,
-                result: Err(error),
-                ..
-            } => self.errors.push(Fault {
-                path: mount,
-                error: error.to_string(),
-            }),
+            Event::Watched(_) => {}
+            Event::Surveyed { mount, result, .. } => {
+                let error = result.err().map(|error| error.to_string());
+                self.errors
+                    .extend(error.map(|error| Fault { path: mount, error }));
+            }
         }
     }
 }

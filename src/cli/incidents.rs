@@ -1,12 +1,11 @@
 //! `fragwatch incidents [N]`: what happened in an emergency and what the rescue achieved. Reads the
 //! incident files; works without the daemon.
 
-use std::fmt::Write as _;
+use std::fmt::{Display, Write as _};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, bail};
-use comfy_table::Cell;
-use serde::Serialize;
+use anyhow::Context as _;
+use serde_json::{Value, json};
 
 use super::output::{self, INCOMPLETE, SUCCESS, counted};
 use crate::incident::archive;
@@ -19,7 +18,7 @@ use crate::model::path::shown;
 use crate::model::{Bytes, ExtentCount, Outcome, Trigger};
 use crate::rescue::proof::large_blocks;
 use crate::sys::proc::page_bytes;
-use crate::table::TextTable;
+use crate::table::{TextTable, or_dash};
 
 const BAR: usize = 12;
 /// Limits of lists in the detailed view; `--json` shows everything.
@@ -52,20 +51,17 @@ fn read(path: &Path) -> anyhow::Result<Incident> {
 }
 
 fn show(n: usize, json: bool, files: &[PathBuf]) -> anyhow::Result<u8> {
-    let Some(path) = n.checked_sub(1).and_then(|place| files.get(place)) else {
-        bail!(
-            "there is no incident {n}: they are numbered from 1, the newest, to {}",
-            files.len()
-        );
-    };
-    if json {
+    let path = n.checked_sub(1).and_then(|place| files.get(place));
+    let path = path.with_context(|| {
+        let last = files.len();
+        format!("there is no incident {n}: they are numbered from 1, the newest, to {last}")
+    })?;
+    let text = match json {
         // The file unchanged, including keys of later versions.
-        let mut text = archive::read(path)?;
-        text.push(b'\n');
-        output::print(&String::from_utf8_lossy(&text))?;
-    } else {
-        output::print(&detail(&read(path)?))?;
-    }
+        true => String::from_utf8_lossy(&archive::read(path)?).into_owned() + "\n",
+        false => detail(&read(path)?),
+    };
+    output::print(&text)?;
     Ok(SUCCESS)
 }
 
@@ -82,11 +78,8 @@ fn list(json: bool, files: &[PathBuf], directory: &Path) -> anyhow::Result<u8> {
         }
     }
     if json {
-        let objects = incidents.iter().map(|(n, incident)| object(*n, incident));
-        output::print_json(&Document {
-            schema: SCHEMA,
-            incidents: objects.collect(),
-        })?;
+        let objects: Vec<_> = incidents.iter().map(object).collect();
+        output::print_json(&json!({ "schema": SCHEMA, "incidents": objects }))?;
     } else if incidents.is_empty() {
         output::print(&format!("No incident in {}.\n", shown(directory)))?;
     } else {
@@ -95,42 +88,21 @@ fn list(json: bool, files: &[PathBuf], directory: &Path) -> anyhow::Result<u8> {
     Ok(code)
 }
 
-#[derive(Serialize)]
-struct Document {
-    schema: u32,
-    incidents: Vec<Object>,
-}
-
 /// An incident without its events and evidence.
-#[derive(Serialize)]
-struct Object {
-    n: usize,
-    id: String,
-    state: IncidentState,
-    trigger: Option<Trigger>,
-    began: String,
-    ended: Option<String>,
-    duration_ms: Option<u64>,
-    matches: u64,
-    actions: u32,
-    failed: u32,
-    slab_freed_kib: u64,
-}
-
-fn object(n: usize, incident: &Incident) -> Object {
-    Object {
-        n,
-        id: incident.id.clone(),
-        state: incident.state,
-        trigger: incident.trigger,
-        began: incident.began.clone(),
-        ended: incident.ended.clone(),
-        duration_ms: incident.duration_ms,
-        matches: incident.matches,
-        actions: incident.actions,
-        failed: incident.failed,
-        slab_freed_kib: incident.slab_freed_kib,
-    }
+fn object((n, incident): &(usize, Incident)) -> Value {
+    json!({
+        "n": n,
+        "id": incident.id,
+        "state": incident.state,
+        "trigger": incident.trigger,
+        "began": incident.began,
+        "ended": incident.ended,
+        "duration_ms": incident.duration_ms,
+        "matches": incident.matches,
+        "actions": incident.actions,
+        "failed": incident.failed,
+        "slab_freed_kib": incident.slab_freed_kib,
+    })
 }
 
 fn table(incidents: &[(usize, Incident)]) -> String {
@@ -145,23 +117,20 @@ fn table(incidents: &[(usize, Incident)]) -> String {
         "OUTCOME",
     ]);
     for (n, incident) in incidents {
+        // `2026-11-20T12:03:05.123Z`, without `T` and what follows the seconds.
+        let began = incident.began.get(..19).unwrap_or(&incident.began);
         table.row([
-            Cell::new(n),
-            Cell::new(time_of_day(&incident.began)),
-            Cell::new(incident.duration_ms.map_or_else(dash, duration)),
-            Cell::new(trigger(incident)),
-            Cell::new(ExtentCount(incident.matches)),
-            Cell::new(incident.actions),
-            Cell::new(kib(incident.slab_freed_kib)),
-            Cell::new(outcome(incident)),
+            n.to_string(),
+            clean(began).replace('T', " "),
+            or_dash(incident.duration_ms.map(duration)),
+            trigger(incident).to_owned(),
+            ExtentCount(incident.matches).to_string(),
+            incident.actions.to_string(),
+            kib(incident.slab_freed_kib).to_string(),
+            outcome(incident),
         ]);
     }
     table.render()
-}
-
-/// `2026-11-20 12:03:05` of `2026-11-20T12:03:05.123Z`.
-fn time_of_day(rfc3339: &str) -> String {
-    clean(rfc3339.get(..19).unwrap_or(rfc3339)).replace('T', " ")
 }
 
 fn trigger(incident: &Incident) -> &'static str {
@@ -175,9 +144,7 @@ fn outcome(incident: &Incident) -> String {
         (1, _) => ", 1 action failed".to_owned(),
         (failed, _) => format!(", {failed} actions failed"),
     };
-    let dry = incident.events.iter().any(
-        |event| matches!(&event.what, EventKind::Action(action) if action.outcome == Outcome::DryRun),
-    );
+    let dry = actions(incident).any(|action| action.outcome == Outcome::DryRun);
     let state = match incident.state {
         IncidentState::Open => "goes on",
         IncidentState::Ended if dry => "over, dry run",
@@ -210,10 +177,6 @@ fn kib(kib: u64) -> Bytes {
     Bytes(kib.saturating_mul(1024))
 }
 
-fn dash() -> String {
-    "–".to_owned()
-}
-
 /// The files are ours, but contain text from elsewhere.
 fn clean(text: &str) -> String {
     shown(Path::new(text))
@@ -226,30 +189,33 @@ fn detail(incident: &Incident) -> String {
         outcome(incident)
     );
     // Writing to a String cannot fail, here and below.
-    let mut line = |name: &str, value: String| {
+    let mut line = |name: &str, value: &dyn Display| {
         let _ = writeln!(text, "  {name:<10} {value}");
     };
-    line("began", clean(&incident.began));
+    line("began", &clean(&incident.began));
     if let (Some(ended), Some(took)) = (&incident.ended, incident.duration_ms) {
         let (ended, took) = (clean(ended), duration(took));
-        let last = incident.last_match_ms.map_or_else(dash, duration);
+        let last = or_dash(incident.last_match_ms.map(duration));
         line(
             "ended",
-            format!("{ended}, after {took}; last sign after {last}"),
+            &format_args!("{ended}, after {took}; last sign after {last}"),
         );
     }
-    line("trigger", trigger(incident).to_owned());
+    line("trigger", &trigger(incident));
     let signs = ExtentCount(incident.matches);
     let in_flight = match incident.matches_in_flight {
         0 => String::new(),
         number => format!(", {} while an action was in flight", ExtentCount(number)),
     };
-    line("signs", format!("{signs}{in_flight}"));
+    line("signs", &format_args!("{signs}{in_flight}"));
     let actions = counted(incident.actions.into(), "action");
     let freed = kib(incident.slab_freed_kib);
-    line("rescue", format!("{actions}, {freed} of slab memory freed"));
+    line(
+        "rescue",
+        &format_args!("{actions}, {freed} of slab memory freed"),
+    );
     let (host, kernel) = (clean(&incident.host), clean(&incident.kernel));
-    line("host", format!("{host}, kernel {kernel}"));
+    line("host", &format_args!("{host}, kernel {kernel}"));
     text.push_str(&timeline(incident));
     text.push_str(&free_blocks(incident));
     for evidence in &incident.evidence {
@@ -300,7 +266,7 @@ fn event_line(event: &Event) -> String {
             for_ms,
             stack,
         } => {
-            let inner = stack.first().map_or_else(dash, |frame| clean(frame));
+            let inner = or_dash(stack.first().map(|frame| clean(frame)));
             let (comm, took) = (clean(comm), duration(*for_ms));
             format!("stall   {comm} (thread {tid}) for {took}, in {inner}")
         }
@@ -312,6 +278,16 @@ fn event_line(event: &Event) -> String {
         EventKind::Unknown => "an event of a later version".to_owned(),
     };
     format!("  {sign}{seconds:>5}.{millis:03} s  {what}\n")
+}
+
+fn actions(incident: &Incident) -> impl Iterator<Item = &Action> {
+    incident
+        .events
+        .iter()
+        .filter_map(|event| match &event.what {
+            EventKind::Action(action) => Some(&**action),
+            _ => None,
+        })
 }
 
 fn action_text(action: &Action) -> String {
@@ -336,17 +312,10 @@ fn action_text(action: &Action) -> String {
 
 /// Free blocks before the first action and after the last one.
 fn free_blocks(incident: &Incident) -> String {
-    let mut actions = incident
-        .events
-        .iter()
-        .filter_map(|event| match &event.what {
-            EventKind::Action(action) => Some(action),
-            _ => None,
-        });
-    let Some(first) = actions.next() else {
+    let (Some(first), Some(last)) = (actions(incident).next(), actions(incident).last()) else {
         return String::new();
     };
-    let (before, after) = (&first.before, &actions.next_back().unwrap_or(first).after);
+    let (before, after) = (&first.before, &last.after);
     let counts = before.free_blocks.iter().chain(&after.free_blocks);
     let most = counts.copied().max().unwrap_or(0);
     let mut text = format!(
@@ -441,7 +410,7 @@ fn task_lines(task: &BlockedTask) -> String {
         TaskKind::Journal => ", of a journal",
     };
     let (comm, tid) = (clean(&task.comm), task.tid);
-    let wchan = task.wchan.as_deref().map_or_else(dash, clean);
+    let wchan = or_dash(task.wchan.as_deref().map(clean));
     let mut text = format!("    {comm} ({tid}{kind}) in {wchan}\n");
     for frame in task.stack.iter().take(SHOWN_FRAMES) {
         let _ = writeln!(text, "      {}", clean(frame));

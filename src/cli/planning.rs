@@ -29,28 +29,18 @@ use crate::sys;
 pub(super) fn run(json: bool, config: Option<&Path>) -> anyhow::Result<u8> {
     let settings = load_config(config)?.settings;
     if config.is_none() {
-        match of_the_daemon(&settings, json) {
-            Ok(text) => {
-                output::print(&text)?;
-                return Ok(SUCCESS);
-            }
+        let path = match json {
+            true => "/v1/plan".to_owned(),
+            false => format!("/v1/plan?width={}", output::width().unwrap_or(0)),
+        };
+        match client::get_text(&settings, &path) {
             Err(error) if error.is::<client::NotRunning>() => {}
-            Err(error) => return Err(error),
+            text => return Ok(output::print(&text?).map(|()| SUCCESS)?),
         }
     }
-    output::eprint_error(match config {
-        Some(_) => "judged by the counts of this moment alone: a plan with --config",
-        None => "judged by the counts of this moment alone: no daemon answers",
-    });
+    let why = config.map_or("no daemon answers", |_| "a plan with --config");
+    output::eprint_error(&format!("judged by the counts of this moment alone: {why}"));
     by_counts(&settings, json)
-}
-
-fn of_the_daemon(settings: &Settings, json: bool) -> anyhow::Result<String> {
-    let path = match json {
-        true => "/v1/plan".to_owned(),
-        false => format!("/v1/plan?width={}", output::width().unwrap_or(0)),
-    };
-    client::get_text(settings, &path)
 }
 
 fn by_counts(settings: &Settings, json: bool) -> anyhow::Result<u8> {
@@ -59,16 +49,15 @@ fn by_counts(settings: &Settings, json: bool) -> anyhow::Result<u8> {
     images::read_wanted_maps(settings, &mut found, |image, filesystem| {
         is_candidate(image, filesystem, settings)
     })?;
-    let calendar = calendar(settings);
-    let now = Timestamp::now();
+    let (calendar, now) = (calendar(settings), Timestamp::now());
     let facts = facts(settings, &found, &calendar, now);
     let plan = plan(&facts, &settings.defrag);
-    if json {
-        let text = render_json(&plan, &facts.engines, &calendar, now, JudgedBy::Counts)?;
-        output::print(&text)?;
-    } else {
-        let text = render(&plan, &facts.engines, &calendar, now, output::width());
-        output::print(&text)?;
+    let engines = &facts.engines;
+    output::print(&match json {
+        true => render_json(&plan, engines, &calendar, now, JudgedBy::Counts),
+        false => render(&plan, engines, &calendar, now, output::width()),
+    })?;
+    if !json {
         found.print_errors();
     }
     Ok(found.exit_code())
@@ -147,10 +136,9 @@ fn io_pressures<'f>(settings: &Settings, found: &'f Found) -> HashMap<&'f Path, 
     let (places, mut gauges): (Vec<_>, Vec<_>) = gauged.unzip();
     let mut gauges: Vec<_> = gauges.iter_mut().collect();
     let pressures = before_runs(&mut gauges, &host, settings.defrag.max_io_pressure);
-    let counts = pressures.into_iter().map(|it| Some(it?.counts));
-    let by_place = places.into_iter().zip(counts);
-    by_place
-        .filter_map(|(place, counts)| Some((place, counts?)))
+    let known = places.into_iter().zip(pressures);
+    known
+        .filter_map(|(place, pressure)| Some((place, pressure?.counts)))
         .collect()
 }
 
@@ -183,15 +171,12 @@ pub(super) fn passed_over(settings: &Settings, image: &Path, always: bool) -> Ve
     }
     let facts = by_hand(settings, image, always);
     let passed_over = facts.map(|facts| maintenance::passed_over(&facts, &policy));
-    let named = |(engine, reason): (Engine, Refusal)| PassedOver {
-        engine,
-        reason: reason.to_string(),
+    let named = |(engine, reason): (Engine, Refusal)| {
+        let reason = reason.to_string();
+        PassedOver { engine, reason }
     };
-    passed_over
-        .unwrap_or_default()
-        .into_iter()
-        .map(named)
-        .collect()
+    let passed_over = passed_over.unwrap_or_default().into_iter();
+    passed_over.map(named).collect()
 }
 
 /// The facts of one image, without those that delay only the daemon.

@@ -81,13 +81,12 @@ impl IncidentMonitor {
             .to_string_lossy()
             .into_owned();
         let trigger = effective_trigger(&release, matches!(self.detector, Some(Ok(_))));
-        let changed = |rescue: &mut crate::serve::status::Rescue| {
-            if rescue.trigger != trigger {
+        self.board.update(|status| {
+            if status.rescue.trigger != trigger {
                 info!("{trigger}");
-                rescue.trigger = trigger;
+                status.rescue.trigger = trigger;
             }
-        };
-        self.board.update_rescue(changed);
+        });
     }
 
     fn start_detector(

@@ -54,6 +54,8 @@ use phase::Phase;
 use runner::{End, Ended, Task};
 
 const TICK: Duration = Duration::from_secs(1);
+/// While nothing runs and no window is open.
+const IDLE_TICK: Duration = Duration::from_secs(5);
 const PLANNING: Duration = Duration::from_secs(5);
 const PRESSURE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Time after an incident during which the worst images come first.
@@ -155,7 +157,14 @@ impl Maintenance {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                _ = ticks.tick() => self.tick().await,
+                _ = ticks.tick() => {
+                    self.tick().await;
+                    ticks.reset_after(self.pause());
+                }
+                Ok(()) = self.settings.changed() => {
+                    self.settings.mark_changed();
+                    self.tick().await;
+                }
                 Some(ended) = self.ended.recv() => self.take_in(ended),
                 Some(query) = self.queries.recv() => self.answer(query),
                 () = self.engines.judged() => self.post_engines(),
@@ -234,6 +243,19 @@ impl Maintenance {
         Instant::now()
     }
 
+    /// How long until the next tick: each one wakes the process. None may miss an incident.
+    fn pause(&self) -> Duration {
+        let is_open = || self.calendar.open_until(Timestamp::now()).is_some();
+        if !self.active.is_empty() || is_open() {
+            return TICK;
+        }
+        self.settings
+            .borrow()
+            .rescue
+            .quiet_after
+            .clamp(TICK, IDLE_TICK)
+    }
+
     async fn tick(&mut self) {
         if self.settings.has_changed().unwrap_or(false) {
             let settings = Arc::clone(&self.settings.borrow_and_update());
@@ -246,7 +268,7 @@ impl Maintenance {
         }
         let now = Timestamp::now();
         let open = self.calendar.open_until(now).is_some();
-        let incident = self.board.rescue().incident;
+        let incident = self.board.incident();
         if incident {
             self.incident = Some(UnixTime(now.as_second()));
         }
@@ -326,7 +348,7 @@ impl Maintenance {
         let speeds = self.runs.speeds();
         let filesystems = inventory.filesystems.values().map(|filesystem| {
             let mount = shown(&filesystem.mount);
-            let stalled = stalled.iter().any(|(stalled, _)| *stalled == mount);
+            let stalled = stalled.iter().any(|stalled| stalled.mount == mount);
             let active = self.active.get(&filesystem.lasting_name());
             let active = active.map(|running| running.active.clone());
             let pressure = self.pressures.get(&filesystem.mount).copied();
@@ -347,7 +369,7 @@ impl Maintenance {
             now,
             zone: self.calendar.zone().clone(),
             allowed: Allowed::by(&self.calendar, now),
-            incident: self.board.rescue().incident,
+            incident: self.board.incident(),
             recent_incident: is_recent(self.incident, now),
             paused: self.board.paused(),
             not_ready: self.why_not_ready(),
@@ -448,10 +470,10 @@ impl Maintenance {
         let now = Timestamp::now();
         let facts = self.facts(&settings.defrag, now);
         let plan = plan(&facts, &settings.defrag);
-        let text = match query.text {
-            Some(text) => render(&plan, &facts.engines, &self.calendar, now, text.width),
-            None => render_json(&plan, &facts.engines, &self.calendar, now, JudgedBy::Daemon)
-                .unwrap_or_else(|error| error.to_string()),
+        let text = match query.columns {
+            Some(0) => render(&plan, &facts.engines, &self.calendar, now, None),
+            width @ Some(_) => render(&plan, &facts.engines, &self.calendar, now, width),
+            None => render_json(&plan, &facts.engines, &self.calendar, now, JudgedBy::Daemon),
         };
         // The client may have disconnected.
         let _ = query.answer.send(text);
@@ -468,8 +490,8 @@ impl Maintenance {
 
     fn post_engines(&mut self) {
         let states = self.engines.states().unwrap_or_default();
-        self.board
-            .post_engines(states.iter().map(status::EngineState::from).collect());
+        let engines = states.iter().map(status::EngineState::from).collect();
+        self.board.update(|status| status.engines = engines);
         self.planned = None;
     }
 
@@ -481,8 +503,8 @@ impl Maintenance {
             ends: UnixTime(running.active.ends.as_second()),
             progress: running.control.progress.load().and_then(JobProgress::share),
         };
-        self.board
-            .post_runs(self.active.values().map(run).collect());
+        let runs = self.active.values().map(run).collect();
+        self.board.update(|status| status.runs = runs);
     }
 
     fn take_in(&mut self, ended: Ended) {

@@ -103,6 +103,17 @@ impl Mapper {
         taken
     }
 
+    /// How long to wait before the next [`launch`](Mapper::launch): each one wakes the process.
+    pub(super) fn pause(&self, settings: &Settings) -> Duration {
+        match settings.sampling.map_interval {
+            None if self.running.is_empty() => Duration::from_secs(3600),
+            Some(interval) if self.running.is_empty() => {
+                (interval / 10).clamp(Duration::from_secs(1), Duration::from_secs(10))
+            }
+            _ => Duration::from_secs(1),
+        }
+    }
+
     fn take_finished(&mut self) -> bool {
         let mut any = false;
         while let Some(Ok(finished)) = self.readings.try_join_next() {

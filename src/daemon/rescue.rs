@@ -125,9 +125,9 @@ impl Rescue {
 
     fn follow_settings(&mut self, settings: &Settings) {
         let armed = self.armed.is_armed();
-        self.board.update_rescue(|rescue| {
-            rescue.armed = armed;
-            rescue.dry_run = settings.rescue.dry_run;
+        self.board.update(|status| {
+            status.rescue.armed = armed;
+            status.rescue.dry_run = settings.rescue.dry_run;
         });
         let files: &[_] = if armed { &settings.klog.files } else { &[] };
         self.files.follow(files, &self.armed.rules, &self.board);

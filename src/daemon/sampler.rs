@@ -142,7 +142,7 @@ impl Sampler {
             if self.mapper.launch(settings, &mut self.pool) {
                 self.results.publish();
             }
-            let tick = Instant::now() + Duration::from_secs(1);
+            let tick = Instant::now() + self.mapper.pause(settings);
             let due = self.pace.due().map_or(next, Instant::from_std).min(next);
             tokio::select! {
                 changed = self.settings.changed() => {

@@ -17,12 +17,14 @@ use super::reply_writer::ReplyWriter;
 use super::survey::{self, SurveyState};
 use super::{census, open};
 use crate::discover::paths::{self, Followed};
+use crate::sys::heap;
 
 /// Serves requests until the other side closes the socket.
 ///
 /// # Errors
 /// If standard input is not a socket, or for an invalid request.
 pub fn serve() -> io::Result<()> {
+    heap::configure();
     // Cosmetic, may fail: started by a link in procfs, it would appear as "exe" in process lists.
     let _ = rustix::thread::set_name(c"fragwatch-probe");
     // A working directory would keep its file system from being unmounted.
@@ -36,6 +38,7 @@ pub fn serve() -> io::Result<()> {
         let request = serde_json::from_slice(&request?)?;
         answer(&request, &mut state, &mut out);
         out.done()?;
+        heap::trim();
     }
     Ok(())
 }

@@ -51,7 +51,9 @@ fn image_mut(registry: &mut Registry, id: ImageId) -> &mut KnownImage {
 
 /// The metrics.
 fn text(registry: &Registry) -> String {
-    String::from_utf8(registry.snapshot(None).text.to_vec()).unwrap()
+    let (snapshot, mut place) = (registry.snapshot(None), 0);
+    let images = std::iter::from_fn(|| snapshot.metrics.chunk(&mut place));
+    images.collect::<String>() + &snapshot.text
 }
 
 fn key(sample: &Sample) -> ImageKey {

@@ -48,14 +48,14 @@ impl Reporter {
 
     fn set_incident(&self, incident: bool) {
         self.board
-            .update_rescue(|rescue| rescue.incident = incident);
+            .update(|status| status.rescue.incident = incident);
     }
 
     /// Publishes the duration of a drill, or `None` if it failed.
     fn set_roundtrip(&self, took: Option<Duration>) {
-        self.board.update_rescue(|rescue| {
-            rescue.drilled = Some(crate::daemon::clock::wall());
-            rescue.roundtrip_seconds = took.map(|took| took.as_secs_f64());
+        self.board.update(|status| {
+            status.rescue.drilled = Some(crate::daemon::clock::wall());
+            status.rescue.roundtrip_seconds = took.map(|took| took.as_secs_f64());
         });
     }
 
@@ -63,9 +63,9 @@ impl Reporter {
     pub(super) fn forget_drills(&mut self) {
         self.drill = None;
         self.kmsg_error = None;
-        self.board.update_rescue(|rescue| {
-            rescue.drilled = None;
-            rescue.roundtrip_seconds = None;
+        self.board.update(|status| {
+            status.rescue.drilled = None;
+            status.rescue.roundtrip_seconds = None;
         });
     }
 
@@ -188,7 +188,7 @@ impl Reporter {
         let Some(drill) = self.drill.take_if(late) else {
             return false;
         };
-        if drill.seen && self.board.rescue().incident {
+        if drill.seen && self.board.incident() {
             return false;
         }
         self.set_roundtrip(None);

@@ -451,7 +451,7 @@ fn what_lies_with_the_time() {
             huge(facts);
             only_fsr(policy);
             facts.filesystems[0].speeds = Speeds::default();
-            policy.bandwidth = Bytes(50 << 20);
+            policy.bandwidth = BytesPerSecond(50 << 20);
         },
         ": would not finish before the window closes at 05:00 (about 22 h 45 min at 25.0 MiB/s, \
          assumed, nothing measured on this file system yet)",
