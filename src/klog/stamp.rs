@@ -324,10 +324,8 @@ impl DateWords {
             let named = self.names + u8::from(self.is_iso) > 1
                 && (2..=5).contains(&word.len())
                 && word.iter().all(u8::is_ascii_uppercase);
-            if !is_year
-                && !named
-                && !(b"+-".iter().any(|sign| word.starts_with(&[*sign])) && offset(word).is_some())
-            {
+            let is_offset = matches!(word, [b'+' | b'-', ..]) && offset(word).is_some();
+            if !(is_year || named || is_offset) {
                 break;
             }
             if !is_year {
