@@ -34,6 +34,7 @@
 //! The health column names the [`Part`] whose state `fragwatch status`, `check`, `/metrics`
 //! (`fragwatch_part_severity`, `fragwatch_klog_source_up`) and the alerts report.
 
+mod blocking;
 mod clock;
 mod history;
 mod incident_monitor;
@@ -58,6 +59,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use sd_notify::NotifyState;
+use signal_hook::consts::SIGHUP;
 use tokio::sync::mpsc::{self, UnboundedReceiver};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -79,11 +81,11 @@ pub(crate) use history::{read_last_incident, read_runs};
 use instance_lock::InstanceLock;
 use maintenance::Maintenance;
 pub(crate) use maintenance::is_recent;
+use registry::SharedRegistry;
 use reload::ConfigReader;
 use rescue::{Armed, Rescue};
 use sampler::{Sampler, sweep_timeout};
 use servers::{ControlServer, PageServer};
-use signals::Signal;
 use start::LastGood;
 pub(crate) use start::Start;
 use systemd::notify;
@@ -107,12 +109,12 @@ pub fn run(config: Option<&Path>) -> anyhow::Result<()> {
         error!("{}:\n{error}", start.in_force.in_words());
     }
     // A second daemon ends here, before its rescue is armed and acts beside the first.
-    let lock = InstanceLock::take(&start.settings)?;
+    let lock = InstanceLock::take(&start.loaded.settings)?;
     // First, so that the slow side cannot delay it.
-    let armed = rescue::start(&start.settings);
+    let armed = rescue::start(&start.loaded.settings);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        .max_blocking_threads(4)
+        .max_blocking_threads(5)
         .build()?;
     let result = runtime.block_on(async {
         // Without a handler, signals still end the process by their default action.
@@ -141,11 +143,7 @@ struct Daemon {
     /// `None` if it cannot be created; counting and the rescue do not need it.
     control: Option<ControlServer>,
     pages: control::Pages,
-    tasks: Tasks,
     history: HistoryService,
-}
-
-struct Tasks {
     sampler: JoinHandle<()>,
     maintenance: JoinHandle<()>,
     end_maintenance: watch::Sender<bool>,
@@ -162,26 +160,34 @@ impl Daemon {
         armed: Armed,
     ) -> anyhow::Result<Daemon> {
         // Before anything that another daemon would notice.
-        let history = HistoryService::start(&start.settings, lock)?;
+        let Start {
+            loaded,
+            in_force,
+            error,
+        } = start;
+        let history = HistoryService::start(&loaded.settings, lock)?;
         let lifetime = Lifetime::install().context("cannot set up metrics")?;
         let last_good = LastGood::start(config);
-        if start.in_force == InForce::Configured {
-            last_good.keep(&start.settings, start.is_blank);
+        if in_force == InForce::Configured {
+            last_good.keep(&loaded.settings, loaded.is_blank);
         }
-        let settings = Arc::new(start.settings);
+        let settings = Arc::new(loaded.settings);
         let timeout = sweep_timeout(&settings);
         let status = SharedStatus::new(lifetime.clone(), clock::wall(), timeout);
         let status = Arc::new(status);
         let server = PageServer::start(settings.metrics.listen, Arc::clone(&status)).await;
         let (plans, plan_requests) = mpsc::channel(PLAN_REQUESTS);
-        let pages = control::Pages::new(Arc::clone(&status), history.state(), plans);
+        let pages = control::Pages::new(Arc::clone(&status), &history.state, plans);
         let control = ControlServer::start(&settings.control, &pages, &status).await;
-        match start.error {
+        match error {
             None => metrics::config_read(now()),
             Some(_) => metrics::config_refused(),
         }
-        status.config_at_start(start.in_force, start.error);
-        for file in &start.files {
+        status.update(|status| {
+            status.daemon.config_in_force = in_force;
+            status.daemon.config_refused = error;
+        });
+        for file in &loaded.files {
             info!("configuration read from {}", file.display());
         }
         let (sender, receiver) = watch::channel(Arc::clone(&settings));
@@ -189,61 +195,65 @@ impl Daemon {
             armed,
             settings,
             Arc::clone(&status),
-            history.handle(),
-            history.state().incidents(),
+            history.handle.clone(),
+            history.state.incidents(),
         );
-        let rescue_settings = rescue.settings();
+        let rescue_settings = rescue.settings.subscribe();
         let (end_rescue, rescue_end) = watch::channel(false);
         let rescue = tokio::spawn(rescue.run(sender.subscribe(), rescue_end));
-        let sampler = Sampler::new(receiver, Arc::clone(&status), history.handle());
-        sampler.look_back(history.state().database()).await;
+        let registry = SharedRegistry::default();
+        let sampler = Sampler::new(
+            receiver,
+            Arc::clone(&status),
+            registry.clone(),
+            history.handle.clone(),
+        );
+        sampler.look_back(history.state.database()).await;
         let maintenance = Maintenance::new(
             sender.subscribe(),
-            sampler.registry(),
+            registry,
             Arc::clone(&status),
-            history.handle(),
-            history.state(),
+            history.handle.clone(),
+            &history.state,
             plan_requests,
         );
         let (end_maintenance, end) = watch::channel(false);
-        let tasks = Tasks {
+        tokio::spawn(upkeep(
+            lifetime,
+            Arc::clone(&status),
+            history.handle.clone(),
+        ));
+        Ok(Daemon {
+            config: ConfigReader::new(config),
+            rescue_settings,
+            server,
+            last_good,
+            is_blank: loaded.is_blank,
+            control,
+            pages,
+            history,
             maintenance: supervise(Part::Maintenance, maintenance.run(end), &status),
             end_maintenance,
             sampler: tokio::spawn(sampler.run()),
             rescue,
             end_rescue,
             export: tokio::spawn(export(sender.subscribe(), Arc::clone(&status))),
-        };
-        tokio::spawn(upkeep(lifetime, Arc::clone(&status), history.handle()));
-        Ok(Daemon {
-            config: ConfigReader::new(config),
             settings: sender,
-            rescue_settings,
             status,
-            server,
-            last_good,
-            is_blank: start.is_blank,
-            control,
-            pages,
-            tasks,
-            history,
         })
     }
 
-    async fn serve(
-        &mut self,
-        signals: &mut Option<UnboundedReceiver<Signal>>,
-    ) -> anyhow::Result<()> {
+    async fn serve(&mut self, signals: &mut Option<UnboundedReceiver<i32>>) -> anyhow::Result<()> {
         notify(&[NotifyState::Ready]);
         loop {
             tokio::select! {
                 Some(signal) = async { Some(signals.as_mut()?.recv().await) } => match signal {
-                    Some(Signal::Reload) => self.begin_reload(),
-                    Some(Signal::End) | None => return Ok(()),
+                    Some(SIGHUP) => self.begin_reload(),
+                    Some(_) | None => return Ok(()),
                 },
                 read = self.config.read() => self.end_reload(read).await,
                 () = self.server.keep_listening() => {}
-                ended = &mut self.tasks.sampler => {
+                ended = &mut self.sampler => {
                     // Without it the daemon would serve old counts as new.
                     return Err(anyhow::anyhow!("the sampler has ended: {ended:?}"));
                 }
@@ -254,18 +264,17 @@ impl Daemon {
     async fn stop(self) {
         info!("shutting down");
         notify(&[NotifyState::Stopping]);
-        let tasks = self.tasks;
-        let _ = tasks.end_maintenance.send(true);
-        let _ = tasks.maintenance.await;
+        let _ = self.end_maintenance.send(true);
+        let _ = self.maintenance.await;
         // Not earlier: emergencies are acted on until here. The history ends later.
-        let _ = tasks.end_rescue.send(true);
-        let stopped = tokio::time::timeout(RESCUE_STOP_TIMEOUT, tasks.rescue).await;
+        let _ = self.end_rescue.send(true);
+        let stopped = tokio::time::timeout(RESCUE_STOP_TIMEOUT, self.rescue).await;
         if stopped.is_err() {
             warn!("the last reports of the rescue were not written in time");
         }
         // Dropping the task's state removes the file.
-        tasks.export.abort();
-        let _ = tasks.export.await;
+        self.export.abort();
+        let _ = self.export.await;
         systemd::flush();
     }
 
@@ -320,7 +329,7 @@ impl Daemon {
         }
         self.note_what_needs_a_restart(&settings);
         self.history
-            .handle()
+            .handle
             .set_retention(settings.history.retention);
         self.is_blank = loaded.is_blank;
         self.last_good.keep(&settings, loaded.is_blank);
@@ -338,7 +347,7 @@ impl Daemon {
     /// The history keeps its database open, and all other state is in the same directory.
     fn note_what_needs_a_restart(&self, settings: &Settings) {
         let wanted = StateDir::of(&settings.history);
-        let current = self.history.state();
+        let current = &self.history.state;
         let state = if wanted == *current {
             State::Up
         } else {

@@ -5,20 +5,21 @@
 //! whole process group is terminated. Even its start can hang, as the caller waits in vfork(2)
 //! while the kernel reads the program from a file system; so it is started on an expendable thread.
 
-use std::io::{self, Write as _};
+use std::fs::File;
+use std::io::{self, Seek as _, Write as _};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
-use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::process::{Child, Command};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 use serde::{Deserialize, Serialize};
 
-use crate::background::{Background, Jobs, STACK};
+use crate::background::{Background, STACK};
 
 /// Default time limit of a command.
 pub const TIMEOUT: Duration = Duration::from_secs(30);
@@ -27,10 +28,7 @@ const GRACE: Duration = Duration::from_secs(2);
 /// Time from SIGKILL until waiting for the exit is left to a separate thread.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Interval at which the exit of the command is checked.
-const INTERVAL: Timespec = Timespec {
-    tv_sec: 0,
-    tv_nsec: 20_000_000,
-};
+const INTERVAL: Duration = Duration::from_millis(20);
 /// Variables with which the command could send notifications to systemd in the daemon's name.
 const SYSTEMD_VARIABLES: [&str; 5] = [
     "NOTIFY_SOCKET",
@@ -83,83 +81,39 @@ impl std::fmt::Display for HookOutcome {
     }
 }
 
-/// Observes a running command and can cancel it.
-pub trait Attendant {
-    /// The command was started as this process, which leads its own process group.
-    fn started(&mut self, pid: u32);
-    /// Whether to cancel the command now. Called about 50 times per second.
-    fn is_cancelled(&mut self) -> bool;
-}
-
-/// Lets a command run until it exits or exceeds its time limit.
-struct Unattended;
-
-impl Attendant for Unattended {
-    fn started(&mut self, _: u32) {}
-
-    fn is_cancelled(&mut self) -> bool {
-        false
-    }
-}
-
-/// Runs a command once and returns when it has ended.
+/// Runs a command once and returns when it has ended. `started` gets its PID, which is also its
+/// process group. `is_cancelled` returns whether to terminate it now; called 50 times per second.
 pub fn run_once(
     command: Vec<String>,
     timeout: Duration,
     call: &Call,
-    attendant: &mut dyn Attendant,
+    started: impl FnOnce(u32),
+    is_cancelled: impl Fn() -> bool,
 ) -> HookOutcome {
-    let starting = Arc::new(AtomicBool::new(false));
-    let runner = Runner {
-        command,
-        timeout,
-        starting,
-    };
-    runner.run(call, attendant)
+    Runner::new(command, timeout).run(call, started, is_cancelled)
 }
 
-/// A command that is run repeatedly, one run at a time. `T` identifies a run.
-#[derive(Debug)]
-pub struct Hook<T> {
-    calls: Background<(T, Call)>,
-}
+/// The queue of a command that is run repeatedly, one run at a time. `T` identifies a run.
+pub type Hook<T> = Background<(T, Call)>;
 
-impl<T: Send + 'static> Hook<T> {
-    /// `command` is the program and its arguments, without a shell. `name` is the name of the
-    /// thread, on which `on_end` gets outcome and duration of each run. Up to `queue` runs wait.
-    pub fn start(
-        name: &str,
-        command: Vec<String>,
-        timeout: Duration,
-        queue: usize,
-        on_end: impl Fn(T, HookOutcome, Duration) + Send + 'static,
-    ) -> io::Result<Hook<T>> {
-        let runner = Runner {
-            command,
-            timeout,
-            starting: Arc::new(AtomicBool::new(false)),
-        };
-        let work = move |calls: &mut Jobs<(T, Call)>| {
-            for (what, call) in calls {
-                let began = Instant::now();
-                let outcome = runner.run(&call, &mut Unattended);
-                on_end(what, outcome, began.elapsed());
-            }
-        };
-        Ok(Hook {
-            calls: Background::start(name, queue, STACK, work)?,
-        })
-    }
-
-    /// Requests a run without blocking. If too many wait, drops it and returns false.
-    pub fn call(&self, what: T, call: Call) -> bool {
-        self.calls.push((what, call))
-    }
-
-    /// Number of dropped runs.
-    pub fn dropped(&self) -> u64 {
-        self.calls.dropped()
-    }
+/// Starts the thread of a command. `command` is the program and its arguments, without a shell.
+/// `name` is the name of the thread, on which `on_end` gets outcome and duration of each run. Up to
+/// `queue` runs wait; further ones are dropped.
+pub fn start<T: Send + 'static>(
+    name: &str,
+    command: Vec<String>,
+    timeout: Duration,
+    queue: usize,
+    on_end: impl Fn(T, HookOutcome, Duration) + Send + 'static,
+) -> io::Result<Hook<T>> {
+    let runner = Runner::new(command, timeout);
+    Background::start(name, queue, STACK, move |calls| {
+        for (what, call) in calls {
+            let began = Instant::now();
+            let outcome = runner.run(&call, |_| (), || false);
+            on_end(what, outcome, began.elapsed());
+        }
+    })
 }
 
 struct Runner {
@@ -170,7 +124,20 @@ struct Runner {
 }
 
 impl Runner {
-    fn run(&self, call: &Call, attendant: &mut dyn Attendant) -> HookOutcome {
+    fn new(command: Vec<String>, timeout: Duration) -> Runner {
+        Runner {
+            command,
+            timeout,
+            starting: Arc::default(),
+        }
+    }
+
+    fn run(
+        &self,
+        call: &Call,
+        on_start: impl FnOnce(u32),
+        is_cancelled: impl Fn() -> bool,
+    ) -> HookOutcome {
         let deadline = Instant::now() + self.timeout;
         if self.starting.swap(true, Ordering::AcqRel) {
             return HookOutcome::NotStartedInTime;
@@ -184,8 +151,8 @@ impl Runner {
         };
         match started.recv_timeout(self.timeout) {
             Ok(Ok(child)) => {
-                attendant.started(child.id());
-                attend(child, &call.json, deadline, attendant)
+                on_start(child.id());
+                wait(child, deadline, is_cancelled)
             }
             Ok(Err(error)) => HookOutcome::Failed(error.to_string()),
             Err(_) => HookOutcome::NotStartedInTime,
@@ -220,7 +187,7 @@ impl Runner {
             .args(arguments)
             .envs(call.variables.iter().map(|(name, value)| (name, value)))
             .current_dir("/")
-            .stdin(Stdio::piped())
+            .stdin(input(&call.json)?)
             .process_group(0);
         for name in SYSTEMD_VARIABLES {
             command.env_remove(name);
@@ -229,16 +196,18 @@ impl Runner {
     }
 }
 
-/// Writes the command's input and waits for its exit, or terminates it.
-fn attend(
-    mut child: Child,
-    json: &[u8],
-    deadline: Instant,
-    attendant: &mut dyn Attendant,
-) -> HookOutcome {
-    let mut food = child.stdin.take().and_then(|stdin| Food::new(stdin, json));
+/// The command's input as a file in memory: unlike a pipe, nothing waits for it to be read.
+fn input(json: &[u8]) -> io::Result<File> {
+    let mut file = File::from(memfd_create("hook", MemfdFlags::CLOEXEC)?);
+    file.write_all(json)?;
+    file.rewind()?;
+    Ok(file)
+}
+
+/// Waits for the exit of the command, or terminates it.
+fn wait(mut child: Child, deadline: Instant, is_cancelled: impl Fn() -> bool) -> HookOutcome {
     while !has_ended(&child) {
-        if attendant.is_cancelled() {
+        if is_cancelled() {
             end_group(child);
             return HookOutcome::Cancelled;
         }
@@ -246,51 +215,14 @@ fn attend(
             end_group(child);
             return HookOutcome::TimedOut;
         }
-        food = food.and_then(Food::give);
-        // Returns when the command can read more input, otherwise after the interval.
-        let mut events: Vec<PollFd<'_>> = Vec::new();
-        events.extend(
-            food.as_ref()
-                .map(|food| PollFd::new(&food.stdin, PollFlags::OUT)),
-        );
-        let _ = poll(&mut events, Some(&INTERVAL));
+        thread::sleep(INTERVAL);
     }
     match child.wait() {
-        Ok(status) => outcome(status),
+        Ok(status) => match status.code() {
+            Some(code) => HookOutcome::Exited(code),
+            None => HookOutcome::Killed(status.signal().unwrap_or(0)),
+        },
         Err(error) => HookOutcome::Failed(error.to_string()),
-    }
-}
-
-fn outcome(status: ExitStatus) -> HookOutcome {
-    match (status.code(), status.signal()) {
-        (Some(code), _) => HookOutcome::Exited(code),
-        (None, signal) => HookOutcome::Killed(signal.unwrap_or(0)),
-    }
-}
-
-/// The rest of the standard input.
-struct Food<'a> {
-    stdin: ChildStdin,
-    rest: &'a [u8],
-}
-
-impl<'a> Food<'a> {
-    fn new(stdin: ChildStdin, json: &'a [u8]) -> Option<Food<'a>> {
-        rustix::io::ioctl_fionbio(&stdin, true).ok()?;
-        Some(Food { stdin, rest: json })
-    }
-
-    /// Writes without blocking. Returns `None`, closing the pipe, when done or on failure.
-    fn give(mut self) -> Option<Food<'a>> {
-        while !self.rest.is_empty() {
-            match self.stdin.write(self.rest) {
-                Ok(written) => self.rest = self.rest.get(written..).unwrap_or_default(),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Some(self),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => return None,
-            }
-        }
-        None
     }
 }
 
@@ -323,7 +255,7 @@ fn end_group(mut child: Child) {
 fn wait_for_end(child: &Child, within: Duration) {
     let deadline = Instant::now() + within;
     while !has_ended(child) && Instant::now() < deadline {
-        thread::sleep(Duration::from_millis(20));
+        thread::sleep(INTERVAL);
     }
 }
 
@@ -340,9 +272,9 @@ mod tests {
         let (sender, ends) = mpsc::channel();
         let timeout = Duration::from_millis(timeout_ms);
         let on_end = move |(), outcome, _| drop(sender.send(outcome));
-        let hook = Hook::start("hook-test", command, timeout, 1, on_end).unwrap();
+        let hook = start("hook-test", command, timeout, 1, on_end).unwrap();
         let variables = vec![("FRAGWATCH_EVENT", "begin".to_owned())];
-        assert!(hook.call((), Call { variables, json }));
+        assert!(hook.push(((), Call { variables, json })));
         ends.recv_timeout(Duration::from_secs(20)).unwrap()
     }
 
@@ -382,9 +314,9 @@ mod tests {
         let command = vec!["/bin/sh".to_owned(), "-c".to_owned(), script];
         let (sender, ends) = mpsc::channel();
         let on_end = move |number, outcome, _| drop(sender.send((number, outcome)));
-        let hook = Hook::start("hook-test", command, TIMEOUT, 2, on_end).unwrap();
+        let hook = start("hook-test", command, TIMEOUT, 2, on_end).unwrap();
         let taken: Vec<u32> = (0..10)
-            .filter(|number| hook.call(*number, Call::default()))
+            .filter(|number| hook.push((*number, Call::default())))
             .collect();
         assert_eq!(hook.dropped(), 10 - taken.len() as u64);
         // Two wait, and one may run already.

@@ -1,14 +1,14 @@
 //! Re-exports for the project's own tests, benchmarks and fuzz targets; not a stable interface. All
 //! other modules are private to the crate, so that the compiler reports unused code.
 
+#![allow(missing_docs, reason = "a module has the name of what it re-exports")]
+
 pub use crate::assess::Assessor;
 pub use crate::sys::clone::clone_range;
 pub use crate::sys::generation::generation;
 pub use crate::sys::locks::in_use;
 
-/// Of `config`.
 pub mod config {
-    /// Of `settings`.
     pub mod settings {
         pub use crate::config::settings::{
             Blackout, Defrag, History, Maintenance, Thresholds, Window, Zone,
@@ -16,85 +16,75 @@ pub mod config {
     }
 }
 
-/// Of `defrag`.
 pub mod defrag {
     pub use crate::defrag::engine::{Event, Request};
+    pub use crate::defrag::job::run;
     pub use crate::defrag::segments::{Region, Survey};
-    pub use crate::defrag::{Host, KernelCheck};
-    pub use crate::defrag::{fsr, online};
+    pub use crate::defrag::{HostInterfaces, KernelCheck};
 }
 
-/// Of `discover`.
 pub mod discover {
     pub use crate::discover::owner::OwnerSearch;
 }
 
-/// Of `growth`.
 pub mod growth {
     pub use crate::growth::{Recent, forecast, growth};
 }
 
-/// Of `history`.
 pub mod history {
     pub use crate::history::lock::{self, LockError};
     pub use crate::history::{
-        Health, ImageInfo, IncidentRow, Reader, Record, Recorder, SampleRow, SeverityRow, Store,
-        Sweep, WriterGuard, open,
+        Health, HistoryReader as Reader, ImageInfo, IncidentRow, Record, Recorder, SampleRow,
+        SeverityRow, Store, Sweep, open,
     };
     pub use crate::model::ImageRef;
 }
 
-/// Of `incidents`.
 pub mod incidents {
     pub use crate::incident::archive;
     pub use crate::incident::evidence::ImageEvidence;
-    pub use crate::incident::format::{Incident, State, What};
+    pub use crate::incident::format::{EventKind, Incident, IncidentState};
     pub use crate::incident::gatherer::Images;
     pub use crate::incident::hook::{HookOutcome, Moment};
     pub use crate::incident::recorder::{Recorder, RecorderSettings};
 }
 
-/// Of `klog`.
 pub mod klog {
     pub use crate::klog::file::{Down, FileSource, FileState, Settings};
+    pub use crate::klog::head::{Reading, kernel_text, read};
     pub use crate::klog::kmsg::Kmsg;
     pub use crate::klog::record::Piece;
-    pub use crate::klog::syslog::kernel_text;
+    pub use crate::klog::stamp::Stamp;
     pub use crate::klog::tail::{Assembler, Line, MAX_LINE};
     pub use crate::klog::{DRILL_MARKER, KernelTime, Match, Record, RuleId, Rules, Sequence, Text};
 }
 
-/// Of `maintenance`.
 pub mod maintenance {
     pub use crate::maintenance::{
         Active, Allowed, Calendar, Decision, FilesystemFacts, ImageFacts, JitterSeed, LastRun,
-        Opening, PlanFacts, PlannedRun, Policy, Speeds, User, facts::ideal, plan,
+        Opening, PlanFacts, PlannedRun, Speeds, User, facts::ideal, plan,
     };
 }
 
-/// Of `model`.
 pub mod model {
     pub use crate::model::*;
 }
 
-/// Of `probe`.
 pub mod probe {
     pub use crate::probe::extents::{MapReader, ReadPace};
     pub use crate::probe::{Probe, open};
 }
 
-/// Of `rescue`.
 pub mod rescue {
     pub use crate::rescue::clock::now;
     pub use crate::rescue::entry::{Line, Notice, Report};
     pub use crate::rescue::proof::Counters;
     pub use crate::rescue::ring::ring;
-    pub use crate::rescue::settings::Settings;
+    pub use crate::rescue::settings::FastSettings;
     pub use crate::rescue::thread::{FastSide, Setup};
     pub use crate::rescue::{Began, Ended, Ladder, LadderSettings, Order, Packed};
 }
 
-/// Of `stall`.
 pub mod stall {
     pub use crate::stall::{StallDetector, StallSettings};
 }

@@ -1,9 +1,11 @@
-//! Text tables for a terminal, without lines between cells.
+//! Text tables for a terminal, without lines between cells, and their words.
 
 use comfy_table::{Cell, CellAlignment, ContentArrangement, Row, Table, presets};
 
+use crate::model::ExtentCount;
+
 /// Number of spaces between two columns.
-pub const GAP: u16 = 2;
+const GAP: u16 = 2;
 
 /// A table that is built row by row and rendered once.
 pub struct TextTable(Table);
@@ -56,6 +58,12 @@ impl TextTable {
     pub fn render(&self) -> String {
         self.0.trim_fmt() + "\n"
     }
+}
+
+/// `1 image`, `2 images`
+pub fn counted(number: u64, noun: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{} {noun}{plural}", ExtentCount(number))
 }
 
 /// A value, or a dash if there is none.

@@ -36,3 +36,8 @@ fn rules() {
 fn lines_of_log_files() {
     all_of("line", entries::line);
 }
+
+#[test]
+fn heads_of_lines() {
+    all_of("head", entries::head);
+}

@@ -21,8 +21,7 @@ use std::time::{Duration, Instant};
 
 use fragwatch::internals::config::settings;
 use fragwatch::internals::history::{
-    Health, ImageRef, IncidentRow, Reader, Record, Recorder, SampleRow, Store, Sweep, WriterGuard,
-    open,
+    Health, ImageRef, IncidentRow, Reader, Record, Recorder, SampleRow, Store, Sweep, open,
 };
 use fragwatch::internals::history::{LockError, lock};
 use fragwatch::internals::model::{Bytes, ExtentCount, Format, ImageKey, UnixTime};
@@ -85,7 +84,7 @@ fn settings(path: &Path) -> settings::History {
     }
 }
 
-fn start(path: &Path) -> (Recorder, WriterGuard) {
+fn start(path: &Path) -> Recorder {
     open(&settings(path)).unwrap()
 }
 
@@ -105,7 +104,8 @@ fn record(store: &mut Store, record: &Record) {
 /// The counts of an image, in the order of time.
 fn counts(path: &Path, inode: u64) -> Vec<u64> {
     let reader = Reader::open(path).unwrap();
-    let Some(image) = reader.image(&key(inode)).unwrap() else {
+    let images = reader.images().unwrap();
+    let Some(image) = images.iter().find(|image| image.key == key(inode)) else {
         return Vec::new();
     };
     let readings = reader.readings(image.id, EVER, usize::MAX).unwrap();
@@ -149,7 +149,7 @@ fn history_writer() {
     let Some(path) = std::env::var_os(WRITER_PATH).map(PathBuf::from) else {
         return;
     };
-    let (recorder, _keeper) = start(&path);
+    let recorder = start(&path);
     wait_for(&recorder, "it opens", |health| health.healthy);
     let first = counts(&path, 1).last().map_or(0, |n| n + 1);
     let mut out = std::io::stdout();
@@ -503,7 +503,7 @@ fn a_damaged_file_is_moved_aside_and_a_new_one_begun() {
         fill(&path);
         damage(&path);
         let damaged = fs::read(&path).unwrap();
-        let (recorder, keeper) = start(&path);
+        let recorder = start(&path);
         assert!(recorder.record(sweep(7, 3)));
         wait_for(&recorder, name, |health| {
             health.written == 1 && health.healthy
@@ -514,7 +514,7 @@ fn a_damaged_file_is_moved_aside_and_a_new_one_begun() {
             (u64::from(moved), 0),
             "{name}"
         );
-        assert!(keeper.stop(PATIENCE));
+        assert!(recorder.stop(PATIENCE));
         assert_eq!(counts(&path, 3), [7], "{name}");
         let aside = moved_aside(&path);
         assert_eq!(aside.len(), usize::from(moved), "{name}: {aside:?}");
@@ -530,7 +530,7 @@ fn damage_that_comes_while_it_runs_is_met_and_moved_aside() {
     let directory = rundir::new_dir(Place::quick()).unwrap();
     let path = directory.join("history.db");
     fill(&path);
-    let (recorder, keeper) = start(&path);
+    let recorder = start(&path);
     wait_for(&recorder, "it opens", |health| health.healthy);
     // Behind the back of SQLite, all but the first page.
     let file = File::options().write(true).open(&path).unwrap();
@@ -549,7 +549,7 @@ fn damage_that_comes_while_it_runs_is_met_and_moved_aside() {
         (120, 1)
     );
     assert!(health.lost <= 1, "{health:?}");
-    assert!(keeper.stop(PATIENCE));
+    assert!(recorder.stop(PATIENCE));
     assert_eq!(counts(&path, 50).last(), Some(&419));
     assert_eq!(integrity(&path), "ok");
     drop(file);
@@ -591,7 +591,7 @@ fn what_is_no_file_of_ours_is_left_alone() {
         let kind = fs::symlink_metadata(&path).unwrap().file_type();
         let content = || kind.is_file().then(|| fs::read(&path).unwrap());
         let before = content();
-        let (recorder, keeper) = start(&path);
+        let recorder = start(&path);
         recorder.record(sweep(1, 1));
         wait_for(&recorder, name, |health| health.lost == 1);
         let health = recorder.health();
@@ -599,7 +599,7 @@ fn what_is_no_file_of_ours_is_left_alone() {
             !health.healthy && health.moved_aside == 0,
             "{name}: {health:?}"
         );
-        assert!(keeper.stop(PATIENCE));
+        assert!(recorder.stop(PATIENCE));
         assert_eq!(
             fs::symlink_metadata(&path).unwrap().file_type(),
             kind,
@@ -618,7 +618,7 @@ fn what_is_no_file_of_ours_is_left_alone() {
 fn a_full_disk_costs_samples_and_nothing_else() {
     let bed = support::require!(Plan::of("ext4").mkfs(&["-F"]).size(16 * MIB).make());
     let path = bed.path().join("state/history.db");
-    let (recorder, keeper) = start(&path);
+    let recorder = start(&path);
     assert!(recorder.record(sweep(0, 500)));
     wait_for(&recorder, "there is room", |health| health.written == 1);
     let filler = bed.path().join("filler");
@@ -645,7 +645,7 @@ fn a_full_disk_costs_samples_and_nothing_else() {
         "{full:?} {health:?}"
     );
     assert_eq!(health.written + health.lost, 300);
-    assert!(keeper.stop(PATIENCE));
+    assert!(recorder.stop(PATIENCE));
     let kept = counts(&path, 500);
     assert_eq!(kept.len() as u64, health.written);
     assert_eq!(kept[kept.len() - 100..], (200..300).collect::<Vec<_>>());
@@ -656,7 +656,7 @@ fn a_full_disk_costs_samples_and_nothing_else() {
 fn a_disk_that_hangs_delays_nobody() {
     let stall = support::require!(Stall::new());
     let path = stall.path().join("history.db");
-    let (recorder, keeper) = start(&path);
+    let recorder = start(&path);
     assert!(recorder.record(sweep(0, 1000)));
     wait_for(&recorder, "it works", |health| health.written == 1);
     stall.stop();
@@ -681,7 +681,7 @@ fn a_disk_that_hangs_delays_nobody() {
     assert!(recorder.record(Record::Incident(incident)));
     // Nor does the end of the daemon wait.
     let other = recorder.clone();
-    assert!(!keeper.stop(Duration::from_millis(50)));
+    assert!(!recorder.stop(Duration::from_millis(50)));
     assert!(!other.record(sweep(601, 1)));
     stall.resume();
     // What was taken over is written after all.
@@ -734,7 +734,7 @@ fn the_second_daemon_is_refused_and_a_dead_one_holds_nothing() {
 fn a_reader_does_not_stop_the_writer_nor_see_half_a_sweep() {
     let directory = rundir::new_dir(Place::quick()).unwrap();
     let path = directory.join("history.db");
-    let (recorder, keeper) = start(&path);
+    let recorder = start(&path);
     assert!(recorder.record(sweep(0, 30)));
     wait_for(&recorder, "it opens", |health| health.written == 1);
     let reader = Reader::open(&path).unwrap();
@@ -756,7 +756,7 @@ fn a_reader_does_not_stop_the_writer_nor_see_half_a_sweep() {
     }
     wait_for(&recorder, "it writes", |health| health.written == 400);
     assert_eq!(recorder.health().lost, 0);
-    assert!(keeper.stop(PATIENCE));
+    assert!(recorder.stop(PATIENCE));
     rundir::remove(&directory);
 }
 

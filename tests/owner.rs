@@ -130,6 +130,53 @@ fn who_lives_in_another_mount_namespace_is_known() {
     assert_eq!(said["openers"][0]["pid"], other.id(), "{said}");
 }
 
+/// Without a suffix, and QEMU knows it by another path: only the inode shows that it is an image.
+#[test]
+fn the_image_of_a_vm_in_a_container_is_found() {
+    let bed = support::require!(Bed::xfs());
+    let unshare = support::require!(tools::have("unshare"));
+    let qemu = support::require!(tools::have("qemu-system-x86_64"));
+    let volume = bed.path().join("volumes/v1/_data");
+    fs::create_dir_all(&volume).unwrap();
+    let path = volume.join("disk");
+    guest::random_direct_writes(&path, MIB, 3);
+    let elsewhere = bed.path().parent().unwrap().join("elsewhere");
+    fs::create_dir(&elsewhere).unwrap();
+    let script = "mount --bind \"$0\" \"$1\" && cd / && umount \"$2\" && dir=$1 && shift 2 && exec \"$@\" \
+                  -drive \"file=$dir/disk,format=raw,if=virtio,cache=none\"";
+    let mut command = Command::new(unshare);
+    command
+        .args(["--mount", "--propagation", "private", "sh", "-c", script])
+        .args([&volume, &elsewhere, &bed.path().to_owned()])
+        .arg(&qemu)
+        .args([
+            "-accel",
+            "tcg",
+            "-m",
+            "16",
+            "-S",
+            "-display",
+            "none",
+            "-nodefaults",
+        ])
+        .args(["-name", "first", "-name", "guest=inst-1"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null());
+    let vm = Child::spawn(&mut command).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        let report: Value = serde_json::from_str(&scan(bed.path(), &["--json"])).unwrap();
+        if let Some(image) = report["images"].get(0) {
+            assert_eq!(image["path"], path.to_str().unwrap());
+            if image["vm"]["name"] == "inst-1" {
+                assert_eq!(image["vm"]["pid"], vm.id());
+                break;
+            }
+        }
+        assert!(Instant::now() < deadline, "{report}");
+    }
+}
+
 #[test]
 fn leases_and_locks_say_that_a_vm_runs() {
     let bed = support::require!(Bed::xfs());

@@ -127,6 +127,67 @@ fn no_window_or_none_in_sight() {
     stage.runs(&image, &always(FSR), "xfs_fsr");
 }
 
+/// /etc/localtime, or TZ, names a zone whose file went to the package tzdata-legacy.
+#[test]
+fn the_zone_of_the_host_is_known_without_its_file() {
+    let stage = support::require!(Stage::new(&[]));
+    let unshare = support::require!(tools::have("unshare"));
+    let (etc, zoneinfo) = (stage.beside("etc"), stage.beside("zoneinfo"));
+    fs::create_dir(&etc).unwrap();
+    let case = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/tests/data/cases/E01/make-tzdir.sh"
+    );
+    let made = Command::new("sh")
+        .arg(case)
+        .arg(&zoneinfo)
+        .status()
+        .unwrap();
+    assert!(made.success(), "package tzdata");
+    let opens = |target: Option<&str>, variable: Option<&str>| {
+        let link = etc.join("localtime");
+        let _ = fs::remove_file(&link);
+        if let Some(target) = target {
+            std::os::unix::fs::symlink(target, link).unwrap();
+        }
+        let plan = stage.command(ALWAYS);
+        let script = "mount --bind \"$0\" /etc && mount --bind \"$1\" /usr/share/zoneinfo \
+                      && shift && exec \"$@\" --json";
+        let mut command = Command::new(&unshare);
+        command.args(["--mount", "--propagation", "private", "sh", "-c", script]);
+        command
+            .args([&etc, &zoneinfo])
+            .arg(plan.get_program())
+            .args(plan.get_args());
+        command.envs(
+            plan.get_envs()
+                .filter_map(|(key, value)| Some((key, value?))),
+        );
+        command
+            .env_remove("TZ")
+            .envs(variable.map(|zone| ("TZ", zone)));
+        let output = command.output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        let plan: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let opens = plan["windows"][0]["opens_local"]
+            .as_str()
+            .unwrap()
+            .to_owned();
+        opens[19..].to_owned()
+    };
+    let hawaii = "/usr/share/zoneinfo/US/Hawaii";
+    assert_eq!(opens(Some(hawaii), None), "-10:00");
+    assert_eq!(
+        opens(Some("../usr/share/zoneinfo/US/Arizona"), None),
+        "-07:00"
+    );
+    assert_eq!(opens(Some(hawaii), Some("US/Arizona")), "-07:00");
+    assert_eq!(opens(Some(hawaii), Some(":US/Arizona")), "-07:00");
+    // As every program of the host takes it.
+    assert_eq!(opens(Some("/usr/share/zoneinfo/Mars/Base"), None), "+00:00");
+    assert_eq!(opens(None, None), "+00:00");
+}
+
 #[test]
 fn not_bad_enough_or_as_good_as_can_be() {
     let stage = support::require!(Stage::new(&[]));

@@ -14,7 +14,8 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use support::daemon::{fragwatch, free_address};
 use support::emergency::{
-    Event, Host, KernelLog, PATIENCE, Plan, alone, vmstat, wait_for_drop, wait_for_thread,
+    DEADLOCK, Event, Host, KernelLog, PATIENCE, Plan, alone, in_a_file, vmstat, wait_for_drop,
+    wait_for_thread,
 };
 
 fn start(event: &Event, rescue: &str) -> Host {
@@ -435,9 +436,6 @@ fn a_drill_that_acts_drops() {
     assert_eq!(log.drops(), 1);
 }
 
-/// What a log file says of the kernel's message.
-const IN_A_FILE: &str = "Nov 20 22:58:01 kvm7 kernel: [12345.678901] XFS: nginx(31293) possible memory allocation deadlock size 65728 in kmem_alloc (mode:0x250)\n";
-
 fn append(file: &tempfile::NamedTempFile, line: &str) {
     file.as_file().write_all(line.as_bytes()).unwrap();
 }
@@ -461,13 +459,13 @@ fn a_log_file_reports_and_rescues_only_if_it_may() {
         &file,
         "Nov 20 22:58:01 kvm7 qemu: XFS: possible memory allocation deadlock in kmem_alloc (mode:0x250)\n",
     );
-    append(&file, IN_A_FILE);
+    append(&file, &in_a_file(DEADLOCK));
     host.wait("fragwatch_klog_matches_total{rule=\"xfs_deadlock\"}", 1.0);
     assert_eq!(host.drops(), 0, "anybody can write to a log file");
     drop(host);
 
     let host = following(&event, &file, "files_may_rescue = true");
-    append(&file, IN_A_FILE);
+    append(&file, &in_a_file(DEADLOCK));
     host.wait("fragwatch_rescue_incidents_total{trigger=\"file\"}", 1.0);
     host.wait_done("drop_slab", "done");
     assert_eq!(
@@ -489,9 +487,9 @@ fn what_the_kernel_and_a_file_both_tell_happened_once() {
     let mut said = host.log.lines().iter();
     let line = said.find(|line| line.contains("Unmounting") && line.contains(uuid));
     let line = line.unwrap().trim_end();
-    append(&file, &format!("Nov 20 22:58:01 kvm7 kernel: {line}\n"));
+    append(&file, &in_a_file(line));
     // Another line behind it, to know when it was heard.
-    append(&file, IN_A_FILE);
+    append(&file, &in_a_file(DEADLOCK));
     host.wait("fragwatch_klog_matches_total{rule=\"xfs_deadlock\"}", 1.0);
     assert_eq!(
         host.metric("fragwatch_klog_matches_total{rule=\"test_event\"}"),

@@ -15,9 +15,9 @@ use std::time::{Duration, Instant};
 use fragwatch::internals::klog::Kmsg;
 use fragwatch::internals::klog::Rules;
 use fragwatch::internals::model::{RescueStep, RuleAction, RuleDefinition};
+use fragwatch::internals::rescue::FastSettings;
 use fragwatch::internals::rescue::LadderSettings;
 use fragwatch::internals::rescue::Notice;
-use fragwatch::internals::rescue::Settings;
 use fragwatch::internals::rescue::{FastSide, Setup};
 use rustix::fs::{CWD, FallocateFlags, FileType, Mode, OFlags, fallocate, fcntl_setfl, mknodat};
 use rustix::io::Errno;
@@ -287,7 +287,7 @@ fn new_settings_lose_nothing_and_the_former_ones_are_freed() {
             pattern: format!("^record {number}$"),
             action: RuleAction::Rescue,
         };
-        Settings {
+        FastSettings {
             enabled: true,
             dry_run: true,
             kmsg: Some(Arc::clone(&kmsg)),

@@ -13,12 +13,9 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use serde_json::Value;
 use support::StalledFile;
-use support::emergency::{Event, Host, PATIENCE, Plan, Refusals, alone};
+use support::emergency::{DEADLOCK, Event, Host, PATIENCE, Plan, Refusals, alone, in_a_file};
 
 support::stall_server!();
-
-/// A line of a log file that a built-in rule matches.
-const IN_A_FILE: &str = "Nov 20 22:58:01 kvm7 kernel: [12345.678901] XFS: nginx(31293) possible memory allocation deadlock size 65728 in kmem_alloc (mode:0x250)\n";
 
 fn until(what: &str, host: &Host, condition: impl FnMut() -> bool) {
     until_within(PATIENCE, what, host, condition);
@@ -325,9 +322,9 @@ fn a_log_file_that_is_no_longer_followed_has_no_series_and_the_others_go_on() {
     assert!(has_series(&host, &up(kept)));
     assert_eq!(count(&host, &format!("following {}", kept.display())), 1);
     let mut file = files[0].as_file();
-    file.write_all(b"Nov 20 22:58:01 kvm7 kernel: [1.000001] something new\n")
+    file.write_all(in_a_file("something new").as_bytes())
         .unwrap();
-    file.write_all(IN_A_FILE.as_bytes()).unwrap();
+    file.write_all(in_a_file(DEADLOCK).as_bytes()).unwrap();
     host.wait("fragwatch_klog_matches_total{rule=\"new_rule\"}", 1.0);
     host.wait("fragwatch_klog_matches_total{rule=\"xfs_deadlock\"}", 1.0);
     until("fewer threads", &host, || threads(&host) < before);
@@ -451,7 +448,9 @@ fn what_was_accepted_is_in_the_incident_file_at_the_end() {
     until("the file", &host, || !incidents(&host).is_empty());
     event.happens();
     host.wait("fragwatch_klog_matches_total{rule=\"test_event\"}", 2.0);
-    file.as_file().write_all(IN_A_FILE.as_bytes()).unwrap();
+    file.as_file()
+        .write_all(in_a_file(DEADLOCK).as_bytes())
+        .unwrap();
     host.wait("fragwatch_klog_matches_total{rule=\"xfs_deadlock\"}", 1.0);
     host.daemon.signal(Signal::TERM);
     assert_eq!(host.daemon.wait(Duration::from_secs(2)).code(), Some(0));

@@ -20,7 +20,7 @@ use fragwatch::internals::klog::{Record, Rules, Sequence};
 use fragwatch::internals::model::{
     Monotonic, Outcome, RescueStep, RuleAction, RuleDefinition, Trigger,
 };
-use fragwatch::internals::rescue::Settings;
+use fragwatch::internals::rescue::FastSettings;
 use fragwatch::internals::rescue::{FastSide, Setup};
 use fragwatch::internals::rescue::{Ladder, LadderSettings, Packed, ring};
 use rustix::fs::{CWD, FileType, Mode, OFlags, fcntl_setfl, mknodat};
@@ -251,7 +251,7 @@ fn the_threads_of_the_rescue_neither_take_nor_free_memory() {
     for name in ["vmstat", "buddyinfo", "meminfo"] {
         fs::copy(Path::new("/proc").join(name), directory.path().join(name)).unwrap();
     }
-    let settings = |number: u64| Settings {
+    let settings = |number: u64| FastSettings {
         enabled: number % 10 != 9,
         dry_run: number.is_multiple_of(2),
         kmsg: Kmsg::open(&log, Duration::ZERO).ok().map(Arc::new),

@@ -284,6 +284,158 @@ fn formats_are_told_by_what_a_file_holds() {
     assert_eq!(report.0["passed_over"]["not_an_image"], 4);
 }
 
+/// What other hypervisors write, made by qemu-img: without a suffix where the header shows it.
+#[test]
+fn images_of_other_hypervisors_are_known() {
+    let bed = support::require!(Bed::xfs());
+    let qemu_img = support::require!(tools::have("qemu-img"));
+    let create = |format: &str, options: &[&str], name: &str| {
+        let mut create = Command::new(&qemu_img);
+        create.current_dir(bed.path());
+        create.args(["create", "-q", "-f", format]).args(options);
+        assert!(
+            create.arg(name).arg("64M").status().unwrap().success(),
+            "{name}"
+        );
+    };
+    create("vpc", &["-o", "subformat=fixed"], "vhd-fixed");
+    create("vpc", &["-o", "subformat=dynamic"], "vhd-dynamic");
+    create("qed", &[], "qed");
+    create("parallels", &[], "parallels");
+    let secret = [
+        "--object",
+        "secret,id=s,data=x",
+        "-o",
+        "key-secret=s,iter-time=10",
+    ];
+    create("luks", &secret, "luks");
+    for (subformat, file) in [
+        ("monolithicSparse", "vmdk-sparse"),
+        ("streamOptimized", "vmdk-stream"),
+        ("monolithicFlat", "flat.vmdk"),
+        ("twoGbMaxExtentFlat", "split.vmdk"),
+    ] {
+        create("vmdk", &["-o", &format!("subformat={subformat}")], file);
+    }
+    let data = ["-o", "data_file=data of q,data_file_raw=on"];
+    create("qcow2", &data, "external.qcow2");
+    let data = File::options()
+        .write(true)
+        .open(bed.path().join("data of q"));
+    data.unwrap().write_all_at(&[1; 4096], 0).unwrap();
+
+    let report = report([bed.path()]);
+    for (name, format) in [
+        ("vhd-fixed", "vhd"),
+        ("vhd-dynamic", "vhd"),
+        ("qed", "qed"),
+        ("parallels", "parallels"),
+        ("luks", "luks"),
+        ("vmdk-sparse", "vmdk"),
+        ("vmdk-stream", "vmdk"),
+        ("flat-flat.vmdk", "vmdk"),
+        ("split-f001.vmdk", "vmdk"),
+        ("external.qcow2", "qcow2"),
+        ("data of q", "raw"),
+    ] {
+        assert_eq!(
+            report.image(&bed.path().join(name))["format"],
+            format,
+            "{name}"
+        );
+    }
+    // What holds the data counts, however small the file that names it.
+    let disks = [
+        "data of q",
+        "flat-flat.vmdk",
+        "split-f001.vmdk",
+        "vhd-fixed",
+    ];
+    let paths = format!("min_size = \"8MiB\"\npaths = [{:?}]\n", bed.path());
+    let config = bed.path().parent().unwrap().join("fragwatch.toml");
+    fs::write(&config, format!("[images]\n{paths}")).unwrap();
+    let found = whole(&mut scan_with(&config));
+    let found: Vec<_> = names(&found.paths(), &bed);
+    for disk in disks {
+        assert!(found.iter().any(|name| name == disk), "{disk}: {found:?}");
+    }
+    assert!(!found.iter().any(|name| name == "flat.vmdk"), "{found:?}");
+    fs::write(
+        &config,
+        format!("[images]\nexclude = [\"*-flat.vmdk\", \"external*\"]\n{paths}"),
+    )
+    .unwrap();
+    let found = names(&whole(&mut scan_with(&config)).paths(), &bed);
+    assert!(
+        !found
+            .iter()
+            .any(|name| name == disks[0] || name == disks[1]),
+        "{found:?}"
+    );
+    // Named, it comes with them.
+    let flat = ["flat.vmdk", "flat-flat.vmdk"].map(|name| bed.path().join(name));
+    let found = self::report([&flat[0]]);
+    assert_eq!(found.images().len(), 2);
+    assert_eq!(found.image(&flat[1])["format"], "vmdk");
+}
+
+/// A header can name any file: a guest writes it.
+#[test]
+fn a_header_names_no_file_elsewhere() {
+    let bed = support::require!(Bed::xfs());
+    let outside = bed.path().join("outside");
+    fs::write(&outside, "private").unwrap();
+    let vms = bed.path().join("vms");
+    fs::create_dir(&vms).unwrap();
+    symlink(&outside, vms.join("link")).unwrap();
+    fs::write(vms.join("inside"), "data").unwrap();
+    let mut text = String::from("# Disk DescriptorFile\n");
+    let absolute = outside.display().to_string();
+    let inside = vms.join("inside").display().to_string();
+    for file in [
+        "../outside",
+        &absolute,
+        "link",
+        ".",
+        "..",
+        "",
+        "/",
+        "a.vmdk",
+        &inside,
+    ] {
+        text += &format!("RW 63 FLAT \"{file}\" 0\n");
+    }
+    fs::write(vms.join("a.vmdk"), text).unwrap();
+    let report = report([&vms]);
+    assert_eq!(report.paths(), [vms.join("a.vmdk"), vms.join("inside")]);
+}
+
+#[test]
+fn a_partition_table_makes_an_image() {
+    let bed = support::require!(Bed::xfs());
+    let sfdisk = support::require!(tools::have("sfdisk"));
+    for (name, label) in [("dos", "dos"), ("gpt", "gpt"), ("none", "")] {
+        let path = bed.path().join(name);
+        File::create(&path).unwrap().set_len(64 * MIB).unwrap();
+        if label.is_empty() {
+            continue;
+        }
+        let mut sfdisk = Command::new(&sfdisk);
+        sfdisk.arg("--quiet").arg(&path).stdin(Stdio::piped());
+        let mut child = sfdisk.spawn().unwrap();
+        let mut input = child.stdin.take().unwrap();
+        write!(input, "label: {label}\n,32M\n,\n").unwrap();
+        drop(input);
+        assert!(child.wait().unwrap().success());
+    }
+    let report = report([bed.path()]);
+    assert_eq!(
+        report.paths(),
+        ["dos", "gpt"].map(|name| bed.path().join(name))
+    );
+    assert_eq!(report.image(&bed.path().join("gpt"))["format"], "raw");
+}
+
 /// The names of the images that are found with `lines` in the configuration.
 fn found_with(lines: &str, bed: &Bed) -> Vec<String> {
     let config = config(bed.path(), lines);
@@ -446,6 +598,22 @@ fn a_file_system_behind_another_is_known_by_where_it_is_seen() {
 }
 
 #[test]
+fn a_file_system_beneath_another_is_not_seen() {
+    let bed = support::require!(Bed::xfs());
+    let lower = support::require!(Bed::ext4());
+    fs::write(bed.path().join("vm.img"), "text").unwrap();
+    let place = bed.path().parent().unwrap().join("place");
+    let top = support::require!(BindMount::new(bed.path(), &place));
+    let below = support::require!(BindMount::beneath(lower.path(), &place));
+    let report = report([&place]);
+    let image = report.image(&place.join("vm.img"));
+    assert_eq!(image["filesystem"]["uuid"], uuid(&bed));
+    assert_eq!(image["filesystem"]["type"], "xfs");
+    drop(top);
+    drop(below);
+}
+
+#[test]
 fn mounts_below_a_directory_are_searched_too() {
     let [bed, inner] = [Bed::xfs(), Bed::ext4()];
     let (bed, inner) = (support::require!(bed), support::require!(inner));
@@ -500,7 +668,8 @@ fn what_qemu_has_open_is_an_image() {
     };
     let _other = run("not-qemu", &foreign);
     let qemu = run("qemu-system-x86_64", &volume);
-    let _kvm = run("kvm", &ours);
+    let _kvm = run(".kvm-wrapped", &ours);
+    let _user_mode = run("qemu-x86_64-static", &foreign);
     let report = report([bed.path()]);
     assert_eq!(report.paths(), [ours.clone(), volume.clone()]);
     assert_eq!(report.image(&volume)["format"], "raw");

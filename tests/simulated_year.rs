@@ -17,14 +17,16 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use fragwatch::internals::Assessor;
-use fragwatch::internals::config::settings::{Blackout, Maintenance, Thresholds, Window, Zone};
+use fragwatch::internals::config::settings::{
+    Blackout, Defrag, Maintenance, Thresholds, Window, Zone,
+};
 use fragwatch::internals::maintenance::{
     Active, Allowed, Calendar, Decision, FilesystemFacts, ImageFacts, JitterSeed, LastRun,
-    PlanFacts, PlannedRun, Policy, Speeds, User, ideal, plan,
+    PlanFacts, PlannedRun, Speeds, User, ideal, plan,
 };
 use fragwatch::internals::model::{
-    Bytes, Effect, Engine, ExtentCount, ExtentsPerDay, Features, FilesystemKind, ImageKey,
-    ImageRef, OutcomeKind, RunRecord, Severity, UnixTime,
+    Bytes, Effect, Engine, ExtentCount, ExtentsPerDay, Features, Filesystem, FilesystemKind,
+    ImageKey, ImageRef, OutcomeKind, RunRecord, Severity, UnixTime,
 };
 use jiff::civil::{Date, Weekday, date, time};
 use jiff::{SignedDuration, Timestamp};
@@ -76,7 +78,7 @@ struct Tally {
 struct World {
     now: Timestamp,
     calendar: Calendar,
-    policy: Policy,
+    policy: Defrag,
     random: Random,
     images: Vec<ImageFacts>,
     /// What each image gains in a day.
@@ -122,12 +124,16 @@ fn filesystem(number: usize) -> FilesystemFacts {
     };
     FilesystemFacts {
         id: format!("fs-{number}"),
-        mount: PathBuf::from(format!("/srv/{number}")),
-        type_name: "xfs".to_owned(),
-        kind: FilesystemKind::Xfs,
-        features: Some(features),
-        size: Bytes(4000 * GIB),
-        free: Bytes(800 * GIB),
+        info: Filesystem {
+            mount: PathBuf::from(format!("/srv/{number}")),
+            type_name: "xfs".to_owned(),
+            kind: FilesystemKind::Xfs,
+            uuid: None,
+            features: Some(features),
+            size: Bytes(4000 * GIB),
+            free: Bytes(800 * GIB),
+            block_size: Bytes(4096),
+        },
         stalled: false,
         active: None,
         io_pressure: None,
@@ -168,7 +174,7 @@ impl World {
         World {
             now: "2026-01-01T00:00Z".parse().unwrap(),
             calendar: Calendar::new(&windows(), JitterSeed::from_machine_id("simulated")),
-            policy: Policy::default(),
+            policy: Defrag::default(),
             extents: vec![1000.0; World::IMAGES],
             growth,
             images,
@@ -331,7 +337,7 @@ impl World {
                 ends: running.run.ends,
             });
             let taken = running.map_or(0, taken);
-            filesystem.free = Bytes(self.free[number].saturating_sub(taken));
+            filesystem.info.free = Bytes(self.free[number].saturating_sub(taken));
             filesystem.io_pressure = Some(pressure);
         }
         PlanFacts {
@@ -355,11 +361,7 @@ impl World {
         assert_eq!(plan.images.len(), self.images.len());
         for planned in &plan.images {
             if let Decision::Not(reason) = &planned.decision {
-                *self
-                    .tally
-                    .reasons
-                    .entry(reason.code().as_str())
-                    .or_default() += 1;
+                *self.tally.reasons.entry(reason.code.as_str()).or_default() += 1;
             }
         }
         for (planned, run) in plan.due(self.now) {
@@ -406,7 +408,7 @@ impl World {
     /// What must be so at any time.
     fn check(&self) {
         let running = &self.running;
-        assert!(running.len() <= self.policy.parallel);
+        assert!(running.len() <= self.policy.parallel as usize);
         for (number, filesystem) in self.filesystems.iter().enumerate() {
             let here: Vec<&Running> = running
                 .iter()
@@ -414,7 +416,7 @@ impl World {
                 .collect();
             assert!(here.len() <= 1, "{filesystem:?}");
             let taken: u64 = here.iter().map(|running| taken(running)).sum();
-            let keeps = filesystem.size.0 / 20;
+            let keeps = filesystem.info.size.0 / 20;
             assert!(
                 taken == 0 || self.free[number] >= taken + keeps,
                 "{filesystem:?}"

@@ -1,6 +1,5 @@
 //! Severities from sweep to sweep, and their reasons.
 
-use std::fmt;
 use std::time::Duration;
 
 use super::limits::ImageLimits;
@@ -17,20 +16,37 @@ pub struct Observed<'a> {
     pub forecast: Forecast,
 }
 
-/// The reason of a severity.
-#[derive(Debug, Clone, Copy, PartialEq)]
+/// The reason of a severity. Its text ends a log line.
+#[derive(Debug, Clone, Copy, PartialEq, thiserror::Error)]
 pub enum Reason {
+    #[error("below all thresholds")]
     BelowAll,
     /// The extents reach the threshold, or are slightly below after having reached it.
+    #[error("the threshold is {0} extents")]
     Extents(ExtentCount),
     /// The growth rate, and the threshold.
+    #[error("it gains {0}, the threshold is {1}")]
     Growth(ExtentsPerDay, ExtentsPerDay),
     /// The time until the image is critical, and the threshold.
+    #[error("{}", time_text(*.0, *.1))]
     TimeToCritical(Duration, Duration),
     /// Growth or time held the severity before, and is unknown now.
+    #[error("as before, its growth is not known now ({0})")]
     Unknown(Unknown),
     /// The memory of the extent maps, the host's memory, and the threshold.
+    #[error("extent maps take {0} of {1}, the threshold is {2}")]
     Memory(Bytes, Bytes, Share),
+}
+
+fn time_text(left: Duration, limit: Duration) -> String {
+    match left {
+        Duration::ZERO => "it is critical now".to_owned(),
+        _ => format!(
+            "critical in {}, the threshold is {}",
+            roughly(left),
+            roughly(limit)
+        ),
+    }
 }
 
 /// The severity of an image from sweep to sweep.
@@ -52,18 +68,15 @@ struct Held {
 impl Judge {
     /// Continues with a known severity, whose thresholds hold until their values are well below.
     pub fn remembering(severity: Severity) -> Judge {
-        let held = |level: Severity| {
-            let held = severity >= level;
-            Held {
-                extents: held,
-                growth: held,
-                time: held,
-            }
+        let held = |held| Held {
+            extents: held,
+            growth: held,
+            time: held,
         };
         Judge {
             severity,
-            warning: held(Severity::Warning),
-            critical: held(Severity::Critical),
+            warning: held(severity >= Severity::Warning),
+            critical: held(severity >= Severity::Critical),
         }
     }
 
@@ -118,16 +131,14 @@ impl Standing {
 
     /// Whether the threshold still holds; if only because a value is unknown, with that reason.
     fn settle(self, held: &mut bool) -> Option<Option<Unknown>> {
-        let why = match self {
-            Standing::Open(unknown) => Some(unknown),
-            Standing::Reached | Standing::Near | Standing::Left => None,
+        let (holds, why) = match self {
+            Standing::Reached => (true, None),
+            Standing::Near => (*held, None),
+            Standing::Left => (false, None),
+            Standing::Open(unknown) => (*held, Some(unknown)),
         };
-        *held = match self {
-            Standing::Reached => true,
-            Standing::Near | Standing::Open(_) => *held,
-            Standing::Left => false,
-        };
-        held.then_some(why)
+        *held = holds;
+        holds.then_some(why)
     }
 }
 
@@ -141,15 +152,11 @@ impl Held {
     ) -> Option<Reason> {
         let limit = limits.extents;
         let extents = extents(observed.extents, limit, hysteresis).settle(&mut self.extents);
-        let time = limits.time_to_critical;
-        let time = time.map_or(Standing::Left, |limit| {
-            time_left(observed.forecast, limit, hysteresis)
-        });
+        let time = |limit| time_left(observed.forecast, limit, hysteresis);
+        let time = limits.time_to_critical.map_or(Standing::Left, time);
         let time = time.settle(&mut self.time);
-        let growth = limits.growth_per_day;
-        let growth = growth.map_or(Standing::Left, |limit| {
-            rate(observed.growth, limit, hysteresis)
-        });
+        let growth = |limit| rate(observed.growth, limit, hysteresis);
+        let growth = limits.growth_per_day.map_or(Standing::Left, growth);
         let growth = growth.settle(&mut self.growth);
         if extents.is_some() {
             return Some(Reason::Extents(limit));
@@ -227,41 +234,11 @@ impl HostJudge {
             };
             ram.0 > 0 && left_at.is_reached_by(maps, ram)
         };
-        match levels.into_iter().find(holds) {
-            Some((level, limit)) => {
-                self.severity = level;
-                Reason::Memory(maps, ram, limit)
-            }
-            None => {
-                self.severity = Severity::Ok;
-                Reason::BelowAll
-            }
-        }
-    }
-}
-
-impl fmt::Display for Reason {
-    /// For the end of a log line: `the threshold is 500,000 extents`.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Reason::BelowAll => f.write_str("below all thresholds"),
-            Reason::Extents(limit) => write!(f, "the threshold is {limit} extents"),
-            Reason::Growth(rate, limit) => {
-                write!(f, "it gains {rate}, the threshold is {limit}")
-            }
-            Reason::TimeToCritical(Duration::ZERO, _) => f.write_str("it is critical now"),
-            Reason::TimeToCritical(left, limit) => {
-                let (left, limit) = (roughly(*left), roughly(*limit));
-                write!(f, "critical in {left}, the threshold is {limit}")
-            }
-            Reason::Unknown(why) => write!(f, "as before, its growth is not known now ({why})"),
-            Reason::Memory(maps, ram, limit) => {
-                write!(
-                    f,
-                    "extent maps take {maps} of {ram}, the threshold is {limit}"
-                )
-            }
-        }
+        let reached = levels.into_iter().find(holds);
+        self.severity = reached.map_or(Severity::Ok, |(level, _)| level);
+        reached.map_or(Reason::BelowAll, |(_, limit)| {
+            Reason::Memory(maps, ram, limit)
+        })
     }
 }
 

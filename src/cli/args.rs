@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::model::Engine;
+
 /// Watches the extent fragmentation of VM disk images
 ///
 /// Counts the extents of disk images on XFS (and other file systems), in constant time and without
@@ -114,8 +116,9 @@ Exit status: 0 ok, 1 warning, 2 critical, 3 unknown: no daemon answers, or its c
 #[command(after_help = "\
 Exit status: 0 when everything could be read, 1 when something could not, 2 on wrong usage.
 
-An image is a file with the header of a known format (qcow2, vmdk, vdi, vhdx), one whose name ends
-in .raw, .img or .disk, one that a QEMU process has open, or one that is named on the command line.")]
+An image is a file with the header of a known format (qcow2, vmdk, vdi, vhdx, vhd, qed, parallels,
+luks) or a partition table, one whose name ends in .raw, .img or .disk, one that a VM has open, or
+one that is named on the command line.")]
 pub struct ScanArguments {
     /// Files and directories to scan [default: the paths of the configuration]
     #[arg(value_name = "PATH")]
@@ -200,6 +203,15 @@ pub enum EngineName {
     XfsFsr,
     /// Under a running VM
     Online,
+}
+
+impl EngineName {
+    pub(super) fn engine(self) -> Engine {
+        match self {
+            EngineName::XfsFsr => Engine::XfsFsr,
+            EngineName::Online => Engine::Online,
+        }
+    }
 }
 
 /// What `fragwatch scan` sorts by.

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::bail;
-use serde::Serialize;
+use serde_json::{Value, json};
 
 use super::args::ScanArguments;
 use super::command::{block_on, load_config};
@@ -13,10 +13,11 @@ use super::output::{self, SCHEMA, SUCCESS, linear_bar};
 use super::progress::Progress;
 use crate::config::Settings;
 use crate::discover::mounts::{FilesystemScope, Mount};
-use crate::model::path::{hex_unless_exact, shown};
+use crate::model::path::shown;
 use crate::model::{Bytes, Census, CensusFile, ExtentCount};
 use crate::probe::census::needs_xfs;
 use crate::probe::protocol::{CensusRequest, Reply, Request};
+use crate::serve::of_file;
 use crate::table::{TextTable, or_dash};
 
 /// How many files are named without `--top`.
@@ -145,57 +146,35 @@ fn name(file: &CensusFile) -> String {
     }
 }
 
-#[derive(Serialize)]
-struct Document {
-    schema: u32,
-    mount: String,
-    files: u64,
-    extents: ExtentCount,
-    extent_map_memory_bytes: Bytes,
-    classes: Vec<ClassObject>,
-    worst: Vec<FileObject>,
-}
-
-#[derive(Serialize)]
-struct ClassObject {
-    from_extents: u64,
-    to_extents: u64,
-    files: u64,
-}
-
-#[derive(Serialize)]
-struct FileObject {
-    inode: u64,
-    path: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    path_hex: Option<String>,
-    extents: ExtentCount,
-    size_bytes: Bytes,
-    allocated_bytes: Bytes,
-}
-
-fn document(mount: &Mount, census: &Census) -> Document {
-    let class = |(class, files): (usize, &u64)| ClassObject {
-        from_extents: class.checked_sub(1).map_or(0, power_of_ten),
-        to_extents: power_of_ten(class),
-        files: *files,
+fn document(mount: &Mount, census: &Census) -> Value {
+    let class = |(class, files): (usize, &u64)| {
+        let from = class.checked_sub(1).map_or(0, power_of_ten);
+        json!({ "from_extents": from, "to_extents": power_of_ten(class), "files": files })
     };
-    let file = |file: &CensusFile| FileObject {
-        inode: file.inode,
-        path: file.path.as_deref().map(shown),
-        path_hex: file.path.as_deref().and_then(hex_unless_exact),
-        extents: file.extents,
-        size_bytes: file.size,
-        allocated_bytes: file.allocated,
-    };
-    Document {
-        schema: SCHEMA,
-        mount: shown(&mount.point),
-        files: census.files,
-        extents: census.extents,
-        extent_map_memory_bytes: census.extent_map_memory,
-        classes: census.classes.iter().enumerate().map(class).collect(),
-        worst: census.worst.iter().map(file).collect(),
+    json!({
+        "schema": SCHEMA,
+        "mount": shown(&mount.point),
+        "files": census.files,
+        "extents": census.extents,
+        "extent_map_memory_bytes": census.extent_map_memory,
+        "classes": census.classes.iter().enumerate().map(class).collect::<Vec<_>>(),
+        "worst": census.worst.iter().map(file_object).collect::<Vec<_>>(),
+    })
+}
+
+fn file_object(file: &CensusFile) -> Value {
+    let mut keys = json!({
+        "inode": file.inode,
+        "extents": file.extents,
+        "size_bytes": file.size,
+        "allocated_bytes": file.allocated,
+    });
+    match &file.path {
+        Some(path) => of_file(path, keys),
+        None => {
+            keys["path"] = Value::Null;
+            keys
+        }
     }
 }
 

@@ -62,13 +62,8 @@ fn judge(status: &Status, thresholds: &Thresholds) -> CheckResult {
     if found.is_empty() {
         let plural = if status.images.total == 1 { "" } else { "s" };
         found.push(format!("{} image{plural} ok", status.images.total));
-        if let Some(worst) = status.worst.first() {
-            found.push(format!(
-                "worst {} extents in {}",
-                worst.extents,
-                image(worst)
-            ));
-        }
+        let worst = status.worst.first();
+        found.extend(worst.map(|it| format!("worst {} extents in {}", it.extents, image(it))));
     }
     // Not a problem, but should be visible.
     let off = status.parts.iter().filter(|part| part.is_off());
@@ -94,15 +89,11 @@ fn problems(status: &Status) -> (u8, Vec<String>) {
         let what = "INCIDENT: XFS waits for memory, see `fragwatch incidents`";
         add(2, what.to_owned());
     }
-    let bad = status
-        .worst
-        .iter()
-        .filter(|row| row.severity > Severity::Ok);
+    let bad = status.worst.iter().filter(|it| it.severity > Severity::Ok);
     for row in bad.take(if rescue.incident { 2 } else { 3 }) {
-        let reason = row.reason.as_deref().unwrap_or("");
-        let gap = if reason.is_empty() { "" } else { ", " };
-        let (severity, extents) = (row.severity, row.extents);
-        let what = format!("{} {severity} ({extents} extents{gap}{reason})", image(row));
+        let reason = row.reason.iter().map(|reason| format!(", {reason}"));
+        let (severity, extents, reason) = (row.severity, row.extents, reason.collect::<String>());
+        let what = format!("{} {severity} ({extents} extents{reason})", image(row));
         add(severity.as_number(), what);
     }
     if images.critical + images.warning > 0 {
@@ -116,11 +107,8 @@ fn problems(status: &Status) -> (u8, Vec<String>) {
         let severity = status.host.severity;
         add(severity.as_number(), format!("memory {severity}: {reason}"));
     }
-    for part in status
-        .parts
-        .iter()
-        .filter(|part| part.severity > Severity::Ok)
-    {
+    let bad = status.parts.iter().filter(|it| it.severity > Severity::Ok);
+    for part in bad {
         add(part.severity.as_number(), part.to_string());
     }
     if rescue.armed && rescue.drilled.is_some() && rescue.roundtrip_seconds.is_none() {
@@ -150,26 +138,25 @@ fn image(row: &Row) -> String {
 }
 
 fn performance(status: &Status, thresholds: &Thresholds) -> Vec<Measured> {
-    let plain = |name, value, unit| Measured {
+    let images = &status.images;
+    let mut measured = [
+        ("images", images.total as u64, ""),
+        ("images_warning", images.warning as u64, ""),
+        ("images_critical", images.critical as u64, ""),
+        ("extents", images.extents.0, ""),
+        ("worst_extents", images.most_extents.0, ""),
+        ("extent_map_memory", images.extent_map_memory.0, "B"),
+    ]
+    .map(|(name, value, unit)| Measured {
         name,
         value,
         unit,
         warning: None,
         critical: None,
-    };
-    let images = &status.images;
-    vec![
-        plain("images", images.total as u64, ""),
-        plain("images_warning", images.warning as u64, ""),
-        plain("images_critical", images.critical as u64, ""),
-        plain("extents", images.extents.0, ""),
-        Measured {
-            warning: Some(thresholds.warning.extents.0),
-            critical: Some(thresholds.critical.extents.0),
-            ..plain("worst_extents", images.most_extents.0, "")
-        },
-        plain("extent_map_memory", images.extent_map_memory.0, "B"),
-    ]
+    });
+    measured[4].warning = Some(thresholds.warning.extents.0);
+    measured[4].critical = Some(thresholds.critical.extents.0);
+    measured.into()
 }
 
 fn line(result: &CheckResult) -> String {

@@ -21,7 +21,7 @@ pub(super) fn load_to_ask(path: Option<&Path>) -> Settings {
         let first = error.lines().next().unwrap_or_default();
         output::eprint_error(&format!("{first}; `fragwatch check-config` shows all"));
     }
-    start.settings
+    start.loaded.settings
 }
 
 /// Runs a future on this thread. Fails also if the runtime cannot be created.

@@ -12,18 +12,19 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGTSTP, SIGTTOU};
 
-use super::args::{DefragArguments, EngineName};
+use super::args::DefragArguments;
 use super::command::load_config;
-use super::output::{self, INCOMPLETE, SUCCESS};
+use super::output::{self, INCOMPLETE, SCHEMA, SUCCESS};
 use super::planning;
 use super::progress::Progress;
 use crate::config::Settings;
 use crate::defrag::engine::{self, Event};
+use crate::defrag::hint;
 use crate::defrag::job::{DefragJob, JobMessage, JobProgress, JobReport, PassedOver};
-use crate::defrag::online;
 use crate::defrag::run::Hold;
-use crate::model::path::{hex_unless_exact, shown};
+use crate::model::path::shown;
 use crate::model::{Engine, ReasonCode, RunForecast, RunOutcome, RunReport, Stop, unknown_reason};
+use crate::serve::of_file;
 use crate::state_dir::StateDir;
 use crate::sys::child::ignore;
 
@@ -71,15 +72,14 @@ fn check_window(settings: &Settings) -> anyhow::Result<()> {
     if calendar.open_until(now).is_some() {
         return Ok(());
     }
-    match calendar.next_opening(now) {
-        Some(next) => bail!(
-            "no maintenance window is open; the next one opens at {}; --force-window defragments now",
-            next.opens
-                .to_zoned(calendar.zone().clone())
-                .strftime("%a %Y-%m-%d %H:%M %Z")
-        ),
-        None => bail!("no maintenance window is configured; --force-window defragments now"),
-    }
+    let Some(next) = calendar.next_opening(now) else {
+        bail!("no maintenance window is configured; --force-window defragments now");
+    };
+    let opens = next.opens.to_zoned(calendar.zone().clone());
+    bail!(
+        "no maintenance window is open; the next one opens at {}; --force-window defragments now",
+        opens.strftime("%a %Y-%m-%d %H:%M %Z")
+    )
 }
 
 fn window_end(settings: &Settings) -> Option<Instant> {
@@ -98,17 +98,12 @@ fn on(
     settings: &Settings,
     signals: &Signals,
 ) -> Option<JobReport> {
-    let named = arguments.engine.iter().map(|name| match name {
-        EngineName::XfsFsr => Engine::XfsFsr,
-        EngineName::Online => Engine::Online,
-    });
-    let named: Vec<Engine> = named.collect();
-    let (engines, mut passed_over) = match named.is_empty() {
-        true => (
-            &settings.defrag.engines,
-            planning::passed_over(settings, path, arguments.force_window),
-        ),
-        false => (&named, Vec::new()),
+    let named: Vec<Engine> = arguments.engine.iter().map(|name| name.engine()).collect();
+    let (engines, mut passed_over) = if named.is_empty() {
+        let passed_over = planning::passed_over(settings, path, arguments.force_window);
+        (&settings.defrag.engines, passed_over)
+    } else {
+        (&named, Vec::new())
     };
     let mut view = View::new(path, arguments.json);
     for (PassedOver { engine, reason }, next) in passed_over.iter().zip(engines.iter().skip(1)) {
@@ -155,11 +150,7 @@ pub(super) fn job() -> anyhow::Result<u8> {
 
 /// Restores the hints left by killed runs. Never fails: what cannot be restored stays recorded.
 pub(super) fn restore_hints(hints: &Path) -> u8 {
-    online::restore_hints(hints, &mut |event| {
-        if let Event::Notice(text) = event {
-            output::eprint_error(&text);
-        }
-    });
+    hint::restore_all(hints, |text| output::eprint_error(&text));
     SUCCESS
 }
 
@@ -355,30 +346,25 @@ fn work_in_words(run: &RunReport) -> String {
     let seconds = run.took.as_secs_f64();
     let account = run.account.as_ref();
     let account = account.map_or_else(String::new, |account| format!(": {account}"));
-    match &run.segments {
-        Some(work) => format!(
-            "{from} → {to} extents by online, {} segments in {seconds:.1} s, {}{account}",
-            work.segments,
-            calls(work.median_call, work.worst_call),
-        ),
-        None if run.outcome == RunOutcome::Improved => {
-            let moved = run.read.saturating_add(run.written);
+    let how = match &run.segments {
+        Some(work) => {
+            let calls = calls(work.median_call, work.worst_call);
             format!(
-                "{from} → {to} extents by xfs_fsr, {moved} read and written in {seconds:.1} s{account}"
+                "online, {} segments in {seconds:.1} s, {calls}",
+                work.segments
             )
         }
-        None => format!("{} extents as before", run.to.unwrap_or(from)),
-    }
+        None if run.outcome == RunOutcome::Improved => {
+            let moved = run.read.saturating_add(run.written);
+            format!("xfs_fsr, {moved} read and written in {seconds:.1} s")
+        }
+        None => return format!("{} extents as before", run.to.unwrap_or(from)),
+    };
+    format!("{from} → {to} extents by {how}{account}")
 }
 
 fn as_json(results: &[(PathBuf, JobReport)]) -> Value {
-    let runs = results.iter().map(|(path, report)| {
-        let mut json = report.to_json();
-        json["path"] = json!(shown(path));
-        if let Some(hex) = hex_unless_exact(path) {
-            json["path_hex"] = json!(hex);
-        }
-        json
-    });
-    json!({ "schema": 1, "runs": runs.collect::<Vec<_>>() })
+    let runs = results.iter();
+    let runs = runs.map(|(path, report)| of_file(path, report.to_json()));
+    json!({ "schema": SCHEMA, "runs": runs.collect::<Vec<_>>() })
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::command::load_config;
@@ -18,7 +18,7 @@ use crate::rescue::clock::now;
 use crate::rescue::drill;
 use crate::rescue::entry::{Notice, Report};
 use crate::rescue::exchange::clear_wakeup;
-use crate::rescue::settings::Settings;
+use crate::rescue::settings::FastSettings;
 use crate::rescue::thread::{FastSide, Setup};
 use crate::sys::realtime::SchedPolicy;
 
@@ -33,7 +33,7 @@ pub(super) fn run(act: bool, config: Option<&Path>) -> anyhow::Result<u8> {
         Err(error) => (None, Some(error)),
     };
     let mut fast = FastSide::start(Setup {
-        settings: Settings {
+        settings: FastSettings {
             enabled: true,
             // In a real emergency the daemon acts.
             dry_run: true,
@@ -46,18 +46,12 @@ pub(super) fn run(act: bool, config: Option<&Path>) -> anyhow::Result<u8> {
     let began = now();
     let nonce = began.0.max(1);
     fast.exchange.expect_drill(nonce, act);
-    if let Err(error) = drill::write(kmsg, nonce) {
-        bail!("cannot write to {KMSG}: {error}");
-    }
+    drill::write(kmsg, nonce).with_context(|| format!("cannot write to {KMSG}"))?;
     let written = now();
     let outcome = wait(&mut fast, nonce, written);
     fast.stop();
-    stage(
-        &mut text,
-        true,
-        "record written to the kernel's log",
-        Some(written.since(began)),
-    );
+    let took = Some(written.since(began));
+    stage(&mut text, true, "record written to the kernel's log", took);
     let success = stages(&mut text, &outcome, began, act);
     output::print(&text)?;
     Ok(if success { SUCCESS } else { FAILURE })
@@ -66,29 +60,24 @@ pub(super) fn run(act: bool, config: Option<&Path>) -> anyhow::Result<u8> {
 fn start_report(fast: &FastSide, no_log: Option<&std::io::Error>) -> String {
     let mut text = String::new();
     let report = &fast.start_report;
-    let kmsg = no_log.map_or(Ok(&()), |error| Err(error.to_string()));
-    let memory = report.memory.as_ref().map_err(ToString::to_string);
-    let line = |name: &str, state: Result<&(), String>| match state {
-        Ok(()) => (true, name.to_owned()),
-        Err(reason) => (false, format!("{name}: {reason}")),
-    };
-    for (fine, name) in [
-        line("/dev/kmsg is open", kmsg),
-        line("memory is locked", memory),
+    let memory = report.memory.as_ref().err();
+    for (name, error) in [
+        ("/dev/kmsg is open", no_log.map(ToString::to_string)),
+        ("memory is locked", memory.map(ToString::to_string)),
     ] {
-        stage(&mut text, fine, &name, None);
+        let fine = error.is_none();
+        let error = error.map_or_else(String::new, |error| format!(": {error}"));
+        stage(&mut text, fine, &format!("{name}{error}"), None);
     }
-    let priority = match report.priority {
-        SchedPolicy::RealTime => "real-time priority",
-        SchedPolicy::Raised => "raised priority (real-time was not permitted)",
-        SchedPolicy::Ordinary => "ordinary priority (neither real-time nor nice was permitted)",
+    let (fine, priority) = match report.priority {
+        SchedPolicy::RealTime => (true, "real-time priority"),
+        SchedPolicy::Raised => (false, "raised priority (real-time was not permitted)"),
+        SchedPolicy::Ordinary => (
+            false,
+            "ordinary priority (neither real-time nor nice was permitted)",
+        ),
     };
-    stage(
-        &mut text,
-        report.priority == SchedPolicy::RealTime,
-        priority,
-        None,
-    );
+    stage(&mut text, fine, priority, None);
     text
 }
 
@@ -132,22 +121,14 @@ fn wait(fast: &mut FastSide, nonce: u64, since: Monotonic) -> Progress {
 
 fn stages(text: &mut String, progress: &Progress, began: Monotonic, act: bool) -> bool {
     let after = |at: Monotonic| Some(at.since(began));
-    stage(
-        text,
-        progress.seen.is_some(),
-        "record read back by the reader",
-        progress.seen.and_then(after),
-    );
+    let (seen, at) = (progress.seen.is_some(), progress.seen.and_then(after));
+    stage(text, seen, "record read back by the reader", at);
     let Some(report) = &progress.report else {
         stage(text, false, "no order was carried out", None);
         return false;
     };
-    stage(
-        text,
-        true,
-        "ladder ordered drop_slab, actor began",
-        after(report.began),
-    );
+    let began = after(report.began);
+    stage(text, true, "ladder ordered drop_slab, actor began", began);
     let done = match report.outcome {
         Outcome::DryRun => "all but the write done (--act really drops)".to_owned(),
         Outcome::Done => "the kernel's own counter confirms the drop".to_owned(),
@@ -162,7 +143,7 @@ fn stages(text: &mut String, progress: &Progress, began: Monotonic, act: bool) -
         // Writing to a String cannot fail.
         let _ = writeln!(text, "    {}", report.after.compared_with(&report.before));
     }
-    progress.seen.is_some() && fine
+    seen && fine
 }
 
 fn stage(text: &mut String, fine: bool, what: &str, after: Option<Duration>) {

@@ -31,8 +31,7 @@ pub(super) fn run(arguments: &HistoryArguments, config: Option<&Path>) -> anyhow
     let query = serde_urlencoded::to_string(&question)?;
     let past: HistoryResponse = client::get(&settings, &format!("/v1/history?{query}"))?;
     if arguments.json {
-        output::print_json(&past)?;
-        return Ok(SUCCESS);
+        return output::print_json(&past).map(|()| SUCCESS);
     }
     let limits = Assessor::new(&settings.thresholds).limits(Path::new(&past.path));
     let thresholds = [
@@ -68,20 +67,16 @@ fn render(
         return text;
     };
     // Writing to a String cannot fail, here and below.
-    let _ = writeln!(
-        text,
-        "{} extents {} ago; {} extents {} ago",
-        first.extents,
-        Roughly(span.1.since(first.at)),
-        last.extents,
-        Roughly(span.1.since(last.at)),
-    );
-    text.push('\n');
-    let points: Vec<_> = past
-        .readings
-        .iter()
-        .map(|reading| (reading.at, reading.peak.max(reading.extents)))
-        .collect();
+    let [then, now] = [first, last].map(|it| {
+        format!(
+            "{} extents {} ago",
+            it.extents,
+            Roughly(span.1.since(it.at))
+        )
+    });
+    let _ = writeln!(text, "{then}; {now}\n");
+    let points = past.readings.iter();
+    let points: Vec<_> = points.map(|it| (it.at, it.peak.max(it.extents))).collect();
     let marks: Vec<_> = past.runs.iter().map(|run| run.at).collect();
     // The time before the first count would be empty.
     let chart = Chart {
@@ -99,45 +94,37 @@ fn render(
         };
         let _ = write!(text, "  {letter} {what} {count}");
     }
-    if !marks.is_empty() {
-        text.push_str("  ▲ defragmented");
-    }
-    text.push('\n');
-    text.push_str(&events(past));
-    text
+    let marked = if marks.is_empty() {
+        ""
+    } else {
+        "  ▲ defragmented"
+    };
+    text + marked + "\n" + &events(past)
 }
 
 fn events(past: &HistoryResponse) -> String {
-    let mut events: Vec<(UnixTime, String)> = Vec::new();
-    for run in &past.runs {
+    let runs = past.runs.iter().map(|run| {
         let took = Roughly(Duration::from_secs_f64(run.seconds.clamp(0.0, 1e9)));
+        let (engine, outcome, from, to) = (&run.engine, &run.outcome, run.from, run.to);
         let gap = if run.reason.is_empty() { "" } else { ": " };
-        events.push((
-            run.at,
-            format!(
-                "{} {} from {} to {} extents in {took}{gap}{}",
-                run.engine, run.outcome, run.from, run.to, run.reason
-            ),
-        ));
-    }
-    for change in &past.severities {
-        events.push((
-            change.at,
-            format!(
-                "{} (was {}) with {} extents; {}",
-                change.to, change.from, change.extents, change.reason
-            ),
-        ));
-    }
+        let reason = &run.reason;
+        let what = format!("{engine} {outcome} from {from} to {to} extents in {took}{gap}{reason}");
+        (run.at, what)
+    });
+    let changes = past.severities.iter().map(|change| {
+        let (to, from, extents) = (&change.to, &change.from, change.extents);
+        let what = format!(
+            "{to} (was {from}) with {extents} extents; {}",
+            change.reason
+        );
+        (change.at, what)
+    });
+    let mut events: Vec<(UnixTime, String)> = runs.chain(changes).collect();
     events.sort_by_key(|(at, _)| std::cmp::Reverse(*at));
-    let mut text = String::new();
-    for (at, what) in events {
-        let _ = writeln!(text, "{}  {what}", rfc3339_seconds(at));
-    }
-    if !text.is_empty() {
-        text.insert(0, '\n');
-    }
-    text
+    let lines = events.iter();
+    let lines = lines.map(|(at, what)| format!("{}  {what}\n", rfc3339_seconds(*at)));
+    let gap = (!events.is_empty()).then(|| "\n".to_owned());
+    gap.into_iter().chain(lines).collect()
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ use crate::model::{
     Bytes, DeviceNumber, ExtentCount, ExtentMap, Filesystem, FilesystemKind, MapBuilder, Outlook,
     Owner, Sample, Severity,
 };
-use crate::probe::protocol::{Fault, MapRequest, PassedOver, Reply, Request, Root, SampleRequest};
+use crate::probe::protocol::{Fault, MapPart, PassedOver, Reply, Request, Root};
 use crate::probe::sweep::{Event, Scope, WorkerPool};
 
 /// Time for one part of a map: short enough for a smooth progress bar.
@@ -91,15 +91,12 @@ impl Found {
             Event::Fault(fault) => self.errors.push(fault),
             Event::PassedOver(passed_over) => self.passed_over.add(passed_over),
             // A single pass watches nothing.
-            Event::Watched(_) | Event::Surveyed { result: Ok(()), .. } => {}
-            Event::Surveyed {
-                mount,
-                result: Err(error),
-                ..
-            } => self.errors.push(Fault {
-                path: mount,
-                error: error.to_string(),
-            }),
+            Event::Watched(_) => {}
+            Event::Surveyed { mount, result, .. } => {
+                let error = result.err().map(|error| error.to_string());
+                self.errors
+                    .extend(error.map(|error| Fault { path: mount, error }));
+            }
         }
     }
 }
@@ -153,15 +150,13 @@ impl Probes {
         let mut progress = Progress::bar(image.sample.extents.0);
         loop {
             progress.at(builder.extents().0, shown(&image.sample.path));
-            let request = Request::Map(Box::new(MapRequest {
-                path: image.sample.path.clone(),
-                id: image.sample.id,
-                expected: image.sample.extents,
+            let part = MapPart {
                 builder,
                 max_extents: cap,
                 budget: MAP_PART,
                 quick: true,
-            }));
+            };
+            let request = Request::Map((&image.sample).into(), Box::new(part));
             match self.ask(image, &request).await? {
                 Reply::Map(map) => {
                     image.outlook = Some(Outlook::of_map(&map.borders));
@@ -175,11 +170,7 @@ impl Probes {
     }
 
     async fn sample_map(&mut self, image: &mut Image) -> Result<(), Fault> {
-        let request = Request::Sample(SampleRequest {
-            path: image.sample.path.clone(),
-            id: image.sample.id,
-            expected: image.sample.extents,
-        });
+        let request = Request::Sample((&image.sample).into());
         if let Reply::Sampled(outlook) = self.ask(image, &request).await? {
             image.outlook = Some(outlook);
         }

@@ -1,23 +1,24 @@
 //! `fragwatch incidents [N]`: what happened in an emergency and what the rescue achieved. Reads the
 //! incident files; works without the daemon.
 
-use std::fmt::Write as _;
+use std::fmt::{Display, Write as _};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, bail};
-use comfy_table::Cell;
-use serde::Serialize;
+use anyhow::Context as _;
+use serde_json::{Value, json};
 
 use super::output::{self, INCOMPLETE, SUCCESS, counted};
 use crate::incident::archive;
 use crate::incident::evidence::{BlockedTask, TaskKind};
 use crate::incident::format::{
-    Action, Event, Incident, Memory, SCHEMA, State, TakenEvidence, What,
+    Action, Event, EventKind, Incident, IncidentState, Memory, SCHEMA, TakenEvidence,
 };
 use crate::incident::hook::Moment;
 use crate::model::path::shown;
 use crate::model::{Bytes, ExtentCount, Outcome, Trigger};
-use crate::table::TextTable;
+use crate::rescue::proof::large_blocks;
+use crate::sys::proc::page_bytes;
+use crate::table::{TextTable, or_dash};
 
 const BAR: usize = 12;
 /// Limits of lists in the detailed view; `--json` shows everything.
@@ -50,20 +51,17 @@ fn read(path: &Path) -> anyhow::Result<Incident> {
 }
 
 fn show(n: usize, json: bool, files: &[PathBuf]) -> anyhow::Result<u8> {
-    let Some(path) = n.checked_sub(1).and_then(|place| files.get(place)) else {
-        bail!(
-            "there is no incident {n}: they are numbered from 1, the newest, to {}",
-            files.len()
-        );
-    };
-    if json {
+    let path = n.checked_sub(1).and_then(|place| files.get(place));
+    let path = path.with_context(|| {
+        let last = files.len();
+        format!("there is no incident {n}: they are numbered from 1, the newest, to {last}")
+    })?;
+    let text = match json {
         // The file unchanged, including keys of later versions.
-        let mut text = archive::read(path)?;
-        text.push(b'\n');
-        output::print(&String::from_utf8_lossy(&text))?;
-    } else {
-        output::print(&detail(&read(path)?))?;
-    }
+        true => String::from_utf8_lossy(&archive::read(path)?).into_owned() + "\n",
+        false => detail(&read(path)?),
+    };
+    output::print(&text)?;
     Ok(SUCCESS)
 }
 
@@ -80,11 +78,8 @@ fn list(json: bool, files: &[PathBuf], directory: &Path) -> anyhow::Result<u8> {
         }
     }
     if json {
-        let objects = incidents.iter().map(|(n, incident)| object(*n, incident));
-        output::print_json(&Document {
-            schema: SCHEMA,
-            incidents: objects.collect(),
-        })?;
+        let objects: Vec<_> = incidents.iter().map(object).collect();
+        output::print_json(&json!({ "schema": SCHEMA, "incidents": objects }))?;
     } else if incidents.is_empty() {
         output::print(&format!("No incident in {}.\n", shown(directory)))?;
     } else {
@@ -93,42 +88,21 @@ fn list(json: bool, files: &[PathBuf], directory: &Path) -> anyhow::Result<u8> {
     Ok(code)
 }
 
-#[derive(Serialize)]
-struct Document {
-    schema: u32,
-    incidents: Vec<Object>,
-}
-
 /// An incident without its events and evidence.
-#[derive(Serialize)]
-struct Object {
-    n: usize,
-    id: String,
-    state: State,
-    trigger: Option<Trigger>,
-    began: String,
-    ended: Option<String>,
-    duration_ms: Option<u64>,
-    matches: u64,
-    actions: u32,
-    failed: u32,
-    slab_freed_kib: u64,
-}
-
-fn object(n: usize, incident: &Incident) -> Object {
-    Object {
-        n,
-        id: incident.id.clone(),
-        state: incident.state,
-        trigger: incident.trigger,
-        began: incident.began.clone(),
-        ended: incident.ended.clone(),
-        duration_ms: incident.duration_ms,
-        matches: incident.matches,
-        actions: incident.actions,
-        failed: incident.failed,
-        slab_freed_kib: incident.slab_freed_kib,
-    }
+fn object((n, incident): &(usize, Incident)) -> Value {
+    json!({
+        "n": n,
+        "id": incident.id,
+        "state": incident.state,
+        "trigger": incident.trigger,
+        "began": incident.began,
+        "ended": incident.ended,
+        "duration_ms": incident.duration_ms,
+        "matches": incident.matches,
+        "actions": incident.actions,
+        "failed": incident.failed,
+        "slab_freed_kib": incident.slab_freed_kib,
+    })
 }
 
 fn table(incidents: &[(usize, Incident)]) -> String {
@@ -143,23 +117,20 @@ fn table(incidents: &[(usize, Incident)]) -> String {
         "OUTCOME",
     ]);
     for (n, incident) in incidents {
+        // `2026-11-20T12:03:05.123Z`, without `T` and what follows the seconds.
+        let began = incident.began.get(..19).unwrap_or(&incident.began);
         table.row([
-            Cell::new(n),
-            Cell::new(time_of_day(&incident.began)),
-            Cell::new(incident.duration_ms.map_or_else(dash, duration)),
-            Cell::new(trigger(incident)),
-            Cell::new(ExtentCount(incident.matches)),
-            Cell::new(incident.actions),
-            Cell::new(kib(incident.slab_freed_kib)),
-            Cell::new(outcome(incident)),
+            n.to_string(),
+            clean(began).replace('T', " "),
+            or_dash(incident.duration_ms.map(duration)),
+            trigger(incident).to_owned(),
+            ExtentCount(incident.matches).to_string(),
+            incident.actions.to_string(),
+            kib(incident.slab_freed_kib).to_string(),
+            outcome(incident),
         ]);
     }
     table.render()
-}
-
-/// `2026-11-20 12:03:05` of `2026-11-20T12:03:05.123Z`.
-fn time_of_day(rfc3339: &str) -> String {
-    clean(rfc3339.get(..19).unwrap_or(rfc3339)).replace('T', " ")
 }
 
 fn trigger(incident: &Incident) -> &'static str {
@@ -173,14 +144,12 @@ fn outcome(incident: &Incident) -> String {
         (1, _) => ", 1 action failed".to_owned(),
         (failed, _) => format!(", {failed} actions failed"),
     };
-    let dry = incident.events.iter().any(
-        |event| matches!(&event.what, What::Action(action) if action.outcome == Outcome::DryRun),
-    );
+    let dry = actions(incident).any(|action| action.outcome == Outcome::DryRun);
     let state = match incident.state {
-        State::Open => "goes on",
-        State::Ended if dry => "over, dry run",
-        State::Ended => "over",
-        State::Interrupted => "interrupted: the daemon ended before it",
+        IncidentState::Open => "goes on",
+        IncidentState::Ended if dry => "over, dry run",
+        IncidentState::Ended => "over",
+        IncidentState::Interrupted => "interrupted: the daemon ended before it",
     };
     format!("{state}{failed}")
 }
@@ -208,10 +177,6 @@ fn kib(kib: u64) -> Bytes {
     Bytes(kib.saturating_mul(1024))
 }
 
-fn dash() -> String {
-    "–".to_owned()
-}
-
 /// The files are ours, but contain text from elsewhere.
 fn clean(text: &str) -> String {
     shown(Path::new(text))
@@ -224,30 +189,33 @@ fn detail(incident: &Incident) -> String {
         outcome(incident)
     );
     // Writing to a String cannot fail, here and below.
-    let mut line = |name: &str, value: String| {
+    let mut line = |name: &str, value: &dyn Display| {
         let _ = writeln!(text, "  {name:<10} {value}");
     };
-    line("began", clean(&incident.began));
+    line("began", &clean(&incident.began));
     if let (Some(ended), Some(took)) = (&incident.ended, incident.duration_ms) {
         let (ended, took) = (clean(ended), duration(took));
-        let last = incident.last_match_ms.map_or_else(dash, duration);
+        let last = or_dash(incident.last_match_ms.map(duration));
         line(
             "ended",
-            format!("{ended}, after {took}; last sign after {last}"),
+            &format_args!("{ended}, after {took}; last sign after {last}"),
         );
     }
-    line("trigger", trigger(incident).to_owned());
+    line("trigger", &trigger(incident));
     let signs = ExtentCount(incident.matches);
     let in_flight = match incident.matches_in_flight {
         0 => String::new(),
         number => format!(", {} while an action was in flight", ExtentCount(number)),
     };
-    line("signs", format!("{signs}{in_flight}"));
+    line("signs", &format_args!("{signs}{in_flight}"));
     let actions = counted(incident.actions.into(), "action");
     let freed = kib(incident.slab_freed_kib);
-    line("rescue", format!("{actions}, {freed} of slab memory freed"));
+    line(
+        "rescue",
+        &format_args!("{actions}, {freed} of slab memory freed"),
+    );
     let (host, kernel) = (clean(&incident.host), clean(&incident.kernel));
-    line("host", format!("{host}, kernel {kernel}"));
+    line("host", &format_args!("{host}, kernel {kernel}"));
     text.push_str(&timeline(incident));
     text.push_str(&free_blocks(incident));
     for evidence in &incident.evidence {
@@ -285,31 +253,41 @@ fn event_line(event: &Event) -> String {
     let after = event.after_ms.unsigned_abs();
     let (seconds, millis) = (after / 1000, after % 1000);
     let what = match &event.what {
-        What::Line {
+        EventKind::Line {
             rule, text, file, ..
         } => {
             let file = file.as_ref().map(|file| format!(" ({})", clean(file)));
             let (rule, text, file) = (clean(rule), clean(text), file.unwrap_or_default());
             format!("line    {rule}: {text}{file}")
         }
-        What::Stall {
+        EventKind::Stall {
             tid,
             comm,
             for_ms,
             stack,
         } => {
-            let inner = stack.first().map_or_else(dash, |frame| clean(frame));
+            let inner = or_dash(stack.first().map(|frame| clean(frame)));
             let (comm, took) = (clean(comm), duration(*for_ms));
             format!("stall   {comm} (thread {tid}) for {took}, in {inner}")
         }
-        What::Action(action) => format!("action  {}", action_text(action)),
-        What::Limited { times } => {
+        EventKind::Action(action) => format!("action  {}", action_text(action)),
+        EventKind::Limited { times } => {
             let times = counted(*times, "time");
             format!("limit   an action was due {times}, but max_actions_per_hour was reached")
         }
-        What::Unknown => "an event of a later version".to_owned(),
+        EventKind::Unknown => "an event of a later version".to_owned(),
     };
     format!("  {sign}{seconds:>5}.{millis:03} s  {what}\n")
+}
+
+fn actions(incident: &Incident) -> impl Iterator<Item = &Action> {
+    incident
+        .events
+        .iter()
+        .filter_map(|event| match &event.what {
+            EventKind::Action(action) => Some(&**action),
+            _ => None,
+        })
 }
 
 fn action_text(action: &Action) -> String {
@@ -323,7 +301,7 @@ fn action_text(action: &Action) -> String {
     let error = action.error.as_ref();
     let error = error.map_or_else(String::new, |error| format!(": {}", clean(error)));
     let slab = [&action.before, &action.after].map(|memory| kib(memory.slab_kib()));
-    let blocks = |memory: &Memory| ExtentCount(memory.free_blocks.iter().skip(4).sum());
+    let blocks = |memory: &Memory| ExtentCount(large_blocks(&memory.free_blocks, page_bytes()));
     let blocks = [&action.before, &action.after].map(blocks);
     format!(
         "{number} {step} {outcome} in {took} ({reaction} after its reason){error}; \
@@ -334,17 +312,10 @@ fn action_text(action: &Action) -> String {
 
 /// Free blocks before the first action and after the last one.
 fn free_blocks(incident: &Incident) -> String {
-    let mut actions = incident
-        .events
-        .iter()
-        .filter_map(|event| match &event.what {
-            What::Action(action) => Some(action),
-            _ => None,
-        });
-    let Some(first) = actions.next() else {
+    let (Some(first), Some(last)) = (actions(incident).next(), actions(incident).last()) else {
         return String::new();
     };
-    let (before, after) = (&first.before, &actions.next_back().unwrap_or(first).after);
+    let (before, after) = (&first.before, &last.after);
     let counts = before.free_blocks.iter().chain(&after.free_blocks);
     let most = counts.copied().max().unwrap_or(0);
     let mut text = format!(
@@ -353,7 +324,7 @@ fn free_blocks(incident: &Incident) -> String {
     );
     let pairs = before.free_blocks.iter().zip(&after.free_blocks);
     for (order, (before, after)) in (0..).zip(pairs) {
-        let size = Bytes(4096_u64.checked_shl(order).unwrap_or(0));
+        let size = Bytes(page_bytes().checked_shl(order).unwrap_or(0));
         let bars = [before, after].map(|blocks| bar(*blocks, most));
         let counts = [before, after].map(|blocks| ExtentCount(*blocks));
         let _ = writeln!(
@@ -389,7 +360,7 @@ fn evidence_of(taken: &TakenEvidence) -> String {
     let mut text = format!("\nThe host at the {moment} ({})\n", clean(&evidence.at));
     let pages = |name: &str| {
         let pages = evidence.vmstat.get(name)?;
-        Some(Bytes(pages.saturating_mul(4096)))
+        Some(Bytes(pages.saturating_mul(page_bytes())))
     };
     if let (Some(dirty), Some(threshold)) = (pages("nr_dirty"), pages("nr_dirty_threshold")) {
         let background = pages("nr_dirty_background_threshold").unwrap_or(Bytes(0));
@@ -439,7 +410,7 @@ fn task_lines(task: &BlockedTask) -> String {
         TaskKind::Journal => ", of a journal",
     };
     let (comm, tid) = (clean(&task.comm), task.tid);
-    let wchan = task.wchan.as_deref().map_or_else(dash, clean);
+    let wchan = or_dash(task.wchan.as_deref().map(clean));
     let mut text = format!("    {comm} ({tid}{kind}) in {wchan}\n");
     for frame in task.stack.iter().take(SHOWN_FRAMES) {
         let _ = writeln!(text, "      {}", clean(frame));
@@ -477,7 +448,7 @@ mod tests {
         }
     }
 
-    fn event(after_ms: i64, what: What) -> Event {
+    fn event(after_ms: i64, what: EventKind) -> Event {
         Event {
             at: "2026-11-20T12:03:05.123Z".to_owned(),
             after_ms,
@@ -486,7 +457,7 @@ mod tests {
     }
 
     fn incident() -> Incident {
-        let line = What::Line {
+        let line = EventKind::Line {
             rule: "xfs_deadlock".to_owned(),
             text: "XFS: possible memory allocation deadlock".to_owned(),
             kernel_us: Some(5),
@@ -495,7 +466,7 @@ mod tests {
         Incident {
             schema: SCHEMA,
             id: "20261120T120305.123Z-1".to_owned(),
-            state: State::Ended,
+            state: IncidentState::Ended,
             trigger: Some(Trigger::KernelLog),
             began: "2026-11-20T12:03:05.123Z".to_owned(),
             ended: Some("2026-11-20T12:04:17.123Z".to_owned()),
@@ -506,7 +477,7 @@ mod tests {
             events: vec![
                 event(-1500, line.clone()),
                 event(0, line),
-                event(1, What::Action(Box::new(action(1)))),
+                event(1, EventKind::Action(Box::new(action(1)))),
             ],
             ..Incident::default()
         }
@@ -515,7 +486,7 @@ mod tests {
     #[test]
     fn the_table_has_a_line_for_each() {
         let open = Incident {
-            state: State::Interrupted,
+            state: IncidentState::Interrupted,
             duration_ms: None,
             failed: 1,
             ..incident()
@@ -554,7 +525,7 @@ mod tests {
         let text = "b\x1b]0;title\x07\n".to_owned();
         evil.events.push(event(
             2,
-            What::Line {
+            EventKind::Line {
                 rule: "c\x1b".to_owned(),
                 text,
                 kernel_us: None,
@@ -591,7 +562,7 @@ mod tests {
     fn events_of_a_later_version_are_no_obstacle() {
         let json = r#"{"at":"x","after_ms":5,"kind":"teleport","where":"there"}"#;
         let event: Event = serde_json::from_str(json).unwrap();
-        assert_eq!(event.what, What::Unknown);
+        assert_eq!(event.what, EventKind::Unknown);
         let written = serde_json::to_string(&incident()).unwrap();
         assert_eq!(
             serde_json::from_str::<Incident>(&written).unwrap(),

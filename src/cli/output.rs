@@ -4,7 +4,7 @@ use std::io::{self, IsTerminal as _, Write as _};
 
 use serde::Serialize;
 
-use crate::model::ExtentCount;
+pub(super) use crate::table::counted;
 
 /// Exit code: everything was done.
 pub(super) const SUCCESS: u8 = 0;
@@ -57,12 +57,6 @@ pub(super) fn is_broken_pipe(error: &anyhow::Error) -> bool {
         .chain()
         .filter_map(|cause| cause.downcast_ref::<io::Error>())
         .any(|error| error.kind() == io::ErrorKind::BrokenPipe)
-}
-
-/// `1 image`, `2 images`
-pub(super) fn counted(number: u64, noun: &str) -> String {
-    let plural = if number == 1 { "" } else { "s" };
-    format!("{} {noun}{plural}", ExtentCount(number))
 }
 
 /// A horizontal bar of the given number of eighths of a column.

@@ -12,18 +12,16 @@ use super::command::load_config;
 use super::images::{self, Found, Image};
 use super::output::{self, SUCCESS};
 use crate::config::Settings;
+use crate::config::settings::Defrag;
 use crate::daemon::{is_recent, read_last_incident, read_runs};
 use crate::defrag::job::PassedOver;
-use crate::defrag::pressure::{Asked, Gauge, before_runs};
-use crate::defrag::refusal::Refusal;
+use crate::defrag::pressure::{Gauge, before_runs};
 use crate::defrag::{self, guard, usable};
 use crate::discover::mounts::MountTable;
-use crate::maintenance::gather::{self, ImageNow, Runs};
-use crate::maintenance::{
-    self, Allowed, Calendar, ImageFacts, JitterSeed, PlanFacts, Policy, Reason, plan,
-};
+use crate::maintenance::gather::{self, PastRuns};
+use crate::maintenance::{self, Allowed, Calendar, ImageFacts, JitterSeed, PlanFacts, plan};
 use crate::model::path::shown;
-use crate::model::{Engine, Filesystem, FilesystemKind, Obstacle, Owner, Severity};
+use crate::model::{Engine, Filesystem, FilesystemKind, Owner, ReasonCode, Refusal, Severity};
 use crate::serve::plan::{JudgedBy, render, render_json};
 use crate::state_dir::StateDir;
 use crate::sys;
@@ -31,28 +29,18 @@ use crate::sys;
 pub(super) fn run(json: bool, config: Option<&Path>) -> anyhow::Result<u8> {
     let settings = load_config(config)?.settings;
     if config.is_none() {
-        match of_the_daemon(&settings, json) {
-            Ok(text) => {
-                output::print(&text)?;
-                return Ok(SUCCESS);
-            }
+        let path = match json {
+            true => "/v1/plan".to_owned(),
+            false => format!("/v1/plan?width={}", output::width().unwrap_or(0)),
+        };
+        match client::get_text(&settings, &path) {
             Err(error) if error.is::<client::NotRunning>() => {}
-            Err(error) => return Err(error),
+            text => return Ok(output::print(&text?).map(|()| SUCCESS)?),
         }
     }
-    output::eprint_error(match config {
-        Some(_) => "judged by the counts of this moment alone: a plan with --config",
-        None => "judged by the counts of this moment alone: no daemon answers",
-    });
+    let why = config.map_or("no daemon answers", |_| "a plan with --config");
+    output::eprint_error(&format!("judged by the counts of this moment alone: {why}"));
     by_counts(&settings, json)
-}
-
-fn of_the_daemon(settings: &Settings, json: bool) -> anyhow::Result<String> {
-    let path = match json {
-        true => "/v1/plan".to_owned(),
-        false => format!("/v1/plan?width={}", output::width().unwrap_or(0)),
-    };
-    client::get_text(settings, &path)
 }
 
 fn by_counts(settings: &Settings, json: bool) -> anyhow::Result<u8> {
@@ -61,16 +49,15 @@ fn by_counts(settings: &Settings, json: bool) -> anyhow::Result<u8> {
     images::read_wanted_maps(settings, &mut found, |image, filesystem| {
         is_candidate(image, filesystem, settings)
     })?;
-    let calendar = calendar(settings);
-    let now = Timestamp::now();
+    let (calendar, now) = (calendar(settings), Timestamp::now());
     let facts = facts(settings, &found, &calendar, now);
-    let plan = plan(&facts, &Policy::from(&settings.defrag));
-    if json {
-        let text = render_json(&plan, &facts.engines, &calendar, now, JudgedBy::Counts)?;
-        output::print(&text)?;
-    } else {
-        let text = render(&plan, &facts.engines, &calendar, now, output::width());
-        output::print(&text)?;
+    let plan = plan(&facts, &settings.defrag);
+    let engines = &facts.engines;
+    output::print(&match json {
+        true => render_json(&plan, engines, &calendar, now, JudgedBy::Counts),
+        false => render(&plan, engines, &calendar, now, output::width()),
+    })?;
+    if !json {
         found.print_errors();
     }
     Ok(found.exit_code())
@@ -95,16 +82,16 @@ fn host_facts(settings: &Settings, calendar: &Calendar, now: Timestamp) -> PlanF
         recent_incident: false,
         paused: false,
         not_ready: None,
-        engines: usable::engines(&settings.defrag, &defrag::Host::to_look_at()),
+        engines: usable::engines(&settings.defrag, &defrag::HostInterfaces::to_look_at()),
         images: Vec::new(),
         filesystems: Vec::new(),
     }
 }
 
 /// The runs in the history; none (estimates are then assumed, and marked) if it is unreadable.
-fn past_runs(settings: &Settings) -> Runs {
+fn past_runs(settings: &Settings) -> PastRuns {
     let state = StateDir::of(&settings.history);
-    Runs::new(read_runs(state.database()).unwrap_or_default())
+    PastRuns::new(read_runs(state.database()).unwrap_or_default())
 }
 
 fn facts(settings: &Settings, found: &Found, calendar: &Calendar, now: Timestamp) -> PlanFacts {
@@ -140,7 +127,7 @@ fn facts(settings: &Settings, found: &Found, calendar: &Calendar, now: Timestamp
 
 /// The relevant I/O pressure on each mounted file system.
 fn io_pressures<'f>(settings: &Settings, found: &'f Found) -> HashMap<&'f Path, f64> {
-    let host = defrag::Host::to_look_at();
+    let host = defrag::HostInterfaces::to_look_at();
     let mounts = MountTable::new(sys::mounts::read(&host.proc).unwrap_or_default());
     let gauged = found.filesystems.values().filter_map(|filesystem| {
         let mount = filesystem.mount.as_path();
@@ -148,51 +135,48 @@ fn io_pressures<'f>(settings: &Settings, found: &'f Found) -> HashMap<&'f Path, 
     });
     let (places, mut gauges): (Vec<_>, Vec<_>) = gauged.unzip();
     let mut gauges: Vec<_> = gauges.iter_mut().collect();
-    let asked = Asked::while_a_run(false);
-    let pressures = before_runs(&mut gauges, &host, asked, settings.defrag.max_io_pressure);
-    let counts = pressures.into_iter().map(|it| Some(it?.counts.0.into()));
-    let by_place = places.into_iter().zip(counts);
-    by_place
-        .filter_map(|(place, counts)| Some((place, counts?)))
+    let pressures = before_runs(&mut gauges, &host, settings.defrag.max_io_pressure);
+    let known = places.into_iter().zip(pressures);
+    known
+        .filter_map(|(place, pressure)| Some((place, pressure?.counts)))
         .collect()
 }
 
 /// `None` if the image cannot be identified; the daemon does not plan it either.
-fn image_facts(image: &Image, runs: &Runs) -> Option<ImageFacts> {
+fn image_facts(image: &Image, runs: &PastRuns) -> Option<ImageFacts> {
     let nobody = Owner::default();
-    let now = ImageNow {
-        sample: &image.sample,
-        key: image.sample.key.as_ref().ok()?,
-        owner: image.owner.as_ref().unwrap_or(&nobody),
+    let owner = image.owner.as_ref().unwrap_or(&nobody);
+    let facts = gather::image(
+        &image.sample,
+        owner,
+        image.map.as_ref(),
+        image.outlook,
+        runs,
+    )?;
+    Some(ImageFacts {
         severity: image.severity,
-        growth: None,
-        map: image.map.as_ref(),
-        outlook: image.outlook,
-    };
-    Some(gather::image(&now, runs))
+        ..facts
+    })
 }
 
 /// The engines that the planner passes over for an image defragmented by hand, by its current
 /// state; see [`maintenance::passed_over`]. Empty if the image cannot be examined.
 pub(super) fn passed_over(settings: &Settings, image: &Path, always: bool) -> Vec<PassedOver> {
-    let policy = Policy {
+    let policy = Defrag {
         from: Severity::Ok,
-        ..Policy::from(&settings.defrag)
+        ..settings.defrag.clone()
     };
     if policy.engines.len() < 2 {
         return Vec::new();
     }
     let facts = by_hand(settings, image, always);
     let passed_over = facts.map(|facts| maintenance::passed_over(&facts, &policy));
-    let named = |(engine, reason): (Engine, Reason)| PassedOver {
-        engine,
-        reason: reason.to_string(),
+    let named = |(engine, reason): (Engine, Refusal)| {
+        let reason = reason.to_string();
+        PassedOver { engine, reason }
     };
-    passed_over
-        .unwrap_or_default()
-        .into_iter()
-        .map(named)
-        .collect()
+    let passed_over = passed_over.unwrap_or_default().into_iter();
+    passed_over.map(named).collect()
 }
 
 /// The facts of one image, without those that delay only the daemon.
@@ -222,11 +206,11 @@ fn by_hand(settings: &Settings, image: &Path, always: bool) -> Option<PlanFacts>
 }
 
 /// The guards' permanent objection to the image, as far as a look at the file shows.
-fn obstacle(image: &Image, settings: &Settings) -> Option<Obstacle> {
-    let host = defrag::Host::to_look_at();
+fn obstacle(image: &Image, settings: &Settings) -> Option<ReasonCode> {
+    let host = defrag::HostInterfaces::to_look_at();
     let target = guard::open(&image.sample.path, &host).ok()?;
     match guard::check_quick(&target, &settings.defrag, &host) {
-        Err(Refusal::Forbidden(obstacle)) => Some(obstacle),
-        _ => None,
+        Err(refusal) => Some(refusal.code).filter(|code| code.is_obstacle()),
+        Ok(_) => None,
     }
 }

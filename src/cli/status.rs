@@ -4,17 +4,16 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
+use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr};
 
 use super::client;
 use super::command::load_to_ask;
 use super::output::{self, SUCCESS};
 use crate::model::{ExtentsPerDay, Roughly, Severity, UnixTime};
-use crate::serve::status::{EngineState, Rescue, Row, Status};
-use crate::table::{GAP, TextTable, or_dash};
+use crate::serve::status::{EngineState, Rescue, Row, Stalled, Status};
+use crate::table::{TextTable, counted, or_dash};
 
-const COLUMNS: usize = 7;
-const HEADERS: [&str; COLUMNS] = [
+const HEADERS: [&str; 7] = [
     "IMAGE",
     ">EXTENTS",
     ">GROWTH",
@@ -41,19 +40,19 @@ pub(super) fn now() -> UnixTime {
     UnixTime::from_seconds(since.map_or(0.0, |since| since.as_secs_f64()))
 }
 
+fn roughly(seconds: u64) -> Roughly {
+    Roughly(Duration::from_secs(seconds))
+}
+
 fn render(status: &Status, now: UnixTime, width: Option<u16>) -> String {
     let ago = |at| Roughly(now.since(at));
     let daemon = &status.daemon;
-    let swept = daemon
-        .swept
-        .map(|swept| format!("last sweep {} ago", ago(swept)));
-    let mut text = format!(
-        "fragwatch {} (pid {}), running for {}; {}\n",
-        daemon.version,
-        daemon.pid,
-        ago(daemon.started),
-        swept.as_deref().unwrap_or("no sweep has ended yet")
-    );
+    let swept = match daemon.swept {
+        Some(swept) => format!("last sweep {} ago", ago(swept)),
+        None => "no sweep has ended yet".to_owned(),
+    };
+    let (version, pid, since) = (&daemon.version, daemon.pid, ago(daemon.started));
+    let mut text = format!("fragwatch {version} (pid {pid}), running for {since}; {swept}\n");
     text.push_str(&problems(status));
     text.push('\n');
     text.push_str(&images(status, width));
@@ -68,8 +67,7 @@ fn render(status: &Status, now: UnixTime, width: Option<u16>) -> String {
         let (path, engine, since) = (&run.path, run.engine, ago(run.began));
         let done = run
             .progress
-            .map(|done| format!(", {:.0} % done", done * 100.0));
-        let done = done.unwrap_or_default();
+            .map_or_else(String::new, |done| format!(", {:.0} % done", done * 100.0));
         let _ = writeln!(text, "Defragmenting {path} by {engine} for {since}{done}.");
     }
     if status.paused {
@@ -80,44 +78,26 @@ fn render(status: &Status, now: UnixTime, width: Option<u16>) -> String {
 
 fn problems(status: &Status) -> String {
     let daemon = &status.daemon;
-    let mut lines = Vec::new();
-    for stalled in &status.stalled {
-        let (mount, since) = (
-            &stalled.mount,
-            Roughly(Duration::from_secs(stalled.seconds)),
-        );
-        lines.push(format!(
-            "The file system {mount} has not answered for {since}; its counts are old."
-        ));
-    }
+    let stalled = |stalled: &Stalled| {
+        let (mount, since) = (&stalled.mount, roughly(stalled.seconds));
+        format!("The file system {mount} has not answered for {since}; its counts are old.")
+    };
+    let mut lines: Vec<_> = status.stalled.iter().map(stalled).collect();
     if let Some(refused) = &daemon.config_refused {
-        let what = capitalized(daemon.config_in_force.in_words());
-        lines.push(format!("{what}:\n{refused}"));
+        let (first, rest) = daemon.config_in_force.in_words().split_at(1);
+        lines.push(format!("{}{rest}:\n{refused}", first.to_uppercase()));
     }
-    let bad = status
-        .parts
-        .iter()
-        .filter(|part| part.severity > Severity::Ok);
+    let bad = status.parts.iter().filter(|it| it.severity > Severity::Ok);
     lines.extend(bad.map(ToString::to_string));
-    lines
-        .into_iter()
-        .map(|line| format!("! {line}\n"))
-        .collect()
-}
-
-fn capitalized(text: &str) -> String {
-    let mut characters = text.chars();
-    let first = characters.next().map(|first| first.to_ascii_uppercase());
-    first.into_iter().chain(characters).collect()
+    lines.iter().map(|line| format!("! {line}\n")).collect()
 }
 
 fn images(status: &Status, width: Option<u16>) -> String {
     let images = &status.images;
-    let plural = if images.total == 1 { "" } else { "s" };
     let mut text = format!(
-        "{} image{plural}: {} critical, {} warning, {} ok\n\
+        "{}: {} critical, {} warning, {} ok\n\
          {} extents; their maps take up to {} of kernel memory\n",
-        images.total,
+        counted(images.total as u64, "image"),
         images.critical,
         images.warning,
         images.ok,
@@ -142,39 +122,43 @@ fn images(status: &Status, width: Option<u16>) -> String {
 
 /// The reasons for severities, below the table, which has no room for sentences.
 fn reasons(rows: &[Row]) -> String {
-    let mut text = String::new();
-    for row in rows {
-        let Some(reason) = &row.reason else { continue };
-        let name = row.path.rsplit('/').next().unwrap_or(&row.path);
-        let _ = writeln!(text, "{:<8}  {name}: {reason}", row.severity);
-    }
-    if !text.is_empty() {
-        text.insert(0, '\n');
-    }
-    text
-}
-
-fn table(rows: &[Row], width: Option<u16>) -> String {
-    let mut table = TextTable::new(&HEADERS);
-    let mut cells: Vec<_> = rows.iter().map(cells).collect();
-    fit(&mut cells, width);
-    cells.into_iter().for_each(|row| table.row(row));
-    table.render()
-}
-
-/// Shortens paths at the beginning until each row fits into a line, down to [`LEAST_PATH`].
-fn fit(cells: &mut [[String; COLUMNS]], width: Option<u16>) {
-    let Some(width) = width else { return };
-    let widest = |column: usize| {
-        let header = HEADERS[column].trim_start_matches('>');
-        let cells = cells.iter().map(|row| row[column].width());
-        cells.fold(header.width(), usize::max) + usize::from(GAP)
+    let line = |row: &Row| {
+        let name = row.path.rsplit('/').next()?;
+        let (severity, reason) = (row.severity, row.reason.as_ref()?);
+        Some(format!("{severity:<8}  {name}: {reason}\n"))
     };
-    let others: usize = (1..COLUMNS).map(widest).sum();
-    let left = usize::from(width).saturating_sub(others);
-    for row in cells {
-        row[0] = end_of(&row[0], left.max(LEAST_PATH));
+    let text: String = rows.iter().filter_map(line).collect();
+    match text.is_empty() {
+        true => text,
+        false => format!("\n{text}"),
     }
+}
+
+/// Paths are shortened at the beginning until each row fits into `width`, down to [`LEAST_PATH`].
+fn table(rows: &[Row], width: Option<u16>) -> String {
+    let longest = rows.iter().map(|row| row.path.width()).max().unwrap_or(0);
+    let text = with_paths(rows, longest);
+    let widest = text.lines().map(UnicodeWidthStr::width).max().unwrap_or(0);
+    match width.map(|width| widest.saturating_sub(width.into())) {
+        None | Some(0) => text,
+        Some(excess) => with_paths(rows, longest.saturating_sub(excess).max(LEAST_PATH)),
+    }
+}
+
+fn with_paths(rows: &[Row], longest: usize) -> String {
+    let mut table = TextTable::new(&HEADERS);
+    for row in rows {
+        table.row([
+            end_of(&row.path, longest),
+            row.extents.to_string(),
+            or_dash(row.growth_per_day.map(ExtentsPerDay::short)),
+            or_dash(row.seconds_to_critical.map(roughly)),
+            row.size.to_string(),
+            or_dash(row.vm.as_ref()),
+            row.severity.to_string(),
+        ]);
+    }
+    table.render()
 }
 
 /// The end of a text, at most `width` columns, with an ellipsis if something was cut off.
@@ -191,19 +175,6 @@ fn end_of(text: &str, width: usize) -> String {
     };
     let end: Vec<_> = text.chars().rev().take_while(fits).collect();
     std::iter::once('…').chain(end.into_iter().rev()).collect()
-}
-
-fn cells(row: &Row) -> [String; COLUMNS] {
-    let critical = row.seconds_to_critical.map(Duration::from_secs);
-    [
-        row.path.clone(),
-        row.extents.to_string(),
-        or_dash(row.growth_per_day.map(ExtentsPerDay::short)),
-        or_dash(critical.map(Roughly)),
-        row.size.to_string(),
-        or_dash(row.vm.clone()),
-        row.severity.to_string(),
-    ]
 }
 
 fn engines(engines: &[EngineState]) -> String {
@@ -232,26 +203,18 @@ fn rescue(rescue: &Rescue, now: UnixTime) -> String {
         (false, true) => "The rescue is armed, for a dry run only.".to_owned(),
         (false, false) => "The rescue is armed.".to_owned(),
     };
-    match (rescue.drilled, rescue.roundtrip_seconds) {
-        (Some(at), Some(took)) => {
-            let _ = write!(
-                text,
-                " Last drill {} ago: from the kernel's log to the actor in {:.0} µs.",
-                Roughly(now.since(at)),
-                took * 1e6
-            );
+    let ago = rescue.drilled.map(|at| Roughly(now.since(at)));
+    text += &match (ago, rescue.roundtrip_seconds) {
+        (Some(ago), Some(took)) => {
+            let took = took * 1e6;
+            format!(" Last drill {ago} ago: from the kernel's log to the actor in {took:.0} µs.")
         }
-        (Some(at), None) => {
-            let _ = write!(
-                text,
-                "\n! The last drill, {} ago, FAILED: try `fragwatch drill`.",
-                Roughly(now.since(at))
-            );
+        (Some(ago), None) => {
+            format!("\n! The last drill, {ago} ago, FAILED: try `fragwatch drill`.")
         }
-        (None, _) => text.push_str(" It has not been tried out."),
-    }
-    let _ = writeln!(text, "\nTrigger: {}.", rescue.trigger);
-    text
+        (None, _) => " It has not been tried out.".to_owned(),
+    };
+    text + &format!("\nTrigger: {}.\n", rescue.trigger)
 }
 
 #[cfg(test)]

@@ -1,9 +1,38 @@
-//! Modules for `#[serde(with = "…")]`: fields whose configured form differs from that of serde.
+//! How serde reads and writes the settings: sections with defaults, and modules for
+//! `#[serde(with = "…")]` for fields whose configured form differs from that of serde.
 
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::units::{ParseError, Unit};
+
+/// Defines sections whose keys may be missing, with the default of each key and, if not every value
+/// of its type is valid, its check (see [`checks`](super::checks)).
+macro_rules! sections {
+    ($($(#[$meta:meta])* pub struct $name:ident {
+        $($(#[$key:meta])* pub $field:ident: $type:ty = $default:expr $(, check $check:expr)?;)+
+    })+) => {$(
+        $(#[$meta])*
+        #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+        #[serde(default, deny_unknown_fields)]
+        pub struct $name { $($(#[$key])* pub $field: $type,)+ }
+
+        impl Default for $name {
+            fn default() -> $name { $name { $($field: $default,)+ } }
+        }
+
+        impl $name {
+            /// The invalid values of this section.
+            #[allow(unused_mut, dead_code, reason = "not every section has a check")]
+            pub(in crate::config) fn invalid(&self) -> $crate::config::checks::Invalid {
+                let mut invalid = $crate::config::checks::Invalid::default();
+                $($($check(&self.$field, stringify!($field), &mut invalid);)?)+
+                invalid
+            }
+        }
+    )+};
+}
+pub(super) use sections;
 
 /// A value as text with its unit.
 pub(super) mod text {
@@ -22,50 +51,35 @@ pub(super) mod text {
 pub(super) mod texts {
     use super::*;
 
-    pub(crate) fn serialize<T: Unit, S: Serializer>(
-        values: &[T],
-        to: S,
-    ) -> Result<S::Ok, S::Error> {
-        to.collect_seq(values.iter().map(Unit::write))
+    #[derive(Deserialize)]
+    #[serde(bound = "T: Unit")]
+    struct Text<T: Unit>(#[serde(with = "text")] T);
+
+    pub(crate) fn serialize<T: Unit, S: Serializer>(list: &[T], to: S) -> Result<S::Ok, S::Error> {
+        to.collect_seq(list.iter().map(Unit::write))
     }
 
     pub(crate) fn deserialize<'de, T: Unit, D: Deserializer<'de>>(
         from: D,
     ) -> Result<Vec<T>, D::Error> {
-        let texts = Vec::<String>::deserialize(from)?;
-        let values = texts.iter().map(|text| T::parse(text));
-        values.collect::<Result<_, _>>().map_err(D::Error::custom)
+        let list = Vec::<Text<T>>::deserialize(from)?;
+        Ok(list.into_iter().map(|Text(value)| value).collect())
     }
 }
 
-/// Bytes as a rate per second: `200MiB/s`.
-pub(super) mod rate {
-    use super::*;
-    use crate::config::units::Rate;
-    use crate::model::Bytes;
-
-    pub(crate) fn serialize<S: Serializer>(bytes: &Bytes, to: S) -> Result<S::Ok, S::Error> {
-        text::serialize(&Rate(*bytes), to)
-    }
-
-    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Bytes, D::Error> {
-        text::deserialize(from).map(|Rate(bytes)| bytes)
-    }
-}
-
-/// A share as a number from 0 to 1.
+/// A share as a number from 0.5 to 1.
 pub(super) mod factor {
     use super::*;
     use crate::model::Share;
 
     pub(crate) fn serialize<S: Serializer>(share: &Share, to: S) -> Result<S::Ok, S::Error> {
-        to.serialize_f64(f64::from(share.0) / f64::from(Share::WHOLE.0))
+        to.serialize_f64(share.factor())
     }
 
     pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Share, D::Error> {
         let factor = f64::deserialize(from)?;
-        if !(0.0..=1.0).contains(&factor) {
-            let error = ParseError::new("is not a number from 0 to 1", None);
+        if !(0.5..=1.0).contains(&factor) {
+            let error = ParseError::new("is not a number from 0.5 to 1", None);
             return Err(D::Error::custom(error));
         }
         // In range, so at most a million.
@@ -75,7 +89,7 @@ pub(super) mod factor {
     }
 }
 
-/// A number of extents, or `"never"` for `None`.
+/// A number of extents, or `"never"` for the inner `None`. The outer one is a key that is not set.
 pub(super) mod per_day {
     use super::*;
     use crate::model::{ExtentCount, ExtentsPerDay};
@@ -84,47 +98,31 @@ pub(super) mod per_day {
     #[serde(untagged)]
     enum Written {
         Count(ExtentCount),
-        Text(String),
+        Never(Never),
+    }
+
+    #[derive(Serialize, Deserialize)]
+    #[serde(rename_all = "snake_case")]
+    enum Never {
+        Never,
     }
 
     pub(crate) fn serialize<S: Serializer>(
-        rate: &Option<ExtentsPerDay>,
+        rate: &Option<Option<ExtentsPerDay>>,
         to: S,
     ) -> Result<S::Ok, S::Error> {
-        let never = Written::Text("never".to_owned());
+        let never = Written::Never(Never::Never);
         let count = |rate: ExtentsPerDay| Written::Count(rate.count());
-        rate.map_or(never, count).serialize(to)
+        rate.flatten().map_or(never, count).serialize(to)
     }
 
     pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
         from: D,
-    ) -> Result<Option<ExtentsPerDay>, D::Error> {
-        match Written::deserialize(from)? {
-            Written::Count(count) => Ok(Some(ExtentsPerDay::from_count(count))),
-            Written::Text(text) if text == "never" => Ok(None),
-            Written::Text(_) => {
-                let error = ParseError::new("is not a whole number", None);
-                Err(D::Error::custom(error))
-            }
-        }
-    }
-
-    /// The same for an optional key.
-    pub(crate) mod changed {
-        use super::*;
-
-        pub(crate) fn serialize<S: Serializer>(
-            rate: &Option<Option<ExtentsPerDay>>,
-            to: S,
-        ) -> Result<S::Ok, S::Error> {
-            super::serialize(&rate.flatten(), to)
-        }
-
-        pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
-            from: D,
-        ) -> Result<Option<Option<ExtentsPerDay>>, D::Error> {
-            super::deserialize(from).map(Some)
-        }
+    ) -> Result<Option<Option<ExtentsPerDay>>, D::Error> {
+        Ok(Some(match Written::deserialize(from)? {
+            Written::Count(count) => Some(ExtentsPerDay::from_count(count)),
+            Written::Never(_) => None,
+        }))
     }
 }
 
@@ -132,31 +130,17 @@ pub(super) mod per_day {
 pub(super) mod date {
     use super::*;
     use jiff::civil::Date;
-    use toml::value::{Date as TomlDate, Datetime};
+    use toml::value::Datetime;
 
     pub(crate) fn serialize<S: Serializer>(date: &Date, to: S) -> Result<S::Ok, S::Error> {
-        let part = |number: i8| u8::try_from(number).unwrap_or_default();
-        let date = TomlDate {
-            year: u16::try_from(date.year()).unwrap_or_default(),
-            month: part(date.month()),
-            day: part(date.day()),
-        };
-        Datetime::from(date).serialize(to)
+        let date: Result<Datetime, _> = date.to_string().parse();
+        date.map_err(serde::ser::Error::custom)?.serialize(to)
     }
 
     pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Date, D::Error> {
         let written = Datetime::deserialize(from)?;
-        let date: Option<Date> = written.date.and_then(|date| date.to_string().parse().ok());
-        match (date, written.time) {
-            (Some(date), None) => Ok(date),
-            (date, _) => {
-                let message = match (written.date, date) {
-                    (Some(_), None) => "is on no calendar",
-                    _ => "is not a date",
-                };
-                let instead = date.map(|date| date.to_string());
-                Err(D::Error::custom(ParseError::new(message, instead)))
-            }
-        }
+        let date = written.date.filter(|_| written.time.is_none());
+        date.and_then(|date| date.to_string().parse().ok())
+            .ok_or_else(|| D::Error::custom("is not a date"))
     }
 }

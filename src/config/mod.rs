@@ -1,20 +1,22 @@
 //! The configuration: the file `/etc/fragwatch/fragwatch.toml` and fragments in `conf.d` beside it.
 //!
-//! The files ([`mod@file`]) are merged into a table of keys with their places ([`read`]),
-//! deserialized to [`Settings`] ([`settings`]) and validated ([`check`]). All mistakes are reported
-//! at once, with file, line and column ([`ConfigError`]). An unknown key is an error: a misspelled
-//! threshold must not leave a host unwatched.
+//! Each file ([`mod@file`]) is parsed to a table of values with their places and deserialized to
+//! [`Settings`] ([`settings`]); the tables are merged, and the values checked ([`check`]). All
+//! mistakes are reported at once, with file, line and column ([`ConfigError`]). An unknown key is an
+//! error: a misspelled threshold must not leave a host unwatched.
 //!
-//! A new key needs a field and a default in [`settings`], bounds in [`check`] and a description in
-//! `config/fragwatch.toml` (tests check this); a repeatable section, an example in [`schema`].
+//! A new key is a field in [`settings`], with its default and, if not every value of its type is
+//! valid, its check; it needs a description in `config/fragwatch.toml` (tests check this). A
+//! repeatable section needs an example in [`schema`].
 
 mod check;
+mod checks;
+mod explain;
 mod file;
 mod formats;
 mod globs;
 mod limits;
 mod read;
-mod refusal;
 mod report;
 mod rules;
 mod schema;
@@ -63,12 +65,12 @@ pub fn blank_file(path: &Path) -> ConfigError {
 /// If a file cannot be read, is not a regular file, is larger than 1 MiB or is not UTF-8; if it is
 /// not TOML, or has an unknown key or an invalid value; if values contradict each other.
 pub fn load(path: &Path) -> Result<Loaded, ConfigError> {
-    load_files(path, file::Missing::IsAnError)
+    load_files(path, false)
 }
 
 /// As [`load`], from [`DEFAULT_PATH`], which may be missing: then defaults and fragments apply.
 pub fn load_default() -> Result<Loaded, ConfigError> {
-    load_files(Path::new(DEFAULT_PATH), file::Missing::IsEmpty)
+    load_files(Path::new(DEFAULT_PATH), true)
 }
 
 /// As [`load`], or [`load_default`] without a path, for the start of the daemon: if only
@@ -77,17 +79,15 @@ pub fn load_default() -> Result<Loaded, ConfigError> {
 /// # Errors
 /// If anything else is invalid.
 pub fn load_to_start(path: Option<&Path>) -> Result<(Loaded, Option<ConfigError>), ConfigError> {
-    let missing = match path {
-        Some(_) => file::Missing::IsAnError,
-        None => file::Missing::IsEmpty,
-    };
-    let path = path.unwrap_or(Path::new(DEFAULT_PATH));
-    read_files(path, missing, |finding| finding.is_in(MAINTENANCE)).map(|(mut loaded, error)| {
-        if error.is_some() {
+    let default = Path::new(DEFAULT_PATH);
+    match read_files(path.unwrap_or(default), path.is_none()) {
+        (_, Some(error), false) => Err(error),
+        (mut loaded, Some(error), true) => {
             loaded.settings.maintenance.windows.clear();
+            Ok((loaded, Some(error)))
         }
-        (loaded, error)
-    })
+        (loaded, None, _) => Ok((loaded, None)),
+    }
 }
 
 /// The settings and the text of a file that consists of `head` and the output of
@@ -98,50 +98,43 @@ pub fn load_copy(path: &Path, head: &str) -> Option<(Settings, String)> {
     (source.text.starts_with(head) && findings.is_empty()).then_some((settings, source.text))
 }
 
-fn load_files(path: &Path, missing: file::Missing) -> Result<Loaded, ConfigError> {
-    read_files(path, missing, |_| false).map(|(loaded, _)| loaded)
+fn load_files(path: &Path, may_be_missing: bool) -> Result<Loaded, ConfigError> {
+    let (loaded, error, _) = read_files(path, may_be_missing);
+    error.map_or(Ok(loaded), Err)
 }
 
-/// The merged settings, and the findings if all of them are tolerable.
-fn read_files(
-    path: &Path,
-    missing: file::Missing,
-    is_tolerable: impl Fn(&Finding) -> bool,
-) -> Result<(Loaded, Option<ConfigError>), ConfigError> {
-    let (sources, problems) = file::read_all(path, missing);
+/// The merged settings, what is wrong, and whether all of that is in `[maintenance]`.
+fn read_files(path: &Path, may_be_missing: bool) -> (Loaded, Option<ConfigError>, bool) {
+    let (sources, problems) = file::read_all(path, may_be_missing);
     let (settings, findings) = assemble(&sources, &problems);
-    let tolerable = problems.is_empty() && findings.iter().all(is_tolerable);
+    let is_blank = |source: &Source| source.path == path && source.text.trim().is_empty();
+    let loaded = Loaded {
+        settings,
+        is_blank: sources.first().is_some_and(is_blank),
+        files: sources.iter().map(|source| source.path.clone()).collect(),
+    };
     let is_right = problems.is_empty() && findings.is_empty();
+    let is_in_maintenance = problems.is_empty() && findings.iter().all(|it| it.is_in(MAINTENANCE));
     let error = (!is_right).then(|| ConfigError::new(problems, findings, &sources));
-    match error {
-        Some(error) if !tolerable => Err(error),
-        error => {
-            let is_blank = |source: &Source| source.path == path && source.text.trim().is_empty();
-            let loaded = Loaded {
-                settings,
-                is_blank: sources.first().is_some_and(is_blank),
-                files: sources.into_iter().map(|source| source.path).collect(),
-            };
-            Ok((loaded, error))
-        }
-    }
+    (loaded, error, is_in_maintenance)
 }
 
 /// The merged settings of `sources`, and what is wrong with them in addition to `problems`.
 fn assemble(sources: &[Source], problems: &[Problem]) -> (Settings, Vec<Finding>) {
+    let texts = report::placed(sources);
     let mut table = DeTable::new();
     let mut findings = Vec::new();
-    let mut begin = 0;
-    for source in sources {
-        let (keys, found) = read::read(&source.text, begin);
+    for text in &texts {
+        let (keys, found) = read::read(text);
         findings.extend(found);
         findings.extend(Check::new(&keys, &read::settings(keys.clone())).values());
         read::merge(&mut table, keys);
-        begin += source.text.len() + 1;
     }
     let mut settings = read::settings(table.clone());
-    if !findings.iter().any(|it| it.is_in("klog")) {
-        findings.extend(rules::check(&settings.klog.rules, &table, sources));
+    // Examples in the place of mistakes would be called duplicates.
+    let is_of_rules = |it: &Finding| it.is_in("klog") || it.message.starts_with("unknown key klog");
+    if !findings.iter().any(is_of_rules) {
+        findings.extend(rules::check(&settings.klog.rules, &table, &texts));
     }
     check::adapt(&mut settings, &table);
     limits::adapt(&mut settings.thresholds, &table);

@@ -1,6 +1,5 @@
-//! Converts the texts of the files to [`Settings`]: structure and values of each file, then the
-//! whole. serde stops at the first mistake, but all of them are to be reported: a file that does
-//! not fit is read again key by key, each in a table of its own.
+//! Converts the texts of the files to [`Settings`]. serde stops at the first mistake: a valid value
+//! takes the place of the one that it refuses, and the file is deserialized again.
 
 use std::borrow::Cow;
 
@@ -9,46 +8,42 @@ use serde::de::IntoDeserializer as _;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::refusal::{Refusal, Slot, Step, dotted, missing_field, nested};
+use super::explain::{explain, missing_field};
 use super::report::{Finding, Place, keep_first};
-use super::schema::{
-    SCHEMA, Value, example_of, header, home, is_list_of_tables, is_table, names, section,
-};
+use super::schema::{SCHEMA, Value, example_of, header, home, section};
 use super::settings::Settings;
-use super::text::{join, literal, nearest, quoted};
+use super::text::{join, key_of, literal, nearest, quoted};
 
 /// Maximum number of characters of a value in a message; the line below it shows more.
 const MAX_REPEATED: usize = 40;
-/// Maximum number of parser errors examined. A megabyte of garbage causes a million.
-const MAX_SYNTAX_ERRORS: usize = 100;
-/// The start of the parser error for a string like `"\d"`.
-const NO_ESCAPE: &str = "missing escaped value";
+/// Maximum number of mistakes looked for in a file. A megabyte of garbage causes a million.
+const MAX_MISTAKES: usize = 100;
 
-/// The keys of a file with the content `text` that begins at the place `begin`, and what is wrong
-/// in it. Invalid values are replaced by valid ones.
-pub(super) fn read(text: &str, begin: usize) -> (DeTable<'_>, Vec<Finding>) {
-    let (table, mut syntax) = DeTable::parse_recoverable(text);
-    syntax.truncate(MAX_SYNTAX_ERRORS);
+/// The keys of the file with this content, and what is wrong in it. Invalid values are replaced by
+/// valid ones. No keys if it is not TOML.
+pub(super) fn read(text: &str) -> (DeTable<'_>, Vec<Finding>) {
+    let (table, errors) = DeTable::parse_recoverable(text);
+    let mut table = table.into_inner();
     let mut reader = Reader {
         text,
-        begin,
-        syntax,
-        explained: Vec::new(),
         findings: Vec::new(),
         unknown: Vec::new(),
     };
-    let mut table = table.into_inner();
-    reader.shape(&mut table, &SCHEMA, "");
-    if !reader.syntax.is_empty() || parse(table.clone()).is_err() {
-        reader.values(&mut table, &SCHEMA, &mut Vec::new());
+    if !reader.syntax(&mut table, errors) {
+        return (DeTable::new(), reader.findings);
     }
-    let findings = reader.finish();
-    (moved(table, begin), findings)
+    reader.shape(&mut table, &SCHEMA, "");
+    while let Err(error) = parse(table.clone()) {
+        if !reader.value(&mut table, &error) {
+            return (DeTable::new(), reader.findings);
+        }
+    }
+    (table, reader.findings)
 }
 
 /// The settings of a table returned by [`read`].
 pub(super) fn settings(table: DeTable<'_>) -> Settings {
-    // Cannot fail: the values were read one by one or are examples.
+    // Cannot fail: [`read`] tried.
     parse(table).unwrap_or_default()
 }
 
@@ -67,7 +62,7 @@ pub(super) fn merge<'t>(table: &mut DeTable<'t>, later: DeTable<'t>) {
                     merge(old, new);
                 }
             }
-            (Some(old), DeValue::Array(new)) if is_list_of_tables(old.get_ref()) => {
+            (Some(old), DeValue::Array(new)) if section(old.get_ref()).is_some() => {
                 if let DeValue::Array(old) = old.get_mut() {
                     new.into_iter().for_each(|item| old.push(item));
                 }
@@ -91,94 +86,68 @@ pub(super) fn place(table: &DeTable<'_>, path: &str) -> Option<Place> {
     Some(value.span())
 }
 
-/// Moves every place by `by` bytes.
-fn moved(table: DeTable<'_>, by: usize) -> DeTable<'_> {
-    fn place<T>(spanned: &Spanned<T>, by: usize) -> Place {
-        spanned.span().start + by..spanned.span().end + by
-    }
-    fn value(old: Value<'_>, by: usize) -> Value<'_> {
-        let place = place(&old, by);
-        let new = match old.into_inner() {
-            DeValue::Table(table) => DeValue::Table(moved(table, by)),
-            DeValue::Array(items) => {
-                DeValue::Array(items.into_iter().map(|item| value(item, by)).collect())
-            }
-            scalar => scalar,
-        };
-        Spanned::new(place, new)
-    }
-    let moved = table.into_iter().map(|(key, old)| {
-        let key = Spanned::new(place(&key, by), key.into_inner());
-        (key, value(old, by))
-    });
-    moved.collect()
-}
-
-/// Reads one file and collects what is wrong with it.
 struct Reader<'t> {
     text: &'t str,
-    begin: usize,
-    /// Parser errors that are not explained by a value, such as text without quotes.
-    syntax: Vec<toml::de::Error>,
-    /// The findings that explain parser errors.
-    explained: Vec<Finding>,
     findings: Vec<Finding>,
+    /// The names of unknown keys.
     unknown: Vec<String>,
 }
 
-impl<'t> Reader<'t> {
-    fn finding(&self, place: Place, message: String, help: String) -> Finding {
-        let place = place.start + self.begin..place.end + self.begin;
-        Finding::with_help(place, message, help)
-    }
+/// The path of a value of a file, or of a section in a list; the value, and a valid one.
+struct Slot<'s, 't>(String, &'s mut Value<'t>, &'static Value<'static>);
 
+impl Reader<'_> {
     fn report(&mut self, place: Place, message: String, help: String) {
-        let finding = self.finding(place, message, help);
-        self.findings.push(finding);
+        self.findings.push(Finding::with_help(place, message, help));
     }
 
-    fn raw(&self, place: &Place) -> &'t str {
-        self.text.get(place.clone()).unwrap_or_default()
-    }
-
-    fn finish(mut self) -> Vec<Finding> {
-        let mut findings = std::mem::take(&mut self.explained);
-        if self.syntax.is_empty() {
-            findings.append(&mut self.findings);
-            return findings;
-        }
-        // A missing bracket moves keys into wrong sections, which makes `self.findings` unreliable.
-        self.syntax
-            .sort_by_key(|error| error.span().map(|span| span.start));
-        let line_of = |at: usize| {
-            self.text
-                .get(..at)
-                .map(|before| before.matches('\n').count())
-        };
-        let lines = findings
-            .iter()
-            .map(|it| line_of(it.place.start - self.begin));
-        let mut lines: Vec<_> = lines.collect();
-        for error in &self.syntax {
+    /// Reports the errors of the parser. False if the rest of the file is unreliable: a missing
+    /// bracket moves keys into wrong sections.
+    fn syntax(&mut self, table: &mut DeTable<'_>, mut errors: Vec<toml::de::Error>) -> bool {
+        errors.truncate(MAX_MISTAKES);
+        errors.sort_by_key(|error| error.span().map(|span| span.start));
+        let mut is_reliable = true;
+        let mut lines = Vec::new();
+        for error in errors {
+            let place = error.span().unwrap_or_default();
+            let before = self.text.get(..place.start).unwrap_or_default();
+            let line = before.matches('\n').count();
             // One mistake causes several errors in its line.
-            let span = error.span().unwrap_or_default();
-            let line = line_of(span.start);
-            if !lines.contains(&line) {
-                lines.push(line);
-                let (message, help) = explain(error.message(), self.raw(&span));
-                findings.push(self.finding(span, message, help));
+            if lines.contains(&line) {
+                continue;
+            }
+            lines.push(line);
+            let slot = find(table, &SCHEMA, &place, "");
+            if !slot.is_some_and(|slot| self.unquoted(slot, &place, error.message())) {
+                let raw = self.text.get(place.clone()).unwrap_or_default();
+                let (message, help) = explain_syntax(error.message(), raw);
+                self.report(place, message, help);
+                is_reliable = false;
             }
         }
-        findings
+        is_reliable
+    }
+
+    /// Reports a parser error in a value that is not in quotes, such as `5m` or `yes`, or that has a
+    /// wrong escape.
+    fn unquoted(&mut self, slot: Slot<'_, '_>, place: &Place, error: &str) -> bool {
+        let (value, _) = item(slot.1, slot.2, place);
+        let raw = self.text.get(value.span()).unwrap_or_default();
+        // The start of the parser error for a string like `"\d"`.
+        let is_escape = error.starts_with("missing escaped value");
+        if value.get_ref().is_table() || (raw.starts_with(['"', '\'']) && !is_escape) {
+            return false;
+        }
+        self.refuse(slot, place, (!is_escape).then_some(""))
     }
 
     /// Removes keys and sections that are not in `schema`, and values in the place of sections.
     fn shape(&mut self, table: &mut DeTable<'_>, schema: &DeTable<'_>, path: &str) {
         for (key, mut value) in std::mem::take(table) {
-            let path = join(path, key.get_ref());
-            let keep = match schema.get(key.get_ref().as_ref()) {
-                None => self.unknown(&key, value.get_ref(), schema, &path),
-                Some(expected) => self.has_shape(&mut value, expected.get_ref(), &path),
+            let name = key.get_ref().as_ref();
+            let keep = match schema.get(name) {
+                None => self.unknown(&key, &value, schema, path),
+                Some(example) => self.has_shape(&mut value, example, &join(path, name)),
             };
             if keep {
                 table.insert(key, value);
@@ -186,31 +155,31 @@ impl<'t> Reader<'t> {
         }
     }
 
-    fn has_shape(&mut self, value: &mut Value<'_>, expected: &DeValue<'_>, path: &str) -> bool {
-        let Some(keys) = section(expected) else {
+    fn has_shape(&mut self, value: &mut Value<'_>, example: &Value<'_>, path: &str) -> bool {
+        let Some(keys) = section(example.get_ref()) else {
             return true;
         };
-        let span = value.span();
-        match (expected, value.get_mut()) {
-            (DeValue::Table(_), DeValue::Table(table)) => self.shape(table, keys, path),
-            (DeValue::Array(_), DeValue::Array(items)) if items.iter().all(is_table) => {
+        let place = value.span();
+        let is_list = example.get_ref().is_array();
+        match value.get_mut() {
+            DeValue::Table(table) if !is_list => self.shape(table, keys, path),
+            DeValue::Array(items) if is_list && items.iter().all(is_table) => {
                 for item in items.iter_mut() {
                     if let DeValue::Table(table) = item.get_mut() {
                         self.shape(table, keys, path);
                     }
                 }
             }
-            (_, value) => {
+            value => {
                 let header = header(path).unwrap_or_default();
                 let (message, help) = if value.is_table() {
                     let message = format!("{path} is a list, each item has a header of its own");
                     (message, format!("write: {header}"))
                 } else {
-                    let keys = names(keys).join(", ");
-                    let help = format!("write: {header} and below it its keys: {keys}");
+                    let help = format!("write: {header} and below it its keys: {}", names(keys));
                     (format!("{path} is a section, not a value"), help)
                 };
-                self.report(span, message, help);
+                self.report(place, message, help);
                 return false;
             }
         }
@@ -221,202 +190,209 @@ impl<'t> Reader<'t> {
     fn unknown(
         &mut self,
         key: &Spanned<Cow<'_, str>>,
-        value: &DeValue<'_>,
+        value: &Value<'_>,
         schema: &DeTable<'_>,
-        path: &str,
+        section: &str,
     ) -> bool {
         let written = key.get_ref().as_ref();
-        let section = path.strip_suffix(written).unwrap_or_default();
-        let section = section.trim_end_matches('.');
-        let shown = repeated(path);
-        self.unknown.push(written.to_owned());
-        let is_section = value.is_table() || is_list_of_tables(value);
-        let message = match value {
-            DeValue::Table(_) => format!("unknown section [{shown}]"),
-            _ if is_section => format!("unknown section [[{shown}]]"),
-            _ => format!("unknown key {shown}"),
+        let shown = keep_first(join(section, written), MAX_REPEATED);
+        let (is_section, message) = match value.get_ref() {
+            DeValue::Table(_) => (true, format!("unknown section [{shown}]")),
+            DeValue::Array(items) if items.iter().any(is_table) => {
+                (true, format!("unknown section [[{shown}]]"))
+            }
+            _ => (false, format!("unknown key {shown}")),
         };
-        let known = names(schema);
-        let near = nearest(written, known.iter().copied());
+        let near = nearest(written, schema.keys().map(|key| key.get_ref().as_ref()));
         let near_header = near.and_then(|near| header(&join(section, near)));
-        let help = match (near, near_header, home(&SCHEMA, written, "")) {
+        let help = match (near, near_header, home(written)) {
             (_, Some(header), _) if is_section => format!("write: {header}"),
             (Some(near), _, _) if !is_section => format!("write: {near}"),
             (None, _, Some(home)) if !is_section => format!("help: it belongs in {home}"),
             _ => match header(section) {
-                Some(header) => format!("help: the keys of {header} are {}", known.join(", ")),
-                None => format!("help: the sections are [{}]", known.join("], [")),
+                Some(header) => format!("help: the keys of {header} are {}", names(schema)),
+                None => format!(
+                    "help: the sections are [{}]",
+                    names(schema).replace(", ", "], [")
+                ),
             },
         };
+        self.unknown.push(written.to_owned());
         self.report(key.span(), message, help);
         false
     }
 
-    /// Replaces invalid values by those of `schema`, and adds missing keys.
-    fn values<'v>(
-        &mut self,
-        table: &mut DeTable<'v>,
-        schema: &'static DeTable<'static>,
-        path: &mut Vec<Step<'v>>,
-    ) {
-        for (key, value) in table.iter_mut() {
-            let Some(expected) = schema.get(key.get_ref().as_ref()) else {
-                continue;
-            };
-            path.push((key.get_ref().clone(), false));
-            match (section(expected.get_ref()), value.get_mut()) {
-                (Some(keys), DeValue::Table(table)) => self.values(table, keys, path),
-                (Some(keys), DeValue::Array(items)) => {
-                    if let Some(last) = path.last_mut() {
-                        last.1 = true;
-                    }
-                    for item in items.iter_mut() {
-                        self.item(item, keys, path);
-                    }
-                }
-                _ => self.value(value, expected, path),
-            }
-            path.pop();
+    /// Reports the error of serde and removes its cause. False if that cannot be found, or there
+    /// were too many.
+    fn value(&mut self, table: &mut DeTable<'_>, error: &toml::de::Error) -> bool {
+        let place = error.span().unwrap_or_default();
+        let slot = find(table, &SCHEMA, &place, "");
+        let slot = slot.filter(|_| self.findings.len() < MAX_MISTAKES);
+        let is_removed = match (slot, missing_field(error)) {
+            (Some(slot), Some(key)) => self.missing(slot, key),
+            (Some(slot), None) => self.refuse(slot, &place, Some(error.message())),
+            (None, _) => false,
+        };
+        if !is_removed {
+            let help = "help: `fragwatch check-config --show` prints a valid file".to_owned();
+            self.report(place, error.message().to_owned(), help);
         }
+        is_removed
     }
 
-    fn item<'v>(
-        &mut self,
-        item: &mut Value<'v>,
-        schema: &'static DeTable<'static>,
-        path: &mut Vec<Step<'v>>,
-    ) {
-        let span = item.span();
-        let DeValue::Table(table) = item.get_mut() else {
-            return;
+    /// Reports a missing key and adds it. A misspelled name was already reported.
+    fn missing(&mut self, slot: Slot<'_, '_>, name: &str) -> bool {
+        let Slot(path, value, example) = slot;
+        let place = value.span();
+        let keys = example.get_ref().as_table();
+        let example = keys.and_then(|keys| keys.get_key_value(name));
+        let (Some((key, example)), DeValue::Table(table)) = (example, value.get_mut()) else {
+            return false;
         };
-        self.values(table, schema, path);
-        loop {
-            let error = nested(
-                path,
-                Spanned::new(span.clone(), DeValue::Table(table.clone())),
-            );
-            let missing = error.err().and_then(|error| missing_field(&error));
-            let missing = missing.and_then(|name| schema.get_key_value(name.as_str()));
-            let Some((key, example)) = missing else {
-                return;
-            };
-            let name = key.get_ref().as_ref();
-            // A misspelled name was already reported.
-            if !self.unknown.iter().any(|it| nearest(it, [name]).is_some()) {
-                self.report(
-                    span.clone(),
-                    format!("{}: {name} is missing", dotted(path)),
-                    format!("write: {name} = {}", example_of(example)),
-                );
-            }
-            table.insert(key.clone(), example.clone());
+        table.insert(key.clone(), example.clone());
+        if !self.unknown.iter().any(|it| nearest(it, [name]).is_some()) {
+            let message = format!("{}: {name} is missing", key_of(&path));
+            let help = format!("write: {name} = {}", example_of(example));
+            self.report(place, message, help);
         }
+        true
     }
 
-    fn value<'v>(
-        &mut self,
-        value: &mut Value<'v>,
-        expected: &'static Value<'static>,
-        path: &[Step<'v>],
-    ) {
-        let mut slot = Slot {
-            path,
-            is_item: false,
-            expected: Some(expected),
-        };
-        let fits = match (value.get_ref(), expected.get_ref()) {
-            (DeValue::Array(items), DeValue::Array(examples)) => {
-                slot.is_item = true;
-                slot.expected = examples.first();
-                let wrong = items.iter().filter(|item| !self.fits(item, &slot));
-                wrong.count() == 0
-            }
-            _ => self.fits(value, &slot),
-        };
-        if !fits {
-            *value = Spanned::new(value.span(), expected.get_ref().clone());
-        }
-    }
-
-    /// Whether the value is accepted; reports the reason if not.
-    fn fits(&mut self, value: &Value<'_>, slot: &Slot<'_>) -> bool {
-        let span = value.span();
-        let raw = self.raw(&span);
-        let lies_within = |error: &toml::de::Error| lies_within(error, &span);
-        let errors = self.syntax.iter().filter(|error| lies_within(error));
-        let only_escapes = errors.clone().all(|it| it.message().starts_with(NO_ESCAPE));
-        let is_parsed = errors.count() == 0;
-        let refusal = |value, error| Refusal { value, raw, slot }.explain(error);
-        let (message, instead) = match (value.get_ref(), is_parsed) {
-            (parsed, true) => match slot.reject(value.clone()) {
-                None => return true,
-                Some(error) => refusal(parsed, error),
-            },
-            (DeValue::String(text), _) if only_escapes => {
+    /// Reports an invalid value and replaces it by its example. `error` is that of serde, `Some("")`
+    /// if the value could not be parsed, `None` if only its escapes are wrong.
+    fn refuse(&mut self, slot: Slot<'_, '_>, place: &Place, error: Option<&str>) -> bool {
+        let Slot(path, value, example) = slot;
+        let list = value.span();
+        let old = std::mem::replace(value, Spanned::new(list.clone(), example.get_ref().clone()));
+        let (old, example) = item(&old, example, place);
+        let (place, is_item) = (old.span(), old.span() != list);
+        let raw = self.text.get(place.clone()).unwrap_or_default();
+        let slot = format!("{path}{}", if is_item { ".0" } else { "" });
+        let (message, instead) = match (error, old.get_ref()) {
+            (None, text) => {
                 let message = "holds a backslash that begins no escape".to_owned();
-                (message, Some(literal(text)))
+                (message, text.as_str().map(literal))
             }
-            // The parser's own message is sufficient.
-            _ if raw.starts_with(['"', '\'']) => return true,
             // Whatever the parser took it for, it is not text.
-            _ => refusal(&DeValue::Boolean(true), String::new()),
+            (Some(""), _) => explain(&slot, raw, &DeValue::Boolean(true), example, ""),
+            (Some(error), value) => explain(&slot, raw, value, example, error),
         };
-        let found = match value.get_ref() {
+        let found = match old.get_ref() {
             DeValue::Array(_) | DeValue::Table(_) => String::new(),
-            _ => repeated(raw.lines().next().unwrap_or_default()),
+            _ => keep_first(
+                raw.lines().next().unwrap_or_default().to_owned(),
+                MAX_REPEATED,
+            ),
         };
         let space = if found.is_empty() { "" } else { " " };
-        let message = format!("{}: {found}{space}{message}", dotted(slot.path));
-        let lead = match slot.path.last() {
-            Some((name, _)) if !slot.is_item => format!("{name} = "),
+        let lead = match path.rsplit('.').next() {
+            Some(name) if !is_item => format!("{name} = "),
             _ => String::new(),
         };
-        let example = slot.expected.map_or("\"…\"", example_of);
-        let instead = instead.as_deref().unwrap_or(example);
-        let finding = self.finding(span.clone(), message, format!("write: {lead}{instead}"));
-        if is_parsed {
-            self.findings.push(finding);
-        } else {
-            self.syntax.retain(|error| !lies_within(error));
-            self.explained.push(finding);
-        }
-        false
+        let write = instead.as_deref().or(example.map(example_of));
+        let message = format!("{}: {found}{space}{message}", key_of(&path));
+        let help = format!("write: {lead}{}", write.unwrap_or("\"…\""));
+        self.report(place, message, help);
+        true
     }
 }
 
-/// Whether a parser error is inside `span`; one behind it is about something missing after it.
-fn lies_within(error: &toml::de::Error, span: &Place) -> bool {
-    error.span().is_some_and(|error| {
-        error.start >= span.start
-            && error.end <= span.end
-            && (error.start < span.end || span.is_empty())
-    })
+/// The value at `place`, or the list of values or the section with that place.
+fn find<'s, 't>(
+    table: &'s mut DeTable<'t>,
+    schema: &'static DeTable<'static>,
+    place: &Place,
+    path: &str,
+) -> Option<Slot<'s, 't>> {
+    for (key, value) in table.iter_mut() {
+        let Some(example) = schema.get(key.get_ref().as_ref()) else {
+            continue;
+        };
+        let path = join(path, key.get_ref());
+        let Some(keys) = section(example.get_ref()) else {
+            if lies_within(place, &value.span()) {
+                return Some(Slot(path, value, example));
+            }
+            continue;
+        };
+        match value.get_mut() {
+            DeValue::Table(table) => {
+                if let Some(slot) = find(table, keys, place, &path) {
+                    return Some(slot);
+                }
+            }
+            DeValue::Array(items) => {
+                for (i, value) in items.iter_mut().enumerate() {
+                    let path = format!("{path}.{i}");
+                    if value.span() == *place {
+                        let example = example.get_ref().get(0)?;
+                        return Some(Slot(path, value, example));
+                    }
+                    if let DeValue::Table(table) = value.get_mut()
+                        && let Some(slot) = find(table, keys, place, &path)
+                    {
+                        return Some(slot);
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    None
 }
 
-fn repeated(text: &str) -> String {
-    keep_first(text.to_owned(), MAX_REPEATED)
+/// The item of a list that contains `place`, and its example; otherwise the value itself.
+fn item<'v, 't>(
+    value: &'v Value<'t>,
+    example: &'static Value<'static>,
+    place: &Place,
+) -> (&'v Value<'t>, Option<&'static Value<'static>>) {
+    if let (DeValue::Array(items), DeValue::Array(examples)) = (value.get_ref(), example.get_ref())
+        && let Some(item) = items.iter().find(|item| lies_within(place, &item.span()))
+    {
+        return (item, examples.first());
+    }
+    (value, Some(example))
+}
+
+/// Whether an error is inside `span`; one behind it is about something missing after it.
+fn lies_within(error: &Place, span: &Place) -> bool {
+    let begins_in = error.start < span.end || span.is_empty();
+    error.start >= span.start && error.end <= span.end && begins_in
+}
+
+fn is_table(value: &Value<'_>) -> bool {
+    value.get_ref().is_table()
+}
+
+/// The names of the keys of a section.
+fn names(schema: &DeTable<'_>) -> String {
+    let names = schema.keys().map(|key| key.get_ref().as_ref());
+    names.collect::<Vec<_>>().join(", ")
 }
 
 /// A parser message in plain words, and a hint; `raw` is the text that it refers to.
-fn explain(message: &str, raw: &str) -> (String, String) {
+fn explain_syntax(message: &str, raw: &str) -> (String, String) {
     let (message, help) = match message {
-        "duplicate key" => (
-            format!("{} is there twice in this file", repeated(raw)),
-            "help: keep one of the two, or put them together".to_owned(),
-        ),
-        _ if message.starts_with("string values must be quoted") && !raw.is_empty() => (
-            "text must stand in quotes".to_owned(),
-            format!("write: {}", quoted(raw)),
-        ),
-        _ if message.ends_with("expected `'`") || message.ends_with("expected `\"`") => (
-            "the closing quote is missing".to_owned(),
-            "write: \"text\"".to_owned(),
-        ),
+        "duplicate key" => {
+            let key = keep_first(raw.to_owned(), MAX_REPEATED);
+            let help = "help: keep one of the two, or put them together";
+            return (
+                format!("{key} is there twice in this file"),
+                help.to_owned(),
+            );
+        }
+        _ if message.starts_with("string values must be quoted") && !raw.is_empty() => {
+            let help = format!("write: {}", quoted(raw));
+            return ("text must stand in quotes".to_owned(), help);
+        }
+        _ if message.ends_with("expected `'`") || message.ends_with("expected `\"`") => {
+            ("the closing quote is missing".to_owned(), "write: \"text\"")
+        }
         _ => (
             format!("not TOML: {message}"),
-            "help: a line is [section] or key = value, text stands in quotes: \"text\"".to_owned(),
+            "help: a line is [section] or key = value, text stands in quotes: \"text\"",
         ),
     };
-    (message, help)
+    (message, help.to_owned())
 }

@@ -19,6 +19,8 @@ const MAX_VALUE: usize = 60;
 const MAX_BEHIND: usize = 40;
 /// Maximum number of characters of a message or a suggestion.
 const MAX_MESSAGE: usize = 300;
+/// The byte order mark that some editors write. Neither TOML nor a column.
+const MARK: &str = "\u{feff}";
 
 #[derive(Debug, Clone)]
 pub(super) struct Source {
@@ -31,12 +33,23 @@ pub(super) struct Source {
 /// A range of bytes in the concatenation of all files, with one byte between two files.
 pub(super) type Place = Range<usize>;
 
+/// The texts of the files, each behind so many spaces that a range of its bytes is a [`Place`].
+pub(super) fn placed(sources: &[Source]) -> Vec<String> {
+    let mut begin = 0;
+    let texts = sources.iter().map(|Source { text, .. }| {
+        let body = text.strip_prefix(MARK).unwrap_or(text);
+        begin += text.len() + 1;
+        " ".repeat(begin - 1 - body.len()) + body
+    });
+    texts.collect()
+}
+
 /// The file that contains a place, and the range in its text.
-pub(super) fn locate<'s>(sources: &'s [Source], place: &Place) -> Option<(&'s Source, Place)> {
+fn locate<'s>(sources: &'s [Source], place: &Place) -> Option<(&'s Source, Place)> {
     let mut begin = 0;
     for source in sources {
         let end = begin + source.text.len();
-        if (begin..=end).contains(&place.start) {
+        if place.start <= end {
             return Some((source, place.start - begin..place.end.min(end) - begin));
         }
         begin = end + 1;
@@ -65,10 +78,11 @@ impl Finding {
 
     /// A finding with a labelled hint.
     pub(super) fn with_help(place: Place, message: String, help: String) -> Finding {
+        let other = None;
         Finding {
             place,
             message,
-            other: None,
+            other,
             help,
         }
     }
@@ -80,27 +94,16 @@ impl Finding {
     }
 }
 
-/// One problem of a configuration. Displayed as several lines, without a final newline.
+/// One problem of a configuration, as lines. The first is `FILE:LINE:COLUMN: message`, or `FILE:
+/// message` if the file could not be read; lines and columns count from 1, columns in characters.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Problem {
-    headline: String,
-    details: Vec<String>,
-}
+pub struct Problem(Vec<String>);
 
 impl Problem {
-    /// `FILE:LINE:COLUMN: message`, or `FILE: message` if the file could not be read. One line, for
-    /// a log. Lines and columns count from 1, columns in characters.
-    #[cfg(test)]
-    pub fn headline(&self) -> &str {
-        &self.headline
-    }
-
     /// A problem of a whole file.
     pub(super) fn of_file(path: &Path, message: &str, help: &str) -> Problem {
-        Problem {
-            headline: format!("{}: {}", shown(path), one_line(message)),
-            details: vec![format!("    help: {}", one_line(help))],
-        }
+        let headline = format!("{}: {}", shown(path), one_line(message));
+        Problem(vec![headline, format!("    help: {}", one_line(help))])
     }
 
     /// A problem at `bytes` of `text`, which need not be UTF-8.
@@ -111,46 +114,41 @@ impl Problem {
         message: &str,
         help: &str,
     ) -> Problem {
-        let excerpt = Excerpt::new(text, bytes);
-        let mut details = excerpt.lines();
-        details.push(format!("    {}", one_line(help)));
-        Problem {
-            headline: excerpt.headline(path, message),
-            details,
-        }
+        let mut lines = excerpt(path, text, bytes, message);
+        lines.push(format!("    {}", one_line(help)));
+        Problem(lines)
     }
 
     fn of_finding(finding: &Finding, sources: &[Source]) -> Problem {
+        let other = finding
+            .other
+            .iter()
+            .map(|(place, message)| (place, message));
+        let places = std::iter::once((&finding.place, &finding.message)).chain(other);
         let mut lines = Vec::new();
-        let first = (&finding.place, &finding.message);
-        let other = finding.other.as_ref();
-        for (place, message) in std::iter::once(first).chain(other.map(|(at, text)| (at, text))) {
+        for (place, message) in places {
             if let Some((source, bytes)) = locate(sources, place) {
-                let excerpt = Excerpt::new(source.text.as_bytes(), bytes);
-                lines.push(excerpt.headline(&source.path, message));
-                lines.extend(excerpt.lines());
+                lines.extend(excerpt(
+                    &source.path,
+                    source.text.as_bytes(),
+                    bytes,
+                    message,
+                ));
             }
         }
         lines.push(format!("    {}", one_line(&finding.help)));
-        Problem {
-            headline: lines.remove(0),
-            details: lines,
-        }
+        Problem(lines)
     }
 }
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.headline)?;
-        for line in &self.details {
-            write!(f, "\n{line}")?;
-        }
-        Ok(())
+        f.write_str(&self.0.join("\n"))
     }
 }
 
-/// All problems of a configuration that can be determined at once. Displayed as several lines,
-/// without a final newline.
+/// All problems of a configuration that can be determined at once, 1 to 20 of them. Displayed as
+/// several lines, without a final newline.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigError {
     problems: Vec<Problem>,
@@ -167,103 +165,63 @@ impl ConfigError {
         findings.sort_by_key(|finding| finding.place.start);
         let total = problems.len() + findings.len();
         problems.truncate(MAX_PROBLEMS);
-        let room = MAX_PROBLEMS - problems.len();
-        problems.extend(
-            findings
-                .iter()
-                .take(room)
-                .map(|finding| Problem::of_finding(finding, sources)),
-        );
+        let room = findings.iter().take(MAX_PROBLEMS - problems.len());
+        problems.extend(room.map(|finding| Problem::of_finding(finding, sources)));
         let more = total - problems.len();
         ConfigError { problems, more }
-    }
-
-    /// The displayed problems: 1 to 20.
-    #[cfg(test)]
-    pub fn problems(&self) -> &[Problem] {
-        &self.problems
     }
 }
 
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (i, problem) in self.problems.iter().enumerate() {
-            if i > 0 {
-                f.write_str("\n\n")?;
-            }
-            problem.fmt(f)?;
-        }
-        if self.more > 0 {
-            write!(f, "\n\nand {} more", self.more)?;
-        }
-        Ok(())
+        let mut parts: Vec<String> = self.problems.iter().map(Problem::to_string).collect();
+        parts.extend((self.more > 0).then(|| format!("and {} more", self.more)));
+        f.write_str(&parts.join("\n\n"))
     }
 }
 
 impl std::error::Error for ConfigError {}
 
-/// The line of a value in printable parts: before the value, the value, and behind it.
-struct Excerpt {
-    line: usize,
-    column: usize,
-    before: String,
-    value: String,
-    behind: String,
-}
+/// The message with its place, the line of the value, and a caret below the value.
+fn excerpt(path: &Path, text: &[u8], bytes: Range<usize>, message: &str) -> Vec<String> {
+    // A byte order mark does not count as a column.
+    let body = text.strip_prefix(MARK.as_bytes()).unwrap_or(text);
+    let mark = text.len() - body.len();
+    let start = bytes.start.saturating_sub(mark).min(body.len());
+    let end = bytes.end.saturating_sub(mark).clamp(start, body.len());
 
-impl Excerpt {
-    fn new(text: &[u8], bytes: Range<usize>) -> Excerpt {
-        // A byte order mark does not count as a column.
-        let body = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
-        let mark = text.len() - body.len();
-        let text = body;
-        let start = bytes.start.saturating_sub(mark).min(text.len());
-        let end = bytes.end.saturating_sub(mark).clamp(start, text.len());
+    let is_newline = |byte: &u8| *byte == b'\n';
+    let (above, below) = body.split_at(start);
+    let first = above.iter().rposition(is_newline).map_or(0, |at| at + 1);
+    let last = below
+        .iter()
+        .position(is_newline)
+        .map_or(body.len(), |at| start + at);
+    let line = &body[first..last];
+    let line = line.strip_suffix(b"\r").unwrap_or(line);
+    // The value may begin at the end of the line (something is missing) or end in another line.
+    let (before, value) = line.split_at((start - first).min(line.len()));
+    let (value, behind) = value.split_at((end - start).min(value.len()));
 
-        let is_newline = |byte: &u8| *byte == b'\n';
-        let first = text[..start]
-            .iter()
-            .rposition(is_newline)
-            .map_or(0, |at| at + 1);
-        let last = text[start..]
-            .iter()
-            .position(is_newline)
-            .map_or(text.len(), |at| start + at);
-        let line = &text[first..last];
-        let line = line.strip_suffix(b"\r").unwrap_or(line);
-        // The value may begin at the end of the line (something is missing) or end in another line.
-        let from = (start - first).min(line.len());
-        let to = (end - first).min(line.len());
-
-        Excerpt {
-            line: text[..first].iter().filter(|byte| is_newline(byte)).count() + 1,
-            column: String::from_utf8_lossy(&line[..from]).chars().count() + 1,
-            before: keep_last(printable(&line[..from]), MAX_BEFORE),
-            value: keep_first(printable(&line[from..to]), MAX_VALUE),
-            behind: keep_first(printable(&line[to..]), MAX_BEHIND),
-        }
-    }
-
-    fn headline(&self, path: &Path, message: &str) -> String {
-        let (line, column) = (self.line, self.column);
-        format!("{}:{line}:{column}: {}", shown(path), one_line(message))
-    }
-
-    fn lines(&self) -> Vec<String> {
-        let line = format!("    {}{}{}", self.before, self.value, self.behind);
-        // Terminal columns: a Chinese character takes two.
-        let indent = " ".repeat(self.before.width());
-        let caret = "^".repeat(self.value.width().max(1));
-        vec![line.trim_end().to_owned(), format!("    {indent}{caret}")]
-    }
+    let number = above.iter().filter(|byte| is_newline(byte)).count() + 1;
+    let column = String::from_utf8_lossy(before).chars().count() + 1;
+    let before = keep_last(printable(before), MAX_BEFORE);
+    let value = keep_first(printable(value), MAX_VALUE);
+    let behind = keep_first(printable(behind), MAX_BEHIND);
+    // Terminal columns: a Chinese character takes two.
+    let indent = " ".repeat(before.width());
+    let caret = "^".repeat(value.width().max(1));
+    vec![
+        format!("{}:{number}:{column}: {}", shown(path), one_line(message)),
+        format!("    {before}{value}{behind}").trim_end().to_owned(),
+        format!("    {indent}{caret}"),
+    ]
 }
 
 /// Part of a line in printable form. A tab becomes one space: the caret stays below the value.
 fn printable(bytes: &[u8]) -> String {
-    let bytes: Vec<u8> = bytes
-        .iter()
-        .map(|byte| if *byte == b'\t' { b' ' } else { *byte })
-        .collect();
+    let plain = |byte: &u8| if *byte == b'\t' { b' ' } else { *byte };
+    let bytes: Vec<u8> = bytes.iter().map(plain).collect();
     shown(Path::new(OsStr::from_bytes(&bytes)))
 }
 
@@ -378,7 +336,7 @@ mod tests {
         }];
         let finding = Finding::new(0..0, "wrong".to_owned(), "right");
         let error = ConfigError::new(Vec::new(), vec![finding; 25], &sources);
-        assert_eq!(error.problems().len(), 20);
+        assert_eq!(error.problems.len(), 20);
         assert!(error.to_string().ends_with("\n\nand 5 more"), "{error}");
     }
 
@@ -394,7 +352,7 @@ mod tests {
                 prop_assert!(!line.contains(char::is_control), "{:?}", line);
                 prop_assert!(line.chars().count() <= MAX_MESSAGE + 20);
             }
-            prop_assert!(!problem.headline().contains('\n'));
+            prop_assert!(!problem.0[0].contains('\n'));
         }
     }
 }

@@ -5,7 +5,7 @@ use std::ops::Range;
 use toml::de::DeTable;
 
 use super::read;
-use super::report::{Finding, Place, Source, locate};
+use super::report::{Finding, Place};
 use super::text::{literal, quoted};
 use crate::klog::rules::{RuleProblem, Rules};
 use crate::model::RuleDefinition;
@@ -13,16 +13,19 @@ use crate::model::RuleDefinition;
 /// Maximum number of rules reported at once; each requires the rules to be compiled again.
 const MAX_FINDINGS: usize = 20;
 
-/// The mistakes in the rules, which were read from `table`.
+/// The mistakes in the rules, which were read from `table`. `texts` are those of the files.
 pub(super) fn check(
     rules: &[RuleDefinition],
     table: &DeTable<'_>,
-    sources: &[Source],
+    texts: &[String],
 ) -> Vec<Finding> {
-    let placed = |(i, definition)| Rule::new(i, definition, table);
-    let mut rules: Vec<Rule<'_>> = rules.iter().enumerate().filter_map(placed).collect();
-    let mut definitions: Vec<RuleDefinition> =
-        rules.iter().map(|rule| rule.definition.clone()).collect();
+    let rule = |(number, definition)| Rule {
+        definition,
+        number,
+        table,
+    };
+    let mut rules: Vec<Rule<'_>> = rules.iter().enumerate().map(rule).collect();
+    let mut definitions: Vec<_> = rules.iter().map(|rule| rule.definition.clone()).collect();
     let mut findings: Vec<Finding> = rules.iter().filter_map(Rule::backspace).collect();
     // Saves the compilation in every subcommand if there are no rules.
     while !definitions.is_empty() && findings.len() < MAX_FINDINGS {
@@ -33,7 +36,7 @@ pub(super) fn check(
         let Some(rule) = from.first() else {
             break;
         };
-        findings.push(rule.finding(&error.problem, before, sources));
+        findings.push(rule.finding(&error.problem, before, texts));
         if error.problem == RuleProblem::TooMany {
             break;
         }
@@ -49,101 +52,84 @@ pub(super) fn check(
 
 struct Rule<'r> {
     definition: &'r RuleDefinition,
-    header: Place,
-    name: Place,
-    pattern: Place,
+    /// Its number in the list.
+    number: usize,
+    table: &'r DeTable<'r>,
 }
 
-impl<'r> Rule<'r> {
-    fn new(i: usize, definition: &'r RuleDefinition, table: &DeTable<'_>) -> Option<Rule<'r>> {
-        let place = |key: &str| read::place(table, &format!("klog.rule.{i}{key}"));
-        Some(Rule {
-            definition,
-            header: place("")?,
-            name: place(".name")?,
-            pattern: place(".pattern")?,
-        })
+impl Rule<'_> {
+    /// The place of a key, which every rule has; with an empty key, of the rule.
+    fn place(&self, key: &str) -> Place {
+        let path = format!("klog.rule.{}{key}", self.number);
+        read::place(self.table, &path).unwrap_or_default()
     }
 
     /// `"\bsda\b"` is valid TOML and a valid regular expression, but matches no kernel message.
     fn backspace(&self) -> Option<Finding> {
         let pattern = &self.definition.pattern;
-        if !pattern.contains('\u{8}') {
-            return None;
-        }
+        let write = literal(&pattern.replace('\u{8}', "\\b"));
         let message =
             "klog.rule.pattern: \\b in double quotes is a backspace, not the end of a word";
-        let write = format!("pattern = {}", literal(&pattern.replace('\u{8}', "\\b")));
-        Some(Finding::new(
-            self.pattern.clone(),
-            message.to_owned(),
-            &write,
-        ))
+        pattern.contains('\u{8}').then(|| {
+            let write = format!("pattern = {write}");
+            Finding::new(self.place(".pattern"), message.to_owned(), &write)
+        })
     }
 
     /// `before` are the preceding rules.
-    fn finding(&self, problem: &RuleProblem, before: &[Rule<'_>], sources: &[Source]) -> Finding {
+    fn finding(&self, problem: &RuleProblem, before: &[Rule<'_>], texts: &[String]) -> Finding {
         let RuleDefinition { name, pattern, .. } = self.definition;
-        let at_name = |write: &str| {
-            let message = format!("klog.rule.name: {}: {problem}", quoted(name));
-            Finding::new(self.name.clone(), message, write)
-        };
-        let at_pattern = |help: &str| {
-            let message = format!("klog.rule.pattern: {problem}");
-            Finding::with_help(self.pattern.clone(), message, format!("help: {help}"))
-        };
-        match problem {
-            RuleProblem::Name => at_name(&format!("name = {}", quoted(&fit_name(name)))),
+        let of_pattern = |help: &str| (".pattern", problem.to_string(), format!("help: {help}"));
+        let of_name = |help: String| (".name", format!("{}: {problem}", quoted(name)), help);
+        let mut place = None;
+        let mut other = None;
+        let (key, message, help) = match problem {
+            RuleProblem::Name => of_name(format!("write: name = {}", quoted(&fit_name(name)))),
             RuleProblem::Duplicate => {
-                let mut finding = at_name("another name");
                 let first = before.iter().find(|rule| rule.definition.name == *name);
-                match first {
-                    Some(first) => {
-                        finding.other =
-                            Some((first.name.clone(), "the first of that name".to_owned()));
-                    }
-                    None => finding.help = "help: a built-in rule is called so".to_owned(),
-                }
-                finding
+                let first = first.map(|rule| rule.place(".name"));
+                other = first.map(|place| (place, "the first of that name".to_owned()));
+                of_name(match other {
+                    Some(_) => "write: another name".to_owned(),
+                    None => "help: a built-in rule is called so".to_owned(),
+                })
             }
             RuleProblem::Syntax { at, reason } => {
-                let write = as_it_is(pattern, at);
-                let part = part_of(&self.pattern, at, pattern, sources);
-                let place = part.unwrap_or_else(|| self.pattern.clone());
-                Finding::new(place, format!("klog.rule.pattern: {reason}"), &write)
-            }
-            RuleProblem::MatchesEverything => {
-                at_pattern("leave out a * or a ?, so that something must be there")
-            }
-            RuleProblem::TooLarge => at_pattern("write * or + where a number stands in braces"),
-            RuleProblem::Unsupported(_) => at_pattern("say it with a simpler expression"),
-            RuleProblem::TooMany => {
-                let message = format!("klog.rule: {problem}");
-                Finding::new(
-                    self.header.clone(),
-                    message,
-                    "one pattern for several messages: 'this|that'",
+                place = part_of(&self.place(".pattern"), at, pattern, texts);
+                (
+                    ".pattern",
+                    reason.clone(),
+                    format!("write: {}", as_it_is(pattern, at)),
                 )
             }
+            RuleProblem::MatchesEverything => {
+                of_pattern("leave out a * or a ?, so that something must be there")
+            }
+            RuleProblem::TooLarge => of_pattern("write * or + where a number stands in braces"),
+            RuleProblem::Unsupported(_) => of_pattern("say it with a simpler expression"),
+            RuleProblem::TooMany => {
+                let help = "write: one pattern for several messages: 'this|that'";
+                ("", problem.to_string(), help.to_owned())
+            }
+        };
+        Finding {
+            place: place.unwrap_or_else(|| self.place(key)),
+            message: format!("klog.rule{key}: {message}"),
+            other,
+            help,
         }
     }
 }
 
 /// A suggestion for literal text: escapes the bytes `at`, or everything if that is not sufficient.
 fn as_it_is(pattern: &str, at: &Range<usize>) -> String {
-    let parts = (
-        pattern.get(..at.start),
-        pattern.get(at.clone()),
-        pattern.get(at.end..),
-    );
-    if let (Some(before), Some(part), Some(behind)) = parts {
-        let mended = format!("{before}{}{behind}", regex_syntax::escape(part));
-        let is_mended = regex_syntax::ast::parse::Parser::new()
-            .parse(&mended)
-            .is_ok();
-        if is_mended && mended != pattern {
-            return format!("pattern = {} if that is meant as it is", literal(&mended));
-        }
+    let mut mended = pattern.to_owned();
+    if let Some(part) = pattern.get(at.clone()) {
+        mended.replace_range(at.clone(), &regex_syntax::escape(part));
+    }
+    let mut parser = regex_syntax::ast::parse::Parser::new();
+    if mended != pattern && parser.parse(&mended).is_ok() {
+        return format!("pattern = {} if that is meant as it is", literal(&mended));
     }
     let plain = literal(&regex_syntax::escape(pattern));
     format!("pattern = {plain} if every character is meant as it is")
@@ -152,22 +138,25 @@ fn as_it_is(pattern: &str, at: &Range<usize>) -> String {
 /// A valid name: lower case, with `_` for invalid characters.
 fn fit_name(name: &str) -> String {
     let name = name.trim_start_matches(|c: char| !c.is_ascii_alphabetic());
-    let fit = |c: char| match c.to_ascii_lowercase() {
-        c if c.is_ascii_alphanumeric() => c,
-        _ => '_',
+    let fit = |c: char| {
+        if c.is_ascii_alphanumeric() {
+            c.to_ascii_lowercase()
+        } else {
+            '_'
+        }
     };
-    match name.is_empty() {
-        true => "disk_failed".to_owned(),
-        false => name.chars().take(64).map(fit).collect(),
+    match name {
+        "" => "disk_failed".to_owned(),
+        name => name.chars().take(64).map(fit).collect(),
     }
 }
 
 /// The place of the bytes `at` of the string `value`, which was read from `place`. `None` unless
 /// the string as written contains that text exactly once.
-fn part_of(place: &Place, at: &Range<usize>, value: &str, sources: &[Source]) -> Option<Place> {
-    let (source, bytes) = locate(sources, place)?;
+fn part_of(place: &Place, at: &Range<usize>, value: &str, texts: &[String]) -> Option<Place> {
+    let written = texts.iter().find_map(|text| text.get(place.clone()))?;
     let part = value.get(at.clone()).filter(|part| !part.is_empty())?;
-    let mut found = source.text.get(bytes)?.match_indices(part);
+    let mut found = written.match_indices(part);
     match (found.next(), found.next()) {
         (Some((i, _)), None) => Some(place.start + i..place.start + i + part.len()),
         _ => None,
@@ -189,11 +178,8 @@ mod tests {
     #[test]
     fn a_part_of_a_pattern_is_found_in_the_file() {
         let part = |written: &str, value: &str, at| {
-            let sources = ["first", written].map(|text| Source {
-                path: "f".into(),
-                text: text.to_owned(),
-            });
-            let place = part_of(&(6..6 + written.len()), &at, value, &sources)?;
+            let texts = ["first".to_owned(), format!("      {written}")];
+            let place = part_of(&(6..6 + written.len()), &at, value, &texts)?;
             Some(written[place.start - 6..place.end - 6].to_owned())
         };
         assert_eq!(part("'a(b'", "a(b", 1..2).as_deref(), Some("("));

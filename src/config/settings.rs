@@ -1,6 +1,6 @@
-//! The settings: every key, its type and its default. Pure: nothing here opens a file.
-//! [`check`](super::check) refuses invalid values, so no other module has to handle an interval of
-//! zero or a glob that does not compile.
+//! The settings: every key with its type, its default and its check. Pure: nothing here opens a
+//! file. Invalid values are refused, so no other module has to handle an interval of zero or a glob
+//! that does not compile.
 
 mod thresholds;
 
@@ -15,10 +15,19 @@ pub use super::globs::{GlobLists, Globs, compile_globs, is_glob};
 pub use super::zone::Zone;
 pub use thresholds::{HostLimits, LimitChanges, Limits, Thresholds};
 
-use super::formats::{date, rate, text, texts};
+use super::checks::{
+    DAY, SECOND, command, database, each, followed, globs, group, one, release, searched, set,
+    socket, textfile, within,
+};
+use super::formats::{date, sections, text, texts};
 use super::text::document;
-use crate::model::{Bytes, Engine, ExtentCount, RescueStep, RuleDefinition, Severity, Share};
+use crate::model::memory::EXTENT_LIMIT_64;
+use crate::model::{
+    Bytes, BytesPerSecond, Engine, ExtentCount, RescueStep, RuleDefinition, Severity, Share,
+};
 
+/// Maximum number of actions per hour: one a second. The rescue stores as many times.
+pub(super) const MAX_ACTIONS_PER_HOUR: u32 = 3600;
 /// The default path of the control socket.
 pub const DEFAULT_SOCKET: &str = "/run/fragwatch/control.sock";
 
@@ -48,107 +57,161 @@ pub struct Settings {
     pub control: Control,
 }
 
-/// Which files are watched.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Images {
-    /// Absolute paths of files or directories (recursive), or globs ([`is_glob`]). May be empty.
-    pub paths: Vec<String>,
-    /// Globs of the image files; if empty, every file that looks like a disk image. A glob without
-    /// `/` is matched against the file name, any other against the whole path.
-    pub include: Vec<String>,
-    /// Globs of files to ignore, in the same form. They take precedence over `include`.
-    pub exclude: Vec<String>,
-    /// Smaller files are not images.
-    #[serde(with = "text")]
-    pub min_size: Bytes,
-    /// Maximum number of files and directories visited per entry of `paths`; at least 1.
-    pub limit: u32,
-}
+sections! {
+    /// Which files are watched.
+    pub struct Images {
+        /// Absolute paths of files or directories (recursive), or globs ([`is_glob`]). May be empty.
+        pub paths: Vec<String> = vec!["/var/lib/libvirt/images".to_owned()], check each(searched);
+        /// Globs of the image files; if empty, every file that looks like a disk image. A glob without
+        /// `/` is matched against the file name, any other against the whole path.
+        pub include: Vec<String> = Vec::new(), check globs;
+        /// Globs of files to ignore, in the same form. They take precedence over `include`.
+        pub exclude: Vec<String> = vec!["*.iso".to_owned()], check globs;
+        /// Smaller files are not images.
+        #[serde(with = "text")]
+        pub min_size: Bytes = Bytes(256 << 20);
+        /// Maximum number of files and directories visited per entry of `paths`; at least 1.
+        // Ten times the number on the largest hosts; an unintended path (`/`, a mail store) ends
+        // here, before a sweep takes minutes.
+        pub limit: u32 = 100_000, check within(1..);
+    }
 
-/// How often images are counted.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Sampling {
-    /// Time between two counts of the extents of all images. At least 1 s.
-    #[serde(with = "text")]
-    pub interval: Duration,
-    /// Time between two readings of the whole extent maps, at least `interval`. `None`: never.
-    #[serde(with = "text")]
-    pub map_interval: Option<Duration>,
-    /// Maps with more extents are not read: the kernel would hold them in memory. At least 1.
-    pub map_max_extents: ExtentCount,
-    /// Time limit of a call on an image, then its file system is stalled. 100 ms to `interval`.
-    #[serde(with = "text")]
-    pub probe_timeout: Duration,
-}
+    /// How often images are counted.
+    pub struct Sampling {
+        /// Time between two counts of the extents of all images. At least 1 s.
+        #[serde(with = "text")]
+        pub interval: Duration = Duration::from_secs(60), check within(SECOND..);
+        /// Time between two readings of the whole extent maps, at least `interval`. `None`: never.
+        #[serde(with = "text")]
+        pub map_interval: Option<Duration> = Some(Duration::from_secs(12 * 3600)),
+            check set(within(SECOND..));
+        /// Maps with more extents are not read: the kernel would hold them in memory. At least 1.
+        pub map_max_extents: ExtentCount = ExtentCount(1_000_000),
+            check within(ExtentCount(1)..=EXTENT_LIMIT_64);
+        /// Time limit of a call on an image, then its file system is stalled. 100 ms to `interval`.
+        #[serde(with = "text")]
+        pub probe_timeout: Duration = Duration::from_secs(10), check within(SECOND / 10..);
+    }
 
-/// Where measurements are stored, and for how long.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct History {
-    /// Absolute path of the database, with a directory and a file name.
-    pub path: PathBuf,
-    /// Older records are removed. At least one day.
-    #[serde(with = "text")]
-    pub retention: Duration,
-}
+    /// Where measurements are stored, and for how long.
+    pub struct History {
+        /// Absolute path of the database, with a directory and a file name.
+        pub path: PathBuf = PathBuf::from("/var/lib/fragwatch/history.db"), check one(database);
+        /// Older records are removed. At least one day.
+        #[serde(with = "text")]
+        pub retention: Duration = Duration::from_secs(90 * 86_400), check within(DAY..);
+    }
 
-/// Sources and rules of kernel messages.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Klog {
-    /// Whether /dev/kmsg is read.
-    pub kmsg: bool,
-    /// Absolute paths of additional log files to follow.
-    pub files: Vec<PathBuf>,
-    /// Whether a line of one of these files may start the rescue.
-    pub files_may_rescue: bool,
-    /// Rules in addition to the built-in ones. All rules compile together.
-    #[serde(rename = "rule", skip_serializing_if = "Vec::is_empty")]
-    pub rules: Vec<RuleDefinition>,
-}
+    /// Sources and rules of kernel messages.
+    pub struct Klog {
+        /// Whether /dev/kmsg is read.
+        pub kmsg: bool = true;
+        /// Absolute paths of additional log files to follow.
+        pub files: Vec<PathBuf> = Vec::new(), check each(followed);
+        /// Whether a line of one of these files may start the rescue.
+        pub files_may_rescue: bool = false;
+        /// Rules in addition to the built-in ones. All rules compile together.
+        #[serde(rename = "rule", skip_serializing_if = "Vec::is_empty")]
+        pub rules: Vec<RuleDefinition> = Vec::new();
+    }
 
-/// Emergency actions.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Rescue {
-    /// Whether the rescue is active.
-    pub enabled: bool,
-    /// Do everything except the writes that take effect.
-    pub dry_run: bool,
-    /// The steps of an incident, at least one; the last one is repeated.
-    pub steps: Vec<RescueStep>,
-    /// Minimum time between two actions: from zero to `quiet_after`.
-    #[serde(with = "text")]
-    pub min_interval: Duration,
-    /// An incident ends after this time without message and action. At least 1 s.
-    #[serde(with = "text")]
-    pub quiet_after: Duration,
-    /// Maximum number of actions in any hour: 1 to 3600.
-    pub max_actions_per_hour: u32,
-    /// Tasks stuck this long in the allocator below XFS start the rescue. From 1 s; `None`: never.
-    #[serde(with = "text")]
-    pub stall_after: Option<Duration>,
-    /// Command (absolute path) and arguments, run after an incident begins and ends. May be empty.
-    pub hook: Vec<String>,
-}
+    /// Emergency actions.
+    pub struct Rescue {
+        /// Whether the rescue is active.
+        pub enabled: bool = true;
+        /// Do everything except the writes that take effect.
+        pub dry_run: bool = false;
+        /// The steps of an incident, at least one; the last one is repeated.
+        pub steps: Vec<RescueStep> = vec![
+            RescueStep::DropSlab,
+            RescueStep::DropSlab,
+            RescueStep::CompactMemory,
+            RescueStep::DropAll,
+        ];
+        /// Minimum time between two actions: from zero to `quiet_after`.
+        #[serde(with = "text")]
+        pub min_interval: Duration = Duration::from_secs(2);
+        /// An incident ends after this time without message and action. At least 1 s.
+        #[serde(with = "text")]
+        pub quiet_after: Duration = Duration::from_secs(60), check within(SECOND..);
+        /// Maximum number of actions in any hour: 1 to 3600.
+        pub max_actions_per_hour: u32 = 120, check within(1..=MAX_ACTIONS_PER_HOUR);
+        /// Tasks stuck this long in the allocator below XFS start the rescue. From 1 s; `None`: never.
+        #[serde(with = "text")]
+        pub stall_after: Option<Duration> = Some(Duration::from_secs(10)),
+            check set(within(SECOND..));
+        /// Command (absolute path) and arguments, run after an incident begins and ends. May be empty.
+        pub hook: Vec<String> = Vec::new(), check command;
+    }
 
-/// When images may be defragmented: never if there is no window.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Maintenance {
-    /// The time zone of days and times.
-    pub timezone: Zone,
-    /// Spread of window starts over the hosts; at most half of the shortest window and one day.
-    #[serde(with = "text")]
-    pub jitter: Duration,
-    /// When defragmentation is allowed. Windows may touch and overlap.
-    #[serde(rename = "window", skip_serializing_if = "Vec::is_empty")]
-    pub windows: Vec<Window>,
-    /// When it is forbidden, regardless of the windows.
-    #[serde(rename = "blackout", skip_serializing_if = "Vec::is_empty")]
-    pub blackouts: Vec<Blackout>,
+    /// When images may be defragmented: never if there is no window.
+    pub struct Maintenance {
+        /// The time zone of days and times.
+        pub timezone: Zone = Zone::default();
+        /// Spread of window starts over the hosts; at most half of the shortest window and one day.
+        #[serde(with = "text")]
+        pub jitter: Duration = Duration::ZERO, check within(..=DAY);
+        /// When defragmentation is allowed. Windows may touch and overlap.
+        #[serde(rename = "window", skip_serializing_if = "Vec::is_empty")]
+        pub windows: Vec<Window> = Vec::new();
+        /// When it is forbidden, regardless of the windows.
+        #[serde(rename = "blackout", skip_serializing_if = "Vec::is_empty")]
+        pub blackouts: Vec<Blackout> = Vec::new();
+    }
+
+    /// How images are defragmented.
+    pub struct Defrag {
+        /// The lowest severity at which an image is a candidate.
+        pub from: Severity = Severity::Warning;
+        /// The engines, in order of preference; the first that can handle an image runs. At least one.
+        pub engines: Vec<Engine> = vec![Engine::XfsFsr, Engine::Online];
+        /// Do everything except the runs themselves.
+        pub dry_run: bool = false;
+        /// The part of a file system that stays free during a run; at most 90 %, or none would start.
+        #[serde(with = "text")]
+        pub keep_free: Share = Share::percent(5), check within(..=Share::percent(90));
+        /// Minimum time from the end of a run to the next run on the same image.
+        #[serde(with = "text")]
+        pub cooldown: Duration = Duration::from_secs(7 * 86_400);
+        /// Limit for reads and writes together; at least 1 MiB per second, or runs would take days.
+        #[serde(with = "text")]
+        pub bandwidth: BytesPerSecond = BytesPerSecond(200 << 20),
+            check within(BytesPerSecond(1 << 20)..);
+        /// I/O pressure of other processes, in percent, above which a run waits: 1 to 100.
+        pub max_io_pressure: u32 = 40, check within(1..=100);
+        /// xfs_fsr: the longest predicted stall of the final swap.
+        #[serde(with = "text")]
+        pub max_swap_stall: Duration = Duration::from_secs(2);
+        /// online: the target duration of one kernel call; at least 1 ms, or nothing would be moved.
+        #[serde(with = "text")]
+        pub stall_target: Duration = Duration::from_millis(20), check within(SECOND / 1000..);
+        /// Maximum number of concurrent runs, each on a different file system: 1 to 64.
+        pub parallel: u32 = 2, check within(1..=64);
+        /// Kernel releases (`uname -r`) that the operator vouches for.
+        pub trusted_kernels: Vec<String> = Vec::new(), check each(release);
+        /// A command and its arguments, run before a run; it may release the image. Empty: none.
+        pub hook_before: Vec<String> = Vec::new(), check command;
+        /// Likewise, after the run.
+        pub hook_after: Vec<String> = Vec::new(), check command;
+    }
+
+    /// Where the metrics are exported.
+    pub struct Metrics {
+        /// Address and port of the HTTP server. With port 0 the kernel chooses one.
+        #[serde(with = "text")]
+        pub listen: SocketAddr = SocketAddr::from((Ipv4Addr::LOCALHOST, 9843));
+        /// Absolute path of a textfile for node_exporter, which ends in `.prom`. `None`: not written.
+        #[serde(with = "text")]
+        pub textfile: Option<PathBuf> = None, check set(one(textfile));
+    }
+
+    /// The socket for commands such as `fragwatch status`.
+    pub struct Control {
+        /// Absolute path of the Unix socket.
+        pub socket: PathBuf = PathBuf::from(DEFAULT_SOCKET), check one(socket);
+        /// The group that may use it, in addition to root.
+        pub group: String = "root".to_owned(), check group;
+    }
 }
 
 /// A weekly maintenance window.
@@ -176,168 +239,6 @@ pub struct Blackout {
     /// The last day, not before `from`.
     #[serde(with = "date")]
     pub to: Date,
-}
-
-/// How images are defragmented.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Defrag {
-    /// The lowest severity at which an image is a candidate.
-    pub from: Severity,
-    /// The engines, in order of preference; the first that can handle an image runs. At least one.
-    pub engines: Vec<Engine>,
-    /// Do everything except the runs themselves.
-    pub dry_run: bool,
-    /// The part of a file system that stays free during a run; at most 90 %.
-    #[serde(with = "text")]
-    pub keep_free: Share,
-    /// Minimum time from the end of a run to the next run on the same image.
-    #[serde(with = "text")]
-    pub cooldown: Duration,
-    /// Limit for reads and writes together, in bytes per second; at least 1 MiB.
-    #[serde(with = "rate")]
-    pub bandwidth: Bytes,
-    /// I/O pressure of other processes, in percent, above which a run waits: 1 to 100.
-    pub max_io_pressure: u32,
-    /// xfs_fsr: the longest predicted stall of the final swap.
-    #[serde(with = "text")]
-    pub max_swap_stall: Duration,
-    /// online: the target duration of one kernel call; at least 1 ms.
-    #[serde(with = "text")]
-    pub stall_target: Duration,
-    /// Maximum number of concurrent runs, each on a different file system: 1 to 64.
-    pub parallel: u32,
-    /// Kernel releases (`uname -r`) that the operator vouches for.
-    pub trusted_kernels: Vec<String>,
-    /// A command and its arguments, run before a run; it may release the image. Empty: none.
-    pub hook_before: Vec<String>,
-    /// Likewise, after the run.
-    pub hook_after: Vec<String>,
-}
-
-/// Where the metrics are exported.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Metrics {
-    /// Address and port of the HTTP server. With port 0 the kernel chooses one.
-    #[serde(with = "text")]
-    pub listen: SocketAddr,
-    /// Absolute path of a textfile for node_exporter, which ends in `.prom`. `None`: not written.
-    #[serde(with = "text")]
-    pub textfile: Option<PathBuf>,
-}
-
-/// The socket for commands such as `fragwatch status`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Control {
-    /// Absolute path of the Unix socket.
-    pub socket: PathBuf,
-    /// The group that may use it, in addition to root.
-    pub group: String,
-}
-
-impl Default for Images {
-    fn default() -> Images {
-        Images {
-            paths: vec!["/var/lib/libvirt/images".to_owned()],
-            include: Vec::new(),
-            exclude: vec!["*.iso".to_owned()],
-            min_size: Bytes(256 << 20),
-            // Ten times the number on the largest hosts; an unintended path (`/`, a mail store)
-            // ends here, before a sweep takes minutes.
-            limit: 100_000,
-        }
-    }
-}
-
-impl Default for Sampling {
-    fn default() -> Sampling {
-        Sampling {
-            interval: Duration::from_secs(60),
-            map_interval: Some(Duration::from_secs(12 * 3600)),
-            map_max_extents: ExtentCount(1_000_000),
-            probe_timeout: Duration::from_secs(10),
-        }
-    }
-}
-
-impl Default for History {
-    fn default() -> History {
-        History {
-            path: PathBuf::from("/var/lib/fragwatch/history.db"),
-            retention: Duration::from_secs(90 * 86_400),
-        }
-    }
-}
-
-impl Default for Klog {
-    fn default() -> Klog {
-        Klog {
-            kmsg: true,
-            files: Vec::new(),
-            files_may_rescue: false,
-            rules: Vec::new(),
-        }
-    }
-}
-
-impl Default for Rescue {
-    fn default() -> Rescue {
-        Rescue {
-            enabled: true,
-            dry_run: false,
-            steps: vec![
-                RescueStep::DropSlab,
-                RescueStep::DropSlab,
-                RescueStep::CompactMemory,
-                RescueStep::DropAll,
-            ],
-            min_interval: Duration::from_secs(2),
-            quiet_after: Duration::from_secs(60),
-            max_actions_per_hour: 120,
-            stall_after: Some(Duration::from_secs(10)),
-            hook: Vec::new(),
-        }
-    }
-}
-
-impl Default for Defrag {
-    fn default() -> Defrag {
-        Defrag {
-            from: Severity::Warning,
-            engines: vec![Engine::XfsFsr, Engine::Online],
-            dry_run: false,
-            keep_free: Share::percent(5),
-            cooldown: Duration::from_secs(7 * 86_400),
-            bandwidth: Bytes(200 << 20),
-            max_io_pressure: 40,
-            max_swap_stall: Duration::from_secs(2),
-            stall_target: Duration::from_millis(20),
-            parallel: 2,
-            trusted_kernels: Vec::new(),
-            hook_before: Vec::new(),
-            hook_after: Vec::new(),
-        }
-    }
-}
-
-impl Default for Metrics {
-    fn default() -> Metrics {
-        Metrics {
-            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 9843)),
-            textfile: None,
-        }
-    }
-}
-
-impl Default for Control {
-    fn default() -> Control {
-        Control {
-            socket: PathBuf::from(DEFAULT_SOCKET),
-            group: "root".to_owned(),
-        }
-    }
 }
 
 impl Settings {

@@ -9,15 +9,15 @@ use jiff::civil::{Weekday, date, time};
 use proptest::prelude::*;
 use tempfile::TempDir;
 
-use super::check::MAX_ACTIONS_PER_HOUR;
 use super::settings::{
     Blackout, Control, Defrag, History, HostLimits, Images, Klog, LimitChanges, Limits,
-    Maintenance, Metrics, Override, Rescue, Sampling, Thresholds, Window, Zone,
+    MAX_ACTIONS_PER_HOUR, Maintenance, Metrics, Override, Rescue, Sampling, Thresholds, Window,
+    Zone,
 };
 use super::*;
 use crate::model::{
-    Bytes, Engine, ExtentCount, ExtentsPerDay, RescueStep, RuleAction, RuleDefinition, Severity,
-    Share,
+    Bytes, BytesPerSecond, Engine, ExtentCount, ExtentsPerDay, RescueStep, RuleAction,
+    RuleDefinition, Severity, Share,
 };
 use crate::rescue::{Ladder, LadderSettings, ladder};
 
@@ -319,6 +319,14 @@ fn rules_that_are_none() {
 }
 
 #[test]
+fn a_misspelled_key_is_the_only_mistake_of_its_rule() {
+    let rule = "[[klog.rule]]\nnam = 'a'\npattern = 'x'\n";
+    let error = settings(&[&rule.repeat(2)]).unwrap_err();
+    assert_eq!(error.matches("unknown key klog.rule.nam").count(), 2);
+    assert_eq!(error.matches("klog.rule").count(), 2, "{error}");
+}
+
+#[test]
 fn a_pattern_is_wrong_at_its_place() {
     refused(
         &[
@@ -494,11 +502,6 @@ fn a_rescue_that_cannot_be() {
         |                          ^^^^^^^^^^^^^
         |    write: "drop_slab"
         |
-        |f.toml:2:38: rescue.steps: 5 is none of drop_slab, drop_all, compact_memory
-        |    steps = ['drop_slab', 'drop_caches', 5]
-        |                                         ^
-        |    write: "drop_slab"
-        |
         |f.toml:3:15: rescue.quiet_after: "0s" is below "1s"
         |    quiet_after = '0s'
         |                  ^^^^
@@ -518,6 +521,11 @@ fn a_rescue_that_cannot_be() {
         |    hook = ['notify', "a\u0000"]
         |            ^^^^^^^^
         |    write: "/…", the path from the root on
+        |
+        |f.toml:6:19: rescue.hook: "a\U00000000" holds a NUL, as no argument can
+        |    hook = ['notify', "a\u0000"]
+        |                      ^^^^^^^^^
+        |    write: the argument without it
         |
         |f.toml:8:10: klog.files: "kern.log" is not absolute
         |    files = ['kern.log', '/var/log/*.log', '/ok[1]', "/a\u0000"…
@@ -820,7 +828,7 @@ fn values_of_the_wrong_type() {
            [thresholds]\nwarning = 5\ncritical.extents = '500k'\n\
            [images]\npaths = '/srv'\n[metrics]\nlisten = 9843"],
         r#"
-        |f.toml:2:12: sampling.interval: must be text, not a TOML array
+        |f.toml:2:12: sampling.interval: must be text
         |    interval = ['1m']
         |               ^^^^^^
         |    write: interval = "1m"
@@ -1066,7 +1074,7 @@ fn thresholds_that_are_none() {
         |                    ^^^^^
         |    write: growth_window = "1m" or more
         |
-        |f.toml:3:14: thresholds.hysteresis: '90%' is not a number from 0 to 1
+        |f.toml:3:14: thresholds.hysteresis: '90%' is not a number from 0.5 to 1
         |    hysteresis = '90%'
         |                 ^^^^^
         |    write: hysteresis = 0.9
@@ -1091,10 +1099,10 @@ fn thresholds_that_are_none() {
         |                       ^
         |    write: warning = "1%"
         |
-        |conf.d/10.toml:2:14: thresholds.hysteresis: 0.4 is below 0.5
+        |conf.d/10.toml:2:14: thresholds.hysteresis: 0.4 is not a number from 0.5 to 1
         |    hysteresis = 0.4
         |                 ^^^
-        |    write: hysteresis = 0.5 or more
+        |    write: hysteresis = 0.9
         |
         |conf.d/10.toml:3:1: thresholds.override: images is missing
         |    [[thresholds.override]]
@@ -1402,12 +1410,12 @@ fn fragments_are_read_in_the_order_of_their_names() {
 #[test]
 fn a_default_file_that_is_missing_is_empty() {
     let (directory, main) = directory(&[("conf.d/a.toml", b"[sampling]\ninterval = '2m'")]);
-    let loaded = load_files(&main, file::Missing::IsEmpty).unwrap();
+    let loaded = load_files(&main, true).unwrap();
     assert_eq!(loaded.settings.sampling.interval, Duration::from_secs(120));
     assert_eq!(loaded.files, [directory.path().join("conf.d/a.toml")]);
 
     let nowhere = directory.path().join("nowhere/fragwatch.toml");
-    let loaded = load_files(&nowhere, file::Missing::IsEmpty).unwrap();
+    let loaded = load_files(&nowhere, true).unwrap();
     assert_eq!(loaded.settings, Settings::default());
     assert!(loaded.files.is_empty());
 }
@@ -1554,7 +1562,7 @@ to = 2027-01-06
 fn windows_that_are_none() {
     refused(
         &["[maintenance]\ntimezone = 'Berlin'\njitter = '2d'\n\
-             [[maintenance.window]]\ndays = ['Saturday', 'sun', 'Moonday', 5, 'Mon-Fri']\n\
+             [[maintenance.window]]\ndays = ['Sat', 'Saturday']\n\
              start = '1am'\nduration = '0s'\n\
              [[maintenance.window]]\nday = ['Sat']\nstart = 01:00:00\nduration = '8d'\n\
              [[maintenance.window]]\ndays = 'Sat'\nstart = '25:00'\n\
@@ -1571,29 +1579,9 @@ fn windows_that_are_none() {
         |             ^^^^
         |    write: jitter = "1d" or less
         |
-        |f.toml:5:9: maintenance.window.days: 'Saturday' is not a day
-        |    days = ['Saturday', 'sun', 'Moonday', 5, 'Mon-Fri']
-        |            ^^^^^^^^^^
-        |    write: "Sat"
-        |
-        |f.toml:5:21: maintenance.window.days: 'sun' is not a day
-        |    days = ['Saturday', 'sun', 'Moonday', 5, 'Mon-Fri']
-        |                        ^^^^^
-        |    write: "Sun"
-        |
-        |f.toml:5:28: maintenance.window.days: 'Moonday' is not a day
-        |    days = ['Saturday', 'sun', 'Moonday', 5, 'Mon-Fri']
-        |                               ^^^^^^^^^
-        |    write: "Mon"
-        |
-        |f.toml:5:39: maintenance.window.days: 5 is not a day
-        |    days = ['Saturday', 'sun', 'Moonday', 5, 'Mon-Fri']
-        |                                          ^
-        |    write: "Sat"
-        |
-        |f.toml:5:42: maintenance.window.days: 'Mon-Fri' is not a day
-        |    days = ['Saturday', 'sun', 'Moonday', 5, 'Mon-Fri']
-        |                                             ^^^^^^^^^
+        |f.toml:5:16: maintenance.window.days: 'Saturday' is not a day
+        |    days = ['Sat', 'Saturday']
+        |                   ^^^^^^^^^^
         |    write: "Sat"
         |
         |f.toml:6:9: maintenance.window.start: '1am' is not a time of day
@@ -1657,6 +1645,46 @@ fn windows_that_are_none() {
         |    write: from = 2026-12-20
         "#,
     );
+}
+
+#[test]
+fn days_that_are_none() {
+    for (day, instead) in [
+        ("'sun'", "Sun"),
+        ("'Moonday'", "Mon"),
+        ("'Thurs'", "Thu"),
+        ("5", "Sat"),
+        ("'Mon-Fri'", "Sat"),
+    ] {
+        let text =
+            format!("[[maintenance.window]]\ndays = [{day}]\nstart = '01:00'\nduration = '1h'");
+        let carets = "^".repeat(day.len());
+        refused(
+            &[&text],
+            &format!(
+                "|f.toml:2:9: maintenance.window.days: {day} is not a day\n\
+                 |    days = [{day}]\n|            {carets}\n|    write: \"{instead}\""
+            ),
+        );
+    }
+}
+
+/// A file is not read to its end if there are too many mistakes in it; then its other sections are
+/// unknown, and a start without windows would be one with defaults.
+#[test]
+fn mistakes_in_maintenance_alone_are_tolerable_if_the_rest_is_read() {
+    let text = |count: usize| {
+        let wrong = "[[maintenance.blackout]]\nfrom = 'x'\nto = 2026-01-01\n";
+        format!("{}[images]\npaths = ['/mine']\n", wrong.repeat(count))
+    };
+    let read = |count: usize| {
+        let (_directory, main) = directory(&[("fragwatch.toml", text(count).as_bytes())]);
+        load_to_start(Some(&main))
+    };
+    let (loaded, error) = read(30).unwrap();
+    assert_eq!(loaded.settings.images.paths, ["/mine"]);
+    assert!(error.unwrap().to_string().contains("and 10 more"));
+    assert!(read(300).is_err());
 }
 
 #[test]
@@ -1985,7 +2013,7 @@ fn any_defrag() -> impl Strategy<Value = Defrag> {
                 dry_run,
                 keep_free: Share(numbers.0),
                 cooldown: times.0,
-                bandwidth: Bytes(numbers.1),
+                bandwidth: BytesPerSecond(numbers.1),
                 max_io_pressure: numbers.2,
                 max_swap_stall: times.1,
                 stall_target: times.2,

@@ -63,6 +63,13 @@ pub(super) fn join(section: &str, name: &str) -> String {
     format!("{section}{dot}{name}")
 }
 
+/// The name of a key: its path without item numbers.
+pub(super) fn key_of(path: &str) -> String {
+    let is_name = |part: &&str| !part.starts_with(|c: char| c.is_ascii_digit());
+    let names = path.split('.').filter(is_name);
+    names.collect::<Vec<_>>().join(".")
+}
+
 /// A table as TOML: first its keys, then its sections. Contains no control characters but newlines.
 pub(super) fn document(table: &toml::Table) -> String {
     let mut text = String::new();

@@ -31,10 +31,14 @@ impl Zone {
         Some(Zone { name, zone })
     }
 
-    /// The zone that a dangling link /etc/localtime names (localtime(5)): now in tzdata-legacy.
+    /// The zone that TZ or else the link /etc/localtime names (tzset(3), localtime(5)) although it
+    /// points to nothing: now in tzdata-legacy.
     fn linked() -> Option<TimeZone> {
-        let target = std::fs::read_link("/etc/localtime").ok()?;
-        let (_, name) = target.to_str()?.rsplit_once("zoneinfo/")?;
+        let link = || Some(std::fs::read_link("/etc/localtime").ok()?.into_os_string());
+        let name = std::env::var_os("TZ").or_else(link)?;
+        let name = name.to_str()?.trim_start_matches(':');
+        let name = name.rsplit_once("zoneinfo/").map_or(name, |(_, name)| name);
+        let name = name.strip_prefix("posix/").unwrap_or(name);
         TimeZoneDatabase::bundled().get(name).ok()
     }
 
@@ -50,7 +54,8 @@ impl Zone {
 }
 
 impl Default for Zone {
-    /// The time zone of the host, UTC if it has none.
+    /// The time zone of the host. UTC if it has none, or one that nobody knows: all its programs
+    /// then show UTC.
     fn default() -> Zone {
         let zone = TimeZone::try_system().ok().or_else(Zone::linked);
         Zone {

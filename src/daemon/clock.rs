@@ -8,13 +8,21 @@ use crate::model::UnixTime;
 
 /// Seconds since 1970, for Prometheus.
 pub(super) fn now() -> f64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.map_or(0.0, |since| since.as_secs_f64())
+    seconds(SystemTime::now())
 }
 
 /// The wall clock: that of all rows in the history.
 pub(super) fn wall() -> UnixTime {
-    UnixTime::from_seconds(now())
+    unix(SystemTime::now())
+}
+
+pub(super) fn unix(time: SystemTime) -> UnixTime {
+    UnixTime::from_seconds(seconds(time))
+}
+
+fn seconds(time: SystemTime) -> f64 {
+    let since = time.duration_since(UNIX_EPOCH);
+    since.map_or(0.0, |since| since.as_secs_f64())
 }
 
 /// A wall clock that never jumps: the daemon's start time plus the time elapsed since, suspend

@@ -4,10 +4,13 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
+use tokio::task::spawn_blocking;
 use tracing::{info, warn};
 
+use super::blocking::within;
+use super::clock::{unix, wall};
 use super::instance_lock::InstanceLock;
 use super::registry::{SeverityChange, SharedRegistry, Subject};
 use crate::config::Settings;
@@ -15,14 +18,13 @@ use crate::config::settings::History;
 use crate::growth::{CAPACITY, Recent};
 use crate::history::lock::{Lock, LockError};
 use crate::history::{
-    IncidentRow, MapRow, ReadError, Reader, Record, Recorder, SampleRow, SeverityRow, Sweep,
-    WriterGuard, open,
+    HistoryReader, IncidentRow, ReadError, Record, Recorder, SampleRow, SeverityRow, Sweep, open,
 };
-use crate::incident::format::{Incident, State, What};
+use crate::incident::format::{EventKind, Incident, IncidentState};
 use crate::incident::recorder::Listener;
-use crate::maintenance::gather::Runs;
+use crate::maintenance::gather::PastRuns;
 use crate::model::path::shown;
-use crate::model::{Bytes, ExtentMap, ImageKey, ImageRef, RunRecord, Severity, UnixTime};
+use crate::model::{Bytes, ImageKey, RunRecord, Severity, UnixTime};
 use crate::serve::metrics;
 use crate::serve::parts::State as PartState;
 use crate::state_dir::StateDir;
@@ -30,14 +32,13 @@ use crate::state_dir::StateDir;
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_millis(500);
 /// Limit for each read of the state directory at the start.
 pub(super) const READ_TIMEOUT: Duration = Duration::from_secs(5);
-const MOST_RUNS: u32 = 4096;
 
 /// The history while the daemon runs; ended on drop.
 pub(super) struct HistoryService {
     _lock: Option<Lock>,
-    handle: HistoryHandle,
-    writer: Option<WriterGuard>,
-    state: StateDir,
+    pub(super) handle: HistoryHandle,
+    /// Where the history and all other state is.
+    pub(super) state: StateDir,
 }
 
 /// Records in the history, if there is one.
@@ -54,35 +55,23 @@ impl HistoryService {
             path: state.database().to_owned(),
             ..settings.history.clone()
         });
-        let (recorder, writer) = started
+        let recorder = started
             .inspect_err(|error| warn!("history unavailable; growth unknown: {error}"))
-            .ok()
-            .unzip();
+            .ok();
         let handle = HistoryHandle(recorder);
         handle.export_health();
         Ok(HistoryService {
             _lock: lock,
             handle,
-            writer,
             state,
         })
-    }
-
-    /// A handle for recording.
-    pub(super) fn handle(&self) -> HistoryHandle {
-        self.handle.clone()
-    }
-
-    /// The directory of the history and of all other state.
-    pub(super) fn state(&self) -> &StateDir {
-        &self.state
     }
 }
 
 impl Drop for HistoryService {
     fn drop(&mut self) {
-        if let Some(writer) = self.writer.take()
-            && !writer.stop(SHUTDOWN_TIMEOUT)
+        if let Some(recorder) = &self.handle.0
+            && !recorder.stop(SHUTDOWN_TIMEOUT)
         {
             warn!(
                 "the last samples were not written to {}",
@@ -90,14 +79,6 @@ impl Drop for HistoryService {
             );
         }
     }
-}
-
-/// Runs `read` on a blocking thread; `None` if it takes longer than [`READ_TIMEOUT`].
-pub(super) async fn read_within<T: Send + 'static>(
-    read: impl FnOnce() -> T + Send + 'static,
-) -> Option<T> {
-    let reading = tokio::task::spawn_blocking(read);
-    tokio::time::timeout(READ_TIMEOUT, reading).await.ok()?.ok()
 }
 
 /// Restores counts within `window` and severities in the registry, before the first sweep.
@@ -111,14 +92,14 @@ pub(super) async fn look_back(
 ) {
     if let Some(recorder) = handle.0.clone() {
         // Ends by itself: it waits for a thread, not for the disk.
-        let opening = tokio::task::spawn_blocking(move || recorder.wait_for_opening(READ_TIMEOUT));
+        let opening = spawn_blocking(move || recorder.wait_for_opening(READ_TIMEOUT));
         if !opening.await.unwrap_or(false) {
             warn!("starting without history: {} does not answer", shown(path));
             return;
         }
     }
     let database = path.to_owned();
-    match read_within(move || read_past(&database, window, now)).await {
+    match within(READ_TIMEOUT, move || read_past(&database, window, now)).await {
         Some(Ok(past)) if past.is_empty() => {}
         Some(Ok(past)) => {
             info!("the history of {} images is known", past.len());
@@ -135,37 +116,37 @@ pub(super) async fn look_back(
 /// Whether the operator paused defragmentation before this start; true if the disk does not answer.
 pub(super) async fn is_paused(state: &StateDir) -> bool {
     let file = state.pause_file();
-    read_within(move || file.exists()).await != Some(false)
+    within(READ_TIMEOUT, move || file.exists()).await != Some(false)
 }
 
-/// The defragmentations in the history.
-pub(super) async fn past_runs(path: &Path) -> Runs {
+/// The defragmentations and the time of the last incident in the history.
+pub(super) async fn past_events(path: &Path) -> (PastRuns, Option<UnixTime>) {
     let database = path.to_owned();
-    let runs = read_within(move || match database.exists() {
-        true => read_runs(&database).map_err(|error| error.to_string()),
-        false => Ok(Vec::new()),
-    });
-    let runs = runs.await.unwrap_or_else(|| Err("no answer".to_owned()));
-    Runs::new(runs.unwrap_or_else(|error| {
+    let read = move || match database.exists() {
+        true => (
+            read_runs(&database).map_err(|error| error.to_string()),
+            read_last_incident(&database),
+        ),
+        false => (Ok(Vec::new()), None),
+    };
+    let (runs, incident) = within(READ_TIMEOUT, read)
+        .await
+        .unwrap_or_else(|| (Err("no answer".to_owned()), None));
+    let runs = runs.unwrap_or_else(|error| {
         warn!("nothing is known of earlier defragmentations: {error}");
         Vec::new()
-    }))
+    });
+    (PastRuns::new(runs), incident)
 }
 
-/// The time of the last incident in the history.
-pub(super) async fn last_incident(path: &Path) -> Option<UnixTime> {
-    let database = path.to_owned();
-    read_within(move || read_last_incident(&database)).await?
-}
-
-/// The same, for a process that may wait.
+/// The time of the last incident in the history, for a process that may wait.
 pub(crate) fn read_last_incident(database: &Path) -> Option<UnixTime> {
-    Reader::open(database).ok()?.last_incident().ok()?
+    HistoryReader::open(database).ok()?.last_incident().ok()?
 }
 
 /// The defragmentations in the history, for a process that may wait.
 pub(crate) fn read_runs(database: &Path) -> Result<Vec<RunRecord>, ReadError> {
-    Reader::open(database)?.runs(None, MOST_RUNS)
+    HistoryReader::open(database)?.runs(None, PastRuns::MOST)
 }
 
 type Past = Vec<(ImageKey, (Recent, Severity))>;
@@ -174,7 +155,7 @@ fn read_past(path: &Path, window: Duration, now: UnixTime) -> Result<Past, ReadE
     if !path.exists() {
         return Ok(Past::new());
     }
-    let reader = Reader::open(path)?;
+    let reader = HistoryReader::open(path)?;
     let seconds = i64::try_from(window.as_secs()).unwrap_or(i64::MAX);
     let since = UnixTime(now.0.saturating_sub(seconds));
     // Counts ahead of the clock are left out: they are from before it was set back.
@@ -196,47 +177,32 @@ fn read_past(path: &Path, window: Duration, now: UnixTime) -> Result<Past, ReadE
 
 impl HistoryHandle {
     /// Records a finished sweep.
-    pub(super) fn swept(&self, at: UnixTime, images: Vec<SampleRow>) {
-        self.record(|| Record::Sweep(Sweep { at, images }));
+    pub(super) fn swept(&self, images: Vec<SampleRow>) {
+        self.record(Record::Sweep(Sweep { at: wall(), images }));
         self.export_health();
     }
 
-    /// Records an extent map.
-    pub(super) fn map(&self, at: UnixTime, image: ImageRef, map: ExtentMap) {
-        self.record(|| Record::Map(MapRow { image, at, map }));
-    }
-
-    /// Records a change of an image's severity.
-    pub(super) fn severity(&self, at: UnixTime, change: &SeverityChange, image: Option<ImageRef>) {
-        if let (Some(image), Subject::Image { extents, .. }) = (image, &change.subject) {
-            self.record(|| {
-                Record::Severity(SeverityRow {
-                    image,
-                    at,
-                    from: change.from,
-                    to: change.to,
-                    extents: *extents,
-                    reason: change.reason.to_string(),
-                })
-            });
+    pub(super) fn severity(&self, change: &SeverityChange) {
+        if let Subject::Image { image, extents, .. } = &change.subject {
+            self.record(Record::Severity(SeverityRow {
+                image: image.clone(),
+                at: wall(),
+                from: change.from,
+                to: change.to,
+                extents: *extents,
+                reason: change.reason.to_string(),
+            }));
         }
     }
 
     /// Records a finished defragmentation. Its note is kept until the row is in the database: if
     /// the row is never written, the next start of the daemon finds the note.
     pub(super) fn run(&self, row: RunRecord, note: Option<PathBuf>) {
-        match (&self.0, note) {
-            (Some(recorder), Some(note)) => drop(recorder.record_noted(Record::Run(row), note)),
-            _ => self.record(|| Record::Run(row)),
+        if let Some(recorder) = &self.0 {
+            recorder.record_noted(Record::Run(row), note);
         }
     }
 
-    /// Records the state of an incident.
-    pub(super) fn incident(&self, incident: &Incident, began: SystemTime) {
-        self.record(|| Record::Incident(incident_row(incident, began)));
-    }
-
-    /// Applies a changed retention.
     pub(super) fn set_retention(&self, retention: Duration) {
         if let Some(recorder) = &self.0 {
             recorder.set_retention(retention);
@@ -260,10 +226,11 @@ impl HistoryHandle {
         }
     }
 
-    fn record(&self, record: impl FnOnce() -> Record) {
+    /// Records without blocking, if there is a history.
+    pub(super) fn record(&self, record: Record) {
         if let Some(recorder) = &self.0 {
             // The recorder counts lost records.
-            recorder.record(record());
+            recorder.record(record);
         }
     }
 }
@@ -275,14 +242,14 @@ fn incident_row(incident: &Incident, began: SystemTime) -> IncidentRow {
         .iter()
         .rev()
         .find_map(|event| match &event.what {
-            What::Action(action) => Some(action.outcome),
+            EventKind::Action(action) => Some(action.outcome),
             _ => None,
         });
     let duration = Duration::from_millis(incident.duration_ms.unwrap_or(0));
     IncidentRow {
         name: incident.id.clone(),
         at,
-        ended: (incident.state != State::Open).then(|| unix(began + duration)),
+        ended: (incident.state != IncidentState::Open).then(|| unix(began + duration)),
         trigger: incident.trigger,
         actions: incident.actions,
         outcome: last,
@@ -290,12 +257,6 @@ fn incident_row(incident: &Incident, began: SystemTime) -> IncidentRow {
     }
 }
 
-fn unix(time: SystemTime) -> UnixTime {
-    let since = time.duration_since(UNIX_EPOCH);
-    UnixTime::from_seconds(since.map_or(0.0, |since| since.as_secs_f64()))
-}
-
-/// Records incidents.
 pub(super) fn incident_listener(handle: HistoryHandle) -> Listener {
-    Arc::new(move |incident, began| handle.incident(incident, began))
+    Arc::new(move |incident, began| handle.record(Record::Incident(incident_row(incident, began))))
 }

@@ -1,6 +1,6 @@
 //! The incident recorder and the stall detector, started and changed as configured.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -26,11 +26,12 @@ pub(super) struct IncidentMonitor {
     board: Arc<SharedStatus>,
     history: HistoryHandle,
     incidents: PathBuf,
-    recorder: Option<Arc<Recorder>>,
+    /// `None` if it could not be started.
+    pub(super) recorder: Option<Arc<Recorder>>,
     hook: Vec<String>,
-    detector: Option<StallDetector>,
     stall_after: Option<Duration>,
-    no_detector: Option<String>,
+    /// `None` if it is off; else the detector, or why there is none.
+    detector: Option<Result<StallDetector, String>>,
     down_logged: AtomicBool,
 }
 
@@ -47,9 +48,8 @@ impl IncidentMonitor {
             history,
             recorder: None,
             hook: Vec::new(),
-            detector: None,
             stall_after: None,
-            no_detector: None,
+            detector: None,
             down_logged: AtomicBool::new(false),
         }
     }
@@ -59,9 +59,7 @@ impl IncidentMonitor {
     pub(super) fn apply(&mut self, settings: &Rescue, exchange: &Arc<Exchange>) {
         match &self.recorder {
             None if settings.enabled => {
-                let recorder =
-                    start_recorder(settings, &self.incidents, &self.board, &self.history);
-                self.recorder = recorder.map(Arc::new);
+                self.recorder = self.start_recorder(&settings.hook).map(Arc::new);
                 self.hook.clone_from(&settings.hook);
             }
             Some(recorder) if settings.hook != self.hook => match recorder.set_hook(&settings.hook)
@@ -72,30 +70,30 @@ impl IncidentMonitor {
             _ => {}
         }
         let stall_after = settings.stall_after.filter(|_| settings.enabled);
-        if stall_after != self.stall_after || self.no_detector.is_some() {
+        if stall_after != self.stall_after || matches!(self.detector, Some(Err(_))) {
             // Dropping the detector ends it.
             self.detector = None;
             self.stall_after = stall_after;
-            self.no_detector = None;
-            if let Some(after) = stall_after {
-                self.start_detector(after, exchange);
-            }
+            self.detector = stall_after.map(|after| self.start_detector(after, exchange));
         }
         let release = rustix::system::uname()
             .release()
             .to_string_lossy()
             .into_owned();
-        let trigger = effective_trigger(&release, self.detector.is_some());
-        let changed = |rescue: &mut crate::serve::status::Rescue| {
-            if rescue.trigger != trigger {
+        let trigger = effective_trigger(&release, matches!(self.detector, Some(Ok(_))));
+        self.board.update(|status| {
+            if status.rescue.trigger != trigger {
                 info!("{trigger}");
-                rescue.trigger = trigger;
+                status.rescue.trigger = trigger;
             }
-        };
-        self.board.update_rescue(changed);
+        });
     }
 
-    fn start_detector(&mut self, stall_after: Duration, exchange: &Arc<Exchange>) {
+    fn start_detector(
+        &self,
+        stall_after: Duration,
+        exchange: &Arc<Exchange>,
+    ) -> Result<StallDetector, String> {
         let settings = StallSettings {
             proc: PathBuf::from("/proc"),
             stall_after,
@@ -108,20 +106,12 @@ impl IncidentMonitor {
                 recorder.stall(now(), stuck);
             }
         });
-        match started {
-            Ok(detector) => self.detector = Some(detector),
-            Err(reason) => {
-                warn!(
-                    "stall detector disabled: {reason}; a stall that the kernel does not log will not be noticed"
-                );
-                self.no_detector = Some(reason.to_string());
-            }
-        }
-    }
-
-    /// The recorder; `None` if it could not be started.
-    pub(super) fn recorder(&self) -> Option<&Recorder> {
-        self.recorder.as_deref()
+        started.map_err(|reason| {
+            warn!(
+                "stall detector disabled: {reason}; a stall that the kernel does not log will not be noticed"
+            );
+            reason.to_string()
+        })
     }
 
     /// Publishes both states; while the rescue does not run they are not listed.
@@ -149,10 +139,10 @@ impl IncidentMonitor {
             }
         };
         self.board.set_part(Part::IncidentFiles, files);
-        let detector = match (&self.detector, &self.no_detector) {
-            (Some(detector), _) => self.detector_state(detector.health()),
-            (None, Some(reason)) => State::Down(reason.clone()),
-            (None, None) => State::Off("rescue.stall_after = \"never\"".to_owned()),
+        let detector = match &self.detector {
+            Some(Ok(detector)) => self.detector_state(detector.health()),
+            Some(Err(reason)) => State::Down(reason.clone()),
+            None => State::Off("rescue.stall_after = \"never\"".to_owned()),
         };
         self.board.set_part(Part::StallDetector, detector);
     }
@@ -187,32 +177,27 @@ impl IncidentMonitor {
             warn!("the last incident file was not written in time");
         }
     }
-}
 
-fn start_recorder(
-    settings: &Rescue,
-    incidents: &Path,
-    board: &Arc<SharedStatus>,
-    history: &HistoryHandle,
-) -> Option<Recorder> {
-    let board = Arc::clone(board);
-    let images = move || {
-        let worst = &board.snapshot().worst;
-        let evidence = |row: &crate::serve::status::Row| ImageEvidence {
-            path: row.path.clone(),
-            extents: row.extents.0,
-            size_bytes: row.size.0,
+    fn start_recorder(&self, hook: &[String]) -> Option<Recorder> {
+        let board = Arc::clone(&self.board);
+        let images = move || {
+            let worst = &board.snapshot().worst;
+            let evidence = |row: &crate::serve::status::Row| ImageEvidence {
+                path: row.path.clone(),
+                extents: row.extents.0,
+                size_bytes: row.size.0,
+            };
+            worst.iter().map(evidence).collect()
         };
-        worst.iter().map(evidence).collect()
-    };
-    let recorder = Recorder::start(RecorderSettings {
-        directory: incidents.to_owned(),
-        hook: settings.hook.clone(),
-        images: Arc::new(images),
-        on_change: incident_listener(history.clone()),
-        ..RecorderSettings::default()
-    });
-    recorder
-        .inspect_err(|reason| warn!("incident recorder disabled: {reason}"))
-        .ok()
+        let recorder = Recorder::start(RecorderSettings {
+            directory: self.incidents.clone(),
+            hook: hook.to_vec(),
+            images: Arc::new(images),
+            on_change: incident_listener(self.history.clone()),
+            ..RecorderSettings::default()
+        });
+        recorder
+            .inspect_err(|reason| warn!("incident recorder disabled: {reason}"))
+            .ok()
+    }
 }

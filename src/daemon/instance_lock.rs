@@ -4,11 +4,11 @@
 
 use std::path::PathBuf;
 use std::sync::mpsc;
-use std::thread;
 use std::time::Duration;
 
 use tracing::warn;
 
+use super::blocking::on_thread;
 use crate::config::Settings;
 use crate::history::lock::{self, Lock, LockError};
 use crate::model::path::shown;
@@ -21,7 +21,8 @@ const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 /// A lock that is being taken, or is held.
 pub(super) struct InstanceLock {
     directory: PathBuf,
-    answer: mpsc::Receiver<Result<Lock, LockError>>,
+    /// `None` without a thread.
+    answer: Option<mpsc::Receiver<Result<Lock, LockError>>>,
     lock: Option<Lock>,
 }
 
@@ -29,16 +30,11 @@ impl InstanceLock {
     /// Begins to take the lock; fails if another daemon holds it.
     pub(super) fn take(settings: &Settings) -> Result<InstanceLock, LockError> {
         let directory = StateDir::of(&settings.history).path().to_owned();
-        let (sender, answer) = mpsc::channel();
         let there = directory.clone();
-        let locking = thread::Builder::new().name("lock".to_owned());
-        let spawned = locking.spawn(move || {
-            // Fails when the start has stopped waiting.
-            let _ = sender.send(lock::acquire(&there));
-        });
-        if let Err(error) = spawned {
-            warn!("{}: cannot be locked: {error}", shown(&directory));
-        }
+        let answer = on_thread("lock", move || lock::acquire(&there));
+        let answer = answer
+            .inspect_err(|error| warn!("{}: cannot be locked: {error}", shown(&directory)))
+            .ok();
         let mut lock = InstanceLock {
             directory,
             answer,
@@ -61,7 +57,10 @@ impl InstanceLock {
     }
 
     fn wait(&mut self, within: Duration) -> Result<bool, LockError> {
-        match self.answer.recv_timeout(within) {
+        let Some(answer) = &self.answer else {
+            return Ok(true);
+        };
+        match answer.recv_timeout(within) {
             Ok(Ok(lock)) => self.lock = Some(lock),
             Ok(Err(error @ LockError::LockedBy { .. })) => return Err(error),
             Ok(Err(error)) => warn!("{error}; there may be a second daemon beside this one"),

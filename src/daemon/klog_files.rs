@@ -3,21 +3,24 @@
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use jiff::Timestamp;
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
+use crate::config::settings::Zone;
 use crate::klog::Rules;
 use crate::klog::dedup::{Dedup, Source};
 use crate::klog::file::{self, Down, FileSource};
-use crate::klog::syslog::kernel_text;
+use crate::klog::head::{self, Reading};
 use crate::klog::tail::Line as FileLine;
 use crate::model::path::shown;
 use crate::model::{Monotonic, RuleAction};
 use crate::rescue::clock::now;
 use crate::rescue::entry::Line;
+use crate::serve::metrics;
 use crate::serve::parts::{Part, State};
 use crate::serve::shared_status::SharedStatus;
 
@@ -28,8 +31,13 @@ const SAME_EVENT: Duration = Duration::from_secs(10);
 /// How long a line of a file waits for its duplicate from the kernel log, which takes precedence.
 const KMSG_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// Consecutive lines of no known form after which a file is reported.
+const UNKNOWN: u32 = 100;
+/// How long after a line its repetitions are still counted: syslogd reports them within minutes.
+const REPETITION: Duration = Duration::from_secs(900);
+
 /// A line of a file that matched a rule.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct FileMatch {
     source: u16,
     pub(super) file: Arc<Path>,
@@ -37,17 +45,26 @@ pub(super) struct FileMatch {
     pub(super) rule: String,
     pub(super) action: RuleAction,
     pub(super) line: Line,
+    /// How many times the line was logged.
+    pub(super) times: u32,
     at: Monotonic,
+}
+
+/// What the threads of the sources need to know.
+#[derive(Default)]
+struct Terms {
+    rules: Arc<Rules>,
+    zone: Zone,
 }
 
 /// The files that are followed.
 pub(super) struct LogFiles {
     files: Vec<PathBuf>,
-    sources: Vec<(Arc<Path>, FileSource)>,
+    sources: Vec<Followed>,
     /// The number of the next source; not reused soon.
     next: u16,
-    /// The rules for the threads of the sources. Locked only for copying.
-    rules: Arc<Mutex<Arc<Rules>>>,
+    /// Locked only for copying.
+    terms: Arc<Mutex<Terms>>,
     found: mpsc::Sender<FileMatch>,
     matches: mpsc::Receiver<FileMatch>,
     waiting: VecDeque<FileMatch>,
@@ -62,7 +79,7 @@ impl LogFiles {
             files: Vec::new(),
             sources: Vec::new(),
             next: 0,
-            rules: Arc::default(),
+            terms: Arc::default(),
             found,
             matches,
             waiting: VecDeque::new(),
@@ -73,17 +90,20 @@ impl LogFiles {
     /// Follows these files, by these rules. Files followed before continue at their position. A
     /// file that cannot be followed is logged and left out.
     pub(super) fn follow(&mut self, files: &[PathBuf], rules: &Arc<Rules>, board: &SharedStatus) {
-        *self.rules.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(rules);
+        *lock(&self.terms) = Terms {
+            rules: Arc::clone(rules),
+            zone: Zone::default(),
+        };
         let (kept, gone) = std::mem::take(&mut self.sources)
             .into_iter()
-            .partition(|(path, _)| files.iter().any(|file| **file == **path));
+            .partition(|known| files.iter().any(|file| **file == *known.path));
         self.sources = kept;
-        for (path, source) in gone {
-            info!("no longer following {}", path.display());
-            end(source);
+        for gone in gone {
+            info!("no longer following {}", gone.path.display());
+            end(gone.source);
         }
         for file in files {
-            if !self.sources.iter().any(|(path, _)| **path == **file) {
+            if !self.sources.iter().any(|known| *known.path == **file) {
                 self.start(file);
             }
         }
@@ -97,26 +117,23 @@ impl LogFiles {
         let path: Arc<Path> = file.into();
         let number = self.next;
         self.next = self.next.wrapping_add(1);
-        let (rules, found, name) = (
-            Arc::clone(&self.rules),
-            self.found.clone(),
-            Arc::clone(&path),
-        );
+        let mut reader = LineReader::new(Arc::clone(&self.terms), number, Arc::clone(&path));
+        let (tally, found) = (Arc::clone(&reader.tally), self.found.clone());
         let on_line = move |line: FileLine<'_>| {
-            let rules = Arc::clone(&rules.lock().unwrap_or_else(PoisonError::into_inner));
-            if let Some(found_line) = matched(&rules, number, &name, line.bytes) {
+            if let Some(found_line) = reader.read(line.bytes, Timestamp::now()) {
                 // A full queue holds more than enough.
                 let _ = found.try_send(found_line);
             }
         };
-        match FileSource::start(
-            file::Settings::default(),
-            file.to_owned(),
-            Box::new(on_line),
-        ) {
+        let settings = file::Settings::default();
+        match FileSource::start(settings, file.to_owned(), Box::new(on_line)) {
             Ok(source) => {
                 info!("following {}", path.display());
-                self.sources.push((path, source));
+                self.sources.push(Followed {
+                    path,
+                    source,
+                    tally,
+                });
             }
             Err(reason) => warn!("cannot follow {}: {reason}", path.display()),
         }
@@ -163,23 +180,144 @@ impl LogFiles {
     /// Publishes the state of each file.
     pub(super) fn update_states(&self, board: &SharedStatus) {
         for file in &self.files {
-            let source = self.sources.iter().find(|(path, _)| **path == **file);
-            let down = match source {
-                Some((_, source)) => source.state().down,
-                None => {
-                    let reason = "it cannot be followed, see the log".to_owned();
-                    board.set_part(Part::LogFile(shown(file)), State::Down(reason));
-                    continue;
-                }
+            let part = Part::LogFile(shown(file));
+            let Some(followed) = self.sources.iter().find(|known| *known.path == **file) else {
+                let reason = "it cannot be followed, see the log".to_owned();
+                board.set_part(part, State::Down(reason));
+                continue;
             };
-            let state = match down {
-                None => State::Up,
+            let not_understood = lock(&followed.tally).report(file);
+            let state = match followed.source.state().down {
+                None => not_understood.map_or(State::Up, State::Impaired),
                 // Known within a second.
                 Some(Down::NotYet) => continue,
                 Some(down) => State::Down(down.to_string()),
             };
-            board.set_part(Part::LogFile(shown(file)), state);
+            board.set_part(part, state);
         }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+struct Followed {
+    path: Arc<Path>,
+    source: FileSource,
+    tally: Arc<Mutex<Tally>>,
+}
+
+/// What was found in the lines of a file, as far as it is to be reported.
+#[derive(Default)]
+struct Tally {
+    /// Consecutive lines of no known form.
+    unknown: u32,
+    unknown_reported: bool,
+    /// Whether a line that matched a rule was too old.
+    old: bool,
+    old_reported: bool,
+}
+
+impl Tally {
+    /// Logs each fault once. Returns the one that lasts.
+    fn report(&mut self, file: &Path) -> Option<String> {
+        if self.old && !std::mem::replace(&mut self.old_reported, true) {
+            warn!(
+                "{}: lines from long ago are written again; they count as old and rescue nobody",
+                file.display()
+            );
+        }
+        if self.unknown < UNKNOWN {
+            return None;
+        }
+        let reason = format!(
+            "the form of its last {UNKNOWN} lines is not known; see klog.files in fragwatch.toml(5)"
+        );
+        if !std::mem::replace(&mut self.unknown_reported, true) {
+            warn!("{}: {reason}", file.display());
+        }
+        Some(reason)
+    }
+}
+
+/// Reads the lines of one file.
+struct LineReader {
+    terms: Arc<Mutex<Terms>>,
+    number: u16,
+    file: Arc<Path>,
+    /// The line before, if it matched a rule.
+    last: Option<FileMatch>,
+    tally: Arc<Mutex<Tally>>,
+    counters: metrics::LineCounters,
+}
+
+impl LineReader {
+    fn new(terms: Arc<Mutex<Terms>>, number: u16, file: Arc<Path>) -> LineReader {
+        LineReader {
+            terms,
+            number,
+            counters: metrics::LineCounters::new(&shown(&file)),
+            file,
+            last: None,
+            tally: Arc::default(),
+        }
+    }
+
+    /// Counts a line. Returns what it reports if it matches a rule and is from `wall`, the present.
+    fn read(&mut self, line: &[u8], wall: Timestamp) -> Option<FileMatch> {
+        let last = self.last.take();
+        let reading = head::read(line);
+        let (found, stamp, counter) = match reading {
+            Reading::Kernel { text, times, stamp } => {
+                (self.matched(text, times), stamp, &self.counters.kernel)
+            }
+            Reading::Repeated { times, stamp } => {
+                let last = last.filter(|last| now().since(last.at) < REPETITION);
+                let found = last.map(|last| FileMatch { times, ..last });
+                let counter = match found {
+                    Some(_) => &self.counters.kernel,
+                    None => &self.counters.other,
+                };
+                (found, stamp, counter)
+            }
+            Reading::Other => (None, None, &self.counters.other),
+            Reading::Unknown => (None, None, &self.counters.unknown),
+        };
+        let is_old = found.is_some()
+            && stamp.is_some_and(|stamp| {
+                let zone = lock(&self.terms).zone.rules().clone();
+                stamp.is_old(&wall.to_zoned(zone))
+            });
+        let mut tally = lock(&self.tally);
+        tally.unknown = match reading {
+            // An empty line, or one that continues another.
+            Reading::Unknown if line.first().is_none_or(u8::is_ascii_whitespace) => tally.unknown,
+            Reading::Unknown => tally.unknown.saturating_add(1),
+            _ => 0,
+        };
+        if is_old {
+            tally.old = true;
+            self.counters.old.increment(1);
+            return None;
+        }
+        counter.increment(1);
+        self.last.clone_from(&found);
+        found
+    }
+
+    fn matched(&self, text: &[u8], times: u32) -> Option<FileMatch> {
+        let rules = Arc::clone(&lock(&self.terms).rules);
+        let found = rules.find(text)?;
+        Some(FileMatch {
+            source: self.number,
+            file: Arc::clone(&self.file),
+            rule: found.name.to_owned(),
+            action: found.action,
+            line: Line::new(text),
+            times,
+            at: now(),
+        })
     }
 }
 
@@ -189,33 +327,37 @@ fn end(source: FileSource) {
     let _ = std::thread::Builder::new().spawn(move || source.stop());
 }
 
-fn matched(rules: &Rules, source: u16, file: &Arc<Path>, line: &[u8]) -> Option<FileMatch> {
-    let text = kernel_text(line)?;
-    let found = rules.find(text)?;
-    Some(FileMatch {
-        source,
-        file: Arc::clone(file),
-        rule: rules.name(found.rule).unwrap_or("unknown").to_owned(),
-        action: found.action,
-        line: Line::new(text),
-        at: now(),
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn reader(number: u16) -> LineReader {
+        let terms = Terms {
+            rules: Arc::new(Rules::compile(&[]).unwrap()),
+            zone: Zone::named("Europe/Berlin").unwrap(),
+        };
+        let file = Path::new("/var/log/kern.log").into();
+        LineReader::new(Arc::new(Mutex::new(terms)), number, file)
+    }
+
+    fn text(number: u32) -> String {
+        format!(
+            "XFS: nginx({number}) possible memory allocation deadlock size 65728 in kmem_alloc (mode:0x250)"
+        )
+    }
+
+    fn wall() -> Timestamp {
+        "2026-11-20T22:00:00Z".parse().unwrap()
+    }
+
     #[test]
     fn at_the_end_nothing_that_was_found_is_held_back_and_nothing_comes_twice() {
-        let rules = Rules::compile(&[]).unwrap();
-        let file: Arc<Path> = Path::new("/var/log/kern.log").into();
         let found = |source, number: u32| {
-            let text = format!(
-                "XFS: nginx({number}) possible memory allocation deadlock size 65728 in kmem_alloc (mode:0x250)"
+            let line = format!(
+                "Nov 20 22:58:01 kvm7 kernel: [12345.678901] {}",
+                text(number)
             );
-            let line = format!("Nov 20 22:58:01 kvm7 kernel: [12345.678901] {text}");
-            matched(&rules, source, &file, line.as_bytes()).unwrap()
+            reader(source).read(line.as_bytes(), wall()).unwrap()
         };
         let mut files = LogFiles::new();
         files.waiting.push_back(found(0, 1));
@@ -227,5 +369,75 @@ mod tests {
         let left: Vec<_> = files.drain().iter().map(|one| one.source).collect();
         assert_eq!(left, [0, 0]);
         assert!(files.drain().is_empty());
+    }
+
+    #[test]
+    fn repetitions_count_only_after_a_line_that_matched() {
+        let mut reader = reader(0);
+        let mut times = |line: &str| {
+            let found = reader.read(line.as_bytes(), wall());
+            found.map_or(0, |found| found.times)
+        };
+        let xfs = format!("Nov 20 22:58:01 kvm7 kernel: {}", text(1));
+        let last = "Nov 20 22:58:31 kvm7 last message repeated 5 times";
+        assert_eq!(times(last), 0);
+        assert_eq!(times(&xfs), 1);
+        assert_eq!(times(last), 5);
+        assert_eq!(times(last), 5);
+        for between in [
+            "Nov 20 22:58:30 kvm7 qemu[9]: a text",
+            "Nov 20 22:58:30 kvm7 kernel: eth0: link is down",
+            "no form",
+        ] {
+            assert_eq!(times(&xfs), 1);
+            assert_eq!(times(between), 0);
+            assert_eq!(times(last), 0, "{between}");
+        }
+        let in_one = format!(
+            "Nov 20 22:58:01 kvm7 kernel: message repeated 7 times: [{}]",
+            text(1)
+        );
+        assert_eq!(times(&in_one), 7);
+        let others = "Nov 20 22:58:01 kvm7 kernel: message repeated 7 times: [ eth0: link is down]";
+        assert_eq!(times(others), 0);
+        // Repetitions of a line from long ago are as old.
+        assert_eq!(times(&xfs), 1);
+        assert_eq!(
+            times("Oct 20 22:58:31 kvm7 last message repeated 5 times"),
+            0
+        );
+        assert_eq!(times(last), 0);
+    }
+
+    #[test]
+    fn each_fault_of_a_file_is_reported_once_and_a_file_of_others_has_none() {
+        let mut reader = reader(0);
+        let file = reader.file.clone();
+        let tally = Arc::clone(&reader.tally);
+        let mut lines = |number: u32, line: &str| {
+            for _ in 0..number {
+                assert!(reader.read(line.as_bytes(), wall()).is_none());
+            }
+            let mut tally = lock(&tally);
+            let lasts = tally.report(&file).is_some();
+            (lasts, tally.unknown_reported, tally.old_reported)
+        };
+        assert_eq!(
+            lines(200, "Nov 20 22:58:01 kvm7 qemu[9]: a text"),
+            (false, false, false)
+        );
+        assert_eq!(
+            lines(99, "2026-11-20 | kvm7 | kernel | a text"),
+            (false, false, false)
+        );
+        assert_eq!(lines(500, "   continued"), (false, false, false));
+        assert_eq!(lines(500, ""), (false, false, false));
+        assert_eq!(lines(1, "{\"MESSAGE\":\"a text\"}"), (true, true, false));
+        assert_eq!(
+            lines(1, "Nov 20 22:58:01 kvm7 kernel: a text"),
+            (false, true, false)
+        );
+        let old = format!("2026-02-03T01:02:03+00:00 kvm7 kernel: {}", text(1));
+        assert_eq!(lines(1, &old), (false, true, true));
     }
 }

@@ -3,16 +3,12 @@
 //! Lines go through a bounded queue to a separate thread. When the queue is full they are dropped,
 //! and their number is logged as soon as there is room.
 
-use std::fmt;
 use std::io::{self, Write};
 use std::time::Duration;
 
 use rustix::fs::fstat;
-use tracing::{Event, Level, Subscriber};
-use tracing_subscriber::fmt::format::Writer;
-use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
-use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, MakeWriter};
-use tracing_subscriber::registry::LookupSpan;
+use tracing::{Level, Metadata};
+use tracing_subscriber::fmt::MakeWriter;
 
 use crate::background::{Background, Jobs, SMALL_STACK};
 
@@ -38,14 +34,21 @@ pub(super) fn init() -> Logging {
         // Without threads the daemon fails soon, and reports that itself.
         return Logging(None);
     };
-    // Fails only if logging was set up before.
-    let _ = tracing_subscriber::fmt()
+    let journal = is_connected_to_journal();
+    let lines = Lines {
+        queue: queue.clone(),
+        journal,
+    };
+    let logger = tracing_subscriber::fmt()
         .with_max_level(Level::INFO)
-        .with_writer(Queue(queue.clone()))
-        .event_format(Format {
-            journal: is_connected_to_journal(),
-        })
-        .try_init();
+        .with_ansi(false)
+        .with_target(false)
+        .with_writer(lines);
+    // Fails only if logging was set up before.
+    let _ = match journal {
+        true => logger.without_time().with_level(false).try_init(),
+        false => logger.try_init(),
+    };
     Logging(Some(queue))
 }
 
@@ -58,13 +61,27 @@ fn is_connected_to_journal() -> bool {
     fstat(io::stderr()).is_ok_and(|stat| stream == format!("{}:{}", stat.st_dev, stat.st_ino))
 }
 
-#[derive(Debug, Clone)]
-struct Queue(Background<Vec<u8>>);
+struct Lines {
+    queue: Background<Vec<u8>>,
+    /// Whether the lines are as the journal expects them (`<priority>text`, sd-daemon(3)).
+    journal: bool,
+}
 
-impl Write for Queue {
-    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        self.0.push(line.to_vec());
-        Ok(line.len())
+struct Line<'a>(&'a Lines, Level);
+
+impl Write for Line<'_> {
+    /// `text` is that of one event.
+    fn write(&mut self, text: &[u8]) -> io::Result<usize> {
+        let Line(lines, level) = self;
+        let mut job = Vec::with_capacity(text.len() + 3);
+        for line in text.split_inclusive(|byte| *byte == b'\n') {
+            if lines.journal {
+                write!(job, "<{}>", priority(*level))?;
+            }
+            job.extend_from_slice(line);
+        }
+        lines.queue.push(job);
+        Ok(text.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -72,11 +89,15 @@ impl Write for Queue {
     }
 }
 
-impl<'a> MakeWriter<'a> for Queue {
-    type Writer = Queue;
+impl<'a> MakeWriter<'a> for Lines {
+    type Writer = Line<'a>;
 
-    fn make_writer(&'a self) -> Queue {
-        self.clone()
+    fn make_writer(&'a self) -> Line<'a> {
+        Line(self, Level::INFO)
+    }
+
+    fn make_writer_for(&'a self, event: &Metadata<'_>) -> Line<'a> {
+        Line(self, *event.level())
     }
 }
 
@@ -95,37 +116,6 @@ fn write_lines(lines: &mut Jobs<Vec<u8>>) {
             );
             reported = lost;
         }
-    }
-}
-
-/// A line as the journal expects it (`<priority>text`, sd-daemon(3)), or as people do.
-struct Format {
-    journal: bool,
-}
-
-impl<S, N> FormatEvent<S, N> for Format
-where
-    S: Subscriber + for<'a> LookupSpan<'a>,
-    N: for<'a> FormatFields<'a> + 'static,
-{
-    fn format_event(
-        &self,
-        context: &FmtContext<'_, S, N>,
-        mut writer: Writer<'_>,
-        event: &Event<'_>,
-    ) -> fmt::Result {
-        let level = *event.metadata().level();
-        let mut text = String::new();
-        context.format_fields(Writer::new(&mut text), event)?;
-        if self.journal {
-            let priority = priority(level);
-            for line in text.lines() {
-                writeln!(writer, "<{priority}>{line}")?;
-            }
-            return Ok(());
-        }
-        SystemTime.format_time(&mut writer)?;
-        writeln!(writer, " {level:>5} {text}")
     }
 }
 

@@ -25,7 +25,8 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{error, info, warn};
 
-use super::history::{HistoryHandle, READ_TIMEOUT, is_paused, last_incident, past_runs};
+use super::blocking::within;
+use super::history::{HistoryHandle, READ_TIMEOUT, is_paused, past_events};
 use super::registry::SharedRegistry;
 use crate::config::Settings;
 use crate::config::settings::Defrag;
@@ -33,27 +34,28 @@ use crate::defrag;
 use crate::defrag::job::{DefragJob, JobProgress, JobReport, PassedOver};
 use crate::defrag::pressure::{Asked, Gauge};
 use crate::discover::mounts::MountTable;
-use crate::maintenance::gather::{self, ImageNow, Runs};
+use crate::maintenance::gather::{self, PastRuns};
 use crate::maintenance::{
-    Active, Allowed, Calendar, Decision, JitterSeed, Plan, PlanFacts, PlannedRun, Policy, plan,
+    Active, Allowed, Calendar, Decision, ImageFacts, JitterSeed, PlanFacts, Planned, PlannedRun,
+    plan,
 };
 use crate::model::path::shown;
-use crate::model::{
-    Bytes, Engine, EngineState, ExtentCount, ImageId, ImageRef, OutcomeKind, RunRecord, Stop,
-    UnixTime,
-};
+use crate::model::{Engine, ImageId, OutcomeKind, RunRecord, Stop, UnixTime};
 use crate::serve::control::PlanRequest;
 use crate::serve::plan::{JudgedBy, render, render_json};
 use crate::serve::shared_status::SharedStatus;
 use crate::serve::{metrics, status};
 use crate::state_dir::StateDir;
 use crate::sys;
-use control::{Control, NotReady};
+use control::Control;
 use engines::Engines;
 use note::{Note, NoteFile, left_behind};
-use runner::{Ended, Task};
+use phase::Phase;
+use runner::{End, Ended, Task};
 
 const TICK: Duration = Duration::from_secs(1);
+/// While nothing runs and no window is open.
+const IDLE_TICK: Duration = Duration::from_secs(5);
 const PLANNING: Duration = Duration::from_secs(5);
 const PRESSURE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Time after an incident during which the worst images come first.
@@ -73,17 +75,15 @@ pub(super) struct Maintenance {
     inventory: SharedRegistry,
     board: Arc<SharedStatus>,
     history: HistoryHandle,
-    runs: Runs,
+    runs: PastRuns,
     state: StateDir,
     seed: JitterSeed,
     calendar: Calendar,
     active: BTreeMap<String, Running>,
     ended: mpsc::UnboundedReceiver<Ended>,
     on_end: mpsc::UnboundedSender<Ended>,
-    /// Runs left by an earlier daemon whose `hook_after` runs now.
+    /// Runs left by an earlier daemon whose `hook_after` runs now. Until they end, none is active.
     unfinished: Vec<Arc<Control>>,
-    finished: mpsc::UnboundedReceiver<(Note, NoteFile)>,
-    on_finish: mpsc::UnboundedSender<(Note, NoteFile)>,
     /// Why no run can start, and until when no start is tried.
     not_ready: Option<(Instant, String)>,
     queries: mpsc::Receiver<PlanRequest>,
@@ -99,10 +99,8 @@ pub(super) struct Maintenance {
 
 struct Running {
     image: ImageId,
-    reference: ImageRef,
-    extents: ExtentCount,
     engine: Engine,
-    began: Timestamp,
+    began: UnixTime,
     active: Active,
     /// Whether operator's commands are configured for it.
     has_hooks: bool,
@@ -123,14 +121,13 @@ impl Maintenance {
         let seed = JitterSeed::from_machine_id(&machine);
         let calendar = Calendar::new(&settings.borrow().maintenance, seed);
         let (on_end, ended) = mpsc::unbounded_channel();
-        let (on_finish, finished) = mpsc::unbounded_channel();
         metrics::defrag_begins();
         Maintenance {
             settings,
             inventory,
             board,
             history,
-            runs: Runs::default(),
+            runs: PastRuns::default(),
             state: state.clone(),
             seed,
             calendar,
@@ -138,8 +135,6 @@ impl Maintenance {
             ended,
             on_end,
             unfinished: Vec::new(),
-            finished,
-            on_finish,
             not_ready: None,
             queries,
             planned: None,
@@ -162,11 +157,17 @@ impl Maintenance {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                _ = ticks.tick() => self.tick().await,
+                _ = ticks.tick() => {
+                    self.tick().await;
+                    ticks.reset_after(self.pause());
+                }
+                Ok(()) = self.settings.changed() => {
+                    self.settings.mark_changed();
+                    self.tick().await;
+                }
                 Some(ended) = self.ended.recv() => self.take_in(ended),
-                Some(finished) = self.finished.recv() => self.take_in_finished(finished),
                 Some(query) = self.queries.recv() => self.answer(query),
-                Some(states) = self.engines.judged() => self.post_engines(states),
+                () = self.engines.judged() => self.post_engines(),
                 _ = end.changed() => return self.end_all().await,
             }
         }
@@ -178,8 +179,7 @@ impl Maintenance {
             warn!("extent-size hints of runs that were killed are not restored: {error}");
         }
         self.board.restore_pause(is_paused(&self.state).await);
-        self.runs = past_runs(self.state.database()).await;
-        self.incident = last_incident(self.state.database()).await;
+        (self.runs, self.incident) = past_events(self.state.database()).await;
         for (note, file) in notes(self.state.path()).await {
             // Either the daemon was killed before it removed the note, or the row is of another run
             // that began in the same second. So `hook_after` runs in any case.
@@ -187,14 +187,15 @@ impl Maintenance {
                 file.remove();
                 continue;
             }
-            let path = shown(&note.image().path);
+            let path = shown(&note.image.path);
             warn!("{path}: a run by {} was cut off", note.engine);
-            match runner::finish(
+            let task = Task {
                 note,
-                file,
-                self.state.path().to_owned(),
-                self.on_finish.clone(),
-            ) {
+                file: Some(file),
+                job: None,
+                state: self.state.path().to_owned(),
+            };
+            match task.start(self.on_end.clone()) {
                 Ok(control) => self.unfinished.push(control),
                 Err(error) => warn!("{path}: defrag.hook_after cannot be run: {error}"),
             }
@@ -228,7 +229,6 @@ impl Maintenance {
             }
             tokio::select! {
                 Some(ended) = self.ended.recv() => self.take_in(ended),
-                Some(finished) = self.finished.recv() => self.take_in_finished(finished),
                 () = tokio::time::sleep_until(deadline.min(Instant::now() + TICK)) => {}
             }
         }
@@ -243,6 +243,19 @@ impl Maintenance {
         Instant::now()
     }
 
+    /// How long until the next tick: each one wakes the process. None may miss an incident.
+    fn pause(&self) -> Duration {
+        let is_open = || self.calendar.open_until(Timestamp::now()).is_some();
+        if !self.active.is_empty() || is_open() {
+            return TICK;
+        }
+        self.settings
+            .borrow()
+            .rescue
+            .quiet_after
+            .clamp(TICK, IDLE_TICK)
+    }
+
     async fn tick(&mut self) {
         if self.settings.has_changed().unwrap_or(false) {
             let settings = Arc::clone(&self.settings.borrow_and_update());
@@ -255,7 +268,7 @@ impl Maintenance {
         }
         let now = Timestamp::now();
         let open = self.calendar.open_until(now).is_some();
-        let incident = self.board.rescue().incident;
+        let incident = self.board.incident();
         if incident {
             self.incident = Some(UnixTime(now.as_second()));
         }
@@ -297,10 +310,10 @@ impl Maintenance {
         }
         self.planned = Some(Instant::now());
         let settings = Arc::clone(&self.settings.borrow());
-        let policy = Policy::from(&settings.defrag);
         self.read_pressures(settings.defrag.max_io_pressure).await;
-        let plan = plan(&self.facts(&settings.defrag, now), &policy);
-        metrics::defrag_queue(queue(&plan));
+        let plan = plan(&self.facts(&settings.defrag, now), &settings.defrag);
+        let runs = |planned: &&Planned| matches!(planned.decision, Decision::Runs(_));
+        metrics::defrag_queue(plan.images.iter().filter(runs).count());
         let due: Vec<_> = plan
             .due(now)
             .map(|(planned, run)| (planned.path.clone(), run))
@@ -315,15 +328,17 @@ impl Maintenance {
     async fn read_pressures(&mut self, most: u32) {
         let mounts: Vec<PathBuf> = {
             let inventory = self.inventory.lock();
-            let filesystems = inventory.filesystems();
+            let filesystems = inventory.filesystems.values();
             filesystems.map(|it| it.mount.clone()).collect()
         };
         let gauges = std::mem::take(&mut self.gauges);
-        let asked = Asked::while_a_run(!self.active.is_empty());
-        let reading = tokio::task::spawn_blocking(move || pressures(mounts, gauges, asked, most));
-        if let Ok(Ok((gauges, pressures))) = tokio::time::timeout(PRESSURE_TIMEOUT, reading).await {
-            self.gauges = gauges;
-            self.pressures = pressures;
+        let asked = match self.active.is_empty() {
+            true => Asked::OrHost,
+            false => Asked::Others,
+        };
+        let read = move || pressures(mounts, gauges, asked, most);
+        if let Some(read) = within(PRESSURE_TIMEOUT, read).await {
+            (self.gauges, self.pressures) = read;
         }
     }
 
@@ -331,39 +346,30 @@ impl Maintenance {
         let inventory = self.inventory.lock();
         let stalled = self.board.stalled();
         let speeds = self.runs.speeds();
-        let filesystems = inventory.filesystems().map(|filesystem| {
+        let filesystems = inventory.filesystems.values().map(|filesystem| {
             let mount = shown(&filesystem.mount);
-            let stalled = stalled.iter().any(|(stalled, _)| *stalled == mount);
+            let stalled = stalled.iter().any(|stalled| stalled.mount == mount);
             let active = self.active.get(&filesystem.lasting_name());
             let active = active.map(|running| running.active.clone());
             let pressure = self.pressures.get(&filesystem.mount).copied();
             gather::filesystem(filesystem, stalled, active, pressure, &speeds)
         });
-        let images = inventory.images().filter_map(|entry| {
-            let key = inventory.reference(entry.sample.id)?.key;
-            let mut facts = gather::image(
-                &ImageNow {
-                    sample: &entry.sample,
-                    key: &key,
-                    owner: &entry.owner,
-                    severity: entry.severity(),
-                    growth: entry.growth.rate(),
-                    map: entry.map.as_ref(),
-                    outlook: entry.outlook,
-                },
-                &self.runs,
-            );
-            // `hook_before` may free the image; the guards check that.
-            if !defrag.hook_before.is_empty() {
-                facts.user = None;
-            }
-            Some(facts)
+        let images = inventory.images.values().filter_map(|entry| {
+            let (map, outlook) = (entry.map.as_ref(), entry.outlook);
+            let facts = gather::image(&entry.sample, &entry.owner, map, outlook, &self.runs)?;
+            Some(ImageFacts {
+                severity: entry.severity(),
+                growth: entry.growth.rate(),
+                // `hook_before` may free the image; the guards check that.
+                user: facts.user.filter(|_| defrag.hook_before.is_empty()),
+                ..facts
+            })
         });
         PlanFacts {
             now,
             zone: self.calendar.zone().clone(),
             allowed: Allowed::by(&self.calendar, now),
-            incident: self.board.rescue().incident,
+            incident: self.board.incident(),
             recent_incident: is_recent(self.incident, now),
             paused: self.board.paused(),
             not_ready: self.why_not_ready(),
@@ -385,52 +391,62 @@ impl Maintenance {
             }
             return;
         }
-        let (image, reference, owner, extents) = {
-            let inventory = self.inventory.lock();
-            let Some(entry) = inventory.images().find(|entry| entry.sample.path == path) else {
-                return;
-            };
-            let Some(reference) = inventory.reference(entry.sample.id) else {
-                return;
-            };
-            (
-                entry.sample.id,
-                reference,
-                entry.owner.clone(),
-                entry.sample.extents,
-            )
+        let inventory = self.inventory.lock();
+        let Some(entry) = inventory
+            .images
+            .values()
+            .find(|entry| entry.sample.path == path)
+        else {
+            return;
         };
-        let filesystem = reference.key.filesystem.clone();
+        let Some(image) = entry.reference() else {
+            return;
+        };
+        let (id, extents, vm) = (
+            entry.sample.id,
+            entry.sample.extents,
+            entry.owner.vm().cloned(),
+        );
+        drop(inventory);
+        let (filesystem, began) = (image.key.filesystem.clone(), super::clock::wall());
+        let then = after(engine, &defrag.engines);
+        let hints = self.state.hints();
         let task = Task {
-            image: reference.clone(),
-            vm: owner.vm().cloned(),
-            extents,
-            job: DefragJob::new(
+            note: Note {
+                image,
+                engine,
+                extents,
+                began,
+                vm,
+                hook_after: defrag.hook_after.clone(),
+                phase: Phase::Job,
+                process: None,
+            },
+            file: None,
+            job: Some(DefragJob::new(
                 path.to_owned(),
                 engine,
-                after(engine, &defrag.engines),
+                then,
                 defrag.clone(),
-                self.state.hints(),
-            ),
+                hints,
+            )),
             state: self.state.path().to_owned(),
         };
-        match runner::start(task, self.on_end.clone()) {
+        match task.start(self.on_end.clone()) {
             Ok(control) => {
+                let path = path.to_owned();
                 info!(
                     "defragmenting {} by {engine}: {extents} extents",
-                    shown(path)
+                    shown(&path)
                 );
-                let active = Active {
-                    path: path.to_owned(),
-                    ends: run.ends,
-                };
                 let running = Running {
-                    image,
-                    reference,
-                    extents,
+                    image: id,
                     engine,
-                    began: Timestamp::now(),
-                    active,
+                    began,
+                    active: Active {
+                        path,
+                        ends: run.ends,
+                    },
                     has_hooks: !defrag.hook_before.is_empty() || !defrag.hook_after.is_empty(),
                     control,
                 };
@@ -453,11 +469,11 @@ impl Maintenance {
         let settings = Arc::clone(&self.settings.borrow());
         let now = Timestamp::now();
         let facts = self.facts(&settings.defrag, now);
-        let plan = plan(&facts, &Policy::from(&settings.defrag));
-        let text = match query.text {
-            Some(text) => render(&plan, &facts.engines, &self.calendar, now, text.width),
-            None => render_json(&plan, &facts.engines, &self.calendar, now, JudgedBy::Daemon)
-                .unwrap_or_else(|error| error.to_string()),
+        let plan = plan(&facts, &settings.defrag);
+        let text = match query.columns {
+            Some(0) => render(&plan, &facts.engines, &self.calendar, now, None),
+            width @ Some(_) => render(&plan, &facts.engines, &self.calendar, now, width),
+            None => render_json(&plan, &facts.engines, &self.calendar, now, JudgedBy::Daemon),
         };
         // The client may have disconnected.
         let _ = query.answer.send(text);
@@ -472,56 +488,59 @@ impl Maintenance {
         self.not_ready = Some((Instant::now() + NOT_READY_PAUSE, why));
     }
 
-    fn post_engines(&mut self, states: Vec<EngineState>) {
-        self.board
-            .post_engines(states.iter().map(status::EngineState::from).collect());
-        self.engines.take_in(states);
+    fn post_engines(&mut self) {
+        let states = self.engines.states().unwrap_or_default();
+        let engines = states.iter().map(status::EngineState::from).collect();
+        self.board.update(|status| status.engines = engines);
         self.planned = None;
     }
 
     fn post_runs(&self) {
         let run = |running: &Running| status::Run {
-            path: shown(&running.reference.path),
+            path: shown(&running.active.path),
             engine: running.engine,
-            began: UnixTime(running.began.as_second()),
+            began: running.began,
             ends: UnixTime(running.active.ends.as_second()),
-            progress: running.control.progress().and_then(JobProgress::share),
+            progress: running.control.progress.load().and_then(JobProgress::share),
         };
-        self.board
-            .post_runs(self.active.values().map(run).collect());
+        let runs = self.active.values().map(run).collect();
+        self.board.update(|status| status.runs = runs);
     }
 
     fn take_in(&mut self, ended: Ended) {
-        let Some(running) = self.active.remove(&ended.filesystem) else {
-            return;
-        };
+        let Ended { note, file, .. } = ended;
+        let running = self.active.remove(&note.image.key.filesystem);
+        if running.is_none() {
+            self.unfinished.pop();
+        }
         self.post_runs();
         self.planned = None;
         metrics::defrag_active(self.active.len());
-        let report = match ended.result {
+        let report = match ended.end {
             // The next daemon finishes it.
-            None => return,
-            Some(Err(NotReady(why))) => {
-                if let Some(note) = ended.note {
-                    note.remove();
-                }
+            End::Cancelled => return,
+            End::NotReady(why) => {
+                file.into_iter().for_each(NoteFile::remove);
                 return self.is_not_ready(why);
             }
-            Some(Ok(report)) => report,
+            End::CutOff if self.is_recorded(&note) => {
+                return file.into_iter().for_each(NoteFile::remove);
+            }
+            End::CutOff => return self.record(note.interrupted(), file),
+            End::Report(report) => report,
         };
         self.not_ready = None;
-        let path = &running.reference.path;
-        let mut row = row(&running.reference, ended.began, running.extents, &report);
+        let path = shown(&note.image.path);
+        let mut row = row(note, &report);
         row.reason = join([row.reason, ended.hook_after.unwrap_or_default()]);
         if row.took.is_zero() {
             row.took = ended.took;
         }
-        let engine = row.engine.as_str();
-        metrics::defrag_ended(engine, row.outcome.as_str(), row.from, row.to);
+        let (engine, outcome) = (row.engine.as_str(), row.outcome.as_str());
+        metrics::defrag_ended(engine, outcome, row.from, row.to);
         if row.outcome == OutcomeKind::Improved {
             info!(
-                "{}: {} → {} extents by {engine} in {:.1} s{}",
-                shown(path),
+                "{path}: {} → {} extents by {engine} in {:.1} s{}",
                 row.from,
                 row.to,
                 row.took.as_secs_f64(),
@@ -530,31 +549,23 @@ impl Maintenance {
                     reason => format!(" ({reason})"),
                 }
             );
-            self.inventory.lock().defragmented(running.image);
+            let mut inventory = self.inventory.lock();
+            if let Some(image) = running.and_then(|it| inventory.images.get_mut(&it.image)) {
+                image.defragmented();
+            }
         } else {
-            let outcome = row.outcome.as_str();
-            warn!("{}: {engine} {outcome}: {}", shown(path), row.reason);
+            warn!("{path}: {engine} {outcome}: {}", row.reason);
         }
-        self.record(row, ended.note);
-    }
-
-    /// Records a run that was cut off, once its `hook_after` has ended.
-    fn take_in_finished(&mut self, (note, file): (Note, NoteFile)) {
-        self.unfinished.pop();
-        if self.is_recorded(&note) {
-            return file.remove();
-        }
-        let row = interrupted(&note);
-        self.record(row, Some(file));
+        self.record(row, file);
     }
 
     fn is_recorded(&self, note: &Note) -> bool {
-        self.runs.contains(&note.image().key, note.began)
+        self.runs.contains(&note.image.key, note.began)
     }
 
     fn record(&mut self, row: RunRecord, note: Option<NoteFile>) {
         self.runs.push(row.clone());
-        self.history.run(row, note.map(NoteFile::into_path));
+        self.history.run(row, note.map(|file| file.0));
     }
 }
 
@@ -568,24 +579,22 @@ fn extend_stop() {
 /// The notes of an earlier daemon; none if the disk does not answer.
 async fn notes(state: &Path) -> Vec<(Note, NoteFile)> {
     let state = state.to_owned();
-    let reading = tokio::task::spawn_blocking(move || left_behind(&state));
-    match tokio::time::timeout(READ_TIMEOUT, reading).await {
-        Ok(Ok(notes)) => notes,
-        _ => {
+    within(READ_TIMEOUT, move || left_behind(&state))
+        .await
+        .unwrap_or_else(|| {
             error!("the state directory does not answer: runs that were cut off are not finished");
             Vec::new()
-        }
-    }
+        })
 }
 
-fn row(image: &ImageRef, at: UnixTime, from: ExtentCount, report: &JobReport) -> RunRecord {
+fn row(note: Note, report: &JobReport) -> RunRecord {
     let run = &report.run;
-    let from = run.from.unwrap_or(from);
+    let from = run.from.unwrap_or(note.extents);
     let passed = report.passed_over.iter();
     let passed = passed.map(|PassedOver { engine, reason }| format!("not by {engine}: {reason}"));
     RunRecord {
-        image: image.clone(),
-        at,
+        image: note.image,
+        at: note.began,
         engine: run.engine,
         from,
         to: run.to.unwrap_or(from),
@@ -607,7 +616,7 @@ fn pressures(
     asked: Asked,
     most: u32,
 ) -> (BTreeMap<PathBuf, Gauge>, BTreeMap<PathBuf, f64>) {
-    let host = defrag::Host::to_look_at();
+    let host = defrag::HostInterfaces::to_look_at();
     let table = MountTable::new(sys::mounts::read(&host.proc).unwrap_or_default());
     gauges.retain(|mount, _| mounts.contains(mount));
     let mut pressures = BTreeMap::new();
@@ -620,7 +629,7 @@ fn pressures(
             info!("{}: {pressure}", shown(&mount));
         }
         if let Some(found) = found {
-            pressures.insert(mount, found.counts.0.into());
+            pressures.insert(mount, found.counts);
         }
     }
     (gauges, pressures)
@@ -637,28 +646,6 @@ fn after(chosen: Engine, configured: &[Engine]) -> Vec<Engine> {
     let others = configured.iter().copied();
     let others = others.skip_while(|engine| *engine != chosen);
     others.filter(|engine| *engine != chosen).collect()
-}
-
-fn queue(plan: &Plan) -> usize {
-    let decisions = plan.images.iter().map(|planned| &planned.decision);
-    decisions
-        .filter(|it| matches!(it, Decision::Runs(_)))
-        .count()
-}
-
-fn interrupted(note: &Note) -> RunRecord {
-    RunRecord {
-        image: note.image(),
-        at: note.began,
-        engine: note.engine,
-        from: note.extents,
-        to: note.extents,
-        bytes: Bytes(0),
-        took: Duration::ZERO,
-        outcome: OutcomeKind::Interrupted,
-        reason: "the daemon was killed while it worked; the image is as before, or defragmented"
-            .to_owned(),
-    }
 }
 
 #[cfg(test)]

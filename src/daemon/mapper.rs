@@ -5,16 +5,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Mutex, mpsc};
+use tokio::sync::Mutex;
+use tokio::task::JoinSet;
 use tracing::debug;
 
 use super::clock;
 use super::history::HistoryHandle;
 use super::registry::{KnownImage, SharedRegistry};
 use crate::config::Settings;
+use crate::history::{MapRow, Record};
 use crate::model::{DeviceNumber, ExtentCount, ExtentMap, ImageId, MapBuilder, Outlook, Sample};
 use crate::probe::map_schedule::MapSchedule;
-use crate::probe::protocol::{MapRequest, Reply, Request, SampleRequest};
+use crate::probe::protocol::{MapPart, Reply, Request};
 use crate::probe::sweep::WorkerPool;
 use crate::probe::worker::{CallError, Worker};
 use crate::serve::metrics::{Method, probe_failed, probed};
@@ -28,8 +30,7 @@ pub(super) struct Mapper {
     history: HistoryHandle,
     schedules: BTreeMap<DeviceNumber, MapSchedule>,
     running: BTreeSet<DeviceNumber>,
-    finished: mpsc::UnboundedReceiver<Finished>,
-    finish: mpsc::UnboundedSender<Finished>,
+    readings: JoinSet<Finished>,
 }
 
 struct Finished {
@@ -55,14 +56,12 @@ enum Unread {
 
 impl Mapper {
     pub(super) fn new(registry: SharedRegistry, history: HistoryHandle) -> Self {
-        let (finish, finished) = mpsc::unbounded_channel();
         Mapper {
             registry,
             history,
             schedules: BTreeMap::new(),
             running: BTreeSet::new(),
-            finished,
-            finish,
+            readings: JoinSet::new(),
         }
     }
 
@@ -82,14 +81,10 @@ impl Mapper {
                 continue;
             };
             self.running.insert(device);
-            let finish = self.finish.clone();
-            tokio::spawn(async move {
+            self.readings.spawn(async move {
                 let (image, began) = (sample.id, Instant::now());
                 let is_short = sample.extents <= cap;
-                let result = match is_short {
-                    true => read_map(&worker, &sample, cap, deadline).await,
-                    false => sample_map(&worker, &sample, deadline).await,
-                };
+                let result = read(&worker, &sample, cap, deadline).await;
                 match &result {
                     Ok(_) => probed(Method::Map, began.elapsed()),
                     Err(reason) if is_short => {
@@ -98,27 +93,37 @@ impl Mapper {
                     }
                     Err(_) => {}
                 }
-                // Fails only when the daemon ends.
-                let _ = finish.send(Finished {
+                Finished {
                     device,
                     image,
                     result,
-                });
+                }
             });
         }
         taken
     }
 
+    /// How long to wait before the next [`launch`](Mapper::launch): each one wakes the process.
+    pub(super) fn pause(&self, settings: &Settings) -> Duration {
+        match settings.sampling.map_interval {
+            None if self.running.is_empty() => Duration::from_secs(3600),
+            Some(interval) if self.running.is_empty() => {
+                (interval / 10).clamp(Duration::from_secs(1), Duration::from_secs(10))
+            }
+            _ => Duration::from_secs(1),
+        }
+    }
+
     fn take_finished(&mut self) -> bool {
         let mut any = false;
-        while let Ok(finished) = self.finished.try_recv() {
+        while let Some(Ok(finished)) = self.readings.try_join_next() {
             let now = Instant::now();
             self.running.remove(&finished.device);
             let schedule = self.schedules.entry(finished.device).or_default();
             schedule.finished(now);
             any = true;
             let mut registry = self.registry.lock();
-            let Some(image) = registry.get_mut(finished.image) else {
+            let Some(image) = registry.images.get_mut(&finished.image) else {
                 continue;
             };
             match finished.result {
@@ -128,8 +133,9 @@ impl Mapper {
                     image.set_map(map.clone(), now);
                     // Recorded outside the lock.
                     drop(registry);
-                    if let Some(reference) = reference {
-                        self.history.map(clock::wall(), reference, map);
+                    if let Some(image) = reference {
+                        let at = clock::wall();
+                        self.history.record(Record::Map(MapRow { image, at, map }));
                     }
                 }
                 Err(Unread::Refused(_)) => image.map_refused(now),
@@ -141,7 +147,7 @@ impl Mapper {
 
     fn idle_filesystems(&self) -> BTreeSet<DeviceNumber> {
         let registry = self.registry.lock();
-        let all: BTreeSet<_> = registry.images().map(|image| image.device).collect();
+        let all: BTreeSet<_> = registry.images.values().map(|image| image.device).collect();
         all.difference(&self.running).copied().collect()
     }
 
@@ -162,75 +168,53 @@ impl Mapper {
                 && !image.waits_for_map_retry(now)
         };
         let readable = registry
-            .images()
+            .images
+            .values()
             .filter(is_readable)
             .map(|image| (image.sample.id, image.map_read));
         let schedule = self.schedules.entry(device).or_default();
         let image = schedule.next(now, interval, readable)?;
-        Some(registry.get(image)?.sample.clone())
+        Some(registry.images.get(&image)?.sample.clone())
     }
 }
 
-/// Reads the map of an image. Failures are logged by the sweep, which hits the same error.
-async fn read_map(
+/// Reads the map of an image, or samples it if it has too many extents to be read whole. Failures
+/// are logged by the sweep, which hits the same error.
+async fn read(
     worker: &Arc<Mutex<Worker>>,
     sample: &Sample,
     cap: ExtentCount,
     deadline: Duration,
 ) -> Result<Seen, Unread> {
-    let mut builder = MapBuilder::default();
+    let mut request = match sample.extents <= cap {
+        true => Request::Map(
+            sample.into(),
+            Box::new(MapPart {
+                builder: MapBuilder::default(),
+                max_extents: cap,
+                budget: PART_BUDGET,
+                quick: false,
+            }),
+        ),
+        false => Request::Sample(sample.into()),
+    };
     loop {
-        let request = Request::Map(Box::new(MapRequest {
-            path: sample.path.clone(),
-            id: sample.id,
-            expected: sample.extents,
-            builder,
-            max_extents: cap,
-            budget: PART_BUDGET,
-            quick: false,
-        }));
-        match call(worker, &request, deadline).await? {
-            Reply::Map(map) if map.complete => return Ok(Seen::Whole(*map)),
-            Reply::Map(_) => return Err(Unread::Refused("too many extents by now".to_owned())),
-            Reply::MapPart(part) => builder = *part,
+        let mut answer = Reply::Done;
+        let mut worker = worker.lock().await;
+        let called = worker
+            .call(&request, deadline, |reply| answer = reply)
+            .await;
+        drop(worker);
+        called.map_err(Unread::NotNow)?;
+        match (answer, &mut request) {
+            (Reply::Map(map), _) if map.complete => return Ok(Seen::Whole(*map)),
+            (Reply::Map(_), _) => {
+                return Err(Unread::Refused("too many extents by now".to_owned()));
+            }
+            (Reply::MapPart(part), Request::Map(_, map)) => map.builder = *part,
+            (Reply::Sampled(outlook), _) => return Ok(Seen::Sampled(outlook)),
+            (Reply::Fault(fault), _) => return Err(Unread::Refused(fault.error)),
             _ => return Err(Unread::Refused("the probe helper gave no map".to_owned())),
         }
-    }
-}
-
-/// Samples the map of an image in use that has too many extents to be read whole.
-async fn sample_map(
-    worker: &Arc<Mutex<Worker>>,
-    sample: &Sample,
-    deadline: Duration,
-) -> Result<Seen, Unread> {
-    let request = Request::Sample(SampleRequest {
-        path: sample.path.clone(),
-        id: sample.id,
-        expected: sample.extents,
-    });
-    match call(worker, &request, deadline).await? {
-        Reply::Sampled(outlook) => Ok(Seen::Sampled(outlook)),
-        _ => Err(Unread::Refused(
-            "the probe helper gave no sample".to_owned(),
-        )),
-    }
-}
-
-async fn call(
-    worker: &Arc<Mutex<Worker>>,
-    request: &Request,
-    deadline: Duration,
-) -> Result<Reply, Unread> {
-    let mut answer = Reply::Done;
-    let called = worker
-        .lock()
-        .await
-        .call(request, deadline, |reply| answer = reply)
-        .await;
-    called.map_err(Unread::NotNow)?;
-    match answer {
-        Reply::Fault(fault) => Err(Unread::Refused(fault.error)),
-        answer => Ok(answer),
     }
 }

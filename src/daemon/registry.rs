@@ -17,8 +17,8 @@ use crate::history::SampleRow;
 use crate::model::memory::extent_map_memory;
 use crate::model::path::shown;
 use crate::model::{
-    Bytes, DeviceNumber, Filesystem, FilesystemKind, ImageId, ImageKey, ImageRef, Owner, Sample,
-    Severity, UnixTime,
+    Bytes, DeviceNumber, Filesystem, FilesystemKind, ImageId, ImageKey, Owner, Sample, Severity,
+    UnixTime,
 };
 use crate::probe::protocol::Fault;
 use crate::serve::snapshot::Snapshot;
@@ -35,15 +35,14 @@ impl SharedRegistry {
     }
 }
 
-/// All images and file systems.
 #[derive(Debug, Default)]
 pub(super) struct Registry {
-    images: BTreeMap<ImageId, KnownImage>,
+    pub(super) images: BTreeMap<ImageId, KnownImage>,
     /// Past of images that no sweep has found yet, from the history.
     restored: BTreeMap<ImageKey, (Recent, Judge)>,
     judge: HostJudge,
     host: HostView,
-    filesystems: BTreeMap<DeviceNumber, Filesystem>,
+    pub(super) filesystems: BTreeMap<DeviceNumber, Filesystem>,
     met_filesystems: BTreeSet<DeviceNumber>,
     /// What could not be read in the last sweep, and why.
     faults: BTreeMap<PathBuf, (DeviceNumber, String)>,
@@ -53,7 +52,6 @@ pub(super) struct Registry {
 }
 
 impl Registry {
-    /// Begins a sweep.
     pub(super) fn begin(&mut self) {
         self.images.values_mut().for_each(|image| image.met = false);
         self.met_filesystems.clear();
@@ -61,7 +59,6 @@ impl Registry {
         self.unidentified.clear();
     }
 
-    /// Stores a file system that a sweep has found.
     pub(super) fn filesystem(&mut self, device: DeviceNumber, filesystem: Filesystem) {
         self.met_filesystems.insert(device);
         self.filesystems.insert(device, filesystem);
@@ -96,7 +93,9 @@ impl Registry {
         };
         let mut changes = Vec::new();
         // The inode of a deleted image, reused with another generation.
-        let is_other = |known: &KnownImage| known.generation() != Some(key.generation);
+        let is_other = |known: &KnownImage| {
+            known.sample.key.as_ref().ok().map(|key| key.generation) != Some(key.generation)
+        };
         if self.images.get(&id).is_some_and(is_other)
             && let Some(gone) = self.images.remove(&id)
         {
@@ -176,45 +175,11 @@ impl Registry {
         changes
     }
 
-    /// The identity of an image in the history; `None` if it is no longer known.
-    pub(super) fn reference(&self, id: ImageId) -> Option<ImageRef> {
-        self.get(id)?.reference()
-    }
-
-    /// History rows of the images counted by the sweep.
     pub(super) fn counted_rows(&self) -> Vec<SampleRow> {
         let met = self.images.values().filter(|image| image.met);
         met.filter_map(KnownImage::row).collect()
     }
 
-    /// All images.
-    pub(super) fn images(&self) -> impl Iterator<Item = &KnownImage> {
-        self.images.values()
-    }
-
-    /// All file systems.
-    pub(super) fn filesystems(&self) -> impl Iterator<Item = &Filesystem> {
-        self.filesystems.values()
-    }
-
-    /// One image.
-    pub(super) fn get(&self, id: ImageId) -> Option<&KnownImage> {
-        self.images.get(&id)
-    }
-
-    /// One image, to be changed.
-    pub(super) fn get_mut(&mut self, id: ImageId) -> Option<&mut KnownImage> {
-        self.images.get_mut(&id)
-    }
-
-    /// Resets the growth and the map of a defragmented image.
-    pub(super) fn defragmented(&mut self, id: ImageId) {
-        if let Some(image) = self.get_mut(id) {
-            image.defragmented();
-        }
-    }
-
-    /// Whether a file system is XFS.
     pub(super) fn is_xfs(&self, device: DeviceNumber) -> bool {
         let filesystem = self.filesystems.get(&device);
         filesystem.is_some_and(|it| it.kind == FilesystemKind::Xfs)
@@ -224,7 +189,11 @@ impl Registry {
     pub(super) fn summary(&self) -> String {
         let plural = if self.images.len() == 1 { "" } else { "s" };
         let count = format!("{} image{plural}", self.images.len());
-        let Some(worst) = self.images().max_by_key(|image| image.sample.extents) else {
+        let Some(worst) = self
+            .images
+            .values()
+            .max_by_key(|image| image.sample.extents)
+        else {
             return count;
         };
         let name = worst.sample.path.file_name().unwrap_or_default();
@@ -237,7 +206,7 @@ impl Registry {
 
     /// The current state for the servers; `swept` in seconds since 1970.
     pub(super) fn snapshot(&self, swept: Option<f64>) -> Snapshot {
-        let mut images: Vec<_> = self.images().collect();
+        let mut images: Vec<_> = self.images.values().collect();
         // Of two images at the same path, the one that the sweep found comes last.
         images.sort_by_key(|image| image.met);
         let images: Vec<_> = images
@@ -245,7 +214,7 @@ impl Registry {
             .map(|image| image.view(self.filesystems.get(&image.device)))
             .collect();
         let filesystem = |(device, filesystem): (&DeviceNumber, _)| {
-            let on = self.images().filter(|image| image.device == *device);
+            let on = self.images.values().filter(|image| image.device == *device);
             FilesystemView {
                 filesystem,
                 extents: on.map(|image| image.sample.extents).sum(),
@@ -261,7 +230,10 @@ impl Registry {
 
     /// Memory of the loaded extent maps of all images on XFS.
     fn memory(&self) -> Bytes {
-        let on_xfs = self.images().filter(|image| self.is_xfs(image.device));
+        let on_xfs = self
+            .images
+            .values()
+            .filter(|image| self.is_xfs(image.device));
         on_xfs
             .map(|image| extent_map_memory(image.sample.extents))
             .sum()

@@ -35,7 +35,6 @@ impl ConfigReader {
         }
     }
 
-    /// The main file.
     pub(super) fn path(&self) -> &Path {
         self.config
             .as_deref()

@@ -4,7 +4,6 @@
 mod armed;
 mod reporter;
 
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,14 +38,14 @@ const ACTION_HANGS: Duration = Duration::from_secs(30);
 
 /// The task of the slow side.
 pub(super) struct Rescue {
-    settings: Arc<Settings>,
-    taken_on: watch::Sender<Arc<Settings>>,
+    /// Those that it has adopted.
+    pub(super) settings: watch::Sender<Arc<Settings>>,
     armed: Armed,
     events: Option<UnixStream>,
     reporter: Reporter,
     files: LogFiles,
     monitor: IncidentMonitor,
-    memory: io::Result<Files>,
+    memory: Option<Files>,
     /// `None` if the kernel log is not read.
     drill_due: Option<Instant>,
     board: Arc<SharedStatus>,
@@ -62,24 +61,19 @@ impl Rescue {
         incidents: PathBuf,
     ) -> Self {
         let mut rescue = Rescue {
-            taken_on: watch::Sender::new(Arc::clone(&settings)),
-            settings,
+            settings: watch::Sender::new(settings),
             armed,
             events: None,
             reporter: Reporter::new(Arc::clone(&board)),
             files: LogFiles::new(),
             monitor: IncidentMonitor::new(Arc::clone(&board), history, incidents),
-            memory: Files::open(Path::new("/proc")),
+            memory: Files::open(Path::new("/proc")).ok(),
             drill_due: None,
             board,
         };
-        rescue.follow_settings();
+        let settings = Arc::clone(&rescue.settings.borrow());
+        rescue.follow_settings(&settings);
         rescue
-    }
-
-    /// The settings that the rescue has adopted.
-    pub(super) fn settings(&self) -> watch::Receiver<Arc<Settings>> {
-        self.taken_on.subscribe()
     }
 
     /// Runs until `end`; then records what the fast side and the log files have found.
@@ -118,23 +112,22 @@ impl Rescue {
     }
 
     fn reload(&mut self, new: Arc<Settings>) {
-        let changed = new.klog != self.settings.klog || new.rescue != self.settings.rescue;
-        self.settings = new;
+        let former = Arc::clone(&self.settings.borrow());
+        let changed = new.klog != former.klog || new.rescue != former.rescue;
         if changed || self.armed.is_wanting() {
             // Findings under the former settings are reported as such.
             self.take_reports();
-            self.armed.reload(&self.settings);
-            self.follow_settings();
+            self.armed.apply(&new, Duration::ZERO);
+            self.follow_settings(&new);
         }
-        self.taken_on.send_replace(Arc::clone(&self.settings));
+        self.settings.send_replace(new);
     }
 
-    fn follow_settings(&mut self) {
-        let settings = Arc::clone(&self.settings);
-        let armed = self.armed.armed;
-        self.board.update_rescue(|rescue| {
-            rescue.armed = armed;
-            rescue.dry_run = settings.rescue.dry_run;
+    fn follow_settings(&mut self, settings: &Settings) {
+        let armed = self.armed.is_armed();
+        self.board.update(|status| {
+            status.rescue.armed = armed;
+            status.rescue.dry_run = settings.rescue.dry_run;
         });
         let files: &[_] = if armed { &settings.klog.files } else { &[] };
         self.files.follow(files, &self.armed.rules, &self.board);
@@ -160,7 +153,7 @@ impl Rescue {
 
     fn tick(&mut self) {
         self.update_states();
-        if let Ok(memory) = &self.memory {
+        if let Some(memory) = &self.memory {
             let memory = metrics::render_memory(&memory.read(&mut [0; 4096]));
             self.board.post_memory(memory);
         }
@@ -169,7 +162,7 @@ impl Rescue {
     fn update_states(&self) {
         let rescue = self.armed.rescue_state.clone().unwrap_or(State::Up);
         self.board.set_part(Part::Rescue, self.rescue_state(rescue));
-        let runs = self.armed.armed;
+        let runs = self.armed.is_armed();
         let kmsg = self.reporter.kmsg_error.as_ref();
         match kmsg.or(self.armed.kmsg_state.as_ref()) {
             Some(state) if runs => self.board.set_part(Part::KernelLog, state.clone()),
@@ -203,12 +196,13 @@ impl Rescue {
     }
 
     fn file_match(&mut self, found: &FileMatch) {
-        self.reporter.matched("log file", &found.rule, &found.line);
-        if let Some(recorder) = self.monitor.recorder() {
+        self.reporter
+            .matched("log file", &found.rule, &found.line, found.times);
+        if let Some(recorder) = &self.monitor.recorder {
             recorder.file_line(now(), &found.rule, &found.file, found.line.bytes());
         }
         if found.action == RuleAction::Rescue
-            && self.settings.klog.files_may_rescue
+            && self.settings.borrow().klog.files_may_rescue
             && let Some(fast) = &self.armed.fast
         {
             fast.exchange.trigger(Trigger::File);
@@ -233,16 +227,16 @@ impl Rescue {
             {
                 self.files.kernel_matched(line, *at);
                 rule = fast.rule_name(*edition, *id).unwrap_or("unknown");
-                self.reporter.matched("kernel log", rule, line);
+                self.reporter.matched("kernel log", rule, line, 1);
             }
-            if let Some(recorder) = self.monitor.recorder() {
+            if let Some(recorder) = &self.monitor.recorder {
                 recorder.notice(&notice, rule);
             }
             self.reporter.notice(&notice);
         }
         fast.forget(in_use);
         while let Some(report) = fast.reports.pop() {
-            if let Some(recorder) = self.monitor.recorder() {
+            if let Some(recorder) = &self.monitor.recorder {
                 recorder.report(&report);
             }
             self.reporter.report(&report);

@@ -20,35 +20,45 @@ use super::systemd::notify;
 use crate::assess::Assessor;
 use crate::config::Settings;
 use crate::discover::watch::{News, SweepPace};
-use crate::model::path::shown;
+use crate::model::path::{distinct, shown};
 use crate::model::{Bytes, DeviceNumber, Opener, Owner};
 use crate::probe::sweep::{Event, Scope, WorkerPool};
 use crate::probe::worker::CallError;
 use crate::serve::metrics::{Method, probe_failed, probed};
 use crate::serve::shared_status::SharedStatus;
 use crate::sys::heap;
+use crate::sys::proc::memory_for_slabs;
 
 /// Extra time, beyond intervals and deadlines, before a sweep is overdue.
 const SWEEP_GRACE: Duration = Duration::from_secs(60);
 
-/// The task that sweeps and publishes.
+/// The task that sweeps.
 pub(super) struct Sampler {
     settings: watch::Receiver<Arc<Settings>>,
-    status: Arc<SharedStatus>,
     pool: WorkerPool,
     news: mpsc::UnboundedReceiver<News>,
     pace: SweepPace,
-    /// File systems whose directories are not all watched, and why.
-    unwatched: BTreeMap<DeviceNumber, String>,
-    registry: SharedRegistry,
     mapper: Mapper,
-    clock: MonotonicWallClock,
-    assessor: Assessor,
-    hook: SeverityHook,
+    results: Results,
+}
+
+/// Stores, logs and publishes what sweeps find.
+struct Results {
+    status: Arc<SharedStatus>,
+    registry: SharedRegistry,
     history: HistoryHandle,
-    unanswering: Unanswering,
-    /// Seconds since 1970.
+    hook: SeverityHook,
+    assessor: Assessor,
+    clock: MonotonicWallClock,
+    /// The end of the last sweep, in seconds since 1970.
     swept: Option<f64>,
+    unanswering: Unanswering,
+    /// Of the sweep before.
+    unanswered: Unanswering,
+    /// For each file system of the sweep, why not all of its directories are watched.
+    watched: BTreeMap<DeviceNumber, Option<String>>,
+    /// The last such reasons.
+    unwatched: BTreeMap<DeviceNumber, String>,
 }
 
 /// File systems that did not answer a sweep: the mount point and the kind of error.
@@ -63,38 +73,47 @@ impl Sampler {
     pub(super) fn new(
         settings: watch::Receiver<Arc<Settings>>,
         status: Arc<SharedStatus>,
+        registry: SharedRegistry,
         history: HistoryHandle,
     ) -> Self {
-        let registry = SharedRegistry::default();
         let mut pool = WorkerPool::new(Path::new("/proc"));
         let assessor = Assessor::new(&settings.borrow().thresholds);
         Sampler {
             news: pool.listen(),
-            pace: SweepPace::default(),
-            unwatched: BTreeMap::new(),
-            settings,
-            clock: MonotonicWallClock::start(),
-            assessor,
-            hook: SeverityHook::default(),
-            mapper: Mapper::new(registry.clone(), history.clone()),
-            history,
-            registry,
-            status,
             pool,
-            unanswering: BTreeMap::new(),
-            swept: None,
+            pace: SweepPace::default(),
+            mapper: Mapper::new(registry.clone(), history.clone()),
+            settings,
+            results: Results {
+                status,
+                registry,
+                history,
+                hook: SeverityHook::default(),
+                assessor,
+                clock: MonotonicWallClock::start(),
+                swept: None,
+                unanswering: BTreeMap::new(),
+                unanswered: BTreeMap::new(),
+                watched: BTreeMap::new(),
+                unwatched: BTreeMap::new(),
+            },
         }
-    }
-
-    /// The registry that the sweeps fill.
-    pub(super) fn registry(&self) -> SharedRegistry {
-        self.registry.clone()
     }
 
     /// Restores the past from the history at `path`. To be called before [`run`](Sampler::run).
     pub(super) async fn look_back(&self, path: &Path) {
-        let (window, now) = (self.assessor.window(), self.clock.now());
-        look_back(&self.history, path, window, now, &self.registry).await;
+        let Results {
+            assessor, clock, ..
+        } = &self.results;
+        let (window, now) = (assessor.window(), clock.now());
+        look_back(
+            &self.results.history,
+            path,
+            window,
+            now,
+            &self.results.registry,
+        )
+        .await;
     }
 
     /// Sweeps until the settings channel closes.
@@ -102,10 +121,11 @@ impl Sampler {
         loop {
             let began = Instant::now();
             let settings = Arc::clone(&self.settings.borrow_and_update());
-            if *self.assessor.thresholds() != settings.thresholds {
-                self.assessor = Assessor::new(&settings.thresholds);
+            let thresholds = &settings.thresholds;
+            if self.results.assessor.thresholds() != thresholds {
+                self.results.assessor = Assessor::new(thresholds);
             }
-            self.hook.configure(&settings.thresholds.hook);
+            self.results.hook.configure(&thresholds.hook);
             self.sweep(&settings).await;
             heap::trim();
             self.pace.swept(began.into_std(), Instant::now().into_std());
@@ -120,9 +140,9 @@ impl Sampler {
     async fn wait_until(&mut self, next: Instant, settings: &Settings) -> bool {
         loop {
             if self.mapper.launch(settings, &mut self.pool) {
-                self.publish();
+                self.results.publish();
             }
-            let tick = Instant::now() + Duration::from_secs(1);
+            let tick = Instant::now() + self.mapper.pause(settings);
             let due = self.pace.due().map_or(next, Instant::from_std).min(next);
             tokio::select! {
                 changed = self.settings.changed() => {
@@ -151,59 +171,37 @@ impl Sampler {
     }
 
     async fn sweep(&mut self, settings: &Settings) {
-        let scope = Scope::configured(settings);
-        self.registry.lock().begin();
-        let mut sweep = Sweep {
-            registry: &self.registry,
-            status: &self.status,
-            assessor: &self.assessor,
-            clock: &self.clock,
-            history: &self.history,
-            hook: &self.hook,
-            swept_before: self.swept,
-            unanswered_before: std::mem::take(&mut self.unanswering),
-            unanswering: BTreeMap::new(),
-            watched: BTreeMap::new(),
-        };
-        let mut on_event = |device, event| sweep.event(device, event);
+        let (results, scope) = (&mut self.results, Scope::configured(settings));
+        results.begin();
+        let mut on_event = |device, event| results.event(device, event);
         let ended = self.pool.sweep(&scope, &mut on_event).await;
         if let Err(error) = ended {
             return error!("no sweep: cannot read /proc/self/mountinfo: {error}");
         }
-        sweep.end();
-        self.unanswering = sweep.unanswering;
-        log_watched(&mut self.unwatched, sweep.watched);
+        results.end();
         let stalls = self.pool.stalls();
-        let stalls = stalls.map(|(mount, flag)| (shown(&mount.point), flag));
-        self.status.set_stalls(stalls.collect());
-        self.swept = Some(clock::now());
-        self.publish();
-        self.status.swept(sweep_timeout(settings));
-        let summary = self.registry.lock().summary();
+        let stalls = stalls.map(|(mount, flag)| (distinct(&mount.point), flag));
+        results.status.set_stalls(stalls.collect());
+        results.swept = Some(clock::now());
+        results.publish();
+        results.status.swept(sweep_timeout(settings));
+        let summary = results.registry.lock().summary();
         notify(&[NotifyState::Status(&summary)]);
+    }
+}
+
+impl Results {
+    fn begin(&mut self) {
+        self.registry.lock().begin();
+        self.unanswered = std::mem::take(&mut self.unanswering);
+        self.watched.clear();
     }
 
     fn publish(&self) {
         let snapshot = self.registry.lock().snapshot(self.swept);
         self.status.set_snapshot(snapshot);
     }
-}
 
-struct Sweep<'s> {
-    registry: &'s SharedRegistry,
-    status: &'s SharedStatus,
-    assessor: &'s Assessor,
-    clock: &'s MonotonicWallClock,
-    history: &'s HistoryHandle,
-    hook: &'s SeverityHook,
-    swept_before: Option<f64>,
-    unanswered_before: Unanswering,
-    unanswering: Unanswering,
-    /// For each file system, why not all of its directories are watched.
-    watched: BTreeMap<DeviceNumber, Option<String>>,
-}
-
-impl Sweep<'_> {
     fn event(&mut self, device: DeviceNumber, event: Event) {
         match event {
             Event::Filesystem(filesystem) => self.registry.lock().filesystem(device, filesystem),
@@ -213,7 +211,7 @@ impl Sweep<'_> {
                     device,
                     counted.sample,
                     counted.owner,
-                    self.assessor,
+                    &self.assessor,
                     self.clock.now(),
                 );
                 self.report(changes);
@@ -235,30 +233,29 @@ impl Sweep<'_> {
                 others,
             } => {
                 if let Err(error) = result {
-                    self.unanswered(device, mount, &error);
+                    self.fails_to_answer(device, mount, &error);
                 }
                 // Not only at the end: the other file systems may take a deadline longer.
                 if others {
-                    let snapshot = self.registry.lock().snapshot(self.swept_before);
-                    self.status.set_snapshot(snapshot);
+                    self.publish();
                 }
             }
         }
     }
 
     /// Logged once, not each sweep. A busy helper does not necessarily hang.
-    fn unanswered(&mut self, device: DeviceNumber, mount: PathBuf, error: &CallError) {
+    fn fails_to_answer(&mut self, device: DeviceNumber, mount: PathBuf, error: &CallError) {
         probe_failed();
         let kind = std::mem::discriminant(error);
-        let before = self.unanswered_before.get(&device);
+        let before = self.unanswered.get(&device);
         if before.is_none_or(|(_, before)| *before != kind) {
             error!("file system {}: {error}", shown(&mount));
         }
         self.unanswering.insert(device, (mount, kind));
     }
 
-    fn end(&self) {
-        for (device, (mount, _)) in &self.unanswered_before {
+    fn end(&mut self) {
+        for (device, (mount, _)) in &self.unanswered {
             if !self.unanswering.contains_key(device) {
                 info!("file system {}: answers again", shown(mount));
             }
@@ -266,39 +263,38 @@ impl Sweep<'_> {
         let unanswering = self.unanswering.keys().copied().collect();
         let changes = self.registry.lock().end(&unanswering);
         self.report(changes);
-        let change = self.registry.lock().host(self.assessor, host_memory());
+        let change = self.registry.lock().host(&self.assessor, host_memory());
         self.report(change);
         let rows = self.registry.lock().counted_rows();
-        self.history.swept(clock::wall(), rows);
+        self.history.swept(rows);
+        self.log_watched();
     }
 
     fn report(&self, changes: impl IntoIterator<Item = Change>) {
         for change in changes {
             if let Change::Severity(change) = &change {
-                let registry = self.registry.lock();
-                let image = change.image().and_then(|id| registry.reference(id));
-                drop(registry);
-                self.history.severity(clock::wall(), change, image);
+                self.history.severity(change);
             }
-            log(change, self.hook);
+            log(change, &self.hook);
         }
     }
-}
 
-fn log_watched(
-    unwatched: &mut BTreeMap<DeviceNumber, String>,
-    watched: BTreeMap<DeviceNumber, Option<String>>,
-) {
-    for (device, refusal) in watched {
-        let Some(refusal) = refusal else {
-            if unwatched.remove(&device).is_some() {
-                info!("file system {device}: all image directories are watched again");
+    fn log_watched(&mut self) {
+        for (device, refusal) in std::mem::take(&mut self.watched) {
+            let known = self.unwatched.get(&device);
+            if known == refusal.as_ref() {
+                continue;
             }
-            continue;
-        };
-        if unwatched.get(&device) != Some(&refusal) {
-            warn!("file system {device}: {refusal}");
-            unwatched.insert(device, refusal);
+            match refusal {
+                Some(refusal) => {
+                    warn!("file system {device}: {refusal}");
+                    self.unwatched.insert(device, refusal);
+                }
+                None => {
+                    info!("file system {device}: all image directories are watched again");
+                    self.unwatched.remove(&device);
+                }
+            }
         }
     }
 }
@@ -343,8 +339,13 @@ fn openers(owner: &Owner) -> String {
     openers.join(", ")
 }
 
-/// sysinfo(2).
+/// Memory that slabs, and with them extent maps, can take; all of it (sysinfo(2)) if the pages of
+/// hugetlbfs cannot be read.
 fn host_memory() -> Bytes {
+    let meminfo = std::fs::read("/proc/meminfo").unwrap_or_default();
+    if let Some(memory) = memory_for_slabs(&meminfo) {
+        return Bytes(memory);
+    }
     let info = rustix::system::sysinfo();
     // The field types differ between architectures.
     #[allow(clippy::useless_conversion)]

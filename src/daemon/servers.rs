@@ -6,11 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use tokio::net::{TcpListener, UnixListener};
-use tokio::task::JoinHandle;
-use tokio::time::{Interval, MissedTickBehavior, interval};
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
 use tracing::{error, info, warn};
 
+use super::blocking::within;
 use crate::config::settings::Control;
 use crate::serve::control::{self, SocketFile};
 use crate::serve::http;
@@ -22,23 +22,10 @@ const LISTEN_TIMEOUT: Duration = Duration::from_secs(2);
 
 const RETRY_INTERVAL: Duration = Duration::from_secs(5);
 
-/// The configured address of the pages, and their server while it can run.
-pub(super) struct PageServer {
-    listen: SocketAddr,
-    status: Arc<SharedStatus>,
-    server: Option<Server>,
-    retries: Interval,
-}
-
-struct Server {
-    address: SocketAddr,
-    task: JoinHandle<()>,
-}
-
-/// The control socket and its server.
+/// The control socket and its server, which ends on drop.
 pub(super) struct ControlServer {
     pub(super) control: Control,
-    task: JoinHandle<()>,
+    _server: JoinSet<()>,
     _file: SocketFile,
 }
 
@@ -49,10 +36,18 @@ impl ControlServer {
         pages: &control::Pages,
         status: &SharedStatus,
     ) -> Option<Self> {
-        let socket = control::socket_path(control);
-        let (listener, file) = match listen(control.clone()).await {
+        let ours = control.clone();
+        // /etc and /run may hang. If this returns later, its socket is removed again.
+        let listening = within(LISTEN_TIMEOUT, move || control::listen(&ours)).await;
+        let hangs = || {
+            Err(io::Error::other(
+                "its directory or /etc/group does not answer",
+            ))
+        };
+        let (listener, file) = match listening.unwrap_or_else(hangs) {
             Ok(listening) => listening,
             Err(error) => {
+                let socket = control::socket_path(control);
                 let reason = format!("no control socket at {}: {error}", socket.display());
                 error!("{reason}");
                 status.set_part(Part::ControlSocket, State::Down(reason));
@@ -61,54 +56,41 @@ impl ControlServer {
         };
         status.set_part(Part::ControlSocket, State::Up);
         let listener = Bounded::new(listener, Limits::CONTROL);
-        let pages = control::router(pages.clone());
-        let task = tokio::spawn(async move {
-            let pages = pages.into_make_service_with_connect_info::<Peer>();
+        let pages = control::router(pages.clone()).into_make_service_with_connect_info::<Peer>();
+        let mut server = JoinSet::new();
+        server.spawn(async move {
             if let Err(error) = axum::serve(listener, pages).await {
                 warn!("the control socket has ended: {error}");
             }
         });
         Some(ControlServer {
             control: control.clone(),
-            task,
+            _server: server,
             _file: file,
         })
     }
 }
 
-/// On a thread that may be left behind: /etc and /run may hang. If it returns later, its socket is
-/// removed again.
-async fn listen(control: Control) -> io::Result<(UnixListener, SocketFile)> {
-    let listening = tokio::task::spawn_blocking(move || control::listen(&control));
-    match tokio::time::timeout(LISTEN_TIMEOUT, listening).await {
-        Ok(Ok(listening)) => listening,
-        Ok(Err(error)) => Err(error.into()),
-        Err(_) => Err(io::Error::new(
-            io::ErrorKind::TimedOut,
-            "its directory or /etc/group does not answer",
-        )),
-    }
-}
-
-impl Drop for ControlServer {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
+/// The pages at their configured address, and their server while it can run.
+pub(super) struct PageServer {
+    listen: SocketAddr,
+    status: Arc<SharedStatus>,
+    server: JoinSet<()>,
+    /// Where the server listens: with port 0 the kernel has chosen one.
+    address: SocketAddr,
 }
 
 impl PageServer {
     /// Serves the pages now, or as soon as the address is free: another program may use it, or its
     /// interface may come up later.
     pub(super) async fn start(listen: SocketAddr, status: Arc<SharedStatus>) -> Self {
-        let mut retries = interval(RETRY_INTERVAL);
-        retries.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut pages = PageServer {
             listen,
             status,
-            server: None,
-            retries,
+            server: JoinSet::new(),
+            address: listen,
         };
-        if let Err(error) = pages.listen().await {
+        if let Err(error) = pages.listen(listen).await {
             error!(
                 "no metrics are served: {error:#}; tried again every {} s",
                 RETRY_INTERVAL.as_secs()
@@ -117,22 +99,34 @@ impl PageServer {
         pages
     }
 
-    /// Retries every few seconds while the pages are not served. Cancel-safe.
+    /// Waits a few seconds, then listens again if the pages are not served. Cancel-safe.
     pub(super) async fn keep_listening(&mut self) {
-        self.retries.tick().await;
-        let serves = |server: &Server| !server.task.is_finished();
-        if !self.server.as_ref().is_some_and(serves) {
+        tokio::time::sleep(RETRY_INTERVAL).await;
+        while self.server.try_join_next().is_some() {}
+        if self.server.is_empty() {
             // Logged at the start, and in the status since.
-            let _ = self.listen().await;
+            let _ = self.listen(self.listen).await;
         }
     }
 
-    async fn listen(&mut self) -> anyhow::Result<()> {
-        let started = Server::start(self.listen, Arc::clone(&self.status)).await;
-        let error = started.as_ref().err().map(|error| format!("{error:#}"));
+    async fn listen(&mut self, at: SocketAddr) -> anyhow::Result<()> {
+        let bound = bind(at).await;
+        let error = bound.as_ref().err().map(|error| format!("{error:#}"));
         self.status.listening(error);
-        self.server = Some(started?);
+        self.serve(bound?);
         Ok(())
+    }
+
+    fn serve(&mut self, listener: TcpListener) {
+        self.address = listener.local_addr().unwrap_or(self.listen);
+        info!("metrics at http://{}/metrics", self.address);
+        let listener = Bounded::new(listener, Limits::PAGES);
+        let pages = http::router(Arc::clone(&self.status));
+        self.server.spawn(async move {
+            if let Err(error) = axum::serve(listener, pages).await {
+                warn!("the page server has ended: {error}");
+            }
+        });
     }
 
     /// Serves the pages at another address; on an error the former one stays.
@@ -140,59 +134,80 @@ impl PageServer {
         if listen == self.listen {
             return Ok(());
         }
-        let start = || Server::start(listen, Arc::clone(&self.status));
-        let moved = match (start().await, &mut self.server) {
-            // 0.0.0.0 conflicts with 127.0.0.1 on the same port: leave the former address first.
-            (Err(_), Some(server)) if listen.port() == server.address.port() => {
-                server.stop().await;
-                start().await
-            }
-            (other, _) => other,
+        let mut bound = bind(listen).await;
+        let is_taken = |error: &anyhow::Error| {
+            let error = error.downcast_ref::<io::Error>();
+            error.is_some_and(|error| error.kind() == io::ErrorKind::AddrInUse)
         };
-        match moved {
-            Ok(server) => {
-                self.listen = listen;
-                self.server = Some(server);
-                self.status.listening(None);
-                Ok(())
+        // 0.0.0.0 conflicts with 127.0.0.1 on the same port: leave the former address first.
+        if bound.as_ref().is_err_and(is_taken) && listen.port() == self.address.port() {
+            self.leave().await;
+            bound = bind(listen).await;
+            if bound.is_err() {
+                // Retried later if it fails.
+                let _ = self.listen(self.address).await;
             }
-            Err(error) => {
-                if self.server.as_ref().is_some_and(|it| it.task.is_finished()) {
-                    // Retried later if it fails.
-                    let _ = self.listen().await;
-                }
-                Err(error)
-            }
+        }
+        let bound = bound?;
+        self.leave().await;
+        self.listen = listen;
+        self.serve(bound);
+        self.status.listening(None);
+        Ok(())
+    }
+
+    async fn leave(&mut self) {
+        if !self.server.is_empty() {
+            info!("no longer listening on {}", self.address);
+            self.server.shutdown().await;
         }
     }
 }
 
-impl Server {
-    async fn start(listen: SocketAddr, status: Arc<SharedStatus>) -> anyhow::Result<Self> {
-        let listener = TcpListener::bind(listen)
-            .await
-            .with_context(|| format!("cannot listen on {listen} (metrics.listen)"))?;
-        let address = listener.local_addr().unwrap_or(listen);
-        info!("metrics at http://{address}/metrics");
-        let listener = Bounded::new(listener, Limits::PAGES);
-        let task = tokio::spawn(async move {
-            if let Err(error) = axum::serve(listener, http::router(status)).await {
-                warn!("the page server has ended: {error}");
-            }
-        });
-        Ok(Server { address, task })
-    }
-
-    async fn stop(&mut self) {
-        self.task.abort();
-        // An aborted task has no result.
-        let _ = (&mut self.task).await;
-    }
+async fn bind(listen: SocketAddr) -> anyhow::Result<TcpListener> {
+    let listener = TcpListener::bind(listen).await;
+    listener.with_context(|| format!("cannot listen on {listen} (metrics.listen)"))
 }
 
-impl Drop for Server {
-    fn drop(&mut self) {
-        info!("no longer listening on {}", self.address);
-        self.task.abort();
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::UnixTime;
+    use crate::serve::metrics::Lifetime;
+    use tokio::net::TcpStream;
+
+    async fn serving() -> PageServer {
+        let status = SharedStatus::new(Lifetime::detached(), UnixTime(0), Duration::MAX / 4);
+        PageServer::start("127.0.0.1:0".parse().unwrap(), Arc::new(status)).await
+    }
+
+    #[tokio::test]
+    async fn a_move_that_fails_leaves_the_pages_where_they_are() {
+        let mut pages = serving().await;
+        let former = pages.address;
+        // TEST-NET-1 (RFC 5737) is an address of no host.
+        let nowhere = SocketAddr::from(([192, 0, 2, 1], former.port()));
+        // Another program on one of all addresses.
+        let taken = SocketAddr::from(([127, 0, 0, 2], former.port()));
+        let _other = TcpListener::bind(taken).await.unwrap();
+        let all = SocketAddr::from(([0, 0, 0, 0], former.port()));
+        for refused in [nowhere, all, nowhere, all] {
+            pages.move_to(refused).await.unwrap_err();
+            assert_eq!(pages.address, former);
+            TcpStream::connect(former).await.unwrap();
+        }
+        assert_eq!(pages.status.status().daemon.listen_error, None);
+    }
+
+    #[tokio::test]
+    async fn the_pages_move_to_all_addresses_and_back() {
+        let mut pages = serving().await;
+        let former = pages.address;
+        let all = SocketAddr::from(([0, 0, 0, 0], former.port()));
+        for next in [all, former, all] {
+            pages.move_to(next).await.unwrap();
+            assert_eq!(pages.address, next);
+            TcpStream::connect(former).await.unwrap();
+        }
     }
 }

@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use serde::Serialize;
+use serde_json::json;
 use tracing::{info, warn};
 
 use super::registry::{SeverityChange, Subject};
 use crate::hook::{self, Call, Hook, HookOutcome};
+use crate::model::Severity;
 use crate::model::path::{hex_unless_exact, shown};
-use crate::model::{Bytes, ExtentCount, Severity};
 
 /// Maximum queued runs: a threshold that is too low makes every image change at once.
 const QUEUE: usize = 64;
@@ -30,17 +30,11 @@ impl SeverityHook {
         self.hook = (!command.is_empty()).then(|| start(command)).flatten();
     }
 
-    /// Logs the change and queues a run of the command.
     pub(super) fn report(&self, change: &SeverityChange) {
         log(change);
         let Some(hook) = &self.hook else { return };
         let name = name(change);
-        let json = match serde_json::to_vec(&document(change)) {
-            Ok(json) => json,
-            Err(error) => return warn!("thresholds.hook ({name}): no JSON: {error}"),
-        };
-        let variables = variables(change);
-        if !hook.call(name.clone(), Call { variables, json }) {
+        if !hook.push((name.clone(), call(change))) {
             let dropped = hook.dropped();
             warn!(
                 "thresholds.hook is not run for {name}: {QUEUE} runs wait already ({dropped} left out so far); make it faster"
@@ -57,13 +51,8 @@ fn start(command: &[String]) -> Option<Hook<String>> {
             warn!("thresholds.hook ({name}) {outcome}");
         }
     };
-    let hook = Hook::start(
-        "hook-severity",
-        command.to_vec(),
-        hook::TIMEOUT,
-        QUEUE,
-        on_end,
-    );
+    let command = command.to_vec();
+    let hook = hook::start("hook-severity", command, hook::TIMEOUT, QUEUE, on_end);
     hook.inspect_err(|reason| warn!("thresholds.hook will not be run: {reason}"))
         .ok()
 }
@@ -72,9 +61,9 @@ fn log(change: &SeverityChange) {
     let SeverityChange { to, reason, .. } = change;
     let what = match &change.subject {
         Subject::Image {
-            path, vm, extents, ..
+            image, vm, extents, ..
         } => {
-            let path = shown(path);
+            let path = shown(&image.path);
             let vm = vm.as_ref();
             let vm = vm.map(|name| format!(" (VM {name})")).unwrap_or_default();
             match to {
@@ -96,87 +85,68 @@ fn log(change: &SeverityChange) {
 fn name(change: &SeverityChange) -> String {
     let SeverityChange { from, to, .. } = change;
     match &change.subject {
-        Subject::Image { path, .. } => format!("{} from {from} to {to}", shown(path)),
+        Subject::Image { image, .. } => format!("{} from {from} to {to}", shown(&image.path)),
         Subject::Host { .. } => format!("extent maps from {from} to {to}"),
     }
 }
 
-fn variables(change: &SeverityChange) -> Vec<(&'static str, String)> {
+/// The input of the command. Keys of the JSON document are only ever added.
+fn call(change: &SeverityChange) -> Call {
+    let (from, to, reason) = (change.from, change.to, change.reason.to_string());
     let mut variables = vec![
         ("FRAGWATCH_EVENT", "severity".to_owned()),
-        ("FRAGWATCH_SEVERITY", change.to.to_string()),
-        ("FRAGWATCH_SEVERITY_BEFORE", change.from.to_string()),
-        ("FRAGWATCH_REASON", change.reason.to_string()),
+        ("FRAGWATCH_SEVERITY", to.to_string()),
+        ("FRAGWATCH_SEVERITY_BEFORE", from.to_string()),
+        ("FRAGWATCH_REASON", reason.clone()),
     ];
+    let mut json = json!({
+        "schema": 1,
+        "event": "severity",
+        "severity": to,
+        "severity_before": from,
+        "reason": reason,
+        // Null for the host.
+        "image": null,
+        "vm": null,
+        "extents": null,
+        // Null while unknown, in extents.
+        "growth_per_day": null,
+        // Null while unknown or far.
+        "seconds_to_critical": null,
+        // In words: `in 3 days`, `unknown: too few samples`.
+        "forecast": null,
+        // Null for an image.
+        "extent_map_memory_bytes": null,
+    });
     match &change.subject {
         Subject::Image {
-            path, vm, extents, ..
-        } => {
-            variables.push(("FRAGWATCH_IMAGE", shown(path)));
-            variables.push(("FRAGWATCH_VM", vm.clone().unwrap_or_default()));
-            variables.push(("FRAGWATCH_EXTENTS", extents.0.to_string()));
-        }
-        Subject::Host { memory } => {
-            variables.push(("FRAGWATCH_EXTENT_MAP_MEMORY_BYTES", memory.0.to_string()));
-        }
-    }
-    variables
-}
-
-/// The JSON document on the command's standard input. Keys are only ever added.
-#[derive(Debug, Default, Serialize)]
-struct Document {
-    schema: u32,
-    event: &'static str,
-    severity: Severity,
-    severity_before: Severity,
-    reason: String,
-    /// `None` for the host.
-    image: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    image_hex: Option<String>,
-    vm: Option<String>,
-    extents: Option<ExtentCount>,
-    /// `None` while unknown.
-    growth_per_day: Option<f64>,
-    /// `None` while unknown or far.
-    seconds_to_critical: Option<u64>,
-    /// In words: `in 3 days`, `unknown: too few samples`.
-    forecast: Option<String>,
-    /// `None` for an image.
-    extent_map_memory_bytes: Option<Bytes>,
-}
-
-fn document(change: &SeverityChange) -> Document {
-    let document = Document {
-        schema: 1,
-        event: "severity",
-        severity: change.to,
-        severity_before: change.from,
-        reason: change.reason.to_string(),
-        ..Document::default()
-    };
-    match &change.subject {
-        Subject::Image {
-            path,
+            image,
             vm,
             extents,
             growth,
             forecast,
-            ..
-        } => Document {
-            image: Some(shown(path)),
-            image_hex: hex_unless_exact(path),
-            vm: vm.clone(),
-            extents: Some(*extents),
-            growth_per_day: growth.rate().map(|rate| rate.0),
-            seconds_to_critical: forecast.time_left().map(|left| left.as_secs()),
-            forecast: Some(forecast.to_string()),
-            ..document
-        },
-        Subject::Host { memory } => Document {
-            extent_map_memory_bytes: Some(*memory),
-            ..document
-        },
+        } => {
+            let path = shown(&image.path);
+            json["image"] = json!(path);
+            if let Some(hex) = hex_unless_exact(&image.path) {
+                json["image_hex"] = json!(hex);
+            }
+            json["vm"] = json!(vm);
+            json["extents"] = json!(extents);
+            json["growth_per_day"] = json!(growth.rate().map(|rate| rate.0));
+            json["seconds_to_critical"] = json!(forecast.time_left().map(|left| left.as_secs()));
+            json["forecast"] = json!(forecast.to_string());
+            variables.push(("FRAGWATCH_IMAGE", path));
+            variables.push(("FRAGWATCH_VM", vm.clone().unwrap_or_default()));
+            variables.push(("FRAGWATCH_EXTENTS", extents.0.to_string()));
+        }
+        Subject::Host { memory } => {
+            json["extent_map_memory_bytes"] = json!(memory);
+            variables.push(("FRAGWATCH_EXTENT_MAP_MEMORY_BYTES", memory.0.to_string()));
+        }
+    }
+    Call {
+        variables,
+        json: json.to_string().into_bytes(),
     }
 }

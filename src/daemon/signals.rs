@@ -8,17 +8,8 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use tokio::sync::mpsc;
 
-/// The request that a signal stands for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Signal {
-    /// SIGHUP: reload the configuration.
-    Reload,
-    /// SIGTERM, SIGINT: end.
-    End,
-}
-
-/// Starts the thread. A second SIGTERM or SIGINT ends the process at once.
-pub(super) fn listen() -> io::Result<mpsc::UnboundedReceiver<Signal>> {
+/// Starts the thread, and returns a receiver of SIGHUP, SIGTERM and SIGINT. A second SIGTERM or SIGINT ends the process at once.
+pub(super) fn listen() -> io::Result<mpsc::UnboundedReceiver<i32>> {
     let ending = Arc::new(AtomicBool::new(false));
     for signal in [SIGTERM, SIGINT] {
         // In this order: the shutdown must see the flag of an earlier signal only.
@@ -32,12 +23,7 @@ pub(super) fn listen() -> io::Result<mpsc::UnboundedReceiver<Signal>> {
         .stack_size(64 * 1024)
         .spawn(move || {
             for signal in signals.forever() {
-                let meaning = if signal == SIGHUP {
-                    Signal::Reload
-                } else {
-                    Signal::End
-                };
-                if sender.send(meaning).is_err() {
+                if sender.send(signal).is_err() {
                     return;
                 }
             }

@@ -12,14 +12,13 @@
 //! The copy is in the [state directory](crate::state_dir). Reading it and reading the configuration
 //! take at most [`READ_TIMEOUT`] each: their disks may hang.
 
-use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc;
-use std::thread;
 use std::time::Duration;
 
 use tracing::{info, warn};
 
+use super::blocking::on_thread;
+use crate::background::{Background, Jobs, STACK};
 use crate::config::{self, ConfigError, Loaded, Settings};
 use crate::durable;
 use crate::model::path::shown;
@@ -33,17 +32,12 @@ const BLANK: &str = "# Its main file was empty.\n";
 /// For root only: it may hold the commands of hooks.
 const MODE: u32 = 0o600;
 
-/// The settings to start with.
 pub(crate) struct Start {
-    pub(crate) settings: Settings,
-    /// The files that were read.
-    pub(super) files: Vec<PathBuf>,
-    /// Where the settings come from.
+    /// With the settings in force.
+    pub(crate) loaded: Loaded,
     pub(super) in_force: InForce,
     /// What is wrong with the configuration.
     pub(crate) error: Option<String>,
-    /// Whether the main file was empty: then another empty one is no mistake.
-    pub(super) is_blank: bool,
 }
 
 impl Start {
@@ -101,9 +95,7 @@ impl Start {
             loaded.settings.maintenance.windows.clear();
         }
         Start {
-            settings: loaded.settings,
-            files: loaded.files,
-            is_blank: loaded.is_blank,
+            loaded,
             in_force,
             error,
         }
@@ -114,10 +106,10 @@ fn within<T: Send + 'static>(
     time: Duration,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Option<T> {
-    let (sender, answer) = mpsc::channel();
-    let reading = thread::Builder::new().name("configuration".to_owned());
-    reading.spawn(move || drop(sender.send(work()))).ok()?;
-    answer.recv_timeout(time).ok()
+    on_thread("configuration", work)
+        .ok()?
+        .recv_timeout(time)
+        .ok()
 }
 
 fn no_answer(config: Option<&Path>) -> String {
@@ -137,12 +129,12 @@ struct Copy {
 
 fn copy_of(config: Option<&Path>) -> Copy {
     let config = config.unwrap_or(Path::new(config::DEFAULT_PATH));
-    let mut head = String::from(
+    // The name distinguishes the copies of two configurations.
+    let head = format!(
         "# Written by fragwatch after each configuration that was right, and read by it at a start \
-         with one that is wrong.\n",
+         with one that is wrong.\n# The configuration: {}\n",
+        shown(config)
     );
-    // Writing to a String cannot fail. The name distinguishes the copies of two configurations.
-    let _ = writeln!(head, "# The configuration: {}", shown(config));
     Copy {
         path: state_dir::given().join(COPY),
         head,
@@ -177,28 +169,26 @@ impl Copy {
 }
 
 /// Writes the copy on a separate thread, because its disk may hang.
-pub(super) struct LastGood(Option<mpsc::Sender<(Settings, bool)>>);
+pub(super) struct LastGood(Option<Background<(Settings, bool)>>);
 
 impl LastGood {
     pub(super) fn start(config: Option<&Path>) -> LastGood {
         let copy = copy_of(config);
-        let (sender, settings) = mpsc::channel::<(Settings, bool)>();
-        let keeping = thread::Builder::new().name("last-good".to_owned());
-        let spawned = keeping.spawn(move || {
-            while let Ok(first) = settings.recv() {
-                // Only the newest counts.
-                let (settings, is_blank) = settings.try_iter().last().unwrap_or(first);
-                copy.write(&settings, is_blank);
-            }
-        });
-        LastGood(spawned.map(|_| sender).ok())
+        let keep = move |jobs: &mut Jobs<(Settings, bool)>| {
+            jobs.for_each(|(settings, is_blank)| copy.write(&settings, is_blank));
+        };
+        LastGood(Background::start("last-good", 1, STACK, keep).ok())
     }
 
     /// Writes a copy of the settings; `is_blank` if the main file is empty.
     pub(super) fn keep(&self, settings: &Settings, is_blank: bool) {
-        if let Some(sender) = &self.0 {
-            // The thread ends only with the daemon.
-            let _ = sender.send((settings.clone(), is_blank));
+        if let Some(queue) = &self.0 {
+            queue.push_with(|jobs| {
+                // Only the newest counts.
+                jobs.clear();
+                jobs.push_back((settings.clone(), is_blank));
+                true
+            });
         }
     }
 }
@@ -234,13 +224,13 @@ mod tests {
     fn without_a_copy_the_defaults_count_and_rescue() {
         let start = Start::from(None, wrong(), || None);
         assert_eq!(start.in_force, InForce::Defaults);
-        assert!(start.settings.rescue.enabled && !start.settings.rescue.dry_run);
-        assert!(start.settings.maintenance.windows.is_empty());
+        assert!(start.loaded.settings.rescue.enabled && !start.loaded.settings.rescue.dry_run);
+        assert!(start.loaded.settings.maintenance.windows.is_empty());
     }
 
     #[test]
     fn a_disk_that_hangs_is_not_waited_for() {
-        let (_never, forever) = mpsc::channel::<()>();
+        let (_never, forever) = std::sync::mpsc::channel::<()>();
         let hangs = move || forever.recv().is_ok();
         assert_eq!(within(Duration::from_millis(20), hangs), None);
         assert_eq!(within(READ_TIMEOUT, || 5), Some(5));

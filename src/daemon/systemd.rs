@@ -2,7 +2,7 @@
 //! its socket then blocks after a few messages, which would delay metrics and incident files. So
 //! messages go through a bounded queue to a separate thread and are dropped when the queue is full.
 
-use std::sync::OnceLock;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use sd_notify::NotifyState;
@@ -14,11 +14,11 @@ use crate::background::{Background, Jobs, SMALL_STACK};
 const CAPACITY: usize = 64;
 const FLUSH_TIMEOUT: Duration = Duration::from_millis(200);
 
-static QUEUE: OnceLock<Option<Background<String>>> = OnceLock::new();
+static QUEUE: LazyLock<Option<Background<String>>> = LazyLock::new(start);
 
 /// Notifies systemd, if it started this process.
 pub(super) fn notify(state: &[NotifyState<'_>]) {
-    if let Some(queue) = QUEUE.get_or_init(start) {
+    if let Some(queue) = &*QUEUE {
         let lines = state.iter().map(ToString::to_string);
         queue.push(lines.collect::<Vec<_>>().join("\n"));
     }
@@ -26,7 +26,7 @@ pub(super) fn notify(state: &[NotifyState<'_>]) {
 
 /// Waits briefly until the last messages are sent.
 pub(super) fn flush() {
-    if let Some(Some(queue)) = QUEUE.get() {
+    if let Some(queue) = &*QUEUE {
         queue.drain(FLUSH_TIMEOUT);
     }
 }

@@ -16,12 +16,14 @@
 //! device number is anonymous (btrfs, overlay, tmpfs, NFS: major 0), if /sys does not show the
 //! device, or if a disk counts no I/O (`queue/iostats` is 0, or all counters are 0).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::Host;
+use super::HostInterfaces;
 use crate::discover::mounts::MountTable;
 use crate::model::DeviceNumber;
 use crate::sys::mounts;
@@ -30,7 +32,7 @@ const MAX_LAYERS: u32 = 16;
 const MAX_DISKS: usize = 1024;
 
 /// The counters of the devices below a file system, at one time.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Counters {
     disks: BTreeMap<PathBuf, Disk>,
     /// The layers above them that count their I/O; md of older kernels does not.
@@ -51,24 +53,45 @@ struct Disk {
 
 impl Counters {
     /// The counters below this device; `None` if its disks are unknown.
-    pub(super) fn read(device: DeviceNumber, host: &Host) -> Option<Counters> {
-        let mut tree = Tree {
-            host,
-            disks: BTreeSet::new(),
-            layers: BTreeSet::new(),
-        };
-        tree.number(device, MAX_LAYERS)?;
-        let read = |device: PathBuf| Disk::read(&device).map(|disk| (device, disk));
-        Some(Counters {
-            disks: tree.disks.into_iter().map(read).collect::<Option<_>>()?,
-            layers: tree.layers.into_iter().filter_map(read).collect(),
-        })
+    pub(super) fn read(device: DeviceNumber, host: &HostInterfaces) -> Option<Counters> {
+        let mut counters = Counters::default();
+        counters.add_number(device, host, MAX_LAYERS)?;
+        Some(counters)
+    }
+
+    fn add_number(&mut self, device: DeviceNumber, host: &HostInterfaces, left: u32) -> Option<()> {
+        let link = host.sys.join("dev/block").join(device.to_string());
+        self.add(&fs::canonicalize(link).ok()?, host, left)
+    }
+
+    /// Adds a device and, in at most `left` layers, those below it. `None` if a disk is unknown:
+    /// the others alone would look too idle.
+    fn add(&mut self, device: &Path, host: &HostInterfaces, left: u32) -> Option<()> {
+        let left = left.checked_sub(1)?;
+        if device.join("partition").exists() {
+            return self.add(device.parent()?, host, left);
+        }
+        let backing_file = fs::read(device.join("loop/backing_file"));
+        let mut carriers = entries(&device.join("slaves"));
+        carriers.extend(nvme_paths(device, host));
+        if backing_file.is_err() && carriers.is_empty() {
+            self.disks.insert(device.to_owned(), Disk::read(device)?);
+            return (self.disks.len() <= MAX_DISKS).then_some(());
+        }
+        let layer = Disk::read(device).map(|counted| (device.to_owned(), counted));
+        self.layers.extend(layer);
+        if let Ok(file) = backing_file {
+            return self.add_number(device_of(&file, host)?, host, left);
+        }
+        carriers
+            .iter()
+            .try_for_each(|carrier| self.add(&fs::canonicalize(carrier).ok()?, host, left))
     }
 
     /// The share of the time between two readings in which they were busy, in percent. For the
     /// disks it is the sum over all, at most 100: a reader that waits for twelve disks in turn
     /// keeps each busy for only a twelfth of the time. `None` if the disks are not the same.
-    pub(super) fn busy_since(&self, before: &Counters, elapsed: Duration) -> Option<f32> {
+    pub(super) fn busy_since(&self, before: &Counters, elapsed: Duration) -> Option<f64> {
         let busy = |(path, now): (&PathBuf, &Disk), before: &BTreeMap<_, _>| {
             now.busy_since(before.get(path)?, elapsed)
         };
@@ -78,7 +101,7 @@ impl Counters {
         let layers = self.layers.iter();
         let layers = layers.filter_map(|layer| busy(layer, &before.layers));
         let most = layers.fold(disks, Duration::max);
-        let share = most.as_secs_f32() / elapsed.as_secs_f32() * 100.0;
+        let share = most.as_secs_f64() / elapsed.as_secs_f64() * 100.0;
         Some(share.min(100.0))
     }
 }
@@ -128,68 +151,31 @@ impl Disk {
     }
 }
 
-struct Tree<'a> {
-    host: &'a Host,
-    disks: BTreeSet<PathBuf>,
-    layers: BTreeSet<PathBuf>,
+/// The device of the file system that holds a loop device's file. By path: a call could hang.
+fn device_of(file: &[u8], host: &HostInterfaces) -> Option<DeviceNumber> {
+    let file = file.strip_suffix(b"\n").unwrap_or(file);
+    let mounts = MountTable::new(mounts::read(&host.proc).ok()?);
+    Some(mounts.of(Path::new(OsStr::from_bytes(file)))?.device)
 }
 
-impl Tree<'_> {
-    fn number(&mut self, device: DeviceNumber, layers: u32) -> Option<()> {
-        let link = self.host.sys.join("dev/block").join(device.to_string());
-        self.directory(&fs::canonicalize(link).ok()?, layers)
-    }
-
-    /// `None` if one of them is unknown: the others alone would look too idle.
-    fn directory(&mut self, device: &Path, layers: u32) -> Option<()> {
-        let layers = layers.checked_sub(1)?;
-        if device.join("partition").exists() {
-            return self.directory(device.parent()?, layers);
-        }
-        if let Ok(file) = fs::read(device.join("loop/backing_file")) {
-            self.layers.insert(device.to_owned());
-            return self.number(self.device_of(&file)?, layers);
-        }
-        let mut carriers = entries(&device.join("slaves"));
-        carriers.extend(self.paths(device));
-        if carriers.is_empty() {
-            self.disks.insert(device.to_owned());
-            return (self.disks.len() <= MAX_DISKS).then_some(());
-        }
-        self.layers.insert(device.to_owned());
-        carriers
-            .iter()
-            .try_for_each(|carrier| self.directory(&fs::canonicalize(carrier).ok()?, layers))
-    }
-
-    /// The device of the file system that holds a loop device's file. By path: a call could hang.
-    fn device_of(&self, file: &[u8]) -> Option<DeviceNumber> {
-        use std::os::unix::ffi::OsStrExt as _;
-        let file = file.strip_suffix(b"\n").unwrap_or(file);
-        let mounts = MountTable::new(mounts::read(&self.host.proc).ok()?);
-        let mount = mounts.of(Path::new(std::ffi::OsStr::from_bytes(file)))?;
-        Some(mount.device)
-    }
-
-    /// The hidden disks `nvme0c1n1`, `nvme0c2n1` of the NVMe namespace `nvme0n1`: in /sys/block,
-    /// but in no `slaves/` (nvme_mpath_set_disk_name, drivers/nvme/host/multipath.c). Before Linux
-    /// 6.3 `nvme0n1` counts nothing ("nvme-multipath: support io stats on the mpath device").
-    fn paths(&self, device: &Path) -> Vec<PathBuf> {
-        let name = device.file_name().and_then(|name| name.to_str());
-        let parts = name.and_then(|name| name.strip_prefix("nvme")?.split_once('n'));
-        let Some((subsystem, space)) = parts else {
-            return Vec::new();
-        };
-        let prefix = format!("nvme{subsystem}c");
-        let is_path = |path: &PathBuf| {
-            let name = path.file_name().and_then(|name| name.to_str());
-            let rest = name.and_then(|name| name.strip_prefix(&prefix)?.split_once('n'));
-            rest.is_some_and(|(_, its_space)| its_space == space)
-        };
-        let mut disks = entries(&self.host.sys.join("block"));
-        disks.retain(is_path);
-        disks
-    }
+/// The hidden disks `nvme0c1n1`, `nvme0c2n1` of the NVMe namespace `nvme0n1`: in /sys/block, but in
+/// no `slaves/` (nvme_mpath_set_disk_name, drivers/nvme/host/multipath.c). Before Linux 6.3
+/// `nvme0n1` counts nothing ("nvme-multipath: support io stats on the mpath device").
+fn nvme_paths(device: &Path, host: &HostInterfaces) -> Vec<PathBuf> {
+    // Controller or subsystem, and namespace.
+    let parts = |path: &Path| -> Option<(String, String)> {
+        let name = path.file_name()?.to_str()?.strip_prefix("nvme")?;
+        let (before, space) = name.split_once('n')?;
+        Some((before.to_owned(), space.to_owned()))
+    };
+    let Some((subsystem, space)) = parts(device) else {
+        return Vec::new();
+    };
+    let prefix = format!("{subsystem}c");
+    let is_path = |(before, its): (String, String)| before.starts_with(&prefix) && its == space;
+    let mut disks = entries(&host.sys.join("block"));
+    disks.retain(|path| parts(path).is_some_and(is_path));
+    disks
 }
 
 fn entries(directory: &Path) -> Vec<PathBuf> {

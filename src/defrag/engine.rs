@@ -1,4 +1,21 @@
-//! Common to all engines: the request, the lock of the file system, and the checks between steps.
+//! What all engines share: the request, its events, and the checks between two steps of a run.
+//!
+//! # How an engine is added
+//!
+//! 1. A value of [`Engine`]; the compiler then names the places that decide by engine, such as
+//!    [`Outlook::gain`](crate::model::Outlook::gain) and the planner's estimate.
+//! 2. A file with one function, `run(&mut Controls, &mut RunReport)`, called by
+//!    [`job::run`](super::job::run). The image is open and not checked. The function
+//!    - locks the file system ([`lock_filesystem`]) and checks the [guards](super::guard), whose
+//!      refusal is its error;
+//!    - returns [`RunOutcome::WouldRun`] if the request is a dry run;
+//!    - sends [`Event::Cleared`], then works in steps, and passes [`Controls::inputs`] to a
+//!      [`Machine`](super::run::Machine) between two of them;
+//!    - fills in the report, from its own [`count`] of the extents.
+//! 3. Rows of the [defects](super::kernels::table) that endanger it.
+//!
+//! What it changes until its end is written down before, and undone by the next run of any engine,
+//! as [`hint`](super::hint) does.
 
 use std::fs::File;
 use std::io;
@@ -8,14 +25,13 @@ use std::time::{Duration, Instant};
 use rustix::fs::{FlockOperation, flock};
 use rustix::time::{ClockId, clock_gettime};
 
-use super::Host;
+use super::HostInterfaces;
 use super::guard::{self, Target};
 use super::meter::Meter;
-use super::pressure::{Asked, Gauge, WithoutIo};
-use super::refusal::{Halt, Refusal};
+use super::pressure::{Asked, Gauge};
 use super::run::{Hold, Input};
 use crate::config::settings::Defrag;
-use crate::model::{Bytes, Engine, ExtentCount, RunOutcome, RunReport, Stop};
+use crate::model::{Bytes, Engine, ExtentCount, ReasonCode, Refusal, RunOutcome, Stop};
 use crate::probe::{open, reason};
 use crate::sys::fsxattr;
 
@@ -24,12 +40,17 @@ const PRESSURE_INTERVAL: Duration = Duration::from_secs(1);
 const GONE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A request to defragment an image.
-#[derive(Debug)]
 pub struct Request<'a> {
     /// The image.
     pub path: &'a Path,
-    /// All limits.
+    /// All limits. With `dry_run` all guards are checked, and nothing is changed.
     pub limits: &'a Defrag,
+    /// The interfaces of the host.
+    pub host: &'a HostInterfaces,
+    /// Called before each step and repeatedly while waiting; returns the reason to stop.
+    pub orders: &'a mut dyn FnMut() -> Option<Stop>,
+    /// Receives the events.
+    pub watch: &'a mut dyn FnMut(Event),
 }
 
 /// An event of a run.
@@ -83,18 +104,6 @@ impl Progress {
     }
 }
 
-/// Runs an attempt and reports its outcome and duration.
-pub(super) fn report(
-    engine: Engine,
-    attempt: impl FnOnce(&mut RunReport) -> Result<RunOutcome, Halt>,
-) -> RunReport {
-    let began = Instant::now();
-    let mut report = RunReport::of(engine, RunOutcome::Unchanged { message: None });
-    report.outcome = attempt(&mut report).unwrap_or_else(RunOutcome::from);
-    report.took = began.elapsed();
-    report
-}
-
 /// The outcome of a run that failed because of an error.
 pub(super) fn failed(what: &str, error: &io::Error) -> RunOutcome {
     let reason = format!("{what}: {}", reason(error));
@@ -102,12 +111,12 @@ pub(super) fn failed(what: &str, error: &io::Error) -> RunOutcome {
 }
 
 /// Locks the root directory of the image's file system, so that only one run at a time works on it,
-/// whichever process starts it. Fails with [`Refusal::OtherRun`] while another run holds the lock.
+/// whichever process starts it. Refused while another run holds the lock.
 pub(super) fn lock_filesystem(target: &Target) -> Result<File, Refusal> {
     let root = open::mount_point(&target.mount.point)?;
     match flock(&root, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(root),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(Refusal::OtherRun),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(ReasonCode::OtherRun.into()),
         Err(error) => Err(error.into()),
     }
 }
@@ -116,13 +125,6 @@ pub(super) fn lock_filesystem(target: &Target) -> Result<File, Refusal> {
 pub(super) fn count(target: &Target) -> io::Result<ExtentCount> {
     let attributes = fsxattr::attributes(&target.file)?;
     Ok(ExtentCount(attributes.extents.into()))
-}
-
-/// The pressure gauge of the image's file system; [`Refusal::Pressure`] if above the limit now.
-pub(super) fn gauge(target: &Target, request: &Request<'_>, host: &Host) -> Result<Gauge, Refusal> {
-    let mut gauge = Gauge::new(target.mount.device);
-    guard::check_pressure(&mut gauge, request.limits.max_io_pressure, host)?;
-    Ok(gauge)
 }
 
 /// CLOCK_MONOTONIC, for a [`Machine`](super::run::Machine).
@@ -134,89 +136,70 @@ pub(super) fn monotonic() -> Duration {
     )
 }
 
-pub(super) struct Presence<'a> {
-    target: &'a Target,
-    host: &'a Host,
-    at: Instant,
-}
-
-impl<'a> Presence<'a> {
-    pub(super) fn new(target: &'a Target, host: &'a Host) -> Presence<'a> {
-        let at = Instant::now();
-        Presence { target, host, at }
-    }
-
-    /// Whether the image was removed or its file system unmounted.
-    pub(super) fn is_gone(&mut self) -> bool {
-        if self.at.elapsed() < GONE_INTERVAL {
-            return false;
-        }
-        self.at = Instant::now();
-        self.target.is_gone(self.host)
-    }
-}
-
-/// The checks between two steps: orders, bandwidth, I/O pressure, and presence of the image.
-pub(super) struct Controls<'a> {
-    request: &'a Request<'a>,
-    host: &'a Host,
-    orders: &'a mut dyn FnMut() -> Option<Stop>,
-    presence: Presence<'a>,
+/// A run in progress, and the checks between its steps: orders, bandwidth, I/O pressure, and
+/// presence of the image.
+pub(super) struct Controls<'t, 'r> {
+    pub(super) request: Request<'r>,
+    pub(super) target: &'t Target,
     began: Instant,
+    present_at: Instant,
     meter: Meter,
     gauge: Gauge,
     pressure_at: Option<Instant>,
     is_pressed: bool,
-    unreported: Option<WithoutIo>,
     held: Duration,
     held_since: Option<Instant>,
 }
 
-impl<'a> Controls<'a> {
-    /// `gauge` was read by the guards. `orders` returns the reason if the run is to stop.
-    pub(super) fn new(
-        request: &'a Request<'a>,
-        host: &'a Host,
-        target: &'a Target,
-        gauge: Gauge,
-        orders: &'a mut dyn FnMut() -> Option<Stop>,
-    ) -> Controls<'a> {
+impl<'t, 'r> Controls<'t, 'r> {
+    pub(super) fn new(request: Request<'r>, target: &'t Target) -> Controls<'t, 'r> {
+        let began = Instant::now();
         Controls {
+            meter: Meter::new(Bytes(request.limits.bandwidth.0)),
+            gauge: Gauge::new(target.mount.device),
             request,
-            host,
-            orders,
-            presence: Presence::new(target, host),
-            began: Instant::now(),
-            meter: Meter::new(request.limits.bandwidth),
-            gauge,
+            target,
+            began,
+            present_at: began,
             pressure_at: None,
             is_pressed: false,
-            unreported: None,
             held: Duration::ZERO,
             held_since: None,
         }
     }
 
-    /// The reasons to stop.
-    pub(super) fn stops(&mut self) -> Vec<Stop> {
-        let ordered = (self.orders)();
-        let gone = self.presence.is_gone().then_some(Stop::Gone);
-        ordered.into_iter().chain(gone).collect()
+    /// The guard for the I/O pressure. If the pressure seems too high, it is read again a second
+    /// later, unless `again`: then processes may wait at the gate.
+    pub(super) fn check_pressure(&mut self, again: bool) -> Result<(), Refusal> {
+        let (host, most) = (self.request.host, self.request.limits.max_io_pressure);
+        guard::check_pressure(&mut self.gauge, most, host, again)
+    }
+
+    /// Sends an event.
+    pub(super) fn send(&mut self, event: Event) {
+        (self.request.watch)(event);
+    }
+
+    /// The reason to stop: an order, or that the image was removed or its file system unmounted.
+    pub(super) fn stop(&mut self) -> Option<Stop> {
+        if let Some(stop) = (self.request.orders)() {
+            return Some(stop);
+        }
+        if self.present_at.elapsed() < GONE_INTERVAL {
+            return None;
+        }
+        self.present_at = Instant::now();
+        let is_gone = self.target.is_gone(self.request.host);
+        is_gone.then_some(Stop::Gone)
     }
 
     /// The inputs for the machine of a run that has moved `moved` bytes in total.
     pub(super) fn inputs(&mut self, moved: Bytes) -> Vec<Input> {
-        let mut inputs: Vec<_> = self.stops().into_iter().map(Input::Stop).collect();
+        let mut inputs = Vec::from_iter(self.stop().map(Input::Stop));
         let is_over = self.meter.is_over(self.began.elapsed(), moved);
-        inputs.push(switch(Hold::Bandwidth, is_over));
+        inputs.push(Input::Held(Hold::Bandwidth, is_over));
         inputs.extend(self.pressure());
         inputs
-    }
-
-    /// Reports, once, I/O pressure that does not hold the run.
-    pub(super) fn notice(&mut self) -> Option<Event> {
-        let pressure = self.unreported.take()?;
-        Some(Event::Notice(pressure.to_string()))
     }
 
     /// Adds up the time during which the run is held.
@@ -243,18 +226,13 @@ impl<'a> Controls<'a> {
         // value is valid, and the run does not keep the disks busy.
         let held = self.is_pressed;
         let asked = if held { Asked::OrHost } else { Asked::Others };
-        let found = self.gauge.look(self.host, asked, held)?;
+        let found = self.gauge.look(self.request.host, asked, held)?;
         let limit = self.request.limits.max_io_pressure;
-        self.unreported = self.unreported.or(self.gauge.news(Some(found), limit));
+        if let Some(news) = self.gauge.news(Some(found), limit) {
+            self.send(Event::Notice(news));
+        }
         let limit = if held { limit / 4 * 3 } else { limit };
-        self.is_pressed = found.counts.is_above(limit);
-        Some(switch(Hold::Pressure, self.is_pressed))
-    }
-}
-
-fn switch(hold: Hold, is_held: bool) -> Input {
-    match is_held {
-        true => Input::Held(hold),
-        false => Input::Freed(hold),
+        self.is_pressed = found.counts > f64::from(limit);
+        Some(Input::Held(Hold::Pressure, self.is_pressed))
     }
 }

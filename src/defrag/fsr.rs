@@ -21,18 +21,14 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::awake::Awake;
-use super::engine::{
-    self, Controls, Event, Presence, Progress, Request, count, failed, lock_filesystem, monotonic,
-};
+use super::engine::{Controls, Event, Progress, count, failed, lock_filesystem, monotonic};
 use super::gate::Gate;
-use super::guard::{self, Checked, Target};
-use super::messages::{self, Messages};
-use super::pressure::Gauge;
-use super::refusal::{Halt, Refusal};
-use super::run::{Input, Machine, State};
-use super::{Host, leftovers};
+use super::guard::{self, Checked};
+use super::run::{Input, Machine, RunState};
+use super::{leftovers, messages};
 use crate::model::{
-    Account, Borders, Engine, ExtentCount, RunForecast, RunOutcome, RunReport, Stop,
+    Account, Borders, Engine, ExtentCount, ReasonCode, Refusal, RunForecast, RunOutcome, RunReport,
+    Stop,
 };
 use crate::probe::reason;
 pub(super) use process::program;
@@ -46,101 +42,77 @@ const ENDING_INTERVAL: Duration = Duration::from_millis(10);
 /// Maximum length of a quoted line, in characters.
 const LONGEST_QUOTE: usize = 300;
 
-/// Checks the guards as [`run`] does. Returns the extents and a forecast, or the first refusal.
-pub fn dry_run(
-    request: &Request<'_>,
-    host: &Host,
-    orders: &mut dyn FnMut() -> Option<Stop>,
-) -> Result<(ExtentCount, RunForecast), Halt> {
-    program().ok_or(Refusal::NoEngine)?;
-    let checked = clear(request, host, orders, &mut |_| {})?.checked;
-    let forecast = RunForecast::Copy {
-        copies: checked.allocated,
-        stall: checked.stall,
+/// Defragments one image. If the calling thread ends, the kernel kills xfs_fsr.
+pub(super) fn run(
+    controls: &mut Controls<'_, '_>,
+    report: &mut RunReport,
+) -> Result<RunOutcome, RunOutcome> {
+    let program = program().ok_or(Refusal::from(ReasonCode::NoXfsFsr))?;
+    let target = controls.target;
+    let cleared = clear(controls)?;
+    let Checked {
+        extents,
+        allocated,
+        stall,
+    } = cleared.checked;
+    report.from = Some(extents);
+    if controls.request.limits.dry_run {
+        let copies = allocated;
+        let forecast = RunForecast::Copy { copies, stall };
+        return Ok(RunOutcome::WouldRun { forecast });
+    }
+    let progress = Progress::new(Engine::XfsFsr, allocated.0, extents);
+    controls.send(Event::Cleared(progress));
+    let process = match XfsFsr::start(&program, target, cleared.gate) {
+        Ok(process) => process,
+        Err(error) => {
+            let what = format!("{} cannot be started", program.display());
+            return Ok(failed(&what, &error));
+        }
     };
-    Ok((checked.extents, forecast))
-}
-
-/// Defragments one image. `orders` is called about fifty times a second and returns the reason to
-/// stop; `watch` receives the events. If the calling thread ends, the kernel kills xfs_fsr.
-pub fn run(
-    request: &Request<'_>,
-    host: &Host,
-    orders: &mut dyn FnMut() -> Option<Stop>,
-    watch: &mut dyn FnMut(Event),
-) -> RunReport {
-    engine::report(Engine::XfsFsr, |report| {
-        let program = program().ok_or(Refusal::NoEngine)?;
-        let cleared = clear(request, host, orders, watch)?;
-        report.from = Some(cleared.checked.extents);
-        let Checked {
-            extents, allocated, ..
-        } = cleared.checked;
-        let progress = Progress::new(Engine::XfsFsr, allocated.0, extents);
-        watch(Event::Cleared(progress));
-        let (target, turn) = (cleared.target, cleared.turn);
-        let mut machine = Machine::new(STUCK_TIMEOUT);
-        machine.step(monotonic(), Input::Cleared);
-        let process = match XfsFsr::start(&program, &target, cleared.gate) {
-            Ok(process) => process,
-            Err(error) => {
-                let what = format!("{} cannot be started", program.display());
-                return Ok(failed(&what, &error));
-            }
-        };
-        let mut controls = Controls::new(request, host, &target, cleared.gauge, orders);
-        let end = work(
-            process,
-            &mut machine,
-            &mut controls,
-            (host, progress),
-            watch,
-        );
-        (report.read, report.written) = end.moved;
-        drop(cleared.awake);
-        report.held = controls.held();
-        if end.status.is_none() {
-            // Calls on the file system would hang like xfs_fsr.
-            return Ok(judge(&cleared.checked, None, &machine, end, &target.path));
-        }
-        // Files left by a killed xfs_fsr; the next run would find them as well.
-        let _ = leftovers::sweep(target.directory.as_fd(), &host.proc);
-        drop(turn);
-        let counted = count(&target);
-        report.to = counted.as_ref().ok().copied();
-        if let Some(to) = report.to.filter(|to| *to < cleared.checked.extents) {
-            report.account = Some(Account::of_whole_copy(&cleared.borders, to));
-        }
-        let outcome = judge(&cleared.checked, report.to, &machine, end, &target.path);
-        Ok(as_counted(outcome, counted.err()))
-    })
+    let mut machine = Machine::new(monotonic(), STUCK_TIMEOUT);
+    let end = work(process, &mut machine, controls, progress);
+    (report.read, report.written) = end.moved;
+    drop(cleared.awake);
+    report.held = controls.held();
+    if end.status.is_none() {
+        // Calls on the file system would hang like xfs_fsr.
+        return Ok(judge(extents, None, &machine, end, &target.path));
+    }
+    // Files left by a killed xfs_fsr; the next run would find them as well.
+    let _ = leftovers::sweep(target.directory.as_fd(), &controls.request.host.proc);
+    drop(cleared.turn);
+    let counted = count(target);
+    report.to = counted.as_ref().ok().copied();
+    if let Some(to) = report.to.filter(|to| *to < extents) {
+        report.account = Some(Account::of_whole_copy(&cleared.borders, to));
+    }
+    let outcome = judge(extents, report.to, &machine, end, &target.path);
+    Ok(as_counted(outcome, counted.err()))
 }
 
 fn work(
     mut process: XfsFsr,
     machine: &mut Machine,
-    controls: &mut Controls<'_>,
-    (host, mut progress): (&Host, Progress),
-    watch: &mut dyn FnMut(Event),
+    controls: &mut Controls<'_, '_>,
+    mut progress: Progress,
 ) -> End {
-    machine.step(monotonic(), Input::Started);
-    while machine.state() != State::Ended {
+    while machine.state() != RunState::Ended {
         process.wait(match machine.state() {
-            State::Ending => ENDING_INTERVAL,
+            RunState::Ending => ENDING_INTERVAL,
             _ => INTERVAL,
         });
-        for input in process.inputs(controls, host) {
+        for input in process.inputs(controls) {
             if input == Input::Stop(Stop::Opened)
                 && let Some(blocked) = &process.blocked
             {
                 let notice = format!("{blocked} wants to open it: ending the run");
-                watch(Event::Notice(notice));
+                controls.send(Event::Notice(notice));
             }
             process.step(machine, monotonic(), input);
         }
-        controls.notice().into_iter().for_each(&mut *watch);
         (progress.done, progress.held) = (process.moved.1.0, machine.held_by());
-        watch(Event::Progress(progress));
+        controls.send(Event::Progress(progress));
         controls.note_held(progress.held.is_some());
     }
     process.end()
@@ -161,7 +133,7 @@ fn as_counted(outcome: RunOutcome, error: Option<io::Error>) -> RunOutcome {
 /// The outcome: first by the extent counts, then by our own actions, then by the [`messages`], and
 /// last by the exit status, which is 0 after most refusals.
 fn judge(
-    checked: &Checked,
+    from: ExtentCount,
     to: Option<ExtentCount>,
     machine: &Machine,
     end: End,
@@ -175,7 +147,7 @@ fn judge(
     };
     let status = match end.status {
         // It may have finished just before our signal.
-        _ if to.is_some_and(|to| to < checked.extents) => return RunOutcome::Improved,
+        _ if to.is_some_and(|to| to < from) => return RunOutcome::Improved,
         None => return failed("xfs_fsr hangs in the kernel and was left behind".to_owned()),
         Some(status) => status,
     };
@@ -192,16 +164,16 @@ fn judge(
     }
     let code = status.code().unwrap_or(-1);
     match messages::interpret(&end.printed, &messages::of_path(path)) {
-        Messages::Busy => RunOutcome::Busy { by: None },
-        Messages::NoSpace => RunOutcome::NoSpace,
-        Messages::Failed(message) => RunOutcome::Failed {
-            reason: format!("xfs_fsr: {}", quoted(&message)),
+        RunOutcome::Unchanged { .. } if code != 0 => {
+            failed(format!("xfs_fsr ended with status {code}"))
+        }
+        RunOutcome::Unchanged { message } => RunOutcome::Unchanged {
+            message: message.map(|message| quoted(&message)),
         },
-        _ if code != 0 => failed(format!("xfs_fsr ended with status {code}")),
-        Messages::Fine => RunOutcome::Unchanged { message: None },
-        Messages::Unknown(message) => RunOutcome::Unchanged {
-            message: Some(quoted(&message)),
+        RunOutcome::Failed { reason } => RunOutcome::Failed {
+            reason: format!("xfs_fsr: {}", quoted(&reason)),
         },
+        outcome => outcome,
     }
 }
 
@@ -210,10 +182,8 @@ fn quoted(line: &str) -> String {
 }
 
 struct Cleared {
-    target: Target,
     gate: Gate,
     checked: Checked,
-    gauge: Gauge,
     /// Its extents by the border before them.
     borders: Borders,
     turn: File,
@@ -221,38 +191,37 @@ struct Cleared {
     awake: Awake,
 }
 
-fn clear(
-    request: &Request<'_>,
-    host: &Host,
-    orders: &mut dyn FnMut() -> Option<Stop>,
-    watch: &mut dyn FnMut(Event),
-) -> Result<Cleared, Halt> {
-    let target = guard::open(request.path, host)?;
-    let turn = lock_filesystem(&target)?;
+fn clear(controls: &mut Controls<'_, '_>) -> Result<Cleared, RunOutcome> {
+    let target = controls.target;
+    let (host, limits) = (controls.request.host, controls.request.limits);
+    let turn = lock_filesystem(target)?;
     let swept = leftovers::sweep(target.directory.as_fd(), &host.proc)?;
     if swept > 0 {
-        watch(Event::Notice(format!(
+        controls.send(Event::Notice(format!(
             "removed {swept} temporary files (.fsrPID) of an xfs_fsr that was killed"
         )));
     }
-    guard::check_quick(&target, request.limits, host)?;
-    let mut gauge = engine::gauge(&target, request, host)?;
-    let no_gate = |error: io::Error| Refusal::NoGate(reason(&error));
+    guard::check_quick(target, limits, host)?;
+    controls.check_pressure(false)?;
+    let no_gate = |error: io::Error| {
+        let text = format!(
+            "who opens it could not be held meanwhile (fanotify: {}): run as root, with \
+             CAP_SYS_ADMIN",
+            reason(&error)
+        );
+        Refusal::new(ReasonCode::NoGate, text)
+    };
     let awake = Awake::start();
     let mut gate = Gate::raise(&target.file, &host.proc).map_err(no_gate)?;
-    guard::check_unused(&target, &mut gate, host)?;
-    guard::check_settled(&target, &mut gate)?;
-    let mut presence = Presence::new(&target, host);
-    let mut stop = || orders().or_else(|| presence.is_gone().then_some(Stop::Gone));
-    let borders = guard::check_map(&target, count(&target)?, &mut gate, &mut stop)?;
+    guard::check_unused(target, &mut gate, host)?;
+    guard::check_settled(target, &mut gate)?;
+    let borders = guard::check_map(target, count(target)?, &mut gate, &mut || controls.stop())?;
     // Checked again behind the gate: before it was raised, everything could change.
-    let checked = guard::check_quick(&target, request.limits, host)?;
-    guard::recheck_pressure(&mut gauge, request.limits.max_io_pressure, host)?;
+    let checked = guard::check_quick(target, limits, host)?;
+    controls.check_pressure(true)?;
     Ok(Cleared {
-        target,
         gate,
         checked,
-        gauge,
         borders,
         turn,
         awake,
@@ -277,9 +246,7 @@ mod tests {
         said: &str,
         stop: Option<Stop>,
     ) -> RunOutcome {
-        let mut machine = Machine::new(STUCK_TIMEOUT);
-        machine.step(Duration::ZERO, Input::Cleared);
-        machine.step(Duration::ZERO, Input::Started);
+        let mut machine = Machine::new(Duration::ZERO, STUCK_TIMEOUT);
         if let Some(stop) = stop {
             machine.step(Duration::ZERO, Input::Stop(stop));
         }
@@ -289,18 +256,8 @@ mod tests {
             blocked: None,
             moved: (Bytes(0), Bytes(0)),
         };
-        let checked = Checked {
-            extents: ExtentCount(from),
-            allocated: Bytes(0),
-            stall: Duration::ZERO,
-        };
-        judge(
-            &checked,
-            Some(ExtentCount(to)),
-            &machine,
-            end,
-            Path::new(path),
-        )
+        let (from, to) = (ExtentCount(from), Some(ExtentCount(to)));
+        judge(from, to, &machine, end, Path::new(path))
     }
 
     #[test]

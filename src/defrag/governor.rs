@@ -10,13 +10,13 @@ use crate::model::{Bytes, Extent};
 pub const PAGE: u64 = 4096;
 /// The cost of an extent, in pages: 15 µs to 30 µs against 3 µs to 6 µs, measured.
 const EXTENT_COST: u64 = 5;
-/// Work of the first call: eight extents of a page.
+/// The cost of the first call: eight extents of a page.
 const FIRST: f64 = 48.0;
-/// The least work: two extents, as one would move nothing.
+/// The lowest cost: two extents, as one would move nothing.
 const LEAST: f64 = 12.0;
-/// The most work: 16 MiB in one piece.
+/// The highest cost: 16 MiB in one piece.
 const MOST: f64 = 4096.0;
-/// The work grows while calls stay below this share of the target.
+/// The cost grows while calls stay below this share of the target.
 const ROOM: f64 = 0.5;
 const GROWTH: f64 = 1.25;
 /// The smallest factor by which it shrinks.
@@ -25,12 +25,12 @@ const LONGEST_REST: Duration = Duration::from_secs(2);
 
 /// The cost of a call, in pages.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Work(pub u64);
+pub struct Cost(pub u64);
 
-impl Work {
+impl Cost {
     /// The cost of an extent, or of a part of one.
-    pub fn of(extent: &Extent) -> Work {
-        Work(EXTENT_COST.saturating_add(extent.length.0.div_ceil(PAGE)))
+    pub fn of(extent: &Extent) -> Cost {
+        Cost(EXTENT_COST.saturating_add(extent.length.0.div_ceil(PAGE)))
     }
 
     /// How many bytes of one more extent it allows.
@@ -43,7 +43,7 @@ impl Work {
 #[derive(Debug, Clone)]
 pub struct Governor {
     target: Duration,
-    work: f64,
+    cost: f64,
     slow: bool,
 }
 
@@ -52,31 +52,31 @@ impl Governor {
     pub fn new(target: Duration) -> Governor {
         Governor {
             target: target.max(Duration::from_millis(1)),
-            work: FIRST,
+            cost: FIRST,
             slow: false,
         }
     }
 
     // Between LEAST and MOST.
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-    pub fn work(&self) -> Work {
-        Work(self.work as u64)
+    pub fn cost(&self) -> Cost {
+        Cost(self.cost as u64)
     }
 
-    /// Records that the longest call of a segment that cost `work` took `longest`.
+    /// Records that the longest call of a segment of this cost took `longest`.
     // Far from 2^53.
     #[allow(clippy::cast_precision_loss)]
-    pub fn took(&mut self, work: Work, longest: Duration) {
+    pub fn took(&mut self, cost: Cost, longest: Duration) {
         let share = longest.as_secs_f64() / self.target.as_secs_f64();
         self.slow = share > 1.0;
         if share > 1.0 {
-            // Shrink at once, with room to spare; after a slow call with less work, from that.
-            let done = (work.0 as f64).min(self.work);
-            self.work = done * (ROOM / share).max(FALL);
-        } else if share < ROOM && work.0 as f64 * 2.0 >= self.work {
-            self.work *= GROWTH;
+            // Shrink at once, with room to spare; after a slow call of a lower cost, from that.
+            let done = (cost.0 as f64).min(self.cost);
+            self.cost = done * (ROOM / share).max(FALL);
+        } else if share < ROOM && cost.0 as f64 * 2.0 >= self.cost {
+            self.cost *= GROWTH;
         }
-        self.work = self.work.clamp(LEAST, MOST);
+        self.cost = self.cost.clamp(LEAST, MOST);
     }
 
     /// The rest after a segment whose calls took `busy`: as long while the image is in use, none
@@ -93,37 +93,25 @@ impl Governor {
 
 /// Buckets per doubling.
 const FINENESS: f64 = 8.0;
-const BUCKETS: usize = 320;
 
 /// The durations of calls.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct CallTimes {
-    count: u64,
     worst: Duration,
     buckets: Vec<u64>,
 }
 
-impl Default for CallTimes {
-    fn default() -> CallTimes {
-        CallTimes {
-            count: 0,
-            worst: Duration::ZERO,
-            buckets: vec![0; BUCKETS],
-        }
-    }
-}
-
 impl CallTimes {
-    // The logarithm of a number of microseconds is below 64.
+    // The logarithm of a number of microseconds is below 100.
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
     pub fn add(&mut self, took: Duration) {
-        self.count += 1;
         self.worst = self.worst.max(took);
         let microseconds = (took.as_secs_f64() * 1e6).max(1.0);
         let bucket = (microseconds.log2() * FINENESS) as usize;
-        if let Some(count) = self.buckets.get_mut(bucket.min(BUCKETS - 1)) {
-            *count += 1;
+        if self.buckets.len() <= bucket {
+            self.buckets.resize(bucket + 1, 0);
         }
+        self.buckets[bucket] += 1;
     }
 
     pub fn worst(&self) -> Duration {
@@ -134,17 +122,14 @@ impl CallTimes {
     // There are few buckets.
     #[allow(clippy::cast_precision_loss)]
     pub fn median(&self) -> Duration {
-        let mut left = self.count.div_ceil(2);
-        for (bucket, count) in self.buckets.iter().enumerate() {
-            if left <= *count && left > 0 {
-                let middle = ((bucket as f64 + 0.5) / FINENESS).exp2() / 1e6;
-                return Duration::try_from_secs_f64(middle)
-                    .unwrap_or(self.worst)
-                    .min(self.worst);
-            }
+        let mut left = self.buckets.iter().sum::<u64>().div_ceil(2);
+        let middle = self.buckets.iter().position(|count| {
             left = left.saturating_sub(*count);
-        }
-        Duration::ZERO
+            left == 0
+        });
+        let seconds = |bucket| ((bucket as f64 + 0.5) / FINENESS).exp2() / 1e6;
+        let middle = middle.and_then(|bucket| Duration::try_from_secs_f64(seconds(bucket)).ok());
+        middle.unwrap_or(self.worst).min(self.worst)
     }
 }
 
@@ -157,9 +142,9 @@ mod tests {
 
     /// A disk on which a page's worth of work takes so many microseconds.
     fn call(governor: &mut Governor, speed: u64) -> Duration {
-        let work = governor.work();
-        let took = Duration::from_micros(work.0 * speed);
-        governor.took(work, took);
+        let cost = governor.cost();
+        let took = Duration::from_micros(cost.0 * speed);
+        governor.took(cost, took);
         took
     }
 
@@ -174,7 +159,7 @@ mod tests {
             for _ in 0..50 {
                 let took = call(&mut governor, speed);
                 prop_assert!(took <= AIM, "{took:?}");
-                prop_assert!(took >= AIM.mul_f64(0.3) || governor.work().0 == 4096, "{took:?}");
+                prop_assert!(took >= AIM.mul_f64(0.3) || governor.cost().0 == 4096, "{took:?}");
             }
         }
 
@@ -195,9 +180,9 @@ mod tests {
             calls in prop::collection::vec((0_u64..u64::MAX, 0_u64..u64::MAX / 4), 0..100)
         ) {
             let mut governor = Governor::new(Duration::ZERO);
-            for (work, nanoseconds) in calls {
-                governor.took(Work(work), Duration::from_nanos(nanoseconds));
-                prop_assert!((12..=4096).contains(&governor.work().0));
+            for (cost, nanoseconds) in calls {
+                governor.took(Cost(cost), Duration::from_nanos(nanoseconds));
+                prop_assert!((12..=4096).contains(&governor.cost().0));
             }
             prop_assert!(governor.rest(Duration::MAX, true) <= LONGEST_REST);
         }
@@ -222,7 +207,7 @@ mod tests {
         let mut governor = Governor::new(AIM);
         assert_eq!(governor.rest(AIM, false), Duration::ZERO);
         assert_eq!(governor.rest(AIM, true), AIM);
-        governor.took(Work(48), AIM * 3);
+        governor.took(Cost(48), AIM * 3);
         assert_eq!(governor.rest(AIM, true), AIM * 4);
         assert_eq!(governor.rest(AIM, false), AIM * 4);
         assert_eq!(CallTimes::default().median(), Duration::ZERO);

@@ -1,6 +1,6 @@
 //! The conditions for a run on an image. They are checked immediately before it and change nothing.
 
-use std::cell::Cell;
+use std::cell::RefCell;
 use std::fs::File;
 use std::io;
 use std::ops::ControlFlow;
@@ -12,20 +12,21 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use rustix::fs::{CWD, FileType, Mode, OFlags, StatVfsMountFlags, fstat, fstatvfs, openat};
 
 use super::gate::Gate;
-use super::pressure::{Asked, Found, Gauge, Pressure};
-use super::refusal::{Halt, Refusal};
-use super::{Host, KernelCheck, holders, kernels};
+use super::pressure::{Asked, Gauge, before_runs};
+use super::{HostInterfaces, KernelCheck, holders, kernels};
 use crate::config::settings::Defrag;
 use crate::discover::mounts::{Mount, MountTable};
 use crate::model::borders::BorderCount;
+use crate::model::path::shown;
 use crate::model::sampling::SAMPLED_FROM;
 use crate::model::{
-    Borders, Bytes, Engine, Extent, ExtentCount, FilesystemKind, Obstacle, Outlook, Share, Stop,
-    swap_stall,
+    Borders, Bytes, Engine, Extent, ExtentCount, FilesystemKind, NamedProcess, Outlook, ReasonCode,
+    Refusal, RunOutcome, Share, Stop, swap_stall,
 };
 use crate::probe::extents::{MapReader, ReadPace};
-use crate::probe::open as opening;
-use crate::sys::{fsxattr, geometry, locks, mounts};
+use crate::probe::{open as opening, reason};
+use crate::sys::fsxattr::{self, Attributes};
+use crate::sys::{geometry, locks, mounts};
 
 /// FS_XFLAG_* (include/uapi/linux/fs.h).
 const REALTIME: u32 = 0x1;
@@ -47,6 +48,24 @@ const MAP_TIME: Duration = Duration::from_secs(60);
 /// Maximum length of an extent on XFS (BMBT_BLOCKCOUNT_BITLEN): 2^21 blocks, here of 4 KiB.
 const LONGEST_EXTENT: u64 = 8 << 30;
 
+impl From<io::Error> for Refusal {
+    fn from(error: io::Error) -> Refusal {
+        Refusal::new(ReasonCode::Unreadable, reason(&error))
+    }
+}
+
+impl From<rustix::io::Errno> for Refusal {
+    fn from(error: rustix::io::Errno) -> Refusal {
+        io::Error::from(error).into()
+    }
+}
+
+impl From<io::Error> for RunOutcome {
+    fn from(error: io::Error) -> RunOutcome {
+        Refusal::from(error).into()
+    }
+}
+
 /// An image, held by a descriptor.
 #[derive(Debug)]
 pub struct Target {
@@ -64,7 +83,7 @@ impl Target {
     /// Whether the image was removed, or its file system unmounted lazily, in which case the run
     /// keeps the space or the device in use. Does not block on the image: fstat(2) takes none of
     /// its locks on XFS (xfs_vn_getattr, fs/xfs/xfs_iops.c), and procfs uses no other file system.
-    pub fn is_gone(&self, host: &Host) -> bool {
+    pub fn is_gone(&self, host: &HostInterfaces) -> bool {
         if fstat(&self.file).is_ok_and(|stat| stat.st_nlink == 0) {
             return true;
         }
@@ -87,22 +106,27 @@ pub struct Checked {
 
 /// Opens an image, following no symbolic link in any part of its path. Fails if it is not a regular
 /// file on a writable XFS, or has another path.
-pub fn open(path: &Path, host: &Host) -> Result<Target, Refusal> {
+pub fn open(path: &Path, host: &HostInterfaces) -> Result<Target, Refusal> {
     let (directory, file) = walk(path)?;
     let held = std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
     // Byte by byte: `/a//b` and `/a/b` are equal as paths, but xfs_fsr takes text.
     if held.as_os_str() != path.as_os_str() {
-        return Err(Refusal::Elsewhere(held));
+        let text = format!("the kernel knows it as {}", shown(&held));
+        return Err(Refusal::new(ReasonCode::Elsewhere, text));
     }
-    let mount = MountTable::new(mounts::read(&host.proc)?)
-        .of(path)
+    let table = MountTable::new(mounts::read(&host.proc)?);
+    let id = mounts::of_descriptor(&host.proc, file.as_fd());
+    let opened_on = id.ok().and_then(|id| table.with_id(id));
+    let mount = opened_on
+        .or_else(|| table.of(path))
         .cloned()
-        .ok_or_else(|| Refusal::Unreadable("no mount leads to it".to_owned()))?;
+        .ok_or_else(|| Refusal::new(ReasonCode::Unreadable, "no mount leads to it"))?;
     if mount.kind() != FilesystemKind::Xfs {
-        return Err(Refusal::NotXfs(mount.type_name));
+        let text = format!("lies on {}, and only XFS is defragmented", mount.type_name);
+        return Err(Refusal::new(ReasonCode::NotXfs, text));
     }
     if fstatvfs(&file)?.f_flag.contains(StatVfsMountFlags::RDONLY) {
-        return Err(Refusal::ReadOnly);
+        return Err(ReasonCode::ReadOnly.into());
     }
     Ok(Target {
         path: path.to_owned(),
@@ -113,28 +137,31 @@ pub fn open(path: &Path, host: &Host) -> Result<Target, Refusal> {
 }
 
 fn walk(path: &Path) -> Result<(OwnedFd, File), Refusal> {
-    let name = path.file_name().ok_or(Refusal::NotAbsolute)?;
-    let above = path.parent().ok_or(Refusal::NotAbsolute)?;
+    let (Some(name), Some(above)) = (path.file_name(), path.parent()) else {
+        return Err(ReasonCode::NotAbsolute.into());
+    };
     let access = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let mut at = openat(CWD, "/", access, Mode::empty())?;
     let mut so_far = PathBuf::from("/");
     let mut components = above.components();
     if components.next() != Some(Component::RootDir) {
-        return Err(Refusal::NotAbsolute);
+        return Err(ReasonCode::NotAbsolute.into());
     }
     for component in components {
         let Component::Normal(part) = component else {
-            return Err(Refusal::NotAbsolute);
+            return Err(ReasonCode::NotAbsolute.into());
         };
         so_far.push(part);
         at = openat(&at, part, access, Mode::empty())?;
         if FileType::from_raw_mode(fstat(&at)?.st_mode) == FileType::Symlink {
-            return Err(Refusal::Link(so_far));
+            let link = shown(&so_far);
+            let text = format!("{link} is a symbolic link: name the image by its real path");
+            return Err(Refusal::new(ReasonCode::Link, text));
         }
     }
     let (file, _) =
         opening::regular_file(at.as_fd(), name).map_err(|error| match error.kind() {
-            io::ErrorKind::InvalidInput => Refusal::NotAFile(error.to_string()),
+            io::ErrorKind::InvalidInput => Refusal::new(ReasonCode::NotAFile, error.to_string()),
             _ => error.into(),
         })?;
     // An O_PATH descriptor cannot be listed.
@@ -145,18 +172,19 @@ fn walk(path: &Path) -> Result<(OwnedFd, File), Refusal> {
 
 /// Checks the conditions that can be checked at any time: flags, space, the length of the swap.
 /// Returns the first that does not hold as an error.
-pub fn check_quick(target: &Target, limits: &Defrag, host: &Host) -> Result<Checked, Refusal> {
-    let attributes = fsxattr::attributes(&target.file)?;
-    check_flags(attributes.flags)?;
-    check_swap(target, host)?;
+pub fn check_quick(
+    target: &Target,
+    limits: &Defrag,
+    host: &HostInterfaces,
+) -> Result<Checked, Refusal> {
+    let attributes = check_marks(target, host)?;
     let extents = at_least_two(attributes.extents)?;
     let allocated = Bytes(target.file.metadata()?.blocks().saturating_mul(512));
     check_space(target, allocated, limits.keep_free)?;
     let geometry = geometry::geometry(&target.file)?;
     let stall = swap_stall(extents, geometry.flags & geometry::FLAG_RMAPBT != 0);
     if stall > limits.max_swap_stall {
-        let most = limits.max_swap_stall;
-        return Err(Refusal::SwapStall { stall, most });
+        return Err(Refusal::swap_stall(stall, limits.max_swap_stall));
     }
     Ok(Checked {
         extents,
@@ -167,102 +195,118 @@ pub fn check_quick(target: &Target, limits: &Defrag, host: &Host) -> Result<Chec
 
 fn check_flags(marks: u32) -> Result<(), Refusal> {
     let flags = [
-        (IMMUTABLE, Obstacle::Immutable),
-        (APPEND, Obstacle::AppendOnly),
-        (NODEFRAG, Obstacle::NoDefrag),
-        (REALTIME, Obstacle::Realtime),
+        (IMMUTABLE, ReasonCode::Immutable),
+        (APPEND, ReasonCode::AppendOnly),
+        (NODEFRAG, ReasonCode::NoDefrag),
+        (REALTIME, ReasonCode::Realtime),
     ];
-    let mut marked = flags.into_iter().filter(|(bit, _)| marks & bit != 0);
-    match marked.next() {
-        Some((_, obstacle)) => Err(Refusal::Forbidden(obstacle)),
+    match flags.into_iter().find(|(bit, _)| marks & bit != 0) {
+        Some((_, obstacle)) => Err(obstacle.into()),
         None => Ok(()),
     }
 }
 
-fn check_swap(target: &Target, host: &Host) -> Result<(), Refusal> {
+/// Checks that neither its flags nor its use as a swap file forbid touching it.
+fn check_marks(target: &Target, host: &HostInterfaces) -> Result<Attributes, Refusal> {
+    let attributes = fsxattr::attributes(&target.file)?;
+    check_flags(attributes.flags)?;
     match is_swap(&host.proc, &target.path) {
-        true => Err(Refusal::Forbidden(Obstacle::SwapFile)),
-        false => Ok(()),
+        true => Err(ReasonCode::SwapFile.into()),
+        false => Ok(attributes),
     }
 }
 
 fn at_least_two(extents: u32) -> Result<ExtentCount, Refusal> {
-    let extents = ExtentCount(extents.into());
-    match extents.0 {
-        0 | 1 => Err(Refusal::NearIdeal(extents)),
-        _ => Ok(extents),
+    match ExtentCount(extents.into()) {
+        extents @ ExtentCount(0 | 1) => Err(near_ideal(extents)),
+        extents => Ok(extents),
     }
+}
+
+pub(super) fn near_ideal(extents: ExtentCount) -> Refusal {
+    let plural = if extents.0 == 1 { "" } else { "s" };
+    let text = format!("already near its ideal: {extents} extent{plural}");
+    Refusal::new(ReasonCode::NearIdeal, text)
 }
 
 /// Checks the conditions of the online engine, as [`check_quick`], but the image may be in use and
 /// is copied segment by segment. Returns its extents, or the first condition that does not hold.
-pub fn check_online(target: &Target, limits: &Defrag, host: &Host) -> Result<ExtentCount, Refusal> {
+pub fn check_online(
+    target: &Target,
+    limits: &Defrag,
+    host: &HostInterfaces,
+) -> Result<ExtentCount, Refusal> {
     check_kernel(limits, host)?;
-    let attributes = fsxattr::attributes(&target.file)?;
-    check_flags(attributes.flags)?;
-    check_swap(target, host)?;
+    let attributes = check_marks(target, host)?;
     if attributes.flags & DAX != 0 {
-        return Err(Refusal::Forbidden(Obstacle::Dax));
+        return Err(ReasonCode::Dax.into());
     }
     if geometry::geometry(&target.file)?.flags & geometry::FLAG_REFLINK == 0 {
-        return Err(Refusal::NoReflink);
+        let text =
+            "its XFS was made without reflink: use xfs_fsr, or copy the image to one with it";
+        return Err(Refusal::new(ReasonCode::NoReflink, text));
     }
     let extents = at_least_two(attributes.extents)?;
     let size = fstatvfs(&target.file)?;
     if u128::from(size.f_bavail) * 20 < u128::from(size.f_blocks) {
-        return Err(Refusal::TooFull);
+        let text = "its file system is more than 95 % full: what is free is in pieces by then, and \
+                    moving blocks makes smaller ones of them";
+        return Err(Refusal::new(ReasonCode::AlmostFull, text));
     }
     check_space(target, ROOM, limits.keep_free)?;
     Ok(extents)
 }
 
-fn check_kernel(limits: &Defrag, host: &Host) -> Result<(), Refusal> {
+fn check_kernel(limits: &Defrag, host: &HostInterfaces) -> Result<(), Refusal> {
     if host.kernel == KernelCheck::Overridden {
         return Ok(());
     }
     let sources = kernels::Sources::of(&host.proc);
     let judgement = kernels::judge_host(Engine::Online, &sources, &limits.trusted_kernels);
-    judgement
-        .refusal()
-        .map_or(Ok(()), |why| Err(Refusal::Kernel(why)))
+    match judgement.refusal() {
+        Some(why) => Err(Refusal::new(ReasonCode::Kernel, why)),
+        None => Ok(()),
+    }
 }
 
-/// Checks that there is enough free space to continue.
+/// Checks that there is enough free space for the online engine to continue.
 pub(super) fn check_room(target: &Target, keep_free: Share) -> Result<(), Refusal> {
     check_space(target, ROOM, keep_free)
 }
 
-pub(super) fn check_space(target: &Target, needs: Bytes, keep_free: Share) -> Result<(), Refusal> {
+fn check_space(target: &Target, needs: Bytes, keep_free: Share) -> Result<(), Refusal> {
     let size = fstatvfs(&target.file)?;
-    let bytes = |blocks: u64| u128::from(blocks) * u128::from(size.f_frsize);
-    let (free, total) = (bytes(size.f_bavail), bytes(size.f_blocks));
-    let keeps = total * u128::from(keep_free.0) / u128::from(Share::WHOLE.0);
-    if free >= u128::from(needs.0) + keeps {
+    let bytes = |blocks: u64| Bytes(blocks.saturating_mul(size.f_frsize));
+    let (free, keeps) = (
+        bytes(size.f_bavail),
+        keep_free.of_bytes(bytes(size.f_blocks)),
+    );
+    if free >= needs.saturating_add(keeps) {
         return Ok(());
     }
-    let bytes = |number: u128| Bytes(u64::try_from(number).unwrap_or(u64::MAX));
-    Err(Refusal::NoSpace {
-        needs,
-        free: bytes(free),
-        keeps: (bytes(keeps), keep_free),
-    })
+    let text =
+        format!("not enough free space: needs {needs}, has {free}, keeps {keeps} ({keep_free})");
+    Err(Refusal::new(ReasonCode::NoSpace, text))
 }
 
-/// Checks the I/O pressure; takes a second if it seems too high.
-pub(super) fn check_pressure(gauge: &mut Gauge, most: u32, host: &Host) -> Result<(), Refusal> {
-    judge_pressure(gauge.before_a_run(host, Asked::OrHost, most), most)
-}
-
-/// Checks the pressure again without delay, because processes may wait at the gate.
-pub(super) fn recheck_pressure(gauge: &mut Gauge, most: u32, host: &Host) -> Result<(), Refusal> {
-    judge_pressure(gauge.look(host, Asked::OrHost, true), most)
-}
-
-fn judge_pressure(found: Option<Found>, most: u32) -> Result<(), Refusal> {
-    let counts = found.map(|found| found.counts);
-    match counts.filter(|counts| counts.is_above(most)) {
-        Some(Pressure(is)) => Err(Refusal::Pressure { is, most }),
-        None => Ok(()),
+/// Checks the I/O pressure. If it seems too high, it is read again a second later, unless `again`.
+pub(super) fn check_pressure(
+    gauge: &mut Gauge,
+    most: u32,
+    host: &HostInterfaces,
+    again: bool,
+) -> Result<(), Refusal> {
+    let found = match again {
+        true => gauge.look(host, Asked::OrHost, true),
+        false => before_runs(&mut [gauge], host, most).pop().flatten(),
+    };
+    match found.map(|found| found.counts) {
+        Some(is) if is > f64::from(most) => {
+            let text =
+                format!("I/O pressure too high: {is:.1} %, and defrag.max_io_pressure is {most}");
+            Err(Refusal::new(ReasonCode::IoPressure, text))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -278,18 +322,22 @@ pub(super) fn is_swap(proc: &Path, path: &Path) -> bool {
 }
 
 /// Checks behind a raised gate, serving it, that no other process has the image open.
-pub fn check_unused(target: &Target, gate: &mut Gate, host: &Host) -> Result<(), Refusal> {
+pub fn check_unused(
+    target: &Target,
+    gate: &mut Gate,
+    host: &HostInterfaces,
+) -> Result<(), Refusal> {
     let began = Instant::now();
     loop {
         let_in(gate)?;
         let in_use = locks::in_use(&target.file)?;
         if in_use.qemu.any() {
             let holder = holders::holder_of(&host.proc, &target.path);
-            return Err(holder.map_or(Refusal::QemuLock, |by| Refusal::InUse(Some(by))));
+            return Err(holder.map_or(ReasonCode::QemuLock.into(), |by| used_by(Some(by))));
         }
         match in_use.open {
             Some(false) => return Ok(()),
-            None => return Err(Refusal::UseUnknown),
+            None => return Err(ReasonCode::UseUnknown.into()),
             // Possibly a short probe of our own.
             Some(true) if began.elapsed() < PROBE_TIMEOUT => {
                 std::thread::sleep(Duration::from_millis(20));
@@ -297,7 +345,7 @@ pub fn check_unused(target: &Target, gate: &mut Gate, host: &Host) -> Result<(),
             Some(true) => {
                 let holder = holders::holder_of(&host.proc, &target.path);
                 if holder.is_some() || began.elapsed() >= UNSEEN_TIMEOUT {
-                    return Err(Refusal::InUse(holder));
+                    return Err(used_by(holder));
                 }
                 std::thread::sleep(Duration::from_millis(100));
             }
@@ -305,10 +353,20 @@ pub fn check_unused(target: &Target, gate: &mut Gate, host: &Host) -> Result<(),
     }
 }
 
+fn used_by(by: Option<NamedProcess>) -> Refusal {
+    let text = match by {
+        Some(process) => format!("in use by {process}"),
+        None => "in use by somebody that /proc does not show: a loop device, the NFS server, or a \
+                 process in another namespace"
+            .to_owned(),
+    };
+    Refusal::new(ReasonCode::InUse, text)
+}
+
 /// Lets all waiting processes open the image: the run has not begun. One that is not ours uses it.
 fn let_in(gate: &mut Gate) -> Result<(), Refusal> {
     match gate.let_all_in()? {
-        Some(process) => Err(Refusal::InUse(Some(process))),
+        Some(process) => Err(used_by(Some(process))),
         None => Ok(()),
     }
 }
@@ -318,7 +376,7 @@ pub fn check_settled(target: &Target, gate: &mut Gate) -> Result<(), Refusal> {
     let began = Instant::now();
     while !is_settled(&target.file)? {
         if began.elapsed() > PROBE_TIMEOUT {
-            return Err(Refusal::Changing);
+            return Err(ReasonCode::Changing.into());
         }
         std::thread::sleep(Duration::from_millis(10));
         let_in(gate)?;
@@ -328,17 +386,15 @@ pub fn check_settled(target: &Target, gate: &mut Gate) -> Result<(), Refusal> {
 
 fn is_settled(file: &File) -> io::Result<bool> {
     let metadata = file.metadata()?;
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default()
-        .as_nanos();
-    let is_old = |seconds: i64, nanoseconds: i64| {
-        let at = i128::from(seconds) * 1_000_000_000 + i128::from(nanoseconds);
-        // Also one in the future: that time will not come again soon.
-        i128::try_from(now).is_ok_and(|now| (now - at).unsigned_abs() > SETTLED.as_nanos())
+    let seconds = metadata.ctime().try_into().unwrap_or(0);
+    let changed =
+        UNIX_EPOCH + Duration::new(seconds, metadata.ctime_nsec().try_into().unwrap_or(0));
+    let is_old = |at: SystemTime| match at.elapsed() {
+        Ok(age) => age > SETTLED,
+        // That time will not come again soon.
+        Err(ahead) => ahead.duration() > SETTLED,
     };
-    Ok(is_old(metadata.mtime(), metadata.mtime_nsec())
-        && is_old(metadata.ctime(), metadata.ctime_nsec()))
+    Ok(is_old(metadata.modified()?) && is_old(changed))
 }
 
 /// Reads the map as xfs_fsr does, serving the gate and calling `stop`. Returns its extents by
@@ -349,16 +405,25 @@ pub fn check_map(
     extents: ExtentCount,
     gate: &mut Gate,
     stop: &mut dyn FnMut() -> Option<Stop>,
-) -> Result<Borders, Halt> {
+) -> Result<Borders, RunOutcome> {
     let deadline = Instant::now() + MAP_TIME;
-    let mut came = Ok(());
-    let enough = Cell::new(false);
-    let mut beat = || {
-        if came.is_ok() {
-            let stopped = stop().map_or(Ok(()), |why| Err(Halt::Stopped(why)));
-            came = stopped.and_then(|()| Ok(let_in(gate)?));
+    let mut check = || -> Result<(), RunOutcome> {
+        if let Some(why) = stop() {
+            return Err(RunOutcome::Stopped { why });
         }
-        enough.set(came.is_err() || Instant::now() > deadline);
+        let_in(gate)?;
+        if Instant::now() > deadline {
+            let text = format!("its map of {extents} extents takes longer than a minute to read");
+            return Err(Refusal::new(ReasonCode::MapTooLong, text).into());
+        }
+        Ok(())
+    };
+    let checked = RefCell::new(Ok(()));
+    let mut beat = || {
+        let mut checked = checked.borrow_mut();
+        if checked.is_ok() {
+            *checked = check();
+        }
     };
     let (mut shared, mut pieces, mut end) = (false, 0_u64, Bytes(u64::MAX));
     let mut count = BorderCount::default();
@@ -367,22 +432,19 @@ pub fn check_map(
         shared |= extent.flags.shared;
         pieces += u64::from(extent.logical != end);
         end = extent.end();
-        match shared || enough.get() {
+        match shared || checked.borrow().is_err() {
             true => ControlFlow::Break(()),
             false => ControlFlow::Continue(()),
         }
     };
     MapReader::new().read(&target.file, Bytes(0), ReadPace::QUICK, visit, &mut beat)?;
-    came?;
-    if Instant::now() > deadline {
-        return Err(Refusal::MapTooLong(extents).into());
-    }
+    checked.into_inner()?;
     if shared {
-        return Err(Refusal::Shared.into());
+        return Err(Refusal::from(ReasonCode::SharesBlocks).into());
     }
     let ideal = pieces.saturating_add(breaks(target)?);
     if extents.0 <= ideal {
-        return Err(Refusal::NearIdeal(extents).into());
+        return Err(near_ideal(extents).into());
     }
     worth_it(Outlook::of_map(&count.borders), Engine::XfsFsr)?;
     Ok(count.borders)
@@ -400,7 +462,10 @@ pub(super) fn check_gain(target: &Target, extents: ExtentCount) -> Result<(), Re
 /// Refuses a long map if the gain is surely little. With a short map a run costs little, too.
 fn worth_it(outlook: Outlook, engine: Engine) -> Result<(), Refusal> {
     match outlook.extents > SAMPLED_FROM && outlook.is_little(engine) {
-        true => Err(Refusal::LittleGain(outlook.why_little(&[engine]))),
+        true => Err(Refusal::new(
+            ReasonCode::LittleGain,
+            outlook.why_little(&[engine]),
+        )),
         false => Ok(()),
     }
 }
@@ -422,27 +487,27 @@ mod tests {
     #[test]
     fn others_who_wait_for_the_disks_are_waited_for() {
         let root = tempfile::tempdir().unwrap();
-        let host = Host {
+        let host = HostInterfaces {
             proc: root.path().to_owned(),
             sys: root.path().to_owned(),
             hints: root.path().to_owned(),
             kernel: KernelCheck::Judge,
         };
         let mut gauge = Gauge::new("0:40".parse().unwrap());
-        assert_eq!(check_pressure(&mut gauge, 1, &host), Ok(()));
+        assert_eq!(check_pressure(&mut gauge, 1, &host, false), Ok(()));
         fs::create_dir(root.path().join("pressure")).unwrap();
         let text = "some avg10=40.50 avg60=0.00 avg300=0.00 total=0\n";
         fs::write(root.path().join("pressure/io"), text).unwrap();
         for refusal in [
-            check_pressure(&mut gauge, 40, &host).unwrap_err(),
-            recheck_pressure(&mut gauge, 40, &host).unwrap_err(),
+            check_pressure(&mut gauge, 40, &host, false).unwrap_err(),
+            check_pressure(&mut gauge, 40, &host, true).unwrap_err(),
         ] {
             assert_eq!(
                 refusal.to_string(),
                 "I/O pressure too high: 40.5 %, and defrag.max_io_pressure is 40"
             );
         }
-        assert_eq!(check_pressure(&mut gauge, 41, &host), Ok(()));
+        assert_eq!(check_pressure(&mut gauge, 41, &host, false), Ok(()));
     }
 
     /// A kernel without realtime devices has no such file to try it on.
@@ -451,38 +516,38 @@ mod tests {
         let none_of_them = !(IMMUTABLE | APPEND | NODEFRAG | REALTIME);
         assert_eq!(check_flags(none_of_them), Ok(()));
         let obstacles = [
-            (0x1, Obstacle::Realtime),
-            (0x8, Obstacle::Immutable),
-            (0x10, Obstacle::AppendOnly),
-            (0x2000, Obstacle::NoDefrag),
+            (0x1, ReasonCode::Realtime),
+            (0x8, ReasonCode::Immutable),
+            (0x10, ReasonCode::AppendOnly),
+            (0x2000, ReasonCode::NoDefrag),
         ];
         for (mark, obstacle) in obstacles {
-            assert_eq!(check_flags(mark | 0x2), Err(Refusal::Forbidden(obstacle)));
+            assert_eq!(check_flags(mark | 0x2), Err(obstacle.into()));
         }
     }
 
     #[test]
     fn what_lies_with_one_engine_is_left_to_another() {
-        for refusal in [
-            Refusal::InUse(None),
-            Refusal::Shared,
-            Refusal::MapTooLong(ExtentCount(1)),
-            Refusal::Forbidden(Obstacle::Dax),
-            Refusal::NoEngine,
+        for code in [
+            used_by(None).code,
+            ReasonCode::SharesBlocks,
+            ReasonCode::MapTooLong,
+            ReasonCode::Dax,
+            ReasonCode::NoXfsFsr,
         ] {
-            assert!(refusal.code().lies_with_engine(), "{refusal}");
+            assert!(code.lies_with_engine(), "{code:?}");
         }
         // A file that nothing is to touch, and one at which nothing is to be gained.
-        for refusal in [
-            Refusal::Forbidden(Obstacle::Immutable),
-            Refusal::Forbidden(Obstacle::SwapFile),
-            Refusal::OtherRun,
-            Refusal::ReadOnly,
-            Refusal::TooFull,
-            Refusal::NearIdeal(ExtentCount(1)),
-            Refusal::Pressure { is: 50.0, most: 40 },
+        for code in [
+            ReasonCode::Immutable,
+            ReasonCode::SwapFile,
+            ReasonCode::OtherRun,
+            ReasonCode::ReadOnly,
+            ReasonCode::AlmostFull,
+            near_ideal(ExtentCount(1)).code,
+            ReasonCode::IoPressure,
         ] {
-            assert!(!refusal.code().lies_with_engine(), "{refusal}");
+            assert!(!code.lies_with_engine(), "{code:?}");
         }
     }
 

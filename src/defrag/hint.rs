@@ -19,8 +19,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::durable;
 use crate::model::Bytes;
-use crate::model::path::wire;
+use crate::model::path::{shown, wire};
 use crate::probe::open::{mount_point, regular_file};
+use crate::probe::reason;
 use crate::sys::fsxattr::{self, Attributes, FLAG_COW_EXTENT_SIZE};
 use crate::sys::{generation, geometry, handle};
 
@@ -158,21 +159,25 @@ fn write(directory: &Path, file: &Path, record: &Record) -> io::Result<File> {
     })
 }
 
-/// Restores the hints of killed runs. Returns these images, and the records that failed and stay.
-pub fn restore_all(directory: &Path) -> (Vec<PathBuf>, Vec<(PathBuf, io::Error)>) {
-    let (mut restored, mut failed) = (Vec::new(), Vec::new());
-    let Ok(entries) = fs::read_dir(directory) else {
-        return (restored, failed);
-    };
-    let files = entries.flatten().map(|entry| entry.path());
+/// Restores the hints left by killed runs, and reports each. Records of hints that cannot be
+/// restored are kept.
+pub fn restore_all(directory: &Path, mut notice: impl FnMut(String)) {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    let files = entries.map(|entry| entry.path());
     for file in files.filter(|file| file.extension().is_some_and(|e| e == SUFFIX)) {
         match restore(&file) {
-            Ok(Some(path)) => restored.push(path),
             Ok(None) => {}
-            Err(error) => failed.push((file, error)),
+            Ok(Some(path)) => notice(format!(
+                "restored the extent-size hint of {}, whose run was killed",
+                shown(&path)
+            )),
+            Err(error) => notice(format!(
+                "the extent-size hint noted in {} cannot be restored: {}",
+                shown(&file),
+                reason(&error)
+            )),
         }
     }
-    (restored, failed)
 }
 
 /// `None` if a live run will do it, the image is gone, or its hint is not ours.

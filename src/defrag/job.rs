@@ -6,12 +6,13 @@
 
 use std::io::{self, Read};
 use std::path::PathBuf;
+use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::engine::{Event, Request};
-use super::{Host, fsr, online};
+use super::engine::{Controls, Event, Request};
+use super::{HostInterfaces, fsr, guard, hint, online};
 use crate::config::settings::Defrag;
 use crate::model::path::wire;
 use crate::model::{Engine, RunForecast, RunOutcome, RunReport, Stop};
@@ -118,18 +119,26 @@ impl DefragJob {
     }
 
     /// Runs the engines in turn until one can work on the image. `orders` is called repeatedly and
-    /// returns the reason to stop; `watch` receives the events. On threads see [`fsr::run`].
+    /// returns the reason to stop; `watch` receives the events. If the calling thread ends, the
+    /// kernel kills xfs_fsr.
     pub fn run(
         &self,
         orders: &mut dyn FnMut() -> Option<Stop>,
         watch: &mut dyn FnMut(Event),
     ) -> JobReport {
-        let host = Host::new(self.hints.clone());
+        let host = HostInterfaces::new(self.hints.clone());
         let mut passed_over = Vec::new();
         let mut engine = self.engine;
         let mut then = self.then.iter();
         loop {
-            let run = self.run_by(engine, &host, orders, watch);
+            let request = Request {
+                path: &self.image,
+                limits: &self.limits,
+                host: &host,
+                orders,
+                watch,
+            };
+            let run = run(engine, request);
             let left = run.outcome.left_to_another().filter(|_| orders().is_none());
             let Some((reason, next)) = left.zip(then.next().copied()) else {
                 return JobReport { run, passed_over };
@@ -143,34 +152,36 @@ impl DefragJob {
             engine = next;
         }
     }
+}
 
-    fn run_by(
-        &self,
-        engine: Engine,
-        host: &Host,
-        orders: &mut dyn FnMut() -> Option<Stop>,
-        watch: &mut dyn FnMut(Event),
-    ) -> RunReport {
-        let request = Request {
-            path: &self.image,
-            limits: &self.limits,
-        };
-        if self.limits.dry_run {
-            let found = match engine {
-                Engine::XfsFsr => fsr::dry_run(&request, host, orders),
-                Engine::Online => online::dry_run(&request, host, orders),
-            };
-            let (from, outcome) = match found {
-                Ok((from, forecast)) => (Some(from), RunOutcome::WouldRun { forecast }),
-                Err(refusal) => (None, refusal.into()),
-            };
-            let report = RunReport::of(engine, outcome);
-            return RunReport { from, ..report };
-        }
-        match engine {
-            Engine::XfsFsr => fsr::run(&request, host, orders, watch),
-            Engine::Online => online::run(&request, host, orders, watch),
-        }
+/// Runs one engine.
+pub fn run(engine: Engine, request: Request<'_>) -> RunReport {
+    let (began, dry_run) = (Instant::now(), request.limits.dry_run);
+    let mut report = RunReport::of(engine, RunOutcome::Unchanged { message: None });
+    let (Ok(outcome) | Err(outcome)) = attempt(engine, request, &mut report);
+    report.outcome = outcome;
+    if !dry_run {
+        report.took = began.elapsed();
+    }
+    report
+}
+
+/// The error is the outcome of a run that ends before its engine starts.
+fn attempt(
+    engine: Engine,
+    request: Request<'_>,
+    report: &mut RunReport,
+) -> Result<RunOutcome, RunOutcome> {
+    if !request.limits.dry_run {
+        hint::restore_all(&request.host.hints, |text| {
+            (request.watch)(Event::Notice(text));
+        });
+    }
+    let target = guard::open(request.path, request.host)?;
+    let mut controls = Controls::new(request, &target);
+    match engine {
+        Engine::XfsFsr => fsr::run(&mut controls, report),
+        Engine::Online => online::run(&mut controls, report),
     }
 }
 
@@ -188,13 +199,26 @@ fn run_json(report: &RunReport) -> Value {
         "outcome": report.outcome.as_str(),
         "engine": report.engine,
         "from": report.from,
-        "to": report.to,
-        "read_bytes": report.read,
-        "written_bytes": report.written,
-        "seconds": report.took.as_secs_f64(),
-        "held_seconds": report.held.as_secs_f64(),
-        "account": report.account,
     });
+    if let RunOutcome::WouldRun { forecast } = &report.outcome {
+        match forecast {
+            RunForecast::Copy { copies, stall } => {
+                json["copies_bytes"] = json!(copies);
+                json["stall_seconds"] = json!(stall.as_secs_f64());
+            }
+            RunForecast::Segments { gain, shared } => {
+                json["gain"] = json!(gain);
+                json["shared_bytes"] = json!(shared);
+            }
+        }
+        return json;
+    }
+    json["to"] = json!(report.to);
+    json["read_bytes"] = json!(report.read);
+    json["written_bytes"] = json!(report.written);
+    json["seconds"] = json!(report.took.as_secs_f64());
+    json["held_seconds"] = json!(report.held.as_secs_f64());
+    json["account"] = json!(report.account);
     if let Some(reason) = report.reason() {
         json["reason"] = json!(reason);
     }
@@ -202,9 +226,6 @@ fn run_json(report: &RunReport) -> Value {
         RunOutcome::Busy { by } => json["by"] = json!(by),
         RunOutcome::Refused { guard, .. } => json["guard"] = json!(guard),
         RunOutcome::Stopped { why } => json["reason"] = json!(why),
-        RunOutcome::WouldRun { forecast } => {
-            json = forecast_json(report, forecast);
-        }
         _ => {}
     }
     if let Some(work) = &report.segments {
@@ -213,25 +234,6 @@ fn run_json(report: &RunReport) -> Value {
         json["worst_call_seconds"] = json!(work.worst_call.as_secs_f64());
         json["median_call_seconds"] = json!(work.median_call.as_secs_f64());
         json["shared_bytes"] = json!(work.shared);
-    }
-    json
-}
-
-fn forecast_json(report: &RunReport, forecast: &RunForecast) -> Value {
-    let mut json = json!({
-        "outcome": report.outcome.as_str(),
-        "engine": report.engine,
-        "from": report.from,
-    });
-    match forecast {
-        RunForecast::Copy { copies, stall } => {
-            json["copies_bytes"] = json!(copies);
-            json["stall_seconds"] = json!(stall.as_secs_f64());
-        }
-        RunForecast::Segments { gain, shared } => {
-            json["gain"] = json!(gain);
-            json["shared_bytes"] = json!(shared);
-        }
     }
     json
 }

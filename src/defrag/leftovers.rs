@@ -16,20 +16,17 @@ use crate::sys::locks;
 
 /// Removes them from a directory. Returns their number; fails if the directory cannot be read.
 pub fn sweep(directory: BorrowedFd<'_>, proc: &Path) -> io::Result<usize> {
-    let mut names = Vec::new();
+    let mut found = Vec::new();
     for entry in Dir::read_from(directory)? {
         let entry = entry?;
         let name = entry.file_name().to_bytes();
-        if pid_of(name).is_some() {
-            names.push(name.to_vec());
-        }
+        found.extend(pid_of(name).map(|pid| (name.to_vec(), pid)));
     }
-    let mut removed = 0;
-    for name in names {
-        // A file that cannot be checked is not removed.
-        removed += usize::from(remove(directory, &name, proc).unwrap_or(false));
-    }
-    Ok(removed)
+    // A file that cannot be checked is not removed.
+    let is_removed = |(name, pid): &(Vec<u8>, u32)| {
+        remove(directory, OsStr::from_bytes(name), *pid, proc).unwrap_or(false)
+    };
+    Ok(found.iter().filter(|file| is_removed(file)).count())
 }
 
 /// `.fsr4711`
@@ -39,11 +36,7 @@ fn pid_of(name: &[u8]) -> Option<u32> {
     is_plain.then(|| std::str::from_utf8(digits).ok()?.parse().ok())?
 }
 
-fn remove(directory: BorrowedFd<'_>, name: &[u8], proc: &Path) -> io::Result<bool> {
-    let Some(pid) = pid_of(name) else {
-        return Ok(false);
-    };
-    let name = OsStr::from_bytes(name);
+fn remove(directory: BorrowedFd<'_>, name: &OsStr, pid: u32, proc: &Path) -> io::Result<bool> {
     let (file, stat) = open::regular_file(directory, name)?;
     // xfs_fsr creates it as root and gives it to the image's owner only after copying.
     let is_of_its_kind = stat.st_uid == rustix::process::geteuid().as_raw() && stat.st_nlink == 1;

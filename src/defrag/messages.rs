@@ -10,6 +10,7 @@
 
 use std::path::Path;
 
+use crate::model::RunOutcome;
 use Meaning::{Busy, Failed, NoSpace, Note, Nothing, Swap};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,22 +95,10 @@ static FORMS: &[(Meaning, &str)] = &[
     (Failed, "failed reading extents"),
 ];
 
-/// The combined meaning of all messages of a run.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Messages {
-    Fine,
-    /// The image was in use.
-    Busy,
-    /// There was not enough free space, or not enough in one piece.
-    NoSpace,
-    /// The run failed with this message.
-    Failed(String),
-    /// No known failure, but this unknown message; empty if there was no message to interpret.
-    Unknown(String),
-}
-
-/// Interprets the output about the image `path`; both are [`printable`] text.
-pub(super) fn interpret(printed: &str, path: &str) -> Messages {
+/// The outcome of an apparently unchanged image by the output about it; `path` and the output are
+/// [`printable`] text. If no known failure was printed, but an unknown message, or nothing to
+/// interpret, the outcome is [`RunOutcome::Unchanged`] with that message.
+pub(super) fn interpret(printed: &str, path: &str) -> RunOutcome {
     let image = Image::new(path);
     let mut unknown = None;
     let mut any = false;
@@ -120,20 +109,20 @@ pub(super) fn interpret(printed: &str, path: &str) -> Messages {
         match meaning {
             Some(Note) => {}
             Some(Nothing) => any = true,
-            Some(Busy) => return Messages::Busy,
-            Some(NoSpace) => return Messages::NoSpace,
-            Some(Failed | Swap) => return Messages::Failed(line.to_owned()),
+            Some(Busy) => return RunOutcome::Busy { by: None },
+            Some(NoSpace) => return RunOutcome::NoSpace,
+            Some(Failed | Swap) => {
+                let reason = line.to_owned();
+                return RunOutcome::Failed { reason };
+            }
             None if line.trim().is_empty() => {}
             None => unknown = Some(line.trim().to_owned()),
         }
         // The success line proves nothing.
         any |= line.starts_with("extents before:");
     }
-    match unknown {
-        Some(line) => Messages::Unknown(line),
-        None if any => Messages::Fine,
-        None => Messages::Unknown(String::new()),
-    }
+    let message = unknown.or((!any).then(String::new));
+    RunOutcome::Unchanged { message }
 }
 
 /// Returns the first message, the text after it, and its meaning if known.
@@ -248,6 +237,19 @@ pub(super) fn printable(printed: &[u8]) -> String {
 mod tests {
     use super::*;
 
+    const BUSY: RunOutcome = RunOutcome::Busy { by: None };
+    const FINE: RunOutcome = RunOutcome::Unchanged { message: None };
+
+    fn failed(line: &str) -> RunOutcome {
+        let reason = line.to_owned();
+        RunOutcome::Failed { reason }
+    }
+
+    fn unknown(message: &str) -> RunOutcome {
+        let message = Some(message.to_owned());
+        RunOutcome::Unchanged { message }
+    }
+
     /// A message of a form about an image.
     fn message(form: &str, path: &str, error: &str) -> String {
         let directory = path.rsplit_once('/').unwrap().0;
@@ -257,14 +259,14 @@ mod tests {
             .replace("{path}", path)
     }
 
-    fn expected((meaning, form): (Meaning, &str), line: &str) -> Messages {
+    fn expected((meaning, form): (Meaning, &str), line: &str) -> RunOutcome {
         match meaning {
-            Note if form.starts_with("extents") => Messages::Fine,
-            Note => Messages::Unknown(String::new()),
-            Nothing => Messages::Fine,
-            Busy => Messages::Busy,
-            NoSpace => Messages::NoSpace,
-            Failed | Swap => Messages::Failed(line.to_owned()),
+            Note if form.starts_with("extents") => FINE,
+            Note => unknown(""),
+            Nothing => FINE,
+            Busy => BUSY,
+            NoSpace => RunOutcome::NoSpace,
+            Failed | Swap => failed(line),
         }
     }
 
@@ -292,7 +294,7 @@ mod tests {
                 let done = DONE.replace("{path}", &path);
                 let all = format!("{path}\n{line}\n{done}");
                 let wanted = match wanted {
-                    Messages::Unknown(_) => Messages::Fine,
+                    RunOutcome::Unchanged { .. } => FINE,
                     other => other,
                 };
                 assert_eq!(interpret(&all, &path), wanted, "{all:?}");
@@ -304,12 +306,12 @@ mod tests {
     fn an_error_decides_what_a_refused_exchange_is() {
         let (_, swap) = FORMS.iter().find(|(meaning, _)| *meaning == Swap).unwrap();
         let cases = [
-            ("Unknown error -16", Messages::Busy),
-            ("Unknown error -14", Messages::Busy),
-            ("Device or resource busy", Messages::Busy),
-            ("Unknown error -28", Messages::NoSpace),
-            ("Unknown error -122", Messages::NoSpace),
-            ("No space left on device", Messages::NoSpace),
+            ("Unknown error -16", BUSY),
+            ("Unknown error -14", BUSY),
+            ("Device or resource busy", BUSY),
+            ("Unknown error -28", RunOutcome::NoSpace),
+            ("Unknown error -122", RunOutcome::NoSpace),
+            ("No space left on device", RunOutcome::NoSpace),
         ];
         for path in paths() {
             let done = DONE.replace("{path}", &path);
@@ -319,34 +321,34 @@ mod tests {
             }
             for other in ["Unknown error -22", "No error information", "Unknown error"] {
                 let line = message(swap, &path, other);
-                let wanted = Messages::Failed(line.clone());
+                let wanted = failed(&line);
                 assert_eq!(interpret(&format!("{line}\n{done}"), &path), wanted);
             }
         }
         // Of anything but the exchange, busy is a failure; no space is none whatever it is.
         let write = "bad write of 4096 bytes to /d/.fsr12: ";
         let meaning = |error: &str| interpret(&format!("{write}{error}"), "/d/a");
-        assert_eq!(meaning("No space left on device"), Messages::NoSpace);
+        assert_eq!(meaning("No space left on device"), RunOutcome::NoSpace);
         assert_eq!(
             meaning("Device or resource busy"),
-            Messages::Failed(format!("{write}Device or resource busy"))
+            failed(&format!("{write}Device or resource busy"))
         );
     }
 
     #[test]
     fn a_message_to_come_is_quoted_unless_its_words_are_plain() {
         let path = "/srv/failed: No space left on device";
-        let unknown = format!("XFS_IOC_NEW: {path}: deferred");
-        let quoted = Messages::Unknown(unknown.clone());
-        assert_eq!(interpret(&format!("{path}\n{unknown}\n"), path), quoted);
+        let line = format!("XFS_IOC_NEW: {path}: deferred");
+        let quoted = unknown(&line);
+        assert_eq!(interpret(&format!("{path}\n{line}\n"), path), quoted);
         let new = |error: &str| interpret(&format!("XFS_IOC_NEW failed: {path}: {error}"), path);
-        assert_eq!(new("Device or resource busy"), Messages::Busy);
-        assert_eq!(new("No space left on device"), Messages::NoSpace);
-        assert!(matches!(new("Invalid argument"), Messages::Failed(_)));
+        assert_eq!(new("Device or resource busy"), BUSY);
+        assert_eq!(new("No space left on device"), RunOutcome::NoSpace);
+        assert!(matches!(new("Invalid argument"), RunOutcome::Failed { .. }));
         // What is known counts, whatever else there is.
-        let busy = format!("{unknown}\n{path}: file busy\n{unknown}");
-        assert_eq!(interpret(&busy, path), Messages::Busy);
-        assert_eq!(interpret("", path), Messages::Unknown(String::new()));
+        let busy = format!("{line}\n{path}: file busy\n{line}");
+        assert_eq!(interpret(&busy, path), BUSY);
+        assert_eq!(interpret("", path), unknown(""));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Defragmentation with two engines, which share [`engine`].
+//! Defragmentation with two engines, which share [`engine`]; its comment is how to add another.
 //!
 //! ```text
 //! guard ─► gate raised ─► guard, the rest ─► fsr: xfs_fsr works, run (pure) stops it
@@ -38,7 +38,6 @@ pub mod meter;
 pub mod mover;
 pub mod online;
 pub mod pressure;
-pub mod refusal;
 pub mod run;
 pub mod segments;
 pub mod usable;
@@ -47,7 +46,7 @@ use std::path::PathBuf;
 
 /// The interfaces of the host.
 #[derive(Debug, Clone)]
-pub struct Host {
+pub struct HostInterfaces {
     /// Mount point of procfs.
     pub proc: PathBuf,
     /// Mount point of sysfs.
@@ -68,10 +67,10 @@ pub enum KernelCheck {
     Overridden,
 }
 
-impl Host {
+impl HostInterfaces {
     /// This host.
-    pub fn new(hints: PathBuf) -> Host {
-        Host {
+    pub fn new(hints: PathBuf) -> HostInterfaces {
+        HostInterfaces {
             proc: PathBuf::from("/proc"),
             sys: PathBuf::from("/sys"),
             hints,
@@ -80,7 +79,7 @@ impl Host {
     }
 
     /// This host, for callers that change no hint.
-    pub fn to_look_at() -> Host {
-        Host::new(PathBuf::new())
+    pub fn to_look_at() -> HostInterfaces {
+        HostInterfaces::new(PathBuf::new())
     }
 }

@@ -165,32 +165,31 @@ impl Mover {
             return Ok(());
         }
         self.anchored = ANCHORED;
-        let from = self.anchor.unwrap_or(Bytes(0));
-        let end = Bytes(from.0.saturating_add(self.block));
-        let is_fit = |extents: &[Extent]| {
-            let first = extents
-                .iter()
-                .find(|e| !e.flags.unwritten && !e.flags.delayed);
-            first.copied()
+        let fit = |(extents, _): (Vec<Extent>, _)| {
+            let mut extents = extents.into_iter();
+            extents.find(|extent| !extent.flags.unwritten && !extent.flags.delayed)
         };
-        let mut found = match self.anchor {
-            Some(_) => is_fit(&self.map(from, end)?.0),
-            None => None,
-        };
+        let mut found = None;
+        if let Some(from) = self.anchor {
+            found = fit(self.map(from, Bytes(from.0.saturating_add(self.block)))?);
+        }
         if found.is_none() {
-            found = is_fit(&self.map(Bytes(0), Bytes(u64::MAX))?.0);
+            found = fit(self.map(Bytes(0), Bytes(u64::MAX))?);
         }
         self.anchor = found.map(|extent| extent.logical);
-        match found.filter(|extent| !extent.flags.shared) {
-            Some(extent) => {
-                let (from, block) = (extent.logical.0, self.block);
-                match clone_range(&self.image, from, block, &self.temporary, 0) {
-                    // It was just truncated.
-                    Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(()),
-                    other => other,
-                }
-            }
-            None => Ok(()),
+        let Some(extent) = found.filter(|extent| !extent.flags.shared) else {
+            return Ok(());
+        };
+        match clone_range(
+            &self.image,
+            extent.logical.0,
+            self.block,
+            &self.temporary,
+            0,
+        ) {
+            // It was just truncated.
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(()),
+            other => other,
         }
     }
 

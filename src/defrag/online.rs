@@ -22,132 +22,55 @@ mod session;
 
 use std::cell::Cell;
 use std::ops::ControlFlow;
-use std::path::Path;
 
-use super::Host;
-use super::engine::{self, Controls, Event, Progress, Request, failed, lock_filesystem};
-use super::guard::{self, Target};
-use super::hint;
-use super::pressure::Gauge;
-use super::refusal::{Halt, Refusal};
-use super::segments::{Plan, Survey};
-use crate::model::path::shown;
+use super::engine::{Controls, Event, Progress, failed, lock_filesystem};
+use super::guard;
+use super::segments::{MovePlan, Survey};
 use crate::model::{
-    Account, Bytes, Engine, ExtentCount, RunForecast, RunOutcome, RunReport, SegmentWork, Stop,
+    Bytes, Engine, ReasonCode, Refusal, RunForecast, RunOutcome, RunReport, SegmentWork,
 };
 use crate::probe::extents::{MapReader, ReadPace};
-use crate::probe::reason;
 use crate::sys::locks;
-use session::{Session, Work};
+use session::Session;
 
-/// Checks the guards and surveys the map as [`run`] does. Returns the extents and a forecast.
-pub fn dry_run(
-    request: &Request<'_>,
-    host: &Host,
-    orders: &mut dyn FnMut() -> Option<Stop>,
-) -> Result<(ExtentCount, RunForecast), Halt> {
-    let target = guard::open(request.path, host)?;
-    let gauge = check(request, host, &target)?;
-    let mut controls = Controls::new(request, host, &target, gauge, orders);
-    let Plan {
-        extents,
-        gain,
-        shared,
-        ..
-    } = survey(&target, &mut controls)?;
-    Ok((extents, RunForecast::Segments { gain, shared }))
-}
-
-/// Checks everything that does not need the map.
-fn check(request: &Request<'_>, host: &Host, target: &Target) -> Result<Gauge, Refusal> {
-    let extents = guard::check_online(target, request.limits, host)?;
-    guard::check_gain(target, extents)?;
-    engine::gauge(target, request, host)
-}
-
-/// Defragments one image. `orders` is called before each segment and repeatedly during rests, and
-/// returns the reason to stop; `watch` receives the events.
-pub fn run(
-    request: &Request<'_>,
-    host: &Host,
-    orders: &mut dyn FnMut() -> Option<Stop>,
-    watch: &mut dyn FnMut(Event),
-) -> RunReport {
-    restore_hints(&host.hints, watch);
-    engine::report(Engine::Online, |report| {
-        attempt(request, host, report, orders, watch)
-    })
-}
-
-/// Restores the hints left by killed runs. Records of hints that cannot be restored are kept.
-pub fn restore_hints(directory: &Path, watch: &mut dyn FnMut(Event)) {
-    let (restored, failed) = hint::restore_all(directory);
-    for path in restored {
-        let path = shown(&path);
-        watch(Event::Notice(format!(
-            "restored the extent-size hint of {path}, whose run was killed"
-        )));
-    }
-    for (path, error) in failed {
-        let (path, why) = (shown(&path), reason(&error));
-        watch(Event::Notice(format!(
-            "the extent-size hint noted in {path} cannot be restored: {why}"
-        )));
-    }
-}
-
-fn attempt(
-    request: &Request<'_>,
-    host: &Host,
+/// Defragments one image.
+pub(super) fn run(
+    controls: &mut Controls<'_, '_>,
     report: &mut RunReport,
-    orders: &mut dyn FnMut() -> Option<Stop>,
-    watch: &mut dyn FnMut(Event),
-) -> Result<RunOutcome, Halt> {
-    let mut work = Work::default();
-    report.segments = Some(SegmentWork::default());
-    let target = guard::open(request.path, host)?;
-    let _turn = lock_filesystem(&target)?;
-    let gauge = check(request, host, &target)?;
+) -> Result<RunOutcome, RunOutcome> {
+    let target = controls.target;
+    let (host, limits) = (controls.request.host, controls.request.limits);
+    let mut _turn = None;
+    if !limits.dry_run {
+        report.segments = Some(SegmentWork::default());
+        _turn = Some(lock_filesystem(target)?);
+    }
+    let extents = guard::check_online(target, limits, host)?;
+    guard::check_gain(target, extents)?;
+    controls.check_pressure(false)?;
     let in_use = locks::in_use(&target.file)?;
     let in_use = in_use.open != Some(false) || in_use.qemu.any();
-    let mut controls = Controls::new(request, host, &target, gauge, orders);
-    let plan = survey(&target, &mut controls)?;
+    let plan = survey(controls)?;
     report.from = Some(plan.extents);
+    if limits.dry_run {
+        let (gain, shared) = (plan.gain, plan.shared);
+        let forecast = RunForecast::Segments { gain, shared };
+        return Ok(RunOutcome::WouldRun { forecast });
+    }
     let progress = Progress::new(Engine::Online, plan.gain.0, plan.extents);
-    watch(Event::Cleared(progress));
-    let session = Session::begin(request, host, &target, controls, (progress, watch));
-    let mut session = match session {
+    controls.send(Event::Cleared(progress));
+    let mut session = match Session::begin(controls, &plan, progress, in_use) {
         Ok(session) => session,
         Err(error) => return Ok(failed("it cannot be begun", &error)),
     };
-    session.in_use = in_use;
-    let end = session.work_through(&plan, &mut work);
-    let in_use = session.in_use;
-    let outcome = session.end(report, plan.shared.0 > 0, end);
-    report.segments = Some(SegmentWork {
-        segments: work.segments,
-        busy: work.busy,
-        worst_call: work.calls.worst(),
-        median_call: work.calls.median(),
-        shared: plan.shared,
-    });
-    report.account = report.to.map(|to| account(&plan, work.joined, to, in_use));
-    Ok(outcome)
-}
-
-/// What became of the extents of the plan, if `to` are left.
-fn account(plan: &Plan, joined: ExtentCount, to: ExtentCount, in_use: bool) -> Account {
-    let joined = match in_use {
-        true => joined,
-        // No process split any, so those that are left were not joined.
-        false => joined.min(plan.extents.saturating_sub(to)),
-    };
-    Account::new(&plan.borders, plan.gain, joined, to)
+    let end = session.work_through();
+    Ok(session.end(report, end))
 }
 
 /// Reads the map once, in chunks, resting as long as working, until the run is stopped.
-fn survey(target: &Target, controls: &mut Controls<'_>) -> Result<Plan, Halt> {
-    let mut survey = Survey::new(Bytes(target.file.metadata()?.len()));
+fn survey(controls: &mut Controls<'_, '_>) -> Result<MovePlan, RunOutcome> {
+    let file = &controls.target.file;
+    let mut survey = Survey::new(Bytes(file.metadata()?.len()));
     let stopped = Cell::new(None);
     let visit = |extent| {
         survey.push(extent);
@@ -156,18 +79,15 @@ fn survey(target: &Target, controls: &mut Controls<'_>) -> Result<Plan, Halt> {
             None => ControlFlow::Continue(()),
         }
     };
-    let mut beat = || {
-        let stop = || controls.stops().first().copied();
-        stopped.set(stopped.get().or_else(stop));
-    };
-    MapReader::new().read(&target.file, Bytes(0), ReadPace::GENTLE, visit, &mut beat)?;
+    let mut beat = || stopped.set(stopped.get().or_else(|| controls.stop()));
+    MapReader::new().read(file, Bytes(0), ReadPace::GENTLE, visit, &mut beat)?;
     if let Some(why) = stopped.get() {
-        return Err(Halt::Stopped(why));
+        return Err(RunOutcome::Stopped { why });
     }
     let plan = survey.finish();
     match plan.regions.is_empty() {
-        true if plan.shared.0 > 0 => Err(Refusal::Shared.into()),
-        true => Err(Refusal::NearIdeal(plan.extents).into()),
+        true if plan.shared.0 > 0 => Err(Refusal::from(ReasonCode::SharesBlocks).into()),
+        true => Err(guard::near_ideal(plan.extents).into()),
         false => Ok(plan),
     }
 }

@@ -34,28 +34,14 @@
 //! needs the io controller, counts requests but no time, and is never idle for a group of many VMs.
 
 use std::collections::HashMap;
-use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::Host;
+use super::HostInterfaces;
 use super::disks::Counters;
 use crate::model::DeviceNumber;
 use crate::sys::{mounts, proc};
-
-/// Percent of the last ten seconds in which a task waited for I/O.
-#[derive(Debug, Clone, Copy, PartialEq, PartialOrd)]
-pub struct Pressure(pub f32);
-
-impl Pressure {
-    /// Whether it is above a limit in percent.
-    // A limit is at most 100.
-    #[allow(clippy::cast_precision_loss)]
-    pub fn is_above(self, most: u32) -> bool {
-        self.0 > most as f32
-    }
-}
 
 const MOST_GROUPS: usize = 1000;
 /// Minimum age of a reading to compare with: the disks count in ticks of up to 10 ms.
@@ -69,7 +55,8 @@ const REMEMBERED: Duration = Duration::from_secs(30);
 #[derive(Debug, Clone, PartialEq)]
 struct Waited {
     of: PathBuf,
-    average: Pressure,
+    /// Percent of the last ten seconds in which a task waited for I/O.
+    average: f64,
     /// Since the group was created, or the host booted.
     total: Duration,
 }
@@ -90,39 +77,13 @@ pub enum Asked {
     OrHost,
 }
 
-impl Asked {
-    /// The choice, by whether a run works.
-    pub fn while_a_run(works: bool) -> Asked {
-        if works { Asked::Others } else { Asked::OrHost }
-    }
-}
-
-/// The reading of a gauge.
+/// The pressure on a file system, in percent of the last ten seconds.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Found {
-    /// All pressure, as the kernel counts it.
-    pub all: Pressure,
+pub struct IoPressure {
+    /// All, as the kernel counts it.
+    pub all: f64,
     /// The same without pressure without I/O.
-    pub counts: Pressure,
-}
-
-/// Pressure that does not hold a run because it is without I/O.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct WithoutIo {
-    pub all: Pressure,
-    /// The share of time that the disks were busy, in percent.
-    pub busy: f32,
-}
-
-impl fmt::Display for WithoutIo {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "I/O pressure of {:.1} % without I/O does not count: the disks were at work {:.1} % of \
-             the time",
-            self.all.0, self.busy
-        )
-    }
+    pub counts: f64,
 }
 
 /// Measures the pressure on one file system, and remembers its part without I/O.
@@ -131,9 +92,9 @@ pub struct Gauge {
     device: DeviceNumber,
     before: Option<Reading>,
     /// The share of time between the last two readings that the disks were busy, in percent.
-    busy: f32,
+    busy: f64,
     /// The share that each group has waited without I/O, in percent, and when it was found.
-    without_io: HashMap<PathBuf, (f32, Instant)>,
+    without_io: HashMap<PathBuf, (f64, Instant)>,
     reported: bool,
 }
 
@@ -151,7 +112,7 @@ impl Gauge {
 
     /// The pressure now; `None` if unreadable. `idle`: no run of ours used the disks since last
     /// time.
-    pub fn look(&mut self, host: &Host, asked: Asked, idle: bool) -> Option<Found> {
+    pub fn look(&mut self, host: &HostInterfaces, asked: Asked, idle: bool) -> Option<IoPressure> {
         let now = Reading {
             at: Instant::now(),
             waited: read_waited(&host.proc, asked),
@@ -160,24 +121,21 @@ impl Gauge {
         self.take(now, idle)
     }
 
-    /// As [`before_runs`], for one run.
-    pub fn before_a_run(&mut self, host: &Host, asked: Asked, most: u32) -> Option<Found> {
-        let mut gauges = [self];
-        before_runs(&mut gauges, host, asked, most).pop()?
-    }
-
     /// Reports, once, pressure that does not hold runs because it is without I/O.
-    pub fn news(&mut self, found: Option<Found>, most: u32) -> Option<WithoutIo> {
-        let Found { all, counts } = found?;
-        let is_news = all.is_above(most) && !counts.is_above(most) && !self.reported;
-        self.reported |= is_news;
-        is_news.then_some(WithoutIo {
-            all,
-            busy: self.busy,
-        })
+    pub fn news(&mut self, found: Option<IoPressure>, most: u32) -> Option<String> {
+        let IoPressure { all, counts } = found?;
+        if self.reported || all <= f64::from(most) || counts > f64::from(most) {
+            return None;
+        }
+        self.reported = true;
+        Some(format!(
+            "I/O pressure of {:.1} % without I/O does not count: the disks were at work {:.1} % of \
+             the time",
+            all, self.busy
+        ))
     }
 
-    fn take(&mut self, now: Reading, idle: bool) -> Option<Found> {
+    fn take(&mut self, now: Reading, idle: bool) -> Option<IoPressure> {
         self.without_io
             .retain(|_, (_, at)| now.at.duration_since(*at) < REMEMBERED);
         let age = |before: &Reading| now.at.duration_since(before.at);
@@ -190,12 +148,12 @@ impl Gauge {
         }
         let counts = |waited: &Waited| {
             let without_io = self.without_io.get(&waited.of);
-            let counts = waited.average.0 - without_io.map_or(0.0, |(share, _)| *share);
-            Pressure(counts.max(0.0))
+            let counts = waited.average - without_io.map_or(0.0, |(share, _)| *share);
+            counts.max(0.0)
         };
-        Some(Found {
-            all: worst(now.waited.iter().map(|it| it.average))?,
-            counts: worst(now.waited.iter().map(counts))?,
+        Some(IoPressure {
+            all: now.waited.iter().map(|it| it.average).reduce(f64::max)?,
+            counts: now.waited.iter().map(counts).reduce(f64::max)?,
         })
     }
 
@@ -222,41 +180,34 @@ impl Gauge {
 
 impl Waited {
     /// In percent of the time between the two readings.
-    fn share_since(&self, before: &Reading, elapsed: Duration) -> Option<f32> {
+    fn share_since(&self, before: &Reading, elapsed: Duration) -> Option<f64> {
         let before = before.waited.iter().find(|before| before.of == self.of)?;
         let waited = self.total.checked_sub(before.total)?;
-        let share = waited.as_secs_f32() / elapsed.as_secs_f32() * 100.0;
+        let share = waited.as_secs_f64() / elapsed.as_secs_f64() * 100.0;
         Some(share.min(100.0))
     }
 }
 
 /// The share of waiting that busy disks do not explain; all in percent of the same time.
-fn without_io(waited: f32, busy: f32) -> f32 {
+fn without_io(waited: f64, busy: f64) -> f64 {
     (waited - 2.0 * busy).max(0.0)
 }
 
-fn worst(pressures: impl Iterator<Item = Pressure>) -> Option<Pressure> {
-    pressures.max_by(|a, b| a.0.total_cmp(&b.0))
-}
-
-/// The pressure before runs, one per gauge. If any is above the limit, all are read again a second
-/// later, when pressure without I/O is known.
+/// The pressure while no run works, one per gauge. If any is above the limit, all are read again a
+/// second later, when pressure without I/O is known.
 pub fn before_runs(
     gauges: &mut [&mut Gauge],
-    host: &Host,
-    asked: Asked,
+    host: &HostInterfaces,
     most: u32,
-) -> Vec<Option<Found>> {
+) -> Vec<Option<IoPressure>> {
     let mut look = || -> Vec<_> {
         let each = gauges.iter_mut();
-        each.map(|gauge| gauge.look(host, asked, true)).collect()
+        each.map(|gauge| gauge.look(host, Asked::OrHost, true))
+            .collect()
     };
     let found = look();
-    if !found
-        .iter()
-        .flatten()
-        .any(|found| found.counts.is_above(most))
-    {
+    let is_above = |found: &IoPressure| found.counts > f64::from(most);
+    if !found.iter().flatten().any(is_above) {
         return found;
     }
     std::thread::sleep(COMPARED_AFTER);
@@ -296,11 +247,11 @@ fn own_group(proc: &Path) -> Option<(PathBuf, PathBuf)> {
 
 fn read(of: PathBuf) -> Option<Waited> {
     let some = proc::pressure(&fs::read(&of).ok()?, "some")?;
-    // At most 100.
-    #[allow(clippy::cast_possible_truncation)]
-    let average = Pressure(some.avg10 as f32);
-    let total = Duration::from_micros(some.total);
-    Some(Waited { of, average, total })
+    Some(Waited {
+        of,
+        average: some.avg10,
+        total: Duration::from_micros(some.total),
+    })
 }
 
 #[cfg(test)]

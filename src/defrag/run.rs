@@ -1,9 +1,9 @@
 //! The life of one run, as a state machine without clock or system calls.
 //!
 //! ```text
-//! idle ─► guarded ─► running ◄─► paused
-//!   │        │          └──► ending ◄──┘        SIGTERM, and SIGKILL if that was not enough
-//!   └────────┴───────────────► ended
+//! running ◄─► paused
+//!    └──► ending ◄──┘        SIGTERM, and SIGKILL if that was not enough
+//!            └──► ended
 //! ```
 //!
 //! It decides when a run ends and how it is made to; the outcome is determined by extent counts.
@@ -30,47 +30,35 @@ pub enum Hold {
 
 /// The state of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum State {
-    /// Nothing has happened.
-    Idle,
-    /// The guards passed; it is about to start.
-    Guarded,
-    /// The engine's process works.
+pub enum RunState {
+    /// The engine works.
     Running,
-    /// The engine's process is stopped.
+    /// The engine is held.
     Paused,
-    /// The engine's process was signalled to end.
+    /// The engine was signalled to end.
     Ending,
-    /// There is no process (any more).
+    /// The engine has ended.
     Ended,
 }
 
 /// An event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Input {
-    /// The guards passed.
-    Cleared,
-    /// The engine's process was started.
-    Started,
-    /// There is a reason to hold the run.
-    Held(Hold),
-    /// That reason is gone.
-    Freed(Hold),
+    /// Whether there is a reason of this kind to hold the run.
+    Held(Hold, bool),
     /// The engine has read or written something.
     Moved,
     /// The run is to end.
     Stop(Stop),
     /// Time has passed.
     Tick,
-    /// The process has ended, or could not be started.
+    /// The engine's process has ended.
     Exited,
 }
 
-/// An action for the caller.
+/// An action for the caller, if the engine is a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
-    /// Start the engine's process.
-    Start,
     /// SIGSTOP.
     Pause,
     /// SIGCONT.
@@ -83,10 +71,10 @@ pub enum Action {
     Abandon,
 }
 
-/// One run.
+/// One run, from the start of its engine on.
 #[derive(Debug, Clone)]
 pub struct Machine {
-    state: State,
+    state: RunState,
     pressure: bool,
     bandwidth: bool,
     stop: Option<Stop>,
@@ -95,26 +83,26 @@ pub struct Machine {
     /// When SIGKILL is due.
     kill: Duration,
     killed: bool,
-    patience: Duration,
+    stuck_after: Duration,
 }
 
 impl Machine {
-    /// `patience` is how long a running engine may move nothing before it is stuck.
-    pub fn new(patience: Duration) -> Machine {
+    /// A run that starts `now`, and is stuck if it moves nothing for `stuck_after`.
+    pub fn new(now: Duration, stuck_after: Duration) -> Machine {
         Machine {
-            state: State::Idle,
+            state: RunState::Running,
             pressure: false,
             bandwidth: false,
             stop: None,
-            moved: Duration::ZERO,
+            moved: now,
             kill: Duration::ZERO,
             killed: false,
-            patience,
+            stuck_after,
         }
     }
 
     /// The current state.
-    pub fn state(&self) -> State {
+    pub fn state(&self) -> RunState {
         self.state
     }
 
@@ -125,62 +113,38 @@ impl Machine {
 
     /// The reason if it is held.
     pub fn held_by(&self) -> Option<Hold> {
-        match (self.state, self.pressure) {
-            (State::Paused, true) => Some(Hold::Pressure),
-            (State::Paused, false) => Some(Hold::Bandwidth),
-            _ => None,
-        }
+        let hold = if self.pressure {
+            Hold::Pressure
+        } else {
+            Hold::Bandwidth
+        };
+        (self.state == RunState::Paused).then_some(hold)
     }
 
     /// Processes an input at the time `now` of a monotonic clock.
     pub fn step(&mut self, now: Duration, input: Input) -> Vec<Action> {
         match input {
-            Input::Cleared if self.state == State::Idle => {
-                self.state = State::Guarded;
-                vec![Action::Start]
-            }
-            Input::Started if self.state == State::Guarded => self.started(now),
-            Input::Held(hold) => self.hold(now, hold, true),
-            Input::Freed(hold) => self.hold(now, hold, false),
-            Input::Moved => {
-                self.moved = now;
-                Vec::new()
-            }
-            Input::Stop(stop) => self.stop(now, stop),
-            Input::Tick => self.tick(now),
-            Input::Exited => {
-                self.state = State::Ended;
-                Vec::new()
-            }
-            Input::Cleared | Input::Started => Vec::new(),
+            Input::Held(hold, is_held) => return self.hold(now, hold, is_held),
+            Input::Stop(stop) => return self.stop(now, stop),
+            Input::Tick => return self.tick(now),
+            Input::Moved => self.moved = now,
+            Input::Exited => self.state = RunState::Ended,
         }
+        Vec::new()
     }
 
-    fn started(&mut self, now: Duration) -> Vec<Action> {
-        self.state = State::Running;
-        self.moved = now;
-        match self.stop {
-            Some(stop) => self.end(now, stop),
-            None => self.follow_holds(now),
-        }
-    }
-
-    fn hold(&mut self, now: Duration, hold: Hold, held: bool) -> Vec<Action> {
+    fn hold(&mut self, now: Duration, hold: Hold, is_held: bool) -> Vec<Action> {
         match hold {
-            Hold::Pressure => self.pressure = held,
-            Hold::Bandwidth => self.bandwidth = held,
+            Hold::Pressure => self.pressure = is_held,
+            Hold::Bandwidth => self.bandwidth = is_held,
         }
-        self.follow_holds(now)
-    }
-
-    fn follow_holds(&mut self, now: Duration) -> Vec<Action> {
         match (self.state, self.pressure || self.bandwidth) {
-            (State::Running, true) => {
-                self.state = State::Paused;
+            (RunState::Running, true) => {
+                self.state = RunState::Paused;
                 vec![Action::Pause]
             }
-            (State::Paused, false) => {
-                self.state = State::Running;
+            (RunState::Paused, false) => {
+                self.state = RunState::Running;
                 self.moved = now;
                 vec![Action::Continue]
             }
@@ -189,62 +153,48 @@ impl Machine {
     }
 
     fn stop(&mut self, now: Duration, stop: Stop) -> Vec<Action> {
-        match self.state {
-            State::Idle => {
-                self.stop = Some(stop);
-                self.state = State::Ended;
-                Vec::new()
-            }
-            State::Guarded => {
-                self.stop.get_or_insert(stop);
-                Vec::new()
-            }
-            State::Running | State::Paused => self.end(now, stop),
-            // It is being ended; if a process waits now, more quickly.
-            State::Ending if stop.is_urgent() => {
-                self.kill = self.kill.min(now + URGENT_GRACE);
-                Vec::new()
-            }
-            State::Ending | State::Ended => Vec::new(),
-        }
-    }
-
-    fn end(&mut self, now: Duration, stop: Stop) -> Vec<Action> {
-        let paused = self.state == State::Paused;
-        self.stop = Some(stop);
-        self.state = State::Ending;
         let grace = if stop.is_urgent() {
             URGENT_GRACE
         } else {
             GRACE
         };
-        self.kill = now + grace;
-        // A stopped process does not handle SIGTERM until it is continued.
-        let mut actions = vec![Action::Terminate];
-        actions.extend(paused.then_some(Action::Continue));
-        actions
+        let is_paused = self.state == RunState::Paused;
+        match self.state {
+            RunState::Running | RunState::Paused => {
+                self.stop = Some(stop);
+                self.state = RunState::Ending;
+                self.kill = now + grace;
+                // A stopped process does not handle SIGTERM until it is continued.
+                let mut actions = vec![Action::Terminate];
+                actions.extend(is_paused.then_some(Action::Continue));
+                return actions;
+            }
+            // It is being ended; if a process waits now, more quickly.
+            RunState::Ending => self.kill = self.kill.min(now + grace),
+            RunState::Ended => {}
+        }
+        Vec::new()
     }
 
     fn tick(&mut self, now: Duration) -> Vec<Action> {
         match self.state {
-            State::Running if now.saturating_sub(self.moved) >= self.patience => {
-                self.end(now, Stop::Stuck)
+            RunState::Running if now.saturating_sub(self.moved) >= self.stuck_after => {
+                self.stop(now, Stop::Stuck)
             }
-            State::Ending if !self.killed && now >= self.kill => {
+            RunState::Ending if !self.killed && now >= self.kill => {
                 self.killed = true;
                 vec![Action::Kill]
             }
-            State::Ending if self.killed && now >= self.kill + EXIT_TIMEOUT => self.abandon(),
+            RunState::Ending
+                if self.killed
+                    && now >= self.kill + EXIT_TIMEOUT
+                    && self.stop == Some(Stop::Shutdown) =>
+            {
+                self.state = RunState::Ended;
+                vec![Action::Abandon]
+            }
             _ => Vec::new(),
         }
-    }
-
-    fn abandon(&mut self) -> Vec<Action> {
-        if self.stop != Some(Stop::Shutdown) {
-            return Vec::new();
-        }
-        self.state = State::Ended;
-        vec![Action::Abandon]
     }
 }
 
@@ -254,10 +204,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn running() -> Machine {
-        let mut machine = Machine::new(Duration::from_secs(60));
-        assert_eq!(machine.step(at(0), Input::Cleared), [Action::Start]);
-        assert_eq!(machine.step(at(0), Input::Started), []);
-        machine
+        Machine::new(at(0), Duration::from_secs(60))
     }
 
     fn at(milliseconds: u64) -> Duration {
@@ -268,27 +215,30 @@ mod tests {
     fn it_stands_still_as_long_as_there_is_a_reason() {
         let mut machine = running();
         let mut step = |input| machine.step(at(1), input);
-        assert_eq!(step(Input::Held(Hold::Bandwidth)), [Action::Pause]);
-        assert_eq!(step(Input::Held(Hold::Pressure)), []);
-        assert_eq!(step(Input::Freed(Hold::Bandwidth)), []);
-        assert_eq!(step(Input::Freed(Hold::Pressure)), [Action::Continue]);
+        assert_eq!(step(Input::Held(Hold::Bandwidth, true)), [Action::Pause]);
+        assert_eq!(step(Input::Held(Hold::Pressure, true)), []);
+        assert_eq!(step(Input::Held(Hold::Bandwidth, false)), []);
+        assert_eq!(step(Input::Held(Hold::Pressure, false)), [Action::Continue]);
     }
 
     #[test]
     fn the_end_comes_with_grace_and_then_without() {
         let mut machine = running();
-        machine.step(at(1), Input::Held(Hold::Pressure));
+        machine.step(at(1), Input::Held(Hold::Pressure, true));
         assert_eq!(
             machine.step(at(10), Input::Stop(Stop::WindowClosed)),
             [Action::Terminate, Action::Continue]
         );
-        assert_eq!(machine.step(at(500), Input::Held(Hold::Bandwidth)), []);
+        assert_eq!(
+            machine.step(at(500), Input::Held(Hold::Bandwidth, true)),
+            []
+        );
         assert_eq!(machine.step(at(2009), Input::Tick), []);
         assert_eq!(machine.step(at(2010), Input::Tick), [Action::Kill]);
         assert_eq!(machine.step(at(2011), Input::Tick), []);
         assert_eq!(machine.step(at(9_999_999), Input::Tick), []);
         assert_eq!(machine.step(at(9_999_999), Input::Exited), []);
-        assert_eq!(machine.state(), State::Ended);
+        assert_eq!(machine.state(), RunState::Ended);
         assert_eq!(machine.stopped_by(), Some(Stop::WindowClosed));
     }
 
@@ -306,9 +256,9 @@ mod tests {
         let mut machine = running();
         machine.step(at(1000), Input::Moved);
         assert_eq!(machine.step(at(60_999), Input::Tick), []);
-        machine.step(at(60_999), Input::Held(Hold::Pressure));
+        machine.step(at(60_999), Input::Held(Hold::Pressure, true));
         assert_eq!(machine.step(at(200_000), Input::Tick), []);
-        machine.step(at(200_000), Input::Freed(Hold::Pressure));
+        machine.step(at(200_000), Input::Held(Hold::Pressure, false));
         assert_eq!(machine.step(at(259_999), Input::Tick), []);
         assert_eq!(machine.step(at(260_000), Input::Tick), [Action::Terminate]);
         assert_eq!(machine.stopped_by(), Some(Stop::Stuck));
@@ -320,16 +270,13 @@ mod tests {
         machine.step(at(0), Input::Stop(Stop::Shutdown));
         assert_eq!(machine.step(at(2000), Input::Tick), [Action::Kill]);
         assert_eq!(machine.step(at(22_000), Input::Tick), [Action::Abandon]);
-        assert_eq!(machine.state(), State::Ended);
+        assert_eq!(machine.state(), RunState::Ended);
     }
 
     fn any_input() -> impl Strategy<Value = Input> {
         let hold = prop::sample::select(vec![Hold::Pressure, Hold::Bandwidth]);
         prop_oneof![
-            2 => Just(Input::Cleared),
-            2 => Just(Input::Started),
-            4 => hold.clone().prop_map(Input::Held),
-            4 => hold.prop_map(Input::Freed),
+            8 => (hold, any::<bool>()).prop_map(|(hold, is_held)| Input::Held(hold, is_held)),
             4 => Just(Input::Moved),
             1 => prop::sample::select(Stop::ALL.to_vec()).prop_map(Input::Stop),
             8 => Just(Input::Tick),
@@ -340,7 +287,6 @@ mod tests {
     /// What the process that the actions are for would have gone through.
     #[derive(Default)]
     struct Process {
-        starts: u32,
         stopped: bool,
         terminated: u32,
         killed: u32,
@@ -349,7 +295,6 @@ mod tests {
     impl Process {
         fn take(&mut self, action: Action) {
             match action {
-                Action::Start => self.starts += 1,
                 Action::Pause => {
                     assert!(!self.stopped && self.terminated == 0);
                     self.stopped = true;
@@ -365,44 +310,41 @@ mod tests {
                 }
                 Action::Abandon => assert_eq!(self.killed, 1),
             }
-            assert!(self.starts == 1 && self.terminated <= 1 && self.killed <= 1);
+            assert!(self.terminated <= 1 && self.killed <= 1);
         }
     }
 
     proptest! {
-        /// Whatever comes in whatever order: it starts once, and only when it was cleared; nothing
-        /// is done to a process that is not there; a process that is told to end never stands
-        /// still; and a process that does not end of itself is made to.
+        /// Whatever comes in whatever order: nothing is done to a process that has ended; a process
+        /// that is told to end never stands still; and one that does not end of itself is made to.
         #[test]
         fn nothing_is_done_out_of_order(
             inputs in prop::collection::vec((any_input(), 0_u64..3000), 1..200)
         ) {
-            let mut machine = Machine::new(at(20_000));
+            let mut machine = Machine::new(at(0), at(20_000));
             let mut process = Process::default();
-            let (mut cleared, mut now) = (false, 0);
+            let mut now = 0;
             for (input, wait) in inputs {
                 now += wait;
-                cleared |= input == Input::Cleared;
                 let before = machine.state();
                 let actions = machine.step(at(now), input);
-                prop_assert!(before != State::Ended || actions.is_empty());
-                prop_assert!(before != State::Ended || machine.state() == State::Ended);
+                prop_assert!(before != RunState::Ended || actions.is_empty());
+                prop_assert!(before != RunState::Ended || machine.state() == RunState::Ended);
                 for action in actions {
                     process.take(action);
                 }
-                prop_assert!(process.starts == 0 || cleared);
-                prop_assert_eq!(machine.state() == State::Paused, process.stopped && machine.state() != State::Ended);
-                if machine.state() == State::Ending {
+                prop_assert_eq!(machine.state() == RunState::Paused, process.stopped && machine.state() != RunState::Ended);
+                if machine.state() == RunState::Ending {
                     prop_assert!(machine.stopped_by().is_some() && !process.stopped);
                     prop_assert_eq!(process.terminated, 1);
                 }
             }
-            if matches!(machine.state(), State::Running | State::Paused) {
+            if matches!(machine.state(), RunState::Running | RunState::Paused) {
                 for action in machine.step(at(now), Input::Stop(Stop::Incident)) {
                     process.take(action);
                 }
             }
-            if machine.state() == State::Ending {
+            if machine.state() == RunState::Ending {
                 for action in machine.step(at(now + 2000), Input::Tick) {
                     process.take(action);
                 }

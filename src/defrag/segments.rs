@@ -9,7 +9,7 @@
 use crate::model::borders::{BorderCount, LONG, WORTH};
 use crate::model::{Borders, Bytes, Extent, ExtentCount};
 
-use super::governor::{PAGE, Work};
+use super::governor::{Cost, PAGE};
 
 /// The size of a region, and of the pieces requested from the allocator, in bytes.
 pub const REGION: u64 = 16 << 20;
@@ -25,8 +25,8 @@ pub fn is_movable(extent: &Extent) -> bool {
 #[derive(Debug, Clone, Copy, Default)]
 struct Tally {
     /// Extents that would be removed if all adjacent ones were joined.
-    gain: u32,
-    pages: u32,
+    gain: u64,
+    pages: u64,
 }
 
 /// A part of the image that is worth copying.
@@ -47,6 +47,8 @@ pub struct Region {
 pub struct Survey {
     region: u64,
     tallies: Vec<Tally>,
+    /// The part behind the last region.
+    beyond: Tally,
     previous: Option<Extent>,
     borders: BorderCount,
     shared: Bytes,
@@ -54,7 +56,7 @@ pub struct Survey {
 
 /// The result of a survey.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Plan {
+pub struct MovePlan {
     /// The regions to move, in this order.
     pub regions: Vec<Region>,
     /// Extents that can be removed, in all regions.
@@ -79,6 +81,7 @@ impl Survey {
         Survey {
             region,
             tallies: vec![Tally::default(); usize::try_from(count).unwrap_or(0)],
+            beyond: Tally::default(),
             previous: None,
             borders: BorderCount::default(),
             shared: Bytes(0),
@@ -98,48 +101,43 @@ impl Survey {
         let previous = self.previous.replace(extent);
         let touches = previous.is_some_and(|previous| previous.end() == extent.logical);
         if touches && !extent.logical.0.is_multiple_of(self.region) {
-            self.tally(extent.logical.0, |tally| {
-                tally.gain = tally.gain.saturating_add(1);
-            });
+            self.tally(extent.logical.0).gain += 1;
         }
         let (mut at, end) = (extent.logical.0, extent.end().0);
         while at < end {
             let next = (at / self.region + 1).saturating_mul(self.region).min(end);
-            let pages = u32::try_from((next - at).div_ceil(PAGE)).unwrap_or(u32::MAX);
-            self.tally(at, |tally| tally.pages = tally.pages.saturating_add(pages));
+            self.tally(at).pages += (next - at).div_ceil(PAGE);
             at = next;
         }
     }
 
-    fn tally(&mut self, at: u64, change: impl FnOnce(&mut Tally)) {
+    fn tally(&mut self, at: u64) -> &mut Tally {
         let index = usize::try_from(at / self.region).unwrap_or(usize::MAX);
         // Parts by which the image has grown meanwhile are ignored.
-        if let Some(tally) = self.tallies.get_mut(index) {
-            change(tally);
-        }
+        self.tallies.get_mut(index).unwrap_or(&mut self.beyond)
     }
 
     /// Ends the survey.
-    pub fn finish(self) -> Plan {
+    pub fn finish(self) -> MovePlan {
         let region = self.region;
         let mut regions: Vec<(u32, Region)> = Vec::new();
-        for (tally, start) in self.tallies.iter().zip((0..).step_by(step(region))) {
-            let bytes = u64::from(tally.pages) * PAGE;
-            if u64::from(tally.gain).saturating_mul(WORTH.0) < bytes || tally.gain == 0 {
+        for (tally, start) in self.tallies.iter().zip((0_u64..).map(|it| it * region)) {
+            let bytes = tally.pages * PAGE;
+            if tally.gain.saturating_mul(WORTH.0) < bytes || tally.gain == 0 {
                 continue;
             }
-            let class = (u64::from(tally.gain) * region / bytes.max(1)).ilog2();
+            let class = (tally.gain.saturating_mul(region) / bytes.max(1)).ilog2();
             let found = Region {
                 start: Bytes(start),
                 end: Bytes(start.saturating_add(region)),
-                gain: ExtentCount(tally.gain.into()),
+                gain: ExtentCount(tally.gain),
                 dense: bytes >= region / 8 * 7,
             };
             regions.push((class, found));
         }
         regions.sort_by_key(|(class, region)| (std::cmp::Reverse(*class), region.start));
         let regions: Vec<_> = regions.into_iter().map(|(_, region)| region).collect();
-        Plan {
+        MovePlan {
             gain: regions.iter().map(|region| region.gain).sum(),
             regions,
             extents: ExtentCount(self.borders.borders.total()),
@@ -147,10 +145,6 @@ impl Survey {
             shared: self.shared,
         }
     }
-}
-
-fn step(region: u64) -> usize {
-    usize::try_from(region).unwrap_or(usize::MAX)
 }
 
 /// A part of an image that is moved at once.
@@ -163,7 +157,7 @@ pub struct Segment {
     /// The number of its extents.
     pub extents: ExtentCount,
     /// The cost of moving it.
-    pub work: Work,
+    pub cost: Cost,
 }
 
 impl Segment {
@@ -204,7 +198,7 @@ impl Before {
 
 /// The first segment of a piece of the map: adjacent extents, up to `most`. A single extent is
 /// moved only if adjacent to moved blocks. A long extent may be cut at a page; the rest follows.
-pub fn cut(extents: &[Extent], most: Work, before: Before) -> Option<Segment> {
+pub fn cut(extents: &[Extent], most: Cost, before: Before) -> Option<Segment> {
     let mut rest = extents;
     let mut arrived = before.end;
     while let Some(first) = rest.first() {
@@ -238,15 +232,15 @@ fn run<'a>(extents: &'a [Extent], before: &Before) -> &'a [Extent] {
     extents.get(..length).unwrap_or_default()
 }
 
-fn take(run: &[Extent], most: Work) -> Segment {
+fn take(run: &[Extent], most: Cost) -> Segment {
     let mut segment = Segment {
         start: run.first().map_or(Bytes(0), |extent| extent.logical),
         length: Bytes(0),
         extents: ExtentCount(0),
-        work: Work(0),
+        cost: Cost(0),
     };
     for extent in run {
-        let left = Work(most.0.saturating_sub(segment.work.0));
+        let left = Cost(most.0.saturating_sub(segment.cost.0));
         let mut part = *extent;
         // At least a page of the first one, or nothing would ever be moved.
         let least = if segment.extents.0 == 0 { PAGE } else { 0 };
@@ -256,7 +250,7 @@ fn take(run: &[Extent], most: Work) -> Segment {
         }
         segment.length = segment.length.saturating_add(part.length);
         segment.extents.0 += 1;
-        segment.work.0 = segment.work.0.saturating_add(Work::of(&part).0);
+        segment.cost.0 = segment.cost.0.saturating_add(Cost::of(&part).0);
         if part.length < extent.length {
             break;
         }

@@ -1,12 +1,12 @@
 //! Which engines are usable on this host, independent of the image.
 
 use super::kernels::{self, Sources, Trust};
-use super::{Host, KernelCheck, fsr};
+use super::{HostInterfaces, KernelCheck, fsr};
 use crate::config::settings::Defrag;
-use crate::model::{Engine, EngineState, Unusable, UnusableReason};
+use crate::model::{Engine, EngineState, ReasonCode, Refusal, Unusable, UnusableReason};
 
 /// The state of each engine. It may take as long as [`kernels::judge_host`].
-pub fn engines(limits: &Defrag, host: &Host) -> Vec<EngineState> {
+pub fn engines(limits: &Defrag, host: &HostInterfaces) -> Vec<EngineState> {
     let state = |engine| EngineState {
         engine,
         unusable: unusable(engine, limits, host),
@@ -14,7 +14,7 @@ pub fn engines(limits: &Defrag, host: &Host) -> Vec<EngineState> {
     Engine::ALL.into_iter().map(state).collect()
 }
 
-fn unusable(engine: Engine, limits: &Defrag, host: &Host) -> Option<Unusable> {
+fn unusable(engine: Engine, limits: &Defrag, host: &HostInterfaces) -> Option<Unusable> {
     if !limits.engines.contains(&engine) {
         return Some(Unusable {
             reason: UnusableReason::NotConfigured,
@@ -26,7 +26,7 @@ fn unusable(engine: Engine, limits: &Defrag, host: &Host) -> Option<Unusable> {
         return Some(Unusable {
             reason: UnusableReason::NoXfsFsr,
             brief: "xfs_fsr is not installed".to_owned(),
-            text: super::refusal::Refusal::NoEngine.to_string(),
+            text: Refusal::from(ReasonCode::NoXfsFsr).text,
         });
     }
     if host.kernel == KernelCheck::Overridden {

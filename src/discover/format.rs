@@ -1,8 +1,10 @@
-//! Recognises disk images by magic number, and raw images by file name.
+//! Recognises disk images by magic number, and raw images by partition table or file name.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd as _;
+use std::os::unix::ffi::OsStringExt as _;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
@@ -12,23 +14,74 @@ use crate::model::Format;
 
 /// Bytes to read for the magic number. A multiple of every sector size, as O_DIRECT requires.
 const HEADER: usize = 4096;
+/// Bytes to read of a descriptor of VMDK, which has a line of text for each of its files.
+const DESCRIPTOR: usize = 64 << 10;
+const VMDK_DESCRIPTOR: &[u8] = b"# Disk DescriptorFile";
+/// The footer of VHD, also at the begin of one that grows (block/vpc.c of QEMU).
+const VHD: &[u8] = b"conectix";
+/// Length of that footer.
+const VHD_FOOTER: u64 = 512;
+
+/// What a file shows of itself.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Header {
+    /// Its format; `None` if it does not look like an image.
+    pub format: Option<Format>,
+    /// The files that hold its data, if others do, as it names them.
+    pub data_files: Vec<OsString>,
+}
 
 /// The format indicated by the first bytes of a file.
 pub fn by_magic(header: &[u8]) -> Option<Format> {
     let at =
         |offset: usize, magic: &[u8]| header.get(offset..).is_some_and(|h| h.starts_with(magic));
-    // docs/interop/qcow2.rst and block/{vmdk,vdi,vhdx}.c of QEMU.
+    // docs/interop/{qcow2,qed_spec,parallels}, block/{vmdk,vdi,vhdx,vpc}.c and crypto/block-luks.c
+    // of QEMU.
     if at(0, b"QFI\xfb") {
         Some(Format::Qcow2)
-    } else if at(0, b"KDMV") || at(0, b"COWD") || at(0, b"# Disk DescriptorFile") {
+    } else if at(0, b"KDMV") || at(0, b"COWD") || at(0, VMDK_DESCRIPTOR) {
+        Some(Format::Vmdk)
+    } else if at(0, &0xcafe_babe_u64.to_le_bytes()) {
+        // SEsparse.
         Some(Format::Vmdk)
     } else if at(0x40, &0xbeda_107f_u32.to_le_bytes()) {
         Some(Format::Vdi)
     } else if at(0, b"vhdxfile") {
         Some(Format::Vhdx)
+    } else if at(0, VHD) {
+        Some(Format::Vhd)
+    } else if at(0, b"QED\0") {
+        Some(Format::Qed)
+    } else if at(0, b"WithoutFreeSpace") || at(0, b"WithouFreSpacExt") {
+        Some(Format::Parallels)
+    } else if at(0, b"LUKS\xba\xbe\0\x01") || at(0, b"LUKS\xba\xbe\0\x02") {
+        Some(Format::Luks)
+    } else if is_partitioned(header) {
+        Some(Format::Raw)
     } else {
         None
     }
+}
+
+/// Whether there is a partition table of DOS; before a GPT lies one as well (UEFI, 5.2.3). Boot
+/// sectors of file systems and kernels have its signature too, but code in place of the entries.
+fn is_partitioned(header: &[u8]) -> bool {
+    let number = |bytes: &[u8]| {
+        bytes
+            .iter()
+            .rev()
+            .fold(0_u64, |n, byte| n << 8 | u64::from(*byte))
+    };
+    let is_free = |entry: &[u8]| entry.iter().all(|byte| *byte == 0);
+    let is_used = |entry: &[u8]| {
+        let (first, sectors) = (number(&entry[8..12]), number(&entry[12..16]));
+        matches!(entry[0], 0 | 0x80) && entry[4] != 0 && first != 0 && sectors != 0
+    };
+    let Some((entries, [0x55, 0xaa])) = header.get(446..512).map(|table| table.split_at(64)) else {
+        return false;
+    };
+    let mut all = entries.chunks_exact(16);
+    all.clone().any(is_used) && all.all(|entry| is_used(entry) || is_free(entry))
 }
 
 /// The format indicated by a file name; sufficient only for raw images, which have no header.
@@ -39,80 +92,114 @@ pub fn by_name(path: &Path) -> Option<Format> {
         "qcow2" | "qcow" => Some(Format::Qcow2),
         "vmdk" => Some(Format::Vmdk),
         "vdi" => Some(Format::Vdi),
-        "vhdx" => Some(Format::Vhdx),
+        "vhdx" | "avhdx" => Some(Format::Vhdx),
+        "vhd" | "vpc" | "avhd" => Some(Format::Vhd),
+        "qed" => Some(Format::Qed),
+        "hds" => Some(Format::Parallels),
+        "luks" => Some(Format::Luks),
         _ => None,
     }
 }
 
-/// Determines the format of an open file from its first bytes.
+/// The files that hold the data of an image with this header: of a qcow2 with an external data file
+/// (docs/interop/qcow2.rst), and of a VMDK that is a descriptor.
+fn data_files(header: &[u8]) -> Vec<OsString> {
+    let names: Vec<&[u8]> = if header.starts_with(VMDK_DESCRIPTOR) {
+        let lines = header.split(|byte| matches!(byte, b'\n' | b'\r'));
+        lines.filter_map(extent_file).collect()
+    } else {
+        qcow2_data_file(header).into_iter().collect()
+    };
+    let owned = |name: &[u8]| OsString::from_vec(name.to_vec());
+    names.into_iter().map(owned).collect()
+}
+
+/// The file in `RW 20971520 FLAT "db-flat.vmdk" 0` (vmdk_parse_extents, block/vmdk.c of QEMU).
+fn extent_file(line: &[u8]) -> Option<&[u8]> {
+    let mut parts = line.splitn(3, |byte| *byte == b'"');
+    let (extent, file) = (std::str::from_utf8(parts.next()?).ok()?, parts.next()?);
+    let is_extent = matches!(
+        extent.split_whitespace().next()?,
+        "RW" | "RDONLY" | "NOACCESS"
+    );
+    (is_extent && parts.next().is_some()).then_some(file)
+}
+
+fn qcow2_data_file(header: &[u8]) -> Option<&[u8]> {
+    const EXTERNAL_DATA: u8 = 1 << 2;
+    const DATA_FILE: u32 = 0x4441_5441;
+    let number = |at: usize| {
+        let bytes = header.get(at..)?.first_chunk()?;
+        Some(u32::from_be_bytes(*bytes))
+    };
+    let offset = |at: usize| Some(usize::try_from(number(at)?).unwrap_or(usize::MAX));
+    let is_external = header.get(79)? & EXTERNAL_DATA != 0;
+    if !header.starts_with(b"QFI\xfb") || number(4)? < 3 || !is_external {
+        return None;
+    }
+    let mut at = offset(100)?;
+    loop {
+        let (kind, length) = (number(at)?, offset(at.checked_add(4)?)?);
+        let begin = at.checked_add(8)?;
+        match kind {
+            0 => return None,
+            DATA_FILE => return header.get(begin..begin.checked_add(length)?),
+            // Padded to a multiple of eight bytes.
+            _ => at = begin.checked_add(length.checked_next_multiple_of(8)?)?,
+        }
+    }
+}
+
+/// Determines the format of an open file of `size` bytes.
+pub fn read(file: &File, size: u64) -> io::Result<Header> {
+    let mut header = read_at(file, 0, HEADER)?;
+    if header.starts_with(VMDK_DESCRIPTOR) && size > HEADER as u64 {
+        header = read_at(file, 0, DESCRIPTOR)?;
+    }
+    let mut format = by_magic(&header);
+    // A VHD of fixed size has only a footer. Not to read the end of every raw image, its size must
+    // be a multiple of 4 KiB and the footer: disks of more than 136 MiB have 16 heads.
+    let may_have_footer = !size.is_multiple_of(HEADER as u64);
+    if matches!(format, None | Some(Format::Raw))
+        && may_have_footer
+        && let Some(footer) = size.checked_sub(VHD_FOOTER)
+    {
+        let block = footer - footer % HEADER as u64;
+        let end = read_at(file, block, 2 * HEADER)?;
+        let at = usize::try_from(footer - block).unwrap_or(usize::MAX);
+        if end.get(at..).is_some_and(|footer| footer.starts_with(VHD)) {
+            format = Some(Format::Vhd);
+        }
+    }
+    let data_files = data_files(&header);
+    Ok(Header { format, data_files })
+}
+
+/// Reads up to `length` bytes; both numbers must be multiples of [`HEADER`].
 ///
 /// Uses O_DIRECT where that works: each direct write of the guest would have to invalidate a page
 /// of the image in the page cache.
-pub fn read_magic(file: &File) -> io::Result<Option<Format>> {
+fn read_at(file: &File, at: u64, length: usize) -> io::Result<Vec<u8>> {
     let flags = rustix::fs::fcntl_getfl(file)?;
-    let mut buffer = vec![0; 2 * HEADER];
+    let mut buffer = vec![0; length + HEADER];
     let begin = buffer.as_ptr().align_offset(HEADER).min(HEADER);
-    let header = &mut buffer[begin..begin + HEADER];
+    let part = &mut buffer[begin..begin + length];
 
     let direct = rustix::fs::fcntl_setfl(file, flags | OFlags::DIRECT)
         .map_err(io::Error::from)
-        .and_then(|()| file.read_at(header, 0));
+        .and_then(|()| file.read_at(part, at));
     let read = match direct {
         Ok(read) => read,
         Err(_) => {
             rustix::fs::fcntl_setfl(file, flags)?;
-            let read = file.read_at(header, 0)?;
+            let read = file.read_at(part, at)?;
             // Only a hint; if it is refused, the page stays cached until it is reclaimed.
-            let _ = rustix::fs::fadvise(file.as_fd(), 0, None, Advice::DontNeed);
+            let _ = rustix::fs::fadvise(file.as_fd(), at, None, Advice::DontNeed);
             read
         }
     };
-    Ok(by_magic(&header[..read]))
+    Ok(part[..read].to_vec())
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::io::Write as _;
-
-    #[test]
-    fn formats_are_known_by_their_magic() {
-        let mut vdi = b"<<< Oracle VM VirtualBox Disk Image >>>\n".to_vec();
-        vdi.resize(0x40, 0);
-        vdi.extend([0x7f, 0x10, 0xda, 0xbe]);
-        assert_eq!(by_magic(b"QFI\xfb\0\0\0\x03"), Some(Format::Qcow2));
-        assert_eq!(by_magic(b"KDMV\x01"), Some(Format::Vmdk));
-        assert_eq!(
-            by_magic(b"# Disk DescriptorFile\nversion=1"),
-            Some(Format::Vmdk)
-        );
-        assert_eq!(by_magic(&vdi), Some(Format::Vdi));
-        assert_eq!(by_magic(b"vhdxfileM\0"), Some(Format::Vhdx));
-        for other in [&b""[..], b"QFI", b"\x7fELF", &vdi[..0x43]] {
-            assert_eq!(by_magic(other), None);
-        }
-    }
-
-    #[test]
-    fn names_promise_formats() {
-        for name in ["a.raw", "a.img", "a.b.disk", "A.IMG"] {
-            assert_eq!(by_name(Path::new(name)), Some(Format::Raw), "{name}");
-        }
-        assert_eq!(by_name(Path::new("a.qcow2")), Some(Format::Qcow2));
-        for name in ["a", "raw", ".raw", "a.raw.gz", "a.iso"] {
-            assert_eq!(by_name(Path::new(name)), None, "{name}");
-        }
-    }
-
-    #[test]
-    fn the_header_is_read_from_files_of_any_length() {
-        for length in [0, 3, 4, 5000, 10_000] {
-            let mut file = tempfile::NamedTempFile::new().unwrap();
-            let mut content = b"QFI\xfb".to_vec();
-            content.resize(length, 0);
-            file.write_all(&content).unwrap();
-            let found = read_magic(&File::open(file.path()).unwrap()).unwrap();
-            assert_eq!(found, (length >= 4).then_some(Format::Qcow2), "{length}");
-        }
-    }
-}
+mod tests;

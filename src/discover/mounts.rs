@@ -1,8 +1,10 @@
-//! Determines the file system of a path from the path's text alone.
+//! Determines the file system of a path from the path's text and the mount table.
 //!
-//! stat(2) or statfs(2) would hang with the file system; the mount table is in memory. It may be
-//! older than a mount, so an opened file is checked against it ([`Mount::holds`]).
+//! stat(2), statx(2) or statfs(2) of a path would hang with the file system; the mount table is in
+//! memory. It may be older than a mount, so an opened file is checked against it
+//! ([`Mount::holds`]).
 
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
@@ -17,6 +19,10 @@ use crate::sys;
 /// One mount.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mount {
+    /// Its mount ID, which is used again after it was unmounted.
+    pub id: u32,
+    /// The mount that it is mounted on; `None` if that is not in the table, as for the root.
+    pub parent: Option<u32>,
     /// Device number of the file system.
     pub device: DeviceNumber,
     /// The directory of the file system that is mounted here; `/` for all of it.
@@ -36,6 +42,13 @@ impl Mount {
             "xfs" => FilesystemKind::Xfs,
             _ => FilesystemKind::Other,
         }
+    }
+
+    /// Where a file with this path lies: its file system, and its path inside that, which is the
+    /// same through every mount. `None` if the mount is not on the way to it.
+    pub fn place(&self, path: &Path) -> Option<Place> {
+        let rest = path.strip_prefix(&self.point).ok()?;
+        Some((self.device, joined(&self.root, rest)))
     }
 
     /// Whether an open file with `st_dev` `device` lies on this file system, not on one that was
@@ -87,14 +100,25 @@ impl Mount {
     }
 }
 
-/// The mounts of this host, in the order in which they were made.
+/// A file system, and the path of a file inside it.
+pub type Place = (DeviceNumber, PathBuf);
+
+/// `base.join("")` would end in a slash, which says that it is a directory.
+fn joined(base: &Path, rest: &Path) -> PathBuf {
+    base.join(rest).components().collect()
+}
+
+/// The mounts of a process, in the order of the kernel: by age, since Linux 6.8 by mount ID.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MountTable(Vec<Mount>);
 
 impl MountTable {
     /// Converts the list of mounts from the kernel.
     pub fn new(mounts: Vec<sys::mounts::Mount>) -> Self {
+        let ids: HashSet<u32> = mounts.iter().map(|mount| mount.id).collect();
         let ours = |mount: sys::mounts::Mount| Mount {
+            id: mount.id,
+            parent: Some(mount.parent).filter(|it| *it != mount.id && ids.contains(it)),
             device: DeviceNumber {
                 major: mount.device.0,
                 minor: mount.device.1,
@@ -106,22 +130,69 @@ impl MountTable {
         MountTable(mounts.into_iter().map(ours).collect())
     }
 
-    /// The mount of an absolute path without `.` and `..`: the one with the longest matching mount
-    /// point; among several on one point the last, which hides the others.
+    /// The mount of an absolute path without `.`, `..` and links, found as by the kernel
+    /// (__follow_mount_rcu, fs/namei.c): from the root it enters what is mounted on the current
+    /// mount at each directory of the path, again and again. Other mounts on the same directory are
+    /// hidden: below the ones entered, or on a mount that is itself hidden.
     pub fn of(&self, path: &Path) -> Option<&Mount> {
-        self.0
-            .iter()
-            .filter(|mount| path.starts_with(&mount.point))
-            .max_by_key(|mount| mount.point.components().count())
+        let on_the_way = self.0.iter().filter(|mount| path.starts_with(&mount.point));
+        let mut on_the_way: Vec<&Mount> = on_the_way.collect();
+        on_the_way.sort_by_key(|mount| mount.point.components().count());
+        let mut at: Option<&Mount> = None;
+        for stack in on_the_way.chunk_by(|a, b| a.point == b.point) {
+            let parent = at.map(|mount| mount.id);
+            // Before Linux 4.10 a mount could have two on one directory; the later one is entered.
+            let mut mounts = stack.iter().rev();
+            let mut next = mounts.find(|it| it.parent.is_none() || it.parent == parent);
+            // Bounded, because a table that is made up can contain a circle.
+            for _ in stack {
+                let Some(entered) = next else { break };
+                at = Some(entered);
+                let mut mounts = stack.iter().rev();
+                next = mounts.find(|it| it.parent == Some(entered.id));
+            }
+        }
+        at
+    }
+
+    /// Whether a mount is not hidden by others.
+    fn is_visible(&self, mount: &Mount) -> bool {
+        let seen = self.of(&mount.point);
+        seen.is_some_and(|seen| std::ptr::eq(seen, mount))
+    }
+
+    /// The mount with this ID, which the kernel gives for an open file.
+    pub fn with_id(&self, id: u32) -> Option<&Mount> {
+        self.0.iter().find(|mount| mount.id == id)
+    }
+
+    /// The mounts by their IDs.
+    pub fn by_id(&self) -> HashMap<u32, Mount> {
+        let mounts = self.0.iter();
+        mounts.map(|mount| (mount.id, mount.clone())).collect()
+    }
+
+    /// Where the file with this path lies; see [`Mount::place`].
+    pub fn place(&self, path: &Path) -> Option<Place> {
+        self.of(path)?.place(path)
+    }
+
+    /// A path to a file at `place`; of several, the one through the mount that exposes the most.
+    pub fn path_to(&self, place: &Place) -> Option<PathBuf> {
+        let (device, inside) = place;
+        let mounts = self.0.iter().filter(|mount| mount.device == *device);
+        let paths = mounts.filter_map(|mount| {
+            let path = joined(&mount.point, inside.strip_prefix(&mount.root).ok()?);
+            let seen = self.of(&path)?;
+            std::ptr::eq(seen, mount).then_some((mount.root.as_os_str().len(), path))
+        });
+        paths.min().map(|(_, path)| path)
     }
 
     /// The representative mount of a file system mounted in several places: the one that exposes
     /// the most of it, then the one with the shortest path. Mounts hidden by another do not count.
     pub fn principal(&self, device: DeviceNumber) -> Option<&Mount> {
-        let is_seen = |mount: &&Mount| {
-            let on_top = self.of(&mount.point);
-            mount.device == device && on_top.is_some_and(|top| top.device == device)
-        };
+        let is_seen = |mount: &&Mount| mount.device == device && self.is_visible(mount);
         let length = |path: &Path| path.as_os_str().len();
         let mounts = self.0.iter().filter(is_seen);
         mounts.min_by_key(|mount| (length(&mount.root), length(&mount.point), &mount.point))
@@ -132,7 +203,7 @@ impl MountTable {
         let inside = self
             .0
             .iter()
-            .filter(|mount| mount.point.parent() == Some(path));
+            .filter(|mount| mount.point.parent() == Some(path) && self.is_visible(mount));
         inside.filter_map(|mount| mount.point.file_name()).collect()
     }
 }
@@ -182,53 +253,19 @@ impl FilesystemScope {
 #[cfg(test)]
 pub(super) fn scope(mounts: &[(&str, u32)], ours: u32) -> FilesystemScope {
     let device = |minor| DeviceNumber { major: 7, minor };
-    let mount = |(point, minor): &(&str, u32)| Mount {
+    let mount = |(id, (point, minor)): (u32, &(&str, u32))| Mount {
+        id,
+        parent: None,
         device: device(*minor),
         root: PathBuf::from("/"),
         point: PathBuf::from(point),
         type_name: "xfs".to_owned(),
     };
     FilesystemScope {
-        mounts: MountTable(mounts.iter().map(mount).collect()),
+        mounts: MountTable((0..).zip(mounts).map(mount).collect()),
         device: device(ours),
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_longest_and_the_last_mount_counts() {
-        let here = scope(&[("/", 0), ("/srv", 1), ("/srv/vm", 2), ("/srv/vm", 3)], 1);
-        let minor = |path: &str| here.mounts.of(Path::new(path)).unwrap().device.minor;
-        assert_eq!(minor("/"), 0);
-        assert_eq!(minor("/srvother/x"), 0);
-        assert_eq!(minor("/srv"), 1);
-        assert_eq!(minor("/srv/vmx"), 1);
-        assert_eq!(minor("/srv/vm/a/b"), 3);
-        assert!(here.is_here(Path::new("/srv/a")));
-        assert!(!here.is_here(Path::new("/srv/vm/a")));
-        assert_eq!(here.mounts.names_in(Path::new("/")), ["srv"]);
-        assert_eq!(here.mounts.names_in(Path::new("/srv")), ["vm", "vm"]);
-        assert!(here.mounts.names_in(Path::new("/srv/vm")).is_empty());
-    }
-
-    #[test]
-    fn the_mount_that_shows_the_most_stands_for_a_file_system() {
-        let mounts = [
-            ("/a", 1),
-            ("/data/b", 1),
-            ("/data", 1),
-            ("/m", 1),
-            ("/m", 2),
-        ];
-        let mut mounts = scope(&mounts, 1).mounts;
-        mounts.0[0].root = PathBuf::from("/part");
-        let point = |minor| {
-            let device = DeviceNumber { major: 7, minor };
-            mounts.principal(device).unwrap().point.to_str().unwrap()
-        };
-        assert_eq!((point(1), point(2)), ("/data", "/m"));
-    }
-}
+mod tests;

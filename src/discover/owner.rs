@@ -5,15 +5,19 @@
 //! the file system; both together identify the image, regardless of renames and hard links. Before
 //! kernel 5.14 the inode is not available and the name is compared instead.
 //!
+//! A process in a container sees files under other paths. Paths are therefore compared inside their
+//! file system, where they are the same in every mount namespace ([`Place`]).
+//!
 //! Not visible: descriptors already closed, images that a VM only has mapped, and readers over the
 //! network. Where that matters, [`locks`](crate::sys::locks) queries the kernel.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use super::command_lines::{CommandLines, Key};
+use super::mounts::{Mount, MountTable, Place};
 use super::vm::{Program, VmFacts};
 use crate::model::{DeviceNumber, Opener, Owner, Sample, Vm};
 use crate::sys::mounts;
@@ -30,9 +34,6 @@ pub struct OwnerSearch {
     run: PathBuf,
     command_lines: CommandLines,
     vms: HashMap<Key, VmFacts>,
-    /// Mounts of processes in their own mount namespace, such as libvirt's VMs: mount ID and file
-    /// system, `None` for a mount that is no longer listed.
-    foreign: HashMap<Key, HashMap<u32, Option<DeviceNumber>>>,
 }
 
 impl OwnerSearch {
@@ -43,7 +44,6 @@ impl OwnerSearch {
             run: run.to_owned(),
             command_lines: CommandLines::new(proc.to_owned()),
             vms: HashMap::new(),
-            foreign: HashMap::new(),
         }
     }
 
@@ -53,58 +53,47 @@ impl OwnerSearch {
         let mut processes = with_open_files(&self.proc)?;
         // Probe helpers also have images open, but belong to fragwatch.
         processes.retain(|process| own.is_none() || process.program != own);
-        let mounts = mount_numbers(mounts::read(&self.proc)?);
         let programs: Vec<_> = processes.iter().map(program).collect();
-        let keys: Vec<_> = processes
-            .iter()
-            .zip(&programs)
-            .map(|(process, program)| self.key(process, *program, &mounts))
-            .collect();
-        let vms = keys.iter().zip(&programs);
-        let vms = vms.filter(|(_, program)| **program == Program::Vm);
-        self.learn_of(vms.filter_map(|(key, _)| *key).collect());
-        let known: HashSet<Key> = keys.iter().copied().flatten().collect();
-        self.foreign.retain(|key, _| known.contains(key));
+        let key = |process: &Process| Some((process.pid, start_time(&self.proc, process.pid)?));
+        let all = processes.iter().zip(&programs);
+        let vms = all.filter(|(_, program)| program.is_vm());
+        let vms = vms.filter_map(|(process, program)| Some((key(process)?, *program)));
+        let vms: HashMap<Key, Program> = vms.collect();
+        self.learn_of(&vms);
+        let facts: HashMap<u32, &VmFacts> =
+            self.vms.iter().map(|(key, facts)| (key.0, facts)).collect();
 
-        let mut holders = Holders::default();
-        for ((process, program), key) in processes.into_iter().zip(programs).zip(keys) {
-            self.add(&mut holders, process, program, key, &mounts);
+        let mut holders = Holders {
+            mounts: MountTable::new(mounts::read(&self.proc)?),
+            ..Holders::default()
+        };
+        let mut places = Places::new(&self.proc, &holders.mounts);
+        for (process, program) in processes.into_iter().zip(programs) {
+            let facts = facts.get(&process.pid).copied();
+            holders.add(process, program, facts, &mut places);
         }
         Ok(holders)
     }
 
-    /// The key of a process, if it is needed (VMs and processes with unknown mounts) and available.
-    fn key(
-        &self,
-        process: &Process,
-        program: Program,
-        mounts: &HashMap<u32, DeviceNumber>,
-    ) -> Option<Key> {
-        let is_foreign = |file: &OpenFile| !mounts.contains_key(&file.mount);
-        let needed = program == Program::Vm || process.files.iter().any(is_foreign);
-        let start = needed.then(|| start_time(&self.proc, process.pid))??;
-        Some((process.pid, start))
-    }
-
     /// Identifies the VMs among these processes and drops all others from the cache.
-    fn learn_of(&mut self, vms: HashSet<Key>) {
-        self.vms.retain(|key, _| vms.contains(key));
+    fn learn_of(&mut self, vms: &HashMap<Key, Program>) {
+        self.vms.retain(|key, _| vms.contains_key(key));
         let is_new =
             |key: &&Key| !self.vms.contains_key(*key) && !self.command_lines.is_pending(**key);
-        let new: Vec<Key> = vms.iter().filter(is_new).copied().collect();
+        let new: Vec<Key> = vms.keys().filter(is_new).copied().collect();
         let answers = self.command_lines.read(&new);
         if answers.is_empty() && new.is_empty() {
             return;
         }
         for (key, line) in answers {
-            if vms.contains(&key) {
-                let facts = VmFacts::of_command_line(&line.unwrap_or_default());
+            if let Some(program) = vms.get(&key) {
+                let facts = VmFacts::of_command_line(*program, &line.unwrap_or_default());
                 let before = self.vms.remove(&key).unwrap_or_default();
                 self.vms.insert(key, facts.or(before));
             }
         }
         let nameless = |key: &&Key| self.vms.get(*key).is_none_or(|facts| facts.name.is_none());
-        let nameless: Vec<Key> = vms.iter().filter(nameless).copied().collect();
+        let nameless: Vec<Key> = vms.keys().filter(nameless).copied().collect();
         if nameless.is_empty() {
             return;
         }
@@ -116,63 +105,66 @@ impl OwnerSearch {
             }
         }
     }
-
-    fn add(
-        &mut self,
-        holders: &mut Holders,
-        process: Process,
-        program: Program,
-        key: Option<Key>,
-        mounts: &HashMap<u32, DeviceNumber>,
-    ) {
-        let facts = key.and_then(|key| self.vms.get(&key)).cloned();
-        let vm = (program == Program::Vm).then(|| {
-            let VmFacts { name, uuid } = facts.unwrap_or_default();
-            let pid = process.pid;
-            Vm { name, uuid, pid }
-        });
-        let holder = holders.processes.len();
-        for file in process.files {
-            // O_PATH gives no access to the contents, it only refers to the file (open(2)).
-            if file.flags & flag(libc::O_PATH) != 0 {
-                continue;
-            }
-            let device = mounts.get(&file.mount).copied();
-            let device = device.or_else(|| self.foreign_mount(key?, file.mount));
-            holders.push(holder, file, device);
-        }
-        holders.processes.push(Holder {
-            pid: process.pid,
-            name: process.name,
-            vm,
-            is_qemu: program != Program::Other,
-        });
-    }
-
-    fn foreign_mount(&mut self, key: Key, mount: u32) -> Option<DeviceNumber> {
-        let known = self.foreign.get(&key).and_then(|mounts| mounts.get(&mount));
-        if let Some(device) = known {
-            return *device;
-        }
-        let mounts = mount_numbers(mounts::read_of(&self.proc, key.0).ok()?);
-        let device = mounts.get(&mount).copied();
-        let known = self.foreign.entry(key).or_default();
-        known.extend(mounts.into_iter().map(|(id, device)| (id, Some(device))));
-        known.insert(mount, device);
-        device
-    }
 }
 
 fn program(process: &Process) -> Program {
-    Program::of(&process.name, process.program.as_deref())
+    Program::of(&process.name, process.program.as_deref(), process.has_kvm)
 }
 
-fn mount_numbers(mounts: Vec<mounts::Mount>) -> HashMap<u32, DeviceNumber> {
-    let pair = |mount: mounts::Mount| {
-        let (major, minor) = mount.device;
-        (mount.id, DeviceNumber { major, minor })
-    };
-    mounts.into_iter().map(pair).collect()
+/// Where the open files of processes lie, by the mounts of their mount namespaces. Made anew for
+/// each pass, because the kernel uses mount IDs again.
+struct Places<'a> {
+    proc: &'a Path,
+    ours: HashMap<u32, Mount>,
+    /// By `/proc/PID/ns/mnt` of the first process met in a mount namespace, and by `PID` for one
+    /// that sees other mounts there, because its root directory is another.
+    others: HashMap<PathBuf, HashMap<u32, Mount>>,
+}
+
+impl Places<'_> {
+    fn new<'a>(proc: &'a Path, ours: &MountTable) -> Places<'a> {
+        Places {
+            proc,
+            ours: ours.by_id(),
+            others: HashMap::new(),
+        }
+    }
+
+    /// The place of an open file, or its device alone if its path does not go through its mount.
+    fn of(&mut self, pid: u32, file: &OpenFile) -> (Option<DeviceNumber>, Option<Place>) {
+        if let Some(mount) = self.ours.get(&file.mount) {
+            return (Some(mount.device), mount.place(&file.path));
+        }
+        let process = PathBuf::from(pid.to_string());
+        let namespace = fs::read_link(self.proc.join(&process).join("ns/mnt")).ok();
+        let mut device = None;
+        for tables in namespace.into_iter().chain([process]) {
+            let read = || mounts_of(self.proc, pid);
+            let mounts = self.others.entry(tables).or_insert_with(read);
+            let Some(mount) = mounts.get(&file.mount) else {
+                continue;
+            };
+            device = Some(mount.device);
+            if let Some(place) = mount.place(&file.path) {
+                return (device, Some(place));
+            }
+        }
+        (device, None)
+    }
+}
+
+/// The mounts of a process. The kernel lists their points below the root directory of the process,
+/// but the paths of its open files from the root of its mount namespace (d_path, fs/d_path.c).
+fn mounts_of(proc: &Path, pid: u32) -> HashMap<u32, Mount> {
+    let root = fs::read_link(proc.join(pid.to_string()).join("root")).unwrap_or_default();
+    let mounts = mounts::read_of(proc, pid).unwrap_or_default();
+    let mut mounts = MountTable::new(mounts).by_id();
+    for mount in mounts.values_mut() {
+        let below = mount.point.strip_prefix("/").unwrap_or(&mount.point);
+        let point = Path::new("/").join(&root).join(below);
+        mount.point = point.components().collect();
+    }
+    mounts
 }
 
 /// A flag in the representation of /proc/PID/fdinfo.
@@ -180,13 +172,15 @@ fn flag(flag: i32) -> u32 {
     flag.cast_unsigned()
 }
 
+/// The VMs of libvirt's drivers for QEMU and Cloud Hypervisor, by process ID.
 fn libvirt(run: &Path) -> HashMap<u32, VmFacts> {
-    let Ok(entries) = fs::read_dir(run.join("libvirt/qemu")) else {
-        return HashMap::new();
-    };
+    let drivers = ["libvirt/qemu", "libvirt/ch"].map(|driver| fs::read_dir(run.join(driver)));
     let is_xml = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "xml");
     let is_small = |path: &PathBuf| fs::metadata(path).is_ok_and(|file| file.len() <= MOST_XML);
-    entries
+    drivers
+        .into_iter()
+        .flatten()
+        .flatten()
         .flatten()
         .map(|entry| entry.path())
         .filter(is_xml)
@@ -198,11 +192,13 @@ fn libvirt(run: &Path) -> HashMap<u32, VmFacts> {
 /// Which process has which files open, as of one pass.
 #[derive(Debug, Default)]
 pub struct Holders {
+    /// Our own mounts.
+    mounts: MountTable,
     processes: Vec<Holder>,
     files: Vec<Held>,
-    /// Indices into `files`: by inode, or by name if the inode is unknown.
+    /// Indices into `files`: by inode, or by place or name if the inode is unknown.
     by_inode: HashMap<u64, Vec<usize>>,
-    by_name: HashMap<PathBuf, Vec<usize>>,
+    by_path: HashMap<PathBuf, Vec<usize>>,
 }
 
 #[derive(Debug)]
@@ -210,33 +206,75 @@ struct Holder {
     pid: u32,
     name: String,
     vm: Option<Vm>,
-    is_qemu: bool,
+    opens_images: bool,
 }
 
 #[derive(Debug)]
 struct Held {
     /// Index into `processes`.
     holder: usize,
-    path: PathBuf,
+    /// Its path as we see it. For one that opens no images, as the process sees it.
+    name: PathBuf,
+    inode: Option<u64>,
     device: Option<DeviceNumber>,
+    /// Its path inside its file system, if known.
+    inside: Option<PathBuf>,
     writes: bool,
     direct: bool,
 }
 
 impl Holders {
-    fn push(&mut self, holder: usize, file: OpenFile, device: Option<DeviceNumber>) {
-        let place = self.files.len();
-        match file.inode {
-            Some(inode) => self.by_inode.entry(inode).or_default().push(place),
-            None => {
-                let places = self.by_name.entry(file.path.clone()).or_default();
-                places.push(place);
+    fn add(
+        &mut self,
+        process: Process,
+        program: Program,
+        facts: Option<&VmFacts>,
+        places: &mut Places<'_>,
+    ) {
+        let facts = facts.cloned().unwrap_or_default();
+        let holder = self.processes.len();
+        for file in process.files {
+            // O_PATH gives no access to the contents, it only refers to the file (open(2)).
+            if file.flags & flag(libc::O_PATH) == 0 {
+                let (device, place) = places.of(process.pid, &file);
+                self.push(holder, program, file, device, place);
+            }
+        }
+        let (pid, is_vm) = (process.pid, program.is_vm() && !facts.serves_only);
+        let VmFacts { name, uuid, .. } = facts;
+        self.processes.push(Holder {
+            pid,
+            name: process.name,
+            vm: is_vm.then_some(Vm { name, uuid, pid }),
+            opens_images: program.opens_images(),
+        });
+    }
+
+    fn push(
+        &mut self,
+        holder: usize,
+        program: Program,
+        file: OpenFile,
+        device: Option<DeviceNumber>,
+        place: Option<Place>,
+    ) {
+        let index = self.files.len();
+        let translated = place.as_ref().filter(|_| program.opens_images());
+        let translated = translated.and_then(|place| self.mounts.path_to(place));
+        let inside = place.map(|(_, inside)| inside);
+        match (file.inode, &inside) {
+            (Some(inode), _) => self.by_inode.entry(inode).or_default().push(index),
+            (None, path) => {
+                let path = path.as_ref().unwrap_or(&file.path).clone();
+                self.by_path.entry(path).or_default().push(index);
             }
         }
         self.files.push(Held {
             holder,
-            path: file.path,
+            name: translated.unwrap_or(file.path),
+            inode: file.inode,
             device,
+            inside,
             writes: file.flags & flag(libc::O_ACCMODE) != flag(libc::O_RDONLY),
             direct: file.flags & flag(libc::O_DIRECT) != 0,
         });
@@ -252,42 +290,62 @@ impl Holders {
         self.files.is_empty()
     }
 
-    /// The paths of files that QEMU has open. They are images regardless of their format.
+    fn held(&self) -> impl Iterator<Item = &Held> {
+        let files = self.files.iter();
+        files.filter(|file| self.processes[file.holder].opens_images)
+    }
+
+    /// The paths, as we see them, of files that QEMU or another program for VMs has open. They are
+    /// images regardless of their format.
     pub fn held_by_qemu(&self) -> impl Iterator<Item = &Path> {
-        let by_qemu = |file: &&Held| self.processes[file.holder].is_qemu;
-        let files = self.files.iter().filter(by_qemu);
-        files.map(|file| file.path.as_path())
+        self.held().map(|file| file.name.as_path())
+    }
+
+    /// Of these files, those that lie on the file system `device`, with their inode numbers, as far
+    /// as that is known.
+    pub fn held_on(&self, device: DeviceNumber) -> impl Iterator<Item = (&Path, Option<u64>)> {
+        let is_here = move |path: &Path| self.mounts.of(path).is_some_and(|it| it.device == device);
+        let here = self.held().filter(move |file| match file.device {
+            Some(its) => its == device,
+            None => is_here(&file.name),
+        });
+        here.map(|file| (file.name.as_path(), file.device.and(file.inode)))
     }
 
     /// The processes that have `image`, on the file system `device`, open.
     pub fn owner(&self, image: &Sample, device: DeviceNumber) -> Owner {
-        // Each btrfs subvolume has its own inode numbers, so the name must match there as well.
+        // Each btrfs subvolume has its own inode numbers, so the path must match there as well.
         let st_dev = image.id.device;
         let one_space =
             rustix::fs::major(st_dev) == device.major && rustix::fs::minor(st_dev) == device.minor;
-        let by_inode = self.by_inode.get(&image.id.inode).into_iter().flatten();
-        let is_it = |place: &&usize| {
-            let file = &self.files[**place];
-            match file.device {
-                Some(its) => its == device && (one_space || file.path == image.path),
-                None => file.path == image.path,
-            }
+        let inside = self.mounts.place(&image.path).map(|(_, inside)| inside);
+        let same_path = |file: &Held| match (&file.inside, &inside) {
+            (Some(its), Some(ours)) => its == ours,
+            _ => file.name == image.path,
         };
-        let by_name = self.by_name.get(&image.path).into_iter().flatten();
-        let is_there = |place: &&usize| self.files[**place].device.is_none_or(|its| its == device);
+        let by_inode = self.by_inode.get(&image.id.inode).into_iter().flatten();
+        let is_it = |file: &&Held| match file.device {
+            Some(its) => its == device && (one_space || same_path(file)),
+            None => same_path(file),
+        };
+        let by_path = inside.iter().chain([&image.path]);
+        let by_path = by_path.filter_map(|path| self.by_path.get(path)).flatten();
+        let is_there =
+            |file: &&Held| file.device.is_none_or(|its| its == device) && same_path(file);
+        let file = |index: &usize| &self.files[*index];
         let files = by_inode
+            .map(file)
             .filter(is_it)
-            .chain(by_name.filter(is_there))
-            .map(|place| &self.files[*place]);
+            .chain(by_path.map(file).filter(is_there));
         let mut owner = Owner::default();
         for file in files {
-            self.add(&mut owner, file);
+            self.add_to(&mut owner, file);
         }
         owner.openers.sort_unstable_by_key(|opener| opener.pid);
         owner
     }
 
-    fn add(&self, owner: &mut Owner, file: &Held) {
+    fn add_to(&self, owner: &mut Owner, file: &Held) {
         let holder = &self.processes[file.holder];
         let known = owner
             .openers

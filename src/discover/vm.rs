@@ -1,35 +1,84 @@
-//! Identifies the VM of a QEMU process by its command line or by libvirt's status files. Pure.
+//! Identifies VMs: by the program of a process, by its command line, or by libvirt's status files.
+//! Pure.
+//!
+//! The programs are those of QEMU and its derivatives, Cloud Hypervisor, Firecracker, crosvm and
+//! VirtualBox. A VM of any other program is recognised by its KVM descriptor.
 
 use std::path::Path;
+
+/// Length of a UUID in text.
+const UUID: usize = 36;
 
 /// The kind of program that a process runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Program {
-    Vm,
-    /// Another QEMU program that opens images: `qemu-img`, `qemu-nbd`, `qemu-storage-daemon`.
+    Qemu,
+    CloudHypervisor,
+    Firecracker,
+    Crosvm,
+    VirtualBox,
+    /// Another program that runs a VM, with options like those of QEMU at best.
+    OtherVm,
+    /// A QEMU program that opens images but runs no VM: `qemu-img`, `qemu-nbd`, …
     Tool,
+    /// Anything else, such as the guest agent `qemu-ga`, or `qemu-x86_64-static`, which runs a
+    /// program of another architecture.
     Other,
 }
 
 impl Program {
-    /// Classifies by the process name, which the kernel truncates to 15 bytes, and by the
-    /// executable, because a VM may rename its process (`-name process=…`).
-    pub(super) fn of(name: &str, program: Option<&Path>) -> Program {
+    /// Classifies by the process name, which the kernel truncates to 15 bytes, by the executable,
+    /// because a VM may rename its process (`-name process=…`), and by whether it uses KVM.
+    pub(super) fn of(name: &str, program: Option<&Path>, has_kvm: bool) -> Program {
         let file = program.and_then(Path::file_name).unwrap_or_default();
-        let names = [name, file.to_str().unwrap_or_default()];
-        // The kernel appends ` (deleted)` if the executable was replaced while it ran.
-        let is_vm = |name: &str| {
-            let name = name.strip_suffix(" (deleted)").unwrap_or(name);
-            name.starts_with("qemu-system-") || name == "qemu-kvm" || name == "kvm"
+        let names = [&file.to_string_lossy(), name];
+        let mut known = names.map(original).into_iter().map(Program::named);
+        let unknown = match has_kvm {
+            true => Program::OtherVm,
+            false => Program::Other,
         };
-        if names.into_iter().any(is_vm) {
-            Program::Vm
-        } else if names.into_iter().any(|name| name.starts_with("qemu")) {
-            Program::Tool
-        } else {
-            Program::Other
+        let is_known = |program: &Program| *program != Program::Other;
+        known.find(is_known).unwrap_or(unknown)
+    }
+
+    fn named(name: &str) -> Program {
+        let begins = |all: &[&str]| all.iter().any(|begin| name.starts_with(begin));
+        match name {
+            // `qemu-dm` is that of Xen, StratoVirt has QEMU's options.
+            "kvm" | "kvm-spice" | "qemu" | "qemu-dm" | "stratovirt" => Program::Qemu,
+            // Also `qemu-system-x86_64-spice`, `qemu-lite-system-x86_64`, `qemu-kvm-9.1`.
+            _ if begins(&["qemu-system-", "qemu-kvm"]) => Program::Qemu,
+            _ if begins(&["qemu-"]) && name.contains("-system-") => Program::Qemu,
+            _ if begins(&["qemu-img", "qemu-nbd", "qemu-io", "qemu-storage-da"]) => Program::Tool,
+            _ if begins(&["cloud-hyperviso"]) => Program::CloudHypervisor,
+            // The releases are called `firecracker-v1.9.0-x86_64`.
+            _ if name == "firecracker" || begins(&["firecracker-v"]) => Program::Firecracker,
+            _ if begins(&["crosvm"]) => Program::Crosvm,
+            "VBoxHeadless" | "VirtualBoxVM" | "VBoxSDL" => Program::VirtualBox,
+            "lkvm" => Program::OtherVm,
+            _ => Program::Other,
         }
     }
+
+    pub(super) fn is_vm(self) -> bool {
+        !matches!(self, Program::Tool | Program::Other)
+    }
+
+    /// Whether the files that it has open are images.
+    pub(super) fn opens_images(self) -> bool {
+        self != Program::Other
+    }
+}
+
+/// The name of a program without what a distribution or a package manager makes of it when the
+/// program is wrapped (`.kvm-wrapped`, `kvm.real`, `kvm.distrib`) or replaced while it runs
+/// (`kvm (deleted)`, from the kernel; `kvm;66f3a1b2`, from rpm; `kvm.dpkg-tmp`).
+fn original(name: &str) -> &str {
+    let name = name.strip_suffix(" (deleted)").unwrap_or(name);
+    let name = name.strip_prefix('.').unwrap_or(name);
+    let name = name.split(['.', ';']).next().unwrap_or(name);
+    let name = name.trim_end_matches('_');
+    name.strip_suffix("-wrapped").unwrap_or(name)
 }
 
 /// What is known of a VM besides its process.
@@ -37,6 +86,8 @@ impl Program {
 pub(super) struct VmFacts {
     pub(super) name: Option<String>,
     pub(super) uuid: Option<String>,
+    /// Whether the process runs no VM, but serves one.
+    pub(super) serves_only: bool,
 }
 
 impl VmFacts {
@@ -45,27 +96,51 @@ impl VmFacts {
         VmFacts {
             name: self.name.or(other.name),
             uuid: self.uuid.or(other.uuid),
+            serves_only: self.serves_only || other.serves_only,
         }
     }
 
-    /// From a QEMU command line: `-name guest=db-1,debug-threads=on -uuid …`. Proxmox passes the
-    /// UUID only as `-smbios type=1,uuid=…`.
-    pub(super) fn of_command_line(arguments: &[Vec<u8>]) -> VmFacts {
+    /// From the command line of a program that runs VMs. Like the programs, it takes the last of
+    /// several options. Values that are not UTF-8 are shown with replacement characters.
+    pub(super) fn of_command_line(program: Program, arguments: &[Vec<u8>]) -> VmFacts {
         let mut facts = VmFacts::default();
-        for pair in arguments.windows(2) {
-            let value = String::from_utf8_lossy(&pair[1]);
-            let value = value.as_ref();
-            match pair[0].strip_prefix(b"-").unwrap_or_default() {
-                b"name" | b"-name" => {
-                    let name = option(value, "guest").or_else(|| first(value));
-                    facts.name = facts.name.or(name);
+        let (mut smbios, mut socket) = (None, None);
+        let set = |fact: &mut Option<String>, value: Option<String>| {
+            *fact = value.filter(|value| !value.is_empty()).or(fact.take());
+        };
+        for (key, value) in options(arguments) {
+            let value = value.as_str();
+            let whole = || Some(value.to_owned());
+            match (program, key.as_str()) {
+                // `-name guest=db-1,debug-threads=on`, `-name db-1`.
+                (Program::Qemu | Program::OtherVm, "name") => set(&mut facts.name, guest(value)),
+                (Program::Qemu | Program::OtherVm, "uuid") => set(&mut facts.uuid, whole()),
+                // Proxmox passes the UUID only as `-smbios type=1,uuid=…`.
+                (Program::Qemu, "smbios") => set(&mut smbios, option(value, "uuid")),
+                (Program::CloudHypervisor, "platform") => {
+                    set(&mut facts.uuid, option(value, "uuid"));
                 }
-                b"uuid" | b"-uuid" => facts.uuid = Some(value.to_owned()),
-                b"smbios" | b"-smbios" => facts.uuid = facts.uuid.or(option(value, "uuid")),
+                (Program::CloudHypervisor, "api-socket")
+                | (Program::Firecracker, "api-sock")
+                | (Program::Crosvm, "socket" | "s") => set(&mut socket, of_socket(value)),
+                (Program::Firecracker, "id")
+                | (Program::Crosvm, "name")
+                | (Program::VirtualBox, "comment") => set(&mut facts.name, whole()),
+                (Program::VirtualBox, "startvm") if value.len() == UUID => {
+                    set(&mut facts.uuid, whole());
+                }
+                (Program::VirtualBox, "startvm") => set(&mut facts.name, whole()),
                 _ => {}
             }
         }
-        facts
+        // `crosvm device block` serves the disk of another process's VM.
+        let runs = |argument: &Vec<u8>| argument == b"run";
+        facts.serves_only = program == Program::Crosvm && !arguments.iter().any(runs);
+        facts.or(VmFacts {
+            name: socket,
+            uuid: smbios,
+            ..VmFacts::default()
+        })
     }
 
     /// From libvirt's status file of a running domain, with the PID: `<domstatus state='running'
@@ -78,6 +153,7 @@ impl VmFacts {
         let facts = VmFacts {
             name: element(domain, "name"),
             uuid: element(domain, "uuid"),
+            ..VmFacts::default()
         };
         Some((pid, facts))
     }
@@ -97,20 +173,61 @@ fn settings(value: &str) -> Vec<String> {
     settings
 }
 
+/// The options of a command line with their values: `-key value`, `--key value`, `--key=value`.
+fn options(arguments: &[Vec<u8>]) -> impl Iterator<Item = (String, String)> {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let next = arguments.iter().skip(1).map(Some).chain([None]);
+    arguments.iter().zip(next).filter_map(move |(key, value)| {
+        let key = text(key.strip_prefix(b"-")?);
+        let long = key.strip_prefix('-').unwrap_or(&key);
+        match (long.split_once('='), value) {
+            (Some((long, value)), _) => Some((long.to_owned(), value.to_owned())),
+            (None, Some(value)) => Some((long.to_owned(), text(value))),
+            (None, None) => None,
+        }
+    })
+}
+
+/// The value of a setting; of several the last.
 fn option(value: &str, name: &str) -> Option<String> {
     let settings = settings(value);
     let mut values = settings
         .iter()
+        .rev()
         .filter_map(|setting| setting.strip_prefix(name)?.strip_prefix('='));
     values.next().map(str::to_owned)
 }
 
-/// The first setting may omit its key: `-name db-1`.
-fn first(value: &str) -> Option<String> {
-    let first = settings(value).into_iter().next()?;
-    let is_named = ["process=", "debug-threads="];
-    let nameless = !first.is_empty() && !is_named.iter().any(|name| first.starts_with(name));
-    nameless.then_some(first)
+/// The name in `-name`. The first setting may omit its key; a comma in it is doubled
+/// (opts_do_parse, util/qemu-option.c of QEMU).
+fn guest(value: &str) -> Option<String> {
+    let key_ends = value.find(['=', ',']);
+    let nameless = key_ends.is_none_or(|at| value[at..].starts_with(','));
+    let first = || settings(value).into_iter().next().filter(|_| nameless);
+    option(value, "guest").or_else(first)
+}
+
+/// The VM of a control socket, whose path is often all that tells VMs apart: `/run/ch/web.sock`, or
+/// with a general name `/run/vc/vm/web/clh-api.sock` (Kata Containers).
+fn of_socket(value: &str) -> Option<String> {
+    let path =
+        option(value, "path").or_else(|| Some(value.to_owned()).filter(|it| !it.contains('=')))?;
+    let path = Path::new(&path);
+    let name = |path: &Path| Some(path.file_stem()?.to_string_lossy().into_owned());
+    let general = [
+        "api",
+        "clh-api",
+        "ch",
+        "cloud-hypervisor",
+        "firecracker",
+        "crosvm",
+        "socket",
+    ];
+    let is_general = |name: &String| general.contains(&name.as_str());
+    let directory = || name(path.parent()?).filter(|name| !matches!(name.as_str(), "run" | "tmp"));
+    name(path)
+        .filter(|name| !is_general(name))
+        .or_else(directory)
 }
 
 fn attribute(tag: &str, name: &str) -> Option<String> {
@@ -140,104 +257,4 @@ fn unescaped(text: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn facts(line: &[&str]) -> (Option<String>, Option<String>) {
-        let arguments: Vec<_> = line.iter().map(|part| part.as_bytes().to_vec()).collect();
-        let facts = VmFacts::of_command_line(&arguments);
-        (facts.name, facts.uuid)
-    }
-
-    #[test]
-    fn programs_are_told_apart() {
-        for (name, program, expected) in [
-            (
-                "qemu-system-x86",
-                "/usr/bin/qemu-system-x86_64",
-                Program::Vm,
-            ),
-            ("db-1", "/usr/libexec/qemu-kvm", Program::Vm),
-            ("db-1", "/usr/libexec/qemu-kvm (deleted)", Program::Vm),
-            ("kvm", "/usr/bin/x", Program::Vm),
-            ("qemu-nbd", "/usr/bin/qemu-nbd", Program::Tool),
-            ("not-qemu", "/usr/bin/not-qemu", Program::Other),
-            ("kvm-nx-lpage-re", "", Program::Other),
-        ] {
-            assert_eq!(
-                Program::of(name, Some(Path::new(program))),
-                expected,
-                "{name}"
-            );
-        }
-    }
-
-    #[test]
-    fn a_vm_is_named_on_its_command_line() {
-        let some = |text: &str| Some(text.to_owned());
-        let uuid = "5f3b1a2c-0000-4000-8000-000000000001";
-        let libvirt = [
-            "kvm",
-            "-name",
-            "guest=db-1,debug-threads=on",
-            "-S",
-            "-uuid",
-            uuid,
-        ];
-        assert_eq!(facts(&libvirt), (some("db-1"), some(uuid)));
-        assert_eq!(facts(&["kvm", "-name", "db-1"]), (some("db-1"), None));
-        assert_eq!(
-            facts(&["kvm", "--name", "process=x,guest=a,,b=c"]),
-            (some("a,b=c"), None)
-        );
-        assert_eq!(facts(&["kvm", "-name", "process=x"]), (None, None));
-        let proxmox = [
-            "kvm",
-            "-id",
-            "100",
-            "-name",
-            "web,debug-threads=on",
-            "-smbios",
-            "type=1,uuid=u",
-        ];
-        assert_eq!(facts(&proxmox), (some("web"), some("u")));
-        assert_eq!(facts(&["kvm", "-name"]), (None, None));
-        assert_eq!(facts(&[]), (None, None));
-    }
-
-    #[test]
-    fn a_vm_is_named_by_libvirt() {
-        let xml = "<!-- -->\n<domstatus state='running' reason='booted' pid='1234'>\n\
-            <monitor path='/x' type='unix'/><vcpus><vcpu id='0' pid='9'/></vcpus>\n\
-            <domain type='kvm' id='1'>\n<name>a&amp;b</name>\n<uuid>u-1</uuid>\n\
-            <device><name>hda</name></device></domain></domstatus>";
-        let (pid, facts) = VmFacts::of_libvirt(xml).unwrap();
-        assert_eq!(pid, 1234);
-        assert_eq!(facts.name.as_deref(), Some("a&b"));
-        assert_eq!(facts.uuid.as_deref(), Some("u-1"));
-        for not in [
-            "",
-            "<domstatus ",
-            "<domstatus pid='x'><domain >",
-            "<network pid='1'>",
-        ] {
-            assert_eq!(VmFacts::of_libvirt(not), None, "{not}");
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn nothing_makes_it_panic(text: String, line: Vec<Vec<u8>>) {
-            drop(VmFacts::of_libvirt(&text));
-            drop(VmFacts::of_libvirt(&format!("<domstatus {text}<domain {text}")));
-            drop(VmFacts::of_command_line(&line));
-        }
-
-        #[test]
-        fn every_name_comes_through(name in "[a-z,=]{1,20}") {
-            let value = format!("guest={},debug-threads=on", name.replace(',', ",,"));
-            prop_assert_eq!(facts(&["kvm", "-name", &value]).0, Some(name));
-        }
-    }
-}
+mod tests;

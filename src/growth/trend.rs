@@ -102,8 +102,8 @@ fn grown(points: &[Point], window: Duration, now: UnixTime) -> Growth {
     }
     let samples = thinned(points);
     if samples
-        .iter()
-        .all(|sample| sample.extents == samples[0].extents)
+        .windows(2)
+        .all(|pair| pair[0].extents == pair[1].extents)
     {
         let none = ExtentsPerDay(0.0);
         let trend = Trend {
@@ -125,8 +125,7 @@ fn grown(points: &[Point], window: Duration, now: UnixTime) -> Growth {
         at_most: Some(ExtentsPerDay::from_per_second(course.steepest())),
         samples: course.part.len(),
         since: UnixTime(first.0.saturating_add(round(samples[begin].at))),
-        watched,
-        reach,
+        ..nothing(Unknown::Unsettled)
     }
 }
 
@@ -189,19 +188,18 @@ impl Line {
         let slope = *slope;
         let rank = |part: &mut [f64], nth: usize| match part.len() {
             0 => slope,
-            length => {
+            all => {
                 *part
-                    .select_nth_unstable_by(nth.min(length - 1), f64::total_cmp)
+                    .select_nth_unstable_by(nth.min(all - 1), f64::total_cmp)
                     .1
             }
         };
         Line {
             slope,
             low: rank(below, low),
-            high: if high > middle {
-                rank(above, high - middle - 1)
-            } else {
-                slope
+            high: match high.checked_sub(middle + 1) {
+                Some(nth) => rank(above, nth),
+                None => slope,
             },
         }
     }
@@ -248,24 +246,22 @@ impl<'s> Course<'s> {
             };
             let before = Line::through(earlier, &mut slopes);
             let after = Line::through(later, &mut slopes);
-            if after.high < before.low && before.slope > 0.0 && after.slope < CHANGE * before.slope
-            {
-                let constant = match after.slope {
-                    slope if slope > 0.0 => span(course.part) / 2.0 / (before.slope / slope).ln(),
-                    _ => 0.0,
-                };
-                let bend = Some(Bend::Slower(constant));
-                course = Course {
-                    part: later,
-                    line: after,
-                    bend,
-                };
-            } else {
+            let is_slower = after.high < before.low && after.slope < CHANGE * before.slope;
+            if !is_slower || before.slope <= 0.0 {
                 if after.low > before.high && CHANGE * after.slope > before.slope {
                     course.bend = course.bend.or(Some(Bend::Faster));
                 }
                 break;
             }
+            let constant = match after.slope {
+                slope if slope > 0.0 => span(course.part) / 2.0 / (before.slope / slope).ln(),
+                _ => 0.0,
+            };
+            course = Course {
+                part: later,
+                line: after,
+                bend: Some(Bend::Slower(constant)),
+            };
         }
         course
     }

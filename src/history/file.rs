@@ -16,31 +16,35 @@ use crate::model::utc;
 /// Mode of a directory that is created: names of VMs are confidential.
 const DIRECTORY_MODE: u32 = 0o750;
 /// Mode of the database, which SQLite copies to its companion files.
-const FILE_MODE: u32 = 0o640;
+pub(super) const FILE_MODE: u32 = 0o640;
 /// Maximum number of damaged databases kept: more indicate a failing disk, and would fill it.
 const MOST_DAMAGED: usize = 8;
 /// The companion files of a database: rollback journal; log and index if WAL mode was set.
 const COMPANIONS: [&str; 3] = ["-journal", "-wal", "-shm"];
 
+/// Creates a directory and those above it.
+pub(super) fn make_directory(directory: &Path) -> io::Result<()> {
+    let mut builder = DirBuilder::new();
+    builder
+        .recursive(true)
+        .mode(DIRECTORY_MODE)
+        .create(directory)
+}
+
 /// Creates the file at `path` if it is missing, and returns its path without symbolic links. Fails
 /// for anything but a regular file in a directory that is not world-writable.
 pub(super) fn prepare(path: &Path) -> Result<PathBuf, StoreError> {
-    let failed = |what: &str, at: &Path, error: io::Error| {
-        StoreError::File(format!("{}: {what}: {error}", shown(at)))
-    };
     let directory = parent(path);
-    if !directory.exists() {
-        DirBuilder::new()
-            .recursive(true)
-            .mode(DIRECTORY_MODE)
-            .create(directory)
-            .map_err(|error| failed("cannot be made", directory, error))?;
-    }
     // The path to the directory is trusted, but not a link in place of the file.
-    let real = fs::canonicalize(directory)
-        .map_err(|error| failed("cannot be opened", directory, error))?;
-    let mode = fs::metadata(&real).map_err(|error| failed("cannot be read", &real, error))?;
-    if mode.mode() & 0o002 != 0 {
+    let real = make_directory(directory).and_then(|()| {
+        let real = fs::canonicalize(directory)?;
+        let mode = fs::metadata(&real)?.mode();
+        Ok((real, mode))
+    });
+    let (real, mode) = real.map_err(|error| {
+        StoreError::File(format!("{}: cannot be used: {error}", shown(directory)))
+    })?;
+    if mode & 0o002 != 0 {
         return Err(StoreError::Refused(format!(
             "lies in a directory that everybody can write to, and is not trusted there; chmod o-w \
              {}, or set history.path to another place",
@@ -48,21 +52,37 @@ pub(super) fn prepare(path: &Path) -> Result<PathBuf, StoreError> {
         )));
     }
     let file = real.join(path.file_name().unwrap_or_default());
-    make_file(&file)?;
-    Ok(file)
+    let mut options = OpenOptions::new();
+    let made = options
+        .write(true)
+        .create_new(true)
+        .mode(FILE_MODE)
+        .open(&file);
+    let kind = match made {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => fs::symlink_metadata(&file).map(|found| found.file_type()),
+    };
+    let kind = kind.map_err(|error| StoreError::File(format!("cannot be made: {error}")))?;
+    let (what, instead) = if kind.is_file() {
+        return Ok(file);
+    } else if kind.is_symlink() {
+        ("a symbolic link", "set history.path to what it leads to")
+    } else if kind.is_dir() {
+        ("a directory", "set history.path to a file in it")
+    } else {
+        ("no regular file", "move it away")
+    };
+    Err(StoreError::Refused(format!("is {what}: {instead}")))
 }
 
 /// The path of an existing database, with the symbolic links of its directory resolved.
 pub(super) fn existing(path: &Path) -> Result<PathBuf, StoreError> {
-    let directory = fs::canonicalize(parent(path));
-    let file = directory.map(|directory| directory.join(path.file_name().unwrap_or_default()));
-    let found = file.and_then(|file| {
-        let kind = fs::symlink_metadata(&file)?.file_type();
+    let found = fs::canonicalize(parent(path)).and_then(|directory| {
+        let file = directory.join(path.file_name().unwrap_or_default());
         // Opening a FIFO would block.
-        if kind.is_file() {
-            Ok(file)
-        } else {
-            Err(io::Error::other("is no regular file"))
+        match fs::symlink_metadata(&file)?.is_file() {
+            true => Ok(file),
+            false => Err(io::Error::other("is no regular file")),
         }
     });
     found.map_err(|error| match error.kind() {
@@ -71,34 +91,6 @@ pub(super) fn existing(path: &Path) -> Result<PathBuf, StoreError> {
         ),
         _ => StoreError::File(format!("cannot be opened: {error}")),
     })
-}
-
-fn make_file(file: &Path) -> Result<(), StoreError> {
-    let made = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(FILE_MODE)
-        .open(file);
-    match made {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-            return Err(StoreError::File(format!("cannot be made: {error}")));
-        }
-        _ => {}
-    }
-    let kind = fs::symlink_metadata(file)
-        .map_err(|error| StoreError::File(format!("cannot be read: {error}")))?
-        .file_type();
-    if kind.is_file() {
-        return Ok(());
-    }
-    let (what, instead) = if kind.is_symlink() {
-        ("a symbolic link", "set history.path to what it leads to")
-    } else if kind.is_dir() {
-        ("a directory", "set history.path to a file in it")
-    } else {
-        ("no regular file", "move it away")
-    };
-    Err(StoreError::Refused(format!("is {what}: {instead}")))
 }
 
 fn parent(path: &Path) -> &Path {
@@ -119,41 +111,28 @@ pub(super) fn move_aside(file: &Path, now: SystemTime) -> Result<PathBuf, StoreE
     }
     let time: String = utc::rfc3339(now).chars().take(19).collect();
     let stamp = format!(".damaged-{}Z", time.replace(':', "-"));
-    for number in 1..=MOST_DAMAGED + 1 {
-        let suffix = if number == 1 {
-            stamp.clone()
-        } else {
-            format!("{stamp}-{number}")
-        };
-        let aside = with_suffix(file, &suffix);
-        if aside.symlink_metadata().is_ok() {
-            continue;
-        }
+    let numbers = (2..=MOST_DAMAGED + 1).map(|number| format!("{stamp}-{number}"));
+    let names = std::iter::once(stamp.clone()).chain(numbers);
+    let mut aside = names.map(|suffix| with_suffix(file, &suffix));
+    let is_free = |aside: &PathBuf| aside.symlink_metadata().is_err();
+    let moved = aside.find(is_free).map(|aside| {
         // The database last: SQLite removes a journal without one, but could apply it to a new one.
         for companion in COMPANIONS {
-            let moved = rename(
+            match rename(
                 &with_suffix(file, companion),
                 &with_suffix(&aside, companion),
-            );
-            if let Err(error) = moved.or_else(unless_missing) {
-                return Err(failed(error));
+            ) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
             }
         }
-        rename(file, &aside).map_err(failed)?;
-        File::open(parent(file))
-            .and_then(|directory| directory.sync_all())
-            .map_err(failed)?;
-        return Ok(aside);
-    }
-    Err(failed(io::ErrorKind::AlreadyExists.into()))
-}
-
-fn unless_missing(error: io::Error) -> io::Result<()> {
-    if error.kind() == io::ErrorKind::NotFound {
-        Ok(())
-    } else {
-        Err(error)
-    }
+        rename(file, &aside)?;
+        File::open(parent(file))?.sync_all()?;
+        Ok(aside)
+    });
+    moved
+        .unwrap_or_else(|| Err(io::ErrorKind::AlreadyExists.into()))
+        .map_err(failed)
 }
 
 /// Renames without overwriting.

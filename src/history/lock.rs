@@ -2,14 +2,12 @@
 //! kernel releases the lock (flock(2)) whenever the daemon dies; the process id in the file is only
 //! informative. The file is not removed: two daemons could otherwise lock two files of that name.
 
-use std::fs::{DirBuilder, File, OpenOptions};
-use std::io::{self, Read as _, Seek as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{self, Read as _};
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FlockOperation, OFlags, flock};
-use rustix::io::Errno;
-
+use super::file::{FILE_MODE, make_directory};
 use crate::model::path::shown;
 
 /// The file name.
@@ -56,55 +54,36 @@ fn process(pid: Option<u32>) -> String {
 /// If another process holds the lock, or the file cannot be created or locked.
 pub fn acquire(directory: &Path) -> Result<Lock, LockError> {
     let path = directory.join(NAME);
-    let failed = |error| LockError::Failed {
-        path: path.clone(),
-        error,
-    };
-    let mut file = open(directory, &path).map_err(failed)?;
-    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => {}
-        Err(Errno::WOULDBLOCK) => {
-            let pid = read_pid(&mut file);
-            return Err(LockError::LockedBy {
-                pid,
-                directory: directory.to_owned(),
-            });
+    let opened = make_directory(directory).and_then(|()| {
+        OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(FILE_MODE)
+            .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+            .open(&path)
+    });
+    let locked = opened.map(|file| (file.try_lock(), file));
+    match locked {
+        Ok((Ok(()), file)) => {
+            // The lock is held even on a full disk; errors then lack the process id.
+            let pid = format!("{}\n", std::process::id());
+            let _ = file
+                .set_len(0)
+                .and_then(|()| file.write_all_at(pid.as_bytes(), 0));
+            Ok(Lock { _file: file })
         }
-        Err(error) => return Err(failed(error.into())),
+        Ok((Err(TryLockError::WouldBlock), file)) => Err(LockError::LockedBy {
+            pid: io::read_to_string(file.take(32))
+                .ok()
+                .and_then(|text| text.trim().parse().ok()),
+            directory: directory.to_owned(),
+        }),
+        Ok((Err(TryLockError::Error(error)), _)) | Err(error) => {
+            Err(LockError::Failed { path, error })
+        }
     }
-    // The lock is held even on a full disk; only the process id would be missing from errors.
-    let _ = write_pid(&mut file);
-    Ok(Lock { _file: file })
-}
-
-fn open(directory: &Path, path: &Path) -> io::Result<File> {
-    if !directory.exists() {
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o750)
-            .create(directory)?;
-    }
-    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
-    OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o640)
-        .custom_flags(flags.bits().cast_signed())
-        .open(path)
-}
-
-fn write_pid(file: &mut File) -> io::Result<()> {
-    file.set_len(0)?;
-    file.rewind()?;
-    writeln!(file, "{}", std::process::id())
-}
-
-fn read_pid(file: &mut File) -> Option<u32> {
-    let mut text = String::new();
-    file.take(32).read_to_string(&mut text).ok()?;
-    text.trim().parse().ok()
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 //! ```text
 //! daemon ─► Recorder ─► bounded queue ─► thread: store ─► history.db
 //!                                                             │
-//!                                        Reader ◄─────────────┘   (a connection of its own)
+//!                                 HistoryReader ◄─────────────┘   (a connection of its own)
 //! ```
 //!
 //! - **Recording never blocks.** The database may be on a stalled file system or a full disk: a
@@ -30,9 +30,9 @@ mod store;
 
 #[cfg(test)]
 pub use reader::LastSample;
-pub use reader::{ImageInfo, PastSeverity, ReadError, Reader, Reading};
+pub use reader::{HistoryReader, ImageInfo, PastSeverity, ReadError, Reading};
 pub use record::{IncidentRow, MapRow, Record, SampleRow, SeverityRow, Sweep};
-pub use recorder::{Health, Recorder, WriterGuard, open};
+pub use recorder::{Health, Recorder, open};
 pub use store::Store;
 
 #[cfg(test)]

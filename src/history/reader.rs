@@ -2,17 +2,17 @@
 //! written meanwhile, and records wait in the queue.
 
 use std::collections::HashMap;
-use std::ffi::OsStr;
+use std::ffi::OsString;
 use std::ops::RangeInclusive;
-use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rusqlite::{Connection, OpenFlags, OptionalExtension as _, Transaction, params};
+use rusqlite::{Connection, Params, Row, Transaction};
 use serde::{Deserialize, Serialize};
 
 use super::error::StoreError;
-use super::store::{NOTED, bytes, stored};
+use super::store::{NOTED, connect};
 use super::{file, schema};
 use crate::model::path::shown;
 use crate::model::{
@@ -40,8 +40,6 @@ pub struct ImageInfo {
     pub key: ImageKey,
     /// Its last known path.
     pub path: PathBuf,
-    /// Its format, if known: [`Format::name`](crate::model::Format::name).
-    pub format: Option<String>,
     /// When it was first seen.
     pub first_seen: UnixTime,
     /// Its last sample.
@@ -51,11 +49,8 @@ pub struct ImageInfo {
 /// The last sample of an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LastSample {
-    /// The count.
     pub point: Point,
-    /// The file size.
     pub size: Bytes,
-    /// The space allocated on disk.
     pub allocated: Bytes,
 }
 
@@ -84,35 +79,22 @@ pub struct Reading {
     pub peak: ExtentCount,
 }
 
-impl Reading {
-    fn merged_into(self, later: Reading) -> Reading {
-        Reading {
-            peak: self.peak.max(later.peak),
-            ..later
-        }
-    }
-}
-
 /// A read-only connection.
 #[derive(Debug)]
-pub struct Reader {
+pub struct HistoryReader {
     path: PathBuf,
     connection: Connection,
 }
 
-impl Reader {
+impl HistoryReader {
     /// Opens the database at `path`.
     ///
     /// # Errors
     /// If it does not exist, belongs to another program or version, or cannot be read.
-    pub fn open(path: &Path) -> Result<Reader, ReadError> {
+    pub fn open(path: &Path) -> Result<HistoryReader, ReadError> {
         let opened = file::existing(path).and_then(|file| {
             // Not read-only: the next process after the death of a writer has to roll back.
-            let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
-                | OpenFlags::SQLITE_OPEN_NO_MUTEX
-                | OpenFlags::SQLITE_OPEN_NOFOLLOW;
-            let connection = Connection::open_with_flags(file, flags)?;
-            connection.busy_timeout(BUSY_TIMEOUT)?;
+            let connection = connect(&file, BUSY_TIMEOUT)?;
             connection.pragma_update(None, "query_only", true)?;
             match schema::check(&connection, schema::current())? {
                 number if number == schema::current() => Ok(connection),
@@ -125,7 +107,7 @@ impl Reader {
         });
         let path = path.to_owned();
         match opened {
-            Ok(connection) => Ok(Reader { path, connection }),
+            Ok(connection) => Ok(HistoryReader { path, connection }),
             Err(error) => Err(ReadError { path, error }),
         }
     }
@@ -134,37 +116,63 @@ impl Reader {
         &self,
         read: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>,
     ) -> Result<T, ReadError> {
-        let result = self
-            .connection
-            .unchecked_transaction()
-            .and_then(|state| read(&state));
-        result.map_err(|error| ReadError {
-            path: self.path.clone(),
-            error: error.into(),
-        })
+        let state = self.connection.unchecked_transaction();
+        state
+            .and_then(|state| read(&state))
+            .map_err(|error| ReadError {
+                path: self.path.clone(),
+                error: error.into(),
+            })
     }
 
-    /// All recorded images, by path.
+    /// The rows of a query, in one transaction.
+    fn rows<T, C: FromIterator<T>>(
+        &self,
+        sql: &str,
+        values: impl Params,
+        make: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
+    ) -> Result<C, ReadError> {
+        self.read(|state| state.prepare(sql)?.query_map(values, make)?.collect())
+    }
+
+    /// All recorded images, by path, with their last sample: that of the images table, unless a
+    /// later sweep counted them.
     ///
     /// # Errors
     /// Those of SQLite, as for all methods.
     pub fn images(&self) -> Result<Vec<ImageInfo>, ReadError> {
-        self.read(|state| select_images(state, "ORDER BY path, images.id", params![]))
-    }
-
-    /// The image with this key.
-    pub fn image(&self, key: &ImageKey) -> Result<Option<ImageInfo>, ReadError> {
-        let clause = "WHERE filesystem = ?1 AND inode = ?2 AND generation = ?3";
-        let key = params![key.filesystem, key.inode.cast_signed(), key.generation];
-        self.read(|state| Ok(select_images(state, clause, key)?.pop()))
-    }
-
-    /// The image last seen at a path; the newest if there were several.
-    pub fn image_at(&self, path: &Path) -> Result<Option<ImageInfo>, ReadError> {
-        let (text, bytes) = stored(path);
-        let clause = "WHERE path = ?1 AND path_bytes IS ?2
-            ORDER BY last_seen DESC, images.id DESC LIMIT 1";
-        self.read(|state| Ok(select_images(state, clause, params![text, bytes])?.pop()))
+        let sql = format!(
+            "SELECT {IMAGE}, images.id, first_seen, coalesce(sweeps.at, last_seen),
+                coalesce(last.extents, images.extents), coalesce(last.size, images.size),
+                coalesce(last.allocated, images.allocated)
+             FROM images
+                 LEFT JOIN sweeps ON sweeps.id = (
+                     SELECT later.id FROM sweeps AS later
+                         CROSS JOIN counts ON counts.sweep = later.id AND counts.image = images.id
+                     WHERE later.id > {NOTED} ORDER BY later.id DESC LIMIT 1)
+                 LEFT JOIN counts AS last ON last.sweep = sweeps.id AND last.image = images.id
+             ORDER BY path, images.id"
+        );
+        self.rows(&sql, (), |row| {
+            let ImageRef { key, path } = image_ref(row)?;
+            let (at, extents) = (UnixTime(row.get(7)?), row.get::<_, Option<i64>>(8)?);
+            let last = |extents| -> rusqlite::Result<_> {
+                let extents = ExtentCount(unsigned(extents));
+                Ok(LastSample {
+                    point: Point { at, extents },
+                    size: Bytes(unsigned(row.get(9)?)),
+                    allocated: Bytes(unsigned(row.get(10)?)),
+                })
+            };
+            Ok(ImageInfo {
+                id: row.get(5)?,
+                key,
+                path,
+                first_seen: UnixTime(row.get(6)?),
+                // An image that was never counted has none.
+                last: extents.map(last).transpose()?,
+            })
+        })
     }
 
     /// The readings of an image since a time, oldest first, merged into up to `most` equal groups.
@@ -174,21 +182,16 @@ impl Reader {
         since: UnixTime,
         most: usize,
     ) -> Result<Vec<Reading>, ReadError> {
-        let readings = self.read(|state| {
-            // The cross join, as in the view, avoids reading all counts.
-            let mut select = state.prepare(
-                "SELECT at, extents, coalesce(peak, extents)
-                 FROM sweeps CROSS JOIN counts ON counts.sweep = sweeps.id AND counts.image = ?1
-                 WHERE at >= ?2 ORDER BY at, sweeps.id",
-            )?;
-            let rows = select.query_map([image, since.0], |row| {
-                Ok(Reading {
-                    at: UnixTime(row.get(0)?),
-                    extents: extents(row.get(1)?),
-                    peak: extents(row.get(2)?),
-                })
-            })?;
-            rows.collect()
+        // The cross join, as in the view, avoids reading all counts.
+        const SELECT: &str = "SELECT at, extents, coalesce(peak, extents)
+            FROM sweeps CROSS JOIN counts ON counts.sweep = sweeps.id AND counts.image = ?1
+            WHERE at >= ?2 ORDER BY at, sweeps.id";
+        let readings = self.rows(SELECT, [image, since.0], |row| {
+            Ok(Reading {
+                at: UnixTime(row.get(0)?),
+                extents: ExtentCount(unsigned(row.get(1)?)),
+                peak: ExtentCount(unsigned(row.get(2)?)),
+            })
         })?;
         Ok(thin_evenly(readings, most))
     }
@@ -212,7 +215,7 @@ impl Reader {
             for (sweep, at) in evenly(earlier, most).chain(last) {
                 let mut rows = select.query([sweep])?;
                 while let Some(row) = rows.next()? {
-                    let (at, extents) = (UnixTime(*at), extents(row.get(1)?));
+                    let (at, extents) = (UnixTime(*at), ExtentCount(unsigned(row.get(1)?)));
                     visit(row.get(0)?, Point { at, extents });
                 }
             }
@@ -223,31 +226,26 @@ impl Reader {
     /// The last `most` defragmentations, newest first, of one image or of all. Runs with an engine
     /// or outcome unknown to this version are left out.
     pub fn runs(&self, image: Option<i64>, most: u32) -> Result<Vec<RunRecord>, ReadError> {
-        const SELECT: &str = "SELECT image, at, seconds, engine, extents_before, extents_after,
-            bytes, outcome, reason FROM runs";
-        let clause = "WHERE ?1 IS NULL OR images.id = ?1";
-        let images = self.read(|state| select_images(state, clause, params![image]))?;
-        let images: HashMap<i64, ImageRef> = images
-            .into_iter()
-            .map(|ImageInfo { id, key, path, .. }| (id, ImageRef { key, path }))
-            .collect();
-        let runs = self.of_image(SELECT, image, most, |row| {
-            let (image, seconds): (i64, f64) = (row.get(0)?, row.get(2)?);
-            let (engine, outcome): (String, String) = (row.get(3)?, row.get(7)?);
+        let select = format!(
+            "SELECT {IMAGE}, at, seconds, engine, extents_before, extents_after, bytes, outcome,
+                 reason FROM runs JOIN images ON images.id = image"
+        );
+        let runs: Vec<_> = self.of_image(&select, "runs", image, most, |row| {
+            let (engine, outcome): (String, String) = (row.get(7)?, row.get(11)?);
             let names = Engine::named(&engine).zip(OutcomeKind::named(&outcome));
-            let Some((image, (engine, outcome))) = images.get(&image).cloned().zip(names) else {
+            let Some((engine, outcome)) = names else {
                 return Ok(None);
             };
             Ok(Some(RunRecord {
-                image,
-                at: UnixTime(row.get(1)?),
-                took: Duration::try_from_secs_f64(seconds).unwrap_or_default(),
+                image: image_ref(row)?,
+                at: UnixTime(row.get(5)?),
+                took: Duration::try_from_secs_f64(row.get(6)?).unwrap_or_default(),
                 engine,
-                from: extents(row.get(4)?),
-                to: extents(row.get(5)?),
-                bytes: bytes(row.get(6)?),
+                from: ExtentCount(unsigned(row.get(8)?)),
+                to: ExtentCount(unsigned(row.get(9)?)),
+                bytes: Bytes(unsigned(row.get(10)?)),
                 outcome,
-                reason: row.get(8)?,
+                reason: row.get(12)?,
             }))
         })?;
         Ok(runs.into_iter().flatten().collect())
@@ -260,13 +258,13 @@ impl Reader {
         most: u32,
     ) -> Result<Vec<PastSeverity>, ReadError> {
         const SELECT: &str = "SELECT image, at, before, severity, extents, reason FROM severities";
-        self.of_image(SELECT, image, most, |row| {
+        self.of_image(SELECT, "severities", image, most, |row| {
             Ok(PastSeverity {
                 image: row.get(0)?,
                 at: UnixTime(row.get(1)?),
                 from: row.get(2)?,
                 to: row.get(3)?,
-                extents: extents(row.get(4)?),
+                extents: ExtentCount(unsigned(row.get(4)?)),
                 reason: row.get(5)?,
             })
         })
@@ -274,14 +272,12 @@ impl Reader {
 
     /// The severity recorded last for each image, regardless of the clock.
     pub fn last_severities(&self) -> Result<HashMap<i64, Severity>, ReadError> {
-        self.read(|state| {
-            let mut select =
-                state.prepare("SELECT image, severity, max(id) FROM severities GROUP BY image")?;
-            let severity = |row: &rusqlite::Row<'_>| {
-                let name: String = row.get(1)?;
-                Ok((row.get(0)?, Severity::named(&name)))
-            };
-            select.query_map([], severity)?.collect()
+        const SELECT: &str = "SELECT image, severity, max(id) FROM severities GROUP BY image";
+        self.rows(SELECT, (), |row| {
+            Ok((
+                row.get(0)?,
+                Severity::named(&row.get::<_, String>(1)?).unwrap_or_default(),
+            ))
         })
     }
 
@@ -289,91 +285,51 @@ impl Reader {
     pub fn last_incident(&self) -> Result<Option<UnixTime>, ReadError> {
         const SELECT: &str = "SELECT coalesce(ended, at) FROM incidents
             ORDER BY at DESC, name DESC LIMIT 1";
-        self.read(|state| {
-            state
-                .query_row(SELECT, [], |row| row.get(0).map(UnixTime))
-                .optional()
-        })
+        let last: Vec<_> = self.rows(SELECT, (), |row| row.get(0).map(UnixTime))?;
+        Ok(last.first().copied())
     }
 
     fn of_image<T>(
         &self,
         select: &str,
+        table: &str,
         image: Option<i64>,
         most: u32,
-        make: impl Fn(&rusqlite::Row<'_>) -> rusqlite::Result<T>,
+        make: impl Fn(&Row<'_>) -> rusqlite::Result<T>,
     ) -> Result<Vec<T>, ReadError> {
         let filter = if image.is_some() {
             "image = ?1"
         } else {
             "?1 IS NULL"
         };
-        let sql = format!("{select} WHERE {filter} ORDER BY at DESC, rowid DESC LIMIT ?2");
-        self.read(|state| {
-            let mut select = state.prepare(&sql)?;
-            select.query_map(params![image, most], make)?.collect()
-        })
+        let order = format!("ORDER BY at DESC, {table}.id DESC LIMIT ?2");
+        self.rows(
+            &format!("{select} WHERE {filter} {order}"),
+            (image, most),
+            make,
+        )
     }
 }
 
-fn extents(number: i64) -> ExtentCount {
-    ExtentCount(u64::try_from(number).unwrap_or(0))
-}
+/// The columns that [`image_ref`] reads; to be the first ones.
+const IMAGE: &str = "filesystem, inode, generation, path, path_bytes";
 
-/// Images with their last sample: that of the images table, unless a later sweep counted them.
-fn select_images(
-    state: &Transaction<'_>,
-    clause: &str,
-    values: impl rusqlite::Params,
-) -> rusqlite::Result<Vec<ImageInfo>> {
-    let sql = format!(
-        "SELECT coalesce(sweeps.at, last_seen), coalesce(last.extents, images.extents),
-                coalesce(last.size, images.size), coalesce(last.allocated, images.allocated),
-                images.id, filesystem, inode, generation, path, path_bytes, format, first_seen
-         FROM images
-             LEFT JOIN sweeps ON sweeps.id = (
-                 SELECT later.id FROM sweeps AS later
-                     CROSS JOIN counts ON counts.sweep = later.id AND counts.image = images.id
-                 WHERE later.id > {NOTED} ORDER BY later.id DESC LIMIT 1)
-             LEFT JOIN counts AS last ON last.sweep = sweeps.id AND last.image = images.id
-         {clause}"
-    );
-    let mut select = state.prepare(&sql)?;
-    let rows = select.query_map(values, |row| {
-        let exact: Option<Vec<u8>> = row.get(9)?;
-        let path = match exact {
-            Some(bytes) => PathBuf::from(OsStr::from_bytes(&bytes)),
-            None => PathBuf::from(row.get::<_, String>(8)?),
-        };
-        let key = ImageKey {
-            filesystem: row.get(5)?,
-            inode: row.get::<_, i64>(6)?.cast_unsigned(),
-            generation: row.get(7)?,
-        };
-        Ok(ImageInfo {
-            id: row.get(4)?,
-            key,
-            path,
-            format: row.get(10)?,
-            first_seen: UnixTime(row.get(11)?),
-            last: last_sample(row)?,
-        })
-    })?;
-    rows.collect()
-}
-
-/// From the first four columns; `None` if the image was never counted.
-fn last_sample(row: &rusqlite::Row<'_>) -> rusqlite::Result<Option<LastSample>> {
-    let at = UnixTime(row.get(0)?);
-    let Some(count) = row.get(1)? else {
-        return Ok(None);
+fn image_ref(row: &Row<'_>) -> rusqlite::Result<ImageRef> {
+    let exact: Option<Vec<u8>> = row.get(4)?;
+    let path = match exact {
+        Some(bytes) => PathBuf::from(OsString::from_vec(bytes)),
+        None => PathBuf::from(row.get::<_, String>(3)?),
     };
-    let extents = extents(count);
-    Ok(Some(LastSample {
-        point: Point { at, extents },
-        size: bytes(row.get(2)?),
-        allocated: bytes(row.get(3)?),
-    }))
+    let key = ImageKey {
+        filesystem: row.get(0)?,
+        inode: row.get::<_, i64>(1)?.cast_unsigned(),
+        generation: row.get(2)?,
+    };
+    Ok(ImageRef { key, path })
+}
+
+fn unsigned(number: i64) -> u64 {
+    u64::try_from(number).unwrap_or(0)
 }
 
 /// The last item of each of `most` equal groups; all items if there are no more than `most`.
@@ -390,7 +346,11 @@ fn thin_evenly(readings: Vec<Reading>, most: usize) -> Vec<Reading> {
     let share = |n: usize| n * readings.len() / most;
     let merged = |n: usize| {
         let share = readings.get(share(n)..share(n + 1))?;
-        share.iter().copied().reduce(Reading::merged_into)
+        let peak = share.iter().map(|reading| reading.peak).max()?;
+        Some(Reading {
+            peak,
+            ..*share.last()?
+        })
     };
     (0..most).filter_map(merged).collect()
 }

@@ -4,7 +4,7 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -31,22 +31,24 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(90);
 
 /// Starts the thread, and fails if it cannot be created. The thread opens the database; its errors
 /// are logged and reflected in [`Health`].
-pub fn open(settings: &settings::History) -> io::Result<(Recorder, WriterGuard)> {
+pub fn open(settings: &settings::History) -> io::Result<Recorder> {
     let shared = Arc::new(Shared {
         path: settings.path.clone(),
         retention: Mutex::new(settings.retention),
-        written: AtomicU64::new(0),
-        lost: AtomicU64::new(0),
-        moved_aside: AtomicU64::new(0),
-        healthy: AtomicBool::new(false),
+        health: Mutex::default(),
         upgrading: AtomicBool::new(false),
     });
     let at_work = Arc::clone(&shared);
     let queue = Background::start("history", WAITING, STACK, move |jobs| {
-        Writer::new(&at_work).run(jobs);
+        let writer = Writer {
+            shared: &at_work,
+            store: None,
+            failed_at: None,
+            trouble: None,
+        };
+        writer.run(jobs);
     })?;
-    let guard = WriterGuard(queue.clone());
-    Ok((Recorder { shared, queue }, guard))
+    Ok(Recorder { shared, queue })
 }
 
 /// Records in the history. Clones share one queue.
@@ -59,15 +61,11 @@ pub struct Recorder {
 impl Recorder {
     /// Queues a record without blocking. Returns false if the queue is full and the record lost.
     pub fn record(&self, record: Record) -> bool {
-        self.queue(record, None)
+        self.record_noted(record, None)
     }
 
-    /// As `record`, for a record also in the file `note`, which is removed once that is written.
-    pub fn record_noted(&self, record: Record, note: PathBuf) -> bool {
-        self.queue(record, Some(note))
-    }
-
-    fn queue(&self, record: Record, note: Option<PathBuf>) -> bool {
+    /// As `record`; the file `note`, which has the record too, is removed once it is written.
+    pub fn record_noted(&self, record: Record, note: Option<PathBuf>) -> bool {
         let weight = record.weight();
         let queued = self.queue.push_with(|jobs| {
             let rows: usize = jobs.iter().map(|job| job.record.weight()).sum();
@@ -77,14 +75,14 @@ impl Recorder {
             fits.then(|| jobs.push_back(Job { record, note })).is_some()
         });
         if !queued {
-            self.shared.lost.fetch_add(1, Ordering::Relaxed);
+            lock(&self.shared.health).lost += 1;
         }
         queued
     }
 
     /// Sets how long records are kept.
     pub fn set_retention(&self, retention: Duration) {
-        *self.shared.retention() = retention;
+        *lock(&self.shared.retention) = retention;
     }
 
     /// Waits up to `within`, and [`UPGRADE_TIMEOUT`] more during an upgrade, until opening the
@@ -98,26 +96,18 @@ impl Recorder {
     /// The state of the history.
     pub fn health(&self) -> Health {
         let load = self.queue.load();
-        let is_alive = load.busy_for.is_none_or(|busy| busy < WRITE_TIMEOUT);
+        let health = *lock(&self.shared.health);
         Health {
-            written: self.shared.written.load(Ordering::Relaxed),
-            lost: self.shared.lost.load(Ordering::Relaxed),
-            moved_aside: self.shared.moved_aside.load(Ordering::Relaxed),
-            healthy: self.shared.healthy.load(Ordering::Relaxed) && is_alive,
+            healthy: health.healthy && load.busy_for.is_none_or(|busy| busy < WRITE_TIMEOUT),
             waiting: load.waiting + usize::from(load.busy_for.is_some()),
             busy_for: load.busy_for,
+            ..health
         }
     }
-}
 
-/// Ends the thread of the history.
-#[derive(Debug)]
-pub struct WriterGuard(Background<Job>);
-
-impl WriterGuard {
     /// Ends the thread after the last write; after `within`, leaves it running and returns false.
-    pub fn stop(self, within: Duration) -> bool {
-        self.0.stop(within)
+    pub fn stop(&self, within: Duration) -> bool {
+        self.queue.stop(within)
     }
 }
 
@@ -141,14 +131,15 @@ pub struct Health {
 #[derive(Debug)]
 struct Shared {
     path: PathBuf,
-    /// Locked only to copy the value.
+    /// The locks are held only to copy or change the value.
     retention: Mutex<Duration>,
-    written: AtomicU64,
-    lost: AtomicU64,
-    moved_aside: AtomicU64,
-    healthy: AtomicBool,
+    health: Mutex<Health>,
     /// Whether the database has an older schema.
     upgrading: AtomicBool,
+}
+
+fn lock<T>(value: &Mutex<T>) -> MutexGuard<'_, T> {
+    value.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A record, and the file to remove once it is written.
@@ -156,13 +147,6 @@ struct Shared {
 struct Job {
     record: Record,
     note: Option<PathBuf>,
-}
-
-impl Shared {
-    fn retention(&self) -> MutexGuard<'_, Duration> {
-        let retention = self.retention.lock();
-        retention.unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 struct Writer<'s> {
@@ -174,43 +158,29 @@ struct Writer<'s> {
     trouble: Option<String>,
 }
 
-impl<'s> Writer<'s> {
-    fn new(shared: &'s Shared) -> Writer<'s> {
-        Writer {
-            shared,
-            store: None,
-            failed_at: None,
-            trouble: None,
-        }
-    }
-
+impl Writer<'_> {
     fn run(mut self, jobs: &mut Jobs<Job>) {
-        let retention = *self.shared.retention();
-        let opened = self.open(retention);
+        let opened = self.open();
         self.report(opened);
         for job in jobs {
-            let retention = *self.shared.retention();
-            let result = self.take(&job, retention);
+            let result = self.take(&job);
             self.report(result);
         }
     }
 
     /// Writes a record and counts it as written or lost.
-    fn take(&mut self, job: &Job, retention: Duration) -> Result<(), StoreError> {
-        let Job { record, note } = job;
-        let written = match self.write(record, retention) {
+    fn take(&mut self, Job { record, note }: &Job) -> Result<(), StoreError> {
+        let written = match self.write(record) {
             // Written to the new database.
-            Err(StoreError::Damaged(damage)) => self
-                .move_aside(damage)
-                .and_then(|()| self.write(record, retention)),
+            Err(StoreError::Damaged(damage)) => {
+                self.move_aside(damage).and_then(|()| self.write(record))
+            }
             written => written,
         };
-        let counter = if written.is_ok() {
-            &self.shared.written
-        } else {
-            &self.shared.lost
-        };
-        counter.fetch_add(1, Ordering::Relaxed);
+        let mut health = lock(&self.shared.health);
+        health.written += u64::from(written.is_ok());
+        health.lost += u64::from(written.is_err());
+        drop(health);
         written?;
         if let Some(note) = note
             && let Err(error) = fs::remove_file(note)
@@ -226,41 +196,32 @@ impl<'s> Writer<'s> {
         }
     }
 
-    fn write(&mut self, record: &Record, retention: Duration) -> Result<(), StoreError> {
-        self.open(retention)?;
+    fn write(&mut self, record: &Record) -> Result<(), StoreError> {
+        self.open()?;
         let Some(store) = &mut self.store else {
-            let trouble = self.trouble.clone();
-            return Err(StoreError::File(
-                trouble.unwrap_or_else(|| "cannot be opened".to_owned()),
-            ));
+            let trouble = self.trouble.as_deref().unwrap_or("cannot be opened");
+            return Err(StoreError::File(trouble.to_owned()));
         };
-        store.set_retention(retention);
+        store.set_retention(*lock(&self.shared.retention));
         store.write(record)
     }
 
     /// Opens the database unless it is open or opening failed recently.
-    fn open(&mut self, retention: Duration) -> Result<(), StoreError> {
-        let too_early = self
-            .failed_at
-            .is_some_and(|failed| failed.elapsed() < RETRY);
-        if self.store.is_some() || too_early {
+    fn open(&mut self) -> Result<(), StoreError> {
+        let too_early = |failed: Instant| failed.elapsed() < RETRY;
+        if self.store.is_some() || self.failed_at.is_some_and(too_early) {
             return Ok(());
         }
-        let upgrading = |is| self.shared.upgrading.store(is, Ordering::Relaxed);
-        match Store::open_with(&self.shared.path, retention, || upgrading(true)) {
-            Ok((store, quarantined)) => {
-                self.store = Some(store);
-                self.failed_at = None;
-                if let Some(QuarantinedDb { to, damage }) = quarantined {
-                    self.moved(&to, &damage);
-                }
-                Ok(())
-            }
-            Err(error) => {
-                self.failed_at = Some(Instant::now());
-                Err(error)
-            }
+        let retention = *lock(&self.shared.retention);
+        let on_upgrade = || self.shared.upgrading.store(true, Ordering::Relaxed);
+        let opened = Store::open_with(&self.shared.path, retention, &on_upgrade);
+        self.failed_at = opened.is_err().then(Instant::now);
+        let (store, quarantined) = opened?;
+        self.store = Some(store);
+        if let Some(QuarantinedDb { to, damage }) = quarantined {
+            self.moved(&to, &damage);
         }
+        Ok(())
     }
 
     /// Moves a damaged database aside. The next write creates a new one.
@@ -268,15 +229,14 @@ impl<'s> Writer<'s> {
         let Some(store) = self.store.take() else {
             return Err(StoreError::Damaged(damage));
         };
-        let to = store.move_aside(&self.shared.path).inspect_err(|_| {
-            self.failed_at = Some(Instant::now());
-        })?;
-        self.moved(&to, &damage);
+        let to = store.move_aside(&self.shared.path);
+        self.failed_at = to.is_err().then(Instant::now);
+        self.moved(&to?, &damage);
         Ok(())
     }
 
     fn moved(&self, to: &Path, damage: &str) {
-        self.shared.moved_aside.fetch_add(1, Ordering::Relaxed);
+        lock(&self.shared.health).moved_aside += 1;
         error!(
             "history {}: damaged ({damage}); moved aside to {}, and a new one is begun; what was \
              recorded before is in there, as far as sqlite3's .recover finds it",
@@ -289,8 +249,7 @@ impl<'s> Writer<'s> {
     fn report(&mut self, result: Result<(), StoreError>) {
         let path = shown(&self.shared.path);
         let trouble = result.err().map(|error| error.to_string());
-        let healthy = trouble.is_none() && self.store.is_some();
-        self.shared.healthy.store(healthy, Ordering::Relaxed);
+        lock(&self.shared.health).healthy = trouble.is_none() && self.store.is_some();
         match &trouble {
             Some(trouble) if self.trouble.as_ref() != Some(trouble) => {
                 warn!("history {path}: {trouble}; until then samples are counted but not kept");

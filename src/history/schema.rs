@@ -22,18 +22,14 @@ pub(super) fn prepare(connection: &mut Connection) -> Result<(), StoreError> {
     prepare_with(connection, SCHEMA, UPGRADES)
 }
 
-/// Whether the database has no tables.
-pub(super) fn is_empty(connection: &Connection) -> rusqlite::Result<bool> {
-    let count = "SELECT count(*) FROM sqlite_master";
-    Ok(connection.query_row(count, [], |row| row.get::<_, i64>(0))? == 0)
-}
-
 /// The number of the schema, 0 if the database is empty. Fails if the number is above `known`, or
 /// the database belongs to another program.
 pub(super) fn check(connection: &Connection, known: usize) -> Result<usize, StoreError> {
-    let pragma = |name| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
+    let pragma = |name| connection.pragma_query_one::<i64>(None, name);
     let (id, version) = (pragma("application_id")?, pragma("user_version")?);
-    if id == 0 && version == 0 && is_empty(connection)? {
+    let tables = "SELECT count(*) FROM sqlite_master";
+    if id == 0 && version == 0 && connection.query_one(tables, (), |row| row.get::<_, i64>(0))? == 0
+    {
         return Ok(0);
     }
     if id != APPLICATION_ID {
@@ -76,7 +72,7 @@ fn prepare_with(
             [env!("CARGO_PKG_VERSION")],
         )?;
     }
-    let cache: i64 = transaction.pragma_query_value(None, "cache_size", |row| row.get(0))?;
+    let cache: i64 = transaction.pragma_query_one(None, "cache_size")?;
     transaction.pragma_update(None, "cache_size", -UPGRADE_CACHE)?;
     for upgrade in upgrades.iter().skip(version.saturating_sub(1)) {
         if version > 0 {

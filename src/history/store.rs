@@ -1,18 +1,9 @@
 //! The database: writes records as rows and merges old sweeps.
 //!
-//! Each sweep appends one row per image to one table; merging ([`retention`]) is done by SQL.
-//! Measured on 2026-11-29 (debug build, busy two-core machine, 1,000 images that each change every
-//! minute, 90 days), compared with schema 1, which packed an hour of an image into one JSON array:
-//!
-//! |                                          | rows   | packed |
-//! |------------------------------------------|--------|--------|
-//! | on disk (promised: 200 MB)               | 122 MB | 77 MB  |
-//! | a sweep, with its share of upkeep        | 8 ms   | 10 ms  |
-//! | longest upkeep                           | 0.6 s  | 1.9 s  |
-//! | all readings of one image                | 42 ms  | 39 ms  |
-//!
-//! Rows written only on change would take 36 MB if 30 % of the images change and as much as above
-//! if all do, would need markers for images not counted, and are not needed to stay within 200 MB.
+//! Each sweep appends one row per image; merging ([`retention`]) is done by SQL. Measured on
+//! 2026-11-29 (debug build, busy two-core machine, 1,000 images that each change every minute, 90
+//! days): 122 MB on disk (promised: 200 MB), 8 ms a sweep with its share of upkeep, longest upkeep
+//! 0.6 s, all readings of one image in 42 ms.
 //!
 //! Every call may take as long as the disk: only the thread of [`Recorder`](super::Recorder) calls
 //! it.
@@ -23,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior, params};
+use rusqlite::{Connection, ErrorCode, OpenFlags, ToSql, Transaction, TransactionBehavior, params};
 
 use super::error::StoreError;
 use super::join::join;
@@ -31,7 +22,7 @@ use super::record::{IncidentRow, MapRow, Record, SeverityRow, Sweep};
 use super::retention::{self, RetentionTask, day, day_bounds, hour};
 use super::{file, schema};
 use crate::model::path::shown;
-use crate::model::{Bytes, Format, ImageKey, ImageRef, RunRecord, UnixTime};
+use crate::model::{Format, ImageKey, ImageRef, Outcome, RunRecord, Trigger, UnixTime};
 
 /// How long a statement waits for another process, such as an operator's sqlite3.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(60);
@@ -75,16 +66,16 @@ impl Store {
         path: &Path,
         retention: Duration,
     ) -> Result<(Store, Option<QuarantinedDb>), StoreError> {
-        Store::open_with(path, retention, || {})
+        Store::open_with(path, retention, &|| {})
     }
 
     /// As `open`; calls `on_upgrade` before a database of an older schema is upgraded.
     pub(super) fn open_with(
         path: &Path,
         retention: Duration,
-        on_upgrade: impl Fn(),
+        on_upgrade: &dyn Fn(),
     ) -> Result<(Store, Option<QuarantinedDb>), StoreError> {
-        let open = || Store::open_file(&file::prepare(path)?, retention, &on_upgrade);
+        let open = || Store::open_file(&file::prepare(path)?, retention, on_upgrade);
         match open() {
             Err(StoreError::Damaged(damage)) => {
                 let to = file::move_aside(&file::prepare(path)?, SystemTime::now())?;
@@ -97,15 +88,11 @@ impl Store {
     fn open_file(
         file: &Path,
         retention: Duration,
-        on_upgrade: impl Fn(),
+        on_upgrade: &dyn Fn(),
     ) -> Result<Store, StoreError> {
-        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
-            | OpenFlags::SQLITE_OPEN_NO_MUTEX
-            | OpenFlags::SQLITE_OPEN_NOFOLLOW;
-        let mut connection = Connection::open_with_flags(file, flags)?;
+        let mut connection = connect(file, BUSY_TIMEOUT)?;
         // A damaged database, or that of another program, is not changed.
         connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
-        connection.busy_timeout(BUSY_TIMEOUT)?;
         let version = schema::check(&connection, schema::current())?;
         if version == 0 {
             // Only effective before the first page is written.
@@ -157,7 +144,7 @@ impl Store {
 
     fn try_write(&mut self, record: &Record) -> Result<(), StoreError> {
         let transaction = begin(&mut self.connection)?;
-        let images = Images {
+        let images = &mut Images {
             known: &mut self.known,
             transaction: &transaction,
         };
@@ -166,7 +153,7 @@ impl Store {
             Record::Map(map) => write_map(images, map)?,
             Record::Severity(change) => write_severity(images, change)?,
             Record::Run(run) => write_run(images, run)?,
-            Record::Incident(incident) => write_incident(&transaction, incident)?,
+            Record::Incident(incident) => write_incident(images, incident)?,
         }
         transaction.commit()?;
         if let Record::Sweep(sweep) = record {
@@ -201,26 +188,22 @@ impl Store {
     fn note_images(&mut self) -> Result<(), StoreError> {
         let transaction = begin(&mut self.connection)?;
         let sweeps = select_sweeps(&transaction, &format!("WHERE id > {NOTED}"))?;
-        {
-            let mut done = HashSet::new();
-            let mut select = transaction
-                .prepare("SELECT image, extents, size, allocated FROM counts WHERE sweep = ?1")?;
-            let mut update = transaction.prepare(
-                "UPDATE images SET last_seen = ?2, extents = ?3, size = ?4, allocated = ?5
-                 WHERE id = ?1",
-            )?;
-            for (sweep, at) in sweeps.iter().rev() {
-                let mut rows = select.query([sweep])?;
-                while let Some(row) = rows.next()? {
-                    let image: i64 = row.get(0)?;
-                    if done.insert(image) {
-                        let (extents, size): (i64, i64) = (row.get(1)?, row.get(2)?);
-                        let allocated: i64 = row.get(3)?;
-                        update.execute([image, at.0, extents, size, allocated])?;
-                    }
+        let mut select = transaction
+            .prepare("SELECT image, extents, size, allocated FROM counts WHERE sweep = ?1")?;
+        let mut update = transaction.prepare(
+            "UPDATE images SET last_seen = ?2, extents = ?3, size = ?4, allocated = ?5 WHERE id = ?1",
+        )?;
+        let mut done = HashSet::new();
+        for (sweep, at) in sweeps.iter().rev() {
+            let mut rows = select.query([sweep])?;
+            while let Some(row) = rows.next()? {
+                let image: i64 = row.get(0)?;
+                if done.insert(image) {
+                    update.execute([image, at.0, row.get(1)?, row.get(2)?, row.get(3)?])?;
                 }
             }
         }
+        drop((select, update));
         if let Some((newest, _)) = sweeps.last() {
             transaction.execute("INSERT OR REPLACE INTO meta VALUES ('noted', ?1)", [newest])?;
         }
@@ -249,20 +232,13 @@ impl Store {
 
     /// The first and the last day in each of `EVENT_TABLES`.
     fn event_days(&self) -> rusqlite::Result<BTreeSet<i64>> {
-        let mut days = BTreeSet::new();
-        for table in EVENT_TABLES {
-            let ends = format!("SELECT min(at), max(at) FROM {table}");
-            let (first, last): (Option<i64>, Option<i64>) =
-                self.connection
-                    .query_row(&ends, [], |row| Ok((row.get(0)?, row.get(1)?)))?;
-            days.extend(
-                [first, last]
-                    .into_iter()
-                    .flatten()
-                    .map(|at| day(UnixTime(at))),
-            );
-        }
-        Ok(days)
+        let ends = |table| format!("SELECT min(at) FROM {table} UNION SELECT max(at) FROM {table}");
+        let mut select = self
+            .connection
+            .prepare(&EVENT_TABLES.map(ends).join(" UNION "))?;
+        let ends = select.query_map([], |row| row.get::<_, Option<i64>>(0))?;
+        ends.filter_map(|at| at.map(|at| at.map(|at| day(UnixTime(at)))).transpose())
+            .collect()
     }
 
     /// Removes all rows of a day, sweeps in one transaction per hour, and images not seen since.
@@ -281,10 +257,8 @@ impl Store {
             transaction.execute(&remove, [from, to])?;
         }
         // The images of the last sweeps were noted before.
-        transaction.execute(
-            "DELETE FROM images WHERE last_seen >= ?1 AND last_seen < ?2",
-            [from, to],
-        )?;
+        let remove = "DELETE FROM images WHERE last_seen >= ?1 AND last_seen < ?2";
+        transaction.execute(remove, [from, to])?;
         transaction.commit()?;
         self.known.clear();
         Ok(())
@@ -304,16 +278,11 @@ impl Store {
 
     /// Returns free pages to the file system if there are far more than the next day needs.
     fn vacuum(&self) -> rusqlite::Result<()> {
-        let pragma = |name| {
-            self.connection
-                .pragma_query_value(None, name, |row| row.get(0))
-        };
-        let (free, all): (i64, i64) = (pragma("freelist_count")?, pragma("page_count")?);
+        let pragma = |name| self.connection.pragma_query_one::<i64>(None, name);
+        let (free, all) = (pragma("freelist_count")?, pragma("page_count")?);
         if free > SPARE_PAGES.max(all / 4) {
-            let vacuum = format!("PRAGMA incremental_vacuum({VACUUM_PAGES})");
-            let mut statement = self.connection.prepare(&vacuum)?;
-            let mut rows = statement.query([])?;
-            while rows.next()?.is_some() {}
+            self.connection
+                .pragma(None, "incremental_vacuum", VACUUM_PAGES, |_| Ok(()))?;
         }
         Ok(())
     }
@@ -333,6 +302,16 @@ const EVENT_TABLES: [&str; 4] = ["maps", "runs", "severities", "incidents"];
 /// The last sweep whose counts are in the images table.
 pub(super) const NOTED: &str =
     "(SELECT coalesce(max(CAST(value AS INTEGER)), 0) FROM meta WHERE key = 'noted')";
+
+/// Opens an existing database for reading and writing.
+pub(super) fn connect(file: &Path, busy: Duration) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
+        | OpenFlags::SQLITE_OPEN_NO_MUTEX
+        | OpenFlags::SQLITE_OPEN_NOFOLLOW;
+    let connection = Connection::open_with_flags(file, flags)?;
+    connection.busy_timeout(busy)?;
+    Ok(connection)
+}
 
 fn begin(connection: &mut Connection) -> rusqlite::Result<Transaction<'_>> {
     connection.transaction_with_behavior(TransactionBehavior::Immediate)
@@ -398,47 +377,42 @@ impl Images<'_> {
         }
         // First time at this path since the database was opened.
         let is_new = known.is_none();
-        let ImageKey {
-            filesystem,
-            inode,
-            generation,
-        } = &image.key;
-        let (path, bytes) = stored(&image.path);
+        let ImageRef { key, path } = image;
+        let (inode, name) = (key.inode.cast_signed(), format.map(Format::as_str));
+        let (text, bytes) = stored(path);
         let upsert = "INSERT INTO images
                 (filesystem, inode, generation, path, path_bytes, format, first_seen, last_seen)
             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?7)
             ON CONFLICT DO UPDATE SET path = excluded.path, path_bytes = excluded.path_bytes,
                 format = coalesce(excluded.format, format), last_seen = excluded.last_seen
             RETURNING id";
-        let id = self.transaction.query_row(
-            upsert,
-            params![
-                filesystem,
-                inode.cast_signed(),
-                generation,
-                path,
-                bytes,
-                format.map(Format::name),
-                at.0
-            ],
-            |row| row.get(0),
-        )?;
+        let row = params![
+            key.filesystem,
+            inode,
+            key.generation,
+            text,
+            bytes,
+            name,
+            at.0
+        ];
+        let id = self.transaction.query_one(upsert, row, |row| row.get(0))?;
         if is_new {
             let joined = join(self.transaction, id)?;
             self.known.retain(|_, known| !joined.contains(&known.id));
         }
-        let known = Known {
-            id,
-            path: image.path.clone(),
-            format,
-        };
-        self.known.insert(image.key.clone(), known);
+        let path = path.clone();
+        self.known.insert(key.clone(), Known { id, path, format });
         Ok(id)
+    }
+
+    fn insert(&self, into: &str, row: &[&dyn ToSql]) -> rusqlite::Result<()> {
+        let insert = format!("INSERT OR REPLACE INTO {into}");
+        self.transaction.execute(&insert, row).map(drop)
     }
 }
 
 /// A path as text, with `\xNN` for bytes that are not UTF-8, and its bytes if there are any such.
-pub(super) fn stored(path: &Path) -> (String, Option<&[u8]>) {
+fn stored(path: &Path) -> (String, Option<&[u8]>) {
     match path.to_str() {
         Some(text) => (text.to_owned(), None),
         None => (shown(path), Some(path.as_os_str().as_bytes())),
@@ -450,7 +424,7 @@ fn signed(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
-fn write_sweep(mut images: Images<'_>, sweep: &Sweep) -> rusqlite::Result<()> {
+fn write_sweep(images: &mut Images<'_>, sweep: &Sweep) -> rusqlite::Result<()> {
     let mut rows = Vec::with_capacity(sweep.images.len());
     for row in &sweep.images {
         rows.push((images.id(&row.image, Some(row.format), sweep.at)?, row));
@@ -470,80 +444,68 @@ fn write_sweep(mut images: Images<'_>, sweep: &Sweep) -> rusqlite::Result<()> {
     Ok(())
 }
 
-fn write_map(mut images: Images<'_>, MapRow { image, at, map }: &MapRow) -> rusqlite::Result<()> {
-    let id = images.id(image, None, *at)?;
+fn write_map(images: &mut Images<'_>, MapRow { image, at, map }: &MapRow) -> rusqlite::Result<()> {
     let histogram = serde_json::to_string(&map.histogram).unwrap_or_else(|_| "[]".to_owned());
-    images.transaction.execute(
-        "INSERT INTO maps VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
-        params![
-            id,
-            at.0,
-            signed(map.extents.0),
-            signed(map.fragments),
-            signed(map.holes),
-            signed(map.mapped.0),
-            signed(map.unwritten.0),
-            signed(map.shared.0),
-            signed(map.longest.0),
-            histogram,
-            map.complete
-        ],
-    )?;
-    Ok(())
+    let row = params![
+        images.id(image, None, *at)?,
+        at.0,
+        signed(map.extents.0),
+        signed(map.fragments),
+        signed(map.holes),
+        signed(map.mapped.0),
+        signed(map.unwritten.0),
+        signed(map.shared.0),
+        signed(map.longest.0),
+        histogram,
+        map.complete
+    ];
+    images.insert(
+        "maps VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
+        row,
+    )
 }
 
-fn write_severity(mut images: Images<'_>, change: &SeverityRow) -> rusqlite::Result<()> {
-    let id = images.id(&change.image, None, change.at)?;
-    images.transaction.execute(
-        "INSERT INTO severities (image, at, before, severity, extents, reason)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-        params![
-            id,
-            change.at.0,
-            change.from.to_string(),
-            change.to.to_string(),
-            signed(change.extents.0),
-            change.reason
-        ],
-    )?;
-    Ok(())
+fn write_severity(images: &mut Images<'_>, change: &SeverityRow) -> rusqlite::Result<()> {
+    let row = params![
+        images.id(&change.image, None, change.at)?,
+        change.at.0,
+        change.from.to_string(),
+        change.to.to_string(),
+        signed(change.extents.0),
+        change.reason
+    ];
+    images.insert("severities VALUES (NULL, ?1, ?2, ?3, ?4, ?5, ?6)", row)
 }
 
-fn write_run(mut images: Images<'_>, run: &RunRecord) -> rusqlite::Result<()> {
-    let id = images.id(&run.image, None, run.at)?;
-    images.transaction.execute(
-        "INSERT INTO runs (image, at, seconds, engine, extents_before, extents_after, bytes,
-                           outcome, reason)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
-        params![
-            id,
-            run.at.0,
-            run.took.as_secs_f64(),
-            run.engine.as_str(),
-            signed(run.from.0),
-            signed(run.to.0),
-            signed(run.bytes.0),
-            run.outcome.as_str(),
-            run.reason
-        ],
-    )?;
-    Ok(())
+fn write_run(images: &mut Images<'_>, run: &RunRecord) -> rusqlite::Result<()> {
+    let row = params![
+        images.id(&run.image, None, run.at)?,
+        run.at.0,
+        run.took.as_secs_f64(),
+        run.engine.as_str(),
+        signed(run.from.0),
+        signed(run.to.0),
+        signed(run.bytes.0),
+        run.outcome.as_str(),
+        run.reason
+    ];
+    images.insert(
+        "runs VALUES (NULL, ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+        row,
+    )
 }
 
-fn write_incident(transaction: &Transaction<'_>, incident: &IncidentRow) -> rusqlite::Result<()> {
-    transaction.execute(
-        "INSERT OR REPLACE INTO incidents VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
-        params![
-            incident.name,
-            incident.at.0,
-            incident.ended.map(|at| at.0),
-            incident.trigger.map(|trigger| trigger.as_str()),
-            incident.actions,
-            incident.outcome.map(|outcome| outcome.as_str()),
-            signed(incident.freed.0)
-        ],
-    )?;
-    Ok(())
+fn write_incident(images: &Images<'_>, incident: &IncidentRow) -> rusqlite::Result<()> {
+    let row = params![
+        incident.name,
+        incident.at.0,
+        incident.ended.map(|at| at.0),
+        incident.trigger.map(Trigger::as_str),
+        incident.actions,
+        incident.outcome.map(Outcome::as_str),
+        signed(incident.freed.0)
+    ];
+    images.insert("incidents VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)", row)
 }
 
 /// Merges sweeps, ordered by recording, into the last: keeps each image's last and largest count.
@@ -569,9 +531,4 @@ fn remove_sweep(transaction: &Transaction<'_>, sweep: i64) -> rusqlite::Result<(
     transaction.execute("DELETE FROM counts WHERE sweep = ?1", [sweep])?;
     transaction.execute("DELETE FROM sweeps WHERE id = ?1", [sweep])?;
     Ok(())
-}
-
-/// A number of bytes from the database.
-pub(super) fn bytes(number: i64) -> Bytes {
-    Bytes(u64::try_from(number).unwrap_or(0))
 }

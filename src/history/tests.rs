@@ -88,13 +88,24 @@ impl Place {
         store
     }
 
-    fn reader(&self) -> Reader {
-        Reader::open(&self.path).unwrap()
+    fn reader(&self) -> HistoryReader {
+        HistoryReader::open(&self.path).unwrap()
+    }
+
+    fn image(&self, inode: u64) -> Option<ImageInfo> {
+        let images = self.reader().images().unwrap();
+        images.into_iter().find(|image| image.key == key(inode))
+    }
+
+    /// The newest image at a path.
+    fn image_at(&self, path: &Path) -> Option<ImageInfo> {
+        let images = self.reader().images().unwrap();
+        images.into_iter().rfind(|image| image.path == path)
     }
 
     fn readings(&self, inode: u64) -> Vec<Reading> {
         let reader = self.reader();
-        let Some(image) = reader.image(&key(inode)).unwrap() else {
+        let Some(image) = self.image(inode) else {
             return Vec::new();
         };
         reader.readings(image.id, EVER, usize::MAX).unwrap()
@@ -150,13 +161,7 @@ fn hours_days_and_weeks_of_an_image() {
         assert_eq!(*at % 86_400, 85_800);
         assert_eq!(*extents, ((at - MONDAY) / 600) as u64);
     }
-    let last = place
-        .reader()
-        .image(&key(1))
-        .unwrap()
-        .unwrap()
-        .last
-        .unwrap();
+    let last = place.image(1).unwrap().last.unwrap();
     assert_eq!(
         last.point,
         Point {
@@ -227,9 +232,9 @@ fn who_an_image_is_does_not_depend_on_its_name() {
     at(2, new, 4);
     let reader = place.reader();
     assert_eq!(plain(&place.readings(1)).len(), 2);
-    let at_new = reader.image_at(new).unwrap().unwrap();
+    let at_new = place.image_at(new).unwrap();
     assert_eq!((at_new.key, at_new.first_seen.0), (key(2), MONDAY + 180));
-    assert_eq!(reader.image_at(old).unwrap(), None);
+    assert_eq!(place.image_at(old), None);
     assert_eq!(reader.images().unwrap().len(), 2);
 }
 
@@ -394,9 +399,8 @@ fn names_come_back_as_they_are() {
             images: images.collect(),
         }),
     );
-    let reader = place.reader();
     for (name, inode) in names.iter().zip(1..) {
-        let found = reader.image_at(&path(name)).unwrap().unwrap();
+        let found = place.image_at(&path(name)).unwrap();
         assert_eq!((found.key, found.path), (key(inode), path(name)));
         assert_eq!(found.last.unwrap().point.extents.0, inode);
     }
@@ -454,7 +458,7 @@ fn what_happened_comes_back_newest_first() {
         record(&mut store, &Record::Incident(incident));
     }
     let reader = place.reader();
-    let of = |inode| reader.image(&key(inode)).unwrap().unwrap().id;
+    let of = |inode| place.image(inode).unwrap().id;
     let runs = reader.runs(Some(of(1)), 2).unwrap();
     assert_eq!(
         runs.iter().map(|run| run.at).collect::<Vec<_>>(),
@@ -481,7 +485,7 @@ fn what_happened_comes_back_newest_first() {
     assert_eq!(incidents, (2, at(9).0));
     assert_eq!(reader.last_incident().unwrap(), Some(at(2)));
     // An image that was never counted has no last sample.
-    assert_eq!(reader.image(&key(2)).unwrap().unwrap().last, None);
+    assert_eq!(place.image(2).unwrap().last, None);
 }
 
 #[test]
@@ -521,11 +525,11 @@ fn events_and_images_go_with_their_day() {
     let changes = reader.severities(None, 99).unwrap();
     assert_eq!(changes.len(), 3);
     assert_eq!(changes.last().unwrap().at.0, MONDAY + 7 * 86_400);
-    let one = reader.image(&key(1)).unwrap().unwrap().id;
+    let one = place.image(1).unwrap().id;
     let maps = maps(&place, one).into_iter();
     let hours: Vec<_> = maps.map(|(at, _)| (at - MONDAY) / 3600).collect();
     assert_eq!(hours, [7 * 24 + 3, 8 * 24 + 3, 9 * 24 + 3]);
-    assert_eq!(reader.image(&key(2)).unwrap(), None);
+    assert_eq!(place.image(2), None);
     // Should it come back, it is a new one, and there is a row for it.
     record(&mut store, &sweep(MONDAY + 24 * 18 * 3600, &[(2, 9)]));
     assert_eq!(place.readings(2).len(), 1);

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use super::format::State;
+use super::format::IncidentState;
 use crate::durable;
 
 /// Prefix of temporary files in former versions.
@@ -89,10 +89,10 @@ pub fn recover(directory: &Path, now: &str) -> io::Result<()> {
 fn interrupted(bytes: &[u8]) -> Option<Vec<u8>> {
     let mut incident: Value = serde_json::from_slice(bytes).ok()?;
     let state = incident.get_mut("state")?;
-    if *state != json!(State::Open) {
+    if *state != json!(IncidentState::Open) {
         return None;
     }
-    *state = json!(State::Interrupted);
+    *state = json!(IncidentState::Interrupted);
     serde_json::to_vec(&incident).ok()
 }
 

@@ -6,7 +6,7 @@ use std::time::{Instant, SystemTime};
 use tracing::error;
 
 use super::archive::file_name;
-use super::format::{Action, Event, Incident, SCHEMA, State, What, millis};
+use super::format::{Action, Event, EventKind, Incident, IncidentState, SCHEMA, millis};
 use super::writer::Writer;
 use crate::model::path::printable;
 use crate::model::{IncidentId, Monotonic, Outcome, Trigger, utc};
@@ -17,14 +17,17 @@ use crate::rescue::clock::now;
 const FIRST_EVENTS: usize = 1000;
 const LAST_EVENTS: usize = 500;
 
+/// Called with an incident and its start time.
+type OnChange<'a> = &'a dyn Fn(&Incident, SystemTime);
+
 pub(super) struct Entry {
     pub(super) number: IncidentId,
     began: Monotonic,
     pub(super) began_at: SystemTime,
     /// Everything except the events.
     pub(super) incident: Incident,
-    first: Vec<(Monotonic, What)>,
-    last: VecDeque<(Monotonic, What)>,
+    first: Vec<(Monotonic, EventKind)>,
+    last: VecDeque<(Monotonic, EventKind)>,
     /// Changed since it was last queued for writing.
     pub(super) stale: bool,
     /// When it was last queued for writing.
@@ -60,38 +63,30 @@ impl Entry {
     }
 
     /// Queues its state for writing; it stays stale if the queue is full.
-    pub(super) fn put(&mut self, writer: &Writer) {
+    pub(super) fn put(&mut self, writer: &Writer, on_change: OnChange<'_>) {
         self.put_at = Some(Instant::now());
-        let document = self.document();
-        let taken = match serde_json::to_vec(&document) {
-            Ok(json) => writer.put(&file_name(&document.id), json),
-            Err(error) => {
-                error!(
-                    "incident {}: cannot be written as JSON: {error}",
-                    document.id
-                );
-                true
-            }
-        };
-        self.stale = !taken;
+        let incident = self.document();
+        let taken = |json| writer.put(file_name(&incident.id), json);
+        self.stale = !to_json(&incident).is_none_or(taken);
+        on_change(&incident, self.began_at);
     }
 
     /// Queues pending changes a last time; counts the file as dropped on failure.
-    pub(super) fn let_go(mut self, writer: &Writer) {
+    pub(super) fn let_go(mut self, writer: &Writer, on_change: OnChange<'_>) {
         if self.stale {
-            self.put(writer);
+            self.put(writer, on_change);
         }
         if self.stale {
             writer.give_up();
         }
     }
 
-    pub(super) fn add(&mut self, at: Monotonic, what: What) {
+    pub(super) fn add(&mut self, at: Monotonic, what: EventKind) {
         self.stale = true;
-        if matches!(what, What::Line { .. } | What::Stall { .. }) && at >= self.began {
+        if matches!(what, EventKind::Line { .. } | EventKind::Stall { .. }) && at >= self.began {
             self.incident.matches += 1;
         }
-        if let What::Limited { times } = what
+        if let EventKind::Limited { times } = what
             && let Some(noted) = self.noted_limit()
         {
             *noted = times.max(*noted);
@@ -110,7 +105,7 @@ impl Entry {
     fn noted_limit(&mut self) -> Option<&mut u64> {
         let mut events = self.first.iter_mut().chain(&mut self.last).rev();
         events.find_map(|(_, what)| match what {
-            What::Limited { times } => Some(times),
+            EventKind::Limited { times } => Some(times),
             _ => None,
         })
     }
@@ -119,12 +114,12 @@ impl Entry {
         self.incident.actions = self.incident.actions.max(action.number);
         self.incident.failed += u32::from(action.outcome == Outcome::Failed);
         self.incident.slab_freed_kib += action.slab_freed_kib();
-        self.add(at, What::Action(action));
+        self.add(at, EventKind::Action(action));
     }
 
     pub(super) fn end(&mut self, ended: &Ended, at: Monotonic) {
         let incident = &mut self.incident;
-        incident.state = State::Ended;
+        incident.state = IncidentState::Ended;
         incident.ended = Some(utc::rfc3339(self.began_at + at.since(self.began)));
         incident.duration_ms = Some(millis(at.since(self.began)));
         incident.last_match_ms = Some(millis(ended.last_match.since(self.began)));
@@ -136,16 +131,17 @@ impl Entry {
         self.stale = true;
         if ended.held_back > 0 {
             let times = ended.held_back;
-            self.add(at, What::Limited { times });
+            self.add(at, EventKind::Limited { times });
         }
     }
 
     /// The incident in its file format.
     pub(super) fn document(&self) -> Incident {
-        let mut events: Vec<&(Monotonic, What)> = self.first.iter().chain(&self.last).collect();
+        let mut events: Vec<&(Monotonic, EventKind)> =
+            self.first.iter().chain(&self.last).collect();
         // The rings of reader and actor are drained one after the other.
         events.sort_by_key(|(at, _)| *at);
-        let event = |(at, what): &(Monotonic, What)| {
+        let event = |(at, what): &(Monotonic, EventKind)| {
             let (after, before) = (at.since(self.began), self.began.since(*at));
             let time = self.began_at + after;
             Event {
@@ -159,6 +155,13 @@ impl Entry {
             ..self.incident.clone()
         }
     }
+}
+
+/// The incident as JSON. An error, a bug in its type, is logged.
+pub(super) fn to_json(incident: &Incident) -> Option<Vec<u8>> {
+    let json = serde_json::to_vec(incident);
+    json.inspect_err(|error| error!("incident {}: no JSON: {error}", incident.id))
+        .ok()
 }
 
 fn signed(number: u64) -> i64 {

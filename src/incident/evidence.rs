@@ -12,7 +12,6 @@ use crate::sys::proc::{self, Pressure, Slab};
 pub struct Evidence {
     /// Time of collection: RFC 3339.
     pub at: String,
-    /// Duration of the collection.
     pub took_ms: u64,
     /// Free blocks by order, per zone.
     pub buddyinfo: Vec<Zone>,
@@ -23,13 +22,11 @@ pub struct Evidence {
     pub meminfo_kib: BTreeMap<String, u64>,
     /// Pressure of `memory`, `io` and `cpu`, each by `some` and `full`.
     pub pressure: BTreeMap<String, BTreeMap<String, Pressure>>,
-    /// The largest slabs.
     pub slabs: Vec<Slab>,
     /// Number of tasks in state D, including those not listed in `tasks`.
     pub tasks_blocked: u64,
     /// Tasks in state D, up to a limit.
     pub tasks: Vec<BlockedTask>,
-    /// Mount points.
     pub mounts: Vec<MountPoint>,
     /// The most fragmented images.
     pub images: Vec<ImageEvidence>,
@@ -40,7 +37,6 @@ pub struct Evidence {
 /// Free blocks of a zone, by order.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Zone {
-    /// The NUMA node.
     pub node: u64,
     /// Name: `DMA32`, `Normal`, …
     pub zone: String,
@@ -62,13 +58,9 @@ impl From<proc::BuddyZone<'_>> for Zone {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct BlockedTask {
-    /// Thread ID.
     pub tid: u32,
-    /// Process ID.
     pub pid: u32,
-    /// Name.
     pub comm: String,
-    /// Role in file system work.
     pub kind: TaskKind,
     /// The function in which it waits.
     pub wchan: Option<String>,
@@ -92,9 +84,7 @@ pub enum TaskKind {
 /// A mount point.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MountPoint {
-    /// The path.
     pub point: String,
-    /// File system type.
     #[serde(rename = "type")]
     pub type_name: String,
     /// Device number: `253:0`.
@@ -115,8 +105,6 @@ pub struct ImageEvidence {
 /// A collector that failed, or returned only part of its data.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeftOut {
-    /// Its name.
     pub collector: String,
-    /// The reason.
     pub reason: String,
 }

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::evidence::Evidence;
 use super::hook::{HookReport, Moment};
+use crate::model::words::words;
 use crate::model::{Outcome, RescueStep, Trigger};
 use crate::rescue::entry::Report;
 use crate::rescue::proof::Counters;
@@ -25,7 +26,7 @@ pub struct Incident {
     /// Number since the start of the daemon.
     pub number: u64,
     /// State.
-    pub state: State,
+    pub state: IncidentState,
     /// Trigger; `None` if the notice of its start was lost.
     pub trigger: Option<Trigger>,
     /// Start: RFC 3339.
@@ -62,27 +63,17 @@ pub struct Incident {
     pub hooks: Vec<HookReport>,
 }
 
-/// State of an incident.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum State {
-    /// In progress.
-    #[default]
-    Open,
-    /// Over.
-    Ended,
-    /// The daemon ended before the incident did.
-    Interrupted,
-}
-
-impl State {
-    /// Name in the file.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            State::Open => "open",
-            State::Ended => "ended",
-            State::Interrupted => "interrupted",
-        }
+words! {
+    /// State of an incident.
+    #[derive(Default)]
+    pub enum IncidentState {
+        /// In progress.
+        #[default]
+        Open = "open",
+        /// Over.
+        Ended = "ended",
+        /// The daemon ended before the incident did.
+        Interrupted = "interrupted",
     }
 }
 
@@ -93,15 +84,14 @@ pub struct Event {
     pub at: String,
     /// Time since the start of the incident; negative before it.
     pub after_ms: i64,
-    /// The event itself.
     #[serde(flatten)]
-    pub what: What,
+    pub what: EventKind,
 }
 
 /// Kinds of events.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
-pub enum What {
+pub enum EventKind {
     /// A line matched a rule.
     Line {
         /// Name of the rule.
@@ -141,11 +131,9 @@ pub enum What {
 /// An action and its effect.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Action {
-    /// The step.
     pub step: RescueStep,
     /// Number within the incident, from 1.
     pub number: u32,
-    /// Outcome.
     pub outcome: Outcome,
     /// Error of the write.
     #[serde(default)]
@@ -195,19 +183,12 @@ impl Action {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Memory {
-    /// Drops of slab objects since boot.
     pub drop_slab: u64,
-    /// Drops of the page cache since boot.
     pub drop_pagecache: u64,
-    /// Pages scanned by compaction.
     pub compact_scanned: u64,
-    /// Failed compactions.
     pub compact_fail: u64,
-    /// Direct reclaims by allocating tasks.
     pub allocation_stalls: u64,
-    /// Reclaimable slab memory.
     pub slab_reclaimable_kib: u64,
-    /// Unreclaimable slab memory.
     pub slab_unreclaimable_kib: u64,
     /// Free blocks of 2^n pages at index n.
     pub free_blocks: Vec<u64>,
@@ -239,9 +220,7 @@ impl From<&Counters> for Memory {
 /// Evidence and when it was collected.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TakenEvidence {
-    /// Start or end of the incident.
     pub moment: Moment,
-    /// The evidence.
     #[serde(flatten)]
     pub evidence: Evidence,
 }

@@ -11,13 +11,14 @@ use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Sender};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::evidence::{BlockedTask, Evidence, ImageEvidence, LeftOut, MountPoint, TaskKind, Zone};
+use super::format::millis;
 use crate::model::path::{printable, shown};
 use crate::model::utc;
 use crate::sys;
@@ -53,56 +54,65 @@ impl Sources {
     }
 }
 
-type Change = Box<dyn FnOnce(&mut Evidence) + Send>;
+/// What was found so far. Never locked while a collector reads.
+type Found = Mutex<Evidence>;
 
-/// A collector; delivers its data in one or more parts.
-type Collect = fn(&Sources, &dyn Fn(Change)) -> io::Result<()>;
-
-enum Message {
-    Found(Change),
-    Done(&'static str, io::Result<()>),
+fn lock(found: &Found) -> MutexGuard<'_, Evidence> {
+    found.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// A collector; delivers its data in one or more parts.
+type Collect = fn(&Sources, &Found) -> io::Result<()>;
+
 const COLLECTORS: [(&str, Collect); 9] = [
-    ("buddyinfo", |sources, give| {
+    ("buddyinfo", |sources, found| {
         let text = sources.read("buddyinfo")?;
-        let zones = proc::buddyinfo(&text).map(Zone::from).collect();
-        give(Box::new(|found| found.buddyinfo = zones));
+        lock(found).buddyinfo = proc::buddyinfo(&text).map(Zone::from).collect();
         Ok(())
     }),
-    ("vmstat", |sources, give| {
+    ("vmstat", |sources, found| {
         let counters = named_counters(&sources.read("vmstat")?, is_relevant);
-        give(Box::new(|found| found.vmstat = counters));
+        lock(found).vmstat = counters;
         Ok(())
     }),
-    ("meminfo", |sources, give| {
-        let sizes = named_counters(&sources.read("meminfo")?, |_| true);
-        give(Box::new(|found| found.meminfo_kib = sizes));
+    ("meminfo", |sources, found| {
+        let mut sizes = named_counters(&sources.read("meminfo")?, |_| true);
+        let huge_page = sizes.get("Hugepagesize").copied().unwrap_or(0);
+        for (name, size) in &mut sizes {
+            // The only ones that are not in KiB.
+            if name.starts_with("HugePages_") {
+                *size = size.saturating_mul(huge_page);
+            }
+        }
+        lock(found).meminfo_kib = sizes;
         Ok(())
     }),
-    ("memory pressure", |sources, give| {
-        pressure(sources, "memory", give)
+    ("memory pressure", |sources, found| {
+        pressure(sources, "memory", found)
     }),
-    ("io and cpu pressure", |sources, give| {
-        pressure(sources, "io", give)?;
-        pressure(sources, "cpu", give)
+    ("io and cpu pressure", |sources, found| {
+        pressure(sources, "io", found)?;
+        pressure(sources, "cpu", found)
     }),
-    ("slabs", |sources, give| {
-        let page = u64::try_from(rustix::param::page_size()).unwrap_or(4096);
-        let slabs = proc::slabinfo(&sources.read("slabinfo")?, page, SLABS);
-        give(Box::new(|found| found.slabs = slabs));
+    ("slabs", |sources, found| {
+        let slabs = proc::slabinfo(&sources.read("slabinfo")?, proc::page_bytes(), SLABS);
+        lock(found).slabs = slabs;
         Ok(())
     }),
     ("tasks in state D", blocked_tasks),
-    ("mounts", |sources, give| {
+    ("mounts", |sources, found| {
         let mounts = sys::mounts::read(&sources.proc)?;
-        let mounts = mounts.into_iter().take(MOUNTS).map(mount_point).collect();
-        give(Box::new(|found| found.mounts = mounts));
+        let mounts = mounts.into_iter().take(MOUNTS).map(|mount| MountPoint {
+            point: shown(&mount.point),
+            type_name: mount.type_name,
+            device: format!("{}:{}", mount.device.0, mount.device.1),
+        });
+        lock(found).mounts = mounts.collect();
         Ok(())
     }),
-    ("images", |sources, give| {
+    ("images", |sources, found| {
         let images = (sources.images)();
-        give(Box::new(|found| found.images = images));
+        lock(found).images = images;
         Ok(())
     }),
 ];
@@ -120,72 +130,68 @@ impl Gatherer {
     /// Runs all collectors. Returns after the deadline at the latest.
     pub fn gather(&self) -> Evidence {
         let began = Instant::now();
-        let mut evidence = Evidence {
-            at: utc::rfc3339(SystemTime::now()),
-            ..Evidence::default()
-        };
-        let mut missing = Vec::new();
-        let mut left_out = |name: &str, reason| {
-            let collector = name.to_owned();
-            missing.push(LeftOut { collector, reason });
-        };
-        let (sender, receiver) = mpsc::channel();
+        let at = utc::rfc3339(SystemTime::now());
+        let found = Arc::new(Found::default());
+        let (sender, ended) = mpsc::channel();
+        let mut left_out = Vec::new();
         let mut waiting = Vec::new();
         for ((name, collect), busy) in COLLECTORS.iter().zip(&self.busy) {
             if busy.swap(true, Ordering::AcqRel) {
-                left_out(name, "an earlier attempt still hangs".to_owned());
+                left_out.push((*name, "an earlier attempt still hangs".to_owned()));
                 continue;
             }
-            match self.start(name, *collect, Arc::clone(busy), sender.clone()) {
+            match self.start(name, *collect, busy, &found, &sender) {
                 Ok(()) => waiting.push(*name),
                 Err(error) => {
                     busy.store(false, Ordering::Release);
-                    left_out(name, format!("no thread for it: {error}"));
+                    left_out.push((name, format!("no thread for it: {error}")));
                 }
             }
         }
-        drop(sender);
         while !waiting.is_empty() {
             let left = self.deadline.saturating_sub(began.elapsed());
-            match receiver.recv_timeout(left) {
-                Ok(Message::Found(change)) => change(&mut evidence),
-                Ok(Message::Done(name, result)) => {
-                    waiting.retain(|waiting| *waiting != name);
-                    if let Err(error) = result {
-                        left_out(name, error.to_string());
-                    }
-                }
-                Err(_) => break,
+            let Ok((name, result)) = ended.recv_timeout(left) else {
+                break;
+            };
+            waiting.retain(|waiting| *waiting != name);
+            if let Err(error) = result {
+                left_out.push((name, error.to_string()));
             }
         }
-        for name in waiting {
-            let reason = format!("no answer within {} s", self.deadline.as_secs_f64());
-            left_out(name, reason);
+        let late = format!("no answer within {} s", self.deadline.as_secs_f64());
+        left_out.extend(waiting.into_iter().map(|name| (name, late.clone())));
+        let left_out = left_out.into_iter().map(|(name, reason)| LeftOut {
+            collector: name.to_owned(),
+            reason,
+        });
+        Evidence {
+            at,
+            took_ms: millis(began.elapsed()),
+            left_out: left_out.collect(),
+            ..std::mem::take(&mut *lock(&found))
         }
-        evidence.left_out = missing;
-        evidence.took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-        evidence
     }
 
     fn start(
         &self,
         name: &'static str,
         collect: Collect,
-        busy: Arc<AtomicBool>,
-        sender: Sender<Message>,
+        busy: &Arc<AtomicBool>,
+        found: &Arc<Found>,
+        ended: &Sender<(&'static str, io::Result<()>)>,
     ) -> io::Result<()> {
-        let sources = Arc::clone(&self.sources);
-        let body = move || {
-            // Fails after the deadline.
-            let give = |change| drop(sender.send(Message::Found(change)));
-            let result = collect(&sources, &give);
-            busy.store(false, Ordering::Release);
-            let _ = sender.send(Message::Done(name, result));
-        };
+        let (sources, busy) = (Arc::clone(&self.sources), Arc::clone(busy));
+        let (found, ended) = (Arc::clone(found), ended.clone());
         let thread = thread::Builder::new()
             .name("collector".to_owned())
             .stack_size(STACK);
-        thread.spawn(body).map(drop)
+        let spawned = thread.spawn(move || {
+            let result = collect(&sources, &found);
+            busy.store(false, Ordering::Release);
+            // Fails after the deadline.
+            let _ = ended.send((name, result));
+        });
+        spawned.map(drop)
     }
 }
 
@@ -210,13 +216,11 @@ fn is_relevant(name: &str) -> bool {
     NAMES.contains(&name) || BEGINNINGS.iter().any(|begin| name.starts_with(begin))
 }
 
-fn pressure(sources: &Sources, of: &'static str, give: &dyn Fn(Change)) -> io::Result<()> {
-    let text = fs::read(sources.proc.join("pressure").join(of))?;
+fn pressure(sources: &Sources, of: &str, found: &Found) -> io::Result<()> {
+    let text = sources.read(&format!("pressure/{of}"))?;
     let line = |name| Some((String::from(name), proc::pressure(&text, name)?));
     let lines = ["some", "full"].into_iter().filter_map(line).collect();
-    give(Box::new(move |found| {
-        found.pressure.insert(of.to_owned(), lines);
-    }));
+    lock(found).pressure.insert(of.to_owned(), lines);
     Ok(())
 }
 
@@ -226,24 +230,13 @@ fn named_counters(text: &[u8], wanted: impl Fn(&str) -> bool) -> BTreeMap<String
     named.filter(|(name, _)| wanted(name)).collect()
 }
 
-fn mount_point(mount: sys::mounts::Mount) -> MountPoint {
-    MountPoint {
-        point: shown(&mount.point),
-        type_name: mount.type_name,
-        device: format!("{}:{}", mount.device.0, mount.device.1),
-    }
-}
-
 /// Delivers the tasks first, then their stacks: reading a stack can hang while the task is in
 /// execve (`lock_trace`, fs/proc/base.c).
-fn blocked_tasks(sources: &Sources, give: &dyn Fn(Change)) -> io::Result<()> {
+fn blocked_tasks(sources: &Sources, found: &Found) -> io::Result<()> {
     let mut named = Vec::new();
     for process in numbered(&sources.proc)? {
         // Processes and tasks may have ended meanwhile.
-        let Ok(tasks) = numbered(&process.join("task")) else {
-            continue;
-        };
-        for path in tasks {
+        for path in numbered(&process.join("task")).unwrap_or_default() {
             let Ok(text) = fs::read(path.join("stat")) else {
                 continue;
             };
@@ -251,16 +244,13 @@ fn blocked_tasks(sources: &Sources, give: &dyn Fn(Change)) -> io::Result<()> {
             let Some(stat) = stat.filter(|stat| stat.state == b'D') else {
                 continue;
             };
-            if named.len() == TASKS {
-                give(Box::new(|found| found.tasks_blocked += 1));
-                continue;
-            }
-            let task = blocked_task(&process, &path, &stat);
-            named.push((stat.tid, path));
-            give(Box::new(|found| {
-                found.tasks_blocked += 1;
+            let task = (named.len() < TASKS).then(|| blocked_task(&process, &path, &stat));
+            let mut found = lock(found);
+            found.tasks_blocked += 1;
+            if let Some(task) = task {
+                named.push((stat.tid, path));
                 found.tasks.push(task);
-            }));
+            }
         }
     }
     let mut refused = None;
@@ -269,12 +259,10 @@ fn blocked_tasks(sources: &Sources, give: &dyn Fn(Change)) -> io::Result<()> {
             Ok(text) => {
                 let frames = proc::stack_frames(&text);
                 let frames = frames.map(|frame| String::from_utf8_lossy(frame).into_owned());
-                let stack = frames.collect();
-                give(Box::new(move |found| {
-                    if let Some(task) = found.tasks.iter_mut().find(|task| task.tid == tid) {
-                        task.stack = stack;
-                    }
-                }));
+                let mut found = lock(found);
+                if let Some(task) = found.tasks.iter_mut().find(|task| task.tid == tid) {
+                    task.stack = frames.collect();
+                }
             }
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => refused = Some(error),
             Err(_) => {}

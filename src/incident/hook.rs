@@ -7,42 +7,30 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::hook::{Call, Hook};
+use crate::hook::{self, Call, Hook};
 use crate::model::IncidentId;
+use crate::model::words::words;
 
 pub use crate::hook::{HookOutcome, TIMEOUT};
 
 /// Runs per moment that may wait.
 const QUEUE: usize = 8;
 
-/// When a hook runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Moment {
-    /// At the start of an incident.
-    Begin,
-    /// At the end of an incident.
-    End,
-}
-
-impl Moment {
-    /// The value of `FRAGWATCH_EVENT`.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Moment::Begin => "begin",
-            Moment::End => "end",
-        }
+words! {
+    /// When a hook runs; the value of `FRAGWATCH_EVENT`.
+    pub enum Moment {
+        /// At the start of an incident.
+        Begin = "begin",
+        /// At the end of an incident.
+        End = "end",
     }
 }
 
 /// Result of a run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HookReport {
-    /// The moment that caused the run.
     pub moment: Moment,
-    /// Outcome.
     pub outcome: HookOutcome,
-    /// Duration.
     pub took_ms: u64,
 }
 
@@ -62,7 +50,7 @@ impl Hooks {
         on_report: impl Fn(IncidentId, HookReport) + Send + Sync + 'static,
     ) -> io::Result<Hooks> {
         let on_report = Arc::new(on_report);
-        let hook = |name: &str, moment| {
+        let start = |name: &str, moment| {
             let on_report = Arc::clone(&on_report);
             let on_end = move |incident, outcome, took: Duration| {
                 let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
@@ -73,11 +61,11 @@ impl Hooks {
                 };
                 on_report(incident, report);
             };
-            Hook::start(name, command.to_vec(), timeout, QUEUE, on_end)
+            hook::start(name, command.to_vec(), timeout, QUEUE, on_end)
         };
         Ok(Hooks {
-            begin: hook("hook-begin", Moment::Begin)?,
-            end: hook("hook-end", Moment::End)?,
+            begin: start("hook-begin", Moment::Begin)?,
+            end: start("hook-end", Moment::End)?,
         })
     }
 
@@ -87,7 +75,7 @@ impl Hooks {
             Moment::Begin => &self.begin,
             Moment::End => &self.end,
         };
-        hook.call(incident, call)
+        hook.push((incident, call))
     }
 }
 

@@ -27,10 +27,9 @@ use std::time::{Duration, Instant, SystemTime};
 use tracing::{error, info, warn};
 
 use super::archive::file_name;
-use super::entry::Entry;
-use super::evidence::Evidence;
-use super::format::{Action, Incident, State, TakenEvidence, What, millis};
-use super::gatherer::{self, Gatherer, Images};
+use super::entry::{Entry, to_json};
+use super::format::{Action, EventKind, Incident, IncidentState, TakenEvidence, millis};
+use super::gatherer::{DEADLINE, Gatherer, Images};
 use super::hook::{self, HookOutcome, HookReport, Hooks, Moment};
 use super::writer::{Writer, WriterHealth};
 use crate::background::{Background, STACK};
@@ -40,11 +39,8 @@ use crate::model::{IncidentId, Monotonic, StuckTask, Trigger};
 use crate::rescue::entry::{LINE_MAX, Notice, Report};
 use crate::rescue::{Began, Ended, Limit};
 
-/// Default directory.
-pub const DIRECTORY: &str = "/var/lib/fragwatch/incidents";
-/// Default number of files kept.
-pub const KEEP: usize = 100;
-
+/// Number of files kept.
+const KEEP: usize = 100;
 const QUEUE: usize = 4096;
 /// Earlier lines and stalls that are recorded with an incident.
 const PRELUDE: usize = 50;
@@ -61,16 +57,12 @@ pub const HANGS: Duration = Duration::from_secs(5);
 pub struct RecorderSettings {
     /// Directory of the incident files.
     pub directory: PathBuf,
-    /// Number of files kept.
-    pub keep: usize,
     /// Mount point of procfs.
     pub proc: PathBuf,
     /// The operator's command and its arguments; empty for none.
     pub hook: Vec<String>,
     /// Time limit of a hook.
     pub hook_timeout: Duration,
-    /// Time limit for collecting evidence.
-    pub evidence_deadline: Duration,
     /// Returns the most fragmented images.
     pub images: Images,
     /// Called with an incident and its start time whenever its state is queued. Must not block.
@@ -83,12 +75,10 @@ pub type Listener = Arc<dyn Fn(&Incident, SystemTime) + Send + Sync>;
 impl Default for RecorderSettings {
     fn default() -> Self {
         RecorderSettings {
-            directory: PathBuf::from(DIRECTORY),
-            keep: KEEP,
+            directory: PathBuf::from("/var/lib/fragwatch/incidents"),
             proc: PathBuf::from("/proc"),
             hook: Vec::new(),
             hook_timeout: hook::TIMEOUT,
-            evidence_deadline: gatherer::DEADLINE,
             images: Arc::new(Vec::new),
             on_change: Arc::new(|_, _| {}),
         }
@@ -98,7 +88,6 @@ impl Default for RecorderSettings {
 /// State of the recorder.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RecorderHealth {
-    /// State of the writer.
     pub files: WriterHealth,
     /// Commands lost because the queue was full.
     pub lost: u64,
@@ -116,22 +105,14 @@ pub struct Recorder {
     hook_timeout: Duration,
 }
 
-enum Command {
-    Begin(Began, Monotonic),
-    End(Ended, Monotonic),
-    Event(Monotonic, What),
-    Action(IncidentId, Monotonic, Box<Action>),
-    Evidence(IncidentId, Moment, Box<Evidence>),
-    HookEnded(IncidentId, HookReport),
-    SetHook(Option<Hooks>),
-    Stop(SyncSender<()>),
-}
+/// What the thread is to do.
+type Command = Box<dyn FnOnce(&mut RecorderThread) + Send>;
 
 impl Recorder {
     /// Starts the threads; the directory is recovered in the background.
     pub fn start(settings: RecorderSettings) -> io::Result<Recorder> {
         let (commands, queue) = mpsc::sync_channel(QUEUE);
-        let writer = Writer::start(settings.directory.clone(), settings.keep)?;
+        let writer = Writer::start(settings.directory.clone(), KEEP)?;
         let hooks_dropped = Arc::new(AtomicU64::new(0));
         let recorder = RecorderThread {
             evidence: start_gathering(&settings, commands.clone())?,
@@ -143,6 +124,7 @@ impl Recorder {
             entries: VecDeque::new(),
             prelude: VecDeque::new(),
             hangs: false,
+            stopped: false,
         };
         thread::Builder::new()
             .name("incidents".to_owned())
@@ -162,30 +144,34 @@ impl Recorder {
     /// If threads cannot be started or the queue is full; the former hook then stays.
     pub fn set_hook(&self, command: &[String]) -> io::Result<()> {
         let hooks = start_hooks(command, self.hook_timeout, &self.commands)?;
-        let sent = self.commands.try_send(Command::SetHook(hooks));
+        let sent = self
+            .commands
+            .try_send(Box::new(|thread| thread.hooks = hooks));
         sent.map_err(|_| io::ErrorKind::WouldBlock.into())
     }
 
     /// Records a notice of the reader; `rule` is the name of the rule that matched.
     pub fn notice(&self, notice: &Notice, rule: &str) {
         match *notice {
-            Notice::Began(began, at) => self.send(Command::Begin(began, at)),
-            Notice::Ended(ended, at) => self.send(Command::End(ended, at)),
+            Notice::Began(Began { incident, trigger }, at) => {
+                self.send(move |thread| thread.begin(incident, Some(trigger), at));
+            }
+            Notice::Ended(ended, at) => self.send(move |thread| thread.end(&ended, at)),
             Notice::Limit(limit, at) => {
                 let times = match limit {
                     Limit::Reached => 1,
                     Limit::Over { held_back } => held_back,
                 };
-                self.send(Command::Event(at, What::Limited { times }));
+                self.event(at, EventKind::Limited { times });
             }
             Notice::Matched { time, at, line, .. } => {
-                let what = What::Line {
+                let line = EventKind::Line {
                     rule: rule.to_owned(),
                     text: printable(line.bytes()),
                     kernel_us: Some(time.0),
                     file: None,
                 };
-                self.send(Command::Event(at, what));
+                self.event(at, line);
             }
             Notice::DrillSeen { .. } | Notice::Source(_) => {}
         }
@@ -193,32 +179,42 @@ impl Recorder {
 
     /// Records a report of the actor; drills are ignored.
     pub fn report(&self, report: &Report) {
-        if !report.drill {
-            let action = Box::new(Action::from(report));
-            self.send(Command::Action(report.order.incident, report.began, action));
+        if report.drill {
+            return;
         }
+        let (number, at) = (report.order.incident, report.began);
+        let action = Box::new(Action::from(report));
+        self.send(move |thread| {
+            // The notice of its start may have been lost.
+            if find(&mut thread.entries, number).is_none() {
+                thread.begin(number, None, at);
+            }
+            if let Some(entry) = find(&mut thread.entries, number) {
+                entry.act(at, action);
+            }
+        });
     }
 
     /// Records a line of a log file that matched a rule.
     pub fn file_line(&self, at: Monotonic, rule: &str, file: &Path, line: &[u8]) {
-        let what = What::Line {
+        let kind = EventKind::Line {
             rule: rule.to_owned(),
             text: printable(line.get(..LINE_MAX).unwrap_or(line)),
             kernel_us: None,
             file: Some(shown(file)),
         };
-        self.send(Command::Event(at, what));
+        self.event(at, kind);
     }
 
     /// Records a stuck task.
     pub fn stall(&self, at: Monotonic, stuck: &StuckTask) {
-        let what = What::Stall {
+        let kind = EventKind::Stall {
             tid: stuck.tid,
             comm: stuck.comm.clone(),
             for_ms: millis(stuck.lasted),
             stack: stuck.stack.clone(),
         };
-        self.send(Command::Event(at, what));
+        self.event(at, kind);
     }
 
     /// Returns the state of the recorder.
@@ -231,11 +227,18 @@ impl Recorder {
     }
 
     /// Processes queued commands, writes the files and stops; the next start marks an open incident
-    /// as interrupted. Returns false after `within`, or if files are left or were ever dropped.
+    /// as interrupted. Returns false after `within`, or if files are left or dropped meanwhile.
     pub fn stop(&self, within: Duration) -> bool {
         let deadline = Instant::now() + within;
+        let dropped = self.writer.health().dropped;
         let (done, is_done) = mpsc::sync_channel(1);
-        let mut stop = Command::Stop(done);
+        let mut stop: Command = Box::new(move |thread| {
+            for entry in thread.entries.drain(..) {
+                entry.let_go(&thread.writer, &*thread.on_change);
+            }
+            thread.stopped = true;
+            let _ = done.try_send(());
+        });
         // After all queued commands, as soon as the queue has room.
         while let Err(TrySendError::Full(full)) = self.commands.try_send(stop) {
             if Instant::now() >= deadline {
@@ -248,11 +251,15 @@ impl Recorder {
         let _ = is_done.recv_timeout(left());
         let in_time = self.writer.stop(left());
         let files = self.writer.health();
-        in_time && files.waiting == 0 && files.dropped == 0
+        in_time && files.waiting == 0 && files.dropped == dropped
     }
 
-    fn send(&self, command: Command) {
-        if self.commands.try_send(command).is_err() {
+    fn event(&self, at: Monotonic, kind: EventKind) {
+        self.send(move |thread| thread.event(at, kind));
+    }
+
+    fn send(&self, command: impl FnOnce(&mut RecorderThread) + Send + 'static) {
+        if self.commands.try_send(Box::new(command)).is_err() {
             self.lost.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -267,8 +274,10 @@ fn start_hooks(
         return Ok(None);
     }
     let commands = commands.clone();
-    let on_report =
-        move |incident, report| drop(commands.send(Command::HookEnded(incident, report)));
+    let on_report = move |incident, report| {
+        let ended: Command = Box::new(move |thread| thread.hook_ended(incident, report));
+        drop(commands.send(ended));
+    };
     Hooks::start(command, timeout, on_report).map(Some)
 }
 
@@ -276,15 +285,13 @@ fn start_gathering(
     settings: &RecorderSettings,
     commands: SyncSender<Command>,
 ) -> io::Result<Background<(IncidentId, Moment)>> {
-    let gatherer = Gatherer::new(
-        settings.proc.clone(),
-        Arc::clone(&settings.images),
-        settings.evidence_deadline,
-    );
+    let images = Arc::clone(&settings.images);
+    let gatherer = Gatherer::new(settings.proc.clone(), images, DEADLINE);
     Background::start("evidence", AFTERMATH, STACK, move |requests| {
         for (incident, moment) in requests {
-            let evidence = Box::new(gatherer.gather());
-            let _ = commands.send(Command::Evidence(incident, moment, evidence));
+            let evidence = gatherer.gather();
+            let evidence = TakenEvidence { moment, evidence };
+            let _ = commands.send(Box::new(move |thread| thread.gathered(incident, evidence)));
         }
     })
 }
@@ -298,22 +305,16 @@ struct RecorderThread {
     /// Only the last one can be open.
     entries: VecDeque<Entry>,
     on_change: Listener,
-    prelude: VecDeque<(Monotonic, What)>,
+    prelude: VecDeque<(Monotonic, EventKind)>,
     hangs: bool,
+    stopped: bool,
 }
 
 impl RecorderThread {
     fn run(mut self, queue: &Receiver<Command>) {
-        loop {
+        while !self.stopped {
             match queue.recv_timeout(self.poll_interval()) {
-                Ok(Command::Stop(done)) => {
-                    for entry in self.entries.drain(..) {
-                        entry.let_go(&self.writer);
-                    }
-                    let _ = done.try_send(());
-                    return;
-                }
-                Ok(command) => self.handle(command),
+                Ok(command) => command(&mut self),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
@@ -325,49 +326,15 @@ impl RecorderThread {
     fn poll_interval(&self) -> Duration {
         let files = self.writer.health();
         let changed = self.entries.iter().any(|entry| entry.stale);
-        if changed || self.hangs || files.waiting > 0 || files.hung_for.is_some() {
-            Duration::from_secs(1)
-        } else {
-            Duration::from_secs(3600)
-        }
-    }
-
-    fn handle(&mut self, command: Command) {
-        match command {
-            Command::Begin(began, at) => self.begin(began.incident, Some(began.trigger), at),
-            Command::End(ended, at) => self.end(&ended, at),
-            Command::Event(at, what) => self.event(at, what),
-            Command::Action(number, at, action) => {
-                // The notice of its start may have been lost.
-                if self.find(number).is_none() {
-                    self.begin(number, None, at);
-                }
-                if let Some(entry) = self.find(number) {
-                    entry.act(at, action);
-                }
-            }
-            Command::Evidence(number, moment, evidence) => {
-                if let Some(entry) = self.find(number) {
-                    entry.incident.evidence.push(TakenEvidence {
-                        moment,
-                        evidence: *evidence,
-                    });
-                    self.put(number);
-                    self.call_hook(number, moment);
-                }
-            }
-            Command::HookEnded(number, report) => self.hook_ended(number, report),
-            Command::SetHook(hooks) => self.hooks = hooks,
-            Command::Stop(_) => {}
-        }
+        let is_busy = changed || self.hangs || files.waiting > 0 || files.hung_for.is_some();
+        Duration::from_secs(if is_busy { 1 } else { 3600 })
     }
 
     fn begin(&mut self, number: IncidentId, trigger: Option<Trigger>, at: Monotonic) {
         // The notice of the previous incident's end may have been lost.
-        if let Some(before) = self.open() {
-            before.incident.state = State::Ended;
-            let before = before.number;
-            self.put(before);
+        if let Some(before) = open(&mut self.entries) {
+            before.incident.state = IncidentState::Ended;
+            before.put(&self.writer, &*self.on_change);
         }
         let mut entry = Entry::new(number, trigger, at);
         for (earlier, what) in self.prelude.drain(..) {
@@ -375,60 +342,59 @@ impl RecorderThread {
                 entry.add(earlier, what);
             }
         }
+        entry.put(&self.writer, &*self.on_change);
         self.entries.push_back(entry);
         if self.entries.len() > AFTERMATH
             && let Some(oldest) = self.entries.pop_front()
         {
-            oldest.let_go(&self.writer);
+            oldest.let_go(&self.writer, &*self.on_change);
         }
-        self.put(number);
         self.gather_evidence(number, Moment::Begin);
     }
 
     fn end(&mut self, ended: &Ended, at: Monotonic) {
-        if self.find(ended.incident).is_none() {
+        if find(&mut self.entries, ended.incident).is_none() {
             self.begin(ended.incident, Some(ended.trigger), ended.began);
         }
-        if let Some(entry) = self.find(ended.incident) {
+        if let Some(entry) = find(&mut self.entries, ended.incident) {
             entry.end(ended, at);
+            entry.put(&self.writer, &*self.on_change);
         }
-        self.put(ended.incident);
         self.gather_evidence(ended.incident, Moment::End);
     }
 
-    fn event(&mut self, at: Monotonic, what: What) {
-        if let Some(entry) = self.open() {
-            entry.add(at, what);
-        } else if !matches!(what, What::Limited { .. }) {
-            self.prelude.push_back((at, what));
+    fn event(&mut self, at: Monotonic, kind: EventKind) {
+        if let Some(entry) = open(&mut self.entries) {
+            entry.add(at, kind);
+        } else if !matches!(kind, EventKind::Limited { .. }) {
+            self.prelude.push_back((at, kind));
             if self.prelude.len() > PRELUDE {
                 self.prelude.pop_front();
             }
         }
     }
 
+    fn gathered(&mut self, number: IncidentId, evidence: TakenEvidence) {
+        if let Some(entry) = find(&mut self.entries, number) {
+            let moment = evidence.moment;
+            entry.incident.evidence.push(evidence);
+            entry.put(&self.writer, &*self.on_change);
+            self.call_hook(number, moment);
+        }
+    }
+
     fn hook_ended(&mut self, number: IncidentId, report: HookReport) {
         let (moment, outcome) = (report.moment.as_str(), &report.outcome);
-        if *outcome == HookOutcome::Exited(0) {
-            info!("rescue.hook ({moment} of incident {number}) {outcome}");
-        } else {
-            warn!("rescue.hook ({moment} of incident {number}) {outcome}");
+        match outcome {
+            HookOutcome::Exited(0) => {
+                info!("rescue.hook ({moment} of incident {number}) {outcome}")
+            }
+            _ => warn!("rescue.hook ({moment} of incident {number}) {outcome}"),
         }
-        if let Some(entry) = self.find(number) {
+        if let Some(entry) = find(&mut self.entries, number) {
             entry.incident.hooks.push(report);
             entry.stale = true;
         }
-    }
-
-    fn find(&mut self, number: IncidentId) -> Option<&mut Entry> {
-        // Newest first: a restarted fast side numbers incidents from 1 again.
-        let mut entries = self.entries.iter_mut().rev();
-        entries.find(|entry| entry.number == number)
-    }
-
-    fn open(&mut self) -> Option<&mut Entry> {
-        let last = self.entries.back_mut();
-        last.filter(|entry| entry.incident.state == State::Open)
     }
 
     /// Requests evidence; the hook runs when it arrives, or at once if the queue is full.
@@ -439,36 +405,23 @@ impl RecorderThread {
     }
 
     fn call_hook(&mut self, number: IncidentId, moment: Moment) {
-        let Some(document) = self.find(number).map(|entry| entry.document()) else {
+        let Some(hooks) = &self.hooks else { return };
+        let incident = find(&mut self.entries, number).map(|entry| entry.document());
+        let Some((json, incident)) = incident.and_then(|it| Some((to_json(&it)?, it))) else {
             return;
         };
-        let Some(hooks) = &self.hooks else { return };
-        match serde_json::to_vec(&document) {
-            Ok(json) => {
-                let variables = variables(&document, moment, &self.directory);
-                if !hooks.call(moment, number, Call { variables, json }) {
-                    self.hooks_dropped.fetch_add(1, Ordering::Relaxed);
-                }
-            }
-            Err(error) => error!("incident {number}: cannot be written as JSON: {error}"),
+        let variables = variables(&incident, moment, &self.directory);
+        if !hooks.call(moment, number, Call { variables, json }) {
+            self.hooks_dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
 
     /// Queues changed incidents for writing, each at most once per [`FLUSH`].
     fn flush(&mut self) {
-        let is_due =
-            |entry: &&Entry| entry.stale && entry.put_at.is_none_or(|put| put.elapsed() >= FLUSH);
-        let due = self.entries.iter().filter(is_due);
-        for number in due.map(|entry| entry.number).collect::<Vec<_>>() {
-            self.put(number);
-        }
-    }
-
-    fn put(&mut self, number: IncidentId) {
-        let (writer, on_change) = (self.writer.clone(), Arc::clone(&self.on_change));
-        if let Some(entry) = self.find(number) {
-            entry.put(&writer);
-            on_change(&entry.document(), entry.began_at);
+        for entry in &mut self.entries {
+            if entry.stale && entry.put_at.is_none_or(|put| put.elapsed() >= FLUSH) {
+                entry.put(&self.writer, &*self.on_change);
+            }
         }
     }
 
@@ -494,6 +447,19 @@ impl RecorderThread {
     }
 }
 
+/// Newest first: a restarted fast side numbers incidents from 1 again.
+fn find(entries: &mut VecDeque<Entry>, number: IncidentId) -> Option<&mut Entry> {
+    entries
+        .iter_mut()
+        .rev()
+        .find(|entry| entry.number == number)
+}
+
+fn open(entries: &mut VecDeque<Entry>) -> Option<&mut Entry> {
+    let last = entries.back_mut();
+    last.filter(|entry| entry.incident.state == IncidentState::Open)
+}
+
 fn variables(incident: &Incident, moment: Moment, directory: &Path) -> Vec<(&'static str, String)> {
     let trigger = incident.trigger.map_or("unknown", Trigger::as_str);
     let file = directory.join(file_name(&incident.id));
@@ -516,4 +482,23 @@ fn variables(incident: &Incident, moment: Moment, directory: &Path) -> Vec<(&'st
         ("FRAGWATCH_FAILED", incident.failed.to_string()),
         ("FRAGWATCH_SLAB_FREED_BYTES", freed.to_string()),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_dropped_before_do_not_fail_the_stop() {
+        let directory = tempfile::tempdir().unwrap();
+        let recorder = Recorder::start(RecorderSettings {
+            directory: directory.path().to_owned(),
+            proc: PathBuf::from("/nowhere"),
+            ..RecorderSettings::default()
+        })
+        .unwrap();
+        recorder.writer.give_up();
+        assert_eq!(recorder.health().files.dropped, 1);
+        assert!(recorder.stop(Duration::from_secs(10)));
+    }
 }

@@ -3,8 +3,7 @@
 
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use tracing::{error, info, warn};
@@ -18,15 +17,12 @@ const QUEUE: usize = 16;
 const RETRY: Duration = Duration::from_secs(10);
 
 /// State of the writer.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct WriterHealth {
-    /// Files written.
     pub written: u64,
-    /// Failed attempts.
     pub failed: u64,
     /// Files dropped because the queue was full or the daemon ended.
     pub dropped: u64,
-    /// Files waiting.
     pub waiting: usize,
     /// Whether the last attempt failed.
     pub failing: bool,
@@ -37,49 +33,44 @@ pub struct WriterHealth {
 /// A handle to the writer thread; clones share the thread.
 #[derive(Debug, Clone)]
 pub(super) struct Writer {
-    jobs: Background<Job>,
-    counts: Arc<Counts>,
-}
-
-#[derive(Debug, Default)]
-struct Counts {
-    written: AtomicU64,
-    failed: AtomicU64,
-    failing: AtomicBool,
+    jobs: Background<IncidentFile>,
+    health: Arc<Mutex<WriterHealth>>,
 }
 
 #[derive(Debug)]
-struct Job {
+struct IncidentFile {
     name: String,
     bytes: Vec<u8>,
+}
+
+/// Held only to copy or change the value.
+fn lock(health: &Mutex<WriterHealth>) -> MutexGuard<'_, WriterHealth> {
+    health.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Writer {
     /// Starts the thread. The newest `keep` files are kept.
     pub(super) fn start(directory: PathBuf, keep: usize) -> io::Result<Writer> {
-        let counts = Arc::new(Counts::default());
+        let health = Arc::<Mutex<WriterHealth>>::default();
         let archive = Archive {
             directory,
-            keep: keep.max(1),
-            counts: Arc::clone(&counts),
+            keep,
+            health: Arc::clone(&health),
         };
         let jobs = Background::start("incident-writer", QUEUE, STACK, move |jobs| {
             archive.run(jobs);
         })?;
-        Ok(Writer { jobs, counts })
+        Ok(Writer { jobs, health })
     }
 
     /// Queues the newest state of a file without blocking. Returns false if the queue is full.
-    pub(super) fn put(&self, name: &str, bytes: Vec<u8>) -> bool {
+    pub(super) fn put(&self, name: String, bytes: Vec<u8>) -> bool {
         self.jobs.push_with(|jobs| {
             let full = jobs.len() >= QUEUE;
             match jobs.iter_mut().find(|job| job.name == name) {
                 Some(job) => job.bytes = bytes,
                 None if full => return false,
-                None => jobs.push_back(Job {
-                    name: name.to_owned(),
-                    bytes,
-                }),
+                None => jobs.push_back(IncidentFile { name, bytes }),
             }
             true
         })
@@ -94,12 +85,10 @@ impl Writer {
     pub(super) fn health(&self) -> WriterHealth {
         let load = self.jobs.load();
         WriterHealth {
-            written: self.counts.written.load(Ordering::Relaxed),
-            failed: self.counts.failed.load(Ordering::Relaxed),
             dropped: self.jobs.dropped(),
             waiting: load.waiting,
-            failing: self.counts.failing.load(Ordering::Relaxed),
             hung_for: load.busy_for,
+            ..*lock(&self.health)
         }
     }
 
@@ -113,11 +102,11 @@ impl Writer {
 struct Archive {
     directory: PathBuf,
     keep: usize,
-    counts: Arc<Counts>,
+    health: Arc<Mutex<WriterHealth>>,
 }
 
 impl Archive {
-    fn run(&self, jobs: &mut Jobs<Job>) {
+    fn run(&self, jobs: &mut Jobs<IncidentFile>) {
         let began = utc::compact(SystemTime::now());
         let directory = shown(&self.directory);
         let mut recovered = false;
@@ -129,21 +118,16 @@ impl Archive {
                     warn!("{directory}: cannot be put in order: {error}");
                 }
             }
-            if self.counts.failing.load(Ordering::Relaxed) {
+            if lock(&self.health).failing {
                 jobs.pause(RETRY);
             }
             // A failed file is retried once when the writer stops, and then dropped.
             let Some(job) = jobs.next() else { break };
-            let saved = save(&self.directory, &job.name, &job.bytes);
-            let written = saved.is_ok();
-            self.log_change(&job.name, saved);
-            if written {
-                self.counts.written.fetch_add(1, Ordering::Relaxed);
+            if self.save(&job) {
                 if let Err(error) = prune(&self.directory, self.keep, &job.name) {
                     warn!("{directory}: old incidents cannot be removed: {error}");
                 }
             } else {
-                self.counts.failed.fetch_add(1, Ordering::Relaxed);
                 // Unless a newer state of the file has been queued meanwhile.
                 jobs.put_back(job, |job, newer| newer.name == job.name);
             }
@@ -151,16 +135,22 @@ impl Archive {
     }
 
     /// Logs the first failure and the recovery.
-    fn log_change(&self, name: &str, result: io::Result<()>) {
-        let failed_before = self.counts.failing.swap(result.is_err(), Ordering::Relaxed);
+    fn save(&self, IncidentFile { name, bytes }: &IncidentFile) -> bool {
+        let saved = save(&self.directory, name, bytes);
+        let mut health = lock(&self.health);
+        let failed_before = std::mem::replace(&mut health.failing, saved.is_err());
+        health.written += u64::from(saved.is_ok());
+        health.failed += u64::from(saved.is_err());
+        drop(health);
         let directory = shown(&self.directory);
-        match result {
+        match &saved {
             Err(error) if !failed_before => {
                 error!("{directory}: {name} cannot be written: {error}; tried again every 10 s");
             }
             Ok(()) if failed_before => info!("{directory}: incidents can be written again"),
             _ => {}
         }
+        saved.is_ok()
     }
 }
 
@@ -177,7 +167,7 @@ mod tests {
         let writer = Writer::start(path.clone(), 3).unwrap();
         for number in 0..6 {
             let name = format!("2026112{number}T000000.000Z-1.json");
-            assert!(writer.put(&name, b"{}".to_vec()));
+            assert!(writer.put(name, b"{}".to_vec()));
         }
         assert!(writer.stop(Duration::from_secs(10)));
         assert_eq!(list(&path).unwrap().len(), 3);
@@ -193,12 +183,11 @@ mod tests {
         fs::write(&path, "").unwrap();
         let writer = Writer::start(path, 100).unwrap();
         for round in 0..10 {
-            assert!(writer.put("20261120T120305.123Z-1.json", vec![round]));
+            assert!(writer.put("20261120T120305.123Z-1.json".to_owned(), vec![round]));
         }
         assert!(writer.health().waiting <= 2);
-        let taken = (0..30).filter(|number| {
-            writer.put(&format!("20261120T120305.123Z-{number}.json"), Vec::new())
-        });
+        let taken = (0..30)
+            .filter(|number| writer.put(format!("20261120T120305.123Z-{number}.json"), Vec::new()));
         assert!((QUEUE - 2..=QUEUE).contains(&taken.count()));
         assert!(writer.health().waiting <= QUEUE + 1);
         assert!(writer.stop(Duration::from_secs(10)));

@@ -64,7 +64,7 @@ use std::thread::Builder;
 use std::time::Duration;
 
 use self::followed::Followed;
-pub use self::followed::OnLine;
+pub use self::followed::{OnLine, last_lines};
 use self::shared::Shared;
 pub use self::shared::{Down, FileState};
 

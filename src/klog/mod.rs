@@ -5,10 +5,11 @@
 
 pub mod dedup;
 pub mod file;
+pub mod head;
 pub mod kmsg;
 pub mod record;
 pub mod rules;
-pub mod syslog;
+pub mod stamp;
 pub mod tail;
 
 pub use record::{DRILL_MARKER, KernelTime, Record, Sequence, Text};

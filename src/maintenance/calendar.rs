@@ -16,6 +16,7 @@
 //! later by this host's share of the jitter, or of its own length if that is shorter, so that no
 //! host is excluded forever. It closes on time.
 
+use std::iter::{from_fn, successors};
 use std::time::Duration;
 
 use jiff::civil::{Date, DateTime, Time};
@@ -174,10 +175,39 @@ impl Calendar {
 
     /// All openings that are not over at `from`, in ascending order.
     fn openings(&self, from: Timestamp) -> impl Iterator<Item = Opening> {
-        Runs::new(self, from)
+        self.merged(from)
             .flat_map(|run| self.without_blackouts(run))
             .filter_map(|piece| self.delayed(piece))
             .filter(move |opening| opening.closes > from)
+    }
+
+    /// The openings of merged windows, ignoring blackouts.
+    fn merged(&self, from: Timestamp) -> impl Iterator<Item = Opening> {
+        let days = |days| Span::new().days(days);
+        let today = self.zone.to_datetime(from).date();
+        let latest = self.blackouts.last().map_or(today, |last| last.to);
+        let last = today.max(latest).saturating_add(days(DAYS_AHEAD));
+        let first = self
+            .has_windows()
+            .then(|| self.out_of_blackout(today.saturating_sub(days(DAYS_BEHIND))));
+        let next = |date: &Date| Some(self.out_of_blackout(date.tomorrow().ok()?));
+        let dates = successors(first, next).take_while(move |date| *date <= last);
+        let mut windows = dates.flat_map(|date| self.on_day(date)).peekable();
+        let limit = SignedDuration::from_hours(24 * i64::from(DAYS_AHEAD));
+        let mut is_over = false;
+        from_fn(move || {
+            let Single {
+                opening: mut run,
+                mut reaches,
+            } = windows.next().filter(|_| !is_over)?;
+            while !is_over && let Some(next) = windows.next_if(|it| it.opening.opens <= reaches) {
+                reaches = reaches.max(next.reaches);
+                run.closes = run.closes.max(next.opening.closes);
+                // Practically always open: no need to look further.
+                is_over = run.closes.duration_since(run.opens) > limit;
+            }
+            Some(run)
+        })
     }
 
     /// The windows of a day, ordered by their start.
@@ -224,16 +254,13 @@ impl Calendar {
         Some(Opening { opens, ..piece })
     }
 
-    /// If `date` lies in a blackout that goes on for more than [`DAYS_BEHIND`] days, the date at
-    /// which to continue: windows that open before it are over before the blackout is.
-    fn deep_in_blackout(&self, date: Date) -> Option<Date> {
+    /// The date itself; if it lies in a blackout that goes on for more than [`DAYS_BEHIND`] days,
+    /// the date at which to continue: windows that open before it are over before the blackout is.
+    fn out_of_blackout(&self, date: Date) -> Date {
         let week = Span::new().days(DAYS_BEHIND);
-        let until = |blocked: &Blocked| blocked.to.checked_sub(week).ok();
-        self.blackouts
-            .iter()
-            .filter(|blocked| blocked.from <= date)
-            .filter_map(until)
-            .find(|until| date < *until)
+        let begun = self.blackouts.iter().filter(|it| it.from <= date);
+        let mut until = begun.filter_map(|blocked| blocked.to.checked_sub(week).ok());
+        until.find(|until| date < *until).unwrap_or(date)
     }
 }
 
@@ -274,67 +301,6 @@ fn moment(zone: &TimeZone, at: DateTime, twice: Twice) -> Option<Timestamp> {
             let mut changes = zone.following(before).map(|change| change.timestamp());
             changes.find(|change| zone.to_datetime(*change) >= at)
         }
-    }
-}
-
-/// Iterates over the openings of merged windows, ignoring blackouts.
-struct Runs<'c> {
-    calendar: &'c Calendar,
-    /// The next day to look up.
-    date: Option<Date>,
-    last: Date,
-    /// Windows that were looked up already.
-    ahead: std::collections::VecDeque<Single>,
-}
-
-impl<'c> Runs<'c> {
-    fn new(calendar: &'c Calendar, from: Timestamp) -> Runs<'c> {
-        let today = calendar.zone.to_datetime(from).date();
-        let latest = calendar.blackouts.last().map_or(today, |last| last.to);
-        let days = |days| Span::new().days(days);
-        Runs {
-            calendar,
-            date: (calendar.has_windows()).then(|| today.saturating_sub(days(DAYS_BEHIND))),
-            last: today.max(latest).saturating_add(days(DAYS_AHEAD)),
-            ahead: std::collections::VecDeque::new(),
-        }
-    }
-
-    /// The next window, not merged.
-    fn next_window(&mut self) -> Option<Single> {
-        while self.ahead.is_empty() {
-            let date = self.date.filter(|date| *date <= self.last)?;
-            let date = self.calendar.deep_in_blackout(date).unwrap_or(date);
-            self.ahead.extend(self.calendar.on_day(date));
-            self.date = date.tomorrow().ok();
-        }
-        self.ahead.pop_front()
-    }
-}
-
-impl Iterator for Runs<'_> {
-    type Item = Opening;
-
-    fn next(&mut self) -> Option<Opening> {
-        let Single {
-            opening: mut run,
-            mut reaches,
-        } = self.next_window()?;
-        let limit = SignedDuration::from_hours(24 * i64::from(DAYS_AHEAD));
-        while let Some(next) = self.next_window() {
-            if next.opening.opens > reaches {
-                self.ahead.push_front(next);
-                break;
-            }
-            reaches = reaches.max(next.reaches);
-            run.closes = run.closes.max(next.opening.closes);
-            if run.closes.duration_since(run.opens) > limit {
-                // Practically always open: no need to look further.
-                self.date = None;
-                self.ahead.clear();
-            }
-        }
-        Some(run)
     }
 }
 

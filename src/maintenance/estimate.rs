@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::facts::{FilesystemFacts, ImageFacts};
-use super::policy::Policy;
 use super::speed::Speed;
+use crate::config::settings::Defrag;
 use crate::model::{Bytes, BytesPerSecond, Engine, swap_stall};
 
 /// Assumed speed of `xfs_fsr`. An SSD is three times as fast; it does no harm if a run ends early.
@@ -49,7 +49,7 @@ pub fn estimate(
     engine: Engine,
     image: &ImageFacts,
     filesystem: &FilesystemFacts,
-    policy: &Policy,
+    policy: &Defrag,
 ) -> Estimate {
     let (measured, assumed) = match engine {
         Engine::XfsFsr => (filesystem.speeds.xfs_fsr, ASSUMED_FSR),
@@ -62,7 +62,7 @@ pub fn estimate(
     let speed = measured.map_or(assumed, |speed| speed.median);
     let speed = speed.min(BytesPerSecond(policy.bandwidth.0 / 2));
     // rmapbt is the default, so it is assumed unless known to be absent.
-    let rmapbt = filesystem.features.is_none_or(|it| it.rmapbt);
+    let rmapbt = filesystem.info.features.is_none_or(|it| it.rmapbt);
     let stall = match engine {
         Engine::XfsFsr => swap_stall(image.extents, rmapbt),
         Engine::Online => Duration::ZERO,

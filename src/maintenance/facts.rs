@@ -1,4 +1,4 @@
-//! The planner's input besides the operator's policy.
+//! The planner's input besides the operator's settings.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -10,8 +10,8 @@ use jiff::tz::TimeZone;
 use super::calendar::{Calendar, Opening, between};
 use super::speed::Speeds;
 use crate::model::{
-    Bytes, Effect, Engine, EngineState, ExtentCount, ExtentsPerDay, Features, FilesystemKind,
-    Obstacle, Outlook, Severity, Unusable,
+    Bytes, Effect, Engine, EngineState, ExtentCount, ExtentsPerDay, Filesystem, Outlook,
+    ReasonCode, Severity, Unusable,
 };
 
 /// Maximum number of times a cooldown is doubled.
@@ -24,7 +24,7 @@ const LEAST_BACK_OFF: Duration = Duration::from_secs(86_400);
 /// Windows that open later are not planned for.
 const IN_SIGHT: Duration = Duration::from_secs(366 * 86_400);
 
-/// The planner's input besides the policy.
+/// The planner's input besides the settings `[defrag]`.
 #[derive(Debug, Clone)]
 pub struct PlanFacts {
     /// The current time.
@@ -108,7 +108,7 @@ pub struct ImageFacts {
     /// Whether it shares blocks with another file.
     pub shares_blocks: bool,
     /// What forbids touching it.
-    pub obstacles: Vec<Obstacle>,
+    pub obstacles: Vec<ReasonCode>,
     /// Its last run.
     pub last_run: Option<LastRun>,
 }
@@ -190,18 +190,8 @@ impl LastRun {
 pub struct FilesystemFacts {
     /// Its UUID, or a substitute.
     pub id: String,
-    /// Its mount point.
-    pub mount: PathBuf,
-    /// The kernel's name of its type.
-    pub type_name: String,
-    /// The type.
-    pub kind: FilesystemKind,
-    /// Its features, if it is XFS and they are known.
-    pub features: Option<Features>,
-    /// Its size.
-    pub size: Bytes,
-    /// Its free space.
-    pub free: Bytes,
+    /// What is known of it.
+    pub info: Filesystem,
     /// Whether it does not respond.
     pub stalled: bool,
     /// The run in progress on it.

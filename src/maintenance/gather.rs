@@ -7,30 +7,35 @@ use jiff::Timestamp;
 use super::facts::{Active, FilesystemFacts, ImageFacts, LastRun, User, ideal};
 use super::speed::Speeds;
 use crate::model::{
-    ExtentMap, ExtentsPerDay, Filesystem, ImageKey, OutcomeKind, Outlook, Owner, RunRecord, Sample,
-    Severity, UnixTime,
+    ExtentMap, Filesystem, ImageKey, OutcomeKind, Outlook, Owner, RunRecord, Sample, Severity,
+    UnixTime,
 };
 
 /// Past runs, oldest first.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Runs(Vec<RunRecord>);
+pub struct PastRuns(Vec<RunRecord>);
 
-/// Maximum number of runs kept: enough for some of every image and every file system.
-const MOST: usize = 4096;
+impl PastRuns {
+    /// Maximum number of runs kept: enough for some of every image and every file system.
+    pub const MOST: u32 = 4096;
 
-impl Runs {
     /// Takes runs in any order.
     pub fn new(mut runs: Vec<RunRecord>) -> Self {
         runs.sort_by_key(RunRecord::ended);
-        Runs(runs)
+        let mut runs = PastRuns(runs);
+        runs.drop_oldest();
+        runs
     }
 
     /// Adds the latest run; drops the oldest one if there are too many.
     pub fn push(&mut self, run: RunRecord) {
-        if self.0.len() >= MOST {
-            self.0.remove(0);
-        }
         self.0.push(run);
+        self.drop_oldest();
+    }
+
+    fn drop_oldest(&mut self) {
+        self.0
+            .drain(..self.0.len().saturating_sub(Self::MOST as usize));
     }
 
     /// Whether they include the run on an image that began at this time.
@@ -67,45 +72,32 @@ impl Runs {
     }
 }
 
-/// What is known of an image.
-#[derive(Debug, Clone, Copy)]
-pub struct ImageNow<'a> {
-    /// Its last count.
-    pub sample: &'a Sample,
-    /// Its permanent identity.
-    pub key: &'a ImageKey,
-    /// The processes that have it open.
-    pub owner: &'a Owner,
-    /// Its severity.
-    pub severity: Severity,
-    /// How fast its number of extents grows.
-    pub growth: Option<ExtentsPerDay>,
-    /// Its extent map, if one was read.
-    pub map: Option<&'a ExtentMap>,
-    /// The possible gain, if its map was read or sampled.
-    pub outlook: Option<Outlook>,
-}
-
-/// The facts of an image.
-pub fn image(now: &ImageNow<'_>, runs: &Runs) -> ImageFacts {
-    let sample = now.sample;
-    let holes = now.map.map_or(0, |map| map.holes);
-    ImageFacts {
+/// The facts of an image, without its severity and growth; `None` if it could not be identified.
+/// `map` and `outlook` are those of its last examination.
+pub fn image(
+    sample: &Sample,
+    owner: &Owner,
+    map: Option<&ExtentMap>,
+    outlook: Option<Outlook>,
+    runs: &PastRuns,
+) -> Option<ImageFacts> {
+    let key = sample.key.as_ref().ok()?;
+    Some(ImageFacts {
         path: sample.path.clone(),
-        filesystem: now.key.filesystem.clone(),
-        severity: now.severity,
+        filesystem: key.filesystem.clone(),
+        severity: Severity::Ok,
         extents: sample.extents,
-        ideal: ideal(sample.size, holes),
-        outlook: now.outlook.map(|outlook| outlook.with(sample.extents)),
-        growth: now.growth,
+        ideal: ideal(sample.size, map.map_or(0, |map| map.holes)),
+        outlook: outlook.map(|outlook| outlook.with(sample.extents)),
+        growth: None,
         size: sample.size,
         allocated: sample.allocated,
-        user: user(now.owner),
-        shares_blocks: now.map.is_some_and(|map| map.shared.0 > 0),
+        user: user(owner),
+        shares_blocks: map.is_some_and(|map| map.shared.0 > 0),
         // Obstacles are found by the guards, which hold the file open while they check.
         obstacles: Vec::new(),
-        last_run: runs.last(now.key),
-    }
+        last_run: runs.last(key),
+    })
 }
 
 fn user(owner: &Owner) -> Option<User> {
@@ -134,12 +126,7 @@ pub fn filesystem(
     FilesystemFacts {
         speeds: speeds.get(&id).cloned().unwrap_or_default(),
         id,
-        mount: filesystem.mount.clone(),
-        type_name: filesystem.type_name.clone(),
-        kind: filesystem.kind,
-        features: filesystem.features,
-        size: filesystem.size,
-        free: filesystem.free,
+        info: filesystem.clone(),
         stalled,
         active,
         io_pressure,
@@ -180,7 +167,7 @@ mod tests {
     #[test]
     fn the_last_run_and_how_many_before_it_brought_nothing() {
         use OutcomeKind as O;
-        let mut runs = Runs::new(vec![
+        let mut runs = PastRuns::new(vec![
             run(1, 30, O::Failed),
             run(1, 10, O::Improved),
             run(1, 20, O::Unchanged),
@@ -190,7 +177,7 @@ mod tests {
             run(5, 7, O::Busy),
             run(5, 8, O::Refused),
         ]);
-        let last = |runs: &Runs, inode| {
+        let last = |runs: &PastRuns, inode| {
             let last = runs.last(&key(inode))?;
             Some((last.effect, last.times, last.reason))
         };
@@ -206,5 +193,23 @@ mod tests {
         assert_eq!(speed.runs, 3, "those that brought nothing do not count");
         runs.push(run(1, 40, O::Unexplained));
         assert_eq!(last(&runs, 1), because(Effect::PutOff, 1, 40));
+    }
+
+    #[test]
+    fn the_latest_runs_are_kept() {
+        let ended = |ended| run(1, ended, OutcomeKind::Improved);
+        let most = i64::from(PastRuns::MOST);
+        let mut runs = PastRuns::new((0..most + 5).rev().map(ended).collect());
+        let of = |runs: &PastRuns| {
+            (
+                runs.0.len(),
+                runs.0[0].ended(),
+                runs.0.last().unwrap().ended(),
+            )
+        };
+        let all = PastRuns::MOST as usize;
+        assert_eq!(of(&runs), (all, UnixTime(5), UnixTime(most + 4)));
+        runs.push(ended(most + 5));
+        assert_eq!(of(&runs), (all, UnixTime(6), UnixTime(most + 5)));
     }
 }

@@ -1,7 +1,6 @@
 //! Decides which image is defragmented when, and why others are not. Pure: all facts are passed in.
 //!
 //! - [`calendar`]: when runs are allowed
-//! - [`policy`]: the operator's settings
 //! - [`facts`]: all other input of a plan; [`gather`] collects it
 //! - [`speed`]: the speed of past runs
 //! - [`estimate`]: the duration of a run, based on that speed
@@ -13,7 +12,6 @@ pub mod estimate;
 pub mod facts;
 pub mod gather;
 pub mod planner;
-pub mod policy;
 pub mod reason;
 pub mod speed;
 
@@ -21,6 +19,4 @@ pub use calendar::{Calendar, JitterSeed, Opening};
 pub use estimate::Basis;
 pub use facts::{Active, Allowed, FilesystemFacts, ImageFacts, LastRun, PlanFacts, User};
 pub use planner::{Decision, Plan, Planned, PlannedRun, passed_over, plan};
-pub use policy::Policy;
-pub use reason::Reason;
 pub use speed::Speeds;

@@ -32,11 +32,12 @@ use jiff::Timestamp;
 use super::calendar::{Opening, between};
 use super::estimate::{Estimate, estimate};
 use super::facts::{Allowed, FilesystemFacts, ImageFacts, PlanFacts};
-use super::policy::Policy;
-use super::reason::{Moment, Reason};
+use super::reason::{self, Moment};
+use crate::config::settings::Defrag;
 use crate::model::gain::LITTLE;
 use crate::model::{
-    Effect, Engine, ExtentCount, FilesystemKind, Obstacle, Outlook, Severity, Share,
+    Effect, Engine, ExtentCount, Filesystem, FilesystemKind, Outlook, ReasonCode, Refusal,
+    Severity, Share,
 };
 
 /// Above this, a file system is too full for any run: the copy would itself be fragmented.
@@ -84,7 +85,7 @@ pub enum Decision {
     /// It is defragmented in the current or next window.
     Runs(PlannedRun),
     /// It is not defragmented.
-    Not(Reason),
+    Not(Refusal),
 }
 
 /// A future run.
@@ -115,13 +116,23 @@ impl Plan {
 }
 
 /// Decides on every image. The result does not depend on the order of the facts.
-pub fn plan(facts: &PlanFacts, policy: &Policy) -> Plan {
+pub fn plan(facts: &PlanFacts, policy: &Defrag) -> Plan {
     let filesystems = facts.filesystems.iter();
     let planner = Planner {
         facts,
         policy,
         filesystems: filesystems.map(|it| (it.id.as_str(), it)).collect(),
-        frame: Frame::new(facts),
+        // The window that is open or opens next; without one, no run is placed.
+        frame: match facts.allowed {
+            Allowed::During(Opening { opens, closes }) => Opening {
+                opens: opens.max(facts.now),
+                closes,
+            },
+            _ => Opening {
+                opens: facts.now,
+                closes: Timestamp::MAX,
+            },
+        },
     };
     let mut images: Vec<Planned> = Vec::with_capacity(facts.images.len());
     let mut candidates = Vec::new();
@@ -143,14 +154,14 @@ pub fn plan(facts: &PlanFacts, policy: &Policy) -> Plan {
 
 /// The engines, with reasons, before the first one usable for an image that is defragmented by
 /// hand. The last configured engine is never passed over, so there is an answer.
-pub fn passed_over(facts: &PlanFacts, policy: &Policy) -> Vec<(Engine, Reason)> {
+pub fn passed_over(facts: &PlanFacts, policy: &Defrag) -> Vec<(Engine, Refusal)> {
     let against = |engine: &Engine| {
-        let only = Policy {
+        let only = Defrag {
             engines: vec![*engine],
             ..policy.clone()
         };
         match plan(facts, &only).images.pop()?.decision {
-            Decision::Not(reason) if reason.code().lies_with_engine() => Some((*engine, reason)),
+            Decision::Not(reason) if reason.code.lies_with_engine() => Some((*engine, reason)),
             _ => None,
         }
     };
@@ -171,40 +182,12 @@ impl Planned {
     }
 }
 
-/// The time available for runs.
-#[derive(Debug, Clone, Copy)]
-struct Frame {
-    begins: Timestamp,
-    /// `None` if unlimited.
-    closes: Option<Timestamp>,
-}
-
-impl Frame {
-    /// From the window that is open or opens next; without one, no run is placed.
-    fn new(facts: &PlanFacts) -> Frame {
-        match facts.allowed {
-            Allowed::During(Opening { opens, closes }) => Frame {
-                begins: opens.max(facts.now),
-                closes: Some(closes),
-            },
-            _ => Frame {
-                begins: facts.now,
-                closes: None,
-            },
-        }
-    }
-
-    fn left(&self, from: Timestamp) -> Duration {
-        self.closes
-            .map_or(Duration::MAX, |closes| between(from, closes))
-    }
-}
-
 struct Planner<'f> {
     facts: &'f PlanFacts,
-    policy: &'f Policy,
+    policy: &'f Defrag,
     filesystems: BTreeMap<&'f str, &'f FilesystemFacts>,
-    frame: Frame,
+    /// The time available for runs.
+    frame: Opening,
 }
 
 /// An image for which only time can be lacking.
@@ -217,6 +200,16 @@ struct Candidate<'f> {
 }
 
 impl Candidate<'_> {
+    /// The first option for which there is enough time.
+    fn option_within(&self, from: Timestamp, to: Timestamp) -> Option<(Engine, Estimate)> {
+        let left = between(from, to);
+        let fits = |(engine, estimate): &&(Engine, Estimate)| match engine {
+            Engine::XfsFsr => estimate.about.saturating_add(estimate.about / MARGIN) <= left,
+            Engine::Online => left >= SHORTEST_TURN.min(estimate.about),
+        };
+        self.options.iter().find(fits).copied()
+    }
+
     fn cmp(&self, other: &Self, by_extents: bool) -> Ordering {
         let severity = other.image.severity.cmp(&self.image.severity);
         let extents = other.image.extents.cmp(&self.image.extents);
@@ -233,7 +226,7 @@ impl<'f> Planner<'f> {
         let filesystem = self.filesystems.get(image.filesystem.as_str());
         Planned {
             path: image.path.clone(),
-            mount: filesystem.map(|filesystem| filesystem.mount.clone()),
+            mount: filesystem.map(|filesystem| filesystem.info.mount.clone()),
             severity: image.severity,
             extents: image.extents,
             ideal: image.ideal,
@@ -247,17 +240,18 @@ impl<'f> Planner<'f> {
     }
 
     /// Checks everything except time: image, host, file system and engines, in this order.
-    fn judge(&self, image: &'f ImageFacts) -> Result<Candidate<'f>, Reason> {
+    fn judge(&self, image: &'f ImageFacts) -> Result<Candidate<'f>, Refusal> {
         let filesystem = self.filesystems.get(image.filesystem.as_str()).copied();
         let active = filesystem.and_then(|filesystem| filesystem.active.as_ref());
         if active.is_some_and(|active| active.path == image.path) {
-            return Err(Reason::RunningNow);
+            return Err(ReasonCode::RunningNow.into());
         }
         self.worthwhile(image)?;
-        let filesystem = filesystem.ok_or(Reason::NothingKnown)?;
-        if filesystem.kind != FilesystemKind::Xfs {
-            let type_name = filesystem.type_name.clone();
-            return Err(Reason::NotXfs { type_name });
+        let filesystem = filesystem.ok_or(ReasonCode::NothingKnown)?;
+        if filesystem.info.kind != FilesystemKind::Xfs {
+            let type_name = &filesystem.info.type_name;
+            let text = format!("on {type_name}; only XFS is defragmented");
+            return Err(Refusal::new(ReasonCode::NotXfs, text));
         }
         self.host_allows()?;
         filesystem_allows(filesystem)?;
@@ -272,82 +266,79 @@ impl<'f> Planner<'f> {
         })
     }
 
-    fn worthwhile(&self, image: &ImageFacts) -> Result<(), Reason> {
+    fn worthwhile(&self, image: &ImageFacts) -> Result<(), Refusal> {
         let (severity, from) = (image.severity, self.policy.from);
         if severity < from {
-            return Err(Reason::BelowSeverity { severity, from });
+            let text = format!("severity {severity}, below {from}");
+            return Err(Refusal::new(ReasonCode::BelowSeverity, text));
         }
         let (extents, ideal) = (image.extents, image.ideal);
         let gain = extents.0.saturating_sub(ideal.0);
         if gain == 0 || gain < extents.0 / NEAR_IDEAL {
             let kept = image.outlook.map(|outlook| outlook.what_keeps());
-            return Err(Reason::NearIdeal {
-                extents,
-                ideal,
-                kept,
-            });
+            let kept = kept.map_or_else(String::new, |kept| format!(": {kept}"));
+            let text = format!("already near its ideal ({extents} extents, {ideal} at best){kept}");
+            return Err(Refusal::new(ReasonCode::NearIdeal, text));
         }
         let engines = &self.policy.engines;
         if !engines.is_empty() {
             gains(image, engines)?;
         }
-        // DAX concerns one engine only, so it does not forbid touching the image.
-        let forbidding = |obstacle: &&Obstacle| **obstacle != Obstacle::Dax;
-        match image.obstacles.iter().filter(forbidding).min() {
-            Some(obstacle) => Err(Reason::Forbidden(*obstacle)),
+        let forbidding = image.obstacles.iter().filter(|it| it.is_obstacle());
+        match forbidding.min() {
+            Some(obstacle) => Err((*obstacle).into()),
             None => Ok(()),
         }
     }
 
-    fn host_allows(&self) -> Result<(), Reason> {
+    fn host_allows(&self) -> Result<(), Refusal> {
         if self.facts.incident {
-            return Err(Reason::Incident);
+            return Err(ReasonCode::Incident.into());
         }
         if self.facts.paused {
-            return Err(Reason::Paused);
+            return Err(ReasonCode::Paused.into());
         }
         if let Some(why) = &self.facts.not_ready {
-            return Err(Reason::NotReady { why: why.clone() });
+            let text = format!("no run can begin: {why}");
+            return Err(Refusal::new(ReasonCode::NotReady, text));
         }
         match self.facts.allowed {
-            Allowed::Never => Err(Reason::NoWindow),
-            Allowed::NotInSight => Err(Reason::NoWindowInSight),
+            Allowed::Never => Err(ReasonCode::NoWindow.into()),
+            Allowed::NotInSight => Err(ReasonCode::NoWindowInSight.into()),
             Allowed::During(_) | Allowed::Always => Ok(()),
         }
     }
 
     /// Checks whether the cooldown ends before the image could be defragmented.
-    fn has_cooled_down(&self, image: &ImageFacts) -> Result<(), Reason> {
+    fn has_cooled_down(&self, image: &ImageFacts) -> Result<(), Refusal> {
         let Some(last) = &image.last_run else {
             return Ok(());
         };
         let until = last.cools_until(self.policy.cooldown);
-        if until <= self.frame.begins {
+        if until <= self.frame.opens {
             return Ok(());
         }
         let until = self.moment(until);
         Err(match last.effect {
-            Effect::PutOff => Reason::PutOff {
-                until,
-                why: last.reason.clone(),
-            },
-            effect => Reason::CoolingDown {
-                until,
-                in_vain: if effect == Effect::InVain {
-                    last.times
-                } else {
-                    0
-                },
-            },
+            Effect::PutOff => Refusal::new(
+                ReasonCode::PutOff,
+                format!("put off until {until}: {}", last.reason),
+            ),
+            Effect::InVain => reason::cooling_down(&until, last.times),
+            _ => reason::cooling_down(&until, 0),
         })
     }
 
     /// Checks the I/O pressure, which matters only if runs can begin now.
-    fn disks_are_idle(&self, filesystem: &FilesystemFacts) -> Result<(), Reason> {
-        let limit = self.policy.max_io_pressure;
+    fn disks_are_idle(&self, filesystem: &FilesystemFacts) -> Result<(), Refusal> {
+        let limit = f64::from(self.policy.max_io_pressure);
         match filesystem.io_pressure {
-            Some(avg10) if avg10 > limit && self.frame.begins <= self.facts.now => {
-                Err(Reason::Pressure { avg10, limit })
+            Some(avg10) if avg10 > limit && self.frame.opens <= self.facts.now => {
+                let text = format!(
+                    "I/O pressure too high ({avg10:.0}% of the time some task waits, limit \
+                     {limit:.0}%)"
+                );
+                Err(Refusal::new(ReasonCode::IoPressure, text))
             }
             _ => Ok(()),
         }
@@ -358,7 +349,7 @@ impl<'f> Planner<'f> {
         &self,
         image: &ImageFacts,
         filesystem: &FilesystemFacts,
-    ) -> Result<Vec<(Engine, Estimate)>, Reason> {
+    ) -> Result<Vec<(Engine, Estimate)>, Refusal> {
         let mut options = Vec::new();
         let mut refused = BTreeMap::new();
         for engine in &self.policy.engines {
@@ -372,13 +363,12 @@ impl<'f> Planner<'f> {
         }
         let online = refused.remove(&Engine::Online);
         match (&image.user, refused.remove(&Engine::XfsFsr), online) {
-            (Some(user), _, online) if !self.policy.engines.is_empty() => Err(Reason::InUse {
-                user: user.clone(),
-                online: online.map(Box::new),
-            }),
+            (Some(user), _, online) if !self.policy.engines.is_empty() => {
+                Err(reason::in_use(user, online))
+            }
             // For an idle image, the reason against xfs_fsr takes precedence.
             (_, Some(reason), _) | (_, None, Some(reason)) => Err(reason),
-            (_, None, None) => Err(Reason::NoEngine),
+            (_, None, None) => Err(ReasonCode::NoEngine.into()),
         }
     }
 
@@ -388,71 +378,75 @@ impl<'f> Planner<'f> {
         engine: Engine,
         image: &ImageFacts,
         filesystem: &FilesystemFacts,
-    ) -> Result<Estimate, Reason> {
+    ) -> Result<Estimate, Refusal> {
         if let Some(unusable) = self.facts.unusable(engine) {
-            return Err(Reason::Unusable(unusable.clone()));
+            return Err(reason::unusable(unusable));
         }
         let estimate = estimate(engine, image, filesystem, self.policy);
         match engine {
             Engine::XfsFsr => self.idle_image(image, &estimate)?,
             Engine::Online => {
-                if !filesystem.features.is_some_and(|features| features.reflink) {
-                    return Err(Reason::NoReflink);
+                let features = filesystem.info.features;
+                if !features.is_some_and(|features| features.reflink) {
+                    return Err(ReasonCode::NoReflink.into());
                 }
-                if image.obstacles.contains(&Obstacle::Dax) {
-                    return Err(Reason::Forbidden(Obstacle::Dax));
+                if image.obstacles.contains(&ReasonCode::Dax) {
+                    return Err(ReasonCode::Dax.into());
                 }
             }
         }
         gains(image, &[engine])?;
-        let keeps = self.policy.keep_free.of_bytes(filesystem.size);
-        let (needs, has) = (estimate.needs, filesystem.free);
+        let keeps = self.policy.keep_free.of_bytes(filesystem.info.size);
+        let (needs, has) = (estimate.needs, filesystem.info.free);
         if needs.saturating_add(keeps) > has {
-            return Err(Reason::NoSpace { needs, has, keeps });
+            let text = format!("not enough free space (needs {needs}, has {has}, keeps {keeps})");
+            return Err(Refusal::new(ReasonCode::NoSpace, text));
         }
         Ok(estimate)
     }
 
     /// Checks what `xfs_fsr` requires of an image.
-    fn idle_image(&self, image: &ImageFacts, estimate: &Estimate) -> Result<(), Reason> {
+    fn idle_image(&self, image: &ImageFacts, estimate: &Estimate) -> Result<(), Refusal> {
         if let Some(user) = &image.user {
-            let (user, online) = (user.clone(), None);
-            return Err(Reason::InUse { user, online });
+            return Err(reason::in_use(user, None));
         }
         if image.shares_blocks {
-            return Err(Reason::SharesBlocks);
+            return Err(ReasonCode::SharesBlocks.into());
         }
         let (stall, limit) = (estimate.stall, self.policy.max_swap_stall);
         if stall > limit {
-            return Err(Reason::SwapStall { stall, limit });
+            return Err(Refusal::swap_stall(stall, limit));
         }
         Ok(())
     }
 }
 
 /// Checks whether one of the engines can gain more than a little.
-fn gains(image: &ImageFacts, engines: &[Engine]) -> Result<(), Reason> {
+fn gains(image: &ImageFacts, engines: &[Engine]) -> Result<(), Refusal> {
     match image.outlook {
         Some(outlook) if engines.iter().all(|engine| outlook.is_little(*engine)) => {
             let why = outlook.why_little(engines);
-            Err(Reason::LittleGain { why })
+            Err(Refusal::new(ReasonCode::LittleGain, why))
         }
         _ => Ok(()),
     }
 }
 
-fn filesystem_allows(filesystem: &FilesystemFacts) -> Result<(), Reason> {
+fn filesystem_allows(filesystem: &FilesystemFacts) -> Result<(), Refusal> {
     if filesystem.stalled {
-        return Err(Reason::Stalled);
+        return Err(ReasonCode::Stalled.into());
     }
-    let used = filesystem.size.0.saturating_sub(filesystem.free.0);
+    let Filesystem { size, free, .. } = filesystem.info;
+    let used = size.0.saturating_sub(free.0);
     let millionths = u128::from(used) * u128::from(Share::WHOLE.0);
-    let used = millionths.checked_div(u128::from(filesystem.size.0));
+    let used = millionths.checked_div(u128::from(size.0));
     // Rounded up, so that a value just above the limit is not displayed as the limit.
     let percent = used.map_or(0, |used| used.div_ceil(10_000));
     if used.is_some_and(|used| used > u128::from(ALMOST_FULL.0)) {
         let used = Share::percent(u32::try_from(percent).unwrap_or(100));
-        return Err(Reason::AlmostFull { used });
+        let text =
+            format!("the file system is {used} full; above 95% a run would fragment what is left");
+        return Err(Refusal::new(ReasonCode::AlmostFull, text));
     }
     Ok(())
 }
@@ -476,64 +470,59 @@ fn worth(image: &ImageFacts) -> f64 {
 
 struct Lanes<'p, 'f> {
     planner: &'p Planner<'f>,
-    /// When the last run on a file system ends.
-    idle_from: BTreeMap<&'f str, Timestamp>,
+    /// For each file system with runs: when the last one ends, and how many there are.
+    busy: BTreeMap<&'f str, (Timestamp, usize)>,
     /// When each slot for parallel runs becomes free.
     slots: Vec<Timestamp>,
-    /// Number of runs placed on each file system.
-    placed: BTreeMap<&'f str, usize>,
-    order: usize,
+    /// Number of runs placed.
+    placed: usize,
 }
 
 impl<'p, 'f> Lanes<'p, 'f> {
     fn new(planner: &'p Planner<'f>) -> Lanes<'p, 'f> {
-        let begins = planner.frame.begins;
-        let mut idle_from = BTreeMap::new();
+        let mut busy = BTreeMap::new();
         let mut slots = Vec::new();
         for filesystem in planner.filesystems.values() {
             if let Some(active) = &filesystem.active {
                 // A run that takes longer than expected may end at any moment.
-                let ends = active.ends.max(soon(planner.facts.now));
-                idle_from.insert(filesystem.id.as_str(), ends);
+                let soon = planner.facts.now.checked_add(SHORTEST_TURN);
+                let ends = soon.map_or(active.ends, |soon| active.ends.max(soon));
+                busy.insert(filesystem.id.as_str(), (ends, 1));
                 slots.push(ends);
             }
         }
-        let parallel = planner.policy.parallel.max(1);
-        slots.resize(parallel.max(slots.len()), begins);
+        let parallel = usize::try_from(planner.policy.parallel).map_or(1, |it| it.max(1));
+        slots.resize(parallel.max(slots.len()), planner.frame.opens);
         // If more runs than allowed are active, a slot becomes free only when enough have ended.
         slots.sort();
         slots.drain(..slots.len() - parallel);
         Lanes {
             planner,
-            idle_from,
+            busy,
             slots,
-            placed: BTreeMap::new(),
-            order: 0,
+            placed: 0,
         }
     }
 
     /// Places the next candidate in order of rank.
     fn place(&mut self, candidate: &Candidate<'f>) -> Decision {
         let id = candidate.filesystem.id.as_str();
-        let frame = self.planner.frame;
-        let idle_from = self.idle_from.get(id).copied().unwrap_or(frame.begins);
-        let (slot, begins) = self.earliest(idle_from.max(frame.begins));
-        let fits =
-            |(engine, estimate): &&(Engine, Estimate)| fits(*engine, estimate, frame.left(begins));
-        let Some((engine, estimate)) = candidate.options.iter().find(fits).copied() else {
-            return Decision::Not(self.too_late(candidate));
+        let Opening { opens, closes } = self.planner.frame;
+        let (idle_from, there) = self.busy.get(id).copied().unwrap_or((opens, 0));
+        let (slot, begins) = self.earliest(idle_from.max(opens));
+        let Some((engine, estimate)) = candidate.option_within(begins, closes) else {
+            return Decision::Not(self.too_late(candidate, there));
         };
-        let ends = begins.checked_add(estimate.about).unwrap_or(Timestamp::MAX);
-        let ends = frame.closes.map_or(ends, |closes| ends.min(closes));
-        self.idle_from.insert(id, ends);
+        let ends = begins.checked_add(estimate.about).unwrap_or(closes);
+        let ends = ends.min(closes);
+        self.busy.insert(id, (ends, there + 1));
         if let Some(slot) = self.slots.get_mut(slot) {
             *slot = ends;
         }
-        *self.placed.entry(id).or_default() += 1;
-        self.order += 1;
+        self.placed += 1;
         Decision::Runs(PlannedRun {
             engine,
-            order: self.order,
+            order: self.placed,
             begins,
             ends,
             estimate,
@@ -551,53 +540,27 @@ impl<'p, 'f> Lanes<'p, 'f> {
         slot.map_or((0, from), |(slot, free)| (slot, free.max(from)))
     }
 
-    /// The reason for lack of time: the window is too short, or other images come first.
-    fn too_late(&self, candidate: &Candidate<'f>) -> Reason {
-        let frame = self.planner.frame;
-        let closes = frame.closes.unwrap_or(Timestamp::MAX);
+    /// The reason for lack of time: the window is too short, or other images come first, `there` of
+    /// them on the same file system.
+    fn too_late(&self, candidate: &Candidate<'f>, there: usize) -> Refusal {
+        let Opening { opens, closes } = self.planner.frame;
+        let alone = candidate.option_within(opens, closes);
         let closes = self.planner.moment(closes);
-        let alone = frame.left(frame.begins);
-        let options = &candidate.options;
-        if options
-            .iter()
-            .any(|(engine, estimate)| fits(*engine, estimate, alone))
-        {
-            let filesystem = candidate.filesystem;
-            let there = self.placed.get(filesystem.id.as_str()).copied();
-            let ahead = there.unwrap_or(0) + usize::from(filesystem.active.is_some());
+        if alone.is_some() {
             // Without a run on the same file system, runs on others have taken the slots.
-            let ahead = if ahead == 0 { self.order.max(1) } else { ahead };
-            return Reason::NoTurn { closes, ahead };
+            let ahead = if there == 0 {
+                self.placed.max(1)
+            } else {
+                there
+            };
+            return reason::no_turn(&closes, ahead);
         }
         // The shortest run is the closest to fitting.
-        let shortest = options
-            .iter()
-            .map(|(_, estimate)| estimate)
-            .min_by_key(|it| it.about);
-        match shortest {
-            Some(estimate) => Reason::WouldNotFinish {
-                closes,
-                about: estimate.about,
-                speed: estimate.speed,
-                basis: estimate.basis,
-            },
-            None => Reason::NoEngine,
+        let estimates = candidate.options.iter().map(|(_, estimate)| estimate);
+        match estimates.min_by_key(|it| it.about) {
+            Some(estimate) => reason::would_not_finish(&closes, estimate),
+            None => ReasonCode::NoEngine.into(),
         }
-    }
-}
-
-/// The assumed end of a run that should have ended already.
-fn soon(now: Timestamp) -> Timestamp {
-    now.checked_add(SHORTEST_TURN).unwrap_or(now)
-}
-
-fn fits(engine: Engine, estimate: &Estimate, left: Duration) -> bool {
-    match engine {
-        Engine::XfsFsr => {
-            let margin = estimate.about / MARGIN;
-            estimate.about.saturating_add(margin) <= left
-        }
-        Engine::Online => left >= SHORTEST_TURN.min(estimate.about),
     }
 }
 

@@ -8,23 +8,17 @@ use serde::{Deserialize, Serialize};
 use super::borders::Borders;
 use super::history::UnixTime;
 use super::image::ImageRef;
-use super::reason::ReasonCode;
+use super::reason::{ReasonCode, Refusal};
 use super::units::{Bytes, ExtentCount};
 use super::words::words;
 
 words! {
     /// A defragmentation engine.
-    pub enum Engine {
+    pub enum Engine: Display {
         /// xfs_fsr(8), for images that no process has open.
         XfsFsr = "xfs_fsr",
         /// Moves segments of an image while its VM runs.
         Online = "online",
-    }
-}
-
-impl fmt::Display for Engine {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
     }
 }
 
@@ -180,19 +174,21 @@ pub enum RunOutcome {
     },
 }
 
+impl From<Refusal> for RunOutcome {
+    fn from(Refusal { code, text, .. }: Refusal) -> RunOutcome {
+        let (guard, reason) = (code, text);
+        RunOutcome::Refused { guard, reason }
+    }
+}
+
 impl RunOutcome {
     /// The word for the outcome, as in JSON and for the hooks.
     pub fn as_str(&self) -> &'static str {
         match self {
-            RunOutcome::Improved => "improved",
             RunOutcome::Unchanged { .. } => "unchanged",
-            RunOutcome::Busy { .. } => "busy",
-            RunOutcome::NoSpace => "no_space",
-            RunOutcome::Stopped { .. } => "stopped",
             RunOutcome::Refused { .. } => "refused",
             RunOutcome::WouldRun { .. } => "would_run",
-            RunOutcome::Failed { .. } => "failed",
-            RunOutcome::NoReport { .. } => "no_report",
+            other => other.kind().as_str(),
         }
     }
 

@@ -1,6 +1,5 @@
 //! An image: its identity, its format and a sample of it.
 
-use std::fmt;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -8,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::history::ImageKey;
 use super::path;
 use super::units::{Bytes, ExtentCount};
+use super::words::words;
 
 /// Identity of an image while its file system is mounted. A rename keeps it, hard links share it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -18,41 +18,30 @@ pub struct ImageId {
     pub inode: u64,
 }
 
-/// Format of a disk image.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Format {
-    /// No header; an image by its name, because QEMU has it open, or because the user named it.
-    Raw,
-    /// QEMU copy-on-write.
-    Qcow2,
-    /// VMware.
-    Vmdk,
-    /// VirtualBox.
-    Vdi,
-    /// Hyper-V.
-    Vhdx,
-    /// Not read, as one byte loads the whole extent map; an image by its name or extent count.
-    Unknown,
-}
-
-impl Format {
-    /// The name used by QEMU and in our output.
-    pub fn name(self) -> &'static str {
-        match self {
-            Format::Raw => "raw",
-            Format::Qcow2 => "qcow2",
-            Format::Vmdk => "vmdk",
-            Format::Vdi => "vdi",
-            Format::Vhdx => "vhdx",
-            Format::Unknown => "unknown",
-        }
-    }
-}
-
-impl fmt::Display for Format {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.name())
+words! {
+    /// Format of a disk image; the name is that of QEMU, except for `vhd`, which QEMU calls `vpc`.
+    pub enum Format: Display {
+        /// No header; an image by its partition table or name, because QEMU has it open, or because
+        /// the user named it.
+        Raw = "raw",
+        /// QEMU copy-on-write.
+        Qcow2 = "qcow2",
+        /// VMware.
+        Vmdk = "vmdk",
+        /// VirtualBox.
+        Vdi = "vdi",
+        /// Hyper-V.
+        Vhdx = "vhdx",
+        /// Virtual PC, Hyper-V, Azure.
+        Vhd = "vhd",
+        /// QEMU's former enhanced disk.
+        Qed = "qed",
+        /// Parallels, Virtuozzo.
+        Parallels = "parallels",
+        /// Encrypted, version 1 or 2.
+        Luks = "luks",
+        /// Not read, as one byte loads the whole extent map; an image by its name or extent count.
+        Unknown = "unknown",
     }
 }
 
@@ -88,10 +77,12 @@ impl Sample {
 }
 
 /// An image and its path at the time of a record.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImageRef {
     /// Its lasting identity.
+    #[serde(flatten)]
     pub key: ImageKey,
     /// Its path.
+    #[serde(with = "path::wire")]
     pub path: PathBuf,
 }

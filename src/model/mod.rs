@@ -21,7 +21,7 @@ pub mod severity;
 pub mod time;
 pub mod units;
 pub mod utc;
-mod words;
+pub(crate) mod words;
 
 pub use borders::Borders;
 pub use census::{Census, CensusFile};
@@ -38,7 +38,7 @@ pub use history::{ExtentsPerDay, ImageKey, Point, UnixTime};
 pub use image::{Format, ImageId, ImageRef, Sample};
 pub use map::{ExtentMap, MapBuilder};
 pub use owner::{Opener, Owner, Vm};
-pub use reason::{Obstacle, ReasonCode};
+pub use reason::{ReasonCode, Refusal};
 pub use rescue::{
     IncidentId, Monotonic, Outcome, RescueStep, RuleAction, RuleDefinition, StuckTask, Trigger,
 };

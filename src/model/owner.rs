@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// A virtual machine, identified by its QEMU process.
+/// A virtual machine, identified by its process.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Vm {
     /// Its name, if it has one that can be read.

@@ -41,6 +41,25 @@ fn escape(text: &mut String, bytes: &[u8]) {
     }
 }
 
+/// As [`shown`], but different for any two paths, for metric labels: what looks like an escape in
+/// the name itself has its backslash escaped.
+pub fn distinct(path: &Path) -> String {
+    let bytes = path.as_os_str().as_bytes();
+    let mut text = String::with_capacity(bytes.len());
+    let mut rest = bytes;
+    while let Some(at) = rest.windows(4).position(is_like_an_escape) {
+        text += &printable(&rest[..at]);
+        escape(&mut text, b"\\");
+        rest = &rest[at + 1..];
+    }
+    text + &printable(rest)
+}
+
+fn is_like_an_escape(bytes: &[u8]) -> bool {
+    let is_digit = |byte: &u8| byte.is_ascii_digit() || matches!(byte, b'a'..=b'f');
+    bytes.starts_with(b"\\x") && bytes[2..].iter().all(is_digit)
+}
+
 /// The bytes of the path in hexadecimal if [`shown`] escapes any of them, for JSON: the escaped
 /// form of one name may itself be a name.
 pub fn hex_unless_exact(path: &Path) -> Option<String> {
@@ -124,7 +143,47 @@ mod tests {
         assert_eq!(hex_unless_exact(path(b"/\xff")), Some("2fff".to_owned()));
     }
 
+    #[test]
+    fn distinct_is_as_shown_unless_that_is_ambiguous() {
+        for (name, expected) in [
+            (&b"/a\nb\xff"[..], "/a\\x0ab\\xff"),
+            (b"/a\\b\\x0g\\x0A\\x", "/a\\b\\x0g\\x0A\\x"),
+            (b"/a\\x0ab", "/a\\x5cx0ab"),
+            (b"/\\\\x0a\n", "/\\\\x5cx0a\\x0a"),
+        ] {
+            assert_eq!(distinct(path(name)), expected);
+        }
+    }
+
+    /// Undoes [`distinct`]: what can be undone is different for different names.
+    fn undone(text: &str) -> Vec<u8> {
+        let (mut bytes, mut rest) = (Vec::new(), text.as_bytes());
+        while let Some((&first, tail)) = rest.split_first() {
+            if rest.get(..4).is_some_and(is_like_an_escape) {
+                let digits = std::str::from_utf8(&rest[2..4]).unwrap();
+                bytes.push(u8::from_str_radix(digits, 16).unwrap());
+                rest = &rest[4..];
+            } else {
+                bytes.push(first);
+                rest = tail;
+            }
+        }
+        bytes
+    }
+
     proptest! {
+        #[test]
+        fn different_names_stay_different(
+            bytes in prop_oneof![
+                any::<Vec<u8>>(),
+                prop::collection::vec(prop::sample::select(b"\\x05caf\n\xff\xc3\xa4".to_vec()), 0..20),
+            ],
+        ) {
+            let text = distinct(path(&bytes));
+            prop_assert_eq!(undone(&text), bytes);
+            prop_assert!(!text.chars().any(is_unprintable));
+        }
+
         #[test]
         fn the_wire_keeps_every_byte(bytes: Vec<u8>) {
             let there = wire::encode(path(&bytes));

@@ -1,7 +1,9 @@
-//! Why an image is left alone, as one word: the vocabulary shared by the planner and the guards.
+//! Why an image is left alone: the vocabulary shared by the planner and the guards.
 
 use std::fmt;
+use std::time::Duration;
 
+use super::time::Roughly;
 use super::words::words;
 
 words! {
@@ -101,6 +103,48 @@ words! {
 }
 
 impl ReasonCode {
+    /// The reason as text, where it needs no values; else the word.
+    fn text(self) -> &'static str {
+        use ReasonCode as R;
+        match self {
+            R::RunningNow => "is being defragmented now",
+            R::Immutable => "is immutable (chattr +i)",
+            R::AppendOnly => "can only be appended to (chattr +a)",
+            R::NoDefrag => "is marked as not to be defragmented (xfs_io -c 'chattr +f')",
+            R::Realtime => "lies on the realtime device",
+            R::SwapFile => "is a swap file in use",
+            R::Dax => "is mapped from persistent memory (DAX)",
+            R::NothingKnown => "nothing is known of its file system yet",
+            R::Paused => "defragmentation paused (fragwatch resume)",
+            R::Incident => "rescue incident active",
+            R::NoWindow => "no window configured ([[maintenance.window]])",
+            R::NoWindowInSight => "no window opens within a year: blackouts",
+            R::Stalled => "file-system worker stalled",
+            R::NoEngine => "no engine configured (engines in [defrag])",
+            R::NoXfsFsr => "xfs_fsr is not installed: it comes with xfsprogs, or xfsdump on RHEL",
+            R::QemuLock => "a QEMU has locked it",
+            R::UseUnknown => {
+                "the kernel does not say whether somebody has it open: run as root, with CAP_LEASE"
+            }
+            R::Changing => "it was modified a moment ago",
+            R::SharesBlocks => "shares blocks with a reflink copy",
+            R::NoReflink => "the file system has no reflink",
+            R::NotAbsolute => "its path is not absolute and without ..",
+            R::ReadOnly => "its file system is mounted read-only",
+            R::OtherRun => "another run is at work on its file system",
+            other => other.as_str(),
+        }
+    }
+
+    /// Whether the file itself forbids that it is touched, and not only by one engine.
+    pub fn is_obstacle(self) -> bool {
+        use ReasonCode as R;
+        matches!(
+            self,
+            R::Immutable | R::AppendOnly | R::NoDefrag | R::Realtime | R::SwapFile
+        )
+    }
+
     /// Whether the reason concerns only the engine, so that another one may work on the image.
     pub fn lies_with_engine(self) -> bool {
         use ReasonCode as R;
@@ -131,46 +175,56 @@ impl ReasonCode {
     }
 }
 
-/// What forbids touching an image, in order of precedence.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Obstacle {
-    /// It is immutable (chattr(1), `i`).
-    Immutable,
-    /// It can only be appended to (`a`).
-    AppendOnly,
-    /// It is marked as not to be defragmented (xfs_io(8), `chattr +f`).
-    NoDefrag,
-    /// Its data is on the realtime device.
-    Realtime,
-    /// It is a swap file.
-    SwapFile,
-    /// It is mapped straight from persistent memory.
-    Dax,
+/// Why an image is left alone.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{text}")]
+pub struct Refusal {
+    /// For programs.
+    pub code: ReasonCode,
+    /// For people.
+    pub text: String,
+    /// For an image that is in use: why the engine `online`, which allows that, is not used.
+    pub online: Option<Box<Refusal>>,
 }
 
-impl Obstacle {
-    /// The corresponding code.
-    pub fn code(self) -> ReasonCode {
-        match self {
-            Obstacle::Immutable => ReasonCode::Immutable,
-            Obstacle::AppendOnly => ReasonCode::AppendOnly,
-            Obstacle::NoDefrag => ReasonCode::NoDefrag,
-            Obstacle::Realtime => ReasonCode::Realtime,
-            Obstacle::SwapFile => ReasonCode::SwapFile,
-            Obstacle::Dax => ReasonCode::Dax,
-        }
+impl From<ReasonCode> for Refusal {
+    fn from(code: ReasonCode) -> Refusal {
+        Refusal::new(code, code.text())
     }
 }
 
-impl fmt::Display for Obstacle {
+impl Refusal {
+    /// A reason with this text.
+    pub fn new(code: ReasonCode, text: impl Into<String>) -> Refusal {
+        Refusal {
+            code,
+            text: text.into(),
+            online: None,
+        }
+    }
+
+    /// The final swap of xfs_fsr would take longer than `limit`.
+    pub fn swap_stall(stall: Duration, limit: Duration) -> Refusal {
+        let (stall, limit) = (Seconds(stall), Seconds(limit));
+        let text = format!(
+            "the final swap would stall readers for about {stall} (max_swap_stall is {limit})"
+        );
+        Refusal::new(ReasonCode::SwapStall, text)
+    }
+}
+
+/// A short duration with adaptive precision: `9 s`, `0.4 s`, `3 min`.
+struct Seconds(Duration);
+
+impl fmt::Display for Seconds {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Obstacle::Immutable => "is immutable (chattr +i)",
-            Obstacle::AppendOnly => "can only be appended to (chattr +a)",
-            Obstacle::NoDefrag => "is marked as not to be defragmented (xfs_io -c 'chattr +f')",
-            Obstacle::Realtime => "lies on the realtime device",
-            Obstacle::SwapFile => "is a swap file in use",
-            Obstacle::Dax => "is mapped from persistent memory (DAX)",
-        })
+        let seconds = self.0.as_secs_f64();
+        if self.0.as_secs() >= 60 {
+            Roughly(self.0).fmt(f)
+        } else if seconds < 5.0 && self.0.subsec_millis() != 0 {
+            write!(f, "{seconds:.1} s")
+        } else {
+            write!(f, "{seconds:.0} s")
+        }
     }
 }

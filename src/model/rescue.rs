@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::words::words;
+
 /// A time of `CLOCK_MONOTONIC`, in nanoseconds. It is one word, so that it goes through the rings
 /// of the rescue unchanged; it overflows after 584 years.
 #[derive(
@@ -39,39 +41,12 @@ pub struct StuckTask {
     pub stack: Vec<String>,
 }
 
-/// Defines an enum whose values have names: in the configuration, in JSON and as metric labels.
-macro_rules! named {
-    ($(#[$about:meta])* $name:ident { $($(#[$value_about:meta])* $value:ident = $text:literal,)+ }) => {
-        $(#[$about])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-        pub enum $name {
-            $($(#[$value_about])* #[serde(rename = $text)] $value,)+
-        }
-
-        impl $name {
-            /// All values, in order of declaration.
-            pub const ALL: [$name; [$($text),+].len()] = [$($name::$value),+];
-
-            /// Its name.
-            pub fn as_str(self) -> &'static str {
-                match self {
-                    $($name::$value => $text,)+
-                }
-            }
-        }
-
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.pad(self.as_str())
-            }
-        }
-    };
-}
-
-named! {
+words! {
     /// A step of the rescue, which frees memory for XFS.
-    RescueStep {
+    #[derive(Default)]
+    pub enum RescueStep: Display {
         /// Drop dentries, inodes and other slab objects: write 2 to /proc/sys/vm/drop_caches.
+        #[default]
         DropSlab = "drop_slab",
         /// Drop these and the clean page cache: write 3 to /proc/sys/vm/drop_caches.
         DropAll = "drop_all",
@@ -80,10 +55,12 @@ named! {
     }
 }
 
-named! {
+words! {
     /// What triggered the rescue.
-    Trigger {
+    #[derive(Default)]
+    pub enum Trigger: Display {
         /// A record of the kernel log.
+        #[default]
         KernelLog = "kernel_log",
         /// A task that is stuck in the allocator below XFS.
         Stall = "stall",
@@ -94,12 +71,14 @@ named! {
     }
 }
 
-named! {
+words! {
     /// The outcome of an action of the rescue.
-    Outcome {
+    #[derive(Default)]
+    pub enum Outcome: Display {
         /// The kernel's own counter confirms that it ran.
         Done = "done",
         /// The write failed, or the counter did not change.
+        #[default]
         Failed = "failed",
         /// Everything except the write was done.
         DryRun = "dry_run",
@@ -107,7 +86,9 @@ named! {
 }
 
 /// Number of an incident, counted from 1 since the start of the daemon.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 #[serde(transparent)]
 pub struct IncidentId(pub u64);
 

@@ -5,34 +5,28 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// A number of bytes.
-#[derive(
-    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-)]
-#[serde(transparent)]
-pub struct Bytes(pub u64);
+macro_rules! units {
+    ($($(#[$about:meta])* $unit:ident($number:ty),)*) => {$(
+        $(#[$about])*
+        #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[derive(Serialize, Deserialize)]
+        #[serde(transparent)]
+        pub struct $unit(pub $number);
+    )*};
+}
 
-/// Extents: records of an extent map, `nextents` of XFS. Not physical fragments: an unwritten range
-/// next to a written one is two extents, but one fragment (see [`ExtentMap`](super::ExtentMap)).
-#[derive(
-    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-)]
-#[serde(transparent)]
-pub struct ExtentCount(pub u64);
-
-/// A part of a whole, in millionths.
-#[derive(
-    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-)]
-#[serde(transparent)]
-pub struct Share(pub u32);
-
-/// A data rate.
-#[derive(
-    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-)]
-#[serde(transparent)]
-pub struct BytesPerSecond(pub u64);
+units! {
+    /// A number of bytes.
+    Bytes(u64),
+    /// Extents: records of an extent map, `nextents` of XFS. Not physical fragments: an unwritten
+    /// range next to a written one is two extents, but one fragment (see
+    /// [`ExtentMap`](super::ExtentMap)).
+    ExtentCount(u64),
+    /// A part of a whole, in millionths.
+    Share(u32),
+    /// A data rate.
+    BytesPerSecond(u64),
+}
 
 const BINARY_UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
 const DECIMAL_UNITS: [&str; 6] = ["k", "M", "G", "T", "P", "E"];

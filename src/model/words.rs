@@ -1,8 +1,9 @@
 //! Enumerations whose values are words for programs: in JSON, in the database, as metric labels.
 
-/// Defines such an enumeration: `as_str` and serde write the words, `named` reads them.
+/// Defines such an enumeration: `as_str` and serde write the words, `named` reads them. With
+/// `pub enum Name: Display`, Display writes them too.
 macro_rules! words {
-    ($(#[$meta:meta])* pub enum $name:ident {
+    ($(#[$meta:meta])* pub enum $name:ident $(: $display:ident)? {
         $($(#[$doc:meta])* $variant:ident = $word:literal,)+
     }) => {
         $(#[$meta])*
@@ -25,6 +26,12 @@ macro_rules! words {
                 $name::ALL.into_iter().find(|value| value.as_str() == word)
             }
         }
+
+        $(impl std::fmt::$display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.pad(self.as_str())
+            }
+        })?
     };
 }
 

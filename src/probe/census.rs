@@ -11,7 +11,7 @@ use std::os::fd::{AsRawFd as _, BorrowedFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::mpsc;
+use std::sync::mpsc::{self, SyncSender};
 
 use super::open;
 use super::protocol::CensusRequest;
@@ -44,63 +44,56 @@ pub fn census(request: &CensusRequest, beat: &mut dyn FnMut()) -> io::Result<Cen
     Ok(census)
 }
 
-/// Counts the allocation groups in parallel; each has its own locks and inode B+trees. Each batch
-/// of any thread is a beat. If one thread hangs, the others soon finish, and the beats cease.
+/// Reads the allocation groups in parallel; each has its own locks and inode B+trees. Each batch of
+/// any thread is a beat. If one thread hangs, the others soon finish, and the beats cease.
 fn count(root: &File, worst: usize, beat: &mut dyn FnMut()) -> io::Result<Tally> {
     let groups = geometry(root).map_err(explained)?.groups;
-    let next = AtomicU32::new(0);
+    let next = &AtomicU32::new(0);
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let (batches, counted) = mpsc::channel();
+    let (batches, counted) = mpsc::sync_channel(MOST_THREADS);
     std::thread::scope(|scope| {
-        let mut counters = Vec::new();
         for number in 0..threads.min(MOST_THREADS) {
             let batches = batches.clone();
-            let next = &next;
-            let work = move || count_groups(root, next, groups, worst, &batches);
+            let work = move || read_groups(root, next, groups, &batches);
             match std::thread::Builder::new().spawn_scoped(scope, work) {
-                Ok(counter) => counters.push(counter),
+                Err(error) if number == 0 => return Err(error),
                 // The other threads do its share.
-                Err(_) if number > 0 => break,
-                Err(error) => return Err(error),
+                Err(_) => break,
+                Ok(_) => {}
             }
         }
         drop(batches);
-        counted.iter().for_each(|()| beat());
-        let mut sum = Tally::new(worst);
-        for counter in counters {
-            // A panic aborts the helper, so a join never fails.
-            let tally = counter.join().map_err(|_| io::Error::other("panicked"))??;
-            sum.take_in(tally);
+        let mut tally = Tally::new(worst);
+        for batch in counted {
+            beat();
+            batch?.iter().for_each(|inode| tally.add(inode));
         }
-        Ok(sum)
+        Ok(tally)
     })
 }
 
-fn count_groups(
+fn read_groups(
     root: &File,
     next: &AtomicU32,
     groups: u32,
-    worst: usize,
-    batches: &mpsc::Sender<()>,
-) -> io::Result<Tally> {
-    let mut tally = Tally::new(worst);
+    batches: &SyncSender<io::Result<Vec<Inode>>>,
+) {
     loop {
         let group = next.fetch_add(1, Ordering::Relaxed);
         if group >= groups {
-            return Ok(tally);
+            return;
         }
         let mut bulkstat = Bulkstat::of_group(group);
         loop {
-            // Cannot fail: the receiver outlives all senders.
-            let _ = batches.send(());
-            let inodes = bulkstat.next(root).map_err(explained)?;
-            if inodes.is_empty() {
+            let batch = bulkstat.next(root).map(<[Inode]>::to_vec);
+            let is_last = batch.as_ref().is_ok_and(Vec::is_empty);
+            // The receiver is gone after an error, here or in another thread.
+            if batches.send(batch.map_err(explained)).is_err() {
+                return;
+            }
+            if is_last {
                 break;
             }
-            inodes
-                .iter()
-                .filter(|inode| inode.is_file())
-                .for_each(|inode| tally.add(inode));
         }
     }
 }
@@ -121,18 +114,14 @@ fn explained(error: io::Error) -> io::Error {
     io::Error::new(error.kind(), text)
 }
 
+/// Extents, inode, size, allocated size, generation.
+type CountedFile = (ExtentCount, u64, Bytes, Bytes, u32);
+
 struct Tally {
     census: Census,
     most: usize,
-    /// The most fragmented files so far, the least fragmented on top: extents, inode, other facts.
-    worst: BinaryHeap<Reverse<(u64, u64, Rest)>>,
-}
-
-#[derive(PartialEq, Eq, PartialOrd, Ord)]
-struct Rest {
-    size: Bytes,
-    allocated: Bytes,
-    generation: u32,
+    /// The most fragmented files so far, the least fragmented on top.
+    worst: BinaryHeap<Reverse<CountedFile>>,
 }
 
 impl Tally {
@@ -145,54 +134,31 @@ impl Tally {
     }
 
     fn add(&mut self, inode: &Inode) {
+        if !inode.is_file() {
+            return;
+        }
         let extents = ExtentCount(inode.extents());
         let census = &mut self.census;
         census.files += 1;
         census.extents = census.extents.saturating_add(extents);
-        census.extent_map_memory = census
-            .extent_map_memory
-            .saturating_add(extent_map_memory(extents));
+        let memory = extent_map_memory(extents);
+        census.extent_map_memory = census.extent_map_memory.saturating_add(memory);
         let class = Census::class_of(extents);
         if census.classes.len() <= class {
             census.classes.resize(class + 1, 0);
         }
         census.classes[class] += 1;
 
-        let least = self
-            .worst
-            .peek()
-            .map_or(0, |Reverse((extents, ..))| *extents);
-        if self.most == 0 || (self.worst.len() >= self.most && extents.0 <= least) {
-            return;
+        let (size, blocks) = (Bytes(inode.size), inode.blocks);
+        let allocated = Bytes(blocks.saturating_mul(inode.block_size.into()));
+        let file = (extents, inode.inode, size, allocated, inode.generation);
+        let least = self.worst.peek();
+        if self.worst.len() < self.most || least.is_some_and(|Reverse(least)| extents > least.0) {
+            self.worst.push(Reverse(file));
         }
-        let rest = Rest {
-            size: Bytes(inode.size),
-            allocated: Bytes(inode.blocks.saturating_mul(inode.block_size.into())),
-            generation: inode.generation,
-        };
-        self.keep(Reverse((extents.0, inode.inode, rest)));
-    }
-
-    fn keep(&mut self, file: Reverse<(u64, u64, Rest)>) {
-        self.worst.push(file);
         if self.worst.len() > self.most {
             self.worst.pop();
         }
-    }
-
-    fn take_in(&mut self, other: Tally) {
-        let (ours, theirs) = (&mut self.census, other.census);
-        ours.files += theirs.files;
-        ours.extents = ours.extents.saturating_add(theirs.extents);
-        ours.extent_map_memory = ours
-            .extent_map_memory
-            .saturating_add(theirs.extent_map_memory);
-        let classes = ours.classes.len().max(theirs.classes.len());
-        ours.classes.resize(classes, 0);
-        for (ours, theirs) in ours.classes.iter_mut().zip(&theirs.classes) {
-            *ours += theirs;
-        }
-        other.worst.into_iter().for_each(|file| self.keep(file));
     }
 
     /// The census, without names, and the generation of each inode in its list.
@@ -200,13 +166,13 @@ impl Tally {
         let mut generations = HashMap::new();
         let mut census = self.census;
         // Ascending order of `Reverse` is descending order of extents.
-        for Reverse((extents, inode, rest)) in self.worst.into_sorted_vec() {
-            generations.insert(inode, rest.generation);
+        for Reverse((extents, inode, size, allocated, generation)) in self.worst.into_sorted_vec() {
+            generations.insert(inode, generation);
             census.worst.push(CensusFile {
                 inode,
-                extents: ExtentCount(extents),
-                size: rest.size,
-                allocated: rest.allocated,
+                extents,
+                size,
+                allocated,
                 path: None,
             });
         }
@@ -228,21 +194,22 @@ fn find_names(
         file.path = remembered_name(root, file.inode, generation, &request.scope);
     }
     let missing = files.iter().filter(|file| file.path.is_none());
-    let mut search = NameSearch {
-        missing: missing.map(|file| (file.inode, None)).collect(),
-        left: files.iter().filter(|file| file.path.is_none()).count(),
-        beat,
-    };
+    let missing: HashMap<_, _> = missing.map(|file| (file.inode, None)).collect();
     // Cannot fail: an empty selection skips nothing and has no globs.
     let Ok(rules) = Rules::new(&Selection::default()) else {
         return;
     };
-    if search.left > 0 {
+    let left = missing.len();
+    let mut search = NameSearch {
+        missing,
+        left,
+        beat,
+    };
+    if left > 0 {
         walk(&request.mount.point, &request.scope, &rules, &mut search);
     }
-    let mut names = search.missing;
     for file in files.iter_mut().filter(|file| file.path.is_none()) {
-        file.path = names.remove(&file.inode).flatten();
+        file.path = search.missing.remove(&file.inode).flatten();
     }
 }
 
@@ -271,10 +238,9 @@ impl Visitor for NameSearch<'_> {
             *name = Some(path.to_owned());
             self.left -= 1;
         }
-        if self.left == 0 {
-            ControlFlow::Break(())
-        } else {
-            ControlFlow::Continue(())
+        match self.left {
+            0 => ControlFlow::Break(()),
+            _ => ControlFlow::Continue(()),
         }
     }
 
@@ -313,28 +279,21 @@ mod tests {
 
     proptest! {
         #[test]
-        fn counting_in_parts_is_counting_all(
+        fn the_order_of_the_threads_does_not_matter(
             extents in proptest::collection::vec(0..100_000u64, 0..60),
             cut in 0..60usize,
             worst in 0..8usize,
         ) {
-            let mut whole = Tally::new(worst);
-            let mut parts = [Tally::new(worst), Tally::new(worst)];
-            for (number, extents) in (1..).zip(&extents) {
-                let inode = Inode::example(number, *extents);
-                whole.add(&inode);
-                parts[usize::from(number > cut as u64)].add(&inode);
-            }
-            let [mut sum, second] = parts;
-            sum.take_in(second);
-            let (whole, sum) = (whole.finish().0, sum.finish().0);
+            let cut = cut.min(extents.len());
+            let whole = tally(&extents, worst);
+            let other = tally(&[&extents[cut..], &extents[..cut]].concat(), worst);
             let extents = |census: &Census| {
                 census.worst.iter().map(|file| file.extents).collect::<Vec<_>>()
             };
-            prop_assert_eq!(extents(&whole), extents(&sum));
+            prop_assert_eq!(extents(&whole), extents(&other));
             prop_assert_eq!(
                 (whole.files, whole.extents, whole.extent_map_memory, whole.classes),
-                (sum.files, sum.extents, sum.extent_map_memory, sum.classes)
+                (other.files, other.extents, other.extent_map_memory, other.classes)
             );
         }
     }

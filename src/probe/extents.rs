@@ -37,27 +37,18 @@ pub struct MapReader {
     chunk: fiemap::Chunk,
 }
 
-/// Why reading ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum End {
-    /// The last extent was read.
-    Last,
-    /// The visitor broke off.
-    Stopped,
-}
-
 impl MapReader {
     /// Allocates its own buffer (7 KB).
     pub fn new() -> Self {
         MapReader {
-            chunk: fiemap::Chunk::new(),
+            chunk: fiemap::Chunk::default(),
         }
     }
 
     /// Visits the extents from byte `start` in ascending order without overlap, until the last one
-    /// or until the visitor breaks off. `beat` is called before each system call. The map may
-    /// change meanwhile; the result then mixes old and new state, but no extent is visited twice,
-    /// and it ends.
+    /// or until the visitor breaks off; returns whether the last one was reached. `beat` is called
+    /// before each system call. The map may change meanwhile; the result then mixes old and new
+    /// state, but no extent is visited twice, and it ends.
     ///
     /// # Errors
     /// Errors of FIEMAP; EOPNOTSUPP if the file system does not support it.
@@ -68,7 +59,7 @@ impl MapReader {
         pace: ReadPace,
         mut visit: impl FnMut(Extent) -> ControlFlow<()>,
         beat: &mut dyn FnMut(),
-    ) -> io::Result<End> {
+    ) -> io::Result<bool> {
         let mut at = start.0;
         let mut worked = Duration::ZERO;
         loop {
@@ -78,17 +69,17 @@ impl MapReader {
             worked += began.elapsed();
             // No extent beyond `at`: the end of the map, also if the file has shrunk meanwhile.
             let Some(last) = extents.last().copied() else {
-                return Ok(End::Last);
+                return Ok(true);
             };
             for extent in extents.iter().filter_map(|extent| beyond(extent, at)) {
                 if visit(extent).is_break() {
-                    return Ok(End::Stopped);
+                    return Ok(false);
                 }
             }
             let end = last.logical.saturating_add(last.length);
             if last.flags & fiemap::EXTENT_LAST != 0 || end <= at {
                 // `end <= at` is no progress: such a file system would keep us here forever.
-                return Ok(End::Last);
+                return Ok(true);
             }
             at = end;
             // A task woken on our processor would otherwise wait until we sleep: the scheduler lets
@@ -112,15 +103,13 @@ impl MapReader {
     ) -> io::Result<(Vec<Extent>, Bytes)> {
         let end = start.0.saturating_add(length.0);
         let extents = self.chunk.read_range(file, start.0, length.0)?;
-        let is_full = extents.len() >= fiemap::CHUNK;
-        let cut = |mut extent: Extent| {
+        let is_full = extents.len() >= fiemap::CHUNK as usize;
+        let cut = |extent: &fiemap::Extent| {
+            let mut extent = beyond(extent, start.0)?;
             extent.length.0 = extent.length.0.min(end.checked_sub(extent.logical.0)?);
             (extent.length.0 > 0).then_some(extent)
         };
-        let extents: Vec<_> = extents
-            .iter()
-            .filter_map(|extent| beyond(extent, start.0).and_then(cut))
-            .collect();
+        let extents: Vec<_> = extents.iter().filter_map(cut).collect();
         let last = extents.last().filter(|_| is_full);
         let known = last.map_or(end, |last| last.logical.0 + last.length.0);
         Ok((extents, Bytes(known)))
@@ -150,16 +139,15 @@ impl MapReader {
         let mut counts = Vec::new();
         for (start, end) in sampling.windows() {
             let mut count = BorderCount::default();
-            let visit = |extent: Extent| match extent.logical {
-                logical if logical >= end => ControlFlow::Break(()),
-                logical if logical >= start => {
+            let visit = |extent: Extent| {
+                if extent.logical >= end {
+                    return ControlFlow::Break(());
+                } else if extent.logical >= start {
                     count.push(&extent);
-                    ControlFlow::Continue(())
-                }
-                _ => {
+                } else {
                     count.skip(&extent);
-                    ControlFlow::Continue(())
                 }
+                ControlFlow::Continue(())
             };
             // Starts one byte earlier, to include the extent that ends there.
             let before = Bytes(start.0.saturating_sub(1));
@@ -183,27 +171,20 @@ impl MapReader {
         let began = Instant::now();
         let mut visited: u64 = 0;
         let start = builder.logical_end();
-        let end = self.read(
-            file,
-            start,
-            bounds.pace,
-            |extent| {
-                // The clock is read once per chunk.
-                let chunk_done = visited > 0 && visited.is_multiple_of(fiemap::CHUNK as u64);
-                if builder.extents() >= bounds.max_extents
-                    || (chunk_done && began.elapsed() >= bounds.budget)
-                {
-                    return ControlFlow::Break(());
-                }
-                visited += 1;
-                builder.push(extent);
-                ControlFlow::Continue(())
-            },
-            beat,
-        )?;
-        let capped = end == End::Stopped && builder.extents() >= bounds.max_extents;
-        let finished = end == End::Last || capped;
-        Ok(finished.then(|| std::mem::take(builder).finish(size, !capped)))
+        let visit = |extent| {
+            // The clock is read once per chunk.
+            let chunk_done = visited > 0 && visited.is_multiple_of(u64::from(fiemap::CHUNK));
+            let is_late = chunk_done && began.elapsed() >= bounds.budget;
+            if builder.extents() >= bounds.max_extents || is_late {
+                return ControlFlow::Break(());
+            }
+            visited += 1;
+            builder.push(extent);
+            ControlFlow::Continue(())
+        };
+        let is_whole = self.read(file, start, bounds.pace, visit, beat)?;
+        let capped = !is_whole && builder.extents() >= bounds.max_extents;
+        Ok((is_whole || capped).then(|| std::mem::take(builder).finish(size, !capped)))
     }
 }
 
@@ -227,10 +208,7 @@ pub struct Bounds {
 /// The part of a kernel extent from `at` on; `None` if it ends before.
 fn beyond(extent: &fiemap::Extent, at: u64) -> Option<Extent> {
     let skip = at.saturating_sub(extent.logical);
-    let length = extent
-        .length
-        .checked_sub(skip)
-        .filter(|length| *length > 0)?;
+    let length = extent.length.checked_sub(skip).filter(|it| *it > 0)?;
     let has = |flag| extent.flags & flag != 0;
     Some(Extent {
         logical: Bytes(extent.logical + skip),

@@ -4,57 +4,51 @@
 //! It keeps no file open between requests, so that file systems can be unmounted. A watch does not
 //! prevent that either: it ends with the mount (inotify(7), IN_UNMOUNT).
 
-use std::io;
+use std::io::{self, BufRead as _, BufReader};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use rustix::fs::OFlags;
 use rustix::stdio::{stdin, stdout};
 
-use super::count::Probe;
 use super::extents::{Bounds, MapReader, ReadPace};
-use super::protocol::{
-    CensusRequest, Fault, MapRequest, Reply, Request, Root, SampleRequest, read_request,
-};
+use super::protocol::{CensusRequest, Fault, ImageRequest, MapPart, Reply, Request, Root};
 use super::reply_writer::ReplyWriter;
-use super::survey::{self, Memory};
+use super::survey::{self, SurveyState};
 use super::{census, open};
 use crate::discover::paths::{self, Followed};
-use crate::model::Bytes;
+use crate::sys::heap;
 
 /// Serves requests until the other side closes the socket.
 ///
 /// # Errors
 /// If standard input is not a socket, or for an invalid request.
 pub fn serve() -> io::Result<()> {
+    heap::configure();
     // Cosmetic, may fail: started by a link in procfs, it would appear as "exe" in process lists.
     let _ = rustix::thread::set_name(c"fragwatch-probe");
     // A working directory would keep its file system from being unmounted.
     std::env::set_current_dir("/")?;
-    let mut socket = UnixStream::from(stdin().try_clone_to_owned()?);
+    let socket = UnixStream::from(stdin().try_clone_to_owned()?);
     let flags = rustix::fs::fcntl_getfl(stdout())?;
     rustix::fs::fcntl_setfl(stdout(), flags | OFlags::NONBLOCK)?;
     let mut out = ReplyWriter::new(socket.try_clone()?)?;
-    let mut memory = Memory::default();
-    while let Some(request) = read_request(&mut socket)? {
-        answer(&request, &mut memory, &mut out);
+    let mut state = SurveyState::default();
+    for request in BufReader::new(socket).split(b'\n') {
+        let request = serde_json::from_slice(&request?)?;
+        answer(&request, &mut state, &mut out);
         out.done()?;
+        heap::trim();
     }
     Ok(())
 }
 
-fn answer(request: &Request, memory: &mut Memory, out: &mut ReplyWriter) {
+fn answer(request: &Request, state: &mut SurveyState, out: &mut ReplyWriter) {
     let (place, result) = match request {
-        Request::Survey(request) => {
-            let mut probe = Probe::new(request.mount.kind());
-            (
-                &request.mount.point,
-                survey::run(request, &mut probe, memory, out),
-            )
-        }
-        Request::Map(request) => (&request.path, map(request, out)),
-        Request::Sample(request) => (&request.path, sample(request, out)),
-        Request::Census(request) => (&request.path, census(request, out)),
+        Request::Survey(survey) => (&survey.mount.point, survey::run(survey, state, out)),
+        Request::Map(image, part) => (&image.path, map(image, part, out)),
+        Request::Sample(image) => (&image.path, sample(image, out)),
+        Request::Census(census) => (&census.path, self::census(census, out)),
     };
     if let Err(error) = result {
         out.push(&Reply::Fault(Fault::new(place, &error)));
@@ -74,28 +68,25 @@ fn census(request: &CensusRequest, out: &mut ReplyWriter) -> io::Result<()> {
     Ok(())
 }
 
-fn sample(request: &SampleRequest, out: &mut ReplyWriter) -> io::Result<()> {
-    out.at_hand(&request.path);
-    let (file, _) = open::image(&request.path, request.id)?;
-    let outlook = MapReader::new().sample(&file, request.expected, &mut || out.beat())?;
+fn sample(image: &ImageRequest, out: &mut ReplyWriter) -> io::Result<()> {
+    out.at_hand(&image.path);
+    let (file, _) = open::image(&image.path, image.id)?;
+    let outlook = MapReader::new().sample(&file, image.expected, &mut || out.beat())?;
     out.push(&Reply::Sampled(outlook));
     Ok(())
 }
 
-fn map(request: &MapRequest, out: &mut ReplyWriter) -> io::Result<()> {
-    out.at_hand(&request.path);
-    let (file, stat) = open::image(&request.path, request.id)?;
-    let mut builder = request.builder.clone();
+fn map(image: &ImageRequest, part: &MapPart, out: &mut ReplyWriter) -> io::Result<()> {
+    out.at_hand(&image.path);
+    let (file, stat) = open::image(&image.path, image.id)?;
+    let mut builder = part.builder.clone();
+    let pace = [ReadPace::GENTLE, ReadPace::QUICK][usize::from(part.quick)];
     let bounds = Bounds {
-        max_extents: request.max_extents,
-        budget: request.budget.min(Duration::from_secs(10)),
-        pace: if request.quick {
-            ReadPace::QUICK
-        } else {
-            ReadPace::GENTLE
-        },
+        max_extents: part.max_extents,
+        budget: part.budget.min(Duration::from_secs(10)),
+        pace,
     };
-    let size = Bytes(u64::try_from(stat.st_size).unwrap_or(0));
+    let size = open::size(&stat);
     let map = MapReader::new().read_part(&file, size, &mut builder, bounds, &mut || out.beat())?;
     out.push(&match map {
         Some(map) => Reply::Map(Box::new(map)),

@@ -46,15 +46,10 @@ pub(super) fn uuid(file: &File, kind: FilesystemKind) -> io::Result<Option<Strin
 /// `None` if the file system lacks the call, which is a permanent answer: ENOTTY (vfs_ioctl,
 /// fs/ioctl.c) or one of the errors that other drivers return. Any other error may be transient.
 fn if_known<T>(answer: io::Result<T>) -> io::Result<Option<T>> {
-    let unknown = [Errno::NOTTY, Errno::OPNOTSUPP, Errno::NOSYS, Errno::INVAL];
-    match answer {
-        Ok(value) => Ok(Some(value)),
-        Err(error)
-            if Errno::from_io_error(&error).is_some_and(|errno| unknown.contains(&errno)) =>
-        {
-            Ok(None)
-        }
-        Err(error) => Err(error),
+    const UNKNOWN: [Errno; 4] = [Errno::NOTTY, Errno::OPNOTSUPP, Errno::NOSYS, Errno::INVAL];
+    match answer.as_ref().err().and_then(Errno::from_io_error) {
+        Some(errno) if UNKNOWN.contains(&errno) => Ok(None),
+        _ => answer.map(Some),
     }
 }
 
@@ -92,14 +87,15 @@ pub(super) fn filesystem(probe: &Probe, mount: &Mount) -> io::Result<Filesystem>
 
 /// Formats as `0fc63daf-8483-4772-8e79-3d69d8477de4`.
 fn hyphenated(uuid: [u8; 16]) -> String {
-    let mut text = String::with_capacity(36);
-    for (i, byte) in uuid.iter().enumerate() {
-        if matches!(i, 4 | 6 | 8 | 10) {
-            text.push('-');
-        }
-        text.push_str(&format!("{byte:02x}"));
-    }
-    text
+    let hex = format!("{:032x}", u128::from_be_bytes(uuid));
+    [
+        &hex[..8],
+        &hex[8..12],
+        &hex[12..16],
+        &hex[16..20],
+        &hex[20..],
+    ]
+    .join("-")
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, FileType, Mode, OFlags, Stat, fstat, open, openat};
 
-use crate::model::ImageId;
+use crate::model::{Bytes, ImageId};
 
 /// Opens a regular file by its name in an open directory, following no link.
 ///
@@ -19,12 +19,8 @@ use crate::model::ImageId;
 /// # Errors
 /// Errors of openat(2); InvalidInput if it is not a regular file.
 pub fn regular_file(at: BorrowedFd<'_>, name: &OsStr) -> io::Result<(File, Stat)> {
-    let handle = openat(
-        at,
-        name,
-        OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC,
-        Mode::empty(),
-    )?;
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let handle = openat(at, name, flags, Mode::empty())?;
     let stat = fstat(&handle)?;
     let kind = FileType::from_raw_mode(stat.st_mode);
     if kind != FileType::RegularFile {
@@ -34,19 +30,24 @@ pub fn regular_file(at: BorrowedFd<'_>, name: &OsStr) -> io::Result<(File, Stat)
 }
 
 /// Opens an image by its path. Fails with NotFound if another file has taken the path.
-pub fn image(path: &Path, id: ImageId) -> io::Result<(File, Stat)> {
+pub fn image(path: &Path, image: ImageId) -> io::Result<(File, Stat)> {
     let (file, stat) = regular_file(CWD, path.as_os_str())?;
-    if (ImageId {
-        device: stat.st_dev,
-        inode: stat.st_ino,
-    }) != id
-    {
-        return Err(io::Error::new(
-            io::ErrorKind::NotFound,
-            "replaced by another file",
-        ));
+    if id(&stat) != image {
+        let error = "replaced by another file";
+        return Err(io::Error::new(io::ErrorKind::NotFound, error));
     }
     Ok((file, stat))
+}
+
+pub(super) fn id(stat: &Stat) -> ImageId {
+    ImageId {
+        device: stat.st_dev,
+        inode: stat.st_ino,
+    }
+}
+
+pub(super) fn size(stat: &Stat) -> Bytes {
+    Bytes(u64::try_from(stat.st_size).unwrap_or(0))
 }
 
 /// Opens the root of a mounted file system for ioctls.
@@ -66,10 +67,8 @@ pub fn not_a_file(kind: FileType) -> io::Error {
         FileType::Directory => "a directory",
         _ => "of unknown kind",
     };
-    io::Error::new(
-        io::ErrorKind::InvalidInput,
-        format!("is {kind}, not a regular file"),
-    )
+    let error = format!("is {kind}, not a regular file");
+    io::Error::new(io::ErrorKind::InvalidInput, error)
 }
 
 /// Opens for reading what an O_PATH descriptor refers to (proc_pid_fd(5)).

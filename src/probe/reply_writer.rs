@@ -18,7 +18,7 @@ const SLOW: Duration = Duration::from_millis(50);
 
 #[derive(Default)]
 struct Waiting {
-    frames: Vec<u8>,
+    lines: Vec<u8>,
     /// The current file and since when, until it was reported as slow.
     at_hand: Option<(PathBuf, Instant)>,
 }
@@ -64,8 +64,8 @@ impl ReplyWriter {
     /// Queues a reply; it is sent within [`GATHER`].
     pub(super) fn push(&mut self, reply: &Reply) {
         let mut waiting = self.shared.lock();
-        let was_empty = waiting.frames.is_empty();
-        if append(&mut waiting.frames, reply).is_err() {
+        let was_empty = waiting.lines.is_empty();
+        if append(&mut waiting.lines, reply).is_err() {
             // Cannot happen with the protocol's types; without an answer the other side would wait.
             std::process::abort();
         }
@@ -97,43 +97,36 @@ impl ReplyWriter {
     pub(super) fn done(&mut self) -> io::Result<()> {
         let mut waiting = self.shared.lock();
         waiting.at_hand = None;
-        let mut frames = std::mem::take(&mut waiting.frames);
-        append(&mut frames, &Reply::Done)?;
+        let mut lines = std::mem::take(&mut waiting.lines);
+        append(&mut lines, &Reply::Done)?;
         // Under the lock, so that the sending thread cannot send in between.
-        self.socket.write_all(&frames)
+        self.socket.write_all(&lines)
     }
 }
 
 fn send_for_ever(shared: &Shared, mut out: UnixStream) {
     loop {
         let mut waiting = shared.lock();
-        while waiting.frames.is_empty() {
-            let left = |since: &Instant| SLOW.saturating_sub(since.elapsed());
-            let left = waiting.at_hand.as_ref().map(|(_, since)| left(since));
-            waiting = match left {
-                Some(Duration::ZERO) => {
-                    if let Some((path, _)) = waiting.at_hand.take() {
-                        // Messages of the protocol can always be serialised.
-                        let _ = append(&mut waiting.frames, &Reply::Slow(PlainPath(path)));
-                    }
-                    waiting
-                }
-                Some(left) => {
-                    let waited = shared.something.wait_timeout(waiting, left);
-                    waited.unwrap_or_else(PoisonError::into_inner).0
-                }
-                None => {
-                    let waited = shared.something.wait(waiting);
-                    waited.unwrap_or_else(PoisonError::into_inner)
-                }
-            };
+        while waiting.lines.is_empty() {
+            let at_hand = waiting
+                .at_hand
+                .take_if(|(_, since)| since.elapsed() >= SLOW);
+            if let Some((path, _)) = at_hand {
+                // Messages of the protocol can always be serialised.
+                let _ = append(&mut waiting.lines, &Reply::Slow(PlainPath(path)));
+                break;
+            }
+            let since = waiting.at_hand.as_ref().map(|(_, since)| since.elapsed());
+            let left = since.map_or(Duration::MAX, |since| SLOW.saturating_sub(since));
+            let waited = shared.something.wait_timeout(waiting, left);
+            waiting = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
         drop(waiting);
         std::thread::sleep(GATHER);
         // Sent under the lock, or a later `done` could overtake it.
         let mut waiting = shared.lock();
-        let frames = std::mem::take(&mut waiting.frames);
-        if out.write_all(&frames).is_err() {
+        let lines = std::mem::take(&mut waiting.lines);
+        if out.write_all(&lines).is_err() {
             // The other side is gone, so this process has no further purpose.
             std::process::exit(0);
         }

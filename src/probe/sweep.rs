@@ -23,9 +23,7 @@ use crate::sys;
 /// Where to search, and for what.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Scope {
-    /// Files, directories, globs.
     pub roots: Vec<Root>,
-    /// Which of the files found there are images.
     pub selection: Selection,
     /// Maximum number of files and directories in the search of one root.
     pub limit: u32,
@@ -54,21 +52,15 @@ impl Scope {
 /// What a sweep finds, as it finds it.
 #[derive(Debug)]
 pub enum Event {
-    /// A file system that may hold images.
     Filesystem(Filesystem),
-    /// An image.
     Image(Box<Counted>),
-    /// Something that could not be read.
     Fault(Fault),
-    /// Files that are not images.
     PassedOver(PassedOver),
     /// The searched directories are watched; if not all of them, the reason.
     Watched(Option<String>),
     /// The survey of a file system ended; repeated if more of that file system is found later.
     Surveyed {
-        /// Its mount point.
         mount: PathBuf,
-        /// How the survey ended.
         result: Result<(), CallError>,
         /// Whether the sweep continues with other file systems.
         others: bool,
@@ -78,7 +70,6 @@ pub enum Event {
 /// An image that was counted.
 #[derive(Debug)]
 pub struct Counted {
-    /// The count and other facts.
     pub sample: Sample,
     /// How long counting took.
     pub took: Duration,
@@ -165,7 +156,20 @@ impl WorkerPool {
         let mounts = self.mounts()?;
         let holders = self.owners.look().await;
         self.sweeps += 1;
-        let mut sweep = Sweep::new(self, scope, mounts, holders);
+        let (replies, messages) = mpsc::unbounded_channel();
+        let mut sweep = Sweep {
+            pool: self,
+            scope,
+            mounts,
+            holders,
+            waiting: HashMap::new(),
+            running: HashSet::new(),
+            met: HashSet::new(),
+            roots: HashSet::new(),
+            images: HashSet::new(),
+            replies,
+            messages,
+        };
         for root in &scope.roots {
             sweep.add_root(root.clone(), on_event);
         }
@@ -200,29 +204,7 @@ enum SurveyMessage {
     End(Result<(), CallError>),
 }
 
-impl<'a> Sweep<'a> {
-    fn new(
-        pool: &'a mut WorkerPool,
-        scope: &'a Scope,
-        mounts: MountTable,
-        holders: Option<Holders>,
-    ) -> Self {
-        let (replies, messages) = mpsc::unbounded_channel();
-        Sweep {
-            pool,
-            scope,
-            mounts,
-            holders,
-            waiting: HashMap::new(),
-            running: HashSet::new(),
-            met: HashSet::new(),
-            roots: HashSet::new(),
-            images: HashSet::new(),
-            replies,
-            messages,
-        }
-    }
-
+impl Sweep<'_> {
     fn add_root(&mut self, root: Root, on_event: &mut OnEvent<'_>) {
         let Some(mount) = self.mount_of(&root) else {
             return;
@@ -239,10 +221,9 @@ impl<'a> Sweep<'a> {
     }
 
     fn mount_of(&self, root: &Root) -> Option<&Mount> {
-        if root.glob {
-            self.mounts.of(&literal_part(&root.path))
-        } else {
-            self.mounts.of(&root.path)
+        match root.glob {
+            true => self.mounts.of(&literal_part(&root.path)),
+            false => self.mounts.of(&root.path),
         }
     }
 
@@ -276,27 +257,25 @@ impl<'a> Sweep<'a> {
 
     /// Starts a survey on every file system with waiting roots and no running survey.
     fn launch(&mut self) {
-        let ready: Vec<_> = self
-            .waiting
-            .keys()
-            .filter(|device| !self.running.contains(device))
-            .copied()
-            .collect();
+        let idle = |device: &DeviceNumber| !self.running.contains(device);
+        let ready: Vec<_> = self.waiting.keys().copied().filter(idle).collect();
         for device in ready {
-            let (Some(roots), Some(mount)) = (
-                self.waiting.remove(&device),
-                self.mounts.principal(device).cloned(),
-            ) else {
+            let mount = self.mounts.principal(device).cloned();
+            let Some((roots, mount)) = self.waiting.remove(&device).zip(mount) else {
                 continue;
             };
             let scope = FilesystemScope {
                 mounts: self.mounts.clone(),
                 device,
             };
-            let held = self.holders.iter().flat_map(Holders::held_by_qemu);
-            let held = held.filter(|path| scope.is_here(path));
+            let holders = self.holders.iter();
+            let held: Vec<_> = holders
+                .flat_map(|holders| holders.held_on(device))
+                .collect();
+            let path = |(path, _): &(&Path, _)| PlainPath((*path).to_owned());
             let request = Request::Survey(SurveyRequest {
-                held: held.map(|path| PlainPath(path.to_owned())).collect(),
+                held: held.iter().map(path).collect(),
+                held_inodes: held.iter().filter_map(|(_, inode)| *inode).collect(),
                 watch: self.pool.listener.as_ref().map(|_| self.pool.sweeps),
                 selection: self.scope.selection.clone(),
                 limit: self.scope.limit,
@@ -310,16 +289,14 @@ impl<'a> Sweep<'a> {
             let replies = self.replies.clone();
             let deadline = self.scope.probe_timeout;
             tokio::spawn(async move {
+                // Sending fails only when the sweep is over and the reply no longer needed.
+                let send = |message| drop(replies.send((device, message)));
+                let on_reply = |reply| send(SurveyMessage::Reply(reply));
                 let result = match tokio::time::timeout(deadline, worker.lock()).await {
-                    // Sending fails only when the sweep is over and the reply no longer needed.
-                    Ok(mut worker) => {
-                        let on_reply =
-                            |reply| drop(replies.send((device, SurveyMessage::Reply(reply))));
-                        worker.call(&request, deadline, on_reply).await
-                    }
+                    Ok(mut worker) => worker.call(&request, deadline, on_reply).await,
                     Err(_) => Err(CallError::Busy),
                 };
-                drop(replies.send((device, SurveyMessage::End(result))));
+                send(SurveyMessage::End(result));
             });
         }
     }
@@ -341,13 +318,8 @@ impl<'a> Sweep<'a> {
             Reply::Watched(refusal) => Event::Watched(refusal),
             Reply::PassedOver(passed_over) => Event::PassedOver(passed_over),
             Reply::Elsewhere(root) => return self.add_crossing(root, on_event),
-            Reply::Beat
-            | Reply::Slow(_)
-            | Reply::MapPart(_)
-            | Reply::Map(_)
-            | Reply::Sampled(_)
-            | Reply::Census(_)
-            | Reply::Done => return,
+            // Not of a survey.
+            _ => return,
         };
         on_event(device, event);
     }

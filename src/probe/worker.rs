@@ -12,14 +12,14 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::UnixStream;
 use tokio::net::unix::pipe;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::task::JoinHandle;
 use tokio::time::{error::Elapsed, timeout};
 
-use super::protocol::{Reply, Request, append, frame_length};
+use super::protocol::{Reply, Request, append};
 use crate::discover::watch::News;
 use crate::model::path::shown;
 
@@ -29,7 +29,7 @@ pub const HELPER_COMMAND: &str = "probe-helper";
 /// Maximum number of bytes reported of an ended helper's standard error.
 const EXIT_DIAGNOSTICS_BYTES: u64 = 2000;
 
-/// Approximate number of bytes of replies read at once.
+/// Maximum number of bytes of replies read at once.
 const MOST_READ: usize = 32 << 10;
 
 /// Minimum interval between pieces of news: one sweep handles all that arrive meanwhile.
@@ -57,7 +57,6 @@ pub enum CallError {
     /// The helper ended, or violated the protocol.
     #[error("the probe helper failed: {0}")]
     Helper(#[source] io::Error),
-    /// The helper could not be started.
     #[error("cannot start the probe helper: {0}")]
     Start(#[source] io::Error),
 }
@@ -78,15 +77,12 @@ pub struct StallFlag(Arc<Mutex<Option<Instant>>>);
 impl StallFlag {
     /// How long the file system has not answered; `None` while it does.
     pub fn stalled_for(&self) -> Option<Duration> {
-        self.lock().map(|since| since.elapsed())
+        let since = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        since.map(|since| since.elapsed())
     }
 
     fn set(&self, since: Option<Instant>) {
-        *self.lock() = since;
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Instant>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = since;
     }
 }
 
@@ -108,11 +104,22 @@ enum HelperState {
     Absent,
     Idle(Connection),
     /// A step hangs. The task keeps reading until the call ends, then returns the connection.
-    Stalled {
-        since: Instant,
-        on: Option<PathBuf>,
-        back: JoinHandle<Option<Connection>>,
-    },
+    Stalled(Stall, JoinHandle<Option<Connection>>),
+}
+
+#[derive(Debug)]
+struct Stall {
+    since: Instant,
+    on: Option<PathBuf>,
+}
+
+impl Stall {
+    fn error(&self) -> CallError {
+        CallError::Stalled {
+            on: self.on.clone(),
+            elapsed: self.since.elapsed(),
+        }
+    }
 }
 
 impl Worker {
@@ -138,18 +145,20 @@ impl Worker {
         mut on_reply: impl FnMut(Reply),
     ) -> Result<(), CallError> {
         let mut connection = self.connection().await?;
-        let began = connection.send(request).await;
-        began.map_err(|error| CallError::Helper(connection.exit_diagnostics(error)))?;
+        if let Err(error) = connection.send(request).await {
+            return Err(connection.failed(error));
+        }
         let mut slow = None;
         let mut last = Instant::now();
         let deadline = deadline + request.extra_time();
         loop {
             let left = deadline.saturating_sub(last.elapsed());
             match connection.receive_within(left).await {
-                Err(_) => return Err(self.give_up(connection, last, slow)),
-                Ok(Err(error)) => {
-                    return Err(CallError::Helper(connection.exit_diagnostics(error)));
+                Err(_) => {
+                    let (since, on) = (last, slow);
+                    return Err(self.give_up(connection, Stall { since, on }));
                 }
+                Ok(Err(error)) => return Err(connection.failed(error)),
                 Ok(Ok(Reply::Done)) => break,
                 // Identifies what hangs, but is no sign of progress.
                 Ok(Ok(Reply::Slow(path))) => slow = Some(path.0),
@@ -168,58 +177,40 @@ impl Worker {
     /// Takes an idle connection out of the state. A call that is dropped half-way thus leaves none
     /// behind; its replies could not be matched to requests.
     async fn connection(&mut self) -> Result<Connection, CallError> {
-        match std::mem::replace(&mut self.state, HelperState::Absent) {
-            HelperState::Idle(connection) => Ok(connection),
-            HelperState::Absent => self.start(),
-            HelperState::Stalled { since, on, back } if !back.is_finished() => {
-                let error = CallError::Stalled {
-                    on: on.clone(),
-                    elapsed: since.elapsed(),
-                };
-                self.state = HelperState::Stalled { since, on, back };
-                Err(error)
+        let connection = match std::mem::take(&mut self.state) {
+            HelperState::Idle(connection) => Some(connection),
+            HelperState::Absent => None,
+            HelperState::Stalled(stall, back) if !back.is_finished() => {
+                let error = stall.error();
+                self.state = HelperState::Stalled(stall, back);
+                return Err(error);
             }
-            HelperState::Stalled { back, .. } => match back.await {
-                Ok(Some(connection)) => Ok(connection),
-                _ => self.start(),
-            },
-        }
+            HelperState::Stalled(_, back) => back.await.ok().flatten(),
+        };
+        let start = || Connection::start(self.listener.clone()).map_err(CallError::Start);
+        connection.map_or_else(start, Ok)
     }
 
-    fn start(&self) -> Result<Connection, CallError> {
-        Connection::start(self.listener.clone()).map_err(CallError::Start)
-    }
-
-    fn give_up(
-        &mut self,
-        mut connection: Connection,
-        since: Instant,
-        on: Option<PathBuf>,
-    ) -> CallError {
-        self.flag.set(Some(since));
+    fn give_up(&mut self, mut connection: Connection, stall: Stall) -> CallError {
+        self.flag.set(Some(stall.since));
         let flag = self.flag.clone();
         let back = tokio::spawn(async move {
             let rest = connection.drain().await;
             flag.set(None);
             rest.ok().map(|()| connection)
         });
-        let elapsed = since.elapsed();
-        self.state = HelperState::Stalled {
-            since,
-            on: on.clone(),
-            back,
-        };
-        CallError::Stalled { on, elapsed }
+        let error = stall.error();
+        self.state = HelperState::Stalled(stall, back);
+        error
     }
 }
 
 #[derive(Debug)]
 struct Connection {
     helper: Option<Child>,
-    socket: UnixStream,
-    /// Received bytes; those from `used` on are not yet parsed.
-    received: Vec<u8>,
-    used: usize,
+    socket: BufReader<UnixStream>,
+    /// What was received of the next reply.
+    line: Vec<u8>,
 }
 
 impl Connection {
@@ -245,32 +236,26 @@ impl Connection {
         }
         Ok(Connection {
             helper: Some(helper),
-            socket: UnixStream::from_std(ours)?,
-            received: Vec::new(),
-            used: 0,
+            socket: BufReader::with_capacity(MOST_READ, UnixStream::from_std(ours)?),
+            line: Vec::new(),
         })
     }
 
     async fn send(&mut self, request: &Request) -> io::Result<()> {
-        let mut frame = Vec::new();
-        append(&mut frame, request)?;
-        self.socket.write_all(&frame).await
+        let mut line = Vec::new();
+        append(&mut line, request)?;
+        self.socket.get_mut().write_all(&line).await
     }
 
     /// The next reply. Cancel-safe: received bytes are kept.
     async fn receive(&mut self) -> io::Result<Reply> {
-        loop {
-            if let Some(reply) = self.next_received()? {
-                return Ok(reply);
-            }
-            self.received.drain(..self.used);
-            self.used = 0;
-            // By default it would reserve 64 bytes and read one image at a time.
-            self.received.reserve(MOST_READ);
-            if self.socket.read_buf(&mut self.received).await? == 0 {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
+        self.socket.read_until(b'\n', &mut self.line).await?;
+        if !self.line.ends_with(b"\n") {
+            return Err(io::ErrorKind::UnexpectedEof.into());
         }
+        let reply = serde_json::from_slice(&self.line)?;
+        self.line.clear();
+        Ok(reply)
     }
 
     async fn receive_within(&mut self, left: Duration) -> Result<io::Result<Reply>, Elapsed> {
@@ -281,41 +266,28 @@ impl Connection {
         }
     }
 
-    fn next_received(&mut self) -> io::Result<Option<Reply>> {
-        let Some((prefix, rest)) = self.received[self.used..].split_first_chunk() else {
-            return Ok(None);
-        };
-        let length = frame_length(*prefix)?;
-        let Some(frame) = rest.get(..length) else {
-            return Ok(None);
-        };
-        let reply = serde_json::from_slice(frame)?;
-        self.used += prefix.len() + length;
-        Ok(Some(reply))
-    }
-
     async fn drain(&mut self) -> io::Result<()> {
         while !matches!(self.receive().await?, Reply::Done) {}
         Ok(())
     }
 
-    /// Adds the exit status and standard error of an ended helper to the error of a failed read.
-    fn exit_diagnostics(&mut self, error: io::Error) -> io::Error {
-        let Some(helper) = &mut self.helper else {
-            return error;
-        };
-        let Ok(Some(status)) = helper.try_wait() else {
-            return error;
+    /// The error of a failed call, with the exit status and standard error of an ended helper.
+    fn failed(&mut self, error: io::Error) -> CallError {
+        let helper = self.helper.as_mut();
+        let ended =
+            helper.and_then(|helper| Some((helper.try_wait().ok()??, helper.stderr.take())));
+        let Some((status, stderr)) = ended else {
+            return CallError::Helper(error);
         };
         let mut words = Vec::new();
-        if let Some(stderr) = helper.stderr.take() {
+        if let Some(stderr) = stderr {
             // The helper has ended, so this read ends too. If it fails, there are no diagnostics.
             let _ = stderr.take(EXIT_DIAGNOSTICS_BYTES).read_to_end(&mut words);
         }
         let words = String::from_utf8_lossy(&words);
         let words = words.trim().replace('\n', "; ");
         let text = format!("{error} ({status}) {}", shown(Path::new(&words)));
-        io::Error::new(error.kind(), text.trim_end())
+        CallError::Helper(io::Error::new(error.kind(), text.trim_end()))
     }
 }
 

@@ -5,15 +5,16 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::pwrite;
+use rustix::io::{Errno, pwrite};
 
 use super::clock::now;
-use super::entry::{REPORT_WORDS, Report};
-use super::exchange::{Exchange, Job, clear_wakeup};
+use super::entry::{JOB_WORDS, Job, REPORT_WORDS, Report};
+use super::exchange::{Exchange, clear_wakeup, wake};
 use super::proof::{Counters, Files};
-use super::ring::Producer;
+use super::ring::{Consumer, Producer};
 use crate::model::{Monotonic, Outcome, RescueStep};
 
 /// How often the counters are read at rest, as values before an action: reading them just before it
@@ -50,25 +51,20 @@ impl VmSysctls {
 
     /// Writes a step (Documentation/admin-guide/sysctl/vm.rst), always at offset 0: the kernel
     /// ignores writes at other positions (`proc_first_pos_non_zero_ignore`, kernel/sysctl.c).
-    fn write(&self, step: RescueStep) -> Result<(), u32> {
+    fn write(&self, step: RescueStep) -> Result<usize, Errno> {
         let (file, value) = match step {
             RescueStep::DropSlab => (Some(&self.drop_caches), b"2"),
             RescueStep::DropAll => (Some(&self.drop_caches), b"3"),
             RescueStep::CompactMemory => (self.compact_memory.as_ref(), b"1"),
         };
-        let Some(file) = file else {
-            return Err(libc::ENOENT.unsigned_abs());
-        };
-        match pwrite(file, value, 0) {
-            Ok(_) => Ok(()),
-            Err(error) => Err(error.raw_os_error().unsigned_abs()),
-        }
+        pwrite(file.ok_or(Errno::NOENT)?, value, 0)
     }
 }
 
 pub(super) struct Actor {
     pub(super) sysctls: VmSysctls,
     pub(super) exchange: Arc<Exchange>,
+    pub(super) jobs: Consumer<Job, JOB_WORDS>,
     pub(super) reports: Producer<Report, REPORT_WORDS>,
     pub(super) before: Counters,
     pub(super) before_at: Monotonic,
@@ -85,7 +81,7 @@ impl Actor {
                 poll(&mut events, Some(&BASELINE_INTERVAL))
             };
             clear_wakeup(&self.exchange.to_actor);
-            match self.exchange.take_job() {
+            match self.jobs.pop() {
                 Some(job) => self.carry_out(&job),
                 None if waited == Ok(0) => self.refresh(),
                 None => {}
@@ -101,25 +97,25 @@ impl Actor {
     /// Carries out a job. Also run at the start with `dry_run`, which skips the write.
     pub(super) fn carry_out(&mut self, job: &Job) {
         let began = now();
-        self.exchange.acting(Some(began));
-        let written = if job.dry_run {
-            Ok(())
-        } else {
-            self.sysctls.write(job.order.step)
+        let acting_since = &self.exchange.acting_since;
+        acting_since.store(began.0, Ordering::Relaxed);
+        let written = match job.dry_run {
+            true => Ok(0),
+            false => self.sysctls.write(job.order.step),
         };
         let ended = now();
         let (before, before_at) = (self.before, self.before_at);
         self.refresh();
         let outcome = match written {
-            Ok(()) if job.dry_run => Outcome::DryRun,
-            Ok(()) if self.before.show(job.order.step, &before) => Outcome::Done,
+            Ok(_) if job.dry_run => Outcome::DryRun,
+            Ok(_) if self.before.show(job.order.step, &before) => Outcome::Done,
             _ => Outcome::Failed,
         };
         self.reports.push(&Report {
             order: job.order,
             drill: job.drill,
             outcome,
-            error: written.err().unwrap_or(0),
+            error: written.map_or_else(|error| error.raw_os_error().unsigned_abs(), |_| 0),
             read: job.read,
             began,
             ended,
@@ -127,8 +123,9 @@ impl Actor {
             before,
             after: self.before,
         });
-        self.exchange.acting(None);
-        self.exchange.report_done(outcome);
+        self.exchange.acting_since.store(0, Ordering::Relaxed);
+        self.exchange.done.store(Some(outcome));
+        wake(&self.exchange.to_reader);
         self.exchange.wake_slow_side();
     }
 }

@@ -1,11 +1,11 @@
-//! The ring entries: reports from the fast side to the slow side.
+//! The ring entries: notices and reports for the slow side, jobs for the actor.
 
 use super::ladder::{Began, Ended, Limit, Order};
 use super::proof::{Counters, ORDERS};
 use super::ring::Packed;
-use super::words::Words;
+use super::words::{Words, fields, from_words, to_words};
 use crate::klog::{KernelTime, RuleId};
-use crate::model::{IncidentId, Monotonic, Outcome, RescueStep, Trigger};
+use crate::model::{Monotonic, Outcome};
 
 /// Bytes kept of a kernel line.
 pub const LINE_MAX: usize = 200;
@@ -13,6 +13,8 @@ pub const LINE_MAX: usize = 200;
 pub const NOTICE_WORDS: usize = 7 + LINE_MAX / 8;
 /// Words of a report.
 pub const REPORT_WORDS: usize = 10 + 2 * (7 + ORDERS);
+/// Words of a job.
+pub(super) const JOB_WORDS: usize = 6;
 
 /// A kernel line, truncated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,14 +28,9 @@ impl Line {
     /// Copies the first [`LINE_MAX`] bytes.
     pub fn new(text: &[u8]) -> Line {
         let mut bytes = [0; LINE_MAX];
-        bytes
-            .iter_mut()
-            .zip(text)
-            .for_each(|(to, from)| *to = *from);
-        Line {
-            bytes,
-            length: u16::try_from(text.len().min(LINE_MAX)).unwrap_or(0),
-        }
+        let copied = bytes.iter_mut().zip(text).map(|(to, from)| *to = *from);
+        let length = u16::try_from(copied.count()).unwrap_or(0);
+        Line { bytes, length }
     }
 
     /// The bytes.
@@ -78,7 +75,7 @@ pub enum Notice {
 }
 
 /// An entry from the actor: an action that was carried out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Report {
     /// The order.
     pub order: Order,
@@ -102,24 +99,46 @@ pub struct Report {
     pub after: Counters,
 }
 
-impl Packed<NOTICE_WORDS> for Notice {
-    fn pack(&self) -> [u64; NOTICE_WORDS] {
-        let mut words = [0; NOTICE_WORDS];
-        let mut notice = *self;
-        notice.transfer(&mut Words::Fill(&mut words));
-        words
-    }
+/// An entry for the actor: an action to be carried out.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Job {
+    pub(super) order: Order,
+    pub(super) drill: bool,
+    pub(super) dry_run: bool,
+    /// When its trigger was read.
+    pub(super) read: Monotonic,
+}
 
-    fn unpack(words: &[u64; NOTICE_WORDS]) -> Notice {
-        let [kind, ..] = words;
-        let mut notice = Notice::blank(*kind);
-        notice.transfer(&mut Words::Read(words));
-        notice
+fields! {
+    Order { incident step number }
+    Job { order drill dry_run read }
+    Report { order drill outcome error read began ended before_at before after }
+    Counters {
+        drop_slab drop_pagecache compact_scanned compact_fail allocation_stalls
+        slab_reclaimable slab_unreclaimable free_blocks
+    }
+    Began { incident trigger }
+    Ended {
+        incident trigger began last_match matches matches_in_flight actions failed held_back
+    }
+}
+
+const _: () = assert!(LINE_MAX / 8 * 8 == LINE_MAX);
+
+impl Words for Line {
+    fn each(&mut self, on_word: &mut dyn FnMut(&mut u64)) {
+        self.length.each(on_word);
+        for part in self.bytes.as_chunks_mut::<8>().0 {
+            let mut word = u64::from_le_bytes(*part);
+            on_word(&mut word);
+            *part = word.to_le_bytes();
+        }
     }
 }
 
 impl Notice {
-    fn blank(kind: u64) -> Notice {
+    /// A notice of the kind that is the first word.
+    fn of_kind(kind: u64) -> Notice {
         let at = Monotonic(0);
         match kind {
             1 => Notice::Matched {
@@ -130,36 +149,24 @@ impl Notice {
                 at,
                 line: Line::new(b""),
             },
-            2 => Notice::Began(
-                Began {
-                    incident: IncidentId(0),
-                    trigger: Trigger::KernelLog,
-                },
-                at,
-            ),
-            3 => Notice::Ended(Ended::begin(IncidentId(0), Trigger::KernelLog, at), at),
+            2 => Notice::Began(Began::default(), at),
+            3 => Notice::Ended(Ended::default(), at),
             4 => Notice::Limit(Limit::Reached, at),
             5 => Notice::Limit(Limit::Over { held_back: 0 }, at),
             6 => Notice::DrillSeen { nonce: 0, at },
             _ => Notice::Source(0),
         }
     }
+}
 
-    fn kind(&self) -> u64 {
+impl Words for Notice {
+    fn each(&mut self, on_word: &mut dyn FnMut(&mut u64)) {
+        let mut all = |kind: u64, words: &mut [&mut dyn Words]| {
+            on_word(&mut { kind });
+            words.iter_mut().for_each(|word| word.each(on_word));
+        };
         match self {
-            Notice::Source(_) => 0,
-            Notice::Matched { .. } => 1,
-            Notice::Began(..) => 2,
-            Notice::Ended(..) => 3,
-            Notice::Limit(Limit::Reached, _) => 4,
-            Notice::Limit(Limit::Over { .. }, _) => 5,
-            Notice::DrillSeen { .. } => 6,
-        }
-    }
-
-    fn transfer(&mut self, words: &mut Words<'_>) {
-        words.number(&mut self.kind());
-        match self {
+            Notice::Source(error) => all(0, &mut [error]),
             Notice::Matched {
                 edition,
                 rule,
@@ -167,111 +174,72 @@ impl Notice {
                 time,
                 at,
                 line,
-            } => {
-                words.number(edition);
-                words.number(&mut rule.0);
-                words.number(sequence);
-                words.number(&mut time.0);
-                words.number(&mut at.0);
-                words.number(&mut line.length);
-                words.bytes(&mut line.bytes);
-            }
-            Notice::Began(began, at) => {
-                words.number(&mut began.incident.0);
-                words.one_of(&Trigger::ALL, &mut began.trigger);
-                words.number(&mut at.0);
-            }
-            Notice::Ended(ended, at) => {
-                words.number(&mut ended.incident.0);
-                words.one_of(&Trigger::ALL, &mut ended.trigger);
-                words.number(&mut ended.began.0);
-                words.number(&mut ended.last_match.0);
-                words.number(&mut ended.matches);
-                words.number(&mut ended.matches_in_flight);
-                words.number(&mut ended.actions);
-                words.number(&mut ended.failed);
-                words.number(&mut ended.held_back);
-                words.number(&mut at.0);
-            }
-            Notice::Limit(Limit::Reached, at) => words.number(&mut at.0),
-            Notice::Limit(Limit::Over { held_back }, at) => {
-                words.number(held_back);
-                words.number(&mut at.0);
-            }
-            Notice::DrillSeen { nonce, at } => {
-                words.number(nonce);
-                words.number(&mut at.0);
-            }
-            Notice::Source(error) => words.number(error),
+            } => all(1, &mut [edition, rule, sequence, time, at, line]),
+            Notice::Began(began, at) => all(2, &mut [began, at]),
+            Notice::Ended(ended, at) => all(3, &mut [ended, at]),
+            Notice::Limit(Limit::Reached, at) => all(4, &mut [at]),
+            Notice::Limit(Limit::Over { held_back }, at) => all(5, &mut [held_back, at]),
+            Notice::DrillSeen { nonce, at } => all(6, &mut [nonce, at]),
         }
+    }
+}
+
+impl Packed<NOTICE_WORDS> for Notice {
+    fn pack(&self) -> [u64; NOTICE_WORDS] {
+        to_words(*self)
+    }
+
+    fn unpack(words: &[u64; NOTICE_WORDS]) -> Notice {
+        from_words(Notice::of_kind(words[0]), words)
     }
 }
 
 impl Packed<REPORT_WORDS> for Report {
     fn pack(&self) -> [u64; REPORT_WORDS] {
-        let mut words = [0; REPORT_WORDS];
-        let mut report = *self;
-        report.transfer(&mut Words::Fill(&mut words));
-        words
+        to_words(*self)
     }
 
     fn unpack(words: &[u64; REPORT_WORDS]) -> Report {
-        let mut report = Report {
-            order: Order {
-                incident: IncidentId(0),
-                step: RescueStep::DropSlab,
-                number: 0,
-            },
-            drill: false,
-            outcome: Outcome::Failed,
-            error: 0,
-            read: Monotonic(0),
-            began: Monotonic(0),
-            ended: Monotonic(0),
-            before_at: Monotonic(0),
-            before: Counters::default(),
-            after: Counters::default(),
-        };
-        report.transfer(&mut Words::Read(words));
-        report
+        from_words(Report::default(), words)
     }
 }
 
-impl Report {
-    fn transfer(&mut self, words: &mut Words<'_>) {
-        words.number(&mut self.order.incident.0);
-        words.one_of(&RescueStep::ALL, &mut self.order.step);
-        words.number(&mut self.order.number);
-        words.flag(&mut self.drill);
-        words.one_of(&Outcome::ALL, &mut self.outcome);
-        words.number(&mut self.error);
-        for time in [
-            &mut self.read,
-            &mut self.began,
-            &mut self.ended,
-            &mut self.before_at,
-        ] {
-            words.number(&mut time.0);
-        }
-        for counters in [&mut self.before, &mut self.after] {
-            words.number(&mut counters.drop_slab);
-            words.number(&mut counters.drop_pagecache);
-            words.number(&mut counters.compact_scanned);
-            words.number(&mut counters.compact_fail);
-            words.number(&mut counters.allocation_stalls);
-            words.number(&mut counters.slab_reclaimable);
-            words.number(&mut counters.slab_unreclaimable);
-            counters
-                .free_blocks
-                .iter_mut()
-                .for_each(|blocks| words.number(blocks));
-        }
+impl Packed<JOB_WORDS> for Job {
+    fn pack(&self) -> [u64; JOB_WORDS] {
+        to_words(*self)
+    }
+
+    fn unpack(words: &[u64; JOB_WORDS]) -> Job {
+        from_words(Job::default(), words)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::{IncidentId, RescueStep, Trigger};
+
+    #[test]
+    fn every_job_comes_out_as_it_went_in() {
+        for (step, drill, dry_run) in [
+            (RescueStep::DropSlab, false, false),
+            (RescueStep::DropAll, true, false),
+            (RescueStep::CompactMemory, false, true),
+        ] {
+            let order = Order {
+                incident: IncidentId(u64::MAX),
+                step,
+                number: 3600,
+            };
+            let job = Job {
+                order,
+                drill,
+                dry_run,
+                read: Monotonic(u64::MAX),
+            };
+            assert_eq!(Job::unpack(&job.pack()), job);
+        }
+    }
 
     #[test]
     fn every_notice_comes_out_as_it_went_in() {

@@ -61,22 +61,18 @@ pub struct LadderSettings {
 /// Invalid settings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum LadderError {
-    /// There are no steps.
     #[error("there must be at least one step")]
     NoSteps,
-    /// The hourly limit is zero or too large.
     #[error("the number of actions per hour must be between 1 and {MAX_ACTIONS_PER_HOUR}")]
     HourlyLimit,
-    /// Incidents would end as soon as they begin.
     #[error("the time after which an incident ends must be longer than none")]
     NoQuiet,
-    /// Incidents could follow each other faster than actions.
     #[error("the interval between actions must not be longer than the time that ends an incident")]
     IntervalLongerThanQuiet,
 }
 
 /// An action to be carried out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Order {
     /// The incident it belongs to.
     pub incident: IncidentId,
@@ -87,7 +83,7 @@ pub struct Order {
 }
 
 /// An incident began.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Began {
     /// Number of the incident.
     pub incident: IncidentId,
@@ -96,7 +92,7 @@ pub struct Began {
 }
 
 /// An incident ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Ended {
     /// Number of the incident.
     pub incident: IncidentId,
@@ -155,14 +151,14 @@ pub struct Ladder {
     last_ordered: Option<Monotonic>,
     in_flight: bool,
     limited: bool,
-    open: Option<Incident>,
+    open: Option<OpenIncident>,
     last_incident: IncidentId,
     /// Latest time so far; no event is earlier.
     now: Monotonic,
 }
 
 #[derive(Debug)]
-struct Incident {
+struct OpenIncident {
     tally: Ended,
     /// Time of the last match or end of an action.
     last_sign: Monotonic,
@@ -170,43 +166,17 @@ struct Incident {
     asked: bool,
 }
 
-impl Ended {
-    /// The tally of an incident that begins.
-    pub(super) fn begin(incident: IncidentId, trigger: Trigger, began: Monotonic) -> Ended {
-        Ended {
-            incident,
-            trigger,
-            began,
-            last_match: began,
-            matches: 0,
-            matches_in_flight: 0,
-            actions: 0,
-            failed: 0,
-            held_back: 0,
-        }
-    }
-}
-
-fn count(number: &mut u64) {
-    *number = number.saturating_add(1);
-}
-
 impl LadderSettings {
     /// Checks the settings against the rules.
     pub fn check(&self) -> Result<(), LadderError> {
-        if self.steps.is_empty() {
-            return Err(LadderError::NoSteps);
+        let hourly = 1..=MAX_ACTIONS_PER_HOUR;
+        match self {
+            _ if self.steps.is_empty() => Err(LadderError::NoSteps),
+            _ if !hourly.contains(&self.max_actions_per_hour) => Err(LadderError::HourlyLimit),
+            _ if self.quiet_after.is_zero() => Err(LadderError::NoQuiet),
+            _ if self.min_interval > self.quiet_after => Err(LadderError::IntervalLongerThanQuiet),
+            _ => Ok(()),
         }
-        if !(1..=MAX_ACTIONS_PER_HOUR).contains(&self.max_actions_per_hour) {
-            return Err(LadderError::HourlyLimit);
-        }
-        if self.quiet_after.is_zero() {
-            return Err(LadderError::NoQuiet);
-        }
-        if self.min_interval > self.quiet_after {
-            return Err(LadderError::IntervalLongerThanQuiet);
-        }
-        Ok(())
     }
 }
 
@@ -215,10 +185,9 @@ impl Ladder {
     pub fn new(settings: impl Into<Arc<LadderSettings>>) -> Result<Ladder, LadderError> {
         let settings = settings.into();
         settings.check()?;
-        let most = usize::try_from(MAX_ACTIONS_PER_HOUR).unwrap_or(usize::MAX);
         Ok(Ladder {
             settings,
-            ordered: vec![None; most].into_boxed_slice(),
+            ordered: vec![None; MAX_ACTIONS_PER_HOUR as usize].into_boxed_slice(),
             next: 0,
             last_ordered: None,
             in_flight: false,
@@ -236,56 +205,38 @@ impl Ladder {
 
     /// Handles a match: XFS waits for memory.
     pub fn matched(&mut self, now: Monotonic, trigger: Trigger) -> Reaction {
-        let now = self.advance(now);
-        let mut reaction = Reaction {
-            ended: self.end_if_quiet(now),
-            limit: self.end_limit(now),
-            ..Reaction::default()
-        };
+        let mut reaction = self.advance(now);
         if self.open.is_none() {
-            reaction.began = Some(self.begin(now, trigger));
+            reaction.began = Some(self.begin(trigger));
         }
         if let Some(incident) = &mut self.open {
-            incident.last_sign = now;
+            incident.last_sign = self.now;
             let tally = &mut incident.tally;
-            tally.last_match = now;
-            count(&mut tally.matches);
-            if self.limited {
-                count(&mut tally.held_back);
-            }
-            if self.in_flight {
-                count(&mut tally.matches_in_flight);
-            } else {
-                incident.asked = true;
-            }
+            tally.last_match = self.now;
+            tally.matches += 1;
+            tally.held_back += u64::from(self.limited);
+            tally.matches_in_flight += u64::from(self.in_flight);
+            incident.asked |= !self.in_flight;
         }
-        self.order_if_due(now, &mut reaction);
+        self.order_if_due(&mut reaction);
         reaction
     }
 
     /// Handles the passage of time.
     pub fn tick(&mut self, now: Monotonic) -> Reaction {
-        let now = self.advance(now);
-        let mut reaction = Reaction {
-            ended: self.end_if_quiet(now),
-            limit: self.end_limit(now),
-            ..Reaction::default()
-        };
-        self.order_if_due(now, &mut reaction);
+        let mut reaction = self.advance(now);
+        self.order_if_due(&mut reaction);
         reaction
     }
 
     /// Handles the end of the action in flight. Does nothing if there is none.
     pub fn action_done(&mut self, now: Monotonic, outcome: Outcome) {
-        let now = self.advance(now);
-        if !std::mem::take(&mut self.in_flight) {
-            return;
-        }
-        if let Some(incident) = &mut self.open {
-            incident.last_sign = now;
-            if outcome == Outcome::Failed {
-                incident.tally.failed = incident.tally.failed.saturating_add(1);
-            }
+        self.now = self.now.max(now);
+        if std::mem::take(&mut self.in_flight)
+            && let Some(incident) = &mut self.open
+        {
+            incident.last_sign = self.now;
+            incident.tally.failed += u32::from(outcome == Outcome::Failed);
         }
     }
 
@@ -330,24 +281,34 @@ impl Ladder {
         self.in_flight
     }
 
-    /// A clock that goes back is treated as standing still.
-    fn advance(&mut self, now: Monotonic) -> Monotonic {
+    /// What ends by this time. A clock that goes back is treated as standing still.
+    fn advance(&mut self, now: Monotonic) -> Reaction {
         self.now = self.now.max(now);
-        self.now
+        Reaction {
+            ended: self.end_if_quiet(),
+            limit: self.end_limit(),
+            ..Reaction::default()
+        }
     }
 
-    fn begin(&mut self, now: Monotonic, trigger: Trigger) -> Began {
-        self.last_incident = IncidentId(self.last_incident.0.saturating_add(1));
+    fn begin(&mut self, trigger: Trigger) -> Began {
+        self.last_incident.0 += 1;
         let incident = self.last_incident;
-        self.open = Some(Incident {
-            tally: Ended::begin(incident, trigger, now),
-            last_sign: now,
+        self.open = Some(OpenIncident {
+            tally: Ended {
+                incident,
+                trigger,
+                began: self.now,
+                ..Ended::default()
+            },
+            last_sign: self.now,
             asked: false,
         });
         Began { incident, trigger }
     }
 
-    fn end_if_quiet(&mut self, now: Monotonic) -> Option<Ended> {
+    fn end_if_quiet(&mut self) -> Option<Ended> {
+        let now = self.now;
         let allowed_from = self.allowed_from();
         let quiet_after = self.settings.quiet_after;
         let in_flight = self.in_flight;
@@ -359,8 +320,8 @@ impl Ladder {
         Some(incident.tally)
     }
 
-    fn end_limit(&mut self, now: Monotonic) -> Option<Limit> {
-        if !self.limited || now < self.hour_from() {
+    fn end_limit(&mut self) -> Option<Limit> {
+        if !self.limited || self.now < self.hour_from() {
             return None;
         }
         self.limited = false;
@@ -368,21 +329,16 @@ impl Ladder {
         Some(Limit::Over { held_back })
     }
 
-    fn order_if_due(&mut self, now: Monotonic, reaction: &mut Reaction) {
-        let hour_from = self.hour_from();
-        let allowed = now >= self.allowed_from();
-        let Some(incident) = &mut self.open else {
+    fn order_if_due(&mut self, reaction: &mut Reaction) {
+        let (hour_from, allowed_from) = (self.hour_from(), self.allowed_from());
+        let asked = self.open.as_mut().filter(|incident| incident.asked);
+        let Some(incident) = asked.filter(|_| !self.in_flight) else {
             return;
         };
-        if self.in_flight || !incident.asked {
-            return;
-        }
-        if !allowed {
-            if now < hour_from {
+        if self.now < allowed_from {
+            if self.now < hour_from {
                 let enters = !std::mem::replace(&mut self.limited, true);
-                if enters {
-                    count(&mut incident.tally.held_back);
-                }
+                incident.tally.held_back += u64::from(enters);
                 if enters || reaction.began.is_some() {
                     reaction.limit = Some(Limit::Reached);
                 }
@@ -390,48 +346,39 @@ impl Ladder {
             return;
         }
         let tally = &mut incident.tally;
-        let at = usize::try_from(tally.actions).unwrap_or(usize::MAX);
         let steps = &self.settings.steps;
-        let Some(step) = steps.get(at).or(steps.last()) else {
+        let Some(step) = steps.get(tally.actions as usize).or(steps.last()) else {
             return;
         };
         incident.asked = false;
-        tally.actions = tally.actions.saturating_add(1);
+        tally.actions += 1;
         reaction.order = Some(Order {
             incident: tally.incident,
             step: *step,
             number: tally.actions,
         });
         self.in_flight = true;
-        self.last_ordered = Some(now);
+        self.last_ordered = Some(self.now);
         if let Some(slot) = self.ordered.get_mut(self.next) {
-            *slot = Some(now);
+            *slot = Some(self.now);
         }
-        self.next = match self.next + 1 {
-            next if next < self.ordered.len() => next,
-            _ => 0,
-        };
+        self.next = (self.next + 1) % self.ordered.len().max(1);
     }
 
     /// When the interval and the hourly limit next allow an order.
     fn allowed_from(&self) -> Monotonic {
-        let interval_from = match self.last_ordered {
-            Some(last) => last.plus(self.settings.min_interval),
-            None => Monotonic(0),
-        };
-        interval_from.max(self.hour_from())
+        let after = |last: Monotonic| last.plus(self.settings.min_interval);
+        self.last_ordered
+            .map_or(Monotonic(0), after)
+            .max(self.hour_from())
     }
 
     /// When the hourly limit allows an order: an hour after the oldest order that it counts.
     fn hour_from(&self) -> Monotonic {
-        let limit = usize::try_from(self.settings.max_actions_per_hour).unwrap_or(usize::MAX);
-        let back = self.ordered.len().saturating_sub(limit);
-        let at = self.next.saturating_add(back);
-        let at = at.checked_rem(self.ordered.len()).unwrap_or(0);
-        match self.ordered.get(at) {
-            Some(Some(oldest)) => oldest.plus(WINDOW),
-            _ => Monotonic(0),
-        }
+        let (slots, limit) = (self.ordered.len(), self.settings.max_actions_per_hour);
+        let at = self.next + slots.saturating_sub(limit as usize);
+        let oldest = self.ordered.get(at % slots.max(1)).copied().flatten();
+        oldest.map_or(Monotonic(0), |oldest| oldest.plus(WINDOW))
     }
 }
 

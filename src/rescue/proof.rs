@@ -9,8 +9,8 @@ use std::path::Path;
 use crate::model::{Bytes, RescueStep};
 use crate::sys::proc;
 
-/// Orders of free blocks counted separately (`MAX_PAGE_ORDER` + 1 is 11 on x86-64,
-/// include/linux/mmzone.h); larger blocks count as the last order.
+/// Orders of free blocks that are counted separately (`MAX_PAGE_ORDER` + 1, include/linux/mmzone.h:
+/// 11 on x86-64, 14 on arm64 with pages of 64 KiB).
 pub const ORDERS: usize = 11;
 
 /// Counters read before and after an action.
@@ -30,7 +30,8 @@ pub struct Counters {
     pub slab_reclaimable: u64,
     /// Unreclaimable slab memory, in KiB.
     pub slab_unreclaimable: u64,
-    /// Free blocks of 2^n pages at index n, summed over all zones and nodes.
+    /// Free blocks of 2^n pages at index n, summed over all zones and nodes. A larger block counts
+    /// as the blocks of the last order that it consists of.
     pub free_blocks: [u64; ORDERS],
 }
 
@@ -48,8 +49,7 @@ impl Counters {
     /// Describes the effect of an action, for the log.
     pub fn compared_with(&self, before: &Counters) -> String {
         let kib = |kib: u64| Bytes(kib.saturating_mul(1024));
-        // Blocks of 64 KiB and more (order 4): needed by the extent lists of older kernels.
-        let large = |counters: &Counters| counters.free_blocks.iter().skip(4).sum::<u64>();
+        let large = |counters: &Counters| large_blocks(&counters.free_blocks, proc::page_bytes());
         format!(
             "reclaimable slab {} to {}, free blocks of 64 KiB and more {} to {}",
             kib(before.slab_reclaimable),
@@ -59,7 +59,8 @@ impl Counters {
         )
     }
 
-    fn take_vmstat(&mut self, text: &[u8]) {
+    /// Counters of /proc/vmstat and /proc/meminfo, whose names differ.
+    fn take_named(&mut self, text: &[u8]) {
         for (name, value) in proc::counters(text) {
             match name {
                 b"drop_slab" => self.drop_slab = value,
@@ -68,6 +69,8 @@ impl Counters {
                     self.compact_scanned = self.compact_scanned.saturating_add(value);
                 }
                 b"compact_fail" => self.compact_fail = value,
+                b"SReclaimable" => self.slab_reclaimable = value,
+                b"SUnreclaim" => self.slab_unreclaimable = value,
                 name if name.starts_with(b"allocstall") => {
                     self.allocation_stalls = self.allocation_stalls.saturating_add(value);
                 }
@@ -76,49 +79,50 @@ impl Counters {
         }
     }
 
-    fn take_meminfo(&mut self, text: &[u8]) {
-        for (name, value) in proc::counters(text) {
-            match name {
-                b"SReclaimable" => self.slab_reclaimable = value,
-                b"SUnreclaim" => self.slab_unreclaimable = value,
-                _ => {}
-            }
-        }
-    }
-
     fn take_buddyinfo(&mut self, text: &[u8]) {
         for (order, blocks) in proc::buddyinfo(text).flat_map(|zone| zone.free_blocks().enumerate())
         {
-            if let Some(sum) = self.free_blocks.get_mut(order.min(ORDERS - 1)) {
-                *sum = sum.saturating_add(blocks);
-            }
+            let counted = order.min(ORDERS - 1);
+            let parts = u32::try_from(order - counted)
+                .ok()
+                .and_then(|by| 1_u64.checked_shl(by));
+            let blocks = blocks.saturating_mul(parts.unwrap_or(u64::MAX));
+            self.free_blocks[counted] = self.free_blocks[counted].saturating_add(blocks);
         }
     }
+}
+
+/// Free blocks of 64 KiB and more, which the extent lists of older kernels need, of those that
+/// [`Counters::free_blocks`] counts.
+pub fn large_blocks(free_blocks: &[u64], page_bytes: u64) -> u64 {
+    let orders = (0_u32..).zip(free_blocks);
+    let large = orders.filter(|(order, _)| page_bytes.checked_shl(*order) >= Some(64 * 1024));
+    large.fold(0, |sum, (_, blocks)| sum.saturating_add(*blocks))
 }
 
 /// The open files.
 #[derive(Debug)]
 pub struct Files {
-    vmstat: File,
-    meminfo: File,
+    named: [File; 2],
     buddyinfo: File,
 }
 
 impl Files {
     /// Opens the files below `proc`; fails if one is missing.
     pub fn open(proc: &Path) -> io::Result<Files> {
+        let open = |name| File::open(proc.join(name));
         Ok(Files {
-            vmstat: File::open(proc.join("vmstat"))?,
-            meminfo: File::open(proc.join("meminfo"))?,
-            buddyinfo: File::open(proc.join("buddyinfo"))?,
+            named: [open("vmstat")?, open("meminfo")?],
+            buddyinfo: open("buddyinfo")?,
         })
     }
 
     /// Reads all counters. Those that cannot be read stay 0.
     pub fn read(&self, buffer: &mut [u8]) -> Counters {
         let mut counters = Counters::default();
-        let _ = proc::each_part(&self.vmstat, buffer, |part| counters.take_vmstat(part));
-        let _ = proc::each_part(&self.meminfo, buffer, |part| counters.take_meminfo(part));
+        for file in &self.named {
+            let _ = proc::each_part(file, buffer, |part| counters.take_named(part));
+        }
         let _ = proc::each_part(&self.buddyinfo, buffer, |part| {
             counters.take_buddyinfo(part)
         });
@@ -166,6 +170,44 @@ mod tests {
         assert_eq!(counters, expected);
     }
 
+    /// As with pages of 64 KiB, where the largest blocks have 512 MiB.
+    #[test]
+    fn larger_blocks_count_as_those_of_the_last_order() {
+        let counters = counters(
+            "",
+            "",
+            "Node 0, zone   Normal  1  2  0  0  0  0  0  0  0  0  5  1  0  3 \n",
+        );
+        assert_eq!(counters.free_blocks[..3], [1, 2, 0]);
+        assert_eq!(counters.free_blocks[10], 5 + 2 + 3 * 8);
+        let many = format!("Node 0, zone Normal{}\n", " 1".repeat(200));
+        assert_eq!(self::counters("", "", &many).free_blocks[10], u64::MAX);
+    }
+
+    #[test]
+    fn blocks_of_64_kib_have_another_order_where_pages_are_larger() {
+        let blocks = [1, 2, 4, 8, 16, 32];
+        assert_eq!(large_blocks(&blocks, 4096), 16 + 32);
+        assert_eq!(large_blocks(&blocks, 16 * 1024), 4 + 8 + 16 + 32);
+        assert_eq!(large_blocks(&blocks, 64 * 1024), 63);
+    }
+
+    #[test]
+    fn a_small_buffer_gives_the_same_counters() {
+        let files = tempfile::tempdir().unwrap();
+        let other: String = (0..200).map(|n| format!("nr_other_{n} 1\n")).collect();
+        let vmstat = format!("{other}drop_slab 8\n{other}allocstall_dma 7\n");
+        fs::write(files.path().join("vmstat"), vmstat).unwrap();
+        fs::write(files.path().join("meminfo"), "SReclaimable:     120 kB\n").unwrap();
+        fs::write(files.path().join("buddyinfo"), "Node 0, zone DMA 1 2 3\n").unwrap();
+        let files = Files::open(files.path()).unwrap();
+        let whole = files.read(&mut [0; 16 * 1024]);
+        assert_eq!((whole.drop_slab, whole.allocation_stalls), (8, 7));
+        for size in 30..300 {
+            assert_eq!(files.read(&mut vec![0; size]), whole, "{size}");
+        }
+    }
+
     #[test]
     fn our_own_kernel_is_understood() {
         let counters = Files::open(Path::new("/proc"))
@@ -196,8 +238,7 @@ mod tests {
         #[test]
         fn no_bytes_make_it_panic(line: Vec<u8>) {
             let mut counters = Counters::default();
-            counters.take_vmstat(&line);
-            counters.take_meminfo(&line);
+            counters.take_named(&line);
             counters.take_buddyinfo(&line);
         }
     }

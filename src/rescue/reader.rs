@@ -2,6 +2,7 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -9,8 +10,8 @@ use rustix::io::write;
 
 use super::clock::now;
 use super::drill;
-use super::entry::{Line, NOTICE_WORDS, Notice};
-use super::exchange::{Exchange, Job, clear_wakeup};
+use super::entry::{JOB_WORDS, Job, Line, NOTICE_WORDS, Notice};
+use super::exchange::{Exchange, clear_wakeup, wake};
 use super::ladder::{Ladder, Order, Reaction};
 use super::ring::Producer;
 use super::settings::Edition;
@@ -24,12 +25,13 @@ const BATCH: usize = 256;
 const RETRY: Duration = Duration::from_secs(1);
 
 /// State of the reader, allocated before it is armed.
-pub(super) struct Reader {
+pub(super) struct KmsgReader {
     pub(super) edition: Arc<Edition>,
     pub(super) ladder: Ladder,
     pub(super) drills: Ladder,
     pub(super) exchange: Arc<Exchange>,
     pub(super) notices: Producer<Notice, NOTICE_WORDS>,
+    pub(super) jobs: Producer<Job, JOB_WORDS>,
     pub(super) watchdog: Option<Watchdog>,
     pub(super) sequence: Sequence,
     pub(super) record: Box<[u8]>,
@@ -52,7 +54,7 @@ pub struct Watchdog {
     pub fed: Monotonic,
 }
 
-impl Reader {
+impl KmsgReader {
     /// Runs until stopped. Allocates nothing; its only system calls are poll, read and write.
     pub(super) fn run(mut self) {
         while !self.exchange.is_stopping() {
@@ -71,17 +73,13 @@ impl Reader {
 
     fn wait(&self) {
         let until = self.next_deadline();
-        let timeout = until.map(|until| timespec(until.since(now())));
+        let timeout = until.and_then(|until| Timespec::try_from(until.since(now())).ok());
         let wake = PollFd::new(&self.exchange.to_reader, PollFlags::IN);
-        // Errors are irrelevant: all sources are checked afterwards.
         let kmsg = self.edition.settings.kmsg.as_deref();
-        let _ = match kmsg.filter(|_| !self.failed) {
-            Some(kmsg) => poll(
-                &mut [wake, PollFd::new(kmsg, PollFlags::IN)],
-                timeout.as_ref(),
-            ),
-            None => poll(&mut [wake], timeout.as_ref()),
-        };
+        let kmsg = kmsg.filter(|_| !self.failed);
+        let log = kmsg.map_or(wake.clone(), |kmsg| PollFd::new(kmsg, PollFlags::IN));
+        // Errors are irrelevant: all sources are checked afterwards.
+        let _ = poll(&mut [wake, log], timeout.as_ref());
     }
 
     fn next_deadline(&self) -> Option<Monotonic> {
@@ -95,7 +93,7 @@ impl Reader {
 
     /// Also run at the start. Keeps limits and the action in flight; disabling ends the incident.
     pub(super) fn take_settings(&mut self) {
-        let Some(edition) = self.exchange.take_settings() else {
+        let Some(edition) = self.exchange.settings.take() else {
             return;
         };
         let (old, new) = (&self.edition.settings, &edition.settings);
@@ -111,9 +109,8 @@ impl Reader {
                 // It will not be carried out; the ladder must not wait for it.
                 self.ladder.action_done(now(), Outcome::DryRun);
             }
-            let ended = self.ladder.give_up();
             let reaction = Reaction {
-                ended,
+                ended: self.ladder.give_up(),
                 ..Reaction::default()
             };
             self.react(reaction, now());
@@ -122,7 +119,7 @@ impl Reader {
     }
 
     fn take_done(&mut self) {
-        let Some(outcome) = self.exchange.take_done() else {
+        let Some(outcome) = self.exchange.done.take() else {
             return;
         };
         match self.at_work.take() {
@@ -135,8 +132,9 @@ impl Reader {
     }
 
     fn take_triggers(&mut self) {
-        for (trigger, times) in self.exchange.take_triggers() {
-            if times > 0 && self.edition.settings.enabled {
+        let exchange = Arc::clone(&self.exchange);
+        for trigger in exchange.take_triggers() {
+            if self.edition.settings.enabled {
                 let time = now();
                 let reaction = self.ladder.matched(time, trigger);
                 self.react(reaction, time);
@@ -152,7 +150,7 @@ impl Reader {
             match kmsg.read(&mut self.record) {
                 Read::Record(length) => {
                     self.source(0);
-                    self.exchange.count_record();
+                    self.exchange.records.fetch_add(1, Ordering::Relaxed);
                     self.take_record(length);
                 }
                 Read::Nothing => return,
@@ -181,7 +179,7 @@ impl Reader {
             return;
         };
         if let Arrival::New { lost: lost @ 1.. } = self.sequence.arrived(record.sequence) {
-            self.exchange.count_lost(lost);
+            self.exchange.lost.fetch_add(lost, Ordering::Relaxed);
         }
         if record.piece == Piece::Further {
             return;
@@ -228,8 +226,7 @@ impl Reader {
             return;
         }
         if let Some(order) = self.drills.matched(time, Trigger::Drill).order {
-            self.at_work = Some(true);
-            self.exchange.give(&Job {
+            self.start_job(&Job {
                 order,
                 drill: true,
                 dry_run: !acts,
@@ -259,13 +256,19 @@ impl Reader {
             self.waiting = Some((order, read));
             return;
         }
-        self.at_work = Some(false);
-        self.exchange.give(&Job {
+        self.start_job(&Job {
             order,
             drill: false,
             dry_run: self.edition.settings.dry_run,
             read,
         });
+    }
+
+    /// The actor must be idle.
+    fn start_job(&mut self, job: &Job) {
+        self.at_work = Some(job.drill);
+        self.jobs.push(job);
+        wake(&self.exchange.to_actor);
     }
 
     fn feed_watchdog(&mut self) {
@@ -277,12 +280,5 @@ impl Reader {
             // If the socket is full, enough messages are pending.
             let _ = write(&dog.socket, b"WATCHDOG=1");
         }
-    }
-}
-
-fn timespec(duration: Duration) -> Timespec {
-    Timespec {
-        tv_sec: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
-        tv_nsec: duration.subsec_nanos().into(),
     }
 }

@@ -15,6 +15,7 @@
 //!   between words and owner: if it read even one word of a later entry, it also reads that entry's
 //!   owner, or a later one.
 
+use std::marker::PhantomData;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 
@@ -32,13 +33,14 @@ struct Slot<const W: usize> {
     words: [AtomicU64; W],
 }
 
-struct Shared<const W: usize> {
+struct Shared<T, const W: usize> {
     slots: Box<[Slot<W>]>,
     /// Number of completed entries, including overwritten ones.
     pushed: AtomicU64,
+    entry: PhantomData<fn(T) -> T>,
 }
 
-impl<const W: usize> Shared<W> {
+impl<T, const W: usize> Shared<T, W> {
     fn slot(&self, number: u64) -> Option<&Slot<W>> {
         let at = number.checked_rem(self.capacity())?;
         self.slots.get(usize::try_from(at).ok()?)
@@ -51,17 +53,15 @@ impl<const W: usize> Shared<W> {
 
 /// The writing side.
 pub struct Producer<T, const W: usize> {
-    shared: Arc<Shared<W>>,
+    shared: Arc<Shared<T, W>>,
     next: u64,
-    entry: std::marker::PhantomData<fn(T)>,
 }
 
 /// The reading side.
 pub struct Consumer<T, const W: usize> {
-    shared: Arc<Shared<W>>,
+    shared: Arc<Shared<T, W>>,
     next: u64,
     lost: u64,
-    entry: std::marker::PhantomData<fn() -> T>,
 }
 
 /// Creates a ring of `slots` entries, at least one. Allocates all its memory.
@@ -73,19 +73,14 @@ pub fn ring<T: Packed<W>, const W: usize>(slots: usize) -> (Producer<T, W>, Cons
     let shared = Arc::new(Shared {
         slots: (0..slots.max(1)).map(slot).collect(),
         pushed: AtomicU64::new(0),
+        entry: PhantomData,
     });
     let producer = Producer {
         shared: Arc::clone(&shared),
         next: 0,
-        entry: std::marker::PhantomData,
     };
-    let consumer = Consumer {
-        shared,
-        next: 0,
-        lost: 0,
-        entry: std::marker::PhantomData,
-    };
-    (producer, consumer)
+    let (next, lost) = (0, 0);
+    (producer, Consumer { shared, next, lost })
 }
 
 impl<T: Packed<W>, const W: usize> Producer<T, W> {

@@ -8,7 +8,7 @@ use crate::klog::kmsg::Kmsg;
 
 /// Allocated and freed by the slow side.
 #[derive(Debug)]
-pub struct Settings {
+pub struct FastSettings {
     /// Whether to act. If false, an open incident is abandoned.
     pub enabled: bool,
     /// Whether to skip the write itself.
@@ -25,5 +25,5 @@ pub struct Settings {
 #[derive(Debug)]
 pub(super) struct Edition {
     pub(super) number: u64,
-    pub(super) settings: Settings,
+    pub(super) settings: FastSettings,
 }

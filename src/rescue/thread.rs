@@ -11,16 +11,16 @@ use std::thread::{Builder, JoinHandle};
 use super::actor::{Actor, VmSysctls};
 use super::clock::now;
 use super::drill;
-use super::entry::{NOTICE_WORDS, Notice, REPORT_WORDS, Report};
-use super::exchange::{Exchange, Job};
-use super::ladder::{Ladder, LadderError, Order};
+use super::entry::{Job, NOTICE_WORDS, Notice, REPORT_WORDS, Report};
+use super::exchange::Exchange;
+use super::ladder::{Ladder, LadderError};
 use super::proof::Counters;
-use super::reader::{Reader, Watchdog};
+use super::reader::{KmsgReader, Watchdog};
 use super::ring::{Consumer, ring};
-use super::settings::{Edition, Settings};
+use super::settings::{Edition, FastSettings};
 use crate::klog::kmsg::RECORD_MAX;
 use crate::klog::{RuleId, Sequence};
-use crate::model::{IncidentId, Monotonic, RescueStep, Trigger};
+use crate::model::{Monotonic, Trigger};
 use crate::sys::realtime::{SchedPolicy, lock_memory, raise_policy, touch_stack};
 
 /// Entries per ring: some minutes of an incident at full rate, or a storm of matches. The slow side
@@ -35,7 +35,7 @@ const WARM_UP_RECORD: &[u8] = b"6,0,18446744073709551615,-;warm-up \\x41\n SUBSY
 #[derive(Debug)]
 pub struct Setup {
     /// Settings that [`FastSide::change`] can replace.
-    pub settings: Settings,
+    pub settings: FastSettings,
     /// Mount point of procfs.
     pub proc: PathBuf,
     /// systemd's watchdog; `None` if it is off.
@@ -90,16 +90,18 @@ impl FastSide {
         let exchange = Arc::new(Exchange::new().map_err(StartError::Threads)?);
         let (notice_ring, notices) = ring(RING);
         let (report_ring, reports) = ring(RING);
+        let (job_ring, jobs) = ring(1);
         let edition = Arc::new(Edition {
             number: 0,
             settings: setup.settings,
         });
-        let reader = Reader {
+        let reader = KmsgReader {
             ladder: Ladder::new(Arc::clone(&edition.settings.ladder))?,
             edition: Arc::clone(&edition),
             drills: Ladder::new(drill::ladder())?,
             exchange: Arc::clone(&exchange),
             notices: notice_ring,
+            jobs: job_ring,
             watchdog: setup.watchdog,
             sequence: Sequence::default(),
             record: vec![0; RECORD_MAX].into_boxed_slice(),
@@ -111,6 +113,7 @@ impl FastSide {
         let actor = Actor {
             sysctls,
             exchange: Arc::clone(&exchange),
+            jobs,
             reports: report_ring,
             before: Counters::default(),
             before_at: Monotonic::default(),
@@ -126,7 +129,13 @@ impl FastSide {
                 warm_up_actor,
                 Actor::run,
             )?,
-            spawn("rescue-reader", armed, reader, warm_up_reader, Reader::run)?,
+            spawn(
+                "rescue-reader",
+                armed,
+                reader,
+                warm_up_reader,
+                KmsgReader::run,
+            )?,
         ];
         // Both send before they run; the channel closes early if one has died.
         let priority = arming.iter().take(2).max_by_key(|priority| *priority as u8);
@@ -148,7 +157,7 @@ impl FastSide {
     ///
     /// # Errors
     /// If the settings of the ladder are invalid; the former ones then stay.
-    pub fn change(&mut self, settings: Settings) -> Result<(), LadderError> {
+    pub fn change(&mut self, settings: FastSettings) -> Result<(), LadderError> {
         settings.ladder.check()?;
         let number = self.editions.last().map_or(0, |last| last.number + 1);
         let edition = Arc::new(Edition { number, settings });
@@ -217,22 +226,17 @@ fn spawn<T: Send + 'static>(
 }
 
 fn warm_up_actor(actor: &mut Actor) {
-    let order = Order {
-        incident: IncidentId(0),
-        step: RescueStep::DropSlab,
-        number: 0,
-    };
     actor.carry_out(&Job {
-        order,
         drill: true,
         dry_run: true,
         read: now(),
+        ..Job::default()
     });
     // The reader did not order it.
-    let _ = actor.exchange.take_done();
+    let _ = actor.exchange.done.take();
 }
 
-fn warm_up_reader(reader: &mut Reader) {
+fn warm_up_reader(reader: &mut KmsgReader) {
     reader.exchange.offer(Arc::clone(&reader.edition));
     reader.take_settings();
     if let Some(place) = reader.record.get_mut(..WARM_UP_RECORD.len()) {

@@ -1,83 +1,92 @@
-//! The layout of a ring's entry, written once for both directions.
+//! The layout of ring entries: each type lists its words once, for both directions.
 
-/// A cursor that fills or reads the words of an entry; past the last word, it does nothing.
-pub(super) enum Words<'a> {
-    /// Copies values into the words.
-    Fill(&'a mut [u64]),
-    /// Replaces values by the words.
-    Read(&'a [u64]),
+use crate::klog::{KernelTime, RuleId};
+use crate::model::{IncidentId, Monotonic, Outcome, RescueStep, Trigger};
+
+/// A value that consists of words.
+pub(super) trait Words {
+    /// Calls `on_word` with each word; the value takes on the words that it leaves.
+    fn each(&mut self, on_word: &mut dyn FnMut(&mut u64));
 }
 
-impl Words<'_> {
-    fn word(&mut self, value: &mut u64) {
-        match self {
-            Words::Fill(words) => {
-                if let Some((word, rest)) = std::mem::take(words).split_first_mut() {
-                    *word = *value;
-                    *words = rest;
-                }
+/// The words of a value: those that fit, and zeros behind them.
+pub(super) fn to_words<const W: usize>(mut value: impl Words) -> [u64; W] {
+    let mut words = [0; W];
+    let mut places = words.iter_mut();
+    value.each(&mut |word| places.next().into_iter().for_each(|place| *place = *word));
+    words
+}
+
+/// Replaces the words of a value; those that are missing stay.
+pub(super) fn from_words<T: Words>(mut value: T, words: &[u64]) -> T {
+    let mut words = words.iter();
+    value.each(&mut |word| words.next().into_iter().for_each(|new| *word = *new));
+    value
+}
+
+impl Words for u64 {
+    fn each(&mut self, on_word: &mut dyn FnMut(&mut u64)) {
+        on_word(self);
+    }
+}
+
+impl<const N: usize> Words for [u64; N] {
+    fn each(&mut self, on_word: &mut dyn FnMut(&mut u64)) {
+        self.iter_mut().for_each(on_word);
+    }
+}
+
+macro_rules! smaller_numbers {
+    ($($type:ty)+) => {
+        $(impl Words for $type {
+            fn each(&mut self, on_word: &mut dyn FnMut(&mut u64)) {
+                let mut word = u64::from(*self);
+                on_word(&mut word);
+                *self = <$type>::try_from(word).unwrap_or(*self);
             }
-            Words::Read(words) => {
-                if let Some((word, rest)) = words.split_first() {
-                    *value = *word;
-                    *words = rest;
-                }
+        })+
+    };
+}
+smaller_numbers! { u16 u32 }
+
+/// Types with few values; the word is the index.
+macro_rules! choices {
+    ($($type:ty: $all:expr;)+) => {
+        $(impl Words for $type {
+            fn each(&mut self, on_word: &mut dyn FnMut(&mut u64)) {
+                let all = $all;
+                let mut word = all.iter().position(|one| one == self).unwrap_or(0) as u64;
+                on_word(&mut word);
+                let index = usize::try_from(word).unwrap_or(usize::MAX);
+                *self = all.get(index).copied().unwrap_or(*self);
             }
-        }
-    }
-
-    pub(super) fn number<T: Copy + Into<u64> + TryFrom<u64>>(&mut self, value: &mut T) {
-        let mut word = (*value).into();
-        self.word(&mut word);
-        *value = T::try_from(word).unwrap_or(*value);
-    }
-
-    pub(super) fn flag(&mut self, value: &mut bool) {
-        let mut word = u64::from(*value);
-        self.word(&mut word);
-        *value = word != 0;
-    }
-
-    /// Transfers a value as its index in `all`.
-    pub(super) fn one_of<T: Copy + PartialEq, const N: usize>(
-        &mut self,
-        all: &[T; N],
-        value: &mut T,
-    ) {
-        let mut word = place(all, *value);
-        self.word(&mut word);
-        *value = from(all, word);
-    }
-
-    /// Transfers eight bytes per word.
-    pub(super) fn bytes(&mut self, bytes: &mut [u8]) {
-        for part in bytes.chunks_mut(8) {
-            let mut buffer = [0; 8];
-            buffer
-                .iter_mut()
-                .zip(&*part)
-                .for_each(|(to, from)| *to = *from);
-            let mut word = u64::from_le_bytes(buffer);
-            self.word(&mut word);
-            let from = word.to_le_bytes();
-            part.iter_mut().zip(from).for_each(|(to, from)| *to = from);
-        }
-    }
+        })+
+    };
+}
+choices! {
+    bool: [false, true];
+    RescueStep: RescueStep::ALL;
+    Outcome: Outcome::ALL;
+    Trigger: Trigger::ALL;
 }
 
-/// Index of a value in `all`; the inverse of [`from`].
-pub(super) fn place<T: PartialEq>(all: &[T], one: T) -> u64 {
-    let place = all.iter().position(|other| *other == one);
-    place
-        .and_then(|place| u64::try_from(place).ok())
-        .unwrap_or(0)
+/// Types whose words are those of their fields, in this order. A list that lacks one is an error.
+macro_rules! fields {
+    ($($type:ident { $($field:tt)+ })+) => {
+        $(impl Words for $type {
+            fn each(&mut self, on_word: &mut dyn FnMut(&mut u64)) {
+                let $type { $($field: _),+ } = self;
+                $(self.$field.each(on_word);)+
+            }
+        })+
+    };
 }
-
-/// The value at an index returned by [`place`].
-pub(super) fn from<T: Copy, const N: usize>(all: &[T; N], place: u64) -> T {
-    const { assert!(N > 0) };
-    let place = usize::try_from(place).unwrap_or(0);
-    all.get(place).copied().unwrap_or(all[0])
+pub(super) use fields;
+fields! {
+    Monotonic { 0 }
+    KernelTime { 0 }
+    IncidentId { 0 }
+    RuleId { 0 }
 }
 
 #[cfg(test)]
@@ -85,27 +94,37 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    #[derive(Debug, Clone, Copy, Default, PartialEq)]
+    struct Mixed {
+        first: u64,
+        small: u16,
+        flag: bool,
+        step: RescueStep,
+        rest: [u64; 3],
+    }
+
+    fields! {
+        Mixed { first small flag step rest }
+    }
+
     proptest! {
         #[test]
-        fn what_is_filled_is_read(first: u64, small: u16, flag: bool, text: [u8; 20], size in 0_usize..9) {
-            let mut words = vec![0; size];
-            let fill = &mut Words::Fill(&mut words);
-            fill.number(&mut first.clone());
-            fill.number(&mut small.clone());
-            fill.flag(&mut flag.clone());
-            fill.bytes(&mut text.clone());
-            let (mut read_first, mut read_small, mut read_flag, mut read_text) = (0_u64, 0_u16, false, [0; 20]);
-            let read = &mut Words::Read(&words);
-            read.number(&mut read_first);
-            read.number(&mut read_small);
-            read.flag(&mut read_flag);
-            read.bytes(&mut read_text);
-            prop_assert_eq!(read_first, if size > 0 { first } else { 0 });
-            prop_assert_eq!(read_small, if size > 1 { small } else { 0 });
-            prop_assert_eq!(read_flag, size > 2 && flag);
-            let fits = (size.saturating_sub(3) * 8).min(20);
-            prop_assert_eq!(&read_text[..fits], &text[..fits]);
-            prop_assert!(read_text[fits..].iter().all(|byte| *byte == 0));
+        fn what_is_written_is_read(first: u64, small: u16, flag: bool, step in 0_usize..3, rest: [u64; 3]) {
+            let step = RescueStep::ALL[step];
+            let mixed = Mixed { first, small, flag, step, rest };
+            prop_assert_eq!(from_words(Mixed::default(), &to_words::<7>(mixed)), mixed);
+            prop_assert_eq!(from_words(Mixed::default(), &to_words::<9>(mixed)), mixed);
+            // Words that do not fit are left out.
+            let cut = Mixed { step: RescueStep::default(), rest: [0; 3], ..mixed };
+            prop_assert_eq!(from_words(Mixed::default(), &to_words::<3>(mixed)), cut);
+        }
+
+        #[test]
+        fn words_of_no_value_change_nothing(words: [u64; 7]) {
+            let read = from_words(Mixed::default(), &words);
+            prop_assert_eq!(read.first, words[0]);
+            prop_assert_eq!(u64::from(read.small), if words[1] <= 0xffff { words[1] } else { 0 });
+            prop_assert_eq!(read.flag, words[2] == 1);
         }
     }
 }

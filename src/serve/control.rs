@@ -47,22 +47,15 @@ pub struct Pages {
 /// A request for the plan in force.
 #[derive(Debug)]
 pub struct PlanRequest {
-    /// The form of text for a terminal; `None` for JSON.
-    pub text: Option<PlanText>,
+    /// The columns of a plan as text, 0 for no limit; `None` for JSON.
+    pub columns: Option<u16>,
     /// Receives the answer.
     pub answer: oneshot::Sender<String>,
 }
 
-/// A plan as text.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PlanText {
-    /// The width of the terminal, if there is one.
-    pub width: Option<u16>,
-}
-
 #[derive(Debug, Deserialize)]
 struct PlanQuery {
-    /// The number of columns of a plan as text; 0 for no limit.
+    /// As [`PlanRequest::columns`].
     width: Option<u16>,
 }
 
@@ -89,8 +82,14 @@ pub fn router(pages: Pages) -> Router {
         .route("/v1/status", get(status))
         .route("/v1/history", get(history))
         .route("/v1/plan", get(plan))
-        .route("/v1/pause", post(pause))
-        .route("/v1/resume", post(resume))
+        .route(
+            "/v1/pause",
+            post(|pages, peer| set_pause(true, pages, peer)),
+        )
+        .route(
+            "/v1/resume",
+            post(|pages, peer| set_pause(false, pages, peer)),
+        )
         .with_state(pages)
 }
 
@@ -127,16 +126,19 @@ async fn history(
 }
 
 async fn plan(State(pages): State<Pages>, Query(query): Query<PlanQuery>) -> Response {
-    let text = query.width.map(|width| PlanText {
-        width: Some(width).filter(|width| *width > 0),
-    });
     let (answer, plan) = oneshot::channel();
+    let columns = query.width;
     let asked = async {
-        pages.plans.send(PlanRequest { text, answer }).await.ok()?;
+        let request = PlanRequest { columns, answer };
+        pages.plans.send(request).await.ok()?;
         plan.await.ok()
     };
+    let kind = match columns {
+        Some(_) => "text/plain; charset=utf-8",
+        None => "application/json",
+    };
     match tokio::time::timeout(READ_TIMEOUT, asked).await {
-        Ok(Some(plan)) => ([(header::CONTENT_TYPE, kind(text))], plan).into_response(),
+        Ok(Some(plan)) => ([(header::CONTENT_TYPE, kind)], plan).into_response(),
         _ => refuse(
             StatusCode::GATEWAY_TIMEOUT,
             "no plan is available: the state directory does not answer, or the daemon is shutting down",
@@ -144,23 +146,12 @@ async fn plan(State(pages): State<Pages>, Query(query): Query<PlanQuery>) -> Res
     }
 }
 
-fn kind(text: Option<PlanText>) -> &'static str {
-    match text {
-        Some(_) => "text/plain; charset=utf-8",
-        None => "application/json",
-    }
-}
-
-async fn pause(State(pages): State<Pages>, ConnectInfo(peer): ConnectInfo<Peer>) -> Response {
-    set_pause(pages, true, peer).await
-}
-
-async fn resume(State(pages): State<Pages>, ConnectInfo(peer): ConnectInfo<Peer>) -> Response {
-    set_pause(pages, false, peer).await
-}
-
 /// Effective at once in memory, and recorded on disk for the next start.
-async fn set_pause(pages: Pages, paused: bool, peer: Peer) -> Response {
+async fn set_pause(
+    paused: bool,
+    State(pages): State<Pages>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+) -> Response {
     let verb = if paused { "paused" } else { "resumed" };
     info!("defragmentation is {verb} by {peer}");
     pages.status.pause(paused);
@@ -249,38 +240,34 @@ pub fn listen(control: &Control) -> io::Result<(UnixListener, SocketFile)> {
     let draft = path.with_file_name(name);
     let _ = fs::remove_file(&draft);
     let listener = net::UnixListener::bind(&draft)?;
-    let adopted = chown(&draft, None, Some(group))
-        .map_err(io::Error::from)
-        .and_then(|()| fs::set_permissions(&draft, Permissions::from_mode(MODE)))
-        .and_then(|()| fs::rename(&draft, &path));
-    if let Err(error) = adopted {
-        let _ = fs::remove_file(&draft);
-        return Err(error);
-    }
+    let publish = || {
+        chown(&draft, None, Some(group))?;
+        fs::set_permissions(&draft, Permissions::from_mode(MODE))?;
+        fs::rename(&draft, &path)
+    };
+    publish().inspect_err(|_| drop(fs::remove_file(&draft)))?;
     let file = SocketFile(path);
     listener.set_nonblocking(true)?;
     Ok((UnixListener::from_std(listener)?, file))
 }
 
 fn check_free(path: &Path) -> io::Result<()> {
-    let there = match fs::symlink_metadata(path) {
-        Ok(there) => there,
+    match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(error),
-    };
-    if !there.file_type().is_socket() {
-        return Err(io::Error::new(
-            io::ErrorKind::AlreadyExists,
-            "something lies there that is no socket; remove it or set control.socket",
-        ));
+        Ok(there) if !there.file_type().is_socket() => {
+            let what = "something lies there that is no socket; remove it or set control.socket";
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, what));
+        }
+        Ok(_) => {}
     }
-    if net::UnixStream::connect(path).is_ok() {
-        return Err(io::Error::new(
-            io::ErrorKind::AddrInUse,
-            "another daemon answers there",
-        ));
+    match net::UnixStream::connect(path) {
+        Ok(_) => {
+            let what = "another daemon answers there";
+            Err(io::Error::new(io::ErrorKind::AddrInUse, what))
+        }
+        Err(_) => Ok(()),
     }
-    Ok(())
 }
 
 /// A numeric group, or the GID from group(5).

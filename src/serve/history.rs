@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::history::{ImageInfo, PastSeverity, ReadError, Reader, Reading};
+use crate::history::{HistoryReader, ImageInfo, PastSeverity, ReadError, Reading};
 use crate::model::path::shown;
 use crate::model::{Bytes, ExtentCount, RunRecord, UnixTime};
 
@@ -29,25 +29,21 @@ pub struct HistoryQuery {
 pub struct HistoryResponse {
     /// The version of this format.
     pub schema: u32,
-    /// The path, on one line.
+    /// On one line.
     pub path: String,
     /// The name of the VM that has the image open now.
     pub vm: Option<String>,
     /// The UUID of the file system, or its substitute.
     pub filesystem: String,
-    /// The inode.
     pub inode: u64,
-    /// When the image was first seen.
     pub first_seen: UnixTime,
-    /// The length at the last count.
+    /// At the last count, as the next one.
     pub size_bytes: Option<Bytes>,
-    /// The disk space allocated then.
     pub allocated_bytes: Option<Bytes>,
-    /// The counts, oldest first.
+    /// Oldest first.
     pub readings: Vec<Reading>,
-    /// The defragmentations, newest first.
+    /// Newest first, as the next ones.
     pub runs: Vec<Run>,
-    /// Changes of the severity, newest first.
     pub severities: Vec<PastSeverity>,
 }
 
@@ -55,17 +51,12 @@ pub struct HistoryResponse {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Run {
-    /// When it began.
     pub at: UnixTime,
-    /// The duration.
     pub seconds: f64,
-    /// The engine.
     pub engine: String,
-    /// Extents before.
+    /// Extents before and after.
     pub from: ExtentCount,
-    /// Extents after.
     pub to: ExtentCount,
-    /// The outcome.
     pub outcome: String,
     /// The reason for the outcome, as text.
     pub reason: String,
@@ -94,7 +85,7 @@ pub enum HistoryError {
 
 /// Answers a query from the database, which has no VMs.
 pub fn read(database: &Path, query: &HistoryQuery) -> Result<HistoryResponse, HistoryError> {
-    let reader = Reader::open(database)?;
+    let reader = HistoryReader::open(database)?;
     let image = find(reader.images()?, &query.image)?;
     let readings = reader.readings(image.id, query.since, MOST_READINGS)?;
     let mut runs = reader.runs(Some(image.id), MOST_EVENTS)?;
@@ -167,7 +158,6 @@ mod tests {
                 generation: 0,
             },
             path: PathBuf::from(path),
-            format: None,
             first_seen: UnixTime(0),
             last: Some(LastSample {
                 point: Point {

@@ -11,10 +11,10 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{Html, IntoResponse};
 use axum::{Router, routing::get};
-use hyper::body::{Frame, SizeHint};
+use hyper::body::Frame;
 
-use super::shared_status::SharedStatus;
-use crate::model::ExtentCount;
+use super::shared_status::{Page, SharedStatus};
+use crate::table::counted;
 
 /// The text format of Prometheus (<https://prometheus.io/docs/instrumenting/exposition_formats/>).
 const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -29,14 +29,14 @@ pub fn router(status: Arc<SharedStatus>) -> Router {
 }
 
 async fn metrics(State(status): State<Arc<SharedStatus>>) -> impl IntoResponse {
-    let body = Body::new(Chunks(status.metrics().into_iter()));
+    let body = Body::new(Written(status.metrics()));
     ([(header::CONTENT_TYPE, METRICS_TYPE)], body)
 }
 
-/// A body in chunks, so that the text of all images is not copied for each scrape.
-struct Chunks(std::array::IntoIter<Bytes, 2>);
+/// A body that is written while it is sent.
+struct Written(Page);
 
-impl hyper::body::Body for Chunks {
+impl hyper::body::Body for Written {
     type Data = Bytes;
     type Error = Infallible;
 
@@ -46,49 +46,41 @@ impl hyper::body::Body for Chunks {
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         Poll::Ready(self.0.next().map(|chunk| Ok(Frame::data(chunk))))
     }
-
-    fn size_hint(&self) -> SizeHint {
-        let length: usize = self.0.as_slice().iter().map(Bytes::len).sum();
-        SizeHint::with_exact(length as u64)
-    }
 }
 
 /// 200 while no sweep is overdue. A hanging file system has its own metric and does not count.
 async fn health(State(status): State<Arc<SharedStatus>>) -> (StatusCode, String) {
-    match status.overdue() {
+    match status.status().daemon.sweep_overdue_seconds {
         None => (StatusCode::OK, "ok\n".to_owned()),
         Some(overdue) => (
             StatusCode::SERVICE_UNAVAILABLE,
-            format!(
-                "the sweep over all images is overdue by {} s\n",
-                overdue.as_secs()
-            ),
+            format!("the sweep over all images is overdue by {overdue} s\n"),
         ),
     }
 }
 
 async fn landing(State(status): State<Arc<SharedStatus>>) -> Html<String> {
-    let snapshot = status.snapshot();
+    let status = status.status();
     let mut page = String::from(HEAD);
     // Writing to a String cannot fail, here and below.
     let _ = write!(
         page,
         "<p>{} watched by fragwatch {}. \
          <a href=\"/metrics\">metrics</a> · <a href=\"/healthz\">health</a></p>",
-        images(snapshot.images.total),
+        counted(status.images.total as u64, "image"),
         env!("CARGO_PKG_VERSION")
     );
-    for (mount, since) in status.stalled() {
+    for stalled in &status.stalled {
         let _ = write!(
             page,
             "<p class=\"critical\">The file system {} has not answered for {} s; its counts are old.</p>",
-            escaped(&mount),
-            since.as_secs()
+            escaped(&stalled.mount),
+            stalled.seconds
         );
     }
-    if !snapshot.worst.is_empty() {
+    if !status.worst.is_empty() {
         page.push_str("<table><tr><th>Image<th>Extents<th>Severity");
-        for row in &snapshot.worst {
+        for row in &status.worst {
             let _ = write!(
                 page,
                 "<tr><td>{}<td class=\"number\">{}<td class=\"{severity}\">{severity}",
@@ -112,11 +104,6 @@ th,td{padding:.25rem .75rem .25rem 0;border-bottom:1px solid #8884;overflow-wrap
 .number,th:nth-child(2){text-align:right;font-variant-numeric:tabular-nums}\
 td.ok{color:#2a7d2a}.warning{color:#b36b00}.critical{color:#c62828;font-weight:600}\
 </style></head><body><h1>fragwatch</h1>";
-
-fn images(number: usize) -> String {
-    let plural = if number == 1 { "" } else { "s" };
-    format!("{} image{plural}", ExtentCount(number as u64))
-}
 
 /// A file name may contain markup.
 fn escaped(text: &str) -> String {

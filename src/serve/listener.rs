@@ -17,9 +17,8 @@ use tokio::net::unix::UCred;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
-/// Interval of a connection's timeout checks. If all are in use, one idle that long may be
-/// replaced.
-pub const TICK: Duration = Duration::from_millis(250);
+/// If all connections are in use, one that has been idle that long may be replaced.
+const TICK: Duration = Duration::from_millis(250);
 
 /// Limits for connections.
 #[derive(Debug, Clone, Copy)]
@@ -29,7 +28,7 @@ pub struct Limits {
     pub connections: usize,
     /// From the connection, or the first byte of a further request, to the end of the request head.
     pub request: Duration,
-    /// Without a byte in either direction; [`TICK`] while all connections are taken.
+    /// Without a byte in either direction.
     pub idle: Duration,
     /// From the first byte to the last, over all requests.
     pub lifetime: Duration,
@@ -114,7 +113,7 @@ impl<L: Listener> Listener for Bounded<L> {
     async fn accept(&mut self) -> (Self::Io, Self::Addr) {
         let (io, address) = self.listener.accept().await;
         let permit = self.permit().await;
-        let connection = Connection::new(io, self.limits, Arc::clone(&self.free), permit);
+        let connection = Connection::new(io, self.limits, permit);
         self.open.push_back(Arc::downgrade(&connection.progress));
         (connection, address)
     }
@@ -173,17 +172,11 @@ pub struct Connection<I> {
     end: Instant,
     progress: Arc<Mutex<Progress>>,
     alarm: Pin<Box<Sleep>>,
-    free: Arc<Semaphore>,
     _permit: Option<OwnedSemaphorePermit>,
 }
 
 impl<I> Connection<I> {
-    fn new(
-        io: I,
-        limits: Limits,
-        free: Arc<Semaphore>,
-        permit: Option<OwnedSemaphorePermit>,
-    ) -> Self {
+    fn new(io: I, limits: Limits, permit: Option<OwnedSemaphorePermit>) -> Self {
         let now = Instant::now();
         Connection {
             io,
@@ -198,8 +191,7 @@ impl<I> Connection<I> {
                 closed: false,
                 waker: None,
             })),
-            alarm: Box::pin(sleep_until(now + TICK)),
-            free,
+            alarm: Box::pin(sleep_until(now + limits.request)),
             _permit: permit,
         }
     }
@@ -212,23 +204,27 @@ impl<I> Connection<I> {
         note: impl FnOnce(&mut Progress, Instant),
     ) -> Poll<io::Result<T>> {
         let now = Instant::now();
-        let full = self.free.available_permits() == 0;
         let mut progress = lock(&self.progress);
-        let may_go_on = now < self.end && !progress.closed;
-        if outcome.is_ready() && may_go_on {
+        if outcome.is_ready() && now < self.end && !progress.closed {
             progress.last = now;
             note(&mut progress, now);
             return outcome;
         }
         progress.waker = Some(context.waker().clone());
-        let idle = now.duration_since(progress.last);
-        let late = !progress.is_asked && now.duration_since(progress.began) >= self.limits.request;
-        drop(progress);
-        if may_go_on && !late && idle < self.limits.idle && !(full && idle >= TICK) {
-            loop {
-                ready!(self.alarm.as_mut().poll(context));
-                self.alarm.as_mut().reset(now + TICK);
+        let mut due = self.end.min(progress.last + self.limits.idle);
+        if !progress.is_asked {
+            due = due.min(progress.began + self.limits.request);
+        }
+        if now < due && !progress.closed {
+            drop(progress);
+            // Set only if it has to go off earlier or has gone off: a timer costs more than a look.
+            if due < self.alarm.deadline() || self.alarm.is_elapsed() {
+                self.alarm.as_mut().reset(due);
             }
+            ready!(self.alarm.as_mut().poll(context));
+            // The time was over between the two looks at the clock, or it was prolonged meanwhile.
+            context.waker().wake_by_ref();
+            return Poll::Pending;
         }
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }

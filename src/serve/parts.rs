@@ -109,11 +109,9 @@ pub struct Parts(BTreeMap<Part, State>);
 /// A part in `status`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PartStatus {
-    /// The name.
     pub part: String,
     /// `up`, `off`, `impaired` or `down`.
     pub state: String,
-    /// The severity of the state.
     pub severity: Severity,
     /// Why it is not up.
     pub reason: Option<String>,
@@ -132,11 +130,9 @@ impl Parts {
 
     /// The parts that are not switched off, and the severities of their states.
     pub fn severities(&self) -> impl Iterator<Item = (&Part, Severity)> {
-        let on = |(_, state): &(&Part, &State)| !matches!(state, State::Off(_));
-        self.0
-            .iter()
-            .filter(on)
-            .map(|(part, state)| (part, severity(part, state)))
+        let parts = self.0.iter();
+        let on = parts.filter(|(_, state)| !matches!(state, State::Off(_)));
+        on.map(|(part, state)| (part, severity(part, state)))
     }
 
     /// All parts, for `status` and `check`.
@@ -176,17 +172,14 @@ impl PartStatus {
 
 impl fmt::Display for PartStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let part = self.part.replace('_', " ");
         // A path keeps its underscores.
-        let part = match self.part.split_once(' ') {
-            Some((_, path)) => format!("log file {path}"),
-            None => part,
-        };
-        write!(f, "{part} {}", self.state)?;
-        match &self.reason {
-            Some(reason) => write!(f, ": {reason}"),
-            None => Ok(()),
-        }
+        let (part, path) = self
+            .part
+            .split_at(self.part.find(' ').unwrap_or(self.part.len()));
+        write!(f, "{}{path} {}", part.replace('_', " "), self.state)?;
+        self.reason
+            .iter()
+            .try_for_each(|reason| write!(f, ": {reason}"))
     }
 }
 

@@ -21,60 +21,52 @@ pub struct SharedStatus {
 
 #[derive(Debug)]
 struct Now {
-    started: UnixTime,
+    /// What [`SharedStatus::update`] has set; the rest is added when it is read.
+    status: Status,
     snapshot: Arc<Snapshot>,
+    /// The file systems that can hang, by mount point.
     stalls: Vec<(String, StallFlag)>,
     /// Metrics of the host's memory, as text for Prometheus.
     memory: String,
     sweep_due: Instant,
-    rescue: status::Rescue,
     parts: Parts,
-    config_refused: Option<String>,
-    config_in_force: status::InForce,
-    listen_error: Option<String>,
-    pause: Pause,
-    runs: Vec<status::Run>,
-    engines: Vec<status::EngineState>,
-}
-
-/// Whether defragmentation is paused. `None`, which counts as paused, until the file in the state
-/// directory is read or a command is given.
-#[derive(Debug, Default)]
-struct Pause(Option<bool>);
-
-impl Pause {
-    fn is_on(&self) -> bool {
-        self.0.unwrap_or(true)
-    }
-
-    /// Keeps a command that came first: the file may have been read before that command changed it.
-    fn restore(&mut self, recorded: bool) {
-        self.0.get_or_insert(recorded);
-    }
+    /// `None`, which counts as paused, until the file in the state directory is read or a command
+    /// is given.
+    paused: Option<bool>,
 }
 
 impl SharedStatus {
     /// For a daemon started at `started`, whose first sweep must end within `sweep_timeout`.
     pub fn new(lifetime: Lifetime, started: UnixTime, sweep_timeout: Duration) -> Self {
-        let now = Now {
+        let daemon = status::Daemon {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
             started,
+            ..status::Daemon::default()
+        };
+        let now = Now {
+            status: Status {
+                schema: status::SCHEMA,
+                daemon,
+                ..Status::default()
+            },
             snapshot: Arc::default(),
             stalls: Vec::new(),
             memory: String::new(),
             sweep_due: Instant::now() + sweep_timeout,
-            rescue: status::Rescue::default(),
             parts: Parts::default(),
-            config_refused: None,
-            config_in_force: status::InForce::Configured,
-            listen_error: None,
-            pause: Pause::default(),
-            runs: Vec::new(),
-            engines: Vec::new(),
+            paused: None,
         };
         SharedStatus {
             lifetime,
             now: Mutex::new(now),
         }
+    }
+
+    /// Changes what `fragwatch status` prints. The keys that other functions set, and those of the
+    /// snapshot, are overwritten when it is read.
+    pub fn update(&self, change: impl FnOnce(&mut Status)) {
+        change(&mut self.lock().status);
     }
 
     /// Replaces the snapshot.
@@ -104,24 +96,14 @@ impl SharedStatus {
         Arc::clone(&self.lock().snapshot)
     }
 
-    /// Mount points whose file systems hang, and for how long.
-    pub fn stalled(&self) -> Vec<(String, Duration)> {
-        self.lock().stalled().collect()
+    /// The file systems that hang.
+    pub fn stalled(&self) -> Vec<status::Stalled> {
+        self.lock().stalled()
     }
 
-    /// How long a sweep is overdue; `None` if none is.
-    pub fn overdue(&self) -> Option<Duration> {
-        self.lock().overdue()
-    }
-
-    /// Changes the state of the rescue.
-    pub fn update_rescue(&self, change: impl FnOnce(&mut status::Rescue)) {
-        change(&mut self.lock().rescue);
-    }
-
-    /// The state of the rescue.
-    pub fn rescue(&self) -> status::Rescue {
-        self.lock().rescue.clone()
+    /// Whether there is an incident now.
+    pub fn incident(&self) -> bool {
+        self.lock().status.rescue.incident
     }
 
     /// Sets the state of a part.
@@ -136,42 +118,27 @@ impl SharedStatus {
 
     /// Whether the operator has paused defragmentation.
     pub fn paused(&self) -> bool {
-        self.lock().pause.is_on()
+        self.lock().is_paused()
     }
 
     /// Pauses or resumes defragmentation by an operator's command.
     pub fn pause(&self, paused: bool) {
-        self.lock().pause = Pause(Some(paused));
+        self.lock().paused = Some(paused);
     }
 
-    /// Sets what an earlier daemon recorded, unless there was a command since.
+    /// Sets what an earlier daemon recorded. A command that came first stays in force: the file may
+    /// have been read before that command changed it.
     pub fn restore_pause(&self, recorded: bool) {
-        self.lock().pause.restore(recorded);
-    }
-
-    /// Sets the current defragmentations.
-    pub fn post_runs(&self, runs: Vec<status::Run>) {
-        self.lock().runs = runs;
-    }
-
-    /// Sets which engines can be used.
-    pub fn post_engines(&self, engines: Vec<status::EngineState>) {
-        self.lock().engines = engines;
+        self.lock().paused.get_or_insert(recorded);
     }
 
     /// Sets why a new configuration was refused; `None` if it was accepted.
     pub fn config(&self, refused: Option<String>) {
-        let mut now = self.lock();
+        let daemon = &mut self.lock().status.daemon;
         if refused.is_none() {
-            now.config_in_force = status::InForce::Configured;
+            daemon.config_in_force = status::InForce::Configured;
         }
-        now.config_refused = refused;
-    }
-
-    /// Sets the settings' origin at the start, and the error in the configuration.
-    pub fn config_at_start(&self, in_force: status::InForce, error: Option<String>) {
-        let mut now = self.lock();
-        (now.config_in_force, now.config_refused) = (in_force, error);
+        daemon.config_refused = refused;
     }
 
     /// Sets why `metrics.listen` is not served; `None` if it is.
@@ -181,51 +148,45 @@ impl SharedStatus {
         let reason = error.as_ref();
         let reason = reason.map(|error| format!("no metrics are served: {error}"));
         now.parts.set(Part::Http, State::down(reason));
-        now.listen_error = error;
+        now.status.daemon.listen_error = error;
     }
 
     /// The answer to `fragwatch status`.
     pub fn status(&self) -> Status {
         let now = self.lock();
-        let stalled = now.stalled().map(|(mount, since)| status::Stalled {
-            mount,
-            seconds: since.as_secs(),
-        });
+        let snapshot = &now.snapshot;
         Status {
-            schema: status::SCHEMA,
             daemon: status::Daemon {
-                version: env!("CARGO_PKG_VERSION").to_owned(),
-                pid: std::process::id(),
-                started: now.started,
-                swept: now.snapshot.swept,
+                swept: snapshot.swept,
                 sweep_overdue_seconds: now.overdue().map(|overdue| overdue.as_secs()),
-                config_refused: now.config_refused.clone(),
-                config_in_force: now.config_in_force,
-                listen_error: now.listen_error.clone(),
+                ..now.status.daemon.clone()
             },
-            images: now.snapshot.images,
-            host: now.snapshot.host.clone(),
-            worst: now.snapshot.worst.clone(),
-            stalled: stalled.collect(),
-            rescue: now.rescue.clone(),
+            images: snapshot.images,
+            host: snapshot.host.clone(),
+            worst: snapshot.worst.clone(),
+            stalled: now.stalled(),
             parts: now.parts().status(),
-            paused: now.pause.is_on(),
-            runs: now.runs.clone(),
-            engines: now.engines.clone(),
+            paused: now.is_paused(),
+            ..now.status.clone()
         }
     }
 
-    /// All metrics, as text for Prometheus in two parts. The second, by far the larger, is shared.
-    pub fn metrics(&self) -> [Bytes; 2] {
+    /// All metrics, as text for Prometheus.
+    pub fn metrics(&self) -> Page {
         let mut text = self.lifetime.render();
         let now = self.lock();
         let stalls = now.stalls.iter();
         let stalls = stalls.map(|(mount, flag)| (mount.as_str(), flag.stalled_for().is_some()));
         text.push_str(&metrics::render_stalls(stalls));
-        text.push_str(&metrics::render_engines(&now.engines));
+        text.push_str(&metrics::render_engines(&now.status.engines));
         text.push_str(&now.memory);
-        text.push_str(&metrics::render_parts(&now.parts(), &now.rescue));
-        [text.into(), now.snapshot.text.clone()]
+        text.push_str(&metrics::render_parts(&now.parts(), &now.status.rescue));
+        text.push_str(&now.snapshot.text);
+        Page {
+            head: Some(text),
+            snapshot: Arc::clone(&now.snapshot),
+            place: 0,
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Now> {
@@ -234,10 +195,37 @@ impl SharedStatus {
     }
 }
 
+/// The text of all metrics, in parts.
+#[derive(Debug)]
+pub struct Page {
+    head: Option<String>,
+    snapshot: Arc<Snapshot>,
+    place: usize,
+}
+
+impl Iterator for Page {
+    type Item = Bytes;
+
+    fn next(&mut self) -> Option<Bytes> {
+        let metrics = &self.snapshot.metrics;
+        let part = self.head.take().or_else(|| metrics.chunk(&mut self.place));
+        part.map(Bytes::from)
+    }
+}
+
 impl Now {
-    fn stalled(&self) -> impl Iterator<Item = (String, Duration)> {
-        let stalls = self.stalls.iter();
-        stalls.filter_map(|(mount, flag)| Some((mount.clone(), flag.stalled_for()?)))
+    fn is_paused(&self) -> bool {
+        self.paused.unwrap_or(true)
+    }
+
+    fn stalled(&self) -> Vec<status::Stalled> {
+        let stalled = |(mount, flag): &(String, StallFlag)| {
+            Some(status::Stalled {
+                mount: mount.clone(),
+                seconds: flag.stalled_for()?.as_secs(),
+            })
+        };
+        self.stalls.iter().filter_map(stalled).collect()
     }
 
     fn overdue(&self) -> Option<Duration> {
@@ -257,32 +245,37 @@ impl Now {
 mod tests {
     use super::*;
 
+    fn shared() -> SharedStatus {
+        SharedStatus::new(Lifetime::detached(), UnixTime(0), Duration::from_secs(3600))
+    }
+
     #[test]
     fn a_command_is_not_undone_by_a_file_that_was_read_before_it() {
         for (command, recorded) in [(true, false), (false, true)] {
-            let mut pause = Pause(Some(command));
-            pause.restore(recorded);
-            assert_eq!(pause.is_on(), command);
+            let status = shared();
+            status.pause(command);
+            status.restore_pause(recorded);
+            assert_eq!(status.paused(), command);
         }
     }
 
     #[test]
     fn what_was_recorded_is_restored() {
-        assert!(Pause::default().is_on(), "until the file is read");
+        assert!(shared().paused(), "until the file is read");
         for recorded in [true, false] {
-            let mut pause = Pause::default();
-            pause.restore(recorded);
-            assert_eq!(pause.is_on(), recorded);
+            let status = shared();
+            status.restore_pause(recorded);
+            assert_eq!(status.paused(), recorded);
         }
     }
 
     #[test]
     fn a_sweep_that_does_not_end_is_seen_everywhere() {
         let hour = Duration::from_secs(3600);
-        let status = SharedStatus::new(Lifetime::detached(), UnixTime(0), hour);
+        let status = shared();
         let seen = || {
-            let [text, _] = status.metrics();
-            let text = String::from_utf8(text.to_vec()).unwrap();
+            let text = status.metrics().collect::<Vec<_>>().concat();
+            let text = String::from_utf8(text).unwrap();
             let line = text.lines().find(|line| line.contains("part=\"sampler\""));
             let (line, status) = (line.map(str::to_owned), status.status());
             let is_late = status.daemon.sweep_overdue_seconds.is_some();

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::metrics::render_sweep;
+use super::metrics::{ImageMetrics, render_sweep};
 use super::status;
 use super::view::{FilesystemView, HostView, ImageView};
 use crate::assess::Reason;
@@ -13,11 +13,13 @@ use crate::model::{Severity, UnixTime};
 /// Images on the landing page, in `status` and in incident files.
 const WORST: usize = 20;
 
-/// Rendered once per change, and shared by all readers.
+/// Made once per change, and shared by all readers.
 #[derive(Debug, Default)]
 pub struct Snapshot {
-    /// Metrics of images and file systems, as text for Prometheus.
-    pub text: axum::body::Bytes,
+    /// Metrics of file systems and host, as text for Prometheus.
+    pub text: String,
+    /// Metrics of all images.
+    pub metrics: ImageMetrics,
     /// Totals of all images.
     pub images: status::Images,
     /// The worst images first: by severity, then by extents.
@@ -31,7 +33,7 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// Renders images, file systems and host; `swept` in seconds since 1970.
+    /// Of images, file systems and host; `swept` in seconds since 1970.
     pub fn new(
         images: &[ImageView<'_>],
         filesystems: &[FilesystemView<'_>],
@@ -43,7 +45,8 @@ impl Snapshot {
             .iter()
             .filter_map(|image| Some((path(image), vm(image)?)));
         Snapshot {
-            text: render_sweep(images, filesystems, &host, swept).into(),
+            text: render_sweep(filesystems, &host, swept),
+            metrics: ImageMetrics::new(images),
             images: totals(images, &host),
             worst: worst(images),
             host: status::Host {

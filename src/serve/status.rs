@@ -14,25 +14,18 @@ pub const SCHEMA: u32 = 1;
 pub struct Status {
     /// [`SCHEMA`].
     pub schema: u32,
-    /// The daemon.
     pub daemon: Daemon,
-    /// Totals of all images.
     pub images: Images,
-    /// The effect of all extent maps on the host.
     pub host: Host,
-    /// The worst images first: by severity, then by extents.
+    /// By severity, then by extents.
     pub worst: Vec<Row>,
-    /// Mount points whose file systems do not answer.
     pub stalled: Vec<Stalled>,
-    /// The rescue.
     pub rescue: Rescue,
-    /// The parts of the daemon and their states.
     pub parts: Vec<PartStatus>,
     /// Whether the operator has paused defragmentation.
     pub paused: bool,
-    /// Current defragmentations.
     pub runs: Vec<Run>,
-    /// Which engines can be used on this host; empty for a moment after the start.
+    /// Empty for a moment after the start.
     pub engines: Vec<EngineState>,
 }
 
@@ -40,11 +33,8 @@ pub struct Status {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Daemon {
-    /// Its version.
     pub version: String,
-    /// Its PID.
     pub pid: u32,
-    /// When it was started.
     pub started: UnixTime,
     /// When the last sweep over all images ended.
     pub swept: Option<UnixTime>,
@@ -52,7 +42,6 @@ pub struct Daemon {
     pub sweep_overdue_seconds: Option<u64>,
     /// The error in the last new configuration, or in that of the start.
     pub config_refused: Option<String>,
-    /// The origin of the settings in force.
     pub config_in_force: InForce,
     /// Why nothing listens at `metrics.listen`, if nothing does.
     pub listen_error: Option<String>,
@@ -99,15 +88,10 @@ impl InForce {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Images {
-    /// The number of images.
     pub total: usize,
-    /// Images with the severity ok.
     pub ok: usize,
-    /// Images with the severity warning.
     pub warning: usize,
-    /// Images with the severity critical.
     pub critical: usize,
-    /// All extents.
     pub extents: ExtentCount,
     /// The largest number of extents of one image.
     pub most_extents: ExtentCount,
@@ -120,7 +104,6 @@ pub struct Images {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Host {
-    /// The severity.
     pub severity: Severity,
     /// The memory and the threshold reached; `None` if ok.
     pub reason: Option<String>,
@@ -130,20 +113,16 @@ pub struct Host {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Row {
-    /// The path, on one line.
+    /// On one line.
     pub path: String,
-    /// The length.
     #[serde(rename = "size_bytes")]
     pub size: Bytes,
-    /// The number of extents.
     pub extents: ExtentCount,
-    /// The severity.
     pub severity: Severity,
     /// The threshold reached; `None` if ok.
     pub reason: Option<String>,
-    /// The growth, if known.
+    /// `None` while unknown, as the next one.
     pub growth_per_day: Option<ExtentsPerDay>,
-    /// The time until it is critical, if known.
     pub seconds_to_critical: Option<u64>,
     /// The name of the VM that has it open.
     pub vm: Option<String>,
@@ -152,9 +131,7 @@ pub struct Row {
 /// Whether an engine can be used on this host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EngineState {
-    /// The engine.
     pub engine: Engine,
-    /// Whether it can be used.
     pub usable: bool,
     /// Why not, as one word: `not_configured`, `no_xfs_fsr`, `kernel_known_bad`, `kernel_unknown`.
     pub reason: Option<String>,
@@ -177,11 +154,9 @@ impl From<&model::EngineState> for EngineState {
 /// A current defragmentation.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Run {
-    /// The image, on one line.
+    /// On one line.
     pub path: String,
-    /// The engine.
     pub engine: Engine,
-    /// When it began.
     pub began: UnixTime,
     /// When it is expected to end.
     pub ends: UnixTime,
@@ -194,7 +169,6 @@ pub struct Run {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Stalled {
-    /// The mount point.
     pub mount: String,
     /// How long it has not answered.
     pub seconds: u64,

@@ -27,7 +27,7 @@ const MODE: u32 = 0o644;
 pub struct Textfile {
     path: PathBuf,
     /// Queues one text besides the one being written.
-    texts: Background<[Bytes; 2]>,
+    texts: Background<Vec<Bytes>>,
     failing: Arc<AtomicBool>,
 }
 
@@ -37,7 +37,7 @@ impl Textfile {
         let file = path.clone();
         let failing = Arc::new(AtomicBool::new(false));
         let shared = Arc::clone(&failing);
-        let work = move |texts: &mut Jobs<[Bytes; 2]>| write_all(&file, texts, &shared);
+        let work = move |texts: &mut Jobs<Vec<Bytes>>| write_all(&file, texts, &shared);
         Ok(Textfile {
             path,
             texts: Background::start("textfile", 1, STACK, work)?,
@@ -52,9 +52,9 @@ impl Textfile {
 
     /// Queues a text, and returns the state of the part. The text is dropped if an earlier one is
     /// still queued because the disk does not answer.
-    pub fn write(&self, text: [Bytes; 2]) -> State {
+    pub fn write(&self, text: impl Iterator<Item = Bytes>) -> State {
         let path = shown(&self.path);
-        if !self.texts.push(text) {
+        if !self.texts.push(text.collect()) {
             State::Down(format!("{path} is not written: its disk does not answer"))
         } else if self.failing.load(Ordering::Relaxed) {
             State::Down(format!("{path} cannot be written, see the log"))
@@ -75,7 +75,7 @@ impl Drop for Textfile {
     }
 }
 
-fn write_all(path: &Path, texts: &mut Jobs<[Bytes; 2]>, failing: &AtomicBool) {
+fn write_all(path: &Path, texts: &mut Jobs<Vec<Bytes>>, failing: &AtomicBool) {
     for text in texts {
         let written = replace(path, &text.concat(), MODE);
         // Logged once, not every 15 s.
@@ -106,7 +106,7 @@ mod tests {
         fs::write(&path, "old").unwrap();
         let textfile = Textfile::start(path.clone()).unwrap();
         assert_eq!(
-            textfile.write(["fragwatch_x".into(), " 1\n".into()]),
+            textfile.write(["fragwatch_x", " 1\n"].map(Bytes::from).into_iter()),
             State::Up
         );
         while fs::read(&path).unwrap() == b"old" {

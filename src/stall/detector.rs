@@ -11,7 +11,7 @@ use std::time::Duration;
 use rustix::process::configure_io_flusher_behavior;
 
 use super::access::check_stacks;
-use super::scanner::{Progress, Scanner, Seen};
+use super::scanner::{ScanProgress, Scanner, Seen};
 use super::tracker::{StallTracker, TaskKey};
 use crate::model::{Monotonic, StuckTask};
 use crate::rescue::clock::now;
@@ -43,8 +43,6 @@ pub struct StallSettings {
 /// State of the detector.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct StallHealth {
-    /// Checks of the gate.
-    pub beats: u64,
     /// Scans of all tasks.
     pub scans: u64,
     /// Number of hanging readers.
@@ -64,7 +62,6 @@ pub struct StallDetector {
 
 #[derive(Debug, Default)]
 struct Counts {
-    beats: AtomicU64,
     /// Time of the last beat, in nanoseconds ([`Monotonic`]).
     beat_at: AtomicU64,
     answered_at: AtomicU64,
@@ -115,7 +112,7 @@ impl StallDetector {
         counts.beat_at.store(time, Ordering::Relaxed);
         counts.answered_at.store(time, Ordering::Relaxed);
         let (stop, stopped) = mpsc::sync_channel(0);
-        let mut readers = Readers {
+        let mut readers = ScanThreads {
             proc: settings.proc,
             current: None,
             left_behind: Vec::new(),
@@ -123,13 +120,9 @@ impl StallDetector {
         };
         readers.start()?;
         let tracker = StallTracker::new(settings.stall_after);
-        let body = move || {
-            prepare_thread();
+        spawn("stall", move || {
             run(readers, tracker, settings.interval, &stopped, on_stall);
-        };
-        thread::Builder::new()
-            .name("stall".to_owned())
-            .spawn(body)?;
+        })?;
         Ok(StallDetector {
             counts,
             _stop: stop,
@@ -141,7 +134,6 @@ impl StallDetector {
         let counts = &self.counts;
         let hangs_at = counts.hangs_at.load(Ordering::Relaxed);
         StallHealth {
-            beats: counts.beats.load(Ordering::Relaxed),
             scans: counts.scans.load(Ordering::Relaxed),
             left_behind: counts.left_behind.load(Ordering::Relaxed),
             hangs_at: (hangs_at != 0).then_some(hangs_at),
@@ -151,7 +143,7 @@ impl StallDetector {
 }
 
 fn run(
-    mut readers: Readers,
+    mut readers: ScanThreads,
     mut tracker: StallTracker,
     interval: Duration,
     stopped: &Receiver<()>,
@@ -159,18 +151,14 @@ fn run(
 ) {
     while stopped.recv_timeout(interval) == Err(RecvTimeoutError::Timeout) {
         let counts = &readers.counts;
-        counts.beats.fetch_add(1, Ordering::Relaxed);
         counts.beat_at.store(now().0, Ordering::Relaxed);
         let scanned = readers.scan(tracker.tracked());
         let time = now();
-        let seen = match scanned {
-            Ok(Some(seen)) => seen,
-            Ok(None) => continue,
-            Err(_) => {
-                tracker.missed(time);
-                continue;
-            }
+        let Ok(seen) = scanned else {
+            tracker.missed(time);
+            continue;
         };
+        let Some(seen) = seen else { continue };
         readers.counts.scans.fetch_add(1, Ordering::Relaxed);
         let stuck = tracker.update(time, seen.iter().map(|seen| (seen.key, seen.verdict)));
         let Some((key, since)) = stuck.into_iter().min_by_key(|(_, since)| *since) else {
@@ -187,32 +175,40 @@ fn run(
     }
 }
 
-/// Prepares the calling thread for memory shortage: touches the stack and heap that it will use.
-fn prepare_thread() {
-    // Requires CAP_SYS_RESOURCE and Linux 5.6.
-    let _ = configure_io_flusher_behavior(true);
-    touch_stack::<STACK_KIB>();
-    // Less than the free memory that malloc(3) would return to the kernel (M_TRIM_THRESHOLD).
-    drop(std::hint::black_box(vec![1_u8; HEAP_KIB * 1024]));
+/// Starts a thread that is prepared for memory shortage: it touches the stack and heap that `body`
+/// will use.
+fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    let prepared = move || {
+        // Requires CAP_SYS_RESOURCE and Linux 5.6.
+        let _ = configure_io_flusher_behavior(true);
+        touch_stack::<STACK_KIB>();
+        // Less than the free memory that malloc(3) would return to the kernel (M_TRIM_THRESHOLD).
+        drop(std::hint::black_box(vec![1_u8; HEAP_KIB * 1024]));
+        body();
+    };
+    thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(prepared)?;
+    Ok(())
 }
 
 /// Result of a scan; `None` if the gate was closed.
 type Scanned = io::Result<Option<Vec<Seen>>>;
 
-struct Readers {
+struct ScanThreads {
     proc: PathBuf,
-    current: Option<Reader>,
-    left_behind: Vec<(u32, Arc<Progress>)>,
+    current: Option<ScanThread>,
+    left_behind: Vec<(u32, Arc<ScanProgress>)>,
     counts: Arc<Counts>,
 }
 
-struct Reader {
+struct ScanThread {
     asked: SyncSender<Vec<TaskKey>>,
     scanned: Receiver<Scanned>,
-    progress: Arc<Progress>,
+    progress: Arc<ScanProgress>,
 }
 
-impl Readers {
+impl ScanThreads {
     /// Requests a scan. Fails if stacks cannot be read or the reader hangs.
     fn scan(&mut self, tracked: Vec<TaskKey>) -> Scanned {
         self.left_behind
@@ -239,50 +235,40 @@ impl Readers {
 
     fn note(&self, answer: Option<&Scanned>) {
         let counts = &self.counts;
-        let hangs_at = self.left_behind.last().map_or(0, |(tid, _)| *tid);
+        let left_behind = &self.left_behind;
+        let hangs_at = left_behind.last().map_or(0, |(tid, _)| *tid);
         counts.hangs_at.store(hangs_at, Ordering::Relaxed);
         counts
             .left_behind
-            .store(self.left_behind.len(), Ordering::Relaxed);
+            .store(left_behind.len(), Ordering::Relaxed);
         let Some(answer) = answer else { return };
         counts.answered_at.store(now().0, Ordering::Relaxed);
         // A closed gate does not show whether stacks can be read.
         if !matches!(answer, Ok(None)) {
             let reason = answer.as_ref().err().map(ToString::to_string);
-            *counts
-                .unreadable
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner) = reason;
+            let unreadable = counts.unreadable.lock();
+            *unreadable.unwrap_or_else(PoisonError::into_inner) = reason;
         }
     }
 
     fn start(&mut self) -> io::Result<()> {
-        let progress = Arc::new(Progress::default());
+        let progress = Arc::new(ScanProgress::default());
         let skip = self.left_behind.iter().map(|(tid, _)| *tid).collect();
         let (asked, questions) = mpsc::sync_channel::<Vec<TaskKey>>(1);
         let (answers, scanned) = mpsc::sync_channel(1);
         let reader_progress = Arc::clone(&progress);
         let proc = self.proc.clone();
-        let body = move || {
-            prepare_thread();
-            match Scanner::open(&proc, skip, Arc::clone(&reader_progress)) {
-                Ok(mut scanner) => {
-                    for tracked in questions {
-                        if answers.send(scanner.scan(&tracked)).is_err() {
-                            break;
-                        }
-                    }
-                }
-                Err(error) => {
-                    let _ = answers.send(Err(error));
-                }
-            }
+        spawn("stall-reader", move || {
+            // Ends when nobody asks or waits any longer.
+            let _ = match Scanner::open(&proc, skip, Arc::clone(&reader_progress)) {
+                Ok(mut scanner) => questions
+                    .into_iter()
+                    .try_for_each(|tracked| answers.send(scanner.scan(&tracked))),
+                Err(error) => answers.send(Err(error)),
+            };
             reader_progress.returned.store(true, Ordering::Release);
-        };
-        thread::Builder::new()
-            .name("stall-reader".to_owned())
-            .spawn(body)?;
-        self.current = Some(Reader {
+        })?;
+        self.current = Some(ScanThread {
             asked,
             scanned,
             progress,
@@ -365,6 +351,7 @@ mod tests {
         };
         let before = until("a scan", &|health| health.scans > 0);
         assert_eq!(before.trouble, None);
+        let beat = detector.counts.beat_at.load(Ordering::Relaxed);
         // Every reader reads this one first.
         let hole = proc.path().join("vmstat");
         let holes = [8, 9, 12].map(|tid| {
@@ -382,7 +369,10 @@ mod tests {
             "{trouble}"
         );
         assert!(hangs.left_behind > 1, "{}", hangs.left_behind);
-        assert!(hangs.beats > before.beats, "its thread runs");
+        assert!(
+            detector.counts.beat_at.load(Ordering::Relaxed) > beat,
+            "its thread runs"
+        );
         // What hangs is let go, and what it opens next is a file.
         for hole in holes.iter().chain([&hole]) {
             let both = fs::OpenOptions::new().read(true).write(true).open(hole);

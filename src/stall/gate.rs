@@ -18,16 +18,16 @@ pub(super) const BLIND_INTERVAL: Duration = Duration::from_secs(60);
 pub(super) const BLIND_INTERVAL_WITHOUT_PSI: Duration = Duration::from_secs(10);
 
 #[derive(Debug)]
-pub(super) struct Gate {
+pub(super) struct ScanGate {
     blind_interval: Duration,
     sign: Option<u64>,
     open_until: Monotonic,
     pub(super) last_scan: Option<Monotonic>,
 }
 
-impl Gate {
-    pub(super) fn new(blind_interval: Duration) -> Gate {
-        Gate {
+impl ScanGate {
+    pub(super) fn new(blind_interval: Duration) -> ScanGate {
+        ScanGate {
             blind_interval,
             sign: None,
             open_until: Monotonic(0),
@@ -57,27 +57,28 @@ pub(super) fn pressure_total(file: &File, buffer: &mut [u8]) -> Option<u64> {
     Some(proc::pressure(buffer.get(..length)?, "some")?.total)
 }
 
-/// Number of direct reclaims and compactions, from /proc/vmstat.
+/// Number of direct reclaims and compactions.
 pub(super) fn allocation_stalls(vmstat: &File, buffer: &mut [u8]) -> Option<u64> {
-    sum_of(vmstat, buffer, |part| Some(proc::allocation_stalls(part)))
+    let is_stall = |name: &[u8]| name.starts_with(b"allocstall") || name == b"compact_stall";
+    Some(sum_of(vmstat, buffer, is_stall)?.unwrap_or(0))
 }
 
-/// Number of times that tasks were throttled because the memory reserves were used up, from
-/// /proc/vmstat; counted in `throttle_direct_reclaim` (mm/vmscan.c) before each sleep.
+/// Number of times that tasks were throttled because the memory reserves were used up (since 3.6);
+/// counted in `throttle_direct_reclaim` (mm/vmscan.c) before each sleep.
 pub(super) fn direct_throttles(vmstat: &File, buffer: &mut [u8]) -> Option<u64> {
-    sum_of(vmstat, buffer, proc::direct_throttles)
+    sum_of(vmstat, buffer, |name| name == b"pgscan_direct_throttle")?
 }
 
-/// Sum of the counts in a file; `None` if it cannot be read or has none.
-fn sum_of(file: &File, buffer: &mut [u8], count: impl Fn(&[u8]) -> Option<u64>) -> Option<u64> {
-    let mut total: Option<u64> = None;
-    proc::each_part(file, buffer, |part| {
-        if let Some(counted) = count(part) {
-            total = Some(total.unwrap_or(0).saturating_add(counted));
+/// Sum of counters of /proc/vmstat, if there are any; `None` if it cannot be read.
+fn sum_of(vmstat: &File, buffer: &mut [u8], of: impl Fn(&[u8]) -> bool) -> Option<Option<u64>> {
+    let mut sum = None;
+    proc::each_part(vmstat, buffer, |part| {
+        for (_, count) in proc::counters(part).filter(|(name, _)| of(name)) {
+            sum = Some(sum.unwrap_or(0_u64).saturating_add(count));
         }
     })
     .ok()?;
-    total
+    Some(sum)
 }
 
 #[cfg(test)]
@@ -89,8 +90,23 @@ mod tests {
     }
 
     #[test]
+    fn counters_are_summed() {
+        let sums = |text: &[u8]| {
+            let mut file = tempfile::tempfile().unwrap();
+            std::io::Write::write_all(&mut file, text).unwrap();
+            let stalls = allocation_stalls(&file, &mut [0; 64]);
+            (stalls, direct_throttles(&file, &mut [0; 64]))
+        };
+        let stalls = b"allocstall_dma 1\nallocstall_normal 20\ncompact_stall 300\ncompact_fail 9\nallocstall 4000\n";
+        assert_eq!(sums(stalls), (Some(4321), None));
+        assert_eq!(sums(b"a 1\npgscan_direct_throttle 7\n"), (Some(0), Some(7)));
+        let unreadable = File::open("/").unwrap();
+        assert_eq!(allocation_stalls(&unreadable, &mut [0; 64]), None);
+    }
+
+    #[test]
     fn the_gate_opens_on_a_sign_and_now_and_then() {
-        let mut gate = Gate::new(BLIND_INTERVAL);
+        let mut gate = ScanGate::new(BLIND_INTERVAL);
         assert!(gate.opens(at(0), Some(5), false), "the first look");
         assert!(!gate.opens(at(1000), Some(5), false));
         assert!(!gate.opens(at(2000), Some(6), false), "too early");

@@ -40,8 +40,8 @@
 //!
 //! # Law 1: the fast side never waits for a file system
 //!
-//! Scans run on a thread of their own. The files of the gate are open from the start, buffers are
-//! reused, and nothing outside /proc is accessed. Both threads are `IO_FLUSHER`s (prctl(2)): for
+//! Scans run on a thread of their own. The files of the gate are open from the start, large buffers
+//! are reused, and nothing outside /proc is accessed. Both threads are `IO_FLUSHER`s (prctl(2)): for
 //! their allocations, the kernel does not enter file systems, so that they do not get stuck in the
 //! shrinkers of XFS, and kills no process (`out_of_memory`, mm/oom_kill.c). Their stacks and heaps
 //! are touched at the start: on a starved kernel (tests/starved.rs) the first use of another stack

@@ -3,7 +3,6 @@
 use rustix::fs::{CWD, Mode, OFlags, RawDir, openat};
 use rustix::io::{Errno, read};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
-use std::fmt::Write as _;
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -13,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use super::access::check_stacks;
 use super::gate::{
-    BLIND_INTERVAL, BLIND_INTERVAL_WITHOUT_PSI, Gate, allocation_stalls, direct_throttles,
+    BLIND_INTERVAL, BLIND_INTERVAL_WITHOUT_PSI, ScanGate, allocation_stalls, direct_throttles,
     pressure_total,
 };
 use super::stack::{StackVerdict, verdict};
@@ -58,9 +57,9 @@ enum NotRead {
     Unknown,
 }
 
-/// Progress of a reader, for the thread that waits for it.
+/// ScanProgress of a reader, for the thread that waits for it.
 #[derive(Debug, Default)]
-pub(super) struct Progress {
+pub(super) struct ScanProgress {
     /// The thread whose file is being read, 0 for none.
     pub(super) at: AtomicU32,
     pub(super) returned: AtomicBool,
@@ -72,18 +71,15 @@ pub(super) struct Scanner {
     vmstat: File,
     /// /proc/pressure/memory, if the kernel has it.
     pressure: Option<File>,
-    gate: Gate,
+    gate: ScanGate,
     buffer: Vec<u8>,
     entries: Vec<u8>,
-    path: String,
-    processes: Vec<u64>,
-    threads: Vec<u64>,
     /// Kernel-mode clock ticks of all tasks at the last scan, sorted.
     ticks: Vec<(TaskKey, u64)>,
     scanned: Monotonic,
     /// Throttle count at the last scan.
     throttled: Option<u64>,
-    progress: Arc<Progress>,
+    progress: Arc<ScanProgress>,
     /// Threads at which other readers hang.
     skip: Vec<u32>,
 }
@@ -92,7 +88,7 @@ impl Scanner {
     pub(super) fn open(
         proc: &Path,
         skip: Vec<u32>,
-        progress: Arc<Progress>,
+        progress: Arc<ScanProgress>,
     ) -> io::Result<Scanner> {
         let mut buffer = vec![0; BUFFER];
         // Where PSI is off, the file exists but cannot be opened or read (kernel/sched/psi.c).
@@ -110,12 +106,9 @@ impl Scanner {
             proc: openat(CWD, proc, directory, Mode::empty())?,
             vmstat,
             pressure,
-            gate: Gate::new(blind_interval),
+            gate: ScanGate::new(blind_interval),
             buffer,
             entries: Vec::with_capacity(BUFFER),
-            path: String::new(),
-            processes: Vec::new(),
-            threads: Vec::new(),
             ticks: Vec::new(),
             scanned: now(),
             throttled,
@@ -177,9 +170,8 @@ impl Scanner {
 
     fn find_tracked(&mut self, key: TaskKey) -> Result<Suspect, NotRead> {
         let TaskKey { pid, tid, start } = key;
-        let length = self.read(tid.into(), format_args!("{pid}/task/{tid}/stat"))?;
-        let stat = task_stat(self.buffer.get(..length).unwrap_or_default());
-        let stat = stat.ok_or(NotRead::Unknown)?;
+        let text = self.read(tid.into(), &format!("{pid}/task/{tid}/stat"))?;
+        let stat = task_stat(text).ok_or(NotRead::Unknown)?;
         if stat.start != start {
             return Err(NotRead::Gone);
         }
@@ -202,12 +194,9 @@ impl Scanner {
             suspects: Vec::new(),
         };
         self.throttled = throttled;
-        let mut processes = std::mem::take(&mut self.processes);
-        self.list(".", &mut processes);
-        for pid in &processes {
-            self.scan_process(*pid, &mut search);
+        for pid in self.list(".") {
+            self.scan_process(pid, &mut search);
         }
-        self.processes = processes;
         search.ticks.sort_unstable();
         self.ticks = search.ticks;
         search.suspects
@@ -215,32 +204,25 @@ impl Scanner {
 
     fn scan_process(&mut self, pid: u64, search: &mut Search<'_>) {
         // Sufficient for a single-threaded process, and cheaper.
-        let Ok(length) = self.read(pid, format_args!("{pid}/stat")) else {
-            return;
-        };
-        let Some(stat) = task_stat(self.buffer.get(..length).unwrap_or_default()) else {
+        let text = self.read(pid, &format!("{pid}/stat"));
+        let Some(stat) = text.ok().and_then(task_stat) else {
             return;
         };
         if stat.threads <= 1 {
             return search.consider(stat.tid, &stat);
         }
         let process = stat.tid;
-        let mut threads = std::mem::take(&mut self.threads);
-        self.list(&format!("{pid}/task"), &mut threads);
-        for tid in &threads {
-            if let Ok(length) = self.read(*tid, format_args!("{pid}/task/{tid}/stat"))
-                && let Some(stat) = task_stat(self.buffer.get(..length).unwrap_or_default())
-            {
+        for tid in self.list(&format!("{pid}/task")) {
+            let text = self.read(tid, &format!("{pid}/task/{tid}/stat"));
+            if let Some(stat) = text.ok().and_then(task_stat) {
                 search.consider(process, &stat);
             }
         }
-        self.threads = threads;
     }
 
     fn read_stack(&mut self, task: &Suspect) -> Result<Seen, NotRead> {
         let TaskKey { pid, tid, .. } = task.key;
-        let length = self.read(tid.into(), format_args!("{pid}/task/{tid}/stack"))?;
-        let stack = self.buffer.get(..length).unwrap_or_default();
+        let stack = self.read(tid.into(), &format!("{pid}/task/{tid}/stack"))?;
         let verdict = verdict(stack);
         let starved = verdict == StackVerdict::Starved;
         let frames = stack_frames(stack).filter(|_| starved);
@@ -258,37 +240,37 @@ impl Scanner {
         self.read_stack(task).ok()
     }
 
-    /// Reads the first part of a task's file into the buffer.
-    fn read(&mut self, tid: u64, path: std::fmt::Arguments<'_>) -> Result<usize, NotRead> {
+    /// Reads a task's file, which fits into the buffer and is read in one piece: a stack has at
+    /// most 64 frames (`MAX_STACK_TRACE_DEPTH`, fs/proc/base.c).
+    fn read(&mut self, tid: u64, path: &str) -> Result<&[u8], NotRead> {
         let tid = u32::try_from(tid).map_err(|_| NotRead::Gone)?;
         if self.skip.contains(&tid) {
             return Err(NotRead::Unknown);
         }
-        self.path.clear();
-        // Writing to a String cannot fail.
-        let _ = self.path.write_fmt(path);
         self.progress.at.store(tid, Ordering::Relaxed);
         let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-        let length = openat(&self.proc, &self.path, flags, Mode::empty())
+        let length = openat(&self.proc, path, flags, Mode::empty())
             .and_then(|file| read(&file, &mut self.buffer));
         self.progress.at.store(0, Ordering::Relaxed);
-        length.map_err(|error| match error {
-            Errno::NOENT | Errno::SRCH => NotRead::Gone,
-            _ => NotRead::Unknown,
-        })
+        match length {
+            Ok(length) => Ok(self.buffer.get(..length).unwrap_or_default()),
+            Err(Errno::NOENT | Errno::SRCH) => Err(NotRead::Gone),
+            Err(_) => Err(NotRead::Unknown),
+        }
     }
 
     /// Lists the numeric names in a directory; empty if it cannot be read.
-    fn list(&mut self, path: &str, numbers: &mut Vec<u64>) {
-        numbers.clear();
+    fn list(&mut self, path: &str) -> Vec<u64> {
+        let mut numbers = Vec::new();
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let Ok(directory) = openat(&self.proc, path, flags, Mode::empty()) else {
-            return;
+            return numbers;
         };
         let mut entries = RawDir::new(&directory, self.entries.spare_capacity_mut());
         while let Some(Ok(entry)) = entries.next() {
             numbers.extend(number(entry.file_name().to_bytes()));
         }
+        numbers
     }
 }
 
@@ -345,29 +327,24 @@ fn unseen(key: TaskKey, comm: String) -> Seen {
     }
 }
 
-/// Pins the calling thread to one processor until dropped.
-struct Pinned {
-    before: CpuSet,
-}
+/// Pins the calling thread to one processor until dropped; contains the former processors.
+struct Pinned(CpuSet);
 
 impl Pinned {
     fn to(processor: u64) -> Option<Pinned> {
         let processor = usize::try_from(processor).ok()?;
         let before = sched_getaffinity(None).ok()?;
         let mut only = CpuSet::new();
-        if processor >= CpuSet::MAX_CPU {
-            return None;
-        }
-        only.set(processor);
+        only.set((processor < CpuSet::MAX_CPU).then_some(processor)?);
         sched_setaffinity(None, &only).ok()?;
-        Some(Pinned { before })
+        Some(Pinned(before))
     }
 }
 
 impl Drop for Pinned {
     fn drop(&mut self) {
         // The old mask was valid before; this can fail only if a processor has been removed.
-        let _ = sched_setaffinity(None, &self.before);
+        let _ = sched_setaffinity(None, &self.0);
     }
 }
 

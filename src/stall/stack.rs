@@ -13,41 +13,35 @@ pub enum StackVerdict {
     Elsewhere,
 }
 
-/// Prefixes of XFS functions (fs/xfs); in a module, `[xfs]` after the name marks them too.
-const XFS: [&[u8]; 5] = [b"xfs_", b"_xfs_", b"__xfs_", b"xlog_", b"xfsaild"];
+/// Prefixes of XFS functions (fs/xfs), without underscores in front; in a module, `[xfs]` after the
+/// name marks them too.
+const XFS: [&[u8]; 3] = [b"xfs_", b"xlog_", b"xfsaild"];
 
-/// Prefixes of allocator functions; suffixes vary between kernels (`__alloc_pages_noprof`,
-/// `kmem_cache_alloc_lru`, `__kmalloc_cache_noprof`, …).
-const ALLOCATOR_BEGINNINGS: [&[u8]; 21] = [
+/// Prefixes of allocator functions, likewise; suffixes vary between kernels
+/// (`__alloc_pages_noprof`, `kmem_cache_alloc_lru`, `__kmalloc_cache_noprof`, …).
+const ALLOCATOR_BEGINNINGS: [&[u8]; 13] = [
     // mm/page_alloc.c, mm/mempolicy.c
-    b"__alloc_pages",
-    b"__alloc_frozen_pages",
     b"alloc_pages",
     b"alloc_frozen_pages",
-    b"__folio_alloc",
     b"folio_alloc",
     b"filemap_alloc_folio",
-    b"__perform_reclaim",
+    b"perform_reclaim",
     // mm/slub.c, mm/slab.c, mm/slab_common.c
-    b"__kmalloc",
-    b"___kmalloc",
-    b"kmalloc_",
+    b"kmalloc",
     b"krealloc",
     b"kmem_cache_alloc",
-    b"__kmem_cache_alloc",
-    b"__slab_alloc",
-    b"___slab_alloc",
+    b"slab_alloc",
     // mm/util.c, mm/vmalloc.c
     b"kvmalloc",
-    b"__kvmalloc",
-    b"__vmalloc",
     b"vmalloc",
+    // mm/vmscan.c
+    b"shrink_zone",
     // mm/compaction.c
     b"compact_zone",
 ];
 
 /// Full names where a prefix would be ambiguous: `shrink_dcache_parent` is called by rmdir.
-const ALLOCATOR_NAMES: [&[u8]; 27] = [
+const ALLOCATOR_NAMES: [&[u8]; 25] = [
     // mm/slub.c
     b"allocate_slab",
     b"new_slab",
@@ -56,8 +50,6 @@ const ALLOCATOR_NAMES: [&[u8]; 27] = [
     b"do_try_to_free_pages",
     b"throttle_direct_reclaim",
     b"reclaim_throttle",
-    b"shrink_zones",
-    b"shrink_zone",
     b"shrink_node",
     b"shrink_node_memcgs",
     b"shrink_lruvec",
@@ -110,21 +102,24 @@ pub fn verdict(stack: &[u8]) -> StackVerdict {
     }
 }
 
-/// Extracts `xfs_ilock` from `xfs_ilock.part.0+0x8e/0x120 [xfs]`.
+/// Extracts `xfs_ilock` from `__xfs_ilock.part.0+0x8e/0x120 [xfs]`.
 fn function(frame: &[u8]) -> &[u8] {
-    let end = frame.iter().position(|byte| b"+. ".contains(byte));
-    frame.get(..end.unwrap_or(frame.len())).unwrap_or_default()
+    let mut parts = frame.split(|byte| b"+. ".contains(byte));
+    let name = parts.next().unwrap_or_default();
+    let start = name.iter().position(|byte| *byte != b'_');
+    &name[start.unwrap_or(0)..]
 }
 
 fn is_xfs(frame: &[u8], name: &[u8]) -> bool {
-    frame.ends_with(b"[xfs]") || XFS.iter().any(|begin| name.starts_with(begin))
+    frame.ends_with(b"[xfs]") || begins(name, &XFS)
 }
 
 fn is_allocator(name: &[u8]) -> bool {
-    ALLOCATOR_NAMES.contains(&name)
-        || ALLOCATOR_BEGINNINGS
-            .iter()
-            .any(|begin| name.starts_with(begin))
+    ALLOCATOR_NAMES.contains(&name) || begins(name, &ALLOCATOR_BEGINNINGS)
+}
+
+fn begins(name: &[u8], with: &[&[u8]]) -> bool {
+    with.iter().any(|begin| name.starts_with(begin))
 }
 
 #[cfg(test)]

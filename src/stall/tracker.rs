@@ -21,7 +21,7 @@ pub struct TaskKey {
 }
 
 /// A state machine over times and verdicts.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct StallTracker {
     stall_after: Duration,
     starved: BTreeMap<TaskKey, Starvation>,
@@ -29,7 +29,7 @@ pub struct StallTracker {
     updated: Monotonic,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Starvation {
     since: Monotonic,
     last: Monotonic,
@@ -42,9 +42,7 @@ impl StallTracker {
     pub fn new(stall_after: Duration) -> StallTracker {
         StallTracker {
             stall_after,
-            starved: BTreeMap::new(),
-            scans: 0,
-            updated: Monotonic(0),
+            ..StallTracker::default()
         }
     }
 
@@ -61,17 +59,12 @@ impl StallTracker {
         for (key, verdict) in tasks {
             match verdict {
                 StackVerdict::Starved => {
-                    let fresh = Starvation {
-                        since: now,
-                        last: now,
-                        scan,
-                    };
-                    let stall = self.starved.entry(key).or_insert(fresh);
-                    if now.since(stall.last) > GAP {
+                    let stall = self.starved.entry(key).or_default();
+                    // Also a new one, which has no earlier scan.
+                    if stall.scan == 0 || now.since(stall.last) > GAP {
                         stall.since = now;
                     }
-                    stall.last = now;
-                    stall.scan = scan;
+                    (stall.last, stall.scan) = (now, scan);
                 }
                 StackVerdict::Unseen => {
                     if let Some(stall) = self.starved.get_mut(&key) {

@@ -2,59 +2,33 @@
 
 use crate::model::path::printable;
 
-/// Whether a kernel logs that XFS waits for memory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Message {
-    /// It does.
-    Printed,
-    /// It never does (6.9 and later).
-    Never,
-    /// Unknown: the vendor mixes versions.
-    Uncertain,
-}
-
-impl Message {
-    /// Determines this from a kernel release (`uname -r`).
-    pub fn of(release: &str) -> Message {
-        // RHEL and what is made of it, Oracle's UEK, SUSE, Amazon, Tencent, openEuler, Anolis take
-        // XFS from later kernels.
-        const MIXED: [&str; 9] = [
-            ".el", "uek", "-default", ".amzn", "tlinux", ".tl", ".oe", ".an", "-cip",
-        ];
-        let mut numbers = release
-            .split(|character: char| !character.is_ascii_digit())
-            .map(str::parse::<u32>);
-        let (Some(Ok(major)), Some(Ok(minor))) = (numbers.next(), numbers.next()) else {
-            return Message::Uncertain;
-        };
-        if (major, minor) >= (6, 9) {
-            Message::Never
-        } else if MIXED.iter().any(|vendor| release.contains(vendor)) {
-            Message::Uncertain
-        } else {
-            Message::Printed
-        }
-    }
-}
-
-/// Describes the effective trigger to the operator.
+/// Describes the effective trigger of a kernel (`uname -r`) to the operator. From 6.9 on, none logs
+/// that XFS waits for memory.
 pub fn effective_trigger(release: &str, detects_stalls: bool) -> String {
-    let kernel = printable(release.as_bytes());
-    let logs = match Message::of(release) {
-        Message::Printed => "logs when XFS waits for memory",
-        Message::Never => "never logs when XFS waits for memory (none does from 6.9 on)",
-        Message::Uncertain => {
-            "may or may not log when XFS waits for memory (its vendor mixes versions)"
-        }
+    // RHEL and what is made of it, Oracle's UEK, SUSE, Amazon, Tencent, openEuler, Anolis take XFS
+    // from later kernels.
+    const MIXED: [&str; 9] = [
+        ".el", "uek", "-default", ".amzn", "tlinux", ".tl", ".oe", ".an", "-cip",
+    ];
+    let numbers = release.split(|character: char| !character.is_ascii_digit());
+    let mut numbers = numbers.map(|digits| digits.parse::<u32>().ok());
+    let version = numbers.next().flatten().zip(numbers.next().flatten());
+    let never = version >= Some((6, 9));
+    let mixed = version.is_none() || MIXED.iter().any(|vendor| release.contains(vendor));
+    let logs = match (never, mixed) {
+        (true, _) => "never logs when XFS waits for memory (none does from 6.9 on)",
+        (_, false) => "logs when XFS waits for memory",
+        _ => "may or may not log when XFS waits for memory (its vendor mixes versions)",
     };
-    let detector = match (Message::of(release), detects_stalls) {
-        (Message::Never, true) => "the stall detector is the trigger",
-        (_, true) => "the stall detector is on as well",
-        (Message::Never, false) => {
+    let detector = match (never, detects_stalls) {
+        (true, true) => "the stall detector is the trigger",
+        (false, true) => "the stall detector is on as well",
+        (true, false) => {
             "the stall detector is off: only an own rule or a log file can start a rescue"
         }
-        (_, false) => "the stall detector is off",
+        (false, false) => "the stall detector is off",
     };
+    let kernel = printable(release.as_bytes());
     format!("kernel {kernel} {logs}; {detector}")
 }
 
@@ -64,21 +38,25 @@ mod tests {
 
     #[test]
     fn the_effective_trigger_of_a_kernel() {
-        for (release, message) in [
-            ("6.18.44", Message::Never),
-            ("6.9.0-rc1", Message::Never),
-            ("7.3.4-1-amd64", Message::Never),
-            ("6.12.0-55.el10.x86_64", Message::Never),
-            ("6.8.0-45-generic", Message::Printed),
-            ("6.1.0-37-amd64", Message::Printed),
-            ("4.4.0-210-generic", Message::Printed),
-            ("5.14.0-503.el9.x86_64", Message::Uncertain),
-            ("6.4.0-150600.23-default", Message::Uncertain),
-            ("5.15.0-200.131.27.el8uek.x86_64", Message::Uncertain),
-            ("what", Message::Uncertain),
+        let (never, printed, uncertain) = ("never logs", "logs", "may or may not log");
+        for (release, logs) in [
+            ("6.18.44", never),
+            ("6.9.0-rc1", never),
+            ("7.3.4-1-amd64", never),
+            ("6.12.0-55.el10.x86_64", never),
+            ("6.8.0-45-generic", printed),
+            ("6.1.0-37-amd64", printed),
+            ("4.4.0-210-generic", printed),
+            ("5.14.0-503.el9.x86_64", uncertain),
+            ("6.4.0-150600.23-default", uncertain),
+            ("5.15.0-200.131.27.el8uek.x86_64", uncertain),
+            ("what", uncertain),
         ] {
-            assert_eq!(Message::of(release), message, "{release}");
-            assert!(effective_trigger(release, true).starts_with(&format!("kernel {release} ")));
+            let text = effective_trigger(release, true);
+            let begin = format!("kernel {release} {logs} when XFS waits for memory");
+            assert!(text.starts_with(&begin), "{text}");
+            let is_the_trigger = text.ends_with("the stall detector is the trigger");
+            assert_eq!(is_the_trigger, logs == never, "{text}");
         }
         assert!(effective_trigger("6.18.44", false).contains("only an own rule"));
     }

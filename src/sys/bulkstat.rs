@@ -8,7 +8,7 @@ use rustix::io::Errno;
 use rustix::ioctl::{Opcode, Updater, ioctl, opcode};
 
 /// Maximum inodes per call.
-const BATCH: usize = 1024;
+const BATCH: u32 = 1024;
 /// Restricts the call to one allocation group (`XFS_BULK_IREQ_AGNO`).
 const REQUEST_GROUP: u32 = 1 << 0;
 /// Requests 64-bit extent counts (`XFS_BULK_IREQ_NREXT64`, kernels from 5.19 on).
@@ -24,23 +24,16 @@ pub struct Inode {
     pub size: u64,
     /// Allocated blocks of [`block_size`](Inode::block_size) bytes.
     pub blocks: u64,
-    xflags: u64,
-    times: [i64; 4],
+    xflags_and_times: [u64; 5],
     /// Generation of the inode number.
     pub generation: u32,
-    owner: [u32; 3],
-    nanoseconds: [u32; 4],
+    owner_and_nanoseconds: [u32; 7],
     /// Block size in bytes.
     pub block_size: u32,
-    rdev: u32,
-    hints: [u32; 2],
-    links: u32,
+    rdev_hints_and_links: [u32; 4],
     extents32: u32,
     attribute_extents: u32,
-    version: u16,
-    fork_offset: u16,
-    sick: u16,
-    checked: u16,
+    version_and_health: [u16; 4],
     /// `st_mode`.
     pub mode: u16,
     pad2: u16,
@@ -90,7 +83,7 @@ struct Header {
 #[repr(C)]
 struct Request {
     header: Header,
-    inodes: [Inode; BATCH],
+    inodes: [Inode; BATCH as usize],
 }
 
 const _: () = assert!(size_of::<Inode>() == 192);
@@ -99,25 +92,20 @@ const XFS_IOC_BULKSTAT: Opcode = opcode::read::<Header>(b'X', 127);
 const _: () = assert!(XFS_IOC_BULKSTAT == 0x8040_587f);
 
 /// Reads all inodes of an allocation group in batches.
-pub struct Bulkstat {
-    request: Box<Request>,
-    flags: u32,
-}
+pub struct Bulkstat(Box<Request>);
 
 impl Bulkstat {
     /// Starts at the first inode of a group.
     pub fn of_group(group: u32) -> Self {
-        let request = Request {
+        Bulkstat(Box::new(Request {
             header: Header {
                 allocation_group: group,
+                flags: REQUEST_GROUP | REQUEST_NREXT64,
+                wanted: BATCH,
                 ..Header::default()
             },
-            inodes: [Inode::default(); BATCH],
-        };
-        Bulkstat {
-            request: Box::new(request),
-            flags: REQUEST_GROUP | REQUEST_NREXT64,
-        }
+            inodes: [Inode::default(); BATCH as usize],
+        }))
     }
 
     /// Returns the next inodes, none at the end. `file` is any open file of the file system.
@@ -127,29 +115,23 @@ impl Bulkstat {
     pub fn next(&mut self, file: impl AsFd) -> io::Result<&[Inode]> {
         match self.call(&file) {
             // Kernels before 5.19 reject the flag; they have no 64-bit counts.
-            Err(Errno::INVAL) if self.flags & REQUEST_NREXT64 != 0 => {
-                self.flags &= !REQUEST_NREXT64;
+            Err(Errno::INVAL) if self.0.header.flags & REQUEST_NREXT64 != 0 => {
+                self.0.header.flags &= !REQUEST_NREXT64;
                 self.call(&file)?;
             }
             other => other?,
         }
-        let returned = (self.request.header.returned as usize).min(BATCH);
-        Ok(&self.request.inodes[..returned])
+        let returned = self.0.header.returned.min(BATCH);
+        Ok(&self.0.inodes[..returned as usize])
     }
 
     fn call(&mut self, file: impl AsFd) -> Result<(), Errno> {
-        let header = &mut self.request.header;
-        header.flags = self.flags;
-        // A constant far below 2^32.
-        #[allow(clippy::cast_possible_truncation)]
-        let wanted = BATCH as u32;
-        header.wanted = wanted;
-        header.returned = 0;
+        self.0.header.returned = 0;
         // SAFETY: the opcode takes a pointer to a `struct xfs_bulkstat_req`: a header that `icount`
         // records follow. `Request` has that layout and holds as many (sizes asserted above); the
         // kernel writes no more, and advances `inode` to where it goes on.
         unsafe {
-            let updater = Updater::<XFS_IOC_BULKSTAT, Request>::new(&mut self.request);
+            let updater = Updater::<XFS_IOC_BULKSTAT, Request>::new(&mut self.0);
             ioctl(file, updater)
         }
     }

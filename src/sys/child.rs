@@ -2,17 +2,21 @@
 //! priority (PR_SET_PDEATHSIG(2const), ioprio_set(2), setpriority(2)).
 
 use std::io;
-use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 use std::sync::Arc;
+
+use rustix::io::{FdFlags, fcntl_setfd};
+use rustix::process::set_parent_process_death_signal;
+use rustix::process::{Pid, Signal, getpid, getppid, setpriority_process};
 
 /// `IOPRIO_WHO_PROCESS` (include/uapi/linux/ioprio.h).
 const WHO_PROCESS: libc::c_int = 1;
 /// `IOPRIO_PRIO_VALUE(IOPRIO_CLASS_IDLE, 0)`.
 const CLASS_IDLE: libc::c_int = 3 << 13;
 /// The lowest CPU priority.
-const NICE: libc::c_int = 19;
+const NICE: i32 = 19;
 
 /// Makes `command` start a process that
 ///
@@ -21,15 +25,14 @@ const NICE: libc::c_int = 19;
 /// - keeps `keeps` open as long as it lives;
 /// - has the idle I/O class and nice 19, where the kernel permits them.
 pub fn lower_priority(command: &mut Command, keeps: Arc<OwnedFd>) {
-    let parent = std::process::id();
+    let parent = getpid();
     let prepare = move || {
         die_with_parent(parent)?;
-        keep_open(&keeps)?;
+        fcntl_setfd(&keeps, FdFlags::empty())?;
         // A refusal is harmless: the process only keeps a higher priority.
         // SAFETY: no memory is involved; 0 is the calling process.
         let _ = unsafe { libc::syscall(libc::SYS_ioprio_set, WHO_PROCESS, 0, CLASS_IDLE) };
-        // SAFETY: likewise.
-        let _ = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICE) };
+        let _ = setpriority_process(None, NICE);
         Ok(())
     };
     // SAFETY: between fork and exec in a process of several threads only async-signal-safe calls
@@ -39,7 +42,7 @@ pub fn lower_priority(command: &mut Command, keeps: Arc<OwnedFd>) {
 
 /// As [`lower_priority`], but the process is only killed when the thread that starts it ends.
 pub fn kill_with_parent(command: &mut Command) {
-    let parent = std::process::id();
+    let parent = getpid();
     // SAFETY: as in `lower_priority`.
     unsafe { command.pre_exec(move || die_with_parent(parent)) };
 }
@@ -53,34 +56,20 @@ pub fn ignore(signal: i32) -> io::Result<()> {
     Ok(())
 }
 
-fn die_with_parent(parent: u32) -> io::Result<()> {
-    let signal = libc::c_long::from(libc::SIGKILL);
-    // SAFETY: no memory is involved.
-    if unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, signal) } < 0 {
-        return Err(io::Error::last_os_error());
-    }
+fn die_with_parent(parent: Pid) -> io::Result<()> {
+    set_parent_process_death_signal(Some(Signal::KILL))?;
     // If the parent died before this, the signal is never sent.
-    // SAFETY: as above.
-    let now = unsafe { libc::getppid() };
-    if now.cast_unsigned() == parent {
-        Ok(())
-    } else {
-        Err(io::Error::from_raw_os_error(libc::ESRCH))
+    match getppid() {
+        Some(now) if now == parent => Ok(()),
+        _ => Err(rustix::io::Errno::SRCH.into()),
     }
-}
-
-fn keep_open(fd: &OwnedFd) -> io::Result<()> {
-    // SAFETY: the descriptor is open; the flags of a descriptor are those of this process alone.
-    if unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFD, 0) } < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::fs::File;
+    use std::os::fd::AsRawFd as _;
     use std::process::Stdio;
     use std::sync::mpsc;
     use std::time::{Duration, Instant};

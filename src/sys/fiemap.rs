@@ -14,7 +14,7 @@ use rustix::ioctl::{Opcode, Updater, ioctl, opcode};
 /// Maximum extents per call: some 50 µs on a loaded map. Without preemption (CONFIG_PREEMPT_NONE,
 /// usual on servers) the kernel runs no other thread on the processor before the call returns: with
 /// 1024 extents, a guest's write that completes there waits for up to half a millisecond.
-pub const CHUNK: usize = 128;
+pub const CHUNK: u32 = 128;
 
 /// The last extent of the file.
 pub const EXTENT_LAST: u32 = 0x0001;
@@ -57,7 +57,7 @@ struct Header {
 #[repr(C)]
 struct Request {
     header: Header,
-    extents: [Extent; CHUNK],
+    extents: [Extent; CHUNK as usize],
 }
 
 const _: () = assert!(size_of::<Extent>() == 56);
@@ -68,15 +68,16 @@ const _: () = assert!(FS_IOC_FIEMAP == 0xc020_660b);
 /// A reusable buffer for one chunk.
 pub struct Chunk(Box<Request>);
 
-impl Chunk {
-    /// An empty buffer.
-    pub fn new() -> Self {
+impl Default for Chunk {
+    fn default() -> Self {
         Chunk(Box::new(Request {
             header: Header::default(),
-            extents: [Extent::default(); CHUNK],
+            extents: [Extent::default(); CHUNK as usize],
         }))
     }
+}
 
+impl Chunk {
     /// Returns the extents from byte `start` on, at most [`CHUNK`], in ascending order; none at the
     /// end. The first may begin before `start`. EOPNOTSUPP or ENOTTY where not supported.
     pub fn read(&mut self, file: impl AsFd, start: u64) -> io::Result<&[Extent]> {
@@ -90,13 +91,10 @@ impl Chunk {
         start: u64,
         length: u64,
     ) -> io::Result<&[Extent]> {
-        // The count is a constant far below 2^32.
-        #[allow(clippy::cast_possible_truncation)]
-        let extent_count = CHUNK as u32;
         self.0.header = Header {
             start,
             length,
-            extent_count,
+            extent_count: CHUNK,
             ..Header::default()
         };
         // SAFETY: the opcode takes a pointer to a `struct fiemap` that `fm_extent_count` extents
@@ -105,13 +103,7 @@ impl Chunk {
             let updater = Updater::<FS_IOC_FIEMAP, Request>::new(&mut self.0);
             ioctl(file, updater)
         }?;
-        let mapped = (self.0.header.mapped_extents as usize).min(CHUNK);
-        Ok(&self.0.extents[..mapped])
-    }
-}
-
-impl Default for Chunk {
-    fn default() -> Self {
-        Self::new()
+        let mapped = self.0.header.mapped_extents.min(CHUNK);
+        Ok(&self.0.extents[..mapped as usize])
     }
 }

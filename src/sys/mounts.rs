@@ -2,21 +2,29 @@
 //! other file system, so that it works while one hangs.
 
 use std::ffi::OsString;
-use std::io;
+use std::fs::File;
+use std::io::{self, Read as _};
 use std::os::fd::{AsRawFd as _, BorrowedFd};
 use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Path, PathBuf};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+/// Maximum number of readings of a mount table that changes all the time.
+const MOST_READINGS: u32 = 5;
+
 /// One mount.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mount {
-    /// Mount ID, unique in the kernel while it is mounted; `mnt_id` of an fdinfo.
+    /// Mount ID, unique in the kernel while it is mounted, then used again; `mnt_id` of an fdinfo.
     pub id: u32,
+    /// ID of the mount that it is mounted on; its own at the root of a mount namespace.
+    pub parent: u32,
     /// Major and minor device number of the file system.
     pub device: (u32, u32),
     /// The directory of the file system that is mounted: `/` for all of it.
     pub root: PathBuf,
-    /// The mount point.
+    /// The mount point, below the root directory of the process.
     pub point: PathBuf,
     /// Type of the file system: `xfs`, `fuse.sshfs`, …
     pub type_name: String,
@@ -24,13 +32,32 @@ pub struct Mount {
 
 /// The mounts of the calling process; `proc` is where procfs is mounted.
 pub fn read(proc: &Path) -> io::Result<Vec<Mount>> {
-    Ok(parse(&std::fs::read(proc.join("self/mountinfo"))?))
+    Ok(parse(&read_whole(&proc.join("self/mountinfo"))?))
 }
 
 /// The mounts of another process, which may be in another namespace. Fails if it has ended.
 pub fn read_of(proc: &Path, pid: u32) -> io::Result<Vec<Mount>> {
-    let file = proc.join(pid.to_string()).join("mountinfo");
-    Ok(parse(&std::fs::read(file)?))
+    Ok(parse(&read_whole(
+        &proc.join(pid.to_string()).join("mountinfo"),
+    )?))
+}
+
+/// Reads a mount table as of one moment. read(2) returns it in parts of about a page, between which
+/// a mount may come or go; poll(2) reports a change since it was opened (mounts_poll,
+/// fs/proc_namespace.c).
+fn read_whole(path: &Path) -> io::Result<Vec<u8>> {
+    let mut text = Vec::new();
+    for _ in 0..MOST_READINGS {
+        text.clear();
+        let mut file = File::open(path)?;
+        file.read_to_end(&mut text)?;
+        let mut state = [PollFd::new(&file, PollFlags::PRI)];
+        poll(&mut state, Some(&Timespec::default()))?;
+        if !state[0].revents().contains(PollFlags::ERR) {
+            break;
+        }
+    }
+    Ok(text)
 }
 
 /// ID of the mount through which a file was opened, even if it was lazily unmounted since
@@ -54,13 +81,15 @@ pub fn parse(text: &[u8]) -> Vec<Mount> {
 fn parse_line(line: &[u8]) -> Option<Mount> {
     let mut fields = line.split(|&byte| byte == b' ');
     let id = std::str::from_utf8(fields.next()?).ok()?;
-    let device = std::str::from_utf8(fields.nth(1)?).ok()?;
+    let parent = std::str::from_utf8(fields.next()?).ok()?;
+    let device = std::str::from_utf8(fields.next()?).ok()?;
     let (major, minor) = device.split_once(':')?;
     let root = unescape(fields.next()?);
     let point = unescape(fields.next()?);
     let type_name = fields.skip_while(|field| *field != b"-").nth(1)?;
     Some(Mount {
         id: id.parse().ok()?,
+        parent: parent.parse().ok()?,
         device: (major.parse().ok()?, minor.parse().ok()?),
         root: PathBuf::from(OsString::from_vec(root)),
         point: PathBuf::from(OsString::from_vec(point)),
@@ -70,22 +99,16 @@ fn parse_line(line: &[u8]) -> Option<Mount> {
 
 /// Decodes space, tab, newline and backslash from octal escapes (mangle_path, fs/seq_file.c).
 pub fn unescape(field: &[u8]) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(field.len());
-    let mut rest = field;
-    while let Some((&first, tail)) = rest.split_first() {
-        let octal = tail
-            .get(..3)
-            .and_then(|digits| std::str::from_utf8(digits).ok());
-        let escaped = octal
-            .filter(|_| first == b'\\')
-            .and_then(|o| u8::from_str_radix(o, 8).ok());
-        if let Some(byte) = escaped {
-            bytes.push(byte);
-            rest = &tail[3..];
-        } else {
-            bytes.push(first);
-            rest = tail;
-        }
+    let mut parts = field.split(|byte| *byte == b'\\');
+    let mut bytes = parts.next().unwrap_or_default().to_vec();
+    for part in parts {
+        let escaped = part.split_at_checked(3).and_then(|(digits, rest)| {
+            let digits = std::str::from_utf8(digits).ok()?;
+            Some((u8::from_str_radix(digits, 8).ok()?, rest))
+        });
+        let (byte, rest) = escaped.unwrap_or((b'\\', part));
+        bytes.push(byte);
+        bytes.extend(rest);
     }
     bytes
 }
@@ -106,7 +129,8 @@ mod tests {
         assert_eq!(mounts[0].point, Path::new("/"));
         assert_eq!(mounts[1].point, Path::new("/srv/a b\\\nc"));
         assert_eq!(mounts[1].root, Path::new("/sub"));
-        assert_eq!((mounts[1].id, mounts[1].device), (40, (7, 3)));
+        assert_eq!((mounts[1].id, mounts[1].parent), (40, 36));
+        assert_eq!(mounts[1].device, (7, 3));
         assert_eq!(mounts[1].type_name, "xfs");
         assert_eq!(mounts[2].type_name, "fuse.sshfs");
     }

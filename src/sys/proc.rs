@@ -21,18 +21,42 @@ pub fn number(digits: &[u8]) -> Option<u64> {
     })
 }
 
-/// Reads a procfs file from its beginning in parts of whole lines (seq_read_iter, fs/seq_file.c),
-/// without allocating. Fails as pread(2) does.
+/// Reads a procfs file from its beginning in parts of whole lines, without allocating. A read ends
+/// within a line if the buffer is smaller than that of the kernel, which has at least a page
+/// (seq_read_iter, fs/seq_file.c): 64 KiB on some kernels.
+///
+/// # Errors
+/// Those of pread(2); InvalidData if a line does not fit into the buffer.
 pub fn each_part(file: &File, buffer: &mut [u8], mut take: impl FnMut(&[u8])) -> io::Result<()> {
-    let mut offset = 0;
+    let (mut offset, mut kept) = (0, 0);
     loop {
-        let length = pread(file, &mut *buffer, offset)?;
-        match buffer.get(..length) {
-            Some(part) if !part.is_empty() => take(part),
-            _ => return Ok(()),
+        // pread(2) returns at most the size of the rest of the buffer.
+        let length = pread(file, &mut buffer[kept..], offset)?;
+        let filled = kept + length;
+        let end = buffer[..filled].iter().rposition(|byte| *byte == b'\n');
+        let whole = match length {
+            // The last line of a file may lack its end.
+            0 => filled,
+            _ => end.map_or(0, |end| end + 1),
+        };
+        if whole > 0 {
+            take(&buffer[..whole]);
         }
-        offset = offset.saturating_add(u64::try_from(length).unwrap_or(0));
+        if length == 0 {
+            return Ok(());
+        }
+        buffer.copy_within(whole..filled, 0);
+        kept = filled - whole;
+        if kept == buffer.len() {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        offset = offset.saturating_add(length as u64);
     }
+}
+
+/// Size of a page of memory in bytes (sysconf(3)): 4096 on x86-64, up to 65536 on others.
+pub fn page_bytes() -> u64 {
+    rustix::param::page_size() as u64
 }
 
 /// The line of /proc/PID/stat (proc_pid_stat(5)).
@@ -197,18 +221,17 @@ pub fn pressure(text: &[u8], of: &str) -> Option<Pressure> {
     })
 }
 
-/// Direct reclaims and compactions: `allocstall*` and `compact_stall` of /proc/vmstat, summed.
-pub fn allocation_stalls(vmstat: &[u8]) -> u64 {
-    counters(vmstat)
-        .filter(|(name, _)| name.starts_with(b"allocstall") || *name == b"compact_stall")
-        .fold(0, |sum, (_, count)| sum.saturating_add(count))
-}
-
-/// Tasks throttled in direct reclaim: `pgscan_direct_throttle` of /proc/vmstat (since 3.6).
-pub fn direct_throttles(vmstat: &[u8]) -> Option<u64> {
-    let mut counters = counters(vmstat);
-    let (_, count) = counters.find(|(name, _)| *name == b"pgscan_direct_throttle")?;
-    Some(count)
+/// Bytes of memory that slabs can take: `MemTotal` of /proc/meminfo without the pages of hugetlbfs.
+/// It includes them (gather_bootmem_prealloc, mm/hugetlb.c), but they cannot be used for anything
+/// else (Documentation/admin-guide/mm/hugetlbpage.rst), and hypervisors reserve most memory so.
+pub fn memory_for_slabs(meminfo: &[u8]) -> Option<u64> {
+    let value = |of: &[u8]| counters(meminfo).find_map(|(name, kib)| (name == of).then_some(kib));
+    // `Hugetlb` counts pages of all sizes (since 4.15), the others those of the default size.
+    let of_default_size =
+        || Some(value(b"HugePages_Total")?.saturating_mul(value(b"Hugepagesize")?));
+    let reserved = value(b"Hugetlb").or_else(of_default_size).unwrap_or(0);
+    let available = value(b"MemTotal")?.saturating_sub(reserved);
+    Some(available.saturating_mul(1024))
 }
 
 /// A slab cache.
@@ -229,15 +252,19 @@ pub struct Slab {
 /// The `top` largest of /proc/slabinfo (slabinfo(5)), largest first.
 pub fn slabinfo(text: &[u8], page_bytes: u64, top: usize) -> Vec<Slab> {
     let slab = |line: &[u8]| {
-        let mut words = words(line);
-        let name = std::str::from_utf8(words.next()?).ok()?.to_owned();
-        let (active, objects) = (number(words.next()?)?, number(words.next()?)?);
-        let object_bytes = number(words.next()?)?;
-        let pages = number(words.nth(1)?)?;
-        let mut words = words.skip_while(|word| *word != b"slabdata");
-        let slabs = number(words.nth(2)?)?;
+        let (mut front, slabdata) = std::str::from_utf8(line).ok()?.split_once(" : slabdata ")?;
+        let slabs = number(words(slabdata.as_bytes()).nth(1)?)?;
+        (front, _) = front.rsplit_once(" : tunables ")?;
+        // From the right: a name may contain blanks (kmem_cache_create accepts any name).
+        let mut last = || {
+            let (rest, column) = front.trim_end().rsplit_once(' ')?;
+            front = rest;
+            number(column.as_bytes())
+        };
+        let (pages, _objects_per_slab, object_bytes) = (last()?, last()?, last()?);
+        let (objects, active) = (last()?, last()?);
         Some(Slab {
-            name,
+            name: front.trim_end().to_owned(),
             active,
             objects,
             object_bytes,
@@ -271,132 +298,4 @@ fn words(line: &[u8]) -> impl Iterator<Item = &[u8]> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-    use std::fs;
-
-    #[test]
-    fn the_stat_of_a_task() {
-        let text =
-            b"28 (CPU 0/KVM) D) (x) D 2 0 0 0 -1 69238880 1 2 3 4 500 600 7 8 20 0 9 0 1234 0 0 \
-            18446744073709551615 0 0 0 0 0 0 0 2147483647 0 1 0 0 17 3 0 0 0 0 0 0 0 0 0 0 0 0 0\n";
-        let expected = TaskStat {
-            tid: 28,
-            comm: b"CPU 0/KVM) D) (x",
-            state: b'D',
-            flags: 69_238_880,
-            system_ticks: 600,
-            threads: 9,
-            start: 1234,
-            processor: 3,
-        };
-        assert_eq!(task_stat(text), Some(expected));
-        assert_eq!(task_stat(b"28 (a) D 2 0"), None);
-    }
-
-    #[test]
-    fn fields_are_read_past_any_name() {
-        let stat = Stat::parse(b"5 (a) 1 2 (\xff) S) T 4 33 -1 0").unwrap();
-        assert_eq!(
-            (stat.id, stat.comm, stat.state()),
-            (5, &b"a) 1 2 (\xff) S"[..], Some(b'T'))
-        );
-        assert_eq!((stat.field::<4>(), stat.field::<5>()), (Some(4), Some(33)));
-        assert_eq!((stat.field::<6>(), stat.field::<8>()), (None, None));
-        assert!(Stat::parse(b"").is_none() && Stat::parse(b"5 (a").is_none());
-        assert_eq!(Stat::parse(b"5 (a)").unwrap().state(), None);
-    }
-
-    #[test]
-    fn our_own_kernel_is_understood() {
-        let read = |name: &str| fs::read(format!("/proc/{name}")).unwrap();
-        let stat = read("self/stat");
-        let stat = task_stat(&stat).unwrap();
-        assert_eq!(stat.tid, std::process::id());
-        assert!(stat.threads >= 1 && stat.start > 0);
-        assert_eq!(start_time(Path::new("/proc"), stat.tid), Some(stat.start));
-        assert!(buddyinfo(&read("buddyinfo")).any(|zone| zone.free_blocks().count() >= 10));
-        let vmstat = read("vmstat");
-        let dirty = counters(&vmstat).filter(|(name, _)| name.starts_with(b"nr_dirty"));
-        assert_eq!(dirty.count(), 3);
-        assert!(counters(&read("meminfo")).any(|(name, _)| name == b"MemFree"));
-    }
-
-    #[test]
-    fn both_lines_of_pressure() {
-        let text = b"some avg10=1.50 avg60=0.20 avg300=0.00 total=123456\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=7\n";
-        let some = pressure(text, "some").unwrap();
-        assert_eq!(some.total, 123_456);
-        assert!((some.avg10 - 1.5).abs() < 1e-9);
-        assert_eq!(pressure(text, "full").unwrap().total, 7);
-        for other in [
-            &b""[..],
-            b"some nonsense\n",
-            b"some avg10=nan total=1\n",
-            b"some avg10=1.0\n",
-        ] {
-            assert_eq!(pressure(other, "some"), None);
-        }
-    }
-
-    #[test]
-    fn stalls_are_summed() {
-        let text = b"allocstall_dma 1\nallocstall_normal 20\ncompact_stall 300\ncompact_fail 9\nallocstall 4000\n";
-        assert_eq!(allocation_stalls(text), 4321);
-        assert_eq!(direct_throttles(text), None);
-        assert_eq!(
-            direct_throttles(b"a 1\npgscan_direct_throttle 7\n"),
-            Some(7)
-        );
-    }
-
-    #[test]
-    fn the_largest_slabs_come_first() {
-        let text = b"slabinfo - version: 2.1\n# name            <active_objs> <num_objs>\n\
-            small  1 2 64 64 1 : tunables 0 0 0 : slabdata 1 1 0\n\
-            xfs_inode  30 40 1024 8 2 : tunables 0 0 0 : slabdata 5 6 0\n";
-        let slabs = slabinfo(text, 4096, 15);
-        assert_eq!(slabs.len(), 2);
-        assert_eq!(
-            (slabs[0].name.as_str(), slabs[0].bytes),
-            ("xfs_inode", 6 * 2 * 4096)
-        );
-        assert_eq!(
-            (slabs[0].active, slabs[0].objects, slabs[0].object_bytes),
-            (30, 40, 1024)
-        );
-    }
-
-    #[test]
-    fn frames_are_bare() {
-        let text = b"[<0>] a+0x1/0x2\n[<ffffffff81000000>] b+0x1/0x2 [xfs]\nc+0x0/0x1\n";
-        let frames: Vec<_> = stack_frames(text).collect();
-        assert_eq!(
-            frames,
-            [&b"a+0x1/0x2"[..], b"b+0x1/0x2 [xfs]", b"c+0x0/0x1"]
-        );
-    }
-
-    proptest! {
-        #[test]
-        fn no_bytes_make_it_panic(text: Vec<u8>) {
-            let _ = task_stat(&text);
-            let _ = buddyinfo(&text).flat_map(|zone| zone.free_blocks()).count();
-            let _ = counters(&text).count();
-            let _ = pressure(&text, "some");
-            let _ = allocation_stalls(&text);
-            let _ = direct_throttles(&text);
-            let _ = slabinfo(&text, 4096, 1);
-            let _ = stack_frames(&text).count();
-        }
-
-        #[test]
-        fn a_name_never_passes_for_a_field(comm in "[ -~]{0,15}", state in "[RSDZTtI]") {
-            let text = format!("7 ({comm}) {state} 1 1 1 0 -1 32 0 0 0 0 0 5 0 0 20 0 1 0 99 {} 0 0", "0 ".repeat(16));
-            let stat = task_stat(text.as_bytes()).unwrap();
-            prop_assert_eq!(stat.comm, comm.as_bytes());
-            prop_assert_eq!((stat.state, stat.start), (state.as_bytes()[0], 99));
-        }
-    }
-}
+mod tests;

@@ -6,16 +6,15 @@
 //! `/proc/PID/fdinfo/N` (seq_show, fs/proc/fd.c: flags, mount ID and, since 5.14, inode number)
 //! come from memory. A process that ends between two steps counts as having no open files.
 
-use std::ffi::{CStr, CString, OsStr};
+use std::ffi::{CStr, CString, OsString};
 use std::io;
-use std::mem::MaybeUninit;
 use std::num::NonZeroUsize;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt as _;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use rustix::fs::{Mode, OFlags, RawDir, openat, readlinkat_raw};
+use rustix::fs::{CWD, Dir, Mode, OFlags, openat, readlinkat};
 
 /// Maximum number of reading threads; nearly all time goes into the kernel's procfs entries.
 const MOST_THREADS: usize = 4;
@@ -47,6 +46,9 @@ pub struct Process {
     pub name: String,
     /// The program that it runs, if it can be read.
     pub program: Option<PathBuf>,
+    /// Whether it runs a VM with KVM: it has a descriptor of one (kvm_dev_ioctl_create_vm,
+    /// virt/kvm/kvm_main.c).
+    pub has_kvm: bool,
     /// Its files by descriptor, without sockets, pipes, devices and others without a file system.
     pub files: Vec<OpenFile>,
 }
@@ -54,15 +56,22 @@ pub struct Process {
 /// Processes that have files open, except those that cannot be inspected (no permission, or just
 /// ended). `proc` is where procfs is mounted. Fails if it cannot be listed.
 pub fn with_open_files(proc: &Path) -> io::Result<Vec<Process>> {
-    let proc = open_directory(rustix::fs::CWD, proc)?;
+    let proc = open_directory(CWD, proc)?;
     let mut pids = Vec::new();
-    for_each_number(&proc, |name| pids.push(name.to_owned()))?;
+    for entry in Dir::read_from(&proc)? {
+        let name = entry?.file_name().to_owned();
+        pids.extend(
+            name.to_bytes()
+                .iter()
+                .all(u8::is_ascii_digit)
+                .then_some(name),
+        );
+    }
     let next = AtomicUsize::new(0);
     let read_some = || {
-        let mut buffers = Buffers::default();
         let mut found = Vec::new();
         while let Some(pid) = pids.get(next.fetch_add(1, Ordering::Relaxed)) {
-            found.extend(process(&proc, pid, &mut buffers));
+            found.extend(process(&proc, pid));
         }
         found
     };
@@ -98,81 +107,62 @@ pub fn command_line(proc: &Path, pid: u32) -> io::Result<Vec<Vec<u8>>> {
     Ok(text.split(|&byte| byte == 0).map(<[u8]>::to_vec).collect())
 }
 
-/// Reused from process to process.
-struct Buffers {
-    entries: Vec<MaybeUninit<u8>>,
-    link: Vec<MaybeUninit<u8>>,
-    info: Vec<u8>,
-}
-
-impl Default for Buffers {
-    fn default() -> Self {
-        // The longest path from d_path is a page.
-        Buffers {
-            entries: vec![MaybeUninit::uninit(); 32 * 1024],
-            link: vec![MaybeUninit::uninit(); 4096],
-            info: vec![0; 4096],
-        }
-    }
-}
-
-fn process(proc: &OwnedFd, pid: &CStr, buffers: &mut Buffers) -> Option<Process> {
-    let directory = open_directory(proc, Path::new(OsStr::from_bytes(pid.to_bytes()))).ok()?;
-    let files = files(&directory, buffers)?;
+fn process(proc: &OwnedFd, pid: &CStr) -> Option<Process> {
+    let directory = open_directory(proc, pid).ok()?;
+    let (files, has_kvm) = files(&directory)?;
+    let mut comm = [0; COMM];
+    let comm = read_file(&directory, c"comm", &mut comm)?;
     Some(Process {
-        pid: std::str::from_utf8(pid.to_bytes()).ok()?.parse().ok()?,
-        name: name(&directory)?,
-        program: read_link(directory.as_fd(), c"exe", &mut buffers.link)
-            .map(|link| PathBuf::from(OsStr::from_bytes(link))),
+        pid: pid.to_str().ok()?.parse().ok()?,
+        name: String::from_utf8_lossy(comm.strip_suffix(b"\n").unwrap_or(comm)).into_owned(),
+        program: readlinkat(&directory, c"exe", []).ok().map(path),
+        has_kvm,
         files,
     })
 }
 
-/// The files that a process has open; `None` if there are none.
-fn files(process: &OwnedFd, buffers: &mut Buffers) -> Option<Vec<OpenFile>> {
-    let directory = open_directory(process, Path::new("fd")).ok()?;
+/// The files that a process has open, and whether it has a VM of KVM; `None` without files.
+fn files(process: &OwnedFd) -> Option<(Vec<OpenFile>, bool)> {
+    let directory = open_directory(process, c"fd").ok()?;
     let mut infos = None;
-    let mut files = Vec::new();
-    let Buffers {
-        entries,
-        link,
-        info,
-    } = buffers;
-    let mut entries = RawDir::new(&directory, entries);
-    while let Some(Ok(entry)) = entries.next() {
-        if !is_number(entry.file_name()) {
-            continue;
-        }
-        let Some(target) = read_link(directory.as_fd(), entry.file_name(), link) else {
+    let mut info = [0; 4096];
+    let (mut files, mut has_kvm) = (Vec::new(), false);
+    for entry in Dir::read_from(&directory).ok()?.map_while(Result::ok) {
+        // Fails for what is no descriptor: `.` and `..`.
+        let Ok(target) = readlinkat(&directory, entry.file_name(), []) else {
             continue;
         };
-        if !can_be_a_file(target) {
+        if !can_be_a_file(target.to_bytes()) {
+            has_kvm |= target.to_bytes() == b"anon_inode:kvm-vm";
             continue;
         }
         if infos.is_none() {
-            infos = Some(open_directory(process, Path::new("fdinfo")).ok()?);
+            infos = Some(open_directory(process, c"fdinfo").ok()?);
         }
-        let read = infos
-            .as_ref()
-            .and_then(|infos| read_file(infos.as_fd(), entry.file_name(), info));
-        files.extend(read.and_then(|text| open_file(target, text)));
+        let infos = infos.as_ref();
+        let text = infos.and_then(|infos| read_file(infos, entry.file_name(), &mut info));
+        files.extend(text.and_then(|text| open_file(target, text)));
     }
-    (!files.is_empty()).then_some(files)
+    (!files.is_empty()).then_some((files, has_kvm))
 }
 
 /// A descriptor, from its link and the text of its fdinfo.
-fn open_file(target: &[u8], info: &[u8]) -> Option<OpenFile> {
+fn open_file(target: CString, info: &[u8]) -> Option<OpenFile> {
     let field = |name: &str| {
         let mut lines = info.split(|&byte| byte == b'\n');
         let value = lines.find_map(|line| line.strip_prefix(name.as_bytes())?.strip_prefix(b":"));
         std::str::from_utf8(value?).ok().map(str::trim)
     };
     Some(OpenFile {
-        path: PathBuf::from(OsStr::from_bytes(target)),
         flags: u32::from_str_radix(field("flags")?, 8).ok()?,
         mount: field("mnt_id")?.parse().ok()?,
         inode: field("ino").and_then(|inode| inode.parse().ok()),
+        path: path(target),
     })
+}
+
+fn path(link: CString) -> PathBuf {
+    PathBuf::from(OsString::from_vec(link.into_bytes()))
 }
 
 /// By its name alone: sockets (`socket:[123]`), devices and named memory are not files. Not reading
@@ -184,49 +174,17 @@ fn can_be_a_file(target: &[u8]) -> bool {
     target.starts_with(b"/dev/shm/") || (target.starts_with(b"/") && !is_never)
 }
 
-fn name(process: &OwnedFd) -> Option<String> {
-    let mut buffer = [0; COMM];
-    let name = read_file(process.as_fd(), c"comm", &mut buffer)?;
-    let name = name.strip_suffix(b"\n").unwrap_or(name);
-    Some(String::from_utf8_lossy(name).into_owned())
-}
-
-fn read_link<'b>(
-    at: BorrowedFd<'_>,
-    name: &CStr,
-    buffer: &'b mut [MaybeUninit<u8>],
-) -> Option<&'b [u8]> {
-    let (link, _) = readlinkat_raw(at, name, buffer).ok()?;
-    Some(link)
-}
-
-/// As much of a file as fits; procfs returns it in one piece.
-fn read_file<'b>(at: BorrowedFd<'_>, name: &CStr, buffer: &'b mut [u8]) -> Option<&'b [u8]> {
+/// As much of a file as fits. The lines that are used come first and are short.
+fn read_file<'b>(at: impl AsFd, name: &CStr, buffer: &'b mut [u8]) -> Option<&'b [u8]> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
     let file = openat(at, name, flags, Mode::empty()).ok()?;
     let length = rustix::io::read(&file, &mut *buffer).ok()?;
     buffer.get(..length)
 }
 
-fn open_directory(at: impl AsFd, name: &Path) -> io::Result<OwnedFd> {
+fn open_directory(at: impl AsFd, name: impl rustix::path::Arg) -> io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     Ok(openat(at, name, flags, Mode::empty())?)
-}
-
-fn for_each_number(directory: &OwnedFd, mut on_name: impl FnMut(&CStr)) -> io::Result<()> {
-    let mut buffer = vec![MaybeUninit::uninit(); 32 * 1024];
-    let mut entries = RawDir::new(directory, &mut buffer);
-    while let Some(entry) = entries.next() {
-        let name: CString = entry?.file_name().to_owned();
-        if is_number(&name) {
-            on_name(&name);
-        }
-    }
-    Ok(())
-}
-
-fn is_number(name: &CStr) -> bool {
-    name.to_bytes().iter().all(u8::is_ascii_digit)
 }
 
 #[cfg(test)]
@@ -260,6 +218,7 @@ mod tests {
             ("/srv/a b", INFO),
             ("/memfd:pc.ram (deleted)", INFO),
             ("anon_inode:[eventfd]", INFO),
+            ("anon_inode:kvm-vm", INFO),
             ("/srv/old", "pos:\t0\nflags:\t02\nmnt_id:\t29\n"),
         ];
         process(proc.path(), 7, &open);
@@ -280,7 +239,7 @@ mod tests {
         ];
         assert_eq!(files, expected);
         assert_eq!((found.len(), found[0].pid), (1, 7));
-        assert_eq!(found[0].name, "db (1)");
+        assert_eq!((found[0].name.as_str(), found[0].has_kvm), ("db (1)", true));
         assert_eq!(found[0].program.as_deref(), Some(Path::new("/usr/bin/db")));
     }
 

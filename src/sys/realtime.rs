@@ -3,6 +3,7 @@
 use std::io;
 
 use rustix::mm::{MlockAllFlags, mlockall};
+use rustix::process::setpriority_process;
 
 /// Locks the memory of the process: resident pages, and others from their first use on
 /// (MCL_ONFAULT, since 4.4). Code that must not wait for a disk has to run once afterwards.
@@ -46,12 +47,10 @@ pub fn raise_policy() -> SchedPolicy {
     if real_time == 0 {
         return SchedPolicy::RealTime;
     }
-    // SAFETY: no memory is involved. 0 with PRIO_PROCESS is the calling thread on Linux.
-    let raised = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, -20) };
-    if raised == 0 {
-        SchedPolicy::Raised
-    } else {
-        SchedPolicy::Ordinary
+    // On Linux this is the calling thread.
+    match setpriority_process(None, -20) {
+        Ok(()) => SchedPolicy::Raised,
+        Err(_) => SchedPolicy::Ordinary,
     }
 }
 

@@ -8,23 +8,10 @@ use std::os::fd::AsFd;
 use rustix::io::Errno;
 use rustix::ioctl::{Getter, Opcode, Updater, ioctl, opcode};
 
-/// `struct fsuuid2`.
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Uuid2 {
-    length: u8,
-    uuid: [u8; 16],
-}
-
-/// `struct btrfs_ioctl_fs_info_args`, as far as it is read here.
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct BtrfsInfo {
-    max_id: u64,
-    devices: u64,
-    uuid: [u8; 16],
-    rest: [u64; 124],
-}
+/// `struct fsuuid2`: the length and 16 bytes.
+type Uuid2 = [u8; 17];
+/// `struct btrfs_ioctl_fs_info_args`: two numbers, the UUID, and others.
+type BtrfsInfo = [[u8; 16]; 64];
 
 /// `struct fsuuid` of ext4, followed by room for a UUID of `length` bytes.
 #[repr(C)]
@@ -35,8 +22,6 @@ struct Ext4Uuid {
     uuid: [u8; 16],
 }
 
-const _: () = assert!(size_of::<Uuid2>() == 17);
-const _: () = assert!(size_of::<BtrfsInfo>() == 1024);
 const FS_IOC_GETFSUUID: Opcode = opcode::read::<Uuid2>(0x15, 0);
 /// The opcode encodes the size of the first two fields.
 const EXT4_IOC_GETFSUUID: Opcode = opcode::read::<[u32; 2]>(b'f', 44);
@@ -49,10 +34,10 @@ pub fn uuid(file: impl AsFd) -> io::Result<[u8; 16]> {
     let mut answer = ext4(&file);
     if answer == Err(Errno::NOTTY) {
         // SAFETY: the opcode takes a pointer to a `struct fsuuid2` and fills it in; `Uuid2` has its
-        // size (asserted above), and any bytes are a valid value of it.
+        // size, and any bytes are a valid value of it.
         let generic = unsafe { ioctl(&file, Getter::<FS_IOC_GETFSUUID, Uuid2>::new()) };
-        answer = generic.and_then(|answer| match answer {
-            Uuid2 { length: 16, uuid } => Ok(uuid),
+        answer = generic.and_then(|answer| match answer.split_last_chunk() {
+            Some(([16], uuid)) => Ok(*uuid),
             _ => Err(Errno::NOTTY),
         });
     }
@@ -60,7 +45,7 @@ pub fn uuid(file: impl AsFd) -> io::Result<[u8; 16]> {
         // SAFETY: as above, with `struct btrfs_ioctl_fs_info_args`. The number is btrfs's own:
         // another file system answers ENOTTY.
         let btrfs = unsafe { ioctl(&file, Getter::<BTRFS_IOC_FS_INFO, BtrfsInfo>::new()) };
-        answer = btrfs.map(|info| info.uuid);
+        answer = btrfs.map(|info| info[1]);
     }
     Ok(answer?)
 }

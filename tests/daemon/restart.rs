@@ -25,8 +25,10 @@ fn database(etc: &Etc) -> std::path::PathBuf {
 }
 
 fn image_in(database: &Path, path: &Path) -> ImageInfo {
-    let image = Reader::open(database).unwrap().image_at(path).unwrap();
-    image.expect("it was recorded")
+    let images = Reader::open(database).unwrap().images().unwrap();
+    let at_path = images.into_iter().filter(|image| image.path == path);
+    let newest = at_path.max_by_key(|image| image.last.map(|last| last.point.at));
+    newest.expect("it was recorded")
 }
 
 /// Starts it on its configuration and its own state, and waits for its first sweep.

@@ -21,6 +21,7 @@ use fragwatch::internals::history::Reader;
 use rustix::process::Signal;
 use serde_json::Value;
 
+use crate::support::emergency::{DEADLOCK, in_a_file};
 use crate::support::random::Random;
 use crate::support::{self, Bed, MIB, RunningDaemon, guest, tools};
 use crate::watch::{Etc, until};
@@ -32,9 +33,6 @@ const THREADS: u64 = 6;
 const STEPS: u64 = 5;
 /// With `hook_after` to be waited for, and much else to do on the machine.
 const END: Duration = Duration::from_secs(30);
-
-const LINE: &str = "Nov 20 22:58:01 kvm7 kernel: [12345.678901] XFS: nginx(31293) possible memory \
-                    allocation deadlock size 65728 in kmem_alloc (mode:0x250)\n";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Step {
@@ -168,7 +166,7 @@ impl World {
             Step::Incident => {
                 let log = self.etc.join("kern.log");
                 let mut log = fs::OpenOptions::new().append(true).open(log).unwrap();
-                log.write_all(LINE.as_bytes()).unwrap();
+                log.write_all(in_a_file(DEADLOCK).as_bytes()).unwrap();
             }
             Step::Terminate => {
                 self.daemon.signal(Signal::TERM);

@@ -4,7 +4,8 @@
 use std::fs;
 use std::net::TcpListener;
 use std::os::unix::net::UnixDatagram;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::process::Command;
 
 use rustix::process::Signal;
 use serde_json::Value;
@@ -133,14 +134,14 @@ fn a_reload_while_the_address_is_in_use_takes_all_else() {
     until("the page", || http_get(begun.etc.address, "/metrics").ok());
 }
 
+const CASE_E01: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/cases/E01");
+
 /// A zoneinfo directory as Debian 13 and Ubuntu 24.04 have it without tzdata-legacy.
 fn zoneinfo(etc: &Etc) -> PathBuf {
     let dir = etc.join("zoneinfo");
-    fs::create_dir_all(dir.join("America")).unwrap();
-    for name in ["America/Chicago", "UTC"] {
-        let from = Path::new("/usr/share/zoneinfo").join(name);
-        fs::copy(from, dir.join(name)).expect("package tzdata");
-    }
+    let mut make = Command::new("sh");
+    make.arg(format!("{CASE_E01}/make-tzdir.sh")).arg(&dir);
+    assert!(make.status().unwrap().success(), "package tzdata");
     dir
 }
 
@@ -155,6 +156,12 @@ fn a_zone_that_an_upgrade_took_away_is_still_known() {
     let bed = support::require!(Bed::xfs());
     let etc = Etc::new();
     let zoneinfo = zoneinfo(&etc);
+    let mut check = support::fragwatch();
+    check
+        .args(["check-config", "--config"])
+        .arg(format!("{CASE_E01}/fragwatch.toml"));
+    let check = check.env("TZDIR", &zoneinfo).output().unwrap();
+    assert!(check.status.success(), "{check:?}");
     etc.write(&in_zone(&etc, &bed, "US/Central"));
     let check = etc
         .run_subcommand("check-config")

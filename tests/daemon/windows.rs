@@ -12,6 +12,7 @@ use fragwatch::internals::model::RunRecord;
 use crate::maintenance::{ALWAYS, checksum, planned, runs, why_not};
 use crate::scrape::Scrape;
 use crate::support::child::Child;
+use crate::support::emergency::{DEADLOCK, in_a_file};
 use crate::support::{self, Bed, MIB, Stall, guest, tools};
 use crate::watch::{Etc, PATIENCE, Watch, until};
 
@@ -309,10 +310,10 @@ fn an_incident_ends_a_run_and_the_plan_says_so() {
         sources.any(|one| one.label("source") == log.to_str() && one.value == 1.0)
     };
     watch.until("the log is followed", up);
-    let line = "Nov 20 22:58:01 kvm7 kernel: [12345.678901] XFS: nginx(31293) possible memory \
-                allocation deadlock size 65728 in kmem_alloc (mode:0x250)\n";
     let file = fs::OpenOptions::new().append(true).open(&log);
-    file.unwrap().write_all(line.as_bytes()).unwrap();
+    file.unwrap()
+        .write_all(in_a_file(DEADLOCK).as_bytes())
+        .unwrap();
     watch.until("an incident", |now| {
         now.value("fragwatch_rescue_active", &[]) == Some(1.0)
     });

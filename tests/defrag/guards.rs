@@ -13,9 +13,8 @@ use rustix::fs::{
 };
 
 use fragwatch::internals::config::settings::Defrag;
-use fragwatch::internals::defrag::Request;
-use fragwatch::internals::defrag::{Host, fsr};
-use fragwatch::internals::model::{RunOutcome, Stop};
+use fragwatch::internals::defrag::{self as engines, HostInterfaces, Request};
+use fragwatch::internals::model::{Engine, RunOutcome, Stop};
 
 use super::support::{self, Bed, MIB, guest, tools};
 use super::{bed, config, defrag, said};
@@ -359,16 +358,15 @@ fn the_guards_stop_when_they_are_told_to() {
         max_swap_stall: Duration::from_secs(600),
         ..Defrag::default()
     };
+    let mut events = Vec::new();
     let request = Request {
         path: &path,
         limits: &limits,
+        host: &HostInterfaces::new(bed.path().join("none")),
+        orders: &mut || Some(Stop::Paused),
+        watch: &mut |event| events.push(event),
     };
-    let host = Host::new(bed.path().join("none"));
-    let mut events = Vec::new();
-    let mut orders = || Some(Stop::Paused);
-    let report = fsr::run(&request, &host, &mut orders, &mut |event| {
-        events.push(event);
-    });
+    let report = engines::run(Engine::XfsFsr, request);
     let why = Stop::Paused;
     assert_eq!(report.outcome, RunOutcome::Stopped { why });
     assert_eq!(report.from, None);

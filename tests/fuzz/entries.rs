@@ -4,7 +4,7 @@
 use std::sync::LazyLock;
 
 use fragwatch::internals::klog::Piece;
-use fragwatch::internals::klog::{Assembler, kernel_text};
+use fragwatch::internals::klog::{Assembler, Reading, kernel_text, read};
 use fragwatch::internals::klog::{DRILL_MARKER, Match, Record, Rules, Text};
 use fragwatch::internals::model::{RuleAction, RuleDefinition};
 
@@ -160,6 +160,74 @@ pub fn line(bytes: &[u8]) {
             assert!(line.ends_with(text) || line.windows(text.len()).any(|part| part == text));
             let _ = BUILTIN.find(text);
         }
+    }
+}
+
+/// The heads of lines that are not the kernel's, whatever follows: by their program, its process, or
+/// the facility.
+const OTHERS: [&str; 20] = [
+    "Feb 11 04:05:06 kvm7 qemu[9]: ",
+    "Feb 11 04:05:06 kvm7 qemu: ",
+    "Feb 11 04:05:06 kvm7 kernel[9]: ",
+    "2027-02-11T04:05:06.123456+01:00 kvm7 qemu: ",
+    "2027-02-11 04:05:06 kvm7 qemu[-] err: ",
+    "1802228706.123456 kvm7 qemu[9]: ",
+    "Feb 11 04:05:06 kvm7 user.notice ",
+    "Feb 11 04:05:06 user.notice ",
+    "Feb 11 04:05:06 kvm7 <13> ",
+    "Feb 11 04:05:06 kvm7 kern.err qemu: ",
+    "Thu Feb 11 04:05:06 2027 daemon.err ",
+    "Thu 2027-02-11 04:05:06 CET kvm7 qemu[9]: ",
+    "M\u{e4}r 11 04:05:06 qemu[9]: ",
+    "Feb 11 04:05:06 [qemu] ",
+    "<13>Feb 11 04:05:06 kvm7 ",
+    "<13>1 2027-02-11T04:05:06Z kvm7 kernel - - - ",
+    "<3>1 2027-02-11T04:05:06Z kvm7 qemu - - - ",
+    "<30>[  812.000001] ",
+    "user  :notice: ",
+    "[  812.000001] kvm7 qemu[9]: ",
+];
+
+/// The heads of lines that are the kernel's.
+const KERNELS: [&str; 8] = [
+    "Feb 11 04:05:06 kvm7 kernel: ",
+    "Feb 11 04:05:06 kern.err kernel: ",
+    "11 ao\u{fb}t 04:05:06 kvm7 kernel: ",
+    "2027-02-11 04:05:06 kvm7 kernel[-] err: ",
+    "Feb 11 04:05:06 [kernel] ",
+    "<3>1 2027-02-11T04:05:06Z kvm7 kernel - - [a b=\"]\"] ",
+    "[Thu Feb 11 04:05:06 2027] ",
+    "2027-02-11T04:05:06,123456+01:00 ",
+];
+
+/// The text of a message: it does not move the place where it is looked for.
+pub fn head(text: &[u8]) {
+    let is_kernels = |line: &[u8]| !matches!(read(line), Reading::Other | Reading::Unknown);
+    for head in OTHERS {
+        let line = [head.as_bytes(), text].concat();
+        assert!(!is_kernels(&line), "{head}");
+    }
+    for head in KERNELS {
+        let line = [head.as_bytes(), text].concat();
+        let is_empty = text.trim_ascii_end().is_empty();
+        assert!(is_empty || is_kernels(&line), "{head}");
+        if let Some(text) = kernel_text(&line) {
+            assert!(
+                line.trim_ascii_end()
+                    .windows(text.len().max(1))
+                    .any(|part| part == text)
+                    || text.is_empty()
+            );
+        }
+    }
+    // The line that a text of journalctl goes on in.
+    assert_eq!(kernel_text(&[b"          ", text].concat()), None);
+    let now = "2027-02-11T04:05:06+01:00[Europe/Berlin]".parse().unwrap();
+    if let Reading::Kernel {
+        stamp: Some(stamp), ..
+    } = read(text)
+    {
+        let _ = stamp.is_old(&now);
     }
 }
 

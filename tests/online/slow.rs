@@ -4,10 +4,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use fragwatch::internals::config::settings::Defrag;
-use fragwatch::internals::defrag::online;
-use fragwatch::internals::defrag::{Event, Request};
-use fragwatch::internals::defrag::{Host, KernelCheck};
-use fragwatch::internals::model::{Bytes, RunOutcome};
+use fragwatch::internals::defrag::{self, Event, HostInterfaces, KernelCheck, Request};
+use fragwatch::internals::model::{BytesPerSecond, Engine, RunOutcome};
 
 use super::support::guest::BLOCK;
 use super::support::{self, MIB, Stall, guest, tools};
@@ -48,7 +46,7 @@ impl Sizes {
 
 fn limits() -> Defrag {
     Defrag {
-        bandwidth: Bytes(64 << 30),
+        bandwidth: BytesPerSecond(64 << 30),
         max_io_pressure: 100,
         stall_target: AIM,
         ..Defrag::default()
@@ -63,17 +61,13 @@ fn a_disk_ten_times_slower_in_mid_run_gets_less_at_once() {
     let path = stall.path().join("vm.img");
     guest::random_direct_writes(&path, IMAGE, IMAGE / BLOCK);
     let sum = tools::checksum(&path);
-    let host = Host {
+    let host = HostInterfaces {
         proc: PathBuf::from("/proc"),
         sys: PathBuf::from("/sys"),
         hints: state(stall.bed()),
         kernel: KernelCheck::default(),
     };
     let limits = limits();
-    let request = Request {
-        path: &path,
-        limits: &limits,
-    };
     stall.slow_down(PAGE);
     let (mut sizes, mut is_slow) = (Sizes::default(), false);
     let mut watch = |event| {
@@ -86,7 +80,14 @@ fn a_disk_ten_times_slower_in_mid_run_gets_less_at_once() {
             }
         }
     };
-    let report = online::run(&request, &host, &mut || None, &mut watch);
+    let request = Request {
+        path: &path,
+        limits: &limits,
+        host: &host,
+        orders: &mut || None,
+        watch: &mut watch,
+    };
+    let report = defrag::run(Engine::Online, request);
     stall.slow_down(Duration::ZERO);
     eprintln!("{sizes:?}, worst {:?}", report.segments.unwrap().worst_call);
     assert_eq!(report.outcome, RunOutcome::Improved);

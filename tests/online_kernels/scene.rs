@@ -12,11 +12,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use fragwatch::internals::config::settings::Defrag;
-use fragwatch::internals::defrag::online;
-use fragwatch::internals::defrag::{Event, Request};
-use fragwatch::internals::defrag::{Host, KernelCheck};
-use fragwatch::internals::defrag::{Region, Survey};
-use fragwatch::internals::model::{Bytes, Extent, RunOutcome, RunReport, Share, Stop};
+use fragwatch::internals::defrag::{
+    self, Event, HostInterfaces, KernelCheck, Region, Request, Survey,
+};
+use fragwatch::internals::model::{
+    Bytes, BytesPerSecond, Engine, Extent, RunOutcome, RunReport, Share, Stop,
+};
 use fragwatch::internals::probe::{MapReader, ReadPace};
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
@@ -142,29 +143,33 @@ impl Scene {
         let limits = Defrag {
             keep_free: Share::percent(0),
             max_io_pressure: 100,
-            bandwidth: Bytes(1 << 40),
+            bandwidth: BytesPerSecond(1 << 40),
             // After a call that took longer the engine rests four times as long: an emulated
             // processor is slow, and the writes would be over before the image was moved.
             stall_target: Duration::from_secs(1),
             ..Defrag::default()
         };
-        let request = Request {
-            path: &self.image,
-            limits: &limits,
-        };
-        let host = Host {
+        let host = HostInterfaces {
             kernel,
-            ..Host::new("/tmp".into())
+            ..HostInterfaces::new("/tmp".into())
         };
         let mut plan = Vec::new();
-        online::run(&request, &host, &mut orders, &mut |event| match event {
+        let mut watch = |event| match event {
             Event::Cleared(_) => plan = self.plan(),
             Event::Progress(progress) => {
                 let block = position(&plan, progress.done) / BLOCK;
                 self.writes.position.store(block, Ordering::Relaxed);
             }
             _ => {}
-        })
+        };
+        let request = Request {
+            path: &self.image,
+            limits: &limits,
+            host: &host,
+            orders: &mut orders,
+            watch: &mut watch,
+        };
+        defrag::run(Engine::Online, request)
     }
 
     /// As the engine makes it, which does not publish it.

@@ -18,6 +18,16 @@ use super::bed::Bed;
 use super::daemon::{RunningDaemon, fragwatch, free_address};
 use super::skip::{Here, NotHere};
 
+/// A message of a deadlock.
+pub const DEADLOCK: &str =
+    "XFS: nginx(31293) possible memory allocation deadlock size 65728 in kmem_alloc (mode:0x250)";
+
+/// A line of a log file, written now by the kernel: one of long ago is none of the present.
+pub fn in_a_file(text: &str) -> String {
+    let time = jiff::Zoned::now().strftime("%b %e %H:%M:%S");
+    format!("{time} kvm7 kernel: [12345.678901] {text}\n")
+}
+
 /// Long enough for a machine that is busy with other things. Nothing takes so long but a failure.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 

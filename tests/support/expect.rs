@@ -7,7 +7,10 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use rustix::mount::{UnmountFlags, mount_bind, unmount};
+use rustix::fs::CWD;
+use rustix::mount::{
+    MoveMountFlags, OpenTreeFlags, UnmountFlags, mount_bind, move_mount, open_tree, unmount,
+};
 use serde_json::Value;
 
 use super::skip::{Here, NotHere};
@@ -278,6 +281,16 @@ impl BindMount {
         fs::create_dir_all(place).expect("the bed can be written");
         mount_bind(what, place)
             .map_err(|e| NotHere::because(format_args!("{}: {e}", place.display())))?;
+        Ok(BindMount(place.to_owned()))
+    }
+
+    /// Has it at `place` as well, but beneath what is mounted there. Goes away after that.
+    pub fn beneath(what: &Path, place: &Path) -> Here<BindMount> {
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+        let tree = open_tree(CWD, what, flags).map_err(NotHere::because)?;
+        let beneath = MoveMountFlags::MOVE_MOUNT_BENEATH | MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+        move_mount(tree, "", CWD, place, beneath)
+            .map_err(|e| NotHere::because(format_args!("beneath {}: {e}", place.display())))?;
         Ok(BindMount(place.to_owned()))
     }
 }

@@ -178,8 +178,8 @@ fn an_address_that_is_none_says_what_to_write() {
 
 #[test]
 fn a_rate_is_a_size_per_second() {
-    let rate = Rate(Bytes(200 << 20));
-    assert_eq!(Rate::parse("200MiB/s"), Ok(rate));
+    let rate = BytesPerSecond(200 << 20);
+    assert_eq!(BytesPerSecond::parse("200MiB/s"), Ok(rate));
     assert_eq!(rate.write(), "200MiB/s");
     for (text, message, instead) in [
         ("200MiB", "is not per second", Some("200MiB/s")),
@@ -189,7 +189,7 @@ fn a_rate_is_a_size_per_second() {
         ("fast", "is not a size", None),
     ] {
         let expected = ParseError::new(message, instead.map(str::to_owned));
-        assert_eq!(Rate::parse(text), Err(expected), "{text}");
+        assert_eq!(BytesPerSecond::parse(text), Err(expected), "{text}");
     }
 }
 

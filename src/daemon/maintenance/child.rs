@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use tracing::warn;
 
-use super::control::{Control, NotReady};
+use super::control::Control;
+use crate::defrag::hint::RESTORE_COMMAND;
 use crate::defrag::job::{self, DefragJob, JobMessage, JobReport};
 use crate::model::{RunOutcome, RunReport};
 use crate::sys::child::kill_with_parent;
@@ -27,11 +28,10 @@ const LONGEST_OUTPUT: u64 = 16 << 20;
 
 /// Runs the job in a child process (SIGTERM when the run is to stop) and returns its report, or a
 /// substitute if there is none. Fails if no process can be started.
-pub(super) fn run(job: &DefragJob, control: &Arc<Control>) -> Result<JobReport, NotReady> {
-    let not_ready = |error: io::Error| NotReady(format!("no process can be started: {error}"));
-    let mut child = spawn([job::COMMAND.as_ref()], Stdio::null()).map_err(not_ready)?;
+pub(super) fn run(job: &DefragJob, control: &Arc<Control>) -> io::Result<JobReport> {
+    let mut child = spawn([job::COMMAND.as_ref()], Stdio::null())?;
     let (input, output) = (child.stdin.take(), child.stdout.take());
-    let document = serde_json::to_vec(job).map_err(|error| not_ready(error.into()))?;
+    let document = serde_json::to_vec(job)?;
     if let Some(mut input) = input {
         // Fails if the process has already ended, which is detected below.
         let _ = input.write_all(&document);
@@ -43,8 +43,8 @@ pub(super) fn run(job: &DefragJob, control: &Arc<Control>) -> Result<JobReport, 
         // Without a receiver if the process was left behind.
         let _ = sender.send(output.and_then(|output| read_report(output, &ours)));
     };
-    reader.spawn(read).map_err(not_ready)?;
-    let reason = match wait(&mut child, control).map_err(not_ready)? {
+    reader.spawn(read)?;
+    let reason = match wait(&mut child, control)? {
         Some(status) => match reported.recv_timeout(REPORT_TIMEOUT) {
             Ok(Some(report)) => return Ok(report),
             _ => format!("exited without output: {status}"),
@@ -66,7 +66,7 @@ fn read_report(output: ChildStdout, control: &Control) -> Option<JobReport> {
     let mut report = None;
     for line in BufReader::new(output.take(LONGEST_OUTPUT)).lines() {
         match serde_json::from_str(&line.ok()?) {
-            Ok(JobMessage::Progress(progress)) => control.set_progress(progress),
+            Ok(JobMessage::Progress(progress)) => control.progress.store(Some(progress)),
             Ok(JobMessage::Report(found)) => report = Some(*found),
             Err(error) => warn!("fragwatch {}: not understood: {error}", job::COMMAND),
         }
@@ -98,7 +98,7 @@ fn wait(child: &mut Child, control: &Control) -> io::Result<Option<ExitStatus>> 
             return Ok(Some(status));
         }
         match asked {
-            None if control.is_stopped() => {
+            None if control.stopped().is_some() => {
                 // Not yet reaped, so the PID cannot have been reused.
                 let _ = kill_process(Pid::from_child(child), Signal::TERM);
                 asked = Some(Instant::now());
@@ -118,10 +118,7 @@ fn wait(child: &mut Child, control: &Control) -> io::Result<Option<ExitStatus>> 
 /// wait for it, because it opens the images.
 pub(super) fn restore_hints(hints: PathBuf) -> io::Result<()> {
     let work = move || {
-        let arguments = [
-            crate::defrag::hint::RESTORE_COMMAND.as_ref(),
-            hints.as_os_str(),
-        ];
+        let arguments = [RESTORE_COMMAND.as_ref(), hints.as_os_str()];
         let output = spawn(arguments, Stdio::piped()).and_then(Child::wait_with_output);
         match output {
             Ok(output) => {

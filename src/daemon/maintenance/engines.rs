@@ -1,44 +1,29 @@
-//! Judges which engines are usable on this host. On a separate thread, because a program reads the
+//! Judges which engines are usable on this host. On a blocking thread, because a program reads the
 //! changelog of the kernel's package, from a disk that may hang.
 
-use std::thread;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::Instant;
 use tracing::warn;
 
 use crate::config::settings::Defrag;
-use crate::defrag::{Host, usable};
-use crate::model::{EngineState, UnusableReason};
+use crate::defrag::{HostInterfaces, usable};
+use crate::model::{EngineState, Unusable, UnusableReason};
 
 /// Retry interval while an engine is unusable: a missing changelog may be installed, or a hanging
 /// program may answer.
 const AGAIN: Duration = Duration::from_secs(3600);
 
-/// The usable engines, and the thread that judges them.
+/// The usable engines, and the task that judges them.
+#[derive(Default)]
 pub(super) struct Engines {
     states: Option<Vec<EngineState>>,
-    judged: mpsc::UnboundedReceiver<Vec<EngineState>>,
-    tell: mpsc::UnboundedSender<Vec<EngineState>>,
-    at_work: bool,
-    /// Settings to judge by when the thread is done.
+    /// Only one at a time, so that hanging ones do not accumulate.
+    judging: Option<JoinHandle<Vec<EngineState>>>,
+    /// Settings to judge by when the task is done.
     next: Option<Defrag>,
-    at: Instant,
-}
-
-impl Default for Engines {
-    fn default() -> Engines {
-        let (tell, judged) = mpsc::unbounded_channel();
-        Engines {
-            states: None,
-            judged,
-            tell,
-            at_work: false,
-            next: None,
-            at: Instant::now(),
-        }
-    }
+    judged: Option<Instant>,
 }
 
 impl Engines {
@@ -47,56 +32,51 @@ impl Engines {
         self.states.as_deref()
     }
 
-    /// Starts judging. Only one thread at a time, so that hanging ones do not accumulate.
     pub(super) fn judge(&mut self, defrag: &Defrag) {
-        if self.at_work {
-            self.next = Some(defrag.clone());
+        let defrag = defrag.clone();
+        if self.judging.is_some() {
+            self.next = Some(defrag);
             return;
         }
-        let (defrag, tell) = (defrag.clone(), self.tell.clone());
-        let judge = move || {
-            // Fails only when the daemon ends.
-            let _ = tell.send(usable::engines(&defrag, &Host::to_look_at()));
-        };
-        self.at = Instant::now();
-        match thread::Builder::new()
-            .name("engines".to_owned())
-            .spawn(judge)
-        {
-            Ok(_) => self.at_work = true,
-            Err(error) => warn!("which engines can be used is not known: no thread: {error}"),
-        }
+        self.judged = Some(Instant::now());
+        self.judging = Some(spawn_blocking(move || {
+            usable::engines(&defrag, &HostInterfaces::to_look_at())
+        }));
     }
 
-    /// Whether to judge again.
     pub(super) fn is_due(&self) -> bool {
         let is_wanted = |state: &EngineState| {
             let reason = state.unusable.as_ref().map(|it| it.reason);
             reason.is_some_and(|reason| reason != UnusableReason::NotConfigured)
         };
         let is_open = self.states().is_none_or(|it| it.iter().any(is_wanted));
-        is_open && !self.at_work && self.at.elapsed() >= AGAIN
+        let is_early = |at: Instant| at.elapsed() < AGAIN;
+        is_open && self.judging.is_none() && !self.judged.is_some_and(is_early)
     }
 
-    /// Waits for a result.
-    pub(super) async fn judged(&mut self) -> Option<Vec<EngineState>> {
-        self.judged.recv().await
+    /// Waits for a result, and stores and logs it; forever if none is to come. Cancel-safe.
+    pub(super) async fn judged(&mut self) {
+        let Some(judging) = &mut self.judging else {
+            return std::future::pending().await;
+        };
+        let judged = judging.await;
+        self.judging = None;
+        if let Ok(states) = judged {
+            self.take_in(states);
+        }
+        if let Some(defrag) = self.next.take() {
+            self.judge(&defrag);
+        }
     }
 
-    /// Stores and logs a result.
-    pub(super) fn take_in(&mut self, states: Vec<EngineState>) {
-        self.at_work = false;
-        for state in &states {
-            let before = self.states().unwrap_or_default();
-            let wanted = |reason| reason != UnusableReason::NotConfigured;
-            let unusable = state.unusable.as_ref().filter(|it| wanted(it.reason));
-            if let Some(why) = unusable.filter(|_| !before.contains(state)) {
+    fn take_in(&mut self, states: Vec<EngineState>) {
+        let before = self.states.take().unwrap_or_default();
+        for state in states.iter().filter(|state| !before.contains(state)) {
+            let wanted = |it: &&Unusable| it.reason != UnusableReason::NotConfigured;
+            if let Some(why) = state.unusable.as_ref().filter(wanted) {
                 warn!("{} is not used: {}", state.engine, why.text);
             }
         }
         self.states = Some(states);
-        if let Some(defrag) = self.next.take() {
-            self.judge(&defrag);
-        }
     }
 }

@@ -10,14 +10,17 @@ use std::fs;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
 use super::phase::Phase;
 use crate::durable::replace;
-use crate::model::path::{shown, wire};
-use crate::model::{Engine, ExtentCount, ImageKey, ImageRef, UnixTime, Vm};
+use crate::model::path::shown;
+use crate::model::{
+    Bytes, Engine, ExtentCount, ImageKey, ImageRef, OutcomeKind, RunRecord, UnixTime, Vm,
+};
 use crate::sys::proc;
 
 const PREFIX: &str = "running-";
@@ -27,16 +30,11 @@ const MODE: u32 = 0o600;
 /// A run under way. Fields with a default are missing in the notes of fragwatch 0.1.0.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Note {
-    filesystem: String,
-    inode: u64,
-    generation: u32,
-    #[serde(with = "wire")]
-    path: PathBuf,
+    #[serde(flatten)]
+    pub(super) image: ImageRef,
     /// The engine to be tried first.
     pub(super) engine: Engine,
-    /// Extents before the run.
     pub(super) extents: ExtentCount,
-    /// When the run began.
     pub(super) began: UnixTime,
     /// The VM that had the image open then.
     #[serde(default)]
@@ -44,10 +42,8 @@ pub(super) struct Note {
     /// The command to be run after the current one, from the settings then in force.
     #[serde(default)]
     pub(super) hook_after: Vec<String>,
-    /// The current phase.
     #[serde(default = "job")]
     pub(super) phase: Phase,
-    /// The process of the current command.
     #[serde(default)]
     pub(super) process: Option<HookProcess>,
 }
@@ -78,45 +74,32 @@ impl HookProcess {
 }
 
 impl Note {
-    pub(super) fn new(
-        image: &ImageRef,
-        engine: Engine,
-        extents: ExtentCount,
-        began: UnixTime,
-        phase: Phase,
-    ) -> Note {
-        Note {
-            filesystem: image.key.filesystem.clone(),
-            inode: image.key.inode,
-            generation: image.key.generation,
-            path: image.path.clone(),
-            engine,
-            extents,
-            began,
-            vm: None,
-            hook_after: Vec::new(),
-            phase,
-            process: None,
-        }
-    }
-
-    /// The image.
-    pub(super) fn image(&self) -> ImageRef {
-        ImageRef {
-            key: ImageKey {
-                filesystem: self.filesystem.clone(),
-                inode: self.inode,
-                generation: self.generation,
-            },
-            path: self.path.clone(),
+    /// The row of the history for a run that was cut off.
+    pub(super) fn interrupted(&self) -> RunRecord {
+        RunRecord {
+            image: self.image.clone(),
+            at: self.began,
+            engine: self.engine,
+            from: self.extents,
+            to: self.extents,
+            bytes: Bytes(0),
+            took: Duration::ZERO,
+            outcome: OutcomeKind::Interrupted,
+            reason:
+                "the daemon was killed while it worked; the image is as before, or defragmented"
+                    .to_owned(),
         }
     }
 
     /// Writes it to the state directory, replacing an earlier note of the same image.
     pub(super) fn write(&self, state: &Path) -> io::Result<NoteFile> {
+        let ImageKey {
+            filesystem,
+            inode,
+            generation,
+        } = &self.image.key;
         let mut hash = DefaultHasher::new();
-        self.filesystem.hash(&mut hash);
-        let (inode, generation) = (self.inode, self.generation);
+        filesystem.hash(&mut hash);
         let name = format!("{PREFIX}{inode}-{generation}-{:016x}.json", hash.finish());
         let path = state.join(name);
         replace(&path, &serde_json::to_vec(self)?, MODE)?;
@@ -124,16 +107,10 @@ impl Note {
     }
 }
 
-/// The file of a note.
 #[derive(Debug)]
-pub(super) struct NoteFile(PathBuf);
+pub(super) struct NoteFile(pub(super) PathBuf);
 
 impl NoteFile {
-    /// Its path, for the history, which removes the file once it has the run.
-    pub(super) fn into_path(self) -> PathBuf {
-        self.0
-    }
-
     /// Removes it: the run never began, or the history has it.
     pub(super) fn remove(self) {
         if let Err(error) = fs::remove_file(&self.0) {
@@ -182,26 +159,24 @@ mod tests {
             },
             path: PathBuf::from("/srv/a.raw"),
         };
-        let mut note = Note::new(
-            &image,
-            Engine::XfsFsr,
-            ExtentCount(9),
-            UnixTime(5),
-            Phase::HookBefore,
-        );
-        note.hook_after = vec!["/bin/true".to_owned()];
-        note.process = HookProcess::of(std::process::id());
+        let note = Note {
+            image,
+            engine: Engine::XfsFsr,
+            extents: ExtentCount(9),
+            began: UnixTime(5),
+            vm: None,
+            hook_after: vec!["/bin/true".to_owned()],
+            phase: Phase::HookBefore,
+            process: HookProcess::of(std::process::id()),
+        };
         assert!(note.process.is_some_and(HookProcess::runs));
         let file = note.write(directory.path()).unwrap();
         let read = left_behind(directory.path());
         assert_eq!(read.len(), 1);
         assert_eq!(read[0].0, note);
-        assert_eq!(read[0].0.image(), image);
         // An image of a clone of the file system.
-        let clone = Note {
-            filesystem: "v".to_owned(),
-            ..note.clone()
-        };
+        let mut clone = note.clone();
+        clone.image.key.filesystem = "v".to_owned();
         let other = clone.write(directory.path()).unwrap();
         assert_eq!(left_behind(directory.path()).len(), 2);
         other.remove();
@@ -211,7 +186,9 @@ mod tests {
         let first = r#"{"filesystem":"u","inode":131,"generation":7,"path":"/srv/a.raw",
             "engine":"online","extents":9,"began":5}"#;
         fs::write(directory.path().join("running-131-7.json"), first).unwrap();
+        let image = note.image;
         let (note, _) = left_behind(directory.path()).pop().unwrap();
+        assert_eq!(note.image, image);
         assert_eq!(note.phase, Phase::Job);
         assert!(note.hook_after.is_empty());
         fs::write(directory.path().join("running-1-1.json"), "{").unwrap();

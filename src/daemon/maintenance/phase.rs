@@ -18,7 +18,6 @@
 
 use serde::{Deserialize, Serialize};
 
-/// A phase of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Phase {
@@ -30,7 +29,6 @@ pub(super) enum Phase {
     HookAfter,
 }
 
-/// How a phase ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum PhaseEnd {
     /// It succeeded, and the run is not to end.
@@ -41,7 +39,6 @@ pub(super) enum PhaseEnd {
     Ended,
 }
 
-/// Which commands are configured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Hooks {
     pub(super) before: bool,
@@ -49,7 +46,6 @@ pub(super) struct Hooks {
 }
 
 impl Phase {
-    /// The first phase of a run.
     pub(super) fn first(hooks: Hooks) -> Phase {
         match hooks.before {
             true => Phase::HookBefore,

@@ -5,386 +5,101 @@
 //! the daemon. The operator's commands get time to end; see [`Control`].
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 
 use super::child;
-use super::control::{Control, NotReady};
+use super::control::Control;
 use super::note::{HookProcess, Note, NoteFile};
 use super::phase::{Hooks, Phase, PhaseEnd};
 use crate::defrag::job::{DefragJob, JobReport};
-use crate::hook::{self, Attendant, Call, HookOutcome};
+use crate::hook::{self, Call, HookOutcome};
 use crate::model::path::shown;
-use crate::model::{
-    Engine, ExtentCount, ImageRef, ReasonCode, RunOutcome, RunReport, UnixTime, Vm,
-};
+use crate::model::{OutcomeKind, ReasonCode, RunOutcome, RunReport};
 
 /// Limit for an operator's command, which may shut a VM down.
-pub(super) const HOOK_TIMEOUT: Duration = Duration::from_secs(600);
+const HOOK_TIMEOUT: Duration = Duration::from_secs(600);
 const INTERVAL: Duration = Duration::from_millis(200);
 
-/// The input of a run.
 pub(super) struct Task {
-    pub(super) image: ImageRef,
-    pub(super) vm: Option<Vm>,
-    pub(super) extents: ExtentCount,
-    pub(super) job: DefragJob,
-    /// The state directory.
+    pub(super) note: Note,
+    /// The file of the note, once it is written.
+    pub(super) file: Option<NoteFile>,
+    /// `None` for a run that an earlier daemon left: its `hook_after` remains to be run.
+    pub(super) job: Option<DefragJob>,
     pub(super) state: PathBuf,
 }
 
-/// How a run ended.
 pub(super) struct Ended {
-    /// Of the image.
-    pub(super) filesystem: String,
-    pub(super) began: UnixTime,
+    pub(super) note: Note,
+    /// To be removed when the history has the run.
+    pub(super) file: Option<NoteFile>,
     pub(super) took: Duration,
-    /// `None` if the daemon ends first: the next one finishes the run.
-    pub(super) result: Option<Result<JobReport, NotReady>>,
+    pub(super) end: End,
     /// Why `hook_after` failed.
     pub(super) hook_after: Option<String>,
-    /// To be removed when the history has the run.
-    pub(super) note: Option<NoteFile>,
 }
 
-/// Starts a run on a thread, which sends its end to `ended`.
-pub(super) fn start(task: Task, ended: mpsc::UnboundedSender<Ended>) -> io::Result<Arc<Control>> {
-    let control = Arc::new(Control::default());
-    let ours = Arc::clone(&control);
-    let work = move || {
-        // Fails only when the daemon ends.
-        let _ = ended.send(Run::new(&task, ours).go());
-    };
-    thread::Builder::new()
-        .name("defrag".to_owned())
-        .spawn(work)?;
-    Ok(control)
+pub(super) enum End {
+    /// The run was cut off by the end of an earlier daemon.
+    CutOff,
+    /// This daemon ends first: the next one finishes the run.
+    Cancelled,
+    /// It did nothing, and its image is not the cause: the state directory is not writable, or no
+    /// process can be started.
+    NotReady(String),
+    Report(Box<JobReport>),
 }
 
-/// Finishes a run of an earlier daemon on a thread: waits for its command that still runs, and runs
-/// `hook_after` from the note. If no thread can be started, the note stays.
-pub(super) fn finish(
-    note: Note,
-    file: NoteFile,
-    state: PathBuf,
-    ended: mpsc::UnboundedSender<(Note, NoteFile)>,
-) -> io::Result<Arc<Control>> {
-    let control = Arc::new(Control::default());
-    let ours = Arc::clone(&control);
-    let work = move || {
-        if let Some(file) = finish_here(note.clone(), file, &state, &ours) {
-            let _ = ended.send((note, file));
-        }
-    };
-    thread::Builder::new()
-        .name("hook-after".to_owned())
-        .spawn(work)?;
-    Ok(control)
-}
-
-/// `None` if the daemon ends meanwhile: the note stays for the next one.
-fn finish_here(
-    mut note: Note,
-    file: NoteFile,
-    state: &Path,
-    control: &Control,
-) -> Option<NoteFile> {
-    let deadline = Instant::now() + HOOK_TIMEOUT;
-    while note.process.is_some_and(HookProcess::runs) && Instant::now() < deadline {
-        if control.is_cancelled() {
-            return None;
-        }
-        thread::sleep(INTERVAL);
-    }
-    let hooks = Hooks {
-        before: false,
-        after: !note.hook_after.is_empty(),
-    };
-    if note.phase.after_a_crash(hooks).is_none() {
-        return Some(file);
-    }
-    note.phase = Phase::HookAfter;
-    let (image, vm) = (note.image(), note.vm.clone());
-    let subject = Subject {
-        image: &image.path,
-        engine: note.engine,
-        extents: note.extents,
-        vm: vm.as_ref(),
-    };
-    let call = subject.call("after", "interrupted", Some(("interrupted", None)));
-    let command = note.hook_after.clone();
-    let outcome = run_hook(&mut note, state, command, &call, control);
-    match outcome {
-        HookOutcome::Exited(0) => info!(
-            "{}: defrag.hook_after succeeded for a run that was cut off",
-            shown(&image.path)
-        ),
-        HookOutcome::Cancelled => return None,
-        outcome => error!(
-            "{}: defrag.hook_after {outcome}, for a run that was cut off: see whether its VM runs",
-            shown(&image.path)
-        ),
-    }
-    Some(file)
-}
-
-struct Run<'a> {
-    task: &'a Task,
-    control: Arc<Control>,
-    note: Note,
-    file: Option<NoteFile>,
-    result: Option<Result<JobReport, NotReady>>,
-    /// The outcome of the run for `hook_after`, in one word.
-    ending: String,
-    hook_after: Option<String>,
-}
-
-impl<'a> Run<'a> {
-    fn new(task: &'a Task, control: Arc<Control>) -> Run<'a> {
-        let phase = Phase::first(hooks(task));
-        let began = unix(SystemTime::now());
-        let mut note = Note::new(&task.image, task.job.engine, task.extents, began, phase);
-        note.vm.clone_from(&task.vm);
-        note.hook_after.clone_from(&task.job.limits.hook_after);
-        Run {
-            task,
-            control,
-            note,
-            file: None,
-            result: None,
-            ending: String::new(),
+impl Task {
+    /// Carries it out on a thread, which sends its end to `ended`. A run of an earlier daemon is
+    /// finished: its command that still runs is waited for, then `hook_after` is run.
+    pub(super) fn start(self, ended: mpsc::UnboundedSender<Ended>) -> io::Result<Arc<Control>> {
+        let control = Arc::new(Control::default());
+        let at_work = AtWork {
+            task: self,
+            control: Arc::clone(&control),
+            end: End::CutOff,
+            ending: OutcomeKind::Interrupted.as_str().to_owned(),
             hook_after: None,
-        }
-    }
-
-    fn go(mut self) -> Ended {
-        let clock = Instant::now();
-        let mut phase = Some(self.note.phase);
-        while let Some(now) = phase {
-            let end = match self.write_down(now) {
-                Ok(()) => self.carry_out(now),
-                Err(end) => end,
-            };
-            if self.control.is_cancelled() {
-                self.result = None;
-                self.file = None;
-                break;
-            }
-            phase = now.next(end, hooks(self.task));
-        }
-        Ended {
-            filesystem: self.task.image.key.filesystem.clone(),
-            began: self.note.began,
-            took: clock.elapsed(),
-            result: self.result,
-            hook_after: self.hook_after,
-            note: self.file,
-        }
-    }
-
-    /// Writes the phase to disk. Without that it does not begin, except for `hook_after`, which the
-    /// next start also runs if the note has an earlier phase.
-    fn write_down(&mut self, phase: Phase) -> Result<(), PhaseEnd> {
-        self.note.phase = phase;
-        self.note.process = None;
-        match self.note.write(&self.task.state) {
-            Ok(file) => self.file = Some(file),
-            Err(error) if phase == Phase::HookAfter => {
-                warn!("{}: {error}", shown(&self.task.state));
-            }
-            Err(error) => {
-                let state = shown(&self.task.state);
-                let why = format!("the run cannot be written down in {state}: {error}");
-                self.result = Some(Err(NotReady(why)));
-                self.ending = "failed".to_owned();
-                let began = self.file.is_some();
-                return Err(if began {
-                    PhaseEnd::Ended
-                } else {
-                    PhaseEnd::NotStarted
-                });
-            }
-        }
-        Ok(())
-    }
-
-    fn carry_out(&mut self, phase: Phase) -> PhaseEnd {
-        match phase {
-            Phase::HookBefore => self.hook_before(),
-            Phase::Job => {
-                self.job();
-                PhaseEnd::Done
-            }
-            Phase::HookAfter => {
-                self.hook_after();
-                PhaseEnd::Done
-            }
-        }
-    }
-
-    fn hook_before(&mut self) -> PhaseEnd {
-        let call = self.subject().call("before", "", None);
-        let command = self.task.job.limits.hook_before.clone();
-        let state = &self.task.state;
-        let outcome = run_hook(&mut self.note, state, command, &call, &self.control);
-        match outcome {
-            HookOutcome::Exited(0) if !self.control.is_stopped() => {
-                info!("defrag.hook_before succeeded");
-                PhaseEnd::Done
-            }
-            HookOutcome::Exited(0) => {
-                self.not_begun("stopped while defrag.hook_before ran".to_owned());
-                PhaseEnd::Ended
-            }
-            outcome => {
-                let end = match outcome {
-                    HookOutcome::Failed(_) => PhaseEnd::NotStarted,
-                    _ => PhaseEnd::Ended,
-                };
-                self.not_begun(format!("defrag.hook_before {outcome}"));
-                self.ending = "hook_before_failed".to_owned();
-                end
-            }
-        }
-    }
-
-    /// Puts off a run that `hook_before` prevented, like one that the guards refuse: the image is
-    /// unchanged, and the command may succeed the next time.
-    fn not_begun(&mut self, reason: String) {
-        let outcome = match self.control.stopped() {
-            Some(why) => RunOutcome::Stopped { why },
-            None => RunOutcome::Refused {
-                guard: ReasonCode::Hook,
-                reason,
-            },
         };
-        self.ending = ending(&outcome);
-        let run = RunReport::of(self.task.job.engine, outcome);
-        let passed_over = Vec::new();
-        self.result = Some(Ok(JobReport { run, passed_over }));
+        // Sending fails only when the daemon ends.
+        let work = move || drop(ended.send(at_work.go()));
+        thread::Builder::new()
+            .name("defrag".to_owned())
+            .spawn(work)?;
+        Ok(control)
     }
 
-    fn job(&mut self) {
-        let result = child::run(&self.task.job, &self.control);
-        let result = result.map(|mut report| {
-            // The child knows only that it was stopped.
-            if let (RunOutcome::Stopped { why }, Some(reason)) =
-                (&mut report.run.outcome, self.control.stopped())
-            {
-                *why = reason;
-            }
-            report
-        });
-        self.ending = match &result {
-            Ok(report) => ending(&report.run.outcome),
-            Err(_) => "failed".to_owned(),
-        };
-        self.result = Some(result);
-    }
-
-    fn hook_after(&mut self) {
-        let report = self.result.as_ref().and_then(|result| result.as_ref().ok());
-        let outcome = report.map_or("failed", |report| report.run.outcome.as_str());
-        let call = self
-            .subject()
-            .call("after", &self.ending, Some((outcome, report)));
-        let command = self.task.job.limits.hook_after.clone();
-        let state = &self.task.state;
-        match run_hook(&mut self.note, state, command, &call, &self.control) {
-            HookOutcome::Exited(0) => info!("defrag.hook_after succeeded"),
-            HookOutcome::Cancelled => {}
-            outcome => {
-                error!(
-                    "{}: defrag.hook_after {outcome}: see whether its VM runs",
-                    shown(&self.task.image.path)
-                );
-                self.hook_after = Some(format!("defrag.hook_after {outcome}"));
-            }
+    fn hooks(&self) -> Hooks {
+        let before = |job: &DefragJob| !job.limits.hook_before.is_empty();
+        Hooks {
+            before: self.job.as_ref().is_some_and(before),
+            after: !self.note.hook_after.is_empty(),
         }
     }
 
-    fn subject(&self) -> Subject<'_> {
-        Subject {
-            image: &self.task.image.path,
-            engine: self.task.job.engine,
-            extents: self.task.extents,
-            vm: self.task.vm.as_ref(),
-        }
-    }
-}
-
-fn hooks(task: &Task) -> Hooks {
-    Hooks {
-        before: !task.job.limits.hook_before.is_empty(),
-        after: !task.job.limits.hook_after.is_empty(),
-    }
-}
-
-/// The value of `FRAGWATCH_ENDING`: why the run was stopped, or its outcome.
-fn ending(outcome: &RunOutcome) -> String {
-    match outcome {
-        RunOutcome::Stopped { why } => why.as_str().to_owned(),
-        outcome => outcome.as_str().to_owned(),
-    }
-}
-
-fn run_hook(
-    note: &mut Note,
-    state: &Path,
-    command: Vec<String>,
-    call: &Call,
-    control: &Control,
-) -> HookOutcome {
-    let mut attendant = HookAttendant {
-        note,
-        state,
-        control,
-    };
-    hook::run_once(command, HOOK_TIMEOUT, call, &mut attendant)
-}
-
-struct HookAttendant<'a> {
-    note: &'a mut Note,
-    state: &'a Path,
-    control: &'a Control,
-}
-
-impl Attendant for HookAttendant<'_> {
-    fn started(&mut self, pid: u32) {
-        self.note.process = HookProcess::of(pid);
-        if let Err(error) = self.note.write(self.state) {
-            warn!("{}: {error}", shown(self.state));
-        }
-    }
-
-    fn is_cancelled(&mut self) -> bool {
-        self.control.is_cancelled()
-    }
-}
-
-/// The data of a run for the operator's commands.
-struct Subject<'a> {
-    image: &'a Path,
-    engine: Engine,
-    extents: ExtentCount,
-    vm: Option<&'a Vm>,
-}
-
-impl Subject<'_> {
-    /// `result` is the outcome of the run, in one word and in full.
-    fn call(&self, moment: &str, ending: &str, result: Option<(&str, Option<&JobReport>)>) -> Call {
+    /// The data of the run for an operator's command. `outcome` is given after the run: in one
+    /// word, and in full if there is a report.
+    fn call(
+        &self,
+        moment: &str,
+        ending: &str,
+        outcome: Option<(&str, Option<&JobReport>)>,
+    ) -> Call {
+        let note = &self.note;
         let mut variables = vec![
             ("FRAGWATCH_EVENT", format!("defrag-{moment}")),
-            ("FRAGWATCH_IMAGE", shown(self.image)),
-            ("FRAGWATCH_ENGINE", self.engine.to_string()),
-            ("FRAGWATCH_EXTENTS", self.extents.0.to_string()),
+            ("FRAGWATCH_IMAGE", shown(&note.image.path)),
+            ("FRAGWATCH_ENGINE", note.engine.to_string()),
+            ("FRAGWATCH_EXTENTS", note.extents.0.to_string()),
         ];
-        if let Some(vm) = self.vm {
+        if let Some(vm) = &note.vm {
             variables.push(("FRAGWATCH_VM", vm.name.clone().unwrap_or_default()));
             variables.push(("FRAGWATCH_VM_UUID", vm.uuid.clone().unwrap_or_default()));
             variables.push(("FRAGWATCH_VM_PID", vm.pid.to_string()));
@@ -392,11 +107,11 @@ impl Subject<'_> {
         if !ending.is_empty() {
             variables.push(("FRAGWATCH_ENDING", ending.to_owned()));
         }
-        let mut json = serde_json::json!({ "schema": 1, "event": format!("defrag-{moment}") });
+        let mut json = serde_json::json!({ "schema": 1 });
         for (name, value) in &variables {
             json[name.trim_start_matches("FRAGWATCH_").to_ascii_lowercase()] = value.clone().into();
         }
-        if let Some((outcome, report)) = result {
+        if let Some((outcome, report)) = outcome {
             variables.push(("FRAGWATCH_OUTCOME", outcome.to_owned()));
             if let Some(report) = report {
                 json["run"] = report.to_json();
@@ -409,7 +124,190 @@ impl Subject<'_> {
     }
 }
 
-fn unix(time: SystemTime) -> UnixTime {
-    let since = time.duration_since(UNIX_EPOCH);
-    UnixTime::from_seconds(since.map_or(0.0, |since| since.as_secs_f64()))
+/// A run on its thread.
+struct AtWork {
+    task: Task,
+    control: Arc<Control>,
+    end: End,
+    /// The value of `FRAGWATCH_ENDING`: why the run was stopped, or its outcome.
+    ending: String,
+    hook_after: Option<String>,
+}
+
+impl AtWork {
+    fn go(mut self) -> Ended {
+        let clock = Instant::now();
+        let hooks = self.task.hooks();
+        let mut phase = match self.task.job {
+            Some(_) => Some(Phase::first(hooks)),
+            None => {
+                self.wait_for_former_command();
+                self.task.note.phase.after_a_crash(hooks)
+            }
+        };
+        while let Some(now) = phase.filter(|_| !self.control.is_cancelled()) {
+            let end = match self.write_down(now) {
+                Ok(()) => self.carry_out(now),
+                Err(end) => end,
+            };
+            phase = now.next(end, hooks);
+        }
+        if self.control.is_cancelled() {
+            self.end = End::Cancelled;
+        }
+        Ended {
+            note: self.task.note,
+            file: self.task.file,
+            took: clock.elapsed(),
+            end: self.end,
+            hook_after: self.hook_after,
+        }
+    }
+
+    fn wait_for_former_command(&self) {
+        let deadline = Instant::now() + HOOK_TIMEOUT;
+        while self.task.note.process.is_some_and(HookProcess::runs)
+            && Instant::now() < deadline
+            && !self.control.is_cancelled()
+        {
+            thread::sleep(INTERVAL);
+        }
+    }
+
+    /// Writes the phase to disk. Without that it does not begin, except for `hook_after`, which the
+    /// next start also runs if the note has an earlier phase.
+    fn write_down(&mut self, phase: Phase) -> Result<(), PhaseEnd> {
+        let Task {
+            note, file, state, ..
+        } = &mut self.task;
+        note.phase = phase;
+        note.process = None;
+        match note.write(state) {
+            Ok(written) => *file = Some(written),
+            Err(error) if phase == Phase::HookAfter => warn!("{}: {error}", shown(state)),
+            Err(error) => {
+                let state = shown(state);
+                let why = format!("the run cannot be written down in {state}: {error}");
+                self.end = End::NotReady(why);
+                self.ending = "failed".to_owned();
+                return Err(match file {
+                    Some(_) => PhaseEnd::Ended,
+                    None => PhaseEnd::NotStarted,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn carry_out(&mut self, phase: Phase) -> PhaseEnd {
+        match (phase, &self.task.job) {
+            (Phase::HookBefore, Some(job)) => {
+                let command = job.limits.hook_before.clone();
+                return self.hook_before(command);
+            }
+            (Phase::Job, Some(job)) => {
+                let result = child::run(job, &self.control);
+                self.take_in(result);
+            }
+            _ => self.hook_after(),
+        }
+        PhaseEnd::Done
+    }
+
+    fn hook_before(&mut self, command: Vec<String>) -> PhaseEnd {
+        let call = self.task.call("before", "", None);
+        let outcome = self.run_hook(command, &call);
+        match outcome {
+            HookOutcome::Exited(0) if self.control.stopped().is_none() => {
+                info!("defrag.hook_before succeeded");
+                PhaseEnd::Done
+            }
+            HookOutcome::Exited(0) => {
+                self.not_begun("stopped while defrag.hook_before ran".to_owned());
+                PhaseEnd::Ended
+            }
+            outcome => {
+                self.not_begun(format!("defrag.hook_before {outcome}"));
+                self.ending = "hook_before_failed".to_owned();
+                match outcome {
+                    HookOutcome::Failed(_) => PhaseEnd::NotStarted,
+                    _ => PhaseEnd::Ended,
+                }
+            }
+        }
+    }
+
+    /// Puts off a run that `hook_before` prevented, like one that the guards refuse: the image is
+    /// unchanged, and the command may succeed the next time.
+    fn not_begun(&mut self, reason: String) {
+        let outcome = RunOutcome::Refused {
+            guard: ReasonCode::Hook,
+            reason,
+        };
+        let outcome = match self.control.stopped() {
+            Some(why) => RunOutcome::Stopped { why },
+            None => outcome,
+        };
+        self.take_in(Ok(JobReport {
+            run: RunReport::of(self.task.note.engine, outcome),
+            passed_over: Vec::new(),
+        }));
+    }
+
+    fn take_in(&mut self, result: io::Result<JobReport>) {
+        let mut report = match result {
+            Ok(report) => report,
+            Err(error) => {
+                self.end = End::NotReady(format!("no process can be started: {error}"));
+                self.ending = "failed".to_owned();
+                return;
+            }
+        };
+        let outcome = &mut report.run.outcome;
+        if let RunOutcome::Stopped { why } = outcome {
+            // The child knows only that it was stopped.
+            *why = self.control.stopped().unwrap_or(*why);
+            self.ending = why.as_str().to_owned();
+        } else {
+            self.ending = outcome.as_str().to_owned();
+        }
+        self.end = End::Report(Box::new(report));
+    }
+
+    fn hook_after(&mut self) {
+        let (outcome, report) = match &self.end {
+            End::Report(report) => (report.run.outcome.as_str(), Some(&**report)),
+            End::NotReady(_) => ("failed", None),
+            End::CutOff | End::Cancelled => (OutcomeKind::Interrupted.as_str(), None),
+        };
+        let call = self
+            .task
+            .call("after", &self.ending, Some((outcome, report)));
+        let cut_off = match self.task.job {
+            Some(_) => "",
+            None => " for a run that was cut off",
+        };
+        let image = shown(&self.task.note.image.path);
+        let command = self.task.note.hook_after.clone();
+        match self.run_hook(command, &call) {
+            HookOutcome::Exited(0) => info!("{image}: defrag.hook_after succeeded{cut_off}"),
+            HookOutcome::Cancelled => {}
+            outcome => {
+                error!("{image}: defrag.hook_after {outcome}{cut_off}: see whether its VM runs");
+                self.hook_after = Some(format!("defrag.hook_after {outcome}"));
+            }
+        }
+    }
+
+    fn run_hook(&mut self, command: Vec<String>, call: &Call) -> HookOutcome {
+        let Task { note, state, .. } = &mut self.task;
+        let started = |pid| {
+            note.process = HookProcess::of(pid);
+            if let Err(error) = note.write(state) {
+                warn!("{}: {error}", shown(state));
+            }
+        };
+        let is_cancelled = || self.control.is_cancelled();
+        hook::run_once(command, HOOK_TIMEOUT, call, started, is_cancelled)
+    }
 }

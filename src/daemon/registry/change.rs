@@ -3,10 +3,9 @@
 use std::path::PathBuf;
 
 use crate::assess::Reason;
-use crate::model::{Bytes, ExtentCount, Forecast, Growth, ImageId, Owner, Severity};
+use crate::model::{Bytes, ExtentCount, Forecast, Growth, ImageRef, Owner, Severity};
 use crate::probe::protocol::Fault;
 
-/// A change.
 #[derive(Debug, PartialEq)]
 pub(in crate::daemon) enum Change {
     Appeared(PathBuf, ExtentCount),
@@ -21,7 +20,6 @@ pub(in crate::daemon) enum Change {
     Mended(PathBuf),
 }
 
-/// A changed severity.
 #[derive(Debug, PartialEq)]
 pub(in crate::daemon) struct SeverityChange {
     pub(in crate::daemon) subject: Subject,
@@ -31,12 +29,11 @@ pub(in crate::daemon) struct SeverityChange {
     pub(in crate::daemon) reason: Reason,
 }
 
-/// The subject of a severity.
 #[derive(Debug, PartialEq)]
+#[allow(clippy::large_enum_variant, reason = "it is in a box")]
 pub(in crate::daemon) enum Subject {
     Image {
-        id: ImageId,
-        path: PathBuf,
+        image: ImageRef,
         /// The name of the VM that has the image open.
         vm: Option<String>,
         extents: ExtentCount,
@@ -63,13 +60,5 @@ impl SeverityChange {
                 reason,
             }))
         })
-    }
-
-    /// The image; `None` for the host.
-    pub(in crate::daemon) fn image(&self) -> Option<ImageId> {
-        match self.subject {
-            Subject::Image { id, .. } => Some(id),
-            Subject::Host { .. } => None,
-        }
     }
 }

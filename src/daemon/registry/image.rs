@@ -26,11 +26,8 @@ pub(in crate::daemon) struct KnownImage {
     pub(in crate::daemon) sample: Sample,
     /// Openers at the last count.
     pub(in crate::daemon) owner: Owner,
-    /// Recent counts.
     pub(super) recent: Recent,
-    /// Growth by the recent counts.
     pub(in crate::daemon) growth: Growth,
-    /// When it will be critical.
     pub(in crate::daemon) forecast: Forecast,
     judge: Judge,
     reason: Reason,
@@ -48,7 +45,6 @@ pub(in crate::daemon) struct KnownImage {
 }
 
 impl KnownImage {
-    /// Creates it with past counts and severity.
     pub(super) fn new(
         device: DeviceNumber,
         sample: Sample,
@@ -72,14 +68,8 @@ impl KnownImage {
         }
     }
 
-    /// The severity by the last count.
     pub(in crate::daemon) fn severity(&self) -> Severity {
         self.judge.severity()
-    }
-
-    /// The generation of its inode.
-    pub(super) fn generation(&self) -> Option<u32> {
-        self.sample.key.as_ref().ok().map(|key| key.generation)
     }
 
     /// The identity in the history; `None` if it could not be read.
@@ -90,7 +80,6 @@ impl KnownImage {
         })
     }
 
-    /// The row for the history.
     pub(super) fn row(&self) -> Option<SampleRow> {
         Some(SampleRow {
             image: self.reference()?,
@@ -101,7 +90,6 @@ impl KnownImage {
         })
     }
 
-    /// The view for the servers.
     pub(super) fn view<'a>(&'a self, filesystem: Option<&'a Filesystem>) -> ImageView<'a> {
         ImageView {
             sample: &self.sample,
@@ -137,9 +125,9 @@ impl KnownImage {
         let from = self.severity();
         let hysteresis = assessor.thresholds().hysteresis;
         self.reason = self.judge.judge(&limits, hysteresis, &observed);
+        let image = self.reference()?;
         SeverityChange::between((from, self.severity()), self.reason, || Subject::Image {
-            id: self.sample.id,
-            path: self.sample.path.clone(),
+            image,
             vm: self.vm(),
             extents,
             growth: self.growth,
@@ -154,20 +142,18 @@ impl KnownImage {
     }
 
     /// Restarts the growth and discards the map after a defragmentation.
-    pub(super) fn defragmented(&mut self) {
+    pub(in crate::daemon) fn defragmented(&mut self) {
         self.recent.clear();
         self.map = None;
         self.outlook = None;
         self.map_read = None;
     }
 
-    /// Stores a map that was read.
     pub(in crate::daemon) fn set_map(&mut self, map: ExtentMap, now: Instant) {
         self.set_outlook(Outlook::of_map(&map.borders), now);
         self.map = Some(map);
     }
 
-    /// Stores a sample of the map.
     pub(in crate::daemon) fn set_outlook(&mut self, outlook: Outlook, now: Instant) {
         self.outlook = Some(outlook);
         self.map_refused(now);

@@ -46,12 +46,14 @@ fn filesystem() -> Filesystem {
 }
 
 fn image_mut(registry: &mut Registry, id: ImageId) -> &mut KnownImage {
-    registry.get_mut(id).unwrap()
+    registry.images.get_mut(&id).unwrap()
 }
 
 /// The metrics.
 fn text(registry: &Registry) -> String {
-    String::from_utf8(registry.snapshot(None).text.to_vec()).unwrap()
+    let (snapshot, mut place) = (registry.snapshot(None), 0);
+    let images = std::iter::from_fn(|| snapshot.metrics.chunk(&mut place));
+    images.collect::<String>() + &snapshot.text
 }
 
 fn key(sample: &Sample) -> ImageKey {
@@ -100,7 +102,7 @@ fn a_file_that_took_the_inode_of_an_image_is_another_image() {
         changes,
         [vanished, Change::Appeared("/a".into(), ExtentCount(5))]
     );
-    let image = sweeps.0.get(id).unwrap();
+    let image = sweeps.0.images.get(&id).unwrap();
     assert!(image.map.is_none(), "it was the other one's");
     assert_eq!(image.severity(), Severity::Ok);
 }
@@ -119,7 +121,7 @@ fn an_image_that_cannot_be_identified_stays_as_it_was() {
     // Not met before: nothing is known of it but that.
     let changes = sweeps.sweep(&[unidentified()], true);
     assert!(matches!(&changes[..], [Change::Fault(_)]), "{changes:?}");
-    assert_eq!(sweeps.0.images().count(), 0);
+    assert_eq!(sweeps.0.images.values().count(), 0);
     // A sweep later it is identified again.
     let changes = sweeps.sweep(std::slice::from_ref(&known), true);
     let appeared = Change::Appeared("/a".into(), ExtentCount(500_000));
@@ -127,7 +129,7 @@ fn an_image_that_cannot_be_identified_stays_as_it_was() {
     assert_eq!(sweeps.0.counted_rows().len(), 1);
 
     sweeps.sweep(&[unidentified()], true);
-    assert_eq!(sweeps.0.get(known.id).unwrap().sample, known);
+    assert_eq!(sweeps.0.images.get(&known.id).unwrap().sample, known);
     assert_eq!(sweeps.0.counted_rows(), []);
 }
 
@@ -148,7 +150,7 @@ fn mixed_openers_are_reported_once_and_the_owner_stays_while_it_is_not_known() {
     let mut look = |owner: Option<&Owner>| {
         let owner = owner.cloned();
         let changes = registry.image(DEVICE, sample.clone(), owner, &assessor(), UnixTime(0));
-        let in_use = registry.get(sample.id).unwrap().owner.in_use();
+        let in_use = registry.images.get(&sample.id).unwrap().owner.in_use();
         (changes, in_use)
     };
     let appeared = Change::Appeared("/a".into(), ExtentCount(5));
@@ -166,7 +168,7 @@ fn images_of_a_file_system_that_does_not_answer_stay() {
     sweeps.sweep(&[sample(1, "/a", 5), sample(2, "/b", 5)], true);
     // One of them was counted before it hung.
     assert_eq!(sweeps.sweep(&[sample(1, "/a", 6)], false), []);
-    assert_eq!(sweeps.0.images().count(), 2);
+    assert_eq!(sweeps.0.images.values().count(), 2);
     assert_eq!(
         sweeps.sweep(&[sample(1, "/a", 6)], true),
         [Change::Vanished("/b".into())]
@@ -180,7 +182,7 @@ fn a_map_that_does_not_come_is_put_off_longer_and_longer() {
     let id = sample.id;
     registry.image(DEVICE, sample, None, &assessor(), UnixTime(0));
     let is_put_off = |registry: &Registry, now| {
-        let image = registry.get(id).unwrap();
+        let image = registry.images.get(&id).unwrap();
         assert!(image.map.is_some(), "what was known stays");
         image.waits_for_map_retry(now)
     };
@@ -242,7 +244,10 @@ fn an_image_that_appears_bad_is_reported_once() {
         .0
         .restore(key(&bad[0]), Recent::default(), Severity::Critical);
     assert_eq!(severities(&sweeps.sweep(&bad, true)), []);
-    assert_eq!(sweeps.0.get(id).unwrap().severity(), Severity::Critical);
+    assert_eq!(
+        sweeps.0.images.get(&id).unwrap().severity(),
+        Severity::Critical
+    );
 }
 
 #[test]
@@ -267,18 +272,18 @@ fn growth_is_known_after_an_hour_or_at_once_from_the_history() {
     assert!(!text.contains("seconds_to_critical{"), "{text}");
 
     let mut restored = Sweeps(Registry::default(), 3600);
-    let image = sweeps.0.get(sample(1, "/a", 0).id).unwrap();
+    let image = sweeps.0.images.get(&sample(1, "/a", 0).id).unwrap();
     restored
         .0
         .restore(key(&image.sample), image.recent.clone(), Severity::Warning);
     assert_eq!(severities(&gains(&mut restored, 61)), []);
-    let image = restored.0.get(image.sample.id).unwrap();
+    let image = restored.0.images.get(&image.sample.id).unwrap();
     assert_eq!(image.severity(), Severity::Warning);
     assert_eq!(image.growth.rate().unwrap().count(), ExtentCount(1_440_000));
     // Then it is defragmented: nothing is known of it, and nothing holds it.
     let changes = restored.sweep(&[sample(1, "/a", 10)], true);
     assert_eq!(severities(&changes).len(), 1);
-    let image = restored.0.get(sample(1, "/a", 0).id).unwrap();
+    let image = restored.0.images.get(&sample(1, "/a", 0).id).unwrap();
     assert_eq!(image.growth.trend, Err(Unknown::TooFewSamples));
 }
 
@@ -297,7 +302,7 @@ fn a_thousand_images_fit_into_memory() {
     let bytes = |image: &KnownImage| {
         std::mem::size_of::<KnownImage>() + std::mem::size_of_val(image.recent.points())
     };
-    let total: usize = sweeps.0.images().map(bytes).sum();
+    let total: usize = sweeps.0.images.values().map(bytes).sum();
     // Of two; a thousand take less than 2.5 MiB.
     assert!(total * 500 < 5 << 19, "{total}");
 }

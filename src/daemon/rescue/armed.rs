@@ -13,7 +13,7 @@ use crate::config::Settings;
 use crate::klog::Rules;
 use crate::klog::kmsg::{KMSG, Kmsg};
 use crate::model::{Monotonic, RuleDefinition};
-use crate::rescue::settings::Settings as FastSettings;
+use crate::rescue::settings::FastSettings;
 use crate::rescue::thread::{FastSide, Setup, StartReport};
 use crate::rescue::{LadderSettings, Watchdog};
 use crate::serve::parts::State;
@@ -28,8 +28,6 @@ const LOOK_BACK: Duration = Duration::from_secs(10);
 pub(in crate::daemon) struct Armed {
     /// `None` until first enabled and started; then it runs as long as the daemon.
     pub(super) fast: Option<FastSide>,
-    /// Whether it acts.
-    pub(super) armed: bool,
     /// Compiled from `patterns`.
     pub(super) rules: Arc<Rules>,
     patterns: Option<Vec<RuleDefinition>>,
@@ -46,18 +44,18 @@ pub(in crate::daemon) fn start(settings: &Settings) -> Armed {
 }
 
 impl Armed {
-    /// Applies changed settings.
-    pub(super) fn reload(&mut self, settings: &Settings) {
-        self.apply(settings, Duration::ZERO);
+    /// Whether the rescue acts.
+    pub(super) fn is_armed(&self) -> bool {
+        self.rescue_state == Some(State::Up)
     }
 
-    fn apply(&mut self, settings: &Settings, look_back: Duration) {
+    /// Applies changed settings. A kernel log that is opened now is read from `look_back` ago on.
+    pub(super) fn apply(&mut self, settings: &Settings, look_back: Duration) {
         self.open_kmsg(settings, look_back);
         let state = self.try_apply(settings).unwrap_or_else(|reason| {
             error!("rescue failed to start: {reason:#}");
             State::Down(format!("{reason:#}"))
         });
-        self.armed = state == State::Up;
         self.rescue_state = Some(state);
     }
 
@@ -87,7 +85,7 @@ impl Armed {
             return Ok(State::Off("rescue.enabled = false".to_owned()));
         }
         match &self.fast {
-            Some(fast) if !self.armed => log_start(&fast.start_report),
+            Some(fast) if !self.is_armed() => log_start(&fast.start_report),
             _ => info!("rescue settings reloaded"),
         }
         Ok(State::Up)

@@ -23,7 +23,6 @@ const DRILL_TIMEOUT: Duration = Duration::from_secs(5);
 /// Reports of the fast side, and the drill under way.
 pub(super) struct Reporter {
     drill: Option<Drill>,
-    incident: bool,
     /// Whether the hourly limit is reached.
     pub(super) limited: bool,
     /// Why the kernel log is no longer readable.
@@ -41,24 +40,22 @@ impl Reporter {
     pub(super) fn new(board: Arc<SharedStatus>) -> Self {
         Reporter {
             drill: None,
-            incident: false,
             limited: false,
             kmsg_error: None,
             board,
         }
     }
 
-    fn set_incident(&mut self, incident: bool) {
-        self.incident = incident;
+    fn set_incident(&self, incident: bool) {
         self.board
-            .update_rescue(|rescue| rescue.incident = incident);
+            .update(|status| status.rescue.incident = incident);
     }
 
     /// Publishes the duration of a drill, or `None` if it failed.
     fn set_roundtrip(&self, took: Option<Duration>) {
-        self.board.update_rescue(|rescue| {
-            rescue.drilled = Some(super::super::clock::wall());
-            rescue.roundtrip_seconds = took.map(|took| took.as_secs_f64());
+        self.board.update(|status| {
+            status.rescue.drilled = Some(crate::daemon::clock::wall());
+            status.rescue.roundtrip_seconds = took.map(|took| took.as_secs_f64());
         });
     }
 
@@ -66,9 +63,9 @@ impl Reporter {
     pub(super) fn forget_drills(&mut self) {
         self.drill = None;
         self.kmsg_error = None;
-        self.board.update_rescue(|rescue| {
-            rescue.drilled = None;
-            rescue.roundtrip_seconds = None;
+        self.board.update(|status| {
+            status.rescue.drilled = None;
+            status.rescue.roundtrip_seconds = None;
         });
     }
 
@@ -127,9 +124,9 @@ impl Reporter {
         }
     }
 
-    /// Counts and logs a line that matched a rule.
-    pub(super) fn matched(&self, source: &str, rule: &str, line: &Line) {
-        metrics::klog_matched(rule);
+    /// Counts and logs a line that matched a rule and was logged that many times.
+    pub(super) fn matched(&self, source: &str, rule: &str, line: &Line, times: u32) {
+        metrics::klog_matched(rule, times);
         warn!(
             "{source}: rule {rule} matched: {}",
             String::from_utf8_lossy(line.bytes())
@@ -191,7 +188,7 @@ impl Reporter {
         let Some(drill) = self.drill.take_if(late) else {
             return false;
         };
-        if drill.seen && self.incident {
+        if drill.seen && self.board.incident() {
             return false;
         }
         self.set_roundtrip(None);

@@ -42,8 +42,8 @@ impl Made {
         self.link(&format!("{device}/slaves/{name}"), by);
     }
 
-    fn host(&self) -> Host {
-        Host {
+    fn host(&self) -> HostInterfaces {
+        HostInterfaces {
             proc: self.0.path().join("proc"),
             sys: self.0.path().join("sys"),
             hints: self.0.path().to_owned(),

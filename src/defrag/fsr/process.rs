@@ -13,7 +13,6 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
 
-use crate::defrag::Host;
 use crate::defrag::engine::Controls;
 use crate::defrag::gate::Gate;
 use crate::defrag::guard::Target;
@@ -21,6 +20,7 @@ use crate::defrag::messages::printable;
 use crate::defrag::run::{Action, Input, Machine};
 use crate::model::{Bytes, NamedProcess, Stop};
 use crate::sys::child::lower_priority;
+use crate::sys::proc::counters;
 
 /// Delay from the closing of its output to its exit.
 const EXIT_DELAY: Duration = Duration::from_millis(1);
@@ -98,10 +98,6 @@ impl XfsFsr {
         })
     }
 
-    pub(super) fn pid(&self) -> u32 {
-        self.child.id()
-    }
-
     /// Waits for an event, for `most` at most.
     pub(super) fn wait(&self, most: Duration) {
         let mut events = vec![PollFd::new(&self.output, PollFlags::IN)];
@@ -122,12 +118,12 @@ impl XfsFsr {
     }
 
     /// The events since the last call.
-    pub(super) fn inputs(&mut self, controls: &mut Controls<'_>, host: &Host) -> Vec<Input> {
+    pub(super) fn inputs(&mut self, controls: &mut Controls<'_, '_>) -> Vec<Input> {
         self.read_output();
         let has_ended = has_ended(&self.child);
         let before = self.moved;
         // /proc/PID/io remains readable after the exit, until the process is waited for.
-        self.moved = moved(&host.proc, self.pid()).unwrap_or(before);
+        self.moved = moved(&controls.request.host.proc, self.child.id()).unwrap_or(before);
         if has_ended {
             return vec![Input::Exited];
         }
@@ -165,7 +161,7 @@ impl XfsFsr {
                 Action::Continue => self.signal(Signal::CONT),
                 Action::Terminate => self.signal(Signal::TERM),
                 Action::Kill => self.signal(Signal::KILL),
-                Action::Start | Action::Abandon => {}
+                Action::Abandon => {}
             }
         }
     }
@@ -216,12 +212,11 @@ fn terminal() -> io::Result<(OwnedFd, OwnedFd)> {
 
 /// Bytes read from and written to disk.
 fn moved(proc: &Path, pid: u32) -> Option<(Bytes, Bytes)> {
-    let text = std::fs::read_to_string(proc.join(format!("{pid}/io"))).ok()?;
-    let field = |name: &str| {
-        let value = text.lines().find_map(|line| line.strip_prefix(name))?;
-        value.trim().parse().ok().map(Bytes)
-    };
-    Some((field("read_bytes:")?, field("write_bytes:")?))
+    let text = std::fs::read(proc.join(format!("{pid}/io"))).ok()?;
+    let field = |name: &[u8]| counters(&text).find(|(is, _)| *is == name);
+    let (_, read) = field(b"read_bytes")?;
+    let (_, written) = field(b"write_bytes")?;
+    Some((Bytes(read), Bytes(written)))
 }
 
 /// Whether a child has ended. Its PID stays valid until it is waited for.

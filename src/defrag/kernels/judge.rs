@@ -104,17 +104,13 @@ impl Judgement {
             "" => "of unknown release",
             release => release,
         };
-        match self.verdict {
-            Trust::Trusted(_) => None,
-            Trust::KnownBad(defect) => Some(format!(
-                "kernel {release} lacks the repair of {}",
-                defect.name()
-            )),
-            Trust::Unknown(defect) => Some(format!(
-                "kernel {release} is not proven to have the repair of {}",
-                defect.name()
-            )),
-        }
+        let (lacks, defect) = match self.verdict {
+            Trust::Trusted(_) => return None,
+            Trust::KnownBad(defect) => ("lacks", defect),
+            Trust::Unknown(defect) => ("is not proven to have", defect),
+        };
+        let name = defect.name();
+        Some(format!("kernel {release} {lacks} the repair of {name}"))
     }
 
     /// The same as one sentence, with the evidence, what would settle it, and an alternative.

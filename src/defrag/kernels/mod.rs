@@ -21,9 +21,13 @@
 //! (FICLONERANGE, FALLOC_FL_UNSHARE_RANGE, fallocate, ftruncate, FIEMAP, FSGETXATTR, FSSETXATTR,
 //! BULKSTAT, O_TMPFILE, page cache reads; SWAPEXT, XFS_IOC_COMMIT_RANGE by xfs_fsr):
 //!
-//! - CVE-2026-98974, CVE-2026-98975, "fix exchange-range-to-eof file size exchange" and "stop
-//!   exchanging reflink flags when exchanging mappings" (6.12.114): as CVE-2026-80530 in the table,
-//!   behind the same guard; xfs_fsr does not set the to-EOF flag.
+//! - CVE-2026-80530, reflink flags of exchanged ranges (6.10; repaired by b2d5a81dae38 in 6.12.105,
+//!   6.18.46, 7.1.10 and 7.2): no image that shares blocks is given to xfs_fsr (check_map), which
+//!   exchanges ranges from xfsprogs 6.12.0 on, and it does not set the required flag. Likewise
+//!   CVE-2026-98974, CVE-2026-98975, "fix exchange-range-to-eof file size exchange" and "stop
+//!   exchanging reflink flags when exchanging mappings" (6.12.114); the to-EOF flag is not set.
+//! - CVE-2026-43365, sectors of 4 KiB and no log stripe unit (5.14): an XFS may not mount after a
+//!   crash, whether an engine is used or not.
 //! - CVE-2026-64357, reservation of an exchange: for more blocks than 32 bits count; no damage.
 //! - CVE-2026-68145, zero-length write: only after a fault of a write buffer; unsharing has none.
 //! - CVE-2026-72367, write-back and truncation: xfs_reflink_end_cow ignores the wrapped range.
@@ -41,6 +45,9 @@
 //!   (CVE-2024-50216), DAX (CVE-2026-46005), quota (CVE-2026-64356).
 //!
 //! Without a CVE:
+//! - 1cf7e834a6fb "xfs: switch to multigrain timestamps", 6.13: before it, change times were as
+//!   coarse as a tick, and xfs_fsr, which compares them, could lose a write in that tick. Behind
+//!   the gate nobody has the image open, and its last change is 100 ms old (check_settled).
 //! - b8c4076db5fd "xfs: don't allocate COW extents when unsharing a hole", 6.12: holes are skipped.
 //! - 50793801fc7f "fsdax: dax_unshare_iter needs to copy entire blocks", 6.12: DAX is refused.
 //! - a311a08a4237 "iomap: constrain the file range passed to iomap_file_unshare", 6.12: nothing is

@@ -5,7 +5,6 @@
 //! is no shell. No crate in the tree decompresses gzip; the program is Essential on Debian.
 
 use std::ffi::OsStr;
-use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
@@ -24,7 +23,6 @@ use crate::sys::child;
 const DEADLINE: Duration = Duration::from_secs(10);
 /// How much of a changelog is read, in bytes. Debian's has 4 MB.
 const LONGEST_CHANGELOG: u64 = 32 << 20;
-const LONGEST_TEXT: u64 = 4096;
 const INTERVAL: Duration = Duration::from_millis(5);
 
 /// Where a changelog is searched.
@@ -60,18 +58,11 @@ impl Sources {
 /// What the running kernel reports, and the text of /proc/version, which identifies it.
 pub fn running(proc: &Path) -> (Running, String) {
     // An unreadable file proves nothing, like an empty text.
-    let text = |name: &str| read(&proc.join(name)).unwrap_or_default();
+    let text = |name: &str| std::fs::read_to_string(proc.join(name)).unwrap_or_default();
     let version = text("version");
     let release = text("sys/kernel/osrelease");
     let running = Running::new(&release, &version, &text("version_signature"));
     (running, version)
-}
-
-fn read(path: &Path) -> io::Result<String> {
-    let mut text = String::new();
-    let file = File::open(path)?;
-    file.take(LONGEST_TEXT).read_to_string(&mut text)?;
-    Ok(text)
 }
 
 /// Searches the changelogs of the running kernel's package. On failure, returns why, as a clause.

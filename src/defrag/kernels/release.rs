@@ -152,20 +152,16 @@ fn build(version: &str) -> &str {
 fn word_behind<'t>(text: &'t str, word: &str) -> Option<&'t str> {
     let mut words = text.split_whitespace();
     words.find(|it| *it == word)?;
-    words
-        .next()
-        .filter(|it| it.starts_with(|c: char| c.is_ascii_digit()))
+    words.next().filter(|it| begins_with_digit(it))
+}
+
+fn begins_with_digit(text: &str) -> bool {
+    text.starts_with(|c: char| c.is_ascii_digit())
 }
 
 /// Whether a release with this suffix is built from little more than the sources of its level.
 fn is_plain(suffix: &str) -> bool {
-    let is_fedora = || {
-        let mut parts = suffix.split('.');
-        parts.any(|part| {
-            part.strip_prefix("fc")
-                .is_some_and(|number| number.starts_with(|c: char| c.is_ascii_digit()))
-        })
-    };
+    let is_fedora = |part: &str| part.strip_prefix("fc").is_some_and(begins_with_digit);
     let is_alpine = || {
         let number = suffix.strip_prefix('-').and_then(number);
         number.is_some_and(|(_, flavour)| ["-lts", "-virt", "-stable"].contains(&flavour))
@@ -173,7 +169,7 @@ fn is_plain(suffix: &str) -> bool {
     let starts = |with: &&str| suffix.starts_with(*with);
     ["", "+"].contains(&suffix)
         || ["-rc", "-arch", "-gentoo"].iter().any(starts)
-        || is_fedora()
+        || suffix.split('.').any(is_fedora)
         || is_alpine()
 }
 

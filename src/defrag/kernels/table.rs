@@ -8,17 +8,6 @@ use crate::model::Engine;
 /// Reflink came with 4.9. Older kernels that have it got it, with its defects, by a backport.
 const WITH_REFLINK: &str = "0.0";
 
-/// What a defect endangers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Meets {
-    /// The engine, which is not used on a kernel that has the defect.
-    Engine(Engine),
-    /// The engine, were it not protected by this guard.
-    Guarded(Engine, &'static str),
-    /// The host, but no engine.
-    Host,
-}
-
 #[derive(Debug, PartialEq, Eq)]
 pub struct Defect {
     /// The repairing commit, in the mainline kernel if there is one.
@@ -28,7 +17,8 @@ pub struct Defect {
     pub titles: &'static [&'static str],
     /// The possible harm, as a clause.
     pub harm: &'static str,
-    pub meets: Meets,
+    /// The engine that is not used on a kernel with the defect.
+    pub engine: Engine,
     pub introduced: &'static str,
     /// The title of the commit that introduced it; identifies a backport of it to an older kernel.
     pub introduced_by: Option<&'static str>,
@@ -69,19 +59,18 @@ impl Defect {
 
 /// The defects that a kernel must not have for the engine to be used on it.
 pub fn of(engine: Engine) -> impl Iterator<Item = &'static Defect> {
-    let endangers = move |defect: &&Defect| defect.meets == Meets::Engine(engine);
-    DEFECTS.iter().filter(endangers)
+    DEFECTS.iter().filter(move |defect| defect.engine == engine)
 }
 
 /// All defects, the most serious first.
-pub static DEFECTS: [Defect; 9] = [
+pub static DEFECTS: [Defect; 6] = [
     // cves/2026/64xxx/CVE-2026-64600.json. 5.4, 5.10, 6.13 to 6.17, 6.19 and 7.0 were not repaired.
     Defect {
         commit: "2f4acd0fcd86",
         cve: Some("CVE-2026-64600"),
         titles: &["xfs: resample the data fork mapping after cycling ILOCK"],
         harm: "a guest's write can land in blocks of another file while its image is moved",
-        meets: Meets::Engine(Engine::Online),
+        engine: Engine::Online,
         introduced: "4.11",
         introduced_by: Some("xfs: allocate direct I/O COW blocks in iomap_begin"),
         repaired: &[
@@ -97,7 +86,7 @@ pub static DEFECTS: [Defect; 9] = [
         cve: None,
         titles: &["xfs: only remap the written blocks in xfs_reflink_end_cow_extent"],
         harm: "a power cut while an image is moved can leave stale blocks in it",
-        meets: Meets::Engine(Engine::Online),
+        engine: Engine::Online,
         introduced: WITH_REFLINK,
         introduced_by: None,
         repaired: &["6.1.128", "6.6.17", "6.7"],
@@ -111,7 +100,7 @@ pub static DEFECTS: [Defect; 9] = [
         cve: None,
         titles: &["xfs: use iomap_valid method to detect stale cached iomaps"],
         harm: "a write of a guest that uses the page cache can be lost while its image is moved",
-        meets: Meets::Engine(Engine::Online),
+        engine: Engine::Online,
         introduced: WITH_REFLINK,
         introduced_by: None,
         repaired: &["6.1.92", "6.2"],
@@ -126,7 +115,7 @@ pub static DEFECTS: [Defect; 9] = [
             "xfs: fill out the srcmap in iomap_begin",
         ],
         harm: "writes to an image with an extent-size hint can damage the blocks it shares",
-        meets: Meets::Engine(Engine::Online),
+        engine: Engine::Online,
         introduced: "5.1",
         introduced_by: Some("xfs: don't use delalloc extents for COW on files with extsize hints"),
         repaired: &["5.4.70", "5.5"],
@@ -138,7 +127,7 @@ pub static DEFECTS: [Defect; 9] = [
         cve: None,
         titles: &["iomap: don't skip reading in !uptodate folios when unsharing a range"],
         harm: "wrong data is written to the new blocks",
-        meets: Meets::Engine(Engine::Online),
+        engine: Engine::Online,
         introduced: "6.6-rc1",
         introduced_by: Some("iomap: Allocate ifs in ->write_begin() early"),
         repaired: &["6.6-rc3"],
@@ -150,54 +139,10 @@ pub static DEFECTS: [Defect; 9] = [
         cve: None,
         titles: &["xfs: fix data corruption w/ unaligned reflink ranges"],
         harm: "a clone can expose stale data behind the end of a file",
-        meets: Meets::Engine(Engine::Online),
+        engine: Engine::Online,
         introduced: WITH_REFLINK,
         introduced_by: None,
         repaired: &["4.20"],
-    },
-    // Change times were as coarse as a tick, and xfs_fsr compares them to detect writes during the
-    // copy: a write in the tick of the comparison was lost. Multigrain timestamps came in 6.13.
-    Defect {
-        commit: "1cf7e834a6fb",
-        cve: None,
-        titles: &["xfs: switch to multigrain timestamps"],
-        harm: "xfs_fsr can lose a write to the file that it swaps",
-        meets: Meets::Guarded(
-            Engine::XfsFsr,
-            "nobody has the image open behind the gate, and its last change is 100 ms old \
-             (gate, check_settled)",
-        ),
-        introduced: "2.6.12",
-        introduced_by: None,
-        repaired: &["6.13"],
-    },
-    // cves/2026/80xxx/CVE-2026-80530.json. xfs_fsr exchanges ranges from xfsprogs 6.12.0 on
-    // (XFS_IOC_COMMIT_RANGE, libfrog/file_exchange.c), if supported, without the required flag.
-    Defect {
-        commit: "b2d5a81dae38",
-        cve: Some("CVE-2026-80530"),
-        titles: &["xfs: fix exchange-range reflink flag clearing issue with INO1_WRITTEN"],
-        harm: "files that share blocks can be written to in place after their ranges were exchanged",
-        meets: Meets::Guarded(
-            Engine::XfsFsr,
-            "no image that shares blocks is given to it (check_map), and it does not set the flag",
-        ),
-        introduced: "6.10",
-        introduced_by: None,
-        repaired: &["6.12.105", "6.18.46", "7.1.10", "7.2"],
-    },
-    // cves/2026/43xxx/CVE-2026-43365.json: sectsz=4096 and a log stripe unit of 0 in xfs_info.
-    Defect {
-        commit: "52a8a1ba883d",
-        cve: Some("CVE-2026-43365"),
-        titles: &["xfs: fix undersized l_iclog_roundoff values"],
-        harm: "an XFS with sectors of 4 KiB and no log stripe unit may not mount after a crash",
-        meets: Meets::Host,
-        introduced: "5.14",
-        introduced_by: None,
-        repaired: &[
-            "5.15.203", "6.1.167", "6.6.130", "6.12.78", "6.18.19", "6.19.9", "7.0",
-        ],
     },
 ];
 
@@ -322,7 +267,7 @@ mod tests {
             };
             let last = DEFECTS
                 .iter()
-                .filter(|it| it.meets == Meets::Engine(Engine::Online))
+                .filter(|it| it.engine == Engine::Online)
                 .filter_map(|it| repairs(&it))
                 .max();
             let is_good = !of(Engine::Online).any(|defect| defect.is_in(level));

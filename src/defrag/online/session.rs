@@ -4,15 +4,15 @@ use std::io;
 use std::os::fd::AsFd as _;
 use std::time::{Duration, Instant};
 
-use crate::defrag::engine::{Controls, Event, Progress, Request, count, failed, monotonic};
+use crate::defrag::engine::{Controls, Event, Progress, count, failed, monotonic};
 use crate::defrag::governor::{CallTimes, Governor};
-use crate::defrag::guard::{self, Target};
+use crate::defrag::guard;
 use crate::defrag::hint::Hint;
+use crate::defrag::holders;
 use crate::defrag::mover::Mover;
-use crate::defrag::run::{Input, Machine, State};
-use crate::defrag::segments::{self, Before, Place, Plan, Region, Segment};
-use crate::defrag::{Host, holders};
-use crate::model::{Bytes, Extent, ExtentCount, RunOutcome, RunReport, Stop};
+use crate::defrag::run::{Input, Machine, RunState};
+use crate::defrag::segments::{self, Before, MovePlan, Place, Region, Segment};
+use crate::model::{Account, Bytes, Extent, ExtentCount, RunOutcome, RunReport, SegmentWork, Stop};
 use crate::sys::geometry;
 
 const INTERVAL: Duration = Duration::from_millis(20);
@@ -22,22 +22,8 @@ const SPACE_INTERVAL: Duration = Duration::from_millis(50);
 /// The hint if the image shares blocks with another file: each guest write there reserves so much.
 const MODEST: Bytes = Bytes(1 << 20);
 
-/// The work done so far.
-#[derive(Debug, Default)]
-pub(super) struct Work {
-    /// Segments that were moved.
-    pub(super) segments: u64,
-    /// The calls that locked the image: a clone and an unshare per segment.
-    pub(super) calls: CallTimes,
-    /// Time spent on segments.
-    pub(super) busy: Duration,
-    /// Extents removed, by the survey's count.
-    pub(super) joined: ExtentCount,
-}
-
-/// Why the work ended.
+/// Why the work ended early.
 pub(super) enum End {
-    Done,
     Stopped,
     /// Free space reached its limit, or there was none.
     NoSpace,
@@ -45,33 +31,36 @@ pub(super) enum End {
 }
 
 /// A run in progress.
-pub(super) struct Session<'a> {
-    request: &'a Request<'a>,
-    host: &'a Host,
-    target: &'a Target,
-    controls: Controls<'a>,
-    watch: &'a mut dyn FnMut(Event),
+pub(super) struct Session<'c, 't, 'r> {
+    controls: &'c mut Controls<'t, 'r>,
+    plan: &'c MovePlan,
     progress: Progress,
     mover: Mover,
     hint: Hint,
     governor: Governor,
     machine: Machine,
     moved: Bytes,
+    /// Segments that were moved, and the time spent on them.
+    work: SegmentWork,
+    /// The calls that locked the image: a clone and an unshare per segment.
+    calls: CallTimes,
+    /// Extents removed, by the survey's count.
+    joined: ExtentCount,
     /// Whether any process has, or had during the run, the image open.
-    pub(super) in_use: bool,
+    in_use: bool,
     users_at: Instant,
     space_at: Option<Instant>,
     largest_hint: Bytes,
 }
 
-impl<'a> Session<'a> {
+impl<'c, 't, 'r> Session<'c, 't, 'r> {
     pub(super) fn begin(
-        request: &'a Request<'a>,
-        host: &'a Host,
-        target: &'a Target,
-        controls: Controls<'a>,
-        (progress, watch): (Progress, &'a mut dyn FnMut(Event)),
-    ) -> io::Result<Session<'a>> {
+        controls: &'c mut Controls<'t, 'r>,
+        plan: &'c MovePlan,
+        progress: Progress,
+        in_use: bool,
+    ) -> io::Result<Session<'c, 't, 'r>> {
+        let (request, target) = (&controls.request, controls.target);
         let geometry = geometry::geometry(target.file.as_fd())?;
         let block = Bytes(geometry.block_size.into());
         let mover = Mover::new(&target.file, &target.directory, block)?;
@@ -80,64 +69,57 @@ impl<'a> Session<'a> {
         // The kernel allows half a group; less than a quarter of it is found more easily.
         let largest = Bytes(segments::REGION.min((group / 4).next_power_of_two() / 2));
         let hints = [MODEST.min(largest), largest];
-        let hint = Hint::keep(&host.hints, path, mount, mover.image(), &hints)?;
-        let mut machine = Machine::new(STUCK_TIMEOUT);
-        machine.step(monotonic(), Input::Cleared);
-        machine.step(monotonic(), Input::Started);
+        let hint = Hint::keep(&request.host.hints, path, mount, mover.image(), &hints)?;
         Ok(Session {
             governor: Governor::new(request.limits.stall_target),
-            request,
-            host,
-            target,
             controls,
-            watch,
+            plan,
             progress,
             mover,
             hint,
-            machine,
+            machine: Machine::new(monotonic(), STUCK_TIMEOUT),
             moved: Bytes(0),
-            in_use: true,
+            work: SegmentWork {
+                shared: plan.shared,
+                ..SegmentWork::default()
+            },
+            calls: CallTimes::default(),
+            joined: ExtentCount(0),
+            in_use,
             users_at: Instant::now(),
             space_at: None,
             largest_hint: largest,
         })
     }
 
-    pub(super) fn work_through(&mut self, plan: &Plan, work: &mut Work) -> End {
+    pub(super) fn work_through(&mut self) -> Result<(), End> {
         let mut done = ExtentCount(0);
-        for region in &plan.regions {
-            let size = match (region.dense, plan.shared.0 > 0) {
+        for region in &self.plan.regions {
+            let size = match (region.dense, self.plan.shared.0 > 0) {
                 (true, true) => MODEST.min(self.largest_hint),
                 (true, false) => self.largest_hint,
                 (false, _) => Bytes(0),
             };
-            if let Err(error) = self.hint.set(size) {
-                return End::Failed("the hint for new extents cannot be set", error);
-            }
-            if let Some(end) = self.work_on(region, done, work) {
-                return end;
-            }
+            let cannot_set = |error| End::Failed("the hint for new extents cannot be set", error);
+            self.hint.set(size).map_err(cannot_set)?;
+            self.work_on(region, done)?;
             done = done.saturating_add(region.gain);
-            work.joined = done;
+            self.joined = done;
         }
-        End::Done
+        Ok(())
     }
 
-    /// Moves the segments of a region; `None` if its end was reached.
-    fn work_on(&mut self, region: &Region, done: ExtentCount, work: &mut Work) -> Option<End> {
+    /// Moves the segments of a region.
+    fn work_on(&mut self, region: &Region, done: ExtentCount) -> Result<(), End> {
         let (mut at, mut before, mut rest) = (region.start, Before::default(), Duration::ZERO);
         let mut gone = ExtentCount(0);
         while at < region.end {
-            work.joined = done.saturating_add(gone.min(region.gain));
-            self.report_progress(work);
-            if let Some(end) = self.rest(rest) {
-                return Some(end);
-            }
-            let (map, known) = match self.map(at, region.end, &mut before) {
-                Ok(map) => map,
-                Err(error) => return Some(End::Failed("its map cannot be read", error)),
-            };
-            let Some(segment) = segments::cut(&map, self.governor.work(), before) else {
+            self.joined = done.saturating_add(gone.min(region.gain));
+            self.report_progress();
+            self.rest(rest)?;
+            let map = self.map(at, region.end, &mut before);
+            let (map, known) = map.map_err(|e| End::Failed("its map cannot be read", e))?;
+            let Some(segment) = segments::cut(&map, self.governor.cost(), before) else {
                 // A single extent at the end of the known map may have a neighbour after it.
                 let last = map
                     .last()
@@ -146,15 +128,15 @@ impl<'a> Session<'a> {
                 rest = Duration::ZERO;
                 continue;
             };
-            match self.move_one(&segment, work) {
-                Ok(after) => rest = after,
-                Err(end) => return end,
+            match self.move_one(&segment)? {
+                Some(after) => rest = after,
+                None => break,
             }
             gone = gone.saturating_add(segment.extents);
             at = segment.end();
             before.end = Some(at);
         }
-        None
+        Ok(())
     }
 
     /// As [`Mover::map`]. The block before `at` shows where the last segment was moved.
@@ -184,67 +166,58 @@ impl<'a> Session<'a> {
         Ok((map, known))
     }
 
-    /// Returns how long to rest. The error is the end of the run, or `None` for that of the region.
-    fn move_one(&mut self, segment: &Segment, work: &mut Work) -> Result<Duration, Option<End>> {
+    /// Returns how long to rest; `None` if the image was truncated before the segment's end.
+    fn move_one(&mut self, segment: &Segment) -> Result<Option<Duration>, End> {
         let took = match self.mover.move_segment(segment) {
             Ok(took) => took,
-            Err(error) => return Err(self.judge(segment, error)),
+            Err(error) => {
+                let metadata = self.controls.target.file.metadata();
+                let is_shorter = metadata.is_ok_and(|file| file.len() < segment.end().0);
+                return match error.raw_os_error() {
+                    Some(libc::ENOSPC | libc::EDQUOT) => Err(End::NoSpace),
+                    Some(libc::EINVAL) if is_shorter => Ok(None),
+                    _ => Err(End::Failed("a segment could not be moved", error)),
+                };
+            }
         };
-        self.governor.took(segment.work, took.longest());
+        self.governor.took(segment.cost, took.longest());
         self.moved.0 = self.moved.0.saturating_add(segment.length.0);
-        work.segments += 1;
-        work.calls.add(took.clone);
-        work.calls.add(took.unshare);
-        work.busy += took.busy;
+        self.work.segments += 1;
+        self.work.busy += took.busy;
+        self.calls.add(took.clone);
+        self.calls.add(took.unshare);
         self.machine.step(monotonic(), Input::Moved);
-        Ok(self.governor.rest(took.busy, self.in_use))
+        Ok(Some(self.governor.rest(took.busy, self.in_use)))
     }
 
-    /// `None` if the image was truncated before the segment's end, which ends the region.
-    fn judge(&self, segment: &Segment, error: io::Error) -> Option<End> {
-        let is_shorter = || {
-            let metadata = self.target.file.metadata();
-            metadata.is_ok_and(|metadata| metadata.len() < segment.end().0)
-        };
-        match error.raw_os_error() {
-            Some(libc::ENOSPC | libc::EDQUOT) => Some(End::NoSpace),
-            Some(libc::EINVAL) if is_shorter() => None,
-            _ => Some(End::Failed("a segment could not be moved", error)),
-        }
-    }
-
-    fn report_progress(&mut self, work: &Work) {
-        self.progress.done = work.joined.0;
-        self.progress.calls = (work.segments, work.calls.worst(), work.calls.median());
+    fn report_progress(&mut self) {
+        self.progress.done = self.joined.0;
+        self.progress.calls = (self.work.segments, self.calls.worst(), self.calls.median());
         self.progress.held = self.machine.held_by();
-        (self.watch)(Event::Progress(self.progress));
+        self.controls.send(Event::Progress(self.progress));
     }
 
-    /// Rests, then waits while the run is held. Returns why the run ends, if it does.
-    fn rest(&mut self, rest: Duration) -> Option<End> {
+    /// Rests, then waits while the run is held.
+    fn rest(&mut self, rest: Duration) -> Result<(), End> {
         let until = Instant::now() + rest;
         loop {
             self.check_users();
             // Every byte read is also written.
-            for input in self.controls.inputs(self.moved.saturating_add(self.moved)) {
+            let moved = self.moved.saturating_add(self.moved);
+            for input in self.controls.inputs(moved).into_iter().chain([Input::Tick]) {
                 self.machine.step(monotonic(), input);
             }
-            self.machine.step(monotonic(), Input::Tick);
-            self.controls
-                .notice()
-                .into_iter()
-                .for_each(&mut *self.watch);
-            if matches!(self.machine.state(), State::Ending | State::Ended) {
-                return Some(End::Stopped);
+            if matches!(self.machine.state(), RunState::Ending | RunState::Ended) {
+                return Err(End::Stopped);
             }
             if !self.has_room() {
-                return Some(End::NoSpace);
+                return Err(End::NoSpace);
             }
             let held = self.machine.held_by().is_some();
             self.controls.note_held(held);
             let left = until.saturating_duration_since(Instant::now());
             if !held && left.is_zero() {
-                return None;
+                return Ok(());
             }
             std::thread::sleep(if held { INTERVAL } else { left.min(INTERVAL) });
         }
@@ -253,42 +226,57 @@ impl<'a> Session<'a> {
     fn check_users(&mut self) {
         if self.users_at.elapsed() >= USERS_INTERVAL {
             self.users_at = Instant::now();
-            self.in_use |= holders::holder_of(&self.host.proc, &self.target.path).is_some();
+            let (proc, path) = (&self.controls.request.host.proc, &self.controls.target.path);
+            self.in_use |= holders::holder_of(proc, path).is_some();
         }
     }
 
     fn has_room(&mut self) -> bool {
-        if self
-            .space_at
-            .is_some_and(|at| at.elapsed() < SPACE_INTERVAL)
-        {
+        let is_recent = |at: Instant| at.elapsed() < SPACE_INTERVAL;
+        if self.space_at.is_some_and(is_recent) {
             return true;
         }
         self.space_at = Some(Instant::now());
-        guard::check_room(self.target, self.request.limits.keep_free).is_ok()
+        let keep_free = self.controls.request.limits.keep_free;
+        guard::check_room(self.controls.target, keep_free).is_ok()
     }
 
     /// Restores the hint, releases the anchor and counts the extents.
-    pub(super) fn end(self, report: &mut RunReport, shares: bool, end: End) -> RunOutcome {
-        let Session { mover, hint, .. } = self;
-        drop(hint);
+    pub(super) fn end(self, report: &mut RunReport, end: Result<(), End>) -> RunOutcome {
+        let target = self.controls.target;
+        drop(self.hint);
         (report.read, report.written) = (self.moved, self.moved);
         report.held = self.controls.held();
-        let extents = count(self.target).unwrap_or(ExtentCount(u64::MAX));
-        mover.finish(extents, shares);
-        let to = count(self.target);
+        report.segments = Some(SegmentWork {
+            worst_call: self.calls.worst(),
+            median_call: self.calls.median(),
+            ..self.work
+        });
+        let extents = count(target).unwrap_or(ExtentCount(u64::MAX));
+        self.mover.finish(extents, self.plan.shared.0 > 0);
+        let to = count(target);
         report.to = to.as_ref().ok().copied();
+        let account = |to| account(self.plan, self.joined, to, self.in_use);
+        report.account = report.to.map(account);
         match (end, to) {
-            (End::Failed(what, error), _) => failed(what, &error),
+            (Err(End::Failed(what, error)), _) => failed(what, &error),
             (_, Err(error)) => failed("its extents cannot be counted", &error),
-            (End::NoSpace, _) => RunOutcome::NoSpace,
-            (End::Stopped, _) => RunOutcome::Stopped {
+            (Err(End::NoSpace), _) => RunOutcome::NoSpace,
+            (Err(End::Stopped), _) => RunOutcome::Stopped {
                 why: self.machine.stopped_by().unwrap_or(Stop::Shutdown),
             },
-            (End::Done, Ok(to)) if report.from.is_some_and(|from| to < from) => {
-                RunOutcome::Improved
-            }
-            (End::Done, Ok(_)) => RunOutcome::Unchanged { message: None },
+            (Ok(()), Ok(to)) if to < self.plan.extents => RunOutcome::Improved,
+            (Ok(()), Ok(_)) => RunOutcome::Unchanged { message: None },
         }
     }
+}
+
+/// What became of the extents of the plan, if `to` are left.
+fn account(plan: &MovePlan, joined: ExtentCount, to: ExtentCount, in_use: bool) -> Account {
+    let joined = match in_use {
+        true => joined,
+        // No process split any, so those that are left were not joined.
+        false => joined.min(plan.extents.saturating_sub(to)),
+    };
+    Account::new(&plan.borders, plan.gain, joined, to)
 }

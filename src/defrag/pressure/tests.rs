@@ -25,8 +25,13 @@ fn others_are_all_groups_but_our_own() {
         "1:name=x:/y\n0::/system.slice/fragwatch.service\n",
     );
     write(&proc, "pressure/io", &some("93.10"));
-    let waited = |asked| worst(read_waited(&proc, asked).iter().map(|it| it.average));
-    assert_eq!(waited(Asked::OrHost), Some(Pressure(93.10)));
+    let waited = |asked| {
+        read_waited(&proc, asked)
+            .iter()
+            .map(|it| it.average)
+            .reduce(f64::max)
+    };
+    assert_eq!(waited(Asked::OrHost), Some(93.10));
     assert_eq!(waited(Asked::Others), None);
     write(&groups, "io.pressure", &some("93.10"));
     write(&groups, "system.slice/io.pressure", &some("92.00"));
@@ -37,10 +42,10 @@ fn others_are_all_groups_but_our_own() {
         "system.slice/db.service/io.pressure",
         &some("3.50"),
     );
-    assert_eq!(waited(Asked::OrHost), Some(Pressure(3.5)));
+    assert_eq!(waited(Asked::OrHost), Some(3.5));
     write(&groups, "machine.slice/io.pressure", &some("12.00"));
     write(&groups, "odd.slice/io.pressure", "some nonsense\n");
-    assert_eq!(waited(Asked::Others), Some(Pressure(12.0)));
+    assert_eq!(waited(Asked::Others), Some(12.0));
 }
 
 /// A file system on a disk, beside a group that waits; both as they are told to be.
@@ -68,9 +73,9 @@ impl Made {
     }
 
     /// At so many seconds, the host having waited for so many milliseconds in all.
-    fn at(&mut self, second: u64, average: f32, waited: u64, idle: bool) -> Option<f32> {
+    fn at(&mut self, second: u64, average: f64, waited: u64, idle: bool) -> Option<f64> {
         let total = Duration::from_millis(waited);
-        let host = Host {
+        let host = HostInterfaces {
             proc: self.root.path().join("proc"),
             sys: self.root.path().join("sys"),
             hints: self.root.path().to_owned(),
@@ -80,12 +85,12 @@ impl Made {
             at: self.began + Duration::from_secs(second),
             waited: vec![Waited {
                 of: PathBuf::from("vms"),
-                average: Pressure(average),
+                average,
                 total,
             }],
             disks: Counters::read(self.gauge.device, &host),
         };
-        self.gauge.take(now, idle).map(|found| found.counts.0)
+        self.gauge.take(now, idle).map(|found| found.counts)
     }
 }
 
@@ -172,10 +177,7 @@ fn where_the_disks_cannot_be_told_all_pressure_counts() {
 fn what_does_not_hold_up_a_run_is_news_once() {
     let mut gauge = Gauge::new("8:1".parse().unwrap());
     gauge.busy = 3.12;
-    let found = |all, counts| {
-        let (all, counts) = (Pressure(all), Pressure(counts));
-        Some(Found { all, counts })
-    };
+    let found = |all, counts| Some(IoPressure { all, counts });
     for nothing in [None, found(39.0, 0.0), found(90.0, 90.0)] {
         assert_eq!(gauge.news(nothing, 40), None);
     }
@@ -191,7 +193,7 @@ fn what_does_not_hold_up_a_run_is_news_once() {
 #[test]
 fn a_kernel_that_does_not_say_is_no_pressure_of_zero() {
     let mut made = Made::new();
-    let host = Host {
+    let host = HostInterfaces {
         proc: made.root.path().join("proc"),
         sys: made.root.path().join("sys"),
         hints: made.root.path().to_owned(),
@@ -200,8 +202,8 @@ fn a_kernel_that_does_not_say_is_no_pressure_of_zero() {
     let asked = |asked| read_waited(&host.proc, asked);
     assert_eq!(asked(Asked::OrHost), []);
     assert_eq!(asked(Asked::Others), []);
-    assert_eq!(made.gauge.before_a_run(&host, Asked::OrHost, 1), None);
+    assert_eq!(before_runs(&mut [&mut made.gauge], &host, 1), [None]);
     // As with psi=0: the file is there, and cannot be read.
     fs::create_dir_all(host.proc.join("pressure/io")).unwrap();
-    assert_eq!(made.gauge.before_a_run(&host, Asked::OrHost, 1), None);
+    assert_eq!(before_runs(&mut [&mut made.gauge], &host, 1), [None]);
 }

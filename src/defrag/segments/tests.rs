@@ -10,7 +10,7 @@ fn shared(page: u64, pages: u64) -> Extent {
     extent
 }
 
-fn survey(extents: &[Extent], size: u64) -> Plan {
+fn survey(extents: &[Extent], size: u64) -> MovePlan {
     let mut survey = Survey::new(Bytes(size));
     for extent in extents {
         survey.push(*extent);
@@ -67,7 +67,7 @@ fn what_has_arrived_stays_and_its_neighbours_come() {
     }
     let before = moved_to(9 * PAGE, Some(Place::of(&arrived[0])));
     let [one, two] = arrived;
-    let cut = |extents: &[Extent]| cut(extents, Work(100), before).map(|s| (s.start.0, s.length.0));
+    let cut = |extents: &[Extent]| cut(extents, Cost(100), before).map(|s| (s.start.0, s.length.0));
     // Up to the one, as it joins on its left side; behind it; and before the other.
     assert_eq!(cut(&[extent(9, 1), one]), Some((9 * PAGE, PAGE)));
     assert_eq!(
@@ -83,11 +83,11 @@ fn what_has_arrived_stays_and_its_neighbours_come() {
 #[test]
 fn lone_extents_stay_unless_they_join() {
     let lone = [extent(3, 1), extent(5, 1), shared(6, 1), extent(7, 1)];
-    assert_eq!(cut(&lone, Work(100), Before::default()), None);
-    let joined = cut(&lone, Work(100), moved_to(3 * PAGE, None)).unwrap();
+    assert_eq!(cut(&lone, Cost(100), Before::default()), None);
+    let joined = cut(&lone, Cost(100), moved_to(3 * PAGE, None)).unwrap();
     assert_eq!((joined.start.0, joined.length.0), (3 * PAGE, PAGE));
     let long = [extent(0, 300), extent(300, 300)];
-    let first = cut(&long, Work(100), Before::default()).unwrap();
+    let first = cut(&long, Cost(100), Before::default()).unwrap();
     assert_eq!(first.length.0, 95 * PAGE);
 }
 
@@ -111,9 +111,9 @@ proptest! {
         }
         let (mut done, mut joins) = (Vec::new(), Before::default());
         let mut rest = extents.clone();
-        while let Some(segment) = cut(&rest, Work(most), joins) {
+        while let Some(segment) = cut(&rest, Cost(most), joins) {
             prop_assert!(segment.length.0 > 0 && segment.length.0.is_multiple_of(PAGE));
-            prop_assert!(segment.work.0 <= most.max(5 + 1), "{segment:?}");
+            prop_assert!(segment.cost.0 <= most.max(5 + 1), "{segment:?}");
             done.push(segment);
             joins = moved_to(segment.end().0, None);
             rest = rest.iter().filter(|e| e.end().0 > segment.end().0).copied().collect();

@@ -54,6 +54,29 @@ impl Host {
         fs::remove_dir_all(self.path(&format!("proc/{pid}"))).unwrap();
     }
 
+    /// Replaces /proc by that of a case, in which links are files with their targets.
+    fn take_case(&self, case: &str) {
+        let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/cases");
+        let _ = fs::remove_dir_all(self.path("proc"));
+        let mut todo = vec![from.join(case).join("proc")];
+        while let Some(path) = todo.pop() {
+            let inside = path.strip_prefix(from.join(case)).unwrap();
+            let to = self.path(inside.to_str().unwrap());
+            if path.is_dir() {
+                fs::create_dir_all(&to).unwrap();
+                todo.extend(
+                    fs::read_dir(&path)
+                        .unwrap()
+                        .map(|entry| entry.unwrap().path()),
+                );
+            } else if path.ends_with("exe") || path.parent().unwrap().ends_with("fd") {
+                symlink(fs::read_to_string(&path).unwrap(), &to).unwrap();
+            } else {
+                fs::copy(&path, &to).unwrap();
+            }
+        }
+    }
+
     fn search(&self) -> OwnerSearch {
         OwnerSearch::new(&self.path("proc"), &self.path("run"))
     }
@@ -78,6 +101,25 @@ fn image(path: &str, inode: u64) -> Sample {
         extent_size_hint: Bytes(0),
         directory_hint: Bytes(0),
     }
+}
+
+/// Name and UUID of the VM that has an image on 7:3 open.
+fn vm_of(holders: &Holders, path: &str, inode: u64) -> Option<(Option<String>, Option<String>)> {
+    let owner = holders.owner(&image(path, inode), DEVICE);
+    owner.vm().map(|vm| (vm.name.clone(), vm.uuid.clone()))
+}
+
+fn held(holders: &Holders) -> Vec<&str> {
+    let mut held: Vec<_> = holders
+        .held_by_qemu()
+        .map(|path| path.to_str().unwrap())
+        .collect();
+    held.sort_unstable();
+    held
+}
+
+fn some(text: &str) -> Option<String> {
+    Some(text.to_owned())
 }
 
 const DIRECT: i32 = libc::O_RDWR | libc::O_DIRECT;
@@ -236,5 +278,206 @@ fn a_number_that_another_process_has_by_now_is_another_vm() {
     assert_eq!(
         name("/bin/kvm", "kvm -name b", &start("6")).as_deref(),
         Some("b")
+    );
+}
+
+/// QEMU behind a wrapper, and diverted.
+#[test]
+fn case_c01() {
+    let host = Host::new();
+    host.take_case("C01/input");
+    let holders = host.search().look().unwrap();
+    assert_eq!(held(&holders), ["/data/files", "/data/mail"]);
+    let uuid = some("0a0b0c0d-0000-4000-8000-000000000002");
+    assert_eq!(
+        vm_of(&holders, "/data/mail", 131),
+        Some((some("mail"), uuid))
+    );
+    assert_eq!(
+        vm_of(&holders, "/data/files", 132),
+        Some((some("files"), None))
+    );
+}
+
+/// QEMU in a container that sees a part of the host's file system under another path; one of a
+/// kernel without inode numbers.
+#[test]
+fn case_c04() {
+    let host = Host::new();
+    host.take_case("C04/input");
+    let holders = host.search().look().unwrap();
+    let (a, b) = (
+        "/pool/volumes/v1/_data/a/disk",
+        "/pool/volumes/v1/_data/b/disk",
+    );
+    assert_eq!(held(&holders), [a, b]);
+    assert_eq!(vm_of(&holders, a, 131), Some((some("inst-1"), None)));
+    assert_eq!(vm_of(&holders, b, 132), Some((some("inst-2"), None)));
+    assert_eq!(vm_of(&holders, "/pool/b/disk", 133), None);
+    let here: Vec<_> = holders.held_on(DEVICE).map(|held| held.1).collect();
+    assert_eq!(here, [Some(131), None]);
+    let elsewhere = DeviceNumber { major: 7, minor: 4 };
+    assert_eq!(holders.held_on(elsewhere).count(), 0);
+}
+
+/// The number of a mount is used again.
+#[test]
+fn case_c12() {
+    let host = Host::new();
+    host.take_case("C12/look1");
+    let mut search = host.search();
+    let holders = search.look().unwrap();
+    assert_eq!(vm_of(&holders, "/srv/new/data.raw", 131), None);
+    host.take_case("C12/look2");
+    let holders = search.look().unwrap();
+    assert_eq!(
+        vm_of(&holders, "/srv/new/data.raw", 131),
+        Some((some("app-3"), None))
+    );
+    assert_eq!(held(&holders), ["/srv/new/data.raw", "/srv/one/a.raw"]);
+}
+
+#[test]
+fn a_path_is_translated_through_every_kind_of_mount() {
+    let host = Host::new();
+    let ours = "30 1 7:3 / /srv rw - xfs /dev/loop3 rw\n31 30 7:4 / /srv/over rw - xfs /dev/x rw\n\
+                32 1 7:3 /vols/v2 /short rw - xfs /dev/loop3 rw\n";
+    host.write("proc/self/mountinfo", ours);
+    let theirs = "70 1 0:30 / / rw - overlay overlay rw\n\
+                  71 70 7:3 /vols/v1 /images rw - xfs /dev/loop3 rw\n\
+                  72 70 7:3 /vols/v1/one.img /disk rw - xfs /dev/loop3 rw\n\
+                  73 70 7:3 /over/x /hidden rw - xfs /dev/loop3 rw\n\
+                  74 70 7:3 /vols/v2 /two rw - xfs /dev/loop3 rw\n";
+    for (pid, path, mount) in [
+        (5, "/images/a/disk", 71),
+        (6, "/disk", 72),
+        (7, "/hidden/disk", 73),
+        (8, "/two/disk", 74),
+        // In the root file system of the container, which is not ours.
+        (9, "/srv/disk", 70),
+    ] {
+        host.process(
+            pid,
+            "/usr/libexec/qemu-kvm",
+            &format!("qemu-kvm -name vm-{pid}"),
+        );
+        host.open(pid, 1, path, DIRECT, mount, None);
+        host.write(&format!("proc/{pid}/mountinfo"), theirs);
+        fs::create_dir_all(host.path(&format!("proc/{pid}/ns"))).unwrap();
+        symlink("mnt:[4026532]", host.path(&format!("proc/{pid}/ns/mnt"))).unwrap();
+    }
+    let holders = host.search().look().unwrap();
+    let name = |path: &str| vm_of(&holders, path, 1).and_then(|(name, _)| name);
+    assert_eq!(name("/srv/vols/v1/a/disk"), some("vm-5"));
+    assert_eq!(name("/srv/vols/v1/one.img"), some("vm-6"));
+    // One file under two of our names.
+    assert_eq!(name("/srv/vols/v2/disk"), some("vm-8"));
+    assert_eq!(name("/short/disk"), some("vm-8"));
+    assert_eq!(name("/srv/disk"), None);
+    let mut here: Vec<_> = holders.held_on(DEVICE).map(|held| held.0).collect();
+    here.sort_unstable();
+    // Where another file system hides it, it has no name of ours.
+    let expected = [
+        "/hidden/disk",
+        "/srv/vols/v1/a/disk",
+        "/srv/vols/v1/one.img",
+        "/srv/vols/v2/disk",
+    ];
+    assert_eq!(here, expected.map(Path::new));
+}
+
+#[test]
+fn one_that_changed_its_root_directory_is_understood() {
+    let host = Host::new();
+    for (pid, root, table) in [
+        (5, "/", "70 1 7:3 / / rw - xfs /dev/loop3 rw\n"),
+        // The kernel leaves out what lies outside.
+        (6, "/jail", "71 70 7:3 /sub /img rw - xfs /dev/loop3 rw\n"),
+    ] {
+        host.process(
+            pid,
+            "/usr/bin/firecracker",
+            &format!("firecracker --id vm-{pid}"),
+        );
+        host.write(&format!("proc/{pid}/mountinfo"), table);
+        fs::create_dir_all(host.path(&format!("proc/{pid}/ns"))).unwrap();
+        symlink("mnt:[4026532]", host.path(&format!("proc/{pid}/ns/mnt"))).unwrap();
+        symlink(root, host.path(&format!("proc/{pid}/root"))).unwrap();
+    }
+    host.open(5, 1, "/x/a", DIRECT, 70, Some(5));
+    host.open(6, 1, "/jail/img/b", DIRECT, 71, Some(6));
+    let holders = host.search().look().unwrap();
+    assert_eq!(held(&holders), ["/srv/sub/b", "/srv/x/a"]);
+    assert_eq!(vm_of(&holders, "/srv/sub/b", 6), Some((some("vm-6"), None)));
+}
+
+#[test]
+fn programs_that_run_no_vm_are_openers() {
+    let host = Host::new();
+    let processes = [
+        ("/usr/bin/qemu-nbd", "qemu-nbd /srv/a", true),
+        ("/usr/bin/qemu-storage-daemon", "qemu-storage-daemon", true),
+        (
+            "/usr/bin/crosvm",
+            "crosvm device block --block vhost=/s,path=/srv/a",
+            true,
+        ),
+        ("/usr/bin/qemu-ga", "qemu-ga", false),
+        (
+            "/usr/bin/qemu-x86_64-static",
+            "qemu-x86_64-static -name x",
+            false,
+        ),
+    ];
+    for (pid, (program, line, _)) in (1..).zip(processes) {
+        host.process(pid, program, line);
+        host.open(pid, 3, &format!("/srv/{pid}"), DIRECT, 30, Some(pid.into()));
+    }
+    let holders = host.search().look().unwrap();
+    for (pid, (program, _, is_held)) in (1_u32..).zip(processes) {
+        let path = format!("/srv/{pid}");
+        let owner = holders.owner(&image(&path, pid.into()), DEVICE);
+        assert_eq!((owner.openers.len(), owner.vm()), (1, None), "{program}");
+        assert_eq!(
+            held(&holders).contains(&path.as_str()),
+            is_held,
+            "{program}"
+        );
+    }
+}
+
+#[test]
+fn an_unknown_program_with_kvm_runs_a_vm() {
+    let host = Host::new();
+    host.process(1, "/opt/vendor/vmm", "vmm --name web --uuid u-1");
+    host.open(1, 3, "/srv/a", DIRECT, 30, Some(1));
+    host.process(2, "/opt/vendor/vmm", "vmm --name none");
+    host.open(2, 3, "/srv/b", DIRECT, 30, Some(2));
+    symlink("anon_inode:kvm-vm", host.path("proc/1/fd/4")).unwrap();
+    let holders = host.search().look().unwrap();
+    assert_eq!(
+        vm_of(&holders, "/srv/a", 1),
+        Some((some("web"), some("u-1")))
+    );
+    assert_eq!(vm_of(&holders, "/srv/b", 2), None);
+    assert_eq!(held(&holders), ["/srv/a"]);
+}
+
+#[test]
+fn libvirt_names_vms_of_cloud_hypervisor_too() {
+    let host = Host::new();
+    let xml =
+        "<domstatus state='running' pid='6'><domain type='kvm'><name>web</name><uuid>u-6</uuid>";
+    host.write("run/libvirt/ch/web.xml", xml);
+    host.process(
+        6,
+        "/usr/bin/cloud-hypervisor",
+        "cloud-hypervisor --api-socket fd=26",
+    );
+    host.open(6, 1, "/srv/a", DIRECT, 30, Some(1));
+    let holders = host.search().look().unwrap();
+    assert_eq!(
+        vm_of(&holders, "/srv/a", 1),
+        Some((some("web"), some("u-6")))
     );
 }

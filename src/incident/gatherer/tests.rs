@@ -28,7 +28,10 @@ fn tree() -> tempfile::TempDir {
     create_dir_all(proc.path().join("self")).unwrap();
     write("buddyinfo", "Node 1, zone Normal 1 2 3\n");
     write("vmstat", "nr_dirty 5\nnr_dirty_threshold 9\nnr_mlock 3\n");
-    write("meminfo", "MemFree: 12 kB\n");
+    write(
+        "meminfo",
+        "MemFree: 12 kB\nHugePages_Total: 3\nHugepagesize: 2048 kB\n",
+    );
     let pressure = "some avg10=1.00 avg60=0.00 avg300=0.00 total=5\n";
     for of in ["memory", "io", "cpu"] {
         write(&format!("pressure/{of}"), pressure);
@@ -75,6 +78,7 @@ fn everything_is_collected() {
     assert_eq!(found.buddyinfo[0].free_blocks, [1, 2, 3]);
     assert_eq!(found.vmstat.len(), 2);
     assert_eq!(found.meminfo_kib["MemFree"], 12);
+    assert_eq!(found.meminfo_kib["HugePages_Total"], 3 * 2048);
     assert_eq!(found.pressure["cpu"]["some"].total, 5);
     assert_eq!(found.slabs[0].name, "a");
     assert_eq!(found.mounts[0].type_name, "xfs");

@@ -198,6 +198,32 @@ fn checked(stat: &Stat) -> Result<FileId, Down> {
     }
 }
 
+/// Opens a regular file.
+fn open_regular(path: &Path) -> Result<(File, Stat), Down> {
+    // NONBLOCK: if a FIFO has taken the place of the file, open does not wait for a writer.
+    let flags =
+        OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let file = open(path, flags, Mode::empty()).map_err(|error| refused("open", error))?;
+    let stat = fstat(&file).map_err(|error| refused("look at", error))?;
+    checked(&stat)?;
+    Ok((File::from(file), stat))
+}
+
+/// The whole lines in the last 64 KiB of a file.
+pub fn last_lines(path: &Path) -> Result<Vec<Vec<u8>>, Down> {
+    identify(path)?;
+    let (file, stat) = open_regular(path)?;
+    let from = size_of(&stat).saturating_sub(CHUNK as u64);
+    let mut end = vec![0; CHUNK];
+    let read = retry_on_intr(|| pread(&file, &mut *end, from));
+    end.truncate(read.map_err(|error| Down::Failed("read", error))?);
+    let mut lines = Vec::new();
+    let mut assembler = Assembler::default();
+    assembler.reset(from > 0);
+    assembler.push(&end, |line| lines.push(line.bytes.to_vec()));
+    Ok(lines)
+}
+
 struct Generation {
     file: File,
     id: FileId,
@@ -212,14 +238,10 @@ struct Generation {
 
 impl Generation {
     fn open(path: &Path, before: Before) -> Result<Generation, Down> {
-        // NONBLOCK: if a FIFO has taken the place of the file, open does not wait for a writer.
-        let flags =
-            OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-        let file = open(path, flags, Mode::empty()).map_err(|error| refused("open", error))?;
-        let stat = fstat(&file).map_err(|error| refused("look at", error))?;
-        let id = checked(&stat)?;
+        let (file, stat) = open_regular(path)?;
+        let id = FileId::of(&stat);
         let mut generation = Generation {
-            file: File::from(file),
+            file,
             id,
             position: Position::default(),
             assembler: Assembler::default(),

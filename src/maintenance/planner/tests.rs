@@ -40,15 +40,19 @@ fn image(name: &str) -> ImageFacts {
 fn filesystem(id: &str) -> FilesystemFacts {
     FilesystemFacts {
         id: id.to_owned(),
-        mount: PathBuf::from("/srv"),
-        type_name: "xfs".to_owned(),
-        kind: FilesystemKind::Xfs,
-        features: Some(Features {
-            reflink: true,
-            ..Features::default()
-        }),
-        size: Bytes(1000 * GIB),
-        free: Bytes(400 * GIB),
+        info: Filesystem {
+            mount: PathBuf::from("/srv"),
+            type_name: "xfs".to_owned(),
+            kind: FilesystemKind::Xfs,
+            uuid: Some(id.to_owned()),
+            features: Some(Features {
+                reflink: true,
+                ..Features::default()
+            }),
+            size: Bytes(1000 * GIB),
+            free: Bytes(400 * GIB),
+            block_size: Bytes(4096),
+        },
         stalled: false,
         active: None,
         io_pressure: Some(1.0),
@@ -91,7 +95,7 @@ fn vm() -> Option<User> {
 }
 
 /// The decisions as `/srv/a xfs_fsr 02:00` and `/srv/b: reason`.
-fn decisions(facts: &PlanFacts, policy: &Policy) -> Vec<String> {
+fn decisions(facts: &PlanFacts, policy: &Defrag) -> Vec<String> {
     let shown = |planned: Planned| {
         let path = planned.path.display().to_string();
         match planned.decision {
@@ -107,9 +111,9 @@ fn decisions(facts: &PlanFacts, policy: &Policy) -> Vec<String> {
 
 /// The decision on the only image, after a change of the facts and the policy.
 #[track_caller]
-fn says(change: impl FnOnce(&mut PlanFacts, &mut Policy), expected: &str) {
+fn says(change: impl FnOnce(&mut PlanFacts, &mut Defrag), expected: &str) {
     let mut facts = facts(vec![image("a")]);
-    let mut policy = Policy::default();
+    let mut policy = Defrag::default();
     change(&mut facts, &mut policy);
     assert_eq!(decisions(&facts, &policy), [format!("/srv/a{expected}")]);
 }
@@ -117,7 +121,7 @@ fn says(change: impl FnOnce(&mut PlanFacts, &mut Policy), expected: &str) {
 #[test]
 fn an_idle_image_runs_at_once() {
     says(|_, _| {}, " xfs_fsr 02:00");
-    let plan = plan(&facts(vec![image("a")]), &Policy::default());
+    let plan = plan(&facts(vec![image("a")]), &Defrag::default());
     let Decision::Runs(run) = plan.images[0].decision else {
         panic!("{plan:?}");
     };
@@ -165,12 +169,12 @@ fn an_engine_that_the_kernel_rules_out_is_not_planned() {
         kernel(),
     ];
     let code = |engines: &[Engine]| {
-        let policy = Policy {
+        let policy = Defrag {
             engines: engines.to_vec(),
-            ..Policy::default()
+            ..Defrag::default()
         };
         match &plan(&facts, &policy).images[0].decision {
-            Decision::Not(reason) => (reason.code().as_str(), reason.code().lies_with_engine()),
+            Decision::Not(reason) => (reason.code.as_str(), reason.code.lies_with_engine()),
             Decision::Runs(run) => panic!("{run:?}"),
         }
     };
@@ -193,11 +197,11 @@ fn what_lies_with_the_image() {
         ": already near its ideal (25,999 extents, 25,000 at best)",
     );
     says(
-        |facts, _| facts.images[0].obstacles = vec![Obstacle::SwapFile, Obstacle::Immutable],
+        |facts, _| facts.images[0].obstacles = vec![ReasonCode::SwapFile, ReasonCode::Immutable],
         ": is immutable (chattr +i)",
     );
     let last_run = |ended: &'static str, effect, times| {
-        move |facts: &mut PlanFacts, _: &mut Policy| {
+        move |facts: &mut PlanFacts, _: &mut Defrag| {
             facts.images[0].last_run = Some(LastRun {
                 ended: at(ended),
                 effect,
@@ -235,7 +239,7 @@ fn outlook(holes: u64, shared: u64, unwritten: u64) -> Option<Outlook> {
 #[test]
 fn what_holes_sharing_and_unwritten_parts_leave() {
     let with = |seen: Option<Outlook>, used: bool| {
-        move |facts: &mut PlanFacts, _: &mut Policy| {
+        move |facts: &mut PlanFacts, _: &mut Defrag| {
             facts.images[0].outlook = seen;
             facts.images[0].user = vm().filter(|_| used);
         }
@@ -256,7 +260,7 @@ fn what_holes_sharing_and_unwritten_parts_leave() {
          the image open",
     );
     let only_online = |seen: Option<Outlook>| {
-        move |facts: &mut PlanFacts, policy: &mut Policy| {
+        move |facts: &mut PlanFacts, policy: &mut Defrag| {
             facts.images[0].outlook = seen;
             policy.engines = vec![Engine::Online];
         }
@@ -315,13 +319,13 @@ fn what_lies_with_the_file_system() {
         ": file-system worker stalled",
     );
     says(
-        |facts, _| facts.filesystems[0].free = Bytes(49 * GIB),
+        |facts, _| facts.filesystems[0].info.free = Bytes(49 * GIB),
         ": the file system is 96% full; above 95% a run would fragment what is left",
     );
     says(
         |facts, _| {
-            facts.filesystems[0].kind = FilesystemKind::Other;
-            facts.filesystems[0].type_name = "ext4".to_owned();
+            facts.filesystems[0].info.kind = FilesystemKind::Other;
+            facts.filesystems[0].info.type_name = "ext4".to_owned();
         },
         ": on ext4; only XFS is defragmented",
     );
@@ -352,7 +356,7 @@ fn what_lies_with_the_file_system() {
 
 #[test]
 fn the_first_engine_that_can() {
-    let only_fsr = |policy: &mut Policy| policy.engines = vec![Engine::XfsFsr];
+    let only_fsr = |policy: &mut Defrag| policy.engines = vec![Engine::XfsFsr];
     says(|facts, _| facts.images[0].user = vm(), " online 02:00");
     says(
         |facts, policy| {
@@ -364,7 +368,7 @@ fn the_first_engine_that_can() {
     says(
         |facts, _| {
             facts.images[0].user = vm();
-            facts.filesystems[0].features = None;
+            facts.filesystems[0].info.features = None;
         },
         ": in use by VM db-1 (pid 4711), and not online: the file system has no reflink",
     );
@@ -380,18 +384,18 @@ fn the_first_engine_that_can() {
         ": shares blocks with a reflink copy",
     );
     says(
-        |facts, _| facts.filesystems[0].free = Bytes(149 * GIB),
+        |facts, _| facts.filesystems[0].info.free = Bytes(149 * GIB),
         " online 02:00",
     );
     says(
         |facts, policy| {
-            facts.filesystems[0].free = Bytes(149 * GIB);
+            facts.filesystems[0].info.free = Bytes(149 * GIB);
             only_fsr(policy);
         },
         ": not enough free space (needs 100 GiB, has 149 GiB, keeps 50.0 GiB)",
     );
     let rmapbt = |facts: &mut PlanFacts| {
-        facts.filesystems[0].features = Some(Features {
+        facts.filesystems[0].info.features = Some(Features {
             rmapbt: true,
             reflink: true,
             ..Features::default()
@@ -414,12 +418,12 @@ fn the_first_engine_that_can() {
     says(
         |facts, policy| {
             policy.engines = vec![Engine::Online];
-            facts.images[0].obstacles = vec![Obstacle::Dax];
+            facts.images[0].obstacles = vec![ReasonCode::Dax];
         },
         ": is mapped from persistent memory (DAX)",
     );
     says(
-        |facts, _| facts.images[0].obstacles = vec![Obstacle::Dax],
+        |facts, _| facts.images[0].obstacles = vec![ReasonCode::Dax],
         " xfs_fsr 02:00",
     );
 }
@@ -428,12 +432,12 @@ fn the_first_engine_that_can() {
 fn what_lies_with_the_time() {
     let huge = |facts: &mut PlanFacts| {
         facts.images[0].allocated = Bytes(2000 * GIB);
-        facts.filesystems[0].size = Bytes(5000 * GIB);
-        facts.filesystems[0].free = Bytes(4000 * GIB);
+        facts.filesystems[0].info.size = Bytes(5000 * GIB);
+        facts.filesystems[0].info.free = Bytes(4000 * GIB);
     };
     // What it has not done tonight, online does next time.
     says(|facts, _| huge(facts), " online 02:00");
-    let only_fsr = |policy: &mut Policy| policy.engines = vec![Engine::XfsFsr];
+    let only_fsr = |policy: &mut Defrag| policy.engines = vec![Engine::XfsFsr];
     says(
         |facts, policy| {
             huge(facts);
@@ -473,12 +477,12 @@ fn a_full_window_lets_smaller_ones_pass() {
     let mut facts = facts(vec![image("small"), second, big]);
     facts.now = at("2026-11-21T03:20Z");
     facts.images[0].extents = ExtentCount(1000);
-    let policy = Policy {
+    let policy = Defrag {
         engines: vec![Engine::XfsFsr],
         max_swap_stall: TEN_MINUTES,
-        ..Policy::default()
+        ..Defrag::default()
     };
-    facts.filesystems[0].free = Bytes(500 * GIB);
+    facts.filesystems[0].info.free = Bytes(500 * GIB);
     assert_eq!(
         decisions(&facts, &policy),
         [
@@ -506,7 +510,7 @@ fn severity_then_what_it_brings_for_what_it_costs() {
     ];
     let mut facts = facts(images);
     let names = |facts: &PlanFacts| -> Vec<String> {
-        let plan = plan(facts, &Policy::default());
+        let plan = plan(facts, &Defrag::default());
         let name = |planned: &Planned| planned.path.file_name().unwrap().to_string_lossy().into();
         plan.images.iter().map(name).collect()
     };
@@ -529,7 +533,7 @@ fn several_file_systems_share_the_room() {
         on("b", "b", 500_000),
     ];
     let mut facts = facts(images);
-    let mut policy = Policy::default();
+    let mut policy = Defrag::default();
     // The second place is not kept for an image that must wait anyway.
     let expected = [
         "/srv/a1 xfs_fsr 02:00",
@@ -559,8 +563,8 @@ fn any_image() -> impl Strategy<Value = ImageFacts> {
     let user = prop_oneof![3 => Just(None), 1 => Just(vm()), 1 => Just(Some(User::Unknown))];
     let obstacles = prop_oneof![
         8 => Just(Vec::new()),
-        1 => Just(vec![Obstacle::Dax]),
-        1 => Just(vec![Obstacle::Immutable]),
+        1 => Just(vec![ReasonCode::Dax]),
+        1 => Just(vec![ReasonCode::Immutable]),
     ];
     let effects = [
         (Effect::Improved, 1),
@@ -632,8 +636,11 @@ fn any_filesystem(id: &'static str) -> impl Strategy<Value = FilesystemFacts> {
         .prop_map(
             move |(features, free, stalled, ends, speed, pressure)| FilesystemFacts {
                 io_pressure: Some(pressure),
-                features: Some(features),
-                free: Bytes(free * GIB),
+                info: Filesystem {
+                    features: Some(features),
+                    free: Bytes(free * GIB),
+                    ..filesystem(id).info
+                },
                 stalled,
                 active: ends.map(|ends| Active {
                     path: PathBuf::from(format!("/{id}/0")),
@@ -690,7 +697,7 @@ fn any_facts() -> impl Strategy<Value = PlanFacts> {
         )
 }
 
-fn any_policy() -> impl Strategy<Value = Policy> {
+fn any_policy() -> impl Strategy<Value = Defrag> {
     use Engine::{Online, XfsFsr};
     let engines = vec![
         vec![XfsFsr, Online],
@@ -699,13 +706,13 @@ fn any_policy() -> impl Strategy<Value = Policy> {
         vec![Online],
     ];
     let from = prop::sample::select(vec![Severity::Ok, Severity::Warning, Severity::Critical]);
-    (prop::sample::select(engines), from, 0..30_u32, 1..4_usize).prop_map(
-        |(engines, from, keep, parallel)| Policy {
+    (prop::sample::select(engines), from, 0..30_u32, 1..4_u32).prop_map(
+        |(engines, from, keep, parallel)| Defrag {
             engines,
             from,
             keep_free: Share::percent(keep),
             parallel,
-            ..Policy::default()
+            ..Defrag::default()
         },
     )
 }
@@ -759,9 +766,9 @@ proptest! {
     fn nothing_runs_that_must_not(facts in any_facts(), policy in any_policy()) {
         for (image, filesystem, run) in runs(&plan(&facts, &policy), &facts) {
             let filesystem = filesystem.expect("of an unknown file system");
-            let keeps = policy.keep_free.of_bytes(filesystem.size);
-            prop_assert!(run.estimate.needs.saturating_add(keeps) <= filesystem.free);
-            prop_assert!(filesystem.free.0 * 20 >= filesystem.size.0);
+            let keeps = policy.keep_free.of_bytes(filesystem.info.size);
+            prop_assert!(run.estimate.needs.saturating_add(keeps) <= filesystem.info.free);
+            prop_assert!(filesystem.info.free.0 * 20 >= filesystem.info.size.0);
             prop_assert!(!facts.incident && !facts.paused && !filesystem.stalled);
             prop_assert!(image.severity >= policy.from && image.extents > image.ideal);
             prop_assert!(policy.engines.contains(&run.engine));
@@ -770,13 +777,13 @@ proptest! {
                     prop_assert!(image.user.is_none() && !image.shares_blocks);
                     prop_assert!(run.estimate.stall <= policy.max_swap_stall);
                 }
-                Engine::Online => prop_assert!(filesystem.features.unwrap().reflink),
+                Engine::Online => prop_assert!(filesystem.info.features.unwrap().reflink),
             }
             if let Some(last) = &image.last_run {
                 prop_assert!(last.cools_until(policy.cooldown) <= run.begins);
             }
             if run.begins == facts.now {
-                prop_assert!(filesystem.io_pressure.unwrap() <= policy.max_io_pressure);
+                prop_assert!(filesystem.io_pressure.unwrap() <= policy.max_io_pressure.into());
             }
         }
     }
@@ -817,7 +824,7 @@ proptest! {
             let is_then = |run: &PlannedRun, then| run.begins <= then && then < run.ends;
             let others = runs.iter().filter(|(_, _, other)| is_then(other, run.begins)).count();
             let still = active.iter().filter(|active| active.ends > run.begins).count();
-            prop_assert!(others + still <= policy.parallel.max(1) || run.begins == run.ends);
+            prop_assert!(others + still <= policy.parallel as usize || run.begins == run.ends);
         }
     }
 }

@@ -3,6 +3,8 @@
 
 use std::fmt::Write as _;
 
+use super::table::Metric;
+
 /// Metrics as text.
 #[derive(Debug, Default)]
 pub(super) struct Text(String);
@@ -10,29 +12,22 @@ pub(super) struct Text(String);
 /// One metric and its series; without a series it is omitted from the text.
 pub(super) struct Family<'t> {
     text: &'t mut String,
-    kind: &'static str,
-    name: &'static str,
-    help: &'static str,
+    metric: Metric,
     has_series: bool,
 }
 
 impl Text {
-    pub(super) fn gauge(&mut self, name: &'static str, help: &'static str) -> Family<'_> {
-        self.family("gauge", name, help)
-    }
-
-    pub(super) fn counter(&mut self, name: &'static str, help: &'static str) -> Family<'_> {
-        self.family("counter", name, help)
-    }
-
-    fn family(&mut self, kind: &'static str, name: &'static str, help: &'static str) -> Family<'_> {
+    pub(super) fn family(&mut self, metric: Metric) -> Family<'_> {
         Family {
             text: &mut self.0,
-            kind,
-            name,
-            help,
+            metric,
             has_series: false,
         }
+    }
+
+    /// Adds a metric with one series and no label.
+    pub(super) fn single(&mut self, metric: Metric, value: f64) {
+        self.family(metric).set(&[], value);
     }
 
     pub(super) fn into_string(self) -> String {
@@ -43,24 +38,43 @@ impl Text {
 impl Family<'_> {
     /// Adds a series; the values of its labels must be [escaped](label).
     pub(super) fn set(&mut self, labels: &[(&str, &str)], value: f64) -> &mut Self {
-        let (kind, name, help) = (self.kind, self.name, self.help);
-        // Writing to a String cannot fail, here and below.
         if !std::mem::replace(&mut self.has_series, true) {
-            let _ = write!(self.text, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
+            append_header(self.text, self.metric);
         }
-        self.text.push_str(name);
+        self.text.push_str(self.metric.name);
         let mut separator = '{';
         for (label, value) in labels {
             self.text.push(separator);
+            // Writing to a String cannot fail, here and below.
             let _ = write!(self.text, "{label}=\"{value}\"");
             separator = ',';
         }
         if !labels.is_empty() {
             self.text.push('}');
         }
-        let _ = writeln!(self.text, " {value}");
+        append_value(self.text, value);
         self
     }
+}
+
+/// Appends the lines before the first series.
+pub(super) fn append_header(text: &mut String, metric: Metric) {
+    let Metric { kind, name, help } = metric;
+    let _ = write!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
+}
+
+/// Appends the value of a series and ends its line. Whole numbers, which are nearly all, are faster
+/// to write as integers.
+pub(super) fn append_value(text: &mut String, value: f64) {
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "other values are not equal"
+    )]
+    let whole = value as i64;
+    let _ = match float(whole.unsigned_abs()) == value {
+        true => writeln!(text, " {whole}"),
+        false => writeln!(text, " {value}"),
+    };
 }
 
 /// Escapes a label value.
@@ -83,10 +97,19 @@ mod tests {
     #[test]
     fn a_metric_without_series_is_not_there() {
         let mut text = Text::default();
-        text.gauge("a", "A.");
-        text.counter("b", "B.")
-            .set(&[], 1.0)
-            .set(&[("x", &label("\"\\\n"))], 0.5);
+        let [kind, help] = ["counter", "B."];
+        text.family(Metric {
+            kind,
+            name: "a",
+            help,
+        });
+        text.family(Metric {
+            kind,
+            name: "b",
+            help,
+        })
+        .set(&[], 1.0)
+        .set(&[("x", &label("\"\\\n"))], 0.5);
         assert_eq!(
             text.into_string(),
             "# HELP b B.\n# TYPE b counter\nb 1\nb{x=\"\\\"\\\\\\n\"} 0.5\n"

@@ -1,9 +1,11 @@
 use super::*;
 use crate::assess::Reason;
 use crate::model::{
-    Bytes, Engine, ExtentCount, ExtentsPerDay, FilesystemKind, Format, ImageId, ImageKey, Opener,
-    Owner, Sample, Vm,
+    Bytes, Engine, ExtentCount, ExtentsPerDay, Filesystem, FilesystemKind, Format, ImageId,
+    ImageKey, Opener, Owner, Sample, Vm,
 };
+use crate::serve::metrics::ImageMetrics;
+use crate::serve::view::ImageView;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
@@ -27,6 +29,18 @@ fn sample(path: &[u8]) -> Sample {
         extent_size_hint: Bytes(0),
         directory_hint: Bytes(0),
     }
+}
+
+/// The whole text of a sweep.
+fn render_sweep(
+    images: &[ImageView<'_>],
+    filesystems: &[FilesystemView<'_>],
+    host: &HostView,
+    swept: Option<f64>,
+) -> String {
+    let (images, mut place) = (ImageMetrics::new(images), 0);
+    let chunks = std::iter::from_fn(|| images.chunk(&mut place));
+    chunks.collect::<String>() + &super::render_sweep(filesystems, host, swept)
 }
 
 fn lines(text: &str, name: &str) -> Vec<String> {
@@ -163,12 +177,18 @@ fn any_name_gives_a_right_label() {
 }
 
 #[test]
-fn images_with_the_same_label_have_one_series() {
+fn images_that_are_shown_alike_have_a_series_each() {
     let (first, mut second) = (sample(b"/srv/a\nb"), sample(br"/srv/a\x0ab"));
     second.extents = ExtentCount(7);
-    assert_eq!(shown(&first.path), shown(&second.path));
+    assert_eq!(
+        crate::model::path::shown(&first.path),
+        crate::model::path::shown(&second.path)
+    );
+    // An image that was replaced while its file system hangs.
+    let mut third = second.clone();
+    third.extents = ExtentCount(8);
     let owner = Owner::default();
-    let [first, second] = [&first, &second].map(|sample| ImageView {
+    let images = [&first, &second, &third].map(|sample| ImageView {
         sample,
         owner: &owner,
         map: None,
@@ -178,14 +198,44 @@ fn images_with_the_same_label_have_one_series() {
         reason: Reason::BelowAll,
         filesystem: None,
     });
-    let text = render_sweep(&[first, second], &[], &HostView::default(), None);
-    let extents = lines(&text, "image_extents");
-    assert_eq!(extents.len(), 1, "{text}");
-    assert!(extents[0].ends_with(" 7"), "{text}");
-    assert_eq!(lines(&text, "image_info").len(), 1, "{text}");
+    let text = render_sweep(&images, &[], &HostView::default(), None);
+    let expected = [
+        r#"fragwatch_image_extents{image="/srv/a\\x0ab"} 34694398"#,
+        r#"fragwatch_image_extents{image="/srv/a\\x5cx0ab"} 8"#,
+    ];
+    assert_eq!(lines(&text, "image_extents"), expected);
+    assert_eq!(lines(&text, "image_info").len(), 2, "{text}");
     let text = render_stalls([("/srv", false), ("/srv", true)].into_iter());
     assert_eq!(
         lines(&text, "probe_stalled"),
         ["fragwatch_probe_stalled{filesystem=\"/srv\"} 1"]
     );
+}
+
+#[test]
+fn a_long_text_comes_in_chunks_with_one_header_for_each_metric() {
+    let owner = Owner::default();
+    let samples: Vec<_> = (0..2000)
+        .map(|n| sample(format!("/srv/{n:04}.img").as_bytes()))
+        .collect();
+    let view = |sample| ImageView {
+        sample,
+        owner: &owner,
+        map: None,
+        growth: None,
+        time_left: None,
+        severity: Severity::Ok,
+        reason: Reason::BelowAll,
+        filesystem: None,
+    };
+    let images: Vec<_> = samples.iter().map(view).collect();
+    let (metrics, mut place) = (ImageMetrics::new(&images), 0);
+    let chunks: Vec<_> = std::iter::from_fn(|| metrics.chunk(&mut place)).collect();
+    assert!(chunks.len() > 5, "{}", chunks.len());
+    let text = chunks.concat();
+    // Extents, size, allocated, severity, in use, info.
+    assert_eq!(text.matches("# TYPE ").count(), 6);
+    for name in ["image_extents", "image_in_use", "image_info"] {
+        assert_eq!(lines(&text, name).len(), 2000, "{name}");
+    }
 }
