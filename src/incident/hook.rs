@@ -1,5 +1,5 @@
 //! Runs the operator's command when an incident begins and when it ends: at most one run per moment
-//! at a time ([`hook`](crate::hook)).
+//! at a time ([`hook`](mod@crate::hook)).
 
 use std::io;
 use std::sync::Arc;
