@@ -13,8 +13,9 @@
 //! The rescue is armed before the runtime exists, and ends after maintenance but before the
 //! history, which records the final state of an incident. A reload reads the files on its own
 //! thread (given up after 10 s; the settings in force stay), and every part compares the new
-//! settings with its own and applies only the differences. The reply to SIGHUP (READY=1) waits, for
-//! at most 1 s, until the rescue has adopted the new settings.
+//! settings with its own and applies only the differences. A configuration that could not be read in
+//! time for the start is taken in the same way, whenever it arrives. The reply to SIGHUP (READY=1)
+//! waits, for at most 1 s, until the rescue has adopted the new settings.
 //!
 //! | part | start | reload | stop | health |
 //! |---|---|---|---|---|
@@ -164,6 +165,7 @@ impl Daemon {
             loaded,
             in_force,
             error,
+            is_late,
         } = start;
         let history = HistoryService::start(&loaded.settings, lock)?;
         let lifetime = Lifetime::install().context("cannot set up metrics")?;
@@ -217,6 +219,10 @@ impl Daemon {
             &history.state,
             plan_requests,
         );
+        let mut reader = ConfigReader::new(config);
+        if is_late {
+            reader.read_late();
+        }
         let (end_maintenance, end) = watch::channel(false);
         tokio::spawn(upkeep(
             lifetime,
@@ -224,7 +230,7 @@ impl Daemon {
             history.handle.clone(),
         ));
         Ok(Daemon {
-            config: ConfigReader::new(config),
+            config: reader,
             rescue_settings,
             server,
             last_good,

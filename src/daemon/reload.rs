@@ -18,6 +18,9 @@ pub(super) struct ConfigReader {
     reading: Option<Reading>,
     /// A reload was requested during the reading: the files may have changed since.
     again: bool,
+    /// The reading under way is of the configuration that the daemon should have started with: it is
+    /// taken whenever it arrives.
+    is_late: bool,
 }
 
 struct Reading {
@@ -32,6 +35,16 @@ impl ConfigReader {
             config: config.map(Path::to_owned),
             reading: None,
             again: false,
+            is_late: false,
+        }
+    }
+
+    /// Begins to read the configuration again that could not be read in time for the start.
+    pub(super) fn read_late(&mut self) {
+        self.start();
+        self.is_late = true;
+        if let Some(reading) = &mut self.reading {
+            reading.deadline = None;
         }
     }
 
@@ -79,8 +92,11 @@ impl ConfigReader {
                 return std::future::pending().await;
             };
             let Some(until) = *deadline else {
-                let _ = task.await;
+                let read = task.await;
                 self.reading = None;
+                if std::mem::take(&mut self.is_late) {
+                    return Ok(read??);
+                }
                 continue;
             };
             let Ok(read) = timeout_at(until, task).await else {

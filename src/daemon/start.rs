@@ -9,6 +9,8 @@
 //! | the same, and there is no such copy | the defaults | none |
 //! | empty, and the copy is of one that was not | the last one that was right | none |
 //!
+//! A configuration that arrives only later, because a disk is slow at boot, is then taken as by a reload.
+//!
 //! The copy is in the [state directory](crate::state_dir). Reading it and reading the configuration
 //! take at most [`READ_TIMEOUT`] each: their disks may hang.
 
@@ -38,6 +40,8 @@ pub(crate) struct Start {
     pub(super) in_force: InForce,
     /// What is wrong with the configuration.
     pub(crate) error: Option<String>,
+    /// Whether the configuration could not be read in time.
+    pub(super) is_late: bool,
 }
 
 impl Start {
@@ -47,10 +51,14 @@ impl Start {
         let read = within(READ_TIMEOUT, move || {
             config::load_to_start(path.as_deref()).map_err(|error| error.to_string())
         });
+        let is_late = read.is_none();
         let read = read.unwrap_or_else(|| Err(no_answer(config)));
         let copy = copy_of(config);
         let copy = || within(READ_TIMEOUT, move || copy.read()).flatten();
-        Start::from(config, read, copy)
+        Start {
+            is_late,
+            ..Start::from(config, read, copy)
+        }
     }
 
     /// As [`Start::read`], for a client command, which may wait for a disk.
@@ -98,6 +106,7 @@ impl Start {
             loaded,
             in_force,
             error,
+            is_late: false,
         }
     }
 }
@@ -115,7 +124,7 @@ fn within<T: Send + 'static>(
 fn no_answer(config: Option<&Path>) -> String {
     let path = config.unwrap_or(Path::new(config::DEFAULT_PATH));
     format!(
-        "{}: could not be read within {} s; its disk may hang",
+        "{}: could not be read within {} s, its disk may hang; it is taken as soon as it is read",
         shown(path),
         READ_TIMEOUT.as_secs()
     )

@@ -1,7 +1,6 @@
 //! The state of images, file systems and host, as it is served.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use super::metrics::{ImageMetrics, render_sweep};
 use super::status;
@@ -43,9 +42,9 @@ impl Snapshot {
         let path = |image: &ImageView<'_>| shown(&image.sample.path);
         let with_vm = images
             .iter()
-            .filter_map(|image| Some((path(image), vm(image)?)));
+            .filter_map(|image| Some((path(image), image.vm()?)));
         Snapshot {
-            text: render_sweep(filesystems, &host, swept),
+            text: render_sweep(images, filesystems, &host, swept),
             metrics: ImageMetrics::new(images),
             images: totals(images, &host),
             worst: worst(images),
@@ -83,7 +82,7 @@ fn worst(images: &[ImageView<'_>]) -> Vec<status::Row> {
         extents: image.sample.extents,
         severity: image.severity,
         reason: reason(image.severity, image.reason),
-        vm: vm(image),
+        vm: image.vm(),
         growth_per_day: image.growth,
         seconds_to_critical: image.time_left.map(|left| left.as_secs()),
     };
@@ -92,9 +91,4 @@ fn worst(images: &[ImageView<'_>]) -> Vec<status::Row> {
 
 fn reason(severity: Severity, reason: Reason) -> Option<String> {
     (severity > Severity::Ok).then(|| reason.to_string())
-}
-
-fn vm(image: &ImageView<'_>) -> Option<String> {
-    let name = image.owner.vm()?.name.as_deref()?;
-    Some(shown(Path::new(name)))
 }

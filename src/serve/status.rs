@@ -73,11 +73,11 @@ impl InForce {
                 "[maintenance] is wrong, nothing is defragmented until that is mended and reloaded"
             }
             InForce::LastGood => {
-                "the configuration is wrong, the last good one is in force, and nothing is \
+                "the configuration is wrong or cannot be read, the last good one is in force, and nothing is \
                  defragmented until it is mended and reloaded"
             }
             InForce::Defaults => {
-                "the configuration is wrong, the defaults are in force, and nothing is \
+                "the configuration is wrong or cannot be read, the defaults are in force, and nothing is \
                  defragmented until it is mended and reloaded"
             }
         }

@@ -1,8 +1,10 @@
 //! The data of images, file systems and host that metrics, status and landing page render.
 
+use std::path::Path;
 use std::time::Duration;
 
 use crate::assess::Reason;
+use crate::model::path::shown;
 use crate::model::{
     Bytes, ExtentCount, ExtentMap, ExtentsPerDay, Filesystem, Owner, Sample, Severity,
 };
@@ -26,6 +28,14 @@ pub struct ImageView<'a> {
     pub reason: Reason,
     /// Its file system.
     pub filesystem: Option<&'a Filesystem>,
+}
+
+impl ImageView<'_> {
+    /// The name of the VM that has it open, as displayed.
+    pub fn vm(&self) -> Option<String> {
+        let name = self.owner.vm()?.name.as_deref()?;
+        Some(shown(Path::new(name)))
+    }
 }
 
 /// One file system.

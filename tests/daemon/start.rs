@@ -13,7 +13,7 @@ use serde_json::Value;
 use crate::life::END;
 use crate::maintenance::ALWAYS;
 use crate::support::child::Child;
-use crate::support::{self, Bed, RunningDaemon, Stall, guest, http_get};
+use crate::support::{self, Bed, RunningDaemon, Stall, free_address, guest, http_get};
 use crate::watch::{Etc, OFTEN, PATIENCE, WHEN_ASKED, Watch, until};
 
 /// A daemon of which it is not known whether it answers.
@@ -370,4 +370,34 @@ fn a_copy_on_a_disk_that_hangs_is_not_waited_for() {
     assert!(begun.said().contains("the defaults are in force"));
     begun.daemon.signal(Signal::KILL);
     stall.resume();
+}
+
+/// As when a disk is slow at boot.
+#[test]
+fn a_configuration_that_is_late_is_in_force_once_it_is_read() {
+    let mut stall = support::require!(Stall::new());
+    let mut etc = Etc::new();
+    etc.configure(&[], WHEN_ASKED);
+    let mut daemon = RunningDaemon::spawn(&mut etc.run(), etc.address);
+    let copy = etc.join("last-good.toml");
+    until("a copy", || copy.exists().then_some(()));
+    daemon.signal(Signal::TERM);
+    assert!(daemon.wait(END).success());
+    drop(daemon);
+
+    let late = stall.path().join("fragwatch.toml");
+    let former = std::mem::replace(&mut etc.address, free_address());
+    fs::write(&late, etc.text(&[], WHEN_ASKED)).unwrap();
+    fs::remove_file(etc.file()).unwrap();
+    std::os::unix::fs::symlink(&late, etc.file()).unwrap();
+    stall.cold();
+    stall.stop();
+    let daemon = RunningDaemon::spawn(&mut etc.run(), former);
+    let said = daemon.stderr();
+    assert!(said.contains("the last good one is in force"), "{said}");
+    assert!(said.contains("could not be read within 2 s"), "{said}");
+    stall.resume();
+    daemon.wait_for_stderr("configuration reloaded", PATIENCE);
+    let body = http_get(etc.address, "/metrics").unwrap().body;
+    assert!(body.contains("fragwatch_config_reload_success 1"), "{body}");
 }

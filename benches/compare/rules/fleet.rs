@@ -151,8 +151,17 @@ fn page(host: usize) -> String {
             );
         }
     }
+    for image in 0..IMAGES {
+        let vm = format!("vm=\"vm-{host}-{image}\"");
+        line(&mut page, "vm_extents", &vm, image * 104_729);
+    }
+    for (severity, images) in [(0, IMAGES - 3), (1, 3), (2, 0)] {
+        let severity = format!("severity=\"{severity}\"");
+        line(&mut page, "images", &severity, images);
+    }
     line(&mut page, "probe_stalled", "filesystem=\"/srv\"", 0);
     for (metric, value) in [
+        ("extents_growth_per_second", 75),
         ("host_severity", 0),
         ("rescue_active", 0),
         ("klog_lost_total", 0),

@@ -2,12 +2,11 @@
 //! written in chunks while a client reads it.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use super::table::*;
 use super::text::{append_header, append_value, float, label};
 use crate::model::Filesystem;
-use crate::model::path::{distinct, shown};
+use crate::model::path::distinct;
 use crate::serve::view::ImageView;
 
 /// Minimum length of a chunk, except for the last one, in bytes.
@@ -104,8 +103,7 @@ impl Series {
     fn new(path: &str, image: &ImageView<'_>) -> Series {
         let mount = |filesystem: &Filesystem| label(&distinct(&filesystem.mount));
         let mount = image.filesystem.map(mount).unwrap_or_default();
-        let vm = image.owner.vm().and_then(|vm| vm.name.as_deref());
-        let vm = label(&shown(Path::new(vm.unwrap_or_default())));
+        let vm = label(&image.vm().unwrap_or_default());
         let format = image.sample.format.as_str();
         let values = [
             Some(float(image.sample.extents.0)),

@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 
 use super::table::*;
 use super::text::{Text, float, label};
-use crate::model::Severity;
 use crate::model::path::distinct;
+use crate::model::{ExtentsPerDay, Severity};
 use crate::rescue::proof::Counters;
 use crate::serve::parts::Parts;
 use crate::serve::status;
-use crate::serve::view::{FilesystemView, HostView};
+use crate::serve::view::{FilesystemView, HostView, ImageView};
 
 /// The views by label value; the last of several with the same value counts, as with
 /// [images](super::images::ImageMetrics::new).
@@ -20,13 +20,16 @@ fn by_label<T>(views: impl Iterator<Item = (String, T)>) -> BTreeMap<String, T> 
 
 type Value = fn(&FilesystemView<'_>) -> u64;
 
-/// Renders file systems and host; `swept` is the end of the last sweep in seconds since 1970.
+/// Renders the sums of all images, file systems and host; `swept` is the end of the last sweep in
+/// seconds since 1970.
 pub fn render_sweep(
+    images: &[ImageView<'_>],
     filesystems: &[FilesystemView<'_>],
     host: &HostView,
     swept: Option<f64>,
 ) -> String {
     let mut text = Text::default();
+    render_sums(images, &mut text);
     let filesystems = filesystems.iter();
     let filesystems = by_label(filesystems.map(|view| (distinct(&view.filesystem.mount), view)));
     let gauges: [(Metric, Value); 3] = [
@@ -46,6 +49,29 @@ pub fn render_sweep(
         text.single(SWEEP_TIMESTAMP, swept);
     }
     text.into_string()
+}
+
+/// Renders sums over images, so that rules for a whole fleet need not read the series of every image.
+fn render_sums(images: &[ImageView<'_>], text: &mut Text) {
+    let mut family = text.family(IMAGES);
+    for severity in Severity::ALL {
+        let count = images.iter().filter(|it| it.severity == severity).count();
+        let severity = severity.as_number().to_string();
+        family.set(&[("severity", &severity)], float(count as u64));
+    }
+    let mut vms: BTreeMap<String, u64> = BTreeMap::new();
+    for image in images {
+        *vms.entry(label(&image.vm().unwrap_or_default()))
+            .or_default() += image.sample.extents.0;
+    }
+    let mut family = text.family(VM_EXTENTS);
+    for (vm, extents) in &vms {
+        family.set(&[("vm", vm)], float(*extents));
+    }
+    let growths = images.iter().filter_map(|image| image.growth);
+    if let Some(growth) = growths.map(ExtentsPerDay::per_second).reduce(|a, b| a + b) {
+        text.single(GROWTH, growth);
+    }
 }
 
 /// Renders for each mount point whether its file system hangs.

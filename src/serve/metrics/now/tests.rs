@@ -38,9 +38,9 @@ fn render_sweep(
     host: &HostView,
     swept: Option<f64>,
 ) -> String {
-    let (images, mut place) = (ImageMetrics::new(images), 0);
-    let chunks = std::iter::from_fn(|| images.chunk(&mut place));
-    chunks.collect::<String>() + &super::render_sweep(filesystems, host, swept)
+    let (metrics, mut place) = (ImageMetrics::new(images), 0);
+    let chunks = std::iter::from_fn(|| metrics.chunk(&mut place));
+    chunks.collect::<String>() + &super::render_sweep(images, filesystems, host, swept)
 }
 
 fn lines(text: &str, name: &str) -> Vec<String> {
@@ -115,6 +115,22 @@ fn an_image_is_labelled_with_its_path() {
         [
             "fragwatch_image_info{image=\"/srv/a.qcow2\",vm=\"db\\\\x0a1\",filesystem=\"/srv\",format=\"qcow2\"} 1"
         ]
+    );
+    assert_eq!(
+        lines(&text, "images"),
+        [
+            "fragwatch_images{severity=\"0\"} 0",
+            "fragwatch_images{severity=\"1\"} 0",
+            "fragwatch_images{severity=\"2\"} 1",
+        ]
+    );
+    assert_eq!(
+        lines(&text, "vm_extents"),
+        ["fragwatch_vm_extents{vm=\"db\\\\x0a1\"} 34694398"]
+    );
+    assert_eq!(
+        lines(&text, "extents_growth_per_second"),
+        ["fragwatch_extents_growth_per_second 1"]
     );
     assert_eq!(
         lines(&text, "filesystem_extents"),
