@@ -47,6 +47,8 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Show the free space of the file systems of images, and what a defragmentation could bring
+    Space(SpaceArguments),
     /// Stop the defragmentations of the daemon and start no others
     Pause,
     /// Allow the daemon to defragment again
@@ -109,6 +111,20 @@ Exit status: 0 ok, 1 warning, 2 critical, 3 unknown: no daemon answers, or its c
     /// The process that probes one file system; started by the program itself
     #[command(name = crate::probe::worker::HELPER_COMMAND, hide = true)]
     ProbeHelper,
+}
+
+/// Of `fragwatch space`.
+#[derive(Debug, Default, Args)]
+#[command(after_help = "\
+Exit status: 0 when everything could be read, 1 when something could not, 2 on wrong usage.")]
+pub struct SpaceArguments {
+    /// Mount points, directories or images; by default, what is configured in images.paths
+    #[arg(value_name = "PATH")]
+    pub paths: Vec<PathBuf>,
+
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Of `fragwatch scan`.

@@ -15,8 +15,8 @@ use crate::discover::mounts::{Mount, MountTable};
 use crate::model::memory::{extent_limit, extent_map_memory};
 use crate::model::path::shown;
 use crate::model::{
-    Bytes, DeviceNumber, ExtentCount, ExtentMap, Filesystem, FilesystemKind, MapBuilder, Outlook,
-    Owner, Sample, Severity,
+    Bytes, DeviceNumber, ExtentCount, ExtentMap, Filesystem, FilesystemKind, FreeSpace, MapBuilder,
+    Outlook, Owner, Sample, Severity,
 };
 use crate::probe::protocol::{Fault, MapPart, PassedOver, Reply, Request, Root};
 use crate::probe::sweep::{Event, Scope, WorkerPool};
@@ -175,6 +175,27 @@ impl Probes {
             image.outlook = Some(outlook);
         }
         Ok(())
+    }
+
+    /// Reads the free space of a file system.
+    pub(super) async fn free_space(&mut self, device: DeviceNumber) -> anyhow::Result<FreeSpace> {
+        let mount = self.mounts.principal(device).cloned();
+        let mount = mount.context("it is no longer mounted")?;
+        let mut progress = Progress::spinner();
+        let mut beats = 0;
+        let on_beat = || {
+            beats += 1;
+            progress.at(
+                beats,
+                format!("reading the free space of {}", shown(&mount.point)),
+            );
+        };
+        let request = Request::FreeSpace(mount.clone());
+        match self.call(&mount, &request, on_beat).await? {
+            Reply::FreeSpace(space) => Ok(*space),
+            Reply::Fault(fault) => bail!("{}", fault.error),
+            _ => bail!("the probe helper gave no free space"),
+        }
     }
 
     async fn ask(&mut self, image: &Image, request: &Request) -> Result<Reply, Fault> {

@@ -26,6 +26,7 @@ mod planning;
 mod progress;
 mod scan;
 mod scan_json;
+mod space;
 mod status;
 
 use std::path::Path;
@@ -49,6 +50,7 @@ pub fn main(arguments: &Arguments) -> ExitCode {
         Command::Run => crate::daemon::run(config).map(|()| SUCCESS),
         Command::Status { json } => status::run(*json, config),
         Command::Plan { json } => planning::run(*json, config),
+        Command::Space(space) => space::run(space, config),
         Command::Pause => pause("/v1/pause", config),
         Command::Resume => pause("/v1/resume", config),
         Command::History(arguments) => history::run(arguments, config),

@@ -15,7 +15,8 @@ use super::extents::{Bounds, MapReader, ReadPace};
 use super::protocol::{CensusRequest, Fault, ImageRequest, MapPart, Reply, Request, Root};
 use super::reply_writer::ReplyWriter;
 use super::survey::{self, SurveyState};
-use super::{census, open};
+use super::{census, open, space};
+use crate::discover::mounts::Mount;
 use crate::discover::paths::{self, Followed};
 use crate::sys::heap;
 
@@ -49,6 +50,7 @@ fn answer(request: &Request, state: &mut SurveyState, out: &mut ReplyWriter) {
         Request::Map(image, part) => (&image.path, map(image, part, out)),
         Request::Sample(image) => (&image.path, sample(image, out)),
         Request::Census(census) => (&census.path, self::census(census, out)),
+        Request::FreeSpace(mount) => (&mount.point, free_space(mount, out)),
     };
     if let Err(error) = result {
         out.push(&Reply::Fault(Fault::new(place, &error)));
@@ -65,6 +67,13 @@ fn census(request: &CensusRequest, out: &mut ReplyWriter) -> io::Result<()> {
         }
     };
     out.push(&reply);
+    Ok(())
+}
+
+fn free_space(mount: &Mount, out: &mut ReplyWriter) -> io::Result<()> {
+    out.at_hand(&mount.point);
+    let space = space::free_space(mount, &mut || out.beat())?;
+    out.push(&Reply::FreeSpace(Box::new(space)));
     Ok(())
 }
 

@@ -10,8 +10,8 @@ use crate::config::settings::is_glob;
 use crate::discover::mounts::{FilesystemScope, Mount};
 use crate::discover::rules::Selection;
 use crate::model::{
-    Bytes, Census, ExtentCount, ExtentMap, Filesystem, ImageId, MapBuilder, Outlook, Sample,
-    path::wire,
+    Bytes, Census, ExtentCount, ExtentMap, Filesystem, FreeSpace, ImageId, MapBuilder, Outlook,
+    Sample, path::wire,
 };
 
 /// A request to a helper. It sends any number of replies, the last of which is [`Reply::Done`].
@@ -25,6 +25,8 @@ pub enum Request {
     Sample(ImageRequest),
     /// Count all files of the file system.
     Census(CensusRequest),
+    /// Read the free space of the file system.
+    FreeSpace(Mount),
 }
 
 /// Worst-case time to load an extent: one disk seek of 10 ms per block of about 250 records.
@@ -38,7 +40,7 @@ impl Request {
             Request::Map(image, _) | Request::Sample(image) => {
                 LOAD_PER_EXTENT.saturating_mul(u32::try_from(image.expected.0).unwrap_or(u32::MAX))
             }
-            Request::Survey(_) | Request::Census(_) => Duration::ZERO,
+            _ => Duration::ZERO,
         }
     }
 }
@@ -161,6 +163,7 @@ pub enum Reply {
     /// The gain to be expected, from a sample of the map.
     Sampled(Outlook),
     Census(Box<Census>),
+    FreeSpace(Box<FreeSpace>),
     /// The request is complete.
     Done,
 }
