@@ -66,7 +66,11 @@ fn agrees_with_spaceman(mkfs: &[&str]) {
         assert_eq!((count, blocks), by_spaceman(&bed), "{mkfs:?}");
         assert!(count >= extents, "{count}");
         for part in ["groups", "histogram"] {
-            let key = if part == "groups" { "free_bytes" } else { "bytes" };
+            let key = if part == "groups" {
+                "free_bytes"
+            } else {
+                "bytes"
+            };
             let parts = found[part].as_array().unwrap();
             let sum: u64 = parts.iter().map(|it| it[key].as_u64().unwrap()).sum();
             assert_eq!(sum, blocks * block, "{part}");
@@ -130,5 +134,8 @@ fn btrfs_is_refused_in_words() {
     bed.sync();
     let said = run(bed.path(), &[]);
     assert_eq!(said.code, Some(1));
-    assert!(said.err.contains("does not report its free extents"), "{said:?}");
+    assert!(
+        said.err.contains("does not report its free extents"),
+        "{said:?}"
+    );
 }

@@ -1,5 +1,5 @@
-//! Reads extent maps, one at a time on each file system, in parts. Between the parts the file
-//! system's worker serves sweeps.
+//! Reads the free space of each file system, then extent maps, one at a time on each file system, in
+//! parts. Between the parts the file system's worker serves sweeps.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -13,8 +13,11 @@ use super::clock;
 use super::history::HistoryHandle;
 use super::registry::{KnownImage, SharedRegistry};
 use crate::config::Settings;
+use crate::discover::mounts::Mount;
 use crate::history::{MapRow, Record};
-use crate::model::{DeviceNumber, ExtentCount, ExtentMap, ImageId, MapBuilder, Outlook, Sample};
+use crate::model::{
+    DeviceNumber, ExtentCount, ExtentMap, FreeSpace, ImageId, MapBuilder, Outlook, Sample,
+};
 use crate::probe::map_schedule::MapSchedule;
 use crate::probe::protocol::{MapPart, Reply, Request};
 use crate::probe::sweep::WorkerPool;
@@ -24,19 +27,28 @@ use crate::serve::metrics::{Method, probe_failed, probed};
 /// Limit for one part of a map, and so the usual wait of a sweep for the worker.
 const PART_BUDGET: Duration = Duration::from_millis(500);
 
+/// Minimum time between two readings of the free space of a file system: maps have their turn too.
+const SPACE_INTERVAL: Duration = Duration::from_secs(60);
+
 /// Schedules the reading of maps, and stores the results.
 pub(super) struct Mapper {
     registry: SharedRegistry,
     history: HistoryHandle,
     schedules: BTreeMap<DeviceNumber, MapSchedule>,
+    /// When the free space of each file system was last read, or could not be.
+    spaces: BTreeMap<DeviceNumber, Instant>,
     running: BTreeSet<DeviceNumber>,
     readings: JoinSet<Finished>,
 }
 
 struct Finished {
     device: DeviceNumber,
-    image: ImageId,
-    result: Result<Seen, Unread>,
+    reading: Reading,
+}
+
+enum Reading {
+    Map(ImageId, Result<Seen, Unread>),
+    FreeSpace(Result<FreeSpace, Unread>),
 }
 
 enum Seen {
@@ -60,6 +72,7 @@ impl Mapper {
             registry,
             history,
             schedules: BTreeMap::new(),
+            spaces: BTreeMap::new(),
             running: BTreeSet::new(),
             readings: JoinSet::new(),
         }
@@ -74,9 +87,17 @@ impl Mapper {
         let cap = settings.sampling.map_max_extents;
         let deadline = settings.sampling.probe_timeout;
         for device in self.idle_filesystems() {
-            let Some(worker) = pool.answering_worker(device) else {
+            let Some((mount, worker)) = pool.answering_worker(device) else {
                 continue;
             };
+            if self.is_space_due(device, interval) {
+                self.running.insert(device);
+                self.readings.spawn(async move {
+                    let reading = Reading::FreeSpace(free_space(&worker, mount, deadline).await);
+                    Finished { device, reading }
+                });
+                continue;
+            }
             let Some(sample) = self.due(device, interval, cap) else {
                 continue;
             };
@@ -93,11 +114,8 @@ impl Mapper {
                     }
                     Err(_) => {}
                 }
-                Finished {
-                    device,
-                    image,
-                    result,
-                }
+                let reading = Reading::Map(image, result);
+                Finished { device, reading }
             });
         }
         taken
@@ -116,33 +134,53 @@ impl Mapper {
 
     fn take_finished(&mut self) -> bool {
         let mut any = false;
-        while let Some(Ok(finished)) = self.readings.try_join_next() {
-            let now = Instant::now();
-            self.running.remove(&finished.device);
-            let schedule = self.schedules.entry(finished.device).or_default();
-            schedule.finished(now);
+        while let Some(Ok(Finished { device, reading })) = self.readings.try_join_next() {
+            self.running.remove(&device);
             any = true;
-            let mut registry = self.registry.lock();
-            let Some(image) = registry.images.get_mut(&finished.image) else {
-                continue;
-            };
-            match finished.result {
-                Ok(Seen::Sampled(outlook)) => image.set_outlook(outlook, now),
-                Ok(Seen::Whole(map)) => {
-                    let reference = image.reference();
-                    image.set_map(map.clone(), now);
-                    // Recorded outside the lock.
-                    drop(registry);
-                    if let Some(image) = reference {
-                        let at = clock::wall();
-                        self.history.record(Record::Map(MapRow { image, at, map }));
-                    }
+            match reading {
+                Reading::Map(image, result) => self.take_map(device, image, result),
+                Reading::FreeSpace(Ok(space)) => {
+                    self.registry.lock().set_space(device, space);
                 }
-                Err(Unread::Refused(_)) => image.map_refused(now),
-                Err(Unread::NotNow(_)) => image.map_failed(now),
+                // Such as on btrfs. The next attempt is after the interval.
+                Reading::FreeSpace(Err(reason)) => debug!("free space not known: {reason}"),
             }
         }
         any
+    }
+
+    fn take_map(&mut self, device: DeviceNumber, image: ImageId, result: Result<Seen, Unread>) {
+        let now = Instant::now();
+        self.schedules.entry(device).or_default().finished(now);
+        let mut registry = self.registry.lock();
+        let Some(image) = registry.images.get_mut(&image) else {
+            return;
+        };
+        match result {
+            Ok(Seen::Sampled(outlook)) => image.set_outlook(outlook, now),
+            Ok(Seen::Whole(map)) => {
+                let reference = image.reference();
+                image.set_map(map.clone(), now);
+                // Recorded outside the lock.
+                drop(registry);
+                if let Some(image) = reference {
+                    let at = clock::wall();
+                    self.history.record(Record::Map(MapRow { image, at, map }));
+                }
+            }
+            Err(Unread::Refused(_)) => image.map_refused(now),
+            Err(Unread::NotNow(_)) => image.map_failed(now),
+        }
+    }
+
+    fn is_space_due(&mut self, device: DeviceNumber, interval: Duration) -> bool {
+        let (now, interval) = (Instant::now(), interval.max(SPACE_INTERVAL));
+        let read = self.spaces.get(&device);
+        let is_due = read.is_none_or(|read| now.saturating_duration_since(*read) >= interval);
+        if is_due {
+            self.spaces.insert(device, now);
+        }
+        is_due
     }
 
     fn idle_filesystems(&self) -> BTreeSet<DeviceNumber> {
@@ -175,6 +213,26 @@ impl Mapper {
         let schedule = self.schedules.entry(device).or_default();
         let image = schedule.next(now, interval, readable)?;
         Some(registry.images.get(&image)?.sample.clone())
+    }
+}
+
+async fn free_space(
+    worker: &Arc<Mutex<Worker>>,
+    mount: Mount,
+    deadline: Duration,
+) -> Result<FreeSpace, Unread> {
+    let (request, mut answer) = (Request::FreeSpace(mount), Reply::Done);
+    let mut worker = worker.lock().await;
+    let called = worker
+        .call(&request, deadline, |reply| answer = reply)
+        .await;
+    called.map_err(Unread::NotNow)?;
+    match answer {
+        Reply::FreeSpace(space) => Ok(*space),
+        Reply::Fault(fault) => Err(Unread::Refused(fault.error)),
+        _ => Err(Unread::Refused(
+            "the probe helper gave no free space".to_owned(),
+        )),
     }
 }
 

@@ -17,8 +17,8 @@ use crate::history::SampleRow;
 use crate::model::memory::extent_map_memory;
 use crate::model::path::shown;
 use crate::model::{
-    Bytes, DeviceNumber, Filesystem, FilesystemKind, ImageId, ImageKey, Owner, Sample, Severity,
-    UnixTime,
+    Bytes, DeviceNumber, Filesystem, FilesystemKind, FreeSpace, ImageId, ImageKey, Owner, Sample,
+    Severity, UnixTime,
 };
 use crate::probe::protocol::Fault;
 use crate::serve::snapshot::Snapshot;
@@ -44,6 +44,8 @@ pub(super) struct Registry {
     host: HostView,
     pub(super) filesystems: BTreeMap<DeviceNumber, Filesystem>,
     met_filesystems: BTreeSet<DeviceNumber>,
+    /// Free space, as far as it was read.
+    spaces: BTreeMap<DeviceNumber, FreeSpace>,
     /// What could not be read in the last sweep, and why.
     faults: BTreeMap<PathBuf, (DeviceNumber, String)>,
     met_faults: BTreeMap<PathBuf, (DeviceNumber, String)>,
@@ -62,6 +64,12 @@ impl Registry {
     pub(super) fn filesystem(&mut self, device: DeviceNumber, filesystem: Filesystem) {
         self.met_filesystems.insert(device);
         self.filesystems.insert(device, filesystem);
+    }
+
+    pub(super) fn set_space(&mut self, device: DeviceNumber, space: FreeSpace) {
+        if self.filesystems.contains_key(&device) {
+            self.spaces.insert(device, space);
+        }
     }
 
     /// Restores the last counts and the severity of an image not yet found by a sweep. Otherwise a
@@ -164,6 +172,9 @@ impl Registry {
         let met = &self.met_filesystems;
         self.filesystems
             .retain(|device, _| met.contains(device) || unanswering.contains(device));
+        let filesystems = &self.filesystems;
+        self.spaces
+            .retain(|device, _| filesystems.contains_key(device));
         let faults = std::mem::take(&mut self.met_faults);
         for (path, fault) in std::mem::replace(&mut self.faults, faults) {
             if unanswering.contains(&fault.0) {
@@ -218,6 +229,7 @@ impl Registry {
             FilesystemView {
                 filesystem,
                 extents: on.map(|image| image.sample.extents).sum(),
+                space: self.spaces.get(device),
             }
         };
         let filesystems: Vec<_> = self.filesystems.iter().map(filesystem).collect();

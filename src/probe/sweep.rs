@@ -138,10 +138,10 @@ impl WorkerPool {
     }
 
     /// The worker of a file system that the last sweep surveyed, unless it hangs.
-    pub fn answering_worker(&self, device: DeviceNumber) -> Option<Arc<Mutex<Worker>>> {
+    pub fn answering_worker(&self, device: DeviceNumber) -> Option<(Mount, Arc<Mutex<Worker>>)> {
         let slot = self.slots.get(&device)?;
         let answers = slot.met && slot.flag.stalled_for().is_none();
-        answers.then(|| Arc::clone(&slot.worker))
+        answers.then(|| (slot.mount.clone(), Arc::clone(&slot.worker)))
     }
 
     /// Every file system that the last sweep surveyed, with its stall flag.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::assess::Reason;
 use crate::model::path::shown;
 use crate::model::{
-    Bytes, ExtentCount, ExtentMap, ExtentsPerDay, Filesystem, Owner, Sample, Severity,
+    Bytes, ExtentCount, ExtentMap, ExtentsPerDay, Filesystem, FreeSpace, Owner, Sample, Severity,
 };
 
 /// One image.
@@ -45,6 +45,8 @@ pub struct FilesystemView<'a> {
     pub filesystem: &'a Filesystem,
     /// Extents of all images on it.
     pub extents: ExtentCount,
+    /// Its free extents, if they were read.
+    pub space: Option<&'a FreeSpace>,
 }
 
 /// The host.

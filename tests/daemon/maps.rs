@@ -34,6 +34,22 @@ fn maps_are_read_after_the_start_and_each_interval() {
 }
 
 #[test]
+fn free_space_is_read_and_served() {
+    let bed = support::require!(Bed::xfs());
+    guest::alternate_blocks(&bed.path().join("a.raw"), 10);
+    let more = "[sampling]\ninterval = \"1s\"\nprobe_timeout = \"1s\"\nmap_interval = \"2s\"\n";
+    let watch = Watch::start_soon(&[bed.path()], more);
+    let longest = "fragwatch_filesystem_largest_free_extent_bytes";
+    let is_served = |now: &Scrape| now.of_filesystem(longest, bed.path()).is_some();
+    let now = watch.until("the free space", is_served);
+    let of = |name| now.of_filesystem(name, bed.path()).unwrap();
+    let all = of("fragwatch_filesystem_free_extents_sum");
+    assert!(of(longest) <= all && all <= of("fragwatch_filesystem_size_bytes"));
+    let count = of("fragwatch_filesystem_free_extents_count");
+    assert!(count >= 10.0 && of(longest) * count >= all, "{count}");
+}
+
+#[test]
 fn no_map_is_read_above_the_cap() {
     let bed = support::require!(Bed::xfs());
     let [at, above] = ["at.raw", "above.raw"].map(|name| bed.path().join(name));

@@ -4,9 +4,9 @@
 use std::collections::BTreeMap;
 
 use super::table::*;
-use super::text::{Text, float, label};
+use super::text::{Family, Text, float, label};
 use crate::model::path::distinct;
-use crate::model::{ExtentsPerDay, Severity};
+use crate::model::{ExtentCount, ExtentsPerDay, FreeSpace, Severity};
 use crate::rescue::proof::Counters;
 use crate::serve::parts::Parts;
 use crate::serve::status;
@@ -43,12 +43,44 @@ pub fn render_sweep(
             family.set(&[("filesystem", mount)], float(value(view)));
         }
     }
+    let mut family = text.family(FREE_EXTENTS);
+    for (mount, view) in &filesystems {
+        if let Some(space) = view.space {
+            free_extents(&mut family, mount, space);
+        }
+    }
+    let mut family = text.family(LARGEST_FREE_EXTENT);
+    for (mount, view) in &filesystems {
+        if let Some(space) = view.space {
+            family.set(&[("filesystem", mount)], float(space.longest().0));
+        }
+    }
     text.single(MAP_MEMORY, float(host.memory.0));
     text.single(HOST_SEVERITY, host.severity.as_number().into());
     if let Some(swept) = swept {
         text.single(SWEEP_TIMESTAMP, swept);
     }
     text.into_string()
+}
+
+/// The histogram of a file system. The classes of [`FreeSpace`] end below a power of two; a bucket
+/// includes its end.
+fn free_extents(family: &mut Family<'_>, mount: &str, space: &FreeSpace) {
+    // From 4 KiB to 1 GiB.
+    for class in (12..=30).step_by(2) {
+        let below = space.classes.iter().take(class);
+        let count: ExtentCount = below.map(|class| class.extents).sum();
+        let end = ((1_u64 << class) - 1).to_string();
+        family.part(
+            "_bucket",
+            &[("filesystem", mount), ("le", &end)],
+            float(count.0),
+        );
+    }
+    let (count, labels) = (float(space.extents().0), [("filesystem", mount)]);
+    family.part("_bucket", &[labels[0], ("le", "+Inf")], count);
+    family.part("_sum", &labels, float(space.bytes().0));
+    family.part("_count", &labels, count);
 }
 
 /// Renders sums over images, so that rules for a whole fleet need not read the series of every image.

@@ -38,10 +38,16 @@ impl Text {
 impl Family<'_> {
     /// Adds a series; the values of its labels must be [escaped](label).
     pub(super) fn set(&mut self, labels: &[(&str, &str)], value: f64) -> &mut Self {
+        self.part("", labels, value)
+    }
+
+    /// Adds a series of a histogram: `_bucket`, `_sum`, `_count`.
+    pub(super) fn part(&mut self, suffix: &str, labels: &[(&str, &str)], value: f64) -> &mut Self {
         if !std::mem::replace(&mut self.has_series, true) {
             append_header(self.text, self.metric);
         }
         self.text.push_str(self.metric.name);
+        self.text.push_str(suffix);
         let mut separator = '{';
         for (label, value) in labels {
             self.text.push(separator);

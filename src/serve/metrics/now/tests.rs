@@ -1,5 +1,6 @@
 use super::*;
 use crate::assess::Reason;
+use crate::model::free_space::Summary;
 use crate::model::{
     Bytes, Engine, ExtentCount, ExtentsPerDay, Filesystem, FilesystemKind, Format, ImageId,
     ImageKey, Opener, Owner, Sample, Vm,
@@ -86,9 +87,14 @@ fn an_image_is_labelled_with_its_path() {
         reason: Reason::BelowAll,
         filesystem: Some(&filesystem),
     };
+    let mut space = Summary::new(Bytes(1 << 20), Bytes(4096), Bytes(1 << 20));
+    space.add(0, 4096);
+    space.add(8192, 65_536);
+    let space = space.finish();
     let filesystem = FilesystemView {
         filesystem: &filesystem,
         extents: ExtentCount(7),
+        space: Some(&space),
     };
     let text = render_sweep(&[now], &[filesystem], &HostView::default(), Some(12.5));
     assert_eq!(
@@ -135,6 +141,26 @@ fn an_image_is_labelled_with_its_path() {
     assert_eq!(
         lines(&text, "filesystem_extents"),
         ["fragwatch_filesystem_extents{filesystem=\"/srv\"} 7"]
+    );
+    assert_eq!(
+        lines(&text, "filesystem_largest_free_extent_bytes"),
+        ["fragwatch_filesystem_largest_free_extent_bytes{filesystem=\"/srv\"} 65536"]
+    );
+    let buckets = lines(&text, "filesystem_free_extents_bucket");
+    assert_eq!(buckets.len(), 11);
+    for (bucket, end, count) in [
+        (0, "4095", 0),
+        (1, "16383", 1),
+        (2, "65535", 1),
+        (3, "262143", 2),
+    ] {
+        let labels = format!("{{filesystem=\"/srv\",le=\"{end}\"}}");
+        let expected = format!("fragwatch_filesystem_free_extents_bucket{labels} {count}");
+        assert_eq!(buckets[bucket], expected);
+    }
+    assert_eq!(
+        lines(&text, "filesystem_free_extents_sum"),
+        ["fragwatch_filesystem_free_extents_sum{filesystem=\"/srv\"} 69632"]
     );
     assert_eq!(
         lines(&text, "sweep_timestamp_seconds"),
