@@ -138,6 +138,7 @@ fn filesystem(number: usize) -> FilesystemFacts {
         active: None,
         io_pressure: None,
         speeds: Speeds::default(),
+        space: None,
     }
 }
 

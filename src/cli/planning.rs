@@ -103,7 +103,7 @@ fn facts(settings: &Settings, found: &Found, calendar: &Calendar, now: Timestamp
     let filesystems = found.filesystems.values().map(|filesystem| {
         let stalled = stalled(&shown(&filesystem.mount));
         let pressure = pressures.get(filesystem.mount.as_path()).copied();
-        gather::filesystem(filesystem, stalled, None, pressure, &speeds)
+        gather::filesystem(filesystem, stalled, None, pressure, &speeds, None)
     });
     let images = found.images.iter().filter_map(|image| {
         let filesystem = found.filesystem(image)?;
@@ -196,7 +196,9 @@ fn by_hand(settings: &Settings, image: &Path, always: bool) -> Option<PlanFacts>
             last_run: None,
             ..image_facts(seen, &runs)?
         }],
-        filesystems: vec![gather::filesystem(filesystem, false, None, None, &speeds)],
+        filesystems: vec![gather::filesystem(
+            filesystem, false, None, None, &speeds, None,
+        )],
         ..host_facts(settings, &calendar(settings), Timestamp::now())
     };
     if always {

@@ -346,13 +346,14 @@ impl Maintenance {
         let inventory = self.inventory.lock();
         let stalled = self.board.stalled();
         let speeds = self.runs.speeds();
-        let filesystems = inventory.filesystems.values().map(|filesystem| {
+        let filesystems = inventory.filesystems.iter().map(|(device, filesystem)| {
             let mount = shown(&filesystem.mount);
             let stalled = stalled.iter().any(|stalled| stalled.mount == mount);
             let active = self.active.get(&filesystem.lasting_name());
             let active = active.map(|running| running.active.clone());
             let pressure = self.pressures.get(&filesystem.mount).copied();
-            gather::filesystem(filesystem, stalled, active, pressure, &speeds)
+            let space = inventory.space(*device).cloned();
+            gather::filesystem(filesystem, stalled, active, pressure, &speeds, space)
         });
         let images = inventory.images.values().filter_map(|entry| {
             let (map, outlook) = (entry.map.as_ref(), entry.outlook);

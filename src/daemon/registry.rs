@@ -45,7 +45,7 @@ pub(super) struct Registry {
     pub(super) filesystems: BTreeMap<DeviceNumber, Filesystem>,
     met_filesystems: BTreeSet<DeviceNumber>,
     /// Free space, as far as it was read.
-    spaces: BTreeMap<DeviceNumber, FreeSpace>,
+    spaces: BTreeMap<DeviceNumber, Arc<FreeSpace>>,
     /// What could not be read in the last sweep, and why.
     faults: BTreeMap<PathBuf, (DeviceNumber, String)>,
     met_faults: BTreeMap<PathBuf, (DeviceNumber, String)>,
@@ -68,8 +68,12 @@ impl Registry {
 
     pub(super) fn set_space(&mut self, device: DeviceNumber, space: FreeSpace) {
         if self.filesystems.contains_key(&device) {
-            self.spaces.insert(device, space);
+            self.spaces.insert(device, Arc::new(space));
         }
+    }
+
+    pub(super) fn space(&self, device: DeviceNumber) -> Option<&Arc<FreeSpace>> {
+        self.spaces.get(&device)
     }
 
     /// Restores the last counts and the severity of an image not yet found by a sweep. Otherwise a
@@ -229,7 +233,7 @@ impl Registry {
             FilesystemView {
                 filesystem,
                 extents: on.map(|image| image.sample.extents).sum(),
-                space: self.spaces.get(device),
+                space: self.space(*device).map(Arc::as_ref),
             }
         };
         let filesystems: Vec<_> = self.filesystems.iter().map(filesystem).collect();

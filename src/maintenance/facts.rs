@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -10,7 +11,7 @@ use jiff::tz::TimeZone;
 use super::calendar::{Calendar, Opening, between};
 use super::speed::Speeds;
 use crate::model::{
-    Bytes, Effect, Engine, EngineState, ExtentCount, ExtentsPerDay, Filesystem, Outlook,
+    Bytes, Effect, Engine, EngineState, ExtentCount, ExtentsPerDay, Filesystem, FreeSpace, Outlook,
     ReasonCode, Severity, Unusable,
 };
 
@@ -201,6 +202,8 @@ pub struct FilesystemFacts {
     pub io_pressure: Option<f64>,
     /// The speeds of past runs.
     pub speeds: Speeds,
+    /// Its free extents, if they were read.
+    pub space: Option<Arc<FreeSpace>>,
 }
 
 /// A run in progress.

@@ -1,14 +1,15 @@
 //! Converts what is known of images and file systems to the planner's input. Pure.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use jiff::Timestamp;
 
 use super::facts::{Active, FilesystemFacts, ImageFacts, LastRun, User, ideal};
 use super::speed::Speeds;
 use crate::model::{
-    ExtentMap, Filesystem, ImageKey, OutcomeKind, Outlook, Owner, RunRecord, Sample, Severity,
-    UnixTime,
+    ExtentMap, Filesystem, FreeSpace, ImageKey, OutcomeKind, Outlook, Owner, RunRecord, Sample,
+    Severity, UnixTime,
 };
 
 /// Past runs, oldest first.
@@ -121,6 +122,7 @@ pub fn filesystem(
     active: Option<Active>,
     io_pressure: Option<f64>,
     speeds: &HashMap<String, Speeds>,
+    space: Option<Arc<FreeSpace>>,
 ) -> FilesystemFacts {
     let id = filesystem.lasting_name();
     FilesystemFacts {
@@ -130,6 +132,7 @@ pub fn filesystem(
         stalled,
         active,
         io_pressure,
+        space,
     }
 }
 

@@ -71,6 +71,8 @@ words! {
         MapTooLong = "map_too_long",
         /// There is too little free space.
         NoSpace = "no_space",
+        /// A copy would be nearly as fragmented: the free extents are short.
+        FreeSpaceFragmented = "free_space_fragmented",
         /// The final swap of xfs_fsr would stall readers.
         SwapStall = "swap_stall",
         /// Its file system cannot share blocks.

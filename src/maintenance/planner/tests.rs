@@ -7,9 +7,11 @@ use super::*;
 use crate::maintenance::estimate::Basis;
 use crate::maintenance::facts::{Active, LastRun, User};
 use crate::maintenance::speed::{Speed, Speeds};
+use crate::model::free_space::Summary;
 use crate::model::{
     Borders, Bytes, BytesPerSecond, EngineState, ExtentsPerDay, Features, Unusable, UnusableReason,
 };
+use std::sync::Arc;
 
 const GIB: u64 = 1 << 30;
 const TEN_MINUTES: Duration = Duration::from_secs(600);
@@ -63,6 +65,7 @@ fn filesystem(id: &str) -> FilesystemFacts {
             }),
             ..Speeds::default()
         },
+        space: None,
     }
 }
 
@@ -116,6 +119,38 @@ fn says(change: impl FnOnce(&mut PlanFacts, &mut Defrag), expected: &str) {
     let mut policy = Defrag::default();
     change(&mut facts, &mut policy);
     assert_eq!(decisions(&facts, &policy), [format!("/srv/a{expected}")]);
+}
+
+#[test]
+fn short_free_extents_keep_from_a_copy_only() {
+    let with_extents_of = |bytes: u64| {
+        let mut space = Summary::new(Bytes(1000 * GIB), Bytes(4096), Bytes(1000 * GIB));
+        for number in 0..400 * GIB / bytes {
+            space.add(number * 2 * bytes, bytes);
+        }
+        let mut facts = facts(vec![ImageFacts {
+            extents: ExtentCount(50_000),
+            ..image("a")
+        }]);
+        facts.filesystems[0].space = Some(Arc::new(space.finish()));
+        facts
+    };
+    let code = |facts: &PlanFacts, engine| {
+        let only = Defrag {
+            engines: vec![engine],
+            ..Defrag::default()
+        };
+        match &plan(facts, &only).images[0].decision {
+            Decision::Not(refusal) => Some(refusal.code),
+            Decision::Runs(_) => None,
+        }
+    };
+    // 100 GiB in 25,600 extents of 4 MiB, or in 1,600 of 64 MiB.
+    let (short, long) = (with_extents_of(4 << 20), with_extents_of(64 << 20));
+    let refused = Some(ReasonCode::FreeSpaceFragmented);
+    assert_eq!(code(&short, Engine::XfsFsr), refused);
+    assert_ne!(code(&long, Engine::XfsFsr), refused);
+    assert_ne!(code(&short, Engine::Online), refused);
 }
 
 #[test]
