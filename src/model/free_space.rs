@@ -191,9 +191,7 @@ impl FreeSpace {
             if left <= bytes {
                 // Not one is longer than the end of the class, nor than the shortest that is kept.
                 let below = self.longest.last().map_or(u64::MAX, |length| length.0);
-                let end = 2_u64
-                    .checked_pow(class as u32 + 1)
-                    .map_or(u64::MAX, |end| end - 1);
+                let end = (2_u64 << class).wrapping_sub(1);
                 return extents + left.div_ceil(end.min(below).max(1));
             }
             extents += count;
