@@ -164,6 +164,7 @@ impl Maintenance {
                 Ok(()) = self.settings.changed() => {
                     self.settings.mark_changed();
                     self.tick().await;
+                    ticks.reset_after(self.pause());
                 }
                 Some(ended) = self.ended.recv() => self.take_in(ended),
                 Some(query) = self.queries.recv() => self.answer(query),
