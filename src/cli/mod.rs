@@ -3,7 +3,7 @@
 //! A new subcommand is a variant of [`args::Command`], a line in [`main`], and a file here with a
 //! function `run` that returns the exit code. Its manual page, completions and `--help` follow from
 //! the variant; `packaging/man/fragwatch-NAME.md`, listed in [`manual`], adds sections to the page.
-//! What it asks the daemon for goes through [`client`]; what it prints through [`output`].
+//! Its requests to the daemon go through [`client`]; what it prints through [`output`].
 
 pub mod args;
 mod census;

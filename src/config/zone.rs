@@ -54,8 +54,8 @@ impl Zone {
 }
 
 impl Default for Zone {
-    /// The time zone of the host. UTC if it has none, or one that nobody knows: all its programs
-    /// then show UTC.
+    /// The time zone of the host. UTC if it has none, or one without rules: all its programs then
+    /// show UTC.
     fn default() -> Zone {
         let zone = TimeZone::try_system().ok().or_else(Zone::linked);
         Zone {

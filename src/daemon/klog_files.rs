@@ -50,7 +50,7 @@ pub(super) struct FileMatch {
     at: Monotonic,
 }
 
-/// What the threads of the sources need to know.
+/// The settings for the threads of the sources.
 #[derive(Default)]
 struct Terms {
     rules: Arc<Rules>,

@@ -1,5 +1,6 @@
-//! Defragments images automatically as the planner decides. A tick every second checks the window,
-//! the pause and the rescue; a plan every few seconds starts the runs that are due.
+//! Defragments images automatically as the planner decides. A tick checks the window, the pause and
+//! the rescue, every second while a window is open or a run works, else every few seconds; a plan
+//! every few seconds starts the runs that are due.
 //!
 //! ```text
 //! calendar, inventory, history ─► facts ─► plan ─► runner (a thread) ─► child (a process) ─► history
@@ -164,6 +165,7 @@ impl Maintenance {
                 Ok(()) = self.settings.changed() => {
                     self.settings.mark_changed();
                     self.tick().await;
+                    ticks.reset_after(self.pause());
                 }
                 Some(ended) = self.ended.recv() => self.take_in(ended),
                 Some(query) = self.queries.recv() => self.answer(query),

@@ -20,7 +20,7 @@ use super::systemd::notify;
 use crate::assess::Assessor;
 use crate::config::Settings;
 use crate::discover::watch::{News, SweepPace};
-use crate::model::path::{distinct, shown};
+use crate::model::path::shown;
 use crate::model::{Bytes, DeviceNumber, Opener, Owner};
 use crate::probe::sweep::{Event, Scope, WorkerPool};
 use crate::probe::worker::CallError;
@@ -180,7 +180,7 @@ impl Sampler {
         }
         results.end();
         let stalls = self.pool.stalls();
-        let stalls = stalls.map(|(mount, flag)| (distinct(&mount.point), flag));
+        let stalls = stalls.map(|(mount, flag)| (mount.point.clone(), flag));
         results.status.set_stalls(stalls.collect());
         results.swept = Some(clock::now());
         results.publish();

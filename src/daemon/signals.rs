@@ -8,7 +8,8 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use tokio::sync::mpsc;
 
-/// Starts the thread, and returns a receiver of SIGHUP, SIGTERM and SIGINT. A second SIGTERM or SIGINT ends the process at once.
+/// Starts the thread, and returns a receiver of SIGHUP, SIGTERM and SIGINT. A second SIGTERM or
+/// SIGINT ends the process at once.
 pub(super) fn listen() -> io::Result<mpsc::UnboundedReceiver<i32>> {
     let ending = Arc::new(AtomicBool::new(false));
     for signal in [SIGTERM, SIGINT] {

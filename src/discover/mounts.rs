@@ -103,7 +103,7 @@ impl Mount {
 /// A file system, and the path of a file inside it.
 pub type Place = (DeviceNumber, PathBuf);
 
-/// `base.join("")` would end in a slash, which says that it is a directory.
+/// `base.join("")` would end in a slash, which stands for a directory.
 fn joined(base: &Path, rest: &Path) -> PathBuf {
     base.join(rest).components().collect()
 }

@@ -207,8 +207,8 @@ fn guest(value: &str) -> Option<String> {
     option(value, "guest").or_else(first)
 }
 
-/// The VM of a control socket, whose path is often all that tells VMs apart: `/run/ch/web.sock`, or
-/// with a general name `/run/vc/vm/web/clh-api.sock` (Kata Containers).
+/// The VM of a control socket, whose path is often all that distinguishes VMs: `/run/ch/web.sock`,
+/// or with a general name `/run/vc/vm/web/clh-api.sock` (Kata Containers).
 fn of_socket(value: &str) -> Option<String> {
     let path =
         option(value, "path").or_else(|| Some(value.to_owned()).filter(|it| !it.contains('=')))?;

@@ -48,7 +48,7 @@ CREATE TABLE images (
     -- characters) is written \xNN here, and path_bytes has the path as it really is.
     path TEXT NOT NULL,
     path_bytes BLOB,
-    -- raw, qcow2, vmdk, vdi, vhdx, unknown.
+    -- raw, qcow2, vmdk, vdi, vhdx, vhd, qed, parallels, luks, unknown.
     format TEXT,
     -- When it was seen for the first and for the last time. The last is brought up to date each
     -- hour.

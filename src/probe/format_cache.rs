@@ -58,7 +58,7 @@ impl FormatCache {
     }
 
     /// Whether the header of an unopened file is known.
-    pub(super) fn knows(&self, id: ImageId, stat: &Stat) -> bool {
+    pub(super) fn is_known(&self, id: ImageId, stat: &Stat) -> bool {
         self.0.get(&id).is_some_and(|known| known.is_valid(stat))
     }
 

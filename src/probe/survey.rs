@@ -226,7 +226,7 @@ impl Survey<'_> {
                 passed_over.too_small_bytes = passed_over.too_small_bytes.saturating_add(size);
                 // The header of an image can be small where its data is not.
                 let names_others = matches!(by_name(path), Some(Format::Qcow2 | Format::Vmdk));
-                if names_others && !self.state.formats.knows(id(&stat), &stat) {
+                if names_others && !self.state.formats.is_known(id(&stat), &stat) {
                     self.read_header(at, name)?;
                 }
             }

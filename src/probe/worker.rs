@@ -32,6 +32,9 @@ const EXIT_DIAGNOSTICS_BYTES: u64 = 2000;
 /// Maximum number of bytes of replies read at once.
 const MOST_READ: usize = 32 << 10;
 
+/// Maximum length of a reply in bytes: a helper out of control must not take the daemon's memory.
+const LONGEST_REPLY: u64 = 64 << 20;
+
 /// Minimum interval between pieces of news: one sweep handles all that arrive meanwhile.
 const NEWS_INTERVAL: Duration = Duration::from_millis(50);
 
@@ -79,6 +82,12 @@ impl StallFlag {
     pub fn stalled_for(&self) -> Option<Duration> {
         let since = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
         since.map(|since| since.elapsed())
+    }
+
+    /// The flag of a file system that hangs.
+    #[cfg(test)]
+    pub fn hanging() -> StallFlag {
+        StallFlag(Arc::new(Mutex::new(Some(Instant::now()))))
     }
 
     fn set(&self, since: Option<Instant>) {
@@ -249,9 +258,14 @@ impl Connection {
 
     /// The next reply. Cancel-safe: received bytes are kept.
     async fn receive(&mut self) -> io::Result<Reply> {
-        self.socket.read_until(b'\n', &mut self.line).await?;
+        let left = LONGEST_REPLY.saturating_sub(self.line.len() as u64);
+        let mut socket = (&mut self.socket).take(left);
+        socket.read_until(b'\n', &mut self.line).await?;
         if !self.line.ends_with(b"\n") {
-            return Err(io::ErrorKind::UnexpectedEof.into());
+            return Err(match socket.limit() {
+                0 => io::Error::new(io::ErrorKind::InvalidData, "its reply is too long"),
+                _ => io::ErrorKind::UnexpectedEof.into(),
+            });
         }
         let reply = serde_json::from_slice(&self.line)?;
         self.line.clear();
@@ -323,4 +337,57 @@ fn reap_later(helper: Child) {
     let mut ended = ENDED.lock().unwrap_or_else(PoisonError::into_inner);
     ended.push(helper);
     ended.retain_mut(|helper| matches!(helper.try_wait(), Ok(None)));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::probe::protocol::PlainPath;
+    use std::io::Write as _;
+
+    /// A connection, and the helper's end of its socket.
+    fn connected() -> (Connection, std::os::unix::net::UnixStream) {
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let connection = Connection {
+            helper: None,
+            socket: BufReader::new(UnixStream::from_std(ours).unwrap()),
+            line: Vec::new(),
+        };
+        (connection, theirs)
+    }
+
+    #[tokio::test]
+    async fn a_reply_without_an_end_is_not_read_for_ever() {
+        let (mut connection, mut theirs) = connected();
+        let helper = std::thread::spawn(move || {
+            let part = vec![b' '; 1 << 20];
+            while theirs.write_all(&part).is_ok() {}
+        });
+        for _ in 0..2 {
+            let error = connection.receive().await.unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+            assert_eq!(connection.line.len() as u64, LONGEST_REPLY);
+        }
+        drop(connection);
+        helper.join().unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_line_break_in_a_name_does_not_end_a_reply() {
+        let (mut connection, mut theirs) = connected();
+        let path = PathBuf::from("/srv/a\nb\r\n.img");
+        let mut lines = Vec::new();
+        append(&mut lines, &Reply::Slow(PlainPath(path.clone()))).unwrap();
+        append(&mut lines, &Reply::Done).unwrap();
+        // A reply that is cut off.
+        lines.extend(b"\"Do");
+        theirs.write_all(&lines).unwrap();
+        drop(theirs);
+        let received = connection.receive().await.unwrap();
+        assert!(matches!(received, Reply::Slow(PlainPath(found)) if found == path));
+        assert!(matches!(connection.receive().await.unwrap(), Reply::Done));
+        let error = connection.receive().await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+    }
 }

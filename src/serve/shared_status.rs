@@ -1,5 +1,6 @@
 //! The state for answering requests, in memory: a scrape never waits for a disk.
 
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -10,6 +11,7 @@ use super::parts::{Part, Parts, State};
 use super::snapshot::Snapshot;
 use super::status::{self, Status};
 use crate::model::UnixTime;
+use crate::model::path::shown;
 use crate::probe::worker::StallFlag;
 
 /// The last snapshot and what is newer than it.
@@ -25,7 +27,7 @@ struct Now {
     status: Status,
     snapshot: Arc<Snapshot>,
     /// The file systems that can hang, by mount point.
-    stalls: Vec<(String, StallFlag)>,
+    stalls: Vec<(PathBuf, StallFlag)>,
     /// Metrics of the host's memory, as text for Prometheus.
     memory: String,
     sweep_due: Instant,
@@ -77,7 +79,7 @@ impl SharedStatus {
     }
 
     /// Sets the mount points of file systems that can hang, and their flags.
-    pub fn set_stalls(&self, stalls: Vec<(String, StallFlag)>) {
+    pub fn set_stalls(&self, stalls: Vec<(PathBuf, StallFlag)>) {
         self.lock().stalls = stalls;
     }
 
@@ -176,7 +178,7 @@ impl SharedStatus {
         let mut text = self.lifetime.render();
         let now = self.lock();
         let stalls = now.stalls.iter();
-        let stalls = stalls.map(|(mount, flag)| (mount.as_str(), flag.stalled_for().is_some()));
+        let stalls = stalls.map(|(mount, flag)| (mount.as_path(), flag.stalled_for().is_some()));
         text.push_str(&metrics::render_stalls(stalls));
         text.push_str(&metrics::render_engines(&now.status.engines));
         text.push_str(&now.memory);
@@ -219,9 +221,9 @@ impl Now {
     }
 
     fn stalled(&self) -> Vec<status::Stalled> {
-        let stalled = |(mount, flag): &(String, StallFlag)| {
+        let stalled = |(mount, flag): &(PathBuf, StallFlag)| {
             Some(status::Stalled {
-                mount: mount.clone(),
+                mount: shown(mount),
                 seconds: flag.stalled_for()?.as_secs(),
             })
         };
@@ -267,6 +269,24 @@ mod tests {
             status.restore_pause(recorded);
             assert_eq!(status.paused(), recorded);
         }
+    }
+
+    /// The planner compares the mount points of the status with those of file systems as shown.
+    #[test]
+    fn a_mount_point_is_as_shown_in_the_status_and_distinct_in_a_label() {
+        let status = shared();
+        let mounts = ["/srv/a\nb", "/srv/a\\x0ab"].map(PathBuf::from);
+        let stalls = mounts.map(|mount| (mount, StallFlag::hanging()));
+        status.set_stalls(stalls.into());
+        for stalled in status.stalled() {
+            assert_eq!(stalled.mount, "/srv/a\\x0ab");
+        }
+        let text = status.metrics().collect::<Vec<_>>().concat();
+        let text = String::from_utf8(text).unwrap();
+        let series = text
+            .lines()
+            .filter(|line| line.starts_with("fragwatch_probe_stalled{"));
+        assert_eq!((status.stalled().len(), series.count()), (2, 2), "{text}");
     }
 
     #[test]

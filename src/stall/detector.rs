@@ -259,7 +259,7 @@ impl ScanThreads {
         let reader_progress = Arc::clone(&progress);
         let proc = self.proc.clone();
         spawn("stall-reader", move || {
-            // Ends when nobody asks or waits any longer.
+            // Ends when the detector has dropped one of the channels.
             let _ = match Scanner::open(&proc, skip, Arc::clone(&reader_progress)) {
                 Ok(mut scanner) => questions
                     .into_iter()

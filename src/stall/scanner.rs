@@ -57,7 +57,7 @@ enum NotRead {
     Unknown,
 }
 
-/// ScanProgress of a reader, for the thread that waits for it.
+/// The progress of a reader, for the thread that waits for it.
 #[derive(Debug, Default)]
 pub(super) struct ScanProgress {
     /// The thread whose file is being read, 0 for none.

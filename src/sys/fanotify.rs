@@ -42,7 +42,7 @@ impl Group {
         if fd < 0 {
             return Err(io::Error::last_os_error());
         }
-        // SAFETY: the kernel has just given us this descriptor, and nobody else knows it.
+        // SAFETY: the kernel has just given us this descriptor, and nothing else has it.
         let fd = unsafe { OwnedFd::from_raw_fd(fd) };
         Ok(Group(Arc::new(fd)))
     }
@@ -88,7 +88,7 @@ impl Group {
             return Ok(None);
         };
         let (fd, pid) = (i32::from_ne_bytes(*fd), i32::from_ne_bytes(*pid));
-        // SAFETY: the kernel has just given us this descriptor, and nobody else knows it.
+        // SAFETY: the kernel has just given us this descriptor, and nothing else has it.
         let file = (fd >= 0).then(|| unsafe { OwnedFd::from_raw_fd(fd) });
         Ok(file.map(|file| Opening { pid, file }))
     }

@@ -265,7 +265,7 @@ impl AtWork {
         };
         let outcome = &mut report.run.outcome;
         if let RunOutcome::Stopped { why } = outcome {
-            // The child knows only that it was stopped.
+            // The report of the child lacks the reason.
             *why = self.control.stopped().unwrap_or(*why);
             self.ending = why.as_str().to_owned();
         } else {

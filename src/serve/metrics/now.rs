@@ -2,6 +2,7 @@
 //! about, and the global recorder cannot remove one.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use super::table::*;
 use super::text::{Family, Text, float, label};
@@ -107,10 +108,10 @@ fn render_sums(images: &[ImageView<'_>], text: &mut Text) {
 }
 
 /// Renders for each mount point whether its file system hangs.
-pub fn render_stalls<'a>(stalls: impl Iterator<Item = (&'a str, bool)>) -> String {
+pub fn render_stalls<'a>(stalls: impl Iterator<Item = (&'a Path, bool)>) -> String {
     let mut text = Text::default();
     let mut family = text.family(PROBE_STALLED);
-    for (mount, stalled) in by_label(stalls.map(|(mount, stalled)| (mount.to_owned(), stalled))) {
+    for (mount, stalled) in by_label(stalls.map(|(mount, stalled)| (distinct(mount), stalled))) {
         family.set(&[("filesystem", &mount)], stalled.into());
     }
     text.into_string()

@@ -247,7 +247,11 @@ fn images_that_are_shown_alike_have_a_series_each() {
     ];
     assert_eq!(lines(&text, "image_extents"), expected);
     assert_eq!(lines(&text, "image_info").len(), 2, "{text}");
-    let text = render_stalls([("/srv", false), ("/srv", true)].into_iter());
+    let text = render_stalls(
+        [false, true]
+            .map(|stalled| (Path::new("/srv"), stalled))
+            .into_iter(),
+    );
     assert_eq!(
         lines(&text, "probe_stalled"),
         ["fragwatch_probe_stalled{filesystem=\"/srv\"} 1"]
