@@ -119,12 +119,11 @@ fn head(line: &[u8]) -> Option<Reading<'_>> {
             return Some(message(text, stamp));
         }
         let has_zone = matches!(time.stamp, Stamp::Civil { zone: Some(_), .. });
-        return match (has_zone, rest.get(10)) {
-            (true, _) => after_time(time.rest, stamp).or_else(|| rfc5424(time.rest, stamp)),
-            (false, Some(b'T' | b'_')) => socklog(time.rest, stamp),
-            (false, _) => None,
-        }
-        .or_else(|| after_time(time.rest, stamp));
+        let by_svlogd = !has_zone && matches!(rest.get(10), Some(b'T' | b'_'));
+        let by_socklog = by_svlogd.then(|| socklog(time.rest, stamp)).flatten();
+        return by_socklog
+            .or_else(|| after_time(time.rest, stamp))
+            .or_else(|| rfc5424(time.rest, stamp).filter(|_| has_zone));
     }
     let (text, stamp) = without_stamps(rest);
     if text.len() < rest.len() {
