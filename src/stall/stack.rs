@@ -107,12 +107,13 @@ pub fn verdict(stack: &[u8]) -> StackVerdict {
     }
 }
 
-/// Extracts `xfs_ilock` from `__xfs_ilock.part.0+0x8e/0x120 [xfs]`.
+/// Extracts `xfs_ilock` from `__xfs_ilock.part.0+0x8e/0x120 [xfs]`, and from `.xfs_ilock+…` of
+/// big-endian PowerPC.
 fn function(frame: &[u8]) -> &[u8] {
+    let start = frame.iter().position(|byte| !b"_.".contains(byte));
+    let frame = frame.get(start.unwrap_or(0)..).unwrap_or_default();
     let mut parts = frame.split(|byte| b"+. ".contains(byte));
-    let name = parts.next().unwrap_or_default();
-    let start = name.iter().position(|byte| *byte != b'_');
-    &name[start.unwrap_or(0)..]
+    parts.next().unwrap_or_default()
 }
 
 fn is_xfs(frame: &[u8], name: &[u8]) -> bool {

@@ -18,6 +18,11 @@ const STACKS: &[(&str, StackVerdict)] = &[
          [<ffffffffffffffff>] 0xffffffffffffffff\n",
         StackVerdict::Starved,
     ),
+    (
+        "[<c0000000001f2f4d>] .__alloc_pages_nodemask+0x7d/0x130\n\
+         [<d000000005b4a6f0>] .xfs_iext_realloc_indirect+0x6f/0xe0 [xfs]\n",
+        StackVerdict::Starved,
+    ),
     // A running task before 5.2; no symbols at all.
     (
         "[<ffffffffffffffff>] 0xffffffffffffffff\n",
