@@ -5,7 +5,8 @@
 //! |---|---|
 //! | rsyslog | the built-in templates of rsyslogd.c; property replacer |
 //! | syslog-ng | `$MSGHDR`, `ts-format()`, `chain-hostnames()`, flag `syslog-protocol` |
-//! | sysklogd | `fmt3164`, `fmt5424` (syslogd.c) |
+//! | sysklogd | `fmt3164`, `fmt5424` (syslogd.c), in a file without the priority (`fprintlog_write`) |
+//! | socklog | `socklog_unix`, `socklog_inet` (socklog.c); svlogd -ttt |
 //! | BusyBox | `timestamp_and_log`, `parse_fac_prio_20` (syslogd.c) |
 //! | OpenWrt | `log_notify` (logread.c) |
 //! | metalog | `build_log_line` (metalog.c) |
@@ -249,6 +250,15 @@ const WITH_FACILITY: &[(&str, Form)] = &[
         let time = w.at("%a %b %e %H:%M:%S %Y");
         format!("{time} {}.{} {}{text}", p.facility, w.level, p.header())
     }),
+    ("socklog", |w, p, text| {
+        let (time, micros) = (w.at("%Y-%m-%dT%H:%M:%S"), w.micros % 100_000);
+        let (level, text) = (w.level, of_dmesg(p, text));
+        format!("{time}.{micros:05} {}.{level}: {text}", p.facility)
+    }),
+    ("/dev/kmsg", |w, p, text| {
+        let (priority, text) = (p.priority(w.level), of_dmesg(p, text));
+        format!("{priority},{},{},-,caller=T1;{text}", w.seconds, w.micros)
+    }),
     ("dmesg --raw", |w, p, text| {
         let (priority, text) = (p.priority(w.level), of_dmesg(p, text));
         format!("<{priority}>[{:5}.{:06}] {text}", w.seconds, w.micros)
@@ -337,6 +347,11 @@ const WITH_PROGRAM: &[(&str, Form)] = &[
             w.host,
             p.header()
         )
+    }),
+    ("sysklogd, RFC 5424 in a file", |w, p, text| {
+        let (time, process) = (w.at("%Y-%m-%dT%H:%M:%S"), p.process());
+        let time = format!("{time}.{:06}{}", w.micros, w.at("%:z"));
+        format!("{time} {} {} {process} - - {text}", w.host, p.tag)
     }),
     ("BusyBox, -S", |w, p, text| {
         format!("{} {}{text}", w.at("%b %e %H:%M:%S"), p.header())
@@ -427,6 +442,10 @@ const OF_THE_JOURNAL: &[(&str, Form)] = &[
 const OF_THE_KERNEL: &[(&str, Form)] = &[
     ("dmesg", |w, _, text| {
         format!("[{:5}.{:06}] {text}", w.seconds, w.micros)
+    }),
+    ("dmesg through ts", |w, _, text| {
+        let time = w.at("%b %d %H:%M:%S");
+        format!("{time} [{:5}.{:06}] {text}", w.seconds, w.micros)
     }),
     ("dmesg --ctime", |w, _, text| {
         format!(

@@ -37,7 +37,7 @@ fn fault_of(file: &Path) -> Option<String> {
         Err(down) => return Some(down.to_string()),
     };
     let last = lines.get(lines.len().saturating_sub(100)..)?;
-    let is_unknown = |line: &Vec<u8>| head::read(line) == Reading::Unknown;
+    let is_unknown = |line: &Vec<u8>| head::read(&head::without_colours(line)) == Reading::Unknown;
     (!last.is_empty() && last.iter().all(is_unknown)).then(|| {
         format!(
             "the form of its last {} lines is not known; see klog.files in fragwatch.toml(5)",

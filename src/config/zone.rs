@@ -25,8 +25,7 @@ impl Zone {
         // jiff falls back to its bundled database only if there is no zoneinfo directory. Debian 13
         // and Ubuntu 24.04 moved names such as US/Central to the package tzdata-legacy; an upgrade
         // must not invalidate a configuration.
-        let own = || TimeZoneDatabase::bundled().get(name);
-        let zone = TimeZone::get(name).or_else(|_| own()).ok()?;
+        let zone = TimeZone::get(name).ok().or_else(|| bundled(name))?;
         let name = zone.iana_name()?.to_owned();
         Some(Zone { name, zone })
     }
@@ -38,8 +37,7 @@ impl Zone {
         let name = std::env::var_os("TZ").or_else(link)?;
         let name = name.to_str()?.trim_start_matches(':');
         let name = name.rsplit_once("zoneinfo/").map_or(name, |(_, name)| name);
-        let name = name.strip_prefix("posix/").unwrap_or(name);
-        TimeZoneDatabase::bundled().get(name).ok()
+        bundled(name)
     }
 
     /// The name, `local` for the time zone of the host.
@@ -51,6 +49,16 @@ impl Zone {
     pub fn rules(&self) -> &TimeZone {
         &self.zone
     }
+}
+
+/// The zone of that name in jiff's database, which lacks the copies with and without leap seconds:
+/// `right/Europe/Berlin` and `posix/Europe/Berlin`, now in tzdata-legacy, too.
+fn bundled(name: &str) -> Option<TimeZone> {
+    let mut copies = ["posix/", "right/"].iter();
+    let name = copies
+        .find_map(|copy| name.strip_prefix(copy))
+        .unwrap_or(name);
+    TimeZoneDatabase::bundled().get(name).ok()
 }
 
 impl Default for Zone {
@@ -99,4 +107,22 @@ fn guess(text: &str) -> Option<String> {
     let city = |name: &&String| name.to_lowercase().rsplit('/').next() == Some(text.as_str());
     let near = || nearest(&text, names.iter().map(String::as_str)).map(str::to_owned);
     names.iter().find(city).cloned().or_else(near)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_a_host_no_longer_has_are_known() {
+        for name in [
+            "Europe/Berlin",
+            "posix/Europe/Berlin",
+            "right/Europe/Berlin",
+        ] {
+            let zone = bundled(name).unwrap();
+            assert_eq!(zone.iana_name(), Some("Europe/Berlin"), "{name}");
+        }
+        assert!(bundled("posix/Nowhere").is_none());
+    }
 }

@@ -248,6 +248,8 @@ struct LineReader {
     file: Arc<Path>,
     /// The line before, if it matched a rule.
     last: Option<FileMatch>,
+    /// The name of this host, if a line has named it.
+    named: Vec<u8>,
     tally: Arc<Mutex<Tally>>,
     counters: metrics::LineCounters,
 }
@@ -260,6 +262,7 @@ impl LineReader {
             counters: metrics::LineCounters::new(&shown(&file)),
             file,
             last: None,
+            named: Vec::new(),
             tally: Arc::default(),
         }
     }
@@ -267,7 +270,11 @@ impl LineReader {
     /// Counts a line. Returns what it reports if it matches a rule and is from `wall`, the present.
     fn read(&mut self, line: &[u8], wall: Timestamp) -> Option<FileMatch> {
         let last = self.last.take();
-        let reading = head::read(line);
+        let line = &*head::without_colours(line);
+        let reading = match self.is_foreign(line) {
+            true => Reading::Other,
+            false => head::read(line),
+        };
         let (found, stamp, counter) = match reading {
             Reading::Kernel { text, times, stamp } => {
                 (self.matched(text, times), stamp, &self.counters.kernel)
@@ -306,6 +313,24 @@ impl LineReader {
         found
     }
 
+    /// Whether a line names another host. It may be an alias of this host's, unless the file shows
+    /// that the writer knows this host by its name, as where other hosts forward their logs.
+    fn is_foreign(&mut self, line: &[u8]) -> bool {
+        let Some(host) = head::host(line) else {
+            return false;
+        };
+        let system = rustix::system::uname();
+        let ours = short(system.nodename().to_bytes());
+        // `source@host/relay` of syslog-ng.
+        let mut names = host.split(|byte| b"@/".contains(byte)).map(short);
+        if names.any(|name| name.eq_ignore_ascii_case(ours)) {
+            self.named.clear();
+            self.named.extend(ours);
+            return false;
+        }
+        self.named == ours && !ours.is_empty() && short(host) != b"localhost"
+    }
+
     fn matched(&self, text: &[u8], times: u32) -> Option<FileMatch> {
         let rules = Arc::clone(&lock(&self.terms).rules);
         let found = rules.find(text)?;
@@ -319,6 +344,11 @@ impl LineReader {
             at: now(),
         })
     }
+}
+
+/// The name of a host without its domain.
+fn short(host: &[u8]) -> &[u8] {
+    host.split(|byte| *byte == b'.').next().unwrap_or_default()
 }
 
 /// Ends a source on another thread, because that may take 2 s; a hanging one is left behind.
@@ -407,6 +437,35 @@ mod tests {
             0
         );
         assert_eq!(times(last), 0);
+    }
+
+    #[test]
+    fn in_a_file_of_several_hosts_only_lines_of_this_one_count() {
+        let system = rustix::system::uname();
+        let ours = system.nodename().to_str().unwrap();
+        let mut reader = reader(0);
+        let mut counts = |host: &str, program: &str| {
+            let line = format!("Nov 20 22:58:01 {host} {program} {}", text(1));
+            reader.read(line.as_bytes(), wall()).is_some()
+        };
+        // Perhaps this host has another name in its logs.
+        assert!(counts("not-this-one", "kernel:"));
+        assert!(!counts(ours, "qemu[9]:"));
+        for (host, is_ours) in [
+            ("not-this-one", false),
+            ("kern.err not-this-one", false),
+            ("10.0.0.7", false),
+            (ours, true),
+            (&format!("{ours}.example.org"), true),
+            (&format!("s_src@{ours}/relay"), true),
+            (&ours.to_uppercase(), true),
+            (&format!("kern.err {ours}"), true),
+            ("localhost", true),
+            ("localhost.localdomain", true),
+            ("kern.err", true),
+        ] {
+            assert_eq!(counts(host, "kernel:"), is_ours, "{host}");
+        }
     }
 
     #[test]

@@ -321,6 +321,8 @@ impl Holders {
         let inside = self.mounts.place(&image.path).map(|(_, inside)| inside);
         let same_path = |file: &Held| match (&file.inside, &inside) {
             (Some(its), Some(ours)) => its == ours,
+            // The path of a file on a mount that was lazily unmounted begins at the mount.
+            (None, Some(ours)) if file.device.is_none() && file.name == *ours => true,
             _ => file.name == image.path,
         };
         let by_inode = self.by_inode.get(&image.id.inode).into_iter().flatten();

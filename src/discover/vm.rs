@@ -19,7 +19,7 @@ pub(super) enum Program {
     VirtualBox,
     /// Another program that runs a VM, with options like those of QEMU at best.
     OtherVm,
-    /// A QEMU program that opens images but runs no VM: `qemu-img`, `qemu-nbd`, …
+    /// A program that opens images but runs no VM: `qemu-img`, `qemu-nbd`, `tapdisk`, …
     Tool,
     /// Anything else, such as the guest agent `qemu-ga`, or `qemu-x86_64-static`, which runs a
     /// program of another architecture.
@@ -45,17 +45,19 @@ impl Program {
         let begins = |all: &[&str]| all.iter().any(|begin| name.starts_with(begin));
         match name {
             // `qemu-dm` is that of Xen, StratoVirt has QEMU's options.
-            "kvm" | "kvm-spice" | "qemu" | "qemu-dm" | "stratovirt" => Program::Qemu,
-            // Also `qemu-system-x86_64-spice`, `qemu-lite-system-x86_64`, `qemu-kvm-9.1`.
-            _ if begins(&["qemu-system-", "qemu-kvm"]) => Program::Qemu,
+            "kvm" | "kvm-spice" | "qemu" | "stratovirt" => Program::Qemu,
+            // Also `qemu-system-x86_64-spice`, `qemu-lite-system-x86_64`, `qemu-kvm-9.1`, `qemu-dm-5`.
+            _ if begins(&["qemu-system-", "qemu-kvm", "qemu-dm"]) => Program::Qemu,
             _ if begins(&["qemu-"]) && name.contains("-system-") => Program::Qemu,
             _ if begins(&["qemu-img", "qemu-nbd", "qemu-io", "qemu-storage-da"]) => Program::Tool,
             _ if begins(&["cloud-hyperviso"]) => Program::CloudHypervisor,
             // The releases are called `firecracker-v1.9.0-x86_64`.
             _ if name == "firecracker" || begins(&["firecracker-v"]) => Program::Firecracker,
             _ if begins(&["crosvm"]) => Program::Crosvm,
-            "VBoxHeadless" | "VirtualBoxVM" | "VBoxSDL" => Program::VirtualBox,
-            "lkvm" => Program::OtherVm,
+            "VBoxHeadless" | "VirtualBoxVM" | "VBoxSDL" | "VirtualBox" => Program::VirtualBox,
+            "lkvm" | "vmware-vmx" => Program::OtherVm,
+            // Xen's.
+            "tapdisk" | "tapdisk2" => Program::Tool,
             _ => Program::Other,
         }
     }
@@ -78,7 +80,9 @@ fn original(name: &str) -> &str {
     let name = name.strip_prefix('.').unwrap_or(name);
     let name = name.split(['.', ';']).next().unwrap_or(name);
     let name = name.trim_end_matches('_');
-    name.strip_suffix("-wrapped").unwrap_or(name)
+    let mut wrapped = ["-wrapped", "-real"].iter();
+    let wrapped = wrapped.find_map(|end| name.strip_suffix(end));
+    wrapped.unwrap_or(name)
 }
 
 /// What is known of a VM besides its process.
@@ -113,7 +117,10 @@ impl VmFacts {
             let whole = || Some(value.to_owned());
             match (program, key.as_str()) {
                 // `-name guest=db-1,debug-threads=on`, `-name db-1`.
-                (Program::Qemu | Program::OtherVm, "name") => set(&mut facts.name, guest(value)),
+                // Xen's old `qemu-dm` has `-domain-name`.
+                (Program::Qemu | Program::OtherVm, "name" | "domain-name") => {
+                    set(&mut facts.name, guest(value));
+                }
                 (Program::Qemu | Program::OtherVm, "uuid") => set(&mut facts.uuid, whole()),
                 // Proxmox passes the UUID only as `-smbios type=1,uuid=…`.
                 (Program::Qemu, "smbios") => set(&mut smbios, option(value, "uuid")),

@@ -10,12 +10,17 @@
 //! stamps   = "[12345.678901] " | "[Thu Feb 11 04:05:06 2027] " | …   dmesg
 //! ```
 //!
+//! Besides these: `time stamps text` (dmesg through ts(1)), `time host kernel - - - text` (sysklogd),
+//! `time kern.err: text` (socklog) and records as read from /dev/kmsg.
+//!
 //! The text of a line belongs to its program. Everything before it is read word by word and must
 //! have its form, so that no text of another program can move the place where the text is expected.
 //! A user who can send `kernel:` as the name of a program to a writer that does not show the
 //! facility can forge a whole line, and no parser can detect that.
 
-use super::record::split_once;
+use std::borrow::Cow;
+
+use super::record::{Record, split_once};
 use super::rules::without_printk_prefix;
 use super::stamp::{self, Stamp};
 use crate::sys::proc::number;
@@ -47,7 +52,9 @@ pub enum Reading<'a> {
 
 /// Reads a line.
 pub fn read(line: &[u8]) -> Reading<'_> {
-    let line = line.trim_ascii_end();
+    // After a crash a file has NULs where the last blocks were never written.
+    let nuls = line.iter().take_while(|byte| **byte == 0).count();
+    let line = without_mark(line.get(nuls..).unwrap_or_default()).trim_ascii_end();
     let reading = match line.strip_prefix(b" ") {
         None => head(line),
         // Korean writes ` 2월 11`. Other lines that begin with a blank continue a text (journalctl).
@@ -67,6 +74,30 @@ pub fn kernel_text(line: &[u8]) -> Option<&[u8]> {
     }
 }
 
+/// A line without the sequences that colour it on a terminal (`ESC [ 31 m`), as by `dmesg
+/// --color=always`.
+pub fn without_colours(line: &[u8]) -> Cow<'_, [u8]> {
+    let mut parts = line.split(|byte| *byte == 0x1b);
+    let first = parts.next().unwrap_or_default();
+    if first.len() == line.len() {
+        return Cow::Borrowed(line);
+    }
+    let mut plain = first.to_vec();
+    for part in parts {
+        let end = part.iter().position(u8::is_ascii_alphabetic);
+        let end = end
+            .filter(|_| part.starts_with(b"["))
+            .map_or(0, |end| end + 1);
+        plain.extend(part.get(end..).unwrap_or_default());
+    }
+    Cow::Owned(plain)
+}
+
+/// A text without a byte order mark (RFC 5424, section 6.4).
+fn without_mark(text: &[u8]) -> &[u8] {
+    text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text)
+}
+
 fn head(line: &[u8]) -> Option<Reading<'_>> {
     let (facility, rest) = priority(line);
     if facility == Some(false) {
@@ -82,17 +113,39 @@ fn head(line: &[u8]) -> Option<Reading<'_>> {
     }
     if let Some(time) = stamp::parse(rest) {
         let stamp = Some(time.stamp);
-        return match time.is_dmesg {
-            true => Some(message(without_stamps(time.rest).0, stamp)),
-            false => after_time(time.rest, stamp),
-        };
+        let text = without_stamps(time.rest).0;
+        let by_printk = matches!(time.rest, [b'[', b' ' | b'0'..=b'9', ..]);
+        if time.is_dmesg || by_printk && text.len() < time.rest.len() {
+            return Some(message(text, stamp));
+        }
+        let has_zone = matches!(time.stamp, Stamp::Civil { zone: Some(_), .. });
+        let by_svlogd = !has_zone && matches!(rest.get(10), Some(b'T' | b'_'));
+        let by_socklog = by_svlogd.then(|| socklog(time.rest, stamp)).flatten();
+        return by_socklog
+            .or_else(|| after_time(time.rest, stamp))
+            .or_else(|| rfc5424(time.rest, stamp).filter(|_| has_zone));
     }
     let (text, stamp) = without_stamps(rest);
     if text.len() < rest.len() {
         let by_journalctl = (stamp.is_none() && facility.is_none()).then(|| of_journalctl(text));
         return Some(by_journalctl.flatten().unwrap_or(message(text, stamp)));
     }
-    facility.map(|_| message(text, None))
+    match facility {
+        Some(_) => Some(message(text, None)),
+        None => Record::parse(line).map(|record| match record.is_genuine() {
+            true => message(record.text.0, None),
+            false => Reading::Other,
+        }),
+    }
+}
+
+/// `kern.err: text` of socklog(8) after a time of svlogd(8), which writes no zone.
+fn socklog(rest: &[u8], stamp: Option<Stamp>) -> Option<Reading<'_>> {
+    let (word, text) = split_once(rest, b' ')?;
+    Some(match by_column(word.strip_suffix(b":")?)? {
+        true => message(text, stamp),
+        false => Reading::Other,
+    })
 }
 
 /// Whether the facility at the start of a line is the kernel's, and the rest of the line.
@@ -173,6 +226,9 @@ fn after_time(mut rest: &[u8], stamp: Option<Stamp>) -> Option<Reading<'_>> {
         if let Some(times) = repetition(rest) {
             return Some(repeated(times, stamp));
         }
+        if rest == b"-- MARK --" {
+            return Some(Reading::Other);
+        }
         let (word, after) = split_once(rest, b' ').unwrap_or((rest, b""));
         let facility = by_column(word).or_else(|| match (host, word) {
             (true, word) if is_one_of(FACILITIES, word) => Some(word == b"kern"),
@@ -206,9 +262,24 @@ fn program(rest: &[u8]) -> Option<&[u8]> {
     is_end.then_some(text)
 }
 
+/// The host that a line names between its time and its program.
+pub fn host(line: &[u8]) -> Option<&[u8]> {
+    let (_, line) = priority(line);
+    let line = line.strip_prefix(b"1 ").unwrap_or(line);
+    let mut rest = stamp::parse(line)?.rest;
+    loop {
+        let (word, after) = split_once(rest, b' ')?;
+        match by_column(word) {
+            Some(_) => rest = after,
+            None => return is_host(word).then_some(word),
+        }
+    }
+}
+
 fn is_host(word: &[u8]) -> bool {
+    // A host without a name is `(none)`.
     let fits =
-        |byte: &u8| byte.is_ascii_alphanumeric() || !byte.is_ascii() || b".-_:@/%".contains(byte);
+        |byte: &u8| byte.is_ascii_alphanumeric() || !byte.is_ascii() || b".-_:@/%()".contains(byte);
     !word.is_empty() && word.len() <= 255 && !word.ends_with(b":") && word.iter().all(fits)
 }
 
@@ -276,7 +347,9 @@ fn without_stamps(text: &[u8]) -> (&[u8], Option<Stamp>) {
     let (mut text, mut stamp) = (text, None);
     loop {
         let rest = without_printk_prefix(text);
-        let Some((found, rest)) = dmesg_stamp(rest) else {
+        let iso = || stamp::parse(rest).filter(|time| time.is_dmesg);
+        let found = dmesg_stamp(rest).or_else(|| iso().map(|time| (Some(time.stamp), time.rest)));
+        let Some((found, rest)) = found else {
             return (rest, stamp);
         };
         stamp = stamp.or(found);
@@ -317,9 +390,8 @@ fn is_seconds(text: &[u8]) -> bool {
 
 /// The kernel's text in a message of the kernel.
 fn message(text: &[u8], stamp: Option<Stamp>) -> Reading<'_> {
-    let text = text.trim_ascii_start();
-    // A byte order mark (RFC 5424, section 6.4); the level that some versions of klogd leave.
-    let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
+    let text = without_mark(text.trim_ascii_start());
+    // The level that some versions of klogd leave.
     let text = match text {
         [b'<', b'0'..=b'7', b'>', rest @ ..] => rest,
         _ => text,

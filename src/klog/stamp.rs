@@ -250,8 +250,8 @@ impl DateWords {
     fn take(&mut self, word: &[u8]) -> Option<()> {
         let digits = word.iter().take_while(|byte| byte.is_ascii_digit()).count();
         let (digits, suffix) = word.split_at_checked(digits)?;
-        // `11.` in German, `2月` in Japanese.
-        let is_suffix = |byte: &u8| !byte.is_ascii() || b".,".contains(byte);
+        // `11.` in German, `2月` in Japanese, `2-р` in Mongolian.
+        let is_suffix = |byte: &u8| !byte.is_ascii() || b".,-".contains(byte);
         match digits.len() {
             4 if word.len() == 10 => self.take_iso(word),
             0 => self.take_name(word),
@@ -291,10 +291,10 @@ impl DateWords {
 
     fn take_name(&mut self, word: &[u8]) -> Option<()> {
         let is_letter = |byte: &u8| byte.is_ascii_alphabetic() || !byte.is_ascii();
-        // Vietnamese writes `T5 Th02`.
-        let may_count = word.starts_with(b"T") && word.len() <= 4;
+        // Vietnamese writes `T5 Th02`, Tibetan `ཟླ་2`.
+        let may_count = word.starts_with(b"T") && word.len() <= 4 || !word.is_ascii();
         let is_name = |byte: &u8| {
-            is_letter(byte) || b".'-".contains(byte) || may_count && byte.is_ascii_digit()
+            is_letter(byte) || b".,'-".contains(byte) || may_count && byte.is_ascii_digit()
         };
         if !word.first().is_some_and(is_letter) || !word.iter().all(is_name) || word.len() > 32 {
             return None;

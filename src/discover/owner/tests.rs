@@ -412,6 +412,30 @@ fn one_that_changed_its_root_directory_is_understood() {
 }
 
 #[test]
+fn a_vm_that_outlived_its_mount_is_found() {
+    let host = Host::new();
+    // `umount -l /srv`, and mounted again. The path is what the kernel shows then.
+    host.process(7, "/usr/bin/kvm", "kvm -name db-1");
+    host.write(
+        "proc/7/mountinfo",
+        "30 1 7:3 / /srv rw - xfs /dev/loop3 rw\n",
+    );
+    host.open(7, 9, "/vm/a.raw", libc::O_RDWR, 29, Some(131));
+    host.process(8, "/usr/bin/kvm", "kvm -name db-2");
+    host.write(
+        "proc/8/mountinfo",
+        "30 1 7:3 / /srv rw - xfs /dev/loop3 rw\n",
+    );
+    host.open(8, 9, "/vm/b.raw", libc::O_RDWR, 29, None);
+    let holders = host.search().look().unwrap();
+    let name = |path, inode| vm_of(&holders, path, inode).and_then(|vm| vm.0);
+    assert_eq!(name("/srv/vm/a.raw", 131), some("db-1"));
+    assert_eq!(name("/srv/vm/b.raw", 132), some("db-2"));
+    assert_eq!(name("/srv/vm/a.raw", 133), None);
+    assert_eq!(name("/srv/a.raw", 131), None);
+}
+
+#[test]
 fn programs_that_run_no_vm_are_openers() {
     let host = Host::new();
     let processes = [

@@ -64,6 +64,20 @@ fn programs_are_told_apart() {
         ("kvm.real", "/usr/bin/kvm.real", Program::Qemu),
         ("db-1", "/usr/bin/kvm.distrib (deleted)", Program::Qemu),
         ("qemu-kvm.orig", "", Program::Qemu),
+        (".kvm-real", "/gnu/store/a/bin/.kvm-real", Program::Qemu),
+        // Xen.
+        ("qemu-dm-5", "", Program::Qemu),
+        ("tapdisk", "/usr/sbin/tapdisk", Program::Tool),
+        (
+            "VirtualBox",
+            "/usr/lib/virtualbox/VirtualBox",
+            Program::VirtualBox,
+        ),
+        (
+            "vmware-vmx",
+            "/usr/lib/vmware/bin/vmware-vmx",
+            Program::OtherVm,
+        ),
         ("cloud-hyperviso", "", Program::CloudHypervisor),
         (
             "x",
@@ -279,6 +293,8 @@ fn a_vm_is_named_on_its_command_line() {
         "type=1,uuid=u",
     ];
     assert_eq!(facts(&proxmox), (some("web"), some("u")));
+    let xen = ["qemu-dm", "-d", "5", "-domain-name", "web", "-vnc", "1"];
+    assert_eq!(facts(&xen), (some("web"), None));
     assert_eq!(facts(&["kvm", "-name"]), (None, None));
     assert_eq!(facts(&[]), (None, None));
 }

@@ -80,6 +80,24 @@ fn the_forms_of_a_line() {
         "<3>1 2026-11-20T22:58:01Z host kernel - - [meta sequenceId=\"7\"] ",
         "<3>1 2026-11-20T22:58:01Z host kernel 0 - [a b=\"\\\"] \\\\\"][c d=\"]\"] ",
         "<3>1 - host kernel - - - ",
+        "\0\0\0Nov 20 22:58:01 host kernel: ",
+        "\0[  812.000001] ",
+        "\u{feff}Nov 20 22:58:01 host kernel: ",
+        "Nov 20 22:58:01 (none) kernel: ",
+        "Nov 20 22:58:01 fe80::1%eth0 kernel: ",
+        "Fri, 20 Nov 2026 22:58:01 +0100 host kernel: ",
+        "11-р сар 20 22:58:01 host kernel: ",
+        "ཟླ་11 20 22:58:01 host kernel: ",
+        "Nov 20 22:58:01 [12345.678901] ",
+        "2026-11-20T22:58:01 [    5.123456] ",
+        "Fri Nov 20 22:58:01 CET 2026 [  812.000001] [  T123] ",
+        "[  812.000001] 2026-11-20T22:58:01,123456+01:00 ",
+        "2026-11-20T22:58:01.001234+01:00 host kernel - - - ",
+        "2026-11-20T22:58:01.001234+01:00 host kernel - - [a b=\"c\"] ",
+        "2026-11-20T22:58:01.12345 kern.err: [  812.000001] ",
+        "2026-11-20_22:58:01.12345 kern.err: ",
+        "3,416,1758426,-;",
+        "4,416,1758426,-,caller=T12;",
     ] {
         for after in ["", "\r", " \n"] {
             assert_eq!(
@@ -163,6 +181,18 @@ fn what_the_kernel_did_not_write() {
         "1 2026-11-20T22:58:01Z host kernel - - [a b=\"c\"]x ",
         "<11>1 2026-11-20T22:58:01Z host kernel - - - ",
         "<3>1 - host qemu - - - ",
+        "Nov 20 22:58:01 [T1] ",
+        "Nov 20 22:58:01 host [12345.678901] ",
+        "Nov 20 22:58:01 host kernel - - - ",
+        "2026-11-20T22:58:01.001234+01:00 host kernel 9 - - ",
+        "2026-11-20T22:58:01.001234+01:00 host qemu - - - kernel: ",
+        "2026-11-20T22:58:01.001234+01:00 kern.err: ",
+        "Fri 2026-11-20 22:58:01 CET kern.err: ",
+        "2026-11-20T22:58:01.12345 user.err: ",
+        "2026-11-20T22:58:01.12345 user.notice: Nov 20 22:58:01 kernel: ",
+        "11,416,1758426,-;",
+        "30,416,1758426,-;qemu: ",
+        "3,416,1758426,-",
         "{\"_TRANSPORT\":\"kernel\",\"MESSAGE\":\"",
     ] {
         assert_eq!(text(&format!("{before}{XFS}")), None, "{before}");
@@ -245,6 +275,13 @@ fn a_form_is_known_if_another_program_stands_in_its_place() {
             "1 2026-11-20T22:58:01Z host qemu 9 - - a text",
             Reading::Other,
         ),
+        ("Nov 20 22:58:01 host -- MARK --", Reading::Other),
+        ("Nov 20 22:58:01 -- MARK --", Reading::Other),
+        (
+            "2026-11-20T22:58:01.001234+01:00 host qemu 9 - - a text",
+            Reading::Other,
+        ),
+        ("30,416,1758426,-;qemu[9]: a text", Reading::Other),
         ("", Reading::Unknown),
         ("a text", Reading::Unknown),
         ("2026-11-20 | host | kernel | a text", Reading::Unknown),
@@ -259,6 +296,54 @@ fn a_form_is_known_if_another_program_stands_in_its_place() {
     }
 }
 
+#[test]
+fn colours_are_removed() {
+    let (on, off) = ("\x1b[0;1;38;5;185m", "\x1b[0m");
+    let text = XFS.strip_prefix("XFS: ").unwrap();
+    for line in [
+        format!("\x1b[32m[  812.000001] {off}\x1b[33mXFS: {off}\x1b[31m{text}{off}"),
+        format!("Nov 20 22:58:01 host kernel: {on}{XFS}{off}"),
+    ] {
+        let plain = without_colours(line.as_bytes());
+        assert_eq!(kernel_text(&plain), Some(XFS.as_bytes()), "{line}");
+    }
+    for (line, plain) in [
+        ("", ""),
+        ("a", "a"),
+        ("a\x1b", "a"),
+        ("a\x1bb", "ab"),
+        ("a\x1b[", "a["),
+        ("a\x1b[12", "a[12"),
+        ("a\x1b[Kb\x1b[m", "ab"),
+    ] {
+        assert_eq!(*without_colours(line.as_bytes()), *plain.as_bytes());
+    }
+}
+
+#[test]
+fn the_host_of_a_line() {
+    for (line, wanted) in [
+        ("Nov 20 22:58:01 kvm7 kernel: a", Some("kvm7")),
+        ("<3>Nov 20 22:58:01 kvm7 kernel: a", Some("kvm7")),
+        ("<3>1 2026-11-20T22:58:01Z kvm7 qemu - - - a", Some("kvm7")),
+        ("Nov 20 22:58:01 kern.err kvm7 kernel: a", Some("kvm7")),
+        (
+            "Nov 20 22:58:01 s_src@kvm7/relay qemu[9]: a",
+            Some("s_src@kvm7/relay"),
+        ),
+        ("Nov 20 22:58:01 kernel: a", None),
+        ("Nov 20 22:58:01 kern.err kernel: a", None),
+        ("Nov 20 22:58:01 qemu[9]: a", None),
+        ("Nov 20 22:58:01 [kernel] a", None),
+        ("[  812.000001] a text", None),
+        ("kern  :err   : [  812.000001] a text", None),
+        ("a text", None),
+        ("", None),
+    ] {
+        assert_eq!(host(line.as_bytes()), wanted.map(str::as_bytes), "{line}");
+    }
+}
+
 proptest! {
     #[test]
     fn no_line_makes_it_panic(
@@ -267,6 +352,8 @@ proptest! {
     ) {
         let _ = read(&[words.concat().as_bytes(), &bytes].concat());
         let _ = read(&bytes);
+        let _ = host(&bytes);
+        let _ = without_colours(&bytes);
     }
 }
 
@@ -305,4 +392,8 @@ const WORDS: &[&str] = &[
     "last message repeated 5 times",
     "times: [",
     "' repeated ",
+    "\0",
+    "\x1b[31m",
+    "kern.err: ",
+    "3,416,1758426,-;",
 ];
