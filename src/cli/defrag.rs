@@ -90,8 +90,8 @@ fn window_end(settings: &Settings) -> Option<Instant> {
 }
 
 /// Defragments one image with the named engines, else with the configured ones except those that
-/// the planner passes over: unlike the guards, which decide last, it knows the VM's name and
-/// whether a run would end before the window closes. `None` if no engine is left.
+/// the planner passes over: unlike the guards, which decide last, it has the VM's name and
+/// computes whether a run would end before the window closes. `None` if no engine is left.
 fn on(
     path: &Path,
     arguments: &DefragArguments,

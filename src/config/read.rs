@@ -28,6 +28,7 @@ pub(super) fn read(text: &str) -> (DeTable<'_>, Vec<Finding>) {
         text,
         findings: Vec::new(),
         unknown: Vec::new(),
+        shortened: Vec::new(),
     };
     if !reader.syntax(&mut table, errors) {
         return (DeTable::new(), reader.findings);
@@ -36,6 +37,11 @@ pub(super) fn read(text: &str) -> (DeTable<'_>, Vec<Finding>) {
     while let Err(error) = parse(table.clone()) {
         if !reader.value(&mut table, &error) {
             return (DeTable::new(), reader.findings);
+        }
+    }
+    for place in &reader.shortened {
+        if let Some(Slot(_, list, example)) = find(&mut table, &SCHEMA, place, "") {
+            *list = Spanned::new(place.clone(), example.get_ref().clone());
         }
     }
     (table, reader.findings)
@@ -91,6 +97,8 @@ struct Reader<'t> {
     findings: Vec<Finding>,
     /// The names of unknown keys.
     unknown: Vec<String>,
+    /// The lists of values from which invalid items were removed.
+    shortened: Vec<Place>,
 }
 
 /// The path of a value of a file, or of a section in a list; the value, and a valid one.
@@ -131,7 +139,16 @@ impl Reader<'_> {
     /// Reports a parser error in a value that is not in quotes, such as `5m` or `yes`, or that has a
     /// wrong escape.
     fn unquoted(&mut self, slot: Slot<'_, '_>, place: &Place, error: &str) -> bool {
-        let (value, _) = item(slot.1, slot.2, place);
+        let value = match (
+            item(slot.1, slot.2, place),
+            slot.1.get_ref(),
+            slot.2.get_ref(),
+        ) {
+            (Some(i), DeValue::Array(items), _) => items.get(i).unwrap_or(slot.1),
+            // Between the items: a missing comma or bracket.
+            (None, DeValue::Array(_), DeValue::Array(_)) => return false,
+            _ => &*slot.1,
+        };
         let raw = self.text.get(value.span()).unwrap_or_default();
         // The start of the parser error for a string like `"\d"`.
         let is_escape = error.starts_with("missing escaped value");
@@ -258,14 +275,29 @@ impl Reader<'_> {
         true
     }
 
-    /// Reports an invalid value and replaces it by its example. `error` is that of serde, `Some("")`
-    /// if the value could not be parsed, `None` if only its escapes are wrong.
+    /// Reports an invalid value and replaces it by its example; removes an invalid item of a list.
+    /// `error` is that of serde, `Some("")` if the value could not be parsed, `None` if only its
+    /// escapes are wrong.
     fn refuse(&mut self, slot: Slot<'_, '_>, place: &Place, error: Option<&str>) -> bool {
         let Slot(path, value, example) = slot;
-        let list = value.span();
-        let old = std::mem::replace(value, Spanned::new(list.clone(), example.get_ref().clone()));
-        let (old, example) = item(&old, example, place);
-        let (place, is_item) = (old.span(), old.span() != list);
+        let span = value.span();
+        let (old, example, is_item) = match (item(value, example, place), value.get_mut()) {
+            (Some(i), DeValue::Array(items)) => {
+                if !self.shortened.contains(&span) {
+                    self.shortened.push(span);
+                }
+                let all = std::mem::replace(items, std::iter::empty().collect());
+                let mut rest: Vec<_> = all.into_iter().collect();
+                let old = rest.remove(i);
+                *items = rest.into_iter().collect();
+                (old, example.get_ref().get(0), true)
+            }
+            _ => {
+                let valid = Spanned::new(span, example.get_ref().clone());
+                (std::mem::replace(value, valid), Some(example), false)
+            }
+        };
+        let place = old.span();
         let raw = self.text.get(place.clone()).unwrap_or_default();
         let slot = format!("{path}{}", if is_item { ".0" } else { "" });
         let (message, instead) = match (error, old.get_ref()) {
@@ -341,18 +373,14 @@ fn find<'s, 't>(
     None
 }
 
-/// The item of a list that contains `place`, and its example; otherwise the value itself.
-fn item<'v, 't>(
-    value: &'v Value<'t>,
-    example: &'static Value<'static>,
-    place: &Place,
-) -> (&'v Value<'t>, Option<&'static Value<'static>>) {
-    if let (DeValue::Array(items), DeValue::Array(examples)) = (value.get_ref(), example.get_ref())
-        && let Some(item) = items.iter().find(|item| lies_within(place, &item.span()))
-    {
-        return (item, examples.first());
-    }
-    (value, Some(example))
+/// The index of the item that contains `place`, if a list of values is valid here.
+fn item(value: &Value<'_>, example: &Value<'_>, place: &Place) -> Option<usize> {
+    let (DeValue::Array(items), true) = (value.get_ref(), example.get_ref().is_array()) else {
+        return None;
+    };
+    items
+        .iter()
+        .position(|item| lies_within(place, &item.span()))
 }
 
 /// Whether an error is inside `span`; one behind it is about something missing after it.

@@ -106,7 +106,7 @@ impl Rule<'_> {
                 of_pattern("leave out a * or a ?, so that something must be there")
             }
             RuleProblem::TooLarge => of_pattern("write * or + where a number stands in braces"),
-            RuleProblem::Unsupported(_) => of_pattern("say it with a simpler expression"),
+            RuleProblem::Unsupported(_) => of_pattern("use a simpler expression"),
             RuleProblem::TooMany => {
                 let help = "write: one pattern for several messages: 'this|that'";
                 ("", problem.to_string(), help.to_owned())

@@ -159,7 +159,7 @@ impl<W: Watcher> DirectoryWatch<W> {
             return;
         }
         // Also if it is in `watched`: a directory that was removed and recreated may have the same
-        // inode, and notify knows that its watch ended. For one that it knows, this is a no-op.
+        // inode, and in notify its watch has ended. For one still watched, this is a no-op.
         match self.watcher.watch(path, RecursiveMode::NonRecursive) {
             Ok(()) => drop(self.watched.insert(path.to_owned(), id)),
             Err(error) => {

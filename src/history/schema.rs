@@ -41,7 +41,7 @@ pub(super) fn check(connection: &Connection, known: usize) -> Result<usize, Stor
     let number = usize::try_from(version).unwrap_or(usize::MAX);
     if number > known {
         return Err(StoreError::Refused(format!(
-            "was written by a newer fragwatch (schema {version}, this one knows {known}) and is \
+            "was written by a newer fragwatch (schema {version}, this one reads {known}) and is \
              left alone; install that version again, or move the file away to begin a new history"
         )));
     }

@@ -126,7 +126,7 @@ impl ReasonCode {
             R::NoXfsFsr => "xfs_fsr is not installed: it comes with xfsprogs, or xfsdump on RHEL",
             R::QemuLock => "a QEMU has locked it",
             R::UseUnknown => {
-                "the kernel does not say whether somebody has it open: run as root, with CAP_LEASE"
+                "whether somebody has it open is not visible: run as root, with CAP_LEASE"
             }
             R::Changing => "it was modified a moment ago",
             R::SharesBlocks => "shares blocks with a reflink copy",

@@ -70,7 +70,7 @@ pub enum HistoryError {
     Unreadable(#[from] ReadError),
     /// No image matches.
     #[error(
-        "the history knows no image {0}; `fragwatch status` lists the worst, `fragwatch scan` all"
+        "the history has no image {0}; `fragwatch status` lists the worst, `fragwatch scan` all"
     )]
     Unknown(String),
     /// Several images match.

@@ -12,7 +12,7 @@
 //! the daemon died in any phase ──► HookAfter ──► end       (the next start of the daemon)
 //! ```
 //!
-//! A phase is written to disk before it begins ([`note`](super::note)), so the next start knows
+//! A phase is written to disk before it begins ([`note`](super::note)), so the next start can read
 //! which one was reached. `HookAfter` runs at least once for every `HookBefore` that began: a
 //! daemon that dies in `HookAfter` repeats it. Without a `hook_after` its phase is skipped.
 
