@@ -464,7 +464,7 @@ fn a_right_configuration_is_shown_as_it_holds() {
     fs::write(&again, &shown).unwrap();
     assert_eq!(check(&["--show"], &again), shown);
     // It does not control the terminal.
-    fs::write(&file, "[images]\npaths = [\"/\\u001b[2J\\u009b\\u202e\"]\n").unwrap();
+    fs::write(&file, "[images]\npaths = [\"/\\u001b2J\\u009b\\u202e\"]\n").unwrap();
     let shown = check(&["--show"], &file);
     let harmful = |c: char| (c.is_control() && c != '\n') || c == '\u{202e}';
     assert!(!shown.contains(harmful), "{shown:?}");

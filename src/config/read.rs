@@ -24,16 +24,15 @@ type Value<'t> = Spanned<DeValue<'t>>;
 pub(super) fn read(text: &str) -> (DeTable<'_>, Vec<Finding>) {
     let mut keys = DeTable::new();
     let mut findings: Vec<Finding> = Vec::new();
-    let root = match DeTable::parse(text) {
-        Ok(table) => root(table.into_inner()),
-        Err(error) => {
-            let message = format!("not TOML: {}", error.message());
-            let help = "help: a line is [section] or key = value; text is in quotes: 'text'";
-            let place = error.span().unwrap_or_default();
-            return (keys, vec![Finding::new(place, message, help)]);
-        }
-    };
-    for part in parts(root, DEPTH) {
+    let (table, errors) = DeTable::parse_recoverable(text);
+    let start = |error: &toml::de::Error| error.span().map(|span| span.start);
+    if let Some(error) = errors.into_iter().min_by_key(start) {
+        let message = format!("not TOML: {}", error.message());
+        let help = "help: a line is [section] or key = value; text is in quotes: 'text'";
+        let place = error.span().unwrap_or_default();
+        return (keys, vec![Finding::new(place, message, help)]);
+    }
+    for part in parts(root(table.into_inner()), DEPTH) {
         let finding = refusal(text, &part);
         match (finding, part.into_inner()) {
             // An unknown section is refused with each of its keys.
