@@ -284,9 +284,9 @@ fn a_wrong_configuration_is_shown_where_it_is_wrong() {
     let file = dir.path().join("fragwatch.toml");
     // ‹What is wrong›, and what is said of it.
     for (marked, reason) in [
-        ("[sampling]\ninterval = ‹60›", "60 has no unit"),
+        ("[sampling]\ninterval = ‹60›", "60 is not text in quotes"),
         ("[sampling]\ninterval = ‹\"1 minute\"›", "is not a duration"),
-        ("[sampling]\ninterval = ‹5m›", "must stand in quotes"),
+        ("[sampling]\ninterval = ‹5m›", "must be quoted"),
         ("[sampling]\ninterval = ‹\"1ms\"›", "is below \"1s\""),
         ("[sampling]\nmap_max_extents = ‹0›", "0 is below 1"),
         (
@@ -304,27 +304,24 @@ fn a_wrong_configuration_is_shown_where_it_is_wrong() {
         ("[‹image›]\npaths = []", "unknown section [image]"),
         ("‹interval› = \"1m\"", "unknown key interval"),
         ("[sampling‹›\ninterval = \"1m\"", "not TOML"),
-        (
-            "[sampling]\ninterval = \"1m‹›",
-            "the closing quote is missing",
-        ),
+        ("[sampling]\ninterval = \"1m‹›", "not TOML"),
         ("[images]\npaths = ‹\"/srv\"›", "is not a list"),
         (
             "[images]\npaths = [\"/srv\", ‹\"images\"›]",
-            "is not absolute",
+            "is not an absolute path",
         ),
-        ("[images]\npaths = [‹\"/a[\"›]", "is not a glob"),
+        ("[images]\npaths = [‹\"/a[\"›]", "or a glob of one"),
         ("[images]\ninclude = [‹\"[a\"›]", "is not a glob"),
-        ("[images]\nexclude = [‹\"vm/*.img\"›]", "matches nothing"),
+        ("[images]\nexclude = [‹\"vm/*.img\"›]", "is not a glob"),
         ("[images]\nmin_size = ‹\"1 giga\"›", "is not a size"),
         (
             "[images]\nmin_size = \"1B\"\n‹min_size› = \"2B\"",
-            "is there twice",
+            "duplicate key",
         ),
         ("[thresholds]\nwarning = ‹5›", "is a section, not a value"),
         (
             "[thresholds]\nwarning = { extents = ‹-5› }",
-            "-5 is negative",
+            "-5 is not a whole number",
         ),
         (
             "[thresholds.warning]\nextents = 10\n[thresholds.critical]\nextents = ‹10›",
@@ -332,9 +329,12 @@ fn a_wrong_configuration_is_shown_where_it_is_wrong() {
         ),
         (
             "[metrics]\nlisten = ‹\"localhost:80\"›",
-            "is not a numeric address",
+            "invalid socket address",
         ),
-        ("[metrics]\nlisten = ‹\"127.0.0.1\"›", "has no port"),
+        (
+            "[metrics]\nlisten = ‹\"127.0.0.1\"›",
+            "invalid socket address",
+        ),
     ] {
         let (before, rest) = marked.split_once('‹').unwrap();
         let (value, _) = rest.split_once('›').unwrap();
@@ -463,6 +463,11 @@ fn a_right_configuration_is_shown_as_it_holds() {
     fs::create_dir(dir.path().join("again")).unwrap();
     fs::write(&again, &shown).unwrap();
     assert_eq!(check(&["--show"], &again), shown);
+    // It does not control the terminal.
+    fs::write(&file, "[images]\npaths = [\"/\\u001b2J\\u009b\\u202e\"]\n").unwrap();
+    let shown = check(&["--show"], &file);
+    let harmful = |c: char| (c.is_control() && c != '\n') || c == '\u{202e}';
+    assert!(!shown.contains(harmful), "{shown:?}");
 }
 
 #[test]

@@ -3,7 +3,9 @@
 use std::path::Path;
 use std::time::Duration;
 
-use crate::config::settings::{GlobLists, Limits, Thresholds};
+use globset::GlobSet;
+
+use crate::config::settings::{Limits, Thresholds, compile_globs};
 use crate::model::{ExtentCount, Severity};
 
 /// The thresholds, with compiled globs.
@@ -65,6 +67,70 @@ impl Assessor {
             Severity::Warning
         } else {
             Severity::Ok
+        }
+    }
+}
+
+/// Several lists of globs, matched all at once.
+#[derive(Debug, Default)]
+struct GlobLists {
+    paths: Vec<Part>,
+    names: Vec<Part>,
+}
+
+/// Globs compiled together, and the list of each.
+#[derive(Debug)]
+struct Part {
+    globs: GlobSet,
+    lists: Vec<usize>,
+}
+
+impl GlobLists {
+    /// Compiles the lists. An invalid glob matches nothing.
+    fn new<'g>(lists: impl IntoIterator<Item = &'g [String]>) -> GlobLists {
+        let globs = lists.into_iter().enumerate();
+        let globs =
+            globs.flat_map(|(list, globs)| globs.iter().map(move |glob| (list, glob.as_str())));
+        let (paths, names): (Vec<_>, Vec<_>) = globs.partition(|(_, glob)| glob.contains('/'));
+        GlobLists {
+            paths: compile_parts(&paths),
+            names: compile_parts(&names),
+        }
+    }
+
+    /// The numbers of the lists that match the path, in ascending order.
+    fn matching(&self, path: &Path) -> Vec<usize> {
+        let mut lists = Vec::new();
+        let mut ask = |parts: &[Part], text: &Path| {
+            for part in parts {
+                let globs = part.globs.matches(text);
+                lists.extend(globs.iter().filter_map(|glob| part.lists.get(*glob)));
+            }
+        };
+        ask(&self.paths, path);
+        if let Some(name) = path.file_name() {
+            ask(&self.names, Path::new(name));
+        }
+        lists.sort_unstable();
+        lists.dedup();
+        lists
+    }
+}
+
+/// Compiles the globs into one part, or into several if one is too large for the regex compiler.
+fn compile_parts(globs: &[(usize, &str)]) -> Vec<Part> {
+    match compile_globs(globs.iter().map(|(_, glob)| *glob)) {
+        _ if globs.is_empty() => Vec::new(),
+        Ok(set) => vec![Part {
+            globs: set,
+            lists: globs.iter().map(|(list, _)| *list).collect(),
+        }],
+        Err(_) if globs.len() == 1 => Vec::new(),
+        Err(_) => {
+            let (one, other) = globs.split_at(globs.len() / 2);
+            let mut parts = compile_parts(one);
+            parts.extend(compile_parts(other));
+            parts
         }
     }
 }

@@ -7,11 +7,15 @@ use super::command::load_config;
 use super::output::{self, SUCCESS};
 use crate::klog::file::last_lines;
 use crate::klog::head::{self, Reading};
+use crate::model::path::printable;
 
 pub(super) fn run(arguments: &CheckConfigArguments, config: Option<&Path>) -> anyhow::Result<u8> {
     let loaded = load_config(arguments.file.as_deref().or(config))?;
     if arguments.show {
-        output::print(&loaded.settings.to_toml())?;
+        // A name in it could control the terminal.
+        let text = loaded.settings.to_toml();
+        let lines = text.lines().map(|line| printable(line.as_bytes()) + "\n");
+        output::print(&lines.collect::<String>())?;
         return Ok(SUCCESS);
     }
     let files = loaded.files.iter().map(|file| file.display().to_string());

@@ -8,10 +8,7 @@ use crate::daemon::Start;
 
 /// Loads the configuration in `path`, or the default one if it exists.
 pub(super) fn load_config(path: Option<&Path>) -> Result<Loaded, ConfigError> {
-    match path {
-        Some(path) => config::load(path),
-        None => config::load_default(),
-    }
+    config::load(path)
 }
 
 /// The settings for contacting the daemon. Reports an invalid configuration, but reads what it can.

@@ -10,7 +10,7 @@ use super::command::load_to_ask;
 use super::output::{self, SUCCESS};
 use super::{client, status};
 use crate::assess::Assessor;
-use crate::config::units::parse_duration;
+use crate::config::units::Unit as _;
 use crate::model::utc::rfc3339_seconds;
 use crate::model::{ExtentCount, Roughly, UnixTime};
 use crate::serve::history::{HistoryQuery, HistoryResponse};
@@ -20,8 +20,8 @@ const WIDTH: usize = 80;
 
 pub(super) fn run(arguments: &HistoryArguments, config: Option<&Path>) -> anyhow::Result<u8> {
     let settings = load_to_ask(config);
-    let window = parse_duration(&arguments.since)
-        .map_err(|error| anyhow::anyhow!("--since: {}", error.message))?;
+    let window =
+        Duration::parse(&arguments.since).map_err(|error| anyhow::anyhow!("--since: {error}"))?;
     let now = status::now();
     let seconds = i64::try_from(window.as_secs()).unwrap_or(i64::MAX);
     let question = HistoryQuery {

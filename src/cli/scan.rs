@@ -8,7 +8,8 @@ use super::args::{ScanArguments, SortKey};
 use super::command::{block_on, load_config};
 use super::images::{self, Found, Image, Probes};
 use super::{image_table, map_view, output, scan_json};
-use crate::config::{Settings, units};
+use crate::config::Settings;
+use crate::config::units::Unit as _;
 use crate::model::{Bytes, ExtentCount};
 use crate::probe::sweep::Scope;
 
@@ -32,11 +33,8 @@ pub(super) fn run(arguments: &ScanArguments, config: Option<&Path>) -> anyhow::R
 fn scope(arguments: &ScanArguments, settings: &Settings) -> anyhow::Result<Scope> {
     let mut scope = images::scope(settings, &arguments.paths)?;
     if let Some(text) = &arguments.min_size {
-        scope.selection.min_size = units::parse_size(text).map_err(|error| {
-            let instead = error.instead.map(|instead| format!("; write {instead}"));
-            let instead = instead.unwrap_or_default();
-            anyhow!("--min-size {text} {}{instead}", error.message)
-        })?;
+        scope.selection.min_size =
+            Bytes::parse(text).map_err(|error| anyhow!("--min-size {text} {error}"))?;
     }
     Ok(scope)
 }

@@ -1,46 +1,46 @@
 //! Checks the values that are set, and whether they contradict each other. Only keys that are set can
 //! be invalid; defaults [adapt] to them.
 
-use std::fmt::Display;
+use std::time::Duration;
 
 use toml::de::DeTable;
 
-use super::checks::{DAY, Invalid, SECOND, Toml, globs, within};
+use super::checks::{DAY, Invalid, SECOND, globs, within};
+use super::examples::write;
 use super::read::place;
 use super::report::{Finding, Place};
 use super::settings::Settings;
-use super::text::key_of;
+use super::units::Toml as _;
 
 pub(super) struct Check<'s> {
     /// The keys that are set.
     table: &'s DeTable<'s>,
-    pub(super) settings: &'s Settings,
-    findings: Vec<Finding>,
+    pub(super) findings: Vec<Finding>,
 }
 
 impl<'s> Check<'s> {
-    pub(super) fn new(table: &'s DeTable<'s>, settings: &'s Settings) -> Check<'s> {
-        Check {
-            table,
-            settings,
-            findings: Vec::new(),
-        }
+    pub(super) fn new(table: &'s DeTable<'s>) -> Check<'s> {
+        let findings = Vec::new();
+        Check { table, findings }
     }
 
-    /// Checks each value by itself.
-    pub(super) fn values(mut self) -> Vec<Finding> {
-        let it = self.settings;
-        self.section("images", it.images.invalid());
-        self.section("sampling", it.sampling.invalid());
-        self.section("history", it.history.invalid());
-        self.section("thresholds", it.thresholds.invalid());
-        self.section("thresholds.host", it.thresholds.host.invalid());
-        self.section("klog", it.klog.invalid());
-        self.section("rescue", it.rescue.invalid());
-        self.section("maintenance", it.maintenance.invalid());
-        self.section("defrag", it.defrag.invalid());
-        self.section("metrics", it.metrics.invalid());
-        self.section("control", it.control.invalid());
+    /// Checks each value by itself, except limits.
+    pub(super) fn values(&mut self, it: &Settings) {
+        for (section, invalid) in [
+            ("images", it.images.invalid()),
+            ("sampling", it.sampling.invalid()),
+            ("history", it.history.invalid()),
+            ("thresholds", it.thresholds.invalid()),
+            ("thresholds.host", it.thresholds.host.invalid()),
+            ("klog", it.klog.invalid()),
+            ("rescue", it.rescue.invalid()),
+            ("maintenance", it.maintenance.invalid()),
+            ("defrag", it.defrag.invalid()),
+            ("metrics", it.metrics.invalid()),
+            ("control", it.control.invalid()),
+        ] {
+            self.section(section, invalid);
+        }
         for (i, window) in it.maintenance.windows.iter().enumerate() {
             let mut invalid = Invalid::new();
             // A longer window would overlap its own repetition a week later.
@@ -52,32 +52,26 @@ impl<'s> Check<'s> {
             let mut invalid = Invalid::new();
             globs(&over.images, "images", &mut invalid);
             if over.images.is_empty() {
-                let write = "images = [\"*\"] for every image";
-                let problem = ": without a glob it is for no image";
-                self.refuse(&format!("{section}.images"), problem, write);
+                invalid.push(("images".to_owned(), "there is no glob".to_owned()));
             }
             self.section(&section, invalid);
         }
-        self.limit_ranges();
-        self.findings
+    }
+
+    /// Checks for contradictions. Only for settings without invalid values: the default in the place
+    /// of an invalid value would contradict valid ones.
+    pub(super) fn contradictions(&mut self, settings: &Settings) {
+        self.intervals(settings);
+        self.empty_lists(settings);
+        self.rescue_trigger(settings);
+        self.windows(settings);
     }
 
     /// Refuses these values of a section.
     pub(super) fn section(&mut self, section: &str, invalid: Invalid) {
-        for (key, problem, write) in invalid {
-            self.refuse(&format!("{section}.{key}"), problem, write);
+        for (key, problem) in invalid {
+            self.refuse(&format!("{section}.{key}"), &format!(": {problem}"));
         }
-    }
-
-    /// Checks for contradictions. Only for settings without invalid values: the default in the
-    /// place of an invalid value would contradict valid ones.
-    pub(super) fn contradictions(mut self) -> Vec<Finding> {
-        self.intervals();
-        self.limit_order();
-        self.empty_lists();
-        self.rescue_trigger();
-        self.windows();
-        self.findings
     }
 
     /// The place of a key, by its path, which contains the numbers of list items.
@@ -85,129 +79,110 @@ impl<'s> Check<'s> {
         place(self.table, path)
     }
 
-    /// `problem` is appended to the name of the key; `write` is the suggestion.
-    fn refuse(&mut self, path: &str, problem: impl Display, write: impl Display) {
-        if let Some(place) = self.place(path) {
-            let message = format!("{}{problem}", key_of(path));
-            self.add(Finding::new(place, message, &write.to_string()));
-        }
+    /// `problem` is appended to the name of the key.
+    fn refuse(&mut self, path: &str, problem: &str) {
+        let help = write(&key_of(path));
+        self.findings.extend(self.finding(path, problem, help));
     }
 
-    fn add(&mut self, finding: Finding) {
-        // An invalid value is found again in each override.
-        if !self.findings.contains(&finding) {
-            self.findings.push(finding);
-        }
+    fn finding(&self, path: &str, problem: &str, help: String) -> Option<Finding> {
+        let message = format!("{}{problem}", key_of(path));
+        Some(Finding::new(self.place(path)?, message, help))
     }
 
-    /// Reports that `one` contradicts `other`, each a path and its value.
+    /// Reports that `one` contradicts `other`, each a path and its value. If one of them is not set,
+    /// it has adapted.
     pub(super) fn contradiction(
         &mut self,
-        one: (&str, &dyn Toml),
+        (one, value): (&str, String),
         relation: &str,
-        other: (&str, &dyn Toml),
-        write: String,
+        (other, its): (&str, String),
     ) {
-        let (Some(place), Some(second)) = (self.place(one.0), self.place(other.0)) else {
-            return;
-        };
-        let shown =
-            |(path, value): (&str, &dyn Toml)| format!("{} = {}", key_of(path), value.toml());
-        let message = format!("{} {relation} {}", shown(one), shown(other));
-        let mut finding = Finding::new(place, message, &write);
-        finding.other = Some((second, format!("{} is set here", key_of(other.0))));
-        self.add(finding);
+        let key = key_of(other);
+        let problem = format!(" = {value} {relation} {key} = {its}");
+        let help = format!("write: another value, or another {key}");
+        let finding = self.finding(one, &problem, help);
+        // It is found again in each override.
+        let is_new = |it: &Finding| self.place(other).is_some() && !self.findings.contains(it);
+        let finding = finding.filter(is_new);
+        self.findings.extend(finding);
     }
 
-    fn intervals(&mut self) {
-        let Settings {
+    fn intervals(
+        &mut self,
+        Settings {
             sampling, rescue, ..
-        } = self.settings;
-        let maps: (&str, &dyn Toml) = ("sampling.map_interval", &sampling.map_interval);
-        // A default interval never exceeds that of the maps.
-        let interval: (&str, &dyn Toml) = match self.place("sampling.interval") {
-            Some(_) => ("sampling.interval", &sampling.interval),
-            None => maps,
-        };
-        let least = sampling.interval.toml();
-        if sampling.probe_timeout > sampling.interval {
-            let timeout = ("sampling.probe_timeout", &sampling.probe_timeout as _);
-            let write = format!("probe_timeout = {least} or less");
-            self.contradiction(timeout, "is longer than", interval, write);
-        }
-        if sampling
-            .map_interval
-            .is_some_and(|maps| maps < sampling.interval)
-        {
-            let write = format!("map_interval = {least} or more");
-            self.contradiction(maps, "is shorter than", interval, write);
-        }
-        if rescue.min_interval > rescue.quiet_after {
-            let one = ("rescue.min_interval", &rescue.min_interval as _);
-            let other = ("rescue.quiet_after", &rescue.quiet_after as _);
-            let write = format!("min_interval = {} or less", rescue.quiet_after.toml());
-            self.contradiction(one, "is longer than", other, write);
+        }: &Settings,
+    ) {
+        let maps = sampling.map_interval.unwrap_or(Duration::MAX);
+        let timeout = ("sampling.probe_timeout", sampling.probe_timeout);
+        let interval = ("sampling.interval", sampling.interval);
+        let maps = ("sampling.map_interval", maps);
+        let gap = ("rescue.min_interval", rescue.min_interval);
+        let quiet = ("rescue.quiet_after", rescue.quiet_after);
+        // A default interval lies between the other two, if it can.
+        for (one, other) in [
+            (timeout, interval),
+            (interval, maps),
+            (timeout, maps),
+            (gap, quiet),
+        ] {
+            if one.1 > other.1 {
+                let [one, other] = [one, other].map(|(key, time)| (key, time.toml()));
+                self.contradiction(one, "is longer than", other);
+            }
         }
     }
 
-    fn empty_lists(&mut self) {
-        if self.settings.rescue.steps.is_empty() {
-            let write = "steps = [\"drop_slab\"], or enabled = false if there is to be no rescue";
-            self.refuse("rescue.steps", ": there is no step", write);
+    fn empty_lists(&mut self, settings: &Settings) {
+        if settings.rescue.steps.is_empty() {
+            self.refuse("rescue.steps", ": there is no step");
         }
-        if self.settings.defrag.engines.is_empty() {
-            let write = "engines = [\"xfs_fsr\"]; nothing runs unless a maintenance window is \
-                         configured";
-            self.refuse("defrag.engines", ": there is no engine", write);
+        if settings.defrag.engines.is_empty() {
+            self.refuse("defrag.engines", ": there is no engine");
         }
-        for (i, window) in self.settings.maintenance.windows.iter().enumerate() {
+        for (i, window) in settings.maintenance.windows.iter().enumerate() {
             if window.days.is_empty() {
-                let write = "days = [\"Sat\", \"Sun\"], or no window at all";
-                let key = format!("maintenance.window.{i}.days");
-                self.refuse(&key, ": there is no day", write);
+                self.refuse(&format!("maintenance.window.{i}.days"), ": there is no day");
             }
         }
     }
 
     /// Refuses a rescue that nothing can start; it can be disabled instead.
-    fn rescue_trigger(&mut self) {
-        let Settings { klog, rescue, .. } = self.settings;
+    fn rescue_trigger(&mut self, Settings { klog, rescue, .. }: &Settings) {
         let by_file = klog.files_may_rescue && !klog.files.is_empty();
-        if !rescue.enabled || klog.kmsg || by_file || rescue.stall_after.is_some() {
-            return;
-        }
-        // Neither value is the default, so both keys are set.
-        let places = (self.place("klog.kmsg"), self.place("rescue.stall_after"));
-        if let (Some(kmsg), Some(stall)) = places {
-            let message = "klog.kmsg = false, and rescue.stall_after = \"never\", and no log file \
-                           may rescue: nothing could start the rescue";
-            let write = "kmsg = true, or enabled = false in [rescue] if there is to be none";
-            let mut finding = Finding::new(kmsg, message.to_owned(), write);
-            finding.other = Some((stall, "rescue.stall_after is set here".to_owned()));
-            self.add(finding);
+        if rescue.enabled && !klog.kmsg && !by_file && rescue.stall_after.is_none() {
+            // Neither value is the default, so both keys are set.
+            let problem = " = false, and rescue.stall_after = \"never\", and no log file may \
+                           rescue: nothing could start the rescue";
+            self.refuse("klog.kmsg", problem);
         }
     }
 
-    fn windows(&mut self) {
-        let maintenance = &self.settings.maintenance;
+    fn windows(&mut self, Settings { maintenance, .. }: &Settings) {
         let windows = maintenance.windows.iter().map(|window| window.duration);
         if let Some((i, shortest)) = windows.enumerate().min_by_key(|(_, duration)| *duration)
             && maintenance.jitter > shortest / 2
         {
-            let jitter = ("maintenance.jitter", &maintenance.jitter as _);
-            let key = format!("maintenance.window.{i}.duration");
-            let write = format!("jitter = {} or less", (shortest / 2).toml());
-            self.contradiction(jitter, "is longer than half of", (&key, &shortest), write);
+            let jitter = ("maintenance.jitter", maintenance.jitter.toml());
+            let window = format!("maintenance.window.{i}.duration");
+            self.contradiction(jitter, "is longer than half of", (&window, shortest.toml()));
         }
         for (i, blackout) in maintenance.blackouts.iter().enumerate() {
             if blackout.to < blackout.from {
                 let key = |end| format!("maintenance.blackout.{i}.{end}");
-                let write = format!("to = {}, the last day, or a later one", blackout.from);
-                let (to, from) = ((&*key("to"), &blackout.to as _), &*key("from"));
-                self.contradiction(to, "is before", (from, &blackout.from), write);
+                let [to, from] = [blackout.to, blackout.from].map(|date| date.to_string());
+                self.contradiction((&key("to"), to), "is before", (&key("from"), from));
             }
         }
     }
+}
+
+/// The name of a key: its path without item numbers.
+fn key_of(path: &str) -> String {
+    let is_name = |part: &&str| !part.starts_with(|c: char| c.is_ascii_digit());
+    let names = path.split('.').filter(is_name);
+    names.collect::<Vec<_>>().join(".")
 }
 
 /// Adapts the defaults to the keys that are set in `table`.

@@ -7,9 +7,8 @@ use std::time::Duration;
 use globset::GlobBuilder;
 
 use super::globs::{compile_globs, is_glob};
-use super::text::{grouped, quoted};
-use super::units::Unit;
-use crate::model::ExtentCount;
+use super::text::quoted;
+use super::units::Toml;
 
 /// The shortest interval: a sweep over a thousand images needs time, the stall detector checks once
 /// a second, and a shorter gap between two kernel messages does not end an incident.
@@ -18,51 +17,21 @@ pub(super) const DAY: Duration = Duration::from_secs(86_400);
 /// The longest path of a socket (`sun_path`, unix(7), without the final NUL).
 const MAX_SOCKET: usize = 107;
 
-/// Invalid values of a section: the key, with the number of the list item, what is wrong, to be
-/// appended to the name of the key, and what to write.
-pub(super) type Invalid = Vec<(String, String, String)>;
-
-/// What is wrong with a text, to be appended to it, and what to write.
-type Verdict = Result<(), (String, String)>;
-
-/// A value in TOML syntax.
-pub(super) trait Toml {
-    fn toml(&self) -> String;
-}
-
-impl<T: Unit> Toml for T {
-    fn toml(&self) -> String {
-        quoted(&self.write())
-    }
-}
-
-macro_rules! unquoted {
-    ($($type:ty: $text:expr;)+) => {$(
-        impl Toml for $type {
-            fn toml(&self) -> String { $text(self) }
-        }
-    )+};
-}
-
-unquoted! {
-    ExtentCount: |count: &ExtentCount| grouped(count.0);
-    u32: |number: &u32| grouped(u64::from(*number));
-    jiff::civil::Date: ToString::to_string;
-}
+/// Invalid values of a section: the key, with the number of the list item, and what is wrong.
+pub(super) type Invalid = Vec<(String, String)>;
 
 /// In this range.
 pub(super) fn within<T: Toml + PartialOrd>(
     range: impl RangeBounds<T>,
 ) -> impl Fn(&T, &str, &mut Invalid) {
     move |value, key, invalid| {
-        let (bound, is, or) = match (range.start_bound(), range.end_bound()) {
-            (Bound::Included(least), _) if value < least => (least, "is below", "or more"),
-            (_, Bound::Included(most)) if value > most => (most, "is above", "or less"),
+        let (bound, is) = match (range.start_bound(), range.end_bound()) {
+            (Bound::Included(least), _) if value < least => (least, "is below"),
+            (_, Bound::Included(most)) if value > most => (most, "is above"),
             _ => return,
         };
-        let (value, bound) = (value.toml(), bound.toml());
-        let write = format!("{key} = {bound} {or}");
-        invalid.push((key.to_owned(), format!(": {value} {is} {bound}"), write));
+        let problem = format!("{} {is} {}", value.toml(), bound.toml());
+        invalid.push((key.to_owned(), problem));
     }
 }
 
@@ -73,24 +42,25 @@ pub(super) fn set<T>(
     move |value, key, invalid| value.iter().for_each(|value| check(value, key, invalid))
 }
 
-/// A text or path.
+/// A text or path of this form.
 pub(super) fn one<T: AsRef<Path>>(
-    judge: impl Fn(&str) -> Verdict,
+    is_valid: impl Fn(&str) -> bool,
+    form: &str,
 ) -> impl Fn(&T, &str, &mut Invalid) {
     move |text, key, invalid| {
         let text = text.as_ref().to_string_lossy();
-        if let Err((problem, write)) = judge(&text) {
-            let problem = format!(": {}{problem}", quoted(&text));
-            invalid.push((key.to_owned(), problem, write));
+        if !is_valid(&text) {
+            invalid.push((key.to_owned(), format!("{} is not {form}", quoted(&text))));
         }
     }
 }
 
-/// A list of texts or paths.
+/// A list of such texts or paths.
 pub(super) fn each<T: AsRef<Path>>(
-    judge: impl Fn(&str) -> Verdict,
+    is_valid: impl Fn(&str) -> bool,
+    form: &str,
 ) -> impl Fn(&Vec<T>, &str, &mut Invalid) {
-    let check = one(judge);
+    let check = one(is_valid, form);
     move |texts, key, invalid| {
         let items = texts.iter().enumerate();
         items.for_each(|(i, text)| check(text, &format!("{key}.{i}"), invalid));
@@ -99,133 +69,76 @@ pub(super) fn each<T: AsRef<Path>>(
 
 /// A command: the absolute path of a program, and its arguments.
 pub(super) fn command(words: &[String], key: &str, invalid: &mut Invalid) {
-    for (i, word) in words.iter().enumerate() {
-        let judge = if i == 0 { absolute } else { without_nul };
-        one(judge)(word, &format!("{key}.{i}"), invalid);
-    }
+    let check = |i: usize| match i {
+        0 => one(is_absolute as fn(&str) -> bool, "an absolute path"),
+        _ => one(without_nul as fn(&str) -> bool, "text without NUL"),
+    };
+    let words = words.iter().enumerate();
+    words.for_each(|(i, word)| check(i)(word, &format!("{key}.{i}"), invalid));
 }
 
 /// Globs, one by one and all together.
 pub(super) fn globs(globs: &Vec<String>, key: &str, invalid: &mut Invalid) {
     let before = invalid.len();
-    each(matched)(globs, key, invalid);
+    let form = "a glob of a file name, or one of a whole path, which begins with / or **";
+    each(is_matched, form)(globs, key, invalid);
     if invalid.len() == before
         && let Err(error) = compile_globs(globs.iter().map(String::as_str))
     {
-        let problem = format!(": all globs together: {}", error.kind());
-        invalid.push((key.to_owned(), problem, "fewer or shorter globs".to_owned()));
+        let problem = format!("all globs together: {}", error.kind());
+        invalid.push((key.to_owned(), problem));
     }
 }
 
-/// A group of users.
-pub(super) fn group(group: &str, key: &str, invalid: &mut Invalid) {
-    if group.is_empty() {
-        let write = "group = \"root\" for root alone".to_owned();
-        invalid.push((key.to_owned(), " is empty".to_owned(), write));
-    }
+fn without_nul(text: &str) -> bool {
+    !text.contains('\0')
 }
 
-fn ensure(is_valid: bool, problem: &str, write: &str) -> Verdict {
-    match is_valid {
-        true => Ok(()),
-        false => Err((problem.to_owned(), write.to_owned())),
-    }
+pub(super) fn is_absolute(path: &str) -> bool {
+    path.starts_with('/') && without_nul(path)
 }
 
-fn without_nul(argument: &str) -> Verdict {
-    let problem = " holds a NUL, as no argument can";
-    ensure(!argument.contains('\0'), problem, "the argument without it")
+/// Whether it may be an entry of `images.paths`.
+pub(super) fn is_searched(path: &str) -> bool {
+    is_absolute(path) && (!is_glob(path) || compile_globs([path]).is_ok())
 }
 
-fn absolute(path: &str) -> Verdict {
-    let write = "\"/…\", the path from the root on";
-    ensure(path.starts_with('/'), " is not absolute", write)?;
-    let problem = " holds a NUL, as no path can";
-    ensure(!path.contains('\0'), problem, "the path without it")
-}
-
-/// An entry of `images.paths`.
-pub(super) fn searched(path: &str) -> Verdict {
-    absolute(path)?;
-    match is_glob(path) {
-        true => glob(path, compile_globs([path]).err()),
-        false => Ok(()),
-    }
-}
-
-fn glob(glob: &str, error: Option<globset::Error>) -> Verdict {
-    let Some(error) = error else {
-        return Ok(());
-    };
-    let literal = quoted(&globset::escape(glob));
-    let write = format!("{literal} if every character is meant as it is");
-    Err((format!(" is not a glob: {}", error.kind()), write))
-}
-
-/// A glob. With a slash it is matched against the whole path, so it must be able to begin with one.
-fn matched(text: &str) -> Verdict {
-    // Only the syntax: compiling is slow, and the list is compiled as a whole.
-    glob(text, GlobBuilder::new(text).build().err())?;
-    ensure(!text.is_empty(), " matches nothing", "\"*\" for every file")?;
+/// Whether a glob may match. With a slash it is matched against the whole path.
+fn is_matched(text: &str) -> bool {
     // A class or an alternative may begin with a slash.
-    let may_match = text.starts_with(['/', '{', '[', '\\']) || text.starts_with("**");
-    let problem = " matches nothing: with a slash in it, it is held against the whole path";
-    let rest = text.strip_prefix("./").unwrap_or(text);
-    ensure(
-        may_match || !text.contains('/'),
-        problem,
-        &quoted(&format!("**/{rest}")),
-    )
+    let is_path = text.starts_with(['/', '{', '[', '\\']) || text.starts_with("**");
+    // Only the syntax: compiling is slow, and the list is compiled as a whole.
+    let is_glob = GlobBuilder::new(text).build().is_ok();
+    is_glob && !text.is_empty() && (is_path || !text.contains('/'))
 }
 
-/// The path of a database.
-pub(super) fn database(path: &str) -> Verdict {
-    absolute(path)?;
+/// Whether it may be the path of a database.
+pub(super) fn is_database(path: &str) -> bool {
     // As a path, `/a/` equals `/a`, and a path that ends in `..` has no file name.
     let has_name = Path::new(path).file_name().is_some() && !path.ends_with(['/', '.']);
-    ensure(
-        has_name,
-        " names no file",
-        "path = \"/var/lib/fragwatch/history.db\"",
-    )
+    is_absolute(path) && has_name
 }
 
-/// A log file to follow.
-pub(super) fn followed(path: &str) -> Verdict {
-    absolute(path)?;
-    // A glob would be followed as a literal, missing file. `[` and `{` do occur in names.
-    ensure(
-        !path.contains(['*', '?']),
-        " is a glob",
-        "the path of each file",
-    )
+/// Whether it may be a log file to follow. A glob would be followed as a literal, missing file. `[`
+/// and `{` do occur in names.
+pub(super) fn is_followed(path: &str) -> bool {
+    is_absolute(path) && !path.contains(['*', '?'])
 }
 
-/// A release of a kernel. No patterns: one would vouch for kernels that were not examined.
-pub(super) fn release(text: &str) -> Verdict {
+/// Whether it may be the release of a kernel. No patterns: one would vouch for kernels that were not
+/// examined.
+pub(super) fn is_release(text: &str) -> bool {
     let usual = |c: char| c.is_ascii_alphanumeric() || "._+~-".contains(c);
     let begins = text.starts_with(|c: char| c.is_ascii_digit());
-    let is_release = begins && text.contains('.') && text.chars().all(usual);
-    let write = "the output of `uname -r`, e.g. \"5.14.0-611.el9.x86_64\"";
-    ensure(is_release, " is no release of a kernel", write)
+    begins && text.contains('.') && text.chars().all(usual)
 }
 
 /// The collector reads no other files (node_exporter, collector/textfile.go).
-pub(super) fn textfile(path: &str) -> Verdict {
-    absolute(path)?;
-    let write = "a file in node_exporter's textfile directory, such as \
-                 \"/var/lib/prometheus/node-exporter/fragwatch.prom\"";
-    ensure(path.ends_with(".prom"), " does not end in .prom", write)
+pub(super) fn is_textfile(path: &str) -> bool {
+    is_absolute(path) && path.ends_with(".prom")
 }
 
-/// The path of a Unix socket.
-pub(super) fn socket(path: &str) -> Verdict {
-    absolute(path)?;
-    let length = path.len();
-    let problem = format!(" is {length} bytes long, more than a socket can have");
-    ensure(
-        length <= MAX_SOCKET,
-        &problem,
-        &format!("a path of at most {MAX_SOCKET} bytes"),
-    )
+/// Whether it may be the path of a Unix socket.
+pub(super) fn is_socket(path: &str) -> bool {
+    is_absolute(path) && path.len() <= MAX_SOCKET
 }

@@ -7,50 +7,40 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
-use super::report::{Problem, Source};
+use super::report::{Source, problem_at, problem_of};
 
 /// Maximum size of a file in bytes. Real ones have a few thousand; a larger one is a mistake.
 const LARGEST: u64 = 1 << 20;
 
-const MAIN_HELP: &str = "repair the file, or name another one with --config FILE";
-const FRAGMENT_HELP: &str = "repair the file, or move it out of the directory";
+const HELP: &str = "repair or remove it, or name another configuration with --config FILE";
 
 /// The main file, its fragments, and the problems of those that cannot be read.
-pub(super) fn read_all(path: &Path, may_be_missing: bool) -> (Vec<Source>, Vec<Problem>) {
+pub(super) fn read_all(main: &Path, may_be_missing: bool) -> (Vec<Source>, Vec<String>) {
     let mut sources = Vec::new();
     let mut problems = Vec::new();
-    let mut take = |read: Result<Option<Source>, Problem>| match read {
-        Ok(source) => sources.extend(source),
-        Err(problem) => problems.push(problem),
-    };
-    take(read(path, MAIN_HELP).and_then(|source| match source {
-        None if !may_be_missing => Err(Problem::of_file(
-            path,
-            "there is no such file",
-            "create it, or name another one with --config FILE",
-        )),
-        source => Ok(source),
-    }));
-    match fragments(path) {
-        Err(problem) => take(Err(problem)),
-        Ok(paths) => paths.iter().for_each(|path| {
-            // A dangling link, or a file removed since the directory was read.
-            let message = "the file, or what it links to, does not exist";
-            let missing = || Problem::of_file(path, message, FRAGMENT_HELP);
-            let source = read(path, FRAGMENT_HELP);
-            take(source.and_then(|source| source.map(Some).ok_or_else(missing)));
-        }),
+    let fragments = fragments(main).unwrap_or_else(|problem| {
+        problems.push(problem);
+        Vec::new()
+    });
+    for path in std::iter::once(main.to_owned()).chain(fragments) {
+        match read(&path) {
+            Ok(Some(source)) => sources.push(source),
+            Ok(None) if path == main && may_be_missing => {}
+            // A fragment may be a dangling link, or removed since the directory was read.
+            Ok(None) => problems.push(problem_of(&path, "there is no such file", HELP)),
+            Err(problem) => problems.push(problem),
+        }
     }
     (sources, problems)
 }
 
 /// The file at `path` alone; `None` if it cannot be read.
 pub(super) fn read_one(path: &Path) -> Option<Source> {
-    read(path, MAIN_HELP).ok()?
+    read(path).ok()?
 }
 
 /// The fragments beside the main file, sorted by name; empty if there is no directory.
-fn fragments(main: &Path) -> Result<Vec<PathBuf>, Problem> {
+fn fragments(main: &Path) -> Result<Vec<PathBuf>, String> {
     let directory = main.parent().unwrap_or(Path::new("")).join("conf.d");
     let entries = match fs::read_dir(&directory) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -60,7 +50,7 @@ fn fragments(main: &Path) -> Result<Vec<PathBuf>, Problem> {
     let mut paths: Vec<PathBuf> = paths.map_err(|error: io::Error| {
         let message = format!("the directory cannot be read: {error}");
         let help = "make it a directory that can be read, or remove it";
-        Problem::of_file(&directory, &message, help)
+        problem_of(&directory, &message, help)
     })?;
     let is_hidden = |name: &OsStr| name.as_bytes().starts_with(b".");
     paths.retain(|path| {
@@ -70,44 +60,33 @@ fn fragments(main: &Path) -> Result<Vec<PathBuf>, Problem> {
     Ok(paths)
 }
 
-/// The file at `path`; `None` if it does not exist. `help` is the hint if it is unusable.
-fn read(path: &Path, help: &str) -> Result<Option<Source>, Problem> {
-    let refused = |message: &str, help: &str| Err(Problem::of_file(path, message, help));
+/// The file at `path`; `None` if it does not exist.
+fn read(path: &Path) -> Result<Option<Source>, String> {
+    let refused = |message: &str| Err(problem_of(path, message, HELP));
     match read_bytes(path) {
-        Ok((kind, _)) if !kind.is_file() => refused(&not_a_file(kind), help),
+        Ok((kind, _)) if !kind.is_file() => refused(&not_a_file(kind)),
         Ok((_, bytes)) if bytes.len() as u64 > LARGEST => {
-            refused("is larger than 1 MiB, no configuration is", help)
+            refused("is larger than 1 MiB, no configuration is")
         }
         Ok((_, bytes)) => decode(path, bytes).map(Some),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => {
-            let kind = fs::metadata(path).map(|metadata| metadata.file_type());
-            let denied = error.kind() == io::ErrorKind::PermissionDenied;
-            match kind {
-                // The error of opening a socket does not name the cause.
-                Ok(kind) if kind.is_socket() => refused(&not_a_file(kind), help),
-                _ if denied => refused(
-                    &format!("cannot be read: {error}"),
-                    "run as root, or let this user read it",
-                ),
-                _ => refused(&format!("cannot be read: {error}"), help),
-            }
-        }
+        Err(error) => match fs::metadata(path).map(|metadata| metadata.file_type()) {
+            // The error of opening a socket does not name the cause.
+            Ok(kind) if kind.is_socket() => refused(&not_a_file(kind)),
+            _ => refused(&format!("cannot be read: {error}")),
+        },
     }
 }
 
-fn decode(path: &Path, bytes: Vec<u8>) -> Result<Source, Problem> {
+fn decode(path: &Path, bytes: Vec<u8>) -> Result<Source, String> {
     let path = path.to_owned();
-    match String::from_utf8(bytes) {
-        Ok(text) => Ok(Source { path, text }),
-        Err(error) => {
-            let at = error.utf8_error().valid_up_to();
-            let end = at + error.utf8_error().error_len().unwrap_or(1);
-            let help = "help: save the file as UTF-8";
-            let message = "this is not UTF-8";
-            Err(Problem::at(&path, error.as_bytes(), at..end, message, help))
-        }
-    }
+    let text = String::from_utf8(bytes).map_err(|error| {
+        let at = error.utf8_error().valid_up_to();
+        let end = at + error.utf8_error().error_len().unwrap_or(1);
+        let help = "help: save the file as UTF-8";
+        problem_at(&path, error.as_bytes(), at..end, "this is not UTF-8", help)
+    })?;
+    Ok(Source { path, text })
 }
 
 /// The kind of the file, and the content of a regular file, up to one byte more than is allowed.

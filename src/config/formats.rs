@@ -4,7 +4,7 @@
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::units::{ParseError, Unit};
+use super::units::Unit;
 
 /// Defines sections whose keys may be missing, with the default of each key and, if not every value
 /// of its type is valid, its check (see [`checks`](super::checks)).
@@ -51,10 +51,6 @@ pub(super) mod text {
 pub(super) mod texts {
     use super::*;
 
-    #[derive(Deserialize)]
-    #[serde(bound = "T: Unit")]
-    struct Text<T: Unit>(#[serde(with = "text")] T);
-
     pub(crate) fn serialize<T: Unit, S: Serializer>(list: &[T], to: S) -> Result<S::Ok, S::Error> {
         to.collect_seq(list.iter().map(Unit::write))
     }
@@ -62,8 +58,11 @@ pub(super) mod texts {
     pub(crate) fn deserialize<'de, T: Unit, D: Deserializer<'de>>(
         from: D,
     ) -> Result<Vec<T>, D::Error> {
-        let list = Vec::<Text<T>>::deserialize(from)?;
-        Ok(list.into_iter().map(|Text(value)| value).collect())
+        let texts = Vec::<String>::deserialize(from)?;
+        let value = |text: &String| {
+            T::parse(text).map_err(|why| D::Error::custom(format!("{text:?} {why}")))
+        };
+        texts.iter().map(value).collect()
     }
 }
 
@@ -77,11 +76,10 @@ pub(super) mod factor {
     }
 
     pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Share, D::Error> {
-        let factor = f64::deserialize(from)?;
-        if !(0.5..=1.0).contains(&factor) {
-            let error = ParseError::new("is not a number from 0.5 to 1", None);
-            return Err(D::Error::custom(error));
-        }
+        let factor = f64::deserialize(from)
+            .ok()
+            .filter(|it| (0.5..=1.0).contains(it));
+        let factor = factor.ok_or_else(|| D::Error::custom("is not a number from 0.5 to 1"))?;
         // In range, so at most a million.
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
         let millionths = (factor * f64::from(Share::WHOLE.0)).round() as u32;
@@ -93,36 +91,29 @@ pub(super) mod factor {
 pub(super) mod per_day {
     use super::*;
     use crate::model::{ExtentCount, ExtentsPerDay};
-
-    #[derive(Serialize, Deserialize)]
-    #[serde(untagged)]
-    enum Written {
-        Count(ExtentCount),
-        Never(Never),
-    }
-
-    #[derive(Serialize, Deserialize)]
-    #[serde(rename_all = "snake_case")]
-    enum Never {
-        Never,
-    }
+    use toml::Value;
 
     pub(crate) fn serialize<S: Serializer>(
         rate: &Option<Option<ExtentsPerDay>>,
         to: S,
     ) -> Result<S::Ok, S::Error> {
-        let never = Written::Never(Never::Never);
-        let count = |rate: ExtentsPerDay| Written::Count(rate.count());
-        rate.flatten().map_or(never, count).serialize(to)
+        match rate.flatten() {
+            Some(rate) => rate.count().serialize(to),
+            None => to.serialize_str("never"),
+        }
     }
 
     pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
         from: D,
     ) -> Result<Option<Option<ExtentsPerDay>>, D::Error> {
-        Ok(Some(match Written::deserialize(from)? {
-            Written::Count(count) => Some(ExtentsPerDay::from_count(count)),
-            Written::Never(_) => None,
-        }))
+        match Value::deserialize(from)? {
+            Value::Integer(count) if count >= 0 => {
+                let count = ExtentCount(count.unsigned_abs());
+                Ok(Some(Some(ExtentsPerDay::from_count(count))))
+            }
+            Value::String(text) if text == "never" => Ok(Some(None)),
+            _ => Err(D::Error::custom("is neither a whole number nor \"never\"")),
+        }
     }
 }
 
@@ -138,9 +129,10 @@ pub(super) mod date {
     }
 
     pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Date, D::Error> {
-        let written = Datetime::deserialize(from)?;
-        let date = written.date.filter(|_| written.time.is_none());
-        date.and_then(|date| date.to_string().parse().ok())
-            .ok_or_else(|| D::Error::custom("is not a date"))
+        let written = Datetime::deserialize(from)
+            .ok()
+            .filter(|it| it.time.is_none());
+        let date = written.and_then(|written| written.date?.to_string().parse().ok());
+        date.ok_or_else(|| D::Error::custom("is not a date such as 2026-12-20, without quotes"))
     }
 }

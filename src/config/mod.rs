@@ -1,17 +1,18 @@
 //! The configuration: the file `/etc/fragwatch/fragwatch.toml` and fragments in `conf.d` beside it.
 //!
-//! Each file ([`mod@file`]) is parsed to a table of values with their places and deserialized to
-//! [`Settings`] ([`settings`]); the tables are merged, and the values checked ([`check`]). All
-//! mistakes are reported at once, with file, line and column ([`ConfigError`]). An unknown key is an
-//! error: a misspelled threshold must not leave a host unwatched.
+//! Each file ([`mod@file`]) is parsed to a table of values with their places, each key of which is
+//! deserialized by itself ([`read`]) and checked ([`check`]); the tables are merged and deserialized
+//! to [`Settings`] ([`settings`]). The mistakes of all keys are reported at once, with file, line and
+//! column ([`ConfigError`]). An unknown key is an error: a misspelled threshold must not leave a host
+//! unwatched.
 //!
 //! A new key is a field in [`settings`], with its default and, if not every value of its type is
-//! valid, its check; it needs a description in `config/fragwatch.toml` (tests check this). A
-//! repeatable section needs an example in [`schema`].
+//! valid, its check; it needs a description in `config/fragwatch.toml` (tests check this), from
+//! which messages take their examples.
 
 mod check;
 mod checks;
-mod explain;
+mod examples;
 mod file;
 mod formats;
 mod globs;
@@ -19,7 +20,6 @@ mod limits;
 mod read;
 mod report;
 mod rules;
-mod schema;
 pub mod settings;
 mod text;
 pub mod units;
@@ -27,7 +27,7 @@ mod zone;
 
 use std::path::{Path, PathBuf};
 
-pub use report::{ConfigError, Problem};
+pub use report::ConfigError;
 pub use settings::Settings;
 
 use check::Check;
@@ -53,34 +53,30 @@ pub struct Loaded {
 pub fn blank_file(path: &Path) -> ConfigError {
     let message = "is empty, but the configuration before it was not";
     let help = "write the settings into it, or a comment if the defaults are to be in force";
-    let problem = Problem::of_file(path, message, help);
+    let problem = report::problem_of(path, message, help);
     ConfigError::new(vec![problem], Vec::new(), &[])
 }
 
 /// Reads the file at `path`, then each `conf.d/*.toml` in its directory, sorted by name and without
 /// hidden files. A later file overrides earlier ones key by key, and its lists replace lists;
-/// repeatable sections, such as `[[klog.rule]]`, are appended in the order of the files.
+/// repeatable sections, such as `[[klog.rule]]`, are appended in the order of the files. Without a
+/// path, it is [`DEFAULT_PATH`], which may be missing: then defaults and fragments apply.
 ///
 /// # Errors
 /// If a file cannot be read, is not a regular file, is larger than 1 MiB or is not UTF-8; if it is
 /// not TOML, or has an unknown key or an invalid value; if values contradict each other.
-pub fn load(path: &Path) -> Result<Loaded, ConfigError> {
-    load_files(path, false)
+pub fn load(path: Option<&Path>) -> Result<Loaded, ConfigError> {
+    let (loaded, error, _) = read_files(path.unwrap_or(Path::new(DEFAULT_PATH)), path.is_none());
+    error.map_or(Ok(loaded), Err)
 }
 
-/// As [`load`], from [`DEFAULT_PATH`], which may be missing: then defaults and fragments apply.
-pub fn load_default() -> Result<Loaded, ConfigError> {
-    load_files(Path::new(DEFAULT_PATH), true)
-}
-
-/// As [`load`], or [`load_default`] without a path, for the start of the daemon: if only
-/// `[maintenance]` is invalid, returns the error beside settings without maintenance windows.
+/// As [`load`], for the start of the daemon: if only `[maintenance]` is invalid, returns the error
+/// beside settings without maintenance windows.
 ///
 /// # Errors
 /// If anything else is invalid.
 pub fn load_to_start(path: Option<&Path>) -> Result<(Loaded, Option<ConfigError>), ConfigError> {
-    let default = Path::new(DEFAULT_PATH);
-    match read_files(path.unwrap_or(default), path.is_none()) {
+    match read_files(path.unwrap_or(Path::new(DEFAULT_PATH)), path.is_none()) {
         (_, Some(error), false) => Err(error),
         (mut loaded, Some(error), true) => {
             loaded.settings.maintenance.windows.clear();
@@ -96,11 +92,6 @@ pub fn load_copy(path: &Path, head: &str) -> Option<(Settings, String)> {
     let source = file::read_one(path)?;
     let (settings, findings) = assemble(std::slice::from_ref(&source), &[]);
     (source.text.starts_with(head) && findings.is_empty()).then_some((settings, source.text))
-}
-
-fn load_files(path: &Path, may_be_missing: bool) -> Result<Loaded, ConfigError> {
-    let (loaded, error, _) = read_files(path, may_be_missing);
-    error.map_or(Ok(loaded), Err)
 }
 
 /// The merged settings, what is wrong, and whether all of that is in `[maintenance]`.
@@ -120,29 +111,29 @@ fn read_files(path: &Path, may_be_missing: bool) -> (Loaded, Option<ConfigError>
 }
 
 /// The merged settings of `sources`, and what is wrong with them in addition to `problems`.
-fn assemble(sources: &[Source], problems: &[Problem]) -> (Settings, Vec<Finding>) {
+fn assemble(sources: &[Source], problems: &[String]) -> (Settings, Vec<Finding>) {
     let texts = report::placed(sources);
     let mut table = DeTable::new();
     let mut findings = Vec::new();
     for text in &texts {
         let (keys, found) = read::read(text);
         findings.extend(found);
-        findings.extend(Check::new(&keys, &read::settings(keys.clone())).values());
+        let settings = read::settings(&keys);
+        let mut check = Check::new(&keys);
+        check.values(&settings);
+        limits::ranges(&mut check, &settings.thresholds);
+        findings.extend(check.findings);
         read::merge(&mut table, keys);
     }
-    let mut settings = read::settings(table.clone());
-    // Examples in the place of mistakes would be called duplicates.
-    let is_of_rules = |it: &Finding| it.is_in("klog") || it.message.starts_with("unknown key klog");
-    if !findings.iter().any(is_of_rules) {
-        findings.extend(rules::check(&settings.klog.rules, &table, &texts));
-    }
+    let mut settings = read::settings(&table);
+    findings.extend(rules::check(&settings.klog.rules, &table));
     check::adapt(&mut settings, &table);
     limits::adapt(&mut settings.thresholds, &table);
     if problems.is_empty() && findings.iter().all(|it| it.is_in(MAINTENANCE)) {
-        let mut more = Check::new(&table, &settings).contradictions();
-        // The example that replaces an unreadable value would contradict valid values.
-        more.retain(|it| findings.is_empty() || !it.is_in(MAINTENANCE));
-        findings.extend(more);
+        let mut check = Check::new(&table);
+        check.contradictions(&settings);
+        limits::order(&mut check, &settings.thresholds);
+        findings.extend(check.findings);
     }
     (settings, findings)
 }

@@ -2,15 +2,13 @@
 //! write instead. Control characters are escaped and long lines cut, so that a binary or hostile
 //! file cannot affect the terminal.
 
-use std::ffi::OsStr;
 use std::fmt;
 use std::ops::Range;
-use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use unicode_width::UnicodeWidthStr as _;
 
-use crate::model::path::shown;
+use crate::model::path::{printable, shown};
 
 const MAX_PROBLEMS: usize = 20;
 /// Maximum number of characters displayed before, of, and behind a value.
@@ -44,121 +42,61 @@ pub(super) fn placed(sources: &[Source]) -> Vec<String> {
     texts.collect()
 }
 
-/// The file that contains a place, and the range in its text.
-fn locate<'s>(sources: &'s [Source], place: &Place) -> Option<(&'s Source, Place)> {
-    let mut begin = 0;
-    for source in sources {
-        let end = begin + source.text.len();
-        if place.start <= end {
-            return Some((source, place.start - begin..place.end.min(end) - begin));
-        }
-        begin = end + 1;
-    }
-    None
-}
-
-/// A problem without its source excerpt.
+/// What is wrong at a place.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Finding {
-    /// The place of the invalid value.
     pub(super) place: Place,
-    /// What is wrong, in one line.
+    /// What is wrong, in one line. Of an invalid value, it begins with the path of its key.
     pub(super) message: String,
-    /// The other place of a contradiction, and its description.
-    pub(super) other: Option<(Place, String)>,
     /// The hint with its label: `write: …` or `help: …`.
     pub(super) help: String,
 }
 
 impl Finding {
-    /// A finding that suggests what to write.
-    pub(super) fn new(place: Place, message: String, write: &str) -> Finding {
-        Finding::with_help(place, message, format!("write: {write}"))
-    }
-
-    /// A finding with a labelled hint.
-    pub(super) fn with_help(place: Place, message: String, help: String) -> Finding {
-        let other = None;
+    pub(super) fn new(place: Place, message: String, help: impl Into<String>) -> Finding {
+        let help = help.into();
         Finding {
             place,
             message,
-            other,
             help,
         }
     }
 
-    /// Whether a value in this section is invalid: the message begins with the path of its key.
+    /// Whether a value in this section is invalid.
     pub(super) fn is_in(&self, section: &str) -> bool {
         let rest = self.message.strip_prefix(section);
         rest.is_some_and(|rest| rest.starts_with('.'))
     }
-}
 
-/// One problem of a configuration, as lines. The first is `FILE:LINE:COLUMN: message`, or `FILE:
-/// message` if the file could not be read; lines and columns count from 1, columns in characters.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Problem(Vec<String>);
-
-impl Problem {
-    /// A problem of a whole file.
-    pub(super) fn of_file(path: &Path, message: &str, help: &str) -> Problem {
-        let headline = format!("{}: {}", shown(path), one_line(message));
-        Problem(vec![headline, format!("    help: {}", one_line(help))])
-    }
-
-    /// A problem at `bytes` of `text`, which need not be UTF-8.
-    pub(super) fn at(
-        path: &Path,
-        text: &[u8],
-        bytes: Range<usize>,
-        message: &str,
-        help: &str,
-    ) -> Problem {
-        let mut lines = excerpt(path, text, bytes, message);
-        lines.push(format!("    {}", one_line(help)));
-        Problem(lines)
-    }
-
-    fn of_finding(finding: &Finding, sources: &[Source]) -> Problem {
-        let other = finding
-            .other
-            .iter()
-            .map(|(place, message)| (place, message));
-        let places = std::iter::once((&finding.place, &finding.message)).chain(other);
-        let mut lines = Vec::new();
-        for (place, message) in places {
-            if let Some((source, bytes)) = locate(sources, place) {
-                lines.extend(excerpt(
-                    &source.path,
-                    source.text.as_bytes(),
-                    bytes,
-                    message,
-                ));
+    /// As by [`problem_at`]; the place is in one of these files.
+    fn problem(&self, sources: &[Source]) -> String {
+        let mut begin = 0;
+        for Source { path, text } in sources {
+            let end = begin + text.len();
+            if self.place.start <= end {
+                let bytes = self.place.start - begin..self.place.end.min(end) - begin;
+                return problem_at(path, text.as_bytes(), bytes, &self.message, &self.help);
             }
+            begin = end + 1;
         }
-        lines.push(format!("    {}", one_line(&finding.help)));
-        Problem(lines)
-    }
-}
-
-impl fmt::Display for Problem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0.join("\n"))
+        one_line(&self.message)
     }
 }
 
 /// All problems of a configuration that can be determined at once, 1 to 20 of them. Displayed as
-/// several lines, without a final newline.
+/// several lines, without a final newline. The first of each problem is `FILE:LINE:COLUMN: message`,
+/// or `FILE: message` if the file could not be read; lines and columns count from 1, columns in
+/// characters.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigError {
-    problems: Vec<Problem>,
+    problems: Vec<String>,
     more: usize,
 }
 
 impl ConfigError {
     /// First `problems`, then `findings` in the order of the files.
     pub(super) fn new(
-        mut problems: Vec<Problem>,
+        mut problems: Vec<String>,
         mut findings: Vec<Finding>,
         sources: &[Source],
     ) -> ConfigError {
@@ -166,7 +104,7 @@ impl ConfigError {
         let total = problems.len() + findings.len();
         problems.truncate(MAX_PROBLEMS);
         let room = findings.iter().take(MAX_PROBLEMS - problems.len());
-        problems.extend(room.map(|finding| Problem::of_finding(finding, sources)));
+        problems.extend(room.map(|finding| finding.problem(sources)));
         let more = total - problems.len();
         ConfigError { problems, more }
     }
@@ -174,16 +112,31 @@ impl ConfigError {
 
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut parts: Vec<String> = self.problems.iter().map(Problem::to_string).collect();
-        parts.extend((self.more > 0).then(|| format!("and {} more", self.more)));
-        f.write_str(&parts.join("\n\n"))
+        f.write_str(&self.problems.join("\n\n"))?;
+        match self.more {
+            0 => Ok(()),
+            more => write!(f, "\n\nand {more} more"),
+        }
     }
 }
 
 impl std::error::Error for ConfigError {}
 
-/// The message with its place, the line of the value, and a caret below the value.
-fn excerpt(path: &Path, text: &[u8], bytes: Range<usize>, message: &str) -> Vec<String> {
+/// A problem of a whole file.
+pub(super) fn problem_of(path: &Path, message: &str, help: &str) -> String {
+    let (message, help) = (one_line(message), one_line(help));
+    format!("{}: {message}\n    help: {help}", shown(path))
+}
+
+/// A problem at `bytes` of `text`, which need not be UTF-8: the message with its place, the line of
+/// the value, a caret below the value, and the hint.
+pub(super) fn problem_at(
+    path: &Path,
+    text: &[u8],
+    bytes: Range<usize>,
+    message: &str,
+    help: &str,
+) -> String {
     // A byte order mark does not count as a column.
     let body = text.strip_prefix(MARK.as_bytes()).unwrap_or(text);
     let mark = text.len() - body.len();
@@ -193,11 +146,8 @@ fn excerpt(path: &Path, text: &[u8], bytes: Range<usize>, message: &str) -> Vec<
     let is_newline = |byte: &u8| *byte == b'\n';
     let (above, below) = body.split_at(start);
     let first = above.iter().rposition(is_newline).map_or(0, |at| at + 1);
-    let last = below
-        .iter()
-        .position(is_newline)
-        .map_or(body.len(), |at| start + at);
-    let line = &body[first..last];
+    let last = below.iter().position(is_newline);
+    let line = &body[first..last.map_or(body.len(), |at| start + at)];
     let line = line.strip_suffix(b"\r").unwrap_or(line);
     // The value may begin at the end of the line (something is missing) or end in another line.
     let (before, value) = line.split_at((start - first).min(line.len()));
@@ -205,29 +155,31 @@ fn excerpt(path: &Path, text: &[u8], bytes: Range<usize>, message: &str) -> Vec<
 
     let number = above.iter().filter(|byte| is_newline(byte)).count() + 1;
     let column = String::from_utf8_lossy(before).chars().count() + 1;
-    let before = keep_last(printable(before), MAX_BEFORE);
-    let value = keep_first(printable(value), MAX_VALUE);
-    let behind = keep_first(printable(behind), MAX_BEHIND);
+    let before = keep_last(harmless(before), MAX_BEFORE);
+    let value = keep_first(harmless(value), MAX_VALUE);
+    let behind = keep_first(harmless(behind), MAX_BEHIND);
     // Terminal columns: a Chinese character takes two.
     let indent = " ".repeat(before.width());
     let caret = "^".repeat(value.width().max(1));
-    vec![
-        format!("{}:{number}:{column}: {}", shown(path), one_line(message)),
-        format!("    {before}{value}{behind}").trim_end().to_owned(),
-        format!("    {indent}{caret}"),
-    ]
+    let line = format!("    {before}{value}{behind}");
+    let (path, line, message, help) = (
+        shown(path),
+        line.trim_end(),
+        one_line(message),
+        one_line(help),
+    );
+    format!("{path}:{number}:{column}: {message}\n{line}\n    {indent}{caret}\n    {help}")
 }
 
 /// Part of a line in printable form. A tab becomes one space: the caret stays below the value.
-fn printable(bytes: &[u8]) -> String {
+fn harmless(bytes: &[u8]) -> String {
     let plain = |byte: &u8| if *byte == b'\t' { b' ' } else { *byte };
-    let bytes: Vec<u8> = bytes.iter().map(plain).collect();
-    shown(Path::new(OsStr::from_bytes(&bytes)))
+    printable(&bytes.iter().map(plain).collect::<Vec<u8>>())
 }
 
 /// A printable message: it may contain names and values from the file.
 fn one_line(text: &str) -> String {
-    keep_first(shown(Path::new(text)), MAX_MESSAGE)
+    keep_first(printable(text.as_bytes()), MAX_MESSAGE)
 }
 
 /// At most `count` characters from the beginning of `text`.
@@ -255,12 +207,8 @@ mod tests {
     fn shown_at(text: &str, value: &str) -> String {
         let start = text.find(value).unwrap();
         let bytes = start..start + value.len();
-        let problem = Problem::at(Path::new("f"), text.as_bytes(), bytes, "wrong", "help");
-        problem
-            .to_string()
-            .strip_suffix("\n    help")
-            .unwrap()
-            .to_owned()
+        let problem = problem_at(Path::new("f"), text.as_bytes(), bytes, "wrong", "help");
+        problem.strip_suffix("\n    help").unwrap().to_owned()
     }
 
     #[test]
@@ -321,9 +269,9 @@ mod tests {
 
     #[test]
     fn bytes_that_are_no_text_are_escaped() {
-        let problem = Problem::at(Path::new("f\n"), b"a\nb = \xff\xfe", 6..7, "wrong", "help");
+        let problem = problem_at(Path::new("f\n"), b"a\nb = \xff\xfe", 6..7, "wrong", "help");
         assert_eq!(
-            problem.to_string(),
+            problem,
             "f\\x0a:2:5: wrong\n    b = \\xff\\xfe\n        ^^^^\n    help"
         );
     }
@@ -347,12 +295,11 @@ mod tests {
         ) {
             let text = text.repeat(3);
             let problem =
-                Problem::at(Path::new("f"), &text, start..start + length, &message, &message);
-            for line in problem.to_string().split('\n') {
+                problem_at(Path::new("f"), &text, start..start + length, &message, &message);
+            for line in problem.split('\n') {
                 prop_assert!(!line.contains(char::is_control), "{:?}", line);
                 prop_assert!(line.chars().count() <= MAX_MESSAGE + 20);
             }
-            prop_assert!(!problem.0[0].contains('\n'));
         }
     }
 }

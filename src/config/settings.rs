@@ -11,16 +11,15 @@ use std::time::Duration;
 use jiff::civil::{Date, Time, Weekday};
 use serde::{Deserialize, Serialize};
 
-pub use super::globs::{GlobLists, Globs, compile_globs, is_glob};
+pub use super::globs::{Globs, compile_globs, is_glob};
 pub use super::zone::Zone;
 pub use thresholds::{HostLimits, LimitChanges, Limits, Thresholds};
 
 use super::checks::{
-    DAY, SECOND, command, database, each, followed, globs, group, one, release, searched, set,
-    socket, textfile, within,
+    DAY, SECOND, command, each, globs, is_database, is_followed, is_release, is_searched,
+    is_socket, is_textfile, one, set, within,
 };
 use super::formats::{date, sections, text, texts};
-use super::text::document;
 use crate::model::memory::EXTENT_LIMIT_64;
 use crate::model::{
     Bytes, BytesPerSecond, Engine, ExtentCount, RescueStep, RuleDefinition, Severity, Share,
@@ -61,7 +60,7 @@ sections! {
     /// Which files are watched.
     pub struct Images {
         /// Absolute paths of files or directories (recursive), or globs ([`is_glob`]). May be empty.
-        pub paths: Vec<String> = vec!["/var/lib/libvirt/images".to_owned()], check each(searched);
+        pub paths: Vec<String> = vec!["/var/lib/libvirt/images".to_owned()], check each(is_searched, "an absolute path, or a glob of one");
         /// Globs of the image files; if empty, every file that looks like a disk image. A glob without
         /// `/` is matched against the file name, any other against the whole path.
         pub include: Vec<String> = Vec::new(), check globs;
@@ -96,7 +95,7 @@ sections! {
     /// Where measurements are stored, and for how long.
     pub struct History {
         /// Absolute path of the database, with a directory and a file name.
-        pub path: PathBuf = PathBuf::from("/var/lib/fragwatch/history.db"), check one(database);
+        pub path: PathBuf = PathBuf::from("/var/lib/fragwatch/history.db"), check one(is_database, "the absolute path of a file");
         /// Older records are removed. At least one day.
         #[serde(with = "text")]
         pub retention: Duration = Duration::from_secs(90 * 86_400), check within(DAY..);
@@ -107,7 +106,7 @@ sections! {
         /// Whether /dev/kmsg is read.
         pub kmsg: bool = true;
         /// Absolute paths of additional log files to follow.
-        pub files: Vec<PathBuf> = Vec::new(), check each(followed);
+        pub files: Vec<PathBuf> = Vec::new(), check each(is_followed, "the absolute path of one file");
         /// Whether a line of one of these files may start the rescue.
         pub files_may_rescue: bool = false;
         /// Rules in addition to the built-in ones. All rules compile together.
@@ -147,6 +146,7 @@ sections! {
     /// When images may be defragmented: never if there is no window.
     pub struct Maintenance {
         /// The time zone of days and times.
+        #[serde(with = "text")]
         pub timezone: Zone = Zone::default();
         /// Spread of window starts over the hosts; at most half of the shortest window and one day.
         #[serde(with = "text")]
@@ -188,7 +188,7 @@ sections! {
         /// Maximum number of concurrent runs, each on a different file system: 1 to 64.
         pub parallel: u32 = 2, check within(1..=64);
         /// Kernel releases (`uname -r`) that the operator vouches for.
-        pub trusted_kernels: Vec<String> = Vec::new(), check each(release);
+        pub trusted_kernels: Vec<String> = Vec::new(), check each(is_release, "the output of `uname -r`");
         /// A command and its arguments, run before a run; it may release the image. Empty: none.
         pub hook_before: Vec<String> = Vec::new(), check command;
         /// Likewise, after the run.
@@ -198,19 +198,18 @@ sections! {
     /// Where the metrics are exported.
     pub struct Metrics {
         /// Address and port of the HTTP server. With port 0 the kernel chooses one.
-        #[serde(with = "text")]
         pub listen: SocketAddr = SocketAddr::from((Ipv4Addr::LOCALHOST, 9843));
         /// Absolute path of a textfile for node_exporter, which ends in `.prom`. `None`: not written.
         #[serde(with = "text")]
-        pub textfile: Option<PathBuf> = None, check set(one(textfile));
+        pub textfile: Option<PathBuf> = None, check set(one(is_textfile, "an absolute path that ends in .prom"));
     }
 
     /// The socket for commands such as `fragwatch status`.
     pub struct Control {
         /// Absolute path of the Unix socket.
-        pub socket: PathBuf = PathBuf::from(DEFAULT_SOCKET), check one(socket);
+        pub socket: PathBuf = PathBuf::from(DEFAULT_SOCKET), check one(is_socket, "an absolute path of at most 107 bytes");
         /// The group that may use it, in addition to root.
-        pub group: String = "root".to_owned(), check group;
+        pub group: String = "root".to_owned(), check one(|group| !group.is_empty(), "the name of a group");
     }
 }
 
@@ -242,12 +241,10 @@ pub struct Blackout {
 }
 
 impl Settings {
-    /// All settings as TOML, which reads back unchanged and has no control characters but newlines.
+    /// All settings as TOML, which reads back unchanged.
     pub fn to_toml(&self) -> String {
-        // Serialized and parsed again, because a table has no dates of its own. Neither can fail:
-        // the keys are text, the numbers are below 2^63.
-        let written = toml::to_string(self).unwrap_or_default();
-        document(&written.parse().unwrap_or_default())
+        // Cannot fail: the keys are text, the numbers are below 2^63.
+        toml::to_string(self).unwrap_or_default()
     }
 }
 

@@ -1,96 +1,82 @@
 //! Durations, sizes, shares, times and addresses as configured: `90s`, `1h30m`, `64KiB`, `5%`,
-//! `01:00`. A number without a unit is an error, which suggests what to write. Values read back as
-//! written.
+//! `01:00`. A number without a unit is an error. Values read back as written.
 
-use std::fmt;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use jiff::civil::{Time, Weekday};
 
-use super::text::nearest;
-use crate::model::{Bytes, BytesPerSecond, Share};
+use super::text::quoted;
+use crate::model::{Bytes, BytesPerSecond, ExtentCount, Share};
 
-/// The units of a quantity, each with its factor and, in lower case, other words for it.
-type Units = [(&'static str, u64, &'static str)];
+/// The units of a quantity with their factors.
+type Units = [(&'static str, u64)];
 
 /// In milliseconds, in the order of `1h30m`.
 const TIMES: &Units = &[
-    ("d", 86_400_000, "day days"),
-    ("h", 3_600_000, "hr hrs hour hours"),
-    ("m", 60_000, "min mins minute minutes"),
-    ("s", 1000, "sec secs second seconds"),
-    ("ms", 1, "msec msecs millisecond milliseconds"),
+    ("d", 86_400_000),
+    ("h", 3_600_000),
+    ("m", 60_000),
+    ("s", 1000),
+    ("ms", 1),
 ];
 
-/// In bytes; binary before decimal, which breaks ties in length. A single letter is binary, as in
-/// qemu-img and truncate.
+/// In bytes; binary before decimal, which breaks ties in length.
 const SIZES: &Units = &[
-    ("EiB", 1 << 60, "e"),
-    ("PiB", 1 << 50, "p"),
-    ("TiB", 1 << 40, "t"),
-    ("GiB", 1 << 30, "g"),
-    ("MiB", 1 << 20, "m"),
-    ("KiB", 1 << 10, "k"),
-    ("EB", 10_u64.pow(18), ""),
-    ("PB", 10_u64.pow(15), ""),
-    ("TB", 10_u64.pow(12), ""),
-    ("GB", 10_u64.pow(9), ""),
-    ("MB", 10_u64.pow(6), ""),
-    ("kB", 10_u64.pow(3), ""),
-    ("B", 1, "byte bytes"),
+    ("EiB", 1 << 60),
+    ("PiB", 1 << 50),
+    ("TiB", 1 << 40),
+    ("GiB", 1 << 30),
+    ("MiB", 1 << 20),
+    ("KiB", 1 << 10),
+    ("EB", 10_u64.pow(18)),
+    ("PB", 10_u64.pow(15)),
+    ("TB", 10_u64.pow(12)),
+    ("GB", 10_u64.pow(9)),
+    ("MB", 10_u64.pow(6)),
+    ("kB", 10_u64.pow(3)),
+    ("B", 1),
 ];
 
 /// A hundred years. Longer durations are mistakes, and could overflow a clock.
 const MAX_DURATION: Duration = Duration::from_secs(36_500 * 86_400);
 
-/// Why a text is not a valid value.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ParseError {
-    /// What is wrong, to be appended to the text: `has no unit`.
-    pub message: String,
-    /// What was probably meant, if known.
-    pub instead: Option<String>,
-}
-
-impl ParseError {
-    /// An error with `message` and the probable intention.
-    pub fn new(message: impl Into<String>, instead: Option<String>) -> ParseError {
-        let message = message.into();
-        ParseError { message, instead }
-    }
-}
-
-impl fmt::Display for ParseError {
-    /// The message, [`INSTEAD`] and the suggestion, so that both survive a serde error.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let instead = self.instead.as_deref().unwrap_or_default();
-        write!(f, "{}{INSTEAD}{instead}", self.message)
-    }
-}
-
-/// Separates the two parts of a displayed [`ParseError`].
-pub(super) const INSTEAD: &str = "; write: ";
-
 /// A value that is configured as text.
 pub(crate) trait Unit: Sized {
-    fn parse(text: &str) -> Result<Self, ParseError>;
-    /// The text of the value; [`Unit::parse`] reads it back.
+    /// What a text must be.
+    const FORM: &'static str;
+
+    /// The value of a text; `None` if it is not valid.
+    fn read(text: &str) -> Option<Self>;
+
+    /// The text of the value; [`Unit::read`] reads it back.
     fn write(&self) -> String;
+
+    /// As [`Unit::read`].
+    ///
+    /// # Errors
+    /// What is wrong, to be appended to the text.
+    fn parse(text: &str) -> Result<Self, String> {
+        Self::read(text).ok_or_else(|| format!("is not {}", Self::FORM))
+    }
 }
 
+/// Whole numbers of `d`, `h`, `m`, `s`, `ms`, larger units first, none twice.
 impl Unit for Duration {
-    fn parse(text: &str) -> Result<Duration, ParseError> {
-        parse_duration(text)
+    const FORM: &'static str = "a duration such as 90s or 1h30m, at most 36500d";
+
+    fn read(text: &str) -> Option<Duration> {
+        let total = u64::try_from(sum_of(text, TIMES)?).ok();
+        let duration = total.map(Duration::from_millis);
+        duration.filter(|duration| *duration <= MAX_DURATION)
     }
 
     /// In the largest unit that is exact. Fractions of a millisecond are dropped.
     fn write(&self) -> String {
         let total = self.as_millis();
         let is_exact = |unit: u64| total > 0 && total.is_multiple_of(u128::from(unit));
-        let unit = TIMES.iter().find(|(_, unit, _)| is_exact(*unit));
-        unit.map_or("0s".to_owned(), |(name, unit, _)| {
+        let unit = TIMES.iter().find(|(_, unit)| is_exact(*unit));
+        unit.map_or("0s".to_owned(), |(name, unit)| {
             format!("{}{name}", total / u128::from(*unit))
         })
     }
@@ -98,11 +84,12 @@ impl Unit for Duration {
 
 /// `never` is `None`.
 impl Unit for Option<Duration> {
-    fn parse(text: &str) -> Result<Self, ParseError> {
+    const FORM: &'static str = "a duration such as 90s or 1h30m, at most 36500d, or never";
+
+    fn read(text: &str) -> Option<Self> {
         match text {
-            "never" => Ok(None),
-            "" => Err(ParseError::new("is empty", Some("never".to_owned()))),
-            _ => parse_duration(text).map(Some),
+            "never" => Some(None),
+            _ => Duration::read(text).map(Some),
         }
     }
 
@@ -113,8 +100,10 @@ impl Unit for Option<Duration> {
 
 /// The outer `None` is a key that is not set.
 impl Unit for Option<Option<Duration>> {
-    fn parse(text: &str) -> Result<Self, ParseError> {
-        Unit::parse(text).map(Some)
+    const FORM: &'static str = Option::<Duration>::FORM;
+
+    fn read(text: &str) -> Option<Self> {
+        Unit::read(text).map(Some)
     }
 
     fn write(&self) -> String {
@@ -122,35 +111,32 @@ impl Unit for Option<Option<Duration>> {
     }
 }
 
+/// A whole number and `B`, `KiB` … `EiB`, or `kB` (or `KB`), `MB` … `EB`.
 impl Unit for Bytes {
-    fn parse(text: &str) -> Result<Bytes, ParseError> {
-        parse_size(text)
+    const FORM: &'static str = "a size such as 64KiB or 500MB, below 16EiB";
+
+    fn read(text: &str) -> Option<Bytes> {
+        let total = sum_of(&text.replace("KB", "kB"), SIZES)?;
+        let is_one = text.trim_start_matches(|c: char| c.is_ascii_digit());
+        let is_one = is_one.chars().all(char::is_alphabetic);
+        u64::try_from(total).ok().filter(|_| is_one).map(Bytes)
     }
 
     /// In the exact unit with the shortest text.
     fn write(&self) -> String {
         let is_exact = |unit: u64| self.0.is_multiple_of(unit) && (self.0 > 0 || unit == 1);
-        let exact = SIZES.iter().filter(|(_, unit, _)| is_exact(*unit));
-        exact
-            .map(|(name, unit, _)| format!("{}{name}", self.0 / unit))
-            .min_by_key(String::len)
-            .unwrap_or_default()
+        let exact = SIZES.iter().filter(|(_, unit)| is_exact(*unit));
+        let texts = exact.map(|(name, unit)| format!("{}{name}", self.0 / unit));
+        texts.min_by_key(String::len).unwrap_or_default()
     }
 }
 
 impl Unit for BytesPerSecond {
-    fn parse(text: &str) -> Result<BytesPerSecond, ParseError> {
-        let (size, per) = text.split_once('/').unwrap_or((text, ""));
-        let whole = |size: Bytes| Some(BytesPerSecond(size.0).write());
-        match (parse_size(size), per) {
-            (Ok(size), "s") => Ok(BytesPerSecond(size.0)),
-            (Ok(size), "") => Err(ParseError::new("is not per second", whole(size))),
-            (Ok(size), _) => Err(ParseError::new("is not a rate", whole(size))),
-            (Err(error), _) => {
-                let size = error.instead.and_then(|text| parse_size(&text).ok());
-                Err(ParseError::new(error.message, size.and_then(whole)))
-            }
-        }
+    const FORM: &'static str = "a rate such as 200MiB/s";
+
+    fn read(text: &str) -> Option<BytesPerSecond> {
+        let size = Bytes::read(text.strip_suffix("/s")?)?;
+        Some(BytesPerSecond(size.0))
     }
 
     fn write(&self) -> String {
@@ -159,52 +145,15 @@ impl Unit for BytesPerSecond {
 }
 
 impl Unit for Share {
+    const FORM: &'static str = "a share such as 5%, at most 100%";
+
     /// With up to four decimals.
-    fn parse(text: &str) -> Result<Share, ParseError> {
-        common_error(text, "%")?;
-        let share = |text: &str| {
-            let number = text.strip_suffix('%')?;
-            let (whole, rest) = number.split_once('.').unwrap_or((number, "0"));
-            let is_decimal = is_digits(whole) && is_digits(rest) && rest.len() <= 4;
-            // A number too long for `u32` is reported as too large.
-            is_decimal.then(|| Share(format!("{whole}{rest:0<4}").parse().unwrap_or(u32::MAX)))
-        };
-        match share(text) {
-            Some(share) if share <= Share::WHOLE => Ok(share),
-            Some(_) => Err(ParseError::new("is more than 100%", None)),
-            None => {
-                let bare = text.replace(char::is_whitespace, "");
-                let instead = share(&bare).map(|_| bare);
-                Err(ParseError::new("is not a share", instead))
-            }
-        }
-    }
-
-    fn write(&self) -> String {
-        self.to_string()
-    }
-}
-
-impl Unit for SocketAddr {
-    fn parse(text: &str) -> Result<SocketAddr, ParseError> {
-        if let Ok(address) = text.parse() {
-            return Ok(address);
-        }
-        let valid = |address: String| address.parse::<SocketAddr>().is_ok().then_some(address);
-        let (host, port) = text.rsplit_once(':').unwrap_or((text, ""));
-        // `::1:9843` is an IPv6 address without a port, but rarely meant as one.
-        let bare = valid(format!("{text}:9843"));
-        let bare = bare.or_else(|| valid(format!("[{text}]:9843")).filter(|_| port.len() < 4));
-        if bare.is_some() {
-            return Err(ParseError::new("has no port", bare));
-        }
-        let instead = valid(match host {
-            "localhost" => format!("127.0.0.1:{port}"),
-            "" | "*" => format!("0.0.0.0:{port}"),
-            host => format!("[{host}]:{port}"),
-        });
-        let message = "is not a numeric address with a port";
-        Err(ParseError::new(message, instead))
+    fn read(text: &str) -> Option<Share> {
+        let number = text.strip_suffix('%')?;
+        let (whole, rest) = number.split_once('.').unwrap_or((number, "0"));
+        let is_decimal = is_number(whole) && is_number(rest) && rest.len() <= 4;
+        let millionths = format!("{whole}{rest:0<4}").parse().ok().map(Share);
+        millionths.filter(|share| is_decimal && *share <= Share::WHOLE)
     }
 
     fn write(&self) -> String {
@@ -214,8 +163,10 @@ impl Unit for SocketAddr {
 
 /// An empty text is `None`.
 impl Unit for Option<PathBuf> {
-    fn parse(text: &str) -> Result<Self, ParseError> {
-        Ok((!text.is_empty()).then(|| PathBuf::from(text)))
+    const FORM: &'static str = "a path";
+
+    fn read(text: &str) -> Option<Self> {
+        Some((!text.is_empty()).then(|| PathBuf::from(text)))
     }
 
     fn write(&self) -> String {
@@ -225,17 +176,11 @@ impl Unit for Option<PathBuf> {
 }
 
 impl Unit for Weekday {
-    fn parse(text: &str) -> Result<Weekday, ParseError> {
-        let days = Weekday::Monday.cycle_forward().take(7);
-        let (names, days): (Vec<_>, Vec<_>) = days.map(|day| (day.write(), day)).unzip();
-        if let Some(day) = names.iter().position(|name| name == text) {
-            return Ok(days[day]);
-        }
-        let begin = text.get(..3).unwrap_or(text).to_lowercase();
-        let near = nearest(&begin, names.iter().map(String::as_str));
-        let is_word = text.chars().all(char::is_alphabetic);
-        let instead = near.filter(|_| is_word).map(str::to_owned);
-        Err(ParseError::new("is not a day", instead))
+    const FORM: &'static str = "a day: Mon, Tue, Wed, Thu, Fri, Sat or Sun";
+
+    fn read(text: &str) -> Option<Weekday> {
+        let mut days = Weekday::Monday.cycle_forward().take(7);
+        days.find(|day| day.write() == text)
     }
 
     fn write(&self) -> String {
@@ -245,13 +190,11 @@ impl Unit for Weekday {
 
 /// To the minute.
 impl Unit for Time {
-    fn parse(text: &str) -> Result<Time, ParseError> {
-        let bare = text.replace(' ', "");
-        let forms = ["%H:%M", "%H:%M:%S", "%I:%M%p", "%I%p", "%H"];
-        let time = { forms.iter() }.find_map(|form| Time::strptime(form, &bare).ok());
-        let instead = time.map(|time| time.write());
-        time.filter(|_| instead.as_deref() == Some(text))
-            .ok_or_else(|| ParseError::new("is not a time of day", instead))
+    const FORM: &'static str = "a time of day such as 01:00";
+
+    fn read(text: &str) -> Option<Time> {
+        let time = Time::strptime("%H:%M", text).ok();
+        time.filter(|time| time.write() == text)
     }
 
     fn write(&self) -> String {
@@ -259,95 +202,50 @@ impl Unit for Time {
     }
 }
 
-/// Parses a duration: whole numbers of `d`, `h`, `m`, `s`, `ms`, larger units first, none twice.
-///
-/// # Errors
-/// If the text has another form, or the duration is longer than a hundred years.
-pub fn parse_duration(text: &str) -> Result<Duration, ParseError> {
-    common_error(text, "s")?;
-    let Some(total) = sum_of(text, TIMES) else {
-        let instead = guess(text, TIMES).filter(|it| it != text && parse_duration(it).is_ok());
-        return Err(ParseError::new("is not a duration", instead));
-    };
-    let duration = u64::try_from(total).ok().map(Duration::from_millis);
-    duration
-        .filter(|duration| *duration <= MAX_DURATION)
-        .ok_or_else(|| ParseError::new("is longer than 100 years", None))
+/// A value in TOML syntax.
+pub(super) trait Toml {
+    fn toml(&self) -> String;
 }
 
-/// Parses a size: a whole number and `B`, `KiB` … `EiB`, or `kB` (or `KB`), `MB` … `EB`.
-///
-/// # Errors
-/// If the text has another form, or the size is 2^64 bytes or more.
-pub fn parse_size(text: &str) -> Result<Bytes, ParseError> {
-    common_error(text, "B")?;
-    let is_one = parts(text).is_some_and(|parts| parts.len() == 1);
-    let Some(total) = sum_of(&text.replace("KB", "kB"), SIZES).filter(|_| is_one) else {
-        let instead = guess(text, SIZES).filter(|it| it != text && parse_size(it).is_ok());
-        return Err(ParseError::new("is not a size", instead));
-    };
-    let bytes = u64::try_from(total).map(Bytes);
-    bytes.map_err(|_| ParseError::new("is 16EiB or more", None))
+impl<T: Unit> Toml for T {
+    fn toml(&self) -> String {
+        quoted(&self.write())
+    }
+}
+
+impl Toml for ExtentCount {
+    fn toml(&self) -> String {
+        self.0.to_string()
+    }
+}
+
+impl Toml for u32 {
+    fn toml(&self) -> String {
+        self.to_string()
+    }
 }
 
 /// The sum of numbers with units, in the order of `units`, none twice; `None` for other texts.
-fn sum_of(text: &str, units: &Units) -> Option<u128> {
+fn sum_of(mut text: &str, units: &Units) -> Option<u128> {
     let mut units = units.iter();
     let mut total: u128 = 0;
-    for (number, unit) in parts(text)? {
-        // Each search continues behind the unit found last, which rejects `30m1h` and `1h1h`.
-        let (_, factor, _) = units.find(|(name, _, _)| *name == unit)?;
-        // Only digits, so a number that does not parse is too large.
-        let number: u128 = number.parse().unwrap_or(u128::MAX);
-        total = total.saturating_add(number.saturating_mul(u128::from(*factor)));
-    }
-    Some(total)
-}
-
-/// The errors common to all kinds. `unit` is the most probable one for a bare number.
-fn common_error(text: &str, unit: &str) -> Result<(), ParseError> {
-    let digits = text.replace('_', "");
-    match text {
-        "" => Err(ParseError::new("is empty", None)),
-        _ if text.starts_with('-') => Err(ParseError::new("is negative", None)),
-        _ if is_digits(&digits) => {
-            let instead = Some(format!("{digits}{unit}"));
-            Err(ParseError::new("has no unit", instead))
-        }
-        _ => Ok(()),
-    }
-}
-
-fn is_digits(text: &str) -> bool {
-    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
-}
-
-/// Splits `1h30m` into numbers and units; `None` if they do not alternate or `text` is empty.
-fn parts(mut text: &str) -> Option<Vec<(&str, &str)>> {
-    let mut parts = Vec::new();
-    while !text.is_empty() {
+    loop {
         let (number, rest) = text.split_at(text.find(|c: char| !c.is_ascii_digit())?);
         let end = rest.find(|c: char| c.is_ascii_digit());
         let (unit, rest) = rest.split_at(end.unwrap_or(rest.len()));
-        parts.push((number, unit));
+        // Each search continues behind the unit found last, which rejects `30m1h` and `1h1h`.
+        let (_, factor) = units.find(|(name, _)| *name == unit)?;
+        let number: u128 = number.parse().ok()?;
+        total = total.saturating_add(number.saturating_mul(u128::from(*factor)));
+        if rest.is_empty() {
+            return Some(total);
+        }
         text = rest;
     }
-    let is_complete = !parts.is_empty() && parts.iter().all(|(number, _)| !number.is_empty());
-    is_complete.then_some(parts)
 }
 
-/// The probable intention of `1 minute`, `64K`, `1_000 MB`.
-fn guess(text: &str, units: &Units) -> Option<String> {
-    let text = text.replace(|c: char| c.is_whitespace() || c == '_', "");
-    let valid = |(number, unit): (&str, &str)| {
-        let unit = unit.to_lowercase();
-        let is_meant = |word: &str| word == unit;
-        let (name, _, _) = units.iter().find(|(name, _, words)| {
-            is_meant(&name.to_lowercase()) || words.split(' ').any(is_meant)
-        })?;
-        Some(format!("{number}{name}"))
-    };
-    parts(&text)?.into_iter().map(valid).collect()
+fn is_number(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 #[cfg(test)]

@@ -1,14 +1,11 @@
 //! Time zones by their names.
 
 use jiff::tz::{TimeZone, TimeZoneDatabase};
-use serde::{Deserialize, Serialize};
 
-use super::text::nearest;
-use super::units::ParseError;
+use super::units::Unit;
 
 /// A time zone and its configured name.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Debug, Clone)]
 pub struct Zone {
     name: String,
     zone: TimeZone,
@@ -79,34 +76,16 @@ impl PartialEq for Zone {
     }
 }
 
-impl TryFrom<String> for Zone {
-    type Error = ParseError;
+impl Unit for Zone {
+    const FORM: &'static str = "a time zone such as Europe/Berlin";
 
-    fn try_from(name: String) -> Result<Zone, ParseError> {
-        let error = || ParseError::new("is not a time zone", guess(&name));
-        Zone::named(&name).ok_or_else(error)
+    fn read(text: &str) -> Option<Zone> {
+        Zone::named(text)
     }
-}
 
-impl From<Zone> for String {
-    fn from(zone: Zone) -> String {
-        zone.name
+    fn write(&self) -> String {
+        self.name.clone()
     }
-}
-
-/// The zone probably meant by `Berlin`, `Europe/Berln`, `New York`, `Local`.
-fn guess(text: &str) -> Option<String> {
-    let text = text.to_lowercase().replace(' ', "_");
-    let mut names: Vec<String> = jiff::tz::db()
-        .available()
-        .chain(TimeZoneDatabase::bundled().available())
-        .map(|zone| zone.to_string())
-        .collect();
-    names.push(Zone::LOCAL.to_owned());
-    names.sort_unstable();
-    let city = |name: &&String| name.to_lowercase().rsplit('/').next() == Some(text.as_str());
-    let near = || nearest(&text, names.iter().map(String::as_str)).map(str::to_owned);
-    names.iter().find(city).cloned().or_else(near)
 }
 
 #[cfg(test)]

@@ -73,10 +73,7 @@ impl ConfigReader {
             // (jiff 0.2, DEFAULT_TTL in src/tz/db/zoneinfo/enabled.rs and src/tz/system/mod.rs).
             jiff::tz::db().reset();
             jiff::tz::reset_system_time_zone_cache();
-            match config {
-                Some(path) => config::load(&path),
-                None => config::load_default(),
-            }
+            config::load(config.as_deref())
         };
         self.reading = Some(Reading {
             task: tokio::task::spawn_blocking(read),

@@ -54,10 +54,11 @@ fn each_subcommand_has_a_page_that_the_first_one_names() {
 #[test]
 fn the_page_of_the_configuration_names_each_key_with_its_default() {
     let (dir, _pages) = pages();
-    let page = source(dir.path(), "fragwatch.toml.5");
+    // What is shown has no underscores in numbers.
+    let page = source(dir.path(), "fragwatch.toml.5").replace('_', "");
     let empty = dir.path().join("empty.toml");
     fs::write(&empty, "").unwrap();
-    let shown = output(&["check-config", "--show", empty.to_str().unwrap()]);
+    let shown = output(&["check-config", "--show", empty.to_str().unwrap()]).replace('_', "");
     let mut section = "";
     let mut number = 0;
     for line in shown.lines().filter(|line| !line.is_empty()) {
