@@ -148,6 +148,49 @@ fn a_starved_task_that_sleeps_interruptibly_is_found() {
     assert_eq!(first, BTreeMap::from([(8, 10), (900, 10), (901, 10)]));
 }
 
+/// Makes a task of the files of a case from the field.
+fn task_of_case(proc: &Path, stat: &str, stack: &str) {
+    let process = proc.join(stat.split(' ').next().unwrap());
+    let task = process.join("task").join(process.file_name().unwrap());
+    fs::create_dir_all(&task).unwrap();
+    fs::write(task.join("stat"), stat).unwrap();
+    fs::write(task.join("stack"), stack).unwrap();
+    fs::write(process.join("stat"), stat).unwrap();
+}
+
+/// Case B01: 900 sleeps, 901 is blocked, and 902 alternates.
+#[test]
+fn a_throttled_task_from_the_field_is_found() {
+    let stats = include_str!("../../../tests/data/cases/B01/stats");
+    let stack = include_str!("../../../tests/data/cases/B01/stack");
+    let first = first_stuck(12, STALL, |proc, second| {
+        throttled(proc, None);
+        stats
+            .lines()
+            .for_each(|stat| task_of_case(proc, stat, stack));
+        let alternating = stats.lines().nth(usize::from(second % 2 == 0)).unwrap();
+        let (_, rest) = alternating.split_once(' ').unwrap();
+        task_of_case(proc, &format!("902 {rest}"), stack);
+    });
+    for tid in [900, 901, 902] {
+        assert_eq!(first.get(&tid), Some(&10), "{tid}");
+    }
+}
+
+/// Case B02: it is starved at each of the scans, blocked or running by chance. Of the first one it is
+/// not known what it does: it runs.
+#[test]
+fn a_task_from_the_field_that_runs_and_waits_is_found() {
+    let stats = include_str!("../../../tests/data/cases/B02/stats");
+    let stack = include_str!("../../../tests/data/cases/B02/stack");
+    let mut stats = stats.lines();
+    let first = first_stuck(16, STALL, |proc, _| {
+        throttled(proc, None);
+        task_of_case(proc, stats.next().unwrap(), stack);
+    });
+    assert_eq!(first.get(&399), Some(&11));
+}
+
 /// Where the kernel counts throttled tasks, the stacks of sleepers are read only if it has.
 #[test]
 fn sleepers_are_looked_at_while_tasks_are_throttled() {
