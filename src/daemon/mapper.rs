@@ -27,7 +27,8 @@ use crate::serve::metrics::{Method, probe_failed, probed};
 /// Limit for one part of a map, and so the usual wait of a sweep for the worker.
 const PART_BUDGET: Duration = Duration::from_millis(500);
 
-/// Minimum time between two readings of the free space of a file system: maps have their turn too.
+/// Minimum time between two readings of the free space of a file system, so that maps are read in
+/// between.
 const SPACE_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Schedules the reading of maps, and stores the results.
@@ -216,20 +217,29 @@ impl Mapper {
     }
 }
 
+/// Sends a request to the worker of a file system. A fault is an error.
+async fn call(
+    worker: &Arc<Mutex<Worker>>,
+    request: &Request,
+    deadline: Duration,
+) -> Result<Reply, Unread> {
+    let mut answer = Reply::Done;
+    let mut worker = worker.lock().await;
+    let called = worker.call(request, deadline, |reply| answer = reply).await;
+    called.map_err(Unread::NotNow)?;
+    match answer {
+        Reply::Fault(fault) => Err(Unread::Refused(fault.error)),
+        answer => Ok(answer),
+    }
+}
+
 async fn free_space(
     worker: &Arc<Mutex<Worker>>,
     mount: Mount,
     deadline: Duration,
 ) -> Result<FreeSpace, Unread> {
-    let (request, mut answer) = (Request::FreeSpace(mount), Reply::Done);
-    let mut worker = worker.lock().await;
-    let called = worker
-        .call(&request, deadline, |reply| answer = reply)
-        .await;
-    called.map_err(Unread::NotNow)?;
-    match answer {
+    match call(worker, &Request::FreeSpace(mount), deadline).await? {
         Reply::FreeSpace(space) => Ok(*space),
-        Reply::Fault(fault) => Err(Unread::Refused(fault.error)),
         _ => Err(Unread::Refused(
             "the probe helper gave no free space".to_owned(),
         )),
@@ -257,21 +267,13 @@ async fn read(
         false => Request::Sample(sample.into()),
     };
     loop {
-        let mut answer = Reply::Done;
-        let mut worker = worker.lock().await;
-        let called = worker
-            .call(&request, deadline, |reply| answer = reply)
-            .await;
-        drop(worker);
-        called.map_err(Unread::NotNow)?;
-        match (answer, &mut request) {
+        match (call(worker, &request, deadline).await?, &mut request) {
             (Reply::Map(map), _) if map.complete => return Ok(Seen::Whole(*map)),
             (Reply::Map(_), _) => {
                 return Err(Unread::Refused("too many extents by now".to_owned()));
             }
             (Reply::MapPart(part), Request::Map(_, map)) => map.builder = *part,
             (Reply::Sampled(outlook), _) => return Ok(Seen::Sampled(outlook)),
-            (Reply::Fault(fault), _) => return Err(Unread::Refused(fault.error)),
             _ => return Err(Unread::Refused("the probe helper gave no map".to_owned())),
         }
     }
