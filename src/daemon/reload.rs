@@ -18,15 +18,21 @@ pub(super) struct ConfigReader {
     reading: Option<Reading>,
     /// A reload was requested during the reading: the files may have changed since.
     again: bool,
-    /// The reading under way is of the configuration that the daemon should have started with: it is
-    /// taken whenever it arrives.
-    is_late: bool,
 }
 
 struct Reading {
     task: JoinHandle<Result<Loaded, ConfigError>>,
-    /// `None` once the reading was given up.
-    deadline: Option<Instant>,
+    wait: Wait,
+}
+
+/// How long to wait for a reading.
+#[derive(Clone, Copy)]
+enum Wait {
+    Until(Instant),
+    /// As long as it takes: the daemon has started without this configuration.
+    Forever,
+    /// It was given up; its result is dropped.
+    No,
 }
 
 impl ConfigReader {
@@ -35,17 +41,12 @@ impl ConfigReader {
             config: config.map(Path::to_owned),
             reading: None,
             again: false,
-            is_late: false,
         }
     }
 
-    /// Begins to read the configuration again that could not be read in time for the start.
+    /// Begins to read the configuration that could not be read in time for the start.
     pub(super) fn read_late(&mut self) {
-        self.start();
-        self.is_late = true;
-        if let Some(reading) = &mut self.reading {
-            reading.deadline = None;
-        }
+        self.start(Wait::Forever);
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -54,19 +55,19 @@ impl ConfigReader {
             .unwrap_or(Path::new(config::DEFAULT_PATH))
     }
 
-    /// Begins to read the configuration. Fails if an earlier reading was given up and still hangs.
+    /// Begins to read the configuration. Fails if that of the start or one that was given up hangs.
     pub(super) fn request(&mut self) -> anyhow::Result<()> {
-        match &self.reading {
-            None => self.start(),
-            Some(reading) if reading.deadline.is_some() => self.again = true,
-            Some(_) => bail!(
+        match self.reading.as_ref().map(|reading| reading.wait) {
+            None => self.start(in_time()),
+            Some(Wait::Until(_)) => self.again = true,
+            Some(Wait::Forever | Wait::No) => bail!(
                 "the configuration cannot be read: the file system that it lies on does not answer"
             ),
         }
         Ok(())
     }
 
-    fn start(&mut self) {
+    fn start(&mut self, wait: Wait) {
         let config = self.config.clone();
         let read = move || {
             // jiff caches the rules of time zones, and the system's time zone, for five minutes
@@ -77,7 +78,7 @@ impl ConfigReader {
         };
         self.reading = Some(Reading {
             task: tokio::task::spawn_blocking(read),
-            deadline: Some(Instant::now() + READ_TIMEOUT),
+            wait,
         });
     }
 
@@ -85,26 +86,31 @@ impl ConfigReader {
     /// way. The result of a reading that was given up is dropped. Cancel-safe.
     pub(super) async fn read(&mut self) -> anyhow::Result<Loaded> {
         loop {
-            let Some(Reading { task, deadline }) = &mut self.reading else {
+            let Some(Reading { task, wait }) = &mut self.reading else {
                 return std::future::pending().await;
             };
-            let Some(until) = *deadline else {
-                let read = task.await;
-                self.reading = None;
-                if std::mem::take(&mut self.is_late) {
-                    return Ok(read??);
+            let read = match *wait {
+                Wait::Until(deadline) => timeout_at(deadline, task).await.ok(),
+                Wait::Forever => Some(task.await),
+                Wait::No => {
+                    let _ = task.await;
+                    self.reading = None;
+                    continue;
                 }
-                continue;
             };
-            let Ok(read) = timeout_at(until, task).await else {
-                (*deadline, self.again) = (None, false);
+            let Some(read) = read else {
+                (*wait, self.again) = (Wait::No, false);
                 bail!("reading it takes longer than {READ_TIMEOUT:?}: does its file system hang?");
             };
             self.reading = None;
             if !std::mem::take(&mut self.again) {
                 return Ok(read??);
             }
-            self.start();
+            self.start(in_time());
         }
     }
+}
+
+fn in_time() -> Wait {
+    Wait::Until(Instant::now() + READ_TIMEOUT)
 }
