@@ -96,7 +96,7 @@ fn agrees_with_spaceman_with_small_blocks() {
 }
 
 #[test]
-fn an_image_is_told_what_it_would_get() {
+fn an_image_has_a_lower_limit_of_extents() {
     let bed = support::require!(Bed::xfs());
     let image = bed.path().join("a.img");
     guest::alternate_blocks(&image, 500);

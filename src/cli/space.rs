@@ -11,9 +11,9 @@ use super::command::{block_on, load_config};
 use super::images::{Found, Image, Probes, scope};
 use super::output::{self, INCOMPLETE, SCHEMA, SUCCESS, linear_bar};
 use crate::config::Settings;
-use crate::model::free_space::Group;
+use crate::model::free_space::{Class, Group};
 use crate::model::path::shown;
-use crate::model::{Bytes, ExtentCount, Filesystem, FreeSpace, Placement};
+use crate::model::{Bytes, DeviceNumber, ExtentCount, Filesystem, FreeSpace, Placement};
 use crate::serve::of_file;
 use crate::table::TextTable;
 
@@ -21,8 +21,8 @@ use crate::table::TextTable;
 const IMAGES: usize = 20;
 const GROUPS: usize = 32;
 
-/// A file system with images.
-struct Place<'f> {
+/// A file system with images, and its free space.
+struct FilesystemSpace<'f> {
     filesystem: &'f Filesystem,
     space: FreeSpace,
     /// What a defragmentation leaves free.
@@ -47,7 +47,9 @@ pub(super) fn run(arguments: &SpaceArguments, config: Option<&Path>) -> anyhow::
     let mut places = Vec::new();
     for ((device, filesystem), space) in found.filesystems.iter().zip(spaces) {
         match space {
-            Ok(space) => places.push(Place::new(&found, *device, filesystem, space, &settings)),
+            Ok(space) => places.push(FilesystemSpace::new(
+                &found, *device, filesystem, space, &settings,
+            )),
             Err(error) => {
                 complete = false;
                 output::eprint_error(&format!("{}: {error:#}", shown(&filesystem.mount)));
@@ -65,18 +67,18 @@ pub(super) fn run(arguments: &SpaceArguments, config: Option<&Path>) -> anyhow::
     Ok(if complete { SUCCESS } else { INCOMPLETE })
 }
 
-impl<'f> Place<'f> {
+impl<'f> FilesystemSpace<'f> {
     fn new(
         found: &'f Found,
-        device: crate::model::DeviceNumber,
+        device: DeviceNumber,
         filesystem: &'f Filesystem,
         space: FreeSpace,
         settings: &Settings,
-    ) -> Place<'f> {
+    ) -> FilesystemSpace<'f> {
         let images = found.images.iter().filter(|image| image.device == device);
         let mut images: Vec<_> = images.collect();
         images.sort_by_key(|image| std::cmp::Reverse(image.sample.extents));
-        Place {
+        FilesystemSpace {
             keeps: settings.defrag.keep_free.of_bytes(filesystem.size),
             filesystem,
             space,
@@ -89,7 +91,7 @@ impl<'f> Place<'f> {
     }
 }
 
-fn render(place: &Place<'_>) -> String {
+fn render(place: &FilesystemSpace<'_>) -> String {
     let space = &place.space;
     let mut text = format!(
         "{} ({}): {} of {} free, in {} extents; the longest has {}.\n\n",
@@ -162,7 +164,7 @@ fn groups(groups: &[Group]) -> String {
     text
 }
 
-fn verdicts(place: &Place<'_>) -> String {
+fn verdicts(place: &FilesystemSpace<'_>) -> String {
     let mut table = TextTable::new(&["IMAGE", ">ALLOCATED", ">EXTENTS", "WOULD GET"]);
     for image in place.images.iter().take(IMAGES) {
         let verdict = match place.placement(image) {
@@ -184,9 +186,9 @@ fn verdicts(place: &Place<'_>) -> String {
     )
 }
 
-fn document(place: &Place<'_>) -> Value {
+fn document(place: &FilesystemSpace<'_>) -> Value {
     let space = &place.space;
-    let class = |(class, it): (usize, &crate::model::free_space::Class)| {
+    let class = |(class, it): (usize, &Class)| {
         let from = 1_u64 << class;
         json!({
             "from_bytes": from,
@@ -222,7 +224,7 @@ fn document(place: &Place<'_>) -> Value {
 }
 
 /// `at_least_extents` is `null` if the image has no room; then `missing_bytes` is set.
-fn image_object(place: &Place<'_>, image: &Image) -> Value {
+fn image_object(place: &FilesystemSpace<'_>, image: &Image) -> Value {
     let (extents, missing) = match place.placement(image) {
         Placement::AtLeast(extents) => (Some(extents), None),
         Placement::Missing(bytes) => (None, Some(bytes)),

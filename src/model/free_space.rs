@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Bytes, ExtentCount, Share};
+use super::{Bytes, ExtentCount};
 
 /// How many of the longest free extents are kept one by one: enough for most images.
 const LONGEST: usize = 4096;
@@ -52,7 +52,7 @@ impl Class {
     }
 }
 
-/// Sums up free extents.
+/// The sum of free extents that are added one by one.
 pub struct Summary {
     space: FreeSpace,
     group_size: u64,
@@ -61,7 +61,7 @@ pub struct Summary {
 }
 
 impl Summary {
-    /// Of a file system of `size`, in allocation groups of `group_size`.
+    /// For a file system of `size`, in allocation groups of `group_size`.
     pub fn new(size: Bytes, block_size: Bytes, group_size: Bytes) -> Summary {
         let group_size = group_size.0.max(1);
         let starts = (0..size.0.div_ceil(group_size)).map(|group| group * group_size);
@@ -140,21 +140,6 @@ impl FreeSpace {
         self.longest.first().copied().unwrap_or_default()
     }
 
-    /// The share of the free space that lies in extents of at least `length`.
-    pub fn share_in(&self, length: Bytes) -> Share {
-        let all = self.bytes().0;
-        let class = length.0.checked_ilog2().unwrap_or(0) as usize;
-        let long: Bytes = self
-            .classes
-            .iter()
-            .skip(class)
-            .map(|class| class.bytes)
-            .sum();
-        let share = u128::from(long.0) * u128::from(Share::WHOLE.0);
-        let share = share.checked_div(u128::from(all)).unwrap_or(0);
-        Share(u32::try_from(share).unwrap_or(Share::WHOLE.0))
-    }
-
     /// In how many extents a file of `size` lies at least, if it takes the longest free extents first and
     /// leaves `keep_free` unused.
     pub fn placement(&self, size: Bytes, keep_free: Bytes) -> Placement {
@@ -178,24 +163,34 @@ impl FreeSpace {
 
     /// The least number of extents for `left` bytes, of those that are not kept one by one.
     fn beyond_longest(&self, mut left: u64) -> u64 {
-        let mut extents = 0;
-        for (class, all) in self.classes.iter().enumerate().rev() {
-            let kept = self
-                .longest
-                .iter()
-                .filter(|length| length.0.ilog2() as usize == class);
-            let kept = kept.fold((0, 0), |(count, bytes), length| {
-                (count + 1, bytes + length.0)
-            });
-            let (count, bytes) = (all.extents.0 - kept.0, all.bytes.0 - kept.1);
-            if left <= bytes {
-                // Not one is longer than the end of the class, nor than the shortest that is kept.
-                let below = self.longest.last().map_or(u64::MAX, |length| length.0);
-                let end = (2_u64 << class).wrapping_sub(1);
-                return extents + left.div_ceil(end.min(below).max(1));
+        if left == 0 {
+            return 0;
+        }
+        let mut rest = self.classes.clone();
+        for length in &self.longest {
+            let class = length.0.checked_ilog2().unwrap_or(0) as usize;
+            if let Some(class) = rest.get_mut(class) {
+                class.extents = class.extents.saturating_sub(ExtentCount(1));
+                class.bytes.0 = class.bytes.0.saturating_sub(length.0);
             }
-            extents += count;
-            left -= bytes;
+        }
+        // Not one is longer than the end of its class, nor than the shortest that is kept.
+        let shortest = self.longest.last().map_or(u64::MAX, |length| length.0);
+        let mut extents = 0;
+        for (
+            class,
+            Class {
+                extents: count,
+                bytes,
+            },
+        ) in rest.into_iter().enumerate().rev()
+        {
+            if left <= bytes.0 {
+                let longest = (2_u64 << class).wrapping_sub(1).min(shortest);
+                return extents + left.div_ceil(longest.max(1));
+            }
+            extents += count.0;
+            left -= bytes.0;
         }
         extents
     }
@@ -267,14 +262,6 @@ mod tests {
         );
         assert_eq!(groups[1].free, Bytes(0));
         assert_eq!(groups[2].free, Bytes(50));
-    }
-
-    #[test]
-    fn shares_by_length() {
-        let space = space(&[64 * KIB, 4 * KIB, 4 * KIB, 4 * KIB, 4 * KIB]);
-        assert_eq!(space.share_in(Bytes(64 * KIB)), Share::percent(80));
-        assert_eq!(space.share_in(Bytes(4 * KIB)), Share::WHOLE);
-        assert_eq!(FreeSpace::default().share_in(Bytes(4 * KIB)), Share(0));
     }
 
     /// The fewest extents, from the whole list.
