@@ -32,6 +32,20 @@ fn sample(path: &[u8]) -> Sample {
     }
 }
 
+/// An image that is ok, of which nothing but its sample and owner is known.
+fn view<'a>(sample: &'a Sample, owner: &'a Owner) -> ImageView<'a> {
+    ImageView {
+        sample,
+        owner,
+        map: None,
+        growth: None,
+        time_left: None,
+        severity: Severity::Ok,
+        reason: Reason::BelowAll,
+        filesystem: None,
+    }
+}
+
 /// The whole text of a sweep.
 fn render_sweep(
     images: &[ImageView<'_>],
@@ -201,17 +215,8 @@ fn any_name_gives_a_right_label() {
         (b"/a\nb\xff", r"/a\\x0ab\\xff"),
         (b"/a\\", r"/a\\"),
     ] {
-        let sample = sample(path);
-        let now = ImageView {
-            sample: &sample,
-            owner: &Owner::default(),
-            map: None,
-            growth: None,
-            time_left: None,
-            severity: Severity::Ok,
-            reason: Reason::BelowAll,
-            filesystem: None,
-        };
+        let (sample, owner) = (sample(path), Owner::default());
+        let now = view(&sample, &owner);
         let text = render_sweep(&[now], &[], &HostView::default(), None);
         let line = format!("fragwatch_image_extents{{image=\"{expected}\"}} 34694398");
         assert_eq!(lines(&text, "image_extents"), [line]);
@@ -230,16 +235,7 @@ fn images_that_are_shown_alike_have_a_series_each() {
     let mut third = second.clone();
     third.extents = ExtentCount(8);
     let owner = Owner::default();
-    let images = [&first, &second, &third].map(|sample| ImageView {
-        sample,
-        owner: &owner,
-        map: None,
-        growth: None,
-        time_left: None,
-        severity: Severity::Ok,
-        reason: Reason::BelowAll,
-        filesystem: None,
-    });
+    let images = [&first, &second, &third].map(|sample| view(sample, &owner));
     let text = render_sweep(&images, &[], &HostView::default(), None);
     let expected = [
         r#"fragwatch_image_extents{image="/srv/a\\x0ab"} 34694398"#,
@@ -264,17 +260,7 @@ fn a_long_text_comes_in_chunks_with_one_header_for_each_metric() {
     let samples: Vec<_> = (0..2000)
         .map(|n| sample(format!("/srv/{n:04}.img").as_bytes()))
         .collect();
-    let view = |sample| ImageView {
-        sample,
-        owner: &owner,
-        map: None,
-        growth: None,
-        time_left: None,
-        severity: Severity::Ok,
-        reason: Reason::BelowAll,
-        filesystem: None,
-    };
-    let images: Vec<_> = samples.iter().map(view).collect();
+    let images: Vec<_> = samples.iter().map(|sample| view(sample, &owner)).collect();
     let (metrics, mut place) = (ImageMetrics::new(&images), 0);
     let chunks: Vec<_> = std::iter::from_fn(|| metrics.chunk(&mut place)).collect();
     assert!(chunks.len() > 5, "{}", chunks.len());
