@@ -264,6 +264,8 @@ pub fn traced(command: &Command, path: &Path, log: &Path) -> Vec<String> {
         .map(|call| match call.split_once('(') {
             Some(("ioctl", arguments)) => {
                 let request = arguments.split(", ").nth(1).expect("a request");
+                // strace cuts a call here when another thread's comes between.
+                let request = request.split(" <unfinished").next().expect("a part");
                 request.to_owned()
             }
             _ => call.split('(').next().expect("a name").to_owned(),
