@@ -200,6 +200,7 @@ fn evaluations(prometheus: &Prometheus, repetitions: usize) -> BTreeMap<Group, S
         }
         // The first one of each is left out: it reads from disk what the others have in memory.
         if !taken.is_empty() && taken.values().all(|times| times.len() > repetitions) {
+            print_costliest(&answer);
             break;
         }
         sleep(POLL_INTERVAL);
@@ -211,4 +212,16 @@ fn evaluations(prometheus: &Prometheus, repetitions: usize) -> BTreeMap<Group, S
         .into_iter()
         .map(|(group, times)| (group, samples(times)))
         .collect()
+}
+
+/// Prints the rules that took longest in their last evaluation.
+fn print_costliest(answer: &serde_json::Value) {
+    let groups = answer["data"]["groups"].as_array().into_iter().flatten();
+    let rules = groups.flat_map(|group| group["rules"].as_array().into_iter().flatten());
+    let took = |rule: &serde_json::Value| rule["evaluationTime"].as_f64().unwrap_or_default();
+    let mut rules: Vec<_> = rules.collect();
+    rules.sort_by(|a, b| took(b).total_cmp(&took(a)));
+    for rule in rules.iter().take(10) {
+        eprintln!("{} {}", show(Unit::Seconds, took(rule)), rule["name"]);
+    }
 }
