@@ -107,7 +107,7 @@ pub fn run(config: Option<&Path>) -> anyhow::Result<()> {
     let _logging = logging::init();
     let start = Start::read(config);
     if let Some(error) = &start.error {
-        error!("{}:\n{error}", start.in_force.in_words());
+        error!("{}:\n{error}", start.in_force.text());
     }
     // A second daemon ends here, before its rescue is armed and acts beside the first.
     let lock = InstanceLock::take(&start.loaded.settings)?;

@@ -13,7 +13,7 @@ use super::output::{self, SCHEMA, SUCCESS, linear_bar};
 use super::progress::Progress;
 use crate::config::Settings;
 use crate::discover::mounts::{FilesystemScope, Mount};
-use crate::model::path::shown;
+use crate::model::path::{PlainPath, shown};
 use crate::model::{Bytes, Census, CensusFile, ExtentCount};
 use crate::probe::census::needs_xfs;
 use crate::probe::protocol::{CensusRequest, Reply, Request};
@@ -141,7 +141,7 @@ fn mean(file: &CensusFile) -> Option<Bytes> {
 
 fn name(file: &CensusFile) -> String {
     match &file.path {
-        Some(path) => shown(path),
+        Some(PlainPath(path)) => shown(path),
         None => format!("inode {} (no name found below the mount point)", file.inode),
     }
 }
@@ -170,7 +170,7 @@ fn file_object(file: &CensusFile) -> Value {
         "allocated_bytes": file.allocated,
     });
     match &file.path {
-        Some(path) => of_file(path, keys),
+        Some(PlainPath(path)) => of_file(path, keys),
         None => {
             keys["path"] = Value::Null;
             keys

@@ -84,7 +84,7 @@ fn problems(status: &Status) -> String {
     };
     let mut lines: Vec<_> = status.stalled.iter().map(stalled).collect();
     if let Some(refused) = &daemon.config_refused {
-        let (first, rest) = daemon.config_in_force.in_words().split_at(1);
+        let (first, rest) = daemon.config_in_force.text().split_at(1);
         lines.push(format!("{}{rest}:\n{refused}", first.to_uppercase()));
     }
     let bad = status.parts.iter().filter(|it| it.severity > Severity::Ok);

@@ -5,7 +5,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use tracing::{error, info, warn};
@@ -16,6 +16,7 @@ use super::store::{QuarantinedDb, Store};
 use crate::background::{Background, Jobs, STACK};
 use crate::config::settings;
 use crate::model::path::shown;
+use crate::sys::mutex::lock;
 
 /// Maximum number of sweep rows in the queue, except for a single larger sweep: a quarter of an
 /// hour of a thousand images, some megabytes.
@@ -136,10 +137,6 @@ struct Shared {
     health: Mutex<Health>,
     /// Whether the database has an older schema.
     upgrading: AtomicBool,
-}
-
-fn lock<T>(value: &Mutex<T>) -> MutexGuard<'_, T> {
-    value.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A record, and the file to remove once it is written.

@@ -58,25 +58,18 @@ words! {
 
 words! {
     /// Why a run is stopped early.
-    pub enum Stop {
-        /// The maintenance window closes.
-        WindowClosed = "window_closed",
-        /// The operator has paused defragmentation.
-        Paused = "paused",
-        /// fragwatch is shutting down.
-        Shutdown = "shutdown",
-        /// The rescue is active: the host needs its memory and its disks.
-        Incident = "incident",
-        /// A process is waiting to open the image.
-        Opened = "opened",
-        /// It made no progress for too long.
-        Stuck = "stuck",
-        /// It works on something other than the image.
-        Astray = "astray",
-        /// The image was removed, or its file system unmounted (`umount --lazy`).
-        Gone = "gone",
-        /// fragwatch itself was stopped (SIGTSTP, SIGSTOP).
-        Suspended = "suspended",
+    pub enum Stop: Display {
+        WindowClosed = "window_closed" => "the maintenance window closed",
+        Paused = "paused" => "defragmentation was paused",
+        Shutdown = "shutdown" => "fragwatch was ended",
+        /// The host needs its memory and its disks:
+        Incident = "incident" => "a rescue incident began",
+        Opened = "opened" => "somebody wanted to open the image",
+        Stuck = "stuck" => "it did nothing for too long",
+        Astray = "astray" => "it worked on something else than the image",
+        /// `umount --lazy`:
+        Gone = "gone" => "the image was removed, or its file system unmounted",
+        Suspended = "suspended" => "fragwatch was stopped (SIGTSTP, SIGSTOP)",
     }
 }
 
@@ -87,22 +80,6 @@ impl Stop {
             self,
             Stop::Opened | Stop::Incident | Stop::Astray | Stop::Gone | Stop::Suspended
         )
-    }
-}
-
-impl fmt::Display for Stop {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Stop::WindowClosed => "the maintenance window closed",
-            Stop::Paused => "defragmentation was paused",
-            Stop::Shutdown => "fragwatch was ended",
-            Stop::Incident => "a rescue incident began",
-            Stop::Opened => "somebody wanted to open the image",
-            Stop::Stuck => "it did nothing for too long",
-            Stop::Astray => "it worked on something else than the image",
-            Stop::Gone => "the image was removed, or its file system unmounted",
-            Stop::Suspended => "fragwatch was stopped (SIGTSTP, SIGSTOP)",
-        })
     }
 }
 

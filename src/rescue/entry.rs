@@ -115,7 +115,7 @@ fields! {
     Report { order drill outcome error read began ended before_at before after }
     Counters {
         drop_slab drop_pagecache compact_scanned compact_fail allocation_stalls
-        slab_reclaimable slab_unreclaimable free_blocks
+        slab_reclaimable_kib slab_unreclaimable_kib free_blocks
     }
     Began { incident trigger }
     Ended {

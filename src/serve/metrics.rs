@@ -21,6 +21,7 @@ use table::*;
 use text::float;
 
 use crate::history::Health;
+use crate::model::words::words;
 use crate::model::{Engine, ExtentCount, Outcome, RescueStep, Trigger};
 
 /// With buckets in seconds: a count on XFS takes microseconds, a map seconds, and a deadline is
@@ -36,21 +37,13 @@ const HISTOGRAMS: [(Metric, [f64; 8]); 2] = [
     ),
 ];
 
-/// The label `method`: what a probe read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Method {
-    /// Number of extents.
-    Count,
-    /// Whole extent map.
-    Map,
-}
-
-impl Method {
-    fn label(self) -> &'static str {
-        match self {
-            Method::Count => "count",
-            Method::Map => "map",
-        }
+words! {
+    /// The label `method`: what a probe read.
+    pub enum Method {
+        /// Number of extents.
+        Count = "count",
+        /// Whole extent map.
+        Map = "map",
     }
 }
 
@@ -102,7 +95,7 @@ impl Lifetime {
 
 /// Records the duration of a probe.
 pub fn probed(method: Method, took: Duration) {
-    histogram!(PROBE_DURATION.name, "method" => method.label()).record(took);
+    histogram!(PROBE_DURATION.name, "method" => method.as_str()).record(took);
 }
 
 /// Counts a failed probe.

@@ -17,6 +17,7 @@ pub mod handle;
 pub mod heap;
 pub mod locks;
 pub mod mounts;
+pub mod mutex;
 pub mod pagecache;
 pub mod proc;
 pub mod processes;

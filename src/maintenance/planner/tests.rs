@@ -592,10 +592,15 @@ fn several_file_systems_share_the_room() {
     assert_eq!(decisions(&facts, &policy), ["/srv/a1 xfs_fsr 02:30"]);
 }
 
+fn rsync() -> User {
+    let name = "rsync".to_owned();
+    User::Process { name, pid: 7 }
+}
+
 fn any_image() -> impl Strategy<Value = ImageFacts> {
     let severity = prop::sample::select(vec![Severity::Ok, Severity::Warning, Severity::Critical]);
     let numbers = (0..3_000_000_u64, 0..1000_u64, 0..600_u64, -1e5..1e5_f64);
-    let user = prop_oneof![3 => Just(None), 1 => Just(vm()), 1 => Just(Some(User::Unknown))];
+    let user = prop_oneof![3 => Just(None), 1 => Just(vm()), 1 => Just(Some(rsync()))];
     let obstacles = prop_oneof![
         8 => Just(Vec::new()),
         1 => Just(vec![ReasonCode::Dax]),

@@ -237,7 +237,10 @@ fn an_engine_that_cannot_be_used_is_told_once() {
     );
     assert_eq!(unusable_engines(&states[..1]), "");
     let mut plan = plan();
-    let user = User::Unknown;
+    let user = User::Process {
+        name: "rsync".to_owned(),
+        pid: 7,
+    };
     let online = Some(reason::unusable(&unusable));
     plan.images[2].decision = Decision::Not(in_use(&user, online));
     let now = at("2026-03-28T01:00Z");
