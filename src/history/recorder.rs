@@ -211,7 +211,7 @@ impl Writer<'_> {
         }
         let retention = *lock(&self.shared.retention);
         let on_upgrade = || self.shared.upgrading.store(true, Ordering::Relaxed);
-        let opened = Store::open_with(&self.shared.path, retention, &on_upgrade);
+        let opened = Store::open(&self.shared.path, retention, &on_upgrade);
         self.failed_at = opened.is_err().then(Instant::now);
         let (store, quarantined) = opened?;
         self.store = Some(store);

@@ -32,7 +32,7 @@ use regex_syntax::hir::Hir;
 use thiserror::Error;
 
 use super::record::{DRILL_MARKER, split_once};
-use crate::model::{Bytes, RuleAction, RuleDefinition};
+use crate::model::{RuleAction, RuleDefinition};
 use crate::sys::proc::number;
 
 /// Maximum number of operator rules: each is a pass over every record.
@@ -232,14 +232,6 @@ impl RuleError {
             problem,
         }
     }
-
-    /// The faulty bytes of the pattern; `None` if the whole pattern or something else is wrong.
-    pub fn in_pattern(&self) -> Option<Range<usize>> {
-        match &self.problem {
-            RuleProblem::Syntax { at, .. } => Some(at.clone()),
-            _ => None,
-        }
-    }
 }
 
 /// The compiled rules.
@@ -362,12 +354,6 @@ impl Rules {
     pub fn name(&self, rule: RuleId) -> Option<&str> {
         let (name, _) = self.names.get(usize::from(rule.0))?;
         Some(name)
-    }
-
-    /// Memory of the tables.
-    pub fn memory(&self) -> Bytes {
-        let bytes = self.tables.iter().map(|table| table.dfa.memory_usage());
-        Bytes(u64::try_from(bytes.sum::<usize>()).unwrap_or(u64::MAX))
     }
 }
 
