@@ -65,13 +65,7 @@ async fn count(
             mount: mount.clone(),
             worst,
         });
-        let mut progress = Progress::spinner();
-        let mut beats = 0;
-        let on_beat = || {
-            beats += 1;
-            let message = format!("counting the files of {}", shown(&mount.point));
-            progress.at(beats, message);
-        };
+        let on_beat = Progress::beats(format!("counting the files of {}", shown(&mount.point)));
         match probes.call(&mount, &request, on_beat).await? {
             Reply::Census(census) => return Ok((mount, *census)),
             Reply::Elsewhere(root) => path = root.path,

@@ -106,16 +106,8 @@ fn object((n, incident): &(usize, Incident)) -> Value {
 }
 
 fn table(incidents: &[(usize, Incident)]) -> String {
-    let mut table = TextTable::new(&[
-        ">N",
-        "BEGAN (UTC)",
-        ">DURATION",
-        "TRIGGER",
-        ">SIGNS",
-        ">ACTIONS",
-        ">SLAB FREED",
-        "OUTCOME",
-    ]);
+    let mut table =
+        TextTable::headed(">N|BEGAN (UTC)|>DURATION|TRIGGER|>SIGNS|>ACTIONS|>SLAB FREED|OUTCOME");
     for (n, incident) in incidents {
         // `2026-11-20T12:03:05.123Z`, without `T` and what follows the seconds.
         let began = incident.began.get(..19).unwrap_or(&incident.began);

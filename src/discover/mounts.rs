@@ -211,9 +211,11 @@ impl FilesystemScope {
         let ours = mounts.find(|mount| mount.device == self.device);
         ours.is_some_and(|mount| mount.holds(file, device))
     }
+}
 
+#[cfg(test)]
+impl FilesystemScope {
     /// Replaces the made-up device number with that of real files.
-    #[cfg(test)]
     pub(super) fn on_device(mut self, device: u64) -> FilesystemScope {
         let real = DeviceNumber {
             major: major(device),

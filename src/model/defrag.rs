@@ -47,7 +47,6 @@ words! {
     pub enum UnusableReason {
         /// It is not in `defrag.engines`.
         NotConfigured = "not_configured",
-        /// xfs_fsr is not installed.
         NoXfsFsr = "no_xfs_fsr",
         /// The kernel has a defect that endangers images.
         KernelKnownBad = "kernel_known_bad",
@@ -218,25 +217,18 @@ impl RunOutcome {
 }
 
 words! {
-    /// Kind of outcome: the column `outcome` of the history, and the metric label.
+    /// Kind of a [`RunOutcome`]: the column `outcome` of the history, and the metric label.
     pub enum OutcomeKind {
-        /// Fewer extents than before.
         Improved = "improved",
-        /// Completed, but the extents are no fewer.
         Unchanged = "unchanged",
-        /// The same, for an unknown reason.
+        /// Unchanged for an unknown reason.
         Unexplained = "unexplained",
-        /// A process needed the image.
         Busy = "busy",
-        /// Too little free space.
         NoSpace = "no_space",
-        /// Stopped early.
         Stopped = "stopped",
-        /// Refused by a guard.
         Refused = "refused",
         /// Refused by a guard, because there is too little to gain.
         NoGain = "no_gain",
-        /// The run failed.
         Failed = "failed",
         /// Its process ended without a report.
         NoReport = "no_report",

@@ -12,7 +12,7 @@ macro_rules! words {
         $(#[$meta])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
         #[derive(serde::Serialize, serde::Deserialize)]
-        pub enum $name { $($(#[$doc])* $(#[doc = $text])? #[serde(rename = $word)] $variant,)+ }
+        pub enum $name { $($(#[$doc])* #[doc = words!(@text $word $($text)?)] #[serde(rename = $word)] $variant,)+ }
 
         #[allow(dead_code, reason = "not every enumeration of words needs each of these")]
         impl $name {

@@ -84,12 +84,6 @@ impl StallFlag {
         lock(&self.0).map(|since| since.elapsed())
     }
 
-    /// The flag of a file system that hangs.
-    #[cfg(test)]
-    pub fn hanging() -> StallFlag {
-        StallFlag(Arc::new(Mutex::new(Some(Instant::now()))))
-    }
-
     fn set(&self, since: Option<Instant>) {
         *lock(&self.0) = since;
     }
@@ -337,6 +331,14 @@ fn reap_later(helper: Child) {
     let mut ended = lock(&ENDED);
     ended.push(helper);
     ended.retain_mut(|helper| matches!(helper.try_wait(), Ok(None)));
+}
+
+#[cfg(test)]
+impl StallFlag {
+    /// The flag of a file system that hangs.
+    pub fn hanging() -> StallFlag {
+        StallFlag(Arc::new(Mutex::new(Some(Instant::now()))))
+    }
 }
 
 #[cfg(test)]

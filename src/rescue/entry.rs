@@ -184,34 +184,24 @@ impl Words for Notice {
     }
 }
 
-impl Packed<NOTICE_WORDS> for Notice {
-    fn pack(&self) -> [u64; NOTICE_WORDS] {
-        to_words(*self)
-    }
+/// Entries of rings, with the value that takes on the words of one.
+macro_rules! packed {
+    ($($type:ty, $words:ident, $blank:expr;)+) => {
+        $(impl Packed<$words> for $type {
+            fn pack(&self) -> [u64; $words] {
+                to_words(*self)
+            }
 
-    fn unpack(words: &[u64; NOTICE_WORDS]) -> Notice {
-        from_words(Notice::of_kind(words[0]), words)
-    }
+            fn unpack(words: &[u64; $words]) -> $type {
+                from_words($blank(words[0]), words)
+            }
+        })+
+    };
 }
-
-impl Packed<REPORT_WORDS> for Report {
-    fn pack(&self) -> [u64; REPORT_WORDS] {
-        to_words(*self)
-    }
-
-    fn unpack(words: &[u64; REPORT_WORDS]) -> Report {
-        from_words(Report::default(), words)
-    }
-}
-
-impl Packed<JOB_WORDS> for Job {
-    fn pack(&self) -> [u64; JOB_WORDS] {
-        to_words(*self)
-    }
-
-    fn unpack(words: &[u64; JOB_WORDS]) -> Job {
-        from_words(Job::default(), words)
-    }
+packed! {
+    Notice, NOTICE_WORDS, Notice::of_kind;
+    Report, REPORT_WORDS, |_| Report::default();
+    Job, JOB_WORDS, |_| Job::default();
 }
 
 #[cfg(test)]

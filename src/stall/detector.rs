@@ -278,8 +278,8 @@ impl ScanThreads {
 
 #[cfg(test)]
 mod tests {
-    use super::super::fake_proc::{HEALTHY, task, tree};
     use super::*;
+    use crate::stall::tests::{HEALTHY, task, tree};
     use rustix::fs::{CWD, FileType, Mode, mknodat};
     use std::fs;
     use std::path::Path;

@@ -9,6 +9,8 @@ use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd};
 
 use rustix::io::Errno;
 
+use super::checked;
+
 /// First of the bytes that QEMU locks for its own use of an image, one per permission
 /// (`RAW_LOCK_PERM_BASE`, block/file-posix.c).
 const PERMISSIONS: i64 = 100;
@@ -86,10 +88,7 @@ fn is_locked(file: BorrowedFd<'_>, from: i64, length: i64) -> io::Result<bool> {
     lock.l_len = length;
     // SAFETY: the descriptor is open; the call reads and fills in a `struct flock`, which outlives
     // it. `l_pid` is zero, as F_OFD_GETLK asks for.
-    let result = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_GETLK, &raw mut lock) };
-    if result < 0 {
-        return Err(io::Error::last_os_error());
-    }
+    checked(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_GETLK, &raw mut lock) })?;
     Ok(lock.l_type != libc::F_UNLCK as libc::c_short)
 }
 
@@ -109,11 +108,7 @@ fn is_open_elsewhere(file: BorrowedFd<'_>) -> Option<bool> {
 
 fn fcntl(file: BorrowedFd<'_>, command: libc::c_int, value: libc::c_int) -> io::Result<()> {
     // SAFETY: the descriptor is open, and both commands (F_SETSIG, F_SETLEASE) take an integer.
-    let result = unsafe { libc::fcntl(file.as_raw_fd(), command, value) };
-    if result < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(())
+    checked(unsafe { libc::fcntl(file.as_raw_fd(), command, value) }).map(drop)
 }
 
 #[cfg(test)]

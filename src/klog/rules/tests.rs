@@ -32,15 +32,11 @@ fn rules_are_small() {
 
 #[test]
 fn every_builtin_rule_begins_with_the_text() {
-    for builtin in &BUILTIN {
-        let hir = parse(builtin.pattern).unwrap();
+    for (name, pattern) in BUILTIN {
+        let hir = parse(pattern).unwrap();
         let begin = hir.properties().look_set_prefix();
-        assert!(
-            begin.contains(regex_syntax::hir::Look::Start),
-            "{}",
-            builtin.name
-        );
-        assert!(is_name(builtin.name));
+        assert!(begin.contains(regex_syntax::hir::Look::Start), "{name}");
+        assert!(is_name(name));
     }
 }
 

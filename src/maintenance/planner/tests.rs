@@ -4,7 +4,6 @@ use jiff::tz::TimeZone;
 use proptest::prelude::*;
 
 use super::*;
-use crate::maintenance::estimate::Basis;
 use crate::maintenance::facts::{Active, LastRun, User};
 use crate::maintenance::speed::{Speed, Speeds};
 use crate::model::free_space::Summary;
@@ -163,7 +162,7 @@ fn an_idle_image_runs_at_once() {
     // 100 GiB at 100 MiB/s are 1024 s; the swap takes one more, and a little is around it.
     assert_eq!(run.estimate.about.as_secs(), 1027);
     assert_eq!(run.estimate.needs, Bytes(100 * GIB));
-    assert_eq!(run.estimate.basis, Basis::Measured { runs: 3 });
+    assert_eq!(run.estimate.measured_runs, 3);
     assert_eq!(plan.due(at("2026-11-21T02:00Z")).count(), 1);
     assert_eq!(plan.due(at("2026-11-21T01:59Z")).count(), 0);
 }
