@@ -107,7 +107,7 @@ pub fn run(config: Option<&Path>) -> anyhow::Result<()> {
     let _logging = logging::init();
     let start = Start::read(config);
     if let Some(error) = &start.error {
-        error!("{}:\n{error}", start.in_force.in_words());
+        error!("{}:\n{error}", start.in_force.text());
     }
     // A second daemon ends here, before its rescue is armed and acts beside the first.
     let lock = InstanceLock::take(&start.loaded.settings)?;
@@ -161,12 +161,7 @@ impl Daemon {
         armed: Armed,
     ) -> anyhow::Result<Daemon> {
         // Before anything that another daemon would notice.
-        let Start {
-            loaded,
-            in_force,
-            error,
-            is_late,
-        } = start;
+        let (loaded, in_force) = (start.loaded, start.in_force);
         let history = HistoryService::start(&loaded.settings, lock)?;
         let lifetime = Lifetime::install().context("cannot set up metrics")?;
         let last_good = LastGood::start(config);
@@ -181,13 +176,13 @@ impl Daemon {
         let (plans, plan_requests) = mpsc::channel(PLAN_REQUESTS);
         let pages = control::Pages::new(Arc::clone(&status), &history.state, plans);
         let control = ControlServer::start(&settings.control, &pages, &status).await;
-        match error {
+        match start.error {
             None => metrics::config_read(now()),
             Some(_) => metrics::config_refused(),
         }
         status.update(|status| {
             status.daemon.config_in_force = in_force;
-            status.daemon.config_refused = error;
+            status.daemon.config_refused = start.error;
         });
         for file in &loaded.files {
             info!("configuration read from {}", file.display());
@@ -220,7 +215,7 @@ impl Daemon {
             plan_requests,
         );
         let mut reader = ConfigReader::new(config);
-        if is_late {
+        if start.is_late {
             reader.read_late();
         }
         let (end_maintenance, end) = watch::channel(false);

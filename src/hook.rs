@@ -16,10 +16,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{MemfdFlags, memfd_create};
-use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
+use rustix::process::{Pid, Signal, kill_process_group};
 use serde::{Deserialize, Serialize};
 
 use crate::background::{Background, STACK};
+use crate::sys::child::has_ended;
 
 /// Default time limit of a command.
 pub const TIMEOUT: Duration = Duration::from_secs(30);
@@ -30,13 +31,7 @@ const EXIT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Interval at which the exit of the command is checked.
 const INTERVAL: Duration = Duration::from_millis(20);
 /// Variables with which the command could send notifications to systemd in the daemon's name.
-const SYSTEMD_VARIABLES: [&str; 5] = [
-    "NOTIFY_SOCKET",
-    "WATCHDOG_USEC",
-    "WATCHDOG_PID",
-    "LISTEN_FDS",
-    "LISTEN_PID",
-];
+const SYSTEMD_VARIABLES: &str = "NOTIFY_SOCKET WATCHDOG_USEC WATCHDOG_PID LISTEN_FDS LISTEN_PID";
 
 /// The input of a command.
 #[derive(Debug, Clone, Default)]
@@ -189,7 +184,7 @@ impl Runner {
             .current_dir("/")
             .stdin(input(&call.json)?)
             .process_group(0);
-        for name in SYSTEMD_VARIABLES {
+        for name in SYSTEMD_VARIABLES.split(' ') {
             command.env_remove(name);
         }
         Ok(command)
@@ -224,15 +219,6 @@ fn wait(mut child: Child, deadline: Instant, is_cancelled: impl Fn() -> bool) ->
         },
         Err(error) => HookOutcome::Failed(error.to_string()),
     }
-}
-
-/// Whether the command has exited. It stays a zombie, so its PID still denotes its own group.
-fn has_ended(child: &Child) -> bool {
-    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
-    !matches!(
-        waitid(WaitId::Pid(Pid::from_child(child)), options),
-        Ok(None) | Err(rustix::io::Errno::INTR)
-    )
 }
 
 /// Terminates the command and all its descendants in its process group.

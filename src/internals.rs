@@ -51,7 +51,7 @@ pub mod incidents {
 
 pub mod klog {
     pub use crate::klog::file::{Down, FileSource, FileState, Settings};
-    pub use crate::klog::head::{Reading, kernel_text, read};
+    pub use crate::klog::head::{Reading, read};
     pub use crate::klog::kmsg::Kmsg;
     pub use crate::klog::record::Piece;
     pub use crate::klog::stamp::Stamp;

@@ -26,6 +26,11 @@ impl TextTable {
         TextTable(table)
     }
 
+    /// As [`new`](TextTable::new), for headers with a `|` between them.
+    pub fn headed(headers: &str) -> TextTable {
+        TextTable::new(&headers.split('|').collect::<Vec<_>>())
+    }
+
     /// Wraps cells so that lines have at most `width` columns; `None` disables wrapping.
     pub fn wrapped(mut self, width: Option<u16>) -> TextTable {
         if let Some(width) = width {

@@ -40,7 +40,10 @@ const LAW: &[(&str, &[&str])] = &[
     ("sys", &[]),
     ("discover", &["model", "config::settings", "sys"]),
     ("probe", &["model", "config::settings", "sys", "discover"]),
-    ("history", &["model", "config::settings", "background"]),
+    (
+        "history",
+        &["model", "config::settings", "background", "sys::mutex"],
+    ),
     ("defrag::run", &["model"]),
     ("defrag::meter", &["model"]),
     ("defrag::governor", &["model"]),
@@ -76,8 +79,8 @@ const LAW: &[(&str, &[&str])] = &[
     ),
     ("stall::tracker", &["model", "stall::stack"]),
     ("stall", &["model", "klog", "rescue", "sys"]),
-    ("hook", &["background"]),
-    ("background", &[]),
+    ("hook", &["background", "sys::child"]),
+    ("background", &["sys::mutex"]),
     ("durable", &[]),
     ("state_dir", &["config::settings"]),
 ];

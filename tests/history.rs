@@ -241,7 +241,7 @@ fn make_schema_1(path: &Path) {
 fn history_upgrader() {
     if let Some(path) = std::env::var_os(WRITER_PATH).map(PathBuf::from) {
         println!("opening");
-        let (_store, aside) = Store::open(&path, RETENTION).unwrap();
+        let (_store, aside) = Store::open(&path, RETENTION, &|| {}).unwrap();
         assert_eq!(aside, None);
     }
 }
@@ -256,7 +256,7 @@ fn an_upgrade_survives_death() {
     assert_eq!(before.0, 1);
     // How long it takes here and now.
     let began = Instant::now();
-    drop(Store::open(&path, RETENTION).unwrap());
+    drop(Store::open(&path, RETENTION, &|| {}).unwrap());
     let took = began.elapsed();
     let after = upgraded(&path);
     assert_eq!((after.0, after.2), (2, before.2));
@@ -282,7 +282,7 @@ fn an_upgrade_survives_death() {
         let found = upgraded(&path);
         assert!(found == before || found == after, "{death}: {found:?}");
         undone += u32::from(found == before);
-        let (store, aside) = Store::open(&path, RETENTION).unwrap();
+        let (store, aside) = Store::open(&path, RETENTION, &|| {}).unwrap();
         assert_eq!(aside, None);
         drop(store);
         assert_eq!(upgraded(&path), after);
@@ -302,12 +302,12 @@ fn an_upgrade_without_room_changes_nothing() {
     let mut file = File::create(&filler).unwrap();
     while file.write_all(&[7; 1024]).is_ok() {}
     drop(file);
-    let error = Store::open(&path, RETENTION).unwrap_err();
+    let error = Store::open(&path, RETENTION, &|| {}).unwrap_err();
     assert!(error.to_string().contains("make room"), "{error}");
     assert_eq!(upgraded(&path), before);
     assert_eq!(moved_aside(&path), [""; 0]);
     fs::remove_file(filler).unwrap();
-    drop(Store::open(&path, RETENTION).unwrap());
+    drop(Store::open(&path, RETENTION, &|| {}).unwrap());
     assert_eq!((upgraded(&path).0, upgraded(&path).2), (2, before.2));
 }
 
@@ -375,7 +375,7 @@ fn check_cut(directory: &Path, db: &[u8], journal: &[u8], newest: u64) {
     let copy = cut.join("history.db");
     fs::write(&copy, db).unwrap();
     fs::write(with_suffix(&copy, "-journal"), journal).unwrap();
-    let (mut store, aside) = Store::open(&copy, RETENTION).unwrap();
+    let (mut store, aside) = Store::open(&copy, RETENTION, &|| {}).unwrap();
     assert_eq!(aside, None, "sweep {newest}");
     assert_eq!(integrity(&copy), "ok", "sweep {newest}");
     assert_eq!(counts(&copy, CUT_IMAGES), (0..=newest).collect::<Vec<_>>());
@@ -388,7 +388,7 @@ fn check_cut(directory: &Path, db: &[u8], journal: &[u8], newest: u64) {
 fn a_power_cut_leaves_it_whole() {
     let directory = rundir::new_dir(Place::quick()).unwrap();
     let path = directory.join("history.db");
-    let (mut store, _) = Store::open(&path, RETENTION).unwrap();
+    let (mut store, _) = Store::open(&path, RETENTION, &|| {}).unwrap();
     let mut random = Random::new(support::random::SEED);
     let mut cuts = 0;
     for n in 0..400 {
@@ -432,7 +432,7 @@ fn a_power_cut_leaves_it_whole() {
 
 /// Makes a database with some history and closes it.
 fn fill(path: &Path) {
-    let (mut store, _) = Store::open(path, RETENTION).unwrap();
+    let (mut store, _) = Store::open(path, RETENTION, &|| {}).unwrap();
     (0..300).for_each(|n| record(&mut store, &sweep(n, 50)));
 }
 
@@ -768,7 +768,7 @@ fn ninety_days_of_a_thousand_images_are_below_the_budget() {
     const IMAGES: u64 = 50;
     let directory = rundir::new_dir(Place::quick()).unwrap();
     let path = directory.join("history.db");
-    let (mut store, _) = Store::open(&path, RETENTION).unwrap();
+    let (mut store, _) = Store::open(&path, RETENTION, &|| {}).unwrap();
     let mut random = Random::new(support::random::SEED);
     let mut extents = vec![10_000; IMAGES as usize];
     let mut day = |store: &mut Store, day: i64, sweeps: i64| {

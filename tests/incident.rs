@@ -70,8 +70,8 @@ fn line(recorder: &Recorder, text: &str) {
 
 fn act(recorder: &Recorder, number: u64) {
     let (at, milli) = (now(), Duration::from_millis(1));
-    let slab = |slab_reclaimable| Counters {
-        slab_reclaimable,
+    let slab = |slab_reclaimable_kib| Counters {
+        slab_reclaimable_kib,
         ..Counters::default()
     };
     recorder.report(&Report {

@@ -20,7 +20,7 @@ use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
-use fragwatch::internals::klog::{Reading, Rules, kernel_text, read};
+use fragwatch::internals::klog::{Reading, Rules, read};
 use jiff::{Timestamp, ToSpan as _, Zoned};
 use proptest::collection::vec;
 use proptest::option;
@@ -30,6 +30,14 @@ use support::daemon::fragwatch;
 use support::emergency::{DEADLOCK, Host, Plan, alone, in_a_file};
 
 // The cases from the field.
+
+/// What the kernel says in a line.
+fn kernel_text(line: &[u8]) -> Option<&[u8]> {
+    match read(line) {
+        Reading::Kernel { text, .. } => Some(text),
+        _ => None,
+    }
+}
 
 fn case(name: &str) -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));

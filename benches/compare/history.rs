@@ -82,8 +82,12 @@ pub fn simulate(
     first: u64,
     next: impl Fn(u64, &mut Random) -> u64,
 ) -> Duration {
-    let (mut store, _) =
-        Store::open(path, Duration::from_secs(DAYS.unsigned_abs() * 86_400)).unwrap();
+    let (mut store, _) = Store::open(
+        path,
+        Duration::from_secs(DAYS.unsigned_abs() * 86_400),
+        &|| {},
+    )
+    .unwrap();
     let mut random = Random::new(SEED);
     let mut extents = vec![first; images.len()];
     let mut took = Duration::ZERO;

@@ -13,7 +13,7 @@ use super::output::{self, SCHEMA, SUCCESS, linear_bar};
 use super::progress::Progress;
 use crate::config::Settings;
 use crate::discover::mounts::{FilesystemScope, Mount};
-use crate::model::path::shown;
+use crate::model::path::{PlainPath, shown};
 use crate::model::{Bytes, Census, CensusFile, ExtentCount};
 use crate::probe::census::needs_xfs;
 use crate::probe::protocol::{CensusRequest, Reply, Request};
@@ -65,13 +65,7 @@ async fn count(
             mount: mount.clone(),
             worst,
         });
-        let mut progress = Progress::spinner();
-        let mut beats = 0;
-        let on_beat = || {
-            beats += 1;
-            let message = format!("counting the files of {}", shown(&mount.point));
-            progress.at(beats, message);
-        };
+        let on_beat = Progress::beats(format!("counting the files of {}", shown(&mount.point)));
         match probes.call(&mount, &request, on_beat).await? {
             Reply::Census(census) => return Ok((mount, *census)),
             Reply::Elsewhere(root) => path = root.path,
@@ -141,7 +135,7 @@ fn mean(file: &CensusFile) -> Option<Bytes> {
 
 fn name(file: &CensusFile) -> String {
     match &file.path {
-        Some(path) => shown(path),
+        Some(PlainPath(path)) => shown(path),
         None => format!("inode {} (no name found below the mount point)", file.inode),
     }
 }
@@ -170,7 +164,7 @@ fn file_object(file: &CensusFile) -> Value {
         "allocated_bytes": file.allocated,
     });
     match &file.path {
-        Some(path) => of_file(path, keys),
+        Some(PlainPath(path)) => of_file(path, keys),
         None => {
             keys["path"] = Value::Null;
             keys

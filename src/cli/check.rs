@@ -115,7 +115,7 @@ fn problems(status: &Status) -> (u8, Vec<String>) {
         add(1, "the last drill of the rescue failed".to_owned());
     }
     if status.daemon.config_refused.is_some() {
-        add(1, status.daemon.config_in_force.in_words().to_owned());
+        add(1, status.daemon.config_in_force.text().to_owned());
     }
     // The part `sampler` gives the reason.
     let mut unknown = status.daemon.sweep_overdue_seconds.is_some();

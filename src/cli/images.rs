@@ -181,15 +181,8 @@ impl Probes {
     pub(super) async fn free_space(&mut self, device: DeviceNumber) -> anyhow::Result<FreeSpace> {
         let mount = self.mounts.principal(device).cloned();
         let mount = mount.context("it is no longer mounted")?;
-        let mut progress = Progress::spinner();
-        let mut beats = 0;
-        let on_beat = || {
-            beats += 1;
-            progress.at(
-                beats,
-                format!("reading the free space of {}", shown(&mount.point)),
-            );
-        };
+        let point = shown(&mount.point);
+        let on_beat = Progress::beats(format!("reading the free space of {point}"));
         let request = Request::FreeSpace(mount.clone());
         match self.call(&mount, &request, on_beat).await? {
             Reply::FreeSpace(space) => Ok(*space),

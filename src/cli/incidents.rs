@@ -11,12 +11,12 @@ use super::output::{self, INCOMPLETE, SUCCESS, counted};
 use crate::incident::archive;
 use crate::incident::evidence::{BlockedTask, TaskKind};
 use crate::incident::format::{
-    Action, Event, EventKind, Incident, IncidentState, Memory, SCHEMA, TakenEvidence,
+    Action, Event, EventKind, Incident, IncidentState, SCHEMA, TakenEvidence,
 };
 use crate::incident::hook::Moment;
 use crate::model::path::shown;
 use crate::model::{Bytes, ExtentCount, Outcome, Trigger};
-use crate::rescue::proof::large_blocks;
+use crate::rescue::proof::{Counters, large_blocks};
 use crate::sys::proc::page_bytes;
 use crate::table::{TextTable, or_dash};
 
@@ -106,16 +106,8 @@ fn object((n, incident): &(usize, Incident)) -> Value {
 }
 
 fn table(incidents: &[(usize, Incident)]) -> String {
-    let mut table = TextTable::new(&[
-        ">N",
-        "BEGAN (UTC)",
-        ">DURATION",
-        "TRIGGER",
-        ">SIGNS",
-        ">ACTIONS",
-        ">SLAB FREED",
-        "OUTCOME",
-    ]);
+    let mut table =
+        TextTable::headed(">N|BEGAN (UTC)|>DURATION|TRIGGER|>SIGNS|>ACTIONS|>SLAB FREED|OUTCOME");
     for (n, incident) in incidents {
         // `2026-11-20T12:03:05.123Z`, without `T` and what follows the seconds.
         let began = incident.began.get(..19).unwrap_or(&incident.began);
@@ -301,7 +293,7 @@ fn action_text(action: &Action) -> String {
     let error = action.error.as_ref();
     let error = error.map_or_else(String::new, |error| format!(": {}", clean(error)));
     let slab = [&action.before, &action.after].map(|memory| kib(memory.slab_kib()));
-    let blocks = |memory: &Memory| ExtentCount(large_blocks(&memory.free_blocks, page_bytes()));
+    let blocks = |memory: &Counters| ExtentCount(large_blocks(&memory.free_blocks, page_bytes()));
     let blocks = [&action.before, &action.after].map(blocks);
     format!(
         "{number} {step} {outcome} in {took} ({reaction} after its reason){error}; \
@@ -435,15 +427,15 @@ mod tests {
             reaction_us: 87,
             duration_us: 812_345,
             before_age_ms: 4000,
-            before: Memory {
+            before: Counters {
                 slab_reclaimable_kib: 700 << 10,
-                free_blocks: vec![120_000, 3000, 40, 0, 0, 0, 0, 0, 0, 0, 0],
-                ..Memory::default()
+                free_blocks: [120_000, 3000, 40, 0, 0, 0, 0, 0, 0, 0, 0],
+                ..Counters::default()
             },
-            after: Memory {
+            after: Counters {
                 slab_reclaimable_kib: 80 << 10,
-                free_blocks: vec![90_000, 40_000, 9000, 800, 90, 7, 1, 0, 0, 0, 0],
-                ..Memory::default()
+                free_blocks: [90_000, 40_000, 9000, 800, 90, 7, 1, 0, 0, 0, 0],
+                ..Counters::default()
             },
         }
     }

@@ -21,6 +21,15 @@ impl Progress {
         Self::new(ProgressBar::new_spinner(), "{spinner} {msg}")
     }
 
+    /// Work of unknown length, of which each call is a sign.
+    pub(super) fn beats(message: String) -> impl FnMut() {
+        let (mut progress, mut beats) = (Self::spinner(), 0);
+        move || {
+            beats += 1;
+            progress.at(beats, message.clone());
+        }
+    }
+
     /// Work of known length in extents.
     pub(super) fn bar(extents: u64) -> Self {
         Self::new(

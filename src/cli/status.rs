@@ -13,15 +13,6 @@ use crate::model::{ExtentsPerDay, Roughly, Severity, UnixTime};
 use crate::serve::status::{EngineState, Rescue, Row, Stalled, Status};
 use crate::table::{TextTable, counted, or_dash};
 
-const HEADERS: [&str; 7] = [
-    "IMAGE",
-    ">EXTENTS",
-    ">GROWTH",
-    ">CRITICAL IN",
-    ">SIZE",
-    "VM",
-    "SEVERITY",
-];
 /// Minimum columns of a path.
 const LEAST_PATH: usize = 12;
 
@@ -84,7 +75,7 @@ fn problems(status: &Status) -> String {
     };
     let mut lines: Vec<_> = status.stalled.iter().map(stalled).collect();
     if let Some(refused) = &daemon.config_refused {
-        let (first, rest) = daemon.config_in_force.in_words().split_at(1);
+        let (first, rest) = daemon.config_in_force.text().split_at(1);
         lines.push(format!("{}{rest}:\n{refused}", first.to_uppercase()));
     }
     let bad = status.parts.iter().filter(|it| it.severity > Severity::Ok);
@@ -146,7 +137,7 @@ fn table(rows: &[Row], width: Option<u16>) -> String {
 }
 
 fn with_paths(rows: &[Row], longest: usize) -> String {
-    let mut table = TextTable::new(&HEADERS);
+    let mut table = TextTable::headed("IMAGE|>EXTENTS|>GROWTH|>CRITICAL IN|>SIZE|VM|SEVERITY");
     for row in rows {
         table.row([
             end_of(&row.path, longest),

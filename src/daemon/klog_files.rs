@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -23,6 +23,7 @@ use crate::rescue::entry::Line;
 use crate::serve::metrics;
 use crate::serve::parts::{Part, State};
 use crate::serve::shared_status::SharedStatus;
+use crate::sys::mutex::lock;
 
 /// Maximum queued matches. More are a storm, of which one is enough.
 const WAITING: usize = 256;
@@ -196,10 +197,6 @@ impl LogFiles {
             board.set_part(part, state);
         }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 struct Followed {

@@ -8,6 +8,7 @@ use anyhow::bail;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout_at};
 
+use super::start::main_file;
 use crate::config::{self, ConfigError, Loaded};
 
 const READ_TIMEOUT: Duration = Duration::from_secs(10);
@@ -50,9 +51,7 @@ impl ConfigReader {
     }
 
     pub(super) fn path(&self) -> &Path {
-        self.config
-            .as_deref()
-            .unwrap_or(Path::new(config::DEFAULT_PATH))
+        main_file(self.config.as_deref())
     }
 
     /// Begins to read the configuration. Fails if that of the start or one that was given up hangs.

@@ -241,8 +241,8 @@ impl Rescue {
             }
             self.reporter.report(&report);
         }
-        metrics::klog_read(fast.exchange.records(), fast.exchange.lost());
-        metrics::rescue_news_lost(fast.notices.lost().saturating_add(fast.reports.lost()));
+        let news_lost = fast.notices.lost().saturating_add(fast.reports.lost());
+        metrics::klog_read(fast.exchange.records(), fast.exchange.lost(), news_lost);
         if self.reporter.drill_has_failed() {
             self.drill_due = Some(Instant::now() + DRILL_RETRY);
         }

@@ -102,18 +102,9 @@ impl Sampler {
 
     /// Restores the past from the history at `path`. To be called before [`run`](Sampler::run).
     pub(super) async fn look_back(&self, path: &Path) {
-        let Results {
-            assessor, clock, ..
-        } = &self.results;
-        let (window, now) = (assessor.window(), clock.now());
-        look_back(
-            &self.results.history,
-            path,
-            window,
-            now,
-            &self.results.registry,
-        )
-        .await;
+        let results = &self.results;
+        let (window, now) = (results.assessor.window(), results.clock.now());
+        look_back(&results.history, path, window, now, &results.registry).await;
     }
 
     /// Sweeps until the settings channel closes.

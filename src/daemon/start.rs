@@ -78,8 +78,7 @@ impl Start {
         };
         let read = match (read, &kept) {
             (Ok(_), Some(kept)) if !kept.is_blank => {
-                let path = config.unwrap_or(Path::new(config::DEFAULT_PATH));
-                Err(config::blank_file(path).to_string())
+                Err(config::blank_file(main_file(config)).to_string())
             }
             (read, _) => read,
         };
@@ -121,11 +120,15 @@ fn within<T: Send + 'static>(
         .ok()
 }
 
+/// The configuration file, if `config` is what was given on the command line.
+pub(super) fn main_file(config: Option<&Path>) -> &Path {
+    config.unwrap_or(Path::new(config::DEFAULT_PATH))
+}
+
 fn no_answer(config: Option<&Path>) -> String {
-    let path = config.unwrap_or(Path::new(config::DEFAULT_PATH));
     format!(
         "{}: could not be read within {} s, its disk may hang; it is taken as soon as it is read",
-        shown(path),
+        shown(main_file(config)),
         READ_TIMEOUT.as_secs()
     )
 }
@@ -137,12 +140,11 @@ struct Copy {
 }
 
 fn copy_of(config: Option<&Path>) -> Copy {
-    let config = config.unwrap_or(Path::new(config::DEFAULT_PATH));
     // The name distinguishes the copies of two configurations.
     let head = format!(
         "# Written by fragwatch after each configuration that was right, and read by it at a start \
          with one that is wrong.\n# The configuration: {}\n",
-        shown(config)
+        shown(main_file(config))
     );
     Copy {
         path: state_dir::given().join(COPY),

@@ -50,18 +50,15 @@ pub(super) fn run(
     let program = program().ok_or(Refusal::from(ReasonCode::NoXfsFsr))?;
     let target = controls.target;
     let cleared = clear(controls)?;
-    let Checked {
-        extents,
-        allocated,
-        stall,
-    } = cleared.checked;
+    let checked = cleared.checked;
+    let extents = checked.extents;
     report.from = Some(extents);
     if controls.request.limits.dry_run {
-        let copies = allocated;
+        let (copies, stall) = (checked.allocated, checked.stall);
         let forecast = RunForecast::Copy { copies, stall };
         return Ok(RunOutcome::WouldRun { forecast });
     }
-    let progress = Progress::new(Engine::XfsFsr, allocated.0, extents);
+    let progress = Progress::new(Engine::XfsFsr, checked.allocated.0, extents);
     controls.send(Event::Cleared(progress));
     let process = match XfsFsr::start(&program, target, cleared.gate) {
         Ok(process) => process,

@@ -437,7 +437,7 @@ pub fn check_map(
             false => ControlFlow::Continue(()),
         }
     };
-    MapReader::new().read(&target.file, Bytes(0), ReadPace::QUICK, visit, &mut beat)?;
+    MapReader::default().read(&target.file, Bytes(0), ReadPace::QUICK, visit, &mut beat)?;
     checked.into_inner()?;
     if shared {
         return Err(Refusal::from(ReasonCode::SharesBlocks).into());
@@ -455,7 +455,7 @@ pub(super) fn check_gain(target: &Target, extents: ExtentCount) -> Result<(), Re
     if extents <= SAMPLED_FROM {
         return Ok(());
     }
-    let outlook = MapReader::new().sample(&target.file, extents, &mut || {})?;
+    let outlook = MapReader::default().sample(&target.file, extents, &mut || {})?;
     worth_it(outlook, Engine::Online)
 }
 

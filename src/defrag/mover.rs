@@ -83,7 +83,7 @@ impl Mover {
             buffer: vec![0; PIECE],
             anchor: None,
             anchored: 0,
-            reader: MapReader::new(),
+            reader: MapReader::default(),
         })
     }
 

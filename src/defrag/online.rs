@@ -80,7 +80,7 @@ fn survey(controls: &mut Controls<'_, '_>) -> Result<MovePlan, RunOutcome> {
         }
     };
     let mut beat = || stopped.set(stopped.get().or_else(|| controls.stop()));
-    MapReader::new().read(file, Bytes(0), ReadPace::GENTLE, visit, &mut beat)?;
+    MapReader::default().read(file, Bytes(0), ReadPace::GENTLE, visit, &mut beat)?;
     if let Some(why) = stopped.get() {
         return Err(RunOutcome::Stopped { why });
     }

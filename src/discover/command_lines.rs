@@ -7,9 +7,10 @@ use std::collections::{BTreeSet, VecDeque};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use crate::sys::mutex::lock;
 use crate::sys::processes::command_line;
 
 /// Maximum wait for one answer; a read normally takes tens of microseconds.
@@ -55,9 +56,9 @@ impl CommandLines {
         }
         let mut waited_for: BTreeSet<_> = new.iter().copied().collect();
         self.pending.extend(&waited_for);
-        self.queue().extend(new);
+        lock(&self.queue).extend(new);
         // A thread that hangs is left behind; the next one continues with the queue.
-        while !self.queue().is_empty() && self.start_thread() {
+        while !lock(&self.queue).is_empty() && self.start_thread() {
             while let Ok(answer) = self.answers.recv_timeout(DEADLINE) {
                 waited_for.remove(&answer.0);
                 self.pending.remove(&answer.0);
@@ -75,11 +76,6 @@ impl CommandLines {
         self.pending.contains(&key)
     }
 
-    fn queue(&self) -> std::sync::MutexGuard<'_, VecDeque<Key>> {
-        // A push or pop cannot panic half-way, so a poisoned queue is still consistent.
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn start_thread(&self) -> bool {
         if self.threads.load(Ordering::SeqCst) >= MOST_THREADS {
             return false;
@@ -87,10 +83,7 @@ impl CommandLines {
         self.threads.fetch_add(1, Ordering::SeqCst);
         let (queue, sender) = (Arc::clone(&self.queue), self.sender.clone());
         let (threads, proc) = (Arc::clone(&self.threads), self.proc.clone());
-        let next = move || {
-            let mut queue = queue.lock().unwrap_or_else(PoisonError::into_inner);
-            queue.pop_front()
-        };
+        let next = move || lock(&queue).pop_front();
         let started = std::thread::Builder::new()
             .name("command-lines".to_owned())
             .stack_size(64 * 1024)

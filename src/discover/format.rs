@@ -31,36 +31,32 @@ pub struct Header {
     pub data_files: Vec<OsString>,
 }
 
+/// Magic numbers at their offsets: docs/interop/{qcow2,qed_spec,parallels}, block/{vmdk,vdi,vhdx,vpc}.c
+/// and crypto/block-luks.c of QEMU.
+const MAGIC: [(usize, &[u8], Format); 13] = [
+    (0, b"QFI\xfb", Format::Qcow2),
+    (0, b"KDMV", Format::Vmdk),
+    (0, b"COWD", Format::Vmdk),
+    (0, VMDK_DESCRIPTOR, Format::Vmdk),
+    // SEsparse.
+    (0, &0xcafe_babe_u64.to_le_bytes(), Format::Vmdk),
+    (0x40, &0xbeda_107f_u32.to_le_bytes(), Format::Vdi),
+    (0, b"vhdxfile", Format::Vhdx),
+    (0, VHD, Format::Vhd),
+    (0, b"QED\0", Format::Qed),
+    (0, b"WithoutFreeSpace", Format::Parallels),
+    (0, b"WithouFreSpacExt", Format::Parallels),
+    (0, b"LUKS\xba\xbe\0\x01", Format::Luks),
+    (0, b"LUKS\xba\xbe\0\x02", Format::Luks),
+];
+
 /// The format indicated by the first bytes of a file.
 pub fn by_magic(header: &[u8]) -> Option<Format> {
-    let at =
-        |offset: usize, magic: &[u8]| header.get(offset..).is_some_and(|h| h.starts_with(magic));
-    // docs/interop/{qcow2,qed_spec,parallels}, block/{vmdk,vdi,vhdx,vpc}.c and crypto/block-luks.c
-    // of QEMU.
-    if at(0, b"QFI\xfb") {
-        Some(Format::Qcow2)
-    } else if at(0, b"KDMV") || at(0, b"COWD") || at(0, VMDK_DESCRIPTOR) {
-        Some(Format::Vmdk)
-    } else if at(0, &0xcafe_babe_u64.to_le_bytes()) {
-        // SEsparse.
-        Some(Format::Vmdk)
-    } else if at(0x40, &0xbeda_107f_u32.to_le_bytes()) {
-        Some(Format::Vdi)
-    } else if at(0, b"vhdxfile") {
-        Some(Format::Vhdx)
-    } else if at(0, VHD) {
-        Some(Format::Vhd)
-    } else if at(0, b"QED\0") {
-        Some(Format::Qed)
-    } else if at(0, b"WithoutFreeSpace") || at(0, b"WithouFreSpacExt") {
-        Some(Format::Parallels)
-    } else if at(0, b"LUKS\xba\xbe\0\x01") || at(0, b"LUKS\xba\xbe\0\x02") {
-        Some(Format::Luks)
-    } else if is_partitioned(header) {
-        Some(Format::Raw)
-    } else {
-        None
-    }
+    let is_at = |(offset, magic, _): &&(usize, &[u8], Format)| {
+        header.get(*offset..).is_some_and(|h| h.starts_with(magic))
+    };
+    let found = MAGIC.iter().find(is_at).map(|(_, _, format)| *format);
+    found.or_else(|| is_partitioned(header).then_some(Format::Raw))
 }
 
 /// Whether there is a partition table of DOS; before a GPT lies one as well (UEFI, 5.2.3). Boot

@@ -73,30 +73,10 @@ impl Mount {
     /// Whether it is a pseudo file system. These hold no images, and searching them has side
     /// effects (autofs mounts, /proc/kcore appears as large as memory).
     pub fn is_pseudo(&self) -> bool {
-        const PSEUDO: [&str; 21] = [
-            "autofs",
-            "binfmt_misc",
-            "bpf",
-            "cgroup",
-            "cgroup2",
-            "configfs",
-            "debugfs",
-            "devpts",
-            "devtmpfs",
-            "efivarfs",
-            "fuse.gvfsd-fuse",
-            "fusectl",
-            "hugetlbfs",
-            "mqueue",
-            "nsfs",
-            "proc",
-            "pstore",
-            "rpc_pipefs",
-            "securityfs",
-            "sysfs",
-            "tracefs",
-        ];
-        PSEUDO.contains(&self.type_name.as_str())
+        const PSEUDO: &str = "autofs binfmt_misc bpf cgroup cgroup2 configfs debugfs devpts devtmpfs \
+            efivarfs fuse.gvfsd-fuse fusectl hugetlbfs mqueue nsfs proc pstore rpc_pipefs securityfs \
+            sysfs tracefs";
+        PSEUDO.split_whitespace().any(|it| it == self.type_name)
     }
 }
 
@@ -231,9 +211,11 @@ impl FilesystemScope {
         let ours = mounts.find(|mount| mount.device == self.device);
         ours.is_some_and(|mount| mount.holds(file, device))
     }
+}
 
+#[cfg(test)]
+impl FilesystemScope {
     /// Replaces the made-up device number with that of real files.
-    #[cfg(test)]
     pub(super) fn on_device(mut self, device: u64) -> FilesystemScope {
         let real = DeviceNumber {
             major: major(device),

@@ -281,24 +281,15 @@ impl Holders {
     }
 
     /// The number of open files; one that is open twice counts twice.
-    pub fn len(&self) -> usize {
+    pub fn open_files(&self) -> usize {
         self.files.len()
     }
 
-    /// Whether no file is open.
-    pub fn is_empty(&self) -> bool {
-        self.files.is_empty()
-    }
-
+    /// The files that QEMU or another program for VMs has open, by their paths as we see them. They
+    /// are images regardless of their format.
     fn held(&self) -> impl Iterator<Item = &Held> {
         let files = self.files.iter();
         files.filter(|file| self.processes[file.holder].opens_images)
-    }
-
-    /// The paths, as we see them, of files that QEMU or another program for VMs has open. They are
-    /// images regardless of their format.
-    pub fn held_by_qemu(&self) -> impl Iterator<Item = &Path> {
-        self.held().map(|file| file.name.as_path())
     }
 
     /// Of these files, those that lie on the file system `device`, with their inode numbers, as far

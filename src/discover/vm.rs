@@ -221,16 +221,8 @@ fn of_socket(value: &str) -> Option<String> {
         option(value, "path").or_else(|| Some(value.to_owned()).filter(|it| !it.contains('=')))?;
     let path = Path::new(&path);
     let name = |path: &Path| Some(path.file_stem()?.to_string_lossy().into_owned());
-    let general = [
-        "api",
-        "clh-api",
-        "ch",
-        "cloud-hypervisor",
-        "firecracker",
-        "crosvm",
-        "socket",
-    ];
-    let is_general = |name: &String| general.contains(&name.as_str());
+    const GENERAL: &str = "api clh-api ch cloud-hypervisor firecracker crosvm socket";
+    let is_general = |name: &String| GENERAL.split(' ').any(|it| it == name);
     let directory = || name(path.parent()?).filter(|name| !matches!(name.as_str(), "run" | "tmp"));
     name(path)
         .filter(|name| !is_general(name))

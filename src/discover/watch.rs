@@ -177,12 +177,6 @@ impl<W: Watcher> DirectoryWatch<W> {
         self.refused.as_ref()
     }
 
-    /// The number of watched directories.
-    #[cfg(test)]
-    pub fn watched(&self) -> usize {
-        self.watched.len()
-    }
-
     fn forget(&mut self, path: &Path) {
         self.watched.remove(path);
         // Fails if the directory is gone and its watch with it.

@@ -5,7 +5,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use tracing::{error, info, warn};
@@ -16,6 +16,7 @@ use super::store::{QuarantinedDb, Store};
 use crate::background::{Background, Jobs, STACK};
 use crate::config::settings;
 use crate::model::path::shown;
+use crate::sys::mutex::lock;
 
 /// Maximum number of sweep rows in the queue, except for a single larger sweep: a quarter of an
 /// hour of a thousand images, some megabytes.
@@ -138,10 +139,6 @@ struct Shared {
     upgrading: AtomicBool,
 }
 
-fn lock<T>(value: &Mutex<T>) -> MutexGuard<'_, T> {
-    value.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 /// A record, and the file to remove once it is written.
 #[derive(Debug)]
 struct Job {
@@ -214,7 +211,7 @@ impl Writer<'_> {
         }
         let retention = *lock(&self.shared.retention);
         let on_upgrade = || self.shared.upgrading.store(true, Ordering::Relaxed);
-        let opened = Store::open_with(&self.shared.path, retention, &on_upgrade);
+        let opened = Store::open(&self.shared.path, retention, &on_upgrade);
         self.failed_at = opened.is_err().then(Instant::now);
         let (store, quarantined) = opened?;
         self.store = Some(store);

@@ -58,19 +58,12 @@ struct Known {
 
 impl Store {
     /// Opens, creates or upgrades the database at `path`, and checks it for damage. A damaged one
-    /// is moved aside, and its new name returned beside a new database.
+    /// is moved aside, and its new name returned beside a new database. `on_upgrade` is called before
+    /// an upgrade.
     ///
     /// # Errors
     /// If the file at `path` must not be touched, or cannot be opened.
     pub fn open(
-        path: &Path,
-        retention: Duration,
-    ) -> Result<(Store, Option<QuarantinedDb>), StoreError> {
-        Store::open_with(path, retention, &|| {})
-    }
-
-    /// As `open`; calls `on_upgrade` before a database of an older schema is upgraded.
-    pub(super) fn open_with(
         path: &Path,
         retention: Duration,
         on_upgrade: &dyn Fn(),

@@ -83,7 +83,7 @@ impl Place {
     }
 
     fn store(&self, retention: Duration) -> Store {
-        let (store, aside) = Store::open(&self.path, retention).unwrap();
+        let (store, aside) = Store::open(&self.path, retention, &|| {}).unwrap();
         assert_eq!(aside, None);
         store
     }

@@ -145,9 +145,9 @@ pub struct Action {
     /// Age of `before` when the write began.
     pub before_age_ms: u64,
     /// Counters before the write.
-    pub before: Memory,
+    pub before: Counters,
     /// Counters after the write.
-    pub after: Memory,
+    pub after: Counters,
 }
 
 impl From<&Report> for Action {
@@ -162,8 +162,8 @@ impl From<&Report> for Action {
             reaction_us: micros(report.began.since(report.read)),
             duration_us: micros(report.ended.since(report.began)),
             before_age_ms: millis(report.began.since(report.before_at)),
-            before: Memory::from(&report.before),
-            after: Memory::from(&report.after),
+            before: report.before,
+            after: report.after,
         }
     }
 }
@@ -176,44 +176,6 @@ impl Action {
             return 0;
         }
         self.before.slab_kib().saturating_sub(self.after.slab_kib())
-    }
-}
-
-/// Memory counters of the kernel; see [`Counters`].
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Memory {
-    pub drop_slab: u64,
-    pub drop_pagecache: u64,
-    pub compact_scanned: u64,
-    pub compact_fail: u64,
-    pub allocation_stalls: u64,
-    pub slab_reclaimable_kib: u64,
-    pub slab_unreclaimable_kib: u64,
-    /// Free blocks of 2^n pages at index n.
-    pub free_blocks: Vec<u64>,
-}
-
-impl Memory {
-    /// Total slab memory.
-    pub fn slab_kib(&self) -> u64 {
-        self.slab_reclaimable_kib
-            .saturating_add(self.slab_unreclaimable_kib)
-    }
-}
-
-impl From<&Counters> for Memory {
-    fn from(counters: &Counters) -> Memory {
-        Memory {
-            drop_slab: counters.drop_slab,
-            drop_pagecache: counters.drop_pagecache,
-            compact_scanned: counters.compact_scanned,
-            compact_fail: counters.compact_fail,
-            allocation_stalls: counters.allocation_stalls,
-            slab_reclaimable_kib: counters.slab_reclaimable,
-            slab_unreclaimable_kib: counters.slab_unreclaimable,
-            free_blocks: counters.free_blocks.to_vec(),
-        }
     }
 }
 

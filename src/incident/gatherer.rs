@@ -13,7 +13,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Sender};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -22,6 +22,7 @@ use super::format::millis;
 use crate::model::path::{printable, shown};
 use crate::model::utc;
 use crate::sys;
+use crate::sys::mutex::lock;
 use crate::sys::proc::{self, PF_WQ_WORKER, TaskStat};
 
 /// Default deadline of the collectors.
@@ -56,10 +57,6 @@ impl Sources {
 
 /// What was found so far. Never locked while a collector reads.
 type Found = Mutex<Evidence>;
-
-fn lock(found: &Found) -> MutexGuard<'_, Evidence> {
-    found.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// A collector; delivers its data in one or more parts.
 type Collect = fn(&Sources, &Found) -> io::Result<()>;
@@ -197,23 +194,11 @@ impl Gatherer {
 
 /// Counters of /proc/vmstat that show why memory is short.
 fn is_relevant(name: &str) -> bool {
-    const BEGINNINGS: [&str; 7] = [
-        "nr_dirty",
-        "nr_writeback",
-        "compact_",
-        "allocstall",
-        "drop_",
-        "pgscan_",
-        "pgsteal_",
-    ];
-    const NAMES: [&str; 5] = [
-        "nr_free_pages",
-        "nr_slab_reclaimable",
-        "nr_slab_unreclaimable",
-        "nr_throttled_written",
-        "oom_kill",
-    ];
-    NAMES.contains(&name) || BEGINNINGS.iter().any(|begin| name.starts_with(begin))
+    const BEGINNINGS: &str = "nr_dirty nr_writeback compact_ allocstall drop_ pgscan_ pgsteal_";
+    const NAMES: &str = "nr_free_pages nr_slab_reclaimable nr_slab_unreclaimable \
+        nr_throttled_written oom_kill";
+    let mut beginnings = BEGINNINGS.split_whitespace();
+    beginnings.any(|begin| name.starts_with(begin)) || NAMES.split_whitespace().any(|it| it == name)
 }
 
 fn pressure(sources: &Sources, of: &str, found: &Found) -> io::Result<()> {

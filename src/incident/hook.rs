@@ -17,11 +17,9 @@ pub use crate::hook::{HookOutcome, TIMEOUT};
 const QUEUE: usize = 8;
 
 words! {
-    /// When a hook runs; the value of `FRAGWATCH_EVENT`.
+    /// When in an incident a hook runs; the value of `FRAGWATCH_EVENT`.
     pub enum Moment {
-        /// At the start of an incident.
         Begin = "begin",
-        /// At the end of an incident.
         End = "end",
     }
 }
@@ -34,12 +32,9 @@ pub struct HookReport {
     pub took_ms: u64,
 }
 
-/// The command, with one thread and one queue per moment.
+/// The command, with one thread and one queue for each of [`Moment::ALL`].
 #[derive(Debug)]
-pub struct Hooks {
-    begin: Hook<IncidentId>,
-    end: Hook<IncidentId>,
-}
+pub struct Hooks([Hook<IncidentId>; Moment::ALL.len()]);
 
 impl Hooks {
     /// Starts both threads. `command` is a program and its arguments, run without a shell.
@@ -63,19 +58,15 @@ impl Hooks {
             };
             hook::start(name, command.to_vec(), timeout, QUEUE, on_end)
         };
-        Ok(Hooks {
-            begin: start("hook-begin", Moment::Begin)?,
-            end: start("hook-end", Moment::End)?,
-        })
+        Ok(Hooks([
+            start("hook-begin", Moment::Begin)?,
+            start("hook-end", Moment::End)?,
+        ]))
     }
 
     /// Queues a run without blocking. Returns false and drops it if the queue is full.
     pub fn call(&self, moment: Moment, incident: IncidentId, call: Call) -> bool {
-        let hook = match moment {
-            Moment::Begin => &self.begin,
-            Moment::End => &self.end,
-        };
-        hook.push((incident, call))
+        self.0[moment as usize].push((incident, call))
     }
 }
 

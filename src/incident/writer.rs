@@ -3,7 +3,7 @@
 
 use std::io;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use tracing::{error, info, warn};
@@ -12,6 +12,7 @@ use super::archive::{prune, recover, save};
 use crate::background::{Background, Jobs, STACK};
 use crate::model::path::shown;
 use crate::model::utc;
+use crate::sys::mutex::lock;
 
 const QUEUE: usize = 16;
 const RETRY: Duration = Duration::from_secs(10);
@@ -41,11 +42,6 @@ pub(super) struct Writer {
 struct IncidentFile {
     name: String,
     bytes: Vec<u8>,
-}
-
-/// Held only to copy or change the value.
-fn lock(health: &Mutex<WriterHealth>) -> MutexGuard<'_, WriterHealth> {
-    health.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Writer {

@@ -66,14 +66,6 @@ pub fn read(line: &[u8]) -> Reading<'_> {
     reading.unwrap_or(Reading::Unknown)
 }
 
-/// The kernel's own text in a line; `None` if another or an unknown program wrote it.
-pub fn kernel_text(line: &[u8]) -> Option<&[u8]> {
-    match read(line) {
-        Reading::Kernel { text, .. } => Some(text),
-        _ => None,
-    }
-}
-
 /// A line without the sequences that colour it on a terminal (`ESC [ 31 m`), as by `dmesg
 /// --color=always`.
 pub fn without_colours(line: &[u8]) -> Cow<'_, [u8]> {

@@ -32,7 +32,7 @@ use regex_syntax::hir::Hir;
 use thiserror::Error;
 
 use super::record::{DRILL_MARKER, split_once};
-use crate::model::{Bytes, RuleAction, RuleDefinition};
+use crate::model::{RuleAction, RuleDefinition};
 use crate::sys::proc::number;
 
 /// Maximum number of operator rules: each is a pass over every record.
@@ -53,24 +53,18 @@ macro_rules! xfs {
     };
 }
 
-struct Builtin {
-    name: &'static str,
-    action: RuleAction,
-    pattern: &'static str,
-}
-
-/// The built-in rules, most important first. The names are metric labels and must not change. A
+/// The built-in rules, names and patterns, most important first: the first one rescues, the others
+/// observe. The names are metric labels and must not change. A
 /// task name in a message may contain any byte (`CPU 0/KVM`, `runc:[1:CHILD]`, `a(b)`), and vendors
 /// append to messages, so no pattern is anchored at the end.
-const BUILTIN: [Builtin; 10] = [
+const BUILTIN: [(&str, &str); 10] = [
     // XFS retries an allocation forever. All spellings from 2.4 to 6.8, also with a device name,
     // which is not required. 2.4's own form has no prefix, so its function must be one of kmem.c.
     // The last form is Zadara's; without `retries=` it reports a first failure, no deadlock yet.
     // Not matched: `Possible memory allocation deadlock: size=…` of ZFS's Solaris porting layer.
-    Builtin {
-        name: "xfs_deadlock",
-        action: RuleAction::Rescue,
-        pattern: concat!(
+    (
+        "xfs_deadlock",
+        concat!(
             r"(?s:",
             xfs!(),
             r"(?:.+\(\d+\) )?possible (?:memory allocation )?deadlock",
@@ -78,12 +72,11 @@ const BUILTIN: [Builtin; 10] = [
             r"|^possible deadlock in kmem_\w+ ?\(mode: ?0x",
             r"|^XFS: \[\d+\] kmem_\w+ failure .*retries=\d)",
         ),
-    },
+    ),
     // Before the rules for its causes: `Log I/O Error Detected.  Shutting down filesystem` is both.
-    Builtin {
-        name: "xfs_shutdown",
-        action: RuleAction::Observe,
-        pattern: concat!(
+    (
+        "xfs_shutdown",
+        concat!(
             xfs!(),
             r"(?:.*Shutting down filesystem",
             r"|xfs_do_force_shutdown\(",
@@ -92,75 +85,67 @@ const BUILTIN: [Builtin; 10] = [
             r"|User initiated shutdown received)",
             r"|^xfs_force_shutdown\([^,]+,0x[0-9a-f]+\) called from",
         ),
-    },
-    Builtin {
-        name: "xfs_log_error",
-        action: RuleAction::Observe,
-        pattern: concat!(
+    ),
+    (
+        "xfs_log_error",
+        concat!(
             xfs!(),
             r"(?:[Ll]og I/O [Ee]rror|xfs_log_force: error -?\d+ returned)",
         ),
-    },
-    Builtin {
-        name: "xfs_corruption",
-        action: RuleAction::Observe,
-        pattern: concat!(
+    ),
+    (
+        "xfs_corruption",
+        concat!(
             xfs!(),
             r"(?:(?:XFS )?[Ii]nternal error .* at line \d",
             r"|Metadata [\w ]+ detected at ",
             r"|Corruption detected",
             r"|Unmount and run xfs_repair)",
         ),
-    },
-    Builtin {
-        name: "xfs_metadata_error",
-        action: RuleAction::Observe,
-        pattern: concat!(
+    ),
+    (
+        "xfs_metadata_error",
+        concat!(
             xfs!(),
             r#"(?i:metadata I/O error)"#,
             r#"|^I/O error in filesystem \("[^"]+"\) meta-data dev "#,
         ),
-    },
-    Builtin {
-        name: "xfs_write_failure",
-        action: RuleAction::Observe,
-        pattern: concat!(
+    ),
+    (
+        "xfs_write_failure",
+        concat!(
             xfs!(),
             r"(?:Failing async write on buffer block",
             r"|Corruption Alert: Buffer at daddr 0x[0-9a-f]+ had permanent write failures)",
         ),
-    },
-    Builtin {
-        name: "hung_task",
-        action: RuleAction::Observe,
-        pattern: concat!(
+    ),
+    (
+        "hung_task",
+        concat!(
             r"(?s:^INFO: task .+:\d+(?: <\w+>)?(?: is)? blocked (?:for|in|on) ",
             r"|^Future hung task reports are suppressed)",
         ),
-    },
-    Builtin {
-        name: "soft_lockup",
-        action: RuleAction::Observe,
-        pattern: r"^(?:NMI )?(?:watchdog: )?BUG: soft lockup - CPU#\d+ stuck for \d+s",
-    },
-    Builtin {
-        name: "out_of_memory",
-        action: RuleAction::Observe,
-        pattern: concat!(
+    ),
+    (
+        "soft_lockup",
+        r"^(?:NMI )?(?:watchdog: )?BUG: soft lockup - CPU#\d+ stuck for \d+s",
+    ),
+    (
+        "out_of_memory",
+        concat!(
             r"^(?:Memory cgroup )?[Oo]ut of memory(?: \([^)]*\))?: [Kk]ill(?:ed)? process \d",
             r"|^oom-kill:constraint=",
         ),
-    },
+    ),
     // Starts with a task name, so it alone has to read more than a few bytes of other records.
-    Builtin {
-        name: "page_allocation_failure",
-        action: RuleAction::Observe,
-        pattern: concat!(
+    (
+        "page_allocation_failure",
+        concat!(
             r"(?s:^.{1,15}: (?:page allocation failure[.:] ?order:\d",
             r"|vmalloc error: size \d",
             r"|vmalloc: allocation failure))",
         ),
-    },
+    ),
 ];
 
 /// Number of a rule in its [`Rules`]: first built-in rules, then operator rules as configured.
@@ -193,13 +178,11 @@ pub struct RuleError {
 /// What is wrong with a rule.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum RuleProblem {
-    /// The name is not a valid metric label.
     #[error("a name has up to {MAX_NAME} lower-case letters, digits and _, a letter first")]
     Name,
     /// Another rule, possibly a built-in one, has the same name.
     #[error("there is a rule of that name already")]
     Duplicate,
-    /// The pattern is not a regular expression.
     #[error("{reason} (byte {} of the pattern)", at.start)]
     Syntax {
         /// The affected bytes of the pattern.
@@ -207,19 +190,15 @@ pub enum RuleProblem {
         /// The error of the parser.
         reason: String,
     },
-    /// The pattern matches every record.
     #[error("the pattern matches the empty text, and so every record")]
     MatchesEverything,
-    /// The pattern's table would be too large.
     #[error(
         "the pattern takes too much memory; counted repetitions are the usual reason, \
          `.*` takes less than `.{{1,30}}`"
     )]
     TooLarge,
-    /// The pattern is not supported by the DFA.
     #[error("the pattern cannot be used: {0}")]
     Unsupported(String),
-    /// There are more than [`MAX_OPERATOR_RULES`].
     #[error("there are more than {MAX_OPERATOR_RULES} rules")]
     TooMany,
 }
@@ -230,14 +209,6 @@ impl RuleError {
             index,
             name: name.to_owned(),
             problem,
-        }
-    }
-
-    /// The faulty bytes of the pattern; `None` if the whole pattern or something else is wrong.
-    pub fn in_pattern(&self) -> Option<Range<usize>> {
-        match &self.problem {
-            RuleProblem::Syntax { at, .. } => Some(at.clone()),
-            _ => None,
         }
     }
 }
@@ -276,14 +247,14 @@ impl Rules {
             names: Vec::with_capacity(BUILTIN.len() + operator.len()),
             tables: Vec::with_capacity(BUILTIN.len() + operator.len()),
         };
-        for (index, builtin) in BUILTIN.iter().enumerate() {
-            let rank = match builtin.action {
-                RuleAction::Rescue => Rank::BuiltinRescue,
-                RuleAction::Observe => Rank::BuiltinObserve,
+        for (index, (name, pattern)) in BUILTIN.into_iter().enumerate() {
+            let (action, rank) = match index {
+                0 => (RuleAction::Rescue, Rank::BuiltinRescue),
+                _ => (RuleAction::Observe, Rank::BuiltinObserve),
             };
             rules
-                .add(builtin.name, builtin.pattern, builtin.action, rank)
-                .map_err(|problem| RuleError::new(index, builtin.name, problem))?;
+                .add(name, pattern, action, rank)
+                .map_err(|problem| RuleError::new(index, name, problem))?;
         }
         for (index, definition) in operator.iter().enumerate() {
             rules
@@ -362,12 +333,6 @@ impl Rules {
     pub fn name(&self, rule: RuleId) -> Option<&str> {
         let (name, _) = self.names.get(usize::from(rule.0))?;
         Some(name)
-    }
-
-    /// Memory of the tables.
-    pub fn memory(&self) -> Bytes {
-        let bytes = self.tables.iter().map(|table| table.dfa.memory_usage());
-        Bytes(u64::try_from(bytes.sum::<usize>()).unwrap_or(u64::MAX))
     }
 }
 

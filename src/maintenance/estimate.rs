@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use super::facts::{FilesystemFacts, ImageFacts};
-use super::speed::Speed;
 use crate::config::settings::Defrag;
 use crate::model::{Bytes, BytesPerSecond, Engine, swap_stall};
 
@@ -17,18 +16,6 @@ const AROUND_IT: Duration = Duration::from_secs(2);
 /// Space that `online` needs besides the image: one segment, with a generous margin.
 const ONLINE_NEEDS: Bytes = Bytes(64 << 20);
 
-/// What a speed is based on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Basis {
-    /// Past runs on this file system.
-    Measured {
-        /// Number of runs.
-        runs: u32,
-    },
-    /// Runs on other hosts.
-    Assumed,
-}
-
 /// The estimated cost of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Estimate {
@@ -38,8 +25,8 @@ pub struct Estimate {
     pub needs: Bytes,
     /// Copying speed.
     pub speed: BytesPerSecond,
-    /// What the speed is based on.
-    pub basis: Basis,
+    /// Past runs on this file system that the speed is based on; 0 if it is that of other hosts.
+    pub measured_runs: u32,
     /// How long readers are blocked at the end; zero for `online`.
     pub stall: Duration,
 }
@@ -55,9 +42,6 @@ pub fn estimate(
         Engine::XfsFsr => (filesystem.speeds.xfs_fsr, ASSUMED_FSR),
         Engine::Online => (filesystem.speeds.online, ASSUMED_ONLINE),
     };
-    let basis = measured.map_or(Basis::Assumed, |Speed { runs, .. }| Basis::Measured {
-        runs,
-    });
     // Past runs may have had a higher limit. Half of the bandwidth is for reading.
     let speed = measured.map_or(assumed, |speed| speed.median);
     let speed = speed.min(BytesPerSecond(policy.bandwidth.0 / 2));
@@ -75,7 +59,7 @@ pub fn estimate(
             Engine::Online => ONLINE_NEEDS,
         },
         speed,
-        basis,
+        measured_runs: measured.map_or(0, |speed| speed.runs),
         stall,
     }
 }

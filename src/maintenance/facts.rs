@@ -138,8 +138,6 @@ pub enum User {
         /// Its process ID.
         pid: u32,
     },
-    /// An unknown holder of a lock or lease, for example on another host.
-    Unknown,
 }
 
 impl fmt::Display for User {
@@ -151,7 +149,6 @@ impl fmt::Display for User {
             } => write!(f, "VM {name} (pid {pid})"),
             User::Vm { name: None, pid } => write!(f, "a VM (pid {pid})"),
             User::Process { name, pid } => write!(f, "{name} (pid {pid})"),
-            User::Unknown => write!(f, "somebody who cannot be seen from here"),
         }
     }
 }

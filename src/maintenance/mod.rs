@@ -16,7 +16,6 @@ pub mod reason;
 pub mod speed;
 
 pub use calendar::{Calendar, JitterSeed, Opening};
-pub use estimate::Basis;
 pub use facts::{Active, Allowed, FilesystemFacts, ImageFacts, LastRun, PlanFacts, User};
 pub use planner::{Decision, Plan, Planned, PlannedRun, passed_over, plan};
 pub use speed::Speeds;

@@ -5,7 +5,7 @@ use std::fmt;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 
-use super::estimate::{Basis, Estimate};
+use super::estimate::Estimate;
 use super::facts::User;
 use crate::model::{ReasonCode, Refusal, Roughly, Unusable, UnusableReason};
 
@@ -70,9 +70,9 @@ pub fn cooling_down(until: &Moment, in_vain: u32) -> Refusal {
 /// It would take longer than the window, which closes at `closes`, is open.
 pub fn would_not_finish(closes: &Moment, estimate: &Estimate) -> Refusal {
     let (about, speed) = (Roughly(estimate.about), estimate.speed);
-    let basis = match estimate.basis {
-        Basis::Measured { .. } => "measured on this file system",
-        Basis::Assumed => "assumed, nothing measured on this file system yet",
+    let basis = match estimate.measured_runs {
+        0 => "assumed, nothing measured on this file system yet",
+        _ => "measured on this file system",
     };
     let text = format!(
         "would not finish before the window closes at {closes} (about {about} at {speed}, {basis})"

@@ -47,7 +47,6 @@ words! {
     pub enum UnusableReason {
         /// It is not in `defrag.engines`.
         NotConfigured = "not_configured",
-        /// xfs_fsr is not installed.
         NoXfsFsr = "no_xfs_fsr",
         /// The kernel has a defect that endangers images.
         KernelKnownBad = "kernel_known_bad",
@@ -58,25 +57,18 @@ words! {
 
 words! {
     /// Why a run is stopped early.
-    pub enum Stop {
-        /// The maintenance window closes.
-        WindowClosed = "window_closed",
-        /// The operator has paused defragmentation.
-        Paused = "paused",
-        /// fragwatch is shutting down.
-        Shutdown = "shutdown",
-        /// The rescue is active: the host needs its memory and its disks.
-        Incident = "incident",
-        /// A process is waiting to open the image.
-        Opened = "opened",
-        /// It made no progress for too long.
-        Stuck = "stuck",
-        /// It works on something other than the image.
-        Astray = "astray",
-        /// The image was removed, or its file system unmounted (`umount --lazy`).
-        Gone = "gone",
-        /// fragwatch itself was stopped (SIGTSTP, SIGSTOP).
-        Suspended = "suspended",
+    pub enum Stop: Display {
+        WindowClosed = "window_closed" => "the maintenance window closed",
+        Paused = "paused" => "defragmentation was paused",
+        Shutdown = "shutdown" => "fragwatch was ended",
+        /// The host needs its memory and its disks:
+        Incident = "incident" => "a rescue incident began",
+        Opened = "opened" => "somebody wanted to open the image",
+        Stuck = "stuck" => "it did nothing for too long",
+        Astray = "astray" => "it worked on something else than the image",
+        /// `umount --lazy`:
+        Gone = "gone" => "the image was removed, or its file system unmounted",
+        Suspended = "suspended" => "fragwatch was stopped (SIGTSTP, SIGSTOP)",
     }
 }
 
@@ -87,22 +79,6 @@ impl Stop {
             self,
             Stop::Opened | Stop::Incident | Stop::Astray | Stop::Gone | Stop::Suspended
         )
-    }
-}
-
-impl fmt::Display for Stop {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Stop::WindowClosed => "the maintenance window closed",
-            Stop::Paused => "defragmentation was paused",
-            Stop::Shutdown => "fragwatch was ended",
-            Stop::Incident => "a rescue incident began",
-            Stop::Opened => "somebody wanted to open the image",
-            Stop::Stuck => "it did nothing for too long",
-            Stop::Astray => "it worked on something else than the image",
-            Stop::Gone => "the image was removed, or its file system unmounted",
-            Stop::Suspended => "fragwatch was stopped (SIGTSTP, SIGSTOP)",
-        })
     }
 }
 
@@ -241,25 +217,18 @@ impl RunOutcome {
 }
 
 words! {
-    /// Kind of outcome: the column `outcome` of the history, and the metric label.
+    /// Kind of a [`RunOutcome`]: the column `outcome` of the history, and the metric label.
     pub enum OutcomeKind {
-        /// Fewer extents than before.
         Improved = "improved",
-        /// Completed, but the extents are no fewer.
         Unchanged = "unchanged",
-        /// The same, for an unknown reason.
+        /// Unchanged for an unknown reason.
         Unexplained = "unexplained",
-        /// A process needed the image.
         Busy = "busy",
-        /// Too little free space.
         NoSpace = "no_space",
-        /// Stopped early.
         Stopped = "stopped",
-        /// Refused by a guard.
         Refused = "refused",
         /// Refused by a guard, because there is too little to gain.
         NoGain = "no_gain",
-        /// The run failed.
         Failed = "failed",
         /// Its process ended without a report.
         NoReport = "no_report",

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::history::{ExtentsPerDay, UnixTime};
 use super::units::{ExtentCount, roughly};
+use super::words::words;
 
 /// Maximum reach of a forecast, as a multiple of the growth window.
 pub const REACH_OF_WINDOW: u32 = 60;
@@ -61,18 +62,17 @@ pub enum Pace {
     Shrinking,
 }
 
-/// Why something is unknown.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Unknown {
-    /// Too few counts since the image appeared or was defragmented.
-    TooFewSamples,
-    /// Enough counts, but over too short a time.
-    TooShort,
-    /// The counts go up and down, or up once: the rate cannot be distinguished from zero.
-    Unsettled,
-    /// Growth tapers off, apparently below the limit.
-    TapersOff,
+words! {
+    /// Why something is unknown.
+    pub enum Unknown: Display {
+        /// Since the image appeared or was defragmented:
+        TooFewSamples = "too_few_samples" => "too few samples",
+        TooShort = "too_short" => "watched for too short a time",
+        /// The counts go up and down, or up once: the rate cannot be distinguished from zero.
+        Unsettled = "unsettled" => "no steady growth",
+        /// Apparently below the limit:
+        TapersOff = "tapers_off" => "growth tapers off",
+    }
 }
 
 /// When an image will have too many extents.
@@ -106,18 +106,6 @@ impl Forecast {
             Forecast::In(time) => Some(time),
             Forecast::NotWithin(_) | Forecast::Never | Forecast::Unknown(_) => None,
         }
-    }
-}
-
-impl fmt::Display for Unknown {
-    /// As a reason: `too few samples`.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Unknown::TooFewSamples => "too few samples",
-            Unknown::TooShort => "watched for too short a time",
-            Unknown::Unsettled => "no steady growth",
-            Unknown::TapersOff => "growth tapers off",
-        })
     }
 }
 

@@ -3,7 +3,9 @@
 
 use std::fmt::Write as _;
 use std::os::unix::ffi::OsStrExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
 
 /// The path as one line of text, for tables, logs, JSON and metric labels: control characters and
 /// bytes that are not UTF-8 become `\xNN`.
@@ -69,6 +71,11 @@ pub fn hex_unless_exact(path: &Path) -> Option<String> {
     }
     Some(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
+
+/// A path that serde writes as by [`wire`].
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct PlainPath(#[serde(with = "wire")] pub PathBuf);
 
 /// Serde module (`#[serde(with = "path::wire")]`): the exact bytes as a string, with `%` and bytes
 /// that are not UTF-8 as `%NN`. Serde's own form rejects paths that are not UTF-8.

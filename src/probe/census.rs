@@ -19,6 +19,7 @@ use crate::discover::mounts::FilesystemScope;
 use crate::discover::rules::{Rules, Selection};
 use crate::discover::walk::{Visitor, walk};
 use crate::model::memory::extent_map_memory;
+use crate::model::path::PlainPath;
 use crate::model::{Bytes, Census, CensusFile, ExtentCount, FilesystemKind};
 use crate::sys::bulkstat::{Bulkstat, Inode};
 use crate::sys::geometry::geometry;
@@ -191,7 +192,7 @@ fn find_names(
     for file in files.iter_mut() {
         beat();
         let generation = generations.get(&file.inode).copied().unwrap_or(0);
-        file.path = remembered_name(root, file.inode, generation, &request.scope);
+        file.path = remembered_name(root, file.inode, generation, &request.scope).map(PlainPath);
     }
     let missing = files.iter().filter(|file| file.path.is_none());
     let missing: HashMap<_, _> = missing.map(|file| (file.inode, None)).collect();
@@ -209,7 +210,7 @@ fn find_names(
         walk(&request.mount.point, &request.scope, &rules, &mut search);
     }
     for file in files.iter_mut().filter(|file| file.path.is_none()) {
-        file.path = search.missing.remove(&file.inode).flatten();
+        file.path = search.missing.remove(&file.inode).flatten().map(PlainPath);
     }
 }
 

@@ -38,7 +38,7 @@ impl Probe {
     pub fn new(kind: FilesystemKind) -> Probe {
         match kind {
             FilesystemKind::Xfs => Probe::Xfs,
-            FilesystemKind::Other => Probe::Generic(MapReader::new()),
+            FilesystemKind::Other => Probe::Generic(MapReader::default()),
         }
     }
 

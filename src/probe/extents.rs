@@ -32,19 +32,13 @@ impl ReadPace {
 /// matters and that few guests wake up on the processor in use.
 const PIECE: Duration = Duration::from_millis(4);
 
-/// Reads extent maps.
+/// Reads extent maps; has a buffer of 7 KB.
+#[derive(Default)]
 pub struct MapReader {
     chunk: fiemap::Chunk,
 }
 
 impl MapReader {
-    /// Allocates its own buffer (7 KB).
-    pub fn new() -> Self {
-        MapReader {
-            chunk: fiemap::Chunk::default(),
-        }
-    }
-
     /// Visits the extents from byte `start` in ascending order without overlap, until the last one
     /// or until the visitor breaks off; returns whether the last one was reached. `beat` is called
     /// before each system call. The map may change meanwhile; the result then mixes old and new
@@ -185,12 +179,6 @@ impl MapReader {
         let is_whole = self.read(file, start, bounds.pace, visit, beat)?;
         let capped = !is_whole && builder.extents() >= bounds.max_extents;
         Ok((is_whole || capped).then(|| std::mem::take(builder).finish(size, !capped)))
-    }
-}
-
-impl Default for MapReader {
-    fn default() -> Self {
-        Self::new()
     }
 }
 

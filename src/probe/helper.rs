@@ -80,7 +80,7 @@ fn free_space(mount: &Mount, out: &mut ReplyWriter) -> io::Result<()> {
 fn sample(image: &ImageRequest, out: &mut ReplyWriter) -> io::Result<()> {
     out.at_hand(&image.path);
     let (file, _) = open::image(&image.path, image.id)?;
-    let outlook = MapReader::new().sample(&file, image.expected, &mut || out.beat())?;
+    let outlook = MapReader::default().sample(&file, image.expected, &mut || out.beat())?;
     out.push(&Reply::Sampled(outlook));
     Ok(())
 }
@@ -96,7 +96,8 @@ fn map(image: &ImageRequest, part: &MapPart, out: &mut ReplyWriter) -> io::Resul
         pace,
     };
     let size = open::size(&stat);
-    let map = MapReader::new().read_part(&file, size, &mut builder, bounds, &mut || out.beat())?;
+    let map =
+        MapReader::default().read_part(&file, size, &mut builder, bounds, &mut || out.beat())?;
     out.push(&match map {
         Some(map) => Reply::Map(Box::new(map)),
         None => Reply::MapPart(Box::new(builder)),

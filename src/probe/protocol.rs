@@ -11,7 +11,7 @@ use crate::discover::mounts::{FilesystemScope, Mount};
 use crate::discover::rules::Selection;
 use crate::model::{
     Bytes, Census, ExtentCount, ExtentMap, Filesystem, FreeSpace, ImageId, MapBuilder, Outlook,
-    Sample, path::wire,
+    Sample, path::PlainPath, path::wire,
 };
 
 /// A request to a helper. It sends any number of replies, the last of which is [`Reply::Done`].
@@ -88,11 +88,6 @@ impl Root {
         Root { path, glob: false }
     }
 }
-
-/// A path on the wire.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct PlainPath(#[serde(with = "wire")] pub PathBuf);
 
 /// An image whose map is to be read.
 #[derive(Debug, Clone, Serialize, Deserialize)]

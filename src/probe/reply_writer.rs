@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::protocol::{PlainPath, Reply, append};
+use super::protocol::{Reply, append};
+use crate::model::path::PlainPath;
 
 /// Maximum time that replies are held back to be sent together.
 const GATHER: Duration = Duration::from_millis(10);

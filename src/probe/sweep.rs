@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::sync::{Mutex, mpsc};
 
 use super::owners::Owners;
-use super::protocol::{Fault, PassedOver, PlainPath, Reply, Request, Root, SurveyRequest};
+use super::protocol::{Fault, PassedOver, Reply, Request, Root, SurveyRequest};
 use super::worker::{CallError, Listener, StallFlag, Worker};
 use crate::config::settings::Settings;
 use crate::discover::mounts::{FilesystemScope, Mount, MountTable};
@@ -17,6 +17,7 @@ use crate::discover::owner::{Holders, OwnerSearch};
 use crate::discover::paths::literal_part;
 use crate::discover::rules::Selection;
 use crate::discover::watch::News;
+use crate::model::path::PlainPath;
 use crate::model::{DeviceNumber, Filesystem, ImageId, Owner, Sample};
 use crate::sys;
 

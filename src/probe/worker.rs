@@ -9,7 +9,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
@@ -22,6 +22,7 @@ use tokio::time::{error::Elapsed, timeout};
 use super::protocol::{Reply, Request, append};
 use crate::discover::watch::News;
 use crate::model::path::shown;
+use crate::sys::mutex::lock;
 
 /// The hidden subcommand that runs the program as a helper.
 pub const HELPER_COMMAND: &str = "probe-helper";
@@ -80,18 +81,11 @@ pub struct StallFlag(Arc<Mutex<Option<Instant>>>);
 impl StallFlag {
     /// How long the file system has not answered; `None` while it does.
     pub fn stalled_for(&self) -> Option<Duration> {
-        let since = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        since.map(|since| since.elapsed())
-    }
-
-    /// The flag of a file system that hangs.
-    #[cfg(test)]
-    pub fn hanging() -> StallFlag {
-        StallFlag(Arc::new(Mutex::new(Some(Instant::now()))))
+        lock(&self.0).map(|since| since.elapsed())
     }
 
     fn set(&self, since: Option<Instant>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = since;
+        *lock(&self.0) = since;
     }
 }
 
@@ -334,15 +328,23 @@ fn listen(news: OwnedFd, listener: Listener) -> io::Result<()> {
 /// one is the occasion to check the earlier ones.
 fn reap_later(helper: Child) {
     static ENDED: Mutex<Vec<Child>> = Mutex::new(Vec::new());
-    let mut ended = ENDED.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut ended = lock(&ENDED);
     ended.push(helper);
     ended.retain_mut(|helper| matches!(helper.try_wait(), Ok(None)));
 }
 
 #[cfg(test)]
+impl StallFlag {
+    /// The flag of a file system that hangs.
+    pub fn hanging() -> StallFlag {
+        StallFlag(Arc::new(Mutex::new(Some(Instant::now()))))
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
-    use crate::probe::protocol::PlainPath;
+    use crate::model::path::PlainPath;
     use std::io::Write as _;
 
     /// A connection, and the helper's end of its socket.

@@ -115,7 +115,7 @@ fields! {
     Report { order drill outcome error read began ended before_at before after }
     Counters {
         drop_slab drop_pagecache compact_scanned compact_fail allocation_stalls
-        slab_reclaimable slab_unreclaimable free_blocks
+        slab_reclaimable_kib slab_unreclaimable_kib free_blocks
     }
     Began { incident trigger }
     Ended {
@@ -184,34 +184,24 @@ impl Words for Notice {
     }
 }
 
-impl Packed<NOTICE_WORDS> for Notice {
-    fn pack(&self) -> [u64; NOTICE_WORDS] {
-        to_words(*self)
-    }
+/// Entries of rings, with the value that takes on the words of one.
+macro_rules! packed {
+    ($($type:ty, $words:ident, $blank:expr;)+) => {
+        $(impl Packed<$words> for $type {
+            fn pack(&self) -> [u64; $words] {
+                to_words(*self)
+            }
 
-    fn unpack(words: &[u64; NOTICE_WORDS]) -> Notice {
-        from_words(Notice::of_kind(words[0]), words)
-    }
+            fn unpack(words: &[u64; $words]) -> $type {
+                from_words($blank(words[0]), words)
+            }
+        })+
+    };
 }
-
-impl Packed<REPORT_WORDS> for Report {
-    fn pack(&self) -> [u64; REPORT_WORDS] {
-        to_words(*self)
-    }
-
-    fn unpack(words: &[u64; REPORT_WORDS]) -> Report {
-        from_words(Report::default(), words)
-    }
-}
-
-impl Packed<JOB_WORDS> for Job {
-    fn pack(&self) -> [u64; JOB_WORDS] {
-        to_words(*self)
-    }
-
-    fn unpack(words: &[u64; JOB_WORDS]) -> Job {
-        from_words(Job::default(), words)
-    }
+packed! {
+    Notice, NOTICE_WORDS, Notice::of_kind;
+    Report, REPORT_WORDS, |_| Report::default();
+    Job, JOB_WORDS, |_| Job::default();
 }
 
 #[cfg(test)]

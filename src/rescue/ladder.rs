@@ -276,11 +276,6 @@ impl Ladder {
         self.open.as_ref().map(|incident| incident.tally.incident)
     }
 
-    /// Whether an ordered action has not ended yet.
-    pub fn in_flight(&self) -> bool {
-        self.in_flight
-    }
-
     /// What ends by this time. A clock that goes back is treated as standing still.
     fn advance(&mut self, now: Monotonic) -> Reaction {
         self.now = self.now.max(now);

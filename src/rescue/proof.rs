@@ -6,6 +6,8 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 
+use serde::{Deserialize, Serialize};
+
 use crate::model::{Bytes, RescueStep};
 use crate::sys::proc;
 
@@ -13,8 +15,9 @@ use crate::sys::proc;
 /// 11 on x86-64, 14 on arm64 with pages of 64 KiB).
 pub const ORDERS: usize = 11;
 
-/// Counters read before and after an action.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+/// Counters read before and after an action; also part of the file of an incident.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Counters {
     /// Writes that dropped slab objects (`drop_slab`; mm/vmstat.c).
     pub drop_slab: u64,
@@ -26,10 +29,10 @@ pub struct Counters {
     pub compact_fail: u64,
     /// Direct reclaims by allocating tasks (`allocstall_*`).
     pub allocation_stalls: u64,
-    /// Reclaimable slab memory, in KiB.
-    pub slab_reclaimable: u64,
-    /// Unreclaimable slab memory, in KiB.
-    pub slab_unreclaimable: u64,
+    /// Reclaimable slab memory.
+    pub slab_reclaimable_kib: u64,
+    /// Unreclaimable slab memory.
+    pub slab_unreclaimable_kib: u64,
     /// Free blocks of 2^n pages at index n, summed over all zones and nodes. A larger block counts
     /// as the blocks of the last order that it consists of.
     pub free_blocks: [u64; ORDERS],
@@ -46,14 +49,20 @@ impl Counters {
         }
     }
 
+    /// All slab memory.
+    pub fn slab_kib(&self) -> u64 {
+        self.slab_reclaimable_kib
+            .saturating_add(self.slab_unreclaimable_kib)
+    }
+
     /// Describes the effect of an action, for the log.
     pub fn compared_with(&self, before: &Counters) -> String {
         let kib = |kib: u64| Bytes(kib.saturating_mul(1024));
         let large = |counters: &Counters| large_blocks(&counters.free_blocks, proc::page_bytes());
         format!(
             "reclaimable slab {} to {}, free blocks of 64 KiB and more {} to {}",
-            kib(before.slab_reclaimable),
-            kib(self.slab_reclaimable),
+            kib(before.slab_reclaimable_kib),
+            kib(self.slab_reclaimable_kib),
             large(before),
             large(self)
         )
@@ -69,8 +78,8 @@ impl Counters {
                     self.compact_scanned = self.compact_scanned.saturating_add(value);
                 }
                 b"compact_fail" => self.compact_fail = value,
-                b"SReclaimable" => self.slab_reclaimable = value,
-                b"SUnreclaim" => self.slab_unreclaimable = value,
+                b"SReclaimable" => self.slab_reclaimable_kib = value,
+                b"SUnreclaim" => self.slab_unreclaimable_kib = value,
                 name if name.starts_with(b"allocstall") => {
                     self.allocation_stalls = self.allocation_stalls.saturating_add(value);
                 }
@@ -163,8 +172,8 @@ mod tests {
             compact_scanned: 7,
             compact_fail: 5,
             allocation_stalls: 6,
-            slab_reclaimable: 120,
-            slab_unreclaimable: 34,
+            slab_reclaimable_kib: 120,
+            slab_unreclaimable_kib: 34,
             free_blocks,
         };
         assert_eq!(counters, expected);
@@ -213,7 +222,7 @@ mod tests {
         let counters = Files::open(Path::new("/proc"))
             .unwrap()
             .read(&mut [0; 16 * 1024]);
-        assert!(counters.slab_reclaimable > 0);
+        assert!(counters.slab_reclaimable_kib > 0);
         assert!(counters.free_blocks.iter().sum::<u64>() > 0);
     }
 

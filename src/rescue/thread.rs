@@ -45,13 +45,10 @@ pub struct Setup {
 /// Reasons why the fast side cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// Files below /proc cannot be opened.
     #[error("{0} (the rescue needs root)")]
     Sysctls(#[source] io::Error),
-    /// The settings of the ladder are invalid.
     #[error(transparent)]
     Ladder(#[from] LadderError),
-    /// Threads or file descriptors could not be created.
     #[error("cannot start the threads of the rescue: {0}")]
     Threads(#[source] io::Error),
 }

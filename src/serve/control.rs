@@ -6,7 +6,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, PermissionsExt as _};
 use std::os::unix::net;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -26,6 +26,7 @@ use super::listener::Peer;
 use super::shared_status::SharedStatus;
 use crate::config::settings::{Control, DEFAULT_SOCKET};
 use crate::state_dir::StateDir;
+use crate::sys::mutex::lock;
 
 const READ_TIMEOUT: Duration = Duration::from_secs(10);
 const MODE: u32 = 0o660;
@@ -172,7 +173,7 @@ async fn set_pause(
 /// Makes the file match the state in memory, which may include a later, concurrent command.
 fn note_pause(file: &Mutex<PathBuf>, status: &SharedStatus) -> anyhow::Result<()> {
     // The path is never changed.
-    let file = file.lock().unwrap_or_else(PoisonError::into_inner);
+    let file = lock(file);
     let note = || {
         if status.paused() {
             fs::File::create(&*file)?.sync_all()?;

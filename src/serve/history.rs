@@ -65,22 +65,14 @@ pub struct Run {
 /// Why the query has no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum HistoryError {
-    /// The database cannot be read.
     #[error(transparent)]
     Unreadable(#[from] ReadError),
-    /// No image matches.
     #[error(
         "the history has no image {0}; `fragwatch status` lists the worst, `fragwatch scan` all"
     )]
     Unknown(String),
-    /// Several images match.
     #[error("several images are called {name}: {}", paths.join(", "))]
-    Ambiguous {
-        /// The name in the query.
-        name: String,
-        /// The matching paths.
-        paths: Vec<String>,
-    },
+    Ambiguous { name: String, paths: Vec<String> },
 }
 
 /// Answers a query from the database, which has no VMs.

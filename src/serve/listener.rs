@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::io;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
@@ -16,6 +16,8 @@ use tokio::net::UnixListener;
 use tokio::net::unix::UCred;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
+
+use crate::sys::mutex::lock;
 
 /// If all connections are in use, one that has been idle that long may be replaced.
 const TICK: Duration = Duration::from_millis(250);
@@ -156,11 +158,6 @@ impl Progress {
             }
         }
     }
-}
-
-fn lock(progress: &Mutex<Progress>) -> MutexGuard<'_, Progress> {
-    // Never left half changed.
-    progress.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A connection that enforces its limits.

@@ -21,6 +21,7 @@ use table::*;
 use text::float;
 
 use crate::history::Health;
+use crate::model::words::words;
 use crate::model::{Engine, ExtentCount, Outcome, RescueStep, Trigger};
 
 /// With buckets in seconds: a count on XFS takes microseconds, a map seconds, and a deadline is
@@ -36,21 +37,13 @@ const HISTOGRAMS: [(Metric, [f64; 8]); 2] = [
     ),
 ];
 
-/// The label `method`: what a probe read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Method {
-    /// Number of extents.
-    Count,
-    /// Whole extent map.
-    Map,
-}
-
-impl Method {
-    fn label(self) -> &'static str {
-        match self {
-            Method::Count => "count",
-            Method::Map => "map",
-        }
+words! {
+    /// The label `method`: what a probe read.
+    pub enum Method {
+        /// Number of extents.
+        Count = "count",
+        /// Whole extent map.
+        Map = "map",
     }
 }
 
@@ -83,12 +76,6 @@ impl Lifetime {
         Ok(Lifetime(handle))
     }
 
-    /// A recorder that receives nothing.
-    #[cfg(test)]
-    pub(crate) fn detached() -> Lifetime {
-        Lifetime(PrometheusBuilder::new().build_recorder().handle())
-    }
-
     /// All recorded metrics, as text for Prometheus.
     pub fn render(&self) -> String {
         self.0.render()
@@ -102,7 +89,7 @@ impl Lifetime {
 
 /// Records the duration of a probe.
 pub fn probed(method: Method, took: Duration) {
-    histogram!(PROBE_DURATION.name, "method" => method.label()).record(took);
+    histogram!(PROBE_DURATION.name, "method" => method.as_str()).record(took);
 }
 
 /// Counts a failed probe.
@@ -143,10 +130,11 @@ pub fn rescue_begins(rules: &[String]) {
     gauge!(RESCUE_ACTIVE.name).increment(0.0);
 }
 
-/// Sets the records read from the kernel log so far, and those lost.
-pub fn klog_read(records: u64, lost: u64) {
+/// Sets the records read from the kernel log so far, those lost, and the lost news of the rescue.
+pub fn klog_read(records: u64, lost: u64, news_lost: u64) {
     counter!(KLOG_RECORDS.name).absolute(records);
     counter!(KLOG_LOST.name).absolute(lost);
+    counter!(RESCUE_NEWS_LOST.name).absolute(news_lost);
 }
 
 /// Counts a record that matched this rule and was logged that many times.
@@ -205,11 +193,6 @@ pub fn incident_files(written: u64, failed: u64, lost: u64) {
     }
 }
 
-/// Sets the news of the rescue overwritten before they were read.
-pub fn rescue_news_lost(lost: u64) {
-    counter!(RESCUE_NEWS_LOST.name).absolute(lost);
-}
-
 /// Creates the metrics of defragmentation at 0: an absent counter cannot be watched for increase.
 pub fn defrag_begins() {
     for engine in Engine::ALL {
@@ -257,4 +240,12 @@ pub fn history(health: &Health) {
     counter!(HISTORY_LOST.name).absolute(health.lost);
     counter!(HISTORY_MOVED_ASIDE.name).absolute(health.moved_aside);
     gauge!(HISTORY_UP.name).set(f64::from(health.healthy));
+}
+
+#[cfg(test)]
+impl Lifetime {
+    /// A recorder that receives nothing.
+    pub(crate) fn detached() -> Lifetime {
+        Lifetime(PrometheusBuilder::new().build_recorder().handle())
+    }
 }

@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::{of_file, status};
-use crate::maintenance::{Basis, Calendar, Decision, Opening, Plan, Planned, PlannedRun};
+use crate::maintenance::{Calendar, Decision, Opening, Plan, Planned, PlannedRun};
 use crate::model::path::shown;
 use crate::model::{EngineState, ReasonCode, Refusal, Roughly};
 use crate::table::TextTable;
@@ -56,18 +56,14 @@ fn runs(plan: &Plan, calendar: &Calendar, now: Timestamp, width: Option<u16>) ->
         None if calendar.has_windows() => "In the window that opens next",
         None => "Without a window",
     };
-    let headers = [
-        "IMAGE", ">EXTENTS", ">GAIN", "ENGINE", "BEGINS", ">ABOUT", ">NEEDS",
-    ];
-    let mut table = TextTable::new(&headers).wrapped(width);
+    let mut table =
+        TextTable::headed("IMAGE|>EXTENTS|>GAIN|ENGINE|BEGINS|>ABOUT|>NEEDS").wrapped(width);
     let mut note = "";
     for (planned, run) in runs {
         let (gain, estimate) = (planned.outlook.map(|it| it.gain(run.engine)), &run.estimate);
-        let mark = match estimate.basis {
-            Basis::Assumed => "*",
-            Basis::Measured { .. } => "",
-        };
-        if estimate.basis == Basis::Assumed {
+        let mut mark = "";
+        if estimate.measured_runs == 0 {
+            mark = "*";
             note = "* assumed: nothing was measured on its file system yet\n";
         }
         table.row([
@@ -228,11 +224,6 @@ fn image(planned: &Planned) -> Value {
 
 fn run_object(planned: &Planned, run: &PlannedRun) -> Value {
     let estimate = &run.estimate;
-    // Past runs that the speed is based on.
-    let measured_runs = match estimate.basis {
-        Basis::Measured { runs } => runs,
-        Basis::Assumed => 0,
-    };
     json!({
         "engine": run.engine,
         "order": run.order,
@@ -241,7 +232,7 @@ fn run_object(planned: &Planned, run: &PlannedRun) -> Value {
         "about_seconds": estimate.about.as_secs(),
         "needs_bytes": estimate.needs,
         "bytes_per_second": estimate.speed,
-        "measured_runs": measured_runs,
+        "measured_runs": estimate.measured_runs,
         "stall_seconds": estimate.stall.as_secs_f64(),
         "gain_extents": planned.outlook.map(|outlook| outlook.gain(run.engine)),
     })

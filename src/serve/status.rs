@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::parts::PartStatus;
+use crate::model::words::words;
 use crate::model::{self, Bytes, Engine, ExtentCount, ExtentsPerDay, Severity, UnixTime};
 
 /// Version of this format; incremented only if a key changes its meaning.
@@ -47,40 +48,25 @@ pub struct Daemon {
     pub listen_error: Option<String>,
 }
 
-/// The origin of the settings in force.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum InForce {
-    /// The configuration as last read without an error.
-    #[default]
-    Configured,
-    /// The configuration of the start except its section `[maintenance]`, which is wrong.
-    WithoutMaintenance,
-    /// The last good configuration before the start.
-    LastGood,
-    /// The defaults, without a last good configuration.
-    Defaults,
-}
-
-impl InForce {
-    /// The meaning of a refused configuration, as a clause.
-    pub fn in_words(self) -> &'static str {
-        match self {
-            InForce::Configured => {
-                "the last new configuration was refused, the former one is in force"
-            }
-            InForce::WithoutMaintenance => {
-                "[maintenance] is wrong, nothing is defragmented until that is mended and reloaded"
-            }
-            InForce::LastGood => {
-                "the configuration is wrong or cannot be read, the last good one is in force, and nothing is \
-                 defragmented until it is mended and reloaded"
-            }
-            InForce::Defaults => {
-                "the configuration is wrong or cannot be read, the defaults are in force, and nothing is \
-                 defragmented until it is mended and reloaded"
-            }
-        }
+words! {
+    /// The origin of the settings in force; the text is what a refused configuration means.
+    #[derive(Default)]
+    pub enum InForce {
+        /// The configuration as last read without an error.
+        #[default]
+        Configured = "configured" =>
+            "the last new configuration was refused, the former one is in force",
+        /// The configuration of the start except its section `[maintenance]`, which is wrong.
+        WithoutMaintenance = "without_maintenance" =>
+            "[maintenance] is wrong, nothing is defragmented until that is mended and reloaded",
+        /// The last good configuration before the start.
+        LastGood = "last_good" =>
+            "the configuration is wrong or cannot be read, the last good one is in force, and \
+             nothing is defragmented until it is mended and reloaded",
+        /// The defaults, without a last good configuration.
+        Defaults = "defaults" =>
+            "the configuration is wrong or cannot be read, the defaults are in force, and nothing \
+             is defragmented until it is mended and reloaded",
     }
 }
 

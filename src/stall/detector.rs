@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
@@ -15,6 +15,7 @@ use super::scanner::{ScanProgress, Scanner, Seen};
 use super::tracker::{StallTracker, TaskKey};
 use crate::model::{Monotonic, StuckTask};
 use crate::rescue::clock::now;
+use crate::sys::mutex::lock;
 use crate::sys::realtime::touch_stack;
 
 /// Interval between checks of the gate.
@@ -80,8 +81,7 @@ impl Counts {
             return Some(format!("its thread has not run for {} s", beat.as_secs()));
         }
         if answered <= SILENT_AFTER {
-            let unreadable = self.unreadable.lock();
-            return unreadable.unwrap_or_else(PoisonError::into_inner).clone();
+            return lock(&self.unreadable).clone();
         }
         let place = match self.hangs_at.load(Ordering::Relaxed) {
             0 => String::new(),
@@ -246,8 +246,7 @@ impl ScanThreads {
         // A closed gate does not show whether stacks can be read.
         if !matches!(answer, Ok(None)) {
             let reason = answer.as_ref().err().map(ToString::to_string);
-            let unreadable = counts.unreadable.lock();
-            *unreadable.unwrap_or_else(PoisonError::into_inner) = reason;
+            *lock(&counts.unreadable) = reason;
         }
     }
 
@@ -279,8 +278,8 @@ impl ScanThreads {
 
 #[cfg(test)]
 mod tests {
-    use super::super::fake_proc::{HEALTHY, task, tree};
     use super::*;
+    use crate::stall::tests::{HEALTHY, task, tree};
     use rustix::fs::{CWD, FileType, Mode, mknodat};
     use std::fs;
     use std::path::Path;

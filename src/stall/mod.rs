@@ -62,8 +62,6 @@
 
 mod access;
 mod detector;
-#[cfg(test)]
-mod fake_proc;
 mod gate;
 mod scanner;
 mod stack;
@@ -72,3 +70,6 @@ mod trigger;
 
 pub use detector::{INTERVAL, StallDetector, StallHealth, StallSettings};
 pub use trigger::effective_trigger;
+
+#[cfg(test)]
+mod tests;

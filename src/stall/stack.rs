@@ -19,59 +19,34 @@ const XFS: [&[u8]; 3] = [b"xfs_", b"xlog_", b"xfsaild"];
 
 /// Prefixes of allocator functions, likewise; suffixes vary between kernels
 /// (`__alloc_pages_noprof`, `kmem_cache_alloc_lru`, `__kmalloc_cache_noprof`, …).
+#[rustfmt::skip]
 const ALLOCATOR_BEGINNINGS: [&[u8]; 14] = [
     // mm/page_alloc.c, mm/mempolicy.c
-    b"alloc_pages",
-    b"alloc_frozen_pages",
-    b"folio_alloc",
-    b"filemap_alloc_folio",
-    b"perform_reclaim",
+    b"alloc_pages", b"alloc_frozen_pages", b"folio_alloc", b"filemap_alloc_folio", b"perform_reclaim",
     // mm/slub.c, mm/slab.c, mm/slab_common.c
-    b"kmalloc",
-    b"krealloc",
-    b"kmem_cache_alloc",
-    b"slab_alloc",
+    b"kmalloc", b"krealloc", b"kmem_cache_alloc", b"slab_alloc",
     // mm/util.c, mm/vmalloc.c
-    b"kvmalloc",
-    b"vmalloc",
+    b"kvmalloc", b"vmalloc",
     // fs/xfs/xfs_buf.c, which retries by itself: `xfs_buf_alloc_pages`, `xfs_buf_alloc_backing_mem`
     b"xfs_buf_alloc",
-    // mm/vmscan.c
-    b"shrink_zone",
-    // mm/compaction.c
-    b"compact_zone",
+    // mm/vmscan.c, mm/compaction.c
+    b"shrink_zone", b"compact_zone",
 ];
 
 /// Full names where a prefix would be ambiguous: `shrink_dcache_parent` is called by rmdir.
+#[rustfmt::skip]
 const ALLOCATOR_NAMES: [&[u8]; 24] = [
     // mm/slub.c
-    b"allocate_slab",
-    b"new_slab",
+    b"allocate_slab", b"new_slab",
     // mm/vmscan.c
-    b"try_to_free_pages",
-    b"do_try_to_free_pages",
-    b"throttle_direct_reclaim",
-    b"reclaim_throttle",
-    b"shrink_node",
-    b"shrink_node_memcgs",
-    b"shrink_lruvec",
-    b"shrink_one",
-    b"shrink_many",
-    b"shrink_list",
-    b"shrink_slab",
-    b"shrink_inactive_list",
-    b"shrink_active_list",
-    b"shrink_page_list",
-    b"shrink_folio_list",
+    b"try_to_free_pages", b"do_try_to_free_pages", b"throttle_direct_reclaim", b"reclaim_throttle",
+    b"shrink_node", b"shrink_node_memcgs", b"shrink_lruvec", b"shrink_one", b"shrink_many",
+    b"shrink_list", b"shrink_slab", b"shrink_inactive_list", b"shrink_active_list",
+    b"shrink_page_list", b"shrink_folio_list",
     // mm/compaction.c, mm/backing-dev.c, mm/oom_kill.c
-    b"try_to_compact_pages",
-    b"congestion_wait",
-    b"out_of_memory",
+    b"try_to_compact_pages", b"congestion_wait", b"out_of_memory",
     // fs/xfs/kmem.c before 6.9, which retries by itself
-    b"kmem_alloc",
-    b"kmem_alloc_large",
-    b"kmem_realloc",
-    b"kmem_zone_alloc",
+    b"kmem_alloc", b"kmem_alloc_large", b"kmem_realloc", b"kmem_zone_alloc",
 ];
 
 /// Functions that wait for the limit of a cgroup (mm/memcontrol.c).

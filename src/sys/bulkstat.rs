@@ -52,17 +52,6 @@ impl Inode {
         }
     }
 
-    /// A regular file for tests.
-    #[cfg(test)]
-    pub(crate) fn example(inode: u64, extents64: u64) -> Inode {
-        Inode {
-            inode,
-            extents64,
-            mode: 0o100_644,
-            ..Inode::default()
-        }
-    }
-
     /// Whether it is a regular file.
     pub fn is_file(&self) -> bool {
         u32::from(self.mode) & libc::S_IFMT == libc::S_IFREG
@@ -133,6 +122,19 @@ impl Bulkstat {
         unsafe {
             let updater = Updater::<XFS_IOC_BULKSTAT, Request>::new(&mut self.0);
             ioctl(file, updater)
+        }
+    }
+}
+
+#[cfg(test)]
+impl Inode {
+    /// A regular file for tests.
+    pub(crate) fn example(inode: u64, extents64: u64) -> Inode {
+        Inode {
+            inode,
+            extents64,
+            mode: 0o100_644,
+            ..Inode::default()
         }
     }
 }

@@ -1,15 +1,15 @@
 //! Prepares a child process between fork and exec: its death signal, its open descriptors, its
-//! priority (PR_SET_PDEATHSIG(2const), ioprio_set(2), setpriority(2)).
+//! priority (PR_SET_PDEATHSIG(2const), ioprio_set(2), setpriority(2)); and whether it has ended.
 
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt as _;
-use std::process::Command;
+use std::process::{Child, Command};
 use std::sync::Arc;
 
-use rustix::io::{FdFlags, fcntl_setfd};
-use rustix::process::set_parent_process_death_signal;
-use rustix::process::{Pid, Signal, getpid, getppid, setpriority_process};
+use rustix::io::{Errno, FdFlags, fcntl_setfd};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, getpid, getppid};
+use rustix::process::{set_parent_process_death_signal, setpriority_process, waitid};
 
 /// `IOPRIO_WHO_PROCESS` (include/uapi/linux/ioprio.h).
 const WHO_PROCESS: libc::c_int = 1;
@@ -56,12 +56,21 @@ pub fn ignore(signal: i32) -> io::Result<()> {
     Ok(())
 }
 
+/// Whether a child has ended. It stays a zombie, so that its PID is still its own.
+pub fn has_ended(child: &Child) -> bool {
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    !matches!(
+        waitid(WaitId::Pid(Pid::from_child(child)), options),
+        Ok(None) | Err(Errno::INTR)
+    )
+}
+
 fn die_with_parent(parent: Pid) -> io::Result<()> {
     set_parent_process_death_signal(Some(Signal::KILL))?;
     // If the parent died before this, the signal is never sent.
     match getppid() {
         Some(now) if now == parent => Ok(()),
-        _ => Err(rustix::io::Errno::SRCH.into()),
+        _ => Err(Errno::SRCH.into()),
     }
 }
 

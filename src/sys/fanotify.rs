@@ -10,6 +10,8 @@ use std::sync::Arc;
 
 use rustix::io::{Errno, read, write};
 
+use super::checked;
+
 /// A group of marks and their events. When its last descriptor is closed, the kernel allows all
 /// waiting opens (fanotify_release, fs/notify/fanotify/fanotify_user.c).
 #[derive(Debug)]
@@ -38,10 +40,7 @@ impl Group {
         let opened = (libc::O_RDONLY | libc::O_LARGEFILE | libc::O_CLOEXEC | libc::O_NOATIME)
             .cast_unsigned();
         // SAFETY: no memory is involved.
-        let fd = unsafe { libc::fanotify_init(flags, opened) };
-        if fd < 0 {
-            return Err(io::Error::last_os_error());
-        }
+        let fd = checked(unsafe { libc::fanotify_init(flags, opened) })?;
         // SAFETY: the kernel has just given us this descriptor, and nothing else has it.
         let fd = unsafe { OwnedFd::from_raw_fd(fd) };
         Ok(Group(Arc::new(fd)))
@@ -62,10 +61,7 @@ impl Group {
                 std::ptr::null(),
             )
         };
-        if result < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        Ok(())
+        checked(result).map(drop)
     }
 
     /// Its descriptor, for a process that is to keep the group alive, as does the result.

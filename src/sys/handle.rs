@@ -3,6 +3,8 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd as _, FromRawFd as _, OwnedFd};
 
+use super::checked;
+
 /// `FILEID_INO32_GEN | XFS_FILEID_TYPE_64FLAG`: inode number of 64 bits and generation
 /// (fs/xfs/xfs_export.h).
 const TYPE_INODE64_GENERATION: i32 = 0x81;
@@ -38,9 +40,7 @@ pub fn open_inode(mount: impl AsFd, inode: u64, generation: u32) -> io::Result<O
             libc::O_PATH | libc::O_CLOEXEC,
         )
     };
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
+    let fd = checked(fd)?;
     // SAFETY: the kernel has just given us this descriptor, and nothing else has it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }

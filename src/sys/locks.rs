@@ -9,6 +9,8 @@ use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd};
 
 use rustix::io::Errno;
 
+use super::checked;
+
 /// First of the bytes that QEMU locks for its own use of an image, one per permission
 /// (`RAW_LOCK_PERM_BASE`, block/file-posix.c).
 const PERMISSIONS: i64 = 100;
@@ -50,13 +52,6 @@ pub struct InUse {
     pub qemu: QemuLocks,
 }
 
-impl InUse {
-    /// Whether it is certainly in use.
-    pub fn is_certain(self) -> bool {
-        self.open == Some(true) || self.qemu.any()
-    }
-}
-
 /// Whether others use an open file, which must not be open twice in the calling process.
 ///
 /// The caller holds a write lease for some microseconds; it is granted only without other openers
@@ -93,10 +88,7 @@ fn is_locked(file: BorrowedFd<'_>, from: i64, length: i64) -> io::Result<bool> {
     lock.l_len = length;
     // SAFETY: the descriptor is open; the call reads and fills in a `struct flock`, which outlives
     // it. `l_pid` is zero, as F_OFD_GETLK asks for.
-    let result = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_GETLK, &raw mut lock) };
-    if result < 0 {
-        return Err(io::Error::last_os_error());
-    }
+    checked(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_GETLK, &raw mut lock) })?;
     Ok(lock.l_type != libc::F_UNLCK as libc::c_short)
 }
 
@@ -116,11 +108,7 @@ fn is_open_elsewhere(file: BorrowedFd<'_>) -> Option<bool> {
 
 fn fcntl(file: BorrowedFd<'_>, command: libc::c_int, value: libc::c_int) -> io::Result<()> {
     // SAFETY: the descriptor is open, and both commands (F_SETSIG, F_SETLEASE) take an integer.
-    let result = unsafe { libc::fcntl(file.as_raw_fd(), command, value) };
-    if result < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(())
+    checked(unsafe { libc::fcntl(file.as_raw_fd(), command, value) }).map(drop)
 }
 
 #[cfg(test)]
@@ -148,7 +136,7 @@ mod tests {
             let other = OpenOptions::new().read(true).write(write).open(&path);
             let seen = in_use(&ours).unwrap();
             assert_eq!(seen.open, Some(true), "write: {write}");
-            assert!(seen.is_certain() && !seen.qemu.any());
+            assert!(!seen.qemu.any());
             drop(other.unwrap());
             // And the lease was given back each time.
             assert_eq!(in_use(&ours).unwrap(), free);

@@ -17,9 +17,18 @@ pub mod handle;
 pub mod heap;
 pub mod locks;
 pub mod mounts;
+pub mod mutex;
 pub mod pagecache;
 pub mod proc;
 pub mod processes;
 pub mod realtime;
 pub mod subvolume;
 pub mod uuid;
+
+/// The result of a call of the C library, which is negative after an error.
+fn checked<T: Default + PartialOrd>(result: T) -> std::io::Result<T> {
+    match result < T::default() {
+        true => Err(std::io::Error::last_os_error()),
+        false => Ok(result),
+    }
+}

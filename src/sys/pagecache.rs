@@ -3,6 +3,8 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd as _};
 
+use super::checked;
+
 /// The same number on all architectures that XFS hypervisors have.
 const CACHESTAT: libc::c_long = 451;
 
@@ -23,8 +25,6 @@ pub fn cached_pages(file: impl AsFd, offset: u64, length: u64) -> io::Result<u64
             0,
         )
     };
-    if result < 0 {
-        return Err(io::Error::last_os_error());
-    }
+    checked(result)?;
     Ok(pages[0])
 }

@@ -312,7 +312,7 @@ fn clock_runs_ahead(database: &Path, image: &ImageInfo, now: i64) {
         key: image.key.clone(),
         path: image.path.clone(),
     };
-    let (mut store, _) = Store::open(database, Duration::from_secs(90 * 86_400)).unwrap();
+    let (mut store, _) = Store::open(database, Duration::from_secs(90 * 86_400), &|| {}).unwrap();
     let severity = |at, from, to| {
         Record::Severity(SeverityRow {
             image: reference(),

@@ -4,7 +4,7 @@
 use std::sync::LazyLock;
 
 use fragwatch::internals::klog::Piece;
-use fragwatch::internals::klog::{Assembler, Reading, kernel_text, read};
+use fragwatch::internals::klog::{Assembler, Reading, read};
 use fragwatch::internals::klog::{DRILL_MARKER, Match, Record, Rules, Text};
 use fragwatch::internals::model::{RuleAction, RuleDefinition};
 
@@ -145,6 +145,14 @@ fn a_quotation_is_no_emergency(text: &[u8]) {
                 found.name
             );
         }
+    }
+}
+
+/// What the kernel says in a line.
+fn kernel_text(line: &[u8]) -> Option<&[u8]> {
+    match read(line) {
+        Reading::Kernel { text, .. } => Some(text),
+        _ => None,
     }
 }
 

@@ -275,7 +275,7 @@ fn each_extent(path: &Path, mut act: impl FnMut(Extent)) {
         act(extent);
         ControlFlow::Continue(())
     };
-    MapReader::new()
+    MapReader::default()
         .read(&file, Bytes(0), ReadPace::QUICK, visit, &mut || {})
         .unwrap();
 }

@@ -18,9 +18,7 @@ use tracing::warn;
 use super::phase::Phase;
 use crate::durable::replace;
 use crate::model::path::shown;
-use crate::model::{
-    Bytes, Engine, ExtentCount, ImageKey, ImageRef, OutcomeKind, RunRecord, UnixTime, Vm,
-};
+use crate::model::{Bytes, Engine, ExtentCount, ImageRef, OutcomeKind, RunRecord, UnixTime, Vm};
 use crate::sys::proc;
 
 const PREFIX: &str = "running-";
@@ -93,13 +91,10 @@ impl Note {
 
     /// Writes it to the state directory, replacing an earlier note of the same image.
     pub(super) fn write(&self, state: &Path) -> io::Result<NoteFile> {
-        let ImageKey {
-            filesystem,
-            inode,
-            generation,
-        } = &self.image.key;
+        let key = &self.image.key;
         let mut hash = DefaultHasher::new();
-        filesystem.hash(&mut hash);
+        key.filesystem.hash(&mut hash);
+        let (inode, generation) = (key.inode, key.generation);
         let name = format!("{PREFIX}{inode}-{generation}-{:016x}.json", hash.finish());
         let path = state.join(name);
         replace(&path, &serde_json::to_vec(self)?, MODE)?;
@@ -147,6 +142,7 @@ pub(super) fn left_behind(state: &Path) -> Vec<(Note, NoteFile)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::ImageKey;
 
     #[test]
     fn a_note_is_read_back_and_one_of_the_first_release_too() {

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
+use rustix::process::{Pid, Signal, kill_process_group};
 use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
 
 use crate::defrag::engine::Controls;
@@ -19,7 +19,7 @@ use crate::defrag::guard::Target;
 use crate::defrag::messages::printable;
 use crate::defrag::run::{Action, Input, Machine};
 use crate::model::{Bytes, NamedProcess, Stop};
-use crate::sys::child::lower_priority;
+use crate::sys::child::{has_ended, lower_priority};
 use crate::sys::proc::counters;
 
 /// Delay from the closing of its output to its exit.
@@ -217,13 +217,4 @@ fn moved(proc: &Path, pid: u32) -> Option<(Bytes, Bytes)> {
     let (_, read) = field(b"read_bytes")?;
     let (_, written) = field(b"write_bytes")?;
     Some((Bytes(read), Bytes(written)))
-}
-
-/// Whether a child has ended. Its PID stays valid until it is waited for.
-fn has_ended(child: &Child) -> bool {
-    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
-    matches!(
-        waitid(WaitId::Pid(Pid::from_child(child)), options),
-        Ok(Some(_)) | Err(rustix::io::Errno::CHILD)
-    )
 }

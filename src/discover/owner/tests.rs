@@ -111,8 +111,8 @@ fn vm_of(holders: &Holders, path: &str, inode: u64) -> Option<(Option<String>, O
 
 fn held(holders: &Holders) -> Vec<&str> {
     let mut held: Vec<_> = holders
-        .held_by_qemu()
-        .map(|path| path.to_str().unwrap())
+        .held()
+        .map(|file| file.name.to_str().unwrap())
         .collect();
     held.sort_unstable();
     held
@@ -149,7 +149,7 @@ fn a_vm_owns_its_image() {
     assert!(!rsync.writes && rsync.buffered && !rsync.direct);
     assert!(owner.openers[0].writes && owner.openers[0].direct);
     assert!(owner.is_mixed());
-    let held: Vec<_> = holders.held_by_qemu().collect();
+    let held: Vec<_> = holders.held().map(|file| &*file.name).collect();
     assert_eq!(held, [Path::new("/srv/db.raw")]);
     assert!(!holders.owner(&image("/srv/x", 133), DEVICE).in_use());
 }

@@ -72,12 +72,12 @@ fn the_limit_of_watches_is_told_and_the_others_are_kept() {
     });
     let all = [("/a", 1), ("/b", 2), ("/c", 3), ("/d", 4)];
     assert_eq!(survey(&mut watch, &all), Some(WatchRefusal::Limit));
-    assert_eq!(watch.watched(), 2);
+    assert_eq!(watch.watched.len(), 2);
     assert_eq!(watch.watcher.calls, 3, "it was not asked in vain again");
     // One goes, another gets its place in the survey after.
     assert_eq!(survey(&mut watch, &all[1..]), Some(WatchRefusal::Limit));
     assert_eq!(survey(&mut watch, &all[1..3]), None);
-    assert_eq!(watch.watched(), 2);
+    assert_eq!(watch.watched.len(), 2);
 }
 
 #[test]
@@ -126,9 +126,9 @@ fn names_are_heard_of() {
     heard("removed");
     // Not watched any more.
     watch.begin(2);
-    assert_eq!(watch.watched(), 1);
+    assert_eq!(watch.watched.len(), 1);
     watch.begin(3);
-    assert_eq!(watch.watched(), 0);
+    assert_eq!(watch.watched.len(), 0);
     fs::write(path.join("d"), "").unwrap();
     assert!(hear.recv_timeout(Duration::from_millis(300)).is_err());
 }

@@ -8,6 +8,8 @@ use rustix::io::Errno;
 use thiserror::Error;
 use tokio::sync::Notify;
 
+use crate::sys::mutex::lock;
+
 /// Why a file is not followed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum Down {
@@ -76,10 +78,6 @@ pub(super) struct Wanted {
     number: u64,
     /// Whether the file exists and is to be watched.
     pub(super) watch: bool,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Default for Shared {

@@ -5,6 +5,13 @@ use proptest::prelude::*;
 const XFS: &str =
     "XFS: CPU 0/KVM(1) possible memory allocation deadlock size 8 in kmem_alloc (mode:0x2d40)";
 
+fn kernel_text(line: &[u8]) -> Option<&[u8]> {
+    match read(line) {
+        Reading::Kernel { text, .. } => Some(text),
+        _ => None,
+    }
+}
+
 fn text(line: &str) -> Option<&str> {
     kernel_text(line.as_bytes()).map(|text| std::str::from_utf8(text).unwrap())
 }

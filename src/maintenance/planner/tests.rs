@@ -4,7 +4,6 @@ use jiff::tz::TimeZone;
 use proptest::prelude::*;
 
 use super::*;
-use crate::maintenance::estimate::Basis;
 use crate::maintenance::facts::{Active, LastRun, User};
 use crate::maintenance::speed::{Speed, Speeds};
 use crate::model::free_space::Summary;
@@ -163,7 +162,7 @@ fn an_idle_image_runs_at_once() {
     // 100 GiB at 100 MiB/s are 1024 s; the swap takes one more, and a little is around it.
     assert_eq!(run.estimate.about.as_secs(), 1027);
     assert_eq!(run.estimate.needs, Bytes(100 * GIB));
-    assert_eq!(run.estimate.basis, Basis::Measured { runs: 3 });
+    assert_eq!(run.estimate.measured_runs, 3);
     assert_eq!(plan.due(at("2026-11-21T02:00Z")).count(), 1);
     assert_eq!(plan.due(at("2026-11-21T01:59Z")).count(), 0);
 }
@@ -592,10 +591,15 @@ fn several_file_systems_share_the_room() {
     assert_eq!(decisions(&facts, &policy), ["/srv/a1 xfs_fsr 02:30"]);
 }
 
+fn rsync() -> User {
+    let name = "rsync".to_owned();
+    User::Process { name, pid: 7 }
+}
+
 fn any_image() -> impl Strategy<Value = ImageFacts> {
     let severity = prop::sample::select(vec![Severity::Ok, Severity::Warning, Severity::Critical]);
     let numbers = (0..3_000_000_u64, 0..1000_u64, 0..600_u64, -1e5..1e5_f64);
-    let user = prop_oneof![3 => Just(None), 1 => Just(vm()), 1 => Just(Some(User::Unknown))];
+    let user = prop_oneof![3 => Just(None), 1 => Just(vm()), 1 => Just(Some(rsync()))];
     let obstacles = prop_oneof![
         8 => Just(Vec::new()),
         1 => Just(vec![ReasonCode::Dax]),

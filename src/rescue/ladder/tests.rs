@@ -434,7 +434,7 @@ proptest! {
             prop_assert_eq!(reaction.ended.is_some(), expected_end);
             prop_assert_eq!(reaction.began.is_some(), expected_begin);
             prop_assert_eq!(reaction.order.is_some(), expected_order);
-            prop_assert_eq!(ladder.in_flight(), history.in_flight());
+            prop_assert_eq!(ladder.in_flight, history.in_flight());
             prop_assert_eq!(ladder.incident().is_some(), history.is_open());
             if let Some(order) = reaction.order {
                 let number = history.ordered.len() - old_orders.last().unwrap();

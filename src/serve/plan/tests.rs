@@ -43,7 +43,7 @@ fn planned(path: &str, extents: u64, decision: Decision) -> Planned {
     }
 }
 
-fn run(begins: &str, minutes: u64, basis: Basis) -> Decision {
+fn run(begins: &str, minutes: u64, measured_runs: u32) -> Decision {
     let about = Duration::from_secs(minutes * 60);
     Decision::Runs(PlannedRun {
         engine: Engine::XfsFsr,
@@ -54,7 +54,7 @@ fn run(begins: &str, minutes: u64, basis: Basis) -> Decision {
             about,
             needs: Bytes(118 << 30),
             speed: BytesPerSecond(100 << 20),
-            basis,
+            measured_runs,
             stall: Duration::from_millis(500),
         },
     })
@@ -82,18 +82,10 @@ fn plan() -> Plan {
     outlook.borders.holes = holes;
     Plan {
         images: vec![
-            planned(
-                "/srv/a.img",
-                6_000_000,
-                run("2026-03-28T01:00Z", 22, Basis::Assumed),
-            ),
+            planned("/srv/a.img", 6_000_000, run("2026-03-28T01:00Z", 22, 0)),
             Planned {
                 outlook: Some(outlook),
-                ..planned(
-                    "/srv/b\n.img",
-                    900_000,
-                    run("2026-03-28T01:22Z", 7, Basis::Measured { runs: 3 }),
-                )
+                ..planned("/srv/b\n.img", 900_000, run("2026-03-28T01:22Z", 7, 3))
             },
             planned("/srv/db-1.img", 700_000, Decision::Not(in_use)),
             planned("/srv/c.img", 10, below()),
@@ -237,7 +229,10 @@ fn an_engine_that_cannot_be_used_is_told_once() {
     );
     assert_eq!(unusable_engines(&states[..1]), "");
     let mut plan = plan();
-    let user = User::Unknown;
+    let user = User::Process {
+        name: "rsync".to_owned(),
+        pid: 7,
+    };
     let online = Some(reason::unusable(&unusable));
     plan.images[2].decision = Decision::Not(in_use(&user, online));
     let now = at("2026-03-28T01:00Z");

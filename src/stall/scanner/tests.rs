@@ -1,9 +1,9 @@
 //! The scanner on a made-up /proc and on the real one.
 
-use super::super::fake_proc::{HEALTHY, STARVED, task, tree};
 use super::super::tracker::StallTracker;
 use super::*;
 use crate::skip::{self, NotHere};
+use crate::stall::tests::{HEALTHY, STARVED, task, tree};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::fs;

@@ -1,7 +1,7 @@
 //! Tests of [`stack`](super).
 
-use super::super::fake_proc::stack;
 use super::*;
+use crate::stall::tests::stack;
 use proptest::prelude::*;
 
 fn verdict_of(frames: &[&str]) -> StackVerdict {

@@ -1,4 +1,4 @@
-//! A made-up /proc.
+//! A made-up /proc, for the tests of this room.
 
 use std::fs;
 use std::path::Path;
