@@ -71,4 +71,5 @@ mod tracker;
 mod trigger;
 
 pub use detector::{INTERVAL, StallDetector, StallHealth, StallSettings};
+pub use stack::{StackVerdict, verdict};
 pub use trigger::effective_trigger;
