@@ -27,6 +27,7 @@
 //! | sampler | one pass | a pass with the new settings | dropped, its helpers end | `sampler`: down while a sweep is overdue |
 //! | history | opens in the background | retention; another path needs a restart, until which `configuration` is impaired | 500 ms for pending records | `history` |
 //! | maintenance | reads the past runs | new calendar and plan | ends its run | `maintenance`: down once its task has ended |
+//! | doctor | its first examination after a minute, then daily | examines anew if `[doctor]` changed | dropped; readers that hang are left | the log, `status` |
 //! | hooks (`rescue.hook`, `thresholds.hook`) | threads that wait | as the recorder; as the sampler | runs under way are left to end | the log, the incident's file |
 //! | HTTP | binds `metrics.listen` | binds the new address, then leaves the former; else refused as a whole | closed | `http` |
 //! | control socket | on a thread, 2 s | as at the start, if `[control]` changed or there is none | its file is removed | `control_socket` |
@@ -37,6 +38,7 @@
 
 mod blocking;
 mod clock;
+mod doctor;
 mod history;
 mod incident_monitor;
 mod instance_lock;
@@ -218,6 +220,7 @@ impl Daemon {
         if start.is_late {
             reader.read_late();
         }
+        tokio::spawn(doctor::run(sender.subscribe(), Arc::clone(&status)));
         let (end_maintenance, end) = watch::channel(false);
         tokio::spawn(upkeep(
             lifetime,

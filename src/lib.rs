@@ -52,6 +52,7 @@
 //! | [`klog`] | records of the kernel log and log files, and the rules that match them |
 //! | [`stall`] | the detector for kernels that print no message |
 //! | [`rescue`] | the fast side: from a trigger to free memory |
+//! | [`doctor`] | checks of the host for what hurts now and what will: `fragwatch doctor` |
 //! | [`incident`] | the record of an incident: events, evidence, files, hook |
 //! | [`serve`] | metrics, HTTP, the control socket, the textfile |
 //! | [`hook`], [`state_dir`] | commands of the operator; the state directory |
@@ -75,6 +76,7 @@ mod config;
 mod daemon;
 mod defrag;
 mod discover;
+mod doctor;
 mod durable;
 mod growth;
 mod history;

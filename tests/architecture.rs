@@ -26,7 +26,7 @@ const LAW: &[(&str, &[&str])] = &[
     ("assess", &["model", "config::settings"]),
     ("maintenance", &["model", "config::settings"]),
     // A pattern that is none is refused by those who use it.
-    ("config", &["model", "klog::rules"]),
+    ("config", &["model", "klog::rules", "doctor::table"]),
     ("discover::rules", &["model", "config::settings"]),
     ("discover::format", &["model"]),
     ("discover::mounts", &["model", "sys"]),
@@ -76,6 +76,32 @@ const LAW: &[(&str, &[&str])] = &[
     (
         "incident",
         &["model", "sys", "rescue", "hook", "background", "durable"],
+    ),
+    ("doctor::table", &["model"]),
+    (
+        "doctor::checks",
+        &[
+            "model",
+            "sys",
+            "discover",
+            "defrag::kernels",
+            "serve::status",
+            "table",
+            "doctor",
+        ],
+    ),
+    (
+        "doctor",
+        &[
+            "model",
+            "config",
+            "sys",
+            "discover",
+            "defrag::kernels",
+            "serve::status",
+            "stall",
+            "table",
+        ],
     ),
     ("stall::tracker", &["model", "stall::stack"]),
     ("stall", &["model", "klog", "rescue", "sys"]),

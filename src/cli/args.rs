@@ -63,6 +63,8 @@ Exit status: 0 ok, 1 warning, 2 critical, 3 unknown: no daemon answers, or its c
         #[arg(long)]
         json: bool,
     },
+    /// Find out what is wrong with this host: what hurts now, and settings that will (needs root)
+    Doctor(DoctorArguments),
     /// Show incidents: kernel messages, actions of the rescue and their effects
     Incidents {
         /// Number of an incident in the list; 1 is the newest
@@ -125,6 +127,24 @@ pub struct SpaceArguments {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+}
+
+/// Of `fragwatch doctor`.
+#[derive(Debug, Default, Args)]
+#[command(after_help = "\
+Exit status: 0 nothing found, 1 warning, 2 critical, 3 nothing found, but not all could be checked.")]
+pub struct DoctorArguments {
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+
+    /// Explain a check, and examine nothing
+    #[arg(long, value_name = "ID", conflicts_with_all = ["json", "watch"])]
+    pub explain: Option<String>,
+
+    /// Read the counters again after so many seconds, and show what only shows over time
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub watch: Option<u64>,
 }
 
 /// Of `fragwatch scan`.

@@ -8,12 +8,10 @@ use serde::Serialize;
 
 use super::client;
 use super::command::load_to_ask;
-use super::output::{self, SCHEMA};
+use super::output::{self, SCHEMA, UNKNOWN};
 use crate::config::settings::Thresholds;
 use crate::model::Severity;
 use crate::serve::status::{Row, Status};
-
-const UNKNOWN: u8 = 3;
 
 #[derive(Debug, Serialize)]
 struct CheckResult {

@@ -380,6 +380,10 @@ fn evidence_of(taken: &TakenEvidence) -> String {
         let (path, extents) = (clean(&image.path), ExtentCount(image.extents));
         let _ = writeln!(text, "  image      {path} with {extents} extents");
     }
+    for finding in &evidence.findings {
+        let (id, severity, what) = (finding.id, finding.severity, clean(&finding.what));
+        let _ = writeln!(text, "  doctor     {id} {severity}: {what}");
+    }
     let blocked = counted(evidence.tasks_blocked, "task");
     let _ = writeln!(text, "  {blocked} in state D");
     text.extend(evidence.tasks.iter().take(SHOWN_TASKS).map(task_lines));

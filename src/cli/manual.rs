@@ -8,6 +8,7 @@ use clap::CommandFactory as _;
 use clap_mangen::Man;
 
 use super::args::Arguments;
+use crate::doctor::report;
 
 macro_rules! sections {
     ($($page:literal)*) => {
@@ -16,9 +17,9 @@ macro_rules! sections {
 }
 
 /// Additional sections in Markdown, by page name.
-const SECTIONS: [(&str, &str); 10] = sections!(
-    "fragwatch" "fragwatch-check" "fragwatch-defrag" "fragwatch-drill" "fragwatch-history"
-    "fragwatch-plan" "fragwatch-run" "fragwatch-scan" "fragwatch-space" "fragwatch-status"
+const SECTIONS: [(&str, &str); 11] = sections!(
+    "fragwatch" "fragwatch-check" "fragwatch-defrag" "fragwatch-doctor" "fragwatch-drill"
+    "fragwatch-history" "fragwatch-plan" "fragwatch-run" "fragwatch-scan" "fragwatch-space" "fragwatch-status"
 );
 const CONFIGURATION: &str = include_str!("../../config/fragwatch.toml");
 const CONFIGURATION_HEAD: &str = include_str!("../../packaging/man/fragwatch.toml.md");
@@ -59,7 +60,10 @@ fn command_page(command: &clap::Command) -> io::Result<(String, String)> {
     let text = String::from_utf8_lossy(&text).replace(".SH EXTRA", ".SH NOTES");
     let stem = name.trim_end_matches(".1");
     let sections = SECTIONS.iter().find(|(name, _)| *name == stem);
-    let sections = sections.map_or_else(String::new, |(_, text)| markdown(text));
+    let mut sections = sections.map_or_else(String::new, |(_, text)| markdown(text));
+    if stem == "fragwatch-doctor" {
+        sections.push_str(&markdown(&report::manual()));
+    }
     let (before, version) = text.split_once(".SH VERSION").unwrap_or((&text, ""));
     let page = format!("{before}{sections}{SEE_ALSO}.SH VERSION{version}");
     Ok((name, page))

@@ -13,6 +13,7 @@ mod check_config;
 mod client;
 mod command;
 mod defrag;
+mod doctor;
 mod drill;
 mod generate;
 mod history;
@@ -62,6 +63,7 @@ pub fn main(arguments: &Arguments) -> ExitCode {
                 incidents::run(*n, *json, &state.incidents())
             }
         },
+        Command::Doctor(doctor) => doctor::run(doctor, config),
         Command::Drill { act } => drill::run(*act, config),
         Command::Defrag(defrag) => defrag::run(defrag, config),
         Command::CheckConfig(check) => check_config::run(check, config),

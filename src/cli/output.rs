@@ -12,6 +12,8 @@ pub(super) const SUCCESS: u8 = 0;
 pub(super) const INCOMPLETE: u8 = 1;
 /// Exit code: wrong usage, invalid configuration, or nothing was done.
 pub(super) const FAILURE: u8 = 2;
+/// Exit code of the commands for monitoring: it could not be found out.
+pub(super) const UNKNOWN: u8 = 3;
 
 /// Version of the JSON documents. Keys are only added; incremented if one ever changes its meaning.
 pub(super) const SCHEMA: u32 = 1;

@@ -8,6 +8,7 @@ use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr};
 
 use super::client;
 use super::command::load_to_ask;
+use super::doctor;
 use super::output::{self, SUCCESS};
 use crate::model::{ExtentsPerDay, Roughly, Severity, UnixTime};
 use crate::serve::status::{EngineState, Rescue, Row, Stalled, Status};
@@ -50,6 +51,7 @@ fn render(status: &Status, now: UnixTime, width: Option<u16>) -> String {
     text.push('\n');
     text.push_str(&rescue(&status.rescue, now));
     text.push_str(&engines(&status.engines));
+    text.push_str(&doctor::status_line(&status.doctor, now));
     // Writing to a String cannot fail, here and below.
     for part in status.parts.iter().filter(|part| part.is_off()) {
         let _ = writeln!(text, "{part}");

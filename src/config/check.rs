@@ -36,6 +36,7 @@ impl<'s> Check<'s> {
             ("rescue", it.rescue.invalid()),
             ("maintenance", it.maintenance.invalid()),
             ("defrag", it.defrag.invalid()),
+            ("doctor", it.doctor.invalid()),
             ("metrics", it.metrics.invalid()),
             ("control", it.control.invalid()),
         ] {

@@ -2,6 +2,7 @@
 //! file. Invalid values are refused, so no other module has to handle an interval of zero or a glob
 //! that does not compile.
 
+mod doctor;
 mod thresholds;
 
 use std::net::{Ipv4Addr, SocketAddr};
@@ -13,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 pub use super::globs::{Globs, compile_globs, is_glob};
 pub use super::zone::Zone;
+pub use doctor::{Doctor, Silence};
 pub use thresholds::{HostLimits, LimitChanges, Limits, Thresholds};
 
 use super::checks::{
@@ -50,6 +52,8 @@ pub struct Settings {
     pub maintenance: Maintenance,
     /// How images are defragmented.
     pub defrag: Defrag,
+    /// The checks of the host.
+    pub doctor: Doctor,
     /// Where the metrics are exported.
     pub metrics: Metrics,
     /// The control socket.

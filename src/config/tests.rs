@@ -165,6 +165,8 @@ trusted_kernels = []
 hook_before = []
 hook_after = []
 
+[doctor]
+
 [metrics]
 listen = "127.0.0.1:9843"
 textfile = ""
@@ -800,7 +802,7 @@ fn unknown_keys_and_sections() {
         |f.toml:1:1: unknown key interval
         |    interval = '1m'
         |    ^^^^^^^^
-        |    help: valid here are images, sampling, history, thresholds, klog, rescue, maintenance, defrag, metrics, control
+        |    help: valid here are images, sampling, history, thresholds, klog, rescue, maintenance, defrag, doctor, metrics, control
         |
         |f.toml:3:1: unknown key sampling.intervall
         |    intervall = '1m'
@@ -830,7 +832,7 @@ fn unknown_keys_and_sections() {
         |f.toml:8:2: unknown section [storage]
         |    [storage]
         |     ^^^^^^^
-        |    help: valid here are images, sampling, history, thresholds, klog, rescue, maintenance, defrag, metrics, control
+        |    help: valid here are images, sampling, history, thresholds, klog, rescue, maintenance, defrag, doctor, metrics, control
         "#,
     );
 }
@@ -1686,6 +1688,7 @@ fn any_settings() -> impl Strategy<Value = Settings> {
                 defrag,
                 metrics,
                 control,
+                ..Settings::default()
             }
         },
     )

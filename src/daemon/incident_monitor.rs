@@ -10,6 +10,7 @@ use tracing::{error, info, warn};
 use super::history::{HistoryHandle, incident_listener};
 use crate::config::settings::Rescue;
 use crate::incident::evidence::ImageEvidence;
+use crate::incident::gatherer::Findings;
 use crate::incident::recorder::{HANGS, Recorder, RecorderSettings};
 use crate::model::Trigger;
 use crate::rescue::clock::now;
@@ -26,6 +27,7 @@ pub(super) struct IncidentMonitor {
     board: Arc<SharedStatus>,
     history: HistoryHandle,
     incidents: PathBuf,
+    findings: Findings,
     /// `None` if it could not be started.
     pub(super) recorder: Option<Arc<Recorder>>,
     hook: Vec<String>,
@@ -41,9 +43,11 @@ impl IncidentMonitor {
         board: Arc<SharedStatus>,
         history: HistoryHandle,
         incidents: PathBuf,
+        findings: Findings,
     ) -> Self {
         IncidentMonitor {
             incidents,
+            findings,
             board,
             history,
             recorder: None,
@@ -193,6 +197,7 @@ impl IncidentMonitor {
             directory: self.incidents.clone(),
             hook: hook.to_vec(),
             images: Arc::new(images),
+            findings: Arc::clone(&self.findings),
             on_change: incident_listener(self.history.clone()),
             ..RecorderSettings::default()
         });

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use self::armed::keep_in_memory;
 use self::reporter::Reporter;
+use super::doctor;
 use super::history::HistoryHandle;
 use super::incident_monitor::IncidentMonitor;
 use super::klog_files::{FileMatch, LogFiles};
@@ -60,13 +61,17 @@ impl Rescue {
         history: HistoryHandle,
         incidents: PathBuf,
     ) -> Self {
+        let settings = watch::Sender::new(settings);
+        let findings = doctor::at_incident(settings.subscribe(), Arc::clone(&board));
+        let monitor =
+            IncidentMonitor::new(Arc::clone(&board), history, incidents, Arc::new(findings));
         let mut rescue = Rescue {
-            settings: watch::Sender::new(settings),
+            settings,
             armed,
             events: None,
             reporter: Reporter::new(Arc::clone(&board)),
             files: LogFiles::new(),
-            monitor: IncidentMonitor::new(Arc::clone(&board), history, incidents),
+            monitor,
             memory: Files::open(Path::new("/proc")).ok(),
             drill_due: None,
             board,

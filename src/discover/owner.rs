@@ -11,7 +11,7 @@
 //! Not visible: descriptors already closed, images that a VM only has mapped, and readers over the
 //! network. Where that matters, [`locks`](crate::sys::locks) queries the kernel.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -301,6 +301,29 @@ impl Holders {
             None => is_here(&file.name),
         });
         here.map(|file| (file.name.as_path(), file.device.and(file.inode)))
+    }
+
+    /// The name of a process that has files open, and its VM.
+    pub fn process(&self, pid: u32) -> Option<(&str, Option<&Vm>)> {
+        let holder = self.processes.iter().find(|holder| holder.pid == pid)?;
+        Some((&holder.name, holder.vm.as_ref()))
+    }
+
+    /// The images that are written to while they are open both with and without O_DIRECT
+    /// ([`Owner::is_mixed`]), by their paths. Only those whose inode and file system are known.
+    pub fn mixed(&self) -> BTreeMap<PathBuf, Owner> {
+        let images = self.held().filter(|image| image.direct);
+        let files = images.filter_map(|image| {
+            let same = self.by_inode.get(&image.inode?)?.iter();
+            let same = same.map(|index| &self.files[*index]);
+            let mut owner = Owner::default();
+            for file in same.filter(|file| file.device.is_some() && file.device == image.device) {
+                self.add_to(&mut owner, file);
+            }
+            owner.openers.sort_unstable_by_key(|opener| opener.pid);
+            owner.is_mixed().then(|| (image.name.clone(), owner))
+        });
+        files.collect()
     }
 
     /// The processes that have `image`, on the file system `device`, open.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::model::Finding;
 use crate::sys::proc::{self, Pressure, Slab};
 
 /// Collected evidence, and what could not be collected.
@@ -30,6 +31,8 @@ pub struct Evidence {
     pub mounts: Vec<MountPoint>,
     /// The most fragmented images.
     pub images: Vec<ImageEvidence>,
+    /// What the doctor has found, the most severe first.
+    pub findings: Vec<Finding>,
     /// Collectors that failed or did not finish.
     pub left_out: Vec<LeftOut>,
 }

@@ -20,7 +20,7 @@ use std::time::{Duration, Instant, SystemTime};
 use super::evidence::{BlockedTask, Evidence, ImageEvidence, LeftOut, MountPoint, TaskKind, Zone};
 use super::format::millis;
 use crate::model::path::{printable, shown};
-use crate::model::utc;
+use crate::model::{Finding, utc};
 use crate::sys;
 use crate::sys::mutex::lock;
 use crate::sys::proc::{self, PF_WQ_WORKER, TaskStat};
@@ -35,6 +35,8 @@ const STACK: usize = 256 * 1024;
 
 /// Returns the most fragmented images; called on a thread that may hang.
 pub type Images = Arc<dyn Fn() -> Vec<ImageEvidence> + Send + Sync>;
+/// Returns the findings of the doctor; likewise.
+pub type Findings = Arc<dyn Fn() -> Vec<Finding> + Send + Sync>;
 
 /// Collects evidence, any number of times.
 pub struct Gatherer {
@@ -47,6 +49,7 @@ pub struct Gatherer {
 struct Sources {
     proc: PathBuf,
     images: Images,
+    findings: Findings,
 }
 
 impl Sources {
@@ -61,7 +64,7 @@ type Found = Mutex<Evidence>;
 /// A collector; delivers its data in one or more parts.
 type Collect = fn(&Sources, &Found) -> io::Result<()>;
 
-const COLLECTORS: [(&str, Collect); 9] = [
+const COLLECTORS: [(&str, Collect); 10] = [
     ("buddyinfo", |sources, found| {
         let text = sources.read("buddyinfo")?;
         lock(found).buddyinfo = proc::buddyinfo(&text).map(Zone::from).collect();
@@ -112,13 +115,23 @@ const COLLECTORS: [(&str, Collect); 9] = [
         lock(found).images = images;
         Ok(())
     }),
+    ("doctor", |sources, found| {
+        let findings = (sources.findings)();
+        lock(found).findings = findings;
+        Ok(())
+    }),
 ];
 
 impl Gatherer {
     /// Reads procfs at `proc`; one collection takes at most `deadline`.
-    pub fn new(proc: PathBuf, images: Images, deadline: Duration) -> Gatherer {
+    pub fn new(proc: PathBuf, images: Images, findings: Findings, deadline: Duration) -> Gatherer {
+        let sources = Sources {
+            proc,
+            images,
+            findings,
+        };
         Gatherer {
-            sources: Arc::new(Sources { proc, images }),
+            sources: Arc::new(sources),
             deadline,
             busy: Default::default(),
         }

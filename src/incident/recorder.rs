@@ -29,7 +29,7 @@ use tracing::{error, info, warn};
 use super::archive::file_name;
 use super::entry::{Entry, to_json};
 use super::format::{Action, EventKind, Incident, IncidentState, TakenEvidence, millis};
-use super::gatherer::{DEADLINE, Gatherer, Images};
+use super::gatherer::{DEADLINE, Findings, Gatherer, Images};
 use super::hook::{self, HookOutcome, HookReport, Hooks, Moment};
 use super::writer::{Writer, WriterHealth};
 use crate::background::{Background, STACK};
@@ -65,6 +65,8 @@ pub struct RecorderSettings {
     pub hook_timeout: Duration,
     /// Returns the most fragmented images.
     pub images: Images,
+    /// Returns what the doctor finds.
+    pub findings: Findings,
     /// Called with an incident and its start time whenever its state is queued. Must not block.
     pub on_change: Listener,
 }
@@ -80,6 +82,7 @@ impl Default for RecorderSettings {
             hook: Vec::new(),
             hook_timeout: hook::TIMEOUT,
             images: Arc::new(Vec::new),
+            findings: Arc::new(Vec::new),
             on_change: Arc::new(|_, _| {}),
         }
     }
@@ -286,7 +289,8 @@ fn start_gathering(
     commands: SyncSender<Command>,
 ) -> io::Result<Background<(IncidentId, Moment)>> {
     let images = Arc::clone(&settings.images);
-    let gatherer = Gatherer::new(settings.proc.clone(), images, DEADLINE);
+    let findings = Arc::clone(&settings.findings);
+    let gatherer = Gatherer::new(settings.proc.clone(), images, findings, DEADLINE);
     Background::start("evidence", AFTERMATH, STACK, move |requests| {
         for (incident, moment) in requests {
             let evidence = gatherer.gather();

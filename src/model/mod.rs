@@ -5,6 +5,7 @@ pub mod census;
 pub mod defrag;
 pub mod extent;
 pub mod filesystem;
+pub mod finding;
 pub mod free_space;
 pub mod gain;
 pub mod growth;
@@ -31,6 +32,7 @@ pub use defrag::{
 };
 pub use extent::{Extent, ExtentFlags};
 pub use filesystem::{DeviceNumber, Features, Filesystem, FilesystemKind};
+pub use finding::{CheckId, Diagnosis, Finding, Unchecked};
 pub use free_space::{FreeSpace, Placement};
 pub use gain::Outlook;
 pub use growth::{Forecast, Growth, Pace, Trend, Unknown};

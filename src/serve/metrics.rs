@@ -15,7 +15,9 @@ use metrics::{
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 
 pub use images::ImageMetrics;
-pub use now::{render_engines, render_memory, render_parts, render_stalls, render_sweep};
+pub use now::{
+    render_doctor, render_engines, render_memory, render_parts, render_stalls, render_sweep,
+};
 
 use table::*;
 use text::float;

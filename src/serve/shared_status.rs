@@ -181,6 +181,7 @@ impl SharedStatus {
         let stalls = stalls.map(|(mount, flag)| (mount.as_path(), flag.stalled_for().is_some()));
         text.push_str(&metrics::render_stalls(stalls));
         text.push_str(&metrics::render_engines(&now.status.engines));
+        text.push_str(&metrics::render_doctor(&now.status.doctor.diagnosis));
         text.push_str(&now.memory);
         text.push_str(&metrics::render_parts(&now.parts(), &now.status.rescue));
         text.push_str(&now.snapshot.text);

@@ -4,7 +4,9 @@ use serde::{Deserialize, Serialize};
 
 use super::parts::PartStatus;
 use crate::model::words::words;
-use crate::model::{self, Bytes, Engine, ExtentCount, ExtentsPerDay, Severity, UnixTime};
+use crate::model::{
+    self, Bytes, Diagnosis, Engine, ExtentCount, ExtentsPerDay, Severity, UnixTime,
+};
 
 /// Version of this format; incremented only if a key changes its meaning.
 pub const SCHEMA: u32 = 1;
@@ -28,6 +30,17 @@ pub struct Status {
     pub runs: Vec<Run>,
     /// Empty for a moment after the start.
     pub engines: Vec<EngineState>,
+    pub doctor: Doctor,
+}
+
+/// The last examination of the host.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Doctor {
+    /// When it was; `None` before the first one.
+    pub examined: Option<UnixTime>,
+    #[serde(flatten)]
+    pub diagnosis: Diagnosis,
 }
 
 /// The daemon process.

@@ -69,6 +69,7 @@ mod tracker;
 mod trigger;
 
 pub use detector::{INTERVAL, StallDetector, StallHealth, StallSettings};
+pub use stack::{StackVerdict, verdict};
 pub use trigger::effective_trigger;
 
 #[cfg(test)]

@@ -1,10 +1,21 @@
 //! Evidence from a made-up /proc and from the real one.
 
 use super::*;
+use crate::model::{CheckId, Severity};
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use std::fs::create_dir_all;
 
 const SOON: Duration = Duration::from_millis(300);
+
+fn finding() -> Finding {
+    Finding {
+        id: CheckId(1),
+        severity: Severity::Critical,
+        what: "It waits.".to_owned(),
+        read: Vec::new(),
+        silenced: None,
+    }
+}
 
 fn no_images() -> Images {
     Arc::new(Vec::new)
@@ -72,7 +83,12 @@ fn everything_is_collected() {
         let image = image.clone();
         Arc::new(move || vec![image.clone()])
     };
-    let gatherer = Gatherer::new(proc.path().to_owned(), images, DEADLINE);
+    let gatherer = Gatherer::new(
+        proc.path().to_owned(),
+        images,
+        Arc::new(|| vec![finding()]),
+        DEADLINE,
+    );
     let mut found = gatherer.gather();
     assert_eq!(found.left_out, []);
     assert_eq!(found.buddyinfo[0].free_blocks, [1, 2, 3]);
@@ -83,6 +99,7 @@ fn everything_is_collected() {
     assert_eq!(found.slabs[0].name, "a");
     assert_eq!(found.mounts[0].type_name, "xfs");
     assert_eq!(found.images, [image]);
+    assert_eq!(found.findings, [finding()]);
     assert_eq!(found.tasks_blocked, 3);
     found.tasks.sort_by_key(|task| task.tid);
     let kinds: Vec<_> = found.tasks.iter().map(|task| task.kind).collect();
@@ -110,7 +127,12 @@ fn a_collector_that_hangs_is_left_out_and_not_started_twice() {
     fifo(&slabinfo);
     // The stack of one task hangs: who is blocked is known all the same.
     fifo(&proc.path().join("7/task/8/stack"));
-    let gatherer = Gatherer::new(proc.path().to_owned(), no_images(), SOON);
+    let gatherer = Gatherer::new(
+        proc.path().to_owned(),
+        no_images(),
+        Arc::new(Vec::new),
+        SOON,
+    );
     let found = gatherer.gather();
     let silent = |found: &Evidence| {
         let mut names: Vec<_> = found
@@ -147,12 +169,17 @@ fn a_collector_that_hangs_is_left_out_and_not_started_twice() {
 #[test]
 fn what_is_not_there_is_told() {
     let proc = tempfile::tempdir().unwrap();
-    let gatherer = Gatherer::new(proc.path().to_owned(), no_images(), DEADLINE);
+    let gatherer = Gatherer::new(
+        proc.path().to_owned(),
+        no_images(),
+        Arc::new(Vec::new),
+        DEADLINE,
+    );
     let found = gatherer.gather();
-    // No task at all is an answer, and so is no image.
+    // No task at all is an answer, and so are no image and no finding.
     assert_eq!(
         found.left_out.len(),
-        COLLECTORS.len() - 2,
+        COLLECTORS.len() - 3,
         "{:?}",
         found.left_out
     );
@@ -160,7 +187,13 @@ fn what_is_not_there_is_told() {
 
 #[test]
 fn our_own_host_is_understood() {
-    let found = Gatherer::new(PathBuf::from("/proc"), no_images(), DEADLINE).gather();
+    let found = Gatherer::new(
+        PathBuf::from("/proc"),
+        no_images(),
+        Arc::new(Vec::new),
+        DEADLINE,
+    )
+    .gather();
     assert!(!found.buddyinfo.is_empty() && !found.mounts.is_empty());
     assert!(
         found.vmstat.contains_key("nr_dirty_threshold"),

@@ -7,7 +7,7 @@ use std::path::Path;
 use super::table::*;
 use super::text::{Family, Text, float, label};
 use crate::model::path::distinct;
-use crate::model::{ExtentCount, ExtentsPerDay, FreeSpace, Severity};
+use crate::model::{CheckId, Diagnosis, ExtentCount, ExtentsPerDay, FreeSpace, Severity};
 use crate::rescue::proof::Counters;
 use crate::serve::parts::Parts;
 use crate::serve::status;
@@ -125,6 +125,21 @@ pub fn render_engines(engines: &[status::EngineState]) -> String {
         let reason = label(state.reason.as_deref().unwrap_or_default());
         let labels = [("engine", state.engine.as_str()), ("reason", &reason)];
         family.set(&labels, state.usable.into());
+    }
+    text.into_string()
+}
+
+/// Renders the number of findings by check and severity; a check without any has no series.
+pub fn render_doctor(diagnosis: &Diagnosis) -> String {
+    let mut counts: BTreeMap<(CheckId, Severity), u64> = BTreeMap::new();
+    for finding in diagnosis.open() {
+        *counts.entry((finding.id, finding.severity)).or_default() += 1;
+    }
+    let mut text = Text::default();
+    let mut family = text.family(DOCTOR_FINDINGS);
+    for ((id, severity), count) in counts {
+        let labels = [("id", &*id.to_string()), ("severity", severity.as_str())];
+        family.set(&labels, float(count));
     }
     text.into_string()
 }

@@ -103,6 +103,8 @@ metrics! {
         "Whether a probe of this file system hangs (1); its counts are then old."
     gauge ENGINE_USABLE "fragwatch_engine_usable"
         "Whether an engine can be used on this host (1), or why not (reason)."
+    gauge DOCTOR_FINDINGS "fragwatch_doctor_findings"
+        "Findings of the last examination of the host that are not silenced, by check and severity."
     gauge FREE_BLOCKS "fragwatch_memory_free_blocks"
         "Free blocks of 2^order pages, in all zones. None left of order 4 and more is when the XFS of old kernels begins to wait."
     counter COMPACTION_FAILURES "fragwatch_memory_compaction_failures_total"

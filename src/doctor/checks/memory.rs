@@ -1,0 +1,89 @@
+//! Memory: what is dirty, and in what pieces it is free.
+
+use crate::doctor::outcome::{Checked, Found};
+use crate::doctor::readings::Readings;
+use crate::model::path::printable;
+use crate::model::{Bytes, BytesPerSecond, Roughly, Severity, Share};
+use crate::sys::proc::{buddyinfo, page_bytes};
+
+const VMSTAT: &str = "proc/vmstat";
+const BUDDYINFO: &str = "proc/buddyinfo";
+/// From this share of the limit on, writers are slowed down noticeably.
+const NEAR: Share = Share::percent(80);
+/// Blocks of 64 KiB and more, with pages of 4 KiB.
+const ORDER: usize = 4;
+/// Fewer of them in the zone Normal of a node are a warning.
+const FEW: u64 = 64;
+
+/// Dirty memory against its limit.
+pub fn dirty(readings: &Readings) -> Checked {
+    let counter = |line: &str| readings.now.counter(VMSTAT, line);
+    let pages = |pages: u64| Bytes(pages.saturating_mul(page_bytes()));
+    // `nr_dirty_threshold` is missing before 2.6.37.
+    let (Some(dirty), Some(writeback), Some(limit)) = (
+        counter("nr_dirty")?,
+        counter("nr_writeback")?,
+        counter("nr_dirty_threshold")?,
+    ) else {
+        return Ok(Vec::new());
+    };
+    let (used, limit) = (pages(dirty.saturating_add(writeback)), pages(limit));
+    if limit == Bytes(0) || !NEAR.is_reached_by(used, limit) {
+        return Ok(Vec::new());
+    }
+    let written = readings.rise(VMSTAT, "nr_written")?.map(pages);
+    let rate = written.map(|written| rate(written, readings));
+    let flush = match rate.filter(|rate| rate.0 > 0 && readings.watched().is_ok()) {
+        Some(rate) => format!(
+            "; writing it takes {} at the measured {rate}",
+            Roughly(rate.time_for(used))
+        ),
+        None => String::new(),
+    };
+    let what = format!(
+        "{used} are dirty or being written, of at most {limit} at which every writer waits{flush}."
+    );
+    let read = format!(
+        "/{VMSTAT}: nr_dirty {dirty}, nr_writeback {writeback}, nr_dirty_threshold {}",
+        limit.0 / page_bytes()
+    );
+    Ok(vec![Found::new(what, vec![read])])
+}
+
+/// Bytes in the time between the two readings.
+fn rate(bytes: Bytes, readings: &Readings) -> BytesPerSecond {
+    let milliseconds = readings.interval.as_millis().max(1);
+    let rate = u128::from(bytes.0) * 1000 / milliseconds;
+    BytesPerSecond(u64::try_from(rate).unwrap_or(u64::MAX))
+}
+
+/// Free memory in small pieces.
+pub fn pieces(readings: &Readings) -> Checked {
+    let text = readings.now.bytes(BUDDYINFO)?.unwrap_or_default();
+    let zones = buddyinfo(text).filter(|zone| zone.name == b"Normal");
+    let found = zones.filter_map(|zone| {
+        let large: u64 = zone.free_blocks().skip(ORDER).sum();
+        let size = Bytes(page_bytes() << ORDER);
+        if large >= FEW {
+            return None;
+        }
+        let number = match large {
+            0 => "no free block".to_owned(),
+            1 => "1 free block".to_owned(),
+            _ => format!("{large} free blocks"),
+        };
+        let what = format!(
+            "Node {} has {number} of {size} or more in the zone {}.",
+            zone.node,
+            printable(zone.name)
+        );
+        let blocks: Vec<_> = zone.free_blocks().map(|it| it.to_string()).collect();
+        let read = format!("/{BUDDYINFO}: node {}: {}", zone.node, blocks.join(" "));
+        let severity = (large == 0).then_some(Severity::Critical);
+        Some(Found {
+            severity,
+            ..Found::new(what, vec![read])
+        })
+    });
+    Ok(found.collect())
+}

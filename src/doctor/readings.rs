@@ -1,0 +1,258 @@
+//! Everything that the checks use, read once.
+//!
+//! Only /proc, /sys and /etc are read: no image is opened, no call is made on the file system of one.
+//! Each group of files is read by a thread of its own, and all share one deadline. A thread that
+//! misses it cannot be ended; it is left behind, and what it has read until then counts. While
+//! [`MOST_READERS`] hang, no more are started.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{self, Receiver};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::files::{Files, Host, Reading};
+use super::outcome::NotChecked;
+use super::tasks::{self, Tasks};
+use crate::config::Settings;
+use crate::defrag::kernels::package;
+use crate::defrag::kernels::release::Running;
+use crate::discover::owner::{Holders, OwnerSearch};
+use crate::serve::status::Status;
+use crate::sys::mounts::{self, Mount};
+
+/// How far the two readings are apart if nothing else is asked for.
+pub const INTERVAL: Duration = Duration::from_millis(500);
+/// From this on they show rates.
+pub const WATCHED: Duration = Duration::from_secs(5);
+/// All must be read this long after the second reading began.
+const DEADLINE: Duration = Duration::from_millis(400);
+/// Readers of earlier examinations included.
+const MOST_READERS: usize = 24;
+const STACK: usize = 256 * 1024;
+
+static READERS: AtomicUsize = AtomicUsize::new(0);
+
+/// Counters: read twice.
+const COUNTERS: &[&str] = &[
+    "proc/diskstats",
+    "proc/pressure/io",
+    "proc/pressure/memory",
+    "proc/stat",
+    "proc/vmstat",
+];
+
+/// Files of the kernel that are read once. A new check adds its own.
+const KERNEL: &[&str] = &[
+    "proc/buddyinfo",
+    "proc/fs/ext4/*/options",
+    "proc/meminfo",
+    "proc/swaps",
+    "proc/sys/kernel/hung_task_detect_count",
+    "proc/sys/kernel/hung_task_timeout_secs",
+    "proc/sys/kernel/hung_task_warnings",
+    "proc/sys/vm/compaction_proactiveness",
+    "proc/sys/vm/dirty_background_bytes",
+    "proc/sys/vm/dirty_background_ratio",
+    "proc/sys/vm/dirty_bytes",
+    "proc/sys/vm/dirty_ratio",
+    "proc/sys/vm/min_free_kbytes",
+    "proc/sys/vm/swappiness",
+    "proc/sys/vm/watermark_scale_factor",
+    "proc/sys/vm/zone_reclaim_mode",
+    "sys/class/bdi/*/max_ratio",
+    "sys/class/bdi/*/strict_limit",
+    "sys/class/block/*/dev",
+    "sys/fs/ext4/*/journal_task",
+    "sys/kernel/mm/transparent_hugepage/defrag",
+    "sys/kernel/mm/transparent_hugepage/enabled",
+];
+
+/// Takes slab_mutex, which is held while a cache is created or destroyed (mm/slab_common.c).
+const SLABS: &[&str] = &["proc/slabinfo"];
+
+/// On a disk.
+const DISK: &[&str] = &[
+    "etc/cron.d/*",
+    "etc/cron.daily/*",
+    "etc/cron.monthly/*",
+    "etc/cron.weekly/*",
+    "etc/crontab",
+    "etc/systemd/system/*.timer",
+    "etc/systemd/system/timers.target.wants/*",
+    "var/spool/cron/crontabs/root",
+    "var/spool/cron/root",
+];
+
+/// What is known of fragwatch itself.
+#[derive(Debug, Clone)]
+pub struct Own {
+    /// The configuration.
+    pub settings: Settings,
+    /// The answer of the daemon; `None` if none runs.
+    pub daemon: Reading<Option<Box<Status>>>,
+}
+
+/// All readings.
+#[derive(Debug)]
+pub struct Readings {
+    /// The time between [`before`](Readings::before) and [`now`](Readings::now).
+    pub interval: Duration,
+    /// The counters at the first reading.
+    pub before: Files,
+    /// All files at the second.
+    pub now: Files,
+    pub tasks: Reading<Tasks>,
+    /// Which process has which files open.
+    pub holders: Reading<Holders>,
+    pub mounts: Reading<Vec<Mount>>,
+    pub kernel: Reading<Running>,
+    pub own: Own,
+}
+
+impl Readings {
+    /// Reads the host. Takes `interval` and at most [`DEADLINE`] more.
+    pub fn take(host: &Host, interval: Duration, own: Own) -> Readings {
+        let until = Instant::now() + interval + DEADLINE;
+        let at = || host.clone();
+        let host_ = at();
+        let mut groups: Vec<_> = [
+            (KERNEL, "the kernel's files"),
+            (SLABS, "slabs"),
+            (DISK, "/etc"),
+        ]
+        .into_iter()
+        .map(|(names, what)| Group::start(what, at(), names))
+        .collect();
+        let first = Group::start("counters", at(), COUNTERS);
+        let tasks = Pending::start("tasks", move || tasks::read(&host_, interval));
+        let host_ = at();
+        let holders = Pending::start("open files", move || {
+            let mut search = OwnerSearch::new(&host_.path("proc"), &host_.path("run"));
+            let found = search.look();
+            found.map_err(|error| NotChecked::because(format!("/proc: {error}")))
+        });
+        let host_ = at();
+        let mounts = Pending::start("mounts", move || {
+            let found = mounts::read(&host_.path("proc"));
+            found.map_err(|error| NotChecked::because(format!("/proc/self/mountinfo: {error}")))
+        });
+        let host_ = at();
+        let kernel = Pending::start("kernel", move || Ok(running(&host_.path("proc"))));
+        thread::sleep(interval);
+        groups.push(Group::start("counters", at(), COUNTERS));
+        let mut now = Files::default();
+        let before = first.map_or_else(Files::default, |group| group.wait(until));
+        for group in groups.into_iter().flatten() {
+            now.extend(group.wait(until));
+        }
+        Readings {
+            interval,
+            before,
+            now,
+            tasks: tasks.and_then(|it| it.wait(until)),
+            holders: holders.and_then(|it| it.wait(until)),
+            mounts: mounts.and_then(|it| it.wait(until)),
+            kernel: kernel.and_then(|it| it.wait(until)),
+            own,
+        }
+    }
+
+    /// How much a counter of a file of names and numbers has risen; `None` if it is missing.
+    pub fn rise(&self, name: &str, line: &str) -> Reading<Option<u64>> {
+        let (now, before) = (
+            self.now.counter(name, line)?,
+            self.before.counter(name, line)?,
+        );
+        let both = now.zip(before);
+        Ok(both.map(|(now, before)| now.saturating_sub(before)))
+    }
+
+    /// Fails if the two readings are too close for rates.
+    pub fn watched(&self) -> Reading<()> {
+        match self.interval >= WATCHED {
+            true => Ok(()),
+            false => Err(NotChecked::NeedsWatch),
+        }
+    }
+}
+
+fn running(proc: &Path) -> Running {
+    package::running(proc).0
+}
+
+/// A value that a thread reads.
+struct Pending<T> {
+    what: &'static str,
+    value: Receiver<Reading<T>>,
+}
+
+impl<T: Send + 'static> Pending<T> {
+    fn start(
+        what: &'static str,
+        read: impl FnOnce() -> Reading<T> + Send + 'static,
+    ) -> Reading<Pending<T>> {
+        let (sender, value) = mpsc::channel();
+        if READERS.fetch_add(1, Ordering::Relaxed) >= MOST_READERS {
+            READERS.fetch_sub(1, Ordering::Relaxed);
+            let why = "readers of earlier examinations still hang";
+            return Err(NotChecked::because(why.to_owned()));
+        }
+        let thread = thread::Builder::new().name("doctor".to_owned());
+        let spawned = thread.stack_size(STACK).spawn(move || {
+            // Sending fails after the deadline.
+            let _ = sender.send(read());
+            READERS.fetch_sub(1, Ordering::Relaxed);
+        });
+        match spawned {
+            Ok(_) => Ok(Pending { what, value }),
+            Err(error) => {
+                READERS.fetch_sub(1, Ordering::Relaxed);
+                Err(NotChecked::because(format!("no thread for it: {error}")))
+            }
+        }
+    }
+
+    fn wait(self, until: Instant) -> Reading<T> {
+        let left = until.saturating_duration_since(Instant::now());
+        let late = || format!("{} could not be read in time", self.what);
+        let value = self.value.recv_timeout(left);
+        value.unwrap_or_else(|_| Err(NotChecked::because(late())))
+    }
+}
+
+/// Files that one thread reads in turn.
+struct Group {
+    pending: Pending<()>,
+    files: Arc<Mutex<Files>>,
+}
+
+impl Group {
+    /// `None` without a thread: then none of them was read in time.
+    fn start(what: &'static str, host: Host, names: &'static [&'static str]) -> Option<Group> {
+        let files = Arc::new(Mutex::new(Files::default()));
+        let found = Arc::clone(&files);
+        let pending = Pending::start(what, move || {
+            for name in names {
+                let mut one = Files::default();
+                one.read(&host, name);
+                // Not locked while a file is read.
+                let mut found = found.lock().unwrap_or_else(PoisonError::into_inner);
+                found.extend(one);
+            }
+            Ok(())
+        });
+        Some(Group {
+            pending: pending.ok()?,
+            files,
+        })
+    }
+
+    /// Those that were read in time.
+    fn wait(self, until: Instant) -> Files {
+        let _ = self.pending.wait(until);
+        let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut files)
+    }
+}

@@ -1,0 +1,203 @@
+//! The tasks that wait: those in state D at two readings, and sleepers in a few places that matter.
+//!
+//! Only files of /proc/PID are read that take no lock of the memory map; see
+//! [`gatherer`](crate::incident::gatherer). A stack is read of tasks in state D only.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::files::{self, Host, Reading};
+use super::outcome::NotChecked;
+use crate::model::path::printable;
+use crate::stall::{StackVerdict, verdict};
+use crate::sys::proc::{self, PF_KTHREAD, Stat, TaskStat, task_stat};
+
+/// Tasks whose stacks are read; further ones in state D are only counted.
+const MOST_STACKS: usize = 1000;
+/// Places of interruptible sleep that are looked for, as the kernel names them in `wchan`:
+/// io_uring/io_uring.c, fs/pipe.c, fs/splice.c.
+const SLEEPS: [&str; 6] = [
+    "io_cqring",
+    "__io_cqring",
+    "pipe_write",
+    "anon_pipe_write",
+    "pipe_wait_writable",
+    "wait_for_space",
+];
+
+/// A task that waits.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Task {
+    /// Process ID.
+    pub pid: u32,
+    /// Thread ID.
+    pub tid: u32,
+    /// Its name; of a kworker with its work queue (`kworker/u8:3+flush-253:0`).
+    pub comm: String,
+    /// Whether it is a thread of the kernel.
+    pub is_kernel: bool,
+    /// Whether it did not run between the two readings.
+    pub slept_through: bool,
+    /// In state D: its stack, innermost function first. Else the place where it sleeps.
+    pub frames: Vec<String>,
+    /// Whether it is in state D.
+    pub is_blocked: bool,
+    /// Whether its stack shows XFS waiting for memory.
+    pub is_starved: bool,
+}
+
+/// All tasks that wait.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Tasks {
+    /// Those in state D at both readings, and those that sleep in places that matter.
+    pub waiting: Vec<Task>,
+    /// All that exist.
+    pub total: usize,
+    /// Tasks in state D at both readings whose stacks were not read.
+    pub unread: usize,
+}
+
+/// A task in state D at the first reading.
+struct Blocked {
+    path: PathBuf,
+    pid: u32,
+    start: u64,
+    switches: Option<u64>,
+}
+
+/// Reads the tasks twice, `interval` apart.
+pub fn read(host: &Host, interval: Duration) -> Reading<Tasks> {
+    let proc = host.path("proc");
+    let mut tasks = Tasks::default();
+    let mut blocked = Vec::new();
+    each(&proc, |pid, path, stat| {
+        tasks.total += 1;
+        if stat.state == b'D' {
+            blocked.push(Blocked {
+                pid,
+                start: stat.start,
+                switches: switches(path),
+                path: path.to_owned(),
+            });
+        } else if stat.state == b'S' && stat.flags & PF_KTHREAD == 0 {
+            tasks.waiting.extend(sleeper(pid, path, stat));
+        }
+    })?;
+    std::thread::sleep(interval);
+    for before in blocked {
+        let Some(task) = still_blocked(&before) else {
+            continue;
+        };
+        if tasks.waiting.len() >= MOST_STACKS {
+            tasks.unread += 1;
+            continue;
+        }
+        let stack = match files::read(&before.path.join("stack")) {
+            Ok(stack) => stack,
+            Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+                let why = "the stacks of tasks can be read by root only";
+                return Err(NotChecked::because(why.to_owned()));
+            }
+            // It has ended.
+            Err(_) => continue,
+        };
+        tasks.waiting.push(Task {
+            frames: frames(&stack),
+            is_starved: verdict(&stack) == StackVerdict::Starved,
+            ..task
+        });
+    }
+    Ok(tasks)
+}
+
+fn frames(stack: &[u8]) -> Vec<String> {
+    // `__xfs_ilock.part.0+0x8e/0x120 [xfs]` is `__xfs_ilock`; without symbols there is an address.
+    let name = |frame: &[u8]| {
+        let end = frame.iter().position(|byte| b"+. ".contains(byte));
+        printable(frame.get(..end.unwrap_or(frame.len())).unwrap_or_default())
+    };
+    let frames = proc::stack_frames(stack).map(name);
+    frames
+        .filter(|frame| !frame.is_empty() && !frame.starts_with("0x"))
+        .collect()
+}
+
+fn still_blocked(before: &Blocked) -> Option<Task> {
+    let text = files::read(&before.path.join("stat")).ok()?;
+    let stat = task_stat(&text)?;
+    let is_same = stat.state == b'D' && stat.start == before.start;
+    let slept_through = switches(&before.path) == before.switches;
+    is_same.then(|| Task {
+        pid: before.pid,
+        tid: stat.tid,
+        comm: printable(stat.comm),
+        is_kernel: stat.flags & PF_KTHREAD != 0,
+        slept_through,
+        frames: Vec::new(),
+        is_blocked: true,
+        is_starved: false,
+    })
+}
+
+/// A task that sleeps in one of the [`SLEEPS`].
+fn sleeper(pid: u32, path: &Path, stat: &TaskStat<'_>) -> Option<Task> {
+    let place = files::read(&path.join("wchan")).ok()?;
+    let place = String::from_utf8_lossy(&place);
+    let is_known = SLEEPS.iter().any(|known| place.starts_with(known));
+    is_known.then(|| Task {
+        pid,
+        tid: stat.tid,
+        comm: printable(stat.comm),
+        is_kernel: false,
+        slept_through: true,
+        frames: vec![printable(place.as_bytes())],
+        is_blocked: false,
+        is_starved: false,
+    })
+}
+
+/// How often the task has run: both counters of /proc/PID/task/TID/status together.
+fn switches(path: &Path) -> Option<u64> {
+    let text = files::read(&path.join("status")).ok()?;
+    let text = String::from_utf8_lossy(&text);
+    let counts = text.lines().filter(|line| line.contains("ctxt_switches:"));
+    let counts =
+        counts.filter_map(|line| line.split_ascii_whitespace().nth(1)?.parse::<u64>().ok());
+    counts.reduce(u64::saturating_add)
+}
+
+/// Calls `take` with each task: its process, its directory, its state.
+fn each(proc: &Path, mut take: impl FnMut(u32, &Path, &TaskStat<'_>)) -> Reading<()> {
+    let entries = fs::read_dir(proc);
+    let entries = entries.map_err(|error| NotChecked::because(format!("/proc: {error}")))?;
+    for (pid, process) in entries.flatten().filter_map(|entry| numbered(&entry)) {
+        let Ok(text) = files::read(&process.join("stat")) else {
+            continue;
+        };
+        // Field 20 is the number of threads: sufficient for a process of one, and cheaper.
+        let is_single = Stat::parse(&text).is_some_and(|stat| stat.field::<20>() == Some(1));
+        if is_single && let Some(stat) = task_stat(&text) {
+            take(pid, &process, &stat);
+            continue;
+        }
+        // Tasks may have ended meanwhile.
+        let Ok(tasks) = fs::read_dir(process.join("task")) else {
+            continue;
+        };
+        for (_, path) in tasks.flatten().filter_map(|entry| numbered(&entry)) {
+            if let Ok(text) = files::read(&path.join("stat"))
+                && let Some(stat) = task_stat(&text)
+            {
+                take(pid, &path, &stat);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn numbered(entry: &fs::DirEntry) -> Option<(u32, PathBuf)> {
+    let name = entry.file_name();
+    let number = name.to_str()?.parse().ok()?;
+    Some((number, entry.path()))
+}

@@ -1,0 +1,586 @@
+//! The checks on made-up trees, and what holds for all of them.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+use super::files::Host;
+use super::outcome::NotChecked;
+use super::readings::{INTERVAL, Own, Readings};
+use super::table::{TABLE, entry};
+use super::{checks, examine, report};
+use crate::config::Settings;
+use crate::config::settings::Silence;
+use crate::model::{CheckId, Diagnosis, Finding, Severity, UnixTime};
+use crate::serve::parts::PartStatus;
+use crate::serve::status::Status;
+
+/// A host in a directory.
+struct Tree {
+    dir: TempDir,
+    own: Own,
+    interval: Duration,
+}
+
+impl Tree {
+    /// A host without findings.
+    fn healthy() -> Tree {
+        let mut status = Status::default();
+        status.rescue.armed = true;
+        let own = Own {
+            settings: Settings::default(),
+            daemon: Ok(Some(Box::new(status))),
+        };
+        let tree = Tree {
+            dir: TempDir::new().unwrap(),
+            own,
+            interval: Duration::ZERO,
+        };
+        for (name, text) in [
+            (
+                "proc/buddyinfo",
+                "Node 0, zone      DMA      0      0      0      0      2\n\
+                 Node 0, zone   Normal   1046    527    128     36     17    40    19    12\n",
+            ),
+            (
+                "proc/vmstat",
+                "nr_dirty 100\nnr_writeback 0\nnr_written 5\nnr_dirty_threshold 100000\n",
+            ),
+            (
+                "proc/self/mountinfo",
+                "36 1 8:1 / / rw - ext4 /dev/sda1 rw\n40 36 8:16 / /srv/vm rw - xfs /dev/sdb rw\n",
+            ),
+            ("proc/sys/kernel/osrelease", "6.12.90\n"),
+            ("proc/version", "Linux version 6.12.90 (gcc) #1 SMP\n"),
+            ("proc/fs/ext4/sda1/options", "rw\nbsddf\ndata=ordered\n"),
+            ("sys/fs/ext4/sda1/journal_task", "345\n"),
+            ("sys/class/block/sda1/dev", "8:1\n"),
+        ] {
+            tree.put(name, text);
+        }
+        tree
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn put(&self, name: &str, text: &str) {
+        let path = self.path(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+
+    /// Makes a file unreadable even for root: a directory in its place.
+    fn block(&self, name: &str) {
+        let path = self.path(name);
+        let _ = fs::remove_file(&path);
+        fs::create_dir_all(path).unwrap();
+    }
+
+    /// A process with a command name and the number of its threads.
+    fn process(&self, pid: u32, comm: &str, threads: u32) {
+        self.put(&format!("proc/{pid}/comm"), &format!("{comm}\n"));
+        self.put(
+            &format!("proc/{pid}/stat"),
+            &stat(pid, comm, 'S', 0, threads),
+        );
+    }
+
+    fn thread(&self, pid: u32, tid: u32, comm: &str, state: char, frames: &[&str]) {
+        let directory = match pid == tid {
+            true => format!("proc/{pid}"),
+            false => format!("proc/{pid}/task/{tid}"),
+        };
+        // Kernel threads are those of kthreadd, here below 100.
+        let flags = if pid < 100 { 0x20_0000 } else { 0 };
+        self.put(
+            &format!("{directory}/stat"),
+            &stat(tid, comm, state, flags, 1),
+        );
+        let line = |frame: &&str| format!("[<0>] {frame}+0x1f/0x120\n");
+        let stack: String = frames.iter().map(line).collect();
+        self.put(&format!("{directory}/stack"), &stack);
+        let wchan = frames.first().copied().unwrap_or("0");
+        self.put(&format!("{directory}/wchan"), wchan);
+        let switches = "voluntary_ctxt_switches:\t7\nnonvoluntary_ctxt_switches:\t1\n";
+        self.put(&format!("{directory}/status"), switches);
+    }
+
+    /// Gives a process an open file: descriptor, path, flags in octal; on the mount 40.
+    fn open(&self, pid: u32, fd: u32, path: &str, flags: &str) {
+        let directory = self.path(&format!("proc/{pid}/fd"));
+        fs::create_dir_all(&directory).unwrap();
+        symlink(path, directory.join(fd.to_string())).unwrap();
+        let info = format!("pos:\t0\nflags:\t{flags}\nmnt_id:\t40\nino:\t131\n");
+        self.put(&format!("proc/{pid}/fdinfo/{fd}"), &info);
+    }
+
+    fn vm(&self, pid: u32, name: &str) {
+        self.process(pid, "qemu-system-x86", 2);
+        let program = self.path(&format!("proc/{pid}/exe"));
+        symlink("/usr/bin/qemu-system-x86_64", program).unwrap();
+        self.put(
+            &format!("proc/{pid}/cmdline"),
+            &format!("qemu\0-name\0{name}\0"),
+        );
+        self.open(pid, 9, &format!("/srv/vm/{name}.raw"), "0140002");
+    }
+
+    fn diagnosis(&self) -> Diagnosis {
+        let host = Host(self.dir.path().to_owned());
+        examine(&Readings::take(&host, self.interval, self.own.clone()))
+    }
+
+    /// The only finding, which is of this check.
+    fn only(&self, number: u16) -> Finding {
+        let diagnosis = self.diagnosis();
+        assert_eq!(diagnosis.findings.len(), 1, "{diagnosis:#?}");
+        assert_eq!(diagnosis.unchecked, [], "{number}");
+        let finding = diagnosis.findings[0].clone();
+        assert_eq!(finding.id, CheckId(number));
+        finding
+    }
+
+    /// Why a check could not be made.
+    fn unchecked(&self, number: u16) -> String {
+        let unchecked = self.diagnosis().unchecked;
+        let is_it = |it: &&crate::model::Unchecked| it.id == CheckId(number);
+        unchecked
+            .iter()
+            .find(is_it)
+            .expect("it was checked")
+            .reason
+            .clone()
+    }
+}
+
+/// A line of /proc/PID/stat.
+fn stat(id: u32, comm: &str, state: char, flags: u32, threads: u32) -> String {
+    let rest = "0 ".repeat(16);
+    format!(
+        "{id} ({comm}) {state} 1 1 1 0 -1 {flags} 0 0 0 0 0 0 0 0 20 0 {threads} 0 9 {rest}0 0\n"
+    )
+}
+
+#[test]
+fn a_healthy_host_has_no_findings() {
+    let tree = Tree::healthy();
+    tree.vm(4711, "db-1");
+    tree.thread(4711, 4712, "CPU 0/KVM", 'S', &["kvm_vcpu_block"]);
+    // It runs again between the readings, or waits by design.
+    tree.thread(
+        300,
+        300,
+        "sh",
+        'D',
+        &["wait_for_vfork_done", "kernel_clone"],
+    );
+    tree.thread(9, 9, "khungtaskd", 'D', &["watchdog"]);
+    let diagnosis = tree.diagnosis();
+    assert_eq!(diagnosis.findings, []);
+    assert_eq!(diagnosis.unchecked, []);
+    assert_eq!(
+        diagnosis.checked + diagnosis.need_watch.len(),
+        checks::CHECKS.len()
+    );
+}
+
+#[test]
+fn threads_in_state_d_are_named_by_what_they_wait_for_and_whose_they_are() {
+    for (number, frames, what) in [
+        (
+            1,
+            &["try_to_free_pages", "__alloc_pages", "xfs_iread_extents"][..],
+            "for kernel memory, in XFS",
+        ),
+        (
+            2,
+            &["balance_dirty_pages", "generic_perform_write"],
+            "because too much memory is dirty",
+        ),
+        (
+            3,
+            &["xlog_grant_head_wait", "xfs_log_reserve"],
+            "for space in the log of XFS",
+        ),
+        (
+            4,
+            &["wait_transaction_locked", "start_this_handle"],
+            "for the journal of ext4",
+        ),
+        (
+            5,
+            &[
+                "rwsem_down_write_slowpath",
+                "xfs_ilock",
+                "xfs_file_dio_write_unaligned",
+            ],
+            "for a lock of XFS",
+        ),
+        (
+            6,
+            &["blk_mq_get_tag", "__blk_mq_alloc_requests"],
+            "for a disk",
+        ),
+        (
+            7,
+            &["rpc_wait_bit_killable", "nfs4_run_open_task"],
+            "for a remote file system or FUSE",
+        ),
+        (
+            8,
+            &["__mutex_lock.constprop.0", "pipe_write", "vfs_write"],
+            "for the lock of a pipe",
+        ),
+        (9, &["some_driver_wait", "vfs_ioctl"], "in the kernel"),
+    ] {
+        let tree = Tree::healthy();
+        tree.vm(4711, "db-1");
+        tree.thread(4711, 4712, "CPU 0/KVM", 'D', frames);
+        tree.thread(4711, 4713, "worker", 'S', frames);
+        tree.thread(300, 300, "rsync", 'D', frames);
+        let finding = tree.only(number);
+        assert_eq!(
+            finding.what,
+            format!(
+                "2 threads have waited {what} for at least 0.0 s: 1 of rsync (PID 300), 1 of the VM \
+                 db-1 (PID 4711)."
+            )
+        );
+        let frames = frames.iter().map(|it| it.trim_end_matches(".constprop.0"));
+        let frames = frames.collect::<Vec<_>>().join(" < ");
+        let read = format!("/proc/300/stack (rsync, and 1 more): {frames}");
+        assert_eq!(finding.read, [read], "{number}");
+    }
+}
+
+#[test]
+fn a_stack_that_cannot_be_read_leaves_the_task_out() {
+    let tree = Tree::healthy();
+    tree.thread(300, 300, "rsync", 'D', &["blk_mq_get_tag"]);
+    tree.block("proc/300/stack");
+    assert_eq!(tree.diagnosis().findings, []);
+    fs::remove_dir_all(tree.path("proc")).unwrap();
+    tree.put("proc", "");
+    assert_eq!(tree.unchecked(6), "/proc: Not a directory (os error 20)");
+}
+
+#[test]
+fn dirty_memory_near_its_limit() {
+    let tree = Tree::healthy();
+    let vmstat = |dirty: u32| {
+        format!("nr_dirty {dirty}\nnr_writeback 20000\nnr_written 9\nnr_dirty_threshold 100000\n")
+    };
+    tree.put("proc/vmstat", &vmstat(59_999));
+    assert_eq!(tree.diagnosis().findings, []);
+    tree.put("proc/vmstat", &vmstat(60_000));
+    let finding = tree.only(10);
+    assert_eq!(
+        finding.what,
+        "312 MiB are dirty or being written, of at most 390 MiB at which every writer waits."
+    );
+    let read = "/proc/vmstat: nr_dirty 60000, nr_writeback 20000, nr_dirty_threshold 100000";
+    assert_eq!(finding.read, [read]);
+    tree.block("proc/vmstat");
+    assert_eq!(
+        tree.unchecked(10),
+        "/proc/vmstat: Is a directory (os error 21)"
+    );
+}
+
+#[test]
+fn free_memory_in_small_pieces() {
+    let tree = Tree::healthy();
+    let line = |large: u32| format!("Node 1, zone   Normal  900000  500  100  30  {large}  0  0\n");
+    tree.put("proc/buddyinfo", &line(64));
+    assert_eq!(tree.diagnosis().findings, []);
+    tree.put("proc/buddyinfo", &line(63));
+    let finding = tree.only(15);
+    let what = "Node 1 has 63 free blocks of 64.0 KiB or more in the zone Normal.";
+    assert_eq!(
+        (finding.what.as_str(), finding.severity),
+        (what, Severity::Warning)
+    );
+    tree.put("proc/buddyinfo", &line(0));
+    let finding = tree.only(15);
+    let what = "Node 1 has no free block of 64.0 KiB or more in the zone Normal.";
+    assert_eq!(
+        (finding.what.as_str(), finding.severity),
+        (what, Severity::Critical)
+    );
+    assert_eq!(
+        finding.read,
+        ["/proc/buddyinfo: node 1: 900000 500 100 30 0 0 0"]
+    );
+    tree.block("proc/buddyinfo");
+    assert_eq!(
+        tree.unchecked(15),
+        "/proc/buddyinfo: Is a directory (os error 21)"
+    );
+}
+
+#[test]
+fn a_kernel_whose_statfs_hangs() {
+    let tree = Tree::healthy();
+    for (release, is_bad) in [
+        ("5.13.19", false),
+        ("5.14.0", true),
+        // RHEL keeps the number: unknown.
+        ("5.14.0-611.el9.x86_64", false),
+        ("5.15.133", true),
+        ("5.15.134", false),
+        ("5.18.19", true),
+        ("5.19.0", false),
+        ("6.1.100", false),
+    ] {
+        tree.put("proc/sys/kernel/osrelease", &format!("{release}\n"));
+        tree.put(
+            "proc/version",
+            &format!("Linux version {release} (gcc) #1\n"),
+        );
+        if !is_bad {
+            assert_eq!(tree.diagnosis().findings, [], "{release}");
+            continue;
+        }
+        let what =
+            format!("On this kernel ({release}), statfs of an XFS can wait for deleted files.");
+        assert_eq!(tree.only(104).what, what);
+    }
+    tree.put("proc/sys/kernel/osrelease", "5.14.0\n");
+    fs::remove_file(tree.path("proc/self/mountinfo")).unwrap();
+    let missing = "/proc/self/mountinfo: No such file or directory (os error 2)";
+    assert_eq!(tree.unchecked(104), missing);
+}
+
+#[test]
+fn an_ext4_that_shows_old_data_after_a_crash() {
+    let tree = Tree::healthy();
+    tree.put("proc/fs/ext4/sda1/options", "rw\nbsddf\ndata=writeback\n");
+    let finding = tree.only(201);
+    assert_eq!(finding.what, "The ext4 on sda1 (/) has data=writeback.");
+    assert_eq!(finding.read, ["/proc/fs/ext4/sda1/options"]);
+    tree.put("proc/fs/ext4/sda1/options", "ro\ndata=writeback\n");
+    assert_eq!(tree.diagnosis().findings, []);
+    tree.block("proc/fs/ext4/sda1/options");
+    let reason = "/proc/fs/ext4/sda1/options: Is a directory (os error 21)";
+    assert_eq!(tree.unchecked(201), reason);
+}
+
+#[test]
+fn an_ext4_without_a_journal() {
+    let tree = Tree::healthy();
+    tree.put("sys/fs/ext4/sda1/journal_task", "<none>\n");
+    let finding = tree.only(202);
+    assert_eq!(finding.what, "The ext4 on sda1 (/) has no journal.");
+    assert_eq!(finding.read, ["/sys/fs/ext4/sda1/journal_task: <none>"]);
+    tree.block("sys/fs/ext4/sda1/journal_task");
+    let reason = "/sys/fs/ext4/sda1/journal_task: Is a directory (os error 21)";
+    assert_eq!(tree.unchecked(202), reason);
+}
+
+#[test]
+fn an_image_that_is_read_past_and_through_the_page_cache() {
+    let tree = Tree::healthy();
+    tree.vm(4711, "db-1");
+    tree.process(300, "dd", 1);
+    tree.open(300, 3, "/srv/vm/db-1.raw", "0140000");
+    assert_eq!(tree.diagnosis().findings, []);
+    tree.open(300, 4, "/srv/vm/db-1.raw", "0100000");
+    let finding = tree.only(301);
+    assert_eq!(
+        finding.what,
+        "/srv/vm/db-1.raw is open with O_DIRECT by dd (PID 300), the VM db-1 (PID 4711) and through \
+         the page cache by dd (PID 300)."
+    );
+    fs::remove_file(tree.path("proc/self/mountinfo")).unwrap();
+    assert_eq!(
+        tree.unchecked(301),
+        "/proc: No such file or directory (os error 2)"
+    );
+}
+
+#[test]
+fn a_kernel_without_reports_of_hung_tasks() {
+    const WARNINGS: &str = "proc/sys/kernel/hung_task_warnings";
+    let tree = Tree::healthy();
+    for plenty in ["10\n", "-1\n"] {
+        tree.put(WARNINGS, plenty);
+        assert_eq!(tree.diagnosis().findings, []);
+    }
+    tree.put(WARNINGS, "0\n");
+    let finding = tree.only(105);
+    assert_eq!(
+        finding.what,
+        "The kernel has no report of a hung task left."
+    );
+    assert_eq!(finding.read, ["/proc/sys/kernel/hung_task_warnings = 0"]);
+    tree.put(WARNINGS, "many\n");
+    let reason = "/proc/sys/kernel/hung_task_warnings is no number";
+    assert_eq!(tree.unchecked(105), reason);
+}
+
+#[test]
+fn fragwatch_itself() {
+    let mut tree = Tree::healthy();
+    let mut status = Status::default();
+    status.daemon.pid = 7;
+    status.rescue.drilled = Some(UnixTime(1));
+    status.parts = vec![PartStatus {
+        part: "stall_detector".to_owned(),
+        state: "down".to_owned(),
+        severity: Severity::Critical,
+        reason: Some("no stacks".to_owned()),
+    }];
+    tree.own.daemon = Ok(Some(Box::new(status)));
+    let findings = tree.diagnosis().findings;
+    let found: Vec<_> = findings
+        .iter()
+        .map(|it| (it.id.0, it.what.as_str()))
+        .collect();
+    assert_eq!(
+        found,
+        [
+            (401, "The rescue of the daemon (PID 7) is not armed."),
+            (403, "stall detector down: no stacks."),
+            (
+                404,
+                "The last drill of the rescue, from the kernel's log to the actor, failed."
+            ),
+        ]
+    );
+    tree.own.daemon = Ok(None);
+    let what = "No daemon answers at /run/fragwatch/control.sock.";
+    assert_eq!(tree.only(402).what, what);
+    tree.own.daemon = Err(NotChecked::because("no permission".to_owned()));
+    for number in 401..=404 {
+        assert_eq!(tree.unchecked(number), "no permission");
+    }
+}
+
+#[test]
+fn a_silenced_check_is_shown_and_counts_for_nothing() {
+    let mut tree = Tree::healthy();
+    tree.put("sys/fs/ext4/sda1/journal_task", "<none>\n");
+    tree.own.settings.doctor.silence = vec![Silence {
+        id: CheckId(202),
+        reason: "a scratch disk".to_owned(),
+    }];
+    let diagnosis = tree.diagnosis();
+    assert_eq!(diagnosis.severity(), Severity::Ok);
+    let text = report::text(&diagnosis, 80);
+    assert_eq!(
+        text.split("Nothing").next().unwrap(),
+        "SILENCED FW202: ext4 without a journal\n    The ext4 on sda1 (/) has no journal.\n    \
+         Silenced in [doctor]: a scratch disk\n\n"
+    );
+}
+
+#[test]
+fn every_check_has_its_texts_and_its_function() {
+    let numbers = |ids: &mut dyn Iterator<Item = u16>| ids.collect::<Vec<_>>();
+    let listed = numbers(&mut TABLE.iter().map(|entry| entry.id.0));
+    let made = numbers(&mut checks::CHECKS.iter().map(|(number, _)| *number));
+    assert_eq!(listed, made);
+    assert!(listed.is_sorted() && listed.iter().collect::<BTreeSet<_>>().len() == listed.len());
+    let manual = report::manual();
+    for row in TABLE {
+        let id = row.id;
+        assert_eq!(entry(id).map(|it| it.id), Some(id));
+        assert!(row.severity > Severity::Ok, "{id}");
+        assert!(manual.contains(&format!("## {id} {}\n", row.title)), "{id}");
+        for text in [row.why, row.remedy] {
+            // One sentence each, which may hold commands and dots of names.
+            assert!(
+                text.ends_with('.') && text.chars().count() < 400,
+                "{id}: {text}"
+            );
+            assert_eq!(
+                text.matches(". ").count(),
+                0,
+                "{id} is no single sentence: {text}"
+            );
+        }
+        assert!(!row.title.ends_with('.') && !row.source.is_empty(), "{id}");
+        let explained = report::explanation(row, 80);
+        let first = format!("{id}: {} ({})\n\n", row.title, row.severity);
+        assert!(explained.starts_with(&first), "{explained}");
+        let widest = explained.lines().map(|line| line.chars().count()).max();
+        assert!(widest <= Some(80), "{explained}");
+    }
+}
+
+#[test]
+fn the_document_has_the_texts_of_each_finding() {
+    let tree = Tree::healthy();
+    tree.put("sys/fs/ext4/sda1/journal_task", "<none>\n");
+    let document = report::document(&tree.diagnosis());
+    assert_eq!(document["schema"], 1);
+    assert_eq!(document["severity"], "warning");
+    let finding = &document["findings"][0];
+    assert_eq!(finding["id"], "FW202");
+    assert_eq!(finding["what"], "The ext4 on sda1 (/) has no journal.");
+    assert_eq!(finding["do"], entry(CheckId(202)).unwrap().remedy);
+}
+
+/// As the operator sees it.
+#[test]
+fn the_text_says_what_is_why_it_matters_and_what_to_do() {
+    let tree = Tree::healthy();
+    tree.put("sys/fs/ext4/sda1/journal_task", "<none>\n");
+    tree.block("proc/buddyinfo");
+    let text = report::text(&tree.diagnosis(), 80);
+    let expected = "\
+WARNING FW202: ext4 without a journal
+    The ext4 on sda1 (/) has no journal.
+    Why:  After a crash the file system needs a full check, and files can
+          contain old data or be lost.
+    Do:   Add a journal with `tune2fs -j DEVICE` while it is unmounted, unless
+          everything on it can be made again.
+    Read: /sys/fs/ext4/sda1/journal_task: <none>
+
+1 finding: 0 critical, 1 warning; `fragwatch doctor --explain ID` says more. ";
+    assert!(text.starts_with(expected), "{text}");
+    let words = text.split_ascii_whitespace().collect::<Vec<_>>().join(" ");
+    let unread =
+        "FW015 Free memory is in small pieces: /proc/buddyinfo: Is a directory (os error 21)";
+    assert!(words.contains(unread), "{text}");
+}
+
+#[test]
+fn this_host_is_examined_in_a_second() {
+    let own = Tree::healthy().own;
+    let began = Instant::now();
+    let diagnosis = examine(&Readings::take(&Host(PathBuf::from("/")), INTERVAL, own));
+    // No time is asserted; a hang would be.
+    assert!(began.elapsed() < Duration::from_secs(30));
+    assert!(diagnosis.checked > 0);
+    assert!(Path::new("/proc").exists());
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(64))]
+    #[test]
+    fn no_tree_makes_it_panic(texts in proptest::collection::vec(("[0-9a-z_<>=,.:/ \n-]{0,80}", 0..40_usize), 0..30)) {
+        let tree = Tree::healthy();
+        tree.vm(4711, "db-1");
+        let names = [
+            "proc/buddyinfo", "proc/vmstat", "proc/self/mountinfo", "proc/sys/kernel/osrelease",
+            "proc/version", "proc/fs/ext4/sda1/options", "sys/fs/ext4/sda1/journal_task",
+            "proc/4711/stat", "proc/4711/comm", "proc/4711/cmdline", "proc/300/stat", "proc/meminfo",
+            "proc/stat", "proc/diskstats", "proc/slabinfo", "proc/pressure/io",
+            "proc/4711/fdinfo/9", "proc/300/task/301/stat", "proc/300/task/301/stack",
+            "sys/class/block/sda1/dev", "proc/sys/vm/dirty_ratio", "sys/class/bdi/8:0/max_ratio",
+        ];
+        for (text, at) in texts {
+            tree.put(names[at % names.len()], &text);
+        }
+        let diagnosis = tree.diagnosis();
+        report::text(&diagnosis, 80);
+        report::document(&diagnosis);
+    }
+}
