@@ -160,6 +160,7 @@ impl ReasonCode {
                 | R::LittleGain
                 | R::MapTooLong
                 | R::NoSpace
+                | R::FreeSpaceFragmented
                 | R::SwapStall
                 | R::NoReflink
                 | R::Dax
