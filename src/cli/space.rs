@@ -107,7 +107,7 @@ impl<'f> FilesystemSpace<'f> {
         self.space.placement(allocated, extents, self.keeps)
     }
 
-    /// Why a copy of an image is not worth it, as far as the free space is the reason.
+    /// Why the free space does not suffice for a copy that is worth it.
     fn refusal(&self, image: &Image) -> Option<Refusal> {
         let (extents, allocated) = (image.sample.extents, image.sample.allocated);
         if self.filesystem.kind != FilesystemKind::Xfs {
@@ -116,11 +116,11 @@ impl<'f> FilesystemSpace<'f> {
         }
         match self.placement(image) {
             Placement::Missing(bytes) => {
-                let text = format!("not enough free space: {bytes} missing");
+                let text = format!("{bytes} missing");
                 Some(Refusal::new(ReasonCode::NoSpace, text))
             }
             Placement::AtLeast(least) if least >= extents => {
-                let text = "already near its ideal";
+                let text = "gains nothing";
                 Some(Refusal::new(ReasonCode::NearIdeal, text))
             }
             Placement::AtLeast(_) => self.space.check_copy(allocated, extents).err(),
@@ -131,7 +131,7 @@ impl<'f> FilesystemSpace<'f> {
 fn render(place: &FilesystemSpace<'_>, width: Option<u16>) -> String {
     let space = &place.space;
     let mut text = format!(
-        "{} ({}): {} of {} free, in {} extents; the longest has {}.\n\n",
+        "{} ({}):\n{} of {} free in {} extents; the longest has {}.\n\n",
         shown(&place.filesystem.mount),
         place.filesystem.type_name,
         space.bytes(),
@@ -151,7 +151,7 @@ fn render(place: &FilesystemSpace<'_>, width: Option<u16>) -> String {
 
 fn histogram(space: &FreeSpace) -> String {
     let most = space.classes.iter().map(|class| class.bytes.0).max();
-    let mut table = TextTable::new(&[">FREE EXTENTS OF", ">COUNT", "SPACE", ""]);
+    let mut table = TextTable::new(&[">EXTENTS FROM", ">COUNT", "FREE", ""]);
     for (class, it) in space
         .classes
         .iter()
@@ -159,7 +159,7 @@ fn histogram(space: &FreeSpace) -> String {
         .filter(|(_, it)| it.extents.0 > 0)
     {
         table.row([
-            format!("{} and more", Bytes(1 << class)),
+            Bytes(1 << class).to_string(),
             it.extents.to_string(),
             linear_bar(it.bytes.0, most.unwrap_or(0)),
             it.bytes.to_string(),
@@ -217,7 +217,7 @@ fn worst(groups: &[Group]) -> Option<usize> {
 }
 
 fn verdicts(place: &FilesystemSpace<'_>, width: Option<u16>) -> String {
-    let headers = ["IMAGE", ">ALLOCATED", ">EXTENTS", ">AT LEAST", "COPY"];
+    let headers = ["IMAGE", ">ALLOCATED", ">EXTENTS", ">AT LEAST", "FREE SPACE"];
     let mut table = TextTable::new(&headers).wrapped(width);
     let candidates = place
         .images
@@ -235,16 +235,16 @@ fn verdicts(place: &FilesystemSpace<'_>, width: Option<u16>) -> String {
             image.sample.extents.to_string(),
             least,
             match place.refusal(image) {
-                None => "worth it".to_owned(),
+                None => "suffices".to_owned(),
                 Some(refusal) if refusal.code == ReasonCode::FreeSpaceFragmented => {
-                    "not ten times better".to_owned()
+                    "too fragmented".to_owned()
                 }
                 Some(refusal) => refusal.to_string(),
             },
         ]);
     }
     let mut text = format!(
-        "\nExtents of a copy in the longest free extents, with {} kept free (defrag.keep_free):\n{}",
+        "\nA copy in the longest free extents, {} kept free (defrag.keep_free):\n{}",
         place.keeps,
         table.render()
     );
@@ -294,7 +294,7 @@ fn document(place: &FilesystemSpace<'_>) -> Value {
 }
 
 /// `at_least_extents` is `null` if the image has no room; then `missing_bytes` is set. `why_not` is `null`
-/// if a copy is worth it.
+/// if the free space suffices for a copy that is worth it.
 fn image_object(place: &FilesystemSpace<'_>, image: &Image) -> Value {
     let (extents, missing) = match place.placement(image) {
         Placement::AtLeast(extents) => (Some(extents), None),
