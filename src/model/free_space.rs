@@ -162,8 +162,9 @@ impl FreeSpace {
         Placement::AtLeast(ExtentCount(extents + self.beyond_longest(left)))
     }
 
-    /// Checks whether a copy of an image could have less than a tenth of its `extents`. An image so large
-    /// that the longest possible extents are not enough is not refused because of that.
+    /// Checks whether a copy of an image could have at most a tenth of its `extents`. An image so large
+    /// that the longest possible extents are not enough is not refused because of that; one with ten
+    /// extents or fewer is left to other checks.
     ///
     /// # Errors
     /// [`ReasonCode::FreeSpaceFragmented`], with the least number of extents.
@@ -174,7 +175,8 @@ impl FreeSpace {
         let group = self.groups.iter().map(|group| group.size.0).max();
         let longest = self.longest_extent().min(group.unwrap_or(u64::MAX)).max(1);
         let is_unavoidable = least.0 <= allocated.0.div_ceil(longest);
-        if is_unavoidable || least.0.saturating_mul(LITTLE) <= extents.0 {
+        let is_better = least.0.saturating_mul(LITTLE) <= extents.0;
+        if is_unavoidable || is_better || extents.0 <= LITTLE {
             return Ok(());
         }
         let text = format!(
@@ -316,7 +318,9 @@ mod tests {
         // Other checks find that it does not fit.
         assert_eq!(code(&short, 1 << 40, 1000), None);
         // As few extents as there can be.
-        assert_eq!(code(&short, 64 * KIB, 2), None);
+        assert_eq!(code(&short, 64 * KIB, 11), None);
+        assert_eq!(code(&short, 128 * KIB, 11), refused);
+        assert_eq!(code(&short, 128 * KIB, 10), None);
         assert_eq!(code(&space(&[100 << 30]), 100 << 30, 14), None);
     }
 
