@@ -12,7 +12,7 @@
 //!
 //! | file | idea |
 //! |---|---|
-//! | `count`, `census`, `map`, `scan`, `owner`, `daemon`, `history`, `reaction`, `rest`, `online`, `fsr`, `rules` | rows of the table each |
+//! | `count`, `census`, `map`, `space`, `scan`, `owner`, `daemon`, `history`, `reaction`, `rest`, `online`, `fsr`, `rules` | rows of the table each |
 //! | `scale` | two more: ten thousand images, and a long history |
 //! | `samples` | repetitions of a measurement, and how they are taken in turns |
 //! | `run`     | runs a command and takes its time or its memory |
@@ -57,6 +57,7 @@ mod samples;
 mod scale;
 mod scan;
 mod scrape;
+mod space;
 mod table;
 mod trace;
 
@@ -67,10 +68,11 @@ use table::Row;
 type Measure = fn(usize) -> Here<Vec<Row>>;
 
 /// What is measured, by the name that `--only` takes.
-const ROWS: [(&str, Measure); 15] = [
+const ROWS: [(&str, Measure); 16] = [
     ("count", count::rows),
     ("census", census::rows),
     ("map", map::rows),
+    ("space", space::rows),
     ("scan", scan::rows),
     ("owner", owner::rows),
     ("daemon", daemon::rows),

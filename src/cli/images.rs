@@ -1,7 +1,8 @@
 //! Counts images once and reads their extent maps, for `scan`, `plan` and `defrag`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -29,6 +30,8 @@ const NO_MOUNTS: &str = "cannot read /proc/self/mountinfo";
 #[derive(Debug, Default)]
 pub(super) struct Found {
     pub(super) filesystems: BTreeMap<DeviceNumber, Filesystem>,
+    /// Free space, where it was read.
+    pub(super) spaces: BTreeMap<DeviceNumber, Arc<FreeSpace>>,
     pub(super) images: Vec<Image>,
     pub(super) errors: Vec<Fault>,
     pub(super) passed_over: PassedOver,
@@ -265,6 +268,29 @@ pub(super) fn read_wanted_maps(
                 false => probes.read_map(image, cap).await,
             };
             errors.extend(read.err());
+        }
+        Ok(())
+    })
+}
+
+/// Reads the free space of the file systems of the wanted images, as far as it can be read.
+pub(super) fn read_wanted_spaces(
+    settings: &Settings,
+    found: &mut Found,
+    is_wanted: impl Fn(&Image, &Filesystem) -> bool,
+) -> anyhow::Result<()> {
+    let wanted = |image: &&Image| {
+        let filesystem = found.filesystem(image);
+        filesystem.is_some_and(|it| is_wanted(image, it))
+    };
+    let images = found.images.iter().filter(wanted);
+    let devices: BTreeSet<_> = images.map(|image| image.device).collect();
+    block_on(async {
+        let mut probes = Probes::new(settings)?;
+        for device in devices {
+            if let Ok(space) = probes.free_space(device).await {
+                found.spaces.insert(device, Arc::new(space));
+            }
         }
         Ok(())
     })

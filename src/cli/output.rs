@@ -71,13 +71,18 @@ pub(super) fn bar(eighths: usize) -> String {
 
 /// A bar proportional to `value`, padded to the length of that of `most`. Visible if above zero.
 pub(super) fn linear_bar(value: u64, most: u64) -> String {
+    bar_within(BAR, value, most)
+}
+
+/// As [`linear_bar`], where that of `most` has this number of columns.
+pub(super) fn bar_within(columns: usize, value: u64, most: u64) -> String {
     let eighths = match value {
         0 => 0,
         // Counts of extents and files are far below 2^58.
-        _ => (value.saturating_mul(BAR as u64 * 8) / most.max(1)).max(1),
+        _ => (value.saturating_mul(columns as u64 * 8) / most.max(1)).max(1),
     };
     let bar = bar(usize::try_from(eighths).unwrap_or(0));
-    format!("{bar:<BAR$}")
+    format!("{bar:<columns$}")
 }
 
 #[cfg(test)]

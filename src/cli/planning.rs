@@ -45,10 +45,10 @@ pub(super) fn run(json: bool, config: Option<&Path>) -> anyhow::Result<u8> {
 
 fn by_counts(settings: &Settings, json: bool) -> anyhow::Result<u8> {
     let mut found = images::configured(settings)?;
+    let is_candidate = |image: &Image, on: &Filesystem| is_candidate(image, on, settings);
     // Shared blocks and holes show only in the map, which an engine would read too.
-    images::read_wanted_maps(settings, &mut found, |image, filesystem| {
-        is_candidate(image, filesystem, settings)
-    })?;
+    images::read_wanted_maps(settings, &mut found, is_candidate)?;
+    images::read_wanted_spaces(settings, &mut found, is_candidate)?;
     let (calendar, now) = (calendar(settings), Timestamp::now());
     let facts = facts(settings, &found, &calendar, now);
     let plan = plan(&facts, &settings.defrag);
@@ -100,10 +100,11 @@ fn facts(settings: &Settings, found: &Found, calendar: &Calendar, now: Timestamp
     let speeds = runs.speeds();
     let stalled = |mount: &str| found.errors.iter().any(|fault| shown(&fault.path) == mount);
     let pressures = io_pressures(settings, found);
-    let filesystems = found.filesystems.values().map(|filesystem| {
+    let filesystems = found.filesystems.iter().map(|(device, filesystem)| {
         let stalled = stalled(&shown(&filesystem.mount));
         let pressure = pressures.get(filesystem.mount.as_path()).copied();
-        gather::filesystem(filesystem, stalled, None, pressure, &speeds, None)
+        let space = found.spaces.get(device).cloned();
+        gather::filesystem(filesystem, stalled, None, pressure, &speeds, space)
     });
     let images = found.images.iter().filter_map(|image| {
         let filesystem = found.filesystem(image)?;

@@ -9,17 +9,23 @@ use serde_json::{Value, json};
 use super::args::SpaceArguments;
 use super::command::{block_on, load_config};
 use super::images::{Found, Image, Probes, scope};
-use super::output::{self, INCOMPLETE, SCHEMA, SUCCESS, linear_bar};
+use super::output::{self, INCOMPLETE, SCHEMA, SUCCESS, bar_within, linear_bar};
 use crate::config::Settings;
 use crate::model::free_space::{Class, Group};
 use crate::model::path::shown;
-use crate::model::{Bytes, DeviceNumber, ExtentCount, Filesystem, FreeSpace, Placement};
+use crate::model::{
+    Bytes, DeviceNumber, Filesystem, FilesystemKind, FreeSpace, Placement, ReasonCode, Refusal,
+    Severity,
+};
 use crate::serve::of_file;
 use crate::table::TextTable;
 
-/// How many images, and how many allocation groups, the text names for each file system.
+/// How many images the text names for each file system, if no more are candidates.
 const IMAGES: usize = 20;
-const GROUPS: usize = 32;
+/// Maximum number of lines for the allocation groups of a file system.
+const GROUP_LINES: usize = 32;
+/// Columns of the bar of the group with the most free space.
+const GROUP_BAR: usize = 24;
 
 /// A file system with images, and its free space.
 struct FilesystemSpace<'f> {
@@ -27,7 +33,9 @@ struct FilesystemSpace<'f> {
     space: FreeSpace,
     /// What a defragmentation leaves free.
     keeps: Bytes,
-    /// The images with the most extents first.
+    /// The severity from which an image is a candidate for a defragmentation.
+    from: Severity,
+    /// Candidates first, then by extents, the most first.
     images: Vec<&'f Image>,
 }
 
@@ -60,7 +68,8 @@ pub(super) fn run(arguments: &SpaceArguments, config: Option<&Path>) -> anyhow::
         let filesystems: Vec<_> = places.iter().map(document).collect();
         output::print_json(&json!({ "schema": SCHEMA, "filesystems": filesystems }))?;
     } else {
-        let texts: Vec<_> = places.iter().map(render).collect();
+        let width = output::width();
+        let texts: Vec<_> = places.iter().map(|place| render(place, width)).collect();
         output::print(&texts.join("\n"))?;
     }
     found.print_errors();
@@ -77,24 +86,52 @@ impl<'f> FilesystemSpace<'f> {
     ) -> FilesystemSpace<'f> {
         let images = found.images.iter().filter(|image| image.device == device);
         let mut images: Vec<_> = images.collect();
-        images.sort_by_key(|image| std::cmp::Reverse(image.sample.extents));
+        let from = settings.defrag.from;
+        images
+            .sort_by_key(|image| std::cmp::Reverse((image.severity >= from, image.sample.extents)));
         FilesystemSpace {
             keeps: settings.defrag.keep_free.of_bytes(filesystem.size),
+            from,
             filesystem,
             space,
             images,
         }
     }
 
+    fn is_candidate(&self, image: &Image) -> bool {
+        image.severity >= self.from
+    }
+
     fn placement(&self, image: &Image) -> Placement {
-        self.space.placement(image.sample.allocated, self.keeps)
+        let (allocated, extents) = (image.sample.allocated, image.sample.extents);
+        self.space.placement(allocated, extents, self.keeps)
+    }
+
+    /// Why the free space does not suffice for a copy that is worth it.
+    fn refusal(&self, image: &Image) -> Option<Refusal> {
+        let (extents, allocated) = (image.sample.extents, image.sample.allocated);
+        if self.filesystem.kind != FilesystemKind::Xfs {
+            let text = "only XFS is defragmented";
+            return Some(Refusal::new(ReasonCode::NotXfs, text));
+        }
+        match self.placement(image) {
+            Placement::Missing(bytes) => {
+                let text = format!("{bytes} missing");
+                Some(Refusal::new(ReasonCode::NoSpace, text))
+            }
+            Placement::AtLeast(least) if least >= extents => {
+                let text = "gains nothing";
+                Some(Refusal::new(ReasonCode::NearIdeal, text))
+            }
+            Placement::AtLeast(_) => self.space.check_copy(allocated, extents).err(),
+        }
     }
 }
 
-fn render(place: &FilesystemSpace<'_>) -> String {
+fn render(place: &FilesystemSpace<'_>, width: Option<u16>) -> String {
     let space = &place.space;
     let mut text = format!(
-        "{} ({}): {} of {} free, in {} extents; the longest has {}.\n\n",
+        "{} ({}):\n{} of {} free in {} extents; the longest has {}.\n\n",
         shown(&place.filesystem.mount),
         place.filesystem.type_name,
         space.bytes(),
@@ -107,14 +144,14 @@ fn render(place: &FilesystemSpace<'_>) -> String {
         text.push_str(&groups(&space.groups));
     }
     if !place.images.is_empty() {
-        text.push_str(&verdicts(place));
+        text.push_str(&verdicts(place, width));
     }
     text
 }
 
 fn histogram(space: &FreeSpace) -> String {
     let most = space.classes.iter().map(|class| class.bytes.0).max();
-    let mut table = TextTable::new(&[">FREE EXTENTS OF", ">COUNT", "SPACE", ""]);
+    let mut table = TextTable::new(&[">EXTENTS FROM", ">COUNT", "FREE", ""]);
     for (class, it) in space
         .classes
         .iter()
@@ -122,7 +159,7 @@ fn histogram(space: &FreeSpace) -> String {
         .filter(|(_, it)| it.extents.0 > 0)
     {
         table.row([
-            format!("{} and more", Bytes(1 << class)),
+            Bytes(1 << class).to_string(),
             it.extents.to_string(),
             linear_bar(it.bytes.0, most.unwrap_or(0)),
             it.bytes.to_string(),
@@ -131,59 +168,91 @@ fn histogram(space: &FreeSpace) -> String {
     table.render()
 }
 
-/// Bars of the free space of each group, the one with the shortest longest extent named.
+/// Bars of the free space of each group, the one with the shortest longest extent named. Many groups are
+/// shown together, several on a line.
 fn groups(groups: &[Group]) -> String {
-    let most = groups.iter().map(|group| group.free.0).max().unwrap_or(0);
+    let together = groups.len().div_ceil(GROUP_LINES).max(1);
+    let lines: Vec<Group> = groups.chunks(together).map(sum).collect();
+    let most = lines.iter().map(|line| line.free.0).max().unwrap_or(0);
     let mut table = TextTable::new(&[">GROUP", "FREE", "", ">EXTENTS", ">LONGEST"]);
-    for (number, group) in groups.iter().enumerate().take(GROUPS) {
+    for (number, line) in lines.iter().enumerate() {
+        let first = number * together;
+        let last = groups.len().min(first + together) - 1;
         table.row([
-            number.to_string(),
-            linear_bar(group.free.0, most),
-            group.free.to_string(),
-            group.extents.to_string(),
-            group.longest.to_string(),
+            match first == last {
+                true => first.to_string(),
+                false => format!("{first}–{last}"),
+            },
+            bar_within(GROUP_BAR, line.free.0, most),
+            line.free.to_string(),
+            line.extents.to_string(),
+            line.longest.to_string(),
         ]);
     }
-    let mut text = format!("\n{}", table.render());
-    if groups.len() > GROUPS {
-        let more = groups.len() - GROUPS;
-        // Writing to a String cannot fail.
-        let _ = writeln!(text, "and {more} more; --json has all");
-    }
-    let worst = groups
-        .iter()
-        .enumerate()
-        .min_by_key(|(_, group)| group.longest);
-    if let Some((number, group)) = worst {
-        let longest = group.longest;
-        let _ = writeln!(
-            text,
-            "Worst: group {number}, whose longest free extent has {longest}."
-        );
-    }
-    text
+    let worst = worst(groups).map_or(String::new(), |number| {
+        let longest = groups[number].longest;
+        format!("Worst: group {number}, whose longest free extent has {longest}.\n")
+    });
+    format!("\n{}{worst}", table.render())
 }
 
-fn verdicts(place: &FilesystemSpace<'_>) -> String {
-    let mut table = TextTable::new(&["IMAGE", ">ALLOCATED", ">EXTENTS", "WOULD GET"]);
-    for image in place.images.iter().take(IMAGES) {
-        let verdict = match place.placement(image) {
-            Placement::AtLeast(ExtentCount(0)) => "nothing to place".to_owned(),
-            Placement::AtLeast(extents) => format!("at least {extents}"),
-            Placement::Missing(bytes) => format!("no room: {bytes} missing"),
+fn sum(groups: &[Group]) -> Group {
+    Group {
+        size: groups.iter().map(|group| group.size).sum(),
+        extents: groups.iter().map(|group| group.extents).sum(),
+        free: groups.iter().map(|group| group.free).sum(),
+        longest: groups
+            .iter()
+            .map(|group| group.longest)
+            .max()
+            .unwrap_or_default(),
+    }
+}
+
+/// The number of the group with the shortest longest free extent.
+fn worst(groups: &[Group]) -> Option<usize> {
+    let groups = groups.iter().enumerate();
+    let worst = groups.min_by_key(|(_, group)| group.longest);
+    worst.map(|(number, _)| number)
+}
+
+fn verdicts(place: &FilesystemSpace<'_>, width: Option<u16>) -> String {
+    let headers = ["IMAGE", ">ALLOCATED", ">EXTENTS", ">AT LEAST", "FREE SPACE"];
+    let mut table = TextTable::new(&headers).wrapped(width);
+    let candidates = place
+        .images
+        .iter()
+        .filter(|image| place.is_candidate(image));
+    let lines = candidates.count().max(IMAGES);
+    for image in place.images.iter().take(lines) {
+        let least = match place.placement(image) {
+            Placement::AtLeast(extents) => extents.to_string(),
+            Placement::Missing(_) => "–".to_owned(),
         };
         table.row([
             shown(&image.sample.path),
             image.sample.allocated.to_string(),
             image.sample.extents.to_string(),
-            verdict,
+            least,
+            match place.refusal(image) {
+                None => "suffices".to_owned(),
+                Some(refusal) if refusal.code == ReasonCode::FreeSpaceFragmented => {
+                    "too fragmented".to_owned()
+                }
+                Some(refusal) => refusal.to_string(),
+            },
         ]);
     }
-    format!(
-        "\nIn the longest free extents, with {} kept free (defrag.keep_free):\n{}",
+    let mut text = format!(
+        "\nA copy in the longest free extents, {} kept free (defrag.keep_free):\n{}",
         place.keeps,
         table.render()
-    )
+    );
+    if let Some(more @ 1..) = place.images.len().checked_sub(lines) {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "and {more} more; --json has all");
+    }
+    text
 }
 
 fn document(place: &FilesystemSpace<'_>) -> Value {
@@ -219,21 +288,69 @@ fn document(place: &FilesystemSpace<'_>) -> Value {
         "keep_free_bytes": place.keeps,
         "histogram": classes.map(class).collect::<Vec<_>>(),
         "groups": space.groups.iter().map(group).collect::<Vec<_>>(),
+        "worst_group": worst(&space.groups),
         "images": place.images.iter().map(|image| image_object(place, image)).collect::<Vec<_>>(),
     })
 }
 
-/// `at_least_extents` is `null` if the image has no room; then `missing_bytes` is set.
+/// `at_least_extents` is `null` if the image has no room; then `missing_bytes` is set. `why_not` is `null`
+/// if the free space suffices for a copy that is worth it.
 fn image_object(place: &FilesystemSpace<'_>, image: &Image) -> Value {
     let (extents, missing) = match place.placement(image) {
         Placement::AtLeast(extents) => (Some(extents), None),
         Placement::Missing(bytes) => (None, Some(bytes)),
     };
+    let why_not = place.refusal(image);
+    let why_not = why_not.map(|why| json!({ "code": why.code, "text": why.text }));
     let keys = json!({
         "extents": image.sample.extents,
+        "candidate": place.is_candidate(image),
         "allocated_bytes": image.sample.allocated,
         "at_least_extents": extents,
         "missing_bytes": missing,
+        "why_not": why_not,
     });
     of_file(&image.sample.path, keys)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::free_space::Summary;
+
+    /// Of 100 TiB, with a free extent of 1 GiB in each group but the fifth, which has one of 1 MiB.
+    fn of_groups(count: u64) -> FreeSpace {
+        let group = (100 << 40) / count;
+        let mut summary = Summary::new(Bytes(group * count), Bytes(4096), Bytes(group));
+        for number in 0..count {
+            let length = if number == 4 { 1 << 20 } else { 1 << 30 };
+            summary.add(number * group, length);
+        }
+        summary.finish()
+    }
+
+    #[test]
+    fn groups_fit_the_screen() {
+        for count in [4, 32, 33, 500, 1_000_000] {
+            let text = groups(&of_groups(count).groups);
+            let lines: Vec<&str> = text.trim().lines().collect();
+            // With a header, and the line that names the worst.
+            assert!(lines.len() <= GROUP_LINES + 2, "{text}");
+            let longest = lines.iter().map(|line| line.chars().count()).max();
+            assert!(longest.unwrap() <= 80, "{text}");
+        }
+    }
+
+    #[test]
+    fn groups_on_one_line_are_added_up() {
+        let text = groups(&of_groups(500).groups);
+        let line = text.lines().nth(2).unwrap();
+        let words: Vec<&str> = line.split_whitespace().collect();
+        // 16 groups, of which one has 1 MiB.
+        assert_eq!((words[0], words[1].chars().count()), ("0–15", 23), "{line}");
+        assert_eq!(words[2..], ["15.0", "GiB", "16", "1.0", "GiB"], "{line}");
+        assert_eq!(text.lines().count(), 1 + 1 + 32 + 1, "{text}");
+        let worst = "Worst: group 4, whose longest free extent has 1.0 MiB.";
+        assert!(text.contains(worst), "{text}");
+    }
 }

@@ -89,6 +89,8 @@ pub(super) struct Maintenance {
     not_ready: Option<(Instant, String)>,
     queries: mpsc::Receiver<PlanRequest>,
     planned: Option<Instant>,
+    /// Whether a window was open at the last tick.
+    was_open: bool,
     engines: Engines,
     incident: Option<UnixTime>,
     dry_runs: Vec<PathBuf>,
@@ -139,6 +141,7 @@ impl Maintenance {
             not_ready: None,
             queries,
             planned: None,
+            was_open: false,
             engines: Engines::default(),
             incident: None,
             dry_runs: Vec::new(),
@@ -270,6 +273,11 @@ impl Maintenance {
         }
         let now = Timestamp::now();
         let open = self.calendar.open_until(now).is_some();
+        if open && !self.was_open {
+            // The last reading may be hours old. A run that begins before the next one reads by itself.
+            self.inventory.lock().outdate_spaces(|_| true);
+        }
+        self.was_open = open;
         let incident = self.board.incident();
         if incident {
             self.incident = Some(UnixTime(now.as_second()));
@@ -512,7 +520,10 @@ impl Maintenance {
 
     fn take_in(&mut self, ended: Ended) {
         let Ended { note, file, .. } = ended;
-        let running = self.active.remove(&note.image.key.filesystem);
+        let filesystem = &note.image.key.filesystem;
+        let running = self.active.remove(filesystem);
+        // Read again, because the run has changed it, or was refused because of it.
+        self.inventory.lock().outdate_spaces(|it| it == filesystem);
         if running.is_none() {
             self.unfinished.pop();
         }

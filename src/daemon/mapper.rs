@@ -36,8 +36,6 @@ pub(super) struct Mapper {
     registry: SharedRegistry,
     history: HistoryHandle,
     schedules: BTreeMap<DeviceNumber, MapSchedule>,
-    /// When the free space of each file system was last read, or could not be.
-    spaces: BTreeMap<DeviceNumber, Instant>,
     running: BTreeSet<DeviceNumber>,
     readings: JoinSet<Finished>,
 }
@@ -49,7 +47,8 @@ struct Finished {
 
 enum Reading {
     Map(ImageId, Result<Seen, Unread>),
-    FreeSpace(Result<FreeSpace, Unread>),
+    /// Of the file system with this name.
+    FreeSpace(String, Result<FreeSpace, Unread>),
 }
 
 enum Seen {
@@ -73,7 +72,6 @@ impl Mapper {
             registry,
             history,
             schedules: BTreeMap::new(),
-            spaces: BTreeMap::new(),
             running: BTreeSet::new(),
             readings: JoinSet::new(),
         }
@@ -91,10 +89,11 @@ impl Mapper {
             let Some((mount, worker)) = pool.answering_worker(device) else {
                 continue;
             };
-            if self.is_space_due(device, interval) {
+            if let Some(name) = self.begin_space(device, interval) {
                 self.running.insert(device);
                 self.readings.spawn(async move {
-                    let reading = Reading::FreeSpace(free_space(&worker, mount, deadline).await);
+                    let space = free_space(&worker, mount, deadline).await;
+                    let reading = Reading::FreeSpace(name, space);
                     Finished { device, reading }
                 });
                 continue;
@@ -140,11 +139,11 @@ impl Mapper {
             any = true;
             match reading {
                 Reading::Map(image, result) => self.take_map(device, image, result),
-                Reading::FreeSpace(Ok(space)) => {
-                    self.registry.lock().set_space(device, space);
+                Reading::FreeSpace(name, Ok(space)) => {
+                    self.registry.lock().set_space(device, &name, space);
                 }
                 // Such as on btrfs. The next attempt is after the interval.
-                Reading::FreeSpace(Err(reason)) => debug!("free space not known: {reason}"),
+                Reading::FreeSpace(_, Err(reason)) => debug!("free space not known: {reason}"),
             }
         }
         any
@@ -174,14 +173,10 @@ impl Mapper {
         }
     }
 
-    fn is_space_due(&mut self, device: DeviceNumber, interval: Duration) -> bool {
-        let (now, interval) = (Instant::now(), interval.max(SPACE_INTERVAL));
-        let read = self.spaces.get(&device);
-        let is_due = read.is_none_or(|read| now.saturating_duration_since(*read) >= interval);
-        if is_due {
-            self.spaces.insert(device, now);
-        }
-        is_due
+    fn begin_space(&self, device: DeviceNumber, interval: Duration) -> Option<String> {
+        let interval = interval.max(SPACE_INTERVAL);
+        let mut registry = self.registry.lock();
+        registry.begin_space(device, Instant::now(), interval)
     }
 
     fn idle_filesystems(&self) -> BTreeSet<DeviceNumber> {

@@ -3,13 +3,16 @@
 
 mod change;
 mod image;
+mod spaces;
 
 use std::collections::{BTreeMap, BTreeSet, btree_map};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 pub(super) use change::{Change, SeverityChange, Subject};
 pub(super) use image::KnownImage;
+use spaces::Spaces;
 
 use crate::assess::{Assessor, HostJudge, Judge};
 use crate::growth::Recent;
@@ -45,7 +48,7 @@ pub(super) struct Registry {
     pub(super) filesystems: BTreeMap<DeviceNumber, Filesystem>,
     met_filesystems: BTreeSet<DeviceNumber>,
     /// Free space, as far as it was read.
-    spaces: BTreeMap<DeviceNumber, Arc<FreeSpace>>,
+    spaces: Spaces,
     /// What could not be read in the last sweep, and why.
     faults: BTreeMap<PathBuf, (DeviceNumber, String)>,
     met_faults: BTreeMap<PathBuf, (DeviceNumber, String)>,
@@ -66,14 +69,31 @@ impl Registry {
         self.filesystems.insert(device, filesystem);
     }
 
-    pub(super) fn set_space(&mut self, device: DeviceNumber, space: FreeSpace) {
-        if self.filesystems.contains_key(&device) {
-            self.spaces.insert(device, Arc::new(space));
-        }
+    /// Begins a reading of the free space of a file system, if one is due. Returns the name for
+    /// [`set_space`](Registry::set_space).
+    pub(super) fn begin_space(
+        &mut self,
+        device: DeviceNumber,
+        now: Instant,
+        interval: Duration,
+    ) -> Option<String> {
+        let filesystem = self.filesystems.get(&device)?;
+        let is_due = self.spaces.begin(device, filesystem, now, interval);
+        is_due.then(|| filesystem.lasting_name())
+    }
+
+    /// Stores the free space of the file system with this [lasting name](Filesystem::lasting_name).
+    pub(super) fn set_space(&mut self, device: DeviceNumber, filesystem: &str, space: FreeSpace) {
+        self.spaces.finish(device, filesystem, space);
     }
 
     pub(super) fn space(&self, device: DeviceNumber) -> Option<&Arc<FreeSpace>> {
-        self.spaces.get(&device)
+        self.spaces.get(device, self.filesystems.get(&device)?)
+    }
+
+    /// Has the free space of the file systems with these names read again soon.
+    pub(super) fn outdate_spaces(&mut self, outdated: impl Fn(&str) -> bool) {
+        self.spaces.outdate(outdated);
     }
 
     /// Restores the last counts and the severity of an image not yet found by a sweep. Otherwise a
@@ -176,9 +196,7 @@ impl Registry {
         let met = &self.met_filesystems;
         self.filesystems
             .retain(|device, _| met.contains(device) || unanswering.contains(device));
-        let filesystems = &self.filesystems;
-        self.spaces
-            .retain(|device, _| filesystems.contains_key(device));
+        self.spaces.retain(&self.filesystems);
         let faults = std::mem::take(&mut self.met_faults);
         for (path, fault) in std::mem::replace(&mut self.faults, faults) {
             if unanswering.contains(&fault.0) {

@@ -198,7 +198,9 @@ fn clear(controls: &mut Controls<'_, '_>) -> Result<Cleared, RunOutcome> {
             "removed {swept} temporary files (.fsrPID) of an xfs_fsr that was killed"
         )));
     }
-    guard::check_quick(target, limits, host)?;
+    let checked = guard::check_quick(target, limits, host)?;
+    // Before the gate is raised: nobody waits for it.
+    guard::check_free_extents(target, &checked, &mut || controls.stop())?;
     controls.check_pressure(false)?;
     let no_gate = |error: io::Error| {
         let text = format!(

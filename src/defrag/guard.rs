@@ -24,7 +24,7 @@ use crate::model::{
     Refusal, RunOutcome, Share, Stop, swap_stall,
 };
 use crate::probe::extents::{MapReader, ReadPace};
-use crate::probe::{open as opening, reason};
+use crate::probe::{open as opening, reason, space};
 use crate::sys::fsxattr::{self, Attributes};
 use crate::sys::{geometry, locks, mounts};
 
@@ -45,6 +45,8 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 /// while the kernel still closes them (do_exit, kernel/exit.c).
 const UNSEEN_TIMEOUT: Duration = Duration::from_secs(5);
 const MAP_TIME: Duration = Duration::from_secs(60);
+/// Time limit for reading the free space.
+const SPACE_TIME: Duration = Duration::from_secs(10);
 /// Maximum length of an extent on XFS (BMBT_BLOCKCOUNT_BITLEN): 2^21 blocks, here of 4 KiB.
 const LONGEST_EXTENT: u64 = 8 << 30;
 
@@ -191,6 +193,30 @@ pub fn check_quick(
         allocated,
         stall,
     })
+}
+
+/// Checks by a fresh reading that the free extents are long enough for a copy: the planner's reading may
+/// be hours old. Calls `stop`. An image whose free space cannot be read in time is not refused.
+pub fn check_free_extents(
+    target: &Target,
+    checked: &Checked,
+    stop: &mut dyn FnMut() -> Option<Stop>,
+) -> Result<(), RunOutcome> {
+    let deadline = Instant::now() + SPACE_TIME;
+    let mut stopped = None;
+    let mut beat = || {
+        stopped = stop();
+        match stopped.is_some() || Instant::now() > deadline {
+            true => Err(io::ErrorKind::TimedOut.into()),
+            false => Ok(()),
+        }
+    };
+    let read = space::of_open_file(&target.file, &mut beat);
+    match (stopped, read) {
+        (Some(why), _) => Err(RunOutcome::Stopped { why }),
+        (None, Ok(space)) => Ok(space.check_copy(checked.allocated, checked.extents)?),
+        (None, Err(_)) => Ok(()),
+    }
 }
 
 fn check_flags(marks: u32) -> Result<(), Refusal> {

@@ -36,8 +36,8 @@ use super::reason::{self, Moment};
 use crate::config::settings::Defrag;
 use crate::model::gain::LITTLE;
 use crate::model::{
-    Bytes, Effect, Engine, ExtentCount, Filesystem, FilesystemKind, Outlook, Placement, ReasonCode,
-    Refusal, Severity, Share,
+    Effect, Engine, ExtentCount, Filesystem, FilesystemKind, Outlook, ReasonCode, Refusal,
+    Severity, Share,
 };
 
 /// Above this, a file system is too full for any run: the copy would itself be fragmented.
@@ -403,7 +403,9 @@ impl<'f> Planner<'f> {
             return Err(Refusal::new(ReasonCode::NoSpace, text));
         }
         if engine == Engine::XfsFsr {
-            copy_gains(image, filesystem, keeps)?;
+            // The online engine is not limited in this way: what it has moved leaves room for the rest.
+            let space = filesystem.space.as_ref();
+            space.map_or(Ok(()), |it| it.check_copy(image.allocated, image.extents))?;
         }
         Ok(estimate)
     }
@@ -430,26 +432,6 @@ fn gains(image: &ImageFacts, engines: &[Engine]) -> Result<(), Refusal> {
         Some(outlook) if engines.iter().all(|engine| outlook.is_little(*engine)) => {
             let why = outlook.why_little(engines);
             Err(Refusal::new(ReasonCode::LittleGain, why))
-        }
-        _ => Ok(()),
-    }
-}
-
-/// Checks whether a copy in the longest free extents would have less than a tenth of the extents. The
-/// online engine is not limited in this way: what it has moved leaves room for the rest.
-fn copy_gains(
-    image: &ImageFacts,
-    filesystem: &FilesystemFacts,
-    keeps: Bytes,
-) -> Result<(), Refusal> {
-    let space = filesystem.space.as_ref();
-    match space.map(|space| space.placement(image.allocated, keeps)) {
-        Some(Placement::AtLeast(least)) if least.0.saturating_mul(LITTLE) > image.extents.0 => {
-            let text = format!(
-                "the free space is too fragmented: a copy would have at least {least} extents \
-                 (fragwatch space)"
-            );
-            Err(Refusal::new(ReasonCode::FreeSpaceFragmented, text))
         }
         _ => Ok(()),
     }

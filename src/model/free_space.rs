@@ -3,7 +3,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Bytes, ExtentCount};
+use super::gain::LITTLE;
+use super::{Bytes, ExtentCount, ReasonCode, Refusal};
 
 /// How many of the longest free extents are kept one by one: enough for most images.
 const LONGEST: usize = 4096;
@@ -140,15 +141,15 @@ impl FreeSpace {
         self.longest.first().copied().unwrap_or_default()
     }
 
-    /// In how many extents a file of `size` lies at least, if it takes the longest free extents first and
-    /// leaves `keep_free` unused.
-    pub fn placement(&self, size: Bytes, keep_free: Bytes) -> Placement {
-        let missing = (size.0.saturating_add(keep_free.0)).saturating_sub(self.bytes().0);
+    /// In how many extents a copy of a file lies at least, if it takes the longest free extents first and
+    /// leaves `keep_free` unused. The file now occupies `allocated` with its map of so many `extents`.
+    pub fn placement(&self, allocated: Bytes, extents: ExtentCount, keep_free: Bytes) -> Placement {
+        let missing = (allocated.0.saturating_add(keep_free.0)).saturating_sub(self.bytes().0);
         if missing > 0 {
             return Placement::Missing(Bytes(missing));
         }
-        let longest_extent = MAX_EXTENT_BLOCKS.saturating_mul(self.block_size.0).max(1);
-        let mut left = size.0;
+        let longest_extent = self.longest_extent();
+        let mut left = allocated.0.saturating_sub(self.largest_map(extents));
         let mut extents = 0;
         for length in &self.longest {
             if left == 0 {
@@ -159,6 +160,49 @@ impl FreeSpace {
             left -= used;
         }
         Placement::AtLeast(ExtentCount(extents + self.beyond_longest(left)))
+    }
+
+    /// Checks whether a copy of an image could have at most a tenth of its `extents`. An image so large
+    /// that the longest possible extents are not enough is not refused because of that; one with ten
+    /// extents or fewer is left to other checks.
+    ///
+    /// # Errors
+    /// [`ReasonCode::FreeSpaceFragmented`], with the least number of extents.
+    pub fn check_copy(&self, allocated: Bytes, extents: ExtentCount) -> Result<(), Refusal> {
+        let Placement::AtLeast(least) = self.placement(allocated, extents, Bytes(0)) else {
+            return Ok(());
+        };
+        let group = self.groups.iter().map(|group| group.size.0).max();
+        let longest = self.longest_extent().min(group.unwrap_or(u64::MAX)).max(1);
+        let is_unavoidable = least.0 <= allocated.0.div_ceil(longest);
+        let is_better = least.0.saturating_mul(LITTLE) <= extents.0;
+        if is_unavoidable || is_better || extents.0 <= LITTLE {
+            return Ok(());
+        }
+        let text = format!(
+            "the free space is too fragmented: a copy would have at least {least} extents \
+             (fragwatch space)"
+        );
+        Err(Refusal::new(ReasonCode::FreeSpaceFragmented, text))
+    }
+
+    /// The space that the map of a file on XFS occupies at most (`di_nblocks` contains it): each block of
+    /// the tree but the only leaf is at least half full of records of 16 bytes (xfs_bmbt_rec,
+    /// fs/xfs/libxfs/xfs_format.h) after a header of at most 72 bytes.
+    fn largest_map(&self, extents: ExtentCount) -> u64 {
+        if extents.0 <= 1 {
+            return 0;
+        }
+        let block = self.block_size.0;
+        let half_full = block.saturating_sub(72) / 16 / 2;
+        // Of the sum of all levels: n/m + n/m² + … is n/(m-1).
+        let blocks = extents.0 / half_full.saturating_sub(1).max(1) + 1;
+        blocks.saturating_mul(block)
+    }
+
+    /// The longest extent that a file can have, in bytes.
+    fn longest_extent(&self) -> u64 {
+        MAX_EXTENT_BLOCKS.saturating_mul(self.block_size.0).max(1)
     }
 
     /// The least number of extents for `left` bytes, of those that are not kept one by one.
@@ -220,31 +264,64 @@ mod tests {
         let space = space(&[4 * KIB, 64 * KIB, 16 * KIB]);
         assert_eq!(space.longest(), Bytes(64 * KIB));
         assert_eq!(
-            space.placement(Bytes(64 * KIB), Bytes(0)),
+            space.placement(Bytes(64 * KIB), ExtentCount(1), Bytes(0)),
             Placement::AtLeast(ExtentCount(1))
         );
         assert_eq!(
-            space.placement(Bytes(65 * KIB), Bytes(0)),
+            space.placement(Bytes(65 * KIB), ExtentCount(1), Bytes(0)),
             Placement::AtLeast(ExtentCount(2))
         );
         assert_eq!(
-            space.placement(Bytes(84 * KIB), Bytes(0)),
+            space.placement(Bytes(84 * KIB), ExtentCount(1), Bytes(0)),
             Placement::AtLeast(ExtentCount(3))
         );
     }
 
     #[test]
+    fn the_map_of_the_file_is_not_copied() {
+        // A block is half full of 125 records.
+        let space = space(&[64 * KIB; 2000]);
+        let least = |blocks: u64, extents| {
+            let allocated = Bytes(blocks * 4 * KIB);
+            space.placement(allocated, ExtentCount(extents), Bytes(0))
+        };
+        assert_eq!(least(16_000, 1), Placement::AtLeast(ExtentCount(1000)));
+        assert_eq!(least(16_001, 2), Placement::AtLeast(ExtentCount(1000)));
+        assert_eq!(least(16_130, 16_000), Placement::AtLeast(ExtentCount(1000)));
+        assert_eq!(least(16_131, 16_000), Placement::AtLeast(ExtentCount(1001)));
+    }
+
+    #[test]
     fn what_is_kept_free_is_not_used() {
         let space = space(&[64 * KIB]);
-        let placement = space.placement(Bytes(64 * KIB), Bytes(KIB));
+        let placement = space.placement(Bytes(64 * KIB), ExtentCount(1), Bytes(KIB));
         assert_eq!(placement, Placement::Missing(Bytes(KIB)));
     }
 
     #[test]
     fn an_extent_of_xfs_has_a_longest_length() {
         let space = space(&[100 << 30]);
-        let placement = space.placement(Bytes(100 << 30), Bytes(0));
+        let placement = space.placement(Bytes(100 << 30), ExtentCount(1), Bytes(0));
         assert_eq!(placement, Placement::AtLeast(ExtentCount(13)));
+    }
+
+    #[test]
+    fn a_copy_must_be_ten_times_better_if_the_free_space_is_to_blame() {
+        let short = space(&vec![64 * KIB; 1000]);
+        let code = |space: &FreeSpace, size, extents| {
+            let checked = space.check_copy(Bytes(size), ExtentCount(extents));
+            checked.err().map(|refusal| refusal.code)
+        };
+        let refused = Some(ReasonCode::FreeSpaceFragmented);
+        assert_eq!(code(&short, 6400 * KIB, 900), refused);
+        assert_eq!(code(&short, 6400 * KIB, 1000), None);
+        // Other checks find that it does not fit.
+        assert_eq!(code(&short, 1 << 40, 1000), None);
+        // As few extents as there can be.
+        assert_eq!(code(&short, 64 * KIB, 11), None);
+        assert_eq!(code(&short, 128 * KIB, 11), refused);
+        assert_eq!(code(&short, 128 * KIB, 10), None);
+        assert_eq!(code(&space(&[100 << 30]), 100 << 30, 14), None);
     }
 
     #[test]
@@ -289,7 +366,8 @@ mod tests {
             #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)]
             let size = (all as f64 * share) as u64;
             let exact = exactly(&lengths, size);
-            let Placement::AtLeast(found) = space(&lengths).placement(Bytes(size), Bytes(0)) else {
+            let placement = space(&lengths).placement(Bytes(size), ExtentCount(1), Bytes(0));
+            let Placement::AtLeast(found) = placement else {
                 return Err(TestCaseError::fail("it fits"));
             };
             prop_assert!(found.0 <= exact, "{found} for {exact}");

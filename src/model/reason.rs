@@ -106,6 +106,7 @@ impl ReasonCode {
                 | R::LittleGain
                 | R::MapTooLong
                 | R::NoSpace
+                | R::FreeSpaceFragmented
                 | R::SwapStall
                 | R::NoReflink
                 | R::Dax

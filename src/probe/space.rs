@@ -3,6 +3,7 @@
 //! `xfs_db -r -c freesp` on a mounted file system reads what was last written back to the device, and
 //! differs; `xfs_spaceman -c "freesp -s"` asks the kernel, as this does.
 
+use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 
@@ -19,7 +20,23 @@ use crate::sys::geometry::geometry;
 /// Unsupported if the file system does not report its free extents, and errors of opening the mount point.
 pub fn free_space(mount: &Mount, beat: &mut dyn FnMut()) -> io::Result<FreeSpace> {
     let root = open::mount_point(&mount.point)?;
-    let mut summary = match geometry(&root) {
+    let mut beat = || {
+        beat();
+        Ok(())
+    };
+    of_open_file(&root, &mut beat).map_err(|error| explained(error, mount))
+}
+
+/// Reads the free extents of the file system of an open file. `beat` is called after each batch; its
+/// error ends the reading.
+///
+/// # Errors
+/// ENOTTY or EOPNOTSUPP if the file system does not report its free extents, and that of `beat`.
+pub fn of_open_file(
+    file: &File,
+    beat: &mut dyn FnMut() -> io::Result<()>,
+) -> io::Result<FreeSpace> {
+    let mut summary = match geometry(file) {
         Ok(geometry) => {
             let bytes = |blocks: u64| Bytes(blocks.saturating_mul(u64::from(geometry.block_size)));
             let group = bytes(u64::from(geometry.group_blocks));
@@ -27,20 +44,17 @@ pub fn free_space(mount: &Mount, beat: &mut dyn FnMut()) -> io::Result<FreeSpace
         }
         // Another file system, which counts as one group.
         Err(_) => {
-            let numbers = rustix::fs::fstatvfs(&root)?;
+            let numbers = rustix::fs::fstatvfs(file)?;
             let size = Bytes(numbers.f_blocks.saturating_mul(numbers.f_frsize));
             Summary::new(size, Bytes(numbers.f_frsize), size)
         }
     };
-    let mut extents = FreeExtents::of_device(root.metadata()?.dev());
-    while let Some(batch) = extents
-        .next(&root)
-        .map_err(|error| explained(error, mount))?
-    {
+    let mut extents = FreeExtents::of_device(file.metadata()?.dev());
+    while let Some(batch) = extents.next(file)? {
         for extent in batch {
             summary.add(extent.start, extent.length);
         }
-        beat();
+        beat()?;
     }
     Ok(summary.finish())
 }

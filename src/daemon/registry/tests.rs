@@ -4,7 +4,7 @@ use crate::model::{ExtentCount, ExtentMap, Format, Opener, Unknown};
 use image::LONGEST_MAP_RETRY;
 use std::time::{Duration, Instant};
 
-const DEVICE: DeviceNumber = DeviceNumber { major: 7, minor: 0 };
+pub(super) const DEVICE: DeviceNumber = DeviceNumber { major: 7, minor: 0 };
 
 fn sample(inode: u64, path: &str, extents: u64) -> Sample {
     Sample {
@@ -32,7 +32,7 @@ fn assessor() -> Assessor {
 #[derive(Default)]
 struct Sweeps(Registry, i64);
 
-fn filesystem() -> Filesystem {
+pub(super) fn filesystem() -> Filesystem {
     Filesystem {
         mount: "/srv".into(),
         type_name: "xfs".to_owned(),
