@@ -78,7 +78,7 @@ fn a_starved_kernel_is_noticed_though_it_prints_nothing() {
 fn starved() -> Here<()> {
     let mut bed = Plan::of("xfs").size(8 * GIB).place(Place::Disk).make()?;
     guest::alternate_blocks(&bed.path().join("vm.img"), EXTENTS);
-    bed.umount();
+    bed.umount_everywhere();
     let machine = Machine {
         test: "guest_that_starves",
         disk: Some(boot::Disk {

@@ -62,7 +62,7 @@ fn engine(daemon: &RunningDaemon, name: &str) -> Value {
 }
 
 const CONFIG: &str = "[thresholds]\nwarning = { extents = 100 }\n\
-                      [defrag]\nengines = [\"xfs_fsr\", \"online\"]\ntrusted_kernels = []\n\
+                      [defrag]\nengines = [\"xfs_fsr\", \"online\"]\nmax_io_pressure = 100\ntrusted_kernels = []\n\
                       [[maintenance.window]]\ndays = [\"Mon\"]\nstart = \"03:00\"\nduration = \"1h\"\n";
 
 #[test]

@@ -234,8 +234,9 @@ impl World {
     /// Ends it all in peace and looks at what is left.
     /// Returns the number of commands that were started before a run.
     fn end(mut self) -> usize {
-        // A run has a thread and a process with two pipes; a hook, a thread and a pipe.
-        let most = (self.rest.0 + 4, self.rest.1 + 8);
+        // A run has two threads and a process with two pipes; a hook, a thread and a pipe. The threads
+        // for calls that block stay for ten seconds after the last one (tokio).
+        let most = (self.rest.0 + 8, self.rest.1 + 8);
         let deadline = Instant::now() + END;
         loop {
             let (threads, files) = self.load();

@@ -359,15 +359,16 @@ fn a_daemon_that_was_stopped_itself_does_not_blame_the_file_system() {
     for n in 0..1000 {
         guest::alternate_blocks(&bed.path().join(format!("{n}.raw")), 1);
     }
-    let more = WHEN_ASKED.replace("500ms", "300ms");
+    // Long enough for a helper that waits for a processor.
+    let more = WHEN_ASKED.replace("500ms", "2s");
     let watch = Watch::start(&[bed.path()], &more);
-    for after in 0..10 {
+    for after in 0..6 {
         let before = watch.scrape().swept();
         watch.daemon.signal(Signal::HUP);
         // Each time in another part of its sweep, and for longer than a probe may take.
-        thread::sleep(Duration::from_millis(3 * after));
+        thread::sleep(Duration::from_millis(5 * after));
         watch.daemon.signal(Signal::STOP);
-        thread::sleep(Duration::from_millis(400));
+        thread::sleep(Duration::from_millis(2200));
         watch.daemon.signal(Signal::CONT);
         watch.until("the end of the sweep", |now| now.swept() > before);
     }

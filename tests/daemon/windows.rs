@@ -137,7 +137,11 @@ fn the_image_of_a_vm_that_never_stops_goes_from_critical_to_ok() {
         (run.engine.as_str(), run.outcome.as_str()),
         ("online", "improved")
     );
-    assert!(run.from.0 > 10_000 && run.to.0 < 900, "{from} {run:?}");
+    // The fewer, the more processor time the machine leaves between two writes of the guest.
+    assert!(
+        run.from.0 > 10_000 && run.to.0 < run.from.0 / 4,
+        "{from} {run:?}"
+    );
     assert_eq!(improved(&now, "xfs_fsr"), Some(0.0));
     // It goes on as before.
     std::thread::sleep(std::time::Duration::from_secs(2));

@@ -104,7 +104,7 @@ pub fn set_cow_hint(path: &Path, bytes: u64) {
 
 /// Checks it unmounted, and mounts it again.
 pub fn repair_finds_nothing(bed: &mut Bed) {
-    bed.umount();
+    bed.umount_everywhere();
     let output = Command::new("xfs_repair")
         .arg("-n")
         .arg(bed.device())

@@ -269,12 +269,11 @@ impl Bed {
         self.try_mount().expect("it mounts again");
     }
 
-    /// Unmounts and mounts: the surest way that nothing of it is in memory any more.
-    pub fn cold(&mut self) {
+    /// Unmounts it and waits until it is gone. It lives on as long as it is mounted in another namespace
+    /// (see `undisturbed`): it would come back as it was, and what lies on the disk is not complete.
+    pub fn umount_everywhere(&mut self) {
         self.umount();
-        // It lives on as long as it is mounted in another namespace (see `undisturbed`), and would
-        // come back as it was.
-        let deadline = Instant::now() + Duration::from_secs(10);
+        let deadline = Instant::now() + Duration::from_secs(60);
         while self.is_alive() {
             assert!(
                 Instant::now() < deadline,
@@ -283,6 +282,11 @@ impl Bed {
             );
             std::thread::sleep(Duration::from_millis(1));
         }
+    }
+
+    /// Unmounts and mounts: the surest way that nothing of it is in memory any more.
+    pub fn cold(&mut self) {
+        self.umount_everywhere();
         self.mount();
     }
 }

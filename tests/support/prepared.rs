@@ -79,7 +79,7 @@ fn prepare(kept: &Path, extents: u64) -> Here<()> {
     let plan = Plan::of("xfs").size(guest::room_for(extents));
     let mut bed = plan.make()?;
     guest::alternate_blocks(&bed.path().join(IMAGE), extents);
-    bed.umount();
+    bed.umount_everywhere();
     // Under its name it is complete.
     let new = kept.with_extension("new");
     copy(bed.image(), &new)?;
