@@ -24,6 +24,8 @@ mod map_view;
 mod output;
 mod planning;
 mod progress;
+mod protect;
+mod protect_view;
 mod scan;
 mod scan_json;
 mod space;
@@ -51,6 +53,7 @@ pub fn main(arguments: &Arguments) -> ExitCode {
         Command::Status { json } => status::run(*json, config),
         Command::Plan { json } => planning::run(*json, config),
         Command::Space(space) => space::run(space, config),
+        Command::Protect(protect) => protect::run(protect, config),
         Command::Pause => pause("/v1/pause", config),
         Command::Resume => pause("/v1/resume", config),
         Command::History(arguments) => history::run(arguments, config),

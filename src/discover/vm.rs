@@ -4,7 +4,11 @@
 //! The programs are those of QEMU and its derivatives, Cloud Hypervisor, Firecracker, crosvm and
 //! VirtualBox. A VM of any other program is recognised by its KVM descriptor.
 
+mod disks;
+
 use std::path::Path;
+
+pub(super) use disks::Discards;
 
 /// Length of a UUID in text.
 const UUID: usize = 36;
@@ -92,6 +96,8 @@ pub(super) struct VmFacts {
     pub(super) uuid: Option<String>,
     /// Whether the process runs no VM, but serves one.
     pub(super) serves_only: bool,
+    /// Its images, as far as its command line names them.
+    pub(super) discards: Discards,
 }
 
 impl VmFacts {
@@ -101,6 +107,7 @@ impl VmFacts {
             name: self.name.or(other.name),
             uuid: self.uuid.or(other.uuid),
             serves_only: self.serves_only || other.serves_only,
+            discards: [self.discards, other.discards].concat(),
         }
     }
 
@@ -143,6 +150,9 @@ impl VmFacts {
         // `crosvm device block` serves the disk of another process's VM.
         let runs = |argument: &Vec<u8>| argument == b"run";
         facts.serves_only = program == Program::Crosvm && !arguments.iter().any(runs);
+        if program == Program::Qemu {
+            facts.discards = disks::discards(options(arguments));
+        }
         facts.or(VmFacts {
             name: socket,
             uuid: smbios,

@@ -100,6 +100,8 @@ fn image(path: &str, inode: u64) -> Sample {
         allocated: Bytes(1),
         extent_size_hint: Bytes(0),
         directory_hint: Bytes(0),
+        cow_hint: Bytes(0),
+        qcow2: None,
     }
 }
 
