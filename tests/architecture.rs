@@ -70,7 +70,16 @@ const LAW: &[(&str, &[&str])] = &[
     ("protect::verdict", &["model", "table", "protect::facts"]),
     (
         "protect",
-        &["model", "config::settings", "sys", "discover", "probe", "durable", "defrag", "table"],
+        &[
+            "model",
+            "config::settings",
+            "sys",
+            "discover",
+            "probe",
+            "durable",
+            "defrag",
+            "table",
+        ],
     ),
     // The fast side waits for nobody, and so knows nobody who would.
     ("klog", &["model", "sys"]),

@@ -18,9 +18,7 @@ use crate::model::{
     Bytes, DeviceNumber, ExtentCount, ExtentMap, Filesystem, FilesystemKind, FreeSpace, MapBuilder,
     Outlook, Owner, Sample, Severity,
 };
-use crate::probe::protocol::{
-    DirectoryRequest, Fault, MapPart, PassedOver, Reply, Request, Root,
-};
+use crate::probe::protocol::{DirectoryRequest, Fault, MapPart, PassedOver, Reply, Request, Root};
 use crate::probe::sweep::{Event, Scope, WorkerPool};
 
 /// Time for one part of a map: short enough for a smooth progress bar.
@@ -235,7 +233,10 @@ impl Probes {
 
     async fn ask(&mut self, image: &Image, request: &Request) -> Result<Reply, Fault> {
         let Some(mount) = self.mounts.principal(image.device).cloned() else {
-            return Err(fault(&image.sample.path, "its file system is no longer mounted"));
+            return Err(fault(
+                &image.sample.path,
+                "its file system is no longer mounted",
+            ));
         };
         let reply = self.call(&mount, request, || {}).await;
         match reply.map_err(|error| fault(&image.sample.path, &error.to_string()))? {

@@ -25,6 +25,7 @@ mod output;
 mod planning;
 mod progress;
 mod protect;
+mod protect_audit;
 mod protect_view;
 mod scan;
 mod scan_json;

@@ -6,7 +6,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::output::{SCHEMA, counted};
-use super::protect::{Audit, AuditedPlace, judged};
+use super::protect_audit::{Audit, AuditedPlace};
 use crate::model::path::shown;
 use crate::model::{Bytes, ExtentCount, Opener, Owner, Vm};
 use crate::protect::apply::{Applied, Undone};
@@ -24,12 +24,12 @@ const CHANGES: usize = 40;
 
 /// The images with their verdicts, and what `--apply` would do.
 pub(super) fn audit(audit: &Audit, width: Option<u16>) -> String {
-    let judged = judged(&audit.found);
+    let judged = audit.judged();
     if judged.is_empty() {
         return format!("No disk image found.\n{}", plans(audit, width));
     }
     let mut table = TextTable::new(&[">AT WORST", "RISK", "IMAGE"]).wrapped(width);
-    for (_, facts, verdict) in &judged {
+    for (facts, verdict) in &judged {
         let image = format!(
             "{}\n{}.\n{}.",
             shown(&facts.sample.path),
@@ -39,11 +39,21 @@ pub(super) fn audit(audit: &Audit, width: Option<u16>) -> String {
         let at_worst = verdict.risk.map(|_| verdict.at_worst);
         table.row([or_dash(at_worst), or_dash(verdict.risk), image]);
     }
-    format!("{}\n{}{}", table.render(), summary(&judged), plans(audit, width))
+    format!(
+        "{}\n{}{}",
+        table.render(),
+        summary(&judged),
+        plans(audit, width)
+    )
 }
 
-fn summary<T>(judged: &[(T, Facts<'_>, Verdict)]) -> String {
-    let of = |risk| judged.iter().filter(|(.., it)| it.risk == Some(risk)).count();
+fn summary(judged: &[(Facts<'_>, Verdict)]) -> String {
+    let of = |risk| {
+        judged
+            .iter()
+            .filter(|(_, it)| it.risk == Some(risk))
+            .count()
+    };
     let [safe, bounded, shatters] = Risk::ALL.map(of);
     format!(
         "{}: {shatters} can shatter, {bounded} can gain extents within a bound, {safe} cannot.\n",
@@ -105,7 +115,11 @@ fn modes(facts: &Facts<'_>) -> String {
 
 /// What `--apply` does on each file system, and what that can cost.
 pub(super) fn plans(audit: &Audit, width: Option<u16>) -> String {
-    let texts: Vec<_> = audit.places.iter().map(|place| plan(place, width)).collect();
+    let texts: Vec<_> = audit
+        .places
+        .iter()
+        .map(|place| plan(place, width))
+        .collect();
     texts.concat()
 }
 
@@ -150,8 +164,8 @@ fn costs(place: &AuditedPlace) -> String {
     if let Some(longest) = of(Hint::Inherited).map(|change| change.wanted).max() {
         let _ = writeln!(
             text,
-            "Every new file in such a directory, small ones too, takes up whole pieces of its hint: up to \
-             {longest} each. Files that exist are not changed."
+            "New files in such a directory are allocated in pieces of up to {longest}: a sparse one takes up \
+             more of its size, at most all of it. Files that exist are not changed."
         );
     }
     if of(Hint::Own).next().is_some() {
@@ -169,7 +183,9 @@ fn costs(place: &AuditedPlace) -> String {
         );
     }
     if place.provisioning == Provisioning::NotKnown {
-        text.push_str("Whether its storage is thin-provisioned is not known; if it is, watch the pool.\n");
+        text.push_str(
+            "Whether its storage is thin-provisioned is not known; if it is, watch the pool.\n",
+        );
     }
     text
 }
@@ -184,18 +200,25 @@ fn purpose(hint: Hint) -> &'static str {
 
 /// What became of the changes.
 pub(super) fn applied(audit: &Audit) -> String {
-    let applied: Vec<_> = audit.places.iter().flat_map(|place| &place.applied).collect();
+    let applied: Vec<_> = audit
+        .places
+        .iter()
+        .flat_map(|place| &place.applied)
+        .collect();
     let mut text = String::from("\n");
-    let set = applied.iter().filter(|(_, it)| matches!(it, Applied::Set { .. }));
+    let set = applied.iter().filter(|(_, it)| matches!(it, Applied::Set));
     for (change, done) in &applied {
         let path = shown(&change.path);
         let _ = match done {
-            Applied::Set { .. } => Ok(()),
+            Applied::Set => Ok(()),
             Applied::Already(hint) => writeln!(text, "{path}: has a hint of {hint} by now"),
             Applied::Refused(refusal) => writeln!(text, "{path}: not changed: {refusal}"),
         };
     }
-    let set = counted(set.count() as u64, "hint");
+    let set = match set.count() {
+        0 => return text + "No hint was set.\n",
+        number => counted(number as u64, "hint"),
+    };
     text + &format!("{set} set; `fragwatch protect --undo` restores the former ones.\n")
 }
 
@@ -213,6 +236,9 @@ pub(super) fn undone(undone: &[(Entry, Undone)]) -> String {
             Undone::AsBefore => "was restored before".to_owned(),
             Undone::ChangedMeanwhile(hint) => {
                 format!("has {} since, which is left as it is", in_words(hint))
+            }
+            Undone::HasExtents => {
+                "keeps its hint: it has extents by now, so the kernel changes none".to_owned()
             }
             Undone::Gone => "no longer exists".to_owned(),
             Undone::Failed(refusal) => format!("not restored: {refusal}"),
@@ -232,6 +258,7 @@ pub(super) fn undone_document(undone: &[(Entry, Undone)]) -> Value {
             Undone::Restored(hint) => ("restored", *hint, None),
             Undone::AsBefore => ("as_before", None, None),
             Undone::ChangedMeanwhile(hint) => ("changed_meanwhile", *hint, None),
+            Undone::HasExtents => ("has_extents", None, None),
             Undone::Gone => ("gone", None, None),
             Undone::Failed(refusal) => ("failed", None, Some(refusal.to_string())),
         };
@@ -250,8 +277,8 @@ pub(super) fn undone_document(undone: &[(Entry, Undone)]) -> Value {
 
 /// The JSON of an audit, and of what was set.
 pub(super) fn document(audit: &Audit) -> Value {
-    let judged = judged(&audit.found);
-    let images = judged.iter().map(|(_, facts, verdict)| image(facts, verdict));
+    let judged = audit.judged();
+    let images = judged.iter().map(|(facts, verdict)| image(facts, verdict));
     let errors = audit.found.errors.iter();
     let errors = errors.map(|fault| of_file(&fault.path, json!({ "error": fault.error })));
     json!({
@@ -314,7 +341,7 @@ fn change(place: &AuditedPlace, change: &Change) -> Value {
     let done = place.applied.iter().find(|(it, _)| it == change);
     let (result, error) = match done.map(|(_, done)| done) {
         None => (None, None),
-        Some(Applied::Set { .. }) => (Some("set"), None),
+        Some(Applied::Set) => (Some("set"), None),
         Some(Applied::Already(_)) => (Some("already"), None),
         Some(Applied::Refused(refusal)) => (Some("refused"), Some(refusal.to_string())),
     };

@@ -53,6 +53,8 @@ impl Located {
             && fstat(&named)?.st_ino == self.inode
             && let Some(file) = reopened(named.as_fd())?
             && geometry::geometry(&file).is_ok_and(|it| it.uuid == self.filesystem)
+            // A new file can have the inode number of one that was removed.
+            && generation::generation(&file)? == self.generation
         {
             return Ok(Some(file));
         }

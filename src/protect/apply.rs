@@ -18,10 +18,11 @@ const BATCH: usize = 64;
 /// What became of a change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Applied {
-    /// It was set; before, there was this hint or none.
-    Set { before: Option<Bytes> },
+    /// It was set.
+    Set,
     /// A hint of that size or a longer one is in force.
     Already(Bytes),
+    /// Nothing was changed.
     Refused(Refusal),
 }
 
@@ -71,7 +72,9 @@ struct Prepared {
 fn prepare(change: &Change, host: &HostInterfaces) -> Result<Prepared, Applied> {
     let (file, at) = opened(change, host).map_err(Applied::Refused)?;
     let refused = |error: std::io::Error| Applied::Refused(error.into());
-    let before = fsxattr::attributes(&file).map_err(refused)?.hint(change.hint);
+    let before = fsxattr::attributes(&file)
+        .map_err(refused)?
+        .hint(change.hint);
     let set = u32::try_from(change.wanted.0).unwrap_or(u32::MAX);
     match before {
         Some(before) if before >= set => Err(Applied::Already(Bytes(before.into()))),
@@ -119,8 +122,7 @@ fn set(prepared: &Prepared) -> Result<Applied, Refusal> {
     let mut attributes = fsxattr::attributes(file)?;
     attributes.set_hint(entry.hint, Some(entry.set));
     fsxattr::set_attributes(file, attributes).map_err(|error| explained(error, entry.hint))?;
-    let before = entry.before.map(|before| Bytes(before.into()));
-    Ok(Applied::Set { before })
+    Ok(Applied::Set)
 }
 
 fn explained(error: std::io::Error, hint: Hint) -> Refusal {
@@ -146,6 +148,8 @@ pub enum Undone {
     AsBefore,
     /// Another hint was set since, which stays.
     ChangedMeanwhile(Option<Bytes>),
+    /// It has extents by now, and the kernel changes no hint of its own of such an image.
+    HasExtents,
     /// There is no such file any more.
     Gone,
     /// It stays as it is, and in the journal.
@@ -187,6 +191,9 @@ fn restore(entry: &Entry, host: &HostInterfaces) -> Result<Undone, Refusal> {
     }
     if is != Some(entry.set) {
         return Ok(Undone::ChangedMeanwhile(bytes(is)));
+    }
+    if entry.hint == Hint::Own && attributes.extents > 0 {
+        return Ok(Undone::HasExtents);
     }
     attributes.set_hint(entry.hint, entry.before);
     fsxattr::set_attributes(&file, attributes).map_err(|error| explained(error, entry.hint))?;

@@ -62,7 +62,16 @@ mod tests {
 
     #[test]
     fn a_large_image_takes_a_long_hint() {
-        for (gib, mib) in [(1, 1), (9, 1), (10, 2), (20, 4), (40, 8), (79, 16), (100, 16), (5_000, 16)] {
+        for (gib, mib) in [
+            (1, 1),
+            (9, 1),
+            (10, 2),
+            (20, 4),
+            (40, 8),
+            (79, 16),
+            (100, 16),
+            (5_000, 16),
+        ] {
             let hint = wanted(Bytes(gib * GIB), Bytes(u64::MAX));
             assert_eq!(hint, Some(Bytes(mib << 20)), "{gib} GiB");
         }
@@ -71,7 +80,12 @@ mod tests {
     #[test]
     fn with_little_room_it_is_shorter() {
         let size = Bytes(100 * GIB);
-        for (room, mib) in [(16_000, Some(16)), (15_999, Some(8)), (1_000, Some(1)), (999, None)] {
+        for (room, mib) in [
+            (16_000, Some(16)),
+            (15_999, Some(8)),
+            (1_000, Some(1)),
+            (999, None),
+        ] {
             let hint = wanted(size, Bytes(room << 20));
             assert_eq!(hint, mib.map(|mib| Bytes(mib << 20)), "{room} MiB");
         }

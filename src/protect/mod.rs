@@ -11,6 +11,8 @@
 
 pub mod apply;
 pub mod facts;
+#[cfg(test)]
+mod fixture;
 pub mod hints;
 pub mod journal;
 pub mod kernel;

@@ -15,12 +15,15 @@ const EXPECTED_IMAGE: Bytes = Bytes(100 << 30);
 /// A hint to be set.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Change {
+    /// Without links.
     pub path: PathBuf,
+    /// Which of its hints.
     pub hint: Hint,
     /// Of an image, as it was examined.
     pub id: Option<ImageId>,
     /// The hint in force; 0 if none.
     pub has: Bytes,
+    /// The hint to be set.
     pub wanted: Bytes,
     /// What it can cost in all; `None` if there is no limit, as for new files in a directory.
     pub cost: Option<Bytes>,
@@ -67,7 +70,10 @@ impl Plan {
         };
         if filesystem.kind != FilesystemKind::Xfs {
             let kind = &filesystem.type_name;
-            return refused(format!("it is {kind}, which has no extent-size hints"), false);
+            return refused(
+                format!("it is {kind}, which has no extent-size hints"),
+                false,
+            );
         }
         let has_reflink = filesystem.features.is_some_and(|it| it.reflink);
         if let Some(why) = place.kernel.filter(|_| has_reflink) {
@@ -90,11 +96,17 @@ impl Plan {
         } else if place.provisioning == Provisioning::Thin {
             Some("its storage is thin-provisioned, and pieces that are written in part fill the pool".to_owned())
         } else if cost > free {
-            Some(format!("these changes can cost {cost}, and {free} are free beside what is kept (defrag.keep_free)"))
+            Some(format!(
+                "these changes can cost {cost}, and {free} are free beside what is kept (defrag.keep_free)"
+            ))
         } else {
             None
         };
-        Plan { can_be_forced: obstacle.is_some(), changes, obstacle }
+        Plan {
+            can_be_forced: obstacle.is_some(),
+            changes,
+            obstacle,
+        }
     }
 }
 

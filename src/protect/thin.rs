@@ -56,8 +56,14 @@ fn of(device: &Path, left: u32) -> Provisioning {
         let device = fs::canonicalize(entry);
         device.map_or(Provisioning::NotKnown, |device| of(&device, left))
     });
-    let least = if is_known { Provisioning::Full } else { Provisioning::NotKnown };
-    below.max().map_or(Provisioning::NotKnown, |it| it.max(least))
+    let least = if is_known {
+        Provisioning::Full
+    } else {
+        Provisioning::NotKnown
+    };
+    below
+        .max()
+        .map_or(Provisioning::NotKnown, |it| it.max(least))
 }
 
 fn scsi(device: &Path) -> Provisioning {
@@ -113,14 +119,19 @@ mod tests {
         }
 
         fn provisioning(&self) -> Provisioning {
-            let device = DeviceNumber { major: 253, minor: 1 };
+            let device = DeviceNumber {
+                major: 253,
+                minor: 1,
+            };
             provisioning(self.0.path(), device)
         }
     }
 
     #[test]
     fn a_volume_in_a_pool_is_thin() {
-        let sys = Sys::of("dm-1").set("dm-1/dm/uuid", "LVM-abc\n").on("dm-1", "dm-0");
+        let sys = Sys::of("dm-1")
+            .set("dm-1/dm/uuid", "LVM-abc\n")
+            .on("dm-1", "dm-0");
         let sys = sys.set("dm-0/dm/uuid", "LVM-def-tpool\n");
         assert_eq!(sys.provisioning(), Provisioning::Thin);
     }
@@ -137,14 +148,18 @@ mod tests {
         // What an unknown target does with the space is its own affair.
         let sys = Sys::of("dm-1").set(flag, "0\n").on("dm-1", "sda");
         assert_eq!(sys.provisioning(), Provisioning::NotKnown);
-        let partition = Sys::of("sda/sda1").set("sda/sda1/partition", "1\n").set(flag, "0\n");
+        let partition = Sys::of("sda/sda1")
+            .set("sda/sda1/partition", "1\n")
+            .set(flag, "0\n");
         assert_eq!(partition.provisioning(), Provisioning::Full);
     }
 
     #[test]
     fn the_worst_of_several_counts() {
         let flag = |disk| format!("{disk}/device/scsi_disk/0/thin_provisioning");
-        let sys = Sys::of("md0").set("md0/md/level", "raid0").set(&flag("sda"), "0");
+        let sys = Sys::of("md0")
+            .set("md0/md/level", "raid0")
+            .set(&flag("sda"), "0");
         let sys = sys.set(&flag("sdb"), "1").on("md0", "sda").on("md0", "sdb");
         assert_eq!(sys.provisioning(), Provisioning::Thin);
     }
@@ -153,7 +168,10 @@ mod tests {
     fn what_does_not_say_is_not_known() {
         assert_eq!(Sys::of("vda").provisioning(), Provisioning::NotKnown);
         let missing = tempfile::tempdir().unwrap();
-        let device = DeviceNumber { major: 0, minor: 40 };
+        let device = DeviceNumber {
+            major: 0,
+            minor: 40,
+        };
         assert_eq!(provisioning(missing.path(), device), Provisioning::NotKnown);
         // A circle, which only a made-up tree has.
         let sys = Sys::of("dm-1").on("dm-1", "dm-1");

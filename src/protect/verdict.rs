@@ -12,10 +12,11 @@ use crate::model::words::words;
 use crate::model::{Bytes, ExtentCount, Format};
 use crate::table::counted;
 
-/// No image is at risk that gains no more than these, or one for each [`AIM_PIECE`].
-const HARMLESS: u64 = 1_000;
+/// No image is at risk that gains no more than these, or one for each [`AIM_PIECE`]: so many take some
+/// 180 KB of kernel memory.
+const HARMLESS: u64 = 10_000;
 /// The aim: 10,000 extents for 100 GiB.
-pub const AIM_PIECE: Bytes = Bytes((100 << 30) / 10_000);
+const AIM_PIECE: Bytes = Bytes((100 << 30) / 10_000);
 /// An image that can gain an extent for less than that shatters. Half of the hint that QEMU gives its
 /// images, which therefore do not.
 const SHATTERED_PIECE: Bytes = Bytes(512 << 10);
@@ -80,7 +81,11 @@ impl Verdict {
         let gains = Gains::of(facts);
         let at_worst = facts.fragments().saturating_add(gains.sum());
         let is_piecewise = facts.piece() > facts.block();
-        let reserved = if is_piecewise { facts.holes() } else { Bytes(0) };
+        let reserved = if is_piecewise {
+            facts.holes()
+        } else {
+            Bytes(0)
+        };
         let reserved = reserved.saturating_add(facts.unwritten());
         let by_turns = in_pieces(reserved, facts.block()) / 2;
         let now = facts.sample.extents.0;
@@ -95,7 +100,9 @@ impl Verdict {
     /// The judgement as one sentence, without a full stop.
     pub fn text(&self, facts: &Facts<'_>) -> String {
         let Some(filesystem) = facts.filesystem.filter(|_| facts.is_xfs()) else {
-            let kind = facts.filesystem.map_or("an unknown file system", |it| &it.type_name);
+            let kind = facts
+                .filesystem
+                .map_or("an unknown file system", |it| &it.type_name);
             return format!("not judged: lies on {kind}, which has no extent-size hints");
         };
         let mut text = self.cause(facts);
@@ -111,7 +118,11 @@ impl Verdict {
         }
         if facts.whole_map().is_none() {
             let sharing = filesystem.features.is_some_and(|it| it.reflink);
-            let what = if sharing { "fragments and sharing are" } else { "fragments are" };
+            let what = if sharing {
+                "fragments and sharing are"
+            } else {
+                "fragments are"
+            };
             let _ = write!(text, "; its map was not read, so {what} not known");
         }
         text
@@ -119,7 +130,11 @@ impl Verdict {
 
     /// Where most new extents come from.
     fn cause(&self, facts: &Facts<'_>) -> String {
-        let Gains { holes, growth, shared } = self.gains;
+        let Gains {
+            holes,
+            growth,
+            shared,
+        } = self.gains;
         let most = holes.max(growth).max(shared);
         let hint = hint(facts.sample.extent_size_hint);
         if most == 0 {

@@ -66,19 +66,18 @@ impl Attributes {
         (self.flags & hint.flag() != 0).then_some(size)
     }
 
-    /// Puts a hint in force, in bytes, or for `None` out of force. Then the number stays: the kernel
-    /// clears it (xfs_fileattr_set), and would refuse to change it while the file has extents
-    /// (xfs_ioctl_setattr_check_extsize, fs/xfs/xfs_ioctl.c).
+    /// Puts a hint in force, in bytes, or for `None` out of force. Then the number must be 0
+    /// (xfs_inode_validate_extsize, fs/xfs/libxfs/xfs_inode_buf.c).
     pub fn set_hint(&mut self, hint: Hint, wanted: Option<u32>) {
-        let Some(wanted) = wanted else {
-            self.flags &= !hint.flag();
-            return;
-        };
-        self.flags |= hint.flag();
-        match hint {
-            Hint::Own | Hint::Inherited => self.extent_size = wanted,
-            Hint::CopyOnWrite => self.cow_extent_size = wanted,
+        match wanted {
+            Some(_) => self.flags |= hint.flag(),
+            None => self.flags &= !hint.flag(),
         }
+        let size = match hint {
+            Hint::Own | Hint::Inherited => &mut self.extent_size,
+            Hint::CopyOnWrite => &mut self.cow_extent_size,
+        };
+        *size = wanted.unwrap_or(0);
     }
 }
 

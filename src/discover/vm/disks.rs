@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 
-use super::option;
+use super::options::option;
 
 /// The images on a command line, and whether discards reach them.
 pub(in crate::discover) type Discards = Vec<(PathBuf, bool)>;
