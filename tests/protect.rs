@@ -161,8 +161,8 @@ fn images_are_judged_as_they_are_made() {
         ),
         (
             "default.qcow2",
-            "bounded",
-            "for each 1.0 MiB: qcow2, hint of 1.0 MiB, 19.9 GiB to grow",
+            "shatters",
+            "for each cluster of 64.0 KiB: qcow2, 19.9 GiB to grow",
         ),
         (
             "metadata.qcow2",

@@ -88,10 +88,11 @@ impl Facts<'_> {
         self.block().max(self.sample.extent_size_hint)
     }
 
-    /// What is allocated at least when it grows.
+    /// What is allocated at least when it grows: a cluster, whatever the hint. QEMU zeroes each new
+    /// cluster, which gives the rest of a piece back; [`hints`](super::hints) has the measurement.
     pub fn growth_piece(&self) -> Bytes {
         let cluster = self.sample.qcow2.map_or(Bytes(0), |header| header.cluster);
-        self.piece().max(cluster)
+        self.block().max(cluster)
     }
 
     /// What is allocated at least when a shared block is written (xfs_get_cowextsz_hint,

@@ -15,6 +15,14 @@
 //! | preallocated, not written | 256 MiB | 24,571, 1, 256 MiB | 32,635, 1 | 1, 1 |
 //! | preallocated with zeros | 256 MiB | 1, 1, 256 MiB | 1, 1 | 1, 1 |
 //!
+//! qcow2 images of 256 MiB with clusters of 64 KiB (4,096), written in full by the same random writes of
+//! QEMU 7.2 with `cache=none`:
+//!
+//! | images | fragments without a hint | with a hint of 1 MiB |
+//! |---|---|---|
+//! | one | 115 | 277 |
+//! | four at a time | 74 to 607 | 1,601 to 1,984 |
+//!
 //! So
 //!
 //! - an image ends with about one extent for each piece of the hint's size;
@@ -23,6 +31,7 @@
 //!   preallocation is better: as many records, one fragment, and the room cannot run out. A hint is
 //!   for guests that fill their disk from one end, as file systems mostly do, and where the room for
 //!   all of it is not there;
+//! - a hint does not help a qcow2 image that grows: only preallocation does, or longer clusters;
 //! - no hint and no reservation keeps the number of *records* small while blocks are first written at
 //!   random: half of them in between. Only blocks that are written already do: preallocation with
 //!   zeros (`preallocation=full`).

@@ -151,7 +151,7 @@ impl Verdict {
             }
         } else if most == growth {
             let (piece, left) = (facts.growth_piece(), facts.growth());
-            format!("can gain an extent for each {piece}: qcow2, {hint}, {left} to grow")
+            format!("can gain an extent for each cluster of {piece}: qcow2, {left} to grow")
         } else {
             let (piece, shared) = (facts.cow_piece(), facts.shared());
             let cow = match facts.sample.cow_hint.max(facts.sample.extent_size_hint) {

@@ -507,3 +507,20 @@ fn libvirt_names_vms_of_cloud_hypervisor_too() {
         Some((some("web"), some("u-6")))
     );
 }
+
+#[test]
+fn whether_a_vm_discards_is_on_its_command_line() {
+    let host = Host::new();
+    let line = "kvm -drive file=/srv/a.img,discard=unmap -drive file=/srv/b.img -drive file=/srv/c";
+    host.process(7, "/usr/bin/kvm", line);
+    for (fd, name) in [(3, "a.img"), (4, "b.img"), (5, "d.img")] {
+        let inode = Some(u64::from(fd));
+        host.open(7, fd, &format!("/srv/{name}"), libc::O_RDWR, 30, inode);
+    }
+    let holders = host.search().look().unwrap();
+    let discards = |name: &str, inode| holders.owner(&image(name, inode), DEVICE).discards();
+    assert_eq!(discards("/srv/a.img", 3), Some(true));
+    assert_eq!(discards("/srv/b.img", 4), Some(false));
+    // Attached later.
+    assert_eq!(discards("/srv/d.img", 5), None);
+}

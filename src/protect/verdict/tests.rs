@@ -79,13 +79,13 @@ fn each_cause_has_its_sentence() {
             growing(0),
             Risk::Shatters,
             4 + 1_638_400,
-            "can gain an extent for each 64.0 KiB: qcow2, no hint, 100 GiB to grow",
+            "can gain an extent for each cluster of 64.0 KiB: qcow2, 100 GiB to grow",
         ),
         (
             growing(MIB),
-            Risk::Bounded,
-            4 + 102_400,
-            "can gain an extent for each 1.0 MiB: qcow2, hint of 1.0 MiB, 100 GiB to grow",
+            Risk::Shatters,
+            4 + 1_638_400,
+            "can gain an extent for each cluster of 64.0 KiB: qcow2, 100 GiB to grow",
         ),
         (
             full().with(|it| map(it, |map| map.shared = Bytes(50 * GIB))),
