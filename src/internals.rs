@@ -75,6 +75,13 @@ pub mod probe {
     pub use crate::probe::{Probe, open};
 }
 
+pub mod protect {
+    pub use crate::protect::apply::{Applied, apply};
+    pub use crate::protect::journal::Journal;
+    pub use crate::protect::plan::Change;
+    pub use crate::sys::fsxattr::Hint;
+}
+
 pub mod rescue {
     pub use crate::rescue::clock::now;
     pub use crate::rescue::entry::{Line, Notice, Report};

@@ -49,6 +49,7 @@
 //! | [`assess`] | thresholds, hysteresis, severity (pure) |
 //! | [`maintenance`] | windows, the plan, and the reasons against a run (pure) |
 //! | [`defrag`] | the engines, their guards, and the job that a child process carries out |
+//! | [`protect`] | how many extents an image can gain, and the hints that limit it |
 //! | [`klog`] | records of the kernel log and log files, and the rules that match them |
 //! | [`stall`] | the detector for kernels that print no message |
 //! | [`rescue`] | the fast side: from a trigger to free memory |
@@ -87,6 +88,7 @@ mod klog;
 mod maintenance;
 mod model;
 mod probe;
+mod protect;
 mod rescue;
 mod serve;
 #[cfg(test)]

@@ -10,6 +10,7 @@
 //! | `paused` | defragmentation is paused |
 //! | `running-*.json` | runs in progress |
 //! | `defrag/*.hint` | extent-size hints to be restored |
+//! | `protect/hints.json` | extent-size hints set by `fragwatch protect --apply`, and the former ones |
 //! | `incidents/*.json` | incidents |
 //! | `last-good.toml` | the last configuration that could be read; see [`given`] |
 //!
@@ -57,6 +58,11 @@ impl StateDir {
     /// Directory of the extent-size [hints](crate::defrag::hint) to be restored.
     pub fn hints(&self) -> PathBuf {
         self.path().join("defrag")
+    }
+
+    /// Directory of the [journal](crate::protect::journal) of hints that were set for good.
+    pub fn protection(&self) -> PathBuf {
+        self.path().join("protect")
     }
 
     /// Directory of the incident files.

@@ -67,6 +67,23 @@ const LAW: &[(&str, &[&str])] = &[
             "durable",
         ],
     ),
+    ("protect::facts", &["model"]),
+    ("protect::hints", &["model"]),
+    ("protect::thin", &["model"]),
+    ("protect::verdict", &["model", "table", "protect::facts"]),
+    (
+        "protect",
+        &[
+            "model",
+            "config::settings",
+            "sys",
+            "discover",
+            "probe",
+            "durable",
+            "defrag",
+            "table",
+        ],
+    ),
     // The fast side waits for nobody, and so knows nobody who would.
     ("klog", &["model", "sys"]),
     ("rescue::ladder", &["model", "sys"]),

@@ -41,6 +41,8 @@ pub enum Command {
     Plan(Form),
     /// Show the free space of the file systems of images, and what a defragmentation could bring
     Space(SpaceArguments),
+    /// Show how many extents images can still gain, and set the hints that limit it
+    Protect(ProtectArguments),
     /// Stop the defragmentations of the daemon and start no others
     Pause,
     /// Allow the daemon to defragment again
@@ -141,6 +143,36 @@ pub struct DoctorArguments {
     /// Read the counters again after so many seconds, and show what only shows over time
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub watch: Option<u64>,
+}
+
+/// Of `fragwatch protect`.
+#[derive(Debug, Default, Args)]
+#[command(after_help = "\
+Exit status: 0 when everything was done, 1 when something could not be read, set or restored, 2 on
+wrong usage, or if nothing could be done.
+
+Without --apply or --undo nothing is changed.")]
+pub struct ProtectArguments {
+    /// Files and directories [default: the paths of the configuration]
+    #[arg(value_name = "PATH")]
+    pub paths: Vec<PathBuf>,
+
+    /// Set extent-size hints: on the directories of images for new files, and on images for copy on
+    /// write (needs root)
+    #[arg(long)]
+    pub apply: bool,
+
+    /// With --apply: also where little space is free, and on thin-provisioned storage
+    #[arg(long, requires = "apply")]
+    pub force: bool,
+
+    /// Restore all hints that --apply has changed (needs root)
+    #[arg(long, conflicts_with_all = ["apply", "paths"])]
+    pub undo: bool,
+
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Of `fragwatch scan`.

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::args::ScanArguments;
 use super::command::{block_on, load_config};
-use super::images::{Probes, absolute};
+use super::images::{MAX_CROSSINGS, Probes, absolute};
 use super::output::{self, SCHEMA, SUCCESS, linear_bar};
 use super::progress::Progress;
 use crate::config::Settings;
@@ -22,8 +22,6 @@ use crate::table::{TextTable, or_dash};
 
 /// How many files are named without `--top`.
 const WORST: usize = 20;
-/// Maximum number of links between file systems to follow.
-const MAX_CROSSINGS: u32 = 40;
 
 pub(super) fn run(
     path: &Path,

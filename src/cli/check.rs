@@ -202,6 +202,7 @@ mod tests {
                 extents: ExtentCount(extents),
                 most_extents: ExtentCount(extents),
                 extent_map_memory: Bytes(160),
+                unprotected: 0,
             },
             worst: vec![Row {
                 path: "/a|b.img".to_owned(),

@@ -12,18 +12,20 @@ use super::output::{self, INCOMPLETE, SUCCESS};
 use super::progress::Progress;
 use crate::assess::Assessor;
 use crate::config::Settings;
-use crate::discover::mounts::{Mount, MountTable};
+use crate::discover::mounts::{FilesystemScope, Mount, MountTable};
 use crate::model::memory::{extent_limit, extent_map_memory};
 use crate::model::path::shown;
 use crate::model::{
     Bytes, DeviceNumber, ExtentCount, ExtentMap, Filesystem, FilesystemKind, FreeSpace, MapBuilder,
     Outlook, Owner, Sample, Severity,
 };
-use crate::probe::protocol::{Fault, MapPart, PassedOver, Reply, Request, Root};
+use crate::probe::protocol::{DirectoryRequest, Fault, MapPart, PassedOver, Reply, Request, Root};
 use crate::probe::sweep::{Event, Scope, WorkerPool};
 
 /// Time for one part of a map: short enough for a smooth progress bar.
 const MAP_PART: Duration = Duration::from_millis(250);
+/// Maximum number of links between file systems to follow.
+pub(super) const MAX_CROSSINGS: u32 = 40;
 const NO_MOUNTS: &str = "cannot read /proc/self/mountinfo";
 
 /// The result of a scan.
@@ -167,7 +169,7 @@ impl Probes {
                     return Ok(());
                 }
                 Reply::MapPart(part) => builder = *part,
-                _ => return Err(fault(image, "the probe helper gave no map")),
+                _ => return Err(fault(&image.sample.path, "the probe helper gave no map")),
             }
         }
     }
@@ -194,12 +196,46 @@ impl Probes {
         }
     }
 
+    /// The hint that a directory gives to new files, and its path without links. A fault if it is no
+    /// directory.
+    pub(super) async fn directory(
+        &mut self,
+        path: &Path,
+    ) -> Result<(DeviceNumber, PathBuf, Bytes), Fault> {
+        let mut at = path.to_owned();
+        for _ in 0..MAX_CROSSINGS {
+            let device = self.mounts.of(&at).map(|mount| mount.device);
+            let mount = device.and_then(|device| self.mounts.principal(device));
+            let Some(mount) = mount.filter(|mount| !mount.is_pseudo()).cloned() else {
+                break;
+            };
+            let request = Request::Directory(DirectoryRequest {
+                path: at,
+                scope: FilesystemScope {
+                    mounts: self.mounts.clone(),
+                    device: mount.device,
+                },
+            });
+            let reply = self.call(&mount, &request, || {}).await;
+            match reply.map_err(|error| fault(path, &error.to_string()))? {
+                Reply::Directory(path, hint) => return Ok((mount.device, path.0, hint)),
+                Reply::Elsewhere(root) => at = root.path,
+                Reply::Fault(fault) => return Err(fault),
+                _ => return Err(fault(path, "the probe helper gave no directory")),
+            }
+        }
+        Err(fault(path, "leads to no file system that can hold images"))
+    }
+
     async fn ask(&mut self, image: &Image, request: &Request) -> Result<Reply, Fault> {
         let Some(mount) = self.mounts.principal(image.device).cloned() else {
-            return Err(fault(image, "its file system is no longer mounted"));
+            return Err(fault(
+                &image.sample.path,
+                "its file system is no longer mounted",
+            ));
         };
         let reply = self.call(&mount, request, || {}).await;
-        match reply.map_err(|error| fault(image, &error.to_string()))? {
+        match reply.map_err(|error| fault(&image.sample.path, &error.to_string()))? {
             Reply::Fault(fault) => Err(fault),
             reply => Ok(reply),
         }
@@ -224,9 +260,9 @@ impl Probes {
     }
 }
 
-fn fault(image: &Image, error: &str) -> Fault {
+fn fault(path: &Path, error: &str) -> Fault {
     Fault {
-        path: image.sample.path.clone(),
+        path: path.to_owned(),
         error: error.to_owned(),
     }
 }

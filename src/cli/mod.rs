@@ -25,6 +25,9 @@ mod map_view;
 mod output;
 mod planning;
 mod progress;
+mod protect;
+mod protect_audit;
+mod protect_view;
 mod scan;
 mod scan_json;
 mod space;
@@ -52,6 +55,7 @@ pub fn main(arguments: &Arguments) -> ExitCode {
         Command::Status(form) => status::run(form.json, config),
         Command::Plan(form) => planning::run(form.json, config),
         Command::Space(space) => space::run(space, config),
+        Command::Protect(protect) => protect::run(protect, config),
         Command::Pause => pause("/v1/pause", config),
         Command::Resume => pause("/v1/resume", config),
         Command::History(arguments) => history::run(arguments, config),

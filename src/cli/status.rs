@@ -97,6 +97,10 @@ fn images(status: &Status, width: Option<u16>) -> String {
         images.extents,
         images.extent_map_memory
     );
+    if images.unprotected > 0 {
+        let unprotected = counted(images.unprotected as u64, "image");
+        let _ = writeln!(text, "{unprotected} can shatter: see `fragwatch protect`.");
+    }
     if let Some(reason) = &status.host.reason {
         let _ = writeln!(text, "! Memory is {}: {reason}.", status.host.severity);
     }

@@ -1,6 +1,7 @@
 //! The conditions for a run on an image. They are checked immediately before it and change nothing.
 
 use std::cell::RefCell;
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
 use std::ops::ControlFlow;
@@ -10,6 +11,7 @@ use std::path::{Component, Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{CWD, FileType, Mode, OFlags, StatVfsMountFlags, fstat, fstatvfs, openat};
+use rustix::io::Errno;
 
 use super::gate::Gate;
 use super::pressure::{Asked, Gauge, before_runs};
@@ -34,6 +36,10 @@ const IMMUTABLE: u32 = 0x8;
 const APPEND: u32 = 0x10;
 const NODEFRAG: u32 = 0x2000;
 const DAX: u32 = 0x8000;
+
+const LIST: OFlags = OFlags::RDONLY
+    .union(OFlags::DIRECTORY)
+    .union(OFlags::CLOEXEC);
 
 /// Minimum age of the last modification: ten ticks of the slowest kernel ([`gate`](super::gate)).
 const SETTLED: Duration = Duration::from_millis(100);
@@ -109,7 +115,39 @@ pub struct Checked {
 /// Opens an image, following no symbolic link in any part of its path. Fails if it is not a regular
 /// file on a writable XFS, or has another path.
 pub fn open(path: &Path, host: &HostInterfaces) -> Result<Target, Refusal> {
-    let (directory, file) = walk(path)?;
+    let (above, name) = walk(path)?;
+    let (file, _) =
+        opening::regular_file(above.as_fd(), name).map_err(|error| match error.kind() {
+            io::ErrorKind::InvalidInput => Refusal::new(ReasonCode::NotAFile, error.to_string()),
+            _ => error.into(),
+        })?;
+    // An O_PATH descriptor cannot be listed.
+    let directory = openat(&above, ".", LIST, Mode::empty())?;
+    Ok(Target {
+        path: path.to_owned(),
+        directory,
+        mount: check_place(path, &file, host)?,
+        file,
+    })
+}
+
+/// Opens a directory as [`open`] does an image.
+pub fn open_directory(path: &Path, host: &HostInterfaces) -> Result<(File, Mount), Refusal> {
+    let (above, name) = walk(path)?;
+    let opened = openat(above, name, LIST | OFlags::NOFOLLOW, Mode::empty());
+    let directory: File = match opened {
+        Err(Errno::NOTDIR | Errno::LOOP) => {
+            let text = "is no directory, or a symbolic link to one: name it by its real path";
+            return Err(Refusal::new(ReasonCode::Link, text));
+        }
+        other => other?.into(),
+    };
+    let mount = check_place(path, &directory, host)?;
+    Ok((directory, mount))
+}
+
+/// The mount that an open file or directory lies on: a writable XFS. Fails if it has another path.
+fn check_place(path: &Path, file: &File, host: &HostInterfaces) -> Result<Mount, Refusal> {
     let held = std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
     // Byte by byte: `/a//b` and `/a/b` are equal as paths, but xfs_fsr takes text.
     if held.as_os_str() != path.as_os_str() {
@@ -127,18 +165,14 @@ pub fn open(path: &Path, host: &HostInterfaces) -> Result<Target, Refusal> {
         let text = format!("lies on {}, and only XFS is defragmented", mount.type_name);
         return Err(Refusal::new(ReasonCode::NotXfs, text));
     }
-    if fstatvfs(&file)?.f_flag.contains(StatVfsMountFlags::RDONLY) {
+    if fstatvfs(file)?.f_flag.contains(StatVfsMountFlags::RDONLY) {
         return Err(ReasonCode::ReadOnly.into());
     }
-    Ok(Target {
-        path: path.to_owned(),
-        directory,
-        file,
-        mount,
-    })
+    Ok(mount)
 }
 
-fn walk(path: &Path) -> Result<(OwnedFd, File), Refusal> {
+/// The directory that a path lies in (O_PATH), and its name there. Follows no symbolic link.
+fn walk(path: &Path) -> Result<(OwnedFd, &OsStr), Refusal> {
     let (Some(name), Some(above)) = (path.file_name(), path.parent()) else {
         return Err(ReasonCode::NotAbsolute.into());
     };
@@ -161,15 +195,7 @@ fn walk(path: &Path) -> Result<(OwnedFd, File), Refusal> {
             return Err(Refusal::new(ReasonCode::Link, text));
         }
     }
-    let (file, _) =
-        opening::regular_file(at.as_fd(), name).map_err(|error| match error.kind() {
-            io::ErrorKind::InvalidInput => Refusal::new(ReasonCode::NotAFile, error.to_string()),
-            _ => error.into(),
-        })?;
-    // An O_PATH descriptor cannot be listed.
-    let list = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let directory = openat(&at, ".", list, Mode::empty())?;
-    Ok((directory, file))
+    Ok((at, name))
 }
 
 /// Checks the conditions that can be checked at any time: flags, space, the length of the swap.

@@ -10,20 +10,18 @@
 
 use std::fs::{self, DirBuilder, File};
 use std::io;
-use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, FlockOperation, Mode, OFlags, flock, open};
+use rustix::fs::{FlockOperation, Mode, OFlags, flock, open};
 use serde::{Deserialize, Serialize};
 
 use crate::durable;
 use crate::model::Bytes;
-use crate::model::path::{shown, wire};
-use crate::probe::open::{mount_point, regular_file};
+use crate::model::path::shown;
+use crate::probe::located::Located;
 use crate::probe::reason;
-use crate::sys::fsxattr::{self, Attributes, FLAG_COW_EXTENT_SIZE};
-use crate::sys::{generation, geometry, handle};
+use crate::sys::fsxattr::{self, Hint::CopyOnWrite};
 
 /// The hidden subcommand that restores hints.
 pub const RESTORE_COMMAND: &str = "restore-hints";
@@ -32,13 +30,8 @@ const SUFFIX: &str = "hint";
 /// What is to be restored, and for which image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Record {
-    #[serde(with = "wire")]
-    path: PathBuf,
-    #[serde(with = "wire")]
-    mount: PathBuf,
-    filesystem: [u8; 16],
-    inode: u64,
-    generation: u32,
+    #[serde(flatten)]
+    image: Located,
     /// The previous hint; `None` if none was in force.
     had: Option<u32>,
     /// The hints that the run may set. Any other was set later by another process.
@@ -68,23 +61,12 @@ impl Hint {
         image: &File,
         ours: &[Bytes],
     ) -> io::Result<Hint> {
-        let attributes = fsxattr::attributes(image)?;
-        let stat = image.metadata()?;
         let record = Record {
-            path: path.to_owned(),
-            mount: mount.to_owned(),
-            filesystem: geometry::geometry(image)?.uuid,
-            inode: stat.ino(),
-            generation: generation::generation(image)?,
-            had: hint_of(&attributes),
+            image: Located::of(path, mount, image)?,
+            had: fsxattr::attributes(image)?.hint(CopyOnWrite),
             ours: ours.iter().map(|size| in_bytes(*size)).collect(),
         };
-        let hex: String = record
-            .filesystem
-            .iter()
-            .map(|b| format!("{b:02x}"))
-            .collect();
-        let file = directory.join(format!("{hex}-{}.{SUFFIX}", record.inode));
+        let file = file_of(directory, &record.image);
         let lock = write(directory, &file, &record)?;
         Ok(Hint {
             image: image.try_clone()?,
@@ -123,9 +105,15 @@ fn in_bytes(size: Bytes) -> u32 {
     u32::try_from(size.0).unwrap_or(1 << 30)
 }
 
-fn hint_of(attributes: &Attributes) -> Option<u32> {
-    let in_force = attributes.flags & FLAG_COW_EXTENT_SIZE != 0;
-    in_force.then_some(attributes.cow_extent_size)
+fn file_of(directory: &Path, image: &Located) -> PathBuf {
+    let filesystem = image.filesystem.iter();
+    let hex: String = filesystem.map(|byte| format!("{byte:02x}")).collect();
+    directory.join(format!("{hex}-{}.{SUFFIX}", image.inode))
+}
+
+/// Whether a run has the hint of this image, or had it and was killed.
+pub fn is_kept(directory: &Path, image: &Located) -> bool {
+    file_of(directory, image).exists()
 }
 
 /// Sets the hint if the current one may be changed. Returns whether it may.
@@ -135,14 +123,10 @@ fn change(
     may_change: impl Fn(Option<u32>) -> bool,
 ) -> io::Result<bool> {
     let mut attributes = fsxattr::attributes(image)?;
-    if !may_change(hint_of(&attributes)) {
+    if !may_change(attributes.hint(CopyOnWrite)) {
         return Ok(false);
     }
-    attributes.cow_extent_size = hint.unwrap_or(0);
-    attributes.flags = match hint {
-        Some(_) => attributes.flags | FLAG_COW_EXTENT_SIZE,
-        None => attributes.flags & !FLAG_COW_EXTENT_SIZE,
-    };
+    attributes.set_hint(CopyOnWrite, hint);
     fsxattr::set_attributes(image, attributes)?;
     Ok(true)
 }
@@ -197,38 +181,12 @@ fn restore(file: &Path) -> io::Result<Option<PathBuf>> {
         return Ok(None);
     }
     let record: Record = serde_json::from_reader(&lock)?;
-    let Some(image) = find(&record)? else {
+    let Some(image) = record.image.find()? else {
         fs::remove_file(file)?;
         return Ok(None);
     };
     let is_ours = |is: Option<u32>| is.is_some_and(|is| record.ours.contains(&is));
     let restored = change(&image, record.had, is_ours)?;
     fs::remove_file(file)?;
-    Ok(restored.then_some(record.path))
-}
-
-/// Finds the image by path or, if it was renamed, by inode; `None` if it was removed.
-fn find(record: &Record) -> io::Result<Option<File>> {
-    let is_it = |file: &File| -> io::Result<bool> {
-        Ok(file.metadata()?.ino() == record.inode
-            && geometry::geometry(file).is_ok_and(|g| g.uuid == record.filesystem))
-    };
-    if let Ok((file, _)) = regular_file(CWD, record.path.as_os_str())
-        && is_it(&file)?
-    {
-        return Ok(Some(file));
-    }
-    let mount = mount_point(&record.mount)?;
-    if geometry::geometry(&mount).map_or([0; 16], |g| g.uuid) != record.filesystem {
-        let what = "its file system is not mounted where it was";
-        return Err(io::Error::new(io::ErrorKind::NotFound, what));
-    }
-    match handle::open_inode(&mount, record.inode, record.generation) {
-        Ok(held) => {
-            let path = format!("/proc/self/fd/{}", held.as_raw_fd());
-            Ok(Some(File::open(path)?))
-        }
-        Err(error) if error.raw_os_error() == Some(libc::ESTALE) => Ok(None),
-        Err(error) => Err(error),
-    }
+    Ok(restored.then_some(record.image.path))
 }

@@ -10,7 +10,7 @@ use std::path::Path;
 
 use rustix::fs::{Advice, OFlags};
 
-use crate::model::Format;
+use crate::model::{Bytes, Format, Qcow2};
 
 /// Bytes to read for the magic number. A multiple of every sector size, as O_DIRECT requires.
 const HEADER: usize = 4096;
@@ -29,6 +29,8 @@ pub struct Header {
     pub format: Option<Format>,
     /// The files that hold its data, if others do, as it names them.
     pub data_files: Vec<OsString>,
+    /// Its layout, if it is a qcow2 image.
+    pub qcow2: Option<Qcow2>,
 }
 
 /// Magic numbers at their offsets: docs/interop/{qcow2,qed_spec,parallels}, block/{vmdk,vdi,vhdx,vpc}.c
@@ -121,6 +123,18 @@ fn extent_file(line: &[u8]) -> Option<&[u8]> {
     (is_extent && parts.next().is_some()).then_some(file)
 }
 
+/// The layout in a header of qcow2: the size of a cluster as a power of two, and that of the disk.
+fn qcow2(header: &[u8]) -> Option<Qcow2> {
+    let bits = u32::from_be_bytes(*header.get(20..)?.first_chunk()?);
+    let disk = u64::from_be_bytes(*header.get(24..)?.first_chunk()?);
+    // MIN_CLUSTER_BITS, MAX_CLUSTER_BITS (block/qcow2.h).
+    let is_valid = header.starts_with(b"QFI\xfb") && (9..=21).contains(&bits);
+    is_valid.then(|| Qcow2 {
+        cluster: Bytes(1 << bits),
+        disk: Bytes(disk),
+    })
+}
+
 fn qcow2_data_file(header: &[u8]) -> Option<&[u8]> {
     const EXTERNAL_DATA: u8 = 1 << 2;
     const DATA_FILE: u32 = 0x4441_5441;
@@ -167,8 +181,11 @@ pub fn read(file: &File, size: u64) -> io::Result<Header> {
             format = Some(Format::Vhd);
         }
     }
-    let data_files = data_files(&header);
-    Ok(Header { format, data_files })
+    Ok(Header {
+        format,
+        data_files: data_files(&header),
+        qcow2: qcow2(&header),
+    })
 }
 
 /// Reads up to `length` bytes; both numbers must be multiples of [`HEADER`].

@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 
 use super::command_lines::{CommandLines, Key};
 use super::mounts::{Mount, MountTable, Place};
-use super::vm::{Program, VmFacts};
+use super::vm::{Discards, Program, VmFacts};
 use crate::model::{DeviceNumber, Opener, Owner, Sample, Vm};
 use crate::sys::mounts;
 use crate::sys::proc::start_time;
@@ -206,7 +206,16 @@ struct Holder {
     pid: u32,
     name: String,
     vm: Option<Vm>,
+    discards: Discards,
     opens_images: bool,
+}
+
+impl Holder {
+    /// Whether it passes discards on to the file of this name, if its command line names it.
+    fn discards_to(&self, name: &Path) -> Option<bool> {
+        let its = self.discards.iter().filter(|(file, _)| file == name);
+        its.map(|(_, discards)| *discards).max()
+    }
 }
 
 #[derive(Debug)]
@@ -241,11 +250,17 @@ impl Holders {
             }
         }
         let (pid, is_vm) = (process.pid, program.is_vm() && !facts.serves_only);
-        let VmFacts { name, uuid, .. } = facts;
+        let VmFacts {
+            name,
+            uuid,
+            discards,
+            ..
+        } = facts;
         self.processes.push(Holder {
             pid,
             name: process.name,
             vm: is_vm.then_some(Vm { name, uuid, pid }),
+            discards,
             opens_images: program.opens_images(),
         });
     }
@@ -380,6 +395,7 @@ impl Holders {
             writes: file.writes,
             direct: file.direct,
             buffered: !file.direct,
+            discards: holder.discards_to(&file.name),
         });
     }
 }

@@ -4,7 +4,13 @@
 //! The programs are those of QEMU and its derivatives, Cloud Hypervisor, Firecracker, crosvm and
 //! VirtualBox. A VM of any other program is recognised by its KVM descriptor.
 
+mod disks;
+mod options;
+
 use std::path::Path;
+
+pub(super) use disks::Discards;
+use options::{option, options, settings};
 
 /// Length of a UUID in text.
 const UUID: usize = 36;
@@ -92,6 +98,8 @@ pub(super) struct VmFacts {
     pub(super) uuid: Option<String>,
     /// Whether the process runs no VM, but serves one.
     pub(super) serves_only: bool,
+    /// Its images, as far as its command line names them.
+    pub(super) discards: Discards,
 }
 
 impl VmFacts {
@@ -101,6 +109,7 @@ impl VmFacts {
             name: self.name.or(other.name),
             uuid: self.uuid.or(other.uuid),
             serves_only: self.serves_only || other.serves_only,
+            discards: [self.discards, other.discards].concat(),
         }
     }
 
@@ -143,6 +152,9 @@ impl VmFacts {
         // `crosvm device block` serves the disk of another process's VM.
         let runs = |argument: &Vec<u8>| argument == b"run";
         facts.serves_only = program == Program::Crosvm && !arguments.iter().any(runs);
+        if program == Program::Qemu {
+            facts.discards = disks::discards(options(arguments));
+        }
         facts.or(VmFacts {
             name: socket,
             uuid: smbios,
@@ -164,45 +176,6 @@ impl VmFacts {
         };
         Some((pid, facts))
     }
-}
-
-/// The comma-separated settings of a QEMU option; a doubled comma is a literal comma.
-fn settings(value: &str) -> Vec<String> {
-    let mut settings = vec![String::new()];
-    let mut rest = value.chars().peekable();
-    while let Some(character) = rest.next() {
-        if character == ',' && rest.next_if_eq(&',').is_none() {
-            settings.push(String::new());
-        } else if let Some(last) = settings.last_mut() {
-            last.push(character);
-        }
-    }
-    settings
-}
-
-/// The options of a command line with their values: `-key value`, `--key value`, `--key=value`.
-fn options(arguments: &[Vec<u8>]) -> impl Iterator<Item = (String, String)> {
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    let next = arguments.iter().skip(1).map(Some).chain([None]);
-    arguments.iter().zip(next).filter_map(move |(key, value)| {
-        let key = text(key.strip_prefix(b"-")?);
-        let long = key.strip_prefix('-').unwrap_or(&key);
-        match (long.split_once('='), value) {
-            (Some((long, value)), _) => Some((long.to_owned(), value.to_owned())),
-            (None, Some(value)) => Some((long.to_owned(), text(value))),
-            (None, None) => None,
-        }
-    })
-}
-
-/// The value of a setting; of several the last.
-fn option(value: &str, name: &str) -> Option<String> {
-    let settings = settings(value);
-    let mut values = settings
-        .iter()
-        .rev()
-        .filter_map(|setting| setting.strip_prefix(name)?.strip_prefix('='));
-    values.next().map(str::to_owned)
 }
 
 /// The name in `-name`. The first setting may omit its key; a comma in it is doubled

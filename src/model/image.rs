@@ -67,6 +67,19 @@ pub struct Sample {
     pub extent_size_hint: Bytes,
     /// Extent-size hint that its directory gives to new files; 0 if none. XFS only.
     pub directory_hint: Bytes,
+    /// Hint of the file for copy on write; 0 if it has none. XFS only.
+    pub cow_hint: Bytes,
+    /// Its header, if it is qcow2 and was read.
+    pub qcow2: Option<Qcow2>,
+}
+
+/// What the header of a qcow2 image says of its layout (docs/interop/qcow2.rst of QEMU).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Qcow2 {
+    /// It grows by pieces of this size: 512 B to 2 MiB.
+    pub cluster: Bytes,
+    /// Length of the guest's disk.
+    pub disk: Bytes,
 }
 
 /// An image and its path at the time of a record.

@@ -37,7 +37,7 @@ pub use free_space::{FreeSpace, Placement};
 pub use gain::Outlook;
 pub use growth::{Forecast, Growth, Pace, Trend, Unknown};
 pub use history::{ExtentsPerDay, ImageKey, Point, UnixTime};
-pub use image::{Format, ImageId, ImageRef, Sample};
+pub use image::{Format, ImageId, ImageRef, Qcow2, Sample};
 pub use map::{ExtentMap, MapBuilder};
 pub use owner::{Opener, Owner, Vm};
 pub use reason::{ReasonCode, Refusal};

@@ -28,6 +28,9 @@ pub struct Opener {
     pub direct: bool,
     /// Whether it opened the image through the page cache; it may have done both.
     pub buffered: bool,
+    /// Whether it passes the discards of its guest on to the image; `None` if that is not known.
+    #[serde(default)]
+    pub discards: Option<bool>,
 }
 
 /// All processes that have an image open.
@@ -49,6 +52,12 @@ impl Owner {
         writer
             .chain(&self.openers)
             .find_map(|opener| opener.vm.as_ref())
+    }
+
+    /// Whether a VM passes discards on to it; `None` if that is not known.
+    pub fn discards(&self) -> Option<bool> {
+        let known = self.openers.iter().filter_map(|opener| opener.discards);
+        known.max()
     }
 
     /// Whether it is written to while open both with and without O_DIRECT: reads through the page
@@ -74,6 +83,7 @@ mod tests {
             writes,
             direct,
             buffered: !direct,
+            discards: None,
         }
     }
 

@@ -8,10 +8,11 @@
 use std::fs::File;
 use std::io;
 use std::ops::ControlFlow;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use super::extents::{MapReader, ReadPace};
 use crate::model::{Bytes, ExtentCount, Features, FilesystemKind};
+use crate::sys::fsxattr::Hint;
 use crate::sys::{fsxattr, geometry};
 
 /// The count of an open image.
@@ -23,6 +24,8 @@ pub struct Count {
     pub hint: Bytes,
     /// The extent-size hint that its directory passes on to new files; 0 if none.
     pub directory_hint: Bytes,
+    /// The file's hint for copy on write; 0 if none.
+    pub cow_hint: Bytes,
 }
 
 /// How to count the extents of a file.
@@ -81,19 +84,22 @@ impl Probe {
 }
 
 fn count_xfs(image: &File, directory: BorrowedFd<'_>) -> io::Result<Count> {
-    // A hint is effective only with its flag; the number may be stale.
-    let hint = |attributes: fsxattr::Attributes, flag| match attributes.flags & flag {
-        0 => Bytes(0),
-        _ => Bytes(attributes.extent_size.into()),
-    };
     let image = fsxattr::attributes(image)?;
-    // The count does not need the directory, which may be unreadable (O_PATH).
-    let directory_hint = fsxattr::attributes(directory).map_or(Bytes(0), |directory| {
-        hint(directory, fsxattr::FLAG_EXTENT_SIZE_INHERIT)
-    });
     Ok(Count {
         extents: ExtentCount(image.extents.into()),
-        hint: hint(image, fsxattr::FLAG_EXTENT_SIZE),
-        directory_hint,
+        hint: in_force(&image, Hint::Own),
+        // The count does not need the directory, which may be unreadable (O_PATH).
+        directory_hint: directory_hint(directory),
+        cow_hint: in_force(&image, Hint::CopyOnWrite),
     })
+}
+
+/// The extent-size hint that an open directory gives to new files; 0 if none or not readable.
+pub fn directory_hint(directory: impl AsFd) -> Bytes {
+    let attributes = fsxattr::attributes(directory).unwrap_or_default();
+    in_force(&attributes, Hint::Inherited)
+}
+
+fn in_force(attributes: &fsxattr::Attributes, hint: Hint) -> Bytes {
+    Bytes(attributes.hint(hint).unwrap_or(0).into())
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::Stat;
 
 use crate::discover::format::{self, Header};
-use crate::model::{Format, ImageId};
+use crate::model::{Format, ImageId, Qcow2};
 
 /// How long an image's format is trusted although the guest writes to the file.
 const IMAGE_STAYS: Duration = Duration::from_secs(3600);
@@ -68,6 +68,11 @@ impl FormatCache {
         known
             .map(|known| known.header.data_files.clone())
             .unwrap_or_default()
+    }
+
+    /// The layout of a qcow2 image whose header is known, however old.
+    pub(super) fn qcow2(&self, id: ImageId, generation: u32) -> Option<Qcow2> {
+        self.of(id, generation)?.header.qcow2
     }
 
     /// The last known format of a file, however old.

@@ -12,10 +12,12 @@ use rustix::fs::OFlags;
 use rustix::stdio::{stdin, stdout};
 
 use super::extents::{Bounds, MapReader, ReadPace};
-use super::protocol::{CensusRequest, Fault, ImageRequest, MapPart, Reply, Request, Root};
+use super::protocol::{
+    CensusRequest, DirectoryRequest, Fault, ImageRequest, MapPart, PlainPath, Reply, Request, Root,
+};
 use super::reply_writer::ReplyWriter;
 use super::survey::{self, SurveyState};
-use super::{census, open, space};
+use super::{census, count, open, space};
 use crate::discover::mounts::Mount;
 use crate::discover::paths::{self, Followed};
 use crate::sys::heap;
@@ -50,6 +52,7 @@ fn answer(request: &Request, state: &mut SurveyState, out: &mut ReplyWriter) {
         Request::Map(image, part) => (&image.path, map(image, part, out)),
         Request::Sample(image) => (&image.path, sample(image, out)),
         Request::Census(census) => (&census.path, self::census(census, out)),
+        Request::Directory(directory) => (&directory.path, self::directory(directory, out)),
         Request::FreeSpace(mount) => (&mount.point, free_space(mount, out)),
     };
     if let Err(error) = result {
@@ -67,6 +70,18 @@ fn census(request: &CensusRequest, out: &mut ReplyWriter) -> io::Result<()> {
         }
     };
     out.push(&reply);
+    Ok(())
+}
+
+fn directory(request: &DirectoryRequest, out: &mut ReplyWriter) -> io::Result<()> {
+    out.at_hand(&request.path);
+    out.push(&match paths::follow(&request.path, &request.scope)? {
+        Followed::Elsewhere(path) => Reply::Elsewhere(Root::literal(path)),
+        Followed::Here(path) => {
+            let hint = count::directory_hint(&open::directory(&path)?);
+            Reply::Directory(PlainPath(path), hint)
+        }
+    });
     Ok(())
 }
 

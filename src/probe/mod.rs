@@ -17,6 +17,7 @@ pub mod extents;
 mod format_cache;
 pub mod helper;
 mod identity;
+pub mod located;
 pub mod map_schedule;
 pub mod open;
 mod owners;

@@ -27,6 +27,8 @@ pub enum Request {
     Census(CensusRequest),
     /// Read the free space of the file system.
     FreeSpace(Mount),
+    /// Read the extent-size hint of a directory.
+    Directory(DirectoryRequest),
 }
 
 /// Worst-case time to load an extent: one disk seek of 10 ms per block of about 250 records.
@@ -136,6 +138,16 @@ pub struct CensusRequest {
     pub worst: usize,
 }
 
+/// See [`Request::Directory`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct DirectoryRequest {
+    /// May contain symbolic links.
+    #[serde(with = "wire")]
+    pub path: PathBuf,
+    /// The file system that may be accessed.
+    pub scope: FilesystemScope,
+}
+
 /// A reply of a helper.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum Reply {
@@ -159,6 +171,8 @@ pub enum Reply {
     Sampled(Outlook),
     Census(Box<Census>),
     FreeSpace(Box<FreeSpace>),
+    /// A directory, without links, and the extent-size hint that it gives to new files; 0 if none.
+    Directory(PlainPath, Bytes),
     /// The request is complete.
     Done,
 }

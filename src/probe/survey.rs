@@ -336,6 +336,8 @@ impl Survey<'_> {
             allocated: Bytes(blocks.saturating_mul(512)),
             extent_size_hint: count.hint,
             directory_hint: count.directory_hint,
+            cow_hint: count.cow_hint,
+            qcow2: self.state.formats.qcow2(id, generation),
         };
         self.out.push(&Reply::Image(Box::new(sample), took));
         Ok(())

@@ -70,6 +70,13 @@ async fn landing(State(status): State<Arc<SharedStatus>>) -> Html<String> {
         counted(status.images.total as u64, "image"),
         env!("CARGO_PKG_VERSION")
     );
+    if status.images.unprotected > 0 {
+        let _ = write!(
+            page,
+            "<p>{} can shatter: fragwatch protect names them.</p>",
+            counted(status.images.unprotected as u64, "image")
+        );
+    }
     for stalled in &status.stalled {
         let _ = write!(
             page,

@@ -68,6 +68,7 @@ fn totals(images: &[ImageView<'_>], host: &HostView) -> status::Images {
         critical: with(Severity::Critical),
         extents: extents().sum(),
         most_extents: extents().max().unwrap_or_default(),
+        unprotected: images.iter().filter(|it| it.is_unprotected()).count(),
         extent_map_memory: host.memory,
     }
 }

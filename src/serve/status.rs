@@ -94,6 +94,8 @@ pub struct Images {
     pub extents: ExtentCount,
     /// The largest number of extents of one image.
     pub most_extents: ExtentCount,
+    /// How many can shatter: [`Risk::Shatters`](crate::protect::verdict::Risk).
+    pub unprotected: usize,
     /// Kernel memory of all extent maps when loaded.
     #[serde(rename = "extent_map_memory_bytes")]
     pub extent_map_memory: Bytes,

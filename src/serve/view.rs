@@ -8,6 +8,8 @@ use crate::model::path::shown;
 use crate::model::{
     Bytes, ExtentCount, ExtentMap, ExtentsPerDay, Filesystem, FreeSpace, Owner, Sample, Severity,
 };
+use crate::protect::facts::Facts;
+use crate::protect::verdict::{Risk, Verdict};
 
 /// One image.
 #[derive(Debug, Clone, Copy)]
@@ -31,6 +33,19 @@ pub struct ImageView<'a> {
 }
 
 impl ImageView<'_> {
+    /// Whether it can gain an extent with nearly every block that is written. By the last count, which
+    /// reads no map: as the number of these images is served, it must not depend on when a map is
+    /// read.
+    pub fn is_unprotected(&self) -> bool {
+        let facts = Facts {
+            sample: self.sample,
+            filesystem: self.filesystem,
+            map: None,
+            owner: Some(self.owner),
+        };
+        Verdict::of(&facts).risk == Some(Risk::Shatters)
+    }
+
     /// The name of the VM that has it open, as displayed.
     pub fn vm(&self) -> Option<String> {
         let name = self.owner.vm()?.name.as_deref()?;

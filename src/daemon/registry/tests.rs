@@ -21,6 +21,8 @@ fn sample(inode: u64, path: &str, extents: u64) -> Sample {
         allocated: Bytes(1),
         extent_size_hint: Bytes(0),
         directory_hint: Bytes(0),
+        cow_hint: Bytes(0),
+        qcow2: None,
     }
 }
 

@@ -100,6 +100,8 @@ fn image(path: &str, inode: u64) -> Sample {
         allocated: Bytes(1),
         extent_size_hint: Bytes(0),
         directory_hint: Bytes(0),
+        cow_hint: Bytes(0),
+        qcow2: None,
     }
 }
 
@@ -504,4 +506,21 @@ fn libvirt_names_vms_of_cloud_hypervisor_too() {
         vm_of(&holders, "/srv/a", 1),
         Some((some("web"), some("u-6")))
     );
+}
+
+#[test]
+fn whether_a_vm_discards_is_on_its_command_line() {
+    let host = Host::new();
+    let line = "kvm -drive file=/srv/a.img,discard=unmap -drive file=/srv/b.img -drive file=/srv/c";
+    host.process(7, "/usr/bin/kvm", line);
+    for (fd, name) in [(3, "a.img"), (4, "b.img"), (5, "d.img")] {
+        let inode = Some(u64::from(fd));
+        host.open(7, fd, &format!("/srv/{name}"), libc::O_RDWR, 30, inode);
+    }
+    let holders = host.search().look().unwrap();
+    let discards = |name: &str, inode| holders.owner(&image(name, inode), DEVICE).discards();
+    assert_eq!(discards("/srv/a.img", 3), Some(true));
+    assert_eq!(discards("/srv/b.img", 4), Some(false));
+    // Attached later.
+    assert_eq!(discards("/srv/d.img", 5), None);
 }

@@ -81,6 +81,8 @@ metrics! {
         "Whether a process of this host has the image open: 1 or 0."
     gauge IMAGE_INFO "fragwatch_image_info" "What the image is; always 1."
     gauge IMAGES "fragwatch_images" "Images by severity: 0 ok, 1 warning, 2 critical."
+    gauge IMAGES_UNPROTECTED "fragwatch_images_unprotected"
+        "Images that can gain an extent with nearly every block that is written."
     gauge VM_EXTENTS "fragwatch_vm_extents"
         "Extents of all images of a VM; with an empty label, of those that no VM has open."
     gauge GROWTH "fragwatch_extents_growth_per_second"

@@ -29,6 +29,8 @@ fn sample(path: &[u8]) -> Sample {
         allocated: Bytes(4096),
         extent_size_hint: Bytes(0),
         directory_hint: Bytes(0),
+        cow_hint: Bytes(0),
+        qcow2: None,
     }
 }
 

@@ -1,0 +1,144 @@
+//! Whether QEMU passes the discards of a guest on to its images, by its command line. Pure.
+//!
+//! `-drive file=/a,discard=unmap`, or `-blockdev` with a node for the file and mostly one above it
+//! for the format: a discard gets through if each has `discard`, whose default is `ignore`
+//! (qapi/block-core.json of QEMU). What was plugged in later is not on the command line.
+
+use std::path::PathBuf;
+
+use serde_json::Value;
+
+use super::options::option;
+
+/// The images on a command line, and whether discards reach them.
+pub(in crate::discover) type Discards = Vec<(PathBuf, bool)>;
+
+/// A `-blockdev`.
+#[derive(Debug, Default)]
+struct Node {
+    name: Option<String>,
+    /// The node below it.
+    below: Option<String>,
+    file: Option<String>,
+    discards: bool,
+}
+
+/// The images in the options of a command line.
+pub(super) fn discards(options: impl Iterator<Item = (String, String)>) -> Discards {
+    let (mut found, mut nodes) = (Vec::new(), Vec::new());
+    for (key, value) in options {
+        match key.as_str() {
+            "drive" => {
+                let discards = option(&value, "discard").is_some_and(|it| is_on(&it));
+                let file = option(&value, "file").map(PathBuf::from);
+                found.extend(file.map(|file| (file, discards)));
+            }
+            "blockdev" => nodes.extend(node(&value)),
+            _ => {}
+        }
+    }
+    let files = nodes.iter().filter_map(|node| {
+        let file = PathBuf::from(node.file.as_ref()?);
+        Some((file, gets_through(node, &nodes)))
+    });
+    found.extend(files);
+    found
+}
+
+fn is_on(discard: &str) -> bool {
+    matches!(discard, "unmap" | "on")
+}
+
+/// Whether a node and all those above it pass discards on.
+fn gets_through(node: &Node, nodes: &[Node]) -> bool {
+    let mut at = node;
+    // Bounded, because a command line can name a circle.
+    for _ in nodes {
+        if !at.discards {
+            return false;
+        }
+        let is_above = |it: &&Node| it.below.is_some() && it.below == at.name;
+        match nodes.iter().find(is_above) {
+            Some(above) => at = above,
+            None => return true,
+        }
+    }
+    false
+}
+
+fn node(value: &str) -> Option<Node> {
+    let document: Value = match value.starts_with('{') {
+        true => serde_json::from_str(value).ok()?,
+        false => Value::Null,
+    };
+    let text = |key: &str| match document.is_null() {
+        true => option(value, key),
+        false => Some(document.get(key)?.as_str()?.to_owned()),
+    };
+    // A node that is written inside another one has `unmap` by default.
+    let inside = || Some(document.get("file")?.get("filename")?.as_str()?.to_owned());
+    Some(Node {
+        name: text("node-name"),
+        below: text("file"),
+        file: text("filename")
+            .or_else(|| text("file.filename"))
+            .or_else(inside),
+        discards: text("discard").is_some_and(|it| is_on(&it)),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(line: &[(&str, &str)]) -> Vec<(String, bool)> {
+        let owned = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
+        let found = discards(line.iter().map(owned)).into_iter();
+        found
+            .map(|(file, discards)| (file.display().to_string(), discards))
+            .collect()
+    }
+
+    fn one(file: &str, discards: bool) -> Vec<(String, bool)> {
+        vec![(file.to_owned(), discards)]
+    }
+
+    #[test]
+    fn a_drive_has_its_mode_beside_its_file() {
+        for (drive, file, discards) in [
+            ("file=/a,format=raw,discard=unmap", "/a", true),
+            ("file=/a,,b,discard=on", "/a,b", true),
+            ("file=/a,discard=ignore", "/a", false),
+            ("file=/a,format=raw", "/a", false),
+        ] {
+            assert_eq!(of(&[("drive", drive)]), one(file, discards), "{drive}");
+        }
+        assert_eq!(of(&[("drive", "if=none,id=x"), ("m", "16")]), []);
+    }
+
+    #[test]
+    fn a_discard_must_get_through_all_nodes() {
+        let storage = r#"{"driver":"file","filename":"/a","node-name":"s","discard":"unmap"}"#;
+        let with = |format: &str| of(&[("blockdev", storage), ("blockdev", format)]);
+        // As libvirt writes it, without and with discard='unmap'.
+        let format = r#"{"node-name":"f","driver":"raw","file":"s"}"#;
+        assert_eq!(with(format), one("/a", false));
+        let format = r#"{"node-name":"f","discard":"unmap","driver":"raw","file":"s"}"#;
+        assert_eq!(with(format), one("/a", true));
+        assert_eq!(of(&[("blockdev", storage)]), one("/a", true));
+        let flat = "driver=raw,node-name=f,discard=unmap,file.driver=file,file.filename=/a";
+        assert_eq!(of(&[("blockdev", flat)]), one("/a", true));
+        let nested = r#"{"driver":"raw","discard":"on","file":{"filename":"/a"}}"#;
+        assert_eq!(of(&[("blockdev", nested)]), one("/a", true));
+    }
+
+    #[test]
+    fn nonsense_is_survived() {
+        let circle = r#"{"node-name":"a","file":"a","filename":"/a","discard":"unmap"}"#;
+        assert_eq!(of(&[("blockdev", circle)]), one("/a", false));
+        let broken = [("blockdev", "{"), ("blockdev", "{}"), ("blockdev", "[1]")];
+        assert_eq!(of(&broken), []);
+        let odd = r#"{"file":7,"filename":[]}"#;
+        assert_eq!(of(&[("blockdev", odd), ("drive", ",,=")]), []);
+    }
+}
