@@ -13,13 +13,14 @@ use rustix::stdio::{stdin, stdout};
 
 use super::extents::{Bounds, MapReader, ReadPace};
 use super::protocol::{
-    CensusRequest, DirectoryRequest, Fault, ImageRequest, MapPart, PlainPath, Reply, Request, Root,
+    CensusRequest, DirectoryRequest, Fault, ImageRequest, MapPart, Reply, Request, Root,
 };
 use super::reply_writer::ReplyWriter;
 use super::survey::{self, SurveyState};
 use super::{census, count, open, space};
 use crate::discover::mounts::Mount;
 use crate::discover::paths::{self, Followed};
+use crate::model::path::PlainPath;
 use crate::sys::heap;
 
 /// Serves requests until the other side closes the socket.
