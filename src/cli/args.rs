@@ -36,17 +36,9 @@ pub enum Command {
     /// Run as a daemon: count at intervals and serve the counts to Prometheus
     Run,
     /// Show the state of the daemon: images, growth, file systems, rescue
-    Status {
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-    },
+    Status(Form),
     /// Show which images will be defragmented and when, and why others are left alone
-    Plan {
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-    },
+    Plan(Form),
     /// Show the free space of the file systems of images, and what a defragmentation could bring
     Space(SpaceArguments),
     /// Stop the defragmentations of the daemon and start no others
@@ -58,11 +50,7 @@ pub enum Command {
     /// Check the host as a monitoring plugin: one line, performance data, exit code
     #[command(after_help = "\
 Exit status: 0 ok, 1 warning, 2 critical, 3 unknown: no daemon answers, or its counts are old.")]
-    Check {
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-    },
+    Check(Form),
     /// Show incidents: kernel messages, actions of the rescue and their effects
     Incidents {
         /// Number of an incident in the list; 1 is the newest
@@ -111,6 +99,14 @@ Exit status: 0 ok, 1 warning, 2 critical, 3 unknown: no daemon answers, or its c
     /// The process that probes one file system; started by the program itself
     #[command(name = crate::probe::worker::HELPER_COMMAND, hide = true)]
     ProbeHelper,
+}
+
+/// Of the subcommands that only show something.
+#[derive(Debug, Args)]
+pub struct Form {
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Of `fragwatch space`.

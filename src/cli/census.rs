@@ -14,7 +14,7 @@ use super::progress::Progress;
 use crate::config::Settings;
 use crate::discover::mounts::{FilesystemScope, Mount};
 use crate::model::path::{PlainPath, shown};
-use crate::model::{Bytes, Census, CensusFile, ExtentCount};
+use crate::model::{Census, CensusFile, ExtentCount};
 use crate::probe::census::needs_xfs;
 use crate::probe::protocol::{CensusRequest, Reply, Request};
 use crate::serve::of_file;
@@ -121,16 +121,12 @@ fn worst(census: &Census) -> String {
         table.row([
             name(file),
             file.extents.to_string(),
-            or_dash(mean(file)),
+            or_dash(file.allocated.per_extent(file.extents)),
             file.size.to_string(),
             file.allocated.to_string(),
         ]);
     }
     table.render()
-}
-
-fn mean(file: &CensusFile) -> Option<Bytes> {
-    file.allocated.0.checked_div(file.extents.0).map(Bytes)
 }
 
 fn name(file: &CensusFile) -> String {

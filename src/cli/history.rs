@@ -23,10 +23,9 @@ pub(super) fn run(arguments: &HistoryArguments, config: Option<&Path>) -> anyhow
     let window =
         Duration::parse(&arguments.since).map_err(|error| anyhow::anyhow!("--since: {error}"))?;
     let now = status::now();
-    let seconds = i64::try_from(window.as_secs()).unwrap_or(i64::MAX);
     let question = HistoryQuery {
         image: name(&arguments.image)?,
-        since: UnixTime(now.0.saturating_sub(seconds)),
+        since: now.before(window),
     };
     let query = serde_urlencoded::to_string(&question)?;
     let past: HistoryResponse = client::get(&settings, &format!("/v1/history?{query}"))?;

@@ -39,7 +39,7 @@ fn table(found: &Found, width: Option<u16>, colours: bool) -> String {
         let mut row = vec![
             shown(&image.sample.path),
             image.sample.extents.to_string(),
-            or_dash(image.sample.mean_extent()),
+            or_dash(image.sample.allocated.per_extent(image.sample.extents)),
             image.sample.size.to_string(),
             image.sample.allocated.to_string(),
             or_dash(found.map_memory(image)),

@@ -49,7 +49,7 @@ fn cost(image: &Image) -> String {
 }
 
 fn paragraph(map: &ExtentMap) -> String {
-    let mean = map.mean().unwrap_or_default();
+    let mean = map.mapped.per_extent(map.extents).unwrap_or_default();
     let mut text = format!(
         "  {} extents in {} fragments, {} holes; mean {mean}, longest {}\n",
         map.extents,

@@ -48,13 +48,13 @@ pub fn main(arguments: &Arguments) -> ExitCode {
             None => scan::run(scan, config),
         },
         Command::Run => crate::daemon::run(config).map(|()| SUCCESS),
-        Command::Status { json } => status::run(*json, config),
-        Command::Plan { json } => planning::run(*json, config),
+        Command::Status(form) => status::run(form.json, config),
+        Command::Plan(form) => planning::run(form.json, config),
         Command::Space(space) => space::run(space, config),
         Command::Pause => pause("/v1/pause", config),
         Command::Resume => pause("/v1/resume", config),
         Command::History(arguments) => history::run(arguments, config),
-        Command::Check { json } => check::run(*json, config),
+        Command::Check(form) => check::run(form.json, config),
         Command::Incidents { n, json, directory } => match directory {
             Some(directory) => incidents::run(*n, *json, directory),
             None => {

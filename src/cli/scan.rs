@@ -67,7 +67,9 @@ fn sort(images: &mut [Image], key: SortKey) {
     images.sort_by(|a, b| a.sample.path.cmp(&b.sample.path));
     match key {
         SortKey::Extents => images.sort_by_key(|image| Reverse(image.sample.extents)),
-        SortKey::Mean => images.sort_by_key(|image| none_last(image.sample.mean_extent())),
+        SortKey::Mean => images.sort_by_key(|Image { sample, .. }| {
+            none_last(sample.allocated.per_extent(sample.extents))
+        }),
         SortKey::Size => images.sort_by_key(|image| Reverse(image.sample.size)),
         SortKey::Allocated => images.sort_by_key(|image| Reverse(image.sample.allocated)),
         SortKey::Path => {}

@@ -31,7 +31,7 @@ fn object(found: &Found, image: &Image) -> Value {
         "extents": sample.extents,
         "size_bytes": sample.size,
         "allocated_bytes": sample.allocated,
-        "mean_extent_bytes": sample.mean_extent(),
+        "mean_extent_bytes": sample.allocated.per_extent(sample.extents),
         "extent_map_memory_bytes": found.map_memory(image),
         "extent_limit": found.extent_limit(image),
         "filesystem": found.filesystem(image).map(filesystem),

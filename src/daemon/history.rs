@@ -156,11 +156,9 @@ fn read_past(path: &Path, window: Duration, now: UnixTime) -> Result<Past, ReadE
         return Ok(Past::new());
     }
     let reader = HistoryReader::open(path)?;
-    let seconds = i64::try_from(window.as_secs()).unwrap_or(i64::MAX);
-    let since = UnixTime(now.0.saturating_sub(seconds));
     // Counts ahead of the clock are left out: they are from before it was set back.
     let mut counts: HashMap<i64, Recent> = HashMap::new();
-    reader.each_count(since..=now, CAPACITY, |image, point| {
+    reader.each_count(now.before(window)..=now, CAPACITY, |image, point| {
         counts.entry(image).or_default().push(point, window);
     })?;
     // By order of recording, not by time, for the same reason.

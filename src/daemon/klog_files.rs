@@ -149,10 +149,8 @@ impl LogFiles {
     /// The next event that only a file has shown.
     pub(super) async fn next(&mut self) -> FileMatch {
         loop {
-            let due = self
-                .waiting
-                .front()
-                .map(|first| KMSG_TIMEOUT.saturating_sub(now().since(first.at)));
+            let due = |first: &FileMatch| KMSG_TIMEOUT.saturating_sub(now().since(first.at));
+            let due = self.waiting.front().map(due);
             tokio::select! {
                 Some(found) = self.matches.recv() => self.waiting.push_back(found),
                 () = tokio::time::sleep(due.unwrap_or(Duration::MAX)), if due.is_some() => {

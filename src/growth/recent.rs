@@ -57,9 +57,8 @@ impl Recent {
     }
 
     fn remove_before(&mut self, now: UnixTime, window: Duration) {
-        let window = i64::try_from(window.as_secs()).unwrap_or(i64::MAX);
-        let oldest = now.0.saturating_sub(window);
-        let old = self.points.partition_point(|point| point.at.0 < oldest);
+        let oldest = now.before(window);
+        let old = self.points.partition_point(|point| point.at < oldest);
         self.points.drain(..old);
     }
 

@@ -47,9 +47,7 @@ pub fn growth(points: &[Point], window: Duration, now: UnixTime) -> Growth {
 
 /// The counts within the window, oldest first, one per time.
 fn in_order(points: &[Point], window: Duration, now: UnixTime) -> Vec<Point> {
-    let window = i64::try_from(window.as_secs()).unwrap_or(i64::MAX);
-    let oldest = now.0.saturating_sub(window);
-    let is_inside = |point: &&Point| (oldest..=now.0).contains(&point.at.0);
+    let is_inside = |point: &&Point| (now.before(window)..=now).contains(&point.at);
     let mut inside: Vec<Point> = points.iter().filter(is_inside).copied().collect();
     // The sort is stable: of several counts of one time the last is kept.
     inside.sort_by_key(|point| point.at);

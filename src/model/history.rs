@@ -5,13 +5,12 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::units::ExtentCount;
+use super::units::units;
 
-/// Wall-clock time in whole seconds since 1970.
-#[derive(
-    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-)]
-#[serde(transparent)]
-pub struct UnixTime(pub i64);
+units! {
+    /// Wall-clock time in whole seconds since 1970.
+    UnixTime(i64),
+}
 
 impl UnixTime {
     /// Converts seconds since 1970 as Prometheus writes them, rounding down.
@@ -19,6 +18,12 @@ impl UnixTime {
         // The cast saturates.
         #[allow(clippy::cast_possible_truncation)]
         UnixTime(seconds.floor() as i64)
+    }
+
+    /// The time that was `duration` ago, saturating.
+    pub fn before(self, duration: std::time::Duration) -> UnixTime {
+        let seconds = i64::try_from(duration.as_secs()).unwrap_or(i64::MAX);
+        UnixTime(self.0.saturating_sub(seconds))
     }
 
     /// Time elapsed since `earlier`; zero if `earlier` is later.

@@ -69,13 +69,6 @@ pub struct Sample {
     pub directory_hint: Bytes,
 }
 
-impl Sample {
-    /// Mean length of an extent; `None` without extents.
-    pub fn mean_extent(&self) -> Option<Bytes> {
-        self.allocated.0.checked_div(self.extents.0).map(Bytes)
-    }
-}
-
 /// An image and its path at the time of a record.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImageRef {

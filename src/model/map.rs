@@ -34,13 +34,6 @@ pub struct ExtentMap {
     pub borders: Borders,
 }
 
-impl ExtentMap {
-    /// Mean length of an extent; `None` without extents.
-    pub fn mean(&self) -> Option<Bytes> {
-        self.mapped.0.checked_div(self.extents.0).map(Bytes)
-    }
-}
-
 /// Builds an [`ExtentMap`] from extents in file order. Another process can continue it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MapBuilder {

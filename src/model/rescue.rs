@@ -5,15 +5,16 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::units::units;
 use super::words::words;
 
-/// A time of `CLOCK_MONOTONIC`, in nanoseconds. It is one word, so that it goes through the rings
-/// of the rescue unchanged; it overflows after 584 years.
-#[derive(
-    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-)]
-#[serde(transparent)]
-pub struct Monotonic(pub u64);
+units! {
+    /// A time of `CLOCK_MONOTONIC`, in nanoseconds. It is one word, so that it goes through the
+    /// rings of the rescue unchanged; it overflows after 584 years.
+    Monotonic(u64),
+    /// Number of an incident, counted from 1 since the start of the daemon.
+    IncidentId(u64),
+}
 
 impl Monotonic {
     /// This time plus `later`, saturating.
@@ -84,13 +85,6 @@ words! {
         DryRun = "dry_run",
     }
 }
-
-/// Number of an incident, counted from 1 since the start of the daemon.
-#[derive(
-    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-)]
-#[serde(transparent)]
-pub struct IncidentId(pub u64);
 
 /// What a match of a kernel-log rule leads to.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]

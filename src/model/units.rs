@@ -15,6 +15,8 @@ macro_rules! units {
     )*};
 }
 
+pub(super) use units;
+
 units! {
     /// A number of bytes.
     Bytes(u64),
@@ -49,6 +51,13 @@ macro_rules! sums {
 }
 
 sums!(Bytes, ExtentCount);
+
+impl Bytes {
+    /// The mean length of an extent, if there are any, in which these bytes are.
+    pub fn per_extent(self, extents: ExtentCount) -> Option<Bytes> {
+        self.0.checked_div(extents.0).map(Bytes)
+    }
+}
 
 impl ExtentCount {
     /// The difference, saturating at 0.

@@ -79,18 +79,13 @@ impl Pages {
 
 /// The routes of the pages.
 pub fn router(pages: Pages) -> Router {
+    let set = |paused| post(move |pages, peer| set_pause(paused, pages, peer));
     Router::new()
         .route("/v1/status", get(status))
         .route("/v1/history", get(history))
         .route("/v1/plan", get(plan))
-        .route(
-            "/v1/pause",
-            post(|pages, peer| set_pause(true, pages, peer)),
-        )
-        .route(
-            "/v1/resume",
-            post(|pages, peer| set_pause(false, pages, peer)),
-        )
+        .route("/v1/pause", set(true))
+        .route("/v1/resume", set(false))
         .with_state(pages)
 }
 
@@ -253,22 +248,19 @@ pub fn listen(control: &Control) -> io::Result<(UnixListener, SocketFile)> {
 }
 
 fn check_free(path: &Path) -> io::Result<()> {
-    match fs::symlink_metadata(path) {
+    let (kind, what) = match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(error),
-        Ok(there) if !there.file_type().is_socket() => {
-            let what = "something lies there that is no socket; remove it or set control.socket";
-            return Err(io::Error::new(io::ErrorKind::AlreadyExists, what));
+        Ok(there) if !there.file_type().is_socket() => (
+            io::ErrorKind::AlreadyExists,
+            "something lies there that is no socket; remove it or set control.socket",
+        ),
+        Ok(_) if net::UnixStream::connect(path).is_ok() => {
+            (io::ErrorKind::AddrInUse, "another daemon answers there")
         }
-        Ok(_) => {}
-    }
-    match net::UnixStream::connect(path) {
-        Ok(_) => {
-            let what = "another daemon answers there";
-            Err(io::Error::new(io::ErrorKind::AddrInUse, what))
-        }
-        Err(_) => Ok(()),
-    }
+        Ok(_) => return Ok(()),
+    };
+    Err(io::Error::new(kind, what))
 }
 
 /// A numeric group, or the GID from group(5).

@@ -17,20 +17,11 @@ const GENERATIONS: usize = 8;
 /// Called on the follower's thread for every line. It should not block.
 pub type OnLine = Box<dyn FnMut(Line<'_>) + Send>;
 
-/// Identifies a file independently of its name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct FileId {
-    device: u64,
-    inode: u64,
-}
+/// Identifies a file independently of its name: device and inode.
+pub(super) type FileId = (u64, u64);
 
-impl FileId {
-    fn of(stat: &Stat) -> FileId {
-        FileId {
-            device: stat.st_dev,
-            inode: stat.st_ino,
-        }
-    }
+fn id_of(stat: &Stat) -> FileId {
+    (stat.st_dev, stat.st_ino)
 }
 
 fn size_of(stat: &Stat) -> u64 {
@@ -111,7 +102,7 @@ impl Followed {
         }
         self.retire(keep);
         let newest = self.generations.last().filter(|newest| newest.at_path);
-        self.state.position = newest.map(|newest| (newest.id.inode, newest.position.offset()));
+        self.state.position = newest.map(|newest| (newest.id.1, newest.position.offset()));
         self.state.down = down;
         grew
     }
@@ -189,7 +180,7 @@ fn refused(what: &'static str, error: Errno) -> Down {
 
 fn checked(stat: &Stat) -> Result<FileId, Down> {
     match FileType::from_raw_mode(stat.st_mode) {
-        FileType::RegularFile => Ok(FileId::of(stat)),
+        FileType::RegularFile => Ok(id_of(stat)),
         FileType::Symlink => Err(Down::Link),
         FileType::Directory => Err(Down::NotRegular("a directory")),
         FileType::Fifo => Err(Down::NotRegular("a FIFO")),
@@ -239,7 +230,7 @@ struct Generation {
 impl Generation {
     fn open(path: &Path, before: Before) -> Result<Generation, Down> {
         let (file, stat) = open_regular(path)?;
-        let id = FileId::of(&stat);
+        let id = id_of(&stat);
         let mut generation = Generation {
             file,
             id,
