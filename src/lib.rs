@@ -49,6 +49,7 @@
 //! | [`assess`] | thresholds, hysteresis, severity (pure) |
 //! | [`maintenance`] | windows, the plan, and the reasons against a run (pure) |
 //! | [`defrag`] | the engines, their guards, and the job that a child process carries out |
+//! | [`protect`] | what keeps images from fragmenting: hints, and the rewrite of an idle image |
 //! | [`klog`] | records of the kernel log and log files, and the rules that match them |
 //! | [`stall`] | the detector for kernels that print no message |
 //! | [`rescue`] | the fast side: from a trigger to free memory |
@@ -85,6 +86,7 @@ mod klog;
 mod maintenance;
 mod model;
 mod probe;
+mod protect;
 mod rescue;
 mod serve;
 #[cfg(test)]

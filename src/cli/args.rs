@@ -84,6 +84,8 @@ Exit status: 0 ok, 1 warning, 2 critical, 3 unknown: no daemon answers, or its c
     },
     /// Defragment images now, with the guards of a maintenance window (needs root)
     Defrag(DefragArguments),
+    /// Keep images from fragmenting (needs root)
+    Protect(ProtectArguments),
     /// Check a configuration and report each mistake with its place
     CheckConfig(CheckConfigArguments),
     /// Print a completion script for a shell
@@ -209,6 +211,26 @@ pub struct DefragArguments {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+}
+
+/// Of `fragwatch protect`.
+#[derive(Debug, Args)]
+pub struct ProtectArguments {
+    /// Rewrite this image, which no VM may be using, so that it has few extents and gets few new ones
+    #[arg(long, value_name = "IMAGE", required_unless_present = "rewrite_finish")]
+    pub rewrite: Option<PathBuf>,
+
+    /// Remove the old file that a rewrite of this image has kept
+    #[arg(long, value_name = "IMAGE", conflicts_with = "rewrite")]
+    pub rewrite_finish: Option<PathBuf>,
+
+    /// Also rewrite an image that shares blocks with a reflink copy
+    #[arg(long)]
+    pub force: bool,
+
+    /// Check all guards and change nothing
+    #[arg(long)]
+    pub dry_run: bool,
 }
 
 /// What defragments.

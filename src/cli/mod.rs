@@ -24,6 +24,7 @@ mod map_view;
 mod output;
 mod planning;
 mod progress;
+mod protect;
 mod scan;
 mod scan_json;
 mod space;
@@ -64,6 +65,7 @@ pub fn main(arguments: &Arguments) -> ExitCode {
         },
         Command::Drill { act } => drill::run(*act, config),
         Command::Defrag(defrag) => defrag::run(defrag, config),
+        Command::Protect(protect) => protect::run(protect, config),
         Command::CheckConfig(check) => check_config::run(check, config),
         Command::Completions { shell } => generate::completions(*shell),
         Command::Man { directory } => generate::man(directory),

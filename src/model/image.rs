@@ -18,6 +18,10 @@ pub struct ImageId {
     pub inode: u64,
 }
 
+/// What the name of an image gets appended for the old file that a rewrite keeps. Such a file is no
+/// image.
+pub const KEPT_SUFFIX: &str = ".before-rewrite";
+
 words! {
     /// Format of a disk image; the name is that of QEMU, except for `vhd`, which QEMU calls `vpc`.
     pub enum Format: Display {

@@ -93,6 +93,10 @@ words! {
         NotAFile = "not_a_file",
         /// The kernel reports another path for it.
         Elsewhere = "elsewhere",
+        /// It has several names.
+        HardLinks = "hard_links",
+        /// The old file of an earlier rewrite is beside it.
+        KeptFile = "kept_file",
         /// Its file system is mounted read-only.
         ReadOnly = "read_only",
         /// Another run is in progress on its file system.

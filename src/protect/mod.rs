@@ -1,0 +1,3 @@
+//! Prevention: images that cannot fragment, or no longer.
+
+pub mod rewrite;
