@@ -117,8 +117,13 @@ impl Names<'_> {
     fn swap(&self) -> io::Result<()> {
         let directory = &self.target.directory;
         let (image, kept) = (self.image(), self.kept.as_os_str());
-        renameat_with(directory, image, directory, kept, RenameFlags::EXCHANGE)?;
-        Ok(fsync(directory)?)
+        Ok(renameat_with(
+            directory,
+            image,
+            directory,
+            kept,
+            RenameFlags::EXCHANGE,
+        )?)
     }
 
     /// Links the copy, and exchanges the names if nobody has come until then.
@@ -142,6 +147,7 @@ impl Names<'_> {
             return Err(renamed().into());
         }
         set_immutable(old, true).map_err(cannot("the old file cannot be made immutable"))?;
+        fsync(&self.target.directory).map_err(cannot("its directory cannot be flushed"))?;
         let exchanged = Instant::now();
         loop {
             gate.deny_foreign()?;
@@ -192,6 +198,8 @@ impl Names<'_> {
             if removed.and_then(|()| fsync(directory)).is_err() {
                 return outcome;
             }
+        } else if self.leads_to(self.image(), self.copy) {
+            return outcome;
         }
         // Without a history there is nothing to put back.
         let _ = self.note.history_back();
