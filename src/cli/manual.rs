@@ -16,9 +16,9 @@ macro_rules! sections {
 }
 
 /// Additional sections in Markdown, by page name.
-const SECTIONS: [(&str, &str); 10] = sections!(
+const SECTIONS: [(&str, &str); 11] = sections!(
     "fragwatch" "fragwatch-check" "fragwatch-defrag" "fragwatch-drill" "fragwatch-history"
-    "fragwatch-plan" "fragwatch-run" "fragwatch-scan" "fragwatch-space" "fragwatch-status"
+    "fragwatch-plan" "fragwatch-protect" "fragwatch-run" "fragwatch-scan" "fragwatch-space" "fragwatch-status"
 );
 const CONFIGURATION: &str = include_str!("../../config/fragwatch.toml");
 const CONFIGURATION_HEAD: &str = include_str!("../../packaging/man/fragwatch.toml.md");

@@ -30,7 +30,8 @@ pub struct Picture {
     accessed: (i64, i64),
     modified: (i64, i64),
     extended: BTreeMap<Vec<u8>, Vec<u8>>,
-    /// As xfs_io shows them; without the two that say how the file is allocated.
+    /// As xfs_io shows them; without those that say how it is
+    /// allocated, whether it ever had attributes, and whether it is kept.
     flags: String,
     project: String,
     cow_hint: String,
@@ -53,7 +54,7 @@ pub fn of(path: &Path) -> Picture {
         accessed: (stat.atime(), stat.atime_nsec()),
         modified: (stat.mtime(), stat.mtime_nsec()),
         extended: extended(path),
-        flags: flags.replace(['p', 'e', 'i'], "-"),
+        flags: flags.replace(['p', 'e', 'i', 'X'], "-"),
         project: value("fsxattr.projid = "),
         cow_hint: value("fsxattr.cowextsize = "),
         // Last: it reads the file.

@@ -49,6 +49,10 @@ fn it_becomes_whole_and_stays_itself() {
             picture::colour(&image);
         }
         let (before, old) = (picture::of(&image), inode(&image));
+        if kind[1].contains("reflink=0") {
+            // The picture itself has read it.
+            picture::set_times(&image, 1_700_000_000, 1);
+        }
         let from = tools::xfs_io_stat_nextents(&image);
         let text = rewrite(&bed, &image);
         assert!(text.contains("the old file is kept"), "{text}");

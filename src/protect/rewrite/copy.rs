@@ -14,12 +14,13 @@ use rustix::io::Errno;
 
 use super::metadata::Metadata;
 use super::plan::Plan;
-use super::{Work, cannot};
+use super::work::{Work, cannot};
 use crate::defrag::guard::{self, Target};
 use crate::model::{Bytes, RunOutcome, Share};
 
 /// Length of a read or write. Openers wait for one to end.
-const PIECE: u64 = 1 << 20;
+const PIECE: u64 = LENGTH as u64;
+const LENGTH: usize = 1 << 20;
 /// What is allocated at once, for the same reason: in fragmented free space it takes long.
 const ALLOCATION: u64 = 256 << 20;
 /// Alignment of direct I/O: that of the largest block of any XFS.
@@ -33,7 +34,7 @@ struct Buffer {
 
 impl Buffer {
     fn new() -> Buffer {
-        let bytes = vec![0; PIECE as usize + ALIGNMENT];
+        let bytes = vec![0; LENGTH + ALIGNMENT];
         // The vector never grows, so its memory stays where it is.
         let start = bytes.as_ptr().align_offset(ALIGNMENT).min(ALIGNMENT);
         Buffer { bytes, start }

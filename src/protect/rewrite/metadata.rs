@@ -13,7 +13,7 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use super::cannot;
+use super::work::cannot;
 use crate::model::{Bytes, RunOutcome};
 use crate::sys::fsxattr::{self, FLAG_EXTENT_SIZE};
 

@@ -21,9 +21,9 @@ use rustix::fs::{AtFlags, fsync, unlinkat};
 use serde::{Deserialize, Serialize};
 
 use super::metadata::Metadata;
-use super::{kept_name, kept_path};
 use crate::defrag::{HostInterfaces, guard, notes};
 use crate::history::{StoreError, rekey};
+use crate::model::image::{kept_name, kept_path};
 use crate::model::path::{shown, wire};
 use crate::model::{FilesystemKind, ImageKey, ReasonCode, Refusal};
 use crate::probe::{self, open};
