@@ -163,6 +163,10 @@ mod tests {
         assert!(!first.is_finished());
         group.allow(opening).unwrap();
         first.join().unwrap().unwrap();
+        let denied = open();
+        group.deny(next(&group)).unwrap();
+        let error = denied.join().unwrap().unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::EPERM));
         // And whoever waits when the group goes is let through as well.
         let second = open();
         drop(next(&group));

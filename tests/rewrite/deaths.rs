@@ -12,7 +12,7 @@ use super::support::random::Random;
 use super::support::skip::Here;
 use super::support::{self, Bed, MIB, Stall, failing, guest, tools};
 use super::{
-    bed, finish, inode, is_immutable, kept, names, noted, protect, recover, remove,
+    bed, duration, finish, inode, is_immutable, kept, names, noted, protect, recover, remove,
     repair_finds_nothing,
 };
 
@@ -48,14 +48,16 @@ fn is_whole_and_known(bed: &Bed, image: &Path, old: u64, sum: &str) -> bool {
 fn killed_at_any_moment_it_leaves_one_whole_image() {
     let mut bed = support::require!(bed(&["-m", "reflink=1,rmapbt=1"]));
     let image = bed.path().join("vm.raw");
+    let make = |image: &Path| guest::random_direct_writes(image, 4 * MIB, 512);
+    let took = duration(&bed, bed.path(), make);
     let (mut killed, mut exchanged) = (0, 0);
     for seed in 0..KILLS {
         let mut random = Random::new(seed);
         let _ = fs::remove_file(&image);
-        guest::random_direct_writes(&image, 4 * MIB, 512);
+        make(&image);
         let (sum, old) = (tools::checksum(&image), inode(&image));
         let mut child = Child::spawn(&mut protect(&bed, "--rewrite", &image, "")).unwrap();
-        thread::sleep(Duration::from_micros(random.below(500_000)));
+        thread::sleep(took.mul_f64(random.below(1200) as f64 / 1000.0));
         child.signal(Signal::KILL);
         killed += u64::from(!child.end().success());
         exchanged += u64::from(is_whole_and_known(&bed, &image, old, &sum));
@@ -104,15 +106,19 @@ fn power_cuts(kind: &[&str]) -> Here<()> {
     tools::have("xfs_repair")?;
     let stall = Stall::with(kind)?;
     let image = stall.path().join("vm.raw");
+    let make = |image: &Path| {
+        guest::random_direct_writes(image, 8 * MIB, 1024);
+        stall.bed().sync();
+    };
+    let took = duration(stall.bed(), &stall.path(), make);
     let (mut cut, mut exchanged) = (0, 0);
     for seed in 0..CUTS {
         remove(&kept(&image));
         let _ = fs::remove_file(&image);
-        guest::random_direct_writes(&image, 8 * MIB, 1024);
-        stall.bed().sync();
+        make(&image);
         let (sum, old) = (tools::checksum(&image), inode(&image));
         let mut child = Child::spawn(&mut protect(stall.bed(), "--rewrite", &image, "")).unwrap();
-        thread::sleep(Duration::from_millis(Random::new(seed).below(900)));
+        thread::sleep(took.mul_f64(Random::new(seed).below(1200) as f64 / 1000.0));
         let mut after = stall.power_cut()?;
         cut += u64::from(child.wait(Duration::ZERO).is_none());
         child.signal(Signal::KILL);

@@ -14,6 +14,10 @@
     clippy::panic,
     reason = "clippy knows the tests, but not what they call"
 )]
+#![allow(
+    clippy::cast_precision_loss,
+    reason = "numbers of these tests are small"
+)]
 #![allow(unreachable_pub, reason = "a test crate has no outside")]
 
 #[path = "../support/mod.rs"]
@@ -30,6 +34,8 @@ use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use support::daemon::fragwatch;
 use support::skip::Here;
@@ -86,6 +92,20 @@ fn said(command: &mut Command, succeeds: bool) -> String {
 
 fn rewrite(bed: &Bed, image: &Path) -> String {
     said(&mut protect(bed, "--rewrite", image, ""), true)
+}
+
+/// How long a rewrite takes on this machine, now: of an image like that, which then is as it was.
+fn duration(bed: &Bed, directory: &Path, make: impl Fn(&Path)) -> Duration {
+    let image = directory.join("like it");
+    make(&image);
+    // Else it first waits for it to be old enough.
+    thread::sleep(Duration::from_millis(200));
+    let began = Instant::now();
+    rewrite(bed, &image);
+    let took = began.elapsed();
+    finish(bed, &image);
+    fs::remove_file(image).unwrap();
+    took
 }
 
 fn finish(bed: &Bed, image: &Path) -> String {

@@ -16,7 +16,7 @@ use rustix::process::Signal;
 use super::support::child::Child;
 use super::support::random::Random;
 use super::support::{self, Bed, MIB, guest, tools};
-use super::{bed, inode, kept, names, noted, protect, remove};
+use super::{bed, duration, inode, kept, names, noted, protect, remove};
 
 /// Whatever is waited for comes within this time.
 const SOON: Duration = Duration::from_secs(30);
@@ -128,10 +128,13 @@ fn no_write_is_lost_around_the_exchange() {
     let bed = support::require!(bed(&["-m", "reflink=1"]));
     let image = bed.path().join("vm.raw");
     let is_over = AtomicBool::new(false);
-    guest::random_direct_writes(&image, 2 * MIB, 256);
+    let make = |image: &Path| guest::random_direct_writes(image, 2 * MIB, 256);
+    // Twice that is rest enough, mostly.
+    let rest = 3 * duration(&bed, bed.path(), make);
+    make(&image);
     thread::scope(|scope| {
-        let writer = scope.spawn(|| write_often(&image, &is_over));
-        let deadline = Instant::now() + Duration::from_secs(240);
+        let writer = scope.spawn(|| write_often(&image, rest, &is_over));
+        let deadline = Instant::now() + Duration::from_secs(120);
         let (mut done, mut left) = (0, 0);
         while (done < 8 || left < 3) && Instant::now() < deadline {
             let output = protect(&bed, "--rewrite", &image, "").output().unwrap();
@@ -152,7 +155,7 @@ fn no_write_is_lost_around_the_exchange() {
         is_over.store(true, Ordering::Relaxed);
         let (last, denied) = writer.join().unwrap();
         eprintln!("{done} rewritten, {left} left alone; {denied} opens denied");
-        assert!(done >= 3, "{done}");
+        assert!(done >= 1, "{done}");
         let found = fs::read(&image).unwrap();
         for (slot, value) in last.into_iter().enumerate() {
             let at = slot * 4096;
@@ -164,13 +167,13 @@ fn no_write_is_lost_around_the_exchange() {
 
 /// Writes ascending numbers into the first blocks, opening it by name for each; returns the last of
 /// each block, and how often it was denied.
-fn write_often(image: &Path, is_over: &AtomicBool) -> (Vec<u64>, u64) {
+fn write_often(image: &Path, rest: Duration, is_over: &AtomicBool) -> (Vec<u64>, u64) {
     let mut random = Random::new(11);
     let (mut last, mut denied) = (vec![0; 64], 0);
     let mut number = 0;
     while !is_over.load(Ordering::Relaxed) {
         // Longer than a rewrite takes, or shorter.
-        thread::sleep(Duration::from_millis(random.below(900)));
+        thread::sleep(rest.mul_f64(random.below(1000) as f64 / 1000.0));
         for _ in 0..random.below(20) {
             match OpenOptions::new().write(true).open(image) {
                 Ok(file) => {
