@@ -49,7 +49,7 @@
 //! | [`assess`] | thresholds, hysteresis, severity (pure) |
 //! | [`maintenance`] | windows, the plan, and the reasons against a run (pure) |
 //! | [`defrag`] | the engines, their guards, and the job that a child process carries out |
-//! | [`protect`] | how many extents an image can gain, and the hints that limit it |
+//! | [`protect`] | how many extents an image can gain, hints that limit it, and the rewrite of an idle image |
 //! | [`klog`] | records of the kernel log and log files, and the rules that match them |
 //! | [`stall`] | the detector for kernels that print no message |
 //! | [`rescue`] | the fast side: from a trigger to free memory |

@@ -12,7 +12,7 @@
 //!
 //! | file | idea |
 //! |---|---|
-//! | `count`, `census`, `map`, `space`, `scan`, `owner`, `daemon`, `history`, `reaction`, `rest`, `online`, `fsr`, `rules` | rows of the table each |
+//! | `count`, `census`, `map`, `space`, `scan`, `owner`, `daemon`, `history`, `reaction`, `rest`, `online`, `fsr`, `rules`, `protect` | rows of the table each |
 //! | `scale` | two more: ten thousand images, and a long history |
 //! | `samples` | repetitions of a measurement, and how they are taken in turns |
 //! | `run`     | runs a command and takes its time or its memory |
@@ -49,6 +49,7 @@ mod machine;
 mod map;
 mod online;
 mod owner;
+mod protect;
 mod reaction;
 mod rest;
 mod rules;
@@ -68,7 +69,7 @@ use table::Row;
 type Measure = fn(usize) -> Here<Vec<Row>>;
 
 /// What is measured, by the name that `--only` takes.
-const ROWS: [(&str, Measure); 16] = [
+const ROWS: [(&str, Measure); 17] = [
     ("count", count::rows),
     ("census", census::rows),
     ("map", map::rows),
@@ -85,6 +86,7 @@ const ROWS: [(&str, Measure); 16] = [
     ("idle", online::idle_rows),
     ("fsr", fsr::rows),
     ("rules", rules::rows),
+    ("protect", protect::rows),
 ];
 
 /// How the numbers are to be read.

@@ -147,11 +147,12 @@ pub struct DoctorArguments {
 
 /// Of `fragwatch protect`.
 #[derive(Debug, Default, Args)]
+#[command(group(clap::ArgGroup::new("change").args(["apply", "rewrite"])))]
 #[command(after_help = "\
 Exit status: 0 when everything was done, 1 when something could not be read, set or restored, 2 on
 wrong usage, or if nothing could be done.
 
-Without --apply or --undo nothing is changed.")]
+Without --apply, --undo or --rewrite nothing is changed.")]
 pub struct ProtectArguments {
     /// Files and directories [default: the paths of the configuration]
     #[arg(value_name = "PATH")]
@@ -162,13 +163,26 @@ pub struct ProtectArguments {
     #[arg(long)]
     pub apply: bool,
 
-    /// With --apply: also where little space is free, and on thin-provisioned storage
-    #[arg(long, requires = "apply")]
+    /// With --apply: also where little space is free, and on thin-provisioned storage; with --rewrite:
+    /// also if the image shares blocks with a reflink copy
+    #[arg(long, requires = "change")]
     pub force: bool,
 
     /// Restore all hints that --apply has changed (needs root)
     #[arg(long, conflicts_with_all = ["apply", "paths"])]
     pub undo: bool,
+
+    /// Rewrite this image, which no VM may be using, so that it has few extents and gets few new ones
+    #[arg(long, value_name = "IMAGE", conflicts_with_all = ["apply", "undo", "paths", "json"])]
+    pub rewrite: Option<PathBuf>,
+
+    /// Remove the old file that a rewrite of this image has kept
+    #[arg(long, value_name = "IMAGE", conflicts_with_all = ["rewrite", "apply", "undo", "paths", "json"])]
+    pub rewrite_finish: Option<PathBuf>,
+
+    /// With --rewrite: check all guards and change nothing
+    #[arg(long, requires = "rewrite")]
+    pub dry_run: bool,
 
     /// Print JSON
     #[arg(long)]

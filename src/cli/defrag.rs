@@ -24,6 +24,7 @@ use crate::defrag::job::{DefragJob, JobMessage, JobProgress, JobReport, PassedOv
 use crate::defrag::run::Hold;
 use crate::model::path::shown;
 use crate::model::{Engine, ReasonCode, RunForecast, RunOutcome, RunReport, Stop, unknown_reason};
+use crate::protect::rewrite;
 use crate::serve::of_file;
 use crate::state_dir::StateDir;
 use crate::sys::child::ignore;
@@ -148,13 +149,15 @@ pub(super) fn job() -> anyhow::Result<u8> {
     Ok(SUCCESS)
 }
 
-/// Restores the hints left by killed runs. Never fails: what cannot be restored stays recorded.
+/// Restores the hints left by killed runs, and ends what killed rewrites have begun. Never fails:
+/// what cannot be done stays recorded.
 pub(super) fn restore_hints(hints: &Path) -> u8 {
     hint::restore_all(hints, |text| output::eprint_error(&text));
+    rewrite::recover(hints, |text| output::eprint_error(&text));
     SUCCESS
 }
 
-struct Signals {
+pub(super) struct Signals {
     ended: Arc<AtomicBool>,
     suspended: Arc<AtomicBool>,
     /// When the maintenance window closes.
@@ -166,7 +169,7 @@ impl Signals {
     /// and the kernel then ends xfs_fsr. Ctrl-Z ends the run before it stops the process: a stopped
     /// process would block every process waiting at the gate. SIGTTOU is ignored for the same
     /// reason: writing to the terminal must not stop a background process (`stty tostop`).
-    fn handle() -> anyhow::Result<Signals> {
+    pub(super) fn handle() -> anyhow::Result<Signals> {
         let ended = Arc::new(AtomicBool::new(false));
         for signal in [SIGINT, SIGTERM, SIGHUP] {
             let ended = || Arc::clone(&ended);
@@ -187,7 +190,7 @@ impl Signals {
         self.ended.load(Ordering::Relaxed)
     }
 
-    fn order(&self) -> Option<Stop> {
+    pub(super) fn order(&self) -> Option<Stop> {
         let is_over = |until| Instant::now() >= until;
         match () {
             () if self.ended() => Some(Stop::Shutdown),

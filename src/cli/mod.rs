@@ -27,6 +27,7 @@ mod planning;
 mod progress;
 mod protect;
 mod protect_audit;
+mod protect_rewrite;
 mod protect_view;
 mod scan;
 mod scan_json;

@@ -8,7 +8,7 @@ use super::args::ProtectArguments;
 use super::command::load_config;
 use super::output::{self, INCOMPLETE, SUCCESS};
 use super::protect_audit::{Audit, AuditedPlace};
-use super::protect_view as view;
+use super::{protect_rewrite, protect_view as view};
 use crate::config::Settings;
 use crate::defrag::HostInterfaces;
 use crate::protect::apply::{self, Applied, Undone};
@@ -18,6 +18,9 @@ use crate::state_dir::StateDir;
 
 pub(super) fn run(arguments: &ProtectArguments, config: Option<&Path>) -> anyhow::Result<u8> {
     let settings = load_config(config)?.settings;
+    if arguments.rewrite.is_some() || arguments.rewrite_finish.is_some() {
+        return protect_rewrite::run(arguments, settings);
+    }
     let is_root = rustix::process::geteuid().is_root();
     if (arguments.apply || arguments.undo) && !is_root {
         bail!("setting and restoring hints needs root");

@@ -26,11 +26,11 @@ const INTERVAL: Duration = Duration::from_millis(100);
 
 /// The helper; ended on drop.
 #[derive(Debug)]
-pub(super) struct Awake(Option<Child>);
+pub(crate) struct Awake(Option<Child>);
 
 impl Awake {
     /// Starts the helper. If that fails, the run continues without it.
-    pub(super) fn start() -> Awake {
+    pub(crate) fn start() -> Awake {
         let mut command = Command::new("/proc/self/exe");
         command
             .arg0("fragwatch")

@@ -26,6 +26,7 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::time::{ClockId, clock_gettime};
 
 use super::HostInterfaces;
+use super::gate::Gate;
 use super::guard::{self, Target};
 use super::meter::Meter;
 use super::pressure::{Asked, Gauge};
@@ -105,14 +106,14 @@ impl Progress {
 }
 
 /// The outcome of a run that failed because of an error.
-pub(super) fn failed(what: &str, error: &io::Error) -> RunOutcome {
+pub(crate) fn failed(what: &str, error: &io::Error) -> RunOutcome {
     let reason = format!("{what}: {}", reason(error));
     RunOutcome::Failed { reason }
 }
 
 /// Locks the root directory of the image's file system, so that only one run at a time works on it,
 /// whichever process starts it. Refused while another run holds the lock.
-pub(super) fn lock_filesystem(target: &Target) -> Result<File, Refusal> {
+pub(crate) fn lock_filesystem(target: &Target) -> Result<File, Refusal> {
     let root = open::mount_point(&target.mount.point)?;
     match flock(&root, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(root),
@@ -121,14 +122,26 @@ pub(super) fn lock_filesystem(target: &Target) -> Result<File, Refusal> {
     }
 }
 
+/// Raises the gate of the image. Refused where openers cannot be held.
+pub(crate) fn raise_gate(file: &File, host: &HostInterfaces) -> Result<Gate, Refusal> {
+    Gate::raise(file, &host.proc).map_err(|error| {
+        let text = format!(
+            "who opens it could not be held meanwhile (fanotify: {}): run as root, with \
+             CAP_SYS_ADMIN",
+            reason(&error)
+        );
+        Refusal::new(ReasonCode::NoGate, text)
+    })
+}
+
 /// Counts the extents of the image, by FS_IOC_FSGETXATTR.
-pub(super) fn count(target: &Target) -> io::Result<ExtentCount> {
+pub(crate) fn count(target: &Target) -> io::Result<ExtentCount> {
     let attributes = fsxattr::attributes(&target.file)?;
     Ok(ExtentCount(attributes.extents.into()))
 }
 
 /// CLOCK_MONOTONIC, for a [`Machine`](super::run::Machine).
-pub(super) fn monotonic() -> Duration {
+pub(crate) fn monotonic() -> Duration {
     let now = clock_gettime(ClockId::Monotonic);
     Duration::new(
         now.tv_sec.try_into().unwrap_or(0),
@@ -138,9 +151,9 @@ pub(super) fn monotonic() -> Duration {
 
 /// A run in progress, and the checks between its steps: orders, bandwidth, I/O pressure, and
 /// presence of the image.
-pub(super) struct Controls<'t, 'r> {
-    pub(super) request: Request<'r>,
-    pub(super) target: &'t Target,
+pub(crate) struct Controls<'t, 'r> {
+    pub(crate) request: Request<'r>,
+    pub(crate) target: &'t Target,
     began: Instant,
     present_at: Instant,
     meter: Meter,
@@ -152,7 +165,7 @@ pub(super) struct Controls<'t, 'r> {
 }
 
 impl<'t, 'r> Controls<'t, 'r> {
-    pub(super) fn new(request: Request<'r>, target: &'t Target) -> Controls<'t, 'r> {
+    pub(crate) fn new(request: Request<'r>, target: &'t Target) -> Controls<'t, 'r> {
         let began = Instant::now();
         Controls {
             meter: Meter::new(Bytes(request.limits.bandwidth.0)),
@@ -170,18 +183,18 @@ impl<'t, 'r> Controls<'t, 'r> {
 
     /// The guard for the I/O pressure. If the pressure seems too high, it is read again a second
     /// later, unless `again`: then processes may wait at the gate.
-    pub(super) fn check_pressure(&mut self, again: bool) -> Result<(), Refusal> {
+    pub(crate) fn check_pressure(&mut self, again: bool) -> Result<(), Refusal> {
         let (host, most) = (self.request.host, self.request.limits.max_io_pressure);
         guard::check_pressure(&mut self.gauge, most, host, again)
     }
 
     /// Sends an event.
-    pub(super) fn send(&mut self, event: Event) {
+    pub(crate) fn send(&mut self, event: Event) {
         (self.request.watch)(event);
     }
 
     /// The reason to stop: an order, or that the image was removed or its file system unmounted.
-    pub(super) fn stop(&mut self) -> Option<Stop> {
+    pub(crate) fn stop(&mut self) -> Option<Stop> {
         if let Some(stop) = (self.request.orders)() {
             return Some(stop);
         }
@@ -194,7 +207,7 @@ impl<'t, 'r> Controls<'t, 'r> {
     }
 
     /// The inputs for the machine of a run that has moved `moved` bytes in total.
-    pub(super) fn inputs(&mut self, moved: Bytes) -> Vec<Input> {
+    pub(crate) fn inputs(&mut self, moved: Bytes) -> Vec<Input> {
         let mut inputs = Vec::from_iter(self.stop().map(Input::Stop));
         let is_over = self.meter.is_over(self.began.elapsed(), moved);
         inputs.push(Input::Held(Hold::Bandwidth, is_over));
@@ -203,7 +216,7 @@ impl<'t, 'r> Controls<'t, 'r> {
     }
 
     /// Adds up the time during which the run is held.
-    pub(super) fn note_held(&mut self, is_held: bool) {
+    pub(crate) fn note_held(&mut self, is_held: bool) {
         let now = Instant::now();
         if let Some(since) = std::mem::replace(&mut self.held_since, is_held.then_some(now)) {
             self.held += now - since;
@@ -211,7 +224,7 @@ impl<'t, 'r> Controls<'t, 'r> {
     }
 
     /// The total time during which the run was held.
-    pub(super) fn held(&self) -> Duration {
+    pub(crate) fn held(&self) -> Duration {
         self.held
     }
 

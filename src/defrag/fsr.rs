@@ -21,7 +21,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::awake::Awake;
-use super::engine::{Controls, Event, Progress, count, failed, lock_filesystem, monotonic};
+use super::engine::{
+    Controls, Event, Progress, count, failed, lock_filesystem, monotonic, raise_gate,
+};
 use super::gate::Gate;
 use super::guard::{self, Checked};
 use super::run::{Input, Machine, RunState};
@@ -30,7 +32,6 @@ use crate::model::{
     Account, Borders, Engine, ExtentCount, ReasonCode, Refusal, RunForecast, RunOutcome, RunReport,
     Stop,
 };
-use crate::probe::reason;
 pub(super) use process::program;
 use process::{End, XfsFsr};
 
@@ -202,16 +203,8 @@ fn clear(controls: &mut Controls<'_, '_>) -> Result<Cleared, RunOutcome> {
     // Before the gate is raised: nobody waits for it.
     guard::check_free_extents(target, &checked, &mut || controls.stop())?;
     controls.check_pressure(false)?;
-    let no_gate = |error: io::Error| {
-        let text = format!(
-            "who opens it could not be held meanwhile (fanotify: {}): run as root, with \
-             CAP_SYS_ADMIN",
-            reason(&error)
-        );
-        Refusal::new(ReasonCode::NoGate, text)
-    };
     let awake = Awake::start();
-    let mut gate = Gate::raise(&target.file, &host.proc).map_err(no_gate)?;
+    let mut gate = raise_gate(&target.file, host)?;
     guard::check_unused(target, &mut gate, host)?;
     guard::check_settled(target, &mut gate)?;
     let borders = guard::check_map(target, count(target)?, &mut gate, &mut || controls.stop())?;

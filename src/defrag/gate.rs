@@ -136,6 +136,22 @@ impl Gate {
         Ok(None)
     }
 
+    /// Allows ours, and makes the opens of all others that wait fail with EPERM.
+    pub fn deny_foreign(&mut self) -> io::Result<()> {
+        let mut waiting = std::mem::take(&mut self.waiting);
+        while let Some(opening) = self.group.next()? {
+            match self.is_ours(opening.pid) {
+                true => self.allow(opening),
+                false => waiting.push(opening),
+            }
+        }
+        for opening in waiting {
+            // One that no longer waits opens nothing.
+            let _ = self.group.deny(opening);
+        }
+        Ok(())
+    }
+
     fn allow(&self, opening: Opening) {
         // An opener that no longer waits needs no permission.
         let _ = self.group.allow(opening);

@@ -32,10 +32,12 @@ use crate::sys::{geometry, locks, mounts};
 
 /// FS_XFLAG_* (include/uapi/linux/fs.h).
 const REALTIME: u32 = 0x1;
-const IMMUTABLE: u32 = 0x8;
+/// Cannot be written, renamed or removed (chattr(1), `i`).
+pub(crate) const IMMUTABLE: u32 = 0x8;
 const APPEND: u32 = 0x10;
 const NODEFRAG: u32 = 0x2000;
-const DAX: u32 = 0x8000;
+/// Mapped from persistent memory.
+pub(crate) const DAX: u32 = 0x8000;
 
 const LIST: OFlags = OFlags::RDONLY
     .union(OFlags::DIRECTORY)
@@ -46,7 +48,7 @@ const SETTLED: Duration = Duration::from_millis(100);
 /// Free space that the online engine needs: two segments, and what the allocator sets aside.
 const ROOM: Bytes = Bytes(64 << 20);
 /// How long our own probe may have the image open; also the time limit for [`check_settled`].
-const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
+pub(crate) const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long a process not shown by /proc may have it open: a killed process has no files there
 /// while the kernel still closes them (do_exit, kernel/exit.c).
 const UNSEEN_TIMEOUT: Duration = Duration::from_secs(5);
@@ -176,10 +178,21 @@ fn walk(path: &Path) -> Result<(OwnedFd, &OsStr), Refusal> {
     let (Some(name), Some(above)) = (path.file_name(), path.parent()) else {
         return Err(ReasonCode::NotAbsolute.into());
     };
+    Ok((descend(above)?, name))
+}
+
+/// Opens a directory for reading, following no symbolic link in any part of its path.
+pub(crate) fn directory(path: &Path) -> Result<OwnedFd, Refusal> {
+    // An O_PATH descriptor cannot be listed.
+    Ok(openat(descend(path)?, ".", LIST, Mode::empty())?)
+}
+
+/// Opens a directory (O_PATH), following no symbolic link in any part of its path.
+fn descend(path: &Path) -> Result<OwnedFd, Refusal> {
     let access = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let mut at = openat(CWD, "/", access, Mode::empty())?;
     let mut so_far = PathBuf::from("/");
-    let mut components = above.components();
+    let mut components = path.components();
     if components.next() != Some(Component::RootDir) {
         return Err(ReasonCode::NotAbsolute.into());
     }
@@ -195,7 +208,7 @@ fn walk(path: &Path) -> Result<(OwnedFd, &OsStr), Refusal> {
             return Err(Refusal::new(ReasonCode::Link, text));
         }
     }
-    Ok((at, name))
+    Ok(at)
 }
 
 /// Checks the conditions that can be checked at any time: flags, space, the length of the swap.
@@ -259,7 +272,7 @@ fn check_flags(marks: u32) -> Result<(), Refusal> {
 }
 
 /// Checks that neither its flags nor its use as a swap file forbid touching it.
-fn check_marks(target: &Target, host: &HostInterfaces) -> Result<Attributes, Refusal> {
+pub(crate) fn check_marks(target: &Target, host: &HostInterfaces) -> Result<Attributes, Refusal> {
     let attributes = fsxattr::attributes(&target.file)?;
     check_flags(attributes.flags)?;
     match is_swap(&host.proc, &target.path) {
@@ -275,7 +288,7 @@ fn at_least_two(extents: u32) -> Result<ExtentCount, Refusal> {
     }
 }
 
-pub(super) fn near_ideal(extents: ExtentCount) -> Refusal {
+pub(crate) fn near_ideal(extents: ExtentCount) -> Refusal {
     let plural = if extents.0 == 1 { "" } else { "s" };
     let text = format!("already near its ideal: {extents} extent{plural}");
     Refusal::new(ReasonCode::NearIdeal, text)
@@ -326,7 +339,8 @@ pub(super) fn check_room(target: &Target, keep_free: Share) -> Result<(), Refusa
     check_space(target, ROOM, keep_free)
 }
 
-fn check_space(target: &Target, needs: Bytes, keep_free: Share) -> Result<(), Refusal> {
+/// Checks that `needs` can be allocated, and `keep_free` of the file system then remains free.
+pub(crate) fn check_space(target: &Target, needs: Bytes, keep_free: Share) -> Result<(), Refusal> {
     let size = fstatvfs(&target.file)?;
     let bytes = |blocks: u64| Bytes(blocks.saturating_mul(size.f_frsize));
     let (free, keeps) = (
@@ -416,7 +430,7 @@ fn used_by(by: Option<NamedProcess>) -> Refusal {
 }
 
 /// Lets all waiting processes open the image: the run has not begun. One that is not ours uses it.
-fn let_in(gate: &mut Gate) -> Result<(), Refusal> {
+pub(crate) fn let_in(gate: &mut Gate) -> Result<(), Refusal> {
     match gate.let_all_in()? {
         Some(process) => Err(used_by(Some(process))),
         None => Ok(()),

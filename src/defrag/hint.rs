@@ -8,15 +8,13 @@
 //! since, the run continues with that hint and leaves it. (Such a change between our check and our
 //! own change is overwritten; the kernel has no atomic compare and set.)
 
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FlockOperation, Mode, OFlags, flock, open};
 use serde::{Deserialize, Serialize};
 
-use crate::durable;
+use super::notes;
 use crate::model::Bytes;
 use crate::model::path::shown;
 use crate::probe::located::Located;
@@ -67,7 +65,7 @@ impl Hint {
             ours: ours.iter().map(|size| in_bytes(*size)).collect(),
         };
         let file = file_of(directory, &record.image);
-        let lock = write(directory, &file, &record)?;
+        let lock = notes::write(&file, &record)?;
         Ok(Hint {
             image: image.try_clone()?,
             is: record.had,
@@ -131,24 +129,10 @@ fn change(
     Ok(true)
 }
 
-/// Writes the record atomically and durably. Returns the file, locked.
-fn write(directory: &Path, file: &Path, record: &Record) -> io::Result<File> {
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(directory)?;
-    durable::replace_with(file, 0o600, |new| {
-        flock(&*new, FlockOperation::NonBlockingLockExclusive)?;
-        Ok(serde_json::to_writer(new, record)?)
-    })
-}
-
 /// Restores the hints left by killed runs, and reports each. Records of hints that cannot be
 /// restored are kept.
 pub fn restore_all(directory: &Path, mut notice: impl FnMut(String)) {
-    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
-    let files = entries.map(|entry| entry.path());
-    for file in files.filter(|file| file.extension().is_some_and(|e| e == SUFFIX)) {
+    for file in notes::all(directory, SUFFIX) {
         match restore(&file) {
             Ok(None) => {}
             Ok(Some(path)) => notice(format!(
@@ -166,20 +150,9 @@ pub fn restore_all(directory: &Path, mut notice: impl FnMut(String)) {
 
 /// `None` if a live run will do it, the image is gone, or its hint is not ours.
 fn restore(file: &Path) -> io::Result<Option<PathBuf>> {
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let lock: File = match open(file, flags, Mode::empty()) {
-        // A run has just ended.
-        Err(rustix::io::Errno::NOENT) => return Ok(None),
-        other => other?.into(),
-    };
-    match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-        Err(rustix::io::Errno::WOULDBLOCK) => return Ok(None),
-        other => other?,
-    }
-    // Its run may have removed it, or another begun, between opening and locking.
-    if fs::metadata(file).is_ok_and(|named| named.ino() != lock.metadata().map_or(0, |m| m.ino())) {
+    let Some(lock) = notes::left(file)? else {
         return Ok(None);
-    }
+    };
     let record: Record = serde_json::from_reader(&lock)?;
     let Some(image) = record.image.find()? else {
         fs::remove_file(file)?;

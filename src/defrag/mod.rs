@@ -36,6 +36,7 @@ pub mod leftovers;
 mod messages;
 pub mod meter;
 pub mod mover;
+pub mod notes;
 pub mod online;
 pub mod pressure;
 pub mod run;

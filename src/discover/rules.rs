@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::settings::Globs;
 use crate::model::Bytes;
+use crate::model::image::KEPT_SUFFIX;
 
 /// Which files the configuration selects.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -58,7 +59,8 @@ impl Rules {
 
     /// How to treat a file.
     pub fn verdict(&self, path: &Path, size: Bytes) -> FileVerdict {
-        if self.exclude.matches(path) {
+        let name = path.as_os_str().as_encoded_bytes();
+        if self.exclude.matches(path) || name.ends_with(KEPT_SUFFIX.as_bytes()) {
             return FileVerdict::Unwanted;
         }
         match &self.include {
@@ -95,6 +97,10 @@ mod tests {
         assert_eq!(
             verdict(&[], &["*.iso"], "/srv/a.iso.raw", 100),
             FileVerdict::Look
+        );
+        assert_eq!(
+            verdict(&["a.*"], &[], "/srv/a.raw.before-rewrite", 100),
+            FileVerdict::Unwanted
         );
         assert_eq!(
             verdict(&[], &["/srv/old/**"], "/srv/old/x/a.raw", 100),

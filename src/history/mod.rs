@@ -24,15 +24,18 @@ pub mod lock;
 mod reader;
 mod record;
 mod recorder;
+mod rekey;
 mod retention;
 mod schema;
 mod store;
 
+pub use error::StoreError;
 #[cfg(test)]
 pub use reader::LastSample;
 pub use reader::{HistoryReader, ImageInfo, PastSeverity, ReadError, Reading};
 pub use record::{IncidentRow, MapRow, Record, SampleRow, SeverityRow, Sweep};
 pub use recorder::{Health, Recorder, open};
+pub use rekey::rekey;
 pub use store::Store;
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! An image: its identity, its format and a sample of it.
 
-use std::path::PathBuf;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -16,6 +17,22 @@ pub struct ImageId {
     pub device: u64,
     /// Inode number.
     pub inode: u64,
+}
+
+/// What the name of an image gets appended for the old file that a rewrite keeps. Such a file is no
+/// image.
+pub const KEPT_SUFFIX: &str = ".before-rewrite";
+
+/// The name under which the old file is kept.
+pub fn kept_name(image: &Path) -> OsString {
+    let mut name = image.file_name().unwrap_or_default().to_owned();
+    name.push(KEPT_SUFFIX);
+    name
+}
+
+/// The path at which the old file is kept.
+pub fn kept_path(image: &Path) -> PathBuf {
+    image.with_file_name(kept_name(image))
 }
 
 words! {

@@ -74,6 +74,8 @@ words! {
         NotAFile = "not_a_file",
         /// The kernel reports another path for it.
         Elsewhere = "elsewhere",
+        HardLinks = "hard_links" => "has several names",
+        KeptFile = "kept_file" => "the old file of an earlier rewrite is beside it",
         ReadOnly = "read_only" => "its file system is mounted read-only",
         OtherRun = "other_run" => "another run is at work on its file system",
         /// Openers cannot be made to wait during a run.

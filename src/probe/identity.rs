@@ -34,7 +34,7 @@ pub(super) fn key(file: &File, stat: &Stat, mount: &Mount) -> Result<ImageKey, S
 }
 
 /// The UUID of an open file's file system. `None` if it has none or the kernel lacks the call.
-pub(super) fn uuid(file: &File, kind: FilesystemKind) -> io::Result<Option<String>> {
+pub fn uuid(file: &File, kind: FilesystemKind) -> io::Result<Option<String>> {
     let uuid = match kind {
         FilesystemKind::Xfs => Some(geometry::geometry(file)?.uuid),
         FilesystemKind::Other => if_known(uuid::uuid(file))?,

@@ -29,4 +29,5 @@ pub mod sweep;
 pub mod worker;
 
 pub use count::Probe;
+pub use identity::uuid;
 pub use protocol::reason;

@@ -8,6 +8,7 @@
 //! XFS gives a hole that is written the blocks that were asked for and no more: a guest that writes
 //! 4 KiB at random makes an extent with each write. With an extent-size hint (ioctl_xfs_fsgetxattr(2))
 //! it reserves a whole piece of that size and alignment instead. [`hints`] has the measurements.
+//! [`rewrite`] is the remedy for an idle image that has fragmented already.
 
 pub mod apply;
 pub mod facts;
@@ -17,5 +18,6 @@ pub mod hints;
 pub mod journal;
 pub mod kernel;
 pub mod plan;
+pub mod rewrite;
 pub mod thin;
 pub mod verdict;

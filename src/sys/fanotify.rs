@@ -91,11 +91,20 @@ impl Group {
 
     /// Permits the open. Fails with ENOENT if the process no longer waits.
     pub fn allow(&self, opening: Opening) -> io::Result<()> {
+        self.answer(&opening, libc::FAN_ALLOW)
+    }
+
+    /// Makes the open fail with EPERM. Fails as [`allow`](Group::allow) does.
+    pub fn deny(&self, opening: Opening) -> io::Result<()> {
+        self.answer(&opening, libc::FAN_DENY)
+    }
+
+    fn answer(&self, opening: &Opening, answer: u32) -> io::Result<()> {
         // `struct fanotify_response`
         let mut response = [0; 8];
-        let (fd, allow) = response.split_at_mut(4);
+        let (fd, answered) = response.split_at_mut(4);
         fd.copy_from_slice(&opening.file.as_raw_fd().to_ne_bytes());
-        allow.copy_from_slice(&libc::FAN_ALLOW.to_ne_bytes());
+        answered.copy_from_slice(&answer.to_ne_bytes());
         write(&self.0, &response)?;
         Ok(())
     }
@@ -150,6 +159,10 @@ mod tests {
         assert!(!first.is_finished());
         group.allow(opening).unwrap();
         first.join().unwrap().unwrap();
+        let denied = open();
+        group.deny(next(&group)).unwrap();
+        let error = denied.join().unwrap().unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::EPERM));
         // And whoever waits when the group goes is let through as well.
         let second = open();
         drop(next(&group));
