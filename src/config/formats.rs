@@ -6,33 +6,58 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::units::Unit;
 
-/// Defines sections whose keys may be missing, with the default of each key and, if not every value
-/// of its type is valid, its check (see [`checks`](super::checks)).
+/// Defines sections, whose keys may all be missing: `key: type as "format" = default, check check;`.
+/// The format is that of `#[serde(with = "format")]`, the check one of [`checks`](super::checks);
+/// either may be missing. The field of a repeated section has the name of the section in brackets.
 macro_rules! sections {
-    ($($(#[$meta:meta])* pub struct $name:ident {
-        $($(#[$key:meta])* pub $field:ident: $type:ty = $default:expr $(, check $check:expr)?;)+
-    })+) => {$(
+    ($($(#[$meta:meta])* $name:ident {$(
+        $(#[$key:meta])*
+        $field:ident $([$section:literal])?: $type:ty $(as $format:literal)? = $default:expr
+        $(, check $check:expr)?;
+    )+})+) => {$(
         $(#[$meta])*
         #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
         #[serde(default, deny_unknown_fields)]
-        pub struct $name { $($(#[$key])* pub $field: $type,)+ }
+        pub struct $name {$(
+            $(#[$key])*
+            $(#[serde(rename = $section, skip_serializing_if = "Vec::is_empty")])?
+            $(#[serde(with = $format)])?
+            pub $field: $type,
+        )+}
 
         impl Default for $name {
             fn default() -> $name { $name { $($field: $default,)+ } }
         }
 
         impl $name {
-            /// The invalid values of this section.
-            #[allow(unused_mut, dead_code, reason = "not every section has a check")]
-            pub(in crate::config) fn invalid(&self) -> $crate::config::checks::Invalid {
-                let mut invalid = $crate::config::checks::Invalid::default();
-                $($($check(&self.$field, stringify!($field), &mut invalid);)?)+
-                invalid
-            }
+            /// Adds the invalid values; `path` is that of the section.
+            #[allow(unused_variables, reason = "not every key has a check")]
+            pub(in crate::config) fn invalid(
+                &self,
+                path: &str,
+                invalid: &mut $crate::config::checks::Invalid,
+            ) {$(
+                let key = [$($section,)? stringify!($field)][0];
+                $($check(&self.$field, &$crate::config::text::join(path, key), invalid);)?
+            )+}
         }
     )+};
 }
 pub(super) use sections;
+
+/// Defines [`sections!`] with their names, and the settings that consist of them.
+macro_rules! settings {
+    ($($(#[$meta:meta])* $section:ident: $name:ident { $($keys:tt)+ })+) => {
+        sections! {
+            /// All settings.
+            Settings {$(
+                $(#[$meta])* $section: $name = $name::default(), check $name::invalid;
+            )+}
+            $($(#[$meta])* $name { $($keys)+ })+
+        }
+    };
+}
+pub(super) use settings;
 
 /// A value as text with its unit.
 pub(super) mod text {

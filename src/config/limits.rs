@@ -1,14 +1,9 @@
-//! The limits of `[thresholds]`: ranges, order, and the adaptation of defaults.
+//! Adapts the limits of `[thresholds]` that are not set, and checks the order of those that are.
 
-use std::array::from_fn;
 use std::time::Duration;
 
-use toml::de::DeTable;
-
 use super::check::Check;
-use super::checks::{Invalid, SECOND, within};
-use super::read::place;
-use super::settings::{HostLimits, LimitChanges, Thresholds};
+use super::settings::{HostLimits, LimitChanges, Limits, Override, Thresholds};
 use super::units::Toml as _;
 use crate::model::growth::REACH_OF_WINDOW;
 use crate::model::memory::EXTENT_LIMIT_64;
@@ -18,101 +13,16 @@ use crate::model::{ExtentCount, ExtentsPerDay, Share};
 const TIMES_WARNING: u64 = 10;
 const HOST_TIMES_WARNING: u32 = 5;
 
-const KEYS: [&str; 6] = [
-    "warning.extents",
-    "warning.growth_per_day",
-    "warning.time_to_critical",
-    "critical.extents",
-    "critical.growth_per_day",
-    "critical.time_to_critical",
-];
-/// The numbers of the keys of a warning; those of critical are by [`CRITICAL`] higher.
-const EXTENTS: usize = 0;
-const GROWTH: usize = 1;
-const TIME: usize = 2;
-const CRITICAL: usize = 3;
-
-/// The limit of each key in extents, extents a day, or milliseconds; `None` is never.
-type Numbers = [Option<u64>; 6];
-/// As [`Numbers`], with `None` for what is not set.
-type Changes = [Option<Option<u64>>; 6];
-
-fn numbers_of(warning: &LimitChanges, critical: &LimitChanges) -> Changes {
-    // Times are at most a hundred years.
-    let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-    let numbers = |limits: &LimitChanges| {
-        let extents = limits.extents.map(|extents| Some(extents.0));
-        let growth = limits.growth_per_day.map(|rate| Some(rate?.count().0));
-        (
-            extents,
-            growth,
-            limits.time_to_critical.map(|time| Some(millis(time?))),
-        )
-    };
-    let ((a, b, c), (d, e, f)) = (numbers(warning), numbers(critical));
-    [a, b, c, d, e, f]
-}
-
-/// The limits of both severities.
-fn limits_of(numbers: Changes) -> [LimitChanges; 2] {
-    let rate = |count| ExtentsPerDay::from_count(ExtentCount(count));
-    [0, CRITICAL].map(|severity| LimitChanges {
-        extents: numbers[severity + EXTENTS].flatten().map(ExtentCount),
-        growth_per_day: numbers[severity + GROWTH].map(|count| count.map(rate)),
-        time_to_critical: numbers[severity + TIME].map(|time| time.map(Duration::from_millis)),
-    })
-}
-
-fn base_of(it: &Thresholds) -> Numbers {
-    let (warning, critical) = (it.warning.clone().into(), it.critical.clone().into());
-    numbers_of(&warning, &critical).map(Option::flatten)
-}
-
-/// The limits of an image to which these changes apply.
-fn with(base: Numbers, changes: Changes) -> Numbers {
-    from_fn(|key| changes[key].unwrap_or(base[key]))
-}
-
-/// The limits that are set in `[thresholds]` and in each override, with the path of the section.
-fn sections(it: &Thresholds) -> Vec<(String, Changes)> {
-    let base = ("thresholds".to_owned(), base_of(it).map(Some));
-    let overrides = it.overrides.iter().enumerate().map(|(i, over)| {
-        let path = format!("thresholds.override.{i}");
-        (path, numbers_of(&over.warning, &over.critical))
-    });
-    std::iter::once(base).chain(overrides).collect()
-}
-
-/// Checks the limits one by one, also those of overrides.
-pub(super) fn ranges(check: &mut Check<'_>, it: &Thresholds) {
-    for (section, changes) in sections(it) {
-        let mut invalid = Invalid::new();
-        for (i, key) in KEYS.iter().enumerate() {
-            let Some(number) = changes[i].flatten() else {
-                continue;
-            };
-            if i % CRITICAL == TIME {
-                within(SECOND..)(&Duration::from_millis(number), key, &mut invalid);
-                continue;
-            }
-            // Leaves room for the limit of the other severity.
-            let least = ExtentCount(if i == CRITICAL + EXTENTS { 2 } else { 1 });
-            let most = ExtentCount(EXTENT_LIMIT_64.0 - u64::from(i == EXTENTS));
-            within(least..=most)(&ExtentCount(number), key, &mut invalid);
-        }
-        check.section(&section, invalid);
-    }
-}
-
-/// Checks that critical limits are beyond warning limits, also with each override.
-pub(super) fn order(check: &mut Check<'_>, it: &Thresholds) {
-    for (section, changes) in sections(it) {
-        order_of(
-            check,
-            &section,
-            with(base_of(it), changes),
-            it.growth_window,
-        );
+/// Adapts the limits and the growth window that are not set, then checks that critical limits are
+/// beyond warning limits, also with each override.
+pub(super) fn check(check: &mut Check<'_>, it: &mut Thresholds) {
+    adapt(check, it);
+    let window = it.growth_window;
+    order(check, "thresholds", (&it.warning, &it.critical), window);
+    for (i, over) in it.overrides.iter().enumerate() {
+        let (warning, critical) = overridden(it, over);
+        let section = format!("thresholds.override.{i}");
+        order(check, &section, (&warning, &critical), window);
     }
     let HostLimits { warning, critical } = &it.host;
     if critical <= warning {
@@ -122,79 +32,84 @@ pub(super) fn order(check: &mut Check<'_>, it: &Thresholds) {
     }
 }
 
+/// The limits of images to which only this override applies.
+fn overridden(base: &Thresholds, over: &Override) -> (Limits, Limits) {
+    let (mut warning, mut critical) = (base.warning.clone(), base.critical.clone());
+    over.warning.apply(&mut warning);
+    over.critical.apply(&mut critical);
+    (warning, critical)
+}
+
 /// `section` is an override, or `thresholds` itself.
-fn order_of(check: &mut Check<'_>, section: &str, limits: Numbers, window: Duration) {
+fn order(
+    check: &mut Check<'_>,
+    section: &str,
+    (warning, critical): (&Limits, &Limits),
+    window: Duration,
+) {
     // In the override, if it is set there.
-    let paths = KEYS.map(|key| {
-        let own = format!("{section}.{key}");
-        let is_own = check.place(&own).is_some();
-        if is_own {
-            own
-        } else {
-            format!("thresholds.{key}")
-        }
-    });
-    let time = |milliseconds| Duration::from_millis(milliseconds);
-    let mut times = [limits[TIME], limits[CRITICAL + TIME]];
-    for key in [EXTENTS, GROWTH, TIME] {
-        let (Some(low), Some(high)) = (limits[key], limits[CRITICAL + key]) else {
-            continue;
-        };
-        let (one, other) = (paths[CRITICAL + key].as_str(), paths[key].as_str());
-        if key != TIME && high <= low {
-            let (high, low) = (high.to_string(), low.to_string());
-            check.contradiction((one, high), "is not above", (other, low));
-        } else if key == TIME && high >= low {
-            let (near, far) = (time(high).toml(), time(low).toml());
-            check.contradiction((one, near), "is not below", (other, far));
-            // It is reported once.
-            times[1] = None;
+    let paths = |check: &Check<'_>, key: &str| {
+        ["warning", "critical"].map(|severity| {
+            let own = format!("{section}.{severity}.{key}");
+            let is_own = check.is_set(&own);
+            if is_own {
+                own
+            } else {
+                format!("thresholds.{severity}.{key}")
+            }
+        })
+    };
+    let rate = |limits: &Limits| limits.growth_per_day.map(ExtentsPerDay::count);
+    for (key, low, high) in [
+        ("extents", Some(warning.extents), Some(critical.extents)),
+        ("growth_per_day", rate(warning), rate(critical)),
+    ] {
+        if let (Some(low), Some(high)) = (low, high)
+            && high <= low
+        {
+            let [other, one] = paths(check, key);
+            check.contradiction((&one, high.toml()), "is not above", (&other, low.toml()));
         }
     }
-    // A time beyond the reach of the forecast would never be reported.
-    for (path, limit) in [&paths[TIME], &paths[CRITICAL + TIME]]
-        .into_iter()
-        .zip(times)
+    let (far, mut near) = (warning.time_to_critical, critical.time_to_critical);
+    let [far_path, near_path] = paths(check, "time_to_critical");
+    if let (Some(low), Some(high)) = (far, near)
+        && high >= low
     {
-        let limit = limit.map(time);
+        let (one, other) = ((&*near_path, high.toml()), (&*far_path, low.toml()));
+        check.contradiction(one, "is not below", other);
+        // It is reported once.
+        near = None;
+    }
+    for (path, limit) in [(far_path, far), (near_path, near)] {
+        // It would never be reported.
         if let Some(limit) = limit.filter(|it| *it > window.saturating_mul(REACH_OF_WINDOW)) {
             let relation = format!("is further than a forecast reaches, {REACH_OF_WINDOW} times");
             let window = ("thresholds.growth_window", window.toml());
-            check.contradiction((path, limit.toml()), &relation, window);
+            check.contradiction((&path, limit.toml()), &relation, window);
         }
     }
 }
 
-/// Adapts the defaults to the keys that are set in `table`.
-pub(super) fn adapt(it: &mut Thresholds, table: &DeTable<'_>) {
-    let is_set = |key: &str| place(table, &format!("thresholds.{key}")).is_some();
-    let set = KEYS.map(is_set);
-    let base = base_of(it);
+fn adapt(check: &Check<'_>, it: &mut Thresholds) {
+    let is_set = |key: &str| check.is_set(&format!("thresholds.{key}"));
     if !is_set("growth_window") {
-        let own: Changes = from_fn(|key| Some(base[key]).filter(|_| set[key]));
-        let overrides = sections(it).into_iter().skip(1);
-        let all = overrides.map(|(_, changes)| changes).chain([own]);
-        let times = all.flat_map(|it| [it[TIME].flatten(), it[CRITICAL + TIME].flatten()]);
-        let furthest = times.flatten().max().unwrap_or(0);
-        let needed = window_for(Duration::from_millis(furthest));
-        it.growth_window = it.growth_window.max(needed);
+        it.growth_window = it.growth_window.max(window_for(furthest(check, it)));
     }
-    let reach = it.growth_window.saturating_mul(REACH_OF_WINDOW).as_millis();
-    let reach = u64::try_from(reach).unwrap_or(u64::MAX);
-    let base = adapted(base, set, reach);
-    let [warning, critical] = limits_of(base.map(Some));
+    let reach = it.growth_window.saturating_mul(REACH_OF_WINDOW);
+    let [mut warning, mut critical] = [LimitChanges::default(), LimitChanges::default()];
+    let limits = (&it.warning, &it.critical);
+    adapt_limits(limits, (&mut warning, &mut critical), is_set, reach);
     warning.apply(&mut it.warning);
     critical.apply(&mut it.critical);
-    for over in &mut it.overrides {
-        let own = numbers_of(&over.warning, &over.critical);
-        let before = with(base, own);
-        let after = adapted(before, from_fn(|i| own[i].is_some() || set[i]), reach);
-        let changes = from_fn(|i| {
-            let is_changed = own[i].is_some() || before[i] != after[i];
-            is_changed.then_some(after[i])
-        });
-        [over.warning, over.critical] = limits_of(changes);
+    let mut overrides = std::mem::take(&mut it.overrides);
+    for (i, over) in overrides.iter_mut().enumerate() {
+        let (warning, critical) = overridden(it, over);
+        let is_set = |key: &str| is_set(key) || is_set(&format!("override.{i}.{key}"));
+        let changes = (&mut over.warning, &mut over.critical);
+        adapt_limits((&warning, &critical), changes, is_set, reach);
     }
+    it.overrides = overrides;
     let HostLimits { warning, critical } = &mut it.host;
     if *critical <= *warning {
         if !is_set("host.critical") {
@@ -206,35 +121,61 @@ pub(super) fn adapt(it: &mut Thresholds, table: &DeTable<'_>) {
     }
 }
 
-/// Adapts the limits that are not `set` to those that are; `reach` is that of the forecast.
-fn adapted(mut limits: Numbers, set: [bool; 6], reach: u64) -> Numbers {
-    let part = |critical: u64| (critical / TIMES_WARNING).max(1);
-    let is_inverse = |key: usize| limits[CRITICAL + key] <= limits[key];
-    let (is_extents, is_growth) = (is_inverse(EXTENTS), is_inverse(GROWTH));
-    if let (true, Some(low), Some(high)) = (is_extents, limits[EXTENTS], limits[CRITICAL]) {
-        match (set[EXTENTS], set[CRITICAL]) {
+/// Changes limits that are not set and do not fit to those that are. `reach` is that of the forecast.
+fn adapt_limits(
+    (warning, critical): (&Limits, &Limits),
+    (warning_changes, critical_changes): (&mut LimitChanges, &mut LimitChanges),
+    is_set: impl Fn(&str) -> bool,
+    reach: Duration,
+) {
+    let part = |critical: ExtentCount| ExtentCount((critical.0 / TIMES_WARNING).max(1));
+    if critical.extents <= warning.extents {
+        match (is_set("warning.extents"), is_set("critical.extents")) {
             (true, false) => {
-                let times = low.saturating_mul(TIMES_WARNING);
-                limits[CRITICAL] = Some(times.min(EXTENT_LIMIT_64.0));
+                let times = ExtentCount(warning.extents.0.saturating_mul(TIMES_WARNING));
+                critical_changes.extents = Some(times.min(EXTENT_LIMIT_64));
             }
-            (false, true) => limits[EXTENTS] = Some(part(high)),
+            (false, true) => warning_changes.extents = Some(part(critical.extents)),
             _ => {}
         }
     }
-    if let (true, Some(high), false) = (is_growth, limits[CRITICAL + GROWTH], set[GROWTH]) {
-        limits[GROWTH] = Some(part(high)).filter(|part| *part < high);
+    if let (Some(low), Some(high)) = (warning.growth_per_day, critical.growth_per_day)
+        && high <= low
+        && !is_set("warning.growth_per_day")
+    {
+        let part = ExtentsPerDay::from_count(part(high.count()));
+        warning_changes.growth_per_day = Some(Some(part).filter(|part| *part < high));
     }
-    if let (Some(far), false) = (limits[TIME], set[TIME]) {
+    if let Some(far) = warning.time_to_critical
+        && !is_set("warning.time_to_critical")
+    {
         // As far as the forecast reaches and beyond the critical time; otherwise never.
-        let least = limits[CRITICAL + TIME].unwrap_or_default();
-        let far = if far <= least {
+        let least = critical.time_to_critical.unwrap_or_default();
+        let beyond = if far <= least {
             least.saturating_mul(2)
         } else {
             far
         };
-        limits[TIME] = Some(far.min(reach)).filter(|time| *time > least);
+        let adapted = Some(beyond.min(reach)).filter(|time| *time > least);
+        if adapted != Some(far) {
+            warning_changes.time_to_critical = Some(adapted);
+        }
     }
-    limits
+}
+
+/// The longest `time_to_critical` that is set.
+fn furthest(check: &Check<'_>, it: &Thresholds) -> Duration {
+    let own = [("warning", &it.warning), ("critical", &it.critical)].into_iter();
+    let own = own.map(|(severity, limits)| {
+        let is_set = check.is_set(&format!("thresholds.{severity}.time_to_critical"));
+        limits.time_to_critical.filter(|_| is_set)
+    });
+    let overrides = it
+        .overrides
+        .iter()
+        .flat_map(|over| [&over.warning, &over.critical]);
+    let overrides = overrides.map(|limits| limits.time_to_critical.flatten());
+    own.chain(overrides).flatten().max().unwrap_or_default()
 }
 
 /// The smallest window, in whole minutes or hours, for which a forecast reaches `time`.

@@ -112,27 +112,28 @@ fn read_files(path: &Path, may_be_missing: bool) -> (Loaded, Option<ConfigError>
 
 /// The merged settings of `sources`, and what is wrong with them in addition to `problems`.
 fn assemble(sources: &[Source], problems: &[String]) -> (Settings, Vec<Finding>) {
-    let texts = report::placed(sources);
     let mut table = DeTable::new();
     let mut findings = Vec::new();
+    let texts = report::placed(sources);
     for text in &texts {
         let (keys, found) = read::read(text);
         findings.extend(found);
-        let settings = read::settings(&keys);
+        let mut invalid = Vec::new();
+        read::settings(&keys).invalid("", &mut invalid);
         let mut check = Check::new(&keys);
-        check.values(&settings);
-        limits::ranges(&mut check, &settings.thresholds);
+        for (path, problem) in invalid {
+            check.refuse(&path, &format!(": {problem}"));
+        }
         findings.extend(check.findings);
         read::merge(&mut table, keys);
     }
     let mut settings = read::settings(&table);
     findings.extend(rules::check(&settings.klog.rules, &table));
-    check::adapt(&mut settings, &table);
-    limits::adapt(&mut settings.thresholds, &table);
+    let mut check = Check::new(&table);
+    check.all(&mut settings);
+    limits::check(&mut check, &mut settings.thresholds);
+    // The default in the place of an invalid value would contradict valid ones.
     if problems.is_empty() && findings.iter().all(|it| it.is_in(MAINTENANCE)) {
-        let mut check = Check::new(&table);
-        check.contradictions(&settings);
-        limits::order(&mut check, &settings.thresholds);
         findings.extend(check.findings);
     }
     (settings, findings)
