@@ -89,7 +89,7 @@ pub fn load_to_start(path: Option<&Path>) -> Result<(Loaded, Option<ConfigError>
 /// The settings and the text of a file that consists of `head` and the output of
 /// [`Settings::to_toml`]. `None` if it cannot be read or anything in it is invalid.
 pub fn load_copy(path: &Path, head: &str) -> Option<(Settings, String)> {
-    let source = file::read_one(path)?;
+    let source = file::read(path).ok()??;
     let (settings, findings) = assemble(std::slice::from_ref(&source), &[]);
     (source.text.starts_with(head) && findings.is_empty()).then_some((settings, source.text))
 }
@@ -128,7 +128,9 @@ fn assemble(sources: &[Source], problems: &[String]) -> (Settings, Vec<Finding>)
         read::merge(&mut table, keys);
     }
     let mut settings = read::settings(&table);
-    findings.extend(rules::check(&settings.klog.rules, &table));
+    let mut check = Check::new(&table);
+    rules::check(&mut check, &settings.klog.rules);
+    findings.extend(check.findings);
     let mut check = Check::new(&table);
     check.all(&mut settings);
     limits::check(&mut check, &mut settings.thresholds);

@@ -1360,6 +1360,15 @@ fn what_is_no_file_is_refused_and_not_waited_for() {
 }
 
 #[test]
+fn a_byte_order_mark_is_no_column() {
+    let (directory, main) = directory(&[("fragwatch.toml", "\u{feff}foo = 5".as_bytes())]);
+    let refusal = refusal(&directory, &main);
+    assert!(refusal.starts_with("fragwatch.toml:1:1: unknown key foo\n    foo = 5\n    ^^^\n"));
+    fs::write(&main, "\u{feff}[images]\nlimit = 5").unwrap();
+    assert_eq!(load(Some(&main)).unwrap().settings.images.limit, 5);
+}
+
+#[test]
 fn files_that_cannot_be_read_are_all_named() {
     let (directory, main) = directory(&[
         ("fragwatch.toml", b"[sampling]\nintervall = '1m'"),

@@ -2,7 +2,7 @@
 
 use jiff::tz::{TimeZone, TimeZoneDatabase};
 
-use super::units::Unit;
+use super::units::units;
 
 /// A time zone and its configured name.
 #[derive(Debug, Clone)]
@@ -76,16 +76,10 @@ impl PartialEq for Zone {
     }
 }
 
-impl Unit for Zone {
-    const FORM: &'static str = "a time zone such as Europe/Berlin";
-
-    fn read(text: &str) -> Option<Zone> {
-        Zone::named(text)
-    }
-
-    fn write(&self) -> String {
-        self.name.clone()
-    }
+units! {
+    Zone: "a time zone such as Europe/Berlin",
+        |text| Zone::named(text),
+        |zone| zone.name.clone();
 }
 
 #[cfg(test)]
