@@ -11,6 +11,10 @@ use super::report::Finding;
 use super::settings::{Klog, Maintenance, Rescue, Settings};
 use super::units::Toml as _;
 
+const TIMEOUT: &str = "sampling.probe_timeout";
+const INTERVAL: &str = "sampling.interval";
+const MAP_INTERVAL: &str = "sampling.map_interval";
+
 pub(super) struct Check<'s> {
     /// The keys that are set.
     table: &'s DeTable<'s>,
@@ -28,10 +32,10 @@ impl<'s> Check<'s> {
         place(self.table, path).is_some()
     }
 
-    /// Refuses the value of a key, if it is set. `problem` is appended to the name of the key.
+    /// Refuses the value of a key, if it is set.
     pub(super) fn refuse(&mut self, path: &str, problem: &str) {
         let key = key_of(path);
-        let finding = |place| Finding::new(place, format!("{key}{problem}"), write(&key));
+        let finding = |place| Finding::new(place, format!("{key}: {problem}"), write(&key));
         self.findings.extend(place(self.table, path).map(finding));
     }
 
@@ -56,7 +60,7 @@ impl<'s> Check<'s> {
         }
     }
 
-    /// Checks the settings without invalid values, except limits.
+    /// Adapts and checks all settings but the limits of images.
     pub(super) fn all(&mut self, settings: &mut Settings) {
         self.intervals(settings);
         self.empty_lists(settings);
@@ -68,21 +72,9 @@ impl<'s> Check<'s> {
         let (sampling, rescue) = (&mut settings.sampling, &mut settings.rescue);
         let (timeout, interval) = (&mut sampling.probe_timeout, &mut sampling.interval);
         let mut maps = sampling.map_interval.unwrap_or(Duration::MAX);
-        self.not_longer(
-            ["sampling.probe_timeout", "sampling.interval"],
-            timeout,
-            interval,
-        );
-        self.not_longer(
-            ["sampling.probe_timeout", "sampling.map_interval"],
-            timeout,
-            &mut maps,
-        );
-        self.not_longer(
-            ["sampling.interval", "sampling.map_interval"],
-            interval,
-            &mut maps,
-        );
+        self.not_longer([TIMEOUT, INTERVAL], timeout, interval);
+        self.not_longer([TIMEOUT, MAP_INTERVAL], timeout, &mut maps);
+        self.not_longer([INTERVAL, MAP_INTERVAL], interval, &mut maps);
         sampling.map_interval = sampling.map_interval.and(Some(maps));
         let (gap, quiet) = (&mut rescue.min_interval, &mut rescue.quiet_after);
         self.not_longer(["rescue.min_interval", "rescue.quiet_after"], gap, quiet);
@@ -104,14 +96,14 @@ impl<'s> Check<'s> {
 
     fn empty_lists(&mut self, settings: &Settings) {
         if settings.rescue.steps.is_empty() {
-            self.refuse("rescue.steps", ": there is no step");
+            self.refuse("rescue.steps", "there is no step");
         }
         if settings.defrag.engines.is_empty() {
-            self.refuse("defrag.engines", ": there is no engine");
+            self.refuse("defrag.engines", "there is no engine");
         }
         for (i, window) in settings.maintenance.windows.iter().enumerate() {
             if window.days.is_empty() {
-                self.refuse(&format!("maintenance.window.{i}.days"), ": there is no day");
+                self.refuse(&format!("maintenance.window.{i}.days"), "there is no day");
             }
         }
     }
@@ -121,9 +113,11 @@ impl<'s> Check<'s> {
         let by_file = klog.files_may_rescue && !klog.files.is_empty();
         if rescue.enabled && !klog.kmsg && !by_file && rescue.stall_after.is_none() {
             // Neither value is the default, so both keys are set.
-            let problem = " = false, and rescue.stall_after = \"never\", and no log file may \
-                           rescue: nothing could start the rescue";
-            self.refuse("klog.kmsg", problem);
+            let message = "klog.kmsg = false, and rescue.stall_after = \"never\", and no log file \
+                           may rescue: nothing could start the rescue";
+            let finding = |place| Finding::new(place, message.to_owned(), write("klog.kmsg"));
+            self.findings
+                .extend(place(self.table, "klog.kmsg").map(finding));
         }
     }
 

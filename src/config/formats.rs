@@ -40,6 +40,7 @@ macro_rules! sections {
                 path: &str,
                 invalid: &mut $crate::config::checks::Invalid,
             ) {$(
+                // The name in brackets, if there is one.
                 let key = [$($section,)? stringify!($field)][0];
                 $($check(&self.$field, &$crate::config::text::join(path, key), invalid);)?
             )+}

@@ -91,11 +91,10 @@ fn changed(base: [&Limits; 2], changes: &[&mut LimitChanges; 2]) -> [Limits; 2] 
 
 /// The path of a limit: in the section, if it is set there.
 fn path(check: &Check<'_>, section: &str, key: &str) -> String {
-    let own = format!("{section}.{key}");
-    let is_own = check.is_set(&own);
-    Some(own)
-        .filter(|_| is_own)
-        .unwrap_or_else(|| format!("thresholds.{key}"))
+    match format!("{section}.{key}") {
+        own if check.is_set(&own) => own,
+        _ => format!("thresholds.{key}"),
+    }
 }
 
 /// Changes limits that are not set and do not fit to those that are. `reach` is that of the forecast.
@@ -117,23 +116,17 @@ fn adapt(
         }
     }
     let rates = warning.growth_per_day.zip(critical.growth_per_day);
-    if let Some((_, high)) =
-        rates.filter(|(low, high)| high <= low && !is_set("warning.growth_per_day"))
-    {
+    let inverse = rates.filter(|(low, high)| high <= low);
+    if let (Some((_, high)), false) = (inverse, is_set("warning.growth_per_day")) {
         let part = ExtentsPerDay::from_count(part(high.count()));
         changes[0].growth_per_day = Some(Some(part).filter(|part| *part < high));
     }
-    let far = warning
-        .time_to_critical
-        .filter(|_| !is_set("warning.time_to_critical"));
-    if let Some(far) = far {
+    let far = warning.time_to_critical;
+    if let (Some(far), false) = (far, is_set("warning.time_to_critical")) {
         // As far as the forecast reaches and beyond the critical time; otherwise never.
         let least = critical.time_to_critical.unwrap_or_default();
-        let beyond = if far <= least {
-            least.saturating_mul(2)
-        } else {
-            far
-        };
+        let double = least.saturating_mul(2);
+        let beyond = if far > least { far } else { double };
         let adapted = Some(beyond.min(reach)).filter(|time| *time > least);
         if adapted != Some(far) {
             changes[0].time_to_critical = Some(adapted);
@@ -165,16 +158,14 @@ fn order(check: &mut Check<'_>, section: &str, [warning, critical]: &[Limits; 2]
 fn host(check: &mut Check<'_>, HostLimits { warning, critical }: &mut HostLimits) {
     let (one, other) = ("thresholds.host.critical", "thresholds.host.warning");
     if *critical <= *warning {
+        let times = Share(warning.0.saturating_mul(HOST_TIMES_WARNING));
         match [one, other].map(|key| check.is_set(key)) {
-            [false, _] => {
-                *critical = Share(warning.0.saturating_mul(HOST_TIMES_WARNING)).min(Share::WHOLE)
-            }
+            [false, _] => *critical = times.min(Share::WHOLE),
             [_, false] => *warning = Share(critical.0 / HOST_TIMES_WARNING),
-            _ => check.contradiction(
-                (one, critical.toml()),
-                "is not above",
-                (other, warning.toml()),
-            ),
+            _ => {
+                let (one, other) = ((one, critical.toml()), (other, warning.toml()));
+                check.contradiction(one, "is not above", other);
+            }
         }
     }
 }

@@ -1,9 +1,10 @@
 //! The configuration: the file `/etc/fragwatch/fragwatch.toml` and fragments in `conf.d` beside it.
 //!
 //! Each file ([`mod@file`]) is parsed to a table of values with their places, each key of which is
-//! deserialized by itself ([`read`]) and checked ([`check`]); the tables are merged and deserialized
-//! to [`Settings`] ([`settings`]). The mistakes of all keys are reported at once, with file, line and
-//! column ([`ConfigError`]). An unknown key is an error: a misspelled threshold must not leave a host
+//! deserialized by itself ([`read`]) and checked ([`checks`]); the tables are merged and deserialized
+//! to [`Settings`] ([`settings`]), whose defaults adapt to the keys that are set ([`check`],
+//! [`limits`]). The mistakes of all keys are reported at once, with file, line and column
+//! ([`ConfigError`]). An unknown key is an error: a misspelled threshold must not leave a host
 //! unwatched.
 //!
 //! A new key is a field in [`settings`], with its default and, if not every value of its type is
@@ -122,7 +123,7 @@ fn assemble(sources: &[Source], problems: &[String]) -> (Settings, Vec<Finding>)
         read::settings(&keys).invalid("", &mut invalid);
         let mut check = Check::new(&keys);
         for (path, problem) in invalid {
-            check.refuse(&path, &format!(": {problem}"));
+            check.refuse(&path, &problem);
         }
         findings.extend(check.findings);
         read::merge(&mut table, keys);

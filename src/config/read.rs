@@ -58,26 +58,22 @@ fn root(table: DeTable<'_>) -> Value<'_> {
 /// The value with one key only, for each of its keys and each item of repeated sections.
 fn parts(value: Value<'_>, depth: usize) -> Vec<Value<'_>> {
     let span = value.span();
-    let parts: Vec<DeValue<'_>> = match value.into_inner() {
-        DeValue::Table(table) if depth > 0 && !table.is_empty() => table
-            .into_iter()
-            .flat_map(|(key, value)| {
-                let parts = parts(value, depth - 1).into_iter();
-                parts.map(move |part| DeValue::Table(DeTable::from_iter([(key.clone(), part)])))
-            })
-            .collect(),
-        DeValue::Array(items) if are_sections(&items) => {
-            let items = items.into_iter();
-            items
-                .map(|item| DeValue::Array(DeArray::from_iter([item])))
-                .collect()
+    let mut found = Vec::new();
+    match value.into_inner() {
+        DeValue::Table(table) if depth > 0 && !table.is_empty() => {
+            for (key, value) in table {
+                let only = |part| DeValue::Table(DeTable::from_iter([(key.clone(), part)]));
+                found.extend(parts(value, depth - 1).into_iter().map(only));
+            }
         }
-        value => vec![value],
-    };
-    parts
-        .into_iter()
-        .map(|part| Spanned::new(span.clone(), part))
-        .collect()
+        DeValue::Array(items) if are_sections(&items) => {
+            let only = |item| DeValue::Array(DeArray::from_iter([item]));
+            found.extend(items.into_iter().map(only));
+        }
+        value => found.push(value),
+    }
+    let found = found.into_iter();
+    found.map(|part| Spanned::new(span.clone(), part)).collect()
 }
 
 fn are_sections(items: &DeArray<'_>) -> bool {

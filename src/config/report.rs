@@ -98,10 +98,9 @@ impl ConfigError {
     ) -> ConfigError {
         findings.sort_by_key(|finding| finding.place.start);
         let total = problems.len() + findings.len();
-        let findings = findings
-            .iter()
-            .take(MAX_PROBLEMS.saturating_sub(problems.len()));
-        problems.extend(findings.map(|finding| finding.problem(sources)));
+        let room = MAX_PROBLEMS.saturating_sub(problems.len());
+        let shown = findings.iter().take(room);
+        problems.extend(shown.map(|finding| finding.problem(sources)));
         problems.truncate(MAX_PROBLEMS);
         if total > MAX_PROBLEMS {
             problems.push(format!("and {} more", total - MAX_PROBLEMS));

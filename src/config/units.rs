@@ -61,7 +61,7 @@ pub(crate) trait Unit: Sized {
     }
 }
 
-/// Implements [`Unit`]: its form, how a text is read, and how a value is written.
+/// Implements [`Unit`]: the form, and the bodies of `read` and `write` with their arguments.
 macro_rules! units {
     ($($(#[$about:meta])* $unit:ty: $form:expr,
         |$text:ident| $read:expr,

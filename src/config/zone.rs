@@ -51,11 +51,10 @@ impl Zone {
 /// The zone of that name in jiff's database, which lacks the copies with and without leap seconds:
 /// `right/Europe/Berlin` and `posix/Europe/Berlin`, now in tzdata-legacy, too.
 fn bundled(name: &str) -> Option<TimeZone> {
-    let mut copies = ["posix/", "right/"].iter();
-    let name = copies
-        .find_map(|copy| name.strip_prefix(copy))
-        .unwrap_or(name);
-    TimeZoneDatabase::bundled().get(name).ok()
+    let copied = name
+        .strip_prefix("posix/")
+        .or_else(|| name.strip_prefix("right/"));
+    TimeZoneDatabase::bundled().get(copied.unwrap_or(name)).ok()
 }
 
 impl Default for Zone {
