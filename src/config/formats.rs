@@ -104,7 +104,7 @@ macro_rules! formats {
     )+) => {$(
         $(#[$about])*
         pub(super) mod $format {
-            use super::*;
+            use $crate::config::formats::*;
 
             pub(crate) fn serialize<S: Serializer>(
                 $setting: &$type,
