@@ -1,16 +1,19 @@
-//! Checks the values that are set, and whether they contradict each other. Only keys that are set can
-//! be invalid; defaults [adapt] to them.
+//! Adapts the defaults to the keys that are set, and finds keys that contradict each other. Only keys
+//! that are set can be wrong.
 
 use std::time::Duration;
 
 use toml::de::DeTable;
 
-use super::checks::{DAY, Invalid, SECOND, globs, within};
 use super::examples::write;
 use super::read::place;
-use super::report::{Finding, Place};
-use super::settings::Settings;
+use super::report::Finding;
+use super::settings::{Klog, Maintenance, Rescue, Settings};
 use super::units::Toml as _;
+
+const TIMEOUT: &str = "sampling.probe_timeout";
+const INTERVAL: &str = "sampling.interval";
+const MAP_INTERVAL: &str = "sampling.map_interval";
 
 pub(super) struct Check<'s> {
     /// The keys that are set.
@@ -24,71 +27,16 @@ impl<'s> Check<'s> {
         Check { table, findings }
     }
 
-    /// Checks each value by itself, except limits.
-    pub(super) fn values(&mut self, it: &Settings) {
-        for (section, invalid) in [
-            ("images", it.images.invalid()),
-            ("sampling", it.sampling.invalid()),
-            ("history", it.history.invalid()),
-            ("thresholds", it.thresholds.invalid()),
-            ("thresholds.host", it.thresholds.host.invalid()),
-            ("klog", it.klog.invalid()),
-            ("rescue", it.rescue.invalid()),
-            ("maintenance", it.maintenance.invalid()),
-            ("defrag", it.defrag.invalid()),
-            ("doctor", it.doctor.invalid()),
-            ("metrics", it.metrics.invalid()),
-            ("control", it.control.invalid()),
-        ] {
-            self.section(section, invalid);
-        }
-        for (i, window) in it.maintenance.windows.iter().enumerate() {
-            let mut invalid = Invalid::new();
-            // A longer window would overlap its own repetition a week later.
-            within(SECOND * 60..=7 * DAY)(&window.duration, "duration", &mut invalid);
-            self.section(&format!("maintenance.window.{i}"), invalid);
-        }
-        for (i, over) in it.thresholds.overrides.iter().enumerate() {
-            let section = format!("thresholds.override.{i}");
-            let mut invalid = Invalid::new();
-            globs(&over.images, "images", &mut invalid);
-            if over.images.is_empty() {
-                invalid.push(("images".to_owned(), "there is no glob".to_owned()));
-            }
-            self.section(&section, invalid);
-        }
+    /// Whether a key is set, by its path, which contains the numbers of list items.
+    pub(super) fn is_set(&self, path: &str) -> bool {
+        place(self.table, path).is_some()
     }
 
-    /// Checks for contradictions. Only for settings without invalid values: the default in the place
-    /// of an invalid value would contradict valid ones.
-    pub(super) fn contradictions(&mut self, settings: &Settings) {
-        self.intervals(settings);
-        self.empty_lists(settings);
-        self.rescue_trigger(settings);
-        self.windows(settings);
-    }
-
-    /// Refuses these values of a section.
-    pub(super) fn section(&mut self, section: &str, invalid: Invalid) {
-        for (key, problem) in invalid {
-            self.refuse(&format!("{section}.{key}"), &format!(": {problem}"));
-        }
-    }
-
-    /// The place of a key, by its path, which contains the numbers of list items.
-    pub(super) fn place(&self, path: &str) -> Option<Place> {
-        place(self.table, path)
-    }
-
-    /// `problem` is appended to the name of the key.
-    fn refuse(&mut self, path: &str, problem: &str) {
-        let help = write(&key_of(path));
-        self.findings.extend(self.finding(path, problem, help));
-    }
-
-    fn finding(&self, path: &str, problem: &str, help: String) -> Option<Finding> {
-        let message = format!("{}{problem}", key_of(path));
-        Some(Finding::new(self.place(path)?, message, help))
+    /// Refuses the value of a key, if it is set.
+    pub(super) fn refuse(&mut self, path: &str, problem: &str) {
+        let key = key_of(path);
+        let finding = |place| Finding::new(place, format!("{key}: {problem}"), write(&key));
+        self.findings.extend(place(self.table, path).map(finding));
     }
 
     /// Reports that `one` contradicts `other`, each a path and its value. If one of them is not set,
@@ -99,68 +47,81 @@ impl<'s> Check<'s> {
         relation: &str,
         (other, its): (&str, String),
     ) {
-        let key = key_of(other);
-        let problem = format!(" = {value} {relation} {key} = {its}");
-        let help = format!("write: another value, or another {key}");
-        let finding = self.finding(one, &problem, help);
+        let Some(place) = place(self.table, one).filter(|_| self.is_set(other)) else {
+            return;
+        };
+        let (one, other) = (key_of(one), key_of(other));
+        let message = format!("{one} = {value} {relation} {other} = {its}");
+        let help = format!("write: another value, or another {other}");
+        let finding = Finding::new(place, message, help);
         // It is found again in each override.
-        let is_new = |it: &Finding| self.place(other).is_some() && !self.findings.contains(it);
-        let finding = finding.filter(is_new);
-        self.findings.extend(finding);
+        if !self.findings.contains(&finding) {
+            self.findings.push(finding);
+        }
     }
 
-    fn intervals(
-        &mut self,
-        Settings {
-            sampling, rescue, ..
-        }: &Settings,
-    ) {
-        let maps = sampling.map_interval.unwrap_or(Duration::MAX);
-        let timeout = ("sampling.probe_timeout", sampling.probe_timeout);
-        let interval = ("sampling.interval", sampling.interval);
-        let maps = ("sampling.map_interval", maps);
-        let gap = ("rescue.min_interval", rescue.min_interval);
-        let quiet = ("rescue.quiet_after", rescue.quiet_after);
-        // A default interval lies between the other two, if it can.
-        for (one, other) in [
-            (timeout, interval),
-            (interval, maps),
-            (timeout, maps),
-            (gap, quiet),
-        ] {
-            if one.1 > other.1 {
-                let [one, other] = [one, other].map(|(key, time)| (key, time.toml()));
+    /// Adapts and checks all settings but the limits of images.
+    pub(super) fn all(&mut self, settings: &mut Settings) {
+        self.intervals(settings);
+        self.empty_lists(settings);
+        self.rescue_trigger(&settings.klog, &settings.rescue);
+        self.windows(&settings.maintenance);
+    }
+
+    fn intervals(&mut self, settings: &mut Settings) {
+        let (sampling, rescue) = (&mut settings.sampling, &mut settings.rescue);
+        let (timeout, interval) = (&mut sampling.probe_timeout, &mut sampling.interval);
+        let mut maps = sampling.map_interval.unwrap_or(Duration::MAX);
+        self.not_longer([TIMEOUT, INTERVAL], timeout, interval);
+        self.not_longer([TIMEOUT, MAP_INTERVAL], timeout, &mut maps);
+        self.not_longer([INTERVAL, MAP_INTERVAL], interval, &mut maps);
+        sampling.map_interval = sampling.map_interval.and(Some(maps));
+        let (gap, quiet) = (&mut rescue.min_interval, &mut rescue.quiet_after);
+        self.not_longer(["rescue.min_interval", "rescue.quiet_after"], gap, quiet);
+    }
+
+    /// Checks that the first of two keys is not longer than the second. If only one of them is set,
+    /// the other adapts.
+    fn not_longer(&mut self, keys: [&str; 2], short: &mut Duration, long: &mut Duration) {
+        match keys.map(|key| self.is_set(key)) {
+            [true, false] => *long = (*long).max(*short),
+            [false, true] => *short = (*short).min(*long),
+            _ if short > long => {
+                let (one, other) = ((keys[0], short.toml()), (keys[1], long.toml()));
                 self.contradiction(one, "is longer than", other);
             }
+            _ => {}
         }
     }
 
     fn empty_lists(&mut self, settings: &Settings) {
         if settings.rescue.steps.is_empty() {
-            self.refuse("rescue.steps", ": there is no step");
+            self.refuse("rescue.steps", "there is no step");
         }
         if settings.defrag.engines.is_empty() {
-            self.refuse("defrag.engines", ": there is no engine");
+            self.refuse("defrag.engines", "there is no engine");
         }
         for (i, window) in settings.maintenance.windows.iter().enumerate() {
             if window.days.is_empty() {
-                self.refuse(&format!("maintenance.window.{i}.days"), ": there is no day");
+                self.refuse(&format!("maintenance.window.{i}.days"), "there is no day");
             }
         }
     }
 
     /// Refuses a rescue that nothing can start; it can be disabled instead.
-    fn rescue_trigger(&mut self, Settings { klog, rescue, .. }: &Settings) {
+    fn rescue_trigger(&mut self, klog: &Klog, rescue: &Rescue) {
         let by_file = klog.files_may_rescue && !klog.files.is_empty();
         if rescue.enabled && !klog.kmsg && !by_file && rescue.stall_after.is_none() {
             // Neither value is the default, so both keys are set.
-            let problem = " = false, and rescue.stall_after = \"never\", and no log file may \
-                           rescue: nothing could start the rescue";
-            self.refuse("klog.kmsg", problem);
+            let message = "klog.kmsg = false, and rescue.stall_after = \"never\", and no log file \
+                           may rescue: nothing could start the rescue";
+            let finding = |place| Finding::new(place, message.to_owned(), write("klog.kmsg"));
+            self.findings
+                .extend(place(self.table, "klog.kmsg").map(finding));
         }
     }
 
-    fn windows(&mut self, Settings { maintenance, .. }: &Settings) {
+    fn windows(&mut self, maintenance: &Maintenance) {
         let windows = maintenance.windows.iter().map(|window| window.duration);
         if let Some((i, shortest)) = windows.enumerate().min_by_key(|(_, duration)| *duration)
             && maintenance.jitter > shortest / 2
@@ -171,9 +132,10 @@ impl<'s> Check<'s> {
         }
         for (i, blackout) in maintenance.blackouts.iter().enumerate() {
             if blackout.to < blackout.from {
-                let key = |end| format!("maintenance.blackout.{i}.{end}");
-                let [to, from] = [blackout.to, blackout.from].map(|date| date.to_string());
-                self.contradiction((&key("to"), to), "is before", (&key("from"), from));
+                let [to, from] =
+                    ["to", "from"].map(|end| format!("maintenance.blackout.{i}.{end}"));
+                let [last, first] = [blackout.to, blackout.from].map(|date| date.to_string());
+                self.contradiction((&to, last), "is before", (&from, first));
             }
         }
     }
@@ -184,32 +146,4 @@ fn key_of(path: &str) -> String {
     let is_name = |part: &&str| !part.starts_with(|c: char| c.is_ascii_digit());
     let names = path.split('.').filter(is_name);
     names.collect::<Vec<_>>().join(".")
-}
-
-/// Adapts the defaults to the keys that are set in `table`.
-pub(super) fn adapt(settings: &mut Settings, table: &DeTable<'_>) {
-    let written = |path: &str| place(table, path).is_some();
-    let Settings {
-        sampling, rescue, ..
-    } = settings;
-    if !written("sampling.interval") {
-        if written("sampling.probe_timeout") {
-            sampling.interval = sampling.interval.max(sampling.probe_timeout);
-        }
-        if let (true, Some(maps)) = (written("sampling.map_interval"), sampling.map_interval) {
-            sampling.interval = sampling.interval.min(maps);
-        }
-    }
-    if !written("sampling.probe_timeout") {
-        sampling.probe_timeout = sampling.probe_timeout.min(sampling.interval);
-    }
-    if !written("sampling.map_interval") {
-        sampling.map_interval = sampling.map_interval.max(Some(sampling.interval));
-    }
-    if !written("rescue.quiet_after") {
-        rescue.quiet_after = rescue.quiet_after.max(rescue.min_interval);
-    }
-    if !written("rescue.min_interval") {
-        rescue.min_interval = rescue.min_interval.min(rescue.quiet_after);
-    }
 }

@@ -1,4 +1,4 @@
-//! Checks of single values, which [`sections`](super::formats::sections) declares with the keys.
+//! Checks of single values, which [`settings`](super::settings) declares with the keys.
 
 use std::ops::{Bound, RangeBounds};
 use std::path::Path;
@@ -10,28 +10,42 @@ use super::globs::{compile_globs, is_glob};
 use super::text::quoted;
 use super::units::Toml;
 
+pub(super) const MILLISECOND: Duration = Duration::from_millis(1);
 /// The shortest interval: a sweep over a thousand images needs time, the stall detector checks once
 /// a second, and a shorter gap between two kernel messages does not end an incident.
 pub(super) const SECOND: Duration = Duration::from_secs(1);
+pub(super) const MINUTE: Duration = Duration::from_secs(60);
+pub(super) const HOUR: Duration = Duration::from_secs(3600);
 pub(super) const DAY: Duration = Duration::from_secs(86_400);
-/// The longest path of a socket (`sun_path`, unix(7), without the final NUL).
-const MAX_SOCKET: usize = 107;
 
-/// Invalid values of a section: the key, with the number of the list item, and what is wrong.
+/// Invalid values: the path of the key, with the numbers of list items, and what is wrong.
 pub(super) type Invalid = Vec<(String, String)>;
 
 /// In this range.
 pub(super) fn within<T: Toml + PartialOrd>(
     range: impl RangeBounds<T>,
 ) -> impl Fn(&T, &str, &mut Invalid) {
-    move |value, key, invalid| {
+    move |value, path, invalid| {
         let (bound, is) = match (range.start_bound(), range.end_bound()) {
             (Bound::Included(least), _) if value < least => (least, "is below"),
             (_, Bound::Included(most)) if value > most => (most, "is above"),
             _ => return,
         };
         let problem = format!("{} {is} {}", value.toml(), bound.toml());
-        invalid.push((key.to_owned(), problem));
+        invalid.push((path.to_owned(), problem));
+    }
+}
+
+/// A text or path of this form.
+pub(super) fn form<T: AsRef<Path>>(
+    is_valid: impl Fn(&str) -> bool,
+    form: &str,
+) -> impl Fn(&T, &str, &mut Invalid) {
+    move |text, path, invalid| {
+        let text = text.as_ref().to_string_lossy();
+        if !is_valid(&text) {
+            invalid.push((path.to_owned(), format!("{} is not {form}", quoted(&text))));
+        }
     }
 }
 
@@ -39,54 +53,40 @@ pub(super) fn within<T: Toml + PartialOrd>(
 pub(super) fn set<T>(
     check: impl Fn(&T, &str, &mut Invalid),
 ) -> impl Fn(&Option<T>, &str, &mut Invalid) {
-    move |value, key, invalid| value.iter().for_each(|value| check(value, key, invalid))
+    move |value, path, invalid| value.iter().for_each(|value| check(value, path, invalid))
 }
 
-/// A text or path of this form.
-pub(super) fn one<T: AsRef<Path>>(
-    is_valid: impl Fn(&str) -> bool,
-    form: &str,
-) -> impl Fn(&T, &str, &mut Invalid) {
-    move |text, key, invalid| {
-        let text = text.as_ref().to_string_lossy();
-        if !is_valid(&text) {
-            invalid.push((key.to_owned(), format!("{} is not {form}", quoted(&text))));
-        }
-    }
-}
-
-/// A list of such texts or paths.
-pub(super) fn each<T: AsRef<Path>>(
-    is_valid: impl Fn(&str) -> bool,
-    form: &str,
+/// A list of such values.
+pub(super) fn each<T>(
+    check: impl Fn(&T, &str, &mut Invalid),
 ) -> impl Fn(&Vec<T>, &str, &mut Invalid) {
-    let check = one(is_valid, form);
-    move |texts, key, invalid| {
-        let items = texts.iter().enumerate();
-        items.for_each(|(i, text)| check(text, &format!("{key}.{i}"), invalid));
+    move |items, path, invalid| {
+        let items = items.iter().enumerate();
+        items.for_each(|(i, item)| check(item, &format!("{path}.{i}"), invalid));
     }
 }
 
 /// A command: the absolute path of a program, and its arguments.
-pub(super) fn command(words: &[String], key: &str, invalid: &mut Invalid) {
-    let check = |i: usize| match i {
-        0 => one(is_absolute as fn(&str) -> bool, "an absolute path"),
-        _ => one(without_nul as fn(&str) -> bool, "text without NUL"),
-    };
-    let words = words.iter().enumerate();
-    words.for_each(|(i, word)| check(i)(word, &format!("{key}.{i}"), invalid));
+pub(super) fn command(words: &[String], path: &str, invalid: &mut Invalid) {
+    for (i, word) in words.iter().enumerate() {
+        let path = &format!("{path}.{i}");
+        match i {
+            0 => form(is_absolute, "an absolute path")(word, path, invalid),
+            _ => form(without_nul, "text without NUL")(word, path, invalid),
+        }
+    }
 }
 
 /// Globs, one by one and all together.
-pub(super) fn globs(globs: &Vec<String>, key: &str, invalid: &mut Invalid) {
+pub(super) fn globs(globs: &Vec<String>, path: &str, invalid: &mut Invalid) {
     let before = invalid.len();
-    let form = "a glob of a file name, or one of a whole path, which begins with / or **";
-    each(is_matched, form)(globs, key, invalid);
+    let syntax = "a glob of a file name, or one of a whole path, which begins with / or **";
+    each(form(is_matched, syntax))(globs, path, invalid);
     if invalid.len() == before
         && let Err(error) = compile_globs(globs.iter().map(String::as_str))
     {
         let problem = format!("all globs together: {}", error.kind());
-        invalid.push((key.to_owned(), problem));
+        invalid.push((path.to_owned(), problem));
     }
 }
 
@@ -119,26 +119,10 @@ pub(super) fn is_database(path: &str) -> bool {
     is_absolute(path) && has_name
 }
 
-/// Whether it may be a log file to follow. A glob would be followed as a literal, missing file. `[`
-/// and `{` do occur in names.
-pub(super) fn is_followed(path: &str) -> bool {
-    is_absolute(path) && !path.contains(['*', '?'])
-}
-
 /// Whether it may be the release of a kernel. No patterns: one would vouch for kernels that were not
 /// examined.
 pub(super) fn is_release(text: &str) -> bool {
     let usual = |c: char| c.is_ascii_alphanumeric() || "._+~-".contains(c);
     let begins = text.starts_with(|c: char| c.is_ascii_digit());
     begins && text.contains('.') && text.chars().all(usual)
-}
-
-/// The collector reads no other files (node_exporter, collector/textfile.go).
-pub(super) fn is_textfile(path: &str) -> bool {
-    is_absolute(path) && path.ends_with(".prom")
-}
-
-/// Whether it may be the path of a Unix socket.
-pub(super) fn is_socket(path: &str) -> bool {
-    is_absolute(path) && path.len() <= MAX_SOCKET
 }

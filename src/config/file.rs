@@ -3,7 +3,6 @@
 use std::ffi::OsStr;
 use std::fs::{self, FileType, OpenOptions};
 use std::io::{self, Read as _};
-use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
@@ -11,13 +10,14 @@ use super::report::{Source, problem_at, problem_of};
 
 /// Maximum size of a file in bytes. Real ones have a few thousand; a larger one is a mistake.
 const LARGEST: u64 = 1 << 20;
+/// The byte order mark that some editors write. Neither TOML nor a column.
+const MARK: &[u8] = "\u{feff}".as_bytes();
 
 const HELP: &str = "repair or remove it, or name another configuration with --config FILE";
 
 /// The main file, its fragments, and the problems of those that cannot be read.
 pub(super) fn read_all(main: &Path, may_be_missing: bool) -> (Vec<Source>, Vec<String>) {
-    let mut sources = Vec::new();
-    let mut problems = Vec::new();
+    let (mut sources, mut problems) = (Vec::new(), Vec::new());
     let fragments = fragments(main).unwrap_or_else(|problem| {
         problems.push(problem);
         Vec::new()
@@ -34,11 +34,6 @@ pub(super) fn read_all(main: &Path, may_be_missing: bool) -> (Vec<Source>, Vec<S
     (sources, problems)
 }
 
-/// The file at `path` alone; `None` if it cannot be read.
-pub(super) fn read_one(path: &Path) -> Option<Source> {
-    read(path).ok()?
-}
-
 /// The fragments beside the main file, sorted by name; empty if there is no directory.
 fn fragments(main: &Path) -> Result<Vec<PathBuf>, String> {
     let directory = main.parent().unwrap_or(Path::new("")).join("conf.d");
@@ -52,7 +47,7 @@ fn fragments(main: &Path) -> Result<Vec<PathBuf>, String> {
         let help = "make it a directory that can be read, or remove it";
         problem_of(&directory, &message, help)
     })?;
-    let is_hidden = |name: &OsStr| name.as_bytes().starts_with(b".");
+    let is_hidden = |name: &OsStr| name.as_encoded_bytes().starts_with(b".");
     paths.retain(|path| {
         path.extension() == Some(OsStr::new("toml")) && !path.file_name().is_some_and(is_hidden)
     });
@@ -61,31 +56,33 @@ fn fragments(main: &Path) -> Result<Vec<PathBuf>, String> {
 }
 
 /// The file at `path`; `None` if it does not exist.
-fn read(path: &Path) -> Result<Option<Source>, String> {
+pub(super) fn read(path: &Path) -> Result<Option<Source>, String> {
     let refused = |message: &str| Err(problem_of(path, message, HELP));
     match read_bytes(path) {
-        Ok((kind, _)) if !kind.is_file() => refused(&not_a_file(kind)),
+        Ok((kind, _)) if kind.is_dir() => refused("is a directory, not a file"),
+        Ok((kind, _)) if kind.is_fifo() => refused("is a pipe, not a file"),
+        Ok((kind, _)) if !kind.is_file() => refused("is a device, not a file"),
         Ok((_, bytes)) if bytes.len() as u64 > LARGEST => {
             refused("is larger than 1 MiB, no configuration is")
         }
-        Ok((_, bytes)) => decode(path, bytes).map(Some),
+        Ok((_, bytes)) => decode(path, bytes.strip_prefix(MARK).unwrap_or(&bytes)).map(Some),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => match fs::metadata(path).map(|metadata| metadata.file_type()) {
-            // The error of opening a socket does not name the cause.
-            Ok(kind) if kind.is_socket() => refused(&not_a_file(kind)),
-            _ => refused(&format!("cannot be read: {error}")),
-        },
+        // The error of opening a socket does not name the cause.
+        Err(_) if fs::metadata(path).is_ok_and(|it| it.file_type().is_socket()) => {
+            refused("is a socket, not a file")
+        }
+        Err(error) => refused(&format!("cannot be read: {error}")),
     }
 }
 
-fn decode(path: &Path, bytes: Vec<u8>) -> Result<Source, String> {
-    let path = path.to_owned();
-    let text = String::from_utf8(bytes).map_err(|error| {
-        let at = error.utf8_error().valid_up_to();
-        let end = at + error.utf8_error().error_len().unwrap_or(1);
+fn decode(path: &Path, bytes: &[u8]) -> Result<Source, String> {
+    let text = str::from_utf8(bytes).map_err(|error| {
+        let at = error.valid_up_to();
+        let end = at + error.error_len().unwrap_or(1);
         let help = "help: save the file as UTF-8";
-        problem_at(&path, error.as_bytes(), at..end, "this is not UTF-8", help)
+        problem_at(path, bytes, at..end, "this is not UTF-8", help)
     })?;
+    let (path, text) = (path.to_owned(), text.to_owned());
     Ok(Source { path, text })
 }
 
@@ -93,10 +90,8 @@ fn decode(path: &Path, bytes: Vec<u8>) -> Result<Source, String> {
 fn read_bytes(path: &Path) -> io::Result<(FileType, Vec<u8>)> {
     // `O_NONBLOCK`: do not wait for the writer of a FIFO. `O_NOCTTY`: do not acquire a terminal.
     let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
-    let file = OpenOptions::new()
-        .read(true)
-        .custom_flags(flags)
-        .open(path)?;
+    let mut options = OpenOptions::new();
+    let file = options.read(true).custom_flags(flags).open(path)?;
     let kind = file.metadata()?.file_type();
     let mut bytes = Vec::new();
     if kind.is_file() {
@@ -104,14 +99,4 @@ fn read_bytes(path: &Path) -> io::Result<(FileType, Vec<u8>)> {
         file.take(LARGEST + 1).read_to_end(&mut bytes)?;
     }
     Ok((kind, bytes))
-}
-
-fn not_a_file(kind: FileType) -> String {
-    let name = match kind {
-        _ if kind.is_dir() => "a directory",
-        _ if kind.is_fifo() => "a pipe",
-        _ if kind.is_socket() => "a socket",
-        _ => "a device",
-    };
-    format!("is {name}, not a file")
 }

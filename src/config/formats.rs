@@ -1,38 +1,67 @@
 //! How serde reads and writes the settings: sections with defaults, and modules for
 //! `#[serde(with = "…")]` for fields whose configured form differs from that of serde.
 
+use jiff::civil::Date;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use toml::Value;
 
 use super::units::Unit;
+use crate::model::{ExtentsPerDay, Share};
 
-/// Defines sections whose keys may be missing, with the default of each key and, if not every value
-/// of its type is valid, its check (see [`checks`](super::checks)).
+/// Defines sections, whose keys may all be missing: `key: type as "format" = default, check check;`.
+/// The format is that of `#[serde(with = "format")]`, the check one of [`checks`](super::checks);
+/// either may be missing. The field of a repeated section has the name of the section in brackets.
 macro_rules! sections {
-    ($($(#[$meta:meta])* pub struct $name:ident {
-        $($(#[$key:meta])* pub $field:ident: $type:ty = $default:expr $(, check $check:expr)?;)+
-    })+) => {$(
+    ($($(#[$meta:meta])* $name:ident {$(
+        $(#[$key:meta])*
+        $field:ident $([$section:literal])?: $type:ty $(as $format:literal)? = $default:expr
+        $(, check $check:expr)?;
+    )+})+) => {$(
         $(#[$meta])*
         #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
         #[serde(default, deny_unknown_fields)]
-        pub struct $name { $($(#[$key])* pub $field: $type,)+ }
+        pub struct $name {$(
+            $(#[$key])*
+            $(#[serde(rename = $section, skip_serializing_if = "Vec::is_empty")])?
+            $(#[serde(with = $format)])?
+            pub $field: $type,
+        )+}
 
         impl Default for $name {
             fn default() -> $name { $name { $($field: $default,)+ } }
         }
 
         impl $name {
-            /// The invalid values of this section.
-            #[allow(unused_mut, dead_code, reason = "not every section has a check")]
-            pub(in crate::config) fn invalid(&self) -> $crate::config::checks::Invalid {
-                let mut invalid = $crate::config::checks::Invalid::default();
-                $($($check(&self.$field, stringify!($field), &mut invalid);)?)+
-                invalid
-            }
+            /// Adds the invalid values; `path` is that of the section.
+            #[allow(unused_variables, reason = "not every key has a check")]
+            pub(in crate::config) fn invalid(
+                &self,
+                path: &str,
+                invalid: &mut $crate::config::checks::Invalid,
+            ) {$(
+                // The name in brackets, if there is one.
+                let key = [$($section,)? stringify!($field)][0];
+                $($check(&self.$field, &$crate::config::text::join(path, key), invalid);)?
+            )+}
         }
     )+};
 }
 pub(super) use sections;
+
+/// Defines [`sections!`] with their names, and the settings that consist of them.
+macro_rules! settings {
+    ($($(#[$meta:meta])* $section:ident: $name:ident { $($keys:tt)+ })+) => {
+        sections! {
+            /// All settings.
+            Settings {$(
+                $(#[$meta])* $section: $name = $name::default(), check $name::invalid;
+            )+}
+            $($(#[$meta])* $name { $($keys)+ })+
+        }
+    };
+}
+pub(super) use settings;
 
 /// A value as text with its unit.
 pub(super) mod text {
@@ -66,73 +95,63 @@ pub(super) mod texts {
     }
 }
 
-/// A share as a number from 0.5 to 1.
-pub(super) mod factor {
-    use super::*;
-    use crate::model::Share;
+/// Defines formats of values that are not text: what is wrong with others, how a value is read, and
+/// how it is written.
+macro_rules! formats {
+    ($($(#[$about:meta])* $format:ident: $type:ty, $wrong:literal,
+        |$value:ident| $read:expr,
+        |$setting:ident| $write:expr;
+    )+) => {$(
+        $(#[$about])*
+        pub(super) mod $format {
+            use $crate::config::formats::*;
 
-    pub(crate) fn serialize<S: Serializer>(share: &Share, to: S) -> Result<S::Ok, S::Error> {
-        to.serialize_f64(share.factor())
-    }
-
-    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Share, D::Error> {
-        let factor = f64::deserialize(from)
-            .ok()
-            .filter(|it| (0.5..=1.0).contains(it));
-        let factor = factor.ok_or_else(|| D::Error::custom("is not a number from 0.5 to 1"))?;
-        // In range, so at most a million.
-        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-        let millionths = (factor * f64::from(Share::WHOLE.0)).round() as u32;
-        Ok(Share(millionths))
-    }
-}
-
-/// A number of extents, or `"never"` for the inner `None`. The outer one is a key that is not set.
-pub(super) mod per_day {
-    use super::*;
-    use crate::model::{ExtentCount, ExtentsPerDay};
-    use toml::Value;
-
-    pub(crate) fn serialize<S: Serializer>(
-        rate: &Option<Option<ExtentsPerDay>>,
-        to: S,
-    ) -> Result<S::Ok, S::Error> {
-        match rate.flatten() {
-            Some(rate) => rate.count().serialize(to),
-            None => to.serialize_str("never"),
-        }
-    }
-
-    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
-        from: D,
-    ) -> Result<Option<Option<ExtentsPerDay>>, D::Error> {
-        match Value::deserialize(from)? {
-            Value::Integer(count) if count >= 0 => {
-                let count = ExtentCount(count.unsigned_abs());
-                Ok(Some(Some(ExtentsPerDay::from_count(count))))
+            pub(crate) fn serialize<S: Serializer>(
+                $setting: &$type,
+                to: S,
+            ) -> Result<S::Ok, S::Error> {
+                let value: Option<Value> = $write;
+                value.serialize(to)
             }
-            Value::String(text) if text == "never" => Ok(Some(None)),
-            _ => Err(D::Error::custom("is neither a whole number nor \"never\"")),
+
+            pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
+                from: D,
+            ) -> Result<$type, D::Error> {
+                let $value = Value::deserialize(from)?;
+                let setting: Option<$type> = $read;
+                setting.ok_or_else(|| D::Error::custom($wrong))
+            }
         }
-    }
+    )+};
 }
 
-/// A date, unquoted in TOML.
-pub(super) mod date {
-    use super::*;
-    use jiff::civil::Date;
-    use toml::value::Datetime;
+formats! {
+    /// A share as a number from 0.5 to 1.
+    factor: Share, "is not a number from 0.5 to 1",
+        |value| {
+            // In range, so at most a million.
+            #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+            let share = |factor: f64| Share((factor * f64::from(Share::WHOLE.0)).round() as u32);
+            value.try_into().ok().filter(|factor| (0.5..=1.0).contains(factor)).map(share)
+        },
+        |share| Some(share.factor().into());
 
-    pub(crate) fn serialize<S: Serializer>(date: &Date, to: S) -> Result<S::Ok, S::Error> {
-        let date: Result<Datetime, _> = date.to_string().parse();
-        date.map_err(serde::ser::Error::custom)?.serialize(to)
-    }
+    /// A number of extents, or `"never"` for the inner `None`. The outer one is a key that is not set.
+    per_day: Option<Option<ExtentsPerDay>>, "is neither a whole number nor \"never\"",
+        |value| match value.as_str() {
+            Some("never") => Some(Some(None)),
+            _ => value.try_into().ok().map(|count| Some(Some(ExtentsPerDay::from_count(count)))),
+        },
+        |rate| match rate.flatten() {
+            Some(rate) => Value::try_from(rate.count()).ok(),
+            None => Some("never".into()),
+        };
 
-    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Date, D::Error> {
-        let written = Datetime::deserialize(from)
-            .ok()
-            .filter(|it| it.time.is_none());
-        let date = written.and_then(|written| written.date?.to_string().parse().ok());
-        date.ok_or_else(|| D::Error::custom("is not a date such as 2026-12-20, without quotes"))
-    }
+    /// A date, unquoted in TOML.
+    date: Date, "is not a date such as 2026-12-20, without quotes",
+        |value| {
+            let written = value.as_datetime().filter(|it| it.time.is_none());
+            written.and_then(|written| written.date?.to_string().parse().ok())
+        },
+        |date| date.to_string().parse().ok().map(Value::Datetime);
 }

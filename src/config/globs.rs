@@ -1,17 +1,14 @@
 //! Globs of the configuration.
 
 use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 
 /// Whether an entry of [`Images::paths`](super::settings::Images::paths) is a glob, not a path.
 pub fn is_glob(path: impl AsRef<OsStr>) -> bool {
-    path.as_ref()
-        .as_bytes()
-        .iter()
-        .any(|byte| b"*?[{".contains(byte))
+    let bytes = path.as_ref().as_encoded_bytes();
+    bytes.iter().any(|byte| b"*?[{".contains(byte))
 }
 
 /// Compiles globs: `*` and `?` do not match `/`, `**` matches any number of directories.
@@ -38,10 +35,8 @@ pub struct Globs {
 impl Globs {
     /// Compiles `patterns`; fails as [`compile_globs`] does.
     pub fn new(patterns: &[String]) -> Result<Self, globset::Error> {
-        let (paths, names): (Vec<_>, Vec<_>) = patterns
-            .iter()
-            .map(String::as_str)
-            .partition(|pattern| pattern.contains('/'));
+        let patterns = patterns.iter().map(String::as_str);
+        let (paths, names): (Vec<_>, Vec<_>) = patterns.partition(|it| it.contains('/'));
         Ok(Globs {
             paths: compile_globs(paths)?,
             names: compile_globs(names)?,
@@ -50,9 +45,7 @@ impl Globs {
 
     /// Whether any of the globs matches the path.
     pub fn matches(&self, path: &Path) -> bool {
-        self.paths.is_match(path)
-            || path
-                .file_name()
-                .is_some_and(|name| self.names.is_match(name))
+        let has_name = |name| self.names.is_match(name);
+        self.paths.is_match(path) || path.file_name().is_some_and(has_name)
     }
 }

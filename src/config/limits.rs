@@ -1,14 +1,9 @@
-//! The limits of `[thresholds]`: ranges, order, and the adaptation of defaults.
+//! Adapts the limits of `[thresholds]` that are not set, and checks the order of those that are.
 
-use std::array::from_fn;
 use std::time::Duration;
 
-use toml::de::DeTable;
-
 use super::check::Check;
-use super::checks::{Invalid, SECOND, within};
-use super::read::place;
-use super::settings::{HostLimits, LimitChanges, Thresholds};
+use super::settings::{HostLimits, LimitChanges, Limits, Thresholds};
 use super::units::Toml as _;
 use crate::model::growth::REACH_OF_WINDOW;
 use crate::model::memory::EXTENT_LIMIT_64;
@@ -18,223 +13,35 @@ use crate::model::{ExtentCount, ExtentsPerDay, Share};
 const TIMES_WARNING: u64 = 10;
 const HOST_TIMES_WARNING: u32 = 5;
 
-const KEYS: [&str; 6] = [
-    "warning.extents",
-    "warning.growth_per_day",
-    "warning.time_to_critical",
-    "critical.extents",
-    "critical.growth_per_day",
-    "critical.time_to_critical",
-];
-/// The numbers of the keys of a warning; those of critical are by [`CRITICAL`] higher.
-const EXTENTS: usize = 0;
-const GROWTH: usize = 1;
-const TIME: usize = 2;
-const CRITICAL: usize = 3;
-
-/// The limit of each key in extents, extents a day, or milliseconds; `None` is never.
-type Numbers = [Option<u64>; 6];
-/// As [`Numbers`], with `None` for what is not set.
-type Changes = [Option<Option<u64>>; 6];
-
-fn numbers_of(warning: &LimitChanges, critical: &LimitChanges) -> Changes {
-    // Times are at most a hundred years.
-    let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-    let numbers = |limits: &LimitChanges| {
-        let extents = limits.extents.map(|extents| Some(extents.0));
-        let growth = limits.growth_per_day.map(|rate| Some(rate?.count().0));
-        (
-            extents,
-            growth,
-            limits.time_to_critical.map(|time| Some(millis(time?))),
-        )
-    };
-    let ((a, b, c), (d, e, f)) = (numbers(warning), numbers(critical));
-    [a, b, c, d, e, f]
-}
-
-/// The limits of both severities.
-fn limits_of(numbers: Changes) -> [LimitChanges; 2] {
-    let rate = |count| ExtentsPerDay::from_count(ExtentCount(count));
-    [0, CRITICAL].map(|severity| LimitChanges {
-        extents: numbers[severity + EXTENTS].flatten().map(ExtentCount),
-        growth_per_day: numbers[severity + GROWTH].map(|count| count.map(rate)),
-        time_to_critical: numbers[severity + TIME].map(|time| time.map(Duration::from_millis)),
-    })
-}
-
-fn base_of(it: &Thresholds) -> Numbers {
-    let (warning, critical) = (it.warning.clone().into(), it.critical.clone().into());
-    numbers_of(&warning, &critical).map(Option::flatten)
-}
-
-/// The limits of an image to which these changes apply.
-fn with(base: Numbers, changes: Changes) -> Numbers {
-    from_fn(|key| changes[key].unwrap_or(base[key]))
-}
-
-/// The limits that are set in `[thresholds]` and in each override, with the path of the section.
-fn sections(it: &Thresholds) -> Vec<(String, Changes)> {
-    let base = ("thresholds".to_owned(), base_of(it).map(Some));
-    let overrides = it.overrides.iter().enumerate().map(|(i, over)| {
+/// Adapts the limits and the growth window that are not set, then checks that critical limits are
+/// beyond warning limits, also with each override.
+pub(super) fn check(check: &mut Check<'_>, it: &mut Thresholds) {
+    if !check.is_set("thresholds.growth_window") {
+        it.growth_window = it.growth_window.max(window_for(furthest(check, it)));
+    }
+    let window = it.growth_window;
+    let mut none = [LimitChanges::default(), LimitChanges::default()];
+    let base = [&it.warning, &it.critical];
+    [it.warning, it.critical] = section(check, "thresholds", base, none.each_mut(), window);
+    for (i, over) in it.overrides.iter_mut().enumerate() {
         let path = format!("thresholds.override.{i}");
-        (path, numbers_of(&over.warning, &over.critical))
+        let changes = [&mut over.warning, &mut over.critical];
+        section(check, &path, [&it.warning, &it.critical], changes, window);
+    }
+    host(check, &mut it.host);
+}
+
+/// The longest `time_to_critical` that is set.
+fn furthest(check: &Check<'_>, it: &Thresholds) -> Duration {
+    let own = [("warning", &it.warning), ("critical", &it.critical)].into_iter();
+    let own = own.map(|(severity, limits)| {
+        let is_set = check.is_set(&format!("thresholds.{severity}.time_to_critical"));
+        limits.time_to_critical.filter(|_| is_set)
     });
-    std::iter::once(base).chain(overrides).collect()
-}
-
-/// Checks the limits one by one, also those of overrides.
-pub(super) fn ranges(check: &mut Check<'_>, it: &Thresholds) {
-    for (section, changes) in sections(it) {
-        let mut invalid = Invalid::new();
-        for (i, key) in KEYS.iter().enumerate() {
-            let Some(number) = changes[i].flatten() else {
-                continue;
-            };
-            if i % CRITICAL == TIME {
-                within(SECOND..)(&Duration::from_millis(number), key, &mut invalid);
-                continue;
-            }
-            // Leaves room for the limit of the other severity.
-            let least = ExtentCount(if i == CRITICAL + EXTENTS { 2 } else { 1 });
-            let most = ExtentCount(EXTENT_LIMIT_64.0 - u64::from(i == EXTENTS));
-            within(least..=most)(&ExtentCount(number), key, &mut invalid);
-        }
-        check.section(&section, invalid);
-    }
-}
-
-/// Checks that critical limits are beyond warning limits, also with each override.
-pub(super) fn order(check: &mut Check<'_>, it: &Thresholds) {
-    for (section, changes) in sections(it) {
-        order_of(
-            check,
-            &section,
-            with(base_of(it), changes),
-            it.growth_window,
-        );
-    }
-    let HostLimits { warning, critical } = &it.host;
-    if critical <= warning {
-        let one = ("thresholds.host.critical", critical.toml());
-        let other = ("thresholds.host.warning", warning.toml());
-        check.contradiction(one, "is not above", other);
-    }
-}
-
-/// `section` is an override, or `thresholds` itself.
-fn order_of(check: &mut Check<'_>, section: &str, limits: Numbers, window: Duration) {
-    // In the override, if it is set there.
-    let paths = KEYS.map(|key| {
-        let own = format!("{section}.{key}");
-        let is_own = check.place(&own).is_some();
-        if is_own {
-            own
-        } else {
-            format!("thresholds.{key}")
-        }
-    });
-    let time = |milliseconds| Duration::from_millis(milliseconds);
-    let mut times = [limits[TIME], limits[CRITICAL + TIME]];
-    for key in [EXTENTS, GROWTH, TIME] {
-        let (Some(low), Some(high)) = (limits[key], limits[CRITICAL + key]) else {
-            continue;
-        };
-        let (one, other) = (paths[CRITICAL + key].as_str(), paths[key].as_str());
-        if key != TIME && high <= low {
-            let (high, low) = (high.to_string(), low.to_string());
-            check.contradiction((one, high), "is not above", (other, low));
-        } else if key == TIME && high >= low {
-            let (near, far) = (time(high).toml(), time(low).toml());
-            check.contradiction((one, near), "is not below", (other, far));
-            // It is reported once.
-            times[1] = None;
-        }
-    }
-    // A time beyond the reach of the forecast would never be reported.
-    for (path, limit) in [&paths[TIME], &paths[CRITICAL + TIME]]
-        .into_iter()
-        .zip(times)
-    {
-        let limit = limit.map(time);
-        if let Some(limit) = limit.filter(|it| *it > window.saturating_mul(REACH_OF_WINDOW)) {
-            let relation = format!("is further than a forecast reaches, {REACH_OF_WINDOW} times");
-            let window = ("thresholds.growth_window", window.toml());
-            check.contradiction((path, limit.toml()), &relation, window);
-        }
-    }
-}
-
-/// Adapts the defaults to the keys that are set in `table`.
-pub(super) fn adapt(it: &mut Thresholds, table: &DeTable<'_>) {
-    let is_set = |key: &str| place(table, &format!("thresholds.{key}")).is_some();
-    let set = KEYS.map(is_set);
-    let base = base_of(it);
-    if !is_set("growth_window") {
-        let own: Changes = from_fn(|key| Some(base[key]).filter(|_| set[key]));
-        let overrides = sections(it).into_iter().skip(1);
-        let all = overrides.map(|(_, changes)| changes).chain([own]);
-        let times = all.flat_map(|it| [it[TIME].flatten(), it[CRITICAL + TIME].flatten()]);
-        let furthest = times.flatten().max().unwrap_or(0);
-        let needed = window_for(Duration::from_millis(furthest));
-        it.growth_window = it.growth_window.max(needed);
-    }
-    let reach = it.growth_window.saturating_mul(REACH_OF_WINDOW).as_millis();
-    let reach = u64::try_from(reach).unwrap_or(u64::MAX);
-    let base = adapted(base, set, reach);
-    let [warning, critical] = limits_of(base.map(Some));
-    warning.apply(&mut it.warning);
-    critical.apply(&mut it.critical);
-    for over in &mut it.overrides {
-        let own = numbers_of(&over.warning, &over.critical);
-        let before = with(base, own);
-        let after = adapted(before, from_fn(|i| own[i].is_some() || set[i]), reach);
-        let changes = from_fn(|i| {
-            let is_changed = own[i].is_some() || before[i] != after[i];
-            is_changed.then_some(after[i])
-        });
-        [over.warning, over.critical] = limits_of(changes);
-    }
-    let HostLimits { warning, critical } = &mut it.host;
-    if *critical <= *warning {
-        if !is_set("host.critical") {
-            let times = warning.0.saturating_mul(HOST_TIMES_WARNING);
-            *critical = Share(times).min(Share::WHOLE);
-        } else if !is_set("host.warning") {
-            *warning = Share(critical.0 / HOST_TIMES_WARNING);
-        }
-    }
-}
-
-/// Adapts the limits that are not `set` to those that are; `reach` is that of the forecast.
-fn adapted(mut limits: Numbers, set: [bool; 6], reach: u64) -> Numbers {
-    let part = |critical: u64| (critical / TIMES_WARNING).max(1);
-    let is_inverse = |key: usize| limits[CRITICAL + key] <= limits[key];
-    let (is_extents, is_growth) = (is_inverse(EXTENTS), is_inverse(GROWTH));
-    if let (true, Some(low), Some(high)) = (is_extents, limits[EXTENTS], limits[CRITICAL]) {
-        match (set[EXTENTS], set[CRITICAL]) {
-            (true, false) => {
-                let times = low.saturating_mul(TIMES_WARNING);
-                limits[CRITICAL] = Some(times.min(EXTENT_LIMIT_64.0));
-            }
-            (false, true) => limits[EXTENTS] = Some(part(high)),
-            _ => {}
-        }
-    }
-    if let (true, Some(high), false) = (is_growth, limits[CRITICAL + GROWTH], set[GROWTH]) {
-        limits[GROWTH] = Some(part(high)).filter(|part| *part < high);
-    }
-    if let (Some(far), false) = (limits[TIME], set[TIME]) {
-        // As far as the forecast reaches and beyond the critical time; otherwise never.
-        let least = limits[CRITICAL + TIME].unwrap_or_default();
-        let far = if far <= least {
-            least.saturating_mul(2)
-        } else {
-            far
-        };
-        limits[TIME] = Some(far.min(reach)).filter(|time| *time > least);
-    }
-    limits
+    let overrides = it.overrides.iter();
+    let changes = overrides.flat_map(|over| [&over.warning, &over.critical]);
+    let changes = changes.map(|limits| limits.time_to_critical.flatten());
+    own.chain(changes).flatten().max().unwrap_or_default()
 }
 
 /// The smallest window, in whole minutes or hours, for which a forecast reaches `time`.
@@ -243,4 +50,122 @@ fn window_for(time: Duration) -> Duration {
     // Times are at most a hundred years.
     let needed = u64::try_from(time.as_millis().div_ceil(reach)).unwrap_or(u64::MAX / 2);
     Duration::from_secs(needed.next_multiple_of(if needed > 3600 { 3600 } else { 60 }))
+}
+
+/// Adapts and checks the limits of a section, which is `thresholds`, or an override that changes
+/// those of `thresholds`. Returns the limits that apply.
+fn section(
+    check: &mut Check<'_>,
+    section: &str,
+    base: [&Limits; 2],
+    mut changes: [&mut LimitChanges; 2],
+    window: Duration,
+) -> [Limits; 2] {
+    let reach = window.saturating_mul(REACH_OF_WINDOW);
+    let is_set = |key: &str| check.is_set(&path(check, section, key));
+    adapt(&changed(base, &changes), &mut changes, is_set, reach);
+    let limits = changed(base, &changes);
+    order(check, section, &limits);
+    let [far, near] = [&limits[0], &limits[1]].map(|limits| limits.time_to_critical);
+    // If it is not below the time of a warning, that is reported.
+    let near = near.filter(|near| far.is_none_or(|far| *near < far));
+    for (key, time) in [("warning", far), ("critical", near)] {
+        // It would never be reported.
+        if let Some(time) = time.filter(|time| *time > reach) {
+            let path = path(check, section, &format!("{key}.time_to_critical"));
+            let relation = format!("is further than a forecast reaches, {REACH_OF_WINDOW} times");
+            let window = ("thresholds.growth_window", window.toml());
+            check.contradiction((&path, time.toml()), &relation, window);
+        }
+    }
+    limits
+}
+
+fn changed(base: [&Limits; 2], changes: &[&mut LimitChanges; 2]) -> [Limits; 2] {
+    std::array::from_fn(|severity| {
+        let mut limits = base[severity].clone();
+        changes[severity].apply(&mut limits);
+        limits
+    })
+}
+
+/// The path of a limit: in the section, if it is set there.
+fn path(check: &Check<'_>, section: &str, key: &str) -> String {
+    match format!("{section}.{key}") {
+        own if check.is_set(&own) => own,
+        _ => format!("thresholds.{key}"),
+    }
+}
+
+/// Changes limits that are not set and do not fit to those that are. `reach` is that of the forecast.
+fn adapt(
+    [warning, critical]: &[Limits; 2],
+    changes: &mut [&mut LimitChanges; 2],
+    is_set: impl Fn(&str) -> bool,
+    reach: Duration,
+) {
+    let part = |critical: ExtentCount| ExtentCount((critical.0 / TIMES_WARNING).max(1));
+    if critical.extents <= warning.extents {
+        match (is_set("warning.extents"), is_set("critical.extents")) {
+            (true, false) => {
+                let times = ExtentCount(warning.extents.0.saturating_mul(TIMES_WARNING));
+                changes[1].extents = Some(times.min(EXTENT_LIMIT_64));
+            }
+            (false, true) => changes[0].extents = Some(part(critical.extents)),
+            _ => {}
+        }
+    }
+    let rates = warning.growth_per_day.zip(critical.growth_per_day);
+    let inverse = rates.filter(|(low, high)| high <= low);
+    if let (Some((_, high)), false) = (inverse, is_set("warning.growth_per_day")) {
+        let part = ExtentsPerDay::from_count(part(high.count()));
+        changes[0].growth_per_day = Some(Some(part).filter(|part| *part < high));
+    }
+    let far = warning.time_to_critical;
+    if let (Some(far), false) = (far, is_set("warning.time_to_critical")) {
+        // As far as the forecast reaches and beyond the critical time; otherwise never.
+        let least = critical.time_to_critical.unwrap_or_default();
+        let double = least.saturating_mul(2);
+        let beyond = if far > least { far } else { double };
+        let adapted = Some(beyond.min(reach)).filter(|time| *time > least);
+        if adapted != Some(far) {
+            changes[0].time_to_critical = Some(adapted);
+        }
+    }
+}
+
+fn order(check: &mut Check<'_>, section: &str, [warning, critical]: &[Limits; 2]) {
+    let mut refuse = |key: &str, high: String, relation: &str, low: String| {
+        let [one, other] =
+            ["critical", "warning"].map(|it| path(check, section, &format!("{it}.{key}")));
+        check.contradiction((&one, high), relation, (&other, low));
+    };
+    let rates = warning.growth_per_day.zip(critical.growth_per_day);
+    let rates = rates.map(|(low, high)| (low.count(), high.count()));
+    let extents = Some((warning.extents, critical.extents));
+    for (key, counts) in [("extents", extents), ("growth_per_day", rates)] {
+        if let Some((low, high)) = counts.filter(|(low, high)| high <= low) {
+            refuse(key, high.toml(), "is not above", low.toml());
+        }
+    }
+    let times = warning.time_to_critical.zip(critical.time_to_critical);
+    if let Some((far, near)) = times.filter(|(far, near)| near >= far) {
+        refuse("time_to_critical", near.toml(), "is not below", far.toml());
+    }
+}
+
+/// Adapts one limit of the share of memory if only the other is set, and checks their order.
+fn host(check: &mut Check<'_>, HostLimits { warning, critical }: &mut HostLimits) {
+    let (one, other) = ("thresholds.host.critical", "thresholds.host.warning");
+    if *critical <= *warning {
+        let times = Share(warning.0.saturating_mul(HOST_TIMES_WARNING));
+        match [one, other].map(|key| check.is_set(key)) {
+            [false, _] => *critical = times.min(Share::WHOLE),
+            [_, false] => *warning = Share(critical.0 / HOST_TIMES_WARNING),
+            _ => {
+                let (one, other) = ((one, critical.toml()), (other, warning.toml()));
+                check.contradiction(one, "is not above", other);
+            }
+        }
+    }
 }

@@ -1,9 +1,10 @@
 //! The configuration: the file `/etc/fragwatch/fragwatch.toml` and fragments in `conf.d` beside it.
 //!
 //! Each file ([`mod@file`]) is parsed to a table of values with their places, each key of which is
-//! deserialized by itself ([`read`]) and checked ([`check`]); the tables are merged and deserialized
-//! to [`Settings`] ([`settings`]). The mistakes of all keys are reported at once, with file, line and
-//! column ([`ConfigError`]). An unknown key is an error: a misspelled threshold must not leave a host
+//! deserialized by itself ([`read`]) and checked ([`checks`]); the tables are merged and deserialized
+//! to [`Settings`] ([`settings`]), whose defaults adapt to the keys that are set ([`check`],
+//! [`limits`]). The mistakes of all keys are reported at once, with file, line and column
+//! ([`ConfigError`]). An unknown key is an error: a misspelled threshold must not leave a host
 //! unwatched.
 //!
 //! A new key is a field in [`settings`], with its default and, if not every value of its type is
@@ -89,7 +90,7 @@ pub fn load_to_start(path: Option<&Path>) -> Result<(Loaded, Option<ConfigError>
 /// The settings and the text of a file that consists of `head` and the output of
 /// [`Settings::to_toml`]. `None` if it cannot be read or anything in it is invalid.
 pub fn load_copy(path: &Path, head: &str) -> Option<(Settings, String)> {
-    let source = file::read_one(path)?;
+    let source = file::read(path).ok()??;
     let (settings, findings) = assemble(std::slice::from_ref(&source), &[]);
     (source.text.starts_with(head) && findings.is_empty()).then_some((settings, source.text))
 }
@@ -112,27 +113,30 @@ fn read_files(path: &Path, may_be_missing: bool) -> (Loaded, Option<ConfigError>
 
 /// The merged settings of `sources`, and what is wrong with them in addition to `problems`.
 fn assemble(sources: &[Source], problems: &[String]) -> (Settings, Vec<Finding>) {
-    let texts = report::placed(sources);
     let mut table = DeTable::new();
     let mut findings = Vec::new();
+    let texts = report::placed(sources);
     for text in &texts {
         let (keys, found) = read::read(text);
         findings.extend(found);
-        let settings = read::settings(&keys);
+        let mut invalid = Vec::new();
+        read::settings(&keys).invalid("", &mut invalid);
         let mut check = Check::new(&keys);
-        check.values(&settings);
-        limits::ranges(&mut check, &settings.thresholds);
+        for (path, problem) in invalid {
+            check.refuse(&path, &problem);
+        }
         findings.extend(check.findings);
         read::merge(&mut table, keys);
     }
     let mut settings = read::settings(&table);
-    findings.extend(rules::check(&settings.klog.rules, &table));
-    check::adapt(&mut settings, &table);
-    limits::adapt(&mut settings.thresholds, &table);
+    let mut check = Check::new(&table);
+    rules::check(&mut check, &settings.klog.rules);
+    findings.extend(check.findings);
+    let mut check = Check::new(&table);
+    check.all(&mut settings);
+    limits::check(&mut check, &mut settings.thresholds);
+    // The default in the place of an invalid value would contradict valid ones.
     if problems.is_empty() && findings.iter().all(|it| it.is_in(MAINTENANCE)) {
-        let mut check = Check::new(&table);
-        check.contradictions(&settings);
-        limits::order(&mut check, &settings.thresholds);
         findings.extend(check.findings);
     }
     (settings, findings)

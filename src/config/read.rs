@@ -58,26 +58,22 @@ fn root(table: DeTable<'_>) -> Value<'_> {
 /// The value with one key only, for each of its keys and each item of repeated sections.
 fn parts(value: Value<'_>, depth: usize) -> Vec<Value<'_>> {
     let span = value.span();
-    let parts: Vec<DeValue<'_>> = match value.into_inner() {
-        DeValue::Table(table) if depth > 0 && !table.is_empty() => table
-            .into_iter()
-            .flat_map(|(key, value)| {
-                let parts = parts(value, depth - 1).into_iter();
-                parts.map(move |part| DeValue::Table(DeTable::from_iter([(key.clone(), part)])))
-            })
-            .collect(),
-        DeValue::Array(items) if are_sections(&items) => {
-            let items = items.into_iter();
-            items
-                .map(|item| DeValue::Array(DeArray::from_iter([item])))
-                .collect()
+    let mut found = Vec::new();
+    match value.into_inner() {
+        DeValue::Table(table) if depth > 0 && !table.is_empty() => {
+            for (key, value) in table {
+                let only = |part| DeValue::Table(DeTable::from_iter([(key.clone(), part)]));
+                found.extend(parts(value, depth - 1).into_iter().map(only));
+            }
         }
-        value => vec![value],
-    };
-    parts
-        .into_iter()
-        .map(|part| Spanned::new(span.clone(), part))
-        .collect()
+        DeValue::Array(items) if are_sections(&items) => {
+            let only = |item| DeValue::Array(DeArray::from_iter([item]));
+            found.extend(items.into_iter().map(only));
+        }
+        value => found.push(value),
+    }
+    let found = found.into_iter();
+    found.map(|part| Spanned::new(span.clone(), part)).collect()
 }
 
 fn are_sections(items: &DeArray<'_>) -> bool {
@@ -102,67 +98,60 @@ pub(super) fn merge<'t>(table: &mut DeTable<'t>, later: DeTable<'t>) {
 /// The place of the value with a path such as `klog.rule.0.name`; `None` if it is not set.
 pub(super) fn place(table: &DeTable<'_>, path: &str) -> Option<Place> {
     let mut names = path.split('.');
-    let mut value = table.get(names.next()?)?;
-    for name in names {
-        value = match value.get_ref() {
-            DeValue::Table(table) => table.get(name)?,
-            DeValue::Array(items) => items.get(name.parse::<usize>().ok()?)?,
-            _ => return None,
-        };
-    }
-    Some(value.span())
+    let first = table.get(names.next()?)?;
+    let value = names.try_fold(first, |value, name| match name.parse::<usize>() {
+        Ok(item) => value.get_ref().get(item),
+        Err(_) => value.get_ref().get(name),
+    });
+    Some(value?.span())
 }
 
-/// The value at a place, or whose key is there, and its path without the numbers of list items.
-fn find<'v, 't>(value: &'v Value<'t>, place: &Place) -> Option<(String, &'v Value<'t>)> {
+/// A condition for [`find`]: on the place of its key or list item, the value, and the example of it.
+type Condition<'c> = &'c dyn Fn(&Place, &Value<'_>, Option<&toml::Value>) -> bool;
+
+/// The innermost value that meets the condition, and its path without the numbers of list items.
+fn find<'v, 't>(
+    value: &'v Value<'t>,
+    key: &Place,
+    example: Option<&toml::Value>,
+    condition: Condition<'_>,
+) -> Option<(String, &'v Value<'t>)> {
     let inside = match value.get_ref() {
         DeValue::Table(table) => table.iter().find_map(|(key, value)| {
-            let is_key = || (key.span() == *place).then(|| (String::new(), value));
-            let (path, found) = find(value, place).or_else(is_key)?;
+            let example = example.and_then(|example| example.get(key.get_ref().as_ref()));
+            let (path, found) = find(value, &key.span(), example, condition)?;
             Some((join(key.get_ref(), &path), found))
         }),
-        DeValue::Array(items) => items.iter().find_map(|item| find(item, place)),
+        DeValue::Array(items) => {
+            let example = example.and_then(|example| example.get(0));
+            let mut items = items.iter();
+            items.find_map(|item| find(item, &item.span(), example, condition))
+        }
         _ => None,
     };
-    inside.or_else(|| (value.span() == *place).then(|| (String::new(), value)))
+    inside.or_else(|| condition(key, value, example).then(|| (String::new(), value)))
 }
 
 /// Why a part of the file is refused.
 fn refusal(text: &str, part: &Value<'_>) -> Option<Finding> {
-    if let Some((path, place)) = list_for_section("", part, &EXAMPLES) {
+    // serde would take the items of a list for the keys of a section.
+    let is_list: Condition<'_> = &|_, value, example| {
+        value.get_ref().is_array() && example.is_some_and(toml::Value::is_table)
+    };
+    if let Some((path, list)) = find(part, &(0..0), Some(&EXAMPLES), is_list) {
         let message = format!("{path}: is a section, not a list");
-        return Some(Finding::new(place, message, write(&path)));
+        return Some(Finding::new(list.span(), message, write(&path)));
     }
     let error = Settings::deserialize(part.clone().into_deserializer()).err()?;
     Some(explain(text, part, &error))
 }
 
-/// The path and place of a list where a section must be: serde would take its items for the keys.
-fn list_for_section(
-    path: &str,
-    value: &Value<'_>,
-    example: &toml::Value,
-) -> Option<(String, Place)> {
-    use toml::Value::{Array, Table};
-    match (value.get_ref(), example) {
-        (DeValue::Array(_), Table(_)) => Some((path.to_owned(), value.span())),
-        (DeValue::Array(items), Array(examples)) => {
-            let example = examples.first()?;
-            let mut items = items.iter();
-            items.find_map(|item| list_for_section(path, item, example))
-        }
-        (DeValue::Table(table), Table(examples)) => table.iter().find_map(|(key, value)| {
-            let example = examples.get(key.get_ref().as_ref())?;
-            list_for_section(&join(path, key.get_ref()), value, example)
-        }),
-        _ => None,
-    }
-}
-
 /// Reports the error of a part of the file.
-fn explain(text: &str, root: &Value<'_>, error: &toml::de::Error) -> Finding {
+fn explain(text: &str, part: &Value<'_>, error: &toml::de::Error) -> Finding {
     let place = error.span().unwrap_or_default();
-    let (path, value) = find(root, &place).unwrap_or((String::new(), root));
+    let is_here: Condition<'_> = &|key, value, _| *key == place || value.span() == place;
+    let found = find(part, &(0..0), None, is_here);
+    let (path, value) = found.unwrap_or((String::new(), part));
     let (section, name) = path.rsplit_once('.').unwrap_or(("", &path));
     let value = value.get_ref();
     let error = error.message();
@@ -170,44 +159,42 @@ fn explain(text: &str, root: &Value<'_>, error: &toml::de::Error) -> Finding {
     let (_, expected) = error.rsplit_once(", expected ").unwrap_or_default();
     let known: Vec<&str> = expected.split('`').skip(1).step_by(2).collect();
 
-    if error.starts_with("unknown field") {
-        let is_section = value.get(0).map_or(value, Spanned::get_ref).is_table();
-        let message = match is_section {
+    let (message, help) = if error.starts_with("unknown field") {
+        let message = match value.get(0).map_or(value, Spanned::get_ref).is_table() {
             true => format!("unknown section [{path}]"),
             false => format!("unknown key {path}"),
         };
         let all = || format!("help: valid here are {}", known.join(", "));
         let near = nearest(name, known.iter().copied());
-        return Finding::new(
-            place,
+        (
             message,
-            near.map_or_else(all, |it| write(&join(section, it))),
-        );
-    }
-    if let Some(name) = error.strip_prefix("missing field `") {
+            near.map_or_else(all, |near| write(&join(section, near))),
+        )
+    } else if let Some(name) = error.strip_prefix("missing field `") {
         let name = name.trim_end_matches('`');
-        return Finding::new(
-            place,
+        (
             format!("{path}: {name} is missing"),
             write(&join(&path, name)),
-        );
-    }
-    let line = { text.get(place.clone()) }.and_then(|raw| raw.lines().next());
-    let raw = match value {
-        DeValue::Array(_) | DeValue::Table(_) => String::new(),
-        _ => keep_first(line.unwrap_or_default().to_owned(), MAX_REPEATED) + " ",
+        )
+    } else {
+        let line = text.get(place.clone()).and_then(|raw| raw.lines().next());
+        let raw = match value {
+            DeValue::Array(_) | DeValue::Table(_) => String::new(),
+            _ => keep_first(line.unwrap_or_default().to_owned(), MAX_REPEATED) + " ",
+        };
+        let problem = match expected {
+            _ if error.starts_with("unknown variant") => format!("is none of {}", known.join(", ")),
+            _ if error.starts_with("wanted string") => "is not text in quotes".to_owned(),
+            "a string" | "path string" | "socket address" => "is not text in quotes".to_owned(),
+            "a boolean" => "is neither true nor false".to_owned(),
+            "a sequence" => "is not a list".to_owned(),
+            "u32" | "u64" => "is not a whole number in range".to_owned(),
+            _ if expected.starts_with("struct") => "is a section, not a value".to_owned(),
+            _ => error.to_owned(),
+        };
+        let near = nearest(value.as_str().unwrap_or_default(), known);
+        let help = near.map_or_else(|| write(&path), |near| format!("write: {}", quoted(near)));
+        (format!("{path}: {raw}{problem}"), help)
     };
-    let problem = match expected {
-        _ if error.starts_with("unknown variant") => format!("is none of {}", known.join(", ")),
-        _ if error.starts_with("wanted string") => "is not text in quotes".to_owned(),
-        "a string" | "path string" | "socket address" => "is not text in quotes".to_owned(),
-        "a boolean" => "is neither true nor false".to_owned(),
-        "a sequence" => "is not a list".to_owned(),
-        "u32" | "u64" => "is not a whole number in range".to_owned(),
-        _ if expected.starts_with("struct") => "is a section, not a value".to_owned(),
-        _ => error.to_owned(),
-    };
-    let near = nearest(value.as_str().unwrap_or_default(), known);
-    let help = near.map_or_else(|| write(&path), |near| format!("write: {}", quoted(near)));
-    Finding::new(place, format!("{path}: {raw}{problem}"), help)
+    Finding::new(place, message, help)
 }

@@ -2,10 +2,10 @@
 //! write instead. Control characters are escaped and long lines cut, so that a binary or hostile
 //! file cannot affect the terminal.
 
-use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use thiserror::Error;
 use unicode_width::UnicodeWidthStr as _;
 
 use crate::model::path::{printable, shown};
@@ -17,8 +17,6 @@ const MAX_VALUE: usize = 60;
 const MAX_BEHIND: usize = 40;
 /// Maximum number of characters of a message or a suggestion.
 const MAX_MESSAGE: usize = 300;
-/// The byte order mark that some editors write. Neither TOML nor a column.
-const MARK: &str = "\u{feff}";
 
 #[derive(Debug, Clone)]
 pub(super) struct Source {
@@ -35,9 +33,9 @@ pub(super) type Place = Range<usize>;
 pub(super) fn placed(sources: &[Source]) -> Vec<String> {
     let mut begin = 0;
     let texts = sources.iter().map(|Source { text, .. }| {
-        let body = text.strip_prefix(MARK).unwrap_or(text);
-        begin += text.len() + 1;
-        " ".repeat(begin - 1 - body.len()) + body
+        let placed = " ".repeat(begin) + text;
+        begin = placed.len() + 1;
+        placed
     });
     texts.collect()
 }
@@ -87,11 +85,9 @@ impl Finding {
 /// several lines, without a final newline. The first of each problem is `FILE:LINE:COLUMN: message`,
 /// or `FILE: message` if the file could not be read; lines and columns count from 1, columns in
 /// characters.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ConfigError {
-    problems: Vec<String>,
-    more: usize,
-}
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("{0}")]
+pub struct ConfigError(String);
 
 impl ConfigError {
     /// First `problems`, then `findings` in the order of the files.
@@ -102,25 +98,16 @@ impl ConfigError {
     ) -> ConfigError {
         findings.sort_by_key(|finding| finding.place.start);
         let total = problems.len() + findings.len();
+        let room = MAX_PROBLEMS.saturating_sub(problems.len());
+        let shown = findings.iter().take(room);
+        problems.extend(shown.map(|finding| finding.problem(sources)));
         problems.truncate(MAX_PROBLEMS);
-        let room = findings.iter().take(MAX_PROBLEMS - problems.len());
-        problems.extend(room.map(|finding| finding.problem(sources)));
-        let more = total - problems.len();
-        ConfigError { problems, more }
-    }
-}
-
-impl fmt::Display for ConfigError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.problems.join("\n\n"))?;
-        match self.more {
-            0 => Ok(()),
-            more => write!(f, "\n\nand {more} more"),
+        if total > MAX_PROBLEMS {
+            problems.push(format!("and {} more", total - MAX_PROBLEMS));
         }
+        ConfigError(problems.join("\n\n"))
     }
 }
-
-impl std::error::Error for ConfigError {}
 
 /// A problem of a whole file.
 pub(super) fn problem_of(path: &Path, message: &str, help: &str) -> String {
@@ -137,17 +124,13 @@ pub(super) fn problem_at(
     message: &str,
     help: &str,
 ) -> String {
-    // A byte order mark does not count as a column.
-    let body = text.strip_prefix(MARK.as_bytes()).unwrap_or(text);
-    let mark = text.len() - body.len();
-    let start = bytes.start.saturating_sub(mark).min(body.len());
-    let end = bytes.end.saturating_sub(mark).clamp(start, body.len());
-
+    let start = bytes.start.min(text.len());
+    let end = bytes.end.clamp(start, text.len());
     let is_newline = |byte: &u8| *byte == b'\n';
-    let (above, below) = body.split_at(start);
+    let (above, below) = text.split_at(start);
     let first = above.iter().rposition(is_newline).map_or(0, |at| at + 1);
     let last = below.iter().position(is_newline);
-    let line = &body[first..last.map_or(body.len(), |at| start + at)];
+    let line = &text[first..last.map_or(text.len(), |at| start + at)];
     let line = line.strip_suffix(b"\r").unwrap_or(line);
     // The value may begin at the end of the line (something is missing) or end in another line.
     let (before, value) = line.split_at((start - first).min(line.len()));
@@ -162,12 +145,8 @@ pub(super) fn problem_at(
     let indent = " ".repeat(before.width());
     let caret = "^".repeat(value.width().max(1));
     let line = format!("    {before}{value}{behind}");
-    let (path, line, message, help) = (
-        shown(path),
-        line.trim_end(),
-        one_line(message),
-        one_line(help),
-    );
+    let (path, line) = (shown(path), line.trim_end());
+    let (message, help) = (one_line(message), one_line(help));
     format!("{path}:{number}:{column}: {message}\n{line}\n    {indent}{caret}\n    {help}")
 }
 
@@ -236,7 +215,6 @@ mod tests {
                 "'磁'",
                 "f:1:8: wrong\n    '磁盘' = '磁'\n             ^^^^",
             ),
-            ("\u{feff}a = 5", "5", "f:1:5: wrong\n    a = 5\n        ^"),
             (
                 "a = [\n 1,\n]",
                 "[\n 1,\n]",
@@ -283,9 +261,9 @@ mod tests {
             text: "a".to_owned(),
         }];
         let finding = Finding::new(0..0, "wrong".to_owned(), "right");
-        let error = ConfigError::new(Vec::new(), vec![finding; 25], &sources);
-        assert_eq!(error.problems.len(), 20);
-        assert!(error.to_string().ends_with("\n\nand 5 more"), "{error}");
+        let error = ConfigError::new(Vec::new(), vec![finding; 25], &sources).to_string();
+        assert_eq!(error.matches("wrong").count(), 20);
+        assert!(error.ends_with("\n\nand 5 more"), "{error}");
     }
 
     proptest! {

@@ -61,145 +61,97 @@ pub(crate) trait Unit: Sized {
     }
 }
 
-/// Whole numbers of `d`, `h`, `m`, `s`, `ms`, larger units first, none twice.
-impl Unit for Duration {
-    const FORM: &'static str = "a duration such as 90s or 1h30m, at most 36500d";
+/// Implements [`Unit`]: the form, and the bodies of `read` and `write` with their arguments.
+macro_rules! units {
+    ($($(#[$about:meta])* $unit:ty: $form:expr,
+        |$text:ident| $read:expr,
+        |$value:ident| $write:expr;
+    )+) => {$(
+        $(#[$about])*
+        impl $crate::config::units::Unit for $unit {
+            const FORM: &'static str = $form;
 
-    fn read(text: &str) -> Option<Duration> {
-        let total = u64::try_from(sum_of(text, TIMES)?).ok();
-        let duration = total.map(Duration::from_millis);
-        duration.filter(|duration| *duration <= MAX_DURATION)
-    }
+            fn read($text: &str) -> Option<$unit> {
+                $read
+            }
 
-    /// In the largest unit that is exact. Fractions of a millisecond are dropped.
-    fn write(&self) -> String {
-        let total = self.as_millis();
-        let is_exact = |unit: u64| total > 0 && total.is_multiple_of(u128::from(unit));
-        let unit = TIMES.iter().find(|(_, unit)| is_exact(*unit));
-        unit.map_or("0s".to_owned(), |(name, unit)| {
-            format!("{}{name}", total / u128::from(*unit))
-        })
-    }
-}
-
-/// `never` is `None`.
-impl Unit for Option<Duration> {
-    const FORM: &'static str = "a duration such as 90s or 1h30m, at most 36500d, or never";
-
-    fn read(text: &str) -> Option<Self> {
-        match text {
-            "never" => Some(None),
-            _ => Duration::read(text).map(Some),
+            fn write(&self) -> String {
+                let $value = self;
+                $write
+            }
         }
-    }
-
-    fn write(&self) -> String {
-        self.as_ref().map_or("never".to_owned(), Unit::write)
-    }
+    )+};
 }
+pub(super) use units;
 
-/// The outer `None` is a key that is not set.
-impl Unit for Option<Option<Duration>> {
-    const FORM: &'static str = Option::<Duration>::FORM;
+units! {
+    /// Whole numbers of `d`, `h`, `m`, `s`, `ms`, larger units first, none twice. Written in the
+    /// largest unit that is exact, without fractions of a millisecond.
+    Duration: "a duration such as 90s or 1h30m, at most 36500d",
+        |text| {
+            let total = u64::try_from(sum_of(text, TIMES)?).ok();
+            total.map(Duration::from_millis).filter(|duration| *duration <= MAX_DURATION)
+        },
+        |duration| {
+            let total = duration.as_millis();
+            let is_exact = |unit: u64| total > 0 && total.is_multiple_of(u128::from(unit));
+            let (name, unit) = TIMES.iter().find(|(_, unit)| is_exact(*unit)).unwrap_or(&("s", 1));
+            format!("{}{name}", total / u128::from(*unit))
+        };
 
-    fn read(text: &str) -> Option<Self> {
-        Unit::read(text).map(Some)
-    }
+    /// `never` is `None`.
+    Option<Duration>: "a duration such as 90s or 1h30m, at most 36500d, or never",
+        |text| if text == "never" { Some(None) } else { Duration::read(text).map(Some) },
+        |duration| duration.map_or("never".to_owned(), |duration| duration.write());
 
-    fn write(&self) -> String {
-        self.flatten().write()
-    }
-}
+    /// The outer `None` is a key that is not set.
+    Option<Option<Duration>>: Option::<Duration>::FORM,
+        |text| Unit::read(text).map(Some),
+        |duration| duration.flatten().write();
 
-/// A whole number and `B`, `KiB` … `EiB`, or `kB` (or `KB`), `MB` … `EB`.
-impl Unit for Bytes {
-    const FORM: &'static str = "a size such as 64KiB or 500MB, below 16EiB";
+    /// A whole number and `B`, `KiB` … `EiB`, or `kB` (or `KB`), `MB` … `EB`. Written in the exact
+    /// unit with the shortest text.
+    Bytes: "a size such as 64KiB or 500MB, below 16EiB",
+        |text| {
+            let unit = text.trim_start_matches(|c: char| c.is_ascii_digit());
+            let total = sum_of(&text.replace("KB", "kB"), SIZES)?;
+            u64::try_from(total).ok().filter(|_| unit.chars().all(char::is_alphabetic)).map(Bytes)
+        },
+        |size| {
+            let is_exact = |unit: u64| size.0.is_multiple_of(unit) && (size.0 > 0 || unit == 1);
+            let exact = SIZES.iter().filter(|(_, unit)| is_exact(*unit));
+            let texts = exact.map(|(name, unit)| format!("{}{name}", size.0 / unit));
+            texts.min_by_key(String::len).unwrap_or_default()
+        };
 
-    fn read(text: &str) -> Option<Bytes> {
-        let total = sum_of(&text.replace("KB", "kB"), SIZES)?;
-        let is_one = text.trim_start_matches(|c: char| c.is_ascii_digit());
-        let is_one = is_one.chars().all(char::is_alphabetic);
-        u64::try_from(total).ok().filter(|_| is_one).map(Bytes)
-    }
-
-    /// In the exact unit with the shortest text.
-    fn write(&self) -> String {
-        let is_exact = |unit: u64| self.0.is_multiple_of(unit) && (self.0 > 0 || unit == 1);
-        let exact = SIZES.iter().filter(|(_, unit)| is_exact(*unit));
-        let texts = exact.map(|(name, unit)| format!("{}{name}", self.0 / unit));
-        texts.min_by_key(String::len).unwrap_or_default()
-    }
-}
-
-impl Unit for BytesPerSecond {
-    const FORM: &'static str = "a rate such as 200MiB/s";
-
-    fn read(text: &str) -> Option<BytesPerSecond> {
-        let size = Bytes::read(text.strip_suffix("/s")?)?;
-        Some(BytesPerSecond(size.0))
-    }
-
-    fn write(&self) -> String {
-        format!("{}/s", Bytes(self.0).write())
-    }
-}
-
-impl Unit for Share {
-    const FORM: &'static str = "a share such as 5%, at most 100%";
+    BytesPerSecond: "a rate such as 200MiB/s",
+        |text| Bytes::read(text.strip_suffix("/s")?).map(|size| BytesPerSecond(size.0)),
+        |rate| format!("{}/s", Bytes(rate.0).write());
 
     /// With up to four decimals.
-    fn read(text: &str) -> Option<Share> {
-        let number = text.strip_suffix('%')?;
-        let (whole, rest) = number.split_once('.').unwrap_or((number, "0"));
-        let is_decimal = is_number(whole) && is_number(rest) && rest.len() <= 4;
-        let millionths = format!("{whole}{rest:0<4}").parse().ok().map(Share);
-        millionths.filter(|share| is_decimal && *share <= Share::WHOLE)
-    }
+    Share: "a share such as 5%, at most 100%",
+        |text| {
+            let number = text.strip_suffix('%')?;
+            let (whole, rest) = number.split_once('.').unwrap_or((number, "0"));
+            let is_decimal = is_number(whole) && is_number(rest) && rest.len() <= 4;
+            let millionths = format!("{whole}{rest:0<4}").parse().ok().map(Share);
+            millionths.filter(|share| is_decimal && *share <= Share::WHOLE)
+        },
+        |share| share.to_string();
 
-    fn write(&self) -> String {
-        self.to_string()
-    }
-}
+    /// An empty text is `None`.
+    Option<PathBuf>: "a path",
+        |text| Some((!text.is_empty()).then(|| PathBuf::from(text))),
+        |path| path.as_ref().map_or(String::new(), |path| path.to_string_lossy().into_owned());
 
-/// An empty text is `None`.
-impl Unit for Option<PathBuf> {
-    const FORM: &'static str = "a path";
+    Weekday: "a day: Mon, Tue, Wed, Thu, Fri, Sat or Sun",
+        |text| Weekday::Monday.cycle_forward().take(7).find(|day| day.write() == text),
+        |day| format!("{day:?}").chars().take(3).collect();
 
-    fn read(text: &str) -> Option<Self> {
-        Some((!text.is_empty()).then(|| PathBuf::from(text)))
-    }
-
-    fn write(&self) -> String {
-        let path = self.as_ref().map(|path| path.to_string_lossy());
-        path.unwrap_or_default().into_owned()
-    }
-}
-
-impl Unit for Weekday {
-    const FORM: &'static str = "a day: Mon, Tue, Wed, Thu, Fri, Sat or Sun";
-
-    fn read(text: &str) -> Option<Weekday> {
-        let mut days = Weekday::Monday.cycle_forward().take(7);
-        days.find(|day| day.write() == text)
-    }
-
-    fn write(&self) -> String {
-        format!("{self:?}").chars().take(3).collect()
-    }
-}
-
-/// To the minute.
-impl Unit for Time {
-    const FORM: &'static str = "a time of day such as 01:00";
-
-    fn read(text: &str) -> Option<Time> {
-        let time = Time::strptime("%H:%M", text).ok();
-        time.filter(|time| time.write() == text)
-    }
-
-    fn write(&self) -> String {
-        format!("{:02}:{:02}", self.hour(), self.minute())
-    }
+    /// To the minute.
+    Time: "a time of day such as 01:00",
+        |text| Time::strptime("%H:%M", text).ok().filter(|time| time.write() == text),
+        |time| format!("{:02}:{:02}", time.hour(), time.minute());
 }
 
 /// A value in TOML syntax.

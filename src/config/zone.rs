@@ -2,7 +2,7 @@
 
 use jiff::tz::{TimeZone, TimeZoneDatabase};
 
-use super::units::Unit;
+use super::units::units;
 
 /// A time zone and its configured name.
 #[derive(Debug, Clone)]
@@ -51,11 +51,10 @@ impl Zone {
 /// The zone of that name in jiff's database, which lacks the copies with and without leap seconds:
 /// `right/Europe/Berlin` and `posix/Europe/Berlin`, now in tzdata-legacy, too.
 fn bundled(name: &str) -> Option<TimeZone> {
-    let mut copies = ["posix/", "right/"].iter();
-    let name = copies
-        .find_map(|copy| name.strip_prefix(copy))
-        .unwrap_or(name);
-    TimeZoneDatabase::bundled().get(name).ok()
+    let copied = name
+        .strip_prefix("posix/")
+        .or_else(|| name.strip_prefix("right/"));
+    TimeZoneDatabase::bundled().get(copied.unwrap_or(name)).ok()
 }
 
 impl Default for Zone {
@@ -76,16 +75,10 @@ impl PartialEq for Zone {
     }
 }
 
-impl Unit for Zone {
-    const FORM: &'static str = "a time zone such as Europe/Berlin";
-
-    fn read(text: &str) -> Option<Zone> {
-        Zone::named(text)
-    }
-
-    fn write(&self) -> String {
-        self.name.clone()
-    }
+units! {
+    Zone: "a time zone such as Europe/Berlin",
+        |text| Zone::named(text),
+        |zone| zone.name.clone();
 }
 
 #[cfg(test)]

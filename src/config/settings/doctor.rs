@@ -1,20 +1,11 @@
-//! `[doctor]`: the checks of the host.
+//! `[[doctor.silence]]`: checks of the host whose findings count for nothing.
 
 use serde::{Deserialize, Serialize};
 
 use crate::config::checks::Invalid;
-use crate::config::formats::sections;
+use crate::config::text::join;
 use crate::doctor::table;
 use crate::model::CheckId;
-
-sections! {
-    /// The checks of the host.
-    pub struct Doctor {
-        /// Checks whose findings are shown, but count for nothing.
-        #[serde(skip_serializing_if = "Vec::is_empty")]
-        pub silence: Vec<Silence> = Vec::new(), check silenced;
-    }
-}
 
 /// A check that is silenced.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,14 +17,14 @@ pub struct Silence {
     pub reason: String,
 }
 
-fn silenced(list: &[Silence], key: &str, invalid: &mut Invalid) {
-    for (i, silence) in list.iter().enumerate() {
-        if table::entry(silence.id).is_none() {
-            let problem = format!("there is no check {}", silence.id);
-            invalid.push((format!("{key}.{i}.id"), problem));
+impl Silence {
+    pub(super) fn invalid(&self, path: &str, invalid: &mut Invalid) {
+        if table::entry(self.id).is_none() {
+            let problem = format!("there is no check {}", self.id);
+            invalid.push((join(path, "id"), problem));
         }
-        if silence.reason.trim().is_empty() {
-            invalid.push((format!("{key}.{i}.reason"), "is empty".to_owned()));
+        if self.reason.trim().is_empty() {
+            invalid.push((join(path, "reason"), "is empty".to_owned()));
         }
     }
 }

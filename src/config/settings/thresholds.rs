@@ -1,55 +1,14 @@
-//! `[thresholds]`: the limits of each severity.
+//! The limits of a severity, and the changes of an override.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::config::checks::{SECOND, command, within};
-use crate::config::formats::{factor, per_day, sections, text};
-use crate::model::{ExtentCount, ExtentsPerDay, Share};
-
-sections! {
-    /// The limits of each severity.
-    pub struct Thresholds {
-        /// The time over which growth is measured. At least one minute.
-        #[serde(with = "text")]
-        pub growth_window: Duration = Duration::from_secs(86_400), check within(SECOND * 60..);
-        /// A severity ends when the value falls below this part of the threshold: 50 to 100 %.
-        #[serde(with = "factor")]
-        pub hysteresis: Share = Share::percent(90);
-        /// A command (absolute path) and its arguments, run when a severity changes. Empty: none.
-        pub hook: Vec<String> = Vec::new(), check command;
-        /// At these limits an image needs attention.
-        #[serde(deserialize_with = "warning")]
-        pub warning: Limits = Limits {
-            extents: ExtentCount(500_000),
-            growth_per_day: Some(ExtentsPerDay(250_000.0)),
-            time_to_critical: Some(Duration::from_secs(14 * 86_400)),
-        };
-        /// At these limits it endangers the host. Each one is beyond that of `warning`.
-        #[serde(deserialize_with = "critical")]
-        pub critical: Limits = Limits {
-            extents: ExtentCount(5_000_000),
-            growth_per_day: None,
-            time_to_critical: None,
-        };
-        /// Limits for all extent maps together.
-        pub host: HostLimits = HostLimits::default();
-        /// Limits for some images. For each limit, the last matching override that sets it applies.
-        #[serde(rename = "override", skip_serializing_if = "Vec::is_empty")]
-        pub overrides: Vec<Override> = Vec::new();
-    }
-
-    /// Limits for the share of the host's memory taken by the loaded extent maps of all images.
-    pub struct HostLimits {
-        /// At this share the host needs attention.
-        #[serde(with = "text")]
-        pub warning: Share = Share::percent(1), check within(..=Share(Share::WHOLE.0 - 1));
-        /// At this share it is in danger. Above `warning`.
-        #[serde(with = "text")]
-        pub critical: Share = Share::percent(5), check within(Share(1)..);
-    }
-}
+use crate::config::checks::{Invalid, SECOND, globs, set, within};
+use crate::config::formats::{per_day, text};
+use crate::config::text::join;
+use crate::model::memory::EXTENT_LIMIT_64;
+use crate::model::{ExtentCount, ExtentsPerDay};
 
 /// The limits of a severity, which applies to an image that reaches any of them.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -92,18 +51,64 @@ pub struct LimitChanges {
     pub time_to_critical: Option<Option<Duration>>,
 }
 
-/// The limits that are set in `[thresholds.warning]`, completed by the defaults.
-fn warning<'de, D: Deserializer<'de>>(from: D) -> Result<Limits, D::Error> {
-    changed(from, Thresholds::default().warning)
+impl Limits {
+    pub(super) const WARNING: Limits = Limits {
+        extents: ExtentCount(500_000),
+        growth_per_day: Some(ExtentsPerDay(250_000.0)),
+        time_to_critical: Some(Duration::from_secs(14 * 86_400)),
+    };
+    pub(super) const CRITICAL: Limits = Limits {
+        extents: ExtentCount(5_000_000),
+        growth_per_day: None,
+        time_to_critical: None,
+    };
+
+    /// Those that are set in `[thresholds.warning]`, completed by the defaults.
+    pub(super) fn warning<'de, D: Deserializer<'de>>(from: D) -> Result<Limits, D::Error> {
+        Limits::WARNING.completed_by(from)
+    }
+
+    /// Those of `[thresholds.critical]`, likewise.
+    pub(super) fn critical<'de, D: Deserializer<'de>>(from: D) -> Result<Limits, D::Error> {
+        Limits::CRITICAL.completed_by(from)
+    }
+
+    fn completed_by<'de, D: Deserializer<'de>>(mut self, from: D) -> Result<Limits, D::Error> {
+        LimitChanges::deserialize(from)?.apply(&mut self);
+        Ok(self)
+    }
 }
 
-fn critical<'de, D: Deserializer<'de>>(from: D) -> Result<Limits, D::Error> {
-    changed(from, Thresholds::default().critical)
+/// Numbers of extents that leave room for the limit of the other severity.
+pub(super) const WARNING_EXTENTS: [ExtentCount; 2] =
+    [ExtentCount(1), ExtentCount(EXTENT_LIMIT_64.0 - 1)];
+pub(super) const CRITICAL_EXTENTS: [ExtentCount; 2] = [ExtentCount(2), EXTENT_LIMIT_64];
+
+/// The check of limits, with the range of `extents`.
+pub(super) fn limits<T: Clone + Into<LimitChanges>>(
+    [least, most]: [ExtentCount; 2],
+) -> impl Fn(&T, &str, &mut Invalid) {
+    move |limits, path, invalid| {
+        let limits: LimitChanges = limits.clone().into();
+        let rate = limits.growth_per_day.flatten().map(ExtentsPerDay::count);
+        let time = limits.time_to_critical.flatten();
+        set(within(least..=most))(&limits.extents, &join(path, "extents"), invalid);
+        let rates = within(ExtentCount(1)..=EXTENT_LIMIT_64);
+        set(rates)(&rate, &join(path, "growth_per_day"), invalid);
+        set(within(SECOND..))(&time, &join(path, "time_to_critical"), invalid);
+    }
 }
 
-fn changed<'de, D: Deserializer<'de>>(from: D, mut limits: Limits) -> Result<Limits, D::Error> {
-    LimitChanges::deserialize(from)?.apply(&mut limits);
-    Ok(limits)
+impl Override {
+    pub(super) fn invalid(&self, path: &str, invalid: &mut Invalid) {
+        let images = join(path, "images");
+        globs(&self.images, &images, invalid);
+        if self.images.is_empty() {
+            invalid.push((images, "there is no glob".to_owned()));
+        }
+        limits(WARNING_EXTENTS)(&self.warning, &join(path, "warning"), invalid);
+        limits(CRITICAL_EXTENTS)(&self.critical, &join(path, "critical"), invalid);
+    }
 }
 
 impl LimitChanges {
