@@ -427,6 +427,12 @@ fn a_link_in_place_of_a_directory_is_not_followed() {
         (0, 0)
     );
     assert!(journal.entries().is_empty());
+    // What a crash has left of a replacement.
+    drop(journal);
+    let left_over = state.path().join(".fragwatch-x.tmp");
+    fs::write(&left_over, "").unwrap();
+    let journal = Journal::open(state.path()).unwrap();
+    assert!(!left_over.exists() && journal.entries().is_empty());
     // Two at a time would lose what the other notes.
     assert!(
         Journal::open(state.path())

@@ -232,7 +232,7 @@ pub(super) fn undone(undone: &[(Entry, Undone)]) -> String {
     for (entry, done) in undone {
         let (path, purpose) = (shown(&entry.at.path), purpose(entry.hint));
         let done = match done {
-            Undone::Restored(hint) => format!("{} again", in_words(hint)),
+            Undone::Restored(hint) => format!("has {} again", in_words(hint)),
             Undone::AsBefore => "was restored before".to_owned(),
             Undone::ChangedMeanwhile(hint) => {
                 format!("has {} since, which is left as it is", in_words(hint))

@@ -1,7 +1,7 @@
 //! What `fragwatch protect --apply` has changed and what was there before: a file in the state
 //! directory, written before each change.
 
-use std::fs::{DirBuilder, File};
+use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
@@ -63,6 +63,7 @@ impl Journal {
             }
             other => other.with_context(|| format!("cannot lock {}", shown(directory)))?,
         }
+        remove_left_over(directory);
         let file = directory.join(NAME);
         let entries = read(&file).with_context(|| {
             let file = shown(&file);
@@ -105,6 +106,15 @@ impl Journal {
         };
         let text = serde_json::to_vec_pretty(&document)?;
         durable::replace(&self.file, &text, 0o600)
+    }
+}
+
+/// Removes what a crash has left of a replacement. If it cannot be removed, it only takes up space.
+fn remove_left_over(directory: &Path) {
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        if durable::is_left_over(&entry.file_name()) {
+            let _ = fs::remove_file(entry.path());
+        }
     }
 }
 

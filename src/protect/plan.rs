@@ -79,6 +79,14 @@ impl Plan {
         if let Some(why) = place.kernel.filter(|_| has_reflink) {
             return refused(why.to_owned(), false);
         }
+        let missing = changes(images, bare, Bytes(u64::MAX), has_reflink);
+        if missing.is_none_or(|missing| missing.is_empty()) {
+            return Plan {
+                changes: Vec::new(),
+                obstacle: None,
+                can_be_forced: false,
+            };
+        }
         let free = Bytes(filesystem.free.0.saturating_sub(place.keeps.0));
         let room = if forced { Bytes(u64::MAX) } else { free };
         let Some(changes) = changes(images, bare, room, has_reflink) else {
@@ -91,7 +99,7 @@ impl Plan {
             return refused(text, true);
         };
         let cost: Bytes = changes.iter().filter_map(|change| change.cost).sum();
-        let obstacle = if forced || changes.is_empty() {
+        let obstacle = if forced {
             None
         } else if place.provisioning == Provisioning::Thin {
             Some("its storage is thin-provisioned, and pieces that are written in part fill the pool".to_owned())

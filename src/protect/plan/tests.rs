@@ -111,6 +111,13 @@ fn obstacles_that_can_be_forced() {
     let forced = plan(&place(&full), &images, true);
     assert_eq!((forced.obstacle, forced.changes.len()), (None, 2));
 
+    // Where nothing is missing, nothing is refused.
+    let done = images[0].clone().with(|it| {
+        it.sample.directory_hint = Bytes(MIB);
+        it.sample.cow_hint = Bytes(MIB);
+    });
+    assert_eq!(plan(&place(&full), &[done], false).obstacle, None);
+
     let filesystem = filesystem();
     let thin = Place {
         provisioning: Provisioning::Thin,
