@@ -129,14 +129,14 @@ fn no_write_is_lost_around_the_exchange() {
     let image = bed.path().join("vm.raw");
     let is_over = AtomicBool::new(false);
     let make = |image: &Path| guest::random_direct_writes(image, 2 * MIB, 256);
-    // Twice that is rest enough, mostly.
-    let rest = 3 * duration(&bed, bed.path(), make);
+    // Rest enough, mostly.
+    let rest = 4 * duration(&bed, bed.path(), make);
     make(&image);
     thread::scope(|scope| {
         let writer = scope.spawn(|| write_often(&image, rest, &is_over));
         let deadline = Instant::now() + Duration::from_secs(120);
         let (mut done, mut left) = (0, 0);
-        while (done < 8 || left < 3) && Instant::now() < deadline {
+        while (done < 5 || left < 3) && Instant::now() < deadline {
             let output = protect(&bed, "--rewrite", &image, "").output().unwrap();
             let text = String::from_utf8_lossy(&output.stdout).into_owned();
             match output.status.success() {
