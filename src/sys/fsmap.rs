@@ -10,8 +10,10 @@ use std::os::fd::AsFd;
 use rustix::ioctl::{Opcode, Updater, ioctl, opcode};
 use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
 
-/// Records per call: the kernel copies so many before it releases its locks (8ffa90e1145c).
-const BATCH: usize = 2048;
+/// Records per call. The kernel holds the lock of an allocation group for the whole call (8ffa90e1145c), and
+/// a write that allocates there waits: measured on 6.18, 15 µs with 256 records, 95 µs with 2,048, and in
+/// total for a million free extents 115 ms and 93 ms.
+const BATCH: usize = 256;
 /// The owner is not an inode (`FMR_OF_SPECIAL_OWNER`).
 const SPECIAL_OWNER: u32 = 1 << 4;
 /// The last record (`FMR_OF_LAST`).
