@@ -78,6 +78,8 @@ const LAW: &[(&str, &[&str])] = &[
     (
         "doctor::checks",
         &[
+            "config::settings",
+            "state_dir",
             "model",
             "sys",
             "discover",
@@ -97,6 +99,7 @@ const LAW: &[(&str, &[&str])] = &[
             "defrag::kernels",
             "serve::status",
             "stall",
+            "state_dir",
             "table",
         ],
     ),
