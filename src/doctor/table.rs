@@ -182,11 +182,10 @@ pub static TABLE: &[Entry] = &[
         id: CheckId(11),
         severity: Severity::Warning,
         title: "Tasks wait for I/O although the disks are idle",
-        why: "The load and the I/O pressure look like a slow disk and are none, so that time \
-            is lost on the wrong thing; defragmentation also waits for such pressure to \
-            end.",
+        why: "The load and the I/O pressure look like a slow disk and are none, so that time is \
+              lost on the wrong thing.",
         remedy: "If tasks in io_uring are named, nothing has to be done: they wait for events, \
-            not for a disk; else look at FW006, FW007 and FW013 and at the stack of what \
+            not for a disk; else look at FW006, FW007 and FW012 and at the stack of what \
             `top` shows in state D.",
         explanation: "The kernel counts a task that sleeps in io_uring_enter(2) for its next \
             completion as waiting for I/O, whatever it waits for: QEMU 10.2 and newer, \
@@ -221,7 +220,7 @@ pub static TABLE: &[Entry] = &[
         why: "Allocations of contiguous memory fail or wait for compaction, although memory is free; \
               this is how XFS of old kernels begins to hang.",
         remedy: "Run `echo 1 > /proc/sys/vm/compact_memory` now, and raise vm.min_free_kbytes and \
-                 vm.watermark_scale_factor (FW111, FW112).",
+                 vm.watermark_scale_factor (FW111).",
         explanation: "/proc/buddyinfo counts the free blocks of each order in the zone Normal of \
             each node. Page cache and slab fill what is free; what stays free is in single pages \
             after weeks. On the host of a report from 2019 no block of 64 KiB was left, with 57 GB \

@@ -882,6 +882,13 @@ fn every_check_has_its_texts_and_its_function() {
             );
         }
         assert!(!row.title.ends_with('.') && !row.source.is_empty(), "{id}");
+        for text in [row.why, row.remedy, row.explanation] {
+            let named = text.match_indices("FW").map(|(at, _)| &text[at..at + 5]);
+            let known = |name: &str| name.parse().is_ok_and(|id| entry(id).is_some());
+            for name in named {
+                assert!(known(name), "{id} names {name}");
+            }
+        }
         let explained = report::explanation(row, 80);
         let first = format!("{id}: {} ({})\n\n", row.title, row.severity);
         assert!(explained.starts_with(&first), "{explained}");
