@@ -98,6 +98,8 @@ const LAW: &[(&str, &[&str])] = &[
     (
         "doctor::checks",
         &[
+            "config::settings",
+            "state_dir",
             "model",
             "sys",
             "discover",
@@ -117,6 +119,7 @@ const LAW: &[(&str, &[&str])] = &[
             "defrag::kernels",
             "serve::status",
             "stall",
+            "state_dir",
             "table",
         ],
     ),

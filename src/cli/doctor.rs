@@ -11,7 +11,7 @@ use super::command::load_to_ask;
 use super::output::{self, SUCCESS, UNKNOWN};
 use crate::doctor::files::Host;
 use crate::doctor::outcome::NotChecked;
-use crate::doctor::readings::{INTERVAL, Own, Readings};
+use crate::doctor::readings::{Own, Readings, Timing};
 use crate::doctor::{examine, report, table};
 use crate::model::{CheckId, Diagnosis, Finding, Roughly, Severity, UnixTime};
 use crate::serve::status::{Doctor, Status};
@@ -33,8 +33,11 @@ pub(super) fn run(arguments: &DoctorArguments, config: Option<&Path>) -> anyhow:
         },
         settings,
     };
-    let interval = arguments.watch.map_or(INTERVAL, Duration::from_secs);
-    let readings = Readings::take(&Host(PathBuf::from("/")), interval, own);
+    let mut timing = Timing::default();
+    if let Some(seconds) = arguments.watch {
+        timing.interval = Duration::from_secs(seconds);
+    }
+    let readings = Readings::take(&Host(PathBuf::from("/")), timing, own);
     let diagnosis = examine(&readings);
     match arguments.json {
         true => output::print_json(&report::document(&diagnosis))?,

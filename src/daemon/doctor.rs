@@ -13,7 +13,7 @@ use super::clock;
 use crate::config::Settings;
 use crate::doctor::examine;
 use crate::doctor::files::Host;
-use crate::doctor::readings::{INTERVAL, Own, Readings, WATCHED};
+use crate::doctor::readings::{Own, Readings, Timing, WATCHED};
 use crate::model::{Diagnosis, Finding, Severity};
 use crate::serve::shared_status::SharedStatus;
 use crate::serve::status::Doctor;
@@ -21,6 +21,16 @@ use crate::serve::status::Doctor;
 /// After the start, when sweep, history and the judgement of the kernel have their results.
 const FIRST: Duration = Duration::from_secs(60);
 const DAY: Duration = Duration::from_secs(86_400);
+/// With rates.
+const DAILY: Timing = Timing {
+    interval: WATCHED,
+    deadline: Duration::from_secs(10),
+};
+/// Within the time of the other evidence, 2 s.
+const AT_INCIDENT: Timing = Timing {
+    interval: Duration::from_millis(500),
+    deadline: Duration::from_secs(1),
+};
 /// Readings have a deadline of their own.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -44,7 +54,7 @@ pub(super) async fn run(mut settings: watch::Receiver<Arc<Settings>>, status: Ar
         }
         let now = Arc::clone(&settings.borrow());
         let board = Arc::clone(&status);
-        if let Some(diagnosis) = within(TIMEOUT, move || diagnose(WATCHED, &now, &board)).await {
+        if let Some(diagnosis) = within(TIMEOUT, move || diagnose(DAILY, &now, &board)).await {
             publish(&status, diagnosis);
         }
         due = Instant::now() + DAY;
@@ -58,16 +68,16 @@ pub(super) fn at_incident(
 ) -> impl Fn() -> Vec<Finding> {
     move || {
         let settings = Arc::clone(&settings.borrow());
-        diagnose(INTERVAL, &settings, &status).findings
+        diagnose(AT_INCIDENT, &settings, &status).findings
     }
 }
 
-fn diagnose(interval: Duration, settings: &Settings, status: &SharedStatus) -> Diagnosis {
+fn diagnose(timing: Timing, settings: &Settings, status: &SharedStatus) -> Diagnosis {
     let own = Own {
         settings: settings.clone(),
         daemon: Ok(Some(Box::new(status.status()))),
     };
-    examine(&Readings::take(&Host(PathBuf::from("/")), interval, own))
+    examine(&Readings::take(&Host(PathBuf::from("/")), timing, own))
 }
 
 /// Logs what is new, and shows all of it.
@@ -141,7 +151,7 @@ mod tests {
     #[test]
     fn the_host_is_examined() {
         let status = SharedStatus::new(Lifetime::detached(), UnixTime(0), Duration::MAX / 4);
-        let diagnosis = diagnose(Duration::ZERO, &Settings::default(), &status);
+        let diagnosis = diagnose(Timing::default(), &Settings::default(), &status);
         assert!(diagnosis.checked > 5, "{diagnosis:?}");
     }
 }

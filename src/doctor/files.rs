@@ -100,8 +100,11 @@ pub struct Files(BTreeMap<&'static str, Reading<Vec<Entry>>>);
 impl Files {
     /// Reads what a pattern stands for.
     pub fn read(&mut self, host: &Host, pattern: &'static str) {
+        // Directories beside the files that are meant.
+        let is_file = |name: &str| !pattern.ends_with("/*") || host.path(name).is_file();
         let entries = host.names(pattern).and_then(|names| {
-            let entries = names.into_iter().map(|(name, star)| {
+            let names = names.into_iter().filter(|(name, _)| is_file(name));
+            let entries = names.map(|(name, star)| {
                 let text = host.read(&name)?;
                 Ok(Entry { name, star, text })
             });

@@ -23,6 +23,7 @@
 pub mod checks;
 pub mod files;
 pub mod outcome;
+pub mod pipes;
 pub mod readings;
 pub mod report;
 pub mod table;

@@ -3,10 +3,10 @@
 //! Only /proc, /sys and /etc are read: no image is opened, no call is made on the file system of one.
 //! Each group of files is read by a thread of its own, and all share one deadline. A thread that
 //! misses it cannot be ended; it is left behind, and what it has read until then counts. While
-//! [`MOST_READERS`] hang, no more are started.
+//! [`MOST_LEFT_BEHIND`] hang, no more are started.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -23,22 +23,39 @@ use crate::serve::status::Status;
 use crate::sys::mounts::{self, Mount};
 
 /// How far the two readings are apart if nothing else is asked for.
-pub const INTERVAL: Duration = Duration::from_millis(500);
+const INTERVAL: Duration = Duration::from_millis(500);
 /// From this on they show rates.
 pub const WATCHED: Duration = Duration::from_secs(5);
-/// All must be read this long after the second reading began.
-const DEADLINE: Duration = Duration::from_millis(400);
-/// Readers of earlier examinations included.
-const MOST_READERS: usize = 24;
+/// A host of 2,500 threads is read in a small part of it.
+const DEADLINE: Duration = Duration::from_secs(3);
+/// Readers of earlier examinations that may hang.
+const MOST_LEFT_BEHIND: usize = 16;
 const STACK: usize = 256 * 1024;
 
-static READERS: AtomicUsize = AtomicUsize::new(0);
+static LEFT_BEHIND: AtomicUsize = AtomicUsize::new(0);
+
+/// How long an examination takes.
+#[derive(Debug, Clone, Copy)]
+pub struct Timing {
+    /// The time between the two readings.
+    pub interval: Duration,
+    /// All must be read this long after the second reading began.
+    pub deadline: Duration,
+}
+
+impl Default for Timing {
+    fn default() -> Timing {
+        Timing {
+            interval: INTERVAL,
+            deadline: DEADLINE,
+        }
+    }
+}
 
 /// Counters: read twice.
 const COUNTERS: &[&str] = &[
     "proc/diskstats",
     "proc/pressure/io",
-    "proc/pressure/memory",
     "proc/stat",
     "proc/vmstat",
 ];
@@ -48,21 +65,16 @@ const KERNEL: &[&str] = &[
     "proc/buddyinfo",
     "proc/fs/ext4/*/options",
     "proc/meminfo",
-    "proc/swaps",
-    "proc/sys/kernel/hung_task_detect_count",
+    "proc/self/mounts",
     "proc/sys/kernel/hung_task_timeout_secs",
     "proc/sys/kernel/hung_task_warnings",
     "proc/sys/vm/compaction_proactiveness",
-    "proc/sys/vm/dirty_background_bytes",
-    "proc/sys/vm/dirty_background_ratio",
     "proc/sys/vm/dirty_bytes",
     "proc/sys/vm/dirty_ratio",
     "proc/sys/vm/min_free_kbytes",
     "proc/sys/vm/swappiness",
     "proc/sys/vm/watermark_scale_factor",
     "proc/sys/vm/zone_reclaim_mode",
-    "sys/class/bdi/*/max_ratio",
-    "sys/class/bdi/*/strict_limit",
     "sys/class/block/*/dev",
     "sys/fs/ext4/*/journal_task",
     "sys/kernel/mm/transparent_hugepage/defrag",
@@ -72,14 +84,14 @@ const KERNEL: &[&str] = &[
 /// Takes slab_mutex, which is held while a cache is created or destroyed (mm/slab_common.c).
 const SLABS: &[&str] = &["proc/slabinfo"];
 
-/// On a disk.
-const DISK: &[&str] = &[
+/// Jobs of cron and units of systemd, on a disk.
+pub const DISK: &[&str] = &[
     "etc/cron.d/*",
     "etc/cron.daily/*",
     "etc/cron.monthly/*",
     "etc/cron.weekly/*",
     "etc/crontab",
-    "etc/systemd/system/*.timer",
+    "etc/systemd/system/*",
     "etc/systemd/system/timers.target.wants/*",
     "var/spool/cron/crontabs/root",
     "var/spool/cron/root",
@@ -112,9 +124,10 @@ pub struct Readings {
 }
 
 impl Readings {
-    /// Reads the host. Takes `interval` and at most [`DEADLINE`] more.
-    pub fn take(host: &Host, interval: Duration, own: Own) -> Readings {
-        let until = Instant::now() + interval + DEADLINE;
+    /// Reads the host. Takes the interval and at most the deadline more.
+    pub fn take(host: &Host, timing: Timing, own: Own) -> Readings {
+        let Timing { interval, deadline } = timing;
+        let until = Instant::now() + interval + deadline;
         let at = || host.clone();
         let host_ = at();
         let mut groups: Vec<_> = [
@@ -169,6 +182,12 @@ impl Readings {
         Ok(both.map(|(now, before)| now.saturating_sub(before)))
     }
 
+    /// What has risen by so much between the two readings rises by so much a second.
+    pub fn per_second(&self, rise: u64) -> u64 {
+        let rate = u128::from(rise) * 1000 / self.interval.as_millis().max(1);
+        u64::try_from(rate).unwrap_or(u64::MAX)
+    }
+
     /// Fails if the two readings are too close for rates.
     pub fn watched(&self) -> Reading<()> {
         match self.interval >= WATCHED {
@@ -186,39 +205,50 @@ fn running(proc: &Path) -> Running {
 struct Pending<T> {
     what: &'static str,
     value: Receiver<Reading<T>>,
+    state: Arc<AtomicU8>,
 }
+
+/// The thread reads; it has ended; it was left behind.
+const READS: u8 = 0;
+const ENDED: u8 = 1;
+const IS_LEFT_BEHIND: u8 = 2;
 
 impl<T: Send + 'static> Pending<T> {
     fn start(
         what: &'static str,
         read: impl FnOnce() -> Reading<T> + Send + 'static,
     ) -> Reading<Pending<T>> {
-        let (sender, value) = mpsc::channel();
-        if READERS.fetch_add(1, Ordering::Relaxed) >= MOST_READERS {
-            READERS.fetch_sub(1, Ordering::Relaxed);
+        if LEFT_BEHIND.load(Ordering::Relaxed) >= MOST_LEFT_BEHIND {
             let why = "readers of earlier examinations still hang";
             return Err(NotChecked::because(why.to_owned()));
         }
+        let (sender, value) = mpsc::channel();
+        let state = Arc::new(AtomicU8::new(READS));
+        let its = Arc::clone(&state);
         let thread = thread::Builder::new().name("doctor".to_owned());
         let spawned = thread.stack_size(STACK).spawn(move || {
             // Sending fails after the deadline.
             let _ = sender.send(read());
-            READERS.fetch_sub(1, Ordering::Relaxed);
+            if its.swap(ENDED, Ordering::Relaxed) == IS_LEFT_BEHIND {
+                LEFT_BEHIND.fetch_sub(1, Ordering::Relaxed);
+            }
         });
         match spawned {
-            Ok(_) => Ok(Pending { what, value }),
-            Err(error) => {
-                READERS.fetch_sub(1, Ordering::Relaxed);
-                Err(NotChecked::because(format!("no thread for it: {error}")))
-            }
+            Ok(_) => Ok(Pending { what, value, state }),
+            Err(error) => Err(NotChecked::because(format!("no thread for it: {error}"))),
         }
     }
 
     fn wait(self, until: Instant) -> Reading<T> {
         let left = until.saturating_duration_since(Instant::now());
-        let late = || format!("{} could not be read in time", self.what);
-        let value = self.value.recv_timeout(left);
-        value.unwrap_or_else(|_| Err(NotChecked::because(late())))
+        if let Ok(value) = self.value.recv_timeout(left) {
+            return value;
+        }
+        if self.state.swap(IS_LEFT_BEHIND, Ordering::Relaxed) == READS {
+            LEFT_BEHIND.fetch_add(1, Ordering::Relaxed);
+        }
+        let late = format!("{} could not be read in time", self.what);
+        Err(NotChecked::because(late))
     }
 }
 
@@ -254,5 +284,44 @@ impl Group {
         let _ = self.pending.wait(until);
         let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
         std::mem::take(&mut files)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reading_that_hangs_is_left_behind_until_it_ends() {
+        let (release, hang) = mpsc::channel::<()>();
+        let read = move || {
+            // Fails when it is released.
+            let _ = hang.recv();
+            Ok(())
+        };
+        let pending = Pending::start("slabs", read).unwrap();
+        let state = Arc::clone(&pending.state);
+        let late = NotChecked::because("slabs could not be read in time".to_owned());
+        assert_eq!(pending.wait(Instant::now()), Err(late));
+        assert_eq!(state.load(Ordering::Relaxed), IS_LEFT_BEHIND);
+        drop(release);
+        while state.load(Ordering::Relaxed) != ENDED {
+            thread::yield_now();
+        }
+        let read = || Ok(7);
+        let pending = Pending::start("a number", read).unwrap();
+        let until = Instant::now() + Duration::from_secs(300);
+        assert_eq!(pending.wait(until), Ok(7));
+    }
+
+    /// The files that were read before the one that hangs are used.
+    #[test]
+    fn what_was_read_in_time_counts() {
+        let mut files = Files::default();
+        let host = Host("/".into());
+        files.read(&host, "proc/vmstat");
+        assert!(files.counter("proc/vmstat", "nr_dirty").unwrap().is_some());
+        let late = NotChecked::because("/proc/meminfo was not read in time".to_owned());
+        assert_eq!(files.bytes("proc/meminfo"), Err(late));
     }
 }

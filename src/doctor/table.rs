@@ -179,19 +179,137 @@ pub static TABLE: &[Entry] = &[
         source: "balance_dirty_pages, domain_dirty_freerun, mm/page-writeback.c; SUSE TID 7010287",
     },
     Entry {
+        id: CheckId(11),
+        severity: Severity::Warning,
+        title: "Tasks wait for I/O although the disks are idle",
+        why: "The load and the I/O pressure look like a slow disk and are none, so that time is \
+              lost on the wrong thing.",
+        remedy: "If tasks in io_uring are named, nothing has to be done: they wait for events, \
+            not for a disk; else look at FW006, FW007 and FW012 and at the stack of what \
+            `top` shows in state D.",
+        explanation: "The kernel counts a task that sleeps in io_uring_enter(2) for its next \
+            completion as waiting for I/O, whatever it waits for: QEMU 10.2 and newer, \
+            databases and runtimes with io_uring hold io.pressure near 100 on idle disks. \
+            One process that waits for a read of an empty pipe this way takes `some` from \
+            0 to 65 within twenty seconds. A kworker or jbd2 at \"90 % I/O\" in iotop with \
+            an idle disk waits for its device to flush a cache, or for a request that does \
+            not return.\n\n\
+            Read are the rise of `total` in /proc/pressure/io, or iowait where the kernel \
+            has no PSI, and the time that the busiest disk or partition had a request in \
+            flight.",
+        source: "io_cqring_wait, io_uring/io_uring.c; kernel list 2026-04; \
+            Documentation/accounting/psi.rst",
+    },
+    Entry {
+        id: CheckId(12),
+        severity: Severity::Warning,
+        title: "A hypervisor below this host takes processor time",
+        why: "The VMs of this host stand still in that time, and everything in them looks \
+            slow without any reason inside.",
+        remedy: "Ask whoever runs the hypervisor below for processors that are not \
+            overcommitted.",
+        explanation: "This host is itself a virtual machine. Its hypervisor ran others while a \
+            processor of this host had work to do. From 5 % of all processor time on it is \
+            reported.",
+        source: "/proc/stat, steal (proc(5))",
+    },
+    Entry {
         id: CheckId(15),
         severity: Severity::Warning,
         title: "Free memory is in small pieces",
         why: "Allocations of contiguous memory fail or wait for compaction, although memory is free; \
               this is how XFS of old kernels begins to hang.",
         remedy: "Run `echo 1 > /proc/sys/vm/compact_memory` now, and raise vm.min_free_kbytes and \
-                 vm.watermark_scale_factor (FW111, FW112).",
+                 vm.watermark_scale_factor (FW111).",
         explanation: "/proc/buddyinfo counts the free blocks of each order in the zone Normal of \
             each node. Page cache and slab fill what is free; what stays free is in single pages \
             after weeks. On the host of a report from 2019 no block of 64 KiB was left, with 57 GB \
             of page cache, while XFS repeated its allocation for ever. Warning below 64 blocks of \
             64 KiB or more, critical at none.",
         source: "/proc/buddyinfo (proc(5)); linux-xfs 2019-11; mm/page_alloc.c",
+    },
+    Entry {
+        id: CheckId(16),
+        severity: Severity::Warning,
+        title: "Allocations of memory have to wait",
+        why: "A program or a VM that needs a page reclaims or compacts memory itself before \
+            it gets it, which takes milliseconds each time.",
+        remedy: "Raise vm.min_free_kbytes and vm.watermark_scale_factor (FW111), and look at \
+            FW015 and FW017 for what holds the memory.",
+        explanation: "kswapd reclaims in the background and normally keeps up. allocstall counts the \
+            allocations that found nothing free and reclaimed themselves, compact_fail the \
+            compactions that made no block of the size wanted. Reported from ten a second \
+            on, over the whole time of --watch.",
+        source: "__alloc_pages_direct_reclaim, __alloc_pages_direct_compact, mm/page_alloc.c; \
+            /proc/vmstat",
+    },
+    Entry {
+        id: CheckId(17),
+        severity: Severity::Warning,
+        title: "Much slab cannot be reclaimed",
+        why: "This memory is missing to the VMs and the page cache, and no drop of caches \
+            frees it.",
+        remedy: "If kmalloc-256 leads and images have millions of extents, defragment them \
+            (`fragwatch scan`): an extent map stays in memory as long as its image is \
+            open.",
+        explanation: "XFS keeps the extent map of every file that was read or written since it was \
+            opened, 17 to 34 bytes an extent, in kmalloc-256 (15 extents an object). It is \
+            freed when the last program closes the file and the inode is evicted, not \
+            before. Other users are network buffers, dentries of open files, and leaks: \
+            watch whether a cache only grows. Reported from 10 % of the memory that is not \
+            in huge pages, and from 1 GiB.",
+        source: "fs/xfs/libxfs/xfs_iext_tree.c; /proc/meminfo, SUnreclaim; slabinfo(5)",
+    },
+    Entry {
+        id: CheckId(18),
+        severity: Severity::Warning,
+        title: "Programs wait for each other to read from pipes",
+        why: "None of them can ever go on: each writes to a full pipe that only another of \
+            them would empty.",
+        remedy: "End one of the programs named; then look at how they were connected, or start \
+            the reader with a buffer (`mbuffer`, a file) between.",
+        explanation: "A pipe holds 64 KiB unless a program has changed that (fcntl(2), \
+            F_SETPIPE_SZ). A program that writes to a pipe and does not read its own input \
+            meanwhile stops when the next one does the same: a shell that feeds a filter \
+            and reads its output only afterwards, a backup through two fifos, a splice(2) \
+            loop. Reported are programs of one thread that slept in a write to a pipe at \
+            both readings and whose pipe only such programs can read.",
+        source: "anon_pipe_write, fs/pipe.c; pipe(7), Pipe capacity",
+    },
+    Entry {
+        id: CheckId(101),
+        severity: Severity::Warning,
+        title: "A kernel with a defect that an engine must not meet",
+        why: "The engine is refused on this kernel, so that images of running VMs are not \
+            defragmented; other programs that clone and unshare blocks can meet the \
+            defect.",
+        remedy: "Update the kernel to a level with the repair, see fragwatch-defrag(1); if the \
+            vendor has repaired it without a new level, name the release in \
+            defrag.trusted_kernels.",
+        explanation: "fragwatch knows the defects of XFS and iomap that can damage an image while it \
+            is moved, with the level that repaired each. Listed are those that the sources \
+            of this exact level have. A kernel of a vendor that adds repairs without a new \
+            level is not judged by its level; `fragwatch status` has the judgement with \
+            the changelog of its package.",
+        source: "the commit that is named; fragwatch-defrag(1)",
+    },
+    Entry {
+        id: CheckId(102),
+        severity: Severity::Critical,
+        title: "A kernel that can write into another file (CVE-2026-64600)",
+        why: "A direct write to blocks that are shared by a reflink copy can land in blocks \
+            of another file: the image of another VM or another tenant is damaged without \
+            any error.",
+        remedy: "Update the kernel; until then make no reflink copies (`cp --reflink`, \
+            snapshots by FICLONE) of images on XFS that are written to.",
+        explanation: "A direct write to shared blocks looks up the mapping, waits for a lock and \
+            goes on with the old mapping, although another thread has changed it \
+            meanwhile. Affected are 4.11 and later; repaired in 5.15.212, 6.1.178, \
+            6.6.145, 6.12.96, 6.18.39 and 7.1.4. Without shared blocks (`xfs_info`: \
+            reflink=0, or no copies made) nothing can happen. Reported if an XFS is \
+            mounted and the level of the kernel is exact.",
+        source: "CVE-2026-64600; 2f4acd0fcd86 \"xfs: resample the data fork mapping after \
+            cycling ILOCK\"",
     },
     Entry {
         id: CheckId(104),
@@ -219,6 +337,84 @@ pub static TABLE: &[Entry] = &[
             hung task reports are suppressed\" and nothing more until the value is set again or the \
             host boots. That it is 0 also shows that this host has had ten such reports.",
         source: "check_hung_task, kernel/hung_task.c; Documentation/admin-guide/sysctl/kernel.rst",
+    },
+    Entry {
+        id: CheckId(110),
+        severity: Severity::Warning,
+        title: "A flush of dirty memory can take very long",
+        why: "When the limit is reached, or somebody calls sync, all of it has to be written \
+            before anything goes on.",
+        remedy: "Set vm.dirty_background_bytes = 314572800 and vm.dirty_bytes = 629145600 in \
+            /etc/sysctl.d, or what your disks write in two and in four seconds.",
+        explanation: "vm.dirty_ratio is a share of the free memory and the page cache, 20 % by \
+            default and 40 % with tuned's throughput-performance. On a host with much \
+            memory that is minutes of writing. Reported if more than 4 GiB may be dirty, \
+            or if a flush takes more than 5 s at the rate that was measured with --watch \
+            while the kernel was flushing.",
+        source: "SUSE TID 7010287; Documentation/admin-guide/sysctl/vm.rst, dirty_bytes",
+    },
+    Entry {
+        id: CheckId(111),
+        severity: Severity::Warning,
+        title: "Little memory is kept free for bursts",
+        why: "A burst of allocations finds nothing free and has to reclaim first; contiguous \
+            blocks become rare between two bursts.",
+        remedy: "Set vm.watermark_scale_factor = 100 (1 % of the memory), or vm.min_free_kbytes \
+            to about 1 % of the memory, in /etc/sysctl.d.",
+        explanation: "vm.min_free_kbytes is limited to some 64 MiB by default, however large the \
+            host is. kswapd begins to reclaim when less is free than that and \
+            vm.watermark_scale_factor (0.1 % of the memory by default) together. Reported \
+            if this is less than 0.5 % on a host with more than 64 GiB outside of huge \
+            pages.",
+        source: "__setup_per_zone_wmarks, mm/page_alloc.c; \
+            Documentation/admin-guide/sysctl/vm.rst",
+    },
+    Entry {
+        id: CheckId(113),
+        severity: Severity::Warning,
+        title: "Background compaction is off",
+        why: "Contiguous memory is made only when somebody already waits for it.",
+        remedy: "Remove vm.compaction_proactiveness = 0; the default is 20.",
+        explanation: "Since Linux 5.9 kcompactd compacts memory in the background when it is \
+            fragmented. 0 switches that off.",
+        source: "Documentation/admin-guide/sysctl/vm.rst, compaction_proactiveness",
+    },
+    Entry {
+        id: CheckId(114),
+        severity: Severity::Warning,
+        title: "Memory of other NUMA nodes is used last",
+        why: "A node that is full reclaims page cache and stalls, while another node has \
+            memory free.",
+        remedy: "Remove vm.zone_reclaim_mode; the default is 0.",
+        explanation: "The setting is for jobs that are divided among the nodes by hand. A VM whose \
+            memory is on one node makes that node reclaim for ever.",
+        source: "Documentation/admin-guide/sysctl/vm.rst, zone_reclaim_mode",
+    },
+    Entry {
+        id: CheckId(115),
+        severity: Severity::Warning,
+        title: "Page faults wait for huge pages",
+        why: "Any program that touches new memory may stop for compaction of that memory, \
+            for milliseconds, under fragmentation again and again.",
+        remedy: "Run `echo madvise > /sys/kernel/mm/transparent_hugepage/defrag`: QEMU asks for \
+            huge pages itself.",
+        explanation: "`enabled` = always makes huge pages for every program; `defrag` = always makes \
+            each page fault reclaim and compact for them. QEMU marks the memory of its \
+            guests with madvise(2), so that `madvise` is enough for them.",
+        source: "Documentation/admin-guide/mm/transhuge.rst; QEMU, system/physmem.c \
+            (QEMU_MADV_HUGEPAGE)",
+    },
+    Entry {
+        id: CheckId(116),
+        severity: Severity::Warning,
+        title: "Swap is used too late",
+        why: "Programs, VMs among them, can be killed for want of memory while swap is free.",
+        remedy: "Set vm.swappiness = 1 or more.",
+        explanation: "With 0 the kernel swaps only when free memory and page cache of a zone \
+            together are below its high watermark. Without swap the value means nothing, \
+            and is not reported.",
+        source: "fe35004fbf9e \"mm: avoid swapping out with swappiness==0\"; get_scan_count, \
+            mm/vmscan.c",
     },
     Entry {
         id: CheckId(201),
@@ -249,6 +445,20 @@ pub static TABLE: &[Entry] = &[
         source: "/sys/fs/ext4/DEVICE/journal_task; tune2fs(8)",
     },
     Entry {
+        id: CheckId(203),
+        severity: Severity::Warning,
+        title: "A file system without write barriers",
+        why: "After a power cut the file system can be damaged, unless every cache below it \
+            has a battery.",
+        remedy: "Remove nobarrier or barrier=0 from /etc/fstab.",
+        explanation: "Without barriers the cache of the disk is not flushed where the journal needs \
+            it, and what the disk reorders is lost in the wrong order. The block layer \
+            drops the flush for a device without a volatile cache, so that the option \
+            gains nothing where it is safe. XFS has refused it since 4.19.",
+        source: "Documentation/admin-guide/ext4.rst, barrier; \
+            Documentation/admin-guide/xfs.rst, removed mount options",
+    },
+    Entry {
         id: CheckId(301),
         severity: Severity::Warning,
         title: "An image is open past and through the page cache at once",
@@ -262,6 +472,21 @@ pub static TABLE: &[Entry] = &[
             and the reader keeps the old page. The manual page of open(2) advises against mixing \
             both.",
         source: "open(2), O_DIRECT; dio_warn_stale_pagecache, mm/filemap.c",
+    },
+    Entry {
+        id: CheckId(302),
+        severity: Severity::Warning,
+        title: "xfs_fsr is scheduled on a kernel before 6.13",
+        why: "A write of a VM that falls into the last moment of a run can be lost.",
+        remedy: "Remove the job that is named; fragwatch runs xfs_fsr itself, only on images \
+            that no process has open.",
+        explanation: "xfs_fsr copies a file and exchanges the extents if change and modification \
+            time have not changed. Before Linux 6.13 these times were as coarse as a timer \
+            tick: of 200 writes that came in the same tick as the end of the copy, 196 \
+            were lost in a test on HZ=250. Since 6.13 the times are fine enough \
+            (multigrain timestamps).",
+        source: "1cf7e834a6fb \"xfs: switch to multigrain timestamps\"; xfs_swap_extents, \
+            fs/xfs/xfs_bmap_util.c",
     },
     Entry {
         id: CheckId(401),
@@ -307,5 +532,28 @@ pub static TABLE: &[Entry] = &[
         explanation: "The daemon writes a record to the kernel's log once a day and follows it \
             through reader and ladder to the actor.",
         source: "fragwatch-drill(1)",
+    },
+    Entry {
+        id: CheckId(405),
+        severity: Severity::Warning,
+        title: "The history is on the file system of the images",
+        why: "When that file system hangs, the daemon can record nothing, and a full one \
+            stops both.",
+        remedy: "Put history.path on another file system.",
+        explanation: "The rescue does not depend on it: it is in memory and writes nothing. But \
+            incident files and samples are written beside the database, and are lost if \
+            its file system hangs.",
+        source: "fragwatch.toml(5), history.path",
+    },
+    Entry {
+        id: CheckId(406),
+        severity: Severity::Warning,
+        title: "Images need attention and no window is configured",
+        why: "Nothing is defragmented automatically, so that they get worse until somebody \
+            does it by hand.",
+        remedy: "Add a [[maintenance.window]], or run `fragwatch defrag IMAGE`.",
+        explanation: "Images are at warning or critical by the thresholds. The daemon defragments \
+            only inside of maintenance windows, and none is configured by default.",
+        source: "fragwatch.toml(5), maintenance.window",
     },
 ];

@@ -4,17 +4,19 @@
 //! [`gatherer`](crate::incident::gatherer). A stack is read of tasks in state D only.
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::files::{self, Host, Reading};
 use super::outcome::NotChecked;
+use super::pipes::{self, PipeWriter, Pipes};
 use crate::model::path::printable;
 use crate::stall::{StackVerdict, verdict};
 use crate::sys::proc::{self, PF_KTHREAD, Stat, TaskStat, task_stat};
 
-/// Tasks whose stacks are read; further ones in state D are only counted.
-const MOST_STACKS: usize = 1000;
+/// Tasks that are read a second time; a host where more wait has its findings from these.
+const MOST_TASKS: usize = 2000;
 /// Places of interruptible sleep that are looked for, as the kernel names them in `wchan`:
 /// io_uring/io_uring.c, fs/pipe.c, fs/splice.c.
 const SLEEPS: [&str; 6] = [
@@ -52,63 +54,86 @@ pub struct Task {
 pub struct Tasks {
     /// Those in state D at both readings, and those that sleep in places that matter.
     pub waiting: Vec<Task>,
-    /// All that exist.
-    pub total: usize,
-    /// Tasks in state D at both readings whose stacks were not read.
-    pub unread: usize,
+    /// Programs that wait for a reader of their pipe.
+    pub pipes: Pipes,
 }
 
-/// A task in state D at the first reading.
-struct Blocked {
+/// A task as of the first reading.
+struct Before {
     path: PathBuf,
     pid: u32,
+    state: u8,
     start: u64,
     switches: Option<u64>,
+    /// Where it sleeps, if not in state D.
+    place: Option<String>,
 }
 
 /// Reads the tasks twice, `interval` apart.
 pub fn read(host: &Host, interval: Duration) -> Reading<Tasks> {
     let proc = host.path("proc");
-    let mut tasks = Tasks::default();
-    let mut blocked = Vec::new();
+    let mut suspects = Vec::new();
     each(&proc, |pid, path, stat| {
-        tasks.total += 1;
-        if stat.state == b'D' {
-            blocked.push(Blocked {
-                pid,
-                start: stat.start,
-                switches: switches(path),
-                path: path.to_owned(),
-            });
-        } else if stat.state == b'S' && stat.flags & PF_KTHREAD == 0 {
-            tasks.waiting.extend(sleeper(pid, path, stat));
-        }
+        let place = match stat.state {
+            b'D' => None,
+            b'S' if stat.flags & PF_KTHREAD == 0 => match sleeps(path) {
+                Some(place) => Some(place),
+                None => return,
+            },
+            _ => return,
+        };
+        suspects.push(Before {
+            pid,
+            state: stat.state,
+            start: stat.start,
+            switches: switches(path),
+            path: path.to_owned(),
+            place,
+        });
     })?;
     std::thread::sleep(interval);
-    for before in blocked {
-        let Some(task) = still_blocked(&before) else {
+    let (mut waiting, mut writers) = (Vec::new(), Vec::new());
+    for before in suspects.iter().take(MOST_TASKS) {
+        let Some(mut task) = still_waits(before) else {
             continue;
         };
-        if tasks.waiting.len() >= MOST_STACKS {
-            tasks.unread += 1;
-            continue;
+        if before
+            .place
+            .as_ref()
+            .is_some_and(|place| place.contains("pipe"))
+        {
+            writers.extend(pipe_writer(&task, &before.path));
         }
-        let stack = match files::read(&before.path.join("stack")) {
-            Ok(stack) => stack,
-            Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
-                let why = "the stacks of tasks can be read by root only";
-                return Err(NotChecked::because(why.to_owned()));
-            }
-            // It has ended.
-            Err(_) => continue,
-        };
-        tasks.waiting.push(Task {
-            frames: frames(&stack),
-            is_starved: verdict(&stack) == StackVerdict::Starved,
-            ..task
-        });
+        if task.is_blocked {
+            let stack = match files::read(&before.path.join("stack")) {
+                Ok(stack) => stack,
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                    let why = "the stacks of tasks can be read by root only";
+                    return Err(NotChecked::because(why.to_owned()));
+                }
+                // It has ended.
+                Err(_) => continue,
+            };
+            task.frames = frames(&stack);
+            task.is_starved = verdict(&stack) == StackVerdict::Starved;
+        }
+        waiting.push(task);
     }
-    Ok(tasks)
+    let pipes = pipes::read(&proc, writers);
+    Ok(Tasks { waiting, pipes })
+}
+
+/// A process of one thread that slept in a write to a pipe all the time.
+fn pipe_writer(task: &Task, path: &Path) -> Option<PipeWriter> {
+    let threads = fs::read_dir(path.join("task")).map_or(1, Iterator::count);
+    if !task.slept_through || task.pid != task.tid || threads > 1 {
+        return None;
+    }
+    Some(PipeWriter {
+        pid: task.pid,
+        comm: task.comm.clone(),
+        pipe: pipes::written(path)?,
+    })
 }
 
 fn frames(stack: &[u8]) -> Vec<String> {
@@ -123,10 +148,11 @@ fn frames(stack: &[u8]) -> Vec<String> {
         .collect()
 }
 
-fn still_blocked(before: &Blocked) -> Option<Task> {
+/// The task, without its stack, if it is still in the same state.
+fn still_waits(before: &Before) -> Option<Task> {
     let text = files::read(&before.path.join("stat")).ok()?;
     let stat = task_stat(&text)?;
-    let is_same = stat.state == b'D' && stat.start == before.start;
+    let is_same = stat.state == before.state && stat.start == before.start;
     let slept_through = switches(&before.path) == before.switches;
     is_same.then(|| Task {
         pid: before.pid,
@@ -134,27 +160,18 @@ fn still_blocked(before: &Blocked) -> Option<Task> {
         comm: printable(stat.comm),
         is_kernel: stat.flags & PF_KTHREAD != 0,
         slept_through,
-        frames: Vec::new(),
-        is_blocked: true,
+        frames: before.place.iter().cloned().collect(),
+        is_blocked: stat.state == b'D',
         is_starved: false,
     })
 }
 
-/// A task that sleeps in one of the [`SLEEPS`].
-fn sleeper(pid: u32, path: &Path, stat: &TaskStat<'_>) -> Option<Task> {
+/// The place where a task sleeps, if it is one of the [`SLEEPS`].
+fn sleeps(path: &Path) -> Option<String> {
     let place = files::read(&path.join("wchan")).ok()?;
     let place = String::from_utf8_lossy(&place);
     let is_known = SLEEPS.iter().any(|known| place.starts_with(known));
-    is_known.then(|| Task {
-        pid,
-        tid: stat.tid,
-        comm: printable(stat.comm),
-        is_kernel: false,
-        slept_through: true,
-        frames: vec![printable(place.as_bytes())],
-        is_blocked: false,
-        is_starved: false,
-    })
+    is_known.then(|| printable(place.as_bytes()))
 }
 
 /// How often the task has run: both counters of /proc/PID/task/TID/status together.

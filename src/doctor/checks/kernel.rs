@@ -1,21 +1,72 @@
 //! Defects of the running kernel.
 
 use crate::defrag::kernels::release::{Level, Running};
+use crate::defrag::kernels::table::{DEFECTS, Defect};
+use crate::doctor::files::Reading;
 use crate::doctor::outcome::{Checked, Found};
 use crate::doctor::readings::Readings;
 
 /// statfs that waits for the background freeing of blocks.
 pub fn statfs_hangs(readings: &Readings) -> Checked {
-    let kernel = readings.kernel.as_ref().map_err(Clone::clone)?;
-    let mounts = readings.mounts.as_ref().map_err(Clone::clone)?;
-    let has_xfs = mounts.iter().any(|mount| mount.type_name == "xfs");
-    // A distribution may have added the repair to a level without it.
-    if !has_xfs || !kernel.exact || !is_between(kernel, "5.14", "5.19-rc5", "5.15.134") {
+    let affected =
+        exact(readings)?.filter(|kernel| is_between(kernel, "5.14", "5.19-rc5", "5.15.134"));
+    let Some(kernel) = affected else {
         return Ok(Vec::new());
-    }
+    };
     let release = &kernel.release;
     let what = format!("On this kernel ({release}), statfs of an XFS can wait for deleted files.");
     Ok(vec![Found::new(what, vec![level(kernel)])])
+}
+
+/// The kernel, if an XFS is mounted and its level has nothing that the level does not name: a
+/// distribution may have added repairs.
+fn exact(readings: &Readings) -> Reading<Option<&Running>> {
+    let kernel = readings.kernel.as_ref().map_err(Clone::clone)?;
+    let mounts = readings.mounts.as_ref().map_err(Clone::clone)?;
+    let has_xfs = mounts.iter().any(|mount| mount.type_name == "xfs");
+    Ok(Some(kernel).filter(|kernel| has_xfs && kernel.exact))
+}
+
+/// The defect that needs no engine.
+const WRITES_ELSEWHERE: Option<&str> = Some("CVE-2026-64600");
+
+/// Direct writes to shared blocks that land in another file.
+pub fn writes_elsewhere(readings: &Readings) -> Checked {
+    let harm = "a direct write to blocks that a reflink copy shares can land in another file";
+    defects(readings, |defect| defect.cve == WRITES_ELSEWHERE, |_| harm)
+}
+
+/// The other defects of the table of the engines.
+pub fn engine_defects(readings: &Readings) -> Checked {
+    defects(
+        readings,
+        |defect| defect.cve != WRITES_ELSEWHERE,
+        |defect| defect.harm,
+    )
+}
+
+fn defects(
+    readings: &Readings,
+    is_meant: impl Fn(&Defect) -> bool,
+    harm: impl Fn(&Defect) -> &'static str,
+) -> Checked {
+    let vouched = &readings.own.settings.defrag.trusted_kernels;
+    let kernel = exact(readings)?.filter(|kernel| !vouched.contains(&kernel.release));
+    let Some((kernel, its)) = kernel.and_then(|kernel| Some((kernel, kernel.level?))) else {
+        return Ok(Vec::new());
+    };
+    let defects = DEFECTS.iter();
+    let found = defects
+        .filter(|defect| is_meant(defect) && defect.is_in(its))
+        .map(|defect| {
+            let (release, commit, title) = (&kernel.release, defect.commit, defect.title());
+            let what = format!(
+                "This kernel ({release}) lacks {commit} \"{title}\": {}.",
+                harm(defect)
+            );
+            Found::new(what, vec![level(kernel)])
+        });
+    Ok(found.collect())
 }
 
 /// A kernel that has used up its reports of hung tasks.

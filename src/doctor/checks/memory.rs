@@ -32,7 +32,7 @@ pub fn dirty(readings: &Readings) -> Checked {
         return Ok(Vec::new());
     }
     let written = readings.rise(VMSTAT, "nr_written")?.map(pages);
-    let rate = written.map(|written| rate(written, readings));
+    let rate = written.map(|written| BytesPerSecond(readings.per_second(written.0)));
     let flush = match rate.filter(|rate| rate.0 > 0 && readings.watched().is_ok()) {
         Some(rate) => format!(
             "; writing it takes {} at the measured {rate}",
@@ -48,13 +48,6 @@ pub fn dirty(readings: &Readings) -> Checked {
         limit.0 / page_bytes()
     );
     Ok(vec![Found::new(what, vec![read])])
-}
-
-/// Bytes in the time between the two readings.
-fn rate(bytes: Bytes, readings: &Readings) -> BytesPerSecond {
-    let milliseconds = readings.interval.as_millis().max(1);
-    let rate = u128::from(bytes.0) * 1000 / milliseconds;
-    BytesPerSecond(u64::try_from(rate).unwrap_or(u64::MAX))
 }
 
 /// Free memory in small pieces.

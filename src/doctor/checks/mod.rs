@@ -1,10 +1,15 @@
 //! The checks, one file a family: pure functions over the readings.
 
 mod ext4;
+mod idle;
 mod kernel;
 mod memory;
+mod mounted;
 mod open_images;
 mod own;
+mod scheduled;
+mod settings;
+mod slab;
 mod waiting;
 
 use super::outcome::Checked;
@@ -25,14 +30,31 @@ pub const CHECKS: &[(u16, Check)] = &[
     (8, waiting::pipe),
     (9, waiting::elsewhere),
     (10, memory::dirty),
+    (11, idle::waits_on_idle_disks),
+    (12, idle::steal),
     (15, memory::pieces),
+    (16, slab::stalls),
+    (17, slab::unreclaimable),
+    (18, waiting::pipe_loop),
+    (101, kernel::engine_defects),
+    (102, kernel::writes_elsewhere),
     (104, kernel::statfs_hangs),
     (105, kernel::no_reports_left),
+    (110, settings::dirty_limit),
+    (111, settings::reserve),
+    (113, settings::compaction),
+    (114, settings::zone_reclaim),
+    (115, settings::huge_pages),
+    (116, settings::swappiness),
     (201, ext4::writeback),
     (202, ext4::no_journal),
+    (203, mounted::no_barriers),
     (301, open_images::mixed),
+    (302, scheduled::xfs_fsr),
     (401, own::not_armed),
     (402, own::no_daemon),
     (403, own::parts),
     (404, own::drill_failed),
+    (405, own::history_beside_images),
+    (406, own::no_window),
 ];

@@ -1,10 +1,16 @@
 //! fragwatch itself.
 
+use std::path::{Component, Path, PathBuf};
+
+use crate::config::settings::is_glob;
+use crate::discover::mounts::MountTable;
 use crate::doctor::files::Reading;
 use crate::doctor::outcome::{Checked, Found};
 use crate::doctor::readings::Readings;
 use crate::model::Severity;
+use crate::model::path::shown;
 use crate::serve::status::Status;
+use crate::state_dir::StateDir;
 
 const READ: &str = "`fragwatch status`";
 
@@ -46,6 +52,54 @@ pub fn parts(readings: &Readings) -> Checked {
         ..found(format!("{part}."))
     });
     Ok(found.collect())
+}
+
+/// A history that hangs with the images.
+pub fn history_beside_images(readings: &Readings) -> Checked {
+    let mounts = readings.mounts.as_ref().map_err(Clone::clone)?;
+    let mounts = MountTable::new(mounts.clone());
+    let settings = &readings.own.settings;
+    let state = StateDir::of(&settings.history);
+    let of_history = mounts.of(state.database());
+    let same = settings.images.paths.iter().find(|path| {
+        let of_images = mounts.of(&before_glob(path));
+        of_history.is_some_and(|history| of_images.is_some_and(|it| it.device == history.device))
+    });
+    let found = same.map(|images| {
+        let point = of_history.map_or_else(String::new, |mount| shown(&mount.point));
+        let what = format!(
+            "{} and {} are both on the file system {point}.",
+            shown(state.database()),
+            shown(Path::new(images))
+        );
+        Found::new(what, vec!["/proc/self/mountinfo".to_owned()])
+    });
+    Ok(Vec::from_iter(found))
+}
+
+/// The directory in which a glob begins.
+fn before_glob(path: &str) -> PathBuf {
+    let is_plain = |component: &Component<'_>| !is_glob(component.as_os_str());
+    Path::new(path).components().take_while(is_plain).collect()
+}
+
+/// Images that get worse.
+pub fn no_window(readings: &Readings) -> Checked {
+    let images = status(readings)?
+        .map(|status| status.images)
+        .unwrap_or_default();
+    let bad = images.warning + images.critical;
+    if bad == 0 || !readings.own.settings.maintenance.windows.is_empty() {
+        return Ok(Vec::new());
+    }
+    let what = format!(
+        "{} at warning or critical, and no maintenance window is configured.",
+        match bad {
+            1 => "1 image is".to_owned(),
+            _ => format!("{bad} images are"),
+        }
+    );
+    Ok(vec![found(what)])
 }
 
 /// A rescue whose last drill failed.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::discover::owner::Holders;
 use crate::doctor::outcome::{Checked, Found};
+use crate::doctor::pipes::PipeWriter;
 use crate::doctor::readings::Readings;
 use crate::doctor::tasks::Task;
 use crate::table::counted;
@@ -152,6 +153,32 @@ pub fn elsewhere(readings: &Readings) -> Checked {
     waiting(readings, Cause::Elsewhere, "in the kernel")
 }
 
+/// Programs that write to pipes that only they could read.
+pub fn pipe_loop(readings: &Readings) -> Checked {
+    let tasks = readings.tasks.as_ref().map_err(Clone::clone)?;
+    let writers = tasks.pipes.deadlocked();
+    if writers.is_empty() {
+        return Ok(Vec::new());
+    }
+    let text = |writer: &&PipeWriter| {
+        let readers = tasks.pipes.readers.get(&writer.pipe).into_iter().flatten();
+        let readers: Vec<_> = readers.map(|pid| format!("PID {pid}")).collect();
+        format!(
+            "{} (PID {}) for {}",
+            writer.comm,
+            writer.pid,
+            readers.join(" and ")
+        )
+    };
+    let texts: Vec<_> = writers.iter().map(text).collect();
+    let what = format!(
+        "Writers of full pipes wait for readers that wait themselves: {}.",
+        texts.join(", ")
+    );
+    let read = |writer: &&PipeWriter| format!("/proc/{}/syscall: {}", writer.pid, writer.pipe);
+    Ok(vec![Found::new(what, writers.iter().map(read).collect())])
+}
+
 fn waiting(readings: &Readings, cause: Cause, for_what: &str) -> Checked {
     let tasks = readings.tasks.as_ref().map_err(Clone::clone)?;
     let is_it = |task: &&Task| task.is_blocked && counts(task, cause) && cause_of(task) == cause;
@@ -196,7 +223,7 @@ fn has(task: &Task, beginnings: &[&str]) -> bool {
 }
 
 /// `12 of the VM db-1 (PID 4711), 1 of rsync (PID 99), kworker/u8:1+flush-8:0`
-fn owners(tasks: &[&Task], holders: Option<&Holders>) -> String {
+pub(super) fn owners(tasks: &[&Task], holders: Option<&Holders>) -> String {
     let mut threads: BTreeMap<u32, Vec<&Task>> = BTreeMap::new();
     for task in tasks {
         threads.entry(task.pid).or_default().push(task);
