@@ -19,7 +19,7 @@ const HINT: u64 = MIB;
 
 pub fn rows(repetitions: usize) -> Here<Vec<Row>> {
     tools::have("xfs_io")?;
-    let bed = Plan::of("xfs").place(Place::Disk).make()?;
+    let bed = Plan::of("xfs").place(Place::quick()).make()?;
     let [hinted, plain] = ["hinted", "plain"].map(|name| bed.path().join(name));
     for directory in [&hinted, &plain] {
         fs::create_dir(directory).expect("it is made");
