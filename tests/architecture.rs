@@ -81,6 +81,7 @@ const LAW: &[(&str, &[&str])] = &[
             "probe",
             "durable",
             "defrag",
+            "history",
             "table",
         ],
     ),

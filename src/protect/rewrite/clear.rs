@@ -18,6 +18,7 @@ use crate::model::image::{kept_name, kept_path};
 use crate::model::path::shown;
 use crate::model::{Bytes, Extent, ExtentCount, ReasonCode, Refusal, RunOutcome};
 use crate::probe::extents::{MapReader, ReadPace};
+use crate::protect::kernel;
 use crate::sys::fsxattr::{self, Hint};
 use crate::sys::geometry;
 
@@ -39,6 +40,7 @@ pub(super) fn clear(
 ) -> Result<Cleared, RunOutcome> {
     let target = controls.target;
     let (host, limits) = (controls.request.host, controls.request.limits);
+    check_kernel(target, host, &limits.trusted_kernels)?;
     let turn = lock_filesystem(target)?;
     check_fit(target, host)?;
     controls.check_pressure(false)?;
@@ -66,6 +68,17 @@ pub(super) fn clear(
         awake,
         turn,
     })
+}
+
+/// Checks that an extent-size hint does no harm on this file system.
+fn check_kernel(target: &Target, host: &HostInterfaces, trusted: &[String]) -> Result<(), Refusal> {
+    if geometry::geometry(&target.file)?.flags & geometry::FLAG_REFLINK == 0 {
+        return Ok(());
+    }
+    match kernel::obstacle(&host.proc, trusted) {
+        Some(why) => Err(Refusal::new(ReasonCode::Kernel, why)),
+        None => Ok(()),
+    }
 }
 
 /// Checks the conditions that can be checked at any time.
