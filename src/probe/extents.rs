@@ -22,9 +22,17 @@ impl ReadPace {
     /// For the daemon: rests for as long as it works.
     pub const GENTLE: ReadPace = ReadPace(1.0);
 
-    fn rest(self, worked: Duration) -> Duration {
-        // Short enough for a deadline of seconds, even after one slow call.
-        worked.mul_f32(self.0).min(Duration::from_millis(50))
+    /// Lets others proceed after a system call; sleeps once `worked`, the time since the last sleep, is
+    /// long enough.
+    pub(super) fn rest(self, worked: &mut Duration) {
+        // A task woken on our processor would otherwise wait until we sleep: the scheduler lets a
+        // thread that has just begun run its slice (RUN_TO_PARITY, kernel/sched/features.h).
+        std::thread::yield_now();
+        if *worked >= PIECE {
+            // Short enough for a deadline of seconds, even after one slow call.
+            std::thread::sleep(worked.mul_f32(self.0).min(Duration::from_millis(50)));
+            *worked = Duration::ZERO;
+        }
     }
 }
 
@@ -76,13 +84,7 @@ impl MapReader {
                 return Ok(true);
             }
             at = end;
-            // A task woken on our processor would otherwise wait until we sleep: the scheduler lets
-            // a thread that has just begun run its slice (RUN_TO_PARITY, kernel/sched/features.h).
-            std::thread::yield_now();
-            if worked >= PIECE {
-                std::thread::sleep(pace.rest(worked));
-                worked = Duration::ZERO;
-            }
+            pace.rest(&mut worked);
         }
     }
 

@@ -6,7 +6,9 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
+use std::time::{Duration, Instant};
 
+use super::extents::ReadPace;
 use super::open;
 use crate::discover::mounts::Mount;
 use crate::model::free_space::Summary;
@@ -27,8 +29,8 @@ pub fn free_space(mount: &Mount, beat: &mut dyn FnMut()) -> io::Result<FreeSpace
     of_open_file(&root, &mut beat).map_err(|error| explained(error, mount))
 }
 
-/// Reads the free extents of the file system of an open file. `beat` is called after each batch; its
-/// error ends the reading.
+/// Reads the free extents of the file system of an open file, resting for as long as it works. `beat` is
+/// called after each batch; its error ends the reading.
 ///
 /// # Errors
 /// ENOTTY or EOPNOTSUPP if the file system does not report its free extents, and that of `beat`.
@@ -50,13 +52,19 @@ pub fn of_open_file(
         }
     };
     let mut extents = FreeExtents::of_device(file.metadata()?.dev());
-    while let Some(batch) = extents.next(file)? {
+    let mut worked = Duration::ZERO;
+    loop {
+        let began = Instant::now();
+        let Some(batch) = extents.next(file)? else {
+            return Ok(summary.finish());
+        };
         for extent in batch {
             summary.add(extent.start, extent.length);
         }
+        worked += began.elapsed();
+        ReadPace::GENTLE.rest(&mut worked);
         beat()?;
     }
-    Ok(summary.finish())
 }
 
 fn explained(error: io::Error, mount: &Mount) -> io::Error {
