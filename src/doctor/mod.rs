@@ -17,7 +17,7 @@
 //! 2. [`checks`]: a function from [`Readings`] to [`Found`]s, in the file of its family, and a line in
 //!    [`checks::CHECKS`]. It returns an error if it cannot be made, and nothing if the kernel does not
 //!    have what it is about. What it reads from a file is listed in [`readings`], a line a file.
-//! 3. [`tests`](mod@tests): a made-up tree that fires it, with the exact sentence, one that does not,
+//! 3. `tests.rs`: a made-up tree that fires it, with the exact sentence, one that does not,
 //!    one that cannot be read. The manual page and `--explain` follow from the table.
 
 pub mod checks;

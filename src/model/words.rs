@@ -12,6 +12,7 @@ macro_rules! words {
         $(#[$meta])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
         #[derive(serde::Serialize, serde::Deserialize)]
+        #[allow(rustdoc::broken_intra_doc_links, reason = "texts name sections, as in `[defrag]`")]
         pub enum $name { $($(#[$doc])* #[doc = words!(@text $word $($text)?)] #[serde(rename = $word)] $variant,)+ }
 
         #[allow(dead_code, reason = "not every enumeration of words needs each of these")]
