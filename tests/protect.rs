@@ -350,6 +350,26 @@ fn what_others_changed_meanwhile_is_left_and_named() {
 }
 
 #[test]
+fn what_others_set_between_two_calls_is_restored() {
+    let bed = support::require!(Bed::xfs());
+    let pool = pool(&bed);
+    let [ours, theirs] = ["ours", "theirs"].map(|name| {
+        let path = pool.join(name).with_extension("img");
+        guest::random_direct_writes(&path, MIB, 10);
+        path
+    });
+    bed.sync();
+    let protect = Protect::new();
+    protect.json(&["--apply"], Some(&pool), 0);
+    set_cow_hint(&theirs, 512 << 10);
+    protect.json(&["--apply"], Some(&pool), 0);
+    assert_eq!([&ours, &theirs].map(|it| hint("cowextsize", it)), [MIB; 2]);
+    protect.json(&["--undo"], None, 0);
+    assert_eq!(hint("cowextsize", &ours), 0);
+    assert_eq!(hint("cowextsize", &theirs), 512 << 10);
+}
+
+#[test]
 fn an_image_is_protected_under_its_vm() {
     let bed = support::require!(Bed::xfs());
     let pool = pool(&bed);

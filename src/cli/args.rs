@@ -152,7 +152,7 @@ pub struct DoctorArguments {
 Exit status: 0 when everything was done, 1 when something could not be read, set or restored, 2 on
 wrong usage, or if nothing could be done.
 
-Without --apply, --undo or --rewrite nothing is changed.")]
+Without --apply, --undo, --rewrite or --rewrite-finish nothing is changed.")]
 pub struct ProtectArguments {
     /// Files and directories [default: the paths of the configuration]
     #[arg(value_name = "PATH")]

@@ -40,11 +40,13 @@ pub(super) fn run(arguments: &ProtectArguments, config: Option<&Path>) -> anyhow
     if !arguments.json {
         output::print(&view::plans(&audit, output::width()))?;
     }
-    apply_all(&mut audit, &settings)?;
+    let done = apply_all(&mut audit, &settings);
     match arguments.json {
         true => output::print_json(&view::document(&audit))?,
         false => output::print(&view::applied(&audit))?,
     }
+    // What was set before it failed is reported first.
+    done?;
     audit.found.print_errors();
     Ok(exit_code(&audit))
 }

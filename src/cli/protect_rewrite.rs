@@ -42,7 +42,12 @@ pub(super) fn run(arguments: &ProtectArguments, mut settings: Settings) -> anyho
         Err(outcome) => {
             let reason = outcome.reason();
             let why = reason.unwrap_or_else(|| "not enough free space".to_owned());
-            said(&path, &format!("left as it is: {why}"), INCOMPLETE)
+            // It may have been exchanged.
+            let how = match outcome {
+                RunOutcome::Failed { .. } => "failed",
+                _ => "left as it is",
+            };
+            said(&path, &format!("{how}: {why}"), INCOMPLETE)
         }
     }
 }

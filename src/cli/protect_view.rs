@@ -178,7 +178,7 @@ fn costs(place: &AuditedPlace) -> String {
     if of(Hint::CopyOnWrite).next().is_some() {
         let _ = writeln!(
             text,
-            "Copy on write can set aside {} for a time, which is what these images share now.",
+            "Copy on write reserves whole pieces around shared blocks for a time; known to be shared now: {}.",
             sum(Hint::CopyOnWrite)
         );
     }

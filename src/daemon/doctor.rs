@@ -14,13 +14,17 @@ use crate::config::Settings;
 use crate::doctor::examine;
 use crate::doctor::files::Host;
 use crate::doctor::readings::{Own, Readings, Timing, WATCHED};
-use crate::model::{Diagnosis, Finding, Severity};
+use crate::model::{CheckId, Diagnosis, Finding, Severity};
 use crate::serve::shared_status::SharedStatus;
 use crate::serve::status::Doctor;
 
 /// After the start, when sweep, history and the judgement of the kernel have their results.
 const FIRST: Duration = Duration::from_secs(60);
 const DAY: Duration = Duration::from_secs(86_400);
+/// While something hurts: it must not be shown for a day after it has passed.
+const SOON: Duration = Duration::from_secs(600);
+/// The first check of settings; those before it are of what hurts now.
+const SETTINGS: CheckId = CheckId(101);
 /// With rates.
 const DAILY: Timing = Timing {
     interval: WATCHED,
@@ -54,10 +58,14 @@ pub(super) async fn run(mut settings: watch::Receiver<Arc<Settings>>, status: Ar
         }
         let now = Arc::clone(&settings.borrow());
         let board = Arc::clone(&status);
+        let mut rest = SOON;
         if let Some(diagnosis) = within(TIMEOUT, move || diagnose(DAILY, &now, &board)).await {
+            if diagnosis.open().all(|finding| finding.id >= SETTINGS) {
+                rest = DAY;
+            }
             publish(&status, diagnosis);
         }
-        due = Instant::now() + DAY;
+        due = Instant::now() + rest;
     }
 }
 
@@ -104,7 +112,7 @@ fn publish(status: &SharedStatus, diagnosis: Diagnosis) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{CheckId, UnixTime};
+    use crate::model::UnixTime;
     use crate::serve::metrics::Lifetime;
 
     #[test]

@@ -142,6 +142,9 @@ impl Mapper {
                 Reading::FreeSpace(name, Ok(space)) => {
                     self.registry.lock().set_space(device, &name, space);
                 }
+                Reading::FreeSpace(name, Err(Unread::NotNow(_))) => {
+                    self.registry.lock().outdate_spaces(|it| it == name);
+                }
                 // Such as on btrfs. The next attempt is after the interval.
                 Reading::FreeSpace(_, Err(reason)) => debug!("free space not known: {reason}"),
             }

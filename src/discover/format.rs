@@ -123,13 +123,15 @@ fn extent_file(line: &[u8]) -> Option<&[u8]> {
     (is_extent && parts.next().is_some()).then_some(file)
 }
 
-/// The layout in a header of qcow2: the size of a cluster as a power of two, and that of the disk.
+/// The layout in a header of qcow2: the size of a cluster as a power of two, and that of the disk. `None`
+/// if the clusters lie in another file, which is judged by itself.
 fn qcow2(header: &[u8]) -> Option<Qcow2> {
     let bits = u32::from_be_bytes(*header.get(20..)?.first_chunk()?);
     let disk = u64::from_be_bytes(*header.get(24..)?.first_chunk()?);
     // MIN_CLUSTER_BITS, MAX_CLUSTER_BITS (block/qcow2.h).
     let is_valid = header.starts_with(b"QFI\xfb") && (9..=21).contains(&bits);
-    is_valid.then(|| Qcow2 {
+    let is_alone = qcow2_data_file(header).is_none();
+    (is_valid && is_alone).then(|| Qcow2 {
         cluster: Bytes(1 << bits),
         disk: Bytes(disk),
     })

@@ -86,8 +86,10 @@ const SLABS: &[&str] = &["proc/slabinfo"];
 
 /// Jobs of cron and units of systemd, on a disk.
 pub const DISK: &[&str] = &[
+    "etc/anacrontab",
     "etc/cron.d/*",
     "etc/cron.daily/*",
+    "etc/cron.hourly/*",
     "etc/cron.monthly/*",
     "etc/cron.weekly/*",
     "etc/crontab",
@@ -95,6 +97,7 @@ pub const DISK: &[&str] = &[
     "etc/systemd/system/timers.target.wants/*",
     "var/spool/cron/crontabs/root",
     "var/spool/cron/root",
+    "var/spool/cron/tabs/root",
 ];
 
 /// What is known of fragwatch itself.

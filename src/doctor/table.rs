@@ -61,7 +61,7 @@ pub static TABLE: &[Entry] = &[
             shared among the devices by how fast they have written lately: a slow disk (USB, NFS, a \
             degraded array) holds back writers to it first, but all dirty memory counts.\n\n\
             VMs with cache=none or cache=directsync do not write through the page cache and are not \
-            throttled; those with cache=writeback or cache=unsafe are.",
+            throttled; those with cache=writeback, writethrough or unsafe are.",
         source: "balance_dirty_pages, mm/page-writeback.c",
     },
     Entry {
@@ -87,8 +87,9 @@ pub static TABLE: &[Entry] = &[
         why: "A commit writes everything that the transaction has touched, so that a small fsync \
               waits for the writes of others.",
         remedy: "Look for the disk that answers slowly (`iostat -x 1`) and for a program that calls \
-                 fsync often (`strace -fc -e fsync,fdatasync -p PID`); a journal on another disk or \
-                 a longer `commit=` helps against many small commits, not against a slow disk.",
+                 fsync often (`strace -fc -e fsync,fdatasync -p PID`); a journal on another disk \
+                 helps against many small commits; a longer `commit=` does not, because fsync \
+                 commits at once.",
         explanation: "ext4 collects changes in one running transaction, which jbd2 commits every \
             `commit=` seconds (5) or when somebody calls fsync. While it is locked for the commit, \
             new changes wait. In data=ordered, the data of new blocks is written first.",
@@ -115,7 +116,8 @@ pub static TABLE: &[Entry] = &[
         id: CheckId(6),
         severity: Severity::Warning,
         title: "Threads wait for a disk",
-        why: "A request that has not been answered for so long is beyond what a healthy disk needs.",
+        why: "A healthy disk answers a read or a write sooner; only a flush of its cache or a discard \
+              may take so long.",
         remedy: "Look at `iostat -x 1` for the device with the longest waits, at the kernel's log \
                  for resets and timeouts, and at the array, path or controller behind it.",
         explanation: "The task has issued a read or a write, or waits for a free slot in the queue \
@@ -130,7 +132,8 @@ pub static TABLE: &[Entry] = &[
         id: CheckId(7),
         severity: Severity::Warning,
         title: "Threads wait for a remote file system or FUSE",
-        why: "A server or daemon does not answer, and the task cannot be ended until it does.",
+        why: "A server or daemon does not answer, and until it does the task ends by SIGKILL at most, \
+              and not always by that.",
         remedy: "Check the server and the network to it; `umount -f` of NFS fails its requests, and \
                  /sys/fs/fuse/connections/N/abort those of FUSE.",
         explanation: "A hard NFS mount waits for ever. A FUSE file system waits for its daemon, \
@@ -154,8 +157,8 @@ pub static TABLE: &[Entry] = &[
         id: CheckId(9),
         severity: Severity::Warning,
         title: "Programs wait in an uninterruptible sleep elsewhere",
-        why: "Such a task cannot be ended, counts into the load, and what it holds is held until it \
-              goes on.",
+        why: "Such a task can at most be killed, and often not even that; it counts into the load, and \
+              what it holds is held until it goes on.",
         remedy: "Read the functions named: the innermost that is no lock or wait names the part of \
                  the kernel that does not go on.",
         explanation: "State D and no progress between the two readings, in a place that the other \
@@ -255,7 +258,7 @@ pub static TABLE: &[Entry] = &[
         explanation: "XFS keeps the extent map of every file that was read or written since it was \
             opened, 17 to 34 bytes an extent, in kmalloc-256 (15 extents an object). It is \
             freed when the last program closes the file and the inode is evicted, not \
-            before. Other users are network buffers, dentries of open files, and leaks: \
+            before. Other users are network buffers, open files and leaks: \
             watch whether a cache only grows. Reported from 10 % of the memory that is not \
             in huge pages, and from 1 GiB.",
         source: "fs/xfs/libxfs/xfs_iext_tree.c; /proc/meminfo, SUnreclaim; slabinfo(5)",
@@ -335,22 +338,22 @@ pub static TABLE: &[Entry] = &[
         explanation: "The kernel logs a task that has been in state D for hung_task_timeout_secs \
             (120), and counts kernel.hung_task_warnings down with each report. At 0 it logs \"Future \
             hung task reports are suppressed\" and nothing more until the value is set again or the \
-            host boots. That it is 0 also shows that this host has had ten such reports.",
+            host boots. Unless somebody has set it to 0, this host has had ten such reports.",
         source: "check_hung_task, kernel/hung_task.c; Documentation/admin-guide/sysctl/kernel.rst",
     },
     Entry {
         id: CheckId(110),
         severity: Severity::Warning,
         title: "A flush of dirty memory can take very long",
-        why: "When the limit is reached, or somebody calls sync, all of it has to be written \
-            before anything goes on.",
+        why: "At the limit all that write through the page cache go on at the pace of the disks, and \
+            a sync returns only when all of it is written.",
         remedy: "Set vm.dirty_background_bytes = 314572800 and vm.dirty_bytes = 629145600 in \
             /etc/sysctl.d, or what your disks write in two and in four seconds.",
         explanation: "vm.dirty_ratio is a share of the free memory and the page cache, 20 % by \
             default and 40 % with tuned's throughput-performance. On a host with much \
-            memory that is minutes of writing. Reported if more than 4 GiB may be dirty, \
-            or if a flush takes more than 5 s at the rate that was measured with --watch \
-            while the kernel was flushing.",
+            memory that is minutes of writing. Reported if a flush takes more than 5 s \
+            at the rate that was measured with --watch while the kernel was flushing, \
+            and, where none was, if more than 4 GiB may be dirty.",
         source: "SUSE TID 7010287; Documentation/admin-guide/sysctl/vm.rst, dirty_bytes",
     },
     Entry {
@@ -361,8 +364,8 @@ pub static TABLE: &[Entry] = &[
             blocks become rare between two bursts.",
         remedy: "Set vm.watermark_scale_factor = 100 (1 % of the memory), or vm.min_free_kbytes \
             to about 1 % of the memory, in /etc/sysctl.d.",
-        explanation: "vm.min_free_kbytes is limited to some 64 MiB by default, however large the \
-            host is. kswapd begins to reclaim when less is free than that and \
+        explanation: "vm.min_free_kbytes grows with the root of the memory by default, to 256 MiB \
+            at most (64 MiB on old kernels). kswapd begins to reclaim when less is free than that and \
             vm.watermark_scale_factor (0.1 % of the memory by default) together. Reported \
             if this is less than 0.5 % on a host with more than 64 GiB outside of huge \
             pages.",
@@ -372,11 +375,12 @@ pub static TABLE: &[Entry] = &[
     Entry {
         id: CheckId(113),
         severity: Severity::Warning,
-        title: "Background compaction is off",
-        why: "Contiguous memory is made only when somebody already waits for it.",
+        title: "Proactive compaction is off",
+        why: "Contiguous memory is made only when an allocation has already missed it.",
         remedy: "Remove vm.compaction_proactiveness = 0; the default is 20.",
-        explanation: "Since Linux 5.9 kcompactd compacts memory in the background when it is \
-            fragmented. 0 switches that off.",
+        explanation: "Since Linux 5.9 kcompactd also compacts memory that is fragmented before \
+            anybody needs it. 0 switches that off, which can be right for guests that must \
+            not see the latency of moved pages.",
         source: "Documentation/admin-guide/sysctl/vm.rst, compaction_proactiveness",
     },
     Entry {

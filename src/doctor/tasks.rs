@@ -67,6 +67,8 @@ struct Before {
     switches: Option<u64>,
     /// Where it sleeps, if not in state D.
     place: Option<String>,
+    /// Whether its stack shows XFS waiting for memory, if in state D.
+    is_starved: bool,
 }
 
 /// Reads the tasks twice, `interval` apart.
@@ -82,6 +84,9 @@ pub fn read(host: &Host, interval: Duration) -> Reading<Tasks> {
             },
             _ => return,
         };
+        let is_starved = place.is_none()
+            && files::read(&path.join("stack"))
+                .is_ok_and(|stack| verdict(&stack) == StackVerdict::Starved);
         suspects.push(Before {
             pid,
             state: stat.state,
@@ -89,6 +94,7 @@ pub fn read(host: &Host, interval: Duration) -> Reading<Tasks> {
             switches: switches(path),
             path: path.to_owned(),
             place,
+            is_starved,
         });
     })?;
     std::thread::sleep(interval);
@@ -115,7 +121,7 @@ pub fn read(host: &Host, interval: Duration) -> Reading<Tasks> {
                 Err(_) => continue,
             };
             task.frames = frames(&stack);
-            task.is_starved = verdict(&stack) == StackVerdict::Starved;
+            task.is_starved = before.is_starved && verdict(&stack) == StackVerdict::Starved;
         }
         waiting.push(task);
     }

@@ -85,6 +85,7 @@ fn prepare(change: &Change, host: &HostInterfaces) -> Result<Prepared, Applied> 
                 hint: change.hint,
                 before,
                 set,
+                earlier: Vec::new(),
             },
             former: None,
         }),
@@ -189,7 +190,7 @@ fn restore(entry: &Entry, host: &HostInterfaces) -> Result<Undone, Refusal> {
     if is == entry.before {
         return Ok(Undone::AsBefore);
     }
-    if is != Some(entry.set) {
+    if !is.is_some_and(|is| entry.has_set(is)) {
         return Ok(Undone::ChangedMeanwhile(bytes(is)));
     }
     if entry.hint == Hint::Own && attributes.extents > 0 {
@@ -197,5 +198,7 @@ fn restore(entry: &Entry, host: &HostInterfaces) -> Result<Undone, Refusal> {
     }
     attributes.set_hint(entry.hint, entry.before);
     fsxattr::set_attributes(&file, attributes).map_err(|error| explained(error, entry.hint))?;
+    // The entry is forgotten next, and must not be before the change is on disk.
+    file.sync_all()?;
     Ok(Undone::Restored(bytes(entry.before)))
 }

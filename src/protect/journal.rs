@@ -29,6 +29,9 @@ pub struct Entry {
     pub before: Option<u32>,
     /// What was set, in bytes.
     pub set: u32,
+    /// What earlier calls have set. One of these is in force if the last change was not made.
+    #[serde(default)]
+    pub earlier: Vec<u32>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -81,12 +84,16 @@ impl Journal {
         &self.entries
     }
 
-    /// Notes a change to be made. If the hint was changed before, what was there at first counts; the
-    /// former entry is returned.
+    /// Notes a change to be made. If the hint is one that was set before, what was there at first
+    /// counts, else others have changed it since; the former entry is returned.
     pub fn note(&mut self, mut entry: Entry) -> Option<Entry> {
         let former = self.entries.iter().find(|it| it.is_about(&entry)).cloned();
         if let Some(former) = &former {
-            entry.before = former.before;
+            if entry.before.is_some_and(|is| former.has_set(is)) {
+                entry.before = former.before;
+                entry.earlier.clone_from(&former.earlier);
+                entry.earlier.push(former.set);
+            }
             self.forget(&entry);
         }
         self.entries.push(entry);
@@ -119,6 +126,11 @@ fn remove_left_over(directory: &Path) {
 }
 
 impl Entry {
+    /// Whether a hint is one that this change or an earlier one has set.
+    pub fn has_set(&self, hint: u32) -> bool {
+        hint == self.set || self.earlier.contains(&hint)
+    }
+
     fn is_about(&self, other: &Entry) -> bool {
         self.hint == other.hint && self.at.is_same(&other.at)
     }

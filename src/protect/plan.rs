@@ -134,8 +134,11 @@ fn changes(
         let sample = facts.sample;
         let size = facts.full_size();
         let above = sample.path.parent().unwrap_or(Path::new("/"));
-        let (has, largest) = directories.entry(above).or_default();
-        (*has, *largest) = (sample.directory_hint, size.max(*largest));
+        // A qcow2 that grows has more fragments with a hint (see `hints`).
+        if sample.qcow2.is_none() {
+            let (has, largest) = directories.entry(above).or_default();
+            (*has, *largest) = (sample.directory_hint, size.max(*largest));
+        }
         changes.extend(of_image(facts, hints::wanted(size, room)?, has_reflink));
     }
     let mut all = Vec::new();

@@ -110,11 +110,13 @@ pub fn run(rewrite: Rewrite<'_>) -> Result<Rewritten, RunOutcome> {
     let metadata = Metadata::of(&target.file).map_err(cannot("its attributes cannot be read"))?;
     // Image and copy are each read, or written, and compared.
     let total = Bytes(plan.data().0.saturating_mul(4));
-    let mut work = Work::new(gate, &mut controls, total, progress);
+    // Dropped after the gate: to free a copy that is abandoned takes time.
+    let copy;
     let mut copier = Copier::new(&target, &metadata, plan.hint)?;
+    let mut work = Work::new(gate, &mut controls, total, progress);
     copier.copy(&mut work, &plan, limits.keep_free)?;
     copier.verify(&mut work)?;
-    let copy = copier.finish();
+    copy = copier.finish();
     metadata.carry_over(&copy)?;
     let to = ExtentCount(fsxattr::attributes(&copy)?.extents.into());
     let allocated = Bytes(copy.metadata()?.blocks().saturating_mul(512));

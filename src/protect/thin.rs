@@ -43,7 +43,7 @@ fn of(device: &Path, left: u32) -> Provisioning {
     }
     let uuid = fs::read_to_string(device.join("dm/uuid")).unwrap_or_default();
     let uuid = uuid.trim_end();
-    if uuid.ends_with("-tpool") || uuid.ends_with("-vpool") {
+    if uuid.ends_with("-tpool") || uuid.ends_with("-vpool") || uuid.starts_with("VDO-") {
         return Provisioning::Thin;
     }
     let below = entries(&device.join("slaves"));
@@ -71,9 +71,19 @@ fn scsi(device: &Path) -> Provisioning {
     let flag = |disk: &PathBuf| fs::read_to_string(disk.join("thin_provisioning")).ok();
     match disks.iter().find_map(flag).as_deref().map(str::trim_end) {
         Some("0") => Provisioning::Full,
+        Some("1") if has_all_its_space(device) => Provisioning::Full,
         Some("1") => Provisioning::Thin,
         _ => Provisioning::NotKnown,
     }
+}
+
+/// Whether a disk that can unmap blocks has the space of all of them: `thin_provisioning` says only the
+/// former (LBPME), and libata sets it for each SSD with TRIM (ata_scsiop_read_cap,
+/// drivers/ata/libata-scsi.c). Type 1 in page B2 is "resource provisioned" (SBC-4, 6.6.7).
+fn has_all_its_space(device: &Path) -> bool {
+    let vendor = fs::read_to_string(device.join("device/vendor"));
+    let page = fs::read(device.join("device/vpd_pgb2")).unwrap_or_default();
+    vendor.is_ok_and(|it| it.trim_end() == "ATA") || page.get(6).is_some_and(|it| it & 7 == 1)
 }
 
 fn entries(directory: &Path) -> Vec<PathBuf> {
@@ -152,6 +162,21 @@ mod tests {
             .set("sda/sda1/partition", "1\n")
             .set(flag, "0\n");
         assert_eq!(partition.provisioning(), Provisioning::Full);
+    }
+
+    #[test]
+    fn a_disk_that_only_unmaps_has_all_its_space() {
+        let thin = || Sys::of("sda").set("sda/device/scsi_disk/0/thin_provisioning", "1");
+        assert_eq!(thin().provisioning(), Provisioning::Thin);
+        for (vendor, page, expected) in [
+            ("ATA     \n", "", Provisioning::Full),
+            ("SEAGATE \n", "......\u{1}", Provisioning::Full),
+            ("LIO-ORG \n", "......\u{2}", Provisioning::Thin),
+        ] {
+            let sys = thin().set("sda/device/vendor", vendor);
+            let sys = sys.set("sda/device/vpd_pgb2", page);
+            assert_eq!(sys.provisioning(), expected, "{vendor}");
+        }
     }
 
     #[test]

@@ -87,6 +87,8 @@ impl Verdict {
             Bytes(0)
         };
         let reserved = reserved.saturating_add(facts.unwritten());
+        // Copy on write remaps only the blocks that are written, whatever is reserved around them.
+        let reserved = reserved.saturating_add(facts.shared());
         let by_turns = in_pieces(reserved, facts.block()) / 2;
         let now = facts.sample.extents.0;
         Verdict {

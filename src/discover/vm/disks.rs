@@ -76,7 +76,14 @@ fn node(value: &str) -> Option<Node> {
         false => Some(document.get(key)?.as_str()?.to_owned()),
     };
     // A node that is written inside another one has `unmap` by default.
-    let inside = || Some(document.get("file")?.get("filename")?.as_str()?.to_owned());
+    let inside = || {
+        let mut node = document.get("file")?;
+        // Proxmox VE 9 nests throttle, format and protocol.
+        while let Some(file) = node.get("file") {
+            node = file;
+        }
+        Some(node.get("filename")?.as_str()?.to_owned())
+    };
     Some(Node {
         name: text("node-name"),
         below: text("file"),
@@ -129,6 +136,9 @@ mod tests {
         let flat = "driver=raw,node-name=f,discard=unmap,file.driver=file,file.filename=/a";
         assert_eq!(of(&[("blockdev", flat)]), one("/a", true));
         let nested = r#"{"driver":"raw","discard":"on","file":{"filename":"/a"}}"#;
+        assert_eq!(of(&[("blockdev", nested)]), one("/a", true));
+        // Proxmox VE 9.
+        let nested = r#"{"driver":"throttle","discard":"unmap","file":{"driver":"raw","file":{"filename":"/a"}}}"#;
         assert_eq!(of(&[("blockdev", nested)]), one("/a", true));
     }
 

@@ -4,6 +4,7 @@ use crate::doctor::files::Reading;
 use crate::doctor::outcome::{Checked, Found};
 use crate::doctor::readings::Readings;
 use crate::model::path::{printable, shown};
+use crate::sys::mounts::Mount;
 
 const OPTIONS: &str = "proc/fs/ext4/*/options";
 const JOURNAL: &str = "sys/fs/ext4/*/journal_task";
@@ -26,7 +27,9 @@ pub fn no_journal(readings: &Readings) -> Checked {
     let mut found = Vec::new();
     for entry in readings.now.all(JOURNAL)? {
         let journal = entry.text.as_deref().unwrap_or_default();
-        if journal.trim_ascii() == b"<none>" && has(readings, &entry.star, b"rw")? {
+        // The driver of ext4 also serves ext2, which has none by design.
+        let is_ext2 = mount(readings, &entry.star).is_some_and(|it| it.type_name == "ext2");
+        if journal.trim_ascii() == b"<none>" && !is_ext2 && has(readings, &entry.star, b"rw")? {
             let what = format!("{} has no journal.", place(readings, &entry.star));
             found.push(Found::new(what, vec![format!("/{}: <none>", entry.name)]));
         }
@@ -46,17 +49,16 @@ fn has(readings: &Readings, device: &str, option: &[u8]) -> Reading<bool> {
 
 /// `The ext4 on sda1 (/srv)`
 fn place(readings: &Readings, device: &str) -> String {
-    let point = || {
-        let mut devices = readings.now.all(DEVICES).ok()?.iter();
-        let number = devices
-            .find(|entry| entry.star == device)?
-            .text
-            .as_deref()?;
-        let number = String::from_utf8_lossy(number.trim_ascii()).into_owned();
-        let mut mounts = readings.mounts.as_ref().ok()?.iter();
-        let mount = mounts.find(|it| format!("{}:{}", it.device.0, it.device.1) == number)?;
-        Some(format!(" ({})", shown(&mount.point)))
-    };
-    let device_ = printable(device.as_bytes());
-    format!("The ext4 on {device_}{}", point().unwrap_or_default())
+    let point = mount(readings, device).map(|mount| format!(" ({})", shown(&mount.point)));
+    let device = printable(device.as_bytes());
+    format!("The ext4 on {device}{}", point.unwrap_or_default())
+}
+
+/// A mount of a device, by its name.
+fn mount<'r>(readings: &'r Readings, device: &str) -> Option<&'r Mount> {
+    let mut devices = readings.now.all(DEVICES).ok()?.iter();
+    let device = devices.find(|entry| entry.star == device)?;
+    let number = String::from_utf8_lossy(device.text.as_deref()?.trim_ascii());
+    let mut mounts = readings.mounts.as_ref().ok()?.iter();
+    mounts.find(|it| format!("{}:{}", it.device.0, it.device.1) == number)
 }

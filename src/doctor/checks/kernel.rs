@@ -3,7 +3,7 @@
 use crate::defrag::kernels::release::{Level, Running};
 use crate::defrag::kernels::table::{DEFECTS, Defect};
 use crate::doctor::files::Reading;
-use crate::doctor::outcome::{Checked, Found};
+use crate::doctor::outcome::{Checked, Found, NotChecked};
 use crate::doctor::readings::Readings;
 
 /// statfs that waits for the background freeing of blocks.
@@ -18,13 +18,18 @@ pub fn statfs_hangs(readings: &Readings) -> Checked {
     Ok(vec![Found::new(what, vec![level(kernel)])])
 }
 
-/// The kernel, if an XFS is mounted and its level has nothing that the level does not name: a
-/// distribution may have added repairs.
+/// The kernel, if an XFS is mounted and it has nothing that its level does not name: a distribution
+/// may have added repairs.
 fn exact(readings: &Readings) -> Reading<Option<&Running>> {
+    Ok(with_xfs(readings)?.filter(|kernel| kernel.exact))
+}
+
+/// The kernel, if an XFS is mounted.
+fn with_xfs(readings: &Readings) -> Reading<Option<&Running>> {
     let kernel = readings.kernel.as_ref().map_err(Clone::clone)?;
     let mounts = readings.mounts.as_ref().map_err(Clone::clone)?;
     let has_xfs = mounts.iter().any(|mount| mount.type_name == "xfs");
-    Ok(Some(kernel).filter(|kernel| has_xfs && kernel.exact))
+    Ok(Some(kernel).filter(|_| has_xfs))
 }
 
 /// The defect that needs no engine.
@@ -51,21 +56,30 @@ fn defects(
     harm: impl Fn(&Defect) -> &'static str,
 ) -> Checked {
     let vouched = &readings.own.settings.defrag.trusted_kernels;
-    let kernel = exact(readings)?.filter(|kernel| !vouched.contains(&kernel.release));
-    let Some((kernel, its)) = kernel.and_then(|kernel| Some((kernel, kernel.level?))) else {
+    let kernel = with_xfs(readings)?.filter(|kernel| !vouched.contains(&kernel.release));
+    let Some(kernel) = kernel else {
         return Ok(Vec::new());
     };
+    let has = |defect: &Defect| kernel.level.is_none_or(|level| defect.is_in(level));
     let defects = DEFECTS.iter();
-    let found = defects
-        .filter(|defect| is_meant(defect) && defect.is_in(its))
-        .map(|defect| {
-            let (release, commit, title) = (&kernel.release, defect.commit, defect.title());
-            let what = format!(
-                "This kernel ({release}) lacks {commit} \"{title}\": {}.",
-                harm(defect)
-            );
-            Found::new(what, vec![level(kernel)])
-        });
+    let mut defects = defects
+        .filter(|defect| is_meant(defect) && has(defect))
+        .peekable();
+    if !kernel.exact && defects.peek().is_some() {
+        return Err(NotChecked::because(
+            "the level of this kernel does not show whether its vendor has repaired it; `fragwatch \
+             status` has the judgement of its changelog"
+                .to_owned(),
+        ));
+    }
+    let found = defects.map(|defect| {
+        let (release, commit, title) = (&kernel.release, defect.commit, defect.title());
+        let what = format!(
+            "This kernel ({release}) lacks {commit} \"{title}\": {}.",
+            harm(defect)
+        );
+        Found::new(what, vec![level(kernel)])
+    });
     Ok(found.collect())
 }
 

@@ -10,8 +10,8 @@ const VMSTAT: &str = "proc/vmstat";
 const BUDDYINFO: &str = "proc/buddyinfo";
 /// From this share of the limit on, writers are slowed down noticeably.
 const NEAR: Share = Share::percent(80);
-/// Blocks of 64 KiB and more, with pages of 4 KiB.
-const ORDER: usize = 4;
+/// Blocks of this size and more are large: order 4 with pages of 4 KiB, 0 with pages of 64 KiB.
+const LARGE: u64 = 64 << 10;
 /// Fewer of them in the zone Normal of a node are a warning.
 const FEW: u64 = 64;
 
@@ -54,9 +54,11 @@ pub fn dirty(readings: &Readings) -> Checked {
 pub fn pieces(readings: &Readings) -> Checked {
     let text = readings.now.bytes(BUDDYINFO)?.unwrap_or_default();
     let zones = buddyinfo(text).filter(|zone| zone.name == b"Normal");
+    let order = (LARGE / page_bytes()).max(1).ilog2();
     let found = zones.filter_map(|zone| {
-        let large: u64 = zone.free_blocks().skip(ORDER).sum();
-        let size = Bytes(page_bytes() << ORDER);
+        let large = zone.free_blocks().skip(order as usize);
+        let large = large.fold(0, u64::saturating_add);
+        let size = Bytes(page_bytes() << order);
         if large >= FEW {
             return None;
         }

@@ -1,7 +1,7 @@
 //! What the system runs at times.
 
 use crate::defrag::kernels::release::Level;
-use crate::doctor::outcome::{Checked, Found};
+use crate::doctor::outcome::{Checked, Found, NotChecked};
 use crate::doctor::readings::{DISK, Readings};
 use crate::model::path::printable;
 
@@ -13,7 +13,11 @@ const SAFE: &str = "6.13";
 pub fn xfs_fsr(readings: &Readings) -> Checked {
     let kernel = readings.kernel.as_ref().map_err(Clone::clone)?;
     // A kernel of a distribution with an older number has not got multigrain timestamps.
-    if kernel.level.is_none() || kernel.level >= Level::parse(SAFE) {
+    if kernel.level.is_none() {
+        let why = "the level of the kernel is unknown";
+        return Err(NotChecked::because(why.to_owned()));
+    }
+    if kernel.level >= Level::parse(SAFE) {
         return Ok(Vec::new());
     }
     let mut found = Vec::new();

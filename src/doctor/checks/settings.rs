@@ -1,5 +1,7 @@
 //! Settings of the kernel's memory management.
 
+use std::time::Duration;
+
 use crate::doctor::files::{Files, Reading};
 use crate::doctor::outcome::{Checked, Found};
 use crate::doctor::readings::Readings;
@@ -11,7 +13,7 @@ const VMSTAT: &str = "proc/vmstat";
 /// A limit above this takes more than 5 s to write even at 800 MiB a second.
 const DIRTY_LIMIT: Bytes = Bytes(4 << 30);
 /// A flush that takes longer at the measured rate.
-const LONG_FLUSH: u64 = 5;
+const LONG_FLUSH: Duration = Duration::from_secs(5);
 /// A slower rate is not that of a flush.
 const FLUSH_RATE: BytesPerSecond = BytesPerSecond(20 << 20);
 /// The default reserve is enough for less memory.
@@ -32,8 +34,10 @@ pub fn dirty_limit(readings: &Readings) -> Checked {
     };
     let limit = Bytes(threshold.saturating_mul(page_bytes()));
     let rate = flush_rate(readings)?;
-    let is_long = rate.is_some_and(|rate| rate.time_for(limit).as_secs() > LONG_FLUSH);
-    if limit <= DIRTY_LIMIT && !is_long {
+    let is_long = rate.map_or(limit > DIRTY_LIMIT, |rate| {
+        rate.time_for(limit) > LONG_FLUSH
+    });
+    if !is_long {
         return Ok(Vec::new());
     }
     let (rate, how) = match rate {

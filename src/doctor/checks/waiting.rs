@@ -110,8 +110,14 @@ const PLACES: &[(Cause, &[&str])] = &[
     ),
 ];
 
-/// Tasks that wait so by design: the parent of a vfork until its child runs another program.
-const BY_DESIGN: &[&str] = &["wait_for_vfork_done", "do_fork", "kernel_clone"];
+/// Tasks that wait so by design: the parent of a vfork until its child runs another program, and what
+/// a cgroup of version 1 has frozen (`docker pause`; kernel/freezer.c).
+const BY_DESIGN: &[&str] = &[
+    "wait_for_vfork_done",
+    "do_fork",
+    "kernel_clone",
+    "refrigerator",
+];
 
 pub fn memory(readings: &Readings) -> Checked {
     waiting(readings, Cause::Memory, "for kernel memory, in XFS")

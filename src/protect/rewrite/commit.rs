@@ -76,13 +76,23 @@ pub(super) fn exchange(
         let text = format!("its history does not go on: {} {error}", shown(database));
         work.controls.send(Event::Notice(text));
     }
+    // The history may have been waited for, and a change of attributes does not pass the gate.
+    if !matches!(Metadata::of(&target.file), Ok(now) if now == *metadata) {
+        return Err(names.abandon(RunOutcome::Busy { by: None }));
+    }
     match names.give(&mut work.gate) {
         Ok(()) => {}
         Err(outcome) => return Err(names.abandon(outcome)),
     }
     match names.settle(&mut work.gate) {
         Ok(()) => Ok(kept_path(&target.path)),
-        Err(outcome) => Err(names.take_back(&mut copy_gate, outcome)),
+        Err(outcome) => {
+            let outcome = names.take_back(&mut copy_gate, outcome);
+            // As in `settle`, for those who have found the copy by the name of the image.
+            thread::sleep(SETTLE);
+            let _ = copy_gate.deny_foreign();
+            Err(outcome)
+        }
     }
 }
 
@@ -149,6 +159,7 @@ impl Names<'_> {
             return Err(renamed().into());
         }
         set_immutable(old, true).map_err(cannot("the old file cannot be made immutable"))?;
+        gate.deny_foreign()?;
         fsync(&self.target.directory).map_err(cannot("its directory cannot be flushed"))?;
         let exchanged = Instant::now();
         loop {

@@ -101,6 +101,11 @@ impl Note {
         rekey(&self.database, &self.to, &self.from)
     }
 
+    /// Whether a file of the two was modified after the copy, or is open.
+    fn is_used(&self, file: &File) -> io::Result<bool> {
+        Ok(self.is_modified(file)? || locks::in_use(file)?.open == Some(true))
+    }
+
     /// Whether the old file was modified after the copy.
     pub(super) fn is_modified(&self, file: &File) -> io::Result<bool> {
         let now = file.metadata()?;
@@ -129,7 +134,7 @@ pub(super) fn set_immutable(file: &File, is: bool) -> io::Result<()> {
 /// What a name leads to.
 enum Found {
     Old(File),
-    Copy,
+    Copy(File),
     Missing,
     Other,
 }
@@ -153,7 +158,7 @@ impl Note {
         let key = identify(&file)?;
         Ok(match () {
             () if key == self.from => Found::Old(file),
-            () if key == self.to => Found::Copy,
+            () if key == self.to => Found::Copy(file),
             () => Found::Other,
         })
     }
@@ -180,20 +185,38 @@ fn recover_one(file: &Path) -> Result<Option<String>, Refusal> {
     };
     let note: Note = serde_json::from_reader(&lock).map_err(io::Error::from)?;
     let directory = note.directory()?;
+    // Where its file system is not mounted, missing names say nothing.
+    let on = probe::uuid(&File::from(directory.try_clone()?), FilesystemKind::Xfs);
+    if on.ok().flatten().unwrap_or_default() != note.from.filesystem {
+        return Err(io::Error::other("its file system is not mounted there").into());
+    }
     let kept = kept_name(&note.path);
+    let (name, beside) = (shown(&note.path), shown(&kept_path(&note.path)));
     let image = note.find(&directory, note.path.file_name().unwrap_or_default())?;
     let text = match (image, note.find(&directory, &kept)?) {
-        (Found::Old(_), Found::Copy) => {
+        // Somebody has exchanged the two by hand after a rewrite.
+        (Found::Old(_), Found::Copy(copy)) if note.is_used(&copy)? => {
+            return Ok(Some(format!(
+                "{beside} is the copy of a rewrite of {name} and was used since: it stays"
+            )));
+        }
+        (Found::Old(_), Found::Copy(_)) => {
             unlinkat(&directory, &kept, AtFlags::empty())?;
             fsync(&directory)?;
-            let (path, kept) = (shown(&note.path), shown(&kept_path(&note.path)));
             Some(format!(
-                "removed {kept}, the copy of a rewrite of {path} that was killed"
+                "removed {beside}, the copy of a rewrite of {name} that was killed"
             ))
         }
-        (Found::Copy, Found::Old(old)) => {
+        (Found::Copy(_), Found::Old(old)) => {
             let attributes = fsxattr::attributes(&old)?;
-            if attributes.flags & guard::IMMUTABLE == 0 && !note.is_modified(&old)? {
+            let is_immutable = attributes.flags & guard::IMMUTABLE != 0;
+            if note.is_modified(&old)? || (!is_immutable && note.is_used(&old)?) {
+                return Ok(Some(format!(
+                    "{beside} is in use or was written to after {name} was copied from it: {name} lacks \
+                     that; compare the two first"
+                )));
+            }
+            if !is_immutable {
                 set_immutable(&old, true)?;
             }
             return Ok(None);
@@ -245,7 +268,10 @@ pub fn finish(path: &Path, directory: &Path, host: &HostInterfaces) -> Result<Pa
         return refused(format!("{} is in use", shown(&path)));
     }
     set_immutable(&old, false)?;
-    unlinkat(&directory, &kept, AtFlags::empty())?;
+    if let Err(error) = unlinkat(&directory, &kept, AtFlags::empty()) {
+        let _ = set_immutable(&old, true);
+        return Err(error.into());
+    }
     fsync(&directory)?;
     fs::remove_file(file)?;
     Ok(path)

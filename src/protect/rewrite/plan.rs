@@ -63,7 +63,8 @@ impl Planner {
     }
 
     pub(super) fn push(&mut self, extent: &Extent) {
-        let (start, end) = (extent.logical.0, extent.end().0);
+        let start = extent.logical.0;
+        let end = extent.end().0.min(self.size.next_multiple_of(self.hint));
         self.shares |= extent.flags.shared;
         // What is allocated behind the end is not copied.
         if start >= self.size {
