@@ -171,6 +171,10 @@ fn a_reload_in_mid_incident_keeps_the_incident_its_limits_and_its_end() {
     const DONE: &str = "fragwatch_rescue_actions_total{step=\"drop_slab\",outcome=\"dry_run\"}";
     event.happens();
     host.wait_for_incident();
+    // The command gets the evidence, which takes a moment to collect.
+    until("the hook at its begin", &host, || {
+        fs::read_to_string(told.path()).unwrap().lines().count() == 1
+    });
     reload(&host, &second);
     assert_eq!(host.metric("fragwatch_rescue_active"), 1.0);
     assert_eq!(status(&host)["rescue"]["incident"], true);
