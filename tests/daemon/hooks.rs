@@ -3,6 +3,9 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -218,21 +221,44 @@ fn a_half_edited_file_does_not_touch_runs() {
     assert_eq!(run.outcome.as_str(), "improved", "{run:?}");
 }
 
-/// Leaves no block free. The last blocks are taken as a note takes them, by files of their own: what
-/// ext4 holds for a file that grows (ext4_discard_preallocations in ext4_release_file) and for
-/// delayed allocation is free again only after the large one is closed and synced.
-fn fill(directory: &Path) {
-    let mut file = fs::File::create(directory.join("filler")).unwrap();
-    while std::io::Write::write_all(&mut file, &[0; 1 << 16]).is_ok() {}
-    file.sync_all().unwrap();
-    drop(file);
-    let block = |n: &u32| {
-        let mut file = fs::File::create(directory.join(format!("filler.{n}")))?;
-        std::io::Write::write_all(&mut file, &[0; 512])?;
-        file.sync_all()
-    };
-    let taken = (0..).map_while(|n| block(&n).ok()).count();
-    assert!(taken < 1 << 16, "{taken}");
+/// Leaves no block free, and until it is dropped takes those that are freed later: ext4 holds blocks for
+/// files that grow, and frees those of removed files when it commits, each five seconds.
+struct Full(Arc<AtomicBool>, Option<thread::JoinHandle<()>>);
+
+impl Full {
+    fn new(directory: &Path) -> Full {
+        let mut file = fs::File::create(directory.join("filler")).unwrap();
+        while std::io::Write::write_all(&mut file, &[0; 1 << 16]).is_ok() {}
+        file.sync_all().unwrap();
+        let directory = directory.to_owned();
+        // As a note takes them, by files of their own.
+        let block = move |n: u32| {
+            let mut file = fs::File::create(directory.join(format!("filler.{n}")))?;
+            std::io::Write::write_all(&mut file, &[0; 512])?;
+            file.sync_all()
+        };
+        let done = Arc::new(AtomicBool::new(false));
+        let until = Arc::clone(&done);
+        let mut number = 0;
+        let thread = thread::spawn(move || {
+            while !until.load(Ordering::Relaxed) {
+                match block(number) {
+                    Ok(()) => number += 1,
+                    Err(_) => thread::sleep(Duration::from_millis(2)),
+                }
+            }
+        });
+        // Two commits.
+        thread::sleep(Duration::from_secs(11));
+        Full(done, Some(thread))
+    }
+}
+
+impl Drop for Full {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+        self.1.take().map(thread::JoinHandle::join);
+    }
 }
 
 #[test]
@@ -251,7 +277,7 @@ fn a_full_state_directory_is_held_against_no_image() {
     let daemon = RunningDaemon::spawn(&mut command, etc.address);
     let watch = Watch { daemon, etc };
     watch.until("the first sweep", |now| now.swept().is_some());
-    fill(state.path());
+    let full = Full::new(state.path());
     // The pause is lifted in memory; that it cannot be removed from a full disk is no matter.
     let _ = watch.daemon.ask("resume").status().unwrap();
     until("that the plan knows", || {
@@ -261,6 +287,7 @@ fn a_full_state_directory_is_held_against_no_image() {
     let log = watch.daemon.stderr();
     let told = log.matches("no defragmentation can begin").count();
     assert_eq!(told, 1, "{log}");
+    drop(full);
     fs::remove_file(state.path().join("filler")).unwrap();
     assert_eq!(runs(&watch).len(), 0);
 }
