@@ -85,7 +85,6 @@ fn rewrite(
     };
     Ok(rewrite::run(Rewrite {
         request,
-        hint: None,
         unshare: arguments.force,
         database: state.database(),
         progress: &mut |done, total| {

@@ -52,9 +52,6 @@ pub struct Rewrite<'a> {
     /// The image, the limits in force, and who may stop it. With `dry_run` all guards are checked,
     /// and nothing is changed.
     pub request: Request<'a>,
-    /// The extent-size hint; `None`: the largest of those of the image and of its directory, and
-    /// [`plan::default_hint`].
-    pub hint: Option<Bytes>,
     /// Also if the image shares blocks with another file, which then takes their space twice.
     pub unshare: bool,
     /// The history, which goes on under the new identity.
@@ -82,7 +79,6 @@ pub struct Rewritten {
 pub fn run(rewrite: Rewrite<'_>) -> Result<Rewritten, RunOutcome> {
     let Rewrite {
         request,
-        hint,
         unshare,
         database,
         progress,
@@ -101,7 +97,7 @@ pub fn run(rewrite: Rewrite<'_>) -> Result<Rewritten, RunOutcome> {
         from,
         plan,
         gate,
-    } = clear(&mut controls, hint, unshare)?;
+    } = clear(&mut controls, unshare)?;
     if limits.dry_run {
         let (copies, stall) = (plan.needs(), Duration::ZERO);
         let forecast = RunForecast::Copy { copies, stall };

@@ -33,11 +33,7 @@ pub(super) struct Cleared {
 }
 
 /// Checks all guards, raises the gate and plans.
-pub(super) fn clear(
-    controls: &mut Controls<'_, '_>,
-    hint: Option<Bytes>,
-    unshare: bool,
-) -> Result<Cleared, RunOutcome> {
+pub(super) fn clear(controls: &mut Controls<'_, '_>, unshare: bool) -> Result<Cleared, RunOutcome> {
     let target = controls.target;
     let (host, limits) = (controls.request.host, controls.request.limits);
     check_kernel(target, host, &limits.trusted_kernels)?;
@@ -51,7 +47,7 @@ pub(super) fn clear(
     guard::check_unused(target, &mut gate, host)?;
     guard::check_settled(target, &mut gate)?;
     target.file.sync_all()?;
-    let hint = choose_hint(target, hint)?;
+    let hint = choose_hint(target)?;
     let plan = plan(controls, &mut gate, hint, unshare)?;
     // Checked again behind the gate: before it was raised, everything could change.
     check_fit(target, host)?;
@@ -116,7 +112,9 @@ pub(super) fn check_fit(target: &Target, host: &HostInterfaces) -> Result<(), Re
     }
 }
 
-fn choose_hint(target: &Target, wanted: Option<Bytes>) -> Result<Bytes, Refusal> {
+/// The largest of the hints of the image and of its directory, and [`plan::default_hint`], as the kernel
+/// accepts it.
+fn choose_hint(target: &Target) -> Result<Bytes, Refusal> {
     let geometry = geometry::geometry(&target.file)?;
     let own = fsxattr::attributes(&target.file)?;
     let directory = fsxattr::attributes(&target.directory)?;
@@ -130,7 +128,7 @@ fn choose_hint(target: &Target, wanted: Option<Bytes>) -> Result<Bytes, Refusal>
         .max(plan::default_hint(size));
     let block = u64::from(geometry.block_size);
     let group = block.saturating_mul(geometry.group_blocks.into());
-    Ok(plan::fitting_hint(wanted.unwrap_or(found), block, group))
+    Ok(plan::fitting_hint(found, block, group))
 }
 
 /// Reads the map, serving the gate. Nothing is begun yet: whoever opens the image gets it.
