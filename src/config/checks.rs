@@ -6,9 +6,8 @@ use std::time::Duration;
 
 use globset::GlobBuilder;
 
-use super::globs::{compile_globs, is_glob};
-use super::text::quoted;
-use super::units::Toml;
+use super::text::{Toml, quoted};
+use crate::model::globs::{compile_globs, is_glob};
 
 pub(super) const MILLISECOND: Duration = Duration::from_millis(1);
 /// The shortest interval: a sweep over a thousand images needs time, the stall detector checks once

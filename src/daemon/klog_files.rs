@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
-use crate::config::settings::Zone;
+use crate::sys::zone::Zone;
 use crate::klog::Rules;
 use crate::klog::dedup::{Dedup, Source};
 use crate::klog::file::{self, Down, FileSource};

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::settings::is_glob;
+use crate::model::globs::is_glob;
 use crate::discover::mounts::{FilesystemScope, Mount};
 use crate::discover::rules::Selection;
 use crate::model::{

@@ -2,7 +2,7 @@
 
 use std::path::{Component, Path, PathBuf};
 
-use crate::config::settings::is_glob;
+use crate::model::globs::is_glob;
 use crate::discover::mounts::MountTable;
 use crate::doctor::files::Reading;
 use crate::doctor::outcome::{Checked, Found};

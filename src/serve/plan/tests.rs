@@ -4,7 +4,8 @@ use std::time::Duration;
 use jiff::civil::{Weekday, time};
 
 use super::*;
-use crate::config::settings::{Maintenance, Window, Zone};
+use crate::config::settings::{Maintenance, Window};
+use crate::sys::zone::Zone;
 use crate::maintenance::estimate::Estimate;
 use crate::maintenance::reason::{self, in_use};
 use crate::maintenance::{JitterSeed, User};

@@ -1,11 +1,11 @@
-//! Globs of the configuration.
+//! Globs of images.
 
 use std::ffi::OsStr;
 use std::path::Path;
 
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 
-/// Whether an entry of [`Images::paths`](super::settings::Images::paths) is a glob, not a path.
+/// Whether an entry of [`Images::paths`](crate::config::settings::Images::paths) is a glob, not a path.
 pub fn is_glob(path: impl AsRef<OsStr>) -> bool {
     let bytes = path.as_ref().as_encoded_bytes();
     bytes.iter().any(|byte| b"*?[{".contains(byte))
