@@ -13,8 +13,8 @@ use super::examples::DELIVERED;
 use super::settings::{
     Blackout, Control, Defrag, History, HostLimits, Images, Klog, LimitChanges, Limits,
     MAX_ACTIONS_PER_HOUR, Maintenance, Metrics, Override, Rescue, Sampling, Thresholds, Window,
-    Zone,
 };
+use crate::sys::zone::Zone;
 use super::*;
 use crate::model::{
     Bytes, BytesPerSecond, Engine, ExtentCount, ExtentsPerDay, RescueStep, RuleAction,
