@@ -140,8 +140,8 @@ fn compile_parts(globs: &[(usize, &str)]) -> Vec<Part> {
 mod tests {
     use super::*;
     use crate::config::settings::{LimitChanges, Override};
-    use crate::model::globs::Globs;
     use crate::model::ExtentsPerDay;
+    use crate::model::globs::Globs;
     use proptest::prelude::*;
     use std::path::PathBuf;
     use std::time::Instant;

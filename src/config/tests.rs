@@ -14,13 +14,13 @@ use super::settings::{
     Blackout, Control, Defrag, History, HostLimits, Images, Klog, LimitChanges, Limits,
     MAX_ACTIONS_PER_HOUR, Maintenance, Metrics, Override, Rescue, Sampling, Thresholds, Window,
 };
-use crate::sys::zone::Zone;
 use super::*;
 use crate::model::{
     Bytes, BytesPerSecond, Engine, ExtentCount, ExtentsPerDay, RescueStep, RuleAction,
     RuleDefinition, Severity, Share,
 };
 use crate::rescue::{Ladder, LadderSettings, ladder};
+use crate::sys::zone::Zone;
 
 /// The settings that texts make together, or what is printed.
 fn settings(texts: &[&str]) -> Result<Settings, String> {

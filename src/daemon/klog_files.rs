@@ -10,7 +10,6 @@ use jiff::Timestamp;
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
-use crate::sys::zone::Zone;
 use crate::klog::Rules;
 use crate::klog::dedup::{Dedup, Source};
 use crate::klog::file::{self, Down, FileSource};
@@ -24,6 +23,7 @@ use crate::serve::metrics;
 use crate::serve::parts::{Part, State};
 use crate::serve::shared_status::SharedStatus;
 use crate::sys::mutex::lock;
+use crate::sys::zone::Zone;
 
 /// Maximum queued matches. More are a storm, of which one is enough.
 const WAITING: usize = 256;

@@ -84,6 +84,7 @@ pub struct Event {
     pub at: String,
     /// Time since the start of the incident; negative before it.
     pub after_ms: i64,
+    /// What happened.
     #[serde(flatten)]
     pub what: EventKind,
 }
@@ -131,9 +132,11 @@ pub enum EventKind {
 /// An action and its effect.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Action {
+    /// What was done.
     pub step: RescueStep,
     /// Number within the incident, from 1.
     pub number: u32,
+    /// Whether it worked.
     pub outcome: Outcome,
     /// Error of the write.
     #[serde(default)]
@@ -182,7 +185,9 @@ impl Action {
 /// Evidence and when it was collected.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TakenEvidence {
+    /// At which moment of the incident.
     pub moment: Moment,
+    /// What was collected.
     #[serde(flatten)]
     pub evidence: Evidence,
 }

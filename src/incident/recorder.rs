@@ -91,6 +91,7 @@ impl Default for RecorderSettings {
 /// State of the recorder.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RecorderHealth {
+    /// The files of incidents.
     pub files: WriterHealth,
     /// Commands lost because the queue was full.
     pub lost: u64,

@@ -20,10 +20,13 @@ const RETRY: Duration = Duration::from_secs(10);
 /// State of the writer.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct WriterHealth {
+    /// Files written.
     pub written: u64,
+    /// Attempts that failed.
     pub failed: u64,
     /// Files dropped because the queue was full or the daemon ended.
     pub dropped: u64,
+    /// Files in the queue.
     pub waiting: usize,
     /// Whether the last attempt failed.
     pub failing: bool,
