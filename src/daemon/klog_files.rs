@@ -219,7 +219,7 @@ impl Tally {
     fn report(&mut self, file: &Path) -> Option<String> {
         if self.old && !std::mem::replace(&mut self.old_reported, true) {
             warn!(
-                "{}: lines from long ago are written again; they count as old and rescue nobody",
+                "{}: old lines are written again; they start no rescue",
                 file.display()
             );
         }

@@ -146,7 +146,7 @@ impl Mapper {
                     self.registry.lock().outdate_spaces(|it| it == name);
                 }
                 // Such as on btrfs. The next attempt is after the interval.
-                Reading::FreeSpace(_, Err(reason)) => debug!("free space not known: {reason}"),
+                Reading::FreeSpace(_, Err(reason)) => debug!("free space unknown: {reason}"),
             }
         }
         any

@@ -63,6 +63,16 @@ pub struct Incident {
     pub hooks: Vec<HookReport>,
 }
 
+impl Incident {
+    /// The recorded actions in chronological order.
+    pub fn actions(&self) -> impl DoubleEndedIterator<Item = &Action> {
+        self.events.iter().filter_map(|event| match &event.what {
+            EventKind::Action(action) => Some(&**action),
+            _ => None,
+        })
+    }
+}
+
 words! {
     /// State of an incident.
     #[derive(Default)]

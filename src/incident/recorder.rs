@@ -445,7 +445,7 @@ impl RecorderThread {
             );
         } else {
             info!(
-                "{directory} answers again; {} incidents were given up meanwhile",
+                "{directory} answers again; {} incidents were discarded meanwhile",
                 health.dropped
             );
         }
