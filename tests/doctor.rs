@@ -226,7 +226,7 @@ fn guest_with_old_settings() {
     run("xfs_quota", &["-x", "-c", &project, "/mnt"]);
     run("xfs_quota", &["-x", "-c", "limit -p bhard=16m 42", "/mnt"]);
     let file = File::create(tenant.join("file")).unwrap();
-    fallocate(&file, FallocateFlags::empty(), 0, 16 * MIB - 4096).unwrap();
+    fallocate(&file, FallocateFlags::empty(), 0, 31 * MIB / 2).unwrap();
     for (name, value) in [
         ("/proc/sys/kernel/hung_task_warnings", "0"),
         ("/proc/sys/vm/compaction_proactiveness", "0"),
@@ -245,7 +245,7 @@ fn guest_with_old_settings() {
     let quota = found("FW212");
     let what = quota.first().expect("no quota")["what"].as_str().unwrap();
     assert!(
-        what.contains("the fullest is 42, with 16.0 MiB of 16.0 MiB"),
+        what.contains("the fullest is 42, with 15.5 MiB of 16.0 MiB"),
         "{what}"
     );
     // A writer that the limit of the device holds back.

@@ -100,7 +100,7 @@ pub fn no_reports_left(readings: &Readings) -> Checked {
 pub(super) fn is_affected(kernel: &Running, first: &str, repaired: &[&str]) -> bool {
     let mut repairs = repaired.iter().filter_map(|level| Level::parse(level));
     kernel.level.is_some_and(|level| {
-        let last = repairs.clone().last();
+        let last = repairs.clone().next_back();
         let is_repaired = match repairs.find(|it| it.series() == level.series()) {
             Some(here) => level >= here,
             None => last.is_some_and(|last| level.series() > last.series()),
