@@ -4,6 +4,7 @@ use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd as _};
 
+use libc::{SYS_quotactl, SYS_quotactl_fd, syscall};
 use rustix::io::Errno;
 
 /// `Q_XGETNEXTQUOTA`, since Linux 4.6.
@@ -49,17 +50,15 @@ pub fn next_project(
     from: u32,
 ) -> io::Result<Option<ProjectQuota>> {
     let mut record = Record::default();
-    let (descriptor, address) = (root.as_fd().as_raw_fd(), &raw mut record);
+    let (root, address) = (root.as_fd().as_raw_fd(), &raw mut record);
     // SAFETY: with this command the kernel writes one `struct fs_disk_quota` to the address, which is
     // that of a live `Record` of its size (asserted above); any bytes are valid values of it.
-    let mut result =
-        unsafe { libc::syscall(libc::SYS_quotactl_fd, descriptor, COMMAND, from, address) };
+    let mut result = unsafe { syscall(SYS_quotactl_fd, root, COMMAND, from, address) };
     // Before Linux 5.14.
     if result < 0 && Errno::from_io_error(&io::Error::last_os_error()) == Some(Errno::NOSYS) {
         let name = CString::new(format!("/dev/block/{}:{}", device.0, device.1))?;
         // SAFETY: as above; the name is a C string that lives beyond the call.
-        result =
-            unsafe { libc::syscall(libc::SYS_quotactl, COMMAND, name.as_ptr(), from, address) };
+        result = unsafe { syscall(SYS_quotactl, COMMAND, name.as_ptr(), from, address) };
     }
     if result < 0 {
         let error = io::Error::last_os_error();
