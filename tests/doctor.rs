@@ -5,28 +5,39 @@
     clippy::expect_used,
     reason = "clippy knows the tests, but not what they call"
 )]
+#![allow(clippy::print_stdout, reason = "it is the guest's serial line")]
 
 mod support;
 
 use std::fs::{self, File};
 use std::io::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use rustix::fs::{FallocateFlags, fallocate};
+use rustix::mount::{MountFlags, mount};
 use serde_json::Value;
 
 use support::bed::Plan;
+use support::boot::{self, Kernel, Machine};
 use support::child::Child;
 use support::expect::Said;
+use support::qemu::Vm;
 use support::{Bed, MIB, daemon, tools};
 
 /// Until a child has done what it was started for.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fn doctor(arguments: &[&str]) -> Said {
+    of_images(Path::new("/nowhere"), arguments)
+}
+
+/// With these images in the configuration.
+fn of_images(images: &Path, arguments: &[&str]) -> Said {
     let mut config = tempfile::NamedTempFile::new().unwrap();
-    let text = "[control]\nsocket = '/nowhere/fragwatch.sock'\n";
+    let text =
+        format!("[control]\nsocket = '/nowhere/fragwatch.sock'\n[images]\npaths = [{images:?}]\n");
     config.write_all(text.as_bytes()).unwrap();
     let mut command = daemon::fragwatch();
     command.arg("--config").arg(config.path()).arg("doctor");
@@ -35,7 +46,11 @@ fn doctor(arguments: &[&str]) -> Said {
 
 /// The findings of a check.
 fn found(id: &str) -> Vec<Value> {
-    let said = doctor(&["--json"]);
+    found_of(Path::new("/nowhere"), id)
+}
+
+fn found_of(images: &Path, id: &str) -> Vec<Value> {
+    let said = of_images(images, &["--json"]);
     let document: Value = serde_json::from_str(&said.out).expect(&said.err);
     assert_eq!(document["schema"], 1);
     let findings = document["findings"].as_array().unwrap().iter();
@@ -88,19 +103,142 @@ fn ext4_without_a_journal() {
 
 #[test]
 fn a_reader_through_the_cache_of_an_image_that_is_open_with_o_direct() {
-    let qemu_io = support::require!(tools::have("qemu-io"));
     let bed = support::require!(Bed::xfs());
     let image = bed.path().join("db-1.raw");
     File::create(&image).unwrap().set_len(16 * MIB).unwrap();
-    let mut command = Command::new(qemu_io);
-    command.args(["-f", "raw", "-t", "none"]).arg(&image);
-    command.stdin(Stdio::piped()).stdout(Stdio::null());
-    let _writer = Child::spawn(&mut command).unwrap();
+    let _vm = support::require!(Vm::named("db-1").start(&image));
     let reader = File::open(&image).unwrap();
-    let who = format!("{} is open with O_DIRECT by qemu-io", image.display());
+    let who = format!("{} is open with O_DIRECT by the VM db-1", image.display());
     eventually("FW301", &who);
     drop(reader);
     assert!(!is_found("FW301", &who));
+}
+
+#[test]
+fn an_xfs_without_reflink_that_is_nearly_full() {
+    let plan = Plan::of("xfs").mkfs(&["-m", "reflink=0"]);
+    let bed = support::require!(plan.size(512 * MIB).make());
+    let place = format!("The XFS at {} has no reflink", bed.path().display());
+    let findings = found_of(bed.path(), "FW208");
+    let note = findings.first().expect("it has none");
+    assert!(note["what"].as_str().unwrap().starts_with(&place), "{note}");
+    let read = note["read"][0].as_str().unwrap();
+    assert!(read.starts_with("XFS_IOC_FSGEOMETRY: reflink=0 "), "{read}");
+    assert_eq!(found_of(bed.path(), "FW205"), Vec::<Value>::new());
+    let numbers = rustix::fs::statvfs(bed.path()).unwrap();
+    let filler = File::create(bed.path().join("filler")).unwrap();
+    let all = numbers.f_bavail * numbers.f_frsize;
+    let all_but_some = all - numbers.f_blocks * numbers.f_frsize / 50;
+    fallocate(&filler, FallocateFlags::empty(), 0, all_but_some).unwrap();
+    let full = found_of(bed.path(), "FW205");
+    let what = full.first().expect("it is not full")["what"]
+        .as_str()
+        .unwrap();
+    assert!(
+        what.ends_with(&format!("are free on {}.", bed.path().display())),
+        "{what}"
+    );
+    // The process that reads it, by itself.
+    let answer = daemon::fragwatch().arg("doctor-helper").output().unwrap();
+    let lines = String::from_utf8(answer.stdout).unwrap();
+    let lines = lines
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let mount = bed.path().to_str().unwrap();
+    let here: Vec<_> = lines.filter(|it| it["mount"] == mount).collect();
+    // First what is in memory, then with what is read from the groups.
+    assert_eq!(here.len(), 2, "{here:?}");
+    assert_eq!(here[0]["full_groups"], Value::Null);
+    let [groups, full] = ["groups", "full_groups"].map(|key| here[1][key].as_u64().unwrap());
+    assert!(groups > 1 && full >= groups / 2, "{here:?}");
+    assert!(here[1]["free"].as_u64().unwrap() < here[1]["size"].as_u64().unwrap() / 20);
+}
+
+#[test]
+fn an_xfs_that_discards_at_once() {
+    let plan = Plan::of("xfs").size(300 * MIB);
+    let discards = support::require!(plan.clone().options("discard").make());
+    let found = found_of(discards.path(), "FW210");
+    let what = format!(
+        "The XFS at {} is mounted with discard.",
+        discards.path().display()
+    );
+    assert_eq!(found.first().expect("nothing")["what"], what.as_str());
+    let other = support::require!(plan.make());
+    assert_eq!(found_of(other.path(), "FW210"), Vec::<Value>::new());
+}
+
+/// In a VM with the settings of long ago, where they harm nobody else.
+#[test]
+fn an_old_kernel_with_old_settings() {
+    let tools = ["mkfs.xfs", "xfs_quota"].map(tools::have);
+    let [mkfs, quota] = tools;
+    let program = PathBuf::from(env!("CARGO_BIN_EXE_fragwatch"));
+    let files = [support::require!(mkfs), support::require!(quota), program];
+    let machine = Machine {
+        test: "guest_with_old_settings",
+        disk: None,
+        files: &files,
+        memory: 2048,
+        kernel: Kernel::Unpacked("6.1.0-47"),
+        processors: 2,
+    };
+    let mut vm = support::require!(machine.start());
+    eprintln!("{}", vm.wait_for("guest: found"));
+    vm.end();
+}
+
+#[test]
+#[ignore = "not a test: what the virtual machine does"]
+fn guest_with_old_settings() {
+    if !boot::is_guest() {
+        return;
+    }
+    boot::arrive();
+    let mnt = Path::new("/mnt");
+    let run = |program: &str, arguments: &[&str]| {
+        let done = Command::new(program).args(arguments).output().unwrap();
+        assert!(done.status.success(), "{program}: {done:?}");
+    };
+    run("mkfs.xfs", &["-q", "-f", "/dev/ram0"]);
+    fs::create_dir_all(mnt).unwrap();
+    mount(
+        "/dev/ram0",
+        mnt,
+        "xfs",
+        MountFlags::empty(),
+        Some(c"prjquota"),
+    )
+    .unwrap();
+    // A tenant at its limit.
+    let tenant = mnt.join("tenant");
+    fs::create_dir_all(&tenant).unwrap();
+    let project = format!("project -s -p {} 42", tenant.display());
+    run("xfs_quota", &["-x", "-c", &project, "/mnt"]);
+    run("xfs_quota", &["-x", "-c", "limit -p bhard=16m 42", "/mnt"]);
+    let file = File::create(tenant.join("file")).unwrap();
+    fallocate(&file, FallocateFlags::empty(), 0, 31 * MIB / 2).unwrap();
+    for (name, value) in [
+        ("/proc/sys/kernel/hung_task_warnings", "0"),
+        ("/proc/sys/vm/compaction_proactiveness", "0"),
+        ("/proc/sys/vm/zone_reclaim_mode", "1"),
+        ("/sys/kernel/mm/transparent_hugepage/enabled", "always"),
+        ("/sys/kernel/mm/transparent_hugepage/defrag", "always"),
+    ] {
+        fs::write(name, value).expect(name);
+    }
+    let found = |id: &str| found_of(mnt, id);
+    for id in ["FW102", "FW105", "FW113", "FW114", "FW115"] {
+        assert_eq!(found(id).len(), 1, "{id}");
+    }
+    let quota = found("FW212");
+    let what = quota.first().expect("no quota")["what"].as_str().unwrap();
+    assert!(
+        what.contains("the fullest is 42, with 15.5 MiB of 16.0 MiB"),
+        "{what}"
+    );
+    println!("guest: found all, {what}");
+    boot::leave();
 }
 
 #[test]

@@ -103,6 +103,9 @@ Exit status: 0 ok, 1 warning, 2 critical, 3 unknown: no daemon answers, or its c
     /// The process that probes one file system; started by the program itself
     #[command(name = crate::probe::worker::HELPER_COMMAND, hide = true)]
     ProbeHelper,
+    /// The process that reads the geometry of each XFS; started by the program itself
+    #[command(name = crate::doctor::xfs::COMMAND, hide = true)]
+    DoctorHelper,
 }
 
 /// Of the subcommands that only show something.

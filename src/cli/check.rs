@@ -203,6 +203,7 @@ mod tests {
                 most_extents: ExtentCount(extents),
                 extent_map_memory: Bytes(160),
                 unprotected: 0,
+                unprotected_by: crate::serve::status::Unprotected::default(),
             },
             worst: vec![Row {
                 path: "/a|b.img".to_owned(),

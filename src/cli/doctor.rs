@@ -25,14 +25,12 @@ pub(super) fn run(arguments: &DoctorArguments, config: Option<&Path>) -> anyhow:
         return explain(id, width);
     }
     let settings = load_to_ask(config);
-    let own = Own {
-        daemon: match client::get::<Status>(&settings, "/v1/status") {
-            Ok(status) => Ok(Some(Box::new(status))),
-            Err(error) if error.is::<NotRunning>() => Ok(None),
-            Err(error) => Err(NotChecked::because(format!("{error:#}"))),
-        },
-        settings,
+    let daemon = match client::get::<Status>(&settings, "/v1/status") {
+        Ok(status) => Ok(Some(Box::new(status))),
+        Err(error) if error.is::<NotRunning>() => Ok(None),
+        Err(error) => Err(NotChecked::because(format!("{error:#}"))),
     };
+    let own = Own::new(settings, daemon);
     let mut timing = Timing::default();
     if let Some(seconds) = arguments.watch {
         timing.interval = Duration::from_secs(seconds);

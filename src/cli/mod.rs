@@ -81,6 +81,9 @@ pub fn main(arguments: &Arguments) -> ExitCode {
             Ok(SUCCESS)
         }
         Command::ProbeHelper => helper(),
+        Command::DoctorHelper => crate::doctor::xfs::serve()
+            .map(|()| SUCCESS)
+            .map_err(Into::into),
     };
     match result {
         Ok(code) => ExitCode::from(code),

@@ -81,10 +81,7 @@ pub(super) fn at_incident(
 }
 
 fn diagnose(timing: Timing, settings: &Settings, status: &SharedStatus) -> Diagnosis {
-    let own = Own {
-        settings: settings.clone(),
-        daemon: Ok(Some(Box::new(status.status()))),
-    };
+    let own = Own::new(settings.clone(), Ok(Some(Box::new(status.status()))));
     examine(&Readings::take(&Host(PathBuf::from("/")), timing, own))
 }
 

@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 
 use super::command_lines::{CommandLines, Key};
 use super::mounts::{Mount, MountTable, Place};
-use super::vm::{Discards, Program, VmFacts};
+use super::vm::{Discard, Discards, Program, VmFacts};
 use crate::model::{DeviceNumber, Opener, Owner, Sample, Vm};
 use crate::sys::mounts;
 use crate::sys::proc::start_time;
@@ -214,7 +214,7 @@ impl Holder {
     /// Whether it passes discards on to the file of this name, if its command line names it.
     fn discards_to(&self, name: &Path) -> Option<bool> {
         let its = self.discards.iter().filter(|(file, _)| file == name);
-        its.map(|(_, discards)| *discards).max()
+        its.map(|(_, discard)| *discard > Discard::Ignored).max()
     }
 }
 
@@ -339,6 +339,19 @@ impl Holders {
             owner.is_mixed().then(|| (image.name.clone(), owner))
         });
         files.collect()
+    }
+
+    /// The qcow2 images whose VMs discard without `discard-no-unref`, by their command lines.
+    pub fn growing_by_discards(&self) -> Vec<(PathBuf, &Vm)> {
+        let processes = self.processes.iter();
+        let vms = processes.filter_map(|it| Some((it.vm.as_ref()?, &it.discards)));
+        let images = vms.flat_map(|(vm, discards)| {
+            let growing = discards
+                .iter()
+                .filter(|(_, it)| *it == Discard::Unreferenced);
+            growing.map(move |(file, _)| (file.clone(), vm))
+        });
+        images.collect()
     }
 
     /// The processes that have `image`, on the file system `device`, open.

@@ -9,7 +9,7 @@ mod options;
 
 use std::path::Path;
 
-pub(super) use disks::Discards;
+pub(super) use disks::{Discard, Discards};
 use options::{option, options, settings};
 
 /// Length of a UUID in text.

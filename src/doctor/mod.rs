@@ -7,7 +7,8 @@
 //! ```
 //!
 //! A check never opens an image, and never waits for a disk: [`readings`] reads /proc, /sys and a few
-//! files of /etc once, with one deadline, and the checks decide from that alone.
+//! files of /etc once, with one deadline, and a process of its own the geometry of each XFS ([`xfs`]); the
+//! checks decide from that alone.
 //!
 //! # How to add a check
 //!
@@ -30,6 +31,8 @@ pub mod table;
 pub mod tasks;
 #[cfg(test)]
 mod tests;
+pub mod writers;
+pub mod xfs;
 
 use crate::config::settings::Silence;
 use crate::model::{CheckId, Diagnosis, Finding, Severity, Unchecked};

@@ -1,10 +1,12 @@
 //! Everything that the checks use, read once.
 //!
-//! Only /proc, /sys and /etc are read: no image is opened, no call is made on the file system of one.
+//! Only /proc, /sys and /etc are read: no image is opened, and calls on the file system of one are made by
+//! another process ([`xfs`]).
 //! Each group of files is read by a thread of its own, and all share one deadline. A thread that
 //! misses it cannot be ended; it is left behind, and what it has read until then counts. While
 //! [`MOST_LEFT_BEHIND`] hang, no more are started.
 
+use std::ffi::OsString;
 use std::path::Path;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver};
@@ -15,11 +17,14 @@ use std::time::{Duration, Instant};
 use super::files::{Files, Host, Reading};
 use super::outcome::NotChecked;
 use super::tasks::{self, Tasks};
+use super::writers::{self, Writer};
+use super::xfs::{self, Filesystems};
 use crate::config::Settings;
 use crate::defrag::kernels::package;
 use crate::defrag::kernels::release::Running;
 use crate::discover::owner::{Holders, OwnerSearch};
 use crate::serve::status::Status;
+use crate::sys::clock;
 use crate::sys::mounts::{self, Mount};
 
 /// How far the two readings are apart if nothing else is asked for.
@@ -55,6 +60,7 @@ impl Default for Timing {
 /// Counters: read twice.
 const COUNTERS: &[&str] = &[
     "proc/diskstats",
+    "proc/fs/jbd2/*/info",
     "proc/pressure/io",
     "proc/stat",
     "proc/vmstat",
@@ -75,6 +81,8 @@ const KERNEL: &[&str] = &[
     "proc/sys/vm/swappiness",
     "proc/sys/vm/watermark_scale_factor",
     "proc/sys/vm/zone_reclaim_mode",
+    "sys/class/bdi/*/max_ratio",
+    "sys/class/bdi/*/strict_limit",
     "sys/class/block/*/dev",
     "sys/fs/ext4/*/journal_task",
     "sys/kernel/mm/transparent_hugepage/defrag",
@@ -83,6 +91,9 @@ const KERNEL: &[&str] = &[
 
 /// Takes slab_mutex, which is held while a cache is created or destroyed (mm/slab_common.c).
 const SLABS: &[&str] = &["proc/slabinfo"];
+
+/// Where debugfs is mounted.
+const DEBUG: &[&str] = &["sys/kernel/debug/bdi/*/stats"];
 
 /// Jobs of cron and units of systemd, on a disk.
 pub const DISK: &[&str] = &[
@@ -93,6 +104,7 @@ pub const DISK: &[&str] = &[
     "etc/cron.monthly/*",
     "etc/cron.weekly/*",
     "etc/crontab",
+    "etc/localtime",
     "etc/systemd/system/*",
     "etc/systemd/system/timers.target.wants/*",
     "var/spool/cron/crontabs/root",
@@ -107,6 +119,24 @@ pub struct Own {
     pub settings: Settings,
     /// The answer of the daemon; `None` if none runs.
     pub daemon: Reading<Option<Box<Status>>>,
+    /// Whether the clock is synchronised (adjtimex(2)); `None` if that is not known.
+    pub clock_is_set: Option<bool>,
+    /// The program and its arguments that report the XFS ([`xfs::serve`]).
+    pub helper: Vec<OsString>,
+}
+
+impl Own {
+    /// Of this host.
+    pub fn new(settings: Settings, daemon: Reading<Option<Box<Status>>>) -> Own {
+        Own {
+            settings,
+            daemon,
+            clock_is_set: clock::is_synchronised().ok(),
+            helper: ["/proc/self/exe", xfs::COMMAND]
+                .map(OsString::from)
+                .to_vec(),
+        }
+    }
 }
 
 /// All readings.
@@ -124,6 +154,9 @@ pub struct Readings {
     pub holders: Reading<Holders>,
     /// The mounts of this namespace.
     pub mounts: Reading<Vec<Mount>>,
+    pub xfs: Filesystems,
+    /// Who wrote between the two readings, the most first.
+    pub writers: Reading<Vec<Writer>>,
     /// The running kernel.
     pub kernel: Reading<Running>,
     /// The configuration, and the answer of the daemon.
@@ -140,6 +173,7 @@ impl Readings {
         let mut groups: Vec<_> = [
             (KERNEL, "the kernel's files"),
             (SLABS, "slabs"),
+            (DEBUG, "debugfs"),
             (DISK, "/etc"),
         ]
         .into_iter()
@@ -160,6 +194,11 @@ impl Readings {
         });
         let host_ = at();
         let kernel = Pending::start("kernel", move || Ok(running(&host_.path("proc"))));
+        let host_ = at();
+        let writers = Pending::start("writers", move || writers::read(&host_, interval));
+        let reported = Arc::new(Mutex::new(xfs::Found::new()));
+        let (command, its) = (own.helper.clone(), Arc::clone(&reported));
+        let xfs = Pending::start("XFS", move || xfs::read(&command, &its));
         thread::sleep(interval);
         groups.push(Group::start("counters", at(), COUNTERS));
         let mut now = Files::default();
@@ -167,13 +206,21 @@ impl Readings {
         for group in groups.into_iter().flatten() {
             now.extend(group.wait(until));
         }
+        let mounts = mounts.and_then(|it| it.wait(until));
+        // What was reported in time counts.
+        let _ = xfs.and_then(|it| it.wait(until));
+        let reported =
+            std::mem::take(&mut *reported.lock().unwrap_or_else(PoisonError::into_inner));
+        let mounted = mounts.as_deref().unwrap_or_default();
         Readings {
             interval,
             before,
             now,
+            xfs: xfs::complete(reported, mounted),
+            writers: writers.and_then(|it| it.wait(until)),
             tasks: tasks.and_then(|it| it.wait(until)),
             holders: holders.and_then(|it| it.wait(until)),
-            mounts: mounts.and_then(|it| it.wait(until)),
+            mounts,
             kernel: kernel.and_then(|it| it.wait(until)),
             own,
         }
@@ -225,7 +272,7 @@ impl<T: Send + 'static> Pending<T> {
         what: &'static str,
         read: impl FnOnce() -> Reading<T> + Send + 'static,
     ) -> Reading<Pending<T>> {
-        if LEFT_BEHIND.load(Ordering::Relaxed) >= MOST_LEFT_BEHIND {
+        if LEFT_BEHIND.load(Ordering::Acquire) >= MOST_LEFT_BEHIND {
             let why = "readers of earlier examinations still hang";
             return Err(NotChecked::because(why.to_owned()));
         }
@@ -236,8 +283,8 @@ impl<T: Send + 'static> Pending<T> {
         let spawned = thread.stack_size(STACK).spawn(move || {
             // Sending fails after the deadline.
             let _ = sender.send(read());
-            if its.swap(ENDED, Ordering::Relaxed) == IS_LEFT_BEHIND {
-                LEFT_BEHIND.fetch_sub(1, Ordering::Relaxed);
+            if its.swap(ENDED, Ordering::AcqRel) == IS_LEFT_BEHIND {
+                LEFT_BEHIND.fetch_sub(1, Ordering::AcqRel);
             }
         });
         match spawned {
@@ -251,8 +298,10 @@ impl<T: Send + 'static> Pending<T> {
         if let Ok(value) = self.value.recv_timeout(left) {
             return value;
         }
-        if self.state.swap(IS_LEFT_BEHIND, Ordering::Relaxed) == READS {
-            LEFT_BEHIND.fetch_add(1, Ordering::Relaxed);
+        // Counted first: the thread may end at any moment, and takes off what it was counted.
+        LEFT_BEHIND.fetch_add(1, Ordering::AcqRel);
+        if self.state.swap(IS_LEFT_BEHIND, Ordering::AcqRel) == ENDED {
+            LEFT_BEHIND.fetch_sub(1, Ordering::AcqRel);
         }
         let late = format!("{} could not be read in time", self.what);
         Err(NotChecked::because(late))
@@ -310,9 +359,9 @@ mod tests {
         let state = Arc::clone(&pending.state);
         let late = NotChecked::because("slabs could not be read in time".to_owned());
         assert_eq!(pending.wait(Instant::now()), Err(late));
-        assert_eq!(state.load(Ordering::Relaxed), IS_LEFT_BEHIND);
+        assert_eq!(state.load(Ordering::Acquire), IS_LEFT_BEHIND);
         drop(release);
-        while state.load(Ordering::Relaxed) != ENDED {
+        while state.load(Ordering::Acquire) != ENDED {
             thread::yield_now();
         }
         let read = || Ok(7);

@@ -45,6 +45,7 @@ fn finding_text(finding: &Finding, width: usize) -> String {
     let severity = match (&finding.silenced, finding.severity) {
         (Some(_), _) => "SILENCED",
         (None, Severity::Critical) => "CRITICAL",
+        (None, Severity::Ok) => "NOTE",
         (None, _) => "WARNING",
     };
     let mut text = format!("{severity} {}: {title}\n", finding.id);
@@ -69,10 +70,12 @@ fn finding_text(finding: &Finding, width: usize) -> String {
     text
 }
 
-/// `2 findings: 1 critical, 1 warning (1 silenced); … 14 checks made, 1 could not be made:`
+/// `2 findings: 1 critical, 1 warning (1 silenced); 1 note; … 14 checks made, 1 could not be made:`
 fn summary(diagnosis: &Diagnosis) -> String {
     let open = diagnosis.open().count();
-    let silenced = diagnosis.findings.len() - open;
+    let all = diagnosis.findings.iter();
+    let silenced = all.clone().filter(|it| it.silenced.is_some()).count();
+    let notes = all.len() - open - silenced;
     let mut text = match open {
         0 => "Nothing found".to_owned(),
         _ => format!(
@@ -86,7 +89,10 @@ fn summary(diagnosis: &Diagnosis) -> String {
     if silenced > 0 {
         let _ = write!(text, " ({silenced} silenced)");
     }
-    if open > 0 {
+    if notes > 0 {
+        let _ = write!(text, "; {}", counted(notes as u64, "note"));
+    }
+    if open + notes > 0 {
         text.push_str("; `fragwatch doctor --explain ID` says more");
     }
     let _ = write!(

@@ -58,8 +58,10 @@ pub static TABLE: &[Entry] = &[
                  IOWriteBandwidthMax=` or a direct copy does); then lower vm.dirty_bytes, see FW110.",
         explanation: "A program that dirties pages faster than the disks write them is put to sleep \
             in balance_dirty_pages, up to 200 ms at a time. The limit is one for the whole host, \
-            shared among the devices by how fast they have written lately: a slow disk (USB, NFS, a \
-            degraded array) holds back writers to it first, but all dirty memory counts.\n\n\
+            shared among the \
+            devices by how fast they have written lately (FW013): a slow disk (USB, NFS, a degraded array) \
+            holds back writers to it first, but all dirty memory counts. Named beside those who wait are \
+            those who wrote most between the two readings, by /proc/PID/io; direct writes count there too.\n\n\
             VMs with cache=none or cache=directsync do not write through the page cache and are not \
             throttled; those with cache=writeback, writethrough or unsafe are.",
         source: "balance_dirty_pages, mm/page-writeback.c",
@@ -197,7 +199,7 @@ pub static TABLE: &[Entry] = &[
             0 to 65 within twenty seconds. A kworker or jbd2 at \"90 % I/O\" in iotop with \
             an idle disk waits for its device to flush a cache, or for a request that does \
             not return.\n\n\
-            Read are the rise of `total` in /proc/pressure/io, or iowait where the kernel \
+            It is a note if tasks in io_uring are all that waits. Read are the rise of `total` in /proc/pressure/io, or iowait where the kernel \
             has no PSI, and the time that the busiest disk or partition had a request in \
             flight.",
         source: "io_cqring_wait, io_uring/io_uring.c; kernel list 2026-04; \
@@ -217,6 +219,39 @@ pub static TABLE: &[Entry] = &[
         source: "/proc/stat, steal (proc(5))",
     },
     Entry {
+        id: CheckId(13),
+        severity: Severity::Warning,
+        title: "A device is at its own limit of dirty memory",
+        why: "Writers to this device wait although the host could hold more dirty memory, and \
+            nobody finds the reason in vm.dirty_bytes.",
+        remedy: "Look at the disk first (`iostat -x 1`); if the limit was set by hand or by a udev \
+            rule, write 100 to max_ratio and 0 to strict_limit in /sys/class/bdi/MAJOR:MINOR.",
+        explanation: "Each device has a share of the dirty limit, by how fast it has written lately, and \
+            at most max_ratio percent of it. With strict_limit the share counts at any time, \
+            else only when the host as a whole has passed half of the way to its limit. Reported \
+            while writers are throttled (FW002), of devices with such a setting, and of those \
+            that have used 80 % of their share. What a device has used, and how fast it writes \
+            by the kernel's own measurement, is in /sys/kernel/debug/bdi, if debugfs is mounted.",
+        source: "wb_calc_thresh, wb_dirty_limits, mm/page-writeback.c; \
+            Documentation/ABI/testing/sysfs-class-bdi",
+    },
+    Entry {
+        id: CheckId(14),
+        severity: Severity::Warning,
+        title: "The journal of an ext4 commits most of the time",
+        why: "Every fsync waits for a commit, and a commit for the data of all others, so that \
+            small fsyncs slow everything on this file system down.",
+        remedy: "Look for the program that calls fsync (`strace -fc -e fsync,fdatasync -p PID`) and \
+            have it collect its writes; a journal on a faster disk helps, a longer `commit=` \
+            does not.",
+        explanation: "jbd2 counts the transactions, how many of them somebody waited for, and the average \
+            time of a commit. Reported if commits take 40 % of the time of --watch. The thread \
+            jbd2/DEVICE then shows at high I/O in iotop while the disk seems idle: most of a \
+            commit is waiting for the flush of the disk's cache.",
+        source: "jbd2_seq_info_show, fs/jbd2/journal.c; jbd2_journal_commit_transaction, \
+            fs/jbd2/commit.c",
+    },
+    Entry {
         id: CheckId(15),
         severity: Severity::Warning,
         title: "Free memory is in small pieces",
@@ -228,7 +263,8 @@ pub static TABLE: &[Entry] = &[
             each node. Page cache and slab fill what is free; what stays free is in single pages \
             after weeks. On the host of a report from 2019 no block of 64 KiB was left, with 57 GB \
             of page cache, while XFS repeated its allocation for ever. Warning below 64 blocks of \
-            64 KiB or more, critical at none.",
+            64 KiB or more; critical at none before Linux 4.15, where XFS needs them for the extent list of \
+            a fragmented image. Later kernels allocate it in single pages.",
         source: "/proc/buddyinfo (proc(5)); linux-xfs 2019-11; mm/page_alloc.c",
     },
     Entry {
@@ -291,7 +327,8 @@ pub static TABLE: &[Entry] = &[
             defrag.trusted_kernels.",
         explanation: "fragwatch knows the defects of XFS and iomap that can damage an image while it \
             is moved, with the level that repaired each. Listed are those that the sources \
-            of this exact level have. A kernel of a vendor that adds repairs without a new \
+            of this exact level have. They need an XFS with reflink, or one that \
+            has not answered. A kernel of a vendor that adds repairs without a new \
             level is not judged by its level; `fragwatch status` has the judgement with \
             the changelog of its package.",
         source: "the commit that is named; fragwatch-defrag(1)",
@@ -309,8 +346,8 @@ pub static TABLE: &[Entry] = &[
             goes on with the old mapping, although another thread has changed it \
             meanwhile. Affected are 4.11 and later; repaired in 5.15.212, 6.1.178, \
             6.6.145, 6.12.96, 6.18.39 and 7.1.4. Without shared blocks (`xfs_info`: \
-            reflink=0, or no copies made) nothing can happen. Reported if an XFS is \
-            mounted and the level of the kernel is exact.",
+            reflink=0, or no copies made) nothing can happen. Reported if an XFS with \
+            reflink is mounted, or one that has not answered, and the level of the kernel is exact.",
         source: "CVE-2026-64600; 2f4acd0fcd86 \"xfs: resample the data fork mapping after \
             cycling ILOCK\"",
     },
@@ -352,8 +389,8 @@ pub static TABLE: &[Entry] = &[
         explanation: "vm.dirty_ratio is a share of the free memory and the page cache, 20 % by \
             default and 40 % with tuned's throughput-performance. On a host with much \
             memory that is minutes of writing. Reported if a flush takes more than 5 s \
-            at the rate that was measured with --watch while the kernel was flushing, \
-            and, where none was, if more than 4 GiB may be dirty.",
+            at the rate that was measured with --watch while the kernel was flushing. Where none was, it is \
+            a note from 4 GiB on: VMs with cache=none dirty nothing, and many hosts have the default.",
         source: "SUSE TID 7010287; Documentation/admin-guide/sysctl/vm.rst, dirty_bytes",
     },
     Entry {
@@ -367,8 +404,9 @@ pub static TABLE: &[Entry] = &[
         explanation: "vm.min_free_kbytes grows with the root of the memory by default, to 256 MiB \
             at most (64 MiB on old kernels). kswapd begins to reclaim when less is free than that and \
             vm.watermark_scale_factor (0.1 % of the memory by default) together. Reported \
-            if this is less than 0.5 % on a host with more than 64 GiB outside of huge \
-            pages.",
+            if this is less than 0.5 % on a host with more than 64 GiB outside of huge pages; as a note, \
+            unless allocations had to wait during --watch (FW016): every large host with the defaults is \
+            meant.",
         source: "__setup_per_zone_wmarks, mm/page_alloc.c; \
             Documentation/admin-guide/sysctl/vm.rst",
     },
@@ -463,6 +501,132 @@ pub static TABLE: &[Entry] = &[
             Documentation/admin-guide/xfs.rst, removed mount options",
     },
     Entry {
+        id: CheckId(204),
+        severity: Severity::Critical,
+        title: "An XFS whose log writes can be torn (CVE-2026-43365)",
+        why: "After a power cut the log can be damaged, and the file system then cannot be mounted \
+            without losing what was in the log.",
+        remedy: "Update the kernel; until then avoid power cuts, and do not use `xfs_repair -L` \
+            without a copy of the device.",
+        explanation: "The log is written in multiples of its stripe unit. Without one, affected kernels \
+            take 512 bytes even if the sectors of the log are larger, so that a write covers a \
+            part of a sector. mkfs.xfs normally sets the stripe unit to a block on disks with \
+            sectors of 4 KiB; some versions left it 0 (`xfs_info`: log sectsz=4096 sunit=0). \
+            Affected are 5.14 and later; repaired in 5.15.203, 6.1.167, 6.6.130, 6.12.78, \
+            6.18.19, 6.19.9 and 7.0.",
+        source: "CVE-2026-43365; 52a8a1ba883d \"xfs: fix undersized l_iclog_roundoff values\"",
+    },
+    Entry {
+        id: CheckId(205),
+        severity: Severity::Warning,
+        title: "An XFS with images is nearly full",
+        why: "Writes become slow while XFS searches for space, no run is possible, and at the end \
+            VMs stop with ENOSPC.",
+        remedy: "Remove or move images, or grow the device and run `xfs_growfs`; `fragwatch space` \
+            shows what is left, and in which pieces.",
+        explanation: "From 5 % free on XFS uses its algorithms for low space: preallocation is cut and \
+            delayed writes are flushed early. defrag.keep_free leaves as much by default. \
+            Critical below 1 %. Sparse images can need more than is free: compare `du` with `du \
+            --apparent-size`.",
+        source: "xfs_set_low_space_thresholds, fs/xfs/xfs_mount.c; linux-xfs 2024-07, Dave Chinner",
+    },
+    Entry {
+        id: CheckId(206),
+        severity: Severity::Warning,
+        title: "Allocation groups are unevenly full",
+        why: "New extents of an image in a full group are placed in another group after a search, \
+            and writers share the locks of the few groups that have space.",
+        remedy: "Nothing has to be done; for new images use several directories, because XFS places \
+            each new directory in another group.",
+        explanation: "XFS divides the device into allocation groups and fills first the group of the \
+            directory that an image lies in. Images in one directory therefore fill group after \
+            group, which is normal. It is a note, shown if half of the groups have less than 1 % \
+            free while a fifth of the file system is free.",
+        source: "ioctl_xfs_ag_geometry(2); xfs_dialloc, fs/xfs/libxfs/xfs_ialloc.c",
+    },
+    Entry {
+        id: CheckId(207),
+        severity: Severity::Warning,
+        title: "An XFS with a small log",
+        why: "With many writers transactions wait for space in the log (FW003), which shows as \
+            stalls of all VMs on this file system.",
+        remedy: "Make the file system anew with the defaults of mkfs.xfs at its present size, or move \
+            images to one that was; the log cannot be enlarged.",
+        explanation: "mkfs.xfs chooses the log by the size at that time. An image of a cloud that was made \
+            at a few GiB and grown to TiB with `xfs_growfs` keeps its log of some MiB and its \
+            many small allocation groups. Since xfsprogs 5.15 no log is smaller than 64 MiB. \
+            Reported from 100 GiB on.",
+        source: "6e0ed3d19c54 \"mkfs: increase the minimum log size to 64MB when possible\"; \
+            xfs_growfs(8)",
+    },
+    Entry {
+        id: CheckId(208),
+        severity: Severity::Warning,
+        title: "An XFS without reflink",
+        why: "The engine for images of running VMs clones and unshares pieces of them, which needs \
+            reflink, so that only idle images are defragmented here.",
+        remedy: "Shut VMs down in a window for xfs_fsr, or move their disks with `virsh blockcopy` to \
+            an XFS made with reflink=1, the default of mkfs.xfs since 5.1.",
+        explanation: "The feature is chosen when the file system is made and cannot be added. The final \
+            swap of xfs_fsr takes a step for each extent if the file system has reverse mapping \
+            (rmapbt, the default since xfsprogs 6.5): 22,000 extents a second, during which \
+            readers wait; without it 450,000. What else was read matters less: nrext64 allows \
+            more than 2,147,483,647 extents, bigtime timestamps beyond 2038, exchange an atomic \
+            exchange of contents since Linux 6.10. A note as long as no image on it needs \
+            attention.",
+        source: "ioctl_xfs_fsgeometry(2); mkfs.xfs(8), reflink; fragwatch-defrag(1)",
+    },
+    Entry {
+        id: CheckId(209),
+        severity: Severity::Warning,
+        title: "An XFS with a realtime section",
+        why: "Free space, fullness and fragmentation are reported of the data section only, and \
+            files of the realtime section are not defragmented.",
+        remedy: "Nothing has to be done if no image has the realtime flag (`xfs_io -c stat IMAGE`: \
+            realtime).",
+        explanation: "The realtime section has an allocator of its own and, before Linux 6.14, no reflink. \
+            It is a note.",
+        source: "mkfs.xfs(8), realtime section options; ioctl_xfs_fsgeometry(2)",
+    },
+    Entry {
+        id: CheckId(210),
+        severity: Severity::Warning,
+        title: "An XFS with online discard",
+        why: "Every freed extent is discarded on the disk at once, so that deleting or unsharing a \
+            fragmented image sends millions of discards before the writes of VMs.",
+        remedy: "Remove discard from /etc/fstab and enable fstrim.timer, which discards weekly and in \
+            larger pieces.",
+        explanation: "The extents that a transaction has freed are discarded when it is on the disk, and \
+            cannot be allocated before. Many disks take milliseconds for a discard, whatever its \
+            length. xfs(5) and fstrim(8) recommend fstrim instead.",
+        source: "xfs(5), discard; xlog_cil_committed, fs/xfs/xfs_log_cil.c; fs/xfs/xfs_discard.c",
+    },
+    Entry {
+        id: CheckId(211),
+        severity: Severity::Warning,
+        title: "An XFS with allocsize",
+        why: "The option does nothing for VMs with cache=none, whose images it is often \
+            recommended for.",
+        remedy: "Remove it, unless other programs append to files here, and use extent-size hints: \
+            `fragwatch protect`.",
+        explanation: "allocsize= is how much is preallocated behind the end of a file that grows through \
+            the page cache. Direct writes and writes into holes are not concerned. It is a note.",
+        source: "xfs(5), allocsize; xfs_iomap_prealloc_size, fs/xfs/xfs_iomap.c",
+    },
+    Entry {
+        id: CheckId(212),
+        severity: Severity::Warning,
+        title: "A project quota is at its limit",
+        why: "At the limit writes fail as on a full disk: QEMU stops the VM or reports an error to \
+            the guest, while df of the host shows free space.",
+        remedy: "Raise the limit (`xfs_quota -x -c 'limit -p bhard=SIZE ID' MOUNT`) or remove files \
+            of the project (`xfs_quota -x -c 'report -p' MOUNT`).",
+        explanation: "A project quota limits the files of a directory tree, as container runtimes and \
+            hosting panels set it. Preallocation and a copy of xfs_fsr count as well. Reported \
+            from 95 % of the hard limit on, critical at the limit.",
+        source: "xfs_quota(8); quotactl(2); xfs_trans_dqresv, fs/xfs/xfs_trans_dquot.c",
+    },
+    Entry {
         id: CheckId(301),
         severity: Severity::Warning,
         title: "An image is open past and through the page cache at once",
@@ -493,15 +657,58 @@ pub static TABLE: &[Entry] = &[
             fs/xfs/xfs_bmap_util.c",
     },
     Entry {
+        id: CheckId(303),
+        severity: Severity::Warning,
+        title: "Sparse images without a hint",
+        why: "Each new block of a guest becomes an extent of its own, so that the image has \
+            hundreds of thousands of them within months.",
+        remedy: "Run `fragwatch protect`, which names the images, and `fragwatch protect --apply` for \
+            the directories of new ones; existing ones are filled with --fill or written anew \
+            with --rewrite.",
+        explanation: "XFS allocates what is written. A guest writes 4 KiB here and there, and each write \
+            into a hole is an extent. An extent-size hint of 1 MiB allocates a whole MiB around \
+            it; a preallocated image needs none. Counted are images of which an extent can be \
+            gained for less than 512 KiB.",
+        source: "fragwatch-protect(1); xfsctl(3), FS_IOC_FSSETXATTR",
+    },
+    Entry {
+        id: CheckId(304),
+        severity: Severity::Warning,
+        title: "qcow2 images that grow by small clusters",
+        why: "Each new cluster of 64 KiB can become an extent of its own, whatever the hint, \
+            because QEMU writes zeroes around it.",
+        remedy: "Make such images with `qemu-img create -o preallocation=falloc`, or with \
+            `cluster_size=1M`; `fragwatch protect` names those that there are.",
+        explanation: "The cluster size is chosen when an image is made; the default is 64 KiB. An image \
+            that was allocated in full does not grow.",
+        source: "fragwatch-protect(1); qemu-img(1), cluster_size",
+    },
+    Entry {
+        id: CheckId(305),
+        severity: Severity::Warning,
+        title: "qcow2 that is discarded without discard-no-unref",
+        why: "A discard gives clusters up, new data takes them in another order, and the file can \
+            grow beyond the size of its disk.",
+        remedy: "Add discard_no_unref='on' to the driver in libvirt (9.5 or later), or \
+            discard-no-unref=on in QEMU (8.1 or later).",
+        explanation: "Without the option a discarded cluster is free in the qcow2 and is used for any \
+            later write, so that the image is fragmented inside itself, which no engine repairs. \
+            With it the cluster keeps its place, and the hole in the file is filled there. Read \
+            from the command line of QEMU; disks that were plugged in later are not on it.",
+        source: "QEMU 42a2890a76f4 \"qcow2: add discard-no-unref option\"; libvirt formatdomain, \
+            discard_no_unref",
+    },
+    Entry {
         id: CheckId(401),
         severity: Severity::Critical,
         title: "The rescue is not armed",
         why: "If XFS waits for memory tonight, nobody frees it, and the VMs hang until somebody logs \
               in.",
-        remedy: "Set rescue.enabled = true, unless it was switched off on purpose, and read \
-                 `journalctl -u fragwatch` for the reason if it is true.",
+        remedy: "Read `journalctl -u fragwatch` for the reason, and set rescue.enabled = true if it was not \
+            switched off on purpose.",
         explanation: "The daemon answers, but the threads that read the kernel's log and drop the \
-            slab cache do not run, because they are switched off or could not be started.",
+            slab cache do not run, because they could not be started. \
+            A note if rescue.enabled is false: somebody has decided so.",
         source: "fragwatch.toml(5), rescue.enabled",
     },
     Entry {
@@ -559,5 +766,31 @@ pub static TABLE: &[Entry] = &[
         explanation: "Images are at warning or critical by the thresholds. The daemon defragments \
             only inside of maintenance windows, and none is configured by default.",
         source: "fragwatch.toml(5), maintenance.window",
+    },
+    Entry {
+        id: CheckId(407),
+        severity: Severity::Warning,
+        title: "No window is long enough",
+        why: "xfs_fsr copies an image as a whole and begins anew in each window, so that a larger \
+            image is never defragmented.",
+        remedy: "Make a window longer, raise defrag.bandwidth, or make online usable (`fragwatch \
+            status` names what is missing), which continues in the next window.",
+        explanation: "The time is that of the size of the image at half of defrag.bandwidth, because half \
+            is for reading, in the longest window less maintenance.jitter. A slower disk takes \
+            longer. `fragwatch plan` has the estimate for each image.",
+        source: "fragwatch.toml(5), maintenance.window; fragwatch-plan(1)",
+    },
+    Entry {
+        id: CheckId(408),
+        severity: Severity::Warning,
+        title: "The clock or the time zone of the windows is uncertain",
+        why: "A window can open in the working hours of the VMs.",
+        remedy: "Run chronyd with `rtcsync` or systemd-timesyncd; set the zone with `timedatectl \
+            set-timezone`, or maintenance.timezone.",
+        explanation: "Windows open by the clock of the host. The kernel reports a clock that no program \
+            has set for nine hours as not synchronised; chronyd without rtcsync never reports it: \
+            silence the check then. The time zone is read from /etc/localtime, and is UTC \
+            without it.",
+        source: "adjtimex(2), STA_UNSYNC; localtime(5)",
     },
 ];

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -12,17 +12,20 @@ use super::files::Host;
 use super::outcome::NotChecked;
 use super::readings::{Own, Readings, Timing};
 use super::table::{TABLE, entry};
+use super::xfs::Xfs;
 use super::{checks, examine, report};
 use crate::config::Settings;
 use crate::config::settings::Silence;
-use crate::model::{CheckId, Diagnosis, Finding, Severity, UnixTime};
+use crate::model::{
+    Bytes, CheckId, DeviceNumber, Diagnosis, Features, Finding, Severity, UnixTime,
+};
 use crate::serve::parts::PartStatus;
 use crate::serve::status::Status;
 
 /// A host in a directory.
-struct Tree {
+pub(super) struct Tree {
     dir: TempDir,
-    own: Own,
+    pub(super) own: Own,
 }
 
 /// Nothing in a made-up tree can hang, however busy the machine is.
@@ -33,19 +36,20 @@ const AT_ONCE: Timing = Timing {
 
 impl Tree {
     /// A host without findings.
-    fn healthy() -> Tree {
+    pub(super) fn healthy() -> Tree {
         let mut status = Status::default();
         status.rescue.armed = true;
         let mut settings = Settings::default();
         settings.images.paths = vec!["/srv/vm/*.raw".to_owned()];
+        let dir = TempDir::new().unwrap();
         let own = Own {
             settings,
             daemon: Ok(Some(Box::new(status))),
+            clock_is_set: Some(true),
+            helper: vec!["cat".into(), dir.path().join("xfs").into()],
         };
-        let tree = Tree {
-            dir: TempDir::new().unwrap(),
-            own,
-        };
+        let tree = Tree { dir, own };
+        tree.xfs(|_| ());
         for (name, text) in [
             (
                 "proc/buddyinfo",
@@ -90,6 +94,9 @@ impl Tree {
                 "some avg10=0.00 avg60=0.00 avg300=0.00 total=1000000\n",
             ),
             ("proc/stat", "cpu  100 0 100 800 10 0 0 0 0 0\n"),
+            ("etc/localtime", "TZif2"),
+            ("sys/class/bdi/8:16/max_ratio", "100\n"),
+            ("sys/class/bdi/8:16/strict_limit", "0\n"),
             ("proc/diskstats", "   8   0 sda 9 0 9 9 9 0 9 9 0 5000 9\n"),
         ] {
             tree.put(name, text);
@@ -97,25 +104,58 @@ impl Tree {
         tree
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    /// What the helper process reports of the XFS on /srv/vm.
+    pub(super) fn xfs(&self, change: impl FnOnce(&mut Xfs)) {
+        let tib = 1 << 40;
+        let mut xfs = Xfs {
+            device: DeviceNumber {
+                major: 8,
+                minor: 16,
+            },
+            mount: PathBuf::from("/srv/vm"),
+            size: Bytes(2 * tib),
+            free: Bytes(tib),
+            groups: 4,
+            log: Bytes(1 << 30),
+            log_sector: Bytes(4096),
+            log_stripe: Bytes(4096),
+            realtime: Bytes(0),
+            features: Features {
+                reflink: true,
+                rmapbt: true,
+                nrext64: true,
+                exchange_range: false,
+            },
+            bigtime: true,
+            full_groups: Some(1),
+            projects: Some(Vec::new()),
+        };
+        change(&mut xfs);
+        self.put(
+            "xfs",
+            &format!("{}\n", serde_json::to_string(&xfs).unwrap()),
+        );
+    }
+
+    pub(super) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
-    fn put(&self, name: &str, text: &str) {
+    pub(super) fn put(&self, name: &str, text: &str) {
         let path = self.path(name);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, text).unwrap();
     }
 
     /// Makes a file unreadable even for root: a directory in its place.
-    fn block(&self, name: &str) {
+    pub(super) fn block(&self, name: &str) {
         let path = self.path(name);
         let _ = fs::remove_file(&path);
         fs::create_dir_all(path).unwrap();
     }
 
     /// A process with a command name and the number of its threads.
-    fn process(&self, pid: u32, comm: &str, threads: u32) {
+    pub(super) fn process(&self, pid: u32, comm: &str, threads: u32) {
         self.put(&format!("proc/{pid}/comm"), &format!("{comm}\n"));
         self.put(
             &format!("proc/{pid}/stat"),
@@ -123,7 +163,7 @@ impl Tree {
         );
     }
 
-    fn thread(&self, pid: u32, tid: u32, comm: &str, state: char, frames: &[&str]) {
+    pub(super) fn thread(&self, pid: u32, tid: u32, comm: &str, state: char, frames: &[&str]) {
         let directory = match pid == tid {
             true => format!("proc/{pid}"),
             false => format!("proc/{pid}/task/{tid}"),
@@ -144,7 +184,7 @@ impl Tree {
     }
 
     /// Gives a process an open file: descriptor, path, flags in octal; on the mount 40.
-    fn open(&self, pid: u32, fd: u32, path: &str, flags: &str) {
+    pub(super) fn open(&self, pid: u32, fd: u32, path: &str, flags: &str) {
         let directory = self.path(&format!("proc/{pid}/fd"));
         fs::create_dir_all(&directory).unwrap();
         symlink(path, directory.join(fd.to_string())).unwrap();
@@ -152,7 +192,7 @@ impl Tree {
         self.put(&format!("proc/{pid}/fdinfo/{fd}"), &info);
     }
 
-    fn vm(&self, pid: u32, name: &str) {
+    pub(super) fn vm(&self, pid: u32, name: &str) {
         self.process(pid, "qemu-system-x86", 2);
         let program = self.path(&format!("proc/{pid}/exe"));
         symlink("/usr/bin/qemu-system-x86_64", program).unwrap();
@@ -163,19 +203,22 @@ impl Tree {
         self.open(pid, 9, &format!("/srv/vm/{name}.raw"), "0140002");
     }
 
-    fn diagnosis(&self) -> Diagnosis {
+    pub(super) fn readings(&self) -> Readings {
         let host = Host(self.dir.path().to_owned());
-        examine(&Readings::take(&host, AT_ONCE, self.own.clone()))
+        Readings::take(&host, AT_ONCE, self.own.clone())
+    }
+
+    pub(super) fn diagnosis(&self) -> Diagnosis {
+        examine(&self.readings())
     }
 
     /// The findings after the files have changed between two readings a while apart.
-    fn later(&self, interval: Duration, changed: &[(&str, &str)]) -> Vec<Finding> {
-        let host = Host(self.dir.path().to_owned());
-        let mut readings = Readings::take(&host, AT_ONCE, self.own.clone());
+    pub(super) fn later(&self, interval: Duration, changed: &[(&str, &str)]) -> Vec<Finding> {
+        let mut readings = self.readings();
         for (name, text) in changed {
             self.put(name, text);
         }
-        let now = Readings::take(&host, AT_ONCE, self.own.clone());
+        let now = self.readings();
         readings.before = std::mem::replace(&mut readings.now, now.now);
         readings.interval = interval;
         let diagnosis = examine(&readings);
@@ -184,7 +227,7 @@ impl Tree {
     }
 
     /// The only finding, which is of this check.
-    fn only(&self, number: u16) -> Finding {
+    pub(super) fn only(&self, number: u16) -> Finding {
         let diagnosis = self.diagnosis();
         assert_eq!(diagnosis.findings.len(), 1, "{diagnosis:#?}");
         assert_eq!(diagnosis.unchecked, [], "{number}");
@@ -194,14 +237,14 @@ impl Tree {
     }
 
     /// All findings of this check.
-    fn of(&self, number: u16) -> Vec<Finding> {
+    pub(super) fn of(&self, number: u16) -> Vec<Finding> {
         let mut findings = self.diagnosis().findings;
         findings.retain(|finding| finding.id == CheckId(number));
         findings
     }
 
     /// Why a check could not be made.
-    fn unchecked(&self, number: u16) -> String {
+    pub(super) fn unchecked(&self, number: u16) -> String {
         let unchecked = self.diagnosis().unchecked;
         let is_it = |it: &&crate::model::Unchecked| it.id == CheckId(number);
         unchecked
@@ -299,13 +342,12 @@ fn threads_in_state_d_are_named_by_what_they_wait_for_and_whose_they_are() {
         tree.thread(4711, 4713, "worker", 'S', frames);
         tree.thread(300, 300, "rsync", 'D', frames);
         let finding = tree.only(number);
-        assert_eq!(
-            finding.what,
-            format!(
-                "2 threads have waited {what} for at least 0.0 s: 1 of rsync (PID 300), 1 of the VM \
-                 db-1 (PID 4711)."
-            )
-        );
+        let waited = match number {
+            1 | 2 => format!("were waiting {what} at two readings 0.0 s apart"),
+            _ => format!("have waited {what} for at least 0.0 s"),
+        };
+        let who = "1 of rsync (PID 300), 1 of the VM db-1 (PID 4711)";
+        assert_eq!(finding.what, format!("2 threads {waited}: {who}."));
         let frames = frames.iter().map(|it| it.trim_end_matches(".constprop.0"));
         let frames = frames.collect::<Vec<_>>().join(" < ");
         let read = format!("/proc/300/stack (rsync, and 1 more): {frames}");
@@ -365,8 +407,12 @@ fn free_memory_in_small_pieces() {
     let what = "Node 1 has no free block of 64.0 KiB or more in the zone Normal.";
     assert_eq!(
         (finding.what.as_str(), finding.severity),
-        (what, Severity::Critical)
+        (what, Severity::Warning)
     );
+    // XFS needs such blocks before 4.15.
+    tree.put("proc/sys/kernel/osrelease", "4.14.336\n");
+    assert_eq!(tree.of(15)[0].severity, Severity::Critical);
+    tree.put("proc/sys/kernel/osrelease", "6.12.120\n");
     assert_eq!(
         finding.read,
         ["/proc/buddyinfo: node 1: 900000 500 100 30 0 0 0"]
@@ -453,7 +499,10 @@ fn a_dirty_limit_of_which_a_flush_takes_long() {
     tree.put("proc/vmstat", &vmstat((1 << 20) + 1));
     let finding = tree.only(110);
     let what = "Up to 4.0 GiB may be dirty, which takes 20 s to write at 200 MiB/s.";
-    assert_eq!(finding.what, what);
+    assert_eq!(
+        (finding.what.as_str(), finding.severity),
+        (what, Severity::Ok)
+    );
     let read = [
         "/proc/vmstat: nr_dirty_threshold 1048577",
         "/proc/sys/vm/dirty_bytes = 629145600",
@@ -466,6 +515,7 @@ fn a_dirty_limit_of_which_a_flush_takes_long() {
     let findings = tree.later(Duration::from_secs(10), &[("proc/vmstat", &later)]);
     let what = "Up to 1.0 GiB may be dirty, which takes 10 s to write at the measured 100 MiB/s.";
     assert_eq!((findings.len(), findings[0].what.as_str()), (1, what));
+    assert_eq!(findings[0].severity, Severity::Warning);
     tree.block("proc/vmstat");
     assert_eq!(
         tree.unchecked(110),
@@ -503,11 +553,11 @@ fn slab_that_cannot_be_reclaimed() {
 #[test]
 fn what_shows_only_over_time() {
     let tree = Tree::healthy();
-    let ids = [11, 12, 16].map(CheckId);
+    let ids = [11, 12, 14, 16].map(CheckId);
     assert_eq!(tree.diagnosis().need_watch, ids);
     let text = report::text(&tree.diagnosis(), 80);
     assert!(
-        text.ends_with("Only with --watch SECONDS: FW011, FW012, FW016.\n"),
+        text.ends_with("Only with --watch SECONDS: FW011, FW012, FW014, FW016.\n"),
         "{text}"
     );
     let ten = Duration::from_secs(10);
@@ -597,6 +647,10 @@ fn a_kernel_with_defects_of_the_table() {
          ILOCK\": a direct write to blocks that a reflink copy shares can land in another file."
     );
     assert_eq!(finding.severity, Severity::Critical);
+    // Nothing can be shared.
+    tree.xfs(|xfs| xfs.features.reflink = false);
+    assert_eq!((tree.of(101), tree.of(102)), (Vec::new(), Vec::new()));
+    tree.xfs(|_| ());
     kernel("6.1.90");
     let found: Vec<_> = tree.of(101).into_iter().map(|it| it.what).collect();
     assert_eq!(found.len(), 2, "{found:?}");
@@ -829,6 +883,13 @@ fn fragwatch_itself() {
             ),
         ]
     );
+    tree.own.settings.rescue.enabled = false;
+    let finding = &tree.of(401)[0];
+    let what = "The rescue is switched off: rescue.enabled = false.";
+    assert_eq!(
+        (finding.what.as_str(), finding.severity),
+        (what, Severity::Ok)
+    );
     tree.own.daemon = Ok(None);
     let what = "No daemon answers at /run/fragwatch/control.sock.";
     assert_eq!(tree.only(402).what, what);
@@ -934,12 +995,91 @@ WARNING FW202: ext4 without a journal
     assert!(words.contains(unread), "{text}");
 }
 
+fn fifo(path: &Path) -> std::io::Result<()> {
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+    Ok(mknodat(
+        CWD,
+        path,
+        FileType::Fifo,
+        Mode::RUSR | Mode::WUSR,
+        0,
+    )?)
+}
+
+/// A file that does not answer, like a stuck kernel.
+#[test]
+fn what_hangs_is_given_up_at_the_deadline() {
+    let tree = Tree::healthy();
+    let mounts = tree.path("proc/self/mountinfo");
+    fs::remove_file(&mounts).unwrap();
+    fifo(&mounts).unwrap();
+    let timing = Timing {
+        interval: Duration::ZERO,
+        deadline: Duration::from_millis(200),
+    };
+    let host = Host(tree.dir.path().to_owned());
+    let readings = Readings::take(&host, timing, tree.own.clone());
+    let late = NotChecked::because("mounts could not be read in time".to_owned());
+    assert_eq!(readings.mounts, Err(late));
+    let reason = "mounts could not be read in time";
+    let unchecked = examine(&readings).unchecked;
+    let of = |number| unchecked.iter().find(|it| it.id == CheckId(number));
+    assert_eq!(of(104).expect("it was checked").reason, reason);
+    // Released.
+    fs::write(&mounts, "").unwrap();
+}
+
+/// What stands in the place of a file.
+#[derive(Debug, Clone)]
+enum Thing {
+    Text(Vec<u8>),
+    Directory,
+    Fifo,
+    Loop,
+}
+
+fn things() -> impl proptest::strategy::Strategy<Value = Thing> {
+    use proptest::prelude::{Just, Strategy as _, any, prop_oneof};
+    let bytes = proptest::collection::vec(any::<u8>(), 0..200);
+    prop_oneof![
+        4 => "[0-9a-z_<>=,.:/ \n()\"{}-]{0,80}".prop_map(|text| Thing::Text(text.into_bytes())),
+        2 => bytes.prop_map(Thing::Text),
+        1 => Just(Thing::Directory),
+        1 => Just(Thing::Fifo),
+        1 => Just(Thing::Loop),
+    ]
+}
+
+impl Tree {
+    fn place(&self, name: &str, thing: &Thing) {
+        let path = self.path(name);
+        if fs::create_dir_all(path.parent().unwrap()).is_err() {
+            // Something else stands in its way.
+            return;
+        }
+        let _ = fs::remove_file(&path);
+        // Fails where a directory is.
+        let _ = match thing {
+            Thing::Text(text) => fs::write(&path, text),
+            // The kernel has none in /proc.
+            Thing::Fifo if name.starts_with("proc/") => Ok(()),
+            Thing::Directory => fs::create_dir_all(&path),
+            Thing::Loop => symlink(&path, &path),
+            Thing::Fifo => fifo(&path),
+        };
+    }
+}
+
 proptest::proptest! {
     #![proptest_config(proptest::prelude::ProptestConfig::with_cases(64))]
+    /// Nor does a reader of it hang, which would be reported as such.
     #[test]
-    fn no_tree_makes_it_panic(texts in proptest::collection::vec(("[0-9a-z_<>=,.:/ \n-]{0,80}", 0..40_usize), 0..30)) {
+    fn no_tree_makes_it_panic_or_wait(
+        changes in proptest::collection::vec((things(), 0..40_usize), 0..30)
+    ) {
         let tree = Tree::healthy();
         tree.vm(4711, "db-1");
+        tree.thread(300, 300, "dd", 'D', &["balance_dirty_pages"]);
         let names = [
             "proc/buddyinfo", "proc/vmstat", "proc/self/mountinfo", "proc/sys/kernel/osrelease",
             "proc/version", "proc/fs/ext4/sda1/options", "sys/fs/ext4/sda1/journal_task",
@@ -947,11 +1087,20 @@ proptest::proptest! {
             "proc/stat", "proc/diskstats", "proc/slabinfo", "proc/pressure/io",
             "proc/4711/fdinfo/9", "proc/300/task/301/stat", "proc/300/task/301/stack",
             "sys/class/block/sda1/dev", "proc/sys/vm/dirty_ratio", "sys/class/bdi/8:0/max_ratio",
+            "sys/class/bdi/8:16/strict_limit", "sys/kernel/debug/bdi/8:16/stats", "proc/300/io",
+            "proc/fs/jbd2/sda1-8/info", "proc/self/mounts", "etc/localtime", "etc/crontab", "etc/cron.d/a",
         ];
-        for (text, at) in texts {
-            tree.put(names[at % names.len()], &text);
+        for (thing, at) in &changes {
+            tree.place(names[at % names.len()], thing);
         }
-        let diagnosis = tree.diagnosis();
+        if let Some((Thing::Text(text), _)) = changes.first() {
+            tree.place("xfs", &Thing::Text(text.clone()));
+        }
+        let mut readings = tree.readings();
+        readings.interval = Duration::from_secs(5);
+        let diagnosis = examine(&readings);
+        let late = |it: &&crate::model::Unchecked| it.reason.ends_with("read in time");
+        proptest::prop_assert_eq!(diagnosis.unchecked.iter().find(late), None);
         report::text(&diagnosis, 80);
         report::document(&diagnosis);
     }

@@ -50,7 +50,7 @@ impl TryFrom<String> for CheckId {
 pub struct Finding {
     /// The check.
     pub id: CheckId,
-    /// `warning` or `critical`.
+    /// `warning` or `critical`; `ok` for a note, which explains something and counts for nothing.
     pub severity: Severity,
     /// What is, in one sentence.
     pub what: String,
@@ -84,10 +84,10 @@ pub struct Diagnosis {
 }
 
 impl Diagnosis {
-    /// The findings that are not silenced.
+    /// The findings that count: neither silenced nor notes.
     pub fn open(&self) -> impl Iterator<Item = &Finding> {
         let findings = self.findings.iter();
-        findings.filter(|finding| finding.silenced.is_none())
+        findings.filter(|it| it.silenced.is_none() && it.severity > Severity::Ok)
     }
 
     /// The severity of the worst of them.
@@ -127,7 +127,9 @@ mod tests {
         let mut diagnosis = Diagnosis::default();
         assert_eq!(diagnosis.severity(), Severity::Ok);
         let silenced = finding(Severity::Critical, Some("known"));
-        diagnosis.findings = vec![finding(Severity::Warning, None), silenced];
+        let note = finding(Severity::Ok, None);
+        diagnosis.findings = vec![note, finding(Severity::Warning, None), silenced];
+        assert_eq!(diagnosis.open().count(), 1);
         assert_eq!(diagnosis.severity(), Severity::Warning);
         assert_eq!(diagnosis.count(Severity::Warning), 1);
         assert_eq!(diagnosis.count(Severity::Critical), 0);

@@ -33,6 +33,17 @@ words! {
     }
 }
 
+/// Where most new extents come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// Holes that are written.
+    Holes,
+    /// The growth of a qcow2, cluster by cluster.
+    Growth,
+    /// Copy on write of shared blocks.
+    Shared,
+}
+
 /// The judgement of an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Verdict {
@@ -130,37 +141,51 @@ impl Verdict {
         text
     }
 
-    /// Where most new extents come from.
-    fn cause(&self, facts: &Facts<'_>) -> String {
+    /// Where most new extents come from; `None` without any.
+    pub fn origin(&self) -> Option<Origin> {
         let Gains {
             holes,
             growth,
             shared,
         } = self.gains;
-        let most = holes.max(growth).max(shared);
+        match holes.max(growth).max(shared) {
+            0 => None,
+            most if most == holes => Some(Origin::Holes),
+            most if most == growth => Some(Origin::Growth),
+            _ => Some(Origin::Shared),
+        }
+    }
+
+    /// The sentence about it.
+    fn cause(&self, facts: &Facts<'_>) -> String {
         let hint = hint(facts.sample.extent_size_hint);
-        if most == 0 {
-            self.safe(facts)
-        } else if most == holes {
-            let percent = facts.hole_percent();
-            let sparse = match percent {
-                0 => format!("{hint}, {} of holes", facts.holes()),
-                _ => format!("sparse, {hint}, {percent} % holes"),
-            };
-            match facts.piece() > facts.block() {
-                true => format!("can gain an extent for each {}: {sparse}", facts.piece()),
-                false => format!("will gain an extent with nearly every new block: {sparse}"),
+        match self.origin() {
+            None => self.safe(facts),
+            Some(Origin::Holes) => {
+                let percent = facts.hole_percent();
+                let sparse = match percent {
+                    0 => format!("{hint}, {} of holes", facts.holes()),
+                    _ => format!("sparse, {hint}, {percent} % holes"),
+                };
+                match facts.piece() > facts.block() {
+                    true => format!("can gain an extent for each {}: {sparse}", facts.piece()),
+                    false => format!("will gain an extent with nearly every new block: {sparse}"),
+                }
             }
-        } else if most == growth {
-            let (piece, left) = (facts.growth_piece(), facts.growth());
-            format!("can gain an extent for each cluster of {piece}: qcow2, {left} to grow")
-        } else {
-            let (piece, shared) = (facts.cow_piece(), facts.shared());
-            let cow = match facts.sample.cow_hint.max(facts.sample.extent_size_hint) {
-                Bytes(0) => "no copy-on-write hint".to_owned(),
-                hint => format!("copy-on-write hint of {hint}"),
-            };
-            format!("can gain an extent for each {piece}: shares {shared} with other files, {cow}")
+            Some(Origin::Growth) => {
+                let (piece, left) = (facts.growth_piece(), facts.growth());
+                format!("can gain an extent for each cluster of {piece}: qcow2, {left} to grow")
+            }
+            Some(Origin::Shared) => {
+                let (piece, shared) = (facts.cow_piece(), facts.shared());
+                let cow = match facts.sample.cow_hint.max(facts.sample.extent_size_hint) {
+                    Bytes(0) => "no copy-on-write hint".to_owned(),
+                    hint => format!("copy-on-write hint of {hint}"),
+                };
+                format!(
+                    "can gain an extent for each {piece}: shares {shared} with other files, {cow}"
+                )
+            }
         }
     }
 

@@ -8,6 +8,7 @@ use super::view::{FilesystemView, HostView, ImageView};
 use crate::assess::Reason;
 use crate::model::path::shown;
 use crate::model::{Severity, UnixTime};
+use crate::protect::verdict::Origin;
 
 /// Images on the landing page, in `status` and in incident files.
 const WORST: usize = 20;
@@ -60,6 +61,12 @@ impl Snapshot {
 
 fn totals(images: &[ImageView<'_>], host: &HostView) -> status::Images {
     let with = |severity| images.iter().filter(|it| it.severity == severity).count();
+    let by = |origin| {
+        images
+            .iter()
+            .filter(|it| it.unprotected() == Some(origin))
+            .count()
+    };
     let extents = || images.iter().map(|image| image.sample.extents);
     status::Images {
         total: images.len(),
@@ -68,7 +75,14 @@ fn totals(images: &[ImageView<'_>], host: &HostView) -> status::Images {
         critical: with(Severity::Critical),
         extents: extents().sum(),
         most_extents: extents().max().unwrap_or_default(),
-        unprotected: images.iter().filter(|it| it.is_unprotected()).count(),
+        unprotected: images
+            .iter()
+            .filter(|it| it.unprotected().is_some())
+            .count(),
+        unprotected_by: status::Unprotected {
+            holes: by(Origin::Holes),
+            growth: by(Origin::Growth),
+        },
         extent_map_memory: host.memory,
     }
 }

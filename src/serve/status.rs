@@ -114,9 +114,22 @@ pub struct Images {
     pub most_extents: ExtentCount,
     /// How many can shatter: [`Risk::Shatters`](crate::protect::verdict::Risk).
     pub unprotected: usize,
+    /// Where the extents come from that these can gain.
+    pub unprotected_by: Unprotected,
     /// Kernel memory of all extent maps when loaded.
     #[serde(rename = "extent_map_memory_bytes")]
     pub extent_map_memory: Bytes,
+}
+
+/// Images that can shatter, by [`Origin`](crate::protect::verdict::Origin); without reading maps, sharing
+/// is not known.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Unprotected {
+    /// Sparse ones without a hint.
+    pub holes: usize,
+    /// qcow2 that grow by small clusters.
+    pub growth: usize,
 }
 
 /// The severity of the memory of all extent maps, relative to the host's.

@@ -9,7 +9,7 @@ use crate::model::{
     Bytes, ExtentCount, ExtentMap, ExtentsPerDay, Filesystem, FreeSpace, Owner, Sample, Severity,
 };
 use crate::protect::facts::Facts;
-use crate::protect::verdict::{Risk, Verdict};
+use crate::protect::verdict::{Origin, Risk, Verdict};
 
 /// One image.
 #[derive(Debug, Clone, Copy)]
@@ -33,17 +33,19 @@ pub struct ImageView<'a> {
 }
 
 impl ImageView<'_> {
-    /// Whether it can gain an extent with nearly every block that is written. By the last count, which
-    /// reads no map: as the number of these images is served, it must not depend on when a map is
-    /// read.
-    pub fn is_unprotected(&self) -> bool {
+    /// Whether it can gain an extent with nearly every block that is written, and where these come from. By
+    /// the last count, which reads no map: as the number of these images is served, it must not depend on
+    /// when a map is read.
+    pub fn unprotected(&self) -> Option<Origin> {
         let facts = Facts {
             sample: self.sample,
             filesystem: self.filesystem,
             map: None,
             owner: Some(self.owner),
         };
-        Verdict::of(&facts).risk == Some(Risk::Shatters)
+        let verdict = Verdict::of(&facts);
+        let shatters = verdict.risk == Some(Risk::Shatters);
+        verdict.origin().filter(|_| shatters)
     }
 
     /// The name of the VM that has it open, as displayed.

@@ -6,6 +6,7 @@
 
 pub mod bulkstat;
 pub mod child;
+pub mod clock;
 pub mod clone;
 pub mod fanotify;
 pub mod fiemap;
@@ -21,6 +22,7 @@ pub mod mutex;
 pub mod pagecache;
 pub mod proc;
 pub mod processes;
+pub mod quota;
 pub mod realtime;
 pub mod subvolume;
 pub mod uuid;

@@ -11,16 +11,27 @@ use serde_json::Value;
 use super::options::option;
 
 /// The images on a command line, and whether discards reach them.
-pub(in crate::discover) type Discards = Vec<(PathBuf, bool)>;
+pub(in crate::discover) type Discards = Vec<(PathBuf, Discard)>;
+
+/// What becomes of a discard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(in crate::discover) enum Discard {
+    Ignored,
+    /// It makes a hole.
+    Passed,
+    /// In a qcow2 without `discard-no-unref` (since QEMU 8.1, 42a2890a76f4): its clusters are given up and
+    /// used again in another order, and the file can grow beyond the size of the disk.
+    Unreferenced,
+}
 
 /// A `-blockdev`.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Node {
     name: Option<String>,
     /// The node below it.
     below: Option<String>,
     file: Option<String>,
-    discards: bool,
+    discard: Discard,
 }
 
 /// The images in the options of a command line.
@@ -29,7 +40,7 @@ pub(super) fn discards(options: impl Iterator<Item = (String, String)>) -> Disca
     for (key, value) in options {
         match key.as_str() {
             "drive" => {
-                let discards = option(&value, "discard").is_some_and(|it| is_on(&it));
+                let discards = discard(|key| option(&value, key), "format");
                 let file = option(&value, "file").map(PathBuf::from);
                 found.extend(file.map(|file| (file, discards)));
             }
@@ -45,25 +56,32 @@ pub(super) fn discards(options: impl Iterator<Item = (String, String)>) -> Disca
     found
 }
 
-fn is_on(discard: &str) -> bool {
-    matches!(discard, "unmap" | "on")
+/// Of the options of a node, one of which names its driver.
+fn discard(option: impl Fn(&str) -> Option<String>, driver: &str) -> Discard {
+    let is_on = |key| option(key).is_some_and(|it| matches!(&*it, "unmap" | "on" | "true"));
+    match option(driver).as_deref() {
+        _ if !is_on("discard") => Discard::Ignored,
+        Some("qcow2") if !is_on("discard-no-unref") => Discard::Unreferenced,
+        _ => Discard::Passed,
+    }
 }
 
 /// Whether a node and all those above it pass discards on.
-fn gets_through(node: &Node, nodes: &[Node]) -> bool {
-    let mut at = node;
+fn gets_through(node: &Node, nodes: &[Node]) -> Discard {
+    let (mut at, mut worst) = (node, Discard::Ignored);
     // Bounded, because a command line can name a circle.
     for _ in nodes {
-        if !at.discards {
-            return false;
+        if at.discard == Discard::Ignored {
+            return Discard::Ignored;
         }
+        worst = worst.max(at.discard);
         let is_above = |it: &&Node| it.below.is_some() && it.below == at.name;
         match nodes.iter().find(is_above) {
             Some(above) => at = above,
-            None => return true,
+            None => return worst,
         }
     }
-    false
+    Discard::Ignored
 }
 
 fn node(value: &str) -> Option<Node> {
@@ -73,7 +91,10 @@ fn node(value: &str) -> Option<Node> {
     };
     let text = |key: &str| match document.is_null() {
         true => option(value, key),
-        false => Some(document.get(key)?.as_str()?.to_owned()),
+        false => match document.get(key)? {
+            Value::Bool(is) => Some(is.to_string()),
+            value => Some(value.as_str()?.to_owned()),
+        },
     };
     // A node that is written inside another one has `unmap` by default.
     let inside = || {
@@ -90,7 +111,7 @@ fn node(value: &str) -> Option<Node> {
         file: text("filename")
             .or_else(|| text("file.filename"))
             .or_else(inside),
-        discards: text("discard").is_some_and(|it| is_on(&it)),
+        discard: discard(text, "driver"),
     })
 }
 
@@ -102,7 +123,7 @@ mod tests {
         let owned = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
         let found = discards(line.iter().map(owned)).into_iter();
         found
-            .map(|(file, discards)| (file.display().to_string(), discards))
+            .map(|(file, discard)| (file.display().to_string(), discard != Discard::Ignored))
             .collect()
     }
 
@@ -140,6 +161,32 @@ mod tests {
         // Proxmox VE 9.
         let nested = r#"{"driver":"throttle","discard":"unmap","file":{"driver":"raw","file":{"filename":"/a"}}}"#;
         assert_eq!(of(&[("blockdev", nested)]), one("/a", true));
+    }
+
+    #[test]
+    fn a_qcow2_gives_its_clusters_up_unless_it_is_set() {
+        for (drive, expected) in [
+            ("file=/a,format=qcow2,discard=unmap", Discard::Unreferenced),
+            (
+                "file=/a,format=qcow2,discard=unmap,discard-no-unref=on",
+                Discard::Passed,
+            ),
+            ("file=/a,format=qcow2", Discard::Ignored),
+        ] {
+            let found = discards([("drive".to_owned(), drive.to_owned())].into_iter());
+            assert_eq!(found[0].1, expected, "{drive}");
+        }
+        let storage = r#"{"driver":"file","filename":"/a","node-name":"s","discard":"unmap"}"#;
+        for (more, expected) in [
+            ("", Discard::Unreferenced),
+            (r#","discard-no-unref":true"#, Discard::Passed),
+        ] {
+            let format = format!(
+                r#"{{"node-name":"f","discard":"unmap","driver":"qcow2","file":"s"{more}}}"#
+            );
+            let line = [storage, &format].map(|it| ("blockdev".to_owned(), it.to_owned()));
+            assert_eq!(discards(line.into_iter())[0].1, expected, "{format}");
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::waiting::owners;
+use super::waiting::{owners, stacks};
 use crate::doctor::files::{Files, Reading};
 use crate::doctor::outcome::{Checked, Found};
 use crate::doctor::readings::Readings;
@@ -32,20 +32,25 @@ pub fn waits_on_idle_disks(readings: &Readings) -> Checked {
     let tasks = readings.tasks.as_ref().map_err(Clone::clone)?;
     let is_ring = |task: &&Task| task.frames.iter().any(|it| it.contains("io_cqring"));
     let rings: Vec<_> = tasks.waiting.iter().filter(is_ring).collect();
-    let why = match rings.is_empty() {
-        true => String::new(),
-        false => format!(
-            "; waiting in io_uring: {}",
-            owners(&rings, readings.holders.as_ref().ok())
-        ),
-    };
-    let what = format!(
-        "{of} was {waited:.0} %, but the busiest disk ({disk}) worked {busy:.1} % of the time{why}."
+    let blocked = tasks.waiting.iter().filter(|task| task.is_blocked);
+    let blocked: Vec<_> = blocked.collect();
+    let mut what = format!(
+        "{of} was {waited:.0} %, but the busiest disk ({disk}) worked {busy:.1} % of the time"
     );
-    Ok(vec![Found::new(
-        what,
-        vec![format!("/{file}"), format!("/{DISKS}")],
-    )])
+    for (how, tasks) in [("waiting in io_uring", &rings), ("in state D", &blocked)] {
+        if !tasks.is_empty() {
+            let owners = owners(tasks, readings.holders.as_ref().ok());
+            what.push_str(&format!("; {how}: {owners}"));
+        }
+    }
+    what.push('.');
+    let mut read = vec![format!("/{file}"), format!("/{DISKS}")];
+    read.extend(stacks(&blocked));
+    // Tasks in io_uring explain it, and wait for no disk.
+    Ok(vec![match blocked.is_empty() && !rings.is_empty() {
+        true => Found::note(what, read),
+        false => Found::new(what, read),
+    }])
 }
 
 /// Time that the hypervisor below this host took.

@@ -8,8 +8,7 @@ use crate::doctor::readings::Readings;
 
 /// statfs that waits for the background freeing of blocks.
 pub fn statfs_hangs(readings: &Readings) -> Checked {
-    let affected =
-        exact(readings)?.filter(|kernel| is_between(kernel, "5.14", "5.19-rc5", "5.15.134"));
+    let affected = exact(readings)?.filter(|it| is_affected(it, "5.14", &["5.15.134", "5.19-rc5"]));
     let Some(kernel) = affected else {
         return Ok(Vec::new());
     };
@@ -25,7 +24,7 @@ fn exact(readings: &Readings) -> Reading<Option<&Running>> {
 }
 
 /// The kernel, if an XFS is mounted.
-fn with_xfs(readings: &Readings) -> Reading<Option<&Running>> {
+pub(super) fn with_xfs(readings: &Readings) -> Reading<Option<&Running>> {
     let kernel = readings.kernel.as_ref().map_err(Clone::clone)?;
     let mounts = readings.mounts.as_ref().map_err(Clone::clone)?;
     let has_xfs = mounts.iter().any(|mount| mount.type_name == "xfs");
@@ -57,7 +56,8 @@ fn defects(
 ) -> Checked {
     let vouched = &readings.own.settings.defrag.trusted_kernels;
     let kernel = with_xfs(readings)?.filter(|kernel| !vouched.contains(&kernel.release));
-    let Some(kernel) = kernel else {
+    // All of them need shared blocks. An XFS that does not answer may have some.
+    let Some(kernel) = kernel.filter(|_| readings.xfs.may_share()) else {
         return Ok(Vec::new());
     };
     let has = |defect: &Defect| kernel.level.is_none_or(|level| defect.is_in(level));
@@ -95,19 +95,22 @@ pub fn no_reports_left(readings: &Readings) -> Checked {
     Ok(Vec::from_iter(is_used_up.then(|| Found::new(what, read()))))
 }
 
-/// Whether a kernel is from `first` on, before `repaired`, and not in the series of `also` from that
-/// level on.
-fn is_between(kernel: &Running, first: &str, repaired: &str, also: &str) -> bool {
-    let [first, repaired, also] = [first, repaired, also].map(Level::parse);
+/// Whether a kernel is from `first` on and not repaired: `repaired` has the first repaired level of each
+/// series, mainline's last.
+pub(super) fn is_affected(kernel: &Running, first: &str, repaired: &[&str]) -> bool {
+    let mut repairs = repaired.iter().filter_map(|level| Level::parse(level));
     kernel.level.is_some_and(|level| {
-        let is_repaired_here =
-            also.is_some_and(|also| level.series() == also.series() && level >= also);
-        first <= Some(level) && Some(level) < repaired && !is_repaired_here
+        let last = repairs.clone().next_back();
+        let is_repaired = match repairs.find(|it| it.series() == level.series()) {
+            Some(here) => level >= here,
+            None => last.is_some_and(|last| level.series() > last.series()),
+        };
+        Level::parse(first) <= Some(level) && !is_repaired
     })
 }
 
 /// What was read of the version.
-fn level(kernel: &Running) -> String {
+pub(super) fn level(kernel: &Running) -> String {
     let level = kernel
         .level
         .map_or("unknown".to_owned(), |it| it.to_string());

@@ -1,5 +1,6 @@
 //! Memory: what is dirty, and in what pieces it is free.
 
+use crate::defrag::kernels::release::Level;
 use crate::doctor::outcome::{Checked, Found};
 use crate::doctor::readings::Readings;
 use crate::model::path::printable;
@@ -41,7 +42,8 @@ pub fn dirty(readings: &Readings) -> Checked {
         None => String::new(),
     };
     let what = format!(
-        "{used} are dirty or being written, of at most {limit} at which every writer waits{flush}."
+        "{used} are dirty or being written, of at most {limit} at which every writer waits{flush}{}.",
+        super::waiting::writers(readings)
     );
     let read = format!(
         "/{VMSTAT}: nr_dirty {dirty}, nr_writeback {writeback}, nr_dirty_threshold {}",
@@ -55,6 +57,9 @@ pub fn pieces(readings: &Readings) -> Checked {
     let text = readings.now.bytes(BUDDYINFO)?.unwrap_or_default();
     let zones = buddyinfo(text).filter(|zone| zone.name == b"Normal");
     let order = (LARGE / page_bytes()).max(1).ilog2();
+    // Since 4.15 XFS allocates extent maps in single pages, and nothing else waits for ever for more.
+    let level = readings.kernel.as_ref().ok().and_then(|it| it.level);
+    let needs_blocks = level.is_none_or(|level| Some(level) < Level::parse("4.15"));
     let found = zones.filter_map(|zone| {
         let large = zone.free_blocks().skip(order as usize);
         let large = large.fold(0, u64::saturating_add);
@@ -74,7 +79,7 @@ pub fn pieces(readings: &Readings) -> Checked {
         );
         let blocks: Vec<_> = zone.free_blocks().map(|it| it.to_string()).collect();
         let read = format!("/{BUDDYINFO}: node {}: {}", zone.node, blocks.join(" "));
-        let severity = (large == 0).then_some(Severity::Critical);
+        let severity = (large == 0 && needs_blocks).then_some(Severity::Critical);
         Some(Found {
             severity,
             ..Found::new(what, vec![read])

@@ -1,7 +1,9 @@
 //! The checks, one file a family: pure functions over the readings.
 
+mod devices;
 mod ext4;
 mod idle;
+mod images;
 mod kernel;
 mod memory;
 mod mounted;
@@ -11,6 +13,7 @@ mod scheduled;
 mod settings;
 mod slab;
 mod waiting;
+mod xfs;
 
 use super::outcome::Checked;
 use super::readings::Readings;
@@ -32,6 +35,8 @@ pub const CHECKS: &[(u16, Check)] = &[
     (10, memory::dirty),
     (11, idle::waits_on_idle_disks),
     (12, idle::steal),
+    (13, devices::limited),
+    (14, devices::commits),
     (15, memory::pieces),
     (16, slab::stalls),
     (17, slab::unreclaimable),
@@ -49,12 +54,26 @@ pub const CHECKS: &[(u16, Check)] = &[
     (201, ext4::writeback),
     (202, ext4::no_journal),
     (203, mounted::no_barriers),
+    (204, xfs::log_roundoff),
+    (205, xfs::full),
+    (206, xfs::groups),
+    (207, xfs::small_log),
+    (208, xfs::no_online),
+    (209, xfs::realtime),
+    (210, xfs::discard),
+    (211, xfs::allocsize),
+    (212, xfs::project_quotas),
     (301, open_images::mixed),
     (302, scheduled::xfs_fsr),
+    (303, images::sparse),
+    (304, images::clusters),
+    (305, images::discards),
     (401, own::not_armed),
     (402, own::no_daemon),
     (403, own::parts),
     (404, own::drill_failed),
     (405, own::history_beside_images),
     (406, own::no_window),
+    (407, own::short_windows),
+    (408, own::clock),
 ];

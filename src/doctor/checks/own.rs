@@ -2,13 +2,14 @@
 
 use std::path::{Component, Path, PathBuf};
 
+use crate::config::settings::Zone;
 use crate::discover::mounts::MountTable;
 use crate::doctor::files::Reading;
 use crate::doctor::outcome::{Checked, Found};
 use crate::doctor::readings::Readings;
-use crate::model::Severity;
 use crate::model::globs::is_glob;
 use crate::model::path::shown;
+use crate::model::{BytesPerSecond, Engine, Roughly, Severity};
 use crate::serve::status::Status;
 use crate::state_dir::StateDir;
 
@@ -30,8 +31,17 @@ pub fn not_armed(readings: &Readings) -> Checked {
         return Ok(Vec::new());
     };
     let pid = status.daemon.pid;
-    let what = format!("The rescue of the daemon (PID {pid}) is not armed.");
-    Ok(vec![found(what)])
+    let settings = &readings.own.settings.rescue;
+    Ok(vec![match settings.enabled {
+        true => found(format!(
+            "The rescue of the daemon (PID {pid}) is not armed."
+        )),
+        // The operator has decided so.
+        false => Found {
+            severity: Some(Severity::Ok),
+            ..found("The rescue is switched off: rescue.enabled = false.".to_owned())
+        },
+    }])
 }
 
 /// No daemon.
@@ -78,7 +88,7 @@ pub fn history_beside_images(readings: &Readings) -> Checked {
 }
 
 /// The directory in which a glob begins.
-fn before_glob(path: &str) -> PathBuf {
+pub(super) fn before_glob(path: &str) -> PathBuf {
     let is_plain = |component: &Component<'_>| !is_glob(component.as_os_str());
     Path::new(path).components().take_while(is_plain).collect()
 }
@@ -100,6 +110,67 @@ pub fn no_window(readings: &Readings) -> Checked {
         }
     );
     Ok(vec![found(what)])
+}
+
+/// Images for which no window is long enough: xfs_fsr begins anew each time.
+pub fn short_windows(readings: &Readings) -> Checked {
+    let (defrag, maintenance) = (
+        &readings.own.settings.defrag,
+        &readings.own.settings.maintenance,
+    );
+    let windows = maintenance.windows.iter().map(|it| it.duration);
+    let longest = windows
+        .max()
+        .map(|it| it.saturating_sub(maintenance.jitter));
+    let status = status(readings)?;
+    let Some((status, longest)) = status.zip(longest) else {
+        return Ok(Vec::new());
+    };
+    let resumes = status
+        .engines
+        .iter()
+        .any(|it| it.engine == Engine::Online && it.usable);
+    // Half of the bandwidth is for reading.
+    let speed = BytesPerSecond(defrag.bandwidth.0 / 2);
+    let rows = status.worst.iter();
+    let too_large = rows.filter(|row| {
+        row.severity >= defrag.from && !resumes && speed.time_for(row.size) > longest
+    });
+    let Some(largest) = too_large.max_by_key(|row| row.size) else {
+        return Ok(Vec::new());
+    };
+    let what = format!(
+        "The longest window has {}, and a copy of {} ({}) takes {} at {speed}.",
+        Roughly(longest),
+        largest.path,
+        largest.size,
+        Roughly(speed.time_for(largest.size))
+    );
+    Ok(vec![found(what)])
+}
+
+/// Windows by a clock that may be wrong, or by a time zone that is not set.
+pub fn clock(readings: &Readings) -> Checked {
+    const ZONE: &str = "etc/localtime";
+    let maintenance = &readings.own.settings.maintenance;
+    if maintenance.windows.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut found = Vec::new();
+    if readings.own.clock_is_set == Some(false) {
+        let what = "No program keeps the clock of this host right, by which the windows open.";
+        found.push(Found::new(
+            what.to_owned(),
+            vec!["adjtimex(2): STA_UNSYNC".to_owned()],
+        ));
+    }
+    let is_local = maintenance.timezone == Zone::default();
+    if is_local && readings.now.bytes(ZONE)?.is_none() {
+        let what =
+            "The windows are in the local time, and this host has no time zone: they open by UTC.";
+        found.push(Found::note(what.to_owned(), vec![format!("/{ZONE}")]));
+    }
+    Ok(found)
 }
 
 /// A rescue whose last drill failed.

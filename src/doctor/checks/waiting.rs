@@ -3,10 +3,13 @@
 use std::collections::BTreeMap;
 
 use crate::discover::owner::Holders;
+use crate::doctor::files::Reading;
 use crate::doctor::outcome::{Checked, Found};
 use crate::doctor::pipes::PipeWriter;
 use crate::doctor::readings::Readings;
 use crate::doctor::tasks::Task;
+use crate::doctor::writers::Writer;
+use crate::model::BytesPerSecond;
 use crate::table::counted;
 
 /// How many processes, and how many stacks, a finding names.
@@ -14,6 +17,8 @@ const NAMED: usize = 5;
 const STACKS: usize = 3;
 /// Functions of a stack that are shown, from the innermost.
 const FRAMES: usize = 8;
+/// Slower writers are not named: they dirty next to nothing.
+const NOTABLE: BytesPerSecond = BytesPerSecond(1 << 20);
 
 /// What a task waits for. A stack may fit several; the first counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -194,21 +199,31 @@ fn waiting(readings: &Readings, cause: Cause, for_what: &str) -> Checked {
     }
     // Without them the threads are named as the kernel names them.
     let holders = readings.holders.as_ref().ok();
-    let (since, number) = (readings.interval.as_secs_f64(), tasks.len() as u64);
-    let has = if number == 1 { "has" } else { "have" };
-    let what = format!(
-        "{} {has} waited {for_what} for at least {since:.1} s: {}.",
-        counted(number, "thread"),
-        owners(&tasks, holders)
-    );
+    let (apart, number) = (readings.interval.as_secs_f64(), tasks.len() as u64);
+    let (has, was) = [("have", "were"), ("has", "was")][usize::from(number == 1)];
+    let (threads, owners) = (counted(number, "thread"), owners(&tasks, holders));
+    let mut what = match runs_between(cause) {
+        true => format!(
+            "{threads} {was} waiting {for_what} at two readings {apart:.1} s apart: {owners}"
+        ),
+        false => format!("{threads} {has} waited {for_what} for at least {apart:.1} s: {owners}"),
+    };
+    if cause == Cause::Throttled {
+        what.push_str(&writers(readings));
+    }
+    what.push('.');
     Ok(vec![Found::new(what, stacks(&tasks))])
 }
 
-/// A throttled writer and an allocation that is repeated run for a moment between two sleeps.
+/// A throttled writer and an allocation that is repeated run for a moment between two sleeps, so that
+/// how long one sleep has lasted is not known.
+fn runs_between(cause: Cause) -> bool {
+    matches!(cause, Cause::Memory | Cause::Throttled)
+}
+
 fn counts(task: &Task, cause: Cause) -> bool {
-    let runs_between = matches!(cause, Cause::Memory | Cause::Throttled);
     let is_counted = cause != Cause::Elsewhere || !task.is_kernel;
-    (task.slept_through || runs_between) && is_counted && !has(task, BY_DESIGN)
+    (task.slept_through || runs_between(cause)) && is_counted && !has(task, BY_DESIGN)
 }
 
 fn cause_of(task: &Task) -> Cause {
@@ -226,6 +241,27 @@ fn has(task: &Task, beginnings: &[&str]) -> bool {
         beginnings.iter().any(|begin| frame.starts_with(begin))
     };
     task.frames.iter().any(begins)
+}
+
+/// The tasks that are throttled.
+pub(super) fn throttled_tasks(readings: &Readings) -> Reading<Vec<&Task>> {
+    let tasks = readings.tasks.as_ref().map_err(Clone::clone)?;
+    let is_it = |task: &&Task| task.is_blocked && cause_of(task) == Cause::Throttled;
+    Ok(tasks.waiting.iter().filter(is_it).collect())
+}
+
+/// `; most was written by dd (PID 300) 120 MiB/s`: empty if that could not be read.
+pub(super) fn writers(readings: &Readings) -> String {
+    let writers = readings.writers.as_deref().unwrap_or_default();
+    let writer = |it: &Writer| {
+        let rate = BytesPerSecond(readings.per_second(it.written));
+        (rate >= NOTABLE).then(|| format!("{} (PID {}) {rate}", it.comm, it.pid))
+    };
+    let names: Vec<_> = writers.iter().filter_map(writer).take(NAMED).collect();
+    match names.is_empty() {
+        true => String::new(),
+        false => format!("; most was written by {}", names.join(", ")),
+    }
 }
 
 /// `12 of the VM db-1 (PID 4711), 1 of rsync (PID 99), kworker/u8:1+flush-8:0`
@@ -255,7 +291,7 @@ pub(super) fn owners(tasks: &[&Task], holders: Option<&Holders>) -> String {
 }
 
 /// The most frequent stacks, each with a task that has it.
-fn stacks(tasks: &[&Task]) -> Vec<String> {
+pub(super) fn stacks(tasks: &[&Task]) -> Vec<String> {
     let mut stacks: BTreeMap<&[String], Vec<&Task>> = BTreeMap::new();
     for task in tasks {
         stacks.entry(&task.frames).or_default().push(task);

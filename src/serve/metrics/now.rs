@@ -92,7 +92,10 @@ fn render_sums(images: &[ImageView<'_>], text: &mut Text) {
         let severity = severity.as_number().to_string();
         family.set(&[("severity", &severity)], float(count as u64));
     }
-    let unprotected = images.iter().filter(|it| it.is_unprotected()).count();
+    let unprotected = images
+        .iter()
+        .filter(|it| it.unprotected().is_some())
+        .count();
     text.single(IMAGES_UNPROTECTED, float(unprotected as u64));
     let mut vms: BTreeMap<String, u64> = BTreeMap::new();
     for image in images {
