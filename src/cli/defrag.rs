@@ -250,7 +250,7 @@ impl View {
             }
             Event::Cleared(progress) => {
                 self.bar = Some(match progress.engine {
-                    Engine::XfsFsr => Progress::bytes(progress.total),
+                    Engine::XfsFsr | Engine::BlockCopy => Progress::bytes(progress.total),
                     Engine::Online => Progress::bar(progress.total),
                 });
             }
@@ -275,12 +275,12 @@ fn so_far(progress: &engine::Progress) -> String {
     let state = match (progress.held, progress.engine) {
         (Some(Hold::Pressure), _) => ", waits: others need the disks",
         (Some(Hold::Bandwidth), Engine::Online) => ", waits: bandwidth",
-        (None, Engine::Online) => "",
+        (None, Engine::Online) | (_, Engine::BlockCopy) => "",
         (_, Engine::XfsFsr) if progress.done < progress.total => "",
         (_, Engine::XfsFsr) => ", final swap",
     };
     match progress.engine {
-        Engine::XfsFsr => format!("{extents} extents{state}"),
+        Engine::XfsFsr | Engine::BlockCopy => format!("{extents} extents{state}"),
         Engine::Online => {
             let left = extents.0.saturating_sub(progress.done.min(progress.total));
             let (segments, worst, median) = progress.calls;
@@ -359,7 +359,8 @@ fn work_in_words(run: &RunReport) -> String {
         }
         None if run.outcome == RunOutcome::Improved => {
             let moved = run.read.saturating_add(run.written);
-            format!("xfs_fsr, {moved} read and written in {seconds:.1} s")
+            let engine = run.engine;
+            format!("{engine}, {moved} read and written in {seconds:.1} s")
         }
         None => return format!("{} extents as before", run.to.unwrap_or(from)),
     };

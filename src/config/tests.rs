@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 use super::examples::DELIVERED;
 use super::settings::{
-    Blackout, Control, Defrag, History, HostLimits, Images, Klog, LimitChanges, Limits,
+    Blackout, BlockCopy, Control, Defrag, History, HostLimits, Images, Klog, LimitChanges, Limits,
     MAX_ACTIONS_PER_HOUR, Maintenance, Metrics, Override, Rescue, Sampling, Thresholds, Window,
     Zone,
 };
@@ -480,7 +480,7 @@ fn a_defragmentation_that_cannot_be() {
         |           ^^^^^
         |    write: from = "warning"
         |
-        |f.toml:3:12: defrag.engines: 'fsr' is none of xfs_fsr, online
+        |f.toml:3:12: defrag.engines: 'fsr' is none of xfs_fsr, online, blockcopy
         |    engines = ['fsr']
         |               ^^^^^
         |    write: engines = ["xfs_fsr", "online"]
@@ -1725,7 +1725,6 @@ fn any_defrag() -> impl Strategy<Value = Defrag> {
         .prop_map(
             |(from, engines, dry_run, numbers, times, trusted_kernels, hooks)| Defrag {
                 from,
-                engines,
                 dry_run,
                 keep_free: Share(numbers.0),
                 cooldown: times.0,
@@ -1733,6 +1732,11 @@ fn any_defrag() -> impl Strategy<Value = Defrag> {
                 max_io_pressure: numbers.2,
                 max_swap_stall: times.1,
                 stall_target: times.2,
+                blockcopy: BlockCopy {
+                    enabled: engines.contains(&Engine::BlockCopy),
+                    directory: PathBuf::from("/srv/copies"),
+                },
+                engines,
                 parallel: numbers.3,
                 trusted_kernels,
                 hook_before: hooks.0,

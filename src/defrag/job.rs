@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::engine::{Controls, Event, Request};
-use super::{HostInterfaces, fsr, guard, hint, online};
+use super::{HostInterfaces, blockcopy, fsr, guard, hint, online};
 use crate::config::settings::Defrag;
 use crate::model::path::wire;
 use crate::model::{Engine, RunForecast, RunOutcome, RunReport, Stop};
@@ -182,6 +182,7 @@ fn attempt(
     match engine {
         Engine::XfsFsr => fsr::run(&mut controls, report),
         Engine::Online => online::run(&mut controls, report),
+        Engine::BlockCopy => blockcopy::run(&mut controls, report),
     }
 }
 

@@ -22,6 +22,7 @@
 //! that of `fragwatch defrag`, not in the daemon.
 
 pub mod awake;
+pub mod blockcopy;
 mod disks;
 pub mod engine;
 pub mod fsr;
@@ -40,6 +41,7 @@ pub mod mover;
 pub mod notes;
 pub mod online;
 pub mod pressure;
+mod program;
 pub mod run;
 pub mod segments;
 pub mod usable;

@@ -204,7 +204,9 @@ impl Candidate<'_> {
     fn option_within(&self, from: Timestamp, to: Timestamp) -> Option<(Engine, Estimate)> {
         let left = between(from, to);
         let fits = |(engine, estimate): &&(Engine, Estimate)| match engine {
-            Engine::XfsFsr => estimate.about.saturating_add(estimate.about / MARGIN) <= left,
+            Engine::XfsFsr | Engine::BlockCopy => {
+                estimate.about.saturating_add(estimate.about / MARGIN) <= left
+            }
             Engine::Online => left >= SHORTEST_TURN.min(estimate.about),
         };
         self.options.iter().find(fits).copied()
@@ -385,6 +387,7 @@ impl<'f> Planner<'f> {
         let estimate = estimate(engine, image, filesystem, self.policy);
         match engine {
             Engine::XfsFsr => self.idle_image(image, &estimate)?,
+            Engine::BlockCopy => {}
             Engine::Online => {
                 let features = filesystem.info.features;
                 if !features.is_some_and(|features| features.reflink) {

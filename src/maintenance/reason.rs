@@ -51,6 +51,7 @@ pub fn unusable(unusable: &Unusable) -> Refusal {
     let code = match unusable.reason {
         UnusableReason::KernelKnownBad | UnusableReason::KernelUnknown => ReasonCode::Kernel,
         UnusableReason::NoXfsFsr => ReasonCode::NoXfsFsr,
+        UnusableReason::NoVirsh => ReasonCode::NoVirsh,
         UnusableReason::NotConfigured => ReasonCode::NoEngine,
     };
     Refusal::new(code, unusable.brief.as_str())
