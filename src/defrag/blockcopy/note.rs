@@ -57,23 +57,6 @@ pub(super) fn identify(file: &File, kind: FilesystemKind) -> io::Result<ImageKey
 }
 
 impl Note {
-    /// Where it is kept.
-    pub(super) fn file(&self, directory: &Path) -> PathBuf {
-        let ImageKey {
-            filesystem, inode, ..
-        } = &self.new;
-        directory.join(format!("{filesystem}-{inode}.{SUFFIX}"))
-    }
-
-    /// Writes it. Returns the file, locked as long as it is open.
-    pub(super) fn write(&self, directory: &Path) -> io::Result<File> {
-        notes::write(&self.file(directory), self)
-    }
-
-    pub(super) fn read(from: &File) -> io::Result<Note> {
-        Ok(serde_json::from_reader(from)?)
-    }
-
     /// Opens both directories. Fails where the file system is not mounted: there, missing names
     /// would say nothing.
     pub(super) fn places(&self) -> Result<Places, Refusal> {
@@ -133,10 +116,47 @@ impl Places {
     }
 }
 
-/// Removes a note.
-pub(super) fn remove(file: &Path) -> io::Result<()> {
-    match fs::remove_file(file) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other,
+/// A note on disk, locked by this process.
+pub(super) struct Noted {
+    pub(super) note: Note,
+    pub(super) file: PathBuf,
+    lock: File,
+}
+
+impl Noted {
+    /// Writes a note into a directory.
+    pub(super) fn write(note: Note, directory: &Path) -> io::Result<Noted> {
+        let ImageKey {
+            filesystem, inode, ..
+        } = &note.new;
+        let file = directory.join(format!("{filesystem}-{inode}.{SUFFIX}"));
+        let lock = notes::write(&file, &note)?;
+        Ok(Noted { note, file, lock })
+    }
+
+    /// Reads one that was left; `None` if its run is alive.
+    pub(super) fn left(file: &Path) -> io::Result<Option<Noted>> {
+        let Some(lock) = notes::left(file)? else {
+            return Ok(None);
+        };
+        Ok(Some(Noted {
+            note: serde_json::from_reader(&lock)?,
+            file: file.to_owned(),
+            lock,
+        }))
+    }
+
+    /// Notes the step that is taken next.
+    pub(super) fn step(&mut self, step: Step) -> io::Result<()> {
+        self.note.step = step;
+        self.lock = notes::write(&self.file, &self.note)?;
+        Ok(())
+    }
+
+    pub(super) fn remove(&self) -> io::Result<()> {
+        match fs::remove_file(&self.file) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other,
+        }
     }
 }

@@ -139,8 +139,13 @@ fn text(file: &mut File) -> io::Result<String> {
 
 /// `error: failed to get domain 'a'`, after which the cause may follow in a line of its own.
 fn failure(command: &'static str, errors: &str) -> VirshError {
-    let lines = errors.lines().map(|line| line.trim_start_matches("error: "));
-    let lines: Vec<&str> = lines.map(str::trim).filter(|line| !line.is_empty()).collect();
+    let lines = errors
+        .lines()
+        .map(|line| line.trim_start_matches("error: "));
+    let lines: Vec<&str> = lines
+        .map(str::trim)
+        .filter(|line| !line.is_empty())
+        .collect();
     let any = |begins: &[&str]| {
         let begins = |line: &&str| begins.iter().any(|begin| line.starts_with(begin));
         lines.iter().any(begins)
@@ -170,7 +175,10 @@ mod tests {
         let (_dir, virsh) = script("printf '%s|' \"$LC_ALL\" \"$@\"; cat");
         let odd: &dyn AsRef<OsStr> = &"a $(b) 'c'";
         let printed = virsh.run_with("dumpxml", &[odd, &"-x"], "in\n").unwrap();
-        assert_eq!(printed, "C|--connect|qemu:///system|dumpxml|a $(b) 'c'|-x|in\n");
+        assert_eq!(
+            printed,
+            "C|--connect|qemu:///system|dumpxml|a $(b) 'c'|-x|in\n"
+        );
     }
 
     #[test]
