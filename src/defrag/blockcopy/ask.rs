@@ -99,11 +99,10 @@ fn failed(error: output::UnknownOutput) -> Refusal {
 }
 
 /// The definition of a domain, named or by its UUID; `options` of `virsh dumpxml`.
-pub(super) fn domain(virsh: &Virsh, name: &str, options: &[&str]) -> Result<Domain, Refusal> {
+pub(super) fn domain(virsh: &Virsh, name: &str, options: &[&str]) -> Result<Domain, VirshError> {
     let mut arguments: Vec<&dyn AsRef<OsStr>> = vec![&"--domain", &name];
     arguments.extend(options.iter().map(|option| option as &dyn AsRef<OsStr>));
-    let printed = virsh.run("dumpxml", &arguments)?;
-    Domain::parse(&printed).map_err(|error| Refusal::new(ReasonCode::Hypervisor, error.to_string()))
+    Ok(Domain::parse(&virsh.run("dumpxml", &arguments)?)?)
 }
 
 /// The copy job of a disk.

@@ -146,10 +146,9 @@ impl<'c, 't, 'r> Session<'c, 't, 'r> {
             &"--bytes",
             &format!("--bandwidth={limit}"),
         ];
-        match self.virsh.run("blockcopy", &arguments) {
-            Ok(_) => Ok(()),
-            Err(error) => Err(failed(&error)),
-        }
+        // Whether libvirtd has begun it before it died shows later.
+        let started = self.virsh.run("blockcopy", &arguments);
+        self.reached(started).map(drop)
     }
 
     fn wait_until_ready(&mut self) -> Result<(), RunOutcome> {
@@ -219,8 +218,11 @@ impl<'c, 't, 'r> Session<'c, 't, 'r> {
             return Ok(false);
         }
         let note = &self.noted.note;
-        let live = ask::domain(&self.virsh, &note.domain, &[])?;
-        let disk = live.disk(&note.disk);
+        let live = ask::domain(&self.virsh, &note.domain, &[]);
+        let live = self.reached(live)?;
+        let disk = live
+            .as_ref()
+            .and_then(|live| live.disk(&self.noted.note.disk));
         let mirror = disk.and_then(|disk| disk.mirror.as_ref());
         Ok(mirror.is_some_and(|it| it.state == MirrorState::Ready))
     }

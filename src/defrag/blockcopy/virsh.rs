@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{MemfdFlags, memfd_create};
 
+use super::domain::NotADomain;
 use super::output::UnknownOutput;
 use crate::defrag::program::installed;
 use crate::model::{ReasonCode, Refusal};
@@ -51,6 +52,8 @@ pub(super) enum VirshError {
     NotRun(#[from] io::Error),
     #[error(transparent)]
     Output(#[from] UnknownOutput),
+    #[error(transparent)]
+    NoXml(#[from] NotADomain),
 }
 
 impl From<VirshError> for Refusal {
