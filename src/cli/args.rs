@@ -94,6 +94,12 @@ Exit status: 0 ok, 1 warning, 2 critical, 3 unknown: no daemon answers, or its c
         /// Where they are noted
         hints: PathBuf,
     },
+    /// End a copy whose run was killed while its guest stood still
+    #[command(name = crate::defrag::blockcopy::watchdog::COMMAND, hide = true)]
+    BlockcopyWatchdog {
+        /// Where the copy is noted
+        note: PathBuf,
+    },
     /// Carry out a job that the daemon writes to standard input
     #[command(name = crate::defrag::job::COMMAND, hide = true)]
     DefragJob,

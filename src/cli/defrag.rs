@@ -18,6 +18,7 @@ use super::output::{self, INCOMPLETE, SCHEMA, SUCCESS};
 use super::planning;
 use super::progress::Progress;
 use crate::config::Settings;
+use crate::defrag::blockcopy::recover::recover_all;
 use crate::defrag::engine::{self, Event};
 use crate::defrag::hint;
 use crate::defrag::job::{DefragJob, JobMessage, JobProgress, JobReport, PassedOver};
@@ -154,6 +155,7 @@ pub(super) fn job() -> anyhow::Result<u8> {
 pub(super) fn restore_hints(hints: &Path) -> u8 {
     hint::restore_all(hints, |text| output::eprint_error(&text));
     rewrite::recover(hints, |text| output::eprint_error(&text));
+    recover_all(hints, |text| output::eprint_error(&text));
     SUCCESS
 }
 

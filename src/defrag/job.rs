@@ -176,8 +176,14 @@ fn attempt(
         hint::restore_all(&request.host.hints, |text| {
             (request.watch)(Event::Notice(text));
         });
+        blockcopy::recover::recover_all(&request.host.hints, |text| {
+            (request.watch)(Event::Notice(text));
+        });
     }
-    let target = guard::open(request.path, request.host)?;
+    let target = match engine {
+        Engine::BlockCopy => guard::open_anywhere(request.path, request.host)?,
+        Engine::XfsFsr | Engine::Online => guard::open(request.path, request.host)?,
+    };
     let mut controls = Controls::new(request, &target);
     match engine {
         Engine::XfsFsr => fsr::run(&mut controls, report),

@@ -35,6 +35,7 @@ pub mod job;
 pub mod kernels;
 pub mod leftovers;
 mod messages;
+pub(crate) mod metadata;
 pub mod meter;
 pub mod mover;
 pub mod notes;

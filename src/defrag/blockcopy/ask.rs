@@ -1,0 +1,141 @@
+//! Asks libvirt and the kernel what decides about a copy.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+
+use rustix::fs::{fstat, fstatvfs};
+
+use super::domain::Domain;
+use super::open_files;
+use super::output::{self, BlockJob, Versions};
+use super::refusal::{Facts, FileId};
+use super::target::Place;
+use super::virsh::{Virsh, VirshError};
+use crate::defrag::HostInterfaces;
+use crate::defrag::guard::Target;
+use crate::model::{Bytes, ReasonCode, Refusal, Share};
+
+/// Where libvirt's driver for QEMU notes the process IDs of its domains, as `NAME.pid`.
+const DRIVER: &str = "/run/libvirt/qemu";
+
+/// What is known of an image's VM.
+pub(super) struct Asked {
+    pub(super) facts: Facts,
+    /// The process of the VM.
+    pub(super) pid: u32,
+}
+
+/// Asks all that [`check`](super::refusal::check) needs. Refused if no VM of libvirt has it open.
+pub(super) fn ask(
+    virsh: &Virsh,
+    target: &Target,
+    place: &Place,
+    keep_free: Share,
+    host: &HostInterfaces,
+) -> Result<Asked, Refusal> {
+    let image = target.file.metadata()?;
+    let file = FileId {
+        device: image.dev(),
+        inode: image.ino(),
+    };
+    let directory = target.path.parent().unwrap_or(Path::new("/"));
+    let writers = open_files::writers(&host.proc, &[directory]);
+    let mut pids: Vec<u32> = writers
+        .iter()
+        .filter(|writer| writer.file == file)
+        .map(|writer| writer.pid)
+        .collect();
+    pids.dedup();
+    let found = pids.iter().find_map(|pid| Some((*pid, domain_of(*pid)?)));
+    let (pid, name) = found.ok_or(Refusal::from(ReasonCode::NotLibvirt))?;
+    let live = domain(virsh, &name, &[])?;
+    let id = live.uuid.clone();
+    let info = output::domain_info(&virsh.run("dominfo", &[&"--domain", &id])?).map_err(failed)?;
+    let defined = match info.persistent {
+        true => Some(domain(virsh, &id, &["--inactive"])?),
+        false => None,
+    };
+    let job = output::domain_job(&virsh.run("domjobinfo", &[&"--domain", &id])?);
+    let names = |command| {
+        Ok(output::names(
+            &virsh.run(command, &[&"--domain", &id, &"--name"])?,
+        ))
+    };
+    let names = |command| names(command).map_err(|error: VirshError| Refusal::from(error));
+    let versions = Versions::parse(&virsh.run("version", &[&"--daemon"])?).map_err(failed)?;
+    let size = fstatvfs(&place.directory)?;
+    let bytes = |blocks: u64| Bytes(blocks.saturating_mul(size.f_frsize));
+    Ok(Asked {
+        facts: Facts {
+            image: target.path.clone(),
+            file,
+            links: image.nlink(),
+            block_job: any_block_job(virsh, &live)?,
+            defined,
+            state: info.state,
+            versions,
+            job: job.map_err(failed)?,
+            snapshots: names("snapshot-list")?,
+            checkpoints: names("checkpoint-list")?,
+            open: open_files::writes_of(&host.proc, pid, &[directory])
+                .iter()
+                .map(|writer| writer.file)
+                .collect(),
+            others: pids.len().saturating_sub(1),
+            needs: Bytes(image.blocks().saturating_mul(512)),
+            has: bytes(size.f_bavail),
+            keeps: keep_free.of_bytes(bytes(size.f_blocks)),
+            copy_on: fstat(&place.directory)?.st_dev,
+            live,
+        },
+        pid,
+    })
+}
+
+fn failed(error: output::UnknownOutput) -> Refusal {
+    VirshError::from(error).into()
+}
+
+/// The definition of a domain, named or by its UUID; `options` of `virsh dumpxml`.
+pub(super) fn domain(virsh: &Virsh, name: &str, options: &[&str]) -> Result<Domain, Refusal> {
+    let mut arguments: Vec<&dyn AsRef<OsStr>> = vec![&"--domain", &name];
+    arguments.extend(options.iter().map(|option| option as &dyn AsRef<OsStr>));
+    let printed = virsh.run("dumpxml", &arguments)?;
+    Domain::parse(&printed).map_err(|error| Refusal::new(ReasonCode::Hypervisor, error.to_string()))
+}
+
+/// The copy job of a disk.
+pub(super) fn block_job(
+    virsh: &Virsh,
+    domain: &str,
+    disk: &str,
+) -> Result<Option<BlockJob>, VirshError> {
+    let printed = virsh.run(
+        "blockjob",
+        &[&"--domain", &domain, &"--path", &disk, &"--raw"],
+    )?;
+    Ok(output::block_job(&printed)?)
+}
+
+fn any_block_job(virsh: &Virsh, live: &Domain) -> Result<Option<(String, String)>, Refusal> {
+    for disk in live.disks.iter().filter(|disk| disk.source.is_some()) {
+        if let Some(job) = block_job(virsh, &live.uuid, &disk.target)? {
+            return Ok(Some((job.kind, disk.target.clone())));
+        }
+    }
+    Ok(None)
+}
+
+/// The name of the domain with this process.
+fn domain_of(pid: u32) -> Option<String> {
+    let files = fs::read_dir(DRIVER).ok()?.flatten();
+    let mut files = files.map(|entry| entry.path());
+    let is_it = |file: &std::path::PathBuf| {
+        let text = fs::read_to_string(file).unwrap_or_default();
+        file.extension().is_some_and(|its| its == "pid") && text.trim().parse() == Ok(pid)
+    };
+    let file = files.find(is_it)?;
+    Some(file.file_stem()?.to_str()?.to_owned())
+}
