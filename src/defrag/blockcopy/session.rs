@@ -62,7 +62,7 @@ impl<'c, 't, 'r> Session<'c, 't, 'r> {
         progress: Progress,
     ) -> Result<Session<'c, 't, 'r>, RunOutcome> {
         let target = controls.target;
-        let copy = place.create(target)?;
+        let copy = place.create(target, controls.request.limits.keep_free)?;
         let kind = target.mount.kind();
         let note = || -> io::Result<Noted> {
             let note = Note {

@@ -17,7 +17,7 @@ use crate::defrag::engine::cannot;
 use crate::defrag::guard::{self, Target};
 use crate::defrag::metadata::Metadata;
 use crate::model::image::COPY_SUFFIX;
-use crate::model::{Bytes, ExtentCount, FilesystemKind, Refusal, RunOutcome};
+use crate::model::{Bytes, ExtentCount, FilesystemKind, Refusal, RunOutcome, Share};
 use crate::probe::Probe;
 use crate::sys::fsxattr;
 
@@ -54,7 +54,8 @@ impl Place {
     }
 
     /// Creates the copy. It has no name yet.
-    pub(super) fn create(&self, target: &Target) -> Result<File, RunOutcome> {
+    /// With a hint it may take up the size of the image, so it gets one only if there is room for that.
+    pub(super) fn create(&self, target: &Target, keep_free: Share) -> Result<File, RunOutcome> {
         let make = || -> io::Result<File> {
             let image = target.file.metadata()?;
             let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
@@ -64,7 +65,8 @@ impl Place {
                 flags,
                 Mode::RUSR | Mode::WUSR,
             )?);
-            if target.mount.kind() == FilesystemKind::Xfs {
+            let has_room = guard::check_space(target, Bytes(image.len()), keep_free).is_ok();
+            if target.mount.kind() == FilesystemKind::Xfs && has_room {
                 let is_whole = image.blocks().saturating_mul(512) / 9 >= image.len() / 10;
                 set_hint(&copy, if is_whole { WHOLE_HINT } else { SPARSE_HINT })?;
             }
