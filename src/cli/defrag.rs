@@ -112,12 +112,14 @@ fn on(
         view.passed_over(*engine, reason, *next);
     }
     let mut left = engines.iter().skip(passed_over.len()).copied();
+    let state = StateDir::of(&settings.history);
     let job = DefragJob::new(
         path.to_owned(),
         left.next()?,
         left.collect(),
         settings.defrag.clone(),
-        StateDir::of(&settings.history).hints(),
+        state.hints(),
+        state.database().to_owned(),
     );
     let mut report = job.run(&mut || signals.order(), &mut |event| view.show(event));
     passed_over.append(&mut report.passed_over);

@@ -117,7 +117,7 @@ impl<'s> Check<'s> {
         match (is_named, defrag.blockcopy.enabled) {
             (false, true) => defrag.engines.push(Engine::BlockCopy),
             (true, false) if self.is_set(enabled) => {
-                let named = (engines, "[…, \"blockcopy\"]".to_owned());
+                let named = (engines, "[… \"blockcopy\"]".to_owned());
                 self.contradiction(named, "contradicts", (enabled, "false".to_owned()));
             }
             (true, false) => defrag.blockcopy.enabled = true,

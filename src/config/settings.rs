@@ -229,7 +229,7 @@ sections! {
         /// Directory of the copies, on the file system of the image; empty: that of the image.
         directory: PathBuf = PathBuf::new(), check form(
             |path| path.is_empty() || is_absolute(path),
-            "the absolute path of a directory",
+            "\"\" or an absolute path",
         );
     }
 }

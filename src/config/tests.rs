@@ -533,6 +533,61 @@ fn a_defragmentation_that_cannot_be() {
 }
 
 #[test]
+fn blockcopy_is_an_engine_if_it_is_enabled_or_named() {
+    use Engine::{BlockCopy as Copy, Online, XfsFsr};
+    let defrag = |text: &str| settings(&[text]).unwrap().defrag;
+    let engines = |text: &str| {
+        let defrag = defrag(text);
+        assert_eq!(
+            defrag.blockcopy.enabled,
+            defrag.engines.contains(&Copy),
+            "{text}"
+        );
+        defrag.engines
+    };
+    let enabled = "[defrag.blockcopy]\nenabled = true";
+    assert_eq!(engines(""), [XfsFsr, Online]);
+    assert_eq!(engines(enabled), [XfsFsr, Online, Copy]);
+    assert_eq!(
+        engines(&format!("[defrag]\nengines = ['online']\n{enabled}")),
+        [Online, Copy]
+    );
+    let first = "[defrag]\nengines = ['blockcopy', 'online']";
+    assert_eq!(engines(&format!("{first}\n{enabled}")), [Copy, Online]);
+    assert_eq!(engines(first), [Copy, Online]);
+    let of = |text: &str| {
+        defrag(&format!("{enabled}\ndirectory = '{text}'"))
+            .blockcopy
+            .directory
+    };
+    assert_eq!(of("/srv/copies"), Path::new("/srv/copies"));
+    assert_eq!(of(""), Path::new(""));
+    refused(
+        &["[defrag]\nengines = ['blockcopy']\n[defrag.blockcopy]\nenabled = false"],
+        r#"
+        |f.toml:2:11: defrag.engines = [… "blockcopy"] contradicts defrag.blockcopy.enabled = false
+        |    engines = ['blockcopy']
+        |              ^^^^^^^^^^^^^
+        |    write: another value, or another defrag.blockcopy.enabled
+        "#,
+    );
+    refused(
+        &["[defrag.blockcopy]\nenabled = 1\ndirectory = 'copies'"],
+        r#"
+        |f.toml:2:11: defrag.blockcopy.enabled: 1 is neither true nor false
+        |    enabled = 1
+        |              ^
+        |    write: enabled = false
+        |
+        |f.toml:3:13: defrag.blockcopy.directory: "copies" is not "" or an absolute path
+        |    directory = 'copies'
+        |                ^^^^^^^^
+        |    write: directory = ""
+        "#,
+    );
+}
+
+#[test]
 fn the_limit_of_the_ladder_is_the_limit_here() {
     assert_eq!(MAX_ACTIONS_PER_HOUR, ladder::MAX_ACTIONS_PER_HOUR);
 }

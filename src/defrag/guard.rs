@@ -569,6 +569,7 @@ mod tests {
             proc: root.path().to_owned(),
             sys: root.path().to_owned(),
             hints: root.path().to_owned(),
+            database: PathBuf::new(),
             kernel: KernelCheck::Judge,
         };
         let mut gauge = Gauge::new("0:40".parse().unwrap());

@@ -38,6 +38,9 @@ pub struct DefragJob {
     /// Where extent-size hints are recorded while they are changed.
     #[serde(with = "wire")]
     pub hints: PathBuf,
+    /// The history.
+    #[serde(with = "wire")]
+    pub database: PathBuf,
 }
 
 /// An engine that was passed over.
@@ -94,6 +97,7 @@ impl DefragJob {
         then: Vec<Engine>,
         limits: Defrag,
         hints: PathBuf,
+        database: PathBuf,
     ) -> DefragJob {
         DefragJob {
             build: env!("CARGO_PKG_VERSION").to_owned(),
@@ -102,6 +106,7 @@ impl DefragJob {
             then,
             limits,
             hints,
+            database,
         }
     }
 
@@ -126,7 +131,10 @@ impl DefragJob {
         orders: &mut dyn FnMut() -> Option<Stop>,
         watch: &mut dyn FnMut(Event),
     ) -> JobReport {
-        let host = HostInterfaces::new(self.hints.clone());
+        let host = HostInterfaces {
+            database: self.database.clone(),
+            ..HostInterfaces::new(self.hints.clone())
+        };
         let mut passed_over = Vec::new();
         let mut engine = self.engine;
         let mut then = self.then.iter();

@@ -57,6 +57,8 @@ pub struct HostInterfaces {
     pub sys: PathBuf,
     /// Directory in which the [hints](hint) of active runs are recorded.
     pub hints: PathBuf,
+    /// The history, which `blockcopy` continues under the identity of the copy; empty if there is none.
+    pub database: PathBuf,
     /// Whether the kernel is checked.
     pub kernel: KernelCheck,
 }
@@ -78,6 +80,7 @@ impl HostInterfaces {
             proc: PathBuf::from("/proc"),
             sys: PathBuf::from("/sys"),
             hints,
+            database: PathBuf::new(),
             kernel: KernelCheck::default(),
         }
     }

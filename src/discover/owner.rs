@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 
 use super::command_lines::{CommandLines, Key};
 use super::mounts::{Mount, MountTable, Place};
-use super::vm::{Discards, Program, VmFacts};
+use super::vm::{Drive, Program, VmFacts};
 use crate::model::{DeviceNumber, Opener, Owner, Sample, Vm};
 use crate::sys::mounts;
 use crate::sys::proc::start_time;
@@ -206,15 +206,16 @@ struct Holder {
     pid: u32,
     name: String,
     vm: Option<Vm>,
-    discards: Discards,
+    drives: Vec<Drive>,
     opens_images: bool,
 }
 
 impl Holder {
-    /// Whether it passes discards on to the file of this name, if its command line names it.
-    fn discards_to(&self, name: &Path) -> Option<bool> {
-        let its = self.discards.iter().filter(|(file, _)| file == name);
-        its.map(|(_, discards)| *discards).max()
+    /// The drive with the file of this name, if its command line names it: one that passes discards
+    /// on, if there are several.
+    fn drive(&self, name: &Path) -> Option<&Drive> {
+        let its = self.drives.iter().filter(|drive| drive.file == name);
+        its.max_by_key(|drive| drive.discards)
     }
 }
 
@@ -253,14 +254,20 @@ impl Holders {
         let VmFacts {
             name,
             uuid,
-            discards,
+            drives,
+            manager,
             ..
         } = facts;
         self.processes.push(Holder {
             pid,
             name: process.name,
-            vm: is_vm.then_some(Vm { name, uuid, pid }),
-            discards,
+            vm: is_vm.then_some(Vm {
+                name,
+                uuid,
+                pid,
+                manager,
+            }),
+            drives,
             opens_images: program.opens_images(),
         });
     }
@@ -388,6 +395,7 @@ impl Holders {
             opener.buffered |= !file.direct;
             return;
         }
+        let drive = holder.drive(&file.name);
         owner.openers.push(Opener {
             pid: holder.pid,
             name: holder.name.clone(),
@@ -395,7 +403,8 @@ impl Holders {
             writes: file.writes,
             direct: file.direct,
             buffered: !file.direct,
-            discards: holder.discards_to(&file.name),
+            discards: drive.map(|drive| drive.discards),
+            node: drive.and_then(|drive| drive.node.clone()),
         });
     }
 }

@@ -146,6 +146,8 @@ pub struct Refusal {
     pub text: String,
     /// For an image that is in use: why the engine `online`, which allows that, is not used.
     pub online: Option<Box<Refusal>>,
+    /// Likewise, why `blockcopy` is not used.
+    pub blockcopy: Option<Box<Refusal>>,
 }
 
 impl From<ReasonCode> for Refusal {
@@ -161,6 +163,7 @@ impl Refusal {
             code,
             text: text.into(),
             online: None,
+            blockcopy: None,
         }
     }
 

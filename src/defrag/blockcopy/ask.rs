@@ -10,7 +10,7 @@ use rustix::fs::{fstat, fstatvfs};
 use super::domain::Domain;
 use super::open_files;
 use super::output::{self, BlockJob, Versions};
-use super::refusal::{Facts, FileId};
+use super::refusal::{self, Facts, FileId};
 use super::target::Place;
 use super::virsh::{Virsh, VirshError};
 use crate::defrag::HostInterfaces;
@@ -25,6 +25,44 @@ pub(super) struct Asked {
     pub(super) facts: Facts,
     /// The process of the VM.
     pub(super) pid: u32,
+}
+
+/// What libvirt answers about a domain.
+struct Answers {
+    live: Domain,
+    defined: Option<Domain>,
+    state: String,
+    versions: Versions,
+    job: Option<String>,
+    block_job: Option<(String, String)>,
+    snapshots: Vec<String>,
+    checkpoints: Vec<String>,
+}
+
+/// Asks libvirt about the domain of this name.
+fn answers(virsh: &Virsh, name: &str) -> Result<Answers, Refusal> {
+    let versions = Versions::parse(&virsh.run("version", &[&"--daemon"])?).map_err(failed)?;
+    refusal::check_versions(&versions)?;
+    let live = domain(virsh, name, &[])?;
+    let of_it = |command| virsh.run(command, &[&"--domain", &live.uuid]);
+    let names = |command| -> Result<_, Refusal> {
+        let printed = virsh.run(command, &[&"--domain", &live.uuid, &"--name"])?;
+        Ok(output::names(&printed))
+    };
+    let info = output::domain_info(&of_it("dominfo")?).map_err(failed)?;
+    Ok(Answers {
+        defined: match info.persistent {
+            true => Some(domain(virsh, &live.uuid, &["--inactive"])?),
+            false => None,
+        },
+        state: info.state,
+        versions,
+        job: output::domain_job(&of_it("domjobinfo")?).map_err(failed)?,
+        block_job: any_block_job(virsh, &live)?,
+        snapshots: names("snapshot-list")?,
+        checkpoints: names("checkpoint-list")?,
+        live,
+    })
 }
 
 /// Asks all that [`check`](super::refusal::check) needs. Refused if no VM of libvirt has it open.
@@ -50,21 +88,7 @@ pub(super) fn ask(
     pids.dedup();
     let found = pids.iter().find_map(|pid| Some((*pid, domain_of(*pid)?)));
     let (pid, name) = found.ok_or(Refusal::from(ReasonCode::NotLibvirt))?;
-    let live = domain(virsh, &name, &[])?;
-    let id = live.uuid.clone();
-    let info = output::domain_info(&virsh.run("dominfo", &[&"--domain", &id])?).map_err(failed)?;
-    let defined = match info.persistent {
-        true => Some(domain(virsh, &id, &["--inactive"])?),
-        false => None,
-    };
-    let job = output::domain_job(&virsh.run("domjobinfo", &[&"--domain", &id])?);
-    let names = |command| {
-        Ok(output::names(
-            &virsh.run(command, &[&"--domain", &id, &"--name"])?,
-        ))
-    };
-    let names = |command| names(command).map_err(|error: VirshError| Refusal::from(error));
-    let versions = Versions::parse(&virsh.run("version", &[&"--daemon"])?).map_err(failed)?;
+    let answers = answers(virsh, &name)?;
     let size = fstatvfs(&place.directory)?;
     let bytes = |blocks: u64| Bytes(blocks.saturating_mul(size.f_frsize));
     Ok(Asked {
@@ -72,13 +96,14 @@ pub(super) fn ask(
             image: target.path.clone(),
             file,
             links: image.nlink(),
-            block_job: any_block_job(virsh, &live)?,
-            defined,
-            state: info.state,
-            versions,
-            job: job.map_err(failed)?,
-            snapshots: names("snapshot-list")?,
-            checkpoints: names("checkpoint-list")?,
+            live: answers.live,
+            defined: answers.defined,
+            state: answers.state,
+            versions: answers.versions,
+            job: answers.job,
+            block_job: answers.block_job,
+            snapshots: answers.snapshots,
+            checkpoints: answers.checkpoints,
             open: open_files::writes_of(&host.proc, pid, &[directory])
                 .iter()
                 .map(|writer| writer.file)
@@ -88,7 +113,6 @@ pub(super) fn ask(
             has: bytes(size.f_bavail),
             keeps: keep_free.of_bytes(bytes(size.f_blocks)),
             copy_on: fstat(&place.directory)?.st_dev,
-            live,
         },
         pid,
     })
@@ -138,3 +162,6 @@ fn domain_of(pid: u32) -> Option<String> {
     let file = files.find(is_it)?;
     Some(file.file_stem()?.to_str()?.to_owned())
 }
+
+#[cfg(test)]
+mod tests;

@@ -14,6 +14,7 @@ use super::decide::{Name, Step};
 use super::refusal::FileId;
 use crate::defrag::guard;
 use crate::defrag::notes;
+use crate::history::{StoreError, rekey};
 use crate::model::path::wire;
 use crate::model::{FilesystemKind, ImageKey, Refusal};
 use crate::probe::{self, open};
@@ -38,6 +39,9 @@ pub(super) struct Note {
     pub(super) domain: String,
     pub(super) disk: String,
     pub(super) step: Step,
+    /// The history; empty if there is none.
+    #[serde(with = "wire")]
+    pub(super) database: PathBuf,
 }
 
 /// Where a copy takes place, held by descriptors.
@@ -98,6 +102,24 @@ impl Note {
             () => Name::Other,
         };
         Ok((name, Some(file)))
+    }
+
+    /// The history goes on under the identity of the copy. Called before the copy gets the path of
+    /// the image: afterwards a sweep would record it as a new one.
+    pub(super) fn history_forth(&self) -> Result<(), StoreError> {
+        self.rekey(&self.old, &self.new)
+    }
+
+    /// The history is that of the old file again; nothing is done if it always was.
+    pub(super) fn history_back(&self) -> Result<(), StoreError> {
+        self.rekey(&self.new, &self.old)
+    }
+
+    fn rekey(&self, from: &ImageKey, to: &ImageKey) -> Result<(), StoreError> {
+        match self.database.exists() {
+            true => rekey(&self.database, from, to).map(|_| ()),
+            false => Ok(()),
+        }
     }
 
     /// The temporary name by which the copy gets that of the image.

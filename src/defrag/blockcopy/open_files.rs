@@ -58,7 +58,7 @@ mod tests {
         let dir = dir.path().canonicalize().unwrap();
         let path = dir.join("a");
         fs::write(&path, "").unwrap();
-        let mut sleep = |file: fs::File| {
+        let sleep = |file: fs::File| {
             let mut command = Command::new("sleep");
             command.arg("600").stdin(Stdio::from(file));
             command.spawn().unwrap()

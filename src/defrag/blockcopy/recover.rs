@@ -204,7 +204,16 @@ fn take(act: Act, virsh: &Virsh, noted: &mut Noted) -> Result<Option<String>, Re
             return Ok(Some(format!("resumed the VM of {image}")));
         }
         Act::Define => define(virsh, note)?,
-        Act::Remove => remove(note)?,
+        Act::Remove => {
+            remove(note)?;
+            let image_name = note.image.file_name().unwrap_or_default();
+            let (found, _) = note.find(&note.places()?.image, image_name)?;
+            if found == Name::Old
+                && let Err(error) = note.history_back()
+            {
+                return Ok(Some(format!("the history of {image} begins anew: {error}")));
+            }
+        }
         Act::Forget | Act::Keep | Act::Wait | Act::Leave => {}
     }
     Ok(None)

@@ -67,7 +67,7 @@ pub struct Facts {
 
 /// The disk that is to be copied, or why it is left alone.
 pub fn check(facts: &Facts) -> Result<&Disk, Refusal> {
-    versions(&facts.versions)?;
+    check_versions(&facts.versions)?;
     domain(facts)?;
     let disk = only_disk(&facts.live, &facts.image)?;
     plain(disk, Stated::Running)?;
@@ -87,7 +87,8 @@ fn refuse_if(is_so: bool, text: impl FnOnce() -> String) -> Result<(), Refusal> 
     }
 }
 
-fn versions(versions: &Versions) -> Result<(), Refusal> {
+/// Checks the versions, before commands are used that old ones lack.
+pub(super) fn check_versions(versions: &Versions) -> Result<(), Refusal> {
     let libvirt = versions.libvirt;
     refuse_if(libvirt < LEAST_LIBVIRT, || {
         format!(

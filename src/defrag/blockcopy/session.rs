@@ -74,6 +74,7 @@ impl<'c, 't, 'r> Session<'c, 't, 'r> {
                 domain: asked.facts.live.uuid.clone(),
                 disk: disk.to_owned(),
                 step: Step::Copying,
+                database: controls.request.host.database.clone(),
             };
             Noted::write(note, &controls.request.host.hints)
         };

@@ -28,6 +28,10 @@ pub(super) fn switch(session: &mut Session<'_, '_, '_>) -> Result<(), RunOutcome
     let suspends = is_running(session)?;
     let noted = session.noted.step(Step::Switching { suspends });
     noted.map_err(cannot("the step cannot be noted in the state directory"))?;
+    if let Err(error) = session.noted.note.history_forth() {
+        let text = format!("its history begins anew: {error}");
+        session.controls.send(Event::Notice(text));
+    }
     let watchdog = Watchdog::start(&session.noted.file);
     let watchdog = watchdog.map_err(cannot("the watchdog cannot be started"))?;
     let began = Instant::now();

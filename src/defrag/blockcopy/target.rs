@@ -16,6 +16,7 @@ use crate::config::settings::BlockCopy;
 use crate::defrag::engine::cannot;
 use crate::defrag::guard::{self, Target};
 use crate::defrag::metadata::Metadata;
+use crate::model::image::COPY_SUFFIX;
 use crate::model::{Bytes, ExtentCount, FilesystemKind, Refusal, RunOutcome, Share};
 use crate::probe::Probe;
 use crate::sys::fsxattr;
@@ -41,7 +42,7 @@ impl Place {
         };
         let mut name = OsString::from(".");
         name.push(target.path.file_name().unwrap_or_default());
-        name.push(format!(".{}.blockcopy", target.file.metadata()?.ino()));
+        name.push(format!(".{}{COPY_SUFFIX}", target.file.metadata()?.ino()));
         Ok(Place {
             directory: guard::directory(directory)?,
             path: directory.join(name),

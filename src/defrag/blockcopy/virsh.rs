@@ -64,13 +64,20 @@ impl From<VirshError> for Refusal {
 
 /// The installed virsh.
 #[derive(Debug)]
-pub(super) struct Virsh(PathBuf);
+pub(super) struct Virsh {
+    pub(super) program: PathBuf,
+    /// Time limit of a command.
+    pub(super) timeout: Duration,
+}
 
 impl Virsh {
     /// Refused if it is not installed.
     pub(super) fn find() -> Result<Virsh, Refusal> {
         let program = installed("virsh").ok_or(Refusal::from(ReasonCode::NoVirsh))?;
-        Ok(Virsh(program))
+        Ok(Virsh {
+            program,
+            timeout: TIMEOUT,
+        })
     }
 
     /// Returns what a command prints.
@@ -91,7 +98,7 @@ impl Virsh {
     ) -> Result<String, VirshError> {
         let mut files = [memory(input)?, memory("")?, memory("")?];
         let [stdin, stdout, stderr] = &files;
-        let mut process = Command::new(&self.0);
+        let mut process = Command::new(&self.program);
         process
             .args(["--connect", URI, command])
             .args(arguments.iter().map(|argument| argument.as_ref()))
@@ -102,7 +109,7 @@ impl Virsh {
             .stdout(Stdio::from(stdout.try_clone()?))
             .stderr(Stdio::from(stderr.try_clone()?));
         kill_with_parent(&mut process);
-        let status = wait(&mut process)?.ok_or(VirshError::TimedOut(command))?;
+        let status = wait(&mut process, self.timeout)?.ok_or(VirshError::TimedOut(command))?;
         let [_, printed, errors] = &mut files;
         match status.success() {
             true => Ok(text(printed)?),
@@ -112,9 +119,9 @@ impl Virsh {
 }
 
 /// `None` if it was killed because it did not end in time.
-fn wait(process: &mut Command) -> io::Result<Option<ExitStatus>> {
+fn wait(process: &mut Command, timeout: Duration) -> io::Result<Option<ExitStatus>> {
     let mut child = process.spawn()?;
-    let deadline = Instant::now() + TIMEOUT;
+    let deadline = Instant::now() + timeout;
     while !has_ended(&child) {
         if Instant::now() > deadline {
             child.kill()?;
@@ -170,7 +177,12 @@ mod tests {
         let path = dir.path().join("virsh");
         std::fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o700)).unwrap();
-        (dir, Virsh(path))
+        let timeout = TIMEOUT;
+        let virsh = Virsh {
+            program: path,
+            timeout,
+        };
+        (dir, virsh)
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! Whether QEMU passes the discards of a guest on to its images, by its command line. Pure.
+//! The images of a QEMU by its command line: how it names them, and whether it passes the discards of
+//! its guest on to them. Pure.
 //!
 //! `-drive file=/a,discard=unmap`, or `-blockdev` with a node for the file and mostly one above it
 //! for the format: a discard gets through if each has `discard`, whose default is `ignore`
@@ -10,8 +11,15 @@ use serde_json::Value;
 
 use super::options::option;
 
-/// The images on a command line, and whether discards reach them.
-pub(in crate::discover) type Discards = Vec<(PathBuf, bool)>;
+/// An image on a command line.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(in crate::discover) struct Drive {
+    pub(in crate::discover) file: PathBuf,
+    /// Whether discards reach it.
+    pub(in crate::discover) discards: bool,
+    /// The `id` of its `-drive`, or the name of the topmost node above it.
+    pub(in crate::discover) node: Option<String>,
+}
 
 /// A `-blockdev`.
 #[derive(Debug, Default)]
@@ -24,22 +32,30 @@ struct Node {
 }
 
 /// The images in the options of a command line.
-pub(super) fn discards(options: impl Iterator<Item = (String, String)>) -> Discards {
+pub(super) fn drives(options: impl Iterator<Item = (String, String)>) -> Vec<Drive> {
     let (mut found, mut nodes) = (Vec::new(), Vec::new());
     for (key, value) in options {
         match key.as_str() {
             "drive" => {
                 let discards = option(&value, "discard").is_some_and(|it| is_on(&it));
                 let file = option(&value, "file").map(PathBuf::from);
-                found.extend(file.map(|file| (file, discards)));
+                found.extend(file.map(|file| Drive {
+                    file,
+                    discards,
+                    node: option(&value, "id"),
+                }));
             }
             "blockdev" => nodes.extend(node(&value)),
             _ => {}
         }
     }
     let files = nodes.iter().filter_map(|node| {
-        let file = PathBuf::from(node.file.as_ref()?);
-        Some((file, gets_through(node, &nodes)))
+        let (top, discards) = top_of(node, &nodes);
+        Some(Drive {
+            file: PathBuf::from(node.file.as_ref()?),
+            discards,
+            node: top.name.clone(),
+        })
     });
     found.extend(files);
     found
@@ -49,21 +65,19 @@ fn is_on(discard: &str) -> bool {
     matches!(discard, "unmap" | "on")
 }
 
-/// Whether a node and all those above it pass discards on.
-fn gets_through(node: &Node, nodes: &[Node]) -> bool {
-    let mut at = node;
+/// The topmost node above a node, and whether all of them pass discards on.
+fn top_of<'n>(node: &'n Node, nodes: &'n [Node]) -> (&'n Node, bool) {
+    let (mut at, mut discards) = (node, node.discards);
     // Bounded, because a command line can name a circle.
     for _ in nodes {
-        if !at.discards {
-            return false;
-        }
         let is_above = |it: &&Node| it.below.is_some() && it.below == at.name;
         match nodes.iter().find(is_above) {
             Some(above) => at = above,
-            None => return true,
+            None => return (at, discards),
         }
+        discards &= at.discards;
     }
-    false
+    (at, false)
 }
 
 fn node(value: &str) -> Option<Node> {
@@ -100,10 +114,33 @@ mod tests {
 
     fn of(line: &[(&str, &str)]) -> Vec<(String, bool)> {
         let owned = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
-        let found = discards(line.iter().map(owned)).into_iter();
+        let found = drives(line.iter().map(owned)).into_iter();
         found
-            .map(|(file, discards)| (file.display().to_string(), discards))
+            .map(|it| (it.file.display().to_string(), it.discards))
             .collect()
+    }
+
+    #[test]
+    fn an_image_has_the_name_of_its_drive_or_topmost_node() {
+        let name = |line: &[(&str, &str)]| {
+            let owned = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
+            drives(line.iter().map(owned)).pop().unwrap().node
+        };
+        let is = |name: &str| Some(name.to_owned());
+        assert_eq!(
+            name(&[("drive", "file=/a,if=none,id=drive-scsi0")]),
+            is("drive-scsi0")
+        );
+        assert_eq!(name(&[("drive", "file=/a")]), None);
+        let storage = "driver=file,filename=/a,node-name=s";
+        assert_eq!(name(&[("blockdev", storage)]), is("s"));
+        let format = "driver=raw,node-name=f,file=s";
+        assert_eq!(
+            name(&[("blockdev", storage), ("blockdev", format)]),
+            is("f")
+        );
+        let nested = r#"{"driver":"throttle","node-name":"drive-virtio1","file":{"driver":"raw","node-name":"x","file":{"filename":"/a"}}}"#;
+        assert_eq!(name(&[("blockdev", nested)]), is("drive-virtio1"));
     }
 
     fn one(file: &str, discards: bool) -> Vec<(String, bool)> {
