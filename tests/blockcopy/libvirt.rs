@@ -135,7 +135,14 @@ impl Libvirt {
     }
 
     pub fn power_on(&self, name: &str) {
-        self.virsh(&["start", name]);
+        // A process that libvirtd has killed may still have the image open, and QEMU's lock on it.
+        until("the start", || {
+            let output = self.try_virsh(&["start", name]);
+            let errors = String::from_utf8_lossy(&output.stderr);
+            let locked = errors.contains("\"write\" lock");
+            assert!(output.status.success() || locked, "{errors}");
+            output.status.success()
+        });
         // For the janitor.
         let pid = self.qemu(name);
         let start = rundir::start_time(pid).unwrap();
