@@ -157,7 +157,7 @@ fn guest() {
         turn += 1;
         disk.write(turn);
         disk.check(random.below(disk.blocks), turn);
-        if turn % REPORTS == 0 {
+        if turn.is_multiple_of(REPORTS) {
             println!("turn {turn}");
         }
         thread::sleep(Duration::from_millis(1));
