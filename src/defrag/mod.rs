@@ -1,4 +1,4 @@
-//! Defragmentation with two engines, which share [`engine`]; its comment is how to add another.
+//! Defragmentation with three engines, which share [`engine`]; its comment is how to add another.
 //!
 //! ```text
 //! guard ─► gate raised ─► guard, the rest ─► fsr: xfs_fsr works, run (pure) stops it
@@ -17,6 +17,9 @@
 //!                        ▲ governor (pure): how much at once │
 //!                        └── run (pure): holds, stops ───────┘         hint: restored, also later
 //! ```
+//!
+//! Where the kernel cannot do that, the engine [`blockcopy`] has libvirt copy the image of a running VM
+//! to a new file.
 //!
 //! A run makes calls that can hang with the file system, so it runs in a separate process, such as
 //! that of `fragwatch defrag`, not in the daemon.
