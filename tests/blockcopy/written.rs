@@ -124,6 +124,8 @@ fn copied_underneath(bed: Here<Bed>) -> Here<()> {
     // Its running definition still names the copy.
     assert_eq!((names(&image).len(), noted(&bed)), (2, 1));
     guest.wait_for_more();
+    let again = defrag(&libvirt, &bed, &image, "").output().unwrap();
+    assert_eq!(report(&again)["guard"], "hypervisor", "{again:?}");
 
     libvirt.virsh(&["reset", "guest"]);
     let written = guest.turn();

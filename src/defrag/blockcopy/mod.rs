@@ -54,7 +54,9 @@ mod xml;
 
 use super::engine::{Controls, Event, Progress, failed, lock_filesystem};
 use super::guard;
-use crate::model::{Bytes, Engine, ExtentCount, RunForecast, RunOutcome, RunReport};
+use crate::model::{
+    Bytes, Engine, ExtentCount, ReasonCode, Refusal, RunForecast, RunOutcome, RunReport,
+};
 use session::Session;
 use std::time::Duration;
 use target::{Place, count};
@@ -73,6 +75,11 @@ pub(super) fn run(
         false => Some(lock_filesystem(target)?),
     };
     guard::check_marks(target, host)?;
+    if note::is_noted(&host.hints, &target.path) {
+        let text = "its last copy has not ended: its running VM still names the path of the copy, \
+                    which is removed when the VM is off; until then it is not copied again";
+        return Err(Refusal::new(ReasonCode::Hypervisor, text).into());
+    }
     let extents = count(&target.file, target)?;
     if extents <= ExtentCount(1) {
         return Err(guard::near_ideal(extents).into());

@@ -51,6 +51,13 @@ pub(super) struct Places {
     device: u64,
 }
 
+/// Whether a copy of this image is noted.
+pub(super) fn is_noted(directory: &Path, image: &Path) -> bool {
+    let read = |file| serde_json::from_reader::<_, Note>(File::open(file).ok()?).ok();
+    let notes = notes::all(directory, SUFFIX).filter_map(read);
+    notes.into_iter().any(|note| note.image == image)
+}
+
 /// What a file is, as long as it exists.
 pub(super) fn identify(file: &File, kind: FilesystemKind) -> io::Result<ImageKey> {
     Ok(ImageKey {

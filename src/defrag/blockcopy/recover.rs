@@ -1,5 +1,5 @@
-//! Ends a copy that has begun: looks at what there is, takes the step that [`decide`](super::decide)
-//! names, and looks again. The end of a run, the watchdog, and the next start all do it.
+//! Ends a copy that has begun: looks at what there is, takes the step that [`decide`] names, and looks
+//! again. The end of a run, the watchdog, and the next start all do it.
 
 use std::fs::File;
 use std::io;

@@ -18,6 +18,7 @@ pub const COMMAND: &str = "blockcopy-watchdog";
 /// The guest stands still for a fifth of a second if all goes well.
 const TIMEOUT: Duration = Duration::from_secs(10);
 const INTERVAL: Duration = Duration::from_millis(50);
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 /// How long it tries: libvirt may be restarted meanwhile.
 const PATIENCE: Duration = Duration::from_secs(3600);
 
@@ -64,7 +65,7 @@ pub fn watch(note: &Path) {
         if matches!(recover(note, &mut |_| ()), Ok(Ended::Done | Ended::Kept)) {
             return;
         }
-        thread::sleep(INTERVAL);
+        thread::sleep(RETRY_INTERVAL);
     }
 }
 
