@@ -99,7 +99,7 @@ pub(super) fn run(
     let progress = Progress::new(Engine::BlockCopy, size.0, extents);
     controls.send(Event::Cleared(progress));
     let mut session = Session::begin(controls, virsh, &asked, &disk, &place, progress)?;
-    let worked = session.work_through();
+    let worked = session.work_through(switch::switch);
     let copy = session.copy;
     report.held = controls.held();
     worked?;

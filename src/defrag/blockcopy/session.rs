@@ -14,7 +14,6 @@ use super::domain::MirrorState;
 use super::note::{Note, Noted, identify};
 use super::recover;
 use super::refusal;
-use super::switch;
 use super::target::Place;
 use super::virsh::{Virsh, VirshError};
 use crate::defrag::engine::{Controls, Event, Progress, cannot, monotonic};
@@ -99,11 +98,14 @@ impl<'c, 't, 'r> Session<'c, 't, 'r> {
         })
     }
 
-    /// Copies, and takes the copy into use. The error is the outcome of a copy that was given up, or
+    /// Copies, and takes the copy into use by `switch`. The error is the outcome of a copy that was given up, or
     /// whose end is left to the next start.
-    pub(super) fn work_through(&mut self) -> Result<(), RunOutcome> {
+    pub(super) fn work_through(
+        &mut self,
+        switch: impl FnOnce(&mut Self) -> Result<(), RunOutcome>,
+    ) -> Result<(), RunOutcome> {
         let worked = self.start().and_then(|()| self.wait_until_ready());
-        let worked = worked.and_then(|()| switch::switch(self));
+        let worked = worked.and_then(|()| switch(self));
         let ended = self.end();
         ended?;
         worked
