@@ -162,5 +162,4 @@ fn with_new(found: &Found) -> Act {
 }
 
 #[cfg(test)]
-#[path = "decide/tests.rs"]
 mod tests;
