@@ -116,7 +116,8 @@ fn copied_underneath(bed: Here<Bed>) -> Here<()> {
         "{from} to {to} extents, {} writes until then; {said}{run}",
         guest.turn()
     );
-    assert!(to * 200 <= from, "{from} to {to}");
+    // On ext4 it may have been in a few pieces.
+    assert!(to <= from / 200 + 2, "{from} to {to}");
     let after = inode(&image);
     assert_ne!(after, before);
     assert_eq!(libvirt.writes("guest", bed.path()), [after]);

@@ -99,9 +99,11 @@ pub(super) fn run(
     let progress = Progress::new(Engine::BlockCopy, size.0, extents);
     controls.send(Event::Cleared(progress));
     let mut session = Session::begin(controls, virsh, &asked, &disk, &place, progress)?;
-    let worked = session.work_through(switch::switch);
-    let copy = session.copy;
+    let worked = session.copy().and_then(|()| switch::switch(&mut session));
+    let ended = session.end();
+    let copy = session.file;
     report.held = controls.held();
+    ended?;
     worked?;
     (report.read, report.written) = (copies, copies);
     let to = match count(&copy, target) {

@@ -39,7 +39,7 @@ pub(super) struct Session<'c, 't, 'r> {
     pub(super) noted: Noted,
     /// The process of the VM.
     pub(super) pid: u32,
-    pub(super) copy: File,
+    pub(super) file: File,
     place: &'c Place,
     size: u64,
     machine: Machine,
@@ -90,7 +90,7 @@ impl<'c, 't, 'r> Session<'c, 't, 'r> {
             virsh,
             noted,
             pid: asked.pid,
-            copy,
+            file: copy,
             place,
             progress,
             done: 0,
@@ -98,21 +98,14 @@ impl<'c, 't, 'r> Session<'c, 't, 'r> {
         })
     }
 
-    /// Copies, and takes the copy into use by `switch`. The error is the outcome of a copy that was given up, or
-    /// whose end is left to the next start.
-    pub(super) fn work_through(
-        &mut self,
-        switch: impl FnOnce(&mut Self) -> Result<(), RunOutcome>,
-    ) -> Result<(), RunOutcome> {
-        let worked = self.start().and_then(|()| self.wait_until_ready());
-        let worked = worked.and_then(|()| switch(self));
-        let ended = self.end();
-        ended?;
-        worked
+    /// Copies until the copy is ready. The error is the outcome of a copy that is to be given up.
+    pub(super) fn copy(&mut self) -> Result<(), RunOutcome> {
+        self.start()?;
+        self.wait_until_ready()
     }
 
     /// Takes all steps that are left, whatever has happened.
-    fn end(&mut self) -> Result<(), RunOutcome> {
+    pub(super) fn end(&mut self) -> Result<(), RunOutcome> {
         let mut notices = Vec::new();
         let ended = recover::end(&self.virsh, &mut self.noted, &mut |text| notices.push(text));
         for text in notices {
@@ -274,7 +267,7 @@ impl<'c, 't, 'r> Session<'c, 't, 'r> {
         if (asked.pid, &facts.live.uuid) != (self.pid, &self.noted.note.domain) {
             return changed("another VM has it open now");
         }
-        let sizes = [target.file.metadata()?.len(), self.copy.metadata()?.len()];
+        let sizes = [target.file.metadata()?.len(), self.file.metadata()?.len()];
         if sizes != [self.size; 2] {
             return changed("the image or its copy has another size now");
         }
@@ -301,7 +294,7 @@ impl<'c, 't, 'r> Session<'c, 't, 'r> {
         let mut different = Vec::new();
         for at in pieces {
             let mut lengths = [0; 2];
-            let files = [&self.controls.target.file, &self.copy];
+            let files = [&self.controls.target.file, &self.file];
             for ((file, buffer), length) in files.into_iter().zip(&mut buffers).zip(&mut lengths) {
                 // QEMU may bypass the page cache, in which an earlier reading would be found.
                 fadvise(file, at, (PIECE as u64).try_into().ok(), Advice::DontNeed)?;

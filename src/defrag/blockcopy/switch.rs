@@ -21,7 +21,7 @@ pub(super) fn switch(session: &mut Session<'_, '_, '_>) -> Result<(), RunOutcome
     let compared = cannot("the image and its copy cannot be compared");
     let different = session.differences(session.pieces()).map_err(compared)?;
     let flushed = cannot("the copy cannot be flushed");
-    session.copy.sync_all().map_err(flushed)?;
+    session.file.sync_all().map_err(flushed)?;
     if let Some(why) = session.controls.stop() {
         return Err(RunOutcome::Stopped { why });
     }
@@ -91,7 +91,7 @@ fn while_suspended(
         });
     }
     let flushed = cannot("the copy cannot be flushed");
-    session.copy.sync_data().map_err(flushed)?;
+    session.file.sync_data().map_err(flushed)?;
     let path: [&dyn AsRef<std::ffi::OsStr>; 5] =
         [&"--domain", &domain, &"--path", &disk, &"--pivot"];
     let pivoted = run(&session.virsh, "blockjob", &path);
