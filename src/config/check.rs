@@ -9,7 +9,7 @@ use super::examples::write;
 use super::read::place;
 use super::report::Finding;
 use super::settings::{Defrag, Klog, Maintenance, Rescue, Settings};
-use super::units::Toml as _;
+use super::text::Toml as _;
 use crate::model::Engine;
 
 const TIMEOUT: &str = "sampling.probe_timeout";
