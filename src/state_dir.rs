@@ -10,6 +10,7 @@
 //! | `paused` | defragmentation is paused |
 //! | `running-*.json` | runs in progress |
 //! | `defrag/*.hint` | extent-size hints to be restored |
+//! | `defrag/*.blockcopy` | copies under running VMs that have not ended |
 //! | `protect/hints.json` | extent-size hints set by `fragwatch protect --apply`, and the former ones |
 //! | `incidents/*.json` | incidents |
 //! | `last-good.toml` | the last configuration that could be read; see [`given`] |

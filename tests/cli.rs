@@ -84,7 +84,7 @@ fn help_and_what_is_generated_go_to_standard_output() {
         );
         assert!(said.out.contains(word), "{}", said.out);
         // What is not for people is not shown to them.
-        for hidden in ["probe-helper", "restore-hints"] {
+        for hidden in ["probe-helper", "restore-hints", "blockcopy-watchdog"] {
             assert!(!said.out.contains(hidden), "{arguments:?}");
         }
     }

@@ -220,7 +220,12 @@ impl World {
             let name = Some(format!("vm-{number}"));
             // Half of the VMs never end, the others have a day off now and then.
             let is_on = number % 8 < 4 || !self.random.one_in(2);
-            image.user = is_on.then_some(User::Vm { name, pid });
+            image.user = is_on.then_some(User::Vm {
+                name,
+                pid,
+                manager: None,
+                node: None,
+            });
             image.shares_blocks = number % 10 == 9 && !self.random.one_in(3);
         }
         for (filesystem, free) in std::iter::zip(&mut self.filesystems, &mut self.free) {
@@ -374,6 +379,7 @@ impl World {
                 Engine::XfsFsr if is_slow => 24 * MIB,
                 Engine::XfsFsr => 120 * MIB,
                 Engine::Online => 25 * MIB,
+                Engine::BlockCopy => 50 * MIB,
             };
             self.may_begin(image, run);
             self.running.push(Running {

@@ -8,11 +8,11 @@
 //!
 //! It needs root, loop devices, mkfs.xfs, xfs_io, xfs_db, filefrag, and for the daemon's row the
 //! Debian package prometheus-node-exporter, which it downloads and unpacks but does not install; for
-//! the reaction, tracefs and bash.
+//! the reaction, tracefs and bash; for blockcopy, libvirtd, virsh and QEMU.
 //!
 //! | file | idea |
 //! |---|---|
-//! | `count`, `census`, `map`, `space`, `scan`, `owner`, `daemon`, `history`, `reaction`, `rest`, `online`, `fsr`, `rules`, `protect` | rows of the table each |
+//! | `count`, `census`, `map`, `space`, `scan`, `owner`, `daemon`, `history`, `reaction`, `rest`, `online`, `blockcopy`, `fsr`, `rules`, `protect` | rows of the table each |
 //! | `scale` | two more: ten thousand images, and a long history |
 //! | `samples` | repetitions of a measurement, and how they are taken in turns |
 //! | `run`     | runs a command and takes its time or its memory |
@@ -39,6 +39,12 @@
 #[path = "../../tests/support/mod.rs"]
 mod support;
 
+// A libvirtd of its own.
+#[path = "../../tests/blockcopy/libvirt.rs"]
+#[allow(dead_code, reason = "the tests ask it for more")]
+mod libvirt;
+
+mod blockcopy;
 mod census;
 mod count;
 mod daemon;
@@ -69,7 +75,7 @@ use table::Row;
 type Measure = fn(usize) -> Here<Vec<Row>>;
 
 /// What is measured, by the name that `--only` takes.
-const ROWS: [(&str, Measure); 17] = [
+const ROWS: [(&str, Measure); 18] = [
     ("count", count::rows),
     ("census", census::rows),
     ("map", map::rows),
@@ -83,6 +89,7 @@ const ROWS: [(&str, Measure); 17] = [
     ("reaction", reaction::rows),
     ("rest", rest::rows),
     ("online", online::rows),
+    ("blockcopy", blockcopy::rows),
     ("idle", online::idle_rows),
     ("fsr", fsr::rows),
     ("rules", rules::rows),
@@ -113,6 +120,9 @@ struct Options {
 }
 
 fn main() {
+    if support::boot::is_guest() {
+        return blockcopy::guest();
+    }
     let Some(options) = options() else {
         let names = ROWS.map(|(name, _)| name).join(" ");
         eprintln!("usage: [--reps N] [--only ROW]…   with ROW one of: {names}");

@@ -94,6 +94,12 @@ Exit status: 0 ok, 1 warning, 2 critical, 3 unknown: no daemon answers, or its c
         /// Where they are noted
         hints: PathBuf,
     },
+    /// End a copy whose run was killed while its guest stood still
+    #[command(name = crate::defrag::blockcopy::watchdog::COMMAND, hide = true)]
+    BlockcopyWatchdog {
+        /// Where the copy is noted
+        note: PathBuf,
+    },
     /// Carry out a job that the daemon writes to standard input
     #[command(name = crate::defrag::job::COMMAND, hide = true)]
     DefragJob,
@@ -249,6 +255,10 @@ has ended, some milliseconds; a run that is ended leaves the image as it was.
 online is for images that a VM may be using, on an XFS with reflink. It works in segments of some
 hundred KiB; Ctrl-C ends it between two of them, and finished segments stay defragmented.
 
+blockcopy is for images of running VMs of libvirt, on XFS or ext4, where online cannot work: libvirt
+copies the image, the VM uses the copy from then on, and the copy takes the name of the image. The VM
+stands still for some hundred milliseconds, once. Ctrl-C gives the copy up.
+
 Without --engine, the first of defrag.engines that can be used is chosen, as the planner does. If one
 is passed over, a line gives the reason: the image is in use or shares blocks, too little space is
 free, the final swap would stall readers, or the window would close before the end.
@@ -284,6 +294,9 @@ pub enum EngineName {
     XfsFsr,
     /// Under a running VM
     Online,
+    /// By the hypervisor of a running VM of libvirt, where online cannot
+    #[value(name = "blockcopy")]
+    BlockCopy,
 }
 
 impl EngineName {
@@ -291,6 +304,7 @@ impl EngineName {
         match self {
             EngineName::XfsFsr => Engine::XfsFsr,
             EngineName::Online => Engine::Online,
+            EngineName::BlockCopy => Engine::BlockCopy,
         }
     }
 }

@@ -18,6 +18,7 @@ use super::output::{self, INCOMPLETE, SCHEMA, SUCCESS};
 use super::planning;
 use super::progress::Progress;
 use crate::config::Settings;
+use crate::defrag::blockcopy::recover::recover_all;
 use crate::defrag::engine::{self, Event};
 use crate::defrag::hint;
 use crate::defrag::job::{DefragJob, JobMessage, JobProgress, JobReport, PassedOver};
@@ -111,12 +112,14 @@ fn on(
         view.passed_over(*engine, reason, *next);
     }
     let mut left = engines.iter().skip(passed_over.len()).copied();
+    let state = StateDir::of(&settings.history);
     let job = DefragJob::new(
         path.to_owned(),
         left.next()?,
         left.collect(),
         settings.defrag.clone(),
-        StateDir::of(&settings.history).hints(),
+        state.hints(),
+        state.database().to_owned(),
     );
     let mut report = job.run(&mut || signals.order(), &mut |event| view.show(event));
     passed_over.append(&mut report.passed_over);
@@ -154,6 +157,7 @@ pub(super) fn job() -> anyhow::Result<u8> {
 pub(super) fn restore_hints(hints: &Path) -> u8 {
     hint::restore_all(hints, |text| output::eprint_error(&text));
     rewrite::recover(hints, |text| output::eprint_error(&text));
+    recover_all(hints, |text| output::eprint_error(&text));
     SUCCESS
 }
 
@@ -250,7 +254,7 @@ impl View {
             }
             Event::Cleared(progress) => {
                 self.bar = Some(match progress.engine {
-                    Engine::XfsFsr => Progress::bytes(progress.total),
+                    Engine::XfsFsr | Engine::BlockCopy => Progress::bytes(progress.total),
                     Engine::Online => Progress::bar(progress.total),
                 });
             }
@@ -275,12 +279,12 @@ fn so_far(progress: &engine::Progress) -> String {
     let state = match (progress.held, progress.engine) {
         (Some(Hold::Pressure), _) => ", waits: others need the disks",
         (Some(Hold::Bandwidth), Engine::Online) => ", waits: bandwidth",
-        (None, Engine::Online) => "",
+        (None, Engine::Online) | (_, Engine::BlockCopy) => "",
         (_, Engine::XfsFsr) if progress.done < progress.total => "",
         (_, Engine::XfsFsr) => ", final swap",
     };
     match progress.engine {
-        Engine::XfsFsr => format!("{extents} extents{state}"),
+        Engine::XfsFsr | Engine::BlockCopy => format!("{extents} extents{state}"),
         Engine::Online => {
             let left = extents.0.saturating_sub(progress.done.min(progress.total));
             let (segments, worst, median) = progress.calls;
@@ -359,7 +363,8 @@ fn work_in_words(run: &RunReport) -> String {
         }
         None if run.outcome == RunOutcome::Improved => {
             let moved = run.read.saturating_add(run.written);
-            format!("xfs_fsr, {moved} read and written in {seconds:.1} s")
+            let engine = run.engine;
+            format!("{engine}, {moved} read and written in {seconds:.1} s")
         }
         None => return format!("{} extents as before", run.to.unwrap_or(from)),
     };

@@ -76,6 +76,10 @@ pub fn main(arguments: &Arguments) -> ExitCode {
         Command::Man { directory } => generate::man(directory),
         Command::RestoreHints { hints } => Ok(defrag::restore_hints(hints)),
         Command::DefragJob => defrag::job(),
+        Command::BlockcopyWatchdog { note } => {
+            crate::defrag::blockcopy::watchdog::watch(note);
+            Ok(SUCCESS)
+        }
         Command::KeepAwake => {
             crate::defrag::awake::keep_parent_awake();
             Ok(SUCCESS)

@@ -8,8 +8,9 @@ use toml::de::DeTable;
 use super::examples::write;
 use super::read::place;
 use super::report::Finding;
-use super::settings::{Klog, Maintenance, Rescue, Settings};
+use super::settings::{Defrag, Klog, Maintenance, Rescue, Settings};
 use super::text::Toml as _;
+use crate::model::Engine;
 
 const TIMEOUT: &str = "sampling.probe_timeout";
 const INTERVAL: &str = "sampling.interval";
@@ -64,6 +65,7 @@ impl<'s> Check<'s> {
     pub(super) fn all(&mut self, settings: &mut Settings) {
         self.intervals(settings);
         self.empty_lists(settings);
+        self.block_copy(&mut settings.defrag);
         self.rescue_trigger(&settings.klog, &settings.rescue);
         self.windows(&settings.maintenance);
     }
@@ -105,6 +107,21 @@ impl<'s> Check<'s> {
             if window.days.is_empty() {
                 self.refuse(&format!("maintenance.window.{i}.days"), "there is no day");
             }
+        }
+    }
+
+    /// Makes `engines` and `blockcopy.enabled` agree: the engine is in use if either asks for it.
+    fn block_copy(&mut self, defrag: &mut Defrag) {
+        let (engines, enabled) = ("defrag.engines", "defrag.blockcopy.enabled");
+        let is_named = defrag.engines.contains(&Engine::BlockCopy);
+        match (is_named, defrag.blockcopy.enabled) {
+            (false, true) => defrag.engines.push(Engine::BlockCopy),
+            (true, false) if self.is_set(enabled) => {
+                let named = (engines, "[… \"blockcopy\"]".to_owned());
+                self.contradiction(named, "contradicts", (enabled, "false".to_owned()));
+            }
+            (true, false) => defrag.blockcopy.enabled = true,
+            _ => {}
         }
     }
 

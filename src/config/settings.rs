@@ -176,6 +176,8 @@ settings! {
         hook_before: Vec<String> = Vec::new(), check command;
         /// Likewise, after the run.
         hook_after: Vec<String> = Vec::new(), check command;
+        /// The engine blockcopy.
+        blockcopy: BlockCopy = BlockCopy::default(), check BlockCopy::invalid;
     }
 
     /// The checks of the host.
@@ -215,6 +217,19 @@ sections! {
         warning: Share as "text" = Share::percent(1), check within(..=Share(Share::WHOLE.0 - 1));
         /// At this share it is in danger. Above `warning`.
         critical: Share as "text" = Share::percent(5), check within(Share(1)..);
+    }
+}
+
+sections! {
+    /// The engine that lets the hypervisor copy an image under its running VM.
+    BlockCopy {
+        /// Whether `engines` has it; it is the last one, unless `engines` names it.
+        enabled: bool = false;
+        /// Directory of the copies, on the file system of the image; empty: that of the image.
+        directory: PathBuf = PathBuf::new(), check form(
+            |path| path.is_empty() || is_absolute(path),
+            "\"\" or an absolute path",
+        );
     }
 }
 

@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 use super::examples::DELIVERED;
 use super::settings::{
-    Blackout, Control, Defrag, History, HostLimits, Images, Klog, LimitChanges, Limits,
+    Blackout, BlockCopy, Control, Defrag, History, HostLimits, Images, Klog, LimitChanges, Limits,
     MAX_ACTIONS_PER_HOUR, Maintenance, Metrics, Override, Rescue, Sampling, Thresholds, Window,
 };
 use super::*;
@@ -480,7 +480,7 @@ fn a_defragmentation_that_cannot_be() {
         |           ^^^^^
         |    write: from = "warning"
         |
-        |f.toml:3:12: defrag.engines: 'fsr' is none of xfs_fsr, online
+        |f.toml:3:12: defrag.engines: 'fsr' is none of xfs_fsr, online, blockcopy
         |    engines = ['fsr']
         |               ^^^^^
         |    write: engines = ["xfs_fsr", "online"]
@@ -528,6 +528,61 @@ fn a_defragmentation_that_cannot_be() {
         |    engines = []
         |              ^^
         |    write: engines = ["xfs_fsr", "online"]
+        "#,
+    );
+}
+
+#[test]
+fn blockcopy_is_an_engine_if_it_is_enabled_or_named() {
+    use Engine::{BlockCopy as Copy, Online, XfsFsr};
+    let defrag = |text: &str| settings(&[text]).unwrap().defrag;
+    let engines = |text: &str| {
+        let defrag = defrag(text);
+        assert_eq!(
+            defrag.blockcopy.enabled,
+            defrag.engines.contains(&Copy),
+            "{text}"
+        );
+        defrag.engines
+    };
+    let enabled = "[defrag.blockcopy]\nenabled = true";
+    assert_eq!(engines(""), [XfsFsr, Online]);
+    assert_eq!(engines(enabled), [XfsFsr, Online, Copy]);
+    assert_eq!(
+        engines(&format!("[defrag]\nengines = ['online']\n{enabled}")),
+        [Online, Copy]
+    );
+    let first = "[defrag]\nengines = ['blockcopy', 'online']";
+    assert_eq!(engines(&format!("{first}\n{enabled}")), [Copy, Online]);
+    assert_eq!(engines(first), [Copy, Online]);
+    let of = |text: &str| {
+        defrag(&format!("{enabled}\ndirectory = '{text}'"))
+            .blockcopy
+            .directory
+    };
+    assert_eq!(of("/srv/copies"), Path::new("/srv/copies"));
+    assert_eq!(of(""), Path::new(""));
+    refused(
+        &["[defrag]\nengines = ['blockcopy']\n[defrag.blockcopy]\nenabled = false"],
+        r#"
+        |f.toml:2:11: defrag.engines = [… "blockcopy"] contradicts defrag.blockcopy.enabled = false
+        |    engines = ['blockcopy']
+        |              ^^^^^^^^^^^^^
+        |    write: another value, or another defrag.blockcopy.enabled
+        "#,
+    );
+    refused(
+        &["[defrag.blockcopy]\nenabled = 1\ndirectory = 'copies'"],
+        r#"
+        |f.toml:2:11: defrag.blockcopy.enabled: 1 is neither true nor false
+        |    enabled = 1
+        |              ^
+        |    write: enabled = false
+        |
+        |f.toml:3:13: defrag.blockcopy.directory: "copies" is not "" or an absolute path
+        |    directory = 'copies'
+        |                ^^^^^^^^
+        |    write: directory = ""
         "#,
     );
 }
@@ -1725,7 +1780,6 @@ fn any_defrag() -> impl Strategy<Value = Defrag> {
         .prop_map(
             |(from, engines, dry_run, numbers, times, trusted_kernels, hooks)| Defrag {
                 from,
-                engines,
                 dry_run,
                 keep_free: Share(numbers.0),
                 cooldown: times.0,
@@ -1733,6 +1787,11 @@ fn any_defrag() -> impl Strategy<Value = Defrag> {
                 max_io_pressure: numbers.2,
                 max_swap_stall: times.1,
                 stall_target: times.2,
+                blockcopy: BlockCopy {
+                    enabled: engines.contains(&Engine::BlockCopy),
+                    directory: PathBuf::from("/srv/copies"),
+                },
+                engines,
                 parallel: numbers.3,
                 trusted_kernels,
                 hook_before: hooks.0,

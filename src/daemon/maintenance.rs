@@ -424,7 +424,6 @@ impl Maintenance {
         drop(inventory);
         let (filesystem, began) = (image.key.filesystem.clone(), super::clock::wall());
         let then = after(engine, &defrag.engines);
-        let hints = self.state.hints();
         let task = Task {
             note: Note {
                 image,
@@ -442,7 +441,8 @@ impl Maintenance {
                 engine,
                 then,
                 defrag.clone(),
-                hints,
+                self.state.hints(),
+                self.state.database().to_owned(),
             )),
             state: self.state.path().to_owned(),
         };

@@ -111,6 +111,17 @@ pub(crate) fn failed(what: &str, error: &io::Error) -> RunOutcome {
     RunOutcome::Failed { reason }
 }
 
+/// The outcome of a run that cannot go on.
+pub(crate) fn cannot<E: Into<io::Error>>(what: &str) -> impl FnOnce(E) -> RunOutcome {
+    move |error| {
+        let error = error.into();
+        match error.raw_os_error() {
+            Some(libc::ENOSPC | libc::EDQUOT) => RunOutcome::NoSpace,
+            _ => failed(what, &error),
+        }
+    }
+}
+
 /// Locks the root directory of the image's file system, so that only one run at a time works on it,
 /// whichever process starts it. Refused while another run holds the lock.
 pub(crate) fn lock_filesystem(target: &Target) -> Result<File, Refusal> {

@@ -26,13 +26,13 @@ use super::engine::{
 };
 use super::gate::Gate;
 use super::guard::{self, Checked};
+use super::program::installed;
 use super::run::{Input, Machine, RunState};
 use super::{leftovers, messages};
 use crate::model::{
     Account, Borders, Engine, ExtentCount, ReasonCode, Refusal, RunForecast, RunOutcome, RunReport,
     Stop,
 };
-pub(super) use process::program;
 use process::{End, XfsFsr};
 
 /// Maximum time without progress. The final swap moves nothing that /proc/PID/io shows, and takes
@@ -48,7 +48,7 @@ pub(super) fn run(
     controls: &mut Controls<'_, '_>,
     report: &mut RunReport,
 ) -> Result<RunOutcome, RunOutcome> {
-    let program = program().ok_or(Refusal::from(ReasonCode::NoXfsFsr))?;
+    let program = installed("xfs_fsr").ok_or(Refusal::from(ReasonCode::NoXfsFsr))?;
     let target = controls.target;
     let cleared = clear(controls)?;
     let checked = cleared.checked;

@@ -117,6 +117,13 @@ pub struct Checked {
 /// Opens an image, following no symbolic link in any part of its path. Fails if it is not a regular
 /// file on a writable XFS, or has another path.
 pub fn open(path: &Path, host: &HostInterfaces) -> Result<Target, Refusal> {
+    let target = open_anywhere(path, host)?;
+    check_xfs(&target.mount)?;
+    Ok(target)
+}
+
+/// The same on any file system.
+pub(super) fn open_anywhere(path: &Path, host: &HostInterfaces) -> Result<Target, Refusal> {
     let (above, name) = walk(path)?;
     let (file, _) =
         opening::regular_file(above.as_fd(), name).map_err(|error| match error.kind() {
@@ -145,10 +152,19 @@ pub fn open_directory(path: &Path, host: &HostInterfaces) -> Result<(File, Mount
         other => other?.into(),
     };
     let mount = check_place(path, &directory, host)?;
+    check_xfs(&mount)?;
     Ok((directory, mount))
 }
 
-/// The mount that an open file or directory lies on: a writable XFS. Fails if it has another path.
+fn check_xfs(mount: &Mount) -> Result<(), Refusal> {
+    if mount.kind() == FilesystemKind::Xfs {
+        return Ok(());
+    }
+    let text = format!("lies on {}, and only XFS is defragmented", mount.type_name);
+    Err(Refusal::new(ReasonCode::NotXfs, text))
+}
+
+/// The mount that an open file or directory lies on, writable. Fails if it has another path.
 fn check_place(path: &Path, file: &File, host: &HostInterfaces) -> Result<Mount, Refusal> {
     let held = std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
     // Byte by byte: `/a//b` and `/a/b` are equal as paths, but xfs_fsr takes text.
@@ -163,10 +179,6 @@ fn check_place(path: &Path, file: &File, host: &HostInterfaces) -> Result<Mount,
         .or_else(|| table.of(path))
         .cloned()
         .ok_or_else(|| Refusal::new(ReasonCode::Unreadable, "no mount leads to it"))?;
-    if mount.kind() != FilesystemKind::Xfs {
-        let text = format!("lies on {}, and only XFS is defragmented", mount.type_name);
-        return Err(Refusal::new(ReasonCode::NotXfs, text));
-    }
     if fstatvfs(file)?.f_flag.contains(StatVfsMountFlags::RDONLY) {
         return Err(ReasonCode::ReadOnly.into());
     }
@@ -557,6 +569,7 @@ mod tests {
             proc: root.path().to_owned(),
             sys: root.path().to_owned(),
             hints: root.path().to_owned(),
+            database: PathBuf::new(),
             kernel: KernelCheck::Judge,
         };
         let mut gauge = Gauge::new("0:40".parse().unwrap());

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::engine::{Controls, Event, Request};
-use super::{HostInterfaces, fsr, guard, hint, online};
+use super::{HostInterfaces, blockcopy, fsr, guard, hint, online};
 use crate::config::settings::Defrag;
 use crate::model::path::wire;
 use crate::model::{Engine, RunForecast, RunOutcome, RunReport, Stop};
@@ -38,6 +38,9 @@ pub struct DefragJob {
     /// Where extent-size hints are recorded while they are changed.
     #[serde(with = "wire")]
     pub hints: PathBuf,
+    /// The history.
+    #[serde(with = "wire")]
+    pub database: PathBuf,
 }
 
 /// An engine that was passed over.
@@ -94,6 +97,7 @@ impl DefragJob {
         then: Vec<Engine>,
         limits: Defrag,
         hints: PathBuf,
+        database: PathBuf,
     ) -> DefragJob {
         DefragJob {
             build: env!("CARGO_PKG_VERSION").to_owned(),
@@ -102,6 +106,7 @@ impl DefragJob {
             then,
             limits,
             hints,
+            database,
         }
     }
 
@@ -126,7 +131,10 @@ impl DefragJob {
         orders: &mut dyn FnMut() -> Option<Stop>,
         watch: &mut dyn FnMut(Event),
     ) -> JobReport {
-        let host = HostInterfaces::new(self.hints.clone());
+        let host = HostInterfaces {
+            database: self.database.clone(),
+            ..HostInterfaces::new(self.hints.clone())
+        };
         let mut passed_over = Vec::new();
         let mut engine = self.engine;
         let mut then = self.then.iter();
@@ -176,12 +184,19 @@ fn attempt(
         hint::restore_all(&request.host.hints, |text| {
             (request.watch)(Event::Notice(text));
         });
+        blockcopy::recover::recover_all(&request.host.hints, |text| {
+            (request.watch)(Event::Notice(text));
+        });
     }
-    let target = guard::open(request.path, request.host)?;
+    let target = match engine {
+        Engine::BlockCopy => guard::open_anywhere(request.path, request.host)?,
+        Engine::XfsFsr | Engine::Online => guard::open(request.path, request.host)?,
+    };
     let mut controls = Controls::new(request, &target);
     match engine {
         Engine::XfsFsr => fsr::run(&mut controls, report),
         Engine::Online => online::run(&mut controls, report),
+        Engine::BlockCopy => blockcopy::run(&mut controls, report),
     }
 }
 

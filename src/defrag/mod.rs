@@ -1,4 +1,4 @@
-//! Defragmentation with two engines, which share [`engine`]; its comment is how to add another.
+//! Defragmentation with three engines, which share [`engine`]; its comment is how to add another.
 //!
 //! ```text
 //! guard ─► gate raised ─► guard, the rest ─► fsr: xfs_fsr works, run (pure) stops it
@@ -18,10 +18,14 @@
 //!                        └── run (pure): holds, stops ───────┘         hint: restored, also later
 //! ```
 //!
+//! Where the kernel cannot do that, the engine [`blockcopy`] has libvirt copy the image of a running VM
+//! to a new file.
+//!
 //! A run makes calls that can hang with the file system, so it runs in a separate process, such as
 //! that of `fragwatch defrag`, not in the daemon.
 
 pub mod awake;
+pub mod blockcopy;
 mod disks;
 pub mod engine;
 pub mod fsr;
@@ -34,11 +38,13 @@ pub mod job;
 pub mod kernels;
 pub mod leftovers;
 mod messages;
+pub(crate) mod metadata;
 pub mod meter;
 pub mod mover;
 pub mod notes;
 pub mod online;
 pub mod pressure;
+mod program;
 pub mod run;
 pub mod segments;
 pub mod usable;
@@ -54,6 +60,8 @@ pub struct HostInterfaces {
     pub sys: PathBuf,
     /// Directory in which the [hints](hint) of active runs are recorded.
     pub hints: PathBuf,
+    /// The history, which `blockcopy` continues under the identity of the copy; empty if there is none.
+    pub database: PathBuf,
     /// Whether the kernel is checked.
     pub kernel: KernelCheck,
 }
@@ -75,6 +83,7 @@ impl HostInterfaces {
             proc: PathBuf::from("/proc"),
             sys: PathBuf::from("/sys"),
             hints,
+            database: PathBuf::new(),
             kernel: KernelCheck::default(),
         }
     }

@@ -1,7 +1,8 @@
 //! Which engines are usable on this host, independent of the image.
 
 use super::kernels::{self, Sources, Trust};
-use super::{HostInterfaces, KernelCheck, fsr};
+use super::program::installed;
+use super::{HostInterfaces, KernelCheck};
 use crate::config::settings::Defrag;
 use crate::model::{Engine, EngineState, ReasonCode, Refusal, Unusable, UnusableReason};
 
@@ -22,12 +23,21 @@ fn unusable(engine: Engine, limits: &Defrag, host: &HostInterfaces) -> Option<Un
             text: format!("{engine} is not in defrag.engines"),
         });
     }
-    if engine == Engine::XfsFsr && fsr::program().is_none() {
-        return Some(Unusable {
-            reason: UnusableReason::NoXfsFsr,
-            brief: "xfs_fsr is not installed".to_owned(),
-            text: Refusal::from(ReasonCode::NoXfsFsr).text,
-        });
+    let missing = |reason, program: &str, code| {
+        Some(Unusable {
+            reason,
+            brief: format!("{program} is not installed"),
+            text: Refusal::from(code).text,
+        })
+    };
+    match engine {
+        Engine::XfsFsr if installed("xfs_fsr").is_none() => {
+            return missing(UnusableReason::NoXfsFsr, "xfs_fsr", ReasonCode::NoXfsFsr);
+        }
+        Engine::BlockCopy if installed("virsh").is_none() => {
+            return missing(UnusableReason::NoVirsh, "virsh", ReasonCode::NoVirsh);
+        }
+        _ => {}
     }
     if host.kernel == KernelCheck::Overridden {
         return None;

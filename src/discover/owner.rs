@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 
 use super::command_lines::{CommandLines, Key};
 use super::mounts::{Mount, MountTable, Place};
-use super::vm::{Discard, Discards, Program, VmFacts};
+use super::vm::{Discard, Drive, Program, VmFacts};
 use crate::model::{DeviceNumber, Opener, Owner, Sample, Vm};
 use crate::sys::mounts;
 use crate::sys::proc::start_time;
@@ -206,15 +206,16 @@ struct Holder {
     pid: u32,
     name: String,
     vm: Option<Vm>,
-    discards: Discards,
+    drives: Vec<Drive>,
     opens_images: bool,
 }
 
 impl Holder {
-    /// Whether it passes discards on to the file of this name, if its command line names it.
-    fn discards_to(&self, name: &Path) -> Option<bool> {
-        let its = self.discards.iter().filter(|(file, _)| file == name);
-        its.map(|(_, discard)| *discard > Discard::Ignored).max()
+    /// The drive with the file of this name, if its command line names it: one that passes discards
+    /// on, if there are several.
+    fn drive(&self, name: &Path) -> Option<&Drive> {
+        let its = self.drives.iter().filter(|drive| drive.file == name);
+        its.max_by_key(|drive| drive.discard)
     }
 }
 
@@ -253,14 +254,20 @@ impl Holders {
         let VmFacts {
             name,
             uuid,
-            discards,
+            drives,
+            manager,
             ..
         } = facts;
         self.processes.push(Holder {
             pid,
             name: process.name,
-            vm: is_vm.then_some(Vm { name, uuid, pid }),
-            discards,
+            vm: is_vm.then_some(Vm {
+                name,
+                uuid,
+                pid,
+                manager,
+            }),
+            drives,
             opens_images: program.opens_images(),
         });
     }
@@ -344,12 +351,11 @@ impl Holders {
     /// The qcow2 images whose VMs discard without `discard-no-unref`, by their command lines.
     pub fn growing_by_discards(&self) -> Vec<(PathBuf, &Vm)> {
         let processes = self.processes.iter();
-        let vms = processes.filter_map(|it| Some((it.vm.as_ref()?, &it.discards)));
-        let images = vms.flat_map(|(vm, discards)| {
-            let growing = discards
-                .iter()
-                .filter(|(_, it)| *it == Discard::Unreferenced);
-            growing.map(move |(file, _)| (file.clone(), vm))
+        let vms = processes.filter_map(|it| Some((it.vm.as_ref()?, &it.drives)));
+        let images = vms.flat_map(|(vm, drives)| {
+            let growing = drives.iter();
+            let growing = growing.filter(|drive| drive.discard == Discard::Unreferenced);
+            growing.map(move |drive| (drive.file.clone(), vm))
         });
         images.collect()
     }
@@ -401,6 +407,7 @@ impl Holders {
             opener.buffered |= !file.direct;
             return;
         }
+        let drive = holder.drive(&file.name);
         owner.openers.push(Opener {
             pid: holder.pid,
             name: holder.name.clone(),
@@ -408,7 +415,8 @@ impl Holders {
             writes: file.writes,
             direct: file.direct,
             buffered: !file.direct,
-            discards: holder.discards_to(&file.name),
+            discards: drive.map(|drive| drive.discard > Discard::Ignored),
+            node: drive.and_then(|drive| drive.node.clone()),
         });
     }
 }

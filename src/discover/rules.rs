@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::Bytes;
 use crate::model::globs::Globs;
-use crate::model::image::KEPT_SUFFIX;
+use crate::model::image::{COPY_SUFFIX, KEPT_SUFFIX};
 
 /// Which files the configuration selects.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,7 +60,9 @@ impl Rules {
     /// How to treat a file.
     pub fn verdict(&self, path: &Path, size: Bytes) -> FileVerdict {
         let name = path.as_os_str().as_encoded_bytes();
-        if self.exclude.matches(path) || name.ends_with(KEPT_SUFFIX.as_bytes()) {
+        let is_ours = |suffix: &&str| name.ends_with(suffix.as_bytes());
+        let is_ours = [KEPT_SUFFIX, COPY_SUFFIX].iter().any(is_ours);
+        if self.exclude.matches(path) || is_ours {
             return FileVerdict::Unwanted;
         }
         match &self.include {
@@ -100,6 +102,10 @@ mod tests {
         );
         assert_eq!(
             verdict(&["a.*"], &[], "/srv/a.raw.before-rewrite", 100),
+            FileVerdict::Unwanted
+        );
+        assert_eq!(
+            verdict(&[], &[], "/srv/.a.raw.131.blockcopy", 100),
             FileVerdict::Unwanted
         );
         assert_eq!(

@@ -9,11 +9,14 @@ mod options;
 
 use std::path::Path;
 
-pub(super) use disks::{Discard, Discards};
+use crate::model::Manager;
+pub(super) use disks::{Discard, Drive};
 use options::{option, options, settings};
 
 /// Length of a UUID in text.
 const UUID: usize = 36;
+/// Name of libvirt's monitor.
+const MONITOR: &str = "charmonitor";
 
 /// The kind of program that a process runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,7 +102,8 @@ pub(super) struct VmFacts {
     /// Whether the process runs no VM, but serves one.
     pub(super) serves_only: bool,
     /// Its images, as far as its command line names them.
-    pub(super) discards: Discards,
+    pub(super) drives: Vec<Drive>,
+    pub(super) manager: Option<Manager>,
 }
 
 impl VmFacts {
@@ -109,7 +113,8 @@ impl VmFacts {
             name: self.name.or(other.name),
             uuid: self.uuid.or(other.uuid),
             serves_only: self.serves_only || other.serves_only,
-            discards: [self.discards, other.discards].concat(),
+            drives: [self.drives, other.drives].concat(),
+            manager: self.manager.or(other.manager),
         }
     }
 
@@ -133,6 +138,11 @@ impl VmFacts {
                 (Program::Qemu | Program::OtherVm, "uuid") => set(&mut facts.uuid, whole()),
                 // Proxmox passes the UUID only as `-smbios type=1,uuid=…`.
                 (Program::Qemu, "smbios") => set(&mut smbios, option(value, "uuid")),
+                // The name that libvirt gives its monitor (qemuProcessPrepareMonitorChr).
+                (Program::Qemu, "mon") if option(value, "chardev").as_deref() == Some(MONITOR) => {
+                    facts.manager = Some(Manager::Libvirt);
+                }
+                (Program::Qemu, "pidfile") => facts.manager = facts.manager.or(proxmox(value)),
                 (Program::CloudHypervisor, "platform") => {
                     set(&mut facts.uuid, option(value, "uuid"));
                 }
@@ -153,7 +163,7 @@ impl VmFacts {
         let runs = |argument: &Vec<u8>| argument == b"run";
         facts.serves_only = program == Program::Crosvm && !arguments.iter().any(runs);
         if program == Program::Qemu {
-            facts.discards = disks::discards(options(arguments));
+            facts.drives = disks::drives(options(arguments));
         }
         facts.or(VmFacts {
             name: socket,
@@ -176,6 +186,14 @@ impl VmFacts {
         };
         Some((pid, facts))
     }
+}
+
+/// `/var/run/qemu-server/100.pid` (config_to_command, PVE/QemuServer.pm).
+fn proxmox(pidfile: &str) -> Option<Manager> {
+    let (directory, file) = pidfile.rsplit_once('/')?;
+    let vmid = file.strip_suffix(".pid")?.parse().ok()?;
+    let is_its = directory.ends_with("/run/qemu-server");
+    is_its.then_some(Manager::Proxmox { vmid })
 }
 
 /// The name in `-name`. The first setting may omit its key; a comma in it is doubled

@@ -11,8 +11,8 @@ use jiff::tz::TimeZone;
 use super::calendar::{Calendar, Opening, between};
 use super::speed::Speeds;
 use crate::model::{
-    Bytes, Effect, Engine, EngineState, ExtentCount, ExtentsPerDay, Filesystem, FreeSpace, Outlook,
-    ReasonCode, Severity, Unusable,
+    Bytes, Effect, Engine, EngineState, ExtentCount, ExtentsPerDay, Filesystem, FreeSpace, Manager,
+    Outlook, ReasonCode, Severity, Unusable,
 };
 
 /// Maximum number of times a cooldown is doubled.
@@ -130,6 +130,10 @@ pub enum User {
         name: Option<String>,
         /// Its process ID.
         pid: u32,
+        /// What runs it, if known.
+        manager: Option<Manager>,
+        /// The name of the image in the VM, if known.
+        node: Option<String>,
     },
     /// Any other process.
     Process {
@@ -140,14 +144,30 @@ pub enum User {
     },
 }
 
+impl User {
+    /// Whether it is a VM of libvirt.
+    pub fn is_of_libvirt(&self) -> bool {
+        matches!(
+            self,
+            User::Vm {
+                manager: Some(Manager::Libvirt),
+                ..
+            }
+        )
+    }
+}
+
 impl fmt::Display for User {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             User::Vm {
                 name: Some(name),
                 pid,
+                ..
             } => write!(f, "VM {name} (pid {pid})"),
-            User::Vm { name: None, pid } => write!(f, "a VM (pid {pid})"),
+            User::Vm {
+                name: None, pid, ..
+            } => write!(f, "a VM (pid {pid})"),
             User::Process { name, pid } => write!(f, "{name} (pid {pid})"),
         }
     }
@@ -260,6 +280,8 @@ mod tests {
         let vm = |name: Option<&str>| User::Vm {
             name: name.map(str::to_owned),
             pid: 4711,
+            manager: None,
+            node: None,
         };
         assert_eq!(vm(Some("db-1")).to_string(), "VM db-1 (pid 4711)");
         assert_eq!(vm(None).to_string(), "a VM (pid 4711)");

@@ -105,6 +105,8 @@ fn user(owner: &Owner) -> Option<User> {
     let vm = owner.vm().map(|vm| User::Vm {
         name: vm.name.clone(),
         pid: vm.pid,
+        manager: vm.manager,
+        node: owner.node_of(vm).map(str::to_owned),
     });
     vm.or_else(|| {
         let opener = owner.openers.first()?;

@@ -6,7 +6,9 @@
 //! - [`estimate`]: the duration of a run, based on that speed
 //! - [`reason`]: why an image is not defragmented
 //! - [`planner`]: a decision on every image
+//! - [`by_hand`]: what operators can do where no engine works
 
+pub mod by_hand;
 pub mod calendar;
 pub mod estimate;
 pub mod facts;

@@ -12,9 +12,10 @@
 //!
 //! The first suitable engine as configured. `xfs_fsr` is unsuitable if the image is open or shares
 //! blocks, if its final swap would block readers for too long, or if it would not finish before the
-//! window closes; `online` is unsuitable without reflink or with DAX; both are if the host's kernel
-//! rules them out, or if free space or the possible gain is too small. `online` continues
-//! unfinished work in the next window.
+//! window closes; `online` is unsuitable without reflink or with DAX; `blockcopy`, which also works on
+//! ext4, if no VM of libvirt has the image open or it would not finish. All are if the host's kernel
+//! rules them out, or if free space or the possible gain is too small. `online` continues unfinished
+//! work in the next window.
 //!
 //! # Time
 //!
@@ -29,9 +30,10 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use super::by_hand::{ByHand, by_hand};
 use super::calendar::{Opening, between};
 use super::estimate::{Estimate, estimate};
-use super::facts::{Allowed, FilesystemFacts, ImageFacts, PlanFacts};
+use super::facts::{Allowed, FilesystemFacts, ImageFacts, PlanFacts, User};
 use super::reason::{self, Moment};
 use crate::config::settings::Defrag;
 use crate::model::gain::LITTLE;
@@ -77,6 +79,8 @@ pub struct Planned {
     pub outlook: Option<Outlook>,
     /// The decision.
     pub decision: Decision,
+    /// What operators can do about an image in use, if no engine works on it.
+    pub by_hand: Option<ByHand>,
 }
 
 /// Whether an image is defragmented.
@@ -204,7 +208,9 @@ impl Candidate<'_> {
     fn option_within(&self, from: Timestamp, to: Timestamp) -> Option<(Engine, Estimate)> {
         let left = between(from, to);
         let fits = |(engine, estimate): &&(Engine, Estimate)| match engine {
-            Engine::XfsFsr => estimate.about.saturating_add(estimate.about / MARGIN) <= left,
+            Engine::XfsFsr | Engine::BlockCopy => {
+                estimate.about.saturating_add(estimate.about / MARGIN) <= left
+            }
             Engine::Online => left >= SHORTEST_TURN.min(estimate.about),
         };
         self.options.iter().find(fits).copied()
@@ -231,6 +237,10 @@ impl<'f> Planner<'f> {
             extents: image.extents,
             ideal: image.ideal,
             outlook: image.outlook,
+            by_hand: match &decision {
+                Decision::Not(reason) if reason.code == ReasonCode::InUse => by_hand(image),
+                _ => None,
+            },
             decision,
         }
     }
@@ -248,10 +258,9 @@ impl<'f> Planner<'f> {
         }
         self.worthwhile(image)?;
         let filesystem = filesystem.ok_or(ReasonCode::NothingKnown)?;
-        if filesystem.info.kind != FilesystemKind::Xfs {
-            let type_name = &filesystem.info.type_name;
-            let text = format!("on {type_name}; only XFS is defragmented");
-            return Err(Refusal::new(ReasonCode::NotXfs, text));
+        let mut engines = self.policy.engines.iter().chain([&Engine::XfsFsr]);
+        if !engines.any(|engine| works_on(*engine, &filesystem.info)) {
+            return Err(not_xfs(&filesystem.info));
         }
         self.host_allows()?;
         filesystem_allows(filesystem)?;
@@ -361,15 +370,16 @@ impl<'f> Planner<'f> {
         if !options.is_empty() {
             return Ok(options);
         }
-        let online = refused.remove(&Engine::Online);
-        match (&image.user, refused.remove(&Engine::XfsFsr), online) {
-            (Some(user), _, online) if !self.policy.engines.is_empty() => {
-                Err(reason::in_use(user, online))
-            }
-            // For an idle image, the reason against xfs_fsr takes precedence.
-            (_, Some(reason), _) | (_, None, Some(reason)) => Err(reason),
-            (_, None, None) => Err(ReasonCode::NoEngine.into()),
+        if let Some(user) = image.user.as_ref().filter(|_| !refused.is_empty()) {
+            let [online, blockcopy] =
+                [Engine::Online, Engine::BlockCopy].map(|engine| refused.remove(&engine));
+            return Err(reason::in_use(user, online, blockcopy));
         }
+        // For an idle image, the reason against xfs_fsr, the first, takes precedence.
+        Err(refused
+            .into_values()
+            .next()
+            .unwrap_or(ReasonCode::NoEngine.into()))
     }
 
     /// The estimate for an engine; if it is unsuitable, the reason.
@@ -382,9 +392,18 @@ impl<'f> Planner<'f> {
         if let Some(unusable) = self.facts.unusable(engine) {
             return Err(reason::unusable(unusable));
         }
+        if !works_on(engine, &filesystem.info) {
+            return Err(not_xfs(&filesystem.info));
+        }
         let estimate = estimate(engine, image, filesystem, self.policy);
         match engine {
             Engine::XfsFsr => self.idle_image(image, &estimate)?,
+            Engine::BlockCopy => {
+                let of_libvirt = image.user.as_ref().is_some_and(User::is_of_libvirt);
+                if !of_libvirt {
+                    return Err(ReasonCode::NotLibvirt.into());
+                }
+            }
             Engine::Online => {
                 let features = filesystem.info.features;
                 if !features.is_some_and(|features| features.reflink) {
@@ -402,7 +421,7 @@ impl<'f> Planner<'f> {
             let text = format!("not enough free space (needs {needs}, has {has}, keeps {keeps})");
             return Err(Refusal::new(ReasonCode::NoSpace, text));
         }
-        if engine == Engine::XfsFsr {
+        if engine != Engine::Online {
             // The online engine is not limited in this way: what it has moved leaves room for the rest.
             let space = filesystem.space.as_ref();
             space.map_or(Ok(()), |it| it.check_copy(image.allocated, image.extents))?;
@@ -413,7 +432,7 @@ impl<'f> Planner<'f> {
     /// Checks what `xfs_fsr` requires of an image.
     fn idle_image(&self, image: &ImageFacts, estimate: &Estimate) -> Result<(), Refusal> {
         if let Some(user) = &image.user {
-            return Err(reason::in_use(user, None));
+            return Err(reason::in_use(user, None, None));
         }
         if image.shares_blocks {
             return Err(ReasonCode::SharesBlocks.into());
@@ -424,6 +443,17 @@ impl<'f> Planner<'f> {
         }
         Ok(())
     }
+}
+
+/// Whether an engine works on file systems of this kind.
+fn works_on(engine: Engine, filesystem: &Filesystem) -> bool {
+    let is_xfs = filesystem.kind == FilesystemKind::Xfs;
+    is_xfs || (engine == Engine::BlockCopy && filesystem.type_name == "ext4")
+}
+
+fn not_xfs(filesystem: &Filesystem) -> Refusal {
+    let text = format!("on {}; only XFS is defragmented", filesystem.type_name);
+    Refusal::new(ReasonCode::NotXfs, text)
 }
 
 /// Checks whether one of the engines can gain more than a little.

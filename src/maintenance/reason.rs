@@ -1,6 +1,6 @@
 //! The texts of the planner's reasons that need values; those of the others are in the model.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
@@ -33,15 +33,25 @@ impl fmt::Display for Moment {
     }
 }
 
-/// A process has it open; `online` is why the engine of that name, which allows it, is not used.
-pub fn in_use(user: &User, online: Option<Refusal>) -> Refusal {
-    let text = match &online {
-        None => format!("in use by {user}"),
-        Some(why) => format!("in use by {user}, and not online: {why}"),
-    };
-    let online = online.map(Box::new);
+/// A process has it open; `online` and `blockcopy` are why the engines of these names, which allow
+/// it, are not used, if they are configured.
+pub fn in_use(user: &User, online: Option<Refusal>, blockcopy: Option<Refusal>) -> Refusal {
+    let mut text = format!("in use by {user}");
+    if let Some(why) = &online {
+        let _ = write!(text, ", and not online: {why}");
+    }
+    match &blockcopy {
+        // Operators know what runs their VMs.
+        Some(why) if why.code == ReasonCode::NotLibvirt => {}
+        Some(why) => _ = write!(text, ", and not blockcopy: {why}"),
+        None if online.is_some() && user.is_of_libvirt() => {
+            text.push_str("; libvirt could copy it: see [defrag.blockcopy]");
+        }
+        None => {}
+    }
     Refusal {
-        online,
+        online: online.map(Box::new),
+        blockcopy: blockcopy.map(Box::new),
         ..Refusal::new(ReasonCode::InUse, text)
     }
 }
@@ -51,6 +61,7 @@ pub fn unusable(unusable: &Unusable) -> Refusal {
     let code = match unusable.reason {
         UnusableReason::KernelKnownBad | UnusableReason::KernelUnknown => ReasonCode::Kernel,
         UnusableReason::NoXfsFsr => ReasonCode::NoXfsFsr,
+        UnusableReason::NoVirsh => ReasonCode::NoVirsh,
         UnusableReason::NotConfigured => ReasonCode::NoEngine,
     };
     Refusal::new(code, unusable.brief.as_str())

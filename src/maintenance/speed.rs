@@ -14,6 +14,8 @@ pub struct Speeds {
     pub xfs_fsr: Option<Speed>,
     /// Copying speed of `online`.
     pub online: Option<Speed>,
+    /// Copying speed of `blockcopy`.
+    pub blockcopy: Option<Speed>,
 }
 
 /// A measured speed.
@@ -44,6 +46,7 @@ impl Speeds {
         Speeds {
             xfs_fsr: by(Engine::XfsFsr),
             online: by(Engine::Online),
+            blockcopy: by(Engine::BlockCopy),
         }
     }
 }
@@ -101,8 +104,13 @@ mod tests {
             let median = BytesPerSecond(mib << 20);
             Some(Speed { median, runs })
         };
-        let (xfs_fsr, online) = (speed(100, 9), speed(10, 1));
-        assert_eq!(speeds(&runs), Speeds { xfs_fsr, online });
+        runs.push(run(Engine::BlockCopy, 100, 2));
+        let found = Speeds {
+            xfs_fsr: speed(100, 9),
+            online: speed(10, 1),
+            blockcopy: speed(50, 1),
+        };
+        assert_eq!(speeds(&runs), found);
     }
 
     #[test]

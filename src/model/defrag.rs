@@ -19,6 +19,8 @@ words! {
         XfsFsr = "xfs_fsr",
         /// Moves segments of an image while its VM runs.
         Online = "online",
+        /// The hypervisor copies an image under its running VM, which then uses the copy.
+        BlockCopy = "blockcopy",
     }
 }
 
@@ -48,6 +50,7 @@ words! {
         /// It is not in `defrag.engines`.
         NotConfigured = "not_configured",
         NoXfsFsr = "no_xfs_fsr",
+        NoVirsh = "no_virsh",
         /// The kernel has a defect that endangers images.
         KernelKnownBad = "kernel_known_bad",
         /// The kernel may have such a defect.

@@ -66,10 +66,11 @@ impl Outlook {
         }
     }
 
-    /// Extents that an engine can remove at best; xfs_fsr copies shared and writes unwritten ones.
+    /// Extents that an engine can remove at best; a copy of the whole also has those that are shared
+    /// or unwritten.
     pub fn gain(&self, engine: Engine) -> Between {
         match engine {
-            Engine::XfsFsr => self.borders.holes.left_of(self.extents),
+            Engine::XfsFsr | Engine::BlockCopy => self.borders.holes.left_of(self.extents),
             Engine::Online => self.borders.joins,
         }
     }

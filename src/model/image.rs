@@ -22,6 +22,8 @@ pub struct ImageId {
 /// What the name of an image gets appended for the old file that a rewrite keeps. Such a file is no
 /// image.
 pub const KEPT_SUFFIX: &str = ".before-rewrite";
+/// End of the name of the copy that `blockcopy` makes of an image, and of its second name afterwards.
+pub const COPY_SUFFIX: &str = ".blockcopy";
 
 /// The name under which the old file is kept.
 pub fn kept_name(image: &Path) -> OsString {

@@ -41,7 +41,7 @@ pub use growth::{Forecast, Growth, Pace, Trend, Unknown};
 pub use history::{ExtentsPerDay, ImageKey, Point, UnixTime};
 pub use image::{Format, ImageId, ImageRef, Qcow2, Sample};
 pub use map::{ExtentMap, MapBuilder};
-pub use owner::{Opener, Owner, Vm};
+pub use owner::{Manager, Opener, Owner, Vm};
 pub use reason::{ReasonCode, Refusal};
 pub use rescue::{
     IncidentId, Monotonic, Outcome, RescueStep, RuleAction, RuleDefinition, StuckTask, Trigger,

@@ -11,6 +11,22 @@ pub struct Vm {
     pub uuid: Option<String>,
     /// Its process ID.
     pub pid: u32,
+    /// What runs it, if that can be seen.
+    #[serde(default)]
+    pub manager: Option<Manager>,
+}
+
+/// What runs a virtual machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Manager {
+    /// libvirt.
+    Libvirt,
+    /// Proxmox VE, which numbers its VMs.
+    Proxmox {
+        /// The number.
+        vmid: u32,
+    },
 }
 
 /// A process that has an image open.
@@ -31,6 +47,9 @@ pub struct Opener {
     /// Whether it passes the discards of its guest on to the image; `None` if that is not known.
     #[serde(default)]
     pub discards: Option<bool>,
+    /// The name of the image in the VM: a drive or the topmost block node; `None` if not known.
+    #[serde(default)]
+    pub node: Option<String>,
 }
 
 /// All processes that have an image open.
@@ -52,6 +71,15 @@ impl Owner {
         writer
             .chain(&self.openers)
             .find_map(|opener| opener.vm.as_ref())
+    }
+
+    /// The name of the image in a VM that has it open, if known.
+    pub fn node_of(&self, vm: &Vm) -> Option<&str> {
+        let its = self
+            .openers
+            .iter()
+            .find(|opener| opener.vm.as_ref() == Some(vm));
+        its?.node.as_deref()
     }
 
     /// Whether a VM passes discards on to it; `None` if that is not known.
@@ -86,6 +114,7 @@ mod tests {
             direct,
             buffered: !direct,
             discards: None,
+            node: None,
         }
     }
 

@@ -41,6 +41,11 @@ words! {
         NoEngine = "no_engine" => "no engine configured (engines in [defrag])",
         NoXfsFsr = "no_xfs_fsr" =>
             "xfs_fsr is not installed: it comes with xfsprogs, or xfsdump on RHEL",
+        NoVirsh = "no_virsh" =>
+            "virsh is not installed: it comes with libvirt-clients, or libvirt-client on RHEL",
+        NotLibvirt = "not_libvirt" => "no VM of libvirt has it open",
+        /// The state of its VM, or of a disk of it, does not allow a copy.
+        Hypervisor = "hypervisor",
         /// The kernel is not known to be safe for the engine.
         Kernel = "kernel",
         /// A process has it open.
@@ -116,6 +121,11 @@ impl ReasonCode {
                 | R::NoGate
                 | R::NoEngine
                 | R::NoXfsFsr
+                | R::NoVirsh
+                | R::NotLibvirt
+                | R::Hypervisor
+                | R::HardLinks
+                | R::NotXfs
                 | R::WouldNotFinish
         )
     }
@@ -136,6 +146,8 @@ pub struct Refusal {
     pub text: String,
     /// For an image that is in use: why the engine `online`, which allows that, is not used.
     pub online: Option<Box<Refusal>>,
+    /// Likewise, why `blockcopy` is not used.
+    pub blockcopy: Option<Box<Refusal>>,
 }
 
 impl From<ReasonCode> for Refusal {
@@ -151,6 +163,7 @@ impl Refusal {
             code,
             text: text.into(),
             online: None,
+            blockcopy: None,
         }
     }
 

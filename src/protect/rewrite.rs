@@ -28,7 +28,6 @@
 mod clear;
 mod commit;
 mod copy;
-mod metadata;
 mod note;
 mod plan;
 mod work;
@@ -37,15 +36,15 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::defrag::engine::{Controls, Event, Request};
+use crate::defrag::engine::{Controls, Event, Request, cannot};
 use crate::defrag::guard;
+use crate::defrag::metadata::Metadata;
 use crate::model::{Bytes, ExtentCount, RunForecast, RunOutcome};
 use crate::sys::fsxattr;
 use clear::{Cleared, clear};
 use copy::Copier;
-use metadata::Metadata;
 pub use note::{finish, recover};
-use work::{Work, cannot};
+use work::Work;
 
 /// A rewrite to be carried out.
 pub struct Rewrite<'a> {

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::{of_file, status};
 use crate::maintenance::{Calendar, Decision, Opening, Plan, Planned, PlannedRun};
 use crate::model::path::shown;
-use crate::model::{EngineState, ReasonCode, Refusal, Roughly};
+use crate::model::{Engine, EngineState, ReasonCode, Refusal, Roughly, UnusableReason};
 use crate::table::TextTable;
 
 const WINDOWS: usize = 7;
@@ -26,6 +26,7 @@ pub fn render(
 ) -> String {
     let mut text = runs(plan, calendar, now, width);
     text.push_str(&left_alone(plan, width));
+    text.push_str(&by_hand(plan));
     text.push('\n');
     text.push_str(&windows(calendar, now));
     text.push_str(&unusable_engines(engines));
@@ -35,8 +36,10 @@ pub fn render(
 /// The engines that cannot be used on this host, and what to do; empty if all can.
 fn unusable_engines(engines: &[EngineState]) -> String {
     let line = |state: &EngineState| {
-        let (engine, why) = (state.engine, &state.unusable.as_ref()?.text);
-        Some(format!("\n! {engine} is not used: {why}.\n"))
+        let (engine, why) = (state.engine, state.unusable.as_ref()?);
+        // Off by default.
+        let is_off = engine == Engine::BlockCopy && why.reason == UnusableReason::NotConfigured;
+        (!is_off).then(|| format!("\n! {engine} is not used: {}.\n", why.text))
     };
     engines.iter().filter_map(line).collect()
 }
@@ -112,6 +115,21 @@ fn left_alone(plan: &Plan, width: Option<u16>) -> String {
     if fine > 0 {
         let plural = if fine == 1 { " is" } else { "s are" };
         let _ = writeln!(text, "\n{fine} image{plural} not bad enough.");
+    }
+    text
+}
+
+/// What operators can do themselves under VMs that no engine copies.
+fn by_hand(plan: &Plan) -> String {
+    let mut text = String::new();
+    for planned in &plan.images {
+        if let Some(by_hand) = &planned.by_hand {
+            let _ = writeln!(text, "\nBy hand, {}:", shown(&planned.path));
+            for command in &by_hand.commands {
+                let _ = writeln!(text, "    {command}");
+            }
+            let _ = writeln!(text, "  {}", by_hand.lacks);
+        }
     }
     text
 }
@@ -218,6 +236,7 @@ fn image(planned: &Planned) -> Value {
         "outlook": planned.outlook,
         "run": run,
         "why_not": why_not,
+        "by_hand": planned.by_hand,
     });
     of_file(&planned.path, keys)
 }
@@ -238,11 +257,13 @@ fn run_object(planned: &Planned, run: &PlannedRun) -> Value {
     })
 }
 
-/// For an image in use, also why `online` leaves it alone.
+/// For an image in use, also why the engines leave it alone that allow that.
 fn why_not(reason: &Refusal) -> Value {
     let mut object = json!({ "code": reason.code, "text": reason.text });
-    if let Some(online) = &reason.online {
-        object["online"] = why_not(online);
+    for (engine, why) in [("online", &reason.online), ("blockcopy", &reason.blockcopy)] {
+        if let Some(why) = why {
+            object[engine] = why_not(why);
+        }
     }
     object
 }

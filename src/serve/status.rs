@@ -172,7 +172,7 @@ pub struct EngineState {
     pub engine: Engine,
     /// Whether it can be used.
     pub usable: bool,
-    /// Why not, as one word: `not_configured`, `no_xfs_fsr`, `kernel_known_bad`, `kernel_unknown`.
+    /// Why not, as one word: `not_configured`, `no_xfs_fsr`, `no_virsh`, `kernel_known_bad`, `kernel_unknown`.
     pub reason: Option<String>,
     /// Why not, in a sentence, with what to do.
     pub text: Option<String>,

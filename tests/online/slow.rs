@@ -65,6 +65,7 @@ fn a_disk_ten_times_slower_in_mid_run_gets_less_at_once() {
         proc: PathBuf::from("/proc"),
         sys: PathBuf::from("/sys"),
         hints: state(stall.bed()),
+        database: PathBuf::new(),
         kernel: KernelCheck::default(),
     };
     let limits = limits();

@@ -71,6 +71,7 @@ fn the_role_renders_a_configuration_that_passes() {
             "override": [{"images": ["db-*"], "critical": {"extents": 99999}}],
         },
         "rescue": {"dry_run": true},
+        "defrag": {"keep_free": "7%", "blockcopy": {"enabled": true, "directory": "/srv/copies"}},
         "klog": {"rule": [{"name": "disk", "pattern": "md/raid\\d+: failure"}, {"name": "b", "pattern": "c"}]},
     });
     let done = render(&dir, &config);
@@ -83,7 +84,15 @@ fn the_role_renders_a_configuration_that_passes() {
         .unwrap();
     assert!(shown.status.success(), "{shown:?}");
     let shown = String::from_utf8(shown.stdout).unwrap();
-    for part in ["/srv/ö", "1_234", "99_999", "dry_run = true", "raid\\d+"] {
+    for part in [
+        "/srv/ö",
+        "[defrag.blockcopy]",
+        "/srv/copies",
+        "1_234",
+        "99_999",
+        "dry_run = true",
+        "raid\\d+",
+    ] {
         let plain = part.replace('_', "");
         assert!(
             shown.contains(part) || shown.contains(&plain),

@@ -71,6 +71,18 @@ pub struct Disk<'a> {
     pub aio: &'a str,
 }
 
+/// What a VM boots, for those who start it themselves.
+#[derive(Debug)]
+pub struct Parts {
+    /// Its kernel and initramfs.
+    pub kernel: PathBuf,
+    pub memory: PathBuf,
+    /// The command line of the kernel.
+    pub words: String,
+    /// Holds the initramfs.
+    pub dir: PathBuf,
+}
+
 /// A VM at work. Killed when it goes out of scope.
 #[derive(Debug)]
 pub struct Running {
@@ -85,9 +97,8 @@ impl Machine<'_> {
         self.start_with(&[])
     }
 
-    /// Switches it on, with further arguments of QEMU.
-    pub fn start_with(&self, arguments: &[&str]) -> Here<Running> {
-        let program = tools::have("qemu-system-x86_64")?;
+    /// What it boots. Whoever takes it removes the directory.
+    pub fn parts(&self) -> Here<Parts> {
         if !cfg!(target_arch = "x86_64") {
             return Err(NotHere::because(
                 "the guest is this program, and not for x86-64",
@@ -103,6 +114,23 @@ impl Machine<'_> {
              --exact {} --include-ignored --nocapture --test-threads=1",
             self.test
         );
+        Ok(Parts {
+            kernel,
+            memory,
+            words,
+            dir,
+        })
+    }
+
+    /// Switches it on, with further arguments of QEMU.
+    pub fn start_with(&self, arguments: &[&str]) -> Here<Running> {
+        let program = tools::have("qemu-system-x86_64")?;
+        let Parts {
+            kernel,
+            memory,
+            words,
+            dir,
+        } = self.parts()?;
         let mut command = Command::new(program);
         command
             // Emulated processors that run at the same time, where there are several.

@@ -47,6 +47,7 @@ impl Made {
             proc: self.0.path().join("proc"),
             sys: self.0.path().join("sys"),
             hints: self.0.path().to_owned(),
+            database: PathBuf::new(),
             kernel: KernelCheck::Judge,
         }
     }

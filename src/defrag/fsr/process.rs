@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, Read as _};
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -28,17 +28,6 @@ const EXIT_DELAY: Duration = Duration::from_millis(1);
 const ASTRAY: Bytes = Bytes(4 << 20);
 /// Maximum length of kept output: a few lines with a path of 4096 bytes each.
 const LONGEST_OUTPUT: usize = 16_384;
-/// Directories missing from PATH for many users.
-const SYSTEM: [&str; 2] = ["/usr/sbin", "/sbin"];
-
-/// The path of the installed xfs_fsr.
-pub(in crate::defrag) fn program() -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path)
-        .chain(SYSTEM.into_iter().map(PathBuf::from))
-        .map(|directory| directory.join("xfs_fsr"))
-        .find(|file| file.is_absolute() && file.is_file())
-}
 
 /// A running xfs_fsr.
 pub(super) struct XfsFsr {

@@ -79,6 +79,7 @@ impl Made {
             proc: self.root.path().join("proc"),
             sys: self.root.path().join("sys"),
             hints: self.root.path().to_owned(),
+            database: PathBuf::new(),
             kernel: KernelCheck::Judge,
         };
         let now = Reading {
@@ -197,6 +198,7 @@ fn a_kernel_that_does_not_say_is_no_pressure_of_zero() {
         proc: made.root.path().join("proc"),
         sys: made.root.path().join("sys"),
         hints: made.root.path().to_owned(),
+        database: PathBuf::new(),
         kernel: KernelCheck::Judge,
     };
     let asked = |asked| read_waited(&host.proc, asked);

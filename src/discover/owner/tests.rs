@@ -1,7 +1,7 @@
 //! Tests of [`owner`](super).
 
 use super::*;
-use crate::model::{Bytes, ExtentCount, Format, ImageId, ImageKey};
+use crate::model::{Bytes, ExtentCount, Format, ImageId, ImageKey, Manager};
 use std::os::unix::fs::symlink;
 
 const DEVICE: DeviceNumber = DeviceNumber { major: 7, minor: 3 };
@@ -144,6 +144,7 @@ fn a_vm_owns_its_image() {
         name: Some("db-1".to_owned()),
         uuid: Some("u-1".to_owned()),
         pid: 100,
+        manager: None,
     };
     assert_eq!(owner.vm(), Some(&vm));
     let rsync = &owner.openers[1];
@@ -511,7 +512,7 @@ fn libvirt_names_vms_of_cloud_hypervisor_too() {
 #[test]
 fn whether_a_vm_discards_is_on_its_command_line() {
     let host = Host::new();
-    let line = "kvm -drive file=/srv/a.img,discard=unmap -drive file=/srv/b.img -drive file=/srv/c";
+    let line = "kvm -drive file=/srv/a.img,discard=unmap,id=d0 -pidfile /run/qemu-server/7.pid -drive file=/srv/b.img -drive file=/srv/c";
     host.process(7, "/usr/bin/kvm", line);
     for (fd, name) in [(3, "a.img"), (4, "b.img"), (5, "d.img")] {
         let inode = Some(u64::from(fd));
@@ -520,6 +521,10 @@ fn whether_a_vm_discards_is_on_its_command_line() {
     let holders = host.search().look().unwrap();
     let discards = |name: &str, inode| holders.owner(&image(name, inode), DEVICE).discards();
     assert_eq!(discards("/srv/a.img", 3), Some(true));
+    let owner = holders.owner(&image("/srv/a.img", 3), DEVICE);
+    let vm = owner.vm().unwrap();
+    assert_eq!(vm.manager, Some(Manager::Proxmox { vmid: 7 }));
+    assert_eq!(owner.node_of(vm), Some("d0"));
     assert_eq!(discards("/srv/b.img", 4), Some(false));
     // Attached later.
     assert_eq!(discards("/srv/d.img", 5), None);

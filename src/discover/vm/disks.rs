@@ -1,4 +1,5 @@
-//! Whether QEMU passes the discards of a guest on to its images, by its command line. Pure.
+//! The images of a QEMU by its command line: how it names them, and whether it passes the discards of
+//! its guest on to them. Pure.
 //!
 //! `-drive file=/a,discard=unmap`, or `-blockdev` with a node for the file and mostly one above it
 //! for the format: a discard gets through if each has `discard`, whose default is `ignore`
@@ -10,18 +11,26 @@ use serde_json::Value;
 
 use super::options::option;
 
-/// The images on a command line, and whether discards reach them.
-pub(in crate::discover) type Discards = Vec<(PathBuf, Discard)>;
-
 /// What becomes of a discard.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(in crate::discover) enum Discard {
+    #[default]
     Ignored,
     /// It makes a hole.
     Passed,
     /// In a qcow2 without `discard-no-unref` (since QEMU 8.1, 42a2890a76f4): its clusters are given up and
     /// used again in another order, and the file can grow beyond the size of the disk.
     Unreferenced,
+}
+
+/// An image on a command line.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(in crate::discover) struct Drive {
+    pub(in crate::discover) file: PathBuf,
+    /// What becomes of the guest's discards.
+    pub(in crate::discover) discard: Discard,
+    /// The `id` of its `-drive`, or the name of the topmost node above it.
+    pub(in crate::discover) node: Option<String>,
 }
 
 /// A `-blockdev`.
@@ -35,22 +44,29 @@ struct Node {
 }
 
 /// The images in the options of a command line.
-pub(super) fn discards(options: impl Iterator<Item = (String, String)>) -> Discards {
+pub(super) fn drives(options: impl Iterator<Item = (String, String)>) -> Vec<Drive> {
     let (mut found, mut nodes) = (Vec::new(), Vec::new());
     for (key, value) in options {
         match key.as_str() {
             "drive" => {
-                let discards = discard(|key| option(&value, key), "format");
                 let file = option(&value, "file").map(PathBuf::from);
-                found.extend(file.map(|file| (file, discards)));
+                found.extend(file.map(|file| Drive {
+                    file,
+                    discard: discard(|key| option(&value, key), "format"),
+                    node: option(&value, "id"),
+                }));
             }
             "blockdev" => nodes.extend(node(&value)),
             _ => {}
         }
     }
     let files = nodes.iter().filter_map(|node| {
-        let file = PathBuf::from(node.file.as_ref()?);
-        Some((file, gets_through(node, &nodes)))
+        let (top, discard) = top_of(node, &nodes);
+        Some(Drive {
+            file: PathBuf::from(node.file.as_ref()?),
+            discard,
+            node: top.name.clone(),
+        })
     });
     found.extend(files);
     found
@@ -66,22 +82,23 @@ fn discard(option: impl Fn(&str) -> Option<String>, driver: &str) -> Discard {
     }
 }
 
-/// Whether a node and all those above it pass discards on.
-fn gets_through(node: &Node, nodes: &[Node]) -> Discard {
-    let (mut at, mut worst) = (node, Discard::Ignored);
+/// The topmost node above a node, and what becomes of discards on the way.
+fn top_of<'n>(node: &'n Node, nodes: &'n [Node]) -> (&'n Node, Discard) {
+    let (mut at, mut discard) = (node, node.discard);
     // Bounded, because a command line can name a circle.
     for _ in nodes {
-        if at.discard == Discard::Ignored {
-            return Discard::Ignored;
-        }
-        worst = worst.max(at.discard);
         let is_above = |it: &&Node| it.below.is_some() && it.below == at.name;
         match nodes.iter().find(is_above) {
             Some(above) => at = above,
-            None => return worst,
+            None => return (at, discard),
         }
+        // Each on the way has to pass it on.
+        discard = match discard.min(at.discard) {
+            Discard::Ignored => Discard::Ignored,
+            _ => discard.max(at.discard),
+        };
     }
-    Discard::Ignored
+    (at, Discard::Ignored)
 }
 
 fn node(value: &str) -> Option<Node> {
@@ -121,10 +138,33 @@ mod tests {
 
     fn of(line: &[(&str, &str)]) -> Vec<(String, bool)> {
         let owned = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
-        let found = discards(line.iter().map(owned)).into_iter();
+        let found = drives(line.iter().map(owned)).into_iter();
         found
-            .map(|(file, discard)| (file.display().to_string(), discard != Discard::Ignored))
+            .map(|it| (it.file.display().to_string(), it.discard != Discard::Ignored))
             .collect()
+    }
+
+    #[test]
+    fn an_image_has_the_name_of_its_drive_or_topmost_node() {
+        let name = |line: &[(&str, &str)]| {
+            let owned = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
+            drives(line.iter().map(owned)).pop().unwrap().node
+        };
+        let is = |name: &str| Some(name.to_owned());
+        assert_eq!(
+            name(&[("drive", "file=/a,if=none,id=drive-scsi0")]),
+            is("drive-scsi0")
+        );
+        assert_eq!(name(&[("drive", "file=/a")]), None);
+        let storage = "driver=file,filename=/a,node-name=s";
+        assert_eq!(name(&[("blockdev", storage)]), is("s"));
+        let format = "driver=raw,node-name=f,file=s";
+        assert_eq!(
+            name(&[("blockdev", storage), ("blockdev", format)]),
+            is("f")
+        );
+        let nested = r#"{"driver":"throttle","node-name":"drive-virtio1","file":{"driver":"raw","node-name":"x","file":{"filename":"/a"}}}"#;
+        assert_eq!(name(&[("blockdev", nested)]), is("drive-virtio1"));
     }
 
     fn one(file: &str, discards: bool) -> Vec<(String, bool)> {
@@ -173,8 +213,8 @@ mod tests {
             ),
             ("file=/a,format=qcow2", Discard::Ignored),
         ] {
-            let found = discards([("drive".to_owned(), drive.to_owned())].into_iter());
-            assert_eq!(found[0].1, expected, "{drive}");
+            let found = drives([("drive".to_owned(), drive.to_owned())].into_iter());
+            assert_eq!(found[0].discard, expected, "{drive}");
         }
         let storage = r#"{"driver":"file","filename":"/a","node-name":"s","discard":"unmap"}"#;
         for (more, expected) in [
@@ -185,7 +225,7 @@ mod tests {
                 r#"{{"node-name":"f","discard":"unmap","driver":"qcow2","file":"s"{more}}}"#
             );
             let line = [storage, &format].map(|it| ("blockdev".to_owned(), it.to_owned()));
-            assert_eq!(discards(line.into_iter())[0].1, expected, "{format}");
+            assert_eq!(drives(line.into_iter())[0].discard, expected, "{format}");
         }
     }
 

@@ -14,6 +14,32 @@ fn facts(line: &[&str]) -> (Option<String>, Option<String>) {
 }
 
 #[test]
+fn what_runs_a_vm_is_on_its_command_line() {
+    let manager = |line: &str| {
+        let line: Vec<_> = line
+            .split(' ')
+            .map(|part| part.as_bytes().to_vec())
+            .collect();
+        VmFacts::of_command_line(Program::Qemu, &line).manager
+    };
+    // As libvirt 4.5 and 9.0 write it.
+    let old = "qemu-kvm -name guest=a -chardev socket,id=charmonitor,path=/a/monitor.sock,server \
+               -mon chardev=charmonitor,id=monitor,mode=control";
+    assert_eq!(manager(old), Some(Manager::Libvirt));
+    let new = "qemu-system-x86_64 -chardev socket,id=charmonitor,fd=26,server=on,wait=off -mon \
+               chardev=charmonitor,id=monitor,mode=control";
+    assert_eq!(manager(new), Some(Manager::Libvirt));
+    let proxmox = "kvm -id 100 -name web,debug-threads=on -mon chardev=qmp,mode=control -pidfile \
+                   /var/run/qemu-server/100.pid -daemonize";
+    assert_eq!(manager(proxmox), Some(Manager::Proxmox { vmid: 100 }));
+    assert_eq!(manager("kvm -pidfile /run/other/100.pid"), None);
+    assert_eq!(
+        manager("kvm -pidfile /run/qemu-server/a.pid -mon chardev=qmp"),
+        None
+    );
+}
+
+#[test]
 fn programs_are_told_apart() {
     for (name, program, expected) in [
         (

@@ -8,7 +8,8 @@ use crate::maintenance::facts::{Active, LastRun, User};
 use crate::maintenance::speed::{Speed, Speeds};
 use crate::model::free_space::Summary;
 use crate::model::{
-    Borders, Bytes, BytesPerSecond, EngineState, ExtentsPerDay, Features, Unusable, UnusableReason,
+    Borders, Bytes, BytesPerSecond, EngineState, ExtentsPerDay, Features, Manager, Unusable,
+    UnusableReason,
 };
 use std::sync::Arc;
 
@@ -92,8 +93,17 @@ fn pressed(facts: &mut PlanFacts, io_pressure: Option<f64>) {
 }
 
 fn vm() -> Option<User> {
-    let name = Some("db-1".to_owned());
-    Some(User::Vm { name, pid: 4711 })
+    of(None)
+}
+
+/// A VM of this manager.
+fn of(manager: Option<Manager>) -> Option<User> {
+    Some(User::Vm {
+        name: Some("db-1".to_owned()),
+        pid: 4711,
+        manager,
+        node: None,
+    })
 }
 
 /// The decisions as `/srv/a xfs_fsr 02:00` and `/srv/b: reason`.
@@ -165,6 +175,186 @@ fn an_idle_image_runs_at_once() {
     assert_eq!(run.estimate.measured_runs, 3);
     assert_eq!(plan.due(at("2026-11-21T02:00Z")).count(), 1);
     assert_eq!(plan.due(at("2026-11-21T01:59Z")).count(), 0);
+}
+
+const WITH_COPY: [Engine; 3] = [Engine::XfsFsr, Engine::Online, Engine::BlockCopy];
+
+/// An image of a VM of libvirt, on an XFS without reflink, and that engine enabled.
+fn for_a_copy(facts: &mut PlanFacts, policy: &mut Defrag) {
+    facts.images[0].user = of(Some(Manager::Libvirt));
+    facts.filesystems[0].info.features = Some(Features::default());
+    policy.engines = WITH_COPY.to_vec();
+}
+
+#[test]
+fn libvirt_copies_where_online_cannot_work() {
+    says(for_a_copy, " blockcopy 02:00");
+    says(
+        |facts, policy| {
+            for_a_copy(facts, policy);
+            facts.filesystems[0].info.features = None;
+            facts.filesystems[0].info.kind = FilesystemKind::Other;
+            facts.filesystems[0].info.type_name = "ext4".to_owned();
+        },
+        " blockcopy 02:00",
+    );
+    let kernel = || unusable(Engine::Online, UnusableReason::KernelUnknown, "kernel 5.14");
+    says(
+        |facts, policy| {
+            facts.images[0].user = of(Some(Manager::Libvirt));
+            facts.engines = vec![kernel()];
+            policy.engines = WITH_COPY.to_vec();
+        },
+        " blockcopy 02:00",
+    );
+    // Where online works, it comes first, as configured.
+    says(
+        |facts, policy| {
+            facts.images[0].user = of(Some(Manager::Libvirt));
+            policy.engines = WITH_COPY.to_vec();
+        },
+        " online 02:00",
+    );
+    let mut planned = facts(vec![image("a")]);
+    let mut policy = Defrag::default();
+    for_a_copy(&mut planned, &mut policy);
+    let copy = plan(&planned, &policy);
+    let Decision::Runs(run) = copy.images[0].decision else {
+        panic!("{copy:?}");
+    };
+    // 100 GiB at 50 MiB/s.
+    assert_eq!(run.estimate.about.as_secs(), 2050);
+    assert_eq!(run.estimate.needs, Bytes(100 * GIB));
+    assert_eq!(
+        (run.estimate.measured_runs, copy.images[0].by_hand.as_ref()),
+        (0, None)
+    );
+    planned.filesystems[0].speeds.blockcopy = Some(Speed {
+        median: BytesPerSecond(20 << 20),
+        runs: 2,
+    });
+    let slow = plan(&planned, &policy);
+    let Decision::Runs(run) = slow.images[0].decision else {
+        panic!("{slow:?}");
+    };
+    assert_eq!(
+        (run.estimate.about.as_secs(), run.estimate.measured_runs),
+        (5122, 2)
+    );
+    let passed: Vec<_> = passed_over(&planned, &policy)
+        .into_iter()
+        .map(|(engine, why)| (engine, why.code))
+        .collect();
+    let in_use = ReasonCode::InUse;
+    assert_eq!(passed, [(Engine::XfsFsr, in_use), (Engine::Online, in_use)]);
+}
+
+#[test]
+fn why_libvirt_does_not_copy() {
+    let full = "not enough free space (needs 100 GiB, has 90.0 GiB, keeps 50.0 GiB)";
+    says(
+        |facts, policy| {
+            for_a_copy(facts, policy);
+            facts.filesystems[0].info.free = Bytes(90 * GIB);
+        },
+        &format!(
+            ": in use by VM db-1 (pid 4711), and not online: the file system has no reflink, and \
+             not blockcopy: {full}"
+        ),
+    );
+    // The end of the window would give up a copy.
+    says(
+        |facts, policy| {
+            for_a_copy(facts, policy);
+            let Allowed::During(opening) = &mut facts.allowed else {
+                unreachable!();
+            };
+            opening.closes = at("2026-11-21T02:35Z");
+        },
+        ": would not finish before the window closes at 02:35 (about 34 min at 50.0 MiB/s, assumed, \
+         nothing measured on this file system yet)",
+    );
+    let no_virsh = || unusable(Engine::BlockCopy, UnusableReason::NoVirsh, "no virsh");
+    let why = |change: &dyn Fn(&mut PlanFacts, &mut Defrag)| {
+        let mut facts = facts(vec![image("a")]);
+        let mut policy = Defrag::default();
+        for_a_copy(&mut facts, &mut policy);
+        change(&mut facts, &mut policy);
+        match plan(&facts, &policy).images.remove(0).decision {
+            Decision::Not(reason) => {
+                let its = reason.blockcopy.map(|why| why.code);
+                (reason.code, its, reason.text)
+            }
+            Decision::Runs(run) => panic!("{run:?}"),
+        }
+    };
+    let (code, its, _) = why(&|facts, _| facts.engines = vec![no_virsh()]);
+    assert_eq!((code, its), (ReasonCode::InUse, Some(ReasonCode::NoVirsh)));
+    for manager in [None, Some(Manager::Proxmox { vmid: 100 })] {
+        let (code, its, text) = why(&|facts, _| facts.images[0].user = of(manager));
+        assert_eq!(
+            (code, its),
+            (ReasonCode::InUse, Some(ReasonCode::NotLibvirt))
+        );
+        assert!(!text.contains("blockcopy"), "{text}");
+    }
+    // Nobody has it open.
+    let (code, ..) = why(&|facts, policy| {
+        facts.images[0].user = None;
+        facts.images[0].shares_blocks = true;
+        policy.engines.remove(0);
+    });
+    assert_eq!(code, ReasonCode::NoReflink);
+    // What could be enabled.
+    let (_, its, text) = why(&|_, policy| policy.engines.truncate(2));
+    assert_eq!(its, None);
+    assert!(
+        text.ends_with("no reflink; libvirt could copy it: see [defrag.blockcopy]"),
+        "{text}"
+    );
+    // Other file systems.
+    let (code, ..) = why(&|facts, _| {
+        facts.filesystems[0].info.kind = FilesystemKind::Other;
+        facts.filesystems[0].info.type_name = "btrfs".to_owned();
+    });
+    assert_eq!(code, ReasonCode::NotXfs);
+}
+
+#[test]
+fn operators_get_the_command_for_other_vms() {
+    let by_hand = |manager, node: Option<&str>| {
+        let mut facts = facts(vec![image("a")]);
+        facts.images[0].user = Some(User::Vm {
+            name: None,
+            pid: 7,
+            manager,
+            node: node.map(str::to_owned),
+        });
+        facts.filesystems[0].info.features = None;
+        let planned = plan(&facts, &Defrag::default()).images.remove(0);
+        planned.by_hand.map(|it| it.commands)
+    };
+    let proxmox = Some(Manager::Proxmox { vmid: 100 });
+    assert_eq!(
+        by_hand(proxmox, Some("drive-scsi0")).unwrap(),
+        ["qm move-disk 100 scsi0 STORAGE --bwlimit KIBPS --delete 1"]
+    );
+    let plugged_in_later = by_hand(proxmox, None).unwrap();
+    assert!(plugged_in_later[0].starts_with("qm move-disk 100 DISK STORAGE"));
+    assert_eq!(by_hand(Some(Manager::Libvirt), None), None);
+    let commands = by_hand(None, Some("disk")).unwrap();
+    let parsed = |command: &str| {
+        let command = command.replace("BYTES_PER_SECOND", "1");
+        serde_json::from_str::<serde_json::Value>(&command).unwrap()
+    };
+    let [add, mirror, complete] = [1, 2, 4].map(|index| parsed(&commands[index]));
+    assert_eq!(commands[0], "qemu-img create -f FORMAT '/srv/a.new' SIZE");
+    assert_eq!(add["arguments"]["file"]["filename"], "/srv/a.new");
+    assert_eq!(mirror["arguments"]["target"], add["arguments"]["node-name"]);
+    assert_eq!(mirror["arguments"]["device"], "disk");
+    assert_eq!(mirror["arguments"]["copy-mode"], "write-blocking");
+    assert_eq!(complete["arguments"]["id"], mirror["arguments"]["job-id"]);
+    assert_eq!(commands[5], "mv -T '/srv/a.new' '/srv/a'");
 }
 
 fn unusable(engine: Engine, reason: UnusableReason, brief: &str) -> EngineState {
@@ -599,7 +789,7 @@ fn rsync() -> User {
 fn any_image() -> impl Strategy<Value = ImageFacts> {
     let severity = prop::sample::select(vec![Severity::Ok, Severity::Warning, Severity::Critical]);
     let numbers = (0..3_000_000_u64, 0..1000_u64, 0..600_u64, -1e5..1e5_f64);
-    let user = prop_oneof![3 => Just(None), 1 => Just(vm()), 1 => Just(Some(rsync()))];
+    let user = prop_oneof![3 => Just(None), 1 => Just(vm()), 2 => Just(of(Some(Manager::Libvirt))), 1 => Just(Some(rsync()))];
     let obstacles = prop_oneof![
         8 => Just(Vec::new()),
         1 => Just(vec![ReasonCode::Dax]),
@@ -737,8 +927,10 @@ fn any_facts() -> impl Strategy<Value = PlanFacts> {
 }
 
 fn any_policy() -> impl Strategy<Value = Defrag> {
-    use Engine::{Online, XfsFsr};
+    use Engine::{BlockCopy, Online, XfsFsr};
     let engines = vec![
+        vec![XfsFsr, Online, BlockCopy],
+        vec![BlockCopy],
         vec![XfsFsr, Online],
         vec![Online, XfsFsr],
         vec![XfsFsr],
@@ -817,6 +1009,12 @@ proptest! {
                     prop_assert!(run.estimate.stall <= policy.max_swap_stall);
                 }
                 Engine::Online => prop_assert!(filesystem.info.features.unwrap().reflink),
+                Engine::BlockCopy => {
+                    prop_assert!(image.user.as_ref().unwrap().is_of_libvirt());
+                    if let Allowed::During(opening) = facts.allowed {
+                        prop_assert!(run.begins + run.estimate.about <= opening.closes);
+                    }
+                }
             }
             if let Some(last) = &image.last_run {
                 prop_assert!(last.cools_until(policy.cooldown) <= run.begins);

@@ -27,12 +27,12 @@ use std::time::{Duration, Instant};
 use rustix::fs::{AtFlags, RenameFlags, fsync, linkat, renameat_with, statat, unlinkat};
 
 use super::clear::check_fit;
-use super::metadata::Metadata;
 use super::note::{Note, NoteFile, set_immutable};
-use super::work::{Work, cannot};
-use crate::defrag::engine::{Event, raise_gate};
+use super::work::Work;
+use crate::defrag::engine::{Event, cannot, raise_gate};
 use crate::defrag::gate::Gate;
 use crate::defrag::guard::{self, Target};
+use crate::defrag::metadata::Metadata;
 use crate::model::image::{kept_name, kept_path};
 use crate::model::path::shown;
 use crate::model::{ReasonCode, Refusal, RunOutcome};

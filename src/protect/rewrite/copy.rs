@@ -12,10 +12,11 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use super::metadata::Metadata;
 use super::plan::Plan;
-use super::work::{Work, cannot};
+use super::work::Work;
+use crate::defrag::engine::cannot;
 use crate::defrag::guard::{self, Target};
+use crate::defrag::metadata::Metadata;
 use crate::model::{Bytes, RunOutcome, Share};
 
 /// Length of a read or write. Openers wait for one to end.

@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, fsync, unlinkat};
 use serde::{Deserialize, Serialize};
 
-use super::metadata::Metadata;
+use crate::defrag::metadata::Metadata;
 use crate::defrag::{HostInterfaces, guard, notes};
 use crate::history::{StoreError, rekey};
 use crate::model::image::{kept_name, kept_path};

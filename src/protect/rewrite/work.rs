@@ -1,10 +1,9 @@
 //! A rewrite in progress: what is checked between two of its steps.
 
-use std::io;
 use std::thread;
 use std::time::Duration;
 
-use crate::defrag::engine::{Controls, failed, monotonic};
+use crate::defrag::engine::{Controls, monotonic};
 use crate::defrag::gate::Gate;
 use crate::defrag::run::{Input, Machine, RunState};
 use crate::model::{Bytes, RunOutcome, Stop};
@@ -68,17 +67,6 @@ impl<'w, 't, 'r> Work<'w, 't, 'r> {
                 return Ok(());
             }
             thread::sleep(INTERVAL);
-        }
-    }
-}
-
-/// The outcome of a rewrite that cannot go on.
-pub(super) fn cannot<E: Into<io::Error>>(what: &str) -> impl FnOnce(E) -> RunOutcome {
-    move |error| {
-        let error = error.into();
-        match error.raw_os_error() {
-            Some(libc::ENOSPC | libc::EDQUOT) => RunOutcome::NoSpace,
-            _ => failed(what, &error),
         }
     }
 }

@@ -5,6 +5,7 @@ use jiff::civil::{Weekday, time};
 
 use super::*;
 use crate::config::settings::{Maintenance, Window};
+use crate::maintenance::by_hand::ByHand;
 use crate::maintenance::estimate::Estimate;
 use crate::maintenance::reason::{self, in_use};
 use crate::maintenance::{JitterSeed, User};
@@ -34,6 +35,7 @@ fn calendar(start: i8, hours: u64) -> Calendar {
 
 fn planned(path: &str, extents: u64, decision: Decision) -> Planned {
     Planned {
+        by_hand: None,
         path: PathBuf::from(path),
         mount: Some(PathBuf::from("/srv")),
         severity: Severity::Warning,
@@ -63,6 +65,8 @@ fn run(begins: &str, minutes: u64, measured_runs: u32) -> Decision {
 
 fn plan() -> Plan {
     let user = User::Vm {
+        manager: None,
+        node: None,
         name: Some("db-1".to_owned()),
         pid: 4711,
     };
@@ -70,7 +74,7 @@ fn plan() -> Plan {
         let text = "severity ok, below warning";
         Decision::Not(Refusal::new(ReasonCode::BelowSeverity, text))
     };
-    let in_use = in_use(&user, None);
+    let in_use = in_use(&user, None, None);
     let holes = Between {
         low: ExtentCount(81_000),
         likely: ExtentCount(90_000),
@@ -122,6 +126,26 @@ Sat 2026-04-11 01:00 – 05:00 CEST  4 h
 Sun 2026-04-12 01:00 – 05:00 CEST  4 h
 Sat 2026-04-18 01:00 – 05:00 CEST  4 h
 "
+    );
+}
+
+#[test]
+fn what_operators_can_do_follows_what_is_left_alone() {
+    let mut plan = plan();
+    plan.images.drain(..2);
+    plan.images[0].by_hand = Some(ByHand {
+        commands: vec!["one".to_owned(), "another".to_owned()],
+        lacks: "It lacks a limit.",
+    });
+    let now = at("2026-03-28T01:00Z");
+    let text = render(&plan, &[], &calendar(1, 4), now, None);
+    let part = "bad enough.\n\nBy hand, /srv/db-1.img:\n    one\n    another\n  It lacks a limit.\n\nWindows";
+    assert!(text.contains(part), "{text}");
+    let json = render_json(&plan, &[], &calendar(1, 4), now, JudgedBy::Counts);
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(
+        json["images"][0]["by_hand"],
+        serde_json::json!({ "commands": ["one", "another"], "lacks": "It lacks a limit." })
     );
 }
 
@@ -199,6 +223,7 @@ fn programs_get_every_image() {
                 "gain_extents": { "low": 801_000, "likely": 810_000, "high": 819_000 },
             },
             "why_not": null,
+            "by_hand": null,
         })
     );
     assert_eq!(
@@ -229,13 +254,21 @@ fn an_engine_that_cannot_be_used_is_told_once() {
         "\n! online is not used: kernel 5.14 is not proven, and so on.\n"
     );
     assert_eq!(unusable_engines(&states[..1]), "");
+    let off = EngineState {
+        engine: Engine::BlockCopy,
+        unusable: Some(Unusable {
+            reason: UnusableReason::NotConfigured,
+            ..unusable.clone()
+        }),
+    };
+    assert_eq!(unusable_engines(&[off]), "");
     let mut plan = plan();
     let user = User::Process {
         name: "rsync".to_owned(),
         pid: 7,
     };
     let online = Some(reason::unusable(&unusable));
-    plan.images[2].decision = Decision::Not(in_use(&user, online));
+    plan.images[2].decision = Decision::Not(in_use(&user, online, None));
     let now = at("2026-03-28T01:00Z");
     let line = render_json(&plan, &states, &calendar(1, 4), now, JudgedBy::Daemon);
     let json: serde_json::Value = serde_json::from_str(&line).unwrap();

@@ -1,4 +1,4 @@
-//! What the copy takes over: owner, mode, access and modification time, extended attributes (ACL
+//! What a copy of an image takes over: owner, mode, access and modification time, extended attributes (ACL
 //! and SELinux label among them), project, flags. Its change time, its birth time and its inode
 //! number are its own.
 
@@ -13,7 +13,7 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use super::work::cannot;
+use super::engine::cannot;
 use crate::model::{Bytes, RunOutcome};
 use crate::sys::fsxattr::{self, Hint};
 
@@ -22,16 +22,19 @@ use crate::sys::fsxattr::{self, Hint};
 const NOT_CARRIED: u32 = 0x2 | 0x8000_0000 | 0x800;
 /// Maximum length of a list of names, and of a value (XATTR_LIST_MAX, XATTR_SIZE_MAX).
 const LONGEST: usize = 65_536;
+/// The owner and label from before the VM started: libvirt keeps these itself, with a count of users
+/// (src/util/virfile.c; src/security/security_util.c).
+const LIBVIRT: &[u8] = b"trusted.libvirt.";
 
 /// Everything about a file but its contents.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Metadata {
-    pub(super) size: u64,
+pub(crate) struct Metadata {
+    pub(crate) size: u64,
     owner: (u32, u32),
     mode: u32,
     /// Seconds and nanoseconds of last access and modification.
     accessed: (i64, i64),
-    pub(super) modified: (i64, i64),
+    pub(crate) modified: (i64, i64),
     extended: BTreeMap<Vec<u8>, Vec<u8>>,
     flags: u32,
     project: u32,
@@ -39,7 +42,7 @@ pub(super) struct Metadata {
 }
 
 impl Metadata {
-    pub(super) fn of(file: &File) -> io::Result<Metadata> {
+    pub(crate) fn of(file: &File) -> io::Result<Metadata> {
         let stat = file.metadata()?;
         let attributes = fsxattr::attributes(file)?;
         Ok(Metadata {
@@ -56,7 +59,7 @@ impl Metadata {
     }
 
     /// Gives an empty file the hint and the project, which count from the first block on.
-    pub(super) fn prepare(&self, copy: &File, hint: Bytes) -> io::Result<()> {
+    pub(crate) fn prepare(&self, copy: &File, hint: Bytes) -> io::Result<()> {
         let mut attributes = fsxattr::attributes(copy)?;
         let hint = u32::try_from(hint.0).unwrap_or(1 << 30);
         attributes.set_hint(Hint::Own, Some(hint));
@@ -65,7 +68,7 @@ impl Metadata {
     }
 
     /// Gives the rest to the finished copy, flushes it, and checks that the copy has it.
-    pub(super) fn carry_over(&self, copy: &File) -> Result<(), RunOutcome> {
+    pub(crate) fn carry_over(&self, copy: &File) -> Result<(), RunOutcome> {
         self.give(copy)
             .map_err(cannot("its attributes cannot be carried over"))?;
         copy.sync_all()
@@ -80,7 +83,29 @@ impl Metadata {
         })
     }
 
+    /// What permits access, for the copy of an image in use, whose times change.
+    pub(crate) fn access(mut self) -> Metadata {
+        self.extended.retain(|name, _| !name.starts_with(LIBVIRT));
+        self
+    }
+
+    /// The user and the group.
+    pub(crate) fn owner(&self) -> (u32, u32) {
+        self.owner
+    }
+
     fn give(&self, copy: &File) -> io::Result<()> {
+        self.give_access(copy)?;
+        let time = |(tv_sec, tv_nsec)| Timespec { tv_sec, tv_nsec };
+        let times = Timestamps {
+            last_access: time(self.accessed),
+            last_modification: time(self.modified),
+        };
+        Ok(futimens(copy, &times)?)
+    }
+
+    /// Gives owner, mode, extended attributes and flags.
+    pub(crate) fn give_access(&self, copy: &File) -> io::Result<()> {
         let (user, group) = self.owner;
         // First: it clears bits of the mode and security.capability.
         fchown(copy, Some(Uid::from_raw(user)), Some(Gid::from_raw(group)))?;
@@ -102,13 +127,7 @@ impl Metadata {
         let mut attributes = fsxattr::attributes(copy)?;
         attributes.flags = attributes.flags & NOT_CARRIED | self.flags;
         attributes.set_hint(Hint::CopyOnWrite, self.cow_hint);
-        fsxattr::set_attributes(copy, attributes)?;
-        let time = |(tv_sec, tv_nsec)| Timespec { tv_sec, tv_nsec };
-        let times = Timestamps {
-            last_access: time(self.accessed),
-            last_modification: time(self.modified),
-        };
-        Ok(futimens(copy, &times)?)
+        fsxattr::set_attributes(copy, attributes)
     }
 }
 

@@ -1,0 +1,167 @@
+//! Asks libvirt and the kernel what decides about a copy.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+
+use rustix::fs::{fstat, fstatvfs};
+
+use super::domain::Domain;
+use super::open_files;
+use super::output::{self, BlockJob, Versions};
+use super::refusal::{self, Facts, FileId};
+use super::target::Place;
+use super::virsh::{Virsh, VirshError};
+use crate::defrag::HostInterfaces;
+use crate::defrag::guard::Target;
+use crate::model::{Bytes, ReasonCode, Refusal, Share};
+
+/// Where libvirt's driver for QEMU notes the process IDs of its domains, as `NAME.pid`.
+const DRIVER: &str = "/run/libvirt/qemu";
+
+/// What is known of an image's VM.
+pub(super) struct Asked {
+    pub(super) facts: Facts,
+    /// The process of the VM.
+    pub(super) pid: u32,
+}
+
+/// What libvirt answers about a domain.
+struct Answers {
+    live: Domain,
+    defined: Option<Domain>,
+    state: String,
+    versions: Versions,
+    job: Option<String>,
+    block_job: Option<(String, String)>,
+    snapshots: Vec<String>,
+    checkpoints: Vec<String>,
+}
+
+/// Asks libvirt about the domain of this name.
+fn answers(virsh: &Virsh, name: &str) -> Result<Answers, Refusal> {
+    let versions = Versions::parse(&virsh.run("version", &[&"--daemon"])?).map_err(failed)?;
+    refusal::check_versions(&versions)?;
+    let live = domain(virsh, name, &[])?;
+    let of_it = |command| virsh.run(command, &[&"--domain", &live.uuid]);
+    let names = |command| -> Result<_, Refusal> {
+        let printed = virsh.run(command, &[&"--domain", &live.uuid, &"--name"])?;
+        Ok(output::names(&printed))
+    };
+    let info = output::domain_info(&of_it("dominfo")?).map_err(failed)?;
+    Ok(Answers {
+        defined: match info.persistent {
+            true => Some(domain(virsh, &live.uuid, &["--inactive"])?),
+            false => None,
+        },
+        state: info.state,
+        versions,
+        job: output::domain_job(&of_it("domjobinfo")?).map_err(failed)?,
+        block_job: any_block_job(virsh, &live)?,
+        snapshots: names("snapshot-list")?,
+        checkpoints: names("checkpoint-list")?,
+        live,
+    })
+}
+
+/// Asks all that [`check`](super::refusal::check) needs. Refused if no VM of libvirt has it open.
+pub(super) fn ask(
+    virsh: &Virsh,
+    target: &Target,
+    place: &Place,
+    keep_free: Share,
+    host: &HostInterfaces,
+) -> Result<Asked, Refusal> {
+    let image = target.file.metadata()?;
+    let file = FileId {
+        device: image.dev(),
+        inode: image.ino(),
+    };
+    let directory = target.path.parent().unwrap_or(Path::new("/"));
+    let writers = open_files::writers(&host.proc, &[directory]);
+    let mut pids: Vec<u32> = writers
+        .iter()
+        .filter(|writer| writer.file == file)
+        .map(|writer| writer.pid)
+        .collect();
+    pids.dedup();
+    let found = pids.iter().find_map(|pid| Some((*pid, domain_of(*pid)?)));
+    let (pid, name) = found.ok_or(Refusal::from(ReasonCode::NotLibvirt))?;
+    let answers = answers(virsh, &name)?;
+    let size = fstatvfs(&place.directory)?;
+    let bytes = |blocks: u64| Bytes(blocks.saturating_mul(size.f_frsize));
+    Ok(Asked {
+        facts: Facts {
+            image: target.path.clone(),
+            file,
+            links: image.nlink(),
+            live: answers.live,
+            defined: answers.defined,
+            state: answers.state,
+            versions: answers.versions,
+            job: answers.job,
+            block_job: answers.block_job,
+            snapshots: answers.snapshots,
+            checkpoints: answers.checkpoints,
+            open: open_files::writes_of(&host.proc, pid, &[directory])
+                .iter()
+                .map(|writer| writer.file)
+                .collect(),
+            others: pids.len().saturating_sub(1),
+            needs: Bytes(image.blocks().saturating_mul(512)),
+            has: bytes(size.f_bavail),
+            keeps: keep_free.of_bytes(bytes(size.f_blocks)),
+            copy_on: fstat(&place.directory)?.st_dev,
+        },
+        pid,
+    })
+}
+
+fn failed(error: output::UnknownOutput) -> Refusal {
+    VirshError::from(error).into()
+}
+
+/// The definition of a domain, named or by its UUID; `options` of `virsh dumpxml`.
+pub(super) fn domain(virsh: &Virsh, name: &str, options: &[&str]) -> Result<Domain, VirshError> {
+    let mut arguments: Vec<&dyn AsRef<OsStr>> = vec![&"--domain", &name];
+    arguments.extend(options.iter().map(|option| option as &dyn AsRef<OsStr>));
+    Ok(Domain::parse(&virsh.run("dumpxml", &arguments)?)?)
+}
+
+/// The copy job of a disk.
+pub(super) fn block_job(
+    virsh: &Virsh,
+    domain: &str,
+    disk: &str,
+) -> Result<Option<BlockJob>, VirshError> {
+    let printed = virsh.run(
+        "blockjob",
+        &[&"--domain", &domain, &"--path", &disk, &"--raw"],
+    )?;
+    Ok(output::block_job(&printed)?)
+}
+
+fn any_block_job(virsh: &Virsh, live: &Domain) -> Result<Option<(String, String)>, Refusal> {
+    for disk in live.disks.iter().filter(|disk| disk.source.is_some()) {
+        if let Some(job) = block_job(virsh, &live.uuid, &disk.target)? {
+            return Ok(Some((job.kind, disk.target.clone())));
+        }
+    }
+    Ok(None)
+}
+
+/// The name of the domain with this process.
+fn domain_of(pid: u32) -> Option<String> {
+    let files = fs::read_dir(DRIVER).ok()?.flatten();
+    let mut files = files.map(|entry| entry.path());
+    let is_it = |file: &std::path::PathBuf| {
+        let text = fs::read_to_string(file).unwrap_or_default();
+        file.extension().is_some_and(|its| its == "pid") && text.trim().parse() == Ok(pid)
+    };
+    let file = files.find(is_it)?;
+    Some(file.file_stem()?.to_str()?.to_owned())
+}
+
+#[cfg(test)]
+mod tests;

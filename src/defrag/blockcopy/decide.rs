@@ -1,0 +1,165 @@
+//! What is to be done about a copy that has begun, by what is found of it: the next of the steps that
+//! end it. Pure. After each step all is looked at again, until nothing is left to do.
+//!
+//! Two rules. A file is removed only if it is certain that the other one is current. A guest is
+//! resumed only when the path of the image leads to the current file.
+
+use serde::{Deserialize, Serialize};
+
+/// The step that was noted last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Step {
+    /// The copy is made.
+    Copying,
+    /// It is complete, flushed, and taken into use while the guest stands still.
+    Switching {
+        /// The guest stands still because of that.
+        suspends: bool,
+    },
+}
+
+/// What a name leads to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Name {
+    /// The file that was the image at the beginning.
+    Old,
+    /// The copy.
+    New,
+    Missing,
+    Other,
+}
+
+/// The state of the domain, as libvirt reports it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Vm {
+    Running,
+    Paused,
+    Off,
+    /// libvirt does not know it.
+    Undefined,
+    /// libvirt does not answer.
+    Unknown,
+}
+
+/// Which path a definition of the domain names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Named {
+    /// That of the image.
+    Image,
+    /// That of the copy.
+    Copy,
+    /// Another, or there is no such definition or disk.
+    Neither,
+}
+
+/// All that is found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Found {
+    pub(super) step: Step,
+    /// What the path of the image leads to.
+    pub(super) image: Name,
+    /// What the path of the copy leads to.
+    pub(super) copy: Name,
+    /// Whether a process writes to the old file, and to the copy.
+    pub(super) writes_old: bool,
+    pub(super) writes_new: bool,
+    /// Whether the copy was modified more than a second after the old file: while both are written,
+    /// the difference is that of two writes.
+    pub(super) is_newer: bool,
+    pub(super) vm: Vm,
+    /// Whether libvirt has a copy job for the disk.
+    pub(super) job: bool,
+    pub(super) live: Named,
+    pub(super) defined: Named,
+}
+
+/// The next step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Act {
+    /// Give the copy the path of the image.
+    Link,
+    /// End the job; the VM keeps the old file.
+    Abort,
+    /// Let the guest go on.
+    Resume,
+    /// Have the persistent definition name the path of the image.
+    Define,
+    /// Remove the name of the copy: a copy that is not used, or its second name.
+    Remove,
+    /// Nothing is left.
+    Forget,
+    /// Nothing until the VM ends: its running definition names the copy.
+    Keep,
+    /// Nothing now: it cannot be known, or libvirt has to do something first.
+    Wait,
+    /// Nothing: others have moved the files.
+    Leave,
+}
+
+pub(super) fn next(found: &Found) -> Act {
+    let may_be_current = found.writes_new && !found.writes_old;
+    match found.image {
+        // Also while libvirt does not answer: what is current is certain.
+        Name::Old if may_be_current => Act::Link,
+        Name::Old if found.writes_new => abort(found),
+        Name::Old => with_old(found),
+        Name::New if found.writes_old => Act::Leave,
+        Name::New => with_new(found),
+        Name::Missing | Name::Other => resume(found).unwrap_or(Act::Leave),
+    }
+}
+
+/// A guest that stands still because of a copy.
+fn resume(found: &Found) -> Option<Act> {
+    let suspends = found.step == (Step::Switching { suspends: true });
+    (found.vm == Vm::Paused && suspends).then_some(Act::Resume)
+}
+
+/// QEMU writes to both, so both are current, but only the old file is complete for certain.
+fn abort(found: &Found) -> Act {
+    match (found.vm, found.job) {
+        (Vm::Running | Vm::Paused, true) => Act::Abort,
+        _ => Act::Wait,
+    }
+}
+
+/// The path leads to the old file, and nobody writes to the copy.
+fn with_old(found: &Found) -> Act {
+    let is_used = found.writes_old;
+    match (found.vm, found.copy) {
+        (Vm::Unknown, _) => Act::Wait,
+        (Vm::Running | Vm::Paused, _) if found.job => Act::Wait,
+        (_, Name::New) if !is_used && was_taken(found) => Act::Link,
+        _ if !is_used && found.defined == Named::Copy => Act::Leave,
+        _ if resume(found).is_some() => Act::Resume,
+        // Without a definition, nothing shows which of the two was used last.
+        (Vm::Undefined, Name::New) if !is_used && found.step != Step::Copying => Act::Leave,
+        _ if found.defined == Named::Copy => Act::Define,
+        (_, Name::New) => Act::Remove,
+        _ => Act::Forget,
+    }
+}
+
+/// Whether a copy that nobody has open was in use: libvirt defines it, or only it was written to.
+fn was_taken(found: &Found) -> bool {
+    let may_be = found.step != Step::Copying && found.is_newer;
+    found.defined == Named::Copy || may_be
+}
+
+/// The path leads to the copy.
+fn with_new(found: &Found) -> Act {
+    if let Some(resume) = resume(found) {
+        return resume;
+    }
+    match (found.vm, found.live, found.defined, found.copy) {
+        (Vm::Unknown, ..) => Act::Wait,
+        (_, _, Named::Copy, _) => Act::Define,
+        (Vm::Running | Vm::Paused, Named::Copy, ..) => Act::Keep,
+        (_, _, _, Name::New) => Act::Remove,
+        _ => Act::Forget,
+    }
+}
+
+#[cfg(test)]
+mod tests;

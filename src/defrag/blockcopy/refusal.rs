@@ -1,0 +1,300 @@
+//! Whether a disk can be copied under its running domain: the first reason why not. Pure.
+//!
+//! # Versions
+//!
+//! The copy needs synchronous writes: without them the copy lacks the last writes when it is ready,
+//! and need not converge (`MirrorCopyMode`, qapi/block-core.json of QEMU, since 3.0). libvirt offers
+//! them since 8.0 (`VIR_DOMAIN_BLOCK_COPY_SYNCHRONOUS_WRITES`, NEWS.rst), with `-blockdev`, for which
+//! it requires QEMU 4.2 (NEWS.rst of 5.10 and 6.0).
+
+use std::path::{Path, PathBuf};
+
+use super::domain::{Backing, Disk, Domain};
+use super::output::{Version, Versions};
+use crate::model::path::shown;
+use crate::model::{Bytes, ReasonCode, Refusal};
+
+const LEAST_LIBVIRT: Version = Version(8, 0, 0);
+const LEAST_QEMU: Version = Version(4, 2, 0);
+
+/// What identifies a file: `st_dev` and inode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FileId {
+    /// `st_dev`.
+    pub device: u64,
+    /// Inode number.
+    pub inode: u64,
+}
+
+/// Everything that is asked before a copy, and again before it is taken into use.
+#[derive(Debug, Clone)]
+pub struct Facts {
+    /// The path of the image.
+    pub image: PathBuf,
+    /// The file that the path leads to.
+    pub file: FileId,
+    /// Its number of names.
+    pub links: u64,
+    /// The running domain.
+    pub live: Domain,
+    /// Its persistent definition, if it has one.
+    pub defined: Option<Domain>,
+    /// Its state, as `virsh domstate` names it.
+    pub state: String,
+    /// The versions of libvirt and QEMU.
+    pub versions: Versions,
+    /// The job that the whole domain is in, such as a migration.
+    pub job: Option<String>,
+    /// The block job on one of its disks, as `virsh blockjob` names it, and the target of the disk.
+    pub block_job: Option<(String, String)>,
+    /// Names of its snapshots.
+    pub snapshots: Vec<String>,
+    /// Names of its checkpoints.
+    pub checkpoints: Vec<String>,
+    /// The files that the domain's process has open.
+    pub open: Vec<FileId>,
+    /// Number of other processes that have the image open.
+    pub others: usize,
+    /// What the copy can take up at most.
+    pub needs: Bytes,
+    /// Free space where the copy is made.
+    pub has: Bytes,
+    /// What stays free of it.
+    pub keeps: Bytes,
+    /// `st_dev` of the directory in which the copy is made.
+    pub copy_on: u64,
+}
+
+/// The disk that is to be copied, or why it is left alone.
+pub fn check(facts: &Facts) -> Result<&Disk, Refusal> {
+    check_versions(&facts.versions)?;
+    domain(facts)?;
+    let disk = only_disk(&facts.live, &facts.image)?;
+    plain(disk, Stated::Running)?;
+    same_when_started(facts, disk)?;
+    file(facts)?;
+    Ok(disk)
+}
+
+fn refused(text: impl Into<String>) -> Refusal {
+    Refusal::new(ReasonCode::Hypervisor, text)
+}
+
+fn refuse_if(is_so: bool, text: impl FnOnce() -> String) -> Result<(), Refusal> {
+    match is_so {
+        true => Err(refused(text())),
+        false => Ok(()),
+    }
+}
+
+/// Checks the versions, before commands are used that old ones lack.
+pub(super) fn check_versions(versions: &Versions) -> Result<(), Refusal> {
+    let libvirt = versions.libvirt;
+    refuse_if(libvirt < LEAST_LIBVIRT, || {
+        format!(
+            "libvirt {libvirt} cannot copy with synchronous writes: update it to {LEAST_LIBVIRT}, \
+             or shut the VM down in a window, for xfs_fsr"
+        )
+    })?;
+    let Some(qemu) = versions.qemu else {
+        return Err(refused(
+            "libvirt cannot find out the version of QEMU: see `virsh version`",
+        ));
+    };
+    refuse_if(qemu < LEAST_QEMU, || {
+        format!("QEMU {qemu} is too old for such a copy: update it to {LEAST_QEMU}")
+    })
+}
+
+/// Checks the domain as a whole.
+fn domain(facts: &Facts) -> Result<(), Refusal> {
+    let name = &facts.live.name;
+    let list = |names: &[String]| names.join(", ");
+    refuse_if(facts.state != "running", || {
+        format!("its VM {name} is {}: resume it, or wait", facts.state)
+    })?;
+    refuse_if(facts.defined.is_none(), || {
+        format!(
+            "its VM {name} is transient, and libvirt would forget it with its process: define it \
+             (`virsh dumpxml`, `virsh define`)"
+        )
+    })?;
+    if let Some(job) = &facts.job {
+        let text = format!("its VM {name} is busy ({job}): it is tried again later");
+        return Err(refused(text));
+    }
+    if let Some((job, disk)) = &facts.block_job {
+        let text = format!(
+            "a job of another program is at work on disk {disk} ({job}): wait for it, or end it \
+             with `virsh blockjob {name} {disk} --abort`"
+        );
+        return Err(refused(text));
+    }
+    let Facts {
+        snapshots,
+        checkpoints,
+        ..
+    } = facts;
+    refuse_if(!snapshots.is_empty(), || {
+        format!(
+            "its VM has snapshots ({}), which name the present file: delete them",
+            list(snapshots)
+        )
+    })?;
+    refuse_if(!checkpoints.is_empty(), || {
+        format!(
+            "its VM has checkpoints ({}), whose bitmaps a copy lacks: delete them, and the next \
+             backup is a full one",
+            list(checkpoints)
+        )
+    })?;
+    refuse_if(facts.live.host_devices, || {
+        format!(
+            "devices of the host are passed through to its VM {name}, and do not stop with it: \
+             shut it down in a window, for xfs_fsr"
+        )
+    })
+}
+
+/// The disk with this file; more than one, or none, is refused.
+fn only_disk<'d>(domain: &'d Domain, image: &Path) -> Result<&'d Disk, Refusal> {
+    match domain.disks_of(image)[..] {
+        [disk] => Ok(disk),
+        [_, ..] => Err(refused("two disks of its VM are this file: remove one")),
+        [] => Err(refused(format!(
+            "no disk of VM {} names it: it is open as something else, such as a kernel, firmware \
+             or a backing file",
+            domain.name
+        ))),
+    }
+}
+
+/// Where something is stated of a disk.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stated {
+    Running,
+    Defined,
+}
+
+/// Checks that a disk is a whole, plain, writable file of its VM alone.
+fn plain(disk: &Disk, stated: Stated) -> Result<(), Refusal> {
+    let target = &disk.target;
+    let raw = disk.format.as_deref() == Some("raw");
+    let against = [
+        (
+            disk.device != "disk",
+            format!("it is a {}, not a disk", disk.device),
+        ),
+        (
+            disk.read_only,
+            "the guest can only read it, so it gets no more extents: it is left alone".to_owned(),
+        ),
+        (
+            disk.shareable,
+            "other VMs share it, and their writes would miss the copy: shut them all down in a \
+             window, for xfs_fsr"
+                .to_owned(),
+        ),
+        (
+            disk.transient,
+            "its changes are discarded when the VM ends: it is left alone".to_owned(),
+        ),
+        (
+            disk.encrypted,
+            "QEMU encrypts it, and the secrets for a copy are with libvirt: shut the VM down in a \
+             window, for xfs_fsr"
+                .to_owned(),
+        ),
+        (
+            disk.sliced,
+            "only a part of the file is the disk: shut the VM down in a window, for xfs_fsr"
+                .to_owned(),
+        ),
+        (
+            !raw,
+            format!(
+                "its format is {}, and only raw images are copied: shut the VM down in a window, \
+                 for xfs_fsr",
+                disk.format.as_deref().unwrap_or("not stated")
+            ),
+        ),
+    ];
+    if let Some((_, text)) = against.into_iter().find(|(is_so, _)| *is_so) {
+        return Err(refused(format!("disk {target}: {text}")));
+    }
+    match (&disk.backing, stated) {
+        (Backing::None, _) | (Backing::NotStated, Stated::Defined) => {}
+        (Backing::Image(below), _) => {
+            let text = format!(
+                "disk {target} is based on {below}: merge them first (`virsh blockcommit`, \
+                 `virsh blockpull`)"
+            );
+            return Err(refused(text));
+        }
+        (Backing::NotStated, Stated::Running) => {
+            let text = format!(
+                "libvirt does not state what disk {target} is based on: see `virsh dumpxml`"
+            );
+            return Err(refused(text));
+        }
+    }
+    refuse_if(disk.mirror.is_some(), || {
+        format!("disk {target} is being copied already: wait, or `virsh blockjob --abort`")
+    })
+}
+
+/// Checks that the domain would be started with the same disk.
+fn same_when_started(facts: &Facts, live: &Disk) -> Result<(), Refusal> {
+    let Some(defined) = &facts.defined else {
+        return Err(refused("its VM is not defined"));
+    };
+    let disk = defined.disk(&live.target);
+    let same = disk.is_some_and(|it| it.source == live.source && it.format == live.format);
+    refuse_if(!same, || {
+        format!(
+            "VM {} would be started with another disk {} than it runs with: compare `virsh \
+             dumpxml` with `virsh dumpxml --inactive`",
+            defined.name, live.target
+        )
+    })?;
+    disk.map_or(Ok(()), |disk| plain(disk, Stated::Defined))
+}
+
+/// Checks the file, and the place of its copy.
+fn file(facts: &Facts) -> Result<(), Refusal> {
+    let image = shown(&facts.image);
+    refuse_if(!facts.open.contains(&facts.file), || {
+        format!(
+            "the process of VM {} has another file open than {image} is now: shut the VM down, see \
+             which one is current, and start it again",
+            facts.live.name
+        )
+    })?;
+    if facts.others > 0 {
+        let text = "other processes have it open as well, and would keep the old file: end them";
+        return Err(refused(text));
+    }
+    if facts.links != 1 {
+        let text = format!(
+            "has {} names, and the others would keep the old file: remove them",
+            facts.links
+        );
+        return Err(Refusal::new(ReasonCode::HardLinks, text));
+    }
+    refuse_if(facts.copy_on != facts.file.device, || {
+        "defrag.blockcopy.directory is on another file system than the image, whose path would lead \
+         to the old file: choose one on the same, or \"\""
+            .to_owned()
+    })?;
+    let Facts {
+        needs, has, keeps, ..
+    } = facts;
+    if needs.saturating_add(*keeps) > *has {
+        let text = format!("not enough free space: needs {needs}, has {has}, keeps {keeps}");
+        return Err(Refusal::new(ReasonCode::NoSpace, text));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,222 @@
+use super::*;
+
+const IMAGE: FileId = FileId {
+    device: 1,
+    inode: 131,
+};
+
+fn disk() -> Disk {
+    Disk {
+        target: "vda".to_owned(),
+        device: "disk".to_owned(),
+        kind: "file".to_owned(),
+        source: Some("/srv/a.raw".into()),
+        format: Some("raw".to_owned()),
+        backing: Backing::None,
+        ..Disk::default()
+    }
+}
+
+fn domain(disk: Disk) -> Domain {
+    Domain {
+        name: "db-1".to_owned(),
+        uuid: "u-1".to_owned(),
+        id: Some(7),
+        host_devices: false,
+        disks: vec![disk],
+    }
+}
+
+fn facts() -> Facts {
+    let defined = Domain {
+        id: None,
+        ..domain(Disk {
+            backing: Backing::NotStated,
+            ..disk()
+        })
+    };
+    Facts {
+        image: "/srv/a.raw".into(),
+        file: IMAGE,
+        links: 1,
+        live: domain(disk()),
+        defined: Some(defined),
+        state: "running".to_owned(),
+        versions: Versions {
+            libvirt: LEAST_LIBVIRT,
+            qemu: Some(LEAST_QEMU),
+        },
+        job: None,
+        block_job: None,
+        snapshots: Vec::new(),
+        checkpoints: Vec::new(),
+        open: vec![
+            FileId {
+                device: 1,
+                inode: 9,
+            },
+            IMAGE,
+        ],
+        others: 0,
+        needs: Bytes(100),
+        has: Bytes(105),
+        keeps: Bytes(5),
+        copy_on: 1,
+    }
+}
+
+/// The refusal after a change of the facts.
+fn refusal(change: impl FnOnce(&mut Facts)) -> Refusal {
+    let mut facts = facts();
+    change(&mut facts);
+    check(&facts).unwrap_err()
+}
+
+#[track_caller]
+fn refuses(change: impl FnOnce(&mut Facts), words: &str) {
+    let refusal = refusal(change);
+    assert!(refusal.text.contains(words), "{refusal}");
+    assert_eq!(refusal.code, ReasonCode::Hypervisor, "{refusal}");
+    // The way out.
+    let has_way_out = [":", "in a window"]
+        .iter()
+        .any(|it| refusal.text.contains(it));
+    assert!(has_way_out, "{refusal}");
+}
+
+#[test]
+fn a_plain_disk_of_a_running_domain_is_copied() {
+    assert_eq!(check(&facts()).unwrap(), &disk());
+}
+
+#[test]
+fn old_versions_are_refused() {
+    refuses(
+        |it| it.versions.libvirt = Version(7, 10, 0),
+        "update it to 8.0.0",
+    );
+    refuses(
+        |it| it.versions.libvirt = Version(4, 5, 0),
+        "libvirt 4.5.0 cannot",
+    );
+    refuses(
+        |it| it.versions.qemu = Some(Version(4, 1, 1)),
+        "update it to 4.2.0",
+    );
+    refuses(|it| it.versions.qemu = None, "cannot find out the version");
+    for libvirt in [Version(9, 0, 0), Version(10, 0, 0), Version(11, 10, 0)] {
+        let mut facts = facts();
+        facts.versions.libvirt = libvirt;
+        assert!(check(&facts).is_ok());
+    }
+}
+
+#[test]
+fn the_state_of_the_domain_counts() {
+    refuses(
+        |it| it.state = "paused".to_owned(),
+        "db-1 is paused: resume it",
+    );
+    refuses(|it| it.defined = None, "db-1 is transient");
+    let migration = || Some("Outgoing migration".to_owned());
+    refuses(|it| it.job = migration(), "busy (Outgoing migration)");
+    let job = || Some(("Backup".to_owned(), "vdb".to_owned()));
+    refuses(
+        |it| it.block_job = job(),
+        "`virsh blockjob db-1 vdb --abort`",
+    );
+    let names = || vec!["old".to_owned(), "new".to_owned()];
+    refuses(|it| it.snapshots = names(), "snapshots (old, new)");
+    refuses(|it| it.checkpoints = names(), "checkpoints (old, new)");
+    refuses(|it| it.live.host_devices = true, "passed through");
+}
+
+#[test]
+fn only_a_plain_disk_is_copied() {
+    type Change = fn(&mut Disk);
+    let changes: [(Change, &str); 12] = [
+        (|it| it.device = "lun".to_owned(), "disk vda: it is a lun"),
+        (|it| it.read_only = true, "can only read it"),
+        (|it| it.shareable = true, "other VMs share it"),
+        (|it| it.transient = true, "are discarded"),
+        (|it| it.encrypted = true, "secrets"),
+        (|it| it.sliced = true, "only a part of the file"),
+        (
+            |it| it.format = Some("qcow2".to_owned()),
+            "its format is qcow2",
+        ),
+        (|it| it.format = None, "its format is not stated"),
+        (
+            |it| it.backing = Backing::Image("/srv/base".to_owned()),
+            "based on /srv/base",
+        ),
+        (|it| it.backing = Backing::NotStated, "does not state what"),
+        (
+            |it| it.mirror = Some(super::super::domain::Mirror::default()),
+            "is being copied",
+        ),
+        (
+            |it| it.source = Some("/srv/b.raw".into()),
+            "no disk of VM db-1 names it",
+        ),
+    ];
+    for (change, words) in changes {
+        refuses(|it| change(&mut it.live.disks[0]), words);
+    }
+    // The definition that the next start uses is looked at too, as far as it states anything.
+    for (change, words) in &changes[1..6] {
+        refuses(
+            |it| change(&mut it.defined.as_mut().unwrap().disks[0]),
+            words,
+        );
+    }
+    refuses(|it| it.live.disks.push(disk()), "two disks");
+}
+
+#[test]
+fn the_next_start_must_have_the_same_disk() {
+    type Change = fn(&mut Disk);
+    let changes: [Change; 3] = [
+        |it| it.source = Some("/srv/old.raw".into()),
+        |it| it.format = Some("qcow2".to_owned()),
+        |it| it.target = "sda".to_owned(),
+    ];
+    for change in changes {
+        let words = "would be started with another disk vda";
+        refuses(
+            |it| change(&mut it.defined.as_mut().unwrap().disks[0]),
+            words,
+        );
+    }
+}
+
+#[test]
+fn the_path_must_lead_to_the_file_that_is_used() {
+    refuses(
+        |it| it.open = vec![FileId { device: 2, ..IMAGE }],
+        "another file open",
+    );
+    refuses(|it| it.others = 1, "other processes");
+    refuses(|it| it.copy_on = 2, "defrag.blockcopy.directory");
+    let links = refusal(|it| it.links = 2);
+    assert_eq!(links.code, ReasonCode::HardLinks);
+    let full = refusal(|it| it.has = Bytes(104));
+    assert_eq!(full.code, ReasonCode::NoSpace);
+    assert!(
+        refusal(|it| it.keeps = Bytes(u64::MAX))
+            .text
+            .contains("not enough")
+    );
+}
+
+/// A run that is refused is tried again later, or another engine is.
+#[test]
+fn the_reasons_lie_with_the_engine() {
+    for code in [
+        ReasonCode::Hypervisor,
+        ReasonCode::HardLinks,
+        ReasonCode::NoSpace,
+    ] {
+        assert!(code.lies_with_engine(), "{code:?}");
+    }
+}

@@ -1,0 +1,327 @@
+//! A copy in progress: started, governed, watched until it is ready, compared.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt as _;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::fs::{Advice, fadvise};
+
+use super::ask::{self, Asked};
+use super::decide::Step;
+use super::domain::MirrorState;
+use super::note::{Note, Noted, identify};
+use super::recover;
+use super::refusal;
+use super::target::Place;
+use super::virsh::{Virsh, VirshError};
+use crate::defrag::engine::{Controls, Event, Progress, cannot, monotonic};
+use crate::defrag::guard;
+use crate::defrag::metadata::Metadata;
+use crate::defrag::run::{Input, Machine, RunState};
+use crate::model::{Bytes, ReasonCode, Refusal, RunOutcome, Stop};
+
+const INTERVAL: Duration = Duration::from_millis(200);
+const STUCK_TIMEOUT: Duration = Duration::from_secs(600);
+/// How long libvirt may be unreachable: QEMU copies on while it is restarted.
+const UNREACHABLE_TIMEOUT: Duration = Duration::from_secs(60);
+/// The limit of a copy that is held, in bytes per second: 0 would be none.
+const HELD: Bytes = Bytes(1);
+/// How many pieces of both files are compared, and their size in bytes.
+const PIECES: u64 = 256;
+const PIECE: usize = 64 << 10;
+
+/// A copy in progress.
+pub(super) struct Session<'c, 't, 'r> {
+    pub(super) controls: &'c mut Controls<'t, 'r>,
+    pub(super) virsh: Virsh,
+    pub(super) noted: Noted,
+    /// The process of the VM.
+    pub(super) pid: u32,
+    pub(super) file: File,
+    place: &'c Place,
+    size: u64,
+    machine: Machine,
+    progress: Progress,
+    /// The limit in force.
+    limit: Bytes,
+    done: u64,
+    unreachable_since: Option<Instant>,
+}
+
+impl<'c, 't, 'r> Session<'c, 't, 'r> {
+    /// Creates the file, and notes it before it gets a name.
+    pub(super) fn begin(
+        controls: &'c mut Controls<'t, 'r>,
+        virsh: Virsh,
+        asked: &Asked,
+        disk: &str,
+        place: &'c Place,
+        progress: Progress,
+    ) -> Result<Session<'c, 't, 'r>, RunOutcome> {
+        let target = controls.target;
+        let copy = place.create(target, controls.request.limits.keep_free)?;
+        let kind = target.mount.kind();
+        let note = || -> io::Result<Noted> {
+            let note = Note {
+                image: target.path.clone(),
+                copy: place.path.clone(),
+                old: identify(&target.file, kind)?,
+                new: identify(&copy, kind)?,
+                owner: Metadata::of(&target.file)?.owner(),
+                domain: asked.facts.live.uuid.clone(),
+                disk: disk.to_owned(),
+                step: Step::Copying,
+                database: controls.request.host.database.clone(),
+            };
+            Noted::write(note, &controls.request.host.hints)
+        };
+        let noted = note().map_err(cannot("the copy cannot be noted in the state directory"))?;
+        if let Err(error) = place.link(&copy) {
+            let _ = noted.remove();
+            return Err(cannot("the copy cannot be given a name")(error));
+        }
+        Ok(Session {
+            limit: Bytes((controls.request.limits.bandwidth.0 / 2).max(1)),
+            size: target.file.metadata()?.len(),
+            machine: Machine::new(monotonic(), STUCK_TIMEOUT),
+            controls,
+            virsh,
+            noted,
+            pid: asked.pid,
+            file: copy,
+            place,
+            progress,
+            done: 0,
+            unreachable_since: None,
+        })
+    }
+
+    /// Copies until the copy is ready. The error is the outcome of a copy that is to be given up.
+    pub(super) fn copy(&mut self) -> Result<(), RunOutcome> {
+        self.start()?;
+        self.wait_until_ready()
+    }
+
+    /// Takes all steps that are left, whatever has happened.
+    pub(super) fn end(&mut self) -> Result<(), RunOutcome> {
+        let mut notices = Vec::new();
+        let ended = recover::end(&self.virsh, &mut self.noted, &mut |text| notices.push(text));
+        for text in notices {
+            self.controls.send(Event::Notice(text));
+        }
+        let note = &self.noted.file;
+        let unended = |why: String| RunOutcome::Failed {
+            reason: format!(
+                "{why}; the next run or start of fragwatch ends the copy ({})",
+                note.display()
+            ),
+        };
+        match ended {
+            Ok(recover::Ended::Open) => Err(unended("libvirt does not answer".to_owned())),
+            Ok(_) => Ok(()),
+            Err(refusal) => Err(unended(refusal.text)),
+        }
+    }
+
+    fn start(&mut self) -> Result<(), RunOutcome> {
+        let (limit, note) = (self.limit.0.to_string(), &self.noted.note);
+        let arguments: [&dyn AsRef<std::ffi::OsStr>; 13] = [
+            &"--domain",
+            &note.domain,
+            &"--path",
+            &note.disk,
+            &"--dest",
+            &note.copy,
+            &"--format",
+            &"raw",
+            &"--reuse-external",
+            &"--transient-job",
+            &"--synchronous-writes",
+            &"--bytes",
+            &format!("--bandwidth={limit}"),
+        ];
+        // Whether libvirtd has begun it before it died shows later.
+        let started = self.virsh.run("blockcopy", &arguments);
+        self.reached(started).map(drop)
+    }
+
+    fn wait_until_ready(&mut self) -> Result<(), RunOutcome> {
+        let mut limit = self.limit;
+        loop {
+            // QEMU itself keeps to the bandwidth.
+            for input in self
+                .controls
+                .inputs(Bytes(0))
+                .into_iter()
+                .chain([Input::Tick])
+            {
+                self.machine.step(monotonic(), input);
+            }
+            if matches!(self.machine.state(), RunState::Ending | RunState::Ended) {
+                let why = self.machine.stopped_by().unwrap_or(Stop::Shutdown);
+                return Err(RunOutcome::Stopped { why });
+            }
+            let held = self.machine.held_by();
+            self.controls.note_held(held.is_some());
+            let wanted = if held.is_some() { HELD } else { self.limit };
+            if wanted != limit && self.set_limit(wanted)? {
+                limit = wanted;
+            }
+            let limits = self.controls.request.limits;
+            guard::check_space(self.controls.target, Bytes(0), limits.keep_free)
+                .map_err(|_| RunOutcome::NoSpace)?;
+            if self.is_ready()? && held.is_none() {
+                return Ok(());
+            }
+            (self.progress.done, self.progress.held) = (self.done, held);
+            self.controls.send(Event::Progress(self.progress));
+            thread::sleep(INTERVAL);
+        }
+    }
+
+    /// Whether libvirt could be reached.
+    fn set_limit(&mut self, limit: Bytes) -> Result<bool, RunOutcome> {
+        let (note, limit) = (&self.noted.note, format!("--bandwidth={}", limit.0));
+        let arguments: [&dyn AsRef<std::ffi::OsStr>; 6] = [
+            &"--domain",
+            &note.domain,
+            &"--path",
+            &note.disk,
+            &"--bytes",
+            &limit,
+        ];
+        let set = self.virsh.run("blockjob", &arguments);
+        Ok(self.reached(set)?.is_some())
+    }
+
+    /// Looks at the job. Fails if there is none any more.
+    fn is_ready(&mut self) -> Result<bool, RunOutcome> {
+        let note = &self.noted.note;
+        let job = ask::block_job(&self.virsh, &note.domain, &note.disk);
+        let Some(job) = self.reached(job)? else {
+            return Ok(false);
+        };
+        let Some(job) = job else {
+            return Err(self.lost());
+        };
+        if job.cur != self.done {
+            self.done = job.cur;
+            self.machine.step(monotonic(), Input::Moved);
+        }
+        if job.cur != job.end || job.end == 0 {
+            return Ok(false);
+        }
+        let note = &self.noted.note;
+        let live = ask::domain(&self.virsh, &note.domain, &[]);
+        let live = self.reached(live)?;
+        let disk = live
+            .as_ref()
+            .and_then(|live| live.disk(&self.noted.note.disk));
+        let mirror = disk.and_then(|disk| disk.mirror.as_ref());
+        Ok(mirror.is_some_and(|it| it.state == MirrorState::Ready))
+    }
+
+    /// The answer of libvirt, or `None` for a minute while it cannot be reached.
+    fn reached<T>(&mut self, answer: Result<T, VirshError>) -> Result<Option<T>, RunOutcome> {
+        match answer {
+            Ok(answer) => {
+                self.unreachable_since = None;
+                Ok(Some(answer))
+            }
+            Err(VirshError::Unreachable(_))
+                if self
+                    .unreachable_since
+                    .get_or_insert_with(Instant::now)
+                    .elapsed()
+                    < UNREACHABLE_TIMEOUT =>
+            {
+                Ok(None)
+            }
+            Err(error) => Err(failed(&error)),
+        }
+    }
+
+    /// The job has ended by itself, for which libvirt states no reason.
+    fn lost(&self) -> RunOutcome {
+        let limits = self.controls.request.limits;
+        let left = guard::check_space(self.controls.target, Bytes(PIECE as u64), limits.keep_free);
+        match left {
+            Err(_) => RunOutcome::NoSpace,
+            Ok(()) => RunOutcome::Failed {
+                reason: "QEMU has ended the copy: its disk was detached, its VM ended, or writing \
+                         the copy failed (see its log in /var/log/libvirt/qemu)"
+                    .to_owned(),
+            },
+        }
+    }
+
+    /// Checks once more that the copy may be taken into use.
+    pub(super) fn check(&mut self) -> Result<(), RunOutcome> {
+        let (target, request) = (self.controls.target, &self.controls.request);
+        let keep_free = request.limits.keep_free;
+        let asked = ask::ask(&self.virsh, target, self.place, keep_free, request.host)?;
+        let mut facts = asked.facts;
+        let changed = |text: &str| Err(Refusal::new(ReasonCode::Hypervisor, text).into());
+        if (asked.pid, &facts.live.uuid) != (self.pid, &self.noted.note.domain) {
+            return changed("another VM has it open now");
+        }
+        let sizes = [target.file.metadata()?.len(), self.file.metadata()?.len()];
+        if sizes != [self.size; 2] {
+            return changed("the image or its copy has another size now");
+        }
+        // Our own job, and what it needs.
+        facts.block_job = None;
+        facts.needs = Bytes(0);
+        for disk in facts.live.disks.iter_mut() {
+            if disk.target == self.noted.note.disk {
+                disk.mirror = None;
+            }
+        }
+        facts.state = match facts.state.as_str() {
+            "paused" => "running".to_owned(),
+            other => other.to_owned(),
+        };
+        refusal::check(&facts)?;
+        Ok(())
+    }
+
+    /// Compares pieces of both files all over them. Returns the offsets of those that differ, which
+    /// may be written to at this moment.
+    pub(super) fn differences(&self, pieces: impl Iterator<Item = u64>) -> io::Result<Vec<u64>> {
+        let mut buffers = [vec![0; PIECE], vec![0; PIECE]];
+        let mut different = Vec::new();
+        for at in pieces {
+            let mut lengths = [0; 2];
+            let files = [&self.controls.target.file, &self.file];
+            for ((file, buffer), length) in files.into_iter().zip(&mut buffers).zip(&mut lengths) {
+                // QEMU may bypass the page cache, in which an earlier reading would be found.
+                fadvise(file, at, (PIECE as u64).try_into().ok(), Advice::DontNeed)?;
+                *length = file.read_at(buffer, at)?;
+            }
+            let [first, second] = &buffers;
+            if first[..lengths[0]] != second[..lengths[1]] {
+                different.push(at);
+            }
+        }
+        Ok(different)
+    }
+
+    /// Offsets of the pieces to be compared.
+    pub(super) fn pieces(&self) -> impl Iterator<Item = u64> + use<> {
+        let step = (self.size / PIECES)
+            .next_multiple_of(PIECE as u64)
+            .max(PIECE as u64);
+        let size = self.size;
+        (0..PIECES)
+            .map(move |number| number * step)
+            .take_while(move |at| *at < size)
+    }
+}
+
+pub(super) fn failed(error: &VirshError) -> RunOutcome {
+    RunOutcome::Failed {
+        reason: error.to_string(),
+    }
+}

@@ -1,0 +1,120 @@
+//! Takes the finished copy into use, while the guest stands still.
+//!
+//! What can take long is done before: the copy is flushed, and the note written. In between, the
+//! order is that of the table in [`super`]: what was done last decides what the next start does.
+
+use std::path::Path;
+use std::time::Instant;
+
+use super::decide::Step;
+use super::note::Noted;
+use super::open_files;
+use super::recover;
+use super::session::{Session, failed};
+use super::virsh::Virsh;
+use super::watchdog::Watchdog;
+use crate::defrag::engine::{Event, cannot};
+use crate::model::{Refusal, RunOutcome, Stop};
+
+pub(super) fn switch(session: &mut Session<'_, '_, '_>) -> Result<(), RunOutcome> {
+    session.check()?;
+    let compared = cannot("the image and its copy cannot be compared");
+    let different = session.differences(session.pieces()).map_err(compared)?;
+    let flushed = cannot("the copy cannot be flushed");
+    session.file.sync_all().map_err(flushed)?;
+    if let Some(why) = session.controls.stop() {
+        return Err(RunOutcome::Stopped { why });
+    }
+    let suspends = is_running(session)?;
+    let noted = session.noted.step(Step::Switching { suspends });
+    noted.map_err(cannot("the step cannot be noted in the state directory"))?;
+    if let Err(error) = session.noted.note.history_forth() {
+        let text = format!("its history begins anew: {error}");
+        session.controls.send(Event::Notice(text));
+    }
+    let watchdog = Watchdog::start(&session.noted.file);
+    let watchdog = watchdog.map_err(cannot("the watchdog cannot be started"))?;
+    let began = Instant::now();
+    let switched = while_suspended(session, suspends, &different);
+    let stood_still = began.elapsed();
+    // What has failed is ended here as well, while the watchdog lives.
+    let stands = |noted: &Noted| noted.note.step == (Step::Switching { suspends: true });
+    if switched.is_err() {
+        let mut report = |text| (session.controls.request.watch)(Event::Notice(text));
+        let _ = recover::end(&session.virsh, &mut session.noted, &mut report);
+    }
+    if !stands(&session.noted) || !session.noted.file.exists() {
+        watchdog.end();
+    }
+    switched?;
+    if suspends {
+        session.controls.send(Event::Notice(format!(
+            "its guest stood still for {} ms",
+            stood_still.as_millis()
+        )));
+    }
+    Ok(())
+}
+
+/// Whether the guest runs; one that was paused stays so.
+fn is_running(session: &Session<'_, '_, '_>) -> Result<bool, RunOutcome> {
+    let domain = &session.noted.note.domain;
+    let printed = session.virsh.run("domstate", &[&"--domain", domain]);
+    Ok(printed.map_err(|error| failed(&error))?.trim() == "running")
+}
+
+fn while_suspended(
+    session: &mut Session<'_, '_, '_>,
+    suspends: bool,
+    different: &[u64],
+) -> Result<(), RunOutcome> {
+    let note = &session.noted.note;
+    let (domain, disk) = (note.domain.clone(), note.disk.clone());
+    let run = |virsh: &Virsh, command, arguments: &[&dyn AsRef<std::ffi::OsStr>]| {
+        virsh
+            .run(command, arguments)
+            .map_err(|error| failed(&error))
+    };
+    if suspends {
+        run(&session.virsh, "suspend", &[&"--domain", &domain])?;
+    }
+    // Nothing writes to either of them now.
+    let compared = cannot("the image and its copy cannot be compared");
+    if !session
+        .differences(different.iter().copied())
+        .map_err(compared)?
+        .is_empty()
+    {
+        return Err(RunOutcome::Failed {
+            reason: "the copy differs from the image, which stays in use: tell the makers of QEMU"
+                .to_owned(),
+        });
+    }
+    let flushed = cannot("the copy cannot be flushed");
+    session.file.sync_data().map_err(flushed)?;
+    let path: [&dyn AsRef<std::ffi::OsStr>; 5] =
+        [&"--domain", &domain, &"--path", &disk, &"--pivot"];
+    let pivoted = run(&session.virsh, "blockjob", &path);
+    // Whatever libvirt reports, QEMU's descriptors show which file it uses.
+    if !uses_copy(session)? {
+        return Err(pivoted
+            .err()
+            .unwrap_or(RunOutcome::Stopped { why: Stop::Stuck }));
+    }
+    recover::link(&session.noted.note)?;
+    if suspends {
+        run(&session.virsh, "resume", &[&"--domain", &domain])?;
+        recover::resumed(&mut session.noted).map_err(cannot("the step cannot be noted"))?;
+    }
+    Ok(())
+}
+
+fn uses_copy(session: &Session<'_, '_, '_>) -> Result<bool, Refusal> {
+    let note = &session.noted.note;
+    let places = note.places()?;
+    let proc = &session.controls.request.host.proc;
+    let directories = [&note.image, &note.copy].map(|path| path.parent().unwrap_or(Path::new("/")));
+    let writers = open_files::writes_of(proc, session.pid, &directories);
+    let uses = |id| writers.iter().any(|writer| writer.file == id);
+    Ok(uses(places.id(&note.new)) && !uses(places.id(&note.old)))
+}

@@ -1,0 +1,101 @@
+//! The file that an image is copied to: created without a name, so that a kill leaves nothing of it,
+//! with the image's size, owner, mode, extended attributes and flags, and on XFS with an extent-size
+//! hint. Space is not preallocated: QEMU first writes zeros to all of the copy, for which libvirt
+//! always permits holes, so that nothing of it would be left.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, Mode, OFlags, fsync, ftruncate, linkat, openat};
+
+use crate::config::settings::BlockCopy;
+use crate::defrag::engine::cannot;
+use crate::defrag::guard::{self, Target};
+use crate::defrag::metadata::Metadata;
+use crate::model::image::COPY_SUFFIX;
+use crate::model::{Bytes, ExtentCount, FilesystemKind, Refusal, RunOutcome, Share};
+use crate::probe::Probe;
+use crate::sys::fsxattr;
+
+/// The hint for an image without large holes, and that for one with them, of which each write into a
+/// hole may allocate so much.
+const WHOLE_HINT: Bytes = Bytes(16 << 20);
+const SPARSE_HINT: Bytes = Bytes(1 << 20);
+
+/// Where the copy is made.
+pub(super) struct Place {
+    pub(super) directory: OwnedFd,
+    pub(super) path: PathBuf,
+}
+
+impl Place {
+    /// Beside the image, or in the configured directory.
+    pub(super) fn of(target: &Target, settings: &BlockCopy) -> Result<Place, Refusal> {
+        let beside = target.path.parent().unwrap_or(Path::new("/"));
+        let directory = match settings.directory.as_os_str().is_empty() {
+            true => beside,
+            false => &settings.directory,
+        };
+        let mut name = OsString::from(".");
+        name.push(target.path.file_name().unwrap_or_default());
+        name.push(format!(".{}{COPY_SUFFIX}", target.file.metadata()?.ino()));
+        Ok(Place {
+            directory: guard::directory(directory)?,
+            path: directory.join(name),
+        })
+    }
+
+    fn name(&self) -> &OsStr {
+        self.path.file_name().unwrap_or_default()
+    }
+
+    /// Creates the copy. It has no name yet.
+    /// With a hint it may take up the size of the image, so it gets one only if there is room for that.
+    pub(super) fn create(&self, target: &Target, keep_free: Share) -> Result<File, RunOutcome> {
+        let make = || -> io::Result<File> {
+            let image = target.file.metadata()?;
+            let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+            let copy = File::from(openat(
+                &self.directory,
+                ".",
+                flags,
+                Mode::RUSR | Mode::WUSR,
+            )?);
+            let has_room = guard::check_space(target, Bytes(image.len()), keep_free).is_ok();
+            if target.mount.kind() == FilesystemKind::Xfs && has_room {
+                let is_whole = image.blocks().saturating_mul(512) / 9 >= image.len() / 10;
+                set_hint(&copy, if is_whole { WHOLE_HINT } else { SPARSE_HINT })?;
+            }
+            ftruncate(&copy, image.len())?;
+            Metadata::of(&target.file)?.access().give_access(&copy)?;
+            copy.sync_all()?;
+            Ok(copy)
+        };
+        make().map_err(cannot("the file for the copy cannot be created"))
+    }
+
+    /// Gives it its name. Fails if there is a file of that name.
+    pub(super) fn link(&self, copy: &File) -> io::Result<()> {
+        linkat(copy, "", &self.directory, self.name(), AtFlags::EMPTY_PATH)?;
+        Ok(fsync(&self.directory)?)
+    }
+}
+
+fn set_hint(copy: &File, hint: Bytes) -> io::Result<()> {
+    let mut attributes = fsxattr::attributes(copy)?;
+    let hint = u32::try_from(hint.0).unwrap_or(1 << 30);
+    attributes.set_hint(fsxattr::Hint::Own, Some(hint));
+    fsxattr::set_attributes(copy, attributes)
+}
+
+/// Counts the extents of a file, on XFS in constant time.
+pub(super) fn count(file: &File, target: &Target) -> io::Result<ExtentCount> {
+    let mut probe = Probe::new(target.mount.kind());
+    Ok(probe
+        .count(file, target.directory.as_fd(), &mut || ())?
+        .extents)
+}

@@ -1,0 +1,201 @@
+//! Killed at any moment: the VM goes on or starts from the complete image, and nothing is left that the
+//! next start does not know. `FRAGWATCH_KILLS` is how often each is tried.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+
+use super::libvirt::{Libvirt, until};
+use super::support::child::Child;
+use super::support::random::Random;
+use super::support::skip::Here;
+use super::support::{self, Bed, MIB, Stall, guest, tools};
+use super::{defrag, inode, names, noted, recover};
+
+const VM: &str = "idle";
+
+fn kills() -> u64 {
+    let wanted = std::env::var("FRAGWATCH_KILLS");
+    wanted.map_or(3, |wanted| wanted.parse().unwrap())
+}
+
+/// Who dies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Dies {
+    Fragwatch,
+    Virsh,
+    Libvirtd,
+    Qemu,
+    /// fragwatch and libvirtd.
+    Both,
+}
+
+#[test]
+fn fragwatch_killed() {
+    support::require!(killed(Dies::Fragwatch));
+}
+
+#[test]
+fn virsh_killed() {
+    support::require!(killed(Dies::Virsh));
+}
+
+#[test]
+fn libvirtd_killed() {
+    support::require!(killed(Dies::Libvirtd));
+}
+
+#[test]
+fn qemu_killed() {
+    support::require!(killed(Dies::Qemu));
+}
+
+#[test]
+fn fragwatch_and_libvirtd_killed() {
+    support::require!(killed(Dies::Both));
+}
+
+/// A VM whose guest does not boot, and so writes nothing: what is on its disk is known.
+struct Idle {
+    image: PathBuf,
+    sum: String,
+}
+
+impl Idle {
+    fn power_on(libvirt: &Libvirt, image: &Path) -> Idle {
+        let _ = fs::remove_file(image);
+        guest::random_direct_writes(image, 16 * MIB, 1024);
+        libvirt.power_on(VM);
+        Idle {
+            image: image.to_owned(),
+            sum: tools::checksum(image),
+        }
+    }
+
+    /// The VM runs, or runs again, on what the path of the image leads to, and that is complete.
+    fn is_whole_and_known(&self, libvirt: &Libvirt, bed: &Bed, context: &str) {
+        let Idle { image, sum } = self;
+        let said = recover(libvirt, bed);
+        if libvirt.state(VM).starts_with("shut off") {
+            libvirt.power_on(VM);
+        }
+        let context = format!(
+            "{context}; {said}; {:?} {}",
+            names(image),
+            libvirt.state(VM)
+        );
+        assert!(libvirt.state(VM).starts_with("running"), "{context}");
+        let directory = image.parent().unwrap();
+        assert_eq!(libvirt.writes(VM, directory), [inode(image)], "{context}");
+        assert_eq!(&tools::checksum(image), sum, "{context}");
+        assert_eq!(&libvirt.source(VM, &["--inactive"]), image, "{context}");
+        assert!(names(image).len() <= 2 && noted(bed) <= 1, "{context}");
+        libvirt.virsh(&["destroy", VM]);
+        let said = recover(libvirt, bed);
+        let left = (names(image).len(), noted(bed));
+        assert_eq!(left, (1, 0), "{context}; {said} {:?}", names(image));
+        assert_eq!(&tools::checksum(image), sum, "{context}");
+    }
+}
+
+/// A run from beginning to end.
+fn duration(libvirt: &Libvirt, bed: &Bed, image: &Path) -> Duration {
+    let idle = Idle::power_on(libvirt, image);
+    let began = Instant::now();
+    let output = defrag(libvirt, bed, image, "").output().unwrap();
+    let took = began.elapsed();
+    assert!(output.status.success(), "{output:?} {}", libvirt.log());
+    idle.is_whole_and_known(libvirt, bed, "not killed");
+    took
+}
+
+fn killed(dies: Dies) -> Here<()> {
+    let bed = Bed::xfs_with(&["-m", "reflink=0"])?;
+    let mut libvirt = Libvirt::start()?;
+    let image = bed.path().join("vm.raw");
+    guest::random_direct_writes(&image, MIB, 1);
+    libvirt.define(VM, &image, "", "");
+    let took = duration(&libvirt, &bed, &image);
+    let (mut early, mut switched) = (0, 0);
+    for seed in 0..kills() {
+        let idle = Idle::power_on(&libvirt, &image);
+        let old = inode(&image);
+        let mut child = Child::spawn(&mut defrag(&libvirt, &bed, &image, "")).unwrap();
+        let share = Random::new(seed).below(1100) as f64 / 1000.0;
+        thread::sleep(took.mul_f64(share));
+        early += u64::from(child.wait(Duration::ZERO).is_none());
+        match dies {
+            Dies::Fragwatch => child.signal(Signal::KILL),
+            Dies::Virsh => kill_child_of(child.id()),
+            Dies::Libvirtd => libvirt.kill_daemon(),
+            Dies::Qemu => libvirt.kill_qemu(VM),
+            Dies::Both => {
+                libvirt.kill_daemon();
+                child.signal(Signal::KILL);
+            }
+        }
+        if matches!(dies, Dies::Libvirtd | Dies::Both) {
+            libvirt.start_daemon();
+        }
+        child.end();
+        // The watchdog needs no next start.
+        until("the guest's going on", || {
+            !libvirt.state(VM).starts_with("paused")
+        });
+        switched += u64::from(inode(&image) != old);
+        let context = format!("{dies:?}, seed {seed}, {share} of {took:?}");
+        idle.is_whole_and_known(&libvirt, &bed, &context);
+    }
+    eprintln!("{dies:?}: {early} killed, {switched} on the copy when they were");
+    assert!(early > 0);
+    Ok(())
+}
+
+/// Kills the virsh that a run waits for, if there is one.
+fn kill_child_of(pid: u32) {
+    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
+    for child in children.unwrap_or_default().split_whitespace() {
+        let comm = fs::read_to_string(format!("/proc/{child}/comm")).unwrap_or_default();
+        let pid = rustix::process::Pid::from_raw(child.parse().unwrap()).unwrap();
+        if comm.trim() == "virsh" {
+            let _ = rustix::process::kill_process(pid, Signal::KILL);
+        }
+    }
+}
+
+#[test]
+fn a_power_cut_leaves_the_complete_image() {
+    support::require!(power_cuts());
+}
+
+fn power_cuts() -> Here<()> {
+    tools::have("xfs_repair")?;
+    let stall = Stall::with(&["-m", "reflink=0"])?;
+    let libvirt = Libvirt::start()?;
+    let image = stall.path().join("vm.raw");
+    guest::random_direct_writes(&image, MIB, 1);
+    libvirt.define(VM, &image, "", "");
+    let took = duration(&libvirt, stall.bed(), &image);
+    let (mut early, mut switched) = (0, 0);
+    for seed in 0..kills() {
+        let idle = Idle::power_on(&libvirt, &image);
+        stall.bed().sync();
+        let old = inode(&image);
+        let mut child = Child::spawn(&mut defrag(&libvirt, stall.bed(), &image, "")).unwrap();
+        thread::sleep(took.mul_f64(Random::new(seed).below(1100) as f64 / 1000.0));
+        let after = stall.power_cut()?;
+        early += u64::from(child.wait(Duration::ZERO).is_none());
+        child.end();
+        let found = after.path().join("images/vm.raw");
+        assert_eq!(tools::checksum(&found), idle.sum, "seed {seed}");
+        assert!(names(&found).len() <= 3, "seed {seed}: {:?}", names(&found));
+        switched += u64::from(inode(&found) != old);
+        idle.is_whole_and_known(&libvirt, stall.bed(), &format!("seed {seed}"));
+    }
+    eprintln!("power: {early} cut, {switched} on the copy when they were");
+    assert!(early > 0);
+    Ok(())
+}

@@ -1,0 +1,116 @@
+//! The engine `blockcopy`, with a real libvirtd and a real QEMU.
+//!
+//! | file | idea |
+//! |---|---|
+//! | `libvirt` | a libvirtd of its own |
+//! | `written` | a guest writes and verifies all the time, and finds all of it after a reboot and after a start |
+//! | `deaths`  | fragwatch, libvirtd or QEMU killed at any moment: the VM starts from the complete image |
+//! | `ends`    | what ends a copy early: no space, an order, libvirtd restarted, the disk detached |
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "clippy knows the tests, but not what they call"
+)]
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_precision_loss,
+    reason = "numbers of these tests are small"
+)]
+#![allow(clippy::print_stdout, reason = "it is the guest's serial line")]
+#![allow(unreachable_pub, reason = "a test crate has no outside")]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod deaths;
+mod ends;
+mod libvirt;
+mod written;
+
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use serde_json::Value;
+
+use libvirt::Libvirt;
+use support::Bed;
+
+/// A configuration with this in its section `[defrag]`, in a directory of the test.
+fn config(bed: &Bed, keys: &str) -> PathBuf {
+    let beside = bed.path().parent().unwrap();
+    let bandwidth = match keys.contains("bandwidth") {
+        true => "",
+        false => "bandwidth = \"64GiB/s\"\n",
+    };
+    let text = format!(
+        "[defrag]\nmax_io_pressure = 100\nkeep_free = \"1%\"\nengines = [\"blockcopy\"]\n{bandwidth}{keys}\n\
+         [defrag.blockcopy]\nenabled = true\n"
+    );
+    let path = beside.join(format!("fragwatch-{}.toml", keys.len()));
+    fs::write(&path, text).unwrap();
+    path
+}
+
+fn state(bed: &Bed) -> PathBuf {
+    bed.path().parent().unwrap().join("state")
+}
+
+/// `fragwatch defrag` of an image, to be started in the namespace of libvirtd.
+fn defrag(libvirt: &Libvirt, bed: &Bed, image: &Path, keys: &str) -> Command {
+    let mut command = libvirt.command(env!("CARGO_BIN_EXE_fragwatch"));
+    command.args([
+        "defrag",
+        "--force-window",
+        "--engine",
+        "blockcopy",
+        "--json",
+        "--config",
+    ]);
+    command.arg(config(bed, keys)).arg(image);
+    command.env("STATE_DIRECTORY", state(bed));
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+/// What a run reports.
+fn report(output: &Output) -> Value {
+    let all: Value = serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|error| panic!("{error}: {output:?}"));
+    all["runs"][0].clone()
+}
+
+/// What the daemon does with notes when it starts.
+fn recover(libvirt: &Libvirt, bed: &Bed) -> String {
+    let mut command = libvirt.command(env!("CARGO_BIN_EXE_fragwatch"));
+    let output = command
+        .arg("restore-hints")
+        .arg(state(bed).join("defrag"))
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stderr).unwrap()
+}
+
+/// How many copies are noted.
+fn noted(bed: &Bed) -> usize {
+    fs::read_dir(state(bed).join("defrag")).map_or(0, Iterator::count)
+}
+
+fn inode(path: &Path) -> u64 {
+    fs::symlink_metadata(path).unwrap().ino()
+}
+
+/// The names in the directory of an image.
+fn names(image: &Path) -> Vec<String> {
+    let entries = fs::read_dir(image.parent().unwrap()).unwrap();
+    let mut names: Vec<_> = entries
+        .map(|it| it.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.retain(|name| name != "lost+found");
+    names.sort();
+    names
+}
