@@ -104,6 +104,9 @@ fn an_order_ends_it_and_a_second_run_waits_its_turn() {
 fn libvirtd_may_be_restarted_meanwhile() {
     let mut trial = support::require!(trial());
     let child = trial.copying();
+    // What it was about to begin when it dies, it aborts when it is back.
+    let job = ["blockjob", VM, DISK, "--raw"];
+    until("the job", || !trial.libvirt.virsh(&job).trim().is_empty());
     trial.libvirt.kill_daemon();
     trial.libvirt.start_daemon();
     let output = output(child);
