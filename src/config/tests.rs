@@ -1313,6 +1313,14 @@ fn windows_and_blackouts() {
         r#"timezone = "Europe/Berlin"
 jitter = "30m"
 
+[maintenance.lock]
+url = ""
+group = "default"
+
+[maintenance.hold]
+url = ""
+query = ""
+
 [[maintenance.window]]
 days = ["Sat", "Sun"]
 start = "01:00"

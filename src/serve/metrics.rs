@@ -85,6 +85,9 @@ impl Lifetime {
             }
         }
         gauge!(BUILD_INFO.name, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+        let uname = rustix::system::uname();
+        let release = uname.release().to_string_lossy().into_owned();
+        gauge!(KERNEL_INFO.name, "release" => release).set(1.0);
         // An absent counter cannot be watched for increase.
         counter!(PROBE_ERRORS.name).absolute(0);
         Ok(Lifetime(handle))

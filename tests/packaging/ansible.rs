@@ -71,6 +71,11 @@ fn the_role_renders_a_configuration_that_passes() {
             "override": [{"images": ["db-*"], "critical": {"extents": 99999}}],
         },
         "rescue": {"dry_run": true},
+        "maintenance": {
+            "window": [{"days": ["Sat"], "start": "01:00", "duration": "4h"}],
+            "lock": {"url": "http://locks:3333", "group": "array-7"},
+            "hold": {"url": "http://prometheus:9090", "query": "ALERTS{alertstate=\"firing\"}"},
+        },
         "klog": {"rule": [{"name": "disk", "pattern": "md/raid\\d+: failure"}, {"name": "b", "pattern": "c"}]},
     });
     let done = render(&dir, &config);
@@ -83,7 +88,15 @@ fn the_role_renders_a_configuration_that_passes() {
         .unwrap();
     assert!(shown.status.success(), "{shown:?}");
     let shown = String::from_utf8(shown.stdout).unwrap();
-    for part in ["/srv/ö", "1_234", "99_999", "dry_run = true", "raid\\d+"] {
+    for part in [
+        "/srv/ö",
+        "1_234",
+        "99_999",
+        "dry_run = true",
+        "raid\\d+",
+        "array-7",
+        "ALERTS{",
+    ] {
         let plain = part.replace('_', "");
         assert!(
             shown.contains(part) || shown.contains(&plain),

@@ -145,6 +145,8 @@ fn page(host: usize) -> String {
             );
         }
     }
+    let release = format!("release=\"6.{}.0\"", host % 5);
+    line(&mut page, "kernel_info", &release, 1);
     for trigger in ["kernel_log", "stall", "file"] {
         line(
             &mut page,

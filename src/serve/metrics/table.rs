@@ -32,6 +32,7 @@ metrics! {
     gauge LISTENING "fragwatch_metrics_listening"
         "Whether metrics.listen is served; 0 is seen in the textfile only."
     gauge BUILD_INFO "fragwatch_build_info" "Version of fragwatch; always 1."
+    gauge KERNEL_INFO "fragwatch_kernel_info" "Release of the host's kernel; always 1."
     counter KLOG_RECORDS "fragwatch_klog_records_total" "Records read from the kernel's log."
     counter KLOG_LOST "fragwatch_klog_lost_total" "Records overwritten before they were read."
     counter KLOG_MATCHES "fragwatch_klog_matches_total" "Records that matched a rule."
