@@ -136,7 +136,9 @@ fn outcome(incident: &Incident) -> String {
         (1, _) => ", 1 action failed".to_owned(),
         (failed, _) => format!(", {failed} actions failed"),
     };
-    let dry = actions(incident).any(|action| action.outcome == Outcome::DryRun);
+    let dry = incident
+        .actions()
+        .any(|action| action.outcome == Outcome::DryRun);
     let state = match incident.state {
         IncidentState::Open => "goes on",
         IncidentState::Ended if dry => "over, dry run",
@@ -272,16 +274,6 @@ fn event_line(event: &Event) -> String {
     format!("  {sign}{seconds:>5}.{millis:03} s  {what}\n")
 }
 
-fn actions(incident: &Incident) -> impl Iterator<Item = &Action> {
-    incident
-        .events
-        .iter()
-        .filter_map(|event| match &event.what {
-            EventKind::Action(action) => Some(&**action),
-            _ => None,
-        })
-}
-
 fn action_text(action: &Action) -> String {
     let (number, step) = (action.number, action.step);
     let outcome = match action.outcome {
@@ -304,7 +296,8 @@ fn action_text(action: &Action) -> String {
 
 /// Free blocks before the first action and after the last one.
 fn free_blocks(incident: &Incident) -> String {
-    let (Some(first), Some(last)) = (actions(incident).next(), actions(incident).last()) else {
+    let (Some(first), Some(last)) = (incident.actions().next(), incident.actions().next_back())
+    else {
         return String::new();
     };
     let (before, after) = (&first.before, &last.after);

@@ -13,7 +13,7 @@ use super::examples::DELIVERED;
 use super::settings::{
     Blackout, Control, Defrag, FleetLock, History, Hold, HostLimits, Images, Klog, LimitChanges,
     Limits, MAX_ACTIONS_PER_HOUR, Maintenance, Metrics, Override, Rescue, Sampling, Thresholds,
-    Window, Zone,
+    Window,
 };
 use super::*;
 use crate::model::{
@@ -21,6 +21,7 @@ use crate::model::{
     RuleDefinition, Severity, Share,
 };
 use crate::rescue::{Ladder, LadderSettings, ladder};
+use crate::sys::zone::Zone;
 
 /// The settings that texts make together, or what is printed.
 fn settings(texts: &[&str]) -> Result<Settings, String> {
