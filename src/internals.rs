@@ -28,6 +28,11 @@ pub mod discover {
     pub use crate::discover::owner::OwnerSearch;
 }
 
+pub mod fleet {
+    pub use crate::fleet::Denied;
+    pub use crate::fleet::lock::FleetLock;
+}
+
 pub mod growth {
     pub use crate::growth::{Recent, forecast, growth};
 }

@@ -133,6 +133,8 @@ const LAW: &[(&str, &[&str])] = &[
     ("hook", &["background", "sys::child"]),
     ("background", &["sys::mutex"]),
     ("durable", &[]),
+    ("fleet", &["http_client"]),
+    ("http_client", &[]),
     ("state_dir", &["config::settings"]),
 ];
 

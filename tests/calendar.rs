@@ -212,6 +212,7 @@ fn any_maintenance(zone: &'static str, year: i16) -> impl Strategy<Value = Maint
         jitter: Duration::from_secs(hours * 3600),
         windows,
         blackouts,
+        ..Maintenance::default()
     })
 }
 

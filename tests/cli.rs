@@ -493,3 +493,20 @@ fn scan_takes_its_paths_from_the_configuration() {
     let found = whole(scan_with(&file).arg(other.path()));
     assert_eq!(found.paths(), [other.path().join("vm.img")]);
 }
+
+#[test]
+fn a_table_is_as_wide_as_columns() {
+    let bed = support::require!(Bed::xfs());
+    let path = bed.path().join("v".repeat(100) + ".img");
+    guest::alternate_blocks(&path, 10);
+    let lines = |columns: &str| {
+        let mut scan = fragwatch();
+        let said = scan.arg("scan").arg(&path).env("COLUMNS", columns).output();
+        let text = String::from_utf8(said.unwrap().stdout).unwrap();
+        text.lines().map(|line| line.chars().count()).max().unwrap()
+    };
+    for columns in [60, 80, 132] {
+        assert!(lines(&columns.to_string()) <= columns, "{columns}");
+    }
+    assert!(lines("0") > 132 && lines("wide") > 132);
+}

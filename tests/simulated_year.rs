@@ -113,6 +113,7 @@ fn windows() -> Maintenance {
             from: date(2026, 12, 20),
             to: date(2027, 1, 6),
         }],
+        ..Maintenance::default()
     }
 }
 

@@ -13,7 +13,9 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread::sleep;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use serde_json::Value;
 
 use super::samples::{Samples, Unit, show};
 use super::support::prometheus::{Prometheus, tool};
@@ -52,6 +54,7 @@ pub fn rows(repetitions: usize) -> Here<Vec<Row>> {
         sleep(POLL_INTERVAL);
     }
     let groups = evaluations(&prometheus, repetitions);
+    ask_dashboard(&prometheus);
     let (a_minute, ours) = summary(&groups, &intervals, "");
     let against = match beside {
         Some(_) => summary(&groups, &intervals, "beside-").1,
@@ -214,11 +217,28 @@ fn evaluations(prometheus: &Prometheus, repetitions: usize) -> BTreeMap<Group, S
         .collect()
 }
 
+/// Asks what the fleet rows of the dashboard ask, and prints how long each query took.
+fn ask_dashboard(prometheus: &Prometheus) {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/grafana/fragwatch.json");
+    let dashboard: Value = serde_json::from_str(&fs::read_to_string(file).unwrap()).unwrap();
+    let panels = dashboard["panels"].as_array().unwrap().iter();
+    // The first row; the others are about one host.
+    let fleet = panels.skip(1).take_while(|panel| panel["type"] != "row");
+    for target in fleet.flat_map(|panel| panel["targets"].as_array().unwrap()) {
+        let query = target["expr"].as_str().unwrap();
+        let began = Instant::now();
+        let answer = prometheus.ask(query).unwrap_or_default();
+        let took = began.elapsed().as_secs_f64();
+        assert_eq!(answer["status"], "success", "{query}: {answer}");
+        eprintln!("{} {query}", show(Unit::Seconds, took));
+    }
+}
+
 /// Prints the rules that took longest in their last evaluation.
-fn print_costliest(answer: &serde_json::Value) {
+fn print_costliest(answer: &Value) {
     let groups = answer["data"]["groups"].as_array().into_iter().flatten();
     let rules = groups.flat_map(|group| group["rules"].as_array().into_iter().flatten());
-    let took = |rule: &serde_json::Value| rule["evaluationTime"].as_f64().unwrap_or_default();
+    let took = |rule: &Value| rule["evaluationTime"].as_f64().unwrap_or_default();
     let mut rules: Vec<_> = rules.collect();
     rules.sort_by(|a, b| took(b).total_cmp(&took(a)));
     for rule in rules.iter().take(10) {

@@ -36,7 +36,7 @@ pub enum Command {
     /// Run as a daemon: count at intervals and serve the counts to Prometheus
     Run,
     /// Show the state of the daemon: images, growth, file systems, rescue
-    Status(Form),
+    Status(StatusArguments),
     /// Show which images will be defragmented and when, and why others are left alone
     Plan(Form),
     /// Show the free space of the file systems of images, and what a defragmentation could bring
@@ -120,6 +120,19 @@ pub struct Form {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+}
+
+/// Of `fragwatch status`.
+#[derive(Debug, Args)]
+pub struct StatusArguments {
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+
+    /// Show it anew every N seconds, until Ctrl-C
+    #[arg(long, value_name = "N", num_args = 0..=1, default_missing_value = "2",
+        conflicts_with = "json", value_parser = clap::value_parser!(u64).range(1..))]
+    pub watch: Option<u64>,
 }
 
 /// Of `fragwatch space`.

@@ -5,16 +5,14 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper::body::Bytes;
-use hyper::client::conn::http1;
 use hyper::{Method, Request, header};
-use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
 use super::command::block_on;
 use crate::config::settings::Settings;
+use crate::http_client::{Body, exchange};
 use crate::serve::control::socket_path;
 
 /// The daemon answers from memory, or at most from its history.
@@ -73,18 +71,12 @@ async fn ask(socket: &Path, method: Method, path: &str) -> anyhow::Result<Bytes>
         let socket = socket.display().to_string();
         NotRunning { socket, reason }.into()
     })?;
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    let connection = tokio::spawn(connection);
     let request = Request::builder()
         .method(method)
         .uri(path)
         .header(header::HOST, "fragwatch")
-        .body(Empty::<Bytes>::new())?;
-    let answer = sender.send_request(request).await?;
-    let status = answer.status();
-    let body = Limited::new(answer.into_body(), LONGEST).collect().await;
-    let body = body.map_err(|error| anyhow::anyhow!(error))?.to_bytes();
-    connection.abort();
+        .body(Body::default())?;
+    let (status, body) = exchange(stream, request, LONGEST).await?;
     if !status.is_success() {
         bail!("the daemon says: {}", String::from_utf8_lossy(&body).trim());
     }

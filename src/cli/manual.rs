@@ -26,10 +26,12 @@ const CONFIGURATION: &str = include_str!("../../config/fragwatch.toml");
 const CONFIGURATION_HEAD: &str = include_str!("../../packaging/man/fragwatch.toml.md");
 const METRICS: &str = include_str!("../../packaging/prometheus/README.md");
 const METRICS_HEAD: &str = include_str!("../../packaging/man/fragwatch-metrics.md");
+const FLEET: &str = include_str!("../../packaging/man/fragwatch-fleet.md");
 const SEE_ALSO: &str = "\
 .SH SEE ALSO
 .BR fragwatch (1),
 .BR fragwatch.toml (5),
+.BR fragwatch\\-fleet (7),
 .BR fragwatch\\-metrics (7)
 ";
 /// Release date of this version, as in `packaging/deb/changelog`.
@@ -49,6 +51,7 @@ pub(super) fn pages() -> io::Result<Vec<(String, String)>> {
     pages.push(plain_page("fragwatch.toml", "5", &configuration));
     let metrics = format!("{}{}", markdown(METRICS_HEAD), markdown(METRICS));
     pages.push(plain_page("fragwatch-metrics", "7", &metrics));
+    pages.push(plain_page("fragwatch-fleet", "7", &markdown(FLEET)));
     Ok(pages)
 }
 

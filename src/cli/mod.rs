@@ -53,7 +53,7 @@ pub fn main(arguments: &Arguments) -> ExitCode {
             None => scan::run(scan, config),
         },
         Command::Run => crate::daemon::run(config).map(|()| SUCCESS),
-        Command::Status(form) => status::run(form.json, config),
+        Command::Status(arguments) => status::run(arguments, config),
         Command::Plan(form) => planning::run(form.json, config),
         Command::Space(space) => space::run(space, config),
         Command::Protect(protect) => protect::run(protect, config),

@@ -30,8 +30,13 @@ pub(super) fn colours() -> bool {
     io::stdout().is_terminal() && !refused && !dumb
 }
 
-/// Columns of the terminal on standard output; `None` if it is not a terminal or has no size.
+/// Columns of the output: those of COLUMNS, or of the terminal; `None` if there is neither.
 pub(super) fn width() -> Option<u16> {
+    let set = std::env::var("COLUMNS").ok();
+    let set = set.and_then(|columns| columns.parse().ok());
+    if let Some(columns) = set.filter(|columns| *columns > 0) {
+        return Some(columns);
+    }
     let size = rustix::termios::tcgetwinsize(io::stdout()).ok()?;
     (size.ws_col > 0).then_some(size.ws_col)
 }
@@ -41,6 +46,19 @@ pub(super) fn print(text: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
     out.write_all(text.as_bytes())?;
     out.flush()
+}
+
+/// Replaces what is on the terminal, from its first row on; lines below its last row are left out. If
+/// the output is no terminal, prints the text and an empty line.
+pub(super) fn redraw(text: &str) -> io::Result<()> {
+    let Ok(size) = rustix::termios::tcgetwinsize(io::stdout()) else {
+        return print(&format!("{text}\n"));
+    };
+    let rows = usize::from(size.ws_row.max(2)) - 1;
+    // To the first row; each line erases the rest of its row, and the last one what is below.
+    let lines = text.lines().take(rows);
+    let lines: String = lines.map(|line| format!("{line}\x1b[K\n")).collect();
+    print(&format!("\x1b[H{lines}\x1b[J"))
 }
 
 /// Prints a JSON document on one line.

@@ -6,10 +6,12 @@ use std::time::{Duration, SystemTime};
 
 use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr};
 
+use super::args::StatusArguments;
 use super::client;
 use super::command::load_to_ask;
 use super::doctor;
 use super::output::{self, SUCCESS};
+use crate::config::Settings;
 use crate::model::{ExtentsPerDay, Roughly, Severity, UnixTime};
 use crate::serve::status::{EngineState, Rescue, Row, Stalled, Status};
 use crate::table::{TextTable, counted, or_dash};
@@ -17,14 +19,30 @@ use crate::table::{TextTable, counted, or_dash};
 /// Minimum columns of a path.
 const LEAST_PATH: usize = 12;
 
-pub(super) fn run(json: bool, config: Option<&Path>) -> anyhow::Result<u8> {
+pub(super) fn run(arguments: &StatusArguments, config: Option<&Path>) -> anyhow::Result<u8> {
     let settings = load_to_ask(config);
+    if let Some(seconds) = arguments.watch {
+        return watch(&settings, Duration::from_secs(seconds));
+    }
     let status: Status = client::get(&settings, "/v1/status")?;
-    match json {
+    match arguments.json {
         true => output::print_json(&status)?,
         false => output::print(&render(&status, now(), output::width()))?,
     }
     Ok(SUCCESS)
+}
+
+/// Does not return unless the output cannot be written: Ctrl-C ends the process. The daemon may be
+/// restarted meanwhile.
+fn watch(settings: &Settings, interval: Duration) -> anyhow::Result<u8> {
+    loop {
+        let text = match client::get(settings, "/v1/status") {
+            Ok(status) => render(&status, now(), output::width()),
+            Err(error) => format!("fragwatch: {error:#}\n"),
+        };
+        output::redraw(&text)?;
+        std::thread::sleep(interval);
+    }
 }
 
 pub(super) fn now() -> UnixTime {

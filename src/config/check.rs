@@ -139,6 +139,9 @@ impl<'s> Check<'s> {
     }
 
     fn windows(&mut self, maintenance: &Maintenance) {
+        if !maintenance.hold.url.is_empty() && maintenance.hold.query.is_empty() {
+            self.refuse("maintenance.hold.url", "there is no maintenance.hold.query");
+        }
         let windows = maintenance.windows.iter().map(|window| window.duration);
         if let Some((i, shortest)) = windows.enumerate().min_by_key(|(_, duration)| *duration)
             && maintenance.jitter > shortest / 2

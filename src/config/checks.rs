@@ -4,6 +4,8 @@ use std::ops::{Bound, RangeBounds};
 use std::path::Path;
 use std::time::Duration;
 
+use hyper::Uri;
+
 use super::text::{Toml, quoted};
 use crate::model::globs::{can_match, compile_globs, is_glob};
 
@@ -105,6 +107,19 @@ pub(super) fn is_database(path: &str) -> bool {
     // As a path, `/a/` equals `/a`, and a path that ends in `..` has no file name.
     let has_name = Path::new(path).file_name().is_some() && !path.ends_with(['/', '.']);
     is_absolute(path) && has_name
+}
+
+/// Whether it is `http://HOST[:PORT][/PATH]`, or empty.
+pub(super) fn is_url_or_empty(url: &str) -> bool {
+    let is_http = |uri: Uri| uri.scheme_str() == Some("http") && uri.host() != Some("");
+    let has_more = url.contains(['?', '#', '@']);
+    url.is_empty() || (!has_more && url.parse().is_ok_and(is_http))
+}
+
+/// Whether it may be a group of FleetLock.
+pub(super) fn is_group(name: &str) -> bool {
+    let usual = |c: char| c.is_ascii_alphanumeric() || c == '.' || c == '-';
+    !name.is_empty() && name.chars().all(usual)
 }
 
 /// Whether it may be the release of a kernel. No patterns: one would vouch for kernels that were not

@@ -18,7 +18,7 @@ pub use thresholds::{LimitChanges, Limits, Override};
 
 use super::checks::{
     DAY, HOUR, Invalid, MILLISECOND, MINUTE, SECOND, command, each, form, globs, is_absolute,
-    is_database, is_release, is_searched, set, within,
+    is_database, is_group, is_release, is_searched, is_url_or_empty, set, within,
 };
 use super::formats::{date, factor, sections, settings, text, texts};
 use super::text::join;
@@ -140,6 +140,10 @@ settings! {
         timezone: Zone as "text" = Zone::default();
         /// Spread of window starts over the hosts; at most half of the shortest window and one day.
         jitter: Duration as "text" = Duration::ZERO, check within(..=DAY);
+        /// The lock of a group of hosts.
+        lock: FleetLock = FleetLock::default(), check FleetLock::invalid;
+        /// A query whose results speak against runs.
+        hold: Hold = Hold::default(), check Hold::invalid;
         /// When defragmentation is allowed. Windows may touch and overlap.
         windows["window"]: Vec<Window> = Vec::new(), check each(Window::invalid);
         /// When it is forbidden, regardless of the windows.
@@ -230,6 +234,22 @@ sections! {
             |path| path.is_empty() || is_absolute(path),
             "\"\" or an absolute path",
         );
+    }
+
+    /// FleetLock: how many hosts of a group defragment at once is up to the server.
+    FleetLock {
+        /// The base of the server's URLs. Empty: no lock.
+        url: String = String::new(), check form(is_url_or_empty, "http://HOST[:PORT][/PATH], or empty");
+        /// The hosts that share the lock: letters, digits, `.` and `-`, by the protocol.
+        group: String = "default".to_owned(), check form(is_group, "letters, digits, . and -");
+    }
+
+    /// A query of Prometheus: while it has a result, no run begins, and one under way is stopped.
+    Hold {
+        /// The base of its URLs. Empty: no query.
+        url: String = String::new(), check form(is_url_or_empty, "http://HOST[:PORT][/PATH], or empty");
+        /// An instant query, such as `ALERTS{alertstate="firing"}`; required with `url`.
+        query: String = String::new();
     }
 }
 

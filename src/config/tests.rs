@@ -11,8 +11,9 @@ use tempfile::TempDir;
 
 use super::examples::DELIVERED;
 use super::settings::{
-    Blackout, BlockCopy, Control, Defrag, History, HostLimits, Images, Klog, LimitChanges, Limits,
-    MAX_ACTIONS_PER_HOUR, Maintenance, Metrics, Override, Rescue, Sampling, Thresholds, Window,
+    Blackout, BlockCopy, Control, Defrag, FleetLock, History, Hold, HostLimits, Images, Klog,
+    LimitChanges, Limits, MAX_ACTIONS_PER_HOUR, Maintenance, Metrics, Override, Rescue, Sampling,
+    Thresholds, Window,
 };
 use super::*;
 use crate::model::{
@@ -622,6 +623,34 @@ fn a_unit_that_is_none() {
         |               ^^^^^^^^
         |    write: min_size = "256MiB"
         "#,
+    );
+}
+
+#[test]
+fn servers_that_cannot_be() {
+    for url in [
+        "https://h/",
+        "h:80",
+        "http://",
+        "http://h?x",
+        "http://u@h",
+        "/a",
+    ] {
+        let text = format!("[maintenance]\nlock = {{ url = {url:?} }}");
+        let refused = settings(&[&text]).unwrap_err();
+        assert!(refused.contains("maintenance.lock.url"), "{url}: {refused}");
+        assert!(
+            refused.contains("is not http://HOST[:PORT][/PATH]"),
+            "{url}: {refused}"
+        );
+    }
+    let refused = |text: &str| settings(&[text]).unwrap_err();
+    let group = refused("[maintenance.lock]\ngroup = 'a b'");
+    assert!(group.contains("is not letters, digits, . and -"), "{group}");
+    let query = refused("[maintenance.hold]\nurl = 'http://h'");
+    assert!(
+        query.contains("there is no maintenance.hold.query"),
+        "{query}"
     );
 }
 
@@ -1340,6 +1369,14 @@ fn windows_and_blackouts() {
         r#"timezone = "Europe/Berlin"
 jitter = "30m"
 
+[maintenance.lock]
+url = ""
+group = "default"
+
+[maintenance.hold]
+url = ""
+query = ""
+
 [[maintenance.window]]
 days = ["Sat", "Sun"]
 start = "01:00"
@@ -1756,6 +1793,14 @@ fn any_maintenance() -> impl Strategy<Value = Maintenance> {
         Maintenance {
             timezone: Zone::named(zone).unwrap(),
             jitter: Duration::from_millis(u64::try_from(jitter).unwrap()),
+            lock: FleetLock {
+                url: ["", "http://locks:8080/fleet"][percent as usize % 2].to_owned(),
+                group: format!("array-{percent}"),
+            },
+            hold: Hold {
+                url: ["", "http://[::1]:9090"][percent as usize / 2 % 2].to_owned(),
+                query: format!("ALERTS{{severity=\"critical\"}} > {percent}"),
+            },
             windows,
             blackouts,
         }

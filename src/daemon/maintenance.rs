@@ -12,8 +12,11 @@
 mod child;
 mod control;
 mod engines;
+mod hold;
+mod lock;
 mod note;
 mod phase;
+mod request;
 mod runner;
 
 use std::collections::BTreeMap;
@@ -41,7 +44,7 @@ use crate::maintenance::{
     plan,
 };
 use crate::model::path::shown;
-use crate::model::{Engine, ImageId, OutcomeKind, RunRecord, Stop, UnixTime};
+use crate::model::{Engine, ImageId, OutcomeKind, ReasonCode, Refusal, RunRecord, Stop, UnixTime};
 use crate::serve::control::PlanRequest;
 use crate::serve::plan::{JudgedBy, render, render_json};
 use crate::serve::shared_status::SharedStatus;
@@ -50,6 +53,8 @@ use crate::state_dir::StateDir;
 use crate::sys;
 use control::Control;
 use engines::Engines;
+use hold::Hold;
+use lock::Lock;
 use note::{Note, NoteFile, left_behind};
 use phase::Phase;
 use runner::{End, Ended, Task};
@@ -92,6 +97,8 @@ pub(super) struct Maintenance {
     /// Whether a window was open at the last tick.
     was_open: bool,
     engines: Engines,
+    lock: Lock,
+    hold: Hold,
     incident: Option<UnixTime>,
     dry_runs: Vec<PathBuf>,
     /// The pressure gauge of each file system, by mount point, while a window is open.
@@ -143,6 +150,8 @@ impl Maintenance {
             planned: None,
             was_open: false,
             engines: Engines::default(),
+            lock: Lock::new(state, &machine),
+            hold: Hold::default(),
             incident: None,
             dry_runs: Vec::new(),
             gauges: BTreeMap::new(),
@@ -173,6 +182,8 @@ impl Maintenance {
                 Some(ended) = self.ended.recv() => self.take_in(ended),
                 Some(query) = self.queries.recv() => self.answer(query),
                 () = self.engines.judged() => self.post_engines(),
+                () = self.lock.answered() => self.planned = None,
+                () = self.hold.answered() => self.planned = None,
                 _ = end.changed() => return self.end_all().await,
             }
         }
@@ -210,6 +221,11 @@ impl Maintenance {
     /// Ends the runs and waits for them, longer if they have commands. A second signal ends the
     /// process at once ([`signals`](super::signals)). The next start finishes what is cut off.
     async fn end_all(mut self) {
+        self.end_runs().await;
+        self.lock.end().await;
+    }
+
+    async fn end_runs(&mut self) {
         self.stop_all(Stop::Shutdown);
         let began = Instant::now();
         let mut cancelled = None;
@@ -269,6 +285,8 @@ impl Maintenance {
             let settings = Arc::clone(&self.settings.borrow_and_update());
             self.calendar = Calendar::new(&settings.maintenance, self.seed);
             self.dry_runs.clear();
+            self.hold.forget();
+            self.lock.forget();
             self.engines.judge(&settings.defrag);
         }
         if self.engines.is_due() {
@@ -286,15 +304,21 @@ impl Maintenance {
             self.incident = Some(UnixTime(now.as_second()));
         }
         let paused = self.board.paused();
+        match open && !incident && !paused {
+            true => self.hold.ask(&self.settings.borrow().maintenance.hold),
+            false => self.hold.forget(),
+        }
         let stop = match () {
             () if incident => Some(Stop::Incident),
             () if paused => Some(Stop::Paused),
             () if !open => Some(Stop::WindowClosed),
+            () if self.hold.stops() => Some(Stop::Held),
             () => None,
         };
         match stop {
             Some(stop) => {
                 self.stop_all(stop);
+                self.unlock();
                 self.dry_runs.clear();
                 self.gauges.clear();
                 self.pressures.clear();
@@ -331,8 +355,21 @@ impl Maintenance {
             .due(now)
             .map(|(planned, run)| (planned.path.clone(), run))
             .collect();
+        if due.is_empty() {
+            return self.unlock();
+        }
+        if !settings.defrag.dry_run && !self.lock.take(&settings.maintenance.lock) {
+            return self.unlock();
+        }
         for (path, run) in due {
             self.start(&settings.defrag, &path, run);
+        }
+    }
+
+    /// Gives the lock back, unless a run works.
+    fn unlock(&mut self) {
+        if self.active.is_empty() {
+            self.lock.release();
         }
     }
 
@@ -471,12 +508,20 @@ impl Maintenance {
         }
     }
 
-    fn why_not_ready(&self) -> Option<String> {
-        if !self.unfinished.is_empty() {
-            return Some("defrag.hook_after of a run that was cut off is running".to_owned());
-        }
-        let (until, why) = self.not_ready.as_ref()?;
-        (Instant::now() < *until).then(|| why.clone())
+    fn why_not_ready(&self) -> Option<Refusal> {
+        let not_ready = || {
+            if !self.unfinished.is_empty() {
+                return Some("defrag.hook_after of a run that was cut off is running");
+            }
+            let (until, why) = self.not_ready.as_ref()?;
+            (Instant::now() < *until).then_some(why.as_str())
+        };
+        let refusal = |why| Refusal::new(ReasonCode::NotReady, format!("no run can begin: {why}"));
+        let lock = &self.settings.borrow().maintenance.lock;
+        not_ready()
+            .map(refusal)
+            .or_else(|| self.hold.why_not())
+            .or_else(|| self.lock.why_not(lock))
     }
 
     fn answer(&self, query: PlanRequest) {
@@ -533,6 +578,7 @@ impl Maintenance {
         self.post_runs();
         self.planned = None;
         metrics::defrag_active(self.active.len());
+        self.unlock();
         let report = match ended.end {
             // The next daemon finishes it.
             End::Cancelled => return,

@@ -12,7 +12,7 @@ use super::calendar::{Calendar, Opening, between};
 use super::speed::Speeds;
 use crate::model::{
     Bytes, Effect, Engine, EngineState, ExtentCount, ExtentsPerDay, Filesystem, FreeSpace, Manager,
-    Outlook, ReasonCode, Severity, Unusable,
+    Outlook, ReasonCode, Refusal, Severity, Unusable,
 };
 
 /// Maximum number of times a cooldown is doubled.
@@ -41,7 +41,7 @@ pub struct PlanFacts {
     /// Whether the operator has paused defragmentation.
     pub paused: bool,
     /// Why fragwatch cannot start a run; `None` if it can.
-    pub not_ready: Option<String>,
+    pub not_ready: Option<Refusal>,
     /// The states of engines on this host. An engine that is missing is taken to be usable.
     pub engines: Vec<EngineState>,
     /// The images.

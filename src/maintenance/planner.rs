@@ -308,8 +308,7 @@ impl<'f> Planner<'f> {
             return Err(ReasonCode::Paused.into());
         }
         if let Some(why) = &self.facts.not_ready {
-            let text = format!("no run can begin: {why}");
-            return Err(Refusal::new(ReasonCode::NotReady, text));
+            return Err(why.clone());
         }
         match self.facts.allowed {
             Allowed::Never => Err(ReasonCode::NoWindow.into()),

@@ -63,6 +63,7 @@ words! {
     pub enum Stop: Display {
         WindowClosed = "window_closed" => "the maintenance window closed",
         Paused = "paused" => "defragmentation was paused",
+        Held = "held" => "maintenance.hold has a result",
         Shutdown = "shutdown" => "fragwatch was ended",
         /// The host needs its memory and its disks:
         Incident = "incident" => "a rescue incident began",

@@ -29,6 +29,10 @@ words! {
         Incident = "incident" => "rescue incident active",
         /// fragwatch itself cannot start a run.
         NotReady = "not_ready",
+        /// `maintenance.hold` holds runs.
+        Held = "held",
+        /// `maintenance.lock` is not to be had.
+        Locked = "locked",
         NoWindow = "no_window" => "no window configured ([[maintenance.window]])",
         NoWindowInSight = "no_window_in_sight" => "no window opens within a year: blackouts",
         Stalled = "stalled" => "file-system worker stalled",

@@ -49,6 +49,18 @@ words! {
     }
 }
 
+words! {
+    /// The label `request`: what is asked of another host.
+    pub enum FleetRequest {
+        /// To take the lock of the group.
+        Lock = "lock" => "maintenance.lock",
+        /// To give it back.
+        Unlock = "unlock" => "maintenance.lock is not given back",
+        /// Whether runs are held.
+        Hold = "hold" => "maintenance.hold",
+    }
+}
+
 /// The counts over the daemon's life.
 #[derive(Debug, Clone)]
 pub struct Lifetime(PrometheusHandle);
@@ -73,6 +85,9 @@ impl Lifetime {
             }
         }
         gauge!(BUILD_INFO.name, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+        let uname = rustix::system::uname();
+        let release = uname.release().to_string_lossy().into_owned();
+        gauge!(KERNEL_INFO.name, "release" => release).set(1.0);
         // An absent counter cannot be watched for increase.
         counter!(PROBE_ERRORS.name).absolute(0);
         Ok(Lifetime(handle))
@@ -203,6 +218,12 @@ pub fn defrag_begins() {
                 .absolute(0);
         }
     }
+    for request in FleetRequest::ALL {
+        for outcome in ["granted", "refused", "failed"] {
+            counter!(FLEET_REQUESTS.name, "request" => request.as_str(), "outcome" => outcome)
+                .absolute(0);
+        }
+    }
     counter!(DEFRAG_EXTENTS_REMOVED.name).absolute(0);
     defrag_active(0);
     defrag_queue(0);
@@ -226,6 +247,11 @@ pub fn defrag_ended(engine: &str, outcome: &str, from: ExtentCount, to: ExtentCo
     ];
     counter!(DEFRAG_RUNS.name, &labels).increment(1);
     counter!(DEFRAG_EXTENTS_REMOVED.name).increment(from.0.saturating_sub(to.0));
+}
+
+/// Counts an answer to such a request: `granted`, `refused` or `failed`.
+pub fn fleet_request(request: FleetRequest, outcome: &'static str) {
+    counter!(FLEET_REQUESTS.name, "request" => request.as_str(), "outcome" => outcome).increment(1);
 }
 
 /// Sets whether a window is open, and when the next one opens, in seconds since 1970.

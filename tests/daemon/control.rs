@@ -6,14 +6,15 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
-use std::process::Output;
+use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
 use serde_json::Value;
 
 use crate::life::END;
-use crate::support::{self, Bed, fragwatch, guest};
+use crate::support::child::Child;
+use crate::support::{self, Bed, fragwatch, guest, tools};
 use crate::watch::{Etc, OFTEN, WHEN_ASKED, Watch, until};
 
 /// More than there may be.
@@ -271,4 +272,26 @@ fn half_a_request_keeps_nobody_out() {
         assert!(began.elapsed() < Duration::from_secs(15), "it may stay");
         std::thread::sleep(Duration::from_millis(100));
     }
+}
+
+#[test]
+fn a_status_that_is_watched_is_drawn_again_and_again() {
+    let script = support::require!(tools::have("script"));
+    let watch = Watch::start(&[], WHEN_ASKED);
+    let file = watch.etc.join("typescript");
+    let program = env!("CARGO_BIN_EXE_fragwatch");
+    let mut command = Command::new(script);
+    command
+        .args(["-qefc", &format!("'{program}' status --watch 1")])
+        .arg(&file)
+        .env("STATE_DIRECTORY", watch.daemon.directory())
+        .env("RUNTIME_DIRECTORY", watch.daemon.directory())
+        .stdin(Stdio::null())
+        .stdout(Stdio::null());
+    let _shown = Child::spawn(&mut command).unwrap();
+    until("three times", || {
+        let text = String::from_utf8_lossy(&fs::read(&file).ok()?).into_owned();
+        let times = text.matches("\u{1b}[Hfragwatch ").count();
+        (times >= 3 && text.contains("0 images")).then_some(())
+    });
 }

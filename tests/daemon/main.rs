@@ -21,6 +21,7 @@
 //! | `restart`    | what the history keeps when it is killed, started again, started twice |
 //! | `systemd`    | what it tells systemd, and where its log goes |
 //! | `stalled`    | file systems that do not answer |
+//! | `fleet`      | the lock of a group of hosts, and the query that holds runs |
 //! | `hooks`      | the commands around a run, and what is held against no image |
 //! | `helpers`    | helpers that are killed; what must not pile up |
 //! | `prometheus` | promtool and a real Prometheus |
@@ -36,6 +37,7 @@
 mod support;
 
 mod control;
+mod fleet;
 mod helpers;
 mod hooks;
 mod identity;

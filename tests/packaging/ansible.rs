@@ -72,6 +72,11 @@ fn the_role_renders_a_configuration_that_passes() {
         },
         "rescue": {"dry_run": true},
         "defrag": {"keep_free": "7%", "blockcopy": {"enabled": true, "directory": "/srv/copies"}},
+        "maintenance": {
+            "window": [{"days": ["Sat"], "start": "01:00", "duration": "4h"}],
+            "lock": {"url": "http://locks:3333", "group": "array-7"},
+            "hold": {"url": "http://prometheus:9090", "query": "ALERTS{alertstate=\"firing\"}"},
+        },
         "klog": {"rule": [{"name": "disk", "pattern": "md/raid\\d+: failure"}, {"name": "b", "pattern": "c"}]},
     });
     let done = render(&dir, &config);
@@ -92,6 +97,8 @@ fn the_role_renders_a_configuration_that_passes() {
         "99_999",
         "dry_run = true",
         "raid\\d+",
+        "array-7",
+        "ALERTS{",
     ] {
         let plain = part.replace('_', "");
         assert!(

@@ -124,7 +124,7 @@ fn a_real_prometheus_answers_each_of_its_queries() {
     }
     // And some of them find what is there.
     for (part, value) in [
-        ("topk(20, fragwatch_image_extents", "100"),
+        ("topk(20, fragwatch_worst_image_extents", "100"),
         ("count(fragwatch_build_info)", "1"),
     ] {
         let query = asked()

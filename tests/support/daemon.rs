@@ -26,6 +26,7 @@ pub fn fragwatch() -> Command {
         "WATCHDOG_USEC",
         "JOURNAL_STREAM",
         "NO_COLOR",
+        "COLUMNS",
     ] {
         command.env_remove(variable);
     }

@@ -24,6 +24,7 @@
 //! | `guest`  | fragments files as guests do |
 //! | `mapped` | a file mapped into memory |
 //! | `load`   | reads and writes in the background and times them |
+//! | `fleetlock` | a server of FleetLock |
 //! | `fuse`   | a FUSE server of one file |
 //! | `qemu`   | a real VM that holds an image |
 //! | `boot`   | a VM that boots, and runs a part of the test |
@@ -60,6 +61,7 @@ pub mod elsewhere;
 pub mod emergency;
 pub mod expect;
 pub mod failing;
+pub mod fleetlock;
 mod fuse;
 pub mod guest;
 pub mod halt;

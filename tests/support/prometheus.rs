@@ -64,6 +64,11 @@ impl Prometheus {
         }
     }
 
+    /// The base of its URLs.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
     /// All that it answers to an instant query; nothing while it does not answer at all.
     pub fn ask(&self, query: &str) -> Option<Value> {
         let query = serde_urlencoded::to_string([("query", query)]).unwrap();

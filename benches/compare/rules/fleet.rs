@@ -8,6 +8,10 @@ use std::thread;
 pub const HOSTS: usize = 1000;
 pub const IMAGES: usize = 50;
 
+/// Images that a daemon serves as those with the most extents. Here they are others: what a rule costs
+/// depends on their number.
+const WORST: usize = 20;
+
 /// Metrics of which the rules look at a whole day, and their labels beside instance and job.
 pub const LOOKED_BACK_AT: [(&str, &[&str]); 3] = [
     ("up", &[""]),
@@ -92,6 +96,14 @@ fn page(host: usize) -> String {
             path_label(image)
         );
         line(&mut page, "image_info", &info, 1);
+        let vm = format!("{},vm=\"vm-{host}-{image}\"", path_label(image));
+        if severity > 0 {
+            let labels = format!("{vm},in_use=\"1\"");
+            line(&mut page, "bad_image_severity", &labels, severity);
+        }
+        if image < WORST {
+            line(&mut page, "worst_image_extents", &vm, extents);
+        }
     }
     for part in [
         "rescue",
@@ -133,6 +145,8 @@ fn page(host: usize) -> String {
             );
         }
     }
+    let release = format!("release=\"6.{}.0\"", host % 5);
+    line(&mut page, "kernel_info", &release, 1);
     for trigger in ["kernel_log", "stall", "file"] {
         line(
             &mut page,

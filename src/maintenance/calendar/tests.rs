@@ -30,6 +30,7 @@ fn maintenance(zone: &str, windows: Vec<Window>, blackouts: Vec<Blackout>) -> Ma
         jitter: Duration::ZERO,
         windows,
         blackouts,
+        ..Maintenance::default()
     }
 }
 

@@ -1,6 +1,7 @@
 //! The metrics of the current state, rendered anew each time: a series must vanish with what it is
 //! about, and the global recorder cannot remove one.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -12,6 +13,10 @@ use crate::rescue::proof::Counters;
 use crate::serve::parts::Parts;
 use crate::serve::status;
 use crate::serve::view::{FilesystemView, HostView, ImageView};
+
+/// As many images as the rule `fleet:fragwatch_image_extents:topk20` chooses: all of them may be on one
+/// host.
+const WORST: usize = 20;
 
 /// The views by label value; the last of several with the same value counts, as with
 /// [images](super::images::ImageMetrics::new).
@@ -31,6 +36,7 @@ pub fn render_sweep(
 ) -> String {
     let mut text = Text::default();
     render_sums(images, &mut text);
+    render_chosen(images, &mut text);
     let filesystems = filesystems.iter();
     let filesystems = by_label(filesystems.map(|view| (distinct(&view.filesystem.mount), view)));
     let gauges: [(Metric, Value); 3] = [
@@ -109,6 +115,29 @@ fn render_sums(images: &[ImageView<'_>], text: &mut Text) {
     let growths = images.iter().filter_map(|image| image.growth);
     if let Some(growth) = growths.map(ExtentsPerDay::per_second).reduce(|a, b| a + b) {
         text.single(GROWTH, growth);
+    }
+}
+
+/// Renders the images that are not ok and those with the most extents, with what rules for a whole fleet
+/// would otherwise have to join.
+fn render_chosen(images: &[ImageView<'_>], text: &mut Text) {
+    let images = images.iter();
+    let images = by_label(images.map(|image| (distinct(&image.sample.path), image)));
+    let vm = |image: &ImageView<'_>| label(&image.vm().unwrap_or_default());
+    let mut family = text.family(BAD_IMAGE_SEVERITY);
+    for (path, image) in &images {
+        if image.severity > Severity::Ok {
+            let in_use = u8::from(image.owner.in_use()).to_string();
+            let labels = [("image", &**path), ("vm", &vm(image)), ("in_use", &in_use)];
+            family.set(&labels, image.severity.as_number().into());
+        }
+    }
+    let mut worst: Vec<_> = images.iter().collect();
+    worst.sort_by_key(|(_, image)| Reverse(image.sample.extents));
+    let mut family = text.family(WORST_IMAGE_EXTENTS);
+    for (path, image) in worst.into_iter().take(WORST) {
+        let labels = [("image", &**path), ("vm", &vm(image))];
+        family.set(&labels, float(image.sample.extents.0));
     }
 }
 

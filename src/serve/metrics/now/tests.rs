@@ -139,6 +139,10 @@ fn an_image_is_labelled_with_its_path() {
         ]
     );
     assert_eq!(
+        lines(&text, "bad_image_severity"),
+        ["fragwatch_bad_image_severity{image=\"/srv/a.qcow2\",vm=\"db\\\\x0a1\",in_use=\"1\"} 2"]
+    );
+    assert_eq!(
         lines(&text, "images"),
         [
             "fragwatch_images{severity=\"0\"} 0",
@@ -182,6 +186,30 @@ fn an_image_is_labelled_with_its_path() {
         lines(&text, "sweep_timestamp_seconds"),
         ["fragwatch_sweep_timestamp_seconds 12.5"]
     );
+}
+
+#[test]
+fn an_image_that_is_ok_and_one_that_is_not_among_the_worst_are_not_chosen() {
+    let owner = Owner::default();
+    let samples: Vec<_> = (0..25_u64)
+        .map(|n| Sample {
+            extents: ExtentCount(1000 - n),
+            ..sample(format!("/srv/{n:02}").as_bytes())
+        })
+        .collect();
+    let mut images: Vec<_> = samples.iter().map(|sample| view(sample, &owner)).collect();
+    images[24].severity = Severity::Warning;
+    let text = render_sweep(&images, &[], &HostView::default(), None);
+    assert_eq!(
+        lines(&text, "bad_image_severity"),
+        ["fragwatch_bad_image_severity{image=\"/srv/24\",vm=\"\",in_use=\"0\"} 1"]
+    );
+    let worst = lines(&text, "worst_image_extents");
+    let series = |n: u64| format!("fragwatch_worst_image_extents{{image=\"/srv/{n:02}\",vm=\"\"}}");
+    let expected: Vec<_> = (0..20)
+        .map(|n| format!("{} {}", series(n), 1000 - n))
+        .collect();
+    assert_eq!(worst, expected);
 }
 
 #[test]

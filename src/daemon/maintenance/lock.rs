@@ -1,0 +1,187 @@
+//! `[maintenance.lock]`: the lock that a group of hosts shares, held while a run works.
+//!
+//! It is written down in the state directory before it is taken, and that file removed after it was
+//! given back: by whatever way a run or the daemon ends, the next start gives it back.
+//!
+//! ```text
+//!         a run is due           granted            no run works
+//! Free ────────────────► Taking ────────► Held ─────────────────┐
+//!  ▲                        │ refused, or no answer             ▼
+//!  │ given back             └────────────────────────────────► Owed ◄── the start of the daemon
+//!  └──────────────────── Releasing ◄────────────────────────────┘
+//! ```
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use super::request::{self, Request};
+use crate::config::settings::FleetLock as Settings;
+use crate::daemon::blocking::within;
+use crate::daemon::history::READ_TIMEOUT;
+use crate::durable;
+use crate::fleet::Denied;
+use crate::fleet::lock::{FleetLock, host_id};
+use crate::model::path::shown;
+use crate::model::{ReasonCode, Refusal};
+use crate::state_dir::StateDir;
+
+const FILE: &str = "fleet-lock.json";
+const MODE: u32 = 0o600;
+/// Time until it is asked for again.
+const RETRY: Duration = Duration::from_secs(60);
+/// Time until giving it back is tried again.
+const RELEASE_RETRY: Duration = Duration::from_secs(10);
+/// Limit for giving it back at the end of the daemon.
+const LAST_RELEASE: Duration = Duration::from_millis(500);
+
+enum State {
+    Free,
+    Taking(JoinHandle<Result<(), Denied>>),
+    Held,
+    /// To be given back, at this time.
+    Owed(Instant),
+    Releasing(JoinHandle<Result<(), Denied>>),
+}
+
+pub(super) struct Lock {
+    file: PathBuf,
+    id: Option<String>,
+    state: State,
+    /// The last answer, and until when it is not asked for again.
+    answer: Option<Result<(), Denied>>,
+    refused_until: Option<Instant>,
+}
+
+impl Lock {
+    /// `machine_id` is that of the host.
+    pub(super) fn new(state: &StateDir, machine_id: &str) -> Lock {
+        Lock {
+            file: state.path().join(FILE),
+            id: host_id(machine_id),
+            state: State::Owed(Instant::now()),
+            answer: None,
+            refused_until: None,
+        }
+    }
+
+    /// Whether a run may begin. If not, asks for the lock, unless that was refused a moment ago.
+    pub(super) fn take(&mut self, settings: &Settings) -> bool {
+        if settings.url.is_empty() || matches!(self.state, State::Held) {
+            return true;
+        }
+        if matches!(self.state, State::Free) && !self.is_refused() {
+            let (file, settings, id) = (self.file.clone(), settings.clone(), self.id.clone());
+            self.state = State::Taking(tokio::spawn(take(file, settings, id)));
+        }
+        false
+    }
+
+    /// Asks again soon, although it was refused.
+    pub(super) fn forget(&mut self) {
+        self.refused_until = None;
+    }
+
+    /// Gives it back, if it is held or was not given back before. For each tick without a run.
+    pub(super) fn release(&mut self) {
+        let is_due = match self.state {
+            State::Held => true,
+            State::Owed(at) => at <= Instant::now(),
+            _ => false,
+        };
+        if is_due {
+            self.state = State::Releasing(tokio::spawn(release(self.file.clone())));
+        }
+    }
+
+    /// Waits for the answer to a request; forever if there is none. Cancel-safe.
+    pub(super) async fn answered(&mut self) {
+        let (request, task) = match &mut self.state {
+            State::Taking(task) => (Request::Lock, Some(task)),
+            State::Releasing(task) => (Request::Unlock, Some(task)),
+            _ => (Request::Lock, None),
+        };
+        let answer = request::join(task).await;
+        let now = Instant::now();
+        self.state = match (request, &answer) {
+            (Request::Lock, Ok(())) => State::Held,
+            // Without an answer, it may have been given.
+            (Request::Lock, Err(_)) => State::Owed(now),
+            (_, Ok(())) => State::Free,
+            (_, Err(_)) => State::Owed(now + RELEASE_RETRY),
+        };
+        // Giving back what was refused succeeds, and is no news.
+        if request == Request::Lock || answer.is_err() {
+            request::report(request, &answer, self.answer.as_ref());
+            self.refused_until = answer.is_err().then_some(now + RETRY);
+            self.answer = Some(answer);
+        } else {
+            request::report(request, &answer, None);
+        }
+    }
+
+    fn is_refused(&self) -> bool {
+        self.refused_until
+            .is_some_and(|until| Instant::now() < until)
+    }
+
+    /// Why no run may begin; `None` if it may, or may ask.
+    pub(super) fn why_not(&self, settings: &Settings) -> Option<Refusal> {
+        let is_asked = !settings.url.is_empty() && self.is_refused();
+        let why = self.answer.as_ref().filter(|_| is_asked)?;
+        let why = why.as_ref().err()?;
+        let text = format!("no run can begin: maintenance.lock: {why}");
+        Some(Refusal::new(ReasonCode::Locked, text))
+    }
+
+    /// Gives it back at the end of the daemon. One that is being asked for is left to the next start:
+    /// the server might answer the two requests in another order.
+    pub(super) async fn end(mut self) {
+        if matches!(self.state, State::Held) {
+            self.release();
+        }
+        if matches!(self.state, State::Releasing(_)) {
+            let _ = tokio::time::timeout(LAST_RELEASE, self.answered()).await;
+        }
+    }
+}
+
+/// Writes the lock down, then asks for it.
+async fn take(file: PathBuf, settings: Settings, id: Option<String>) -> Result<(), Denied> {
+    let Settings { url, group } = settings;
+    let id = id.ok_or_else(|| Denied::Failed("/etc/machine-id has no id".to_owned()))?;
+    let lock = FleetLock { url, group, id };
+    let note = lock.clone();
+    on_disk(file, move |file| {
+        durable::replace(file, &serde_json::to_vec(&note)?, MODE)
+    })
+    .await?;
+    lock.take().await
+}
+
+/// Gives back what is written down, then removes that.
+async fn release(file: PathBuf) -> Result<(), Denied> {
+    let read = |file: &Path| match fs::read(file) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        read => Ok(Some(serde_json::from_slice::<FleetLock>(&read?)?)),
+    };
+    if let Some(lock) = on_disk(file.clone(), read).await? {
+        lock.release().await?;
+        on_disk(file, |file| fs::remove_file(file)).await?;
+    }
+    Ok(())
+}
+
+async fn on_disk<T: Send + 'static>(
+    file: PathBuf,
+    work: impl FnOnce(&Path) -> io::Result<T> + Send + 'static,
+) -> Result<T, Denied> {
+    let name = shown(&file);
+    let done = within(READ_TIMEOUT, move || work(&file)).await;
+    let done = done.unwrap_or_else(|| Err(io::ErrorKind::TimedOut.into()));
+    done.map_err(|error| Denied::Failed(format!("{name}: {error}")))
+}
