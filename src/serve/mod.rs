@@ -9,6 +9,7 @@ pub mod history;
 pub mod http;
 pub mod listener;
 pub mod metrics;
+pub mod page;
 pub mod parts;
 pub mod plan;
 pub mod shared_status;
