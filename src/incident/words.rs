@@ -43,8 +43,7 @@ pub fn duration(milliseconds: u64) -> String {
     }
 }
 
-/// `87 µs`, `1.5 ms`, and then as [`duration`].
-pub fn micros(microseconds: u64) -> String {
+fn micros(microseconds: u64) -> String {
     match microseconds {
         0..1000 => format!("{microseconds} µs"),
         1000..1_000_000 => format!("{}.{} ms", microseconds / 1000, microseconds % 1000 / 100),
@@ -120,4 +119,19 @@ fn action_text(action: &Action) -> String {
          slab {} → {}, free blocks of 64 KiB and more {} → {}",
         slab[0], slab[1], blocks[0], blocks[1]
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_read_as_one_says_them() {
+        let texts = [999, 12_345, 303_000, 7_500_000].map(duration);
+        assert_eq!(texts, ["999 ms", "12.3 s", "5 min 3 s", "2 h 5 min"]);
+        assert_eq!(
+            [7, 1500, 2_000_000].map(micros),
+            ["7 µs", "1.5 ms", "2.0 s"]
+        );
+    }
 }

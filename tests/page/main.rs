@@ -14,6 +14,7 @@ mod support;
 
 mod browser;
 mod proxy;
+mod report;
 mod seen;
 mod sent;
 mod world;

@@ -47,6 +47,11 @@ pub struct World {
 impl World {
     /// Makes it, and waits until all images are counted.
     pub fn start() -> Here<World> {
+        World::with(0)
+    }
+
+    /// As [`World::start`], with so many further images that are warned of.
+    pub fn with(many: usize) -> Here<World> {
         let bed = Bed::xfs()?;
         let images = bed.path().to_owned();
         let named = [
@@ -59,9 +64,14 @@ impl World {
         for (name, extents) in named {
             backwards(&images.join(name), extents);
         }
+        let further = (0..many).map(|n| images.join(format!("vm-{n:04}-system-disk.img")));
+        let further: Vec<_> = further.collect();
+        further
+            .iter()
+            .for_each(|image| guest::alternate_blocks(image, 12));
         bed.sync();
         let dir = rundir::new_dir(Place::Disk).unwrap();
-        write_history(&dir, &images);
+        write_history(&dir, &images, &further);
         write_incident(&dir);
         let vm = Vm::named("db-1 <b>").start(&images.join("db-1.img"))?;
         let address = support::free_address();
@@ -83,12 +93,23 @@ impl World {
             _bed: bed,
         };
         world.until("the images are counted", |status| {
-            status["images"]["total"] == 6
+            status["images"]["total"] == 6 + many
         });
         world.until("their growth is known", |status| {
             status["worst"][0]["growth_per_day"].is_number()
         });
+        let map = world.link("db-1.img").replace("/image", "/api/history");
+        world.until("a map is recorded", |_| {
+            world.daemon.get(&map).body.contains("\"map\"")
+        });
         Ok(world)
+    }
+
+    /// Ends the daemon; everything else stays.
+    pub fn without_daemon(mut self) -> World {
+        self.daemon.signal(rustix::process::Signal::TERM);
+        self.daemon.wait(Duration::from_secs(30));
+        self
     }
 
     /// `fragwatch SUBCOMMAND`, of this daemon.
@@ -122,7 +143,7 @@ impl World {
 
     /// The page of an image.
     pub fn link(&self, name: &str) -> String {
-        let key = key(&self.images.join(name));
+        let key = key(&self.images.join(name), &uuid(&self.images));
         format!(
             "/image?fs={}&ino={}&gen={}",
             key.filesystem, key.inode, key.generation
@@ -158,6 +179,7 @@ fn settings(images: &Path, address: SocketAddr) -> String {
          [sampling]\ninterval = \"1s\"\nmap_interval = \"1s\"\n\
          [thresholds]\nwarning = {{ extents = 1000, growth_per_day = 1000000, time_to_critical = \"1m\" }}\n\
          critical = {{ extents = 5000 }}\n\
+         [[thresholds.override]]\nimages = [\"vm-*\"]\nwarning = {{ extents = 10 }}\n\
          [maintenance]\ntimezone = \"UTC\"\n\
          [[maintenance.window]]\ndays = {days:?}\nstart = \"{:02}:00\"\nduration = \"3h\"\n",
         // Not open while the tests run.
@@ -170,31 +192,34 @@ pub fn now() -> UnixTime {
     UnixTime(now.as_secs() as i64)
 }
 
-fn key(image: &Path) -> ImageKey {
-    let blkid = tools::have("findmnt").unwrap();
-    let mut command = Command::new(blkid);
+fn uuid(image: &Path) -> String {
+    let findmnt = tools::have("findmnt").unwrap();
+    let mut command = Command::new(findmnt);
     command.args(["-no", "UUID", "--target"]).arg(image);
     let uuid = String::from_utf8(command.output().unwrap().stdout).unwrap();
+    uuid.trim().to_owned()
+}
+
+fn key(image: &Path, uuid: &str) -> ImageKey {
     ImageKey {
-        filesystem: uuid.trim().to_owned(),
+        filesystem: uuid.to_owned(),
         inode: fs::metadata(image).unwrap().ino(),
         generation: generation(File::open(image).unwrap()).unwrap(),
     }
 }
 
-fn reference(image: &Path) -> ImageRef {
-    ImageRef {
-        key: key(image),
-        path: image.to_owned(),
-    }
-}
-
 /// Of the last 30 days: db-1 grows, is defragmented 12 days ago, and grows again; web-1 grows slowly.
-fn write_history(dir: &Path, images: &Path) {
+fn write_history(dir: &Path, images: &Path, further: &[PathBuf]) {
     let mut store = Store::open(&dir.join("history.db"), RETENTION, &|| {})
         .unwrap()
         .0;
+    let uuid = uuid(images);
+    let reference = |image: &Path| ImageRef {
+        key: key(image, &uuid),
+        path: image.to_owned(),
+    };
     let [db, web] = ["db-1.img", "web-1.img"].map(|name| reference(&images.join(name)));
+    let further: Vec<_> = further.iter().map(|image| reference(image)).collect();
     let sample = |image: &ImageRef, extents: i64| SampleRow {
         image: image.clone(),
         format: Format::Raw,
@@ -211,7 +236,10 @@ fn write_history(dir: &Path, images: &Path) {
         } else {
             120 + (hours - 432) * 20
         };
-        let images = vec![sample(&db, of_db), sample(&web, 1000 + hours * 600 / 720)];
+        let mut images = vec![sample(&db, of_db), sample(&web, 1000 + hours * 600 / 720)];
+        if end - at < 7 * DAY && hours % 6 == 0 {
+            images.extend(further.iter().map(|image| sample(image, 2 + hours / 72)));
+        }
         store
             .write(&Record::Sweep(Sweep {
                 at: UnixTime(at),

@@ -31,6 +31,8 @@ const FIRST: usize = 15;
 /// Runs in their table.
 const RUNS_SINCE: UnixTime = UnixTime(0);
 const DAY: i64 = 86_400;
+/// Windows in the calendar: several on each of its days.
+const MOST_WINDOWS: usize = 64;
 /// Days in the calendar.
 const DAYS: i64 = 14;
 /// Nothing is loaded from elsewhere, nothing inline runs, and nothing frames the page.
@@ -373,7 +375,8 @@ fn calendar(plan: &PlanInForce) -> String {
         let text = local.strftime("%a %d").to_string();
         Some((local.timestamp().as_second(), text))
     });
-    let bars = plan.windows().into_iter().map(|opening| Bar {
+    let openings = plan.calendar.next(plan.now, MOST_WINDOWS).into_iter();
+    let bars = openings.map(|opening| Bar {
         from: unix(opening.opens).0,
         to: unix(opening.closes).0,
         lane: 0,
