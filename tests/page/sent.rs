@@ -71,6 +71,24 @@ fn every_page_is_sent_with_a_strict_policy_and_changes_nothing() {
     story(&world);
     order(&world);
     chart_data(&world);
+    without_history(&world);
+}
+
+/// What is known in memory is shown, and what is not, is said.
+fn without_history(world: &World) {
+    let history = world.daemon.directory().join("history.db");
+    std::fs::rename(&history, history.with_extension("away")).unwrap();
+    for page in ["/", "/images", &world.link("db-1.img")] {
+        let answer = world.daemon.get(page);
+        assert_eq!(answer.status, 200, "{page}");
+        for part in ["Not shown: history", "db-1.img", "6,000"] {
+            assert!(
+                answer.body.contains(part),
+                "{page} has no {part:?}: {}",
+                answer.body
+            );
+        }
+    }
 }
 
 /// Which image endangers the host, since when, and what will be done.
@@ -160,6 +178,8 @@ fn a_thousand_images_fit_a_small_first_screen() {
     assert!(bytes < MOST_BYTES, "{bytes}");
     let images = world.daemon.get("/images").body;
     assert_eq!(images.matches("class=\"image\"").count(), 1006);
+    let gap = images.split("Not shown: ").nth(1).map(|it| &it[..80]);
+    assert_eq!(gap, None);
     assert!(images.matches("class=\"spark\"").count() >= 1002);
     let some = world.daemon.get("/images?q=vm-0007&sort=extents").body;
     assert_eq!(some.matches("class=\"image\"").count(), 1);

@@ -306,3 +306,86 @@ fn escaped(text: &str) -> impl Display {
         .map(|text| text.to_string())
         .unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{ExtentsPerDay, Trend, Unknown};
+    use std::time::Duration;
+
+    fn point(at: i64, extents: u64) -> Point {
+        Point {
+            at: UnixTime(at),
+            extents: ExtentCount(extents),
+        }
+    }
+
+    #[test]
+    fn a_week_in_small_runs_from_the_ground_to_the_top() {
+        let week = [point(0, 100), point(50, 150), point(100, 200)];
+        assert!(
+            sparkline(&week).contains("d=\"M0 19L50 10L100 1\""),
+            "{}",
+            sparkline(&week)
+        );
+        // One extent more among many is no growth.
+        assert!(sparkline(&[point(0, 1000), point(9, 1001)]).contains("M0 19L100 19"));
+        assert_eq!(sparkline(&week[..1]), "");
+    }
+
+    #[test]
+    fn names_in_a_chart_are_no_markup() {
+        let mark = Mark {
+            at: UnixTime(5),
+            kind: "run",
+            text: "<b>\"&".to_owned(),
+        };
+        let chart = ChartData {
+            now: UnixTime(10),
+            at: vec![0, 10],
+            extents: vec![5, 9],
+            marks: vec![mark],
+            ..ChartData::default()
+        };
+        let svg = chart.svg();
+        assert!(
+            svg.contains("&#60;b&#62;&#34;&#38;") && !svg.contains("<b>"),
+            "{svg}"
+        );
+        assert_eq!(ChartData::default().svg(), "");
+    }
+
+    #[test]
+    fn a_forecast_widens_and_ends_at_its_reach() {
+        let rate = |rate| ExtentsPerDay(rate);
+        let trend = |pace| Trend {
+            rate: rate(86_400.0),
+            low: rate(43_200.0),
+            high: rate(172_800.0),
+            pace,
+        };
+        let growth = |trend| Growth {
+            trend,
+            at_most: None,
+            samples: 9,
+            since: UnixTime(0),
+            watched: Duration::from_secs(100),
+            reach: Duration::from_secs(600),
+        };
+        let of = |trend| band(&growth(trend), Forecast::Never, point(50, 1000), 1200);
+        let ahead = of(Ok(trend(Pace::Steady)));
+        let last = ahead.last().unwrap();
+        assert_eq!(
+            (last.at, last.low, last.likely, last.high),
+            (650, 1300, 1600, 2200)
+        );
+        assert_eq!((ahead[0].at, ahead[0].high), (50, 1000));
+        let level = ExtentCount(1100);
+        assert_eq!(
+            of(Ok(trend(Pace::Tapering { level }))).last().unwrap().high,
+            1100
+        );
+        assert!(of(Ok(trend(Pace::Silent))).is_empty());
+        assert!(of(Err(Unknown::Unsettled)).is_empty());
+    }
+}

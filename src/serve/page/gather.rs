@@ -1,6 +1,5 @@
 //! Gathers what a page shows. Blocking reads run one at a time, each with a deadline.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -9,10 +8,10 @@ use tokio::sync::{Semaphore, watch};
 
 use super::html::Frame;
 use super::past;
-use super::rows::{Disk, Row, Week, complete};
+use super::rows::{Disk, Row, RunRow, complete};
 use crate::config::Settings;
 use crate::history::{HistoryReader, ReadError};
-use crate::model::{ImageKey, UnixTime};
+use crate::model::UnixTime;
 use crate::serve::plan::{PlanInForce, PlanRequests};
 use crate::serve::shared_status::SharedStatus;
 use crate::serve::view::Inventory;
@@ -77,13 +76,6 @@ impl Pages {
         reading.await.and_then(|read| read)
     }
 
-    /// The last week of all images; empty, with a gap noted, if it cannot be read.
-    pub async fn weeks(&self, frame: &mut Frame) -> HashMap<ImageKey, Week> {
-        let now = frame.now;
-        let weeks = self.read(move |reader| past::weeks(reader, now)).await;
-        frame.or_gap(weeks)
-    }
-
     /// The plan in force, or a noted gap.
     pub async fn plan(&self, frame: &mut Frame) -> Option<PlanInForce> {
         let plan = self.sources.plans.ask(PLAN_TIMEOUT).await;
@@ -95,18 +87,37 @@ impl Pages {
         plan
     }
 
-    /// All images, the worst first, with their past and future; and all file systems.
-    pub async fn rows(&self, frame: &mut Frame) -> (Vec<Row>, Vec<Disk>, Option<PlanInForce>) {
+    /// All images with their past and future, and what belongs to them. One reading of the history: a
+    /// second one would not answer either, and a connection may not be idle for long.
+    pub async fn host(&self, frame: &mut Frame) -> HostNow {
         let plan = self.plan(frame).await;
-        let weeks = self.weeks(frame).await;
+        let now = frame.now;
+        let past = self.read(move |reader| Ok((past::weeks(reader, now)?, reader.runs(None, 1)?)));
+        let (weeks, runs) = frame.or_gap(past.await);
         let (mut rows, mut disks) = (Vec::new(), Vec::new());
         self.sources.inventory.lend(&mut |images, filesystems| {
             rows = images.iter().map(Row::of).collect();
             disks = filesystems.iter().map(Disk::of).collect();
         });
         complete(&mut rows, weeks, plan.as_ref());
-        (rows, disks, plan)
+        let last_run = runs.into_iter().next().map(RunRow::from);
+        HostNow {
+            rows,
+            disks,
+            plan,
+            last_run,
+        }
     }
+}
+
+/// All that the first screen and the table of images show of images.
+#[derive(Debug)]
+pub struct HostNow {
+    /// The worst first.
+    pub rows: Vec<Row>,
+    pub disks: Vec<Disk>,
+    pub plan: Option<PlanInForce>,
+    pub last_run: Option<RunRow>,
 }
 
 impl Frame {

@@ -136,7 +136,7 @@ fn next(decision: &Decision, plan: &PlanInForce) -> String {
         Decision::Runs(run) => {
             let at = begins(run.begins, plan.calendar.zone(), plan.now);
             let (engine, about) = (run.engine, Roughly(run.estimate.about));
-            format!("defragmented by {engine}: {at}, about {about}")
+            format!("defragmented by {engine} ({at}, for about {about})")
         }
         Decision::Not(reason) => format!("left alone: {reason}"),
     }
@@ -286,7 +286,8 @@ fn endangers(row: &Row, status: &Status, now: UnixTime) -> String {
     let others = (status.images.critical as u64).saturating_sub(1);
     let others = match others {
         0 => String::new(),
-        _ => format!(" So does {} more.", counted(others, "image")),
+        1 => " One other does too.".to_owned(),
+        _ => format!(" {} others do too.", ExtentCount(others)),
     };
     let since = since.unwrap_or_default();
     format!("{name} endangers this host with {extents} extents{since}.{others}")
@@ -325,4 +326,63 @@ pub fn left_alone(plan: &Plan) -> (Vec<&Planned>, usize) {
 /// Seconds since 1970.
 pub fn unix(at: Timestamp) -> UnixTime {
     UnixTime(at.as_second())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(severity: Severity, left: Option<u64>) -> Row {
+        Row {
+            path: "/srv/db.img".to_owned(),
+            vm: Some("db".to_owned()),
+            severity,
+            extents: ExtentCount(5_200_000),
+            since: Some(UnixTime(0)),
+            left: left.map(Duration::from_secs),
+            ..Row::default()
+        }
+    }
+
+    #[test]
+    fn the_sentence_names_the_worst_first() {
+        let mut status = Status::default();
+        status.rescue.armed = true;
+        status.daemon.swept = Some(UnixTime(0));
+        (
+            status.images.total,
+            status.images.critical,
+            status.images.warning,
+        ) = (9, 3, 1);
+        let sentence = |status: &Status, rows: &[Row]| {
+            let verdict = verdict(status, rows, UnixTime(90_000));
+            (verdict.severity, verdict.text)
+        };
+        let (severity, text) = sentence(&status, &[row(Severity::Critical, Some(0))]);
+        assert_eq!(severity, Severity::Critical);
+        assert_eq!(
+            text,
+            "db.img of VM db endangers this host with 5,200,000 extents, for 1 d 1 h. \
+             2 others do too."
+        );
+        let (severity, text) = sentence(&status, &[row(Severity::Warning, Some(7200))]);
+        assert_eq!(severity, Severity::Warning);
+        assert!(
+            text.ends_with("Worst: db.img of VM db, critical in 2 h."),
+            "{text}"
+        );
+        let (severity, text) = sentence(&status, &[row(Severity::Ok, None)]);
+        assert_eq!(
+            (severity, text.contains("well: 9 images")),
+            (Severity::Ok, true)
+        );
+        status.rescue.armed = false;
+        assert_eq!(sentence(&status, &[]).0, Severity::Warning);
+        status.rescue.incident = true;
+        assert!(
+            sentence(&status, &[row(Severity::Critical, None)])
+                .1
+                .contains("rescue acts")
+        );
+    }
 }

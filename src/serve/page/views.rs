@@ -11,7 +11,7 @@ use serde::Deserialize;
 use super::chart::{Bar, ChartData, strip};
 use super::detail::{self, Detail, chart, reach};
 use super::filter::Filter;
-use super::gather::Pages;
+use super::gather::{HostNow, Pages};
 use super::html::{
     Frame, Image, Images, Incidents, Missing, OneIncident, Overview, Plan, PlanRow, Runs,
 };
@@ -64,10 +64,12 @@ fn missing() -> Response {
 
 pub async fn overview(State(pages): State<Pages>) -> Response {
     let mut frame = Frame::new("Host");
-    let (mut rows, disks, plan) = pages.rows(&mut frame).await;
-    let runs = pages.read(|reader| reader.runs(None, 1)).await;
-    let runs = frame.or_gap(runs);
-    frame.gaps.dedup();
+    let HostNow {
+        mut rows,
+        disks,
+        plan,
+        last_run,
+    } = pages.host(&mut frame).await;
     let status = pages.sources.status.status();
     let verdict = verdict(&status, &rows, frame.now);
     rows.retain(|row| row.severity > Severity::Ok);
@@ -83,7 +85,7 @@ pub async fn overview(State(pages): State<Pages>) -> Response {
             rescue: rescue(&status.rescue, frame.now),
             kernel: uname().release().to_string_lossy().into_owned(),
             window: plan.as_ref().map(next_window).unwrap_or_default(),
-            last_run: runs.into_iter().next().map(RunRow::from),
+            last_run,
             disks,
             status,
             frame,
@@ -168,7 +170,9 @@ fn next_window(plan: &PlanInForce) -> String {
 
 pub async fn images(State(pages): State<Pages>, Query(filter): Query<Filter>) -> Response {
     let mut frame = Frame::new("Images");
-    let (mut rows, disks, _) = pages.rows(&mut frame).await;
+    let HostNow {
+        mut rows, disks, ..
+    } = pages.host(&mut frame).await;
     let total = rows.len();
     filter.apply(&mut rows);
     answer(
