@@ -237,7 +237,9 @@ fn write_history(dir: &Path, images: &Path, further: &[PathBuf]) {
             120 + (hours - 432) * 20
         };
         let mut images = vec![sample(&db, of_db), sample(&web, 1000 + hours * 600 / 720)];
-        if end - at < 7 * DAY && hours % 6 == 0 {
+        // Enough for a week in small, which shows the last count in six hours.
+        let step = if end - at > DAY { 3600 } else { 600 };
+        if end - at < 7 * DAY && at / 21_600 != (at + step) / 21_600 {
             images.extend(further.iter().map(|image| sample(image, 2 + hours / 72)));
         }
         store
@@ -247,7 +249,7 @@ fn write_history(dir: &Path, images: &Path, further: &[PathBuf]) {
             }))
             .unwrap();
         // An hour, and on the last day ten minutes.
-        at += if end - at > DAY { 3600 } else { 600 };
+        at += step;
     }
     let change = |days: i64, image: &ImageRef, from, to, extents| {
         Record::Severity(SeverityRow {
