@@ -8,7 +8,7 @@
 //! All of this runs on one thread, which never blocks: the probe helpers access the images, and
 //! files are read on threads that may be left behind.
 //!
-//! # The parts and their lives
+//! # The parts and their lifecycles
 //!
 //! The rescue is armed before the runtime exists, and ends after maintenance but before the
 //! history, which records the final state of an incident. A reload reads the files on its own

@@ -11,8 +11,9 @@ pub use crate::sys::locks::in_use;
 pub mod config {
     pub mod settings {
         pub use crate::config::settings::{
-            Blackout, Defrag, History, Maintenance, Thresholds, Window, Zone,
+            Blackout, Defrag, History, Maintenance, Thresholds, Window,
         };
+        pub use crate::sys::zone::Zone;
     }
 }
 

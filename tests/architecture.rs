@@ -26,7 +26,10 @@ const LAW: &[(&str, &[&str])] = &[
     ("assess", &["model", "config::settings"]),
     ("maintenance", &["model", "config::settings"]),
     // A pattern that is none is refused by those who use it.
-    ("config", &["model", "klog::rules", "doctor::table"]),
+    (
+        "config",
+        &["model", "klog::rules", "doctor::table", "sys::zone"],
+    ),
     ("discover::rules", &["model", "config::settings"]),
     ("discover::format", &["model"]),
     ("discover::mounts", &["model", "sys"]),

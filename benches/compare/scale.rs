@@ -98,7 +98,7 @@ pub fn memory(_: usize) -> Here<Vec<Row>> {
     let mut daemon = start(bed.path(), &state)?;
     counted(&mut daemon, WITH_PAST);
     let log = fs::read_to_string(state.join("log")).map_err(NotHere::because)?;
-    assert!(log.contains("images is known"), "it has no past: {log}");
+    assert!(log.contains("images read"), "it has no past: {log}");
     watch(&mut [&mut daemon], WARM_UP);
     daemon.begin();
     watch(&mut [&mut daemon], MEASURED);

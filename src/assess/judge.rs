@@ -10,7 +10,9 @@ use crate::model::{Bytes, ExtentCount, ExtentsPerDay, Forecast, Growth, Severity
 /// The measured values of an image.
 #[derive(Debug, Clone, Copy)]
 pub struct Observed<'a> {
+    /// Its extents.
     pub extents: ExtentCount,
+    /// How fast it gains extents.
     pub growth: &'a Growth,
     /// The time until the critical number of extents.
     pub forecast: Forecast,

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use globset::GlobSet;
 
-use crate::config::settings::{Limits, Thresholds, compile_globs};
+use crate::config::settings::{Limits, Thresholds};
+use crate::model::globs::compile_globs;
 use crate::model::{ExtentCount, Severity};
 
 /// The thresholds, with compiled globs.
@@ -138,8 +139,9 @@ fn compile_parts(globs: &[(usize, &str)]) -> Vec<Part> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::settings::{Globs, LimitChanges, Override};
+    use crate::config::settings::{LimitChanges, Override};
     use crate::model::ExtentsPerDay;
+    use crate::model::globs::Globs;
     use proptest::prelude::*;
     use std::path::PathBuf;
     use std::time::Instant;

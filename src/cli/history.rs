@@ -10,7 +10,7 @@ use super::command::load_to_ask;
 use super::output::{self, SUCCESS};
 use super::{client, status};
 use crate::assess::Assessor;
-use crate::config::units::Unit as _;
+use crate::model::notation::Unit as _;
 use crate::model::utc::rfc3339_seconds;
 use crate::model::{ExtentCount, Roughly, UnixTime};
 use crate::serve::history::{HistoryQuery, HistoryResponse};

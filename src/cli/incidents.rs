@@ -12,7 +12,7 @@ use crate::incident::archive;
 use crate::incident::evidence::{BlockedTask, TaskKind};
 use crate::incident::format::{Event, Incident, SCHEMA, TakenEvidence};
 use crate::incident::hook::Moment;
-use crate::incident::words::{actions, clean, duration, event_text, kib, outcome, trigger};
+use crate::incident::words::{clean, duration, event_text, kib, outcome, trigger};
 use crate::model::path::shown;
 use crate::model::{Bytes, ExtentCount};
 use crate::sys::proc::page_bytes;
@@ -198,7 +198,8 @@ fn event_line(event: &Event) -> String {
 
 /// Free blocks before the first action and after the last one.
 fn free_blocks(incident: &Incident) -> String {
-    let (Some(first), Some(last)) = (actions(incident).next(), actions(incident).last()) else {
+    let (Some(first), Some(last)) = (incident.actions().next(), incident.actions().next_back())
+    else {
         return String::new();
     };
     let (before, after) = (&first.before, &last.after);

@@ -9,7 +9,7 @@ use super::command::{block_on, load_config};
 use super::images::{self, Found, Image, Probes};
 use super::{image_table, map_view, output, scan_json};
 use crate::config::Settings;
-use crate::config::units::Unit as _;
+use crate::model::notation::Unit as _;
 use crate::model::{Bytes, ExtentCount};
 use crate::probe::sweep::Scope;
 

@@ -9,7 +9,7 @@ use super::examples::write;
 use super::read::place;
 use super::report::Finding;
 use super::settings::{Klog, Maintenance, Rescue, Settings};
-use super::units::Toml as _;
+use super::text::Toml as _;
 
 const TIMEOUT: &str = "sampling.probe_timeout";
 const INTERVAL: &str = "sampling.interval";

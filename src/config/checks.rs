@@ -4,11 +4,8 @@ use std::ops::{Bound, RangeBounds};
 use std::path::Path;
 use std::time::Duration;
 
-use globset::GlobBuilder;
-
-use super::globs::{compile_globs, is_glob};
-use super::text::quoted;
-use super::units::Toml;
+use super::text::{Toml, quoted};
+use crate::model::globs::{can_match, compile_globs, is_glob};
 
 pub(super) const MILLISECOND: Duration = Duration::from_millis(1);
 /// The shortest interval: a sweep over a thousand images needs time, the stall detector checks once
@@ -81,7 +78,7 @@ pub(super) fn command(words: &[String], path: &str, invalid: &mut Invalid) {
 pub(super) fn globs(globs: &Vec<String>, path: &str, invalid: &mut Invalid) {
     let before = invalid.len();
     let syntax = "a glob of a file name, or one of a whole path, which begins with / or **";
-    each(form(is_matched, syntax))(globs, path, invalid);
+    each(form(can_match, syntax))(globs, path, invalid);
     if invalid.len() == before
         && let Err(error) = compile_globs(globs.iter().map(String::as_str))
     {
@@ -101,15 +98,6 @@ pub(super) fn is_absolute(path: &str) -> bool {
 /// Whether it may be an entry of `images.paths`.
 pub(super) fn is_searched(path: &str) -> bool {
     is_absolute(path) && (!is_glob(path) || compile_globs([path]).is_ok())
-}
-
-/// Whether a glob may match. With a slash it is matched against the whole path.
-fn is_matched(text: &str) -> bool {
-    // A class or an alternative may begin with a slash.
-    let is_path = text.starts_with(['/', '{', '[', '\\']) || text.starts_with("**");
-    // Only the syntax: compiling is slow, and the list is compiled as a whole.
-    let is_glob = GlobBuilder::new(text).build().is_ok();
-    is_glob && !text.is_empty() && (is_path || !text.contains('/'))
 }
 
 /// Whether it may be the path of a database.

@@ -6,8 +6,9 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use toml::Value;
 
-use super::units::Unit;
+use crate::model::notation::{Unit, units};
 use crate::model::{ExtentsPerDay, Share};
+use crate::sys::zone::Zone;
 
 /// Defines sections, whose keys may all be missing: `key: type as "format" = default, check check;`.
 /// The format is that of `#[serde(with = "format")]`, the check one of [`checks`](super::checks);
@@ -62,6 +63,12 @@ macro_rules! settings {
     };
 }
 pub(super) use settings;
+
+units! {
+    Zone: "a time zone such as Europe/Berlin",
+        |text| Zone::named(text),
+        |zone| zone.name().to_owned();
+}
 
 /// A value as text with its unit.
 pub(super) mod text {

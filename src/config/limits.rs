@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::check::Check;
 use super::settings::{HostLimits, LimitChanges, Limits, Thresholds};
-use super::units::Toml as _;
+use super::text::Toml as _;
 use crate::model::growth::REACH_OF_WINDOW;
 use crate::model::memory::EXTENT_LIMIT_64;
 use crate::model::{ExtentCount, ExtentsPerDay, Share};

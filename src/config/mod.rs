@@ -16,15 +16,12 @@ mod checks;
 mod examples;
 mod file;
 mod formats;
-mod globs;
 mod limits;
 mod read;
 mod report;
 mod rules;
 pub mod settings;
 mod text;
-pub mod units;
-mod zone;
 
 use std::path::{Path, PathBuf};
 

@@ -9,7 +9,7 @@ use toml::de::{DeArray, DeTable, DeValue};
 use super::examples::{EXAMPLES, write};
 use super::report::{Finding, Place, keep_first};
 use super::settings::Settings;
-use super::text::{join, nearest, quoted};
+use super::text::{join, quoted};
 
 /// Maximum number of characters of a value in a message; the line below it shows more.
 const MAX_REPEATED: usize = 40;
@@ -197,4 +197,31 @@ fn explain(text: &str, part: &Value<'_>, error: &toml::de::Error) -> Finding {
         (format!("{path}: {raw}{problem}"), help)
     };
     Finding::new(place, message, help)
+}
+
+/// The word of `known` that is nearest to `word`, with at most one wrong letter, or one in three.
+fn nearest<'k>(word: &str, known: impl IntoIterator<Item = &'k str>) -> Option<&'k str> {
+    let near = known.into_iter().filter_map(|candidate| {
+        // A word of a megabyte is not compared.
+        let distance = (word.len() <= 2 * candidate.len())
+            .then(|| strsim::levenshtein(word, &candidate.to_lowercase()))?;
+        (distance <= (candidate.len() / 3).max(1)).then_some((distance, candidate))
+    });
+    Some(near.min_by_key(|(distance, _)| *distance)?.1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_nearest_word_is_not_far() {
+        let known = ["interval", "map_interval", "probe_timeout"];
+        assert_eq!(nearest("intervall", known), Some("interval"));
+        assert_eq!(nearest("map-interval", known), Some("map_interval"));
+        assert_eq!(nearest("probe_timout", known), Some("probe_timeout"));
+        assert_eq!(nearest("timeout", known), None);
+        assert_eq!(nearest("", known), None);
+        assert_eq!(nearest(&"x".repeat(1_000_000), known), None);
+    }
 }

@@ -12,8 +12,6 @@ use std::time::Duration;
 use jiff::civil::{Date, Time, Weekday};
 use serde::{Deserialize, Serialize};
 
-pub use super::globs::{Globs, compile_globs, is_glob};
-pub use super::zone::Zone;
 pub use doctor::Silence;
 use thresholds::{CRITICAL_EXTENTS, WARNING_EXTENTS, limits};
 pub use thresholds::{LimitChanges, Limits, Override};
@@ -28,6 +26,7 @@ use crate::model::memory::EXTENT_LIMIT_64;
 use crate::model::{
     Bytes, BytesPerSecond, Engine, ExtentCount, RescueStep, RuleDefinition, Severity, Share,
 };
+use crate::sys::zone::Zone;
 
 /// Maximum number of actions per hour: one a second. The rescue stores as many times.
 pub(super) const MAX_ACTIONS_PER_HOUR: u32 = 3600;
@@ -37,7 +36,7 @@ pub const DEFAULT_SOCKET: &str = "/run/fragwatch/control.sock";
 settings! {
     /// Which files are watched.
     images: Images {
-        /// Absolute paths of files or directories (recursive), or globs ([`is_glob`]). May be empty.
+        /// Absolute paths of files or directories (recursive), or globs. May be empty.
         paths: Vec<String> = vec!["/var/lib/libvirt/images".to_owned()],
             check each(form(is_searched, "an absolute path, or a glob of one"));
         /// Globs of the image files; if empty, every file that looks like a disk image. A glob without

@@ -13,7 +13,6 @@ use super::examples::DELIVERED;
 use super::settings::{
     Blackout, Control, Defrag, History, HostLimits, Images, Klog, LimitChanges, Limits,
     MAX_ACTIONS_PER_HOUR, Maintenance, Metrics, Override, Rescue, Sampling, Thresholds, Window,
-    Zone,
 };
 use super::*;
 use crate::model::{
@@ -21,6 +20,7 @@ use crate::model::{
     RuleDefinition, Severity, Share,
 };
 use crate::rescue::{Ladder, LadderSettings, ladder};
+use crate::sys::zone::Zone;
 
 /// The settings that texts make together, or what is printed.
 fn settings(texts: &[&str]) -> Result<Settings, String> {

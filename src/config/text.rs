@@ -1,19 +1,10 @@
-//! Writes texts as TOML, and suggests corrections for misspelled words.
+//! Writes values and the paths of keys as TOML.
 
 use std::path::Path;
 
+use crate::model::ExtentCount;
+use crate::model::notation::Unit;
 use crate::model::path::shown;
-
-/// The word of `known` that is nearest to `word`, with at most one wrong letter, or one in three.
-pub(super) fn nearest<'k>(word: &str, known: impl IntoIterator<Item = &'k str>) -> Option<&'k str> {
-    let near = known.into_iter().filter_map(|candidate| {
-        // A word of a megabyte is not compared.
-        let distance = (word.len() <= 2 * candidate.len())
-            .then(|| strsim::levenshtein(word, &candidate.to_lowercase()))?;
-        (distance <= (candidate.len() / 3).max(1)).then_some((distance, candidate))
-    });
-    Some(near.min_by_key(|(distance, _)| *distance)?.1)
-}
 
 /// The text as a TOML string in double quotes, on one line, escaped for terminals as by [`shown`].
 pub(super) fn quoted(text: &str) -> String {
@@ -27,6 +18,29 @@ pub(super) fn quoted(text: &str) -> String {
     format!("\"{}\"", escaped.collect::<String>())
 }
 
+/// A value in TOML syntax.
+pub(super) trait Toml {
+    fn toml(&self) -> String;
+}
+
+impl<T: Unit> Toml for T {
+    fn toml(&self) -> String {
+        quoted(&self.write())
+    }
+}
+
+impl Toml for ExtentCount {
+    fn toml(&self) -> String {
+        self.0.to_string()
+    }
+}
+
+impl Toml for u32 {
+    fn toml(&self) -> String {
+        self.to_string()
+    }
+}
+
 /// The path of `name` in `section`, either of which may be empty.
 pub(super) fn join(section: &str, name: &str) -> String {
     let is_one = section.is_empty() || name.is_empty();
@@ -37,17 +51,6 @@ pub(super) fn join(section: &str, name: &str) -> String {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-
-    #[test]
-    fn the_nearest_word_is_not_far() {
-        let known = ["interval", "map_interval", "probe_timeout"];
-        assert_eq!(nearest("intervall", known), Some("interval"));
-        assert_eq!(nearest("map-interval", known), Some("map_interval"));
-        assert_eq!(nearest("probe_timout", known), Some("probe_timeout"));
-        assert_eq!(nearest("timeout", known), None);
-        assert_eq!(nearest("", known), None);
-        assert_eq!(nearest(&"x".repeat(1_000_000), known), None);
-    }
 
     #[test]
     fn quotes_hold_everything() {

@@ -20,7 +20,7 @@ use crate::history::lock::{Lock, LockError};
 use crate::history::{
     HistoryReader, IncidentRow, ReadError, Record, Recorder, SampleRow, SeverityRow, Sweep, open,
 };
-use crate::incident::format::{EventKind, Incident, IncidentState};
+use crate::incident::format::{Incident, IncidentState};
 use crate::incident::recorder::Listener;
 use crate::maintenance::gather::PastRuns;
 use crate::model::path::shown;
@@ -102,7 +102,7 @@ pub(super) async fn look_back(
     match within(READ_TIMEOUT, move || read_past(&database, window, now)).await {
         Some(Ok(past)) if past.is_empty() => {}
         Some(Ok(past)) => {
-            info!("the history of {} images is known", past.len());
+            info!("history of {} images read", past.len());
             let mut registry = registry.lock();
             for (key, (recent, severity)) in past {
                 registry.restore(key, recent, severity);
@@ -133,7 +133,7 @@ pub(super) async fn past_events(path: &Path) -> (PastRuns, Option<UnixTime>) {
         .await
         .unwrap_or_else(|| (Err("no answer".to_owned()), None));
     let runs = runs.unwrap_or_else(|error| {
-        warn!("nothing is known of earlier defragmentations: {error}");
+        warn!("earlier defragmentations unknown: {error}");
         Vec::new()
     });
     (PastRuns::new(runs), incident)
@@ -235,14 +235,6 @@ impl HistoryHandle {
 
 fn incident_row(incident: &Incident, began: SystemTime) -> IncidentRow {
     let at = unix(began);
-    let last = incident
-        .events
-        .iter()
-        .rev()
-        .find_map(|event| match &event.what {
-            EventKind::Action(action) => Some(action.outcome),
-            _ => None,
-        });
     let duration = Duration::from_millis(incident.duration_ms.unwrap_or(0));
     IncidentRow {
         name: incident.id.clone(),
@@ -250,7 +242,7 @@ fn incident_row(incident: &Incident, began: SystemTime) -> IncidentRow {
         ended: (incident.state != IncidentState::Open).then(|| unix(began + duration)),
         trigger: incident.trigger,
         actions: incident.actions,
-        outcome: last,
+        outcome: incident.actions().next_back().map(|action| action.outcome),
         freed: Bytes(incident.slab_freed_kib.saturating_mul(1024)),
     }
 }

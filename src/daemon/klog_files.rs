@@ -10,7 +10,6 @@ use jiff::Timestamp;
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
-use crate::config::settings::Zone;
 use crate::klog::Rules;
 use crate::klog::dedup::{Dedup, Source};
 use crate::klog::file::{self, Down, FileSource};
@@ -24,6 +23,7 @@ use crate::serve::metrics;
 use crate::serve::parts::{Part, State};
 use crate::serve::shared_status::SharedStatus;
 use crate::sys::mutex::lock;
+use crate::sys::zone::Zone;
 
 /// Maximum queued matches. More are a storm, of which one is enough.
 const WAITING: usize = 256;
@@ -219,7 +219,7 @@ impl Tally {
     fn report(&mut self, file: &Path) -> Option<String> {
         if self.old && !std::mem::replace(&mut self.old_reported, true) {
             warn!(
-                "{}: lines from long ago are written again; they count as old and rescue nobody",
+                "{}: old lines are written again; they start no rescue",
                 file.display()
             );
         }

@@ -105,13 +105,13 @@ fn write_lines(lines: &mut Jobs<Vec<u8>>) {
     let mut stderr = io::stderr();
     let mut reported = 0;
     while let Some(line) = lines.next() {
-        // Fails if standard error is closed: nobody reads it.
+        // Fails if standard error is closed.
         let _ = stderr.write_all(&line);
         let lost = lines.dropped();
         if lost > reported {
             let _ = writeln!(
                 stderr,
-                "{} log lines were lost: nobody took them",
+                "{} log lines were lost: standard error was not read in time",
                 lost - reported
             );
             reported = lost;

@@ -223,7 +223,10 @@ impl Maintenance {
             if Instant::now() >= deadline {
                 if cancelled.is_some() || !has_hooks {
                     // The kernel kills them with this process; an image is then unchanged.
-                    return warn!("{} runs are killed, not ended", self.active.len());
+                    return warn!(
+                        "{} runs did not end in time and are killed",
+                        self.active.len()
+                    );
                 }
                 cancelled = Some(self.cancel_hooks());
                 continue;

@@ -146,7 +146,7 @@ impl Mapper {
                     self.registry.lock().outdate_spaces(|it| it == name);
                 }
                 // Such as on btrfs. The next attempt is after the interval.
-                Reading::FreeSpace(_, Err(reason)) => debug!("free space not known: {reason}"),
+                Reading::FreeSpace(_, Err(reason)) => debug!("free space unknown: {reason}"),
             }
         }
         any
@@ -199,7 +199,7 @@ impl Mapper {
         // Above the cap no map is to be loaded. That of an image in use is already loaded
         // (xfs_iread_extents, at the first read or write), so sampling it costs nothing.
         let is_xfs = registry.is_xfs(device);
-        let is_readable = |image: &&KnownImage| {
+        let is_readable = |image: &KnownImage| {
             image.device == device
                 && (image.sample.extents <= cap || (is_xfs && image.owner.in_use()))
                 && !image.waits_for_map_retry(now)
@@ -207,7 +207,7 @@ impl Mapper {
         let readable = registry
             .images
             .values()
-            .filter(is_readable)
+            .filter(|image| is_readable(image))
             .map(|image| (image.sample.id, image.map_read));
         let schedule = self.schedules.entry(device).or_default();
         let image = schedule.next(now, interval, readable)?;

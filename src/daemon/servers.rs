@@ -92,7 +92,7 @@ impl PageServer {
         };
         if let Err(error) = pages.listen(listen).await {
             error!(
-                "no metrics are served: {error:#}; tried again every {} s",
+                "no metrics are served: {error:#}; retrying every {} s",
                 RETRY_INTERVAL.as_secs()
             );
         }

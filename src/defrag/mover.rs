@@ -44,8 +44,11 @@ const SHORT_MAP: ExtentCount = ExtentCount(100_000);
 /// The durations of the steps that lock the image, and of all steps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Took {
+    /// FICLONERANGE.
     pub clone: Duration,
+    /// FALLOC_FL_UNSHARE_RANGE.
     pub unshare: Duration,
+    /// All steps.
     pub busy: Duration,
 }
 

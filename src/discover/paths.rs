@@ -13,7 +13,7 @@ use std::path::{Component, Path, PathBuf};
 use globset::GlobSet;
 
 use super::mounts::FilesystemScope;
-use crate::config::settings::{compile_globs, is_glob};
+use crate::model::globs::{compile_globs, is_glob};
 
 /// Maximum number of links to follow before ELOOP (`MAXSYMLINKS`, path_resolution(7)).
 const MAX_LINKS: u32 = 40;

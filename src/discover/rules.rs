@@ -4,8 +4,8 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::settings::Globs;
 use crate::model::Bytes;
+use crate::model::globs::Globs;
 use crate::model::image::KEPT_SUFFIX;
 
 /// Which files the configuration selects.

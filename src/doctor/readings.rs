@@ -118,11 +118,15 @@ pub struct Readings {
     pub before: Files,
     /// All files at the second.
     pub now: Files,
+    /// Tasks that wait, and where.
     pub tasks: Reading<Tasks>,
     /// Which process has which files open.
     pub holders: Reading<Holders>,
+    /// The mounts of this namespace.
     pub mounts: Reading<Vec<Mount>>,
+    /// The running kernel.
     pub kernel: Reading<Running>,
+    /// The configuration, and the answer of the daemon.
     pub own: Own,
 }
 

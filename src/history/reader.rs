@@ -49,8 +49,11 @@ pub struct ImageInfo {
 /// The last sample of an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LastSample {
+    /// Time and extents.
     pub point: Point,
+    /// Length of the file.
     pub size: Bytes,
+    /// Space on disk.
     pub allocated: Bytes,
 }
 
@@ -58,12 +61,18 @@ pub struct LastSample {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct PastSeverity {
+    /// Row number of the image.
     #[serde(skip)]
     pub image: i64,
+    /// When it changed.
     pub at: UnixTime,
+    /// The severity before.
     pub from: String,
+    /// The severity after.
     pub to: String,
+    /// Extents at that time.
     pub extents: ExtentCount,
+    /// The threshold that was reached.
     pub reason: String,
 }
 

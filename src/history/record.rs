@@ -57,9 +57,11 @@ pub struct SampleRow {
 /// One reading of an extent map.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MapRow {
+    /// The image.
     pub image: ImageRef,
     /// When the map was read.
     pub at: UnixTime,
+    /// The map.
     pub map: ExtentMap,
 }
 

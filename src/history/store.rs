@@ -22,6 +22,7 @@ use super::record::{IncidentRow, MapRow, Record, SeverityRow, Sweep};
 use super::retention::{self, RetentionTask, day, day_bounds, hour};
 use super::{file, schema};
 use crate::model::path::shown;
+use crate::model::units::signed;
 use crate::model::{Format, ImageKey, ImageRef, Outcome, RunRecord, Trigger, UnixTime};
 
 /// How long a statement waits for another process, such as an operator's sqlite3.
@@ -410,11 +411,6 @@ fn stored(path: &Path) -> (String, Option<&[u8]>) {
         Some(text) => (text.to_owned(), None),
         None => (shown(path), Some(path.as_os_str().as_bytes())),
     }
-}
-
-/// Saturates at the largest SQLite integer; no file system has larger numbers.
-fn signed(number: u64) -> i64 {
-    i64::try_from(number).unwrap_or(i64::MAX)
 }
 
 fn write_sweep(images: &mut Images<'_>, sweep: &Sweep) -> rusqlite::Result<()> {

@@ -9,6 +9,7 @@ use super::archive::file_name;
 use super::format::{Action, Event, EventKind, Incident, IncidentState, SCHEMA, millis};
 use super::writer::Writer;
 use crate::model::path::printable;
+use crate::model::units::signed;
 use crate::model::{IncidentId, Monotonic, Outcome, Trigger, utc};
 use crate::rescue::Ended;
 use crate::rescue::clock::now;
@@ -162,8 +163,4 @@ pub(super) fn to_json(incident: &Incident) -> Option<Vec<u8>> {
     let json = serde_json::to_vec(incident);
     json.inspect_err(|error| error!("incident {}: no JSON: {error}", incident.id))
         .ok()
-}
-
-fn signed(number: u64) -> i64 {
-    i64::try_from(number).unwrap_or(i64::MAX)
 }

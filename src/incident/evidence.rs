@@ -13,6 +13,7 @@ use crate::sys::proc::{self, Pressure, Slab};
 pub struct Evidence {
     /// Time of collection: RFC 3339.
     pub at: String,
+    /// Duration of the collection in milliseconds.
     pub took_ms: u64,
     /// Free blocks by order, per zone.
     pub buddyinfo: Vec<Zone>,
@@ -23,11 +24,13 @@ pub struct Evidence {
     pub meminfo_kib: BTreeMap<String, u64>,
     /// Pressure of `memory`, `io` and `cpu`, each by `some` and `full`.
     pub pressure: BTreeMap<String, BTreeMap<String, Pressure>>,
+    /// The largest slab caches.
     pub slabs: Vec<Slab>,
     /// Number of tasks in state D, including those not listed in `tasks`.
     pub tasks_blocked: u64,
     /// Tasks in state D, up to a limit.
     pub tasks: Vec<BlockedTask>,
+    /// The first mounts of this namespace.
     pub mounts: Vec<MountPoint>,
     /// The most fragmented images.
     pub images: Vec<ImageEvidence>,
@@ -40,6 +43,7 @@ pub struct Evidence {
 /// Free blocks of a zone, by order.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Zone {
+    /// NUMA node.
     pub node: u64,
     /// Name: `DMA32`, `Normal`, …
     pub zone: String,
@@ -61,9 +65,13 @@ impl From<proc::BuddyZone<'_>> for Zone {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct BlockedTask {
+    /// Thread ID.
     pub tid: u32,
+    /// Process ID.
     pub pid: u32,
+    /// Name of the thread.
     pub comm: String,
+    /// Its role.
     pub kind: TaskKind,
     /// The function in which it waits.
     pub wchan: Option<String>,
@@ -87,7 +95,9 @@ pub enum TaskKind {
 /// A mount point.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MountPoint {
+    /// Path.
     pub point: String,
+    /// File system type: `xfs`.
     #[serde(rename = "type")]
     pub type_name: String,
     /// Device number: `253:0`.
@@ -108,6 +118,8 @@ pub struct ImageEvidence {
 /// A collector that failed, or returned only part of its data.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeftOut {
+    /// Name of the collector.
     pub collector: String,
+    /// Why.
     pub reason: String,
 }

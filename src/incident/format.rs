@@ -63,6 +63,16 @@ pub struct Incident {
     pub hooks: Vec<HookReport>,
 }
 
+impl Incident {
+    /// The recorded actions in chronological order.
+    pub fn actions(&self) -> impl DoubleEndedIterator<Item = &Action> {
+        self.events.iter().filter_map(|event| match &event.what {
+            EventKind::Action(action) => Some(&**action),
+            _ => None,
+        })
+    }
+}
+
 words! {
     /// State of an incident.
     #[derive(Default)]
@@ -84,6 +94,7 @@ pub struct Event {
     pub at: String,
     /// Time since the start of the incident; negative before it.
     pub after_ms: i64,
+    /// What happened.
     #[serde(flatten)]
     pub what: EventKind,
 }
@@ -131,9 +142,11 @@ pub enum EventKind {
 /// An action and its effect.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Action {
+    /// What was done.
     pub step: RescueStep,
     /// Number within the incident, from 1.
     pub number: u32,
+    /// Whether it worked.
     pub outcome: Outcome,
     /// Error of the write.
     #[serde(default)]
@@ -182,7 +195,9 @@ impl Action {
 /// Evidence and when it was collected.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TakenEvidence {
+    /// At which moment of the incident.
     pub moment: Moment,
+    /// What was collected.
     #[serde(flatten)]
     pub evidence: Evidence,
 }

@@ -27,8 +27,11 @@ words! {
 /// Result of a run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HookReport {
+    /// At which moment of the incident.
     pub moment: Moment,
+    /// How the command ended.
     pub outcome: HookOutcome,
+    /// Duration in milliseconds.
     pub took_ms: u64,
 }
 

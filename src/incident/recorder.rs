@@ -91,6 +91,7 @@ impl Default for RecorderSettings {
 /// State of the recorder.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RecorderHealth {
+    /// The files of incidents.
     pub files: WriterHealth,
     /// Commands lost because the queue was full.
     pub lost: u64,
@@ -444,7 +445,7 @@ impl RecorderThread {
             );
         } else {
             info!(
-                "{directory} answers again; {} incidents were given up meanwhile",
+                "{directory} answers again; {} incidents were discarded meanwhile",
                 health.dropped
             );
         }

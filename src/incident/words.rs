@@ -22,7 +22,9 @@ pub fn outcome(incident: &Incident) -> String {
         (1, _) => ", 1 action failed".to_owned(),
         (failed, _) => format!(", {failed} actions failed"),
     };
-    let dry = actions(incident).any(|action| action.outcome == Outcome::DryRun);
+    let dry = incident
+        .actions()
+        .any(|action| action.outcome == Outcome::DryRun);
     let state = match incident.state {
         IncidentState::Open => "goes on",
         IncidentState::Ended if dry => "over, dry run",
@@ -88,17 +90,6 @@ pub fn event_text(event: &Event) -> String {
         }
         EventKind::Unknown => "an event of a later version".to_owned(),
     }
-}
-
-/// Its actions, in order.
-pub fn actions(incident: &Incident) -> impl Iterator<Item = &Action> {
-    incident
-        .events
-        .iter()
-        .filter_map(|event| match &event.what {
-            EventKind::Action(action) => Some(&**action),
-            _ => None,
-        })
 }
 
 fn action_text(action: &Action) -> String {

@@ -20,10 +20,13 @@ const RETRY: Duration = Duration::from_secs(10);
 /// State of the writer.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct WriterHealth {
+    /// Files written.
     pub written: u64,
+    /// Attempts that failed.
     pub failed: u64,
     /// Files dropped because the queue was full or the daemon ended.
     pub dropped: u64,
+    /// Files in the queue.
     pub waiting: usize,
     /// Whether the last attempt failed.
     pub failing: bool,
@@ -111,7 +114,7 @@ impl Archive {
                 let result = recover(&self.directory, &began);
                 recovered = result.is_ok();
                 if let Err(error) = result {
-                    warn!("{directory}: cannot be put in order: {error}");
+                    warn!("{directory}: files of an earlier daemon cannot be recovered: {error}");
                 }
             }
             if lock(&self.health).failing {
@@ -141,7 +144,7 @@ impl Archive {
         let directory = shown(&self.directory);
         match &saved {
             Err(error) if !failed_before => {
-                error!("{directory}: {name} cannot be written: {error}; tried again every 10 s");
+                error!("{directory}: {name} cannot be written: {error}; retrying every 10 s");
             }
             Ok(()) if failed_before => info!("{directory}: incidents can be written again"),
             _ => {}

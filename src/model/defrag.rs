@@ -444,8 +444,7 @@ pub struct RunRecord {
 impl RunRecord {
     /// When it ended.
     pub fn ended(&self) -> UnixTime {
-        let seconds = i64::try_from(self.took.as_secs()).unwrap_or(i64::MAX);
-        UnixTime(self.at.0.saturating_add(seconds))
+        UnixTime(self.at.0.saturating_add_unsigned(self.took.as_secs()))
     }
 }
 

@@ -22,8 +22,7 @@ impl UnixTime {
 
     /// The time that was `duration` ago, saturating.
     pub fn before(self, duration: std::time::Duration) -> UnixTime {
-        let seconds = i64::try_from(duration.as_secs()).unwrap_or(i64::MAX);
-        UnixTime(self.0.saturating_sub(seconds))
+        UnixTime(self.0.saturating_sub_unsigned(duration.as_secs()))
     }
 
     /// Time elapsed since `earlier`; zero if `earlier` is later.

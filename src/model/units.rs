@@ -147,6 +147,11 @@ impl fmt::Display for BytesPerSecond {
     }
 }
 
+/// As a signed number; the largest one if it is larger.
+pub fn signed(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
 /// A time, rounded down, in the largest unit with a count of two or more: `90 seconds`, `36 hours`.
 pub fn roughly(time: Duration) -> String {
     const UNITS: [(&str, u64); 3] = [("days", 86_400), ("hours", 3_600), ("minutes", 60)];

@@ -16,11 +16,14 @@ use crate::sys::{generation, geometry, handle};
 /// A file or directory, as it is written down.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Located {
+    /// Its path at the time.
     #[serde(with = "wire")]
     pub path: PathBuf,
     #[serde(with = "wire")]
     mount: PathBuf,
+    /// UUID of the file system.
     pub filesystem: [u8; 16],
+    /// Inode number.
     pub inode: u64,
     generation: u32,
 }

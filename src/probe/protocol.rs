@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::settings::is_glob;
 use crate::discover::mounts::{FilesystemScope, Mount};
 use crate::discover::rules::Selection;
+use crate::model::globs::is_glob;
 use crate::model::{
     Bytes, Census, ExtentCount, ExtentMap, Filesystem, FreeSpace, ImageId, MapBuilder, Outlook,
     Sample, path::PlainPath, path::wire,
@@ -54,7 +54,9 @@ pub struct SurveyRequest {
     pub mount: Mount,
     /// The file system that may be accessed.
     pub scope: FilesystemScope,
+    /// Where the search begins.
     pub roots: Vec<Root>,
+    /// Which files are images.
     pub selection: Selection,
     /// Maximum number of files and directories in the search of one root.
     pub limit: u32,
@@ -94,6 +96,7 @@ impl Root {
 /// An image whose map is to be read.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ImageRequest {
+    /// Path of the image.
     #[serde(with = "wire")]
     pub path: PathBuf,
     /// The required identity.
@@ -131,6 +134,7 @@ pub struct CensusRequest {
     /// A path to the file system, or by links to another one, where the census then takes place.
     #[serde(with = "wire")]
     pub path: PathBuf,
+    /// The mount of the path.
     pub mount: Mount,
     /// The file system that may be searched for names.
     pub scope: FilesystemScope,
@@ -180,8 +184,10 @@ pub enum Reply {
 /// Something that could not be read.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fault {
+    /// What could not be read.
     #[serde(with = "wire")]
     pub path: PathBuf,
+    /// Why, in words.
     pub error: String,
 }
 

@@ -24,7 +24,9 @@ use crate::sys;
 /// Where to search, and for what.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Scope {
+    /// Where the search begins.
     pub roots: Vec<Root>,
+    /// Which files are images.
     pub selection: Selection,
     /// Maximum number of files and directories in the search of one root.
     pub limit: u32,
@@ -71,6 +73,7 @@ pub enum Event {
 /// An image that was counted.
 #[derive(Debug)]
 pub struct Counted {
+    /// The count.
     pub sample: Sample,
     /// How long counting took.
     pub took: Duration,

@@ -9,7 +9,9 @@ const COW_BLOCKS: u64 = 32;
 /// An image, as far as it is known.
 #[derive(Debug, Clone, Copy)]
 pub struct Facts<'a> {
+    /// Its last count.
     pub sample: &'a Sample,
+    /// Its file system, if that is known.
     pub filesystem: Option<&'a Filesystem>,
     /// Its extent map, if it was read.
     pub map: Option<&'a ExtentMap>,

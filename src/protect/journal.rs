@@ -22,8 +22,10 @@ const SCHEMA: u32 = 1;
 /// A hint that was set.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
+    /// The file or directory.
     #[serde(flatten)]
     pub at: Located,
+    /// Which of its hints.
     pub hint: Hint,
     /// The former hint in bytes; `None` if none was in force.
     pub before: Option<u32>,

@@ -41,9 +41,11 @@ pub struct Bare {
 /// What is known of a file system beside its images.
 #[derive(Debug, Clone, Copy)]
 pub struct Place<'a> {
+    /// The file system.
     pub filesystem: &'a Filesystem,
     /// What is to stay free.
     pub keeps: Bytes,
+    /// Whether the device has all its space.
     pub provisioning: Provisioning,
     /// What is against hints on an XFS with reflink on this kernel.
     pub kernel: Option<&'a str>,
@@ -52,6 +54,7 @@ pub struct Place<'a> {
 /// What would be done on a file system.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
+    /// The hints to be set.
     pub changes: Vec<Change>,
     /// Why nothing is done, as a clause.
     pub obstacle: Option<String>,

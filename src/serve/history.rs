@@ -35,15 +35,19 @@ pub struct HistoryResponse {
     pub vm: Option<String>,
     /// The UUID of the file system, or its substitute.
     pub filesystem: String,
+    /// Inode number.
     pub inode: u64,
+    /// When it was first counted.
     pub first_seen: UnixTime,
     /// At the last count, as the next one.
     pub size_bytes: Option<Bytes>,
+    /// Space on disk.
     pub allocated_bytes: Option<Bytes>,
     /// Oldest first.
     pub readings: Vec<Reading>,
     /// Newest first, as the next ones.
     pub runs: Vec<Run>,
+    /// Changes of severity.
     pub severities: Vec<PastSeverity>,
 }
 
@@ -51,12 +55,16 @@ pub struct HistoryResponse {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Run {
+    /// When it began.
     pub at: UnixTime,
+    /// How long it took.
     pub seconds: f64,
+    /// The engine.
     pub engine: String,
     /// Extents before and after.
     pub from: ExtentCount,
     pub to: ExtentCount,
+    /// The outcome in one word.
     pub outcome: String,
     /// The reason for the outcome, as text.
     pub reason: String,

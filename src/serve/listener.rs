@@ -271,7 +271,7 @@ impl fmt::Display for Peer {
                 Some(pid) => write!(f, "user {} (process {pid})", who.uid()),
                 None => write!(f, "user {}", who.uid()),
             },
-            None => f.write_str("somebody whom the kernel does not name"),
+            None => f.write_str("an unidentified process"),
         }
     }
 }

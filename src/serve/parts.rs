@@ -109,9 +109,11 @@ pub struct Parts(BTreeMap<Part, State>);
 /// A part in `status`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PartStatus {
+    /// Its name.
     pub part: String,
     /// `up`, `off`, `impaired` or `down`.
     pub state: String,
+    /// How bad that state is.
     pub severity: Severity,
     /// Why it is not up.
     pub reason: Option<String>,

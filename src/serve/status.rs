@@ -17,19 +17,27 @@ pub const SCHEMA: u32 = 1;
 pub struct Status {
     /// [`SCHEMA`].
     pub schema: u32,
+    /// The daemon process.
     pub daemon: Daemon,
+    /// Totals of all images.
     pub images: Images,
+    /// The memory of all extent maps.
     pub host: Host,
     /// By severity, then by extents.
     pub worst: Vec<Row>,
+    /// File systems that do not answer.
     pub stalled: Vec<Stalled>,
+    /// The rescue.
     pub rescue: Rescue,
+    /// The parts of the daemon.
     pub parts: Vec<PartStatus>,
     /// Whether the operator has paused defragmentation.
     pub paused: bool,
+    /// Current defragmentations.
     pub runs: Vec<Run>,
     /// Empty for a moment after the start.
     pub engines: Vec<EngineState>,
+    /// The last examination of the host.
     pub doctor: Doctor,
 }
 
@@ -39,6 +47,7 @@ pub struct Status {
 pub struct Doctor {
     /// When it was; `None` before the first one.
     pub examined: Option<UnixTime>,
+    /// What it found.
     #[serde(flatten)]
     pub diagnosis: Diagnosis,
 }
@@ -47,8 +56,11 @@ pub struct Doctor {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Daemon {
+    /// Version of fragwatch.
     pub version: String,
+    /// Process ID.
     pub pid: u32,
+    /// When it started.
     pub started: UnixTime,
     /// When the last sweep over all images ended.
     pub swept: Option<UnixTime>,
@@ -56,6 +68,7 @@ pub struct Daemon {
     pub sweep_overdue_seconds: Option<u64>,
     /// The error in the last new configuration, or in that of the start.
     pub config_refused: Option<String>,
+    /// Which settings are in force.
     pub config_in_force: InForce,
     /// Why nothing listens at `metrics.listen`, if nothing does.
     pub listen_error: Option<String>,
@@ -87,10 +100,15 @@ words! {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Images {
+    /// All images.
     pub total: usize,
+    /// Images without warning.
     pub ok: usize,
+    /// Images with severity warning.
     pub warning: usize,
+    /// Images with severity critical.
     pub critical: usize,
+    /// Extents of all images.
     pub extents: ExtentCount,
     /// The largest number of extents of one image.
     pub most_extents: ExtentCount,
@@ -105,6 +123,7 @@ pub struct Images {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Host {
+    /// Its severity.
     pub severity: Severity,
     /// The memory and the threshold reached; `None` if ok.
     pub reason: Option<String>,
@@ -116,14 +135,18 @@ pub struct Host {
 pub struct Row {
     /// On one line.
     pub path: String,
+    /// Length of the file.
     #[serde(rename = "size_bytes")]
     pub size: Bytes,
+    /// Its extents at the last count.
     pub extents: ExtentCount,
+    /// Its severity.
     pub severity: Severity,
     /// The threshold reached; `None` if ok.
     pub reason: Option<String>,
     /// `None` while unknown, as the next one.
     pub growth_per_day: Option<ExtentsPerDay>,
+    /// Seconds until it has the extents of `critical`.
     pub seconds_to_critical: Option<u64>,
     /// The name of the VM that has it open.
     pub vm: Option<String>,
@@ -132,7 +155,9 @@ pub struct Row {
 /// Whether an engine can be used on this host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EngineState {
+    /// The engine.
     pub engine: Engine,
+    /// Whether it can be used.
     pub usable: bool,
     /// Why not, as one word: `not_configured`, `no_xfs_fsr`, `kernel_known_bad`, `kernel_unknown`.
     pub reason: Option<String>,
@@ -157,7 +182,9 @@ impl From<&model::EngineState> for EngineState {
 pub struct Run {
     /// On one line.
     pub path: String,
+    /// The engine.
     pub engine: Engine,
+    /// When it began.
     pub began: UnixTime,
     /// When it is expected to end.
     pub ends: UnixTime,
@@ -170,6 +197,7 @@ pub struct Run {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Stalled {
+    /// Mount point.
     pub mount: String,
     /// How long it has not answered.
     pub seconds: u64,

@@ -24,6 +24,7 @@ pub mod processes;
 pub mod realtime;
 pub mod subvolume;
 pub mod uuid;
+pub mod zone;
 
 /// The result of a call of the C library, which is negative after an error.
 fn checked<T: Default + PartialOrd>(result: T) -> std::io::Result<T> {

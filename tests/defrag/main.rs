@@ -44,33 +44,12 @@ use serde_json::Value;
 use support::child::Child;
 use support::daemon::fragwatch;
 use support::skip::Here;
-use support::{Bed, tools};
+use support::{Bed, config, tools};
 
 /// A file system, if xfs_fsr is there.
 fn bed(mkfs: &[&str]) -> Here<Bed> {
     tools::have("xfs_fsr")?;
     Bed::xfs_with(mkfs)
-}
-
-/// A configuration with this in its section `[defrag]`, beside the bed. A bed that lives in memory
-/// knows no slow disk, and the host's other load is none of its business.
-fn config(bed: &Bed, keys: &str) -> PathBuf {
-    let all = [
-        ("bandwidth", "\"64GiB/s\""),
-        ("max_io_pressure", "100"),
-        ("max_swap_stall", "\"10m\""),
-    ];
-    let mut text = String::from("[defrag]\n");
-    for (key, value) in all {
-        if !keys.contains(key) {
-            text.push_str(&format!("{key} = {value}\n"));
-        }
-    }
-    text.push_str(keys);
-    let name = format!("fragwatch-{:x}.toml", keys.len());
-    let path = bed.path().parent().unwrap().join(name);
-    fs::write(&path, text).unwrap();
-    path
 }
 
 /// `fragwatch defrag --engine xfs_fsr --json` of one image.

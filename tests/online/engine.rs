@@ -10,21 +10,7 @@ use serde_json::Value;
 
 use super::support::child::Child;
 use super::support::daemon::fragwatch;
-use super::support::{Bed, tools};
-
-/// Beside the bed; a bed that lives in memory knows no slow disk, and the host's other load is none
-/// of its business.
-fn config(bed: &Bed, keys: &str) -> PathBuf {
-    let mut text = String::from("[defrag]\nmax_io_pressure = 100\n");
-    if !keys.contains("bandwidth") {
-        text.push_str("bandwidth = \"64GiB/s\"\n");
-    }
-    text.push_str(keys);
-    let name = format!("fragwatch-{}.toml", keys.len());
-    let path = bed.path().parent().unwrap().join(name);
-    fs::write(&path, text).unwrap();
-    path
-}
+use super::support::{Bed, config, tools};
 
 /// Where its hints are written down.
 pub fn state(bed: &Bed) -> PathBuf {

@@ -39,7 +39,7 @@ use std::time::{Duration, Instant};
 
 use support::daemon::fragwatch;
 use support::skip::Here;
-use support::{Bed, tools};
+use support::{Bed, config, tools};
 
 support::stall_server!();
 
@@ -48,19 +48,6 @@ fn bed(mkfs: &[&str]) -> Here<Bed> {
     tools::have("xfs_io")?;
     tools::have("xfs_repair")?;
     Bed::xfs_with(mkfs)
-}
-
-/// A configuration with this in its section `[defrag]`, beside the bed, which knows no slow disk.
-fn config(bed: &Bed, keys: &str) -> PathBuf {
-    let mut text = String::from("[defrag]\nmax_io_pressure = 100\n");
-    if !keys.contains("bandwidth") {
-        text.push_str("bandwidth = \"64GiB/s\"\n");
-    }
-    text.push_str(keys);
-    let name = format!("fragwatch-{}.toml", keys.len());
-    let path = bed.path().parent().unwrap().join(name);
-    fs::write(&path, text).unwrap();
-    path
 }
 
 /// The state directory of all commands.

@@ -327,3 +327,24 @@ pub(super) fn unmount_at_last(mount_point: &Path) {
 pub fn drop_caches(what: u8) {
     fs::write("/proc/sys/vm/drop_caches", what.to_string()).expect("we are root");
 }
+
+/// Writes a configuration beside the file system: engines that nothing holds back, and these keys of
+/// `[defrag]`.
+pub fn config(bed: &Bed, keys: &str) -> PathBuf {
+    let all = [
+        ("bandwidth", "\"64GiB/s\""),
+        ("max_io_pressure", "100"),
+        ("max_swap_stall", "\"10m\""),
+    ];
+    let mut text = String::from("[defrag]\n");
+    for (key, value) in all {
+        if !keys.contains(key) {
+            text.push_str(&format!("{key} = {value}\n"));
+        }
+    }
+    text.push_str(keys);
+    let name = format!("fragwatch-{:x}.toml", keys.len());
+    let path = bed.path().parent().unwrap().join(name);
+    fs::write(&path, text).unwrap();
+    path
+}

@@ -76,7 +76,7 @@ pub mod skip;
 pub mod stall;
 pub mod tools;
 
-pub use bed::{Bed, drop_caches};
+pub use bed::{Bed, config, drop_caches};
 pub use daemon::{RunningDaemon, fragwatch, free_address, http, http_get};
 pub(crate) use elsewhere::here_or_elsewhere;
 pub use load::{Latencies, Reader, Writer};

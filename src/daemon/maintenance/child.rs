@@ -68,7 +68,7 @@ fn read_report(output: ChildStdout, control: &Control) -> Option<JobReport> {
         match serde_json::from_str(&line.ok()?) {
             Ok(JobMessage::Progress(progress)) => control.progress.store(Some(progress)),
             Ok(JobMessage::Report(found)) => report = Some(*found),
-            Err(error) => warn!("fragwatch {}: not understood: {error}", job::COMMAND),
+            Err(error) => warn!("fragwatch {}: invalid message: {error}", job::COMMAND),
         }
     }
     report

@@ -304,7 +304,7 @@ fn a_thousand_images_fit_into_memory() {
     let bytes = |image: &KnownImage| {
         std::mem::size_of::<KnownImage>() + std::mem::size_of_val(image.recent.points())
     };
-    let total: usize = sweeps.0.images.values().map(bytes).sum();
+    let total: usize = sweeps.0.images.values().map(|image| bytes(image)).sum();
     // Of two; a thousand take less than 2.5 MiB.
     assert!(total * 500 < 5 << 19, "{total}");
 }

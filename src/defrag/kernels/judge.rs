@@ -34,6 +34,7 @@ pub enum Proof {
 /// The verdict on the running kernel, and its basis.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Judgement {
+    /// Whether the kernel is trusted, and why.
     pub verdict: Trust,
     engine: Engine,
     release: String,

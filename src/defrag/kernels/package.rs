@@ -28,13 +28,17 @@ const INTERVAL: Duration = Duration::from_millis(5);
 /// Where a changelog is searched.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sources {
+    /// Normally /proc.
     pub proc: PathBuf,
     /// Package documentation, `/usr/share/doc`.
     pub doc: PathBuf,
     /// Kernel modules, `/lib/modules`: their directories identify the rpm packages.
     pub modules: PathBuf,
+    /// The program gzip.
     pub gzip: PathBuf,
+    /// The program rpm.
     pub rpm: PathBuf,
+    /// Time limit of the whole search.
     pub deadline: Duration,
     /// How much of a changelog is read, in bytes.
     pub longest: u64,

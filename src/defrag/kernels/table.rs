@@ -8,10 +8,12 @@ use crate::model::Engine;
 /// Reflink came with 4.9. Older kernels that have it got it, with its defects, by a backport.
 const WITH_REFLINK: &str = "0.0";
 
+/// A defect of the kernel.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Defect {
     /// The repairing commit, in the mainline kernel if there is one.
     pub commit: &'static str,
+    /// Its CVE, if it has one.
     pub cve: Option<&'static str>,
     /// The title of the commit, and titles of others that repair it.
     pub titles: &'static [&'static str],
@@ -19,6 +21,7 @@ pub struct Defect {
     pub harm: &'static str,
     /// The engine that is not used on a kernel with the defect.
     pub engine: Engine,
+    /// The first release with the defect.
     pub introduced: &'static str,
     /// The title of the commit that introduced it; identifies a backport of it to an older kernel.
     pub introduced_by: Option<&'static str>,

@@ -2,12 +2,12 @@
 
 use std::path::{Component, Path, PathBuf};
 
-use crate::config::settings::is_glob;
 use crate::discover::mounts::MountTable;
 use crate::doctor::files::Reading;
 use crate::doctor::outcome::{Checked, Found};
 use crate::doctor::readings::Readings;
 use crate::model::Severity;
+use crate::model::globs::is_glob;
 use crate::model::path::shown;
 use crate::serve::status::Status;
 use crate::state_dir::StateDir;

@@ -4,7 +4,8 @@
 use jiff::civil::{Weekday, date, time};
 
 use super::*;
-use crate::config::settings::{Blackout, Zone};
+use crate::config::settings::Blackout;
+use crate::sys::zone::Zone;
 
 const MINUTE: Duration = Duration::from_secs(60);
 

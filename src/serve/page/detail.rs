@@ -252,7 +252,7 @@ fn fragments(map: &ExtentMap) -> Vec<Fragments> {
 
 /// How far back a page or report looks: `7d`, at most the longest that is sensible.
 pub fn reach(text: &str) -> Result<Duration, String> {
-    use crate::config::units::Unit as _;
+    use crate::model::notation::Unit as _;
     const MOST: Duration = Duration::from_secs(3650 * 86_400);
     let time = Duration::parse(text).map_err(|error| error.to_string())?;
     Ok(time.clamp(Duration::from_secs(60), MOST))

@@ -3,7 +3,7 @@
 use super::chart::{Bar, strip};
 use crate::incident::evidence::BlockedTask;
 use crate::incident::format::{EventKind, Incident};
-use crate::incident::words::{actions, clean, duration, event_text, kib, outcome, trigger};
+use crate::incident::words::{clean, duration, event_text, kib, outcome, trigger};
 use crate::model::{Bytes, ExtentCount, Outcome};
 use crate::rescue::proof::large_blocks;
 use crate::sys::proc::page_bytes;
@@ -113,7 +113,7 @@ impl From<&Incident> for Story {
             strip: times(incident),
             events: events.collect(),
             left_out: further + incident.events_left_out,
-            actions: actions(incident).map(row).collect(),
+            actions: incident.actions().map(row).collect(),
             facts: facts(incident),
             tasks: tasks(incident),
         }

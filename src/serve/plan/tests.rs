@@ -4,7 +4,7 @@ use std::time::Duration;
 use jiff::civil::{Weekday, time};
 
 use super::*;
-use crate::config::settings::{Maintenance, Window, Zone};
+use crate::config::settings::{Maintenance, Window};
 use crate::maintenance::estimate::Estimate;
 use crate::maintenance::reason::{self, in_use};
 use crate::maintenance::{JitterSeed, User};
@@ -12,6 +12,7 @@ use crate::model::{
     Between, Borders, Bytes, BytesPerSecond, Engine, ExtentCount, Outlook, Severity, Unusable,
     UnusableReason,
 };
+use crate::sys::zone::Zone;
 
 fn at(text: &str) -> Timestamp {
     text.parse().unwrap()

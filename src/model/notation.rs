@@ -1,13 +1,13 @@
-//! Durations, sizes, shares, times and addresses as configured: `90s`, `1h30m`, `64KiB`, `5%`,
-//! `01:00`. A number without a unit is an error. Values read back as written.
+//! Durations, sizes, shares and times as written in the configuration and on the command line:
+//! `90s`, `1h30m`, `64KiB`, `5%`, `01:00`. A number without a unit is an error. Values read back as
+//! written.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use jiff::civil::{Time, Weekday};
 
-use super::text::quoted;
-use crate::model::{Bytes, BytesPerSecond, ExtentCount, Share};
+use super::{Bytes, BytesPerSecond, Share};
 
 /// The units of a quantity with their factors.
 type Units = [(&'static str, u64)];
@@ -41,8 +41,8 @@ const SIZES: &Units = &[
 /// A hundred years. Longer durations are mistakes, and could overflow a clock.
 const MAX_DURATION: Duration = Duration::from_secs(36_500 * 86_400);
 
-/// A value that is configured as text.
-pub(crate) trait Unit: Sized {
+/// A value that is written as text.
+pub trait Unit: Sized {
     /// What a text must be.
     const FORM: &'static str;
 
@@ -68,7 +68,7 @@ macro_rules! units {
         |$value:ident| $write:expr;
     )+) => {$(
         $(#[$about])*
-        impl $crate::config::units::Unit for $unit {
+        impl $crate::model::notation::Unit for $unit {
             const FORM: &'static str = $form;
 
             fn read($text: &str) -> Option<$unit> {
@@ -82,7 +82,7 @@ macro_rules! units {
         }
     )+};
 }
-pub(super) use units;
+pub(crate) use units;
 
 units! {
     /// Whole numbers of `d`, `h`, `m`, `s`, `ms`, larger units first, none twice. Written in the
@@ -152,29 +152,6 @@ units! {
     Time: "a time of day such as 01:00",
         |text| Time::strptime("%H:%M", text).ok().filter(|time| time.write() == text),
         |time| format!("{:02}:{:02}", time.hour(), time.minute());
-}
-
-/// A value in TOML syntax.
-pub(super) trait Toml {
-    fn toml(&self) -> String;
-}
-
-impl<T: Unit> Toml for T {
-    fn toml(&self) -> String {
-        quoted(&self.write())
-    }
-}
-
-impl Toml for ExtentCount {
-    fn toml(&self) -> String {
-        self.0.to_string()
-    }
-}
-
-impl Toml for u32 {
-    fn toml(&self) -> String {
-        self.to_string()
-    }
 }
 
 /// The sum of numbers with units, in the order of `units`, none twice; `None` for other texts.

@@ -1,8 +1,6 @@
-//! Time zones by their names.
+//! Time zones by their names: the databases of the host and of jiff.
 
 use jiff::tz::{TimeZone, TimeZoneDatabase};
-
-use super::units::units;
 
 /// A time zone and its configured name.
 #[derive(Debug, Clone)]
@@ -73,12 +71,6 @@ impl PartialEq for Zone {
     fn eq(&self, other: &Zone) -> bool {
         self.name == other.name
     }
-}
-
-units! {
-    Zone: "a time zone such as Europe/Berlin",
-        |text| Zone::named(text),
-        |zone| zone.name.clone();
 }
 
 #[cfg(test)]

@@ -1,14 +1,23 @@
-//! Globs of the configuration.
+//! Globs of images.
 
 use std::ffi::OsStr;
 use std::path::Path;
 
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 
-/// Whether an entry of [`Images::paths`](super::settings::Images::paths) is a glob, not a path.
+/// Whether an entry of [`Images::paths`](crate::config::settings::Images::paths) is a glob, not a path.
 pub fn is_glob(path: impl AsRef<OsStr>) -> bool {
     let bytes = path.as_ref().as_encoded_bytes();
     bytes.iter().any(|byte| b"*?[{".contains(byte))
+}
+
+/// Whether a glob may match. With a slash it is matched against the whole path.
+pub fn can_match(text: &str) -> bool {
+    // A class or an alternative may begin with a slash.
+    let is_path = text.starts_with(['/', '{', '[', '\\']) || text.starts_with("**");
+    // Only the syntax: compiling is slow, and the list is compiled as a whole.
+    let is_glob = GlobBuilder::new(text).build().is_ok();
+    is_glob && !text.is_empty() && (is_path || !text.contains('/'))
 }
 
 /// Compiles globs: `*` and `?` do not match `/`, `**` matches any number of directories.
