@@ -72,7 +72,9 @@ use crate::config::{Loaded, Settings, blank_file};
 use crate::model::path::shown;
 use crate::serve::control;
 use crate::serve::metrics::{self, Lifetime};
+use crate::serve::page;
 use crate::serve::parts::{Part, State};
+use crate::serve::plan::PlanRequests;
 use crate::serve::shared_status::SharedStatus;
 use crate::serve::status::InForce;
 use crate::serve::textfile::Textfile;
@@ -174,8 +176,18 @@ impl Daemon {
         let timeout = sweep_timeout(&settings);
         let status = SharedStatus::new(lifetime.clone(), clock::wall(), timeout);
         let status = Arc::new(status);
-        let server = PageServer::start(settings.metrics.listen, Arc::clone(&status)).await;
+        let (sender, receiver) = watch::channel(Arc::clone(&settings));
+        let registry = SharedRegistry::default();
         let (plans, plan_requests) = mpsc::channel(PLAN_REQUESTS);
+        let plans = PlanRequests(plans);
+        let pages = page::Sources {
+            status: Arc::clone(&status),
+            inventory: Arc::new(registry.clone()),
+            settings: receiver.clone(),
+            state: history.state.clone(),
+            plans: plans.clone(),
+        };
+        let server = PageServer::start(settings.metrics.listen, pages).await;
         let pages = control::Pages::new(Arc::clone(&status), &history.state, plans);
         let control = ControlServer::start(&settings.control, &pages, &status).await;
         match start.error {
@@ -189,7 +201,6 @@ impl Daemon {
         for file in &loaded.files {
             info!("configuration read from {}", file.display());
         }
-        let (sender, receiver) = watch::channel(Arc::clone(&settings));
         let rescue = Rescue::new(
             armed,
             settings,
@@ -200,7 +211,6 @@ impl Daemon {
         let rescue_settings = rescue.settings.subscribe();
         let (end_rescue, rescue_end) = watch::channel(false);
         let rescue = tokio::spawn(rescue.run(sender.subscribe(), rescue_end));
-        let registry = SharedRegistry::default();
         let sampler = Sampler::new(
             receiver,
             Arc::clone(&status),

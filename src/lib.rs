@@ -55,7 +55,7 @@
 //! | [`rescue`] | the fast side: from a trigger to free memory |
 //! | [`doctor`] | checks of the host for what hurts now and what will: `fragwatch doctor` |
 //! | [`incident`] | the record of an incident: events, evidence, files, hook |
-//! | [`serve`] | metrics, HTTP, the control socket, the textfile |
+//! | [`serve`] | metrics, the pages for people, HTTP, the control socket, the textfile |
 //! | [`hook`], [`state_dir`] | commands of the operator; the state directory |
 //! | [`durable`], [`background`] | replacing a file; a queue with a thread for work that may hang |
 //! | [`table`] | text tables |

@@ -97,7 +97,15 @@ const LAW: &[(&str, &[&str])] = &[
     // They may import the rescue's types, never the other way.
     (
         "incident",
-        &["model", "sys", "rescue", "hook", "background", "durable"],
+        &[
+            "model",
+            "sys",
+            "rescue",
+            "hook",
+            "background",
+            "durable",
+            "table",
+        ],
     ),
     ("doctor::table", &["model"]),
     (

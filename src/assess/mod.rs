@@ -9,4 +9,4 @@ mod judge;
 mod limits;
 
 pub use judge::{HostJudge, Judge, Observed, Reason};
-pub use limits::Assessor;
+pub use limits::{Assessor, ImageLimits};

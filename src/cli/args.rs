@@ -76,6 +76,8 @@ Exit status: 0 ok, 1 warning, 2 critical, 3 unknown: no daemon answers, or its c
     },
     /// Defragment images now, with the guards of a maintenance window (needs root)
     Defrag(DefragArguments),
+    /// Write one HTML file about the images of this host, to be mailed: from the history alone
+    Report(ReportArguments),
     /// Check a configuration and report each mistake with its place
     CheckConfig(CheckConfigArguments),
     /// Print a completion script for a shell
@@ -351,6 +353,29 @@ pub struct HistoryArguments {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+}
+
+/// Of `fragwatch report`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Exit status: 0 when everything could be read, 1 when an incident file could not, 2 when there is no
+history, or no such image.")]
+pub struct ReportArguments {
+    /// Only these images, by their paths or the ends of them [default: all, and charts of the worst]
+    #[arg(value_name = "IMAGE")]
+    pub images: Vec<PathBuf>,
+
+    /// How far back, e.g. 7d or 90d
+    #[arg(long, value_name = "DURATION", default_value = "30d")]
+    pub since: String,
+
+    /// Write to this file [default: standard output]
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
+
+    /// Replace the names of VMs, images and host, and paths, by words; the same name by the same word
+    #[arg(long)]
+    pub redact: bool,
 }
 
 /// Of `fragwatch check-config`.

@@ -17,9 +17,9 @@ macro_rules! sections {
 }
 
 /// Additional sections in Markdown, by page name.
-const SECTIONS: [(&str, &str); 12] = sections!(
+const SECTIONS: [(&str, &str); 13] = sections!(
     "fragwatch" "fragwatch-check" "fragwatch-defrag" "fragwatch-doctor" "fragwatch-drill"
-    "fragwatch-history" "fragwatch-plan" "fragwatch-protect" "fragwatch-run" "fragwatch-scan"
+    "fragwatch-history" "fragwatch-plan" "fragwatch-protect" "fragwatch-report" "fragwatch-run" "fragwatch-scan"
     "fragwatch-space" "fragwatch-status"
 );
 const CONFIGURATION: &str = include_str!("../../config/fragwatch.toml");

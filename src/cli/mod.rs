@@ -29,6 +29,8 @@ mod protect;
 mod protect_audit;
 mod protect_rewrite;
 mod protect_view;
+mod redact;
+mod report;
 mod scan;
 mod scan_json;
 mod space;
@@ -71,6 +73,7 @@ pub fn main(arguments: &Arguments) -> ExitCode {
         Command::Doctor(doctor) => doctor::run(doctor, config),
         Command::Drill { act } => drill::run(*act, config),
         Command::Defrag(defrag) => defrag::run(defrag, config),
+        Command::Report(report) => report::run(report, config),
         Command::CheckConfig(check) => check_config::run(check, config),
         Command::Completions { shell } => generate::completions(*shell),
         Command::Man { directory } => generate::man(directory),

@@ -25,7 +25,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{error, info, warn};
 
@@ -45,8 +45,7 @@ use crate::maintenance::{
 };
 use crate::model::path::shown;
 use crate::model::{Engine, ImageId, OutcomeKind, ReasonCode, Refusal, RunRecord, Stop, UnixTime};
-use crate::serve::control::PlanRequest;
-use crate::serve::plan::{JudgedBy, render, render_json};
+use crate::serve::plan::PlanInForce;
 use crate::serve::shared_status::SharedStatus;
 use crate::serve::{metrics, status};
 use crate::state_dir::StateDir;
@@ -92,7 +91,7 @@ pub(super) struct Maintenance {
     unfinished: Vec<Arc<Control>>,
     /// Why no run can start, and until when no start is tried.
     not_ready: Option<(Instant, String)>,
-    queries: mpsc::Receiver<PlanRequest>,
+    queries: mpsc::Receiver<oneshot::Sender<PlanInForce>>,
     planned: Option<Instant>,
     /// Whether a window was open at the last tick.
     was_open: bool,
@@ -125,7 +124,7 @@ impl Maintenance {
         board: Arc<SharedStatus>,
         history: HistoryHandle,
         state: &StateDir,
-        queries: mpsc::Receiver<PlanRequest>,
+        queries: mpsc::Receiver<oneshot::Sender<PlanInForce>>,
     ) -> Self {
         let machine = std::fs::read_to_string("/etc/machine-id").unwrap_or_default();
         let seed = JitterSeed::from_machine_id(&machine);
@@ -524,18 +523,17 @@ impl Maintenance {
             .or_else(|| self.lock.why_not(lock))
     }
 
-    fn answer(&self, query: PlanRequest) {
+    fn answer(&self, query: oneshot::Sender<PlanInForce>) {
         let settings = Arc::clone(&self.settings.borrow());
         let now = Timestamp::now();
         let facts = self.facts(&settings.defrag, now);
-        let plan = plan(&facts, &settings.defrag);
-        let text = match query.columns {
-            Some(0) => render(&plan, &facts.engines, &self.calendar, now, None),
-            width @ Some(_) => render(&plan, &facts.engines, &self.calendar, now, width),
-            None => render_json(&plan, &facts.engines, &self.calendar, now, JudgedBy::Daemon),
-        };
         // The client may have disconnected.
-        let _ = query.answer.send(text);
+        let _ = query.send(PlanInForce {
+            plan: plan(&facts, &settings.defrag),
+            engines: facts.engines,
+            calendar: self.calendar.clone(),
+            now,
+        });
     }
 
     /// Delays further starts for a reason that is no fault of an image. Logged once.

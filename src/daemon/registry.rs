@@ -25,7 +25,7 @@ use crate::model::{
 };
 use crate::probe::protocol::Fault;
 use crate::serve::snapshot::Snapshot;
-use crate::serve::view::{FilesystemView, HostView};
+use crate::serve::view::{FilesystemView, HostView, ImageView, Inventory};
 
 /// The registry, shared by sampler, mapper and maintenance. Never locked across a wait.
 #[derive(Debug, Clone, Default)]
@@ -35,6 +35,14 @@ impl SharedRegistry {
     pub(super) fn lock(&self) -> MutexGuard<'_, Registry> {
         // A sample is stored as a whole or not at all.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inventory for SharedRegistry {
+    fn lend(&self, see: &mut dyn FnMut(&[ImageView<'_>], &[FilesystemView<'_>])) {
+        let registry = self.lock();
+        let (images, filesystems) = registry.views();
+        see(&images, &filesystems);
     }
 }
 
@@ -240,13 +248,20 @@ impl Registry {
 
     /// The current state for the servers; `swept` in seconds since 1970.
     pub(super) fn snapshot(&self, swept: Option<f64>) -> Snapshot {
+        let (images, filesystems) = self.views();
+        let host = HostView {
+            memory: self.memory(),
+            ..self.host
+        };
+        Snapshot::new(&images, &filesystems, host, swept)
+    }
+
+    fn views(&self) -> (Vec<ImageView<'_>>, Vec<FilesystemView<'_>>) {
         let mut images: Vec<_> = self.images.values().collect();
         // Of two images at the same path, the one that the sweep found comes last.
         images.sort_by_key(|image| image.met);
-        let images: Vec<_> = images
-            .into_iter()
-            .map(|image| image.view(self.filesystems.get(&image.device)))
-            .collect();
+        let images = images.into_iter();
+        let images = images.map(|image| image.view(self.filesystems.get(&image.device)));
         let filesystem = |(device, filesystem): (&DeviceNumber, _)| {
             let on = self.images.values().filter(|image| image.device == *device);
             FilesystemView {
@@ -255,12 +270,8 @@ impl Registry {
                 space: self.space(*device).map(Arc::as_ref),
             }
         };
-        let filesystems: Vec<_> = self.filesystems.iter().map(filesystem).collect();
-        let host = HostView {
-            memory: self.memory(),
-            ..self.host
-        };
-        Snapshot::new(&images, &filesystems, host, swept)
+        let filesystems = self.filesystems.iter().map(filesystem);
+        (images.collect(), filesystems.collect())
     }
 
     /// Memory of the loaded extent maps of all images on XFS.

@@ -2,7 +2,6 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -15,6 +14,7 @@ use crate::config::settings::Control;
 use crate::serve::control::{self, SocketFile};
 use crate::serve::http;
 use crate::serve::listener::{Bounded, Limits, Peer};
+use crate::serve::page;
 use crate::serve::parts::{Part, State};
 use crate::serve::shared_status::SharedStatus;
 
@@ -74,7 +74,7 @@ impl ControlServer {
 /// The pages at their configured address, and their server while it can run.
 pub(super) struct PageServer {
     listen: SocketAddr,
-    status: Arc<SharedStatus>,
+    pages: page::Sources,
     server: JoinSet<()>,
     /// Where the server listens: with port 0 the kernel has chosen one.
     address: SocketAddr,
@@ -83,10 +83,10 @@ pub(super) struct PageServer {
 impl PageServer {
     /// Serves the pages now, or as soon as the address is free: another program may use it, or its
     /// interface may come up later.
-    pub(super) async fn start(listen: SocketAddr, status: Arc<SharedStatus>) -> Self {
+    pub(super) async fn start(listen: SocketAddr, sources: page::Sources) -> Self {
         let mut pages = PageServer {
             listen,
-            status,
+            pages: sources,
             server: JoinSet::new(),
             address: listen,
         };
@@ -112,7 +112,7 @@ impl PageServer {
     async fn listen(&mut self, at: SocketAddr) -> anyhow::Result<()> {
         let bound = bind(at).await;
         let error = bound.as_ref().err().map(|error| format!("{error:#}"));
-        self.status.listening(error);
+        self.pages.status.listening(error);
         self.serve(bound?);
         Ok(())
     }
@@ -121,7 +121,7 @@ impl PageServer {
         self.address = listener.local_addr().unwrap_or(self.listen);
         info!("metrics at http://{}/metrics", self.address);
         let listener = Bounded::new(listener, Limits::PAGES);
-        let pages = http::router(Arc::clone(&self.status));
+        let pages = http::router(self.pages.clone());
         self.server.spawn(async move {
             if let Err(error) = axum::serve(listener, pages).await {
                 warn!("the page server has ended: {error}");
@@ -152,7 +152,7 @@ impl PageServer {
         self.leave().await;
         self.listen = listen;
         self.serve(bound);
-        self.status.listening(None);
+        self.pages.status.listening(None);
         Ok(())
     }
 
@@ -172,13 +172,26 @@ async fn bind(listen: SocketAddr) -> anyhow::Result<TcpListener> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::settings::History;
+    use crate::daemon::registry::SharedRegistry;
     use crate::model::UnixTime;
     use crate::serve::metrics::Lifetime;
+    use crate::serve::plan::PlanRequests;
+    use crate::state_dir::StateDir;
+    use std::sync::Arc;
     use tokio::net::TcpStream;
+    use tokio::sync::{mpsc, watch};
 
     async fn serving() -> PageServer {
         let status = SharedStatus::new(Lifetime::detached(), UnixTime(0), Duration::MAX / 4);
-        PageServer::start("127.0.0.1:0".parse().unwrap(), Arc::new(status)).await
+        let sources = page::Sources {
+            status: Arc::new(status),
+            inventory: Arc::new(SharedRegistry::default()),
+            settings: watch::channel(Arc::default()).1,
+            state: StateDir::of(&History::default()),
+            plans: PlanRequests(mpsc::channel(1).0),
+        };
+        PageServer::start("127.0.0.1:0".parse().unwrap(), sources).await
     }
 
     #[tokio::test]
@@ -196,7 +209,7 @@ mod tests {
             assert_eq!(pages.address, former);
             TcpStream::connect(former).await.unwrap();
         }
-        assert_eq!(pages.status.status().daemon.listen_error, None);
+        assert_eq!(pages.pages.status.status().daemon.listen_error, None);
     }
 
     #[tokio::test]

@@ -10,7 +10,7 @@ mod trend;
 
 pub use forecast::forecast;
 pub use recent::{CAPACITY, Recent};
-pub use trend::growth;
+pub use trend::{float, growth, unsigned};
 
 #[cfg(test)]
 mod tests;

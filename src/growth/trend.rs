@@ -321,7 +321,7 @@ fn span(samples: &[Sample]) -> f64 {
 
 /// Exact below 2^53, far above all counts and times; a forecast does not need the digits beyond.
 #[allow(clippy::cast_precision_loss)]
-pub(super) fn float(number: u64) -> f64 {
+pub fn float(number: u64) -> f64 {
     number as f64
 }
 
@@ -332,6 +332,6 @@ fn round(number: f64) -> i64 {
 
 /// The nearest `u64`; 0 for negative numbers.
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-pub(super) fn unsigned(number: f64) -> u64 {
+pub fn unsigned(number: f64) -> u64 {
     number.round() as u64
 }

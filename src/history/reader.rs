@@ -232,6 +232,52 @@ impl HistoryReader {
         })
     }
 
+    /// Calls `visit` with the row number of the image and a count for each part of `times`, in order of
+    /// time: those of the last sweep in every `step` seconds.
+    pub fn count_each(
+        &self,
+        times: RangeInclusive<UnixTime>,
+        step: i64,
+        mut visit: impl FnMut(i64, Point),
+    ) -> Result<(), ReadError> {
+        const SELECT: &str = "SELECT image, at, extents
+            FROM (SELECT max(id) AS id, at FROM sweeps WHERE at BETWEEN ?1 AND ?2 GROUP BY at / ?3) AS last
+                CROSS JOIN counts ON counts.sweep = last.id
+            ORDER BY at";
+        self.read(|state| {
+            let mut select = state.prepare(SELECT)?;
+            let mut rows = select.query([times.start().0, times.end().0, step.max(1)])?;
+            while let Some(row) = rows.next()? {
+                let (at, extents) = (UnixTime(row.get(1)?), ExtentCount(unsigned(row.get(2)?)));
+                visit(row.get(0)?, Point { at, extents });
+            }
+            Ok(())
+        })
+    }
+
+    /// When the severity of each image last changed.
+    pub fn last_changes(&self) -> Result<HashMap<i64, UnixTime>, ReadError> {
+        const SELECT: &str = "SELECT image, at, max(id) FROM severities GROUP BY image";
+        self.rows(SELECT, (), |row| Ok((row.get(0)?, UnixTime(row.get(1)?))))
+    }
+
+    /// When maps of an image were read since a time, oldest first, and their fragments.
+    pub fn maps(&self, image: i64, since: UnixTime) -> Result<Vec<(UnixTime, u64)>, ReadError> {
+        const SELECT: &str = "SELECT at, fragments FROM maps WHERE image = ?1 AND at >= ?2
+            ORDER BY at";
+        self.rows(SELECT, [image, since.0], |row| {
+            Ok((UnixTime(row.get(0)?), unsigned(row.get(1)?)))
+        })
+    }
+
+    /// The names and times of incidents since a time, oldest first.
+    pub fn incidents(&self, since: UnixTime) -> Result<Vec<(String, UnixTime)>, ReadError> {
+        const SELECT: &str = "SELECT name, at FROM incidents WHERE at >= ?1 ORDER BY at";
+        self.rows(SELECT, [since.0], |row| {
+            Ok((row.get(0)?, UnixTime(row.get(1)?)))
+        })
+    }
+
     /// The last `most` defragmentations, newest first, of one image or of all. Runs with an engine
     /// or outcome unknown to this version are left out.
     pub fn runs(&self, image: Option<i64>, most: u32) -> Result<Vec<RunRecord>, ReadError> {

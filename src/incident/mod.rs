@@ -7,4 +7,5 @@ pub mod format;
 pub mod gatherer;
 pub mod hook;
 pub mod recorder;
+pub mod words;
 mod writer;

@@ -18,11 +18,12 @@ use axum::routing::{get, post};
 use rustix::fs::{Gid, chown};
 use serde::{Deserialize, Serialize};
 use tokio::net::UnixListener;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::Semaphore;
 use tracing::info;
 
 use super::history;
 use super::listener::Peer;
+use super::plan::PlanRequests;
 use super::shared_status::SharedStatus;
 use crate::config::settings::{Control, DEFAULT_SOCKET};
 use crate::state_dir::StateDir;
@@ -42,31 +43,18 @@ pub struct Pages {
     pause: Arc<Mutex<PathBuf>>,
     /// Allows one reading of the history at a time: its disk may hang.
     reading: Arc<Semaphore>,
-    plans: mpsc::Sender<PlanRequest>,
-}
-
-/// A request for the plan in force.
-#[derive(Debug)]
-pub struct PlanRequest {
-    /// The columns of a plan as text, 0 for no limit; `None` for JSON.
-    pub columns: Option<u16>,
-    /// Receives the answer.
-    pub answer: oneshot::Sender<String>,
+    plans: PlanRequests,
 }
 
 #[derive(Debug, Deserialize)]
 struct PlanQuery {
-    /// As [`PlanRequest::columns`].
+    /// The columns of a plan as text, 0 for no limit; `None` for JSON.
     width: Option<u16>,
 }
 
 impl Pages {
     /// Creates the pages; requests for the plan are sent to `plans`.
-    pub fn new(
-        status: Arc<SharedStatus>,
-        state: &StateDir,
-        plans: mpsc::Sender<PlanRequest>,
-    ) -> Self {
+    pub fn new(status: Arc<SharedStatus>, state: &StateDir, plans: PlanRequests) -> Self {
         Pages {
             plans,
             status,
@@ -122,20 +110,13 @@ async fn history(
 }
 
 async fn plan(State(pages): State<Pages>, Query(query): Query<PlanQuery>) -> Response {
-    let (answer, plan) = oneshot::channel();
-    let columns = query.width;
-    let asked = async {
-        let request = PlanRequest { columns, answer };
-        pages.plans.send(request).await.ok()?;
-        plan.await.ok()
-    };
-    let kind = match columns {
-        Some(_) => "text/plain; charset=utf-8",
-        None => "application/json",
-    };
-    match tokio::time::timeout(READ_TIMEOUT, asked).await {
-        Ok(Some(plan)) => ([(header::CONTENT_TYPE, kind)], plan).into_response(),
-        _ => refuse(
+    match (pages.plans.ask(READ_TIMEOUT).await, query.width) {
+        (Some(plan), None) => answer_with("application/json", plan.json()),
+        (Some(plan), Some(columns)) => {
+            let text = plan.text((columns > 0).then_some(columns));
+            answer_with("text/plain; charset=utf-8", text)
+        }
+        (None, _) => refuse(
             StatusCode::GATEWAY_TIMEOUT,
             "no plan is available: the state directory does not answer, or the daemon is shutting down",
         ),
@@ -189,9 +170,13 @@ fn refuse(status: StatusCode, why: &str) -> Response {
 
 fn answer(value: &impl Serialize) -> Response {
     match serde_json::to_string(value) {
-        Ok(text) => ([(header::CONTENT_TYPE, "application/json")], text).into_response(),
+        Ok(text) => answer_with("application/json", text),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }
+}
+
+fn answer_with(kind: &'static str, text: String) -> Response {
+    ([(header::CONTENT_TYPE, kind)], text).into_response()
 }
 
 /// The configured path. Instead of the default, systemd's runtime directory is used, if there is

@@ -1,5 +1,6 @@
 //! What the daemon publishes: HTTP pages, control socket, textfile. Metrics and status come from
-//! the [`shared_status`] in memory: a scrape never waits for a disk.
+//! the [`shared_status`] in memory: a scrape never waits for a disk. Only the [pages](page) for people
+//! and `fragwatch history` read the history, on a thread that may wait.
 //!
 //! A new key of the status is a field in [`status`], set where it changes by
 //! [`SharedStatus::update`](shared_status::SharedStatus::update); nothing else has to change.
@@ -9,6 +10,7 @@ pub mod history;
 pub mod http;
 pub mod listener;
 pub mod metrics;
+pub mod page;
 pub mod parts;
 pub mod plan;
 pub mod shared_status;

@@ -2,11 +2,13 @@
 //! everything else is left alone, and when the windows are.
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 use serde_json::{Value, json};
+use tokio::sync::{mpsc, oneshot};
 
 use super::{of_file, status};
 use crate::maintenance::{Calendar, Decision, Opening, Plan, Planned, PlannedRun};
@@ -15,6 +17,49 @@ use crate::model::{Engine, EngineState, ReasonCode, Refusal, Roughly, UnusableRe
 use crate::table::TextTable;
 
 const WINDOWS: usize = 7;
+
+/// The plan in force, and what it was made with.
+#[derive(Debug)]
+pub struct PlanInForce {
+    pub plan: Plan,
+    pub engines: Vec<EngineState>,
+    pub calendar: Calendar,
+    pub now: Timestamp,
+}
+
+impl PlanInForce {
+    /// As [`render`].
+    pub fn text(&self, width: Option<u16>) -> String {
+        render(&self.plan, &self.engines, &self.calendar, self.now, width)
+    }
+
+    /// As [`render_json`].
+    pub fn json(&self) -> String {
+        let (by, now) = (JudgedBy::Daemon, self.now);
+        render_json(&self.plan, &self.engines, &self.calendar, now, by)
+    }
+
+    /// The next windows, at most [`WINDOWS`].
+    pub fn windows(&self) -> Vec<Opening> {
+        self.calendar.next(self.now, WINDOWS)
+    }
+}
+
+/// Asks for the plan in force.
+#[derive(Debug, Clone)]
+pub struct PlanRequests(pub mpsc::Sender<oneshot::Sender<PlanInForce>>);
+
+impl PlanRequests {
+    /// The plan; `None` if it does not come within `time`, or the daemon is shutting down.
+    pub async fn ask(&self, time: Duration) -> Option<PlanInForce> {
+        let (answer, plan) = oneshot::channel();
+        let asked = async {
+            self.0.send(answer).await.ok()?;
+            plan.await.ok()
+        };
+        tokio::time::timeout(time, asked).await.ok()?
+    }
+}
 
 /// The plan as text for people; `width` is that of their terminal.
 pub fn render(
@@ -82,7 +127,8 @@ fn runs(plan: &Plan, calendar: &Calendar, now: Timestamp, width: Option<u16>) ->
     format!("{when}:\n{}{note}", table.render())
 }
 
-fn begins(begins: Timestamp, zone: &TimeZone, now: Timestamp) -> String {
+/// When something begins, as short as it is clear.
+pub fn begins(begins: Timestamp, zone: &TimeZone, now: Timestamp) -> String {
     let (local, today) = (zone.to_datetime(begins), zone.to_datetime(now).date());
     let form = match begins.duration_since(now) {
         left if left <= SignedDuration::ZERO => return "now".to_owned(),
@@ -159,7 +205,7 @@ fn windows(calendar: &Calendar, now: Timestamp) -> String {
 }
 
 /// `Sat 2026-11-28 01:00 – 05:00 CET`
-fn span(opening: Opening, zone: &TimeZone) -> String {
+pub fn span(opening: Opening, zone: &TimeZone) -> String {
     let local = |at: Timestamp| at.to_zoned(zone.clone());
     let (opens, closes) = (local(opening.opens), local(opening.closes));
     // Both zone abbreviations are shown on the night of a clock change.

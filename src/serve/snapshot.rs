@@ -98,8 +98,8 @@ fn worst(images: &[ImageView<'_>]) -> Vec<status::Row> {
         severity: image.severity,
         reason: reason(image.severity, image.reason),
         vm: image.vm(),
-        growth_per_day: image.growth,
-        seconds_to_critical: image.time_left.map(|left| left.as_secs()),
+        growth_per_day: image.growth.rate(),
+        seconds_to_critical: image.forecast.time_left().map(|left| left.as_secs()),
     };
     images.into_iter().take(WORST).map(row).collect()
 }

@@ -1,12 +1,12 @@
 //! The data of images, file systems and host that metrics, status and landing page render.
 
+use std::fmt::Debug;
 use std::path::Path;
-use std::time::Duration;
 
 use crate::assess::Reason;
 use crate::model::path::shown;
 use crate::model::{
-    Bytes, ExtentCount, ExtentMap, ExtentsPerDay, Filesystem, FreeSpace, Owner, Sample, Severity,
+    Bytes, ExtentCount, ExtentMap, Filesystem, Forecast, FreeSpace, Growth, Owner, Sample, Severity,
 };
 use crate::protect::facts::Facts;
 use crate::protect::verdict::{Origin, Risk, Verdict};
@@ -20,10 +20,10 @@ pub struct ImageView<'a> {
     pub owner: &'a Owner,
     /// Its last map, if one was read.
     pub map: Option<&'a ExtentMap>,
-    /// Its growth, if known.
-    pub growth: Option<ExtentsPerDay>,
-    /// The time until it is critical, if known.
-    pub time_left: Option<Duration>,
+    /// Its recent growth.
+    pub growth: &'a Growth,
+    /// When it is critical.
+    pub forecast: Forecast,
     /// Its severity.
     pub severity: Severity,
     /// The reason for the severity.
@@ -32,18 +32,22 @@ pub struct ImageView<'a> {
     pub filesystem: Option<&'a Filesystem>,
 }
 
-impl ImageView<'_> {
+impl<'a> ImageView<'a> {
+    /// What `protect` judges it by, with its map if it is to be used.
+    pub fn facts(&self, map: Option<&'a ExtentMap>) -> Facts<'a> {
+        Facts {
+            sample: self.sample,
+            filesystem: self.filesystem,
+            map,
+            owner: Some(self.owner),
+        }
+    }
+
     /// Whether it can gain an extent with nearly every block that is written, and where these come from. By
     /// the last count, which reads no map: as the number of these images is served, it must not depend on
     /// when a map is read.
     pub fn unprotected(&self) -> Option<Origin> {
-        let facts = Facts {
-            sample: self.sample,
-            filesystem: self.filesystem,
-            map: None,
-            owner: Some(self.owner),
-        };
-        let verdict = Verdict::of(&facts);
+        let verdict = Verdict::of(&self.facts(None));
         let shatters = verdict.risk == Some(Risk::Shatters);
         verdict.origin().filter(|_| shatters)
     }
@@ -75,4 +79,10 @@ pub struct HostView {
     pub severity: Severity,
     /// The reason; `None` before the first assessment.
     pub reason: Option<Reason>,
+}
+
+/// The images and file systems that the daemon knows.
+pub trait Inventory: Debug + Send + Sync {
+    /// Calls `see` once with all of them; nothing changes meanwhile, so it must not wait.
+    fn lend(&self, see: &mut dyn FnMut(&[ImageView<'_>], &[FilesystemView<'_>]));
 }

@@ -110,8 +110,8 @@ impl Series {
             image.map.map(|map| float(map.fragments)),
             Some(float(image.sample.size.0)),
             Some(float(image.sample.allocated.0)),
-            image.growth.map(|growth| growth.per_second()),
-            image.time_left.map(|left| left.as_secs_f64()),
+            image.growth.rate().map(|growth| growth.per_second()),
+            image.forecast.time_left().map(|left| left.as_secs_f64()),
             Some(image.severity.as_number().into()),
             Some(image.owner.in_use().into()),
         ];

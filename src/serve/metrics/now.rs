@@ -112,7 +112,7 @@ fn render_sums(images: &[ImageView<'_>], text: &mut Text) {
     for (vm, extents) in &vms {
         family.set(&[("vm", vm)], float(*extents));
     }
-    let growths = images.iter().filter_map(|image| image.growth);
+    let growths = images.iter().filter_map(|image| image.growth.rate());
     if let Some(growth) = growths.map(ExtentsPerDay::per_second).reduce(|a, b| a + b) {
         text.single(GROWTH, growth);
     }

@@ -2,14 +2,15 @@ use super::*;
 use crate::assess::Reason;
 use crate::model::free_space::Summary;
 use crate::model::{
-    Bytes, Engine, ExtentCount, ExtentsPerDay, Filesystem, FilesystemKind, Format, ImageId,
-    ImageKey, Opener, Owner, Sample, Vm,
+    Bytes, Engine, ExtentCount, ExtentsPerDay, Filesystem, FilesystemKind, Forecast, Format,
+    Growth, ImageId, ImageKey, Opener, Owner, Pace, Sample, Trend, UnixTime, Unknown, Vm,
 };
 use crate::serve::metrics::ImageMetrics;
 use crate::serve::view::ImageView;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
+use std::time::Duration;
 
 fn sample(path: &[u8]) -> Sample {
     Sample {
@@ -34,14 +35,23 @@ fn sample(path: &[u8]) -> Sample {
     }
 }
 
+const UNKNOWN: Growth = Growth {
+    trend: Err(Unknown::TooFewSamples),
+    at_most: None,
+    samples: 0,
+    since: UnixTime(0),
+    watched: Duration::ZERO,
+    reach: Duration::ZERO,
+};
+
 /// An image that is ok, of which nothing but its sample and owner is known.
 fn view<'a>(sample: &'a Sample, owner: &'a Owner) -> ImageView<'a> {
     ImageView {
         sample,
         owner,
         map: None,
-        growth: None,
-        time_left: None,
+        growth: &UNKNOWN,
+        forecast: Forecast::Never,
         severity: Severity::Ok,
         reason: Reason::BelowAll,
         filesystem: None,
@@ -93,12 +103,22 @@ fn an_image_is_labelled_with_its_path() {
         free: Bytes(5),
         block_size: Bytes(4096),
     };
+    let rate = ExtentsPerDay(86_400.0);
+    let growth = Growth {
+        trend: Ok(Trend {
+            rate,
+            low: rate,
+            high: rate,
+            pace: Pace::Steady,
+        }),
+        ..UNKNOWN
+    };
     let now = ImageView {
         sample: &sample,
         owner: &owner,
         map: None,
-        growth: Some(ExtentsPerDay(86_400.0)),
-        time_left: None,
+        growth: &growth,
+        forecast: Forecast::Never,
         severity: Severity::Critical,
         reason: Reason::BelowAll,
         filesystem: Some(&filesystem),
