@@ -140,7 +140,12 @@ mod tests {
         let owned = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
         let found = drives(line.iter().map(owned)).into_iter();
         found
-            .map(|it| (it.file.display().to_string(), it.discard != Discard::Ignored))
+            .map(|it| {
+                (
+                    it.file.display().to_string(),
+                    it.discard != Discard::Ignored,
+                )
+            })
             .collect()
     }
 

@@ -2,7 +2,6 @@
 
 use std::path::{Component, Path, PathBuf};
 
-use crate::config::settings::Zone;
 use crate::discover::mounts::MountTable;
 use crate::doctor::files::Reading;
 use crate::doctor::outcome::{Checked, Found};
@@ -12,6 +11,7 @@ use crate::model::path::shown;
 use crate::model::{BytesPerSecond, Engine, Roughly, Severity};
 use crate::serve::status::Status;
 use crate::state_dir::StateDir;
+use crate::sys::zone::Zone;
 
 const READ: &str = "`fragwatch status`";
 
