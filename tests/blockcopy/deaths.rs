@@ -13,7 +13,7 @@ use super::support::child::Child;
 use super::support::random::Random;
 use super::support::skip::Here;
 use super::support::{self, Bed, MIB, Stall, guest, tools};
-use super::{defrag, inode, names, noted, recover};
+use super::{defrag, inode, is_switching, names, noted, recover};
 
 const VM: &str = "idle";
 
@@ -124,8 +124,7 @@ fn killed(dies: Dies) -> Here<()> {
         let idle = Idle::power_on(&libvirt, &image);
         let old = inode(&image);
         let mut child = Child::spawn(&mut defrag(&libvirt, &bed, &image, "")).unwrap();
-        let share = Random::new(seed).below(1100) as f64 / 1000.0;
-        thread::sleep(took.mul_f64(share));
+        moment(seed, took, &bed, &mut child);
         early += u64::from(child.wait(Duration::ZERO).is_none());
         match dies {
             Dies::Fragwatch => child.signal(Signal::KILL),
@@ -146,12 +145,25 @@ fn killed(dies: Dies) -> Here<()> {
             !libvirt.state(VM).starts_with("paused")
         });
         switched += u64::from(inode(&image) != old);
-        let context = format!("{dies:?}, seed {seed}, {share} of {took:?}");
+        let context = format!("{dies:?}, seed {seed} of {took:?}");
         idle.is_whole_and_known(&libvirt, &bed, &context);
     }
     eprintln!("{dies:?}: {early} killed, {switched} on the copy when they were");
     assert!(early > 0);
     Ok(())
+}
+
+/// Waits for a moment of a run: any, or in turn with that one during the switch, which is short.
+fn moment(seed: u64, took: Duration, bed: &Bed, child: &mut Child) {
+    let mut random = Random::new(seed);
+    if seed % 2 == 0 {
+        thread::sleep(took.mul_f64(random.below(1000) as f64 / 1000.0));
+        return;
+    }
+    until("the switch", || {
+        is_switching(bed) || child.wait(Duration::ZERO).is_some()
+    });
+    thread::sleep(Duration::from_millis(random.below(300)));
 }
 
 /// Kills the virsh that a run waits for, if there is one.
@@ -185,7 +197,7 @@ fn power_cuts() -> Here<()> {
         stall.bed().sync();
         let old = inode(&image);
         let mut child = Child::spawn(&mut defrag(&libvirt, stall.bed(), &image, "")).unwrap();
-        thread::sleep(took.mul_f64(Random::new(seed).below(1100) as f64 / 1000.0));
+        moment(seed, took, stall.bed(), &mut child);
         let after = stall.power_cut()?;
         early += u64::from(child.wait(Duration::ZERO).is_none());
         child.end();

@@ -208,7 +208,7 @@ impl Drop for Libvirt {
 }
 
 /// Waits until something is so.
-pub fn until(what: &str, is_so: impl Fn() -> bool) {
+pub fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !is_so() {
         assert!(Instant::now() < deadline, "{what} does not come");

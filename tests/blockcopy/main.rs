@@ -100,6 +100,17 @@ fn noted(bed: &Bed) -> usize {
     fs::read_dir(state(bed).join("defrag")).map_or(0, Iterator::count)
 }
 
+/// Whether a run has noted that it lets the guest stand still.
+fn is_switching(bed: &Bed) -> bool {
+    let notes = fs::read_dir(state(bed).join("defrag"));
+    let texts = notes
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|note| fs::read_to_string(note.path()));
+    texts.flatten().any(|text| text.contains("switching"))
+}
+
 fn inode(path: &Path) -> u64 {
     fs::symlink_metadata(path).unwrap().ino()
 }

@@ -67,7 +67,11 @@ fn the_page_of_the_configuration_names_each_key_with_its_default() {
             continue;
         }
         let (key, value) = line.split_once(" = ").unwrap();
-        let (name, table) = section.split_once('.').unwrap_or((section, ""));
+        let whole = page.contains(&format!(".SS [{section}]\n"));
+        let (name, table) = match section.split_once('.') {
+            Some(parts) if !whole => parts,
+            _ => (section, ""),
+        };
         let (_, about) = page.split_once(&format!(".SS [{name}]\n")).unwrap();
         let about = about.split("\n.SS [").next().unwrap();
         // Tables of thresholds are written in one line in the file.
