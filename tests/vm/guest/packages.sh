@@ -1,7 +1,7 @@
 # Checks of removal, upgrade and purge of the deb. Sourced by start.
 # shellcheck shell=bash disable=SC2154
 
-# The same package with a lower version and other defaults.
+# The same package with the version and the default configuration of 0.1.0.
 previous=$(echo /mnt/previous/fragwatch_*.deb)
 
 # apt as unattended upgrades call it: an edited file is kept.
@@ -21,33 +21,79 @@ check_remove() {
     # One that was up when it was removed is up when it comes back.
 }
 
-check_previous() {
-    apt_install "$previous"
+check_reinstall() {
+    apt_install "$deb"
     wait_for 60 is_up
-    same version "$(dpkg-deb -f "$previous" Version)" "$(dpkg-query -W -f '${Version}' fragwatch)"
+    runs_installed
     grep -x 'retention = "30d"' "$config"
+    same past "$(cat "$state/past")" "$(past)"
     wait_for 60 counted "$images/idle.raw"
 }
 
-# keeps_everything: the edited configuration is in force, and the past is there.
-keeps_everything() {
-    grep -x 'retention = "30d"' "$config"
-    [[ $(effective retention) == *30d* ]]
-    same past "$(cat "$state/past")" "$(past)"
+# The state that the real 0.1.0 left on a host (tests/data/0.1.0): its program was killed in the middle of a
+# run, while paused. The package is the new one with the version and the default configuration of 0.1.0.
+check_previous() {
+    mkdir -p "$images"
+    echo "/dev/vdc $images xfs nofail 0 0" >>/etc/fstab
+    systemctl daemon-reload
+    mount "$images"
+    apt_install "$previous"
+    same version "$(dpkg-deb -f "$previous" Version)" "$(dpkg-query -W -f '${Version}' fragwatch)"
+    systemctl stop fragwatch
+    rm -rf /var/lib/fragwatch
+    tar -C /var/lib -xf /mnt/state.tar
+    cp -r /mnt/etc/fragwatch /etc
+    compgen -G '/var/lib/fragwatch/running-*.json'
+    compgen -G '/var/lib/fragwatch/defrag/*.hint'
+    [ "$(cow_hint "$images/torn.raw")" -gt 0 ]
+    known_images >"$state/known-images"
+    earlier_runs >"$state/runs"
+    grep -c . "$state/runs" | grep -x 2
+}
+
+cow_hint() { xfs_io -r -c cowextsize "$1" | sed 's/[^0-9]*\([0-9]*\).*/\1/'; }
+
+earlier_runs() {
+    sqlite3 -readonly /var/lib/fragwatch/history.db \
+        "SELECT image, at, engine, extents_before, extents_after, outcome FROM runs
+            WHERE outcome <> 'interrupted' ORDER BY at"
 }
 
 check_upgrade() {
-    local pid
-    pid=$(main_pid)
     apt_install "$deb"
     same version "$(dpkg-deb -f "$deb" Version)" "$(dpkg-query -W -f '${Version}' fragwatch)"
-    fails same process "$pid" "$(main_pid)"
+    # It was stopped above.
+    systemctl start fragwatch
     wait_for 60 is_up
     runs_installed
     wait_for 60 counted "$images/idle.raw"
-    keeps_everything
+    grep -x 'retention = "30d"' "$config"
+    cmp /mnt/etc/fragwatch/conf.d/site.toml /etc/fragwatch/conf.d/site.toml
+    [[ $(effective retention) == *30d* ]]
+    [[ $(effective growth_window) == *12h* ]]
+    [[ $(effective stall_after) == *15s* ]]
     same version "fragwatch $(dpkg-deb -f "$deb" Version | sed 's/-.*//')" "$(fragwatch --version)"
     systemctl is-enabled fragwatch
+}
+
+check_upgrade_state() {
+    wait_for 60 interrupted_run_is_recorded
+    wait_for 60 hint_is_restored
+    fails compgen -G '/var/lib/fragwatch/running-*.json'
+    fails compgen -G '/var/lib/fragwatch/defrag/*.hint'
+    same 'known images' "$(cat "$state/known-images")" "$(known_images)"
+    same runs "$(cat "$state/runs")" "$(earlier_runs)"
+    fragwatch incidents --json | jq -e '.incidents | length == 1'
+    fragwatch status --json | jq -e .paused
+    # The severity of torn.raw was reported by 0.1.0.
+    same 'reported again' '' "$(journalctl -u fragwatch -o cat --no-pager | grep 'the threshold is' || true)"
+    fragwatch resume
+}
+
+hint_is_restored() { [ "$(cow_hint "$images/torn.raw")" = 0 ]; }
+
+interrupted_run_is_recorded() {
+    fragwatch history "$images/torn.raw" --json | jq -e '.runs[0].outcome == "interrupted"'
 }
 
 check_upgrade_wrong() {
