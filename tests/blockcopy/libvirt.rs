@@ -179,14 +179,20 @@ impl Libvirt {
         line.unwrap().trim().into()
     }
 
-    /// The inodes of the files in `directory` that the VM writes to.
+    /// The inodes of the files in `directory` that the VM has open for writing. QEMU may keep the target of
+    /// an aborted copy open for reading, if libvirtd died before it had it closed.
     pub fn writes(&self, name: &str, directory: &Path) -> Vec<u64> {
-        let fds = fs::read_dir(format!("/proc/{}/fd", self.qemu(name))).unwrap();
-        let paths = fds.flatten().map(|fd| fd.path());
-        let below = paths.filter(|fd| fs::read_link(fd).is_ok_and(|to| to.starts_with(directory)));
-        below
-            .filter_map(|fd| Some(fs::metadata(fd).ok()?.ino()))
-            .collect()
+        let process = format!("/proc/{}", self.qemu(name));
+        let fds = fs::read_dir(format!("{process}/fd")).unwrap();
+        let written = fds.flatten().filter(|fd| {
+            let number = fd.file_name().into_string().unwrap();
+            let info = fs::read_to_string(format!("{process}/fdinfo/{number}")).unwrap_or_default();
+            let flags = info.lines().find_map(|line| line.strip_prefix("flags:"));
+            let is_below = fs::read_link(fd.path()).is_ok_and(|to| to.starts_with(directory));
+            is_below && flags.is_some_and(|flags| !flags.trim().ends_with('0'))
+        });
+        let inode = |fd: fs::DirEntry| Some(fs::metadata(fd.path()).ok()?.ino());
+        written.filter_map(inode).collect()
     }
 
     pub fn log(&self) -> String {
