@@ -156,7 +156,7 @@ fn killed(dies: Dies) -> Here<()> {
 /// Waits for a moment of a run: any, or in turn with that one during the switch, which is short.
 fn moment(seed: u64, took: Duration, bed: &Bed, child: &mut Child) {
     let mut random = Random::new(seed);
-    if seed % 2 == 0 {
+    if seed.is_multiple_of(2) {
         thread::sleep(took.mul_f64(random.below(1000) as f64 / 1000.0));
         return;
     }
