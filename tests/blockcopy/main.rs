@@ -29,6 +29,8 @@ mod ends;
 mod libvirt;
 mod written;
 
+support::stall_server!();
+
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};

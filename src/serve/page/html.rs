@@ -8,6 +8,7 @@ use super::rows::{Disk, Row, RunRow, Verdict};
 use super::story::{Brief, Story};
 use crate::model::{Finding, Severity, UnixTime};
 use crate::serve::status::{EngineState, Status};
+use crate::table::counted;
 
 /// What every page has.
 #[derive(Debug)]
@@ -48,6 +49,10 @@ pub struct Overview {
 impl Overview {
     fn findings(&self) -> Vec<&Finding> {
         self.status.doctor.diagnosis.open().collect()
+    }
+
+    fn total(&self) -> String {
+        counted(self.status.images.total as u64, "image")
     }
 
     fn engines(&self) -> &[EngineState] {
