@@ -97,6 +97,12 @@ fn without_history(world: &World) {
             );
         }
     }
+    // What cannot be read may well be there.
+    for page in ["/", "/runs", &world.link("db-1.img")] {
+        let body = world.daemon.get(page).body;
+        assert!(!body.contains("is recorded"), "{page}: {body}");
+        assert!(!body.contains("not counted in this time"), "{page}: {body}");
+    }
 }
 
 /// Which image endangers the host, since when, and what will be done.
