@@ -119,7 +119,9 @@ pub fn run(config: Option<&Path>) -> anyhow::Result<()> {
     let armed = rescue::start(&start.loaded.settings);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        .max_blocking_threads(5)
+        // One is for the pages, whose reads wait for each other: if their disk hangs, the others
+        // are still free.
+        .max_blocking_threads(6)
         .build()?;
     let result = runtime.block_on(async {
         // Without a handler, signals still end the process by their default action.

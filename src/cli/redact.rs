@@ -1,90 +1,120 @@
 //! Replaces what names VMs, images and the host in a report: the same name by the same word everywhere.
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::Path;
 
-use crate::model::path::shown;
-use crate::serve::page::html::Report;
-use crate::serve::page::rows::Row;
+use crate::incident::format::Incident;
+use crate::incident::words::clean;
+use crate::serve::page::html::Frame;
+use crate::serve::page::rows::{Row, RunRow};
+use crate::serve::page::story::Story;
 
 /// Where the replaced images lie.
 const DIRECTORY: &str = "/images";
+const HOST: &str = "host";
+/// For the name of several images.
+const ANY: &str = "image";
+/// The ends of names that say nothing of a VM.
+const ENDINGS: [&str; 8] = ["img", "raw", "qcow2", "qcow", "vmdk", "vdi", "vhd", "vhdx"];
 
 /// The names of a host and the words for them.
 pub(super) struct Redactor {
-    /// The longest first.
+    /// Those to look for in texts, the longest first.
     words: Vec<(String, String)>,
-    /// Other paths that were met.
+    vms: HashMap<String, String>,
+    /// Of all images, and of other paths once they were met.
     paths: BTreeMap<String, String>,
+    others: usize,
 }
 
 impl Redactor {
-    /// Knows all names in a report, and these images.
-    pub(super) fn of(report: &Report, images: &[PathBuf]) -> Redactor {
-        let mut paths: Vec<String> = images.iter().map(|path| shown(path)).collect();
-        paths.extend(report.rows.iter().map(|row| row.path.clone()));
-        paths.sort();
-        paths.dedup();
-        let mut words = vec![(report.frame.host.clone(), "host".to_owned())];
-        words.extend(report.stories.iter().filter_map(|story| story.host()));
-        for (path, n) in paths.iter().zip(1..) {
-            let path = Path::new(path);
-            let part = |part: Option<&std::ffi::OsStr>| {
-                part.unwrap_or_default().to_string_lossy().into_owned()
+    /// Knows these names.
+    pub(super) fn of(
+        hosts: Vec<String>,
+        images: impl Iterator<Item = String>,
+        vms: impl Iterator<Item = String>,
+    ) -> Redactor {
+        let images: BTreeSet<String> = images.collect();
+        let vms: BTreeSet<String> = vms.collect();
+        let (mut paths, mut parts) = (BTreeMap::new(), HashMap::<String, String>::new());
+        for (path, n) in images.into_iter().zip(1..) {
+            let (name, word) = (Path::new(&path), format!("image-{n:03}"));
+            let ending = name.extension().unwrap_or_default().to_string_lossy();
+            let whole = match ENDINGS.contains(&&*ending) {
+                true => format!("{word}.{ending}"),
+                false => word.clone(),
             };
-            let (name, stem) = (part(path.file_name()), part(path.file_stem()));
-            let ending = path
-                .extension()
-                .map(|it| format!(".{}", it.to_string_lossy()));
-            let word = format!("image-{n:03}{}", ending.unwrap_or_default());
-            words.push((
-                path.to_string_lossy().into_owned(),
-                format!("{DIRECTORY}/{word}"),
-            ));
-            words.push((name, word));
-            words.push((stem, format!("image-{n:03}")));
+            paths.insert(path.clone(), format!("{DIRECTORY}/{whole}"));
+            for (part, word) in [(name.file_name(), whole), (name.file_stem(), word)] {
+                let part = part.unwrap_or_default().to_string_lossy().into_owned();
+                let known = parts.entry(part).or_insert_with(|| word.clone());
+                if *known != word {
+                    ANY.clone_into(known);
+                }
+            }
         }
-        let mut vms: Vec<_> = report
-            .rows
-            .iter()
-            .filter_map(|row| row.vm.clone())
-            .collect();
-        vms.sort();
-        vms.dedup();
         let vms = vms.into_iter().zip(1..);
-        // Before the stems of files, which are often the same.
-        words.splice(0..0, vms.map(|(vm, n)| (vm, format!("vm-{n:02}"))));
-        words.retain(|(name, _)| !name.is_empty());
+        let vms: HashMap<_, _> = vms.map(|(vm, n)| (vm, format!("vm-{n:02}"))).collect();
+        // The name of a VM is often also that of its image.
+        parts.extend(vms.clone());
+        parts.extend(hosts.into_iter().map(|host| (host, HOST.to_owned())));
+        // A number stands for many things.
+        let is_number = |name: &str| name.bytes().all(|byte| byte.is_ascii_digit());
+        parts.retain(|name, _| !is_number(name));
+        let mut words: Vec<_> = parts.into_iter().chain(paths.clone()).collect();
         words.sort_by_key(|(name, _)| std::cmp::Reverse(name.len()));
         Redactor {
             words,
-            paths: BTreeMap::new(),
+            vms,
+            paths,
+            others: 0,
         }
     }
 
-    /// Replaces the names in all of a report.
-    pub(super) fn redact(&mut self, report: &mut Report) {
-        let mut texts: Vec<&mut String> = vec![&mut report.frame.host, &mut report.verdict.text];
-        texts.extend(&mut report.frame.gaps);
-        for row in &mut report.rows {
-            texts.extend(of_row(row));
+    /// The host, and what could not be read.
+    pub(super) fn frame(&mut self, frame: &mut Frame) {
+        HOST.clone_into(&mut frame.host);
+        for gap in &mut frame.gaps {
+            *gap = self.text(gap);
         }
-        for detail in &mut report.details {
-            texts.extend(of_row(&mut detail.row));
-            texts.extend(detail.facts.iter_mut().map(|(_, text)| text));
-            texts.extend(detail.chart.marks.iter_mut().map(|mark| &mut mark.text));
+    }
+
+    /// Names an image otherwise; the rest of a row in a report is numbers.
+    pub(super) fn row(&mut self, row: &mut Row) {
+        row.path = self.path(&row.path);
+        row.vm = row.vm.take().and_then(|vm| self.vms.get(&vm).cloned());
+    }
+
+    /// Names an image otherwise, and leaves out the reason of its run: it names VMs, snapshots and
+    /// files in many ways.
+    pub(super) fn run(&mut self, run: &mut RunRow) {
+        run.path = self.path(&run.path);
+        run.reason.clear();
+    }
+
+    /// An incident without names.
+    pub(super) fn story(&mut self, mut incident: Incident) -> Story {
+        HOST.clone_into(&mut incident.host);
+        let evidence = incident.evidence.iter_mut();
+        for image in evidence.flat_map(|taken| &mut taken.evidence.images) {
+            image.path = self.path(&clean(&image.path));
         }
-        for run in &mut report.runs {
-            texts.extend([&mut run.path, &mut run.reason]);
-        }
-        for story in &mut report.stories {
-            texts.extend(story.events.iter_mut().map(|(_, _, text)| text));
-            texts.extend(story.facts.iter_mut().map(|(_, text)| text));
-            texts.extend(&mut story.tasks);
-        }
-        for text in texts {
+        let mut story = Story::from(&incident);
+        let events = story.events.iter_mut().map(|(_, _, text)| text);
+        for text in events.chain(&mut story.tasks) {
             *text = self.text(text);
         }
+        story
+    }
+
+    /// The word for a path; a new one if it is not known.
+    fn path(&mut self, path: &str) -> String {
+        let others = &mut self.others;
+        let word = self.paths.entry(path.to_owned()).or_insert_with(|| {
+            *others += 1;
+            format!("/path-{others}")
+        });
+        word.clone()
     }
 
     /// A text without names. What looks like a path and is not known gets a word of its own.
@@ -95,15 +125,13 @@ impl Redactor {
             let known = self
                 .words
                 .iter()
-                .find(|(name, _)| !inside && is_word(rest, name));
+                .find(|(name, _)| !inside && is_name(rest, name));
             let length = if let Some((name, word)) = known {
                 redacted.push_str(word);
                 name.len()
             } else if first == '/' && !inside && path_length(rest) > 1 {
                 let length = path_length(rest);
-                let number = self.paths.len() + 1;
-                let path = self.paths.entry(rest[..length].to_owned());
-                redacted.push_str(path.or_insert_with(|| format!("/path-{number}")));
+                redacted.push_str(&self.path(&rest[..length]));
                 length
             } else {
                 redacted.push(first);
@@ -119,22 +147,17 @@ impl Redactor {
     }
 }
 
-fn of_row(row: &mut Row) -> impl Iterator<Item = &mut String> {
-    let Row {
-        path,
-        vm,
-        mount,
-        reason,
-        next,
-        ..
-    } = row;
-    [path, mount, next].into_iter().chain(vm).chain(reason)
-}
-
-/// Whether a text begins with a name that ends there.
-fn is_word(text: &str, name: &str) -> bool {
-    let rest = text.strip_prefix(name);
-    rest.is_some_and(|rest| !rest.starts_with(char::is_alphanumeric))
+/// Whether a text begins with a name that ends there. A path goes on up to an end of
+/// [`path_length`]; a full stop may follow it.
+fn is_name(text: &str, name: &str) -> bool {
+    let Some(rest) = text.strip_prefix(name) else {
+        return false;
+    };
+    if !name.starts_with('/') {
+        return !rest.starts_with(char::is_alphanumeric);
+    }
+    let stop = rest.strip_prefix('.').unwrap_or(rest);
+    path_length(rest) == 0 || stop.is_empty() || stop.starts_with(char::is_whitespace)
 }
 
 fn path_length(text: &str) -> usize {
@@ -146,34 +169,86 @@ fn path_length(text: &str) -> usize {
 mod tests {
     use super::*;
 
+    fn redactor(images: &[&str], vms: &[&str]) -> Redactor {
+        let owned = |names: &[&str]| names.iter().map(|it| (*it).to_owned()).collect::<Vec<_>>();
+        let (images, vms) = (owned(images), owned(vms));
+        Redactor::of(
+            vec!["kvm-7".to_owned()],
+            images.into_iter(),
+            vms.into_iter(),
+        )
+    }
+
     #[test]
     fn the_same_name_becomes_the_same_word() {
-        let word = |name: &str, word: &str| (name.to_owned(), word.to_owned());
-        let mut redactor = Redactor {
-            words: vec![
-                word("/srv/vm/db 1.img", "/images/image-001.img"),
-                word("db 1.img", "image-001.img"),
-                word("db", "vm-01"),
-            ],
-            paths: BTreeMap::new(),
-        };
+        let images = [
+            "/srv/vm/db 1.img",
+            "/srv/web.qcow2",
+            "/srv/x.acme",
+            "/srv/200",
+        ];
+        let mut redactor = redactor(&images, &["db", "101"]);
         for (text, redacted) in [
             (
                 "/srv/vm/db 1.img of VM db",
-                "/images/image-001.img of VM vm-01",
+                "/images/image-002.img of VM vm-02",
             ),
             (
-                "db 1.img, dbus and CPU 0/KVM",
-                "image-001.img, dbus and CPU 0/KVM",
+                "db 1.img, dbus and CPU 0/KVM on kvm-7",
+                "image-002.img, dbus and CPU 0/KVM on host",
             ),
             (
-                "cannot open /srv/x: no; /srv/y, /srv/x",
+                "cannot open /srv/q: no; /srv/y, /srv/q",
                 "cannot open /path-1: no; /path-2, /path-1",
             ),
             ("a / b", "a / b"),
-            ("ädb-db", "ädb-vm-01"),
+            ("ädb-db", "ädb-vm-02"),
+            (
+                "/srv/web.qcow2-acme /srv/web.qcow2.",
+                "/path-3 /images/image-003.qcow2.",
+            ),
+            ("/srv/x.acme, x.acme", "/images/image-004, image-004"),
+            ("5,200,101 extents", "5,200,101 extents"),
         ] {
             assert_eq!(redactor.text(text), redacted);
         }
+        let mut row = Row {
+            path: "/srv/200".to_owned(),
+            vm: Some("101".to_owned()),
+            ..Row::default()
+        };
+        redactor.row(&mut row);
+        assert_eq!(
+            (&*row.path, row.vm.as_deref()),
+            ("/images/image-001", Some("vm-01"))
+        );
+    }
+
+    #[test]
+    fn a_name_of_two_images_names_neither() {
+        let mut redactor = redactor(&["/a/disk.img", "/b/disk.img"], &[]);
+        assert_eq!(
+            redactor.text("disk.img, disk, /b/disk.img"),
+            "image, image, /images/image-002.img"
+        );
+    }
+
+    #[test]
+    fn an_incident_names_images_by_its_fields() {
+        let mut redactor = redactor(&["/srv/my db.img"], &[]);
+        let incident = serde_json::json!({
+            "schema": 1, "id": "a-1", "state": "ended", "began": "", "host": "other", "kernel": "6.1",
+            "evidence": [{ "moment": "begin", "at": "", "images": [
+                { "path": "/srv/my db.img", "extents": 5, "size_bytes": 1 },
+                { "path": "/srv/acme payroll.img", "extents": 4, "size_bytes": 1 },
+            ] }],
+        });
+        let story = redactor.story(serde_json::from_value(incident).unwrap());
+        let facts: Vec<_> = story.facts.iter().map(|(_, text)| text.as_str()).collect();
+        assert_eq!(facts[0], "host, kernel 6.1");
+        assert!(
+            facts[1].ends_with("/images/image-001.img with 5 extents; /path-1 with 4 extents"),
+            "{facts:?}"
+        );
     }
 }

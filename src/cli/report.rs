@@ -1,8 +1,10 @@
 //! `fragwatch report`: one HTML file about the images of this host, from the history alone.
 
 use std::collections::HashMap;
-use std::io::Write as _;
+use std::io::ErrorKind;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use askama::Template as _;
@@ -14,7 +16,10 @@ use super::output::{self, INCOMPLETE, SUCCESS};
 use super::redact::Redactor;
 use crate::assess::Assessor;
 use crate::config::Settings;
+use crate::durable;
 use crate::history::{HistoryReader, ImageInfo};
+use crate::incident::format::Incident;
+use crate::incident::words::clean;
 use crate::model::path::shown;
 use crate::model::{Severity, UnixTime};
 use crate::serve::page::STYLE;
@@ -30,6 +35,11 @@ use crate::state_dir::StateDir;
 const MOST_DETAILS: usize = 50;
 /// Incidents with a time line.
 const MOST_STORIES: usize = 10;
+/// An image that was not counted for that long and for some intervals, while others were, is gone.
+const GONE: Duration = Duration::from_secs(3600);
+const GONE_INTERVALS: u32 = 3;
+/// Names of VMs and paths are for root only, unless the file was there with another mode.
+const MODE: u32 = 0o600;
 
 pub(super) fn run(arguments: &ReportArguments, config: Option<&Path>) -> anyhow::Result<u8> {
     let settings = load_to_ask(config);
@@ -43,7 +53,7 @@ pub(super) fn run(arguments: &ReportArguments, config: Option<&Path>) -> anyhow:
     let runs = past::runs(&reader, since)?;
     let wanted: Vec<_> = details.iter().map(|it| it.row.path.clone()).collect();
     let runs = runs.into_iter().map(RunRow::from);
-    let runs: Vec<_> = runs.filter(|run| wanted.contains(&run.path)).collect();
+    let mut runs: Vec<_> = runs.filter(|run| wanted.contains(&run.path)).collect();
     let (mut incidents, errors) = past::incidents(&state.incidents());
     let oldest = crate::model::utc::rfc3339_seconds(since);
     incidents.retain(|incident| incident.began.as_str() >= oldest.as_str());
@@ -51,20 +61,45 @@ pub(super) fn run(arguments: &ReportArguments, config: Option<&Path>) -> anyhow:
     let mut stories = Vec::new();
     for incident in incidents.iter().take(MOST_STORIES) {
         match past::incident(&state.incidents(), &incident.id) {
-            Ok(incident) => stories.extend(incident.as_ref().map(Story::from)),
+            Ok(incident) => stories.extend(incident),
             Err(error) => frame.gaps.push(error),
         }
     }
     let incidents = incidents.iter().map(Brief::from).collect();
+    let stories = if arguments.redact {
+        let images = images(&reader)?;
+        redacted(&mut frame, &mut details, &mut runs, stories, &images)
+    } else {
+        stories.iter().map(Story::from).collect()
+    };
     let mut report = assemble(frame, arguments, details, runs);
     (report.incidents, report.stories) = (incidents, stories);
-    if arguments.redact {
-        Redactor::of(&report, &images(&reader)?).redact(&mut report);
-    }
     finish(&mut report);
     let incomplete = !report.frame.gaps.is_empty();
     write(&report.render()?, arguments.html.as_deref())?;
     Ok(if incomplete { INCOMPLETE } else { SUCCESS })
+}
+
+/// Takes the names from all parts of a report. First of all, so that the rest is made without them.
+fn redacted(
+    frame: &mut Frame,
+    details: &mut [Detail],
+    runs: &mut [RunRow],
+    incidents: Vec<Incident>,
+    images: &[PathBuf],
+) -> Vec<Story> {
+    let mut hosts = vec![frame.host.clone()];
+    hosts.extend(incidents.iter().map(|incident| clean(&incident.host)));
+    let rows = || details.iter().map(|detail| &detail.row);
+    let vms = rows().filter_map(|row| row.vm.clone());
+    let paths = images.iter().map(|path| shown(path));
+    let paths = paths.chain(rows().map(|row| row.path.clone()));
+    let mut names = Redactor::of(hosts, paths, vms);
+    names.frame(frame);
+    details.iter_mut().for_each(|it| names.row(&mut it.row));
+    runs.iter_mut().for_each(|run| names.run(run));
+    let incidents = incidents.into_iter();
+    incidents.map(|incident| names.story(incident)).collect()
 }
 
 fn images(reader: &HistoryReader) -> anyhow::Result<Vec<PathBuf>> {
@@ -85,6 +120,9 @@ fn details(
     let assessor = Assessor::new(&settings.thresholds);
     let counted = |image: &ImageInfo| image.last.is_some_and(|last| last.point.at >= since);
     let images: Vec<_> = reader.images()?.into_iter().filter(counted).collect();
+    let last = |image: &ImageInfo| image.last.map(|last| last.point.at);
+    let newest = images.iter().filter_map(last).max().unwrap_or(now);
+    let late = newest.before(GONE.max(settings.sampling.interval * GONE_INTERVALS));
     let names: Vec<_> = arguments.images.iter().map(|image| shown(image)).collect();
     for name in &names {
         if !images.iter().any(|image| is_named(image, name)) {
@@ -97,10 +135,20 @@ fn details(
         |image: &ImageInfo| names.is_empty() || names.iter().any(|name| is_named(image, name));
     let mut details = Vec::new();
     for image in images.into_iter().filter(is_wanted) {
-        let past = past::image(reader, image, since)?;
+        let gone = last(&image).filter(|at| *at < late);
+        let mut past = past::image(reader, image, since)?;
+        if arguments.redact {
+            // They name VMs, snapshots and files in many ways; the outcome stays.
+            past.runs.iter_mut().for_each(|run| run.reason.clear());
+        }
         let (mut detail, growth, forecast) = detail::of_past(&past, &assessor, now);
         let limits = assessor.limits(&past.image.path);
         detail.chart = detail::chart(&past, &limits, &growth, forecast, (since, now));
+        if gone.is_some() {
+            let row = &mut detail.row;
+            (row.gone, row.severity) = (gone, Severity::Ok);
+            (row.growth, row.left) = (None, None);
+        }
         details.push(detail);
     }
     let mut rows: Vec<_> = details.iter().map(|detail| detail.row.clone()).collect();
@@ -156,9 +204,13 @@ fn assemble(
     status.images.total = rows.len();
     status.images.warning = with(Severity::Warning);
     status.images.critical = with(Severity::Critical);
-    let verdict = verdict(&status, &rows, frame.now);
+    let mut verdict = verdict(&status, &rows, frame.now);
+    if verdict.severity == Severity::Ok {
+        verdict.text = "Of the images shown, none is near a threshold.".to_owned();
+    }
     if arguments.images.is_empty() {
-        details.retain(|detail| detail.row.severity > Severity::Ok);
+        // The reason stays if the image is gone.
+        details.retain(|it| it.row.severity > Severity::Ok || it.row.reason.is_some());
         details.truncate(MOST_DETAILS);
     }
     Report {
@@ -192,21 +244,51 @@ fn finish(report: &mut Report) {
     report.incidents.iter_mut().for_each(|one| one.link.clear());
 }
 
-/// To a new file that replaces `file`, or to standard output.
+/// To a new file that replaces the regular file `file`, or to standard output.
 fn write(text: &str, file: Option<&Path>) -> anyhow::Result<()> {
     let Some(file) = file else {
         return Ok(output::print(text)?);
     };
-    let directory = match file.parent() {
-        Some(parent) if parent != Path::new("") => parent,
-        _ => Path::new("."),
-    };
     let write = || {
-        let mut draft = tempfile::NamedTempFile::new_in(directory)?;
-        draft.write_all(text.as_bytes())?;
-        draft.as_file().sync_all()?;
-        draft.persist(file)?;
-        anyhow::Ok(())
+        let mode = match file.symlink_metadata() {
+            Ok(there) if there.is_file() => there.permissions().mode() & 0o777,
+            Ok(_) => bail!(
+                "it is there and no regular file; without --html, the report goes to standard output"
+            ),
+            Err(error) if error.kind() == ErrorKind::NotFound => MODE,
+            Err(error) => return Err(error.into()),
+        };
+        let file = std::path::absolute(file)?;
+        Ok(durable::replace(&file, text.as_bytes(), mode)?)
     };
     write().with_context(|| format!("cannot write {}", shown(file)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_regular_file_is_replaced() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        std::fs::write(at("old"), "old").unwrap();
+        std::os::unix::fs::symlink("old", at("link")).unwrap();
+        for (name, mode) in [("new", 0o600), ("old", 0o640)] {
+            if at(name).exists() {
+                let mode = std::fs::Permissions::from_mode(mode);
+                std::fs::set_permissions(at(name), mode).unwrap();
+            }
+            write("text", Some(&at(name))).unwrap();
+            assert_eq!(std::fs::read_to_string(at(name)).unwrap(), "text");
+            let written = at(name).metadata().unwrap().permissions().mode();
+            assert_eq!(written & 0o777, mode);
+        }
+        for other in [at("link"), at(".")] {
+            let error = write("other", Some(&other)).unwrap_err();
+            assert!(format!("{error:#}").contains("without --html"), "{error:#}");
+        }
+        assert!(at("link").is_symlink());
+        assert_eq!(std::fs::read_to_string(at("old")).unwrap(), "text");
+    }
 }

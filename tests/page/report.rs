@@ -24,7 +24,9 @@ fn a_report_is_one_file_and_can_be_without_names() {
     };
     let whole = report(&[]);
     for part in [
-        "db-1.img of VM db-1 &#60;b&#62; endangers this host",
+        "db-1.img of VM db-1 &#60;b&#62; endangers this host with 6,000 extents, for 3 d",
+        "no longer counted since",
+        "acme-payroll",
         "kvm-7",
         "4,388",
         "drop_slab",
@@ -42,6 +44,8 @@ fn a_report_is_one_file_and_can_be_without_names() {
         "{one}"
     );
 
+    assert!(one.matches("<svg class=\"chart\"").count() == 1, "{one}");
+
     let redacted = report(&["--redact"]);
     let host = String::from_utf8(
         std::process::Command::new(tools::have("uname").unwrap())
@@ -56,6 +60,7 @@ fn a_report_is_one_file_and_can_be_without_names() {
         "db-1",
         "web-1",
         "mail.img",
+        "acme-payroll",
         "alert(1)",
         "kvm-7",
         &mount,

@@ -17,7 +17,7 @@ fn a_browser_shows_all_of_it() {
     let mut browser = support::require!(Browser::start());
     let at = |path: &str| format!("http://{}{path}", world.address);
     let image = world.link("db-1.img");
-    let incident = format!("/incident?id={INCIDENT}");
+    let incident = format!("/incident?id={}", *INCIDENT);
     let pages = [
         ("host", "/"),
         ("images", "/images"),

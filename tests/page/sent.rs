@@ -12,7 +12,7 @@ const MOST_BYTES: usize = 150_000;
 fn every_page_is_sent_with_a_strict_policy_and_changes_nothing() {
     let world = support::require!(World::start());
     let image = world.link("db-1.img");
-    let incident = format!("/incident?id={INCIDENT}");
+    let incident = format!("/incident?id={}", *INCIDENT);
     let pages = [
         "/",
         "/images",
@@ -71,7 +71,15 @@ fn every_page_is_sent_with_a_strict_policy_and_changes_nothing() {
     story(&world);
     order(&world);
     chart_data(&world);
+    since_when(&world);
     without_history(&world);
+}
+
+/// Since when it is so is shown also if that was before the time of the chart.
+fn since_when(world: &World) {
+    let image = world.link("web-1.img") + "&since=1d";
+    let body = world.daemon.get(&image).body;
+    assert!(body.contains("warning for 2 d"), "{body}");
 }
 
 /// What is known in memory is shown, and what is not, is said.
@@ -88,6 +96,12 @@ fn without_history(world: &World) {
                 answer.body
             );
         }
+    }
+    // What cannot be read may well be there.
+    for page in ["/", "/runs", &world.link("db-1.img")] {
+        let body = world.daemon.get(page).body;
+        assert!(!body.contains("is recorded"), "{page}: {body}");
+        assert!(!body.contains("not counted in this time"), "{page}: {body}");
     }
 }
 
@@ -113,7 +127,10 @@ fn story(world: &World) {
     for part in ["xfs_fsr", ">4,388<", ">120<", "12 min"] {
         assert!(runs.contains(part), "no {part:?} in\n{runs}");
     }
-    let incident = world.daemon.get(&format!("/incident?id={INCIDENT}")).body;
+    let incident = world
+        .daemon
+        .get(&format!("/incident?id={}", *INCIDENT))
+        .body;
     for part in [
         "qemu&#60;b&#62;(77)",
         "drop_slab",

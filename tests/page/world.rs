@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::LazyLock;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use fragwatch::internals::generation;
@@ -28,8 +29,11 @@ pub const HOSTILE: [&str; 2] = [
     "<script>alert(1)<script>.img",
     "\"><img src=x onerror=alert(2)>.img",
 ];
-/// The name of the incident.
-pub const INCIDENT: &str = "20261120T120305.123Z-1";
+/// The name of the incident, ten days ago.
+pub static INCIDENT: LazyLock<String> = LazyLock::new(|| {
+    let at = jiff::Timestamp::from_second(now().0 - 10 * DAY).unwrap();
+    at.strftime("%Y%m%dT%H%M%S.123Z-1").to_string()
+});
 const RETENTION: Duration = Duration::from_secs(90 * 86_400);
 
 /// A daemon that watches such a host.
@@ -208,7 +212,8 @@ fn key(image: &Path, uuid: &str) -> ImageKey {
     }
 }
 
-/// Of the last 30 days: db-1 grows, is defragmented 12 days ago, and grows again; web-1 grows slowly.
+/// Of the last 30 days: db-1 grows, is defragmented 12 days ago, and grows again; web-1 grows slowly; old
+/// was critical until it was deleted 20 days ago.
 fn write_history(dir: &Path, images: &Path, further: &[PathBuf]) {
     let mut store = Store::open(&dir.join("history.db"), RETENTION, &|| {})
         .unwrap()
@@ -220,6 +225,14 @@ fn write_history(dir: &Path, images: &Path, further: &[PathBuf]) {
     };
     let [db, web] = ["db-1.img", "web-1.img"].map(|name| reference(&images.join(name)));
     let further: Vec<_> = further.iter().map(|image| reference(image)).collect();
+    let old = ImageRef {
+        key: ImageKey {
+            filesystem: uuid.clone(),
+            inode: 1 << 40,
+            generation: 1,
+        },
+        path: images.join("old.img"),
+    };
     let sample = |image: &ImageRef, extents: i64| SampleRow {
         image: image.clone(),
         format: Format::Raw,
@@ -237,6 +250,9 @@ fn write_history(dir: &Path, images: &Path, further: &[PathBuf]) {
             120 + (hours - 432) * 20
         };
         let mut images = vec![sample(&db, of_db), sample(&web, 1000 + hours * 600 / 720)];
+        if end - at > 20 * DAY {
+            images.push(sample(&old, 9000));
+        }
         // Enough for a week in small, which shows the last count in six hours.
         let step = if end - at > DAY { 3600 } else { 600 };
         if end - at < 7 * DAY && at / 21_600 != (at + step) / 21_600 {
@@ -270,10 +286,10 @@ fn write_history(dir: &Path, images: &Path, further: &[PathBuf]) {
         bytes: Bytes(24 << 20),
         took: Duration::from_secs(754),
         outcome: OutcomeKind::Improved,
-        reason: String::new(),
+        reason: "not by blockcopy: its VM acme-payroll is transient".to_owned(),
     };
     let incident = IncidentRow {
-        name: INCIDENT.to_owned(),
+        name: INCIDENT.clone(),
         at: UnixTime(end - 10 * DAY),
         ended: Some(UnixTime(end - 10 * DAY + 72)),
         trigger: Some(Trigger::KernelLog),
@@ -282,6 +298,7 @@ fn write_history(dir: &Path, images: &Path, further: &[PathBuf]) {
         freed: Bytes(620 << 20),
     };
     for record in [
+        change(25, &old, Severity::Ok, Severity::Critical, 9000),
         change(18, &db, Severity::Ok, Severity::Warning, 1000),
         Record::Run(run),
         change(12, &db, Severity::Warning, Severity::Ok, 120),
@@ -296,10 +313,12 @@ fn write_history(dir: &Path, images: &Path, further: &[PathBuf]) {
 }
 
 fn write_incident(dir: &Path) {
+    let began: jiff::Timestamp = INCIDENT.trim_end_matches("-1").parse().unwrap();
+    let at = |ms: i64| format!("{:.3}", began + jiff::SignedDuration::from_millis(ms));
     let blocks = |large: u64| json!([90_000, 4000, 300, 20, large, 2, 0, 0, 0, 0, 0]);
     let action = |number: u32, after_ms: i64, slab: [u64; 2]| {
         json!({
-            "at": "2026-11-20T12:03:06.000Z", "after_ms": after_ms, "kind": "action",
+            "at": at(after_ms), "after_ms": after_ms, "kind": "action",
             "step": "drop_slab", "number": number, "outcome": "done", "reaction_us": 87,
             "duration_us": 812_345, "before_age_ms": 40,
             "before": { "slab_reclaimable_kib": slab[0], "free_blocks": blocks(3) },
@@ -308,18 +327,18 @@ fn write_incident(dir: &Path) {
     };
     let line = |after_ms: i64| {
         json!({
-            "at": "2026-11-20T12:03:05.123Z", "after_ms": after_ms, "kind": "line",
+            "at": at(after_ms), "after_ms": after_ms, "kind": "line",
             "rule": "xfs_deadlock", "text": "XFS: qemu<b>(77) possible memory allocation deadlock",
         })
     };
     let incident = json!({
-        "schema": 1, "id": INCIDENT, "state": "ended", "trigger": "kernel_log",
-        "began": "2026-11-20T12:03:05.123Z", "ended": "2026-11-20T12:04:17.123Z",
+        "schema": 1, "id": *INCIDENT, "state": "ended", "trigger": "kernel_log",
+        "began": at(0), "ended": at(72_000),
         "duration_ms": 72_000, "kernel": "5.10.0", "host": "kvm-7", "matches": 3, "actions": 2,
         "slab_freed_kib": 634_880,
         "events": [line(0), action(1, 90, [700 << 10, 300 << 10]), line(2010),
                    action(2, 2100, [300 << 10, 80 << 10]), line(4000)],
-        "evidence": [{ "moment": "begin", "at": "2026-11-20T12:03:05.200Z", "tasks_blocked": 4,
+        "evidence": [{ "moment": "begin", "at": at(77), "tasks_blocked": 4,
             "meminfo_kib": { "MemAvailable": 2_000_000 },
             "tasks": [{ "tid": 78, "pid": 77, "comm": "CPU 0/KVM", "wchan": "kmem_alloc",
                         "stack": ["kmem_alloc", "xfs_iext_insert"] }] }],
@@ -327,7 +346,7 @@ fn write_incident(dir: &Path) {
     let incidents = dir.join("incidents");
     fs::create_dir_all(&incidents).unwrap();
     fs::write(
-        incidents.join(format!("{INCIDENT}.json")),
+        incidents.join(format!("{}.json", *INCIDENT)),
         incident.to_string(),
     )
     .unwrap();

@@ -7,6 +7,7 @@ use super::past::ImagePast;
 use super::rows::Row;
 use crate::assess::{Assessor, ImageLimits};
 use crate::growth::{forecast, growth};
+use crate::incident::words::clean;
 use crate::model::path::shown;
 use crate::model::{
     Bytes, ExtentCount, ExtentMap, Forecast, Growth, Opener, Pace, Point, Roughly, Severity,
@@ -88,13 +89,15 @@ pub fn of_past(past: &ImagePast, assessor: &Assessor, now: UnixTime) -> (Detail,
     let growth = growth(&points[recent..], window, now);
     let limits = assessor.limits(&image.path);
     let forecast = forecast(&growth, extents, limits.critical.extents);
-    let last = past.severities.first();
+    let last = past.last_change.as_ref();
     let severity = last.and_then(|it| Severity::named(&it.to));
+    let severity = severity.unwrap_or_else(|| assessor.of_count(&image.path, extents));
+    let bad = last.filter(|_| severity > Severity::Ok);
     let row = Row {
         key: Some(image.key.clone()),
         path: shown(&image.path),
-        severity: severity.unwrap_or_else(|| assessor.of_count(&image.path, extents)),
-        reason: last.map(|it| it.reason.clone()),
+        severity,
+        reason: bad.map(|it| it.reason.clone()),
         extents,
         size: image.last.map(|last| last.size).unwrap_or_default(),
         growth: growth.rate(),
@@ -134,16 +137,18 @@ pub fn chart(
         at: it.at,
         extents: it.extents,
     });
+    let peaks = past.readings.iter().map(|it| it.peak.max(it.extents).0);
+    let mut extents: Vec<_> = peaks.collect();
+    // The last point is the count now, and the forecast begins there.
+    if let (Some(end), Some(last)) = (extents.last_mut(), last) {
+        *end = last.extents.0;
+    }
     let ahead = |last| band(growth, forecast, last, now.0.saturating_sub(first.0));
     let mut chart = ChartData {
         from: first,
         now,
         at: past.readings.iter().map(|it| it.at.0).collect(),
-        extents: past
-            .readings
-            .iter()
-            .map(|it| it.peak.max(it.extents).0)
-            .collect(),
+        extents,
         warning: limits.warning.extents,
         critical: limits.critical.extents,
         band: last.map(ahead).unwrap_or_default(),
@@ -157,7 +162,7 @@ fn marks(past: &ImagePast) -> Vec<Mark> {
     let runs = past.runs.iter().map(|run| {
         let (engine, outcome, took) = (run.engine, run.outcome.as_str(), Roughly(run.took));
         let gap = if run.reason.is_empty() { "" } else { ": " };
-        let reason = format!("{gap}{}", run.reason);
+        let reason = format!("{gap}{}", clean(&run.reason));
         let text = format!(
             "{engine} {outcome}, {} to {} extents in {took}{reason}",
             run.from, run.to

@@ -13,13 +13,17 @@ pub mod html;
 pub mod past;
 pub mod rows;
 pub mod story;
+mod turn;
 mod views;
 
-use axum::Router;
+use std::sync::Arc;
+
 use axum::extract::Path;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
+use axum::{Router, middleware};
+use tokio::sync::Semaphore;
 
 use gather::Pages;
 pub use gather::Sources;
@@ -50,6 +54,7 @@ const ASSETS: [(&str, &str, &str); 5] = [
 
 /// The routes of the pages.
 pub fn router(sources: Sources) -> Router {
+    let turns = Arc::new(Semaphore::new(turn::PAGES));
     Router::new()
         .route("/", get(views::overview))
         .route("/images", get(views::images))
@@ -59,6 +64,8 @@ pub fn router(sources: Sources) -> Router {
         .route("/runs", get(views::runs))
         .route("/incidents", get(views::incidents))
         .route("/incident", get(views::incident))
+        .layer(middleware::from_fn_with_state(turns, turn::take))
+        // They are in memory anyway, and a browser loads them beside a page.
         .route("/assets/{name}", get(asset))
         .with_state(Pages::new(sources))
 }

@@ -46,6 +46,8 @@ pub struct ImagePast {
     /// Newest first, as the next ones.
     pub runs: Vec<RunRecord>,
     pub severities: Vec<PastSeverity>,
+    /// The last change of severity, also if it was before that time.
+    pub last_change: Option<PastSeverity>,
     /// When its map was read, and the fragments then.
     pub maps: Vec<(UnixTime, u64)>,
     /// Those of the host.
@@ -62,6 +64,7 @@ pub fn image(
     let mut runs = reader.runs(Some(id), MOST_EVENTS)?;
     runs.retain(|run| run.at >= since);
     let mut severities = reader.severities(Some(id), MOST_EVENTS)?;
+    let last_change = severities.first().cloned();
     severities.retain(|change| change.at >= since);
     Ok(ImagePast {
         readings: reader.readings(id, since, MOST_READINGS)?,
@@ -70,6 +73,7 @@ pub fn image(
         image,
         runs,
         severities,
+        last_change,
     })
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use crate::assess::Reason;
+use crate::incident::words::clean;
 use crate::maintenance::{Decision, Plan, Planned};
 use crate::model::path::shown;
 use crate::model::utc::rfc3339_seconds;
@@ -43,6 +44,8 @@ pub struct Row {
     pub next: String,
     /// Counts of the last week, oldest first.
     pub week: Vec<Point>,
+    /// The last count of an image that is no longer counted: removed, moved or excluded.
+    pub gone: Option<UnixTime>,
 }
 
 /// What the history knows of an image in a table.
@@ -199,7 +202,7 @@ impl From<RunRecord> for RunRow {
             path: shown(&run.image.path),
             engine: run.engine.as_str(),
             outcome: run.outcome.as_str(),
-            reason: run.reason,
+            reason: clean(&run.reason),
             from: run.from,
             to: run.to,
             bytes: run.bytes,
@@ -232,8 +235,20 @@ pub fn verdict(status: &Status, rows: &[Row], now: UnixTime) -> Verdict {
     let critical = |text: String| (Severity::Critical, text);
     let warning = |text: String| (Severity::Warning, text);
     let worst = rows.first().filter(|row| row.severity > Severity::Ok);
+    let diagnosis = &status.doctor.diagnosis;
+    let (found, number) = (diagnosis.severity(), diagnosis.open().count() as u64);
+    let to_mend = format!(
+        "No image endangers this host, but doctor has found {} to mend.",
+        counted(number, "setting or state")
+    );
     let (severity, text) = if status.rescue.incident {
-        critical("XFS waits for memory now, and the rescue acts: see the incidents.".to_owned())
+        let acts = match status.rescue.dry_run {
+            true => "only logs what it would do",
+            false => "acts",
+        };
+        critical(format!(
+            "XFS waits for memory now, and the rescue {acts}: see the incidents."
+        ))
     } else if let Some(stalled) = status.stalled.first() {
         let time = Roughly(Duration::from_secs(stalled.seconds));
         let mount = &stalled.mount;
@@ -250,17 +265,18 @@ pub fn verdict(status: &Status, rows: &[Row], now: UnixTime) -> Verdict {
         .find(|it| it.severity == Severity::Critical)
     {
         critical(format!("An emergency may go unnoticed: {part}."))
+    } else if found == Severity::Critical {
+        critical(to_mend)
     } else if let Some(row) = worst {
         warning(watch(row, status))
-    } else if status.doctor.diagnosis.severity() > Severity::Ok {
-        let number = status.doctor.diagnosis.open().count() as u64;
-        let found = counted(number, "setting or state");
-        (
-            status.doctor.diagnosis.severity(),
-            format!("No image endangers this host, but doctor has found {found} to mend."),
-        )
+    } else if status.host.severity > Severity::Ok {
+        warning("No image endangers this host, but all extent maps together may soon.".to_owned())
+    } else if found > Severity::Ok {
+        warning(to_mend)
     } else if !status.rescue.armed {
         warning("No image endangers this host, but the rescue is not armed.".to_owned())
+    } else if status.rescue.drilled.is_some() && status.rescue.roundtrip_seconds.is_none() {
+        warning("No image endangers this host, but the last drill of the rescue failed.".to_owned())
     } else if status.parts.iter().any(|it| it.severity > Severity::Ok) {
         warning("No image endangers this host, but not all of fragwatch works.".to_owned())
     } else if status.daemon.swept.is_none() {
@@ -376,13 +392,39 @@ mod tests {
             (severity, text.contains("well: 9 images")),
             (Severity::Ok, true)
         );
+        status.rescue.drilled = Some(UnixTime(0));
+        let (severity, text) = sentence(&status, &[]);
+        assert!(
+            severity == Severity::Warning && text.contains("drill"),
+            "{text}"
+        );
         status.rescue.armed = false;
         assert_eq!(sentence(&status, &[]).0, Severity::Warning);
+        status.host.severity = Severity::Warning;
+        let (severity, text) = sentence(&status, &[]);
+        assert!(
+            severity == Severity::Warning && text.contains("together"),
+            "{text}"
+        );
+        status.doctor.diagnosis.findings = vec![crate::model::Finding {
+            id: crate::model::CheckId(1),
+            severity: Severity::Critical,
+            what: String::new(),
+            read: Vec::new(),
+            silenced: None,
+        }];
+        let (severity, text) = sentence(&status, &[row(Severity::Warning, None)]);
+        assert!(
+            severity == Severity::Critical && text.contains("doctor"),
+            "{text}"
+        );
         status.rescue.incident = true;
         assert!(
             sentence(&status, &[row(Severity::Critical, None)])
                 .1
                 .contains("rescue acts")
         );
+        status.rescue.dry_run = true;
+        assert!(sentence(&status, &[]).1.contains("rescue only logs"));
     }
 }

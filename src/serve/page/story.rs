@@ -72,15 +72,6 @@ pub struct ActionRow {
     pub blocks: [ExtentCount; 2],
 }
 
-impl Story {
-    /// The name of its host, and a word for it.
-    pub fn host(&self) -> Option<(String, String)> {
-        let (_, text) = self.facts.first()?;
-        let (host, _) = text.split_once(", kernel ")?;
-        Some((host.to_owned(), "host".to_owned()))
-    }
-}
-
 impl From<&Incident> for Story {
     fn from(incident: &Incident) -> Story {
         let shown = incident.events.iter().take(MOST_EVENTS);

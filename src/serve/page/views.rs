@@ -127,6 +127,7 @@ fn problems(status: &Status) -> Vec<(Severity, String)> {
 fn rescue(rescue: &Rescue, now: UnixTime) -> String {
     let state = match (rescue.armed, rescue.dry_run, rescue.incident) {
         (false, ..) => return "Not armed: nothing would be done in an emergency.".to_owned(),
+        (_, true, true) => "Armed for a dry run only, and logs now what it would do.",
         (_, _, true) => "Armed, and acting now.",
         (_, true, _) => "Armed for a dry run only.",
         _ => "Armed.",
@@ -237,7 +238,7 @@ async fn known(pages: &Pages, query: &ImageQuery, frame: &mut Frame) -> Option<D
     if let Some(past) = &past {
         let limits = assessor.limits(&past.image.path);
         detail.chart = chart(past, &limits, &growth, forecast, (since, frame.now));
-        detail.row.since = past.severities.first().map(|it| it.at);
+        detail.row.since = past.last_change.as_ref().map(|it| it.at);
     }
     Some(detail)
 }
