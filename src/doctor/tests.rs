@@ -47,6 +47,8 @@ impl Tree {
             daemon: Ok(Some(Box::new(status))),
             clock_is_set: Some(true),
             helper: vec!["cat".into(), dir.path().join("xfs").into()],
+            // Other tests run at the same time.
+            helper_runs: Box::leak(Box::default()),
         };
         let tree = Tree { dir, own };
         tree.xfs(|_| ());

@@ -1,5 +1,6 @@
 //! XFS: layout, space, options and quotas of the file systems that hold images.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use super::kernel::{is_affected, level, with_xfs};
@@ -33,6 +34,9 @@ fn each(readings: &Readings, check: impl FnMut(&Xfs) -> Option<Found>) -> Checke
     let found: Vec<_> = readings.xfs.answered.iter().filter_map(check).collect();
     match readings.xfs.silent.first() {
         Some(silent) if found.is_empty() => {
+            if let Some(failed) = &readings.xfs.failed {
+                return Err(failed.clone());
+            }
             let silent = shown(silent);
             let why = format!("the XFS at {silent} did not answer in time, or cannot be opened");
             Err(NotChecked::because(why))
@@ -232,20 +236,30 @@ fn with_option(
 
 /// Project quotas at their limit.
 pub fn project_quotas(readings: &Readings) -> Checked {
+    let mounts = MountTable::new(readings.mounts.clone().unwrap_or_default());
+    let mut unenforced = BTreeSet::new();
+    for mount in options(readings)? {
+        let mut its = mount.options.split(|byte| *byte == b',');
+        if its.any(|it| it == b"pqnoenforce") {
+            unenforced.extend(mounts.of(&mount.point).map(|it| it.device));
+        }
+    }
     each(readings, |xfs| {
+        if unenforced.contains(&xfs.device) {
+            return None;
+        }
         let is_it = |it: &&Project| AT_LIMIT.is_reached_by(it.used, it.limit);
         let projects: Vec<_> = xfs.projects.iter().flatten().filter(is_it).collect();
         let worst = projects
             .iter()
             .max_by_key(|it| it.used.0.saturating_mul(1000) / it.limit.0.max(1))?;
         let what = format!(
-            "{} of the projects on {} {} at its limit; the fullest is {}, with {} of {}.",
-            projects.len(),
+            "{} on {} {}; the fullest is {}, with {} of {}.",
+            counted(projects.len() as u64, "project"),
             shown(&xfs.mount),
-            if projects.len() == 1 {
-                "is"
-            } else {
-                "are each"
+            match projects.len() {
+                1 => "uses 95 % or more of its limit",
+                _ => "use 95 % or more of their limits",
             },
             worst.id,
             worst.used,
