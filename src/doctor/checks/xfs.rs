@@ -24,7 +24,8 @@ const NEXT_TO_NOTHING: Share = Share::percent(1);
 const MUCH: Share = Share::percent(20);
 /// mkfs.xfs makes no smaller log since xfsprogs 5.15 (6e0ed3d19c54), unless the file system is tiny.
 const SMALL_LOG: Bytes = Bytes(64 << 20);
-const LARGE_FILESYSTEM: Bytes = Bytes(100 << 30);
+/// Before, it made a log of 1/2048: with less than half of that the file system has grown.
+const LARGE_FILESYSTEM: Bytes = Bytes(256 << 30);
 /// A project is at its limit.
 const AT_LIMIT: Share = Share::percent(95);
 
@@ -50,6 +51,22 @@ fn each_with_images(readings: &Readings, mut check: impl FnMut(&Xfs) -> Option<F
     each(readings, |xfs| {
         check(xfs).filter(|_| has_images(readings, xfs.device))
     })
+}
+
+/// If nothing is found, but something of one was not read, the check could not be made.
+fn unless_unread(
+    found: Vec<Found>,
+    readings: &Readings,
+    what: &str,
+    is_unread: impl Fn(&Xfs) -> bool,
+) -> Checked {
+    match readings.xfs.answered.iter().find(|it| is_unread(it)) {
+        Some(xfs) if found.is_empty() => {
+            let why = format!("the {what} of {} could not be read", shown(&xfs.mount));
+            Err(NotChecked::because(why))
+        }
+        _ => Ok(found),
+    }
 }
 
 fn has_images(readings: &Readings, device: DeviceNumber) -> bool {
@@ -105,7 +122,7 @@ pub fn full(readings: &Readings) -> Checked {
 
 /// Allocation groups that are full while others are not.
 pub fn groups(readings: &Readings) -> Checked {
-    each_with_images(readings, |xfs| {
+    let found = each_with_images(readings, |xfs| {
         let full = xfs.full_groups?;
         let is_uneven = full.saturating_mul(2) >= xfs.groups && xfs.free >= MUCH.of_bytes(xfs.size);
         let what = format!(
@@ -116,7 +133,9 @@ pub fn groups(readings: &Readings) -> Checked {
             xfs.size
         );
         is_uneven.then(|| Found::note(what, vec!["XFS_IOC_AG_GEOMETRY".to_owned()]))
-    })
+    })?;
+    let is_unread = |it: &Xfs| it.full_groups.is_none() && has_images(readings, it.device);
+    unless_unread(found, readings, "allocation groups", is_unread)
 }
 
 /// The small log of a file system that has grown.
@@ -137,7 +156,9 @@ pub fn small_log(readings: &Readings) -> Checked {
 /// A file system on which images of running VMs cannot be defragmented.
 pub fn no_online(readings: &Readings) -> Checked {
     let defrag = &readings.own.settings.defrag;
-    if !defrag.engines.contains(&Engine::Online) {
+    // blockcopy needs no reflink.
+    let has = |engine| defrag.engines.contains(&engine);
+    if !has(Engine::Online) || has(Engine::BlockCopy) || defrag.blockcopy.enabled {
         return Ok(Vec::new());
     }
     each_with_images(readings, |xfs| {
@@ -218,6 +239,7 @@ fn with_option(
     let here = options(readings)?
         .into_iter()
         .filter(|it| it.kind == b"xfs");
+    let mut seen = BTreeSet::new();
     let here = here.filter_map(|mount| {
         let option = mount
             .options
@@ -229,7 +251,9 @@ fn with_option(
             shown(&mount.point),
             printable(option)
         );
-        has_images(readings, device).then(|| found(what, vec!["/proc/self/mounts".to_owned()]))
+        // One that is mounted in several places is one.
+        let is_it = has_images(readings, device) && seen.insert(device);
+        is_it.then(|| found(what, vec!["/proc/self/mounts".to_owned()]))
     });
     Ok(here.collect())
 }
@@ -244,7 +268,7 @@ pub fn project_quotas(readings: &Readings) -> Checked {
             unenforced.extend(mounts.of(&mount.point).map(|it| it.device));
         }
     }
-    each(readings, |xfs| {
+    let found = each(readings, |xfs| {
         if unenforced.contains(&xfs.device) {
             return None;
         }
@@ -271,6 +295,9 @@ pub fn project_quotas(readings: &Readings) -> Checked {
             severity,
             ..Found::new(what, read)
         })
+    })?;
+    unless_unread(found, readings, "project quotas", |it| {
+        it.projects.is_none()
     })
 }
 

@@ -116,6 +116,18 @@ fn a_file_system_that_does_not_answer_hides_no_finding_of_another() {
 }
 
 #[test]
+fn what_of_a_file_system_could_not_be_read() {
+    let tree = Tree::healthy();
+    tree.xfs(|xfs| (xfs.full_groups, xfs.projects) = (None, None));
+    let groups = "the allocation groups of /srv/vm could not be read";
+    let projects = "the project quotas of /srv/vm could not be read";
+    assert_eq!(
+        [tree.unchecked(206), tree.unchecked(212)],
+        [groups, projects]
+    );
+}
+
+#[test]
 fn a_program_that_cannot_be_started_makes_no_check() {
     let mut tree = Tree::healthy();
     tree.own.helper = vec!["/nowhere/helper".into()];
@@ -194,7 +206,11 @@ fn what_the_swap_would_stall_where_no_engine_works_under_a_vm() {
         (finding.severity, &*finding.read[0]),
         (Severity::Warning, read)
     );
-    tree.own.settings.defrag.engines = vec![Engine::XfsFsr];
+    for other in [Engine::XfsFsr, Engine::BlockCopy] {
+        tree.own.settings.defrag.engines = vec![Engine::XfsFsr, other];
+        assert_eq!(tree.diagnosis().findings, []);
+    }
+    tree.own.settings.defrag.engines = vec![Engine::Online, Engine::BlockCopy];
     assert_eq!(tree.diagnosis().findings, []);
     tree.own.daemon = Err(NotChecked::because("no permission".to_owned()));
     assert_eq!(tree.of(208), []);
@@ -211,6 +227,9 @@ fn options_of_an_xfs_with_images() {
     };
     mounts("/srv/vm", "rw,relatime,attr2,inode64,logbufs=8");
     assert_eq!(tree.diagnosis().findings, []);
+    let twice = "/dev/sdb /srv/vm xfs rw,discard 0 0\n/dev/sdb /srv/vm/b xfs rw,discard 0 0\n";
+    tree.put("proc/self/mounts", twice);
+    assert_eq!(tree.of(210).len(), 1);
     for (number, option) in [(210, "discard"), (211, "allocsize=65536k")] {
         mounts("/srv/vm", &format!("rw,{option},inode64"));
         let what = format!("The XFS at /srv/vm is mounted with {option}.");
