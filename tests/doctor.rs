@@ -139,7 +139,13 @@ fn an_xfs_without_reflink_that_is_nearly_full() {
         "{what}"
     );
     // The process that reads it, by itself.
-    let answer = daemon::fragwatch().arg("doctor-helper").output().unwrap();
+    let mut helper = daemon::fragwatch();
+    helper.arg("doctor-helper").stdin(Stdio::piped());
+    let mut helper = helper.stdout(Stdio::piped()).spawn().unwrap();
+    // It ends when its standard input ends.
+    let input = helper.stdin.take();
+    let answer = helper.wait_with_output().unwrap();
+    drop(input);
     let lines = String::from_utf8(answer.stdout).unwrap();
     let lines = lines
         .lines()

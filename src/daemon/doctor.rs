@@ -21,10 +21,8 @@ use crate::serve::status::Doctor;
 /// After the start, when sweep, history and the judgement of the kernel have their results.
 const FIRST: Duration = Duration::from_secs(60);
 const DAY: Duration = Duration::from_secs(86_400);
-/// While something hurts: it must not be shown for a day after it has passed.
+/// While something is found that may pass: it must not be shown for a day after it has passed.
 const SOON: Duration = Duration::from_secs(600);
-/// The first check of settings; those before it are of what hurts now.
-const SETTINGS: CheckId = CheckId(101);
 /// With rates.
 const DAILY: Timing = Timing {
     interval: WATCHED,
@@ -60,13 +58,18 @@ pub(super) async fn run(mut settings: watch::Receiver<Arc<Settings>>, status: Ar
         let board = Arc::clone(&status);
         let mut rest = SOON;
         if let Some(diagnosis) = within(TIMEOUT, move || diagnose(DAILY, &now, &board)).await {
-            if diagnosis.open().all(|finding| finding.id >= SETTINGS) {
+            if diagnosis.open().all(|finding| is_of_settings(finding.id)) {
                 rest = DAY;
             }
             publish(&status, diagnosis);
         }
         due = Instant::now() + rest;
     }
+}
+
+/// Whether a check is of what changes only by hand: kernel, settings, layout.
+fn is_of_settings(id: CheckId) -> bool {
+    matches!(id.0, 101..=204 | 207..=211 | 302..=305)
 }
 
 /// The findings at an incident, in about a second, for a thread that may hang.

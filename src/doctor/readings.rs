@@ -123,6 +123,8 @@ pub struct Own {
     pub clock_is_set: Option<bool>,
     /// The program and its arguments that report the XFS ([`xfs::serve`]).
     pub helper: Vec<OsString>,
+    /// Held while it runs.
+    pub helper_runs: &'static Mutex<()>,
 }
 
 impl Own {
@@ -135,6 +137,7 @@ impl Own {
             helper: ["/proc/self/exe", xfs::COMMAND]
                 .map(OsString::from)
                 .to_vec(),
+            helper_runs: &xfs::RUNS,
         }
     }
 }
@@ -197,8 +200,8 @@ impl Readings {
         let host_ = at();
         let writers = Pending::start("writers", move || writers::read(&host_, interval));
         let reported = Arc::new(Mutex::new(xfs::Found::new()));
-        let (command, its) = (own.helper.clone(), Arc::clone(&reported));
-        let xfs = Pending::start("XFS", move || xfs::read(&command, &its));
+        let (command, runs, its) = (own.helper.clone(), own.helper_runs, Arc::clone(&reported));
+        let xfs = Pending::start("XFS", move || Ok(xfs::read(&command, runs, &its)));
         thread::sleep(interval);
         groups.push(Group::start("counters", at(), COUNTERS));
         let mut now = Files::default();
@@ -208,7 +211,8 @@ impl Readings {
         }
         let mounts = mounts.and_then(|it| it.wait(until));
         // What was reported in time counts.
-        let _ = xfs.and_then(|it| it.wait(until));
+        let failed = xfs.and_then(|it| it.wait(until));
+        let failed = failed.ok().and_then(Result::err);
         let reported =
             std::mem::take(&mut *reported.lock().unwrap_or_else(PoisonError::into_inner));
         let mounted = mounts.as_deref().unwrap_or_default();
@@ -216,7 +220,7 @@ impl Readings {
             interval,
             before,
             now,
-            xfs: xfs::complete(reported, mounted),
+            xfs: xfs::complete(reported, mounted, failed),
             writers: writers.and_then(|it| it.wait(until)),
             tasks: tasks.and_then(|it| it.wait(until)),
             holders: holders.and_then(|it| it.wait(until)),

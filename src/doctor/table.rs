@@ -504,10 +504,9 @@ pub static TABLE: &[Entry] = &[
         id: CheckId(204),
         severity: Severity::Critical,
         title: "An XFS whose log writes can be torn (CVE-2026-43365)",
-        why: "After a power cut the log can be damaged, and the file system then cannot be mounted \
-            without losing what was in the log.",
-        remedy: "Update the kernel; until then avoid power cuts, and do not use `xfs_repair -L` \
-            without a copy of the device.",
+        why: "The log can become unreadable; the next mount, even after an orderly stop, may fail.",
+        remedy: "Back the images up before the next unmount or reboot, then update the kernel; do not use \
+            `xfs_repair -L` without a copy of the device.",
         explanation: "The log is written in multiples of its stripe unit. Without one, affected kernels \
             take 512 bytes even if the sectors of the log are larger, so that a write covers a \
             part of a sector. mkfs.xfs normally sets the stripe unit to a block on disks with \
@@ -555,7 +554,7 @@ pub static TABLE: &[Entry] = &[
         explanation: "mkfs.xfs chooses the log by the size at that time. An image of a cloud that was made \
             at a few GiB and grown to TiB with `xfs_growfs` keeps its log of some MiB and its \
             many small allocation groups. Since xfsprogs 5.15 no log is smaller than 64 MiB. \
-            Reported from 100 GiB on.",
+            Reported from 256 GiB on.",
         source: "6e0ed3d19c54 \"mkfs: increase the minimum log size to 64MB when possible\"; \
             xfs_growfs(8)",
     },
@@ -564,7 +563,8 @@ pub static TABLE: &[Entry] = &[
         severity: Severity::Warning,
         title: "An XFS without reflink",
         why: "The engine for images of running VMs clones and unshares pieces of them, which needs \
-            reflink, so that only idle images are defragmented here.",
+            reflink, so only idle images, unless blockcopy is configured, are \
+            defragmented here.",
         remedy: "Shut VMs down in a window for xfs_fsr, or move their disks with `virsh blockcopy` to \
             an XFS made with reflink=1, the default of mkfs.xfs since 5.1.",
         explanation: "The feature is chosen when the file system is made and cannot be added. The final \
@@ -775,7 +775,7 @@ pub static TABLE: &[Entry] = &[
             image is never defragmented.",
         remedy: "Make a window longer, raise defrag.bandwidth, or make online usable (`fragwatch \
             status` names what is missing), which continues in the next window.",
-        explanation: "The time is that of the size of the image at half of defrag.bandwidth, because half \
+        explanation: "The time is that of what the image occupies at half of defrag.bandwidth, because half \
             is for reading, in the longest window less maintenance.jitter. A slower disk takes \
             longer. `fragwatch plan` has the estimate for each image.",
         source: "fragwatch.toml(5), maintenance.window; fragwatch-plan(1)",
@@ -789,7 +789,7 @@ pub static TABLE: &[Entry] = &[
             set-timezone`, or maintenance.timezone.",
         explanation: "Windows open by the clock of the host. The kernel reports a clock that no program \
             has set for nine hours as not synchronised; chronyd without rtcsync never reports it: \
-            silence the check then. The time zone is read from /etc/localtime, and is UTC \
+            silence the check then. The daemon may not read it. The time zone is read from /etc/localtime, and is UTC \
             without it.",
         source: "adjtimex(2), STA_UNSYNC; localtime(5)",
     },

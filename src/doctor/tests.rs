@@ -47,6 +47,8 @@ impl Tree {
             daemon: Ok(Some(Box::new(status))),
             clock_is_set: Some(true),
             helper: vec!["cat".into(), dir.path().join("xfs").into()],
+            // Other tests run at the same time.
+            helper_runs: Box::leak(Box::default()),
         };
         let tree = Tree { dir, own };
         tree.xfs(|_| ());
@@ -892,7 +894,7 @@ fn fragwatch_itself() {
     );
     tree.own.daemon = Ok(None);
     let what = "No daemon answers at /run/fragwatch/control.sock.";
-    assert_eq!(tree.only(402).what, what);
+    assert_eq!(tree.of(402)[0].what, what);
     tree.own.daemon = Err(NotChecked::because("no permission".to_owned()));
     for number in 401..=404 {
         assert_eq!(tree.unchecked(number), "no permission");

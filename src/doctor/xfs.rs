@@ -7,8 +7,10 @@
 //! ```
 //!
 //! A call may wait for a lock or a disk of that file system, and then cannot be interrupted; no image is
-//! opened. What was reported in time counts. The process ends with the last of its calls, or is killed
-//! with the program that has started it.
+//! opened. What was reported in time counts. The process ends with the last of its calls, or when its
+//! standard input ends, with the program that has started it. Nothing is run between fork and exec: std then
+//! uses posix_spawn(3), whereas fork(2) would hold the mmap_lock of the rescue and make all its pages
+//! copy-on-write.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -16,8 +18,8 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::sync::{Mutex, PoisonError};
+use std::process::{self, Command, Stdio};
+use std::sync::{Mutex, PoisonError, TryLockError};
 use std::thread;
 
 use serde::{Deserialize, Serialize};
@@ -30,7 +32,7 @@ use crate::sys::geometry::{
     FLAG_BIGTIME, FLAG_EXCHANGE_RANGE, FLAG_NREXT64, FLAG_REFLINK, FLAG_RMAPBT, free_blocks,
     geometry, group,
 };
-use crate::sys::{child, mounts, quota};
+use crate::sys::{mounts, quota};
 
 /// The hidden subcommand that runs the program as this process.
 pub const COMMAND: &str = "doctor-helper";
@@ -38,6 +40,8 @@ pub const COMMAND: &str = "doctor-helper";
 const MOST_FILESYSTEMS: usize = 64;
 const MOST_GROUPS: u32 = 10_000;
 const MOST_PROJECTS: usize = 10_000;
+/// Held while the process of an examination runs.
+pub static RUNS: Mutex<()> = Mutex::new(());
 /// Bytes that are read of the answers.
 const MOST_ANSWERS: u64 = 8 << 20;
 
@@ -91,6 +95,8 @@ pub struct Filesystems {
     pub answered: Vec<Xfs>,
     /// Mount points of the others.
     pub silent: Vec<PathBuf>,
+    /// Why all could not be read.
+    pub failed: Option<NotChecked>,
 }
 
 impl Filesystems {
@@ -103,16 +109,24 @@ impl Filesystems {
 /// What was reported until now.
 pub type Found = BTreeMap<DeviceNumber, Xfs>;
 
-/// Starts the process and takes its answers, until it has ended. For a thread that may hang.
-pub fn read(command: &[OsString], found: &Mutex<Found>) -> Reading<()> {
+/// Starts the process and takes its answers, until it has ended. For a thread that may hang. Refuses while
+/// another holds `runs`: on a file system that hangs, one process waits, not one for each examination.
+pub fn read(command: &[OsString], runs: &Mutex<()>, found: &Mutex<Found>) -> Reading<()> {
     let Some((program, arguments)) = command.split_first() else {
         return Ok(());
     };
+    let _alone = match runs.try_lock() {
+        Err(TryLockError::WouldBlock) => {
+            let why = "the helper process of an earlier examination still waits";
+            return Err(NotChecked::because(why.to_owned()));
+        }
+        locked => locked,
+    };
     let failed = |error: io::Error| NotChecked::because(format!("the helper process: {error}"));
     let mut command = Command::new(program);
-    command.args(arguments).stdin(Stdio::null());
+    command.args(arguments).stdin(Stdio::piped());
     command.stdout(Stdio::piped()).stderr(Stdio::null());
-    child::kill_with_parent(&mut command);
+    // Its standard input is open until `wait` closes it.
     let mut child = command.spawn().map_err(failed)?;
     let answers = child.stdout.take().into_iter();
     let lines = answers.flat_map(|it| BufReader::new(it.take(MOST_ANSWERS)).split(b'\n'));
@@ -128,7 +142,7 @@ pub fn read(command: &[OsString], found: &Mutex<Found>) -> Reading<()> {
 }
 
 /// Adds those that are mounted and were not reported.
-pub fn complete(found: Found, mounts: &[mounts::Mount]) -> Filesystems {
+pub fn complete(found: Found, mounts: &[mounts::Mount], failed: Option<NotChecked>) -> Filesystems {
     let table = MountTable::new(mounts.to_vec());
     let devices: BTreeSet<_> = devices(mounts).take(MOST_FILESYSTEMS).collect();
     let silent = devices.iter().filter(|it| !found.contains_key(it));
@@ -136,6 +150,7 @@ pub fn complete(found: Found, mounts: &[mounts::Mount]) -> Filesystems {
     Filesystems {
         silent: silent.collect(),
         answered: found.into_values().collect(),
+        failed,
     }
 }
 
@@ -147,11 +162,16 @@ fn devices(mounts: &[mounts::Mount]) -> impl Iterator<Item = DeviceNumber> {
     })
 }
 
-/// The process: reads each XFS in a thread and prints what it has read.
+/// The process: reads each XFS in a thread and prints what it has read, while its standard input is open.
 ///
 /// # Errors
 /// If the mounts cannot be read.
 pub fn serve() -> io::Result<()> {
+    thread::Builder::new().spawn(|| {
+        // An error is an end as well.
+        let _ = io::copy(&mut io::stdin(), &mut io::sink());
+        process::exit(0);
+    })?;
     let mounts = mounts::read(Path::new("/proc"))?;
     let table = MountTable::new(mounts.clone());
     let devices: BTreeSet<_> = devices(&mounts).take(MOST_FILESYSTEMS).collect();
@@ -229,7 +249,8 @@ fn full_groups(root: &File, groups: u32) -> io::Result<u32> {
 }
 
 fn projects(root: &File, device: DeviceNumber) -> io::Result<Vec<Project>> {
-    let (mut projects, mut next) = (Vec::new(), Some(0));
+    // Project 0 is all other files: its limits are defaults, and not enforced.
+    let (mut projects, mut next) = (Vec::new(), Some(1));
     for _ in 0..MOST_PROJECTS {
         let Some(from) = next else { break };
         let device = (device.major, device.minor);
@@ -268,18 +289,22 @@ mod tests {
             pipe.display()
         );
         let command = ["sh", "-c", &script].map(OsString::from);
-        let found = Mutex::new(Found::new());
+        let (runs, found) = (Mutex::new(()), Mutex::new(Found::new()));
         thread::scope(|scope| {
-            let reader = scope.spawn(|| read(&command, &found));
+            let reader = scope.spawn(|| read(&command, &runs, &found));
             while found.lock().unwrap().is_empty() {
                 assert!(!reader.is_finished());
                 thread::yield_now();
             }
+            let why = "the helper process of an earlier examination still waits".to_owned();
+            let second = read(&command, &runs, &Mutex::default());
+            assert_eq!(second, Err(NotChecked::because(why)));
             // Released.
             std::fs::write(&pipe, "x\n").unwrap();
             assert_eq!(reader.join().unwrap(), Ok(()));
         });
-        let found = complete(found.into_inner().unwrap(), &[]);
+        assert!(runs.try_lock().is_ok());
+        let found = complete(found.into_inner().unwrap(), &[], None);
         assert_eq!((found.answered.len(), found.may_share()), (1, true));
     }
 }

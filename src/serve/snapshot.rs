@@ -94,6 +94,7 @@ fn worst(images: &[ImageView<'_>]) -> Vec<status::Row> {
     let row = |image: &ImageView<'_>| status::Row {
         path: shown(&image.sample.path),
         size: image.sample.size,
+        allocated: image.sample.allocated,
         extents: image.sample.extents,
         severity: image.severity,
         reason: reason(image.severity, image.reason),

@@ -151,6 +151,9 @@ pub struct Row {
     /// Length of the file.
     #[serde(rename = "size_bytes")]
     pub size: Bytes,
+    /// What it occupies on disk; 0 from an older daemon.
+    #[serde(rename = "allocated_bytes")]
+    pub allocated: Bytes,
     /// Its extents at the last count.
     pub extents: ExtentCount,
     /// Its severity.

@@ -107,7 +107,8 @@ pub fn free_blocks(file: impl AsFd) -> io::Result<u64> {
     // SAFETY: the opcode takes a pointer to a `struct xfs_fsop_counts` and fills it in; the type has its
     // size (asserted above), and any bytes are valid values of it.
     let counts = unsafe { ioctl(file, Getter::<XFS_IOC_FSCOUNTS, Counts>::new())? };
-    Ok(counts.free_data)
+    // The kernel subtracts its reserve without a check: on a full file system it can be below zero.
+    Ok(i64::try_from(counts.free_data).map_or(0, i64::unsigned_abs))
 }
 
 /// Returns the blocks of an allocation group, and how many of them are free. May read the headers of the

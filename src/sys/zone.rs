@@ -35,6 +35,13 @@ impl Zone {
         bundled(name)
     }
 
+    /// The time zone of a host that has these rules.
+    #[cfg(test)]
+    pub fn of_host(zone: TimeZone) -> Zone {
+        let name = Zone::LOCAL.to_owned();
+        Zone { name, zone }
+    }
+
     /// The name, `local` for the time zone of the host.
     pub fn name(&self) -> &str {
         &self.name

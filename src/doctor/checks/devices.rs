@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::memory::dirty;
 use super::waiting::throttled_tasks;
 use crate::doctor::files::{Entry, Reading};
 use crate::doctor::outcome::{Checked, Found};
@@ -24,6 +25,8 @@ const COMMITTING: u64 = 40;
 /// somebody has set them, and they hurt only then.
 pub fn limited(readings: &Readings) -> Checked {
     let throttled = !throttled_tasks(readings)?.is_empty();
+    // Then each device that is written to is near its share, which is no finding of its own.
+    let host_is_full = !dirty(readings)?.is_empty();
     let mut found = Vec::new();
     for ratio in readings.now.all(RATIOS)?.iter().filter(|_| throttled) {
         // `0:53-fuse` is strict by design, and its writers wait for a daemon, not for a disk.
@@ -33,17 +36,26 @@ pub fn limited(readings: &Readings) -> Checked {
         let share = value(ratio).unwrap_or(100);
         let strict = of(readings, STRICT, &ratio.star)?.and_then(value) == Some(1);
         let stats = of(readings, STATS, &ratio.star)?.and_then(Stats::of);
+        // The limit of a device that has written nothing lately is 0.
+        let stats = stats.filter(|it| it.limit > Bytes(0));
         let is_full = stats.is_some_and(|it| NEAR.is_reached_by(it.dirty, it.limit));
-        if share >= 100 && !strict && !is_full {
+        if share >= 100 && !strict && (!is_full || host_is_full) {
             continue;
         }
         let mut what = format!(
-            "Writers are throttled, and {} may hold at most {share} % of the dirty memory",
+            "Writers are throttled, and {} ",
             name(readings, &ratio.star)
         );
-        if strict {
-            what.push_str(", which holds at any time (strict_limit)");
-        }
+        what.push_str(&match (share < 100, strict) {
+            (true, false) => format!("may hold at most {share} % of the dirty memory"),
+            (true, true) => format!(
+                "may hold at most {share} % of the dirty memory, which holds at any time (strict_limit)"
+            ),
+            (false, true) => {
+                "may hold only its share of the dirty memory at any time (strict_limit)".to_owned()
+            }
+            (false, false) => "is near the limit of its share of the dirty memory".to_owned(),
+        });
         if let Some(Stats { dirty, limit, rate }) = stats {
             let time = Roughly(rate.time_for(dirty));
             what.push_str(&format!(

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::waiting::{owners, stacks};
+use super::waiting::{is_stuck, owners, stacks};
 use crate::doctor::files::{Files, Reading};
 use crate::doctor::outcome::{Checked, Found};
 use crate::doctor::readings::Readings;
@@ -32,8 +32,7 @@ pub fn waits_on_idle_disks(readings: &Readings) -> Checked {
     let tasks = readings.tasks.as_ref().map_err(Clone::clone)?;
     let is_ring = |task: &&Task| task.frames.iter().any(|it| it.contains("io_cqring"));
     let rings: Vec<_> = tasks.waiting.iter().filter(is_ring).collect();
-    let blocked = tasks.waiting.iter().filter(|task| task.is_blocked);
-    let blocked: Vec<_> = blocked.collect();
+    let blocked: Vec<_> = tasks.waiting.iter().filter(|it| is_stuck(it)).collect();
     let mut what = format!(
         "{of} was {waited:.0} %, but the busiest disk ({disk}) worked {busy:.1} % of the time"
     );

@@ -2,9 +2,11 @@
 
 use std::path::{Component, Path, PathBuf};
 
+use jiff::tz::TimeZone;
+
 use crate::discover::mounts::MountTable;
 use crate::doctor::files::Reading;
-use crate::doctor::outcome::{Checked, Found};
+use crate::doctor::outcome::{Checked, Found, NotChecked};
 use crate::doctor::readings::Readings;
 use crate::model::globs::is_glob;
 use crate::model::path::shown;
@@ -122,7 +124,7 @@ pub fn short_windows(readings: &Readings) -> Checked {
     let longest = windows
         .max()
         .map(|it| it.saturating_sub(maintenance.jitter));
-    let status = status(readings)?;
+    let status = status(readings)?.filter(|_| defrag.engines.contains(&Engine::XfsFsr));
     let Some((status, longest)) = status.zip(longest) else {
         return Ok(Vec::new());
     };
@@ -134,17 +136,17 @@ pub fn short_windows(readings: &Readings) -> Checked {
     let speed = BytesPerSecond(defrag.bandwidth.0 / 2);
     let rows = status.worst.iter();
     let too_large = rows.filter(|row| {
-        row.severity >= defrag.from && !resumes && speed.time_for(row.size) > longest
+        row.severity >= defrag.from && !resumes && speed.time_for(row.allocated) > longest
     });
-    let Some(largest) = too_large.max_by_key(|row| row.size) else {
+    let Some(largest) = too_large.max_by_key(|row| row.allocated) else {
         return Ok(Vec::new());
     };
     let what = format!(
         "The longest window has {}, and a copy of {} ({}) takes {} at {speed}.",
         Roughly(longest),
         largest.path,
-        largest.size,
-        Roughly(speed.time_for(largest.size))
+        largest.allocated,
+        Roughly(speed.time_for(largest.allocated))
     );
     Ok(vec![found(what)])
 }
@@ -158,19 +160,29 @@ pub fn clock(readings: &Readings) -> Checked {
     }
     let mut found = Vec::new();
     if readings.own.clock_is_set == Some(false) {
-        let what = "No program keeps the clock of this host right, by which the windows open.";
+        let what = "The kernel's clock is marked as not synchronised.";
         found.push(Found::new(
             what.to_owned(),
             vec!["adjtimex(2): STA_UNSYNC".to_owned()],
         ));
     }
     let is_local = maintenance.timezone == Zone::default();
-    if is_local && readings.now.bytes(ZONE)?.is_none() {
+    // A link to nothing may name a zone that is known without its file.
+    let is_utc = is_local && *maintenance.timezone.rules() == TimeZone::UTC;
+    let zone = readings.now.bytes(ZONE);
+    if is_utc && zone == Ok(None) {
         let what =
             "The windows are in the local time, and this host has no time zone: they open by UTC.";
         found.push(Found::note(what.to_owned(), vec![format!("/{ZONE}")]));
     }
-    Ok(found)
+    if found.is_empty() && readings.own.clock_is_set.is_none() {
+        let why = "adjtimex(2) is refused; run `fragwatch doctor` as root";
+        return Err(NotChecked::because(why.to_owned()));
+    }
+    match zone {
+        Err(error) if is_utc && found.is_empty() => Err(error),
+        _ => Ok(found),
+    }
 }
 
 /// A rescue whose last drill failed.

@@ -13,7 +13,7 @@ use crate::model::BytesPerSecond;
 use crate::table::counted;
 
 /// How many processes, and how many stacks, a finding names.
-const NAMED: usize = 5;
+pub(super) const NAMED: usize = 5;
 const STACKS: usize = 3;
 /// Functions of a stack that are shown, from the innermost.
 const FRAMES: usize = 8;
@@ -241,6 +241,11 @@ fn has(task: &Task, beginnings: &[&str]) -> bool {
         beginnings.iter().any(|begin| frame.starts_with(begin))
     };
     task.frames.iter().any(begins)
+}
+
+/// Whether a task did not run between the two readings, and does not wait so by design.
+pub(super) fn is_stuck(task: &Task) -> bool {
+    task.is_blocked && task.slept_through && !has(task, BY_DESIGN)
 }
 
 /// The tasks that are throttled.

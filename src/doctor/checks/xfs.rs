@@ -1,5 +1,6 @@
 //! XFS: layout, space, options and quotas of the file systems that hold images.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use super::kernel::{is_affected, level, with_xfs};
@@ -23,7 +24,8 @@ const NEXT_TO_NOTHING: Share = Share::percent(1);
 const MUCH: Share = Share::percent(20);
 /// mkfs.xfs makes no smaller log since xfsprogs 5.15 (6e0ed3d19c54), unless the file system is tiny.
 const SMALL_LOG: Bytes = Bytes(64 << 20);
-const LARGE_FILESYSTEM: Bytes = Bytes(100 << 30);
+/// Before, it made a log of 1/2048: with less than half of that the file system has grown.
+const LARGE_FILESYSTEM: Bytes = Bytes(256 << 30);
 /// A project is at its limit.
 const AT_LIMIT: Share = Share::percent(95);
 
@@ -33,6 +35,9 @@ fn each(readings: &Readings, check: impl FnMut(&Xfs) -> Option<Found>) -> Checke
     let found: Vec<_> = readings.xfs.answered.iter().filter_map(check).collect();
     match readings.xfs.silent.first() {
         Some(silent) if found.is_empty() => {
+            if let Some(failed) = &readings.xfs.failed {
+                return Err(failed.clone());
+            }
             let silent = shown(silent);
             let why = format!("the XFS at {silent} did not answer in time, or cannot be opened");
             Err(NotChecked::because(why))
@@ -46,6 +51,22 @@ fn each_with_images(readings: &Readings, mut check: impl FnMut(&Xfs) -> Option<F
     each(readings, |xfs| {
         check(xfs).filter(|_| has_images(readings, xfs.device))
     })
+}
+
+/// If nothing is found, but something of one was not read, the check could not be made.
+fn unless_unread(
+    found: Vec<Found>,
+    readings: &Readings,
+    what: &str,
+    is_unread: impl Fn(&Xfs) -> bool,
+) -> Checked {
+    match readings.xfs.answered.iter().find(|it| is_unread(it)) {
+        Some(xfs) if found.is_empty() => {
+            let why = format!("the {what} of {} could not be read", shown(&xfs.mount));
+            Err(NotChecked::because(why))
+        }
+        _ => Ok(found),
+    }
 }
 
 fn has_images(readings: &Readings, device: DeviceNumber) -> bool {
@@ -101,7 +122,7 @@ pub fn full(readings: &Readings) -> Checked {
 
 /// Allocation groups that are full while others are not.
 pub fn groups(readings: &Readings) -> Checked {
-    each_with_images(readings, |xfs| {
+    let found = each_with_images(readings, |xfs| {
         let full = xfs.full_groups?;
         let is_uneven = full.saturating_mul(2) >= xfs.groups && xfs.free >= MUCH.of_bytes(xfs.size);
         let what = format!(
@@ -112,7 +133,9 @@ pub fn groups(readings: &Readings) -> Checked {
             xfs.size
         );
         is_uneven.then(|| Found::note(what, vec!["XFS_IOC_AG_GEOMETRY".to_owned()]))
-    })
+    })?;
+    let is_unread = |it: &Xfs| it.full_groups.is_none() && has_images(readings, it.device);
+    unless_unread(found, readings, "allocation groups", is_unread)
 }
 
 /// The small log of a file system that has grown.
@@ -133,7 +156,9 @@ pub fn small_log(readings: &Readings) -> Checked {
 /// A file system on which images of running VMs cannot be defragmented.
 pub fn no_online(readings: &Readings) -> Checked {
     let defrag = &readings.own.settings.defrag;
-    if !defrag.engines.contains(&Engine::Online) {
+    // blockcopy needs no reflink.
+    let has = |engine| defrag.engines.contains(&engine);
+    if !has(Engine::Online) || has(Engine::BlockCopy) || defrag.blockcopy.enabled {
         return Ok(Vec::new());
     }
     each_with_images(readings, |xfs| {
@@ -214,6 +239,7 @@ fn with_option(
     let here = options(readings)?
         .into_iter()
         .filter(|it| it.kind == b"xfs");
+    let mut seen = BTreeSet::new();
     let here = here.filter_map(|mount| {
         let option = mount
             .options
@@ -225,27 +251,39 @@ fn with_option(
             shown(&mount.point),
             printable(option)
         );
-        has_images(readings, device).then(|| found(what, vec!["/proc/self/mounts".to_owned()]))
+        // One that is mounted in several places is one.
+        let is_it = has_images(readings, device) && seen.insert(device);
+        is_it.then(|| found(what, vec!["/proc/self/mounts".to_owned()]))
     });
     Ok(here.collect())
 }
 
 /// Project quotas at their limit.
 pub fn project_quotas(readings: &Readings) -> Checked {
-    each(readings, |xfs| {
+    let mounts = MountTable::new(readings.mounts.clone().unwrap_or_default());
+    let mut unenforced = BTreeSet::new();
+    for mount in options(readings)? {
+        let mut its = mount.options.split(|byte| *byte == b',');
+        if its.any(|it| it == b"pqnoenforce") {
+            unenforced.extend(mounts.of(&mount.point).map(|it| it.device));
+        }
+    }
+    let found = each(readings, |xfs| {
+        if unenforced.contains(&xfs.device) {
+            return None;
+        }
         let is_it = |it: &&Project| AT_LIMIT.is_reached_by(it.used, it.limit);
         let projects: Vec<_> = xfs.projects.iter().flatten().filter(is_it).collect();
         let worst = projects
             .iter()
             .max_by_key(|it| it.used.0.saturating_mul(1000) / it.limit.0.max(1))?;
         let what = format!(
-            "{} of the projects on {} {} at its limit; the fullest is {}, with {} of {}.",
-            projects.len(),
+            "{} on {} {}; the fullest is {}, with {} of {}.",
+            counted(projects.len() as u64, "project"),
             shown(&xfs.mount),
-            if projects.len() == 1 {
-                "is"
-            } else {
-                "are each"
+            match projects.len() {
+                1 => "uses 95 % or more of its limit",
+                _ => "use 95 % or more of their limits",
             },
             worst.id,
             worst.used,
@@ -257,6 +295,9 @@ pub fn project_quotas(readings: &Readings) -> Checked {
             severity,
             ..Found::new(what, read)
         })
+    })?;
+    unless_unread(found, readings, "project quotas", |it| {
+        it.projects.is_none()
     })
 }
 

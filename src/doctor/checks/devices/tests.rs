@@ -37,9 +37,21 @@ fn a_device_at_its_own_limit() {
     tree.put("sys/kernel/debug/bdi/8:16/stats", &stats(7168));
     assert_eq!(
         tree.of(13)[0].what,
-        "Writers are throttled, and sdb (8:16) may hold at most 100 % of the dirty memory; 8.0 MiB of its \
+        "Writers are throttled, and sdb (8:16) is near the limit of its share of the dirty memory; 8.0 MiB of its \
          10.0 MiB are used, which takes 8 s to write at 1.0 MiB/s."
     );
+    // The host itself is at its limit.
+    let vmstat = |dirty: u32| {
+        format!("nr_dirty {dirty}\nnr_writeback 0\nnr_written 5\nnr_dirty_threshold 100000\n")
+    };
+    tree.put("proc/vmstat", &vmstat(80_000));
+    assert_eq!((tree.of(10).len(), tree.of(13)), (1, Vec::new()));
+    tree.put("proc/vmstat", &vmstat(100));
+    assert_eq!(tree.of(13).len(), 1);
+    // A device that is idle.
+    let idle = "BdiWriteback: 0 kB\nBdiReclaimable: 0 kB\nBdiDirtyThresh: 0 kB\nBdiWriteBandwidth: 9 kBps\n";
+    tree.put("sys/kernel/debug/bdi/8:16/stats", idle);
+    assert_eq!(tree.of(13), []);
     tree.block("sys/class/bdi/8:16/max_ratio");
     let reason = "/sys/class/bdi/8:16/max_ratio: Is a directory (os error 21)";
     assert_eq!(tree.unchecked(13), reason);

@@ -1,11 +1,14 @@
 use std::fs;
 use std::time::Duration;
 
+use jiff::tz::TimeZone;
+
 use crate::config::settings::Window;
 use crate::doctor::outcome::NotChecked;
 use crate::doctor::tests::Tree;
 use crate::model::{Bytes, Engine, Severity};
 use crate::serve::status::{EngineState, Row, Status};
+use crate::sys::zone::Zone;
 
 fn with(tree: &mut Tree, change: impl FnOnce(&mut Status)) {
     let mut status = Status::default();
@@ -18,11 +21,10 @@ fn with(tree: &mut Tree, change: impl FnOnce(&mut Status)) {
 fn images_that_will_shatter() {
     let mut tree = Tree::healthy();
     with(&mut tree, |status| status.images.unprotected_by.holes = 3);
-    let what =
-        "3 images with holes and without a hint can gain an extent with nearly every new block.";
+    let what = "3 images with holes and without a hint of 512 KiB or more can gain an extent with nearly every new block.";
     assert_eq!(tree.only(303).what, what);
     with(&mut tree, |status| status.images.unprotected_by.growth = 1);
-    let what = "1 image of qcow2 can gain an extent with each small cluster.";
+    let what = "1 qcow2 image can gain an extent with each small cluster.";
     assert_eq!(tree.only(304).what, what);
     tree.own.daemon = Err(NotChecked::because("no permission".to_owned()));
     assert_eq!(
@@ -30,7 +32,8 @@ fn images_that_will_shatter() {
         ["no permission"; 2]
     );
     tree.own.daemon = Ok(None);
-    assert_eq!((tree.of(303), tree.of(304)), (Vec::new(), Vec::new()));
+    let why = "no daemon answers that has judged the images";
+    assert_eq!([tree.unchecked(303), tree.unchecked(304)], [why; 2]);
 }
 
 #[test]
@@ -48,12 +51,23 @@ fn a_qcow2_that_gives_clusters_up() {
     assert_eq!(tree.diagnosis().findings, []);
     line("");
     let finding = tree.only(305);
-    let what =
-        "The VM db-1 (PID 4711) discards in the qcow2 /srv/vm/db-1.raw without discard-no-unref.";
+    let what = "1 qcow2 image is discarded without discard-no-unref: /srv/vm/db-1.raw by the VM db-1 (PID 4711).";
     assert_eq!(
         (finding.what.as_str(), &*finding.read[0]),
         (what, "/proc/4711/cmdline")
     );
+    for pid in 4712..4717 {
+        tree.vm(pid, "b");
+        let line = "qemu\0-name\0b\0-drive\0file=/srv/vm/b.raw,format=qcow2,discard=unmap\0";
+        tree.put(&format!("proc/{pid}/cmdline"), line);
+    }
+    let finding = tree.only(305);
+    assert!(finding.what.starts_with("6 qcow2 images are discarded "));
+    assert_eq!(
+        (finding.what.matches("PID").count(), finding.read.len()),
+        (5, 5)
+    );
+    assert!(finding.what.ends_with(", 1 more."), "{}", finding.what);
     fs::remove_file(tree.path("proc/self/mountinfo")).unwrap();
     assert_eq!(
         tree.unchecked(305),
@@ -82,7 +96,8 @@ fn windows_that_are_too_short_for_what_waits() {
     let row = |severity| Row {
         path: "/srv/vm/db-1.raw".to_owned(),
         // 4 h 51 min at 100 MiB/s.
-        size: Bytes(1_747_626 << 20),
+        size: Bytes(9_000_000 << 20),
+        allocated: Bytes(1_747_626 << 20),
         severity,
         ..Row::default()
     };
@@ -108,6 +123,8 @@ fn windows_that_are_too_short_for_what_waits() {
     assert_eq!(tree.diagnosis().findings, []);
     tree.own.settings.maintenance.jitter = Duration::from_secs(3600);
     assert_eq!(tree.of(407).len(), 1);
+    tree.own.settings.defrag.engines = vec![Engine::Online];
+    assert_eq!(tree.diagnosis().findings, []);
     tree.own.daemon = Err(NotChecked::because("no permission".to_owned()));
     assert_eq!(tree.unchecked(407), "no permission");
 }
@@ -118,6 +135,7 @@ fn windows_by_an_uncertain_clock() {
     tree.own.clock_is_set = Some(false);
     fs::remove_file(tree.path("etc/localtime")).unwrap();
     assert_eq!(tree.diagnosis().findings, [], "there are no windows");
+    tree.own.settings.maintenance.timezone = Zone::of_host(TimeZone::UTC);
     tree.own.settings.maintenance.windows = vec![window(4)];
     let found = tree.of(408);
     let found: Vec<_> = found
@@ -127,7 +145,7 @@ fn windows_by_an_uncertain_clock() {
     let expected = [
         (
             Severity::Warning,
-            "No program keeps the clock of this host right, by which the windows open.",
+            "The kernel's clock is marked as not synchronised.",
         ),
         (
             Severity::Ok,
@@ -135,10 +153,21 @@ fn windows_by_an_uncertain_clock() {
         ),
     ];
     assert_eq!(found, expected);
-    tree.own.clock_is_set = None;
     tree.block("etc/localtime");
+    assert_eq!(tree.of(408)[0].severity, Severity::Warning);
+    tree.own.clock_is_set = Some(true);
     assert_eq!(
         tree.unchecked(408),
         "/etc/localtime: Is a directory (os error 21)"
     );
+    tree.own.clock_is_set = None;
+    let why = "adjtimex(2) is refused; run `fragwatch doctor` as root";
+    assert_eq!(tree.unchecked(408), why);
+    // A link to nothing whose name is known.
+    fs::remove_dir(tree.path("etc/localtime")).unwrap();
+    tree.own.clock_is_set = Some(true);
+    assert_eq!(tree.only(408).severity, Severity::Ok);
+    let berlin = TimeZone::posix("CET-1").unwrap();
+    tree.own.settings.maintenance.timezone = Zone::of_host(berlin);
+    assert_eq!(tree.diagnosis().findings, []);
 }

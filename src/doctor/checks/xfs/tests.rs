@@ -60,7 +60,7 @@ fn the_geometry_of_an_xfs_with_images() {
                 };
                 xfs.projects = Some(vec![project(7, 94 * GIB), project(42, 96 * GIB)]);
             },
-            "1 of the projects on /srv/vm is at its limit; the fullest is 42, with 96.0 GiB of 100 GiB.",
+            "1 project on /srv/vm uses 95 % or more of its limit; the fullest is 42, with 96.0 GiB of 100 GiB.",
             Severity::Warning,
         ),
     ];
@@ -84,6 +84,23 @@ fn the_geometry_of_an_xfs_with_images() {
 }
 
 #[test]
+fn quotas_that_are_only_counted_have_no_limit() {
+    let tree = Tree::healthy();
+    let limit = Bytes(100 * GIB);
+    let project = |id, used| Project { id, used, limit };
+    tree.xfs(|xfs| xfs.projects = Some(vec![project(7, limit), project(8, limit)]));
+    let what = "2 projects on /srv/vm use 95 % or more of their limits; the fullest is 8, with 100 GiB of \
+                100 GiB.";
+    let found = tree.only(212);
+    assert_eq!((&*found.what, found.severity), (what, Severity::Critical));
+    tree.put(
+        "proc/self/mounts",
+        "/dev/sdb /srv/vm xfs rw,pqnoenforce 0 0\n",
+    );
+    assert_eq!(tree.diagnosis().findings, []);
+}
+
+#[test]
 fn a_file_system_that_does_not_answer_hides_no_finding_of_another() {
     let tree = Tree::healthy();
     let mountinfo = "36 1 8:1 / / rw - ext4 /dev/sda1 rw\n40 36 8:16 / /srv/vm rw - xfs /dev/sdb rw\n\
@@ -99,11 +116,23 @@ fn a_file_system_that_does_not_answer_hides_no_finding_of_another() {
 }
 
 #[test]
+fn what_of_a_file_system_could_not_be_read() {
+    let tree = Tree::healthy();
+    tree.xfs(|xfs| (xfs.full_groups, xfs.projects) = (None, None));
+    let groups = "the allocation groups of /srv/vm could not be read";
+    let projects = "the project quotas of /srv/vm could not be read";
+    assert_eq!(
+        [tree.unchecked(206), tree.unchecked(212)],
+        [groups, projects]
+    );
+}
+
+#[test]
 fn a_program_that_cannot_be_started_makes_no_check() {
     let mut tree = Tree::healthy();
     tree.own.helper = vec!["/nowhere/helper".into()];
-    let silent = "the XFS at /srv/vm did not answer in time, or cannot be opened";
-    assert_eq!(tree.unchecked(205), silent);
+    let why = "the helper process: No such file or directory (os error 2)";
+    assert_eq!(tree.unchecked(205), why);
     // The kernel may have the defect where blocks may be shared.
     tree.put("proc/sys/kernel/osrelease", "6.12.95\n");
     tree.put("proc/version", "Linux version 6.12.95 (gcc) #1\n");
@@ -177,7 +206,11 @@ fn what_the_swap_would_stall_where_no_engine_works_under_a_vm() {
         (finding.severity, &*finding.read[0]),
         (Severity::Warning, read)
     );
-    tree.own.settings.defrag.engines = vec![Engine::XfsFsr];
+    for other in [Engine::XfsFsr, Engine::BlockCopy] {
+        tree.own.settings.defrag.engines = vec![Engine::XfsFsr, other];
+        assert_eq!(tree.diagnosis().findings, []);
+    }
+    tree.own.settings.defrag.engines = vec![Engine::Online, Engine::BlockCopy];
     assert_eq!(tree.diagnosis().findings, []);
     tree.own.daemon = Err(NotChecked::because("no permission".to_owned()));
     assert_eq!(tree.of(208), []);
@@ -194,6 +227,9 @@ fn options_of_an_xfs_with_images() {
     };
     mounts("/srv/vm", "rw,relatime,attr2,inode64,logbufs=8");
     assert_eq!(tree.diagnosis().findings, []);
+    let twice = "/dev/sdb /srv/vm xfs rw,discard 0 0\n/dev/sdb /srv/vm/b xfs rw,discard 0 0\n";
+    tree.put("proc/self/mounts", twice);
+    assert_eq!(tree.of(210).len(), 1);
     for (number, option) in [(210, "discard"), (211, "allocsize=65536k")] {
         mounts("/srv/vm", &format!("rw,{option},inode64"));
         let what = format!("The XFS at /srv/vm is mounted with {option}.");
