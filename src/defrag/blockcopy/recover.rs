@@ -395,8 +395,15 @@ mod tests {
         note.try_link().unwrap();
         assert_eq!(names(&dir), ["copy", "image"]);
         let image = File::options().write(true).open(&note.image).unwrap();
-        let mut vm = Command::new("sleep");
-        let mut vm = vm.arg("600").stdin(Stdio::from(image)).spawn().unwrap();
+        let sleep = |image: File| {
+            let mut command = Command::new("sleep");
+            command
+                .arg("600")
+                .stdin(Stdio::from(image))
+                .spawn()
+                .unwrap()
+        };
+        let mut vm = sleep(image);
         let linked = link(&note, false);
         let found = fs::read_to_string(&note.image).unwrap();
         vm.kill().unwrap();
@@ -406,6 +413,10 @@ mod tests {
             (found.as_str(), names(&dir)),
             ("old", vec!["copy".to_owned(), "image".to_owned()])
         );
+        // A process that another test forked meanwhile has it open until it executes its program.
+        while written(&note, &note.places().unwrap())[0] {
+            thread::sleep(INTERVAL);
+        }
         link(&note, false).unwrap();
         assert_eq!(fs::read_to_string(&note.image).unwrap(), "new");
         assert_eq!(names(&dir), ["copy", "image"]);
