@@ -95,6 +95,9 @@ Exit status: 0 ok, 1 warning, 2 critical, 3 unknown: no daemon answers, or its c
     RestoreHints {
         /// Where they are noted
         hints: PathBuf,
+        /// Only end copies whose guest may stand still
+        #[arg(long)]
+        suspended: bool,
     },
     /// End a copy whose run was killed while its guest stood still
     #[command(name = crate::defrag::blockcopy::watchdog::COMMAND, hide = true)]

@@ -18,7 +18,7 @@ use super::output::{self, INCOMPLETE, SCHEMA, SUCCESS};
 use super::planning;
 use super::progress::Progress;
 use crate::config::Settings;
-use crate::defrag::blockcopy::recover::recover_all;
+use crate::defrag::blockcopy::recover::{recover_all, resume_all};
 use crate::defrag::engine::{self, Event};
 use crate::defrag::hint;
 use crate::defrag::job::{DefragJob, JobMessage, JobProgress, JobReport, PassedOver};
@@ -153,8 +153,12 @@ pub(super) fn job() -> anyhow::Result<u8> {
 }
 
 /// Restores the hints left by killed runs, and ends what killed rewrites have begun. Never fails:
-/// what cannot be done stays recorded.
-pub(super) fn restore_hints(hints: &Path) -> u8 {
+/// what cannot be done stays recorded. Guests that stand still come first, or (`suspended`) alone.
+pub(super) fn restore_hints(hints: &Path, suspended: bool) -> u8 {
+    resume_all(hints, |text| output::eprint_error(&text));
+    if suspended {
+        return SUCCESS;
+    }
     hint::restore_all(hints, |text| output::eprint_error(&text));
     rewrite::recover(hints, |text| output::eprint_error(&text));
     recover_all(hints, |text| output::eprint_error(&text));

@@ -77,7 +77,7 @@ pub fn main(arguments: &Arguments) -> ExitCode {
         Command::CheckConfig(check) => check_config::run(check, config),
         Command::Completions { shell } => generate::completions(*shell),
         Command::Man { directory } => generate::man(directory),
-        Command::RestoreHints { hints } => Ok(defrag::restore_hints(hints)),
+        Command::RestoreHints { hints, suspended } => Ok(defrag::restore_hints(hints, *suspended)),
         Command::DefragJob => defrag::job(),
         Command::BlockcopyWatchdog { note } => {
             crate::defrag::blockcopy::watchdog::watch(note);

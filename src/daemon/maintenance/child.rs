@@ -1,9 +1,10 @@
 //! The child processes: one carries out a job, one restores extent-size hints.
 
 use std::ffi::OsStr;
+use std::fs;
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::process::CommandExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::{Arc, mpsc};
 use std::thread;
@@ -114,10 +115,14 @@ fn wait(child: &mut Child, control: &Control) -> io::Result<Option<ExitStatus>> 
     }
 }
 
-/// Restores, in a child process, the extent-size hints of killed runs noted in `hints`. Does not
-/// wait for it, because it opens the images.
+/// How often what is still noted is tried again.
+const RESTORE_INTERVAL: Duration = Duration::from_secs(3600);
+
+/// Restores, in a child process, the extent-size hints of killed runs noted in `hints`, and ends what
+/// they have begun; again each hour, while something is noted. Does not wait for it, because it opens
+/// the images.
 pub(super) fn restore_hints(hints: PathBuf) -> io::Result<()> {
-    let work = move || {
+    let restore = |hints: &Path| {
         let arguments = [RESTORE_COMMAND.as_ref(), hints.as_os_str()];
         let output = spawn(arguments, Stdio::piped()).and_then(Child::wait_with_output);
         match output {
@@ -127,6 +132,16 @@ pub(super) fn restore_hints(hints: PathBuf) -> io::Result<()> {
                 }
             }
             Err(error) => warn!("extent-size hints of killed runs are not restored: {error}"),
+        }
+    };
+    let is_empty = |hints: &Path| fs::read_dir(hints).is_ok_and(|mut notes| notes.next().is_none());
+    let work = move || {
+        loop {
+            restore(&hints);
+            thread::sleep(RESTORE_INTERVAL);
+            while !hints.exists() || is_empty(&hints) {
+                thread::sleep(RESTORE_INTERVAL);
+            }
         }
     };
     thread::Builder::new()

@@ -33,7 +33,9 @@ pub(super) enum Name {
 /// The state of the domain, as libvirt reports it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Vm {
+    /// Or paused for a reason that a resume does not end.
     Running,
+    /// Suspended.
     Paused,
     Off,
     /// libvirt does not know it.
@@ -49,6 +51,8 @@ pub(super) enum Named {
     Image,
     /// That of the copy.
     Copy,
+    /// That of the copy in another place, such as below a snapshot.
+    Elsewhere,
     /// Another, or there is no such definition or disk.
     Neither,
 }
@@ -64,10 +68,9 @@ pub(super) struct Found {
     /// Whether a process writes to the old file, and to the copy.
     pub(super) writes_old: bool,
     pub(super) writes_new: bool,
-    /// Whether the copy was modified more than a second after the old file: while both are written,
-    /// the difference is that of two writes.
-    pub(super) is_newer: bool,
     pub(super) vm: Vm,
+    /// Whether the domain is to be started from a managed save, which names what ran then.
+    pub(super) saved: bool,
     /// Whether libvirt has a copy job for the disk.
     pub(super) job: bool,
     pub(super) live: Named,
@@ -89,7 +92,7 @@ pub(super) enum Act {
     Remove,
     /// Nothing is left.
     Forget,
-    /// Nothing until the VM ends: its running definition names the copy.
+    /// Nothing until the VM ends, or is defined otherwise: something still names the copy, or may.
     Keep,
     /// Nothing now: it cannot be known, or libvirt has to do something first.
     Wait,
@@ -124,27 +127,26 @@ fn abort(found: &Found) -> Act {
     }
 }
 
-/// The path leads to the old file, and nobody writes to the copy.
+/// The path leads to the old file, and nobody writes to the copy. When a copy was noted nowhere but in
+/// QEMU, which has ended, the old file is current: the guest goes on only after the link. Times of
+/// modification do not count: after a power cut, they do not show which file has what was flushed.
 fn with_old(found: &Found) -> Act {
     let is_used = found.writes_old;
     match (found.vm, found.copy) {
         (Vm::Unknown, _) => Act::Wait,
         (Vm::Running | Vm::Paused, _) if found.job => Act::Wait,
-        (_, Name::New) if !is_used && was_taken(found) => Act::Link,
+        // It is just being started, or its process was missed.
+        (Vm::Running | Vm::Paused, _) if !is_used && found.live != Named::Neither => Act::Wait,
+        (_, Name::New) if !is_used && found.defined == Named::Copy => Act::Link,
         _ if !is_used && found.defined == Named::Copy => Act::Leave,
         _ if resume(found).is_some() => Act::Resume,
+        _ if [found.live, found.defined].contains(&Named::Elsewhere) => Act::Leave,
         // Without a definition, nothing shows which of the two was used last.
         (Vm::Undefined, Name::New) if !is_used && found.step != Step::Copying => Act::Leave,
         _ if found.defined == Named::Copy => Act::Define,
         (_, Name::New) => Act::Remove,
         _ => Act::Forget,
     }
-}
-
-/// Whether a copy that nobody has open was in use: libvirt defines it, or only it was written to.
-fn was_taken(found: &Found) -> bool {
-    let may_be = found.step != Step::Copying && found.is_newer;
-    found.defined == Named::Copy || may_be
 }
 
 /// The path leads to the copy.
@@ -155,9 +157,11 @@ fn with_new(found: &Found) -> Act {
     match (found.vm, found.live, found.defined, found.copy) {
         (Vm::Unknown, ..) => Act::Wait,
         (_, _, Named::Copy, _) => Act::Define,
-        (Vm::Running | Vm::Paused, Named::Copy, ..) => Act::Keep,
-        (_, _, _, Name::New) => Act::Remove,
-        _ => Act::Forget,
+        (.., copy) if copy != Name::New => Act::Forget,
+        (Vm::Running | Vm::Paused, live, ..) if live != Named::Image => Act::Keep,
+        (Vm::Off, ..) if found.saved => Act::Keep,
+        (Vm::Off, _, Named::Neither, _) | (_, _, Named::Elsewhere, _) => Act::Keep,
+        _ => Act::Remove,
     }
 }
 

@@ -21,6 +21,8 @@ pub struct Domain {
     pub host_devices: bool,
     /// Its disks, in their order.
     pub disks: Vec<Disk>,
+    /// All files that are the source of anything, such as a backing file; mirrors do not count.
+    pub sources: Vec<PathBuf>,
 }
 
 /// A disk.
@@ -118,6 +120,12 @@ impl Domain {
             id: id.map_err(|_| not_one("its id is no number"))?,
             host_devices: all("hostdev").next().is_some(),
             disks: all("disk").filter_map(disk).collect(),
+            sources: devices
+                .descendants()
+                .filter(|it| it.has_tag_name("source"))
+                .filter(|it| !it.ancestors().any(|above| above.has_tag_name("mirror")))
+                .filter_map(file)
+                .collect(),
         })
     }
 
@@ -225,6 +233,12 @@ mod tests {
         };
         assert_eq!(domain.disk("vda"), Some(&plain));
         assert_eq!(domain.disks_of(Path::new("/srv/a & b.raw")), [&plain]);
+        let sources: Vec<_> = domain.sources.iter().map(|it| it.display()).collect();
+        let sources = sources.iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(
+            sources,
+            ["/srv/a & b.raw", "/srv/b.qcow2", "/srv/base.qcow2"]
+        );
         let chained = domain.disk("vdb").unwrap();
         assert_eq!(
             chained.backing,

@@ -32,10 +32,15 @@
 //!
 //! - The old file loses its only name by the link, which is durable before the guest goes on. From
 //!   then on it is stale, and nothing leads to it. The way back is another copy.
+//! - The old file is current wherever only QEMU knew of the pivot, and has ended: the guest goes on
+//!   after the link only. (Somebody who resumes it by hand between the pivot and the link, which
+//!   follow within milliseconds, has it linked by the watchdog while QEMU writes to the copy alone.)
 //! - Writes are synchronous: what the guest was told is written is in both files from ready on.
 //! - A [`watchdog`] resumes a guest that is left suspended, after linking if the pivot has happened:
 //!   it takes the same steps as the next start.
-//! - As long as the VM runs, its running definition names the copy's path, which therefore stays.
+//! - As long as the VM runs, its running definition names the copy's path, which therefore stays; also
+//!   while a managed save, a backing chain or another disk leads there. The file of a `virsh save` is
+//!   not seen.
 
 mod ask;
 mod decide;
@@ -76,8 +81,9 @@ pub(super) fn run(
     };
     guard::check_marks(target, host)?;
     if note::is_noted(&host.hints, &target.path) {
-        let text = "its last copy has not ended: its running VM still names the path of the copy, \
-                    which is removed when the VM is off; until then it is not copied again";
+        let text = "its last copy has not ended: its VM still names the path of the copy, or may, which \
+                    is removed when the VM is off without managed save and its definition names the \
+                    image; until then it is not copied again";
         return Err(Refusal::new(ReasonCode::Hypervisor, text).into());
     }
     let extents = count(&target.file, target)?;

@@ -8,6 +8,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{AtFlags, linkat, unlinkat};
 use serde::{Deserialize, Serialize};
 
 use super::decide::{Name, Step};
@@ -53,9 +54,13 @@ pub(super) struct Places {
 
 /// Whether a copy of this image is noted.
 pub(super) fn is_noted(directory: &Path, image: &Path) -> bool {
-    let read = |file| serde_json::from_reader::<_, Note>(File::open(file).ok()?).ok();
-    let notes = notes::all(directory, SUFFIX).filter_map(read);
-    notes.into_iter().any(|note| note.image == image)
+    let mut notes = notes::all(directory, SUFFIX).filter_map(|file| read(&file));
+    notes.any(|note| note.image == image)
+}
+
+/// A note, whether its run is alive or not.
+pub(super) fn read(file: &Path) -> Option<Note> {
+    serde_json::from_reader(File::open(file).ok()?).ok()
 }
 
 /// What a file is, as long as it exists.
@@ -129,6 +134,21 @@ impl Note {
         }
     }
 
+    /// Tries whether the copy can be given a name in the directory of the image: not if that is another
+    /// mount, or has another project.
+    pub(super) fn try_link(&self) -> io::Result<()> {
+        let places = self.places().map_err(io::Error::other)?;
+        let (copy, temporary) = (self.copy.file_name().unwrap_or_default(), self.temporary());
+        let (at, to, none) = (&places.copy, &places.image, AtFlags::empty());
+        linkat(at, copy, to, temporary.as_str(), none)?;
+        Ok(unlinkat(to, temporary.as_str(), none)?)
+    }
+
+    /// Whether the guest may stand still because of the copy.
+    pub(super) fn suspends(&self) -> bool {
+        self.step == (Step::Switching { suspends: true })
+    }
+
     /// The temporary name by which the copy gets that of the image.
     pub(super) fn temporary(&self) -> String {
         format!(".fragwatch-{}.tmp", self.new.inode)
@@ -177,8 +197,10 @@ impl Noted {
 
     /// Notes the step that is taken next.
     pub(super) fn step(&mut self, step: Step) -> io::Result<()> {
-        self.note.step = step;
-        self.lock = notes::write(&self.file, &self.note)?;
+        let mut note = self.note.clone();
+        note.step = step;
+        self.lock = notes::write(&self.file, &note)?;
+        self.note = note;
         Ok(())
     }
 

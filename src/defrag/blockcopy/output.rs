@@ -75,6 +75,8 @@ pub struct DomainInfo {
     pub persistent: bool,
     /// `running`, `paused`, `shut off` and others.
     pub state: String,
+    /// Whether it has a managed save, or libvirt does not know.
+    pub saved: bool,
 }
 
 /// Reads the output of `virsh dominfo DOMAIN`.
@@ -88,7 +90,12 @@ pub fn domain_info(output: &str) -> Result<DomainInfo, UnknownOutput> {
     let info = persistent.zip(value(output, "State"));
     let (persistent, state) = info.ok_or_else(|| unknown("dominfo", output))?;
     let state = state.to_owned();
-    Ok(DomainInfo { persistent, state })
+    let saved = value(output, "Managed save").is_some_and(|saved| saved != "no");
+    Ok(DomainInfo {
+        persistent,
+        state,
+        saved,
+    })
 }
 
 /// Reads the output of `virsh domjobinfo DOMAIN`: the operation that the whole domain is in, such as
@@ -210,8 +217,11 @@ mod tests {
         let info = |persistent| DomainInfo {
             persistent,
             state: "running".to_owned(),
+            saved: false,
         };
         assert_eq!(domain_info(&text("yes")), Ok(info(true)));
+        let saved = text("yes").replace("save:   no", "save:   yes");
+        assert!(domain_info(&saved).unwrap().saved);
         assert_eq!(domain_info(&text("no")), Ok(info(false)));
         assert!(domain_info(&text("unknown")).is_err());
         assert!(domain_info("Beständig:  ja\nStatus: laufend\n").is_err());

@@ -1,7 +1,6 @@
 //! Ends a copy that has begun: looks at what there is, takes the step that [`decide`] names, and looks
 //! again. The end of a run, the watchdog, and the next start all do it.
 
-use std::fs::File;
 use std::io;
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::MetadataExt as _;
@@ -9,22 +8,29 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::fs::{AtFlags, Gid, Uid, fchown, fsync, linkat, renameat, unlinkat};
+use rustix::fs::{
+    AtFlags, Gid, RenameFlags, Uid, fchown, fsync, linkat, renameat, renameat_with, unlinkat,
+};
 
 use super::ask;
 use super::decide::{self, Act, Found, Name, Named, Step, Vm};
 use super::domain::Domain;
-use super::note::{self, Note, Noted};
+use super::note::{self, Note, Noted, Places};
 use super::open_files;
 use super::output;
 use super::virsh::{Virsh, VirshError};
 use super::xml;
 use crate::defrag::notes;
+use crate::history::StoreError;
 use crate::model::path::shown;
 use crate::model::{ReasonCode, Refusal};
 
 /// How long libvirt may take to come back, or to end a job.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
+/// A suspend whose virsh was killed may take effect after the next answer of libvirt.
+const LATE_SUSPEND: Duration = Duration::from_secs(1);
+/// Time limit of a command of virsh when the patience is at its end.
+const LEAST_TIMEOUT: Duration = Duration::from_secs(5);
 const INTERVAL: Duration = Duration::from_millis(100);
 const PROC: &str = "/proc";
 
@@ -39,37 +45,68 @@ pub(super) enum Ended {
     Open,
 }
 
-/// Ends all copies that killed runs have begun, and reports what was done.
-pub fn recover_all(directory: &Path, mut notice: impl FnMut(String)) {
-    for file in notes::all(directory, note::SUFFIX) {
-        if let Err(error) = recover(&file, &mut notice) {
-            notice(format!(
-                "the copy noted in {} cannot be ended: {error}",
-                shown(&file)
-            ));
-        }
+/// Ends all copies that killed runs have begun, and reports what was done. Waits a minute for libvirt.
+pub fn recover_all(directory: &Path, notice: impl FnMut(String)) {
+    recover_some(directory, |_| true, notice);
+}
+
+/// The same for those only whose guest may stand still: without such a note, nothing is asked.
+pub fn resume_all(directory: &Path, notice: impl FnMut(String)) {
+    recover_some(directory, Note::suspends, notice);
+}
+
+fn recover_some(directory: &Path, is_it: fn(&Note) -> bool, mut notice: impl FnMut(String)) {
+    let began = Instant::now();
+    let files = notes::all(directory, note::SUFFIX);
+    for file in files.filter(|file| note::read(file).as_ref().is_none_or(is_it)) {
+        let patience = PATIENCE.saturating_sub(began.elapsed());
+        let why = match recover(&file, patience, &mut notice) {
+            Ok(Some(Ended::Open)) => {
+                "yet: libvirt does not answer, or a job of it goes on".to_owned()
+            }
+            Ok(_) => continue,
+            Err(error) => format!("({error})"),
+        };
+        notice(format!(
+            "the copy noted in {} cannot be ended {why}; the next run or start tries again",
+            shown(&file)
+        ));
     }
 }
 
-/// Ends one, unless its run is alive.
-pub(super) fn recover(file: &Path, notice: &mut dyn FnMut(String)) -> Result<Ended, Refusal> {
-    match Noted::left(file)? {
-        Some(mut noted) => end(&Virsh::find()?, &mut noted, notice),
-        None => Ok(Ended::Done),
-    }
+/// Ends one; `None` if its run is alive.
+pub(super) fn recover(
+    file: &Path,
+    patience: Duration,
+    notice: &mut dyn FnMut(String),
+) -> Result<Option<Ended>, Refusal> {
+    let Some(mut noted) = Noted::left(file)? else {
+        return Ok(None);
+    };
+    let mut virsh = Virsh::find()?;
+    virsh.timeout = virsh.timeout.min(patience.max(LEAST_TIMEOUT));
+    end(&virsh, &mut noted, patience, notice).map(Some)
 }
 
-/// Takes all steps that are left. Waits a minute for libvirt.
+/// Takes all steps that are left.
 pub(super) fn end(
     virsh: &Virsh,
     noted: &mut Noted,
+    patience: Duration,
     notice: &mut dyn FnMut(String),
 ) -> Result<Ended, Refusal> {
-    let mut deadline = Instant::now() + PATIENCE;
+    let mut deadline = Instant::now() + patience;
+    let mut is_sure = !noted.note.suspends();
     loop {
         let found = find(virsh, &noted.note);
         let act = found.as_ref().map_or(Act::Wait, decide::next);
         let taken = match act {
+            Act::Forget | Act::Keep if !is_sure => {
+                is_sure = true;
+                thread::sleep(LATE_SUSPEND);
+                continue;
+            }
+            Act::Keep if noted.note.suspends() => resumed(noted).map(Some).map_err(Refusal::from),
             Act::Forget => {
                 noted.remove()?;
                 return Ok(Ended::Done);
@@ -77,11 +114,10 @@ pub(super) fn end(
             Act::Keep => return Ok(Ended::Kept),
             Act::Leave => return Err(left(&noted.note, found)),
             Act::Wait => found.map(|_| None),
-            _ => take(act, virsh, noted).map(Some),
+            _ => found.and_then(|found| take(act, found, virsh, noted, notice).map(Some)),
         };
         match taken {
-            Ok(Some(text)) => {
-                text.into_iter().for_each(&mut *notice);
+            Ok(Some(())) => {
                 deadline = Instant::now() + PATIENCE;
                 continue;
             }
@@ -101,32 +137,29 @@ fn left(note: &Note, found: Result<Found, Refusal>) -> Refusal {
     Refusal::new(ReasonCode::Hypervisor, text)
 }
 
-/// Looks at the names, the open files, and what libvirt knows.
+/// Asks libvirt, and then looks at the names and the open files: a VM that libvirt starts in between
+/// is seen by its files.
 fn find(virsh: &Virsh, note: &Note) -> Result<Found, Refusal> {
     let places = note.places()?;
-    let name = |path: &Path| path.file_name().unwrap_or_default().to_owned();
-    let (image, image_file) = note.find(&places.image, &name(&note.image))?;
-    let (copy, copy_file) = note.find(&places.copy, &name(&note.copy))?;
-    let directories = [&note.image, &note.copy].map(|path| path.parent().unwrap_or(path));
-    let writers = open_files::writers(Path::new(PROC), &directories);
-    let writes = |id| writers.iter().any(|writer| writer.file == id);
-    let modified = |file: Option<File>| -> io::Result<i64> {
-        Ok(file
-            .map(|file| file.metadata())
-            .transpose()?
-            .map_or(0, |it| it.mtime()))
-    };
-    let is_newer = modified(copy_file)? > modified(image_file)?.saturating_add(1);
     let asked = ask_libvirt(virsh, note)?;
+    let name = |path: &Path| path.file_name().unwrap_or_default().to_owned();
+    let (image, _) = note.find(&places.image, &name(&note.image))?;
+    let (copy, _) = note.find(&places.copy, &name(&note.copy))?;
+    let [writes_old, writes_new] = written(note, &places);
     Ok(Found {
-        step: note.step,
         image,
         copy,
-        writes_old: writes(places.id(&note.old)),
-        writes_new: writes(places.id(&note.new)),
-        is_newer,
+        writes_old,
+        writes_new,
         ..asked
     })
+}
+
+/// Whether a process has the old file and the copy open for writing.
+fn written(note: &Note, places: &Places) -> [bool; 2] {
+    let directories = [&note.image, &note.copy].map(|path| path.parent().unwrap_or(path));
+    let writers = open_files::writers(Path::new(PROC), &directories);
+    [&note.old, &note.new].map(|key| writers.iter().any(|it| it.file == places.id(key)))
 }
 
 /// Fills in what libvirt knows; the rest is that of a copy whose files are missing.
@@ -137,28 +170,34 @@ fn ask_libvirt(virsh: &Virsh, note: &Note) -> Result<Found, Refusal> {
         copy: Name::Missing,
         writes_old: false,
         writes_new: false,
-        is_newer: false,
         vm: Vm::Unknown,
+        saved: false,
         job: false,
         live: Named::Neither,
         defined: Named::Neither,
     };
     let id = note.domain.as_str();
-    let state = match virsh.run("domstate", &[&"--domain", &id]) {
+    let (state, reason) = match virsh.run("domstate", &[&"--domain", &id, &"--reason"]) {
         Err(VirshError::Unreachable(_) | VirshError::TimedOut(_)) => return Ok(found),
-        Err(VirshError::NoDomain) => {
+        Err(error @ VirshError::NoDomain(_)) => {
+            let all = virsh.run("list", &[&"--all", &"--uuid"])?;
+            if output::names(&all).iter().any(|uuid| uuid.trim() == id) {
+                return Err(error.into());
+            }
             found.vm = Vm::Undefined;
             return Ok(found);
         }
-        other => output::state(&other?).map_err(VirshError::from)?.0,
+        other => output::state(&other?).map_err(VirshError::from)?,
     };
-    found.vm = match state.as_str() {
-        "paused" => Vm::Paused,
-        "shut off" | "crashed" => Vm::Off,
+    found.vm = match (state.as_str(), reason.as_deref()) {
+        // What a libvirtd that was restarted does not know is `unknown`.
+        ("paused", None | Some("user" | "unknown")) => Vm::Paused,
+        ("shut off" | "crashed", _) => Vm::Off,
         _ => Vm::Running,
     };
     let info = virsh.run("dominfo", &[&"--domain", &id])?;
     let info = output::domain_info(&info).map_err(VirshError::from)?;
+    found.saved = info.saved;
     if found.vm != Vm::Off {
         let live = ask::domain(virsh, id, &[])?;
         found.live = named(&live, note);
@@ -172,24 +211,36 @@ fn ask_libvirt(virsh: &Virsh, note: &Note) -> Result<Found, Refusal> {
 }
 
 fn named(domain: &Domain, note: &Note) -> Named {
-    match domain
-        .disk(&note.disk)
-        .and_then(|disk| disk.source.as_deref())
-    {
-        Some(path) if path == note.image => Named::Image,
-        Some(path) if path == note.copy => Named::Copy,
+    let disk = domain.disk(&note.disk);
+    let is_anywhere = |path| domain.sources.contains(path);
+    match disk.and_then(|disk| disk.source.as_ref()) {
+        Some(path) if *path == note.copy => Named::Copy,
+        _ if is_anywhere(&note.copy) => Named::Elsewhere,
+        Some(path) if *path == note.image => Named::Image,
         _ => Named::Neither,
     }
 }
 
-/// Takes one step. Returns what is worth reporting.
-fn take(act: Act, virsh: &Virsh, noted: &mut Noted) -> Result<Option<String>, Refusal> {
+/// Takes one step, and reports what is worth it.
+fn take(
+    act: Act,
+    found: Found,
+    virsh: &Virsh,
+    noted: &mut Noted,
+    notice: &mut dyn FnMut(String),
+) -> Result<(), Refusal> {
     let note = &noted.note;
     let (id, image) = (note.domain.clone(), shown(&note.image));
+    let mut kept = |history: Result<(), StoreError>| {
+        if let Err(error) = history {
+            notice(format!("the history of {image} begins anew: {error}"));
+        }
+    };
     match act {
         Act::Link => {
-            link(note)?;
-            return Ok(Some(format!("{image} is the copy now, which its VM uses")));
+            kept(note.history_forth());
+            link(note, found.writes_new)?;
+            notice(format!("{image} is the copy now, which its VM uses"));
         }
         Act::Abort => {
             let disk = note.disk.as_str();
@@ -199,24 +250,22 @@ fn take(act: Act, virsh: &Virsh, noted: &mut Noted) -> Result<Option<String>, Re
             )?;
         }
         Act::Resume => {
+            // A link may not be durable yet.
+            fsync(&note.places()?.image)?;
             virsh.run("resume", &[&"--domain", &id])?;
+            notice(format!("resumed the VM of {image}"));
             resumed(noted)?;
-            return Ok(Some(format!("resumed the VM of {image}")));
         }
         Act::Define => define(virsh, note)?,
         Act::Remove => {
             remove(note)?;
-            let image_name = note.image.file_name().unwrap_or_default();
-            let (found, _) = note.find(&note.places()?.image, image_name)?;
-            if found == Name::Old
-                && let Err(error) = note.history_back()
-            {
-                return Ok(Some(format!("the history of {image} begins anew: {error}")));
+            if found.image == Name::Old {
+                kept(note.history_back());
             }
         }
         Act::Forget | Act::Keep | Act::Wait | Act::Leave => {}
     }
-    Ok(None)
+    Ok(())
 }
 
 /// Notes that the guest goes on: later it may stand still for another reason.
@@ -224,8 +273,9 @@ pub(super) fn resumed(noted: &mut Noted) -> io::Result<()> {
     noted.step(Step::Switching { suspends: false })
 }
 
-/// Gives the copy the path of the image, durably, in place of the old file.
-pub(super) fn link(note: &Note) -> Result<(), Refusal> {
+/// Gives the copy the path of the image, durably, in place of the old file. Where no VM has the copy
+/// open (`in_use`), one may just be started with the old file, which then keeps its path.
+pub(super) fn link(note: &Note, in_use: bool) -> Result<(), Refusal> {
     let places = note.places()?;
     let name = note.image.file_name().unwrap_or_default();
     let copy = note.copy.file_name().unwrap_or_default();
@@ -240,17 +290,34 @@ pub(super) fn link(note: &Note) -> Result<(), Refusal> {
     if (owner.uid(), owner.gid()) != note.owner {
         fchown(&file, Some(Uid::from_raw(user)), Some(Gid::from_raw(group)))?;
     }
-    let _ = unlinkat(&places.image, temporary.as_str(), AtFlags::empty());
+    file.sync_all()?;
     let (at, to) = (&places.copy, &places.image);
+    let unlink = || unlinkat(to, temporary.as_str(), AtFlags::empty());
+    let _ = unlink();
     linkat(at, copy, to, temporary.as_str(), AtFlags::empty())?;
-    let (linked, _) = note.find(&places.image, temporary.as_ref())?;
-    let (old, _) = note.find(&places.image, name)?;
+    let (linked, _) = note.find(to, temporary.as_ref())?;
+    let (old, _) = note.find(to, name)?;
     if (linked, old) != (Name::New, Name::Old) {
-        let _ = unlinkat(&places.image, temporary.as_str(), AtFlags::empty());
+        let _ = unlink();
         return Err(io::Error::other("somebody else renames files in its directory").into());
     }
-    renameat(to, temporary.as_str(), to, name)?;
-    Ok(fsync(&places.image)?)
+    if in_use {
+        renameat(to, temporary.as_str(), to, name)?;
+        return Ok(fsync(to)?);
+    }
+    let exchange = || {
+        renameat_with(to, temporary.as_str(), to, name, RenameFlags::EXCHANGE)
+            .and_then(|()| fsync(to))
+    };
+    exchange()?;
+    let [writes_old, _] = written(note, &places);
+    if writes_old {
+        exchange()?;
+        let _ = unlink();
+        return Err(io::Error::other("its VM is just being started with the old file").into());
+    }
+    unlink()?;
+    Ok(fsync(to)?)
 }
 
 /// Has the persistent definition of the disk name the path of the image; all else of the domain may
@@ -275,4 +342,107 @@ fn remove(note: &Note) -> Result<(), Refusal> {
     let _ = unlinkat(&places.image, note.temporary().as_str(), AtFlags::empty());
     unlinkat(places.copy.as_fd(), name, AtFlags::empty())?;
     Ok(fsync(&places.copy)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, File};
+    use std::os::unix::fs::MetadataExt as _;
+    use std::process::{Command, Stdio};
+
+    use super::*;
+    use crate::model::FilesystemKind;
+
+    /// An image and its complete copy, in a directory.
+    fn copied(directory: &Path) -> Note {
+        let path = |name: &str, text: &str| {
+            let path = directory.join(name);
+            fs::write(&path, text).unwrap();
+            let file = File::open(&path).unwrap();
+            let kind = FilesystemKind::Other;
+            (path, note::identify(&file, kind).unwrap(), file)
+        };
+        let (image, old, file) = path("image", "old");
+        let (copy, new, _) = path("copy", "new");
+        let owner = file.metadata().unwrap();
+        Note {
+            image,
+            copy,
+            old,
+            new,
+            owner: (owner.uid(), owner.gid()),
+            domain: "6695eb01-f6a4-8304-79aa-97f2502e193f".to_owned(),
+            disk: "vda".to_owned(),
+            step: Step::Switching { suspends: true },
+            database: directory.join("none"),
+        }
+    }
+
+    fn names(directory: &Path) -> Vec<String> {
+        let entries = fs::read_dir(directory).unwrap().flatten();
+        let mut names: Vec<_> = entries
+            .map(|it| it.file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn a_vm_that_was_started_meanwhile_keeps_its_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path().canonicalize().unwrap();
+        let note = copied(&dir);
+        note.try_link().unwrap();
+        assert_eq!(names(&dir), ["copy", "image"]);
+        let image = File::options().write(true).open(&note.image).unwrap();
+        let sleep = |image: File| {
+            let mut command = Command::new("sleep");
+            command
+                .arg("600")
+                .stdin(Stdio::from(image))
+                .spawn()
+                .unwrap()
+        };
+        let mut vm = sleep(image);
+        let linked = link(&note, false);
+        let found = fs::read_to_string(&note.image).unwrap();
+        vm.kill().unwrap();
+        vm.wait().unwrap();
+        assert!(linked.unwrap_err().text.contains("is just being started"));
+        assert_eq!(
+            (found.as_str(), names(&dir)),
+            ("old", vec!["copy".to_owned(), "image".to_owned()])
+        );
+        // A process that another test forked meanwhile has it open until it executes its program.
+        while written(&note, &note.places().unwrap())[0] {
+            thread::sleep(INTERVAL);
+        }
+        link(&note, false).unwrap();
+        assert_eq!(fs::read_to_string(&note.image).unwrap(), "new");
+        assert_eq!(names(&dir), ["copy", "image"]);
+    }
+
+    /// What is a domain's only way to the copy.
+    #[test]
+    fn every_place_in_a_definition_counts() {
+        let dir = tempfile::tempdir().unwrap();
+        let note = copied(dir.path());
+        let (image, copy) = (note.image.display(), note.copy.display());
+        let of = |source: &str, more: &str, target: &str| {
+            let disk =
+                format!("<disk><source file='{source}'/>{more}<target dev='{target}'/></disk>");
+            let xml =
+                format!("<domain><name>a</name><uuid>b</uuid><devices>{disk}</devices></domain>");
+            named(&Domain::parse(&xml).unwrap(), &note)
+        };
+        let (image, copy) = (image.to_string(), copy.to_string());
+        let below = format!("<backingStore type='file'><source file='{copy}'/></backingStore>");
+        let mirror = format!("<mirror><source file='{copy}'/></mirror>");
+        assert_eq!(of(&image, "", "vda"), Named::Image);
+        assert_eq!(of(&copy, "", "vda"), Named::Copy);
+        assert_eq!(of(&image, &mirror, "vda"), Named::Image);
+        assert_eq!(of("/overlay", &below, "vda"), Named::Elsewhere);
+        assert_eq!(of(&copy, "", "vdb"), Named::Elsewhere);
+        assert_eq!(of("/overlay", "", "vda"), Named::Neither);
+    }
 }

@@ -78,9 +78,17 @@ impl<'c, 't, 'r> Session<'c, 't, 'r> {
             Noted::write(note, &controls.request.host.hints)
         };
         let noted = note().map_err(cannot("the copy cannot be noted in the state directory"))?;
-        if let Err(error) = place.link(&copy) {
+        let named = place.link(&copy).map_err(|error| (error, "a name"));
+        let tried = || {
+            noted
+                .note
+                .try_link()
+                .map_err(|error| (error, "the name of the image"))
+        };
+        if let Err((error, name)) = named.and_then(|()| tried()) {
+            place.unlink(&copy);
             let _ = noted.remove();
-            return Err(cannot("the copy cannot be given a name")(error));
+            return Err(cannot(&format!("the copy cannot be given {name}"))(error));
         }
         Ok(Session {
             limit: Bytes((controls.request.limits.bandwidth.0 / 2).max(1)),
@@ -107,7 +115,9 @@ impl<'c, 't, 'r> Session<'c, 't, 'r> {
     /// Takes all steps that are left, whatever has happened.
     pub(super) fn end(&mut self) -> Result<(), RunOutcome> {
         let mut notices = Vec::new();
-        let ended = recover::end(&self.virsh, &mut self.noted, &mut |text| notices.push(text));
+        let patience = recover::PATIENCE;
+        let mut notice = |text| notices.push(text);
+        let ended = recover::end(&self.virsh, &mut self.noted, patience, &mut notice);
         for text in notices {
             self.controls.send(Event::Notice(text));
         }

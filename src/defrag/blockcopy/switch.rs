@@ -7,9 +7,8 @@ use std::path::Path;
 use std::time::Instant;
 
 use super::decide::Step;
-use super::note::Noted;
 use super::open_files;
-use super::recover;
+use super::recover::{self, Ended};
 use super::session::{Session, failed};
 use super::virsh::Virsh;
 use super::watchdog::Watchdog;
@@ -25,25 +24,35 @@ pub(super) fn switch(session: &mut Session<'_, '_, '_>) -> Result<(), RunOutcome
     if let Some(why) = session.controls.stop() {
         return Err(RunOutcome::Stopped { why });
     }
+    if used(session)? != [true; 2] {
+        return Err(RunOutcome::Failed {
+            reason:
+                "QEMU does not write to the image and the copy: somebody else renames files in \
+                     their directories"
+                    .to_owned(),
+        });
+    }
     let suspends = is_running(session)?;
-    let noted = session.noted.step(Step::Switching { suspends });
-    noted.map_err(cannot("the step cannot be noted in the state directory"))?;
     if let Err(error) = session.noted.note.history_forth() {
         let text = format!("its history begins anew: {error}");
         session.controls.send(Event::Notice(text));
     }
+    let noted = session.noted.step(Step::Switching { suspends });
+    noted.map_err(cannot("the step cannot be noted in the state directory"))?;
     let watchdog = Watchdog::start(&session.noted.file);
     let watchdog = watchdog.map_err(cannot("the watchdog cannot be started"))?;
     let began = Instant::now();
     let switched = while_suspended(session, suspends, &different);
     let stood_still = began.elapsed();
     // What has failed is ended here as well, while the watchdog lives.
-    let stands = |noted: &Noted| noted.note.step == (Step::Switching { suspends: true });
+    let mut is_over = false;
     if switched.is_err() {
         let mut report = |text| (session.controls.request.watch)(Event::Notice(text));
-        let _ = recover::end(&session.virsh, &mut session.noted, &mut report);
+        let patience = recover::PATIENCE;
+        let ended = recover::end(&session.virsh, &mut session.noted, patience, &mut report);
+        is_over = matches!(ended, Ok(Ended::Done | Ended::Kept));
     }
-    if !stands(&session.noted) || !session.noted.file.exists() {
+    if is_over || !session.noted.note.suspends() {
         watchdog.end();
     }
     switched?;
@@ -96,12 +105,12 @@ fn while_suspended(
         [&"--domain", &domain, &"--path", &disk, &"--pivot"];
     let pivoted = run(&session.virsh, "blockjob", &path);
     // Whatever libvirt reports, QEMU's descriptors show which file it uses.
-    if !uses_copy(session)? {
+    if used(session)? != [false, true] {
         return Err(pivoted
             .err()
             .unwrap_or(RunOutcome::Stopped { why: Stop::Stuck }));
     }
-    recover::link(&session.noted.note)?;
+    recover::link(&session.noted.note, true)?;
     if suspends {
         run(&session.virsh, "resume", &[&"--domain", &domain])?;
         recover::resumed(&mut session.noted).map_err(cannot("the step cannot be noted"))?;
@@ -109,12 +118,13 @@ fn while_suspended(
     Ok(())
 }
 
-fn uses_copy(session: &Session<'_, '_, '_>) -> Result<bool, Refusal> {
+/// Whether QEMU writes to the old file and to the copy.
+fn used(session: &Session<'_, '_, '_>) -> Result<[bool; 2], Refusal> {
     let note = &session.noted.note;
     let places = note.places()?;
     let proc = &session.controls.request.host.proc;
     let directories = [&note.image, &note.copy].map(|path| path.parent().unwrap_or(Path::new("/")));
     let writers = open_files::writes_of(proc, session.pid, &directories);
-    let uses = |id| writers.iter().any(|writer| writer.file == id);
-    Ok(uses(places.id(&note.new)) && !uses(places.id(&note.old)))
+    let uses = |key| writers.iter().any(|writer| writer.file == places.id(key));
+    Ok([uses(&note.old), uses(&note.new)])
 }

@@ -10,14 +10,15 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, Mode, OFlags, fsync, ftruncate, linkat, openat};
+use rustix::fs::{AtFlags, Mode, OFlags, fsync, ftruncate, linkat, openat, unlinkat};
 
 use crate::config::settings::BlockCopy;
 use crate::defrag::engine::cannot;
 use crate::defrag::guard::{self, Target};
 use crate::defrag::metadata::Metadata;
 use crate::model::image::COPY_SUFFIX;
-use crate::model::{Bytes, ExtentCount, FilesystemKind, Refusal, RunOutcome, Share};
+use crate::model::path::shown;
+use crate::model::{Bytes, ExtentCount, FilesystemKind, ReasonCode, Refusal, RunOutcome, Share};
 use crate::probe::Probe;
 use crate::sys::fsxattr;
 
@@ -25,6 +26,9 @@ use crate::sys::fsxattr;
 /// hole may allocate so much.
 const WHOLE_HINT: Bytes = Bytes(16 << 20);
 const SPARSE_HINT: Bytes = Bytes(1 << 20);
+
+/// Nothing can be renamed or removed in the directory (FS_XFLAG_APPEND, include/uapi/linux/fs.h).
+const APPEND_ONLY: u32 = 0x10;
 
 /// Where the copy is made.
 pub(super) struct Place {
@@ -40,6 +44,13 @@ impl Place {
             true => beside,
             false => &settings.directory,
         };
+        for directory in [beside, directory] {
+            let attributes = fsxattr::attributes(guard::directory(directory)?).unwrap_or_default();
+            if attributes.flags & APPEND_ONLY != 0 {
+                let text = format!("{} is append-only: `chattr -a`", shown(directory));
+                return Err(Refusal::new(ReasonCode::Hypervisor, text));
+            }
+        }
         let mut name = OsString::from(".");
         name.push(target.path.file_name().unwrap_or_default());
         name.push(format!(".{}{COPY_SUFFIX}", target.file.metadata()?.ino()));
@@ -70,6 +81,7 @@ impl Place {
                 let is_whole = image.blocks().saturating_mul(512) / 9 >= image.len() / 10;
                 set_hint(&copy, if is_whole { WHOLE_HINT } else { SPARSE_HINT })?;
             }
+            set_project(&target.file, &copy)?;
             ftruncate(&copy, image.len())?;
             Metadata::of(&target.file)?.access().give_access(&copy)?;
             copy.sync_all()?;
@@ -83,6 +95,25 @@ impl Place {
         linkat(copy, "", &self.directory, self.name(), AtFlags::EMPTY_PATH)?;
         Ok(fsync(&self.directory)?)
     }
+
+    /// Removes the name again.
+    pub(super) fn unlink(&self, copy: &File) {
+        let is_it = || Some(copy.metadata().ok()?.nlink() == 1);
+        if is_it() == Some(true) {
+            let _ = unlinkat(&self.directory, self.name(), AtFlags::empty());
+        }
+    }
+}
+
+/// That of the image, in whose directory the copy gets a name.
+fn set_project(image: &File, copy: &File) -> io::Result<()> {
+    let project = fsxattr::attributes(image)?.project;
+    let mut attributes = fsxattr::attributes(copy)?;
+    if attributes.project == project {
+        return Ok(());
+    }
+    attributes.project = project;
+    fsxattr::set_attributes(copy, attributes)
 }
 
 fn set_hint(copy: &File, hint: Bytes) -> io::Result<()> {

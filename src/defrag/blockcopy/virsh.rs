@@ -42,8 +42,9 @@ const UNREACHABLE: [&str; 7] = [
 pub(super) enum VirshError {
     #[error("libvirt cannot be reached: {0}")]
     Unreachable(String),
-    #[error("libvirt has no such domain any more")]
-    NoDomain,
+    /// Also if it cannot look for it.
+    #[error("libvirt does not find the domain: {0}")]
+    NoDomain(String),
     #[error("virsh {0} did not end in time")]
     TimedOut(&'static str),
     #[error("virsh {0} failed: {1}")]
@@ -162,7 +163,9 @@ fn failure(command: &'static str, errors: &str) -> VirshError {
     };
     match () {
         () if any(&UNREACHABLE) => VirshError::Unreachable(lines.join("; ")),
-        () if any(&["failed to get domain", "Domain not found"]) => VirshError::NoDomain,
+        () if any(&["failed to get domain", "Domain not found"]) => {
+            VirshError::NoDomain(lines.join("; "))
+        }
         () => VirshError::Failed(command, lines.join("; ")),
     }
 }
@@ -207,7 +210,10 @@ mod tests {
         assert!(matches!(of(gone), VirshError::Unreachable(_)));
         let cut = "End of file while reading data: Input/output error";
         assert!(matches!(of(cut), VirshError::Unreachable(_)));
-        assert!(matches!(of("failed to get domain x"), VirshError::NoDomain));
+        assert!(matches!(
+            of("failed to get domain x"),
+            VirshError::NoDomain(_)
+        ));
         let busy = "Requested operation is not valid: domain is not running";
         let VirshError::Failed("domstate", text) = of(busy) else {
             panic!("it is an error of its own");

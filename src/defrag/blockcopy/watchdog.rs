@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, getppid, kill_process};
 
-use super::recover::{Ended, recover};
+use super::recover::{self, Ended, recover};
 
 /// The hidden subcommand of the watchdog.
 pub const COMMAND: &str = "blockcopy-watchdog";
@@ -62,7 +62,10 @@ pub fn watch(note: &Path) {
         thread::sleep(INTERVAL);
     }
     while note.exists() && began.elapsed() < PATIENCE {
-        if matches!(recover(note, &mut |_| ()), Ok(Ended::Done | Ended::Kept)) {
+        if matches!(
+            recover(note, recover::PATIENCE, &mut |_| ()),
+            Ok(Some(Ended::Done | Ended::Kept))
+        ) {
             return;
         }
         thread::sleep(RETRY_INTERVAL);

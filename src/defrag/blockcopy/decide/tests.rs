@@ -3,7 +3,7 @@
 use super::*;
 
 const NAMES: [Name; 4] = [Name::Old, Name::New, Name::Missing, Name::Other];
-const NAMED: [Named; 3] = [Named::Image, Named::Copy, Named::Neither];
+const NAMED: [Named; 4] = [Named::Image, Named::Copy, Named::Elsewhere, Named::Neither];
 const VMS: [Vm; 5] = [Vm::Running, Vm::Paused, Vm::Off, Vm::Undefined, Vm::Unknown];
 const STEPS: [Step; 3] = [
     Step::Copying,
@@ -11,10 +11,10 @@ const STEPS: [Step; 3] = [
     Step::Switching { suspends: false },
 ];
 
-/// All combinations: 3 × 4 × 4 × 2⁴ × 5 × 3 × 3.
+/// All combinations: 3 × 4 × 4 × 2⁴ × 5 × 4 × 4.
 fn all() -> impl Iterator<Item = Found> {
     let flag = |number: usize, bit: usize| number >> bit & 1 == 1;
-    (0..3 * 4 * 4 * 16 * 5 * 9).map(move |number| {
+    (0..3 * 4 * 4 * 16 * 5 * 16).map(move |number| {
         let (flags, rest) = (number % 16, number / 16);
         Found {
             step: STEPS[rest % 3],
@@ -22,11 +22,11 @@ fn all() -> impl Iterator<Item = Found> {
             copy: NAMES[rest / 12 % 4],
             writes_old: flag(flags, 0),
             writes_new: flag(flags, 1),
-            is_newer: flag(flags, 2),
+            saved: flag(flags, 2),
             job: flag(flags, 3),
             vm: VMS[rest / 48 % 5],
-            live: NAMED[rest / 240 % 3],
-            defined: NAMED[rest / 720],
+            live: NAMED[rest / 240 % 4],
+            defined: NAMED[rest / 960],
         }
     })
 }
@@ -67,19 +67,24 @@ fn nothing_that_may_be_current_is_lost() {
         if act == Act::Remove && !names_new {
             let unused = !found.writes_new && found.defined != Named::Copy;
             assert!(unused && found.image == Name::Old, "{found:?}");
-            let sure = found.writes_old || found.step == Step::Copying || !found.is_newer;
-            assert!(sure, "{found:?}");
+            assert_ne!(found.defined, Named::Elsewhere, "{found:?}");
         }
         // A name that a definition leads to stays.
-        let is_live = matches!(found.vm, Vm::Running | Vm::Paused) && found.live == Named::Copy;
+        let runs = matches!(found.vm, Vm::Running | Vm::Paused);
         if act == Act::Remove && names_new {
-            assert!(!is_live && found.defined != Named::Copy, "{found:?}");
+            let is_sure = !runs || found.live == Named::Image;
+            assert!(is_sure, "{found:?}");
+            assert!(!matches!(found.defined, Named::Copy | Named::Elsewhere));
+            let is_off = found.vm == Vm::Off;
+            let unseen = found.saved || found.defined == Named::Neither;
+            assert!(!is_off || !unseen, "{found:?}");
         }
         // The old file loses its name only if the VM cannot need it.
         if act == Act::Link {
             assert!(found.image == Name::Old && !found.writes_old, "{found:?}");
-            let is_current = found.writes_new || found.defined == Named::Copy || found.is_newer;
+            let is_current = found.writes_new || found.defined == Named::Copy;
             assert!(is_current, "{found:?}");
+            assert!(found.writes_new || !runs || found.live == Named::Neither);
         }
         // A note is given up only if nothing is left that it is about.
         if act == Act::Forget {
@@ -115,8 +120,8 @@ fn the_moments() {
         copy: Name::New,
         writes_old: true,
         writes_new: true,
-        is_newer: false,
         vm: Vm::Running,
+        saved: false,
         job: true,
         live: Named::Image,
         defined: Named::Image,
@@ -170,11 +175,13 @@ fn the_moments() {
     assert_eq!(steps(silent), [Link, Wait]);
     // The guest stood still, so both files are the same.
     assert_eq!(steps(off(misfiled)), [Remove, Forget]);
-    let written = Found {
-        is_newer: true,
-        ..off(misfiled)
+    // The scan of the processes missed it, or it is just being started.
+    let starting = Found {
+        vm: Vm::Running,
+        live: Named::Copy,
+        ..off(pivoted)
     };
-    assert_eq!(steps(written), [Link, Remove, Forget]);
+    assert_eq!(steps(starting), [Wait]);
     let linked = Found {
         image: Name::New,
         ..pivoted
@@ -188,6 +195,23 @@ fn the_moments() {
     };
     assert_eq!(steps(settled), [Keep]);
     assert_eq!(steps(off(settled)), [Remove, Forget]);
+    // What still leads to the copy: a managed save, a snapshot upon it, another disk.
+    let saved = Found {
+        saved: true,
+        ..off(settled)
+    };
+    assert_eq!(steps(saved), [Keep]);
+    for live in [Named::Elsewhere, Named::Neither] {
+        assert_eq!(steps(Found { live, ..settled }), [Keep]);
+        let defined = live;
+        assert_eq!(
+            steps(Found {
+                defined,
+                ..off(settled)
+            }),
+            [Keep]
+        );
+    }
     // The job has ended by an error: no space, or the disk was detached.
     let failed = Found {
         writes_new: false,

@@ -24,6 +24,7 @@ fn domain(disk: Disk) -> Domain {
         id: Some(7),
         host_devices: false,
         disks: vec![disk],
+        sources: Vec::new(),
     }
 }
 
