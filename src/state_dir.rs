@@ -9,6 +9,7 @@
 //! | `fragwatch.lock` | allows one daemon per directory |
 //! | `paused` | defragmentation is paused |
 //! | `running-*.json` | runs in progress |
+//! | `fleet-lock.json` | the lock of `maintenance.lock`, to be given back |
 //! | `defrag/*.hint` | extent-size hints to be restored |
 //! | `defrag/*.blockcopy` | copies under running VMs that have not ended |
 //! | `protect/hints.json` | extent-size hints set by `fragwatch protect --apply`, and the former ones |

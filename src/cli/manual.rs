@@ -35,7 +35,7 @@ const SEE_ALSO: &str = "\
 .BR fragwatch\\-metrics (7)
 ";
 /// Release date of this version, as in `packaging/deb/changelog`.
-const DATE: &str = "2026-11-21";
+const DATE: &str = "2026-11-30";
 const SOURCE: &str = concat!("fragwatch ", env!("CARGO_PKG_VERSION"));
 
 /// All pages: file name and text. Writing to memory does not fail.

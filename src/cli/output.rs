@@ -3,6 +3,7 @@
 use std::io::{self, IsTerminal as _, Write as _};
 
 use serde::Serialize;
+use unicode_width::UnicodeWidthStr as _;
 
 pub(super) use crate::table::counted;
 
@@ -54,11 +55,31 @@ pub(super) fn redraw(text: &str) -> io::Result<()> {
     let Ok(size) = rustix::termios::tcgetwinsize(io::stdout()) else {
         return print(&format!("{text}\n"));
     };
-    let rows = usize::from(size.ws_row.max(2)) - 1;
-    // To the first row; each line erases the rest of its row, and the last one what is below.
-    let lines = text.lines().take(rows);
-    let lines: String = lines.map(|line| format!("{line}\x1b[K\n")).collect();
-    print(&format!("\x1b[H{lines}\x1b[J"))
+    // Zero if the terminal has told no size.
+    let limit = |size: u16| (size > 0).then_some(usize::from(size));
+    let rows = limit(size.ws_row).map_or(usize::MAX, |rows| rows.max(2) - 1);
+    print(&screen(
+        text,
+        rows,
+        limit(size.ws_col).unwrap_or(usize::MAX),
+    ))
+}
+
+/// The first lines of a text, as many as fit, and what puts them in place of what was there.
+fn screen(text: &str, rows: usize, columns: usize) -> String {
+    let mut left = rows;
+    let mut screen = "\x1b[H".to_owned();
+    for line in text.lines() {
+        let taken = line.width().div_ceil(columns).max(1);
+        let Some(rest) = left.checked_sub(taken) else {
+            break;
+        };
+        left = rest;
+        // Before the line: after one that ends in the last column, its last character would be erased.
+        let erase = if taken > 1 { "\x1b[J" } else { "\x1b[K" };
+        screen.extend([erase, line, "\n"]);
+    }
+    screen + "\x1b[J"
 }
 
 /// Prints a JSON document on one line.
@@ -106,6 +127,25 @@ pub(super) fn bar_within(columns: usize, value: u64, most: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_screen_has_the_lines_that_fit() {
+        let (home, row, below) = ("\x1b[H", "\x1b[K", "\x1b[J");
+        assert_eq!(
+            screen("ab\ncd\nef\n", 2, 2),
+            format!("{home}{row}ab\n{row}cd\n{below}")
+        );
+        // A line of two rows.
+        assert_eq!(
+            screen("abc\nd\ne\n", 3, 2),
+            format!("{home}{below}abc\n{row}d\n{below}")
+        );
+        assert_eq!(screen("a\nbcd\n", 2, 2), format!("{home}{row}a\n{below}"));
+        assert_eq!(
+            screen("\nb\n", usize::MAX, usize::MAX),
+            format!("{home}{row}\n{row}b\n{below}")
+        );
+    }
 
     #[test]
     fn bars_are_in_proportion() {

@@ -363,6 +363,7 @@ impl Maintenance {
         for (path, run) in due {
             self.start(&settings.defrag, &path, run);
         }
+        self.unlock();
     }
 
     /// Gives the lock back, unless a run works.

@@ -4,7 +4,7 @@
 //! succeeds, so both requests can be repeated.
 
 use hmac_sha256::HMAC;
-use hyper::{Request, Uri};
+use hyper::{Request, StatusCode, Uri};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -28,15 +28,29 @@ pub struct FleetLock {
 impl FleetLock {
     /// Takes the lock, or keeps it.
     pub async fn take(&self) -> Result<(), Denied> {
-        self.post("pre-reboot").await
+        let (status, text) = self.post("pre-reboot").await?;
+        Err(match status.as_u16() {
+            200..=299 => return Ok(()),
+            _ if is_rejected(status) => Denied::Refused(text),
+            // No answer of the server itself, but of a proxy, or of another service.
+            300..=399 | 408 | 429 | 502..=504 => Denied::Failed(text),
+            // airlock, if all slots are taken.
+            _ => Denied::Unclear(text),
+        })
     }
 
-    /// Gives it back.
-    pub async fn release(&self) -> Result<(), Denied> {
-        self.post("steady-state").await
+    /// Gives it back. `Some` if the server rejects that, so that it has nothing of this host.
+    pub async fn release(&self) -> Result<Option<String>, Denied> {
+        let (status, text) = self.post("steady-state").await?;
+        match status.is_success() {
+            true => Ok(None),
+            false if is_rejected(status) => Ok(Some(text)),
+            false => Err(Denied::Failed(text)),
+        }
     }
 
-    async fn post(&self, endpoint: &str) -> Result<(), Denied> {
+    /// The status, and the server's text for messages.
+    async fn post(&self, endpoint: &str) -> Result<(StatusCode, String), Denied> {
         let url = format!("{}/v1/{endpoint}", self.url.trim_end_matches('/'));
         let answer = async {
             let client = json!({ "client_params": { "id": self.id, "group": self.group } });
@@ -46,17 +60,14 @@ impl FleetLock {
                 .body(Body::from(client.to_string()))?;
             send(request).await
         };
-        match answer.await.map_err(|error| Denied::failed(&url, &error))? {
-            (status, _) if status.is_success() => Ok(()),
-            (status, body) => {
-                let text = format!("{url}: {}", Denied::text(status, &body));
-                Err(match status.is_client_error() {
-                    true => Denied::Refused(text),
-                    false => Denied::Failed(text),
-                })
-            }
-        }
+        let (status, body) = answer.await.map_err(|error| Denied::failed(&url, &error))?;
+        Ok((status, format!("{url}: {}", Denied::text(status, &body))))
     }
+}
+
+/// Whether the server has done nothing, and would not if asked again in the same way.
+fn is_rejected(status: StatusCode) -> bool {
+    status.is_client_error() && !matches!(status.as_u16(), 408 | 429)
 }
 
 /// The id of the host with this machine-id(5), which is confidential: derived as

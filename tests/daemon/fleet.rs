@@ -223,6 +223,24 @@ fn without_an_answer_there_is_no_run() {
 }
 
 #[test]
+fn what_a_wrong_server_has_not_given_does_not_prevent_runs_under_the_right_one() {
+    let nobody = format!("http://{}", free_address());
+    let host = support::require!(Host::start(&lock(&nobody)));
+    host.waits_for("locked");
+    assert!(host.requests("lock", "failed") >= 1.0);
+    let server = FleetLockServer::start(1);
+    host.reload(&lock(&format!("{}/wrong", server.url())));
+    until("a request that is rejected", || {
+        (host.requests("lock", "refused") >= 1.0).then_some(())
+    });
+    // Nothing was given, so nothing was given back.
+    assert_eq!(host.requests("unlock", "granted"), 0.0);
+    host.reload(&lock(&server.url()));
+    host.runs();
+    held(&server, 1);
+}
+
+#[test]
 fn a_result_of_a_query_holds_runs_and_ends_one_under_way() {
     let program = support::require!(tool("prometheus"));
     let prometheus = Prometheus::start(&program, free_address());

@@ -1,14 +1,17 @@
 //! `[maintenance.lock]`: the lock that a group of hosts shares, held while a run works.
 //!
 //! It is written down in the state directory before it is taken, and that file removed after it was
-//! given back: by whatever way a run or the daemon ends, the next start gives it back.
+//! given back: by whatever way a run or the daemon ends, the next start gives it back. What the server
+//! has certainly not given is not written down any longer.
 //!
 //! ```text
 //!         a run is due           granted            no run works
 //! Free ────────────────► Taking ────────► Held ─────────────────┐
-//!  ▲                        │ refused, or no answer             ▼
-//!  │ given back             └────────────────────────────────► Owed ◄── the start of the daemon
+//!  ▲ ▲                    │ │ no answer                         ▼
+//!  │ └────────────────────┘ └────────────────────────────────► Owed ◄── the start of the daemon
+//!  │   refused, not sent                                        │
 //!  └──────────────────── Releasing ◄────────────────────────────┘
+//!       given back
 //! ```
 
 use std::fs;
@@ -18,6 +21,7 @@ use std::time::Duration;
 
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
+use tracing::warn;
 
 use super::request::{self, Request};
 use crate::config::settings::FleetLock as Settings;
@@ -34,7 +38,7 @@ const FILE: &str = "fleet-lock.json";
 const MODE: u32 = 0o600;
 /// Time until it is asked for again.
 const RETRY: Duration = Duration::from_secs(60);
-/// Time until giving it back is tried again.
+/// Time until giving it back is tried again; more than a request takes that has no answer.
 const RELEASE_RETRY: Duration = Duration::from_secs(10);
 /// Limit for giving it back at the end of the daemon.
 const LAST_RELEASE: Duration = Duration::from_millis(500);
@@ -52,6 +56,8 @@ pub(super) struct Lock {
     file: PathBuf,
     id: Option<String>,
     state: State,
+    /// The settings by which it is taken or held.
+    of: Settings,
     /// The last answer, and until when it is not asked for again.
     answer: Option<Result<(), Denied>>,
     refused_until: Option<Instant>,
@@ -64,21 +70,28 @@ impl Lock {
             file: state.path().join(FILE),
             id: host_id(machine_id),
             state: State::Owed(Instant::now()),
+            of: Settings::default(),
             answer: None,
             refused_until: None,
         }
     }
 
-    /// Whether a run may begin. If not, asks for the lock, unless that was refused a moment ago.
+    /// Whether a run may begin. If not, asks for the lock, unless that was refused a moment ago. One
+    /// that is held by other settings must be given back before.
     pub(super) fn take(&mut self, settings: &Settings) -> bool {
-        if settings.url.is_empty() || matches!(self.state, State::Held) {
+        if settings.url.is_empty() {
+            // Left by a crash; runs that follow each other would prevent it.
+            if matches!(self.state, State::Owed(_)) {
+                self.release();
+            }
             return true;
         }
         if matches!(self.state, State::Free) && !self.is_refused() {
-            let (file, settings, id) = (self.file.clone(), settings.clone(), self.id.clone());
-            self.state = State::Taking(tokio::spawn(take(file, settings, id)));
+            let (file, id) = (self.file.clone(), self.id.clone());
+            self.of = settings.clone();
+            self.state = State::Taking(tokio::spawn(take(file, settings.clone(), id)));
         }
-        false
+        matches!(self.state, State::Held) && self.of == *settings
     }
 
     /// Asks again soon, although it was refused.
@@ -109,18 +122,18 @@ impl Lock {
         let now = Instant::now();
         self.state = match (request, &answer) {
             (Request::Lock, Ok(())) => State::Held,
-            // Without an answer, it may have been given.
-            (Request::Lock, Err(_)) => State::Owed(now),
+            (Request::Lock, Err(Denied::Refused(_) | Denied::Unsent(_))) => State::Free,
+            (Request::Lock, Err(Denied::Unclear(_))) => State::Owed(now),
+            // It may have been given; or may yet be, and should not be given back before.
+            (Request::Lock, Err(Denied::Failed(_))) => State::Owed(now + RELEASE_RETRY),
             (_, Ok(())) => State::Free,
             (_, Err(_)) => State::Owed(now + RELEASE_RETRY),
         };
-        // Giving back what was refused succeeds, and is no news.
+        // If it was given back, `release` has counted that.
         if request == Request::Lock || answer.is_err() {
             request::report(request, &answer, self.answer.as_ref());
             self.refused_until = answer.is_err().then_some(now + RETRY);
             self.answer = Some(answer);
-        } else {
-            request::report(request, &answer, None);
         }
     }
 
@@ -138,29 +151,34 @@ impl Lock {
         Some(Refusal::new(ReasonCode::Locked, text))
     }
 
-    /// Gives it back at the end of the daemon. One that is being asked for is left to the next start:
-    /// the server might answer the two requests in another order.
+    /// Gives it back at the end of the daemon. What does not succeed is left to the next start.
     pub(super) async fn end(mut self) {
-        if matches!(self.state, State::Held) {
+        let given_back = async {
             self.release();
-        }
-        if matches!(self.state, State::Releasing(_)) {
-            let _ = tokio::time::timeout(LAST_RELEASE, self.answered()).await;
-        }
+            while matches!(self.state, State::Taking(_) | State::Releasing(_)) {
+                self.answered().await;
+                self.release();
+            }
+        };
+        let _ = tokio::time::timeout(LAST_RELEASE, given_back).await;
     }
 }
 
-/// Writes the lock down, then asks for it.
+/// Writes the lock down, then asks for it. The note stays if it may have been given.
 async fn take(file: PathBuf, settings: Settings, id: Option<String>) -> Result<(), Denied> {
     let Settings { url, group } = settings;
     let id = id.ok_or_else(|| Denied::Failed("/etc/machine-id has no id".to_owned()))?;
     let lock = FleetLock { url, group, id };
     let note = lock.clone();
-    on_disk(file, move |file| {
+    on_disk(file.clone(), move |file| {
         durable::replace(file, &serde_json::to_vec(&note)?, MODE)
     })
     .await?;
-    lock.take().await
+    let taken = lock.take().await;
+    if let Err(Denied::Refused(_) | Denied::Unsent(_)) = taken {
+        on_disk(file, |file| fs::remove_file(file)).await?;
+    }
+    taken
 }
 
 /// Gives back what is written down, then removes that.
@@ -169,11 +187,18 @@ async fn release(file: PathBuf) -> Result<(), Denied> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         read => Ok(Some(serde_json::from_slice::<FleetLock>(&read?)?)),
     };
-    if let Some(lock) = on_disk(file.clone(), read).await? {
-        lock.release().await?;
-        on_disk(file, |file| fs::remove_file(file)).await?;
+    let Some(lock) = on_disk(file.clone(), read).await? else {
+        return Ok(());
+    };
+    let name = shown(&file);
+    let gone = |why| Denied::Failed(format!("{why}; if that server is gone, remove {name}"));
+    let rejected = lock.release().await.map_err(gone)?;
+    if let Some(why) = &rejected {
+        warn!("maintenance.lock: nothing of this host is there to be given back: {why}");
     }
-    Ok(())
+    let outcome = rejected.map_or(Ok(()), |why| Err(Denied::Refused(why)));
+    request::count(Request::Unlock, &outcome);
+    on_disk(file, |file| fs::remove_file(file)).await
 }
 
 async fn on_disk<T: Send + 'static>(

@@ -22,18 +22,23 @@ pub(super) fn report(
     answer: &Result<(), Denied>,
     before: Option<&Result<(), Denied>>,
 ) {
-    let outcome = match answer {
-        Ok(()) => "granted",
-        Err(Denied::Refused(_)) => "refused",
-        Err(Denied::Failed(_)) => "failed",
-    };
-    metrics::fleet_request(request, outcome);
+    count(request, answer);
     let what = request.text();
     match (answer, before) {
         (answer, Some(before)) if answer == before => {}
-        (Err(Denied::Refused(why)), _) => info!("{what}: {why}"),
-        (Err(Denied::Failed(why)), _) => warn!("{what}: {why}"),
+        (Err(Denied::Refused(why) | Denied::Unclear(why)), _) => info!("{what}: {why}"),
+        (Err(Denied::Failed(why) | Denied::Unsent(why)), _) => warn!("{what}: {why}"),
         (Ok(()), Some(Err(_))) => info!("{what}: granted"),
         (Ok(()), _) => {}
     }
+}
+
+/// Counts an answer.
+pub(super) fn count(request: Request, answer: &Result<(), Denied>) {
+    let outcome = match answer {
+        Ok(()) => "granted",
+        Err(Denied::Refused(_) | Denied::Unclear(_)) => "refused",
+        Err(Denied::Failed(_) | Denied::Unsent(_)) => "failed",
+    };
+    metrics::fleet_request(request, outcome);
 }
