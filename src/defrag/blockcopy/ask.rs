@@ -10,7 +10,7 @@ use rustix::fs::{fstat, fstatvfs};
 use super::domain::Domain;
 use super::open_files;
 use super::output::{self, BlockJob, Versions};
-use super::refusal::{self, Facts, FileId};
+use super::refusal::{self, Answers, Facts, FileId};
 use super::target::Place;
 use super::virsh::{Virsh, VirshError};
 use crate::defrag::HostInterfaces;
@@ -25,18 +25,6 @@ pub(super) struct Asked {
     pub(super) facts: Facts,
     /// The process of the VM.
     pub(super) pid: u32,
-}
-
-/// What libvirt answers about a domain.
-struct Answers {
-    live: Domain,
-    defined: Option<Domain>,
-    state: String,
-    versions: Versions,
-    job: Option<String>,
-    block_job: Option<(String, String)>,
-    snapshots: Vec<String>,
-    checkpoints: Vec<String>,
 }
 
 /// Asks libvirt about the domain of this name.
@@ -96,14 +84,7 @@ pub(super) fn ask(
             image: target.path.clone(),
             file,
             links: image.nlink(),
-            live: answers.live,
-            defined: answers.defined,
-            state: answers.state,
-            versions: answers.versions,
-            job: answers.job,
-            block_job: answers.block_job,
-            snapshots: answers.snapshots,
-            checkpoints: answers.checkpoints,
+            answers,
             open: open_files::writes_of(&host.proc, pid, &[directory])
                 .iter()
                 .map(|writer| writer.file)

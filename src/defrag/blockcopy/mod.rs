@@ -35,7 +35,7 @@
 //! - The old file is current wherever only QEMU knew of the pivot, and has ended: the guest goes on
 //!   after the link only. (Somebody who resumes it by hand between the pivot and the link, which
 //!   follow within milliseconds, has it linked by the watchdog while QEMU writes to the copy alone.)
-//! - Writes are synchronous: what the guest was told is written is in both files from ready on.
+//! - Writes are synchronous: from ready on, a write is completed only when it is in both files.
 //! - A [`watchdog`] resumes a guest that is left suspended, after linking if the pivot has happened:
 //!   it takes the same steps as the next start.
 //! - As long as the VM runs, its running definition names the copy's path, which therefore stays; also

@@ -26,15 +26,9 @@ pub struct FileId {
     pub inode: u64,
 }
 
-/// Everything that is asked before a copy, and again before it is taken into use.
+/// What libvirt answers about a domain.
 #[derive(Debug, Clone)]
-pub struct Facts {
-    /// The path of the image.
-    pub image: PathBuf,
-    /// The file that the path leads to.
-    pub file: FileId,
-    /// Its number of names.
-    pub links: u64,
+pub struct Answers {
     /// The running domain.
     pub live: Domain,
     /// Its persistent definition, if it has one.
@@ -51,6 +45,19 @@ pub struct Facts {
     pub snapshots: Vec<String>,
     /// Names of its checkpoints.
     pub checkpoints: Vec<String>,
+}
+
+/// Everything that is asked before a copy, and again before it is taken into use.
+#[derive(Debug, Clone)]
+pub struct Facts {
+    /// The path of the image.
+    pub image: PathBuf,
+    /// The file that the path leads to.
+    pub file: FileId,
+    /// Its number of names.
+    pub links: u64,
+    /// What libvirt answers about the domain that has it open.
+    pub answers: Answers,
     /// The files that the domain's process has open.
     pub open: Vec<FileId>,
     /// Number of other processes that have the image open.
@@ -67,9 +74,9 @@ pub struct Facts {
 
 /// The disk that is to be copied, or why it is left alone.
 pub fn check(facts: &Facts) -> Result<&Disk, Refusal> {
-    check_versions(&facts.versions)?;
+    check_versions(&facts.answers.versions)?;
     domain(facts)?;
-    let disk = only_disk(&facts.live, &facts.image)?;
+    let disk = only_disk(&facts.answers.live, &facts.image)?;
     plain(disk, Stated::Running)?;
     same_when_started(facts, disk)?;
     file(facts)?;
@@ -108,33 +115,36 @@ pub(super) fn check_versions(versions: &Versions) -> Result<(), Refusal> {
 
 /// Checks the domain as a whole.
 fn domain(facts: &Facts) -> Result<(), Refusal> {
-    let name = &facts.live.name;
+    let name = &facts.answers.live.name;
     let list = |names: &[String]| names.join(", ");
-    refuse_if(facts.state != "running", || {
-        format!("its VM {name} is {}: resume it, or wait", facts.state)
+    refuse_if(facts.answers.state != "running", || {
+        format!(
+            "its VM {name} is {}: resume it, or wait",
+            facts.answers.state
+        )
     })?;
-    refuse_if(facts.defined.is_none(), || {
+    refuse_if(facts.answers.defined.is_none(), || {
         format!(
             "its VM {name} is transient, and libvirt would forget it with its process: define it \
              (`virsh dumpxml`, `virsh define`)"
         )
     })?;
-    if let Some(job) = &facts.job {
+    if let Some(job) = &facts.answers.job {
         let text = format!("its VM {name} is busy ({job}): it is tried again later");
         return Err(refused(text));
     }
-    if let Some((job, disk)) = &facts.block_job {
+    if let Some((job, disk)) = &facts.answers.block_job {
         let text = format!(
             "a job of another program is at work on disk {disk} ({job}): wait for it, or end it \
              with `virsh blockjob {name} {disk} --abort`"
         );
         return Err(refused(text));
     }
-    let Facts {
+    let Answers {
         snapshots,
         checkpoints,
         ..
-    } = facts;
+    } = &facts.answers;
     refuse_if(!snapshots.is_empty(), || {
         format!(
             "its VM has snapshots ({}), which name the present file: delete them",
@@ -148,7 +158,7 @@ fn domain(facts: &Facts) -> Result<(), Refusal> {
             list(checkpoints)
         )
     })?;
-    refuse_if(facts.live.host_devices, || {
+    refuse_if(facts.answers.live.host_devices, || {
         format!(
             "devices of the host are passed through to its VM {name}, and do not stop with it: \
              shut it down in a window, for xfs_fsr"
@@ -245,7 +255,7 @@ fn plain(disk: &Disk, stated: Stated) -> Result<(), Refusal> {
 
 /// Checks that the domain would be started with the same disk.
 fn same_when_started(facts: &Facts, live: &Disk) -> Result<(), Refusal> {
-    let Some(defined) = &facts.defined else {
+    let Some(defined) = &facts.answers.defined else {
         return Err(refused("its VM is not defined"));
     };
     let disk = defined.disk(&live.target);
@@ -267,7 +277,7 @@ fn file(facts: &Facts) -> Result<(), Refusal> {
         format!(
             "the process of VM {} has another file open than {image} is now: shut the VM down, see \
              which one is current, and start it again",
-            facts.live.name
+            facts.answers.live.name
         )
     })?;
     if facts.others > 0 {

@@ -70,7 +70,7 @@ impl<'c, 't, 'r> Session<'c, 't, 'r> {
                 old: identify(&target.file, kind)?,
                 new: identify(&copy, kind)?,
                 owner: Metadata::of(&target.file)?.owner(),
-                domain: asked.facts.live.uuid.clone(),
+                domain: asked.facts.answers.live.uuid.clone(),
                 disk: disk.to_owned(),
                 step: Step::Copying,
                 database: controls.request.host.database.clone(),
@@ -274,7 +274,7 @@ impl<'c, 't, 'r> Session<'c, 't, 'r> {
         let asked = ask::ask(&self.virsh, target, self.place, keep_free, request.host)?;
         let mut facts = asked.facts;
         let changed = |text: &str| Err(Refusal::new(ReasonCode::Hypervisor, text).into());
-        if (asked.pid, &facts.live.uuid) != (self.pid, &self.noted.note.domain) {
+        if (asked.pid, &facts.answers.live.uuid) != (self.pid, &self.noted.note.domain) {
             return changed("another VM has it open now");
         }
         let sizes = [target.file.metadata()?.len(), self.file.metadata()?.len()];
@@ -282,14 +282,14 @@ impl<'c, 't, 'r> Session<'c, 't, 'r> {
             return changed("the image or its copy has another size now");
         }
         // Our own job, and what it needs.
-        facts.block_job = None;
+        facts.answers.block_job = None;
         facts.needs = Bytes(0);
-        for disk in facts.live.disks.iter_mut() {
+        for disk in facts.answers.live.disks.iter_mut() {
             if disk.target == self.noted.note.disk {
                 disk.mirror = None;
             }
         }
-        facts.state = match facts.state.as_str() {
+        facts.answers.state = match facts.answers.state.as_str() {
             "paused" => "running".to_owned(),
             other => other.to_owned(),
         };

@@ -40,17 +40,19 @@ fn facts() -> Facts {
         image: "/srv/a.raw".into(),
         file: IMAGE,
         links: 1,
-        live: domain(disk()),
-        defined: Some(defined),
-        state: "running".to_owned(),
-        versions: Versions {
-            libvirt: LEAST_LIBVIRT,
-            qemu: Some(LEAST_QEMU),
+        answers: Answers {
+            live: domain(disk()),
+            defined: Some(defined),
+            state: "running".to_owned(),
+            versions: Versions {
+                libvirt: LEAST_LIBVIRT,
+                qemu: Some(LEAST_QEMU),
+            },
+            job: None,
+            block_job: None,
+            snapshots: Vec::new(),
+            checkpoints: Vec::new(),
         },
-        job: None,
-        block_job: None,
-        snapshots: Vec::new(),
-        checkpoints: Vec::new(),
         open: vec![
             FileId {
                 device: 1,
@@ -93,21 +95,24 @@ fn a_plain_disk_of_a_running_domain_is_copied() {
 #[test]
 fn old_versions_are_refused() {
     refuses(
-        |it| it.versions.libvirt = Version(7, 10, 0),
+        |it| it.answers.versions.libvirt = Version(7, 10, 0),
         "update it to 8.0.0",
     );
     refuses(
-        |it| it.versions.libvirt = Version(4, 5, 0),
+        |it| it.answers.versions.libvirt = Version(4, 5, 0),
         "libvirt 4.5.0 cannot",
     );
     refuses(
-        |it| it.versions.qemu = Some(Version(4, 1, 1)),
+        |it| it.answers.versions.qemu = Some(Version(4, 1, 1)),
         "update it to 4.2.0",
     );
-    refuses(|it| it.versions.qemu = None, "cannot find out the version");
+    refuses(
+        |it| it.answers.versions.qemu = None,
+        "cannot find out the version",
+    );
     for libvirt in [Version(9, 0, 0), Version(10, 0, 0), Version(11, 10, 0)] {
         let mut facts = facts();
-        facts.versions.libvirt = libvirt;
+        facts.answers.versions.libvirt = libvirt;
         assert!(check(&facts).is_ok());
     }
 }
@@ -115,21 +120,27 @@ fn old_versions_are_refused() {
 #[test]
 fn the_state_of_the_domain_counts() {
     refuses(
-        |it| it.state = "paused".to_owned(),
+        |it| it.answers.state = "paused".to_owned(),
         "db-1 is paused: resume it",
     );
-    refuses(|it| it.defined = None, "db-1 is transient");
+    refuses(|it| it.answers.defined = None, "db-1 is transient");
     let migration = || Some("Outgoing migration".to_owned());
-    refuses(|it| it.job = migration(), "busy (Outgoing migration)");
+    refuses(
+        |it| it.answers.job = migration(),
+        "busy (Outgoing migration)",
+    );
     let job = || Some(("Backup".to_owned(), "vdb".to_owned()));
     refuses(
-        |it| it.block_job = job(),
+        |it| it.answers.block_job = job(),
         "`virsh blockjob db-1 vdb --abort`",
     );
     let names = || vec!["old".to_owned(), "new".to_owned()];
-    refuses(|it| it.snapshots = names(), "snapshots (old, new)");
-    refuses(|it| it.checkpoints = names(), "checkpoints (old, new)");
-    refuses(|it| it.live.host_devices = true, "passed through");
+    refuses(|it| it.answers.snapshots = names(), "snapshots (old, new)");
+    refuses(
+        |it| it.answers.checkpoints = names(),
+        "checkpoints (old, new)",
+    );
+    refuses(|it| it.answers.live.host_devices = true, "passed through");
 }
 
 #[test]
@@ -162,16 +173,16 @@ fn only_a_plain_disk_is_copied() {
         ),
     ];
     for (change, words) in changes {
-        refuses(|it| change(&mut it.live.disks[0]), words);
+        refuses(|it| change(&mut it.answers.live.disks[0]), words);
     }
     // The definition that the next start uses is looked at too, as far as it states anything.
     for (change, words) in &changes[1..6] {
         refuses(
-            |it| change(&mut it.defined.as_mut().unwrap().disks[0]),
+            |it| change(&mut it.answers.defined.as_mut().unwrap().disks[0]),
             words,
         );
     }
-    refuses(|it| it.live.disks.push(disk()), "two disks");
+    refuses(|it| it.answers.live.disks.push(disk()), "two disks");
 }
 
 #[test]
@@ -185,7 +196,7 @@ fn the_next_start_must_have_the_same_disk() {
     for change in changes {
         let words = "would be started with another disk vda";
         refuses(
-            |it| change(&mut it.defined.as_mut().unwrap().disks[0]),
+            |it| change(&mut it.answers.defined.as_mut().unwrap().disks[0]),
             words,
         );
     }
