@@ -55,7 +55,7 @@ pub(super) fn redraw(text: &str) -> io::Result<()> {
     let Ok(size) = rustix::termios::tcgetwinsize(io::stdout()) else {
         return print(&format!("{text}\n"));
     };
-    // Zero if the terminal has told no size.
+    // Zero if the terminal reports no size.
     let limit = |size: u16| (size > 0).then_some(usize::from(size));
     let rows = limit(size.ws_row).map_or(usize::MAX, |rows| rows.max(2) - 1);
     print(&screen(

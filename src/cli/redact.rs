@@ -28,7 +28,7 @@ pub(super) struct Redactor {
 }
 
 impl Redactor {
-    /// Knows these names.
+    /// The replacements for these names.
     pub(super) fn of(
         hosts: Vec<String>,
         images: impl Iterator<Item = String>,

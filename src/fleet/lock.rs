@@ -14,7 +14,7 @@ use crate::http_client::{Body, send};
 /// `systemd-id128 machine-id --app-specific=b2d1f0a87c3e4d5f9a6b1c2d3e4f5061` prints the id of a host.
 const APPLICATION: u128 = 0xb2d1_f0a8_7c3e_4d5f_9a6b_1c2d_3e4f_5061;
 
-/// A lock, as the server knows it.
+/// A lock on the server: its group and the host that holds it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FleetLock {
     /// The base of the server's URLs.

@@ -1,17 +1,17 @@
 //! `[maintenance.lock]`: the lock that a group of hosts shares, held while a run works.
 //!
-//! It is written down in the state directory before it is taken, and that file removed after it was
-//! given back: by whatever way a run or the daemon ends, the next start gives it back. What the server
-//! has certainly not given is not written down any longer.
+//! A record in the state directory is written before a request for the lock, and removed after its
+//! release, or when the server has certainly not granted it. However a run or the daemon ends, the
+//! next start releases the lock.
 //!
 //! ```text
 //!         a run is due           granted            no run works
 //! Free ────────────────► Taking ────────► Held ─────────────────┐
 //!  ▲ ▲                    │ │ no answer                         ▼
-//!  │ └────────────────────┘ └────────────────────────────────► Owed ◄── the start of the daemon
+//!  │ └────────────────────┘ └───────────────────────────► ToRelease ◄── the start of the daemon
 //!  │   refused, not sent                                        │
 //!  └──────────────────── Releasing ◄────────────────────────────┘
-//!       given back
+//!       released
 //! ```
 
 use std::fs;
@@ -47,8 +47,8 @@ enum State {
     Free,
     Taking(JoinHandle<Result<(), Denied>>),
     Held,
-    /// To be given back, at this time.
-    Owed(Instant),
+    /// To be released, at this time.
+    ToRelease(Instant),
     Releasing(JoinHandle<Result<(), Denied>>),
 }
 
@@ -69,7 +69,7 @@ impl Lock {
         Lock {
             file: state.path().join(FILE),
             id: host_id(machine_id),
-            state: State::Owed(Instant::now()),
+            state: State::ToRelease(Instant::now()),
             of: Settings::default(),
             answer: None,
             refused_until: None,
@@ -81,7 +81,7 @@ impl Lock {
     pub(super) fn take(&mut self, settings: &Settings) -> bool {
         if settings.url.is_empty() {
             // Left by a crash; runs that follow each other would prevent it.
-            if matches!(self.state, State::Owed(_)) {
+            if matches!(self.state, State::ToRelease(_)) {
                 self.release();
             }
             return true;
@@ -103,7 +103,7 @@ impl Lock {
     pub(super) fn release(&mut self) {
         let is_due = match self.state {
             State::Held => true,
-            State::Owed(at) => at <= Instant::now(),
+            State::ToRelease(at) => at <= Instant::now(),
             _ => false,
         };
         if is_due {
@@ -123,11 +123,11 @@ impl Lock {
         self.state = match (request, &answer) {
             (Request::Lock, Ok(())) => State::Held,
             (Request::Lock, Err(Denied::Refused(_) | Denied::Unsent(_))) => State::Free,
-            (Request::Lock, Err(Denied::Unclear(_))) => State::Owed(now),
+            (Request::Lock, Err(Denied::Unclear(_))) => State::ToRelease(now),
             // It may have been given; or may yet be, and should not be given back before.
-            (Request::Lock, Err(Denied::Failed(_))) => State::Owed(now + RELEASE_RETRY),
+            (Request::Lock, Err(Denied::Failed(_))) => State::ToRelease(now + RELEASE_RETRY),
             (_, Ok(())) => State::Free,
-            (_, Err(_)) => State::Owed(now + RELEASE_RETRY),
+            (_, Err(_)) => State::ToRelease(now + RELEASE_RETRY),
         };
         // If it was given back, `release` has counted that.
         if request == Request::Lock || answer.is_err() {
