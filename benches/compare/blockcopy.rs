@@ -99,6 +99,8 @@ impl Runs {
         let seconds = began.elapsed().as_secs_f64();
         let mut times = times(&log, from);
         libvirt.virsh(&["destroy", VM]);
+        libvirt.virsh(&["undefine", VM]);
+        remove_copies(bed.path());
         let left = tools::xfs_io_stat_nextents(&image);
         times.sort_by(f64::total_cmp);
         let worst = *times.last().expect("it wrote");
@@ -134,6 +136,13 @@ fn power_on(libvirt: &Libvirt, bed: &Bed, image: &Path, parts: &boot::Parts) -> 
     libvirt.define(VM, image, &os, &serial);
     libvirt.power_on(VM);
     log
+}
+
+/// Removes the second name of the last copy: another image may get its inode, which the name has.
+fn remove_copies(directory: &Path) {
+    let entries = fs::read_dir(directory).expect("it is mounted").flatten();
+    let hidden = entries.filter(|entry| entry.file_name().as_encoded_bytes().starts_with(b"."));
+    hidden.for_each(|entry| fs::remove_file(entry.path()).expect("it is removed"));
 }
 
 fn size(log: &Path) -> u64 {
@@ -176,8 +185,10 @@ fn longest_silence(log: &Path, work: impl FnOnce()) -> f64 {
 
 fn defragment(libvirt: &Libvirt, bed: &Bed, image: &Path, engine: &str) {
     let beside = bed.path().parent().expect("it has one");
+    let state = beside.join("state");
+    let _ = fs::remove_dir_all(&state);
     let config = beside.join("compare.toml");
-    let text = "[defrag]\nbandwidth = \"64GiB/s\"\nmax_io_pressure = 100\n";
+    let text = "[defrag]\nmax_io_pressure = 100\n";
     fs::write(&config, text).expect("it is written");
     let mut command = libvirt.command(FRAGWATCH);
     command
@@ -191,7 +202,7 @@ fn defragment(libvirt: &Libvirt, bed: &Bed, image: &Path, engine: &str) {
         ])
         .arg(&config)
         .arg(image)
-        .env("STATE_DIRECTORY", beside.join("state"))
+        .env("STATE_DIRECTORY", &state)
         .stdout(Stdio::piped());
     let output = command.output().expect("it runs");
     let said = String::from_utf8_lossy(&output.stdout);

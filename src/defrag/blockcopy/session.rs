@@ -28,6 +28,9 @@ const STUCK_TIMEOUT: Duration = Duration::from_secs(600);
 const UNREACHABLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// The limit of a copy that is held, in bytes per second: 0 would be none.
 const HELD: Bytes = Bytes(1);
+/// How much QEMU reads ahead: writes of the guest wait for what is in flight. With the 16 MiB of
+/// QEMU (DEFAULT_MIRROR_BUF_SIZE, block/mirror.c), 0.1 % of them wait two and a half times as long.
+const BUFFER: Bytes = Bytes(1 << 20);
 /// How many pieces of both files are compared, and their size in bytes.
 const PIECES: u64 = 256;
 const PIECE: usize = 64 << 10;
@@ -137,7 +140,7 @@ impl<'c, 't, 'r> Session<'c, 't, 'r> {
 
     fn start(&mut self) -> Result<(), RunOutcome> {
         let (limit, note) = (self.limit.0.to_string(), &self.noted.note);
-        let arguments: [&dyn AsRef<std::ffi::OsStr>; 13] = [
+        let arguments: [&dyn AsRef<std::ffi::OsStr>; 14] = [
             &"--domain",
             &note.domain,
             &"--path",
@@ -151,6 +154,7 @@ impl<'c, 't, 'r> Session<'c, 't, 'r> {
             &"--synchronous-writes",
             &"--bytes",
             &format!("--bandwidth={limit}"),
+            &format!("--buf-size={}", BUFFER.0),
         ];
         // Whether libvirtd has begun it before it died shows later.
         let started = self.virsh.run("blockcopy", &arguments);
