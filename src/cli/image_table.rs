@@ -31,8 +31,8 @@ pub(super) fn render(found: &Found, width: Option<u16>, colours: bool) -> String
 fn table(found: &Found, width: Option<u16>, colours: bool) -> String {
     let with_maps = found.images.iter().any(|image| image.map.is_some());
     let headers = match with_maps {
-        true => "IMAGE|>EXTENTS|>FRAGMENTS|>MEAN|>SIZE|>ALLOCATED|>MAP MEMORY|VM|SEVERITY",
-        false => "IMAGE|>EXTENTS|>MEAN|>SIZE|>ALLOCATED|>MAP MEMORY|VM|SEVERITY",
+        true => "IMAGE|>EXTENTS|>FRAGMENTS|?>MEAN|>SIZE|?>ALLOCATED|?>MAP MEMORY|VM|SEVERITY",
+        false => "IMAGE|>EXTENTS|?>MEAN|>SIZE|?>ALLOCATED|?>MAP MEMORY|VM|SEVERITY",
     };
     let mut table = TextTable::headed(headers).wrapped(width).coloured(colours);
     for image in &found.images {

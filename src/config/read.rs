@@ -180,6 +180,7 @@ fn explain(text: &str, part: &Value<'_>, error: &toml::de::Error) -> Finding {
         let line = text.get(place.clone()).and_then(|raw| raw.lines().next());
         let raw = match value {
             DeValue::Array(_) | DeValue::Table(_) => String::new(),
+            _ if expected.starts_with("struct") => String::new(),
             _ => keep_first(line.unwrap_or_default().to_owned(), MAX_REPEATED) + " ",
         };
         let problem = match expected {

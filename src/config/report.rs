@@ -60,10 +60,13 @@ impl Finding {
         }
     }
 
-    /// Whether a value in this section is invalid.
+    /// Whether it is in this section: the message begins with the key, or names one that is unknown.
     pub(super) fn is_in(&self, section: &str) -> bool {
-        let rest = self.message.strip_prefix(section);
-        rest.is_some_and(|rest| rest.starts_with('.'))
+        let key = ["unknown key ", "unknown section ["]
+            .into_iter()
+            .find_map(|unknown| self.message.strip_prefix(unknown));
+        let rest = key.unwrap_or(&self.message).strip_prefix(section);
+        rest.is_some_and(|rest| rest.starts_with(['.', ':']))
     }
 
     /// As by [`problem_at`]; the place is in one of these files.

@@ -700,7 +700,7 @@ fn values_of_the_wrong_type() {
         |                   ^^^^
         |    write: map_interval = "12h"
         |
-        |f.toml:5:11: thresholds.warning: 5 is a section, not a value
+        |f.toml:5:11: thresholds.warning: is a section, not a value
         |    warning = 5
         |              ^
         |    write: [thresholds.warning]
@@ -1497,6 +1497,19 @@ fn mistakes_in_maintenance_alone_are_tolerable() {
         assert_eq!(loaded.settings.images.paths, ["/mine"]);
         let more = format!("and {} more", count - 20);
         assert!(error.unwrap().to_string().contains(&more));
+    }
+    for unknown in [
+        "[[maintenance.window]]\ndays = ['Sat']\nfrom = '01:00'",
+        "[maintenance.lok]\nurl = 'http://a'",
+        "[maintenance]\nwindow = 5",
+        "maintenance = 5",
+    ] {
+        let text = format!("rescue.enabled = false\n{unknown}");
+        let (_directory, main) = directory(&[("fragwatch.toml", text.as_bytes())]);
+        let (loaded, error) = load_to_start(Some(&main)).unwrap();
+        assert!(error.is_some(), "{text}");
+        assert!(!loaded.settings.rescue.enabled, "{text}");
+        assert!(loaded.settings.maintenance.windows.is_empty(), "{text}");
     }
     let elsewhere = "[maintenance]\njitter = 1\n[images]\nlimit = 0";
     let (_directory, main) = directory(&[("fragwatch.toml", elsewhere.as_bytes())]);

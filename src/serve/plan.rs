@@ -105,7 +105,7 @@ fn runs(plan: &Plan, calendar: &Calendar, now: Timestamp, width: Option<u16>) ->
         None => "Without a window",
     };
     let mut table =
-        TextTable::headed("IMAGE|>EXTENTS|>GAIN|ENGINE|BEGINS|>ABOUT|>NEEDS").wrapped(width);
+        TextTable::headed("IMAGE|>EXTENTS|?>GAIN|ENGINE|BEGINS|>ABOUT|?>NEEDS").wrapped(width);
     let mut note = "";
     for (planned, run) in runs {
         let (gain, estimate) = (planned.outlook.map(|it| it.gain(run.engine)), &run.estimate);
