@@ -369,7 +369,9 @@ fn write_incident(dir: &Path) {
         "evidence": [{ "moment": "begin", "at": at(77), "tasks_blocked": 4,
             "meminfo_kib": { "MemAvailable": 2_000_000, "Slab": 750 << 10 },
             "tasks": [{ "tid": 78, "pid": 77, "comm": "CPU 0/KVM", "wchan": "kmem_alloc",
-                        "stack": ["kmem_alloc", "xfs_iext_insert"] }] }],
+                        "stack": ["kmem_alloc", "xfs_iext_insert"] }] },
+            { "moment": "end", "at": at(72_000), "tasks_blocked": 0,
+              "meminfo_kib": { "MemAvailable": 2_700_000, "Slab": 120 << 10 } }],
     });
     let incidents = dir.join("incidents");
     fs::create_dir_all(&incidents).unwrap();
