@@ -24,14 +24,14 @@ use fragwatch::internals::history::{
     Health, ImageRef, IncidentRow, Reader, Record, Recorder, SampleRow, Store, Sweep, open,
 };
 use fragwatch::internals::history::{LockError, lock};
-use fragwatch::internals::model::{Bytes, ExtentCount, Format, ImageKey, UnixTime};
+use fragwatch::internals::model::{Bytes, ExtentCount, Format, ImageKey, Stalls, UnixTime};
 use rusqlite::Connection;
 use rustix::process::Signal;
 use support::bed::Plan;
 use support::child::Child;
 use support::random::Random;
 use support::rundir::{self, Place};
-use support::{MIB, Stall};
+use support::{MIB, Stall, tools};
 
 support::stall_server!();
 
@@ -259,7 +259,7 @@ fn an_upgrade_survives_death() {
     drop(Store::open(&path, RETENTION, &|| {}).unwrap());
     let took = began.elapsed();
     let after = upgraded(&path);
-    assert_eq!((after.0, after.2), (2, before.2));
+    assert_eq!((after.0, after.2), (3, before.2));
     assert!(after.1 < before.1);
     let mut random = Random::new(support::random::SEED);
     let mut undone = 0;
@@ -307,8 +307,77 @@ fn an_upgrade_without_room_changes_nothing() {
     assert_eq!(upgraded(&path), before);
     assert_eq!(moved_aside(&path), [""; 0]);
     fs::remove_file(filler).unwrap();
+    // ext4 gives freed blocks out again once their removal is in its journal.
+    bed.sync();
     drop(Store::open(&path, RETENTION, &|| {}).unwrap());
-    assert_eq!((upgraded(&path).0, upgraded(&path).2), (2, before.2));
+    assert_eq!((upgraded(&path).0, upgraded(&path).2), (3, before.2));
+}
+
+/// The columns of schema 2, in which 0.1.0 wrote.
+const COLUMNS_2: [(&str, &str); 8] = [
+    ("images", "*"),
+    ("samples", "*"),
+    ("maps", "*"),
+    ("severities", "*"),
+    ("incidents", "*"),
+    ("meta", "*"),
+    ("sweeps", "*"),
+    (
+        "runs",
+        "id, image, at, seconds, engine, extents_before, extents_after, bytes, outcome, reason",
+    ),
+];
+
+/// All rows of those columns, as text.
+fn rows_of_schema_2(path: &Path) -> Vec<Vec<String>> {
+    let connection = Connection::open(path).unwrap();
+    let rows = COLUMNS_2.map(|(table, columns)| {
+        let select = format!("SELECT {columns} FROM {table}");
+        let mut select = connection.prepare(&select).unwrap();
+        let columns = select.column_count();
+        let rows = select.query_map([], |row| {
+            let values = (0..columns).map(|n| row.get_ref(n).map(|value| format!("{value:?} ")));
+            values.collect::<rusqlite::Result<String>>()
+        });
+        rows.unwrap().map(Result::unwrap).collect()
+    });
+    rows.to_vec()
+}
+
+#[test]
+fn what_0_1_0_recorded_is_all_there_after_the_upgrade() {
+    let directory = rundir::new_dir(Place::quick()).unwrap();
+    let state = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/0.1.0/state.tar.xz");
+    support::require!(tools::have("xz"));
+    let mut tar = Command::new(support::require!(tools::have("tar")));
+    let tar = tar.args(["--no-same-owner", "-xJf", state, "-C"]);
+    support::require!(tools::run(tar.arg(&directory)));
+    let path = directory.join("fragwatch/history.db");
+    let before = rows_of_schema_2(&path);
+    assert!(before.iter().all(|rows| !rows.is_empty()));
+    assert_eq!(upgraded(&path).0, 2);
+
+    let (mut store, aside) = Store::open(&path, RETENTION, &|| {}).unwrap();
+    assert_eq!(aside, None);
+    assert_eq!(rows_of_schema_2(&path), before);
+    assert_eq!(upgraded(&path).0, 3);
+    let runs = Reader::open(&path).unwrap().runs(None, 9).unwrap();
+    assert_eq!(runs.len(), 2);
+    assert!(runs.iter().all(|run| run.stalls.is_none()), "{runs:?}");
+
+    // And the next run is recorded beside them.
+    let stalls = Stalls {
+        calls: 4,
+        longest: Duration::from_millis(9),
+        total: Duration::from_millis(30),
+    };
+    let mut next = runs[0].clone();
+    (next.at.0, next.stalls) = (next.at.0 + 60, Some(stalls));
+    record(&mut store, &Record::Run(next.clone()));
+    let found = Reader::open(&path).unwrap().runs(None, 9).unwrap();
+    assert_eq!(found, [vec![next], runs].concat());
+    assert_eq!(integrity(&path), "ok");
+    rundir::remove(&directory);
 }
 
 /// What a power cut can leave of a file that was being changed from `before` to `after`: of each

@@ -290,6 +290,7 @@ impl World {
             to: running.before,
             bytes: Bytes(running.copied),
             took,
+            stalls: None,
             outcome: OutcomeKind::Improved,
             reason: String::new(),
         });

@@ -12,7 +12,7 @@
 //!
 //! | file | idea |
 //! |---|---|
-//! | `count`, `census`, `map`, `space`, `scan`, `owner`, `daemon`, `history`, `reaction`, `rest`, `online`, `blockcopy`, `fsr`, `rules`, `protect` | rows of the table each |
+//! | `count`, `census`, `map`, `space`, `scan`, `owner`, `page`, `daemon`, `history`, `reaction`, `rest`, `online`, `blockcopy`, `fsr`, `rules`, `protect` | rows of the table each |
 //! | `scale` | two more: ten thousand images, and a long history |
 //! | `samples` | repetitions of a measurement, and how they are taken in turns |
 //! | `run`     | runs a command and takes its time or its memory |
@@ -55,6 +55,7 @@ mod machine;
 mod map;
 mod online;
 mod owner;
+mod page;
 mod protect;
 mod reaction;
 mod rest;
@@ -75,7 +76,7 @@ use table::Row;
 type Measure = fn(usize) -> Here<Vec<Row>>;
 
 /// What is measured, by the name that `--only` takes.
-const ROWS: [(&str, Measure); 18] = [
+const ROWS: [(&str, Measure); 19] = [
     ("count", count::rows),
     ("census", census::rows),
     ("map", map::rows),
@@ -86,6 +87,7 @@ const ROWS: [(&str, Measure); 18] = [
     ("history", history::rows),
     ("scrape", scale::scrape),
     ("memory", scale::memory),
+    ("page", page::rows),
     ("reaction", reaction::rows),
     ("rest", rest::rows),
     ("online", online::rows),

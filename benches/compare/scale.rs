@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread::sleep;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -25,9 +25,9 @@ const SCRAPE: f64 = 0.050;
 const SCRAPES: usize = 10;
 
 /// Images with a long history.
-const WITH_PAST: usize = 1000;
+pub const WITH_PAST: usize = 1000;
 /// What the daemon may have resident with them.
-const MEMORY: u64 = 24 * MIB;
+pub const MEMORY: u64 = 24 * MIB;
 const WARM_UP: Duration = Duration::from_secs(65);
 const MEASURED: Duration = Duration::from_secs(120);
 
@@ -39,7 +39,7 @@ pub fn scrape(repetitions: usize) -> Here<Vec<Row>> {
         fs::write(image, [1; 4096]).map_err(NotHere::because)?;
     }
     let state = rundir::new_dir(Place::quick()).map_err(NotHere::because)?;
-    let mut daemon = start(bed.path(), &state)?;
+    let mut daemon = start(bed.path(), &state, "")?;
     counted(&mut daemon, MANY);
     let mut bytes = 0;
     let mut times = Vec::new();
@@ -78,8 +78,9 @@ fn counted(daemon: &mut Service, number: usize) {
     }
 }
 
-/// What a daemon has resident that knows the past of its images.
-pub fn memory(_: usize) -> Here<Vec<Row>> {
+/// A daemon that has counted its images and knows their past; its state, the size of its history, and
+/// where the images are. `more` are further sections of its configuration.
+pub fn with_past(more: &str) -> Here<(Service, PathBuf, u64, Bed)> {
     let bed = Bed::xfs()?;
     for n in 0..WITH_PAST {
         guest::alternate_blocks(&bed.path().join(format!("vm-{n:04}.raw")), 50);
@@ -95,10 +96,16 @@ pub fn memory(_: usize) -> Here<Vec<Row>> {
         40 + random.below(20)
     });
     let size = fs::metadata(&database).map_err(NotHere::because)?.len();
-    let mut daemon = start(bed.path(), &state)?;
+    let mut daemon = start(bed.path(), &state, more)?;
     counted(&mut daemon, WITH_PAST);
     let log = fs::read_to_string(state.join("log")).map_err(NotHere::because)?;
     assert!(log.contains("images read"), "it has no past: {log}");
+    Ok((daemon, state, size, bed))
+}
+
+/// What a daemon has resident that knows the past of its images.
+pub fn memory(_: usize) -> Here<Vec<Row>> {
+    let (mut daemon, state, size, _bed) = with_past("")?;
     watch(&mut [&mut daemon], WARM_UP);
     daemon.begin();
     watch(&mut [&mut daemon], MEASURED);
@@ -126,7 +133,7 @@ pub fn memory(_: usize) -> Here<Vec<Row>> {
 
 /// Who the images are for good, as a daemon has recorded them.
 fn known(images: &Path, state: &Path, database: &Path) -> Here<Vec<ImageRef>> {
-    let _daemon = start(images, state)?;
+    let _daemon = start(images, state, "")?;
     let deadline = Instant::now() + Duration::from_secs(60);
     loop {
         let recorded = Reader::open(database).and_then(|reader| reader.images());
@@ -145,12 +152,12 @@ fn known(images: &Path, state: &Path, database: &Path) -> Here<Vec<ImageRef>> {
 }
 
 /// A daemon that watches `images`, with its state, configuration and log in `state`.
-fn start(images: &Path, state: &Path) -> Here<Service> {
+fn start(images: &Path, state: &Path, more: &str) -> Here<Service> {
     let address: SocketAddr = free_address();
     let config = state.join("fragwatch.toml");
     // The rescue as it is in use, but it leaves the machine alone.
     let text = format!(
-        "{}[rescue]\ndry_run = true\n",
+        "{}[rescue]\ndry_run = true\n{more}",
         configuration(images, address)
     );
     fs::write(&config, text).map_err(NotHere::because)?;

@@ -14,7 +14,7 @@ X-Prometheus-Scrape-Timeout-Seconds: 10\r\n";
 /// A connection to something that serves metrics.
 #[derive(Debug)]
 pub struct Target {
-    address: SocketAddr,
+    pub address: SocketAddr,
     stream: BufReader<TcpStream>,
 }
 

@@ -359,7 +359,8 @@ fn work_in_words(run: &RunReport) -> String {
     let account = account.map_or_else(String::new, |account| format!(": {account}"));
     let how = match &run.segments {
         Some(work) => {
-            let calls = calls(work.median_call, work.worst_call);
+            let worst = run.stalls.unwrap_or_default().longest;
+            let calls = calls(work.median_call, worst);
             format!(
                 "online, {} segments in {seconds:.1} s, {calls}",
                 work.segments

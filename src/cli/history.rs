@@ -107,7 +107,11 @@ fn events(past: &HistoryResponse) -> String {
         let (engine, outcome, from, to) = (&run.engine, &run.outcome, run.from, run.to);
         let gap = if run.reason.is_empty() { "" } else { ": " };
         let reason = &run.reason;
-        let what = format!("{engine} {outcome} from {from} to {to} extents in {took}{gap}{reason}");
+        let stalls = run.stalls.map(|it| format!(" ({it})"));
+        let stalls = stalls.unwrap_or_default();
+        let what = format!(
+            "{engine} {outcome} from {from} to {to} extents in {took}{stalls}{gap}{reason}"
+        );
         (run.at, what)
     });
     let changes = past.severities.iter().map(|change| {
@@ -130,6 +134,7 @@ fn events(past: &HistoryResponse) -> String {
 mod tests {
     use super::*;
     use crate::history::{PastSeverity, Reading};
+    use crate::model::Stalls;
     use crate::serve::history::Run;
 
     #[test]
@@ -150,6 +155,11 @@ mod tests {
                 to: ExtentCount(7),
                 outcome: "improved".to_owned(),
                 reason: String::new(),
+                stalls: Some(Stalls {
+                    calls: 1500,
+                    longest: Duration::from_micros(12_300),
+                    total: Duration::from_millis(4500),
+                }),
             }],
             severities: vec![PastSeverity {
                 image: 0,
@@ -170,7 +180,8 @@ mod tests {
         for part in [
             "/srv/db.img\n5 extents 1 h 58 min ago; 7 extents 0 s ago\n",
             "  W warning 800  ▲ defragmented\n",
-            "1970-01-01T01:56:40Z  xfs_fsr improved from 900 to 7 extents in 1 min\n\
+            "1970-01-01T01:56:40Z  xfs_fsr improved from 900 to 7 extents in 1 min (1,500 calls, \
+             longest stall 12.3 ms, 4.5 s in all)\n\
              1970-01-01T01:01:40Z  warning (was ok) with 900 extents; it has 900 extents\n",
         ] {
             assert!(text.contains(part), "no {part:?} in\n{text}");

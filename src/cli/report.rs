@@ -1,6 +1,6 @@
 //! `fragwatch report`: one HTML file about the images of this host, from the history alone.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::ErrorKind;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -26,7 +26,7 @@ use crate::serve::page::STYLE;
 use crate::serve::page::detail::{self, Detail, reach};
 use crate::serve::page::html::{Frame, Report};
 use crate::serve::page::past;
-use crate::serve::page::rows::{RunRow, complete, verdict};
+use crate::serve::page::rows::{RunRow, Uncounted, complete, verdict};
 use crate::serve::page::story::{Brief, Story};
 use crate::serve::status::Status;
 use crate::state_dir::StateDir;
@@ -35,9 +35,10 @@ use crate::state_dir::StateDir;
 const MOST_DETAILS: usize = 50;
 /// Incidents with a time line.
 const MOST_STORIES: usize = 10;
-/// An image that was not counted for that long and for some intervals, while others were, is gone.
-const GONE: Duration = Duration::from_secs(3600);
-const GONE_INTERVALS: u32 = 3;
+/// An image that was not counted for that long and for some intervals, while others were, is no longer
+/// counted.
+const UNCOUNTED: Duration = Duration::from_secs(3600);
+const UNCOUNTED_INTERVALS: u32 = 3;
 /// Names of VMs and paths are for root only, unless the file was there with another mode.
 const MODE: u32 = 0o600;
 
@@ -122,7 +123,9 @@ fn details(
     let images: Vec<_> = reader.images()?.into_iter().filter(counted).collect();
     let last = |image: &ImageInfo| image.last.map(|last| last.point.at);
     let newest = images.iter().filter_map(last).max().unwrap_or(now);
-    let late = newest.before(GONE.max(settings.sampling.interval * GONE_INTERVALS));
+    let late = newest.before(UNCOUNTED.max(settings.sampling.interval * UNCOUNTED_INTERVALS));
+    let recent = images.iter().filter(|it| last(it) >= Some(late));
+    let answering: HashSet<_> = recent.map(|it| it.key.filesystem.clone()).collect();
     let names: Vec<_> = arguments.images.iter().map(|image| shown(image)).collect();
     for name in &names {
         if !images.iter().any(|image| is_named(image, name)) {
@@ -135,7 +138,10 @@ fn details(
         |image: &ImageInfo| names.is_empty() || names.iter().any(|name| is_named(image, name));
     let mut details = Vec::new();
     for image in images.into_iter().filter(is_wanted) {
-        let gone = last(&image).filter(|at| *at < late);
+        let uncounted = last(&image).filter(|at| *at < late).map(|since| Uncounted {
+            since,
+            with_filesystem: !answering.contains(&image.key.filesystem),
+        });
         let mut past = past::image(reader, image, since)?;
         if arguments.redact {
             // They name VMs, snapshots and files in many ways; the outcome stays.
@@ -144,9 +150,10 @@ fn details(
         let (mut detail, growth, forecast) = detail::of_past(&past, &assessor, now);
         let limits = assessor.limits(&past.image.path);
         detail.chart = detail::chart(&past, &limits, &growth, forecast, (since, now));
-        if gone.is_some() {
-            let row = &mut detail.row;
-            (row.gone, row.severity) = (gone, Severity::Ok);
+        let row = &mut detail.row;
+        row.uncounted = uncounted;
+        if row.is_gone() {
+            row.severity = Severity::Ok;
             (row.growth, row.left) = (None, None);
         }
         details.push(detail);

@@ -662,6 +662,7 @@ fn row(note: Note, report: &JobReport) -> RunRecord {
         to: run.to.unwrap_or(from),
         bytes: run.written,
         took: run.took,
+        stalls: run.stalls.filter(|it| it.calls > 0),
         outcome: run.outcome.kind(),
         reason: join(run.reason().into_iter().chain(passed)),
     }

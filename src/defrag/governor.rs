@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use crate::model::{Bytes, Extent};
+use crate::model::{Bytes, Extent, Stalls};
 
 /// The unit of copying, in bytes.
 pub const PAGE: u64 = 4096;
@@ -97,7 +97,7 @@ const FINENESS: f64 = 8.0;
 /// The durations of calls.
 #[derive(Debug, Clone, Default)]
 pub struct CallTimes {
-    worst: Duration,
+    stalls: Stalls,
     buckets: Vec<u64>,
 }
 
@@ -105,7 +105,7 @@ impl CallTimes {
     // The logarithm of a number of microseconds is below 100.
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
     pub fn add(&mut self, took: Duration) {
-        self.worst = self.worst.max(took);
+        self.stalls.add(took);
         let microseconds = (took.as_secs_f64() * 1e6).max(1.0);
         let bucket = (microseconds.log2() * FINENESS) as usize;
         if self.buckets.len() <= bucket {
@@ -114,8 +114,9 @@ impl CallTimes {
         self.buckets[bucket] += 1;
     }
 
-    pub fn worst(&self) -> Duration {
-        self.worst
+    /// Their number, the longest, and all together.
+    pub fn stalls(&self) -> Stalls {
+        self.stalls
     }
 
     /// The median, to a tenth.
@@ -129,7 +130,8 @@ impl CallTimes {
         });
         let seconds = |bucket| ((bucket as f64 + 0.5) / FINENESS).exp2() / 1e6;
         let middle = middle.and_then(|bucket| Duration::try_from_secs_f64(seconds(bucket)).ok());
-        middle.unwrap_or(self.worst).min(self.worst)
+        let longest = self.stalls.longest;
+        middle.unwrap_or(longest).min(longest)
     }
 }
 
@@ -198,7 +200,10 @@ mod tests {
             let exact = calls[calls.len().div_ceil(2) - 1] as f64;
             let median = times.median().as_secs_f64() * 1e6;
             prop_assert!((median / exact - 1.0).abs() < 0.1 || (median - exact).abs() <= 1.0);
-            prop_assert_eq!(times.worst(), Duration::from_micros(*calls.last().unwrap()));
+            let sum = Duration::from_micros(calls.iter().sum());
+            let stalls = times.stalls();
+            prop_assert_eq!((stalls.calls, stalls.total), (calls.len() as u64, sum));
+            prop_assert_eq!(stalls.longest, Duration::from_micros(*calls.last().unwrap()));
         }
     }
 

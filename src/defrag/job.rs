@@ -243,10 +243,14 @@ fn run_json(report: &RunReport) -> Value {
         RunOutcome::Stopped { why } => json["reason"] = json!(why),
         _ => {}
     }
+    if let Some(stalls) = &report.stalls {
+        json["calls"] = json!(stalls.calls);
+        json["worst_call_seconds"] = json!(stalls.longest.as_secs_f64());
+        json["calls_seconds"] = json!(stalls.total.as_secs_f64());
+    }
     if let Some(work) = &report.segments {
         json["segments"] = json!(work.segments);
         json["busy_seconds"] = json!(work.busy.as_secs_f64());
-        json["worst_call_seconds"] = json!(work.worst_call.as_secs_f64());
         json["median_call_seconds"] = json!(work.median_call.as_secs_f64());
         json["shared_bytes"] = json!(work.shared);
     }

@@ -27,7 +27,7 @@ use super::engine::{Controls, Event, Progress, failed, lock_filesystem};
 use super::guard;
 use super::segments::{MovePlan, Survey};
 use crate::model::{
-    Bytes, Engine, ReasonCode, Refusal, RunForecast, RunOutcome, RunReport, SegmentWork,
+    Bytes, Engine, ReasonCode, Refusal, RunForecast, RunOutcome, RunReport, SegmentWork, Stalls,
 };
 use crate::probe::extents::{MapReader, ReadPace};
 use crate::sys::locks;
@@ -43,6 +43,7 @@ pub(super) fn run(
     let mut _turn = None;
     if !limits.dry_run {
         report.segments = Some(SegmentWork::default());
+        report.stalls = Some(Stalls::default());
         _turn = Some(lock_filesystem(target)?);
     }
     let extents = guard::check_online(target, limits, host)?;

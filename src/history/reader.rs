@@ -17,7 +17,7 @@ use super::{file, schema};
 use crate::model::path::shown;
 use crate::model::{
     Bytes, Engine, ExtentCount, ImageKey, ImageRef, OutcomeKind, Point, RunRecord, Severity,
-    UnixTime,
+    Stalls, UnixTime,
 };
 
 /// How long a read waits for the writer.
@@ -283,7 +283,7 @@ impl HistoryReader {
     pub fn runs(&self, image: Option<i64>, most: u32) -> Result<Vec<RunRecord>, ReadError> {
         let select = format!(
             "SELECT {IMAGE}, at, seconds, engine, extents_before, extents_after, bytes, outcome,
-                 reason FROM runs JOIN images ON images.id = image"
+                 reason, calls, worst_call_seconds, calls_seconds FROM runs JOIN images ON images.id = image"
         );
         let runs: Vec<_> = self.of_image(&select, "runs", image, most, |row| {
             let (engine, outcome): (String, String) = (row.get(7)?, row.get(11)?);
@@ -294,13 +294,14 @@ impl HistoryReader {
             Ok(Some(RunRecord {
                 image: image_ref(row)?,
                 at: UnixTime(row.get(5)?),
-                took: Duration::try_from_secs_f64(row.get(6)?).unwrap_or_default(),
+                took: duration(row.get(6)?),
                 engine,
                 from: ExtentCount(unsigned(row.get(8)?)),
                 to: ExtentCount(unsigned(row.get(9)?)),
                 bytes: Bytes(unsigned(row.get(10)?)),
                 outcome,
                 reason: row.get(12)?,
+                stalls: stalls(row)?,
             }))
         })?;
         Ok(runs.into_iter().flatten().collect())
@@ -381,6 +382,22 @@ fn image_ref(row: &Row<'_>) -> rusqlite::Result<ImageRef> {
         generation: row.get(2)?,
     };
     Ok(ImageRef { key, path })
+}
+
+/// The last columns of a run.
+fn stalls(row: &Row<'_>) -> rusqlite::Result<Option<Stalls>> {
+    let Some(calls) = row.get(13)? else {
+        return Ok(None);
+    };
+    Ok(Some(Stalls {
+        calls: unsigned(calls),
+        longest: duration(row.get(14)?),
+        total: duration(row.get(15)?),
+    }))
+}
+
+fn duration(seconds: f64) -> Duration {
+    Duration::try_from_secs_f64(seconds).unwrap_or_default()
 }
 
 fn unsigned(number: i64) -> u64 {

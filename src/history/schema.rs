@@ -11,7 +11,7 @@ use super::error::StoreError;
 
 const SCHEMA: &str = include_str!("schema.sql");
 /// The statements from schema 1 to 2, from 2 to 3 and so on.
-const UPGRADES: &[&str] = &[include_str!("schema-2.sql")];
+const UPGRADES: &[&str] = &[include_str!("schema-2.sql"), include_str!("schema-3.sql")];
 /// Page cache of an upgrade in KiB; rows are not written in the order of their table.
 const UPGRADE_CACHE: i64 = 16_384;
 /// "fwhi": identifies the databases of fragwatch. file(1) shows it.

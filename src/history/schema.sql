@@ -1,4 +1,4 @@
--- The history of fragwatch, schema 2. This is an SQLite database: while the daemon runs,
+-- The history of fragwatch, schema 3. This is an SQLite database: while the daemon runs,
 --
 --     sqlite3 -readonly /var/lib/fragwatch/history.db
 --
@@ -125,7 +125,12 @@ CREATE TABLE runs (
     bytes INTEGER NOT NULL,
     -- In one word, and why.
     outcome TEXT NOT NULL,
-    reason TEXT NOT NULL
+    reason TEXT NOT NULL,
+    -- Calls that locked the image (online), or pauses of its VM (blockcopy); how long the longest took,
+    -- and all together. NULL: there was none (xfs_fsr), or the run was before schema 3.
+    calls INTEGER,
+    worst_call_seconds REAL,
+    calls_seconds REAL
 );
 CREATE INDEX runs_by_image ON runs (image, at);
 CREATE INDEX runs_by_time ON runs (at);

@@ -476,10 +476,13 @@ fn write_run(images: &mut Images<'_>, run: &RunRecord) -> rusqlite::Result<()> {
         signed(run.to.0),
         signed(run.bytes.0),
         run.outcome.as_str(),
-        run.reason
+        run.reason,
+        run.stalls.map(|it| signed(it.calls)),
+        run.stalls.map(|it| it.longest.as_secs_f64()),
+        run.stalls.map(|it| it.total.as_secs_f64()),
     ];
     images.insert(
-        "runs VALUES (NULL, ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+        "runs VALUES (NULL, ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
         row,
     )
 }

@@ -19,7 +19,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::model::{
     Bytes, Engine, ExtentCount, ExtentMap, Format, ImageKey, ImageRef, Outcome, OutcomeKind, Point,
-    RunRecord, Severity, Trigger, UnixTime,
+    RunRecord, Severity, Stalls, Trigger, UnixTime,
 };
 
 const EVER: UnixTime = UnixTime(i64::MIN);
@@ -271,6 +271,7 @@ fn everything(store: &mut Store, image: &ImageRef, at: i64, extents: u64) {
         to: ExtentCount(extents),
         bytes: Bytes(1),
         took: Duration::from_secs(1),
+        stalls: None,
         outcome: OutcomeKind::Improved,
         reason: String::new(),
     };
@@ -406,6 +407,14 @@ fn names_come_back_as_they_are() {
     }
 }
 
+fn stalls(calls: u64) -> Stalls {
+    Stalls {
+        calls,
+        longest: Duration::from_micros(12_500),
+        total: Duration::from_millis(12 * calls),
+    }
+}
+
 #[test]
 fn what_happened_comes_back_newest_first() {
     let place = Place::new();
@@ -420,6 +429,7 @@ fn what_happened_comes_back_newest_first() {
             to: ExtentCount(n as u64),
             bytes: Bytes(1 << 30),
             took: Duration::from_millis(1500),
+            stalls: (n > 0).then(|| stalls(n as u64)),
             outcome: OutcomeKind::Improved,
             reason: "it's \"done\"".to_owned(),
         };
@@ -466,7 +476,9 @@ fn what_happened_comes_back_newest_first() {
     );
     assert_eq!(runs[0].took, Duration::from_millis(1500));
     assert_eq!(runs[0].reason, "it's \"done\"");
-    assert_eq!(reader.runs(None, 9).unwrap().len(), 3);
+    assert_eq!(runs[0].stalls, Some(stalls(2)));
+    let runs = reader.runs(None, 9).unwrap();
+    assert_eq!((runs.len(), runs[2].stalls), (3, None));
     assert_eq!(reader.runs(Some(of(2)), 9).unwrap(), []);
     let changes = reader.severities(None, 1).unwrap();
     assert_eq!(

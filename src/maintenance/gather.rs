@@ -152,6 +152,7 @@ mod tests {
             },
             at: UnixTime(ended - 10),
             took: Duration::from_secs(10),
+            stalls: None,
             engine: Engine::XfsFsr,
             from: ExtentCount(1000),
             to: ExtentCount(1),

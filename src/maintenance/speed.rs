@@ -82,6 +82,7 @@ mod tests {
             to: ExtentCount(1),
             bytes: Bytes(mib << 20),
             took: Duration::from_secs(seconds),
+            stalls: None,
             outcome: OutcomeKind::Improved,
             reason: String::new(),
         }

@@ -9,6 +9,7 @@ use super::borders::Borders;
 use super::history::UnixTime;
 use super::image::ImageRef;
 use super::reason::{ReasonCode, Refusal};
+use super::time::{Briefly, seconds};
 use super::units::{Bytes, ExtentCount};
 use super::words::words;
 
@@ -403,8 +404,46 @@ pub struct RunReport {
     pub held: Duration,
     /// What became of its extents; `None` if the run did not get that far.
     pub account: Option<Account>,
+    /// What its guest may have waited for; `None` for `xfs_fsr`, whose image nobody has open, and if
+    /// the run did not get that far.
+    pub stalls: Option<Stalls>,
     /// Details of a run of `online`.
     pub segments: Option<SegmentWork>,
+}
+
+/// What may stall the guest of a run: calls that lock its image (`online`: a clone and an unshare per
+/// segment), pauses of its VM (`blockcopy`).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stalls {
+    /// How many.
+    pub calls: u64,
+    /// Duration of the longest.
+    #[serde(rename = "worst_call_seconds", with = "seconds")]
+    pub longest: Duration,
+    /// Duration of all together.
+    #[serde(rename = "calls_seconds", with = "seconds")]
+    pub total: Duration,
+}
+
+impl Stalls {
+    /// Adds one.
+    pub fn add(&mut self, took: Duration) {
+        self.calls += 1;
+        self.longest = self.longest.max(took);
+        self.total = self.total.saturating_add(took);
+    }
+}
+
+impl fmt::Display for Stalls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (calls, longest) = (ExtentCount(self.calls), Briefly(self.longest));
+        let plural = if self.calls == 1 { "" } else { "s" };
+        let total = Briefly(self.total);
+        write!(
+            f,
+            "{calls} call{plural}, longest stall {longest}, {total} in all"
+        )
+    }
 }
 
 /// What the engine `online` did.
@@ -414,9 +453,7 @@ pub struct SegmentWork {
     pub segments: u64,
     /// Time spent on segments.
     pub busy: Duration,
-    /// The longest call that locked the image.
-    pub worst_call: Duration,
-    /// Median duration of these calls.
+    /// Median duration of the calls that locked the image.
     pub median_call: Duration,
     /// Bytes shared with another file, which stayed shared.
     pub shared: Bytes,
@@ -439,6 +476,8 @@ pub struct RunRecord {
     pub bytes: Bytes,
     /// Duration.
     pub took: Duration,
+    /// What its guest may have waited for; `None` if there was no such call, and for runs before 0.2.0.
+    pub stalls: Option<Stalls>,
     /// Outcome.
     pub outcome: OutcomeKind,
     /// Reason, for people.
@@ -473,6 +512,7 @@ impl RunReport {
             took: Duration::ZERO,
             held: Duration::ZERO,
             account: None,
+            stalls: None,
             segments: None,
         }
     }
@@ -530,6 +570,21 @@ mod tests {
     }
 
     #[test]
+    fn stalls_add_up() {
+        let mut stalls = Stalls::default();
+        stalls.add(Duration::from_millis(180));
+        assert_eq!(
+            stalls.to_string(),
+            "1 call, longest stall 180.0 ms, 180.0 ms in all"
+        );
+        (0..1999).for_each(|_| stalls.add(Duration::from_millis(2)));
+        assert_eq!(
+            stalls.to_string(),
+            "2,000 calls, longest stall 180.0 ms, 4.2 s in all"
+        );
+    }
+
+    #[test]
     fn a_report_is_flat_in_json() {
         let report = RunReport {
             engine: Engine::XfsFsr,
@@ -543,6 +598,7 @@ mod tests {
             took: Duration::from_secs(1),
             held: Duration::ZERO,
             account: Some(Account::default()),
+            stalls: Some(Stalls::default()),
             segments: None,
         };
         let json = serde_json::to_value(&report).unwrap();

@@ -30,7 +30,8 @@ pub use borders::Borders;
 pub use census::{Census, CensusFile};
 pub use defrag::{
     Account, Effect, Engine, EngineState, NamedProcess, OutcomeKind, RunForecast, RunOutcome,
-    RunRecord, RunReport, SegmentWork, Stop, Unusable, UnusableReason, swap_stall, unknown_reason,
+    RunRecord, RunReport, SegmentWork, Stalls, Stop, Unusable, UnusableReason, swap_stall,
+    unknown_reason,
 };
 pub use extent::{Extent, ExtentFlags};
 pub use filesystem::{DeviceNumber, Features, Filesystem, FilesystemKind};
@@ -48,5 +49,5 @@ pub use rescue::{
 };
 pub use sampling::Between;
 pub use severity::Severity;
-pub use time::Roughly;
+pub use time::{Briefly, Roughly};
 pub use units::{Bytes, BytesPerSecond, ExtentCount, Share};

@@ -1,4 +1,4 @@
-//! Durations in at most two units.
+//! Durations for people: in at most two units, or with a tenth.
 
 use std::fmt;
 use std::time::Duration;
@@ -21,6 +21,36 @@ impl fmt::Display for Roughly {
     }
 }
 
+/// Prints a short duration with a tenth: `0.4 ms`, `12.3 ms`, `3.4 s`; from a minute on as [`Roughly`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Briefly(pub Duration);
+
+impl fmt::Display for Briefly {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seconds = self.0.as_secs_f64();
+        match self.0.as_secs() {
+            0 => write!(f, "{:.1} ms", seconds * 1e3),
+            1..60 => write!(f, "{seconds:.1} s"),
+            _ => Roughly(self.0).fmt(f),
+        }
+    }
+}
+
+/// Serde module: a duration as a number of seconds.
+pub(super) mod seconds {
+    use std::time::Duration;
+
+    use serde::{Deserialize as _, Deserializer, Serializer};
+
+    pub fn serialize<S: Serializer>(time: &Duration, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_f64(time.as_secs_f64())
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
+        Duration::try_from_secs_f64(f64::deserialize(from)?).map_err(serde::de::Error::custom)
+    }
+}
+
 fn two(large: u64, unit: &str, small: u64, smaller: &str) -> String {
     if small == 0 {
         format!("{large} {unit}")
@@ -32,6 +62,15 @@ fn two(large: u64, unit: &str, small: u64, smaller: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_short_time_has_a_tenth() {
+        let shown = |micros| Briefly(Duration::from_micros(micros)).to_string();
+        assert_eq!(shown(449), "0.4 ms");
+        assert_eq!(shown(12_340), "12.3 ms");
+        assert_eq!(shown(3_440_000), "3.4 s");
+        assert_eq!(shown(130_000_000), "2 min");
+    }
 
     #[test]
     fn two_units_are_enough() {

@@ -12,7 +12,7 @@ pub const LINE_MAX: usize = 200;
 /// Words of a notice.
 pub const NOTICE_WORDS: usize = 7 + LINE_MAX / 8;
 /// Words of a report.
-pub const REPORT_WORDS: usize = 10 + 2 * (7 + ORDERS);
+pub const REPORT_WORDS: usize = 10 + 2 * (8 + ORDERS);
 /// Words of a job.
 pub(super) const JOB_WORDS: usize = 6;
 
@@ -115,7 +115,7 @@ fields! {
     Report { order drill outcome error read began ended before_at before after }
     Counters {
         drop_slab drop_pagecache compact_scanned compact_fail allocation_stalls
-        slab_reclaimable_kib slab_unreclaimable_kib free_blocks
+        slab_reclaimable_kib slab_unreclaimable_kib available_kib free_blocks
     }
     Began { incident trigger }
     Ended {
@@ -279,6 +279,7 @@ mod tests {
     fn every_report_comes_out_as_it_went_in() {
         let after = Counters {
             drop_slab: 1,
+            available_kib: 7,
             free_blocks: std::array::from_fn(|order| order as u64),
             ..Counters::default()
         };

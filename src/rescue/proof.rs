@@ -33,6 +33,8 @@ pub struct Counters {
     pub slab_reclaimable_kib: u64,
     /// Unreclaimable slab memory.
     pub slab_unreclaimable_kib: u64,
+    /// Memory available without swapping (`MemAvailable`); 0 in files of fragwatch 0.1.0.
+    pub available_kib: u64,
     /// Free blocks of 2^n pages at index n, summed over all zones and nodes. A larger block counts
     /// as the blocks of the last order that it consists of.
     pub free_blocks: [u64; ORDERS],
@@ -80,6 +82,7 @@ impl Counters {
                 b"compact_fail" => self.compact_fail = value,
                 b"SReclaimable" => self.slab_reclaimable_kib = value,
                 b"SUnreclaim" => self.slab_unreclaimable_kib = value,
+                b"MemAvailable" => self.available_kib = value,
                 name if name.starts_with(b"allocstall") => {
                     self.allocation_stalls = self.allocation_stalls.saturating_add(value);
                 }
@@ -158,7 +161,7 @@ mod tests {
         let counters = counters(
             "nr_free_pages 1\ncompact_migrate_scanned 3\ncompact_free_scanned 4\ncompact_fail 5\n\
              allocstall_dma 1\nallocstall_normal 2\nallocstall_movable 3\ndrop_pagecache 7\ndrop_slab 8\n",
-            "MemTotal:  10 kB\nSReclaimable:     120 kB\nSUnreclaim:       34 kB\n",
+            "MemTotal:  10 kB\nMemAvailable:   9 kB\nSReclaimable:     120 kB\nSUnreclaim:       34 kB\n",
             "Node 0, zone      DMA      1      2      0      0      0      0      0      0      1      1      2 \n\
              Node 0, zone   Normal      10     20      0      0      0      0      0      0      0      0      5 \n",
         );
@@ -174,6 +177,7 @@ mod tests {
             allocation_stalls: 6,
             slab_reclaimable_kib: 120,
             slab_unreclaimable_kib: 34,
+            available_kib: 9,
             free_blocks,
         };
         assert_eq!(counters, expected);

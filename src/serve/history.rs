@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::history::{HistoryReader, ImageInfo, PastSeverity, ReadError, Reading};
 use crate::model::path::shown;
-use crate::model::{Bytes, ExtentCount, RunRecord, UnixTime};
+use crate::model::{Bytes, ExtentCount, RunRecord, Stalls, UnixTime};
 
 use super::status::SCHEMA;
 
@@ -68,6 +68,9 @@ pub struct Run {
     pub outcome: String,
     /// The reason for the outcome, as text.
     pub reason: String,
+    /// What its guest may have waited for; its keys are missing if that is unknown.
+    #[serde(flatten)]
+    pub stalls: Option<Stalls>,
 }
 
 /// Why the query has no answer.
@@ -117,6 +120,7 @@ impl From<RunRecord> for Run {
             to: run.to,
             outcome: run.outcome.as_str().to_owned(),
             reason: run.reason,
+            stalls: run.stalls,
         }
     }
 }

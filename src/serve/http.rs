@@ -9,11 +9,11 @@ use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
-use axum::{Router, routing::get};
+use axum::{Router, middleware, routing::get};
 use hyper::body::Frame;
 
-use super::page;
 use super::shared_status::{Page, SharedStatus};
+use super::{host, page};
 
 /// The text format of Prometheus (<https://prometheus.io/docs/instrumenting/exposition_formats/>).
 const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -25,6 +25,7 @@ pub fn router(sources: page::Sources) -> Router {
         .route("/healthz", get(health))
         .with_state(Arc::clone(&sources.status))
         .merge(page::router(sources))
+        .layer(middleware::from_fn(host::check))
 }
 
 async fn metrics(State(status): State<Arc<SharedStatus>>) -> impl IntoResponse {

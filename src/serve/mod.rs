@@ -7,6 +7,7 @@
 
 pub mod control;
 pub mod history;
+mod host;
 pub mod http;
 pub mod listener;
 pub mod metrics;

@@ -111,6 +111,9 @@ fn copied_underneath(bed: Here<Bed>) -> Here<()> {
         String::from_utf8_lossy(&output.stderr).into_owned(),
     );
     assert_eq!(run["outcome"], "improved", "{run} {said} {}", libvirt.log());
+    // One pause.
+    assert_eq!(run["calls"], 1, "{run}");
+    assert!(run["worst_call_seconds"].as_f64() > Some(0.0), "{run}");
     let to = tools::filefrag_count(&image);
     eprintln!(
         "{from} to {to} extents, {} writes until then; {said}{run}",

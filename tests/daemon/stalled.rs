@@ -123,6 +123,130 @@ fn a_stall_takes_nothing_with_it() {
     assert_eq!(watch.log("does not answer").len(), 2);
 }
 
+/// Every page that is led to from the first screen, from the table of images and from the chart.
+fn pages(watch: &Watch) -> Vec<String> {
+    let links = ["/", "/images"].map(|page| {
+        let body = watch.daemon.get(page).body;
+        let links = body.split("href=\"/").skip(1);
+        let link =
+            |text: &str| format!("/{}", text.split('"').next().unwrap().replace("&#38;", "&"));
+        links.map(link).collect::<Vec<_>>()
+    });
+    let mut pages = links.concat();
+    let charts = pages.iter().filter(|page| page.starts_with("/image?"));
+    let charts: Vec<_> = charts
+        .map(|page| page.replace("/image?", "/api/history?"))
+        .collect();
+    assert!(charts.len() >= 2, "{pages:?}");
+    pages.extend(charts);
+    pages.sort();
+    pages.dedup();
+    pages
+}
+
+#[test]
+fn every_page_answers_during_a_stall_and_touches_nothing_of_it() {
+    let (mut stall, sound, [stuck, _]) = support::require!(beds());
+    let mount = stall.bed().path().to_owned();
+    let watch = Watch::start(&[&stall.path(), sound.path()], OFTEN);
+    let pages = pages(&watch);
+    for page in ["/plan", "/runs", "/incidents", "/metrics", "/healthz"] {
+        assert!(pages.iter().any(|it| it == page), "no {page} in {pages:?}");
+    }
+    hang(&watch, &mut stall, || {});
+    stalls(&watch, &mount);
+    let daemon = Process::of(watch.daemon.pid());
+    let tasks = || {
+        let tasks = fs::read_dir(format!("/proc/{}/task", watch.daemon.pid())).unwrap();
+        let states = tasks
+            .flatten()
+            .map(|task| support::stall::state(&task.path()));
+        states.collect::<Vec<_>>()
+    };
+    for page in &pages {
+        let answer = watch.daemon.get(page);
+        assert_eq!(answer.status, 200, "{page}: {}", answer.body);
+        assert!(
+            !answer.body.contains("Not shown"),
+            "{page}: {}",
+            answer.body
+        );
+        // A request that had opened something there would wait for it as long as it hangs.
+        assert!(!daemon.holds(&mount), "{page}: {:?}", daemon.descriptors());
+    }
+    assert!(!tasks().contains(&Some('D')), "{:?}", tasks());
+    let first = watch.daemon.get("/").body;
+    let sentence = format!("The file system {} has not answered for", mount.display());
+    assert!(first.contains(&sentence), "{first}");
+    // What was known of its images stays.
+    let images = watch.daemon.get("/images").body;
+    let name = stuck.file_name().unwrap().to_str().unwrap();
+    assert_eq!(
+        images.matches(&format!(">{name}</a>")).count(),
+        2,
+        "{images}"
+    );
+}
+
+/// Resumes a stall before the daemon ends, whose own threads it keeps from ending.
+struct Resumed<'s>(&'s Stall);
+
+impl Drop for Resumed<'_> {
+    fn drop(&mut self) {
+        self.0.resume();
+    }
+}
+
+#[test]
+fn every_page_answers_while_the_disk_of_the_history_hangs() {
+    let (stall, sound) = (
+        support::require!(Stall::new()),
+        support::require!(Bed::xfs()),
+    );
+    guest::alternate_blocks(&sound.path().join("a.raw"), 100);
+    let etc = Etc::new();
+    etc.configure(&[sound.path()], OFTEN);
+    let state = stall.path();
+    let mut command = fragwatch();
+    command.arg("run").arg("--config").arg(etc.file());
+    command
+        .env("STATE_DIRECTORY", &state)
+        .env("RUNTIME_DIRECTORY", etc.join(""));
+    let watch = Watch {
+        daemon: RunningDaemon::spawn(&mut command, etc.address),
+        etc,
+    };
+    let database = state.join("history.db");
+    watch.sweeps(2);
+    until("the history", || {
+        database.metadata().ok().filter(|it| it.len() > 0)
+    });
+    let file = fs::File::open(&database).unwrap();
+    file.sync_all().unwrap();
+    let resumed = Resumed(&stall);
+    stall.stop();
+    // What of it is in memory could still be read.
+    rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+    for page in ["/", "/images", "/runs", "/incidents", "/plan"] {
+        let answer = watch.daemon.get(page);
+        assert_eq!(answer.status, 200, "{page}: {}", answer.body);
+        let is_whole = page == "/plan";
+        assert_eq!(
+            !is_whole,
+            answer.body.contains("its disk may hang"),
+            "{page}: {}",
+            answer.body
+        );
+    }
+    watch.sweeps(1);
+    assert!(watch.daemon.get("/images").body.contains(">a.raw</a>"));
+    drop(resumed);
+    until("its answer", || {
+        let body = watch.daemon.get("/runs").body;
+        (!body.contains("Not shown")).then_some(())
+    });
+}
+
 /// Asks for /metrics fifty times.
 struct Asker(thread::JoinHandle<Vec<Duration>>);
 

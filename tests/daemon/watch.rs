@@ -232,6 +232,12 @@ pub struct Process {
 }
 
 impl Process {
+    /// One that runs.
+    pub fn of(pid: u32) -> Process {
+        let start = rundir::start_time(pid).expect("it runs");
+        Process { pid, start }
+    }
+
     fn proc(&self) -> PathBuf {
         PathBuf::from(format!("/proc/{}", self.pid))
     }

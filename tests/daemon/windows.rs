@@ -70,6 +70,7 @@ fn an_image_of_half_a_gigabyte_from_threshold_to_one_extent() {
         ("xfs_fsr", "improved")
     );
     assert!(run.bytes.0 >= 512 * MIB, "{run:?}");
+    assert_eq!(run.stalls, None, "nobody had it open");
     let now = watch.until("it is ok again", |now| {
         now.of_image("fragwatch_image_severity", &image) == Some(0.0)
     });
@@ -136,6 +137,11 @@ fn the_image_of_a_vm_that_never_stops_goes_from_critical_to_ok() {
     assert_eq!(
         (run.engine.as_str(), run.outcome.as_str()),
         ("online", "improved")
+    );
+    let stalls = run.stalls.unwrap();
+    assert!(
+        stalls.calls > 0 && stalls.longest <= stalls.total,
+        "{run:?}"
     );
     // The fewer, the more processor time the machine leaves between two writes of the guest.
     assert!(

@@ -90,7 +90,7 @@ fn a_disk_ten_times_slower_in_mid_run_gets_less_at_once() {
     };
     let report = defrag::run(Engine::Online, request);
     stall.slow_down(Duration::ZERO);
-    eprintln!("{sizes:?}, worst {:?}", report.segments.unwrap().worst_call);
+    eprintln!("{sizes:?}, worst {:?}", report.stalls.unwrap().longest);
     assert_eq!(report.outcome, RunOutcome::Improved);
     let most = (AIM.as_micros() / SLOW_PAGE.as_micros()) as u64;
     let largest = sizes.before.iter().max();

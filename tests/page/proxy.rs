@@ -114,6 +114,9 @@ fn passes_only_what_it_should(port: u16) {
     assert_eq!(status(&["-u", "operator:wrong"]), "401");
     let (answer, head) = curl(port, &["-u", &user]).unwrap();
     assert_eq!(answer, "200");
+    // Whatever name the proxy is known by.
+    let named = ["-u", &user, "-H", "Host: kvm.example.com"];
+    assert_eq!(status(&named), "200");
     for header in [
         "content-security-policy: default-src 'none'",
         "strict-transport-security",

@@ -102,7 +102,7 @@ fn numbers(world: &World, browser: &mut Browser, at: &dyn Fn(&str) -> String) {
     let status = world.status();
     let rows = browser.eval(
         "[...document.querySelectorAll('#images tbody tr')].map((row) => \
-         [row.querySelector('a').title, row.cells[2].textContent.trim(), row.cells[4].textContent.trim().replaceAll(',', '')])",
+         [row.querySelector('small').textContent + row.querySelector('a').textContent, row.cells[2].textContent.trim(), row.cells[4].textContent.trim().replaceAll(',', '')])",
     );
     let row = |row: &Value| json!([row["path"], row["severity"], row["extents"].to_string()]);
     let worst: Vec<_> = status["worst"]

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::support::{self, http};
+use crate::support::{self, http, http_with};
 use crate::world::{HOSTILE, INCIDENT, World};
 
 /// The first screen, with all that it loads, for 1,000 images and fewer.
@@ -35,7 +35,13 @@ fn every_page_is_sent_with_a_strict_policy_and_changes_nothing() {
             assert!(policy.contains(part), "{page}: {policy}");
         }
         assert!(!policy.contains("unsafe"), "{policy}");
-        assert_eq!(answer.header("x-content-type-options"), Some("nosniff"));
+        for (name, value) in [
+            ("x-content-type-options", "nosniff"),
+            ("x-frame-options", "DENY"),
+            ("cross-origin-resource-policy", "same-origin"),
+        ] {
+            assert_eq!(answer.header(name), Some(value), "{page}");
+        }
         // Nothing inline, and no name that is markup.
         for forbidden in ["<script>", " style=", "<img", "<style", "<b>", "Not shown"] {
             assert!(
@@ -68,11 +74,48 @@ fn every_page_is_sent_with_a_strict_policy_and_changes_nothing() {
             .replace('"', "&#34;");
         assert!(images.contains(&escaped), "no {escaped} in\n{images}");
     }
+    names(&world, &pages);
     story(&world);
     order(&world);
     chart_data(&world);
     since_when(&world);
     without_history(&world);
+}
+
+/// A page of somebody else, whose name leads to this daemon, reads nothing.
+fn names(world: &World, pages: &[&str]) {
+    let status = |page: &str, headers: &str| {
+        let answer = http_with(world.address, "GET", page, headers).unwrap();
+        assert_eq!(answer.header("x-frame-options"), Some("DENY"), "{page}");
+        (answer.status, answer.body)
+    };
+    let port = world.address.port();
+    let node = rustix::system::uname()
+        .nodename()
+        .to_str()
+        .unwrap()
+        .to_owned();
+    for page in pages {
+        let (code, body) = status(page, &format!("Host: attacker.example:{port}"));
+        assert_eq!(code, 403, "{page}");
+        assert!(
+            body.contains("IP address") && !body.contains("db-1"),
+            "{body}"
+        );
+    }
+    let browser = "Host: attacker.example\r\nAccept-Language: en";
+    for host in ["localhost", "127.0.0.1", "[::1]", &node] {
+        assert_eq!(
+            status("/", &format!("Host: {host}:{port}")).0,
+            200,
+            "{host}"
+        );
+    }
+    for page in ["/metrics", "/healthz"] {
+        // Prometheus knows hosts by names of all kinds.
+        assert_eq!(status(page, "Host: kvm.example.com").0, 200, "{page}");
+        assert_eq!(status(page, browser).0, 403, "{page}");
+    }
 }
 
 /// Since when it is so is shown also if that was before the time of the chart.
@@ -124,9 +167,13 @@ fn story(world: &World) {
         "{plan}"
     );
     let runs = world.daemon.get("/runs").body;
-    for part in ["xfs_fsr", ">4,388<", ">120<", "12 min"] {
+    let stalls = ">8,642<td class=\"number\">17.3 ms<td class=\"number\">1 min<";
+    for part in ["xfs_fsr", ">4,388<", ">120<", "12 min", stalls] {
         assert!(runs.contains(part), "no {part:?} in\n{runs}");
     }
+    let image = world.daemon.get(&(world.link("db-1.img") + "&since=30d"));
+    let stalls = "(8,642 calls, longest stall 17.3 ms, 1 min in all)";
+    assert!(image.body.contains(stalls), "{}", image.body);
     let incident = world
         .daemon
         .get(&format!("/incident?id={}", *INCIDENT))
@@ -137,6 +184,9 @@ fn story(world: &World) {
         "700 MiB",
         "CPU 0/KVM",
         "kvm-7",
+        "<path class=\"line slab\" d=\"M",
+        "<path class=\"line available\" d=\"M",
+        "<td>before action 2<td class=\"number\">300 MiB<td class=\"number\">2.0 GiB",
     ] {
         assert!(incident.contains(part), "no {part:?} in\n{incident}");
     }

@@ -14,7 +14,7 @@ use fragwatch::internals::history::{
 };
 use fragwatch::internals::model::{
     Bytes, Engine, ExtentCount, Format, ImageKey, Outcome, OutcomeKind, RunRecord, Severity,
-    Trigger, UnixTime,
+    Stalls, Trigger, UnixTime,
 };
 use serde_json::{Value, json};
 
@@ -213,7 +213,8 @@ fn key(image: &Path, uuid: &str) -> ImageKey {
 }
 
 /// Of the last 30 days: db-1 grows, is defragmented 12 days ago, and grows again; web-1 grows slowly; old
-/// was critical until it was deleted 20 days ago.
+/// was critical until it was deleted 20 days ago; the
+/// file system of away has not answered for three hours.
 fn write_history(dir: &Path, images: &Path, further: &[PathBuf]) {
     let mut store = Store::open(&dir.join("history.db"), RETENTION, &|| {})
         .unwrap()
@@ -232,6 +233,14 @@ fn write_history(dir: &Path, images: &Path, further: &[PathBuf]) {
             generation: 1,
         },
         path: images.join("old.img"),
+    };
+    let away = ImageRef {
+        key: ImageKey {
+            filesystem: "9c1ff0a2-0000-4000-8000-000000000000".to_owned(),
+            inode: 131,
+            generation: 1,
+        },
+        path: PathBuf::from("/srv/away/away.img"),
     };
     let sample = |image: &ImageRef, extents: i64| SampleRow {
         image: image.clone(),
@@ -252,6 +261,9 @@ fn write_history(dir: &Path, images: &Path, further: &[PathBuf]) {
         let mut images = vec![sample(&db, of_db), sample(&web, 1000 + hours * 600 / 720)];
         if end - at > 20 * DAY {
             images.push(sample(&old, 9000));
+        }
+        if end - at > 3 * 3600 {
+            images.push(sample(&away, 1100));
         }
         // Enough for a week in small, which shows the last count in six hours.
         let step = if end - at > DAY { 3600 } else { 600 };
@@ -285,8 +297,21 @@ fn write_history(dir: &Path, images: &Path, further: &[PathBuf]) {
         to: ExtentCount(120),
         bytes: Bytes(24 << 20),
         took: Duration::from_secs(754),
+        stalls: None,
         outcome: OutcomeKind::Improved,
         reason: "not by blockcopy: its VM acme-payroll is transient".to_owned(),
+    };
+    let online = RunRecord {
+        at: UnixTime(end - 11 * DAY),
+        engine: Engine::Online,
+        from: ExtentCount(700),
+        stalls: Some(Stalls {
+            calls: 8642,
+            longest: Duration::from_micros(17_340),
+            total: Duration::from_millis(73_000),
+        }),
+        reason: String::new(),
+        ..run.clone()
     };
     let incident = IncidentRow {
         name: INCIDENT.clone(),
@@ -301,6 +326,7 @@ fn write_history(dir: &Path, images: &Path, further: &[PathBuf]) {
         change(25, &old, Severity::Ok, Severity::Critical, 9000),
         change(18, &db, Severity::Ok, Severity::Warning, 1000),
         Record::Run(run),
+        Record::Run(online),
         change(12, &db, Severity::Warning, Severity::Ok, 120),
         Record::Incident(incident),
         change(5, &db, Severity::Ok, Severity::Warning, 1000),
@@ -321,8 +347,10 @@ fn write_incident(dir: &Path) {
             "at": at(after_ms), "after_ms": after_ms, "kind": "action",
             "step": "drop_slab", "number": number, "outcome": "done", "reaction_us": 87,
             "duration_us": 812_345, "before_age_ms": 40,
-            "before": { "slab_reclaimable_kib": slab[0], "free_blocks": blocks(3) },
-            "after": { "slab_reclaimable_kib": slab[1], "free_blocks": blocks(900) },
+            "before": { "slab_reclaimable_kib": slab[0], "available_kib": 2_100_000,
+                        "free_blocks": blocks(3) },
+            "after": { "slab_reclaimable_kib": slab[1], "available_kib": 2_600_000,
+                       "free_blocks": blocks(900) },
         })
     };
     let line = |after_ms: i64| {
@@ -339,9 +367,11 @@ fn write_incident(dir: &Path) {
         "events": [line(0), action(1, 90, [700 << 10, 300 << 10]), line(2010),
                    action(2, 2100, [300 << 10, 80 << 10]), line(4000)],
         "evidence": [{ "moment": "begin", "at": at(77), "tasks_blocked": 4,
-            "meminfo_kib": { "MemAvailable": 2_000_000 },
+            "meminfo_kib": { "MemAvailable": 2_000_000, "Slab": 750 << 10 },
             "tasks": [{ "tid": 78, "pid": 77, "comm": "CPU 0/KVM", "wchan": "kmem_alloc",
-                        "stack": ["kmem_alloc", "xfs_iext_insert"] }] }],
+                        "stack": ["kmem_alloc", "xfs_iext_insert"] }] },
+            { "moment": "end", "at": at(72_000), "tasks_blocked": 0,
+              "meminfo_kib": { "MemAvailable": 2_700_000, "Slab": 120 << 10 } }],
     });
     let incidents = dir.join("incidents");
     fs::create_dir_all(&incidents).unwrap();

@@ -217,12 +217,22 @@ pub fn http_get(address: SocketAddr, path: &str) -> io::Result<Answer> {
 
 /// As [`http_get`], with any method.
 pub fn http(address: SocketAddr, method: &str, path: &str) -> io::Result<Answer> {
+    http_with(address, method, path, &format!("Host: {address}"))
+}
+
+/// As [`http`], with any headers, one a line.
+pub fn http_with(
+    address: SocketAddr,
+    method: &str,
+    path: &str,
+    headers: &str,
+) -> io::Result<Answer> {
     let limit = Duration::from_secs(5);
     let mut stream = TcpStream::connect_timeout(&address, limit)?;
     stream.set_read_timeout(Some(limit))?;
     stream.set_write_timeout(Some(limit))?;
     // HTTP/1.0: the answer ends with the connection and comes in one piece.
-    let request = format!("{method} {path} HTTP/1.0\r\nHost: {address}\r\n\r\n");
+    let request = format!("{method} {path} HTTP/1.0\r\n{headers}\r\n\r\n");
     stream.write_all(request.as_bytes())?;
     let mut text = String::new();
     stream.read_to_string(&mut text)?;

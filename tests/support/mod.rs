@@ -79,7 +79,7 @@ pub mod stall;
 pub mod tools;
 
 pub use bed::{Bed, config, drop_caches};
-pub use daemon::{RunningDaemon, fragwatch, free_address, http, http_get};
+pub use daemon::{RunningDaemon, fragwatch, free_address, http, http_get, http_with};
 pub(crate) use elsewhere::here_or_elsewhere;
 pub use load::{Latencies, Reader, Writer};
 pub use skip::{Here, NotHere};

@@ -82,6 +82,7 @@ impl Note {
             to: self.extents,
             bytes: Bytes(0),
             took: Duration::ZERO,
+            stalls: None,
             outcome: OutcomeKind::Interrupted,
             reason:
                 "the daemon was killed while it worked; the image is as before, or defragmented"

@@ -60,7 +60,7 @@ mod xml;
 use super::engine::{Controls, Event, Progress, failed, lock_filesystem};
 use super::guard;
 use crate::model::{
-    Bytes, Engine, ExtentCount, ReasonCode, Refusal, RunForecast, RunOutcome, RunReport,
+    Bytes, Engine, ExtentCount, ReasonCode, Refusal, RunForecast, RunOutcome, RunReport, Stalls,
 };
 use session::Session;
 use std::time::Duration;
@@ -105,7 +105,10 @@ pub(super) fn run(
     let progress = Progress::new(Engine::BlockCopy, size.0, extents);
     controls.send(Event::Cleared(progress));
     let mut session = Session::begin(controls, virsh, &asked, &disk, &place, progress)?;
-    let worked = session.copy().and_then(|()| switch::switch(&mut session));
+    let stalls = report.stalls.insert(Stalls::default());
+    let worked = session
+        .copy()
+        .and_then(|()| switch::switch(&mut session, stalls));
     let ended = session.end();
     let copy = session.file;
     report.held = controls.held();

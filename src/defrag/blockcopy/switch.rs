@@ -13,9 +13,13 @@ use super::session::{Session, failed};
 use super::virsh::Virsh;
 use super::watchdog::Watchdog;
 use crate::defrag::engine::{Event, cannot};
-use crate::model::{Refusal, RunOutcome, Stop};
+use crate::model::{Briefly, Refusal, RunOutcome, Stalls, Stop};
 
-pub(super) fn switch(session: &mut Session<'_, '_, '_>) -> Result<(), RunOutcome> {
+/// The pause of the guest is added to `stalls`, also if the switch fails.
+pub(super) fn switch(
+    session: &mut Session<'_, '_, '_>,
+    stalls: &mut Stalls,
+) -> Result<(), RunOutcome> {
     session.check()?;
     let compared = cannot("the image and its copy cannot be compared");
     let different = session.differences(session.pieces()).map_err(compared)?;
@@ -43,7 +47,7 @@ pub(super) fn switch(session: &mut Session<'_, '_, '_>) -> Result<(), RunOutcome
     let watchdog = watchdog.map_err(cannot("the watchdog cannot be started"))?;
     let began = Instant::now();
     let switched = while_suspended(session, suspends, &different);
-    let stood_still = began.elapsed();
+    let mut stood_still = Some(began.elapsed());
     // What has failed is ended here as well, while the watchdog lives.
     let mut is_over = false;
     if switched.is_err() {
@@ -51,6 +55,11 @@ pub(super) fn switch(session: &mut Session<'_, '_, '_>) -> Result<(), RunOutcome
         let patience = recover::PATIENCE;
         let ended = recover::end(&session.virsh, &mut session.noted, patience, &mut report);
         is_over = matches!(ended, Ok(Ended::Done | Ended::Kept));
+        // If not, the watchdog ends it later.
+        stood_still = is_over.then(|| began.elapsed());
+    }
+    if let Some(took) = stood_still.filter(|_| suspends) {
+        stalls.add(took);
     }
     if is_over || !session.noted.note.suspends() {
         watchdog.end();
@@ -58,8 +67,8 @@ pub(super) fn switch(session: &mut Session<'_, '_, '_>) -> Result<(), RunOutcome
     switched?;
     if suspends {
         session.controls.send(Event::Notice(format!(
-            "its guest stood still for {} ms",
-            stood_still.as_millis()
+            "its guest stood still for {}",
+            Briefly(stalls.longest)
         )));
     }
     Ok(())

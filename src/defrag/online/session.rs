@@ -192,7 +192,11 @@ impl<'c, 't, 'r> Session<'c, 't, 'r> {
 
     fn report_progress(&mut self) {
         self.progress.done = self.joined.0;
-        self.progress.calls = (self.work.segments, self.calls.worst(), self.calls.median());
+        self.progress.calls = (
+            self.work.segments,
+            self.calls.stalls().longest,
+            self.calls.median(),
+        );
         self.progress.held = self.machine.held_by();
         self.controls.send(Event::Progress(self.progress));
     }
@@ -247,8 +251,8 @@ impl<'c, 't, 'r> Session<'c, 't, 'r> {
         drop(self.hint);
         (report.read, report.written) = (self.moved, self.moved);
         report.held = self.controls.held();
+        report.stalls = Some(self.calls.stalls());
         report.segments = Some(SegmentWork {
-            worst_call: self.calls.worst(),
             median_call: self.calls.median(),
             ..self.work
         });

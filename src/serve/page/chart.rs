@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::rows::when;
 use crate::growth::float;
-use crate::model::{ExtentCount, Forecast, Growth, Pace, Point, UnixTime};
+use crate::model::{Bytes, ExtentCount, Forecast, Growth, Pace, Point, UnixTime};
 
 const WIDTH: f64 = 800.0;
 const HEIGHT: f64 = 260.0;
@@ -223,7 +223,8 @@ fn path(points: impl Iterator<Item = (f64, f64)>) -> String {
     path
 }
 
-/// A small line of counts, 100 by 20; empty with fewer than two.
+/// A small line of counts, 110 by 22 pixels; empty with fewer than two. A table has a thousand of them:
+/// the path is relative, and has no points that lie on a straight line.
 pub fn sparkline(points: &[Point]) -> String {
     let (Some(first), Some(last)) = (points.first(), points.last()) else {
         return String::new();
@@ -236,19 +237,41 @@ pub fn sparkline(points: &[Point]) -> String {
         return String::new();
     }
     let place = |point: &Point| {
-        let x = i128::from(point.at.0.saturating_sub(first.at.0)) * 100 / i128::from(time);
-        let y = 19 - u128::from(point.extents.0 - low) * 18 / u128::from(range);
-        format!("{x} {y}")
+        let x = i128::from(point.at.0.saturating_sub(first.at.0)) * 110 / i128::from(time);
+        let y = 21 - i128::from(point.extents.0 - low) * 20 / i128::from(range);
+        (x, y)
     };
-    let mut path: Vec<String> = points.iter().map(place).collect();
-    path.dedup();
-    format!(
-        "<svg class=\"spark\" viewBox=\"0 0 100 20\" preserveAspectRatio=\"none\" role=\"img\" \
-         aria-label=\"from {} to {} extents\"><path d=\"M{}\"/></svg>",
-        first.extents,
-        last.extents,
-        path.join("L")
-    )
+    let mut places: Vec<(i128, i128)> = Vec::new();
+    for place in points.iter().map(place) {
+        while let [.., a, b] = places[..]
+            && is_straight(a, b, place)
+        {
+            places.pop();
+        }
+        places.push(place);
+    }
+    let mut svg = format!(
+        "<svg class=\"spark\" role=\"img\" aria-label=\"from {} to {} extents\"><path d=\"",
+        first.extents, last.extents
+    );
+    let mut before = None;
+    for (x, y) in places {
+        // Writing to a String cannot fail. A number may follow another without a blank if it has a sign.
+        let _ = match before {
+            None => write!(svg, "M{x} {y}l"),
+            Some((from_x, from_y)) => match y - from_y {
+                up @ ..0 => write!(svg, "{}{up} ", x - from_x),
+                down => write!(svg, "{} {down} ", x - from_x),
+            },
+        };
+        before = Some((x, y));
+    }
+    format!("{}\"/></svg>", svg.trim_end())
+}
+
+/// Whether the second of three places, from left to right, is on the line between the others.
+fn is_straight(a: (i128, i128), b: (i128, i128), c: (i128, i128)) -> bool {
+    a.0 < c.0 && (b.0 - a.0) * (c.1 - a.1) == (c.0 - a.0) * (b.1 - a.1)
 }
 
 /// A piece of time in a [`strip`].
@@ -266,25 +289,9 @@ pub struct Bar {
 pub fn strip(span: (i64, i64), ticks: &[(i64, String)], bars: &[Bar]) -> String {
     const LANE: usize = 24;
     let lanes = bars.iter().map(|bar| bar.lane + 1).max().unwrap_or(1);
-    let height = 20 + lanes * LANE;
-    let x = |at: i64| {
-        let after = float(at.clamp(span.0, span.1).abs_diff(span.0));
-        after / float(span.1.abs_diff(span.0).max(1)) * WIDTH
-    };
-    let mut svg = format!(
-        "<svg class=\"strip\" viewBox=\"0 0 {WIDTH} {height}\" role=\"img\" aria-label=\"Calendar\">"
-    );
-    for (at, text) in ticks {
-        let (x, text) = (x(*at), escaped(text));
-        let _ = write!(
-            svg,
-            "<path class=\"grid\" d=\"M{x:.1} 0V{height}\"/>\
-             <text class=\"scale\" x=\"{:.1}\" y=\"12\">{text}</text>",
-            x + 3.0
-        );
-    }
+    let mut svg = timed(span, ticks, 20 + lanes * LANE, "Calendar");
     for bar in bars {
-        let (from, to) = (x(bar.from), x(bar.to));
+        let (from, to) = (along(span, bar.from), along(span, bar.to));
         let (y, class, text) = (20 + bar.lane * LANE, bar.class, escaped(&bar.text));
         let width = (to - from).max(2.0);
         let _ = write!(
@@ -296,6 +303,69 @@ pub fn strip(span: (i64, i64), ticks: &[(i64, String)], bars: &[Bar]) -> String 
             let at = if width > 60.0 { from + 4.0 } else { to + 4.0 };
             let _ = write!(svg, "<text x=\"{at:.1}\" y=\"{}\">{text}</text>", y + 13);
         }
+    }
+    svg + "</svg>"
+}
+
+/// The column of a time, across the whole width.
+fn along(span: (i64, i64), at: i64) -> f64 {
+    let after = float(at.clamp(span.0, span.1).abs_diff(span.0));
+    after / float(span.1.abs_diff(span.0).max(1)) * WIDTH
+}
+
+/// The begin of a picture across a span, with these times and their texts at its top.
+fn timed(span: (i64, i64), ticks: &[(i64, String)], height: usize, label: &str) -> String {
+    let mut svg = format!(
+        "<svg class=\"strip\" viewBox=\"0 0 {WIDTH} {height}\" role=\"img\" aria-label=\"{label}\">"
+    );
+    for (at, text) in ticks {
+        let (x, text) = (along(span, *at), escaped(text));
+        let _ = write!(
+            svg,
+            "<path class=\"grid\" d=\"M{x:.1} 0V{height}\"/>\
+             <text class=\"scale\" x=\"{:.1}\" y=\"12\">{text}</text>",
+            x + 3.0
+        );
+    }
+    svg
+}
+
+/// A size over time, of its own class of the style sheet.
+#[derive(Debug, Clone)]
+pub struct Line {
+    pub class: &'static str,
+    /// In the order of time.
+    pub points: Vec<(i64, Bytes)>,
+}
+
+/// Lines below a scale with these times and their texts. Each has a scale of its own, from 0 to its
+/// largest size, which stands beside it.
+pub fn lines(span: (i64, i64), ticks: &[(i64, String)], lines: &[Line]) -> String {
+    const TOP: f64 = 34.0;
+    const BASE: f64 = 150.0;
+    let mut svg = timed(span, ticks, 156, "Memory over time");
+    let mut aside = 3.0;
+    for Line { class, points } in lines.iter().filter(|line| !line.points.is_empty()) {
+        let most = points
+            .iter()
+            .map(|(_, size)| *size)
+            .max()
+            .unwrap_or_default();
+        let y = |size: Bytes| BASE - (BASE - TOP) * float(size.0) / float(most.0.max(1));
+        let places = || points.iter().map(|(at, size)| (along(span, *at), y(*size)));
+        let _ = write!(
+            svg,
+            "<text class=\"{class}\" x=\"{aside}\" y=\"28\">{class}, up to {most}</text>\
+             <path class=\"line {class}\" d=\"{}\"/>",
+            path(places())
+        );
+        for ((x, y), (_, size)) in places().zip(points) {
+            let _ = write!(
+                svg,
+                "<circle class=\"{class}\" cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"3\"><title>{class} {size}</title></circle>"
+            );
+        }
+        aside += WIDTH / 4.0;
     }
     svg + "</svg>"
 }
@@ -322,15 +392,25 @@ mod tests {
 
     #[test]
     fn a_week_in_small_runs_from_the_ground_to_the_top() {
-        let week = [point(0, 100), point(50, 150), point(100, 200)];
-        assert!(
-            sparkline(&week).contains("d=\"M0 19L50 10L100 1\""),
-            "{}",
-            sparkline(&week)
-        );
+        let line = |counts: &[(i64, u64)]| {
+            let week: Vec<_> = counts
+                .iter()
+                .map(|(at, count)| point(*at, *count))
+                .collect();
+            let svg = sparkline(&week);
+            let path = svg.split("d=\"").nth(1).and_then(|it| it.split('"').next());
+            path.unwrap_or_default().to_owned()
+        };
+        // What lies on a line between its neighbours is left out.
+        assert_eq!(line(&[(0, 100), (50, 150), (100, 200)]), "M0 21l110-20");
+        let turns = [(0, 100), (25, 200), (50, 200), (75, 200), (100, 150)];
+        assert_eq!(line(&turns), "M0 21l27-20 55 0 28 10");
+        // A step up and down between two pixels stays.
+        let step = [(0, 100), (1000, 100), (1001, 200), (1002, 100), (2000, 100)];
+        assert_eq!(line(&step), "M0 21l55 0 0-20 0 20 55 0");
         // One extent more among many is no growth.
-        assert!(sparkline(&[point(0, 1000), point(9, 1001)]).contains("M0 19L100 19"));
-        assert_eq!(sparkline(&week[..1]), "");
+        assert_eq!(line(&[(0, 1000), (9, 1001)]), "M0 21l110 0");
+        assert_eq!(line(&[(0, 100)]), "");
     }
 
     #[test]

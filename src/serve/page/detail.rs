@@ -163,8 +163,9 @@ fn marks(past: &ImagePast) -> Vec<Mark> {
         let (engine, outcome, took) = (run.engine, run.outcome.as_str(), Roughly(run.took));
         let gap = if run.reason.is_empty() { "" } else { ": " };
         let reason = format!("{gap}{}", clean(&run.reason));
+        let stalls = run.stalls.map(|it| format!(" ({it})")).unwrap_or_default();
         let text = format!(
-            "{engine} {outcome}, {} to {} extents in {took}{reason}",
+            "{engine} {outcome}, {} to {} extents in {took}{stalls}{reason}",
             run.from, run.to
         );
         Mark {

@@ -37,8 +37,6 @@ pub struct Filter {
 pub struct Heading {
     pub text: &'static str,
     pub link: String,
-    /// Of the style sheet; empty for a column of text.
-    pub class: &'static str,
     /// `ascending`, `descending` or `none`.
     pub order: &'static str,
 }
@@ -101,8 +99,6 @@ impl Filter {
             let query = serde_urlencoded::to_string(&next).unwrap_or_default();
             // Names begin with the first, numbers with the largest.
             let ascends = matches!(word, "name" | "vm" | "critical") != reversed;
-            let numbers = matches!(word, "extents" | "growth" | "size");
-            let class = if numbers { "number" } else { "" };
             let order = match (is_it, ascends) {
                 (false, _) => "none",
                 (true, true) => "ascending",
@@ -110,7 +106,6 @@ impl Filter {
             };
             Heading {
                 text,
-                class,
                 link: format!("/images?{query}"),
                 order,
             }

@@ -159,7 +159,7 @@ pub struct Report {
 
 /// Filters of the templates.
 mod filters {
-    use crate::model::{Point, Roughly, UnixTime};
+    use crate::model::{Bytes, Point, Roughly, UnixTime};
 
     /// A time, to the minute.
     #[askama::filter_fn]
@@ -171,6 +171,12 @@ mod filters {
     #[askama::filter_fn]
     pub fn ago(at: &UnixTime, _: &dyn askama::Values, now: &UnixTime) -> askama::Result<Roughly> {
         Ok(Roughly(now.since(*at)))
+    }
+
+    /// A size, or a dash.
+    #[askama::filter_fn]
+    pub fn size(size: &Option<Bytes>, _: &dyn askama::Values) -> askama::Result<String> {
+        Ok(crate::table::or_dash(*size))
     }
 
     /// The line of a week.

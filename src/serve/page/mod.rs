@@ -76,7 +76,6 @@ async fn asset(Path(name): Path<String>) -> Response {
             let headers = [
                 (header::CONTENT_TYPE, kind),
                 (header::CACHE_CONTROL, "max-age=3600"),
-                (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
             ];
             (headers, text).into_response()
         }

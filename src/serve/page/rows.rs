@@ -1,6 +1,7 @@
 //! What the pages and the report show of an image, a run, a file system and the host. Pure.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -11,7 +12,8 @@ use crate::maintenance::{Decision, Plan, Planned};
 use crate::model::path::shown;
 use crate::model::utc::rfc3339_seconds;
 use crate::model::{
-    Bytes, ExtentCount, ExtentsPerDay, ImageKey, Point, Roughly, RunRecord, Severity, UnixTime,
+    Briefly, Bytes, ExtentCount, ExtentsPerDay, ImageKey, Point, Roughly, RunRecord, Severity,
+    Stalls, UnixTime,
 };
 use crate::serve::plan::{PlanInForce, begins};
 use crate::serve::status::Status;
@@ -44,8 +46,31 @@ pub struct Row {
     pub next: String,
     /// Counts of the last week, oldest first.
     pub week: Vec<Point>,
-    /// The last count of an image that is no longer counted: removed, moved or excluded.
-    pub gone: Option<UnixTime>,
+    /// Of an image that was no longer counted at the end.
+    pub uncounted: Option<Uncounted>,
+}
+
+/// Since when an image was not counted, while others were.
+#[derive(Debug, Clone, Copy)]
+pub struct Uncounted {
+    /// Its last count.
+    pub since: UnixTime,
+    /// Whether no other image of its file system was counted later.
+    pub with_filesystem: bool,
+}
+
+impl fmt::Display for Uncounted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let at = when(self.since);
+        match self.with_filesystem {
+            true => write!(
+                f,
+                "not counted since {at}, nor was any image of its file system, which may hang or be \
+                 unmounted"
+            ),
+            false => write!(f, "no longer counted since {at}"),
+        }
+    }
 }
 
 /// What the history knows of an image in a table.
@@ -75,6 +100,11 @@ impl Row {
             left: view.forecast.time_left(),
             ..Row::default()
         }
+    }
+
+    /// Whether it alone was no longer counted: removed, moved or excluded.
+    pub fn is_gone(&self) -> bool {
+        self.uncounted.is_some_and(|it| !it.with_filesystem)
     }
 
     /// The last part of its path.
@@ -192,6 +222,8 @@ pub struct RunRow {
     pub to: ExtentCount,
     pub bytes: Bytes,
     pub took: Duration,
+    /// What its guest may have waited for, if known.
+    pub stalls: Option<Stalls>,
 }
 
 impl From<RunRecord> for RunRow {
@@ -207,6 +239,7 @@ impl From<RunRecord> for RunRow {
             to: run.to,
             bytes: run.bytes,
             took: run.took,
+            stalls: run.stalls,
         }
     }
 }
@@ -220,6 +253,17 @@ impl RunRow {
     /// `12 min`
     pub fn lasted(&self) -> Roughly {
         Roughly(self.took)
+    }
+
+    /// Number of calls that may have stalled the guest, the longest, and all together.
+    pub fn stalled(&self) -> [String; 3] {
+        self.stalls.map_or_else(
+            || ["–"; 3].map(str::to_owned),
+            |it| {
+                let [longest, total] = [it.longest, it.total].map(|time| Briefly(time).to_string());
+                [ExtentCount(it.calls).to_string(), longest, total]
+            },
+        )
     }
 }
 

@@ -1,11 +1,13 @@
 //! One incident as a time line, for its page and for the report. Pure.
 
-use super::chart::{Bar, strip};
+use jiff::Timestamp;
+
+use super::chart::{Bar, Line, lines, strip};
 use crate::incident::evidence::BlockedTask;
 use crate::incident::format::{EventKind, Incident};
 use crate::incident::words::{clean, duration, event_text, kib, outcome, trigger};
 use crate::model::{Bytes, ExtentCount, Outcome};
-use crate::rescue::proof::large_blocks;
+use crate::rescue::proof::{Counters, large_blocks};
 use crate::sys::proc::page_bytes;
 use crate::table::counted;
 
@@ -52,6 +54,9 @@ impl From<&Incident> for Brief {
 pub struct Story {
     pub brief: Brief,
     pub strip: String,
+    /// Memory beside it; empty if none was read.
+    pub chart: String,
+    pub memory: Vec<MemoryRow>,
     /// Time since the begin, kind, and text.
     pub events: Vec<(String, &'static str, String)>,
     pub left_out: u64,
@@ -59,6 +64,24 @@ pub struct Story {
     /// What is known of the host, by name.
     pub facts: Vec<(&'static str, String)>,
     pub tasks: Vec<String>,
+}
+
+/// Memory at a moment of an incident.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MemoryRow {
+    /// Milliseconds after the begin.
+    pub after_ms: i64,
+    pub moment: String,
+    pub slab: Option<Bytes>,
+    /// For new work, without swapping.
+    pub available: Option<Bytes>,
+}
+
+impl MemoryRow {
+    /// `+12.3 s`
+    pub fn after(&self) -> String {
+        signed(self.after_ms)
+    }
 }
 
 /// An action and what it brought.
@@ -76,15 +99,8 @@ impl From<&Incident> for Story {
     fn from(incident: &Incident) -> Story {
         let shown = incident.events.iter().take(MOST_EVENTS);
         let further = incident.events.len().saturating_sub(MOST_EVENTS) as u64;
-        let events = shown.map(|event| {
-            let sign = if event.after_ms < 0 { "−" } else { "+" };
-            let after = duration(event.after_ms.unsigned_abs());
-            (
-                format!("{sign}{after}"),
-                kind(&event.what),
-                event_text(event),
-            )
-        });
+        let events =
+            shown.map(|event| (signed(event.after_ms), kind(&event.what), event_text(event)));
         let row = |action: &crate::incident::format::Action| {
             let ends = [&action.before, &action.after];
             ActionRow {
@@ -99,9 +115,12 @@ impl From<&Incident> for Story {
                 blocks: ends.map(|it| ExtentCount(large_blocks(&it.free_blocks, page_bytes()))),
             }
         };
+        let memory = memory(incident);
         Story {
             brief: Brief::from(incident),
             strip: times(incident),
+            chart: chart(incident, &memory),
+            memory,
             events: events.collect(),
             left_out: further + incident.events_left_out,
             actions: incident.actions().map(row).collect(),
@@ -121,7 +140,74 @@ fn kind(event: &EventKind) -> &'static str {
     }
 }
 
-fn times(incident: &Incident) -> String {
+/// A time after the begin.
+fn signed(after_ms: i64) -> String {
+    let sign = if after_ms < 0 { "−" } else { "+" };
+    format!("{sign}{}", duration(after_ms.unsigned_abs()))
+}
+
+/// What was read of the memory: with the evidence, and before and after each action.
+fn memory(incident: &Incident) -> Vec<MemoryRow> {
+    let size = |size: Option<u64>| size.filter(|kib| *kib > 0).map(kib);
+    let began: Option<Timestamp> = incident.began.parse().ok();
+    let evidence = incident.evidence.iter().filter_map(|taken| {
+        let at: Timestamp = taken.evidence.at.parse().ok()?;
+        let of = |name| size(taken.evidence.meminfo_kib.get(name).copied());
+        let after = i64::try_from(at.duration_since(began?).as_millis());
+        Some(MemoryRow {
+            after_ms: after.ok()?,
+            moment: taken.moment.as_str().to_owned(),
+            slab: of("Slab"),
+            available: of("MemAvailable"),
+        })
+    });
+    let shown = incident.events.iter().take(MOST_EVENTS);
+    let actions = shown.flat_map(|event| {
+        let EventKind::Action(action) = &event.what else {
+            return Vec::new();
+        };
+        let row = |word, after_ms, counters: &Counters| MemoryRow {
+            after_ms,
+            moment: format!("{word} action {}", action.number),
+            slab: size(Some(counters.slab_kib())),
+            available: size(Some(counters.available_kib)),
+        };
+        let before = event.after_ms.saturating_sub_unsigned(action.before_age_ms);
+        let after = event
+            .after_ms
+            .saturating_add_unsigned(action.duration_us / 1000);
+        vec![
+            row("before", before, &action.before),
+            row("after", after, &action.after),
+        ]
+    });
+    let mut rows: Vec<_> = evidence.chain(actions).collect();
+    rows.retain(|row| row.slab.is_some() || row.available.is_some());
+    rows.sort_by_key(|row| row.after_ms);
+    rows
+}
+
+fn chart(incident: &Incident, memory: &[MemoryRow]) -> String {
+    if memory.is_empty() {
+        return String::new();
+    }
+    let line = |class, size: fn(&MemoryRow) -> Option<Bytes>| Line {
+        class,
+        points: memory
+            .iter()
+            .filter_map(|row| Some((row.after_ms, size(row)?)))
+            .collect(),
+    };
+    let (span, ticks) = scale(incident);
+    let of_kinds = [
+        line("slab", |row| row.slab),
+        line("available", |row| row.available),
+    ];
+    lines(span, &ticks, &of_kinds)
+}
+
+/// From the first event to the end, and the texts of some times in between.
+fn scale(incident: &Incident) -> ((i64, i64), Vec<(i64, String)>) {
     let last = incident
         .events
         .iter()
@@ -139,7 +225,17 @@ fn times(incident: &Incident) -> String {
         .min()
         .unwrap_or(0)
         .min(0);
-    let (lanes, end) = (["record", "stall", "action"], end.max(last).max(first + 1));
+    let end = end.max(last).max(first + 1);
+    let ticks = (0..=4_i64).map(|step| {
+        let at = first + (end - first) / 4 * step;
+        (at, duration(at.unsigned_abs()))
+    });
+    ((first, end), ticks.collect())
+}
+
+fn times(incident: &Incident) -> String {
+    let (span, ticks) = scale(incident);
+    let lanes = ["record", "stall", "action"];
     let bars = incident
         .events
         .iter()
@@ -160,15 +256,7 @@ fn times(incident: &Incident) -> String {
                 text: String::new(),
             })
         });
-    let ticks = (0..=4_i64).map(|step| {
-        let at = first + (end - first) / 4 * step;
-        (at, duration(at.unsigned_abs()))
-    });
-    strip(
-        (first, end),
-        &ticks.collect::<Vec<_>>(),
-        &bars.collect::<Vec<_>>(),
-    )
+    strip(span, &ticks, &bars.collect::<Vec<_>>())
 }
 
 fn facts(incident: &Incident) -> Vec<(&'static str, String)> {
@@ -229,4 +317,53 @@ fn tasks(incident: &Incident) -> Vec<String> {
         )
     };
     tasks.take(MOST_TASKS).map(text).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_shown_at_both_ends_and_around_each_action() {
+        let counters = |slab: u64, available: u64| serde_json::json!({ "slab_unreclaimable_kib": slab, "available_kib": available });
+        let evidence = |moment, at, slab: u64| {
+            serde_json::json!({ "moment": moment, "at": at,
+                "meminfo_kib": { "Slab": slab, "MemAvailable": 5 } })
+        };
+        let incident = serde_json::json!({
+            "began": "2026-11-30T10:00:00.000Z", "duration_ms": 60_000,
+            "events": [{ "at": "", "after_ms": 2000, "kind": "action", "step": "drop_slab", "number": 1,
+                "outcome": "done", "reaction_us": 1, "duration_us": 800_000, "before_age_ms": 500,
+                "before": counters(900, 0), "after": counters(300, 700) }],
+            "evidence": [evidence("end", "2026-11-30T10:01:01.000Z", 200),
+                evidence("begin", "2026-11-30T10:00:00.250Z", 800)],
+        });
+        let incident: Incident = serde_json::from_value(incident).unwrap();
+        let rows = memory(&incident);
+        let row = |row: &MemoryRow| (row.after_ms, row.moment.clone(), row.slab, row.available);
+        let found: Vec<_> = rows.iter().map(row).collect();
+        let size = |size| Some(kib(size));
+        let expected = [
+            (250, "begin".to_owned(), size(800), size(5)),
+            // A file of 0.1.0 has no memory that is available.
+            (1500, "before action 1".to_owned(), size(900), None),
+            (2800, "after action 1".to_owned(), size(300), size(700)),
+            (61_000, "end".to_owned(), size(200), size(5)),
+        ];
+        assert_eq!(found, expected);
+        let svg = chart(&incident, &rows);
+        assert_eq!(svg.matches("<circle class=\"slab\"").count(), 4, "{svg}");
+        assert_eq!(
+            svg.matches("<circle class=\"available\"").count(),
+            3,
+            "{svg}"
+        );
+        // The largest is at the top, and what is behind the end at the right edge.
+        assert!(
+            svg.contains("cy=\"34.0\" r=\"3\"><title>slab 900 KiB<"),
+            "{svg}"
+        );
+        assert!(svg.contains("cx=\"800.0\""), "{svg}");
+        assert_eq!(chart(&incident, &[]), "");
+    }
 }

@@ -43,7 +43,6 @@ fn answer(status: StatusCode, page: &impl Template) -> Response {
     let headers = [
         (header::CONTENT_TYPE, "text/html; charset=utf-8"),
         (header::CONTENT_SECURITY_POLICY, POLICY),
-        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (header::REFERRER_POLICY, "no-referrer"),
         (header::CACHE_CONTROL, "no-store"),
     ];
@@ -289,7 +288,6 @@ pub async fn history(State(pages): State<Pages>, Query(query): Query<ImageQuery>
             Ok(text) => {
                 let headers = [
                     (header::CONTENT_TYPE, "application/json"),
-                    (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
                     (header::CACHE_CONTROL, "no-store"),
                 ];
                 (headers, text).into_response()

@@ -49,7 +49,10 @@ check_previous() {
     known_images >"$state/known-images"
     earlier_runs >"$state/runs"
     grep -c . "$state/runs" | grep -x 2
+    same schema 2 "$(schema)"
 }
+
+schema() { sqlite3 -readonly /var/lib/fragwatch/history.db 'PRAGMA user_version'; }
 
 cow_hint() { xfs_io -r -c cowextsize "$1" | sed 's/[^0-9]*\([0-9]*\).*/\1/'; }
 
@@ -83,6 +86,9 @@ check_upgrade_state() {
     fails compgen -G '/var/lib/fragwatch/defrag/*.hint'
     same 'known images' "$(cat "$state/known-images")" "$(known_images)"
     same runs "$(cat "$state/runs")" "$(earlier_runs)"
+    # Of them, it is not known what their guests waited for. Going back, 0.1.0 refuses this schema.
+    same schema 3 "$(schema)"
+    same 'runs with calls' 0 "$(sqlite3 -readonly /var/lib/fragwatch/history.db 'SELECT count(calls) FROM runs')"
     fragwatch incidents --json | jq -e '.incidents | length == 1'
     fragwatch status --json | jq -e .paused
     # The severity of torn.raw was reported by 0.1.0.

@@ -275,6 +275,8 @@ check_xfs_fsr() { defragmented idle xfs_fsr; }
 check_online() {
     kill -0 "$(cat "$state/holder")"
     defragmented used online
+    fragwatch history "$images/used.raw" --json |
+        jq -e '.runs[0] | .engine == "online" and .calls > 0 and .worst_call_seconds > 0'
     metric_above 0 fragwatch_defrag_extents_removed_total
 }
 
