@@ -1,5 +1,5 @@
 //! A libvirtd of its own, in a mount namespace of its own: it sees the file systems of the tests, and
-//! its state, its configuration and its sockets lie in memory. QEMU emulates: where /dev/kvm is no
+//! its state, its configuration and its sockets lie in memory, unless a test gives it disks for them. QEMU emulates: where /dev/kvm is no
 //! KVM that works, libvirtd would ask it anew before each definition, for half a minute.
 
 use std::fs;
@@ -20,21 +20,27 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// Of the disk in all domains.
 pub const DISK: &str = "vda";
 
-/// What is mounted before libvirtd starts. `$1` is a directory for it.
+/// What is mounted before libvirtd starts. `$1` is a directory for it; pairs of a directory and of the
+/// place where it is to be mounted follow.
 const NAMESPACE: &str = r#"
     set -e
     mount --make-rprivate /
-    mkdir -p /var/lib/libvirt /var/cache/libvirt /etc/libvirt "$1/dev"
+    mkdir -p /var/lib/libvirt /var/cache/libvirt /var/log/libvirt /etc/libvirt "$1/dev"
     mount -t tmpfs none "$1/dev"
     mkdir "$1/dev/pts" "$1/dev/shm"
     for name in null zero full random urandom tty; do cp -a "/dev/$name" "$1/dev/"; done
+    if [ -c /dev/kmsg ]; then cp -a /dev/kmsg "$1/dev/"; fi
     for name in pts shm; do mount --rbind "/dev/$name" "$1/dev/$name"; done
     ln -s /proc/self/fd "$1/dev/fd"
     ln -s /proc/self/fd/0 "$1/dev/stdin"
     mount --move "$1/dev" /dev
-    for at in /run /var/lib/libvirt /var/cache/libvirt /etc/libvirt; do mount -t tmpfs none "$at"; done
+    for at in /run /var/lib/libvirt /var/cache/libvirt /var/log/libvirt /etc/libvirt; do
+        mount -t tmpfs none "$at"
+    done
     mkdir /run/libvirt
-    cp "$1/libvirtd.conf" "$1/qemu.conf" /etc/libvirt/
+    dir=$1
+    while shift && [ $# -gt 0 ]; do mount --bind "$1" "$2"; shift; done
+    cp "$dir/libvirtd.conf" "$dir/qemu.conf" /etc/libvirt/
     exec sleep infinity"#;
 
 const LIBVIRTD: &str = "auth_unix_rw = \"none\"\nauth_unix_ro = \"none\"\nunix_sock_dir = \"/run/libvirt\"\n\
@@ -51,6 +57,11 @@ pub struct Libvirt {
 
 impl Libvirt {
     pub fn start() -> Here<Libvirt> {
+        Libvirt::start_with(&[])
+    }
+
+    /// With these directories at these places.
+    pub fn start_with(mounts: &[(&Path, &Path)]) -> Here<Libvirt> {
         for tool in ["virsh", "libvirtd", "qemu-system-x86_64", "nsenter"] {
             tools::have(tool)?;
         }
@@ -60,7 +71,8 @@ impl Libvirt {
         let mut command = Command::new("unshare");
         command
             .args(["--mount", "sh", "-c", NAMESPACE, "sh"])
-            .arg(&dir);
+            .arg(&dir)
+            .args(mounts.iter().flat_map(|(what, at)| [what, at]));
         let namespace = Child::spawn(&mut command).unwrap();
         let mut libvirt = Libvirt {
             namespace,
@@ -73,6 +85,12 @@ impl Libvirt {
         });
         libvirt.start_daemon();
         Ok(libvirt)
+    }
+
+    /// The namespace as seen from outside it: a path in it leads where it leads inside.
+    pub fn at(&self, path: &Path) -> PathBuf {
+        let root = PathBuf::from(format!("/proc/{}/root", self.namespace.id()));
+        root.join(path.strip_prefix("/").unwrap())
     }
 
     /// A command in the namespace, to be started. Its process is that of the program.
@@ -152,9 +170,12 @@ impl Libvirt {
 
     /// The process of a domain.
     pub fn qemu(&self, name: &str) -> u32 {
-        let root = format!("/proc/{}/root", self.namespace.id());
-        let file = Path::new(&root).join(format!("run/libvirt/qemu/{name}.pid"));
-        fs::read_to_string(file).unwrap().trim().parse().unwrap()
+        let file = format!("/run/libvirt/qemu/{name}.pid");
+        fs::read_to_string(self.at(Path::new(&file)))
+            .unwrap()
+            .trim()
+            .parse()
+            .unwrap()
     }
 
     pub fn kill_qemu(&self, name: &str) {
