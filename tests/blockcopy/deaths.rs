@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use super::libvirt::{Libvirt, until};
+use super::libvirt::{self, Libvirt, until};
 use super::support::child::Child;
 use super::support::random::Random;
 use super::support::skip::Here;
@@ -70,6 +70,7 @@ fn the_whole_service_killed() {
 struct Idle {
     image: PathBuf,
     sum: String,
+    qemu: u32,
 }
 
 impl Idle {
@@ -80,14 +81,28 @@ impl Idle {
         Idle {
             image: image.to_owned(),
             sum: tools::checksum(image),
+            qemu: libvirt.qemu(VM),
+        }
+    }
+
+    /// libvirtd may come back without a VM that runs, and takes it for off. The VM keeps its disk, and
+    /// nobody else gets that until an operator ends it.
+    fn end_forgotten(&self, directory: &Path) {
+        let Idle { image, qemu, .. } = self;
+        let written = libvirt::writes_of(*qemu, directory);
+        if !written.is_empty() {
+            eprintln!("libvirtd has forgotten its VM, which writes to {written:?}");
+            assert!(written.contains(&inode(image)), "{:?}", names(image));
+            signal(*qemu, Signal::KILL);
         }
     }
 
     /// The VM runs, or runs again, on what the path of the image leads to, and that is complete.
     fn is_whole_and_known(&self, libvirt: &Libvirt, bed: &Bed, context: &str) {
-        let Idle { image, sum } = self;
+        let Idle { image, sum, .. } = self;
         let said = recover(libvirt, bed);
         if libvirt.state(VM).starts_with("shut off") {
+            self.end_forgotten(bed.path());
             libvirt.power_on(VM);
         }
         let context = format!(

@@ -2,13 +2,17 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Output;
+use std::process::{Command, Output, Stdio};
+use std::thread;
+use std::time::Duration;
 
 use rustix::process::Signal;
 
 use super::libvirt::{DISK, Libvirt, until};
 use super::support::child::Child;
-use super::support::skip::Here;
+use super::support::groups::{Groups, within};
+use super::support::rundir::{self, Place};
+use super::support::skip::{Here, NotHere};
 use super::support::{self, Bed, MIB, guest, tools};
 use super::{defrag, inode, names, noted, report};
 
@@ -26,8 +30,13 @@ pub struct Trial {
 }
 
 pub fn trial() -> Here<Trial> {
+    trial_with(&[])
+}
+
+/// With these at these places in the namespace of libvirtd.
+fn trial_with(mounts: &[(&Path, &Path)]) -> Here<Trial> {
     let bed = Bed::xfs_with(&["-m", "reflink=0"])?;
-    let libvirt = Libvirt::start()?;
+    let libvirt = Libvirt::start_with(mounts)?;
     let image = bed.path().join("vm.raw");
     guest::random_direct_writes(&image, 64 * MIB, 8192);
     libvirt.define(VM, &image, "", "");
@@ -44,7 +53,11 @@ pub fn trial() -> Here<Trial> {
 impl Trial {
     /// Starts a slow run, and returns when QEMU copies.
     fn copying(&self) -> Child {
-        let child = Child::spawn(&mut defrag(&self.libvirt, &self.bed, &self.image, SLOW)).unwrap();
+        self.copying_as(&mut defrag(&self.libvirt, &self.bed, &self.image, SLOW))
+    }
+
+    fn copying_as(&self, run: &mut Command) -> Child {
+        let child = Child::spawn(run).unwrap();
         until("the copy", || {
             self.libvirt.writes(VM, self.bed.path()).len() == 2
         });
@@ -138,6 +151,43 @@ fn libvirtd_may_be_restarted_meanwhile() {
     assert_eq!(report(&output)["outcome"], "improved", "{output:?}");
     assert_eq!(tools::checksum(&trial.image), trial.sum);
     assert_eq!(trial.libvirt.source(VM, &["--inactive"]), trial.image);
+}
+
+/// Others beside the run wait for the disks, as far as it is told.
+#[test]
+fn others_who_wait_hold_it_up_and_it_goes_on_after_them() {
+    let groups = support::require!(Groups::new());
+    let told = support::require!(rundir::new_dir(Place::Disk).map_err(NotHere::because));
+    let told = told.join("io.pressure");
+    let waits = |percent| {
+        let some = format!("some avg10={percent}.00 avg60=0.00 avg300=0.00 total=0\n");
+        fs::write(&told, &some).unwrap();
+    };
+    waits(0);
+    let place = groups.beside().join("io.pressure");
+    let trial = support::require!(trial_with(&[(&told, &place)]));
+    let Trial { libvirt, bed, .. } = &trial;
+    let keys = format!("{SLOW}\nmax_io_pressure = 40");
+    let mut run = within(&groups.own(), &defrag(libvirt, bed, &trial.image, &keys));
+    run.stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut child = trial.copying_as(&mut run);
+    waits(90);
+    let job = || libvirt.virsh(&["blockjob", VM, DISK, "--raw", "--bytes"]);
+    let is_held = || job().contains("bandwidth=1\n");
+    until("that it is held", is_held);
+    // So long it would have taken to its end.
+    thread::sleep(Duration::from_secs(8));
+    assert!(is_held());
+    assert_eq!(child.wait(Duration::ZERO), None);
+    assert_eq!(libvirt.writes(VM, bed.path()).len(), 2);
+    waits(0);
+    let output = output(child);
+    assert_eq!(report(&output)["outcome"], "improved", "{output:?}");
+    assert_eq!(tools::checksum(&trial.image), trial.sum);
+    assert_eq!(libvirt.writes(VM, bed.path()), [inode(&trial.image)]);
+    rundir::remove(told.parent().unwrap());
 }
 
 #[test]

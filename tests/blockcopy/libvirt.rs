@@ -158,7 +158,8 @@ impl Libvirt {
             let output = self.try_virsh(&["start", name]);
             let errors = String::from_utf8_lossy(&output.stderr);
             let locked = errors.contains("\"write\" lock");
-            assert!(output.status.success() || locked, "{errors}");
+            let is_known = output.status.success() || locked;
+            assert!(is_known, "{errors} {}", self.log());
             output.status.success()
         });
         // For the janitor.
@@ -200,20 +201,9 @@ impl Libvirt {
         line.unwrap().trim().into()
     }
 
-    /// The inodes of the files in `directory` that the VM has open for writing. QEMU may keep the target of
-    /// an aborted copy open for reading, if libvirtd died before it had it closed.
+    /// What its process writes to: see [`writes_of`].
     pub fn writes(&self, name: &str, directory: &Path) -> Vec<u64> {
-        let process = format!("/proc/{}", self.qemu(name));
-        let fds = fs::read_dir(format!("{process}/fd")).unwrap();
-        let written = fds.flatten().filter(|fd| {
-            let number = fd.file_name().into_string().unwrap();
-            let info = fs::read_to_string(format!("{process}/fdinfo/{number}")).unwrap_or_default();
-            let flags = info.lines().find_map(|line| line.strip_prefix("flags:"));
-            let is_below = fs::read_link(fd.path()).is_ok_and(|to| to.starts_with(directory));
-            is_below && flags.is_some_and(|flags| !flags.trim().ends_with('0'))
-        });
-        let inode = |fd: fs::DirEntry| Some(fs::metadata(fd.path()).ok()?.ino());
-        written.filter_map(inode).collect()
+        writes_of(self.qemu(name), directory)
     }
 
     pub fn log(&self) -> String {
@@ -232,6 +222,22 @@ impl Drop for Libvirt {
         self.daemon = None;
         rundir::remove(&self.dir);
     }
+}
+
+/// The inodes of the files in `directory` that a QEMU has open for writing; none if it has ended. It may
+/// keep the target of an aborted copy open for reading, if libvirtd died before it had it closed.
+pub fn writes_of(qemu: u32, directory: &Path) -> Vec<u64> {
+    let process = format!("/proc/{qemu}");
+    let fds = fs::read_dir(format!("{process}/fd")).into_iter().flatten();
+    let written = fds.flatten().filter(|fd| {
+        let number = fd.file_name().into_string().unwrap();
+        let info = fs::read_to_string(format!("{process}/fdinfo/{number}")).unwrap_or_default();
+        let flags = info.lines().find_map(|line| line.strip_prefix("flags:"));
+        let is_below = fs::read_link(fd.path()).is_ok_and(|to| to.starts_with(directory));
+        is_below && flags.is_some_and(|flags| !flags.trim().ends_with('0'))
+    });
+    let inode = |fd: fs::DirEntry| Some(fs::metadata(fd.path()).ok()?.ino());
+    written.filter_map(inode).collect()
 }
 
 /// Waits until something is so.

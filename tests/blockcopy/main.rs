@@ -48,14 +48,13 @@ use support::Bed;
 /// A configuration with this in its section `[defrag]`, in a directory of the test.
 fn config(bed: &Bed, keys: &str) -> PathBuf {
     let beside = bed.path().parent().unwrap();
-    let bandwidth = match keys.contains("bandwidth") {
-        true => "",
-        false => "bandwidth = \"64GiB/s\"\n",
-    };
-    let text = format!(
-        "[defrag]\nmax_io_pressure = 100\nkeep_free = \"1%\"\nengines = [\"blockcopy\"]\n{bandwidth}{keys}\n\
-         [defrag.blockcopy]\nenabled = true\n"
-    );
+    let mut text = String::from("[defrag]\nkeep_free = \"1%\"\nengines = [\"blockcopy\"]\n");
+    for (key, value) in [("bandwidth", "\"64GiB/s\""), ("max_io_pressure", "100")] {
+        if !keys.contains(key) {
+            text.push_str(&format!("{key} = {value}\n"));
+        }
+    }
+    text.push_str(&format!("{keys}\n[defrag.blockcopy]\nenabled = true\n"));
     let path = beside.join(format!("fragwatch-{}.toml", keys.len()));
     fs::write(&path, text).unwrap();
     path
