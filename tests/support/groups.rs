@@ -24,7 +24,7 @@ pub struct Groups {
     root: PathBuf,
     /// cgroup v2, if it was not mounted.
     mounted: Option<PathBuf>,
-    others: Vec<Child>,
+    pub others: Vec<Child>,
     _alone: MutexGuard<'static, ()>,
 }
 
@@ -69,7 +69,7 @@ impl Groups {
     }
 
     /// What the others wait, by the kernel.
-    fn pressure(&self) -> f32 {
+    pub fn pressure(&self) -> f32 {
         let text = fs::read_to_string(self.beside().join("io.pressure")).unwrap();
         let field = text
             .split([' ', '\n'])
