@@ -177,7 +177,7 @@ fn others_who_wait_hold_it_up_and_it_goes_on_after_them() {
     let job = || libvirt.virsh(&["blockjob", VM, DISK, "--raw", "--bytes"]);
     let is_held = || job().contains("bandwidth=1\n");
     until("that it is held", is_held);
-    // So long it would have taken to its end.
+    // A copy that is not held ends in this time.
     thread::sleep(Duration::from_secs(8));
     assert!(is_held());
     assert_eq!(child.wait(Duration::ZERO), None);

@@ -163,10 +163,10 @@ impl Host {
             libvirt.power_on(VM);
         }
         let [found, last] = cut.guest.wait_after_cut(2);
+        let flushed = cut.flushed;
         assert!(
-            found >= cut.flushed,
-            "{context}: {found}, {}, {last}",
-            cut.flushed
+            found >= flushed,
+            "{context}: {flushed} writes were flushed, {found} are there, and some until {last}"
         );
         all.lost = all.lost.max(last - found);
         until("the definition's naming the image", || {
