@@ -1,31 +1,42 @@
 //! What ends a copy early, or comes in between: the VM keeps its image, and nothing is left.
 
 use std::fs;
-use std::process::Output;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::thread;
+use std::time::Duration;
 
 use rustix::process::Signal;
 
 use super::libvirt::{DISK, Libvirt, until};
 use super::support::child::Child;
-use super::support::skip::Here;
+use super::support::groups::{Groups, within};
+use super::support::rundir::{self, Place};
+use super::support::skip::{Here, NotHere};
 use super::support::{self, Bed, MIB, guest, tools};
 use super::{defrag, inode, names, noted, report};
 
-const VM: &str = "idle";
+pub const VM: &str = "idle";
 /// Slow enough that something can come in between.
 const SLOW: &str = "bandwidth = \"16MiB/s\"";
 
-struct Trial {
-    bed: Bed,
-    libvirt: Libvirt,
-    image: std::path::PathBuf,
-    sum: String,
-    old: u64,
+/// A VM whose guest does not boot, and so writes nothing.
+pub struct Trial {
+    pub bed: Bed,
+    pub libvirt: Libvirt,
+    pub image: PathBuf,
+    pub sum: String,
+    pub old: u64,
 }
 
-fn trial() -> Here<Trial> {
+pub fn trial() -> Here<Trial> {
+    trial_with(&[])
+}
+
+/// With these at these places in the namespace of libvirtd.
+fn trial_with(mounts: &[(&Path, &Path)]) -> Here<Trial> {
     let bed = Bed::xfs_with(&["-m", "reflink=0"])?;
-    let libvirt = Libvirt::start()?;
+    let libvirt = Libvirt::start_with(mounts)?;
     let image = bed.path().join("vm.raw");
     guest::random_direct_writes(&image, 64 * MIB, 8192);
     libvirt.define(VM, &image, "", "");
@@ -42,14 +53,44 @@ fn trial() -> Here<Trial> {
 impl Trial {
     /// Starts a slow run, and returns when QEMU copies.
     fn copying(&self) -> Child {
-        let child = Child::spawn(&mut defrag(&self.libvirt, &self.bed, &self.image, SLOW)).unwrap();
+        self.copying_as(&mut defrag(&self.libvirt, &self.bed, &self.image, SLOW))
+    }
+
+    fn copying_as(&self, run: &mut Command) -> Child {
+        let child = Child::spawn(run).unwrap();
         until("the copy", || {
             self.libvirt.writes(VM, self.bed.path()).len() == 2
         });
         child
     }
 
-    fn is_as_it_was(&self) {
+    /// Waits until libvirt shows the job: what it was about to begin when it dies, or when somebody asks
+    /// for something else, it may not begin.
+    fn copying_for_certain(&self) -> Child {
+        let child = self.copying();
+        let job = ["blockjob", VM, DISK, "--raw"];
+        until("the job", || !self.libvirt.virsh(&job).trim().is_empty());
+        child
+    }
+
+    /// Starts the VM anew with a second disk, `vdb`. Returns a directory for what belongs to it.
+    fn add_disk(&self) -> &Path {
+        let directory = self.bed.path().parent().unwrap();
+        let other = directory.join("other.raw");
+        fs::File::create(&other).unwrap().set_len(MIB).unwrap();
+        let disk = format!(
+            "<disk type='file' device='disk'><driver name='qemu' type='raw'/>\
+             <source file='{}'/><target dev='vdb' bus='virtio'/></disk>",
+            other.display()
+        );
+        self.libvirt.virsh(&["destroy", VM]);
+        self.libvirt.virsh(&["undefine", VM]);
+        self.libvirt.define(VM, &self.image, "", &disk);
+        self.libvirt.power_on(VM);
+        directory
+    }
+
+    pub fn is_as_it_was(&self) {
         assert_eq!(inode(&self.image), self.old);
         assert_eq!(
             (names(&self.image), noted(&self.bed)),
@@ -103,16 +144,50 @@ fn an_order_ends_it_and_a_second_run_waits_its_turn() {
 #[test]
 fn libvirtd_may_be_restarted_meanwhile() {
     let mut trial = support::require!(trial());
-    let child = trial.copying();
-    // What it was about to begin when it dies, it aborts when it is back.
-    let job = ["blockjob", VM, DISK, "--raw"];
-    until("the job", || !trial.libvirt.virsh(&job).trim().is_empty());
+    let child = trial.copying_for_certain();
     trial.libvirt.kill_daemon();
     trial.libvirt.start_daemon();
     let output = output(child);
     assert_eq!(report(&output)["outcome"], "improved", "{output:?}");
     assert_eq!(tools::checksum(&trial.image), trial.sum);
     assert_eq!(trial.libvirt.source(VM, &["--inactive"]), trial.image);
+}
+
+/// Others beside the run wait for the disks, as far as it is told.
+#[test]
+fn others_who_wait_hold_it_up_and_it_goes_on_after_them() {
+    let groups = support::require!(Groups::new());
+    let told = support::require!(rundir::new_dir(Place::Disk).map_err(NotHere::because));
+    let told = told.join("io.pressure");
+    let waits = |percent| {
+        let some = format!("some avg10={percent}.00 avg60=0.00 avg300=0.00 total=0\n");
+        fs::write(&told, &some).unwrap();
+    };
+    waits(0);
+    let place = groups.beside().join("io.pressure");
+    let trial = support::require!(trial_with(&[(&told, &place)]));
+    let Trial { libvirt, bed, .. } = &trial;
+    let keys = format!("{SLOW}\nmax_io_pressure = 40");
+    let mut run = within(&groups.own(), &defrag(libvirt, bed, &trial.image, &keys));
+    run.stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut child = trial.copying_as(&mut run);
+    waits(90);
+    let job = || libvirt.virsh(&["blockjob", VM, DISK, "--raw", "--bytes"]);
+    let is_held = || job().contains("bandwidth=1\n");
+    until("that it is held", is_held);
+    // A copy that is not held ends in this time.
+    thread::sleep(Duration::from_secs(8));
+    assert!(is_held());
+    assert_eq!(child.wait(Duration::ZERO), None);
+    assert_eq!(libvirt.writes(VM, bed.path()).len(), 2);
+    waits(0);
+    let output = output(child);
+    assert_eq!(report(&output)["outcome"], "improved", "{output:?}");
+    assert_eq!(tools::checksum(&trial.image), trial.sum);
+    assert_eq!(libvirt.writes(VM, bed.path()), [inode(&trial.image)]);
+    rundir::remove(told.parent().unwrap());
 }
 
 #[test]
@@ -133,6 +208,80 @@ fn a_domain_that_others_undefine_keeps_its_image() {
     let output = output(child);
     assert_eq!(report(&output)["outcome"], "refused", "{output:?}");
     trial.is_as_it_was();
+}
+
+#[test]
+fn a_disk_that_others_detach_keeps_its_image() {
+    let trial = support::require!(trial());
+    let child = trial.copying_for_certain();
+    // libvirt takes a disk with a job from the definition only.
+    let detach = |whence| trial.libvirt.try_virsh(&["detach-disk", VM, DISK, whence]);
+    let live = detach("--live");
+    assert!(!live.status.success(), "{live:?}");
+    let defined = detach("--config");
+    assert!(defined.status.success(), "{defined:?}");
+    let output = output(child);
+    assert_eq!(report(&output)["outcome"], "refused", "{output:?}");
+    trial.is_as_it_was();
+}
+
+/// Begins what backup programs begin: blocks of these disks as they are now are kept until it is ended.
+fn begin_backup(trial: &Trial, directory: &Path, disks: &[&str]) -> Output {
+    let disk = |name| {
+        let scratch = directory.join(format!("{name}.scratch"));
+        match disks.contains(&name) {
+            true => format!(
+                "<disk name='{name}' type='file'><scratch file='{}'/></disk>",
+                scratch.display()
+            ),
+            false => format!("<disk name='{name}' backup='no'/>"),
+        }
+    };
+    let xml = format!(
+        "<domainbackup mode='pull'><server transport='unix' socket='/run/backup'/>\
+         <disks>{}{}</disks></domainbackup>",
+        disk(DISK),
+        disk("vdb")
+    );
+    let file = directory.join("backup.xml");
+    fs::write(&file, xml).unwrap();
+    let file = file.to_str().unwrap();
+    trial.libvirt.try_virsh(&["backup-begin", VM, file])
+}
+
+#[test]
+fn a_backup_that_begins_meanwhile_keeps_the_image_as_it_is() {
+    let trial = support::require!(trial());
+    let directory = trial.add_disk();
+    let child = trial.copying_for_certain();
+    let both = begin_backup(&trial, directory, &[DISK, "vdb"]);
+    assert!(!both.status.success(), "{both:?}");
+    let other = begin_backup(&trial, directory, &["vdb"]);
+    assert!(other.status.success(), "{other:?}");
+    let output = output(child);
+    assert_eq!(report(&output)["outcome"], "refused", "{output:?}");
+    let job = trial.libvirt.virsh(&["domjobinfo", VM]);
+    assert!(job.contains("Backup"), "{job} {output:?}");
+    trial.libvirt.virsh(&["domjobabort", VM]);
+    trial.is_as_it_was();
+}
+
+#[test]
+fn a_job_of_another_disk_goes_on() {
+    let trial = support::require!(trial());
+    let directory = trial.add_disk();
+    let child = trial.copying_for_certain();
+    let to = directory.join("other.copy");
+    let to = to.to_str().unwrap();
+    let other = ["blockcopy", VM, "vdb", to, "--transient-job"];
+    trial.libvirt.virsh(&other);
+    let output = output(child);
+    assert_eq!(report(&output)["outcome"], "improved", "{output:?}");
+    let job = trial.libvirt.virsh(&["blockjob", VM, "vdb", "--raw"]);
+    assert!(job.contains("type="), "{job}");
+    assert_eq!(tools::checksum(&trial.image), trial.sum);
+    assert_eq!(trial.libvirt.source(VM, &["--inactive"]), trial.image);
+    assert_ne!(inode(&trial.image), trial.old);
 }
 
 #[test]

@@ -1,5 +1,5 @@
 //! A libvirtd of its own, in a mount namespace of its own: it sees the file systems of the tests, and
-//! its state, its configuration and its sockets lie in memory. QEMU emulates: where /dev/kvm is no
+//! its state, its configuration and its sockets lie in memory, unless a test gives it disks for them. QEMU emulates: where /dev/kvm is no
 //! KVM that works, libvirtd would ask it anew before each definition, for half a minute.
 
 use std::fs;
@@ -20,21 +20,27 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// Of the disk in all domains.
 pub const DISK: &str = "vda";
 
-/// What is mounted before libvirtd starts. `$1` is a directory for it.
+/// What is mounted before libvirtd starts. `$1` is a directory for it; pairs of a directory and of the
+/// place where it is to be mounted follow.
 const NAMESPACE: &str = r#"
     set -e
     mount --make-rprivate /
-    mkdir -p /var/lib/libvirt /var/cache/libvirt /etc/libvirt "$1/dev"
+    mkdir -p /var/lib/libvirt /var/cache/libvirt /var/log/libvirt /etc/libvirt "$1/dev"
     mount -t tmpfs none "$1/dev"
     mkdir "$1/dev/pts" "$1/dev/shm"
     for name in null zero full random urandom tty; do cp -a "/dev/$name" "$1/dev/"; done
+    if [ -c /dev/kmsg ]; then cp -a /dev/kmsg "$1/dev/"; fi
     for name in pts shm; do mount --rbind "/dev/$name" "$1/dev/$name"; done
     ln -s /proc/self/fd "$1/dev/fd"
     ln -s /proc/self/fd/0 "$1/dev/stdin"
     mount --move "$1/dev" /dev
-    for at in /run /var/lib/libvirt /var/cache/libvirt /etc/libvirt; do mount -t tmpfs none "$at"; done
+    for at in /run /var/lib/libvirt /var/cache/libvirt /var/log/libvirt /etc/libvirt; do
+        mount -t tmpfs none "$at"
+    done
     mkdir /run/libvirt
-    cp "$1/libvirtd.conf" "$1/qemu.conf" /etc/libvirt/
+    dir=$1
+    while shift && [ $# -gt 0 ]; do mount --bind "$1" "$2"; shift; done
+    cp "$dir/libvirtd.conf" "$dir/qemu.conf" /etc/libvirt/
     exec sleep infinity"#;
 
 const LIBVIRTD: &str = "auth_unix_rw = \"none\"\nauth_unix_ro = \"none\"\nunix_sock_dir = \"/run/libvirt\"\n\
@@ -51,6 +57,11 @@ pub struct Libvirt {
 
 impl Libvirt {
     pub fn start() -> Here<Libvirt> {
+        Libvirt::start_with(&[])
+    }
+
+    /// With these directories at these places.
+    pub fn start_with(mounts: &[(&Path, &Path)]) -> Here<Libvirt> {
         for tool in ["virsh", "libvirtd", "qemu-system-x86_64", "nsenter"] {
             tools::have(tool)?;
         }
@@ -60,7 +71,8 @@ impl Libvirt {
         let mut command = Command::new("unshare");
         command
             .args(["--mount", "sh", "-c", NAMESPACE, "sh"])
-            .arg(&dir);
+            .arg(&dir)
+            .args(mounts.iter().flat_map(|(what, at)| [what, at]));
         let namespace = Child::spawn(&mut command).unwrap();
         let mut libvirt = Libvirt {
             namespace,
@@ -73,6 +85,12 @@ impl Libvirt {
         });
         libvirt.start_daemon();
         Ok(libvirt)
+    }
+
+    /// The namespace as seen from outside it: a path in it leads where it leads inside.
+    pub fn at(&self, path: &Path) -> PathBuf {
+        let root = PathBuf::from(format!("/proc/{}/root", self.namespace.id()));
+        root.join(path.strip_prefix("/").unwrap())
     }
 
     /// A command in the namespace, to be started. Its process is that of the program.
@@ -140,7 +158,8 @@ impl Libvirt {
             let output = self.try_virsh(&["start", name]);
             let errors = String::from_utf8_lossy(&output.stderr);
             let locked = errors.contains("\"write\" lock");
-            assert!(output.status.success() || locked, "{errors}");
+            let is_known = output.status.success() || locked;
+            assert!(is_known, "{errors} {}", self.log());
             output.status.success()
         });
         // For the janitor.
@@ -152,9 +171,12 @@ impl Libvirt {
 
     /// The process of a domain.
     pub fn qemu(&self, name: &str) -> u32 {
-        let root = format!("/proc/{}/root", self.namespace.id());
-        let file = Path::new(&root).join(format!("run/libvirt/qemu/{name}.pid"));
-        fs::read_to_string(file).unwrap().trim().parse().unwrap()
+        let file = format!("/run/libvirt/qemu/{name}.pid");
+        fs::read_to_string(self.at(Path::new(&file)))
+            .unwrap()
+            .trim()
+            .parse()
+            .unwrap()
     }
 
     pub fn kill_qemu(&self, name: &str) {
@@ -179,20 +201,9 @@ impl Libvirt {
         line.unwrap().trim().into()
     }
 
-    /// The inodes of the files in `directory` that the VM has open for writing. QEMU may keep the target of
-    /// an aborted copy open for reading, if libvirtd died before it had it closed.
+    /// What its process writes to: see [`writes_of`].
     pub fn writes(&self, name: &str, directory: &Path) -> Vec<u64> {
-        let process = format!("/proc/{}", self.qemu(name));
-        let fds = fs::read_dir(format!("{process}/fd")).unwrap();
-        let written = fds.flatten().filter(|fd| {
-            let number = fd.file_name().into_string().unwrap();
-            let info = fs::read_to_string(format!("{process}/fdinfo/{number}")).unwrap_or_default();
-            let flags = info.lines().find_map(|line| line.strip_prefix("flags:"));
-            let is_below = fs::read_link(fd.path()).is_ok_and(|to| to.starts_with(directory));
-            is_below && flags.is_some_and(|flags| !flags.trim().ends_with('0'))
-        });
-        let inode = |fd: fs::DirEntry| Some(fs::metadata(fd.path()).ok()?.ino());
-        written.filter_map(inode).collect()
+        writes_of(self.qemu(name), directory)
     }
 
     pub fn log(&self) -> String {
@@ -211,6 +222,22 @@ impl Drop for Libvirt {
         self.daemon = None;
         rundir::remove(&self.dir);
     }
+}
+
+/// The inodes of the files in `directory` that a QEMU has open for writing; none if it has ended. It may
+/// keep the target of an aborted copy open for reading, if libvirtd died before it had it closed.
+pub fn writes_of(qemu: u32, directory: &Path) -> Vec<u64> {
+    let process = format!("/proc/{qemu}");
+    let fds = fs::read_dir(format!("{process}/fd")).into_iter().flatten();
+    let written = fds.flatten().filter(|fd| {
+        let number = fd.file_name().into_string().unwrap();
+        let info = fs::read_to_string(format!("{process}/fdinfo/{number}")).unwrap_or_default();
+        let flags = info.lines().find_map(|line| line.strip_prefix("flags:"));
+        let is_below = fs::read_link(fd.path()).is_ok_and(|to| to.starts_with(directory));
+        is_below && flags.is_some_and(|flags| !flags.trim().ends_with('0'))
+    });
+    let inode = |fd: fs::DirEntry| Some(fs::metadata(fd.path()).ok()?.ino());
+    written.filter_map(inode).collect()
 }
 
 /// Waits until something is so.

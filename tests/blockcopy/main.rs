@@ -5,7 +5,9 @@
 //! | `libvirt` | a libvirtd of its own |
 //! | `written` | a guest writes and verifies all the time, and finds all of it after a reboot and after a start |
 //! | `deaths`  | fragwatch, libvirtd or QEMU killed at any moment: the VM starts from the complete image |
+//! | `power`   | the power fails at any moment: what is on the disks recovers, with all that was flushed |
 //! | `ends`    | what ends a copy early: no space, an order, libvirtd restarted, the disk detached |
+//! | `service` | the daemon copies in its windows, and stops when it is to |
 
 #![allow(
     clippy::unwrap_used,
@@ -27,6 +29,8 @@ mod support;
 mod deaths;
 mod ends;
 mod libvirt;
+mod power;
+mod service;
 mod written;
 
 support::stall_server!();
@@ -44,14 +48,13 @@ use support::Bed;
 /// A configuration with this in its section `[defrag]`, in a directory of the test.
 fn config(bed: &Bed, keys: &str) -> PathBuf {
     let beside = bed.path().parent().unwrap();
-    let bandwidth = match keys.contains("bandwidth") {
-        true => "",
-        false => "bandwidth = \"64GiB/s\"\n",
-    };
-    let text = format!(
-        "[defrag]\nmax_io_pressure = 100\nkeep_free = \"1%\"\nengines = [\"blockcopy\"]\n{bandwidth}{keys}\n\
-         [defrag.blockcopy]\nenabled = true\n"
-    );
+    let mut text = String::from("[defrag]\nkeep_free = \"1%\"\nengines = [\"blockcopy\"]\n");
+    for (key, value) in [("bandwidth", "\"64GiB/s\""), ("max_io_pressure", "100")] {
+        if !keys.contains(key) {
+            text.push_str(&format!("{key} = {value}\n"));
+        }
+    }
+    text.push_str(&format!("{keys}\n[defrag.blockcopy]\nenabled = true\n"));
     let path = beside.join(format!("fragwatch-{}.toml", keys.len()));
     fs::write(&path, text).unwrap();
     path
@@ -87,24 +90,34 @@ fn report(output: &Output) -> Value {
 
 /// What the daemon does with notes when it starts.
 fn recover(libvirt: &Libvirt, bed: &Bed) -> String {
+    restore_hints(libvirt, &state(bed), &[])
+}
+
+/// What the service does with notes when it has ended: without the watchdog, its guest may stand still.
+fn resume(libvirt: &Libvirt, bed: &Bed) -> String {
+    restore_hints(libvirt, &state(bed), &["--suspended"])
+}
+
+fn restore_hints(libvirt: &Libvirt, state: &Path, options: &[&str]) -> String {
     let mut command = libvirt.command(env!("CARGO_BIN_EXE_fragwatch"));
-    let output = command
-        .arg("restore-hints")
-        .arg(state(bed).join("defrag"))
-        .output()
-        .unwrap();
+    command.arg("restore-hints").args(options);
+    let output = command.arg(state.join("defrag")).output().unwrap();
     assert!(output.status.success(), "{output:?}");
     String::from_utf8(output.stderr).unwrap()
 }
 
 /// How many copies are noted.
 fn noted(bed: &Bed) -> usize {
-    fs::read_dir(state(bed).join("defrag")).map_or(0, Iterator::count)
+    noted_in(&state(bed))
+}
+
+fn noted_in(state: &Path) -> usize {
+    fs::read_dir(state.join("defrag")).map_or(0, Iterator::count)
 }
 
 /// Whether a run has noted that it lets the guest stand still.
-fn is_switching(bed: &Bed) -> bool {
-    let notes = fs::read_dir(state(bed).join("defrag"));
+fn is_switching(state: &Path) -> bool {
+    let notes = fs::read_dir(state.join("defrag"));
     let texts = notes
         .into_iter()
         .flatten()

@@ -35,13 +35,26 @@ fn on_ext4() {
     support::require!(copied_underneath(Bed::ext4()));
 }
 
+/// What the guest boots.
+pub fn parts() -> Here<boot::Parts> {
+    let machine = Machine {
+        test: "written::guest",
+        disk: None,
+        files: &[],
+        memory: 384,
+        kernel: boot::Kernel::Usual,
+        processors: 1,
+    };
+    machine.parts()
+}
+
 /// A guest at work.
-struct Guest {
+pub struct Guest {
     log: PathBuf,
 }
 
 impl Guest {
-    fn start(libvirt: &Libvirt, bed: &Bed, image: &Path, parts: &boot::Parts) -> Guest {
+    pub fn start(libvirt: &Libvirt, bed: &Bed, image: &Path, parts: &boot::Parts) -> Guest {
         let log = bed.path().parent().unwrap().join("serial");
         let words = parts.words.replace('&', "&amp;").replace('<', "&lt;");
         let (kernel, memory) = (parts.kernel.display(), parts.memory.display());
@@ -55,7 +68,7 @@ impl Guest {
     }
 
     /// All numbers that it printed after a word.
-    fn printed(&self, word: &str) -> Vec<u64> {
+    pub fn printed(&self, word: &str) -> Vec<u64> {
         let text = fs::read(&self.log).unwrap_or_default();
         let text = String::from_utf8_lossy(&text);
         assert!(
@@ -69,18 +82,26 @@ impl Guest {
         numbers.collect()
     }
 
-    /// The last write that it printed.
-    fn turn(&self) -> u64 {
+    /// The last write that it printed: this and all before it are flushed.
+    pub fn turn(&self) -> u64 {
         self.printed("turn").last().copied().unwrap_or(0)
     }
 
     /// Waits until it has come up for the `number`-th time, having found all that it had written.
-    fn wait_for_start(&self, number: usize) -> u64 {
-        until("the guest", || self.printed("found").len() >= number);
-        self.printed("found")[number - 1]
+    pub fn wait_for_start(&self, number: usize) -> u64 {
+        let [found, last] = self.wait_after_cut(number);
+        assert_eq!(found, last);
+        found
     }
 
-    fn wait_for_more(&self) {
+    /// The same, of a guest whose writes since its last flush may be lost: up to which write it has found
+    /// all, and the last one of which it found something.
+    pub fn wait_after_cut(&self, number: usize) -> [u64; 2] {
+        until("the guest", || self.printed("found").len() >= number);
+        ["found", "last"].map(|word| self.printed(word)[number - 1])
+    }
+
+    pub fn wait_for_more(&self) {
         let before = self.turn();
         until("a write of the guest", || self.turn() > before + REPORTS);
     }
@@ -92,15 +113,7 @@ fn copied_underneath(bed: Here<Bed>) -> Here<()> {
     let image = bed.path().join("vm & 'more'.raw".replace(['&', '\''], "-"));
     guest::random_direct_writes(&image, IMAGE, IMAGE / BLOCK);
     let before = inode(&image);
-    let machine = Machine {
-        test: "written::guest",
-        disk: None,
-        files: &[],
-        memory: 384,
-        kernel: boot::Kernel::Usual,
-        processors: 1,
-    };
-    let parts = machine.parts()?;
+    let parts = parts()?;
     let guest = Guest::start(&libvirt, &bed, &image, &parts);
     guest.wait_for_start(1);
     guest.wait_for_more();
@@ -156,14 +169,18 @@ fn guest() {
     boot::arrive();
     println!();
     let mut disk = Disk::open(&boot::disk());
-    let mut turn = disk.find_all();
-    println!("found {turn}");
+    let (found, mut turn) = disk.find_all();
+    println!("last {turn}");
+    println!("found {found}");
+    // What a power cut took is written again.
+    (found + 1..=turn).for_each(|lost| disk.write(lost));
     let mut random = Random::new(turn);
     loop {
         turn += 1;
         disk.write(turn);
         disk.check(random.below(disk.blocks), turn);
         if turn.is_multiple_of(REPORTS) {
+            disk.file.sync_data().unwrap();
             println!("turn {turn}");
         }
         thread::sleep(Duration::from_millis(1));
@@ -215,17 +232,12 @@ impl Disk {
         assert_eq!(found, written, "block {block} at write {turn}");
     }
 
-    /// Reads all. Each block must hold the last write to it until the last of all, but for the one
-    /// that was not finished. Returns the last of all.
-    fn find_all(&mut self) -> u64 {
-        let found: Vec<u64> = (0..self.blocks).map(|block| self.read(block)).collect();
-        let last = found.iter().copied().max().unwrap();
-        for turn in 1..=last {
-            self.versions[(mix(turn) % self.blocks) as usize] = turn;
-        }
-        for (block, (found, written)) in found.iter().zip(&self.versions).enumerate() {
-            assert_eq!(found, written, "block {block} of {last} writes");
-        }
-        last
+    /// Reads all. Returns up to which write all are there, and the last that is. Only a power cut may
+    /// make a difference between them.
+    fn find_all(&mut self) -> (u64, u64) {
+        self.versions = (0..self.blocks).map(|block| self.read(block)).collect();
+        let last = self.versions.iter().copied().max().unwrap();
+        let is_there = |turn: &u64| self.versions[(mix(*turn) % self.blocks) as usize] >= *turn;
+        ((1..=last).take_while(is_there).count() as u64, last)
     }
 }

@@ -35,6 +35,7 @@
 //! | `daemon` | runs the program under test |
 //! | `prometheus` | promtool, and a Prometheus that scrapes it |
 //! | `failing` | an ioctl that fails
+//! | `groups` | control groups, and what others in them wait |
 //! | `halt`   | stops one thread of the program |
 //! | `emergency` | makes the kernel write records, and says what was done about them |
 //! | `expect` | what a scan says, and what it should say |
@@ -63,6 +64,7 @@ pub mod expect;
 pub mod failing;
 pub mod fleetlock;
 mod fuse;
+pub mod groups;
 pub mod guest;
 pub mod halt;
 mod initramfs;

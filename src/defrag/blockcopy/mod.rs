@@ -38,6 +38,11 @@
 //! - Writes are synchronous: from ready on, a write is completed only when it is in both files.
 //! - A [`watchdog`] resumes a guest that is left suspended, after linking if the pivot has happened:
 //!   it takes the same steps as the next start.
+//! - A libvirtd that is killed within milliseconds of a pivot may come back without the VM: it has saved
+//!   a state that it refuses to read ("unknown mirror job type ''", measured with libvirt 9.0.0), and takes
+//!   the VM for off. The VM's process goes on and keeps QEMU's lock on its disk. What it writes is seen by
+//!   its open files: a file that it alone writes to gets the path, and is never removed. Nothing can resume
+//!   it by libvirt: an operator ends the process, and starts the VM.
 //! - As long as the VM runs, its running definition names the copy's path, which therefore stays; also
 //!   while a managed save, a backing chain or another disk leads there. The file of a `virsh save` is
 //!   not seen.

@@ -62,7 +62,9 @@ fn recover_some(directory: &Path, is_it: fn(&Note) -> bool, mut notice: impl FnM
         let patience = PATIENCE.saturating_sub(began.elapsed());
         let why = match recover(&file, patience, &mut notice) {
             Ok(Some(Ended::Open)) => {
-                "yet: libvirt does not answer, or a job of it goes on".to_owned()
+                "yet: libvirt does not answer, a job of it goes on, or it takes a VM that runs for off \
+                 (`fuser` names its process)"
+                    .to_owned()
             }
             Ok(_) => continue,
             Err(error) => format!("({error})"),
