@@ -61,7 +61,7 @@ impl Trial {
     }
 }
 
-fn output(mut child: Child) -> Output {
+pub(super) fn output(mut child: Child) -> Output {
     use std::io::Read as _;
     let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
     child
@@ -148,6 +148,32 @@ fn an_image_that_grew_keeps_its_file() {
     assert_eq!(report(&output)["outcome"], "refused", "{output:?}");
     assert_eq!(inode(&trial.image), trial.old);
     assert_eq!((names(&trial.image).len(), noted(&trial.bed)), (1, 0));
+}
+
+/// It would go on reading the old file.
+#[test]
+fn a_reader_of_the_image_is_waited_for_or_a_reason() {
+    let trial = support::require!(trial());
+    let reader = fs::File::open(&trial.image).unwrap();
+    let run = defrag(&trial.libvirt, &trial.bed, &trial.image, "")
+        .output()
+        .unwrap();
+    let run = report(&run);
+    assert_eq!(run["guard"], "hypervisor", "{run}");
+    assert!(run.to_string().contains("be it for reading"), "{run}");
+    trial.is_as_it_was();
+    drop(reader);
+    let child = trial.copying();
+    let reader = fs::File::open(&trial.image).unwrap();
+    until("the end of the copying", || {
+        let xml = trial.libvirt.virsh(&["dumpxml", VM]);
+        xml.contains("ready='yes'")
+    });
+    assert_eq!(inode(&trial.image), trial.old);
+    drop(reader);
+    let output = output(child);
+    assert_eq!(report(&output)["outcome"], "improved", "{output:?}");
+    assert_eq!(tools::checksum(&trial.image), trial.sum);
 }
 
 #[test]

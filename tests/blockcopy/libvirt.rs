@@ -150,10 +150,14 @@ impl Libvirt {
         fs::write(records.join(format!("{pid}.{start}")), "").unwrap();
     }
 
+    /// A file in the namespace.
+    pub fn file(&self, path: &str) -> PathBuf {
+        Path::new(&format!("/proc/{}/root", self.namespace.id())).join(path)
+    }
+
     /// The process of a domain.
     pub fn qemu(&self, name: &str) -> u32 {
-        let root = format!("/proc/{}/root", self.namespace.id());
-        let file = Path::new(&root).join(format!("run/libvirt/qemu/{name}.pid"));
+        let file = self.file(&format!("run/libvirt/qemu/{name}.pid"));
         fs::read_to_string(file).unwrap().trim().parse().unwrap()
     }
 

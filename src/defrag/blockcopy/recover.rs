@@ -1,15 +1,17 @@
 //! Ends a copy that has begun: looks at what there is, takes the step that [`decide`] names, and looks
 //! again. The end of a run, the watchdog, and the next start all do it.
 
+use std::ffi::OsStr;
 use std::io;
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{
-    AtFlags, Gid, RenameFlags, Uid, fchown, fsync, linkat, renameat, renameat_with, unlinkat,
+    AtFlags, Gid, RenameFlags, Uid, XattrFlags, fchown, fgetxattr, fsetxattr, fsync, linkat,
+    renameat, renameat_with, unlinkat,
 };
 
 use super::ask;
@@ -20,6 +22,7 @@ use super::open_files;
 use super::output;
 use super::virsh::{Virsh, VirshError};
 use super::xml;
+use crate::defrag::metadata::LABEL;
 use crate::defrag::notes;
 use crate::history::StoreError;
 use crate::model::path::shown;
@@ -57,8 +60,15 @@ pub fn resume_all(directory: &Path, notice: impl FnMut(String)) {
 
 fn recover_some(directory: &Path, is_it: fn(&Note) -> bool, mut notice: impl FnMut(String)) {
     let began = Instant::now();
-    let files = notes::all(directory, note::SUFFIX);
-    for file in files.filter(|file| note::read(file).as_ref().is_none_or(is_it)) {
+    let mut files: Vec<_> = notes::all(directory, note::SUFFIX)
+        .filter(|file| note::read(file).as_ref().is_none_or(is_it))
+        .collect();
+    // The later copy of an image first: if it is given up, the one before counts again.
+    files.sort_by_key(|file| note::read(file).is_none_or(|note| note.former().is_none()));
+    for file in files {
+        if note::is_superseded(directory, &file) {
+            continue;
+        }
         let patience = PATIENCE.saturating_sub(began.elapsed());
         let why = match recover(&file, patience, &mut notice) {
             Ok(Some(Ended::Open)) => {
@@ -131,8 +141,8 @@ pub(super) fn end(
 fn left(note: &Note, found: Result<Found, Refusal>) -> Refusal {
     let (image, copy) = (shown(&note.image), shown(&note.copy));
     let text = format!(
-        "{image} or {copy} was moved or redefined by somebody: compare both with what `virsh dumpxml` \
-         names and the VM has open ({found:?}), then remove the note"
+        "{image} or {copy} was moved, redefined or started by somebody meanwhile: compare both with \
+         what `virsh dumpxml` names and the VM has open ({found:?}), then remove the note"
     );
     Refusal::new(ReasonCode::Hypervisor, text)
 }
@@ -142,13 +152,25 @@ fn left(note: &Note, found: Result<Found, Refusal>) -> Refusal {
 fn find(virsh: &Virsh, note: &Note) -> Result<Found, Refusal> {
     let places = note.places()?;
     let asked = ask_libvirt(virsh, note)?;
-    let name = |path: &Path| path.file_name().unwrap_or_default().to_owned();
-    let (image, _) = note.find(&places.image, &name(&note.image))?;
-    let (copy, _) = note.find(&places.copy, &name(&note.copy))?;
+    let look = |at: &OwnedFd, path: &Path| note.find(at, path.file_name().unwrap_or_default());
+    let (image, image_file) = look(&places.image, &note.image)?;
+    let (copy, copy_file) = look(&places.copy, &note.copy)?;
+    let former = places.former.as_ref().zip(note.former());
+    let former = former.map(|(at, path)| look(at, path)).transpose()?;
+    let (temporary, _) = note.find(&places.image, note.temporary().as_ref())?;
+    let overtaken = match (&note.mark, image_file, copy_file) {
+        (Some(mark), Some(old), Some(new)) if (image, copy) == (Name::Old, Name::New) => {
+            mark.is_overtaken(&old, &new)?
+        }
+        _ => false,
+    };
     let [writes_old, writes_new] = written(note, &places);
     Ok(Found {
         image,
         copy,
+        former: former.map(|(name, _)| name),
+        temporary,
+        overtaken,
         writes_old,
         writes_new,
         ..asked
@@ -157,9 +179,8 @@ fn find(virsh: &Virsh, note: &Note) -> Result<Found, Refusal> {
 
 /// Whether a process has the old file and the copy open for writing.
 fn written(note: &Note, places: &Places) -> [bool; 2] {
-    let directories = [&note.image, &note.copy].map(|path| path.parent().unwrap_or(path));
-    let writers = open_files::writers(Path::new(PROC), &directories);
-    [&note.old, &note.new].map(|key| writers.iter().any(|it| it.file == places.id(key)))
+    let opened = open_files::opened(Path::new(PROC), &note.directories());
+    [&note.old, &note.new].map(|key| places.is_written(key, &opened))
 }
 
 /// Fills in what libvirt knows; the rest is that of a copy whose files are missing.
@@ -168,6 +189,9 @@ fn ask_libvirt(virsh: &Virsh, note: &Note) -> Result<Found, Refusal> {
         step: note.step,
         image: Name::Missing,
         copy: Name::Missing,
+        former: None,
+        temporary: Name::Missing,
+        overtaken: false,
         writes_old: false,
         writes_new: false,
         vm: Vm::Unknown,
@@ -175,6 +199,7 @@ fn ask_libvirt(virsh: &Virsh, note: &Note) -> Result<Found, Refusal> {
         job: false,
         live: Named::Neither,
         defined: Named::Neither,
+        former_named: false,
     };
     let id = note.domain.as_str();
     let (state, reason) = match virsh.run("domstate", &[&"--domain", &id, &"--reason"]) {
@@ -201,13 +226,21 @@ fn ask_libvirt(virsh: &Virsh, note: &Note) -> Result<Found, Refusal> {
     if found.vm != Vm::Off {
         let live = ask::domain(virsh, id, &[])?;
         found.live = named(&live, note);
+        found.former_named = names_former(&live, note);
         let mirror = live.disk(&note.disk).and_then(|disk| disk.mirror.as_ref());
         found.job = mirror.is_some();
     }
     if info.persistent {
-        found.defined = named(&ask::domain(virsh, id, &["--inactive"])?, note);
+        let defined = ask::domain(virsh, id, &["--inactive"])?;
+        found.defined = named(&defined, note);
+        found.former_named |= names_former(&defined, note);
     }
     Ok(found)
+}
+
+fn names_former(domain: &Domain, note: &Note) -> bool {
+    let mut sources = domain.sources.iter();
+    sources.any(|path| note.former() == Some(path))
 }
 
 fn named(domain: &Domain, note: &Note) -> Named {
@@ -217,6 +250,7 @@ fn named(domain: &Domain, note: &Note) -> Named {
         Some(path) if *path == note.copy => Named::Copy,
         _ if is_anywhere(&note.copy) => Named::Elsewhere,
         Some(path) if *path == note.image => Named::Image,
+        Some(path) if note.former() == Some(path) => Named::Former,
         _ => Named::Neither,
     }
 }
@@ -242,12 +276,15 @@ fn take(
             link(note, found.writes_new)?;
             notice(format!("{image} is the copy now, which its VM uses"));
         }
+        Act::Restore => restore(note)?,
         Act::Abort => {
             let disk = note.disk.as_str();
             virsh.run(
                 "blockjob",
                 &[&"--domain", &id, &"--path", &disk, &"--abort"],
             )?;
+            // The VM keeps the old file; QEMU may write to the copy when it closes it.
+            noted.change(|note| note.mark = None)?;
         }
         Act::Resume => {
             // A link may not be durable yet.
@@ -263,6 +300,23 @@ fn take(
                 kept(note.history_back());
             }
         }
+        Act::RemoveTemporary => {
+            let at = note.places()?.image;
+            unlinkat(&at, note.temporary(), AtFlags::empty())?;
+            fsync(&at)?;
+        }
+        Act::RemoveFormer => {
+            if let Some((at, name)) = note
+                .places()?
+                .former
+                .zip(note.former().and_then(Path::file_name))
+                && found.former == Some(Name::New)
+            {
+                unlinkat(&at, name, AtFlags::empty())?;
+                fsync(&at)?;
+            }
+            noted.forget_former()?;
+        }
         Act::Forget | Act::Keep | Act::Wait | Act::Leave => {}
     }
     Ok(())
@@ -270,16 +324,18 @@ fn take(
 
 /// Notes that the guest goes on: later it may stand still for another reason.
 pub(super) fn resumed(noted: &mut Noted) -> io::Result<()> {
-    noted.step(Step::Switching { suspends: false })
+    noted.change(|note| {
+        note.step = Step::Switching { suspends: false };
+        note.mark = None;
+    })
 }
 
-/// Gives the copy the path of the image, durably, in place of the old file. Where no VM has the copy
-/// open (`in_use`), one may just be started with the old file, which then keeps its path.
+/// Gives the copy all names of the old file, durably: the path of the image, and that of the copy
+/// before. Where no VM has the copy open (`in_use`), one may just be started with the old file, which
+/// then keeps its path.
 pub(super) fn link(note: &Note, in_use: bool) -> Result<(), Refusal> {
     let places = note.places()?;
-    let name = note.image.file_name().unwrap_or_default();
     let copy = note.copy.file_name().unwrap_or_default();
-    let temporary = note.temporary();
     let (found, file) = note.find(&places.copy, copy)?;
     let Some(file) = file.filter(|_| found == Name::New) else {
         return Err(io::Error::other("the copy has lost its name").into());
@@ -290,34 +346,89 @@ pub(super) fn link(note: &Note, in_use: bool) -> Result<(), Refusal> {
     if (owner.uid(), owner.gid()) != note.owner {
         fchown(&file, Some(Uid::from_raw(user)), Some(Gid::from_raw(group)))?;
     }
+    let label = note.label.as_slice();
+    let mut found = vec![0; label.len()];
+    let has_label = fgetxattr(&file, LABEL, found.as_mut_slice()).is_ok_and(|_| found == label);
+    if !label.is_empty() && !has_label {
+        fsetxattr(&file, LABEL, label, XattrFlags::empty())?;
+    }
     file.sync_all()?;
-    let (at, to) = (&places.copy, &places.image);
-    let unlink = || unlinkat(to, temporary.as_str(), AtFlags::empty());
-    let _ = unlink();
-    linkat(at, copy, to, temporary.as_str(), AtFlags::empty())?;
-    let (linked, _) = note.find(to, temporary.as_ref())?;
-    let (old, _) = note.find(to, name)?;
-    if (linked, old) != (Name::New, Name::Old) {
-        let _ = unlink();
-        return Err(io::Error::other("somebody else renames files in its directory").into());
+    let image = note.image.file_name().unwrap_or_default();
+    if note.find(&places.image, image)?.0 == Name::Old {
+        match in_use {
+            true => replace(note, &places, &places.image, image)?,
+            false => exchange(note, &places, image)?,
+        }
     }
-    if in_use {
-        renameat(to, temporary.as_str(), to, name)?;
-        return Ok(fsync(to)?);
+    let former = note.former().and_then(Path::file_name);
+    if let Some((at, name)) = places.former.as_ref().zip(former)
+        && note.find(at, name)?.0 == Name::Old
+    {
+        replace(note, &places, at, name)?;
     }
+    Ok(())
+}
+
+/// Replaces a name of the old file by one of the copy.
+fn replace(note: &Note, places: &Places, at: &OwnedFd, name: &OsStr) -> Result<(), Refusal> {
+    let temporary = link_temporary(note, places, at, name)?;
+    renameat(&places.image, temporary, at, name)?;
+    Ok(fsync(at)?)
+}
+
+/// Does the same in a way that can be taken back.
+fn exchange(note: &Note, places: &Places, name: &OsStr) -> Result<(), Refusal> {
+    let at = &places.image;
+    let temporary = link_temporary(note, places, at, name)?;
+    let unlink = || unlinkat(at, temporary.as_str(), AtFlags::empty());
     let exchange = || {
-        renameat_with(to, temporary.as_str(), to, name, RenameFlags::EXCHANGE)
-            .and_then(|()| fsync(to))
+        renameat_with(at, temporary.as_str(), at, name, RenameFlags::EXCHANGE)
+            .and_then(|()| fsync(at))
     };
     exchange()?;
-    let [writes_old, _] = written(note, &places);
+    let [writes_old, _] = written(note, places);
     if writes_old {
         exchange()?;
         let _ = unlink();
         return Err(io::Error::other("its VM is just being started with the old file").into());
     }
     unlink()?;
-    Ok(fsync(to)?)
+    Ok(fsync(at)?)
+}
+
+/// Gives the copy its temporary name, which is to replace a name of the old file.
+fn link_temporary(
+    note: &Note,
+    places: &Places,
+    at: &OwnedFd,
+    name: &OsStr,
+) -> Result<String, Refusal> {
+    let copy = note.copy.file_name().unwrap_or_default();
+    let temporary = note.temporary();
+    let unlink = || unlinkat(&places.image, temporary.as_str(), AtFlags::empty());
+    let _ = unlink();
+    linkat(
+        &places.copy,
+        copy,
+        &places.image,
+        temporary.as_str(),
+        AtFlags::empty(),
+    )?;
+    let (linked, _) = note.find(&places.image, temporary.as_ref())?;
+    let (old, _) = note.find(at, name)?;
+    if (linked, old) != (Name::New, Name::Old) {
+        let _ = unlink();
+        return Err(io::Error::other("somebody else renames files in its directory").into());
+    }
+    Ok(temporary)
+}
+
+/// Gives the path of the image back to the old file, which has the temporary name.
+fn restore(note: &Note) -> Result<(), Refusal> {
+    let at = note.places()?.image;
+    let name = note.image.file_name().unwrap_or_default();
+    renameat_with(&at, note.temporary(), &at, name, RenameFlags::EXCHANGE)?;
+    Ok(fsync(&at)?)
 }
 
 /// Has the persistent definition of the disk name the path of the image; all else of the domain may
@@ -339,7 +450,6 @@ fn define(virsh: &Virsh, note: &Note) -> Result<(), Refusal> {
 fn remove(note: &Note) -> Result<(), Refusal> {
     let places = note.places()?;
     let name = note.copy.file_name().unwrap_or_default();
-    let _ = unlinkat(&places.image, note.temporary().as_str(), AtFlags::empty());
     unlinkat(places.copy.as_fd(), name, AtFlags::empty())?;
     Ok(fsync(&places.copy)?)
 }
@@ -348,10 +458,11 @@ fn remove(note: &Note) -> Result<(), Refusal> {
 mod tests {
     use std::fs::{self, File};
     use std::os::unix::fs::MetadataExt as _;
-    use std::process::{Command, Stdio};
+    use std::path::PathBuf;
+    use std::process::{Child, Command, Stdio};
 
     use super::*;
-    use crate::model::FilesystemKind;
+    use crate::model::{FilesystemKind, ImageKey};
 
     /// An image and its complete copy, in a directory.
     fn copied(directory: &Path) -> Note {
@@ -368,14 +479,23 @@ mod tests {
         Note {
             image,
             copy,
+            former: PathBuf::new(),
             old,
             new,
             owner: (owner.uid(), owner.gid()),
+            label: Vec::new(),
             domain: "6695eb01-f6a4-8304-79aa-97f2502e193f".to_owned(),
             disk: "vda".to_owned(),
             step: Step::Switching { suspends: true },
+            mark: None,
             database: directory.join("none"),
         }
+    }
+
+    /// A process that has a file open.
+    fn holder(file: File) -> Child {
+        let mut command = Command::new("sleep");
+        command.arg("600").stdin(Stdio::from(file)).spawn().unwrap()
     }
 
     fn names(directory: &Path) -> Vec<String> {
@@ -395,15 +515,7 @@ mod tests {
         note.try_link().unwrap();
         assert_eq!(names(&dir), ["copy", "image"]);
         let image = File::options().write(true).open(&note.image).unwrap();
-        let sleep = |image: File| {
-            let mut command = Command::new("sleep");
-            command
-                .arg("600")
-                .stdin(Stdio::from(image))
-                .spawn()
-                .unwrap()
-        };
-        let mut vm = sleep(image);
+        let mut vm = holder(image);
         let linked = link(&note, false);
         let found = fs::read_to_string(&note.image).unwrap();
         vm.kill().unwrap();
@@ -422,11 +534,112 @@ mod tests {
         assert_eq!(names(&dir), ["copy", "image"]);
     }
 
+    #[test]
+    fn both_names_of_the_old_file_become_those_of_the_copy() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path().canonicalize().unwrap();
+        let former = dir.join("below/former");
+        fs::create_dir(dir.join("below")).unwrap();
+        let mut note = copied(&dir);
+        fs::hard_link(&note.image, &former).unwrap();
+        note.former = former.clone();
+        note.try_link().unwrap();
+        assert_eq!(names(&dir), ["below", "copy", "image"]);
+        link(&note, true).unwrap();
+        for path in [&note.image, &former] {
+            assert_eq!(fs::read_to_string(path).unwrap(), "new");
+        }
+        assert_eq!(names(&dir), ["below", "copy", "image"]);
+        assert_eq!(names(&dir.join("below")), ["former"]);
+        // Killed between both.
+        let other = dir.join("other");
+        fs::create_dir(&other).unwrap();
+        let mut note = copied(&other);
+        fs::hard_link(&note.image, other.join("former")).unwrap();
+        note.former = other.join("former");
+        fs::remove_file(&note.image).unwrap();
+        fs::hard_link(&note.copy, &note.image).unwrap();
+        link(&note, true).unwrap();
+        assert_eq!(fs::read_to_string(&note.former).unwrap(), "new");
+    }
+
+    #[test]
+    fn the_old_file_gets_its_path_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let note = copied(dir.path());
+        let temporary = dir.path().join(note.temporary());
+        fs::rename(&note.image, &temporary).unwrap();
+        fs::hard_link(&note.copy, &note.image).unwrap();
+        restore(&note).unwrap();
+        assert_eq!(fs::read_to_string(&note.image).unwrap(), "old");
+        assert_eq!(fs::read_to_string(&temporary).unwrap(), "new");
+    }
+
+    /// The number of a removed inode is soon that of another file.
+    #[test]
+    fn a_writer_of_another_file_with_the_same_number_does_not_count() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path().canonicalize().unwrap();
+        let mut note = copied(&dir);
+        let image = File::options().write(true).open(&note.image).unwrap();
+        let mut vm = holder(image);
+        let places = note.places().unwrap();
+        let is_old = written(&note, &places);
+        note.old.generation = note.old.generation.wrapping_add(1);
+        let was_old = written(&note, &places);
+        vm.kill().unwrap();
+        vm.wait().unwrap();
+        assert_eq!((is_old, was_old), ([true, false], [false, false]));
+    }
+
+    #[test]
+    fn a_later_copy_takes_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let (state, path) = (dir.path().join("state"), dir.path());
+        let first = copied(path);
+        let note = Note {
+            copy: path.join("second"),
+            former: first.copy.clone(),
+            old: first.new.clone(),
+            new: ImageKey {
+                inode: first.new.inode + 1,
+                ..first.new.clone()
+            },
+            ..first.clone()
+        };
+        let first = Noted::write(first, &state).unwrap();
+        assert!(!note::is_superseded(&state, &first.file));
+        let mut second = Noted::write(note, &state).unwrap();
+        assert!(note::is_superseded(&state, &first.file));
+        assert!(!note::is_superseded(&state, &second.file));
+        second.forget_former().unwrap();
+        assert_eq!((first.file.exists(), second.file.exists()), (false, true));
+        assert_eq!(note::read(&second.file).unwrap().former(), None);
+        // That of another image whose copy has got the same number.
+        let other = Noted::write(first.note.clone(), &state).unwrap();
+        second.note.former = path.join("another");
+        second.forget_former().unwrap();
+        assert!(other.file.exists());
+    }
+
+    #[test]
+    fn a_note_of_the_version_before_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let note = copied(dir.path());
+        let mut json = serde_json::to_value(&note).unwrap();
+        let members = json.as_object_mut().unwrap();
+        for later in ["former", "label", "mark"] {
+            members.remove(later).unwrap();
+        }
+        assert_eq!(serde_json::from_value::<Note>(json).unwrap(), note);
+    }
+
     /// What is a domain's only way to the copy.
     #[test]
     fn every_place_in_a_definition_counts() {
         let dir = tempfile::tempdir().unwrap();
-        let note = copied(dir.path());
+        let mut note = copied(dir.path());
+        note.former = PathBuf::from("/former");
         let (image, copy) = (note.image.display(), note.copy.display());
         let of = |source: &str, more: &str, target: &str| {
             let disk =
@@ -444,5 +657,7 @@ mod tests {
         assert_eq!(of("/overlay", &below, "vda"), Named::Elsewhere);
         assert_eq!(of(&copy, "", "vdb"), Named::Elsewhere);
         assert_eq!(of("/overlay", "", "vda"), Named::Neither);
+        assert_eq!(of("/former", "", "vda"), Named::Former);
+        assert_eq!(of("/former", &below, "vda"), Named::Elsewhere);
     }
 }
