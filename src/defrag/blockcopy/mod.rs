@@ -69,6 +69,7 @@ mod ask;
 mod decide;
 pub mod domain;
 mod mark;
+mod names;
 mod note;
 mod open_files;
 pub mod output;

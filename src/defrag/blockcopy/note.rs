@@ -24,6 +24,7 @@ use crate::probe::{self, open};
 use crate::sys::generation;
 
 pub(super) const SUFFIX: &str = "blockcopy";
+const PROC: &str = "/proc";
 
 /// A copy that has begun.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -176,6 +177,12 @@ impl Note {
         paths.into_iter().chain(self.former()).map(parent).collect()
     }
 
+    /// Whether a process writes to the old file, and to the copy.
+    pub(super) fn written(&self, places: &Places) -> [bool; 2] {
+        let opened = open_files::opened(Path::new(PROC), &self.directories());
+        [&self.old, &self.new].map(|key| places.is_written(key, &opened))
+    }
+
     /// Whether nothing is left to be done about it as long as the VM runs.
     fn is_settled(&self) -> Result<bool, Refusal> {
         let places = self.places()?;
@@ -302,3 +309,6 @@ fn file_of(
 ) -> PathBuf {
     directory.join(format!("{filesystem}-{inode}.{SUFFIX}"))
 }
+
+#[cfg(test)]
+pub(super) mod tests;

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use super::decide::Step;
 use super::mark::Mark;
+use super::names;
 use super::open_files;
 use super::recover::{self, Ended};
 use super::session::{Session, failed};
@@ -120,7 +121,7 @@ fn while_suspended(
             .err()
             .unwrap_or(RunOutcome::Stopped { why: Stop::Stuck }));
     }
-    recover::link(&session.noted.note, true)?;
+    names::link(&session.noted.note, true)?;
     if suspends {
         run(&session.virsh, "resume", &[&"--domain", &domain])?;
         recover::resumed(&mut session.noted).map_err(cannot("the step cannot be noted"))?;
