@@ -9,7 +9,7 @@ use super::libvirt::{DISK, Libvirt, until};
 use super::support::child::Child;
 use super::support::skip::Here;
 use super::support::{self, Bed, MIB, guest, tools};
-use super::{defrag, inode, names, noted, report};
+use super::{defrag, inode, names, noted, recover, report};
 
 const VM: &str = "idle";
 /// Slow enough that something can come in between.
@@ -148,6 +148,24 @@ fn an_image_that_grew_keeps_its_file() {
     assert_eq!(report(&output)["outcome"], "refused", "{output:?}");
     assert_eq!(inode(&trial.image), trial.old);
     assert_eq!((names(&trial.image).len(), noted(&trial.bed)), (1, 0));
+}
+
+/// As after a kill between the exchange of both files and its undoing, because a VM was being started.
+#[test]
+fn a_path_that_the_copy_took_in_vain_is_given_back() {
+    let trial = support::require!(trial());
+    let mut child = trial.copying();
+    child.signal(Signal::KILL);
+    child.end();
+    trial.libvirt.virsh(&["blockjob", VM, DISK, "--abort"]);
+    let copy = names(&trial.image).remove(0);
+    let copy = trial.image.with_file_name(copy);
+    let temporary = format!(".fragwatch-{}.tmp", inode(&copy));
+    let temporary = trial.image.with_file_name(temporary);
+    fs::rename(&trial.image, &temporary).unwrap();
+    fs::hard_link(&copy, &trial.image).unwrap();
+    assert_eq!(recover(&trial.libvirt, &trial.bed), "");
+    trial.is_as_it_was();
 }
 
 /// It would go on reading the old file.
