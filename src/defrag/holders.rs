@@ -1,5 +1,6 @@
 //! A process that has a file open, as far as /proc shows: a name for a refusal, not a proof.
 
+use std::fmt::Display;
 use std::fs;
 use std::path::Path;
 
@@ -8,14 +9,18 @@ use crate::model::NamedProcess;
 /// A process that has the file open under this path and does not run our program, whose probes open
 /// images briefly too. No call is made on the file system of the file.
 pub(super) fn holder_of(proc: &Path, path: &Path) -> Option<NamedProcess> {
-    let program = |pid: &str| fs::read_link(proc.join(pid).join("exe")).ok();
-    let own = program("self");
-    let is_ours = |pid: i32| own.is_some() && program(&pid.to_string()) == own;
     let processes = fs::read_dir(proc).ok()?.flatten();
     processes
         .filter_map(|process| process.file_name().to_str()?.parse::<i32>().ok())
-        .find(|pid| has_open(proc, *pid, path) && !is_ours(*pid))
+        .find(|pid| has_open(proc, *pid, path) && !is_ours(proc, *pid))
         .map(|pid| process(proc, pid))
+}
+
+/// Whether a process runs our program.
+pub(super) fn is_ours(proc: &Path, pid: impl Display) -> bool {
+    let program = |pid: &str| fs::read_link(proc.join(pid).join("exe")).ok();
+    let own = program("self");
+    own.is_some() && program(&pid.to_string()) == own
 }
 
 fn has_open(proc: &Path, pid: i32, path: &Path) -> bool {

@@ -26,6 +26,9 @@ const LONGEST: usize = 65_536;
 /// (src/util/virfile.c; src/security/security_util.c).
 const LIBVIRT: &[u8] = b"trusted.libvirt.";
 
+/// The SELinux label (security/selinux, XATTR_NAME_SELINUX).
+pub(crate) const LABEL: &[u8] = b"security.selinux";
+
 /// Everything about a file but its contents.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Metadata {
@@ -92,6 +95,11 @@ impl Metadata {
     /// The user and the group.
     pub(crate) fn owner(&self) -> (u32, u32) {
         self.owner
+    }
+
+    /// The SELinux label; empty if it has none.
+    pub(crate) fn label(&self) -> Vec<u8> {
+        self.extended.get(LABEL).cloned().unwrap_or_default()
     }
 
     fn give(&self, copy: &File) -> io::Result<()> {

@@ -14,7 +14,7 @@ use super::support::groups::{Groups, within};
 use super::support::rundir::{self, Place};
 use super::support::skip::{Here, NotHere};
 use super::support::{self, Bed, MIB, guest, tools};
-use super::{defrag, inode, names, noted, report};
+use super::{defrag, inode, names, noted, recover, report};
 
 pub const VM: &str = "idle";
 /// Slow enough that something can come in between.
@@ -102,7 +102,7 @@ impl Trial {
     }
 }
 
-fn output(mut child: Child) -> Output {
+pub(super) fn output(mut child: Child) -> Output {
     use std::io::Read as _;
     let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
     child
@@ -297,6 +297,50 @@ fn an_image_that_grew_keeps_its_file() {
     assert_eq!(report(&output)["outcome"], "refused", "{output:?}");
     assert_eq!(inode(&trial.image), trial.old);
     assert_eq!((names(&trial.image).len(), noted(&trial.bed)), (1, 0));
+}
+
+/// As after a kill between the exchange of both files and its undoing, because a VM was being started.
+#[test]
+fn a_path_that_the_copy_took_in_vain_is_given_back() {
+    let trial = support::require!(trial());
+    let mut child = trial.copying();
+    child.signal(Signal::KILL);
+    child.end();
+    trial.libvirt.virsh(&["blockjob", VM, DISK, "--abort"]);
+    let copy = names(&trial.image).remove(0);
+    let copy = trial.image.with_file_name(copy);
+    let temporary = format!(".fragwatch-{}.tmp", inode(&copy));
+    let temporary = trial.image.with_file_name(temporary);
+    fs::rename(&trial.image, &temporary).unwrap();
+    fs::hard_link(&copy, &trial.image).unwrap();
+    assert_eq!(recover(&trial.libvirt, &trial.bed), "");
+    trial.is_as_it_was();
+}
+
+/// It would go on reading the old file.
+#[test]
+fn a_reader_of_the_image_is_waited_for_or_a_reason() {
+    let trial = support::require!(trial());
+    let reader = fs::File::open(&trial.image).unwrap();
+    let run = defrag(&trial.libvirt, &trial.bed, &trial.image, "")
+        .output()
+        .unwrap();
+    let run = report(&run);
+    assert_eq!(run["guard"], "hypervisor", "{run}");
+    assert!(run.to_string().contains("be it for reading"), "{run}");
+    trial.is_as_it_was();
+    drop(reader);
+    let child = trial.copying();
+    let reader = fs::File::open(&trial.image).unwrap();
+    until("the end of the copying", || {
+        let xml = trial.libvirt.virsh(&["dumpxml", VM]);
+        xml.contains("ready='yes'")
+    });
+    assert_eq!(inode(&trial.image), trial.old);
+    drop(reader);
+    let output = output(child);
+    assert_eq!(report(&output)["outcome"], "improved", "{output:?}");
+    assert_eq!(tools::checksum(&trial.image), trial.sum);
 }
 
 #[test]

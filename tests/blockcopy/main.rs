@@ -8,6 +8,7 @@
 //! | `power`   | the power fails at any moment: what is on the disks recovers, with all that was flushed |
 //! | `ends`    | what ends a copy early: no space, an order, libvirtd restarted, the disk detached |
 //! | `service` | the daemon copies in its windows, and stops when it is to |
+//! | `second`  | further copies under a VM that is never shut down |
 
 #![allow(
     clippy::unwrap_used,
@@ -31,6 +32,7 @@ mod ends;
 mod libvirt;
 mod power;
 mod service;
+mod second;
 mod written;
 
 support::stall_server!();

@@ -1,5 +1,6 @@
 //! Asks libvirt and the kernel what decides about a copy.
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -13,8 +14,8 @@ use super::output::{self, BlockJob, Versions};
 use super::refusal::{self, Answers, Facts, FileId};
 use super::target::Place;
 use super::virsh::{Virsh, VirshError};
-use crate::defrag::HostInterfaces;
 use crate::defrag::guard::Target;
+use crate::defrag::{HostInterfaces, holders};
 use crate::model::{Bytes, ReasonCode, Refusal, Share};
 
 /// Where libvirt's driver for QEMU notes the process IDs of its domains, as `NAME.pid`.
@@ -53,10 +54,12 @@ fn answers(virsh: &Virsh, name: &str) -> Result<Answers, Refusal> {
     })
 }
 
-/// Asks all that [`check`](super::refusal::check) needs. Refused if no VM of libvirt has it open.
+/// Asks all that [`check`](super::refusal::check) needs. `former` is the path of the copy before, by
+/// which the VM knows the image. Refused if no VM of libvirt has it open.
 pub(super) fn ask(
     virsh: &Virsh,
     target: &Target,
+    former: Option<&Path>,
     place: &Place,
     keep_free: Share,
     host: &HostInterfaces,
@@ -66,16 +69,19 @@ pub(super) fn ask(
         device: image.dev(),
         inode: image.ino(),
     };
-    let directory = target.path.parent().unwrap_or(Path::new("/"));
-    let writers = open_files::writers(&host.proc, &[directory]);
-    let mut pids: Vec<u32> = writers
+    let names = [Some(target.path.as_path()), former];
+    let directories: Vec<&Path> = names
         .iter()
-        .filter(|writer| writer.file == file)
-        .map(|writer| writer.pid)
+        .flatten()
+        .filter_map(|it| it.parent())
         .collect();
-    pids.dedup();
-    let found = pids.iter().find_map(|pid| Some((*pid, domain_of(*pid)?)));
+    let mut opened = open_files::opened(&host.proc, &directories);
+    opened.retain(|it| it.writes || !holders::is_ours(&host.proc, it.pid));
+    let of_image = || opened.iter().filter(|it| it.file == file);
+    let mut writers = of_image().filter(|it| it.writes);
+    let found = writers.find_map(|it| Some((it.pid, domain_of(it.pid)?)));
     let (pid, name) = found.ok_or(Refusal::from(ReasonCode::NotLibvirt))?;
+    let others = of_image().map(|it| it.pid).filter(|it| *it != pid);
     let answers = answers(virsh, &name)?;
     let size = fstatvfs(&place.directory)?;
     let bytes = |blocks: u64| Bytes(blocks.saturating_mul(size.f_frsize));
@@ -83,13 +89,15 @@ pub(super) fn ask(
         facts: Facts {
             image: target.path.clone(),
             file,
+            former: former.map(Path::to_owned),
             links: image.nlink(),
             answers,
-            open: open_files::writes_of(&host.proc, pid, &[directory])
+            open: opened
                 .iter()
-                .map(|writer| writer.file)
+                .filter(|it| it.pid == pid && it.writes)
+                .map(|it| it.file)
                 .collect(),
-            others: pids.len().saturating_sub(1),
+            others: others.collect::<BTreeSet<u32>>().len(),
             needs: Bytes(image.blocks().saturating_mul(512)),
             has: bytes(size.f_bavail),
             keeps: keep_free.of_bytes(bytes(size.f_blocks)),

@@ -2,7 +2,9 @@
 //! end it. Pure. After each step all is looked at again, until nothing is left to do.
 //!
 //! Two rules. A file is removed only if it is certain that the other one is current. A guest is
-//! resumed only when the path of the image leads to the current file.
+//! resumed only when the path of the image leads to the current file, and the path of the copy
+//! before as well: the running definition names that one, and goes on to if libvirt takes the pivot
+//! for an abort.
 
 use serde::{Deserialize, Serialize};
 
@@ -49,6 +51,8 @@ pub(super) enum Vm {
 pub(super) enum Named {
     /// That of the image.
     Image,
+    /// That of the copy before, which is another name of the image.
+    Former,
     /// That of the copy.
     Copy,
     /// That of the copy in another place, such as below a snapshot.
@@ -65,6 +69,12 @@ pub(super) struct Found {
     pub(super) image: Name,
     /// What the path of the copy leads to.
     pub(super) copy: Name,
+    /// What the path of the copy before leads to; `None` if there was none, or it is removed.
+    pub(super) former: Option<Name>,
+    /// What the temporary name leads to, by which the copy gets other names.
+    pub(super) temporary: Name,
+    /// Whether the copy was written to since both files were the same, and the old file was not.
+    pub(super) overtaken: bool,
     /// Whether a process writes to the old file, and to the copy.
     pub(super) writes_old: bool,
     pub(super) writes_new: bool,
@@ -75,13 +85,17 @@ pub(super) struct Found {
     pub(super) job: bool,
     pub(super) live: Named,
     pub(super) defined: Named,
+    /// Whether one of them names the path of the copy before anywhere.
+    pub(super) former_named: bool,
 }
 
 /// The next step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Act {
-    /// Give the copy the path of the image.
+    /// Give the copy the path of the image, and that of the copy before.
     Link,
+    /// Give the path of the image back to the old file.
+    Restore,
     /// End the job; the VM keeps the old file.
     Abort,
     /// Let the guest go on.
@@ -90,6 +104,10 @@ pub(super) enum Act {
     Define,
     /// Remove the name of the copy: a copy that is not used, or its second name.
     Remove,
+    /// Remove the temporary name.
+    RemoveTemporary,
+    /// Remove the path of the copy before, and its note.
+    RemoveFormer,
     /// Nothing is left.
     Forget,
     /// Nothing until the VM ends, or is defined otherwise: something still names the copy, or may.
@@ -107,7 +125,7 @@ pub(super) fn next(found: &Found) -> Act {
         Name::Old if may_be_current => Act::Link,
         Name::Old if found.writes_new => abort(found),
         Name::Old => with_old(found),
-        Name::New if found.writes_old => Act::Leave,
+        Name::New if found.writes_old => with_new_in_vain(found),
         Name::New => with_new(found),
         Name::Missing | Name::Other => resume(found).unwrap_or(Act::Leave),
     }
@@ -127,9 +145,9 @@ fn abort(found: &Found) -> Act {
     }
 }
 
-/// The path leads to the old file, and nobody writes to the copy. When a copy was noted nowhere but in
-/// QEMU, which has ended, the old file is current: the guest goes on only after the link. Times of
-/// modification do not count: after a power cut, they do not show which file has what was flushed.
+/// The path leads to the old file, and nobody writes to the copy. When the pivot was noted nowhere but
+/// in QEMU, which has ended, the old file is current, unless the copy has overtaken it: by the times of
+/// modification, which do not count after a power cut, as they do not show what was flushed.
 fn with_old(found: &Found) -> Act {
     let is_used = found.writes_old;
     match (found.vm, found.copy) {
@@ -137,31 +155,74 @@ fn with_old(found: &Found) -> Act {
         (Vm::Running | Vm::Paused, _) if found.job => Act::Wait,
         // It is just being started, or its process was missed.
         (Vm::Running | Vm::Paused, _) if !is_used && found.live != Named::Neither => Act::Wait,
-        (_, Name::New) if !is_used && found.defined == Named::Copy => Act::Link,
+        (_, Name::New) if !is_used && (found.defined == Named::Copy || found.overtaken) => {
+            Act::Link
+        }
         _ if !is_used && found.defined == Named::Copy => Act::Leave,
         _ if resume(found).is_some() => Act::Resume,
+        // Its VM was started with the old file, and lacks what was written to the copy.
+        (_, Name::New) if found.overtaken => Act::Leave,
         _ if [found.live, found.defined].contains(&Named::Elsewhere) => Act::Leave,
         // Without a definition, nothing shows which of the two was used last.
         (Vm::Undefined, Name::New) if !is_used && found.step != Step::Copying => Act::Leave,
         _ if found.defined == Named::Copy => Act::Define,
+        _ if is_left(found.temporary) => Act::RemoveTemporary,
         (_, Name::New) => Act::Remove,
+        // The note of the copy before knows its path.
         _ => Act::Forget,
+    }
+}
+
+fn is_left(name: Name) -> bool {
+    matches!(name, Name::Old | Name::New)
+}
+
+/// The path leads to the copy, but a process writes to the old file: a VM was being started with it
+/// while the copy was given the path, and that was interrupted before the old file got it back.
+fn with_new_in_vain(found: &Found) -> Act {
+    let is_unused = !found.writes_new && found.former != Some(Name::New);
+    match found.temporary == Name::Old && is_unused {
+        true => Act::Restore,
+        false => Act::Leave,
     }
 }
 
 /// The path leads to the copy.
 fn with_new(found: &Found) -> Act {
+    // It may just be started with the old file.
+    let may_start = !matches!(found.vm, Vm::Off | Vm::Undefined) && !found.writes_new;
+    if found.temporary == Name::Old && may_start {
+        return Act::Wait;
+    }
+    // Also while libvirt does not answer.
+    if found.former == Some(Name::Old) {
+        return Act::Link;
+    }
     if let Some(resume) = resume(found) {
         return resume;
     }
     match (found.vm, found.live, found.defined, found.copy) {
         (Vm::Unknown, ..) => Act::Wait,
-        (_, _, Named::Copy, _) => Act::Define,
+        _ if is_left(found.temporary) => Act::RemoveTemporary,
+        (_, _, Named::Copy | Named::Former, _) => Act::Define,
+        _ if found.former.is_some() && !found.former_named && !may_name(found, Named::Copy) => {
+            Act::RemoveFormer
+        }
+        (.., copy) if copy != Name::New && found.former.is_some() => Act::Keep,
         (.., copy) if copy != Name::New => Act::Forget,
-        (Vm::Running | Vm::Paused, live, ..) if live != Named::Image => Act::Keep,
-        (Vm::Off, ..) if found.saved => Act::Keep,
-        (Vm::Off, _, Named::Neither, _) | (_, _, Named::Elsewhere, _) => Act::Keep,
+        _ if may_name(found, Named::Former) => Act::Keep,
         _ => Act::Remove,
+    }
+}
+
+/// Whether something may name one of the two copies, or does; a definition that names `other` for the
+/// disk does not.
+fn may_name(found: &Found, other: Named) -> bool {
+    let is_running = matches!(found.vm, Vm::Running | Vm::Paused);
+    match (found.live, found.defined) {
+        (live, _) if is_running && ![Named::Image, other].contains(&live) => true,
+        (_, Named::Elsewhere) => true,
+        (_, defined) => found.vm == Vm::Off && (found.saved || defined == Named::Neither),
     }
 }
 

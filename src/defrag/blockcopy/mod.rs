@@ -30,11 +30,12 @@
 //! | redefined | copy | copy | image | note kept / copy's name removed |
 //! | VM ended | copy | – | image | copy's name removed |
 //!
-//! - The old file loses its only name by the link, which is durable before the guest goes on. From
+//! - The old file loses all its names by the link, which is durable before the guest goes on. From
 //!   then on it is stale, and nothing leads to it. The way back is another copy.
 //! - The old file is current wherever only QEMU knew of the pivot, and has ended: the guest goes on
-//!   after the link only. (Somebody who resumes it by hand between the pivot and the link, which
-//!   follow within milliseconds, has it linked by the watchdog while QEMU writes to the copy alone.)
+//!   after the link only. Somebody who resumes it by hand between the pivot and the link, which
+//!   follow within milliseconds, has it linked by the watchdog while QEMU writes to the copy alone; if
+//!   QEMU ends before, the [`mark`] on both files shows that the copy is current.
 //! - Writes are synchronous: from ready on, a write is completed only when it is in both files.
 //! - A [`watchdog`] resumes a guest that is left suspended, after linking if the pivot has happened:
 //!   it takes the same steps as the next start.
@@ -46,10 +47,34 @@
 //! - As long as the VM runs, its running definition names the copy's path, which therefore stays; also
 //!   while a managed save, a backing chain or another disk leads there. The file of a `virsh save` is
 //!   not seen.
+//! - A process that only reads the image would go on with the old file: it is waited for, or a reason
+//!   to refuse.
+//!
+//! # A second copy
+//!
+//! A VM that is not shut down runs with the path of its last copy (`former`), while the persistent
+//! definition names the image: two names of the same file. A second copy replaces both by names of
+//! the new file. libvirt does not redefine the disk then, as its definitions name different paths.
+//!
+//! | moment | current file | running definition | persistent definition | next start, the VM on / off |
+//! |---|---|---|---|---|
+//! | copying, ready | old | former, mirror: copy | image | job aborted, copy removed, first note kept / copy removed, then as of the first note |
+//! | QEMU has pivoted, libvirt not noted it | both, as the guest stands still | former | image | both paths linked, guest resumed, copy's name removed / as above |
+//! | libvirt has noted it | both, as the guest stands still | copy | image | both paths linked, guest resumed, former removed / as above |
+//! | the image's path is linked | both, as the guest stands still | former or copy | image | former linked, guest resumed / former and copy's name removed |
+//! | both are linked | copy | former or copy | image | guest resumed, the name that is not used removed / former and copy's name removed |
+//! | guest goes on | copy | former or copy | image | note kept / former and copy's name removed |
+//!
+//! - The note of the first copy stays until `former` is removed. It counts again if the second copy is
+//!   given up, and for nothing as long as there is the note of the second.
+//! - Where libvirt takes the pivot for an abort, it names `former` as long as the VM runs. That leads
+//!   to the current file, and there is no third copy until the VM was shut down.
 
 mod ask;
 mod decide;
 pub mod domain;
+mod mark;
+mod names;
 mod note;
 mod open_files;
 pub mod output;
@@ -64,10 +89,9 @@ mod xml;
 
 use super::engine::{Controls, Event, Progress, failed, lock_filesystem};
 use super::guard;
-use crate::model::{
-    Bytes, Engine, ExtentCount, ReasonCode, Refusal, RunForecast, RunOutcome, RunReport, Stalls,
-};
+use crate::model::{Bytes, Engine, ExtentCount, RunForecast, RunOutcome, RunReport, Stalls};
 use session::Session;
+use std::path::Path;
 use std::time::Duration;
 use target::{Place, count};
 use virsh::Virsh;
@@ -85,19 +109,16 @@ pub(super) fn run(
         false => Some(lock_filesystem(target)?),
     };
     guard::check_marks(target, host)?;
-    if note::is_noted(&host.hints, &target.path) {
-        let text = "its last copy has not ended: its VM still names the path of the copy, or may, which \
-                    is removed when the VM is off without managed save and its definition names the \
-                    image; until then it is not copied again";
-        return Err(Refusal::new(ReasonCode::Hypervisor, text).into());
-    }
+    // Its lock is held until the end of the run.
+    let last = note::of_image(&host.hints, &target.path)?;
+    let former = last.as_ref().map(|noted| noted.note.copy.as_path());
     let extents = count(&target.file, target)?;
     if extents <= ExtentCount(1) {
         return Err(guard::near_ideal(extents).into());
     }
     controls.check_pressure(false)?;
     let place = Place::of(target, &limits.blockcopy)?;
-    let asked = ask::ask(&virsh, target, &place, limits.keep_free, host)?;
+    let asked = ask::ask(&virsh, target, former, &place, limits.keep_free, host)?;
     let disk = refusal::check(&asked.facts)?.target.clone();
     report.from = Some(extents);
     let copies = asked.facts.needs;
@@ -109,7 +130,8 @@ pub(super) fn run(
     let size = Bytes(target.file.metadata()?.len());
     let progress = Progress::new(Engine::BlockCopy, size.0, extents);
     controls.send(Event::Cleared(progress));
-    let mut session = Session::begin(controls, virsh, &asked, &disk, &place, progress)?;
+    let former = former.map(Path::to_owned).unwrap_or_default();
+    let mut session = Session::begin(controls, virsh, &asked, &disk, &place, former, progress)?;
     let stalls = report.stalls.insert(Stalls::default());
     let worked = session
         .copy()

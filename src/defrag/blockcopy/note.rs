@@ -8,20 +8,23 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, linkat, unlinkat};
+use rustix::fs::{AtFlags, linkat, renameat, unlinkat};
 use serde::{Deserialize, Serialize};
 
 use super::decide::{Name, Step};
+use super::mark::Mark;
+use super::open_files::{self, Opened};
 use super::refusal::FileId;
 use crate::defrag::guard;
 use crate::defrag::notes;
 use crate::history::{StoreError, rekey};
 use crate::model::path::wire;
-use crate::model::{FilesystemKind, ImageKey, Refusal};
+use crate::model::{FilesystemKind, ImageKey, ReasonCode, Refusal};
 use crate::probe::{self, open};
 use crate::sys::generation;
 
 pub(super) const SUFFIX: &str = "blockcopy";
+const PROC: &str = "/proc";
 
 /// A copy that has begun.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,15 +34,24 @@ pub(super) struct Note {
     pub(super) image: PathBuf,
     #[serde(with = "wire")]
     pub(super) copy: PathBuf,
+    /// The path of the copy before, another name of the image, which the VM runs with; empty if there
+    /// is none.
+    #[serde(default, with = "wire")]
+    pub(super) former: PathBuf,
     /// The image's file at the beginning, and the copy's.
     pub(super) old: ImageKey,
     pub(super) new: ImageKey,
     /// User and group of the image while its VM runs.
     pub(super) owner: (u32, u32),
+    /// Its SELinux label then; empty if it has none.
+    #[serde(default)]
+    pub(super) label: Vec<u8>,
     /// UUID of the domain, and target of the disk in it.
     pub(super) domain: String,
     pub(super) disk: String,
     pub(super) step: Step,
+    /// What both files are marked with before QEMU is to use the copy.
+    pub(super) mark: Option<Mark>,
     /// The history; empty if there is none.
     #[serde(with = "wire")]
     pub(super) database: PathBuf,
@@ -49,13 +61,32 @@ pub(super) struct Note {
 pub(super) struct Places {
     pub(super) image: OwnedFd,
     pub(super) copy: OwnedFd,
+    pub(super) former: Option<OwnedFd>,
     device: u64,
 }
 
-/// Whether a copy of this image is noted.
-pub(super) fn is_noted(directory: &Path, image: &Path) -> bool {
-    let mut notes = notes::all(directory, SUFFIX).filter_map(|file| read(&file));
-    notes.any(|note| note.image == image)
+/// The note of the last copy of an image whose VM was not shut down since, locked. Refused if anything
+/// is to be done about that copy before.
+pub(super) fn of_image(directory: &Path, image: &Path) -> Result<Option<Noted>, Refusal> {
+    let mut files = notes::all(directory, SUFFIX);
+    let Some(file) = files.find(|file| read(file).is_some_and(|note| note.image == image)) else {
+        return Ok(None);
+    };
+    match Noted::left(&file)? {
+        Some(noted) if noted.note.is_settled()? => Ok(Some(noted)),
+        _ => {
+            let text = "its last copy has not ended, or libvirt takes it for given up: it is copied \
+                        again when its VM was shut down, or the next run has ended that copy";
+            Err(Refusal::new(ReasonCode::Hypervisor, text))
+        }
+    }
+}
+
+/// Whether a later copy of the same image, which has not ended, decides about what this note is about.
+pub(super) fn is_superseded(directory: &Path, file: &Path) -> bool {
+    let mut later = notes::all(directory, SUFFIX).filter_map(|file| read(&file));
+    let by = |note: Note| later.any(|later| later.former == note.copy);
+    read(file).is_some_and(by)
 }
 
 /// A note, whether its run is alive or not.
@@ -76,10 +107,11 @@ impl Note {
     /// Opens both directories. Fails where the file system is not mounted: there, missing names
     /// would say nothing.
     pub(super) fn places(&self) -> Result<Places, Refusal> {
-        let above = |path: &Path| guard::directory(path.parent().unwrap_or(Path::new("/")));
+        let above = |path: &Path| guard::directory(parent(path));
         let places = Places {
             image: above(&self.image)?,
             copy: above(&self.copy)?,
+            former: self.former().map(above).transpose()?,
             device: 0,
         };
         let directory = File::from(places.image.try_clone()?);
@@ -134,14 +166,48 @@ impl Note {
         }
     }
 
-    /// Tries whether the copy can be given a name in the directory of the image: not if that is another
-    /// mount, or has another project.
+    /// The path of the copy before.
+    pub(super) fn former(&self) -> Option<&Path> {
+        Some(self.former.as_path()).filter(|path| !path.as_os_str().is_empty())
+    }
+
+    /// The directories of the names that its files have.
+    pub(super) fn directories(&self) -> Vec<&Path> {
+        let paths = [self.image.as_path(), &self.copy];
+        paths.into_iter().chain(self.former()).map(parent).collect()
+    }
+
+    /// Whether a process writes to the old file, and to the copy.
+    pub(super) fn written(&self, places: &Places) -> [bool; 2] {
+        let opened = open_files::opened(Path::new(PROC), &self.directories());
+        [&self.old, &self.new].map(|key| places.is_written(key, &opened))
+    }
+
+    /// Whether nothing is left to be done about it as long as the VM runs.
+    fn is_settled(&self) -> Result<bool, Refusal> {
+        let places = self.places()?;
+        let names = [(&places.image, &self.image), (&places.copy, &self.copy)];
+        for (at, path) in names {
+            let (found, _) = self.find(at, path.file_name().unwrap_or_default())?;
+            if found != Name::New {
+                return Ok(false);
+            }
+        }
+        Ok(self.former().is_none() && !self.suspends())
+    }
+
+    /// Tries whether the copy can be given names in the directories of the image and of the copy before:
+    /// not if one is another mount, or has another project.
     pub(super) fn try_link(&self) -> io::Result<()> {
         let places = self.places().map_err(io::Error::other)?;
         let (copy, temporary) = (self.copy.file_name().unwrap_or_default(), self.temporary());
         let (at, to, none) = (&places.copy, &places.image, AtFlags::empty());
         linkat(at, copy, to, temporary.as_str(), none)?;
-        Ok(unlinkat(to, temporary.as_str(), none)?)
+        let former = places.former.as_ref().unwrap_or(to);
+        let renamed = renameat(to, temporary.as_str(), former, temporary.as_str());
+        let at = if renamed.is_ok() { former } else { to };
+        unlinkat(at, temporary.as_str(), none)?;
+        Ok(renamed?)
     }
 
     /// Whether the guest may stand still because of the copy.
@@ -155,6 +221,10 @@ impl Note {
     }
 }
 
+fn parent(path: &Path) -> &Path {
+    path.parent().unwrap_or(Path::new("/"))
+}
+
 impl Places {
     /// The file with this inode number.
     pub(super) fn id(&self, key: &ImageKey) -> FileId {
@@ -162,6 +232,13 @@ impl Places {
             device: self.device,
             inode: key.inode,
         }
+    }
+
+    /// Whether one of the open files is this one and is written to. An inode number alone does not
+    /// show that: the old file's is soon that of another.
+    pub(super) fn is_written(&self, key: &ImageKey, opened: &[Opened]) -> bool {
+        let mut written = opened.iter().filter(|it| it.writes);
+        written.any(|it| it.file == self.id(key) && open_files::has_generation(it, key.generation))
     }
 }
 
@@ -175,10 +252,7 @@ pub(super) struct Noted {
 impl Noted {
     /// Writes a note into a directory.
     pub(super) fn write(note: Note, directory: &Path) -> io::Result<Noted> {
-        let ImageKey {
-            filesystem, inode, ..
-        } = &note.new;
-        let file = directory.join(format!("{filesystem}-{inode}.{SUFFIX}"));
+        let file = file_of(directory, &note.new);
         let lock = notes::write(&file, &note)?;
         Ok(Noted { note, file, lock })
     }
@@ -195,19 +269,46 @@ impl Noted {
         }))
     }
 
-    /// Notes the step that is taken next.
-    pub(super) fn step(&mut self, step: Step) -> io::Result<()> {
+    /// Removes the note of the copy before, whose path is removed or leads to this copy.
+    pub(super) fn forget_former(&mut self) -> io::Result<()> {
+        let file = file_of(parent(&self.file), &self.note.old);
+        // A number of an inode is soon that of another copy.
+        if read(&file).is_some_and(|note| note.copy == self.note.former) {
+            remove(&file)?;
+        }
+        self.change(|note| note.former = PathBuf::new())
+    }
+
+    /// Changes the note.
+    pub(super) fn change(&mut self, change: impl FnOnce(&mut Note)) -> io::Result<()> {
         let mut note = self.note.clone();
-        note.step = step;
+        change(&mut note);
         self.lock = notes::write(&self.file, &note)?;
         self.note = note;
         Ok(())
     }
 
     pub(super) fn remove(&self) -> io::Result<()> {
-        match fs::remove_file(&self.file) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            other => other,
-        }
+        remove(&self.file)
     }
 }
+
+fn remove(file: &Path) -> io::Result<()> {
+    match fs::remove_file(file) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+/// The note of the copy that is this file.
+fn file_of(
+    directory: &Path,
+    ImageKey {
+        filesystem, inode, ..
+    }: &ImageKey,
+) -> PathBuf {
+    directory.join(format!("{filesystem}-{inode}.{SUFFIX}"))
+}
+
+#[cfg(test)]
+pub(super) mod tests;

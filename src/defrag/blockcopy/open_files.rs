@@ -2,49 +2,76 @@
 //! two a VM uses, whatever libvirt has noted.
 
 use std::fs;
-use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
+use std::io;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
 
 use super::refusal::FileId;
+use crate::sys::generation;
 
-/// A file that a process has open for writing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Writer {
+/// A file that a process has open.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Opened {
     pub(super) pid: u32,
     pub(super) file: FileId,
+    /// Whether for writing.
+    pub(super) writes: bool,
+    /// The entry of the descriptor in /proc, which leads to the file.
+    link: PathBuf,
 }
 
-/// The files below the given directories that processes other than this one have open for writing.
-pub(super) fn writers(proc: &Path, directories: &[&Path]) -> Vec<Writer> {
+/// The files below the given directories that processes other than this one have open.
+pub(super) fn opened(proc: &Path, directories: &[&Path]) -> Vec<Opened> {
     let entries = fs::read_dir(proc).into_iter().flatten().flatten();
     let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     let others = pids.filter(|pid| *pid != std::process::id());
     others
-        .flat_map(|pid| writes_of(proc, pid, directories))
+        .flat_map(|pid| opened_by(proc, pid, directories))
         .collect()
 }
 
 /// The same of one process.
-pub(super) fn writes_of(proc: &Path, pid: u32, directories: &[&Path]) -> Vec<Writer> {
+pub(super) fn opened_by(proc: &Path, pid: u32, directories: &[&Path]) -> Vec<Opened> {
     let process = proc.join(pid.to_string());
     let entries = fs::read_dir(process.join("fd")).into_iter().flatten();
-    let write = |entry: fs::DirEntry| {
+    let find = |entry: fs::DirEntry| {
+        let link = entry.path();
         // By the name first: nothing is asked about files on other file systems, which may hang.
-        let name = fs::read_link(entry.path()).ok()?;
+        let name = fs::read_link(&link).ok()?;
         let is_below = |directory: &&Path| name.starts_with(directory);
         directories.iter().find(|directory| is_below(directory))?;
         let info = fs::read_to_string(process.join("fdinfo").join(entry.file_name())).ok()?;
         let flags = info.lines().find_map(|line| line.strip_prefix("flags:"))?;
         let flags = i32::from_str_radix(flags.trim(), 8).ok()?;
-        let writes = flags & libc::O_ACCMODE != libc::O_RDONLY && flags & libc::O_PATH == 0;
-        let file = fs::metadata(entry.path()).ok().filter(|_| writes)?;
-        let file = FileId {
-            device: file.dev(),
-            inode: file.ino(),
-        };
-        Some(Writer { pid, file })
+        let file = fs::metadata(&link)
+            .ok()
+            .filter(|_| flags & libc::O_PATH == 0)?;
+        Some(Opened {
+            pid,
+            file: FileId {
+                device: file.dev(),
+                inode: file.ino(),
+            },
+            writes: flags & libc::O_ACCMODE != libc::O_RDONLY,
+            link,
+        })
     };
-    entries.flatten().filter_map(write).collect()
+    entries.flatten().filter_map(find).collect()
+}
+
+/// Whether the file, if it is still open, has this generation. The inode number of a removed file is
+/// soon that of another.
+pub(super) fn has_generation(opened: &Opened, generation: u32) -> bool {
+    let mut options = fs::OpenOptions::new();
+    // What the descriptor leads to by now may be something that an open waits for.
+    let file = options
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(&opened.link);
+    match file {
+        Ok(file) => generation::generation(&file).unwrap_or(0) == generation,
+        Err(error) => error.kind() != io::ErrorKind::NotFound,
+    }
 }
 
 #[cfg(test)]
@@ -53,7 +80,7 @@ mod tests {
     use std::process::{Command, Stdio};
 
     #[test]
-    fn only_writers_count_and_a_renamed_file_is_found() {
+    fn a_renamed_file_is_found() {
         let dir = tempfile::tempdir().unwrap();
         let dir = dir.path().canonicalize().unwrap();
         let path = dir.join("a");
@@ -69,19 +96,25 @@ mod tests {
         ];
         fs::rename(&path, dir.join("b")).unwrap();
         let file = fs::metadata(dir.join("b")).unwrap();
-        let mut found = writers(Path::new("/proc"), &[&dir]);
+        let mut found = opened(Path::new("/proc"), &[&dir]);
         for child in &mut children {
             child.kill().unwrap();
             child.wait().unwrap();
         }
         // Processes that other tests fork have it open until they execute their programs.
-        found.retain(|writer| children.iter().any(|child| child.id() == writer.pid));
+        found.retain(|opened| children.iter().any(|child| child.id() == opened.pid));
+        found.sort_by_key(|opened| opened.writes);
         let (device, inode) = (file.dev(), file.ino());
-        let expected = Writer {
-            pid: children[1].id(),
-            file: FileId { device, inode },
-        };
-        assert_eq!(found, [expected]);
-        assert_eq!(writers(Path::new("/proc"), &[&dir.join("c")]), []);
+        let found: Vec<_> = found
+            .iter()
+            .map(|it| (it.pid, it.file, it.writes))
+            .collect();
+        let file = FileId { device, inode };
+        let expected = [
+            (children[0].id(), file, false),
+            (children[1].id(), file, true),
+        ];
+        assert_eq!(found, expected);
+        assert_eq!(opened(Path::new("/proc"), &[&dir.join("c")]), []);
     }
 }

@@ -2,21 +2,18 @@
 //! again. The end of a run, the watchdog, and the next start all do it.
 
 use std::io;
-use std::os::fd::AsFd as _;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::fs::{
-    AtFlags, Gid, RenameFlags, Uid, fchown, fsync, linkat, renameat, renameat_with, unlinkat,
-};
+use rustix::fs::fsync;
 
 use super::ask;
 use super::decide::{self, Act, Found, Name, Named, Step, Vm};
 use super::domain::Domain;
-use super::note::{self, Note, Noted, Places};
-use super::open_files;
+use super::names;
+use super::note::{self, Note, Noted};
 use super::output;
 use super::virsh::{Virsh, VirshError};
 use super::xml;
@@ -32,7 +29,6 @@ const LATE_SUSPEND: Duration = Duration::from_secs(1);
 /// Time limit of a command of virsh when the patience is at its end.
 const LEAST_TIMEOUT: Duration = Duration::from_secs(5);
 const INTERVAL: Duration = Duration::from_millis(100);
-const PROC: &str = "/proc";
 
 /// How a copy has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,8 +53,15 @@ pub fn resume_all(directory: &Path, notice: impl FnMut(String)) {
 
 fn recover_some(directory: &Path, is_it: fn(&Note) -> bool, mut notice: impl FnMut(String)) {
     let began = Instant::now();
-    let files = notes::all(directory, note::SUFFIX);
-    for file in files.filter(|file| note::read(file).as_ref().is_none_or(is_it)) {
+    let mut files: Vec<_> = notes::all(directory, note::SUFFIX)
+        .filter(|file| note::read(file).as_ref().is_none_or(is_it))
+        .collect();
+    // The later copy of an image first: if it is given up, the one before counts again.
+    files.sort_by_key(|file| note::read(file).is_none_or(|note| note.former().is_none()));
+    for file in files {
+        if note::is_superseded(directory, &file) {
+            continue;
+        }
         let patience = PATIENCE.saturating_sub(began.elapsed());
         let why = match recover(&file, patience, &mut notice) {
             Ok(Some(Ended::Open)) => {
@@ -133,8 +136,8 @@ pub(super) fn end(
 fn left(note: &Note, found: Result<Found, Refusal>) -> Refusal {
     let (image, copy) = (shown(&note.image), shown(&note.copy));
     let text = format!(
-        "{image} or {copy} was moved or redefined by somebody: compare both with what `virsh dumpxml` \
-         names and the VM has open ({found:?}), then remove the note"
+        "{image} or {copy} was moved, redefined or started by somebody meanwhile: compare both with \
+         what `virsh dumpxml` names and the VM has open ({found:?}), then remove the note"
     );
     Refusal::new(ReasonCode::Hypervisor, text)
 }
@@ -144,24 +147,29 @@ fn left(note: &Note, found: Result<Found, Refusal>) -> Refusal {
 fn find(virsh: &Virsh, note: &Note) -> Result<Found, Refusal> {
     let places = note.places()?;
     let asked = ask_libvirt(virsh, note)?;
-    let name = |path: &Path| path.file_name().unwrap_or_default().to_owned();
-    let (image, _) = note.find(&places.image, &name(&note.image))?;
-    let (copy, _) = note.find(&places.copy, &name(&note.copy))?;
-    let [writes_old, writes_new] = written(note, &places);
+    let look = |at: &OwnedFd, path: &Path| note.find(at, path.file_name().unwrap_or_default());
+    let (image, image_file) = look(&places.image, &note.image)?;
+    let (copy, copy_file) = look(&places.copy, &note.copy)?;
+    let former = places.former.as_ref().zip(note.former());
+    let former = former.map(|(at, path)| look(at, path)).transpose()?;
+    let (temporary, _) = note.find(&places.image, note.temporary().as_ref())?;
+    let overtaken = match (&note.mark, image_file, copy_file) {
+        (Some(mark), Some(old), Some(new)) if (image, copy) == (Name::Old, Name::New) => {
+            mark.is_overtaken(&old, &new)?
+        }
+        _ => false,
+    };
+    let [writes_old, writes_new] = note.written(&places);
     Ok(Found {
         image,
         copy,
+        former: former.map(|(name, _)| name),
+        temporary,
+        overtaken,
         writes_old,
         writes_new,
         ..asked
     })
-}
-
-/// Whether a process has the old file and the copy open for writing.
-fn written(note: &Note, places: &Places) -> [bool; 2] {
-    let directories = [&note.image, &note.copy].map(|path| path.parent().unwrap_or(path));
-    let writers = open_files::writers(Path::new(PROC), &directories);
-    [&note.old, &note.new].map(|key| writers.iter().any(|it| it.file == places.id(key)))
 }
 
 /// Fills in what libvirt knows; the rest is that of a copy whose files are missing.
@@ -170,6 +178,9 @@ fn ask_libvirt(virsh: &Virsh, note: &Note) -> Result<Found, Refusal> {
         step: note.step,
         image: Name::Missing,
         copy: Name::Missing,
+        former: None,
+        temporary: Name::Missing,
+        overtaken: false,
         writes_old: false,
         writes_new: false,
         vm: Vm::Unknown,
@@ -177,6 +188,7 @@ fn ask_libvirt(virsh: &Virsh, note: &Note) -> Result<Found, Refusal> {
         job: false,
         live: Named::Neither,
         defined: Named::Neither,
+        former_named: false,
     };
     let id = note.domain.as_str();
     let (state, reason) = match virsh.run("domstate", &[&"--domain", &id, &"--reason"]) {
@@ -203,13 +215,21 @@ fn ask_libvirt(virsh: &Virsh, note: &Note) -> Result<Found, Refusal> {
     if found.vm != Vm::Off {
         let live = ask::domain(virsh, id, &[])?;
         found.live = named(&live, note);
+        found.former_named = names_former(&live, note);
         let mirror = live.disk(&note.disk).and_then(|disk| disk.mirror.as_ref());
         found.job = mirror.is_some();
     }
     if info.persistent {
-        found.defined = named(&ask::domain(virsh, id, &["--inactive"])?, note);
+        let defined = ask::domain(virsh, id, &["--inactive"])?;
+        found.defined = named(&defined, note);
+        found.former_named |= names_former(&defined, note);
     }
     Ok(found)
+}
+
+fn names_former(domain: &Domain, note: &Note) -> bool {
+    let mut sources = domain.sources.iter();
+    sources.any(|path| note.former() == Some(path))
 }
 
 fn named(domain: &Domain, note: &Note) -> Named {
@@ -219,6 +239,7 @@ fn named(domain: &Domain, note: &Note) -> Named {
         Some(path) if *path == note.copy => Named::Copy,
         _ if is_anywhere(&note.copy) => Named::Elsewhere,
         Some(path) if *path == note.image => Named::Image,
+        Some(path) if note.former() == Some(path) => Named::Former,
         _ => Named::Neither,
     }
 }
@@ -241,29 +262,45 @@ fn take(
     match act {
         Act::Link => {
             kept(note.history_forth());
-            link(note, found.writes_new)?;
-            notice(format!("{image} is the copy now, which its VM uses"));
+            names::link(note, found.writes_new)?;
+            if found.image == Name::Old {
+                notice(format!("{image} is the copy now, which its VM uses"));
+            }
         }
+        Act::Restore => names::restore(note)?,
         Act::Abort => {
             let disk = note.disk.as_str();
             virsh.run(
                 "blockjob",
                 &[&"--domain", &id, &"--path", &disk, &"--abort"],
             )?;
+            // The VM keeps the old file; QEMU may write to the copy when it closes it.
+            noted.change(|note| note.mark = None)?;
         }
         Act::Resume => {
             // A link may not be durable yet.
-            fsync(&note.places()?.image)?;
+            let places = note.places()?;
+            for directory in [Some(&places.image), places.former.as_ref()]
+                .into_iter()
+                .flatten()
+            {
+                fsync(directory)?;
+            }
             virsh.run("resume", &[&"--domain", &id])?;
             notice(format!("resumed the VM of {image}"));
             resumed(noted)?;
         }
         Act::Define => define(virsh, note)?,
         Act::Remove => {
-            remove(note)?;
+            names::remove_copy(note)?;
             if found.image == Name::Old {
                 kept(note.history_back());
             }
+        }
+        Act::RemoveTemporary => names::remove_temporary(note)?,
+        Act::RemoveFormer => {
+            names::remove_former(note)?;
+            noted.forget_former()?;
         }
         Act::Forget | Act::Keep | Act::Wait | Act::Leave => {}
     }
@@ -272,54 +309,10 @@ fn take(
 
 /// Notes that the guest goes on: later it may stand still for another reason.
 pub(super) fn resumed(noted: &mut Noted) -> io::Result<()> {
-    noted.step(Step::Switching { suspends: false })
-}
-
-/// Gives the copy the path of the image, durably, in place of the old file. Where no VM has the copy
-/// open (`in_use`), one may just be started with the old file, which then keeps its path.
-pub(super) fn link(note: &Note, in_use: bool) -> Result<(), Refusal> {
-    let places = note.places()?;
-    let name = note.image.file_name().unwrap_or_default();
-    let copy = note.copy.file_name().unwrap_or_default();
-    let temporary = note.temporary();
-    let (found, file) = note.find(&places.copy, copy)?;
-    let Some(file) = file.filter(|_| found == Name::New) else {
-        return Err(io::Error::other("the copy has lost its name").into());
-    };
-    // Where libvirt took the pivot for an abort, it has withdrawn the access to the copy.
-    let (user, group) = note.owner;
-    let owner = file.metadata()?;
-    if (owner.uid(), owner.gid()) != note.owner {
-        fchown(&file, Some(Uid::from_raw(user)), Some(Gid::from_raw(group)))?;
-    }
-    file.sync_all()?;
-    let (at, to) = (&places.copy, &places.image);
-    let unlink = || unlinkat(to, temporary.as_str(), AtFlags::empty());
-    let _ = unlink();
-    linkat(at, copy, to, temporary.as_str(), AtFlags::empty())?;
-    let (linked, _) = note.find(to, temporary.as_ref())?;
-    let (old, _) = note.find(to, name)?;
-    if (linked, old) != (Name::New, Name::Old) {
-        let _ = unlink();
-        return Err(io::Error::other("somebody else renames files in its directory").into());
-    }
-    if in_use {
-        renameat(to, temporary.as_str(), to, name)?;
-        return Ok(fsync(to)?);
-    }
-    let exchange = || {
-        renameat_with(to, temporary.as_str(), to, name, RenameFlags::EXCHANGE)
-            .and_then(|()| fsync(to))
-    };
-    exchange()?;
-    let [writes_old, _] = written(note, &places);
-    if writes_old {
-        exchange()?;
-        let _ = unlink();
-        return Err(io::Error::other("its VM is just being started with the old file").into());
-    }
-    unlink()?;
-    Ok(fsync(to)?)
+    noted.change(|note| {
+        note.step = Step::Switching { suspends: false };
+        note.mark = None;
+    })
 }
 
 /// Has the persistent definition of the disk name the path of the image; all else of the domain may
@@ -337,114 +330,5 @@ fn define(virsh: &Virsh, note: &Note) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Removes the name of the copy.
-fn remove(note: &Note) -> Result<(), Refusal> {
-    let places = note.places()?;
-    let name = note.copy.file_name().unwrap_or_default();
-    let _ = unlinkat(&places.image, note.temporary().as_str(), AtFlags::empty());
-    unlinkat(places.copy.as_fd(), name, AtFlags::empty())?;
-    Ok(fsync(&places.copy)?)
-}
-
 #[cfg(test)]
-mod tests {
-    use std::fs::{self, File};
-    use std::os::unix::fs::MetadataExt as _;
-    use std::process::{Command, Stdio};
-
-    use super::*;
-    use crate::model::FilesystemKind;
-
-    /// An image and its complete copy, in a directory.
-    fn copied(directory: &Path) -> Note {
-        let path = |name: &str, text: &str| {
-            let path = directory.join(name);
-            fs::write(&path, text).unwrap();
-            let file = File::open(&path).unwrap();
-            let kind = FilesystemKind::Other;
-            (path, note::identify(&file, kind).unwrap(), file)
-        };
-        let (image, old, file) = path("image", "old");
-        let (copy, new, _) = path("copy", "new");
-        let owner = file.metadata().unwrap();
-        Note {
-            image,
-            copy,
-            old,
-            new,
-            owner: (owner.uid(), owner.gid()),
-            domain: "6695eb01-f6a4-8304-79aa-97f2502e193f".to_owned(),
-            disk: "vda".to_owned(),
-            step: Step::Switching { suspends: true },
-            database: directory.join("none"),
-        }
-    }
-
-    fn names(directory: &Path) -> Vec<String> {
-        let entries = fs::read_dir(directory).unwrap().flatten();
-        let mut names: Vec<_> = entries
-            .map(|it| it.file_name().into_string().unwrap())
-            .collect();
-        names.sort();
-        names
-    }
-
-    #[test]
-    fn a_vm_that_was_started_meanwhile_keeps_its_file() {
-        let dir = tempfile::tempdir().unwrap();
-        let dir = dir.path().canonicalize().unwrap();
-        let note = copied(&dir);
-        note.try_link().unwrap();
-        assert_eq!(names(&dir), ["copy", "image"]);
-        let image = File::options().write(true).open(&note.image).unwrap();
-        let sleep = |image: File| {
-            let mut command = Command::new("sleep");
-            command
-                .arg("600")
-                .stdin(Stdio::from(image))
-                .spawn()
-                .unwrap()
-        };
-        let mut vm = sleep(image);
-        let linked = link(&note, false);
-        let found = fs::read_to_string(&note.image).unwrap();
-        vm.kill().unwrap();
-        vm.wait().unwrap();
-        assert!(linked.unwrap_err().text.contains("is just being started"));
-        assert_eq!(
-            (found.as_str(), names(&dir)),
-            ("old", vec!["copy".to_owned(), "image".to_owned()])
-        );
-        // A process that another test forked meanwhile has it open until it executes its program.
-        while written(&note, &note.places().unwrap())[0] {
-            thread::sleep(INTERVAL);
-        }
-        link(&note, false).unwrap();
-        assert_eq!(fs::read_to_string(&note.image).unwrap(), "new");
-        assert_eq!(names(&dir), ["copy", "image"]);
-    }
-
-    /// What is a domain's only way to the copy.
-    #[test]
-    fn every_place_in_a_definition_counts() {
-        let dir = tempfile::tempdir().unwrap();
-        let note = copied(dir.path());
-        let (image, copy) = (note.image.display(), note.copy.display());
-        let of = |source: &str, more: &str, target: &str| {
-            let disk =
-                format!("<disk><source file='{source}'/>{more}<target dev='{target}'/></disk>");
-            let xml =
-                format!("<domain><name>a</name><uuid>b</uuid><devices>{disk}</devices></domain>");
-            named(&Domain::parse(&xml).unwrap(), &note)
-        };
-        let (image, copy) = (image.to_string(), copy.to_string());
-        let below = format!("<backingStore type='file'><source file='{copy}'/></backingStore>");
-        let mirror = format!("<mirror><source file='{copy}'/></mirror>");
-        assert_eq!(of(&image, "", "vda"), Named::Image);
-        assert_eq!(of(&copy, "", "vda"), Named::Copy);
-        assert_eq!(of(&image, &mirror, "vda"), Named::Image);
-        assert_eq!(of("/overlay", &below, "vda"), Named::Elsewhere);
-        assert_eq!(of(&copy, "", "vdb"), Named::Elsewhere);
-        assert_eq!(of("/overlay", "", "vda"), Named::Neither);
-    }
-}
+mod tests;

@@ -7,7 +7,7 @@
 //! them since 8.0 (`VIR_DOMAIN_BLOCK_COPY_SYNCHRONOUS_WRITES`, NEWS.rst), with `-blockdev`, for which
 //! it requires QEMU 4.2 (NEWS.rst of 5.10 and 6.0).
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::domain::{Backing, Disk, Domain};
 use super::output::{Version, Versions};
@@ -54,6 +54,8 @@ pub struct Facts {
     pub image: PathBuf,
     /// The file that the path leads to.
     pub file: FileId,
+    /// The path of the copy before, another name of the image, which its VM was not shut down since.
+    pub former: Option<PathBuf>,
     /// Its number of names.
     pub links: u64,
     /// What libvirt answers about the domain that has it open.
@@ -76,7 +78,7 @@ pub struct Facts {
 pub fn check(facts: &Facts) -> Result<&Disk, Refusal> {
     check_versions(&facts.answers.versions)?;
     domain(facts)?;
-    let disk = only_disk(&facts.answers.live, &facts.image)?;
+    let disk = only_disk(facts)?;
     plain(disk, Stated::Running)?;
     same_when_started(facts, disk)?;
     file(facts)?;
@@ -167,10 +169,20 @@ fn domain(facts: &Facts) -> Result<(), Refusal> {
 }
 
 /// The disk with this file; more than one, or none, is refused.
-fn only_disk<'d>(domain: &'d Domain, image: &Path) -> Result<&'d Disk, Refusal> {
-    match domain.disks_of(image)[..] {
-        [disk] => Ok(disk),
-        [_, ..] => Err(refused("two disks of its VM are this file: remove one")),
+fn only_disk(facts: &Facts) -> Result<&Disk, Refusal> {
+    let domain = &facts.answers.live;
+    let (image, former) = (facts.image.as_path(), facts.former.as_deref());
+    let names = [Some(image), former].into_iter().flatten();
+    let disks: Vec<&Disk> = names.flat_map(|name| domain.disks_of(name)).collect();
+    let named = former.unwrap_or(image);
+    match disks[..] {
+        [disk] if disk.source.as_deref() == Some(named) => Ok(disk),
+        [_, _, ..] => Err(refused("two disks of its VM are this file: remove one")),
+        [_] => Err(refused(format!(
+            "VM {} does not run with {}, the name of its last copy: shut it down and start it again",
+            domain.name,
+            shown(named)
+        ))),
         [] => Err(refused(format!(
             "no disk of VM {} names it: it is open as something else, such as a kernel, firmware \
              or a backing file",
@@ -259,7 +271,8 @@ fn same_when_started(facts: &Facts, live: &Disk) -> Result<(), Refusal> {
         return Err(refused("its VM is not defined"));
     };
     let disk = defined.disk(&live.target);
-    let same = disk.is_some_and(|it| it.source == live.source && it.format == live.format);
+    let same =
+        disk.is_some_and(|it| it.source.as_ref() == Some(&facts.image) && it.format == live.format);
     refuse_if(!same, || {
         format!(
             "VM {} would be started with another disk {} than it runs with: compare `virsh \
@@ -281,10 +294,11 @@ fn file(facts: &Facts) -> Result<(), Refusal> {
         )
     })?;
     if facts.others > 0 {
-        let text = "other processes have it open as well, and would keep the old file: end them";
+        let text = "other processes have it open as well, be it for reading, and would keep the old \
+                    file: end them";
         return Err(refused(text));
     }
-    if facts.links != 1 {
+    if facts.links != 1 + u64::from(facts.former.is_some()) {
         let text = format!(
             "has {} names, and the others would keep the old file: remove them",
             facts.links

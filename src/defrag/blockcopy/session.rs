@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
+use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -26,6 +27,8 @@ const INTERVAL: Duration = Duration::from_millis(200);
 const STUCK_TIMEOUT: Duration = Duration::from_secs(600);
 /// How long libvirt may be unreachable: QEMU copies on while it is restarted.
 const UNREACHABLE_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a copy that is ready waits for others to close the image.
+const READERS_TIMEOUT: Duration = Duration::from_secs(60);
 /// The limit of a copy that is held, in bytes per second: 0 would be none.
 const HELD: Bytes = Bytes(1);
 /// How much QEMU reads ahead: writes of the guest wait for what is in flight. With the 16 MiB of
@@ -61,21 +64,26 @@ impl<'c, 't, 'r> Session<'c, 't, 'r> {
         asked: &Asked,
         disk: &str,
         place: &'c Place,
+        former: PathBuf,
         progress: Progress,
     ) -> Result<Session<'c, 't, 'r>, RunOutcome> {
         let target = controls.target;
         let copy = place.create(target, controls.request.limits.keep_free)?;
         let kind = target.mount.kind();
         let note = || -> io::Result<Noted> {
+            let access = Metadata::of(&target.file)?;
             let note = Note {
                 image: target.path.clone(),
                 copy: place.path.clone(),
+                former: former.clone(),
                 old: identify(&target.file, kind)?,
                 new: identify(&copy, kind)?,
-                owner: Metadata::of(&target.file)?.owner(),
+                owner: access.owner(),
+                label: access.label(),
                 domain: asked.facts.answers.live.uuid.clone(),
                 disk: disk.to_owned(),
                 step: Step::Copying,
+                mark: None,
                 database: controls.request.host.database.clone(),
             };
             Noted::write(note, &controls.request.host.hints)
@@ -271,19 +279,40 @@ impl<'c, 't, 'r> Session<'c, 't, 'r> {
         }
     }
 
-    /// Checks once more that the copy may be taken into use.
-    pub(super) fn check(&mut self) -> Result<(), RunOutcome> {
+    fn ask(&self) -> Result<Asked, Refusal> {
         let (target, request) = (self.controls.target, &self.controls.request);
-        let keep_free = request.limits.keep_free;
-        let asked = ask::ask(&self.virsh, target, self.place, keep_free, request.host)?;
-        let mut facts = asked.facts;
+        let (former, keep_free) = (self.noted.note.former(), request.limits.keep_free);
+        ask::ask(
+            &self.virsh,
+            target,
+            former,
+            self.place,
+            keep_free,
+            request.host,
+        )
+    }
+
+    /// Checks once more that the copy may be taken into use. A process that only looks at the image is
+    /// waited for.
+    pub(super) fn check(&mut self) -> Result<(), RunOutcome> {
         let changed = |text: &str| Err(Refusal::new(ReasonCode::Hypervisor, text).into());
-        if (asked.pid, &facts.answers.live.uuid) != (self.pid, &self.noted.note.domain) {
-            return changed("another VM has it open now");
-        }
-        let sizes = [target.file.metadata()?.len(), self.file.metadata()?.len()];
+        let sizes = [
+            self.controls.target.file.metadata()?.len(),
+            self.file.metadata()?.len(),
+        ];
         if sizes != [self.size; 2] {
             return changed("the image or its copy has another size now");
+        }
+        let deadline = Instant::now() + READERS_TIMEOUT;
+        let mut asked = self.ask()?;
+        while asked.facts.others > 0 && Instant::now() < deadline && self.controls.stop().is_none()
+        {
+            thread::sleep(INTERVAL);
+            asked = self.ask()?;
+        }
+        let mut facts = asked.facts;
+        if (asked.pid, &facts.answers.live.uuid) != (self.pid, &self.noted.note.domain) {
+            return changed("another VM has it open now");
         }
         // Our own job, and what it needs.
         facts.answers.block_job = None;

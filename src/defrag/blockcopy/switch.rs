@@ -3,10 +3,11 @@
 //! What can take long is done before: the copy is flushed, and the note written. In between, the
 //! order is that of the table in [`super`]: what was done last decides what the next start does.
 
-use std::path::Path;
 use std::time::Instant;
 
 use super::decide::Step;
+use super::mark::Mark;
+use super::names;
 use super::open_files;
 use super::recover::{self, Ended};
 use super::session::{Session, failed};
@@ -41,7 +42,11 @@ pub(super) fn switch(
         let text = format!("its history begins anew: {error}");
         session.controls.send(Event::Notice(text));
     }
-    let noted = session.noted.step(Step::Switching { suspends });
+    let mark = Mark::now().map_err(cannot("its time cannot be read"))?;
+    let noted = session.noted.change(|note| {
+        note.step = Step::Switching { suspends };
+        note.mark = Some(mark);
+    });
     noted.map_err(cannot("the step cannot be noted in the state directory"))?;
     let watchdog = Watchdog::start(&session.noted.file);
     let watchdog = watchdog.map_err(cannot("the watchdog cannot be started"))?;
@@ -110,6 +115,12 @@ fn while_suspended(
     }
     let flushed = cannot("the copy cannot be flushed");
     session.file.sync_data().map_err(flushed)?;
+    if let Some(mark) = &session.noted.note.mark {
+        let marked = mark
+            .set(&session.controls.target.file)
+            .and_then(|()| mark.set(&session.file));
+        marked.map_err(cannot("the image and its copy cannot be marked"))?;
+    }
     let path: [&dyn AsRef<std::ffi::OsStr>; 5] =
         [&"--domain", &domain, &"--path", &disk, &"--pivot"];
     let pivoted = run(&session.virsh, "blockjob", &path);
@@ -119,7 +130,7 @@ fn while_suspended(
             .err()
             .unwrap_or(RunOutcome::Stopped { why: Stop::Stuck }));
     }
-    recover::link(&session.noted.note, true)?;
+    names::link(&session.noted.note, true)?;
     if suspends {
         run(&session.virsh, "resume", &[&"--domain", &domain])?;
         recover::resumed(&mut session.noted).map_err(cannot("the step cannot be noted"))?;
@@ -132,8 +143,6 @@ fn used(session: &Session<'_, '_, '_>) -> Result<[bool; 2], Refusal> {
     let note = &session.noted.note;
     let places = note.places()?;
     let proc = &session.controls.request.host.proc;
-    let directories = [&note.image, &note.copy].map(|path| path.parent().unwrap_or(Path::new("/")));
-    let writers = open_files::writes_of(proc, session.pid, &directories);
-    let uses = |key| writers.iter().any(|writer| writer.file == places.id(key));
-    Ok([uses(&note.old), uses(&note.new)])
+    let opened = open_files::opened_by(proc, session.pid, &note.directories());
+    Ok([&note.old, &note.new].map(|key| places.is_written(key, &opened)))
 }

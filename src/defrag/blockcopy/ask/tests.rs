@@ -134,6 +134,7 @@ fn facts(answers: Answers) -> Facts {
     Facts {
         image: "/srv/a.raw".into(),
         file,
+        former: None,
         links: 1,
         answers,
         open: vec![file],

@@ -3,7 +3,14 @@
 use super::*;
 
 const NAMES: [Name; 4] = [Name::Old, Name::New, Name::Missing, Name::Other];
-const NAMED: [Named; 4] = [Named::Image, Named::Copy, Named::Elsewhere, Named::Neither];
+const FORMER: [Option<Name>; 4] = [None, Some(Name::Old), Some(Name::New), Some(Name::Missing)];
+const NAMED: [Named; 5] = [
+    Named::Image,
+    Named::Former,
+    Named::Copy,
+    Named::Elsewhere,
+    Named::Neither,
+];
 const VMS: [Vm; 5] = [Vm::Running, Vm::Paused, Vm::Off, Vm::Undefined, Vm::Unknown];
 const STEPS: [Step; 3] = [
     Step::Copying,
@@ -11,22 +18,33 @@ const STEPS: [Step; 3] = [
     Step::Switching { suspends: false },
 ];
 
-/// All combinations: 3 × 4 × 4 × 2⁴ × 5 × 4 × 4.
+/// One of the values, by the lowest digit of a number in that base, which is taken off.
+fn pick<T: Copy>(number: &mut usize, values: &[T]) -> T {
+    let value = values[*number % values.len()];
+    *number /= values.len();
+    value
+}
+
+/// All combinations.
 fn all() -> impl Iterator<Item = Found> {
-    let flag = |number: usize, bit: usize| number >> bit & 1 == 1;
-    (0..3 * 4 * 4 * 16 * 5 * 16).map(move |number| {
-        let (flags, rest) = (number % 16, number / 16);
+    let flags = [false, true];
+    (0..3 * 4 * 4 * 4 * 3 * 5 * 5 * 5 * 64).map(move |mut number| {
+        let number = &mut number;
         Found {
-            step: STEPS[rest % 3],
-            image: NAMES[rest / 3 % 4],
-            copy: NAMES[rest / 12 % 4],
-            writes_old: flag(flags, 0),
-            writes_new: flag(flags, 1),
-            saved: flag(flags, 2),
-            job: flag(flags, 3),
-            vm: VMS[rest / 48 % 5],
-            live: NAMED[rest / 240 % 4],
-            defined: NAMED[rest / 960],
+            step: pick(number, &STEPS),
+            image: pick(number, &NAMES),
+            copy: pick(number, &NAMES),
+            former: pick(number, &FORMER),
+            temporary: pick(number, &NAMES[..3]),
+            overtaken: pick(number, &flags),
+            writes_old: pick(number, &flags),
+            writes_new: pick(number, &flags),
+            vm: pick(number, &VMS),
+            saved: pick(number, &flags),
+            job: pick(number, &flags),
+            live: pick(number, &NAMED),
+            defined: pick(number, &NAMED),
+            former_named: pick(number, &flags),
         }
     })
 }
@@ -35,11 +53,20 @@ fn all() -> impl Iterator<Item = Found> {
 fn after(found: Found, act: Act) -> Option<Found> {
     let mut next = found;
     match act {
-        Act::Link => next.image = Name::New,
+        Act::Link => {
+            next.image = Name::New;
+            next.former = next.former.map(|former| match former {
+                Name::Old => Name::New,
+                other => other,
+            });
+        }
+        Act::Restore => (next.image, next.temporary) = (Name::Old, Name::New),
         Act::Abort => (next.job, next.writes_new) = (false, false),
         Act::Resume => next.vm = Vm::Running,
         Act::Define => next.defined = Named::Image,
         Act::Remove => next.copy = Name::Missing,
+        Act::RemoveTemporary => next.temporary = Name::Missing,
+        Act::RemoveFormer => next.former = None,
         Act::Forget | Act::Keep | Act::Wait | Act::Leave => return None,
     }
     Some(next)
@@ -53,7 +80,7 @@ fn every_state_comes_to_an_end() {
             assert_ne!(next, found, "{first:?} does not end");
             found = next;
             steps += 1;
-            assert!(steps <= 5, "{first:?} does not end");
+            assert!(steps <= 8, "{first:?} does not end");
         }
     }
 }
@@ -67,12 +94,13 @@ fn nothing_that_may_be_current_is_lost() {
         if act == Act::Remove && !names_new {
             let unused = !found.writes_new && found.defined != Named::Copy;
             assert!(unused && found.image == Name::Old, "{found:?}");
+            assert!(!found.overtaken || found.copy != Name::New, "{found:?}");
             assert_ne!(found.defined, Named::Elsewhere, "{found:?}");
         }
         // A name that a definition leads to stays.
         let runs = matches!(found.vm, Vm::Running | Vm::Paused);
         if act == Act::Remove && names_new {
-            let is_sure = !runs || found.live == Named::Image;
+            let is_sure = !runs || matches!(found.live, Named::Image | Named::Former);
             assert!(is_sure, "{found:?}");
             assert!(!matches!(found.defined, Named::Copy | Named::Elsewhere));
             let is_off = found.vm == Vm::Off;
@@ -81,8 +109,14 @@ fn nothing_that_may_be_current_is_lost() {
         }
         // The old file loses its name only if the VM cannot need it.
         if act == Act::Link {
-            assert!(found.image == Name::Old && !found.writes_old, "{found:?}");
-            let is_current = found.writes_new || found.defined == Named::Copy;
+            assert!(!found.writes_old, "{found:?}");
+            let may_start = !found.writes_new && !matches!(found.vm, Vm::Off | Vm::Undefined);
+            let is_last = names_new && found.temporary == Name::Old;
+            assert!(!is_last || !may_start, "{found:?}");
+        }
+        if act == Act::Link && found.image == Name::Old {
+            let is_named = found.defined == Named::Copy;
+            let is_current = found.writes_new || is_named || found.overtaken;
             assert!(is_current, "{found:?}");
             assert!(found.writes_new || !runs || found.live == Named::Neither);
         }
@@ -91,6 +125,40 @@ fn nothing_that_may_be_current_is_lost() {
             assert!(!found.writes_new || names_new, "{found:?}");
             assert!(found.copy != Name::New, "{found:?}");
             assert_ne!(found.defined, Named::Copy, "{found:?}");
+            assert!(!names_new || found.former.is_none(), "{found:?}");
+        }
+    }
+}
+
+#[test]
+fn other_names_are_removed_only_if_nothing_needs_them() {
+    for found in all() {
+        let act = next(&found);
+        let names_new = found.image == Name::New;
+        let runs = matches!(found.vm, Vm::Running | Vm::Paused);
+        // It is another name of the image, whatever it leads to, and no definition has it.
+        if act == Act::RemoveFormer {
+            assert!(names_new && found.former != Some(Name::Old), "{found:?}");
+            assert!(!found.former_named && !found.writes_old, "{found:?}");
+            assert!(![found.live, found.defined].contains(&Named::Former) || !runs);
+            assert!(!runs || matches!(found.live, Named::Image | Named::Copy));
+            let unseen = found.saved || found.defined == Named::Neither;
+            assert!(found.vm != Vm::Off || !unseen, "{found:?}");
+        }
+        if act == Act::RemoveTemporary {
+            assert_ne!(found.vm, Vm::Unknown, "{found:?}");
+            assert!(!names_new || !found.writes_old, "{found:?}");
+            // The last name of the old file goes when the VM has started with the other, or is off.
+            let is_last = names_new && found.temporary == Name::Old;
+            assert!(!is_last || !runs || found.writes_new, "{found:?}");
+            let is_unused = !found.writes_new && found.defined != Named::Copy;
+            assert!(names_new || is_unused, "{found:?}");
+        }
+        // The path goes back to the old file only if the copy was never used under it.
+        if act == Act::Restore {
+            assert!(names_new && found.temporary == Name::Old, "{found:?}");
+            assert!(found.writes_old && !found.writes_new, "{found:?}");
+            assert_ne!(found.former, Some(Name::New), "{found:?}");
         }
     }
 }
@@ -102,46 +170,67 @@ fn a_guest_goes_on_only_with_the_current_file_under_its_path() {
         if act == Act::Resume {
             let only_new = found.writes_new && !found.writes_old;
             assert!(found.image != Name::Old || !only_new, "{found:?}");
+            let leads_both_ways = found.image == Name::New && found.former == Some(Name::Old);
+            assert!(!leads_both_ways, "{found:?}");
             assert_eq!(found.step, Step::Switching { suspends: true });
         }
         // Nor does it stand still for ever: all else has to wait for it.
         let stands = found.vm == Vm::Paused && found.step == (Step::Switching { suspends: true });
-        let later = matches!(act, Act::Define | Act::Remove | Act::Forget | Act::Keep);
+        let later = matches!(
+            act,
+            Act::Define
+                | Act::Remove
+                | Act::RemoveTemporary
+                | Act::RemoveFormer
+                | Act::Forget
+                | Act::Keep
+        );
         assert!(!stands || !later, "{found:?}: {act:?}");
     }
 }
 
-/// The table of the moments in [`super::super`].
-#[test]
-fn the_moments() {
-    let copying = Found {
-        step: Step::Copying,
-        image: Name::Old,
-        copy: Name::New,
-        writes_old: true,
-        writes_new: true,
-        vm: Vm::Running,
-        saved: false,
-        job: true,
-        live: Named::Image,
-        defined: Named::Image,
-    };
-    let steps = |mut found: Found| {
-        let mut steps = vec![next(&found)];
-        while let Some(next_found) = after(found, steps[steps.len() - 1]) {
-            found = next_found;
-            steps.push(next(&found));
-        }
-        steps
-    };
-    let off = |found: Found| Found {
+/// The steps from a state on.
+fn steps(mut found: Found) -> Vec<Act> {
+    let mut steps = vec![next(&found)];
+    while let Some(next_found) = after(found, steps[steps.len() - 1]) {
+        found = next_found;
+        steps.push(next(&found));
+    }
+    steps
+}
+
+fn off(found: Found) -> Found {
+    Found {
         vm: Vm::Off,
         job: false,
         writes_old: false,
         writes_new: false,
         live: Named::Neither,
         ..found
-    };
+    }
+}
+
+const COPYING: Found = Found {
+    step: Step::Copying,
+    image: Name::Old,
+    copy: Name::New,
+    former: None,
+    temporary: Name::Missing,
+    overtaken: false,
+    writes_old: true,
+    writes_new: true,
+    vm: Vm::Running,
+    saved: false,
+    job: true,
+    live: Named::Image,
+    defined: Named::Image,
+    former_named: false,
+};
+
+/// The table of the moments in [`super::super`].
+#[test]
+fn the_moments() {
+    let copying = COPYING;
     use Act::*;
     assert_eq!(steps(copying), [Abort, Remove, Forget]);
     assert_eq!(steps(off(copying)), [Remove, Forget]);
@@ -175,6 +264,19 @@ fn the_moments() {
     assert_eq!(steps(silent), [Link, Wait]);
     // The guest stood still, so both files are the same.
     assert_eq!(steps(off(misfiled)), [Remove, Forget]);
+    // Somebody has resumed it by hand, so that it wrote to the copy.
+    let overtaken = Found {
+        overtaken: true,
+        ..off(misfiled)
+    };
+    assert_eq!(steps(overtaken), [Link, Remove, Forget]);
+    let started = Found {
+        vm: Vm::Running,
+        writes_old: true,
+        live: Named::Image,
+        ..overtaken
+    };
+    assert_eq!(steps(started), [Leave]);
     // The scan of the processes missed it, or it is just being started.
     let starting = Found {
         vm: Vm::Running,
@@ -231,4 +333,129 @@ fn the_moments() {
         ..off(misfiled)
     };
     assert_eq!(steps(undefined), [Leave]);
+}
+
+/// The same of a second copy: the VM runs with the path of the first, and is started with that of the
+/// image.
+#[test]
+fn the_moments_of_a_second_copy() {
+    use Act::*;
+    let copying = Found {
+        former: Some(Name::Old),
+        live: Named::Former,
+        former_named: true,
+        ..COPYING
+    };
+    let off = |found: Found| Found {
+        former_named: false,
+        ..off(found)
+    };
+    assert_eq!(steps(copying), [Abort, Remove, Forget]);
+    assert_eq!(steps(off(copying)), [Remove, Forget]);
+    let frozen = Found {
+        step: Step::Switching { suspends: true },
+        vm: Vm::Paused,
+        ..copying
+    };
+    assert_eq!(steps(frozen), [Abort, Resume, Remove, Forget]);
+    // libvirt has not noted the pivot: the path of the first copy stays until the VM is off.
+    let misfiled = Found {
+        writes_old: false,
+        job: false,
+        ..frozen
+    };
+    assert_eq!(steps(misfiled), [Link, Resume, Remove, Keep]);
+    assert_eq!(steps(off(misfiled)), [Remove, Forget]);
+    // It has noted it: it redefines only what named the same path as the running definition.
+    let pivoted = Found {
+        live: Named::Copy,
+        former_named: false,
+        ..misfiled
+    };
+    assert_eq!(steps(pivoted), [Link, Resume, RemoveFormer, Keep]);
+    assert_eq!(steps(off(pivoted)), [Remove, Forget]);
+    let redefined = Found {
+        defined: Named::Copy,
+        ..pivoted
+    };
+    assert_eq!(steps(redefined), [Link, Resume, Define, RemoveFormer, Keep]);
+    assert_eq!(
+        steps(off(redefined)),
+        [Link, Define, RemoveFormer, Remove, Forget]
+    );
+    // Killed between the links of both paths.
+    let between = Found {
+        image: Name::New,
+        ..misfiled
+    };
+    assert_eq!(steps(between), [Link, Resume, Remove, Keep]);
+    let settled = Found {
+        image: Name::New,
+        former: Some(Name::New),
+        vm: Vm::Running,
+        ..misfiled
+    };
+    assert_eq!(steps(off(settled)), [RemoveFormer, Remove, Forget]);
+    let saved = Found {
+        saved: true,
+        ..off(settled)
+    };
+    assert_eq!(steps(saved), [Keep]);
+    // Somebody has defined what ran.
+    let defined = Found {
+        defined: Named::Former,
+        ..off(settled)
+    };
+    assert_eq!(steps(defined), [Define, RemoveFormer, Remove, Forget]);
+}
+
+/// Killed while the copy was given the path of the image.
+#[test]
+fn the_temporary_name_goes() {
+    use Act::*;
+    let settled = Found {
+        step: Step::Switching { suspends: false },
+        image: Name::New,
+        writes_old: false,
+        job: false,
+        live: Named::Copy,
+        ..COPYING
+    };
+    for temporary in [Name::Old, Name::New] {
+        let left = Found {
+            temporary,
+            ..settled
+        };
+        assert_eq!(steps(left), [RemoveTemporary, Keep]);
+        let left = off(left);
+        assert_eq!(steps(left), [RemoveTemporary, Remove, Forget]);
+    }
+    let before = Found {
+        image: Name::Old,
+        temporary: Name::New,
+        defined: Named::Copy,
+        ..off(settled)
+    };
+    assert_eq!(
+        steps(before),
+        [Link, RemoveTemporary, Define, Remove, Forget]
+    );
+    // A VM has started with the old file meanwhile.
+    let started = Found {
+        temporary: Name::Old,
+        writes_old: true,
+        vm: Vm::Running,
+        live: Named::Image,
+        defined: Named::Copy,
+        ..off(settled)
+    };
+    assert_eq!(
+        steps(started),
+        [Restore, Define, RemoveTemporary, Remove, Forget]
+    );
+    let starting = Found {
+        writes_old: false,
+        ..started
+    };
+    assert_eq!(steps(starting), [Wait]);
 }

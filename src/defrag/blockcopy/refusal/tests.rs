@@ -39,6 +39,7 @@ fn facts() -> Facts {
     Facts {
         image: "/srv/a.raw".into(),
         file: IMAGE,
+        former: None,
         links: 1,
         answers: Answers {
             live: domain(disk()),
@@ -90,6 +91,53 @@ fn refuses(change: impl FnOnce(&mut Facts), words: &str) {
 #[test]
 fn a_plain_disk_of_a_running_domain_is_copied() {
     assert_eq!(check(&facts()).unwrap(), &disk());
+}
+
+/// Its VM was not shut down since the copy before, and knows the image by the name of that.
+#[test]
+fn a_second_copy_needs_the_names_of_the_first() {
+    let former = || Some(PathBuf::from("/srv/.a.raw.130.blockcopy"));
+    let second = |change: fn(&mut Facts)| {
+        let mut facts = facts();
+        (facts.former, facts.links) = (former(), 2);
+        facts.answers.live.disks[0].source = former();
+        change(&mut facts);
+        check(&facts).map(|disk| disk.source.clone())
+    };
+    assert_eq!(second(|_| ()).unwrap(), former());
+    type Change = fn(&mut Facts);
+    let changes: [(Change, &str); 5] = [
+        (
+            |it| it.answers.live.disks[0].source = Some("/srv/a.raw".into()),
+            "db-1 does not run with /srv/.a.raw.130.blockcopy",
+        ),
+        (
+            |it| it.answers.live.disks.push(disk()),
+            "two disks of its VM",
+        ),
+        (
+            |it| it.answers.live.disks[0].source = Some("/srv/b.raw".into()),
+            "no disk of VM db-1",
+        ),
+        (
+            |it| {
+                let defined = it.answers.defined.as_mut().unwrap();
+                defined.disks[0].source = it.former.clone();
+            },
+            "would be started with another disk vda",
+        ),
+        (|it| it.former = None, "no disk of VM db-1"),
+    ];
+    for (change, words) in changes {
+        let refusal = second(change).unwrap_err();
+        assert!(refusal.text.contains(words), "{refusal}");
+    }
+    for (links, is_refused) in [(1, true), (2, false), (3, true)] {
+        let mut facts = facts();
+        (facts.former, facts.links) = (former(), links);
+        facts.answers.live.disks[0].source = former();
+        assert_eq!(check(&facts).is_err(), is_refused, "{links}");
+    }
 }
 
 #[test]

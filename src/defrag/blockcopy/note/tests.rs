@@ -1,0 +1,96 @@
+use std::process::{Child, Command, Stdio};
+
+use super::*;
+
+/// An image and its complete copy, in a directory.
+pub(in crate::defrag::blockcopy) fn copied(directory: &Path) -> Note {
+    let path = |name: &str, text: &str| {
+        let path = directory.join(name);
+        fs::write(&path, text).unwrap();
+        let file = File::open(&path).unwrap();
+        let kind = FilesystemKind::Other;
+        (path, identify(&file, kind).unwrap(), file)
+    };
+    let (image, old, file) = path("image", "old");
+    let (copy, new, _) = path("copy", "new");
+    let owner = file.metadata().unwrap();
+    Note {
+        image,
+        copy,
+        former: PathBuf::new(),
+        old,
+        new,
+        owner: (owner.uid(), owner.gid()),
+        label: Vec::new(),
+        domain: "6695eb01-f6a4-8304-79aa-97f2502e193f".to_owned(),
+        disk: "vda".to_owned(),
+        step: Step::Switching { suspends: true },
+        mark: None,
+        database: directory.join("none"),
+    }
+}
+
+/// A process that has a file open.
+pub(in crate::defrag::blockcopy) fn holder(file: File) -> Child {
+    let mut command = Command::new("sleep");
+    command.arg("600").stdin(Stdio::from(file)).spawn().unwrap()
+}
+
+/// The number of a removed inode is soon that of another file.
+#[test]
+fn a_writer_of_another_file_with_the_same_number_does_not_count() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path().canonicalize().unwrap();
+    let mut note = copied(&dir);
+    let image = File::options().write(true).open(&note.image).unwrap();
+    let mut vm = holder(image);
+    let places = note.places().unwrap();
+    let is_old = note.written(&places);
+    note.old.generation = note.old.generation.wrapping_add(1);
+    let was_old = note.written(&places);
+    vm.kill().unwrap();
+    vm.wait().unwrap();
+    assert_eq!((is_old, was_old), ([true, false], [false, false]));
+}
+
+#[test]
+fn a_later_copy_takes_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let (state, path) = (dir.path().join("state"), dir.path());
+    let first = copied(path);
+    let note = Note {
+        copy: path.join("second"),
+        former: first.copy.clone(),
+        old: first.new.clone(),
+        new: ImageKey {
+            inode: first.new.inode + 1,
+            ..first.new.clone()
+        },
+        ..first.clone()
+    };
+    let first = Noted::write(first, &state).unwrap();
+    assert!(!is_superseded(&state, &first.file));
+    let mut second = Noted::write(note, &state).unwrap();
+    assert!(is_superseded(&state, &first.file));
+    assert!(!is_superseded(&state, &second.file));
+    second.forget_former().unwrap();
+    assert_eq!((first.file.exists(), second.file.exists()), (false, true));
+    assert_eq!(read(&second.file).unwrap().former(), None);
+    // That of another image whose copy has got the same number.
+    let other = Noted::write(first.note.clone(), &state).unwrap();
+    second.note.former = path.join("another");
+    second.forget_former().unwrap();
+    assert!(other.file.exists());
+}
+
+#[test]
+fn a_note_of_the_version_before_is_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let note = copied(dir.path());
+    let mut json = serde_json::to_value(&note).unwrap();
+    let members = json.as_object_mut().unwrap();
+    for later in ["former", "label", "mark"] {
+        members.remove(later).unwrap();
+    }
+    assert_eq!(serde_json::from_value::<Note>(json).unwrap(), note);
+}
