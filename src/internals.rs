@@ -18,6 +18,8 @@ pub mod config {
 }
 
 pub mod defrag {
+    pub use crate::defrag::blockcopy::content::Content;
+    pub use crate::defrag::blockcopy::qcow2::Layout;
     pub use crate::defrag::engine::{Event, Request};
     pub use crate::defrag::job::run;
     pub use crate::defrag::segments::{Region, Survey};

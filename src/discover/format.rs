@@ -125,8 +125,8 @@ fn extent_file(line: &[u8]) -> Option<&[u8]> {
 
 /// The layout in a header of qcow2: the size of a cluster as a power of two, and that of the disk. `None`
 /// if the clusters lie in another file, which is judged by itself.
-fn qcow2(header: &[u8]) -> Option<Qcow2> {
-    let bits = u32::from_be_bytes(*header.get(20..)?.first_chunk()?);
+pub fn qcow2(header: &[u8]) -> Option<Qcow2> {
+    let bits = word(header, 20)?;
     let disk = u64::from_be_bytes(*header.get(24..)?.first_chunk()?);
     // MIN_CLUSTER_BITS, MAX_CLUSTER_BITS (block/qcow2.h).
     let is_valid = header.starts_with(b"QFI\xfb") && (9..=21).contains(&bits);
@@ -140,26 +140,31 @@ fn qcow2(header: &[u8]) -> Option<Qcow2> {
 fn qcow2_data_file(header: &[u8]) -> Option<&[u8]> {
     const EXTERNAL_DATA: u8 = 1 << 2;
     const DATA_FILE: u32 = 0x4441_5441;
-    let number = |at: usize| {
-        let bytes = header.get(at..)?.first_chunk()?;
-        Some(u32::from_be_bytes(*bytes))
-    };
-    let offset = |at: usize| Some(usize::try_from(number(at)?).unwrap_or(usize::MAX));
     let is_external = header.get(79)? & EXTERNAL_DATA != 0;
-    if !header.starts_with(b"QFI\xfb") || number(4)? < 3 || !is_external {
+    if !header.starts_with(b"QFI\xfb") || word(header, 4)? < 3 || !is_external {
         return None;
     }
-    let mut at = offset(100)?;
-    loop {
-        let (kind, length) = (number(at)?, offset(at.checked_add(4)?)?);
-        let begin = at.checked_add(8)?;
-        match kind {
-            0 => return None,
-            DATA_FILE => return header.get(begin..begin.checked_add(length)?),
-            // Padded to a multiple of eight bytes.
-            _ => at = begin.checked_add(length.checked_next_multiple_of(8)?)?,
-        }
-    }
+    let mut extensions = qcow2_extensions(header);
+    extensions.find_map(|(kind, data)| (kind == DATA_FILE).then_some(data))
+}
+
+/// The header extensions of a qcow2 image of version 3, each with its kind and its data. The last one is of kind 0,
+/// unless the rest lies beyond `header`.
+pub fn qcow2_extensions(header: &[u8]) -> impl Iterator<Item = (u32, &[u8])> {
+    let offset = |at| Some(usize::try_from(word(header, at)?).unwrap_or(usize::MAX));
+    let mut next = offset(100);
+    std::iter::from_fn(move || {
+        let (kind, length) = (word(header, next?)?, offset(next?.checked_add(4)?)?);
+        let begin = next?.checked_add(8)?;
+        // Padded to a multiple of eight bytes.
+        let end = begin.checked_add(length.checked_next_multiple_of(8)?);
+        next = end.filter(|_| kind != 0);
+        Some((kind, header.get(begin..begin.checked_add(length)?)?))
+    })
+}
+
+fn word(bytes: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_be_bytes(*bytes.get(at..)?.first_chunk()?))
 }
 
 /// Determines the format of an open file of `size` bytes.

@@ -136,15 +136,17 @@ impl Libvirt {
         String::from_utf8(output.stdout).unwrap()
     }
 
-    /// Defines a domain with one disk. `os` is what it boots, `devices` what it has besides.
+    /// Defines a domain with one disk, raw unless its name ends in `.qcow2`. `os` is what it boots, `devices` what it has besides.
     pub fn define(&self, name: &str, image: &Path, os: &str, devices: &str) {
+        let is_qcow2 = image.extension().is_some_and(|its| its == "qcow2");
+        let format = if is_qcow2 { "qcow2" } else { "raw" };
         let image = image.display();
         let xml = format!(
             "<domain type='qemu'><name>{name}</name><memory unit='MiB'>384</memory><vcpu>1</vcpu>\
              <os><type arch='x86_64' machine='q35'>hvm</type>{os}</os><cpu mode='maximum'/>\
              <on_reboot>restart</on_reboot>\
              <devices><emulator>/usr/bin/qemu-system-x86_64</emulator><disk type='file' device='disk'>\
-             <driver name='qemu' type='raw' cache='none' io='native'/><source file='{image}'/>\
+             <driver name='qemu' type='{format}' cache='none' io='native'/><source file='{image}'/>\
              <target dev='{DISK}' bus='virtio'/></disk>{devices}</devices></domain>"
         );
         let file = self.dir.join("domain.xml");

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `libvirt` | a libvirtd of its own |
 //! | `written` | a guest writes and verifies all the time, and finds all of it after a reboot and after a start |
+//! | `qcow2`   | images of this format, of all properties, and what of them is refused |
 //! | `deaths`  | fragwatch, libvirtd or QEMU killed at any moment: the VM starts from the complete image |
 //! | `power`   | the power fails at any moment: what is on the disks recovers, with all that was flushed |
 //! | `ends`    | what ends a copy early: no space, an order, libvirtd restarted, the disk detached |
@@ -31,8 +32,9 @@ mod deaths;
 mod ends;
 mod libvirt;
 mod power;
-mod service;
+mod qcow2;
 mod second;
+mod service;
 mod written;
 
 support::stall_server!();

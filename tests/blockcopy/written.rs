@@ -14,7 +14,7 @@ use super::support::guest::{self, Aligned, BLOCK};
 use super::support::random::{Random, mix};
 use super::support::skip::Here;
 use super::support::{self, Bed, MIB, rundir, tools};
-use super::{defrag, inode, names, noted, recover, report};
+use super::{defrag, inode, names, noted, qcow2, recover, report};
 
 pub(super) const IMAGE: u64 = 64 * MIB;
 /// So often it prints what it has written.
@@ -22,17 +22,34 @@ const REPORTS: u64 = 100;
 
 #[test]
 fn without_reflink() {
-    support::require!(copied_underneath(Bed::xfs_with(&["-m", "reflink=0"])));
+    support::require!(copied_underneath(
+        Bed::xfs_with(&["-m", "reflink=0"]),
+        "raw"
+    ));
 }
 
 #[test]
 fn with_reflink() {
-    support::require!(copied_underneath(Bed::xfs_with(&["-m", "reflink=1"])));
+    support::require!(copied_underneath(
+        Bed::xfs_with(&["-m", "reflink=1"]),
+        "raw"
+    ));
 }
 
 #[test]
 fn on_ext4() {
-    support::require!(copied_underneath(Bed::ext4()));
+    support::require!(copied_underneath(Bed::ext4(), "raw"));
+}
+
+#[test]
+fn qcow2_without_reflink() {
+    let bed = Bed::xfs_with(&["-m", "reflink=0"]);
+    support::require!(copied_underneath(bed, "qcow2"));
+}
+
+#[test]
+fn qcow2_on_ext4() {
+    support::require!(copied_underneath(Bed::ext4(), "qcow2"));
 }
 
 /// What the guest boots.
@@ -107,11 +124,18 @@ impl Guest {
     }
 }
 
-fn copied_underneath(bed: Here<Bed>) -> Here<()> {
+fn copied_underneath(bed: Here<Bed>, format: &str) -> Here<()> {
     let bed = bed?;
     let libvirt = Libvirt::start()?;
-    let image = bed.path().join("vm & 'more'.raw".replace(['&', '\''], "-"));
-    guest::random_direct_writes(&image, IMAGE, IMAGE / BLOCK);
+    let image = bed.path().join(format!("vm - -more-.{format}"));
+    match format {
+        "raw" => guest::random_direct_writes(&image, IMAGE, IMAGE / BLOCK),
+        _ => {
+            let raw = bed.path().parent().unwrap().join("raw");
+            guest::random_direct_writes(&raw, IMAGE, IMAGE / BLOCK);
+            qcow2::shattered(&raw, &image, &[])?;
+        }
+    }
     let before = inode(&image);
     let parts = parts()?;
     let guest = Guest::start(&libvirt, &bed, &image, &parts);
@@ -148,12 +172,15 @@ fn copied_underneath(bed: Here<Bed>) -> Here<()> {
     guest.wait_for_more();
     libvirt.virsh(&["destroy", "guest"]);
     let written = guest.turn();
+    qcow2::check(&image);
     assert_eq!(recover(&libvirt, &bed), "");
     assert_eq!((names(&image).len(), noted(&bed)), (1, 0));
     libvirt.power_on("guest");
     assert!(guest.wait_for_start(3) >= written);
     guest.wait_for_more();
     assert_eq!(libvirt.writes("guest", bed.path()), [after]);
+    libvirt.virsh(&["destroy", "guest"]);
+    qcow2::check(&image);
     rundir::remove(&parts.dir);
     Ok(())
 }

@@ -8,6 +8,7 @@ use std::path::Path;
 
 use rustix::fs::{fstat, fstatvfs};
 
+use super::content;
 use super::domain::Domain;
 use super::open_files;
 use super::output::{self, BlockJob, Versions};
@@ -102,6 +103,7 @@ pub(super) fn ask(
             has: bytes(size.f_bavail),
             keeps: keep_free.of_bytes(bytes(size.f_blocks)),
             copy_on: fstat(&place.directory)?.st_dev,
+            header: content::read(&target.file, 0, content::HEADER)?,
         },
         pid,
     })

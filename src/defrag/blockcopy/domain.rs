@@ -95,6 +95,13 @@ pub enum MirrorState {
     Ending,
 }
 
+impl Disk {
+    /// Format of its file; empty if not stated.
+    pub(super) fn format(&self) -> &str {
+        self.format.as_deref().unwrap_or_default()
+    }
+}
+
 /// XML that is not that of a domain.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("virsh dumpxml printed no domain: {0}")]

@@ -36,6 +36,9 @@
 //!   after the link only. Somebody who resumes it by hand between the pivot and the link, which
 //!   follow within milliseconds, has it linked by the watchdog while QEMU writes to the copy alone; if
 //!   QEMU ends before, the [`mark`] on both files shows that the copy is current.
+//! - QEMU keeps changed metadata of a qcow2 in memory. It flushes both files when it suspends the guest
+//!   (do_vm_stop, system/cpus.c) and the copy again before it pivots (mirror_run, block/mirror.c); in
+//!   between nothing is written. So "flushed" holds for qcow2 as well.
 //! - Writes are synchronous: from ready on, a write is completed only when it is in both files.
 //! - A [`watchdog`] resumes a guest that is left suspended, after linking if the pivot has happened:
 //!   it takes the same steps as the next start.
@@ -71,6 +74,7 @@
 //!   to the current file, and there is no third copy until the VM was shut down.
 
 mod ask;
+pub mod content;
 mod decide;
 pub mod domain;
 mod mark;
@@ -78,6 +82,7 @@ mod names;
 mod note;
 mod open_files;
 pub mod output;
+pub mod qcow2;
 pub mod recover;
 pub mod refusal;
 mod session;
@@ -90,6 +95,7 @@ mod xml;
 use super::engine::{Controls, Event, Progress, failed, lock_filesystem};
 use super::guard;
 use crate::model::{Bytes, Engine, ExtentCount, RunForecast, RunOutcome, RunReport, Stalls};
+use content::Content;
 use session::Session;
 use std::path::Path;
 use std::time::Duration;
@@ -118,8 +124,11 @@ pub(super) fn run(
     }
     controls.check_pressure(false)?;
     let place = Place::of(target, &limits.blockcopy)?;
-    let asked = ask::ask(&virsh, target, former, &place, limits.keep_free, host)?;
-    let disk = refusal::check(&asked.facts)?.target.clone();
+    let mut asked = ask::ask(&virsh, target, former, &place, limits.keep_free, host)?;
+    let disk = refusal::check(&asked.facts)?.clone();
+    let content = Content::of(&target.file, disk.format())?;
+    asked.facts.needs = asked.facts.needs.saturating_add(Bytes(content.growth()?));
+    refusal::check(&asked.facts)?;
     report.from = Some(extents);
     let copies = asked.facts.needs;
     if limits.dry_run {
@@ -127,8 +136,7 @@ pub(super) fn run(
         let forecast = RunForecast::Copy { copies, stall };
         return Ok(RunOutcome::WouldRun { forecast });
     }
-    let size = Bytes(target.file.metadata()?.len());
-    let progress = Progress::new(Engine::BlockCopy, size.0, extents);
+    let progress = Progress::new(Engine::BlockCopy, content.size()?, extents);
     controls.send(Event::Cleared(progress));
     let former = former.map(Path::to_owned).unwrap_or_default();
     let mut session = Session::begin(controls, virsh, &asked, &disk, &place, former, progress)?;

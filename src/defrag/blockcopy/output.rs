@@ -1,6 +1,13 @@
 //! The output of virsh, of libvirt 4.5 to 11, with `LC_ALL=C`: its texts are translated otherwise.
-//! Pure. The formats are those of tools/virsh-{host,domain,domain-monitor,snapshot,checkpoint}.c in
-//! the sources of libvirt. What cannot be read is an error, never a value.
+//! Pure. What cannot be read is an error, never a value. The formats in the sources of libvirt, to which
+//! newer versions only add lines:
+//!
+//! | command | function |
+//! |---|---|
+//! | `version --daemon` | `cmdVersion`, tools/virsh-host.c |
+//! | `dominfo`, `domstate --reason` | `cmdDominfo`, `cmdDomstate`, tools/virsh-domain-monitor.c |
+//! | `domjobinfo`, `blockjob --raw` | `cmdDomjobinfo`, `virshBlockJobInfo`, tools/virsh-domain.c |
+//! | `snapshot-list`, `checkpoint-list` | tools/virsh-snapshot.c, tools/virsh-checkpoint.c |
 
 use std::fmt;
 
@@ -223,6 +230,15 @@ mod tests {
         let saved = text("yes").replace("save:   no", "save:   yes");
         assert!(domain_info(&saved).unwrap().saved);
         assert_eq!(domain_info(&text("no")), Ok(info(false)));
+        // Lines that newer ones add: messages, each after the first without a key.
+        let newer = text("yes").replace(
+            "Managed save:   no\n",
+            "Autostart:      disable\nAutostart Once: disable\nManaged save:   no\n\
+             Security model: none\nSecurity DOI:   0\n\
+             Messages:       tainted: custom monitor control commands issued\n\
+             \u{20}               Managed save: yes\n",
+        );
+        assert_eq!(domain_info(&newer), Ok(info(true)));
         assert!(domain_info(&text("unknown")).is_err());
         assert!(domain_info("Beständig:  ja\nStatus: laufend\n").is_err());
     }
@@ -239,6 +255,9 @@ mod tests {
         let migration = "Job type:         Unbounded   \nOperation:        Outgoing migration\n\
                          Time elapsed:     91           ms\n";
         assert_eq!(job(migration).as_deref(), Some("Outgoing migration"));
+        // Operations have been added, such as this one.
+        let deletion = migration.replace("Outgoing migration", "Snapshot delete");
+        assert_eq!(job(&deletion).as_deref(), Some("Snapshot delete"));
         // Without an operation, which libvirt before 3.3 does not print.
         assert_eq!(
             job("Job type:         Bounded     \n").as_deref(),

@@ -4,13 +4,16 @@
 //!
 //! The copy needs synchronous writes: without them the copy lacks the last writes when it is ready,
 //! and need not converge (`MirrorCopyMode`, qapi/block-core.json of QEMU, since 3.0). libvirt offers
-//! them since 8.0 (`VIR_DOMAIN_BLOCK_COPY_SYNCHRONOUS_WRITES`, NEWS.rst), with `-blockdev`, for which
-//! it requires QEMU 4.2 (NEWS.rst of 5.10 and 6.0).
+//! them since 8.0.0 ("Synchronous write mode for disk copy operations", NEWS.rst). libvirt 8.0 runs
+//! QEMU from 2.11 on (`QEMU_MIN_MAJOR`, src/qemu/qemu_capabilities.c), but uses `-blockdev`, and with it
+//! `blockdev-mirror`, only if QEMU has the feature `savevm-monitor-nodes`
+//! (`virQEMUCapsInitProcessCaps`, the same file), which is "since 4.2" (qapi/misc.json of QEMU 4.2).
 
 use std::path::PathBuf;
 
 use super::domain::{Backing, Disk, Domain};
 use super::output::{Version, Versions};
+use super::qcow2::Layout;
 use crate::model::path::shown;
 use crate::model::{Bytes, ReasonCode, Refusal};
 
@@ -72,6 +75,8 @@ pub struct Facts {
     pub keeps: Bytes,
     /// `st_dev` of the directory in which the copy is made.
     pub copy_on: u64,
+    /// The beginning of the image: the header, if its format has one.
+    pub header: Vec<u8>,
 }
 
 /// The disk that is to be copied, or why it is left alone.
@@ -80,6 +85,10 @@ pub fn check(facts: &Facts) -> Result<&Disk, Refusal> {
     domain(facts)?;
     let disk = only_disk(facts)?;
     plain(disk, Stated::Running)?;
+    if disk.format() == "qcow2" {
+        let refused = |why| refused(format!("disk {}: {why}", disk.target));
+        Layout::of(&facts.header).map_err(refused)?;
+    }
     same_when_started(facts, disk)?;
     file(facts)?;
     Ok(disk)
@@ -201,7 +210,7 @@ enum Stated {
 /// Checks that a disk is a whole, plain, writable file of its VM alone.
 fn plain(disk: &Disk, stated: Stated) -> Result<(), Refusal> {
     let target = &disk.target;
-    let raw = disk.format.as_deref() == Some("raw");
+    let format = disk.format();
     let against = [
         (
             disk.device != "disk",
@@ -233,11 +242,15 @@ fn plain(disk: &Disk, stated: Stated) -> Result<(), Refusal> {
                 .to_owned(),
         ),
         (
-            !raw,
+            !["raw", "qcow2"].contains(&format),
             format!(
-                "its format is {}, and only raw images are copied: shut the VM down in a window, \
-                 for xfs_fsr",
-                disk.format.as_deref().unwrap_or("not stated")
+                "its format is {}, and only raw and qcow2 images are copied: shut the VM down in a \
+                 window, for xfs_fsr",
+                if format.is_empty() {
+                    "not stated"
+                } else {
+                    format
+                }
             ),
         ),
     ];

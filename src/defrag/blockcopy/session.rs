@@ -2,16 +2,14 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::fs::{Advice, fadvise};
-
 use super::ask::{self, Asked};
+use super::content::Content;
 use super::decide::Step;
-use super::domain::MirrorState;
+use super::domain::{Disk, MirrorState};
 use super::note::{Note, Noted, identify};
 use super::recover;
 use super::refusal;
@@ -37,6 +35,7 @@ const BUFFER: Bytes = Bytes(1 << 20);
 /// How many pieces of both files are compared, and their size in bytes.
 const PIECES: u64 = 256;
 const PIECE: usize = 64 << 10;
+const MOST_DIFFERENT: usize = 32;
 
 /// A copy in progress.
 pub(super) struct Session<'c, 't, 'r> {
@@ -47,6 +46,8 @@ pub(super) struct Session<'c, 't, 'r> {
     pub(super) pid: u32,
     pub(super) file: File,
     place: &'c Place,
+    /// Format of the image, and the length of the guest's disk in it.
+    format: String,
     size: u64,
     machine: Machine,
     progress: Progress,
@@ -62,13 +63,14 @@ impl<'c, 't, 'r> Session<'c, 't, 'r> {
         controls: &'c mut Controls<'t, 'r>,
         virsh: Virsh,
         asked: &Asked,
-        disk: &str,
+        disk: &Disk,
         place: &'c Place,
         former: PathBuf,
         progress: Progress,
     ) -> Result<Session<'c, 't, 'r>, RunOutcome> {
         let target = controls.target;
-        let copy = place.create(target, controls.request.limits.keep_free)?;
+        let content = Content::of(&target.file, disk.format())?;
+        let copy = place.create(target, &content, controls.request.limits.keep_free)?;
         let kind = target.mount.kind();
         let note = || -> io::Result<Noted> {
             let access = Metadata::of(&target.file)?;
@@ -81,7 +83,7 @@ impl<'c, 't, 'r> Session<'c, 't, 'r> {
                 owner: access.owner(),
                 label: access.label(),
                 domain: asked.facts.answers.live.uuid.clone(),
-                disk: disk.to_owned(),
+                disk: disk.target.clone(),
                 step: Step::Copying,
                 mark: None,
                 database: controls.request.host.database.clone(),
@@ -103,7 +105,8 @@ impl<'c, 't, 'r> Session<'c, 't, 'r> {
         }
         Ok(Session {
             limit: Bytes((controls.request.limits.bandwidth.0 / 2).max(1)),
-            size: target.file.metadata()?.len(),
+            format: disk.format().to_owned(),
+            size: progress.total,
             machine: Machine::new(monotonic(), STUCK_TIMEOUT),
             controls,
             virsh,
@@ -156,7 +159,7 @@ impl<'c, 't, 'r> Session<'c, 't, 'r> {
             &"--dest",
             &note.copy,
             &"--format",
-            &"raw",
+            &self.format,
             &"--reuse-external",
             &"--transient-job",
             &"--synchronous-writes",
@@ -296,11 +299,8 @@ impl<'c, 't, 'r> Session<'c, 't, 'r> {
     /// waited for.
     pub(super) fn check(&mut self) -> Result<(), RunOutcome> {
         let changed = |text: &str| Err(Refusal::new(ReasonCode::Hypervisor, text).into());
-        let sizes = [
-            self.controls.target.file.metadata()?.len(),
-            self.file.metadata()?.len(),
-        ];
-        if sizes != [self.size; 2] {
+        let [image, copy] = self.contents()?;
+        if [image.size()?, copy.size()?] != [self.size; 2] {
             return changed("the image or its copy has another size now");
         }
         let deadline = Instant::now() + READERS_TIMEOUT;
@@ -330,22 +330,25 @@ impl<'c, 't, 'r> Session<'c, 't, 'r> {
         Ok(())
     }
 
-    /// Compares pieces of both files all over them. Returns the offsets of those that differ, which
-    /// may be written to at this moment.
+    /// The guest's disk in the image and in the copy.
+    fn contents(&self) -> io::Result<[Content<'_>; 2]> {
+        let of = |file| Content::of(file, &self.format);
+        Ok([of(&self.controls.target.file)?, of(&self.file)?])
+    }
+
+    /// Compares pieces all over the disk. Returns the offsets of those that differ, which may be written to at
+    /// this moment: at most as many as can be compared again while the guest stands still. What is
+    /// compressed in the image is not compared.
     pub(super) fn differences(&self, pieces: impl Iterator<Item = u64>) -> io::Result<Vec<u64>> {
-        let mut buffers = [vec![0; PIECE], vec![0; PIECE]];
+        let [image, copy] = self.contents()?;
         let mut different = Vec::new();
         for at in pieces {
-            let mut lengths = [0; 2];
-            let files = [&self.controls.target.file, &self.file];
-            for ((file, buffer), length) in files.into_iter().zip(&mut buffers).zip(&mut lengths) {
-                // QEMU may bypass the page cache, in which an earlier reading would be found.
-                fadvise(file, at, (PIECE as u64).try_into().ok(), Advice::DontNeed)?;
-                *length = file.read_at(buffer, at)?;
-            }
-            let [first, second] = &buffers;
-            if first[..lengths[0]] != second[..lengths[1]] {
+            let found = image.read(at, PIECE)?.zip(copy.read(at, PIECE)?);
+            if found.is_some_and(|(image, copy)| image != copy) {
                 different.push(at);
+            }
+            if different.len() == MOST_DIFFERENT {
+                break;
             }
         }
         Ok(different)

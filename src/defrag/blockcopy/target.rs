@@ -1,6 +1,8 @@
 //! The file that an image is copied to: created without a name, so that a kill leaves nothing of it,
 //! with the image's size, owner, mode, extended attributes and flags, and on XFS with an extent-size
-//! hint. Space is not preallocated: QEMU first writes zeros to all of the copy, for which libvirt
+//! hint, if it is raw: a qcow2 is written from one end, and of 256 MiB written by four `qemu-img convert`
+//! at a time each had 1 to 12 fragments without a hint, 12 to 17 with one of 16 MiB, and 41 to 123
+//! with one of 1 MiB. Space is not preallocated: QEMU first writes zeros to all of the copy, for which libvirt
 //! always permits holes, so that nothing of it would be left.
 
 use std::ffi::{OsStr, OsString};
@@ -10,8 +12,9 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, Mode, OFlags, fsync, ftruncate, linkat, openat, unlinkat};
+use rustix::fs::{AtFlags, Mode, OFlags, fsync, linkat, openat, unlinkat};
 
+use super::content::Content;
 use crate::config::settings::BlockCopy;
 use crate::defrag::engine::cannot;
 use crate::defrag::guard::{self, Target};
@@ -65,8 +68,12 @@ impl Place {
     }
 
     /// Creates the copy. It has no name yet.
-    /// With a hint it may take up the size of the image, so it gets one only if there is room for that.
-    pub(super) fn create(&self, target: &Target, keep_free: Share) -> Result<File, RunOutcome> {
+    pub(super) fn create(
+        &self,
+        target: &Target,
+        content: &Content<'_>,
+        keep_free: Share,
+    ) -> Result<File, RunOutcome> {
         let make = || -> io::Result<File> {
             let image = target.file.metadata()?;
             let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
@@ -76,13 +83,15 @@ impl Place {
                 flags,
                 Mode::RUSR | Mode::WUSR,
             )?);
+            // With a hint it may take up the size of the image.
             let has_room = guard::check_space(target, Bytes(image.len()), keep_free).is_ok();
-            if target.mount.kind() == FilesystemKind::Xfs && has_room {
+            let has_hint = content.is_raw() && target.mount.kind() == FilesystemKind::Xfs;
+            if has_hint && has_room {
                 let is_whole = image.blocks().saturating_mul(512) / 9 >= image.len() / 10;
                 set_hint(&copy, if is_whole { WHOLE_HINT } else { SPARSE_HINT })?;
             }
             set_project(&target.file, &copy)?;
-            ftruncate(&copy, image.len())?;
+            content.prepare(&copy)?;
             Metadata::of(&target.file)?.access().give_access(&copy)?;
             copy.sync_all()?;
             Ok(copy)

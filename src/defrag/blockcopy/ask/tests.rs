@@ -143,6 +143,7 @@ fn facts(answers: Answers) -> Facts {
         has: Bytes(1),
         keeps: Bytes(0),
         copy_on: 1,
+        header: Vec::new(),
     }
 }
 

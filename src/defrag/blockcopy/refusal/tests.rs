@@ -66,6 +66,7 @@ fn facts() -> Facts {
         has: Bytes(105),
         keeps: Bytes(5),
         copy_on: 1,
+        header: Vec::new(),
     }
 }
 
@@ -201,10 +202,7 @@ fn only_a_plain_disk_is_copied() {
         (|it| it.transient = true, "are discarded"),
         (|it| it.encrypted = true, "secrets"),
         (|it| it.sliced = true, "only a part of the file"),
-        (
-            |it| it.format = Some("qcow2".to_owned()),
-            "its format is qcow2",
-        ),
+        (|it| it.format = Some("qed".to_owned()), "its format is qed"),
         (|it| it.format = None, "its format is not stated"),
         (
             |it| it.backing = Backing::Image("/srv/base".to_owned()),
@@ -231,6 +229,29 @@ fn only_a_plain_disk_is_copied() {
         );
     }
     refuses(|it| it.answers.live.disks.push(disk()), "two disks");
+}
+
+/// What lies inside one is tried with headers that QEMU has written (tests/blockcopy/qcow2.rs).
+#[test]
+fn a_qcow2_is_copied_if_its_header_permits() {
+    let with = |header: &[u8]| {
+        let mut facts = facts();
+        facts.answers.live.disks[0].format = Some("qcow2".to_owned());
+        facts.answers.defined.as_mut().unwrap().disks[0].format = Some("qcow2".to_owned());
+        facts.header = header.to_vec();
+        check(&facts).map(drop).map_err(|refusal| refusal.text)
+    };
+    let mut header = super::super::qcow2::tests::header();
+    assert_eq!(with(&header), Ok(()));
+    header[63] = 1;
+    let why = with(&header).unwrap_err();
+    assert!(
+        why.starts_with("disk vda: it has snapshots inside"),
+        "{why}"
+    );
+    assert!(with(b"").is_err());
+    // In a raw image it is what a guest has written.
+    assert!(check(&Facts { header, ..facts() }).is_ok());
 }
 
 #[test]
