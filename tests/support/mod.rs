@@ -53,6 +53,7 @@
 )]
 #![allow(unreachable_pub, reason = "a test crate has no outside")]
 
+pub mod airlock;
 pub mod bed;
 pub mod boot;
 pub mod child;
@@ -65,6 +66,7 @@ pub mod fleetlock;
 mod fuse;
 pub mod guest;
 pub mod halt;
+pub mod hypervisors;
 mod initramfs;
 pub mod load;
 pub mod loopdev;
