@@ -6,6 +6,7 @@
 //! | `written` | a guest writes and verifies all the time, and finds all of it after a reboot and after a start |
 //! | `deaths`  | fragwatch, libvirtd or QEMU killed at any moment: the VM starts from the complete image |
 //! | `ends`    | what ends a copy early: no space, an order, libvirtd restarted, the disk detached |
+//! | `stop`    | the daemon stopped meanwhile, and when it releases the lock of a fleet |
 
 #![allow(
     clippy::unwrap_used,
@@ -27,6 +28,7 @@ mod support;
 mod deaths;
 mod ends;
 mod libvirt;
+mod stop;
 mod written;
 
 support::stall_server!();
