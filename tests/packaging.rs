@@ -6,6 +6,7 @@
 //! | `calls`      | what the program asks the kernel for, against what the unit refuses |
 //! | `prometheus` | alerts and recording rules |
 //! | `grafana`    | the dashboard, against a Prometheus that scrapes a daemon |
+//! | `fleet`      | its row for the fleet, against a Prometheus that scrapes a thousand simulated hosts |
 //! | `man`        | the manual pages: what they name, and that man(1) finds no fault |
 //! | `names`      | which metrics there are |
 //! | `scripts`    | the maintainer scripts, in a made-up host |
@@ -24,6 +25,8 @@ mod support;
 mod ansible;
 #[path = "packaging/calls.rs"]
 mod calls;
+#[path = "packaging/fleet.rs"]
+mod fleet;
 #[path = "packaging/grafana.rs"]
 mod grafana;
 #[path = "packaging/man.rs"]

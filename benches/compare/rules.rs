@@ -9,23 +9,24 @@ mod fleet;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{BufWriter, Write as _};
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::thread::sleep;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
 
 use super::samples::{Samples, Unit, show};
+use super::support::hypervisors;
 use super::support::prometheus::{Prometheus, tool};
 use super::support::rundir::{self, Place};
-use super::support::{Here, NotHere, tools};
+use super::support::{Here, NotHere};
 use super::table::Row;
 
 /// Seconds of evaluation in a minute, alerts and recording rules together.
 const AT_MOST: f64 = 1.0;
 const FILES: [&str; 2] = ["alerts.yml", "recording.yml"];
+/// Of scrapes and evaluations.
+const INTERVALS: &str = "scrape_interval: 1m, evaluation_interval: 15s";
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
 /// How often Prometheus evaluates a group that sets no interval, in minutes (`evaluation_interval`).
 const DEFAULT_INTERVAL: f64 = 1.0;
@@ -37,15 +38,16 @@ pub fn rows(repetitions: usize) -> Here<Vec<Row>> {
     let [prometheus, promtool] = [tool("prometheus")?, tool("promtool")?];
     let dir = rundir::new_dir(Place::Disk).map_err(NotHere::because)?;
     backfill(&promtool, &dir)?;
-    let hosts = fleet::serve().map_err(NotHere::because)?;
+    let hosts = hypervisors::serve(fleet::page).map_err(NotHere::because)?;
     let ours = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/prometheus");
     let mut intervals = copy_rules(&ours, &dir, "");
     let beside = std::env::var_os("FRAGWATCH_RULES_BESIDE").map(PathBuf::from);
     if let Some(beside) = &beside {
         intervals.extend(copy_rules(beside, &dir, "beside-"));
     }
-    let prometheus = Prometheus::with_config(&prometheus, dir, &config(hosts));
-    let all = (fleet::HOSTS * fleet::IMAGES).to_string();
+    let prometheus =
+        Prometheus::with_config(&prometheus, dir, &hypervisors::config(hosts, INTERVALS));
+    let all = (hypervisors::HOSTS * fleet::IMAGES).to_string();
     let scraped = || {
         let found = prometheus.query("count(fragwatch_image_extents)")?;
         Some(found.first()?.1 == all)
@@ -63,7 +65,7 @@ pub fn rows(repetitions: usize) -> Here<Vec<Row>> {
     Ok(vec![Row::plain(
         format!(
             "Prometheus, {} hosts of {} images: evaluating the rules",
-            fleet::HOSTS,
+            hypervisors::HOSTS,
             fleet::IMAGES
         ),
         ours,
@@ -126,24 +128,6 @@ fn copy_rules(from: &Path, to: &Path, prefix: &str) -> BTreeMap<Group, f64> {
     intervals
 }
 
-fn config(hosts: SocketAddr) -> String {
-    let targets: Vec<_> = (0..fleet::HOSTS)
-        .map(|host| format!("\"{}\"", fleet::name(host)))
-        .collect();
-    format!(
-        "global: {{scrape_interval: 1m, evaluation_interval: 15s}}\n\
-         rule_files: [\"*.yml\"]\n\
-         scrape_configs:\n\
-         - job_name: fragwatch\n\
-         \x20 static_configs: [{{targets: [{}]}}]\n\
-         \x20 relabel_configs:\n\
-         \x20 - {{source_labels: [__address__], target_label: __metrics_path__, replacement: /$1}}\n\
-         \x20 - {{source_labels: [__address__], target_label: instance}}\n\
-         \x20 - {{target_label: __address__, replacement: \"{hosts}\"}}\n",
-        targets.join(", ")
-    )
-}
-
 /// A day of the series that rules look back at, one sample each five minutes, until ten minutes ago.
 fn backfill(promtool: &Path, dir: &Path) -> Here<()> {
     const STEP: u64 = 300;
@@ -167,20 +151,16 @@ fn backfill(promtool: &Path, dir: &Path) -> Here<()> {
     }
     writeln!(out, "# EOF").unwrap();
     out.into_inner().unwrap();
-    tools::run(
-        Command::new(promtool)
-            .args(["tsdb", "create-blocks-from", "openmetrics"])
-            .args([&text, &dir.join("data")]),
-    )?;
+    hypervisors::backfill(promtool, &text, dir)?;
     fs::remove_file(text).unwrap();
     Ok(())
 }
 
 fn series<'a>(labels: &'a [&'a str]) -> impl Iterator<Item = (String, &'a str)> {
-    (0..fleet::HOSTS).flat_map(move |host| {
+    (0..hypervisors::HOSTS).flat_map(move |host| {
         labels
             .iter()
-            .map(move |labels| (fleet::name(host), *labels))
+            .map(move |labels| (hypervisors::name(host), *labels))
     })
 }
 

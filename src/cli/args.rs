@@ -279,7 +279,12 @@ stands still for some hundred milliseconds, once. Ctrl-C gives the copy up.
 
 Without --engine, the first of defrag.engines that can be used is chosen, as the planner does. If one
 is passed over, a line gives the reason: the image is in use or shares blocks, too little space is
-free, the final swap would stall readers, or the window would close before the end.
+free, the final swap would stall readers, or the window would close before the end. An engine that is
+named is used also if defrag.engines does not list it and [defrag.blockcopy] is not enabled.
+
+A run needs an open window, no result of the query of [maintenance.hold], and the lock of
+[maintenance.lock], which is held until the command ends. --force-window ignores window and query,
+--force-lock the lock. A dry run needs none of them.
 
 The section [defrag] of the configuration has the limits of a run.")]
 pub struct DefragArguments {
@@ -295,9 +300,13 @@ pub struct DefragArguments {
     #[arg(long)]
     pub dry_run: bool,
 
-    /// Run also outside of the maintenance windows
+    /// Run also outside of the maintenance windows, and against maintenance.hold
     #[arg(long)]
     pub force_window: bool,
+
+    /// Run also without the lock of maintenance.lock
+    #[arg(long)]
+    pub force_lock: bool,
 
     /// Print JSON
     #[arg(long)]

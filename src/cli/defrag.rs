@@ -14,6 +14,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGTSTP, SIGTTOU};
 
 use super::args::DefragArguments;
 use super::command::load_config;
+use super::fleet_lock::{self, HeldLock};
 use super::output::{self, INCOMPLETE, SCHEMA, SUCCESS};
 use super::planning;
 use super::progress::Progress;
@@ -23,6 +24,7 @@ use crate::defrag::engine::{self, Event};
 use crate::defrag::hint;
 use crate::defrag::job::{DefragJob, JobMessage, JobProgress, JobReport, PassedOver};
 use crate::defrag::run::Hold;
+use crate::fleet::lock::FleetLock;
 use crate::model::path::shown;
 use crate::model::{Engine, ReasonCode, RunForecast, RunOutcome, RunReport, Stop, unknown_reason};
 use crate::protect::rewrite;
@@ -43,10 +45,15 @@ pub(super) fn run(arguments: &DefragArguments, config: Option<&Path>) -> anyhow:
     if !arguments.force_window {
         signals.until = window_end(&settings);
     }
+    let _lock = take_lock(arguments, &settings)?;
     let mut results = Vec::new();
     for image in &arguments.images {
         let path = std::path::absolute(image)
             .with_context(|| format!("{}: no path can be made of it", shown(image)))?;
+        if let Err(held) = check_hold(arguments, &settings) {
+            output::eprint_error(&format!("{}: {held:#}", shown(&path)));
+            break;
+        }
         let Some(report) = on(&path, arguments, &settings, &signals) else {
             break;
         };
@@ -82,6 +89,32 @@ fn check_window(settings: &Settings) -> anyhow::Result<()> {
         "no maintenance window is open; the next one opens at {}; --force-window defragments now",
         opens.strftime("%a %Y-%m-%d %H:%M %Z")
     )
+}
+
+/// The lock of `maintenance.lock`, until it is dropped; `None` if none is needed.
+fn take_lock(arguments: &DefragArguments, settings: &Settings) -> anyhow::Result<Option<HeldLock>> {
+    if settings.defrag.dry_run {
+        return Ok(None);
+    }
+    let hints = StateDir::of(&settings.history).hints();
+    fleet_lock::release_left(&hints);
+    if arguments.force_lock {
+        return Ok(None);
+    }
+    let held = HeldLock::take(&settings.maintenance.lock, &hints)?;
+    if let Some(held) = held.as_ref().filter(|_| !arguments.json) {
+        let FleetLock { group, id, .. } = &held.lock;
+        output::eprint_error(&format!("maintenance.lock: {id} holds the lock of {group}"));
+    }
+    Ok(held)
+}
+
+/// Fails if `maintenance.hold` is against a run; `--force-window` is for a hold too.
+fn check_hold(arguments: &DefragArguments, settings: &Settings) -> anyhow::Result<()> {
+    if arguments.force_window || settings.defrag.dry_run {
+        return Ok(());
+    }
+    fleet_lock::check_hold(&settings.maintenance.hold)
 }
 
 fn window_end(settings: &Settings) -> Option<Instant> {
@@ -152,7 +185,7 @@ pub(super) fn job() -> anyhow::Result<u8> {
     Ok(SUCCESS)
 }
 
-/// Restores the hints left by killed runs, and ends what killed rewrites have begun. Never fails:
+/// Restores the hints left by killed runs, ends what they have begun, and releases their locks. Never fails:
 /// what cannot be done stays recorded. Guests that stand still come first, or (`suspended`) alone.
 pub(super) fn restore_hints(hints: &Path, suspended: bool) -> u8 {
     resume_all(hints, |text| output::eprint_error(&text));
@@ -162,6 +195,8 @@ pub(super) fn restore_hints(hints: &Path, suspended: bool) -> u8 {
     hint::restore_all(hints, |text| output::eprint_error(&text));
     rewrite::recover(hints, |text| output::eprint_error(&text));
     recover_all(hints, |text| output::eprint_error(&text));
+    // Last: until then a copy may go on.
+    fleet_lock::release_left(hints);
     SUCCESS
 }
 

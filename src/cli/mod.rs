@@ -15,6 +15,7 @@ mod command;
 mod defrag;
 mod doctor;
 mod drill;
+mod fleet_lock;
 mod generate;
 mod history;
 mod image_table;

@@ -163,12 +163,11 @@ fn read_past(path: &Path, window: Duration, now: UnixTime) -> Result<Past, ReadE
     })?;
     // By order of recording, not by time, for the same reason.
     let mut severities = reader.last_severities()?;
-    let past = reader.images()?.into_iter().filter_map(|image| {
-        let counts = counts.remove(&image.id);
+    // Also images that were not counted lately: they keep their severity, and are not new.
+    let past = reader.images()?.into_iter().map(|image| {
+        let counts = counts.remove(&image.id).unwrap_or_default();
         let severity = severities.remove(&image.id).unwrap_or_default();
-        // An image that was not counted lately keeps its severity.
-        let is_known = counts.is_some() || severity > Severity::Ok;
-        is_known.then(|| (image.key, (counts.unwrap_or_default(), severity)))
+        (image.key, (counts, severity))
     });
     Ok(past.collect())
 }

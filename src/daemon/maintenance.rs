@@ -67,6 +67,8 @@ const PRESSURE_TIMEOUT: Duration = Duration::from_secs(2);
 const AFTER_INCIDENT: Duration = Duration::from_secs(24 * 3600);
 /// Limit for the runs to end at shutdown.
 pub(super) const LAST_RUNS: Duration = Duration::from_millis(1200);
+/// Limit for libvirt to abort a copy at shutdown: QEMU would go on with it.
+const LAST_COPIES: Duration = Duration::from_secs(10);
 /// Limit for the operator's commands at shutdown; the next start reruns a cancelled one.
 const LAST_HOOKS: Duration = Duration::from_secs(60);
 /// Limit for a cancelled command to end, see `hook::run_once`.
@@ -113,6 +115,8 @@ struct Running {
     active: Active,
     /// Whether operator's commands are configured for it.
     has_hooks: bool,
+    /// Whether it may be a copy by QEMU, which does not end with this process.
+    may_copy: bool,
     control: Arc<Control>,
 }
 
@@ -221,7 +225,14 @@ impl Maintenance {
     /// process at once ([`signals`](super::signals)). The next start finishes what is cut off.
     async fn end_all(mut self) {
         self.end_runs().await;
-        self.lock.end().await;
+        // Until the next start aborts a copy that goes on, the host keeps the lock.
+        if !self.may_copy() {
+            self.lock.end().await;
+        }
+    }
+
+    fn may_copy(&self) -> bool {
+        self.active.values().any(|running| running.may_copy)
     }
 
     async fn end_runs(&mut self) {
@@ -234,6 +245,7 @@ impl Maintenance {
             let deadline = match cancelled {
                 Some(at) => at + LAST_KILL,
                 None if has_hooks => began + LAST_HOOKS,
+                None if self.may_copy() => began + LAST_COPIES,
                 None => began + LAST_RUNS,
             };
             if Instant::now() >= deadline {
@@ -247,7 +259,7 @@ impl Maintenance {
                 cancelled = Some(self.cancel_hooks());
                 continue;
             }
-            if has_hooks {
+            if has_hooks || self.may_copy() {
                 extend_stop();
             }
             tokio::select! {
@@ -461,6 +473,7 @@ impl Maintenance {
         drop(inventory);
         let (filesystem, began) = (image.key.filesystem.clone(), super::clock::wall());
         let then = after(engine, &defrag.engines);
+        let may_copy = engine == Engine::BlockCopy || then.contains(&Engine::BlockCopy);
         let task = Task {
             note: Note {
                 image,
@@ -499,6 +512,7 @@ impl Maintenance {
                         ends: run.ends,
                     },
                     has_hooks: !defrag.hook_before.is_empty() || !defrag.hook_after.is_empty(),
+                    may_copy,
                     control,
                 };
                 self.active.insert(filesystem, running);

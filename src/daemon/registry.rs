@@ -152,8 +152,11 @@ impl Registry {
                 image
             }
             btree_map::Entry::Vacant(unknown) => {
-                changes.push(Change::Appeared(sample.path.clone(), sample.extents));
-                let past = self.restored.remove(&key).unwrap_or_default();
+                let past = self.restored.remove(&key);
+                if past.is_none() {
+                    changes.push(Change::Appeared(sample.path.clone(), sample.extents));
+                }
+                let past = past.unwrap_or_default();
                 unknown.insert(Box::new(KnownImage::new(device, sample, past)))
             }
         };

@@ -10,6 +10,7 @@
 //! | `ends`    | what ends a copy early: no space, an order, libvirtd restarted, the disk detached |
 //! | `service` | the daemon copies in its windows, and stops when it is to |
 //! | `second`  | further copies under a VM that is never shut down |
+//! | `stop`    | the daemon stopped meanwhile, and when it releases the lock of a fleet |
 
 #![allow(
     clippy::unwrap_used,
@@ -35,6 +36,7 @@ mod power;
 mod qcow2;
 mod second;
 mod service;
+mod stop;
 mod written;
 
 support::stall_server!();

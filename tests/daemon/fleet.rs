@@ -15,7 +15,7 @@ use crate::support::prometheus::{Prometheus, tool};
 use crate::support::{self, Bed, MIB, RunningDaemon, free_address, guest, tools};
 use crate::watch::{Etc, Watch, until};
 
-const GROUP: &str = "array-7";
+pub const GROUP: &str = "array-7";
 const SLOTS: usize = 8;
 const HOSTS: usize = 1000;
 
@@ -37,17 +37,9 @@ async fn given_back(lock: &FleetLock) {
     }
 }
 
-#[test]
-fn of_a_thousand_hosts_never_more_than_there_are_slots_have_the_lock() {
-    // Two descriptors for each connection, all in this process.
-    let limit = getrlimit(Resource::Nofile);
-    let all = rustix::process::Rlimit {
-        current: limit.maximum,
-        ..limit
-    };
-    setrlimit(Resource::Nofile, all).unwrap();
-    let server = FleetLockServer::start(SLOTS);
-    let url = server.url();
+/// Has so many hosts take the lock of [`GROUP`] and give it back, all at once. The most that had it at
+/// the same time, as far as they know.
+pub fn take_turns(url: &str, hosts: usize) -> usize {
     let (now, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -57,7 +49,7 @@ fn of_a_thousand_hosts_never_more_than_there_are_slots_have_the_lock() {
         let host = |number: usize| {
             let (now, most) = (Arc::clone(&now), Arc::clone(&most));
             let lock = FleetLock {
-                url: url.clone(),
+                url: url.to_owned(),
                 group: GROUP.to_owned(),
                 id: format!("{number:032x}"),
             };
@@ -70,53 +62,72 @@ fn of_a_thousand_hosts_never_more_than_there_are_slots_have_the_lock() {
                 given_back(&lock).await;
             }
         };
-        let hosts: Vec<_> = (0..HOSTS)
+        let hosts: Vec<_> = (0..hosts)
             .map(|number| tokio::spawn(host(number)))
             .collect();
         for host in hosts {
             host.await.unwrap();
         }
     });
+    most.load(Ordering::SeqCst)
+}
+
+#[test]
+fn of_a_thousand_hosts_never_more_than_there_are_slots_have_the_lock() {
+    // Two descriptors for each connection, all in this process.
+    let limit = getrlimit(Resource::Nofile);
+    let all = rustix::process::Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    setrlimit(Resource::Nofile, all).unwrap();
+    let server = FleetLockServer::start(SLOTS);
+    let most = take_turns(&server.url(), HOSTS);
     assert!(server.holders(GROUP).is_empty());
     // By the server and by the hosts; and it was not one after the other.
     assert_eq!(server.most(), SLOTS);
-    let most = most.load(Ordering::SeqCst);
     assert!((2..=SLOTS).contains(&most), "{most}");
 }
 
+/// An image that xfs_fsr takes long for at the bandwidth of [`config`].
+pub fn bad_image() -> support::Here<(Bed, PathBuf)> {
+    tools::have("xfs_fsr")?;
+    let bed = Bed::xfs()?;
+    let image = bed.path().join("vm.raw");
+    guest::random_direct_writes(&image, 256 * MIB, 8000);
+    bed.sync();
+    Ok((bed, image))
+}
+
 /// A daemon with a bad image, in a window that is always open.
-struct Host {
-    watch: Watch,
+pub struct Host {
+    pub watch: Watch,
     image: PathBuf,
     bed: Bed,
 }
 
 impl Host {
-    fn start(maintenance: &str) -> support::Here<Host> {
-        tools::have("xfs_fsr")?;
-        let bed = Bed::xfs()?;
-        let image = bed.path().join("vm.raw");
-        guest::random_direct_writes(&image, 256 * MIB, 8000);
-        bed.sync();
+    pub fn start(maintenance: &str) -> support::Here<Host> {
+        let (bed, image) = bad_image()?;
         let etc = Etc::new();
         etc.configure(&[bed.path()], &config(maintenance));
         let watch = Watch::start_with_state(etc);
         Ok(Host { watch, image, bed })
     }
 
-    fn reload(&self, maintenance: &str) {
+    pub fn reload(&self, maintenance: &str) {
         let paths = [self.bed.path()];
         self.watch.etc.configure(&paths, &config(maintenance));
         self.watch.daemon.signal(Signal::HUP);
     }
 
-    fn waits_for(&self, code: &str) {
+    pub fn waits_for(&self, code: &str) {
         until(code, || {
             (why_not(&self.watch, &self.image) == code).then_some(())
         });
     }
 
-    fn runs(&self) {
+    pub fn runs(&self) {
         self.watch.until("a run", |now| {
             now.value("fragwatch_defrag_active", &[]) == Some(1.0)
         });
@@ -135,17 +146,17 @@ impl Host {
 }
 
 /// Slow runs, so that something can happen meanwhile.
-fn config(maintenance: &str) -> String {
+pub fn config(maintenance: &str) -> String {
     ALWAYS
         .replace("[defrag]\n", "[defrag]\nbandwidth = \"1MiB/s\"\n")
         .replace("[[maint", &format!("[maintenance]\n{maintenance}\n[[maint"))
 }
 
-fn lock(url: &str) -> String {
+pub fn lock(url: &str) -> String {
     format!("lock = {{ url = {url:?}, group = {GROUP:?} }}")
 }
 
-fn held(server: &FleetLockServer, number: usize) {
+pub fn held(server: &FleetLockServer, number: usize) {
     until(&format!("{number} holders"), || {
         (server.holders(GROUP).len() == number).then_some(())
     });

@@ -258,6 +258,7 @@ fn what_was_known_is_known_at_once_and_not_told_again() {
     assert_eq!(lines(), "warning\n");
     assert_eq!(severities(&watch).len(), 1);
     assert_eq!(watch.log("warning with"), Vec::<String>::new());
+    assert_eq!(watch.log("new image"), Vec::<String>::new());
 }
 
 #[test]

@@ -91,13 +91,15 @@ fn the_role_renders_a_configuration_that_passes() {
     let shown = String::from_utf8(shown.stdout).unwrap();
     for part in [
         "/srv/ö",
-        "[defrag.blockcopy]",
+        "[defrag.blockcopy]\nenabled = true",
         "/srv/copies",
         "1_234",
         "99_999",
         "dry_run = true",
         "raid\\d+",
+        "http://locks:3333",
         "array-7",
+        "http://prometheus:9090",
         "ALERTS{",
     ] {
         let plain = part.replace('_', "");

@@ -16,7 +16,7 @@ use crate::{names, tree};
 /// else to do.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-fn dashboard() -> Value {
+pub fn dashboard() -> Value {
     serde_json::from_str(&fs::read_to_string(tree("packaging/grafana/fragwatch.json")).unwrap())
         .unwrap()
 }
@@ -75,7 +75,7 @@ fn its_panels_do_not_overlap_and_have_names_of_their_own() {
 }
 
 /// Waits for what `poll` gives.
-fn wait_for<T>(what: &str, mut poll: impl FnMut() -> Option<T>) -> T {
+pub fn wait_for<T>(what: &str, mut poll: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + PATIENCE;
     loop {
         if let Some(value) = poll() {

@@ -1,6 +1,8 @@
 //! A server of FleetLock, after the protocol that Zincati publishes
 //! (<https://coreos.github.io/zincati/development/fleetlock/protocol/>): at most a number of hosts of a
-//! group have the lock. Stricter than it has to be: it refuses what the protocol does not have.
+//! group have the lock. It answers as airlock does (internal/server and internal/lock of
+//! <https://github.com/coreos/airlock>), but has every group, and refuses what the protocol does not
+//! have.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
@@ -53,6 +55,11 @@ impl FleetLockServer {
         format!("http://{}", self.address)
     }
 
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// From now on there are so many; those that have the lock keep it.
     pub fn set_slots(&self, number: usize) {
         self.slots.lock().unwrap().number = number;
@@ -92,7 +99,7 @@ fn answer(mut stream: TcpStream, slots: &Mutex<Slots>) -> io::Result<()> {
     let is_protocol = header("fleet-lock-protocol:").is_some_and(|value| value == "true");
     let (status, answer) = match is_protocol {
         true => decide(head.first().map_or("", |line| line), &body, slots),
-        false => ("400 Bad Request", refusal("no_protocol")),
+        false => invalid("wrong 'fleet-lock-protocol' header"),
     };
     let length = answer.len();
     write!(
@@ -101,19 +108,33 @@ fn answer(mut stream: TcpStream, slots: &Mutex<Slots>) -> io::Result<()> {
     )
 }
 
-fn refusal(kind: &str) -> String {
-    json!({"kind": kind, "value": "the lock is not to be had"}).to_string()
+/// As Go's `http.Error`: with a line break.
+fn refusal(kind: &str, value: &str) -> String {
+    format!("{}\n", json!({"kind": kind, "value": value}))
+}
+
+fn invalid(why: &str) -> (&'static str, String) {
+    let value = format!("failed to validate client identity: {why}");
+    (
+        "400 Bad Request",
+        refusal("invalid_client_identity", &value),
+    )
 }
 
 fn decide(request: &str, body: &[u8], slots: &Mutex<Slots>) -> (&'static str, String) {
-    let client = serde_json::from_slice::<Value>(body).unwrap_or_default();
+    let Ok(client) = serde_json::from_slice::<Value>(body) else {
+        return invalid("no JSON");
+    };
     let parameter = |name: &str| {
         let value = client["client_params"][name].as_str()?;
         let usual = |c: char| c.is_ascii_alphanumeric() || c == '.' || c == '-';
         (!value.is_empty() && value.chars().all(usual)).then(|| value.to_owned())
     };
-    let (Some(id), Some(group)) = (parameter("id"), parameter("group")) else {
-        return ("400 Bad Request", refusal("bad_parameters"));
+    let Some(group) = parameter("group") else {
+        return invalid("empty client group");
+    };
+    let Some(id) = parameter("id") else {
+        return invalid("empty client ID");
     };
     let mut slots = slots.lock().unwrap();
     let number = slots.number;
@@ -124,9 +145,13 @@ fn decide(request: &str, body: &[u8], slots: &Mutex<Slots>) -> (&'static str, St
             let now = held.len();
             slots.most = slots.most.max(now);
         }
-        "post /v1/pre-reboot http/1.1" => return ("409 Conflict", refusal("all_slots_taken")),
+        "post /v1/pre-reboot http/1.1" => {
+            let value = format!("all {number} semaphore slots currently locked");
+            let refusal = refusal("failed_lock", &value);
+            return ("500 Internal Server Error", refusal);
+        }
         "post /v1/steady-state http/1.1" => _ = held.remove(&id),
-        _ => return ("404 Not Found", refusal("no_such_request")),
+        _ => return ("404 Not Found", "404 page not found\n".to_owned()),
     }
     ("200 OK", String::new())
 }

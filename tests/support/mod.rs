@@ -54,6 +54,7 @@
 )]
 #![allow(unreachable_pub, reason = "a test crate has no outside")]
 
+pub mod airlock;
 pub mod bed;
 pub mod boot;
 pub mod child;
@@ -67,6 +68,7 @@ mod fuse;
 pub mod groups;
 pub mod guest;
 pub mod halt;
+pub mod hypervisors;
 mod initramfs;
 pub mod load;
 pub mod loopdev;

@@ -1,11 +1,9 @@
-//! A fleet of hypervisors, as far as Prometheus sees it: one small server answers for all of them.
+//! What each host of a fleet of hypervisors serves, as far as a rule asks for it.
 
 use std::fmt::Write as _;
-use std::io::{self, BufRead as _, BufReader, Write as _};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::thread;
 
-pub const HOSTS: usize = 1000;
+use crate::support::hypervisors::line;
+
 pub const IMAGES: usize = 50;
 
 /// Images that a daemon serves as those with the most extents. Here they are others: what a rule costs
@@ -22,46 +20,9 @@ pub const LOOKED_BACK_AT: [(&str, &[&str]); 3] = [
     ("instance:fragwatch_ready", &[""]),
 ];
 
-/// The name of a host, as a label `instance`.
-pub fn name(host: usize) -> String {
-    format!("hypervisor-{host}:9843")
-}
-
-/// Serves `/NAME` for each host, for as long as the process lives.
-pub fn serve() -> io::Result<SocketAddr> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-    let address = listener.local_addr()?;
-    thread::spawn(move || {
-        for stream in listener.incoming().flatten() {
-            thread::spawn(move || answer(stream));
-        }
-    });
-    Ok(address)
-}
-
-/// One request a connection.
-fn answer(mut stream: TcpStream) -> io::Result<()> {
-    let mut lines = BufReader::new(stream.try_clone()?).lines();
-    let request = lines.next().unwrap_or_else(|| Ok(String::new()))?;
-    while lines
-        .next()
-        .is_some_and(|line| line.is_ok_and(|line| !line.is_empty()))
-    {}
-    let number = request
-        .split(['-', ':'])
-        .nth(1)
-        .and_then(|number| number.parse().ok());
-    let page = number.map(page).unwrap_or_default();
-    write!(
-        stream,
-        "HTTP/1.1 200 OK\r\nContent-Type: text/plain; version=0.0.4\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{page}",
-        page.len()
-    )
-}
-
 /// What one host serves, as far as a rule asks for it. On each host two images are at warning; on
 /// one in twenty, one is critical; on one in ten, the kernel rules out the online engine.
-fn page(host: usize) -> String {
+pub fn page(host: usize) -> String {
     let mut page = String::new();
     for image in 0..IMAGES {
         let severity = match image {
@@ -193,8 +154,4 @@ fn page(host: usize) -> String {
 
 fn path_label(image: usize) -> String {
     format!("image=\"/srv/vm/customer-{image}/disk.qcow2\"")
-}
-
-fn line(page: &mut String, metric: &str, labels: &str, value: usize) {
-    let _ = writeln!(page, "fragwatch_{metric}{{{labels}}} {value}");
 }

@@ -1,0 +1,128 @@
+//! `[maintenance.lock]` and `[maintenance.hold]` for runs by hand.
+//!
+//! Each process has a lock of its own beside the daemon's, so that none releases that of another. A
+//! [note](notes) is written before the lock is requested, and removed after its release. The lock of
+//! a process that was killed is released by the next `fragwatch defrag` or start of the daemon.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process;
+use std::time::Duration;
+
+use anyhow::{Context as _, anyhow};
+
+use super::command::block_on;
+use super::output;
+use crate::config::settings::{FleetLock as Settings, Hold};
+use crate::defrag::notes;
+use crate::fleet::lock::{FleetLock, host_id};
+use crate::fleet::{Denied, hold};
+use crate::model::path::shown;
+
+const SUFFIX: &str = "fleet-lock";
+/// airlock answers with an error if another host changes the group at the same time.
+const ATTEMPTS: u32 = 3;
+const RETRY: Duration = Duration::from_secs(1);
+const MACHINE_ID: &str = "/etc/machine-id";
+
+/// The lock of this process, released on drop.
+pub(super) struct HeldLock {
+    pub(super) lock: FleetLock,
+    note: PathBuf,
+    _locked: File,
+}
+
+impl HeldLock {
+    /// Requests the lock, with a note in `directory`. `None` if none is configured.
+    ///
+    /// # Errors
+    /// If it is not granted. Released if it may have been granted all the same.
+    pub(super) fn take(settings: &Settings, directory: &Path) -> anyhow::Result<Option<HeldLock>> {
+        if settings.url.is_empty() {
+            return Ok(None);
+        }
+        let machine_id = fs::read_to_string(MACHINE_ID).context(MACHINE_ID)?;
+        let host = host_id(&machine_id).with_context(|| format!("{MACHINE_ID} has no id"))?;
+        let lock = FleetLock {
+            url: settings.url.clone(),
+            group: settings.group.clone(),
+            id: format!("{host}-{}", process::id()),
+        };
+        let note = directory.join(format!("{}.{SUFFIX}", lock.id));
+        let locked = notes::write(&note, &lock).with_context(|| shown(&note))?;
+        let taken = block_on(async { Ok(lock.take().await) })?;
+        let held = match taken {
+            Err(Denied::Refused(_) | Denied::Unsent(_)) => {
+                fs::remove_file(&note).with_context(|| shown(&note))?;
+                None
+            }
+            _ => Some(HeldLock {
+                lock,
+                note,
+                _locked: locked,
+            }),
+        };
+        taken.map_err(|why| {
+            anyhow!("maintenance.lock: {why}; --force-lock defragments without the lock")
+        })?;
+        Ok(held)
+    }
+}
+
+impl Drop for HeldLock {
+    fn drop(&mut self) {
+        if let Err(error) = release(&self.lock, &self.note) {
+            output::eprint_error(&format!("{error:#}"));
+        }
+    }
+}
+
+/// Releases a lock, then removes its note. The note stays if the server does not answer.
+fn release(lock: &FleetLock, note: &Path) -> anyhow::Result<()> {
+    let released = block_on(async {
+        for _ in 1..ATTEMPTS {
+            match lock.release().await {
+                Err(Denied::Failed(_)) => tokio::time::sleep(RETRY).await,
+                answer => return Ok(answer?),
+            }
+        }
+        Ok(lock.release().await?)
+    });
+    let removed = released.and_then(|rejected| {
+        if let Some(why) = rejected {
+            let text = format!("maintenance.lock: nothing of this host was to be released: {why}");
+            output::eprint_error(&text);
+        }
+        Ok(fs::remove_file(note)?)
+    });
+    removed.with_context(|| {
+        let note = shown(note);
+        format!(
+            "maintenance.lock is not released; the next `fragwatch defrag` or start of the daemon \
+             tries again; if that server is gone, remove {note}"
+        )
+    })
+}
+
+/// Releases the locks of processes that were killed.
+pub(super) fn release_left(directory: &Path) {
+    for note in notes::all(directory, SUFFIX) {
+        let left = notes::left(&note).map_err(anyhow::Error::from);
+        let released = left.and_then(|left| match left {
+            Some(locked) => release(&serde_json::from_reader(&locked)?, &note),
+            None => Ok(()),
+        });
+        if let Err(error) = released {
+            output::eprint_error(&format!("{}: {error:#}", shown(&note)));
+        }
+    }
+}
+
+/// Fails if the query of `maintenance.hold` has a result, or no answer.
+pub(super) fn check_hold(settings: &Hold) -> anyhow::Result<()> {
+    if settings.url.is_empty() {
+        return Ok(());
+    }
+    let answer = block_on(async { Ok(hold::ask(&settings.url, &settings.query).await?) });
+    answer.map_err(|why| anyhow!("maintenance.hold: {why:#}; --force-window defragments now"))
+}

@@ -1,0 +1,164 @@
+//! `[maintenance.lock]` and `[maintenance.hold]` for `fragwatch defrag` by hand.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use rustix::process::Signal;
+
+use crate::fleet::{GROUP, bad_image, config, held, lock};
+use crate::maintenance::ALWAYS;
+use crate::support::child::Child;
+use crate::support::fleetlock::FleetLockServer;
+use crate::support::prometheus::{Prometheus, tool};
+use crate::support::{self, Bed, RunningDaemon, free_address};
+use crate::watch::{Etc, until};
+
+/// A bad image in a window that is always open, and no daemon.
+struct Host {
+    etc: Etc,
+    image: PathBuf,
+    bed: Bed,
+}
+
+impl Host {
+    fn new() -> support::Here<Host> {
+        let (bed, image) = bad_image()?;
+        let etc = Etc::new();
+        Ok(Host { etc, image, bed })
+    }
+
+    fn configure(&self, text: &str) {
+        self.etc.configure(&[self.bed.path()], text);
+    }
+
+    fn defrag(&self, arguments: &[&str]) -> Command {
+        let mut command = self.etc.run_subcommand("defrag");
+        command.args(arguments).arg(&self.image);
+        command
+    }
+
+    fn succeeds(&self, arguments: &[&str]) {
+        let output = self.defrag(arguments).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+    }
+
+    /// What it writes to stderr.
+    fn fails(&self, arguments: &[&str]) -> String {
+        let output = self.defrag(arguments).output().unwrap();
+        assert!(!output.status.success(), "{output:?}");
+        String::from_utf8(output.stderr).unwrap()
+    }
+
+    /// A slow run that holds the only lock.
+    fn holds(&self, server: &FleetLockServer) -> Child {
+        let mut command = self.defrag(&[]);
+        let run = Child::spawn(command.stdout(Stdio::null()).stderr(Stdio::null())).unwrap();
+        let its = format!("-{}", run.id());
+        until("a lock with the id of the process", || {
+            let holders = server.holders(GROUP);
+            holders
+                .first()
+                .is_some_and(|id| id.ends_with(&its))
+                .then_some(())
+        });
+        assert_eq!((server.holders(GROUP).len(), self.notes()), (1, 1));
+        run
+    }
+
+    fn notes(&self) -> usize {
+        let notes = fs::read_dir(self.etc.join("defrag")).into_iter().flatten();
+        let names = notes.map(|note| note.unwrap().file_name());
+        names
+            .filter(|name| name.to_string_lossy().ends_with(".fleet-lock"))
+            .count()
+    }
+}
+
+fn ends(mut run: Child, signal: Signal) {
+    run.signal(signal);
+    run.end();
+}
+
+#[test]
+fn a_run_by_hand_holds_a_lock_of_its_own_until_it_ends() {
+    let server = FleetLockServer::start(0);
+    let host = support::require!(Host::new());
+    host.configure(&config(&lock(&server.url())));
+    for arguments in [&[][..], &["--force-window"]] {
+        let text = host.fails(arguments);
+        assert!(
+            text.contains("maintenance.lock: ") && text.contains("--force-lock"),
+            "{text}"
+        );
+    }
+    assert_eq!(host.notes(), 0);
+    // It begins nothing.
+    host.succeeds(&["--dry-run"]);
+
+    server.set_slots(1);
+    ends(host.holds(&server), Signal::INT);
+    assert_eq!((server.holders(GROUP).len(), host.notes()), (0, 0));
+
+    // Killed: the next one releases its lock, or there would be no slot.
+    ends(host.holds(&server), Signal::KILL);
+    assert_eq!((server.holders(GROUP).len(), host.notes()), (1, 1));
+    ends(host.holds(&server), Signal::KILL);
+    // Or the daemon, whatever its configuration is.
+    host.configure("");
+    let daemon = RunningDaemon::spawn(&mut host.etc.run(), host.etc.address);
+    held(&server, 0);
+    until("its note is removed", || (host.notes() == 0).then_some(()));
+    drop(daemon);
+
+    server.set_slots(0);
+    host.configure(&quick(&lock(&server.url())));
+    host.succeeds(&["--force-lock"]);
+    assert_eq!(server.most(), 1);
+}
+
+#[test]
+fn no_run_by_hand_begins_if_its_server_does_not_answer() {
+    let host = support::require!(Host::new());
+    let nobody = format!("http://{}", free_address());
+    host.configure(&config(&lock(&nobody)));
+    let text = host.fails(&[]);
+    assert!(
+        text.contains("no connection") && text.contains("--force-lock"),
+        "{text}"
+    );
+    assert_eq!(host.notes(), 0);
+    host.configure(&config(&format!(
+        "hold = {{ url = {nobody:?}, query = \"up\" }}"
+    )));
+    let text = host.fails(&[]);
+    assert!(
+        text.contains("maintenance.hold: ") && text.contains("--force-window"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_result_of_a_query_holds_runs_by_hand() {
+    let program = support::require!(tool("prometheus"));
+    let prometheus = Prometheus::start(&program, free_address());
+    until("Prometheus", || prometheus.query("vector(1)"));
+    let url = prometheus.url();
+    let hold = |query: &str| format!("hold = {{ url = {url:?}, query = {query:?} }}");
+    let host = support::require!(Host::new());
+    host.configure(&quick(&hold("vector(7)")));
+    let text = host.fails(&[]);
+    assert!(
+        text.contains("maintenance.hold: the query has a result"),
+        "{text}"
+    );
+    host.succeeds(&["--dry-run"]);
+    host.configure(&quick(&hold("vector(7) > 7")));
+    host.succeeds(&[]);
+    host.configure(&quick(&hold("vector(7)")));
+    host.succeeds(&["--force-window"]);
+}
+
+fn quick(maintenance: &str) -> String {
+    ALWAYS.replace("[[maint", &format!("[maintenance]\n{maintenance}\n[[maint"))
+}
