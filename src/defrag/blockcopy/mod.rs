@@ -144,3 +144,6 @@ pub(super) fn run(
         false => Ok(RunOutcome::Unchanged { message: None }),
     }
 }
+
+#[cfg(test)]
+mod tests;
