@@ -160,3 +160,6 @@ pub(super) fn run(
         false => Ok(RunOutcome::Unchanged { message: None }),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -311,4 +311,4 @@ fn file_of(
 }
 
 #[cfg(test)]
-pub(super) mod tests;
+mod tests;

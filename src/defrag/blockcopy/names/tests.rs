@@ -2,7 +2,7 @@ use std::fs;
 use std::path::Path;
 use std::thread;
 
-use super::super::note::tests::{copied, holder};
+use super::super::tests::{copied, holder};
 use super::*;
 
 fn names(directory: &Path) -> Vec<String> {

@@ -1,40 +1,5 @@
-use std::process::{Child, Command, Stdio};
-
+use super::super::tests::{copied, holder};
 use super::*;
-
-/// An image and its complete copy, in a directory.
-pub(in crate::defrag::blockcopy) fn copied(directory: &Path) -> Note {
-    let path = |name: &str, text: &str| {
-        let path = directory.join(name);
-        fs::write(&path, text).unwrap();
-        let file = File::open(&path).unwrap();
-        let kind = FilesystemKind::Other;
-        (path, identify(&file, kind).unwrap(), file)
-    };
-    let (image, old, file) = path("image", "old");
-    let (copy, new, _) = path("copy", "new");
-    let owner = file.metadata().unwrap();
-    Note {
-        image,
-        copy,
-        former: PathBuf::new(),
-        old,
-        new,
-        owner: (owner.uid(), owner.gid()),
-        label: Vec::new(),
-        domain: "6695eb01-f6a4-8304-79aa-97f2502e193f".to_owned(),
-        disk: "vda".to_owned(),
-        step: Step::Switching { suspends: true },
-        mark: None,
-        database: directory.join("none"),
-    }
-}
-
-/// A process that has a file open.
-pub(in crate::defrag::blockcopy) fn holder(file: File) -> Child {
-    let mut command = Command::new("sleep");
-    command.arg("600").stdin(Stdio::from(file)).spawn().unwrap()
-}
 
 /// The number of a removed inode is soon that of another file.
 #[test]

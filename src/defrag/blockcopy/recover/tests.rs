@@ -1,6 +1,6 @@
 use std::path::PathBuf;
 
-use super::super::note::tests::copied;
+use super::super::tests::copied;
 use super::*;
 
 /// What is a domain's only way to the copy.
