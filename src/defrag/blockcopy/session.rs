@@ -29,6 +29,7 @@ const HELD: Bytes = Bytes(1);
 /// How many pieces of both files are compared, and their size in bytes.
 const PIECES: u64 = 256;
 const PIECE: usize = 64 << 10;
+/// How many of them are compared again while the guest stands still: each may cost several seeks.
 const MOST_DIFFERENT: usize = 32;
 
 /// A copy in progress.
