@@ -6,18 +6,20 @@ use std::io::{Seek as _, SeekFrom};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::time::Duration;
 
 use serde_json::Value;
 
 use fragwatch::internals::defrag::{Content, Layout};
 
-use super::libvirt::Libvirt;
+use super::libvirt::{Libvirt, until};
+use super::support::child::Child;
 use super::support::guest::{self, Aligned, BLOCK};
 use super::support::random::{Random, SEED};
 use super::support::rundir::{self, Place};
 use super::support::skip::Here;
 use super::support::{self, Bed, MIB, tools};
-use super::{defrag, inode, noted, recover, report};
+use super::{defrag, inode, is_switching, names, noted, recover, report};
 
 const VM: &str = "idle";
 
@@ -68,6 +70,15 @@ pub fn check(image: &Path) {
     if image.extension().is_some_and(|its| its == "qcow2") {
         tool("qemu-img", &["check", "-f", "qcow2", text(image)]);
     }
+}
+
+/// The guest's disk is that of a raw image.
+fn compare(raw: &Path, image: &Path) {
+    let formats = ["compare", "-f", "raw", "-F", "qcow2"];
+    tool(
+        "qemu-img",
+        &[&formats[..], &[text(raw), text(image)]].concat(),
+    );
 }
 
 /// The properties of an image, as QEMU prints them.
@@ -312,18 +323,7 @@ fn copied(bed: &Bed, libvirt: &Libvirt, options: &[&str]) -> Here<()> {
     assert!(to <= from / 20 + 4, "{options:?}: {from} to {to}");
     check(&image);
     assert_eq!(properties(&image), expected, "{options:?}");
-    tool(
-        "qemu-img",
-        &[
-            "compare",
-            "-f",
-            "raw",
-            "-F",
-            "qcow2",
-            text(&raw),
-            text(&image),
-        ],
-    );
+    compare(&raw, &image);
     libvirt.virsh(&["undefine", VM]);
     fs::remove_file(&image).unwrap();
     Ok(())
@@ -350,5 +350,49 @@ fn images_of_all_properties_are_copied() {
     ];
     for options in all {
         support::require!(copied(&bed, &libvirt, options));
+    }
+}
+
+/// QEMU has metadata of both files in memory until it flushes them.
+#[test]
+fn qemu_killed_during_the_switch_leaves_a_whole_image() {
+    let bed = support::require!(Bed::xfs_with(&["-m", "reflink=0"]));
+    let libvirt = support::require!(Libvirt::start());
+    let raw = bed.path().parent().unwrap().join("raw");
+    let image = bed.path().join("vm.qcow2");
+    guest::random_direct_writes(&raw, 16 * MIB, 1024);
+    for round in 0..3 {
+        let _ = fs::remove_file(&image);
+        support::require!(shattered(&raw, &image, &[]));
+        if round == 0 {
+            libvirt.define(VM, &image, "", "");
+        }
+        libvirt.power_on(VM);
+        let before = inode(&image);
+        let mut child = Child::spawn(&mut defrag(&libvirt, &bed, &image, "")).unwrap();
+        // The guest may stand still, QEMU has pivoted, the path leads to the copy.
+        let is_reached = || match round {
+            0 => is_switching(&bed),
+            1 => !libvirt.writes(VM, bed.path()).contains(&before),
+            _ => inode(&image) != before,
+        };
+        until("the switch", || {
+            is_reached() || child.wait(Duration::ZERO).is_some()
+        });
+        libvirt.kill_qemu(VM);
+        child.end();
+        until("the end of the copy", || {
+            recover(&libvirt, &bed);
+            (names(&image).len(), noted(&bed)) == (1, 0)
+        });
+        let is_copy = inode(&image) != before;
+        eprintln!("round {round}: on the copy: {is_copy}");
+        assert!(is_copy || round < 2);
+        check(&image);
+        compare(&raw, &image);
+        assert_eq!(libvirt.source(VM, &["--inactive"]), image);
+        libvirt.power_on(VM);
+        libvirt.virsh(&["destroy", VM]);
+        check(&image);
     }
 }

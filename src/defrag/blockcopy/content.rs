@@ -22,6 +22,8 @@ const COMPRESSED: u64 = 1 << 62;
 const ZERO: u64 = 1;
 /// In a cluster, if it has any.
 const SUBCLUSTERS: u64 = 32;
+/// A multiple of the size of a page, which is up to 64 KiB.
+const PAGE: u64 = 64 << 10;
 
 /// A disk in a file.
 pub struct Content<'f> {
@@ -156,7 +158,9 @@ impl<'f> Content<'f> {
 /// Reads past the page cache, in which an earlier reading would be found: QEMU may bypass it. Less at the end of
 /// the file.
 pub(super) fn read(file: &File, at: u64, length: usize) -> io::Result<Vec<u8>> {
-    fadvise(file, at, (length as u64).try_into().ok(), Advice::DontNeed)?;
+    // Whole pages: parts of one are kept (generic_fadvise, mm/fadvise.c).
+    let (begin, end) = (at - at % PAGE, (at + length as u64).next_multiple_of(PAGE));
+    fadvise(file, begin, (end - begin).try_into().ok(), Advice::DontNeed)?;
     let mut buffer = vec![0; length];
     let mut filled = 0;
     while filled < length {

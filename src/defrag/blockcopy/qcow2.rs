@@ -244,7 +244,7 @@ fn against(header: &[u8], version: u32, features: u64) -> Option<&'static str> {
 /// Sets a refcount of 2^`order` bits to 1. Those of less than 8 bits begin at the lowest bit of a byte.
 fn set_to_one(refcounts: &mut [u8], number: u64, order: u32) {
     let bits = 1 << order;
-    let lowest = number * bits + if bits > 8 { bits - 8 } else { 0 };
+    let lowest = number * bits + u64::saturating_sub(bits, 8);
     refcounts[index(lowest / 8)] |= 1 << (lowest % 8);
 }
 

@@ -35,6 +35,7 @@ const BUFFER: Bytes = Bytes(1 << 20);
 /// How many pieces of both files are compared, and their size in bytes.
 const PIECES: u64 = 256;
 const PIECE: usize = 64 << 10;
+/// How many of them are compared again while the guest stands still: each may cost several seeks.
 const MOST_DIFFERENT: usize = 32;
 
 /// A copy in progress.
