@@ -97,6 +97,8 @@ fn take_lock(arguments: &DefragArguments, settings: &Settings) -> anyhow::Result
         return Ok(None);
     }
     let hints = StateDir::of(&settings.history).hints();
+    // Of a killed run too, whose lock is released then.
+    recover_all(&hints, |text| output::eprint_error(&text));
     fleet_lock::release_left(&hints);
     if arguments.force_lock {
         return Ok(None);
@@ -185,8 +187,9 @@ pub(super) fn job() -> anyhow::Result<u8> {
     Ok(SUCCESS)
 }
 
-/// Restores the hints left by killed runs, ends what they have begun, and releases their locks. Never fails:
-/// what cannot be done stays recorded. Guests that stand still come first, or (`suspended`) alone.
+/// Restores the hints left by killed runs, ends what they have begun, and releases their locks. Never
+/// fails: what cannot be done stays recorded. Guests that stand still come first, or (`suspended`)
+/// alone.
 pub(super) fn restore_hints(hints: &Path, suspended: bool) -> u8 {
     resume_all(hints, |text| output::eprint_error(&text));
     if suspended {

@@ -107,13 +107,19 @@ fn release(lock: &FleetLock, note: &Path) -> anyhow::Result<()> {
 /// Releases the locks of processes that were killed.
 pub(super) fn release_left(directory: &Path) {
     for note in notes::all(directory, SUFFIX) {
-        let left = notes::left(&note).map_err(anyhow::Error::from);
-        let released = left.and_then(|left| match left {
-            Some(locked) => release(&serde_json::from_reader(&locked)?, &note),
-            None => Ok(()),
-        });
+        let read = || -> anyhow::Result<Option<(File, FleetLock)>> {
+            let Some(locked) = notes::left(&note)? else {
+                return Ok(None);
+            };
+            let lock = serde_json::from_reader(&locked)?;
+            Ok(Some((locked, lock)))
+        };
+        let released = match read().with_context(|| shown(&note)) {
+            Ok(Some((_locked, lock))) => release(&lock, &note),
+            other => other.map(drop),
+        };
         if let Err(error) = released {
-            output::eprint_error(&format!("{}: {error:#}", shown(&note)));
+            output::eprint_error(&format!("{error:#}"));
         }
     }
 }

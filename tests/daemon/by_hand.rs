@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use rustix::process::Signal;
+use serde_json::Value;
 
 use crate::fleet::{GROUP, bad_image, config, held, lock};
 use crate::maintenance::ALWAYS;
@@ -157,6 +158,20 @@ fn a_result_of_a_query_holds_runs_by_hand() {
     host.succeeds(&[]);
     host.configure(&quick(&hold("vector(7)")));
     host.succeeds(&["--force-window"]);
+}
+
+/// As `online` is used if it is named and `engines` does not list it.
+#[test]
+fn blockcopy_need_not_be_enabled_if_it_is_named() {
+    let host = support::require!(Host::new());
+    host.configure(ALWAYS);
+    let arguments = ["--json", "--dry-run", "--engine", "blockcopy"];
+    let output = host.defrag(&arguments).output().unwrap();
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let run = &report["runs"][0];
+    // Judged by the engine: no VM has it open.
+    assert_eq!(run["engine"], "blockcopy", "{run}");
+    assert_eq!(run["guard"], "not_in_use", "{run}");
 }
 
 fn quick(maintenance: &str) -> String {
