@@ -248,6 +248,10 @@ fn run_json(report: &RunReport) -> Value {
         json["worst_call_seconds"] = json!(stalls.longest.as_secs_f64());
         json["calls_seconds"] = json!(stalls.total.as_secs_f64());
     }
+    if let Some(writes) = &report.guest_writes {
+        json["guest_write_seconds"] = json!(writes.meanwhile.as_secs_f64());
+        json["guest_write_seconds_before"] = json!(writes.before.as_secs_f64());
+    }
     if let Some(work) = &report.segments {
         json["segments"] = json!(work.segments);
         json["busy_seconds"] = json!(work.busy.as_secs_f64());

@@ -407,6 +407,9 @@ pub struct RunReport {
     /// What its guest may have waited for; `None` for `xfs_fsr`, whose image nobody has open, and if
     /// the run did not get that far.
     pub stalls: Option<Stalls>,
+    /// How long writes of its guest took (`blockcopy`); `None` if the hypervisor does not tell, or the
+    /// run did not get that far.
+    pub guest_writes: Option<GuestWrites>,
     /// Details of a run of `online`.
     pub segments: Option<SegmentWork>,
 }
@@ -444,6 +447,15 @@ impl fmt::Display for Stalls {
             "{calls} call{plural}, longest stall {longest}, {total} in all"
         )
     }
+}
+
+/// How long a write of the guest took on average, as the hypervisor accounts for them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuestWrites {
+    /// From the start of its VM to the run.
+    pub before: Duration,
+    /// During the run.
+    pub meanwhile: Duration,
 }
 
 /// What the engine `online` did.
@@ -513,6 +525,7 @@ impl RunReport {
             held: Duration::ZERO,
             account: None,
             stalls: None,
+            guest_writes: None,
             segments: None,
         }
     }
@@ -599,6 +612,7 @@ mod tests {
             held: Duration::ZERO,
             account: Some(Account::default()),
             stalls: Some(Stalls::default()),
+            guest_writes: None,
             segments: None,
         };
         let json = serde_json::to_value(&report).unwrap();

@@ -29,9 +29,9 @@ pub(crate) mod words;
 pub use borders::Borders;
 pub use census::{Census, CensusFile};
 pub use defrag::{
-    Account, Effect, Engine, EngineState, NamedProcess, OutcomeKind, RunForecast, RunOutcome,
-    RunRecord, RunReport, SegmentWork, Stalls, Stop, Unusable, UnusableReason, swap_stall,
-    unknown_reason,
+    Account, Effect, Engine, EngineState, GuestWrites, NamedProcess, OutcomeKind, RunForecast,
+    RunOutcome, RunRecord, RunReport, SegmentWork, Stalls, Stop, Unusable, UnusableReason,
+    swap_stall, unknown_reason,
 };
 pub use extent::{Extent, ExtentFlags};
 pub use filesystem::{DeviceNumber, Features, Filesystem, FilesystemKind};

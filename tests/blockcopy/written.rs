@@ -151,6 +151,7 @@ fn copied_underneath(bed: Here<Bed>, format: &str) -> Here<()> {
     // One pause.
     assert_eq!(run["calls"], 1, "{run}");
     assert!(run["worst_call_seconds"].as_f64() > Some(0.0), "{run}");
+    assert!(run["guest_write_seconds"].as_f64() > Some(0.0), "{run}");
     let to = tools::filefrag_count(&image);
     eprintln!(
         "{from} to {to} extents, {} writes until then; {said}{run}",

@@ -77,6 +77,7 @@ mod ask;
 pub mod content;
 mod decide;
 pub mod domain;
+mod latency;
 mod mark;
 mod names;
 mod note;
@@ -145,6 +146,7 @@ pub(super) fn run(
         .copy()
         .and_then(|()| switch::switch(&mut session, stalls));
     let ended = session.end();
+    report.guest_writes = session.writes;
     let copy = session.file;
     report.held = controls.held();
     ended?;

@@ -10,6 +10,7 @@ use super::ask::{self, Asked};
 use super::content::Content;
 use super::decide::Step;
 use super::domain::{Disk, MirrorState};
+use super::latency::Writes;
 use super::note::{Note, Noted, identify};
 use super::recover;
 use super::refusal;
@@ -19,7 +20,7 @@ use crate::defrag::engine::{Controls, Event, Progress, cannot, monotonic};
 use crate::defrag::guard;
 use crate::defrag::metadata::Metadata;
 use crate::defrag::run::{Input, Machine, RunState};
-use crate::model::{Bytes, ReasonCode, Refusal, RunOutcome, Stop};
+use crate::model::{Bytes, GuestWrites, ReasonCode, Refusal, RunOutcome, Stop};
 
 const INTERVAL: Duration = Duration::from_millis(200);
 const STUCK_TIMEOUT: Duration = Duration::from_secs(600);
@@ -56,6 +57,8 @@ pub(super) struct Session<'c, 't, 'r> {
     limit: Bytes,
     done: u64,
     unreachable_since: Option<Instant>,
+    /// How long writes of the guest take.
+    pub(super) writes: Option<GuestWrites>,
 }
 
 impl<'c, 't, 'r> Session<'c, 't, 'r> {
@@ -118,13 +121,24 @@ impl<'c, 't, 'r> Session<'c, 't, 'r> {
             progress,
             done: 0,
             unreachable_since: None,
+            writes: None,
         })
     }
 
     /// Copies until the copy is ready. The error is the outcome of a copy that is to be given up.
     pub(super) fn copy(&mut self) -> Result<(), RunOutcome> {
+        let before = self.guest_writes();
         self.start()?;
-        self.wait_until_ready()
+        self.wait_until_ready()?;
+        let since = before.zip(self.guest_writes());
+        self.writes = since.and_then(|(before, now)| now.since(&before));
+        Ok(())
+    }
+
+    /// Those that QEMU accounts for so far, if libvirt answers.
+    fn guest_writes(&self) -> Option<Writes> {
+        let note = &self.noted.note;
+        Writes::of(&self.virsh, &note.domain, &note.disk).ok()
     }
 
     /// Takes all steps that are left, whatever has happened.

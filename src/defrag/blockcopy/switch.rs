@@ -14,7 +14,7 @@ use super::session::{Session, failed};
 use super::virsh::Virsh;
 use super::watchdog::Watchdog;
 use crate::defrag::engine::{Event, cannot};
-use crate::model::{Briefly, Refusal, RunOutcome, Stalls, Stop};
+use crate::model::{Briefly, GuestWrites, Refusal, RunOutcome, Stalls, Stop};
 
 /// The pause of the guest is added to `stalls`, also if the switch fails.
 pub(super) fn switch(
@@ -71,10 +71,14 @@ pub(super) fn switch(
     }
     switched?;
     if suspends {
-        session.controls.send(Event::Notice(format!(
-            "its guest stood still for {}",
-            Briefly(stalls.longest)
-        )));
+        let mut text = format!("its guest stood still for {}", Briefly(stalls.longest));
+        if let Some(GuestWrites { before, meanwhile }) = session.writes {
+            let (before, meanwhile) = (Briefly(before), Briefly(meanwhile));
+            text += &format!(
+                "; its writes took {meanwhile} on average while it was copied, {before} before"
+            );
+        }
+        session.controls.send(Event::Notice(text));
     }
     Ok(())
 }
