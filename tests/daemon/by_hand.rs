@@ -171,7 +171,7 @@ fn blockcopy_need_not_be_enabled_if_it_is_named() {
     let run = &report["runs"][0];
     // Judged by the engine: no VM has it open.
     assert_eq!(run["engine"], "blockcopy", "{run}");
-    assert_eq!(run["guard"], "not_in_use", "{run}");
+    assert_eq!(run["guard"], "not_libvirt", "{run}");
 }
 
 fn quick(maintenance: &str) -> String {

@@ -396,12 +396,12 @@ fn the_server_of_these_tests_passes_the_tests_of_airlock() {
 fn raw(address: SocketAddr, path: &str, header: &str, body: &str) -> (String, Value) {
     let mut stream = TcpStream::connect(address).unwrap();
     let length = body.len();
-    write!(
-        stream,
+    let request = format!(
         "POST {path} HTTP/1.1\r\nHost: x\r\n{header}Content-Length: {length}\r\n\
          Connection: close\r\n\r\n{body}"
-    )
-    .unwrap();
+    );
+    // At once: what airlock receives after its answer would reset the connection.
+    stream.write_all(request.as_bytes()).unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
