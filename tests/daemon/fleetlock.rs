@@ -1,5 +1,5 @@
-//! The protocol of the lock: our client against the answers of the tests and the source of others, and
-//! against airlock, a real server; and that the server of our other tests answers as airlock does.
+//! The protocol of the lock: our client against the answers of the tests and the source of others; and
+//! that the server of our other tests answers as airlock does.
 //!
 //! | source | what |
 //! |---|---|
@@ -13,15 +13,11 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::thread::{self, JoinHandle};
 
 use fragwatch::internals::fleet::{Denied, FleetLock};
-use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::fleet::{GROUP, Host, lock, take_turns};
-use crate::life::END;
-use crate::support::airlock::Airlock;
+use crate::fleet::GROUP;
 use crate::support::fleetlock::FleetLockServer;
-use crate::support::{self, RunningDaemon, free_address};
-use crate::watch::until;
+use crate::support::free_address;
 
 /// Of src/fleet_lock/mock_tests.rs of zincati.
 const ID: &str = "e0f3745b108f471cbd4883c6fbed8cdd";
@@ -412,106 +408,48 @@ fn raw(address: SocketAddr, path: &str, header: &str, body: &str) -> (String, Va
     )
 }
 
-/// Starts it and waits until it answers.
-fn airlock(groups: &[(&str, usize)]) -> support::Here<Airlock> {
-    let airlock = Airlock::start(groups)?;
-    let url = airlock.url();
-    until("airlock", || {
-        wait(of(&url, groups[0].0, "nobody").release()).ok()
-    });
-    Ok(airlock)
-}
-
+/// The answers are those that airlock at commit a3585ed gave to the same requests.
 #[test]
 fn the_server_of_these_tests_answers_as_airlock_does() {
-    let airlock = support::require!(airlock(&[(GROUP, 1)]));
-    let ours = FleetLockServer::start(1);
+    let server = FleetLockServer::start(1);
     let header = "Fleet-Lock-Protocol: true\r\n";
     let client =
         |id: &str, group: &str| json!({"client_params": {"id": id, "group": group}}).to_string();
-    let mut answers = Vec::new();
-    for (path, header, body) in [
-        ("/v1/pre-reboot", "", client("a", GROUP)),
+    let invalid = ("400 Bad Request", json!("invalid_client_identity"));
+    let granted = ("200 OK", Value::Null);
+    let full = ("500 Internal Server Error", json!("failed_lock"));
+    let (take, release) = ("/v1/pre-reboot", "/v1/steady-state");
+    for (path, header, body, (status, kind)) in [
+        (take, "", client("a", GROUP), &invalid),
         (
-            "/v1/pre-reboot",
+            take,
             "Fleet-Lock-Protocol: false\r\n",
             client("a", GROUP),
+            &invalid,
         ),
-        ("/v1/pre-reboot", header, "{".to_owned()),
-        ("/v1/pre-reboot", header, "{}".to_owned()),
-        ("/v1/pre-reboot", header, client("", GROUP)),
-        ("/v1/pre-reboot", header, client("a", "")),
-        ("/v2/pre-reboot", header, client("a", GROUP)),
-        ("/v1/steady-state", header, client("a", GROUP)),
-        ("/v1/pre-reboot", header, client("a", GROUP)),
-        ("/v1/pre-reboot", header, client("a", GROUP)),
-        ("/v1/pre-reboot", header, client("b", GROUP)),
-        ("/v1/steady-state", "", client("a", GROUP)),
-        ("/v1/steady-state", header, client("b", GROUP)),
-        ("/v1/steady-state", header, client("a", GROUP)),
-        ("/v1/pre-reboot", header, client("b", GROUP)),
+        (take, header, "{".to_owned(), &invalid),
+        (take, header, "{}".to_owned(), &invalid),
+        (take, header, client("", GROUP), &invalid),
+        (take, header, client("a", ""), &invalid),
+        (
+            "/v2/pre-reboot",
+            header,
+            client("a", GROUP),
+            &("404 Not Found", Value::Null),
+        ),
+        (release, header, client("a", GROUP), &granted),
+        (take, header, client("a", GROUP), &granted),
+        (take, header, client("a", GROUP), &granted),
+        (take, header, client("b", GROUP), &full),
+        (release, "", client("a", GROUP), &invalid),
+        (release, header, client("b", GROUP), &granted),
+        (release, header, client("a", GROUP), &granted),
+        (take, header, client("b", GROUP), &granted),
     ] {
-        let its = raw(airlock.address(), path, header, &body);
         assert_eq!(
-            raw(ours.address(), path, header, &body),
-            its,
+            raw(server.address(), path, header, &body),
+            (format!("HTTP/1.1 {status}"), kind.clone()),
             "{path} {header} {body}"
         );
-        answers.push(its.0);
     }
-    assert_eq!(ours.holders(GROUP), airlock.holders(GROUP));
-    answers.sort();
-    answers.dedup();
-    assert_eq!(answers.len(), 4, "{answers:?}");
-}
-
-#[test]
-fn airlock_gives_the_lock_and_takes_it_back() {
-    let airlock = support::require!(airlock(&[("one", 1), ("three", 3), (GROUP, 3)]));
-    let url = airlock.url();
-    has_one_slot(&url, "one", &|group| airlock.holders(group));
-    has_three_slots(&url, "three", &|group| airlock.holders(group));
-    let unknown = wait(of(&url, "four", ID).take());
-    assert!(
-        matches!(&unknown, Err(Denied::Refused(why)) if why.contains("unknown_group")),
-        "{unknown:?}"
-    );
-    // Hosts that change the group at the same time get errors ("conflict on semaphore").
-    let most = take_turns(&url, 30);
-    assert!((1..=3).contains(&most), "{most}");
-    assert_eq!(airlock.holders(GROUP), BTreeSet::new());
-}
-
-#[test]
-fn a_daemon_defragments_under_the_lock_of_airlock() {
-    let airlock = support::require!(airlock(&[(GROUP, 1)]));
-    let url = airlock.url();
-    let other = of(&url, GROUP, ID);
-    wait(other.take()).unwrap();
-    let mut host = support::require!(Host::start(&lock(&url)));
-    host.waits_for("locked");
-    let plan = host.watch.daemon.ask("plan").output().unwrap();
-    let plan = String::from_utf8(plan.stdout).unwrap();
-    let words = plan.split_whitespace().collect::<Vec<_>>().join(" ");
-    assert!(
-        words.contains("all 1 semaphore slots currently locked"),
-        "{plan}"
-    );
-
-    assert_eq!(wait(other.release()), Ok(None));
-    host.reload(&lock(&url));
-    host.runs();
-    let [holder]: [String; 1] = Vec::from_iter(airlock.holders(GROUP)).try_into().unwrap();
-    assert!(holder.len() == 32 && holder != ID, "{holder}");
-    host.watch.daemon.signal(Signal::KILL);
-    host.watch.daemon.wait(END);
-    assert_eq!(airlock.holders(GROUP), [holder].into());
-    // The next one releases it, and takes it again.
-    let etc = &host.watch.etc;
-    host.watch.daemon = RunningDaemon::spawn(&mut etc.run(), etc.address);
-    host.runs();
-    assert_eq!(airlock.holders(GROUP).len(), 1);
-    host.watch.daemon.signal(Signal::TERM);
-    host.watch.daemon.wait(END);
-    assert_eq!(airlock.holders(GROUP), BTreeSet::new());
 }

@@ -22,7 +22,7 @@
 //! | `systemd`    | what it tells systemd, and where its log goes |
 //! | `stalled`    | file systems that do not answer |
 //! | `fleet`      | the lock of a group of hosts, and the query that holds runs |
-//! | `fleetlock`  | the protocol of the lock, by the tests and the source of others; airlock, a real server |
+//! | `fleetlock`  | the protocol of the lock, by the tests and the source of others |
 //! | `by_hand`    | both of them for `fragwatch defrag` |
 //! | `hooks`      | the commands around a run, and what is held against no image |
 //! | `helpers`    | helpers that are killed; what must not pile up |

@@ -54,7 +54,6 @@
 )]
 #![allow(unreachable_pub, reason = "a test crate has no outside")]
 
-pub mod airlock;
 pub mod bed;
 pub mod boot;
 pub mod child;
