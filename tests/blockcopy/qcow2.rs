@@ -19,7 +19,7 @@ use super::support::random::{Random, SEED};
 use super::support::rundir::{self, Place};
 use super::support::skip::Here;
 use super::support::{self, Bed, MIB, tools};
-use super::{defrag, inode, is_switching, names, noted, recover, report};
+use super::{defrag, inode, is_switching, names, noted, recover, report, state};
 
 const VM: &str = "idle";
 
@@ -372,7 +372,7 @@ fn qemu_killed_during_the_switch_leaves_a_whole_image() {
         let mut child = Child::spawn(&mut defrag(&libvirt, &bed, &image, "")).unwrap();
         // The guest may stand still, QEMU has pivoted, the path leads to the copy.
         let is_reached = || match round {
-            0 => is_switching(&bed),
+            0 => is_switching(&state(&bed)),
             1 => !libvirt.writes(VM, bed.path()).contains(&before),
             _ => inode(&image) != before,
         };
