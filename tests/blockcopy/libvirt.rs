@@ -75,6 +75,12 @@ impl Libvirt {
         Ok(libvirt)
     }
 
+    /// The namespace as seen from outside it: a path in it leads where it leads inside.
+    pub fn at(&self, path: &Path) -> PathBuf {
+        let root = PathBuf::from(format!("/proc/{}/root", self.namespace.id()));
+        root.join(path.strip_prefix("/").unwrap())
+    }
+
     /// A command in the namespace, to be started. Its process is that of the program.
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = Command::new("nsenter");
@@ -150,15 +156,14 @@ impl Libvirt {
         fs::write(records.join(format!("{pid}.{start}")), "").unwrap();
     }
 
-    /// A file in the namespace.
-    pub fn file(&self, path: &str) -> PathBuf {
-        Path::new(&format!("/proc/{}/root", self.namespace.id())).join(path)
-    }
-
     /// The process of a domain.
     pub fn qemu(&self, name: &str) -> u32 {
-        let file = self.file(&format!("run/libvirt/qemu/{name}.pid"));
-        fs::read_to_string(file).unwrap().trim().parse().unwrap()
+        let file = format!("/run/libvirt/qemu/{name}.pid");
+        fs::read_to_string(self.at(Path::new(&file)))
+            .unwrap()
+            .trim()
+            .parse()
+            .unwrap()
     }
 
     pub fn kill_qemu(&self, name: &str) {
@@ -183,20 +188,9 @@ impl Libvirt {
         line.unwrap().trim().into()
     }
 
-    /// The inodes of the files in `directory` that the VM has open for writing. QEMU may keep the target of
-    /// an aborted copy open for reading, if libvirtd died before it had it closed.
+    /// What its process writes to: see [`writes_of`].
     pub fn writes(&self, name: &str, directory: &Path) -> Vec<u64> {
-        let process = format!("/proc/{}", self.qemu(name));
-        let fds = fs::read_dir(format!("{process}/fd")).unwrap();
-        let written = fds.flatten().filter(|fd| {
-            let number = fd.file_name().into_string().unwrap();
-            let info = fs::read_to_string(format!("{process}/fdinfo/{number}")).unwrap_or_default();
-            let flags = info.lines().find_map(|line| line.strip_prefix("flags:"));
-            let is_below = fs::read_link(fd.path()).is_ok_and(|to| to.starts_with(directory));
-            is_below && flags.is_some_and(|flags| !flags.trim().ends_with('0'))
-        });
-        let inode = |fd: fs::DirEntry| Some(fs::metadata(fd.path()).ok()?.ino());
-        written.filter_map(inode).collect()
+        writes_of(self.qemu(name), directory)
     }
 
     pub fn log(&self) -> String {
@@ -215,6 +209,22 @@ impl Drop for Libvirt {
         self.daemon = None;
         rundir::remove(&self.dir);
     }
+}
+
+/// The inodes of the files in `directory` that a QEMU has open for writing; none if it has ended. It may
+/// keep the target of an aborted copy open for reading, if libvirtd died before it had it closed.
+pub fn writes_of(qemu: u32, directory: &Path) -> Vec<u64> {
+    let process = format!("/proc/{qemu}");
+    let fds = fs::read_dir(format!("{process}/fd")).into_iter().flatten();
+    let written = fds.flatten().filter(|fd| {
+        let number = fd.file_name().into_string().unwrap();
+        let info = fs::read_to_string(format!("{process}/fdinfo/{number}")).unwrap_or_default();
+        let flags = info.lines().find_map(|line| line.strip_prefix("flags:"));
+        let is_below = fs::read_link(fd.path()).is_ok_and(|to| to.starts_with(directory));
+        is_below && flags.is_some_and(|flags| !flags.trim().ends_with('0'))
+    });
+    let inode = |fd: fs::DirEntry| Some(fs::metadata(fd.path()).ok()?.ino());
+    written.filter_map(inode).collect()
 }
 
 /// Waits until something is so.
