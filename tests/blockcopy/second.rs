@@ -15,7 +15,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 use super::ends::output;
-use super::libvirt::{Libvirt, until};
+use super::libvirt::{Libvirt, until, writes_of};
 use super::support::child::Child;
 use super::support::guest::BLOCK;
 use super::support::random::Random;
@@ -121,6 +121,8 @@ struct Once {
     bed: Bed,
     libvirt: Libvirt,
     image: PathBuf,
+    /// The process of the VM.
+    qemu: u32,
 }
 
 impl Once {
@@ -134,14 +136,16 @@ impl Once {
             bed,
             libvirt,
             image,
+            qemu: 0,
         })
     }
 
     /// Starts the VM with a new image, and copies that. Returns its checksum.
-    fn copy(&self) -> String {
+    fn copy(&mut self) -> String {
         let _ = fs::remove_file(&self.image);
         guest::random_direct_writes(&self.image, 16 * MIB, 1024);
         self.libvirt.power_on(VM);
+        self.qemu = self.libvirt.qemu(VM);
         let sum = tools::checksum(&self.image);
         copies(&self.libvirt, &self.bed, &self.image);
         is_settled(&self.libvirt, &self.bed, VM, &self.image);
@@ -155,9 +159,18 @@ impl Once {
             bed,
             libvirt,
             image,
+            qemu,
         } = self;
         let said = recover(libvirt, bed);
         if libvirt.state(VM).starts_with("shut off") {
+            // libvirtd may come back without a VM that runs, and take it for off: an operator ends it.
+            let written = writes_of(*qemu, bed.path());
+            if !written.is_empty() {
+                eprintln!("libvirtd has forgotten its VM, which writes to {written:?}: {said}");
+                assert!(written.contains(&inode(image)), "{:?}", names(image));
+                let qemu = Pid::from_raw((*qemu).try_into().unwrap()).unwrap();
+                kill_process(qemu, Signal::KILL).unwrap();
+            }
             libvirt.power_on(VM);
         }
         let context = format!(
@@ -201,6 +214,7 @@ fn copies_elsewhere() -> Here<()> {
         bed,
         libvirt,
         image,
+        ..
     } = &once;
     let elsewhere = bed.path().join("copies");
     fs::create_dir(&elsewhere).unwrap();
