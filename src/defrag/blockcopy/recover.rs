@@ -14,7 +14,7 @@ use super::decide::{self, Act, Found, Name, Named, Step, Vm};
 use super::domain::Domain;
 use super::names;
 use super::note::{self, Note, Noted};
-use super::output;
+use super::output::{self, BlockJob};
 use super::virsh::{Virsh, VirshError};
 use super::xml;
 use crate::defrag::notes;
@@ -216,8 +216,12 @@ fn ask_libvirt(virsh: &Virsh, note: &Note) -> Result<Found, Refusal> {
         let live = ask::domain(virsh, id, &[])?;
         found.live = named(&live, note);
         found.former_named = names_former(&live, note);
-        let mirror = live.disk(&note.disk).and_then(|disk| disk.mirror.as_ref());
-        found.job = mirror.is_some();
+        if let Some(disk) = live.disk(&note.disk) {
+            // A libvirtd that was killed as it began the job may know that without its mirror.
+            let is_copy = |job: BlockJob| job.kind == "Block Copy";
+            let job = ask::block_job(virsh, id, &note.disk)?;
+            found.job = disk.mirror.is_some() || job.is_some_and(is_copy);
+        }
     }
     if info.persistent {
         let defined = ask::domain(virsh, id, &["--inactive"])?;
