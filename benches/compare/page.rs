@@ -1,7 +1,6 @@
 //! The pages of a host with a thousand images, each warned of, and 90 days of history.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -28,16 +27,15 @@ pub fn rows(repetitions: usize) -> Here<Vec<Row>> {
     let (first, first_bytes) = load(address, &FIRST, SCREENS * repetitions);
     let (images, images_bytes) = load(address, &["/images"], repetitions);
     daemon.begin();
-    let is_over = AtomicBool::new(false);
     thread::scope(|scope| {
-        scope.spawn(|| {
-            while !is_over.load(Ordering::Relaxed) {
+        let until = Instant::now() + MEASURED;
+        scope.spawn(move || {
+            while Instant::now() < until {
                 load(address, &["/", "/images", "/plan"], 1);
                 thread::sleep(Duration::from_secs(1));
             }
         });
         watch(&mut [&mut daemon], MEASURED);
-        is_over.store(true, Ordering::Relaxed);
     });
     let seen = daemon.end();
     rundir::remove(&state);

@@ -152,9 +152,11 @@ fn details(
         detail.chart = detail::chart(&past, &limits, &growth, forecast, (since, now));
         let row = &mut detail.row;
         row.uncounted = uncounted;
+        if row.uncounted.is_some() {
+            (row.growth, row.left) = (None, None);
+        }
         if row.is_gone() {
             row.severity = Severity::Ok;
-            (row.growth, row.left) = (None, None);
         }
         details.push(detail);
     }
@@ -203,17 +205,38 @@ fn assemble(
     runs: Vec<RunRow>,
 ) -> Report {
     let rows: Vec<_> = details.iter().map(|detail| detail.row.clone()).collect();
+    let is_counted = |row: &&Row| row.uncounted.is_none();
+    let counted: Vec<_> = rows.iter().filter(is_counted).cloned().collect();
     let mut status = Status::default();
-    let with = |severity| rows.iter().filter(|row| row.severity == severity).count();
+    let with = |severity| {
+        counted
+            .iter()
+            .filter(|row| row.severity == severity)
+            .count()
+    };
     // Of the daemon nothing is known; its parts are not judged.
     status.daemon.swept = Some(frame.now);
     status.rescue.armed = true;
-    status.images.total = rows.len();
+    status.images.total = counted.len();
     status.images.warning = with(Severity::Warning);
     status.images.critical = with(Severity::Critical);
-    let mut verdict = verdict(&status, &rows, frame.now);
+    let mut verdict = verdict(&status, &counted, frame.now);
     if verdict.severity == Severity::Ok {
         verdict.text = "Of the images shown, none is near a threshold.".to_owned();
+    }
+    // Removed with its file system, or there and not read: the history cannot tell.
+    let bad = rows.iter().filter(|row| row.severity > Severity::Ok);
+    let unknown = bad.count()
+        - counted
+            .iter()
+            .filter(|row| row.severity > Severity::Ok)
+            .count();
+    if unknown > 0 {
+        verdict.severity = verdict.severity.max(Severity::Warning);
+        let images = output::counted(unknown as u64, "image");
+        verdict.text += &format!(
+            " {images} at a threshold, with all of the same file system, were no longer counted: see the table."
+        );
     }
     if arguments.images.is_empty() {
         // The reason stays if the image is gone.

@@ -127,7 +127,7 @@ CREATE TABLE runs (
     outcome TEXT NOT NULL,
     reason TEXT NOT NULL,
     -- Calls that locked the image (online), or pauses of its VM (blockcopy); how long the longest took,
-    -- and all together. NULL: there was none (xfs_fsr), or the run was before schema 3.
+    -- and all together. NULL: there was none (xfs_fsr), or it is not known (before schema 3; cut off).
     calls INTEGER,
     worst_call_seconds REAL,
     calls_seconds REAL

@@ -488,7 +488,8 @@ pub struct RunRecord {
     pub bytes: Bytes,
     /// Duration.
     pub took: Duration,
-    /// What its guest may have waited for; `None` if there was no such call, and for runs before 0.2.0.
+    /// What its guest may have waited for; `None` if there was no such call, and if
+    /// that is not known: before 0.2.0, and of runs that were cut off.
     pub stalls: Option<Stalls>,
     /// Outcome.
     pub outcome: OutcomeKind,

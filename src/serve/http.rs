@@ -25,7 +25,7 @@ pub fn router(sources: page::Sources) -> Router {
         .route("/healthz", get(health))
         .with_state(Arc::clone(&sources.status))
         .merge(page::router(sources))
-        .layer(middleware::from_fn(host::check))
+        .layer(middleware::from_fn_with_state(host::names(), host::check))
 }
 
 async fn metrics(State(status): State<Arc<SharedStatus>>) -> impl IntoResponse {

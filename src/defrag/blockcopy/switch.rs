@@ -52,7 +52,7 @@ pub(super) fn switch(
     let watchdog = watchdog.map_err(cannot("the watchdog cannot be started"))?;
     let began = Instant::now();
     let switched = while_suspended(session, suspends, &different);
-    let mut stood_still = Some(began.elapsed());
+    let mut stood_still = began.elapsed();
     // What has failed is ended here as well, while the watchdog lives.
     let mut is_over = false;
     if switched.is_err() {
@@ -60,11 +60,11 @@ pub(super) fn switch(
         let patience = recover::PATIENCE;
         let ended = recover::end(&session.virsh, &mut session.noted, patience, &mut report);
         is_over = matches!(ended, Ok(Ended::Done | Ended::Kept));
-        // If not, the watchdog ends it later.
-        stood_still = is_over.then(|| began.elapsed());
+        // At least: if it is not over, the watchdog ends it later.
+        stood_still = began.elapsed();
     }
-    if let Some(took) = stood_still.filter(|_| suspends) {
-        stalls.add(took);
+    if suspends {
+        stalls.add(stood_still);
     }
     if is_over || !session.noted.note.suspends() {
         watchdog.end();
