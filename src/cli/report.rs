@@ -205,8 +205,8 @@ fn assemble(
     runs: Vec<RunRow>,
 ) -> Report {
     let rows: Vec<_> = details.iter().map(|detail| detail.row.clone()).collect();
-    let is_counted = |row: &&Row| row.uncounted.is_none();
-    let counted: Vec<_> = rows.iter().filter(is_counted).cloned().collect();
+    let counted = rows.iter().filter(|row| row.uncounted.is_none());
+    let counted: Vec<_> = counted.cloned().collect();
     let mut status = Status::default();
     let with = |severity| {
         counted

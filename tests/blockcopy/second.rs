@@ -14,6 +14,7 @@ use rustix::fs::{FallocateFlags, XattrFlags, fallocate, getxattr, removexattr, s
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
+use super::deaths::kills;
 use super::ends::output;
 use super::libvirt::{Libvirt, until, writes_of};
 use super::support::child::Child;
@@ -271,8 +272,7 @@ fn fragwatch_and_libvirtd_killed() {
 }
 
 fn killed(what: &str, kill: impl Fn(&mut Libvirt, &Child)) -> Here<()> {
-    let wanted = std::env::var("FRAGWATCH_KILLS");
-    let kills: u64 = wanted.map_or(3, |wanted| wanted.parse().unwrap());
+    let kills = kills();
     let mut once = Once::new()?;
     let sum = once.copy();
     let began = Instant::now();

@@ -47,11 +47,6 @@ fn qcow2_without_reflink() {
     support::require!(copied_underneath(bed, "qcow2"));
 }
 
-#[test]
-fn qcow2_on_ext4() {
-    support::require!(copied_underneath(Bed::ext4(), "qcow2"));
-}
-
 /// What the guest boots.
 pub fn parts() -> Here<boot::Parts> {
     let machine = Machine {
@@ -157,8 +152,8 @@ fn copied_underneath(bed: Here<Bed>, format: &str) -> Here<()> {
         "{from} to {to} extents, {} writes until then; {said}{run}",
         guest.turn()
     );
-    // On ext4 it may have been in a few pieces.
-    assert!(to <= from / 200 + 2, "{from} to {to}");
+    // On ext4 it is in a few pieces before, as direct writes come in batches, and may be in two or three after.
+    assert!(to <= (from / 200).max(4), "{from} to {to}");
     let after = inode(&image);
     assert_ne!(after, before);
     assert_eq!(libvirt.writes("guest", bed.path()), [after]);

@@ -175,7 +175,9 @@ fn every_page_answers_during_a_stall_and_touches_nothing_of_it() {
         assert!(!daemon.holds(&mount), "{page}: {:?}", daemon.descriptors());
     }
     // One that waits for the disk of the history ends at once.
-    until("no task that hangs", || !tasks().contains(&Some('D')));
+    until("no task that hangs", || {
+        (!tasks().contains(&Some('D'))).then_some(())
+    });
     let first = watch.daemon.get("/").body;
     let sentence = format!("The file system {} has not answered for", mount.display());
     assert!(first.contains(&sentence), "{first}");
