@@ -6,6 +6,7 @@
 //! what is durable on one of them says nothing about the other.
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -147,14 +148,19 @@ impl Host {
         let guest = Guest::start(&libvirt, self.images.bed(), &image, parts);
         guest.wait_for_start(1);
         guest.wait_for_more();
-        [&self.images, &self.system].map(|disk| disk.bed().sync());
+        for disk in [&self.images, &self.system] {
+            disk.bed().sync();
+        }
         let old = inode(&image);
         let began = Instant::now();
         let mut run = defrag(&libvirt, self.images.bed(), &image, "");
         let mut run = Child::spawn(run.env("STATE_DIRECTORY", &state)).unwrap();
         match seed {
             0 => {
-                assert!(run.end().success(), "{}", libvirt.log());
+                let said = io::read_to_string(run.pipes().stdout.take().unwrap()).unwrap();
+                run.end();
+                // A thin image need not be in fewer extents then.
+                assert_ne!(inode(&image), old, "{said} {}", libvirt.log());
                 all.took = began.elapsed();
             }
             _ => moment(seed, all.took, &state, &mut run),

@@ -33,6 +33,9 @@ pub struct Content<'f> {
     qcow2: Option<Layout>,
 }
 
+/// Where a part of a disk is in the file, unless it is zero, and its length.
+type Part = (Option<u64>, u64);
+
 impl<'f> Content<'f> {
     /// `format` is that of libvirt, `raw` or `qcow2`.
     pub fn of(file: &'f File, format: &str) -> io::Result<Content<'f>> {
@@ -93,14 +96,9 @@ impl<'f> Content<'f> {
         Ok(Some(found))
     }
 
-    /// The parts of the disk from `at` until `end`, which one L2 table describes: where each is in the file,
-    /// unless it is zero, and its length. `None` if some of it is compressed.
-    fn parts(
-        &self,
-        layout: &Layout,
-        at: u64,
-        end: u64,
-    ) -> io::Result<Option<Vec<(Option<u64>, u64)>>> {
+    /// The parts of the disk from `at` until `end`, which one L2 table describes. `None` if some of it is
+    /// compressed.
+    fn parts(&self, layout: &Layout, at: u64, end: u64) -> io::Result<Option<Vec<Part>>> {
         let first = at / layout.cluster;
         let step = layout.cluster / layout.entries();
         let mut entries = vec![0; index((end.div_ceil(layout.cluster) - first) * step)];
@@ -112,7 +110,7 @@ impl<'f> Content<'f> {
             entries[..read.len()].copy_from_slice(&read);
         }
         let piece = layout.piece();
-        let mut parts: Vec<(Option<u64>, u64)> = Vec::new();
+        let mut parts: Vec<Part> = Vec::new();
         let mut at = at;
         while at < end {
             let length = end.min(at - at % piece + piece) - at;
