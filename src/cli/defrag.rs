@@ -303,6 +303,7 @@ impl View {
             Event::Progress(progress) => {
                 if let Some(bar) = &mut self.bar {
                     let message = format!("{}: {}", self.name, so_far(&progress));
+                    bar.set_total(progress.total);
                     bar.at(progress.done.min(progress.total), message);
                 }
             }

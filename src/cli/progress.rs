@@ -46,6 +46,11 @@ impl Progress {
         )
     }
 
+    /// The work is known to be this much now.
+    pub(super) fn set_total(&mut self, total: u64) {
+        self.bar.set_length(total);
+    }
+
     fn new(bar: ProgressBar, template: &str) -> Self {
         bar.set_draw_target(ProgressDrawTarget::hidden());
         // An invalid template leaves the default style.

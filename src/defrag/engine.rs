@@ -59,7 +59,7 @@ pub struct Request<'a> {
 pub enum Event {
     /// A message for the operator.
     Notice(String),
-    /// The guards passed; from here on only `done` of the progress changes.
+    /// The guards passed.
     Cleared(Progress),
     /// The current progress.
     Progress(Progress),
@@ -79,7 +79,8 @@ pub enum Event {
 pub struct Progress {
     /// The active engine.
     pub engine: Engine,
-    /// Done of `total`: bytes for `xfs_fsr`, before its final swap; removed extents for `online`.
+    /// Done of `total`: bytes for `xfs_fsr`, before its final swap; removed extents for `online`; bytes for
+    /// `blockcopy`, of which the total grows with what the guest writes.
     pub done: u64,
     /// The total to be done.
     pub total: u64,

@@ -13,7 +13,9 @@ use rustix::fs::{Advice, OFlags};
 use crate::model::{Bytes, Format, Qcow2};
 
 /// Bytes to read for the magic number. A multiple of every sector size, as O_DIRECT requires.
-const HEADER: usize = 4096;
+pub const HEADER: usize = 4096;
+/// Incompatible feature of a qcow2: its clusters lie in another file.
+pub const EXTERNAL_DATA: u64 = 1 << 2;
 /// Bytes to read of a descriptor of VMDK, which has a line of text for each of its files.
 const DESCRIPTOR: usize = 64 << 10;
 const VMDK_DESCRIPTOR: &[u8] = b"# Disk DescriptorFile";
@@ -138,9 +140,8 @@ pub fn qcow2(header: &[u8]) -> Option<Qcow2> {
 }
 
 fn qcow2_data_file(header: &[u8]) -> Option<&[u8]> {
-    const EXTERNAL_DATA: u8 = 1 << 2;
     const DATA_FILE: u32 = 0x4441_5441;
-    let is_external = header.get(79)? & EXTERNAL_DATA != 0;
+    let is_external = u64::from(*header.get(79)?) & EXTERNAL_DATA != 0;
     if !header.starts_with(b"QFI\xfb") || word(header, 4)? < 3 || !is_external {
         return None;
     }
@@ -163,7 +164,8 @@ pub fn qcow2_extensions(header: &[u8]) -> impl Iterator<Item = (u32, &[u8])> {
     })
 }
 
-fn word(bytes: &[u8], at: usize) -> Option<u32> {
+/// The number of 32 bits in a header of qcow2 at this offset.
+pub fn word(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_be_bytes(*bytes.get(at..)?.first_chunk()?))
 }
 

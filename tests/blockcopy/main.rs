@@ -6,7 +6,7 @@
 //! | `written` | a guest writes and verifies all the time, and finds all of it after a reboot and after a start |
 //! | `qcow2`   | images of this format, of all properties, and what of them is refused |
 //! | `deaths`  | fragwatch, libvirtd or QEMU killed at any moment: the VM starts from the complete image |
-//! | `power`   | the power fails at any moment: what is on the disks recovers, with all that was flushed |
+//! | `power`   | the power, or QEMU under load, fails at any moment: what is on the disks recovers, with all that was flushed |
 //! | `ends`    | what ends a copy early: no space, an order, libvirtd restarted, the disk detached |
 //! | `service` | the daemon copies in its windows, and stops when it is to |
 //! | `second`  | further copies under a VM that is never shut down |

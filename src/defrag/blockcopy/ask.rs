@@ -17,6 +17,7 @@ use super::target::Place;
 use super::virsh::{Virsh, VirshError};
 use crate::defrag::guard::Target;
 use crate::defrag::{HostInterfaces, holders};
+use crate::discover::format::HEADER;
 use crate::model::{Bytes, ReasonCode, Refusal, Share};
 
 /// Where libvirt's driver for QEMU notes the process IDs of its domains, as `NAME.pid`.
@@ -103,7 +104,7 @@ pub(super) fn ask(
             has: bytes(size.f_bavail),
             keeps: keep_free.of_bytes(bytes(size.f_blocks)),
             copy_on: fstat(&place.directory)?.st_dev,
-            header: content::read(&target.file, 0, content::HEADER)?,
+            header: content::read(&target.file, 0, HEADER)?,
         },
         pid,
     })

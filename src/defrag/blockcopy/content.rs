@@ -10,18 +10,20 @@ use std::os::unix::fs::FileExt as _;
 
 use rustix::fs::{Advice, fadvise};
 
-use super::qcow2::Layout;
+use super::qcow2::{Layout, index};
+use crate::discover::format::HEADER;
+use crate::model::{Bytes, ReasonCode, Refusal, RunOutcome, Stop};
 
-/// How much of the file is read for the header.
-pub(super) const HEADER: usize = 4096;
 /// Bits of an entry in an L1 or L2 table that are an offset in the file.
 const OFFSET: u64 = 0x00ff_ffff_ffff_fe00;
 /// Of an L2 entry: the cluster is compressed.
 const COMPRESSED: u64 = 1 << 62;
 /// Of an L2 entry without subclusters: the cluster reads as zeros.
 const ZERO: u64 = 1;
-/// In a cluster, if it has any.
-const SUBCLUSTERS: u64 = 32;
+/// How much QEMU copies as one at least and at most: the size of a cluster between these
+/// (bdrv_get_default_bitmap_granularity, block/dirty-bitmap.c).
+const GRAIN: (u64, u64) = (4 << 10, 64 << 10);
+const DAMAGED: &str = "tables of its qcow2 are damaged: see `qemu-img check -U`";
 /// A multiple of the size of a page, which is up to 64 KiB.
 const PAGE: u64 = 64 << 10;
 
@@ -31,12 +33,8 @@ pub struct Content<'f> {
     qcow2: Option<Layout>,
 }
 
-/// Where a part of a disk is.
-enum Place {
-    Zeros,
-    At(u64),
-    Compressed,
-}
+/// Where a part of a disk is in the file, unless it is zero, and its length.
+type Part = (Option<u64>, u64);
 
 impl<'f> Content<'f> {
     /// `format` is that of libvirt, `raw` or `qcow2`.
@@ -76,83 +74,171 @@ impl<'f> Content<'f> {
             return read(self.file, at, length).map(Some);
         };
         let end = layout.size.min(at.saturating_add(length as u64));
-        let subclusters = if layout.has_subclusters {
-            SUBCLUSTERS
-        } else {
-            1
-        };
-        let piece = layout.cluster / subclusters;
         let mut found = Vec::with_capacity(length);
         let mut at = at;
         while at < end {
-            let length = usize::try_from(end.min(at - at % piece + piece) - at).unwrap_or(length);
-            let filled = found.len() + length;
-            match self.place(layout, at)? {
-                Place::Zeros => {}
-                Place::At(offset) => found.extend(read(self.file, offset, length)?),
-                Place::Compressed => return Ok(None),
+            // What one L2 table describes.
+            let span = layout.cluster * layout.entries();
+            let until = end.min(at - at % span + span);
+            let Some(parts) = self.parts(layout, at, until)? else {
+                return Ok(None);
+            };
+            for (offset, length) in parts {
+                let filled = found.len() + index(length);
+                if let Some(offset) = offset {
+                    found.extend(read(self.file, offset, index(length))?);
+                }
+                // Also behind the end of the file.
+                found.resize(filled, 0);
             }
-            // Also behind the end of the file.
-            found.resize(filled, 0);
-            at += length as u64;
+            at = until;
         }
         Ok(Some(found))
     }
 
-    /// Looks a byte of the disk up.
-    fn place(&self, layout: &Layout, at: u64) -> io::Result<Place> {
-        let (cluster, within) = (at / layout.cluster, at % layout.cluster);
-        let (table, entry) = (cluster / layout.entries(), cluster % layout.entries());
-        let table = self.word(layout.l1 + table * 8)? & OFFSET;
-        if table == 0 {
-            return Ok(Place::Zeros);
+    /// The parts of the disk from `at` until `end`, which one L2 table describes. `None` if some of it is
+    /// compressed.
+    fn parts(&self, layout: &Layout, at: u64, end: u64) -> io::Result<Option<Vec<Part>>> {
+        let first = at / layout.cluster;
+        let step = layout.cluster / layout.entries();
+        let mut entries = vec![0; index((end.div_ceil(layout.cluster) - first) * step)];
+        let table = read(self.file, layout.l1 + first / layout.entries() * 8, 8)?;
+        let table = number(&table) & OFFSET;
+        if table != 0 {
+            let begin = table + first % layout.entries() * step;
+            let read = read(self.file, begin, entries.len())?;
+            entries[..read.len()].copy_from_slice(&read);
         }
-        let length = layout.cluster / layout.entries();
-        let word = self.word(table + entry * length)?;
-        let (is_zero, is_there) = match layout.has_subclusters {
-            false => (word & ZERO != 0, word & OFFSET != 0),
-            true => {
-                let bits = self.word(table + entry * length + 8)?
-                    >> (within / (layout.cluster / SUBCLUSTERS));
-                (bits >> 32 & 1 != 0, bits & 1 != 0)
+        let piece = layout.piece();
+        let mut parts: Vec<Part> = Vec::new();
+        let mut at = at;
+        while at < end {
+            let length = end.min(at - at % piece + piece) - at;
+            let entry = Entry::of(
+                &entries[index((at / layout.cluster - first) * step)..],
+                layout,
+            );
+            if entry.is_compressed {
+                return Ok(None);
             }
-        };
-        Ok(match () {
-            () if word & COMPRESSED != 0 => Place::Compressed,
-            () if is_zero || !is_there => Place::Zeros,
-            () => Place::At((word & OFFSET) + within),
-        })
+            let within = at % layout.cluster;
+            let is_there = entry.data >> (within / piece) & 1 != 0;
+            let offset = is_there.then_some(entry.offset + within);
+            match parts.last_mut() {
+                Some((begin, so_far)) if begin.map(|begin| begin + *so_far) == offset => {
+                    *so_far += length
+                }
+                _ => parts.push((offset, length)),
+            }
+            at += length;
+        }
+        Ok(Some(parts))
     }
 
-    fn word(&self, at: u64) -> io::Result<u64> {
-        let mut word = [0; 8];
-        let read = read(self.file, at, word.len())?;
-        word[..read.len()].copy_from_slice(&read);
-        Ok(u64::from_be_bytes(word))
+    /// What a copy takes up at most besides the guest's data, in bytes.
+    pub(super) fn metadata(&self) -> Bytes {
+        Bytes(self.qcow2.as_ref().map_or(0, Layout::metadata))
     }
 
-    /// What a copy needs besides what the image takes up, in bytes: QEMU writes the copy uncompressed.
-    pub fn growth(&self) -> io::Result<u64> {
+    /// How much of the disk of a qcow2 QEMU writes to a copy as data: also what are holes of the file in
+    /// allocated clusters (qcow2_co_block_status, block/qcow2.c, returns data for them), and what is
+    /// compressed. Reads all L2 tables, and calls `stop` before each. Refused if they are damaged.
+    pub fn copied(&self, stop: &mut dyn FnMut() -> Option<Stop>) -> Result<Bytes, RunOutcome> {
         let Some(layout) = &self.qcow2 else {
-            return Ok(0);
+            return Ok(Bytes(0));
         };
-        let length = usize::try_from(layout.cluster).unwrap_or(HEADER);
-        let step = length / usize::try_from(layout.entries()).unwrap_or(length);
-        let mut compressed = 0;
-        for table in 0..layout.tables() {
-            let table = self.word(layout.l1 + table * 8)? & OFFSET;
-            if table != 0 {
-                let entries = read(self.file, table, length)?;
-                // The first byte has the highest bits.
-                let marks = entries
-                    .iter()
-                    .step_by(step)
-                    .filter(|byte| **byte & 0x40 != 0);
-                compressed += marks.count() as u64;
+        let mut copied = 0;
+        for table in self.tables(layout)? {
+            if let Some(why) = stop() {
+                return Err(RunOutcome::Stopped { why });
             }
+            copied += copied_of(&read(self.file, table, index(layout.cluster))?, layout);
         }
-        Ok(layout.metadata() + compressed * layout.cluster)
+        Ok(Bytes(copied))
     }
+
+    /// Where the L2 tables are in the file.
+    fn tables(&self, layout: &Layout) -> Result<Vec<u64>, Refusal> {
+        let l1 = read(self.file, layout.l1, index(layout.tables() * 8))?;
+        let tables = l1.chunks(8).map(|entry| number(entry) & OFFSET);
+        let tables: Vec<u64> = tables.filter(|table| *table != 0).collect();
+        // QEMU writes a table before the entry that names it (l2_allocate, block/qcow2-cluster.c).
+        let length = self.file.metadata()?.len();
+        let is_inside = |table: &u64| *table < length && table.is_multiple_of(layout.cluster);
+        // Each has clusters of its own.
+        let are_distinct = tables.len() as u64 <= length / layout.cluster;
+        match are_distinct && tables.iter().all(is_inside) {
+            true => Ok(tables),
+            false => Err(Refusal::new(ReasonCode::Hypervisor, DAMAGED)),
+        }
+    }
+}
+
+/// An entry of an L2 table. Each bit is a subcluster, or the lowest one the whole cluster if it has none.
+struct Entry {
+    offset: u64,
+    is_compressed: bool,
+    /// What is in the file.
+    data: u64,
+    /// What reads as zeros, be it in the file.
+    zeros: u64,
+}
+
+impl Entry {
+    /// `bytes` begin with it.
+    fn of(bytes: &[u8], layout: &Layout) -> Entry {
+        let word = number(bytes);
+        let (there, zeros) = match layout.has_subclusters {
+            false => (u64::from(word & OFFSET != 0), word & ZERO),
+            true => {
+                let bitmap = number(bytes.get(8..).unwrap_or_default());
+                (bitmap & u64::from(u32::MAX), bitmap >> 32)
+            }
+        };
+        let is_compressed = word & COMPRESSED != 0;
+        Entry {
+            offset: word & OFFSET,
+            is_compressed,
+            data: if is_compressed {
+                layout.all()
+            } else {
+                there & !zeros
+            },
+            zeros: if is_compressed { 0 } else { zeros },
+        }
+    }
+}
+
+/// How much of what an L2 table describes is copied as data, in bytes: each grain of the disk with data, or with
+/// zeros that fill no cluster, as there are with small clusters and with subclusters (mirror_iteration,
+/// block/mirror.c).
+fn copied_of(table: &[u8], layout: &Layout) -> u64 {
+    let (piece, step) = (layout.piece(), index(layout.cluster / layout.entries()));
+    let grain = layout.cluster.clamp(GRAIN.0, GRAIN.1).max(piece);
+    let clusters = index(grain.div_ceil(layout.cluster));
+    let pieces = layout.cluster / piece;
+    let of_unit = |unit: &[u8]| {
+        let (mut data, mut zeros, mut all) = (0, 0, 0);
+        for (at, entry) in (0_u64..).step_by(index(pieces)).zip(unit.chunks(step)) {
+            let entry = Entry::of(entry, layout);
+            data |= entry.data << at;
+            zeros |= entry.zeros << at;
+            all |= layout.all() << at;
+        }
+        // Zeros that fill whole clusters are written without data.
+        let touched = if zeros == all { 0 } else { data | zeros };
+        let of_grain = u64::MAX >> (64 - grain / piece);
+        let grains = (0..64_u64).step_by(index(grain / piece));
+        grains.filter(|at| touched >> at & of_grain != 0).count() as u64
+    };
+    table.chunks(clusters * step).map(of_unit).sum::<u64>() * grain
+}
+
+/// The first word, or 0.
+fn number(bytes: &[u8]) -> u64 {
+    bytes
+        .first_chunk()
+        .map_or(0, |word| u64::from_be_bytes(*word))
 }
 
 /// Reads past the page cache, in which an earlier reading would be found: QEMU may bypass it. Less at the end of

@@ -98,6 +98,9 @@ use super::guard;
 use crate::model::{Bytes, Engine, ExtentCount, RunForecast, RunOutcome, RunReport, Stalls};
 use content::Content;
 use session::Session;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::time::Duration;
 use target::{Place, count};
@@ -128,12 +131,18 @@ pub(super) fn run(
     let mut asked = ask::ask(&virsh, target, former, &place, limits.keep_free, host)?;
     let disk = refusal::check(&asked.facts)?.clone();
     let content = Content::of(&target.file, disk.format())?;
-    asked.facts.needs = asked.facts.needs.saturating_add(Bytes(content.growth()?));
+    // First without the tables, which take long to read.
+    asked.facts.needs = asked.facts.needs.saturating_add(content.metadata());
+    refusal::check(&asked.facts)?;
+    let copied = content.copied(&mut || controls.stop())?;
+    // After the tables: what a guest allocates meanwhile is in both numbers, or in this one.
+    let takes = taken(&target.file)?;
+    refusal::check_growth(takes, copied)?;
+    asked.facts.needs = takes.max(copied).saturating_add(content.metadata());
     refusal::check(&asked.facts)?;
     report.from = Some(extents);
-    let copies = asked.facts.needs;
     if limits.dry_run {
-        let stall = Duration::ZERO;
+        let (copies, stall) = (asked.facts.needs, Duration::ZERO);
         let forecast = RunForecast::Copy { copies, stall };
         return Ok(RunOutcome::WouldRun { forecast });
     }
@@ -151,7 +160,8 @@ pub(super) fn run(
     report.held = controls.held();
     ended?;
     worked?;
-    (report.read, report.written) = (copies, copies);
+    report.read = taken(&target.file)?;
+    report.written = taken(&copy)?;
     let to = match count(&copy, target) {
         Ok(to) => to,
         Err(error) => return Ok(failed("its extents cannot be counted", &error)),
@@ -161,6 +171,11 @@ pub(super) fn run(
         true => Ok(RunOutcome::Improved),
         false => Ok(RunOutcome::Unchanged { message: None }),
     }
+}
+
+/// What a file takes up.
+fn taken(file: &File) -> io::Result<Bytes> {
+    Ok(Bytes(file.metadata()?.blocks().saturating_mul(512)))
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use rustix::fs::{AtFlags, linkat, renameat, unlinkat};
 use serde::{Deserialize, Serialize};
@@ -247,6 +248,8 @@ pub(super) struct Noted {
     pub(super) note: Note,
     pub(super) file: PathBuf,
     lock: File,
+    /// When the guest went on.
+    pub(super) resumed: Option<Instant>,
 }
 
 impl Noted {
@@ -254,7 +257,12 @@ impl Noted {
     pub(super) fn write(note: Note, directory: &Path) -> io::Result<Noted> {
         let file = file_of(directory, &note.new);
         let lock = notes::write(&file, &note)?;
-        Ok(Noted { note, file, lock })
+        Ok(Noted {
+            note,
+            file,
+            lock,
+            resumed: None,
+        })
     }
 
     /// Reads one that was left; `None` if its run is alive.
@@ -266,6 +274,7 @@ impl Noted {
             note: serde_json::from_reader(&lock)?,
             file: file.to_owned(),
             lock,
+            resumed: None,
         }))
     }
 

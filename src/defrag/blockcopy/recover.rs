@@ -313,6 +313,7 @@ fn take(
 
 /// Notes that the guest goes on: later it may stand still for another reason.
 pub(super) fn resumed(noted: &mut Noted) -> io::Result<()> {
+    noted.resumed = Some(Instant::now());
     noted.change(|note| {
         note.step = Step::Switching { suspends: false };
         note.mark = None;

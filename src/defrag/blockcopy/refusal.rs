@@ -296,6 +296,18 @@ fn same_when_started(facts: &Facts, live: &Disk) -> Result<(), Refusal> {
     disk.map_or(Ok(()), |disk| plain(disk, Stated::Defined))
 }
 
+/// Refuses a copy that takes far more than the image `takes` now: a disk that is thin is not to become thick.
+/// `copied` is what QEMU writes as data.
+pub(super) fn check_growth(takes: Bytes, copied: Bytes) -> Result<(), Refusal> {
+    refuse_if(copied.0 > takes.0.saturating_add(takes.0 / 8), || {
+        format!(
+            "it takes up {takes}, and its copy would take {copied}: QEMU copies holes in its clusters \
+             (preallocation=metadata, `fallocate --dig-holes`) as zeros and compressed clusters \
+             uncompressed; shut the VM down in a window, for xfs_fsr or `qemu-img convert`"
+        )
+    })
+}
+
 /// Checks the file, and the place of its copy.
 fn file(facts: &Facts) -> Result<(), Refusal> {
     let image = shown(&facts.image);

@@ -36,8 +36,9 @@ const BUFFER: Bytes = Bytes(1 << 20);
 /// How many pieces of both files are compared, and their size in bytes.
 const PIECES: u64 = 256;
 const PIECE: usize = 64 << 10;
-/// How many of them are compared again while the guest stands still: each may cost several seeks.
-const MOST_DIFFERENT: usize = 32;
+/// How long those that differ may be compared again while the guest stands still: each may cost several seeks, and
+/// in a qcow2 of small clusters hundreds.
+pub(super) const COMPARE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A copy in progress.
 pub(super) struct Session<'c, 't, 'r> {
@@ -246,6 +247,8 @@ impl<'c, 't, 'r> Session<'c, 't, 'r> {
         let Some(job) = job else {
             return Err(self.lost());
         };
+        // Grows with what the guest writes.
+        self.progress.total = job.end.max(1);
         if job.cur != self.done {
             self.done = job.cur;
             self.machine.step(monotonic(), Input::Moved);
@@ -351,22 +354,25 @@ impl<'c, 't, 'r> Session<'c, 't, 'r> {
         Ok([of(&self.controls.target.file)?, of(&self.file)?])
     }
 
-    /// Compares pieces all over the disk. Returns the offsets of those that differ, which may be written to at
-    /// this moment: at most as many as can be compared again while the guest stands still. What is
-    /// compressed in the image is not compared.
-    pub(super) fn differences(&self, pieces: impl Iterator<Item = u64>) -> io::Result<Vec<u64>> {
-        let [image, copy] = self.contents()?;
-        let mut different = Vec::new();
-        for at in pieces {
+    /// Compares pieces all over the disk, as [`differing`] does. What is compressed in the image is not compared.
+    pub(super) fn differences(
+        &mut self,
+        pieces: impl IntoIterator<Item = u64>,
+        deadline: Option<Instant>,
+    ) -> Result<Vec<u64>, RunOutcome> {
+        let compared =
+            |error: io::Error| cannot("the image and its copy cannot be compared")(error);
+        let image = &self.controls.target.file;
+        let image = Content::of(image, &self.format).map_err(compared)?;
+        let copy = Content::of(&self.file, &self.format).map_err(compared)?;
+        let differs = |at| {
             let found = image.read(at, PIECE)?.zip(copy.read(at, PIECE)?);
-            if found.is_some_and(|(image, copy)| image != copy) {
-                different.push(at);
-            }
-            if different.len() == MOST_DIFFERENT {
-                break;
-            }
-        }
-        Ok(different)
+            Ok(found.is_some_and(|(image, copy)| image != copy))
+        };
+        let mut stop = || self.controls.stop();
+        differing(pieces, deadline, &mut stop, |at| {
+            differs(at).map_err(compared)
+        })
     }
 
     /// Offsets of the pieces to be compared.
@@ -384,5 +390,62 @@ impl<'c, 't, 'r> Session<'c, 't, 'r> {
 pub(super) fn failed(error: &VirshError) -> RunOutcome {
     RunOutcome::Failed {
         reason: error.to_string(),
+    }
+}
+
+/// The offsets of the pieces that differ, which may be written to at this moment. Fails after `deadline`.
+fn differing(
+    pieces: impl IntoIterator<Item = u64>,
+    deadline: Option<Instant>,
+    stop: &mut dyn FnMut() -> Option<Stop>,
+    differs: impl Fn(u64) -> Result<bool, RunOutcome>,
+) -> Result<Vec<u64>, RunOutcome> {
+    let mut different = Vec::new();
+    for at in pieces {
+        if let Some(why) = stop() {
+            return Err(RunOutcome::Stopped { why });
+        }
+        if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+            return Err(RunOutcome::Failed {
+                reason:
+                    "the image and its copy cannot be compared within a second while the guest \
+                         stands still: choose a window in which the disks are less busy and the \
+                         guest writes less"
+                        .to_owned(),
+            });
+        }
+        if differs(at)? {
+            different.push(at);
+        }
+    }
+    Ok(different)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_pieces_are_compared_in_time() {
+        let compared = std::cell::Cell::new(0);
+        let compare = |deadline, why| {
+            compared.set(0);
+            let differs = |at| {
+                compared.set(compared.get() + 1);
+                Ok(at % 2 == 0)
+            };
+            differing(0..PIECES, deadline, &mut || why, differs)
+        };
+        let ahead = Instant::now() + UNREACHABLE_TIMEOUT;
+        for deadline in [None, Some(ahead)] {
+            let different = compare(deadline, None).unwrap();
+            assert!(different.into_iter().eq((0..PIECES).step_by(2)));
+            assert_eq!(compared.get(), PIECES);
+        }
+        let failed = compare(Some(Instant::now()), None).unwrap_err();
+        assert!(format!("{failed:?}").contains("less busy"));
+        let why = Stop::Shutdown;
+        assert_eq!(compare(None, Some(why)), Err(RunOutcome::Stopped { why }));
+        assert_eq!(compared.get(), 0);
     }
 }

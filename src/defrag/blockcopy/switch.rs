@@ -10,7 +10,7 @@ use super::mark::Mark;
 use super::names;
 use super::open_files;
 use super::recover::{self, Ended};
-use super::session::{Session, failed};
+use super::session::{COMPARE_TIMEOUT, Session, failed};
 use super::virsh::Virsh;
 use super::watchdog::Watchdog;
 use crate::defrag::engine::{Event, cannot};
@@ -22,8 +22,7 @@ pub(super) fn switch(
     stalls: &mut Stalls,
 ) -> Result<(), RunOutcome> {
     session.check()?;
-    let compared = cannot("the image and its copy cannot be compared");
-    let different = session.differences(session.pieces()).map_err(compared)?;
+    let different = session.differences(session.pieces(), None)?;
     let flushed = cannot("the copy cannot be flushed");
     session.file.sync_all().map_err(flushed)?;
     if let Some(why) = session.controls.stop() {
@@ -50,9 +49,8 @@ pub(super) fn switch(
     noted.map_err(cannot("the step cannot be noted in the state directory"))?;
     let watchdog = Watchdog::start(&session.noted.file);
     let watchdog = watchdog.map_err(cannot("the watchdog cannot be started"))?;
-    let began = Instant::now();
-    let switched = while_suspended(session, suspends, &different);
-    let mut stood_still = began.elapsed();
+    let mut suspended = None;
+    let switched = while_suspended(session, suspends, different, &mut suspended);
     // What has failed is ended here as well, while the watchdog lives.
     let mut is_over = false;
     if switched.is_err() {
@@ -60,11 +58,11 @@ pub(super) fn switch(
         let patience = recover::PATIENCE;
         let ended = recover::end(&session.virsh, &mut session.noted, patience, &mut report);
         is_over = matches!(ended, Ok(Ended::Done | Ended::Kept));
-        // At least: if it is not over, the watchdog ends it later.
-        stood_still = began.elapsed();
     }
-    if suspends {
-        stalls.add(stood_still);
+    if let Some(since) = suspended {
+        // At least until now if it has not been resumed: then the watchdog does it later.
+        let until = session.noted.resumed.unwrap_or_else(Instant::now);
+        stalls.add(until.saturating_duration_since(since));
     }
     if is_over || !session.noted.note.suspends() {
         watchdog.end();
@@ -93,7 +91,8 @@ fn is_running(session: &Session<'_, '_, '_>) -> Result<bool, RunOutcome> {
 fn while_suspended(
     session: &mut Session<'_, '_, '_>,
     suspends: bool,
-    different: &[u64],
+    different: Vec<u64>,
+    suspended: &mut Option<Instant>,
 ) -> Result<(), RunOutcome> {
     let note = &session.noted.note;
     let (domain, disk) = (note.domain.clone(), note.disk.clone());
@@ -105,13 +104,11 @@ fn while_suspended(
     if suspends {
         run(&session.virsh, "suspend", &[&"--domain", &domain])?;
     }
+    let began = Instant::now();
+    *suspended = suspends.then_some(began);
     // Nothing writes to either of them now.
-    let compared = cannot("the image and its copy cannot be compared");
-    if !session
-        .differences(different.iter().copied())
-        .map_err(compared)?
-        .is_empty()
-    {
+    let deadline = Some(began + COMPARE_TIMEOUT);
+    if !session.differences(different, deadline)?.is_empty() {
         return Err(RunOutcome::Failed {
             reason: "the copy differs from the image, which stays in use: tell the makers of QEMU"
                 .to_owned(),

@@ -301,3 +301,12 @@ fn the_reasons_lie_with_the_engine() {
         assert!(code.lies_with_engine(), "{code:?}");
     }
 }
+
+#[test]
+fn a_copy_takes_an_eighth_more_at_most() {
+    assert_eq!(check_growth(Bytes(800), Bytes(900)), Ok(()));
+    assert_eq!(check_growth(Bytes(800), Bytes(0)), Ok(()));
+    let why = check_growth(Bytes(800), Bytes(901)).unwrap_err();
+    assert_eq!(why.code, ReasonCode::Hypervisor);
+    assert!(why.to_string().contains("shut the VM down"), "{why}");
+}
