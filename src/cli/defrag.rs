@@ -45,7 +45,7 @@ pub(super) fn run(arguments: &DefragArguments, config: Option<&Path>) -> anyhow:
     if !arguments.force_window {
         signals.until = window_end(&settings);
     }
-    let _lock = take_lock(arguments, &settings)?;
+    let lock = take_lock(arguments, &settings)?;
     let mut results = Vec::new();
     for image in &arguments.images {
         let path = std::path::absolute(image)
@@ -62,7 +62,7 @@ pub(super) fn run(arguments: &DefragArguments, config: Option<&Path>) -> anyhow:
             output::print(&format!("{}: {words}\n", shown(&path)))?;
         }
         results.push((path, report));
-        signals.stop_if_suspended();
+        signals.stop_if_suspended(lock.is_some());
         if signals.ended() {
             break;
         }
@@ -97,12 +97,11 @@ fn take_lock(arguments: &DefragArguments, settings: &Settings) -> anyhow::Result
         return Ok(None);
     }
     let hints = StateDir::of(&settings.history).hints();
-    // Of a killed run too, whose lock is released then.
     recover_all(&hints, |text| output::eprint_error(&text));
-    fleet_lock::release_left(&hints);
     if arguments.force_lock {
         return Ok(None);
     }
+    fleet_lock::release_left(&hints);
     let held = HeldLock::take(&settings.maintenance.lock, &hints)?;
     if let Some(held) = held.as_ref().filter(|_| !arguments.json) {
         let FleetLock { group, id, .. } = &held.lock;
@@ -212,7 +211,7 @@ pub(super) struct Signals {
 
 impl Signals {
     /// The first SIGINT, SIGTERM or SIGHUP ends the run; the second ends this process immediately,
-    /// and the kernel then ends xfs_fsr. Ctrl-Z ends the run before it stops the process: a stopped
+    /// and the kernel then ends xfs_fsr. Ctrl-Z ends the run before it stops or ends the process: a stopped
     /// process would block every process waiting at the gate. SIGTTOU is ignored for the same
     /// reason: writing to the terminal must not stop a background process (`stty tostop`).
     pub(super) fn handle() -> anyhow::Result<Signals> {
@@ -246,17 +245,16 @@ impl Signals {
         }
     }
 
-    /// Stops the process if that was requested; the next image follows after SIGCONT. Without a
-    /// terminal nobody would continue it and the daemon would wait, so it ends instead.
-    fn stop_if_suspended(&self) {
+    /// Stops the process if that was requested; the next image follows after SIGCONT. It ends instead
+    /// if it holds a lock that other hosts wait for, or has no terminal, where nobody would continue it
+    /// and the daemon would wait.
+    fn stop_if_suspended(&self, holds_lock: bool) {
         if !self.suspended.swap(false, Ordering::Relaxed) {
             return;
         }
         // ENXIO without a controlling terminal (tty(4)).
-        let stopped = std::fs::File::open("/dev/tty").map(drop);
-        let stopped =
-            stopped.and_then(|()| signal_hook::low_level::emulate_default_handler(SIGTSTP));
-        if stopped.is_err() {
+        let may_stop = !holds_lock && std::fs::File::open("/dev/tty").is_ok();
+        if !may_stop || signal_hook::low_level::emulate_default_handler(SIGTSTP).is_err() {
             self.ended.store(true, Ordering::Relaxed);
         }
     }

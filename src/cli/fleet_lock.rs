@@ -2,22 +2,25 @@
 //!
 //! Each process has a lock of its own beside the daemon's, so that none releases that of another. A
 //! [note](notes) is written before the lock is requested, and removed after its release. The lock of
-//! a process that was killed is released by the next `fragwatch defrag` or start of the daemon.
+//! a process that was killed, or whose copy has not ended, is released by the next `fragwatch defrag`,
+//! or by the daemon: at its start, and each hour.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process;
 use std::time::Duration;
 
-use anyhow::{Context as _, anyhow};
+use anyhow::{Context as _, anyhow, bail};
 
 use super::command::block_on;
 use super::output;
 use crate::config::settings::{FleetLock as Settings, Hold};
+use crate::defrag::blockcopy::copying;
 use crate::defrag::notes;
 use crate::fleet::lock::{FleetLock, host_id};
 use crate::fleet::{Denied, hold};
 use crate::model::path::shown;
+use crate::sys::proc::ProcessId;
 
 const SUFFIX: &str = "fleet-lock";
 /// airlock answers with an error if another host changes the group at the same time.
@@ -36,36 +39,39 @@ impl HeldLock {
     /// Requests the lock, with a note in `directory`. `None` if none is configured.
     ///
     /// # Errors
-    /// If it is not granted. Released if it may have been granted all the same.
+    /// If it is not granted. If there was no answer, it may be granted later: its note stays, so that it
+    /// is released later.
     pub(super) fn take(settings: &Settings, directory: &Path) -> anyhow::Result<Option<HeldLock>> {
         if settings.url.is_empty() {
             return Ok(None);
         }
         let machine_id = fs::read_to_string(MACHINE_ID).context(MACHINE_ID)?;
         let host = host_id(&machine_id).with_context(|| format!("{MACHINE_ID} has no id"))?;
+        let this = ProcessId::of(process::id()).context("the start of this process is unknown")?;
+        let ProcessId { pid, start } = this;
         let lock = FleetLock {
             url: settings.url.clone(),
             group: settings.group.clone(),
-            id: format!("{host}-{}", process::id()),
+            id: format!("{host}-{pid}-{start}"),
         };
         let note = directory.join(format!("{}.{SUFFIX}", lock.id));
         let locked = notes::write(&note, &lock).with_context(|| shown(&note))?;
         let taken = block_on(async { Ok(lock.take().await) })?;
-        let held = match taken {
-            Err(Denied::Refused(_) | Denied::Unsent(_)) => {
-                fs::remove_file(&note).with_context(|| shown(&note))?;
-                None
-            }
-            _ => Some(HeldLock {
+        let Err(why) = taken else {
+            return Ok(Some(HeldLock {
                 lock,
                 note,
                 _locked: locked,
-            }),
+            }));
         };
-        taken.map_err(|why| {
-            anyhow!("maintenance.lock: {why}; --force-lock defragments without the lock")
-        })?;
-        Ok(held)
+        match why {
+            Denied::Refused(_) | Denied::Unsent(_) => {
+                fs::remove_file(&note).with_context(|| shown(&note))?;
+            }
+            Denied::Unclear(_) => release(&lock, &note).with_context(|| why.to_string())?,
+            Denied::Failed(_) => {}
+        }
+        bail!("maintenance.lock: {why}; --force-lock defragments without the lock")
     }
 }
 
@@ -77,8 +83,19 @@ impl Drop for HeldLock {
     }
 }
 
-/// Releases a lock, then removes its note. The note stays if the server does not answer.
+/// Releases a lock, then removes its note. The note stays if the server does not answer, or while QEMU
+/// copies for a run that is over.
 fn release(lock: &FleetLock, note: &Path) -> anyhow::Result<()> {
+    if let Some(copy) = note
+        .parent()
+        .and_then(|directory| copying(directory).next())
+    {
+        let copy = shown(&copy);
+        bail!(
+            "maintenance.lock is kept until the copy noted in {copy} has ended: the daemon, or the next \
+             `fragwatch defrag`, ends it and releases the lock"
+        );
+    }
     let released = block_on(async {
         for _ in 1..ATTEMPTS {
             match lock.release().await {
@@ -98,8 +115,8 @@ fn release(lock: &FleetLock, note: &Path) -> anyhow::Result<()> {
     removed.with_context(|| {
         let note = shown(note);
         format!(
-            "maintenance.lock is not released; the next `fragwatch defrag` or start of the daemon \
-             tries again; if that server is gone, remove {note}"
+            "maintenance.lock is not released; the next `fragwatch defrag`, the next start of the \
+             daemon, or the daemon within an hour, tries again; if that server is gone, remove {note}"
         )
     })
 }
@@ -111,7 +128,10 @@ pub(super) fn release_left(directory: &Path) {
             let Some(locked) = notes::left(&note)? else {
                 return Ok(None);
             };
-            let lock = serde_json::from_reader(&locked)?;
+            let lock = serde_json::from_reader(&locked).context(
+                "not the note of a lock; send its name without `.fleet-lock` to /v1/steady-state as the id \
+                 (fragwatch-fleet(7)), then remove it",
+            )?;
             Ok(Some((locked, lock)))
         };
         let released = match read().with_context(|| shown(&note)) {

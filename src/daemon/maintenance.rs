@@ -250,7 +250,8 @@ impl Maintenance {
             };
             if Instant::now() >= deadline {
                 if cancelled.is_some() || !has_hooks {
-                    // The kernel kills them with this process; an image is then unchanged.
+                    // The kernel kills them with this process, and the next start ends what QEMU copies;
+                    // an image is then unchanged.
                     return warn!(
                         "{} runs did not end in time and are killed",
                         self.active.len()

@@ -6,6 +6,7 @@ mod image;
 mod spaces;
 
 use std::collections::{BTreeMap, BTreeSet, btree_map};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -26,6 +27,11 @@ use crate::model::{
 use crate::probe::protocol::Fault;
 use crate::serve::snapshot::Snapshot;
 use crate::serve::view::{FilesystemView, HostView, ImageView, Inventory};
+
+/// Limits for what is kept about images that are gone, where they come and go all the time: up to
+/// 1.5 KiB for the past of each, 16 bytes to know that it is not new. Beyond them all is forgotten.
+const MOST_PAST: usize = 4096;
+const MOST_KNOWN: usize = 1 << 20;
 
 /// The registry, shared by sampler, mapper and maintenance. Never locked across a wait.
 #[derive(Debug, Clone, Default)]
@@ -50,8 +56,11 @@ impl Inventory for SharedRegistry {
 pub(super) struct Registry {
     /// Boxed: half of the places in the nodes of the tree are empty.
     pub(super) images: BTreeMap<ImageId, Box<KnownImage>>,
-    /// Past of images that no sweep has found yet, from the history.
-    restored: BTreeMap<ImageKey, (Recent, Judge)>,
+    /// Counts and severity of images that are not in `images`, from the history or from before they
+    /// vanished.
+    past: BTreeMap<ImageKey, (Recent, Judge)>,
+    /// Hashes of the keys of all images in the history and of those that were found, which are not new.
+    known: BTreeSet<u64>,
     judge: HostJudge,
     host: HostView,
     pub(super) filesystems: BTreeMap<DeviceNumber, Filesystem>,
@@ -108,8 +117,11 @@ impl Registry {
     /// Restores the last counts and the severity of an image not yet found by a sweep. Otherwise a
     /// bad image would be reported again, and its growth be unknown for 1/24 of the growth window.
     pub(super) fn restore(&mut self, key: ImageKey, recent: Recent, severity: Severity) {
+        self.known.insert(hash(&key));
         let past = (recent, Judge::remembering(severity));
-        self.restored.insert(key, past);
+        if past != Default::default() {
+            self.past.insert(key, past);
+        }
     }
 
     /// Stores and judges a counted image. If its identity could not be read, the former count
@@ -152,11 +164,10 @@ impl Registry {
                 image
             }
             btree_map::Entry::Vacant(unknown) => {
-                let past = self.restored.remove(&key);
-                if past.is_none() {
+                let past = self.past.remove(&key).unwrap_or_default();
+                if self.known.insert(hash(&key)) {
                     changes.push(Change::Appeared(sample.path.clone(), sample.extents));
                 }
-                let past = past.unwrap_or_default();
                 unknown.insert(Box::new(KnownImage::new(device, sample, past)))
             }
         };
@@ -202,9 +213,18 @@ impl Registry {
                 || self.unidentified.contains(&image.sample.id);
             if !stays {
                 changes.push(Change::Vanished(image.sample.path.clone()));
+                if let Ok(key) = &image.sample.key {
+                    self.past.insert(key.clone(), image.take_past());
+                }
             }
             stays
         });
+        if self.past.len() > MOST_PAST {
+            self.past.clear();
+        }
+        if self.known.len() > MOST_KNOWN {
+            self.known.clear();
+        }
         let met = &self.met_filesystems;
         self.filesystems
             .retain(|device, _| met.contains(device) || unanswering.contains(device));
@@ -287,6 +307,12 @@ impl Registry {
             .map(|image| extent_map_memory(image.sample.extents))
             .sum()
     }
+}
+
+fn hash(key: &ImageKey) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    key.hash(&mut hasher);
+    hasher.finish()
 }
 
 #[cfg(test)]

@@ -569,8 +569,7 @@ mod tests {
             proc: root.path().to_owned(),
             sys: root.path().to_owned(),
             hints: root.path().to_owned(),
-            database: PathBuf::new(),
-            kernel: KernelCheck::Judge,
+            ..HostInterfaces::to_look_at()
         };
         let mut gauge = Gauge::new("0:40".parse().unwrap());
         assert_eq!(check_pressure(&mut gauge, 1, &host, false), Ok(()));

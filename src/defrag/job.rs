@@ -16,6 +16,7 @@ use super::{HostInterfaces, blockcopy, fsr, guard, hint, online};
 use crate::config::settings::Defrag;
 use crate::model::path::wire;
 use crate::model::{Engine, RunForecast, RunOutcome, RunReport, Stop};
+use crate::sys::proc::ProcessId;
 
 /// The hidden subcommand that runs a job.
 pub const COMMAND: &str = "defrag-job";
@@ -41,6 +42,8 @@ pub struct DefragJob {
     /// The history.
     #[serde(with = "wire")]
     pub database: PathBuf,
+    /// The process that has made the job; see [`HostInterfaces::holder`].
+    holder: Option<ProcessId>,
 }
 
 /// An engine that was passed over.
@@ -107,6 +110,7 @@ impl DefragJob {
             limits,
             hints,
             database,
+            holder: ProcessId::of(std::process::id()),
         }
     }
 
@@ -133,6 +137,7 @@ impl DefragJob {
     ) -> JobReport {
         let host = HostInterfaces {
             database: self.database.clone(),
+            holder: self.holder,
             ..HostInterfaces::new(self.hints.clone())
         };
         let mut passed_over = Vec::new();

@@ -49,6 +49,7 @@ pub mod run;
 pub mod segments;
 pub mod usable;
 
+use crate::sys::proc::ProcessId;
 use std::path::PathBuf;
 
 /// The interfaces of the host.
@@ -64,6 +65,9 @@ pub struct HostInterfaces {
     pub database: PathBuf,
     /// Whether the kernel is checked.
     pub kernel: KernelCheck,
+    /// The process that holds the lock of `maintenance.lock`, if one is needed: the daemon or `fragwatch
+    /// defrag`. `None` if it has ended.
+    pub holder: Option<ProcessId>,
 }
 
 /// Whether an engine requires a kernel that is proven good; see [`kernels`].
@@ -85,6 +89,7 @@ impl HostInterfaces {
             hints,
             database: PathBuf::new(),
             kernel: KernelCheck::default(),
+            holder: ProcessId::of(std::process::id()),
         }
     }
 

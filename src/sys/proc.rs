@@ -106,6 +106,30 @@ pub fn start_time(proc: &Path, pid: u32) -> Option<u64> {
     stat_field::<22>(proc, pid)
 }
 
+/// A process, identified by its PID and its start time in clock ticks after boot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessId {
+    /// Its PID.
+    pub pid: u32,
+    /// Its start time.
+    pub start: u64,
+}
+
+impl ProcessId {
+    /// The process with this PID; `None` if it has ended, also if its parent has not waited for it.
+    pub fn of(pid: u32) -> Option<ProcessId> {
+        let text = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
+        let stat = Stat::parse(&text).filter(|stat| stat.state() != Some(b'Z'))?;
+        let start = stat.field::<22>()?;
+        Some(ProcessId { pid, start })
+    }
+
+    /// Whether it still runs. After a reboot another process may have the same PID and start time.
+    pub fn runs(self) -> bool {
+        ProcessId::of(self.pid) == Some(self)
+    }
+}
+
 /// The required fields of /proc/PID/task/TID/stat (proc_pid_stat(5)).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TaskStat<'a> {

@@ -8,13 +8,15 @@ use std::time::Duration;
 use rustix::process::Signal;
 
 use super::libvirt::{Libvirt, until};
+use super::support::child::Child;
 use super::support::fleetlock::FleetLockServer;
 use super::support::skip::Here;
 use super::support::{self, Bed, MIB, RunningDaemon, free_address, guest};
-use super::{inode, names, noted, state};
+use super::{config, defrag, inode, names, noted, recover, state};
 
 const VM: &str = "idle";
 const GROUP: &str = "default";
+const SLOW: &str = "bandwidth = \"16MiB/s\"";
 /// More than the daemon waits for a copy to be aborted.
 const END: Duration = Duration::from_secs(40);
 const WINDOW: &str = r#"days = ["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"], start = "00:00", duration = "24h""#;
@@ -107,9 +109,38 @@ fn the_lock_is_kept_while_a_copy_cannot_be_aborted() {
     daemon.wait(END);
     assert!(!trial.is_free(), "{}", daemon.stderr());
     assert_eq!(trial.writes(), 2);
+    // The next start, before libvirtd is there.
+    let next = trial.daemon("");
+    until("an attempt to release it", || {
+        trial.is_free() || next.stderr().contains("kept until the copy")
+    });
+    assert!(!trial.is_free());
     trial.libvirt.start_daemon();
-    let _daemon = trial.daemon("");
     until("the release", || trial.is_free());
-    until("the end of the copy", || trial.writes() == 1);
-    until("the end of its note", || noted(&trial.bed) == 0);
+    assert_eq!(trial.writes(), 1);
+    until("the end of the notes", || noted(&trial.bed) == 0);
+}
+
+#[test]
+fn a_run_by_hand_keeps_the_lock_while_its_copy_cannot_be_aborted() {
+    let mut trial = support::require!(Trial::new());
+    let mut command = defrag(&trial.libvirt, &trial.bed, &trial.image, SLOW);
+    let config = config(&trial.bed, SLOW);
+    let text = fs::read_to_string(&config).unwrap();
+    let lock = format!(
+        "[maintenance]\nlock = {{ url = {:?} }}\n",
+        trial.server.url()
+    );
+    fs::write(&config, lock + &text).unwrap();
+    let mut run = Child::spawn(&mut command).unwrap();
+    until("the copy", || trial.writes() == 2);
+    assert_eq!(trial.server.holders(GROUP).len(), 1);
+    trial.libvirt.kill_daemon();
+    run.signal(Signal::TERM);
+    run.end();
+    assert_eq!((trial.is_free(), trial.writes()), (false, 2));
+    trial.libvirt.start_daemon();
+    recover(&trial.libvirt, &trial.bed);
+    assert!(trial.is_free());
+    assert_eq!((trial.writes(), noted(&trial.bed)), (1, 0));
 }

@@ -1,10 +1,9 @@
 //! A disk that becomes slow: the engine does less at once.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use fragwatch::internals::config::settings::Defrag;
-use fragwatch::internals::defrag::{self, Event, HostInterfaces, KernelCheck, Request};
+use fragwatch::internals::defrag::{self, Event, HostInterfaces, Request};
 use fragwatch::internals::model::{BytesPerSecond, Engine, RunOutcome};
 
 use super::support::guest::BLOCK;
@@ -61,13 +60,7 @@ fn a_disk_ten_times_slower_in_mid_run_gets_less_at_once() {
     let path = stall.path().join("vm.img");
     guest::random_direct_writes(&path, IMAGE, IMAGE / BLOCK);
     let sum = tools::checksum(&path);
-    let host = HostInterfaces {
-        proc: PathBuf::from("/proc"),
-        sys: PathBuf::from("/sys"),
-        hints: state(stall.bed()),
-        database: PathBuf::new(),
-        kernel: KernelCheck::default(),
-    };
+    let host = HostInterfaces::new(state(stall.bed()));
     let limits = limits();
     stall.slow_down(PAGE);
     let (mut sizes, mut is_slow) = (Sizes::default(), false);

@@ -14,8 +14,10 @@ use rustix::process::{Pid, Signal, kill_process};
 use tracing::warn;
 
 use super::control::Control;
+use crate::defrag::blockcopy::copying;
 use crate::defrag::hint::RESTORE_COMMAND;
 use crate::defrag::job::{self, DefragJob, JobMessage, JobReport};
+use crate::defrag::notes;
 use crate::model::{RunOutcome, RunReport};
 use crate::sys::child::kill_with_parent;
 
@@ -117,30 +119,39 @@ fn wait(child: &mut Child, control: &Control) -> io::Result<Option<ExitStatus>> 
 
 /// How often what is still noted is tried again.
 const RESTORE_INTERVAL: Duration = Duration::from_secs(3600);
+/// The same while QEMU copies for a run that is over: until it has ended, the lock of a fleet is held.
+const COPY_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Restores, in a child process, the extent-size hints of killed runs noted in `hints`, and ends what
 /// they have begun; again each hour, while something is noted. Does not wait for it, because it opens
 /// the images.
 pub(super) fn restore_hints(hints: PathBuf) -> io::Result<()> {
-    let restore = |hints: &Path| {
+    let mut logged = Vec::new();
+    let mut restore = move |hints: &Path| {
         let arguments = [RESTORE_COMMAND.as_ref(), hints.as_os_str()];
         let output = spawn(arguments, Stdio::piped()).and_then(Child::wait_with_output);
         match output {
+            Ok(output) if output.stderr == logged => {}
             Ok(output) => {
                 for line in String::from_utf8_lossy(&output.stderr).lines() {
                     warn!("{line}");
                 }
+                logged = output.stderr;
             }
             Err(error) => warn!("extent-size hints of killed runs are not restored: {error}"),
         }
     };
-    let is_empty = |hints: &Path| fs::read_dir(hints).is_ok_and(|mut notes| notes.next().is_none());
+    let is_left = |note: &Path| notes::left(note).is_ok_and(|lock| lock.is_some());
+    let has_notes = |hints: &Path| fs::read_dir(hints).is_ok_and(|mut it| it.next().is_some());
     let work = move || {
         loop {
             restore(&hints);
-            thread::sleep(RESTORE_INTERVAL);
-            while !hints.exists() || is_empty(&hints) {
-                thread::sleep(RESTORE_INTERVAL);
+            let restored = Instant::now();
+            thread::sleep(COPY_INTERVAL);
+            while !copying(&hints).any(|note| is_left(&note))
+                && (restored.elapsed() < RESTORE_INTERVAL || !has_notes(&hints))
+            {
+                thread::sleep(COPY_INTERVAL);
             }
         }
     };

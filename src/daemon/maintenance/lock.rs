@@ -2,7 +2,7 @@
 //!
 //! A record in the state directory is written before a request for the lock, and removed after its
 //! release, or when the server has certainly not granted it. However a run or the daemon ends, the
-//! next start releases the lock.
+//! next start releases the lock, but not before the copies of killed runs have ended.
 //!
 //! ```text
 //!         a run is due           granted            no run works
@@ -27,6 +27,7 @@ use super::request::{self, Request};
 use crate::config::settings::FleetLock as Settings;
 use crate::daemon::blocking::within;
 use crate::daemon::history::READ_TIMEOUT;
+use crate::defrag::blockcopy::copying;
 use crate::durable;
 use crate::fleet::Denied;
 use crate::fleet::lock::{FleetLock, host_id};
@@ -54,6 +55,8 @@ enum State {
 
 pub(super) struct Lock {
     file: PathBuf,
+    /// The directory of the notes of copies.
+    hints: PathBuf,
     id: Option<String>,
     state: State,
     /// The settings by which it is taken or held.
@@ -68,6 +71,7 @@ impl Lock {
     pub(super) fn new(state: &StateDir, machine_id: &str) -> Lock {
         Lock {
             file: state.path().join(FILE),
+            hints: state.hints(),
             id: host_id(machine_id),
             state: State::ToRelease(Instant::now()),
             of: Settings::default(),
@@ -107,7 +111,8 @@ impl Lock {
             _ => false,
         };
         if is_due {
-            self.state = State::Releasing(tokio::spawn(release(self.file.clone())));
+            let released = release(self.file.clone(), self.hints.clone());
+            self.state = State::Releasing(tokio::spawn(released));
         }
     }
 
@@ -181,8 +186,8 @@ async fn take(file: PathBuf, settings: Settings, id: Option<String>) -> Result<(
     taken
 }
 
-/// Gives back what is written down, then removes that.
-async fn release(file: PathBuf) -> Result<(), Denied> {
+/// Gives back what is written down, then removes that. Refused while QEMU copies for a run that is over.
+async fn release(file: PathBuf, hints: PathBuf) -> Result<(), Denied> {
     let read = |file: &Path| match fs::read(file) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         read => Ok(Some(serde_json::from_slice::<FleetLock>(&read?)?)),
@@ -190,6 +195,10 @@ async fn release(file: PathBuf) -> Result<(), Denied> {
     let Some(lock) = on_disk(file.clone(), read).await? else {
         return Ok(());
     };
+    if let Some(copy) = on_disk(hints, |hints| Ok(copying(hints).next())).await? {
+        let why = format!("kept until the copy noted in {} has ended", shown(&copy));
+        return Err(Denied::Refused(why));
+    }
     let name = shown(&file);
     let gone = |why| Denied::Failed(format!("{why}; if that server is gone, remove {name}"));
     let rejected = lock.release().await.map_err(gone)?;

@@ -19,7 +19,7 @@ use super::phase::Phase;
 use crate::durable::replace;
 use crate::model::path::shown;
 use crate::model::{Bytes, Engine, ExtentCount, ImageRef, OutcomeKind, RunRecord, UnixTime, Vm};
-use crate::sys::proc;
+use crate::sys::proc::ProcessId;
 
 const PREFIX: &str = "running-";
 /// For root only: the command of a note is run.
@@ -42,33 +42,13 @@ pub(super) struct Note {
     pub(super) hook_after: Vec<String>,
     #[serde(default = "job")]
     pub(super) phase: Phase,
+    /// The command that runs.
     #[serde(default)]
-    pub(super) process: Option<HookProcess>,
-}
-
-/// A process, identified by its PID and its start time in clock ticks after boot.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct HookProcess {
-    pid: u32,
-    start: u64,
+    pub(super) process: Option<ProcessId>,
 }
 
 fn job() -> Phase {
     Phase::Job
-}
-
-impl HookProcess {
-    /// The process with this PID; `None` if it has ended.
-    pub(super) fn of(pid: u32) -> Option<HookProcess> {
-        let start = proc::start_time(Path::new("/proc"), pid)?;
-        Some(HookProcess { pid, start })
-    }
-
-    /// Whether it still runs. After a reboot another process may have the same PID and start time,
-    /// which delays the next command by at most the timeout of a hook.
-    pub(super) fn runs(self) -> bool {
-        HookProcess::of(self.pid) == Some(self)
-    }
 }
 
 impl Note {
@@ -164,9 +144,9 @@ mod tests {
             vm: None,
             hook_after: vec!["/bin/true".to_owned()],
             phase: Phase::HookBefore,
-            process: HookProcess::of(std::process::id()),
+            process: ProcessId::of(std::process::id()),
         };
-        assert!(note.process.is_some_and(HookProcess::runs));
+        assert!(note.process.is_some_and(ProcessId::runs));
         let file = note.write(directory.path()).unwrap();
         let read = left_behind(directory.path());
         assert_eq!(read.len(), 1);

@@ -2,7 +2,8 @@
 //! disk before it begins. The thread may hang with the file system of the image.
 //!
 //! The job's process is killed with this thread, and xfs_fsr with that process: neither outlives
-//! the daemon. The operator's commands get time to end; see [`Control`].
+//! the daemon. QEMU does: a copy that the process has not ended goes on until the next start ends it.
+//! The operator's commands get time to end; see [`Control`].
 
 use std::io;
 use std::path::PathBuf;
@@ -15,12 +16,13 @@ use tracing::{error, info, warn};
 
 use super::child;
 use super::control::Control;
-use super::note::{HookProcess, Note, NoteFile};
+use super::note::{Note, NoteFile};
 use super::phase::{Hooks, Phase, PhaseEnd};
 use crate::defrag::job::{DefragJob, JobReport};
 use crate::hook::{self, Call, HookOutcome};
 use crate::model::path::shown;
 use crate::model::{OutcomeKind, ReasonCode, RunOutcome, RunReport};
+use crate::sys::proc::ProcessId;
 
 /// Limit for an operator's command, which may shut a VM down.
 const HOOK_TIMEOUT: Duration = Duration::from_secs(600);
@@ -166,7 +168,7 @@ impl AtWork {
 
     fn wait_for_former_command(&self) {
         let deadline = Instant::now() + HOOK_TIMEOUT;
-        while self.task.note.process.is_some_and(HookProcess::runs)
+        while self.task.note.process.is_some_and(ProcessId::runs)
             && Instant::now() < deadline
             && !self.control.is_cancelled()
         {
@@ -302,7 +304,7 @@ impl AtWork {
     fn run_hook(&mut self, command: Vec<String>, call: &Call) -> HookOutcome {
         let Task { note, state, .. } = &mut self.task;
         let started = |pid| {
-            note.process = HookProcess::of(pid);
+            note.process = ProcessId::of(pid);
             if let Err(error) = note.write(state) {
                 warn!("{}: {error}", shown(state));
             }

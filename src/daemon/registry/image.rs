@@ -68,6 +68,11 @@ impl KnownImage {
         }
     }
 
+    /// What is kept of it for its return.
+    pub(super) fn take_past(&mut self) -> (Recent, Judge) {
+        (std::mem::take(&mut self.recent), self.judge)
+    }
+
     pub(in crate::daemon) fn severity(&self) -> Severity {
         self.judge.severity()
     }

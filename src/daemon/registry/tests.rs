@@ -88,6 +88,27 @@ fn images_come_rename_and_go() {
     assert_eq!(changes, [Change::Renamed(a, b.clone())]);
     assert_eq!(sweeps.sweep(&[], true), [Change::Vanished(b)]);
     assert!(!text(&sweeps.0).contains("image="));
+    // Back again, as when its file system was unmounted, and still bad: neither is reported.
+    let bad = [sample(1, "/b", 500_000)];
+    assert_eq!(severities(&sweeps.sweep(&bad, true)).len(), 1);
+    sweeps.sweep(&[], true);
+    assert_eq!(sweeps.sweep(&bad, true), []);
+}
+
+#[test]
+fn little_is_kept_of_images_that_are_gone() {
+    let mut sweeps = Sweeps::default();
+    for inode in 0..10 {
+        let old = key(&sample(inode, "/", 1));
+        sweeps.0.restore(old, Recent::default(), Severity::Ok);
+    }
+    // Only that they are not new.
+    assert!(sweeps.0.past.is_empty());
+    assert_eq!(sweeps.sweep(&[sample(9, "/9", 1)], true), []);
+    for inode in 0..=MOST_PAST as u64 {
+        sweeps.sweep(&[sample(inode, "/a", 1)], true);
+        assert!(sweeps.0.past.len() <= MOST_PAST);
+    }
 }
 
 #[test]

@@ -93,6 +93,8 @@ mod virsh;
 pub mod watchdog;
 mod xml;
 
+pub use note::copying;
+
 use super::engine::{Controls, Event, Progress, failed, lock_filesystem};
 use super::guard;
 use crate::model::{Bytes, Engine, ExtentCount, RunForecast, RunOutcome, RunReport, Stalls};

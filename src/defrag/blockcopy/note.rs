@@ -23,6 +23,7 @@ use crate::model::path::wire;
 use crate::model::{FilesystemKind, ImageKey, ReasonCode, Refusal};
 use crate::probe::{self, open};
 use crate::sys::generation;
+use crate::sys::proc::ProcessId;
 
 pub(super) const SUFFIX: &str = "blockcopy";
 const PROC: &str = "/proc";
@@ -56,6 +57,8 @@ pub(super) struct Note {
     /// The history; empty if there is none.
     #[serde(with = "wire")]
     pub(super) database: PathBuf,
+    /// The process that holds the lock of a fleet for its run.
+    pub(super) holder: Option<ProcessId>,
 }
 
 /// Where a copy takes place, held by descriptors.
@@ -81,6 +84,14 @@ pub(super) fn of_image(directory: &Path, image: &Path) -> Result<Option<Noted>, 
             Err(Refusal::new(ReasonCode::Hypervisor, text))
         }
     }
+}
+
+/// The notes of copies that QEMU may be making: as long as there is one, this process releases no lock of
+/// a fleet. Those of processes that live and hold locks of their own do not count. Reads only the notes,
+/// so it does not wait for the file systems of images.
+pub fn copying(directory: &Path) -> impl Iterator<Item = PathBuf> {
+    let may_copy = |file: &PathBuf| read(file).is_some_and(|note| note.may_copy());
+    notes::all(directory, SUFFIX).filter(may_copy)
 }
 
 /// Whether a later copy of the same image, which has not ended, decides about what this note is about.
@@ -209,6 +220,12 @@ impl Note {
         let at = if renamed.is_ok() { former } else { to };
         unlinkat(at, temporary.as_str(), none)?;
         Ok(renamed?)
+    }
+
+    /// Whether QEMU may be copying, and no other process holds a lock because of that.
+    fn may_copy(&self) -> bool {
+        let is_other = |holder: ProcessId| holder.runs() && holder.pid != std::process::id();
+        !self.holder.is_some_and(is_other) && (self.step == Step::Copying || self.suspends())
     }
 
     /// Whether the guest may stand still because of the copy.

@@ -92,6 +92,7 @@ impl<'c, 't, 'r> Session<'c, 't, 'r> {
                 step: Step::Copying,
                 mark: None,
                 database: controls.request.host.database.clone(),
+                holder: controls.request.host.holder,
             };
             Noted::write(note, &controls.request.host.hints)
         };

@@ -34,6 +34,7 @@ pub(super) fn copied(directory: &Path) -> Note {
         step: Step::Switching { suspends: true },
         mark: None,
         database: directory.join("none"),
+        holder: None,
     }
 }
 

@@ -1,7 +1,6 @@
 //! Devices of a made-up /sys.
 
 use super::*;
-use crate::defrag::KernelCheck;
 use std::os::unix::fs::symlink;
 use tempfile::TempDir;
 
@@ -47,8 +46,7 @@ impl Made {
             proc: self.0.path().join("proc"),
             sys: self.0.path().join("sys"),
             hints: self.0.path().to_owned(),
-            database: PathBuf::new(),
-            kernel: KernelCheck::Judge,
+            ..HostInterfaces::to_look_at()
         }
     }
 

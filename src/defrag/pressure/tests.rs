@@ -1,7 +1,6 @@
 //! Pressure of made-up groups and disks.
 
 use super::*;
-use crate::defrag::KernelCheck;
 
 fn write(root: &Path, name: &str, text: &str) {
     let path = root.join(name);
@@ -79,8 +78,7 @@ impl Made {
             proc: self.root.path().join("proc"),
             sys: self.root.path().join("sys"),
             hints: self.root.path().to_owned(),
-            database: PathBuf::new(),
-            kernel: KernelCheck::Judge,
+            ..HostInterfaces::to_look_at()
         };
         let now = Reading {
             at: self.began + Duration::from_secs(second),
@@ -198,8 +196,7 @@ fn a_kernel_that_does_not_say_is_no_pressure_of_zero() {
         proc: made.root.path().join("proc"),
         sys: made.root.path().join("sys"),
         hints: made.root.path().to_owned(),
-        database: PathBuf::new(),
-        kernel: KernelCheck::Judge,
+        ..HostInterfaces::to_look_at()
     };
     let asked = |asked| read_waited(&host.proc, asked);
     assert_eq!(asked(Asked::OrHost), []);

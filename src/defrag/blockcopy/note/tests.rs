@@ -54,8 +54,40 @@ fn a_note_of_the_version_before_is_read() {
     let note = copied(dir.path());
     let mut json = serde_json::to_value(&note).unwrap();
     let members = json.as_object_mut().unwrap();
-    for later in ["former", "label", "mark"] {
+    for later in ["former", "label", "mark", "holder"] {
         members.remove(later).unwrap();
     }
     assert_eq!(serde_json::from_value::<Note>(json).unwrap(), note);
+}
+
+#[test]
+fn a_copy_may_go_on_until_it_has_ended() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join("state");
+    let file = File::open(dir.path()).unwrap();
+    let mut other = holder(file);
+    let [this, another] = [std::process::id(), other.id()].map(ProcessId::of);
+    let mut noted = Noted::write(copied(dir.path()), &state).unwrap();
+    let mut goes_on = |holder, step| {
+        noted
+            .change(|note| (note.holder, note.step) = (holder, step))
+            .unwrap();
+        copying(&state).next().is_some()
+    };
+    let switching = |suspends| Step::Switching { suspends };
+    // Whether the note is locked, as it is here, does not count: whoever ends the copy locks it too.
+    for step in [Step::Copying, switching(true)] {
+        assert!(goes_on(None, step) && goes_on(this, step));
+        // Which holds a lock of its own.
+        assert!(!goes_on(another, step));
+    }
+    // Kept because the VM still names the copy.
+    assert!(!goes_on(None, switching(false)));
+    other.kill().unwrap();
+    // Also before it is waited for.
+    while another.is_some_and(ProcessId::runs) {
+        std::thread::yield_now();
+    }
+    assert!(goes_on(another, Step::Copying));
+    other.wait().unwrap();
 }
