@@ -78,7 +78,7 @@ pub fn not_a_file(kind: FileType) -> io::Error {
 }
 
 /// Opens for reading what an O_PATH descriptor refers to (proc_pid_fd(5)).
-fn reopen(handle: &OwnedFd) -> io::Result<File> {
+pub(crate) fn reopen(handle: &OwnedFd) -> io::Result<File> {
     let path = PathBuf::from(format!("/proc/self/fd/{}", handle.as_fd().as_raw_fd()));
     // O_NONBLOCK: do not wait for another process's lease on the file (fcntl(2), F_SETLEASE).
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;

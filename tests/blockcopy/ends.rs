@@ -344,6 +344,24 @@ fn a_reader_of_the_image_is_waited_for_or_a_reason() {
 }
 
 #[test]
+fn an_order_ends_the_wait_for_a_reader() {
+    let trial = support::require!(trial());
+    let child = trial.copying();
+    let reader = fs::File::open(&trial.image).unwrap();
+    until("the end of the copying", || {
+        let xml = trial.libvirt.virsh(&["dumpxml", VM]);
+        xml.contains("ready='yes'")
+    });
+    // Until it waits for the reader.
+    thread::sleep(Duration::from_secs(2));
+    child.signal(Signal::TERM);
+    let output = output(child);
+    drop(reader);
+    assert_eq!(report(&output)["outcome"], "stopped", "{output:?}");
+    trial.is_as_it_was();
+}
+
+#[test]
 fn a_full_file_system_ends_it() {
     let trial = support::require!(trial());
     let child = trial.copying();

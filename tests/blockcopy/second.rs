@@ -141,13 +141,18 @@ impl Once {
         })
     }
 
-    /// Starts the VM with a new image, and copies that. Returns its checksum.
-    fn copy(&mut self) -> String {
+    /// Starts the VM with a new image. Returns its checksum.
+    fn start(&mut self) -> String {
         let _ = fs::remove_file(&self.image);
         guest::random_direct_writes(&self.image, 16 * MIB, 1024);
         self.libvirt.power_on(VM);
         self.qemu = self.libvirt.qemu(VM);
-        let sum = tools::checksum(&self.image);
+        tools::checksum(&self.image)
+    }
+
+    /// The same, and copies it.
+    fn copy(&mut self) -> String {
+        let sum = self.start();
         copies(&self.libvirt, &self.bed, &self.image);
         is_settled(&self.libvirt, &self.bed, VM, &self.image);
         fragment(&self.image);
@@ -308,19 +313,22 @@ fn killed(what: &str, kill: impl Fn(&mut Libvirt, &Child)) -> Here<()> {
     Ok(())
 }
 
-/// The notes of copies after the first: the file, and what is noted.
-fn later_notes(bed: &Bed) -> Vec<(PathBuf, Value)> {
+/// The notes, that of the last copy first: the file, and what is noted.
+fn notes(bed: &Bed) -> Vec<(PathBuf, Value)> {
     let notes = fs::read_dir(super::state(bed).join("defrag")).unwrap();
     let read = |path: PathBuf| {
         let note: Value = serde_json::from_str(&fs::read_to_string(&path).ok()?).ok()?;
-        (note["former"] != "").then_some((path, note))
+        Some((path, note))
     };
-    notes.flatten().filter_map(|it| read(it.path())).collect()
+    let mut notes: Vec<_> = notes.flatten().filter_map(|it| read(it.path())).collect();
+    notes.sort_by_key(|(_, note)| note["former"] == "");
+    notes
 }
 
+/// Whether a copy after the first is taken into use.
 fn is_switching(bed: &Bed) -> bool {
-    let mut notes = later_notes(bed).into_iter();
-    notes.any(|(_, note)| !note["step"]["switching"].is_null())
+    let mut notes = notes(bed).into_iter();
+    notes.any(|(_, note)| note["former"] != "" && !note["step"]["switching"].is_null())
 }
 
 /// libvirtd dies between QEMU's pivot and its own note: it then takes the pivot for an abort, and names
@@ -358,24 +366,86 @@ fn misfiled() -> Here<()> {
     Ok(())
 }
 
+/// The same of the first copy, whose name is removed, by which QEMU would open it again.
+#[test]
+fn a_first_pivot_that_libvirt_has_not_noted() {
+    support::require!(misfiled_first());
+}
+
+fn misfiled_first() -> Here<()> {
+    let mut once = Once::new()?;
+    let sum = once.start();
+    let old = inode(&once.image);
+    once.pivot_unnoted(|_| ());
+    once.libvirt.start_daemon();
+    until("the end of the copy", || {
+        recover(&once.libvirt, &once.bed);
+        (names(&once.image).len(), noted(&once.bed)) == (1, 0)
+    });
+    let current = inode(&once.image);
+    assert_ne!(current, old);
+    assert_eq!(tools::checksum(&once.image), sum);
+    fragment(&once.image);
+    let run = defrag(&once.libvirt, &once.bed, &once.image, "").output();
+    let run = report(&run.unwrap());
+    assert_eq!(run["guard"], "hypervisor", "{run}");
+    assert!(run.to_string().contains("(deleted)"), "{run}");
+    assert_eq!(once.libvirt.writes(VM, once.bed.path()), [current]);
+    once.libvirt.virsh(&["destroy", VM]);
+    once.libvirt.power_on(VM);
+    copies(&once.libvirt, &once.bed, &once.image);
+    assert_eq!(tools::checksum(&once.image), sum);
+    Ok(())
+}
+
 /// Somebody resumes the guest by hand between the pivot and the link, and QEMU ends before the link.
 #[test]
 fn a_guest_that_is_resumed_by_hand() {
-    support::require!(resumed_by_hand());
+    let (once, copy) = support::require!(resumed_by_hand());
+    let (old, sum) = (inode(&once.image), tools::checksum(&copy));
+    let said = recover(&once.libvirt, &once.bed);
+    assert_ne!(inode(&once.image), old, "{said}");
+    assert_eq!(tools::checksum(&once.image), sum, "{said}");
+    assert_eq!(
+        (names(&once.image).len(), noted(&once.bed)),
+        (1, 0),
+        "{said}"
+    );
 }
 
-fn resumed_by_hand() -> Here<()> {
+/// Then the VM is started with the old file, and writes to that: each of both has what the other lacks.
+#[test]
+fn a_guest_that_is_started_again_after_it_was_resumed_by_hand() {
+    let (once, copy) = support::require!(resumed_by_hand());
+    let (old, sum) = (inode(&once.image), tools::checksum(&copy));
+    once.libvirt.power_on(VM);
+    let guest = File::options().write(true).open(&once.image).unwrap();
+    guest.write_all_at(b"written later", 8192).unwrap();
+    drop(guest);
+    let before = tools::checksum(&once.image);
+    let both_stay = || {
+        let said = recover(&once.libvirt, &once.bed);
+        assert!(said.contains("both stay"), "{said}");
+        assert_eq!((inode(&once.image), inode(&copy) == old), (old, false));
+        assert_eq!(tools::checksum(&once.image), before, "{said}");
+        assert_eq!(tools::checksum(&copy), sum, "{said}");
+    };
+    both_stay();
+    once.libvirt.virsh(&["destroy", VM]);
+    both_stay();
+}
+
+/// The path of the copy is returned, which nothing but a note leads to.
+fn resumed_by_hand() -> Here<(Once, PathBuf)> {
     let mut once = Once::new()?;
     once.copy();
-    let old = inode(&once.image);
     // What fragwatch does while the guest stands still.
     let copy = once.pivot_unnoted(|once| {
-        let (file, mut note) = later_notes(&once.bed).remove(0);
-        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+        let (file, mut note) = notes(&once.bed).remove(0);
         let seconds = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
         let seconds = Duration::from_secs(seconds.as_secs());
         note["step"] = json!({"switching": {"suspends": true}});
-        note["mark"] = json!({"seconds": seconds.as_secs(), "boot": boot});
+        note["mark"] = json!({"seconds": seconds.as_secs()});
         for path in [&once.image, Path::new(note["copy"].as_str().unwrap())] {
             let file = File::options().write(true).open(path).unwrap();
             file.set_modified(UNIX_EPOCH + seconds).unwrap();
@@ -389,20 +459,11 @@ fn resumed_by_hand() -> Here<()> {
     kill_process(qemu, Signal::KILL).unwrap();
     once.libvirt.start_daemon();
     until("its end", || once.libvirt.state(VM).starts_with("shut off"));
-    let sum = tools::checksum(&copy);
-    let said = recover(&once.libvirt, &once.bed);
-    assert_ne!(inode(&once.image), old, "{said}");
-    assert_eq!(tools::checksum(&once.image), sum, "{said}");
-    assert_eq!(
-        (names(&once.image).len(), noted(&once.bed)),
-        (1, 0),
-        "{said}"
-    );
-    Ok(())
+    Ok((once, copy))
 }
 
 impl Once {
-    /// Kills fragwatch while it copies for a second time, and libvirtd when the copy is complete; then
+    /// Kills fragwatch while it copies, and libvirtd when the copy is complete; then
     /// has QEMU change to it. `before` is done before that. Returns the path of the copy.
     fn pivot_unnoted(&mut self, before: impl FnOnce(&Once)) -> PathBuf {
         let command = &mut defrag(&self.libvirt, &self.bed, &self.image, SLOW);
@@ -423,7 +484,7 @@ impl Once {
             let written = writes(self);
             written.len() == 1 && written != [old]
         });
-        let (_, note) = later_notes(&self.bed).remove(0);
+        let (_, note) = notes(&self.bed).remove(0);
         PathBuf::from(note["copy"].as_str().unwrap())
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs;
+use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
@@ -10,7 +11,7 @@ use rustix::fs::{fstat, fstatvfs};
 
 use super::content;
 use super::domain::Domain;
-use super::open_files;
+use super::open_files::{self, Opened};
 use super::output::{self, BlockJob, Versions};
 use super::refusal::{self, Answers, Facts, FileId};
 use super::target::Place;
@@ -18,6 +19,7 @@ use super::virsh::{Virsh, VirshError};
 use crate::defrag::guard::Target;
 use crate::defrag::{HostInterfaces, holders};
 use crate::discover::format::HEADER;
+use crate::model::path::shown;
 use crate::model::{Bytes, ReasonCode, Refusal, Share};
 
 /// Where libvirt's driver for QEMU notes the process IDs of its domains, as `NAME.pid`.
@@ -71,19 +73,14 @@ pub(super) fn ask(
         device: image.dev(),
         inode: image.ino(),
     };
-    let names = [Some(target.path.as_path()), former];
-    let directories: Vec<&Path> = names
-        .iter()
-        .flatten()
-        .filter_map(|it| it.parent())
-        .collect();
-    let mut opened = open_files::opened(&host.proc, &directories);
-    opened.retain(|it| it.writes || !holders::is_ours(&host.proc, it.pid));
+    let opened = opened(target, former, host);
     let of_image = || opened.iter().filter(|it| it.file == file);
     let mut writers = of_image().filter(|it| it.writes);
     let found = writers.find_map(|it| Some((it.pid, domain_of(it.pid)?)));
     let (pid, name) = found.ok_or(Refusal::from(ReasonCode::NotLibvirt))?;
     let others = of_image().map(|it| it.pid).filter(|it| *it != pid);
+    let own = of_image().filter(|it| it.pid == pid && it.writes);
+    known_as(former.unwrap_or(&target.path), own)?;
     let answers = answers(virsh, &name)?;
     let size = fstatvfs(&place.directory)?;
     let bytes = |blocks: u64| Bytes(blocks.saturating_mul(size.f_frsize));
@@ -108,6 +105,45 @@ pub(super) fn ask(
         },
         pid,
     })
+}
+
+/// The files in the directories of the image and of the copy before that processes have open, without
+/// what other runs of ours only look at.
+fn opened(target: &Target, former: Option<&Path>, host: &HostInterfaces) -> Vec<Opened> {
+    let names = [Some(target.path.as_path()), former];
+    let directories = names.iter().flatten().filter_map(|it| it.parent());
+    let mut opened = open_files::opened(&host.proc, &directories.collect::<Vec<_>>());
+    opened.retain(|it| it.writes || !holders::is_ours(&host.proc, it.pid));
+    opened
+}
+
+/// Whether a process other than the VM's has the image open, be it for reading.
+pub(super) fn has_others(
+    target: &Target,
+    former: Option<&Path>,
+    pid: u32,
+    host: &HostInterfaces,
+) -> io::Result<bool> {
+    let image = target.file.metadata()?;
+    let (device, inode) = (image.dev(), image.ino());
+    let opened = opened(target, former, host);
+    let mut others = opened.iter().filter(|it| it.pid != pid);
+    Ok(others.any(|it| it.file == FileId { device, inode }))
+}
+
+/// QEMU opens the image again by the name that it was opened by: after a pivot that libvirt took for an
+/// abort, that name is removed.
+fn known_as<'o>(name: &Path, mut own: impl Iterator<Item = &'o Opened>) -> Result<(), Refusal> {
+    match own.find(|it| it.name != name) {
+        Some(other) => Err(Refusal::new(
+            ReasonCode::Hypervisor,
+            format!(
+                "QEMU knows it by another name ({}): shut its VM down and start it again",
+                shown(&other.name)
+            ),
+        )),
+        None => Ok(()),
+    }
 }
 
 fn failed(error: output::UnknownOutput) -> Refusal {

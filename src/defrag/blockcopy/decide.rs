@@ -73,8 +73,9 @@ pub(super) struct Found {
     pub(super) former: Option<Name>,
     /// What the temporary name leads to, by which the copy gets other names.
     pub(super) temporary: Name,
-    /// Whether the copy was written to since both files were the same, and the old file was not.
-    pub(super) overtaken: bool,
+    /// Whether the old file, and the copy, may have been written to since both were the same.
+    pub(super) changed_old: bool,
+    pub(super) changed_new: bool,
     /// Whether a process writes to the old file, and to the copy.
     pub(super) writes_old: bool,
     pub(super) writes_new: bool,
@@ -137,31 +138,34 @@ fn resume(found: &Found) -> Option<Act> {
     (found.vm == Vm::Paused && suspends).then_some(Act::Resume)
 }
 
-/// QEMU writes to both, so both are current, but only the old file is complete for certain.
+/// QEMU writes to both, so both are current, but only the old file is complete for certain. If libvirt
+/// has noted the pivot, it is somebody else who writes to the old file.
 fn abort(found: &Found) -> Act {
+    let is_noted = [found.live, found.defined].contains(&Named::Copy);
     match (found.vm, found.job) {
         (Vm::Running | Vm::Paused, true) => Act::Abort,
+        _ if is_noted && resume(found).is_some() => Act::Link,
         _ => Act::Wait,
     }
 }
 
 /// The path leads to the old file, and nobody writes to the copy. When the pivot was noted nowhere but
-/// in QEMU, which has ended, the old file is current, unless the copy has overtaken it: by the times of
-/// modification, which do not count after a power cut, as they do not show what was flushed.
+/// in QEMU, which has ended, the old file is current, unless the copy was written to since.
 fn with_old(found: &Found) -> Act {
     let is_used = found.writes_old;
+    let is_newer = found.changed_new || found.defined == Named::Copy;
     match (found.vm, found.copy) {
         (Vm::Unknown, _) => Act::Wait,
-        (Vm::Running | Vm::Paused, _) if found.job => Act::Wait,
+        (Vm::Running | Vm::Paused, _) if found.job => {
+            resume(found).filter(|_| is_used).unwrap_or(Act::Wait)
+        }
         // It is just being started, or its process was missed.
         (Vm::Running | Vm::Paused, _) if !is_used && found.live != Named::Neither => Act::Wait,
-        (_, Name::New) if !is_used && (found.defined == Named::Copy || found.overtaken) => {
-            Act::Link
-        }
-        _ if !is_used && found.defined == Named::Copy => Act::Leave,
+        (_, Name::New) if !is_used && is_newer && !found.changed_old => Act::Link,
         _ if resume(found).is_some() => Act::Resume,
+        (_, copy) if !is_used && found.defined == Named::Copy && copy != Name::New => Act::Leave,
         // Its VM was started with the old file, and lacks what was written to the copy.
-        (_, Name::New) if found.overtaken => Act::Leave,
+        (_, Name::New) if found.changed_new => Act::Leave,
         _ if [found.live, found.defined].contains(&Named::Elsewhere) => Act::Leave,
         // Without a definition, nothing shows which of the two was used last.
         (Vm::Undefined, Name::New) if !is_used && found.step != Step::Copying => Act::Leave,
@@ -180,6 +184,15 @@ fn is_left(name: Name) -> bool {
 /// The path leads to the copy, but a process writes to the old file: a VM was being started with it
 /// while the copy was given the path, and that was interrupted before the old file got it back.
 fn with_new_in_vain(found: &Found) -> Act {
+    // It is not the VM who does, and its guest is not to wait for that.
+    if found.writes_new
+        && let Some(resume) = resume(found)
+    {
+        return match found.former {
+            Some(Name::Old) => Act::Link,
+            _ => resume,
+        };
+    }
     let is_unused = !found.writes_new && found.former != Some(Name::New);
     match found.temporary == Name::Old && is_unused {
         true => Act::Restore,

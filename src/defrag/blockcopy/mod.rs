@@ -35,7 +35,8 @@
 //! - The old file is current wherever only QEMU knew of the pivot, and has ended: the guest goes on
 //!   after the link only. Somebody who resumes it by hand between the pivot and the link, which
 //!   follow within milliseconds, has it linked by the watchdog while QEMU writes to the copy alone; if
-//!   QEMU ends before, the [`mark`] on both files shows that the copy is current.
+//!   QEMU ends before, the [`mark`] on both files shows that the copy is current. From the mark on, a
+//!   copy that nobody uses is removed only if it still has it. If both have changed, both stay.
 //! - QEMU keeps changed metadata of a qcow2 in memory. It flushes both files when it suspends the guest
 //!   (do_vm_stop, system/cpus.c) and the copy again before it pivots (mirror_run, block/mirror.c); in
 //!   between nothing is written. So "flushed" holds for qcow2 as well.
@@ -51,7 +52,7 @@
 //!   while a managed save, a backing chain or another disk leads there. The file of a `virsh save` is
 //!   not seen.
 //! - A process that only reads the image would go on with the old file: it is waited for, or a reason
-//!   to refuse.
+//!   to refuse. A loop device, the NFS server, and a container with another path of it are not seen.
 //!
 //! # A second copy
 //!
@@ -71,7 +72,8 @@
 //! - The note of the first copy stays until `former` is removed. It counts again if the second copy is
 //!   given up, and for nothing as long as there is the note of the second.
 //! - Where libvirt takes the pivot for an abort, it names `former` as long as the VM runs. That leads
-//!   to the current file, and there is no third copy until the VM was shut down.
+//!   to the current file, and there is no third copy until the VM was shut down. After a first copy,
+//!   that name is removed, and a copy is refused as long as QEMU has the image open by it.
 
 mod ask;
 pub mod content;

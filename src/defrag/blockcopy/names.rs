@@ -2,7 +2,6 @@
 //! durable, by descriptors of the directories.
 
 use std::ffi::OsStr;
-use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt as _;
@@ -27,7 +26,6 @@ pub(super) fn link(note: &Note, in_use: bool) -> Result<(), Refusal> {
     let Some(file) = file.filter(|_| found == Name::New) else {
         return Err(io::Error::other("the copy has lost its name").into());
     };
-    give_access(note, &file)?;
     file.sync_all()?;
     let image = note.image.file_name().unwrap_or_default();
     let (found, _) = note.find(&places.image, image)?;
@@ -48,18 +46,24 @@ fn former<'n>(note: &'n Note, places: &'n Places) -> Option<(&'n OwnedFd, &'n Os
     places.former.as_ref().zip(note.former()?.file_name())
 }
 
-/// Where libvirt took the pivot for an abort, it has withdrawn the access to the copy.
-fn give_access(note: &Note, copy: &File) -> io::Result<()> {
+/// Gives the owner and the label of the image to the copy, which has its path: where libvirt took the
+/// pivot for an abort, it has withdrawn them.
+pub(super) fn give_access(note: &Note) -> Result<(), Refusal> {
+    let image = note.image.file_name().unwrap_or_default();
+    let (found, file) = note.find(&note.places()?.image, image)?;
+    let Some(copy) = file.filter(|_| found == Name::New) else {
+        return Ok(());
+    };
     let (user, group) = note.owner;
     let owner = copy.metadata()?;
     if (owner.uid(), owner.gid()) != note.owner {
-        fchown(copy, Some(Uid::from_raw(user)), Some(Gid::from_raw(group)))?;
+        fchown(&copy, Some(Uid::from_raw(user)), Some(Gid::from_raw(group)))?;
     }
     let label = note.label.as_slice();
     let mut found = vec![0; label.len()];
-    let has_label = fgetxattr(copy, LABEL, found.as_mut_slice()).is_ok_and(|_| found == label);
+    let has_label = fgetxattr(&copy, LABEL, found.as_mut_slice()).is_ok_and(|_| found == label);
     if !label.is_empty() && !has_label {
-        fsetxattr(copy, LABEL, label, XattrFlags::empty())?;
+        fsetxattr(&copy, LABEL, label, XattrFlags::empty())?;
     }
     Ok(())
 }
@@ -134,9 +138,19 @@ pub(super) fn remove_copy(note: &Note) -> Result<(), Refusal> {
     )
 }
 
-/// Removes the temporary name.
+/// Removes the temporary name, also where [`Note::try_link`] has moved it.
 pub(super) fn remove_temporary(note: &Note) -> Result<(), Refusal> {
-    remove(&note.places()?.image, note.temporary().as_ref())
+    let places = note.places()?;
+    let temporary = note.temporary();
+    for at in [Some(&places.image), places.former.as_ref()]
+        .into_iter()
+        .flatten()
+    {
+        if matches!(note.find(at, temporary.as_ref())?.0, Name::Old | Name::New) {
+            remove(at, temporary.as_ref())?;
+        }
+    }
+    Ok(())
 }
 
 /// Removes the path of the copy before, if that is one of the copy.

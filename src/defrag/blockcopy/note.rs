@@ -7,7 +7,8 @@ use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{AtFlags, linkat, renameat, unlinkat};
 use serde::{Deserialize, Serialize};
@@ -27,6 +28,9 @@ use crate::sys::proc::ProcessId;
 
 pub(super) const SUFFIX: &str = "blockcopy";
 const PROC: &str = "/proc";
+/// How long a note of the last copy may be locked by another that looks at it, such as a watchdog.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
+const LOCK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// A copy that has begun.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,7 +56,7 @@ pub(super) struct Note {
     pub(super) domain: String,
     pub(super) disk: String,
     pub(super) step: Step,
-    /// What both files are marked with before QEMU is to use the copy.
+    /// What both files were marked with before QEMU was to use the copy.
     pub(super) mark: Option<Mark>,
     /// The history; empty if there is none.
     #[serde(with = "wire")]
@@ -70,20 +74,22 @@ pub(super) struct Places {
 }
 
 /// The note of the last copy of an image whose VM was not shut down since, locked. Refused if anything
-/// is to be done about that copy before.
+/// is to be done about a copy of it before.
 pub(super) fn of_image(directory: &Path, image: &Path) -> Result<Option<Noted>, Refusal> {
-    let mut files = notes::all(directory, SUFFIX);
-    let Some(file) = files.find(|file| read(file).is_some_and(|note| note.image == image)) else {
-        return Ok(None);
-    };
-    match Noted::left(&file)? {
-        Some(noted) if noted.note.is_settled()? => Ok(Some(noted)),
-        _ => {
-            let text = "its last copy has not ended, or libvirt takes it for given up: it is copied \
-                        again when its VM was shut down, or the next run has ended that copy";
-            Err(Refusal::new(ReasonCode::Hypervisor, text))
+    let is_it = |file: &PathBuf| read(file).is_some_and(|note| note.image == image);
+    let mut last = None;
+    for file in notes::all(directory, SUFFIX).filter(is_it) {
+        match Noted::left_within(&file, LOCK_TIMEOUT)? {
+            Some(noted) if noted.note.is_settled()? => last = Some(noted),
+            None if !file.exists() => {}
+            _ => {
+                let text = "a copy of it has not ended, or libvirt takes it for given up: it is copied \
+                            again when its VM was shut down, or the next run has ended that copy";
+                return Err(Refusal::new(ReasonCode::Hypervisor, text));
+            }
         }
     }
+    Ok(last)
 }
 
 /// The notes of copies that QEMU may be making: as long as there is one, this process releases no lock of
@@ -160,8 +166,8 @@ impl Note {
         Ok((name, Some(file)))
     }
 
-    /// The history goes on under the identity of the copy. Called before the copy gets the path of
-    /// the image: afterwards a sweep would record it as a new one.
+    /// The history goes on under the identity of the copy. Called before the guest is suspended: when
+    /// the copy has the path of the image, a sweep records it as a new one.
     pub(super) fn history_forth(&self) -> Result<(), StoreError> {
         self.rekey(&self.old, &self.new)
     }
@@ -264,6 +270,8 @@ impl Places {
 pub(super) struct Noted {
     pub(super) note: Note,
     pub(super) file: PathBuf,
+    /// Whether its run is this one.
+    pub(super) is_own: bool,
     lock: File,
     /// When the guest went on.
     pub(super) resumed: Option<Instant>,
@@ -277,6 +285,7 @@ impl Noted {
         Ok(Noted {
             note,
             file,
+            is_own: true,
             lock,
             resumed: None,
         })
@@ -290,9 +299,22 @@ impl Noted {
         Ok(Some(Noted {
             note: serde_json::from_reader(&lock)?,
             file: file.to_owned(),
+            is_own: false,
             lock,
             resumed: None,
         }))
+    }
+
+    /// The same, which waits for another that has it locked.
+    fn left_within(file: &Path, timeout: Duration) -> io::Result<Option<Noted>> {
+        let deadline = Instant::now() + timeout;
+        loop {
+            let noted = Noted::left(file)?;
+            if noted.is_some() || !file.exists() || Instant::now() > deadline {
+                return Ok(noted);
+            }
+            thread::sleep(LOCK_INTERVAL);
+        }
     }
 
     /// Removes the note of the copy before, whose path is removed or leads to this copy.

@@ -2,11 +2,14 @@
 //! two a VM uses, whatever libvirt has noted.
 
 use std::fs;
-use std::io;
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{FileType, Mode, OFlags, Stat, fstat};
+use rustix::io::Errno;
+
 use super::refusal::FileId;
+use crate::probe::open;
 use crate::sys::generation;
 
 /// A file that a process has open.
@@ -16,6 +19,9 @@ pub(super) struct Opened {
     pub(super) file: FileId,
     /// Whether for writing.
     pub(super) writes: bool,
+    /// The path that it was opened by, as it is now: ` (deleted)` follows if that is removed
+    /// (proc_pid_fd(5)).
+    pub(super) name: PathBuf,
     /// The entry of the descriptor in /proc, which leads to the file.
     link: PathBuf,
 }
@@ -53,6 +59,7 @@ pub(super) fn opened_by(proc: &Path, pid: u32, directories: &[&Path]) -> Vec<Ope
                 inode: file.ino(),
             },
             writes: flags & libc::O_ACCMODE != libc::O_RDONLY,
+            name,
             link,
         })
     };
@@ -62,16 +69,19 @@ pub(super) fn opened_by(proc: &Path, pid: u32, directories: &[&Path]) -> Vec<Ope
 /// Whether the file, if it is still open, has this generation. The inode number of a removed file is
 /// soon that of another.
 pub(super) fn has_generation(opened: &Opened, generation: u32) -> bool {
-    let mut options = fs::OpenOptions::new();
-    // What the descriptor leads to by now may be something that an open waits for.
-    let file = options
-        .read(true)
-        .custom_flags(libc::O_NONBLOCK)
-        .open(&opened.link);
-    match file {
-        Ok(file) => generation::generation(&file).unwrap_or(0) == generation,
-        Err(error) => error.kind() != io::ErrorKind::NotFound,
-    }
+    let handle = match rustix::fs::open(&opened.link, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+    {
+        Ok(handle) => handle,
+        Err(error) => return error != Errno::NOENT,
+    };
+    // The process may have closed it, and opened a device with that number, whose opening has effects.
+    let is_it = |stat: Stat| {
+        let (device, inode) = (stat.st_dev, stat.st_ino);
+        let is_regular = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+        is_regular && opened.file == FileId { device, inode }
+    };
+    let has = |file| generation::generation(&file).unwrap_or(0) == generation;
+    fstat(&handle).map_or(true, is_it) && open::reopen(&handle).map_or(true, has)
 }
 
 #[cfg(test)]

@@ -1,13 +1,14 @@
 //! Ends a copy that has begun: looks at what there is, takes the step that [`decide`] names, and looks
 //! again. The end of a run, the watchdog, and the next start all do it.
 
+use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::fs::fsync;
+use rustix::fs::{fsync, syncfs};
 
 use super::ask;
 use super::decide::{self, Act, Found, Name, Named, Step, Vm};
@@ -29,6 +30,8 @@ const LATE_SUSPEND: Duration = Duration::from_secs(1);
 /// Time limit of a command of virsh when the patience is at its end.
 const LEAST_TIMEOUT: Duration = Duration::from_secs(5);
 const INTERVAL: Duration = Duration::from_millis(100);
+/// Where libvirt's driver for QEMU keeps persistent definitions.
+const DEFINITIONS: &str = "/etc/libvirt/qemu";
 
 /// How a copy has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,9 +105,18 @@ pub(super) fn end(
 ) -> Result<Ended, Refusal> {
     let mut deadline = Instant::now() + patience;
     let mut is_sure = !noted.note.suspends();
+    // The image may have another label when its VM was started again.
+    let mut is_same_run = noted.is_own;
     loop {
         let found = find(virsh, &noted.note);
         let act = found.as_ref().map_or(Act::Wait, decide::next);
+        if let Some(found) = found.as_ref().ok().filter(|found| found.writes_new) {
+            let is_unnoted = act == Act::Link && found.live != Named::Copy;
+            is_same_run |= is_unnoted || act == Act::Resume;
+            if is_same_run && matches!(act, Act::Resume | Act::Keep | Act::Forget) {
+                give_access(&noted.note, notice);
+            }
+        }
         let taken = match act {
             Act::Forget | Act::Keep if !is_sure => {
                 is_sure = true;
@@ -117,7 +129,7 @@ pub(super) fn end(
                 return Ok(Ended::Done);
             }
             Act::Keep => return Ok(Ended::Kept),
-            Act::Leave => return Err(left(&noted.note, found)),
+            Act::Leave => return Err(left(noted, found)),
             Act::Wait => found.map(|_| None),
             _ => found.and_then(|found| take(act, found, virsh, noted, notice).map(Some)),
         };
@@ -133,11 +145,28 @@ pub(super) fn end(
     }
 }
 
-fn left(note: &Note, found: Result<Found, Refusal>) -> Refusal {
-    let (image, copy) = (shown(&note.image), shown(&note.copy));
+/// A guest does not wait for it: QEMU has the copy open.
+fn give_access(note: &Note, notice: &mut dyn FnMut(String)) {
+    if let Err(error) = names::give_access(note) {
+        let image = shown(&note.image);
+        notice(format!(
+            "{image} does not get its owner and label back: {error}"
+        ));
+    }
+}
+
+fn left(noted: &Noted, found: Result<Found, Refusal>) -> Refusal {
+    let (image, copy) = (shown(&noted.note.image), shown(&noted.note.copy));
+    let is_unclear = found.as_ref().is_ok_and(|found| found.changed_new);
+    let why = match is_unclear {
+        true => "both may have been written to since they were the same: both stay",
+        false => "one of them was moved, redefined or started by somebody meanwhile",
+    };
     let text = format!(
-        "{image} or {copy} was moved, redefined or started by somebody meanwhile: compare both with \
-         what `virsh dumpxml` names and the VM has open ({found:?}), then remove the note"
+        "nothing is done to {image} and {copy}, as {why}. Shut the VM down, and compare what \
+         `virsh dumpxml` names, the times (`stat`) and the contents (`qemu-img compare`). Move \
+         the one to be kept to {image} and the other away, then remove the note {} ({found:?})",
+        shown(&noted.file)
     );
     Refusal::new(ReasonCode::Hypervisor, text)
 }
@@ -152,12 +181,16 @@ fn find(virsh: &Virsh, note: &Note) -> Result<Found, Refusal> {
     let (copy, copy_file) = look(&places.copy, &note.copy)?;
     let former = places.former.as_ref().zip(note.former());
     let former = former.map(|(at, path)| look(at, path)).transpose()?;
-    let (temporary, _) = note.find(&places.image, note.temporary().as_ref())?;
-    let overtaken = match (&note.mark, image_file, copy_file) {
+    let temporary = |at: &OwnedFd| Ok::<_, io::Error>(note.find(at, note.temporary().as_ref())?.0);
+    let temporary = match (temporary(&places.image)?, &places.former) {
+        (Name::Missing, Some(at)) => temporary(at)?,
+        (found, _) => found,
+    };
+    let [changed_old, changed_new] = match (&note.mark, image_file, copy_file) {
         (Some(mark), Some(old), Some(new)) if (image, copy) == (Name::Old, Name::New) => {
-            mark.is_overtaken(&old, &new)?
+            [mark.is_changed(&old)?, mark.is_changed(&new)?]
         }
-        _ => false,
+        _ => [false; 2],
     };
     let [writes_old, writes_new] = note.written(&places);
     Ok(Found {
@@ -165,7 +198,8 @@ fn find(virsh: &Virsh, note: &Note) -> Result<Found, Refusal> {
         copy,
         former: former.map(|(name, _)| name),
         temporary,
-        overtaken,
+        changed_old,
+        changed_new,
         writes_old,
         writes_new,
         ..asked
@@ -180,7 +214,8 @@ fn ask_libvirt(virsh: &Virsh, note: &Note) -> Result<Found, Refusal> {
         copy: Name::Missing,
         former: None,
         temporary: Name::Missing,
-        overtaken: false,
+        changed_old: false,
+        changed_new: false,
         writes_old: false,
         writes_new: false,
         vm: Vm::Unknown,
@@ -203,17 +238,18 @@ fn ask_libvirt(virsh: &Virsh, note: &Note) -> Result<Found, Refusal> {
         }
         other => output::state(&other?).map_err(VirshError::from)?,
     };
+    let live = ask::domain(virsh, id, &[])?;
     found.vm = match (state.as_str(), reason.as_deref()) {
+        // Also if it is `crashed`, unless its process is preserved (on_crash).
+        _ if live.id.is_none() => Vm::Off,
         // What a libvirtd that was restarted does not know is `unknown`.
         ("paused", None | Some("user" | "unknown")) => Vm::Paused,
-        ("shut off" | "crashed", _) => Vm::Off,
         _ => Vm::Running,
     };
     let info = virsh.run("dominfo", &[&"--domain", &id])?;
     let info = output::domain_info(&info).map_err(VirshError::from)?;
     found.saved = info.saved;
     if found.vm != Vm::Off {
-        let live = ask::domain(virsh, id, &[])?;
         found.live = named(&live, note);
         found.former_named = names_former(&live, note);
         if let Some(disk) = live.disk(&note.disk) {
@@ -265,8 +301,11 @@ fn take(
     };
     match act {
         Act::Link => {
-            kept(note.history_forth());
             names::link(note, found.writes_new)?;
+            // A guest that stands still does not wait for a database; its run has done it before.
+            if found.vm != Vm::Paused {
+                kept(note.history_forth());
+            }
             if found.image == Name::Old {
                 notice(format!("{image} is the copy now, which its VM uses"));
             }
@@ -296,13 +335,15 @@ fn take(
         }
         Act::Define => define(virsh, note)?,
         Act::Remove => {
-            names::remove_copy(note)?;
             if found.image == Name::Old {
                 kept(note.history_back());
             }
+            flush_definitions()?;
+            names::remove_copy(note)?;
         }
         Act::RemoveTemporary => names::remove_temporary(note)?,
         Act::RemoveFormer => {
+            flush_definitions()?;
             names::remove_former(note)?;
             noted.forget_former()?;
         }
@@ -314,10 +355,17 @@ fn take(
 /// Notes that the guest goes on: later it may stand still for another reason.
 pub(super) fn resumed(noted: &mut Noted) -> io::Result<()> {
     noted.resumed = Some(Instant::now());
-    noted.change(|note| {
-        note.step = Step::Switching { suspends: false };
-        note.mark = None;
-    })
+    noted.change(|note| note.step = Step::Switching { suspends: false })
+}
+
+/// A definition that names the image again lasts before the name is removed that it had before: libvirt
+/// does not flush the directory in which it renames it (virFileRewrite, src/util/virfile.c).
+fn flush_definitions() -> io::Result<()> {
+    match File::open(DEFINITIONS) {
+        Ok(directory) => Ok(syncfs(directory)?),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    }
 }
 
 /// Has the persistent definition of the disk name the path of the image; all else of the domain may

@@ -314,6 +314,12 @@ impl<'c, 't, 'r> Session<'c, 't, 'r> {
         )
     }
 
+    /// Whether others have the image open.
+    pub(super) fn has_others(&self) -> io::Result<bool> {
+        let (target, host) = (self.controls.target, self.controls.request.host);
+        ask::has_others(target, self.noted.note.former(), self.pid, host)
+    }
+
     /// Checks once more that the copy may be taken into use. A process that only looks at the image is
     /// waited for.
     pub(super) fn check(&mut self) -> Result<(), RunOutcome> {
@@ -323,12 +329,15 @@ impl<'c, 't, 'r> Session<'c, 't, 'r> {
             return changed("the image or its copy has another size now");
         }
         let deadline = Instant::now() + READERS_TIMEOUT;
-        let mut asked = self.ask()?;
-        while asked.facts.others > 0 && Instant::now() < deadline && self.controls.stop().is_none()
-        {
+        while self.has_others()? && Instant::now() < deadline {
+            if let Some(why) = self.controls.stop() {
+                return Err(RunOutcome::Stopped { why });
+            }
             thread::sleep(INTERVAL);
-            asked = self.ask()?;
         }
+        // The job may have ended meanwhile.
+        self.is_ready()?;
+        let asked = self.ask()?;
         let mut facts = asked.facts;
         if (asked.pid, &facts.answers.live.uuid) != (self.pid, &self.noted.note.domain) {
             return changed("another VM has it open now");

@@ -14,7 +14,7 @@ use super::session::{COMPARE_TIMEOUT, Session, failed};
 use super::virsh::Virsh;
 use super::watchdog::Watchdog;
 use crate::defrag::engine::{Event, cannot};
-use crate::model::{Briefly, GuestWrites, Refusal, RunOutcome, Stalls, Stop};
+use crate::model::{Briefly, GuestWrites, ReasonCode, Refusal, RunOutcome, Stalls, Stop};
 
 /// The pause of the guest is added to `stalls`, also if the switch fails.
 pub(super) fn switch(
@@ -41,11 +41,14 @@ pub(super) fn switch(
         let text = format!("its history begins anew: {error}");
         session.controls.send(Event::Notice(text));
     }
-    let mark = Mark::now().map_err(cannot("its time cannot be read"))?;
-    let noted = session.noted.change(|note| {
-        note.step = Step::Switching { suspends };
-        note.mark = Some(mark);
-    });
+    // As late as possible, as it would keep the old file.
+    if session.has_others()? {
+        let text = "another process has just opened it, and would keep the old file: end it";
+        return Err(Refusal::new(ReasonCode::Hypervisor, text).into());
+    }
+    let noted = session
+        .noted
+        .change(|note| note.step = Step::Switching { suspends });
     noted.map_err(cannot("the step cannot be noted in the state directory"))?;
     let watchdog = Watchdog::start(&session.noted.file);
     let watchdog = watchdog.map_err(cannot("the watchdog cannot be started"))?;
@@ -73,7 +76,7 @@ pub(super) fn switch(
         if let Some(GuestWrites { before, meanwhile }) = session.writes {
             let (before, meanwhile) = (Briefly(before), Briefly(meanwhile));
             text += &format!(
-                "; its writes took {meanwhile} on average while it was copied, {before} before"
+                "; its writes took {meanwhile} on average while it was copied, {before} since its start"
             );
         }
         session.controls.send(Event::Notice(text));
@@ -114,14 +117,14 @@ fn while_suspended(
                 .to_owned(),
         });
     }
-    let flushed = cannot("the copy cannot be flushed");
-    session.file.sync_data().map_err(flushed)?;
-    if let Some(mark) = &session.noted.note.mark {
-        let marked = mark
-            .set(&session.controls.target.file)
-            .and_then(|()| mark.set(&session.file));
-        marked.map_err(cannot("the image and its copy cannot be marked"))?;
-    }
+    let mark = Mark::now();
+    let marked = mark
+        .set(&session.controls.target.file)
+        .and_then(|()| mark.set(&session.file))
+        .and_then(|()| session.noted.change(|note| note.mark = Some(mark)));
+    marked.map_err(cannot(
+        "the image and its copy cannot be flushed and marked",
+    ))?;
     let path: [&dyn AsRef<std::ffi::OsStr>; 5] =
         [&"--domain", &domain, &"--path", &disk, &"--pivot"];
     let pivoted = run(&session.virsh, "blockjob", &path);

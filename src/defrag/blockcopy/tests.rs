@@ -38,8 +38,17 @@ pub(super) fn copied(directory: &Path) -> Note {
     }
 }
 
-/// A process that has a file open.
-pub(super) fn holder(file: File) -> Child {
+/// A process that has a file open, until this is dropped.
+pub(super) struct Holder(Child);
+
+pub(super) fn holder(file: File) -> Holder {
     let mut command = Command::new("sleep");
-    command.arg("600").stdin(Stdio::from(file)).spawn().unwrap()
+    Holder(command.arg("600").stdin(Stdio::from(file)).spawn().unwrap())
+}
+
+impl Drop for Holder {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }

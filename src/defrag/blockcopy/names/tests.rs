@@ -1,6 +1,7 @@
-use std::fs;
+use std::fs::{self, File};
 use std::path::Path;
 use std::thread;
+use std::time::Duration;
 
 use super::super::tests::{copied, holder};
 use super::*;
@@ -22,19 +23,21 @@ fn a_vm_that_was_started_meanwhile_keeps_its_file() {
     note.try_link().unwrap();
     assert_eq!(names(&dir), ["copy", "image"]);
     let image = File::options().write(true).open(&note.image).unwrap();
-    let mut vm = holder(image);
+    let vm = holder(image);
     let linked = link(&note, false);
     let found = fs::read_to_string(&note.image).unwrap();
-    vm.kill().unwrap();
-    vm.wait().unwrap();
+    drop(vm);
     assert!(linked.unwrap_err().text.contains("is just being started"));
     assert_eq!(
         (found.as_str(), names(&dir)),
         ("old", vec!["copy".to_owned(), "image".to_owned()])
     );
     // A process that another test forked meanwhile has it open until it executes its program.
+    let mut looks = 0;
     while note.written(&note.places().unwrap())[0] {
-        thread::yield_now();
+        looks += 1;
+        assert!(looks < 1000, "it does not close it");
+        thread::sleep(Duration::from_millis(10));
     }
     link(&note, false).unwrap();
     assert_eq!(fs::read_to_string(&note.image).unwrap(), "new");
@@ -80,6 +83,39 @@ fn the_old_file_gets_its_path_back() {
     restore(&note).unwrap();
     assert_eq!(fs::read_to_string(&note.image).unwrap(), "old");
     assert_eq!(fs::read_to_string(&temporary).unwrap(), "new");
+}
+
+/// Killed while [`Note::try_link`] tried the directory of the copy before.
+#[test]
+fn a_temporary_name_beside_the_copy_before_goes() {
+    let dir = tempfile::tempdir().unwrap();
+    let below = dir.path().join("below");
+    fs::create_dir(&below).unwrap();
+    let mut note = copied(dir.path());
+    note.former = below.join("former");
+    fs::hard_link(&note.image, &note.former).unwrap();
+    fs::hard_link(&note.copy, below.join(note.temporary())).unwrap();
+    remove_temporary(&note).unwrap();
+    assert_eq!(names(&below), ["former"]);
+    assert_eq!(names(dir.path()), ["below", "copy", "image"]);
+}
+
+#[test]
+fn the_copy_gets_its_owner_back_when_it_has_the_path() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut note = copied(dir.path());
+    note.owner = (4711, 4712);
+    let owner = || {
+        let copy = fs::metadata(&note.copy).unwrap();
+        (copy.uid(), copy.gid())
+    };
+    let before = owner();
+    give_access(&note).unwrap();
+    assert_eq!(owner(), before);
+    link(&note, true).unwrap();
+    assert_eq!(owner(), before);
+    give_access(&note).unwrap();
+    assert_eq!(owner(), note.owner);
 }
 
 /// The guest would go on with a stale file under its path.

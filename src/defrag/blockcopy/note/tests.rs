@@ -8,13 +8,11 @@ fn a_writer_of_another_file_with_the_same_number_does_not_count() {
     let dir = dir.path().canonicalize().unwrap();
     let mut note = copied(&dir);
     let image = File::options().write(true).open(&note.image).unwrap();
-    let mut vm = holder(image);
+    let _vm = holder(image);
     let places = note.places().unwrap();
     let is_old = note.written(&places);
     note.old.generation = note.old.generation.wrapping_add(1);
     let was_old = note.written(&places);
-    vm.kill().unwrap();
-    vm.wait().unwrap();
     assert_eq!((is_old, was_old), ([true, false], [false, false]));
 }
 
@@ -46,6 +44,31 @@ fn a_later_copy_takes_over() {
     second.note.former = path.join("another");
     second.forget_former().unwrap();
     assert!(other.file.exists());
+}
+
+/// One that cannot be read as settled counts, whichever the directory lists first.
+#[test]
+fn all_notes_of_an_image_count() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join("state");
+    let mut note = copied(dir.path());
+    note.step = Step::Switching { suspends: false };
+    fs::remove_file(&note.image).unwrap();
+    fs::hard_link(&note.copy, &note.image).unwrap();
+    let image = note.image.clone();
+    assert!(of_image(&state, &image).unwrap().is_none());
+    drop(Noted::write(note.clone(), &state).unwrap());
+    let last = of_image(&state, &image).unwrap().unwrap();
+    assert_eq!(last.note, note);
+    drop(last);
+    for inode in [1, u64::MAX] {
+        let mut other = note.clone();
+        other.new.inode = inode;
+        let other = Noted::write(other, &state).unwrap().file;
+        let refusal = of_image(&state, &image).map(drop).unwrap_err();
+        assert!(refusal.text.contains("has not ended"), "{refusal}");
+        fs::remove_file(other).unwrap();
+    }
 }
 
 #[test]
