@@ -130,8 +130,9 @@ fn mute_server() -> (String, Arc<Mutex<Vec<String>>>) {
     let ours = Arc::clone(&asked);
     thread::spawn(move || {
         for stream in listener.incoming().flatten() {
-            let mut line = String::new();
-            drop(BufReader::new(stream).read_line(&mut line));
+            let (mut line, mut reader) = (String::new(), BufReader::new(stream));
+            drop(reader.read_line(&mut line));
+            // The client waits until the reader is dropped.
             ours.lock().unwrap().push(line);
         }
     });
