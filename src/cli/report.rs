@@ -26,7 +26,7 @@ use crate::serve::page::STYLE;
 use crate::serve::page::detail::{self, Detail, reach};
 use crate::serve::page::html::{Frame, Report};
 use crate::serve::page::past;
-use crate::serve::page::rows::{Row, RunRow, Uncounted, complete, verdict};
+use crate::serve::page::rows::{RunRow, Uncounted, complete, verdict};
 use crate::serve::page::story::{Brief, Story};
 use crate::serve::status::Status;
 use crate::state_dir::StateDir;

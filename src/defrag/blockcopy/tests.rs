@@ -39,7 +39,7 @@ pub(super) fn copied(directory: &Path) -> Note {
 }
 
 /// A process that has a file open, until this is dropped.
-pub(super) struct Holder(Child);
+pub(super) struct Holder(pub(super) Child);
 
 pub(super) fn holder(file: File) -> Holder {
     let mut command = Command::new("sleep");

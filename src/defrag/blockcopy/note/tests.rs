@@ -89,7 +89,7 @@ fn a_copy_may_go_on_until_it_has_ended() {
     let state = dir.path().join("state");
     let file = File::open(dir.path()).unwrap();
     let mut other = holder(file);
-    let [this, another] = [std::process::id(), other.id()].map(ProcessId::of);
+    let [this, another] = [std::process::id(), other.0.id()].map(ProcessId::of);
     let mut noted = Noted::write(copied(dir.path()), &state).unwrap();
     let mut goes_on = |holder, step| {
         noted
@@ -106,11 +106,11 @@ fn a_copy_may_go_on_until_it_has_ended() {
     }
     // Kept because the VM still names the copy.
     assert!(!goes_on(None, switching(false)));
-    other.kill().unwrap();
+    other.0.kill().unwrap();
     // Also before it is waited for.
     while another.is_some_and(ProcessId::runs) {
         std::thread::yield_now();
     }
     assert!(goes_on(another, Step::Copying));
-    other.wait().unwrap();
+    other.0.wait().unwrap();
 }
