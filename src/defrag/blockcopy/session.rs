@@ -36,9 +36,9 @@ const BUFFER: Bytes = Bytes(1 << 20);
 /// How many pieces of both files are compared, and their size in bytes.
 const PIECES: u64 = 256;
 const PIECE: usize = 64 << 10;
-/// How long those that differ may be compared again while the guest stands still: each may cost several seeks, and
-/// in a qcow2 of small clusters hundreds.
-pub(super) const COMPARE_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long those that differ are compared again while the guest stands still, but for one of them: each may
+/// cost several seeks, and under a guest that writes all the time nearly all of them differ.
+pub(super) const COMPARE_TIME: Duration = Duration::from_millis(100);
 
 /// A copy in progress.
 pub(super) struct Session<'c, 't, 'r> {
@@ -403,7 +403,8 @@ pub(super) fn failed(error: &VirshError) -> RunOutcome {
     }
 }
 
-/// The offsets of the pieces that differ, which may be written to at this moment. Fails after `deadline`.
+/// The offsets of the pieces that differ, which may be written to at this moment. After `deadline`, no
+/// further one is compared.
 fn differing(
     pieces: impl IntoIterator<Item = u64>,
     deadline: Option<Instant>,
@@ -415,17 +416,11 @@ fn differing(
         if let Some(why) = stop() {
             return Err(RunOutcome::Stopped { why });
         }
-        if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-            return Err(RunOutcome::Failed {
-                reason:
-                    "the image and its copy cannot be compared within a second while the guest \
-                         stands still: choose a window in which the disks are less busy and the \
-                         guest writes less"
-                        .to_owned(),
-            });
-        }
         if differs(at)? {
             different.push(at);
+        }
+        if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+            break;
         }
     }
     Ok(different)
@@ -436,7 +431,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn all_pieces_are_compared_in_time() {
+    fn pieces_are_compared_until_the_deadline() {
         let compared = std::cell::Cell::new(0);
         let compare = |deadline, why| {
             compared.set(0);
@@ -452,8 +447,8 @@ mod tests {
             assert!(different.into_iter().eq((0..PIECES).step_by(2)));
             assert_eq!(compared.get(), PIECES);
         }
-        let failed = compare(Some(Instant::now()), None).unwrap_err();
-        assert!(format!("{failed:?}").contains("less busy"));
+        assert_eq!(compare(Some(Instant::now()), None), Ok(vec![0]));
+        assert_eq!(compared.get(), 1);
         let why = Stop::Shutdown;
         assert_eq!(compare(None, Some(why)), Err(RunOutcome::Stopped { why }));
         assert_eq!(compared.get(), 0);

@@ -10,7 +10,7 @@ use super::mark::Mark;
 use super::names;
 use super::open_files;
 use super::recover::{self, Ended};
-use super::session::{COMPARE_TIMEOUT, Session, failed};
+use super::session::{COMPARE_TIME, Session, failed};
 use super::virsh::Virsh;
 use super::watchdog::Watchdog;
 use crate::defrag::engine::{Event, cannot};
@@ -110,7 +110,7 @@ fn while_suspended(
     let began = Instant::now();
     *suspended = suspends.then_some(began);
     // Nothing writes to either of them now.
-    let deadline = Some(began + COMPARE_TIMEOUT);
+    let deadline = Some(began + COMPARE_TIME);
     if !session.differences(different, deadline)?.is_empty() {
         return Err(RunOutcome::Failed {
             reason: "the copy differs from the image, which stays in use: tell the makers of QEMU"
