@@ -27,7 +27,7 @@ const LONGEST: u64 = 16 << 20;
 
 /// Beginnings of messages of the client library without a connection (src/rpc/virnetclient.c,
 /// src/rpc/virnetsocket.c, tools/virsh.c).
-const UNREACHABLE: [&str; 7] = [
+const UNREACHABLE: [&str; 8] = [
     "failed to connect to the hypervisor",
     "Failed to connect",
     "Cannot recv data",
@@ -35,6 +35,8 @@ const UNREACHABLE: [&str; 7] = [
     "End of file while reading data",
     "client socket is closed",
     "internal error: client socket is closed",
+    // Before what the command then fails to do (virshCatchDisconnect).
+    "Disconnected from ",
 ];
 
 /// Why a command failed.
@@ -210,6 +212,9 @@ mod tests {
         assert!(matches!(of(gone), VirshError::Unreachable(_)));
         let cut = "End of file while reading data: Input/output error";
         assert!(matches!(of(cut), VirshError::Unreachable(_)));
+        let killed =
+            "Disconnected from qemu:///system due to end of file\nerror: failed to get domain 'a'";
+        assert!(matches!(of(killed), VirshError::Unreachable(_)));
         assert!(matches!(
             of("failed to get domain x"),
             VirshError::NoDomain(_)
