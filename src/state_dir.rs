@@ -9,9 +9,9 @@
 //! | `fragwatch.lock` | allows one daemon per directory |
 //! | `paused` | defragmentation is paused |
 //! | `running-*.json` | runs in progress |
-//! | `fleet-lock.json` | the lock of `maintenance.lock`, to be given back |
+//! | `fleet-lock.json` | the lock of `maintenance.lock`, to be released |
 //! | `defrag/*.hint` | extent-size hints to be restored |
-//! | `defrag/*.fleet-lock` | the locks of `fragwatch defrag` by hand, to be given back |
+//! | `defrag/*.fleet-lock` | the locks of `fragwatch defrag` by hand, to be released |
 //! | `defrag/*.blockcopy` | copies under running VMs that have not ended |
 //! | `protect/hints.json` | extent-size hints set by `fragwatch protect --apply`, and the former ones |
 //! | `incidents/*.json` | incidents |

@@ -93,14 +93,12 @@ fn check_window(settings: &Settings) -> anyhow::Result<()> {
 
 /// The lock of `maintenance.lock`, until it is dropped; `None` if none is needed.
 fn take_lock(arguments: &DefragArguments, settings: &Settings) -> anyhow::Result<Option<HeldLock>> {
-    if settings.defrag.dry_run {
+    if settings.defrag.dry_run || arguments.force_lock {
         return Ok(None);
     }
     let hints = StateDir::of(&settings.history).hints();
+    // No lock is released before.
     recover_all(&hints, |text| output::eprint_error(&text));
-    if arguments.force_lock {
-        return Ok(None);
-    }
     fleet_lock::release_left(&hints);
     let held = HeldLock::take(&settings.maintenance.lock, &hints)?;
     if let Some(held) = held.as_ref().filter(|_| !arguments.json) {

@@ -225,12 +225,10 @@ fn assemble(
         verdict.text = "Of the images shown, none is near a threshold.".to_owned();
     }
     // Removed with its file system, or there and not read: the history cannot tell.
-    let bad = rows.iter().filter(|row| row.severity > Severity::Ok);
-    let unknown = bad.count()
-        - counted
-            .iter()
-            .filter(|row| row.severity > Severity::Ok)
-            .count();
+    let unknown = rows
+        .iter()
+        .filter(|row| row.uncounted.is_some() && row.severity > Severity::Ok)
+        .count();
     if unknown > 0 {
         verdict.severity = verdict.severity.max(Severity::Warning);
         let images = output::counted(unknown as u64, "image");

@@ -223,6 +223,11 @@ fn descend(path: &Path) -> Result<OwnedFd, Refusal> {
     Ok(at)
 }
 
+/// What a file takes up: `st_blocks` counts units of 512 bytes (inode(7)).
+pub(crate) fn allocated(file: &File) -> io::Result<Bytes> {
+    Ok(Bytes(file.metadata()?.blocks().saturating_mul(512)))
+}
+
 /// Checks the conditions that can be checked at any time: flags, space, the length of the swap.
 /// Returns the first that does not hold as an error.
 pub fn check_quick(
@@ -232,7 +237,7 @@ pub fn check_quick(
 ) -> Result<Checked, Refusal> {
     let attributes = check_marks(target, host)?;
     let extents = at_least_two(attributes.extents)?;
-    let allocated = Bytes(target.file.metadata()?.blocks().saturating_mul(512));
+    let allocated = allocated(&target.file)?;
     check_space(target, allocated, limits.keep_free)?;
     let geometry = geometry::geometry(&target.file)?;
     let stall = swap_stall(extents, geometry.flags & geometry::FLAG_RMAPBT != 0);
@@ -553,8 +558,7 @@ fn worth_it(outlook: Outlook, engine: Engine) -> Result<(), Refusal> {
 fn breaks(target: &Target) -> io::Result<u64> {
     let geometry = geometry::geometry(&target.file)?;
     let group = u64::from(geometry.group_blocks) * u64::from(geometry.block_size);
-    let allocated = target.file.metadata()?.blocks().saturating_mul(512);
-    Ok(allocated / group.clamp(1, LONGEST_EXTENT))
+    Ok(allocated(&target.file)?.0 / group.clamp(1, LONGEST_EXTENT))
 }
 
 #[cfg(test)]

@@ -129,7 +129,7 @@ fn extent_file(line: &[u8]) -> Option<&[u8]> {
 /// if the clusters lie in another file, which is judged by itself.
 pub fn qcow2(header: &[u8]) -> Option<Qcow2> {
     let bits = word(header, 20)?;
-    let disk = u64::from_be_bytes(*header.get(24..)?.first_chunk()?);
+    let disk = long(header, 24)?;
     // MIN_CLUSTER_BITS, MAX_CLUSTER_BITS (block/qcow2.h).
     let is_valid = header.starts_with(b"QFI\xfb") && (9..=21).contains(&bits);
     let is_alone = qcow2_data_file(header).is_none();
@@ -167,6 +167,11 @@ pub fn qcow2_extensions(header: &[u8]) -> impl Iterator<Item = (u32, &[u8])> {
 /// The number of 32 bits in a header of qcow2 at this offset.
 pub fn word(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_be_bytes(*bytes.get(at..)?.first_chunk()?))
+}
+
+/// The number of 64 bits in a header or a table of qcow2 at this offset.
+pub fn long(bytes: &[u8], at: usize) -> Option<u64> {
+    Some(u64::from_be_bytes(*bytes.get(at..)?.first_chunk()?))
 }
 
 /// Determines the format of an open file of `size` bytes.

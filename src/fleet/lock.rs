@@ -39,7 +39,7 @@ impl FleetLock {
         })
     }
 
-    /// Gives it back. `Some` if the server rejects that, so that it has nothing of this host.
+    /// Releases it. `Some` if the server rejects that, so that it has nothing of this host.
     pub async fn release(&self) -> Result<Option<String>, Denied> {
         let (status, text) = self.post("steady-state").await?;
         match status.is_success() {

@@ -32,7 +32,6 @@ mod note;
 mod plan;
 mod work;
 
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -114,7 +113,7 @@ pub fn run(rewrite: Rewrite<'_>) -> Result<Rewritten, RunOutcome> {
     copy = copier.finish();
     metadata.carry_over(&copy)?;
     let to = ExtentCount(fsxattr::attributes(&copy)?.extents.into());
-    let allocated = Bytes(copy.metadata()?.blocks().saturating_mul(512));
+    let allocated = guard::allocated(&copy)?;
     let kept = commit::exchange(&mut work, &copy, &metadata, database)?;
     let hint = plan.hint;
     Ok(Rewritten {

@@ -73,6 +73,17 @@ struct Idle {
     qemu: u32,
 }
 
+/// libvirtd may come back without a VM that runs, and takes it for off. The VM keeps its disk, and
+/// nobody else gets that until an operator ends it.
+pub fn end_forgotten(qemu: u32, image: &Path, directory: &Path) {
+    let written = libvirt::writes_of(qemu, directory);
+    if !written.is_empty() {
+        eprintln!("libvirtd has forgotten its VM, which writes to {written:?}");
+        assert!(written.contains(&inode(image)), "{:?}", names(image));
+        signal(qemu, Signal::KILL);
+    }
+}
+
 impl Idle {
     fn power_on(libvirt: &Libvirt, image: &Path) -> Idle {
         let _ = fs::remove_file(image);
@@ -85,24 +96,12 @@ impl Idle {
         }
     }
 
-    /// libvirtd may come back without a VM that runs, and takes it for off. The VM keeps its disk, and
-    /// nobody else gets that until an operator ends it.
-    fn end_forgotten(&self, directory: &Path) {
-        let Idle { image, qemu, .. } = self;
-        let written = libvirt::writes_of(*qemu, directory);
-        if !written.is_empty() {
-            eprintln!("libvirtd has forgotten its VM, which writes to {written:?}");
-            assert!(written.contains(&inode(image)), "{:?}", names(image));
-            signal(*qemu, Signal::KILL);
-        }
-    }
-
     /// The VM runs, or runs again, on what the path of the image leads to, and that is complete.
     fn is_whole_and_known(&self, libvirt: &Libvirt, bed: &Bed, context: &str) {
         let Idle { image, sum, .. } = self;
         let said = recover(libvirt, bed);
         if libvirt.state(VM).starts_with("shut off") {
-            self.end_forgotten(bed.path());
+            end_forgotten(self.qemu, image, bed.path());
             libvirt.power_on(VM);
         }
         let context = format!(

@@ -14,9 +14,9 @@ use rustix::fs::{FallocateFlags, XattrFlags, fallocate, getxattr, removexattr, s
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
-use super::deaths::kills;
+use super::deaths::{end_forgotten, kills};
 use super::ends::output;
-use super::libvirt::{Libvirt, until, writes_of};
+use super::libvirt::{Libvirt, until};
 use super::support::child::Child;
 use super::support::guest::BLOCK;
 use super::support::random::Random;
@@ -169,14 +169,7 @@ impl Once {
         } = self;
         let said = recover(libvirt, bed);
         if libvirt.state(VM).starts_with("shut off") {
-            // libvirtd may come back without a VM that runs, and take it for off: an operator ends it.
-            let written = writes_of(*qemu, bed.path());
-            if !written.is_empty() {
-                eprintln!("libvirtd has forgotten its VM, which writes to {written:?}: {said}");
-                assert!(written.contains(&inode(image)), "{:?}", names(image));
-                let qemu = Pid::from_raw((*qemu).try_into().unwrap()).unwrap();
-                kill_process(qemu, Signal::KILL).unwrap();
-            }
+            end_forgotten(*qemu, image, bed.path());
             libvirt.power_on(VM);
         }
         let context = format!(

@@ -81,7 +81,7 @@ impl Lock {
     }
 
     /// Whether a run may begin. If not, asks for the lock, unless that was refused a moment ago. One
-    /// that is held by other settings must be given back before.
+    /// that is held by other settings must be released before.
     pub(super) fn take(&mut self, settings: &Settings) -> bool {
         if settings.url.is_empty() {
             // Left by a crash; runs that follow each other would prevent it.
@@ -103,7 +103,7 @@ impl Lock {
         self.refused_until = None;
     }
 
-    /// Gives it back, if it is held or was not given back before. For each tick without a run.
+    /// Releases it, if it is held or was not released before. For each tick without a run.
     pub(super) fn release(&mut self) {
         let is_due = match self.state {
             State::Held => true,
@@ -129,12 +129,12 @@ impl Lock {
             (Request::Lock, Ok(())) => State::Held,
             (Request::Lock, Err(Denied::Refused(_) | Denied::Unsent(_))) => State::Free,
             (Request::Lock, Err(Denied::Unclear(_))) => State::ToRelease(now),
-            // It may have been given; or may yet be, and should not be given back before.
+            // It may have been granted; or may yet be, and should not be released before.
             (Request::Lock, Err(Denied::Failed(_))) => State::ToRelease(now + RELEASE_RETRY),
             (_, Ok(())) => State::Free,
             (_, Err(_)) => State::ToRelease(now + RELEASE_RETRY),
         };
-        // If it was given back, `release` has counted that.
+        // If it was released, `release` has counted that.
         if request == Request::Lock || answer.is_err() {
             request::report(request, &answer, self.answer.as_ref());
             self.refused_until = answer.is_err().then_some(now + RETRY);
@@ -156,20 +156,20 @@ impl Lock {
         Some(Refusal::new(ReasonCode::Locked, text))
     }
 
-    /// Gives it back at the end of the daemon. What does not succeed is left to the next start.
+    /// Releases it at the end of the daemon. What does not succeed is left to the next start.
     pub(super) async fn end(mut self) {
-        let given_back = async {
+        let released = async {
             self.release();
             while matches!(self.state, State::Taking(_) | State::Releasing(_)) {
                 self.answered().await;
                 self.release();
             }
         };
-        let _ = tokio::time::timeout(LAST_RELEASE, given_back).await;
+        let _ = tokio::time::timeout(LAST_RELEASE, released).await;
     }
 }
 
-/// Writes the lock down, then asks for it. The note stays if it may have been given.
+/// Records the lock, then requests it. The record stays if it may have been granted.
 async fn take(file: PathBuf, settings: Settings, id: Option<String>) -> Result<(), Denied> {
     let Settings { url, group } = settings;
     let id = id.ok_or_else(|| Denied::Failed("/etc/machine-id has no id".to_owned()))?;
@@ -186,7 +186,7 @@ async fn take(file: PathBuf, settings: Settings, id: Option<String>) -> Result<(
     taken
 }
 
-/// Gives back what is written down, then removes that. Refused while QEMU copies for a run that is over.
+/// Releases the lock that is recorded, then removes the record. Refused while QEMU copies for a run that is over.
 async fn release(file: PathBuf, hints: PathBuf) -> Result<(), Denied> {
     let read = |file: &Path| match fs::read(file) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),

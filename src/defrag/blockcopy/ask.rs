@@ -16,7 +16,7 @@ use super::output::{self, BlockJob, Versions};
 use super::refusal::{self, Answers, Facts, FileId};
 use super::target::Place;
 use super::virsh::{Virsh, VirshError};
-use crate::defrag::guard::Target;
+use crate::defrag::guard::{self, Target};
 use crate::defrag::{HostInterfaces, holders};
 use crate::discover::format::HEADER;
 use crate::model::path::shown;
@@ -97,7 +97,7 @@ pub(super) fn ask(
                 .map(|it| it.file)
                 .collect(),
             others: others.collect::<BTreeSet<u32>>().len(),
-            needs: Bytes(image.blocks().saturating_mul(512)),
+            needs: guard::allocated(&target.file)?,
             has: bytes(size.f_bavail),
             keeps: keep_free.of_bytes(bytes(size.f_blocks)),
             copy_on: fstat(&place.directory)?.st_dev,

@@ -11,7 +11,7 @@ use std::os::unix::fs::FileExt as _;
 use rustix::fs::{Advice, fadvise};
 
 use super::qcow2::{Layout, index};
-use crate::discover::format::HEADER;
+use crate::discover::format::{HEADER, long};
 use crate::model::{Bytes, ReasonCode, Refusal, RunOutcome, Stop};
 
 /// Bits of an entry in an L1 or L2 table that are an offset in the file.
@@ -103,7 +103,7 @@ impl<'f> Content<'f> {
         let step = layout.cluster / layout.entries();
         let mut entries = vec![0; index((end.div_ceil(layout.cluster) - first) * step)];
         let table = read(self.file, layout.l1 + first / layout.entries() * 8, 8)?;
-        let table = number(&table) & OFFSET;
+        let table = number(&table, 0) & OFFSET;
         if table != 0 {
             let begin = table + first % layout.entries() * step;
             let read = read(self.file, begin, entries.len())?;
@@ -160,7 +160,7 @@ impl<'f> Content<'f> {
     /// Where the L2 tables are in the file.
     fn tables(&self, layout: &Layout) -> Result<Vec<u64>, Refusal> {
         let l1 = read(self.file, layout.l1, index(layout.tables() * 8))?;
-        let tables = l1.chunks(8).map(|entry| number(entry) & OFFSET);
+        let tables = l1.chunks(8).map(|entry| number(entry, 0) & OFFSET);
         let tables: Vec<u64> = tables.filter(|table| *table != 0).collect();
         // QEMU writes a table before the entry that names it (l2_allocate, block/qcow2-cluster.c).
         let length = self.file.metadata()?.len();
@@ -187,11 +187,11 @@ struct Entry {
 impl Entry {
     /// `bytes` begin with it.
     fn of(bytes: &[u8], layout: &Layout) -> Entry {
-        let word = number(bytes);
+        let word = number(bytes, 0);
         let (there, zeros) = match layout.has_subclusters {
             false => (u64::from(word & OFFSET != 0), word & ZERO),
             true => {
-                let bitmap = number(bytes.get(8..).unwrap_or_default());
+                let bitmap = number(bytes, 8);
                 (bitmap & u64::from(u32::MAX), bitmap >> 32)
             }
         };
@@ -234,11 +234,9 @@ fn copied_of(table: &[u8], layout: &Layout) -> u64 {
     table.chunks(clusters * step).map(of_unit).sum::<u64>() * grain
 }
 
-/// The first word, or 0.
-fn number(bytes: &[u8]) -> u64 {
-    bytes
-        .first_chunk()
-        .map_or(0, |word| u64::from_be_bytes(*word))
+/// The word of a table at this offset, or 0 behind its end.
+fn number(table: &[u8], at: usize) -> u64 {
+    long(table, at).unwrap_or(0)
 }
 
 /// Reads past the page cache, in which an earlier reading would be found: QEMU may bypass it. Less at the end of

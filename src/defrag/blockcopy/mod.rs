@@ -99,12 +99,9 @@ pub use note::copying;
 
 use super::engine::{Controls, Event, Progress, failed, lock_filesystem};
 use super::guard;
-use crate::model::{Bytes, Engine, ExtentCount, RunForecast, RunOutcome, RunReport, Stalls};
+use crate::model::{Engine, ExtentCount, RunForecast, RunOutcome, RunReport, Stalls};
 use content::Content;
 use session::Session;
-use std::fs::File;
-use std::io;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::time::Duration;
 use target::{Place, count};
@@ -137,13 +134,13 @@ pub(super) fn run(
     let content = Content::of(&target.file, disk.format())?;
     // First without the tables, which take long to read.
     asked.facts.needs = asked.facts.needs.saturating_add(content.metadata());
-    refusal::check(&asked.facts)?;
+    refusal::room(&asked.facts)?;
     let copied = content.copied(&mut || controls.stop())?;
     // After the tables: what a guest allocates meanwhile is in both numbers, or in this one.
-    let takes = taken(&target.file)?;
+    let takes = guard::allocated(&target.file)?;
     refusal::check_growth(takes, copied)?;
     asked.facts.needs = takes.max(copied).saturating_add(content.metadata());
-    refusal::check(&asked.facts)?;
+    refusal::room(&asked.facts)?;
     report.from = Some(extents);
     if limits.dry_run {
         let (copies, stall) = (asked.facts.needs, Duration::ZERO);
@@ -164,8 +161,8 @@ pub(super) fn run(
     report.held = controls.held();
     ended?;
     worked?;
-    report.read = taken(&target.file)?;
-    report.written = taken(&copy)?;
+    report.read = guard::allocated(&target.file)?;
+    report.written = guard::allocated(&copy)?;
     let to = match count(&copy, target) {
         Ok(to) => to,
         Err(error) => return Ok(failed("its extents cannot be counted", &error)),
@@ -175,11 +172,6 @@ pub(super) fn run(
         true => Ok(RunOutcome::Improved),
         false => Ok(RunOutcome::Unchanged { message: None }),
     }
-}
-
-/// What a file takes up.
-fn taken(file: &File) -> io::Result<Bytes> {
-    Ok(Bytes(file.metadata()?.blocks().saturating_mul(512)))
 }
 
 #[cfg(test)]

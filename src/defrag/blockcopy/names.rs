@@ -12,7 +12,7 @@ use rustix::fs::{
 };
 
 use super::decide::Name;
-use super::note::{Note, Places};
+use super::note::{Note, Places, basename};
 use crate::defrag::metadata::LABEL;
 use crate::model::Refusal;
 
@@ -21,13 +21,13 @@ use crate::model::Refusal;
 /// then keeps its path.
 pub(super) fn link(note: &Note, in_use: bool) -> Result<(), Refusal> {
     let places = note.places()?;
-    let copy = note.copy.file_name().unwrap_or_default();
+    let copy = basename(&note.copy);
     let (found, file) = note.find(&places.copy, copy)?;
     let Some(file) = file.filter(|_| found == Name::New) else {
         return Err(io::Error::other("the copy has lost its name").into());
     };
     file.sync_all()?;
-    let image = note.image.file_name().unwrap_or_default();
+    let image = basename(&note.image);
     let (found, _) = note.find(&places.image, image)?;
     match in_use {
         _ if found == Name::New => {}
@@ -42,14 +42,15 @@ pub(super) fn link(note: &Note, in_use: bool) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn former<'n>(note: &'n Note, places: &'n Places) -> Option<(&'n OwnedFd, &'n OsStr)> {
+/// The path of the copy before: its directory, and its name in it.
+pub(super) fn former<'n>(note: &'n Note, places: &'n Places) -> Option<(&'n OwnedFd, &'n OsStr)> {
     places.former.as_ref().zip(note.former()?.file_name())
 }
 
 /// Gives the owner and the label of the image to the copy, which has its path: where libvirt took the
 /// pivot for an abort, it has withdrawn them.
 pub(super) fn give_access(note: &Note) -> Result<(), Refusal> {
-    let image = note.image.file_name().unwrap_or_default();
+    let image = basename(&note.image);
     let (found, file) = note.find(&note.places()?.image, image)?;
     let Some(copy) = file.filter(|_| found == Name::New) else {
         return Ok(());
@@ -102,7 +103,7 @@ fn link_temporary(
     at: &OwnedFd,
     name: &OsStr,
 ) -> Result<String, Refusal> {
-    let copy = note.copy.file_name().unwrap_or_default();
+    let copy = basename(&note.copy);
     let temporary = note.temporary();
     let unlink = || unlinkat(&places.image, temporary.as_str(), AtFlags::empty());
     let _ = unlink();
@@ -125,27 +126,21 @@ fn link_temporary(
 /// Gives the path of the image back to the old file, which has the temporary name.
 pub(super) fn restore(note: &Note) -> Result<(), Refusal> {
     let at = note.places()?.image;
-    let name = note.image.file_name().unwrap_or_default();
-    renameat_with(&at, note.temporary(), &at, name, RenameFlags::EXCHANGE)?;
+    let image = basename(&note.image);
+    renameat_with(&at, note.temporary(), &at, image, RenameFlags::EXCHANGE)?;
     Ok(fsync(&at)?)
 }
 
 /// Removes the name of the copy.
 pub(super) fn remove_copy(note: &Note) -> Result<(), Refusal> {
-    remove(
-        &note.places()?.copy,
-        note.copy.file_name().unwrap_or_default(),
-    )
+    remove(&note.places()?.copy, basename(&note.copy))
 }
 
 /// Removes the temporary name, also where [`Note::try_link`] has moved it.
 pub(super) fn remove_temporary(note: &Note) -> Result<(), Refusal> {
     let places = note.places()?;
     let temporary = note.temporary();
-    for at in [Some(&places.image), places.former.as_ref()]
-        .into_iter()
-        .flatten()
-    {
+    for at in places.of_links() {
         if matches!(note.find(at, temporary.as_ref())?.0, Name::Old | Name::New) {
             remove(at, temporary.as_ref())?;
         }

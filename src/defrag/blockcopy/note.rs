@@ -206,7 +206,7 @@ impl Note {
         let places = self.places()?;
         let names = [(&places.image, &self.image), (&places.copy, &self.copy)];
         for (at, path) in names {
-            let (found, _) = self.find(at, path.file_name().unwrap_or_default())?;
+            let (found, _) = self.find(at, basename(path))?;
             if found != Name::New {
                 return Ok(false);
             }
@@ -218,7 +218,7 @@ impl Note {
     /// not if one is another mount, or has another project.
     pub(super) fn try_link(&self) -> io::Result<()> {
         let places = self.places().map_err(io::Error::other)?;
-        let (copy, temporary) = (self.copy.file_name().unwrap_or_default(), self.temporary());
+        let (copy, temporary) = (basename(&self.copy), self.temporary());
         let (at, to, none) = (&places.copy, &places.image, AtFlags::empty());
         linkat(at, copy, to, temporary.as_str(), none)?;
         let former = places.former.as_ref().unwrap_or(to);
@@ -245,6 +245,11 @@ impl Note {
     }
 }
 
+/// The last part of one of the paths.
+pub(super) fn basename(path: &Path) -> &OsStr {
+    path.file_name().unwrap_or_default()
+}
+
 fn parent(path: &Path) -> &Path {
     path.parent().unwrap_or(Path::new("/"))
 }
@@ -256,6 +261,11 @@ impl Places {
             device: self.device,
             inode: key.inode,
         }
+    }
+
+    /// The directories in which the copy is given names: that of the image, and that of the copy before.
+    pub(super) fn of_links(&self) -> impl Iterator<Item = &OwnedFd> {
+        [&self.image].into_iter().chain(&self.former)
     }
 
     /// Whether one of the open files is this one and is written to. An inode number alone does not

@@ -6,7 +6,7 @@
 //! option of a newer format. Its header is that of the image with other offsets, so version, cluster size,
 //! subclusters, width of the refcounts, lazy refcounts and type of compression are the same.
 
-use crate::discover::format::{self, EXTERNAL_DATA, word};
+use crate::discover::format::{self, EXTERNAL_DATA, long, word};
 
 /// Incompatible features (bits of the header).
 const DIRTY: u64 = 1;
@@ -168,10 +168,6 @@ struct Read {
     features: u64,
     /// `None` if it is damaged or unknown.
     layout: Option<Layout>,
-}
-
-fn long(header: &[u8], at: usize) -> Option<u64> {
-    Some(u64::from_be_bytes(*header.get(at..)?.first_chunk()?))
 }
 
 fn read(header: &[u8]) -> Option<Read> {

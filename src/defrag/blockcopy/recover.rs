@@ -14,7 +14,7 @@ use super::ask;
 use super::decide::{self, Act, Found, Name, Named, Step, Vm};
 use super::domain::Domain;
 use super::names;
-use super::note::{self, Note, Noted};
+use super::note::{self, Note, Noted, basename};
 use super::output::{self, BlockJob};
 use super::virsh::{Virsh, VirshError};
 use super::xml;
@@ -176,11 +176,10 @@ fn left(noted: &Noted, found: Result<Found, Refusal>) -> Refusal {
 fn find(virsh: &Virsh, note: &Note) -> Result<Found, Refusal> {
     let places = note.places()?;
     let asked = ask_libvirt(virsh, note)?;
-    let look = |at: &OwnedFd, path: &Path| note.find(at, path.file_name().unwrap_or_default());
-    let (image, image_file) = look(&places.image, &note.image)?;
-    let (copy, copy_file) = look(&places.copy, &note.copy)?;
-    let former = places.former.as_ref().zip(note.former());
-    let former = former.map(|(at, path)| look(at, path)).transpose()?;
+    let (image, image_file) = note.find(&places.image, basename(&note.image))?;
+    let (copy, copy_file) = note.find(&places.copy, basename(&note.copy))?;
+    let former = names::former(note, &places);
+    let former = former.map(|(at, name)| note.find(at, name)).transpose()?;
     let temporary = |at: &OwnedFd| Ok::<_, io::Error>(note.find(at, note.temporary().as_ref())?.0);
     let temporary = match (temporary(&places.image)?, &places.former) {
         (Name::Missing, Some(at)) => temporary(at)?,
@@ -323,10 +322,7 @@ fn take(
         Act::Resume => {
             // A link may not be durable yet.
             let places = note.places()?;
-            for directory in [Some(&places.image), places.former.as_ref()]
-                .into_iter()
-                .flatten()
-            {
+            for directory in places.of_links() {
                 fsync(directory)?;
             }
             virsh.run("resume", &[&"--domain", &id])?;

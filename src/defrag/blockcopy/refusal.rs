@@ -335,6 +335,11 @@ fn file(facts: &Facts) -> Result<(), Refusal> {
          to the old file: choose one on the same, or \"\""
             .to_owned()
     })?;
+    room(facts)
+}
+
+/// Checks the free space alone.
+pub(super) fn room(facts: &Facts) -> Result<(), Refusal> {
     let Facts {
         needs, has, keeps, ..
     } = facts;

@@ -17,7 +17,7 @@ use super::refusal;
 use super::target::Place;
 use super::virsh::{Virsh, VirshError};
 use crate::defrag::engine::{Controls, Event, Progress, cannot, monotonic};
-use crate::defrag::guard;
+use crate::defrag::guard::{self, Target};
 use crate::defrag::metadata::Metadata;
 use crate::defrag::run::{Input, Machine, RunState};
 use crate::model::{Bytes, GuestWrites, ReasonCode, Refusal, RunOutcome, Stop};
@@ -324,7 +324,7 @@ impl<'c, 't, 'r> Session<'c, 't, 'r> {
     /// waited for.
     pub(super) fn check(&mut self) -> Result<(), RunOutcome> {
         let changed = |text: &str| Err(Refusal::new(ReasonCode::Hypervisor, text).into());
-        let [image, copy] = self.contents()?;
+        let [image, copy] = contents(self.controls.target, &self.file, &self.format)?;
         if [image.size()?, copy.size()?] != [self.size; 2] {
             return changed("the image or its copy has another size now");
         }
@@ -358,12 +358,6 @@ impl<'c, 't, 'r> Session<'c, 't, 'r> {
         Ok(())
     }
 
-    /// The guest's disk in the image and in the copy.
-    fn contents(&self) -> io::Result<[Content<'_>; 2]> {
-        let of = |file| Content::of(file, &self.format);
-        Ok([of(&self.controls.target.file)?, of(&self.file)?])
-    }
-
     /// Compares pieces all over the disk, as [`differing`] does. What is compressed in the image is not compared.
     pub(super) fn differences(
         &mut self,
@@ -372,9 +366,8 @@ impl<'c, 't, 'r> Session<'c, 't, 'r> {
     ) -> Result<Vec<u64>, RunOutcome> {
         let compared =
             |error: io::Error| cannot("the image and its copy cannot be compared")(error);
-        let image = &self.controls.target.file;
-        let image = Content::of(image, &self.format).map_err(compared)?;
-        let copy = Content::of(&self.file, &self.format).map_err(compared)?;
+        let [image, copy] =
+            contents(self.controls.target, &self.file, &self.format).map_err(compared)?;
         let differs = |at| {
             let found = image.read(at, PIECE)?.zip(copy.read(at, PIECE)?);
             Ok(found.is_some_and(|(image, copy)| image != copy))
@@ -395,6 +388,14 @@ impl<'c, 't, 'r> Session<'c, 't, 'r> {
             .map(move |number| number * step)
             .take_while(move |at| *at < size)
     }
+}
+
+/// The guest's disk in the image and in the copy.
+fn contents<'f>(target: &'f Target, copy: &'f File, format: &str) -> io::Result<[Content<'f>; 2]> {
+    Ok([
+        Content::of(&target.file, format)?,
+        Content::of(copy, format)?,
+    ])
 }
 
 pub(super) fn failed(error: &VirshError) -> RunOutcome {

@@ -87,7 +87,7 @@ impl Place {
             let has_room = guard::check_space(target, Bytes(image.len()), keep_free).is_ok();
             let has_hint = content.is_raw() && target.mount.kind() == FilesystemKind::Xfs;
             if has_hint && has_room {
-                let is_whole = image.blocks().saturating_mul(512) / 9 >= image.len() / 10;
+                let is_whole = guard::allocated(&target.file)?.0 / 9 >= image.len() / 10;
                 set_hint(&copy, if is_whole { WHOLE_HINT } else { SPARSE_HINT })?;
             }
             set_project(&target.file, &copy)?;
