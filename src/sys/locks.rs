@@ -115,6 +115,7 @@ fn fcntl(file: BorrowedFd<'_>, command: libc::c_int, value: libc::c_int) -> io::
 mod tests {
     use super::*;
     use std::fs::{self, File, OpenOptions};
+    use std::os::unix::fs::OpenOptionsExt as _;
 
     fn file() -> (tempfile::TempDir, std::path::PathBuf) {
         let dir = tempfile::tempdir().unwrap();
@@ -148,19 +149,27 @@ mod tests {
         let (_dir, path) = file();
         let ours = File::open(&path).unwrap();
         std::thread::scope(|scope| {
-            let asked = scope.spawn(|| {
-                let mut seen = [0; 2];
-                for _ in 0..20_000 {
-                    let open = in_use(&ours).unwrap().open.unwrap();
-                    seen[usize::from(open)] += 1;
+            let opens = scope.spawn(|| {
+                let open = |flags| {
+                    let mut options = OpenOptions::new();
+                    options.write(true).custom_flags(flags).open(&path)
+                };
+                for _ in 0..10 {
+                    // Only a lease refuses it.
+                    let refused = loop {
+                        if let Err(error) = open(libc::O_NONBLOCK) {
+                            break error;
+                        }
+                    };
+                    assert_eq!(refused.kind(), io::ErrorKind::WouldBlock);
+                    // This waits for the lease's release, if need be.
+                    drop(open(0).unwrap());
                 }
-                seen
             });
-            while !asked.is_finished() {
-                drop(OpenOptions::new().write(true).open(&path).unwrap());
+            while !opens.is_finished() {
+                in_use(&ours).unwrap().open.unwrap();
             }
-            let seen = asked.join().unwrap();
-            assert!(seen[0] > 0, "{seen:?}");
+            opens.join().unwrap();
         });
         assert_eq!(in_use(&ours).unwrap().open, Some(false));
     }
