@@ -32,8 +32,7 @@ impl FleetLock {
         Err(match status.as_u16() {
             200..=299 => return Ok(()),
             _ if is_rejected(status) => Denied::Refused(text),
-            // No answer of the server itself, but of a proxy, or of another service.
-            300..=399 | 408 | 429 | 502..=504 => Denied::Failed(text),
+            _ if is_of_proxy(status) => Denied::Failed(text),
             // airlock, if all slots are taken.
             _ => Denied::Unclear(text),
         })
@@ -67,7 +66,13 @@ impl FleetLock {
 
 /// Whether the server has done nothing, and would not if asked again in the same way.
 fn is_rejected(status: StatusCode) -> bool {
-    status.is_client_error() && !matches!(status.as_u16(), 408 | 429)
+    status.is_client_error() && !is_of_proxy(status)
+}
+
+/// Whether the server itself may not have answered, but a proxy or another service: it says nothing of
+/// the lock. The protocol has no authentication.
+fn is_of_proxy(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 300..=399 | 401 | 403 | 407 | 408 | 429 | 502..=504)
 }
 
 /// The id of the host with this machine-id(5), which is confidential: derived as
