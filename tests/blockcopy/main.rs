@@ -34,6 +34,7 @@ mod ends;
 mod libvirt;
 mod power;
 mod qcow2;
+mod raw;
 mod second;
 mod service;
 mod stop;

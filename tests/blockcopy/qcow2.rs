@@ -461,7 +461,7 @@ fn images_of_all_properties_are_copied() {
 }
 
 /// What a file takes up, in bytes.
-fn taken(image: &Path) -> u64 {
+pub fn taken(image: &Path) -> u64 {
     fs::metadata(image).unwrap().blocks() * 512
 }
 

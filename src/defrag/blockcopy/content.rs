@@ -8,9 +8,11 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
 
-use rustix::fs::{Advice, fadvise};
+use rustix::fs::{Advice, SeekFrom, fadvise, seek};
+use rustix::io::Errno;
 
 use super::qcow2::{Layout, index};
+use crate::defrag::engine::cannot;
 use crate::discover::format::{HEADER, long};
 use crate::model::{Bytes, ReasonCode, Refusal, RunOutcome, Stop};
 
@@ -23,6 +25,7 @@ const ZERO: u64 = 1;
 /// How much QEMU copies as one at least and at most: the size of a cluster between these
 /// (bdrv_get_default_bitmap_granularity, block/dirty-bitmap.c).
 const GRAIN: (u64, u64) = (4 << 10, 64 << 10);
+const UNKNOWN: &str = "where it has data cannot be found";
 const DAMAGED: &str = "tables of its qcow2 are damaged: see `qemu-img check -U`";
 /// A multiple of the size of a page, which is up to 64 KiB.
 const PAGE: u64 = 64 << 10;
@@ -140,12 +143,12 @@ impl<'f> Content<'f> {
         Bytes(self.qcow2.as_ref().map_or(0, Layout::metadata))
     }
 
-    /// How much of the disk of a qcow2 QEMU writes to a copy as data: also what are holes of the file in
-    /// allocated clusters (qcow2_co_block_status, block/qcow2.c, returns data for them), and what is
-    /// compressed. Reads all L2 tables, and calls `stop` before each. Refused if they are damaged.
+    /// What QEMU writes to a copy as data, in bytes. Of a raw image each grain with data. Of a qcow2 also what
+    /// are holes of the file in allocated clusters (qcow2_co_block_status, block/qcow2.c, returns data for
+    /// them), and what is compressed: reads all L2 tables, and refuses damaged ones. Calls `stop` between.
     pub fn copied(&self, stop: &mut dyn FnMut() -> Option<Stop>) -> Result<Bytes, RunOutcome> {
         let Some(layout) = &self.qcow2 else {
-            return Ok(Bytes(0));
+            return self.with_data(stop);
         };
         let mut copied = 0;
         for table in self.tables(layout)? {
@@ -155,6 +158,26 @@ impl<'f> Content<'f> {
             copied += copied_of(&read(self.file, table, index(layout.cluster))?, layout);
         }
         Ok(Bytes(copied))
+    }
+
+    /// What of the file QEMU takes for data: as it does, this asks the file system (find_allocation,
+    /// block/file-posix.c), for which unwritten extents are holes.
+    fn with_data(&self, stop: &mut dyn FnMut() -> Option<Stop>) -> Result<Bytes, RunOutcome> {
+        let grain = GRAIN.1;
+        let (size, mut at, mut found) = (self.size()?, 0, 0);
+        while at < size {
+            if let Some(why) = stop() {
+                return Err(RunOutcome::Stopped { why });
+            }
+            let data = match seek(self.file, SeekFrom::Data(at)) {
+                Err(Errno::NXIO) => break,
+                data => data.map_err(cannot(UNKNOWN))?,
+            };
+            let hole = seek(self.file, SeekFrom::Hole(data)).map_err(cannot(UNKNOWN))?;
+            at = hole.next_multiple_of(grain).min(size);
+            found += at.saturating_sub(data - data % grain);
+        }
+        Ok(Bytes(found))
     }
 
     /// Where the L2 tables are in the file.

@@ -102,7 +102,6 @@ use super::guard;
 use crate::model::{Engine, ExtentCount, RunForecast, RunOutcome, RunReport, Stalls};
 use content::Content;
 use session::Session;
-use std::path::Path;
 use std::time::Duration;
 use target::{Place, count};
 use virsh::Virsh;
@@ -138,8 +137,11 @@ pub(super) fn run(
     let copied = content.copied(&mut || controls.stop())?;
     // After the tables: what a guest allocates meanwhile is in both numbers, or in this one.
     let takes = guard::allocated(&target.file)?;
-    refusal::check_growth(takes, copied)?;
-    asked.facts.needs = takes.max(copied).saturating_add(content.metadata());
+    if !content.is_raw() {
+        refusal::check_growth(takes, copied)?;
+    }
+    let allocates = takes.max(copied);
+    asked.facts.needs = allocates.saturating_add(content.metadata());
     refusal::room(&asked.facts)?;
     report.from = Some(extents);
     if limits.dry_run {
@@ -149,8 +151,8 @@ pub(super) fn run(
     }
     let progress = Progress::new(Engine::BlockCopy, content.size()?, extents);
     controls.send(Event::Cleared(progress));
-    let former = former.map(Path::to_owned).unwrap_or_default();
-    let mut session = Session::begin(controls, virsh, &asked, &disk, &place, former, progress)?;
+    let hint = target::hint(target, &content, allocates)?;
+    let mut session = Session::begin(controls, virsh, &asked, &disk, &place, hint, progress)?;
     let stalls = report.stalls.insert(Stalls::default());
     let worked = session
         .copy()

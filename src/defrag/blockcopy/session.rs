@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::io;
-use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -70,19 +69,19 @@ impl<'c, 't, 'r> Session<'c, 't, 'r> {
         asked: &Asked,
         disk: &Disk,
         place: &'c Place,
-        former: PathBuf,
+        hint: Option<Bytes>,
         progress: Progress,
     ) -> Result<Session<'c, 't, 'r>, RunOutcome> {
         let target = controls.target;
         let content = Content::of(&target.file, disk.format())?;
-        let copy = place.create(target, &content, controls.request.limits.keep_free)?;
+        let copy = place.create(target, &content, hint)?;
         let kind = target.mount.kind();
         let note = || -> io::Result<Noted> {
             let access = Metadata::of(&target.file)?;
             let note = Note {
                 image: target.path.clone(),
                 copy: place.path.clone(),
-                former: former.clone(),
+                former: asked.facts.former.clone().unwrap_or_default(),
                 old: identify(&target.file, kind)?,
                 new: identify(&copy, kind)?,
                 owner: access.owner(),
