@@ -20,6 +20,8 @@ const REFUSALS: i64 = 200;
 const BYTES: i64 = 100;
 /// Offset of the permission to write, which a VM that may change its image has (`BLK_PERM_WRITE`).
 const WRITE: i64 = 1;
+/// The byte that QEMU locks where it writes to an image.
+pub const QEMU_WRITES: u64 = (PERMISSIONS + WRITE).cast_unsigned();
 
 /// Sets the signal of a lease (include/uapi/asm-generic/fcntl.h; the same on x86 and arm64).
 const F_SETSIG: libc::c_int = 10;

@@ -20,6 +20,9 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// Of the disk in all domains.
 pub const DISK: &str = "vda";
 
+/// A directory with libvirt and QEMU of another distribution, of which this is `/usr`.
+const OTHER_USR: &str = "FRAGWATCH_USR";
+
 /// What is mounted before libvirtd starts. `$1` is a directory for it; pairs of a directory and of the
 /// place where it is to be mounted follow.
 const NAMESPACE: &str = r#"
@@ -73,6 +76,9 @@ impl Libvirt {
             .args(["--mount", "sh", "-c", NAMESPACE, "sh"])
             .arg(&dir)
             .args(mounts.iter().flat_map(|(what, at)| [what, at]));
+        if let Some(usr) = std::env::var_os(OTHER_USR) {
+            command.arg(usr).arg("/usr");
+        }
         let namespace = Child::spawn(&mut command).unwrap();
         let mut libvirt = Libvirt {
             namespace,
@@ -226,8 +232,8 @@ impl Drop for Libvirt {
     }
 }
 
-/// The inodes of the files in `directory` that a QEMU has open for writing; none if it has ended. It may
-/// keep the target of an aborted copy open for reading, if libvirtd died before it had it closed.
+/// The inodes of the files in `directory` that a QEMU writes to; none if it has ended. It may keep the
+/// target of an aborted copy open, if libvirtd died before it had it closed, but without its lock.
 pub fn writes_of(qemu: u32, directory: &Path) -> Vec<u64> {
     let process = format!("/proc/{qemu}");
     let fds = fs::read_dir(format!("{process}/fd")).into_iter().flatten();
@@ -236,10 +242,21 @@ pub fn writes_of(qemu: u32, directory: &Path) -> Vec<u64> {
         let info = fs::read_to_string(format!("{process}/fdinfo/{number}")).unwrap_or_default();
         let flags = info.lines().find_map(|line| line.strip_prefix("flags:"));
         let is_below = fs::read_link(fd.path()).is_ok_and(|to| to.starts_with(directory));
-        is_below && flags.is_some_and(|flags| !flags.trim().ends_with('0'))
+        is_below && flags.is_some_and(|flags| !flags.trim().ends_with('0')) && locks_to_write(&info)
     });
     let inode = |fd: fs::DirEntry| Some(fs::metadata(fd.path()).ok()?.ino());
     written.filter_map(inode).collect()
+}
+
+/// Whether one of the locks of a descriptor is QEMU's for writing: byte 101 (`RAW_LOCK_PERM_BASE` and
+/// `BLK_PERM_WRITE`).
+fn locks_to_write(info: &str) -> bool {
+    let locks = info.lines().filter(|line| line.starts_with("lock:"));
+    locks.into_iter().any(|line| {
+        let mut ends = line.split_whitespace().rev().map(str::parse::<u64>);
+        let (last, first) = (ends.next(), ends.next());
+        matches!((first, last), (Some(Ok(first)), Some(Ok(last))) if (first..=last).contains(&101))
+    })
 }
 
 /// Waits until something is so.

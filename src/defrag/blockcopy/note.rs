@@ -198,7 +198,7 @@ impl Note {
     /// Whether a process writes to the old file, and to the copy.
     pub(super) fn written(&self, places: &Places) -> [bool; 2] {
         let opened = open_files::opened(Path::new(PROC), &self.directories());
-        [&self.old, &self.new].map(|key| places.is_written(key, &opened))
+        places.written(self, &opened)
     }
 
     /// Whether nothing is left to be done about it as long as the VM runs.
@@ -268,12 +268,41 @@ impl Places {
         [&self.image].into_iter().chain(&self.former)
     }
 
-    /// Whether one of the open files is this one and is written to. An inode number alone does not
-    /// show that: the old file's is soon that of another.
-    pub(super) fn is_written(&self, key: &ImageKey, opened: &[Opened]) -> bool {
-        let mut written = opened.iter().filter(|it| it.writes);
-        written.any(|it| it.file == self.id(key) && open_files::has_generation(it, key.generation))
+    /// Whether the old file, and the copy, are written to by a process that has them open. An inode number
+    /// alone does not show that: the old file's is soon that of another.
+    pub(super) fn written(&self, note: &Note, opened: &[Opened]) -> [bool; 2] {
+        let of = |key: &ImageKey| {
+            let is_it = |it: &&Opened| {
+                it.file == self.id(key) && open_files::has_generation(it, key.generation)
+            };
+            let opened = opened.iter().filter(is_it);
+            opened.fold(Use::default(), |so_far, it| Use {
+                is_open: so_far.is_open || it.writes,
+                is_locked: so_far.is_locked || it.locks,
+            })
+        };
+        written([of(&note.old), of(&note.new)])
     }
+}
+
+/// What shows that a file is written to.
+#[derive(Debug, Clone, Copy, Default)]
+struct Use {
+    /// It is open for writing.
+    is_open: bool,
+    /// QEMU's lock for writing is held.
+    is_locked: bool,
+}
+
+/// Which of two files are written to.
+///
+/// QEMU may have one open that it does not use: newer libvirt (11.3 and 12.8, not 9.0) opens raw images
+/// without a format layer above, and if it is killed before it has QEMU close one, that stays open for
+/// writing as long as the VM runs, but its lock is released. Where no lock is held, QEMU was started without
+/// (`locking=off`), or Linux does not show them (before 4.1).
+fn written(files: [Use; 2]) -> [bool; 2] {
+    let locks = files.iter().any(|file| file.is_locked);
+    files.map(|file| if locks { file.is_locked } else { file.is_open })
 }
 
 /// A note on disk, locked by this process.

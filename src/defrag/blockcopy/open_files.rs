@@ -10,7 +10,7 @@ use rustix::io::Errno;
 
 use super::refusal::FileId;
 use crate::probe::open;
-use crate::sys::generation;
+use crate::sys::{generation, locks};
 
 /// A file that a process has open.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,6 +19,8 @@ pub(super) struct Opened {
     pub(super) file: FileId,
     /// Whether for writing.
     pub(super) writes: bool,
+    /// Whether with QEMU's lock for writing.
+    pub(super) locks: bool,
     /// The path that it was opened by, as it is now: ` (deleted)` follows if that is removed
     /// (proc_pid_fd(5)).
     pub(super) name: PathBuf,
@@ -59,11 +61,23 @@ pub(super) fn opened_by(proc: &Path, pid: u32, directories: &[&Path]) -> Vec<Ope
                 inode: file.ino(),
             },
             writes: flags & libc::O_ACCMODE != libc::O_RDONLY,
+            locks: info.lines().any(is_lock_for_writing),
             name,
             link,
         })
     };
     entries.flatten().filter_map(find).collect()
+}
+
+/// Whether a line of fdinfo is QEMU's lock for writing, by which it guards a file that it uses for that
+/// (raw_apply_lock_bytes, block/file-posix.c). The line ends with the first and the last locked byte
+/// (lock_get_status, fs/locks.c); since Linux 4.1 there is one per lock of the descriptor.
+fn is_lock_for_writing(line: &str) -> bool {
+    let mut words = line.split_whitespace().rev();
+    let mut byte = || words.next()?.parse::<u64>().ok();
+    let (last, first) = (byte(), byte());
+    let locked = first.zip(last).map(|(first, last)| first..=last);
+    line.starts_with("lock:") && locked.is_some_and(|bytes| bytes.contains(&locks::QEMU_WRITES))
 }
 
 /// Whether the file, if it is still open, has this generation. The inode number of a removed file is
@@ -88,6 +102,30 @@ pub(super) fn has_generation(opened: &Opened, generation: u32) -> bool {
 mod tests {
     use super::*;
     use std::process::{Command, Stdio};
+
+    #[test]
+    fn the_lock_of_qemu_is_known() {
+        // Linux 6.18, QEMU 10.0; the last but for its numbers from fs/locks.c.
+        let lines = [
+            (
+                "lock:\t1: OFDLCK  ADVISORY  READ -1 00:38:131 201 201",
+                false,
+            ),
+            (
+                "lock:\t1: OFDLCK  ADVISORY  READ -1 00:38:131 100 101",
+                true,
+            ),
+            (
+                "lock:\t1: POSIX  ADVISORY  WRITE 4711 00:38:101 0 EOF",
+                false,
+            ),
+            ("flags:\t0100101 101", false),
+            ("lock:", false),
+        ];
+        for (line, expected) in lines {
+            assert_eq!(is_lock_for_writing(line), expected, "{line}");
+        }
+    }
 
     #[test]
     fn a_renamed_file_is_found() {

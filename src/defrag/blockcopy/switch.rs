@@ -128,7 +128,7 @@ fn while_suspended(
     let path: [&dyn AsRef<std::ffi::OsStr>; 5] =
         [&"--domain", &domain, &"--path", &disk, &"--pivot"];
     let pivoted = run(&session.virsh, "blockjob", &path);
-    // Whatever libvirt reports, QEMU's descriptors show which file it uses.
+    // Whatever libvirt reports, QEMU's descriptors and locks show which file it uses.
     if used(session)? != [false, true] {
         return Err(pivoted
             .err()
@@ -148,5 +148,5 @@ fn used(session: &Session<'_, '_, '_>) -> Result<[bool; 2], Refusal> {
     let places = note.places()?;
     let proc = &session.controls.request.host.proc;
     let opened = open_files::opened_by(proc, session.pid, &note.directories());
-    Ok([&note.old, &note.new].map(|key| places.is_written(key, &opened)))
+    Ok(places.written(note, &opened))
 }

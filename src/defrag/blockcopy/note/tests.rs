@@ -114,3 +114,20 @@ fn a_copy_may_go_on_until_it_has_ended() {
     assert!(goes_on(another, Step::Copying));
     other.0.wait().unwrap();
 }
+
+#[test]
+fn a_lock_of_qemu_counts_more_than_an_open_file() {
+    let file = |is_open, is_locked| Use { is_open, is_locked };
+    let (locked, open, none) = (file(true, true), file(true, false), file(false, false));
+    for (files, expected) in [
+        ([locked, locked], [true, true]),
+        ([locked, open], [true, false]),
+        ([open, locked], [false, true]),
+        ([none, locked], [false, true]),
+        ([open, open], [true, true]),
+        ([open, none], [true, false]),
+        ([none, none], [false, false]),
+    ] {
+        assert_eq!(written(files), expected, "{files:?}");
+    }
+}
