@@ -1,6 +1,7 @@
 //! Formats a plan for `fragwatch plan` and for `/v1/plan`: what is defragmented next, why
 //! everything else is left alone, and when the windows are.
 
+use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::time::Duration;
 
@@ -70,7 +71,7 @@ pub fn render(
     width: Option<u16>,
 ) -> String {
     let mut text = runs(plan, calendar, now, width);
-    text.push_str(&left_alone(plan, width));
+    text.push_str(&left_alone_text(plan, width));
     text.push_str(&by_hand(plan));
     text.push('\n');
     text.push_str(&windows(calendar, now));
@@ -139,18 +140,49 @@ pub fn begins(begins: Timestamp, zone: &TimeZone, now: Timestamp) -> String {
     local.strftime(form).to_string()
 }
 
-/// The images left alone, and why. The many that are not bad enough are only counted.
-fn left_alone(plan: &Plan, width: Option<u16>) -> String {
+/// The images that are left alone for one reason, worst first.
+pub struct LeftAlone<'p> {
+    pub reason: &'p Refusal,
+    pub images: Vec<&'p Planned>,
+}
+
+/// The images left alone, together if the texts of their reasons are equal, in the order of the
+/// worst of each; and how many are not bad enough, which are only counted.
+pub fn left_alone(plan: &Plan) -> (Vec<LeftAlone<'_>>, usize) {
     let mut fine = 0_usize;
-    let mut table = TextTable::new(&["IMAGE", ">EXTENTS", "WHY NOT"]).wrapped(width);
+    let mut groups: Vec<LeftAlone> = Vec::new();
+    let mut places = HashMap::new();
     for planned in &plan.images {
         match &planned.decision {
             Decision::Runs(_) => {}
             Decision::Not(reason) if reason.code == ReasonCode::BelowSeverity => fine += 1,
             Decision::Not(reason) => {
-                let (path, extents) = (shown(&planned.path), planned.extents.to_string());
-                table.row([path, extents, reason.to_string()]);
+                let place = *places.entry(&reason.text).or_insert(groups.len());
+                match groups.get_mut(place) {
+                    Some(group) => group.images.push(planned),
+                    None => groups.push(LeftAlone {
+                        reason,
+                        images: vec![planned],
+                    }),
+                }
             }
+        }
+    }
+    (groups, fine)
+}
+
+/// The images left alone, and why. On a terminal, whose lines are wrapped, a reason stands once;
+/// elsewhere each line has it, for `grep`.
+fn left_alone_text(plan: &Plan, width: Option<u16>) -> String {
+    let (groups, fine) = left_alone(plan);
+    let mut table = TextTable::new(&["IMAGE", ">EXTENTS", "WHY NOT"]).wrapped(width);
+    for group in &groups {
+        for (place, planned) in group.images.iter().enumerate() {
+            let why = match place > 0 && width.is_some() {
+                true => "as above".to_owned(),
+                false => group.reason.to_string(),
+            };
+            table.row([shown(&planned.path), planned.extents.to_string(), why]);
         }
     }
     let mut text = String::new();

@@ -27,7 +27,6 @@ fn a_browser_shows_all_of_it() {
         ("incidents", "/incidents"),
         ("incident", &incident),
     ];
-    let pictures = std::env::var_os(PICTURES).map(PathBuf::from);
     for (width, scheme) in [
         (1280, "light"),
         (1280, "dark"),
@@ -40,22 +39,34 @@ fn a_browser_shows_all_of_it() {
             if name == "image" {
                 browser.until("document.querySelector('.uplot canvas')");
             }
-            let page = format!("{name}, {width}, {scheme}");
-            let wide = browser.eval("document.documentElement.scrollWidth");
-            assert!(wide.as_u64().unwrap() <= u64::from(width), "{page}: {wide}");
-            let unreadable = browser.eval(CONTRAST);
-            assert_eq!(unreadable, json!([]), "{page}");
-            if let Some(pictures) = &pictures {
-                let directory = serde_json::to_string(&world.images).unwrap();
-                browser.eval(&format!("{RENAME}({directory}, '/var/lib/libvirt/images')"));
-                browser.screenshot(&pictures.join(format!("{name}-{width}-{scheme}.png")), true);
-            }
+            check(
+                &mut browser,
+                &world,
+                width,
+                &format!("{name}-{width}-{scheme}"),
+            );
         }
     }
     browser.look(1280, "light");
     numbers(&world, &mut browser, &at);
     sorting(&mut browser, &at);
     zooming(&mut browser, &at(&image));
+    world.pause();
+    for (width, scheme) in [(1280, "light"), (360, "dark")] {
+        browser.look(width, scheme);
+        browser.open(&at("/plan"));
+        assert!(
+            browser
+                .eval("document.querySelector('details[open] a')")
+                .is_object()
+        );
+        check(
+            &mut browser,
+            &world,
+            width,
+            &format!("paused-{width}-{scheme}"),
+        );
+    }
     let (complaints, requests) = browser.complaints_and_requests();
     assert_eq!(complaints, Vec::<String>::new());
     let own = format!("http://{}/", world.address);
@@ -65,6 +76,20 @@ fn a_browser_shows_all_of_it() {
         .collect();
     assert_eq!(foreign, Vec::<&String>::new());
     assert!(requests.len() > 60, "{requests:?}");
+}
+
+/// Nothing of the page that is open is too wide or hard to read. Takes a picture, if they are kept.
+fn check(browser: &mut Browser, world: &World, width: u32, page: &str) {
+    let wide = browser.eval("document.documentElement.scrollWidth");
+    assert!(wide.as_u64().unwrap() <= u64::from(width), "{page}: {wide}");
+    let unreadable = browser.eval(CONTRAST);
+    assert_eq!(unreadable, json!([]), "{page}");
+    if let Some(pictures) = std::env::var_os(PICTURES) {
+        let directory = serde_json::to_string(&world.images).unwrap();
+        browser.eval(&format!("{RENAME}({directory}, '/var/lib/libvirt/images')"));
+        let file = PathBuf::from(pictures).join(format!("{page}.png"));
+        browser.screenshot(&file, true);
+    }
 }
 
 /// In pictures, the images lie where they usually do.

@@ -133,6 +133,16 @@ impl World {
         serde_json::from_slice(&output.stdout).unwrap()
     }
 
+    /// Pauses defragmentation, and waits until the plan leaves all images alone.
+    pub fn pause(&self) {
+        let output = self.ask("pause").output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        self.until("the plan is paused", |_| {
+            let plan = self.daemon.get("/plan").body;
+            plan.contains("<p>Nothing is to be defragmented.")
+        });
+    }
+
     fn until(&self, what: &str, is: impl Fn(&Value) -> bool) {
         let deadline = Instant::now() + Duration::from_secs(30);
         while !is(&self.status()) {

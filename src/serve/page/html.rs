@@ -10,8 +10,11 @@ use crate::model::{Finding, Severity, UnixTime};
 use crate::serve::status::{EngineState, Status};
 use crate::table::counted;
 
+/// Images in a group that is shown open.
+const SHORT: usize = 10;
+
 /// What every page has.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Frame {
     /// Title, and place in the navigation.
     pub title: &'static str,
@@ -86,7 +89,7 @@ pub struct Image {
 }
 
 /// What will run when, and what will not.
-#[derive(Debug, Template)]
+#[derive(Debug, Default, Template)]
 #[template(path = "plan.html")]
 pub struct Plan {
     pub frame: Frame,
@@ -94,9 +97,30 @@ pub struct Plan {
     pub window: String,
     pub strip: String,
     pub runs: Vec<PlanRow>,
+    /// Images left alone for the same reason, and those that have one of their own.
+    pub groups: Vec<PlanGroup>,
     pub alone: Vec<PlanRow>,
     pub fine: usize,
     pub paused: bool,
+}
+
+/// Images left alone for one reason.
+#[derive(Debug)]
+pub struct PlanGroup {
+    pub reason: String,
+    pub rows: Vec<PlanRow>,
+}
+
+impl PlanGroup {
+    fn images(&self) -> String {
+        counted(self.rows.len() as u64, "image")
+    }
+
+    /// Whether it is shown open. A browser finds a text in a closed one too, and opens it (HTML,
+    /// "ancestor revealing algorithm").
+    fn is_short(&self) -> bool {
+        self.rows.len() <= SHORT
+    }
 }
 
 /// An image in the plan.
@@ -106,7 +130,7 @@ pub struct PlanRow {
     pub link: String,
     pub extents: String,
     pub severity: Severity,
-    /// When and how, or why not.
+    /// When and how, or why not; empty in a group.
     pub text: String,
     pub gain: String,
 }

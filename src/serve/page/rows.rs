@@ -8,7 +8,7 @@ use jiff::Timestamp;
 
 use crate::assess::Reason;
 use crate::incident::words::clean;
-use crate::maintenance::{Decision, Plan, Planned};
+use crate::maintenance::{Decision, Planned};
 use crate::model::path::shown;
 use crate::model::utc::rfc3339_seconds;
 use crate::model::{
@@ -370,17 +370,6 @@ fn watch(row: &Row, status: &Status) -> String {
 pub fn when(at: UnixTime) -> String {
     let text = rfc3339_seconds(at);
     format!("{} UTC", text.get(..16).unwrap_or(&text).replace('T', " "))
-}
-
-/// The decisions that are shown one by one, and the number of those that are not bad enough.
-pub fn left_alone(plan: &Plan) -> (Vec<&Planned>, usize) {
-    let not = plan.images.iter();
-    let not = not.filter(|it| matches!(it.decision, Decision::Not(_)));
-    let (fine, shown): (Vec<_>, Vec<_>) = not.partition(|it| {
-        matches!(&it.decision, Decision::Not(why)
-            if why.code == crate::model::ReasonCode::BelowSeverity)
-    });
-    (shown, fine.len())
 }
 
 /// Seconds since 1970.

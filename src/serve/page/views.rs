@@ -1,5 +1,8 @@
 //! Answers the requests for pages.
 
+use std::collections::HashMap;
+use std::path::PathBuf;
+
 use askama::Template;
 use axum::extract::{Query, State};
 use axum::http::{StatusCode, header};
@@ -13,16 +16,16 @@ use super::detail::{self, Detail, chart, reach};
 use super::filter::Filter;
 use super::gather::{HostNow, Pages};
 use super::html::{
-    Frame, Image, Images, Incidents, Missing, OneIncident, Overview, Plan, PlanRow, Runs,
+    Frame, Image, Images, Incidents, Missing, OneIncident, Overview, Plan, PlanGroup, PlanRow, Runs,
 };
 use super::past;
-use super::rows::{RunRow, complete, left_alone, link, unix, verdict};
+use super::rows::{RunRow, complete, link, unix, verdict};
 use super::story::{Brief, Story};
 use crate::assess::Assessor;
 use crate::maintenance::{Decision, Planned, PlannedRun};
 use crate::model::path::shown;
 use crate::model::{ImageKey, Roughly, Severity, UnixTime};
-use crate::serve::plan::{PlanInForce, begins, span};
+use crate::serve::plan::{PlanInForce, begins, left_alone, span};
 use crate::serve::status::{Rescue, Status};
 use crate::table::counted;
 
@@ -302,13 +305,26 @@ pub async fn history(State(pages): State<Pages>, Query(query): Query<ImageQuery>
 pub async fn plan(State(pages): State<Pages>) -> Response {
     let mut frame = Frame::new("Plan");
     let plan = pages.plan(&mut frame).await;
-    let mut links = std::collections::HashMap::new();
+    let mut links = HashMap::new();
     pages.sources.inventory.lend(&mut |images, _| {
         let named = images
             .iter()
             .filter_map(|it| Some((it.sample.path.clone(), link(it.sample.key.as_ref().ok()?))));
         links = named.collect();
     });
+    let mut page = Plan {
+        frame,
+        paused: pages.sources.status.paused(),
+        ..Plan::default()
+    };
+    if let Some(plan) = &plan {
+        fill_in(&mut page, plan, &links);
+    }
+    answer(StatusCode::OK, &page)
+}
+
+/// The plan, as the page shows it; `links` are those of the images.
+fn fill_in(page: &mut Plan, plan: &PlanInForce, links: &HashMap<PathBuf, String>) {
     let row = |planned: &Planned, text: String, gain: String| PlanRow {
         link: links.get(&planned.path).cloned().unwrap_or_default(),
         path: shown(&planned.path),
@@ -317,43 +333,32 @@ pub async fn plan(State(pages): State<Pages>) -> Response {
         text,
         gain,
     };
-    let mut page = Plan {
-        frame,
-        calendar: String::new(),
-        window: String::new(),
-        strip: String::new(),
-        runs: Vec::new(),
-        alone: Vec::new(),
-        fine: 0,
-        paused: pages.sources.status.paused(),
+    (page.window, page.calendar) = (next_window(plan), calendar(plan));
+    let runs = runs_of(plan);
+    page.strip = lanes(plan, &runs);
+    let run = |(planned, run): &(&Planned, PlannedRun)| {
+        let at = begins(run.begins, plan.calendar.zone(), plan.now);
+        let (engine, about) = (run.engine, Roughly(run.estimate.about));
+        let gain = planned
+            .outlook
+            .map(|outlook| outlook.gain(run.engine).to_string());
+        let gain = gain.unwrap_or_else(|| "not looked at".to_owned());
+        row(planned, format!("{at}, {engine}, about {about}"), gain)
     };
-    if let Some(plan) = &plan {
-        (page.window, page.calendar) = (next_window(plan), calendar(plan));
-        let runs = runs_of(plan);
-        page.strip = lanes(plan, &runs);
-        page.runs = runs
-            .iter()
-            .map(|(planned, run)| {
-                let at = begins(run.begins, plan.calendar.zone(), plan.now);
-                let (engine, about) = (run.engine, Roughly(run.estimate.about));
-                let gain = planned
-                    .outlook
-                    .map(|outlook| outlook.gain(run.engine).to_string());
-                let gain = gain.unwrap_or_else(|| "not looked at".to_owned());
-                row(planned, format!("{at}, {engine}, about {about}"), gain)
-            })
-            .collect();
-        let (alone, fine) = left_alone(&plan.plan);
-        page.fine = fine;
-        page.alone = alone
-            .into_iter()
-            .filter_map(|planned| match &planned.decision {
-                Decision::Not(why) => Some(row(planned, why.to_string(), String::new())),
-                Decision::Runs(_) => None,
-            })
-            .collect();
+    page.runs = runs.iter().map(run).collect();
+    let (groups, fine) = left_alone(&plan.plan);
+    page.fine = fine;
+    for group in groups {
+        let reason = group.reason.to_string();
+        if let [single] = group.images[..] {
+            page.alone.push(row(single, reason, String::new()));
+            continue;
+        }
+        let rows = group.images.iter();
+        let rows = rows.map(|planned| row(planned, String::new(), String::new()));
+        let rows = rows.collect();
+        page.groups.push(PlanGroup { reason, rows });
     }
-    answer(StatusCode::OK, &page)
 }
 
 fn runs_of(plan: &PlanInForce) -> Vec<(&Planned, PlannedRun)> {
@@ -464,5 +469,99 @@ pub async fn incident(State(pages): State<Pages>, Query(query): Query<IncidentQu
         }
         None if frame.gaps.is_empty() => missing(),
         None => answer(StatusCode::GATEWAY_TIMEOUT, &Missing { frame }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::settings::Maintenance;
+    use crate::maintenance::{self, Calendar, JitterSeed};
+    use crate::model::{ExtentCount, ReasonCode, Refusal};
+
+    /// Each reason with how many images have it, which take turns.
+    const REASONS: [(&str, usize); 4] = [
+        ("held by \"<b>&</b>\"", 12),
+        ("held by \"<b>&</b>\" (2)", 2),
+        ("no turn (1 image <i>before</i> it)", 1),
+        ("no turn (2 images <i>before</i> it)", 1),
+    ];
+
+    fn left_alone(path: String, code: ReasonCode, reason: &str) -> Planned {
+        Planned {
+            by_hand: None,
+            path: path.into(),
+            mount: None,
+            severity: Severity::Warning,
+            extents: ExtentCount(1200),
+            ideal: ExtentCount(1),
+            outlook: None,
+            decision: Decision::Not(Refusal::new(code, reason)),
+        }
+    }
+
+    fn page(images: Vec<Planned>) -> String {
+        let links = images.iter().skip(1);
+        let links = links.map(|it| (it.path.clone(), "/image?fs=a&ino=1".to_owned()));
+        let links = links.collect();
+        let plan = PlanInForce {
+            plan: maintenance::Plan { images },
+            engines: Vec::new(),
+            calendar: Calendar::new(&Maintenance::default(), JitterSeed::default()),
+            now: jiff::Timestamp::UNIX_EPOCH,
+        };
+        let mut page = Plan {
+            frame: Frame::new("Plan"),
+            ..Plan::default()
+        };
+        fill_in(&mut page, &plan, &links);
+        page.render().unwrap()
+    }
+
+    fn escaped(text: &str) -> String {
+        let text = text.replace('&', "&#38;").replace('"', "&#34;");
+        text.replace('<', "&#60;").replace('>', "&#62;")
+    }
+
+    #[test]
+    fn the_plan_names_each_image_once_and_each_reason_too() {
+        let mut images = Vec::new();
+        for turn in 0..12 {
+            for (at, (reason, _)) in (0..).zip(REASONS).filter(|(_, (_, many))| turn < *many) {
+                let path = format!("/srv/{turn}<{at}>&.img");
+                images.push(left_alone(path, ReasonCode::Held, reason));
+            }
+        }
+        let paths: Vec<_> = images.iter().map(|it| shown(&it.path)).collect();
+        let (below, fine) = (ReasonCode::BelowSeverity, "/srv/fine.img");
+        images.push(left_alone(fine.to_owned(), below, "severity ok"));
+        let body = page(images);
+        for path in paths {
+            let name = format!(">{}<", escaped(&path));
+            assert_eq!(body.matches(&name).count(), 1, "{path} in\n{body}");
+        }
+        for (many, part) in [
+            (
+                1,
+                format!("<details><summary>12 images: {}<", escaped(REASONS[0].0)),
+            ),
+            (
+                1,
+                format!(
+                    "<details open><summary>2 images: {}<",
+                    escaped(REASONS[1].0)
+                ),
+            ),
+            (1, format!("{}\n", escaped(REASONS[2].0))),
+            (1, format!("{}\n", escaped(REASONS[3].0))),
+            (15, "<a href=\"/image?fs=a&#38;ino=1\">".to_owned()),
+            (16, "<td>1,200".to_owned()),
+            (1, "<p>1 more not bad enough.".to_owned()),
+            (0, "<b>".to_owned()),
+            (0, "<i>".to_owned()),
+            (0, fine.to_owned()),
+        ] {
+            assert_eq!(body.matches(&part).count(), many, "{part} in\n{body}");
+        }
     }
 }

@@ -130,6 +130,33 @@ Sat 2026-04-18 01:00 – 05:00 CEST  4 h
 }
 
 #[test]
+fn a_reason_stands_once_on_a_terminal_and_in_each_line_elsewhere() {
+    let not = |path: &str, extents, text: &str| {
+        let reason = Refusal::new(ReasonCode::NoTurn, text);
+        planned(path, extents, Decision::Not(reason))
+    };
+    let plan = Plan {
+        images: vec![
+            not("/srv/a.img", 4, "paused"),
+            not("/srv/b.img", 3, "paused (1)"),
+            not("/srv/c.img", 2, "paused"),
+            not("/srv/d.img", 1, "paused (1)"),
+        ],
+    };
+    let text = |again: [&str; 2]| {
+        format!(
+            "\nLeft alone:\nIMAGE       EXTENTS  WHY NOT\n\
+             /srv/a.img        4  paused\n/srv/c.img        2  {}\n\
+             /srv/b.img        3  paused (1)\n/srv/d.img        1  {}\n",
+            again[0], again[1]
+        )
+    };
+    let (terminal, file) = (["as above"; 2], ["paused", "paused (1)"]);
+    assert_eq!(left_alone_text(&plan, Some(80)), text(terminal));
+    assert_eq!(left_alone_text(&plan, None), text(file));
+}
+
+#[test]
 fn what_operators_can_do_follows_what_is_left_alone() {
     let mut plan = plan();
     plan.images.drain(..2);
