@@ -16,12 +16,12 @@ use super::support::rundir::{self, Place};
 use super::support::skip::{Here, NotHere};
 use super::support::tools;
 
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(300);
 /// Of the disk in all domains.
 pub const DISK: &str = "vda";
 
 /// A directory with libvirt and QEMU of another distribution, of which this is `/usr`.
-const OTHER_USR: &str = "FRAGWATCH_USR";
+pub const OTHER_USR: &str = "FRAGWATCH_USR";
 
 /// What is mounted before libvirtd starts. `$1` is a directory for it; pairs of a directory and of the
 /// place where it is to be mounted follow.
@@ -87,6 +87,8 @@ impl Libvirt {
         };
         let comm = format!("/proc/{}/comm", libvirt.namespace.id());
         until("the namespace", || {
+            let ended = libvirt.namespace.wait(Duration::ZERO);
+            assert!(ended.is_none(), "{ended:?}");
             fs::read_to_string(&comm).unwrap() == "sleep\n"
         });
         libvirt.start_daemon();
@@ -120,8 +122,13 @@ impl Libvirt {
         command
             .args(["--pid-file", "/run/libvirtd.pid"])
             .stderr(log.unwrap());
-        self.daemon = Some(Child::spawn(&mut command).unwrap());
-        until("libvirtd", || self.try_virsh(&["list"]).status.success());
+        let mut daemon = Child::spawn(&mut command).unwrap();
+        until("libvirtd", || {
+            let ended = daemon.wait(Duration::ZERO);
+            assert!(ended.is_none(), "{}", self.log());
+            self.try_virsh(&["list"]).status.success()
+        });
+        self.daemon = Some(daemon);
     }
 
     /// Kills libvirtd; its VMs stay.

@@ -32,6 +32,7 @@ mod support;
 mod deaths;
 mod ends;
 mod libvirt;
+mod newer;
 mod power;
 mod qcow2;
 mod raw;
@@ -119,7 +120,11 @@ fn noted(bed: &Bed) -> usize {
 }
 
 fn noted_in(state: &Path) -> usize {
-    fs::read_dir(state.join("defrag")).map_or(0, Iterator::count)
+    let notes = fs::read_dir(state.join("defrag")).into_iter().flatten();
+    let is_whole = |path: PathBuf| path.extension().is_some_and(|its| its != "tmp");
+    notes
+        .filter(|it| is_whole(it.as_ref().unwrap().path()))
+        .count()
 }
 
 /// Whether a run has noted that it lets the guest stand still.

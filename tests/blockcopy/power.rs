@@ -166,15 +166,14 @@ impl Host {
             _ => moment(seed, all.took, &state, &mut run),
         }
         let flushed = guest.turn();
+        let is_early = run.wait(Duration::ZERO).is_none();
+        all.early += u64::from(is_early);
         let disks = match fails {
             Fails::Power => Some(self.cut(seed)?),
             Fails::Qemu => None,
         };
-        if run.wait(Duration::ZERO).is_none() {
-            all.early += 1;
-            if disks.is_some() {
-                kill_service(run.id());
-            }
+        if is_early && disks.is_some() {
+            kill_service(run.id());
         }
         libvirt.kill_qemu(VM);
         run.end();
