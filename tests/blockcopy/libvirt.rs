@@ -156,7 +156,8 @@ impl Libvirt {
         let image = image.display();
         let xml = format!(
             "<domain type='qemu'><name>{name}</name><memory unit='MiB'>384</memory><vcpu>1</vcpu>\
-             <os><type arch='x86_64' machine='q35'>hvm</type>{os}</os><cpu mode='maximum'/>\
+             <os><type arch='x86_64' machine='q35'>hvm</type>{os}</os><features><acpi/></features>\
+             <cpu mode='maximum'/>\
              <on_reboot>restart</on_reboot>\
              <devices><emulator>/usr/bin/qemu-system-x86_64</emulator><disk type='file' device='disk'>\
              <driver name='qemu' type='{format}' cache='none' io='native'/><source file='{image}'/>\

@@ -76,7 +76,8 @@ pub(super) struct Found {
     /// Whether the old file, and the copy, may have been written to since both were the same.
     pub(super) changed_old: bool,
     pub(super) changed_new: bool,
-    /// Whether a process writes to the old file, and to the copy.
+    /// Whether a process writes to the old file, and to the copy: one without QEMU's lock counts only if
+    /// neither has one.
     pub(super) writes_old: bool,
     pub(super) writes_new: bool,
     pub(super) vm: Vm,

@@ -12,7 +12,7 @@
 //! libvirt names the copy by its own path after the pivot. So the copy is given the path of the image
 //! (a second name of the same file) while the guest stands still: whichever path a definition names
 //! from then on, it leads to the current file. What was begun is written down before; what was reached
-//! is seen by the inodes of the two names and by the files that QEMU has open. The XML of libvirt is
+//! is seen by the inodes of the two names, and by the files that QEMU has open and locked. The XML of libvirt is
 //! not believed: if libvirtd dies between QEMU's pivot and its own note, it takes the pivot for an
 //! abort.
 //!
@@ -46,7 +46,7 @@
 //! - A libvirtd that is killed within milliseconds of a pivot may come back without the VM: it has saved
 //!   a state that it refuses to read ("unknown mirror job type ''", measured with libvirt 9.0.0), and takes
 //!   the VM for off. The VM's process goes on and keeps QEMU's lock on its disk. What it writes is seen by
-//!   its open files: a file that it alone writes to gets the path, and is never removed. Nothing can resume
+//!   its open files and locks: a file that it alone writes to gets the path, and is never removed. Nothing can resume
 //!   it by libvirt: an operator ends the process, and starts the VM.
 //! - As long as the VM runs, its running definition names the copy's path, which therefore stays; also
 //!   while a managed save, a backing chain or another disk leads there. The file of a `virsh save` is
