@@ -23,6 +23,7 @@ use super::{config, finish, said, state};
 
 const WAITS: &str = "FRAGWATCH_TEST_WAITS_IN_IO_URING";
 const LIMIT: &str = "max_io_pressure = 40\n";
+const TOO_HIGH: &str = "I/O pressure too high";
 const SECOND: Duration = Duration::from_secs(1);
 
 #[test]
@@ -102,17 +103,22 @@ impl Disk {
         }
     }
 
-    /// `fragwatch defrag` of one image in a group, as often as something else keeps the disk busy.
-    fn defragmented(&self, group: &Path, keys: &str, engine: &str, image: &Path) -> Value {
+    /// What a command says, as often as something else keeps the disk busy and holds it up.
+    fn undisturbed<T>(&self, run: impl Fn() -> T, is_held_up: impl Fn(&T) -> bool) -> T {
         loop {
             self.await_idle();
             let (began, before) = (Instant::now(), self.worked());
-            let run = said(&mut defrag(group, &config(&self.bed, keys), engine, image));
-            let busy = self.busy_since(began, before);
-            if run["guard"] != "io_pressure" || busy < 0.1 {
-                return run;
+            let said = run();
+            if !is_held_up(&said) || self.busy_since(began, before) < 0.1 {
+                return said;
             }
         }
+    }
+
+    /// `fragwatch defrag` of one image in a group.
+    fn defragmented(&self, group: &Path, keys: &str, engine: &str, image: &Path) -> Value {
+        let run = || said(&mut defrag(group, &config(&self.bed, keys), engine, image));
+        self.undisturbed(run, |run| run["guard"] == "io_pressure")
     }
 
     /// The guards of both engines and the planner leave the image alone because of the pressure. It
@@ -125,7 +131,7 @@ impl Disk {
                 let run = said(defrag(group, &config, engine, image).arg("--dry-run"));
                 if run["guard"] == "io_pressure" {
                     let reason = run["reason"].as_str().unwrap();
-                    assert!(reason.starts_with("I/O pressure too high"), "{run}");
+                    assert!(reason.starts_with(TOO_HIGH), "{run}");
                     break;
                 }
                 assert!(Instant::now() < deadline, "{run}");
@@ -204,8 +210,8 @@ fn who_waits_in_io_uring_holds_up_nothing_and_who_waits_for_the_disk_does() {
     }
     assert!(groups.pressure() > 60.0);
     // Other reasons than the pressure have nothing to do with it.
-    disk.await_idle();
-    let why_not = disk.why_not(&own, held);
+    let why_not = || disk.why_not(&own, held);
+    let why_not = disk.undisturbed(why_not, |why_not| why_not["code"] == "io_pressure");
     assert_ne!(why_not["code"], "io_pressure", "{why_not}");
     // It is told, once.
     let mut loud = Command::new(env!("CARGO_BIN_EXE_fragwatch"));
@@ -219,8 +225,11 @@ fn who_waits_in_io_uring_holds_up_nothing_and_who_waits_for_the_disk_does() {
     let config = config(&disk.bed, LIMIT);
     loud.env("STATE_DIRECTORY", state(&config));
     loud.arg(config).arg(late);
-    let told = within(&own, &loud).output().unwrap();
-    let told = String::from_utf8(told.stderr).unwrap();
+    let told = || {
+        let told = within(&own, &loud).output().unwrap();
+        String::from_utf8(told.stderr).unwrap()
+    };
+    let told = disk.undisturbed(told, |told| told.contains(TOO_HIGH));
     let words = "without I/O does not count: the disks were at work";
     assert_eq!(told.matches(words).count(), 1, "{told}");
 
