@@ -181,13 +181,11 @@ fn a_file_system_that_is_unmounted_lazily_is_let_go() {
     bed.mount();
 }
 
-/// How long somebody has to wait who opens the image.
-fn opens_within(path: &Path) -> Duration {
+/// Whoever opens the image is not kept waiting.
+fn opens(path: &Path) {
     let (path, (done, is_open)) = (path.to_owned(), std::sync::mpsc::channel());
-    let began = Instant::now();
     thread::spawn(move || done.send(fs::File::open(path).map(drop)));
     is_open.recv_timeout(SOON).expect("it opens").unwrap();
-    began.elapsed()
 }
 
 #[test]
@@ -197,8 +195,7 @@ fn a_run_that_is_stopped_keeps_nobody_waiting() {
         let path = bed.path().join(name);
         let mut run = at_work(&bed, &path);
         run.signal(signal);
-        let waited = opens_within(&path);
-        assert!(waited < Duration::from_secs(5), "{name}: {waited:?}");
+        opens(&path);
         // Without a terminal it ends.
         let said = finish(&mut run);
         let reason = said["reason"].as_str().unwrap_or_default();
