@@ -13,8 +13,9 @@ use std::ffi::CStr;
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rustix::mount::{MountFlags, mount};
@@ -88,6 +89,8 @@ pub struct Parts {
 pub struct Running {
     qemu: Child,
     said: Arc<Mutex<String>>,
+    /// Until it is known that there is nothing more to hear.
+    listener: Option<JoinHandle<()>>,
     dir: PathBuf,
 }
 
@@ -150,8 +153,13 @@ impl Machine<'_> {
         let said = Arc::new(Mutex::new(String::new()));
         let console = qemu.pipes().stdout.take().expect("it is piped");
         let heard = Arc::clone(&said);
-        std::thread::spawn(move || listen(console, &heard));
-        Ok(Running { qemu, said, dir })
+        let listener = Some(std::thread::spawn(move || listen(console, &heard)));
+        Ok(Running {
+            qemu,
+            said,
+            listener,
+            dir,
+        })
     }
 }
 
@@ -194,8 +202,7 @@ impl Running {
     pub fn wait_for(&mut self, text: &str) -> String {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            // First this: what it said last is heard after its end.
-            let ended = self.qemu.wait(Duration::from_millis(20));
+            let ended = self.ended(Duration::from_millis(20));
             let said = self.said();
             let is_whole = |line: &&str| line.ends_with('\n') && line.contains(text);
             if let Some(line) = said.split_inclusive('\n').find(is_whole) {
@@ -204,6 +211,15 @@ impl Running {
             let goes_on = ended.is_none() && Instant::now() < deadline;
             assert!(goes_on, "it does not say {text} ({ended:?}):\n{said}");
         }
+    }
+
+    /// Whether it ends within this time. Then all that it said has come.
+    fn ended(&mut self, within: Duration) -> Option<ExitStatus> {
+        let ended = self.qemu.wait(within)?;
+        if let Some(listener) = self.listener.take() {
+            listener.join().expect("it listens to the end");
+        }
+        Some(ended)
     }
 
     /// Sends it a line.
@@ -219,7 +235,7 @@ impl Running {
     /// # Panics
     /// If it does not come to that, or not in peace.
     pub fn end(mut self) {
-        let ended = self.qemu.wait(PATIENCE);
+        let ended = self.ended(PATIENCE);
         let said = self.said();
         assert!(
             ended.is_some_and(|status| status.success()),
