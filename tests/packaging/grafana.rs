@@ -14,7 +14,7 @@ use crate::{names, tree};
 
 /// How long a daemon and a Prometheus may take to their first numbers, on a machine that has much
 /// else to do.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 pub fn dashboard() -> Value {
     serde_json::from_str(&fs::read_to_string(tree("packaging/grafana/fragwatch.json")).unwrap())
