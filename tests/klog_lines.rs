@@ -27,7 +27,7 @@ use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::select;
 use support::daemon::fragwatch;
-use support::emergency::{DEADLOCK, Host, Plan, alone, in_a_file};
+use support::emergency::{DEADLOCK, Host, PATIENCE, Plan, alone, in_a_file};
 
 // The cases from the field.
 
@@ -701,6 +701,7 @@ fn a_file_of_which_nothing_is_understood_is_reported_once() {
     );
     host.wait(&part, 1.0);
     let fault = "the form of its last 100 lines is not known";
+    host.daemon.wait_for_stderr(fault, PATIENCE);
     let warnings = || host.daemon.stderr().matches(fault).count();
     assert_eq!(warnings(), 1);
     assert_eq!(
