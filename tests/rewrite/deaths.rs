@@ -123,12 +123,12 @@ fn power_cuts(kind: &[&str]) -> Here<()> {
         let (sum, old) = (tools::checksum(&image), inode(&image));
         let mut child = Child::spawn(&mut protect(stall.bed(), "--rewrite", &image, "")).unwrap();
         thread::sleep(took.mul_f64(Random::new(seed).below(1200) as f64 / 1000.0));
-        let mut after = stall.power_cut()?;
         match child.wait(Duration::ZERO) {
             None => cut += 1,
             // The machine has more to give than when it was timed.
             Some(_) => took = took.mul_f64(0.8),
         }
+        let mut after = stall.power_cut()?;
         child.signal(Signal::KILL);
         child.end();
         recover(stall.bed());

@@ -163,13 +163,7 @@ fn remove(path: &Path) {
 
 /// Checks it unmounted, and mounts it again.
 fn repair_finds_nothing(bed: &mut Bed) {
-    bed.umount();
-    // As long as a mount namespace of another test has it mounted, too, its log is in use.
-    let deadline = Instant::now() + Duration::from_secs(30);
-    while bed.is_alive() {
-        assert!(Instant::now() < deadline, "it stays mounted");
-        thread::sleep(Duration::from_millis(5));
-    }
+    bed.umount_everywhere();
     let output = Command::new("xfs_repair")
         .arg("-n")
         .arg(bed.device())
