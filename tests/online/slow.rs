@@ -10,12 +10,12 @@ use super::support::guest::BLOCK;
 use super::support::{self, MIB, Stall, guest, tools};
 use super::{shared, state};
 
-const IMAGE: u64 = 48 * MIB;
+const IMAGE: u64 = 24 * MIB;
 /// What the disk needs for a page, and later.
-const PAGE: Duration = Duration::from_micros(20);
-const SLOW_PAGE: Duration = Duration::from_micros(200);
-/// How long a call may take.
-const AIM: Duration = Duration::from_millis(10);
+const PAGE: Duration = Duration::from_micros(100);
+const SLOW_PAGE: Duration = Duration::from_millis(1);
+/// How long a call may take. Many times what a busy machine adds to a call of `PAGE`s.
+const AIM: Duration = Duration::from_millis(50);
 /// So many segments may be too long until it knows.
 const SURPRISED: usize = 4;
 
