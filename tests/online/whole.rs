@@ -2,9 +2,11 @@
 
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
 
+use super::hints::wait_until;
 use super::support::child::Child;
 use super::support::guest::{Aligned, BLOCK};
 use super::support::random::Random;
@@ -137,16 +139,21 @@ fn what_a_guest_tears_anew_is_accounted_for() {
     guest::random_direct_writes(&path, 64 * MIB, 16_384);
     // What the guest discards leaves holes, also in what was joined a moment ago.
     let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+    let extents = tools::xfs_io_stat_nextents(&path);
     let child = Child::spawn(&mut command(&bed, &path, "stall_target = \"2ms\"\n")).unwrap();
+    wait_until(|| tools::xfs_io_stat_nextents(&path) < extents);
     let punch = rustix::fs::FallocateFlags::PUNCH_HOLE | rustix::fs::FallocateFlags::KEEP_SIZE;
+    let (run, ended) = mpsc::channel::<()>();
     let tear = thread::spawn(move || {
-        for n in 0..200 {
-            rustix::fs::fallocate(&file, punch, n * 16 * BLOCK, BLOCK).unwrap();
-            thread::sleep(Duration::from_millis(5));
+        let mut blocks = (0..1024).cycle();
+        while ended.recv_timeout(Duration::from_millis(5)) == Err(RecvTimeoutError::Timeout) {
+            let n = blocks.next().unwrap() * 16;
+            rustix::fs::fallocate(&file, punch, n * BLOCK, BLOCK).unwrap();
         }
         file
     });
     let said = finish(child);
+    drop(run);
     drop(tear.join().unwrap());
     assert_eq!(said["outcome"], "improved", "{said}");
     let of = |key: &str| said["account"][key].as_u64().unwrap();
@@ -168,10 +175,11 @@ fn a_signal_stops_it_and_the_next_run_goes_on() {
     let bed = support::require!(bed(&["-m", "reflink=1"]));
     let path = bed.path().join("vm.img");
     guest::random_direct_writes(&path, 128 * MIB, 32_768);
+    let extents = tools::xfs_io_stat_nextents(&path);
     let sum = tools::checksum(&path);
     let _held = File::open(&path).unwrap();
     let child = Child::spawn(&mut command(&bed, &path, "stall_target = \"1ms\"\n")).unwrap();
-    thread::sleep(Duration::from_millis(700));
+    wait_until(|| tools::xfs_io_stat_nextents(&path) < extents);
     child.signal(rustix::process::Signal::TERM);
     let said = finish(child);
     assert_eq!(said["outcome"], "stopped", "{said}");
