@@ -92,6 +92,9 @@ mod model;
 mod probe;
 mod protect;
 mod rescue;
+#[cfg(test)]
+#[path = "../tests/support/script.rs"]
+mod script;
 mod serve;
 #[cfg(test)]
 #[path = "../tests/support/skip.rs"]

@@ -9,7 +9,6 @@
 mod support;
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -126,8 +125,7 @@ fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
 fn script(directory: &Path, text: &str) -> Vec<String> {
     let path = directory.join("hook.sh");
     let dir = directory.display();
-    fs::write(&path, format!("#!/bin/sh\nDIR={dir}\n{text}\n")).unwrap();
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    support::script::script(&path, &format!("DIR={dir}\n{text}"));
     vec![path.to_str().unwrap().to_owned()]
 }
 

@@ -3,7 +3,6 @@
 
 use std::fs::{self, File};
 use std::io::Write as _;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -13,6 +12,7 @@ use crate::maintenance::{ALWAYS, checksum, planned, runs, why_not};
 use crate::scrape::Scrape;
 use crate::support::child::Child;
 use crate::support::emergency::{DEADLOCK, in_a_file};
+use crate::support::script::script;
 use crate::support::{self, Bed, MIB, Stall, guest, tools};
 use crate::watch::{Etc, PATIENCE, Watch, until};
 
@@ -249,13 +249,8 @@ fn who_opens_an_image_makes_it_the_next_engine_s_turn() {
     etc.configure(&[bed.path()], ALWAYS);
     let (bin, flag) = (etc.join("bin"), etc.join("opened"));
     fs::create_dir(&bin).unwrap();
-    let program = bin.join("xfs_fsr");
-    let script = format!(
-        "#!/bin/sh\nexec 3<\"$2\"; touch {}; exec sleep 600\n",
-        flag.display()
-    );
-    fs::write(&program, script).unwrap();
-    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    let stand_in = format!("exec 3<\"$2\"; touch {}; exec sleep 600", flag.display());
+    script(&bin.join("xfs_fsr"), &stand_in);
     let path = std::env::var("PATH").unwrap();
     let mut command = etc.run();
     command.env("PATH", format!("{}:{path}", bin.display()));

@@ -35,7 +35,6 @@ mod writers;
 use std::ffi::OsStr;
 use std::fs;
 use std::io::Read as _;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -71,9 +70,7 @@ fn state(config: &Path) -> PathBuf {
 fn stand_in(bed: &Bed, command: &mut Command, script: &str) {
     let bin = bed.path().parent().unwrap().join("bin");
     fs::create_dir_all(&bin).unwrap();
-    let program = bin.join("xfs_fsr");
-    fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
-    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    support::script::script(&bin.join("xfs_fsr"), script);
     let path = std::env::var("PATH").unwrap();
     command.env("PATH", format!("{}:{path}", bin.display()));
 }

@@ -1,11 +1,11 @@
 //! The maintainer scripts, in a made-up host: what they ask systemd for, and what they remove.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use crate::support::rundir::{self, Place};
+use crate::support::script::script;
 use crate::tree;
 
 /// A directory that stands for a host, with programs that write down how they were called.
@@ -44,9 +44,7 @@ impl Host {
     }
 
     fn program(&self, name: &str, text: &str) {
-        let file = self.0.join("usr/bin").join(name);
-        fs::write(&file, format!("#!/bin/sh\n{text}")).unwrap();
-        fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).unwrap();
+        script(&self.0.join("usr/bin").join(name), text);
     }
 
     /// Runs a script of the tree as the package manager does, in this host.

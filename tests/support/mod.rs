@@ -38,6 +38,7 @@
 //! | `groups` | control groups, and what others in them wait |
 //! | `halt`   | stops one thread of the program |
 //! | `emergency` | makes the kernel write records, and says what was done about them |
+//! | `script` | programs that a test writes |
 //! | `expect` | what a scan says, and what it should say |
 #![allow(dead_code, reason = "every test crate uses only a part of it")]
 #![allow(unused_imports, unused_macros, reason = "as above")]
@@ -77,6 +78,7 @@ pub mod prometheus;
 pub mod qemu;
 pub mod random;
 pub mod rundir;
+pub mod script;
 pub mod skip;
 pub mod stall;
 pub mod tools;

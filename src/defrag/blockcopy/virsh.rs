@@ -177,11 +177,9 @@ mod tests {
     use super::*;
 
     fn script(text: &str) -> (tempfile::TempDir, Virsh) {
-        use std::os::unix::fs::PermissionsExt as _;
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("virsh");
-        std::fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o700)).unwrap();
+        crate::script::script(&path, text);
         let timeout = TIMEOUT;
         let virsh = Virsh {
             program: path,

@@ -1,15 +1,15 @@
 //! A made-up virsh, which answers from files as those of libvirt 4.5 to 11 do.
 
-use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
 
 use super::super::domain::{Backing, Disk};
 use super::super::refusal::check;
 use super::*;
+use crate::script::script;
 
 /// Answers with the file named like the command, and fails with that named `COMMAND.error`. A command
 /// without a file is one that this version does not know (vshCmddefSearch, tools/vsh.c).
-const SCRIPT: &str = r#"#!/bin/sh
+const SCRIPT: &str = r#"
 [ "$LC_ALL" = C ] || exit 9
 cd "$(dirname "$0")" && shift 2 && command=$1
 case " $* " in *" --inactive "*) command=$command-inactive ;; esac
@@ -29,8 +29,7 @@ impl MadeUp {
     fn new(version: &str) -> MadeUp {
         let directory = tempfile::tempdir().unwrap();
         let program = directory.path().join("virsh");
-        fs::write(&program, SCRIPT).unwrap();
-        fs::set_permissions(&program, fs::Permissions::from_mode(0o700)).unwrap();
+        script(&program, SCRIPT);
         let timeout = Duration::from_secs(60);
         let virsh = Virsh { program, timeout };
         let made_up = MadeUp { directory, virsh };

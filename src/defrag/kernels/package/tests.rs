@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::defrag::kernels::table::DEFECTS;
+use crate::script::script;
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
 use tempfile::TempDir;
 
 const RELEASE: &str = "5.14.0-687.el9.x86_64";
@@ -36,10 +36,8 @@ impl Made {
         Made { root, sources }
     }
 
-    fn program(&self, name: &str, script: &str) {
-        let path = self.root.path().join(name);
-        fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    fn program(&self, name: &str, text: &str) {
+        script(&self.root.path().join(name), text);
     }
 
     fn document(&self, package: &str, name: &str, text: &str) {
