@@ -282,7 +282,7 @@ mod tests {
         assert_eq!(run("exit 0", 10_000, json.clone()), HookOutcome::Exited(0));
         let closes = run("exec <&-; exit 0", 10_000, json.clone());
         assert_eq!(closes, HookOutcome::Exited(0));
-        assert_eq!(run("sleep 60", 200, json), HookOutcome::TimedOut);
+        assert_eq!(run("sleep 60", 1000, json), HookOutcome::TimedOut);
         assert_eq!(run("kill -9 $$", 10_000, vec![]), HookOutcome::Killed(9));
     }
 
@@ -296,7 +296,12 @@ mod tests {
     fn runs_come_one_after_the_other_and_those_too_many_are_counted() {
         let out = tempfile::NamedTempFile::new().unwrap();
         let path = out.path().display();
-        let script = format!("echo + >>{path}; sleep 0.2; echo - >>{path}");
+        // Until all are pushed the first one runs.
+        let waits = tempfile::NamedTempFile::new().unwrap();
+        let script = format!(
+            "echo + >>{path}; while [ -e {} ]; do sleep 0.01; done; echo - >>{path}",
+            waits.path().display()
+        );
         let command = vec!["/bin/sh".to_owned(), "-c".to_owned(), script];
         let (sender, ends) = mpsc::channel();
         let on_end = move |number, outcome, _| drop(sender.send((number, outcome)));
@@ -304,6 +309,7 @@ mod tests {
         let taken: Vec<u32> = (0..10)
             .filter(|number| hook.push((*number, Call::default())))
             .collect();
+        drop(waits);
         assert_eq!(hook.dropped(), 10 - taken.len() as u64);
         // Two wait, and one may run already.
         assert!((2..=3).contains(&taken.len()), "{taken:?}");
