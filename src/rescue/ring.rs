@@ -195,12 +195,14 @@ mod tests {
             let producer = scope.spawn(|| {
                 begin.wait();
                 let mut number = 0;
-                while !enough.load(Ordering::Relaxed) {
+                loop {
                     producer.push(&Numbered(number));
                     number += 1;
+                    if enough.load(Ordering::Relaxed) {
+                        break number;
+                    }
                     (0..number % 13).for_each(|_| std::hint::spin_loop());
                 }
-                number
             });
             // Also when an assertion fails, or the producer would never end.
             let stop = Stop(&enough);

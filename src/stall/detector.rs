@@ -302,17 +302,18 @@ mod tests {
             let _ = sender.send(stuck.clone());
         });
         let detector = detector.unwrap();
-        let wait = Duration::from_secs(5);
+        let wait = Duration::from_secs(30);
         let stuck = told.recv_timeout(wait).unwrap();
         assert!(began.elapsed() >= Duration::from_millis(300));
         assert_eq!((stuck.tid, stuck.comm.as_str()), (8, "CPU 8/KVM"));
         assert_eq!(stuck.stack.len(), 3);
         assert!(told.recv_timeout(wait).unwrap().lasted > stuck.lasted);
         task(proc.path(), 7, 8, 3, 'S', 0, &HEALTHY);
-        thread::sleep(Duration::from_millis(200));
-        while told.try_recv().is_ok() {}
-        assert!(told.recv_timeout(Duration::from_millis(300)).is_err());
-        assert!(detector.health().scans > 5);
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while told.recv_timeout(Duration::from_millis(300)).is_ok() {
+            assert!(Instant::now() < deadline, "it is told for ever");
+        }
+        assert!(detector.health().scans >= 3);
         assert_eq!(detector.health().trouble, None);
     }
 
@@ -332,8 +333,11 @@ mod tests {
         assert_eq!((health.left_behind, health.hangs_at), (1, Some(12)));
         // Released, it ends.
         drop(fs::OpenOptions::new().write(true).open(&hole).unwrap());
-        thread::sleep(Duration::from_millis(500));
-        assert_eq!(detector.health().left_behind, 0);
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while detector.health().left_behind > 0 {
+            assert!(Instant::now() < deadline, "{:?}", detector.health());
+            thread::sleep(Duration::from_millis(20));
+        }
     }
 
     #[test]

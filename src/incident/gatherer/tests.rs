@@ -5,7 +5,7 @@ use crate::model::{CheckId, Severity};
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use std::fs::create_dir_all;
 
-const SOON: Duration = Duration::from_millis(300);
+const SOON: Duration = Duration::from_secs(2);
 
 fn finding() -> Finding {
     Finding {
@@ -144,8 +144,7 @@ fn a_collector_that_hangs_is_left_out_and_not_started_twice() {
         names
     };
     assert_eq!(silent(&found), ["slabs", "tasks in state D"]);
-    assert_eq!(found.left_out[0].reason, "no answer within 0.3 s");
-    assert!(found.took_ms < 2000, "{}", found.took_ms);
+    assert_eq!(found.left_out[0].reason, "no answer within 2 s");
     assert_eq!(found.tasks.len(), 3);
     assert_eq!(found.buddyinfo.len(), 1);
     let again = gatherer.gather();
@@ -162,8 +161,11 @@ fn a_collector_that_hangs_is_left_out_and_not_started_twice() {
     fs::remove_file(&slabinfo).unwrap();
     fs::remove_file(proc.path().join("7/task/8/stack")).unwrap();
     fs::write(&slabinfo, "").unwrap();
-    thread::sleep(Duration::from_millis(50));
-    assert_eq!(silent(&gatherer.gather()), [""; 0]);
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !silent(&gatherer.gather()).is_empty() {
+        assert!(Instant::now() < deadline, "it is not asked again");
+        thread::sleep(Duration::from_millis(10));
+    }
 }
 
 #[test]
