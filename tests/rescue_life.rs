@@ -457,7 +457,7 @@ fn what_was_accepted_is_in_the_incident_file_at_the_end() {
         .unwrap();
     host.wait("fragwatch_klog_matches_total{rule=\"xfs_deadlock\"}", 1.0);
     host.daemon.signal(Signal::TERM);
-    assert_eq!(host.daemon.wait(Duration::from_secs(2)).code(), Some(0));
+    assert_eq!(host.daemon.wait(PATIENCE).code(), Some(0));
     let incident = incidents(&host).remove(0);
     let events = incident["events"].as_array().unwrap();
     let lines: Vec<_> = events.iter().filter(|of| of["kind"] == "line").collect();
@@ -521,7 +521,7 @@ fn a_write_that_hangs_stops_neither_reader_nor_detector_nor_the_daemons_end() {
     refusals.happens_to(kind);
     host.wait(MATCHES, 4.0);
     host.daemon.signal(Signal::TERM);
-    assert_eq!(host.daemon.wait(Duration::from_secs(2)).code(), Some(0));
+    assert_eq!(host.daemon.wait(PATIENCE).code(), Some(0));
     let incident = incidents(&host).remove(0);
     assert_eq!(incident["matches"], 4, "{incident:#}");
     assert_eq!(incident["actions"], 1, "{incident:#}");

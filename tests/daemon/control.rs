@@ -12,10 +12,9 @@ use std::time::Duration;
 use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
 use serde_json::Value;
 
-use crate::life::END;
 use crate::support::child::Child;
 use crate::support::{self, Bed, fragwatch, guest, tools};
-use crate::watch::{Etc, OFTEN, WHEN_ASKED, Watch, until};
+use crate::watch::{Etc, OFTEN, PATIENCE, WHEN_ASKED, Watch, until};
 
 /// More than there may be.
 const CROWD: usize = 1000;
@@ -85,7 +84,7 @@ fn all_tell_the_same_story() {
         assert!(in_file.contains(&line), "no {line}: {in_file}");
     }
     watch.daemon.signal(Signal::TERM);
-    watch.daemon.wait(END);
+    watch.daemon.wait(PATIENCE);
     assert!(
         !file.exists(),
         "a file that stays would be scraped for ever"
@@ -131,7 +130,7 @@ fn a_daemon_that_was_killed_leaves_a_socket_that_is_in_nobodys_way() {
     };
     let mut killed = start();
     killed.signal(Signal::KILL);
-    killed.wait(END);
+    killed.wait(PATIENCE);
     assert!(etc.join("control.sock").exists());
     let _again = start();
 }

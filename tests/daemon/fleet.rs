@@ -8,12 +8,11 @@ use std::time::Duration;
 use fragwatch::internals::fleet::{Denied, FleetLock};
 use rustix::process::{Resource, Signal, getrlimit, setrlimit};
 
-use crate::life::END;
 use crate::maintenance::{ALWAYS, runs, why_not};
 use crate::support::fleetlock::FleetLockServer;
 use crate::support::prometheus::{Prometheus, tool};
 use crate::support::{self, Bed, MIB, RunningDaemon, free_address, guest, tools};
-use crate::watch::{Etc, Watch, until};
+use crate::watch::{Etc, PATIENCE, Watch, until};
 
 pub const GROUP: &str = "array-7";
 const SLOTS: usize = 8;
@@ -194,7 +193,7 @@ fn the_lock_is_held_while_a_run_works_and_given_back_in_every_ending() {
     host.runs();
     held(&server, 1);
     host.watch.daemon.signal(Signal::TERM);
-    host.watch.daemon.wait(END);
+    host.watch.daemon.wait(PATIENCE);
     assert!(server.holders(GROUP).is_empty());
     assert!(!host.note().exists());
 
@@ -203,7 +202,7 @@ fn the_lock_is_held_while_a_run_works_and_given_back_in_every_ending() {
     host.watch.daemon = RunningDaemon::spawn(&mut etc.run(), etc.address);
     host.runs();
     host.watch.daemon.signal(Signal::KILL);
-    host.watch.daemon.wait(END);
+    host.watch.daemon.wait(PATIENCE);
     assert_eq!(server.holders(GROUP).len(), 1);
     assert!(host.note().exists());
     let etc = &host.watch.etc;

@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
-use crate::life::END;
 use crate::maintenance::{ALWAYS, checksum, runs, why_not};
 use crate::support::{self, Bed, MIB, RunningDaemon, guest, tools};
 use crate::watch::{Etc, PATIENCE, Watch, until};
@@ -121,7 +120,7 @@ fn the_end_of_the_daemon_waits_for_hook_after() {
     let mut it = support::require!(Hooked::start(BEFORE, &after, SLOW));
     it.wait_for_run();
     it.watch.daemon.signal(Signal::TERM);
-    let status = it.watch.daemon.wait(END + Duration::from_secs(10));
+    let status = it.watch.daemon.wait(PATIENCE);
     assert_eq!(status.code(), Some(0), "{status}");
     assert_eq!(it.log(), "before\nafter shutdown stopped\n");
     assert_eq!(it.notes(), 0);
@@ -133,7 +132,7 @@ fn a_daemon_that_is_killed_leaves_hook_after_to_the_next_one() {
     let mut it = support::require!(Hooked::start(BEFORE, AFTER, SLOW));
     it.wait_for_run();
     it.watch.daemon.signal(Signal::KILL);
-    it.watch.daemon.wait(END);
+    it.watch.daemon.wait(PATIENCE);
     assert_eq!(it.log(), "before\n");
     // The command was taken with the settings of the run.
     it.watch.etc.configure(&[it.image.parent().unwrap()], "");
@@ -164,7 +163,7 @@ fn a_hook_before_that_outlives_its_daemon_is_waited_for() {
         (!text.contains("\"process\":null")).then_some(())
     });
     it.watch.daemon.signal(Signal::KILL);
-    it.watch.daemon.wait(END);
+    it.watch.daemon.wait(PATIENCE);
     it.restart();
     it.watch
         .until("the first sweep", |now| now.swept().is_some());

@@ -7,10 +7,9 @@ use fragwatch::internals::history::{ImageInfo, Reader};
 use fragwatch::internals::model::ImageKey;
 use rustix::process::Signal;
 
-use crate::life::END;
 use crate::support::bed::Plan;
 use crate::support::{self, Bed, RunningDaemon, failing, guest, tools};
-use crate::watch::{Etc, Process, WHEN_ASKED, Watch, until};
+use crate::watch::{Etc, PATIENCE, Process, WHEN_ASKED, Watch, until};
 
 /// The rows of the table `images`.
 fn rows(etc: &Etc) -> Vec<ImageInfo> {
@@ -27,7 +26,7 @@ fn identities(rows: &[ImageInfo]) -> Vec<(i64, &ImageKey)> {
 fn ended(watch: Watch) -> Etc {
     let Watch { mut daemon, etc } = watch;
     daemon.signal(Signal::TERM);
-    assert!(daemon.wait(END).success(), "{}", daemon.stderr());
+    assert!(daemon.wait(PATIENCE).success(), "{}", daemon.stderr());
     etc
 }
 

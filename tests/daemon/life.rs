@@ -10,10 +10,10 @@ use crate::support::child::Child;
 use crate::support::emergency::wait_for_thread;
 use crate::support::halt::Halted;
 use crate::support::{self, Bed, NotHere, RunningDaemon, fragwatch, guest};
-use crate::watch::{Etc, WHEN_ASKED, Watch, children, until};
+use crate::watch::{Etc, PATIENCE, WHEN_ASKED, Watch, children, until};
 
 /// SIGTERM and SIGINT end it within this time, whatever happens.
-pub const END: Duration = Duration::from_secs(2);
+const END: Duration = Duration::from_secs(2);
 
 #[test]
 fn a_signal_ends_it() {
@@ -75,7 +75,7 @@ fn a_systemd_that_hangs_keeps_it_from_nothing() {
     let mut daemon = RunningDaemon::spawn(etc.run().env("NOTIFY_SOCKET", path), etc.address);
     assert_eq!(daemon.get("/metrics").status, 200);
     daemon.signal(Signal::HUP);
-    daemon.wait_for_stderr("configuration reloaded", END);
+    daemon.wait_for_stderr("configuration reloaded", PATIENCE);
     daemon.signal(Signal::TERM);
     let status = daemon.wait(END);
     assert_eq!(status.code(), Some(0), "{status}");

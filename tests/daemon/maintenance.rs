@@ -7,7 +7,6 @@ use fragwatch::internals::history::Reader;
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::life::END;
 use crate::support::{self, Bed, MIB, Writer, guest};
 use crate::watch::{PATIENCE, Watch, until};
 
@@ -179,7 +178,7 @@ fn the_end_of_the_daemon_is_the_end_of_its_runs() {
     let told = format!("Defragmenting {} by xfs_fsr for ", image.display());
     assert!(status.contains(&told), "{status}");
     watch.daemon.signal(Signal::TERM);
-    let status = watch.daemon.wait(END);
+    let status = watch.daemon.wait(PATIENCE);
     assert_eq!(status.code(), Some(0), "{status}");
     assert_eq!(checksum(&image), before);
     let run = runs(&watch).pop().expect("a row");
@@ -206,7 +205,7 @@ fn a_run_that_was_cut_off_is_known_as_such() {
         (crate::watch::children(watch.daemon.pid()).len() >= 2).then_some(())
     });
     watch.daemon.signal(Signal::KILL);
-    watch.daemon.wait(END);
+    watch.daemon.wait(PATIENCE);
     fs::write(watch.etc.join("paused"), "").unwrap();
     watch.daemon = support::RunningDaemon::spawn(&mut watch.etc.run(), watch.etc.address);
     let database = watch.etc.join("history.db");

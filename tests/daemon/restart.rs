@@ -13,7 +13,6 @@ use fragwatch::internals::history::{
 use fragwatch::internals::model::{Bytes, ExtentCount, Format, Severity, UnixTime};
 use rustix::process::Signal;
 
-use crate::life::END;
 use crate::support::child::Child;
 use crate::support::random::{Random, SEED};
 use crate::support::{self, Bed, RunningDaemon, Stall, guest, tools};
@@ -43,7 +42,7 @@ fn begin(etc: Etc) -> Watch {
 fn again(watch: Watch) -> Watch {
     let Watch { mut daemon, etc } = watch;
     daemon.signal(Signal::TERM);
-    assert!(daemon.wait(END).success(), "{}", daemon.stderr());
+    assert!(daemon.wait(PATIENCE).success(), "{}", daemon.stderr());
     drop(daemon);
     begin(etc)
 }
@@ -108,7 +107,7 @@ fn a_hundred_deaths_lose_no_committed_sample() {
         // It may be in the midst of writing, or have waited for us to begin with it.
         sleep(Duration::from_micros(random.below(20_000)));
         daemon.signal(Signal::KILL);
-        assert!(daemon.wait(END).is_some(), "it dies");
+        assert!(daemon.wait(PATIENCE).is_some(), "it dies");
         // Who comes first undoes what was not finished: sometimes we, sometimes the next one.
         if random.below(2) == 0 {
             let now = samples(&database);
@@ -182,7 +181,7 @@ fn a_state_directory_that_hangs_keeps_it_from_nothing() {
             .map(drop)
     });
     daemon.signal(Signal::TERM);
-    assert!(daemon.wait(END).success());
+    assert!(daemon.wait(PATIENCE).success());
     drop(daemon);
     stall.cold();
     stall.stop();
@@ -273,7 +272,7 @@ fn what_was_recorded_while_the_clock_ran_ahead_is_no_news() {
     let lines = || fs::read_to_string(&told).unwrap_or_default();
     until("the hook", || (lines() == "warning\n").then_some(()));
     watch.daemon.signal(Signal::TERM);
-    assert!(watch.daemon.wait(END).success());
+    assert!(watch.daemon.wait(PATIENCE).success());
 
     let database = database(&watch.etc);
     let known = image_in(&database, &image);
@@ -385,7 +384,7 @@ fn sweeps_and_severities_have_one_clock() {
     (0..70).for_each(|n| guest::discard_block(&image, 2 * n));
     watch.sweep();
     watch.daemon.signal(Signal::TERM);
-    assert!(watch.daemon.wait(END).success());
+    assert!(watch.daemon.wait(PATIENCE).success());
     let database = database(&watch.etc);
     let last = image_in(&database, &image).last.unwrap().point;
     assert_eq!(last.extents.0, 30);
@@ -441,7 +440,7 @@ fn a_snapshot_has_a_past_of_its_own() {
     // With the next mount they are still who they were.
     let mut watch = watch;
     watch.daemon.signal(Signal::TERM);
-    watch.daemon.wait(END);
+    watch.daemon.wait(PATIENCE);
     let mut bed = bed;
     bed.cold();
     let Watch { daemon, etc } = watch;
@@ -465,7 +464,7 @@ fn a_run_is_noted_until_the_history_has_it() {
     let database = database(&watch.etc);
     until("a history", || Reader::open(&database).ok());
     watch.daemon.signal(Signal::KILL);
-    watch.daemon.wait(END);
+    watch.daemon.wait(PATIENCE);
     let note = watch.etc.join("running-131-7.json");
     // Within the retention.
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
@@ -488,7 +487,7 @@ fn a_run_is_noted_until_the_history_has_it() {
     sleep(Duration::from_millis(500));
     assert!(note.exists());
     watch.daemon.signal(Signal::KILL);
-    watch.daemon.wait(END);
+    watch.daemon.wait(PATIENCE);
     other.execute_batch("ROLLBACK").unwrap();
     drop(other);
     assert_eq!(runs(), []);
@@ -501,11 +500,11 @@ fn a_run_is_noted_until_the_history_has_it() {
 
     // Killed between the two, it finds the note again, and the row too.
     watch.daemon.signal(Signal::KILL);
-    watch.daemon.wait(END);
+    watch.daemon.wait(PATIENCE);
     fs::write(&note, &text).unwrap();
     watch.daemon = start(&watch.etc);
     until("the note goes", gone);
     watch.daemon.signal(Signal::TERM);
-    assert!(watch.daemon.wait(END).success());
+    assert!(watch.daemon.wait(PATIENCE).success());
     assert_eq!(runs().len(), 1);
 }

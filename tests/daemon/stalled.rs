@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use crate::life::END;
 use crate::support::{self, Bed, MIB, RunningDaemon, Stall, Writer, fragwatch, guest, tools};
 use crate::watch::{Etc, OFTEN, PATIENCE, Process, WHEN_ASKED, Watch, until};
 
@@ -285,7 +284,7 @@ fn it_ends_and_starts_during_a_stall() {
     stalls(&watch, &mount);
     let mut helpers = watch.helpers();
     watch.daemon.signal(Signal::TERM);
-    assert_eq!(watch.daemon.wait(END).code(), Some(0));
+    assert_eq!(watch.daemon.wait(PATIENCE).code(), Some(0));
     are_left_hanging(&helpers, 1);
 
     // The next one knows nothing of it and says so; of the other it knows all.
@@ -300,7 +299,7 @@ fn it_ends_and_starts_during_a_stall() {
     assert_eq!(watch.daemon.get("/healthz").status, 200);
     helpers.extend(watch.helpers());
     watch.daemon.signal(Signal::INT);
-    assert_eq!(watch.daemon.wait(END).code(), Some(0));
+    assert_eq!(watch.daemon.wait(PATIENCE).code(), Some(0));
 
     // In the middle of its first sweep, which waits for the deadline.
     let patient = OFTEN.replace("500ms", "30s").replace("1s", "30s");
@@ -312,7 +311,7 @@ fn it_ends_and_starts_during_a_stall() {
     assert_eq!((now.swept(), now.stalled(&mount)), (None, None));
     helpers.extend(watch.helpers());
     watch.daemon.signal(Signal::TERM);
-    assert_eq!(watch.daemon.wait(END).code(), Some(0));
+    assert_eq!(watch.daemon.wait(PATIENCE).code(), Some(0));
 
     are_left_hanging(&helpers, 3);
     stall.resume();

@@ -10,7 +10,6 @@ use std::process::Command;
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::life::END;
 use crate::maintenance::ALWAYS;
 use crate::support::child::Child;
 use crate::support::{self, Bed, RunningDaemon, Stall, free_address, guest, http_get};
@@ -229,7 +228,7 @@ fn with_a_wrong_configuration_the_last_good_one_is_in_force() {
     let copy = watch.etc.join("last-good.toml");
     until("a copy", || copy.exists().then_some(()));
     watch.daemon.signal(Signal::TERM);
-    assert!(watch.daemon.wait(END).success());
+    assert!(watch.daemon.wait(PATIENCE).success());
 
     for wrong in [
         format!("{text}[sampling"),
@@ -261,7 +260,7 @@ fn with_a_wrong_configuration_the_last_good_one_is_in_force() {
         assert_eq!(watch.log("the last good one is in force").len(), 1);
         assert!(watch.daemon.stderr().contains("fragwatch.toml:"));
         watch.daemon.signal(Signal::TERM);
-        assert!(watch.daemon.wait(END).success());
+        assert!(watch.daemon.wait(PATIENCE).success());
     }
 
     // It is mended while the daemon runs.
@@ -336,7 +335,7 @@ fn an_empty_file_that_always_was_is_a_configuration() {
         let copy = watch.etc.join("last-good.toml");
         until("a copy", || copy.exists().then_some(()));
         watch.daemon.signal(Signal::TERM);
-        assert!(watch.daemon.wait(END).success());
+        assert!(watch.daemon.wait(PATIENCE).success());
         etc = std::mem::replace(&mut watch.etc, Etc::new());
     }
 }
@@ -354,7 +353,7 @@ fn a_copy_on_a_disk_that_hangs_is_not_waited_for() {
         state.join("last-good.toml").exists().then_some(())
     });
     daemon.signal(Signal::TERM);
-    assert!(daemon.wait(END).success());
+    assert!(daemon.wait(PATIENCE).success());
     drop(daemon);
     stall.cold();
     stall.stop();
@@ -382,7 +381,7 @@ fn a_configuration_that_is_late_is_in_force_once_it_is_read() {
     let copy = etc.join("last-good.toml");
     until("a copy", || copy.exists().then_some(()));
     daemon.signal(Signal::TERM);
-    assert!(daemon.wait(END).success());
+    assert!(daemon.wait(PATIENCE).success());
     drop(daemon);
 
     let late = stall.path().join("fragwatch.toml");

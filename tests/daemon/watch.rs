@@ -57,7 +57,7 @@ pub struct Etc {
 impl Etc {
     pub fn new() -> Etc {
         Etc {
-            dir: rundir::new_dir(Place::Disk).unwrap(),
+            dir: rundir::new_dir(Place::quick()).unwrap(),
             address: free_address(),
         }
     }

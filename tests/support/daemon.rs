@@ -14,7 +14,7 @@ use super::child::Child;
 use super::rundir::{self, Place};
 
 /// How long a started daemon may take until it answers.
-const START: Duration = Duration::from_secs(10);
+const START: Duration = Duration::from_secs(60);
 
 /// The program, to be given arguments. `output()` runs it; `assert_cmd::Command::from` makes
 /// assertions of it.
@@ -58,7 +58,7 @@ impl RunningDaemon {
 
     /// As [`RunningDaemon::start`], of a command that is prepared otherwise.
     pub fn spawn(command: &mut Command, address: SocketAddr) -> RunningDaemon {
-        let dir = rundir::new_dir(Place::Disk).expect("the run directory");
+        let dir = rundir::new_dir(Place::quick()).expect("the run directory");
         // To a file: a pipe that nobody reads would stop a talkative daemon.
         // A state of its own, unless the test gives it one: two daemons on one are refused.
         let given = ["STATE_DIRECTORY", "RUNTIME_DIRECTORY"].map(|variable| {

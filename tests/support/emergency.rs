@@ -16,6 +16,7 @@ use rustix::mount::{MountFlags, mount_remount};
 
 use super::bed::Bed;
 use super::daemon::{RunningDaemon, fragwatch, free_address};
+use super::rundir::{self, Place};
 use super::skip::{Here, NotHere};
 
 /// A message of a deadlock.
@@ -305,7 +306,8 @@ impl Plan {
 
     /// Starts it by a command that becomes the daemon, if there is one, and does not wait.
     pub fn start_under(&self, command: &[&str]) -> Host {
-        let directory = tempfile::tempdir().unwrap();
+        let directory = rundir::of_process(Place::quick());
+        let directory = tempfile::tempdir_in(directory).unwrap();
         let address = free_address();
         let log = KernelLog::from_now();
         let mut daemon = self.command(directory.path(), address);
