@@ -51,7 +51,7 @@ fn an_image_is_not_recorded_as_one_of_the_file_system_below_the_mount_point() {
     let known: BTreeSet<_> = watch.helpers().into_iter().collect();
     comes.umount();
     // Long enough for a helper that is stopped.
-    let slow = WHEN_ASKED.replace("500ms", "30s");
+    let slow = WHEN_ASKED.replace("10s", "30s");
     watch.etc.configure(&[stays.path(), comes.path()], &slow);
     assert_eq!(watch.sweep().extents(&there), None);
     let new = |helper: &Process| !known.contains(helper);

@@ -14,7 +14,7 @@ use crate::watch::{PATIENCE, Watch, until};
 pub const ALWAYS: &str = r#"
 [sampling]
 interval = "1s"
-probe_timeout = "500ms"
+probe_timeout = "1s"
 map_interval = "never"
 [thresholds]
 warning = { extents = 1000, growth_per_day = "never", time_to_critical = "never" }

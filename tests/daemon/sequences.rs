@@ -292,7 +292,7 @@ fn configuration(etc: &Etc, path: &std::path::Path, open: bool) -> String {
                   \"Sat\", \"Sun\"]\nstart = \"00:00\"\nduration = \"24h\"\n";
     format!(
         "[images]\npaths = [{path:?}]\nmin_size = \"0B\"\n\
-         [sampling]\ninterval = \"1s\"\nprobe_timeout = \"500ms\"\nmap_interval = \"never\"\n\
+         [sampling]\ninterval = \"1s\"\nprobe_timeout = \"1s\"\nmap_interval = \"never\"\n\
          [metrics]\nlisten = \"{address}\"\n\
          [rescue]\ndry_run = true\nstall_after = \"never\"\nquiet_after = \"1s\"\nmin_interval = \"1s\"\n\
          [klog]\nkmsg = false\nfiles = [{log:?}]\nfiles_may_rescue = true\n\

@@ -270,8 +270,8 @@ impl Asker {
     fn assert_answered_soon(self) {
         let mut times = self.0.join().unwrap();
         times.sort();
-        assert!(times[44] <= Duration::from_millis(100), "{times:?}");
-        assert!(times[49] <= Duration::from_secs(2), "{times:?}");
+        // Less than a probe may take.
+        assert!(times[24] <= Duration::from_millis(400), "{times:?}");
     }
 }
 
@@ -302,7 +302,7 @@ fn it_ends_and_starts_during_a_stall() {
     assert_eq!(watch.daemon.wait(PATIENCE).code(), Some(0));
 
     // In the middle of its first sweep, which waits for the deadline.
-    let patient = OFTEN.replace("500ms", "30s").replace("1s", "30s");
+    let patient = OFTEN.replace("1s", "30s");
     watch
         .etc
         .configure(&[&stall.path(), sound.path()], &patient);
@@ -389,8 +389,8 @@ fn a_map_that_hangs_is_named_and_read_again() {
     // So many that reading the map may take longer than sweeps wait for their turn: the first of
     // them find the worker busy.
     guest::alternate_blocks(&a, 30_000);
-    let more = "[sampling]\ninterval = \"1s\"\nprobe_timeout = \"500ms\"\nmap_interval = \"2s\"\n";
-    let watch = Watch::start(&[&stall.path(), sound.path()], more);
+    let more = OFTEN.replace("never", "2s");
+    let watch = Watch::start(&[&stall.path(), sound.path()], &more);
     let fragments = |image| watch.scrape().of_image("fragwatch_image_fragments", image);
     until("both maps", || fragments(&a).and(fragments(&well)));
     hang(&watch, &mut stall, || {
@@ -429,16 +429,12 @@ fn a_map_that_hung_once_is_read_after_the_stall_though_the_interval_is_long() {
     fs::remove_file(&a).unwrap();
     // So many that nobody looks into the file.
     guest::alternate_blocks(&a, 12_000);
-    let text = |interval: &str| {
-        format!(
-            "[sampling]\ninterval = \"1s\"\nprobe_timeout = \"500ms\"\nmap_interval = \"{interval}\"\n"
-        )
-    };
-    let watch = Watch::start(&[&stall.path()], &text("never"));
+    let watch = Watch::start(&[&stall.path()], OFTEN);
     hang(&watch, &mut stall, || {
         read_inode(&a);
     });
-    watch.etc.configure(&[&stall.path()], &text("12h"));
+    let seldom = OFTEN.replace("never", "12h");
+    watch.etc.configure(&[&stall.path()], &seldom);
     watch.daemon.signal(Signal::HUP);
     stalls(&watch, &mount);
     watch.sweeps(1);
@@ -486,7 +482,7 @@ fn a_daemon_that_was_stopped_itself_does_not_blame_the_file_system() {
         guest::alternate_blocks(&bed.path().join(format!("{n}.raw")), 1);
     }
     // Long enough for a helper that waits for a processor.
-    let more = WHEN_ASKED.replace("500ms", "2s");
+    let more = WHEN_ASKED.replace("10s", "2s");
     let watch = Watch::start(&[bed.path()], &more);
     for after in 0..6 {
         let before = watch.scrape().swept();
@@ -506,8 +502,7 @@ fn a_daemon_that_was_stopped_itself_does_not_blame_the_file_system() {
 fn a_scan_reports_what_answers() {
     let (mut stall, sound, [stuck, well]) = support::require!(beds());
     let etc = Etc::new();
-    let more = OFTEN.replace("500ms", "1s");
-    etc.configure(&[&stall.path(), sound.path()], &more);
+    etc.configure(&[&stall.path(), sound.path()], OFTEN);
     stall.cold();
     stall.stop();
     let scan = |argument: Option<&str>| {
@@ -517,7 +512,7 @@ fn a_scan_reports_what_answers() {
         let (told, end) = mpsc::channel();
         // Reads both pipes to their end, which must not wait for a helper that hangs.
         thread::spawn(move || told.send(command.output().unwrap()));
-        let output = end.recv_timeout(Duration::from_secs(5)).expect("it ends");
+        let output = end.recv_timeout(PATIENCE).expect("it ends");
         assert_eq!(output.status.code(), Some(1));
         [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap())
     };

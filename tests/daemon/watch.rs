@@ -16,11 +16,11 @@ use crate::support::{RunningDaemon, fragwatch, free_address, stall};
 /// What is waited for comes within this time, also on a machine that has much else to do.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Sweeps as often as can be configured.
+/// Sweeps as often as can be configured, and waits as long as it can be then.
 pub const OFTEN: &str = r#"
 [sampling]
 interval = "1s"
-probe_timeout = "500ms"
+probe_timeout = "1s"
 map_interval = "never"
 "#;
 
@@ -28,7 +28,7 @@ map_interval = "never"
 pub const WHEN_ASKED: &str = r#"
 [sampling]
 interval = "1h"
-probe_timeout = "500ms"
+probe_timeout = "10s"
 map_interval = "never"
 "#;
 

@@ -98,7 +98,7 @@ fn a_real_prometheus_answers_each_of_its_queries() {
     // The rescue is off: it would act on what other tests do to this machine.
     let text = format!(
         "[images]\npaths = [{:?}]\nmin_size = \"0B\"\n[sampling]\ninterval = \"1s\"\n\
-         probe_timeout = \"500ms\"\nmap_interval = \"never\"\n\
+         probe_timeout = \"1s\"\nmap_interval = \"never\"\n\
          [metrics]\nlisten = \"{address}\"\n[rescue]\nenabled = false\n",
         bed.path()
     );
