@@ -111,9 +111,11 @@ fn prometheus_scrapes_it() {
             extents,
         );
     }
-    let up = prometheus.query("up").unwrap();
-    assert_eq!(up.len(), 1);
-    assert_eq!(up[0].1, "1");
+    let is_up = || {
+        let up = prometheus.query("up")?;
+        (up.len() == 1 && up[0].1 == "1").then_some(())
+    };
+    until("that it is up", is_up);
     found(
         &prometheus,
         "fragwatch_probe_stalled",
@@ -136,7 +138,7 @@ fn prometheus_scrapes_it() {
         &stays,
         &count,
     );
-    assert_eq!(prometheus.query("up").unwrap()[0].1, "1");
+    until("that it is up", is_up);
     drop(watch);
     until("that it is down", || {
         (prometheus.query("up")?.first()?.1 == "0").then_some(())
