@@ -303,7 +303,7 @@ impl Drop for Bed {
 /// Unmounts. Patient: a process that was told to end a moment ago may still hold a file, and a
 /// stranger may just be looking.
 fn unmount_patiently(mount_point: &Path) -> rustix::io::Result<()> {
-    let deadline = Instant::now() + Duration::from_secs(2);
+    let deadline = Instant::now() + Duration::from_secs(20);
     loop {
         match unmount(mount_point, UnmountFlags::empty()) {
             Err(Errno::BUSY) if Instant::now() < deadline => {

@@ -210,7 +210,7 @@ impl Answer {
     }
 }
 
-/// A GET as the simplest client sends it; five seconds for everything that can take long.
+/// A GET as the simplest client sends it; half a minute for everything that can take long.
 pub fn http_get(address: SocketAddr, path: &str) -> io::Result<Answer> {
     http(address, "GET", path)
 }
@@ -227,7 +227,7 @@ pub fn http_with(
     path: &str,
     headers: &str,
 ) -> io::Result<Answer> {
-    let limit = Duration::from_secs(5);
+    let limit = Duration::from_secs(30);
     let mut stream = TcpStream::connect_timeout(&address, limit)?;
     stream.set_read_timeout(Some(limit))?;
     stream.set_write_timeout(Some(limit))?;

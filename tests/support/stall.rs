@@ -269,7 +269,7 @@ impl Server {
             process,
         };
         let image = mount_point.join(backing.file_name().unwrap_or_default());
-        let deadline = Instant::now() + Duration::from_secs(10);
+        let deadline = Instant::now() + Duration::from_secs(60);
         while !image.exists() {
             let ended = server.process.wait(Duration::from_millis(2));
             if ended.is_some() || Instant::now() > deadline {
