@@ -254,10 +254,14 @@ fn an_upgrade_survives_death() {
     let original = fs::read(&path).unwrap();
     let before = upgraded(&path);
     assert_eq!(before.0, 1);
-    // How long it takes here and now.
-    let began = Instant::now();
-    drop(Store::open(&path, RETENTION, &|| {}).unwrap());
-    let took = began.elapsed();
+    // How long it takes here and now, if nothing comes between.
+    let took = (0..3).map(|_| {
+        fs::write(&path, &original).unwrap();
+        let began = Instant::now();
+        drop(Store::open(&path, RETENTION, &|| {}).unwrap());
+        began.elapsed()
+    });
+    let took = took.min().unwrap();
     let after = upgraded(&path);
     assert_eq!((after.0, after.2), (3, before.2));
     assert!(after.1 < before.1);
@@ -809,6 +813,7 @@ fn a_reader_does_not_stop_the_writer_nor_see_half_a_sweep() {
     let reader = Reader::open(&path).unwrap();
     let mut newest = 0;
     for n in 1..400 {
+        wait_for(&recorder, "there is room", |health| health.waiting < 200);
         assert!(recorder.record(sweep(n, 30)));
         let mut seen = BTreeMap::<i64, Vec<u64>>::new();
         reader

@@ -22,6 +22,15 @@ fn start(event: &Event, rescue: &str) -> Host {
     Plan::of(event.pattern()).rescue(rescue).start()
 }
 
+/// Has it take on other keys of `[rescue]`.
+fn reload(host: &Host, event: &Event, rescue: &str) {
+    let text = Plan::of(event.pattern())
+        .rescue(rescue)
+        .configuration(host.address);
+    fs::write(host.directory.path().join("fragwatch.toml"), text).unwrap();
+    host.daemon.signal(Signal::HUP);
+}
+
 fn write_kmsg(record: &str) {
     let mut kmsg = fs::OpenOptions::new()
         .write(true)
@@ -34,17 +43,18 @@ fn write_kmsg(record: &str) {
 fn a_record_of_the_kernel_drops_the_slab_cache() {
     let _alone = alone();
     let mut event = support::require!(Event::new());
-    let host = start(&event, "quiet_after = \"2s\"");
+    let host = start(&event, "");
     let before = vmstat("drop_slab");
     assert_eq!(host.incidents(), 0.0);
     event.happens();
     host.wait_for_incident();
     host.wait("fragwatch_rescue_active", 1.0);
     host.wait_done("drop_slab", "done");
-    let deadline = Instant::now() + PATIENCE;
     assert!(vmstat("drop_slab") > before, "the kernel has counted it");
     assert!(host.metric("fragwatch_klog_matches_total{rule=\"test_event\"}") >= 1.0);
     // Silence ends the incident.
+    reload(&host, &event, "quiet_after = \"2s\"");
+    let deadline = Instant::now() + PATIENCE;
     while host.metric("fragwatch_rescue_active") != 0.0 {
         assert!(Instant::now() < deadline, "{}", host.daemon.stderr());
         thread::sleep(Duration::from_millis(50));
@@ -138,11 +148,7 @@ fn a_reload_arms_the_rescue_anew() {
     let mut event = support::require!(Event::new());
     let host = start(&event, "enabled = false");
     event.happens();
-    let config = host.directory.path().join("fragwatch.toml");
-    let plan = Plan::of(event.pattern()).rescue("quiet_after = \"2s\"");
-    let text = plan.configuration(host.address);
-    fs::write(&config, text).unwrap();
-    host.daemon.signal(Signal::HUP);
+    reload(&host, &event, "quiet_after = \"2s\"");
     host.daemon.wait_for_stderr("rescue armed", PATIENCE);
     host.wait("fragwatch_klog_roundtrip_success", 1.0);
     assert_eq!(
