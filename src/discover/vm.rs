@@ -139,7 +139,7 @@ impl VmFacts {
                 // Proxmox passes the UUID only as `-smbios type=1,uuid=…`.
                 (Program::Qemu, "smbios") => set(&mut smbios, option(value, "uuid")),
                 // The name that libvirt gives its monitor (qemuProcessPrepareMonitorChr).
-                (Program::Qemu, "mon") if option(value, "chardev").as_deref() == Some(MONITOR) => {
+                (Program::Qemu, "chardev") if option(value, "id").as_deref() == Some(MONITOR) => {
                     facts.manager = Some(Manager::Libvirt);
                 }
                 (Program::Qemu, "pidfile") => facts.manager = facts.manager.or(proxmox(value)),
@@ -182,6 +182,7 @@ impl VmFacts {
         let facts = VmFacts {
             name: element(domain, "name"),
             uuid: element(domain, "uuid"),
+            manager: Some(Manager::Libvirt),
             ..VmFacts::default()
         };
         Some((pid, facts))

@@ -22,14 +22,18 @@ fn what_runs_a_vm_is_on_its_command_line() {
             .collect();
         VmFacts::of_command_line(Program::Qemu, &line).manager
     };
-    // As libvirt 4.5 and 9.0 write it.
+    // As libvirt 4.5, 9.0 and 12.8 write it.
     let old = "qemu-kvm -name guest=a -chardev socket,id=charmonitor,path=/a/monitor.sock,server \
                -mon chardev=charmonitor,id=monitor,mode=control";
     assert_eq!(manager(old), Some(Manager::Libvirt));
     let new = "qemu-system-x86_64 -chardev socket,id=charmonitor,fd=26,server=on,wait=off -mon \
                chardev=charmonitor,id=monitor,mode=control";
     assert_eq!(manager(new), Some(Manager::Libvirt));
-    let proxmox = "kvm -id 100 -name web,debug-threads=on -mon chardev=qmp,mode=control -pidfile \
+    let newest = "qemu-system-x86_64 -chardev socket,id=charmonitor,fd=22,server=on,wait=off -object \
+                  {\"qom-type\":\"monitor-qmp\",\"id\":\"monitor\",\"chardev\":\"charmonitor\"}";
+    assert_eq!(manager(newest), Some(Manager::Libvirt));
+    let proxmox = "kvm -id 100 -name web,debug-threads=on -chardev socket,id=qmp,path=/var/run/qemu-server/100.qmp,server=on,wait=off \
+                   -mon chardev=qmp,mode=control -pidfile \
                    /var/run/qemu-server/100.pid -daemonize";
     assert_eq!(manager(proxmox), Some(Manager::Proxmox { vmid: 100 }));
     assert_eq!(manager("kvm -pidfile /run/other/100.pid"), None);
@@ -335,6 +339,7 @@ fn a_vm_is_named_by_libvirt() {
     assert_eq!(pid, 1234);
     assert_eq!(facts.name.as_deref(), Some("a&b"));
     assert_eq!(facts.uuid.as_deref(), Some("u-1"));
+    assert_eq!(facts.manager, Some(Manager::Libvirt));
     for not in [
         "",
         "<domstatus ",
