@@ -20,7 +20,7 @@ const VM: &str = "idle";
 
 pub fn kills() -> u64 {
     let wanted = std::env::var("FRAGWATCH_KILLS");
-    wanted.map_or(3, |wanted| wanted.parse().unwrap())
+    wanted.map_or(2, |wanted| wanted.parse().unwrap())
 }
 
 /// Who dies.
@@ -199,11 +199,12 @@ fn killed(dies: Dies) -> Here<()> {
     Ok(())
 }
 
-/// Waits for a moment of a run: any, or in turn with that one during the switch, which is short.
+/// Waits for a moment of a run: one of its first four fifths, or in turn with that one during the switch or
+/// soon after, which end it.
 pub fn moment(seed: u64, took: Duration, state: &Path, child: &mut Child) {
     let mut random = Random::new(seed);
     if seed.is_multiple_of(2) {
-        thread::sleep(took.mul_f64(random.below(1000) as f64 / 1000.0));
+        thread::sleep(took.mul_f64(random.below(800) as f64 / 1000.0));
         return;
     }
     until("the switch", || {

@@ -285,7 +285,7 @@ fn killed(what: &str, kill: impl Fn(&mut Libvirt, &Child)) -> Here<()> {
         let mut child = Child::spawn(command).unwrap();
         let mut random = Random::new(seed);
         if seed.is_multiple_of(2) {
-            thread::sleep(took.mul_f64(random.below(1000) as f64 / 1000.0));
+            thread::sleep(took.mul_f64(random.below(800) as f64 / 1000.0));
         } else {
             until("the switch", || {
                 is_switching(&once.bed) || child.wait(Duration::ZERO).is_some()
