@@ -22,7 +22,6 @@ use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use rustix::fs::{FlockOperation, flock};
 use rustix::time::{ClockId, clock_gettime};
 
 use super::HostInterfaces;
@@ -34,7 +33,7 @@ use super::run::{Hold, Input};
 use crate::config::settings::Defrag;
 use crate::model::{Bytes, Engine, ExtentCount, ReasonCode, Refusal, RunOutcome, Stop};
 use crate::probe::{open, reason};
-use crate::sys::fsxattr;
+use crate::sys::{fsxattr, locks};
 
 /// Interval for reading the I/O pressure, which is a ten-second average.
 const PRESSURE_INTERVAL: Duration = Duration::from_secs(1);
@@ -127,10 +126,9 @@ pub(crate) fn cannot<E: Into<io::Error>>(what: &str) -> impl FnOnce(E) -> RunOut
 /// whichever process starts it. Refused while another run holds the lock.
 pub(crate) fn lock_filesystem(target: &Target) -> Result<File, Refusal> {
     let root = open::mount_point(&target.mount.point)?;
-    match flock(&root, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(root),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(ReasonCode::OtherRun.into()),
-        Err(error) => Err(error.into()),
+    match locks::lock(&root)? {
+        true => Ok(root),
+        false => Err(ReasonCode::OtherRun.into()),
     }
 }
 

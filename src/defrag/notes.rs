@@ -11,6 +11,7 @@ use rustix::fs::{FlockOperation, Mode, OFlags, flock, open};
 use serde::Serialize;
 
 use crate::durable;
+use crate::sys::locks;
 
 /// Writes a note atomically and durably, and its directory if that is missing. Returns the file,
 /// locked.
@@ -40,9 +41,8 @@ pub(crate) fn left(file: &Path) -> io::Result<Option<File>> {
         Err(rustix::io::Errno::NOENT) => return Ok(None),
         other => other?.into(),
     };
-    match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-        Err(rustix::io::Errno::WOULDBLOCK) => return Ok(None),
-        other => other?,
+    if !locks::lock(&lock)? {
+        return Ok(None);
     }
     // Its run may have removed it, or another begun, between opening and locking.
     let locked = lock.metadata()?.ino();

@@ -7,7 +7,7 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, anyhow};
-use rustix::fs::{FlockOperation, Mode, OFlags, flock, open};
+use rustix::fs::{Mode, OFlags, open};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
@@ -15,6 +15,7 @@ use crate::durable;
 use crate::model::path::shown;
 use crate::probe::located::Located;
 use crate::sys::fsxattr::Hint;
+use crate::sys::locks;
 
 const NAME: &str = "hints.json";
 const SCHEMA: u32 = 1;
@@ -62,11 +63,9 @@ impl Journal {
             .create(directory)
             .with_context(|| format!("cannot create {}", shown(directory)))?;
         let lock = File::open(directory).with_context(|| shown(directory))?;
-        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Err(Errno::WOULDBLOCK) => {
-                return Err(anyhow!("another `fragwatch protect` is at work"));
-            }
-            other => other.with_context(|| format!("cannot lock {}", shown(directory)))?,
+        let is_locked = locks::lock(&lock);
+        if !is_locked.with_context(|| format!("cannot lock {}", shown(directory)))? {
+            return Err(anyhow!("another `fragwatch protect` is at work"));
         }
         remove_left_over(directory);
         let file = directory.join(NAME);

@@ -1,11 +1,14 @@
-//! Whether a file is in use, where /proc cannot answer: leases and locks (fcntl(2)).
+//! Locks of our own, and whether a file is in use, where /proc cannot answer: leases and locks (fcntl(2)).
 //!
 //! /proc shows the processes of this host that may be inspected. Others, and clients of a network
 //! export of this host, still show in a lease; QEMU's locks on single bytes of its images are
 //! visible whoever holds them.
 
+use std::fs::{File, TryLockError};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd};
+use std::thread;
+use std::time::Duration;
 
 use rustix::io::Errno;
 
@@ -25,6 +28,26 @@ pub const QEMU_WRITES: u64 = (PERMISSIONS + WRITE).cast_unsigned();
 
 /// Sets the signal of a lease (include/uapi/asm-generic/fcntl.h; the same on x86 and arm64).
 const F_SETSIG: libc::c_int = 10;
+
+/// How often a lock is tried, and how long between.
+const TRIES: u32 = 10;
+const BETWEEN: Duration = Duration::from_millis(50);
+
+/// Locks a file exclusively (flock(2)). `false` if others hold a lock for half a second: one that has been
+/// released lives on in a child that was just being started, until its exec closes the descriptor.
+///
+/// # Errors
+/// Those of flock(2).
+pub fn lock(file: &File) -> io::Result<bool> {
+    for _ in 0..TRIES {
+        match file.try_lock() {
+            Ok(()) => return Ok(true),
+            Err(TryLockError::WouldBlock) => thread::sleep(BETWEEN),
+            Err(TryLockError::Error(error)) => return Err(error),
+        }
+    }
+    Ok(false)
+}
 
 /// QEMU's locks that are held by others.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
