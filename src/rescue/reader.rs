@@ -147,11 +147,18 @@ impl KmsgReader {
             let Some(kmsg) = &self.edition.settings.kmsg else {
                 return;
             };
+            let source = Arc::as_ptr(kmsg);
             match kmsg.read(&mut self.record) {
                 Read::Record(length) => {
                     self.source(0);
                     self.exchange.records.fetch_add(1, Ordering::Relaxed);
+                    // What came before the record is in force for it.
+                    self.take_settings();
                     self.take_record(length);
+                    if self.edition.settings.kmsg.as_ref().map(Arc::as_ptr) != Some(source) {
+                        // The record was the last one of the former source.
+                        self.sequence = Sequence::default();
+                    }
                 }
                 Read::Nothing => return,
                 // The sequence number of the next record shows how many were lost.
@@ -280,5 +287,70 @@ impl KmsgReader {
             // If the socket is full, enough messages are pending.
             let _ = write(&dog.socket, b"WATCHDOG=1");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::klog::Rules;
+    use crate::klog::kmsg::Kmsg;
+    use crate::model::RuleDefinition;
+    use crate::rescue::ring::ring;
+    use crate::rescue::settings::FastSettings;
+    use rustix::fs::{CWD, FileType, Mode, OFlags, fcntl_setfl, mknodat};
+    use std::fs::File;
+    use std::io::Write as _;
+
+    /// A record that is written after new settings were passed, before they are taken.
+    #[test]
+    fn new_settings_are_in_force_for_the_next_record() {
+        let directory = tempfile::tempdir().unwrap();
+        let log = directory.path().join("kmsg");
+        mknodat(CWD, &log, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+        let mut kernel = File::options().read(true).write(true).open(&log).unwrap();
+        // One write, one record (pipe(7), "packet mode").
+        fcntl_setfl(&kernel, OFlags::DIRECT).unwrap();
+        let kmsg = Arc::new(Kmsg::open(&log, Duration::from_secs(10)).unwrap());
+        let edition = |number: u64| {
+            let rule = RuleDefinition {
+                name: format!("round_{number}"),
+                pattern: format!("^record {number}$"),
+                action: RuleAction::Observe,
+            };
+            Arc::new(Edition {
+                number,
+                settings: FastSettings {
+                    enabled: true,
+                    dry_run: true,
+                    kmsg: Some(Arc::clone(&kmsg)),
+                    rules: Arc::new(Rules::compile(&[rule]).unwrap()),
+                    ladder: Arc::new(drill::ladder()),
+                },
+            })
+        };
+        let (notices, mut found) = ring(8);
+        let mut reader = KmsgReader {
+            ladder: Ladder::new(drill::ladder()).unwrap(),
+            edition: edition(0),
+            drills: Ladder::new(drill::ladder()).unwrap(),
+            exchange: Arc::new(Exchange::new().unwrap()),
+            notices,
+            jobs: ring(1).0,
+            watchdog: None,
+            sequence: Sequence::default(),
+            record: vec![0; 8192].into(),
+            text: vec![0; 8192].into(),
+            at_work: None,
+            waiting: None,
+            failed: false,
+        };
+        reader.exchange.offer(edition(1));
+        kernel.write_all(b"3,1,1,-;record 1\n").unwrap();
+        reader.read_records();
+        let Some(Notice::Matched { edition, .. }) = found.pop() else {
+            panic!("the record has no notice");
+        };
+        assert_eq!(edition, 1);
     }
 }
