@@ -135,6 +135,8 @@ fn an_xfs_without_reflink_that_is_nearly_full() {
     let place = format!("The XFS at {} has no reflink", bed.path().display());
     // Other tests may have an XFS of that kind as well.
     let note = eventually_of(bed.path(), "FW208", &place);
+    let what = note[0]["what"].as_str().unwrap();
+    assert!(what.starts_with(&place), "{what}");
     let read = note[0]["read"][0].as_str().unwrap();
     assert!(read.starts_with("XFS_IOC_FSGEOMETRY: reflink=0 "), "{read}");
     assert_eq!(found_of(bed.path(), "FW205"), Vec::<Value>::new());
@@ -144,7 +146,9 @@ fn an_xfs_without_reflink_that_is_nearly_full() {
     let all_but_some = all - numbers.f_blocks * numbers.f_frsize / 50;
     fallocate(&filler, FallocateFlags::empty(), 0, all_but_some).unwrap();
     let place = format!("are free on {}.", bed.path().display());
-    eventually_of(bed.path(), "FW205", &place);
+    let full = eventually_of(bed.path(), "FW205", &place);
+    let what = full[0]["what"].as_str().unwrap();
+    assert!(what.ends_with(&place), "{what}");
     // The process that reads it, by itself.
     let mut helper = daemon::fragwatch();
     helper.arg("doctor-helper").stdin(Stdio::piped());
@@ -175,7 +179,8 @@ fn an_xfs_that_discards_at_once() {
         "The XFS at {} is mounted with discard.",
         discards.path().display()
     );
-    eventually_of(discards.path(), "FW210", &what);
+    let found = eventually_of(discards.path(), "FW210", &what);
+    assert_eq!(found[0]["what"], what.as_str());
     let other = support::require!(plan.make());
     assert_eq!(found_of(other.path(), "FW210"), Vec::<Value>::new());
 }
