@@ -153,7 +153,7 @@ fn killed(dies: Dies) -> Here<()> {
         let idle = Idle::power_on(&libvirt, &image);
         let old = inode(&image);
         let mut child = Child::spawn(&mut defrag(&libvirt, &bed, &image, "")).unwrap();
-        moment(seed, took, &state(&bed), &mut child);
+        moment(seed, took, &mut child, || is_switching(&state(&bed)));
         match child.wait(Duration::ZERO) {
             None => early += 1,
             // It is faster than the first was.
@@ -201,14 +201,14 @@ fn killed(dies: Dies) -> Here<()> {
 
 /// Waits for a moment of a run: one of its first four fifths, or in turn with that one during the switch or
 /// soon after, which end it.
-pub fn moment(seed: u64, took: Duration, state: &Path, child: &mut Child) {
+pub fn moment(seed: u64, took: Duration, child: &mut Child, is_switching: impl Fn() -> bool) {
     let mut random = Random::new(seed);
     if seed.is_multiple_of(2) {
         thread::sleep(took.mul_f64(random.below(800) as f64 / 1000.0));
         return;
     }
     until("the switch", || {
-        is_switching(state) || child.wait(Duration::ZERO).is_some()
+        is_switching() || child.wait(Duration::ZERO).is_some()
     });
     thread::sleep(Duration::from_millis(random.below(300)));
 }

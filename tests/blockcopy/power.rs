@@ -17,7 +17,7 @@ use super::support::random::Random;
 use super::support::skip::{Here, NotHere};
 use super::support::{self, Bed, MIB, Stall, boot, guest, rundir, stall};
 use super::written::{self, Guest};
-use super::{defrag, inode, names, noted_in, qcow2, report, restore_hints, second};
+use super::{defrag, inode, is_switching, names, noted_in, qcow2, report, restore_hints, second};
 
 const VM: &str = "guest";
 const IMAGE: u64 = 16 * MIB;
@@ -171,7 +171,7 @@ impl Host {
                 assert_ne!(inode(&image), old, "{said} {}", libvirt.log());
                 all.took = began.elapsed();
             }
-            _ => moment(seed, all.took, &state, &mut run),
+            _ => moment(seed, all.took, &mut run, || is_switching(&state)),
         }
         let flushed = guest.turn();
         let is_early = run.wait(Duration::ZERO).is_none();

@@ -7,19 +7,17 @@ use std::os::unix::fs::FileExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{FallocateFlags, XattrFlags, fallocate, getxattr, removexattr, setxattr};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
-use super::deaths::{end_forgotten, kills};
+use super::deaths::{end_forgotten, kills, moment};
 use super::ends::output;
 use super::libvirt::{Libvirt, until};
 use super::support::child::Child;
 use super::support::guest::BLOCK;
-use super::support::random::Random;
 use super::support::skip::Here;
 use super::support::{self, Bed, MIB, guest, rundir, tools};
 use super::written::{self, Guest};
@@ -283,15 +281,7 @@ fn killed(what: &str, kill: impl Fn(&mut Libvirt, &Child)) -> Here<()> {
         let old = inode(&once.image);
         let command = &mut defrag(&once.libvirt, &once.bed, &once.image, "");
         let mut child = Child::spawn(command).unwrap();
-        let mut random = Random::new(seed);
-        if seed.is_multiple_of(2) {
-            thread::sleep(took.mul_f64(random.below(800) as f64 / 1000.0));
-        } else {
-            until("the switch", || {
-                is_switching(&once.bed) || child.wait(Duration::ZERO).is_some()
-            });
-            thread::sleep(Duration::from_millis(random.below(300)));
-        }
+        moment(seed, took, &mut child, || is_switching(&once.bed));
         match child.wait(Duration::ZERO) {
             None => early += 1,
             Some(_) => took = took.mul_f64(0.8),
